@@ -1,0 +1,311 @@
+//! What can go wrong between a path and a model: one error type, with data a person can act on.
+//!
+//! Every error of this crate names the file, the field and, for binary files, the byte offset. Texts that
+//! come from the file are kept raw here; whoever prints them filters control characters.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The crate's result type.
+pub type Result<T> = std::result::Result<T, LoadError>;
+
+/// Why a model could not be loaded or rendered to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The operating system refused: missing file, permission, read error.
+    #[error("{path}: cannot {action}: {source}", path = path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried, as a verb phrase: "open the model", "map the file".
+        action: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The path is something that can never be a model (a device, a pipe, a web page, an LFS pointer).
+    #[error("{path}: not a model file: {found}; {hint}", path = path.display())]
+    NotAModel {
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// What it is instead.
+        found: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// The file contradicts its format or itself.
+    #[error("{path}: {field}{at}: {fault}", path = path.display(), at = At(*offset))]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The field, key, tensor or JSON path at fault.
+        field: String,
+        /// Byte offset in the file, where there is one.
+        offset: Option<u64>,
+        /// How it is wrong.
+        fault: Fault,
+    },
+    /// The file is sound, but needs something this version does not have.
+    #[error("{path}: {feature} is not supported; {hint}", path = path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What is missing, e.g. `architecture "rwkv7"`.
+        feature: String,
+        /// What is supported, or what to do.
+        hint: String,
+    },
+    /// The chat template refused or exceeded its limits while rendering a conversation.
+    #[error("chat template of {source_name}, line {line}: {problem}")]
+    Template {
+        /// Where the template came from: a file name or a metadata key.
+        source_name: String,
+        /// Line in the template, 0 when unknown.
+        line: usize,
+        /// What the template engine or the template itself said.
+        problem: String,
+    },
+}
+
+/// The way in which a file lies. One variant per way, so that tests and people can tell them apart.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Fewer bytes than the format needs here.
+    #[error("needs {need} bytes, {have} are left")]
+    Truncated {
+        /// Bytes needed.
+        need: u64,
+        /// Bytes left in the file.
+        have: u64,
+    },
+    /// The file does not start with the format's magic bytes.
+    #[error("starts with {found:02x?}, not with the magic bytes of its format")]
+    BadMagic {
+        /// The first bytes.
+        found: Vec<u8>,
+    },
+    /// A version this reader does not know.
+    #[error("version {found} is not readable ({known}){hint}")]
+    Version {
+        /// The version in the file.
+        found: u64,
+        /// The readable ones.
+        known: &'static str,
+        /// An explanation when we have one (big-endian file, ...); empty otherwise.
+        hint: &'static str,
+    },
+    /// A count, length or number outside what is possible or allowed.
+    #[error("is {found}, allowed is {low} to {high}")]
+    OutOfRange {
+        /// The number as text (it may be negative, huge or not finite).
+        found: String,
+        /// Lowest allowed.
+        low: u64,
+        /// Highest allowed.
+        high: u64,
+    },
+    /// A number that is not finite or not positive where it must be.
+    #[error("is {found}, but must be {must}")]
+    BadNumber {
+        /// The number as text.
+        found: String,
+        /// The rule.
+        must: &'static str,
+    },
+    /// A type tag that does not exist.
+    #[error("type {found} does not exist")]
+    UnknownType {
+        /// The tag.
+        found: i64,
+    },
+    /// A value of another type than the key needs.
+    #[error("is {found}, but must be {expected}")]
+    WrongType {
+        /// The type found.
+        found: String,
+        /// The type needed.
+        expected: &'static str,
+    },
+    /// An array within an array, or JSON nested too deep.
+    #[error("is nested deeper than {limit}")]
+    TooDeep {
+        /// The limit.
+        limit: usize,
+    },
+    /// Text that is not UTF-8.
+    #[error("is not valid UTF-8")]
+    NotUtf8,
+    /// An empty name.
+    #[error("is empty")]
+    Empty,
+    /// A name with control characters.
+    #[error("has control characters in it")]
+    ControlCharacters,
+    /// The same name twice.
+    #[error("occurs twice")]
+    Duplicate,
+    /// A name longer than the format allows.
+    #[error("is {found} bytes long, at most {limit} are allowed")]
+    TooLong {
+        /// Length found.
+        found: u64,
+        /// Longest allowed.
+        limit: u64,
+    },
+    /// A product or sum that does not fit 64 bits.
+    #[error("its size overflows 64 bits")]
+    Overflow,
+    /// A row that is not a whole number of blocks.
+    #[error("rows of {columns} do not divide into {format} blocks of {block}")]
+    PartialBlock {
+        /// Columns of the tensor.
+        columns: u64,
+        /// Block format.
+        format: &'static str,
+        /// Weights per block.
+        block: usize,
+    },
+    /// A tensor's offset breaks the file's alignment.
+    #[error("offset {offset} is not a multiple of the alignment {alignment}")]
+    Unaligned {
+        /// The offset.
+        offset: u64,
+        /// The file's alignment.
+        alignment: u64,
+    },
+    /// Data beyond the end of the file.
+    #[error("ends at byte {end}, but the file has {file_len} (is the download complete?)")]
+    BeyondEnd {
+        /// Where the data would end.
+        end: u64,
+        /// The file's length.
+        file_len: u64,
+    },
+    /// Two tensors share bytes.
+    #[error("overlaps {other}")]
+    Overlap {
+        /// The other tensor.
+        other: String,
+    },
+    /// Bytes that belong to no tensor.
+    #[error("{bytes} bytes before it belong to no tensor")]
+    Hole {
+        /// How many.
+        bytes: u64,
+    },
+    /// A tensor with another shape than the configuration says.
+    #[error("has shape {found:?}, the configuration says {expected:?}")]
+    WrongShape {
+        /// Shape found, outermost first.
+        found: Vec<u64>,
+        /// Shape expected.
+        expected: Vec<u64>,
+    },
+    /// Something that must be there is not.
+    #[error("is missing{hint}")]
+    Missing {
+        /// What to do, beginning with punctuation; may be empty.
+        hint: &'static str,
+    },
+    /// The parts of a split file do not belong together.
+    #[error("says {found}, but the other parts say {expected}")]
+    PartMismatch {
+        /// What this part says.
+        found: String,
+        /// What the first part says.
+        expected: String,
+    },
+    /// JSON that does not parse.
+    #[error("is not valid JSON: {message} (line {line}, column {column})")]
+    Json {
+        /// The parser's words.
+        message: String,
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+    },
+    /// A shard or file name that leaves its folder.
+    #[error("names {name:?}, which is not a plain file name in the model's folder")]
+    BadFileName {
+        /// The name.
+        name: String,
+    },
+    /// Two settings that exclude each other.
+    #[error("is {found}, which does not go with {other}")]
+    Contradiction {
+        /// This setting.
+        found: String,
+        /// The other one.
+        other: String,
+    },
+    /// A token, merge or piece that the vocabulary cannot contain.
+    #[error("{problem}")]
+    Vocabulary {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A chat template that does not compile.
+    #[error("template error in line {line}: {message}")]
+    TemplateSyntax {
+        /// Line in the template, from 1.
+        line: usize,
+        /// The template engine's words.
+        message: String,
+    },
+    /// NaN or infinity among the weights.
+    #[error("holds {found} at index {index}")]
+    NotFinite {
+        /// "NaN" or "infinity".
+        found: &'static str,
+        /// Index of the first such weight.
+        index: u64,
+    },
+}
+
+/// What kind of error it is: decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The path can never be a model, or an option is wrong.
+    Usage,
+    /// The file is damaged or contradicts itself.
+    Corrupt,
+    /// The file is sound but beyond this version.
+    Unsupported,
+    /// The operating system failed.
+    Io,
+}
+
+impl LoadError {
+    /// The kind, which decides the exit code.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { .. } => ErrorKind::Io,
+            Self::NotAModel { .. } | Self::Malformed { .. } | Self::Template { .. } => ErrorKind::Corrupt,
+            Self::Unsupported { .. } => ErrorKind::Unsupported,
+        }
+    }
+
+    /// A [`LoadError::Malformed`] without an offset.
+    pub fn malformed(path: &Path, field: impl Into<String>, fault: Fault) -> Self {
+        Self::Malformed { path: path.to_owned(), field: field.into(), offset: None, fault }
+    }
+
+    /// A [`LoadError::Io`].
+    pub fn io(path: &Path, action: &'static str, source: io::Error) -> Self {
+        Self::Io { path: path.to_owned(), action, source }
+    }
+}
+
+/// Prints ` at byte N` or nothing.
+struct At(Option<u64>);
+
+impl std::fmt::Display for At {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(offset) => write!(f, " at byte {offset}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The table of block formats: how many weights a block holds and how many bytes it takes. The meaning of the
+//! bytes is `decode`.
+
+/// How the values of a matrix row are stored: plain floats or blocks of quantised weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Format {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    BF16,
+    /// 32 weights: f16 scale, 4-bit codes minus 8.
+    Q4_0,
+    /// 32 weights: f16 scale and minimum, 4-bit codes.
+    Q4_1,
+    /// 32 weights: f16 scale, 5-bit codes minus 16.
+    Q5_0,
+    /// 32 weights: f16 scale and minimum, 5-bit codes.
+    Q5_1,
+    /// 32 weights: f16 scale, 8-bit codes.
+    Q8_0,
+    /// 256 weights, 2-bit codes, 4-bit scales and minima per 16.
+    Q2K,
+    /// 256 weights, 3-bit codes, 6-bit scales per 16.
+    Q3K,
+    /// 256 weights, 4-bit codes, 6-bit scales and minima per 32.
+    Q4K,
+    /// 256 weights, 5-bit codes, 6-bit scales and minima per 32.
+    Q5K,
+    /// 256 weights, 6-bit codes, 8-bit scales per 16.
+    Q6K,
+    /// 32 weights: f16 scale, 4-bit indices into a fixed non-linear table.
+    Iq4Nl,
+    /// 256 weights: f16 scale, 6-bit scales per 32, the table of `Iq4Nl`.
+    Iq4Xs,
+    /// 32 weights: power-of-two scale (E8M0), 4-bit floats (E2M1). OCP Microscaling Formats 1.0.
+    Mxfp4,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 16] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+        Self::Iq4Nl,
+        Self::Iq4Xs,
+        Self::Mxfp4,
+    ];
+
+    /// `(name, weights per block, bytes per block)`: the table.
+    const fn row(self) -> (&'static str, usize, usize) {
+        match self {
+            Self::F32 => ("F32", 1, 4),
+            Self::F16 => ("F16", 1, 2),
+            Self::BF16 => ("BF16", 1, 2),
+            Self::Q4_0 => ("Q4_0", 32, 18),
+            Self::Q4_1 => ("Q4_1", 32, 20),
+            Self::Q5_0 => ("Q5_0", 32, 22),
+            Self::Q5_1 => ("Q5_1", 32, 24),
+            Self::Q8_0 => ("Q8_0", 32, 34),
+            Self::Q2K => ("Q2_K", 256, 84),
+            Self::Q3K => ("Q3_K", 256, 110),
+            Self::Q4K => ("Q4_K", 256, 144),
+            Self::Q5K => ("Q5_K", 256, 176),
+            Self::Q6K => ("Q6_K", 256, 210),
+            Self::Iq4Nl => ("IQ4_NL", 32, 18),
+            Self::Iq4Xs => ("IQ4_XS", 256, 136),
+            Self::Mxfp4 => ("MXFP4", 32, 17),
+        }
+    }
+
+    /// The name users know, e.g. `Q4_K`.
+    pub const fn name(self) -> &'static str {
+        self.row().0
+    }
+
+    /// Weights per block; 1 for plain floats.
+    pub const fn block_len(self) -> usize {
+        self.row().1
+    }
+
+    /// Bytes per block.
+    pub const fn block_bytes(self) -> usize {
+        self.row().2
+    }
+
+    /// Bytes of a row of `cols` weights; `None` when `cols` is not a whole number of blocks or the size overflows.
+    pub const fn row_bytes(self, cols: usize) -> Option<usize> {
+        if cols % self.block_len() != 0 {
+            return None;
+        }
+        (cols / self.block_len()).checked_mul(self.block_bytes())
+    }
+
+    /// The format of that name, in any case.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|f| f.name().eq_ignore_ascii_case(name))
+    }
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
