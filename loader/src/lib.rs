@@ -6,6 +6,7 @@
 pub mod catalog;
 pub mod error;
 pub mod gguf;
+pub mod gguf_write;
 pub mod hf_folder;
 pub mod io;
 pub mod json;
