@@ -42,7 +42,14 @@ fn b81_half_a_folder() {
     let missing = refusal(|| open_model(folder.path()));
     assert!(missing.field == "config.json" && matches!(missing.fault, Fault::Missing { .. }));
     assert!(not_a_model(&weights).contains("without config.json"));
-    assert!(not_a_model(&folder.file("notes.json", "{}")).contains("a part of a model"));
+    folder.file("config.json", "{}");
+    assert!(matches!(open_model(&weights), Ok(ModelFiles::Hf(_))));
+    for other in ["notes.json", "adapter.safetensors"] {
+        assert_eq!(
+            not_a_model(&folder.file(other, safetensors(b"{}", 0))),
+            "not by its name a part of a model"
+        );
+    }
 }
 
 #[test]
