@@ -161,10 +161,26 @@ fn b13_array_count() {
 #[test]
 fn b13_many_large_arrays_of_nothing() {
     // Empty texts cost a file 8 bytes and a program three times as many: the caps bound the product.
-    let empty_texts = GgufBytes::array(8, 1 << 20, &vec![0; 8 << 20]);
-    let too_many = GgufBytes::array(8, (1 << 21) + 1, &vec![0; (8 << 21) + 8]);
-    assert!(opened(&GgufBytes::new().kv(b"k", 9, &empty_texts)).metadata.get("k").is_some());
-    assert!(matches!(fault(GgufBytes::new().kv(b"k", 9, &too_many)), Fault::OutOfRange { .. }));
+    let million = GgufBytes::array(8, 1 << 20, &vec![0; 8 << 20]);
+    let file = GgufBytes::new().kv(b"a", 9, &million).kv(b"b", 9, &million);
+    assert_eq!(opened(&file).metadata.strings("b").unwrap().unwrap().len(), 1 << 20);
+    let file = file.kv(b"c", 9, &GgufBytes::array(8, (1 << 21) + 1, &vec![0; (8 << 21) + 8]));
+    let Refusal { field, fault, .. } = refused(&file.build());
+    assert_eq!(field, "c");
+    assert_eq!(fault, Fault::OutOfRange { found: ((1 << 21) + 1).to_string(), low: 0, high: 1 << 21 });
+}
+
+#[test]
+fn metadata_as_a_whole_is_bounded() {
+    let text = |bytes| GgufBytes::new().kv(b"k", 8, &string(&vec![b'x'; bytes]));
+    assert_eq!(opened(&text(40 << 20)).metadata.iter().len(), 1, "a tokenizer.json fits");
+    let file = text(40 << 20).kv(b"l", 8, &string(&vec![b'x'; 24 << 20]));
+    let folder = Folder::new();
+    let path = folder.file("model.gguf", file.build());
+    assert!(matches!(
+        open_model(&path),
+        Err(LoadError::Malformed { field, fault: Fault::TooLong { .. }, .. }) if field == "metadata"
+    ));
 }
 
 #[test]
