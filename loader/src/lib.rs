@@ -5,5 +5,13 @@
 
 pub mod catalog;
 pub mod error;
+pub mod gguf;
+pub mod hf_folder;
 pub mod io;
+pub mod json;
+pub mod open;
+mod output;
+pub mod reader;
+pub mod safetensors;
+mod sniff;
 pub mod spec;
