@@ -37,7 +37,7 @@ pub struct DecoderState {
 }
 
 /// Who watches a forward pass: routing traces, and later the prefetcher.
-pub trait Observer {
+pub trait Observer: Send {
     /// A MoE layer has routed the chunk's tokens.
     fn routed(&mut self, layer: usize, routing: &Routing);
 }

@@ -4,7 +4,7 @@
 
 use crate::catalog::{Catalog, TensorInfo};
 use crate::error::{Fault, LoadError, Result};
-use crate::gguf::Metadata;
+use crate::gguf::{Metadata, Value};
 use crate::raw::{Field, RawConfig, RawRope};
 use crate::roles::{LayerTensor, Role, gguf_name};
 
@@ -141,6 +141,10 @@ impl Keys<'_> {
         format!("{}.{suffix}", self.arch)
     }
 
+    fn is_array(&self, key: &str) -> bool {
+        matches!(self.meta.get(key), Some(Value::Array(_)))
+    }
+
     fn u64(&self, suffix: &str) -> Result<Field<u64>> {
         let key = self.key(suffix);
         Ok(Field { value: self.meta.u64(&key)?, name: key })
@@ -149,7 +153,7 @@ impl Keys<'_> {
     /// One number or an array of them.
     fn u64s(&self, suffix: &str) -> Result<Field<Vec<u64>>> {
         let key = self.key(suffix);
-        let value = if self.meta.is_array(&key) {
+        let value = if self.is_array(&key) {
             self.meta.u64s(&key)?
         } else {
             self.meta.u64(&key)?.map(|v| vec![v])
@@ -160,13 +164,13 @@ impl Keys<'_> {
     /// An array of flags; a single number (a period) is another family's form and is not read.
     fn bools(&self, suffix: &str) -> Result<Field<Vec<bool>>> {
         let key = self.key(suffix);
-        let value = if self.meta.is_array(&key) { self.meta.bools(&key)? } else { None };
+        let value = if self.is_array(&key) { self.meta.bools(&key)?.map(<[bool]>::to_vec) } else { None };
         Ok(Field { value, name: key })
     }
 
     fn f64(&self, suffix: &str) -> Result<Field<f64>> {
         let key = self.key(suffix);
-        Ok(Field { value: self.meta.f64(&key)?, name: key })
+        Ok(Field { value: self.meta.f32(&key)?.map(f64::from), name: key })
     }
 
     fn bool(&self, suffix: &str) -> Result<Field<bool>> {

@@ -4,14 +4,22 @@
 //! It never knows how a layer computes or what is cached.
 
 pub mod catalog;
+mod config_gguf;
+mod config_hf;
 pub mod error;
+mod families;
 pub mod gguf;
 pub mod hf_folder;
 pub mod io;
 pub mod json;
+pub mod load;
+mod lower;
 pub mod open;
 mod output;
+mod raw;
 pub mod reader;
+pub mod roles;
 pub mod safetensors;
 mod sniff;
 pub mod spec;
+pub mod store;

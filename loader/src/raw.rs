@@ -1,7 +1,7 @@
 //! A configuration as a file states it, before any meaning: every value optional, each with the name of the field
 //! it came from, so that an error can point at it. Filled by `config_hf` and `config_gguf`, read by `lower`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::error::{Fault, LoadError, Result};
 
@@ -206,11 +206,6 @@ impl RawConfig {
     /// A missing field.
     pub fn missing(&self, name: &str) -> LoadError {
         self.fault(name, Fault::Missing { hint: "" })
-    }
-
-    /// The configuration's file.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 }
 

@@ -8,7 +8,7 @@ use moelten_quant::{Format, QMatrix};
 use crate::catalog::{Catalog, TensorInfo};
 use crate::error::{Fault, LoadError, Result};
 use crate::roles::{IGNORED_SUFFIXES, LayerTensor, NameRule, Part, Role, Rows};
-use crate::spec::{Ffn, Mixer, MlpSpec, ModelSpec, NormSpec, QkNorm, RopeScaling, SharedExpert};
+use crate::spec::{Ffn, Mixer, MlpSpec, ModelSpec, NormSpec, QkNorm, SharedExpert};
 
 /// Where a matrix lies: a window of one file, already validated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
