@@ -83,7 +83,7 @@ impl Isa {
     }
 
     /// Whether this machine has every instruction of the tier.
-    #[cfg(any())] // until the vector tiers are in
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn is_available(self) -> bool {
         let avx2 = || {
             is_x86_feature_detected!("avx2")
@@ -104,7 +104,7 @@ impl Isa {
     }
 
     /// Whether this machine has every instruction of the tier.
-    #[cfg(all())]
+    #[cfg(not(target_arch = "x86_64"))]
     pub(crate) fn is_available(self) -> bool {
         self == Self::Scalar
     }

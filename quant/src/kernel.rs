@@ -12,6 +12,8 @@ use crate::{Format, Isa, QMatrix};
 
 mod scalar;
 mod tiled;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 /// Decodes whole blocks of one format.
 type Unpack = unsafe fn(&[u8], &mut [f32]);
@@ -58,6 +60,11 @@ impl Kernels {
     pub fn for_isa(isa: Isa) -> Option<&'static Self> {
         let kernels = match isa {
             Isa::Scalar => &scalar::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => &x86::AVX2,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => &x86::AVX512,
+            #[cfg(not(target_arch = "x86_64"))]
             _ => return None,
         };
         isa.is_available().then_some(kernels)

@@ -1,0 +1,261 @@
+//! Each format's blocks to vectors of floats, once for all tiers. The layouts are explained in `decode`, whose bits these
+//! functions reproduce: `d * q` and `d * q - m` are rounded after each operation, never fused.
+//!
+//! All quantised formats go through 32 signed bytes in a `ymm` register: bit operations make them, [`Lanes::widen`] makes
+//! floats of them. It must not know what becomes of the floats: they go into a [`Sink`].
+
+use core::arch::x86_64::*;
+
+use super::lanes::Lanes;
+use crate::Format;
+use crate::decode::{E2M1_DOUBLED, IQ4_VALUES, e8m0_half, iq4_xs_scales, k_scales, q3_k_scales};
+
+/// Takes the weights of a block, each vector once, in ascending order.
+pub(super) trait Sink<L: Lanes> {
+    /// Weights `at .. at + L::N` of the block.
+    ///
+    /// # Safety
+    /// As [`Lanes`].
+    unsafe fn put(&mut self, at: usize, weights: L::V);
+}
+
+/// A format that can be unpacked.
+pub(super) trait Unpack {
+    /// Which one.
+    const FORMAT: Format;
+    /// Weights unpacked at once: a block, or 32 plain floats.
+    const LEN: usize = if Self::FORMAT.block_len() == 1 { 32 } else { Self::FORMAT.block_len() };
+    /// Bytes of these.
+    const BYTES: usize = Self::LEN / Self::FORMAT.block_len() * Self::FORMAT.block_bytes();
+
+    /// Unpacks [`Unpack::LEN`] weights.
+    ///
+    /// # Safety
+    /// As [`Lanes`], with `block` good for reading [`Unpack::BYTES`].
+    unsafe fn unpack<L: Lanes>(block: *const u8, sink: &mut impl Sink<L>);
+}
+
+/// Declares the formats. Each body has `block`, `sink` and `L`, and runs in an unsafe block.
+macro_rules! formats {
+    ($($format:ident |$block:ident, $sink:ident| $body:block)*) => {$(
+        pub(super) struct $format;
+
+        impl Unpack for $format {
+            const FORMAT: Format = Format::$format;
+
+            #[inline(always)]
+            unsafe fn unpack<L: Lanes>($block: *const u8, $sink: &mut impl Sink<L>) {
+                // SAFETY: the caller vouches for the instructions and for `BYTES` bytes; every read below is within
+                // the block as `decode` lays it out.
+                unsafe { $body }
+            }
+        }
+    )*};
+}
+
+formats! {
+    F32 |block, sink| {
+        for at in (0..32).step_by(L::N) {
+            sink.put(at, L::load(block.cast::<f32>().add(at)));
+        }
+    }
+    F16 |block, sink| {
+        for at in (0..32).step_by(L::N) {
+            sink.put(at, L::load_f16(block.cast::<u16>().add(at)));
+        }
+    }
+    BF16 |block, sink| {
+        for at in (0..32).step_by(L::N) {
+            sink.put(at, L::load_bf16(block.cast::<u16>().add(at)));
+        }
+    }
+    Q4_0 |block, sink| {
+        let codes = _mm256_sub_epi8(nibbles(block.add(2)), _mm256_set1_epi8(8));
+        scaled::<L>(sink, 0, codes, [half(block); 2]);
+    }
+    Q4_1 |block, sink| {
+        affine::<L>(sink, 0, nibbles(block.add(4)), [half(block); 2], [-half(block.add(2)); 2]);
+    }
+    Q5_0 |block, sink| {
+        let codes = _mm256_or_si256(nibbles(block.add(6)), fifth_bits(block.add(2)));
+        scaled::<L>(sink, 0, _mm256_sub_epi8(codes, _mm256_set1_epi8(16)), [half(block); 2]);
+    }
+    Q5_1 |block, sink| {
+        let codes = _mm256_or_si256(nibbles(block.add(8)), fifth_bits(block.add(4)));
+        affine::<L>(sink, 0, codes, [half(block); 2], [-half(block.add(2)); 2]);
+    }
+    Q8_0 |block, sink| {
+        scaled::<L>(sink, 0, load(block.add(2)), [half(block); 2]);
+    }
+    Q2K |block, sink| {
+        let scales = _mm_loadu_si128(block.cast());
+        let low = _mm_set1_epi8(15);
+        let d = sixteen::<L>(_mm_and_si128(scales, low), half(block.add(80)));
+        let m = sixteen::<L>(_mm_and_si128(_mm_srli_epi16::<4>(scales), low), half(block.add(82)));
+        for group in 0..8 {
+            let q = bits(load(block.add(16 + group / 4 * 32)), group % 4 * 2, 3);
+            affine::<L>(sink, group * 32, q, pair(&d, group), pair(&m, group));
+        }
+    }
+    Q3K |block, sink| {
+        let scales = q3_k_scales(&block.add(96).cast::<[u8; 12]>().read());
+        let d = sixteen::<L>(_mm_loadu_si128(scales.as_ptr().cast()), half(block.add(108)));
+        let high = load(block);
+        for group in 0..8 {
+            let q = bits(load(block.add(32 + group / 4 * 32)), group % 4 * 2, 3);
+            // The high bit as bit 2, then minus 4: the same as minus 4 unless it is set.
+            let q = _mm256_or_si256(q, _mm256_slli_epi16::<2>(bits(high, group, 1)));
+            scaled::<L>(sink, group * 32, _mm256_sub_epi8(q, _mm256_set1_epi8(4)), pair(&d, group));
+        }
+    }
+    Q4K |block, sink| {
+        let (d, m) = k_heads::<L>(block);
+        for group in 0..8 {
+            let q = bits(load(block.add(16 + group / 2 * 32)), group % 2 * 4, 15);
+            affine::<L>(sink, group * 32, q, [d[group]; 2], [m[group]; 2]);
+        }
+    }
+    Q5K |block, sink| {
+        let (d, m) = k_heads::<L>(block);
+        let high = load(block.add(16));
+        for group in 0..8 {
+            let q = bits(load(block.add(48 + group / 2 * 32)), group % 2 * 4, 15);
+            let q = _mm256_or_si256(q, _mm256_slli_epi16::<4>(bits(high, group, 1)));
+            affine::<L>(sink, group * 32, q, [d[group]; 2], [m[group]; 2]);
+        }
+    }
+    Q6K |block, sink| {
+        let d = sixteen::<L>(_mm_loadu_si128(block.add(192).cast()), half(block.add(208)));
+        for group in 0..8 {
+            let (part, at) = (group / 4, group % 4);
+            let q = bits(load(block.add(part * 64 + at % 2 * 32)), at / 2 * 4, 15);
+            let high = bits(load(block.add(128 + part * 32)), at * 2, 3);
+            let q = _mm256_or_si256(q, _mm256_slli_epi16::<4>(high));
+            scaled::<L>(sink, group * 32, _mm256_sub_epi8(q, _mm256_set1_epi8(32)), pair(&d, group));
+        }
+    }
+    Iq4Nl |block, sink| {
+        scaled::<L>(sink, 0, look_up(&IQ4_VALUES, nibbles(block.add(2))), [half(block); 2]);
+    }
+    Iq4Xs |block, sink| {
+        let mut scales = [0; 16];
+        scales[..8].copy_from_slice(&iq4_xs_scales(&block.add(2).cast::<[u8; 6]>().read()));
+        let d = sixteen::<L>(_mm_loadu_si128(scales.as_ptr().cast()), half(block));
+        for group in 0..8 {
+            let q = look_up(&IQ4_VALUES, nibbles(block.add(8 + group * 16)));
+            scaled::<L>(sink, group * 32, q, [d[group]; 2]);
+        }
+    }
+    Mxfp4 |block, sink| {
+        scaled::<L>(sink, 0, look_up(&E2M1_DOUBLED, nibbles(block.add(1))), [e8m0_half(block.read()); 2]);
+    }
+}
+
+/// Declares helpers: `#[inline(always)]`, `unsafe` as [`Lanes`], the body in an unsafe block.
+macro_rules! helpers {
+    ($(
+        $(#[$doc:meta])*
+        fn $name:ident $(<$l:ident: Lanes>)? ($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? { $($body:tt)* }
+    )*) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        unsafe fn $name $(<$l: Lanes>)? ($($arg: $type),*) $(-> $result)? {
+            // SAFETY: the caller vouches for the instructions and the pointers.
+            unsafe { $($body)* }
+        }
+    )*};
+}
+
+helpers! {
+    /// 32 bytes.
+    fn load(from: *const u8) -> __m256i { _mm256_loadu_si256(from.cast()) }
+
+    /// The half-precision number at `from`.
+    fn half(from: *const u8) -> f32 {
+        _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(from.cast::<u16>().read_unaligned()))))
+    }
+
+    /// 16 bytes as 32 codes: the low nibbles, then the high ones.
+    fn nibbles(from: *const u8) -> __m256i {
+        let bytes = _mm_loadu_si128(from.cast());
+        let both = _mm256_set_m128i(_mm_srli_epi16::<4>(bytes), bytes);
+        _mm256_and_si256(both, _mm256_set1_epi8(15))
+    }
+
+    /// `bytes >> shift & mask`; the shift is of 16-bit words, so the mask must drop what came from the neighbour.
+    fn bits(bytes: __m256i, shift: usize, mask: i8) -> __m256i {
+        let shifted = _mm256_srl_epi16(bytes, _mm_cvtsi32_si128(shift as i32));
+        _mm256_and_si256(shifted, _mm256_set1_epi8(mask))
+    }
+
+    /// 4 bytes of bits, bit `i` as 16 in byte `i`.
+    fn fifth_bits(from: *const u8) -> __m256i {
+        let word = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
+        let spread = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+        let select = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+        let selected = _mm256_and_si256(_mm256_shuffle_epi8(word, spread), select);
+        _mm256_and_si256(_mm256_cmpeq_epi8(selected, select), _mm256_set1_epi8(16))
+    }
+
+    /// `table[code]` for each code, 0..=15.
+    fn look_up(table: &[i8; 16], codes: __m256i) -> __m256i {
+        let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+        _mm256_shuffle_epi8(table, codes)
+    }
+
+    /// The scales of a block: 16 signed bytes times `d`.
+    fn sixteen<L: Lanes>(codes: __m128i, d: f32) -> [f32; 16] {
+        let mut scales = [0.0; 16];
+        for part in 0..16 / L::N {
+            let wide = L::widen(_mm256_castsi128_si256(codes), part);
+            L::store(scales.as_mut_ptr().add(part * L::N), L::mul(L::splat(d), wide));
+        }
+        scales
+    }
+
+    /// The 8 scales and 8 minima of a `Q4_K` or `Q5_K` block; the rest of each array is no one's.
+    fn k_heads<L: Lanes>(block: *const u8) -> ([f32; 16], [f32; 16]) {
+        let (scales, minima) = k_scales(&block.add(4).cast::<[u8; 12]>().read());
+        (
+            sixteen::<L>(_mm_loadl_epi64(scales.as_ptr().cast()), half(block)),
+            sixteen::<L>(_mm_loadl_epi64(minima.as_ptr().cast()), half(block.add(2))),
+        )
+    }
+}
+
+/// The scales of the two halves of a group of 32, where there is one for each 16 weights.
+#[inline(always)]
+fn pair(scales: &[f32; 16], group: usize) -> [f32; 2] {
+    [scales[group * 2], scales[group * 2 + 1]]
+}
+
+/// Puts `d * q` for 32 codes, `d` for each half.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+unsafe fn scaled<L: Lanes>(sink: &mut impl Sink<L>, at: usize, codes: __m256i, d: [f32; 2]) {
+    for part in 0..32 / L::N {
+        // SAFETY: the caller vouches for the instructions.
+        unsafe {
+            let d = L::splat(d[part * L::N / 16]);
+            sink.put(at + part * L::N, L::mul(d, L::widen(codes, part)));
+        }
+    }
+}
+
+/// Puts `d * q - minus` for 32 codes, `d` and `minus` for each half.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+unsafe fn affine<L: Lanes>(sink: &mut impl Sink<L>, at: usize, codes: __m256i, d: [f32; 2], minus: [f32; 2]) {
+    for part in 0..32 / L::N {
+        let half = part * L::N / 16;
+        // SAFETY: the caller vouches for the instructions.
+        unsafe {
+            let product = L::mul(L::splat(d[half]), L::widen(codes, part));
+            sink.put(at + part * L::N, L::sub(product, L::splat(minus[half])));
+        }
+    }
+}
