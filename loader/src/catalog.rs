@@ -91,7 +91,7 @@ impl Catalog {
     pub fn new(files: Vec<FileBytes>, tensors: Vec<TensorInfo>) -> Result<Self> {
         let by_name = sorted_by_name(&tensors);
         let catalog = Self { files, tensors, by_name };
-        if let Some(twice) = duplicate_name(&catalog.tensors, &catalog.by_name) {
+        if let Some(twice) = find_duplicate_in(&catalog.tensors, &catalog.by_name) {
             let field = format!("tensor {}", printable(&twice.name));
             return Err(LoadError::malformed(catalog.path(twice), field, Fault::Duplicate));
         }
@@ -138,11 +138,15 @@ fn sorted_by_name(tensors: &[TensorInfo]) -> Vec<usize> {
     order
 }
 
-/// The second tensor of the first name that occurs twice; `order` sorts by name.
-fn duplicate_name<'a>(tensors: &'a [TensorInfo], order: &[usize]) -> Option<&'a TensorInfo> {
-    let sorted: Vec<&TensorInfo> = order.iter().filter_map(|&i| tensors.get(i)).collect();
-    sorted.windows(2).find_map(|pair| match pair {
-        [a, b] if a.name == b.name => Some(*b),
+/// The second tensor of a name that occurs twice.
+pub(crate) fn find_duplicate(tensors: &[TensorInfo]) -> Option<&TensorInfo> {
+    find_duplicate_in(tensors, &sorted_by_name(tensors))
+}
+
+/// [`find_duplicate`] when `order` sorts the tensors by name.
+fn find_duplicate_in<'a>(tensors: &'a [TensorInfo], order: &[usize]) -> Option<&'a TensorInfo> {
+    order.array_windows().find_map(|&[a, b]| match (tensors.get(a)?, tensors.get(b)?) {
+        (first, second) if first.name == second.name => Some(second),
         _ => None,
     })
 }

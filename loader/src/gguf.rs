@@ -8,7 +8,7 @@ mod types;
 use std::path::{Path, PathBuf};
 
 pub use header::Header;
-pub(crate) use header::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, check_alignment};
+pub(crate) use header::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT};
 pub use metadata::{Array, Metadata, Value};
 pub(crate) use types::GgmlType;
 

@@ -9,6 +9,7 @@ mod config_hf;
 pub mod error;
 mod families;
 pub mod gguf;
+pub mod gguf_write;
 pub mod hf_folder;
 pub mod io;
 pub mod json;

@@ -427,7 +427,7 @@ pub fn write_safetensors(path: &Path, tensors: &[(&str, SafeTensor<'_>)]) -> Res
     }
     let mut text = serde_json::Value::Object(header).to_string();
     // Spaces after the header keep the values aligned for readers that map the file.
-    while text.len() % 8 != 0 {
+    while !text.len().is_multiple_of(8) {
         text.push(' ');
     }
     let mut file = PartialFile::create(path, &[])?;

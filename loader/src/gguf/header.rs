@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::metadata::{Array, Metadata, Value};
 use super::types::GgmlType;
-use crate::catalog::TensorInfo;
-use crate::error::{Fault, Result};
+use crate::catalog::{TensorInfo, find_duplicate};
+use crate::error::{Fault, LoadError, Result};
 use crate::reader::{Reader, Scalar, align_up, len_u64, printable};
 
 /// Metadata entries of one file.
@@ -58,6 +58,11 @@ impl Header {
     /// # Errors
     /// [`LoadError::Malformed`] with the field and its offset.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        Self::parse_prefix(path, bytes, len_u64(bytes.len()))
+    }
+
+    /// Parses `bytes`, the header and perhaps more of a file of `file_len` bytes.
+    pub(crate) fn parse_prefix(path: &Path, bytes: &[u8], file_len: u64) -> Result<Self> {
         let mut reader = Reader::new(path, bytes);
         let version = read_version(&mut reader)?;
         let counts_at = reader.offset();
@@ -77,7 +82,11 @@ impl Header {
         for i in 0..n_tensors {
             records.push(read_tensor(&mut reader, i)?);
         }
-        let tensors = place(&reader, len_u64(bytes.len()), alignment, records, &mut notices)?;
+        let tensors = place(&reader, file_len, alignment, records, &mut notices)?;
+        if let Some(twice) = find_duplicate(&tensors) {
+            let field = format!("tensor {}", printable(&twice.name));
+            return Err(LoadError::malformed(path, field, Fault::Duplicate));
+        }
         Ok(Self { version, metadata, tensors, alignment, notices })
     }
 }
@@ -224,7 +233,7 @@ fn alignment(metadata: &Metadata) -> Result<u64> {
 }
 
 /// Whether tensors can be aligned so.
-pub(crate) fn check_alignment(alignment: u32) -> Result<(), Fault> {
+fn check_alignment(alignment: u32) -> Result<(), Fault> {
     if !(1..=MAX_ALIGNMENT).contains(&alignment) {
         return Err(Fault::OutOfRange { found: alignment.to_string(), low: 1, high: MAX_ALIGNMENT.into() });
     }
