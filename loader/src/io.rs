@@ -1,6 +1,9 @@
 //! Bytes of files: mapping with memmap2, or memory that the program carries. The one place of this crate
 //! with `unsafe`. Knows nothing of formats.
-#![allow(unsafe_code, reason = "mapping a file is unsafe by nature; it happens here and nowhere else in the crate")]
+#![allow(
+    unsafe_code,
+    reason = "mapping a file is unsafe by nature; it happens here and nowhere else in the crate"
+)]
 
 use std::fs::File;
 use std::io;

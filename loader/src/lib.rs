@@ -4,6 +4,9 @@
 //! It never knows how a layer computes or what is cached.
 
 pub mod catalog;
+pub mod chat;
 pub mod error;
 pub mod io;
+mod json;
 pub mod spec;
+pub mod tokenizer;
