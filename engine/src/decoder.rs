@@ -75,7 +75,16 @@ impl Model {
             }
             layer.mixer_norm.apply(compute, x, normed);
             let kv = kv.layer_mut(index);
-            layer.attention.forward(compute, &*ropes, kv, first, normed, &mut s.attention, branch, &mut s.tmp);
+            layer.attention.forward(
+                compute,
+                &*ropes,
+                kv,
+                first,
+                normed,
+                &mut s.attention,
+                branch,
+                &mut s.tmp,
+            );
             compute.add(layer.residual_scale, branch, x, d);
 
             layer.ffn_norm.apply(compute, x, normed);

@@ -31,7 +31,8 @@ impl Session {
         let started = Instant::now();
         // The last token is read again even if it is cached: its logits are not.
         let cached = self.keep_prefix(&prompt[..prompt.len().saturating_sub(1)]);
-        let mut stats = GenerateStats { prompt_tokens: prompt.len(), cached_tokens: cached, ..Default::default() };
+        let mut stats =
+            GenerateStats { prompt_tokens: prompt.len(), cached_tokens: cached, ..Default::default() };
         let total = prompt.len();
         on_event(Event::Prompt { done: cached, total });
         let read = self.append(&prompt[cached..], cancel, &mut (), &mut |done| {
@@ -43,7 +44,7 @@ impl Session {
         let mut text = StopFilter::new(&params.stop);
         let mut stream = tokenizer.decode_stream();
         let mut ids = Vec::new();
-        let mut step = || -> Result<StopReason> {
+        let step = || -> Result<StopReason> {
             read?;
             loop {
                 if params.max_tokens.is_some_and(|limit| ids.len() >= limit) {

@@ -6,6 +6,7 @@ pub mod api;
 pub mod decoder;
 pub mod error;
 pub mod experts;
+mod generate;
 pub mod kv_cache;
 pub mod layers;
 pub mod memory;

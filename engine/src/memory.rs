@@ -22,21 +22,23 @@ fn field_kib(text: &str, name: &str) -> Option<u64> {
 /// kernel would give back first do not count as used.
 fn cgroup_headroom() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    groups.lines().filter_map(|line| {
-        let mut fields = line.splitn(3, ':');
-        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        let relative = path.trim_start_matches('/');
-        if controllers.is_empty() {
-            let names = ("memory.max", "memory.current", "inactive_file ");
-            tightest(Path::new("/sys/fs/cgroup"), relative, names)
-        } else if controllers.split(',').any(|c| c == "memory") {
-            let names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ");
-            tightest(Path::new("/sys/fs/cgroup/memory"), relative, names)
-        } else {
-            None
-        }
-    })
-    .min()
+    groups
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.splitn(3, ':');
+            let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+            let relative = path.trim_start_matches('/');
+            if controllers.is_empty() {
+                let names = ("memory.max", "memory.current", "inactive_file ");
+                tightest(Path::new("/sys/fs/cgroup"), relative, names)
+            } else if controllers.split(',').any(|c| c == "memory") {
+                let names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ");
+                tightest(Path::new("/sys/fs/cgroup/memory"), relative, names)
+            } else {
+                None
+            }
+        })
+        .min()
 }
 
 fn tightest(root: &Path, relative: &str, names: (&str, &str, &str)) -> Option<u64> {

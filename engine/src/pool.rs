@@ -82,7 +82,10 @@ impl Pool {
         if self.threads == 1 || out.len() <= step * width {
             out.chunks_mut(step * width).enumerate().for_each(|(index, part)| run(index, part));
         } else {
-            out.par_chunks_mut(step * width).enumerate().with_max_len(1).for_each(|(index, part)| run(index, part));
+            out.par_chunks_mut(step * width)
+                .enumerate()
+                .with_max_len(1)
+                .for_each(|(index, part)| run(index, part));
         }
     }
 }

@@ -63,9 +63,11 @@ impl Routing {
         self.order.clear();
         self.order.extend(0..logits.len() as u32);
         // Logits order as the softmax does, without its rounding; ties go to the lower id.
-        self.order.sort_unstable_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+        self.order
+            .sort_unstable_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
         let chosen = &self.order[..k];
-        let total: f32 = if renormalise { chosen.iter().map(|&e| self.scores[e as usize]).sum() } else { 1.0 };
+        let total: f32 =
+            if renormalise { chosen.iter().map(|&e| self.scores[e as usize]).sum() } else { 1.0 };
         self.ids.extend_from_slice(chosen);
         self.weights.extend(chosen.iter().map(|&e| self.scores[e as usize] / total));
     }

@@ -88,7 +88,12 @@ impl Sampler {
         self.candidates.extend(finite.map(|(&logit, id)| (logit, id)));
         self.penalise(recent);
         if self.params.temperature == 0.0 {
-            return self.candidates.iter().copied().reduce(|a, b| if b.0 > a.0 { b } else { a }).map(|(_, id)| id);
+            return self
+                .candidates
+                .iter()
+                .copied()
+                .reduce(|a, b| if b.0 > a.0 { b } else { a })
+                .map(|(_, id)| id);
         }
         self.candidates.iter_mut().for_each(|(logit, _)| *logit /= self.params.temperature);
         self.keep_likely();

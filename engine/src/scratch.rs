@@ -92,7 +92,12 @@ impl Scratch {
             normed: buffer(d),
             branch: buffer(d),
             tmp: buffer(d.max(w.q).max(w.kv).max(w.experts)),
-            attention: AttentionScratch { q: buffer(w.q), k: buffer(w.kv), v: buffer(w.kv), mixed: buffer(w.q) },
+            attention: AttentionScratch {
+                q: buffer(w.q),
+                k: buffer(w.kv),
+                v: buffer(w.kv),
+                mixed: buffer(w.q),
+            },
             mlp: MlpScratch { gate: buffer(w.d_ff), hidden: buffer(w.d_ff) },
             moe: MoeScratch {
                 logits: buffer(w.experts),
@@ -111,8 +116,20 @@ impl Scratch {
     pub fn bytes(&self) -> u64 {
         let a = &self.attention;
         let numbers = [
-            &self.x, &self.normed, &self.branch, &self.tmp, &a.q, &a.k, &a.v, &a.mixed, &self.mlp.gate,
-            &self.mlp.hidden, &self.moe.logits, &self.moe.gathered, &self.moe.by_rows, &self.logits,
+            &self.x,
+            &self.normed,
+            &self.branch,
+            &self.tmp,
+            &a.q,
+            &a.k,
+            &a.v,
+            &a.mixed,
+            &self.mlp.gate,
+            &self.mlp.hidden,
+            &self.moe.logits,
+            &self.moe.gathered,
+            &self.moe.by_rows,
+            &self.logits,
         ]
         .iter()
         .map(|buffer| buffer.capacity())

@@ -23,7 +23,8 @@ impl<'a> StopFilter<'a> {
         self.text.push_str(piece);
         let unsent = &self.text[self.sent..];
         let stops = || self.stops.iter().filter(|stop| !stop.is_empty());
-        let found = stops().filter_map(|stop| Some((unsent.find(stop.as_str())?, stop))).min_by_key(|found| found.0);
+        let found =
+            stops().filter_map(|stop| Some((unsent.find(stop.as_str())?, stop))).min_by_key(|found| found.0);
         if let Some((at, stop)) = found {
             let stop = stop.clone();
             self.text.truncate(self.sent + at);

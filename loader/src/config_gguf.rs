@@ -102,7 +102,9 @@ fn shared_width(keys: &Keys<'_>, catalog: &Catalog) -> Result<Field<u64>> {
 /// Layers with a router have experts.
 fn moe_layers(catalog: &Catalog, layers: &Field<u64>) -> Field<Vec<bool>> {
     let list = layers.value.and_then(|n| usize::try_from(n).ok()).filter(|&n| n <= 4096).map(|n| {
-        (0..n).map(|l| catalog.get(&gguf_name(Role::Layer(l, LayerTensor::Router))).is_some()).collect::<Vec<_>>()
+        (0..n)
+            .map(|l| catalog.get(&gguf_name(Role::Layer(l, LayerTensor::Router))).is_some())
+            .collect::<Vec<_>>()
     });
     // A file with no router at all is either dense or broken; the lowering tells by the expert count.
     let value = list.filter(|l| l.iter().any(|&moe| moe));
@@ -153,11 +155,8 @@ impl Keys<'_> {
     /// One number or an array of them.
     fn u64s(&self, suffix: &str) -> Result<Field<Vec<u64>>> {
         let key = self.key(suffix);
-        let value = if self.is_array(&key) {
-            self.meta.u64s(&key)?
-        } else {
-            self.meta.u64(&key)?.map(|v| vec![v])
-        };
+        let value =
+            if self.is_array(&key) { self.meta.u64s(&key)? } else { self.meta.u64(&key)?.map(|v| vec![v]) };
         Ok(Field { value, name: key })
     }
 

@@ -60,7 +60,11 @@ pub fn read(path: &Path, config: &Value) -> Result<RawConfig> {
     let head_dim = r.u64("head_dim")?;
     let mut raw = RawConfig {
         path: path.to_owned(),
-        model_name: r.str("_name_or_path")?.value.filter(|n| !n.is_empty()).unwrap_or_else(|| folder_name(path)),
+        model_name: r
+            .str("_name_or_path")?
+            .value
+            .filter(|n| !n.is_empty())
+            .unwrap_or_else(|| folder_name(path)),
         architecture: r.str("model_type")?,
         vocab: r.u64("vocab_size")?,
         rope: rope(&mut r, head_width(&head_dim, &d_model, &heads))?,
@@ -68,7 +72,9 @@ pub fn read(path: &Path, config: &Value) -> Result<RawConfig> {
         moe_layers: moe_layers(&mut r, &layers)?,
         layers,
         heads: Field { name: heads.name.clone(), value: heads.value.map(|h| vec![h]) },
-        kv_heads: r.u64("num_key_value_heads").map(|f| Field { name: f.name, value: f.value.map(|h| vec![h]) })?,
+        kv_heads: r
+            .u64("num_key_value_heads")
+            .map(|f| Field { name: f.name, value: f.value.map(|h| vec![h]) })?,
         head_dim,
         value_dim: Field::absent(),
         d_ff: r.u64("intermediate_size")?,
@@ -212,7 +218,9 @@ fn rope(r: &mut Reader<'_>, head_width: Option<u64>) -> Result<RawRope> {
 )]
 fn rotated(path: &Path, partial: &Field<f64>, head_width: Option<u64>) -> Result<Option<u64>> {
     match (partial.value, head_width) {
-        (Some(factor), Some(width)) if factor > 0.0 && factor <= 1.0 => Ok(Some((width as f64 * factor) as u64)),
+        (Some(factor), Some(width)) if factor > 0.0 && factor <= 1.0 => {
+            Ok(Some((width as f64 * factor) as u64))
+        }
         (Some(factor), Some(_)) => {
             let fault = Fault::BadNumber { found: factor.to_string(), must: "above 0 and at most 1" };
             Err(LoadError::malformed(path, partial.name.clone(), fault))
@@ -284,7 +292,9 @@ impl Reader<'_> {
     }
 
     fn strings(&mut self, key: &str) -> Result<Field<Vec<String>>> {
-        self.get(key, "a list of strings", |v| v.as_array()?.iter().map(|s| Some(s.as_str()?.to_owned())).collect())
+        self.get(key, "a list of strings", |v| {
+            v.as_array()?.iter().map(|s| Some(s.as_str()?.to_owned())).collect()
+        })
     }
 
     fn u64s(&mut self, key: &str) -> Result<Field<Vec<u64>>> {

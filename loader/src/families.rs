@@ -232,7 +232,10 @@ mod tests {
                 assert_eq!(a.gguf_pairing, b.gguf_pairing);
                 assert_eq!((a.norm, a.qk_norm, a.router), (b.norm, b.qk_norm, b.router));
                 assert_eq!((a.qkv_bias, a.out_bias, a.head_bias), (b.qkv_bias, b.out_bias, b.head_bias));
-                assert_eq!((a.renormalise, a.expert_width, a.shared), (b.renormalise, b.expert_width, b.shared));
+                assert_eq!(
+                    (a.renormalise, a.expert_width, a.shared),
+                    (b.renormalise, b.expert_width, b.shared)
+                );
             }
         }
     }

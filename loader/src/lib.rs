@@ -4,6 +4,7 @@
 //! It never knows how a layer computes or what is cached.
 
 pub mod catalog;
+pub mod chat;
 mod config_gguf;
 mod config_hf;
 pub mod error;
@@ -24,3 +25,5 @@ pub mod safetensors;
 mod sniff;
 pub mod spec;
 pub mod store;
+pub mod text;
+pub mod tokenizer;

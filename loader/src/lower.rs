@@ -7,8 +7,8 @@ use crate::families::{
 };
 use crate::raw::{Field, RawConfig, narrow};
 use crate::spec::{
-    Activation, AttentionSpec, Ffn, HeadSpec, LayerSpec, Mixer, MlpSpec, ModelSpec, MoeSpec, NormSpec, Pairing,
-    QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,
+    Activation, AttentionSpec, Ffn, HeadSpec, LayerSpec, Mixer, MlpSpec, ModelSpec, MoeSpec, NormSpec,
+    Pairing, QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,
 };
 
 /// Upper bounds on what any model may say; far above every known one.
@@ -312,16 +312,16 @@ fn ffn_layers(raw: &RawConfig, family: &Family, layers: usize) -> Result<Vec<Ffn
         && listed.len() != layers
     {
         let found = format!("a list of {} layers", listed.len());
-        return Err(raw.fault(
-            &raw.moe_layers.name,
-            Fault::Contradiction { found, other: format!("{layers} layers") },
-        ));
+        return Err(raw
+            .fault(&raw.moe_layers.name, Fault::Contradiction { found, other: format!("{layers} layers") }));
     }
     let has_experts = raw.experts.value.is_some();
     let moe = if has_experts { Some(moe(raw, family, &mlp)?) } else { None };
     (0..layers)
         .map(|layer| match &moe {
-            Some(moe) if listed.is_none_or(|l| l.get(layer).copied().unwrap_or(true)) => Ok(Ffn::Moe(moe.clone())),
+            Some(moe) if listed.is_none_or(|l| l.get(layer).copied().unwrap_or(true)) => {
+                Ok(Ffn::Moe(moe.clone()))
+            }
             _ => Ok(Ffn::Dense(mlp(&raw.d_ff)?)),
         })
         .collect()
@@ -349,7 +349,10 @@ fn moe(raw: &RawConfig, family: &Family, mlp: &dyn Fn(&Field<u64>) -> Result<Mlp
         RouterKind::SparseMixer => {
             return Err(raw.fault(
                 &raw.experts_used.name,
-                Fault::Contradiction { found: k.to_string(), other: "SparseMixer routing, which picks 2".into() },
+                Fault::Contradiction {
+                    found: k.to_string(),
+                    other: "SparseMixer routing, which picks 2".into(),
+                },
             ));
         }
     };

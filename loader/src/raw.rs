@@ -151,7 +151,13 @@ impl RawConfig {
     }
 
     /// One value for all layers or one per layer, within bounds.
-    pub fn per_layer(&self, field: &Field<Vec<u64>>, layers: usize, low: u64, high: u64) -> Result<Vec<usize>> {
+    pub fn per_layer(
+        &self,
+        field: &Field<Vec<u64>>,
+        layers: usize,
+        low: u64,
+        high: u64,
+    ) -> Result<Vec<usize>> {
         let values = field.value.as_deref().ok_or_else(|| self.missing(&field.name))?;
         let one = values.len() == 1;
         if !one && values.len() != layers {

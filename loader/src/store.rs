@@ -80,7 +80,9 @@ impl TensorStore {
         let unused = catalog
             .tensors()
             .iter()
-            .filter(|t| !used.contains(t.name.as_str()) && !IGNORED_SUFFIXES.iter().any(|s| t.name.ends_with(s)))
+            .filter(|t| {
+                !used.contains(t.name.as_str()) && !IGNORED_SUFFIXES.iter().any(|s| t.name.ends_with(s))
+            })
             .map(|t| t.name.clone())
             .collect();
         Ok(Self { catalog, dense, experts, unused })
@@ -106,9 +108,12 @@ impl TensorStore {
 
     /// The weights of a matrix, as they lie in the file.
     pub fn view(&self, matrix: &MatrixRef) -> QMatrix<'_> {
-        let file = self.catalog.files().get(matrix.file).expect("a reference of this store names one of its files");
-        let bytes = file.range(matrix.offset, matrix.bytes).expect("references were checked when they were made");
-        QMatrix::new(matrix.format, matrix.rows, matrix.cols, bytes).expect("references carry consistent sizes")
+        let file =
+            self.catalog.files().get(matrix.file).expect("a reference of this store names one of its files");
+        let bytes =
+            file.range(matrix.offset, matrix.bytes).expect("references were checked when they were made");
+        QMatrix::new(matrix.format, matrix.rows, matrix.cols, bytes)
+            .expect("references carry consistent sizes")
     }
 
     /// A role's values in f32, e.g. a norm weight.
@@ -122,7 +127,8 @@ impl TensorStore {
         if let Some(index) = out.iter().position(|v| !v.is_finite()) {
             let found = if out.get(index).is_some_and(|v| v.is_nan()) { "NaN" } else { "infinity" };
             let fault = Fault::NotFinite { found, index: u64::try_from(index).unwrap_or(u64::MAX) };
-            let path = self.catalog.files().get(matrix.file).map_or_else(Default::default, |f| f.path().to_owned());
+            let path =
+                self.catalog.files().get(matrix.file).map_or_else(Default::default, |f| f.path().to_owned());
             return Err(LoadError::malformed(&path, role.to_string(), fault));
         }
         Ok(out)
@@ -245,7 +251,11 @@ impl<'a> Resolver<'a> {
         let rule = self.names.iter().find(|rule| rule.spells(role));
         let name = rule.map_or_else(|| role.to_string(), |rule| rule.name(role, expert));
         let path = self.catalog.files().first().map_or_else(Default::default, |f| f.path().to_owned());
-        LoadError::malformed(&path, format!("tensor {name}"), Fault::Missing { hint: "; the file is not complete" })
+        LoadError::malformed(
+            &path,
+            format!("tensor {name}"),
+            Fault::Missing { hint: "; the file is not complete" },
+        )
     }
 
     /// A matrix outside the expert banks; a vector is one row.
@@ -258,7 +268,13 @@ impl<'a> Resolver<'a> {
         self.rows_of(tensor, rule.rows, rows, cols, 0)
     }
 
-    fn experts(&mut self, layer: usize, count: usize, expert: MlpSpec, d_model: usize) -> Result<Vec<MlpRef>> {
+    fn experts(
+        &mut self,
+        layer: usize,
+        count: usize,
+        expert: MlpSpec,
+        d_model: usize,
+    ) -> Result<Vec<MlpRef>> {
         let mut part = |part: Part, rows: usize, cols: usize| -> Result<Vec<MatrixRef>> {
             let role = Role::Layer(layer, LayerTensor::Experts(part));
             let (rule, bank) = self.find(role, 0).ok_or_else(|| self.missing(role, 0))?;
@@ -291,7 +307,14 @@ impl<'a> Resolver<'a> {
     }
 
     /// A run of rows of (one expert of) a tensor whose shape has been checked.
-    fn rows_of(&self, tensor: &TensorInfo, take: Rows, rows: usize, cols: usize, expert: usize) -> Result<MatrixRef> {
+    fn rows_of(
+        &self,
+        tensor: &TensorInfo,
+        take: Rows,
+        rows: usize,
+        cols: usize,
+        expert: usize,
+    ) -> Result<MatrixRef> {
         let path = self.catalog.path(tensor);
         let format = tensor.known_format(path)?;
         let overflow = || LoadError::malformed(path, format!("tensor {}", tensor.name), Fault::Overflow);

@@ -66,7 +66,8 @@ impl Attention {
             rms_in_place(compute.kernels, k, &self.k_norm, eps, tmp);
         }
         let (q_width, kv_width) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        let tokens_qkv = q.chunks_exact_mut(q_width).zip(k.chunks_exact_mut(kv_width)).zip(v.chunks_exact(kv_width));
+        let tokens_qkv =
+            q.chunks_exact_mut(q_width).zip(k.chunks_exact_mut(kv_width)).zip(v.chunks_exact(kv_width));
         for (token, ((q, k), v)) in tokens_qkv.enumerate() {
             if let Some((rope, angles)) = self.rope.map(|index| &ropes[index]) {
                 rope.rotate(q, spec.head_dim, angles, token);

@@ -40,7 +40,14 @@ impl MlpView<'_> {
     }
 
     /// `out[r, t]` of the block, `[d_model, tokens]`; `x` is `[tokens, d_model]`.
-    pub fn forward_by_rows(&self, compute: Compute<'_>, x: &[f32], tokens: usize, s: &mut MlpScratch, out: &mut [f32]) {
+    pub fn forward_by_rows(
+        &self,
+        compute: Compute<'_>,
+        x: &[f32],
+        tokens: usize,
+        s: &mut MlpScratch,
+        out: &mut [f32],
+    ) {
         let d_ff = self.gate.rows();
         let hidden = &mut s.hidden[..d_ff * tokens];
         let gate = &mut s.gate[..d_ff * tokens];

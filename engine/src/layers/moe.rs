@@ -47,7 +47,12 @@ impl Mlp {
     /// The matrices, ready to multiply with.
     pub fn view<'a>(&self, compute: Compute<'a>) -> MlpView<'a> {
         let view = |matrix| compute.tensors.view(matrix);
-        MlpView { gate: view(&self.gate), up: view(&self.up), down: view(&self.down), activation: self.activation }
+        MlpView {
+            gate: view(&self.gate),
+            up: view(&self.up),
+            down: view(&self.down),
+            activation: self.activation,
+        }
     }
 }
 

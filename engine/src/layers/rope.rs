@@ -29,7 +29,9 @@ impl Rope {
         let plain = |i: usize| f64::from(spec.theta).powf(-((2 * i) as f64) / spec.dim as f64);
         let (frequencies, magnitude): (Vec<f64>, f32) = match &spec.scaling {
             RopeScaling::None => ((0..half).map(plain).collect(), 1.0),
-            RopeScaling::Linear { factor } => ((0..half).map(|i| plain(i) / f64::from(*factor)).collect(), 1.0),
+            RopeScaling::Linear { factor } => {
+                ((0..half).map(|i| plain(i) / f64::from(*factor)).collect(), 1.0)
+            }
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
                 let ramp = Llama3Ramp {
                     factor: f64::from(*factor),
@@ -39,7 +41,14 @@ impl Rope {
                 };
                 ((0..half).map(|i| ramp.apply(plain(i))).collect(), 1.0)
             }
-            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, attention_factor, truncate } => {
+            RopeScaling::Yarn {
+                factor,
+                original_context,
+                beta_fast,
+                beta_slow,
+                attention_factor,
+                truncate,
+            } => {
                 let dimension = |rotations: f32| yarn_dimension(spec, *original_context, rotations);
                 let (mut low, mut high) = (dimension(*beta_fast), dimension(*beta_slow));
                 if *truncate {

@@ -46,7 +46,9 @@ pub fn folder(family: &str) -> PathBuf {
 
 pub fn golden(family: &str) -> Golden {
     let file = SafeTensors::open(&folder(family).join("golden.safetensors")).unwrap();
-    let ids = |name: &str| file.i32s(name).unwrap().1.iter().map(|&id| id.try_into().unwrap()).collect::<Vec<u32>>();
+    let ids = |name: &str| {
+        file.i32s(name).unwrap().1.iter().map(|&id| id.try_into().unwrap()).collect::<Vec<u32>>()
+    };
     let routes = (0..64).filter_map(|layer| {
         let name = format!("router.{layer}");
         file.catalog().get(&name).map(|_| (layer, ids(&name)))
