@@ -5,7 +5,8 @@
 use crate::catalog::{Catalog, TensorInfo};
 use crate::error::{Fault, LoadError, Result};
 use crate::gguf::{Metadata, Value};
-use crate::raw::{Field, RawConfig, RawRope};
+use crate::gguf_keys::yarn_magnitude;
+use crate::raw::{Field, RawConfig, RawRope, narrow};
 use crate::roles::{LayerTensor, Role, gguf_name};
 
 /// Reads the metadata and tensor list of a GGUF file.
@@ -52,7 +53,7 @@ pub fn read(meta: &Metadata, catalog: &Catalog) -> Result<RawConfig> {
             high_freq_factor: Field::absent(),
             beta_fast: k.f64("rope.scaling.yarn_beta_fast")?,
             beta_slow: k.f64("rope.scaling.yarn_beta_slow")?,
-            attention_factor: k.f64("rope.scaling.attn_factor")?,
+            attention_factor: attention_factor(&k)?,
             truncate: Field::absent(),
             short_divisors: numbers(catalog, Role::RopeShort)?,
             long_divisors: numbers(catalog, Role::RopeLong)?,
@@ -109,6 +110,17 @@ fn moe_layers(catalog: &Catalog, layers: &Field<u64>) -> Field<Vec<bool>> {
     // A file with no router at all is either dense or broken; the lowering tells by the expert count.
     let value = list.filter(|l| l.iter().any(|&moe| moe));
     Field::new("blk.*.ffn_gate_inp.weight", value)
+}
+
+/// GGUF readers multiply the factor of YaRN files with the scheme's own; of others it stands for itself.
+fn attention_factor(keys: &Keys<'_>) -> Result<Field<f64>> {
+    let mut field = keys.f64("rope.scaling.attn_factor")?;
+    if keys.str("rope.scaling.type")?.value.as_deref() == Some("yarn") {
+        let factor = keys.f64("rope.scaling.factor")?.value.unwrap_or(1.0);
+        let own = f64::from(yarn_magnitude(narrow(factor)));
+        field.value = Some(field.value.unwrap_or(1.0) * own);
+    }
+    Ok(field)
 }
 
 /// A small float tensor that is configuration rather than weight.

@@ -39,6 +39,15 @@ pub struct MlpRef {
 }
 
 impl MlpRef {
+    /// One of the three.
+    pub fn part(&self, part: Part) -> &MatrixRef {
+        match part {
+            Part::Gate => &self.gate,
+            Part::Up => &self.up,
+            Part::Down => &self.down,
+        }
+    }
+
     /// Bytes of the three together.
     pub fn bytes(&self) -> u64 {
         self.gate.bytes + self.up.bytes + self.down.bytes

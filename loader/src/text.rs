@@ -7,12 +7,12 @@ use serde_json::Value;
 
 use crate::chat::ChatTemplate;
 use crate::error::{Fault, LoadError, Result};
-use crate::gguf::Metadata;
+use crate::gguf::{Array, Metadata, Value as Entry};
 use crate::load::{LoadedModel, Source};
 use crate::tokenizer::{GgufVocab, Tokenizer};
 
 /// The metadata key of a GGUF file's chat template.
-const TEMPLATE_KEY: &str = "tokenizer.chat_template";
+pub(crate) const TEMPLATE_KEY: &str = "tokenizer.chat_template";
 
 /// What turns text into tokens and back.
 #[derive(Debug)]
@@ -156,4 +156,30 @@ fn gguf_vocab(metadata: &Metadata) -> Result<GgufVocab> {
         remove_extra_whitespaces: metadata.bool(&key("remove_extra_whitespaces"))?,
         precompiled_charsmap: metadata.u8s(&key("precompiled_charsmap"))?,
     })
+}
+
+/// A vocabulary as the keys that [`gguf_vocab`] reads.
+pub(crate) fn vocab_keys(vocab: GgufVocab) -> Vec<(String, Entry)> {
+    let id = |id: Option<u32>| id.map(Entry::U32);
+    let strings = |list: Vec<String>| (!list.is_empty()).then_some(Entry::Array(Array::Str(list)));
+    let entries = [
+        ("model", Some(Entry::Str(vocab.model))),
+        ("pre", vocab.pre.map(Entry::Str)),
+        ("tokens", strings(vocab.tokens)),
+        ("scores", (!vocab.scores.is_empty()).then_some(Entry::Array(Array::F32(vocab.scores)))),
+        ("token_type", (!vocab.types.is_empty()).then_some(Entry::Array(Array::I32(vocab.types)))),
+        ("merges", strings(vocab.merges)),
+        ("bos_token_id", id(vocab.bos)),
+        ("eos_token_id", id(vocab.eos)),
+        ("eot_token_id", id(vocab.eot)),
+        ("eom_token_id", id(vocab.eom)),
+        ("unknown_token_id", id(vocab.unk)),
+        ("padding_token_id", id(vocab.pad)),
+        ("add_bos_token", vocab.add_bos.map(Entry::Bool)),
+        ("add_eos_token", vocab.add_eos.map(Entry::Bool)),
+        ("add_space_prefix", vocab.add_space_prefix.map(Entry::Bool)),
+        ("remove_extra_whitespaces", vocab.remove_extra_whitespaces.map(Entry::Bool)),
+        ("precompiled_charsmap", vocab.precompiled_charsmap.map(|bytes| Entry::Array(Array::U8(bytes)))),
+    ];
+    entries.into_iter().filter_map(|(key, value)| Some((format!("tokenizer.ggml.{key}"), value?))).collect()
 }

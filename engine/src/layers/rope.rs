@@ -1,9 +1,6 @@
-//! Rotary position embedding (arXiv 2104.09864) with the long-context variants. Frequencies are fixed at load; the
-//! sines and cosines of a chunk's positions are computed once and shared by all layers with the same rope.
+//! Rotary position embedding (arXiv 2104.09864). Frequencies are fixed at load; the sines and cosines of a chunk's positions are computed once and shared by all layers with the same rope.
 
-use std::f64::consts::TAU;
-
-use moelten_loader::spec::{Pairing, RopeScaling, RopeSpec};
+use moelten_loader::spec::{Pairing, RopeSpec};
 
 /// A rope ready to rotate: frequencies for the context that was chosen.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,54 +22,8 @@ pub struct Angles {
 impl Rope {
     /// The rope of `spec` in a context of `context` tokens.
     pub fn new(spec: &RopeSpec, context: usize) -> Self {
-        let half = spec.dim / 2;
-        let plain = |i: usize| f64::from(spec.theta).powf(-((2 * i) as f64) / spec.dim as f64);
-        let (frequencies, magnitude): (Vec<f64>, f32) = match &spec.scaling {
-            RopeScaling::None => ((0..half).map(plain).collect(), 1.0),
-            RopeScaling::Linear { factor } => {
-                ((0..half).map(|i| plain(i) / f64::from(*factor)).collect(), 1.0)
-            }
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-                let ramp = Llama3Ramp {
-                    factor: f64::from(*factor),
-                    low: f64::from(*low_freq_factor),
-                    high: f64::from(*high_freq_factor),
-                    original: *original_context as f64,
-                };
-                ((0..half).map(|i| ramp.apply(plain(i))).collect(), 1.0)
-            }
-            RopeScaling::Yarn {
-                factor,
-                original_context,
-                beta_fast,
-                beta_slow,
-                attention_factor,
-                truncate,
-            } => {
-                let dimension = |rotations: f32| yarn_dimension(spec, *original_context, rotations);
-                let (mut low, mut high) = (dimension(*beta_fast), dimension(*beta_slow));
-                if *truncate {
-                    (low, high) = (low.floor(), high.ceil());
-                }
-                (low, high) = (low.max(0.0), high.min(spec.dim as f64 - 1.0));
-                let width = if high > low { high - low } else { 0.001 };
-                let blend = |i: usize| {
-                    let interpolated = ((i as f64 - low) / width).clamp(0.0, 1.0);
-                    plain(i) * (1.0 - interpolated) + plain(i) / f64::from(*factor) * interpolated
-                };
-                ((0..half).map(blend).collect(), *attention_factor)
-            }
-            RopeScaling::Factors { divisors } => (divide(divisors, plain), 1.0),
-            RopeScaling::LongRope { short, long, original_context, short_factor, long_factor } => {
-                if context > *original_context {
-                    (divide(long, plain), *long_factor)
-                } else {
-                    (divide(short, plain), *short_factor)
-                }
-            }
-        };
-        let frequencies = frequencies.into_iter().map(|f| f as f32).collect();
-        Self { frequencies, magnitude, pairing: spec.pairing }
+        let frequencies = spec.frequencies(context).into_iter().map(|f| f as f32).collect();
+        Self { frequencies, magnitude: spec.magnitude(context), pairing: spec.pairing }
     }
 
     /// Computes the angles of positions `first..first + tokens`.
@@ -119,40 +70,10 @@ impl Angles {
     }
 }
 
-/// Llama 3.1's blend between divided and kept frequencies.
-struct Llama3Ramp {
-    factor: f64,
-    low: f64,
-    high: f64,
-    original: f64,
-}
-
-impl Llama3Ramp {
-    fn apply(&self, frequency: f64) -> f64 {
-        let wavelength = TAU / frequency;
-        if wavelength < self.original / self.high {
-            frequency
-        } else if wavelength > self.original / self.low {
-            frequency / self.factor
-        } else {
-            let kept = (self.original / wavelength - self.low) / (self.high - self.low);
-            (1.0 - kept) * frequency / self.factor + kept * frequency
-        }
-    }
-}
-
-/// The dimension whose frequency turns `rotations` times over the original context (YaRN, section 3.2).
-fn yarn_dimension(spec: &RopeSpec, original_context: usize, rotations: f32) -> f64 {
-    let turns = original_context as f64 / (f64::from(rotations) * TAU);
-    spec.dim as f64 * turns.ln() / (2.0 * f64::from(spec.theta).ln())
-}
-
-fn divide(divisors: &[f32], plain: impl Fn(usize) -> f64) -> Vec<f64> {
-    divisors.iter().enumerate().map(|(i, &divisor)| plain(i) / f64::from(divisor)).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use moelten_loader::spec::RopeScaling;
+
     use super::*;
 
     fn spec(pairing: Pairing, scaling: RopeScaling) -> RopeSpec {
