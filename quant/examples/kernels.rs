@@ -16,14 +16,17 @@ fn main() {
     let (rows, cols) = (size(0, 1536), size(1, 2048));
     let only = args.get(2).map(|name| Format::from_name(name).expect("FORMAT is the name of a format"));
 
-    println!("{rows} x {cols}, one core; Gw/s: billions of weights, GB/s: bytes of weights, GF/s: 2 x products");
+    println!(
+        "{rows} x {cols}, one core; Gw/s: billions of weights, GB/s: bytes of weights, GF/s: 2 x products"
+    );
     println!("tier    format     1: Gw/s   GB/s |    4: GF/s |   16: GF/s |   64: GF/s");
     for isa in Isa::available() {
         let kernels = Kernels::for_isa(isa).expect("the tier is available");
         for format in Format::ALL.into_iter().filter(|&f| only.is_none_or(|only| only == f)) {
             let Some(row_bytes) = format.row_bytes(cols) else { continue };
             let bytes = weights(format, rows * row_bytes);
-            let matrix = QMatrix::new(format, rows, cols, &bytes).expect("the length was computed from the shape");
+            let matrix =
+                QMatrix::new(format, rows, cols, &bytes).expect("the length was computed from the shape");
             let rates = TOKENS.map(|tokens| {
                 let (x, mut out) = (vec![0.5; tokens * cols], vec![0.0; tokens * rows]);
                 let seconds = time(|| kernels.matmul(black_box(matrix), &x, tokens, black_box(&mut out)));

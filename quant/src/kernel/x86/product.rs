@@ -43,7 +43,12 @@ pub(super) unsafe fn unpack<L: Lanes, U: Unpack>(bytes: &[u8], out: &mut [f32]) 
     let units = out.len() / U::LEN;
     for unit in 0..units {
         // SAFETY: `unit` is within both slices, whose lengths agree.
-        unsafe { U::unpack::<L>(bytes.as_ptr().add(unit * U::BYTES), &mut Store(out.as_mut_ptr().add(unit * U::LEN))) };
+        unsafe {
+            U::unpack::<L>(
+                bytes.as_ptr().add(unit * U::BYTES),
+                &mut Store(out.as_mut_ptr().add(unit * U::LEN)),
+            )
+        };
     }
     if !out.len().is_multiple_of(U::LEN) {
         decode(U::FORMAT, &bytes[units * U::BYTES..], &mut out[units * U::LEN..]);
@@ -71,7 +76,12 @@ pub(super) unsafe fn fused<L: Lanes, U: Unpack>(w: QMatrix<'_>, x: &[f32], out: 
 /// # Safety
 /// As [`fused`], with rows `row .. row + R` in the matrix.
 #[inline(always)]
-unsafe fn fused_rows<L: Lanes, U: Unpack, const R: usize>(w: QMatrix<'_>, row: usize, x: &[f32], out: &mut [f32; R]) {
+unsafe fn fused_rows<L: Lanes, U: Unpack, const R: usize>(
+    w: QMatrix<'_>,
+    row: usize,
+    x: &[f32],
+    out: &mut [f32; R],
+) {
     let units = x.len() / U::LEN;
     // SAFETY: the rows exist, each has `units` units and `x` as many times `LEN` activations; the tail reads only
     // what `rest` says.
