@@ -44,11 +44,21 @@ pub(super) unsafe fn unpack<L: Lanes, U: Unpack>(bytes: &[u8], out: &mut [f32]) 
     for unit in 0..units {
         // SAFETY: `unit` is within both slices, whose lengths agree.
         unsafe {
+<<<<<<< HEAD
             U::unpack::<L>(
                 bytes.as_ptr().add(unit * U::BYTES),
                 &mut Store(out.as_mut_ptr().add(unit * U::LEN)),
             )
         };
+=======
+            let bytes = bytes.as_ptr().add(unit * U::BYTES);
+            let out = out.as_mut_ptr().add(unit * U::LEN);
+            let head = U::head::<L>(bytes);
+            for part in 0..U::PARTS {
+                U::part::<L>(bytes, &head, part, &mut Store(out.add(part * (U::LEN / U::PARTS))));
+            }
+        }
+>>>>>>> quant
     }
     if !out.len().is_multiple_of(U::LEN) {
         decode(U::FORMAT, &bytes[units * U::BYTES..], &mut out[units * U::LEN..]);
@@ -90,10 +100,18 @@ unsafe fn fused_rows<L: Lanes, U: Unpack, const R: usize>(
         let mut acc = [L::splat(0.0); R];
         for unit in 0..units {
             let x = x.as_ptr().add(unit * U::LEN);
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let mut sink = MultiplyAdd::<L> { x, acc: *acc };
-                U::unpack::<L>(bytes.add(r * w.row_bytes() + unit * U::BYTES), &mut sink);
-                *acc = sink.acc;
+            let bytes: [_; R] = std::array::from_fn(|r| bytes.add(r * w.row_bytes() + unit * U::BYTES));
+            let mut heads = [U::head::<L>(bytes[0]); R];
+            for r in 1..R {
+                heads[r] = U::head::<L>(bytes[r]);
+            }
+            for part in 0..U::PARTS {
+                let x = x.add(part * (U::LEN / U::PARTS));
+                for r in 0..R {
+                    let mut sink = MultiplyAdd::<L> { x, acc: acc[r] };
+                    U::part::<L>(bytes[r], &heads[r], part, &mut sink);
+                    acc[r] = sink.acc;
+                }
             }
         }
         let rest = &x[units * U::LEN..];

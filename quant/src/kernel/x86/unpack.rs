@@ -19,34 +19,57 @@ pub(super) trait Sink<L: Lanes> {
     unsafe fn put(&mut self, at: usize, weights: L::V);
 }
 
-/// A format that can be unpacked.
+/// A format that can be unpacked. A unit of weights comes in parts of at most 64, so that a product can go from row to
+/// row after each: the additions of one row wait for each other, those of another need not.
 pub(super) trait Unpack {
     /// Which one.
     const FORMAT: Format;
-    /// Weights unpacked at once: a block, or 32 plain floats.
+    /// Weights of a unit: a block, or 32 plain floats.
     const LEN: usize = if Self::FORMAT.block_len() == 1 { 32 } else { Self::FORMAT.block_len() };
-    /// Bytes of these.
+    /// Bytes of a unit.
     const BYTES: usize = Self::LEN / Self::FORMAT.block_len() * Self::FORMAT.block_bytes();
+    /// Parts of a unit.
+    const PARTS: usize = Self::LEN.div_ceil(64);
+    /// What all parts need: the scales.
+    type Head: Copy;
 
-    /// Unpacks [`Unpack::LEN`] weights.
+    /// Reads the scales of a unit.
     ///
     /// # Safety
-    /// As [`Lanes`], with `block` good for reading [`Unpack::BYTES`].
-    unsafe fn unpack<L: Lanes>(block: *const u8, sink: &mut impl Sink<L>);
+    /// As [`Lanes`], with `unit` good for reading [`Unpack::BYTES`].
+    unsafe fn head<L: Lanes>(unit: *const u8) -> Self::Head;
+
+    /// Unpacks part `part` of a unit: `LEN / PARTS` weights.
+    ///
+    /// # Safety
+    /// As [`Unpack::head`], which read `head` from the same unit; `part < PARTS`.
+    unsafe fn part<L: Lanes>(unit: *const u8, head: &Self::Head, part: usize, sink: &mut impl Sink<L>);
 }
 
-/// Declares the formats. Each body has `block`, `sink` and `L`, and runs in an unsafe block.
+/// Declares the formats: the type of the head, how it is read from `$unit`, and a part. The bodies run in unsafe blocks.
 macro_rules! formats {
-    ($($format:ident |$block:ident, $sink:ident| $body:block)*) => {$(
+    ($(
+        $format:ident: $head:ty;
+        |$unit:ident| $read_head:block
+        |$scales:pat_param, $part:pat_param, $sink:ident| $body:block
+    )*) => {$(
         pub(super) struct $format;
 
         impl Unpack for $format {
             const FORMAT: Format = Format::$format;
+            type Head = $head;
 
             #[inline(always)]
-            unsafe fn unpack<L: Lanes>($block: *const u8, $sink: &mut impl Sink<L>) {
-                // SAFETY: the caller vouches for the instructions and for `BYTES` bytes; every read below is within
-                // the block as `decode` lays it out.
+            #[allow(clippy::unused_unit, unused_unsafe, unused_variables, reason = "plain floats have no scales")]
+            unsafe fn head<L: Lanes>($unit: *const u8) -> Self::Head {
+                // SAFETY: the caller vouches for the instructions and for `BYTES` bytes; every read is within the
+                // unit as `decode` lays it out.
+                unsafe { $read_head }
+            }
+
+            #[inline(always)]
+            unsafe fn part<L: Lanes>($unit: *const u8, $scales: &$head, $part: usize, $sink: &mut impl Sink<L>) {
+                // SAFETY: as above.
                 unsafe { $body }
             }
         }
@@ -54,101 +77,145 @@ macro_rules! formats {
 }
 
 formats! {
-    F32 |block, sink| {
+    F32: ();
+    |unit| { () }
+    |(), _, sink| {
         for at in (0..32).step_by(L::N) {
-            sink.put(at, L::load(block.cast::<f32>().add(at)));
+            sink.put(at, L::load(unit.cast::<f32>().add(at)));
         }
     }
-    F16 |block, sink| {
+
+    F16: ();
+    |unit| { () }
+    |(), _, sink| {
         for at in (0..32).step_by(L::N) {
-            sink.put(at, L::load_f16(block.cast::<u16>().add(at)));
+            sink.put(at, L::load_f16(unit.cast::<u16>().add(at)));
         }
     }
-    BF16 |block, sink| {
+
+    BF16: ();
+    |unit| { () }
+    |(), _, sink| {
         for at in (0..32).step_by(L::N) {
-            sink.put(at, L::load_bf16(block.cast::<u16>().add(at)));
+            sink.put(at, L::load_bf16(unit.cast::<u16>().add(at)));
         }
     }
-    Q4_0 |block, sink| {
-        let codes = _mm256_sub_epi8(nibbles(block.add(2)), _mm256_set1_epi8(8));
-        scaled::<L>(sink, 0, codes, [half(block); 2]);
+
+    Q4_0: f32;
+    |unit| { half(unit) }
+    |&d, _, sink| {
+        let codes = _mm256_sub_epi8(nibbles(unit.add(2)), _mm256_set1_epi8(8));
+        scaled::<L>(sink, 0, codes, [d; 2]);
     }
-    Q4_1 |block, sink| {
-        affine::<L>(sink, 0, nibbles(block.add(4)), [half(block); 2], [-half(block.add(2)); 2]);
+
+    Q4_1: [f32; 2];
+    |unit| { [half(unit), half(unit.add(2))] }
+    |&[d, m], _, sink| { affine::<L>(sink, 0, nibbles(unit.add(4)), [d; 2], [-m; 2]); }
+
+    Q5_0: f32;
+    |unit| { half(unit) }
+    |&d, _, sink| {
+        let codes = _mm256_or_si256(nibbles(unit.add(6)), fifth_bits(unit.add(2)));
+        scaled::<L>(sink, 0, _mm256_sub_epi8(codes, _mm256_set1_epi8(16)), [d; 2]);
     }
-    Q5_0 |block, sink| {
-        let codes = _mm256_or_si256(nibbles(block.add(6)), fifth_bits(block.add(2)));
-        scaled::<L>(sink, 0, _mm256_sub_epi8(codes, _mm256_set1_epi8(16)), [half(block); 2]);
+
+    Q5_1: [f32; 2];
+    |unit| { [half(unit), half(unit.add(2))] }
+    |&[d, m], _, sink| {
+        let codes = _mm256_or_si256(nibbles(unit.add(8)), fifth_bits(unit.add(4)));
+        affine::<L>(sink, 0, codes, [d; 2], [-m; 2]);
     }
-    Q5_1 |block, sink| {
-        let codes = _mm256_or_si256(nibbles(block.add(8)), fifth_bits(block.add(4)));
-        affine::<L>(sink, 0, codes, [half(block); 2], [-half(block.add(2)); 2]);
-    }
-    Q8_0 |block, sink| {
-        scaled::<L>(sink, 0, load(block.add(2)), [half(block); 2]);
-    }
-    Q2K |block, sink| {
-        let scales = _mm_loadu_si128(block.cast());
+
+    Q8_0: f32;
+    |unit| { half(unit) }
+    |&d, _, sink| { scaled::<L>(sink, 0, load(unit.add(2)), [d; 2]); }
+
+    Q2K: [[f32; 16]; 2];
+    |unit| {
+        let scales = _mm_loadu_si128(unit.cast());
         let low = _mm_set1_epi8(15);
-        let d = sixteen::<L>(_mm_and_si128(scales, low), half(block.add(80)));
-        let m = sixteen::<L>(_mm_and_si128(_mm_srli_epi16::<4>(scales), low), half(block.add(82)));
-        for group in 0..8 {
-            let q = bits(load(block.add(16 + group / 4 * 32)), group % 4 * 2, 3);
-            affine::<L>(sink, group * 32, q, pair(&d, group), pair(&m, group));
+        [
+            sixteen::<L>(_mm_and_si128(scales, low), half(unit.add(80))),
+            sixteen::<L>(_mm_and_si128(_mm_srli_epi16::<4>(scales), low), half(unit.add(82))),
+        ]
+    }
+    |[d, m], part, sink| {
+        let packed = shift(load(unit.add(16 + part / 2 * 32)), part % 2 * 4);
+        for i in 0..2 {
+            let group = part * 2 + i;
+            affine::<L>(sink, i * 32, bits(packed, i * 2, 3), pair(d, group), pair(m, group));
         }
     }
-    Q3K |block, sink| {
-        let scales = q3_k_scales(&block.add(96).cast::<[u8; 12]>().read());
-        let d = sixteen::<L>(_mm_loadu_si128(scales.as_ptr().cast()), half(block.add(108)));
-        let high = load(block);
-        for group in 0..8 {
-            let q = bits(load(block.add(32 + group / 4 * 32)), group % 4 * 2, 3);
+
+    Q3K: [f32; 16];
+    |unit| {
+        let scales = q3_k_scales(&unit.add(96).cast::<[u8; 12]>().read());
+        sixteen::<L>(_mm_loadu_si128(scales.as_ptr().cast()), half(unit.add(108)))
+    }
+    |d, part, sink| {
+        let packed = shift(load(unit.add(32 + part / 2 * 32)), part % 2 * 4);
+        let high = shift(load(unit), part * 2);
+        for i in 0..2 {
             // The high bit as bit 2, then minus 4: the same as minus 4 unless it is set.
-            let q = _mm256_or_si256(q, _mm256_slli_epi16::<2>(bits(high, group, 1)));
-            scaled::<L>(sink, group * 32, _mm256_sub_epi8(q, _mm256_set1_epi8(4)), pair(&d, group));
+            let q = _mm256_or_si256(bits(packed, i * 2, 3), _mm256_slli_epi16::<2>(bits(high, i, 1)));
+            scaled::<L>(sink, i * 32, _mm256_sub_epi8(q, _mm256_set1_epi8(4)), pair(d, part * 2 + i));
         }
     }
-    Q4K |block, sink| {
-        let (d, m) = k_heads::<L>(block);
-        for group in 0..8 {
-            let q = bits(load(block.add(16 + group / 2 * 32)), group % 2 * 4, 15);
-            affine::<L>(sink, group * 32, q, [d[group]; 2], [m[group]; 2]);
+
+    Q4K: [[f32; 16]; 2];
+    |unit| { k_head::<L>(unit) }
+    |[d, m], part, sink| {
+        let packed = load(unit.add(16 + part * 32));
+        for i in 0..2 {
+            let group = part * 2 + i;
+            affine::<L>(sink, i * 32, bits(packed, i * 4, 15), [d[group]; 2], [m[group]; 2]);
         }
     }
-    Q5K |block, sink| {
-        let (d, m) = k_heads::<L>(block);
-        let high = load(block.add(16));
-        for group in 0..8 {
-            let q = bits(load(block.add(48 + group / 2 * 32)), group % 2 * 4, 15);
-            let q = _mm256_or_si256(q, _mm256_slli_epi16::<4>(bits(high, group, 1)));
-            affine::<L>(sink, group * 32, q, [d[group]; 2], [m[group]; 2]);
+
+    Q5K: [[f32; 16]; 2];
+    |unit| { k_head::<L>(unit) }
+    |[d, m], part, sink| {
+        let packed = load(unit.add(48 + part * 32));
+        let high = shift(load(unit.add(16)), part * 2);
+        for i in 0..2 {
+            let group = part * 2 + i;
+            let q = _mm256_or_si256(bits(packed, i * 4, 15), _mm256_slli_epi16::<4>(bits(high, i, 1)));
+            affine::<L>(sink, i * 32, q, [d[group]; 2], [m[group]; 2]);
         }
     }
-    Q6K |block, sink| {
-        let d = sixteen::<L>(_mm_loadu_si128(block.add(192).cast()), half(block.add(208)));
-        for group in 0..8 {
-            let (part, at) = (group / 4, group % 4);
-            let q = bits(load(block.add(part * 64 + at % 2 * 32)), at / 2 * 4, 15);
-            let high = bits(load(block.add(128 + part * 32)), at * 2, 3);
-            let q = _mm256_or_si256(q, _mm256_slli_epi16::<4>(high));
-            scaled::<L>(sink, group * 32, _mm256_sub_epi8(q, _mm256_set1_epi8(32)), pair(&d, group));
+
+    Q6K: [f32; 16];
+    |unit| { sixteen::<L>(_mm_loadu_si128(unit.add(192).cast()), half(unit.add(208))) }
+    |d, part, sink| {
+        let high = shift(load(unit.add(128 + part / 2 * 32)), part % 2 * 4);
+        for i in 0..2 {
+            let low = bits(load(unit.add(part / 2 * 64 + i * 32)), part % 2 * 4, 15);
+            let q = _mm256_or_si256(low, _mm256_slli_epi16::<4>(bits(high, i * 2, 3)));
+            scaled::<L>(sink, i * 32, _mm256_sub_epi8(q, _mm256_set1_epi8(32)), pair(d, part * 2 + i));
         }
     }
-    Iq4Nl |block, sink| {
-        scaled::<L>(sink, 0, look_up(&IQ4_VALUES, nibbles(block.add(2))), [half(block); 2]);
-    }
-    Iq4Xs |block, sink| {
+
+    Iq4Nl: f32;
+    |unit| { half(unit) }
+    |&d, _, sink| { scaled::<L>(sink, 0, look_up(&IQ4_VALUES, nibbles(unit.add(2))), [d; 2]); }
+
+    Iq4Xs: [f32; 16];
+    |unit| {
         let mut scales = [0; 16];
-        scales[..8].copy_from_slice(&iq4_xs_scales(&block.add(2).cast::<[u8; 6]>().read()));
-        let d = sixteen::<L>(_mm_loadu_si128(scales.as_ptr().cast()), half(block));
-        for group in 0..8 {
-            let q = look_up(&IQ4_VALUES, nibbles(block.add(8 + group * 16)));
-            scaled::<L>(sink, group * 32, q, [d[group]; 2]);
+        scales[..8].copy_from_slice(&iq4_xs_scales(&unit.add(2).cast::<[u8; 6]>().read()));
+        sixteen::<L>(_mm_loadu_si128(scales.as_ptr().cast()), half(unit))
+    }
+    |d, part, sink| {
+        for i in 0..2 {
+            let group = part * 2 + i;
+            let q = look_up(&IQ4_VALUES, nibbles(unit.add(8 + group * 16)));
+            scaled::<L>(sink, i * 32, q, [d[group]; 2]);
         }
     }
-    Mxfp4 |block, sink| {
-        scaled::<L>(sink, 0, look_up(&E2M1_DOUBLED, nibbles(block.add(1))), [e8m0_half(block.read()); 2]);
-    }
+
+    Mxfp4: f32;
+    |unit| { e8m0_half(unit.read()) }
+    |&d, _, sink| { scaled::<L>(sink, 0, look_up(&E2M1_DOUBLED, nibbles(unit.add(1))), [d; 2]); }
 }
 
 /// Declares helpers: `#[inline(always)]`, `unsafe` as [`Lanes`], the body in an unsafe block.
@@ -182,10 +249,12 @@ helpers! {
         _mm256_and_si256(both, _mm256_set1_epi8(15))
     }
 
-    /// `bytes >> shift & mask`; the shift is of 16-bit words, so the mask must drop what came from the neighbour.
-    fn bits(bytes: __m256i, shift: usize, mask: i8) -> __m256i {
-        let shifted = _mm256_srl_epi16(bytes, _mm_cvtsi32_si128(shift as i32));
-        _mm256_and_si256(shifted, _mm256_set1_epi8(mask))
+    /// 16-bit words shifted right. The upper bits of each lower byte are its neighbour's: see [`bits`].
+    fn shift(words: __m256i, by: usize) -> __m256i { _mm256_srl_epi16(words, _mm_cvtsi32_si128(by as i32)) }
+
+    /// `bytes >> by & mask`, where the mask drops what the shift of words brought from the neighbouring byte.
+    fn bits(bytes: __m256i, by: usize, mask: i8) -> __m256i {
+        _mm256_and_si256(shift(bytes, by), _mm256_set1_epi8(mask))
     }
 
     /// 4 bytes of bits, bit `i` as 16 in byte `i`.
@@ -214,12 +283,12 @@ helpers! {
     }
 
     /// The 8 scales and 8 minima of a `Q4_K` or `Q5_K` block; the rest of each array is no one's.
-    fn k_heads<L: Lanes>(block: *const u8) -> ([f32; 16], [f32; 16]) {
+    fn k_head<L: Lanes>(block: *const u8) -> [[f32; 16]; 2] {
         let (scales, minima) = k_scales(&block.add(4).cast::<[u8; 12]>().read());
-        (
+        [
             sixteen::<L>(_mm_loadl_epi64(scales.as_ptr().cast()), half(block)),
             sixteen::<L>(_mm_loadl_epi64(minima.as_ptr().cast()), half(block.add(2))),
-        )
+        ]
     }
 }
 
