@@ -1,6 +1,5 @@
 //! From a path as a user gives it to an open model: a file or a folder, told apart by content, not by extension.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Fault, LoadError, Result};
@@ -44,13 +43,16 @@ pub fn open_model(path: &Path) -> Result<ModelFiles> {
 fn open_folder_of(file: &Path) -> Result<ModelFiles> {
     let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = file.file_name().unwrap_or_default();
-    let is_part =
-        name == CONFIG || name == INDEX || Path::new(name).extension() == Some(OsStr::new("safetensors"));
-    if !is_part || !folder.join(CONFIG).exists() {
-        let found = format!("a part of a model, without {CONFIG} beside it");
-        return Err(not_a_model(file, found, "give the folder that holds the whole model"));
-    }
-    open_folder(folder)
+    let weights =
+        name.to_str().is_some_and(|name| name.starts_with("model") && name.ends_with(".safetensors"));
+    let found = if name != CONFIG && name != INDEX && !weights {
+        "not by its name a part of a model".to_owned()
+    } else if !folder.join(CONFIG).exists() {
+        format!("a part of a model, without {CONFIG} beside it")
+    } else {
+        return open_folder(folder);
+    };
+    Err(not_a_model(file, found, "give the folder that holds the whole model"))
 }
 
 fn open_folder(path: &Path) -> Result<ModelFiles> {

@@ -1,6 +1,6 @@
 //! Tokenizers end to end: both sources agree, ids turn back into text, streams never cut a character.
 
-mod common;
+mod vocab;
 
 use moelten_loader::tokenizer::{TokenKind, Tokenizer};
 
@@ -17,7 +17,7 @@ const TEXTS: [&str; 8] = [
 
 #[test]
 fn tiny_tales_loads_and_round_trips() {
-    let Some(dir) = common::shared("models/tiny-tales") else { return };
+    let Some(dir) = vocab::shared("models/tiny-tales") else { return };
     let (tokenizer, notices) = Tokenizer::from_hf_folder(&dir).unwrap();
     assert!(notices.is_empty(), "{notices:?}");
     assert_eq!(tokenizer.end_ids(), [0, 2]);
@@ -35,7 +35,7 @@ fn tiny_tales_loads_and_round_trips() {
 #[test]
 fn real_vocabularies_round_trip() {
     for name in ["deepseek-llm", "gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2"] {
-        let Some(tokenizer) = common::tokenizer(name) else { return };
+        let Some(tokenizer) = vocab::tokenizer(name) else { return };
         for text in TEXTS {
             assert_eq!(tokenizer.decode(&tokenizer.encode_text(text).unwrap()), text, "{name}");
         }

@@ -24,15 +24,10 @@ fn main() {
     for isa in Isa::available() {
         let kernels = Kernels::for_isa(isa).expect("the tier is available");
         for format in Format::ALL.into_iter().filter(|&f| only.is_none_or(|only| only == f)) {
-<<<<<<< HEAD
-            let Some(row_bytes) = format.row_bytes(cols) else { continue };
-            let bytes = weights(format, rows * row_bytes);
-=======
             if !cols.is_multiple_of(format.block_len()) {
                 continue;
             }
             let bytes = weights(format, rows * cols);
->>>>>>> quant
             let matrix =
                 QMatrix::new(format, rows, cols, &bytes).expect("the length was computed from the shape");
             let rates = TOKENS.map(|tokens| {

@@ -14,12 +14,11 @@ use crate::reader::{Reader, Scalar, align_up, len_u64, printable};
 const MAX_ENTRIES: u64 = 1 << 16;
 /// Tensors of one file. The largest models keep fewer than 100,000 in all their files.
 const MAX_TENSORS: u64 = 1 << 18;
-/// Elements of one array: twice the largest vocabulary's merges.
-const MAX_ARRAY: u64 = 1 << 21;
-/// Bytes of one text value; some files carry a whole `tokenizer.json`.
-const MAX_TEXT: u64 = 64 << 20;
-/// Bytes of all metadata of a file.
-const MAX_METADATA: u64 = 128 << 20;
+/// Elements of all arrays of a file together. An empty text takes 8 bytes of the file and three times as many of
+/// ours; the largest vocabularies have a quarter of this many tokens, scores, types and merges.
+const MAX_ELEMENTS: u64 = 1 << 22;
+/// Bytes of all metadata of a file; some carry a whole `tokenizer.json`.
+const MAX_METADATA: u64 = 64 << 20;
 /// Bytes of a key, from the specification.
 const MAX_KEY: u64 = 65_535;
 /// Bytes of a tensor name, from the specification.
@@ -34,8 +33,6 @@ pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
 const ENTRY_BYTES: u64 = 8 + 4 + 1;
 /// A tensor record takes at least this: name length, dimensions, one dimension, type, offset.
 const TENSOR_BYTES: u64 = 8 + 4 + 8 + 4 + 8;
-/// Never reserve more than this ahead of reading.
-const RESERVE: usize = 4096;
 
 /// What a GGUF file says before its tensors' values begin.
 #[derive(Debug, Clone)]
@@ -78,7 +75,7 @@ impl Header {
             return Err(reader.fault_at(counts_at, "n_tensors", fault));
         }
         let alignment = alignment(&metadata)?;
-        let mut records = Vec::with_capacity(usize::try_from(n_tensors).map_or(RESERVE, |n| n.min(RESERVE)));
+        let mut records = Vec::with_capacity(reserve(n_tensors));
         for i in 0..n_tensors {
             records.push(read_tensor(&mut reader, i)?);
         }
@@ -89,6 +86,11 @@ impl Header {
         }
         Ok(Self { version, metadata, tensors, alignment, notices })
     }
+}
+
+/// How many of `count` records to reserve room for: a claim must not cost memory before it is read.
+fn reserve(count: u64) -> usize {
+    usize::try_from(count.min(4096)).expect("4096 fits")
 }
 
 fn read_version(reader: &mut Reader<'_>) -> Result<u32> {
@@ -109,101 +111,107 @@ fn read_version(reader: &mut Reader<'_>) -> Result<u32> {
 }
 
 fn read_metadata(reader: &mut Reader<'_>, count: u64, notices: &mut Vec<String>) -> Result<Metadata> {
+    let mut values = Values { reader, elements_left: MAX_ELEMENTS, lossy: 0, first_lossy: None };
     let mut entries = Vec::new();
-    let mut lossy = Lossy::default();
     for i in 0..count {
-        let key = reader.name(MAX_KEY, format_args!("key {i}"))?.to_owned();
-        let value = read_value(reader, &key, &mut lossy)?;
-        if reader.offset() > MAX_METADATA {
-            let fault = Fault::TooLong { found: reader.offset(), limit: MAX_METADATA };
-            return Err(reader.fault("metadata", fault));
+        let key = values.reader.name(MAX_KEY, format_args!("key {i}"))?;
+        let value = values.value(&printable(key))?;
+        let end = values.reader.offset();
+        if end > MAX_METADATA {
+            return Err(values.reader.fault("metadata", Fault::TooLong { found: end, limit: MAX_METADATA }));
         }
-        entries.push((key, value));
+        entries.push((key.to_owned(), value));
     }
-    if let Some(first) = lossy.first_key {
-        let count = lossy.count;
-        notices.push(format!(
-            "{count} metadata texts are not valid UTF-8, first in {first}; bad bytes replaced"
-        ));
+    if let Values { lossy, first_lossy: Some(first), .. } = values {
+        let what = "metadata texts are not valid UTF-8, first in";
+        notices.push(format!("{lossy} {what} {first}; bad bytes replaced"));
     }
     Metadata::new(reader.path(), entries)
 }
 
-/// Counts the texts that were not UTF-8.
-#[derive(Default)]
-struct Lossy {
-    count: u64,
-    first_key: Option<String>,
+/// Reads values within the limits of one file. `field` is the key as messages show it.
+struct Values<'r, 'a> {
+    reader: &'r mut Reader<'a>,
+    /// Array elements that may still come.
+    elements_left: u64,
+    /// Texts that were not UTF-8.
+    lossy: u64,
+    /// The first key with such a text.
+    first_lossy: Option<String>,
 }
 
-impl Lossy {
-    fn text(&mut self, bytes: &[u8], key: &str) -> String {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => text.to_owned(),
-            Err(_) => {
-                self.count += 1;
-                self.first_key.get_or_insert_with(|| printable(key));
-                String::from_utf8_lossy(bytes).into_owned()
-            }
-        }
+impl Values<'_, '_> {
+    fn value(&mut self, field: &str) -> Result<Value> {
+        let at = self.reader.offset();
+        Ok(match self.reader.scalar::<u32>(field)? {
+            0 => Value::U8(self.reader.scalar(field)?),
+            1 => Value::I8(self.reader.scalar(field)?),
+            2 => Value::U16(self.reader.scalar(field)?),
+            3 => Value::I16(self.reader.scalar(field)?),
+            4 => Value::U32(self.reader.scalar(field)?),
+            5 => Value::I32(self.reader.scalar(field)?),
+            6 => Value::F32(self.reader.scalar(field)?),
+            7 => Value::Bool(read_bool(self.reader, field)?),
+            8 => Value::Str(self.text(field)?),
+            9 => Value::Array(self.array(field)?),
+            10 => Value::U64(self.reader.scalar(field)?),
+            11 => Value::I64(self.reader.scalar(field)?),
+            12 => Value::F64(self.reader.scalar(field)?),
+            found => return Err(self.reader.fault_at(at, field, Fault::UnknownType { found: found.into() })),
+        })
     }
-}
 
-fn read_value(reader: &mut Reader<'_>, key: &str, lossy: &mut Lossy) -> Result<Value> {
-    let shown = printable(key);
-    let at = reader.offset();
-    let kind = reader.scalar::<u32>(&shown)?;
-    Ok(match kind {
-        0 => Value::U8(reader.scalar(shown)?),
-        1 => Value::I8(reader.scalar(shown)?),
-        2 => Value::U16(reader.scalar(shown)?),
-        3 => Value::I16(reader.scalar(shown)?),
-        4 => Value::U32(reader.scalar(shown)?),
-        5 => Value::I32(reader.scalar(shown)?),
-        6 => Value::F32(reader.scalar(shown)?),
-        7 => Value::Bool(read_bool(reader, &shown)?),
-        8 => Value::Str(lossy.text(reader.byte_string(MAX_TEXT, &shown)?, key)),
-        9 => Value::Array(read_array(reader, key, &shown, lossy)?),
-        10 => Value::U64(reader.scalar(shown)?),
-        11 => Value::I64(reader.scalar(shown)?),
-        12 => Value::F64(reader.scalar(shown)?),
-        found => return Err(reader.fault_at(at, shown, Fault::UnknownType { found: found.into() })),
-    })
-}
-
-fn read_array(reader: &mut Reader<'_>, key: &str, shown: &str, lossy: &mut Lossy) -> Result<Array> {
-    fn numbers<T: Scalar>(reader: &mut Reader<'_>, field: &str) -> Result<Vec<T>> {
-        let count = reader.count(MAX_ARRAY, len_u64(T::BYTES), field)?;
-        reader.scalars(count, field)
-    }
-    let at = reader.offset();
-    let kind = reader.scalar::<u32>(shown)?;
-    Ok(match kind {
-        0 => Array::U8(numbers(reader, shown)?),
-        1 => Array::I8(numbers(reader, shown)?),
-        2 => Array::U16(numbers(reader, shown)?),
-        3 => Array::I16(numbers(reader, shown)?),
-        4 => Array::U32(numbers(reader, shown)?),
-        5 => Array::I32(numbers(reader, shown)?),
-        6 => Array::F32(numbers(reader, shown)?),
-        7 => {
-            let count = reader.count(MAX_ARRAY, 1, shown)?;
-            Array::Bool((0..count).map(|_| read_bool(reader, shown)).collect::<Result<_>>()?)
-        }
-        8 => {
-            let count = reader.count(MAX_ARRAY, 8, shown)?;
-            let mut texts = Vec::with_capacity(usize::try_from(count).map_or(RESERVE, |n| n.min(RESERVE)));
-            for _ in 0..count {
-                texts.push(lossy.text(reader.byte_string(MAX_TEXT, shown)?, key));
+    fn array(&mut self, field: &str) -> Result<Array> {
+        let at = self.reader.offset();
+        Ok(match self.reader.scalar::<u32>(field)? {
+            0 => Array::U8(self.numbers(field)?),
+            1 => Array::I8(self.numbers(field)?),
+            2 => Array::U16(self.numbers(field)?),
+            3 => Array::I16(self.numbers(field)?),
+            4 => Array::U32(self.numbers(field)?),
+            5 => Array::I32(self.numbers(field)?),
+            6 => Array::F32(self.numbers(field)?),
+            7 => {
+                let count = self.count(1, field)?;
+                Array::Bool((0..count).map(|_| read_bool(self.reader, field)).collect::<Result<_>>()?)
             }
-            Array::Str(texts)
+            8 => {
+                let count = self.count(8, field)?;
+                let mut texts = Vec::with_capacity(reserve(count));
+                for _ in 0..count {
+                    texts.push(self.text(field)?);
+                }
+                Array::Str(texts)
+            }
+            9 => return Err(self.reader.fault_at(at, field, Fault::TooDeep { limit: 1 })),
+            10 => Array::U64(self.numbers(field)?),
+            11 => Array::I64(self.numbers(field)?),
+            12 => Array::F64(self.numbers(field)?),
+            found => return Err(self.reader.fault_at(at, field, Fault::UnknownType { found: found.into() })),
+        })
+    }
+
+    /// The length of an array whose elements take at least `element_bytes` each.
+    fn count(&mut self, element_bytes: u64, field: &str) -> Result<u64> {
+        let count = self.reader.count(self.elements_left, element_bytes, field)?;
+        self.elements_left -= count;
+        Ok(count)
+    }
+
+    fn numbers<T: Scalar>(&mut self, field: &str) -> Result<Vec<T>> {
+        let count = self.count(len_u64(T::BYTES), field)?;
+        self.reader.scalars(count, field)
+    }
+
+    fn text(&mut self, field: &str) -> Result<String> {
+        let bytes = self.reader.byte_string(MAX_METADATA, field)?;
+        if let Ok(text) = std::str::from_utf8(bytes) {
+            return Ok(text.to_owned());
         }
-        9 => return Err(reader.fault_at(at, shown, Fault::TooDeep { limit: 1 })),
-        10 => Array::U64(numbers(reader, shown)?),
-        11 => Array::I64(numbers(reader, shown)?),
-        12 => Array::F64(numbers(reader, shown)?),
-        found => return Err(reader.fault_at(at, shown, Fault::UnknownType { found: found.into() })),
-    })
+        self.lossy += 1;
+        self.first_lossy.get_or_insert_with(|| field.to_owned());
+        Ok(String::from_utf8_lossy(bytes).into_owned())
+    }
 }
 
 fn read_bool(reader: &mut Reader<'_>, field: &str) -> Result<bool> {

@@ -44,13 +44,6 @@ pub(super) unsafe fn unpack<L: Lanes, U: Unpack>(bytes: &[u8], out: &mut [f32]) 
     for unit in 0..units {
         // SAFETY: `unit` is within both slices, whose lengths agree.
         unsafe {
-<<<<<<< HEAD
-            U::unpack::<L>(
-                bytes.as_ptr().add(unit * U::BYTES),
-                &mut Store(out.as_mut_ptr().add(unit * U::LEN)),
-            )
-        };
-=======
             let bytes = bytes.as_ptr().add(unit * U::BYTES);
             let out = out.as_mut_ptr().add(unit * U::LEN);
             let head = U::head::<L>(bytes);
@@ -58,7 +51,6 @@ pub(super) unsafe fn unpack<L: Lanes, U: Unpack>(bytes: &[u8], out: &mut [f32]) 
                 U::part::<L>(bytes, &head, part, &mut Store(out.add(part * (U::LEN / U::PARTS))));
             }
         }
->>>>>>> quant
     }
     if !out.len().is_multiple_of(U::LEN) {
         decode(U::FORMAT, &bytes[units * U::BYTES..], &mut out[units * U::LEN..]);
