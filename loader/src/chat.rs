@@ -129,37 +129,7 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::new`], and for files that cannot be read.
     pub fn from_hf_folder(dir: &Path) -> Result<Option<Self>> {
-        #[derive(Deserialize)]
-        struct Config {
-            chat_template: Option<Templates>,
-        }
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Templates {
-            One(String),
-            Named(Vec<Named>),
-        }
-        #[derive(Deserialize)]
-        struct Named {
-            name: String,
-            template: String,
-        }
-        let path = dir.join("chat_template.jinja");
-        if let Some(source) = json::read_text(&path, SOURCE_BYTES_MAX as u64)? {
-            return Self::new(&path.display().to_string(), &source).map(Some);
-        }
-        let path = dir.join("tokenizer_config.json");
-        let Some(text) = json::read_text(&path, json::CONFIG_BYTES_MAX)? else { return Ok(None) };
-        let config: Config = json::parse_text(&path, "tokenizer_config.json", &text)?;
-        let source = match config.chat_template {
-            None => return Ok(None),
-            Some(Templates::One(source)) => source,
-            Some(Templates::Named(list)) => match list.into_iter().find(|named| named.name == "default") {
-                Some(named) => named.template,
-                None => return Ok(None),
-            },
-        };
-        Self::new(&path.display().to_string(), &source).map(Some)
+        template_source(dir)?.map(|(name, source)| Self::new(&name, &source)).transpose()
     }
 
     /// Whether a system message reaches the model. Some templates refuse it, some drop it.
@@ -241,6 +211,41 @@ impl ChatTemplate {
             problem,
         }
     }
+}
+
+/// Name and text of the chat template of a Hugging Face folder; `None` if it has none.
+pub(crate) fn template_source(dir: &Path) -> Result<Option<(String, String)>> {
+    #[derive(Deserialize)]
+    struct Config {
+        chat_template: Option<Templates>,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Templates {
+        One(String),
+        Named(Vec<Named>),
+    }
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+        template: String,
+    }
+    let path = dir.join("chat_template.jinja");
+    if let Some(source) = json::read_text(&path, SOURCE_BYTES_MAX as u64)? {
+        return Ok(Some((path.display().to_string(), source)));
+    }
+    let path = dir.join("tokenizer_config.json");
+    let Some(text) = json::read_text(&path, json::CONFIG_BYTES_MAX)? else { return Ok(None) };
+    let config: Config = json::parse_text(&path, "tokenizer_config.json", &text)?;
+    let source = match config.chat_template {
+        None => return Ok(None),
+        Some(Templates::One(source)) => source,
+        Some(Templates::Named(list)) => match list.into_iter().find(|named| named.name == "default") {
+            Some(named) => named.template,
+            None => return Ok(None),
+        },
+    };
+    Ok(Some((path.display().to_string(), source)))
 }
 
 /// What a template can see.

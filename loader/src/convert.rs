@@ -124,10 +124,17 @@ fn outputs(model: &LoadedModel, choose: &dyn Fn(Role) -> Format) -> Result<Vec<O
         let Ffn::Moe(_) = &spec.ffn else { continue };
         for part in Part::ALL {
             let role = Role::Layer(layer, LayerTensor::Experts(part));
-            let parts: Vec<MatrixRef> = tensors.experts(layer).iter().map(|expert| *expert.part(part)).collect();
+            let parts: Vec<MatrixRef> =
+                tensors.experts(layer).iter().map(|expert| *expert.part(part)).collect();
             let Some(first) = parts.first().copied() else { continue };
             let shape = vec![dim(parts.len()), dim(first.rows), dim(first.cols)];
-            out.push(Output::new(tensors, role, shape, choose(role), Values::Matrices { parts, pairs: None })?);
+            out.push(Output::new(
+                tensors,
+                role,
+                shape,
+                choose(role),
+                Values::Matrices { parts, pairs: None },
+            )?);
         }
     }
     Ok(out)
@@ -176,7 +183,8 @@ fn row_pairs(spec: &ModelSpec, role: Role) -> Option<RowPairs> {
     let rotated = matches!(tensor, LayerTensor::Q | LayerTensor::K | LayerTensor::QBias | LayerTensor::KBias);
     let Mixer::Attention(attention) = &spec.layers.get(layer)?.mixer;
     let rope = attention.rope.as_ref()?;
-    let moves = rope.pairing == Pairing::Split && gguf_keys::family_of(spec).gguf_pairing == Pairing::Adjacent;
+    let moves =
+        rope.pairing == Pairing::Split && gguf_keys::family_of(spec).gguf_pairing == Pairing::Adjacent;
     (rotated && moves).then_some(RowPairs { head_dim: attention.head_dim, rope_dim: rope.dim })
 }
 
@@ -227,7 +235,8 @@ fn file_type(outputs: &[Output]) -> Option<u32> {
 
 fn sampling(model: &LoadedModel) -> Result<Vec<(String, Value)>> {
     let hints = model.sampling_hints()?;
-    let float = |key: &str, value: Option<f32>| value.map(|v| (format!("general.sampling.{key}"), Value::F32(v)));
+    let float =
+        |key: &str, value: Option<f32>| value.map(|v| (format!("general.sampling.{key}"), Value::F32(v)));
     let top_k = hints.top_k.and_then(|k| i32::try_from(k).ok());
     let temperature = if hints.greedy { Some(0.0) } else { hints.temperature };
     Ok([
@@ -243,14 +252,25 @@ fn sampling(model: &LoadedModel) -> Result<Vec<(String, Value)>> {
 }
 
 impl Output {
-    fn new(tensors: &TensorStore, role: Role, shape: Vec<u64>, format: Format, values: Values) -> Result<Self> {
+    fn new(
+        tensors: &TensorStore,
+        role: Role,
+        shape: Vec<u64>,
+        format: Format,
+        values: Values,
+    ) -> Result<Self> {
         let cols = shape.last().copied().unwrap_or(0);
         if usize::try_from(cols).ok().and_then(|cols| format.row_bytes(cols)).is_none() {
-            let fault = Fault::PartialBlock { columns: cols, format: format.name(), block: format.block_len() };
+            let fault =
+                Fault::PartialBlock { columns: cols, format: format.name(), block: format.block_len() };
             let path = tensors.catalog().files().first().map_or(Path::new("?"), |file| file.path());
             return Err(LoadError::malformed(path, role.to_string(), fault));
         }
-        Ok(Self { plan: TensorPlan { name: gguf_name(role), storage: Storage::Known(format), shape }, format, values })
+        Ok(Self {
+            plan: TensorPlan { name: gguf_name(role), storage: Storage::Known(format), shape },
+            format,
+            values,
+        })
     }
 
     /// Bytes of its values.

@@ -14,7 +14,10 @@ use crate::spec::{
 /// # Panics
 /// If the spec was not lowered by this crate.
 pub(crate) fn family_of(spec: &ModelSpec) -> &'static Family {
-    FAMILIES.iter().find(|family| family.label == spec.family).expect("every lowered spec carries its family's label")
+    FAMILIES
+        .iter()
+        .find(|family| family.label == spec.family)
+        .expect("every lowered spec carries its family's label")
 }
 
 /// The keys that describe `spec`.

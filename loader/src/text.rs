@@ -123,8 +123,11 @@ fn hints(path: &Path, config: &Value) -> Result<SamplingHints> {
     })
 }
 
-/// The tokenizer keys of the GGUF specification.
-fn gguf_vocab(metadata: &Metadata) -> Result<GgufVocab> {
+/// The tokenizer keys of the GGUF specification (`tokenizer.ggml.*`).
+///
+/// # Errors
+/// Missing keys and values of the wrong type.
+pub fn gguf_vocab(metadata: &Metadata) -> Result<GgufVocab> {
     let key = |suffix: &str| format!("tokenizer.ggml.{suffix}");
     let id = |suffix: &str| -> Result<Option<u32>> {
         let key = key(suffix);

@@ -8,6 +8,7 @@
 //! It never knows weights, and it touches files only in [`Tokenizer::from_hf_folder`].
 
 mod build;
+mod export;
 mod gguf;
 mod hf;
 mod markup;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use tokenizers::{AddedVocabulary, Model, ModelWrapper, NormalizerWrapper, OffsetReferential, OffsetType};
 
 use crate::error::{Fault, LoadError, Result};
+pub use export::{GgufTokenizerExport, gguf_metadata};
 pub use gguf::GgufVocab;
 use markup::Marks;
 pub use markup::Markup;

@@ -85,8 +85,7 @@ pub(super) struct Parts {
 
 /// Checks `parts` and builds the tokenizer.
 pub(super) fn assemble(path: &Path, mut parts: Parts, notices: &mut Vec<String>) -> Result<Tokenizer> {
-    check_sizes(path, &parts)?;
-    check_special_ids(path, &mut parts, notices)?;
+    check(path, &mut parts, notices)?;
     let marks = marks(path, &parts)?;
     let ends = ends(&parts);
     let unspellable = unspellable_bytes(&parts);
@@ -118,6 +117,12 @@ pub(super) fn assemble(path: &Path, mut parts: Parts, notices: &mut Vec<String>)
         adds_eos: parts.adds_eos && parts.eos.is_some(),
         ends,
     })
+}
+
+/// All checks that need no library object; makes control tokens of those that must be.
+pub(super) fn check(path: &Path, parts: &mut Parts, notices: &mut Vec<String>) -> Result<()> {
+    check_sizes(path, parts)?;
+    check_special_ids(path, parts, notices)
 }
 
 /// A vocabulary error.
@@ -251,7 +256,7 @@ fn in_model(kind: TokenKind) -> bool {
     !matches!(kind, TokenKind::Control)
 }
 
-fn model(parts: &Parts) -> std::result::Result<ModelWrapper, String> {
+pub(super) fn model(parts: &Parts) -> std::result::Result<ModelWrapper, String> {
     let unknown = parts.unknown.and_then(|id| parts.pieces.get(id as usize).map(|piece| (id, piece)));
     match &parts.algorithm {
         Algorithm::Bpe { merges, byte_fallback, ignore_merges, fuse_unknown } => {

@@ -259,7 +259,7 @@ fn merges(path: &Path, lines: &[String]) -> Result<Vec<(String, String)>> {
 
 /// The merges that a SentencePiece BPE vocabulary implies: a pair merges if its union is a token, better scores
 /// first; of the ways to make one token, longer left parts first.
-fn derive_merges(path: &Path, pieces: &[Piece], scores: &[f32]) -> Result<Vec<(String, String)>> {
+pub(super) fn derive_merges(path: &Path, pieces: &[Piece], scores: &[f32]) -> Result<Vec<(String, String)>> {
     let ids: HashMap<&str, usize> = pieces
         .iter()
         .enumerate()

@@ -80,7 +80,7 @@ pub(crate) const TABLE: &[PreTokenizer] = &[
     row(&["kimi-k2"], &[KIMI_K2]),
     row(
         &["deepseek-llm"],
-        &["[\r\n]", DEEPSEEK_LLM_WORD, DEEPSEEK_LLM_MARKS, r"\s+$", DEEPSEEK_CJK, r"\p{N}+"],
+        &["[\r\n]", DEEPSEEK_LLM_WORD, DEEPSEEK_LLM_MARKS, r"\s+$", DEEPSEEK_CJK, r"\p{N}"],
     ),
     row(&["deepseek-coder"], &["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", DEEPSEEK_CJK, r"\p{N}"]),
     row(
