@@ -104,7 +104,8 @@ fn a_cancelled_chunk_leaves_the_sequence_as_it_was() {
 fn limits_are_errors_with_numbers() {
     let model = model(&folder("qwen3"), ModelOptions::default());
     let never = AtomicBool::new(false);
-    let mut small = Session::new(model.clone(), SessionOptions { context: Some(8), kv: KvFormat::F16 }).unwrap();
+    let mut small =
+        Session::new(model.clone(), SessionOptions { context: Some(8), kv: KvFormat::F16 }).unwrap();
     let full = small.append(&[3; 9], &never, &mut (), &mut |_| {});
     assert!(matches!(full, Err(EngineError::ContextFull { tokens: 9, context: 8 })));
     let range = small.append(&[3, 320], &never, &mut (), &mut |_| {});
