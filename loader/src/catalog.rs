@@ -60,6 +60,20 @@ pub struct TensorInfo {
     pub bytes: u64,
 }
 
+impl TensorInfo {
+    /// The format, for whoever needs the values; `path` is for the message.
+    ///
+    /// # Errors
+    /// [`LoadError::Unsupported`] when no kernel reads this type.
+    pub fn known_format(&self, path: &Path) -> Result<Format> {
+        self.storage.format().ok_or_else(|| LoadError::Unsupported {
+            path: path.to_owned(),
+            feature: format!("type {} of tensor {}", self.storage, printable(&self.name)),
+            hint: format!("supported are {}", Format::ALL.map(Format::name).join(", ")),
+        })
+    }
+}
+
 /// All tensors of a model and the mapped files that hold them.
 #[derive(Debug)]
 pub struct Catalog {

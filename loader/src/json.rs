@@ -1,8 +1,11 @@
 //! JSON from strangers: size, depth and member count are known before anything is built from it. Knows no field.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Fault, LoadError, Result};
@@ -70,6 +73,40 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: &[u8], max_bytes: u64) -> R
         return fail(Fault::TooDeep { limit: MAX_DEPTH });
     }
     serde_json::from_slice(text).or_else(|error| fail(fault(&error)))
+}
+
+/// Largest of the small configuration files, in bytes.
+pub(crate) const CONFIG_BYTES_MAX: u64 = 16 << 20;
+
+/// Reads a text file of at most `bytes_max` bytes; `None` if there is none.
+pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>> {
+    let io = |source| LoadError::io(path, "read the file", source);
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io(error)),
+    };
+    let metadata = file.metadata().map_err(io)?;
+    if !metadata.is_file() {
+        return Err(LoadError::NotAModel {
+            path: path.to_owned(),
+            found: "not a regular file".to_owned(),
+            hint: "a model folder holds plain files or links to them",
+        });
+    }
+    let mut bytes = Vec::new();
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
+    if len_u64(bytes.len()) > bytes_max {
+        let fault = Fault::TooLong { found: metadata.len().max(len_u64(bytes.len())), limit: bytes_max };
+        return Err(LoadError::malformed(path, "file", fault));
+    }
+    String::from_utf8(bytes).map(Some).map_err(|_| LoadError::malformed(path, "file", Fault::NotUtf8))
+}
+
+/// Parses `text`, the contents of `path`, into a type that may borrow from it. Builds no tree of the whole file:
+/// nested garbage costs no more memory than its text.
+pub(crate) fn parse_text<'a, T: Deserialize<'a>>(path: &Path, field: &str, text: &'a str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| LoadError::malformed(path, field, fault(&error)))
 }
 
 /// A parser error as a fault. The parser's words can quote the text, so control characters are escaped.

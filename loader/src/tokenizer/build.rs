@@ -1,0 +1,337 @@
+//! From the parts of a vocabulary, wherever they came from, to a [`Tokenizer`]: here all checks are made that do
+//! not depend on the file format, and the library's objects are built.
+//!
+//! Control tokens are kept out of the model and out of the merges, so that no text can spell them.
+
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::models::unigram::Unigram;
+use tokenizers::{AddedToken, AddedVocabulary, ModelWrapper, NormalizerWrapper};
+
+use super::markup::{Mark, Marks};
+use super::stages::Stage;
+use super::stream::{Piece, PieceTable, Spelling, byte_of};
+use super::{MERGES_MAX, TOKENS_MAX, TokenKind, Tokenizer};
+use crate::error::{Fault, LoadError, Result};
+
+/// Most bytes of text in all tokens together that are matched in text as they are (control, user-defined).
+const ADDED_BYTES_MAX: usize = 1 << 20;
+/// Longest token, in bytes.
+const PIECE_BYTES_MAX: usize = 64 << 10;
+
+/// Control tokens with these spellings end an answer whether or not the file says so.
+const WELL_KNOWN_ENDS: [&str; 18] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<|end_of_turn|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|eot|>",
+    "<EOT>",
+    "_<EOT>",
+    "<|return|>",
+    "<|call|>",
+    "<end_of_utterance>",
+    "<｜end▁of▁sentence｜>",
+    "<|END_OF_TURN_TOKEN|>",
+    "[e~[",
+];
+
+/// How text becomes pieces.
+#[derive(Debug)]
+pub(super) enum Algorithm {
+    /// Byte-pair encoding; merges in order of rank.
+    Bpe { merges: Vec<(String, String)>, byte_fallback: bool, ignore_merges: bool, fuse_unknown: bool },
+    /// The most likely segmentation; one score per id.
+    Unigram { scores: Vec<f64>, byte_fallback: bool },
+}
+
+/// How a token that is not made by the model is matched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Matching {
+    pub lstrip: bool,
+    pub rstrip: bool,
+    pub single_word: bool,
+    pub normalized: bool,
+}
+
+/// A vocabulary before it is checked and built.
+#[derive(Debug)]
+pub(super) struct Parts {
+    /// By id; an empty text is an id without a token.
+    pub pieces: Vec<Piece>,
+    pub algorithm: Algorithm,
+    pub normalizer: Option<NormalizerWrapper>,
+    pub stages: Vec<Stage>,
+    pub spelling: Spelling,
+    /// Only for tokens that need more than the default.
+    pub matching: HashMap<u32, Matching>,
+    pub bos: Option<u32>,
+    pub eos: Option<u32>,
+    pub unknown: Option<u32>,
+    /// Tokens that end an answer besides `eos`.
+    pub ends: Vec<u32>,
+    pub adds_bos: bool,
+    pub adds_eos: bool,
+}
+
+/// Checks `parts` and builds the tokenizer.
+pub(super) fn assemble(path: &Path, mut parts: Parts, notices: &mut Vec<String>) -> Result<Tokenizer> {
+    check(path, &mut parts, notices)?;
+    let marks = marks(path, &parts)?;
+    let ends = ends(&parts);
+    let unspellable = unspellable_bytes(&parts);
+    if unspellable > 0 {
+        notices.push(format!(
+            "{unspellable} byte values have no token in this vocabulary: characters that need them are lost"
+        ));
+    }
+    let library = |problem: String| vocabulary(path, "tokenizer", problem);
+    // The library indexes with what the file says in some places: a panic is the file's fault.
+    let built = catch_unwind(AssertUnwindSafe(|| {
+        let model = model(&parts)?;
+        let added = added(&parts, &model)?;
+        Ok::<_, String>((model, added))
+    }));
+    let (model, added) =
+        built.map_err(|_| library("made the tokenizer library fail".to_owned()))?.map_err(library)?;
+    Ok(Tokenizer {
+        source: path.to_owned(),
+        table: Arc::new(PieceTable::new(parts.pieces, parts.spelling)),
+        model,
+        normalizer: parts.normalizer,
+        stages: parts.stages,
+        added,
+        marks,
+        bos: parts.bos,
+        eos: parts.eos,
+        adds_bos: parts.adds_bos && parts.bos.is_some(),
+        adds_eos: parts.adds_eos && parts.eos.is_some(),
+        ends,
+    })
+}
+
+/// All checks that need no library object; makes control tokens of those that must be.
+pub(super) fn check(path: &Path, parts: &mut Parts, notices: &mut Vec<String>) -> Result<()> {
+    check_sizes(path, parts)?;
+    check_special_ids(path, parts, notices)
+}
+
+/// A vocabulary error.
+pub(super) fn vocabulary(path: &Path, field: impl Into<String>, problem: String) -> LoadError {
+    LoadError::malformed(path, field, Fault::Vocabulary { problem })
+}
+
+/// An error unless `found` is from 1 to `limit`.
+pub(super) fn check_count(path: &Path, field: &str, found: usize, limit: usize) -> Result<()> {
+    if found == 0 || found > limit {
+        let fault = Fault::OutOfRange { found: found.to_string(), low: 1, high: limit as u64 };
+        return Err(LoadError::malformed(path, field, fault));
+    }
+    Ok(())
+}
+
+fn check_sizes(path: &Path, parts: &Parts) -> Result<()> {
+    check_count(path, "tokens", parts.pieces.len(), TOKENS_MAX)?;
+    let mut seen = HashSet::with_capacity(parts.pieces.len());
+    let mut added_bytes = 0_usize;
+    for (id, piece) in parts.pieces.iter().enumerate() {
+        let text = piece.text.as_str();
+        if text.len() > PIECE_BYTES_MAX {
+            let fault = Fault::TooLong { found: text.len() as u64, limit: PIECE_BYTES_MAX as u64 };
+            return Err(LoadError::malformed(path, format!("token {id}"), fault));
+        }
+        if !text.is_empty() && !seen.insert(text) {
+            return Err(LoadError::malformed(path, format!("token {id} {text:?}"), Fault::Duplicate));
+        }
+        if matches!(piece.kind, TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown) {
+            added_bytes = added_bytes.saturating_add(text.len());
+        }
+        if piece.kind == TokenKind::Byte && byte_of(text).is_none() {
+            let problem = format!("{text:?} is marked as a byte, but is not of the form <0x00> to <0xFF>");
+            return Err(vocabulary(path, format!("token {id}"), problem));
+        }
+    }
+    if added_bytes > ADDED_BYTES_MAX {
+        let fault = Fault::TooLong { found: added_bytes as u64, limit: ADDED_BYTES_MAX as u64 };
+        return Err(LoadError::malformed(path, "control and user-defined tokens", fault));
+    }
+    if let Algorithm::Bpe { merges, .. } = &parts.algorithm
+        && merges.len() > MERGES_MAX
+    {
+        let fault = Fault::OutOfRange { found: merges.len().to_string(), low: 0, high: MERGES_MAX as u64 };
+        return Err(LoadError::malformed(path, "merges", fault));
+    }
+    Ok(())
+}
+
+/// Special ids must exist. Begin and end tokens that look like markup are control tokens, whatever the file
+/// says, or text could spell them.
+fn check_special_ids(path: &Path, parts: &mut Parts, notices: &mut Vec<String>) -> Result<()> {
+    let count = parts.pieces.len();
+    let named = [("bos", parts.bos), ("eos", parts.eos), ("unknown", parts.unknown)];
+    let ends = parts.ends.iter().map(|id| ("end of turn", Some(*id)));
+    for (name, id) in named.into_iter().chain(ends) {
+        let Some(id) = id else { continue };
+        if id as usize >= count {
+            let fault = Fault::OutOfRange { found: id.to_string(), low: 0, high: count as u64 - 1 };
+            return Err(LoadError::malformed(path, format!("{name} token id"), fault));
+        }
+    }
+    let structural: Vec<u32> =
+        parts.bos.into_iter().chain(parts.eos).chain(parts.ends.iter().copied()).collect();
+    for (id, piece) in parts.pieces.iter_mut().enumerate() {
+        let plain = matches!(piece.kind, TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused);
+        let listed = structural.iter().any(|wanted| *wanted as usize == id) && looks_like_markup(&piece.text);
+        if plain && (listed || WELL_KNOWN_ENDS.contains(&piece.text.as_str())) {
+            notices.push(format!(
+                "token {id} {:?} is not marked as a control token; treated as one",
+                piece.text
+            ));
+            piece.kind = TokenKind::Control;
+        }
+    }
+    Ok(())
+}
+
+fn looks_like_markup(text: &str) -> bool {
+    text.len() >= 3
+        && (text.starts_with('<') && text.ends_with('>') || text.starts_with('[') && text.ends_with(']'))
+}
+
+fn marks(path: &Path, parts: &Parts) -> Result<Marks> {
+    let mut marks = Vec::new();
+    for (id, piece) in (0_u32..).zip(&parts.pieces) {
+        if matches!(piece.kind, TokenKind::Control | TokenKind::Unknown) && !piece.text.is_empty() {
+            let Matching { lstrip, rstrip, .. } = parts.matching.get(&id).copied().unwrap_or_default();
+            marks.push(Mark { text: piece.text.clone(), id, lstrip, rstrip });
+        }
+    }
+    Marks::new(marks).map_err(|problem| vocabulary(path, "control tokens", problem))
+}
+
+fn ends(parts: &Parts) -> Vec<u32> {
+    let mut ends: Vec<u32> = parts.ends.iter().copied().chain(parts.eos).collect();
+    let control = |text: &str| {
+        let found =
+            parts.pieces.iter().position(|piece| piece.text == text && piece.kind == TokenKind::Control);
+        found.and_then(|id| u32::try_from(id).ok())
+    };
+    // In gpt-oss vocabularies `<|end|>` closes a message within an answer; `<|return|>` closes the answer.
+    let within_answer = control("<|return|>").and(control("<|call|>")).and(control("<|end|>"));
+    for text in WELL_KNOWN_ENDS {
+        ends.extend(control(text));
+    }
+    ends.retain(|id| Some(*id) != within_answer);
+    ends.sort_unstable();
+    ends.dedup();
+    ends
+}
+
+/// How many bytes of UTF-8 text a byte-level vocabulary has no piece for.
+fn unspellable_bytes(parts: &Parts) -> usize {
+    if parts.spelling != Spelling::ByteLevel || parts.unknown.is_some() {
+        return 0;
+    }
+    let mut missing: HashSet<u8> = (0..=0xbf).chain(0xc2..=0xf4).collect();
+    for piece in &parts.pieces {
+        let mut chars = piece.text.chars();
+        if let (Some(c), None) = (chars.next(), chars.next()) {
+            super::stream::byte_of_char(c).map(|byte| missing.remove(&byte));
+        }
+    }
+    missing.len()
+}
+
+/// Whether the model itself may produce such a token.
+fn in_model(kind: TokenKind) -> bool {
+    !matches!(kind, TokenKind::Control)
+}
+
+pub(super) fn model(parts: &Parts) -> std::result::Result<ModelWrapper, String> {
+    let unknown = parts.unknown.and_then(|id| parts.pieces.get(id as usize).map(|piece| (id, piece)));
+    match &parts.algorithm {
+        Algorithm::Bpe { merges, byte_fallback, ignore_merges, fuse_unknown } => {
+            let vocab: Vocab = (0_u32..)
+                .zip(&parts.pieces)
+                .filter(|(_, piece)| !piece.text.is_empty() && in_model(piece.kind))
+                .map(|(id, piece)| (piece.text.clone(), id))
+                .collect();
+            let control: HashSet<&str> = parts
+                .pieces
+                .iter()
+                .filter(|piece| {
+                    !matches!(piece.kind, TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused)
+                })
+                .map(|piece| piece.text.as_str())
+                .collect();
+            let mut joined = String::new();
+            let merges = merges
+                .iter()
+                .filter(|(left, right)| {
+                    joined.clear();
+                    joined.extend([left.as_str(), right]);
+                    ![left, right, &joined].into_iter().any(|part| control.contains(part.as_str()))
+                })
+                .cloned()
+                .collect();
+            let mut builder = BPE::builder()
+                .vocab_and_merges(vocab, merges)
+                .byte_fallback(*byte_fallback)
+                .ignore_merges(*ignore_merges)
+                .fuse_unk(*fuse_unknown);
+            if let Some((_, piece)) = unknown.filter(|(_, piece)| in_model(piece.kind)) {
+                builder = builder.unk_token(piece.text.clone());
+            }
+            builder.build().map(ModelWrapper::BPE).map_err(|error| error.to_string())
+        }
+        Algorithm::Unigram { scores, byte_fallback } => {
+            // Worse than any way of spelling a text with unknown tokens, so never chosen.
+            const NEVER: f64 = -1e30;
+            let scored = parts.pieces.iter().zip(scores).enumerate();
+            let mut worst = f64::INFINITY;
+            let vocab = scored
+                .map(|(id, (piece, score))| match piece.kind {
+                    TokenKind::Normal if !piece.text.is_empty() => {
+                        worst = worst.min(*score);
+                        (piece.text.clone(), *score)
+                    }
+                    _ if piece.text.is_empty() => (format!("\u{fffe}{id}"), NEVER),
+                    _ => (piece.text.clone(), NEVER),
+                })
+                .collect();
+            let unknown = unknown.map(|(id, _)| id as usize);
+            let mut model =
+                Unigram::from(vocab, unknown, *byte_fallback).map_err(|error| error.to_string())?;
+            model.min_score = if worst.is_finite() { worst } else { 0.0 };
+            Ok(ModelWrapper::Unigram(model))
+        }
+    }
+}
+
+fn added(parts: &Parts, model: &ModelWrapper) -> std::result::Result<AddedVocabulary, String> {
+    let mut tokens = Vec::new();
+    for (id, piece) in (0_u32..).zip(&parts.pieces) {
+        if piece.kind == TokenKind::UserDefined && !piece.text.is_empty() {
+            let matching = parts.matching.get(&id).copied().unwrap_or_default();
+            tokens.push(
+                AddedToken::from(piece.text.clone(), false)
+                    .lstrip(matching.lstrip)
+                    .rstrip(matching.rstrip)
+                    .single_word(matching.single_word)
+                    .normalized(matching.normalized),
+            );
+        }
+    }
+    let mut added = AddedVocabulary::new();
+    added.add_tokens(tokens, model, parts.normalizer.as_ref()).map_err(|error| error.to_string())?;
+    Ok(added)
+}
