@@ -1,8 +1,7 @@
 //! JSON from strangers: size, depth and member count are known before anything is built from it. Knows no field.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -15,13 +14,19 @@ use crate::reader::len_u64;
 /// Deepest nesting of objects and arrays in any JSON file of a model. `serde_json` itself stops at 128.
 pub const MAX_DEPTH: usize = 64;
 
+/// Most values and keys in a JSON file of a model: the shard index of the largest ones has half as many. A value takes
+/// up to a hundred times the bytes of its text.
+const MAX_VALUES: u64 = 1 << 19;
+
 /// The outline of a JSON text, found without building anything.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Outline {
     /// Deepest nesting of objects and arrays.
     pub depth: usize,
-    /// Commas and colons directly in the outermost value tell its members: this counts colons.
+    /// Members of the outermost object: its colons.
     pub members: u64,
+    /// An upper bound of the values, keys included: each follows a comma, a colon or a bracket.
+    pub values: u64,
 }
 
 /// Scans a text that need not be valid JSON.
@@ -37,9 +42,14 @@ pub(crate) fn outline(text: &[u8]) -> Outline {
             b'{' | b'[' => {
                 depth += 1;
                 outline.depth = outline.depth.max(depth);
+                outline.values += 1;
             }
             b'}' | b']' => depth = depth.saturating_sub(1),
-            b':' if depth == 1 => outline.members += 1,
+            b':' => {
+                outline.values += 1;
+                outline.members += u64::from(depth == 1);
+            }
+            b',' => outline.values += 1,
             _ => {}
         }
     }
@@ -49,8 +59,8 @@ pub(crate) fn outline(text: &[u8]) -> Outline {
 /// Reads a JSON file of at most `max_bytes`.
 ///
 /// # Errors
-/// [`LoadError::Io`]; [`LoadError::Malformed`] with [`Fault::TooLong`], [`Fault::NotUtf8`], [`Fault::TooDeep`]
-/// or [`Fault::Json`].
+/// [`LoadError::Io`]; [`LoadError::Malformed`] with [`Fault::TooLong`], [`Fault::NotUtf8`],
+/// [`Fault::TooDeep`], [`Fault::OutOfRange`] for too many values, or [`Fault::Json`].
 pub fn read<T: DeserializeOwned>(path: &Path, max_bytes: u64) -> Result<T> {
     let file = FileBytes::open(path)?;
     parse(path, file.all(), max_bytes).map_err(|error| crate::sniff::explain(path, file.all(), error))
@@ -69,8 +79,13 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: &[u8], max_bytes: u64) -> R
     if std::str::from_utf8(text).is_err() {
         return fail(Fault::NotUtf8);
     }
-    if outline(text).depth > MAX_DEPTH {
+    let outline = outline(text);
+    if outline.depth > MAX_DEPTH {
         return fail(Fault::TooDeep { limit: MAX_DEPTH });
+    }
+    if outline.values > MAX_VALUES {
+        let fault = Fault::OutOfRange { found: outline.values.to_string(), low: 0, high: MAX_VALUES };
+        return Err(LoadError::malformed(path, "number of values", fault));
     }
     serde_json::from_slice(text).or_else(|error| fail(fault(&error)))
 }
@@ -80,27 +95,19 @@ pub(crate) const CONFIG_BYTES_MAX: u64 = 16 << 20;
 
 /// Reads a text file of at most `bytes_max` bytes; `None` if there is none.
 pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>> {
-    let io = |source| LoadError::io(path, "read the file", source);
-    let file = match File::open(path) {
+    let file = match FileBytes::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io(error)),
+        Err(LoadError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
     };
-    let metadata = file.metadata().map_err(io)?;
-    if !metadata.is_file() {
-        return Err(LoadError::NotAModel {
-            path: path.to_owned(),
-            found: "not a regular file".to_owned(),
-            hint: "a model folder holds plain files or links to them",
-        });
-    }
-    let mut bytes = Vec::new();
-    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
+    let (bytes, fail) = (file.all(), |fault| Err(LoadError::malformed(path, "file", fault)));
     if len_u64(bytes.len()) > bytes_max {
-        let fault = Fault::TooLong { found: metadata.len().max(len_u64(bytes.len())), limit: bytes_max };
-        return Err(LoadError::malformed(path, "file", fault));
+        return fail(Fault::TooLong { found: len_u64(bytes.len()), limit: bytes_max });
     }
-    String::from_utf8(bytes).map(Some).map_err(|_| LoadError::malformed(path, "file", Fault::NotUtf8))
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(Some(text.to_owned())),
+        Err(_) => fail(Fault::NotUtf8),
+    }
 }
 
 /// Parses `text`, the contents of `path`, into a type that may borrow from it. Builds no tree of the whole file:
@@ -125,8 +132,11 @@ mod tests {
 
     #[test]
     fn outline_sees_depth_and_members_but_not_into_strings() {
-        assert_eq!(outline(br#"{"a": [1, {"b": 2}], "c": "{[\"{"}"#), Outline { depth: 3, members: 2 });
-        assert_eq!(outline(b"]]}["), Outline { depth: 1, members: 0 });
+        assert_eq!(
+            outline(br#"{"a": [1, {"b": 2}], "c": "{[\"{"}"#),
+            Outline { depth: 3, members: 2, values: 8 }
+        );
+        assert_eq!(outline(b"]]}["), Outline { depth: 1, members: 0, values: 1 });
     }
 
     #[test]

@@ -292,6 +292,26 @@ fn configuration_files_are_bounded() {
 }
 
 #[test]
+fn json_of_a_million_values_is_refused_unbuilt() {
+    let folder = Folder::hf(&safetensors(b"{}", 0));
+    for element in ["0,", "[],", "{},"] {
+        folder.file("config.json", format!("[{}0]", element.repeat(1_000_000)));
+        let Refusal { field, fault, .. } = refusal(|| open_model(folder.path()));
+        assert_eq!(field, "number of values", "{element}");
+        assert!(matches!(fault, Fault::OutOfRange { .. }));
+    }
+    let mut index = String::from(r#"{"weight_map":{"#);
+    for i in 0..600_000 {
+        write!(index, r#""{i}":"a.safetensors","#).expect("a String takes all");
+    }
+    index.push_str(r#""x":"a.safetensors"}}"#);
+    assert_eq!(refusal(|| ShardIndex::parse("f".as_ref(), index.as_bytes())).field, "number of values");
+    let most = &index[..index.find(r#""200000""#).unwrap()];
+    let most = format!("{most}\"x\":\"a.safetensors\"}}}}");
+    assert_eq!(metered(|| ShardIndex::parse("f".as_ref(), most.as_bytes())).unwrap().shards().len(), 1);
+}
+
+#[test]
 fn typed_access_checks_the_type() {
     let header = two(entry("a", "F32", "[1]", 0, 4), entry("b", "I64", "[1]", 4, 12));
     let mut bytes = safetensors(header.as_bytes(), 12);
