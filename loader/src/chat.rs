@@ -235,7 +235,7 @@ pub(crate) fn template_source(dir: &Path) -> Result<Option<(String, String)>> {
     }
     let path = dir.join("tokenizer_config.json");
     let Some(text) = json::read_text(&path, json::CONFIG_BYTES_MAX)? else { return Ok(None) };
-    let config: Config = json::parse(&path, "tokenizer_config.json", &text)?;
+    let config: Config = json::parse_text(&path, "tokenizer_config.json", &text)?;
     let source = match config.chat_template {
         None => return Ok(None),
         Some(Templates::One(source)) => source,

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// The crate's result type.
-pub type Result<T> = std::result::Result<T, LoadError>;
+pub type Result<T, E = LoadError> = std::result::Result<T, E>;
 
 /// Why a model could not be loaded or rendered to.
 #[derive(Debug, thiserror::Error)]

@@ -5,12 +5,14 @@
     reason = "mapping a file is unsafe by nature; it happens here and nowhere else in the crate"
 )]
 
-use std::fs::File;
+use std::fs::{File, FileType};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::Mmap;
+
+use crate::error::{LoadError, Result};
 
 /// The bytes of one file, shared and read-only.
 #[derive(Clone, Debug)]
@@ -26,6 +28,22 @@ enum Data {
 }
 
 impl FileBytes {
+    /// Opens and maps a regular file. Pipes and devices are refused before they are opened, because opening one
+    /// may block or have effects.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`], or [`LoadError::NotAModel`] for what is not a regular file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let failed = |action| move |source| LoadError::io(path, action, source);
+        let kind = std::fs::metadata(path).map_err(failed("open the file"))?.file_type();
+        if !kind.is_file() {
+            let (found, hint) = (kind_name(kind).to_owned(), "give a regular file");
+            return Err(LoadError::NotAModel { path: path.to_owned(), found, hint });
+        }
+        let file = File::open(path).map_err(failed("open the file"))?;
+        Self::map(path, &file).map_err(failed("map the file"))
+    }
+
     /// Maps an open regular file. An empty file gives no bytes.
     ///
     /// # Errors
@@ -64,5 +82,28 @@ impl FileBytes {
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(usize::try_from(len).ok()?)?;
         self.all().get(start..end)
+    }
+}
+
+/// What a file is, for messages.
+#[cfg(unix)]
+pub(crate) fn kind_name(kind: FileType) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+    match kind {
+        _ if kind.is_dir() => "a folder",
+        _ if kind.is_fifo() => "a pipe",
+        _ if kind.is_socket() => "a socket",
+        _ if kind.is_char_device() || kind.is_block_device() => "a device",
+        _ => "a file",
+    }
+}
+
+/// What a file is, for messages.
+#[cfg(not(unix))]
+pub(crate) fn kind_name(kind: FileType) -> &'static str {
+    match kind {
+        _ if kind.is_dir() => "a folder",
+        _ if kind.is_file() => "a file",
+        _ => "a device",
     }
 }

@@ -1,14 +1,79 @@
-//! Small JSON files of a model folder: read with a size limit, parsed into types, errors with line and column.
-//!
-//! It never builds a tree of a whole file: nested garbage costs no more memory than its text.
+//! JSON from strangers: size, depth and member count are known before anything is built from it. Knows no field.
+#![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::{Fault, LoadError, Result};
+use crate::io::FileBytes;
+use crate::reader::len_u64;
+
+/// Deepest nesting of objects and arrays in any JSON file of a model. `serde_json` itself stops at 128.
+pub const MAX_DEPTH: usize = 64;
+
+/// The outline of a JSON text, found without building anything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Outline {
+    /// Deepest nesting of objects and arrays.
+    pub depth: usize,
+    /// Commas and colons directly in the outermost value tell its members: this counts colons.
+    pub members: u64,
+}
+
+/// Scans a text that need not be valid JSON.
+pub(crate) fn outline(text: &[u8]) -> Outline {
+    let mut outline = Outline::default();
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for &byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => {
+                depth += 1;
+                outline.depth = outline.depth.max(depth);
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b':' if depth == 1 => outline.members += 1,
+            _ => {}
+        }
+    }
+    outline
+}
+
+/// Reads a JSON file of at most `max_bytes`.
+///
+/// # Errors
+/// [`LoadError::Io`]; [`LoadError::Malformed`] with [`Fault::TooLong`], [`Fault::NotUtf8`], [`Fault::TooDeep`]
+/// or [`Fault::Json`].
+pub fn read<T: DeserializeOwned>(path: &Path, max_bytes: u64) -> Result<T> {
+    let file = FileBytes::open(path)?;
+    parse(path, file.all(), max_bytes).map_err(|error| crate::sniff::explain(path, file.all(), error))
+}
+
+/// Parses a JSON text of at most `max_bytes`; `path` is for messages.
+///
+/// # Errors
+/// As [`read`].
+pub fn parse<T: DeserializeOwned>(path: &Path, text: &[u8], max_bytes: u64) -> Result<T> {
+    let fail = |fault| Err(LoadError::malformed(path, "the file", fault));
+    if len_u64(text.len()) > max_bytes {
+        return fail(Fault::TooLong { found: len_u64(text.len()), limit: max_bytes });
+    }
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    if std::str::from_utf8(text).is_err() {
+        return fail(Fault::NotUtf8);
+    }
+    if outline(text).depth > MAX_DEPTH {
+        return fail(Fault::TooDeep { limit: MAX_DEPTH });
+    }
+    serde_json::from_slice(text).or_else(|error| fail(fault(&error)))
+}
 
 /// Largest of the small configuration files, in bytes.
 pub(crate) const CONFIG_BYTES_MAX: u64 = 16 << 20;
@@ -31,17 +96,48 @@ pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>> {
     }
     let mut bytes = Vec::new();
     file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
-    if bytes.len() as u64 > bytes_max {
-        let fault = Fault::TooLong { found: metadata.len().max(bytes.len() as u64), limit: bytes_max };
+    if len_u64(bytes.len()) > bytes_max {
+        let fault = Fault::TooLong { found: metadata.len().max(len_u64(bytes.len())), limit: bytes_max };
         return Err(LoadError::malformed(path, "file", fault));
     }
     String::from_utf8(bytes).map(Some).map_err(|_| LoadError::malformed(path, "file", Fault::NotUtf8))
 }
 
-/// Parses `text`, the contents of `path`.
-pub(crate) fn parse<'a, T: Deserialize<'a>>(path: &Path, field: &str, text: &'a str) -> Result<T> {
-    serde_json::from_str(text).map_err(|error| {
-        let fault = Fault::Json { message: error.to_string(), line: error.line(), column: error.column() };
-        LoadError::malformed(path, field, fault)
-    })
+/// Parses `text`, the contents of `path`, into a type that may borrow from it. Builds no tree of the whole file:
+/// nested garbage costs no more memory than its text.
+pub(crate) fn parse_text<'a, T: Deserialize<'a>>(path: &Path, field: &str, text: &'a str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| LoadError::malformed(path, field, fault(&error)))
+}
+
+/// A parser error as a fault. The parser's words can quote the text, so control characters are escaped.
+pub(crate) fn fault(error: &serde_json::Error) -> Fault {
+    let message = error.to_string();
+    // The position follows in its own fields.
+    let message = message.split(" at line ").next().unwrap_or_default();
+    let message =
+        message.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] });
+    Fault::Json { message: message.take(200).collect(), line: error.line(), column: error.column() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outline_sees_depth_and_members_but_not_into_strings() {
+        assert_eq!(outline(br#"{"a": [1, {"b": 2}], "c": "{[\"{"}"#), Outline { depth: 3, members: 2 });
+        assert_eq!(outline(b"]]}["), Outline { depth: 1, members: 0 });
+    }
+
+    #[test]
+    fn deep_and_broken_texts_are_told_apart() {
+        let parse = |text: &str| parse::<serde_json::Value>(Path::new("f"), text.as_bytes(), 1 << 20);
+        assert!(parse(r#"{"a": [1, 2]}"#).is_ok());
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        assert!(matches!(parse(&deep), Err(LoadError::Malformed { fault: Fault::TooDeep { .. }, .. })));
+        assert!(matches!(
+            parse("{\n\"a\" 1}"),
+            Err(LoadError::Malformed { fault: Fault::Json { line: 2, .. }, .. })
+        ));
+    }
 }

@@ -1,6 +1,6 @@
 //! Chat templates and the guard around messages, on small vocabularies made here.
 
-mod common;
+mod vocab;
 
 use moelten_loader::chat::{ChatTemplate, Message, RenderOptions, Role};
 use moelten_loader::error::LoadError;
@@ -21,7 +21,7 @@ fn ids(tokenizer: &Tokenizer, source: &str, messages: &[Message]) -> Vec<u32> {
 
 /// A byte-level vocabulary: the 256 bytes, one merge, and control tokens.
 fn byte_vocab() -> GgufVocab {
-    common::byte_vocab(&["<|endoftext|>", "<|im_start|>", "<|im_end|>", "</s>"], &["</think>"])
+    vocab::byte_vocab(&["<|endoftext|>", "<|im_start|>", "<|im_end|>", "</s>"], &["</think>"])
 }
 
 fn tokenizer() -> Tokenizer {

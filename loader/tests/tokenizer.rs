@@ -1,6 +1,6 @@
 //! Tokenizers end to end: both sources agree, ids turn back into text, streams never cut a character.
 
-mod common;
+mod vocab;
 
 use moelten_loader::tokenizer::{TokenKind, Tokenizer, gguf_metadata};
 
@@ -17,7 +17,7 @@ const TEXTS: [&str; 8] = [
 
 #[test]
 fn tiny_tales_loads_and_round_trips() {
-    let Some(dir) = common::shared("models/tiny-tales") else { return };
+    let Some(dir) = vocab::shared("models/tiny-tales") else { return };
     let (tokenizer, notices) = Tokenizer::from_hf_folder(&dir).unwrap();
     assert!(notices.is_empty(), "{notices:?}");
     assert_eq!(tokenizer.end_ids(), [0, 2]);
@@ -35,7 +35,7 @@ fn tiny_tales_loads_and_round_trips() {
 #[test]
 fn real_vocabularies_round_trip() {
     for name in ["deepseek-llm", "gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2"] {
-        let Some(tokenizer) = common::tokenizer(name) else { return };
+        let Some(tokenizer) = vocab::tokenizer(name) else { return };
         for text in TEXTS {
             assert_eq!(tokenizer.decode(&tokenizer.encode_text(text).unwrap()), text, "{name}");
         }
@@ -46,7 +46,7 @@ fn real_vocabularies_round_trip() {
 #[test]
 fn a_megabyte_of_anything_is_quick() {
     for (name, units) in [("llama-bpe", ["a", " ", "😀", "\n"]), ("llama-spm", ["a", " ", "中", "  x"])] {
-        let Some(tokenizer) = common::tokenizer(name) else { return };
+        let Some(tokenizer) = vocab::tokenizer(name) else { return };
         for unit in units {
             let text = unit.repeat((1 << 20) / unit.len());
             let start = std::time::Instant::now();
@@ -68,7 +68,7 @@ fn same_ids(left: &Tokenizer, right: &Tokenizer, texts: &[&str]) {
 
 #[test]
 fn tiny_tales_survives_the_way_to_gguf() {
-    let Some(dir) = common::shared("models/tiny-tales") else { return };
+    let Some(dir) = vocab::shared("models/tiny-tales") else { return };
     let (folder, _) = Tokenizer::from_hf_folder(&dir).unwrap();
     let export = gguf_metadata(&dir, None).unwrap();
     assert!(export.notices.is_empty(), "{:?}", export.notices);

@@ -1,14 +1,14 @@
 //! Ids on the shared test vectors of real vocabularies, built from GGUF metadata alone.
 
-mod common;
+mod vocab;
 
 const NAMES: [&str; 6] = ["deepseek-llm", "gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2"];
 
 #[test]
 fn every_vector_gives_the_reference_ids() {
     for name in NAMES {
-        let Some(tokenizer) = common::tokenizer(name) else { return };
-        let file = |suffix| common::shared(&format!("tokenizers/ggml-vocab-{name}.gguf.{suffix}")).unwrap();
+        let Some(tokenizer) = vocab::tokenizer(name) else { return };
+        let file = |suffix| vocab::shared(&format!("tokenizers/ggml-vocab-{name}.gguf.{suffix}")).unwrap();
         let inputs = std::fs::read_to_string(file("inp")).unwrap();
         let outputs = std::fs::read_to_string(file("out")).unwrap();
         // Every text, the last one too, ends with the separator line.

@@ -31,7 +31,7 @@ pub(super) fn parts(dir: &Path, notices: &mut Vec<String>) -> Result<(PathBuf, P
     let Some(text) = json::read_text(&path, FILE_BYTES_MAX)? else {
         return Err(no_tokenizer(dir, path));
     };
-    let file: TokenizerFile = json::parse(&path, "tokenizer.json", &text)?;
+    let file: TokenizerFile = json::parse_text(&path, "tokenizer.json", &text)?;
     let specials = Specials::read(dir)?;
     let mut pieces = Vec::new();
     let mut matching = HashMap::new();
@@ -213,7 +213,7 @@ where
         let fault = Fault::TooLong { found: raw.get().len() as u64, limit: PIPELINE_BYTES_MAX as u64 };
         return Err(LoadError::malformed(path, field, fault));
     }
-    std::panic::catch_unwind(|| json::parse::<Option<T>>(path, field, raw.get()))
+    std::panic::catch_unwind(|| json::parse_text::<Option<T>>(path, field, raw.get()))
         .unwrap_or_else(|_| Err(vocabulary(path, field, "makes the tokenizer library fail".to_owned())))
 }
 
@@ -354,7 +354,7 @@ impl Specials {
         fn file<T: Default + for<'a> Deserialize<'a>>(dir: &Path, name: &str) -> Result<T> {
             let path = dir.join(name);
             match json::read_text(&path, json::CONFIG_BYTES_MAX)? {
-                Some(text) => json::parse(&path, name, &text),
+                Some(text) => json::parse_text(&path, name, &text),
                 None => Ok(T::default()),
             }
         }

@@ -1,0 +1,88 @@
+//! The decode loop: a prompt in, events out, until something ends the answer. The only part of the engine that knows
+//! text, through the tokenizer's streaming decoder.
+
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use moelten_loader::tokenizer::Tokenizer;
+
+use crate::api::{Answer, Event, GenerateParams, GenerateStats, StopReason};
+use crate::error::{EngineError, Result};
+use crate::sampler::Sampler;
+use crate::session::Session;
+use crate::stop::StopFilter;
+
+impl Session {
+    /// Answers a prompt: reads what is not in the cache, then draws tokens until something ends the answer. The text
+    /// that was sent stays valid whatever happens later.
+    ///
+    /// # Errors
+    /// Failed reads, a prompt longer than the context, settings out of range. Being cancelled is not an error.
+    pub fn generate(
+        &mut self,
+        tokenizer: &Tokenizer,
+        prompt: &[u32],
+        params: &GenerateParams,
+        cancel: &AtomicBool,
+        on_event: &mut dyn FnMut(Event),
+    ) -> Result<Answer> {
+        let mut sampler = Sampler::new(params.sampler, self.model().spec().vocab)?;
+        let experts_before = self.model().experts().stats();
+        let started = Instant::now();
+        // The last token is read again even if it is cached: its logits are not.
+        let cached = self.keep_prefix(&prompt[..prompt.len().saturating_sub(1)]);
+        let mut stats =
+            GenerateStats { prompt_tokens: prompt.len(), cached_tokens: cached, ..Default::default() };
+        let total = prompt.len();
+        on_event(Event::Prompt { done: cached, total });
+        let read = self.append(&prompt[cached..], cancel, &mut (), &mut |done| {
+            on_event(Event::Prompt { done: cached + done, total });
+        });
+        stats.prompt_time = started.elapsed();
+
+        let decoding = Instant::now();
+        let mut text = StopFilter::new(&params.stop);
+        let mut stream = tokenizer.decode_stream();
+        let mut ids = Vec::new();
+        let step = || -> Result<StopReason> {
+            read?;
+            loop {
+                if params.max_tokens.is_some_and(|limit| ids.len() >= limit) {
+                    return Ok(StopReason::MaxTokens);
+                }
+                let id = sampler
+                    .sample(self.logits(), self.tokens())
+                    .ok_or(EngineError::NotANumber { tokens: self.tokens().len() })?;
+                ids.push(id);
+                if tokenizer.is_end(id) {
+                    return Ok(StopReason::EndOfTurn);
+                }
+                if let Some(piece) = stream.push(id)
+                    && let Some(stop) = text.push(&piece, &mut |part| on_event(Event::Text(part.to_owned())))
+                {
+                    return Ok(StopReason::StopText(stop));
+                }
+                if self.tokens().len() == self.context() {
+                    return Ok(StopReason::ContextFull);
+                }
+                self.append(&[id], cancel, &mut (), &mut |_| {})?;
+            }
+        };
+        let reason = match step() {
+            Err(EngineError::Cancelled) => StopReason::Cancelled,
+            other => other?,
+        };
+        if let Some(rest) = stream.finish().filter(|_| !matches!(reason, StopReason::StopText(_))) {
+            text.push(&rest, &mut |part| on_event(Event::Text(part.to_owned())));
+        }
+        text.finish(&mut |part| on_event(Event::Text(part.to_owned())));
+        let experts = self.model().experts().stats();
+        stats.generate_time = decoding.elapsed();
+        stats.generated_tokens = ids.len();
+        stats.context_used = self.tokens().len();
+        stats.context_size = self.context();
+        stats.experts_used = experts.experts_used - experts_before.experts_used;
+        stats.expert_bytes = experts.bytes_used - experts_before.bytes_used;
+        Ok(Answer { text: text.into_text(), ids, reason, stats })
+    }
+}

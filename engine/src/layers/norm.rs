@@ -1,0 +1,43 @@
+//! Normalisation of the residual stream, and of queries and keys.
+
+use moelten_loader::spec::NormSpec;
+use moelten_quant::Kernels;
+
+use crate::layers::linear::Compute;
+
+/// A norm with its weights `[d_model]`.
+#[derive(Debug, Clone)]
+pub struct Norm {
+    /// Kind and epsilon.
+    pub spec: NormSpec,
+    /// Factor per dimension.
+    pub weight: Vec<f32>,
+    /// Offset per dimension; empty for RMS norms.
+    pub bias: Vec<f32>,
+}
+
+impl Norm {
+    /// Normalises every token: `x` and `out` are `[tokens, d_model]`.
+    pub fn apply(&self, compute: Compute<'_>, x: &[f32], out: &mut [f32]) {
+        let width = self.weight.len();
+        let kernels = compute.kernels;
+        compute.pool.rows(out, width, |rows, out| {
+            let x = &x[rows.start * width..rows.end * width];
+            for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+                match self.spec {
+                    NormSpec::Rms { eps } => kernels.rms_norm(x, &self.weight, eps, out),
+                    NormSpec::Layer { eps } => kernels.layer_norm(x, &self.weight, &self.bias, eps, out),
+                }
+            }
+        });
+    }
+}
+
+/// RMS-normalises every `weight.len()` values of `x` in place; `tmp` holds at least one such run.
+pub fn rms_in_place(kernels: &Kernels, x: &mut [f32], weight: &[f32], eps: f32, tmp: &mut [f32]) {
+    let tmp = &mut tmp[..weight.len()];
+    for run in x.chunks_exact_mut(weight.len()) {
+        kernels.rms_norm(run, weight, eps, tmp);
+        run.copy_from_slice(tmp);
+    }
+}

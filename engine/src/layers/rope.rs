@@ -1,0 +1,137 @@
+//! Rotary position embedding (arXiv 2104.09864). Frequencies are fixed at load; the sines and cosines of a chunk's positions are computed once and shared by all layers with the same rope.
+
+use moelten_loader::spec::{Pairing, RopeSpec};
+
+/// A rope ready to rotate: frequencies for the context that was chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// Radians per position, `[dim / 2]`.
+    frequencies: Vec<f32>,
+    /// Factor on the rotated vectors.
+    magnitude: f32,
+    pairing: Pairing,
+}
+
+/// Sines and cosines of some positions under one rope: `[tokens, dim / 2]` each.
+#[derive(Debug, Default, Clone)]
+pub struct Angles {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl Rope {
+    /// The rope of `spec` in a context of `context` tokens.
+    pub fn new(spec: &RopeSpec, context: usize) -> Self {
+        let frequencies = spec.frequencies(context).into_iter().map(|f| f as f32).collect();
+        Self { frequencies, magnitude: spec.magnitude(context), pairing: spec.pairing }
+    }
+
+    /// Computes the angles of positions `first..first + tokens`.
+    pub fn angles(&self, first: usize, tokens: usize, out: &mut Angles) {
+        out.cos.clear();
+        out.sin.clear();
+        for position in first..first + tokens {
+            for &frequency in &self.frequencies {
+                let (sin, cos) = (position as f32 * frequency).sin_cos();
+                out.cos.push(cos * self.magnitude);
+                out.sin.push(sin * self.magnitude);
+            }
+        }
+    }
+
+    /// Rotates every head (`[heads, head_dim]`) of the chunk's token number `token`.
+    pub fn rotate(&self, heads: &mut [f32], head_dim: usize, angles: &Angles, token: usize) {
+        let half = self.frequencies.len();
+        let cos = &angles.cos[token * half..][..half];
+        let sin = &angles.sin[token * half..][..half];
+        for head in heads.chunks_exact_mut(head_dim) {
+            match self.pairing {
+                Pairing::Split => {
+                    let (a, b) = head[..2 * half].split_at_mut(half);
+                    for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                    }
+                }
+                Pairing::Adjacent => {
+                    for ((pair, cos), sin) in head[..2 * half].chunks_exact_mut(2).zip(cos).zip(sin) {
+                        (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[1] * cos + pair[0] * sin);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Angles {
+    /// Room for `tokens` positions of `half` frequencies, so that decode never allocates.
+    pub fn reserve(&mut self, tokens: usize, half: usize) {
+        self.cos.reserve(tokens * half);
+        self.sin.reserve(tokens * half);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use moelten_loader::spec::RopeScaling;
+
+    use super::*;
+
+    fn spec(pairing: Pairing, scaling: RopeScaling) -> RopeSpec {
+        RopeSpec { theta: 10_000.0, dim: 8, pairing, scaling }
+    }
+
+    fn rotated(rope: &Rope, position: usize, head: &[f32]) -> Vec<f32> {
+        let mut angles = Angles::default();
+        rope.angles(position, 1, &mut angles);
+        let mut head = head.to_vec();
+        rope.rotate(&mut head, 8, &angles, 0);
+        head
+    }
+
+    #[test]
+    fn position_zero_changes_nothing_and_lengths_are_kept() {
+        let rope = Rope::new(&spec(Pairing::Split, RopeScaling::None), 64);
+        let head = [1.0, -2.0, 3.0, 0.5, 0.25, 4.0, -1.0, 2.0];
+        assert_eq!(rotated(&rope, 0, &head), head);
+        let turned = rotated(&rope, 37, &head);
+        let norm = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>();
+        assert!((norm(&turned) - norm(&head)).abs() < 1e-4);
+        assert_ne!(turned, head);
+    }
+
+    #[test]
+    fn scores_depend_on_distance_only() {
+        let rope = Rope::new(&spec(Pairing::Adjacent, RopeScaling::None), 64);
+        let q = [0.3, -1.0, 0.7, 2.0, 1.0, 0.1, -0.4, 0.9];
+        let k = [1.0, 0.5, -0.2, 0.8, -1.5, 0.3, 0.6, 0.2];
+        let score = |a: usize, b: usize| {
+            rotated(&rope, a, &q).iter().zip(rotated(&rope, b, &k)).map(|(x, y)| x * y).sum::<f32>()
+        };
+        assert!((score(5, 2) - score(25, 22)).abs() < 1e-4);
+        assert!((score(5, 2) - score(5, 4)).abs() > 1e-3);
+    }
+
+    #[test]
+    fn pairings_are_one_rotation_in_two_orders() {
+        let split = Rope::new(&spec(Pairing::Split, RopeScaling::None), 64);
+        let adjacent = Rope::new(&spec(Pairing::Adjacent, RopeScaling::None), 64);
+        let head = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
+        let interleave = |h: &[f32]| (0..4).flat_map(|i| [h[i], h[i + 4]]).collect::<Vec<_>>();
+        assert_eq!(interleave(&rotated(&split, 9, &head)), rotated(&adjacent, 9, &interleave(&head)));
+    }
+
+    #[test]
+    fn long_rope_picks_its_divisors_by_context() {
+        let scaling = RopeScaling::LongRope {
+            short: vec![1.0; 4],
+            long: vec![4.0; 4],
+            original_context: 32,
+            short_factor: 1.0,
+            long_factor: 1.5,
+        };
+        let spec = spec(Pairing::Split, scaling);
+        let (short, long) = (Rope::new(&spec, 32), Rope::new(&spec, 33));
+        assert_eq!(short.frequencies[0], 4.0 * long.frequencies[0]);
+        assert_eq!((short.magnitude, long.magnitude), (1.0, 1.5));
+    }
+}

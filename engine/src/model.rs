@@ -1,0 +1,195 @@
+//! A model ready to run: spec, small weights in f32, places of the large ones, the expert store, kernels and worker
+//! threads. Immutable and shared; a sequence's state is in `session`.
+
+use std::sync::Arc;
+
+use moelten_loader::roles::{LayerTensor, Part, Role};
+use moelten_loader::spec::{
+    Activation, AttentionSpec, Ffn, LayerSpec, Mixer, ModelSpec, NormSpec, QkNorm, RopeSpec, SharedExpert,
+};
+use moelten_loader::store::TensorStore;
+use moelten_quant::{Isa, Kernels};
+
+use crate::error::Result;
+use crate::experts::ExpertStore;
+use crate::experts::source::Mapped;
+use crate::layers::attention::Attention;
+use crate::layers::linear::{Compute, Linear};
+use crate::layers::moe::{Mlp, Moe, Shared};
+use crate::layers::norm::Norm;
+use crate::pool::Pool;
+
+/// How to run a model.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ModelOptions {
+    /// Worker threads; all cores of the process when `None`.
+    pub threads: Option<usize>,
+    /// Instruction set; `MOELTEN_ISA` or the best of this machine when `None`.
+    pub isa: Option<Isa>,
+}
+
+/// A model ready to run.
+pub struct Model {
+    spec: ModelSpec,
+    tensors: Arc<TensorStore>,
+    experts: ExpertStore,
+    kernels: &'static Kernels,
+    pool: Pool,
+    /// The distinct ropes of the layers.
+    pub(crate) ropes: Vec<RopeSpec>,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) final_norm: Norm,
+    pub(crate) head: Linear,
+}
+
+/// One layer's weights.
+pub(crate) struct Layer {
+    pub mixer_norm: Norm,
+    pub attention: Attention,
+    pub ffn_norm: Norm,
+    pub ffn: FfnWeights,
+    pub residual_scale: f32,
+}
+
+/// The feed-forward part.
+pub(crate) enum FfnWeights {
+    Dense(Mlp),
+    Moe(Moe),
+}
+
+impl Model {
+    /// Takes a spec and its tensors.
+    ///
+    /// # Errors
+    /// Damaged norms or biases, an instruction set that is not here, threads that do not start.
+    pub fn new(spec: ModelSpec, tensors: TensorStore, options: ModelOptions) -> Result<Self> {
+        let isa = options.isa.map_or_else(Isa::from_env, Ok)?;
+        let kernels = Kernels::for_isa(isa).expect("an instruction set that was found here has kernels");
+        let pool = Pool::new(options.threads.unwrap_or_else(Pool::default_threads).max(1))?;
+        let tensors = Arc::new(tensors);
+        let mut ropes = Vec::new();
+        let mut layers = Vec::with_capacity(spec.layers.len());
+        for (index, layer) in spec.layers.iter().enumerate() {
+            layers.push(Builder { tensors: &tensors, index }.layer(layer, &mut ropes)?);
+        }
+        let final_norm = norm(&tensors, spec.final_norm, Role::FinalNorm, Role::FinalNormBias)?;
+        let head = Linear {
+            weight: tensors.get(if spec.head.tied { Role::Embed } else { Role::Head }),
+            bias: if spec.head.bias { Some(tensors.vector(Role::HeadBias)?) } else { None },
+        };
+        let experts = ExpertStore::new(Box::new(Mapped::new(&spec, Arc::clone(&tensors))));
+        Ok(Self { spec, tensors, experts, kernels, pool, ropes, layers, final_norm, head })
+    }
+
+    /// What it is.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// Its tensors.
+    pub fn tensors(&self) -> &TensorStore {
+        &self.tensors
+    }
+
+    /// Its experts.
+    pub fn experts(&self) -> &ExpertStore {
+        &self.experts
+    }
+
+    /// The kernels in use.
+    pub fn isa(&self) -> Isa {
+        self.kernels.isa()
+    }
+
+    /// The worker threads.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub(crate) fn compute(&self) -> Compute<'_> {
+        Compute { kernels: self.kernels, pool: &self.pool, tensors: &self.tensors }
+    }
+}
+
+fn norm(tensors: &TensorStore, spec: NormSpec, weight: Role, bias: Role) -> Result<Norm> {
+    let bias = match spec {
+        NormSpec::Rms { .. } => Vec::new(),
+        NormSpec::Layer { .. } => tensors.vector(bias)?,
+    };
+    Ok(Norm { spec, weight: tensors.vector(weight)?, bias })
+}
+
+/// Builds one layer.
+struct Builder<'a> {
+    tensors: &'a TensorStore,
+    index: usize,
+}
+
+impl Builder<'_> {
+    fn role(&self, tensor: LayerTensor) -> Role {
+        Role::Layer(self.index, tensor)
+    }
+
+    fn layer(&self, spec: &LayerSpec, ropes: &mut Vec<RopeSpec>) -> Result<Layer> {
+        let norm = |spec, weight, bias| norm(self.tensors, spec, self.role(weight), self.role(bias));
+        let Mixer::Attention(attention) = &spec.mixer;
+        Ok(Layer {
+            mixer_norm: norm(spec.mixer_norm, LayerTensor::MixerNorm, LayerTensor::MixerNormBias)?,
+            attention: self.attention(attention, ropes)?,
+            ffn_norm: norm(spec.ffn_norm, LayerTensor::FfnNorm, LayerTensor::FfnNormBias)?,
+            ffn: match &spec.ffn {
+                Ffn::Dense(mlp) => FfnWeights::Dense(self.mlp(LayerTensor::Dense, mlp.activation)),
+                Ffn::Moe(moe) => FfnWeights::Moe(Moe {
+                    spec: moe.clone(),
+                    router: self.tensors.get(self.role(LayerTensor::Router)),
+                    shared: match moe.shared {
+                        SharedExpert::None => None,
+                        SharedExpert::Plain(mlp) => {
+                            Some(Shared { mlp: self.mlp(LayerTensor::Shared, mlp.activation), gate: None })
+                        }
+                        SharedExpert::Gated(mlp) => Some(Shared {
+                            mlp: self.mlp(LayerTensor::Shared, mlp.activation),
+                            gate: Some(self.tensors.get(self.role(LayerTensor::SharedInput))),
+                        }),
+                    },
+                }),
+            },
+            residual_scale: spec.residual_scale,
+        })
+    }
+
+    fn attention(&self, spec: &AttentionSpec, ropes: &mut Vec<RopeSpec>) -> Result<Attention> {
+        let linear = |weight, bias, has_bias: bool| -> Result<Linear> {
+            Ok(Linear {
+                weight: self.tensors.get(self.role(weight)),
+                bias: if has_bias { Some(self.tensors.vector(self.role(bias))?) } else { None },
+            })
+        };
+        let qk_norm = |tensor| match spec.qk_norm {
+            QkNorm::None => Ok(Vec::new()),
+            QkNorm::PerHead { .. } | QkNorm::Full { .. } => self.tensors.vector(self.role(tensor)),
+        };
+        // Layers with equal ropes share one set of angles.
+        let rope = spec.rope.as_ref().map(|rope| {
+            ropes.iter().position(|known| known == rope).unwrap_or_else(|| {
+                ropes.push(rope.clone());
+                ropes.len() - 1
+            })
+        });
+        Ok(Attention {
+            q: linear(LayerTensor::Q, LayerTensor::QBias, spec.qkv_bias)?,
+            k: linear(LayerTensor::K, LayerTensor::KBias, spec.qkv_bias)?,
+            v: linear(LayerTensor::V, LayerTensor::VBias, spec.qkv_bias)?,
+            o: linear(LayerTensor::O, LayerTensor::OBias, spec.out_bias)?,
+            q_norm: qk_norm(LayerTensor::QNorm)?,
+            k_norm: qk_norm(LayerTensor::KNorm)?,
+            rope,
+            spec: spec.clone(),
+        })
+    }
+
+    fn mlp(&self, wrap: fn(Part) -> LayerTensor, activation: Activation) -> Mlp {
+        let get = |part| self.tensors.get(self.role(wrap(part)));
+        Mlp { gate: get(Part::Gate), up: get(Part::Up), down: get(Part::Down), activation }
+    }
+}

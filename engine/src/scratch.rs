@@ -1,0 +1,148 @@
+//! Every buffer of the forward pass, allocated once for the largest chunk, so that decode never allocates.
+
+use moelten_loader::spec::{Ffn, Mixer, ModelSpec, SharedExpert};
+
+use crate::router::Routing;
+
+/// Buffers for chunks of up to `chunk` tokens.
+pub struct Scratch {
+    /// Most tokens of a chunk.
+    pub chunk: usize,
+    /// Residual stream `[tokens, d_model]`.
+    pub x: Vec<f32>,
+    /// Normed input of a branch `[tokens, d_model]`.
+    pub normed: Vec<f32>,
+    /// Output of a branch `[tokens, d_model]`.
+    pub branch: Vec<f32>,
+    /// Result of a product before transposition, as large as the largest product.
+    pub tmp: Vec<f32>,
+    /// Attention.
+    pub attention: AttentionScratch,
+    /// Feed-forward blocks.
+    pub mlp: MlpScratch,
+    /// Experts.
+    pub moe: MoeScratch,
+    /// Logits of the last chunk's wanted tokens `[wanted, vocab]`.
+    pub logits: Vec<f32>,
+    /// Head product of several tokens before transposition; empty in plain decoding.
+    pub head_tmp: Vec<f32>,
+}
+
+/// Queries, keys, values and their mix.
+pub struct AttentionScratch {
+    /// `[tokens, heads * head_dim]`.
+    pub q: Vec<f32>,
+    /// `[tokens, kv_heads * head_dim]`.
+    pub k: Vec<f32>,
+    /// `[tokens, kv_heads * head_dim]`.
+    pub v: Vec<f32>,
+    /// `[tokens, heads * head_dim]`.
+    pub mixed: Vec<f32>,
+}
+
+/// Hidden layers of a feed-forward block.
+pub struct MlpScratch {
+    /// `[d_ff, tokens]`, then the activated hidden layer `[tokens, d_ff]`.
+    pub gate: Vec<f32>,
+    /// `[d_ff, tokens]`.
+    pub hidden: Vec<f32>,
+}
+
+/// Routing and the experts' inputs and outputs.
+pub struct MoeScratch {
+    /// Router logits `[tokens, experts]`.
+    pub logits: Vec<f32>,
+    /// Who goes where.
+    pub routing: Routing,
+    /// Experts that the chunk needs, ascending.
+    pub needed: Vec<u32>,
+    /// Tokens of one expert and their weights.
+    pub visitors: Vec<(usize, f32)>,
+    /// Their normed inputs `[visitors, d_model]`.
+    pub gathered: Vec<f32>,
+    /// The expert's outputs `[d_model, visitors]`.
+    pub by_rows: Vec<f32>,
+}
+
+impl Scratch {
+    /// Buffers for chunks of `chunk` tokens of `spec`.
+    pub fn new(spec: &ModelSpec, chunk: usize) -> Self {
+        let mut w = Widths::default();
+        for layer in &spec.layers {
+            let Mixer::Attention(a) = &layer.mixer;
+            w.q = w.q.max(a.heads * a.head_dim);
+            w.kv = w.kv.max(a.kv_heads * a.head_dim);
+            match &layer.ffn {
+                Ffn::Dense(mlp) => w.d_ff = w.d_ff.max(mlp.d_ff),
+                Ffn::Moe(moe) => {
+                    w.d_ff = w.d_ff.max(moe.expert.d_ff);
+                    if let SharedExpert::Plain(m) | SharedExpert::Gated(m) = &moe.shared {
+                        w.d_ff = w.d_ff.max(m.d_ff);
+                    }
+                    w.experts = w.experts.max(moe.experts);
+                    w.per_token = w.per_token.max(moe.router.select.max_experts());
+                }
+            }
+        }
+        let d = spec.d_model;
+        let buffer = |width: usize| vec![0.0; chunk * width];
+        Self {
+            chunk,
+            x: buffer(d),
+            normed: buffer(d),
+            branch: buffer(d),
+            tmp: buffer(d.max(w.q).max(w.kv).max(w.experts)),
+            attention: AttentionScratch {
+                q: buffer(w.q),
+                k: buffer(w.kv),
+                v: buffer(w.kv),
+                mixed: buffer(w.q),
+            },
+            mlp: MlpScratch { gate: buffer(w.d_ff), hidden: buffer(w.d_ff) },
+            moe: MoeScratch {
+                logits: buffer(w.experts),
+                routing: Routing::with_capacity(chunk, w.experts, w.per_token),
+                needed: Vec::with_capacity(chunk * w.per_token),
+                visitors: Vec::with_capacity(chunk),
+                gathered: Vec::with_capacity(if w.experts > 0 { chunk * d } else { 0 }),
+                by_rows: if w.experts > 0 { buffer(d) } else { Vec::new() },
+            },
+            logits: vec![0.0; spec.vocab],
+            head_tmp: Vec::new(),
+        }
+    }
+
+    /// Bytes of the buffers.
+    pub fn bytes(&self) -> u64 {
+        let a = &self.attention;
+        let numbers = [
+            &self.x,
+            &self.normed,
+            &self.branch,
+            &self.tmp,
+            &a.q,
+            &a.k,
+            &a.v,
+            &a.mixed,
+            &self.mlp.gate,
+            &self.mlp.hidden,
+            &self.moe.logits,
+            &self.moe.gathered,
+            &self.moe.by_rows,
+            &self.logits,
+        ]
+        .iter()
+        .map(|buffer| buffer.capacity())
+        .sum::<usize>();
+        (numbers * size_of::<f32>()) as u64
+    }
+}
+
+#[derive(Default)]
+struct Widths {
+    q: usize,
+    kv: usize,
+    d_ff: usize,
+    experts: usize,
+    per_token: usize,
+}

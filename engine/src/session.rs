@@ -1,0 +1,209 @@
+//! One sequence: its tokens, its KV cache, its buffers. Reads texts in chunks and keeps what a new text shares with the
+//! old one. Results do not depend on how a text was cut into chunks or on what was still in the cache. It must not
+//! know text; the decode loop is `generate`.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use moelten_loader::spec::ModelSpec;
+
+use crate::decoder::{DecoderState, Observer, Wanted};
+use crate::error::{EngineError, Result};
+use crate::kv_cache::{KvCache, KvFormat};
+use crate::layers::rope::{Angles, Rope};
+use crate::memory;
+use crate::model::Model;
+use crate::scratch::Scratch;
+
+/// Context when the user names none, if model and memory allow it.
+pub const DEFAULT_CONTEXT: usize = 8192;
+/// Tokens computed at once while reading a prompt.
+const CHUNK: usize = 512;
+/// The same when every token's logits are wanted: a vocabulary of 150,000 takes 0.6 MB per token.
+const CHUNK_ALL: usize = 64;
+
+/// How a session is set up.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SessionOptions {
+    /// Context in tokens; chosen by [`default_context`] when `None`.
+    pub context: Option<usize>,
+    /// Precision of the KV cache.
+    pub kv: KvFormat,
+}
+
+/// A context size and why it is that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContextChoice {
+    /// Tokens.
+    pub tokens: usize,
+    /// What limited it.
+    pub limit: ContextLimit,
+}
+
+/// What limits a context that nobody asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContextLimit {
+    /// The model was made for no more.
+    Model,
+    /// [`DEFAULT_CONTEXT`].
+    Default,
+    /// Half of the free memory.
+    Memory,
+}
+
+/// `min(model, 8192, what fits in half of the free memory)`.
+pub fn default_context(spec: &ModelSpec, kv: KvFormat) -> ContextChoice {
+    let per_token = KvCache::bytes(spec, 1, kv).max(1);
+    let fits = memory::available_bytes().map_or(usize::MAX, |free| (free / 2 / per_token) as usize);
+    let (tokens, limit) = [
+        (spec.max_context, ContextLimit::Model),
+        (DEFAULT_CONTEXT, ContextLimit::Default),
+        (fits.max(1), ContextLimit::Memory),
+    ]
+    .into_iter()
+    .min_by_key(|&(tokens, _)| tokens)
+    .expect("there are three");
+    ContextChoice { tokens, limit }
+}
+
+/// One sequence of tokens on a model.
+pub struct Session {
+    model: Arc<Model>,
+    state: DecoderState,
+    tokens: Vec<u32>,
+    kv_format: KvFormat,
+}
+
+impl Session {
+    /// An empty sequence.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] when the KV cache does not fit; [`EngineError::Setting`] for a context of 0.
+    pub fn new(model: Arc<Model>, options: SessionOptions) -> Result<Self> {
+        let spec = model.spec();
+        let context = options.context.unwrap_or_else(|| default_context(spec, options.kv).tokens);
+        if context == 0 {
+            return Err(EngineError::Setting { setting: "context", found: "0".into(), must: "at least 1" });
+        }
+        let need = KvCache::bytes(spec, context, options.kv);
+        if let Some(available) = memory::available_bytes().filter(|&available| need > available) {
+            let fits = available / KvCache::bytes(spec, 1, options.kv).max(1);
+            return Err(EngineError::Memory {
+                what: "the KV cache",
+                need_bytes: need,
+                available_bytes: available,
+                hint: format!("a context of {fits} would fit"),
+            });
+        }
+        let ropes = model.ropes.iter().map(|rope| (Rope::new(rope, context), Angles::default())).collect();
+        let state = DecoderState {
+            kv: KvCache::new(spec, context, options.kv),
+            scratch: Scratch::new(spec, CHUNK.min(context)),
+            ropes,
+        };
+        Ok(Self { model, state, tokens: Vec::with_capacity(context), kv_format: options.kv })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Tokens the context holds.
+    pub fn context(&self) -> usize {
+        self.state.kv.capacity()
+    }
+
+    /// The tokens so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Bytes of the KV cache and of the buffers.
+    pub fn bytes(&self) -> (u64, u64) {
+        (KvCache::bytes(self.model.spec(), self.context(), self.kv_format), self.state.scratch.bytes())
+    }
+
+    /// Keeps the longest start that the sequence shares with `ids`; returns its length.
+    pub fn keep_prefix(&mut self, ids: &[u32]) -> usize {
+        let shared = self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        self.tokens.truncate(shared);
+        self.state.kv.truncate(shared);
+        shared
+    }
+
+    /// Appends tokens without wanting logits of all of them; those of the last are in [`Self::logits`] afterwards.
+    /// `progress` gets the number of appended tokens after each chunk.
+    ///
+    /// # Errors
+    /// [`EngineError::ContextFull`], [`EngineError::TokenRange`], [`EngineError::Cancelled`]; chunks that were
+    /// finished before stay in the sequence.
+    pub fn append(
+        &mut self,
+        ids: &[u32],
+        cancel: &AtomicBool,
+        observer: &mut dyn Observer,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<()> {
+        self.check(ids)?;
+        let mut done = 0;
+        for chunk in ids.chunks(self.state.scratch.chunk) {
+            let wanted = if done + chunk.len() == ids.len() { Wanted::Last } else { Wanted::None };
+            self.forward(chunk, wanted, cancel, observer)?;
+            done += chunk.len();
+            progress(done);
+        }
+        Ok(())
+    }
+
+    /// Appends tokens and hands the logits of each chunk, `[tokens, vocab]`, to `each`.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn append_all(
+        &mut self,
+        ids: &[u32],
+        cancel: &AtomicBool,
+        observer: &mut dyn Observer,
+        each: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.check(ids)?;
+        for chunk in ids.chunks(self.state.scratch.chunk.min(CHUNK_ALL)) {
+            self.forward(chunk, Wanted::All, cancel, observer)?;
+            each(&self.state.scratch.logits)?;
+        }
+        Ok(())
+    }
+
+    /// Logits after the last token, `[vocab]`, once [`Self::append`] has run.
+    pub fn logits(&self) -> &[f32] {
+        let vocab = self.model.spec().vocab;
+        &self.state.scratch.logits[..vocab]
+    }
+
+    fn check(&self, ids: &[u32]) -> Result<()> {
+        let vocab = self.model.spec().vocab;
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab) {
+            return Err(EngineError::TokenRange { id, vocab });
+        }
+        let tokens = self.tokens.len() + ids.len();
+        if tokens > self.context() {
+            return Err(EngineError::ContextFull { tokens, context: self.context() });
+        }
+        Ok(())
+    }
+
+    fn forward(
+        &mut self,
+        chunk: &[u32],
+        wanted: Wanted,
+        cancel: &AtomicBool,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let (model, state) = (&self.model, &mut self.state);
+        // The whole chunk runs on a worker: entering the pool costs more than one parallel region inside it.
+        model.pool().install(|| model.forward(state, chunk, wanted, cancel, observer))?;
+        self.tokens.extend_from_slice(chunk);
+        Ok(())
+    }
+}

@@ -1,0 +1,125 @@
+//! What the engine's tests share: golden checkpoints and ways to run them.
+#![allow(dead_code, reason = "every test binary uses a part of it")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use moelten_engine::decoder::Observer;
+use moelten_engine::kv_cache::KvFormat;
+use moelten_engine::model::{Model, ModelOptions};
+use moelten_engine::router::Routing;
+use moelten_engine::session::{Session, SessionOptions};
+use moelten_loader::load::load;
+use moelten_loader::safetensors::SafeTensors;
+
+/// One checkpoint per supported family and variant.
+pub const FAMILIES: [&str; 11] = [
+    "llama",
+    "llama3-rope",
+    "mistral-window",
+    "qwen2",
+    "qwen3",
+    "mixtral",
+    "qwen2moe",
+    "qwen3moe",
+    "olmoe",
+    "granitemoe",
+    "phimoe",
+];
+
+/// What Hugging Face transformers computed from a checkpoint.
+pub struct Golden {
+    /// The prompt.
+    pub ids: Vec<u32>,
+    /// `[prompt, vocab]`.
+    pub logits: Vec<f32>,
+    /// Continuation of the prompt.
+    pub greedy: Vec<u32>,
+    /// Experts per MoE layer, `[prompt, k]`, best first.
+    pub routes: Vec<(usize, Vec<u32>)>,
+}
+
+pub fn folder(family: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(family)
+}
+
+pub fn golden(family: &str) -> Golden {
+    let file = SafeTensors::open(&folder(family).join("golden.safetensors")).unwrap();
+    let ids = |name: &str| {
+        file.i32s(name).unwrap().1.iter().map(|&id| id.try_into().unwrap()).collect::<Vec<u32>>()
+    };
+    let routes = (0..64).filter_map(|layer| {
+        let name = format!("router.{layer}");
+        file.catalog().get(&name).map(|_| (layer, ids(&name)))
+    });
+    Golden {
+        ids: ids("input_ids"),
+        logits: file.f32s("logits").unwrap().1,
+        greedy: ids("greedy_ids"),
+        routes: routes.collect(),
+    }
+}
+
+pub fn model(path: &Path, options: ModelOptions) -> Arc<Model> {
+    let loaded = load(path).unwrap_or_else(|error| panic!("{error}"));
+    Arc::new(Model::new(loaded.spec, loaded.tensors, options).unwrap_or_else(|error| panic!("{error}")))
+}
+
+pub fn session(model: &Arc<Model>, kv: KvFormat) -> Session {
+    Session::new(Arc::clone(model), SessionOptions { context: Some(128), kv }).unwrap()
+}
+
+/// Collects the experts of every MoE layer.
+#[derive(Default)]
+pub struct Routes(pub Vec<(usize, Vec<u32>)>);
+
+impl Observer for Routes {
+    fn routed(&mut self, layer: usize, routing: &Routing) {
+        let ids = (0..routing.tokens()).flat_map(|token| routing.token(token).0.to_vec());
+        match self.0.iter_mut().find(|(known, _)| *known == layer) {
+            Some((_, list)) => list.extend(ids),
+            None => self.0.push((layer, ids.collect())),
+        }
+    }
+}
+
+/// Logits `[ids, vocab]` and routes of a text read at once.
+pub fn logits(session: &mut Session, ids: &[u32]) -> (Vec<f32>, Routes) {
+    let (mut all, mut routes) = (Vec::new(), Routes::default());
+    session
+        .append_all(ids, &AtomicBool::new(false), &mut routes, &mut |chunk| {
+            all.extend_from_slice(chunk);
+            Ok(())
+        })
+        .unwrap();
+    (all, routes)
+}
+
+/// Greedy continuation by single steps.
+pub fn greedy(session: &mut Session, prompt: &[u32], steps: usize) -> Vec<u32> {
+    let cancel = AtomicBool::new(false);
+    session.append(prompt, &cancel, &mut (), &mut |_| {}).unwrap();
+    let mut out = Vec::new();
+    for _ in 0..steps {
+        let best = session.logits().iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
+        let id = u32::try_from(best.unwrap().0).unwrap();
+        out.push(id);
+        session.append(&[id], &cancel, &mut (), &mut |_| {}).unwrap();
+    }
+    out
+}
+
+/// Standard deviation: the unit in which logits are compared.
+pub fn spread(values: &[f32]) -> f32 {
+    let count = values.len() as f64;
+    let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / count;
+    let variance = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / count;
+    variance.sqrt() as f32
+}
+
+/// Largest difference.
+pub fn distance(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}

@@ -1,0 +1,39 @@
+//! GGUF headers: any bytes are parsed or refused; what is parsed lies in the file and answers every getter.
+#![no_main]
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use moelten_loader::gguf::Header;
+
+fuzz_target!(|bytes: &[u8]| {
+    let header = match Header::parse(Path::new("f"), bytes) {
+        Ok(header) => header,
+        Err(error) => {
+            assert!(!error.to_string().chars().any(char::is_control), "{error:?}");
+            return;
+        }
+    };
+    let len = bytes.len() as u64;
+    assert!(header.alignment.is_power_of_two());
+    let mut ranges: Vec<_> = header.tensors.iter().map(|t| (t.offset, t.offset + t.bytes)).collect();
+    ranges.retain(|(start, end)| start != end);
+    ranges.sort_unstable();
+    assert!(ranges.iter().all(|(_, end)| *end <= len));
+    assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0));
+    let m = &header.metadata;
+    for (key, value) in m.iter() {
+        assert!(!value.type_name().is_empty());
+        let answers = [
+            m.str(key).is_ok(),
+            m.bool(key).is_ok(),
+            m.f32(key).is_ok(),
+            m.u64(key).is_ok(),
+            m.strings(key).is_ok(),
+            m.f32s(key).is_ok(),
+            m.bools(key).is_ok(),
+            m.i32s(key).is_ok(),
+        ];
+        assert!(answers.iter().filter(|ok| **ok).count() <= 1, "{key} is of two types");
+    }
+});

@@ -1,0 +1,242 @@
+//! The families: what an architecture name implies that its configuration does not say. Data only, no functions;
+//! a new model of known behaviour is one more entry here.
+//!
+//! Sources: the `configuration_*.py` and `modeling_*.py` files of Hugging Face transformers 5 for the folders, the
+//! GGUF specification and real file headers for the GGUF architecture names.
+
+use crate::spec::Pairing;
+
+/// What holds for every model of a family.
+#[derive(Debug)]
+pub struct Family {
+    /// Label for people.
+    pub label: &'static str,
+    /// `model_type` values in `config.json`.
+    pub hf_types: &'static [&'static str],
+    /// `general.architecture` in GGUF files; the same name may serve several families of equal meaning.
+    pub gguf_arch: &'static str,
+    /// Q/K row order of GGUF files (Hugging Face folders are always `Split`).
+    pub gguf_pairing: Pairing,
+    /// Norms over the residual stream.
+    pub norm: NormKind,
+    /// Biases on q, k, v.
+    pub qkv_bias: Setting,
+    /// Bias on the attention output.
+    pub out_bias: Setting,
+    /// Bias on the head.
+    pub head_bias: Setting,
+    /// Norms on queries and keys.
+    pub qk_norm: QkNormKind,
+    /// Which layers a sliding window covers when one is given.
+    pub window: WindowRule,
+    /// Routing; families without experts never read it.
+    pub router: RouterKind,
+    /// Whether chosen weights are divided by their sum.
+    pub renormalise: Setting,
+    /// The shared expert.
+    pub shared: SharedKind,
+    /// Where the hidden width of a routed expert stands.
+    pub expert_width: ExpertWidth,
+    /// Rope base when the configuration has none.
+    pub default_theta: f64,
+    /// Whether head and embedding are one matrix when a folder's configuration does not say.
+    pub default_tied: bool,
+}
+
+/// A property that the configuration may or may not decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    /// Always so, whatever the file says.
+    Fixed(bool),
+    /// As the file says, else this.
+    Default(bool),
+}
+
+/// Kinds of norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// RMS norm.
+    Rms,
+    /// Layer norm with bias.
+    Layer,
+}
+
+/// Kinds of query and key norms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNormKind {
+    /// None.
+    None,
+    /// Per head.
+    PerHead,
+    /// Over all heads.
+    Full,
+}
+
+/// Which layers a sliding window covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WindowRule {
+    /// All of them.
+    AllLayers,
+    /// Those that the file lists; none otherwise.
+    Listed,
+}
+
+/// Kinds of routing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouterKind {
+    /// Softmax and top-k.
+    SoftmaxTopK,
+    /// SparseMixer with two experts.
+    SparseMixer,
+}
+
+/// Kinds of shared experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SharedKind {
+    /// None.
+    None,
+    /// Added as it is, when the file gives it a width.
+    PlainIfPresent,
+    /// With a sigmoid gate.
+    Gated,
+}
+
+/// Where the hidden width of a routed expert stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpertWidth {
+    /// The same field as the dense width.
+    AsDense,
+    /// A field of its own.
+    Own,
+}
+
+/// Llama, and what everything else is described against.
+const LLAMA: Family = Family {
+    label: "llama",
+    hf_types: &["llama"],
+    gguf_arch: "llama",
+    gguf_pairing: Pairing::Adjacent,
+    norm: NormKind::Rms,
+    qkv_bias: Setting::Default(false),
+    out_bias: Setting::Default(false),
+    head_bias: Setting::Fixed(false),
+    qk_norm: QkNormKind::None,
+    window: WindowRule::AllLayers,
+    router: RouterKind::SoftmaxTopK,
+    renormalise: Setting::Fixed(true),
+    shared: SharedKind::None,
+    expert_width: ExpertWidth::AsDense,
+    default_theta: 10_000.0,
+    default_tied: false,
+};
+
+const QWEN2: Family = Family {
+    label: "qwen2",
+    hf_types: &["qwen2"],
+    gguf_arch: "qwen2",
+    gguf_pairing: Pairing::Split,
+    qkv_bias: Setting::Fixed(true),
+    out_bias: Setting::Fixed(false),
+    window: WindowRule::Listed,
+    ..LLAMA
+};
+
+const QWEN3: Family = Family {
+    label: "qwen3",
+    hf_types: &["qwen3"],
+    gguf_arch: "qwen3",
+    qkv_bias: Setting::Default(false),
+    out_bias: Setting::Default(false),
+    qk_norm: QkNormKind::PerHead,
+    ..QWEN2
+};
+
+/// Every family. A GGUF architecture belongs to the first entry that names it.
+pub const FAMILIES: &[Family] = &[
+    LLAMA,
+    Family { label: "mistral", hf_types: &["mistral"], ..LLAMA },
+    // arXiv 2401.04088. In GGUF files a Mixtral is a llama with an expert count.
+    Family { label: "mixtral", hf_types: &["mixtral"], ..LLAMA },
+    QWEN2,
+    QWEN3,
+    Family {
+        label: "qwen2moe",
+        hf_types: &["qwen2_moe"],
+        gguf_arch: "qwen2moe",
+        qkv_bias: Setting::Default(true),
+        renormalise: Setting::Default(false),
+        shared: SharedKind::Gated,
+        expert_width: ExpertWidth::Own,
+        ..QWEN2
+    },
+    Family {
+        label: "qwen3moe",
+        hf_types: &["qwen3_moe"],
+        gguf_arch: "qwen3moe",
+        // Folders say so or not (`config_hf`); GGUF files of this architecture are read as if they did.
+        renormalise: Setting::Default(true),
+        expert_width: ExpertWidth::Own,
+        ..QWEN3
+    },
+    // arXiv 2409.02060.
+    Family {
+        label: "olmoe",
+        hf_types: &["olmoe"],
+        gguf_arch: "olmoe",
+        gguf_pairing: Pairing::Split,
+        qk_norm: QkNormKind::Full,
+        window: WindowRule::Listed,
+        renormalise: Setting::Default(false),
+        ..LLAMA
+    },
+    Family {
+        label: "granitemoe",
+        hf_types: &["granitemoe", "granitemoeshared"],
+        gguf_arch: "granitemoe",
+        window: WindowRule::Listed,
+        shared: SharedKind::PlainIfPresent,
+        ..LLAMA
+    },
+    // arXiv 2404.14219, 2409.12136.
+    Family {
+        label: "phimoe",
+        hf_types: &["phimoe"],
+        gguf_arch: "phimoe",
+        gguf_pairing: Pairing::Split,
+        norm: NormKind::Layer,
+        qkv_bias: Setting::Default(true),
+        out_bias: Setting::Default(true),
+        head_bias: Setting::Default(true),
+        router: RouterKind::SparseMixer,
+        ..LLAMA
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unambiguous() {
+        let mut types: Vec<_> = FAMILIES.iter().flat_map(|f| f.hf_types).collect();
+        types.sort_unstable();
+        let count = types.len();
+        types.dedup();
+        assert_eq!(count, types.len(), "a model_type belongs to one family");
+    }
+
+    #[test]
+    fn families_that_share_a_gguf_name_agree_on_what_gguf_files_mean() {
+        for a in FAMILIES {
+            for b in FAMILIES.iter().filter(|b| b.gguf_arch == a.gguf_arch) {
+                assert_eq!(a.gguf_pairing, b.gguf_pairing);
+                assert_eq!((a.norm, a.qk_norm, a.router), (b.norm, b.qk_norm, b.router));
+                assert_eq!((a.qkv_bias, a.out_bias, a.head_bias), (b.qkv_bias, b.out_bias, b.head_bias));
+                assert_eq!(
+                    (a.renormalise, a.expert_width, a.shared),
+                    (b.renormalise, b.expert_width, b.shared)
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! From a path to everything the engine needs: the lowered spec, the tensors by role, and notices for people. It
+//! must not know how a layer computes.
+
+use std::path::Path;
+
+use crate::catalog::Catalog;
+use crate::error::Result;
+use crate::gguf::{Gguf, Metadata};
+use crate::hf_folder::{CONFIG, HfFolder};
+use crate::lower::{self, Container};
+use crate::open::{ModelFiles, open_model};
+use crate::raw::RawConfig;
+use crate::reader::printable;
+use crate::roles::{GGUF_NAMES, HF_NAMES, NameRule};
+use crate::spec::ModelSpec;
+use crate::store::TensorStore;
+use crate::{config_gguf, config_hf};
+
+/// A model's files, understood.
+#[derive(Debug)]
+pub struct LoadedModel {
+    /// What the model is.
+    pub spec: ModelSpec,
+    /// Its tensors by role.
+    pub tensors: TensorStore,
+    /// Where the rest (tokenizer, template, metadata) is read from.
+    pub source: Source,
+    /// Oddities that do no harm, one line each, for people.
+    pub notices: Vec<String>,
+}
+
+/// What a model was read from, beside its tensors.
+#[derive(Debug)]
+pub enum Source {
+    /// A GGUF file.
+    Gguf {
+        /// Its metadata.
+        metadata: Metadata,
+        /// Format version.
+        version: u32,
+    },
+    /// A Hugging Face folder.
+    Hf {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// `config.json`.
+        config: serde_json::Value,
+        /// `generation_config.json`.
+        generation_config: Option<serde_json::Value>,
+    },
+}
+
+/// Opens a path of any supported kind.
+///
+/// # Errors
+/// Whatever is wrong with the files; see [`crate::error::LoadError`].
+pub fn load(path: &Path) -> Result<LoadedModel> {
+    match open_model(path)? {
+        ModelFiles::Gguf(gguf) => load_gguf(gguf),
+        ModelFiles::Hf(folder) => load_hf(folder),
+    }
+}
+
+/// Opens a GGUF model that the program carries; `name` stands for the path in messages.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_static(name: &str, bytes: &'static [u8]) -> Result<LoadedModel> {
+    load_gguf(Gguf::from_static(name, bytes)?)
+}
+
+fn load_gguf(gguf: Gguf) -> Result<LoadedModel> {
+    let raw = config_gguf::read(&gguf.metadata, &gguf.catalog)?;
+    let source = Source::Gguf { metadata: gguf.metadata, version: gguf.version };
+    finish(&raw, Container::Gguf, GGUF_NAMES, gguf.catalog, source, gguf.notices)
+}
+
+fn load_hf(folder: HfFolder) -> Result<LoadedModel> {
+    let raw = config_hf::read(&folder.path.join(CONFIG), &folder.config)?;
+    let source =
+        Source::Hf { path: folder.path, config: folder.config, generation_config: folder.generation_config };
+    finish(&raw, Container::HfFolder, HF_NAMES, folder.catalog, source, folder.notices)
+}
+
+fn finish(
+    raw: &RawConfig,
+    container: Container,
+    names: &'static [NameRule],
+    catalog: Catalog,
+    source: Source,
+    mut notices: Vec<String>,
+) -> Result<LoadedModel> {
+    let spec = lower::lower(raw, container)?;
+    let tensors = TensorStore::resolve(&spec, catalog, names)?;
+    if !raw.unknown.is_empty() {
+        let fields: Vec<_> = raw.unknown.iter().map(|field| printable(field)).collect();
+        notices.push(format!("config.json fields not understood and not used: {}", fields.join(", ")));
+    }
+    if let Some(first) = tensors.unused().first() {
+        let count = tensors.unused().len();
+        notices.push(format!("{count} tensor(s) not used by this model, the first is {}", printable(first)));
+    }
+    Ok(LoadedModel { spec, tensors, source, notices })
+}

@@ -1,0 +1,126 @@
+//! Files that appear complete or not at all: written next to their final name, synced, then renamed. Knows no
+//! format.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::{LoadError, Result};
+
+/// A file in the making. Dropped without [`Self::commit`], it leaves nothing behind.
+#[derive(Debug)]
+pub(crate) struct PartialFile {
+    /// `None` once committed.
+    file: Option<BufWriter<File>>,
+    partial: PathBuf,
+    target: PathBuf,
+}
+
+impl PartialFile {
+    /// Begins `target`, writing to `target` with `.partial` appended. A leftover of that name is overwritten,
+    /// unless another process is writing it.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`]; in particular when `target` is a folder or one of `sources`, which are being read.
+    pub fn create(target: &Path, sources: &[&Path]) -> Result<Self> {
+        let refuse = |kind, message: &'static str| {
+            Err(LoadError::io(target, "write the file", io::Error::new(kind, message)))
+        };
+        if let Ok(existing) = std::fs::metadata(target) {
+            if existing.is_dir() {
+                return refuse(io::ErrorKind::IsADirectory, "it is a folder; give a file name");
+            }
+            if !existing.is_file() {
+                return refuse(io::ErrorKind::InvalidInput, "it is a device or a pipe; give a file name");
+            }
+            if sources.iter().any(|source| same_file(target, source)) {
+                return refuse(io::ErrorKind::InvalidInput, "it is the input; give another name");
+            }
+        }
+        let Some(name) = target.file_name() else {
+            return refuse(io::ErrorKind::InvalidInput, "it has no file name");
+        };
+        let mut partial_name = name.to_owned();
+        partial_name.push(".partial");
+        let partial = target.with_file_name(partial_name);
+
+        let failed = |source| LoadError::io(&partial, "create the file", source);
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).open(&partial).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let message = "another process is writing it";
+                return refuse(io::ErrorKind::ResourceBusy, message);
+            }
+            // Some file systems have no locks; then the rename still keeps the result whole.
+            Err(TryLockError::Error(_)) => {}
+        }
+        file.set_len(0).map_err(failed)?;
+        let file = Some(BufWriter::with_capacity(1 << 20, file));
+        Ok(Self { file, partial, target: target.to_owned() })
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`].
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let file = self.file.as_mut().expect("only commit takes the file, and consumes self");
+        file.write_all(bytes).map_err(|source| LoadError::io(&self.partial, "write to the file", source))
+    }
+
+    /// Makes the file durable and gives it its name.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`]; then the target is as it was.
+    pub fn commit(mut self) -> Result<()> {
+        let failed = |source| LoadError::io(&self.target, "finish the file", source);
+        let file = self.file.as_mut().expect("only commit takes the file, and consumes self");
+        file.flush().map_err(failed)?;
+        file.get_ref().sync_all().map_err(failed)?;
+        // Windows renames no open file; the lock goes with it.
+        let renamed = {
+            drop(self.file.take().map(BufWriter::into_parts));
+            std::fs::rename(&self.partial, &self.target)
+        };
+        if let Err(source) = renamed {
+            let _best_effort = std::fs::remove_file(&self.partial);
+            return Err(LoadError::io(&self.target, "rename the finished file", source));
+        }
+        sync_folder(&self.target).map_err(|source| LoadError::io(&self.target, "sync the folder", source))
+    }
+}
+
+impl Drop for PartialFile {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            // The buffered rest is not wanted either.
+            drop(file.into_parts());
+            let _best_effort = std::fs::remove_file(&self.partial);
+        }
+    }
+}
+
+/// Whether two names are one file, through links of either kind.
+fn same_file(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |path| std::fs::metadata(path).map(|m: std::fs::Metadata| (m.dev(), m.ino())).ok();
+        identity(a).is_some_and(|a| identity(b) == Some(a))
+    }
+    #[cfg(not(unix))]
+    {
+        std::fs::canonicalize(a).is_ok_and(|a| std::fs::canonicalize(b).is_ok_and(|b| a == b))
+    }
+}
+
+/// Makes a rename durable. Only Unix can open folders for this.
+fn sync_folder(file: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,354 @@
+//! Tensors by role: every tensor that a [`ModelSpec`] needs, found in the files under whichever name they use, its
+//! shape checked once. The engine asks for roles and experts; it never sees a name.
+
+use std::collections::{BTreeMap, HashSet};
+
+use moelten_quant::{Format, QMatrix};
+
+use crate::catalog::{Catalog, TensorInfo};
+use crate::error::{Fault, LoadError, Result};
+use crate::roles::{IGNORED_SUFFIXES, LayerTensor, NameRule, Part, Role, Rows};
+use crate::spec::{Ffn, Mixer, MlpSpec, ModelSpec, NormSpec, QkNorm, SharedExpert};
+
+/// Where a matrix lies: a window of one file, already validated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatrixRef {
+    /// Block format.
+    pub format: Format,
+    /// Rows (outputs).
+    pub rows: usize,
+    /// Columns (inputs).
+    pub cols: usize,
+    /// Index of the file.
+    pub file: usize,
+    /// Byte offset in it.
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
+/// The three matrices of one expert or dense block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MlpRef {
+    /// `[d_ff, d_model]`.
+    pub gate: MatrixRef,
+    /// `[d_ff, d_model]`.
+    pub up: MatrixRef,
+    /// `[d_model, d_ff]`.
+    pub down: MatrixRef,
+}
+
+impl MlpRef {
+    /// One of the three.
+    pub fn part(&self, part: Part) -> &MatrixRef {
+        match part {
+            Part::Gate => &self.gate,
+            Part::Up => &self.up,
+            Part::Down => &self.down,
+        }
+    }
+
+    /// Bytes of the three together.
+    pub fn bytes(&self) -> u64 {
+        self.gate.bytes + self.up.bytes + self.down.bytes
+    }
+}
+
+/// Every tensor a model needs, by role.
+#[derive(Debug)]
+pub struct TensorStore {
+    catalog: Catalog,
+    dense: BTreeMap<Role, MatrixRef>,
+    experts: Vec<Vec<MlpRef>>,
+    unused: Vec<String>,
+}
+
+impl TensorStore {
+    /// Finds and checks every tensor that `spec` needs.
+    ///
+    /// # Errors
+    /// [`LoadError::Malformed`] for a missing tensor or a wrong shape, [`LoadError::Unsupported`] for a needed
+    /// tensor of a type that cannot be computed with.
+    pub fn resolve(spec: &ModelSpec, catalog: Catalog, names: &'static [NameRule]) -> Result<Self> {
+        let mut resolver = Resolver { catalog: &catalog, names, used: HashSet::new() };
+        let mut dense = BTreeMap::new();
+        for (role, rows, cols) in needed(spec) {
+            dense.insert(role, resolver.matrix(role, rows, cols)?);
+        }
+        let mut experts = Vec::with_capacity(spec.layers.len());
+        for (layer, spec_layer) in spec.layers.iter().enumerate() {
+            experts.push(match &spec_layer.ffn {
+                Ffn::Dense(_) => Vec::new(),
+                Ffn::Moe(moe) => resolver.experts(layer, moe.experts, moe.expert, spec.d_model)?,
+            });
+        }
+        for role in [Role::RopeDivisors, Role::RopeShort, Role::RopeLong] {
+            resolver.mark_configuration(role);
+        }
+        let used = resolver.used;
+        let unused = catalog
+            .tensors()
+            .iter()
+            .filter(|t| {
+                !used.contains(t.name.as_str()) && !IGNORED_SUFFIXES.iter().any(|s| t.name.ends_with(s))
+            })
+            .map(|t| t.name.clone())
+            .collect();
+        Ok(Self { catalog, dense, experts, unused })
+    }
+
+    /// The matrix of a role that the spec needs; vectors are one row.
+    ///
+    /// # Panics
+    /// If the spec does not need this role.
+    pub fn get(&self, role: Role) -> MatrixRef {
+        *self.dense.get(&role).unwrap_or_else(|| panic!("the spec of this model has no {role}"))
+    }
+
+    /// The roles of all matrices outside expert banks, with their places.
+    pub fn dense(&self) -> impl Iterator<Item = (Role, MatrixRef)> + '_ {
+        self.dense.iter().map(|(&role, &matrix)| (role, matrix))
+    }
+
+    /// The experts of a layer; empty for dense layers.
+    pub fn experts(&self, layer: usize) -> &[MlpRef] {
+        self.experts.get(layer).map_or(&[], Vec::as_slice)
+    }
+
+    /// The weights of a matrix, as they lie in the file.
+    pub fn view(&self, matrix: &MatrixRef) -> QMatrix<'_> {
+        let file =
+            self.catalog.files().get(matrix.file).expect("a reference of this store names one of its files");
+        let bytes =
+            file.range(matrix.offset, matrix.bytes).expect("references were checked when they were made");
+        QMatrix::new(matrix.format, matrix.rows, matrix.cols, bytes)
+            .expect("references carry consistent sizes")
+    }
+
+    /// A role's values in f32, e.g. a norm weight.
+    ///
+    /// # Errors
+    /// [`Fault::NotFinite`] when a value is NaN or infinite: such a model cannot answer.
+    pub fn vector(&self, role: Role) -> Result<Vec<f32>> {
+        let matrix = self.get(role);
+        let mut out = vec![0.0; matrix.rows * matrix.cols];
+        moelten_quant::decode(matrix.format, self.view(&matrix).data(), &mut out);
+        if let Some(index) = out.iter().position(|v| !v.is_finite()) {
+            let found = if out.get(index).is_some_and(|v| v.is_nan()) { "NaN" } else { "infinity" };
+            let fault = Fault::NotFinite { found, index: u64::try_from(index).unwrap_or(u64::MAX) };
+            let path =
+                self.catalog.files().get(matrix.file).map_or_else(Default::default, |f| f.path().to_owned());
+            return Err(LoadError::malformed(&path, role.to_string(), fault));
+        }
+        Ok(out)
+    }
+
+    /// Names of tensors in the files that the spec has no use for.
+    pub fn unused(&self) -> &[String] {
+        &self.unused
+    }
+
+    /// The tensors as the files list them.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Bytes of everything outside expert banks.
+    pub fn dense_bytes(&self) -> u64 {
+        self.dense.values().map(|m| m.bytes).sum()
+    }
+
+    /// Bytes of all routed experts.
+    pub fn expert_bytes(&self) -> u64 {
+        self.experts.iter().flatten().map(MlpRef::bytes).sum()
+    }
+}
+
+/// Every role outside expert banks that a spec needs, with its shape.
+fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
+    let d = spec.d_model;
+    let mut out = vec![(Role::Embed, spec.vocab, d), (Role::FinalNorm, 1, d)];
+    if matches!(spec.final_norm, NormSpec::Layer { .. }) {
+        out.push((Role::FinalNormBias, 1, d));
+    }
+    if !spec.head.tied {
+        out.push((Role::Head, spec.vocab, d));
+    }
+    if spec.head.bias {
+        out.push((Role::HeadBias, 1, spec.vocab));
+    }
+    for (index, layer) in spec.layers.iter().enumerate() {
+        let mut add = |tensor, rows, cols| out.push((Role::Layer(index, tensor), rows, cols));
+        add(LayerTensor::MixerNorm, 1, d);
+        add(LayerTensor::FfnNorm, 1, d);
+        if matches!(layer.mixer_norm, NormSpec::Layer { .. }) {
+            add(LayerTensor::MixerNormBias, 1, d);
+        }
+        if matches!(layer.ffn_norm, NormSpec::Layer { .. }) {
+            add(LayerTensor::FfnNormBias, 1, d);
+        }
+        let Mixer::Attention(a) = &layer.mixer;
+        let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+        add(LayerTensor::Q, q, d);
+        add(LayerTensor::K, kv, d);
+        add(LayerTensor::V, kv, d);
+        add(LayerTensor::O, d, q);
+        if a.qkv_bias {
+            add(LayerTensor::QBias, 1, q);
+            add(LayerTensor::KBias, 1, kv);
+            add(LayerTensor::VBias, 1, kv);
+        }
+        if a.out_bias {
+            add(LayerTensor::OBias, 1, d);
+        }
+        match a.qk_norm {
+            QkNorm::None => {}
+            QkNorm::PerHead { .. } => {
+                add(LayerTensor::QNorm, 1, a.head_dim);
+                add(LayerTensor::KNorm, 1, a.head_dim);
+            }
+            QkNorm::Full { .. } => {
+                add(LayerTensor::QNorm, 1, q);
+                add(LayerTensor::KNorm, 1, kv);
+            }
+        }
+        let mut mlp = |wrap: fn(Part) -> LayerTensor, m: MlpSpec| {
+            add(wrap(Part::Gate), m.d_ff, d);
+            add(wrap(Part::Up), m.d_ff, d);
+            add(wrap(Part::Down), d, m.d_ff);
+        };
+        match &layer.ffn {
+            Ffn::Dense(m) => mlp(LayerTensor::Dense, *m),
+            Ffn::Moe(moe) => {
+                match moe.shared {
+                    SharedExpert::None => {}
+                    SharedExpert::Plain(m) | SharedExpert::Gated(m) => mlp(LayerTensor::Shared, m),
+                }
+                add(LayerTensor::Router, moe.experts, d);
+                if matches!(moe.shared, SharedExpert::Gated(_)) {
+                    add(LayerTensor::SharedInput, 1, d);
+                }
+            }
+        }
+    }
+    out
+}
+
+struct Resolver<'a> {
+    catalog: &'a Catalog,
+    names: &'static [NameRule],
+    used: HashSet<&'a str>,
+}
+
+impl<'a> Resolver<'a> {
+    /// The first spelling of `role` that the files have, for expert `expert` where tensors are per expert.
+    fn find(&mut self, role: Role, expert: usize) -> Option<(&'static NameRule, &'a TensorInfo)> {
+        let names: &'static [NameRule] = self.names;
+        let found = names
+            .iter()
+            .filter(|rule| rule.spells(role))
+            .find_map(|rule| Some((rule, self.catalog.get(&rule.name(role, expert))?)))?;
+        self.used.insert(found.1.name.as_str());
+        Some(found)
+    }
+
+    fn mark_configuration(&mut self, role: Role) {
+        let _ = self.find(role, 0);
+    }
+
+    fn missing(&self, role: Role, expert: usize) -> LoadError {
+        let rule = self.names.iter().find(|rule| rule.spells(role));
+        let name = rule.map_or_else(|| role.to_string(), |rule| rule.name(role, expert));
+        let path = self.catalog.files().first().map_or_else(Default::default, |f| f.path().to_owned());
+        LoadError::malformed(
+            &path,
+            format!("tensor {name}"),
+            Fault::Missing { hint: "; the file is not complete" },
+        )
+    }
+
+    /// A matrix outside the expert banks; a vector is one row.
+    fn matrix(&mut self, role: Role, rows: usize, cols: usize) -> Result<MatrixRef> {
+        let (rule, tensor) = self.find(role, 0).ok_or_else(|| self.missing(role, 0))?;
+        let whole = whole_rows(rule, rows);
+        let vector = rows == 1 && tensor.shape.len() == 1;
+        let expected = if vector { shape(&[cols]) } else { shape(&[whole, cols]) };
+        self.check_shape(tensor, &expected)?;
+        self.rows_of(tensor, rule.rows, rows, cols, 0)
+    }
+
+    fn experts(
+        &mut self,
+        layer: usize,
+        count: usize,
+        expert: MlpSpec,
+        d_model: usize,
+    ) -> Result<Vec<MlpRef>> {
+        let mut part = |part: Part, rows: usize, cols: usize| -> Result<Vec<MatrixRef>> {
+            let role = Role::Layer(layer, LayerTensor::Experts(part));
+            let (rule, bank) = self.find(role, 0).ok_or_else(|| self.missing(role, 0))?;
+            let whole = whole_rows(rule, rows);
+            if rule.per_expert() {
+                return (0..count)
+                    .map(|e| {
+                        let (rule, tensor) = self.find(role, e).ok_or_else(|| self.missing(role, e))?;
+                        self.check_shape(tensor, &shape(&[whole, cols]))?;
+                        self.rows_of(tensor, rule.rows, rows, cols, 0)
+                    })
+                    .collect();
+            }
+            self.check_shape(bank, &shape(&[count, whole, cols]))?;
+            (0..count).map(|e| self.rows_of(bank, rule.rows, rows, cols, e)).collect()
+        };
+        let gate = part(Part::Gate, expert.d_ff, d_model)?;
+        let up = part(Part::Up, expert.d_ff, d_model)?;
+        let down = part(Part::Down, d_model, expert.d_ff)?;
+        let zipped = gate.into_iter().zip(up).zip(down);
+        Ok(zipped.map(|((gate, up), down)| MlpRef { gate, up, down }).collect())
+    }
+
+    fn check_shape(&self, tensor: &TensorInfo, expected: &[u64]) -> Result<()> {
+        if tensor.shape == expected {
+            return Ok(());
+        }
+        let fault = Fault::WrongShape { found: tensor.shape.clone(), expected: expected.to_vec() };
+        Err(LoadError::malformed(self.catalog.path(tensor), format!("tensor {}", tensor.name), fault))
+    }
+
+    /// A run of rows of (one expert of) a tensor whose shape has been checked.
+    fn rows_of(
+        &self,
+        tensor: &TensorInfo,
+        take: Rows,
+        rows: usize,
+        cols: usize,
+        expert: usize,
+    ) -> Result<MatrixRef> {
+        let path = self.catalog.path(tensor);
+        let format = tensor.known_format(path)?;
+        let overflow = || LoadError::malformed(path, format!("tensor {}", tensor.name), Fault::Overflow);
+        let row_bytes = format.row_bytes(cols).ok_or_else(|| {
+            let columns = u64::try_from(cols).unwrap_or(u64::MAX);
+            let fault = Fault::PartialBlock { columns, format: format.name(), block: format.block_len() };
+            LoadError::malformed(path, format!("tensor {}", tensor.name), fault)
+        })?;
+        let (per_expert, skip) = match take {
+            Rows::All => (rows, 0),
+            Rows::FirstHalf => (rows * 2, 0),
+            Rows::SecondHalf => (rows * 2, rows),
+        };
+        let first = per_expert.checked_mul(expert).and_then(|r| r.checked_add(skip)).ok_or_else(overflow)?;
+        let start = first.checked_mul(row_bytes).and_then(|b| u64::try_from(b).ok()).ok_or_else(overflow)?;
+        let bytes = rows.checked_mul(row_bytes).and_then(|b| u64::try_from(b).ok()).ok_or_else(overflow)?;
+        let offset = tensor.offset.checked_add(start).ok_or_else(overflow)?;
+        Ok(MatrixRef { format, rows, cols, file: tensor.file, offset, bytes })
+    }
+}
+
+fn whole_rows(rule: &NameRule, rows: usize) -> usize {
+    if rule.rows == Rows::All { rows } else { rows.saturating_mul(2) }
+}
+
+fn shape(dims: &[usize]) -> Vec<u64> {
+    dims.iter().map(|&d| u64::try_from(d).unwrap_or(u64::MAX)).collect()
+}

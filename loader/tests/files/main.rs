@@ -1,0 +1,12 @@
+//! The file containers against good, bad and real files.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bad_gguf;
+mod bad_paths;
+mod bad_safetensors;
+mod meter;
+mod real;
+mod round_trip;
+mod writer;

@@ -1,0 +1,73 @@
+//! Files that other programs wrote, from the shared folder beside the repository where there is one.
+
+use std::path::{Path, PathBuf};
+
+use moelten_loader::catalog::Storage;
+use moelten_loader::gguf::Gguf;
+use moelten_loader::hf_folder::HfFolder;
+use moelten_loader::open::{ModelFiles, open_model};
+use moelten_loader::safetensors::SafeTensors;
+
+/// The shared folder, or a line that says why nothing is tested.
+fn shared() -> Option<PathBuf> {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared"));
+    if !path.is_dir() {
+        println!("skipped: no shared folder");
+        return None;
+    }
+    Some(path.to_owned())
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn vocabulary_files_open() {
+    let Some(shared) = shared() else { return };
+    let mut opened = 0;
+    for path in entries(&shared.join("tokenizers")) {
+        if path.extension().is_none_or(|e| e != "gguf") {
+            continue;
+        }
+        let gguf = Gguf::open(&path).unwrap();
+        assert_eq!(gguf.notices, [""; 0], "{path:?}");
+        let tokens = gguf.metadata.require_strings("tokenizer.ggml.tokens").unwrap();
+        let types = gguf.metadata.i32s("tokenizer.ggml.token_type").unwrap().unwrap();
+        assert_eq!(tokens.len(), types.len(), "{path:?}");
+        opened += 1;
+    }
+    assert!(opened >= 6, "{opened} files");
+}
+
+#[test]
+fn golden_folders_open() {
+    let Some(shared) = shared() else { return };
+    let mut opened = 0;
+    for folder in entries(&shared.join("golden")).into_iter().filter(|path| path.is_dir()) {
+        let Ok(ModelFiles::Hf(hf)) = open_model(&folder) else { panic!("{folder:?}") };
+        assert!(hf.config["model_type"].is_string());
+        for tensor in hf.catalog.tensors() {
+            assert!(matches!(tensor.storage, Storage::Known(_)), "{}", tensor.name);
+            assert_eq!(hf.catalog.bytes(tensor).len() as u64, tensor.bytes);
+        }
+        let golden = SafeTensors::open(&folder.join("golden.safetensors")).unwrap();
+        let (ids_shape, ids) = golden.i32s("input_ids").unwrap();
+        assert_eq!(ids_shape, [ids.len() as u64]);
+        let (logits_shape, logits) = golden.f32s("logits").unwrap();
+        assert_eq!(logits_shape.iter().product::<u64>(), logits.len() as u64);
+        assert!(logits.iter().all(|x| x.is_finite()));
+        opened += 1;
+    }
+    assert!(opened >= 17, "{opened} folders");
+}
+
+#[test]
+fn a_generation_config_is_found() {
+    let Some(shared) = shared() else { return };
+    let hf = HfFolder::open(&shared.join("models/tiny-tales")).unwrap();
+    assert!(hf.generation_config.is_some());
+}

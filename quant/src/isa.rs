@@ -1,0 +1,139 @@
+//! The instruction set tiers: their names, which of them this machine has, and the `MOELTEN_ISA` override. What a tier
+//! does is `kernel`.
+
+use std::fmt;
+
+/// A tier of kernels. Results differ between tiers in the last bits, never within one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Isa {
+    /// Plain Rust, on every machine.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL, over all that [`Isa::Avx2`] needs.
+    Avx512,
+}
+
+/// `MOELTEN_ISA` names a tier that does not exist or that this machine lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IsaError {
+    /// What the variable said.
+    pub requested: String,
+    /// The tiers of this machine, slowest first.
+    pub available: Vec<Isa>,
+}
+
+impl fmt::Display for IsaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = if Isa::from_name(&self.requested).is_some() { "not on this machine" } else { "unknown" };
+        let available: Vec<_> = self.available.iter().map(|isa| isa.name()).collect();
+        let available = available.join(", ");
+        write!(f, "MOELTEN_ISA={:?} is {known}; available: {available}", self.requested)
+    }
+}
+
+impl std::error::Error for IsaError {}
+
+impl Isa {
+    /// Every tier, slowest first.
+    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+
+    /// The tiers that this machine can run, slowest first. [`Isa::Scalar`] is always there.
+    pub fn available() -> Vec<Self> {
+        Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    /// The fastest tier of this machine.
+    pub fn best() -> Self {
+        Self::ALL.into_iter().rfind(|isa| isa.is_available()).unwrap_or(Self::Scalar)
+    }
+
+    /// The tier of that name, in any case.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|isa| isa.name().eq_ignore_ascii_case(name))
+    }
+
+    /// The name `MOELTEN_ISA` takes, e.g. `avx2`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// The tier that the environment variable `MOELTEN_ISA` names, or the best one if it is unset or empty.
+    ///
+    /// # Errors
+    /// If the name is unknown or this machine lacks the tier.
+    pub fn from_env() -> Result<Self, IsaError> {
+        match std::env::var_os("MOELTEN_ISA") {
+            Some(name) => Self::choose(&name.to_string_lossy()),
+            None => Ok(Self::best()),
+        }
+    }
+
+    fn choose(requested: &str) -> Result<Self, IsaError> {
+        match Self::from_name(requested) {
+            _ if requested.is_empty() => Ok(Self::best()),
+            Some(isa) if isa.is_available() => Ok(isa),
+            _ => Err(IsaError { requested: requested.to_owned(), available: Self::available() }),
+        }
+    }
+
+    /// Whether this machine has every instruction of the tier.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn is_available(self) -> bool {
+        let avx2 = || {
+            is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+        };
+        match self {
+            Self::Scalar => true,
+            Self::Avx2 => avx2(),
+            Self::Avx512 => {
+                avx2()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+        }
+    }
+
+    /// Whether this machine has every instruction of the tier.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) fn is_available(self) -> bool {
+        self == Self::Scalar
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_and_scalar_is_always_there() {
+        for isa in Isa::ALL {
+            assert_eq!(Isa::from_name(&isa.name().to_uppercase()), Some(isa));
+        }
+        assert_eq!(Isa::available().first(), Some(&Isa::Scalar));
+        assert_eq!(Isa::available().last(), Some(&Isa::best()));
+        assert_eq!(Isa::choose("scalar"), Ok(Isa::Scalar));
+        assert_eq!(Isa::choose(""), Ok(Isa::best()));
+    }
+
+    #[test]
+    fn an_unknown_tier_is_an_error_that_names_the_available_ones() {
+        let error = Isa::choose("mmx").unwrap_err().to_string();
+        assert!(error.contains("mmx") && error.contains("unknown") && error.contains("scalar"), "{error}");
+    }
+}

@@ -1,0 +1,197 @@
+//! The tier that every machine has: plain Rust on the reference decode. It is kept simple on purpose; compilers find
+//! vectors in the eight-lane loops by themselves. No unsafe code here.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use super::tiled::{Block, DEPTH, TOKENS};
+use super::{Kernels, Unpack};
+use crate::{Format, Isa, decode};
+
+/// Accumulators per sum.
+const LANES: usize = 8;
+
+/// What silu and gelu clamp their input to: both are 0 there in single precision, and minus infinity would be NaN.
+const GATE_MIN: f32 = -120.0;
+
+pub(super) static KERNELS: Kernels = Kernels {
+    isa: Isa::Scalar,
+    lanes: LANES,
+    unpack: UNPACK,
+    fused: None,
+    block,
+    dot,
+    dot_f16,
+    axpy,
+    axpy_f16,
+    to_f16,
+    scale,
+    rms_norm,
+    layer_norm,
+    softmax,
+    silu_mul,
+    gelu_tanh_mul,
+};
+
+/// The reference decode of each format, in the order of the enum.
+const UNPACK: [Unpack; Format::ALL.len()] = [
+    |b, y| decode(Format::F32, b, y),
+    |b, y| decode(Format::F16, b, y),
+    |b, y| decode(Format::BF16, b, y),
+    |b, y| decode(Format::Q4_0, b, y),
+    |b, y| decode(Format::Q4_1, b, y),
+    |b, y| decode(Format::Q5_0, b, y),
+    |b, y| decode(Format::Q5_1, b, y),
+    |b, y| decode(Format::Q8_0, b, y),
+    |b, y| decode(Format::Q2K, b, y),
+    |b, y| decode(Format::Q3K, b, y),
+    |b, y| decode(Format::Q4K, b, y),
+    |b, y| decode(Format::Q5K, b, y),
+    |b, y| decode(Format::Q6K, b, y),
+    |b, y| decode(Format::Iq4Nl, b, y),
+    |b, y| decode(Format::Iq4Xs, b, y),
+    |b, y| decode(Format::Mxfp4, b, y),
+];
+
+fn block(block: Block<'_>) {
+    for r in 0..block.rows {
+        let w = &block.w[r * DEPTH..][..block.depth];
+        for t in 0..block.tokens {
+            let x = &block.x[t * block.x_stride..][..block.depth];
+            let acc = &mut block.acc[(r * TOKENS + t) * LANES..][..LANES];
+            let mut lanes = [0.0; LANES];
+            if !block.first {
+                lanes.copy_from_slice(acc);
+            }
+            multiply_add(&mut lanes, w, x);
+            if block.last {
+                block.out[r * block.out_stride + t] = sum(lanes);
+            } else {
+                acc.copy_from_slice(&lanes);
+            }
+        }
+    }
+}
+
+/// `lanes[i % LANES] += a[i] * b[i]`, in ascending order.
+fn multiply_add(lanes: &mut [f32; LANES], a: &[f32], b: &[f32]) {
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a.iter().zip(b) {
+        for j in 0..LANES {
+            lanes[j] += a[j] * b[j];
+        }
+    }
+    for (lane, (a, b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
+        *lane += a * b;
+    }
+}
+
+/// The lanes, added pairwise in a fixed order.
+fn sum(l: [f32; LANES]) -> f32 {
+    ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    multiply_add(&mut lanes, a, b);
+    sum(lanes)
+}
+
+/// Half-precision values are widened this many at a time, on the stack.
+const WIDEN: usize = 64;
+
+fn dot_f16(a: &[f32], b: &[f16]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for (a, b) in a.chunks(WIDEN).zip(b.chunks(WIDEN)) {
+        let mut wide = [0.0; WIDEN];
+        b.convert_to_f32_slice(&mut wide[..b.len()]);
+        multiply_add(&mut lanes, a, &wide[..b.len()]);
+    }
+    sum(lanes)
+}
+
+fn axpy(alpha: f32, x: &[f32], y: &mut [f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += alpha * x;
+    }
+}
+
+fn axpy_f16(alpha: f32, x: &[f16], y: &mut [f32]) {
+    for (x, y) in x.chunks(WIDEN).zip(y.chunks_mut(WIDEN)) {
+        let mut wide = [0.0; WIDEN];
+        x.convert_to_f32_slice(&mut wide[..x.len()]);
+        axpy(alpha, &wide[..x.len()], y);
+    }
+}
+
+fn to_f16(src: &[f32], dst: &mut [f16]) {
+    dst.convert_from_f32_slice(src);
+}
+
+fn scale(alpha: f32, x: &mut [f32]) {
+    for x in x {
+        *x *= alpha;
+    }
+}
+
+fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let inverse = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
+    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * inverse * weight;
+    }
+}
+
+fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+    let n = x.len() as f32;
+    let mut lanes = [0.0; LANES];
+    for x in x.chunks(LANES) {
+        lanes.iter_mut().zip(x).for_each(|(lane, x)| *lane += x);
+    }
+    let mean = sum(lanes) / n;
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = x - mean;
+    }
+    let inverse = 1.0 / (dot(out, out) / n + eps).sqrt();
+    for ((out, weight), bias) in out.iter_mut().zip(weight).zip(bias) {
+        *out = *out * inverse * weight + bias;
+    }
+}
+
+fn softmax(x: &mut [f32]) {
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if max == f32::NEG_INFINITY && !x.iter().any(|x| x.is_nan()) {
+        x.fill(0.0);
+        return;
+    }
+    let mut lanes = [0.0; LANES];
+    for x in x.chunks_mut(LANES) {
+        for (lane, x) in lanes.iter_mut().zip(x) {
+            *x = (*x - max).exp();
+            *lane += *x;
+        }
+    }
+    scale(1.0 / sum(lanes), x);
+}
+
+/// `g`, but at least [`GATE_MIN`]; NaN stays.
+fn clamp_gate(g: f32) -> f32 {
+    if g < GATE_MIN { GATE_MIN } else { g }
+}
+
+fn silu_mul(gate: &[f32], up: &mut [f32]) {
+    for (up, &g) in up.iter_mut().zip(gate) {
+        let g = clamp_gate(g);
+        *up *= g / (1.0 + (-g).exp());
+    }
+}
+
+fn gelu_tanh_mul(gate: &[f32], up: &mut [f32]) {
+    // sqrt(2 / pi), as `std::f32::consts::FRAC_2_SQRT_PI / SQRT_2`.
+    let c = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
+    for (up, &g) in up.iter_mut().zip(gate) {
+        let g = clamp_gate(g);
+        let u = c * (g + 0.044715 * (g * g * g));
+        *up *= g / (1.0 + (-2.0 * u).exp());
+    }
+}

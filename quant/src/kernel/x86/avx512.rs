@@ -1,0 +1,61 @@
+//! The tier of AVX-512 F, BW, DQ and VL: sixteen floats, thirty-two registers.
+
+use core::arch::x86_64::*;
+
+use super::avx2::Avx2;
+use super::lanes::{Lanes, lanes_functions};
+use crate::Isa;
+
+/// Sixteen floats in a `zmm` register.
+pub(super) struct Avx512;
+
+impl Avx512 {
+    #[inline(always)]
+    fn mask(n: usize) -> __mmask16 {
+        debug_assert!(n < 16);
+        (1 << n) - 1
+    }
+
+    lanes_functions! {
+        fn upper(v: __m512) -> __m256 { _mm512_extractf32x8_ps::<1>(v) }
+    }
+}
+
+impl Lanes for Avx512 {
+    const N: usize = 16;
+    const TILE_TOKENS: usize = 6;
+    type V = __m512;
+
+    lanes_functions! {
+        fn splat(value: f32) -> __m512 { _mm512_set1_ps(value) }
+        fn load(from: *const f32) -> __m512 { _mm512_loadu_ps(from) }
+        fn store(to: *mut f32, v: __m512) { _mm512_storeu_ps(to, v) }
+        fn load_part(from: *const f32, n: usize) -> __m512 { _mm512_maskz_loadu_ps(Self::mask(n), from) }
+        fn store_part(to: *mut f32, n: usize, v: __m512) { _mm512_mask_storeu_ps(to, Self::mask(n), v) }
+        fn load_f16(from: *const u16) -> __m512 { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+        fn store_f16(to: *mut u16, v: __m512) {
+            _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v))
+        }
+        fn load_bf16(from: *const u16) -> __m512 {
+            let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
+        }
+        fn widen(codes: __m256i, part: usize) -> __m512 {
+            let half = if part == 0 { _mm256_castsi256_si128(codes) } else { _mm256_extracti128_si256::<1>(codes) };
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(half))
+        }
+        fn add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
+        fn sub(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
+        fn mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
+        fn div(a: __m512, b: __m512) -> __m512 { _mm512_div_ps(a, b) }
+        fn fma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
+        fn max(a: __m512, b: __m512) -> __m512 { _mm512_max_ps(a, b) }
+        fn min(a: __m512, b: __m512) -> __m512 { _mm512_min_ps(a, b) }
+        fn round(v: __m512) -> __m512 { _mm512_roundscale_ps::<_MM_FROUND_TO_NEAREST_INT>(v) }
+        fn times_power_of_two(v: __m512, n: __m512) -> __m512 { _mm512_scalef_ps(v, n) }
+        fn sum(v: __m512) -> f32 { Avx2::sum(_mm256_add_ps(_mm512_castps512_ps256(v), Self::upper(v))) }
+        fn largest(v: __m512) -> f32 { Avx2::largest(_mm256_max_ps(_mm512_castps512_ps256(v), Self::upper(v))) }
+    }
+}
+
+super::tier!(Isa::Avx512, Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");

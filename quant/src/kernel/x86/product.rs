@@ -1,0 +1,225 @@
+//! Products over any [`Lanes`]: unpacking rows, the fused product with one token, and the register tiles of `tiled`. It must
+//! not know formats. The order of additions is the one `tiled` promises: one vector accumulator for each output.
+
+use super::lanes::Lanes;
+use super::unpack::{Sink, Unpack};
+use crate::kernel::prefetch::prefetch;
+use crate::kernel::tiled::{Block, DEPTH, TOKENS};
+use crate::{QMatrix, decode};
+
+/// Rows of a register tile, and rows that a fused product takes together to hide the latency of the additions.
+const TILE_ROWS: usize = 4;
+
+/// Writes weights to memory.
+struct Store(*mut f32);
+
+impl<L: Lanes> Sink<L> for Store {
+    #[inline(always)]
+    unsafe fn put(&mut self, at: usize, weights: L::V) {
+        // SAFETY: `unpack` points at as many floats as the block has weights.
+        unsafe { L::store(self.0.add(at), weights) }
+    }
+}
+
+/// Multiplies weights with activations and adds.
+struct MultiplyAdd<L: Lanes> {
+    x: *const f32,
+    acc: L::V,
+}
+
+impl<L: Lanes> Sink<L> for MultiplyAdd<L> {
+    #[inline(always)]
+    unsafe fn put(&mut self, at: usize, weights: L::V) {
+        // SAFETY: `fused_rows` points at as many activations as the block has weights.
+        unsafe { self.acc = L::fma(weights, L::load(self.x.add(at)), self.acc) }
+    }
+}
+
+/// Decodes whole blocks.
+///
+/// # Safety
+/// As [`Lanes`]. `bytes` is as long as `out.len()` weights take.
+#[inline(always)]
+pub(super) unsafe fn unpack<L: Lanes, U: Unpack>(bytes: &[u8], out: &mut [f32]) {
+    let units = out.len() / U::LEN;
+    for unit in 0..units {
+        // SAFETY: `unit` is within both slices, whose lengths agree.
+        unsafe {
+            let bytes = bytes.as_ptr().add(unit * U::BYTES);
+            let out = out.as_mut_ptr().add(unit * U::LEN);
+            let head = U::head::<L>(bytes);
+            for part in 0..U::PARTS {
+                U::part::<L>(bytes, &head, part, &mut Store(out.add(part * (U::LEN / U::PARTS))));
+            }
+        }
+    }
+    if !out.len().is_multiple_of(U::LEN) {
+        decode(U::FORMAT, &bytes[units * U::BYTES..], &mut out[units * U::LEN..]);
+    }
+}
+
+/// `out[r]`, one token, straight from the blocks.
+///
+/// # Safety
+/// As [`Lanes`]. `x` is `[cols]` and `out` is `[rows]`.
+#[inline(always)]
+pub(super) unsafe fn fused<L: Lanes, U: Unpack>(w: QMatrix<'_>, x: &[f32], out: &mut [f32]) {
+    let (fours, rest) = out.as_chunks_mut::<TILE_ROWS>();
+    let first_of_rest = fours.len() * TILE_ROWS;
+    for (i, out) in fours.iter_mut().enumerate() {
+        // SAFETY: `out` has an element for each row of the matrix, so these rows exist.
+        unsafe { fused_rows::<L, U, TILE_ROWS>(w, i * TILE_ROWS, x, out) };
+    }
+    for (i, out) in rest.iter_mut().enumerate() {
+        // SAFETY: as above.
+        unsafe { fused_rows::<L, U, 1>(w, first_of_rest + i, x, std::array::from_mut(out)) };
+    }
+}
+
+/// # Safety
+/// As [`fused`], with rows `row .. row + R` in the matrix.
+#[inline(always)]
+unsafe fn fused_rows<L: Lanes, U: Unpack, const R: usize>(
+    w: QMatrix<'_>,
+    row: usize,
+    x: &[f32],
+    out: &mut [f32; R],
+) {
+    let units = x.len() / U::LEN;
+    // SAFETY: the rows exist, each has `units` units and `x` as many times `LEN` activations; the tail reads only
+    // what `rest` says.
+    unsafe {
+        let bytes = w.data().as_ptr().add(row * w.row_bytes());
+        let mut acc = [L::splat(0.0); R];
+        for unit in 0..units {
+            let x = x.as_ptr().add(unit * U::LEN);
+            let bytes: [_; R] = std::array::from_fn(|r| bytes.add(r * w.row_bytes() + unit * U::BYTES));
+            // The same place of the next rows.
+            for bytes in bytes {
+                prefetch(bytes.wrapping_add(R * w.row_bytes()), U::BYTES);
+            }
+            let mut heads = [U::head::<L>(bytes[0]); R];
+            for r in 1..R {
+                heads[r] = U::head::<L>(bytes[r]);
+            }
+            for part in 0..U::PARTS {
+                let x = x.add(part * (U::LEN / U::PARTS));
+                for r in 0..R {
+                    let mut sink = MultiplyAdd::<L> { x, acc: acc[r] };
+                    U::part::<L>(bytes[r], &heads[r], part, &mut sink);
+                    acc[r] = sink.acc;
+                }
+            }
+        }
+        let rest = &x[units * U::LEN..];
+        if !rest.is_empty() {
+            for (r, acc) in acc.iter_mut().enumerate() {
+                // Only plain floats have a tail: a unit is 32 of them.
+                let mut weights = [0.0; 32];
+                let row = &w.data()[(row + r) * w.row_bytes()..][..w.row_bytes()];
+                decode(U::FORMAT, &row[units * U::BYTES..], &mut weights[..rest.len()]);
+                for at in (0..rest.len()).step_by(L::N) {
+                    let x = L::load_up_to(rest.as_ptr().add(at), L::N.min(rest.len() - at));
+                    *acc = L::fma(L::load(weights.as_ptr().add(at)), x, *acc);
+                }
+            }
+        }
+        for (out, acc) in out.iter_mut().zip(acc) {
+            *out = L::sum(acc);
+        }
+    }
+}
+
+/// All register tiles of a block.
+///
+/// # Safety
+/// As [`Lanes`]. [`Block::check`] passed.
+#[inline(always)]
+pub(super) unsafe fn block<L: Lanes>(mut block: Block<'_>) {
+    let mut token = 0;
+    while token < block.tokens {
+        let tokens = L::TILE_TOKENS.min(block.tokens - token);
+        // SAFETY: the caller vouches for the instructions; the tiles lie within the block.
+        unsafe {
+            match tokens {
+                1 => column_of_tiles::<L, 1>(&mut block, token),
+                2 => column_of_tiles::<L, 2>(&mut block, token),
+                3 => column_of_tiles::<L, 3>(&mut block, token),
+                4 if L::TILE_TOKENS > 3 => column_of_tiles::<L, 4>(&mut block, token),
+                5 if L::TILE_TOKENS > 3 => column_of_tiles::<L, 5>(&mut block, token),
+                _ if L::TILE_TOKENS > 3 => column_of_tiles::<L, 6>(&mut block, token),
+                _ => unreachable!("tiles are three tokens wide"),
+            }
+        }
+        token += tokens;
+    }
+}
+
+/// # Safety
+/// As [`block`], with tokens `token .. token + T` in the block.
+#[inline(always)]
+unsafe fn column_of_tiles<L: Lanes, const T: usize>(block: &mut Block<'_>, token: usize) {
+    let mut row = 0;
+    // SAFETY: the caller vouches for instructions and tokens; the rows are in the block.
+    unsafe {
+        while row + TILE_ROWS <= block.rows {
+            tile::<L, TILE_ROWS, T>(block, row, token);
+            row += TILE_ROWS;
+        }
+        while row < block.rows {
+            tile::<L, 1, T>(block, row, token);
+            row += 1;
+        }
+    }
+}
+
+/// `R` rows by `T` tokens, all accumulators in registers.
+///
+/// # Safety
+/// As [`block`], with the rows and tokens in the block.
+#[inline(always)]
+unsafe fn tile<L: Lanes, const R: usize, const T: usize>(block: &mut Block<'_>, row: usize, token: usize) {
+    // SAFETY: `Block::check` put every index that follows within its slice: rows and tokens are in the block, and columns
+    // below `depth`.
+    unsafe {
+        let w = block.w.as_ptr().add(row * DEPTH);
+        let x = block.x.as_ptr().add(token * block.x_stride);
+        let resting = block.acc.as_mut_ptr().add((row * TOKENS + token) * L::N);
+        let mut acc = [[L::splat(0.0); T]; R];
+        if !block.first {
+            for (r, acc) in acc.iter_mut().enumerate() {
+                for (t, acc) in acc.iter_mut().enumerate() {
+                    *acc = L::load(resting.add((r * TOKENS + t) * L::N));
+                }
+            }
+        }
+        let whole = block.depth - block.depth % L::N;
+        for k in (0..whole).step_by(L::N) {
+            let x: [L::V; T] = std::array::from_fn(|t| L::load(x.add(t * block.x_stride + k)));
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let w = L::load(w.add(r * DEPTH + k));
+                for (acc, x) in acc.iter_mut().zip(x) {
+                    *acc = L::fma(w, x, *acc);
+                }
+            }
+        }
+        let rest = block.depth - whole;
+        if rest > 0 {
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let w = L::load_part(w.add(r * DEPTH + whole), rest);
+                for (t, acc) in acc.iter_mut().enumerate() {
+                    *acc = L::fma(w, L::load_part(x.add(t * block.x_stride + whole), rest), *acc);
+                }
+            }
+        }
+        for (r, acc) in acc.into_iter().enumerate() {
+            for (t, acc) in acc.into_iter().enumerate() {
+                if block.last {
+                    *block.out.get_unchecked_mut((row + r) * block.out_stride + token + t) = L::sum(acc);
+                } else {
+                    L::store(resting.add((r * TOKENS + t) * L::N), acc);
+                }
+            }
+        }
+    }
+}

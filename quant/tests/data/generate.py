@@ -1,0 +1,91 @@
+"""Writes decode.bin and encode_q8_0.bin: what the PyPI package `gguf` makes of fixed blocks.
+
+    pip install gguf numpy && python3 generate.py
+
+decode.bin, for each format: name (8 bytes, zero padded), block count (u32 LE), the blocks, then for each block the FNV-1a
+hash (64 bits) of its decoded weights as little-endian f32. encode_q8_0.bin: block count (u32 LE), 32 f32 per block, the
+encoded blocks.
+"""
+
+import pathlib
+
+import numpy as np
+from gguf import GGMLQuantizationType as T
+from gguf.constants import GGML_QUANT_SIZES
+from gguf.quants import dequantize, quantize
+
+HERE = pathlib.Path(__file__).parent
+# Byte offsets of the half-precision scales in a block.
+HALVES = {
+    "F16": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108],
+    "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0],
+}
+NAMES = [
+    "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0",
+    "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4",
+]
+# Largest, smallest subnormal, largest subnormal, smallest normal, one, both zeros, and negatives.
+EXTREME_HALVES = [0x7BFF, 0xFBFF, 0x0001, 0x8001, 0x03FF, 0x0400, 0x3C00, 0xBC00, 0x0000, 0x8000]
+
+
+def fnv1a(data: bytes) -> int:
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return value
+
+
+def blocks_of(name: str, rng: np.random.Generator) -> np.ndarray:
+    size = GGML_QUANT_SIZES[T[name]][1]
+    if name in ("F32", "F16", "BF16"):
+        blocks = rng.integers(0, 256, (256, size), dtype=np.uint8)
+        # Clear one exponent bit: no infinities and no NaN, whose payloads are nobody's promise.
+        blocks[:, -1] &= 0xBF
+        return blocks
+    if name == "MXFP4":
+        blocks = rng.integers(0, 256, (256, size), dtype=np.uint8)
+        blocks[:, 0] = np.arange(256)
+        return blocks
+    codes = [rng.integers(0, 256, size, dtype=np.uint8) for _ in range(30)]
+    codes += [np.full(size, value, np.uint8) for value in (0x00, 0xFF, 0x0F, 0xF0, 0x80, 0x7F, 0x55, 0xAA, 0x3F, 0xC0)]
+    codes += [np.arange(size).astype(np.uint8), np.arange(size)[::-1].astype(np.uint8)]
+    blocks = np.stack(codes)
+    for i, block in enumerate(blocks):
+        for j, at in enumerate(HALVES[name]):
+            if i % 2 == 0:
+                half = np.float16(rng.normal() * 0.1)
+            else:
+                half = np.uint16(EXTREME_HALVES[(i // 2 + 3 * j) % len(EXTREME_HALVES)]).view(np.float16)
+            block[at:at + 2] = np.frombuffer(half.tobytes(), np.uint8)
+    return blocks
+
+
+def main() -> None:
+    rng = np.random.default_rng(20250)
+    with open(HERE / "decode.bin", "wb") as file:
+        for name in NAMES:
+            blocks = blocks_of(name, rng)
+            with np.errstate(all="ignore"):
+                weights = dequantize(blocks, T[name]).astype("<f4")
+            file.write(name.encode().ljust(8, b"\0") + len(blocks).to_bytes(4, "little") + blocks.tobytes())
+            for row in weights.reshape(len(blocks), -1):
+                file.write(fnv1a(row.tobytes()).to_bytes(8, "little"))
+
+    values = rng.normal(size=(60, 32)).astype(np.float32)
+    values *= np.exp(rng.uniform(-12, 10, (60, 1))).astype(np.float32)
+    values[0] = 0
+    values[1] = 127
+    values[2] = np.arange(32) / 2  # halves: ties once scaled
+    values[2, 0] = 127
+    values[3] = -np.arange(32) - 0.5
+    values[3, 31] = -127
+    values[4, :] = 0
+    values[4, 7] = -1e-6  # a subnormal half scale
+    values[5] = 8e6 * np.sign(values[5])  # near the largest scale
+    with open(HERE / "encode_q8_0.bin", "wb") as file:
+        file.write(len(values).to_bytes(4, "little") + values.astype("<f4").tobytes())
+        file.write(quantize(values, T.Q8_0).tobytes())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+//! How the program ends: one table from errors to codes, one way to print them, and a net under panics. Scripts may
+//! rely on the exit codes, people on the codes in brackets.
+//!
+//! | exit | means |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | a bug of this program |
+//! | 2 | wrong use: options, a prompt longer than the context |
+//! | 3 | a file that is damaged or no model |
+//! | 4 | a sound model that this version does not know |
+//! | 5 | not enough memory |
+//! | 6 | the operating system failed: a missing file, no permission, a read error |
+//! | 7 | the disk is full |
+//! | 129, 130, 143 | ended by SIGHUP, SIGINT (Ctrl-C), SIGTERM |
+//! | 141 | nobody reads the output any more |
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use moelten_engine::error::EngineError;
+use moelten_loader::error::{Fault, LoadError};
+use moelten_tui::filter;
+use moelten_tui::terminal::{Notes, Tone};
+
+use crate::signals;
+
+const USAGE: u8 = 2;
+const CORRUPT: u8 = 3;
+const UNSUPPORTED: u8 = 4;
+const MEMORY: u8 = 5;
+const IO: u8 = 6;
+const DISK_FULL: u8 = 7;
+const CLOSED_PIPE: u8 = 141;
+
+/// An error that a command finds by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// Wrong use.
+    #[error("{0}")]
+    Usage(String),
+    /// The model cannot do what is asked of it.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Ctrl-C or a signal, after everything worth saying was said.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// An error as people and scripts see it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Report {
+    /// `E-XXX-NN`; empty for endings that need no words.
+    pub code: &'static str,
+    /// The exit code.
+    pub exit: u8,
+    /// What happened, with numbers, and what to do. Not filtered.
+    pub text: String,
+}
+
+/// Finds code and words for an error.
+pub fn report(error: &anyhow::Error) -> Report {
+    let (code, exit, hint) = error.chain().find_map(classify).unwrap_or(("E-BUG-01", 1, "please report it"));
+    let mut text = format!("{error:#}");
+    if !hint.is_empty() {
+        text = format!("{text}; {hint}");
+    }
+    Report { code, exit, text }
+}
+
+type Class = (&'static str, u8, &'static str);
+
+fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Class> {
+    if let Some(error) = cause.downcast_ref::<CommandError>() {
+        return Some(match error {
+            CommandError::Usage(_) => ("E-ARG-01", USAGE, ""),
+            CommandError::Unsupported(_) => ("E-SUP-02", UNSUPPORTED, ""),
+            CommandError::Stopped => ("", signals::exit_code(), ""),
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<EngineError>() {
+        return classify_engine(error);
+    }
+    if let Some(error) = cause.downcast_ref::<LoadError>() {
+        return Some(classify_load(error));
+    }
+    cause.downcast_ref::<io::Error>().map(classify_io)
+}
+
+fn classify_engine(error: &EngineError) -> Option<Class> {
+    Some(match error {
+        EngineError::Load(error) => classify_load(error),
+        EngineError::Isa(_) => ("E-ARG-03", USAGE, "leave MOELTEN_ISA unset to get the best of this machine"),
+        EngineError::Memory { .. } => ("E-MEM-01", MEMORY, ""),
+        EngineError::ContextFull { .. } => ("E-CTX-01", USAGE, "give a shorter text or a larger --ctx"),
+        EngineError::TokenRange { .. } => {
+            ("E-ARG-04", USAGE, "`moelten inspect` shows the vocabulary's size")
+        }
+        EngineError::Expert { .. } => ("E-IO-03", IO, "check the disk and the file on it"),
+        EngineError::Threads { .. } => ("E-IO-04", IO, "a smaller --threads may help"),
+        EngineError::Setting { .. } => ("E-ARG-02", USAGE, ""),
+        EngineError::NotANumber { .. } => ("E-FILE-04", CORRUPT, "download or convert the model again"),
+        EngineError::Cancelled => ("", signals::exit_code(), ""),
+        // New variants must not end up as bugs of this program in a release; a test lists them all.
+        _ => return None,
+    })
+}
+
+fn classify_load(error: &LoadError) -> Class {
+    match error {
+        LoadError::Io { source, .. } => classify_io(source),
+        LoadError::NotAModel { .. } => ("E-FILE-01", CORRUPT, ""),
+        LoadError::Malformed { fault: Fault::Version { .. }, .. } => ("E-GGUF-VERSION", CORRUPT, ""),
+        LoadError::Malformed { fault: Fault::TemplateSyntax { .. }, .. } | LoadError::Template { .. } => {
+            ("E-TPL-01", CORRUPT, "`moelten run --no-template` sends text without the template")
+        }
+        LoadError::Malformed { .. } => {
+            ("E-FILE-02", CORRUPT, "download the file again, or report it if other programs can open it")
+        }
+        LoadError::Unsupported { .. } => ("E-SUP-01", UNSUPPORTED, ""),
+        _ => ("E-FILE-03", CORRUPT, ""),
+    }
+}
+
+fn classify_io(error: &io::Error) -> Class {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => ("", CLOSED_PIPE, ""),
+        io::ErrorKind::NotFound => ("E-IO-01", IO, "check the path"),
+        io::ErrorKind::PermissionDenied => ("E-IO-02", IO, "check the permissions"),
+        io::ErrorKind::StorageFull => ("E-DISK-01", DISK_FULL, "make room and try again"),
+        io::ErrorKind::OutOfMemory => ("E-MEM-02", MEMORY, "close other programs or lift the limit"),
+        _ => ("E-IO-05", IO, "check the disk and the system's limits"),
+    }
+}
+
+/// Parses the command line. What clap says is filtered too: it repeats arguments, and shells expand file names.
+///
+/// # Errors
+/// None: help and wrong use end the process, with 0 and 2.
+pub fn parse<C: clap::Parser>() -> anyhow::Result<C> {
+    C::try_parse().or_else(|error| {
+        if !error.use_stderr() {
+            error.print()?;
+            std::process::exit(0);
+        }
+        eprint!("{}", filter::clean(&error.render().to_string()));
+        std::process::exit(USAGE.into())
+    })
+}
+
+/// Runs the program, prints how it ended and gives the exit code. A panic is a bug and says so in one line.
+pub fn guarded(program: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
+    static PANIC: Mutex<String> = Mutex::new(String::new());
+    // Kept, not printed: some panics of libraries are caught and become errors.
+    std::panic::set_hook(Box::new(|info| {
+        if let Ok(mut message) = PANIC.lock() {
+            *message = info.to_string();
+        }
+    }));
+    let ended = match catch_unwind(AssertUnwindSafe(program)) {
+        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(error)) => report(&error),
+        Err(_) => {
+            let message = PANIC.lock().map(|message| message.clone()).unwrap_or_default();
+            if message.contains("failed printing to std") {
+                return CLOSED_PIPE.into();
+            }
+            let text = format!("{message}\nThis is a bug of moelten. Please report it with what you did.");
+            Report { code: "E-BUG-01", exit: 1, text }
+        }
+    };
+    print(&ended);
+    ended.exit.into()
+}
+
+/// Prints `error[E-XXX-NN]: ...` to stderr.
+pub fn print(report: &Report) {
+    if !report.code.is_empty() {
+        Notes::detect().line(Tone::Error, &format!("error[{}]: {}", report.code, report.text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn kinds_of_errors_have_their_codes() {
+        let path = Path::new("m.gguf");
+        let io = |kind: io::ErrorKind| LoadError::io(path, "open the model", kind.into());
+        let malformed = |fault| LoadError::malformed(path, "header", fault);
+        let cases: Vec<(anyhow::Error, &str, u8)> = vec![
+            (io(io::ErrorKind::NotFound).into(), "E-IO-01", 6),
+            (io(io::ErrorKind::PermissionDenied).into(), "E-IO-02", 6),
+            (io(io::ErrorKind::StorageFull).into(), "E-DISK-01", 7),
+            (malformed(Fault::Empty).into(), "E-FILE-02", 3),
+            (malformed(Fault::Version { found: 9, known: "2, 3", hint: "" }).into(), "E-GGUF-VERSION", 3),
+            (EngineError::Load(malformed(Fault::Empty)).into(), "E-FILE-02", 3),
+            (EngineError::ContextFull { tokens: 9, context: 8 }.into(), "E-CTX-01", 2),
+            (EngineError::NotANumber { tokens: 9 }.into(), "E-FILE-04", 3),
+            (CommandError::Usage("x".into()).into(), "E-ARG-01", 2),
+            (CommandError::Unsupported("x".into()).into(), "E-SUP-02", 4),
+            (anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("write"), "", 141),
+            (anyhow::anyhow!("what?"), "E-BUG-01", 1),
+        ];
+        for (error, code, exit) in cases {
+            let report = report(&error);
+            assert_eq!((report.code, report.exit), (code, exit), "{error:#}");
+        }
+    }
+}

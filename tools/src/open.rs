@@ -1,0 +1,154 @@
+//! From options to a model that is ready: what `chat`, `run` and the tools around them share. It must not know what
+//! the model is used for.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use moelten_engine::kv_cache::KvFormat;
+use moelten_engine::model::{Model, ModelOptions};
+use moelten_engine::session::{ContextLimit, DEFAULT_CONTEXT, Session, SessionOptions, default_context};
+use moelten_loader::load::{self, LoadedModel};
+use moelten_loader::spec::ModelSpec;
+use moelten_loader::store::TensorStore;
+
+use crate::builtin;
+
+/// Options of every command that computes with a model.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ComputeArgs {
+    /// Size of the context in tokens, e.g. 4096 or 16k [default: what model and memory allow, at most 8k]
+    #[arg(long, value_name = "N", env = "MOELTEN_CTX", value_parser = tokens)]
+    pub ctx: Option<usize>,
+    /// Worker threads [default: all cores]
+    #[arg(long, value_name = "N", env = "MOELTEN_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Precision of the KV cache [default: f16]
+    #[arg(long, value_name = "TYPE", env = "MOELTEN_KV")]
+    pub kv: Option<KvArg>,
+}
+
+/// `--kv`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum KvArg {
+    /// Half precision
+    F16,
+    /// Single precision
+    F32,
+}
+
+impl From<KvArg> for KvFormat {
+    fn from(arg: KvArg) -> Self {
+        match arg {
+            KvArg::F16 => Self::F16,
+            KvArg::F32 => Self::F32,
+        }
+    }
+}
+
+impl ComputeArgs {
+    /// Makes a model ready to run.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn model(&self, spec: ModelSpec, tensors: TensorStore) -> anyhow::Result<Arc<Model>> {
+        let options = ModelOptions { threads: self.threads.map(usize::from), isa: None };
+        Ok(Arc::new(Model::new(spec, tensors, options)?))
+    }
+
+    /// An empty session with the context and KV precision of the options, and why its context is what it is.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn session(&self, model: &Arc<Model>) -> anyhow::Result<(Session, String)> {
+        let kv = self.kv.map_or_else(KvFormat::default, KvFormat::from);
+        let spec = model.spec();
+        let (tokens, why) = match self.ctx {
+            Some(tokens) if tokens > spec.max_context => {
+                (tokens, format!("as asked; the model was made for {}", count(spec.max_context)))
+            }
+            Some(tokens) => (tokens, "as asked".to_owned()),
+            None => {
+                let choice = default_context(spec, kv);
+                let why = match choice.limit {
+                    ContextLimit::Model => "all the model was made for".to_owned(),
+                    ContextLimit::Default => format!(
+                        "the default; the model was made for {}, --ctx changes it",
+                        count(spec.max_context)
+                    ),
+                    ContextLimit::Memory => {
+                        format!("half of the free memory; {} would be the default", count(DEFAULT_CONTEXT))
+                    }
+                };
+                (choice.tokens, why)
+            }
+        };
+        let session = Session::new(Arc::clone(model), SessionOptions { context: Some(tokens), kv })?;
+        Ok((session, why))
+    }
+}
+
+/// Opens a model; `None` is the one that the program carries.
+///
+/// # Errors
+/// As [`load::load`].
+pub fn load(model: Option<&Path>) -> anyhow::Result<LoadedModel> {
+    volunteer_for_the_oom_killer();
+    Ok(match model {
+        Some(path) => load::load(path)?,
+        None => builtin::load()?,
+    })
+}
+
+/// What to call the model: the file or folder, without the folders above it. Not filtered.
+pub fn name(model: Option<&Path>) -> String {
+    let Some(path) = model else { return builtin::NAME.to_owned() };
+    let full = path.canonicalize().unwrap_or_else(|_| PathBuf::from(path));
+    full.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// If memory runs out, this process should go before the desktop does. Refusals do not matter.
+fn volunteer_for_the_oom_killer() {
+    if cfg!(target_os = "linux") {
+        let _ = std::fs::write("/proc/self/oom_score_adj", "500");
+    }
+}
+
+/// A number of tokens, with a suffix `k` for 1024 of them.
+///
+/// # Errors
+/// What is not a positive number.
+pub fn tokens(text: &str) -> Result<usize, String> {
+    let (digits, unit) = match text.strip_suffix(['k', 'K']) {
+        Some(digits) => (digits, 1024),
+        None => (text, 1),
+    };
+    let number = usize::from_str(digits).ok().and_then(|number| number.checked_mul(unit));
+    number.filter(|&number| number > 0).ok_or_else(|| "not a number of tokens like 4096 or 16k".to_owned())
+}
+
+/// A number with its thousands apart: 14,429.
+pub fn count(number: usize) -> String {
+    let digits = number.to_string();
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    groups.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_counts_have_a_suffix() {
+        assert_eq!(tokens("4096"), Ok(4096));
+        assert_eq!(tokens("16k"), Ok(16384));
+        for wrong in ["", "k", "0", "-1", "1.5k", "99999999999999999999k", "4 k"] {
+            assert!(tokens(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn thousands_are_apart() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
+    }
+}

@@ -1,0 +1,90 @@
+//! Ctrl-C and requests to end. Whatever computes for long looks at one flag; what does not look is ended at once, with
+//! the terminal as it was found. It must not know what is being computed.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+
+/// Set when someone asks to stop.
+static STOP: AtomicBool = AtomicBool::new(false);
+/// The last signal, 0 before any.
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+/// How many [`Polling`] guards are alive.
+static POLLING: AtomicUsize = AtomicUsize::new(0);
+
+/// While it lives, its owner looks at [`Polling::stop`] often and stops by itself.
+pub struct Polling(());
+
+impl Polling {
+    /// Begins to look; a request from before does not count.
+    pub fn begin() -> Self {
+        STOP.store(false, Ordering::SeqCst);
+        POLLING.fetch_add(1, Ordering::SeqCst);
+        Self(())
+    }
+
+    /// Turns true when someone asks to stop.
+    pub fn stop(&self) -> &'static AtomicBool {
+        &STOP
+    }
+}
+
+impl Drop for Polling {
+    fn drop(&mut self) {
+        POLLING.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The exit code after the last signal, Ctrl-C if there was none.
+pub fn exit_code() -> u8 {
+    let signal = SIGNAL.load(Ordering::SeqCst);
+    128 + u8::try_from(signal).ok().filter(|&signal| signal != 0).unwrap_or(2)
+}
+
+/// Starts the thread that waits for signals.
+#[cfg(unix)]
+pub fn install() {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+    // Without handlers the signals end the process by themselves: nothing is lost but manners.
+    let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
+    let waiting = move || {
+        let mut last_interrupt: Option<std::time::Instant> = None;
+        for signal in signals.forever() {
+            SIGNAL.store(signal, Ordering::SeqCst);
+            STOP.store(true, Ordering::SeqCst);
+            let again = last_interrupt.is_some_and(|at| at.elapsed() < IMPATIENCE);
+            if POLLING.load(Ordering::SeqCst) == 0 || (signal == SIGINT && again) {
+                end(signal);
+            }
+            if signal == SIGINT {
+                last_interrupt = Some(std::time::Instant::now());
+            } else {
+                wait_for_the_owner();
+                end(signal);
+            }
+        }
+    };
+    let _ = std::thread::Builder::new().name("signals".into()).spawn(waiting);
+}
+
+/// Does nothing: the system's own handling ends the process.
+#[cfg(not(unix))]
+pub fn install() {}
+
+/// A second Ctrl-C within this time ends the program even if it does not react.
+#[cfg(unix)]
+const IMPATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Gives the owner of the flag a moment to finish a line and to remove what it left on disk.
+#[cfg(unix)]
+fn wait_for_the_owner() {
+    let asked = std::time::Instant::now();
+    while POLLING.load(Ordering::SeqCst) > 0 && asked.elapsed() < IMPATIENCE {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[cfg(unix)]
+fn end(signal: i32) -> ! {
+    moelten_tui::terminal::restore();
+    std::process::exit(128 + signal)
+}
