@@ -158,6 +158,7 @@ impl ChatTemplate {
             messages.iter().map(|message| Message::new(message.role, guard(&message.content))).collect();
         let mut variables = options.variables.clone();
         variables.values_mut().for_each(|value| guard_texts(value, &guard));
+        let variables = with_defaults(variables);
         let token_text = |id: Option<u32>| id.and_then(|id| tokenizer.piece(id)).unwrap_or_default();
         let context = Context {
             messages: &messages,
@@ -175,7 +176,7 @@ impl ChatTemplate {
             add_generation_prompt: true,
             bos_token: "<s>",
             eos_token: "</s>",
-            variables: &serde_json::Map::new(),
+            variables: &with_defaults(serde_json::Map::new()),
         })
     }
 
@@ -255,6 +256,16 @@ struct Context<'a> {
     eos_token: &'a str,
     #[serde(flatten)]
     variables: &'a serde_json::Map<String, serde_json::Value>,
+}
+
+/// Templates expect these to exist, be it without a value.
+fn with_defaults(
+    mut variables: serde_json::Map<String, serde_json::Value>,
+) -> serde_json::Map<String, serde_json::Value> {
+    for name in ["tools", "documents"] {
+        variables.entry(name).or_insert(serde_json::Value::Null);
+    }
+    variables
 }
 
 /// The engine's words without the source excerpt.

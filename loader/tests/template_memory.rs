@@ -23,7 +23,7 @@ fn b60_doubling_ends_at_the_allowance() {
         "{% set ns = namespace(x='abcdefgh') %}{% for i in range(60) %}{% set ns.x = ns.x | replace('', ns.x) %}{% endfor %}",
         "{% set ns = namespace(x='abcdefgh') %}{% for i in range(60) %}{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}{% endfor %}",
         "{% macro f(x, n) %}{% if n %}{{ f(x ~ x, n - 1) }}{% endif %}{% endmacro %}{{ f('abcdefghijklmnop' * 4096, 15) }}",
-        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% else %}abcdefgh{% endif %}{% endmacro %}{{ f(14) * 20000 }}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% else %}abcdefgh{% endif %}{% endmacro %}{{ f(11) * 40000 }}",
         "{% set ns = namespace(x=['abcdefgh']) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x | string | length }}",
         "{% set ns = namespace(x={'a': 1}) %}{% for i in range(60) %}{% set ns.x = {'a': ns.x, 'b': ns.x} %}{% endfor %}{{ ns.x | tojson }}",
         "{% set ns = namespace(x={'a': 1}) %}{% for i in range(60) %}{% set ns.x = dict(a=ns.x, b=ns.x) %}{% endfor %}{{ ns.x | tojson }}",
@@ -40,6 +40,11 @@ fn b60_doubling_ends_at_the_allowance() {
         "{{ '{:>{w}}'.format(1, w=1000000000) }}",
         "{{ range(99999) | map('string') | map('replace', '', 'x' * 1000000) | list }}",
         "{{ 'x' * 90000000 }}",
+        "{{ 'x' * 1000 * 1000 * 90 }}",
+        "{{ ['x'] * 90000000 }}",
+        "{{ 'x' * 10 ** 8 }}",
+        "{% set n = 90000000 %}{{ 'x' * n }}",
+        "{% set n = 90000000 %}{{ [n] * n }}",
     ];
     let raw = "raw text ".repeat(10_000);
     let before = peak_kib();
@@ -48,11 +53,14 @@ fn b60_doubling_ends_at_the_allowance() {
         let start = std::time::Instant::now();
         let result = ChatTemplate::new("growing", &source);
         let shown = &source[..source.len().min(200)];
-        assert!(matches!(result, Err(LoadError::Template { .. })), "{shown}: {result:?}");
+        assert!(
+            matches!(result, Err(LoadError::Template { .. } | LoadError::Malformed { .. })),
+            "{shown}: {result:?}"
+        );
         assert!(start.elapsed().as_secs_f64() < 2.0, "{shown}: {:?}", start.elapsed());
         let grown = (peak_kib() - before) >> 10;
         println!("{grown} MiB after {shown}: {}", result.unwrap_err());
-        assert!(grown <= 112, "{shown}: {grown} MiB");
+        assert!(grown <= 96, "{shown}: {grown} MiB");
     }
 }
 
@@ -69,7 +77,8 @@ fn namespaces_form_no_circle() {
         "{% set ns = namespace() %}{% macro f() %}{{ ns }}{% endmacro %}{% set ns.x = f %}{{ f() }}{{ ns }}",
     ];
     for source in circles {
-        println!("{source}: {:?}", ChatTemplate::new("circle", source).map(|_| ()));
+        println!("{source}");
+        println!("  {:?}", ChatTemplate::new("circle", source).map(|_| ()));
     }
     let sound = "{% set ns = namespace(a=1) %}{% set ns.a = ns.a + 1 %}{% set ns.b = [ns.a] %}{{ ns.a }}{{ ns.b[0] }}";
     ChatTemplate::new("sound", sound).unwrap();

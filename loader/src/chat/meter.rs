@@ -10,13 +10,15 @@ use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use minijinja::machinery::{CodeGenerator, Instruction, Instructions, eval, make_string_output, parse};
+use minijinja::machinery::{
+    CodeGenerator, Instruction, Instructions, Token, eval, make_string_output, parse, tokenize,
+};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Rest, Tuple, ValueKind};
+use minijinja::value::{Rest, Tuple, ValueKind, ValueOrKwargs};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
 
 /// Bytes that one rendering may make, output included.
-pub(super) const MADE_BYTES_MAX: usize = 48 << 20;
+pub(super) const MADE_BYTES_MAX: usize = 32 << 20;
 /// Bytes that a list charges for each item.
 const ITEM_BYTES: usize = 32;
 /// Largest whole number that a filter takes as an argument: widths and counts.
@@ -92,18 +94,44 @@ pub(super) fn render(
     Ok(text)
 }
 
-/// Compiles `source` into metered instructions. Constant expressions are limited by the engine itself.
+/// Compiles `source` into metered instructions.
 pub(super) fn compile<'a>(
     syntax: SyntaxConfig,
     name: &'a str,
     source: &'a str,
 ) -> Result<(Instructions<'a>, BTreeMap<&'a str, Instructions<'a>>), Error> {
+    check_constants(source, &syntax)?;
     let tree = parse(source, name, syntax)?;
     let mut generator = CodeGenerator::new(name, source);
     generator.compile_stmt(&tree);
     let (instructions, blocks) = generator.finish();
     let blocks = blocks.iter().map(|(name, block)| (*name, metered(block))).collect();
     Ok((metered(&instructions), blocks))
+}
+
+/// The compiler evaluates constant expressions, and `'x' * 99999999` is one: tags that multiply by so much are
+/// refused before it does.
+fn check_constants(source: &str, syntax: &SyntaxConfig) -> Result<(), Error> {
+    const PRODUCT_MAX: u128 = 100_000;
+    let (mut product, mut multiplies) = (1_u128, false);
+    for token in tokenize(source, false, syntax.clone()) {
+        // What is wrong with the tokens themselves, the parser says better.
+        let Ok((token, span)) = token else { return Ok(()) };
+        match token {
+            Token::VariableStart | Token::BlockStart => (product, multiplies) = (1, false),
+            Token::Mul => multiplies = true,
+            // `10 ** 8`: no matter which numbers, it serves no template together with a product.
+            Token::Pow => product = u128::MAX,
+            Token::Int(number) => product = product.saturating_mul(u128::from(number.max(1))),
+            Token::Int128(_) => product = u128::MAX,
+            _ => {}
+        }
+        if multiplies && product > PRODUCT_MAX {
+            let problem = format!("line {}: multiplies by more than {PRODUCT_MAX}", span.start_line);
+            return Err(Error::new(ErrorKind::SyntaxError, problem));
+        }
+    }
+    Ok(())
 }
 
 /// The same instructions with metered calls in place of those that make values, and raw text, which the engine
@@ -229,17 +257,20 @@ impl Meter {
             plain("a[from:to:step]", [("a", a), ("from", from), ("to", to), ("step", step)])
         });
         let meter = self.clone();
-        environment.add_function("[]", move |items: Rest<Value>| {
+        environment.add_function("[]", move |items: Rest<ValueOrKwargs>| {
+            let items = items.into_values();
             meter.charge_contents(&items)?;
-            Ok::<_, Error>(Value::from(items.0))
+            Ok::<_, Error>(Value::from(items))
         });
         let meter = self.clone();
-        environment.add_function("()", move |items: Rest<Value>| {
+        environment.add_function("()", move |items: Rest<ValueOrKwargs>| {
+            let items = items.into_values();
             meter.charge_contents(&items)?;
-            Ok::<_, Error>(Value::from(Tuple::from(items.0)))
+            Ok::<_, Error>(Value::from(Tuple::from(items)))
         });
         let meter = self.clone();
-        environment.add_function("{}", move |items: Rest<Value>| {
+        environment.add_function("{}", move |items: Rest<ValueOrKwargs>| {
+            let items = items.into_values();
             meter.charge_contents(&items)?;
             let pairs = items.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
             Ok::<_, Error>(Value::from_pairs(pairs))
@@ -247,7 +278,8 @@ impl Meter {
         environment.add_function("=", |value: Value| not_a_namespace(&value).map(|()| value));
         for (name, mark) in [("dict", false), ("namespace", true)] {
             let meter = self.clone();
-            environment.add_function(name, move |items: Rest<Value>| {
+            environment.add_function(name, move |items: Rest<ValueOrKwargs>| {
+                let items = items.into_values();
                 let mut pairs = Vec::new();
                 for map in items.iter() {
                     for key in map.try_iter()? {
@@ -264,7 +296,8 @@ impl Meter {
         }
         for name in FILTERS {
             let meter = self.clone();
-            environment.add_filter(name, move |items: Rest<Value>| {
+            environment.add_filter(name, move |items: Rest<ValueOrKwargs>| {
+                let items = items.into_values();
                 meter.filter(name, &items)?;
                 let made = Environment::new().empty_state().apply_filter(name, &items)?;
                 meter.charge_copy(&made)?;
@@ -303,7 +336,16 @@ impl Meter {
                     let bytes = what.as_str().map_or_else(|| what.len().unwrap_or(1) * ITEM_BYTES, str::len);
                     self.charge(bytes.saturating_mul(times.as_usize().unwrap_or(1)))?;
                 }
-                "%" => self.formatting(a, std::slice::from_ref(b))?,
+                // Python formats with `%`; the engine does so only by its filter.
+                "%" if a.as_str().is_some() => {
+                    let mut items = vec![a.clone()];
+                    match b.downcast_object_ref::<Tuple>() {
+                        Some(tuple) => items.extend(tuple.iter().cloned()),
+                        None => items.push(b.clone()),
+                    }
+                    self.formatting(a, &items[1..])?;
+                    return Environment::new().empty_state().apply_filter("format", &items);
+                }
                 _ => {
                     self.charge_copy(a)?;
                     self.charge_copy(b)?;
@@ -316,6 +358,7 @@ impl Meter {
     /// Charges what the filter or method `name` is about to make of `items`, the first of which is its subject.
     fn filter(&self, name: &str, items: &[Value]) -> Result<(), Error> {
         let Some((subject, arguments)) = items.split_first() else { return Ok(()) };
+        arguments.iter().try_for_each(not_a_namespace)?;
         let unlimited =
             matches!(name, "default" | "d" | "get" | "count" | "startswith" | "endswith" | "find");
         if !unlimited && arguments.iter().filter_map(Value::as_i64).any(|number| number > ARGUMENT_MAX) {
@@ -370,10 +413,12 @@ impl Meter {
 }
 
 /// The only mutable objects are namespaces: kept out of containers and of each other, they form no circle, on which
-/// printing would not end.
+/// printing would not end. Macros hold on to the namespaces they use.
 fn not_a_namespace(value: &Value) -> Result<(), Error> {
-    if value.kind() == ValueKind::Map && value.get_attr(NAMESPACE_MARK).is_ok_and(|mark| mark.is_true()) {
-        let problem = "a namespace inside of another value is not supported";
+    if value.kind() == ValueKind::Plain
+        || value.kind() == ValueKind::Map && value.get_attr(NAMESPACE_MARK).is_ok_and(|mark| mark.is_true())
+    {
+        let problem = "a namespace or macro inside of another value is not supported";
         return Err(Error::new(ErrorKind::InvalidOperation, problem));
     }
     Ok(())
