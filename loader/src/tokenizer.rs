@@ -68,6 +68,7 @@ pub struct Tokenizer {
     marks: Marks,
     bos: Option<u32>,
     eos: Option<u32>,
+    unknown: Option<u32>,
     adds_bos: bool,
     adds_eos: bool,
     ends: Vec<u32>,
@@ -234,7 +235,13 @@ impl Tokenizer {
         }
         pieces.tokenize(|piece| self.model.tokenize(piece.get()))?;
         for (_, _, tokens) in pieces.get_splits(OffsetReferential::Normalized, OffsetType::None) {
-            ids.extend(tokens.iter().flatten().map(|token| token.id));
+            for token in tokens.iter().flatten() {
+                // No way to a control token is known that the vocabulary leaves open; if there is one, it ends here.
+                match self.table.kind(token.id) {
+                    Some(TokenKind::Control) => ids.extend(self.unknown),
+                    _ => ids.push(token.id),
+                }
+            }
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
 //! Chat templates and the guard around messages, on small vocabularies made here.
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 mod vocab;
 

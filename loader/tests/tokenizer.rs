@@ -1,8 +1,9 @@
 //! Tokenizers end to end: both sources agree, ids turn back into text, streams never cut a character.
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 mod vocab;
 
-use moelten_loader::tokenizer::{TokenKind, Tokenizer, gguf_metadata};
+use moelten_loader::tokenizer::{GgufVocab, Markup, TokenKind, Tokenizer, gguf_metadata};
 
 const TEXTS: [&str; 8] = [
     "Once upon a time, there was a little girl named Lily. She don't, she'll, WE'VE!",
@@ -45,16 +46,21 @@ fn real_vocabularies_round_trip() {
 /// Long runs are where pre-tokenizers and merge queues go quadratic.
 #[test]
 fn a_megabyte_of_anything_is_quick() {
-    for (name, units) in [("llama-bpe", ["a", " ", "😀", "\n"]), ("llama-spm", ["a", " ", "中", "  x"])] {
+    for (name, units) in [("llama-bpe", ["a", " ", "😀"]), ("llama-spm", ["a", " ", "  x"])] {
         let Some(tokenizer) = vocab::tokenizer(name) else { return };
         for unit in units {
-            let text = unit.repeat((1 << 20) / unit.len());
-            let start = std::time::Instant::now();
-            let ids = tokenizer.encode_text(&text).unwrap();
-            let elapsed = start.elapsed();
-            println!("{name} {unit:?}: {} ids in {elapsed:?}", ids.len());
-            assert!(elapsed.as_secs_f64() < 2.0, "{name} {unit:?}: {elapsed:?}");
-            assert_eq!(tokenizer.decode(&ids).len(), text.len());
+            let time = |bytes: usize| {
+                let text = unit.repeat(bytes / unit.len());
+                let start = std::time::Instant::now();
+                let ids = tokenizer.encode_text(&text).unwrap();
+                let elapsed = start.elapsed();
+                assert_eq!(tokenizer.decode(&ids).len(), text.len());
+                elapsed.as_secs_f64()
+            };
+            let (part, whole) = (time(1 << 16), time(1 << 20));
+            println!("{name} {unit:?}: {whole:.3} s for a megabyte");
+            // 16 times the text: 16 times the time if linear, 256 times if quadratic; the rest is for busy machines.
+            assert!(whole < 96.0 * part.max(0.005), "{name} {unit:?}: {part} s, then {whole} s");
         }
     }
 }
@@ -116,5 +122,132 @@ fn real_folders_agree_with_the_library_and_their_export() {
             }
             Err(error) => println!("  {error}"),
         }
+    }
+}
+
+/// A SentencePiece vocabulary: bytes, and pieces with scores.
+fn sentence_piece(pieces: &[(&str, f32, i32)]) -> GgufVocab {
+    let mut vocab = GgufVocab { model: "llama".into(), ..GgufVocab::default() };
+    let bytes: Vec<String> = (0..=255_u8).map(|byte| format!("<0x{byte:02X}>")).collect();
+    let bytes = bytes.iter().map(|piece| (piece.as_str(), 0.0, 6));
+    for (piece, score, kind) in bytes.chain(pieces.iter().copied()) {
+        vocab.tokens.push(piece.to_owned());
+        vocab.scores.push(score);
+        vocab.types.push(kind);
+    }
+    vocab
+}
+
+fn spelled(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+    let pieces: Vec<&str> = ids.iter().map(|id| tokenizer.piece(*id).unwrap()).collect();
+    pieces.join(" ")
+}
+
+const SMALL: [(&str, f32, i32); 9] = [
+    ("▁", -9.0, 1),
+    ("a", -8.0, 1),
+    ("b", -8.0, 1),
+    ("▁a", -1.0, 1),
+    ("ab", -2.0, 1),
+    ("<s>", 0.0, 3),
+    ("<|end|>", 0.0, 3),
+    ("<unk>", 0.0, 2),
+    ("<word>", 0.0, 4),
+];
+
+#[test]
+fn scores_decide_merges_and_every_run_gets_its_space() {
+    let (tokenizer, _) = Tokenizer::from_gguf("small".as_ref(), sentence_piece(&SMALL)).unwrap();
+    let text = |text: &str| spelled(&tokenizer, &tokenizer.encode_text(text).unwrap());
+    assert_eq!(text("ab"), "▁a b");
+    assert_eq!(text("b ab"), "▁ b ▁a b");
+    assert_eq!(text("é"), "▁ <0xC3> <0xA9>");
+    assert_eq!(text("a<word>ab"), "▁a <word> ▁a b");
+    assert_eq!(text(""), "");
+    assert!(!text("<s><unk><0x41><|end|>").contains("<s>"));
+    let markup = |text: &str| spelled(&tokenizer, &tokenizer.encode_markup(&Markup::trusted(text)).unwrap());
+    assert_eq!(markup("a<|end|>ab<|end|> a"), "▁a <|end|> ▁a b <|end|> ▁ ▁a");
+
+    let bare = GgufVocab { add_space_prefix: Some(false), ..sentence_piece(&SMALL) };
+    let (tokenizer, _) = Tokenizer::from_gguf("small".as_ref(), bare).unwrap();
+    let ids = tokenizer.encode_markup(&Markup::trusted("ab<|end|>ab")).unwrap();
+    assert_eq!(spelled(&tokenizer, &ids), "ab <|end|> ab");
+    assert_eq!(tokenizer.decode(&ids), "abab");
+}
+
+#[test]
+fn control_tokens_of_phi_swallow_the_line_break_after_them() {
+    let mut pieces = SMALL.to_vec();
+    pieces.extend([("<|assistant|>", 0.0, 3), ("<|placeholder1|>", 0.0, 3), ("\n", -3.0, 1)]);
+    let (tokenizer, _) = Tokenizer::from_gguf("small".as_ref(), sentence_piece(&pieces)).unwrap();
+    let ids = tokenizer.encode_markup(&Markup::trusted("<s>\na<|end|>\n<|assistant|>\n")).unwrap();
+    assert_eq!(spelled(&tokenizer, &ids), "<s> ▁ \n a <|end|> <|assistant|>");
+}
+
+#[test]
+fn unigram_takes_the_likeliest_pieces() {
+    let pieces = [
+        ("<pad>", 0.0, 3),
+        ("</s>", 0.0, 3),
+        ("<unk>", 0.0, 2),
+        ("▁", -4.0, 1),
+        ("a", -5.0, 1),
+        ("b", -5.0, 1),
+        ("▁ab", -6.0, 1),
+        ("aa", -12.0, 1),
+        ("<extra_id_0>", 0.0, 4),
+    ];
+    let vocab = GgufVocab {
+        model: "t5".into(),
+        tokens: pieces.iter().map(|piece| piece.0.to_owned()).collect(),
+        scores: pieces.iter().map(|piece| piece.1).collect(),
+        types: pieces.iter().map(|piece| piece.2).collect(),
+        eos: Some(1),
+        remove_extra_whitespaces: Some(true),
+        ..GgufVocab::default()
+    };
+    let (tokenizer, _) = Tokenizer::from_gguf("small".as_ref(), vocab).unwrap();
+    let text = |text: &str| spelled(&tokenizer, &tokenizer.encode_text(text).unwrap());
+    assert_eq!(text("  ab   aa "), "▁ab ▁ a a");
+    assert_eq!(text("</s>"), "▁ <unk>");
+    assert_eq!(text("ab<extra_id_0>"), "▁ab <extra_id_0>");
+    assert!(tokenizer.adds_eos() && !tokenizer.adds_bos());
+    assert_eq!(tokenizer.decode(&tokenizer.encode_text("ab aa").unwrap()), "ab aa");
+}
+
+#[test]
+fn a_stream_gives_whole_characters_as_soon_as_they_are_certain() {
+    let (tokenizer, _) = Tokenizer::from_gguf("small".as_ref(), sentence_piece(&SMALL)).unwrap();
+    let byte = |byte: u8| u32::from(byte);
+    let mut stream = tokenizer.decode_stream();
+    let mut push = |id| stream.push(id);
+    assert_eq!(push(byte(0xf0)), None);
+    assert_eq!(push(byte(0x9f)), None);
+    assert_eq!(push(byte(0x98)), None);
+    assert_eq!(push(byte(0x80)).as_deref(), Some("😀"));
+    assert_eq!(push(byte(0xff)).as_deref(), Some("\u{fffd}"));
+    assert_eq!(push(byte(0xe2)), None);
+    assert_eq!(push(257).as_deref(), Some("\u{fffd}a"), "a broken character ends where the next begins");
+    assert_eq!(push(262), None, "a control token shows nothing");
+    assert_eq!(push(u32::MAX), None);
+    assert_eq!(push(byte(0xc3)), None);
+    assert_eq!(stream.finish().as_deref(), Some("\u{fffd}"));
+
+    // The space that encoding added goes, the one in the text stays.
+    let space_a = 259;
+    assert_eq!(tokenizer.decode(&[space_a, space_a]), "a a");
+    assert_eq!(tokenizer.decode_stream().continuing().push(space_a).as_deref(), Some(" a"));
+    assert_eq!(tokenizer.decode_stream().showing_control().push(262).as_deref(), Some("<|end|>"));
+}
+
+/// Every byte is a token of its own here, so that all of them end within a character.
+#[test]
+fn a_stream_of_bytes_is_the_text() {
+    let (tokenizer, _) = Tokenizer::from_gguf("small".as_ref(), vocab::byte_vocab(&[], &[])).unwrap();
+    for text in TEXTS {
+        let mut stream = tokenizer.decode_stream();
+        let mut out: String = text.bytes().filter_map(|byte| stream.push(u32::from(byte))).collect();
+        out.extend(stream.finish());
+        assert_eq!(out, text);
     }
 }

@@ -113,6 +113,7 @@ pub(super) fn assemble(path: &Path, mut parts: Parts, notices: &mut Vec<String>)
         marks,
         bos: parts.bos,
         eos: parts.eos,
+        unknown: parts.unknown,
         adds_bos: parts.adds_bos && parts.bos.is_some(),
         adds_eos: parts.adds_eos && parts.eos.is_some(),
         ends,
@@ -304,7 +305,10 @@ pub(super) fn model(parts: &Parts) -> std::result::Result<ModelWrapper, String> 
                         worst = worst.min(*score);
                         (piece.text.clone(), *score)
                     }
-                    _ if piece.text.is_empty() => (format!("\u{fffe}{id}"), NEVER),
+                    // The library looks unknown text up by its spelling, so the spelling must not be there.
+                    TokenKind::Control | TokenKind::Unused | TokenKind::Normal => {
+                        (format!("\u{fffe} {id}"), NEVER)
+                    }
                     _ => (piece.text.clone(), NEVER),
                 })
                 .collect();

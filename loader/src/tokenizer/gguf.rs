@@ -152,7 +152,7 @@ fn unigram(path: &Path, vocab: GgufVocab, _notices: &mut [String]) -> Result<Par
         normalizers.push(Strip::new(true, true).into());
         normalizers.push(replace_expression(" {2,}", " ").map_err(problem)?);
     }
-    let scheme = if prefix { PrependScheme::First } else { PrependScheme::Never };
+    let scheme = if prefix { PrependScheme::Always } else { PrependScheme::Never };
     let byte_fallback = pieces.iter().any(|piece| piece.kind == TokenKind::Byte);
     let scores = vocab.scores.iter().map(|score| f64::from(*score)).collect();
     Ok(Parts {
