@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use minijinja::value::Serde;
-use minijinja::{Environment, Error, ErrorKind, Value};
+use minijinja::{Error, ErrorKind, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, LoadError, Result};
@@ -16,6 +16,7 @@ use crate::json;
 use crate::tokenizer::{Markup, Tokenizer, free_sentinel};
 
 mod functions;
+mod meter;
 
 /// Longest template, in bytes.
 pub const SOURCE_BYTES_MAX: usize = 1 << 20;
@@ -85,7 +86,6 @@ pub struct RenderOptions {
 #[derive(Debug)]
 pub struct ChatTemplate {
     source_name: String,
-    environment: Environment<'static>,
     source: String,
     supports_system: bool,
 }
@@ -105,16 +105,12 @@ impl ChatTemplate {
             let fault = Fault::TooLong { found: source.len() as u64, limit: SOURCE_BYTES_MAX as u64 };
             return Err(LoadError::malformed(path, "chat_template", fault));
         }
-        let mut environment = functions::environment();
-        environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(RECURSION_MAX);
         let source = functions::without_generation_tags(source);
-        environment.add_template_owned(TEMPLATE, source.clone()).map_err(|error| {
+        meter::compile(functions::syntax(), TEMPLATE, &source).map_err(|error| {
             let fault = Fault::TemplateSyntax { line: error.line().unwrap_or(0), message: describe(&error) };
             LoadError::malformed(path, "chat_template", fault)
         })?;
-        let mut template =
-            Self { source_name: source_name.to_owned(), environment, source, supports_system: false };
+        let mut template = Self { source_name: source_name.to_owned(), source, supports_system: false };
         let question = [Message::new(Role::User, "Hello")];
         template.try_out(&question)?;
         let instructed = [Message::new(Role::System, "Be brief."), question[0].clone()];
@@ -162,6 +158,7 @@ impl ChatTemplate {
             messages.iter().map(|message| Message::new(message.role, guard(&message.content))).collect();
         let mut variables = options.variables.clone();
         variables.values_mut().for_each(|value| guard_texts(value, &guard));
+        let variables = with_defaults(variables);
         let token_text = |id: Option<u32>| id.and_then(|id| tokenizer.piece(id)).unwrap_or_default();
         let context = Context {
             messages: &messages,
@@ -179,30 +176,32 @@ impl ChatTemplate {
             add_generation_prompt: true,
             bos_token: "<s>",
             eos_token: "</s>",
-            variables: &serde_json::Map::new(),
+            variables: &with_defaults(serde_json::Map::new()),
         })
     }
 
     fn run(&self, context: &Context<'_>) -> Result<String> {
         let input: usize = context.messages.iter().map(|message| message.content.len()).sum();
         let limit = input.saturating_add(OUTPUT_BYTES_ALLOWANCE).saturating_mul(4).min(OUTPUT_BYTES_MAX);
-        let template = self.environment.get_template(TEMPLATE).map_err(|error| self.failure(&error))?;
-        let mut out = functions::Limited::new(limit);
-        let rendered = template.render_captured_to(Value::from(Serde(context)), &mut out);
-        if out.overflowed() {
-            let problem = format!("the rendering is longer than {limit} bytes");
+        let mut environment = functions::environment();
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(RECURSION_MAX);
+        let context = Value::from(Serde(context));
+        let text = meter::render(environment, functions::syntax(), TEMPLATE, &self.source, context)
+            .map_err(|error| self.failure(&error))?;
+        if text.len() > limit {
+            let problem = format!("the rendering is {} bytes long, at most {limit} are allowed", text.len());
             return Err(LoadError::Template { source_name: self.source_name.clone(), line: 0, problem });
         }
-        rendered.map_err(|error| self.failure(&error))?;
-        out.into_text().map_err(|()| {
-            let problem = "the rendering is not valid UTF-8".to_owned();
-            LoadError::Template { source_name: self.source_name.clone(), line: 0, problem }
-        })
+        Ok(text)
     }
 
     fn failure(&self, error: &Error) -> LoadError {
         let problem = match error.kind() {
             ErrorKind::OutOfFuel => format!("it takes more than {FUEL} steps"),
+            _ if meter::exhausted(error) => {
+                format!("it makes more than {} MiB of text", meter::MADE_BYTES_MAX >> 20)
+            }
             _ => describe(error),
         };
         LoadError::Template {
@@ -257,6 +256,16 @@ struct Context<'a> {
     eos_token: &'a str,
     #[serde(flatten)]
     variables: &'a serde_json::Map<String, serde_json::Value>,
+}
+
+/// Templates expect these to exist, be it without a value.
+fn with_defaults(
+    mut variables: serde_json::Map<String, serde_json::Value>,
+) -> serde_json::Map<String, serde_json::Value> {
+    for name in ["tools", "documents"] {
+        variables.entry(name).or_insert(serde_json::Value::Null);
+    }
+    variables
 }
 
 /// The engine's words without the source excerpt.

@@ -37,7 +37,7 @@ impl FileBytes {
         let failed = |action| move |source| LoadError::io(path, action, source);
         let kind = std::fs::metadata(path).map_err(failed("open the file"))?.file_type();
         if !kind.is_file() {
-            let (found, hint) = (kind_name(kind).to_owned(), "give a regular file");
+            let (found, hint) = (kind_name(kind).to_owned(), "give a regular file or a model folder");
             return Err(LoadError::NotAModel { path: path.to_owned(), found, hint });
         }
         let file = File::open(path).map_err(failed("open the file"))?;
@@ -87,7 +87,7 @@ impl FileBytes {
 
 /// What a file is, for messages.
 #[cfg(unix)]
-pub(crate) fn kind_name(kind: FileType) -> &'static str {
+fn kind_name(kind: FileType) -> &'static str {
     use std::os::unix::fs::FileTypeExt;
     match kind {
         _ if kind.is_dir() => "a folder",
@@ -100,7 +100,7 @@ pub(crate) fn kind_name(kind: FileType) -> &'static str {
 
 /// What a file is, for messages.
 #[cfg(not(unix))]
-pub(crate) fn kind_name(kind: FileType) -> &'static str {
+fn kind_name(kind: FileType) -> &'static str {
     match kind {
         _ if kind.is_dir() => "a folder",
         _ if kind.is_file() => "a file",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Fault, LoadError, Result};
 use crate::gguf::Gguf;
 use crate::hf_folder::{CONFIG, HfFolder, INDEX, SINGLE};
-use crate::io::{FileBytes, kind_name};
+use crate::io::FileBytes;
 use crate::sniff::{self, Kind};
 
 /// The open files of a model.
@@ -22,13 +22,8 @@ pub enum ModelFiles {
 /// # Errors
 /// [`LoadError::Io`]; [`LoadError::NotAModel`] with what the path is instead; [`LoadError::Malformed`].
 pub fn open_model(path: &Path) -> Result<ModelFiles> {
-    let metadata = std::fs::metadata(path).map_err(|source| LoadError::io(path, "open the model", source))?;
-    if metadata.is_dir() {
+    if std::fs::metadata(path).map_err(|source| LoadError::io(path, "open the model", source))?.is_dir() {
         return open_folder(path);
-    }
-    if !metadata.is_file() {
-        let found = kind_name(metadata.file_type()).to_owned();
-        return Err(not_a_model(path, found, "give a GGUF file or a model folder"));
     }
     let file = FileBytes::open(path)?;
     sniff::not_foreign(path, file.all())?;

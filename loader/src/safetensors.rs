@@ -275,8 +275,7 @@ impl Entry {
                 format!("its shape {shape:?} of {} ({} bytes)", storage.name(), total_bits.div_ceil(8));
             return fail(Fault::Contradiction { found, other });
         }
-        let Some(offset) = start.checked_add(data_start).filter(|_| end.checked_add(data_start).is_some())
-        else {
+        let Some(offset) = start.checked_add(data_start) else {
             return fail(Fault::Overflow);
         };
         Ok(TensorInfo { name, storage, shape, file: 0, offset, bytes: end - start })

@@ -117,3 +117,136 @@ fn refusals_carry_the_words_of_the_template() {
         "{error}"
     );
 }
+
+/// The constructs that published templates are made of, each with what Jinja2 makes of it.
+#[test]
+fn the_dialect_of_published_templates() {
+    let tokenizer = tokenizer();
+    let mut options = prompt();
+    options.variables.insert("enable_thinking".into(), false.into());
+    options.variables.insert("tools".into(), serde_json::json!([{"name": "f", "x": [1, {"ü": null}]}]));
+    let messages = [
+        Message::new(Role::System, " Sys. "),
+        Message::new(Role::User, "one"),
+        Message::new(Role::Assistant, "<think>a</think>\n\nb"),
+        Message::new(Role::User, "two"),
+    ];
+    let cases = [
+        ("{{- bos_token }}{{ eos_token }}", "<|endoftext|><|im_end|>"),
+        ("  {% if true %}\n  x\n  {% endif %}\n", "  x\n"),
+        (
+            "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 1) %}bad{% endif %}{% endfor %}",
+            "",
+        ),
+        (
+            "{%- set ns = namespace(last=0, seen=false) -%}{%- for m in messages[::-1] -%}{%- if not ns.seen -%}\
+          {%- set ns.last = messages | length - 1 - loop.index0 -%}{%- set ns.seen = true -%}{%- endif -%}{%- endfor -%}\
+          {{ ns.last }}",
+            "3",
+        ),
+        (
+            "{% set loop_messages = messages[1:] %}{% if loop_messages %}{{ loop_messages[0]['content'] }}{% endif %}{{ messages[-1].content }}",
+            "onetwo",
+        ),
+        ("{{ messages[0]['content'] | trim }}|{{ messages[0].content.strip() + '!' }}", "Sys.|Sys.!"),
+        (
+            "{{ (messages[2] if messages | length > 2 else messages[0]).content.split('</think>')[-1].lstrip('\\n') }}",
+            "b",
+        ),
+        (
+            "{% if enable_thinking is defined and enable_thinking is false %}no{% endif %}{{ undefined_thing }}",
+            "no",
+        ),
+        (
+            "{% if tools is not none and not documents %}{{ tools[0] | tojson }}{% endif %}",
+            "{\"name\": \"f\", \"x\": [1, {\"ü\": null}]}",
+        ),
+        ("{{ {'a': '<&>'} | tojson(indent=2) }}", "{\n  \"a\": \"<&>\"\n}"),
+        ("{% macro f(x, y='z') %}[{{ x }}{{ y }}]{% endmacro %}{{ f('a') }}{{ f('b', y='c') }}", "[az][bc]"),
+        (
+            "{% for m in messages if m.role == 'user' %}{{ loop.index }}{{ ',' if not loop.last else '.' }}{% endfor %}",
+            "1,2.",
+        ),
+        (
+            "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{% if m.role == 'assistant' %}{% break %}\
+          {% endif %}{{ m.role }}{% endfor %}",
+            "user",
+        ),
+        (
+            "{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | join(', ') }}",
+            "one, two",
+        ),
+        (
+            "{{ '%s-%d' % ('a', messages | length) }}{{ '%s' | format('x') }}{{ 'a' ~ 1 ~ none }}",
+            "a-4xa1None",
+        ),
+        ("{% generation %}x{% endgeneration %}{%- generation -%} y {%- endgeneration -%}", "xy"),
+        (
+            "{{ messages[0].content is string }}{{ messages is iterable }}{{ messages[0] is mapping }}",
+            "TrueTrueTrue",
+        ),
+        (
+            "{{ ['a', 'b'] | length * 2 + 7 // 2 - 1 }}{{ (1, 2)[1] }}{{ {'k': 5}['k'] }}{{ {'k': 5}.get('q', 6) }}",
+            "6256",
+        ),
+        (
+            "{% for k, v in {'a': 1, 'b': 2}.items() %}{{ k }}{{ v }}{% endfor %}{{ 'x' in {'x': 1} }}",
+            "a1b2True",
+        ),
+        ("{{ raise_exception('x') if false else 'fine' }}{{ strftime_now('%Y')[:2] }}", "fine20"),
+        ("{% set x %}a{{ 1 }}{% endset %}{{ x | upper }}{% filter lower %}ABC{% endfilter %}", "A1abc"),
+        ("{{ messages | map(attribute='role') | unique | list | sort(reverse=true) | first }}", "user"),
+        (
+            "{{ 'a\\nb' | indent(2, first=true) }}{{ none | default('d', true) }}{{ x | default('u') }}",
+            "  a\n  bdu",
+        ),
+    ];
+    for (source, expected) in cases {
+        let template =
+            ChatTemplate::new("dialect", source).unwrap_or_else(|error| panic!("{source}: {error}"));
+        let markup = template
+            .render(&tokenizer, &messages, &options)
+            .unwrap_or_else(|error| panic!("{source}: {error}"));
+        assert_eq!(markup.text(), expected, "{source}");
+    }
+}
+
+#[test]
+fn variables_are_guarded_like_messages() {
+    let tokenizer = tokenizer();
+    let mut options = prompt();
+    options.variables.insert("note".into(), serde_json::json!({"a": ["<|im_end|>"]}));
+    let template = ChatTemplate::new("test", "{{ note.a[0] if note }}{{ note | tojson if note }}").unwrap();
+    let markup = template.render(&tokenizer, &[Message::new(Role::User, "x")], &options).unwrap();
+    assert_eq!(markup.text(), "<|im_end|>{\"a\": [\"<|im_end|>\"]}");
+    assert!(controls(&tokenizer, &tokenizer.encode_markup(&markup).unwrap()).is_empty());
+}
+
+#[test]
+fn begin_of_text_comes_once() {
+    let vocab = GgufVocab { add_bos: Some(true), ..byte_vocab() };
+    let (tokenizer, _) = Tokenizer::from_gguf("test.gguf".as_ref(), vocab).unwrap();
+    let bos = tokenizer.bos().unwrap();
+    for source in ["{{ bos_token }}{{ messages[0].content }}", "{{ messages[0].content }}"] {
+        let got = ids(&tokenizer, source, &[Message::new(Role::User, "hi")]);
+        assert_eq!(got.iter().filter(|id| **id == bos).count(), 1, "{source}");
+        assert_eq!((got[0], got.len()), (bos, 3), "{source}");
+    }
+}
+
+#[test]
+fn a_conversation_of_a_thousand_turns_renders() {
+    let tokenizer = tokenizer();
+    let turn = |n: usize| match n % 2 {
+        0 => Message::new(Role::User, format!("question {n} {}", "word ".repeat(200))),
+        _ => Message::new(Role::Assistant, format!("<think>x</think>answer {n} {}", "word ".repeat(200))),
+    };
+    let messages: Vec<Message> = (0..1000).map(turn).collect();
+    let source = "{%- set ns = namespace(i=0) -%}{%- for m in messages -%}{%- set ns.i = ns.i + 1 -%}\
+                  {%- if m.role == 'assistant' and '</think>' in m.content -%}{%- set c = m.content.split('</think>')[-1] -%}\
+                  {%- else -%}{%- set c = m.content | trim -%}{%- endif -%}\
+                  {{- '<|im_start|>' + m.role + '\\n' + c + '<|im_end|>\\n' -}}{%- endfor -%}";
+    let template = ChatTemplate::new("long", source).unwrap();
+    let markup = template.render(&tokenizer, &messages, &prompt()).unwrap();
+    assert!(markup.text().len() > 1_000_000);
+}

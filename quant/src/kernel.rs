@@ -10,6 +10,7 @@ use half::f16;
 
 use crate::{Format, Isa, QMatrix};
 
+mod prefetch;
 mod scalar;
 mod tiled;
 #[cfg(target_arch = "x86_64")]

@@ -1,5 +1,5 @@
 //! Matrix products and decoding of every tier and format: against double precision, against themselves in other batches,
-//! against another library, and against the edge of readable memory.
+//! and against another library. `guard.rs` has what they read.
 
 mod common;
 
@@ -33,9 +33,6 @@ fn check(w: &[f32], x: &[f32], [rows, cols, tokens]: [usize; 3], out: &[f32], wh
             let (expected, magnitude): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
             let got = f64::from(out[r * tokens + t]);
             let bound = n / (1.0 - n) * magnitude + cols as f64 * 2f64.powi(-149);
-            if expected.abs() + bound > f64::from(f32::MAX) {
-                continue; // may overflow, on the way as well
-            }
             assert!((got - expected).abs() <= bound, "{what} [{r}, {t}]: {got}, not {expected} +- {bound}");
         }
     }
@@ -44,11 +41,12 @@ fn check(w: &[f32], x: &[f32], [rows, cols, tokens]: [usize; 3], out: &[f32], wh
 #[test]
 fn products_agree_with_double_precision() {
     let mut rng = Rng(1);
-    for kernels in tiers("products") {
+    for kernels in tiers() {
         for format in Format::ALL {
             for cols in columns(format) {
-                for kind in Weights::ALL {
-                    let rows = [0, 1, 3, 21][rng.bits() as usize % 4];
+                for (kind, rows) in
+                    Weights::ALL.into_iter().flat_map(|kind| [0, 1, 3, 21].map(|rows| (kind, rows)))
+                {
                     let bytes = kind.bytes(format, rows * cols, &mut rng);
                     let mut w = vec![0.0; rows * cols];
                     decode(format, &bytes, &mut w);
@@ -70,7 +68,7 @@ fn products_agree_with_double_precision() {
 #[test]
 fn every_tier_unpacks_the_bits_of_the_reference() {
     let mut rng = Rng(2);
-    for kernels in tiers("unpacking") {
+    for kernels in tiers() {
         for format in Format::ALL {
             for cols in columns(format) {
                 for kind in Weights::ALL {
@@ -103,7 +101,7 @@ fn every_tier_unpacks_the_bits_of_the_reference() {
 #[test]
 fn random_bytes_unpack_to_the_same_bits_whatever_they_are() {
     let mut rng = Rng(3);
-    for kernels in tiers("random bytes") {
+    for kernels in tiers() {
         for format in Format::ALL {
             let n = 64 * format.block_len();
             let bytes: Vec<u8> = (0..64 * format.block_bytes()).map(|_| rng.bits() as u8).collect();
@@ -122,10 +120,11 @@ fn random_bytes_unpack_to_the_same_bits_whatever_they_are() {
 #[test]
 fn a_product_does_not_depend_on_its_batch_or_on_the_split_of_rows() {
     let mut rng = Rng(4);
-    for kernels in tiers("batch invariance") {
+    for kernels in tiers() {
         for format in Format::ALL {
-            let cols = if format.block_len() == 1 { 1061 } else { 1280 };
-            let (rows, most) = (37, 200);
+            // Large enough for every order of the loops: 64 tokens here are more than a cache is trusted with.
+            let cols = if format.block_len() == 1 { 2309 } else { 2304 };
+            let (rows, most) = (70, 200);
             let bytes = Weights::Random.bytes(format, rows * cols, &mut rng);
             let matrix = QMatrix::new(format, rows, cols, &bytes).unwrap();
             let x = rng.floats(most * cols);
@@ -149,8 +148,8 @@ fn a_product_does_not_depend_on_its_batch_or_on_the_split_of_rows() {
                     );
                 }
             }
-            for range in [0..1, 0..37, 1..4, 5..22, 16..37, 36..37] {
-                for tokens in [1, 7] {
+            for range in [0..1, 0..37, 1..4, 5..22, 16..70, 69..70] {
+                for tokens in [1, 7, 64] {
                     let mut out = vec![0.0; range.len() * tokens];
                     kernels.matmul(matrix.slice_rows(range.clone()), &x[..tokens * cols], tokens, &mut out);
                     for (r, out) in range.clone().zip(out.chunks(tokens)) {
@@ -171,7 +170,7 @@ fn a_product_does_not_depend_on_its_batch_or_on_the_split_of_rows() {
 fn threads_that_share_a_product_change_nothing() {
     let mut rng = Rng(5);
     let (rows, cols, tokens) = (40, 768, 9);
-    for kernels in tiers("threads") {
+    for kernels in tiers() {
         let bytes = Weights::Random.bytes(Format::Q4K, rows * cols, &mut rng);
         let matrix = QMatrix::new(Format::Q4K, rows, cols, &bytes).unwrap();
         let x = rng.floats(tokens * cols);
@@ -220,7 +219,7 @@ fn f32_products_agree_with_the_gemm_crate() {
         );
     }
     let bytes: Vec<u8> = w.iter().flat_map(|w| w.to_le_bytes()).collect();
-    for kernels in tiers("gemm") {
+    for kernels in tiers() {
         let mut out = vec![0.0; rows * tokens];
         kernels.matmul(QMatrix::new(Format::F32, rows, cols, &bytes).unwrap(), &x, tokens, &mut out);
         for (i, (ours, theirs)) in out.iter().zip(&theirs).enumerate() {
@@ -233,7 +232,7 @@ fn f32_products_agree_with_the_gemm_crate() {
 
 #[test]
 fn matrices_without_columns_multiply_to_zero() {
-    for kernels in tiers("no columns") {
+    for kernels in tiers() {
         let mut out = [1.0; 6];
         kernels.matmul(QMatrix::new(Format::Q4_0, 3, 0, &[]).unwrap(), &[], 2, &mut out);
         assert_eq!(out, [0.0; 6]);
@@ -256,5 +255,5 @@ fn a_shape_that_does_not_fit_is_an_error() {
 fn activations_of_the_wrong_length_are_refused() {
     let bytes = [0; 18];
     let matrix = QMatrix::new(Format::Q4_0, 1, 32, &bytes).unwrap();
-    tiers("lengths")[0].matmul(matrix, &[0.0; 63], 2, &mut [0.0; 2]);
+    tiers()[0].matmul(matrix, &[0.0; 63], 2, &mut [0.0; 2]);
 }

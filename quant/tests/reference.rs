@@ -1,5 +1,7 @@
 //! The reference decode and encode against what the PyPI package `gguf` computed (`data/generate.py`), bit by bit.
 
+#![allow(clippy::unwrap_used, reason = "a helper of tests fails with the test")]
+
 use moelten_quant::{EncodeError, Format, decode, encode};
 use proptest::prelude::*;
 

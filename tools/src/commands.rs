@@ -1,1 +1,6 @@
 //! The commands, one file each: its options (`Args`) and what it does (`run`).
+
+pub mod inspect;
+pub mod logits;
+pub mod ppl;
+pub mod quantize;

@@ -5,6 +5,7 @@ mod builtin;
 mod commands;
 mod exit;
 mod open;
+mod progress;
 mod signals;
 
 use std::process::ExitCode;
@@ -22,11 +23,19 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Inspect(commands::inspect::Args),
+    Quantize(commands::quantize::Args),
+    Ppl(commands::ppl::Args),
+    Logits(commands::logits::Args),
+}
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
-        Some(command) => match command {},
+        Some(Command::Inspect(args)) => commands::inspect::run(args),
+        Some(Command::Quantize(args)) => commands::quantize::run(args),
+        Some(Command::Ppl(args)) => commands::ppl::run(args),
+        Some(Command::Logits(args)) => commands::logits::run(args),
         None => Ok(()),
     }
 }

@@ -8,20 +8,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
+use minijinja::{Environment, Error, ErrorKind, Value};
 
-/// An engine without any template.
+/// An engine without any template; Python's methods and `tojson` come with the meter.
 pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_auto_escape_callback(|_| AutoEscape::None);
-    if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
-        environment.set_syntax(syntax);
-    }
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
-    environment.add_filter("tojson", to_json);
     environment
+}
+
+/// Jinja's syntax as chat templates expect it.
+pub(super) fn syntax() -> SyntaxConfig {
+    let builder = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    builder.expect("no delimiter was changed")
 }
 
 /// Takes out `{% generation %}` and `{% endgeneration %}`, which mark the parts to train on and mean nothing here.
@@ -55,7 +55,7 @@ fn raise_exception(message: &str) -> Result<Value, Error> {
 }
 
 /// Python's `json.dumps(value, ensure_ascii=False)`, with `indent` and `sort_keys`.
-fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
+pub(super) fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let sort_keys: Option<bool> = options.get("sort_keys")?;
     let _: Option<bool> = options.get("ensure_ascii")?;
@@ -172,40 +172,4 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     (400 * era + year_of_era + u64::from(month <= 2), month, day)
-}
-
-/// A writer that stops at a limit.
-pub(super) struct Limited {
-    bytes: Vec<u8>,
-    limit: usize,
-    overflowed: bool,
-}
-
-impl Limited {
-    pub(super) fn new(limit: usize) -> Self {
-        Self { bytes: Vec::new(), limit, overflowed: false }
-    }
-
-    pub(super) fn overflowed(&self) -> bool {
-        self.overflowed
-    }
-
-    pub(super) fn into_text(self) -> Result<String, ()> {
-        String::from_utf8(self.bytes).map_err(|_| ())
-    }
-}
-
-impl io::Write for Limited {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if bytes.len() > self.limit.saturating_sub(self.bytes.len()) {
-            self.overflowed = true;
-            return Err(io::Error::other("the output limit is reached"));
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

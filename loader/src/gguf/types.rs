@@ -133,6 +133,11 @@ mod tests {
             Err(Fault::PartialBlock { columns: 128, block: 256, .. })
         ));
         assert_eq!(q4k.tensor_bytes(&[0, 256]), Ok(0));
+        assert_eq!(
+            q4k.tensor_bytes(&[1 << 32, 1 << 32]),
+            Err(Fault::Overflow),
+            "the bytes fit, the values do not"
+        );
         let f64 = GgmlType::from_id(28).unwrap();
         assert_eq!(f64.tensor_bytes(&[1 << 61]), Err(Fault::Overflow), "the values fit, the bytes do not");
         assert_eq!(f64.tensor_bytes(&[1 << 32, 1 << 32]), Err(Fault::Overflow));

@@ -3,7 +3,7 @@
 //! Whatever the metadata cannot say is an error or, where it does no harm to usual texts, a notice; nothing is
 //! approximated silently. It writes no file.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -263,16 +263,19 @@ fn sentence_piece(path: &Path, parts: &Parts) -> Result<GgufVocab> {
     let unranked = merges.len();
     let score = |piece: &Piece| -(rank.get(&piece.text).copied().unwrap_or(unranked) as f32);
     let scores: Vec<f32> = parts.pieces.iter().map(score).collect();
-    let derived = derive_merges(path, &parts.pieces, &scores)?;
-    if let Some((at, ours)) = derived.iter().enumerate().find(|(at, ours)| merges.get(*at) != Some(ours)) {
-        let feature = format!("a merge list that scores cannot express (merge {at}, {ours:?})");
-        return Err(unsupported(path, feature));
+    // Merges of one piece share its score; their order among themselves is not part of the format.
+    let ranks = merges.iter().map(|(left, right)| rank.get(&format!("{left}{right}")));
+    if !ranks.is_sorted() {
+        return Err(unsupported(path, "a merge list whose order scores cannot express".to_owned()));
     }
-    if derived.len() < merges.len() {
-        return Err(unsupported(
-            path,
-            format!("a merge list with {} merges of hidden tokens", merges.len() - derived.len()),
-        ));
+    let listed: HashSet<&(String, String)> = merges.iter().collect();
+    let derived: HashSet<(String, String)> =
+        derive_merges(path, &parts.pieces, &scores)?.into_iter().collect();
+    if let Some((left, right)) = derived.iter().find(|merge| !listed.contains(merge)) {
+        return Err(unsupported(path, format!("a merge list without {left:?} + {right:?}")));
+    }
+    if let Some((left, right)) = merges.iter().find(|merge| !derived.contains(*merge)) {
+        return Err(unsupported(path, format!("the merge {left:?} + {right:?}")));
     }
     Ok(GgufVocab {
         model: "llama".to_owned(),

@@ -1,8 +1,10 @@
 //! Products with several tokens: the loops around a tier's `unpack` and `block`. Plain Rust, shared by all tiers; it
 //! must not know formats or instructions.
 //!
-//! Rows are taken 16 at a time, columns 512 at a time: that piece of the matrix is unpacked once into a scratch that
-//! stays in the first-level cache, and multiplied with up to 128 tokens.
+//! Rows are taken [`ROWS`] at a time and columns [`DEPTH`] at a time: that piece of the matrix is unpacked once into a
+//! scratch that stays in the first-level cache, and multiplied with up to [`TOKENS`] tokens. A piece usually moves along its
+//! rows. When the activations of these tokens are more than the second-level cache holds, it first moves down
+//! [`GROUP`] rows, so that their columns are used that many times for each time they are fetched.
 //!
 //! **Why the bits do not depend on the tiling.** An output `(r, t)` has one accumulator of `lanes` floats. Lane `j` adds
 //! the products of the columns `k` with `k % lanes == j`, in ascending order, and at the end the lanes are added in a fixed
@@ -11,23 +13,31 @@
 //! token keep the same accumulator and are equal to the last bit.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::Kernels;
-use crate::{Format, QMatrix};
+use super::prefetch::prefetch;
+use crate::QMatrix;
 
 /// Rows of a piece.
 pub(super) const ROWS: usize = 16;
 /// Columns of a piece: a multiple of every block length and every lane count.
 pub(super) const DEPTH: usize = 512;
 /// Tokens that a piece is multiplied with before the next is unpacked.
-pub(super) const TOKENS: usize = 128;
+pub(super) const TOKENS: usize = 64;
+/// Rows whose accumulators may rest at once.
+const GROUP: usize = 64;
+/// Activations that a second-level cache surely holds, next to other things: 512 KiB.
+const CACHED: usize = 128 * 1024;
 /// The widest accumulator of any tier.
 const MAX_LANES: usize = 16;
 /// Floats in a cache line, to which the scratch is aligned.
 const LINE: usize = 16;
+/// Floats in the accumulators of a piece.
+const PIECE_ACC: usize = ROWS * TOKENS * MAX_LANES;
 
-/// Floats of scratch: a piece of the matrix, and the accumulators of its outputs.
-pub(super) const SCRATCH: usize = ROWS * DEPTH + ROWS * TOKENS * MAX_LANES + LINE;
+/// Floats of scratch: a piece of the matrix, and the accumulators of a group of rows.
+pub(super) const SCRATCH: usize = ROWS * DEPTH + GROUP / ROWS * PIECE_ACC + LINE;
 
 /// One piece of the matrix against up to [`TOKENS`] tokens.
 pub(super) struct Block<'a> {
@@ -57,8 +67,7 @@ pub(super) struct Block<'a> {
 
 impl Block<'_> {
     /// Asserts that every index that the fields imply is within its slice: all that a tier's `block` relies on.
-    #[inline]
-    pub(super) fn check(&self, lanes: usize) {
+    fn check(&self, lanes: usize) {
         assert!(0 < self.rows && self.rows <= ROWS && 0 < self.tokens && self.tokens <= TOKENS);
         assert!(self.depth <= DEPTH && self.w.len() >= self.rows * DEPTH);
         assert!(self.x.len() >= (self.tokens - 1) * self.x_stride + self.depth);
@@ -77,47 +86,54 @@ pub(super) fn matmul(kernels: &Kernels, w: QMatrix<'_>, x: &[f32], tokens: usize
         scratch.resize(SCRATCH, 0.0);
         let aligned = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
         let (piece, acc) = scratch[aligned..].split_at_mut(ROWS * DEPTH);
-        for token in (0..tokens).step_by(TOKENS) {
-            for row in (0..w.rows()).step_by(ROWS) {
+        for first in (0..tokens).step_by(TOKENS) {
+            let some = first..tokens.min(first + TOKENS);
+            let group = if some.len() * w.cols() > CACHED { GROUP } else { ROWS };
+            for row in (0..w.rows()).step_by(group) {
+                let rows = row..w.rows().min(row + group);
                 for column in (0..w.cols()).step_by(DEPTH) {
-                    let rows = ROWS.min(w.rows() - row);
-                    let depth = DEPTH.min(w.cols() - column);
-                    unpack_piece(kernels, w, row..row + rows, column..column + depth, piece);
-                    let block = Block {
-                        w: piece,
-                        rows,
-                        depth,
-                        x: &x[token * w.cols() + column..],
-                        x_stride: w.cols(),
-                        tokens: TOKENS.min(tokens - token),
-                        acc,
-                        first: column == 0,
-                        last: column + depth == w.cols(),
-                        out: &mut out[row * tokens + token..],
-                        out_stride: tokens,
-                    };
-                    block.check(kernels.lanes);
-                    // SAFETY: `Kernels::for_isa` detected the tier's instructions; `check` passed.
-                    unsafe { (kernels.block)(block) };
+                    let columns = column..w.cols().min(column + DEPTH);
+                    for (row, acc) in rows.clone().step_by(ROWS).zip(acc.chunks_exact_mut(PIECE_ACC)) {
+                        let rows = row..rows.end.min(row + ROWS);
+                        unpack_piece(kernels, w, rows.clone(), columns.clone(), piece);
+                        let block = Block {
+                            w: piece,
+                            rows: rows.len(),
+                            depth: columns.len(),
+                            x: &x[some.start * w.cols() + column..],
+                            x_stride: w.cols(),
+                            tokens: some.len(),
+                            acc,
+                            first: column == 0,
+                            last: columns.end == w.cols(),
+                            out: &mut out[row * tokens + some.start..],
+                            out_stride: tokens,
+                        };
+                        block.check(kernels.lanes);
+                        // SAFETY: `Kernels::for_isa` detected the tier's instructions; `check` passed.
+                        unsafe { (kernels.block)(block) };
+                    }
                 }
             }
         }
     });
 }
 
-/// Decodes a range of rows and columns into `piece`, `[ROWS, DEPTH]`.
+/// Decodes a range of rows and columns into `piece`, `[ROWS, DEPTH]`, and asks for what follows: the next columns of these
+/// rows, or the start of the rows after them.
 fn unpack_piece(
     kernels: &Kernels,
     w: QMatrix<'_>,
-    rows: std::ops::Range<usize>,
-    columns: std::ops::Range<usize>,
+    rows: Range<usize>,
+    columns: Range<usize>,
     piece: &mut [f32],
 ) {
-    let format: Format = w.format();
-    let bytes_of = |columns: usize| columns / format.block_len() * format.block_bytes();
+    let bytes_of = |columns: usize| columns / w.format().block_len() * w.format().block_bytes();
     for (row, piece) in rows.zip(piece.chunks_exact_mut(DEPTH)) {
         let start = row * w.row_bytes();
         let bytes = &w.data()[start + bytes_of(columns.start)..start + bytes_of(columns.end)];
-        kernels.decode(format, bytes, &mut piece[..columns.len()]);
+        let next = if columns.end < w.cols() { bytes_of(columns.end) } else { ROWS * w.row_bytes() };
+        prefetch(w.data().as_ptr().wrapping_add(start + next), bytes.len());
+        kernels.decode(w.format(), bytes, &mut piece[..columns.len()]);
     }
 }

@@ -1,6 +1,10 @@
 //! What the kernel tests share: numbers from a seed, weights in every format, and the tiers of this machine.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a helper of tests fails with the test")]
+
+use std::io::Write;
+use std::sync::Once;
 
 use moelten_quant::{Format, Isa, Kernels, encode};
 
@@ -55,7 +59,7 @@ impl Weights {
             return bytes;
         }
         for block in bytes.chunks_mut(format.block_bytes()) {
-            let fill = if rng.bits() % 2 == 0 { 0xff } else { 0 };
+            let fill = if rng.bits().is_multiple_of(2) { 0xff } else { 0 };
             block.fill_with(|| if self == Self::Random { rng.bits() as u8 } else { fill });
             if format == Format::Mxfp4 {
                 block[0] = if self == Self::Random {
@@ -89,12 +93,15 @@ fn scale_offsets(format: Format) -> &'static [usize] {
     }
 }
 
-/// The kernels of every tier of this machine. `MOELTEN_REQUIRE_ISA`, a comma-separated list, makes it an error that one is
-/// missing, so that a machine that should test a tier cannot skip it in silence.
-pub fn tiers(test: &str) -> Vec<&'static Kernels> {
+/// The kernels of every tier of this machine, which the run prints (past the capture of passing tests).
+/// `MOELTEN_REQUIRE_ISA`, a comma-separated list, makes it an error that one is missing, so that a machine that should test
+/// a tier cannot skip it in silence.
+pub fn tiers() -> Vec<&'static Kernels> {
+    static PRINT: Once = Once::new();
     let tiers: Vec<_> = Isa::available().into_iter().map(|isa| Kernels::for_isa(isa).unwrap()).collect();
     let names: Vec<_> = tiers.iter().map(|k| k.isa().name()).collect();
-    println!("{test}: tiers covered: {}", names.join(", "));
+    let line = format!("tiers covered: {}\n", names.join(", "));
+    PRINT.call_once(|| std::io::stderr().write_all(line.as_bytes()).unwrap());
     if let Ok(required) = std::env::var("MOELTEN_REQUIRE_ISA") {
         for name in required.split(',') {
             assert!(names.contains(&name), "tier {name} is required and this machine has {names:?}");

@@ -2,41 +2,40 @@
 //! The file's layout is a promise: `input_ids` i32 `[T]`, `logits` f32 `[T, vocab]`, `router.L` i32 `[T, k]` per MoE layer.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use moelten_engine::decoder::Observer;
+use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::router::Routing;
 use moelten_engine::session::{Session, SessionOptions};
-use moelten_loader::load::load;
 use moelten_loader::safetensors::{SafeTensor, SafeValues, write_safetensors};
 
-use crate::open::{self, Kv, Runtime};
+use crate::exit::CommandError;
+use crate::open::{self, ComputeArgs};
+use crate::signals::Polling;
 
-/// Write the logits and routes of a text to a safetensors file
-#[derive(clap::Args)]
+/// Write the logits and expert choices of a text to a safetensors file
+#[derive(Debug, clap::Args)]
 pub struct Args {
     /// GGUF file or model folder
     model: PathBuf,
     /// Token ids, as 5,7,9
     #[arg(long, value_delimiter = ',', required_unless_present = "text", conflicts_with = "text")]
     ids: Vec<u32>,
-    /// Text; BOS is added if the model's tokenizer adds one
+    /// Text; BOS comes first if the model's tokenizer adds one
     #[arg(long)]
     text: Option<String>,
-    /// The safetensors file to write
+    /// The file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Precision of the KV cache
-    #[arg(long, default_value = "f32")]
-    kv: Kv,
+    /// The KV cache is f32 here unless --kv says otherwise
     #[command(flatten)]
-    runtime: Runtime,
+    compute: ComputeArgs,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let loaded = load(&args.model)?;
+    let loaded = open::load(Some(&args.model))?;
     let ids = match &args.text {
         None => args.ids,
         Some(text) => {
@@ -46,30 +45,35 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
     };
     if ids.is_empty() {
-        bail!("there are no tokens to compute; the text is empty");
+        return Err(CommandError::Usage("the text is empty: there are no tokens to compute".into()).into());
     }
-    let model = open::start(loaded, &args.runtime)?;
+    let model = args.compute.model(loaded.spec, loaded.tensors)?;
     let vocab = model.spec().vocab;
-    let mut session = Session::new(model, SessionOptions { context: Some(ids.len()), kv: args.kv.into() })?;
+    let options = SessionOptions {
+        context: Some(args.compute.ctx.unwrap_or(ids.len())),
+        kv: args.compute.kv.map_or(KvFormat::F32, KvFormat::from),
+    };
+    let mut session = Session::new(model, options)?;
     let (mut logits, mut routes) = (Vec::with_capacity(ids.len() * vocab), Routes::default());
-    session.append_all(&ids, &AtomicBool::new(false), &mut routes, &mut |chunk| {
+    let polling = Polling::begin();
+    session.append_all(&ids, polling.stop(), &mut routes, &mut |chunk| {
         logits.extend_from_slice(chunk);
         Ok(())
     })?;
-    let ids: Vec<i32> = ids.iter().map(|&id| i32::try_from(id)).collect::<Result<_, _>>()?;
+    let input_ids: Vec<i32> = ids.iter().map(|&id| i32::try_from(id)).collect::<Result<_, _>>()?;
     let tokens = ids.len() as u64;
-    let tensor = |values, shape: &[u64]| SafeTensor { values, shape: shape.to_vec() };
+    let (ids_shape, logits_shape) = ([tokens], [tokens, vocab as u64]);
+    let shapes: Vec<[u64; 2]> =
+        routes.0.iter().map(|(_, experts)| [tokens, experts.len() as u64 / tokens]).collect();
     let names: Vec<String> = routes.0.iter().map(|(layer, _)| format!("router.{layer}")).collect();
     let mut tensors = vec![
-        ("input_ids", tensor(SafeValues::I32(&ids), &[tokens])),
-        ("logits", tensor(SafeValues::F32(&logits), &[tokens, vocab as u64])),
+        ("input_ids", SafeTensor { shape: &ids_shape, values: SafeValues::I32(&input_ids) }),
+        ("logits", SafeTensor { shape: &logits_shape, values: SafeValues::F32(&logits) }),
     ];
-    for (name, (_, experts)) in names.iter().zip(&routes.0) {
-        let per_token = experts.len() as u64 / tokens;
-        tensors.push((name, tensor(SafeValues::I32(experts), &[tokens, per_token])));
+    for ((name, shape), (_, experts)) in names.iter().zip(&shapes).zip(&routes.0) {
+        tensors.push((name, SafeTensor { shape, values: SafeValues::I32(experts) }));
     }
-    write_safetensors(&args.out, &tensors).context("the logits were computed, but could not be written")?;
-    Ok(())
+    write_safetensors(&args.out, &tensors).context("the logits were computed, but could not be written")
 }
 
 /// Experts of each MoE layer, `[tokens, k]`, best first.

@@ -3,6 +3,7 @@
 
 use super::lanes::Lanes;
 use super::unpack::{Sink, Unpack};
+use crate::kernel::prefetch::prefetch;
 use crate::kernel::tiled::{Block, DEPTH, TOKENS};
 use crate::{QMatrix, decode};
 
@@ -93,6 +94,10 @@ unsafe fn fused_rows<L: Lanes, U: Unpack, const R: usize>(
         for unit in 0..units {
             let x = x.as_ptr().add(unit * U::LEN);
             let bytes: [_; R] = std::array::from_fn(|r| bytes.add(r * w.row_bytes() + unit * U::BYTES));
+            // The same place of the next rows.
+            for bytes in bytes {
+                prefetch(bytes.wrapping_add(R * w.row_bytes()), U::BYTES);
+            }
             let mut heads = [U::head::<L>(bytes[0]); R];
             for r in 1..R {
                 heads[r] = U::head::<L>(bytes[r]);

@@ -1,5 +1,5 @@
 //! Each format's blocks to vectors of floats, once for all tiers. The layouts are explained in `decode`, whose bits these
-//! functions reproduce: `d * q` and `d * q - m` are rounded after each operation, never fused.
+//! functions reproduce.
 //!
 //! All quantised formats go through 32 signed bytes in a `ymm` register: bit operations make them, [`Lanes::widen`] makes
 //! floats of them. It must not know what becomes of the floats: they go into a [`Sink`].
@@ -110,7 +110,7 @@ formats! {
 
     Q4_1: [f32; 2];
     |unit| { [half(unit), half(unit.add(2))] }
-    |&[d, m], _, sink| { affine::<L>(sink, 0, nibbles(unit.add(4)), [d; 2], [-m; 2]); }
+    |&[d, m], _, sink| { affine::<L>(sink, 0, nibbles(unit.add(4)), [d; 2], [m; 2]); }
 
     Q5_0: f32;
     |unit| { half(unit) }
@@ -123,7 +123,7 @@ formats! {
     |unit| { [half(unit), half(unit.add(2))] }
     |&[d, m], _, sink| {
         let codes = _mm256_or_si256(nibbles(unit.add(8)), fifth_bits(unit.add(4)));
-        affine::<L>(sink, 0, codes, [d; 2], [-m; 2]);
+        affine::<L>(sink, 0, codes, [d; 2], [m; 2]);
     }
 
     Q8_0: f32;
@@ -136,7 +136,7 @@ formats! {
         let low = _mm_set1_epi8(15);
         [
             sixteen::<L>(_mm_and_si128(scales, low), half(unit.add(80))),
-            sixteen::<L>(_mm_and_si128(_mm_srli_epi16::<4>(scales), low), half(unit.add(82))),
+            sixteen::<L>(_mm_and_si128(_mm_srli_epi16::<4>(scales), low), -half(unit.add(82))),
         ]
     }
     |[d, m], part, sink| {
@@ -282,12 +282,12 @@ helpers! {
         scales
     }
 
-    /// The 8 scales and 8 minima of a `Q4_K` or `Q5_K` block; the rest of each array is no one's.
+    /// The 8 scales and 8 negated minima of a `Q4_K` or `Q5_K` block; the rest of each array is no one's.
     fn k_head<L: Lanes>(block: *const u8) -> [[f32; 16]; 2] {
         let (scales, minima) = k_scales(&block.add(4).cast::<[u8; 12]>().read());
         [
             sixteen::<L>(_mm_loadl_epi64(scales.as_ptr().cast()), half(block)),
-            sixteen::<L>(_mm_loadl_epi64(minima.as_ptr().cast()), half(block.add(2))),
+            sixteen::<L>(_mm_loadl_epi64(minima.as_ptr().cast()), -half(block.add(2))),
         ]
     }
 }
@@ -313,18 +313,19 @@ unsafe fn scaled<L: Lanes>(sink: &mut impl Sink<L>, at: usize, codes: __m256i, d
     }
 }
 
-/// Puts `d * q - minus` for 32 codes, `d` and `minus` for each half.
+/// Puts `d * q + m` for 32 codes, `d` and `m` for each half. The reference rounds the product first, but no product
+/// needs it: a half-precision number times a scale of 6 bits times a code of 5 has 22 bits, and 24 fit.
 ///
 /// # Safety
 /// As [`Lanes`].
 #[inline(always)]
-unsafe fn affine<L: Lanes>(sink: &mut impl Sink<L>, at: usize, codes: __m256i, d: [f32; 2], minus: [f32; 2]) {
+unsafe fn affine<L: Lanes>(sink: &mut impl Sink<L>, at: usize, codes: __m256i, d: [f32; 2], m: [f32; 2]) {
     for part in 0..32 / L::N {
         let half = part * L::N / 16;
         // SAFETY: the caller vouches for the instructions.
         unsafe {
-            let product = L::mul(L::splat(d[half]), L::widen(codes, part));
-            sink.put(at + part * L::N, L::sub(product, L::splat(minus[half])));
+            let weights = L::fma(L::splat(d[half]), L::widen(codes, part), L::splat(m[half]));
+            sink.put(at + part * L::N, weights);
         }
     }
 }

@@ -1,0 +1,223 @@
+//! `moelten inspect`: what a model's files say: metadata, the spec they are lowered to, every tensor, and how many bytes
+//! an expert and a token touch.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use moelten_loader::gguf::{Array, Metadata, Value};
+use moelten_loader::load::{LoadedModel, Source};
+use moelten_loader::spec::{Ffn, LayerSpec, Mixer};
+use moelten_tui::filter;
+
+use crate::open;
+use crate::progress::bytes;
+
+/// Show what a model's files say: metadata, layers, tensors, bytes per expert and per token
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// GGUF file or model folder; the built-in model if there is none
+    model: Option<PathBuf>,
+    /// Leave out the table of tensors
+    #[arg(long)]
+    brief: bool,
+}
+
+/// Characters of a metadata text that are shown.
+const TEXT_SHOWN: usize = 100;
+/// Elements of a metadata array that are shown.
+const ELEMENTS_SHOWN: usize = 6;
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let model = open::load(args.model.as_deref())?;
+    let mut out = String::new();
+    metadata(&model, &mut out)?;
+    layers(&model, &mut out)?;
+    sizes(&model, &mut out)?;
+    if !args.brief {
+        tensors(&model, &mut out)?;
+    }
+    for notice in &model.notices {
+        writeln!(out, "note: {notice}")?;
+    }
+    // Everything above may quote the file; nothing of it may steer the terminal.
+    print!("{}", filter::clean(&out));
+    Ok(())
+}
+
+fn metadata(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
+    match &model.source {
+        Source::Gguf { metadata, version } => {
+            writeln!(out, "GGUF version {version}, {} keys", metadata.iter().len())?;
+            gguf_keys(metadata, out)
+        }
+        Source::Hf { path, config, .. } => {
+            writeln!(out, "Hugging Face folder {}", path.display())?;
+            let Some(fields) = config.as_object() else { return Ok(()) };
+            for (key, value) in fields {
+                writeln!(out, "  {key} = {}", shortened(&value.to_string()))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn gguf_keys(metadata: &Metadata, out: &mut String) -> std::fmt::Result {
+    for (key, value) in metadata.iter() {
+        let shown = match value {
+            Value::Str(text) => format!("{:?}", shortened(text)),
+            Value::Array(array) => elements(array),
+            other => scalar(other),
+        };
+        writeln!(out, "  {key} = {shown}")?;
+    }
+    Ok(())
+}
+
+fn shortened(text: &str) -> String {
+    let mut chars = text.chars();
+    let start: String = chars.by_ref().take(TEXT_SHOWN).collect();
+    match chars.count() {
+        0 => start,
+        more => format!("{start}... ({more} more characters)"),
+    }
+}
+
+fn scalar(value: &Value) -> String {
+    match value {
+        Value::U8(v) => v.to_string(),
+        Value::I8(v) => v.to_string(),
+        Value::U16(v) => v.to_string(),
+        Value::I16(v) => v.to_string(),
+        Value::U32(v) => v.to_string(),
+        Value::I32(v) => v.to_string(),
+        Value::U64(v) => v.to_string(),
+        Value::I64(v) => v.to_string(),
+        Value::F32(v) => v.to_string(),
+        Value::F64(v) => v.to_string(),
+        Value::Bool(v) => v.to_string(),
+        Value::Str(v) => v.clone(),
+        Value::Array(array) => elements(array),
+    }
+}
+
+fn elements(array: &Array) -> String {
+    fn list<T: std::fmt::Debug>(values: &[T]) -> String {
+        let shown: Vec<String> =
+            values.iter().take(ELEMENTS_SHOWN).map(|v| shortened(&format!("{v:?}"))).collect();
+        let more = if values.len() > ELEMENTS_SHOWN { ", ..." } else { "" };
+        format!("[{}{more}] ({} elements)", shown.join(", "), values.len())
+    }
+    match array {
+        Array::U8(v) => list(v),
+        Array::I8(v) => list(v),
+        Array::U16(v) => list(v),
+        Array::I16(v) => list(v),
+        Array::U32(v) => list(v),
+        Array::I32(v) => list(v),
+        Array::U64(v) => list(v),
+        Array::I64(v) => list(v),
+        Array::F32(v) => list(v),
+        Array::F64(v) => list(v),
+        Array::Bool(v) => list(v),
+        Array::Str(v) => list(v),
+    }
+}
+
+/// The lowered spec; runs of equal layers are one line.
+fn layers(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
+    let spec = &model.spec;
+    writeln!(out, "\nmodel {} ({}), {} layers", spec.name, spec.family, spec.layers.len())?;
+    writeln!(out, "  d_model {}, vocabulary {}, context {}", spec.d_model, spec.vocab, spec.max_context)?;
+    writeln!(
+        out,
+        "  embedding scale {}, final norm {:?}, head {:?}",
+        spec.embed_scale, spec.final_norm, spec.head
+    )?;
+    let mut first = 0;
+    for run in spec.layers.chunk_by(|a, b| a == b) {
+        let last = first + run.len() - 1;
+        let range = if last > first { format!("layers {first} to {last}") } else { format!("layer {first}") };
+        if let Some(layer) = run.first() {
+            describe(layer, &range, out)?;
+        }
+        first = last + 1;
+    }
+    Ok(())
+}
+
+fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Result {
+    let Mixer::Attention(a) = &layer.mixer;
+    writeln!(out, "  {range}: norms {:?}, residual scale {}", layer.mixer_norm, layer.residual_scale)?;
+    let window = a.window.map_or_else(|| "full".to_owned(), |window| format!("window {window}"));
+    writeln!(
+        out,
+        "    attention {} heads, {} key/value heads of {}, {window}, scale {}, qk norm {:?}, biases qkv {} out {}",
+        a.heads, a.kv_heads, a.head_dim, a.scale, a.qk_norm, a.qkv_bias, a.out_bias
+    )?;
+    if let Some(rope) = &a.rope {
+        writeln!(out, "    rope {}", shortened(&format!("{rope:?}")))?;
+    }
+    match &layer.ffn {
+        Ffn::Dense(mlp) => writeln!(out, "    dense {mlp:?}"),
+        Ffn::Moe(moe) => {
+            writeln!(out, "    {} experts {:?}, shared {:?}", moe.experts, moe.expert, moe.shared)?;
+            writeln!(out, "    router {:?}", moe.router)
+        }
+    }
+}
+
+/// Bytes per expert, and bytes of weights that one token touches.
+fn sizes(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
+    let tensors = &model.tensors;
+    // Of the embedding a token reads one row, unless it is the head as well.
+    let embedding = tensors.get(moelten_loader::roles::Role::Embed);
+    let row = embedding.bytes / embedding.rows.max(1) as u64;
+    let dense = tensors.dense_bytes() - if model.spec.head.tied { 0 } else { embedding.bytes - row };
+    let (mut active, mut expert_sizes) = (0, Vec::new());
+    for (index, layer) in model.spec.layers.iter().enumerate() {
+        let Ffn::Moe(moe) = &layer.ffn else { continue };
+        let experts = tensors.experts(index);
+        let largest = experts.iter().map(|e| e.bytes()).max().unwrap_or(0);
+        active += largest * moe.router.select.max_experts() as u64;
+        expert_sizes.push(largest);
+    }
+    writeln!(out, "\nweights {}", bytes(tensors.dense_bytes() + tensors.expert_bytes()))?;
+    if let (Some(min), Some(max)) = (expert_sizes.iter().min(), expert_sizes.iter().max()) {
+        writeln!(
+            out,
+            "  dense part {}, routed experts {}",
+            bytes(tensors.dense_bytes()),
+            bytes(tensors.expert_bytes())
+        )?;
+        let each = if min == max { bytes(*max) } else { format!("{} to {}", bytes(*min), bytes(*max)) };
+        writeln!(out, "  one expert {each}")?;
+        writeln!(
+            out,
+            "  one token touches {}: {} dense, {} of experts",
+            bytes(dense + active),
+            bytes(dense),
+            bytes(active)
+        )
+    } else {
+        writeln!(out, "  one token touches {}", bytes(dense))
+    }
+}
+
+fn tensors(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
+    let tensors = model.tensors.catalog().tensors();
+    writeln!(out, "\n{} tensors", tensors.len())?;
+    let width = tensors.iter().map(|t| t.name.chars().count()).max().unwrap_or(0);
+    for tensor in tensors {
+        let name = &tensor.name;
+        let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
+        writeln!(
+            out,
+            "  {name:width$}  {:7} [{}] {}",
+            tensor.storage,
+            shape.join(", "),
+            bytes(tensor.bytes)
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! Progress of long work: a bar with rate and time left on a terminal, a plain line now and then elsewhere. It must not
+//! know what the work is.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use moelten_tui::terminal::{Notes, Tone};
+
+/// Time between two lines where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// Units that progress is counted in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes, shown as MB and GB.
+    Bytes,
+    /// Tokens.
+    Tokens,
+}
+
+/// A bar or lines on stderr. Gone when dropped.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    label: &'static str,
+    unit: Unit,
+    total: u64,
+    started: Instant,
+    last_line: Instant,
+}
+
+impl Progress {
+    /// Begins to show the progress of `label` towards `total`.
+    pub fn new(label: &'static str, unit: Unit, total: u64) -> Self {
+        let bar = Notes::detect().styled.then(|| {
+            let amount = match unit {
+                Unit::Bytes => "{decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}",
+                Unit::Tokens => "{human_pos}/{human_len} tokens {per_sec}",
+            };
+            let template = format!("{{prefix}} {{wide_bar}} {amount} {{eta}} left");
+            let style = ProgressStyle::with_template(&template).expect("the template above is sound");
+            ProgressBar::new(total).with_prefix(label).with_style(style)
+        });
+        let now = Instant::now();
+        Self { bar, label, unit, total, started: now, last_line: now }
+    }
+
+    /// `done` units are done.
+    pub fn set(&mut self, done: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        } else if self.last_line.elapsed() >= LINE_EVERY {
+            self.last_line = Instant::now();
+            Notes::plain().line(Tone::Plain, &self.text(done));
+        }
+    }
+
+    fn text(&self, done: u64) -> String {
+        let seconds = self.started.elapsed().as_secs_f64().max(1e-3);
+        let rate = done as f64 / seconds;
+        let left = self.total.saturating_sub(done) as f64 / rate.max(1e-9);
+        let share = 100.0 * done as f64 / self.total.max(1) as f64;
+        let (label, total) = (self.label, self.total);
+        match self.unit {
+            Unit::Bytes => {
+                let (done, total, rate) = (bytes(done), bytes(total), bytes(rate as u64));
+                format!("{label} {done}/{total} ({share:.0}%) {rate}/s, {left:.0} s left")
+            }
+            Unit::Tokens => {
+                format!("{label} {done}/{total} ({share:.0}%) {rate:.1} tokens/s, {left:.0} s left")
+            }
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A size for people, in powers of ten: 12.4 MB.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        let shown: Vec<_> = [0, 999, 1000, 12_437_000, 999_999_999].map(bytes).into();
+        assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "12.4 MB", "1.0 GB"]);
+    }
+}
