@@ -1,5 +1,13 @@
 //! What people see: the chat as a pure state machine with a thin driver around it, progress lines, and the filter
-//! between untrusted text and the terminal. It never sees a tensor; answers come through `backend::Backend`.
+//! between untrusted text and the terminal. It never sees a tensor: answers come through [`backend::Backend`].
 
+pub mod backend;
+pub mod chat;
+pub mod command;
+pub mod driver;
 pub mod filter;
+pub mod input;
+pub mod progress;
+pub mod settings;
 pub mod terminal;
+pub mod transcript;

@@ -1,0 +1,287 @@
+//! Transitions of the chat.
+
+use std::time::Duration;
+
+use moelten_engine::api::{Answer, GenerateParams, GenerateStats, StopReason};
+
+use super::*;
+
+fn chat() -> Chat {
+    let facts = Facts { model: "m".into(), supports_system: true, rows: vec![("context", "100".into())] };
+    Chat::new(facts, GenerateParams::default(), None)
+}
+
+fn at(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn answer(text: &str, reason: StopReason, used: usize) -> Event {
+    let stats = GenerateStats { context_used: used, context_size: 100, ..Default::default() };
+    Event::Answered(Answer { text: text.into(), ids: vec![1], reason, stats }, at(0))
+}
+
+fn enter(chat: &mut Chat, text: &str) -> Vec<Effect> {
+    chat.handle(Event::Entered(text.into()))
+}
+
+/// Asks and answers.
+fn turn(chat: &mut Chat, question: &str, reply: &str) {
+    request(&enter(chat, question));
+    chat.handle(answer(reply, StopReason::EndOfTurn, 10));
+}
+
+fn request(effects: &[Effect]) -> &Request {
+    let found = effects.iter().find_map(|effect| match effect {
+        Effect::Answer(request) => Some(request),
+        _ => None,
+    });
+    found.unwrap_or_else(|| panic!("no request in {effects:?}"))
+}
+
+fn said(effects: &[Effect]) -> String {
+    let notes = effects.iter().filter_map(|effect| match effect {
+        Effect::Note(_, text) => Some(text.as_str()),
+        _ => None,
+    });
+    notes.collect::<Vec<_>>().join("\n")
+}
+
+/// The conversation, one letter of the role before each text.
+fn texts(messages: &[Message]) -> Vec<String> {
+    let letter = |role| match role {
+        Role::System => 's',
+        Role::User => 'u',
+        Role::Assistant => 'a',
+        Role::Tool => 't',
+    };
+    messages.iter().map(|m| format!("{}:{}", letter(m.role), m.content)).collect()
+}
+
+#[test]
+fn turns_accumulate_and_the_system_prompt_comes_first() {
+    let mut chat = chat();
+    turn(&mut chat, "hello", "hi");
+    enter(&mut chat, "/system Be brief.");
+    let effects = enter(&mut chat, "and now?");
+    assert_eq!(texts(&request(&effects).messages), ["s:Be brief.", "u:hello", "a:hi", "u:and now?"]);
+    enter(&mut chat, "/system off");
+    let effects = chat.handle(answer("later", StopReason::EndOfTurn, 20));
+    assert!(said(&effects).contains("context 20/100 (20%)"), "{effects:?}");
+    assert_eq!(texts(&request(&enter(&mut chat, "x")).messages)[0], "u:hello");
+}
+
+#[test]
+fn blank_lines_ask_nothing() {
+    let mut chat = chat();
+    assert_eq!(enter(&mut chat, " \n\t"), []);
+    assert!(chat.turns().is_empty());
+}
+
+#[test]
+fn retry_replaces_the_answer_with_another_seed() {
+    let mut chat = chat();
+    assert!(said(&enter(&mut chat, "/retry")).contains("no question"));
+    let first = request(&enter(&mut chat, "hello")).clone();
+    chat.handle(answer("hi", StopReason::EndOfTurn, 10));
+    let second = request(&enter(&mut chat, "/retry")).clone();
+    assert_eq!(first.messages, second.messages);
+    assert_ne!(first.params.sampler.seed, second.params.sampler.seed);
+    chat.handle(answer("good day", StopReason::EndOfTurn, 10));
+    assert_eq!(texts(chat.turns()), ["u:hello", "a:good day"]);
+    enter(&mut chat, "/set temp 0");
+    assert!(said(&enter(&mut chat, "/retry")).contains("the same"));
+}
+
+#[test]
+fn a_retry_that_is_stopped_at_once_keeps_the_old_answer() {
+    let mut chat = chat();
+    turn(&mut chat, "hello", "hi");
+    enter(&mut chat, "/retry");
+    chat.handle(answer("", StopReason::Cancelled, 10));
+    assert_eq!(texts(chat.turns()), ["u:hello", "a:hi"]);
+}
+
+#[test]
+fn undo_takes_back_turns() {
+    let mut chat = chat();
+    assert!(said(&enter(&mut chat, "/undo")).contains("nothing"));
+    for question in ["one", "two", "three", "four"] {
+        turn(&mut chat, question, "ok");
+    }
+    assert!(said(&enter(&mut chat, "/undo")).contains("Took back 1 turn; 3 turns left"));
+    assert!(said(&enter(&mut chat, "/undo 2")).contains("Took back 2 turns; 1 turn left"));
+    assert_eq!(texts(chat.turns()), ["u:one", "a:ok"]);
+    enter(&mut chat, "/undo 99");
+    assert!(chat.turns().is_empty());
+}
+
+#[test]
+fn undo_counts_a_question_without_an_answer() {
+    let mut chat = chat();
+    turn(&mut chat, "one", "ok");
+    enter(&mut chat, "two");
+    chat.handle(answer("", StopReason::Cancelled, 10));
+    enter(&mut chat, "/undo");
+    assert_eq!(texts(chat.turns()), ["u:one", "a:ok"]);
+}
+
+#[test]
+fn a_stopped_answer_is_kept_and_one_that_never_began_can_be_asked_again() {
+    let mut chat = chat();
+    enter(&mut chat, "hello");
+    let effects = chat.handle(answer("partly", StopReason::Cancelled, 10));
+    assert!(said(&effects).contains("stopped"));
+    assert_eq!(texts(chat.turns()), ["u:hello", "a:partly"]);
+    enter(&mut chat, "more");
+    let effects = chat.handle(answer("", StopReason::Cancelled, 10));
+    assert!(said(&effects).contains("/retry"));
+    assert_eq!(texts(&request(&enter(&mut chat, "/retry")).messages).last().unwrap(), "u:more");
+    chat.handle(answer("", StopReason::Cancelled, 10));
+    let effects = enter(&mut chat, "something else");
+    assert!(said(&effects).contains("left out"));
+    assert_eq!(texts(&request(&effects).messages), ["u:hello", "a:partly", "u:something else"]);
+}
+
+#[test]
+fn the_first_interrupt_hints_and_the_second_leaves() {
+    let mut chat = chat();
+    let effects = chat.handle(Event::Interrupted(at(0)));
+    assert!(said(&effects).contains("Ctrl-D"));
+    enter(&mut chat, "/show");
+    assert_ne!(chat.handle(Event::Interrupted(at(10))), [Effect::Quit]);
+    assert_eq!(chat.handle(Event::Interrupted(at(60_000))), [Effect::Quit]);
+}
+
+#[test]
+fn an_interrupt_right_after_one_that_stopped_an_answer_leaves() {
+    for (ms, leaves) in [(900, true), (1500, false)] {
+        let mut chat = chat();
+        enter(&mut chat, "hello");
+        chat.handle(answer("part", StopReason::Cancelled, 10));
+        assert_eq!(chat.handle(Event::Interrupted(at(ms))) == [Effect::Quit], leaves, "{ms} ms");
+    }
+}
+
+#[test]
+fn the_end_of_input_and_quit_leave() {
+    assert_eq!(chat().handle(Event::EndOfInput), [Effect::Quit]);
+    for line in ["/quit", "/exit", "/bye"] {
+        assert_eq!(enter(&mut chat(), line), [Effect::Quit]);
+    }
+}
+
+#[test]
+fn settings_change_the_next_request() {
+    let mut chat = chat();
+    assert!(said(&enter(&mut chat, "/set temp 0.25")).contains("temp is 0.25"));
+    assert!(said(&enter(&mut chat, "/set temp 1e9")).contains("between 0 and 100"));
+    enter(&mut chat, "/set max-tokens 7");
+    let effects = enter(&mut chat, "hello");
+    let params = &request(&effects).params;
+    assert_eq!((params.sampler.temperature, params.max_tokens), (0.25, Some(7)));
+    let shown = said(&enter(&mut chat, "/show"));
+    assert!(["model", "context", "0.25", "system prompt"].iter().all(|part| shown.contains(part)), "{shown}");
+}
+
+#[test]
+fn seeds_repeat_a_conversation() {
+    let seeds = || {
+        let mut chat = chat();
+        enter(&mut chat, "/set seed 40");
+        let mut seeds = Vec::new();
+        for _ in 0..3 {
+            seeds.push(request(&enter(&mut chat, "again")).params.sampler.seed);
+            chat.handle(answer("ok", StopReason::EndOfTurn, 10));
+        }
+        seeds
+    };
+    assert_eq!(seeds(), [40, 41, 42]);
+    assert_eq!(seeds(), seeds());
+}
+
+#[test]
+fn a_template_without_system_prompt_refuses_it() {
+    let mut chat = Chat::new(Facts::default(), GenerateParams::default(), None);
+    assert!(said(&enter(&mut chat, "/system Be kind.")).contains("no system prompt"));
+    assert_eq!(texts(&request(&enter(&mut chat, "hello")).messages), ["u:hello"]);
+}
+
+#[test]
+fn the_end_of_the_context_is_never_silent() {
+    let mut chat = chat();
+    enter(&mut chat, "hello");
+    assert!(!said(&chat.handle(answer("hi", StopReason::EndOfTurn, 79))).contains("left"));
+    enter(&mut chat, "more");
+    assert!(
+        said(&chat.handle(answer("ok", StopReason::EndOfTurn, 85)))
+            .contains("15 tokens of the context are left")
+    );
+    enter(&mut chat, "more");
+    assert!(!said(&chat.handle(answer("ok", StopReason::EndOfTurn, 90))).contains("are left"), "said once");
+    enter(&mut chat, "more");
+    let cut = said(&chat.handle(answer("o", StopReason::ContextFull, 100)));
+    assert!(["/undo", "/clear", "--ctx"].iter().all(|choice| cut.contains(choice)), "{cut}");
+    enter(&mut chat, "more");
+    let failure = Failure::ContextFull { tokens: 120, context: 100 };
+    let full = said(&chat.handle(Event::Failed { shown: String::new(), failure }));
+    assert!(["120", "100", "/undo", "/clear", "--ctx"].iter().all(|part| full.contains(part)), "{full}");
+}
+
+#[test]
+fn a_failure_keeps_what_was_shown() {
+    let mut chat = chat();
+    enter(&mut chat, "hello");
+    let failure = Failure::Other("error[E-IO-03]: broken disk".into());
+    let effects = chat.handle(Event::Failed { shown: "Once upon".into(), failure });
+    assert!(said(&effects).contains("so far is kept"));
+    assert_eq!(texts(chat.turns()), ["u:hello", "a:Once upon"]);
+}
+
+#[test]
+fn what_is_saved_can_be_loaded() {
+    let mut first = chat();
+    assert!(said(&enter(&mut first, "/save x.json")).contains("nothing to save"));
+    enter(&mut first, "/system Be brief.");
+    turn(&mut first, "hello", "hi");
+    let effects = enter(&mut first, "/save x.json");
+    let [Effect::Write { path, text }] = effects.as_slice() else { panic!("{effects:?}") };
+    let mut second = chat();
+    assert_eq!(enter(&mut second, "/load x.json"), [Effect::Read { path: path.clone() }]);
+    let read = FileEvent::Read { path: path.clone(), result: Ok(text.clone()) };
+    assert!(said(&second.handle(Event::File(read))).contains("Loaded 2 messages"));
+    assert_eq!(second.turns(), first.turns());
+    assert_eq!(texts(&request(&enter(&mut second, "x")).messages)[0], "s:Be brief.");
+}
+
+#[test]
+fn a_file_that_is_no_conversation_changes_nothing() {
+    let mut chat = chat();
+    turn(&mut chat, "hello", "hi");
+    for result in [Ok("{}".to_owned()), Err("no such file".to_owned())] {
+        let effects = chat.handle(Event::File(FileEvent::Read { path: "x".into(), result }));
+        assert!(said(&effects).contains("was not loaded"));
+    }
+    assert_eq!(texts(chat.turns()), ["u:hello", "a:hi"]);
+}
+
+#[test]
+fn clear_forgets_the_conversation_only() {
+    let mut chat = chat();
+    enter(&mut chat, "/set temp 0.5");
+    turn(&mut chat, "hello", "hi");
+    enter(&mut chat, "/clear");
+    let effects = enter(&mut chat, "new");
+    assert_eq!(texts(&request(&effects).messages), ["u:new"]);
+    assert_eq!(request(&effects).params.sampler.temperature, 0.5);
+}
+
+#[test]
+fn help_names_every_command_and_stats_need_an_answer() {
+    let mut chat = chat();
+    let help = said(&enter(&mut chat, "/help"));
+    assert!(TABLE.iter().all(|entry| help.contains(entry.name)));
+    assert!(said(&enter(&mut chat, "/stats")).contains("no answer yet"));
+    turn(&mut chat, "hello", "hi");
+    assert!(said(&enter(&mut chat, "/stats")).contains("10 of 100"));
+    assert!(said(&enter(&mut chat, "/nonsense")).contains("/help"));
+}

@@ -1,0 +1,77 @@
+//! The driver with a scripted person and a scripted model.
+
+use moelten_engine::api::{Answer, GenerateParams, GenerateStats, StopReason};
+
+use super::*;
+use crate::backend::Failure;
+use crate::chat::Facts;
+use crate::input::PlainInput;
+
+/// Repeats the last message, refuses the word "fail".
+struct Echo {
+    requests: usize,
+}
+
+impl Backend for Echo {
+    fn answer(
+        &mut self,
+        request: &Request,
+        on_event: &mut dyn FnMut(EngineEvent) -> ControlFlow<()>,
+    ) -> Result<Answer, Failure> {
+        self.requests += 1;
+        let question = &request.messages.last().unwrap().content;
+        if question == "fail" {
+            return Err(Failure::Other("no".into()));
+        }
+        let text = format!("{question}!");
+        let _ = on_event(EngineEvent::Prompt { done: 0, total: 1 });
+        let _ = on_event(EngineEvent::Text(text.clone()));
+        Ok(Answer { text, ids: vec![], reason: StopReason::EndOfTurn, stats: GenerateStats::default() })
+    }
+}
+
+fn script(lines: &str) -> (Chat, usize) {
+    let facts = Facts { model: "echo".into(), supports_system: true, rows: vec![] };
+    let mut chat = Chat::new(facts, GenerateParams::default(), None);
+    let mut backend = Echo { requests: 0 };
+    let mut input = PlainInput::new(lines.as_bytes(), Notes::plain(), false);
+    run(&mut chat, &mut backend, &mut input, Notes::plain()).unwrap();
+    (chat, backend.requests)
+}
+
+#[test]
+fn a_script_runs_to_its_end_or_to_quit() {
+    let (chat, requests) = script("one\n/retry\nfail\ntwo\n");
+    assert_eq!(requests, 4);
+    let contents: Vec<_> = chat.turns().iter().map(|turn| turn.content.as_str()).collect();
+    assert_eq!(contents, ["one", "one!", "two", "two!"]);
+    assert_eq!(script("/quit\none\n").1, 0);
+}
+
+#[test]
+fn conversations_go_to_files_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("talk.json");
+    let name = file.display();
+    script(&format!("one\n/save {name}\ntwo\n/save {name}\n"));
+    let (chat, _) = script(&format!("/load {name}\n"));
+    assert_eq!(chat.turns().len(), 4, "the second save replaces the first");
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert_eq!(left.len(), 1, "no partial file stays");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn other_files_are_not_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("notes.txt");
+    std::fs::write(&file, "precious").unwrap();
+    script(&format!("one\n/save {}\n", file.display()));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+    assert!(read(folder.path()).is_err(), "a folder is no conversation");
+    assert!(write(&folder.path().join("missing/x.json"), "{}").is_err());
+}

@@ -1,0 +1,330 @@
+//! Where questions come from: a line editor on a terminal, plain lines elsewhere, and the rules that make several
+//! lines one question. It must not know what a question means.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+use rustyline::completion::{Completer, FilenameCompleter, Pair};
+use rustyline::error::ReadlineError;
+use rustyline::history::FileHistory;
+use rustyline::{CompletionType, Config, Context, Editor, Helper};
+
+use crate::command::TABLE;
+use crate::settings::Setting;
+use crate::terminal::{Notes, Tone};
+
+/// Longest line of a pipe, in bytes.
+const LINE_BYTES_MAX: u64 = 64 << 20;
+const PROMPT: &str = "> ";
+const PROMPT_MORE: &str = ". ";
+
+/// What a person did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Typed {
+    /// Entered a text.
+    Text(String),
+    /// Pressed Ctrl-C.
+    Interrupt,
+    /// Pressed Ctrl-D, or the pipe ended.
+    End,
+}
+
+/// A source of questions.
+pub trait Input {
+    /// Waits for the next line; `more` if it continues a text.
+    ///
+    /// # Errors
+    /// Read errors.
+    fn line(&mut self, more: bool) -> io::Result<Typed>;
+
+    /// Waits for the next text: a line, several that end in backslashes, or all between two `"""`.
+    ///
+    /// # Errors
+    /// Read errors.
+    fn text(&mut self) -> io::Result<Typed> {
+        let mut text = Assembler::default();
+        loop {
+            match self.line(text.begun())? {
+                Typed::Text(line) => {
+                    if let Some(whole) = text.push(&line) {
+                        return Ok(Typed::Text(whole));
+                    }
+                }
+                Typed::End if text.begun() => return Ok(Typed::Text(text.finish())),
+                other => return Ok(other),
+            }
+        }
+    }
+}
+
+/// Makes texts of lines.
+#[derive(Debug, Default)]
+struct Assembler {
+    lines: Vec<String>,
+    quoted: bool,
+}
+
+const QUOTES: &str = "\"\"\"";
+
+impl Assembler {
+    fn begun(&self) -> bool {
+        self.quoted || !self.lines.is_empty()
+    }
+
+    /// Takes a line; gives the text that it completes.
+    fn push(&mut self, line: &str) -> Option<String> {
+        let mut line = line;
+        if !self.begun()
+            && let Some(rest) = line.trim_start().strip_prefix(QUOTES)
+        {
+            self.quoted = true;
+            line = rest;
+            // Quotes alone on their line do not begin the text with a line end.
+            if rest.trim().is_empty() {
+                return None;
+            }
+        }
+        if self.quoted {
+            if let Some(rest) = line.trim_end().strip_suffix(QUOTES) {
+                if !rest.is_empty() {
+                    self.lines.push(rest.to_owned());
+                }
+                return Some(self.finish());
+            }
+        } else if let Some(rest) = line.strip_suffix('\\') {
+            self.lines.push(rest.to_owned());
+            return None;
+        }
+        self.lines.push(line.to_owned());
+        if self.quoted { None } else { Some(self.finish()) }
+    }
+
+    /// What there is, complete or not.
+    fn finish(&mut self) -> String {
+        self.quoted = false;
+        std::mem::take(&mut self.lines).join("\n")
+    }
+}
+
+/// Lines of a pipe or file. Bytes that are not UTF-8 are replaced, and said so once.
+pub struct PlainInput<R> {
+    source: R,
+    notes: Notes,
+    prompts: bool,
+    warned: bool,
+}
+
+impl<R: BufRead> PlainInput<R> {
+    /// Reads from `source`; `prompts` if a person types there.
+    pub fn new(source: R, notes: Notes, prompts: bool) -> Self {
+        Self { source, notes, prompts, warned: false }
+    }
+}
+
+impl<R: BufRead> Input for PlainInput<R> {
+    fn line(&mut self, more: bool) -> io::Result<Typed> {
+        if self.prompts {
+            let _ = write!(io::stderr(), "{}", if more { PROMPT_MORE } else { PROMPT });
+            let _ = io::stderr().flush();
+        }
+        let mut bytes = Vec::new();
+        (&mut self.source).take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes)?;
+        if bytes.is_empty() {
+            return Ok(Typed::End);
+        }
+        if bytes.len() as u64 == LINE_BYTES_MAX && bytes.last() != Some(&b'\n') {
+            let limit = LINE_BYTES_MAX >> 20;
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("a line is longer than {limit} MiB"),
+            ));
+        }
+        let (text, replaced) = lossy(bytes);
+        if replaced && !self.warned {
+            self.warned = true;
+            self.notes.line(Tone::Warning, NOT_UTF8);
+        }
+        let line = text.strip_suffix('\n').unwrap_or(&text);
+        Ok(Typed::Text(line.strip_suffix('\r').unwrap_or(line).to_owned()))
+    }
+}
+
+/// What to say about input that was changed by [`lossy`].
+pub const NOT_UTF8: &str = "warning: the input is not valid UTF-8; the wrong bytes were replaced by U+FFFD";
+
+/// The text in `bytes`, and whether something had to be replaced.
+pub fn lossy(bytes: Vec<u8>) -> (String, bool) {
+    match String::from_utf8(bytes) {
+        Ok(text) => (text, false),
+        Err(error) => (String::from_utf8_lossy(error.as_bytes()).into_owned(), true),
+    }
+}
+
+/// A person at a terminal.
+pub struct EditorInput {
+    editor: Editor<Completion, FileHistory>,
+    history: Option<PathBuf>,
+    notes: Notes,
+}
+
+impl EditorInput {
+    /// Starts the line editor. The history is kept in the file `history`, which nobody else may read; if that does
+    /// not work, it is said and the history is forgotten at the end.
+    ///
+    /// # Errors
+    /// A terminal that cannot be used.
+    pub fn new(history: Option<PathBuf>, notes: Notes) -> io::Result<Self> {
+        let config = Config::builder()
+            .completion_type(CompletionType::List)
+            .bracketed_paste(notes.styled)
+            .color_mode(rustyline::ColorMode::Disabled)
+            .auto_add_history(false)
+            .build();
+        let mut editor = Editor::with_config(config).map_err(io::Error::other)?;
+        editor.set_helper(Some(Completion { files: FilenameCompleter::new() }));
+        let mut input = Self { editor, history, notes };
+        if let Some(path) = &input.history {
+            let opened = private_file(path).map_err(ReadlineError::Io);
+            if let Err(error) = opened.and_then(|()| input.editor.load_history(path)) {
+                input.give_up_history(&error);
+            }
+        }
+        Ok(input)
+    }
+
+    fn give_up_history(&mut self, error: &ReadlineError) {
+        if let Some(path) = self.history.take() {
+            let path = path.display();
+            self.notes.line(Tone::Warning, &format!("The history is not kept: {path}: {error}"));
+        }
+    }
+
+    fn remember(&mut self, line: &str) {
+        let added = self.editor.add_history_entry(line).unwrap_or(false);
+        if let Some(path) = self.history.clone().filter(|_| added)
+            && let Err(error) = self.editor.append_history(&path)
+        {
+            self.give_up_history(&error);
+        }
+    }
+}
+
+impl Input for EditorInput {
+    fn line(&mut self, more: bool) -> io::Result<Typed> {
+        match self.editor.readline(if more { PROMPT_MORE } else { PROMPT }) {
+            Ok(line) => {
+                if !line.trim().is_empty() {
+                    self.remember(&line);
+                }
+                Ok(Typed::Text(line.replace("\r\n", "\n").replace('\r', "\n")))
+            }
+            Err(ReadlineError::Interrupted) => Ok(Typed::Interrupt),
+            Err(ReadlineError::Eof) => Ok(Typed::End),
+            Err(ReadlineError::Io(error)) => Err(error),
+            Err(other) => Err(io::Error::other(other)),
+        }
+    }
+}
+
+/// Makes sure that the file exists and that only its owner can read it.
+fn private_file(path: &Path) -> io::Result<()> {
+    let mut folder = DirBuilder::new();
+    folder.recursive(true);
+    let mut file = OpenOptions::new();
+    file.append(true).create(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+        folder.mode(0o700);
+        file.mode(0o600);
+    }
+    if let Some(parent) = path.parent() {
+        folder.create(parent)?;
+    }
+    file.open(path).map(drop)
+}
+
+/// What the input is, as a person would connect it.
+pub fn interactive() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal()
+}
+
+/// Tab: commands, settings, file names.
+struct Completion {
+    files: FilenameCompleter,
+}
+
+impl Helper for Completion {}
+impl rustyline::highlight::Highlighter for Completion {}
+impl rustyline::validate::Validator for Completion {}
+impl rustyline::hint::Hinter for Completion {
+    type Hint = String;
+}
+
+impl Completer for Completion {
+    type Candidate = Pair;
+
+    fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
+        let before = &line[..pos];
+        Ok(match before.split_once(' ') {
+            None => (0, beginning_with(before, TABLE.iter().map(|entry| entry.name))),
+            Some(("/set", name)) => {
+                (5, beginning_with(name, Setting::ALL.iter().map(|setting| setting.name())))
+            }
+            Some(("/save" | "/load", _)) => self.files.complete_path(line, pos)?,
+            Some(_) => (pos, Vec::new()),
+        })
+    }
+}
+
+fn beginning_with<'a>(start: &str, words: impl Iterator<Item = &'a str>) -> Vec<Pair> {
+    let fitting = words.filter(|word| !start.is_empty() && word.starts_with(start));
+    fitting.map(|word| Pair { display: word.to_owned(), replacement: format!("{word} ") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(input: &[u8]) -> Vec<String> {
+        let mut input = PlainInput::new(input, Notes::plain(), false);
+        let mut texts = Vec::new();
+        while let Typed::Text(text) = input.text().unwrap() {
+            texts.push(text);
+        }
+        texts
+    }
+
+    #[test]
+    fn lines_become_texts() {
+        assert_eq!(texts(b"one\r\ntwo\n\nfour"), ["one", "two", "", "four"]);
+        assert_eq!(texts(b"one\\\ntwo\\\nthree\nfour"), ["one\ntwo\nthree", "four"]);
+        assert_eq!(texts(b"\"\"\"one\n  two\\\n\nthree\"\"\"\nfour"), ["one\n  two\\\n\nthree", "four"]);
+        assert_eq!(texts(b"\"\"\"\none\n\"\"\"\ntwo"), ["one", "two"]);
+        assert_eq!(texts(b"\"\"\"one\"\"\""), ["one"]);
+        assert_eq!(texts(b"\"\"\"never\nended"), ["never\nended"]);
+        assert_eq!(texts(b"say \"\"\" now"), ["say \"\"\" now"]);
+        assert_eq!(texts(b""), [""; 0]);
+    }
+
+    #[test]
+    fn wrong_bytes_are_replaced_and_zeros_pass() {
+        let mut input = PlainInput::new(&b"a\xffb\0\nc\xfe\n"[..], Notes::plain(), false);
+        assert_eq!(input.text().unwrap(), Typed::Text("a\u{fffd}b\0".into()));
+        assert!(input.warned);
+        assert_eq!(input.text().unwrap(), Typed::Text("c\u{fffd}".into()));
+    }
+
+    #[test]
+    fn commands_and_settings_complete() {
+        let words = |pairs: Vec<Pair>| pairs.into_iter().map(|pair| pair.replacement).collect::<Vec<_>>();
+        let names = || TABLE.iter().map(|entry| entry.name);
+        assert_eq!(
+            words(beginning_with("/s", names())),
+            ["/set ", "/show ", "/system ", "/save ", "/stats "]
+        );
+        assert_eq!(words(beginning_with("/q", names())), ["/quit "]);
+        assert!(words(beginning_with("", names())).is_empty());
+    }
+}

@@ -1,0 +1,174 @@
+//! The settings that `/set` changes: their names, what they mean, and the way from text to value and back. Ranges are
+//! the engine's business; nothing is set that it refuses.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use moelten_engine::api::GenerateParams;
+
+/// One setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    /// Temperature.
+    Temperature,
+    /// Top-k.
+    TopK,
+    /// Top-p.
+    TopP,
+    /// Min-p.
+    MinP,
+    /// Repetition penalty.
+    RepeatPenalty,
+    /// Tokens the penalty looks back at.
+    RepeatWindow,
+    /// Seed.
+    Seed,
+    /// Longest answer.
+    MaxTokens,
+    /// Text that ends an answer.
+    Stop,
+}
+
+impl Setting {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 9] = [
+        Self::Temperature,
+        Self::TopK,
+        Self::TopP,
+        Self::MinP,
+        Self::RepeatPenalty,
+        Self::RepeatWindow,
+        Self::Seed,
+        Self::MaxTokens,
+        Self::Stop,
+    ];
+
+    /// Its name, the same as the option's on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Temperature => "temp",
+            Self::TopK => "top-k",
+            Self::TopP => "top-p",
+            Self::MinP => "min-p",
+            Self::RepeatPenalty => "repeat-penalty",
+            Self::RepeatWindow => "repeat-window",
+            Self::Seed => "seed",
+            Self::MaxTokens => "max-tokens",
+            Self::Stop => "stop",
+        }
+    }
+
+    /// What it does, in a few words.
+    pub fn help(self) -> &'static str {
+        match self {
+            Self::Temperature => "0 takes the likeliest token, higher is wilder",
+            Self::TopK => "only the k likeliest tokens, 0 is off",
+            Self::TopP => "only the likeliest tokens up to this probability, 1 is off",
+            Self::MinP => "only tokens this likely compared with the best, 0 is off",
+            Self::RepeatPenalty => "above 1 makes repetition less likely",
+            Self::RepeatWindow => "how many tokens the penalty looks back at",
+            Self::Seed => "the same seed, settings and conversation give the same answer",
+            Self::MaxTokens => "longest answer, off is up to the end of the context",
+            Self::Stop => "a text that ends the answer (\\n is a line end), off is none",
+        }
+    }
+
+    /// The setting called `name`.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|setting| setting.name() == name)
+    }
+
+    /// Its value as text.
+    pub fn get(self, params: &GenerateParams) -> String {
+        let sampler = &params.sampler;
+        match self {
+            Self::Temperature => sampler.temperature.to_string(),
+            Self::TopK => sampler.top_k.to_string(),
+            Self::TopP => sampler.top_p.to_string(),
+            Self::MinP => sampler.min_p.to_string(),
+            Self::RepeatPenalty => sampler.repetition_penalty.to_string(),
+            Self::RepeatWindow => sampler.repetition_window.to_string(),
+            Self::Seed => sampler.seed.to_string(),
+            Self::MaxTokens => params.max_tokens.map_or_else(|| OFF.to_owned(), |tokens| tokens.to_string()),
+            Self::Stop if params.stop.is_empty() => OFF.to_owned(),
+            Self::Stop => params.stop.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(" "),
+        }
+    }
+
+    /// Sets it.
+    ///
+    /// # Errors
+    /// A value of the wrong kind or out of range, in words; then `params` are as they were.
+    pub fn set(self, params: &mut GenerateParams, value: &str) -> Result<(), String> {
+        let mut new = params.clone();
+        let sampler = &mut new.sampler;
+        match self {
+            Self::Temperature => sampler.temperature = self.number(value)?,
+            Self::TopK => sampler.top_k = self.number(value)?,
+            Self::TopP => sampler.top_p = self.number(value)?,
+            Self::MinP => sampler.min_p = self.number(value)?,
+            Self::RepeatPenalty => sampler.repetition_penalty = self.number(value)?,
+            Self::RepeatWindow => sampler.repetition_window = self.number(value)?,
+            Self::Seed => sampler.seed = self.number(value)?,
+            Self::MaxTokens if value == OFF => new.max_tokens = None,
+            Self::MaxTokens => match self.number(value)? {
+                0 => return Err("max-tokens is 0, but must be at least 1, or off".to_owned()),
+                tokens => new.max_tokens = Some(tokens),
+            },
+            Self::Stop if value == OFF => new.stop.clear(),
+            Self::Stop => new.stop = vec![value.replace("\\n", "\n")],
+        }
+        new.sampler.validate().map_err(|error| error.to_string())?;
+        *params = new;
+        Ok(())
+    }
+
+    fn number<T: FromStr<Err: Display>>(self, value: &str) -> Result<T, String> {
+        value.parse().map_err(|error| format!("{} cannot be {value:?}: {error}", self.name()))
+    }
+}
+
+/// The value of what is not set.
+const OFF: &str = "off";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_takes_what_it_shows() {
+        let mut params = GenerateParams::default();
+        for (setting, value) in
+            Setting::ALL.into_iter().zip(["0.5", "7", "0.9", "0.1", "1.5", "32", "12345", "99", "END"])
+        {
+            assert_eq!(Setting::named(setting.name()), Some(setting));
+            setting.set(&mut params, value).unwrap();
+            assert_eq!(setting.get(&params).trim_matches('"'), value);
+        }
+        assert_eq!(params.sampler.seed, 12345);
+        assert_eq!(params.stop, ["END"]);
+        Setting::Stop.set(&mut params, "off").unwrap();
+        Setting::MaxTokens.set(&mut params, "off").unwrap();
+        assert_eq!((params.stop.len(), params.max_tokens), (0, None));
+    }
+
+    #[test]
+    fn nonsense_changes_nothing() {
+        let mut params = GenerateParams::default();
+        for (setting, value) in [
+            (Setting::Temperature, "hot"),
+            (Setting::Temperature, "NaN"),
+            (Setting::Temperature, "-1"),
+            (Setting::TopK, "-5"),
+            (Setting::TopK, "1.5"),
+            (Setting::TopP, "0"),
+            (Setting::MinP, "1"),
+            (Setting::Seed, "99999999999999999999999"),
+            (Setting::MaxTokens, "0"),
+        ] {
+            let problem = setting.set(&mut params, value).unwrap_err();
+            assert!(!problem.is_empty());
+        }
+        assert_eq!(params, GenerateParams::default());
+    }
+}
