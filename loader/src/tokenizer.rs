@@ -8,6 +8,7 @@
 //! It never knows weights, and it touches files only in [`Tokenizer::from_hf_folder`].
 
 mod build;
+mod charsmap;
 mod export;
 mod gguf;
 mod hf;

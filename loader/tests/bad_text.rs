@@ -289,6 +289,9 @@ fn b63_syntax_error() {
     let LoadError::Malformed { fault: Fault::TemplateSyntax { line: 3, .. }, .. } = &error else {
         panic!("{error:?}");
     };
+    for short in ["{%", "{%}", "{{%}%s", "{%-%}", "%}{%", "{% generation", "{#", "{{"] {
+        assert!(render(short).is_err() || !short.starts_with('{'), "{short}");
+    }
     let long = format!("{{# {} #}}", "x".repeat(1 << 20));
     assert!(matches!(render(&long).unwrap_err(), LoadError::Malformed { fault: Fault::TooLong { .. }, .. }));
     assert!(render(&"{% if true %}".repeat(5000)).is_err());

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokenizers::{Model, PreTokenizerWrapper, SplitDelimiterBehavior};
 
 use super::build::{Algorithm, Parts, model};
+use super::charsmap::base64;
 use super::gguf::{GgufVocab, derive_merges};
 use super::pre::{self, PreTokenizer};
 use super::stages::Stage;
@@ -326,38 +327,8 @@ fn unigram(path: &Path, parts: &Parts) -> Result<GgufVocab> {
     })
 }
 
-/// Decodes standard base64 (RFC 4648, section 4).
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut count) = (0_u32, 0_u32);
-    for byte in text.bytes().filter(|byte| *byte != b'=') {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6 | u32::from(value)) & 0xff_ffff;
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            out.push(u8::try_from(bits >> count & 0xff).ok()?);
-        }
-    }
-    Some(out)
-}
-
 #[cfg(test)]
 mod tests {
-    #[test]
-    fn base64_decodes() {
-        assert_eq!(super::base64("aGVsbG8=").unwrap(), b"hello");
-        assert_eq!(super::base64("/+8A").unwrap(), [0xff, 0xef, 0]);
-        assert_eq!(super::base64("a*"), None);
-    }
-
     #[test]
     fn every_name_is_in_the_table_once() {
         let mut names: Vec<&str> = super::pre::TABLE.iter().flat_map(|row| row.names).copied().collect();

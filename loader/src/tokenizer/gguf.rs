@@ -13,7 +13,7 @@ use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use super::build::{Algorithm, Matching, Parts, check_count, vocabulary};
 use super::stages::Stage;
 use super::stream::{Piece, Spelling, byte_of};
-use super::{MERGES_MAX, TOKENS_MAX, TokenKind, pre};
+use super::{MERGES_MAX, TOKENS_MAX, TokenKind, charsmap, pre};
 use crate::error::{Fault, LoadError, Result};
 
 /// The `tokenizer.ggml.*` metadata of a GGUF file.
@@ -143,9 +143,8 @@ fn unigram(path: &Path, vocab: GgufVocab, _notices: &mut [String]) -> Result<Par
     let problem = |problem: String| vocabulary(path, "tokenizer.ggml.precompiled_charsmap", problem);
     let mut normalizers: Vec<NormalizerWrapper> = Vec::new();
     if let Some(charsmap) = vocab.precompiled_charsmap.as_deref().filter(|map| !map.is_empty()) {
-        let charsmap = std::panic::catch_unwind(|| Precompiled::from(charsmap))
-            .map_err(|_| problem("cannot be read".to_owned()))?
-            .map_err(|error| problem(error.to_string()))?;
+        charsmap::check(charsmap).map_err(problem)?;
+        let charsmap = Precompiled::from(charsmap).map_err(|error| problem(error.to_string()))?;
         normalizers.push(charsmap.into());
     }
     if squeeze {

@@ -16,7 +16,7 @@ use tokenizers::{NormalizerWrapper, PreTokenizerWrapper};
 use super::build::{Algorithm, Matching, Parts, vocabulary};
 use super::stages::Stage;
 use super::stream::{Piece, Spelling, byte_of};
-use super::{MERGES_MAX, TOKENS_MAX, TokenKind};
+use super::{MERGES_MAX, TOKENS_MAX, TokenKind, charsmap};
 use crate::error::{Fault, LoadError, Result};
 use crate::json;
 
@@ -48,6 +48,10 @@ pub(super) fn parts(dir: &Path, notices: &mut Vec<String>) -> Result<(PathBuf, P
         }
         bpe @ Algorithm::Bpe { .. } => bpe,
     };
+    if let Some(description) = pipeline_part::<serde_json::Value>(&path, "normalizer", file.normalizer)? {
+        charsmap::check_description(&description)
+            .map_err(|problem| vocabulary(&path, "normalizer", problem))?;
+    }
     let normalizer = pipeline_part::<NormalizerWrapper>(&path, "normalizer", file.normalizer)?;
     let stages = match pipeline_part::<PreTokenizerWrapper>(&path, "pre_tokenizer", file.pre_tokenizer)? {
         Some(wrapper) => {
