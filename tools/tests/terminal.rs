@@ -180,6 +180,18 @@ fn ctrl_c_stops_the_answer_and_not_the_program() {
 }
 
 #[test]
+fn a_long_prompt_shows_progress_and_can_be_stopped() {
+    let Some(terminal) = Terminal::open(100, 40) else { return };
+    std::fs::write(terminal.file("long"), "dog ".repeat(6000)).unwrap();
+    terminal.enter("MOELTEN_ISA=scalar $M run --ctx 32k -f long; echo rc=$?");
+    terminal.wait("reading prompt ", 1);
+    terminal.wait(" left", 1);
+    terminal.press("C-c");
+    terminal.wait("rc=130", 1);
+    assert!(!terminal.screen().contains("reading prompt"), "the line is wiped: {}", terminal.screen());
+}
+
+#[test]
 fn ctrl_c_at_the_prompt_hints_first() {
     let Some(terminal) = Terminal::open(100, 40) else { return };
     terminal.chat("");

@@ -15,14 +15,16 @@ const PATIENCE_PLAIN: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(200);
 /// The same where lines stay.
 const STEP_PLAIN: Duration = Duration::from_secs(10);
+/// Speed is measured over the last one to two of these: reading gets slower as the context grows.
+const WINDOW: Duration = Duration::from_secs(4);
 
 /// Progress through a prompt.
 #[derive(Debug)]
 pub struct PromptProgress {
     notes: Notes,
     started: Instant,
-    /// Tokens that were there at the start and took no time.
-    free: Option<usize>,
+    /// When how many tokens were read: the older end of the speed's window, and the next one.
+    marks: Option<[(Duration, usize); 2]>,
     next: Duration,
     /// Columns to wipe.
     shown: usize,
@@ -32,17 +34,21 @@ impl PromptProgress {
     /// Nothing read yet, nothing shown.
     pub fn new(notes: Notes) -> Self {
         let next = if notes.terminal { PATIENCE } else { PATIENCE_PLAIN };
-        Self { notes, started: Instant::now(), free: None, next, shown: 0 }
+        Self { notes, started: Instant::now(), marks: None, next, shown: 0 }
     }
 
     /// `done` of `total` tokens are read.
     pub fn update(&mut self, done: usize, total: usize) {
-        let free = *self.free.get_or_insert(done);
         let elapsed = self.started.elapsed();
+        let [old, new] = self.marks.get_or_insert([(elapsed, done); 2]);
+        if elapsed - new.0 > WINDOW {
+            (*old, *new) = (*new, (elapsed, done));
+        }
+        let (since, before) = *old;
         if elapsed < self.next || done >= total {
             return;
         }
-        let text = line(done, total, free, elapsed);
+        let text = line(done, total, done.saturating_sub(before), elapsed - since);
         self.next = elapsed + if self.notes.terminal { STEP } else { STEP_PLAIN };
         if self.notes.terminal {
             self.overwrite(&text);
@@ -71,11 +77,11 @@ impl PromptProgress {
     }
 }
 
-/// `reading prompt 3.1k/14.4k (22%) 27 tok/s ~6m left`.
-fn line(done: usize, total: usize, free: usize, elapsed: Duration) -> String {
+/// `reading prompt 3.1k/14.4k (22%) 27 tok/s ~6m left`, if `recent` tokens took `time`.
+fn line(done: usize, total: usize, recent: usize, time: Duration) -> String {
     let percent = done * 100 / total.max(1);
     let mut text = format!("reading prompt {}/{} ({percent}%)", short(done), short(total));
-    let rate = (done - free.min(done)) as f64 / elapsed.as_secs_f64().max(1e-3);
+    let rate = recent as f64 / time.as_secs_f64().max(1e-3);
     if rate > 0.0 {
         let left = Duration::from_secs_f64(((total - done.min(total)) as f64 / rate).min(1e9));
         text.push_str(&format!(" {rate:.0} tok/s ~{} left", span(left)));
@@ -106,9 +112,9 @@ mod tests {
 
     #[test]
     fn lines_say_how_far_how_fast_how_long() {
-        let text = line(3100, 14_400, 100, Duration::from_secs(100));
+        let text = line(3100, 14_400, 3000, Duration::from_secs(100));
         assert_eq!(text, "reading prompt 3.1k/14.4k (21%) 30 tok/s ~6m left");
-        assert_eq!(line(512, 512, 512, Duration::ZERO), "reading prompt 512/512 (100%)");
+        assert_eq!(line(512, 512, 0, Duration::ZERO), "reading prompt 512/512 (100%)");
         assert_eq!(line(0, 0, 0, Duration::ZERO), "reading prompt 0/0 (0%)");
     }
 
