@@ -75,7 +75,13 @@ pub struct Report {
 /// Finds code and words for an error.
 pub fn report(error: &anyhow::Error) -> Report {
     let (code, exit, hint) = error.chain().find_map(classify).unwrap_or(("E-BUG-01", 1, "please report it"));
-    let mut text = format!("{error:#}");
+    let mut text = error.to_string();
+    // Many errors repeat their cause in their own words.
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
     if !hint.is_empty() {
         text = format!("{text}; {hint}");
     }

@@ -114,6 +114,9 @@ fn volunteer_for_the_oom_killer() {
     }
 }
 
+/// More tokens than any machine holds; keeps sizes far from overflow.
+const TOKENS_MAX: usize = 1 << 40;
+
 /// A number of tokens, with a suffix `k` for 1024 of them.
 ///
 /// # Errors
@@ -124,7 +127,9 @@ pub fn tokens(text: &str) -> Result<usize, String> {
         None => (text, 1),
     };
     let number = usize::from_str(digits).ok().and_then(|number| number.checked_mul(unit));
-    number.filter(|&number| number > 0).ok_or_else(|| "not a number of tokens like 4096 or 16k".to_owned())
+    number
+        .filter(|number| (1..=TOKENS_MAX).contains(number))
+        .ok_or_else(|| "not a number of tokens like 4096 or 16k".to_owned())
 }
 
 /// A number with its thousands apart: 14,429.
@@ -142,7 +147,17 @@ mod tests {
     fn token_counts_have_a_suffix() {
         assert_eq!(tokens("4096"), Ok(4096));
         assert_eq!(tokens("16k"), Ok(16384));
-        for wrong in ["", "k", "0", "-1", "1.5k", "99999999999999999999k", "4 k"] {
+        for wrong in [
+            "",
+            "k",
+            "0",
+            "-1",
+            "1.5k",
+            "99999999999999999999k",
+            "9999999999k",
+            "18446744073709551615",
+            "4 k",
+        ] {
             assert!(tokens(wrong).is_err(), "{wrong}");
         }
     }

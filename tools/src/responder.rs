@@ -39,6 +39,8 @@ pub struct About {
     pub notices: Vec<String>,
     /// The context and why it is that.
     pub context: String,
+    /// Tokens the model was made for.
+    pub made_for: usize,
     /// Threads and instruction set.
     pub compute: String,
 }
@@ -68,6 +70,7 @@ impl Responder {
             hints,
             notices,
             context: format!("{} tokens ({why})", open::count(session.context())),
+            made_for: model.spec().max_context,
             compute: compute_text,
         };
         Ok(Self { session, tokenizer: text.tokenizer, template, about })

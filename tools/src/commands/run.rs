@@ -156,9 +156,14 @@ fn with_advice(error: EngineError, responder: &Responder) -> anyhow::Error {
     let EngineError::ContextFull { tokens, context } = error else { return error.into() };
     let enough = (tokens + tokens / 4).next_multiple_of(1024);
     let more = responder.kv_bytes(enough).saturating_sub(responder.kv_bytes(context));
+    let made_for = responder.about().made_for;
+    let beyond = match made_for < enough {
+        true => format!("; the model was made for {}, beyond that answers get worse", open::count(made_for)),
+        false => String::new(),
+    };
     CommandError::Context(format!(
         "the prompt is {} tokens long, the context holds {}. Nothing was cut and nothing computed. Use --ctx {enough} \
-         (+{:.2} GiB of memory) or a shorter prompt",
+         (+{:.2} GiB of memory) or a shorter prompt{beyond}",
         open::count(tokens),
         open::count(context),
         more as f64 / f64::from(1 << 30)

@@ -1,0 +1,152 @@
+//! Runs the program as people do and looks at everything that comes out.
+#![allow(dead_code, reason = "every test binary uses a part of it")]
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use moelten_loader::gguf::{Gguf, Value};
+use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
+
+/// The program in a clean environment. One thread: tests run beside each other.
+pub fn moelten() -> Command {
+    clean(Command::new(env!("CARGO_BIN_EXE_moelten")))
+}
+
+/// `program` in an environment without settings of ours.
+pub fn clean(mut command: Command) -> Command {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("MOELTEN_") || name == "NO_COLOR" {
+            command.env_remove(name);
+        }
+    }
+    command.env("MOELTEN_THREADS", "1");
+    command
+}
+
+/// Options for short, repeatable answers.
+pub const BRIEF: [&str; 4] = ["--max-tokens", "8", "--seed", "1"];
+
+/// What a run left behind.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Exit code; `None` after a signal.
+    pub code: Option<i32>,
+    /// stdout.
+    pub out: Vec<u8>,
+    /// stderr.
+    pub err: String,
+    /// From start to end.
+    pub took: Duration,
+}
+
+impl Outcome {
+    /// stdout as text.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.out).expect("answers are UTF-8")
+    }
+
+    /// It worked, and nothing in its output steers a terminal.
+    #[track_caller]
+    pub fn fine(self) -> Self {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.harmless()
+    }
+
+    /// It ended with this exit code and this code in its message, without a word about a bug.
+    #[track_caller]
+    pub fn refused(self, exit: i32, code: &str) -> Self {
+        assert_eq!(self.code, Some(exit), "{self:?}");
+        assert!(self.err.contains(&format!("error[{code}]: ")), "{self:?}");
+        assert!(!self.err.contains("bug"), "{self:?}");
+        assert!(self.took < Duration::from_secs(10), "{self:?}");
+        self.harmless()
+    }
+
+    /// No control characters but line ends and tabs.
+    #[track_caller]
+    pub fn harmless(self) -> Self {
+        for text in [self.text(), &self.err] {
+            let control = text.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\t'));
+            assert_eq!(control, None, "{self:?}");
+        }
+        self
+    }
+}
+
+/// Runs to the end, feeding `stdin`.
+#[track_caller]
+pub fn run(command: &mut Command, stdin: &[u8]) -> Outcome {
+    let started = Instant::now();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let mut input = child.stdin.take().expect("stdin is piped");
+    let bytes = stdin.to_owned();
+    // A program that ends before it reads everything is no problem of the writer.
+    let writer = std::thread::spawn(move || drop(input.write_all(&bytes)));
+    let outcome = finish(child, started);
+    writer.join().expect("the writer does not panic");
+    outcome
+}
+
+/// Runs with these arguments and nothing to read.
+#[track_caller]
+pub fn args<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Outcome {
+    run(moelten().args(args), b"")
+}
+
+/// Waits for the end of a program, at most a minute.
+#[track_caller]
+pub fn finish(mut child: Child, started: Instant) -> Outcome {
+    let collect = |mut pipe: Box<dyn Read + Send>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = pipe.read_to_end(&mut bytes);
+            bytes
+        })
+    };
+    let out = child.stdout.take().map(|pipe| collect(Box::new(pipe)));
+    let err = child.stderr.take().map(|pipe| collect(Box::new(pipe)));
+    let status = loop {
+        match child.try_wait().expect("a child can be waited for") {
+            Some(status) => break status,
+            None if started.elapsed() > Duration::from_secs(60) => {
+                child.kill().expect("a child can be killed");
+                panic!("the program did not end within a minute");
+            }
+            None => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    let took = started.elapsed();
+    let bytes = |thread: Option<std::thread::JoinHandle<Vec<u8>>>| {
+        thread.map(|thread| thread.join().expect("the reader does not panic")).unwrap_or_default()
+    };
+    let err = String::from_utf8(bytes(err)).expect("messages are UTF-8");
+    Outcome { code: status.code(), out: bytes(out), err, took }
+}
+
+/// The built-in model as a file.
+pub fn builtin() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-tales.gguf")
+}
+
+/// Writes the built-in model with changed metadata.
+pub fn model_with(target: &Path, change: impl FnOnce(&mut Vec<(String, Value)>)) {
+    let source = Gguf::open(&builtin()).unwrap();
+    let mut metadata: Vec<_> =
+        source.metadata.iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
+    change(&mut metadata);
+    let plan: Vec<_> = source
+        .catalog
+        .tensors()
+        .iter()
+        .map(|t| TensorPlan { name: t.name.clone(), storage: t.storage, shape: t.shape.clone() })
+        .collect();
+    let mut writer = GgufWriter::create(target, &metadata, &plan, &[]).unwrap();
+    for tensor in source.catalog.tensors() {
+        writer.write_tensor(&tensor.name, source.catalog.bytes(tensor)).unwrap();
+    }
+    writer.finish().unwrap();
+}

@@ -1,0 +1,193 @@
+//! Every way out: exit codes and messages for wrong paths, missing rights, odd environments, signals, closed pipes.
+#![cfg(unix)]
+
+mod common;
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{BRIEF, Outcome, args, builtin, clean, finish, moelten, run};
+
+fn ask(model: impl AsRef<OsStr>) -> Outcome {
+    run(moelten().arg("run").arg(model).args(["-p", "hello"]).args(BRIEF), b"")
+}
+
+/// Runs a line of shell in which `$M` is the program.
+fn shell(line: &str) -> Outcome {
+    run(clean(Command::new("sh")).env("M", env!("CARGO_BIN_EXE_moelten")).args(["-c", line]), b"")
+}
+
+#[test]
+fn help_and_version_are_cheap_and_fine() {
+    for option in ["--help", "--version", "-h", "-V"] {
+        assert!(args([option]).fine().text().len() > 5);
+    }
+    for command in ["chat", "run"] {
+        assert!(args([command, "--help"]).fine().text().contains("--ctx"));
+    }
+}
+
+#[test]
+fn wrong_options_are_wrong_use_and_what_they_repeat_is_filtered() {
+    for line in [vec!["--nonsense"], vec!["dance"], vec!["run", "a", "b\u{1b}[31m", "-p", "x"]] {
+        let outcome = args(line).harmless();
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+    }
+}
+
+#[test]
+fn b81_paths_that_are_no_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    ask(path("missing.gguf")).refused(6, "E-IO-01");
+    ask(folder.path()).refused(3, "E-FILE-01");
+    ask("/dev/zero").refused(3, "E-FILE-01");
+    ask("/dev/null").refused(3, "E-FILE-01");
+    std::fs::write(path("garbage"), "not a model ".repeat(100)).unwrap();
+    ask(path("garbage")).refused(3, "E-FILE-02");
+    std::fs::write(path("empty"), "").unwrap();
+    let outcome = ask(path("empty")).harmless();
+    assert_eq!(outcome.code, Some(3), "{outcome:?}");
+    assert!(Command::new("mkfifo").arg(path("fifo")).status().unwrap().success());
+    ask(path("fifo")).refused(3, "E-FILE-01");
+}
+
+#[test]
+fn b82_a_model_that_may_not_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("secret.gguf");
+    std::fs::copy(builtin(), &model).unwrap();
+    std::fs::set_permissions(&model, std::fs::Permissions::from_mode(0)).unwrap();
+    let root = folder.path().metadata().unwrap().uid() == 0;
+    let mut command = if root {
+        // Without this capability even root has to ask.
+        let mut command = clean(Command::new("setpriv"));
+        command.arg("--bounding-set=-dac_override,-dac_read_search").arg(env!("CARGO_BIN_EXE_moelten"));
+        command
+    } else {
+        moelten()
+    };
+    run(command.arg("run").arg(&model).args(["-p", "x"]), b"").refused(6, "E-IO-02");
+}
+
+#[test]
+fn b83_names_that_are_not_utf8() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join(OsStr::from_bytes(b"m\xff\x1b]0;x\x07.gguf"));
+    let outcome = ask(&model).refused(6, "E-IO-01");
+    assert!(outcome.err.contains('\u{fffd}'), "{outcome:?}");
+    std::fs::copy(builtin(), &model).unwrap();
+    ask(&model).fine();
+    assert!(run(moelten().arg("chat").arg(&model), b"").fine().err.contains('\u{fffd}'));
+}
+
+#[test]
+fn a_context_beyond_memory_is_refused_before_it_is_taken() {
+    let outcome = args(["run", "-p", "x", "--ctx", "1000000k"]).refused(5, "E-MEM-01");
+    assert!(outcome.err.contains("would fit"), "{outcome:?}");
+}
+
+#[test]
+fn f18_tight_limits() {
+    for limit in ["--nofile=32", "--as=1073741824", "--core=0 --fsize=0"] {
+        let outcome = shell(&format!("exec prlimit {limit} $M run -p hello --max-tokens 4"));
+        assert_eq!(outcome.fine().err, "", "{limit}");
+    }
+}
+
+#[test]
+fn f19_closed_streams() {
+    for (line, code) in [
+        ("$M run -p hello --max-tokens 4 <&-", 0),
+        ("$M chat --max-tokens 4 <&-", 0),
+        ("$M run --max-tokens 4 <&-", 2),
+        ("$M run -p hello --max-tokens 4 2>&-", 0),
+        ("echo hello | $M chat --max-tokens 4 2>&-", 0),
+        ("$M run missing.gguf -p hello 2>&-", 6),
+    ] {
+        let outcome = shell(line).harmless();
+        assert_eq!(outcome.code, Some(code), "{line}: {outcome:?}");
+    }
+}
+
+#[test]
+fn f19_nobody_reads_the_answer() {
+    for line in [
+        "run -p hello --max-tokens 50 --temp 100",
+        "run -p hello --json",
+        "chat --max-tokens 50 --temp 100",
+        "inspect",
+    ] {
+        // The reader is gone before the program starts to write.
+        let line = format!("{{ {{ sleep 0.2; echo hello | $M {line}; echo $? >&3; }} | true; }} 3>&2");
+        let outcome = shell(&line);
+        assert_eq!(outcome.err.lines().last(), Some("141"), "{line}: {outcome:?}");
+        assert!(!outcome.err.contains("error"), "{line}: {outcome:?}");
+    }
+}
+
+#[test]
+fn f23_odd_homes_and_locales() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o555)).unwrap();
+    let read_only = folder.path().to_str().unwrap();
+    for (name, value) in
+        [("HOME", None), ("HOME", Some(read_only)), ("HOME", Some("/nonexistent")), ("LC_ALL", Some("C"))]
+    {
+        let mut command = moelten();
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+        command.env_remove("XDG_STATE_HOME").args(["chat", "--max-tokens", "4"]);
+        let outcome = run(&mut command, "Grüße\n".as_bytes()).fine();
+        assert!(!outcome.out.is_empty(), "{name}={value:?}");
+    }
+}
+
+/// A chat or run that would answer for a very long time.
+fn endless(arguments: &[&str]) -> Command {
+    let mut command = moelten();
+    command.env("MOELTEN_ISA", "scalar").args(arguments);
+    command.args([
+        "--ctx", "200k", "--temp", "100", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--seed", "1",
+    ]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn f13_signals_end_an_answer_within_a_second() {
+    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+        let mut child = endless(&["run", "-p", "hello"]).spawn().unwrap();
+        let mut first = [0];
+        child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+        let asked = Instant::now();
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+        let outcome = finish(child, asked);
+        assert_eq!(outcome.code, Some(code), "{signal}: {outcome:?}");
+        assert_eq!(outcome.err, "", "{signal}");
+        assert!(outcome.took < Duration::from_secs(3), "{signal}: {:?}", outcome.took);
+    }
+}
+
+#[test]
+fn volunteers_for_the_oom_killer() {
+    if !Path::new("/proc/self/oom_score_adj").exists() {
+        println!("skipped: no /proc/self/oom_score_adj here");
+        return;
+    }
+    let mut child = endless(&["run", "-p", "hello"]).spawn().unwrap();
+    let mut first = [0];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    let adjusted = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", child.id())).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(adjusted.trim(), "500");
+}

@@ -1,0 +1,99 @@
+//! A model that attacks the terminal: with its name, its template, its tokens. Nothing of it may come out.
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::{args, model_with, moelten, run};
+use moelten_loader::gguf::{Array, Value};
+
+/// Sets the window's title, colours, writes the clipboard; in C0, C1 and unterminated forms.
+const ATTACKS: [&str; 5] = [
+    "\u{1b}]0;owned\u{7}",
+    "\u{1b}[31m",
+    "\u{1b}]52;c;b3duZWQ=\u{1b}\\",
+    "\u{9b}2J",
+    "\u{1b}]8;;http://owned",
+];
+
+fn set(metadata: &mut [(String, Value)], key: &str, change: impl FnOnce(&mut Value)) {
+    let (_, value) =
+        metadata.iter_mut().find(|(found, _)| found == key).unwrap_or_else(|| panic!("no {key}"));
+    change(value);
+}
+
+/// A character as byte-level vocabularies spell its bytes (GPT-2's table: printable bytes stand for themselves).
+fn spelled(text: &str) -> String {
+    let others = (0..=255u8).filter(|b| !matches!(b, 33..=126 | 161..=172 | 174..));
+    let others: Vec<u8> = others.collect();
+    let spell = |byte: u8| match others.iter().position(|&other| other == byte) {
+        Some(index) => char::from_u32(256 + index as u32).unwrap(),
+        None => char::from(byte),
+    };
+    text.bytes().map(spell).collect()
+}
+
+/// The built-in model with attacks in every word of its vocabulary.
+fn hostile(folder: &tempfile::TempDir) -> PathBuf {
+    let path = folder.path().join("hostile\u{1b}[5m.gguf");
+    model_with(&path, |metadata| {
+        set(metadata, "general.name", |value| *value = Value::Str(format!("name{}", ATTACKS.concat())));
+        // Without merges, texts are spelled with the single characters, which stay as they are.
+        set(metadata, "tokenizer.ggml.merges", |value| *value = Value::Array(Array::Str(Vec::new())));
+        set(metadata, "tokenizer.ggml.tokens", |value| {
+            let Value::Array(Array::Str(tokens)) = value else { panic!("tokens are texts") };
+            for (id, token) in tokens.iter_mut().enumerate() {
+                if token.chars().count() > 1 && !token.starts_with('<') {
+                    *token = spelled(&format!(" {}word{id}", ATTACKS[id % ATTACKS.len()]));
+                }
+            }
+        });
+    });
+    path
+}
+
+#[test]
+fn b68_words_that_attack_come_out_as_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = hostile(&folder);
+    let model = model.to_str().unwrap();
+    let options = ["-p", "hello", "--max-tokens", "60", "--seed", "1", "--temp", "5"];
+    let json = args(["run", model, "--json"].iter().chain(&options)).fine();
+    let object: serde_json::Value = serde_json::from_slice(&json.out).unwrap();
+    let answer = object["answer"].as_str().unwrap();
+    assert!(answer.contains('\u{1b}') && answer.contains('\u{9b}'), "the model does attack: {answer:?}");
+    let shown = args(["run", model].iter().chain(&options)).fine();
+    assert!(shown.text().contains("word") && !shown.text().contains("owned"), "{shown:?}");
+    let chat =
+        run(moelten().args(["chat", model, "-v"]).args(&options[2..]), b"hello\n/show\n/retry\n").fine();
+    assert!(chat.text().contains("word") && !chat.text().contains("owned"), "{chat:?}");
+    assert!(!chat.err.contains("owned"), "{chat:?}");
+    let inspected = args(["inspect", model]).fine();
+    assert!(inspected.text().contains("word"), "{inspected:?}");
+}
+
+#[test]
+fn b61_templates_that_attack_in_their_errors_are_quoted_clean() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let template = format!("{{{{ raise_exception('no{}') }}}}", ATTACKS.concat());
+    model_with(&path, |metadata| {
+        set(metadata, "tokenizer.chat_template", |value| *value = Value::Str(template));
+    });
+    let outcome = args(["run", path.to_str().unwrap(), "-p", "hello"]).refused(3, "E-TPL-01");
+    assert!(outcome.err.contains("no") && !outcome.err.contains("owned"), "{outcome:?}");
+}
+
+#[test]
+fn b10_keys_that_attack_are_quoted_clean() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let mut bytes = std::fs::read(common::builtin()).unwrap();
+    // The first key, `general.architecture`, follows magic, version, two counts and its length.
+    let key = &mut bytes[32..52];
+    assert_eq!(key, b"general.architecture");
+    key[..8].copy_from_slice(b"\x1b]0;own\x07");
+    std::fs::write(&path, bytes).unwrap();
+    let outcome = args(["run", path.to_str().unwrap(), "-p", "hello"]).harmless();
+    assert_eq!(outcome.code, Some(3), "{outcome:?}");
+}

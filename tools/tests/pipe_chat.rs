@@ -1,0 +1,74 @@
+//! `moelten chat` through pipes: questions in, answers out, everything else on stderr.
+
+mod common;
+
+use common::{Outcome, moelten, run};
+
+fn chat(lines: &str) -> Outcome {
+    run(moelten().args(["chat", "--seed", "3", "--max-tokens", "12"]), lines.as_bytes()).fine()
+}
+
+#[test]
+fn a_question_is_answered_and_quit_leaves() {
+    let outcome = chat("hello\n/quit\nnever asked\n");
+    assert_eq!(outcome.err.matches("tok/s").count(), 1, "one answer: {outcome:?}");
+    assert!(!outcome.text().trim().is_empty());
+}
+
+#[test]
+fn the_first_screen_is_honest() {
+    let outcome = chat("");
+    for part in ["not an assistant", "moelten chat path/to/model.gguf", "context 1,024 tokens", "/help"] {
+        assert!(outcome.err.contains(part), "{part}: {outcome:?}");
+    }
+    assert_eq!(outcome.text(), "");
+}
+
+#[test]
+fn the_same_seed_repeats_a_conversation_and_a_retry_does_not_repeat_the_answer() {
+    let first = chat("hello\nand then?\n");
+    assert_eq!(first.out, chat("hello\nand then?\n").out);
+    let retried = chat("hello\n/retry\n");
+    let lines: Vec<_> = retried.text().lines().collect();
+    assert_ne!(lines.first(), lines.last(), "{retried:?}");
+}
+
+#[test]
+fn later_turns_are_read_from_the_cache() {
+    let outcome = chat("hello\nand then?\n/stats\n");
+    let cached = outcome.err.split("tokens, ").find_map(|rest| rest.split_once(" of them still in memory"));
+    let cached: usize = cached.unwrap_or_else(|| panic!("{outcome:?}")).0.parse().unwrap();
+    assert!(cached > 10, "{outcome:?}");
+}
+
+#[test]
+fn conversations_survive_in_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("talk.json");
+    let name = file.display();
+    chat(&format!("/system Be kind.\nhello\n/save {name}\n"));
+    let outcome = chat(&format!("/load {name}\n/show\n"));
+    assert!(outcome.err.contains("Loaded 2 messages") && outcome.err.contains("Be kind."), "{outcome:?}");
+    assert!(chat("/load /dev/zero\n").err.contains("not a regular file"));
+}
+
+#[test]
+fn a_full_context_is_said_and_the_chat_goes_on() {
+    let long = "dog ".repeat(100);
+    let lines = format!("{long}\n/clear\nhi\n");
+    let outcome = run(moelten().args(["chat", "--ctx", "64", "--max-tokens", "5"]), lines.as_bytes()).fine();
+    assert!(outcome.err.contains("the context holds 64") && outcome.err.contains("/clear"), "{outcome:?}");
+    assert!(!outcome.text().is_empty(), "the short question is answered");
+}
+
+#[test]
+fn several_lines_are_one_question() {
+    let outcome = chat("\"\"\"one\ntwo\n/quit\nthree\"\"\"\n");
+    assert_eq!(outcome.err.matches("tok/s").count(), 1, "{outcome:?}");
+}
+
+#[test]
+fn no_command_is_a_chat() {
+    let outcome = run(&mut moelten(), b"/show\n").fine();
+    assert!(outcome.err.contains("tiny-tales"), "{outcome:?}");
+}
