@@ -7,7 +7,7 @@ use moelten_loader::roles::{LayerTensor, Part, Role};
 use moelten_loader::spec::{
     Activation, AttentionSpec, Ffn, LayerSpec, Mixer, ModelSpec, NormSpec, QkNorm, RopeSpec, SharedExpert,
 };
-use moelten_loader::store::TensorStore;
+use moelten_loader::store::{MatrixRef, TensorStore};
 use moelten_quant::{Isa, Kernels};
 
 use crate::error::Result;
@@ -141,7 +141,7 @@ impl Builder<'_> {
                 Ffn::Dense(mlp) => FfnWeights::Dense(self.mlp(LayerTensor::Dense, mlp.activation)),
                 Ffn::Moe(moe) => FfnWeights::Moe(Moe {
                     spec: moe.clone(),
-                    router: self.tensors.get(self.role(LayerTensor::Router)),
+                    router: self.router()?,
                     shared: match moe.shared {
                         SharedExpert::None => None,
                         SharedExpert::Plain(mlp) => {
@@ -156,6 +156,13 @@ impl Builder<'_> {
             },
             residual_scale: spec.residual_scale,
         })
+    }
+
+    /// The router, which is small and decides everything: NaN or infinity in it is found now, not as a strange answer.
+    fn router(&self) -> Result<MatrixRef> {
+        let role = self.role(LayerTensor::Router);
+        self.tensors.vector(role)?;
+        Ok(self.tensors.get(role))
     }
 
     fn attention(&self, spec: &AttentionSpec, ropes: &mut Vec<RopeSpec>) -> Result<Attention> {

@@ -69,6 +69,14 @@ pub fn load_static(name: &str, bytes: &'static [u8]) -> Result<LoadedModel> {
     load_gguf(Gguf::from_static(name, bytes)?)
 }
 
+/// The spec of a `config.json` alone, before any weights are there; `path` is for messages.
+///
+/// # Errors
+/// What is wrong with the configuration.
+pub fn spec_of_config(path: &Path, config: &serde_json::Value) -> Result<ModelSpec> {
+    lower::lower(&config_hf::read(path, config)?, Container::HfFolder)
+}
+
 fn load_gguf(gguf: Gguf) -> Result<LoadedModel> {
     let raw = config_gguf::read(&gguf.metadata, &gguf.catalog)?;
     let source = Source::Gguf { metadata: gguf.metadata, version: gguf.version };

@@ -14,6 +14,7 @@
 //! | 129, 130, 143 | ended by SIGHUP, SIGINT (Ctrl-C), SIGTERM |
 //! | 141 | nobody reads the output any more |
 
+use std::ffi::OsString;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -43,6 +44,18 @@ pub enum CommandError {
     /// The model cannot do what is asked of it.
     #[error("{0}")]
     Unsupported(String),
+    /// A question to a model that does not say how it wants to be asked.
+    #[error(
+        "{model} has no chat template, so there is no telling how it wants to be asked; `moelten run MODEL \
+         --no-template --prompt TEXT` lets it continue a text as it is"
+    )]
+    NoTemplate {
+        /// The model.
+        model: String,
+    },
+    /// A prompt longer than the context.
+    #[error("{0}")]
+    Context(String),
     /// Ctrl-C or a signal, after everything worth saying was said.
     #[error("stopped")]
     Stopped,
@@ -76,6 +89,8 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Class> {
         return Some(match error {
             CommandError::Usage(_) => ("E-ARG-01", USAGE, ""),
             CommandError::Unsupported(_) => ("E-SUP-02", UNSUPPORTED, ""),
+            CommandError::NoTemplate { .. } => ("E-TPL-02", UNSUPPORTED, ""),
+            CommandError::Context(_) => ("E-CTX-01", USAGE, ""),
             CommandError::Stopped => ("", signals::exit_code(), ""),
         });
     }
@@ -139,7 +154,17 @@ fn classify_io(error: &io::Error) -> Class {
 /// # Errors
 /// None: help and wrong use end the process, with 0 and 2.
 pub fn parse<C: clap::Parser>() -> anyhow::Result<C> {
-    C::try_parse().or_else(|error| {
+    parse_from(std::env::args_os())
+}
+
+/// As [`parse`], for a command line of our own.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_from<C: clap::Parser>(
+    line: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> anyhow::Result<C> {
+    C::try_parse_from(line).or_else(|error| {
         if !error.use_stderr() {
             error.print()?;
             std::process::exit(0);

@@ -6,6 +6,9 @@ mod commands;
 mod exit;
 mod open;
 mod progress;
+mod prompt;
+mod responder;
+mod sampling;
 mod signals;
 
 use std::process::ExitCode;
@@ -24,6 +27,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Chat(commands::chat::Args),
+    Run(commands::run::Args),
     Inspect(commands::inspect::Args),
     Quantize(commands::quantize::Args),
     Ppl(commands::ppl::Args),
@@ -31,7 +36,15 @@ enum Command {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    match cli.command {
+    // Parsed, not made up, so that environment variables count here too.
+    let default = || exit::parse_from::<Cli>(["moelten", "chat"]).map(|cli| cli.command);
+    let command = match cli.command {
+        None => default()?,
+        given => given,
+    };
+    match command {
+        Some(Command::Chat(args)) => commands::chat::run(args),
+        Some(Command::Run(args)) => commands::run::run(args),
         Some(Command::Inspect(args)) => commands::inspect::run(args),
         Some(Command::Quantize(args)) => commands::quantize::run(args),
         Some(Command::Ppl(args)) => commands::ppl::run(args),

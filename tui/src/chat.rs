@@ -10,7 +10,6 @@ use crate::backend::{Failure, Request};
 use crate::command::{self, Command, TABLE};
 use crate::settings::Setting;
 use crate::terminal::Tone;
-use crate::transcript::Transcript;
 
 mod files;
 
@@ -396,7 +395,7 @@ fn context_full(size: usize) -> String {
 }
 
 /// The line after an answer.
-fn summary(reason: &StopReason, stats: &GenerateStats) -> String {
+pub fn summary(reason: &StopReason, stats: &GenerateStats) -> String {
     let end = match reason {
         StopReason::EndOfTurn | StopReason::ContextFull => "",
         StopReason::StopText(_) => ", ended by a stop text",

@@ -1,0 +1,234 @@
+//! `moelten run`: one question, one answer. The answer goes to stdout, everything else to stderr.
+
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use moelten_engine::api::{Answer, Event, GenerateParams, GenerateStats, StopReason};
+use moelten_engine::error::EngineError;
+use moelten_loader::chat::{Message, Role};
+use moelten_tui::chat::summary;
+use moelten_tui::driver::AnswerStream;
+use moelten_tui::progress::PromptProgress;
+use moelten_tui::terminal::{Notes, Tone};
+use serde_json::{Value, json};
+
+use crate::exit::CommandError;
+use crate::open::{self, ComputeArgs};
+use crate::prompt;
+use crate::responder::Responder;
+use crate::sampling::SamplingArgs;
+
+/// Answer one question and leave
+///
+/// The question comes from --prompt, from --file or from a pipe. With both an option and a pipe, the piped text follows
+/// the question.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// GGUF file or model folder; the built-in model if there is none
+    model: Option<PathBuf>,
+    /// The question
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
+    prompt: Option<String>,
+    /// Read the question from a file
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Instructions for the model; @FILE reads them from a file
+    #[arg(short, long, value_name = "TEXT|@FILE", conflicts_with = "no_template")]
+    system: Option<String>,
+    /// Let the model continue the text as it is, without its chat template (for base models)
+    #[arg(long, visible_alias = "raw-prompt")]
+    no_template: bool,
+    /// Print one JSON object: answer, reason, ids, stats, model, context, seed, notices
+    #[arg(long)]
+    json: bool,
+    /// Say more: context, seed, speed, oddities of the model's files
+    #[arg(short, long)]
+    verbose: bool,
+    #[command(flatten)]
+    compute: ComputeArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let notes = Notes::detect();
+    let question = question(&args, notes)?;
+    let system = args.system.as_deref().map(|text| prompt::text_or_file(text, notes)).transpose()?;
+    let mut responder = Responder::open(args.model.as_deref(), &args.compute, !args.no_template)?;
+    let about = responder.about().clone();
+    let params = args.sampling.resolve(&about.hints)?;
+    let ids = if args.no_template {
+        responder.plain(&question)?
+    } else {
+        responder.check(system.as_deref())?;
+        let system = system.into_iter().map(|text| Message::new(Role::System, text));
+        // A pipe ends its text with a line end that nobody meant.
+        let user = Message::new(Role::User, question.trim_end_matches(['\n', '\r']));
+        responder.conversation(&system.chain([user]).collect::<Vec<_>>())?
+    };
+    let chatty = args.verbose || (notes.terminal && !args.json);
+    if chatty {
+        let name = &about.name;
+        notes.line(Tone::Dim, &format!("{name}: context {}; {}", about.context, about.compute));
+    }
+    if args.verbose {
+        notes.line(Tone::Dim, &format!("seed {}", params.sampler.seed));
+        about.notices.iter().for_each(|notice| notes.line(Tone::Dim, &format!("note: {notice}")));
+    }
+    let answered = if args.json {
+        collect(&mut responder, &ids, &params, notes)
+    } else {
+        stream(&mut responder, &ids, &params, notes)?
+    };
+    let answer = answered.map_err(|error| with_advice(error, &responder))?;
+    if args.json {
+        let object = object(&answer, &responder, params.sampler.seed);
+        writeln!(io::stdout(), "{}", printable(&object))?;
+    }
+    if args.verbose {
+        notes.line(Tone::Dim, &summary(&answer.reason, &answer.stats));
+    }
+    match answer.reason {
+        StopReason::Cancelled => Err(CommandError::Stopped.into()),
+        StopReason::ContextFull => {
+            let size = answer.stats.context_size;
+            let text =
+                format!("warning: the answer was cut, the context of {size} tokens is full; --ctx sets it");
+            notes.line(Tone::Warning, &text);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The question: an option, a pipe, or both, the pipe last.
+fn question(args: &Args, notes: Notes) -> anyhow::Result<String> {
+    let asked = match (&args.prompt, &args.file) {
+        (Some(text), _) => Some(text.clone()),
+        (None, Some(path)) => Some(prompt::file(path, notes)?),
+        (None, None) => None,
+    };
+    let piped = prompt::piped(notes)?.filter(|text| !text.is_empty());
+    let question = match (asked, piped) {
+        (Some(asked), Some(piped)) => format!("{asked}\n\n{piped}"),
+        (Some(text), None) | (None, Some(text)) => text,
+        (None, None) => String::new(),
+    };
+    if question.trim().is_empty() {
+        let problem = "there is no question; give one with --prompt TEXT, --file FILE or through a pipe";
+        return Err(CommandError::Usage(problem.to_owned()).into());
+    }
+    Ok(question)
+}
+
+type Answered = Result<Answer, EngineError>;
+
+/// Shows the answer as it comes.
+fn stream(
+    responder: &mut Responder,
+    ids: &[u32],
+    params: &GenerateParams,
+    notes: Notes,
+) -> anyhow::Result<Answered> {
+    let mut shown = AnswerStream::new(notes);
+    let answered = responder.answer(ids, params, &mut |event| shown.event(event));
+    shown.finish()?;
+    Ok(answered)
+}
+
+/// Waits for the whole answer.
+fn collect(responder: &mut Responder, ids: &[u32], params: &GenerateParams, notes: Notes) -> Answered {
+    let mut progress = PromptProgress::new(notes);
+    let answered = responder.answer(ids, params, &mut |event| {
+        if let Event::Prompt { done, total } = event {
+            progress.update(done, total);
+        }
+        ControlFlow::Continue(())
+    });
+    progress.clear();
+    answered
+}
+
+/// A prompt that is too long: how long, and which context would hold it at what price.
+fn with_advice(error: EngineError, responder: &Responder) -> anyhow::Error {
+    let EngineError::ContextFull { tokens, context } = error else { return error.into() };
+    let enough = (tokens + tokens / 4).next_multiple_of(1024);
+    let more = responder.kv_bytes(enough).saturating_sub(responder.kv_bytes(context));
+    CommandError::Context(format!(
+        "the prompt is {} tokens long, the context holds {}. Nothing was cut and nothing computed. Use --ctx {enough} \
+         (+{:.2} GiB of memory) or a shorter prompt",
+        open::count(tokens),
+        open::count(context),
+        more as f64 / f64::from(1 << 30)
+    ))
+    .into()
+}
+
+fn object(answer: &Answer, responder: &Responder, seed: u64) -> Value {
+    let Answer { text, ids, reason, stats } = answer;
+    let (reason, stop) = match reason {
+        StopReason::EndOfTurn => ("end", None),
+        StopReason::StopText(text) => ("stop", Some(text)),
+        StopReason::MaxTokens => ("max_tokens", None),
+        StopReason::ContextFull => ("context_full", None),
+        StopReason::Cancelled => ("cancelled", None),
+    };
+    let about = responder.about();
+    json!({
+        "answer": text,
+        "reason": reason,
+        "stop": stop,
+        "ids": ids,
+        "stats": numbers(stats),
+        "model": about.name,
+        "context": responder.context(),
+        "seed": seed,
+        "notices": about.notices,
+    })
+}
+
+fn numbers(stats: &GenerateStats) -> Value {
+    json!({
+        "prompt_tokens": stats.prompt_tokens,
+        "cached_tokens": stats.cached_tokens,
+        "prompt_s": stats.prompt_time.as_secs_f64(),
+        "prompt_tokens_per_s": stats.prompt_tokens_per_s(),
+        "generated_tokens": stats.generated_tokens,
+        "generate_s": stats.generate_time.as_secs_f64(),
+        "generated_tokens_per_s": stats.generated_tokens_per_s(),
+        "context_used": stats.context_used,
+        "experts_used": stats.experts_used,
+        "expert_bytes": stats.expert_bytes,
+    })
+}
+
+/// JSON in which every control character is escaped, also those that the standard lets pass (DEL, C1) and those that
+/// reorder a line: it may be read in a terminal.
+fn printable(object: &Value) -> String {
+    let text = object.to_string();
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                out.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_fit_for_terminals_and_stays_the_same_value() {
+        let value = json!({"answer": "a\u{1b}]52;c;x\u{7}\u{9b}31m\u{7f}\u{202e}\n\u{e9}"});
+        let text = printable(&value);
+        assert!(text.chars().all(|c| !c.is_control() && c != '\u{202e}'), "{text:?}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+    }
+}

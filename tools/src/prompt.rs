@@ -1,0 +1,68 @@
+//! Texts that people hand over: on the command line, in files, through a pipe. It must not know what they are for.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::path::Path;
+
+use anyhow::Context;
+use moelten_tui::input::{NOT_UTF8, lossy};
+use moelten_tui::terminal::{Notes, Tone};
+
+use crate::exit::CommandError;
+
+/// Longest text, in bytes: far beyond every context.
+const BYTES_MAX: u64 = 64 << 20;
+
+/// A text, or the content of the file behind an `@`.
+///
+/// # Errors
+/// Files that cannot be read.
+pub fn text_or_file(argument: &str, notes: Notes) -> anyhow::Result<String> {
+    match argument.strip_prefix('@') {
+        Some(path) => file(Path::new(path), notes),
+        None => Ok(argument.to_owned()),
+    }
+}
+
+/// The content of a file.
+///
+/// # Errors
+/// Files that cannot be read or are too large.
+pub fn file(path: &Path, notes: Notes) -> anyhow::Result<String> {
+    let open = || read(File::open(path)?, &path.display().to_string(), notes);
+    open().with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// What comes through the pipe or from the file that is stdin; `None` if it is a terminal or another device.
+///
+/// # Errors
+/// Read errors, too much text.
+pub fn piped(notes: Notes) -> anyhow::Result<Option<String>> {
+    if !connected() {
+        return Ok(None);
+    }
+    read(io::stdin().lock(), "stdin", notes).context("cannot read stdin").map(Some)
+}
+
+/// Whether someone connected stdin on purpose. `/dev/null` and terminals are not for reading a prompt from.
+fn connected() -> bool {
+    #[cfg(unix)]
+    if let Ok(metadata) = std::fs::metadata("/dev/stdin") {
+        return !std::os::unix::fs::FileTypeExt::is_char_device(&metadata.file_type());
+    }
+    !io::stdin().is_terminal()
+}
+
+fn read(source: impl Read, name: &str, notes: Notes) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    source.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > BYTES_MAX {
+        let problem = format!("{name} holds more than {} MiB of text", BYTES_MAX >> 20);
+        return Err(CommandError::Usage(problem).into());
+    }
+    let (text, replaced) = lossy(bytes);
+    if replaced {
+        notes.line(Tone::Warning, NOT_UTF8);
+    }
+    Ok(text)
+}
