@@ -38,12 +38,17 @@ fn hostile(folder: &tempfile::TempDir) -> PathBuf {
     let path = folder.path().join("hostile\u{1b}[5m.gguf");
     model_with(&path, |metadata| {
         set(metadata, "general.name", |value| *value = Value::Str(format!("name{}", ATTACKS.concat())));
-        // Without merges, texts are spelled with the single characters, which stay as they are.
-        set(metadata, "tokenizer.ggml.merges", |value| *value = Value::Array(Array::Str(Vec::new())));
+        // With a single merge, texts are spelled with single characters, which stay as they are.
+        let mut merged = String::new();
+        set(metadata, "tokenizer.ggml.merges", |value| {
+            let Value::Array(Array::Str(merges)) = value else { panic!("merges are texts") };
+            merges.truncate(1);
+            merged = merges[0].replace(' ', "");
+        });
         set(metadata, "tokenizer.ggml.tokens", |value| {
             let Value::Array(Array::Str(tokens)) = value else { panic!("tokens are texts") };
             for (id, token) in tokens.iter_mut().enumerate() {
-                if token.chars().count() > 1 && !token.starts_with('<') {
+                if token.chars().count() > 1 && !token.starts_with('<') && *token != merged {
                     *token = spelled(&format!(" {}word{id}", ATTACKS[id % ATTACKS.len()]));
                 }
             }
@@ -69,7 +74,7 @@ fn b68_words_that_attack_come_out_as_words() {
     assert!(chat.text().contains("word") && !chat.text().contains("owned"), "{chat:?}");
     assert!(!chat.err.contains("owned"), "{chat:?}");
     let inspected = args(["inspect", model]).fine();
-    assert!(inspected.text().contains("word"), "{inspected:?}");
+    assert!(inspected.text().contains("general.name"), "{inspected:?}");
 }
 
 #[test]

@@ -1,0 +1,232 @@
+//! The chat in a real terminal, which tmux provides: what a person sees, and what the terminal is like afterwards.
+#![cfg(unix)]
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// A terminal with a shell in it, in which `$M` is the program.
+struct Terminal {
+    folder: tempfile::TempDir,
+}
+
+impl Terminal {
+    /// `None`, loudly, where there is no tmux; CI must have it.
+    fn open(columns: u16, rows: u16) -> Option<Self> {
+        if Command::new("tmux").arg("-V").output().is_err() {
+            assert!(std::env::var_os("CI").is_none(), "the terminal tests need tmux");
+            println!("skipped: NO TMUX, THE CHAT WAS NOT TRIED IN A TERMINAL");
+            return None;
+        }
+        let terminal = Self { folder: tempfile::tempdir().unwrap() };
+        let (columns, rows) = (columns.to_string(), rows.to_string());
+        let mut command = common::clean(terminal.command());
+        command.env("M", env!("CARGO_BIN_EXE_moelten")).env("HOME", terminal.folder.path());
+        command.env("XDG_STATE_HOME", terminal.folder.path()).env("PS1", "$ ").env_remove("ENV");
+        command.args(["-u", "-f", "/dev/null", "new-session", "-d", "-x", &columns, "-y", &rows, "sh"]);
+        let opened = command.current_dir(terminal.folder.path()).output().unwrap();
+        assert!(opened.status.success(), "{opened:?}");
+        Some(terminal)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("tmux");
+        command.arg("-S").arg(self.file("tmux.sock"));
+        command
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Presses keys by tmux's names.
+    fn press(&self, key: &str) {
+        assert!(self.command().args(["send-keys", key]).status().unwrap().success());
+    }
+
+    /// Types text and Enter.
+    fn enter(&self, text: &str) {
+        assert!(self.command().args(["send-keys", "-l", text]).status().unwrap().success());
+        self.press("Enter");
+    }
+
+    /// Everything on the screen and above it; `styled` with its escape sequences.
+    fn capture(&self, styled: bool) -> String {
+        let mut command = self.command();
+        command.args(["capture-pane", "-p", "-J", "-S", "-"]).args(styled.then_some("-e"));
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    }
+
+    fn screen(&self) -> String {
+        self.capture(false)
+    }
+
+    /// Waits until `text` was seen `count` times.
+    #[track_caller]
+    fn wait(&self, text: &str, count: usize) {
+        let started = Instant::now();
+        while self.screen().matches(text).count() < count {
+            let waited = started.elapsed();
+            assert!(waited < Duration::from_secs(20), "no {count} x {text:?} on:\n{}", self.screen());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts a chat and notes the terminal's modes before it.
+    #[track_caller]
+    fn chat(&self, options: &str) {
+        self.enter("stty -a > before");
+        self.enter(&format!(
+            "sh -c 'echo $$ > pid; exec $M chat {options}'; echo rc=$?; stty -a > after; echo over"
+        ));
+        self.wait("Ctrl-D leaves", 1);
+        self.wait("\n> ", 1);
+    }
+
+    /// The chat ended with this code and left the terminal as it was.
+    #[track_caller]
+    fn over(&self, code: i32) {
+        self.wait("\nover", 1);
+        let screen = self.screen();
+        assert!(screen.contains(&format!("rc={code}\n")), "{screen}");
+        let modes = |name| std::fs::read_to_string(self.file(name)).unwrap();
+        assert_eq!(modes("before"), modes("after"));
+        assert!(!screen.contains("panicked") && !screen.contains("bug"), "{screen}");
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.command().arg("kill-server").output();
+    }
+}
+
+/// Options under which the model talks for minutes.
+const ENDLESS: &str = "--ctx 200k --temp 100 --top-k 0 --top-p 1 --min-p 0 --seed 1";
+
+#[test]
+fn a_conversation() {
+    let Some(terminal) = Terminal::open(100, 40) else { return };
+    terminal.chat("--max-tokens 12 --seed 3");
+    let screen = terminal.screen();
+    assert!(
+        screen.contains("not an assistant") && screen.contains("moelten chat path/to/model.gguf"),
+        "{screen}"
+    );
+    terminal.enter("Tell me about a dog.");
+    terminal.wait("tok/s, context", 1);
+    terminal.enter("And then?");
+    terminal.wait("tok/s, context", 2);
+    terminal.enter("/retry");
+    terminal.wait("tok/s, context", 3);
+    terminal.enter("/undo");
+    terminal.wait("Took back 1 turn; 1 turn left.", 1);
+    terminal.enter("one\\");
+    terminal.wait("\n. ", 1);
+    terminal.enter("two");
+    terminal.wait("tok/s, context", 4);
+    // Tab completes a command, Up finds a question again.
+    terminal.press("/");
+    terminal.press("q");
+    terminal.press("Tab");
+    terminal.wait("> /quit", 1);
+    terminal.press("C-u");
+    terminal.press("Up");
+    terminal.press("Up");
+    terminal.wait("> one\\", 2);
+    terminal.press("C-u");
+    terminal.enter("/quit");
+    terminal.over(0);
+    let history = terminal.file("moelten/history");
+    assert!(std::fs::read_to_string(&history).unwrap().contains("Tell me about a dog."));
+    assert_eq!(history.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_paste_is_one_question() {
+    let Some(terminal) = Terminal::open(100, 40) else { return };
+    terminal.chat("--max-tokens 12 --no-history");
+    std::fs::write(terminal.file("text"), "first\n/quit\nlast").unwrap();
+    let file = terminal.file("text");
+    assert!(terminal.command().arg("load-buffer").arg(&file).status().unwrap().success());
+    assert!(terminal.command().args(["paste-buffer", "-p"]).status().unwrap().success());
+    terminal.wait("last", 1);
+    terminal.press("Enter");
+    terminal.wait("tok/s, context", 1);
+    terminal.press("C-d");
+    terminal.over(0);
+    assert!(!terminal.file("moelten/history").exists());
+}
+
+#[test]
+fn ctrl_c_stops_the_answer_and_not_the_program() {
+    let Some(terminal) = Terminal::open(100, 40) else { return };
+    terminal.enter("export MOELTEN_ISA=scalar");
+    terminal.chat(ENDLESS);
+    terminal.enter("hello");
+    let before = terminal.screen();
+    while terminal.screen().trim_end().len() < before.len() + 200 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    terminal.press("C-c");
+    terminal.wait("stopped]", 1);
+    terminal.enter("/stats");
+    terminal.wait("of 204800 tokens", 1);
+    terminal.press("C-d");
+    terminal.over(0);
+}
+
+#[test]
+fn ctrl_c_at_the_prompt_hints_first() {
+    let Some(terminal) = Terminal::open(100, 40) else { return };
+    terminal.chat("");
+    terminal.press("C-c");
+    terminal.wait("Ctrl-C again", 1);
+    terminal.press("C-c");
+    terminal.over(0);
+}
+
+#[test]
+fn signals_leave_the_terminal_as_it_was() {
+    for (signal, code) in [("TERM", 143), ("HUP", 129)] {
+        let Some(terminal) = Terminal::open(100, 40) else { return };
+        terminal.chat("");
+        let pid = std::fs::read_to_string(terminal.file("pid")).unwrap();
+        assert!(Command::new("kill").args(["-s", signal, pid.trim()]).status().unwrap().success());
+        terminal.over(code);
+    }
+}
+
+#[test]
+fn plain_and_small_terminals() {
+    for (setup, columns, rows) in [("export NO_COLOR=1", 100, 40), ("export TERM=dumb", 100, 40)] {
+        let Some(terminal) = Terminal::open(columns, rows) else { return };
+        terminal.enter(setup);
+        terminal.chat("--max-tokens 12");
+        terminal.enter("hello");
+        terminal.wait("tok/s, context", 1);
+        terminal.enter("/nonsense");
+        terminal.wait("/help lists them", 1);
+        terminal.enter("/quit");
+        terminal.over(0);
+        let styled = terminal.capture(true);
+        assert!(!styled.contains("\u{1b}["), "{setup}: {styled:?}");
+    }
+    for (columns, rows) in [(1, 1), (20, 5)] {
+        let Some(terminal) = Terminal::open(columns, rows) else { return };
+        terminal.enter("$M chat --max-tokens 12; echo rc=$? > rc");
+        // Typed before the chat is there: nothing of it may get lost.
+        terminal.enter("hello");
+        terminal.enter("/quit");
+        let started = Instant::now();
+        while !terminal.file("rc").exists() {
+            assert!(started.elapsed() < Duration::from_secs(20), "{columns}x{rows}: {}", terminal.screen());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(std::fs::read_to_string(terminal.file("rc")).unwrap(), "rc=0\n", "{columns}x{rows}");
+    }
+}
