@@ -1,6 +1,7 @@
 //! Configurations and weights that contradict themselves or each other: each is refused with the field at fault, before
 //! anything is computed. Every test starts from a sound golden folder and breaks one thing. B-numbers are the project's
 //! list of bad inputs.
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 mod common;
 

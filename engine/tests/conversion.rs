@@ -1,5 +1,6 @@
 //! Folders converted to GGUF: the F32 file computes what the folder does, the Q8_0 file within the rounding of its
 //! weights. Covers names, row order of Q and K, fused banks and metadata of every family.
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 mod common;
 

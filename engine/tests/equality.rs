@@ -1,5 +1,6 @@
 //! What must never change a bit of the output: the number of threads, how a text is cut into chunks, what was cached
 //! before. On every golden family and instruction set.
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 mod common;
 

@@ -20,6 +20,9 @@ use crate::tokenizer::gguf_metadata;
 /// Weights that are converted at once.
 const WEIGHTS_AT_ONCE: usize = 1 << 20;
 
+/// Keys and values of the output.
+type Entries = Vec<(String, Value)>;
+
 /// What is being written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -66,7 +69,7 @@ impl RowPairs {
 pub struct Conversion<'a> {
     model: &'a LoadedModel,
     outputs: Vec<Output>,
-    metadata: Vec<(String, Value)>,
+    metadata: Entries,
     /// What the output cannot say, one line each, for people.
     pub notices: Vec<String>,
 }
@@ -188,7 +191,8 @@ fn row_pairs(spec: &ModelSpec, role: Role) -> Option<RowPairs> {
     (rotated && moves).then_some(RowPairs { head_dim: attention.head_dim, rope_dim: rope.dim })
 }
 
-fn metadata(model: &LoadedModel, outputs: &[Output]) -> Result<(Vec<(String, Value)>, Vec<String>)> {
+/// Metadata of the output, and notices for people.
+fn metadata(model: &LoadedModel, outputs: &[Output]) -> Result<(Entries, Vec<String>)> {
     let mut notices = Vec::new();
     let mut entries = match &model.source {
         // Another reader may know keys that we do not: everything is kept but what describes this very file.

@@ -241,35 +241,44 @@ struct Resolver<'a> {
 }
 
 impl<'a> Resolver<'a> {
-    /// The first spelling of `role` that the files have, for expert `expert` where tensors are per expert.
-    fn find(&mut self, role: Role, expert: usize) -> Option<(&'static NameRule, &'a TensorInfo)> {
+    /// The first spelling of `role` that the files have, for expert 0 where tensors are per expert.
+    fn find(&mut self, role: Role) -> Option<(&'static NameRule, &'a TensorInfo)> {
         let names: &'static [NameRule] = self.names;
         let found = names
             .iter()
             .filter(|rule| rule.spells(role))
-            .find_map(|rule| Some((rule, self.catalog.get(&rule.name(role, expert))?)))?;
+            .find_map(|rule| Some((rule, self.catalog.get(&rule.name(role, 0))?)))?;
         self.used.insert(found.1.name.as_str());
         Some(found)
     }
 
     fn mark_configuration(&mut self, role: Role) {
-        let _ = self.find(role, 0);
+        let _ = self.find(role);
     }
 
-    fn missing(&self, role: Role, expert: usize) -> LoadError {
-        let rule = self.names.iter().find(|rule| rule.spells(role));
-        let name = rule.map_or_else(|| role.to_string(), |rule| rule.name(role, expert));
-        let path = self.catalog.files().first().map_or_else(Default::default, |f| f.path().to_owned());
-        LoadError::malformed(
-            &path,
-            format!("tensor {name}"),
-            Fault::Missing { hint: "; the file is not complete" },
-        )
+    /// A tensor by the file's name for it.
+    fn named(&mut self, name: &str) -> Result<&'a TensorInfo> {
+        let tensor = self.catalog.get(name).ok_or_else(|| {
+            let path = self.catalog.files().first().map_or_else(Default::default, |f| f.path().to_owned());
+            let fault = Fault::Missing { hint: "; the file is not complete" };
+            LoadError::malformed(&path, format!("tensor {name}"), fault)
+        })?;
+        self.used.insert(tensor.name.as_str());
+        Ok(tensor)
+    }
+
+    /// As [`Self::find`]; what is missing is named by its first spelling.
+    fn require(&mut self, role: Role) -> Result<(&'static NameRule, &'a TensorInfo)> {
+        if let Some(found) = self.find(role) {
+            return Ok(found);
+        }
+        let rule = self.names.iter().find(|rule| rule.spells(role)).expect("every role has a spelling");
+        Ok((rule, self.named(&rule.name(role, 0))?))
     }
 
     /// A matrix outside the expert banks; a vector is one row.
     fn matrix(&mut self, role: Role, rows: usize, cols: usize) -> Result<MatrixRef> {
-        let (rule, tensor) = self.find(role, 0).ok_or_else(|| self.missing(role, 0))?;
+        let (rule, tensor) = self.require(role)?;
         let whole = whole_rows(rule, rows);
         let vector = rows == 1 && tensor.shape.len() == 1;
         let expected = if vector { shape(&[cols]) } else { shape(&[whole, cols]) };
@@ -286,12 +295,12 @@ impl<'a> Resolver<'a> {
     ) -> Result<Vec<MlpRef>> {
         let mut part = |part: Part, rows: usize, cols: usize| -> Result<Vec<MatrixRef>> {
             let role = Role::Layer(layer, LayerTensor::Experts(part));
-            let (rule, bank) = self.find(role, 0).ok_or_else(|| self.missing(role, 0))?;
+            let (rule, bank) = self.require(role)?;
             let whole = whole_rows(rule, rows);
             if rule.per_expert() {
                 return (0..count)
                     .map(|e| {
-                        let (rule, tensor) = self.find(role, e).ok_or_else(|| self.missing(role, e))?;
+                        let tensor = self.named(&rule.name(role, e))?;
                         self.check_shape(tensor, &shape(&[whole, cols]))?;
                         self.rows_of(tensor, rule.rows, rows, cols, 0)
                     })

@@ -1,5 +1,6 @@
 //! Matrix products and decoding of every tier and format: against double precision, against themselves in other batches,
 //! and against another library. `guard.rs` has what they read.
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 mod common;
 

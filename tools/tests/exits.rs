@@ -1,4 +1,5 @@
 //! Every way out: exit codes and messages for wrong paths, missing rights, odd environments, signals, closed pipes.
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 #![cfg(unix)]
 
 mod common;
@@ -62,7 +63,7 @@ fn b82_a_model_that_may_not_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("secret.gguf");
     std::fs::copy(builtin(), &model).unwrap();
-    std::fs::set_permissions(&model, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&model, std::fs::Permissions::from_mode(0o000)).unwrap();
     let root = folder.path().metadata().unwrap().uid() == 0;
     let mut command = if root {
         // Without this capability even root has to ask.

@@ -1,4 +1,5 @@
 //! A model that attacks the terminal: with its name, its template, its tokens. Nothing of it may come out.
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! `moelten chat` through pipes: questions in, answers out, everything else on stderr.
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 mod common;
 

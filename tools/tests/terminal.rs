@@ -1,4 +1,5 @@
 //! The chat in a real terminal, which tmux provides: what a person sees, and what the terminal is like afterwards.
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 #![cfg(unix)]
 
 mod common;

@@ -1,5 +1,6 @@
 //! The tree's own rules: which crate may use which, where `unsafe` may stand, how long a file may be, what each file
 //! opens with, that families are data.
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
 //! What the engine's tests share: golden checkpoints and ways to run them.
-#![allow(dead_code, reason = "every test binary uses a part of it")]
+#![allow(dead_code, clippy::unwrap_used, reason = "every test binary uses a part of it; a failure may panic")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

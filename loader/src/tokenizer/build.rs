@@ -274,18 +274,23 @@ pub(super) fn model(parts: &Parts) -> std::result::Result<ModelWrapper, String> 
                 })
                 .map(|piece| piece.text.as_str())
                 .collect();
-            let mut joined = String::new();
-            let merges = merges
-                .iter()
-                .filter(|(left, right)| {
-                    joined.clear();
-                    joined.extend([left.as_str(), right]);
-                    ![left, right, &joined].into_iter().any(|part| control.contains(part.as_str()))
-                })
-                .cloned()
-                .collect();
+            let mut kept = Vec::with_capacity(merges.len());
+            for (left, right) in merges {
+                let joined = format!("{left}{right}");
+                let parts = [left, right, &joined];
+                if parts.into_iter().any(|part| control.contains(part.as_str())) {
+                    continue;
+                }
+                // The library checks this too, but trips over some merges before it does.
+                if let Some(missing) = parts.into_iter().find(|part| !vocab.contains_key(*part)) {
+                    return Err(format!(
+                        "the merge {left:?} + {right:?} needs the token {missing:?}, which does not exist"
+                    ));
+                }
+                kept.push((left.clone(), right.clone()));
+            }
             let mut builder = BPE::builder()
-                .vocab_and_merges(vocab, merges)
+                .vocab_and_merges(vocab, kept)
                 .byte_fallback(*byte_fallback)
                 .ignore_merges(*ignore_merges)
                 .fuse_unk(*fuse_unknown);

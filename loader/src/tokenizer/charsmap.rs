@@ -22,7 +22,7 @@ pub(super) fn check(map: &[u8]) -> Result<(), String> {
     let Some((trie, replacements)) = rest.split_at_checked(size) else {
         return wrong("its trie is cut short");
     };
-    if size == 0 || size % 4 != 0 {
+    if size == 0 || !size.is_multiple_of(4) {
         return wrong("its trie has no whole number of units");
     }
     let Ok(replacements) = std::str::from_utf8(replacements) else {

@@ -1,5 +1,6 @@
 //! Bad GGUF files, one test for each kind: refused with the right fault, cheaply. B-numbers are the project's list
 //! of bad inputs.
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 use moelten_loader::catalog::Storage;
 use moelten_loader::error::{Fault, LoadError};

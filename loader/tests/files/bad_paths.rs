@@ -1,5 +1,6 @@
 //! Paths that are no model: refused without blocking, with a word on what they are. B-numbers are the project's list
 //! of bad inputs.
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
 //! Files that other programs wrote, from the shared folder beside the repository where there is one.
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
 //! The GGUF and safetensors writers: what they write is read back, and nothing is left of what fails.
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
 //! Helpers of the tokenizer tests: the shared material, where it is present, and small vocabularies made up here.
-#![allow(dead_code, reason = "every test binary uses its own part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "every test binary uses its own part; a failure may panic")]
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
 //! Runs the program as people do and looks at everything that comes out.
-#![allow(dead_code, reason = "every test binary uses a part of it")]
+#![allow(dead_code, clippy::unwrap_used, reason = "every test binary uses a part of it; a failure may panic")]
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};

@@ -1,0 +1,253 @@
+//! One model in every layout that files come in: fused banks, one tensor per expert, gate and up in one tensor, parts
+//! of different types, split files, version 2, sharded folders, both forms of `config.json`. What is stored alike
+//! computes alike, bit for bit.
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{distance, folder, golden, logits, model, session, spread};
+use moelten_engine::kv_cache::KvFormat;
+use moelten_engine::model::ModelOptions;
+use moelten_loader::catalog::{Storage, TensorInfo};
+use moelten_loader::convert::Conversion;
+use moelten_loader::gguf::{Gguf, Value};
+use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
+use moelten_loader::load::load;
+use moelten_quant::{Format, decode, encode};
+
+fn run(path: &Path) -> Vec<f32> {
+    let model = model(path, ModelOptions::default());
+    logits(&mut session(&model, KvFormat::F32), &golden("mixtral").ids).0
+}
+
+fn bits(path: &Path) -> Vec<u32> {
+    run(path).iter().map(|logit| logit.to_bits()).collect()
+}
+
+/// The golden Mixtral as one F32 file.
+fn standard(dir: &Path) -> PathBuf {
+    let target = dir.join("standard.gguf");
+    let loaded = load(&folder("mixtral")).unwrap();
+    let plan = Conversion::plan(&loaded, &|_| Format::F32).unwrap();
+    assert!(plan.write(&target, &mut |_| true).unwrap());
+    target
+}
+
+/// A tensor to write: name, shape, F32 values as bytes.
+type Tensor = (String, Vec<u64>, Vec<u8>);
+
+fn tensors(gguf: &Gguf) -> Vec<Tensor> {
+    let copy = |t: &TensorInfo| (t.name.clone(), t.shape.clone(), gguf.catalog.bytes(t).to_vec());
+    gguf.catalog.tensors().iter().map(copy).collect()
+}
+
+fn write(path: &Path, gguf: &Gguf, extra: &[(&str, Value)], tensors: &[Tensor]) {
+    let typed: Vec<_> = tensors.iter().map(|t| (t.clone(), Format::F32)).collect();
+    write_typed(path, gguf, extra, &typed);
+}
+
+fn write_typed(path: &Path, gguf: &Gguf, extra: &[(&str, Value)], tensors: &[(Tensor, Format)]) {
+    let kept = gguf.metadata.iter().map(|(key, value)| (key.to_owned(), value.clone()));
+    let metadata: Vec<_> =
+        kept.chain(extra.iter().map(|(key, value)| ((*key).to_owned(), value.clone()))).collect();
+    let plan = |((name, shape, _), format): &(Tensor, Format)| TensorPlan {
+        name: name.clone(),
+        storage: Storage::Known(*format),
+        shape: shape.clone(),
+    };
+    let mut writer =
+        GgufWriter::create(path, &metadata, &tensors.iter().map(plan).collect::<Vec<_>>(), &[]).unwrap();
+    for ((name, _, bytes), _) in tensors {
+        writer.write_tensor(name, bytes).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+#[test]
+fn one_tensor_per_expert_as_in_older_mixtral_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let standard = standard(dir.path());
+    let gguf = Gguf::open(&standard).unwrap();
+    let mut old = Vec::new();
+    for (name, shape, bytes) in tensors(&gguf) {
+        match name.strip_suffix("_exps.weight") {
+            None => old.push((name, shape, bytes)),
+            Some(stem) => {
+                let each = bytes.len() / usize::try_from(shape[0]).unwrap();
+                for (expert, bytes) in bytes.chunks(each).enumerate() {
+                    old.push((format!("{stem}.{expert}.weight"), shape[1..].to_vec(), bytes.to_vec()));
+                }
+            }
+        }
+    }
+    let path = dir.path().join("old.gguf");
+    write(&path, &gguf, &[], &old);
+    assert!(bits(&path) == bits(&standard));
+    // One of them missing is an error that names it.
+    old.retain(|(name, _, _)| name != "blk.1.ffn_up.5.weight");
+    write(&path, &gguf, &[], &old);
+    let error = load(&path).unwrap_err().to_string();
+    assert!(error.contains("blk.1.ffn_up.5.weight") && error.contains("missing"), "{error}");
+}
+
+#[test]
+fn gate_and_up_in_one_tensor() {
+    let dir = tempfile::tempdir().unwrap();
+    let standard = standard(dir.path());
+    let gguf = Gguf::open(&standard).unwrap();
+    let all = tensors(&gguf);
+    let find = |name: &str| all.iter().find(|(found, _, _)| found == name).unwrap();
+    let mut fused = Vec::new();
+    for tensor in &all {
+        let Some(stem) = tensor.0.strip_suffix("ffn_gate_exps.weight") else {
+            if !tensor.0.ends_with("ffn_up_exps.weight") {
+                fused.push(tensor.clone());
+            }
+            continue;
+        };
+        let (_, shape, gate) = tensor;
+        let up = &find(&format!("{stem}ffn_up_exps.weight")).2;
+        let each = gate.len() / usize::try_from(shape[0]).unwrap();
+        let both =
+            gate.chunks(each).zip(up.chunks(each)).flat_map(|(gate, up)| [gate, up].concat()).collect();
+        fused.push((format!("{stem}ffn_gate_up_exps.weight"), vec![shape[0], 2 * shape[1], shape[2]], both));
+    }
+    let path = dir.path().join("fused.gguf");
+    write(&path, &gguf, &[], &fused);
+    assert!(bits(&path) == bits(&standard));
+}
+
+#[test]
+fn gate_up_and_down_of_different_types_in_one_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let standard = standard(dir.path());
+    let gguf = Gguf::open(&standard).unwrap();
+    // What the types lose is taken out of the comparison: the F32 file gets the values that the others store.
+    let (mut mixed, mut stored) = (Vec::new(), Vec::new());
+    for (name, shape, bytes) in tensors(&gguf) {
+        let format = match name.as_str() {
+            n if n.ends_with("ffn_gate_exps.weight") => Format::Q8_0,
+            n if n.ends_with("ffn_up_exps.weight") => Format::BF16,
+            n if n.ends_with("ffn_down_exps.weight") => Format::F16,
+            n if n.ends_with("attn_q.weight") => Format::Q8_0,
+            _ => Format::F32,
+        };
+        let values: Vec<f32> = bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let mut encoded = vec![0; format.row_bytes(values.len()).unwrap()];
+        encode(format, &values, &mut encoded).unwrap();
+        let mut decoded = vec![0.0; values.len()];
+        decode(format, &encoded, &mut decoded);
+        mixed.push(((name.clone(), shape.clone(), encoded), format));
+        stored.push((name, shape, decoded.iter().flat_map(|v| v.to_le_bytes()).collect()));
+    }
+    let (a, b) = (dir.path().join("mixed.gguf"), dir.path().join("stored.gguf"));
+    write_typed(&a, &gguf, &[], &mixed);
+    write(&b, &gguf, &[], &stored);
+    let (a, b) = (run(&a), run(&b));
+    assert!(distance(&a, &b) <= 1e-4 * spread(&b));
+}
+
+#[test]
+fn split_files_open_by_any_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let standard = standard(dir.path());
+    let gguf = Gguf::open(&standard).unwrap();
+    let all = tensors(&gguf);
+    let total = Value::I32(i32::try_from(all.len()).unwrap());
+    let name = |part: usize| dir.path().join(format!("model-{part:05}-of-00003.gguf"));
+    // As in files from the wild, the first part may hold metadata only.
+    for (part, tensors) in [&all[..0], &all[..9], &all[9..]].into_iter().enumerate() {
+        let keys = [
+            ("split.no", Value::U16(u16::try_from(part).unwrap())),
+            ("split.count", Value::U16(3)),
+            ("split.tensors.count", total.clone()),
+        ];
+        write(&name(part + 1), &gguf, &keys, tensors);
+    }
+    let expected = bits(&standard);
+    for part in 1..=3 {
+        assert!(bits(&name(part)) == expected, "opened by part {part}");
+    }
+}
+
+#[test]
+fn version_2_files_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let standard = standard(dir.path());
+    let mut bytes = fs::read(&standard).unwrap();
+    assert_eq!(bytes[4..8], 3_u32.to_le_bytes());
+    bytes[4..8].copy_from_slice(&2_u32.to_le_bytes());
+    let path = dir.path().join("two.gguf");
+    fs::write(&path, bytes).unwrap();
+    assert!(bits(&path) == bits(&standard));
+}
+
+/// A copy of a safetensors file with only some of its tensors, by slicing the text of its header.
+fn shard(source: &Path, target: &Path, keep: impl Fn(&str) -> bool) -> Vec<String> {
+    let bytes = fs::read(source).unwrap();
+    let header_len = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+    let header: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&bytes[8..8 + header_len]).unwrap();
+    let (mut entries, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, entry) in header.iter().filter(|(name, _)| *name != "__metadata__" && keep(name)) {
+        let at = |index: usize| usize::try_from(entry["data_offsets"][index].as_u64().unwrap()).unwrap();
+        let start = data.len();
+        data.extend_from_slice(&bytes[8 + header_len + at(0)..8 + header_len + at(1)]);
+        let mut entry = entry.clone();
+        entry["data_offsets"] = serde_json::json!([start, data.len()]);
+        entries.insert(name.clone(), entry);
+    }
+    let text = serde_json::Value::Object(entries.clone()).to_string();
+    let length = (text.len() as u64).to_le_bytes();
+    fs::write(target, [&length[..], text.as_bytes(), &data].concat()).unwrap();
+    entries.keys().cloned().collect()
+}
+
+#[test]
+fn sharded_folders_compute_as_whole_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = folder("mixtral");
+    fs::copy(source.join("config.json"), dir.path().join("config.json")).unwrap();
+    let mut map = serde_json::Map::new();
+    for (file, first) in
+        [("model-00001-of-00002.safetensors", true), ("model-00002-of-00002.safetensors", false)]
+    {
+        let keep = |name: &str| name.contains("layers.0.") == first;
+        for name in shard(&source.join("model.safetensors"), &dir.path().join(file), keep) {
+            map.insert(name, file.into());
+        }
+    }
+    let index = serde_json::json!({ "metadata": {}, "weight_map": map });
+    fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    assert!(bits(dir.path()) == bits(&source));
+}
+
+#[test]
+fn the_older_form_of_configurations_means_the_same() {
+    for family in ["llama3-rope", "mixtral", "qwen3moe"] {
+        let dir = tempfile::tempdir().unwrap();
+        let source = folder(family);
+        fs::copy(source.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+        let mut config: serde_json::Value =
+            serde_json::from_slice(&fs::read(source.join("config.json")).unwrap()).unwrap();
+        let mut rope = config.as_object_mut().unwrap().remove("rope_parameters").unwrap();
+        let theta = rope.as_object_mut().unwrap().remove("rope_theta").unwrap();
+        config["rope_theta"] = theta;
+        if rope["rope_type"] != "default" {
+            config["rope_scaling"] = rope;
+        }
+        let dtype = config.as_object_mut().unwrap().remove("dtype").unwrap();
+        config["torch_dtype"] = dtype;
+        if family == "qwen3moe" {
+            let experts = config.as_object_mut().unwrap().remove("num_local_experts").unwrap();
+            config["num_experts"] = experts;
+        }
+        fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let (old, new) = (load(dir.path()).unwrap(), load(&source).unwrap());
+        assert_eq!(old.spec.layers, new.spec.layers, "{family}");
+        assert_eq!(old.notices, Vec::<String>::new(), "{family}");
+    }
+}
