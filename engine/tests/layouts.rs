@@ -93,6 +93,39 @@ fn one_tensor_per_expert_as_in_older_mixtral_files() {
     assert!(error.contains("blk.1.ffn_up.5.weight") && error.contains("missing"), "{error}");
 }
 
+/// Every expert a copy of the dense block: whichever are picked, weights that sum to one give the dense model's output.
+#[test]
+fn a_dense_model_upcycled_to_experts_computes_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let dense = dir.path().join("dense.gguf");
+    let loaded = load(&folder("llama")).unwrap();
+    assert!(Conversion::plan(&loaded, &|_| Format::F32).unwrap().write(&dense, &mut |_| true).unwrap());
+    let gguf = Gguf::open(&dense).unwrap();
+    let mut upcycled = Vec::new();
+    for (name, shape, bytes) in tensors(&gguf) {
+        match name.strip_suffix(".weight").filter(|stem| stem.contains("ffn_") && !stem.ends_with("norm")) {
+            None => upcycled.push((name, shape, bytes)),
+            Some(stem) => {
+                let bank = [&[6][..], &shape].concat();
+                upcycled.push((format!("{stem}_exps.weight"), bank, bytes.repeat(6)));
+            }
+        }
+    }
+    let width = loaded.spec.d_model;
+    for layer in 0..loaded.spec.layers.len() {
+        // Some router: any numbers that tell experts apart.
+        let weights = (0..6 * width).map(|i| ((i * 7919 + layer) % 613) as f32 / 613.0 - 0.5);
+        let bytes = weights.flat_map(f32::to_le_bytes).collect();
+        upcycled.push((format!("blk.{layer}.ffn_gate_inp.weight"), vec![6, width as u64], bytes));
+    }
+    let path = dir.path().join("upcycled.gguf");
+    let keys = [("llama.expert_count", Value::U32(6)), ("llama.expert_used_count", Value::U32(3))];
+    write(&path, &gguf, &keys, &upcycled);
+    let (dense, sparse) = (run(&dense), run(&path));
+    assert!(distance(&dense, &sparse) <= 1e-4 * spread(&dense));
+    assert_eq!(load(&path).unwrap().notices, Vec::<String>::new());
+}
+
 #[test]
 fn gate_and_up_in_one_tensor() {
     let dir = tempfile::tempdir().unwrap();
