@@ -1,4 +1,5 @@
-//! How much memory this process may still take: the system's estimate, capped by the control groups it is in.
+//! How much memory this process may still take: the system's estimate, capped by the control groups it is in and by
+//! the limit of its address space (`ulimit -v`).
 
 use std::fs;
 use std::path::Path;
@@ -6,11 +7,19 @@ use std::path::Path;
 /// Bytes available without swapping, or `None` where the system does not say.
 pub fn available_bytes() -> Option<u64> {
     let system = fs::read_to_string("/proc/meminfo").ok().and_then(|text| field_kib(&text, "MemAvailable:"));
-    let groups = cgroup_headroom();
-    match (system, groups) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
+    [system, cgroup_headroom(), address_space_headroom()].into_iter().flatten().min()
+}
+
+/// What is left of the address space, if it is limited: beyond it an allocation ends the process.
+fn address_space_headroom() -> Option<u64> {
+    let limit = address_space_limit(&fs::read_to_string("/proc/self/limits").ok()?)?;
+    let used = field_kib(&fs::read_to_string("/proc/self/status").ok()?, "VmSize:")?;
+    Some(limit.saturating_sub(used))
+}
+
+fn address_space_limit(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 fn field_kib(text: &str, name: &str) -> Option<u64> {
@@ -64,6 +73,19 @@ mod tests {
         let text = "MemTotal:  100 kB\nMemFree:  10 kB\nMemAvailable:   2048 kB\n";
         assert_eq!(field_kib(text, "MemAvailable:"), Some(2 << 20));
         assert_eq!(field_kib(text, "MemAvail:"), None);
+    }
+
+    #[test]
+    fn reads_the_limit_of_the_address_space() {
+        let text = |soft: &str| {
+            format!(
+                "Limit  Soft Limit  Hard Limit  Units\nMax open files  9 9 files\n\
+                 Max address space         {soft}            unlimited            bytes\n"
+            )
+        };
+        assert_eq!(address_space_limit(&text("419430400")), Some(419_430_400));
+        assert_eq!(address_space_limit(&text("unlimited")), None);
+        assert_eq!(address_space_limit(""), None);
     }
 
     #[test]

@@ -405,11 +405,11 @@ impl SafeValues<'_> {
 /// Writes a safetensors file of the given tensors, complete or not at all (temporary file, then rename).
 ///
 /// # Errors
-/// [`LoadError::Io`].
+/// [`LoadError::Io`]; in particular when `path` is one of `sources`, the files that the tensors were computed from.
 ///
 /// # Panics
 /// If a shape does not fit its values, or a name occurs twice.
-pub fn write_safetensors(path: &Path, tensors: &[(&str, SafeTensor<'_>)]) -> Result<()> {
+pub fn write_safetensors(path: &Path, tensors: &[(&str, SafeTensor<'_>)], sources: &[&Path]) -> Result<()> {
     let mut header = serde_json::Map::new();
     let mut end = 0_u64;
     for (name, tensor) in tensors {
@@ -429,7 +429,7 @@ pub fn write_safetensors(path: &Path, tensors: &[(&str, SafeTensor<'_>)]) -> Res
     while !text.len().is_multiple_of(8) {
         text.push(' ');
     }
-    let mut file = PartialFile::create(path, &[])?;
+    let mut file = PartialFile::create(path, sources)?;
     file.write(&len_u64(text.len()).to_le_bytes())?;
     file.write(text.as_bytes())?;
     for (_, tensor) in tensors {

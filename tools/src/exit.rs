@@ -15,7 +15,7 @@
 //! | 141 | nobody reads the output any more |
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -175,9 +175,24 @@ pub fn parse_from<C: clap::Parser>(
             error.print()?;
             std::process::exit(0);
         }
-        eprint!("{}", filter::clean(&error.render().to_string()));
+        let mut text = error.render().to_string();
+        if let Some(tip) = tip(&error) {
+            text.push_str(&tip);
+        }
+        // A closed stderr changes nothing about the use being wrong.
+        let _ = write!(io::stderr(), "{}", filter::clean(&text));
         std::process::exit(USAGE.into())
     })
+}
+
+/// People who come from elsewhere put the model where the command belongs.
+fn tip(error: &clap::Error) -> Option<String> {
+    if error.kind() != clap::error::ErrorKind::InvalidSubcommand {
+        return None;
+    }
+    let name = error.get(clap::error::ContextKind::InvalidSubcommand)?.to_string();
+    let is_model = name.ends_with(".gguf") || std::path::Path::new(&name).exists();
+    is_model.then(|| format!("\n  tip: `moelten chat {name}` opens a model\n"))
 }
 
 /// Runs the program, prints how it ended and gives the exit code. A panic is a bug and says so in one line.
@@ -194,9 +209,6 @@ pub fn guarded(program: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
         Ok(Err(error)) => report(&error),
         Err(_) => {
             let message = PANIC.lock().map(|message| message.clone()).unwrap_or_default();
-            if message.contains("failed printing to std") {
-                return CLOSED_PIPE.into();
-            }
             let text = format!("{message}\nThis is a bug of moelten. Please report it with what you did.");
             Report { code: "E-BUG-01", exit: 1, text }
         }

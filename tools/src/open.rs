@@ -17,15 +17,22 @@ use crate::builtin;
 /// Options of every command that computes with a model.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ComputeArgs {
-    /// Size of the context in tokens, e.g. 4096 or 16k [default: what model and memory allow, at most 8k]
-    #[arg(long, value_name = "N", env = "MOELTEN_CTX", value_parser = tokens)]
-    pub ctx: Option<usize>,
     /// Worker threads [default: all cores]
     #[arg(long, value_name = "N", env = "MOELTEN_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// Precision of the KV cache [default: f16]
+    /// Precision of the KV cache [default: f16; f32 for `logits`]
     #[arg(long, value_name = "TYPE", env = "MOELTEN_KV")]
     pub kv: Option<KvArg>,
+}
+
+/// Options of every command that answers.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SessionArgs {
+    /// Size of the context in tokens, e.g. 4096 or 16k [default: what model and memory allow, at most 8k]
+    #[arg(long, value_name = "N", env = "MOELTEN_CTX", value_parser = tokens)]
+    ctx: Option<usize>,
+    #[command(flatten)]
+    compute: ComputeArgs,
 }
 
 /// `--kv`.
@@ -55,13 +62,23 @@ impl ComputeArgs {
         let options = ModelOptions { threads: self.threads.map(usize::from), isa: None };
         Ok(Arc::new(Model::new(spec, tensors, options)?))
     }
+}
+
+impl SessionArgs {
+    /// As [`ComputeArgs::model`].
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn model(&self, spec: ModelSpec, tensors: TensorStore) -> anyhow::Result<Arc<Model>> {
+        self.compute.model(spec, tensors)
+    }
 
     /// An empty session with the context and KV precision of the options, and why its context is what it is.
     ///
     /// # Errors
     /// As [`Session::new`].
     pub fn session(&self, model: &Arc<Model>) -> anyhow::Result<(Session, String)> {
-        let kv = self.kv.map_or_else(KvFormat::default, KvFormat::from);
+        let kv = self.compute.kv.map_or_else(KvFormat::default, KvFormat::from);
         let spec = model.spec();
         let (tokens, why) = match self.ctx {
             Some(tokens) if tokens > spec.max_context => {

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::Context;
 use moelten_tui::input::{NOT_UTF8, lossy};
@@ -12,6 +14,9 @@ use crate::exit::CommandError;
 
 /// Longest text, in bytes: far beyond every context.
 const BYTES_MAX: u64 = 64 << 20;
+
+/// A pipe that takes longer is talked about.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A text, or the content of the file behind an `@`.
 ///
@@ -41,7 +46,17 @@ pub fn piped(notes: Notes) -> anyhow::Result<Option<String>> {
     if !connected() {
         return Ok(None);
     }
-    read(io::stdin().lock(), "stdin", notes).context("cannot read stdin").map(Some)
+    // Without a word, a pipe that someone left open by mistake looks like a program that hangs.
+    let (done, end) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if end.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let text = "reading stdin up to its end; if nothing comes from there, add </dev/null";
+            notes.line(Tone::Dim, text);
+        }
+    });
+    let text = read(io::stdin().lock(), "stdin", notes).context("cannot read stdin");
+    drop(done);
+    text.map(Some)
 }
 
 /// Whether someone connected stdin on purpose. `/dev/null` and terminals are not for reading a prompt from.

@@ -15,7 +15,7 @@ use moelten_loader::tokenizer::Tokenizer;
 use moelten_tui::backend::{Backend, Failure, Request};
 
 use crate::exit::{self, CommandError};
-use crate::open::{self, ComputeArgs};
+use crate::open::{self, SessionArgs};
 use crate::signals::Polling;
 
 /// A model that answers.
@@ -51,7 +51,7 @@ impl Responder {
     ///
     /// # Errors
     /// Whatever is wrong with its files, or does not fit into memory.
-    pub fn open(model: Option<&Path>, compute: &ComputeArgs, with_template: bool) -> anyhow::Result<Self> {
+    pub fn open(model: Option<&Path>, options: &SessionArgs, with_template: bool) -> anyhow::Result<Self> {
         let loaded = open::load(model)?;
         let text = loaded.text()?;
         let template = if with_template { loaded.chat_template()? } else { None };
@@ -60,10 +60,10 @@ impl Responder {
         notices.extend(text.notices);
         let family = loaded.spec.family;
         let model_name = open::name(model);
-        let model = compute.model(loaded.spec, loaded.tensors)?;
+        let model = options.model(loaded.spec, loaded.tensors)?;
         let threads = model.pool().threads();
         let compute_text = format!("{threads} threads, {}", model.isa().name());
-        let (session, why) = compute.session(&Arc::clone(&model))?;
+        let (session, why) = options.session(&Arc::clone(&model))?;
         let about = About {
             name: model_name,
             family,

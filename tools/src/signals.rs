@@ -42,8 +42,10 @@ pub fn exit_code() -> u8 {
 /// Starts the thread that waits for signals.
 #[cfg(unix)]
 pub fn install() {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
+    // A file beyond `ulimit -f` is then an error of the write, which cleans up, and not the end of the process.
+    let _ = signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default());
     // Without handlers the signals end the process by themselves: nothing is lost but manners.
     let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
     let waiting = move || {

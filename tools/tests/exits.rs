@@ -94,6 +94,14 @@ fn a_context_beyond_memory_is_refused_before_it_is_taken() {
 }
 
 #[test]
+fn f18_a_context_beyond_the_address_space_is_refused() {
+    let outcome = shell("exec prlimit --as=400000000 $M run -p hello --ctx 400k");
+    outcome.refused(5, "E-MEM-01");
+    // Where nobody asks for a context, one that fits is chosen.
+    shell("exec prlimit --as=100000000 $M run -p hello --max-tokens 4").fine();
+}
+
+#[test]
 fn f18_tight_limits() {
     for limit in ["--nofile=32", "--as=1073741824", "--core=0 --fsize=0"] {
         let outcome = shell(&format!("exec prlimit {limit} $M run -p hello --max-tokens 4"));
@@ -110,10 +118,50 @@ fn f19_closed_streams() {
         ("$M run -p hello --max-tokens 4 2>&-", 0),
         ("echo hello | $M chat --max-tokens 4 2>&-", 0),
         ("$M run missing.gguf -p hello 2>&-", 6),
+        ("$M dance 2>/dev/full", 2),
     ] {
         let outcome = shell(line).harmless();
         assert_eq!(outcome.code, Some(code), "{line}: {outcome:?}");
     }
+}
+
+#[test]
+fn a_file_beyond_the_limit_of_its_size_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = clean(Command::new("prlimit"));
+    command.args(["--fsize=1000000", env!("CARGO_BIN_EXE_moelten"), "quantize"]).arg(builtin());
+    let outcome = run(command.arg(folder.path().join("out.gguf")).args(["--type", "f32"]), b"");
+    outcome.refused(6, "E-IO-05");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_full_disk_is_told() {
+    for line in ["inspect", "run -p hello --max-tokens 4", "run -p hello --max-tokens 4 --json", "--help"] {
+        shell(&format!("$M {line} >/dev/full")).refused(7, "E-DISK-01");
+    }
+}
+
+#[test]
+fn a_model_in_the_place_of_the_command_gets_a_tip() {
+    let outcome = args(["some\u{1b}[31m.gguf"]).harmless();
+    assert_eq!(outcome.code, Some(2), "{outcome:?}");
+    assert!(outcome.err.contains("tip: `moelten chat some"), "{outcome:?}");
+    assert!(!args(["dance"]).err.contains("moelten chat"));
+}
+
+#[test]
+fn logits_never_replace_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, link) = (folder.path().join("m.gguf"), folder.path().join("link"));
+    std::fs::copy(builtin(), &model).unwrap();
+    std::os::unix::fs::symlink(&model, &link).unwrap();
+    for out in [&model, &link] {
+        let logits = run(moelten().arg("logits").arg(&model).args(["--ids", "5", "--out"]).arg(out), b"");
+        logits.refused(6, "E-IO-05");
+    }
+    assert!(std::fs::read(&model).unwrap() == std::fs::read(builtin()).unwrap());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
 }
 
 #[test]

@@ -203,6 +203,28 @@ fn ctrl_c_at_the_prompt_hints_first() {
 }
 
 #[test]
+fn ctrl_c_on_a_line_with_text_only_clears_it() {
+    let Some(terminal) = Terminal::open(100, 40) else { return };
+    terminal.chat("");
+    for (index, key) in ["a", "b", "c"].into_iter().enumerate() {
+        terminal.press(key);
+        terminal.wait(&format!("\n> {key}"), 1);
+        terminal.press("C-c");
+        terminal.wait("\n>", index + 2);
+    }
+    // Lines that continue are thrown away with what they continue.
+    terminal.enter("one\\");
+    terminal.wait("\n.", 1);
+    terminal.press("C-c");
+    terminal.wait("\n>", 5);
+    assert!(!terminal.screen().contains("Ctrl-C again"), "{}", terminal.screen());
+    terminal.press("C-c");
+    terminal.wait("Ctrl-C again", 1);
+    terminal.press("C-c");
+    terminal.over(0);
+}
+
+#[test]
 fn signals_leave_the_terminal_as_it_was() {
     for (signal, code) in [("TERM", 143), ("HUP", 129)] {
         let Some(terminal) = Terminal::open(100, 40) else { return };

@@ -165,7 +165,13 @@ impl Chat {
             Command::Help => note(Tone::Plain, help()),
             Command::Set(None) => note(Tone::Plain, self.settings()),
             Command::Set(Some((setting, value))) => match setting.set(&mut self.params, &value) {
-                Ok(()) => note(Tone::Dim, format!("{} is {}", setting.name(), setting.get(&self.params))),
+                Ok(()) => {
+                    if setting == Setting::Seed {
+                        // What is drawn from here on depends on this seed alone, not on what was asked before.
+                        self.answers = 0;
+                    }
+                    note(Tone::Dim, format!("{} is {}", setting.name(), setting.get(&self.params)))
+                }
                 Err(problem) => note(Tone::Error, problem),
             },
             Command::Show => note(Tone::Plain, self.show()),

@@ -1,9 +1,11 @@
 //! Where questions come from: a line editor on a terminal, plain lines elsewhere, and the rules that make several
 //! lines one question. It must not know what a question means.
 
+use std::cell::Cell;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::error::ReadlineError;
@@ -24,7 +26,7 @@ const PROMPT_MORE: &str = ". ";
 pub enum Typed {
     /// Entered a text.
     Text(String),
-    /// Pressed Ctrl-C.
+    /// Pressed Ctrl-C with nothing typed.
     Interrupt,
     /// Pressed Ctrl-D, or the pipe ended.
     End,
@@ -52,6 +54,7 @@ pub trait Input {
                     }
                 }
                 Typed::End if text.begun() => return Ok(Typed::Text(text.finish())),
+                Typed::Interrupt if text.begun() => text = Assembler::default(),
                 other => return Ok(other),
             }
         }
@@ -166,6 +169,8 @@ pub struct EditorInput {
     editor: Editor<Completion, FileHistory>,
     history: Option<PathBuf>,
     notes: Notes,
+    /// Whether there is something on the line that is being edited.
+    edited: Rc<Cell<bool>>,
 }
 
 impl EditorInput {
@@ -182,8 +187,9 @@ impl EditorInput {
             .auto_add_history(false)
             .build();
         let mut editor = Editor::with_config(config).map_err(io::Error::other)?;
-        editor.set_helper(Some(Completion { files: FilenameCompleter::new() }));
-        let mut input = Self { editor, history, notes };
+        let edited = Rc::new(Cell::new(false));
+        editor.set_helper(Some(Completion { files: FilenameCompleter::new(), edited: Rc::clone(&edited) }));
+        let mut input = Self { editor, history, notes, edited };
         if let Some(path) = &input.history {
             let opened = private_file(path).map_err(ReadlineError::Io);
             if let Err(error) = opened.and_then(|()| input.editor.load_history(path)) {
@@ -212,17 +218,22 @@ impl EditorInput {
 
 impl Input for EditorInput {
     fn line(&mut self, more: bool) -> io::Result<Typed> {
-        match self.editor.readline(if more { PROMPT_MORE } else { PROMPT }) {
-            Ok(line) => {
-                if !line.trim().is_empty() {
-                    self.remember(&line);
+        loop {
+            self.edited.set(false);
+            return match self.editor.readline(if more { PROMPT_MORE } else { PROMPT }) {
+                Ok(line) => {
+                    if !line.trim().is_empty() {
+                        self.remember(&line);
+                    }
+                    Ok(Typed::Text(line.replace("\r\n", "\n").replace('\r', "\n")))
                 }
-                Ok(Typed::Text(line.replace("\r\n", "\n").replace('\r', "\n")))
-            }
-            Err(ReadlineError::Interrupted) => Ok(Typed::Interrupt),
-            Err(ReadlineError::Eof) => Ok(Typed::End),
-            Err(ReadlineError::Io(error)) => Err(error),
-            Err(other) => Err(io::Error::other(other)),
+                // As in a shell, Ctrl-C throws away what was typed; only on an empty line is it about the chat.
+                Err(ReadlineError::Interrupted) if self.edited.get() && !more => continue,
+                Err(ReadlineError::Interrupted) => Ok(Typed::Interrupt),
+                Err(ReadlineError::Eof) => Ok(Typed::End),
+                Err(ReadlineError::Io(error)) => Err(error),
+                Err(other) => Err(io::Error::other(other)),
+            };
         }
     }
 }
@@ -253,6 +264,7 @@ pub fn interactive() -> bool {
 /// Tab: commands, settings, file names.
 struct Completion {
     files: FilenameCompleter,
+    edited: Rc<Cell<bool>>,
 }
 
 impl Helper for Completion {}
@@ -260,6 +272,12 @@ impl rustyline::highlight::Highlighter for Completion {}
 impl rustyline::validate::Validator for Completion {}
 impl rustyline::hint::Hinter for Completion {
     type Hint = String;
+
+    /// No hint; but the editor asks for one after every change, and says on no other occasion what is on the line.
+    fn hint(&self, line: &str, _: usize, _: &Context<'_>) -> Option<String> {
+        self.edited.set(!line.is_empty());
+        None
+    }
 }
 
 impl Completer for Completion {
@@ -306,6 +324,23 @@ mod tests {
         assert_eq!(texts(b"\"\"\"never\nended"), ["never\nended"]);
         assert_eq!(texts(b"say \"\"\" now"), ["say \"\"\" now"]);
         assert_eq!(texts(b""), [""; 0]);
+    }
+
+    /// What someone types, key by key decided beforehand.
+    struct Script(Vec<Typed>);
+
+    impl Input for Script {
+        fn line(&mut self, _: bool) -> io::Result<Typed> {
+            Ok(self.0.remove(0))
+        }
+    }
+
+    #[test]
+    fn an_interrupt_throws_a_begun_text_away() {
+        let line = |text: &str| Typed::Text(text.into());
+        let mut input = Script(vec![line("one\\"), Typed::Interrupt, line("two"), Typed::Interrupt]);
+        assert_eq!(input.text().unwrap(), line("two"));
+        assert_eq!(input.text().unwrap(), Typed::Interrupt);
     }
 
     #[test]

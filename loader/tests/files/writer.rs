@@ -174,7 +174,7 @@ fn safetensors_are_read_back() {
         ("logits", SafeTensor { shape: &[4, 10_000], values: SafeValues::F32(&logits) }),
         ("none", SafeTensor { shape: &[0, 2], values: SafeValues::I32(&[]) }),
     ];
-    write_safetensors(&path, &tensors).unwrap();
+    write_safetensors(&path, &tensors, &[]).unwrap();
     let file = SafeTensors::open(&path).unwrap();
     assert_eq!(file.i32s("input_ids").unwrap(), (vec![3], ids.clone()));
     assert_eq!(file.f32s("logits").unwrap(), (vec![4, 10_000], logits.clone()));

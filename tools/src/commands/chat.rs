@@ -9,7 +9,7 @@ use moelten_tui::driver;
 use moelten_tui::input::{EditorInput, Input, PlainInput, interactive};
 use moelten_tui::terminal::{self, Notes, Tone};
 
-use crate::open::ComputeArgs;
+use crate::open::SessionArgs;
 use crate::responder::{About, Responder};
 use crate::sampling::SamplingArgs;
 use crate::{builtin, prompt};
@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
-    compute: ComputeArgs,
+    session: SessionArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
@@ -38,7 +38,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let system = args.system.as_deref().map(|text| prompt::text_or_file(text, notes)).transpose()?;
-    let mut responder = Responder::open(args.model.as_deref(), &args.compute, true)?;
+    let mut responder = Responder::open(args.model.as_deref(), &args.session, true)?;
     responder.check(system.as_deref())?;
     let about = responder.about().clone();
     let params = args.sampling.resolve(&about.hints)?;

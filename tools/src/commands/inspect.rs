@@ -2,6 +2,7 @@
 //! an expert and a token touch.
 
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use moelten_loader::gguf::{Array, Metadata, Value};
@@ -41,8 +42,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         writeln!(out, "note: {notice}")?;
     }
     // Everything above may quote the file; nothing of it may steer the terminal.
-    print!("{}", filter::clean(&out));
-    Ok(())
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(filter::clean(&out).as_bytes())?;
+    Ok(stdout.flush()?)
 }
 
 fn metadata(model: &LoadedModel, out: &mut String) -> std::fmt::Result {

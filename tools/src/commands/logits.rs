@@ -1,7 +1,7 @@
 //! `moelten logits`: what the model computes for a given text, as a safetensors file, for comparison with other engines.
 //! The file's layout is a promise: `input_ids` i32 `[T]`, `logits` f32 `[T, vocab]`, `router.L` i32 `[T, k]` per MoE layer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use moelten_engine::decoder::Observer;
@@ -28,7 +28,9 @@ pub struct Args {
     /// The file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// The KV cache is f32 here unless --kv says otherwise
+    /// Size of the context in tokens [default: as many as the text has]
+    #[arg(long, value_name = "N", value_parser = open::tokens)]
+    ctx: Option<usize>,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -47,10 +49,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if ids.is_empty() {
         return Err(CommandError::Usage("the text is empty: there are no tokens to compute".into()).into());
     }
+    let sources: Vec<PathBuf> =
+        loaded.tensors.catalog().files().iter().map(|file| file.path().to_owned()).collect();
     let model = args.compute.model(loaded.spec, loaded.tensors)?;
     let vocab = model.spec().vocab;
     let options = SessionOptions {
-        context: Some(args.compute.ctx.unwrap_or(ids.len())),
+        context: Some(args.ctx.unwrap_or(ids.len())),
         kv: args.compute.kv.map_or(KvFormat::F32, KvFormat::from),
     };
     let mut session = Session::new(model, options)?;
@@ -73,7 +77,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     for ((name, shape), (_, experts)) in names.iter().zip(&shapes).zip(&routes.0) {
         tensors.push((name, SafeTensor { shape, values: SafeValues::I32(experts) }));
     }
-    write_safetensors(&args.out, &tensors).context("the logits were computed, but could not be written")
+    let sources: Vec<&Path> = sources.iter().map(PathBuf::as_path).collect();
+    write_safetensors(&args.out, &tensors, &sources)
+        .context("the logits were computed, but could not be written")
 }
 
 /// Experts of each MoE layer, `[tokens, k]`, best first.

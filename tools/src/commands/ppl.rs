@@ -1,6 +1,7 @@
 //! `moelten ppl`: perplexity of a text. The text's tokens are cut into windows; within a window every token but the first
 //! is predicted from those before it.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -81,9 +82,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             "perplexity": ppl, "error": error, "predicted_tokens": sum.count, "tokens": ids.len(),
             "window": args.window, "kv": kv.name(), "tokens_per_s": rate,
         });
-        println!("{object}");
+        writeln!(io::stdout(), "{object}")?;
     } else {
-        println!("perplexity {ppl:.4} +/- {error:.4} over {} predicted tokens", sum.count);
+        writeln!(io::stdout(), "perplexity {ppl:.4} +/- {error:.4} over {} predicted tokens", sum.count)?;
         Notes::detect().line(
             Tone::Dim,
             &format!("{} tokens, windows of {}, {rate:.1} tokens/s", ids.len(), args.window),

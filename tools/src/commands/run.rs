@@ -14,7 +14,7 @@ use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
 use crate::exit::CommandError;
-use crate::open::{self, ComputeArgs};
+use crate::open::{self, SessionArgs};
 use crate::prompt;
 use crate::responder::Responder;
 use crate::sampling::SamplingArgs;
@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
-    compute: ComputeArgs,
+    session: SessionArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
@@ -56,7 +56,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let question = question(&args, notes)?;
     let system = args.system.as_deref().map(|text| prompt::text_or_file(text, notes)).transpose()?;
-    let mut responder = Responder::open(args.model.as_deref(), &args.compute, !args.no_template)?;
+    let mut responder = Responder::open(args.model.as_deref(), &args.session, !args.no_template)?;
     let about = responder.about().clone();
     let params = args.sampling.resolve(&about.hints)?;
     let ids = if args.no_template {

@@ -143,6 +143,17 @@ fn a_stopped_answer_is_kept_and_one_that_never_began_can_be_asked_again() {
 }
 
 #[test]
+fn a_seed_set_later_counts_from_its_setting_on() {
+    let mut chat = chat();
+    enter(&mut chat, "/set seed 7");
+    let first = request(&enter(&mut chat, "hello")).params.sampler.seed;
+    chat.handle(answer("ok", StopReason::EndOfTurn, 10));
+    enter(&mut chat, "/clear");
+    enter(&mut chat, "/set seed 7");
+    assert_eq!(request(&enter(&mut chat, "hello")).params.sampler.seed, first);
+}
+
+#[test]
 fn the_first_interrupt_hints_and_the_second_leaves() {
     let mut chat = chat();
     let effects = chat.handle(Event::Interrupted(at(0)));
