@@ -53,7 +53,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return Err(CommandError::Usage(problem).into());
     }
     let kv = args.compute.kv.map_or_else(KvFormat::default, KvFormat::from);
-    let mut session = Session::new(model, SessionOptions { context: Some(args.window), kv })?;
+    let context = args.window.min(ids.len() + usize::from(bos.is_some()));
+    let mut session = Session::new(model, SessionOptions { context: Some(context), kv })?;
     let polling = Polling::begin();
     let mut progress = Progress::new("perplexity", Unit::Tokens, ids.len() as u64);
     let mut sum = Sum::default();
