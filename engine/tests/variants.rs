@@ -13,7 +13,7 @@ use moelten_engine::model::{Model, ModelOptions};
 use moelten_engine::session::{Session, SessionOptions};
 use moelten_loader::catalog::TensorInfo;
 use moelten_loader::convert::Conversion;
-use moelten_loader::gguf::Gguf;
+use moelten_loader::gguf::{Gguf, Value as Entry};
 use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
 use moelten_loader::load::{load, spec_of_config};
 use moelten_loader::safetensors::SafeTensors;
@@ -39,15 +39,16 @@ fn run(path: &Path, family: &str) -> Vec<f32> {
     logits(&mut session(&model, KvFormat::F32), &golden(family).ids).0
 }
 
-/// A folder as an F32 file without some of its keys.
-fn without_keys(source: &Path, target: &Path, keys: &[&str]) {
+/// A folder as an F32 file without some of its keys and with some others.
+fn rekeyed(source: &Path, target: &Path, without: &[&str], with: &[(&str, Entry)]) {
     let whole = target.with_extension("whole");
     let loaded = load(source).unwrap();
     assert!(Conversion::plan(&loaded, &|_| Format::F32).unwrap().write(&whole, &mut |_| true).unwrap());
     let gguf = Gguf::open(&whole).unwrap();
-    assert!(keys.iter().all(|key| gguf.metadata.get(key).is_some()), "{keys:?}");
-    let kept = gguf.metadata.iter().filter(|(key, _)| !keys.contains(key));
-    let metadata: Vec<_> = kept.map(|(key, value)| (key.to_owned(), value.clone())).collect();
+    assert!(without.iter().all(|key| gguf.metadata.get(key).is_some()), "{without:?}");
+    let kept = gguf.metadata.iter().filter(|(key, _)| !without.contains(key));
+    let added = with.iter().map(|(key, value)| (*key, value));
+    let metadata: Vec<_> = kept.chain(added).map(|(key, value)| (key.to_owned(), value.clone())).collect();
     let plan =
         |t: &TensorInfo| TensorPlan { name: t.name.clone(), storage: t.storage, shape: t.shape.clone() };
     let plans: Vec<_> = gguf.catalog.tensors().iter().map(plan).collect();
@@ -119,7 +120,7 @@ fn longrope_is_known_by_its_tensors() {
     config.as_object_mut().unwrap().remove("rope_parameters");
     let source = reconfigured("phimoe", &config, dir.path());
     let file = dir.path().join("unnamed.gguf");
-    without_keys(&source, &file, &["phimoe.rope.scaling.type"]);
+    rekeyed(&source, &file, &["phimoe.rope.scaling.type"], &[]);
     let (expected, found) = (load(&source).unwrap(), load(&file).unwrap());
     assert!(matches!(rope(&found.spec).scaling, RopeScaling::LongRope { long_factor: 1.25, .. }));
     assert_eq!(found.spec.layers, expected.spec.layers);
@@ -136,7 +137,7 @@ fn expert_widths_are_read_off_the_tensors() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("old.gguf");
     let keys = ["qwen2moe.expert_feed_forward_length", "qwen2moe.expert_shared_feed_forward_length"];
-    without_keys(&folder("qwen2moe"), &file, &keys);
+    rekeyed(&folder("qwen2moe"), &file, &keys, &[]);
     assert_eq!(load(&file).unwrap().spec.layers, load(&folder("qwen2moe")).unwrap().spec.layers);
 }
 
@@ -171,6 +172,16 @@ fn what_a_configuration_leaves_out_is_as_in_its_class() {
     assert!(windows(&lowered(&qwen)).iter().all(Option::is_none));
     qwen["use_sliding_window"] = json!(true);
     assert_eq!(windows(&lowered(&qwen))[..2], [None, Some(8)]);
+}
+
+#[test]
+fn a_recommended_top_k_below_one_is_off() {
+    let dir = tempfile::tempdir().unwrap();
+    for (stated, expected) in [(-1, 0), (0, 0), (20, 20)] {
+        let file = dir.path().join("hints.gguf");
+        rekeyed(&folder("llama"), &file, &[], &[("general.sampling.top_k", Entry::I32(stated))]);
+        assert_eq!(load(&file).unwrap().sampling_hints().unwrap().top_k, Some(expected));
+    }
 }
 
 /// Buffers count, not only the cache: an expert may be wide where everything else is small.

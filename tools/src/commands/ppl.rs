@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
+use moelten_engine::error::EngineError;
 use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::session::{Session, SessionOptions};
 use moelten_tui::terminal::{Notes, Tone};
@@ -77,6 +78,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     drop(progress);
     let rate = ids.len() as f64 / started.elapsed().as_secs_f64();
     let (ppl, error) = sum.perplexity();
+    if ppl.is_nan() {
+        return Err(EngineError::NotANumber { tokens: ids.len() }.into());
+    }
     if args.json {
         let object = serde_json::json!({
             "perplexity": ppl, "error": error, "predicted_tokens": sum.count, "tokens": ids.len(),
