@@ -50,10 +50,10 @@ impl Session {
         let mut ids = Vec::new();
         let step = || -> Result<StopReason> {
             read?;
+            if params.max_tokens == Some(0) {
+                return Ok(StopReason::MaxTokens);
+            }
             loop {
-                if params.max_tokens.is_some_and(|limit| ids.len() >= limit) {
-                    return Ok(StopReason::MaxTokens);
-                }
                 let id = sampler
                     .sample(self.logits(), self.tokens())
                     .ok_or(EngineError::NotANumber { tokens: self.tokens().len() })?;
@@ -65,6 +65,10 @@ impl Session {
                     && let Some(stop) = text.push(&piece, &mut |part| on_event(Event::Text(part.to_owned())))
                 {
                     return Ok(StopReason::StopText(stop));
+                }
+                // Nothing is computed for a token that will not be drawn.
+                if params.max_tokens == Some(ids.len()) {
+                    return Ok(StopReason::MaxTokens);
                 }
                 if self.tokens().len() == self.context() {
                     return Ok(StopReason::ContextFull);
