@@ -131,6 +131,24 @@ fn longrope_is_known_by_its_tensors() {
     assert!(Conversion::plan(&loaded, &|_| Format::F32).is_err());
 }
 
+#[test]
+fn linear_scaling_has_an_older_key_and_needs_no_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("older.gguf");
+    let scaling = |keys: &[(&str, Entry)]| {
+        rekeyed(&folder("llama"), &file, &[], keys);
+        rope(&load(&file).unwrap().spec).scaling.clone()
+    };
+    let linear = RopeScaling::Linear { factor: 4.0 };
+    assert_eq!(scaling(&[("llama.rope.scale_linear", Entry::F32(4.0))]), linear);
+    assert_eq!(scaling(&[("llama.rope.scaling.factor", Entry::F32(4.0))]), linear);
+    for nothing in [0.0, 1.0] {
+        assert_eq!(scaling(&[("llama.rope.scaling.factor", Entry::F32(nothing))]), RopeScaling::None);
+    }
+    let off = ("llama.rope.scaling.type", Entry::Str("none".into()));
+    assert_eq!(scaling(&[off, ("llama.rope.scaling.factor", Entry::F32(4.0))]), RopeScaling::None);
+}
+
 /// Older files of Qwen's MoE models have no keys for the widths of experts.
 #[test]
 fn expert_widths_are_read_off_the_tensors() {

@@ -26,6 +26,7 @@ pub fn read(meta: &Metadata, catalog: &Catalog) -> Result<RawConfig> {
     let first = |tensor| present(&gguf_name(Role::Layer(0, tensor)).replace(".weight", ".bias"));
     let mut experts = k.u64("expert_count")?;
     let experts_used = k.u64("expert_used_count")?;
+    let (kind, factor) = rope_scaling(&k, catalog)?;
     if experts.value == Some(0) && experts_used.value.unwrap_or(0) == 0 {
         experts.value = None; // how some dense files say "no experts"
     }
@@ -48,10 +49,10 @@ pub fn read(meta: &Metadata, catalog: &Catalog) -> Result<RawConfig> {
             _ => k.f64("attention.layer_norm_epsilon")?,
         },
         rope: RawRope {
-            kind: rope_kind(&k, catalog)?,
+            kind,
             theta: k.f64("rope.freq_base")?,
             dim: k.u64("rope.dimension_count")?,
-            factor: k.f64("rope.scaling.factor")?,
+            factor,
             original_context: k.u64("rope.scaling.original_context_length")?,
             low_freq_factor: Field::absent(),
             high_freq_factor: Field::absent(),
@@ -123,14 +124,24 @@ fn hidden_width(
     Ok(field)
 }
 
-/// The scaling's name. Converters write LongRoPE's two lists of divisors (Phi-3.5-MoE) without naming the scheme.
-fn rope_kind(keys: &Keys<'_>, catalog: &Catalog) -> Result<Field<String>> {
+/// The scaling's name and factor. Converters write LongRoPE's two lists of divisors (Phi-3.5-MoE) without naming the
+/// scheme; the specification's older key is a linear factor, and so is a factor without a name. A factor of 0 is none.
+fn rope_scaling(keys: &Keys<'_>, catalog: &Catalog) -> Result<(Field<String>, Field<f64>)> {
     let mut kind = keys.str("rope.scaling.type")?;
-    let unnamed = matches!(kind.value.as_deref(), None | Some("none"));
-    if unnamed && catalog.get(&gguf_name(Role::RopeLong)).is_some() {
-        kind.value = Some("longrope".to_owned());
+    let mut factor = keys.f64("rope.scaling.factor")?;
+    if factor.value.is_none() {
+        let older = keys.f64("rope.scale_linear")?;
+        factor = if older.value.is_some() { older } else { factor };
     }
-    Ok(kind)
+    factor.value = factor.value.filter(|&factor| factor != 0.0);
+    if catalog.get(&gguf_name(Role::RopeLong)).is_some()
+        && matches!(kind.value.as_deref(), None | Some("none"))
+    {
+        kind.value = Some("longrope".to_owned());
+    } else if kind.value.is_none() && factor.value.is_some_and(|factor| factor != 1.0) {
+        kind.value = Some("linear".to_owned());
+    }
+    Ok((kind, factor))
 }
 
 /// Layers with a router have experts.
