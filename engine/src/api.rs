@@ -56,7 +56,7 @@ pub struct GenerateStats {
     pub prompt_time: Duration,
     /// Tokens of the answer, an end token included.
     pub generated_tokens: usize,
-    /// Time from the first to the last of them.
+    /// Time from the first to the last of them: one step of the model less than there are tokens.
     pub generate_time: Duration,
     /// Tokens in the context afterwards.
     pub context_used: usize,
@@ -74,9 +74,9 @@ impl GenerateStats {
         per_second(self.prompt_tokens - self.cached_tokens, self.prompt_time)
     }
 
-    /// Answer tokens per second.
+    /// Answer tokens per second, the first not counted: it comes out of the prompt. 0 for a single token.
     pub fn generated_tokens_per_s(&self) -> f64 {
-        per_second(self.generated_tokens, self.generate_time)
+        per_second(self.generated_tokens.saturating_sub(1), self.generate_time)
     }
 }
 

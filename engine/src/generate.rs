@@ -17,7 +17,7 @@ impl Session {
     /// that was sent stays valid whatever happens later.
     ///
     /// # Errors
-    /// Failed reads, a prompt longer than the context, settings out of range. Being cancelled is not an error.
+    /// Failed reads, an empty prompt or one longer than the context, settings out of range. Being cancelled is not an error.
     pub fn generate(
         &mut self,
         tokenizer: &Tokenizer,
@@ -26,11 +26,15 @@ impl Session {
         cancel: &AtomicBool,
         on_event: &mut dyn FnMut(Event),
     ) -> Result<Answer> {
+        if prompt.is_empty() {
+            let (found, must) = ("no tokens".to_owned(), "at least one token");
+            return Err(EngineError::Setting { setting: "prompt", found, must });
+        }
         let mut sampler = Sampler::new(params.sampler, self.model().spec().vocab)?;
         let experts_before = self.model().experts().stats();
         let started = Instant::now();
         // The last token is read again even if it is cached: its logits are not.
-        let cached = self.keep_prefix(&prompt[..prompt.len().saturating_sub(1)]);
+        let cached = self.keep_prefix(&prompt[..prompt.len() - 1]);
         let mut stats =
             GenerateStats { prompt_tokens: prompt.len(), cached_tokens: cached, ..Default::default() };
         let total = prompt.len();
@@ -46,10 +50,10 @@ impl Session {
         let mut ids = Vec::new();
         let step = || -> Result<StopReason> {
             read?;
+            if params.max_tokens == Some(0) {
+                return Ok(StopReason::MaxTokens);
+            }
             loop {
-                if params.max_tokens.is_some_and(|limit| ids.len() >= limit) {
-                    return Ok(StopReason::MaxTokens);
-                }
                 let id = sampler
                     .sample(self.logits(), self.tokens())
                     .ok_or(EngineError::NotANumber { tokens: self.tokens().len() })?;
@@ -61,6 +65,10 @@ impl Session {
                     && let Some(stop) = text.push(&piece, &mut |part| on_event(Event::Text(part.to_owned())))
                 {
                     return Ok(StopReason::StopText(stop));
+                }
+                // Nothing is computed for a token that will not be drawn.
+                if params.max_tokens == Some(ids.len()) {
+                    return Ok(StopReason::MaxTokens);
                 }
                 if self.tokens().len() == self.context() {
                     return Ok(StopReason::ContextFull);

@@ -161,7 +161,7 @@ impl Builder<'_> {
     /// The router, which is small and decides everything: NaN or infinity in it is found now, not as a strange answer.
     fn router(&self) -> Result<MatrixRef> {
         let role = self.role(LayerTensor::Router);
-        self.tensors.vector(role)?;
+        self.tensors.check_finite(role)?;
         Ok(self.tensors.get(role))
     }
 

@@ -19,13 +19,14 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts `threads` workers, each pinned to its core when there is a core for each.
+    /// Starts `threads` workers, each pinned to its core when they are as many as the cores. Fewer are left to the
+    /// system: the first cores may be busy with another process, or be two halves of one.
     ///
     /// # Errors
     /// [`EngineError::Threads`].
     pub fn new(threads: usize) -> Result<Self> {
         let cores = core_affinity::get_core_ids().unwrap_or_default();
-        let pin = threads <= cores.len() && threads > 1;
+        let pin = threads == cores.len() && threads > 1;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("moelten-{index}"))

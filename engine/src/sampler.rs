@@ -95,7 +95,9 @@ impl Sampler {
                 .reduce(|a, b| if b.0 > a.0 { b } else { a })
                 .map(|(_, id)| id);
         }
-        self.candidates.iter_mut().for_each(|(logit, _)| *logit /= self.params.temperature);
+        // Relative to the best, so that a tiny temperature makes the others unlikely instead of everything infinite.
+        let best = self.candidates.iter().map(|&(logit, _)| logit).reduce(f32::max)?;
+        self.candidates.iter_mut().for_each(|(logit, _)| *logit = (*logit - best) / self.params.temperature);
         self.keep_likely();
         self.draw()
     }
@@ -215,6 +217,13 @@ mod tests {
         assert_eq!(s.sample(&[0.5, 2.0, -1.0, 2.0], &[]), Some(1));
         assert_eq!(s.sample(&[f32::NAN, -5.0, f32::NAN], &[]), Some(1));
         assert_eq!(s.sample(&[f32::NAN; 3], &[]), None);
+    }
+
+    #[test]
+    fn a_tiny_temperature_is_greedy() {
+        for temperature in [1e-3, 1e-30, f32::MIN_POSITIVE, 1e-45] {
+            assert_eq!(seen(SamplerParams { temperature, ..open() }, &[3.0, -40.0, 9.0, 8.9]), [2]);
+        }
     }
 
     #[test]

@@ -67,23 +67,7 @@ pub struct MoeScratch {
 impl Scratch {
     /// Buffers for chunks of `chunk` tokens of `spec`.
     pub fn new(spec: &ModelSpec, chunk: usize) -> Self {
-        let mut w = Widths::default();
-        for layer in &spec.layers {
-            let Mixer::Attention(a) = &layer.mixer;
-            w.q = w.q.max(a.heads * a.head_dim);
-            w.kv = w.kv.max(a.kv_heads * a.head_dim);
-            match &layer.ffn {
-                Ffn::Dense(mlp) => w.d_ff = w.d_ff.max(mlp.d_ff),
-                Ffn::Moe(moe) => {
-                    w.d_ff = w.d_ff.max(moe.expert.d_ff);
-                    if let SharedExpert::Plain(m) | SharedExpert::Gated(m) = &moe.shared {
-                        w.d_ff = w.d_ff.max(m.d_ff);
-                    }
-                    w.experts = w.experts.max(moe.experts);
-                    w.per_token = w.per_token.max(moe.router.select.max_experts());
-                }
-            }
-        }
+        let w = Widths::of(spec);
         let d = spec.d_model;
         let buffer = |width: usize| vec![0.0; chunk * width];
         Self {
@@ -91,7 +75,7 @@ impl Scratch {
             x: buffer(d),
             normed: buffer(d),
             branch: buffer(d),
-            tmp: buffer(d.max(w.q).max(w.kv).max(w.experts)),
+            tmp: buffer(w.product(d)),
             attention: AttentionScratch {
                 q: buffer(w.q),
                 k: buffer(w.kv),
@@ -110,6 +94,14 @@ impl Scratch {
             logits: vec![0.0; spec.vocab],
             head_tmp: Vec::new(),
         }
+    }
+
+    /// Bytes that [`Self::new`] would allocate, but for a few lists of token numbers.
+    pub fn bytes_for(spec: &ModelSpec, chunk: usize) -> u64 {
+        let (w, d) = (Widths::of(spec), spec.d_model);
+        let gathered = if w.experts > 0 { 2 * d } else { 0 };
+        let per_token = 3 * d + w.product(d) + 2 * w.q + 2 * w.kv + 2 * w.d_ff + w.experts + gathered;
+        ((chunk * per_token + spec.vocab) * size_of::<f32>()) as u64
     }
 
     /// Bytes of the buffers.
@@ -145,4 +137,33 @@ struct Widths {
     d_ff: usize,
     experts: usize,
     per_token: usize,
+}
+
+impl Widths {
+    /// The widest of each over all layers.
+    fn of(spec: &ModelSpec) -> Self {
+        let mut w = Self::default();
+        for layer in &spec.layers {
+            let Mixer::Attention(a) = &layer.mixer;
+            w.q = w.q.max(a.heads * a.head_dim);
+            w.kv = w.kv.max(a.kv_heads * a.head_dim);
+            match &layer.ffn {
+                Ffn::Dense(mlp) => w.d_ff = w.d_ff.max(mlp.d_ff),
+                Ffn::Moe(moe) => {
+                    w.d_ff = w.d_ff.max(moe.expert.d_ff);
+                    if let SharedExpert::Plain(m) | SharedExpert::Gated(m) = &moe.shared {
+                        w.d_ff = w.d_ff.max(m.d_ff);
+                    }
+                    w.experts = w.experts.max(moe.experts);
+                    w.per_token = w.per_token.max(moe.router.select.max_experts());
+                }
+            }
+        }
+        w
+    }
+
+    /// The widest product that is transposed through `tmp`.
+    fn product(&self, d_model: usize) -> usize {
+        d_model.max(self.q).max(self.kv).max(self.experts)
+    }
 }

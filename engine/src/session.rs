@@ -21,6 +21,8 @@ pub const DEFAULT_CONTEXT: usize = 8192;
 const CHUNK: usize = 512;
 /// The same when every token's logits are wanted: a vocabulary of 150,000 takes 0.6 MB per token.
 const CHUNK_ALL: usize = 64;
+/// Bytes of the largest user address space (47 bits).
+const ADDRESSES: u64 = 1 << 47;
 
 /// How a session is set up.
 #[derive(Debug, Clone, Copy, Default)]
@@ -51,10 +53,9 @@ pub enum ContextLimit {
     Memory,
 }
 
-/// `min(model, 8192, what fits in half of the free memory)`.
+/// `min(model, 8192, what fits beside the buffers in half of the free memory)`.
 pub fn default_context(spec: &ModelSpec, kv: KvFormat) -> ContextChoice {
-    let per_token = KvCache::bytes(spec, 1, kv).max(1);
-    let fits = memory::available_bytes().map_or(usize::MAX, |free| (free / 2 / per_token) as usize);
+    let fits = memory::available_bytes().map_or(usize::MAX, |free| fitting(spec, free / 2, kv));
     let (tokens, limit) = [
         (spec.max_context, ContextLimit::Model),
         (DEFAULT_CONTEXT, ContextLimit::Default),
@@ -64,6 +65,17 @@ pub fn default_context(spec: &ModelSpec, kv: KvFormat) -> ContextChoice {
     .min_by_key(|&(tokens, _)| tokens)
     .expect("there are three");
     ContextChoice { tokens, limit }
+}
+
+/// Bytes of the buffers that a session with a context of `context` tokens works in, its KV cache not counted.
+pub fn buffer_bytes(spec: &ModelSpec, context: usize) -> u64 {
+    Scratch::bytes_for(spec, CHUNK.min(context))
+}
+
+/// The context whose KV cache fits into `bytes` beside the buffers.
+fn fitting(spec: &ModelSpec, bytes: u64, kv: KvFormat) -> usize {
+    let left = bytes.saturating_sub(buffer_bytes(spec, CHUNK));
+    (left / KvCache::bytes(spec, 1, kv).max(1)) as usize
 }
 
 /// One sequence of tokens on a model.
@@ -78,28 +90,37 @@ impl Session {
     /// An empty sequence.
     ///
     /// # Errors
-    /// [`EngineError::Memory`] when the KV cache does not fit; [`EngineError::Setting`] for a context of 0.
+    /// [`EngineError::Memory`] when the KV cache and the buffers do not fit; [`EngineError::Setting`] for a context of 0.
     pub fn new(model: Arc<Model>, options: SessionOptions) -> Result<Self> {
         let spec = model.spec();
         let context = options.context.unwrap_or_else(|| default_context(spec, options.kv).tokens);
         if context == 0 {
             return Err(EngineError::Setting { setting: "context", found: "0".into(), must: "at least 1" });
         }
-        let need = KvCache::bytes(spec, context, options.kv);
-        if let Some(available) = memory::available_bytes().filter(|&available| need > available) {
-            let fits = available / KvCache::bytes(spec, 1, options.kv).max(1);
+        let chunk = CHUNK.min(context);
+        let need = KvCache::bytes(spec, context, options.kv).saturating_add(buffer_bytes(spec, context));
+        // Where the system does not say, at least what no address space holds is refused.
+        let available = memory::available_bytes().unwrap_or(ADDRESSES);
+        if need > available {
             return Err(EngineError::Memory {
-                what: "the KV cache",
+                what: "the KV cache and the buffers",
                 need_bytes: need,
                 available_bytes: available,
-                hint: format!("a context of {fits} would fit"),
+                hint: match fitting(spec, available, options.kv) {
+                    0 => "no context would fit".to_owned(),
+                    fits => format!("a context of {fits} would fit"),
+                },
             });
         }
-        let ropes = model.ropes.iter().map(|rope| (Rope::new(rope, context), Angles::default())).collect();
+        let ropes = model.ropes.iter().map(|rope| {
+            let mut angles = Angles::default();
+            angles.reserve(chunk, rope.dim / 2);
+            (Rope::new(rope, context), angles)
+        });
         let state = DecoderState {
+            ropes: ropes.collect(),
             kv: KvCache::new(spec, context, options.kv),
-            scratch: Scratch::new(spec, CHUNK.min(context)),
-            ropes,
+            scratch: Scratch::new(spec, chunk),
         };
         Ok(Self { model, state, tokens: Vec::with_capacity(context), kv_format: options.kv })
     }

@@ -7,7 +7,10 @@ use crate::error::{Fault, LoadError, Result};
 use crate::gguf::{Metadata, Value};
 use crate::gguf_keys::yarn_magnitude;
 use crate::raw::{Field, RawConfig, RawRope, narrow};
-use crate::roles::{LayerTensor, Role, gguf_name};
+use crate::roles::{LayerTensor, Part, Role, gguf_name};
+
+/// Layers that are looked through; the lowering refuses more.
+const MAX_LAYERS: u64 = 4096;
 
 /// Reads the metadata and tensor list of a GGUF file.
 ///
@@ -18,10 +21,12 @@ pub fn read(meta: &Metadata, catalog: &Catalog) -> Result<RawConfig> {
     let arch = architecture.clone().unwrap_or_default();
     let k = Keys { meta, arch: &arch };
     let layers = k.u64("block_count")?;
+    let layer_count = layers.value.unwrap_or(0);
     let present = |name: &str| Some(catalog.get(name).is_some());
     let first = |tensor| present(&gguf_name(Role::Layer(0, tensor)).replace(".weight", ".bias"));
     let mut experts = k.u64("expert_count")?;
     let experts_used = k.u64("expert_used_count")?;
+    let (kind, factor) = rope_scaling(&k, catalog)?;
     if experts.value == Some(0) && experts_used.value.unwrap_or(0) == 0 {
         experts.value = None; // how some dense files say "no experts"
     }
@@ -44,10 +49,10 @@ pub fn read(meta: &Metadata, catalog: &Catalog) -> Result<RawConfig> {
             _ => k.f64("attention.layer_norm_epsilon")?,
         },
         rope: RawRope {
-            kind: k.str("rope.scaling.type")?,
+            kind,
             theta: k.f64("rope.freq_base")?,
             dim: k.u64("rope.dimension_count")?,
-            factor: k.f64("rope.scaling.factor")?,
+            factor,
             original_context: k.u64("rope.scaling.original_context_length")?,
             low_freq_factor: Field::absent(),
             high_freq_factor: Field::absent(),
@@ -71,8 +76,20 @@ pub fn read(meta: &Metadata, catalog: &Catalog) -> Result<RawConfig> {
         clip_qkv: k.f64("attention.clamp_kqv")?,
         experts,
         experts_used,
-        expert_d_ff: k.u64("expert_feed_forward_length")?,
-        shared_d_ff: shared_width(&k, catalog)?,
+        expert_d_ff: hidden_width(
+            &k,
+            "expert_feed_forward_length",
+            catalog,
+            layer_count,
+            LayerTensor::Experts(Part::Down),
+        )?,
+        shared_d_ff: hidden_width(
+            &k,
+            "expert_shared_feed_forward_length",
+            catalog,
+            layer_count,
+            LayerTensor::Shared(Part::Down),
+        )?,
         renormalise: k.bool("expert_weights_norm")?,
         router_jitter: k.f64("router_jitter_noise")?,
         embed_scale: k.f64("embedding_scale")?,
@@ -90,19 +107,46 @@ fn vocab(catalog: &Catalog) -> Field<u64> {
     Field::new(name, rows)
 }
 
-/// The width of a shared expert: its key, or its matrix where older files have no key.
-fn shared_width(keys: &Keys<'_>, catalog: &Catalog) -> Result<Field<u64>> {
-    let field = keys.u64("expert_shared_feed_forward_length")?;
-    if field.value.is_some() {
-        return Ok(field);
+/// The hidden width of experts: its key, or the columns of the first `down` matrix where older files have no key.
+fn hidden_width(
+    keys: &Keys<'_>,
+    suffix: &str,
+    catalog: &Catalog,
+    layers: u64,
+    down: LayerTensor,
+) -> Result<Field<u64>> {
+    let mut field = keys.u64(suffix)?;
+    if field.value.is_none() {
+        let layers = usize::try_from(layers.min(MAX_LAYERS)).unwrap_or(0);
+        let mut names = (0..layers).map(|layer| gguf_name(Role::Layer(layer, down)));
+        field.value = names.find_map(|name| catalog.get(&name)?.shape.last().copied());
     }
-    let gate = gguf_name(Role::Layer(0, LayerTensor::Shared(crate::roles::Part::Gate)));
-    Ok(Field::new(field.name, catalog.get(&gate).and_then(|t| t.shape.first().copied())))
+    Ok(field)
+}
+
+/// The scaling's name and factor. Converters write LongRoPE's two lists of divisors (Phi-3.5-MoE) without naming the
+/// scheme; the specification's older key is a linear factor, and so is a factor without a name. A factor of 0 is none.
+fn rope_scaling(keys: &Keys<'_>, catalog: &Catalog) -> Result<(Field<String>, Field<f64>)> {
+    let mut kind = keys.str("rope.scaling.type")?;
+    let mut factor = keys.f64("rope.scaling.factor")?;
+    if factor.value.is_none() {
+        let older = keys.f64("rope.scale_linear")?;
+        factor = if older.value.is_some() { older } else { factor };
+    }
+    factor.value = factor.value.filter(|&factor| factor != 0.0);
+    if catalog.get(&gguf_name(Role::RopeLong)).is_some()
+        && matches!(kind.value.as_deref(), None | Some("none"))
+    {
+        kind.value = Some("longrope".to_owned());
+    } else if kind.value.is_none() && factor.value.is_some_and(|factor| factor != 1.0) {
+        kind.value = Some("linear".to_owned());
+    }
+    Ok((kind, factor))
 }
 
 /// Layers with a router have experts.
 fn moe_layers(catalog: &Catalog, layers: &Field<u64>) -> Field<Vec<bool>> {
-    let list = layers.value.and_then(|n| usize::try_from(n).ok()).filter(|&n| n <= 4096).map(|n| {
+    let list = layers.value.filter(|&n| n <= MAX_LAYERS).and_then(|n| usize::try_from(n).ok()).map(|n| {
         (0..n)
             .map(|l| catalog.get(&gguf_name(Role::Layer(l, LayerTensor::Router))).is_some())
             .collect::<Vec<_>>()

@@ -102,7 +102,9 @@ pub fn read(path: &Path, config: &Value) -> Result<RawConfig> {
     };
     // The configuration classes default to false, whatever the family.
     raw.renormalise.value.get_or_insert(false);
-    if r.bool("use_sliding_window")?.value == Some(false) {
+    // Configurations of the Qwen kind have the window off unless they say that it is on.
+    let qwen_kind = r.u64("max_window_layers")?.value.is_some();
+    if !r.bool("use_sliding_window")?.value.unwrap_or(!qwen_kind) {
         raw.window.value = None;
     }
     if r.bool("mlp_bias")?.value == Some(true) {
@@ -146,7 +148,8 @@ fn moe_layers(r: &mut Reader<'_>, layers: &Field<u64>) -> Result<Field<Vec<bool>
     let step = r.u64("decoder_sparse_step")?;
     let dense = r.u64s("mlp_only_layers")?;
     let bounded = layers.value.filter(|&n| n <= 4096);
-    let value = match (step.value, bounded) {
+    // One of the two fields is enough: every layer counts unless the step says otherwise.
+    let value = match (step.value.or(dense.value.is_some().then_some(1)), bounded) {
         (None, _) | (_, None) => None,
         (Some(0), _) => {
             return Err(LoadError::malformed(

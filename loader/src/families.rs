@@ -39,6 +39,8 @@ pub struct Family {
     pub expert_width: ExpertWidth,
     /// Rope base when the configuration has none.
     pub default_theta: f64,
+    /// Epsilon of the norms when the configuration has none.
+    pub default_eps: f64,
     /// Whether head and embedding are one matrix when a folder's configuration does not say.
     pub default_tied: bool,
 }
@@ -127,6 +129,7 @@ const LLAMA: Family = Family {
     shared: SharedKind::None,
     expert_width: ExpertWidth::AsDense,
     default_theta: 10_000.0,
+    default_eps: 1e-6,
     default_tied: false,
 };
 
@@ -156,7 +159,13 @@ pub const FAMILIES: &[Family] = &[
     LLAMA,
     Family { label: "mistral", hf_types: &["mistral"], ..LLAMA },
     // arXiv 2401.04088. In GGUF files a Mixtral is a llama with an expert count.
-    Family { label: "mixtral", hf_types: &["mixtral"], ..LLAMA },
+    Family {
+        label: "mixtral",
+        hf_types: &["mixtral"],
+        default_theta: 1_000_000.0,
+        default_eps: 1e-5,
+        ..LLAMA
+    },
     QWEN2,
     QWEN3,
     Family {
@@ -187,6 +196,7 @@ pub const FAMILIES: &[Family] = &[
         qk_norm: QkNormKind::Full,
         window: WindowRule::Listed,
         renormalise: Setting::Default(false),
+        default_eps: 1e-5,
         ..LLAMA
     },
     Family {
@@ -204,10 +214,10 @@ pub const FAMILIES: &[Family] = &[
         gguf_arch: "phimoe",
         gguf_pairing: Pairing::Split,
         norm: NormKind::Layer,
-        qkv_bias: Setting::Default(true),
-        out_bias: Setting::Default(true),
-        head_bias: Setting::Default(true),
+        head_bias: Setting::Default(false),
         router: RouterKind::SparseMixer,
+        default_theta: 1_000_000.0,
+        default_eps: 1e-5,
         ..LLAMA
     },
 ];

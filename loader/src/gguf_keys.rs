@@ -117,12 +117,12 @@ fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
         }
     }
     if let Some(rope) = &first.rope {
-        rope_keys(rope, keys);
+        rope_keys(rope, keys)?;
     }
     Ok(())
 }
 
-fn rope_keys(rope: &RopeSpec, keys: &mut Keys) {
+fn rope_keys(rope: &RopeSpec, keys: &mut Keys) -> Result<()> {
     keys.f32("rope.freq_base", rope.theta);
     keys.u32("rope.dimension_count", rope.dim);
     let mut kind = |name: &str| keys.add("rope.scaling.type", Value::Str(name.into()));
@@ -133,6 +133,9 @@ fn rope_keys(rope: &RopeSpec, keys: &mut Keys) {
             kind("linear");
             keys.f32("rope.scaling.factor", *factor);
         }
+        RopeScaling::Yarn { truncate: false, .. } => {
+            return Err(unsupported("YaRN whose correction range is not rounded"));
+        }
         RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, attention_factor, .. } => {
             kind("yarn");
             keys.f32("rope.scaling.factor", *factor);
@@ -141,12 +144,18 @@ fn rope_keys(rope: &RopeSpec, keys: &mut Keys) {
             keys.f32("rope.scaling.yarn_beta_slow", *beta_slow);
             keys.f32_unless("rope.scaling.attn_factor", attention_factor / yarn_magnitude(*factor), 1.0);
         }
+        RopeScaling::LongRope { short_factor, long_factor, .. }
+            if short_factor.to_bits() != long_factor.to_bits() =>
+        {
+            return Err(unsupported("LongRoPE with different attention factors for short and long contexts"));
+        }
         RopeScaling::LongRope { original_context, long_factor, .. } => {
             kind("longrope");
             keys.u32("rope.scaling.original_context_length", *original_context);
             keys.f32("rope.scaling.attn_factor", *long_factor);
         }
     }
+    Ok(())
 }
 
 /// What readers of GGUF multiply a YaRN attention factor with (arXiv 2309.00071, equation 22).

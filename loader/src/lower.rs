@@ -68,7 +68,7 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
     let family = family(raw, container)?;
     let layer_count = raw.count(&raw.layers, 1, MAX_LAYERS)?;
     let d_model = raw.count(&raw.d_model, 1, MAX_WIDTH)?;
-    let eps = raw.positive_or(&raw.norm_eps, 1e-5)?;
+    let eps = raw.positive_or(&raw.norm_eps, family.default_eps)?;
     let norm = match family.norm {
         NormKind::Rms => NormSpec::Rms { eps },
         NormKind::Layer => NormSpec::Layer { eps },

@@ -71,7 +71,7 @@ pub struct AttentionSpec {
     pub rope: Option<RopeSpec>,
     /// `Some(w)`: a token sees itself and the `w - 1` tokens before it.
     pub window: Option<usize>,
-    /// Clamp on q, k and v (OLMoE's `clip_qkv`).
+    /// Clamp on q, k and v, after the norms and before rope (OLMoE's `clip_qkv`).
     pub clip_qkv: Option<f32>,
 }
 

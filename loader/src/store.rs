@@ -133,14 +133,34 @@ impl TensorStore {
         let matrix = self.get(role);
         let mut out = vec![0.0; matrix.rows * matrix.cols];
         moelten_quant::decode(matrix.format, self.view(&matrix).data(), &mut out);
-        if let Some(index) = out.iter().position(|v| !v.is_finite()) {
-            let found = if out.get(index).is_some_and(|v| v.is_nan()) { "NaN" } else { "infinity" };
-            let fault = Fault::NotFinite { found, index: u64::try_from(index).unwrap_or(u64::MAX) };
-            let path =
-                self.catalog.files().get(matrix.file).map_or_else(Default::default, |f| f.path().to_owned());
-            return Err(LoadError::malformed(&path, role.to_string(), fault));
-        }
+        self.refuse_not_finite(role, &matrix, &out, 0)?;
         Ok(out)
+    }
+
+    /// Reads a matrix through, row by row, for values that no model can answer with.
+    ///
+    /// # Errors
+    /// As [`Self::vector`].
+    pub fn check_finite(&self, role: Role) -> Result<()> {
+        let matrix = self.get(role);
+        let mut row = vec![0.0; matrix.cols];
+        for index in 0..matrix.rows {
+            self.view(&matrix).decode_row(index, &mut row);
+            self.refuse_not_finite(role, &matrix, &row, index * matrix.cols)?;
+        }
+        Ok(())
+    }
+
+    /// `values` stand from place `first` on in the matrix of `role`.
+    fn refuse_not_finite(&self, role: Role, matrix: &MatrixRef, values: &[f32], first: usize) -> Result<()> {
+        let Some((index, value)) = values.iter().enumerate().find(|(_, value)| !value.is_finite()) else {
+            return Ok(());
+        };
+        let found = if value.is_nan() { "NaN" } else { "infinity" };
+        let fault = Fault::NotFinite { found, index: u64::try_from(first + index).unwrap_or(u64::MAX) };
+        let path =
+            self.catalog.files().get(matrix.file).map_or_else(Default::default, |f| f.path().to_owned());
+        Err(LoadError::malformed(&path, role.to_string(), fault))
     }
 
     /// Names of tensors in the files that the spec has no use for.

@@ -14,6 +14,8 @@ use crate::tokenizer::{GgufVocab, Tokenizer};
 /// The metadata key of a GGUF file's chat template.
 pub(crate) const TEMPLATE_KEY: &str = "tokenizer.chat_template";
 
+const TOP_K_KEY: &str = "general.sampling.top_k";
+
 /// What turns text into tokens and back.
 #[derive(Debug)]
 pub struct TextSide {
@@ -91,7 +93,11 @@ impl LoadedModel {
                 Ok(SamplingHints {
                     greedy: false,
                     temperature: float("temp")?,
-                    top_k: metadata.u64("general.sampling.top_k")?,
+                    // The key is signed: zero and below are "off".
+                    top_k: match metadata.get(TOP_K_KEY) {
+                        Some(Entry::I32(..=0)) => Some(0),
+                        _ => metadata.u64(TOP_K_KEY)?,
+                    },
                     top_p: float("top_p")?,
                     min_p: float("min_p")?,
                     repetition_penalty: float("penalty_repeat")?,

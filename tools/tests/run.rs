@@ -35,7 +35,10 @@ fn json_says_what_happened() {
         object["ids"].as_array().unwrap().len() as u64,
         object["stats"]["generated_tokens"].as_u64().unwrap()
     );
-    assert!(object["stats"]["prompt_tokens"].as_u64().unwrap() > 1);
+    let stat = |name: &str| object["stats"][name].as_u64().unwrap();
+    assert!(stat("prompt_tokens") > 1);
+    // The last token is drawn and not computed.
+    assert_eq!(stat("context_used"), stat("prompt_tokens") + stat("generated_tokens") - 1);
     assert!(["max_tokens", "end"].contains(&object["reason"].as_str().unwrap()));
 }
 

@@ -58,12 +58,12 @@ impl Attention {
         compute.linear(&self.q, x, tokens, q, tmp);
         compute.linear(&self.k, x, tokens, k, tmp);
         compute.linear(&self.v, x, tokens, v, tmp);
-        if let Some(limit) = spec.clip_qkv {
-            [&mut *q, &mut *k, &mut *v].into_iter().flatten().for_each(|x| *x = x.clamp(-limit, limit));
-        }
         if let QkNorm::PerHead { eps } | QkNorm::Full { eps } = spec.qk_norm {
             rms_in_place(compute.kernels, q, &self.q_norm, eps, tmp);
             rms_in_place(compute.kernels, k, &self.k_norm, eps, tmp);
+        }
+        if let Some(limit) = spec.clip_qkv {
+            [&mut *q, &mut *k, &mut *v].into_iter().flatten().for_each(|x| *x = x.clamp(-limit, limit));
         }
         let (q_width, kv_width) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let tokens_qkv =

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
+use moelten_engine::error::EngineError;
 use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::session::{Session, SessionOptions};
 use moelten_tui::terminal::{Notes, Tone};
@@ -54,7 +55,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return Err(CommandError::Usage(problem).into());
     }
     let kv = args.compute.kv.map_or_else(KvFormat::default, KvFormat::from);
-    let mut session = Session::new(model, SessionOptions { context: Some(args.window), kv })?;
+    let context = args.window.min(ids.len() + usize::from(bos.is_some()));
+    let mut session = Session::new(model, SessionOptions { context: Some(context), kv })?;
     let polling = Polling::begin();
     let mut progress = Progress::new("perplexity", Unit::Tokens, ids.len() as u64);
     let mut sum = Sum::default();
@@ -77,6 +79,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     drop(progress);
     let rate = ids.len() as f64 / started.elapsed().as_secs_f64();
     let (ppl, error) = sum.perplexity();
+    if ppl.is_nan() {
+        return Err(EngineError::NotANumber { tokens: ids.len() }.into());
+    }
     if args.json {
         let object = serde_json::json!({
             "perplexity": ppl, "error": error, "predicted_tokens": sum.count, "tokens": ids.len(),

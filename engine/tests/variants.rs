@@ -1,0 +1,218 @@
+//! What real configurations and files leave out or say otherwise than the golden folders: fields that fall back to the
+//! defaults of the configuration classes, keys that converters do not write, a clamp on q, k and v.
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{distance, folder, golden, logits, model, session, spread};
+use moelten_engine::kv_cache::KvFormat;
+use moelten_engine::model::{Model, ModelOptions};
+use moelten_engine::session::{Session, SessionOptions};
+use moelten_loader::catalog::TensorInfo;
+use moelten_loader::convert::Conversion;
+use moelten_loader::gguf::{Gguf, Value as Entry};
+use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
+use moelten_loader::load::{load, spec_of_config};
+use moelten_loader::safetensors::SafeTensors;
+use moelten_loader::spec::{Ffn, Mixer, ModelSpec, NormSpec, RopeScaling, RopeSpec};
+use moelten_quant::Format;
+use serde_json::{Value, json};
+
+fn config(family: &str) -> Value {
+    serde_json::from_slice(&fs::read(folder(family).join("config.json")).unwrap()).unwrap()
+}
+
+/// A golden folder under another configuration.
+fn reconfigured(family: &str, config: &Value, dir: &Path) -> PathBuf {
+    let target = dir.join(family);
+    fs::create_dir_all(&target).unwrap();
+    fs::copy(folder(family).join("model.safetensors"), target.join("model.safetensors")).unwrap();
+    fs::write(target.join("config.json"), config.to_string()).unwrap();
+    target
+}
+
+fn run(path: &Path, family: &str) -> Vec<f32> {
+    let model = model(path, ModelOptions::default());
+    logits(&mut session(&model, KvFormat::F32), &golden(family).ids).0
+}
+
+/// A folder as an F32 file without some of its keys and with some others.
+fn rekeyed(source: &Path, target: &Path, without: &[&str], with: &[(&str, Entry)]) {
+    let whole = target.with_extension("whole");
+    let loaded = load(source).unwrap();
+    assert!(Conversion::plan(&loaded, &|_| Format::F32).unwrap().write(&whole, &mut |_| true).unwrap());
+    let gguf = Gguf::open(&whole).unwrap();
+    assert!(without.iter().all(|key| gguf.metadata.get(key).is_some()), "{without:?}");
+    let kept = gguf.metadata.iter().filter(|(key, _)| !without.contains(key));
+    let added = with.iter().map(|(key, value)| (*key, value));
+    let metadata: Vec<_> = kept.chain(added).map(|(key, value)| (key.to_owned(), value.clone())).collect();
+    let plan =
+        |t: &TensorInfo| TensorPlan { name: t.name.clone(), storage: t.storage, shape: t.shape.clone() };
+    let plans: Vec<_> = gguf.catalog.tensors().iter().map(plan).collect();
+    let mut writer = GgufWriter::create(target, &metadata, &plans, &[]).unwrap();
+    for tensor in gguf.catalog.tensors() {
+        writer.write_tensor(&tensor.name, gguf.catalog.bytes(tensor)).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+fn rope(spec: &ModelSpec) -> &RopeSpec {
+    let Mixer::Attention(attention) = &spec.layers[0].mixer;
+    attention.rope.as_ref().unwrap()
+}
+
+fn windows(spec: &ModelSpec) -> Vec<Option<usize>> {
+    let window = |layer: &moelten_loader::spec::LayerSpec| {
+        let Mixer::Attention(attention) = &layer.mixer;
+        attention.window
+    };
+    spec.layers.iter().map(window).collect()
+}
+
+/// OLMoE norms q and k first and clamps then. With both matrices eight times as large the norms give the same, so a
+/// clamp behind them changes nothing; one in front of them would cut eight times as much.
+#[test]
+fn clip_qkv_comes_after_the_norms() {
+    let dir = tempfile::tempdir().unwrap();
+    let free = run(&folder("olmoe"), "olmoe");
+    let mut config = config("olmoe");
+    config["clip_qkv"] = json!(0.5);
+    // Without it the norms would not be quite blind to the size of what they norm.
+    config["rms_norm_eps"] = json!(1e-12);
+    let path = reconfigured("olmoe", &config, dir.path());
+    let clipped = run(&path, "olmoe");
+    assert!(distance(&clipped, &free) > 0.01 * spread(&free), "the clamp does something");
+    let weights = path.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    {
+        let file = SafeTensors::open(&weights).unwrap();
+        for tensor in file.catalog().tensors() {
+            if !tensor.name.ends_with("q_proj.weight") && !tensor.name.ends_with("k_proj.weight") {
+                continue;
+            }
+            let start = usize::try_from(tensor.offset).unwrap();
+            let data = &mut bytes[start..start + usize::try_from(tensor.bytes).unwrap()];
+            for value in data.chunks_exact_mut(2) {
+                let eightfold = half::bf16::from_le_bytes([value[0], value[1]]).to_f32() * 8.0;
+                value.copy_from_slice(&half::bf16::from_f32(eightfold).to_le_bytes());
+            }
+        }
+    }
+    fs::write(&weights, bytes).unwrap();
+    assert!(distance(&run(&path, "olmoe"), &clipped) <= 1e-4 * spread(&free));
+}
+
+/// Files of Phi-3.5-MoE carry two tensors of divisors and no name of the scheme.
+#[test]
+fn longrope_is_known_by_its_tensors() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config("phimoe");
+    let divisors = |step: f64| (0..8).map(|i| 1.0 + step * f64::from(i)).collect::<Vec<_>>();
+    config["original_max_position_embeddings"] = json!(64);
+    config["rope_theta"] = json!(10000.0);
+    config["rope_scaling"] = json!({
+        "type": "longrope", "short_factor": divisors(0.125), "long_factor": divisors(0.5),
+        "short_mscale": 1.25, "long_mscale": 1.25, "original_max_position_embeddings": 64,
+    });
+    config.as_object_mut().unwrap().remove("rope_parameters");
+    let source = reconfigured("phimoe", &config, dir.path());
+    let file = dir.path().join("unnamed.gguf");
+    rekeyed(&source, &file, &["phimoe.rope.scaling.type"], &[]);
+    let (expected, found) = (load(&source).unwrap(), load(&file).unwrap());
+    assert!(matches!(rope(&found.spec).scaling, RopeScaling::LongRope { long_factor: 1.25, .. }));
+    assert_eq!(found.spec.layers, expected.spec.layers);
+    // GGUF has one attention factor: two different ones are not written as one.
+    config["rope_scaling"]["long_mscale"] = json!(1.5);
+    let uneven = reconfigured("phimoe", &config, dir.path());
+    let loaded = load(&uneven).unwrap();
+    assert!(Conversion::plan(&loaded, &|_| Format::F32).is_err());
+}
+
+#[test]
+fn linear_scaling_has_an_older_key_and_needs_no_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("older.gguf");
+    let scaling = |keys: &[(&str, Entry)]| {
+        rekeyed(&folder("llama"), &file, &[], keys);
+        rope(&load(&file).unwrap().spec).scaling.clone()
+    };
+    let linear = RopeScaling::Linear { factor: 4.0 };
+    assert_eq!(scaling(&[("llama.rope.scale_linear", Entry::F32(4.0))]), linear);
+    assert_eq!(scaling(&[("llama.rope.scaling.factor", Entry::F32(4.0))]), linear);
+    for nothing in [0.0, 1.0] {
+        assert_eq!(scaling(&[("llama.rope.scaling.factor", Entry::F32(nothing))]), RopeScaling::None);
+    }
+    let off = ("llama.rope.scaling.type", Entry::Str("none".into()));
+    assert_eq!(scaling(&[off, ("llama.rope.scaling.factor", Entry::F32(4.0))]), RopeScaling::None);
+}
+
+/// Older files of Qwen's MoE models have no keys for the widths of experts.
+#[test]
+fn expert_widths_are_read_off_the_tensors() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("old.gguf");
+    let keys = ["qwen2moe.expert_feed_forward_length", "qwen2moe.expert_shared_feed_forward_length"];
+    rekeyed(&folder("qwen2moe"), &file, &keys, &[]);
+    assert_eq!(load(&file).unwrap().spec.layers, load(&folder("qwen2moe")).unwrap().spec.layers);
+}
+
+#[test]
+fn what_a_configuration_leaves_out_is_as_in_its_class() {
+    let lowered = |config: &Value| spec_of_config(Path::new("config.json"), config).unwrap();
+    let without = |family: &str, fields: &[&str]| {
+        let mut config = config(family);
+        fields.iter().for_each(|field| drop(config.as_object_mut().unwrap().remove(*field)));
+        lowered(&config)
+    };
+    for (family, theta, eps) in [("llama", 1e4, 1e-6), ("mixtral", 1e6, 1e-5), ("olmoe", 1e4, 1e-5)] {
+        let spec = without(family, &["rope_parameters", "rms_norm_eps"]);
+        assert_eq!((rope(&spec).theta, spec.final_norm), (theta, NormSpec::Rms { eps }), "{family}");
+    }
+    let phi = without("phimoe", &["attention_bias", "lm_head_bias"]);
+    let Mixer::Attention(attention) = &phi.layers[0].mixer;
+    assert!(!attention.qkv_bias && !attention.out_bias && !phi.head.bias);
+    // Dense layers may be listed without a step.
+    let mut sparse = config("qwen3moe");
+    sparse.as_object_mut().unwrap().remove("decoder_sparse_step");
+    sparse["mlp_only_layers"] = json!([1]);
+    let dense: Vec<bool> = lowered(&sparse).layers.iter().map(|l| matches!(l.ffn, Ffn::Dense(_))).collect();
+    assert_eq!(dense[..2], [false, true]);
+    // A window of the Qwen kind is off unless it is switched on.
+    let mut qwen = config("qwen2");
+    qwen["sliding_window"] = json!(8);
+    qwen["max_window_layers"] = json!(1);
+    for field in ["use_sliding_window", "layer_types"] {
+        qwen.as_object_mut().unwrap().remove(field);
+    }
+    assert!(windows(&lowered(&qwen)).iter().all(Option::is_none));
+    qwen["use_sliding_window"] = json!(true);
+    assert_eq!(windows(&lowered(&qwen))[..2], [None, Some(8)]);
+}
+
+#[test]
+fn a_recommended_top_k_below_one_is_off() {
+    let dir = tempfile::tempdir().unwrap();
+    for (stated, expected) in [(-1, 0), (0, 0), (20, 20)] {
+        let file = dir.path().join("hints.gguf");
+        rekeyed(&folder("llama"), &file, &[], &[("general.sampling.top_k", Entry::I32(stated))]);
+        assert_eq!(load(&file).unwrap().sampling_hints().unwrap().top_k, Some(expected));
+    }
+}
+
+/// Buffers count, not only the cache: an expert may be wide where everything else is small.
+#[test]
+fn buffers_are_counted_before_they_are_allocated() {
+    let loaded = load(&folder("qwen3")).unwrap();
+    let mut spec = loaded.spec.clone();
+    let model =
+        std::sync::Arc::new(Model::new(loaded.spec, loaded.tensors, ModelOptions::default()).unwrap());
+    let roomy = Session::new(model, SessionOptions { context: Some(64), kv: KvFormat::F16 }).unwrap();
+    let (_, buffers) = roomy.bytes();
+    assert_eq!(buffers, moelten_engine::session::buffer_bytes(&spec, 64));
+    let Ffn::Dense(mlp) = &mut spec.layers[0].ffn else { panic!("qwen3 is dense") };
+    mlp.d_ff = 1 << 20;
+    assert!(moelten_engine::session::buffer_bytes(&spec, 512) > 4 << 30);
+}
