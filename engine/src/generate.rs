@@ -30,6 +30,9 @@ impl Session {
             let (found, must) = ("no tokens".to_owned(), "at least one token");
             return Err(EngineError::Setting { setting: "prompt", found, must });
         }
+        if prompt.len() > self.context() {
+            return Err(EngineError::ContextFull { tokens: prompt.len(), context: self.context() });
+        }
         let mut sampler = Sampler::new(params.sampler, self.model().spec().vocab)?;
         let experts_before = self.model().experts().stats();
         let started = Instant::now();

@@ -21,7 +21,7 @@ pub struct ComputeArgs {
     #[arg(long, value_name = "N", env = "MOELTEN_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Precision of the KV cache [default: f16; f32 for `logits`]
-    #[arg(long, value_name = "TYPE", env = "MOELTEN_KV")]
+    #[arg(long, value_name = "TYPE")]
     pub kv: Option<KvArg>,
 }
 

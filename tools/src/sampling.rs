@@ -13,7 +13,7 @@ use crate::open;
 #[command(next_help_heading = "Sampling (without these: what the model recommends, then our defaults)")]
 pub struct SamplingArgs {
     /// Temperature; 0 always takes the likeliest token
-    #[arg(long, value_name = "T", env = "MOELTEN_TEMP")]
+    #[arg(long, value_name = "T", env = "MOELTEN_TEMP", allow_negative_numbers = true)]
     temp: Option<f32>,
     /// Only the K likeliest tokens; 0 is off
     #[arg(long, value_name = "K")]

@@ -71,7 +71,8 @@ const fn entry(
     Entry { name, arguments, help, aliases, parse }
 }
 
-/// Reads a line; `None` if it is not a command.
+/// Reads a text; `None` if it is not a command: several lines that begin with a slash, like pasted code, are a question
+/// unless the slash begins a command that exists.
 ///
 /// # Errors
 /// Commands that do not exist and arguments that make no sense, in words.
@@ -83,6 +84,7 @@ pub fn parse(line: &str) -> Option<Result<Command, String>> {
     let found = TABLE.iter().find(|entry| entry.name == name || entry.aliases.contains(&name));
     Some(match found {
         Some(entry) => (entry.parse)(rest.trim()).map_err(|problem| format!("{}: {problem}", entry.name)),
+        None if line.contains('\n') => return None,
         None => Err(unknown(name)),
     })
 }
@@ -192,6 +194,7 @@ mod tests {
         }
         assert_eq!(parse("hello"), None);
         assert_eq!(parse(" /etc/passwd"), None);
+        assert_eq!(parse("/* pasted\n   code */"), None);
     }
 
     #[test]
