@@ -12,7 +12,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{BRIEF, Outcome, args, builtin, clean, finish, moelten, run};
+use common::{BRIEF, Outcome, args, builtin, clean, finish, model_with, moelten, run};
+use moelten_loader::gguf::{Array, Value};
 
 fn ask(model: impl AsRef<OsStr>) -> Outcome {
     run(moelten().arg("run").arg(model).args(["-p", "hello"]).args(BRIEF), b"")
@@ -239,4 +240,47 @@ fn volunteers_for_the_oom_killer() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(adjusted.trim(), "500");
+}
+
+/// The rule: a vocabulary may have fewer tokens than the embedding has rows, the rest is padding that no text reaches;
+/// more are refused.
+#[test]
+fn b58_a_vocabulary_of_another_size_than_the_embedding() {
+    let folder = tempfile::tempdir().unwrap();
+    let with_vocabulary = |name: &str, change: fn(&mut Vec<String>, &mut Vec<i32>, &mut Vec<String>)| {
+        let path = folder.path().join(name);
+        model_with(&path, |metadata| {
+            let mut take = |key: &str| {
+                let (_, value) = metadata.iter_mut().find(|(found, _)| found == key).unwrap();
+                std::mem::replace(value, Value::Bool(false))
+            };
+            let keys = ["tokens", "token_type", "merges"].map(|name| format!("tokenizer.ggml.{name}"));
+            let [
+                Value::Array(Array::Str(mut tokens)),
+                Value::Array(Array::I32(mut types)),
+                Value::Array(Array::Str(mut merges)),
+            ] = keys.each_ref().map(|key| take(key))
+            else {
+                panic!("lists of the usual types")
+            };
+            change(&mut tokens, &mut types, &mut merges);
+            metadata.retain(|(key, _)| !keys.contains(key));
+            let lists = [Array::Str(tokens), Array::I32(types), Array::Str(merges)];
+            metadata.extend(keys.into_iter().zip(lists.map(Value::Array)));
+        });
+        path.into_os_string().into_string().unwrap()
+    };
+    let larger = with_vocabulary("larger.gguf", |tokens, types, _| {
+        tokens.push("onemore".to_owned());
+        types.push(1);
+    });
+    let refused = args(["run", &larger, "-p", "hello"]).refused(3, "E-FILE-02");
+    assert!(refused.err.contains("4097 tokens") && refused.err.contains("4096 rows"), "{refused:?}");
+    let smaller = with_vocabulary("smaller.gguf", |tokens, types, merges| {
+        // The last merge makes the last token.
+        merges.pop();
+        tokens.pop();
+        types.pop();
+    });
+    args(["run", &smaller, "-p", "hello", "--max-tokens", "8"]).fine();
 }
