@@ -49,21 +49,25 @@ pub enum ContextLimit {
     Model,
     /// [`DEFAULT_CONTEXT`].
     Default,
+    /// Beyond it the model would compute short texts with its frequencies for long ones.
+    ShortRope,
     /// Half of the free memory.
     Memory,
 }
 
-/// `min(model, 8192, what fits beside the buffers in half of the free memory)`.
+/// `min(model, 8192, what fits beside the buffers in half of the free memory)`; a model with two sets of rope frequencies
+/// stays within the one for short texts, because a session has one set and most texts are short.
 pub fn default_context(spec: &ModelSpec, kv: KvFormat) -> ContextChoice {
     let fits = memory::available_bytes().map_or(usize::MAX, |free| fitting(spec, free / 2, kv));
     let (tokens, limit) = [
         (spec.max_context, ContextLimit::Model),
         (DEFAULT_CONTEXT, ContextLimit::Default),
+        (spec.short_rope_context().unwrap_or(usize::MAX), ContextLimit::ShortRope),
         (fits.max(1), ContextLimit::Memory),
     ]
     .into_iter()
     .min_by_key(|&(tokens, _)| tokens)
-    .expect("there are three");
+    .expect("there are four");
     ContextChoice { tokens, limit }
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use common::{distance, folder, golden, logits, model, session, spread};
 use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::model::{Model, ModelOptions};
-use moelten_engine::session::{Session, SessionOptions};
+use moelten_engine::session::{ContextLimit, Session, SessionOptions, default_context};
 use moelten_loader::catalog::TensorInfo;
 use moelten_loader::convert::Conversion;
 use moelten_loader::gguf::{Gguf, Value as Entry};
@@ -124,6 +124,9 @@ fn longrope_is_known_by_its_tensors() {
     let (expected, found) = (load(&source).unwrap(), load(&file).unwrap());
     assert!(matches!(rope(&found.spec).scaling, RopeScaling::LongRope { long_factor: 1.25, .. }));
     assert_eq!(found.spec.layers, expected.spec.layers);
+    // Short texts keep their frequencies unless someone asks for more.
+    let choice = default_context(&expected.spec, KvFormat::F16);
+    assert_eq!((choice.tokens, choice.limit), (64, ContextLimit::ShortRope));
     // GGUF has one attention factor: two different ones are not written as one.
     config["rope_scaling"]["long_mscale"] = json!(1.5);
     let uneven = reconfigured("phimoe", &config, dir.path());

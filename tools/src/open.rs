@@ -84,13 +84,23 @@ impl SessionArgs {
             Some(tokens) if tokens > spec.max_context => {
                 (tokens, format!("as asked; the model was made for {}", count(spec.max_context)))
             }
-            Some(tokens) => (tokens, "as asked".to_owned()),
+            Some(tokens) => match spec.short_rope_context().filter(|&short| tokens > short) {
+                Some(short) => {
+                    let short = count(short);
+                    (tokens, format!("as asked; beyond {short} this model reads short texts less well"))
+                }
+                None => (tokens, "as asked".to_owned()),
+            },
             None => {
                 let choice = default_context(spec, kv);
                 let why = match choice.limit {
                     ContextLimit::Model => "all the model was made for".to_owned(),
                     ContextLimit::Default => format!(
                         "the default; the model was made for {}, --ctx changes it",
+                        count(spec.max_context)
+                    ),
+                    ContextLimit::ShortRope => format!(
+                        "where this model is best; it was made for {}, --ctx changes it",
                         count(spec.max_context)
                     ),
                     ContextLimit::Memory => {
