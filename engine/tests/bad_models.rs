@@ -111,6 +111,13 @@ fn b46_expert_counts() {
     assert_field("mixtral", "num_experts_per_tok", &[json!(0), json!(9)], |f| {
         matches!(f, Fault::OutOfRange { .. })
     });
+    // Each within its bounds, together too many to list.
+    let dir = changed("mixtral", "num_local_experts", json!(4096));
+    let path = dir.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["num_hidden_layers"] = json!(1024);
+    fs::write(&path, config.to_string()).unwrap();
+    assert!(matches!(refused(dir.path()), LoadError::Malformed { fault: Fault::Contradiction { .. }, .. }));
     assert_field("phimoe", "num_experts_per_tok", &[json!(3)], |f| matches!(f, Fault::Contradiction { .. }));
     assert_field("qwen3moe", "decoder_sparse_step", &[json!(0)], |f| matches!(f, Fault::OutOfRange { .. }));
 }

@@ -19,6 +19,8 @@ const MAX_VOCAB: u64 = 1 << 22;
 const MAX_HEADS: u64 = 1024;
 const MAX_HEAD_DIM: u64 = 1024;
 const MAX_EXPERTS: u64 = 4096;
+/// Experts of all layers together: each costs memory before a weight is read.
+const MAX_EXPERTS_TOTAL: usize = 1 << 18;
 const MAX_CONTEXT: u64 = 1 << 26;
 
 /// Which container a configuration came from; decides the Q/K row order.
@@ -317,6 +319,12 @@ fn ffn_layers(raw: &RawConfig, family: &Family, layers: usize) -> Result<Vec<Ffn
     }
     let has_experts = raw.experts.value.is_some();
     let moe = if has_experts { Some(moe(raw, family, &mlp)?) } else { None };
+    if let Some(moe) = moe.as_ref().filter(|moe| moe.experts.saturating_mul(layers) > MAX_EXPERTS_TOTAL) {
+        let other = format!("{layers} layers: more than {MAX_EXPERTS_TOTAL} experts in all");
+        return Err(
+            raw.fault(&raw.experts.name, Fault::Contradiction { found: moe.experts.to_string(), other })
+        );
+    }
     (0..layers)
         .map(|layer| match &moe {
             Some(moe) if listed.is_none_or(|l| l.get(layer).copied().unwrap_or(true)) => {
