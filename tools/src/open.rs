@@ -12,6 +12,8 @@ use moelten_loader::load::{self, LoadedModel};
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::store::TensorStore;
 
+use moelten_tui::terminal::{Notes, Tone};
+
 use crate::builtin;
 
 /// Options of every command that computes with a model.
@@ -125,6 +127,12 @@ pub fn load(model: Option<&Path>) -> anyhow::Result<LoadedModel> {
         Some(path) => load::load(path)?,
         None => builtin::load()?,
     })
+}
+
+/// Says what is odd about a model's files without doing harm, a line each.
+pub fn mention(notices: &[String]) {
+    let notes = Notes::detect();
+    notices.iter().for_each(|notice| notes.line(Tone::Dim, &format!("note: {notice}")));
 }
 
 /// What to call the model: the file or folder, without the folders above it. Not filtered.

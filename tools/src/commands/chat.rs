@@ -9,7 +9,7 @@ use moelten_tui::driver;
 use moelten_tui::input::{EditorInput, Input, PlainInput, interactive};
 use moelten_tui::terminal::{self, Notes, Tone};
 
-use crate::open::SessionArgs;
+use crate::open::{self, SessionArgs};
 use crate::responder::{About, Responder};
 use crate::sampling::SamplingArgs;
 use crate::{builtin, prompt};
@@ -25,7 +25,7 @@ pub struct Args {
     /// Keep no history of what you type
     #[arg(long)]
     no_history: bool,
-    /// Say more: seed, oddities of the model's files
+    /// Say more: the seed
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
@@ -43,9 +43,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let about = responder.about().clone();
     let params = args.sampling.resolve(&about.hints)?;
     greet(&about, args.model.is_none(), notes);
+    open::mention(&about.notices);
     if args.verbose {
         notes.line(Tone::Dim, &format!("seed {}", params.sampler.seed));
-        about.notices.iter().for_each(|notice| notes.line(Tone::Dim, &format!("note: {notice}")));
     }
     let facts = Facts {
         model: about.name,

@@ -11,6 +11,7 @@ use moelten_engine::memory;
 use moelten_engine::router::Routing;
 use moelten_engine::session::{Session, SessionOptions};
 use moelten_loader::safetensors::{SafeTensor, SafeValues, write_safetensors};
+use moelten_loader::text::TextSide;
 
 use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
@@ -40,10 +41,12 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let loaded = open::load(Some(&args.model))?;
+    open::mention(&loaded.notices);
     let ids = match &args.text {
         None => args.ids,
         Some(text) => {
-            let tokenizer = loaded.text()?.tokenizer;
+            let TextSide { tokenizer, notices } = loaded.text()?;
+            open::mention(&notices);
             let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
             bos.into_iter().chain(tokenizer.encode_text(text)?).collect()
         }

@@ -9,6 +9,7 @@ use anyhow::Context;
 use moelten_engine::error::EngineError;
 use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::session::{Session, SessionOptions};
+use moelten_loader::text::TextSide;
 use moelten_tui::terminal::{Notes, Tone};
 
 use crate::exit::CommandError;
@@ -40,10 +41,12 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let loaded = open::load(Some(&args.model))?;
+    open::mention(&loaded.notices);
     let text = std::fs::read(&args.text).with_context(|| format!("reading {}", args.text.display()))?;
     let text = String::from_utf8(text)
         .map_err(|error| CommandError::Usage(format!("{} is not UTF-8: {error}", args.text.display())))?;
-    let tokenizer = loaded.text()?.tokenizer;
+    let TextSide { tokenizer, notices } = loaded.text()?;
+    open::mention(&notices);
     let mut ids = tokenizer.encode_text(&text)?;
     ids.truncate(args.tokens.unwrap_or(usize::MAX));
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());

@@ -49,9 +49,7 @@ impl Kind {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let model = open::load(Some(&args.source))?;
-    for notice in &model.notices {
-        notes.line(Tone::Warning, notice);
-    }
+    open::mention(&model.notices);
     let format = args.kind.format();
     let quantised = model
         .tensors
@@ -68,9 +66,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return Err(CommandError::Usage(problem).into());
     }
     let conversion = Conversion::plan(&model, &|_| format)?;
-    for notice in &conversion.notices {
-        notes.line(Tone::Warning, notice);
-    }
+    open::mention(&conversion.notices);
     let polling = Polling::begin();
     let mut progress = Progress::new("writing", Unit::Bytes, conversion.bytes());
     let complete = conversion.write(&args.target, &mut |state| {

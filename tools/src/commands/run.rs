@@ -42,7 +42,7 @@ pub struct Args {
     /// Print one JSON object: answer, reason, ids, stats, model, context, seed, notices
     #[arg(long)]
     json: bool,
-    /// Say more: context, seed, speed, oddities of the model's files
+    /// Say more: context, seed, speed
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
@@ -75,7 +75,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     if args.verbose {
         notes.line(Tone::Dim, &format!("seed {}", params.sampler.seed));
-        about.notices.iter().for_each(|notice| notes.line(Tone::Dim, &format!("note: {notice}")));
+    }
+    // With --json they are in the object.
+    if !args.json {
+        open::mention(&about.notices);
     }
     let answered = if args.json {
         collect(&mut responder, &ids, &params, notes)
