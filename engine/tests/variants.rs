@@ -219,3 +219,32 @@ fn buffers_are_counted_before_they_are_allocated() {
     mlp.d_ff = 1 << 20;
     assert!(moelten_engine::session::buffer_bytes(&spec, 512) > 4 << 30);
 }
+
+/// Converted Llama 3 files carry divisors; a linear factor beside them divides again, another scheme contradicts them.
+#[test]
+fn divisors_and_a_linear_factor_both_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("both.gguf");
+    let scaling = |keys: &[(&str, Entry)]| {
+        rekeyed(&folder("llama3-rope"), &file, &[], keys);
+        load(&file).map(|loaded| rope(&loaded.spec).scaling.clone())
+    };
+    let RopeScaling::Factors { divisors: plain } = scaling(&[]).unwrap() else { panic!("no divisors") };
+    let kind = |name: &str| ("llama.rope.scaling.type", Entry::Str(name.into()));
+    let both = scaling(&[kind("linear"), ("llama.rope.scaling.factor", Entry::F32(2.0))]).unwrap();
+    assert_eq!(both, RopeScaling::Factors { divisors: plain.iter().map(|divisor| divisor * 2.0).collect() });
+    assert!(scaling(&[kind("yarn"), ("llama.rope.scaling.factor", Entry::F32(2.0))]).is_err());
+}
+
+#[test]
+fn unknown_fields_are_reported_inside_of_rope_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config("llama");
+    config["rope_parameters"]["mscale"] = json!(0.7);
+    config["glitter"] = json!(true);
+    let notices = load(&reconfigured("llama", &config, dir.path())).unwrap().notices;
+    assert!(
+        notices.iter().any(|n| n.contains("rope_parameters.mscale") && n.contains("glitter")),
+        "{notices:?}"
+    );
+}

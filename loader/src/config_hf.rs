@@ -53,7 +53,13 @@ pub fn read(path: &Path, config: &Value) -> Result<RawConfig> {
         let fault = Fault::WrongType { found: kind(config).into(), expected: "a JSON object" };
         return Err(LoadError::malformed(path, "the file", fault));
     };
-    let mut r = Reader { path, map, prefix: "", seen: HARMLESS.iter().map(|s| (*s).to_owned()).collect() };
+    let mut r = Reader {
+        path,
+        map,
+        prefix: "",
+        seen: HARMLESS.iter().map(|s| (*s).to_owned()).collect(),
+        unknown: Vec::new(),
+    };
     let layers = r.u64("num_hidden_layers")?;
     let heads = r.u64("num_attention_heads")?;
     let d_model = r.u64("hidden_size")?;
@@ -114,7 +120,7 @@ pub fn read(path: &Path, config: &Value) -> Result<RawConfig> {
             hint: "no released model of the supported families uses it".into(),
         });
     }
-    raw.unknown = map.keys().filter(|key| !r.seen.contains(key)).cloned().collect();
+    raw.unknown = map.keys().filter(|key| !r.seen.contains(key)).cloned().chain(r.unknown).collect();
     Ok(raw)
 }
 
@@ -187,12 +193,12 @@ fn rope(r: &mut Reader<'_>, head_width: Option<u64>) -> Result<RawRope> {
             hint: "one rope for all layers is".into(),
         });
     }
-    let mut n = Reader { path: r.path, map: nested, prefix, seen: Vec::new() };
+    let mut n = Reader { path: r.path, map: nested, prefix, seen: Vec::new(), unknown: Vec::new() };
     let partial_inner = n.f64("partial_rotary_factor")?;
     let partial = if partial_inner.value.is_some() { partial_inner } else { partial };
     let inner_theta = n.f64("rope_theta")?;
     let original = n.u64("original_max_position_embeddings")?;
-    Ok(RawRope {
+    let rope = RawRope {
         kind: n.first_str(&["rope_type", "type"])?,
         theta: if inner_theta.value.is_some() { inner_theta } else { theta },
         dim: Field { value: rotated(r.path, &partial, head_width)?, name: partial.name },
@@ -209,7 +215,10 @@ fn rope(r: &mut Reader<'_>, head_width: Option<u64>) -> Result<RawRope> {
         short_mscale: n.f64("short_mscale")?,
         long_mscale: n.f64("long_mscale")?,
         divisors: Field::absent(),
-    })
+    };
+    let odd = nested.keys().filter(|key| !n.seen.contains(key));
+    r.unknown.extend(odd.map(|key| format!("{prefix}{key}")));
+    Ok(rope)
 }
 
 /// How many dimensions of a head rotate under a partial factor.
@@ -238,6 +247,8 @@ struct Reader<'a> {
     map: &'a Map<String, Value>,
     prefix: &'static str,
     seen: Vec<String>,
+    /// Fields of nested objects that nothing asked for.
+    unknown: Vec<String>,
 }
 
 impl Reader<'_> {

@@ -230,10 +230,24 @@ fn rope(raw: &RawConfig, family: &Family, container: Container, head_dim: usize)
 
 fn rope_scaling(raw: &RawConfig, dim: usize) -> Result<RopeScaling> {
     let rope = &raw.rope;
-    if rope.divisors.value.is_some() {
-        return Ok(RopeScaling::Factors { divisors: divisors(raw, &rope.divisors, dim)? });
-    }
     let factor = || raw.positive_or(&rope.factor, 1.0);
+    if rope.divisors.value.is_some() {
+        let mut divisors = divisors(raw, &rope.divisors, dim)?;
+        match rope.kind.value.as_deref() {
+            None | Some("default" | "none") => {}
+            // Both divide the frequencies.
+            Some("linear") => {
+                let factor = factor()?;
+                divisors.iter_mut().for_each(|divisor| *divisor *= factor);
+            }
+            Some(other) => {
+                let found = format!("\"{}\"", other.escape_default());
+                let other = format!("the divisors in {}", rope.divisors.name);
+                return Err(raw.fault(&rope.kind.name, Fault::Contradiction { found, other }));
+            }
+        }
+        return Ok(RopeScaling::Factors { divisors });
+    }
     let original = || match rope.original_context.value {
         Some(_) => raw.count(&rope.original_context, 1, MAX_CONTEXT),
         None => raw.count(&raw.max_context, 1, MAX_CONTEXT),
