@@ -105,8 +105,12 @@ impl Assembler {
 
     /// What there is, complete or not.
     fn finish(&mut self) -> String {
-        self.quoted = false;
-        std::mem::take(&mut self.lines).join("\n")
+        let mut text = std::mem::take(&mut self.lines).join("\n");
+        // What is quoted is a question, never a command: a space before the slash says so.
+        if std::mem::take(&mut self.quoted) && text.starts_with('/') {
+            text.insert(0, ' ');
+        }
+        text
     }
 }
 
@@ -321,6 +325,7 @@ mod tests {
         assert_eq!(texts(b"\"\"\"one\n  two\\\n\nthree\"\"\"\nfour"), ["one\n  two\\\n\nthree", "four"]);
         assert_eq!(texts(b"\"\"\"\none\n\"\"\"\ntwo"), ["one", "two"]);
         assert_eq!(texts(b"\"\"\"one\"\"\""), ["one"]);
+        assert_eq!(texts(b"\"\"\"\n/quit\n\"\"\"\n/quit"), [" /quit", "/quit"]);
         assert_eq!(texts(b"\"\"\"never\nended"), ["never\nended"]);
         assert_eq!(texts(b"say \"\"\" now"), ["say \"\"\" now"]);
         assert_eq!(texts(b""), [""; 0]);
