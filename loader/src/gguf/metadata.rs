@@ -333,14 +333,6 @@ impl Metadata {
         self.u64(key)?.ok_or_else(|| self.missing(key))
     }
 
-    /// [`Self::f32`] of a key that must be there.
-    ///
-    /// # Errors
-    /// Also [`Fault::Missing`].
-    pub fn require_f32(&self, key: &str) -> Result<f32> {
-        self.f32(key)?.ok_or_else(|| self.missing(key))
-    }
-
     /// [`Self::strings`] of a key that must be there.
     ///
     /// # Errors
