@@ -11,8 +11,12 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, DQ and VL, over all that [`Isa::Avx2`] needs.
-    Avx512,
+    /// x86-64 with AVX-VNNI, over all that [`Isa::Avx2`] needs: laptops since 2021.
+    AvxVnni,
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI, over all that [`Isa::Avx2`] needs.
+    Avx512Vnni,
+    /// x86-64 with AMX tiles of int8, over all that [`Isa::Avx512Vnni`] needs.
+    Amx,
 }
 
 /// `MOELTEN_ISA` names a tier that does not exist or that this machine lacks.
@@ -37,7 +41,7 @@ impl std::error::Error for IsaError {}
 
 impl Isa {
     /// Every tier, slowest first.
-    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 5] = [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni, Self::Amx];
 
     /// The tiers that this machine can run, slowest first. [`Isa::Scalar`] is always there.
     pub fn available() -> Vec<Self> {
@@ -59,7 +63,9 @@ impl Isa {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
-            Self::Avx512 => "avx512",
+            Self::AvxVnni => "avx_vnni",
+            Self::Avx512Vnni => "avx512_vnni",
+            Self::Amx => "amx",
         }
     }
 
@@ -90,16 +96,20 @@ impl Isa {
                 && is_x86_feature_detected!("fma")
                 && is_x86_feature_detected!("f16c")
         };
+        let avx512_vnni = || {
+            avx2()
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
+        };
         match self {
             Self::Scalar => true,
             Self::Avx2 => avx2(),
-            Self::Avx512 => {
-                avx2()
-                    && is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-            }
+            Self::AvxVnni => avx2() && is_x86_feature_detected!("avxvnni"),
+            Self::Avx512Vnni => avx512_vnni(),
+            Self::Amx => avx512_vnni() && crate::kernel::amx_is_permitted(),
         }
     }
 

@@ -16,6 +16,9 @@ mod tiled;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::amx::is_permitted as amx_is_permitted;
+
 /// Decodes whole blocks of one format.
 type Unpack = unsafe fn(&[u8], &mut [f32]);
 /// A product with one token straight from the blocks: matrix, `x`, `out`.
@@ -30,6 +33,11 @@ type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 /// only handed out after they were detected, which makes its methods safe.
 pub struct Kernels {
     isa: Isa,
+    floats: &'static Floats,
+}
+
+/// Kernels on floats. Tiers that differ only in their integer instructions share one.
+struct Floats {
     /// Floats per accumulator of `block`.
     lanes: usize,
     /// By `Format as usize`.
@@ -59,12 +67,16 @@ impl std::fmt::Debug for Kernels {
 impl Kernels {
     /// The kernels of a tier, or `None` if this machine cannot run it.
     pub fn for_isa(isa: Isa) -> Option<&'static Self> {
-        let kernels = match isa {
-            Isa::Scalar => &scalar::KERNELS,
+        let kernels: &'static Self = match isa {
+            Isa::Scalar => &const { Self { isa: Isa::Scalar, floats: &scalar::FLOATS } },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => &x86::AVX2,
+            Isa::Avx2 => &const { Self { isa: Isa::Avx2, floats: &x86::avx2::FLOATS } },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => &x86::AVX512,
+            Isa::AvxVnni => &const { Self { isa: Isa::AvxVnni, floats: &x86::avx2::FLOATS } },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => &const { Self { isa: Isa::Avx512Vnni, floats: &x86::avx512::FLOATS } },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => &const { Self { isa: Isa::Amx, floats: &x86::avx512::FLOATS } },
             #[cfg(not(target_arch = "x86_64"))]
             _ => return None,
         };
@@ -92,7 +104,7 @@ impl Kernels {
             out.fill(0.0);
             return;
         }
-        match self.fused {
+        match self.floats.fused {
             // SAFETY: `for_isa` detected the tier's instructions; the matrix was checked when it was built and `x`
             // and `out` just now.
             Some(fused) if tokens == 1 => unsafe { fused[w.format() as usize](w, x, out) },
@@ -110,7 +122,7 @@ impl Kernels {
     pub fn decode(&self, format: Format, bytes: &[u8], out: &mut [f32]) {
         assert_eq!(format.row_bytes(out.len()), Some(bytes.len()), "decode: lengths disagree");
         // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
-        unsafe { self.unpack[format as usize](bytes, out) }
+        unsafe { (self.floats.unpack[format as usize])(bytes, out) }
     }
 
     /// The sum of `a[i] * b[i]`.
@@ -120,7 +132,7 @@ impl Kernels {
     pub fn dot(&self, a: &[f32], b: &[f32]) -> f32 {
         assert_eq!(a.len(), b.len(), "dot");
         // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
-        unsafe { (self.dot)(a, b) }
+        unsafe { (self.floats.dot)(a, b) }
     }
 
     /// The sum of `a[i] * b[i]`, in single precision.
@@ -130,7 +142,7 @@ impl Kernels {
     pub fn dot_f16(&self, a: &[f32], b: &[f16]) -> f32 {
         assert_eq!(a.len(), b.len(), "dot_f16");
         // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
-        unsafe { (self.dot_f16)(a, b) }
+        unsafe { (self.floats.dot_f16)(a, b) }
     }
 
     /// `y[i] += alpha * x[i]`.
@@ -140,7 +152,7 @@ impl Kernels {
     pub fn axpy(&self, alpha: f32, x: &[f32], y: &mut [f32]) {
         assert_eq!(x.len(), y.len(), "axpy");
         // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
-        unsafe { (self.axpy)(alpha, x, y) }
+        unsafe { (self.floats.axpy)(alpha, x, y) }
     }
 
     /// `y[i] += alpha * x[i]`, in single precision.
@@ -150,7 +162,7 @@ impl Kernels {
     pub fn axpy_f16(&self, alpha: f32, x: &[f16], y: &mut [f32]) {
         assert_eq!(x.len(), y.len(), "axpy_f16");
         // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
-        unsafe { (self.axpy_f16)(alpha, x, y) }
+        unsafe { (self.floats.axpy_f16)(alpha, x, y) }
     }
 
     /// Rounds to half precision, to nearest even; what is too large becomes infinite.
@@ -160,13 +172,13 @@ impl Kernels {
     pub fn to_f16(&self, src: &[f32], dst: &mut [f16]) {
         assert_eq!(src.len(), dst.len(), "to_f16");
         // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
-        unsafe { (self.to_f16)(src, dst) }
+        unsafe { (self.floats.to_f16)(src, dst) }
     }
 
     /// `x[i] *= alpha`.
     pub fn scale(&self, alpha: f32, x: &mut [f32]) {
         // SAFETY: `for_isa` detected the tier's instructions.
-        unsafe { (self.scale)(alpha, x) }
+        unsafe { (self.floats.scale)(alpha, x) }
     }
 
     /// Root mean square normalisation (arXiv 1910.07467): `out = x / sqrt(mean(x^2) + eps) * weight`.
@@ -176,7 +188,7 @@ impl Kernels {
     pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
         assert!(x.len() == weight.len() && x.len() == out.len(), "rms_norm");
         // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
-        unsafe { (self.rms_norm)(x, weight, eps, out) }
+        unsafe { (self.floats.rms_norm)(x, weight, eps, out) }
     }
 
     /// Layer normalisation (arXiv 1607.06450): `out = (x - mean) / sqrt(var + eps) * weight + bias`, with the population
@@ -188,14 +200,14 @@ impl Kernels {
         let n = x.len();
         assert!(n == weight.len() && n == bias.len() && n == out.len(), "layer_norm");
         // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
-        unsafe { (self.layer_norm)(x, weight, bias, eps, out) }
+        unsafe { (self.floats.layer_norm)(x, weight, bias, eps, out) }
     }
 
     /// `x[i] = exp(x[i] - max(x)) / sum`, in place. Entries of minus infinity become 0, and so does a row that holds nothing
     /// else. NaN or plus infinity anywhere makes every entry NaN.
     pub fn softmax(&self, x: &mut [f32]) {
         // SAFETY: `for_isa` detected the tier's instructions.
-        unsafe { (self.softmax)(x) }
+        unsafe { (self.floats.softmax)(x) }
     }
 
     /// `up[i] *= silu(gate[i])`, where `silu(g) = g / (1 + exp(-g))` (arXiv 1702.03118) and `silu(-inf) = 0`.
@@ -205,7 +217,7 @@ impl Kernels {
     pub fn silu_mul(&self, gate: &[f32], up: &mut [f32]) {
         assert_eq!(gate.len(), up.len(), "silu_mul");
         // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
-        unsafe { (self.silu_mul)(gate, up) }
+        unsafe { (self.floats.silu_mul)(gate, up) }
     }
 
     /// `up[i] *= gelu(gate[i])` with the tanh approximation (arXiv 1606.08415), written as `g * sigmoid(2u)`,
@@ -216,7 +228,7 @@ impl Kernels {
     pub fn gelu_tanh_mul(&self, gate: &[f32], up: &mut [f32]) {
         assert_eq!(gate.len(), up.len(), "gelu_tanh_mul");
         // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
-        unsafe { (self.gelu_tanh_mul)(gate, up) }
+        unsafe { (self.floats.gelu_tanh_mul)(gate, up) }
     }
 }
 

@@ -5,8 +5,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::tiled::{Block, DEPTH, TOKENS};
-use super::{Kernels, Unpack};
-use crate::{Format, Isa, decode};
+use super::{Floats, Unpack};
+use crate::{Format, decode};
 
 /// Accumulators per sum.
 const LANES: usize = 8;
@@ -14,8 +14,7 @@ const LANES: usize = 8;
 /// What silu and gelu clamp their input to: both are 0 there in single precision, and minus infinity would be NaN.
 const GATE_MIN: f32 = -120.0;
 
-pub(super) static KERNELS: Kernels = Kernels {
-    isa: Isa::Scalar,
+pub(super) static FLOATS: Floats = Floats {
     lanes: LANES,
     unpack: UNPACK,
     fused: None,

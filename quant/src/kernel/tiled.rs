@@ -109,9 +109,9 @@ pub(super) fn matmul(kernels: &Kernels, w: QMatrix<'_>, x: &[f32], tokens: usize
                             out: &mut out[row * tokens + some.start..],
                             out_stride: tokens,
                         };
-                        block.check(kernels.lanes);
+                        block.check(kernels.floats.lanes);
                         // SAFETY: `Kernels::for_isa` detected the tier's instructions; `check` passed.
-                        unsafe { (kernels.block)(block) };
+                        unsafe { (kernels.floats.block)(block) };
                     }
                 }
             }

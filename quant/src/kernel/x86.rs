@@ -6,20 +6,18 @@
 //! the same two reasons: the processor must have the tier's instructions, and pointers must be good for what is read and
 //! written.
 
-mod avx2;
-mod avx512;
+pub(super) mod amx;
+pub(super) mod avx2;
+pub(super) mod avx512;
 mod lanes;
 mod product;
 mod unpack;
 mod vector;
 
-pub(super) use avx2::KERNELS as AVX2;
-pub(super) use avx512::KERNELS as AVX512;
-
-/// Makes the table `KERNELS` of a tier from its name, its `Lanes` and its instructions: each entry is a generic function
+/// Makes the table `FLOATS` of a tier from its `Lanes` and its instructions: each entry is a generic function
 /// compiled with these instructions.
 macro_rules! tier {
-    ($isa:expr, $lanes:ty, $features:literal) => {
+    ($lanes:ty, $features:literal) => {
         $crate::kernel::x86::tier! { @functions $lanes, $features;
             product {
                 fn unpack<U: $crate::kernel::x86::unpack::Unpack>(bytes: &[u8], out: &mut [f32]);
@@ -42,10 +40,9 @@ macro_rules! tier {
         }
 
         /// The table of this tier.
-        pub(in crate::kernel) static KERNELS: $crate::kernel::Kernels = {
+        pub(in crate::kernel) static FLOATS: $crate::kernel::Floats = {
             use $crate::kernel::x86::unpack::*;
-            $crate::kernel::Kernels {
-                isa: $isa,
+            $crate::kernel::Floats {
                 lanes: <$lanes as Lanes>::N,
                 unpack: $crate::kernel::x86::by_format!(unpack),
                 fused: Some($crate::kernel::x86::by_format!(fused)),

@@ -3,7 +3,6 @@
 use core::arch::x86_64::*;
 
 use super::lanes::{Lanes, lanes_functions};
-use crate::Isa;
 
 /// Eight floats in a `ymm` register.
 pub(super) struct Avx2;
@@ -75,4 +74,4 @@ impl Lanes for Avx2 {
     }
 }
 
-super::tier!(Isa::Avx2, Avx2, "avx2,fma,f16c");
+super::tier!(Avx2, "avx2,fma,f16c");

@@ -4,7 +4,6 @@ use core::arch::x86_64::*;
 
 use super::avx2::Avx2;
 use super::lanes::{Lanes, lanes_functions};
-use crate::Isa;
 
 /// Sixteen floats in a `zmm` register.
 pub(super) struct Avx512;
@@ -58,4 +57,4 @@ impl Lanes for Avx512 {
     }
 }
 
-super::tier!(Isa::Avx512, Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
+super::tier!(Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
