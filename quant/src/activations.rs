@@ -9,6 +9,8 @@
 //!
 //! A last block that is not full is padded with zeros.
 
+use std::ops::Range;
+
 use crate::{Format, Kernels};
 
 /// Columns of a block.
@@ -56,10 +58,13 @@ impl ActivationKind {
 /// Words of a token in a `Q8` record: 32 codes, the scale, two sums.
 const Q8_WORDS: usize = 11;
 
-/// `[tokens, cols]` activations of one kind.
+/// `[tokens, cols]` activations of one kind: some consecutive tokens of those that the records hold.
 #[derive(Debug, Clone, Copy)]
 pub struct Activations<'a> {
     kind: ActivationKind,
+    /// Tokens in a record.
+    all: usize,
+    first: usize,
     tokens: usize,
     cols: usize,
     lines: &'a [Line],
@@ -72,7 +77,16 @@ impl<'a> Activations<'a> {
     /// If there are not exactly [`ActivationKind::lines`].
     pub fn new(kind: ActivationKind, tokens: usize, cols: usize, lines: &'a [Line]) -> Self {
         assert_eq!(lines.len(), kind.lines(tokens, cols), "activations [{tokens}, {cols}] as {kind:?}");
-        Self { kind, tokens, cols, lines }
+        Self { kind, all: tokens, first: 0, tokens, cols, lines }
+    }
+
+    /// Some consecutive tokens of these.
+    ///
+    /// # Panics
+    /// If the range is not within `0..tokens`.
+    pub fn slice_tokens(&self, tokens: Range<usize>) -> Self {
+        assert!(tokens.start <= tokens.end && tokens.end <= self.tokens, "tokens {tokens:?} of {}", self.tokens);
+        Self { first: self.first + tokens.start, tokens: tokens.len(), ..*self }
     }
 
     /// How they are represented.
@@ -90,45 +104,57 @@ impl<'a> Activations<'a> {
         self.cols
     }
 
-    pub(crate) fn lines(&self) -> &'a [Line] {
-        self.lines
+    /// Tokens in a record, and the first of them that is one of these.
+    pub(crate) fn place(&self) -> (usize, usize) {
+        (self.all, self.first)
     }
 
-    /// All numbers of `F32` activations.
+    /// Words of all records, and of one.
+    pub(crate) fn words(&self) -> (&'a [u32], usize) {
+        (words(self.lines), self.kind.record_lines(self.all) * 16)
+    }
+
+    /// All numbers of `F32` activations, from the first token's on; the next block is `32 * all` further.
     #[allow(unsafe_code, reason = "floats are kept as words")]
     pub(crate) fn floats(&self) -> &'a [f32] {
         assert_eq!(self.kind, ActivationKind::F32, "these are codes");
-        let words = words(self.lines);
+        let words = &words(self.lines)[self.first * BLOCK..];
         // SAFETY: a float has the size and alignment of a word, and every word is one.
         unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
     }
 
-    /// The record of block `block`.
-    pub(crate) fn record(&self, block: usize) -> &'a [Line] {
-        let lines = self.kind.record_lines(self.tokens);
+    /// Codes and scale of a token in block `block` of `Q8` activations.
+    pub(crate) fn codes(&self, block: usize, token: usize) -> ([i8; BLOCK], f32) {
+        let (record, token) = (words(self.record(block)), self.first + token);
+        let mut codes = [0; BLOCK];
+        for (codes, word) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&record[token * 8..][..8]) {
+            *codes = word.to_le_bytes().map(|byte| byte as i8);
+        }
+        (codes, f32::from_bits(record[self.all * 8 + token]))
+    }
+
+    fn record(&self, block: usize) -> &'a [Line] {
+        let lines = self.kind.record_lines(self.all);
         &self.lines[block * lines..(block + 1) * lines]
     }
 
     /// Writes block `block` of the tokens `chosen` into `record`, as if they were all there are: the inputs of an expert.
     ///
     /// # Panics
-    /// If a token or the block does not exist or `record` is not of `chosen.len()` tokens.
-    pub fn gather(&self, block: usize, chosen: impl ExactSizeIterator<Item = usize> + Clone, record: &mut [Line]) {
-        assert_eq!(record.len(), self.kind.record_lines(chosen.len()), "gather: the record is not of the tokens chosen");
-        let (from, to) = (words(self.record(block)), words_mut(record));
+    /// If a token or the block does not exist or `record` is not of as many tokens.
+    pub fn gather(&self, block: usize, chosen: impl ExactSizeIterator<Item = usize>, record: &mut [Line]) {
         let n = chosen.len();
-        match self.kind {
-            ActivationKind::F32 => {
-                for (token, to) in chosen.zip(to.as_chunks_mut::<32>().0) {
-                    to.copy_from_slice(&from[token * 32..][..32]);
-                }
-            }
-            ActivationKind::Q8 => {
-                for (i, token) in chosen.enumerate() {
-                    assert!(token < self.tokens, "token {token} of {}", self.tokens);
+        assert_eq!(record.len(), self.kind.record_lines(n), "gather: the record is not of {n} tokens");
+        let (from, to) = (words(self.record(block)), words_mut(record));
+        for (i, token) in chosen.enumerate() {
+            assert!(token < self.tokens, "token {token} of {}", self.tokens);
+            let token = self.first + token;
+            match self.kind {
+                ActivationKind::F32 => to[i * BLOCK..][..BLOCK].copy_from_slice(&from[token * BLOCK..][..BLOCK]),
+                ActivationKind::Q8 => {
                     to[i * 8..][..8].copy_from_slice(&from[token * 8..][..8]);
                     for part in 8..Q8_WORDS {
-                        to[n * part + i] = from[self.tokens * part + token];
+                        to[n * part + i] = from[self.all * part + token];
                     }
                 }
             }
@@ -141,63 +167,71 @@ impl<'a> Activations<'a> {
     /// If there is none.
     pub fn value(&self, token: usize, column: usize) -> f32 {
         assert!(token < self.tokens && column < self.cols, "activation [{token}, {column}]");
-        let (record, i) = (words(self.record(column / BLOCK)), column % BLOCK);
+        let (block, i) = (column / BLOCK, column % BLOCK);
         match self.kind {
-            ActivationKind::F32 => f32::from_bits(record[token * BLOCK + i]),
+            ActivationKind::F32 => self.floats()[(block * self.all + token) * BLOCK + i],
             ActivationKind::Q8 => {
-                let q8 = Q8Record { words: record, tokens: self.tokens };
-                q8.scale(token) * f32::from(q8.codes(token)[i])
+                let (codes, scale) = self.codes(block, token);
+                scale * f32::from(codes[i])
             }
         }
     }
 }
 
-/// One block of `Q8` activations, as the reference reads it.
-pub(crate) struct Q8Record<'a> {
-    words: &'a [u32],
-    tokens: usize,
+/// A record that is being filled.
+#[derive(Debug)]
+pub struct Record<'a> {
+    /// How.
+    pub kind: ActivationKind,
+    /// Tokens of the record.
+    pub tokens: usize,
+    /// Its lines.
+    pub lines: &'a mut [Line],
 }
 
-impl<'a> Q8Record<'a> {
-    pub(crate) fn new(record: &'a [Line], tokens: usize) -> Self {
-        Self { words: words(record), tokens }
-    }
+/// Up to 32 columns of some tokens: `width` floats at the start of `x` and at every `stride`.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns<'a> {
+    /// From the first token's first column.
+    pub x: &'a [f32],
+    /// Floats from token to token.
+    pub stride: usize,
+    /// Columns, at most 32.
+    pub width: usize,
+    /// Number of tokens.
+    pub tokens: usize,
+}
 
-    /// The codes of a token.
-    pub(crate) fn codes(&self, token: usize) -> [i8; BLOCK] {
-        let mut codes = [0; BLOCK];
-        for (codes, word) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&self.words[token * 8..][..8]) {
-            *codes = word.to_le_bytes().map(|byte| byte as i8);
-        }
-        codes
-    }
-
-    /// The scale of a token.
-    pub(crate) fn scale(&self, token: usize) -> f32 {
-        f32::from_bits(self.words[self.tokens * 8 + token])
+impl<'a> Columns<'a> {
+    /// Block `block` of `[tokens, cols]` floats.
+    ///
+    /// # Panics
+    /// If there is no such block.
+    pub fn of(x: &'a [f32], cols: usize, block: usize) -> Self {
+        assert!(x.len().is_multiple_of(cols) && block * BLOCK < cols, "block {block} of {cols} columns");
+        let (start, tokens) = (block * BLOCK, x.len() / cols);
+        Self { x: &x[start.min(x.len())..], stride: cols, width: BLOCK.min(cols - start), tokens }
     }
 }
 
 /// Below this a block's largest value counts as zero: its reciprocal would overflow. 2^-100.
 const TINY: f32 = f32::from_bits((127 - 100) << 23);
 
-/// Writes the record of block `block` of `x`, `[tokens, cols]`, as `kind`: the reference. Every tier gives the same bits.
+/// Writes tokens `first ..` of a record: the reference. Every tier gives the same bits.
 ///
 /// Rounding is to nearest even. A block of values below 2^-100 becomes zero; one that holds NaN or infinity gets a NaN
 /// scale, so that it is seen in the result.
 #[inline(always)]
-pub(crate) fn fill(kind: ActivationKind, x: &[f32], cols: usize, block: usize, record: &mut [Line]) {
-    let tokens = x.len() / cols;
-    let width = BLOCK.min(cols - block * BLOCK);
-    let out = words_mut(record);
-    for t in 0..tokens {
-        let x = &x[t * cols + block * BLOCK..][..width];
+pub(crate) fn fill(from: Columns<'_>, first: usize, record: Record<'_>) {
+    let out = words_mut(record.lines);
+    for t in 0..from.tokens {
+        let x = &from.x[t * from.stride..][..from.width];
         match x.as_array() {
-            Some(x) => put(kind, x, tokens, t, out),
+            Some(x) => put(record.kind, x, record.tokens, first + t, out),
             None => {
                 let mut padded = [0.0; BLOCK];
-                padded[..width].copy_from_slice(x);
-                put(kind, &padded, tokens, t, out);
+                padded[..from.width].copy_from_slice(x);
+                put(record.kind, &padded, record.tokens, first + t, out);
             }
         }
     }
@@ -275,8 +309,8 @@ pub fn activations(kernels: &Kernels, kind: ActivationKind, x: &[f32], cols: usi
     assert!(cols > 0 && x.len().is_multiple_of(cols), "activations: x is not [tokens, {cols}]");
     let tokens = x.len() / cols;
     let mut lines = vec![Line::ZERO; kind.lines(tokens, cols)];
-    for (block, record) in lines.chunks_mut(kind.record_lines(tokens).max(1)).enumerate() {
-        kernels.fill(kind, x, cols, block, record);
+    for (block, lines) in lines.chunks_mut(kind.record_lines(tokens).max(1)).enumerate() {
+        kernels.fill(Columns::of(x, cols, block), 0, Record { kind, tokens, lines });
     }
     lines
 }

@@ -16,7 +16,6 @@
 
 use half::f16;
 
-use crate::activations::Q8Record;
 use crate::decode::{E2M1_DOUBLED, IQ4_VALUES, e8m0_half, iq4_xs_scales, k_scales, q3_k_scales};
 use crate::{Activations, Format, QMatrix};
 
@@ -134,9 +133,8 @@ pub(crate) fn row_product<'o>(
         *out = 0.0;
         for (unit, bytes) in bytes.chunks_exact(format.block_bytes()).enumerate() {
             for p in 0..pieces {
-                let record = Q8Record::new(x.record(unit * pieces + p), x.tokens());
-                let piece = piece(format, bytes, p);
-                add_piece(shape, &piece, &record.codes(token), record.scale(token), out);
+                let (codes, scale) = x.codes(unit * pieces + p, token);
+                add_piece(shape, &piece(format, bytes, p), &codes, scale, out);
             }
         }
     }

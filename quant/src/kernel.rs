@@ -8,7 +8,7 @@
 
 use half::f16;
 
-use crate::activations::{ActivationKind, Activations, BLOCK, Line};
+use crate::activations::{ActivationKind, Activations, BLOCK, Columns, Record};
 use crate::{Format, Isa, QMatrix};
 
 mod prefetch;
@@ -40,7 +40,7 @@ struct Codes {
     /// A product of quantised weights.
     product: unsafe fn(QMatrix<'_>, Activations<'_>, &mut [f32]),
     /// [`crate::activations::fill`].
-    fill: unsafe fn(ActivationKind, &[f32], usize, usize, &mut [Line]),
+    fill: unsafe fn(Columns<'_>, usize, Record<'_>),
 }
 
 /// Where the outputs of a row and its followers in the same group of 32 rows stand.
@@ -134,7 +134,7 @@ impl Kernels {
         // built, and that they and `out` belong together just now.
         match (x.kind(), self.floats.fused) {
             (ActivationKind::Q8, _) => unsafe { (self.codes.product)(w, x, out) },
-            (ActivationKind::F32, Some(fused)) if x.tokens() == 1 => unsafe { fused(w, x.floats(), out) },
+            (ActivationKind::F32, Some(fused)) if x.place().0 == 1 => unsafe { fused(w, x.floats(), out) },
             (ActivationKind::F32, _) => tiled::matmul(self, w, x, out),
         }
     }
@@ -142,16 +142,16 @@ impl Kernels {
     /// Bytes of scratch that each thread keeps after its first [`Kernels::matmul`] of float weights and several tokens.
     pub const SCRATCH_BYTES: usize = tiled::SCRATCH * size_of::<f32>();
 
-    /// Writes block `block` of `x`, `[tokens, cols]`, as activations of `kind`: the same bits on every tier.
+    /// Writes columns of some tokens into a record, as its tokens `first ..`: the same bits on every tier.
     ///
     /// # Panics
-    /// If a length disagrees with the shape or there is no such block.
-    pub fn fill(&self, kind: ActivationKind, x: &[f32], cols: usize, block: usize, record: &mut [Line]) {
-        assert!(cols > 0 && x.len().is_multiple_of(cols), "fill: x is not [tokens, {cols}]");
-        assert!(block < cols.div_ceil(BLOCK), "fill: block {block} of {cols} columns");
-        assert_eq!(record.len(), kind.record_lines(x.len() / cols), "fill: the record is of other tokens");
+    /// If a length disagrees with the shape or the record has no such tokens.
+    pub fn fill(&self, from: Columns<'_>, first: usize, record: Record<'_>) {
+        assert!(0 < from.width && from.width <= BLOCK, "fill: {} columns", from.width);
+        assert!(first + from.tokens <= record.tokens, "fill: the record has {} tokens", record.tokens);
+        assert_eq!(record.lines.len(), record.kind.record_lines(record.tokens), "fill: lines of the record");
         // SAFETY: `for_isa` detected the tier's instructions; nothing else is asked of the arguments.
-        unsafe { (self.codes.fill)(kind, x, cols, block, record) }
+        unsafe { (self.codes.fill)(from, first, record) }
     }
 
     /// The sum of `a[i] * b[i]`.

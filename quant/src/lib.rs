@@ -32,7 +32,7 @@ mod isa;
 mod kernel;
 mod matrix;
 
-pub use activations::{ActivationKind, Activations, BLOCK, Line, activations};
+pub use activations::{ActivationKind, Activations, BLOCK, Columns, Line, Record, activations};
 pub use decode::decode;
 pub use encode::{EncodeError, encode};
 pub use format::Format;

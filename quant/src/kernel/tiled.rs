@@ -85,7 +85,7 @@ thread_local! {
 
 /// [`Kernels::matmul`] for float weights and any number of tokens. The caller has checked all lengths.
 pub(super) fn matmul(kernels: &Kernels, w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
-    let (tokens, x) = (x.tokens(), x.floats());
+    let (tokens, all, x) = (x.tokens(), x.place().0, x.floats());
     SCRATCH_OF_THREAD.with_borrow_mut(|scratch| {
         scratch.resize(SCRATCH, 0.0);
         let aligned = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
@@ -105,8 +105,8 @@ pub(super) fn matmul(kernels: &Kernels, w: QMatrix<'_>, x: Activations<'_>, out:
                             w: piece,
                             rows: rows.len(),
                             depth: columns.len().next_multiple_of(BLOCK),
-                            x: &x[column * tokens + some.start * BLOCK..],
-                            x_stride: tokens * BLOCK,
+                            x: &x[column * all + some.start * BLOCK..],
+                            x_stride: all * BLOCK,
                             tokens: some.len(),
                             acc,
                             first: column == 0,

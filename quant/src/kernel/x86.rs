@@ -92,7 +92,7 @@ macro_rules! codes_tier {
     ($module:ident, $rows:ty, $tile:ty, $features:literal) => {
         mod $module {
             use super::*;
-            use crate::activations::{ActivationKind, Activations, Line};
+            use crate::activations::{Activations, Columns, Record};
             use crate::{Format, QMatrix};
 
             pub(super) static CODES: Codes = Codes { product, fill };
@@ -104,8 +104,8 @@ macro_rules! codes_tier {
             }
 
             #[target_feature(enable = $features)]
-            unsafe fn fill(kind: ActivationKind, x: &[f32], cols: usize, block: usize, record: &mut [Line]) {
-                crate::activations::fill(kind, x, cols, block, record);
+            unsafe fn fill(from: Columns<'_>, first: usize, record: Record<'_>) {
+                crate::activations::fill(from, first, record);
             }
 
             unsafe fn product(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {

@@ -6,7 +6,6 @@
 
 use super::blocks::{Blocks, ScalesOf};
 use super::rows::{CODE_WORDS, Rows};
-use crate::activations::words;
 use crate::kernel::out_at;
 use crate::kernel::prefetch::prefetch;
 use crate::{Activations, QMatrix};
@@ -34,10 +33,9 @@ pub(super) struct Tokens<'a> {
 }
 
 impl<'a> Tokens<'a> {
-    fn all_of(x: Activations<'a>) -> Self {
-        let tokens = x.tokens();
-        let record = x.kind().record_lines(tokens) * 16;
-        Self { words: words(x.lines()), record, all: tokens, first: 0, count: tokens }
+    fn of(x: Activations<'a>) -> Self {
+        let ((words, record), (all, first)) = (x.words(), x.place());
+        Self { words, record, all, first, count: x.tokens() }
     }
 
     /// The codes of the first token in block `block`, and what goes with them.
@@ -310,7 +308,7 @@ impl TileProduct for Vectors {
         // SAFETY: the caller vouches for the instructions, the rows and the tokens.
         unsafe {
             let at = w.data().as_ptr().add(row * w.row_bytes());
-            if x.all == 1 {
+            if x.count == 1 {
                 let mut one = One::<R> { x, acc: R::splat_f(0.0) };
                 walk::<R, B, _>(at, w.row_bytes(), units, &mut one);
                 R::store(sums, one.acc);
@@ -335,9 +333,9 @@ pub(super) unsafe fn product<R: Rows, B: Blocks, P: TileProduct>(w: QMatrix<'_>,
     if rows < R::ROWS || w.row_bytes() > MAX_STRIDE {
         return crate::kernel::scalar::product(w, x, out);
     }
-    let x = Tokens::all_of(x);
+    let x = Tokens::of(x);
     for first in (0..tokens).step_by(TOKENS) {
-        let x = Tokens { first, count: TOKENS.min(tokens - first), ..x };
+        let x = Tokens { first: x.first + first, count: TOKENS.min(tokens - first), ..x };
         for row in (0..rows).step_by(R::ROWS) {
             let at = out_at(rows, tokens, row, first);
             let start = row.min(rows - R::ROWS);
