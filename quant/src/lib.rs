@@ -28,7 +28,7 @@ mod kernel;
 mod matrix;
 
 pub use decode::decode;
-pub use encode::{EncodeError, encode};
+pub use encode::{EncodeError, encode, encode_weighted};
 pub use format::Format;
 pub use isa::{Isa, IsaError};
 pub use kernel::Kernels;

@@ -1,0 +1,116 @@
+//! Float helpers written so that the compiler makes vectors of them: fixed lanes, no calls, no branches. The results are the
+//! same on every CPU, because nothing here depends on how wide the vectors are. It must not know formats.
+
+/// `1.5 * 2^23`: adding it to a number within ±2^22 rounds that to a whole one (half to even), which then stands in the low bits.
+pub(super) const MAGIC: f32 = 12_582_912.0;
+
+/// The nearest whole number, half to even, of a number within ±2^22.
+#[inline(always)]
+pub(super) fn round(x: f32) -> f32 {
+    (x + MAGIC) - MAGIC
+}
+
+/// The low byte, two's complement, of a whole number within ±2^22.
+#[inline(always)]
+pub(super) fn low_byte(x: f32) -> u8 {
+    (x + MAGIC).to_bits() as u8
+}
+
+/// `x` between `low` and `high`; one instruction each, unlike `f32::clamp`.
+#[inline(always)]
+pub(super) fn clamp(x: f32, low: f32, high: f32) -> f32 {
+    let x = if x > high { high } else { x };
+    if x < low { low } else { x }
+}
+
+/// Sums floats in eight lanes, then the lanes pairwise.
+#[derive(Clone, Copy)]
+pub(super) struct Sum([f32; 8]);
+
+impl Sum {
+    pub(super) const ZERO: Self = Self([0.0; 8]);
+
+    /// Adds the eight products.
+    #[inline(always)]
+    pub(super) fn add_products(&mut self, a: &[f32; 8], b: &[f32; 8]) {
+        for (sum, (a, b)) in self.0.iter_mut().zip(a.iter().zip(b)) {
+            *sum += a * b;
+        }
+    }
+
+    /// Adds eight numbers.
+    #[inline(always)]
+    pub(super) fn add(&mut self, a: &[f32; 8]) {
+        for (sum, a) in self.0.iter_mut().zip(a) {
+            *sum += a;
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn total(self) -> f32 {
+        let [a, b, c, d, e, f, g, h] = self.0;
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
+    }
+}
+
+/// `sum a[i] * b[i]`.
+#[inline(always)]
+pub(super) fn dot<const N: usize>(a: &[f32; N], b: &[f32; N]) -> f32 {
+    let mut sum = Sum::ZERO;
+    for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
+        sum.add_products(a, b);
+    }
+    sum.total()
+}
+
+/// `sum x[i]`.
+#[inline(always)]
+pub(super) fn sum<const N: usize>(x: &[f32; N]) -> f32 {
+    let mut sum = Sum::ZERO;
+    for x in x.as_chunks().0 {
+        sum.add(x);
+    }
+    sum.total()
+}
+
+/// Folds with a choice between two numbers, in eight lanes.
+#[inline(always)]
+fn choose<const N: usize>(x: &[f32; N], better: impl Fn(f32, f32) -> bool) -> f32 {
+    let pick = |a: f32, b: f32| if better(b, a) { b } else { a };
+    let (chunks, _) = x.as_chunks::<8>();
+    let mut best = chunks[0];
+    for chunk in &chunks[1..] {
+        for (best, &x) in best.iter_mut().zip(chunk) {
+            *best = pick(*best, x);
+        }
+    }
+    best.into_iter().reduce(pick).expect("eight lanes")
+}
+
+/// The smallest value.
+#[inline(always)]
+pub(super) fn min<const N: usize>(x: &[f32; N]) -> f32 {
+    choose(x, |a, b| a < b)
+}
+
+/// The largest value.
+#[inline(always)]
+pub(super) fn max<const N: usize>(x: &[f32; N]) -> f32 {
+    choose(x, |a, b| a > b)
+}
+
+/// The value of largest magnitude, with its sign; the first of them.
+#[inline(always)]
+pub(super) fn largest<const N: usize>(x: &[f32; N]) -> f32 {
+    let (low, high) = (min(x), max(x));
+    if high == -low {
+        return *x.iter().find(|x| x.abs() == high).expect("one of them is the largest");
+    }
+    if high > -low { high } else { low }
+}
+
+/// The largest magnitude.
+#[inline(always)]
+pub(super) fn magnitude<const N: usize>(x: &[f32; N]) -> f32 {
+    max(&x.map(f32::abs))
+}

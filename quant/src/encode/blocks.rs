@@ -1,0 +1,150 @@
+//! Blocks of 32 values whose scale is searched for: the plain formats where columns have importance, and `IQ4_NL`. It must not
+//! know super-blocks.
+
+use half::f16;
+
+use super::arith::{MAGIC, clamp, dot, largest};
+use super::search::{Affine, AffineSearch, Scaled, codes, fit_affine, fit_scale, weights, whole};
+use super::{OutOfRange, finite_half, plain};
+use crate::decode::{IQ4_VALUES, e8m0_half};
+
+/// The inverse of the scale as stored, for values divided by `unit`; 0 when the scale is stored as zero.
+pub(super) fn stored_inverse(stored: f16, unit: f32) -> f32 {
+    let scale = stored.to_f32() / unit;
+    if scale == 0.0 { 0.0 } else { 1.0 / scale }
+}
+
+/// Inverse scales around the one under which the largest value gets the code `-half`.
+pub(super) fn signed_inverses(largest: f32, half: f32) -> impl Iterator<Item = f32> {
+    (-9..=9).map(move |i| (half + 0.1 * i as f32) / -largest)
+}
+
+fn signed(x: &[f32; 32], importance: &[f32; 32], half: f32) -> Result<(f16, [u8; 32]), OutOfRange> {
+    let Some(block) = Scaled::new(x)? else { return Ok((f16::ZERO, [half as u8; 32])) };
+    let w = weights(&block.x, importance, block.mean_square());
+    let scale = fit_scale(&block.x, &w, signed_inverses(largest(&block.x), half), |x, inverse| {
+        whole(x, inverse, -half, half - 1.0)
+    });
+    let stored = finite_half(scale * block.unit)?;
+    Ok((stored, codes(&block.x, stored_inverse(stored, block.unit), -half, half - 1.0)))
+}
+
+fn affine(x: &[f32; 32], importance: &[f32; 32], top: f32) -> Result<(f16, f16, [u8; 32]), OutOfRange> {
+    let Some(block) = Scaled::new(x)? else { return Ok((f16::ZERO, f16::ZERO, [0; 32])) };
+    let w = weights(&block.x, importance, block.mean_square());
+    let search = AffineSearch { top, positive_offset: true, first: -0.9, step: 0.1, count: 19 };
+    let Affine { scale, offset } = fit_affine(&block.x, &w, search);
+    let (stored, minimum) = (finite_half(scale * block.unit)?, finite_half(offset * block.unit)?);
+    let offset = minimum.to_f32() / block.unit;
+    let above = block.x.map(|x| x - offset);
+    Ok((stored, minimum, codes(&above, stored_inverse(stored, block.unit), 0.0, top)))
+}
+
+pub(super) fn q4_0(x: &[f32; 32], importance: &[f32; 32]) -> Result<[u8; 18], OutOfRange> {
+    signed(x, importance, 8.0).map(|(scale, codes)| plain::q4_0_block(scale, &codes))
+}
+
+pub(super) fn q4_1(x: &[f32; 32], importance: &[f32; 32]) -> Result<[u8; 20], OutOfRange> {
+    affine(x, importance, 15.0).map(|(scale, minimum, codes)| plain::q4_1_block(scale, minimum, &codes))
+}
+
+pub(super) fn q5_0(x: &[f32; 32], importance: &[f32; 32]) -> Result<[u8; 22], OutOfRange> {
+    signed(x, importance, 16.0).map(|(scale, codes)| plain::q5_0_block(scale, &codes))
+}
+
+pub(super) fn q5_1(x: &[f32; 32], importance: &[f32; 32]) -> Result<[u8; 24], OutOfRange> {
+    affine(x, importance, 31.0).map(|(scale, minimum, codes)| plain::q5_1_block(scale, minimum, &codes))
+}
+
+/// The best of the scale of [`plain::mxfp4`] and its neighbours: one up cuts off less, one down is finer.
+pub(super) fn mxfp4(x: &[f32; 32], importance: &[f32; 32]) -> [u8; 17] {
+    let middle = plain::mxfp4_exponent(x);
+    let unit = e8m0_half(middle);
+    let largest = importance.iter().fold(f32::MIN_POSITIVE, |a, &b| a.max(b));
+    let loss = |block: &[u8; 17]| {
+        let mut back = [0.0; 32];
+        crate::decode(crate::Format::Mxfp4, block, &mut back);
+        let errors: [f32; 32] = std::array::from_fn(|i| (x[i] - back[i]) / unit);
+        dot(&errors.map(|e| e * e), &importance.map(|w| w / largest))
+    };
+    let mut best = plain::mxfp4_block(middle, x);
+    let mut least = loss(&best);
+    // 254 is the largest scale that is a number.
+    for e in [(middle + 1).min(254), middle.saturating_sub(1)] {
+        let block = plain::mxfp4_block(e, x);
+        let loss = loss(&block);
+        if loss < least {
+            (best, least) = (block, loss);
+        }
+    }
+    best
+}
+
+/// The nearest `IQ4_NL` code for each half step from -128 on: the midpoints between the values are whole or half numbers.
+const NEAREST: [u8; 512] = {
+    let mut table = [0; 512];
+    let (mut i, mut code) = (0, 0);
+    while i < 512 {
+        // The half step `i` ends at `(i + 1) / 2 - 128`; `code` holds while that is not above the midpoint to the next value.
+        while code < 15 && i as i32 + 1 - 256 > IQ4_VALUES[code] as i32 + IQ4_VALUES[code + 1] as i32 {
+            code += 1;
+        }
+        table[i] = code as u8;
+        i += 1;
+    }
+    table
+};
+
+/// The value of the nearest code for each half step.
+const NEAREST_VALUE: [f32; 512] = {
+    let mut table = [0.0; 512];
+    let mut i = 0;
+    while i < 512 {
+        table[i] = IQ4_VALUES[NEAREST[i] as usize] as f32;
+        i += 1;
+    }
+    table
+};
+
+/// The half steps from -128 that `x * inverse` lie in.
+#[inline(always)]
+fn half_steps<const N: usize>(x: &[f32; N], inverse: f32) -> [u16; N] {
+    // Rounding `2x - 1/2` is the floor of `2x`.
+    x.map(|x| (clamp(x * inverse * 2.0, -255.0, 255.0) + 255.5 + MAGIC).to_bits() as u16)
+}
+
+/// The table values nearest to `x * inverse`.
+#[inline(always)]
+pub(super) fn iq4_nearest<const N: usize>(x: &[f32; N], inverse: f32) -> [f32; N] {
+    half_steps(x, inverse).map(|step| NEAREST_VALUE[usize::from(step & 511)])
+}
+
+/// The codes of [`iq4_nearest`].
+pub(super) fn iq4_codes<const N: usize>(x: &[f32; N], inverse: f32) -> [u8; N] {
+    half_steps(x, inverse).map(|step| NEAREST[usize::from(step & 511)])
+}
+
+/// The best scale for the table of `IQ4_NL`.
+pub(super) fn iq4_scale(x: &[f32; 32], w: &[f32; 32]) -> f32 {
+    // Around the scales under which the largest value is at one of the ends of the table.
+    let largest = largest(x);
+    let low = (-7..=7).map(|i| (-127 + i) as f32 / largest);
+    let high = (-7..=7).map(|i| (113 + i) as f32 / largest);
+    fit_scale(x, w, low.chain(high), iq4_nearest)
+}
+
+/// Errors of larger values count more, within the importance of the columns where that is known.
+pub(super) fn by_size<const N: usize>(
+    x: &[f32; N],
+    importance: Option<&[f32; N]>,
+    mean_square: f32,
+) -> [f32; N] {
+    importance.map_or_else(|| x.map(|x| x * x), |importance| weights(x, importance, mean_square))
+}
+
+pub(super) fn iq4_nl(x: &[f32; 32], importance: Option<&[f32; 32]>) -> Result<[u8; 18], OutOfRange> {
+    let Some(block) = Scaled::new(x)? else { return Ok([0; 18]) };
+    let w = by_size(&block.x, importance, block.mean_square());
+    let stored = finite_half(iq4_scale(&block.x, &w) * block.unit)?;
+    Ok(plain::q4_0_block(stored, &iq4_codes(&block.x, stored_inverse(stored, block.unit))))
+}

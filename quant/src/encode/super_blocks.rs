@@ -1,0 +1,150 @@
+//! Blocks of 256 values with coarse scales for each 16 or 32 and half-precision scales for those. Each sub-block is searched on
+//! its own first, then its scale is rounded, then its codes are taken anew under the scale as stored. It must not know
+//! formats without sub-blocks.
+
+use half::f16;
+
+use super::arith::{clamp, largest, magnitude, max, round};
+use super::blocks::{by_size, iq4_codes, iq4_scale, signed_inverses, stored_inverse};
+use super::search::{Affine, AffineSearch, Scaled, codes, fit_affine, fit_scale, weights, whole};
+use super::{OutOfRange, finite_half, pack};
+
+/// Sub-block `i` of the importance.
+fn part<const N: usize>(importance: Option<&[f32; 256]>, i: usize) -> Option<&[f32; N]> {
+    importance.map(|importance| &importance.as_chunks().0[i])
+}
+
+/// What `Q4_K` and `Q5_K` have in common.
+struct Affines {
+    scale: f16,
+    minimum: f16,
+    /// `pack::k_scales`.
+    packed: [u8; 12],
+    codes: [u8; 256],
+}
+
+impl Affines {
+    const ZERO: Self = Self { scale: f16::ZERO, minimum: f16::ZERO, packed: [0; 12], codes: [0; 256] };
+
+    /// Codes up to `top`, scales and minima per 32 values.
+    fn new(
+        x: &[f32; 256],
+        importance: Option<&[f32; 256]>,
+        search: AffineSearch,
+    ) -> Result<Self, OutOfRange> {
+        let Some(block) = Scaled::new(x)? else { return Ok(Self::ZERO) };
+        let parts = block.x.as_chunks::<32>().0;
+        let mean_square = block.mean_square();
+        let fits: [Affine; 8] = std::array::from_fn(|i| {
+            let x = &parts[i];
+            let w = match part(importance, i) {
+                Some(importance) => weights(x, importance, mean_square),
+                None => {
+                    let typical = (super::arith::dot(x, x) / 32.0).sqrt();
+                    x.map(|x| typical + x.abs())
+                }
+            };
+            fit_affine(x, &w, search)
+        });
+        let scale = finite_half(max(&fits.map(|fit| fit.scale)) / 63.0 * block.unit)?;
+        let minimum = finite_half(max(&fits.map(|fit| -fit.offset)) / 63.0 * block.unit)?;
+        let to_scale = stored_inverse(scale, block.unit);
+        let to_minimum = stored_inverse(minimum, block.unit);
+        let scales = codes(&fits.map(|fit| fit.scale), to_scale, 0.0, 63.0);
+        let minima = codes(&fits.map(|fit| -fit.offset), to_minimum, 0.0, 63.0);
+
+        let mut all = [0; 256];
+        for (i, codes_out) in all.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let step = scale.to_f32() / block.unit * f32::from(scales[i]);
+            let offset = minimum.to_f32() / block.unit * f32::from(minima[i]);
+            let above = parts[i].map(|x| x + offset);
+            let inverse = if step == 0.0 { 0.0 } else { 1.0 / step };
+            *codes_out = codes(&above, inverse, 0.0, search.top);
+        }
+        Ok(Self { scale, minimum, packed: pack::k_scales(&scales, &minima), codes: all })
+    }
+
+    /// The start of the block, the same for both formats.
+    fn header(&self, block: &mut [u8]) {
+        block[..2].copy_from_slice(&self.scale.to_le_bytes());
+        block[2..4].copy_from_slice(&self.minimum.to_le_bytes());
+        block[4..16].copy_from_slice(&self.packed);
+    }
+}
+
+pub(super) fn q4_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u8; 144], OutOfRange> {
+    let search = AffineSearch { top: 15.0, positive_offset: false, first: -1.0, step: 0.1, count: 21 };
+    let affines = Affines::new(x, importance, search)?;
+    let mut block = [0; 144];
+    affines.header(&mut block);
+    block[16..].copy_from_slice(&pack::four_bits(&affines.codes));
+    Ok(block)
+}
+
+pub(super) fn q5_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u8; 176], OutOfRange> {
+    let search = AffineSearch { top: 31.0, positive_offset: false, first: -0.5, step: 0.1, count: 16 };
+    let affines = Affines::new(x, importance, search)?;
+    let mut block = [0; 176];
+    affines.header(&mut block);
+    block[16..48].copy_from_slice(&pack::high_bits(&affines.codes));
+    block[48..].copy_from_slice(&pack::four_bits(&affines.codes));
+    Ok(block)
+}
+
+/// Sub-blocks this much smaller than their block have a scale of zero in any format.
+const NEGLIGIBLE: f32 = 1.0 / (1u32 << 20) as f32;
+
+pub(super) fn q6_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u8; 210], OutOfRange> {
+    let Some(block) = Scaled::new(x)? else { return Ok([0; 210]) };
+    let parts = block.x.as_chunks::<16>().0;
+    let mean_square = block.mean_square();
+    let fits: [f32; 16] = std::array::from_fn(|i| {
+        let x = &parts[i];
+        if magnitude(x) < NEGLIGIBLE {
+            return 0.0;
+        }
+        let w = by_size(x, part(importance, i), mean_square);
+        fit_scale(x, &w, signed_inverses(largest(x), 32.0), |x, inverse| whole(x, inverse, -32.0, 31.0))
+    });
+    let scale = finite_half(largest(&fits) / -128.0 * block.unit)?;
+    let to_scale = stored_inverse(scale, block.unit);
+    let scales = fits.map(|fit| clamp(round(fit * to_scale), -128.0, 127.0));
+
+    let mut all = [0; 256];
+    for ((codes_out, x), small) in all.as_chunks_mut::<16>().0.iter_mut().zip(parts).zip(scales) {
+        let step = scale.to_f32() / block.unit * small;
+        *codes_out = codes(x, if step == 0.0 { 0.0 } else { 1.0 / step }, -32.0, 31.0);
+    }
+    let mut bytes = [0; 210];
+    let (low, high) = pack::six_bits(&all);
+    bytes[..128].copy_from_slice(&low);
+    bytes[128..192].copy_from_slice(&high);
+    bytes[192..208].copy_from_slice(&scales.map(|scale| scale as i8 as u8));
+    bytes[208..].copy_from_slice(&scale.to_le_bytes());
+    Ok(bytes)
+}
+
+pub(super) fn iq4_xs(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u8; 136], OutOfRange> {
+    let Some(block) = Scaled::new(x)? else { return Ok([0; 136]) };
+    let parts = block.x.as_chunks::<32>().0;
+    let mean_square = block.mean_square();
+    let fits: [f32; 8] = std::array::from_fn(|i| {
+        let x = &parts[i];
+        if magnitude(x) < NEGLIGIBLE {
+            return 0.0;
+        }
+        iq4_scale(x, &by_size(x, part(importance, i), mean_square))
+    });
+    let scale = finite_half(largest(&fits) / -32.0 * block.unit)?;
+    let to_scale = stored_inverse(scale, block.unit);
+    let scales = fits.map(|fit| clamp(round(fit * to_scale), -32.0, 31.0));
+
+    let mut bytes = [0; 136];
+    bytes[..2].copy_from_slice(&scale.to_le_bytes());
+    bytes[2..8].copy_from_slice(&pack::iq4_xs_scales(&scales.map(|scale| (scale + 32.0) as u8)));
+    for ((out, x), small) in bytes[8..].as_chunks_mut::<16>().0.iter_mut().zip(parts).zip(scales) {
+        let step = scale.to_f32() / block.unit * small;
+        *out = pack::nibbles(&iq4_codes(x, if step == 0.0 { 0.0 } else { 1.0 / step }));
+    }
+    Ok(bytes)
+}
