@@ -19,58 +19,24 @@ pub(super) fn low_byte(x: f32) -> u8 {
 /// `x` between `low` and `high`; one instruction each, unlike `f32::clamp`.
 #[inline(always)]
 pub(super) fn clamp(x: f32, low: f32, high: f32) -> f32 {
-    let x = if x > high { high } else { x };
-    if x < low { low } else { x }
-}
-
-/// Sums floats in eight lanes, then the lanes pairwise.
-#[derive(Clone, Copy)]
-pub(super) struct Sum([f32; 8]);
-
-impl Sum {
-    pub(super) const ZERO: Self = Self([0.0; 8]);
-
-    /// Adds the eight products.
-    #[inline(always)]
-    pub(super) fn add_products(&mut self, a: &[f32; 8], b: &[f32; 8]) {
-        for (sum, (a, b)) in self.0.iter_mut().zip(a.iter().zip(b)) {
-            *sum += a * b;
-        }
-    }
-
-    /// Adds eight numbers.
-    #[inline(always)]
-    pub(super) fn add(&mut self, a: &[f32; 8]) {
-        for (sum, a) in self.0.iter_mut().zip(a) {
-            *sum += a;
-        }
-    }
-
-    #[inline(always)]
-    pub(super) fn total(self) -> f32 {
-        let [a, b, c, d, e, f, g, h] = self.0;
-        ((a + e) + (c + g)) + ((b + f) + (d + h))
-    }
+    let x = if x < high { x } else { high };
+    if x > low { x } else { low }
 }
 
 /// `sum a[i] * b[i]`.
-#[inline(always)]
 pub(super) fn dot<const N: usize>(a: &[f32; N], b: &[f32; N]) -> f32 {
-    let mut sum = Sum::ZERO;
-    for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
-        sum.add_products(a, b);
+    let mut lanes = [0.0; 4];
+    for (a, b) in a.as_chunks::<4>().0.iter().zip(b.as_chunks::<4>().0) {
+        for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+            *lane += a * b;
+        }
     }
-    sum.total()
+    lanes.iter().sum()
 }
 
 /// `sum x[i]`.
-#[inline(always)]
 pub(super) fn sum<const N: usize>(x: &[f32; N]) -> f32 {
-    let mut sum = Sum::ZERO;
-    for x in x.as_chunks().0 {
-        sum.add(x);
-    }
-    sum.total()
+    dot(x, &[1.0; N])
 }
 
 /// Folds with a choice between two numbers, in eight lanes.

@@ -3,8 +3,8 @@
 
 use half::f16;
 
-use super::arith::{MAGIC, clamp, dot, largest};
-use super::search::{Affine, AffineSearch, Scaled, codes, fit_affine, fit_scale, weights, whole};
+use super::arith::{MAGIC, clamp, dot, largest, round};
+use super::search::{Affine, AffineSearch, Scaled, codes, fit_affine, fit_scale, weights};
 use super::{OutOfRange, finite_half, plain};
 use crate::decode::{IQ4_VALUES, e8m0_half};
 
@@ -14,25 +14,25 @@ pub(super) fn stored_inverse(stored: f16, unit: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }
 
-/// Inverse scales around the one under which the largest value gets the code `-half`.
-pub(super) fn signed_inverses(largest: f32, half: f32) -> impl Iterator<Item = f32> {
-    (-9..=9).map(move |i| (half + 0.1 * i as f32) / -largest)
+/// The best scale for the codes from `-half` to `half - 1`, from those around the one under which the largest value gets `-half`.
+pub(super) fn signed_scale<const N: usize>(x: &[f32; N], w: &[f32; N], half: f32) -> f32 {
+    let largest = largest(x);
+    let starts = [-1.0, -0.7, -0.45, -0.2, 0.0, 0.25, 0.5, 0.8];
+    let inverses = starts.map(|start| (half + start) / -largest);
+    fit_scale(x, w, inverses, 3, |x| x.map(|x| clamp(round(x), -half, half - 1.0)))
 }
 
 fn signed(x: &[f32; 32], importance: &[f32; 32], half: f32) -> Result<(f16, [u8; 32]), OutOfRange> {
     let Some(block) = Scaled::new(x)? else { return Ok((f16::ZERO, [half as u8; 32])) };
     let w = weights(&block.x, importance, block.mean_square());
-    let scale = fit_scale(&block.x, &w, signed_inverses(largest(&block.x), half), |x, inverse| {
-        whole(x, inverse, -half, half - 1.0)
-    });
-    let stored = finite_half(scale * block.unit)?;
+    let stored = finite_half(signed_scale(&block.x, &w, half) * block.unit)?;
     Ok((stored, codes(&block.x, stored_inverse(stored, block.unit), -half, half - 1.0)))
 }
 
 fn affine(x: &[f32; 32], importance: &[f32; 32], top: f32) -> Result<(f16, f16, [u8; 32]), OutOfRange> {
     let Some(block) = Scaled::new(x)? else { return Ok((f16::ZERO, f16::ZERO, [0; 32])) };
     let w = weights(&block.x, importance, block.mean_square());
-    let search = AffineSearch { top, positive_offset: true, first: -0.9, step: 0.1, count: 19 };
+    let search = AffineSearch { top, positive_offset: true, starts: [-0.9, -0.6, -0.3, 0.0, 0.2, 0.5, 0.8, 1.2], rounds: 3 };
     let Affine { scale, offset } = fit_affine(&block.x, &w, search);
     let (stored, minimum) = (finite_half(scale * block.unit)?, finite_half(offset * block.unit)?);
     let offset = minimum.to_f32() / block.unit;
@@ -128,9 +128,8 @@ pub(super) fn iq4_codes<const N: usize>(x: &[f32; N], inverse: f32) -> [u8; N] {
 pub(super) fn iq4_scale(x: &[f32; 32], w: &[f32; 32]) -> f32 {
     // Around the scales under which the largest value is at one of the ends of the table.
     let largest = largest(x);
-    let low = (-7..=7).map(|i| (-127 + i) as f32 / largest);
-    let high = (-7..=7).map(|i| (113 + i) as f32 / largest);
-    fit_scale(x, w, low.chain(high), iq4_nearest)
+    let ends = [-134.0, -130.0, -126.0, -122.0, 108.0, 112.0, 116.0, 120.0];
+    fit_scale(x, w, ends.map(|end| end / largest), 3, |x| iq4_nearest(&x, 1.0))
 }
 
 /// Errors of larger values count more, within the importance of the columns where that is known.

@@ -1,12 +1,19 @@
-//! The searches for the scale, or the scale and the minimum, under which a few values lose least: weighted least squares,
-//! started from a number of scales and refitted to the codes that those give. The codes of a given scale are the nearest
-//! ones, the scale of given codes is a linear fit, and so each refit can only lower the error (Lloyd's iteration).
+//! The searches for the scale, or the scale and the offset, under which a few values lose least: weighted least squares by
+//! Lloyd's iteration (S. Lloyd, "Least squares quantization in PCM", 1982). The best codes of a given scale are the nearest
+//! ones, the best scale of given codes is a linear fit, and taking turns can only lower the error. It ends in a local minimum,
+//! so eight searches start from different scales and run side by side, one in each lane of the vectors.
 //!
 //! All of it works on values brought to a common magnitude by a power of two, so nothing can overflow or vanish. It must not
 //! know block layouts.
 
 use super::OutOfRange;
-use super::arith::{Sum, clamp, dot, low_byte, magnitude, max, min, round, sum};
+use super::arith::{clamp, dot, low_byte, magnitude, max, min, round, sum};
+
+/// Searches that run side by side.
+pub(super) const LANES: usize = 8;
+
+/// One number for each search.
+pub(super) type Lanes = [f32; LANES];
 
 /// A block brought to magnitudes below 2.
 pub(super) struct Scaled<const N: usize> {
@@ -52,49 +59,43 @@ pub(super) fn weights<const N: usize>(x: &[f32; N], importance: &[f32; N], mean_
     std::array::from_fn(|i| (base + importance[i] * inverse) * (2.0 * mean_square + x[i] * x[i]).sqrt())
 }
 
-/// The scale `s` for which `sum w * (x - s * q)^2` is least among those that start from the inverse scales given and two
-/// refits of the best; 0 when the values are. `nearest` gives the best codes, as numbers, of `x * inverse`.
+/// The scale `s` for which `sum w * (x - s * q)^2` is least among those found from the inverse scales given; 0 when the values
+/// are. `nearest` gives the best codes, as numbers, of `x * inverse`.
 #[inline(always)]
 pub(super) fn fit_scale<const N: usize>(
     x: &[f32; N],
     w: &[f32; N],
-    inverses: impl Iterator<Item = f32>,
-    nearest: impl Fn(&[f32; N], f32) -> [f32; N],
+    mut inverse: Lanes,
+    rounds: u32,
+    nearest: impl Fn(Lanes) -> Lanes,
 ) -> f32 {
-    // With the best scale, sum(wxq) / sum(wqq), the error is sum(wxx) less this gain.
-    let (mut scale, mut gain) = (0.0, 0.0);
-    let mut consider = |inverse: f32| {
-        let q = nearest(x, inverse);
-        let (mut wxq, mut wqq) = (Sum::ZERO, Sum::ZERO);
-        let (x, w, q) = (x.as_chunks::<8>().0, w.as_chunks::<8>().0, q.as_chunks::<8>().0);
-        for ((x, w), q) in x.iter().zip(w).zip(q) {
-            let wq = std::array::from_fn(|i| w[i] * q[i]);
-            wxq.add_products(x, &wq);
-            wqq.add_products(q, &wq);
+    let (mut scale, mut gain) = ([0.0; LANES], [0.0; LANES]);
+    for _ in 0..rounds {
+        let (mut wqx, mut wqq) = ([0.0; LANES], [0.0; LANES]);
+        for (&x, &w) in x.iter().zip(w) {
+            let q = nearest(inverse.map(|inverse| x * inverse));
+            for i in 0..LANES {
+                let wq = w * q[i];
+                wqx[i] += wq * x;
+                wqq[i] += wq * q[i];
+            }
         }
-        let (wxq, wqq) = (wxq.total(), wqq.total());
-        let fitted = wxq / wqq;
-        // Not a number when every code is zero.
-        if wxq * fitted > gain {
-            (scale, gain) = (fitted, wxq * fitted);
+        for i in 0..LANES {
+            // The best scale for these codes; with it the error is sum(wxx) less the gain. Codes that are all zero fit nothing.
+            scale[i] = if wqq[i] > 0.0 { wqx[i] / wqq[i] } else { 0.0 };
+            gain[i] = wqx[i] * scale[i];
+            inverse[i] = if scale[i] == 0.0 { 0.0 } else { 1.0 / scale[i] };
         }
-        scale
-    };
-    let best = inverses.fold(0.0, |_, inverse| consider(inverse));
-    if best == 0.0 {
-        return 0.0;
     }
-    let refitted = consider(1.0 / best);
-    consider(1.0 / refitted)
+    scale[best(&gain)]
 }
 
-/// The whole numbers from `low` to `high` nearest to `x * inverse`, as numbers.
-#[inline(always)]
-pub(super) fn whole<const N: usize>(x: &[f32; N], inverse: f32, low: f32, high: f32) -> [f32; N] {
-    x.map(|x| clamp(round(x * inverse), low, high))
+/// The position of the largest number.
+fn best<T: PartialOrd>(gains: &[T; LANES]) -> usize {
+    (1..LANES).fold(0, |best, i| if gains[i] > gains[best] { i } else { best })
 }
 
-/// The codes of [`whole`], counted from `low`.
+/// The codes, counted from `low`, of the whole numbers from `low` to `high` nearest to `x * inverse`.
 #[inline(always)]
 pub(super) fn codes<const N: usize>(x: &[f32; N], inverse: f32, low: f32, high: f32) -> [u8; N] {
     x.map(|x| low_byte(clamp(round(x * inverse), low, high) - low))
@@ -114,15 +115,16 @@ pub(super) struct AffineSearch {
     pub(super) top: f32,
     /// Whether the offset may be above zero.
     pub(super) positive_offset: bool,
-    /// Scales tried: `range / (top + first + i * step)`.
-    pub(super) first: f32,
-    pub(super) step: f32,
-    pub(super) count: u32,
+    /// The first scales tried: `range / (top + starts)`.
+    pub(super) starts: Lanes,
+    /// Refits.
+    pub(super) rounds: u32,
 }
 
-/// The scale and offset for which `sum w * (x - scale * q - offset)^2` is least, by the search given and two refits of the best.
+/// The scale and offset for which `sum w * (x - scale * q - offset)^2` is least among those found by the search given.
 #[inline(always)]
 pub(super) fn fit_affine<const N: usize>(x: &[f32; N], w: &[f32; N], search: AffineSearch) -> Affine {
+    let AffineSearch { top, .. } = search;
     let low = if search.positive_offset { min(x) } else { min(x).min(0.0) };
     let range = max(x) - low;
     if range < 2f32.powi(-20) {
@@ -131,31 +133,30 @@ pub(super) fn fit_affine<const N: usize>(x: &[f32; N], w: &[f32; N], search: Aff
     // Measured from `low`, the sums keep their digits when all values lie far from zero.
     let t = x.map(|x| x - low);
     let fixed = Fixed { w: sum(w), wt: dot(w, &t), ceiling: if search.positive_offset { f32::MAX } else { -low } };
-    let start = Affine { scale: range / search.top, offset: 0.0 };
-    let (mut best, mut gain) = (start, f64::MIN);
-    let mut consider = |from: Affine| {
-        let inverse = 1.0 / from.scale;
-        let (mut wq, mut wqq, mut wqt) = (Sum::ZERO, Sum::ZERO, Sum::ZERO);
-        for (t, w) in t.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0) {
-            let q: [f32; 8] =
-                std::array::from_fn(|i| clamp(round((t[i] - from.offset) * inverse), 0.0, search.top));
-            let weighted = std::array::from_fn(|i| w[i] * q[i]);
-            wq.add(&weighted);
-            wqq.add_products(&weighted, &q);
-            wqt.add_products(&weighted, t);
+    let (mut scale, mut offset) = (search.starts.map(|start| range / (top + start)), [0.0; LANES]);
+    let mut gain = [0.0; LANES];
+    for _ in 0..search.rounds {
+        let inverse = scale.map(|scale| 1.0 / scale);
+        let (mut wq, mut wqq, mut wqt) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        for (&t, &w) in t.iter().zip(w) {
+            for i in 0..LANES {
+                let q = clamp(round((t - offset[i]) * inverse[i]), 0.0, top);
+                let weighted = w * q;
+                wq[i] += weighted;
+                wqq[i] += weighted * q;
+                wqt[i] += weighted * t;
+            }
         }
-        let (fitted, fitted_gain) = fixed.fit(wq.total(), wqq.total(), wqt.total());
-        if fitted_gain > gain && fitted.scale > 0.0 {
-            (best, gain) = (fitted, fitted_gain);
+        for i in 0..LANES {
+            let (fit, fit_gain) = fixed.fit(wq[i], wqq[i], wqt[i]);
+            gain[i] = fit_gain;
+            // All codes may have come out as zero; the lane then starts over.
+            scale[i] = if fit.scale > 0.0 { fit.scale } else { range / top };
+            offset[i] = if fit.scale > 0.0 { fit.offset } else { 0.0 };
         }
-        best
-    };
-    let best = (0..search.count).fold(start, |_, i| {
-        consider(Affine { scale: range / (search.top + search.first + search.step * i as f32), offset: 0.0 })
-    });
-    let refitted = consider(best);
-    let Affine { scale, offset } = consider(refitted);
-    Affine { scale, offset: offset + low }
+    }
+    let best = best(&gain);
+    Affine { scale: scale[best], offset: offset[best] + low }
 }
 
 /// What does not depend on the codes in a fit of `t` by `scale * q + offset`.
@@ -168,16 +169,16 @@ struct Fixed {
 
 impl Fixed {
     /// The best scale and offset for codes with these sums, and by how much they lower `sum w * t^2`.
+    #[inline(always)]
     fn fit(&self, wq: f32, wqq: f32, wqt: f32) -> (Affine, f64) {
         let [w, wt, wq, wqq, wqt] = [self.w, self.wt, wq, wqq, wqt].map(f64::from);
         let determinant = w * wqq - wq * wq;
-        let mut offset = (wqq * wt - wq * wqt) / determinant;
         // Codes that are all the same leave the offset open.
-        if determinant <= 1e-6 * w * wqq {
-            offset = 0.0;
-        }
-        offset = offset.min(f64::from(self.ceiling));
-        let scale = (wqt - offset * wq) / wqq;
+        let free = determinant > 1e-6 * w * wqq;
+        let offset = if free { (wqq * wt - wq * wqt) / determinant } else { 0.0 };
+        let ceiling = f64::from(self.ceiling);
+        let offset = if offset < ceiling { offset } else { ceiling };
+        let scale = if wqq > 0.0 { (wqt - offset * wq) / wqq } else { 0.0 };
         let gain = 2.0 * (scale * wqt + offset * wt)
             - (scale * scale * wqq + 2.0 * scale * offset * wq + offset * offset * w);
         (Affine { scale: scale as f32, offset: offset as f32 }, gain)

@@ -5,8 +5,8 @@
 use half::f16;
 
 use super::arith::{clamp, largest, magnitude, max, round};
-use super::blocks::{by_size, iq4_codes, iq4_scale, signed_inverses, stored_inverse};
-use super::search::{Affine, AffineSearch, Scaled, codes, fit_affine, fit_scale, weights, whole};
+use super::blocks::{by_size, iq4_codes, iq4_scale, signed_scale, stored_inverse};
+use super::search::{Affine, AffineSearch, Scaled, codes, fit_affine, weights};
 use super::{OutOfRange, finite_half, pack};
 
 /// Sub-block `i` of the importance.
@@ -73,7 +73,7 @@ impl Affines {
 }
 
 pub(super) fn q4_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u8; 144], OutOfRange> {
-    let search = AffineSearch { top: 15.0, positive_offset: false, first: -1.0, step: 0.1, count: 21 };
+    let search = AffineSearch { top: 15.0, positive_offset: false, starts: [-0.9, -0.6, -0.3, 0.0, 0.2, 0.5, 0.8, 1.2], rounds: 3 };
     let affines = Affines::new(x, importance, search)?;
     let mut block = [0; 144];
     affines.header(&mut block);
@@ -82,7 +82,7 @@ pub(super) fn q4_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u
 }
 
 pub(super) fn q5_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u8; 176], OutOfRange> {
-    let search = AffineSearch { top: 31.0, positive_offset: false, first: -0.5, step: 0.1, count: 16 };
+    let search = AffineSearch { top: 31.0, positive_offset: false, starts: [-0.5, -0.3, -0.1, 0.0, 0.2, 0.4, 0.6, 0.9], rounds: 3 };
     let affines = Affines::new(x, importance, search)?;
     let mut block = [0; 176];
     affines.header(&mut block);
@@ -104,7 +104,7 @@ pub(super) fn q6_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u
             return 0.0;
         }
         let w = by_size(x, part(importance, i), mean_square);
-        fit_scale(x, &w, signed_inverses(largest(x), 32.0), |x, inverse| whole(x, inverse, -32.0, 31.0))
+        signed_scale(x, &w, 32.0)
     });
     let scale = finite_half(largest(&fits) / -128.0 * block.unit)?;
     let to_scale = stored_inverse(scale, block.unit);
