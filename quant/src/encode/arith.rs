@@ -10,6 +10,13 @@ pub(super) fn round(x: f32) -> f32 {
     (x + MAGIC) - MAGIC
 }
 
+/// The whole number at or below a number within ±2^22.
+#[inline(always)]
+pub(super) fn floor(x: f32) -> f32 {
+    let near = round(x);
+    if near > x { near - 1.0 } else { near }
+}
+
 /// The low byte, two's complement, of a whole number within ±2^22.
 #[inline(always)]
 pub(super) fn low_byte(x: f32) -> u8 {

@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use super::arith::{MAGIC, largest, low_byte, magnitude, max, min, round};
+use super::arith::{floor, largest, low_byte, magnitude, max, min, round};
 use super::{OutOfRange, finite_half, pack};
 
 /// `1 / scale`, or 0 where that overflows: the stored scale is 0 then, and any code decodes to zero.
@@ -34,7 +34,7 @@ fn signed(x: &[f32; 32], half: f32) -> Result<(f16, [u8; 32]), OutOfRange> {
     let scale = largest(x) / -half;
     let stored = finite_half(scale)?;
     let inverse = inverse(scale);
-    Ok((stored, x.map(|x| floor(x * inverse + (half + 0.5), 2.0 * half - 1.0))))
+    Ok((stored, x.map(|x| floor_code(x * inverse + (half + 0.5), 2.0 * half - 1.0))))
 }
 
 /// The extremes get the codes 0 and `top`.
@@ -43,14 +43,12 @@ fn affine(x: &[f32; 32], top: f32) -> Result<(f16, f16, [u8; 32]), OutOfRange> {
     let scale = (high - low) / top;
     let (stored, minimum) = (finite_half(scale)?, finite_half(low)?);
     let inverse = inverse(scale);
-    Ok((stored, minimum, x.map(|x| floor((x - low) * inverse + 0.5, top))))
+    Ok((stored, minimum, x.map(|x| floor_code((x - low) * inverse + 0.5, top))))
 }
 
 /// The whole part of a number that is not negative, at most `top`.
-fn floor(x: f32, top: f32) -> u8 {
-    let x = if x > top { top } else { x };
-    let near = x + MAGIC;
-    low_byte(if near - MAGIC > x { near - MAGIC - 1.0 } else { near - MAGIC })
+fn floor_code(x: f32, top: f32) -> u8 {
+    low_byte(floor(if x < top { x } else { top }))
 }
 
 pub(super) fn q4_0(x: &[f32; 32]) -> Result<[u8; 18], OutOfRange> {

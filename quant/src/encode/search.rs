@@ -91,7 +91,7 @@ pub(super) fn fit_scale<const N: usize>(
 }
 
 /// The position of the largest number.
-fn best<T: PartialOrd>(gains: &[T; LANES]) -> usize {
+pub(super) fn best<T: PartialOrd>(gains: &[T; LANES]) -> usize {
     (1..LANES).fold(0, |best, i| if gains[i] > gains[best] { i } else { best })
 }
 
@@ -183,4 +183,30 @@ impl Fixed {
             - (scale * scale * wqq + 2.0 * scale * offset * wq + offset * offset * w);
         (Affine { scale: scale as f32, offset: offset as f32 }, gain)
     }
+}
+
+/// `sum w * (x - scale * q - offset)^2` with the best codes `q` from 0 to `top`, for eight scales and offsets. A scale of 0 leaves the
+/// offset.
+pub(super) fn affine_losses<const N: usize>(
+    x: &[f32; N],
+    w: &[f32; N],
+    scale: &Lanes,
+    offset: &Lanes,
+    top: f32,
+) -> Lanes {
+    let inverse = scale.map(inverse);
+    let mut losses = [0.0; LANES];
+    for (&x, &w) in x.iter().zip(w) {
+        for i in 0..LANES {
+            let above = x - offset[i];
+            let error = above - scale[i] * clamp(round(above * inverse[i]), 0.0, top);
+            losses[i] += w * (error * error);
+        }
+    }
+    losses
+}
+
+/// `1 / scale`, or 0 for 0.
+pub(super) fn inverse(scale: f32) -> f32 {
+    if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }

@@ -4,9 +4,11 @@
 
 use half::f16;
 
-use super::arith::{clamp, largest, magnitude, max, round};
+use super::arith::{clamp, dot, floor, largest, magnitude, max, round};
 use super::blocks::{by_size, iq4_codes, iq4_scale, signed_scale, stored_inverse};
-use super::search::{Affine, AffineSearch, Scaled, codes, fit_affine, weights};
+use super::search::{
+    Affine, AffineSearch, Lanes, Scaled, affine_losses, best, codes, fit_affine, inverse, weights,
+};
 use super::{OutOfRange, finite_half, pack};
 
 /// Sub-block `i` of the importance.
@@ -35,31 +37,39 @@ impl Affines {
         let Some(block) = Scaled::new(x)? else { return Ok(Self::ZERO) };
         let parts = block.x.as_chunks::<32>().0;
         let mean_square = block.mean_square();
-        let fits: [Affine; 8] = std::array::from_fn(|i| {
+        let w: [[f32; 32]; 8] = std::array::from_fn(|i| {
             let x = &parts[i];
-            let w = match part(importance, i) {
+            match part(importance, i) {
                 Some(importance) => weights(x, importance, mean_square),
                 None => {
-                    let typical = (super::arith::dot(x, x) / 32.0).sqrt();
+                    let typical = (dot(x, x) / 32.0).sqrt();
                     x.map(|x| typical + x.abs())
                 }
-            };
-            fit_affine(x, &w, search)
+            }
         });
+        let fits: [Affine; 8] = std::array::from_fn(|i| fit_affine(&parts[i], &w[i], search));
         let scale = finite_half(max(&fits.map(|fit| fit.scale)) / 63.0 * block.unit)?;
         let minimum = finite_half(max(&fits.map(|fit| -fit.offset)) / 63.0 * block.unit)?;
-        let to_scale = stored_inverse(scale, block.unit);
-        let to_minimum = stored_inverse(minimum, block.unit);
-        let scales = codes(&fits.map(|fit| fit.scale), to_scale, 0.0, 63.0);
-        let minima = codes(&fits.map(|fit| -fit.offset), to_minimum, 0.0, 63.0);
+        let (step, down) = (scale.to_f32() / block.unit, minimum.to_f32() / block.unit);
 
-        let mut all = [0; 256];
+        let (mut scales, mut minima, mut all) = ([0; 8], [0; 8], [0; 256]);
         for (i, codes_out) in all.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            let step = scale.to_f32() / block.unit * f32::from(scales[i]);
-            let offset = minimum.to_f32() / block.unit * f32::from(minima[i]);
-            let above = parts[i].map(|x| x + offset);
-            let inverse = if step == 0.0 { 0.0 } else { 1.0 / step };
-            *codes_out = codes(&above, inverse, 0.0, search.top);
+            // Rounding both to the nearest multiple is not the best pair: where one goes up the other may have to.
+            let near_scale = floor(fits[i].scale * inverse(step)) - 1.0;
+            let near_minimum = floor(-fits[i].offset * inverse(down));
+            let try_scales: Lanes = std::array::from_fn(|i| clamp(near_scale + (i % 4) as f32, 0.0, 63.0));
+            let try_minima: Lanes = std::array::from_fn(|i| clamp(near_minimum + (i / 4) as f32, 0.0, 63.0));
+            let losses = affine_losses(
+                &parts[i],
+                &w[i],
+                &try_scales.map(|scale| scale * step),
+                &try_minima.map(|minimum| -minimum * down),
+                search.top,
+            );
+            let best = best(&losses.map(|loss| -loss));
+            (scales[i], minima[i]) = (try_scales[best] as u8, try_minima[best] as u8);
+            let above = parts[i].map(|x| x + try_minima[best] * down);
+            *codes_out = codes(&above, inverse(try_scales[best] * step), 0.0, search.top);
         }
         Ok(Self { scale, minimum, packed: pack::k_scales(&scales, &minima), codes: all })
     }
