@@ -4,22 +4,25 @@
 use half::f16;
 
 use super::arith::{MAGIC, clamp, dot, largest, round};
-use super::search::{Affine, AffineSearch, Scaled, codes, fit_affine, fit_scale, weights};
+use super::search::{Affine, AffineSearch, Lanes, Scaled, codes, fit_affine, fit_scale, inverse, weights};
 use super::{OutOfRange, finite_half, plain};
 use crate::decode::{IQ4_VALUES, e8m0_half};
 
 /// The inverse of the scale as stored, for values divided by `unit`; 0 when the scale is stored as zero.
-pub(super) fn stored_inverse(stored: f16, unit: f32) -> f32 {
-    let scale = stored.to_f32() / unit;
-    if scale == 0.0 { 0.0 } else { 1.0 / scale }
+fn stored_inverse(stored: f16, unit: f32) -> f32 {
+    inverse(stored.to_f32() / unit)
 }
 
 /// The best scale for the codes from `-half` to `half - 1`, from those around the one under which the largest value gets `-half`.
 pub(super) fn signed_scale<const N: usize>(x: &[f32; N], w: &[f32; N], half: f32) -> f32 {
     let largest = largest(x);
     let starts = [-1.0, -0.7, -0.45, -0.2, 0.0, 0.25, 0.5, 0.8];
-    let inverses = starts.map(|start| (half + start) / -largest);
-    fit_scale(x, w, inverses, 3, |x| x.map(|x| clamp(round(x), -half, half - 1.0)))
+    fit_scale(x, w, starts.map(|start| (half + start) / -largest), 3, signed_nearest(half))
+}
+
+/// The whole numbers from `-half` to `half - 1` nearest to those given.
+pub(super) fn signed_nearest(half: f32) -> impl Fn(Lanes) -> Lanes {
+    move |x| x.map(|x| clamp(round(x), -half, half - 1.0))
 }
 
 fn signed(x: &[f32; 32], importance: &[f32; 32], half: f32) -> Result<(f16, [u8; 32]), OutOfRange> {
@@ -106,22 +109,22 @@ const NEAREST_VALUE: [f32; 512] = {
     table
 };
 
-/// The half steps from -128 that `x * inverse` lie in.
+/// The half step from -128 that `x` lies in.
 #[inline(always)]
-fn half_steps<const N: usize>(x: &[f32; N], inverse: f32) -> [u16; N] {
+fn half_step(x: f32) -> usize {
     // Rounding `2x - 1/2` is the floor of `2x`.
-    x.map(|x| (clamp(x * inverse * 2.0, -255.0, 255.0) + 255.5 + MAGIC).to_bits() as u16)
+    (clamp(x * 2.0, -255.0, 255.0) + 255.5 + MAGIC).to_bits() as usize & 511
 }
 
-/// The table values nearest to `x * inverse`.
+/// The table values nearest to those given.
 #[inline(always)]
-pub(super) fn iq4_nearest<const N: usize>(x: &[f32; N], inverse: f32) -> [f32; N] {
-    half_steps(x, inverse).map(|step| NEAREST_VALUE[usize::from(step & 511)])
+pub(super) fn iq4_nearest(x: Lanes) -> Lanes {
+    x.map(half_step).map(|step| NEAREST_VALUE[step])
 }
 
-/// The codes of [`iq4_nearest`].
-pub(super) fn iq4_codes<const N: usize>(x: &[f32; N], inverse: f32) -> [u8; N] {
-    half_steps(x, inverse).map(|step| NEAREST[usize::from(step & 511)])
+/// The codes of the table values nearest to `x * inverse`.
+pub(super) fn iq4_codes(x: &[f32; 32], inverse: f32) -> [u8; 32] {
+    x.map(|x| NEAREST[half_step(x * inverse)])
 }
 
 /// The best scale for the table of `IQ4_NL`.
@@ -129,7 +132,7 @@ pub(super) fn iq4_scale(x: &[f32; 32], w: &[f32; 32]) -> f32 {
     // Around the scales under which the largest value is at one of the ends of the table.
     let largest = largest(x);
     let ends = [-134.0, -130.0, -126.0, -122.0, 108.0, 112.0, 116.0, 120.0];
-    fit_scale(x, w, ends.map(|end| end / largest), 3, |x| iq4_nearest(&x, 1.0))
+    fit_scale(x, w, ends.map(|end| end / largest), 3, iq4_nearest)
 }
 
 /// Errors of larger values count more, within the importance of the columns where that is known.
@@ -138,7 +141,7 @@ pub(super) fn by_size<const N: usize>(
     importance: Option<&[f32; N]>,
     mean_square: f32,
 ) -> [f32; N] {
-    importance.map_or_else(|| x.map(|x| x * x), |importance| weights(x, importance, mean_square))
+    importance.map_or_else(|| x.map(|x| mean_square + x * x), |importance| weights(x, importance, mean_square))
 }
 
 pub(super) fn iq4_nl(x: &[f32; 32], importance: Option<&[f32; 32]>) -> Result<[u8; 18], OutOfRange> {

@@ -206,6 +206,26 @@ pub(super) fn affine_losses<const N: usize>(
     losses
 }
 
+/// `sum w * (x - scale * q)^2` for eight scales. `nearest` gives the best codes, as numbers, of `x / scale`.
+#[inline(always)]
+pub(super) fn scale_losses<const N: usize>(
+    x: &[f32; N],
+    w: &[f32; N],
+    scale: &Lanes,
+    nearest: impl Fn(Lanes) -> Lanes,
+) -> Lanes {
+    let inverse = scale.map(inverse);
+    let mut losses = [0.0; LANES];
+    for (&x, &w) in x.iter().zip(w) {
+        let q = nearest(inverse.map(|inverse| x * inverse));
+        for i in 0..LANES {
+            let error = x - scale[i] * q[i];
+            losses[i] += w * (error * error);
+        }
+    }
+    losses
+}
+
 /// `1 / scale`, or 0 for 0.
 pub(super) fn inverse(scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }

@@ -4,10 +4,11 @@
 
 use half::f16;
 
-use super::arith::{clamp, dot, floor, largest, magnitude, max, round};
-use super::blocks::{by_size, iq4_codes, iq4_scale, signed_scale, stored_inverse};
+use super::arith::{clamp, dot, floor, largest, low_byte, magnitude, max};
+use super::blocks::{by_size, iq4_codes, iq4_nearest, iq4_scale, signed_nearest, signed_scale};
 use super::search::{
-    Affine, AffineSearch, Lanes, Scaled, affine_losses, best, codes, fit_affine, inverse, weights,
+    Affine, AffineSearch, Lanes, Scaled, affine_losses, best, codes, fit_affine, inverse, scale_losses,
+    weights,
 };
 use super::{OutOfRange, finite_half, pack};
 
@@ -104,57 +105,71 @@ pub(super) fn q5_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u
 /// Sub-blocks this much smaller than their block have a scale of zero in any format.
 const NEGLIGIBLE: f32 = 1.0 / (1u32 << 20) as f32;
 
+/// Whole multiples of a half-precision scale for sub-blocks of `N` values, and the weights they were fitted with.
+struct Multiples<const PARTS: usize> {
+    scale: f16,
+    multiples: [f32; PARTS],
+    /// The scales that come of it, for values divided by the unit of the block.
+    steps: [f32; PARTS],
+}
+
+impl<const PARTS: usize> Multiples<PARTS> {
+    /// Multiples from `-half` to `half - 1`; `fit` finds the scale of a sub-block, `nearest` the codes of `x / scale`, as numbers.
+    #[inline(always)]
+    fn new<const N: usize>(
+        block: &Scaled<256>,
+        importance: Option<&[f32; 256]>,
+        half: f32,
+        fit: impl Fn(&[f32; N], &[f32; N]) -> f32,
+        nearest: impl Fn(Lanes) -> Lanes,
+    ) -> Result<Self, OutOfRange> {
+        let parts = block.x.as_chunks::<N>().0;
+        let mean_square = block.mean_square();
+        let w: [[f32; N]; PARTS] =
+            std::array::from_fn(|i| by_size(&parts[i], part(importance, i), mean_square));
+        let fits: [f32; PARTS] = std::array::from_fn(|i| {
+            if magnitude(&parts[i]) < NEGLIGIBLE { 0.0 } else { fit(&parts[i], &w[i]) }
+        });
+        let scale = finite_half(largest(&fits) / -half * block.unit)?;
+        let step = scale.to_f32() / block.unit;
+        let multiples = std::array::from_fn(|i| {
+            let near = floor(fits[i] * inverse(step)) - 3.0;
+            let tries: Lanes = std::array::from_fn(|lane| clamp(near + lane as f32, -half, half - 1.0));
+            let losses = scale_losses(&parts[i], &w[i], &tries.map(|multiple| multiple * step), &nearest);
+            tries[best(&losses.map(|loss| -loss))]
+        });
+        Ok(Self { scale, multiples, steps: multiples.map(|multiple| multiple * step) })
+    }
+}
+
 pub(super) fn q6_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u8; 210], OutOfRange> {
     let Some(block) = Scaled::new(x)? else { return Ok([0; 210]) };
-    let parts = block.x.as_chunks::<16>().0;
-    let mean_square = block.mean_square();
-    let fits: [f32; 16] = std::array::from_fn(|i| {
-        let x = &parts[i];
-        if magnitude(x) < NEGLIGIBLE {
-            return 0.0;
-        }
-        let w = by_size(x, part(importance, i), mean_square);
-        signed_scale(x, &w, 32.0)
-    });
-    let scale = finite_half(largest(&fits) / -128.0 * block.unit)?;
-    let to_scale = stored_inverse(scale, block.unit);
-    let scales = fits.map(|fit| clamp(round(fit * to_scale), -128.0, 127.0));
-
+    let fit = |x: &[f32; 16], w: &[f32; 16]| signed_scale(x, w, 32.0);
+    let fitted = Multiples::<16>::new(&block, importance, 128.0, fit, signed_nearest(32.0))?;
     let mut all = [0; 256];
-    for ((codes_out, x), small) in all.as_chunks_mut::<16>().0.iter_mut().zip(parts).zip(scales) {
-        let step = scale.to_f32() / block.unit * small;
-        *codes_out = codes(x, if step == 0.0 { 0.0 } else { 1.0 / step }, -32.0, 31.0);
+    let parts = all.as_chunks_mut().0.iter_mut().zip(block.x.as_chunks::<16>().0);
+    for ((out, x), step) in parts.zip(fitted.steps) {
+        *out = codes(x, inverse(step), -32.0, 31.0);
     }
     let mut bytes = [0; 210];
     let (low, high) = pack::six_bits(&all);
     bytes[..128].copy_from_slice(&low);
     bytes[128..192].copy_from_slice(&high);
-    bytes[192..208].copy_from_slice(&scales.map(|scale| scale as i8 as u8));
-    bytes[208..].copy_from_slice(&scale.to_le_bytes());
+    bytes[192..208].copy_from_slice(&fitted.multiples.map(low_byte));
+    bytes[208..].copy_from_slice(&fitted.scale.to_le_bytes());
     Ok(bytes)
 }
 
 pub(super) fn iq4_xs(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u8; 136], OutOfRange> {
     let Some(block) = Scaled::new(x)? else { return Ok([0; 136]) };
-    let parts = block.x.as_chunks::<32>().0;
-    let mean_square = block.mean_square();
-    let fits: [f32; 8] = std::array::from_fn(|i| {
-        let x = &parts[i];
-        if magnitude(x) < NEGLIGIBLE {
-            return 0.0;
-        }
-        iq4_scale(x, &by_size(x, part(importance, i), mean_square))
-    });
-    let scale = finite_half(largest(&fits) / -32.0 * block.unit)?;
-    let to_scale = stored_inverse(scale, block.unit);
-    let scales = fits.map(|fit| clamp(round(fit * to_scale), -32.0, 31.0));
-
+    let fitted = Multiples::<8>::new(&block, importance, 32.0, iq4_scale, iq4_nearest)?;
     let mut bytes = [0; 136];
-    bytes[..2].copy_from_slice(&scale.to_le_bytes());
-    bytes[2..8].copy_from_slice(&pack::iq4_xs_scales(&scales.map(|scale| (scale + 32.0) as u8)));
-    for ((out, x), small) in bytes[8..].as_chunks_mut::<16>().0.iter_mut().zip(parts).zip(scales) {
-        let step = scale.to_f32() / block.unit * small;
-        *out = pack::nibbles(&iq4_codes(x, if step == 0.0 { 0.0 } else { 1.0 / step }));
+    bytes[..2].copy_from_slice(&fitted.scale.to_le_bytes());
+    let scales = fitted.multiples.map(|multiple| low_byte(multiple + 32.0));
+    bytes[2..8].copy_from_slice(&pack::iq4_xs_scales(&scales));
+    let parts = bytes[8..].as_chunks_mut().0.iter_mut().zip(block.x.as_chunks::<32>().0);
+    for ((out, x), step) in parts.zip(fitted.steps) {
+        *out = pack::nibbles(&iq4_codes(x, inverse(step)));
     }
     Ok(bytes)
 }
