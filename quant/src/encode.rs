@@ -171,6 +171,7 @@ impl OutOfRange {
 }
 
 /// `x` in half precision.
+#[inline]
 fn finite_half(x: f32) -> Result<f16, OutOfRange> {
     let half = f16::from_f32(x);
     if half.is_finite() { Ok(half) } else { Err(OutOfRange) }

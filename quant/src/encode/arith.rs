@@ -30,6 +30,16 @@ pub(super) fn clamp(x: f32, low: f32, high: f32) -> f32 {
     if x > low { x } else { low }
 }
 
+/// `f` of each number. Unlike `array::map` it stays a plain loop, and with it a vector one, at any length.
+#[inline(always)]
+pub(super) fn map<const N: usize, T: Copy + Default>(x: &[f32; N], f: impl Fn(f32) -> T) -> [T; N] {
+    let mut out = [T::default(); N];
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = f(x);
+    }
+    out
+}
+
 /// `sum a[i] * b[i]`.
 pub(super) fn dot<const N: usize>(a: &[f32; N], b: &[f32; N]) -> f32 {
     let mut lanes = [0.0; 4];
@@ -46,10 +56,16 @@ pub(super) fn sum<const N: usize>(x: &[f32; N]) -> f32 {
     dot(x, &[1.0; N])
 }
 
-/// Folds with a choice between two numbers, in eight lanes.
+/// The bits of a float as an integer in the same order, and back. The compiler takes the least of some integers in any order,
+/// and so in vectors; of floats it must keep the order, and makes scalars of them.
 #[inline(always)]
-fn choose<const N: usize>(x: &[f32; N], better: impl Fn(f32, f32) -> bool) -> f32 {
-    let pick = |a: f32, b: f32| if better(b, a) { b } else { a };
+fn ordered(bits: i32) -> i32 {
+    bits ^ ((bits >> 31) & i32::MAX)
+}
+
+/// Folds with `pick` in eight lanes, which are returned as [`ordered`] integers.
+#[inline(always)]
+fn lanes<const N: usize>(x: &[f32; N], pick: impl Fn(f32, f32) -> f32) -> [i32; 8] {
     let (chunks, _) = x.as_chunks::<8>();
     let mut best = chunks[0];
     for chunk in &chunks[1..] {
@@ -57,19 +73,21 @@ fn choose<const N: usize>(x: &[f32; N], better: impl Fn(f32, f32) -> bool) -> f3
             *best = pick(*best, x);
         }
     }
-    best.into_iter().reduce(pick).expect("eight lanes")
+    best.map(|x| ordered(x.to_bits() as i32))
 }
 
 /// The smallest value.
 #[inline(always)]
 pub(super) fn min<const N: usize>(x: &[f32; N]) -> f32 {
-    choose(x, |a, b| a < b)
+    let lanes = lanes(x, |a, b| if b < a { b } else { a });
+    f32::from_bits(ordered(lanes.into_iter().fold(i32::MAX, i32::min)) as u32)
 }
 
 /// The largest value.
 #[inline(always)]
 pub(super) fn max<const N: usize>(x: &[f32; N]) -> f32 {
-    choose(x, |a, b| a > b)
+    let lanes = lanes(x, |a, b| if b > a { b } else { a });
+    f32::from_bits(ordered(lanes.into_iter().fold(i32::MIN, i32::max)) as u32)
 }
 
 /// The value of largest magnitude, with its sign; the first of them.
@@ -85,5 +103,5 @@ pub(super) fn largest<const N: usize>(x: &[f32; N]) -> f32 {
 /// The largest magnitude.
 #[inline(always)]
 pub(super) fn magnitude<const N: usize>(x: &[f32; N]) -> f32 {
-    max(&x.map(f32::abs))
+    max(&map(x, f32::abs))
 }

@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use super::arith::{MAGIC, clamp, dot, largest, round};
+use super::arith::{MAGIC, clamp, dot, largest, map, round};
 use super::search::{Affine, AffineSearch, Lanes, Scaled, codes, fit_affine, fit_scale, inverse, weights};
 use super::{OutOfRange, finite_half, plain};
 use crate::decode::{IQ4_VALUES, e8m0_half};
@@ -39,7 +39,7 @@ fn affine(x: &[f32; 32], importance: &[f32; 32], top: f32) -> Result<(f16, f16, 
     let Affine { scale, offset } = fit_affine(&block.x, &w, search);
     let (stored, minimum) = (finite_half(scale * block.unit)?, finite_half(offset * block.unit)?);
     let offset = minimum.to_f32() / block.unit;
-    let above = block.x.map(|x| x - offset);
+    let above = map(&block.x, |x| x - offset);
     Ok((stored, minimum, codes(&above, stored_inverse(stored, block.unit), 0.0, top)))
 }
 
@@ -68,7 +68,7 @@ pub(super) fn mxfp4(x: &[f32; 32], importance: &[f32; 32]) -> [u8; 17] {
         let mut back = [0.0; 32];
         crate::decode(crate::Format::Mxfp4, block, &mut back);
         let errors: [f32; 32] = std::array::from_fn(|i| (x[i] - back[i]) / unit);
-        dot(&errors.map(|e| e * e), &importance.map(|w| w / largest))
+        dot(&map(&errors, |e| e * e), &map(importance, |w| w / largest))
     };
     let mut best = plain::mxfp4_block(middle, x);
     let mut least = loss(&best);
@@ -124,7 +124,7 @@ pub(super) fn iq4_nearest(x: Lanes) -> Lanes {
 
 /// The codes of the table values nearest to `x * inverse`.
 pub(super) fn iq4_codes(x: &[f32; 32], inverse: f32) -> [u8; 32] {
-    x.map(|x| NEAREST[half_step(x * inverse)])
+    map(x, |x| NEAREST[half_step(x * inverse)])
 }
 
 /// The best scale for the table of `IQ4_NL`.
@@ -141,7 +141,7 @@ pub(super) fn by_size<const N: usize>(
     importance: Option<&[f32; N]>,
     mean_square: f32,
 ) -> [f32; N] {
-    importance.map_or_else(|| x.map(|x| mean_square + x * x), |importance| weights(x, importance, mean_square))
+    importance.map_or_else(|| map(x, |x| mean_square + x * x), |importance| weights(x, importance, mean_square))
 }
 
 pub(super) fn iq4_nl(x: &[f32; 32], importance: Option<&[f32; 32]>) -> Result<[u8; 18], OutOfRange> {

@@ -3,10 +3,11 @@
 
 use half::f16;
 
-use super::arith::{floor, largest, low_byte, magnitude, max, min, round};
+use super::arith::{floor, largest, low_byte, magnitude, map, max, min, round};
 use super::{OutOfRange, finite_half, pack};
 
 /// `1 / scale`, or 0 where that overflows: the stored scale is 0 then, and any code decodes to zero.
+#[inline(always)]
 fn inverse(scale: f32) -> f32 {
     if scale.abs() < f32::MIN_POSITIVE { 0.0 } else { 1.0 / scale }
 }
@@ -30,23 +31,26 @@ pub(super) fn q8_0(x: &[f32; 32]) -> Result<[u8; 34], OutOfRange> {
 }
 
 /// The value of largest magnitude gets the lowest code, `-half`: the only one of its size.
+#[inline(always)]
 fn signed(x: &[f32; 32], half: f32) -> Result<(f16, [u8; 32]), OutOfRange> {
     let scale = largest(x) / -half;
     let stored = finite_half(scale)?;
     let inverse = inverse(scale);
-    Ok((stored, x.map(|x| floor_code(x * inverse + (half + 0.5), 2.0 * half - 1.0))))
+    Ok((stored, map(x, |x| floor_code(x * inverse + (half + 0.5), 2.0 * half - 1.0))))
 }
 
 /// The extremes get the codes 0 and `top`.
+#[inline(always)]
 fn affine(x: &[f32; 32], top: f32) -> Result<(f16, f16, [u8; 32]), OutOfRange> {
     let (low, high) = (min(x), max(x));
     let scale = (high - low) / top;
     let (stored, minimum) = (finite_half(scale)?, finite_half(low)?);
     let inverse = inverse(scale);
-    Ok((stored, minimum, x.map(|x| floor_code((x - low) * inverse + 0.5, top))))
+    Ok((stored, minimum, map(x, |x| floor_code((x - low) * inverse + 0.5, top))))
 }
 
 /// The whole part of a number that is not negative, at most `top`.
+#[inline(always)]
 fn floor_code(x: f32, top: f32) -> u8 {
     low_byte(floor(if x < top { x } else { top }))
 }
@@ -117,7 +121,7 @@ pub(super) fn mxfp4_block(e: u8, x: &[f32; 32]) -> [u8; 17] {
     /// The midpoints between the doubled E2M1 magnitudes.
     const MIDPOINTS: [f32; 7] = [0.5, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0];
     let scale = crate::decode::e8m0_half(e);
-    let codes = x.map(|x| {
+    let codes = map(x, |x| {
         let magnitude = x.abs() / scale;
         let code: u32 = MIDPOINTS.iter().map(|&midpoint| u32::from(magnitude > midpoint)).sum();
         // There are two zeros; the positive one is taken.

@@ -7,7 +7,7 @@
 //! know block layouts.
 
 use super::OutOfRange;
-use super::arith::{clamp, dot, low_byte, magnitude, max, min, round, sum};
+use super::arith::{clamp, dot, low_byte, magnitude, map, max, min, round, sum};
 
 /// Searches that run side by side.
 pub(super) const LANES: usize = 8;
@@ -40,7 +40,7 @@ impl<const N: usize> Scaled<N> {
         }
         let unit = f32::from_bits(largest.to_bits() & 0x7f80_0000);
         let inverse = 1.0 / unit;
-        Ok(Some(Self { x: x.map(|x| x * inverse), unit }))
+        Ok(Some(Self { x: map(x, |x| x * inverse), unit }))
     }
 
     /// The mean of the squares.
@@ -98,7 +98,7 @@ pub(super) fn best<T: PartialOrd>(gains: &[T; LANES]) -> usize {
 /// The codes, counted from `low`, of the whole numbers from `low` to `high` nearest to `x * inverse`.
 #[inline(always)]
 pub(super) fn codes<const N: usize>(x: &[f32; N], inverse: f32, low: f32, high: f32) -> [u8; N] {
-    x.map(|x| low_byte(clamp(round(x * inverse), low, high) - low))
+    map(x, |x| low_byte(clamp(round(x * inverse), low, high) - low))
 }
 
 /// A scale and what the code 0 stands for.
@@ -131,7 +131,7 @@ pub(super) fn fit_affine<const N: usize>(x: &[f32; N], w: &[f32; N], search: Aff
         return Affine { scale: 0.0, offset: low };
     }
     // Measured from `low`, the sums keep their digits when all values lie far from zero.
-    let t = x.map(|x| x - low);
+    let t = map(x, |x| x - low);
     let fixed = Fixed { w: sum(w), wt: dot(w, &t), ceiling: if search.positive_offset { f32::MAX } else { -low } };
     let (mut scale, mut offset) = (search.starts.map(|start| range / (top + start)), [0.0; LANES]);
     let mut gain = [0.0; LANES];

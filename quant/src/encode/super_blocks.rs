@@ -4,7 +4,7 @@
 
 use half::f16;
 
-use super::arith::{clamp, dot, floor, largest, low_byte, magnitude, max};
+use super::arith::{clamp, dot, floor, largest, low_byte, magnitude, map, max};
 use super::blocks::{by_size, iq4_codes, iq4_nearest, iq4_scale, signed_nearest, signed_scale};
 use super::search::{
     Affine, AffineSearch, Lanes, Scaled, affine_losses, best, codes, fit_affine, inverse, scale_losses,
@@ -44,7 +44,7 @@ impl Affines {
                 Some(importance) => weights(x, importance, mean_square),
                 None => {
                     let typical = (dot(x, x) / 32.0).sqrt();
-                    x.map(|x| typical + x.abs())
+                    map(x, |x| typical + x.abs())
                 }
             }
         });
@@ -69,7 +69,7 @@ impl Affines {
             );
             let best = best(&losses.map(|loss| -loss));
             (scales[i], minima[i]) = (try_scales[best] as u8, try_minima[best] as u8);
-            let above = parts[i].map(|x| x + try_minima[best] * down);
+            let above = map(&parts[i], |x| x + try_minima[best] * down);
             *codes_out = codes(&above, inverse(try_scales[best] * step), 0.0, search.top);
         }
         Ok(Self { scale, minimum, packed: pack::k_scales(&scales, &minima), codes: all })
