@@ -120,7 +120,7 @@ pub fn encode_weighted(
     if !cols.is_multiple_of(block_len) {
         return Err(EncodeError::PartialBlock { len: cols, block_len });
     }
-    assert!(src.len().is_multiple_of(cols.max(1)), "encode: {} values are no rows of {cols}", src.len());
+    assert!(src.len().is_multiple_of(cols), "encode: {} values are no rows of {cols}", src.len());
     if let Some(column) = weights.iter().position(|w| !w.is_finite() || *w < 0.0) {
         return Err(EncodeError::Importance { column });
     }
@@ -164,7 +164,7 @@ struct OutOfRange;
 impl OutOfRange {
     /// The error of block `i`, which holds `x`.
     fn at<const N: usize>(i: usize, x: &[f32; N]) -> EncodeError {
-        let largest = arith::magnitude(x);
+        let largest = x.iter().fold(0.0, |largest, x| x.abs().max(largest));
         let at = x.iter().position(|x| x.abs() == largest).expect("one of them is the largest");
         EncodeError::OutOfRange { index: i * N + at }
     }

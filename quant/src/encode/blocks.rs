@@ -35,7 +35,12 @@ fn signed(x: &[f32; 32], importance: &[f32; 32], half: f32) -> Result<(f16, [u8;
 fn affine(x: &[f32; 32], importance: &[f32; 32], top: f32) -> Result<(f16, f16, [u8; 32]), OutOfRange> {
     let Some(block) = Scaled::new(x)? else { return Ok((f16::ZERO, f16::ZERO, [0; 32])) };
     let w = weights(&block.x, importance, block.mean_square());
-    let search = AffineSearch { top, positive_offset: true, starts: [-0.9, -0.6, -0.3, 0.0, 0.2, 0.5, 0.8, 1.2], rounds: 3 };
+    let search = AffineSearch {
+        top,
+        positive_offset: true,
+        starts: [-0.9, -0.6, -0.3, 0.0, 0.2, 0.5, 0.8, 1.2],
+        rounds: 3,
+    };
     let Affine { scale, offset } = fit_affine(&block.x, &w, search);
     let (stored, minimum) = (finite_half(scale * block.unit)?, finite_half(offset * block.unit)?);
     let offset = minimum.to_f32() / block.unit;
@@ -43,20 +48,30 @@ fn affine(x: &[f32; 32], importance: &[f32; 32], top: f32) -> Result<(f16, f16, 
     Ok((stored, minimum, codes(&above, stored_inverse(stored, block.unit), 0.0, top)))
 }
 
+// Where only the searched scale or minimum is too large, a block is encoded as without importance.
+
 pub(super) fn q4_0(x: &[f32; 32], importance: &[f32; 32]) -> Result<[u8; 18], OutOfRange> {
-    signed(x, importance, 8.0).map(|(scale, codes)| plain::q4_0_block(scale, &codes))
+    signed(x, importance, 8.0)
+        .map(|(scale, codes)| plain::q4_0_block(scale, &codes))
+        .or_else(|_| plain::q4_0(x))
 }
 
 pub(super) fn q4_1(x: &[f32; 32], importance: &[f32; 32]) -> Result<[u8; 20], OutOfRange> {
-    affine(x, importance, 15.0).map(|(scale, minimum, codes)| plain::q4_1_block(scale, minimum, &codes))
+    affine(x, importance, 15.0)
+        .map(|(scale, minimum, codes)| plain::q4_1_block(scale, minimum, &codes))
+        .or_else(|_| plain::q4_1(x))
 }
 
 pub(super) fn q5_0(x: &[f32; 32], importance: &[f32; 32]) -> Result<[u8; 22], OutOfRange> {
-    signed(x, importance, 16.0).map(|(scale, codes)| plain::q5_0_block(scale, &codes))
+    signed(x, importance, 16.0)
+        .map(|(scale, codes)| plain::q5_0_block(scale, &codes))
+        .or_else(|_| plain::q5_0(x))
 }
 
 pub(super) fn q5_1(x: &[f32; 32], importance: &[f32; 32]) -> Result<[u8; 24], OutOfRange> {
-    affine(x, importance, 31.0).map(|(scale, minimum, codes)| plain::q5_1_block(scale, minimum, &codes))
+    affine(x, importance, 31.0)
+        .map(|(scale, minimum, codes)| plain::q5_1_block(scale, minimum, &codes))
+        .or_else(|_| plain::q5_1(x))
 }
 
 /// The best of the scale of [`plain::mxfp4`] and its neighbours: one up cuts off less, one down is finer.
@@ -141,7 +156,8 @@ pub(super) fn by_size<const N: usize>(
     importance: Option<&[f32; N]>,
     mean_square: f32,
 ) -> [f32; N] {
-    importance.map_or_else(|| map(x, |x| mean_square + x * x), |importance| weights(x, importance, mean_square))
+    importance
+        .map_or_else(|| map(x, |x| mean_square + x * x), |importance| weights(x, importance, mean_square))
 }
 
 pub(super) fn iq4_nl(x: &[f32; 32], importance: Option<&[f32; 32]>) -> Result<[u8; 18], OutOfRange> {

@@ -55,7 +55,8 @@ pub(super) fn six_bits(codes: &[u8; 256]) -> ([u8; 128], [u8; 64]) {
             *byte = codes[i] & 15 | codes[i + 64] << 4;
         }
         for (i, byte) in high[half * 32..][..32].iter_mut().enumerate() {
-            *byte = codes[i] >> 4 | codes[i + 32] >> 4 << 2 | codes[i + 64] >> 4 << 4 | codes[i + 96] >> 4 << 6;
+            *byte =
+                codes[i] >> 4 | codes[i + 32] >> 4 << 2 | codes[i + 64] >> 4 << 4 | codes[i + 96] >> 4 << 6;
         }
     }
     (low, high)

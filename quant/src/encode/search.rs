@@ -132,7 +132,8 @@ pub(super) fn fit_affine<const N: usize>(x: &[f32; N], w: &[f32; N], search: Aff
     }
     // Measured from `low`, the sums keep their digits when all values lie far from zero.
     let t = map(x, |x| x - low);
-    let fixed = Fixed { w: sum(w), wt: dot(w, &t), ceiling: if search.positive_offset { f32::MAX } else { -low } };
+    let fixed =
+        Fixed { w: sum(w), wt: dot(w, &t), ceiling: if search.positive_offset { f32::MAX } else { -low } };
     let (mut scale, mut offset) = (search.starts.map(|start| range / (top + start)), [0.0; LANES]);
     let mut gain = [0.0; LANES];
     for _ in 0..search.rounds {

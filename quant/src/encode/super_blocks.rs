@@ -50,7 +50,7 @@ impl Affines {
         });
         let fits: [Affine; 8] = std::array::from_fn(|i| fit_affine(&parts[i], &w[i], search));
         let scale = finite_half(max(&fits.map(|fit| fit.scale)) / 63.0 * block.unit)?;
-        let minimum = finite_half(max(&fits.map(|fit| -fit.offset)) / 63.0 * block.unit)?;
+        let minimum = finite_half(max(&fits.map(|fit| -fit.offset)).max(0.0) / 63.0 * block.unit)?;
         let (step, down) = (scale.to_f32() / block.unit, minimum.to_f32() / block.unit);
 
         let (mut scales, mut minima, mut all) = ([0; 8], [0; 8], [0; 256]);
@@ -84,7 +84,12 @@ impl Affines {
 }
 
 pub(super) fn q4_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u8; 144], OutOfRange> {
-    let search = AffineSearch { top: 15.0, positive_offset: false, starts: [-0.9, -0.6, -0.3, 0.0, 0.2, 0.5, 0.8, 1.2], rounds: 3 };
+    let search = AffineSearch {
+        top: 15.0,
+        positive_offset: false,
+        starts: [-0.9, -0.6, -0.3, 0.0, 0.2, 0.5, 0.8, 1.2],
+        rounds: 3,
+    };
     let affines = Affines::new(x, importance, search)?;
     let mut block = [0; 144];
     affines.header(&mut block);
@@ -93,7 +98,12 @@ pub(super) fn q4_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u
 }
 
 pub(super) fn q5_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u8; 176], OutOfRange> {
-    let search = AffineSearch { top: 31.0, positive_offset: false, starts: [-0.5, -0.3, -0.1, 0.0, 0.2, 0.4, 0.6, 0.9], rounds: 3 };
+    let search = AffineSearch {
+        top: 31.0,
+        positive_offset: false,
+        starts: [-0.5, -0.3, -0.1, 0.0, 0.2, 0.4, 0.6, 0.9],
+        rounds: 3,
+    };
     let affines = Affines::new(x, importance, search)?;
     let mut block = [0; 176];
     affines.header(&mut block);
@@ -127,9 +137,12 @@ impl<const PARTS: usize> Multiples<PARTS> {
         let mean_square = block.mean_square();
         let w: [[f32; N]; PARTS] =
             std::array::from_fn(|i| by_size(&parts[i], part(importance, i), mean_square));
-        let fits: [f32; PARTS] = std::array::from_fn(|i| {
-            if magnitude(&parts[i]) < NEGLIGIBLE { 0.0 } else { fit(&parts[i], &w[i]) }
-        });
+        let fits: [f32; PARTS] =
+            std::array::from_fn(
+                |i| {
+                    if magnitude(&parts[i]) < NEGLIGIBLE { 0.0 } else { fit(&parts[i], &w[i]) }
+                },
+            );
         let scale = finite_half(largest(&fits) / -half * block.unit)?;
         let step = scale.to_f32() / block.unit;
         let multiples = std::array::from_fn(|i| {
