@@ -17,7 +17,7 @@ fn stored_inverse(stored: f16, unit: f32) -> f32 {
 pub(super) fn signed_scale<const N: usize>(x: &[f32; N], w: &[f32; N], half: f32) -> f32 {
     let largest = largest(x);
     let starts = [-1.0, -0.7, -0.45, -0.2, 0.0, 0.25, 0.5, 0.8];
-    fit_scale(x, w, starts.map(|start| (half + start) / -largest), 3, signed_nearest(half))
+    fit_scale(x, w, starts.map(|start| (half + start) / -largest), 2, signed_nearest(half))
 }
 
 /// The whole numbers from `-half` to `half - 1` nearest to those given.
@@ -147,7 +147,7 @@ pub(super) fn iq4_scale(x: &[f32; 32], w: &[f32; 32]) -> f32 {
     // Around the scales under which the largest value is at one of the ends of the table.
     let largest = largest(x);
     let ends = [-134.0, -130.0, -126.0, -122.0, 108.0, 112.0, 116.0, 120.0];
-    fit_scale(x, w, ends.map(|end| end / largest), 3, iq4_nearest)
+    fit_scale(x, w, ends.map(|end| end / largest), 2, iq4_nearest)
 }
 
 /// Errors of larger values count more, within the importance of the columns where that is known.

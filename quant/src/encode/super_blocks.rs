@@ -88,7 +88,7 @@ pub(super) fn q4_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u
         top: 15.0,
         positive_offset: false,
         starts: [-0.9, -0.6, -0.3, 0.0, 0.2, 0.5, 0.8, 1.2],
-        rounds: 3,
+        rounds: 2,
     };
     let affines = Affines::new(x, importance, search)?;
     let mut block = [0; 144];
@@ -102,7 +102,7 @@ pub(super) fn q5_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u
         top: 31.0,
         positive_offset: false,
         starts: [-0.5, -0.3, -0.1, 0.0, 0.2, 0.4, 0.6, 0.9],
-        rounds: 3,
+        rounds: 2,
     };
     let affines = Affines::new(x, importance, search)?;
     let mut block = [0; 176];
