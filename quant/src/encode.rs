@@ -1,5 +1,5 @@
-//! Floats to block bytes. Each block depends on its own values (and the importance of their columns) alone, so rows can be
-//! encoded in any pieces, by any number of threads, to the same bytes. It must not know files or threads.
+//! Floats to block bytes. Each block depends on its own values (and the importance of their columns) alone, so rows
+//! can be encoded in any pieces, by any number of threads, to the same bytes. It must not know files or threads.
 
 mod arith;
 mod blocks;
@@ -8,6 +8,7 @@ mod plain;
 mod search;
 mod super_blocks;
 
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
 use crate::Format;
@@ -64,10 +65,11 @@ impl std::error::Error for EncodeError {}
 ///
 /// - `F16`, `BF16`: rounded to nearest even.
 /// - `Q8_0`, `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `MXFP4`: byte for byte as ggml's reference quantisers.
-/// - `Q4_K`, `Q5_K`, `Q6_K`, `IQ4_NL`, `IQ4_XS`: scales searched for the least squared error, in which larger values count more.
+/// - `Q4_K`, `Q5_K`, `Q6_K`, `IQ4_NL`, `IQ4_XS`: scales searched for the least squared error, in which larger values
+///   count more.
 /// - `Q2_K`, `Q3_K`: not supported.
 ///
-/// A block whose scale would be below the smallest half-precision number decodes to zeros.
+/// Scales are stored in half precision, so values below about `1e-6` lose digits, and far below become zeros.
 ///
 /// # Errors
 /// See [`EncodeError`]; `out` is then partly written. What is written without one decodes to finite values.
@@ -78,10 +80,15 @@ pub fn encode(format: Format, src: &[f32], out: &mut [u8]) -> Result<(), EncodeE
     check(format, src, out)?;
     match format {
         Format::F32 => each(src, out, |x: &[f32; 1]| Ok(x[0].to_le_bytes())),
-        Format::F16 => each(src, out, |x: &[f32; 1]| Ok(finite_half(x[0])?.to_le_bytes())),
-        Format::BF16 => each(src, out, |x: &[f32; 1]| {
-            let h = bf16::from_f32(x[0]);
-            if h.is_finite() { Ok(h.to_le_bytes()) } else { Err(OutOfRange) }
+        Format::F16 => sixteen_bits(src, out, f16::INFINITY.to_bits(), |x, bits| {
+            bits.reinterpret_cast_mut::<f16>().convert_from_f32_slice(x);
+        }),
+        Format::BF16 => sixteen_bits(src, out, bf16::INFINITY.to_bits(), |x, bits| {
+            for (bits, x) in bits.iter_mut().zip(x) {
+                let x = x.to_bits();
+                // Half of what is cut off, and a bit more where the last bit kept is odd: to nearest even.
+                *bits = ((x + 0x7fff + (x >> 16 & 1)) >> 16) as u16;
+            }
         }),
         Format::Q4_0 => each(src, out, plain::q4_0),
         Format::Q4_1 => each(src, out, plain::q4_1),
@@ -100,9 +107,9 @@ pub fn encode(format: Format, src: &[f32], out: &mut [u8]) -> Result<(), EncodeE
 
 /// Encodes whole rows of finite values where errors in some columns matter more than in others.
 ///
-/// `src` is `[rows, cols]`, `importance` is `[cols]`: by how much a squared error in that column counts, in any unit, as the mean
-/// square of the activations it multiplies (an "importance matrix") says. Without importance this is [`encode`], and so it
-/// is for `F32`, `F16`, `BF16` and `Q8_0`, whose codes leave nothing to choose.
+/// `src` is `[rows, cols]`, `importance` is `[cols]`: by how much a squared error in that column counts, in any
+/// unit, as the mean square of the activations it multiplies (an "importance matrix") says. Without importance this
+/// is [`encode`], and so it is for `F32`, `F16`, `BF16` and `Q8_0`, whose codes leave nothing to choose.
 ///
 /// # Errors
 /// See [`EncodeError`]; `out` is then partly written. What is written without one decodes to finite values.
@@ -175,6 +182,37 @@ impl OutOfRange {
 fn finite_half(x: f32) -> Result<f16, OutOfRange> {
     let half = f16::from_f32(x);
     if half.is_finite() { Ok(half) } else { Err(OutOfRange) }
+}
+
+/// `x`, a scale for other scales, in half precision. Where halves are subnormal, and so the rounding large, it is
+/// away from zero: a multiple can make up for a scale that is too large, but not for one that is too small, or
+/// zero.
+fn half_at_least(x: f32) -> Result<f16, OutOfRange> {
+    let half = finite_half(x)?;
+    let short = x.abs() < f16::MIN_POSITIVE.to_f32() && half.to_f32().abs() < x.abs();
+    Ok(if short { f16::from_bits(half.to_bits() + 1) } else { half })
+}
+
+/// Stores two bytes for each value. `convert` fills a piece; an exponent as that of `infinity` is an overflow.
+fn sixteen_bits(
+    src: &[f32],
+    out: &mut [u8],
+    infinity: u16,
+    convert: impl Fn(&[f32], &mut [u16]),
+) -> Result<(), EncodeError> {
+    const PIECE: usize = 64;
+    let mut bits = [0; PIECE];
+    for (piece, (x, out)) in src.chunks(PIECE).zip(out.chunks_mut(2 * PIECE)).enumerate() {
+        let bits = &mut bits[..x.len()];
+        convert(x, bits);
+        if let Some(at) = bits.iter().position(|bits| bits & infinity == infinity) {
+            return Err(EncodeError::OutOfRange { index: piece * PIECE + at });
+        }
+        for (out, bits) in out.as_chunks_mut().0.iter_mut().zip(bits) {
+            *out = bits.to_le_bytes();
+        }
+    }
+    Ok(())
 }
 
 /// Runs `block` on each `N` values and stores its `B` bytes.

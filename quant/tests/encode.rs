@@ -1,5 +1,5 @@
-//! Encoding: the bytes of the PyPI package `gguf` where it has an encoder (`data/generate.py`), the errors of llama.cpp's quantisers
-//! elsewhere, and what must hold of any input.
+//! Encoding: the bytes of the PyPI package `gguf` where it has an encoder (`data/generate.py`), the errors of
+//! llama.cpp's quantisers elsewhere, and what must hold of any input.
 
 #![allow(clippy::unwrap_used, reason = "a helper of tests fails with the test")]
 
@@ -39,7 +39,8 @@ impl Rng {
     }
 }
 
-/// Importance `[256]` over three orders of magnitude, and values `[64, 256]`: near normal, with a few four times as large.
+/// Importance `[256]` over three orders of magnitude, and values `[64, 256]`: near normal, with a few four times as
+/// large.
 fn tensor() -> (Vec<f32>, Vec<f32>) {
     let mut rng = Rng(1);
     let importance = (0..256).map(|_| rng.next().powi(4) + 0.001).collect();
@@ -82,8 +83,8 @@ fn plain_formats_encode_to_the_bytes_of_the_gguf_package() {
     assert!(rest.is_empty());
 }
 
-/// What llama.cpp (xllamacpp 2026.10.11549, `ggml_quantize_chunk`) leaves of `tensor()`: the error without importance, and with it, the latter
-/// weighted by it. The plain formats are the same without importance.
+/// What llama.cpp (xllamacpp 2026.10.11549, `ggml_quantize_chunk`) leaves of `tensor()`: the error without
+/// importance, and with it, the latter weighted by it. The plain formats are the same without importance.
 #[test]
 fn errors_are_at_most_those_of_llama_cpp() {
     let (importance, values) = tensor();
@@ -142,7 +143,8 @@ fn rows_do_not_depend_on_their_neighbours() {
     }
 }
 
-/// Blocks of 256 that upset divisions, searches and conversions, with the largest error allowed relative to the largest value.
+/// Blocks of 256 that upset divisions, searches and conversions, with the largest error allowed relative to the
+/// largest value.
 fn traps() -> Vec<(&'static str, Vec<f32>)> {
     let one_hot = |at: usize, value: f32| (0..256).map(|i| if i == at { value } else { 0.0 }).collect();
     vec![
@@ -200,6 +202,16 @@ fn awkward_blocks_come_back() {
             }
         }
         assert!(round_trip(format, &[0.0; 256], None).iter().all(|&y| y == 0.0), "{format}");
+    }
+}
+
+/// The scale of the scales is below the smallest half-precision number here; the scales are not.
+#[test]
+fn super_blocks_of_small_values_keep_their_shape() {
+    let values: Vec<f32> = (0..256).map(|i| 3e-5 * (i as f32).sin()).collect();
+    for format in [Format::Q4K, Format::Q5K, Format::Q6K, Format::Iq4Xs] {
+        let error = relative_error(&values, &round_trip(format, &values, None), &[1.0]);
+        assert!(error < 0.1, "{format}: {error}");
     }
 }
 
@@ -281,8 +293,9 @@ fn output_of_another_length_is_refused() {
 }
 
 proptest! {
-    /// Half a step of the format, a whole one where the codes of one sign end a step early, plus what rounding the stored
-    /// numbers to half precision may add: their relative error 2^-11 (2^-25 where subnormal) times the largest code.
+    /// Half a step of the format, a whole one where the codes of one sign end a step early, plus what rounding the
+    /// stored numbers to half precision may add: their relative error 2^-11 (2^-25 where subnormal) times the
+    /// largest code.
     #[test]
     fn plain_formats_round_trip_within_their_step(
         values in prop::collection::vec(-1000f32..1000.0, 32),
@@ -332,7 +345,8 @@ proptest! {
         shift in 0u32..8,
         importance in prop::collection::vec(any::<u32>(), 256),
     ) {
-        // Bit 23 is cleared, and so no exponent is that of infinity; without a shift every block would hold values too large.
+        // Bit 23 is cleared, and so no exponent is that of infinity; without a shift every block would hold values
+        // too large.
         let values: Vec<f32> =
             bits.iter().map(|&b| f32::from_bits(b & 0x8000_0000 | (b & 0x7f7f_ffff) >> shift)).collect();
         let importance: Vec<f32> = importance.iter().map(|&b| f32::from_bits(b & 0x7f7f_ffff)).collect();

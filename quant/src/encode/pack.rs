@@ -1,7 +1,7 @@
 //! Codes to the bit layouts of the blocks: the inverse of the accessors in `decode`. It must not know floats.
 
-/// 32 four-bit codes in 16 bytes: the low nibbles hold the first half, the high nibbles the second. Higher bits of the
-/// codes are dropped.
+/// 32 four-bit codes in 16 bytes: the low nibbles hold the first half, the high nibbles the second. Higher bits of
+/// the codes are dropped.
 pub(super) fn nibbles(codes: &[u8; 32]) -> [u8; 16] {
     let [first, second] = halves(codes);
     std::array::from_fn(|i| first[i] & 15 | second[i] << 4)
@@ -46,8 +46,8 @@ pub(super) fn high_bits(codes: &[u8; 256]) -> [u8; 32] {
     bytes
 }
 
-/// 256 six-bit codes: the low nibbles in 128 bytes (each 128 codes are 64 bytes, low nibbles first), the high pairs in 64
-/// (each 128 codes are 32 bytes at shifts 0, 2, 4, 6).
+/// 256 six-bit codes: the low nibbles in 128 bytes (each 128 codes are 64 bytes, low nibbles first), the high pairs
+/// in 64 (each 128 codes are 32 bytes at shifts 0, 2, 4, 6).
 pub(super) fn six_bits(codes: &[u8; 256]) -> ([u8; 128], [u8; 64]) {
     let (mut low, mut high) = ([0; 128], [0; 64]);
     for (half, codes) in codes.as_chunks::<128>().0.iter().enumerate() {

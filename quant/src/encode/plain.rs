@@ -3,14 +3,10 @@
 
 use half::f16;
 
-use super::arith::{floor, largest, low_byte, magnitude, map, max, min, round};
+use super::arith::{floor, inverse, largest, low_byte, magnitude, map, max, min, round};
 use super::{OutOfRange, finite_half, pack};
 
-/// `1 / scale`, or 0 where that overflows: the stored scale is 0 then, and any code decodes to zero.
-#[inline(always)]
-fn inverse(scale: f32) -> f32 {
-    if scale.abs() < f32::MIN_POSITIVE { 0.0 } else { 1.0 / scale }
-}
+// A scale too small for its inverse to be a number is stored as zero, and then any code decodes to zero.
 
 /// The scale `max|x| / 127`, codes rounded half away from zero.
 pub(super) fn q8_0(x: &[f32; 32]) -> Result<[u8; 34], OutOfRange> {
@@ -104,8 +100,8 @@ pub(super) fn q5_1_block(scale: f16, minimum: f16, codes: &[u8; 32]) -> [u8; 24]
     block
 }
 
-/// The exponent of the largest magnitude, less 2, is the scale: OCP Microscaling Formats 1.0, section 6.3, where 6, the
-/// largest E2M1 number, is `1.5 * 2^2`.
+/// The exponent of the largest magnitude, less 2, is the scale: OCP Microscaling Formats 1.0, section 6.3, where 6,
+/// the largest E2M1 number, is `1.5 * 2^2`.
 pub(super) fn mxfp4(x: &[f32; 32]) -> [u8; 17] {
     mxfp4_block(mxfp4_exponent(x), x)
 }

@@ -1,16 +1,15 @@
-//! Blocks of 256 values with coarse scales for each 16 or 32 and half-precision scales for those. Each sub-block is searched on
-//! its own first, then its scale is rounded, then its codes are taken anew under the scale as stored. It must not know
-//! formats without sub-blocks.
+//! Blocks of 256 values with coarse scales for each 16 or 32 and half-precision scales for those. Each sub-block is
+//! searched on its own first, then its scale is rounded, then its codes are taken anew under the scale as stored.
+//! It must not know formats without sub-blocks.
 
 use half::f16;
 
-use super::arith::{clamp, dot, floor, largest, low_byte, magnitude, map, max};
+use super::arith::{clamp, dot, floor, inverse, largest, low_byte, magnitude, map, max};
 use super::blocks::{by_size, iq4_codes, iq4_nearest, iq4_scale, signed_nearest, signed_scale};
 use super::search::{
-    Affine, AffineSearch, Lanes, Scaled, affine_losses, best, codes, fit_affine, inverse, scale_losses,
-    weights,
+    Affine, AffineSearch, Lanes, Scaled, affine_losses, best, codes, fit_affine, scale_losses, weights,
 };
-use super::{OutOfRange, finite_half, pack};
+use super::{OutOfRange, half_at_least, pack};
 
 /// Sub-block `i` of the importance.
 fn part<const N: usize>(importance: Option<&[f32; 256]>, i: usize) -> Option<&[f32; N]> {
@@ -49,8 +48,8 @@ impl Affines {
             }
         });
         let fits: [Affine; 8] = std::array::from_fn(|i| fit_affine(&parts[i], &w[i], search));
-        let scale = finite_half(max(&fits.map(|fit| fit.scale)) / 63.0 * block.unit)?;
-        let minimum = finite_half(max(&fits.map(|fit| -fit.offset)).max(0.0) / 63.0 * block.unit)?;
+        let scale = half_at_least(max(&fits.map(|fit| fit.scale)) / 63.0 * block.unit)?;
+        let minimum = half_at_least(max(&fits.map(|fit| -fit.offset)).max(0.0) / 63.0 * block.unit)?;
         let (step, down) = (scale.to_f32() / block.unit, minimum.to_f32() / block.unit);
 
         let (mut scales, mut minima, mut all) = ([0; 8], [0; 8], [0; 256]);
@@ -115,7 +114,7 @@ pub(super) fn q5_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u
 /// Sub-blocks this much smaller than their block have a scale of zero in any format.
 const NEGLIGIBLE: f32 = 1.0 / (1u32 << 20) as f32;
 
-/// Whole multiples of a half-precision scale for sub-blocks of `N` values, and the weights they were fitted with.
+/// Whole multiples of a half-precision scale for the sub-blocks of a block.
 struct Multiples<const PARTS: usize> {
     scale: f16,
     multiples: [f32; PARTS],
@@ -124,7 +123,8 @@ struct Multiples<const PARTS: usize> {
 }
 
 impl<const PARTS: usize> Multiples<PARTS> {
-    /// Multiples from `-half` to `half - 1`; `fit` finds the scale of a sub-block, `nearest` the codes of `x / scale`, as numbers.
+    /// Multiples from `-half` to `half - 1`; `fit` finds the scale of a sub-block, `nearest` the codes of `x /
+    /// scale`, as numbers.
     #[inline(always)]
     fn new<const N: usize>(
         block: &Scaled<256>,
@@ -135,20 +135,18 @@ impl<const PARTS: usize> Multiples<PARTS> {
     ) -> Result<Self, OutOfRange> {
         let parts = block.x.as_chunks::<N>().0;
         let mean_square = block.mean_square();
-        let w: [[f32; N]; PARTS] =
-            std::array::from_fn(|i| by_size(&parts[i], part(importance, i), mean_square));
-        let fits: [f32; PARTS] =
-            std::array::from_fn(
-                |i| {
-                    if magnitude(&parts[i]) < NEGLIGIBLE { 0.0 } else { fit(&parts[i], &w[i]) }
-                },
-            );
-        let scale = finite_half(largest(&fits) / -half * block.unit)?;
+        let weights = |i: usize| by_size(&parts[i], part(importance, i), mean_square);
+        let fits: [f32; PARTS] = std::array::from_fn(|i| {
+            let negligible = magnitude(&parts[i]) < NEGLIGIBLE;
+            if negligible { 0.0 } else { fit(&parts[i], &weights(i)) }
+        });
+        let scale = half_at_least(largest(&fits) / -half * block.unit)?;
         let step = scale.to_f32() / block.unit;
         let multiples = std::array::from_fn(|i| {
             let near = floor(fits[i] * inverse(step)) - 3.0;
             let tries: Lanes = std::array::from_fn(|lane| clamp(near + lane as f32, -half, half - 1.0));
-            let losses = scale_losses(&parts[i], &w[i], &tries.map(|multiple| multiple * step), &nearest);
+            let losses =
+                scale_losses(&parts[i], &weights(i), &tries.map(|multiple| multiple * step), &nearest);
             tries[best(&losses.map(|loss| -loss))]
         });
         Ok(Self { scale, multiples, steps: multiples.map(|multiple| multiple * step) })
