@@ -69,7 +69,8 @@ impl std::error::Error for EncodeError {}
 ///   count more.
 /// - `Q2_K`, `Q3_K`: not supported.
 ///
-/// Scales are stored in half precision, so values below about `1e-6` lose digits, and far below become zeros.
+/// Scales are stored in half precision, whose smallest number is `6e-8`: values well below that become zeros, and small
+/// ones near it lose digits.
 ///
 /// # Errors
 /// See [`EncodeError`]; `out` is then partly written. What is written without one decodes to finite values.
