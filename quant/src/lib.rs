@@ -34,7 +34,7 @@ mod matrix;
 
 pub use activations::{ActivationKind, Activations, BLOCK, Columns, Line, Record, activations};
 pub use decode::decode;
-pub use encode::{EncodeError, encode};
+pub use encode::{EncodeError, encode, encode_weighted};
 pub use format::Format;
 pub use isa::{Isa, IsaError};
 pub use kernel::{GROUP_ROWS, Kernels};
