@@ -10,6 +10,7 @@ use half::f16;
 
 use crate::{Format, Isa, QMatrix};
 
+mod limits;
 mod prefetch;
 mod scalar;
 mod tiled;
@@ -17,7 +18,7 @@ mod tiled;
 mod x86;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::amx::is_permitted as amx_is_permitted;
+pub(crate) use x86::amx::obstacle as amx_obstacle;
 
 /// Decodes whole blocks of one format.
 type Unpack = unsafe fn(&[u8], &mut [f32]);

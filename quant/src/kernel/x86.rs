@@ -10,6 +10,7 @@ pub(super) mod amx;
 pub(super) mod avx2;
 pub(super) mod avx512;
 mod lanes;
+pub(super) mod limits;
 mod product;
 mod unpack;
 mod vector;
