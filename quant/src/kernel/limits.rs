@@ -67,13 +67,14 @@ fn read_portable(lines: &[[u8; 64]]) -> u64 {
     folds.into_iter().fold(0, |all, fold| all ^ fold)
 }
 
-/// A dot product of numbers that lie in the first cache, as the compiler makes it.
+/// A dot product of numbers that lie in the first cache, as the compiler makes it. They are widened already: what widening
+/// costs is no limit, as a product of several tokens does it once.
 fn multiply_portable(rounds: usize) -> u64 {
-    let (mut a, mut b) = ([3_i8; ROUND], [-5_i8; ROUND]);
+    let (mut a, mut b) = ([3_i16; ROUND], [-5_i16; ROUND]);
     let mut sum = 0_i32;
     for _ in 0..rounds {
         let (a, b) = (std::hint::black_box(&mut a), std::hint::black_box(&mut b));
-        let dot: i32 = a.iter().zip(&*b).map(|(&a, &b)| i32::from(i16::from(a) * i16::from(b))).sum();
+        let dot: i32 = a.iter().zip(&*b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
         sum = sum.wrapping_add(dot);
     }
     std::hint::black_box(sum);
