@@ -17,3 +17,5 @@ pub mod sampler;
 mod scratch;
 pub mod session;
 pub mod stop;
+pub mod system;
+pub mod topology;

@@ -1,19 +1,31 @@
 //! How much memory this process may still take: the system's estimate, capped by the control groups it is in and by
 //! the limit of its address space (`ulimit -v`).
 
-use std::fs;
-use std::path::Path;
+use crate::system::{Group, System};
 
 /// Bytes available without swapping, or `None` where the system does not say.
 pub fn available_bytes() -> Option<u64> {
-    let system = fs::read_to_string("/proc/meminfo").ok().and_then(|text| field_kib(&text, "MemAvailable:"));
-    [system, cgroup_headroom(), address_space_headroom()].into_iter().flatten().min()
+    let here = System::here();
+    let system = here.field_bytes("proc/meminfo", "MemAvailable");
+    [system, cgroup_headroom(&here), address_space_headroom(&here)].into_iter().flatten().min()
+}
+
+/// Bytes of memory that nobody else could use while this process lives: anonymous, shared and locked.
+pub fn owned_bytes() -> Option<u64> {
+    let here = System::here();
+    let part = |name| here.field_bytes("proc/self/status", name);
+    Some(part("RssAnon")? + part("RssShmem")? + part("VmLck")?)
+}
+
+/// Bytes that this process had read from disks so far, page faults included.
+pub fn disk_bytes_read() -> Option<u64> {
+    System::here().field("proc/self/io", "read_bytes")?.parse().ok()
 }
 
 /// What is left of the address space, if it is limited: beyond it an allocation ends the process.
-fn address_space_headroom() -> Option<u64> {
-    let limit = address_space_limit(&fs::read_to_string("/proc/self/limits").ok()?)?;
-    let used = field_kib(&fs::read_to_string("/proc/self/status").ok()?, "VmSize:")?;
+fn address_space_headroom(system: &System) -> Option<u64> {
+    let limit = address_space_limit(&system.text("proc/self/limits")?)?;
+    let used = system.field_bytes("proc/self/status", "VmSize")?;
     Some(limit.saturating_sub(used))
 }
 
@@ -22,58 +34,43 @@ fn address_space_limit(limits: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-fn field_kib(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+/// The tightest headroom of the memory control groups above this process. Pages of files that the kernel would give back
+/// first do not count as used.
+fn cgroup_headroom(system: &System) -> Option<u64> {
+    limited_groups(system).filter_map(|(group, limit)| headroom(&group, limit)).min()
 }
 
-/// The tightest headroom of the memory control groups above this process, versions 1 and 2. Pages of files that the
-/// kernel would give back first do not count as used.
-fn cgroup_headroom() -> Option<u64> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    groups
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.splitn(3, ':');
-            let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-            let relative = path.trim_start_matches('/');
-            if controllers.is_empty() {
-                let names = ("memory.max", "memory.current", "inactive_file ");
-                tightest(Path::new("/sys/fs/cgroup"), relative, names)
-            } else if controllers.split(',').any(|c| c == "memory") {
-                let names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ");
-                tightest(Path::new("/sys/fs/cgroup/memory"), relative, names)
-            } else {
-                None
-            }
-        })
-        .min()
+/// The tightest limit of the memory control groups above this process, in bytes.
+pub fn cgroup_limit(system: &System) -> Option<u64> {
+    limited_groups(system).map(|(_, limit)| limit).min()
 }
 
-fn tightest(root: &Path, relative: &str, names: (&str, &str, &str)) -> Option<u64> {
-    let group = root.join(relative);
-    group.ancestors().take_while(|path| path.starts_with(root)).filter_map(|path| headroom(path, names)).min()
+fn limited_groups(system: &System) -> impl Iterator<Item = (Group, u64)> {
+    system.groups("memory").into_iter().filter_map(|group| {
+        let limit = group.number(if group.unified { "memory.max" } else { "memory.limit_in_bytes" })?;
+        // Without a limit, version 2 says "max" and version 1 a huge number.
+        (limit < 1 << 60).then_some((group, limit))
+    })
 }
 
-fn headroom(group: &Path, (limit, usage, inactive): (&str, &str, &str)) -> Option<u64> {
-    let number = |name: &str| fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
-    let limit = number(limit).filter(|&limit| limit < 1 << 60)?; // "max", or version 1's huge number
-    let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+fn headroom(group: &Group, limit: u64) -> Option<u64> {
+    let (usage, inactive) = if group.unified {
+        ("memory.current", "inactive_file ")
+    } else {
+        ("memory.usage_in_bytes", "total_inactive_file ")
+    };
+    let stat = group.text("memory.stat").unwrap_or_default();
     let reclaimable = stat.lines().find_map(|line| line.strip_prefix(inactive)?.trim().parse::<u64>().ok());
-    let used = number(usage)?.saturating_sub(reclaimable.unwrap_or(0));
+    let used = group.number(usage)?.saturating_sub(reclaimable.unwrap_or(0));
     Some(limit.saturating_sub(used))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
+    use std::path::Path;
 
-    #[test]
-    fn reads_the_systems_lines() {
-        let text = "MemTotal:  100 kB\nMemFree:  10 kB\nMemAvailable:   2048 kB\n";
-        assert_eq!(field_kib(text, "MemAvailable:"), Some(2 << 20));
-        assert_eq!(field_kib(text, "MemAvail:"), None);
-    }
+    use super::*;
 
     #[test]
     fn reads_the_limit_of_the_address_space() {
@@ -91,24 +88,32 @@ mod tests {
     #[test]
     fn the_tightest_group_above_counts() {
         let root = tempfile::tempdir().unwrap();
-        let inner = root.path().join("a/b");
+        let groups = root.path().join("sys/fs/cgroup");
+        let inner = groups.join("a/b");
         fs::create_dir_all(&inner).unwrap();
+        fs::create_dir_all(root.path().join("proc/self")).unwrap();
+        fs::write(root.path().join("proc/self/cgroup"), "0::/a/b\n").unwrap();
+        let system = System::at(root.path());
         let write = |path: &Path, limit: &str, usage: &str, inactive: u64| {
             fs::write(path.join("memory.max"), limit).unwrap();
             fs::write(path.join("memory.current"), usage).unwrap();
             fs::write(path.join("memory.stat"), format!("anon 5\ninactive_file {inactive}\n")).unwrap();
         };
         write(&inner, "max\n", "10", 0);
-        write(&root.path().join("a"), "1000\n", "700\n", 200);
-        let names = ("memory.max", "memory.current", "inactive_file ");
-        assert_eq!(tightest(root.path(), "a/b", names), Some(500));
+        assert_eq!(cgroup_headroom(&system), None);
+        write(&groups.join("a"), "1000\n", "700\n", 200);
+        assert_eq!((cgroup_headroom(&system), cgroup_limit(&system)), (Some(500), Some(1000)));
         write(&inner, "300", "299", 0);
-        assert_eq!(tightest(root.path(), "a/b", names), Some(1));
+        assert_eq!((cgroup_headroom(&system), cgroup_limit(&system)), (Some(1), Some(300)));
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn this_machine_has_memory() {
         assert!(available_bytes().is_some_and(|bytes| bytes > 1 << 20));
+        let before = owned_bytes().unwrap();
+        let touched = std::hint::black_box(vec![1_u8; 64 << 20]);
+        assert!(owned_bytes().unwrap() >= before + (32 << 20));
+        drop(touched);
     }
 }

@@ -18,12 +18,15 @@ use crate::layers::linear::{Compute, Linear};
 use crate::layers::moe::{Mlp, Moe, Shared};
 use crate::layers::norm::Norm;
 use crate::pool::Pool;
+use crate::topology::{Pin, ThreadPlan};
 
 /// How to run a model.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ModelOptions {
-    /// Worker threads; all cores of the process when `None`.
+    /// Worker threads; one for each performance core that the process may use when `None`.
     pub threads: Option<usize>,
+    /// Whether they are tied to CPUs.
+    pub pin: Pin,
     /// Instruction set; `MOELTEN_ISA` or the best of this machine when `None`.
     pub isa: Option<Isa>,
 }
@@ -65,7 +68,8 @@ impl Model {
     pub fn new(spec: ModelSpec, tensors: TensorStore, options: ModelOptions) -> Result<Self> {
         let isa = options.isa.map_or_else(Isa::from_env, Ok)?;
         let kernels = Kernels::for_isa(isa).expect("an instruction set that was found here has kernels");
-        let pool = Pool::new(options.threads.unwrap_or_else(Pool::default_threads).max(1))?;
+        let threads = options.threads.map(|threads| threads.max(1));
+        let pool = Pool::new(ThreadPlan::here(threads, options.pin)?)?;
         let tensors = Arc::new(tensors);
         let mut ropes = Vec::new();
         let mut layers = Vec::with_capacity(spec.layers.len());

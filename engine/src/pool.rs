@@ -1,11 +1,12 @@
-//! The worker threads: one rayon pool, pinned where the system allows it, and one way to split rows over it. Every
-//! row is computed by exactly one task in a fixed order, so the number of threads never changes a bit of a result.
+//! The worker threads: one rayon pool, placed as `topology` planned, and one way to split rows over it. Every row is
+//! computed by exactly one task in a fixed order, so the number of threads never changes a bit of a result.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::error::{EngineError, Result};
+use crate::topology::{Placement, ThreadPlan};
 
 /// Tasks per thread in a parallel region: enough for threads to finish together, few enough to cost nothing.
 const TASKS_PER_THREAD: usize = 4;
@@ -15,40 +16,47 @@ const ROW_STEP: usize = 8;
 /// Worker threads.
 pub struct Pool {
     pool: rayon::ThreadPool,
-    threads: usize,
+    plan: ThreadPlan,
 }
 
 impl Pool {
-    /// Starts `threads` workers, each pinned to its core when they are as many as the cores. Fewer are left to the
-    /// system: the first cores may be busy with another process, or be two halves of one.
+    /// Starts the workers of `plan`.
     ///
     /// # Errors
     /// [`EngineError::Threads`].
-    pub fn new(threads: usize) -> Result<Self> {
-        let cores = core_affinity::get_core_ids().unwrap_or_default();
-        let pin = threads == cores.len() && threads > 1;
+    pub fn new(plan: ThreadPlan) -> Result<Self> {
+        let threads = plan.threads;
+        let cpus = match &plan.placement {
+            Placement::Pinned(cpus) => cpus.clone(),
+            Placement::Free(_) => Vec::new(),
+        };
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("moelten-{index}"))
             .start_handler(move |index| {
-                if let Some(&core) = cores.get(index).filter(|_| pin) {
+                if let Some(&id) = cpus.get(index) {
                     // A refusal costs speed, not correctness: pinning is a hint.
-                    let _ = core_affinity::set_for_current(core);
+                    let _ = core_affinity::set_for_current(core_affinity::CoreId { id });
                 }
             })
             .build()
             .map_err(|error| EngineError::Threads { threads, problem: error.to_string() })?;
-        Ok(Self { pool, threads })
+        Ok(Self { pool, plan })
     }
 
-    /// How many threads this process may use.
-    pub fn default_threads() -> usize {
-        std::thread::available_parallelism().map_or(1, usize::from)
+    /// How many workers there are and where they run.
+    pub fn plan(&self) -> &ThreadPlan {
+        &self.plan
     }
 
     /// Number of workers.
     pub fn threads(&self) -> usize {
-        self.threads
+        self.plan.threads
+    }
+
+    /// Runs `work(index)` on every worker at the same time and collects what it returns, by worker.
+    pub fn broadcast<R: Send>(&self, work: impl Fn(usize) -> R + Sync) -> Vec<R> {
+        self.pool.broadcast(|context| work(context.index()))
     }
 
     /// Runs `work` on a worker; the other methods must be called from inside.
@@ -59,7 +67,7 @@ impl Pool {
     /// Splits `out` (`[rows, width]`) into runs of rows and calls `work(rows, their part of out)` for each.
     pub fn rows(&self, out: &mut [f32], width: usize, work: impl Fn(Range<usize>, &mut [f32]) + Sync) {
         let rows = out.len() / width.max(1);
-        let step = rows.div_ceil(self.threads * TASKS_PER_THREAD).next_multiple_of(ROW_STEP);
+        let step = rows.div_ceil(self.threads() * TASKS_PER_THREAD).next_multiple_of(ROW_STEP);
         self.chunks(out, width, step, work);
     }
 
@@ -80,7 +88,7 @@ impl Pool {
             let first = index * step;
             work(first..first + part.len() / width, part);
         };
-        if self.threads == 1 || out.len() <= step * width {
+        if self.threads() == 1 || out.len() <= step * width {
             out.chunks_mut(step * width).enumerate().for_each(|(index, part)| run(index, part));
         } else {
             out.par_chunks_mut(step * width)

@@ -25,7 +25,7 @@ fn threads_never_change_a_bit() {
         let ids = golden(family).ids;
         for isa in Isa::available() {
             let run = |threads| {
-                let options = ModelOptions { threads: Some(threads), isa: Some(isa) };
+                let options = ModelOptions { threads: Some(threads), isa: Some(isa), ..Default::default() };
                 bits(&logits(&mut session(&model(&folder(family), options), KvFormat::F16), &ids).0)
             };
             let one = run(1);

@@ -184,8 +184,8 @@ impl TensorStore {
     }
 }
 
-/// Every role outside expert banks that a spec needs, with its shape.
-fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
+/// Every role outside expert banks that a spec needs, with its rows and columns; vectors are one row.
+pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
     let d = spec.d_model;
     let mut out = vec![(Role::Embed, spec.vocab, d), (Role::FinalNorm, 1, d)];
     if matches!(spec.final_norm, NormSpec::Layer { .. }) {

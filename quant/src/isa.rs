@@ -88,35 +88,40 @@ impl Isa {
         }
     }
 
-    /// Whether this machine has every instruction of the tier.
+    /// What this machine lacks of the tier: instructions by their CPUID names, or a permission in words. Empty if it can run
+    /// the tier.
     #[cfg(target_arch = "x86_64")]
-    pub(crate) fn is_available(self) -> bool {
-        let avx2 = || {
-            is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c")
-        };
-        let avx512_vnni = || {
-            avx2()
-                && is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512vnni")
-        };
-        match self {
-            Self::Scalar => true,
-            Self::Avx2 => avx2(),
-            Self::AvxVnni => avx2() && is_x86_feature_detected!("avxvnni"),
-            Self::Avx512Vnni => avx512_vnni(),
-            Self::Amx => avx512_vnni() && crate::kernel::amx_is_permitted(),
+    pub fn missing(self) -> Vec<&'static str> {
+        macro_rules! lacking {
+            ($($name:tt)*) => {
+                [$((!is_x86_feature_detected!($name)).then_some($name)),*].into_iter().flatten()
+            };
         }
+        let mut missing = Vec::new();
+        if self >= Self::Avx2 {
+            missing.extend(lacking!("avx2" "fma" "f16c"));
+        }
+        if self == Self::AvxVnni {
+            missing.extend(lacking!("avxvnni"));
+        }
+        if self >= Self::Avx512Vnni {
+            missing.extend(lacking!("avx512f" "avx512bw" "avx512dq" "avx512vl" "avx512vnni"));
+        }
+        if self == Self::Amx {
+            missing.extend(crate::kernel::amx_obstacle());
+        }
+        missing
+    }
+
+    /// What this machine lacks of the tier. Empty if it can run the tier.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn missing(self) -> Vec<&'static str> {
+        if self == Self::Scalar { Vec::new() } else { vec!["an x86-64 processor"] }
     }
 
     /// Whether this machine has every instruction of the tier.
-    #[cfg(not(target_arch = "x86_64"))]
     pub(crate) fn is_available(self) -> bool {
-        self == Self::Scalar
+        self.missing().is_empty()
     }
 }
 
@@ -139,6 +144,7 @@ mod tests {
         assert_eq!(Isa::available().last(), Some(&Isa::best()));
         assert_eq!(Isa::choose("scalar"), Ok(Isa::Scalar));
         assert_eq!(Isa::choose(""), Ok(Isa::best()));
+        assert!(Isa::ALL.into_iter().all(|isa| isa.missing().is_empty() == Isa::available().contains(&isa)));
     }
 
     #[test]

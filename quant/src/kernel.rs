@@ -11,6 +11,7 @@ use half::f16;
 use crate::activations::{ActivationKind, Activations, BLOCK, Columns, Record};
 use crate::{Format, Isa, QMatrix};
 
+mod limits;
 mod prefetch;
 mod scalar;
 mod tiled;
@@ -18,7 +19,7 @@ mod tiled;
 mod x86;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::amx::is_permitted as amx_is_permitted;
+pub(crate) use x86::amx::obstacle as amx_obstacle;
 
 /// Rows whose outputs stand together: as many as an activation block has columns.
 pub const GROUP_ROWS: usize = 32;

@@ -1,6 +1,8 @@
 //! The commands, one file each: its options (`Args`) and what it does (`run`).
 
+pub mod bench;
 pub mod chat;
+pub mod doctor;
 pub mod inspect;
 pub mod logits;
 pub mod ppl;

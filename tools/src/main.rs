@@ -1,6 +1,7 @@
 //! The program `moelten`: reads the command line, hands over to a command, turns whatever comes back into an exit
 //! code. What commands share is in the modules beside this one; no command knows another.
 
+mod bench;
 mod builtin;
 mod commands;
 mod exit;
@@ -33,6 +34,8 @@ enum Command {
     Quantize(commands::quantize::Args),
     Ppl(commands::ppl::Args),
     Logits(commands::logits::Args),
+    Bench(commands::bench::Args),
+    Doctor(commands::doctor::Args),
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
@@ -49,6 +52,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Quantize(args)) => commands::quantize::run(args),
         Some(Command::Ppl(args)) => commands::ppl::run(args),
         Some(Command::Logits(args)) => commands::logits::run(args),
+        Some(Command::Bench(args)) => commands::bench::run(args),
+        Some(Command::Doctor(args)) => commands::doctor::run(args),
         None => Ok(()),
     }
 }

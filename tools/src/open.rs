@@ -8,6 +8,7 @@ use std::sync::Arc;
 use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::model::{Model, ModelOptions};
 use moelten_engine::session::{ContextLimit, DEFAULT_CONTEXT, Session, SessionOptions, default_context};
+use moelten_engine::topology::Pin;
 use moelten_loader::load::{self, LoadedModel};
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::store::TensorStore;
@@ -19,9 +20,12 @@ use crate::builtin;
 /// Options of every command that computes with a model.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ComputeArgs {
-    /// Worker threads [default: all cores]
+    /// Worker threads [default: one for each performance core]
     #[arg(long, value_name = "N", env = "MOELTEN_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Whether each worker thread stays on its CPU [auto: if the machine is ours and not busy]
+    #[arg(long, value_name = "WHEN", env = "MOELTEN_PIN", default_value = "auto")]
+    pub pin: PinArg,
     /// Precision of the KV cache [default: f16; f32 for `logits`]
     #[arg(long, value_name = "TYPE")]
     pub kv: Option<KvArg>,
@@ -35,6 +39,27 @@ pub struct SessionArgs {
     ctx: Option<usize>,
     #[command(flatten)]
     compute: ComputeArgs,
+}
+
+/// `--pin`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum PinArg {
+    /// With one thread for each performance core, while nobody else needs them
+    Auto,
+    /// Always
+    On,
+    /// Never
+    Off,
+}
+
+impl From<PinArg> for Pin {
+    fn from(arg: PinArg) -> Self {
+        match arg {
+            PinArg::Auto => Self::Auto,
+            PinArg::On => Self::On,
+            PinArg::Off => Self::Off,
+        }
+    }
 }
 
 /// `--kv`.
@@ -61,7 +86,8 @@ impl ComputeArgs {
     /// # Errors
     /// As [`Model::new`].
     pub fn model(&self, spec: ModelSpec, tensors: TensorStore) -> anyhow::Result<Arc<Model>> {
-        let options = ModelOptions { threads: self.threads.map(usize::from), isa: None };
+        let options =
+            ModelOptions { threads: self.threads.map(usize::from), pin: self.pin.into(), isa: None };
         Ok(Arc::new(Model::new(spec, tensors, options)?))
     }
 }

@@ -11,6 +11,7 @@ pub(super) mod avx2;
 pub(super) mod avx512;
 mod blocks;
 mod lanes;
+pub(super) mod limits;
 mod product;
 mod product8;
 mod rows;

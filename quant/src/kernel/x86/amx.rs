@@ -4,11 +4,16 @@
 use core::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
 
-/// Whether the processor has AMX tiles of int8 and the system lets this process use them. Linux gives a process the state
-/// component only when it asks, before the threads that will use it start; the answer of the first call is kept.
-pub(crate) fn is_permitted() -> bool {
-    static PERMITTED: OnceLock<bool> = OnceLock::new();
-    *PERMITTED.get_or_init(|| is_present() && ask_permission())
+/// Why this process may not use AMX tiles of int8, if it may not. Linux gives a process the state component only when it
+/// asks, before the threads that will use it start; the answer of the first call is kept.
+pub(crate) fn obstacle() -> Option<&'static str> {
+    static OBSTACLE: OnceLock<Option<&'static str>> = OnceLock::new();
+    *OBSTACLE.get_or_init(|| match (is_present(), cfg!(target_os = "linux")) {
+        (false, _) => Some("amx_int8"),
+        (true, false) => Some("a way to ask this system for amx tiles"),
+        (true, true) if ask_permission() => None,
+        (true, true) => Some("the system's permission to use amx tiles (arch_prctl refused it)"),
+    })
 }
 
 /// CPUID leaf 7 has AMX-TILE (EDX bit 24) and AMX-INT8 (bit 25), and XCR0 says that the system saves tile configuration

@@ -1,0 +1,132 @@
+//! How fast the disk below a file gives its bytes, past the system's cache: direct reads of large blocks with several on
+//! their way. It writes nothing. It must not know what the file is.
+
+use std::path::Path;
+use std::time::Duration;
+
+/// Bytes of a read: about what an expert's matrix takes.
+const BLOCK: usize = 1 << 20;
+/// Reads on their way at the same time.
+const DEPTH: usize = 8;
+/// A smaller file is read before the clock can tell.
+const BYTES_MIN: u64 = 64 << 20;
+
+/// What was read, and in what time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DiskSpeed {
+    /// Bytes read.
+    pub bytes: u64,
+    /// From the first request to the last answer.
+    pub time: Duration,
+}
+
+impl DiskSpeed {
+    /// In 10^9 bytes per second.
+    pub fn gb_per_s(&self) -> f64 {
+        self.bytes as f64 / self.time.as_secs_f64().max(1e-9) / 1e9
+    }
+}
+
+/// Reads the file `path` block after block until it ends or `limit` has passed. What the drive or a hypervisor has in its
+/// own cache is beyond our sight and counts as read from the disk.
+///
+/// # Errors
+/// Why there is no figure, in words for people.
+#[cfg(target_os = "linux")]
+pub fn read_speed(path: &Path, limit: Duration) -> Result<DiskSpeed, String> {
+    use std::fs::OpenOptions;
+    use std::os::unix::fs::{FileExt, OpenOptionsExt};
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Instant;
+
+    use rustix::fs::{OFlags, fstatfs};
+
+    use super::Memory;
+
+    /// `f_type` of file systems that lie in memory: tmpfs and ramfs, from `linux/magic.h`.
+    const IN_MEMORY: [i128; 2] = [0x0102_1994, 0x8584_58f6];
+
+    let direct = i32::try_from(OFlags::DIRECT.bits()).map_err(|error| error.to_string())?;
+    // What is not a regular file may block or have effects when it is opened.
+    let found = std::fs::metadata(path).map_err(|error| format!("cannot open the file: {error}"))?;
+    if !found.is_file() {
+        return Err("not a regular file".to_owned());
+    }
+    if found.len() < BYTES_MIN {
+        let (have, need) = (found.len(), BYTES_MIN >> 20);
+        return Err(format!("the file has {have} bytes; below {need} MiB there is too little to time"));
+    }
+    let file = OpenOptions::new().read(true).custom_flags(direct).open(path);
+    let file = file.map_err(|error| format!("the file system refuses direct reads: {error}"))?;
+    if fstatfs(&file).is_ok_and(|system| IN_MEMORY.contains(&i128::from(system.f_type))) {
+        return Err("the file lies in memory, not on a disk".to_owned());
+    }
+    let blocks = found.len() / BLOCK as u64;
+    let (next, done, problem) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(None));
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..DEPTH {
+            scope.spawn(|| {
+                let work = || -> std::io::Result<()> {
+                    // A mapping begins at a page, as direct reads want it.
+                    let mut buffer = Memory::zeroed(BLOCK)?;
+                    while started.elapsed() < limit {
+                        let block = next.fetch_add(1, Ordering::Relaxed);
+                        if block >= blocks {
+                            break;
+                        }
+                        file.read_exact_at(buffer.bytes_mut(), block * BLOCK as u64)?;
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Ok(())
+                };
+                if let (Err(error), Ok(mut problem)) = (work(), problem.lock()) {
+                    *problem = Some(error);
+                }
+            });
+        }
+    });
+    let time = started.elapsed();
+    match problem.into_inner() {
+        Ok(None) => Ok(DiskSpeed { bytes: done.into_inner() * BLOCK as u64, time }),
+        Ok(Some(error)) => Err(format!("a direct read failed: {error}")),
+        Err(_) => Err("a reading thread failed".to_owned()),
+    }
+}
+
+/// Not written for this system yet.
+///
+/// # Errors
+/// Always.
+#[cfg(not(target_os = "linux"))]
+pub fn read_speed(_path: &Path, _limit: Duration) -> Result<DiskSpeed, String> {
+    Err("direct reads are not written for this system yet".to_owned())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_and_missing_files_have_no_speed_and_say_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let small = folder.path().join("small");
+        std::fs::write(&small, vec![1; 1 << 16]).unwrap();
+        let why = |path: &Path| read_speed(path, Duration::from_millis(50)).unwrap_err();
+        assert!(why(&small).contains("65536 bytes"), "{}", why(&small));
+        assert!(why(folder.path()).contains("not a regular file"));
+        assert!(why(&folder.path().join("none")).contains("cannot open"));
+        assert!(why(Path::new("/dev/zero")).contains("not a regular file"));
+    }
+
+    #[test]
+    fn a_large_file_has_a_speed_or_a_reason() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), vec![7; BYTES_MIN as usize + 13]).unwrap();
+        match read_speed(file.path(), Duration::from_millis(500)) {
+            Ok(speed) => assert!(speed.bytes >= BLOCK as u64 && speed.gb_per_s() > 0.0, "{speed:?}"),
+            Err(why) => assert!(why.contains("direct reads") || why.contains("memory"), "{why}"),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What this machine can do at most, measured with the threads and the instructions that a model runs with: reading RAM,
+//! int8 products in registers, reading the disk below a file; and how near the kernels of a tier come by themselves.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use moelten_engine::memory;
+use moelten_engine::pool::Pool;
+use moelten_engine::system::System;
+use moelten_loader::io::Memory;
+use moelten_loader::io::probe;
+use moelten_quant::{Format, Isa, Kernels, QMatrix};
+
+use super::generate;
+
+/// Bounds of the buffer that is read to measure RAM.
+const BUFFER: std::ops::RangeInclusive<u64> = 256 << 20..=1 << 30;
+/// The buffer is at least this many times the largest cache.
+const TIMES_CACHE: u64 = 4;
+/// Passes over it; the fastest counts, as others can only slow it down.
+const PASSES: usize = 6;
+/// Time of one measurement of products.
+const PRODUCTS: Duration = Duration::from_millis(20);
+/// Longest time that a disk is read.
+const DISK: Duration = Duration::from_millis(1500);
+
+/// The limits of one run.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Reading RAM, in 10^9 bytes per second.
+    pub ram_gb_per_s: f64,
+    /// Int8 products, in 10^12 operations per second, a multiplication and an addition counted as two.
+    pub int8_tops: f64,
+    /// Reading the disk, in 10^9 bytes per second, or why there is no figure.
+    pub disk_gb_per_s: Result<f64, String>,
+}
+
+/// Reads far more than the caches hold on all threads of `pool`; 10^9 bytes per second.
+///
+/// # Errors
+/// No memory for the buffer.
+pub fn ram(pool: &Pool, kernels: &Kernels) -> anyhow::Result<f64> {
+    let free = memory::available_bytes().map_or(u64::MAX, |free| free / 4);
+    let wanted = largest_cache(&System::here()).unwrap_or(0) * TIMES_CACHE;
+    let bytes = wanted.clamp(*BUFFER.start(), *BUFFER.end()).min(free) as usize;
+    let mut buffer = Memory::zeroed(bytes).context("no memory to measure the RAM with")?;
+    let part = bytes.div_ceil(pool.threads()).max(1);
+    // Memory that nobody wrote to is one page of zeros, over and over.
+    std::thread::scope(|scope| {
+        for part in buffer.bytes_mut().chunks_mut(part) {
+            scope.spawn(|| part.fill(1));
+        }
+    });
+    let mut best = 0.0_f64;
+    for _ in 0..PASSES {
+        let started = Instant::now();
+        let folds = pool
+            .broadcast(|index| buffer.bytes().chunks(part).nth(index).map(|part| kernels.read_through(part)));
+        black_box(folds);
+        best = best.max(bytes as f64 / started.elapsed().as_secs_f64() / 1e9);
+    }
+    Ok(best)
+}
+
+/// Bytes of the largest cache of the first CPU.
+fn largest_cache(system: &System) -> Option<u64> {
+    let size = |index: usize| {
+        let text = system.text(&format!("sys/devices/system/cpu/cpu0/cache/index{index}/size"))?;
+        text.trim().strip_suffix('K')?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    (0..8).filter_map(size).max()
+}
+
+/// Multiplies int8 numbers in registers on all threads of `pool`; 10^12 operations per second.
+pub fn int8(pool: &Pool, kernels: &Kernels) -> f64 {
+    int8_with(|rounds| pool.broadcast(|_| kernels.multiply_int8(rounds)).into_iter().sum())
+}
+
+/// [`int8`] for any way to do some rounds, which returns the operations.
+fn int8_with(multiply: impl Fn(usize) -> u64) -> f64 {
+    let time = |rounds| {
+        let started = Instant::now();
+        let operations = multiply(rounds);
+        (operations as f64, started.elapsed())
+    };
+    let mut rounds = 1000;
+    while time(rounds).1 < PRODUCTS {
+        rounds *= 2;
+    }
+    (0..5).map(|_| time(rounds)).map(|(n, time)| n / time.as_secs_f64() / 1e12).fold(0.0, f64::max)
+}
+
+/// Reads the disk below `path`; 10^9 bytes per second.
+///
+/// # Errors
+/// Why there is no figure.
+pub fn disk(path: Option<&Path>) -> Result<f64, String> {
+    let path = path.ok_or("the weights are in no file")?;
+    probe::read_speed(path, DISK).map(|speed| speed.gb_per_s())
+}
+
+/// What a tier does on one thread.
+#[derive(Debug, Clone, Copy)]
+pub struct TierSpeed {
+    /// Int8 products in registers, 10^9 operations per second.
+    pub int8_gops: f64,
+    /// Product with one token of a matrix that no cache holds, 10^9 bytes of weights per second.
+    pub matvec_gb_per_s: f64,
+    /// Product with many tokens, 10^9 operations per second.
+    pub matmul_gops: f64,
+}
+
+/// Format that tiers are compared on.
+pub const TIER_FORMAT: Format = Format::Q4_0;
+/// Tokens of the product with many.
+pub const TIER_TOKENS: usize = 128;
+/// Weights per row of the matrices.
+const COLS: usize = 2048;
+/// Rows of a matrix that no cache holds, and of one that is used over and over.
+const ROWS: [usize; 2] = [32768, 1024];
+
+/// Measures the kernels of a tier on this thread.
+pub fn tier(isa: Isa) -> Option<TierSpeed> {
+    let kernels = Kernels::for_isa(isa)?;
+    let bytes = generate::weights(TIER_FORMAT, ROWS[0] * TIER_FORMAT.row_bytes(COLS)?);
+    let large = QMatrix::new(TIER_FORMAT, ROWS[0], COLS, &bytes).ok()?;
+    let one = product_seconds(kernels, large, 1);
+    let many = product_seconds(kernels, large.slice_rows(0..ROWS[1]), TIER_TOKENS);
+    Some(TierSpeed {
+        int8_gops: 1000.0 * int8_with(|rounds| kernels.multiply_int8(rounds)),
+        matvec_gb_per_s: bytes.len() as f64 / one / 1e9,
+        matmul_gops: (2 * ROWS[1] * COLS * TIER_TOKENS) as f64 / many / 1e9,
+    })
+}
+
+/// Seconds of the fastest of a few products of `matrix` with `tokens` tokens: the one place here that calls a product.
+fn product_seconds(kernels: &Kernels, matrix: QMatrix<'_>, tokens: usize) -> f64 {
+    let (x, mut out) = (vec![0.5; tokens * matrix.cols()], vec![0.0; tokens * matrix.rows()]);
+    let begun = Instant::now();
+    let mut best = f64::INFINITY;
+    while best.is_infinite() || begun.elapsed() < 3 * PRODUCTS {
+        let started = Instant::now();
+        kernels.matmul(black_box(matrix), &x, tokens, black_box(&mut out));
+        best = best.min(started.elapsed().as_secs_f64());
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_cache_counts() {
+        let root = tempfile::tempdir().unwrap();
+        for (index, size) in ["48K", "2048K", "36864K"].into_iter().enumerate() {
+            let folder = root.path().join(format!("sys/devices/system/cpu/cpu0/cache/index{index}"));
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("size"), format!("{size}\n")).unwrap();
+        }
+        assert_eq!(largest_cache(&System::at(root.path())), Some(36 << 20));
+        assert_eq!(largest_cache(&System::at(Path::new("/nowhere"))), None);
+    }
+
+    #[test]
+    fn products_are_counted_per_second() {
+        let tops = int8_with(|rounds| {
+            std::thread::sleep(Duration::from_micros(rounds as u64 / 10));
+            rounds as u64 * 1_000_000
+        });
+        // Ten million rounds per second at most, a million operations each.
+        assert!((5.0..=10.0).contains(&tops), "{tops}");
+        assert!(disk(None).unwrap_err().contains("no file"));
+    }
+}

@@ -1,0 +1,245 @@
+//! The timed runs: reading a prompt and decoding token by token, with tokens that are known beforehand, so that every
+//! repetition does the same work. It must not know how figures are printed.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use moelten_engine::error::EngineError;
+use moelten_engine::kv_cache::KvFormat;
+use moelten_engine::memory;
+use moelten_engine::model::Model;
+use moelten_engine::session::{Session, SessionOptions};
+
+use super::traffic::Traffic;
+use crate::progress::{Progress, Unit};
+
+/// Tokens decoded without timing when reading the prompt has touched the weights before.
+const WARM_UP: usize = 8;
+
+/// What to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Work {
+    /// Tokens of the prompt; 0 leaves it out.
+    pub prefill: usize,
+    /// Tokens to decode; 0 leaves it out.
+    pub decode: usize,
+    /// Tokens in the context before the first decoded one.
+    pub depth: usize,
+    /// Timed repetitions.
+    pub repeat: usize,
+    /// Precision of the KV cache.
+    pub kv: KvFormat,
+}
+
+impl Work {
+    /// Tokens that the runs need.
+    pub fn tokens(&self) -> usize {
+        self.prefill.max(if self.decode > 0 { self.depth + self.decode } else { 0 })
+    }
+}
+
+/// Tokens per second of the repetitions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rates {
+    /// The middle one.
+    pub median: f64,
+    /// The slowest.
+    pub min: f64,
+    /// The fastest.
+    pub max: f64,
+}
+
+impl Rates {
+    fn of(mut rates: Vec<f64>) -> Option<Self> {
+        rates.sort_by(f64::total_cmp);
+        let (&min, &max) = (rates.first()?, rates.last()?);
+        Some(Self { median: (rates[(rates.len() - 1) / 2] + rates[rates.len() / 2]) / 2.0, min, max })
+    }
+}
+
+/// Reading a prompt.
+#[derive(Debug, Clone, Copy)]
+pub struct Prefill {
+    /// Tokens per second.
+    pub rates: Rates,
+    /// Operations of the matrix products of a token, a multiplication and an addition counted as two; attention not counted.
+    pub operations_per_token: f64,
+}
+
+/// Decoding.
+#[derive(Debug, Clone, Copy)]
+pub struct Decode {
+    /// Tokens per second.
+    pub rates: Rates,
+    /// Bytes of weights that a token reads.
+    pub bytes_per_token: f64,
+    /// Bytes of keys and values that a token reads.
+    pub kv_bytes_per_token: f64,
+    /// Bytes that came from a disk for each token.
+    pub disk_bytes_per_token: Option<f64>,
+    /// Different experts that were chosen, over all layers.
+    pub experts_used: usize,
+    /// Experts that there are, over all layers.
+    pub experts: usize,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Measured {
+    /// The prompt.
+    pub prefill: Option<Prefill>,
+    /// Decoding.
+    pub decode: Option<Decode>,
+    /// Bytes that came from a disk during timed repetitions.
+    pub disk_bytes: Option<u64>,
+    /// The most memory that the process owned.
+    pub peak_owned_bytes: Option<u64>,
+}
+
+/// Runs `work` over `tokens`.
+///
+/// # Errors
+/// As [`Session::new`] and [`Session::append`]; NaN in the last logits.
+pub fn measure(
+    model: &Arc<Model>,
+    tokens: &[u32],
+    work: Work,
+    stop: &AtomicBool,
+) -> anyhow::Result<Measured> {
+    let options = SessionOptions { context: Some(work.tokens()), kv: work.kv };
+    let mut run = Run {
+        session: Session::new(Arc::clone(model), options)?,
+        traffic: &Traffic::of(model, work.kv),
+        tokens,
+        work,
+        stop,
+        disk_bytes: memory::disk_bytes_read().map(|_| 0),
+        peak_owned_bytes: memory::owned_bytes(),
+    };
+    let prefill = if work.prefill > 0 { run.prefill()? } else { None };
+    let decode = if work.decode > 0 { run.decode()? } else { None };
+    if run.session.logits().iter().any(|logit| logit.is_nan()) {
+        return Err(EngineError::NotANumber { tokens: run.session.tokens().len() }.into());
+    }
+    let Run { disk_bytes, peak_owned_bytes, .. } = run;
+    Ok(Measured { prefill, decode, disk_bytes, peak_owned_bytes })
+}
+
+struct Run<'a> {
+    session: Session,
+    traffic: &'a Traffic,
+    tokens: &'a [u32],
+    work: Work,
+    stop: &'a AtomicBool,
+    disk_bytes: Option<u64>,
+    peak_owned_bytes: Option<u64>,
+}
+
+impl Run<'_> {
+    fn prefill(&mut self) -> anyhow::Result<Option<Prefill>> {
+        let prompt = &self.tokens[..self.work.prefill];
+        let mut progress = self.progress("prefill", prompt.len());
+        let mut counter = self.traffic.counter();
+        let rates = self.repeat(prompt.len(), &mut progress, |run, timed| {
+            run.session.keep_prefix(&[]);
+            let stop = run.stop;
+            if timed {
+                run.session.append(prompt, stop, &mut counter, &mut |_| {})
+            } else {
+                run.session.append(prompt, stop, &mut (), &mut |_| {})
+            }
+        })?;
+        let tokens = prompt.len() as f64;
+        let chosen = counter.chosen.weights as f64 / self.work.repeat as f64;
+        let weights = self.traffic.dense.weights as f64 * tokens + self.traffic.head.weights as f64 + chosen;
+        Ok(rates.map(|rates| Prefill { rates, operations_per_token: 2.0 * weights / tokens }))
+    }
+
+    fn decode(&mut self) -> anyhow::Result<Option<Decode>> {
+        let Work { decode, depth, repeat, .. } = self.work;
+        let tokens = &self.tokens[..depth + decode];
+        let mut progress = self.progress("decode", decode);
+        self.session.keep_prefix(&tokens[..depth]);
+        let rest = &tokens[self.session.tokens().len()..depth];
+        if !rest.is_empty() {
+            self.session.append(rest, self.stop, &mut (), &mut |_| {})?;
+        }
+        // Only a prompt, or all of it once, brings all the weights from the disk that are about to be used.
+        let warm_up = if self.work.prefill > 0 { decode.min(WARM_UP) } else { decode };
+        let mut counter = self.traffic.counter();
+        let before = self.disk_bytes;
+        let rates = self.repeat(decode, &mut progress, |run, timed| {
+            run.session.keep_prefix(&tokens[..depth]);
+            let count = if timed { decode } else { warm_up };
+            for token in &tokens[depth..depth + count] {
+                let token = std::slice::from_ref(token);
+                if timed {
+                    run.session.append(token, run.stop, &mut counter, &mut |_| {})?;
+                } else {
+                    run.session.append(token, run.stop, &mut (), &mut |_| {})?;
+                }
+            }
+            Ok(())
+        })?;
+        let every = self.traffic.dense.bytes + self.traffic.head.bytes;
+        let (all, kv) = ((repeat * decode) as f64, (depth..depth + decode).map(|p| self.traffic.kv_bytes(p)));
+        let (experts_used, experts) = counter.variety();
+        let disk = before.zip(self.disk_bytes).map(|(before, after)| (after - before) as f64 / all);
+        Ok(rates.map(|rates| Decode {
+            rates,
+            bytes_per_token: every as f64 + counter.chosen.bytes as f64 / all,
+            kv_bytes_per_token: kv.sum::<u64>() as f64 / decode as f64,
+            disk_bytes_per_token: disk,
+            experts_used,
+            experts,
+        }))
+    }
+
+    /// Once without timing, then as often as asked; tokens per second.
+    fn repeat(
+        &mut self,
+        tokens: usize,
+        progress: &mut Progress,
+        mut once: impl FnMut(&mut Self, bool) -> Result<(), EngineError>,
+    ) -> anyhow::Result<Option<Rates>> {
+        once(self, false)?;
+        let mut rates = Vec::with_capacity(self.work.repeat);
+        for round in 0..self.work.repeat {
+            progress.set((tokens * (round + 1)) as u64);
+            let before = memory::disk_bytes_read();
+            let started = Instant::now();
+            once(self, true)?;
+            rates.push(tokens as f64 / started.elapsed().as_secs_f64());
+            let read = memory::disk_bytes_read().zip(before).map(|(after, before)| after - before);
+            self.disk_bytes = self.disk_bytes.zip(read).map(|(sum, read)| sum + read);
+            self.peak_owned_bytes = self.peak_owned_bytes.max(memory::owned_bytes());
+        }
+        Ok(Rates::of(rates))
+    }
+
+    fn progress(&self, label: &'static str, tokens: usize) -> Progress {
+        // The run without timing counts as one.
+        Progress::new(label, Unit::Tokens, (tokens * (self.work.repeat + 1)) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        let rates = |rates: &[f64]| Rates::of(rates.to_vec()).map(|r| (r.min, r.median, r.max));
+        assert_eq!(rates(&[3.0, 1.0, 2.0]), Some((1.0, 2.0, 3.0)));
+        assert_eq!(rates(&[4.0, 1.0, 2.0, 3.0]), Some((1.0, 2.5, 4.0)));
+        assert_eq!(rates(&[]), None);
+    }
+
+    #[test]
+    fn only_what_is_run_needs_tokens() {
+        let work = Work { prefill: 5, decode: 0, depth: 100, repeat: 1, kv: KvFormat::F16 };
+        assert_eq!(work.tokens(), 5);
+        assert_eq!(Work { decode: 3, ..work }.tokens(), 103);
+    }
+}

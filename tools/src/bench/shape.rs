@@ -1,0 +1,278 @@
+//! The shape of a model that nobody has downloaded: a few numbers, from a name or a TOML file, and the spec that they mean.
+//! The named ones are files of the same kind in `tools/shapes`. It must not know weights.
+
+use std::path::Path;
+
+use anyhow::Context;
+use moelten_loader::spec::{
+    Activation, AttentionSpec, Ffn, HeadSpec, LayerSpec, Mixer, MlpSpec, ModelSpec, MoeSpec, NormSpec,
+    Pairing, QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,
+};
+use serde::Deserialize;
+
+use crate::exit::CommandError;
+
+/// The shapes that have a name.
+const NAMED: [&str; 6] = [
+    include_str!("../../shapes/qwen3-30b-a3b.toml"),
+    include_str!("../../shapes/mixtral-8x7b.toml"),
+    include_str!("../../shapes/olmoe.toml"),
+    include_str!("../../shapes/gpt-oss-20b.toml"),
+    include_str!("../../shapes/mixtral-mini.toml"),
+    include_str!("../../shapes/qwen3-half.toml"),
+];
+
+/// Bytes of a shape file; they have a few hundred.
+const FILE_MAX: u64 = 1 << 16;
+/// Epsilon of every norm.
+const EPS: f32 = 1e-6;
+
+/// A mixture-of-experts decoder in numbers: the fields of the TOML file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// What to call it.
+    pub name: String,
+    /// What the shape leaves out of the model it is named after.
+    #[serde(default)]
+    pub approximated: Option<String>,
+    /// Number of layers.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Rows of the embedding and of the head.
+    pub vocab: usize,
+    /// Longest context in tokens.
+    pub context: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Norms on queries and keys.
+    #[serde(default)]
+    pub qk_norm: ShapeQkNorm,
+    /// Biases on the q, k and v projections.
+    #[serde(default)]
+    pub qkv_bias: bool,
+    /// Bias on the output projection.
+    #[serde(default)]
+    pub out_bias: bool,
+    /// Tokens that a windowed layer sees; all of them if absent.
+    #[serde(default)]
+    pub window: Option<usize>,
+    /// Every n-th layer is windowed, beginning with the first.
+    #[serde(default = "one")]
+    pub window_every: usize,
+    /// Base of the rope frequencies.
+    pub rope_theta: f32,
+    /// Routed experts of a layer.
+    pub experts: usize,
+    /// Experts that a token visits.
+    pub experts_per_token: usize,
+    /// Whether the chosen weights are divided by their sum.
+    #[serde(default = "yes")]
+    pub renormalise: bool,
+    /// Hidden width of a routed expert.
+    pub expert_d_ff: usize,
+    /// Hidden width of the shared expert; there is none if absent.
+    #[serde(default)]
+    pub shared_d_ff: Option<usize>,
+    /// The embedding is the head as well.
+    #[serde(default)]
+    pub tied_head: bool,
+}
+
+/// `qk_norm` of a shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShapeQkNorm {
+    /// None.
+    #[default]
+    None,
+    /// Each head by itself.
+    PerHead,
+    /// All heads together.
+    Full,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Shape {
+    /// The shape of that name, or of the TOML file `argument`; `layers` replaces its number of layers.
+    ///
+    /// # Errors
+    /// Unknown names, files that cannot be read, numbers that make no model.
+    pub fn find(argument: &str, layers: Option<usize>) -> anyhow::Result<Self> {
+        let named = NAMED.iter().map(|text| Self::parse(text)).collect::<anyhow::Result<Vec<_>>>()?;
+        let names: Vec<String> = named.iter().map(|shape| shape.name.clone()).collect();
+        let mut shape = match named.into_iter().find(|shape| shape.name == argument) {
+            Some(shape) => shape,
+            None if argument.ends_with(".toml") => Self::read(Path::new(argument))?,
+            None => {
+                let problem = format!(
+                    "there is no shape {argument}; known are {}, or a file SHAPE.toml",
+                    names.join(", ")
+                );
+                return Err(CommandError::Usage(problem).into());
+            }
+        };
+        shape.layers = layers.unwrap_or(shape.layers);
+        shape.check()?;
+        Ok(shape)
+    }
+
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let failed = || format!("cannot read {}", path.display());
+        let found = std::fs::metadata(path).with_context(failed)?;
+        if !found.is_file() || found.len() > FILE_MAX {
+            let problem = format!("{} is no shape: not a file of at most {FILE_MAX} bytes", path.display());
+            return Err(CommandError::Usage(problem).into());
+        }
+        let text = std::fs::read_to_string(path).with_context(failed)?;
+        Self::parse(&text).with_context(|| format!("{} is no shape", path.display()))
+    }
+
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        toml::from_str(text).map_err(|error| CommandError::Usage(error.to_string()).into())
+    }
+
+    /// Refuses numbers that make no model, or one that no machine holds.
+    fn check(&self) -> anyhow::Result<()> {
+        let within = |field: &str, value: usize, low: usize, high: usize| {
+            if (low..=high).contains(&value) {
+                return Ok(());
+            }
+            Err(CommandError::Usage(format!("{field} is {value}, but must be {low} to {high}")))
+        };
+        within("layers", self.layers, 1, 1024)?;
+        within("d_model", self.d_model, 32, 1 << 16)?;
+        within("vocab", self.vocab, 2, 1 << 20)?;
+        within("context", self.context, 1, 1 << 24)?;
+        within("heads", self.heads, 1, 1024)?;
+        within("kv_heads", self.kv_heads, 1, self.heads)?;
+        within("head_dim", self.head_dim, 2, 1024)?;
+        within("window", self.window.unwrap_or(1), 1, 1 << 24)?;
+        within("window_every", self.window_every, 1, 1024)?;
+        within("experts", self.experts, 1, 4096)?;
+        within("experts_per_token", self.experts_per_token, 1, self.experts)?;
+        within("expert_d_ff", self.expert_d_ff, 32, 1 << 18)?;
+        within("shared_d_ff", self.shared_d_ff.unwrap_or(32), 32, 1 << 18)?;
+        let inputs =
+            [self.d_model, self.heads * self.head_dim, self.expert_d_ff, self.shared_d_ff.unwrap_or(32)];
+        let problem = match inputs.into_iter().find(|width| !width.is_multiple_of(32)) {
+            Some(width) => format!("a matrix has rows of {width} weights, but blocks hold 32"),
+            None if !self.heads.is_multiple_of(self.kv_heads) => {
+                format!("{} heads do not share {} kv_heads evenly", self.heads, self.kv_heads)
+            }
+            None if !self.head_dim.is_multiple_of(2) => {
+                format!("head_dim is {}, but rope turns pairs", self.head_dim)
+            }
+            None if !(self.rope_theta > 1.0 && self.rope_theta.is_finite()) => {
+                format!("rope_theta is {}, but must be above 1", self.rope_theta)
+            }
+            None => return Ok(()),
+        };
+        Err(CommandError::Usage(problem).into())
+    }
+
+    /// The spec of a model of this shape.
+    pub fn spec(&self) -> ModelSpec {
+        let mlp = |d_ff| MlpSpec { d_ff, activation: Activation::Silu };
+        let norm = NormSpec::Rms { eps: EPS };
+        let layer = |index: usize| LayerSpec {
+            mixer_norm: norm,
+            mixer: Mixer::Attention(AttentionSpec {
+                heads: self.heads,
+                kv_heads: self.kv_heads,
+                head_dim: self.head_dim,
+                scale: (self.head_dim as f32).powf(-0.5),
+                qkv_bias: self.qkv_bias,
+                out_bias: self.out_bias,
+                qk_norm: match self.qk_norm {
+                    ShapeQkNorm::None => QkNorm::None,
+                    ShapeQkNorm::PerHead => QkNorm::PerHead { eps: EPS },
+                    ShapeQkNorm::Full => QkNorm::Full { eps: EPS },
+                },
+                rope: Some(RopeSpec {
+                    theta: self.rope_theta,
+                    dim: self.head_dim,
+                    pairing: Pairing::Split,
+                    scaling: RopeScaling::None,
+                }),
+                window: self.window.filter(|_| index.is_multiple_of(self.window_every)),
+                clip_qkv: None,
+            }),
+            ffn_norm: norm,
+            ffn: Ffn::Moe(MoeSpec {
+                experts: self.experts,
+                expert: mlp(self.expert_d_ff),
+                router: RouterSpec {
+                    select: Select::SoftmaxTopK { k: self.experts_per_token, renormalise: self.renormalise },
+                    scale: 1.0,
+                },
+                shared: self.shared_d_ff.map_or(SharedExpert::None, |d_ff| SharedExpert::Plain(mlp(d_ff))),
+            }),
+            residual_scale: 1.0,
+        };
+        ModelSpec {
+            name: self.name.clone(),
+            family: "generated",
+            vocab: self.vocab,
+            d_model: self.d_model,
+            max_context: self.context,
+            embed_scale: 1.0,
+            layers: (0..self.layers).map(layer).collect(),
+            final_norm: norm,
+            head: HeadSpec { tied: self.tied_head, bias: false, scale: 1.0 },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_shapes_are_sound() {
+        for text in NAMED {
+            let name = Shape::parse(text).unwrap().name;
+            let shape = Shape::find(&name, Some(2)).unwrap();
+            assert_eq!(shape.spec().layers.len(), 2, "{name}");
+        }
+        let windows: Vec<_> = Shape::find("gpt-oss-20b", Some(3))
+            .unwrap()
+            .spec()
+            .layers
+            .iter()
+            .map(|layer| {
+                let Mixer::Attention(attention) = &layer.mixer;
+                attention.window
+            })
+            .collect();
+        assert_eq!(windows, [Some(128), None, Some(128)]);
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_numbers() {
+        let refused = |change: (&str, &str)| {
+            let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+            std::fs::write(file.path(), NAMED[2].replace(change.0, change.1)).unwrap();
+            let error = Shape::find(file.path().to_str().unwrap(), None).unwrap_err();
+            format!("{error:#}")
+        };
+        assert!(refused(("layers = 16", "layers = 0")).contains("layers is 0"));
+        assert!(refused(("d_model = 2048", "d_model = 2050")).contains("2050"));
+        assert!(refused(("experts_per_token = 8", "experts_per_token = 65")).contains("1 to 64"));
+        assert!(refused(("heads = 16", "heads = 16\nextra = 1")).contains("extra"));
+        assert!(refused(("1e4", "nan")).contains("rope_theta"));
+        assert!(Shape::find("gpt-5", None).unwrap_err().to_string().contains("olmoe"));
+    }
+}

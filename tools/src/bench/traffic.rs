@@ -1,0 +1,114 @@
+//! How many bytes a token reads and how many weights it is multiplied with: the matrices that every token passes, the
+//! experts that were chosen, counted as they are, and keys and values. It must not know clocks.
+
+use moelten_engine::decoder::Observer;
+use moelten_engine::kv_cache::KvFormat;
+use moelten_engine::model::Model;
+use moelten_engine::router::Routing;
+use moelten_loader::roles::Role;
+use moelten_loader::spec::Mixer;
+use moelten_loader::store::MatrixRef;
+
+/// Bytes of weights and how many weights they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Size {
+    /// Bytes as they lie in the file.
+    pub bytes: u64,
+    /// Weights.
+    pub weights: u64,
+}
+
+impl Size {
+    fn of(matrix: &MatrixRef) -> Self {
+        Self { bytes: matrix.bytes, weights: matrix.rows as u64 * matrix.cols as u64 }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.weights += other.weights;
+    }
+}
+
+/// What the parts of a model weigh.
+#[derive(Debug)]
+pub struct Traffic {
+    /// What every token passes: all matrices but the embedding, the experts and the head. Of the embedding a token
+    /// reads one row; it is left out.
+    pub dense: Size,
+    /// The head, which a prompt passes once and a decoded token each time.
+    pub head: Size,
+    /// Each expert of each layer.
+    experts: Vec<Vec<Size>>,
+    /// Of each layer: the window, and bytes of keys and values of one position.
+    kv: Vec<(usize, u64)>,
+}
+
+impl Traffic {
+    /// Weighs `model`.
+    pub fn of(model: &Model, kv: KvFormat) -> Self {
+        let (spec, tensors) = (model.spec(), model.tensors());
+        let head_role = if spec.head.tied { Role::Embed } else { Role::Head };
+        let mut dense = Size::default();
+        for (role, matrix) in tensors.dense() {
+            if role != Role::Embed && role != head_role {
+                dense.add(Size::of(&matrix));
+            }
+        }
+        let experts = (0..spec.layers.len()).map(|layer| {
+            let expert = |expert: &moelten_loader::store::MlpRef| {
+                let mut size = Size::default();
+                [&expert.gate, &expert.up, &expert.down].into_iter().for_each(|m| size.add(Size::of(m)));
+                size
+            };
+            tensors.experts(layer).iter().map(expert).collect()
+        });
+        let of_layer = |mixer: &Mixer| {
+            let Mixer::Attention(a) = mixer;
+            (a.window.unwrap_or(usize::MAX), (2 * a.kv_heads * a.head_dim * kv.bytes()) as u64)
+        };
+        Self {
+            dense,
+            head: Size::of(&tensors.get(head_role)),
+            experts: experts.collect(),
+            kv: spec.layers.iter().map(|layer| of_layer(&layer.mixer)).collect(),
+        }
+    }
+
+    /// Bytes of keys and values that the token at `position` reads: those of all before it that it sees, and its own.
+    pub fn kv_bytes(&self, position: usize) -> u64 {
+        self.kv.iter().map(|&(window, bytes)| (position + 1).min(window) as u64 * bytes).sum()
+    }
+
+    /// Someone to count the experts of a run.
+    pub fn counter(&self) -> Counter<'_> {
+        let used = self.experts.iter().map(|layer| vec![false; layer.len()]).collect();
+        Counter { traffic: self, chosen: Size::default(), used }
+    }
+}
+
+/// Counts the experts that tokens choose.
+pub struct Counter<'a> {
+    traffic: &'a Traffic,
+    /// What was chosen, for every token anew.
+    pub chosen: Size,
+    used: Vec<Vec<bool>>,
+}
+
+impl Counter<'_> {
+    /// How many different experts were chosen, over all layers, and how many there are.
+    pub fn variety(&self) -> (usize, usize) {
+        let all = self.used.iter().flatten();
+        (all.clone().filter(|&&used| used).count(), all.count())
+    }
+}
+
+impl Observer for Counter<'_> {
+    fn routed(&mut self, layer: usize, routing: &Routing) {
+        for token in 0..routing.tokens() {
+            for &id in routing.token(token).0 {
+                self.chosen.add(self.traffic.experts[layer][id as usize]);
+                self.used[layer][id as usize] = true;
+            }
+        }
+    }
+}

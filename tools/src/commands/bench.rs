@@ -1,0 +1,348 @@
+//! `moelten bench`: how fast a model reads a prompt and decodes, beside what the machine can do at most, measured in the
+//! same run. The names in the JSON object are a promise: other programs read them.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use moelten_engine::kv_cache::KvFormat;
+use moelten_engine::model::Model;
+use moelten_engine::topology::Placement;
+use moelten_loader::spec::ModelSpec;
+use moelten_loader::store::TensorStore;
+use moelten_loader::text::TextSide;
+use moelten_quant::Kernels;
+use moelten_tui::filter;
+use moelten_tui::terminal::{Notes, Tone};
+use serde_json::{Value, json};
+
+use crate::bench::generate::{self, Mix, Random};
+use crate::bench::limits::{self, Limits};
+use crate::bench::measure::{Measured, Rates, Work, measure};
+use crate::bench::shape::Shape;
+use crate::exit::CommandError;
+use crate::open::{self, ComputeArgs};
+use crate::progress::bytes;
+use crate::prompt;
+use crate::signals::Polling;
+
+/// Measure how fast a model runs, and how fast this machine could
+///
+/// Reads a prompt and decodes token by token, over random tokens or a text, a few times. RAM, int8 and disk limits are
+/// measured in the same run with the same threads.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// GGUF file or model folder; the built-in model if there is none
+    #[arg(conflicts_with = "shape")]
+    model: Option<PathBuf>,
+    /// Tokens of the prompt, 0 for none
+    #[arg(long, value_name = "N", default_value = "512", value_parser = tokens_or_none)]
+    prefill: usize,
+    /// Tokens to decode, 0 for none
+    #[arg(long, value_name = "N", default_value = "64", value_parser = tokens_or_none)]
+    decode: usize,
+    /// Tokens in the context before decoding begins
+    #[arg(long, visible_alias = "ctx-start", value_name = "N", default_value = "0", value_parser = tokens_or_none)]
+    depth: usize,
+    /// Timed repetitions
+    #[arg(long, value_name = "R", default_value = "3", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    repeat: u16,
+    /// Tokens of this text instead of random ones, UTF-8
+    #[arg(long, value_name = "FILE", conflicts_with = "shape")]
+    text: Option<PathBuf>,
+    /// Weights made up for a shape: qwen3-30b-a3b, mixtral-8x7b, olmoe, gpt-oss-20b, mixtral-mini, qwen3-half, or FILE.toml
+    #[arg(long, value_name = "NAME")]
+    shape: Option<String>,
+    /// Number of layers of the shape [default: all of them]
+    #[arg(long, value_name = "N", requires = "shape", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    layers: Option<u16>,
+    /// Weight format of the shape
+    #[arg(long, value_name = "TYPE", requires = "shape", default_value = "q4_0")]
+    format: Mix,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+/// A model to measure.
+struct Subject {
+    name: String,
+    /// Format and what is left out, of a shape.
+    generated: Option<String>,
+    approximated: Option<String>,
+    spec: ModelSpec,
+    tensors: TensorStore,
+    /// Known tokens; made up if there are none.
+    tokens: Option<Vec<u32>>,
+    /// The largest file.
+    file: Option<PathBuf>,
+}
+
+/// What is printed.
+struct Report<'a> {
+    name: &'a str,
+    generated: Option<&'a str>,
+    approximated: Option<&'a str>,
+    work: Work,
+    model: &'a Model,
+    measured: Measured,
+    limits: Limits,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let work = Work {
+        prefill: args.prefill,
+        decode: args.decode,
+        depth: args.depth,
+        repeat: args.repeat.into(),
+        kv: args.compute.kv.map_or_else(KvFormat::default, KvFormat::from),
+    };
+    if work.tokens() == 0 {
+        let problem = "--prefill 0 --decode 0 leaves nothing to measure".to_owned();
+        return Err(CommandError::Usage(problem).into());
+    }
+    let subject = subject(&args)?;
+    let tokens = known_or_random(subject.tokens, subject.spec.vocab, work.tokens())?;
+    let model = args.compute.model(subject.spec, subject.tensors)?;
+    let kernels = Kernels::for_isa(model.isa()).expect("the model runs with this tier");
+    let notes = Notes::detect();
+    let say = |text: &str| notes.line(Tone::Dim, &filter::clean(text));
+    say(&format!("{}: {}, {}", subject.name, model.pool().plan(), model.isa()));
+    if let Some(approximated) = &subject.approximated {
+        say(&format!("note: {approximated}"));
+    }
+    let polling = Polling::begin();
+    // Before and after, as the machine may be busy at one of these times; the larger one is nearer to the truth.
+    let ram = limits::ram(model.pool(), kernels)?;
+    let int8 = limits::int8(model.pool(), kernels);
+    let measured = measure(&model, &tokens, work, polling.stop())?;
+    let limits = Limits {
+        ram_gb_per_s: ram.max(limits::ram(model.pool(), kernels)?),
+        int8_tops: int8.max(limits::int8(model.pool(), kernels)),
+        disk_gb_per_s: limits::disk(subject.file.as_deref()),
+    };
+    let report = Report {
+        name: &subject.name,
+        generated: subject.generated.as_deref(),
+        approximated: subject.approximated.as_deref(),
+        work,
+        model: &model,
+        measured,
+        limits,
+    };
+    if args.json {
+        writeln!(io::stdout(), "{}", report.json())?;
+    } else {
+        write!(io::stdout(), "{}", filter::clean(&report.text()))?;
+    }
+    Ok(())
+}
+
+fn subject(args: &Args) -> anyhow::Result<Subject> {
+    if let Some(shape) = &args.shape {
+        let shape = Shape::find(shape, args.layers.map(usize::from))?;
+        let spec = shape.spec();
+        let tensors = generate::generate(&spec, args.format)?;
+        let format = clap::ValueEnum::to_possible_value(&args.format).expect("no format is hidden");
+        return Ok(Subject {
+            name: format!("{} ({} layers)", shape.name, shape.layers),
+            generated: Some(format.get_name().to_owned()),
+            approximated: shape.approximated,
+            spec,
+            tensors,
+            tokens: None,
+            file: None,
+        });
+    }
+    let loaded = open::load(args.model.as_deref())?;
+    open::mention(&loaded.notices);
+    let tokens = match &args.text {
+        None => None,
+        Some(path) => {
+            let text = prompt::file(path, Notes::detect())?;
+            let TextSide { tokenizer, notices } = loaded.text()?;
+            open::mention(&notices);
+            let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+            Some(bos.into_iter().chain(tokenizer.encode_text(&text)?).collect())
+        }
+    };
+    let files = loaded.tensors.catalog().files();
+    let largest = files.iter().max_by_key(|file| file.all().len()).map(|file| file.path().to_owned());
+    Ok(Subject {
+        name: open::name(args.model.as_deref()),
+        generated: None,
+        approximated: None,
+        spec: loaded.spec,
+        tensors: loaded.tensors,
+        tokens,
+        file: largest.filter(|_| args.model.is_some()),
+    })
+}
+
+/// `count` tokens: the first of those that are known, or random ones, the same in every run.
+fn known_or_random(known: Option<Vec<u32>>, vocab: usize, count: usize) -> anyhow::Result<Vec<u32>> {
+    match known {
+        Some(known) if known.len() < count => {
+            let problem = format!("the text has {} tokens, but {count} are needed", known.len());
+            Err(CommandError::Usage(problem).into())
+        }
+        Some(known) => Ok(known),
+        None => {
+            let mut random = Random(42);
+            Ok((0..count).map(|_| (random.next() % vocab.max(1) as u64) as u32).collect())
+        }
+    }
+}
+
+/// A number of tokens, or none.
+fn tokens_or_none(text: &str) -> Result<usize, String> {
+    if text == "0" { Ok(0) } else { open::tokens(text) }
+}
+
+/// Figures that both kinds of output show.
+struct DecodeFigures {
+    gb_per_s: f64,
+    share_of_ram: f64,
+    gb_per_s_with_kv: f64,
+    share_of_ram_with_kv: f64,
+    /// What RAM and disk would allow: every byte that a token reads from RAM at the RAM's speed, and every byte that came
+    /// from the disk at the disk's, whichever takes longer. `None` if there are bytes from a disk of unknown speed.
+    bound_tokens_per_s: Option<f64>,
+}
+
+impl Report<'_> {
+    fn decode_figures(&self) -> Option<DecodeFigures> {
+        let (decode, ram) = (self.measured.decode?, self.limits.ram_gb_per_s);
+        let rate = decode.rates.median / 1e9;
+        let with_kv = decode.bytes_per_token + decode.kv_bytes_per_token;
+        let from_disk = decode.disk_bytes_per_token.unwrap_or(0.0);
+        let disk_seconds = match &self.limits.disk_gb_per_s {
+            _ if from_disk == 0.0 => Some(0.0),
+            Ok(disk) => Some(from_disk / disk / 1e9),
+            Err(_) => None,
+        };
+        Some(DecodeFigures {
+            gb_per_s: decode.bytes_per_token * rate,
+            share_of_ram: decode.bytes_per_token * rate / ram,
+            gb_per_s_with_kv: with_kv * rate,
+            share_of_ram_with_kv: with_kv * rate / ram,
+            bound_tokens_per_s: disk_seconds.map(|disk| 1.0 / disk.max(with_kv / ram / 1e9)),
+        })
+    }
+
+    fn json(&self) -> Value {
+        let Measured { prefill, decode, disk_bytes, peak_owned_bytes } = self.measured;
+        let (plan, work, limits) = (self.model.pool().plan(), self.work, &self.limits);
+        let prefill = prefill.map(|prefill| {
+            let tops = prefill.operations_per_token * prefill.rates.median / 1e12;
+            json!({
+                "tokens": work.prefill,
+                "tokens_per_s": prefill.rates.median,
+                "tokens_per_s_min": prefill.rates.min,
+                "tokens_per_s_max": prefill.rates.max,
+                "operations_per_token": prefill.operations_per_token,
+                "int8_tops": tops,
+                "share_of_int8": tops / limits.int8_tops,
+            })
+        });
+        let decode = decode.zip(self.decode_figures()).map(|(decode, figures)| {
+            json!({
+                "tokens": work.decode,
+                "depth": work.depth,
+                "tokens_per_s": decode.rates.median,
+                "tokens_per_s_min": decode.rates.min,
+                "tokens_per_s_max": decode.rates.max,
+                "bytes_per_token": decode.bytes_per_token,
+                "kv_bytes_per_token": decode.kv_bytes_per_token,
+                "gb_per_s": figures.gb_per_s,
+                "share_of_ram": figures.share_of_ram,
+                "gb_per_s_with_kv": figures.gb_per_s_with_kv,
+                "share_of_ram_with_kv": figures.share_of_ram_with_kv,
+                "bound_tokens_per_s": figures.bound_tokens_per_s,
+                "experts_used": decode.experts_used,
+                "experts": decode.experts,
+            })
+        });
+        json!({
+            "model": self.name,
+            "generated": self.generated,
+            "approximated": self.approximated,
+            "isa": self.model.isa().name(),
+            "threads": plan.threads,
+            "pinned": matches!(plan.placement, Placement::Pinned(_)),
+            "kv": work.kv.name(),
+            "repeat": work.repeat,
+            "prefill": prefill,
+            "decode": decode,
+            "limits": {
+                "ram_gb_per_s": limits.ram_gb_per_s,
+                "int8_tops": limits.int8_tops,
+                "disk_gb_per_s": limits.disk_gb_per_s.as_ref().ok(),
+                "disk_problem": limits.disk_gb_per_s.as_ref().err(),
+            },
+            // Hit rates and the budget are known once there is a store that has them.
+            "cache": { "hit_rate_decode": null, "hit_rate_prefill": null, "bytes_read": disk_bytes },
+            "memory": { "peak_owned_bytes": peak_owned_bytes, "budget_bytes": null },
+        })
+    }
+
+    fn text(&self) -> String {
+        let (work, limits) = (self.work, &self.limits);
+        let mut lines = vec![match self.generated {
+            Some(format) => format!("{}, generated weights, {format}", self.name),
+            None => self.name.to_owned(),
+        }];
+        lines.push(format!("{}, {}, KV {}", self.model.pool().plan(), self.model.isa(), work.kv.name()));
+        if let Some(prefill) = self.measured.prefill {
+            let tops = prefill.operations_per_token * prefill.rates.median / 1e12;
+            lines.push(format!(
+                "prefill  {:>5} tokens {}   {tops:.2} of {:.2} int8 TOP/s ({:.0} %)",
+                work.prefill,
+                spread(prefill.rates),
+                limits.int8_tops,
+                100.0 * tops / limits.int8_tops
+            ));
+        }
+        if let Some((decode, figures)) = self.measured.decode.zip(self.decode_figures()) {
+            lines.push(format!(
+                "decode   {:>5} tokens {}   {:.1} of {:.1} GB/s RAM ({:.0} %)",
+                work.decode,
+                spread(decode.rates),
+                figures.gb_per_s,
+                limits.ram_gb_per_s,
+                100.0 * figures.share_of_ram
+            ));
+            lines.push(format!(
+                "         after {} tokens; {} of weights and {} of KV per token ({:.1} GB/s, {:.0} %, together)",
+                work.depth,
+                bytes(decode.bytes_per_token as u64),
+                bytes(decode.kv_bytes_per_token as u64),
+                figures.gb_per_s_with_kv,
+                100.0 * figures.share_of_ram_with_kv
+            ));
+            let bound = figures.bound_tokens_per_s.map_or_else(
+                || "bound unknown, as the disk's speed is".to_owned(),
+                |bound| format!("at most {bound:.1} tok/s possible"),
+            );
+            let used = format!("{} of {} experts used", decode.experts_used, decode.experts);
+            lines.push(format!("         {bound}; {used}"));
+        }
+        let disk = match &limits.disk_gb_per_s {
+            Ok(speed) => format!("{speed:.2} GB/s"),
+            Err(why) => format!("not measured: {why}"),
+        };
+        lines.push(format!("disk     {disk}"));
+        let owned = self.measured.peak_owned_bytes.map_or_else(|| "unknown".to_owned(), bytes);
+        let read = self.measured.disk_bytes.map_or_else(|| "unknown".to_owned(), bytes);
+        lines.push(format!("memory   {owned} owned at most; {read} read from disks in timed runs"));
+        lines.push(String::new());
+        lines.join("\n")
+    }
+}
+
+/// Median and spread, aligned.
+fn spread(rates: Rates) -> String {
+    format!("{:>8.2} tok/s ({:.2} to {:.2})", rates.median, rates.min, rates.max)
+}

@@ -1,0 +1,229 @@
+//! `moelten doctor`: what this machine offers and what of it will be used: processor, threads, memory, instruction set
+//! tiers with the measured speed of each, and on request the disk below a file.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use moelten_engine::memory;
+use moelten_engine::pool::Pool;
+use moelten_engine::system::System;
+use moelten_engine::topology::{Pin, Placement, ThreadPlan, Topology};
+use moelten_quant::{Isa, Kernels};
+use moelten_tui::filter;
+use moelten_tui::terminal::{Notes, Tone};
+use serde_json::{Value, json};
+
+use crate::bench::limits::{self, TIER_FORMAT, TIER_TOKENS, TierSpeed};
+use crate::progress::bytes;
+
+/// Show what this machine offers: cores, memory, instruction sets with their measured speed
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A large file, e.g. a model, on the disk whose speed is to be measured
+    #[arg(long, value_name = "FILE")]
+    disk: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything that was found out.
+struct Findings {
+    cpu: Option<String>,
+    topology: Option<Topology>,
+    plan: ThreadPlan,
+    memory: MemoryFindings,
+    tiers: Vec<(Isa, Option<TierSpeed>)>,
+    pick: Isa,
+    forced: bool,
+    ram_gb_per_s: f64,
+    int8_tops: f64,
+    disk: Option<Result<f64, String>>,
+}
+
+struct MemoryFindings {
+    total: Option<u64>,
+    available: Option<u64>,
+    cgroup_limit: Option<u64>,
+    huge_pages: Option<String>,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let system = System::here();
+    let pick = Isa::from_env().map_err(moelten_engine::error::EngineError::from)?;
+    Notes::detect().line(Tone::Dim, "measuring, a few seconds");
+    let plan = ThreadPlan::here(None, Pin::Auto)?;
+    let pool = Pool::new(plan.clone())?;
+    let kernels = Kernels::for_isa(pick).expect("the tier was checked to be available");
+    let findings = Findings {
+        cpu: system.field("proc/cpuinfo", "model name"),
+        topology: Topology::detect(),
+        plan,
+        memory: MemoryFindings {
+            total: system.field_bytes("proc/meminfo", "MemTotal"),
+            available: memory::available_bytes(),
+            cgroup_limit: memory::cgroup_limit(&system),
+            huge_pages: system.text("sys/kernel/mm/transparent_hugepage/enabled").and_then(|t| chosen(&t)),
+        },
+        tiers: Isa::ALL.into_iter().map(|isa| (isa, limits::tier(isa))).collect(),
+        pick,
+        forced: std::env::var_os("MOELTEN_ISA").is_some_and(|name| !name.is_empty()),
+        ram_gb_per_s: limits::ram(&pool, kernels)?,
+        int8_tops: limits::int8(&pool, kernels),
+        disk: args.disk.as_deref().map(|path| limits::disk(Some(path))),
+    };
+    if args.json {
+        writeln!(io::stdout(), "{}", findings.json())?;
+    } else {
+        write!(io::stdout(), "{}", filter::clean(&findings.text()?))?;
+    }
+    Ok(())
+}
+
+/// The choice in brackets: `always [madvise] never`.
+fn chosen(text: &str) -> Option<String> {
+    Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())
+}
+
+impl Findings {
+    fn why(&self) -> &'static str {
+        if self.forced { "MOELTEN_ISA asks for it" } else { "the best of this machine" }
+    }
+
+    fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut out = String::new();
+        let unknown = || "unknown".to_owned();
+        writeln!(out, "processor   {}", self.cpu.as_deref().unwrap_or("unknown"))?;
+        if let Some(topology) = &self.topology {
+            writeln!(out, "cores       {}", cores(topology))?;
+        }
+        writeln!(out, "threads     {}", self.plan)?;
+        let m = &self.memory;
+        let limit = m
+            .cgroup_limit
+            .map_or_else(String::new, |limit| format!(", control group limit {}", bytes(limit)));
+        let (total, available) =
+            (m.total.map_or_else(unknown, bytes), m.available.map_or_else(unknown, bytes));
+        writeln!(out, "memory      {total}, {available} available{limit}")?;
+        let huge = match m.huge_pages.as_deref() {
+            Some("always") => "always",
+            Some("madvise") => "on request, and requested",
+            Some("never") => {
+                "never; `echo madvise >/sys/kernel/mm/transparent_hugepage/enabled` may speed things up"
+            }
+            _ => "unknown",
+        };
+        writeln!(out, "huge pages  {huge}")?;
+        writeln!(
+            out,
+            "limits      {:.1} GB/s RAM, {:.2} int8 TOP/s, all threads",
+            self.ram_gb_per_s, self.int8_tops
+        )?;
+        match &self.disk {
+            Some(Ok(speed)) => writeln!(out, "disk        {speed:.2} GB/s")?,
+            Some(Err(why)) => writeln!(out, "disk        not measured: {why}")?,
+            None => {}
+        }
+        writeln!(out, "\n  tier          int8 GOP/s   1 token GB/s   {TIER_TOKENS} tokens GOP/s")?;
+        for (isa, speed) in &self.tiers {
+            let mark = if *isa == self.pick { '*' } else { ' ' };
+            match speed {
+                Some(s) => writeln!(
+                    out,
+                    "{mark} {:12} {:11.0} {:14.1} {:17.0}",
+                    isa.name(),
+                    s.int8_gops,
+                    s.matvec_gb_per_s,
+                    s.matmul_gops
+                )?,
+                None => {
+                    writeln!(out, "{mark} {:12} not here: lacks {}", isa.name(), isa.missing().join(", "))?
+                }
+            }
+        }
+        writeln!(
+            out,
+            "  {TIER_FORMAT} weights, one thread: peak in registers, weights read with 1 token, products of many"
+        )?;
+        writeln!(out, "* {} is used: {}", self.pick, self.why())?;
+        Ok(out)
+    }
+
+    fn json(&self) -> Value {
+        let tiers: Vec<Value> = self
+            .tiers
+            .iter()
+            .map(|(isa, speed)| {
+                json!({
+                    "isa": isa.name(),
+                    "available": speed.is_some(),
+                    "missing": isa.missing(),
+                    "int8_gops": speed.map(|s| s.int8_gops),
+                    "matvec_gb_per_s": speed.map(|s| s.matvec_gb_per_s),
+                    "matmul_gops": speed.map(|s| s.matmul_gops),
+                })
+            })
+            .collect();
+        let cores = self.topology.as_ref().map(|topology| {
+            json!({
+                "physical": topology.cores.len(),
+                "performance": topology.cores.iter().filter(|core| core.performance).count(),
+                "cpus": topology.online,
+                "allowed_cpus": topology.allowed,
+                "quota": topology.quota,
+            })
+        });
+        json!({
+            "cpu": self.cpu,
+            "cores": cores,
+            "threads": self.plan.threads,
+            "pinned": matches!(self.plan.placement, Placement::Pinned(_)),
+            "memory": {
+                "total_bytes": self.memory.total,
+                "available_bytes": self.memory.available,
+                "cgroup_limit_bytes": self.memory.cgroup_limit,
+                "huge_pages": self.memory.huge_pages,
+            },
+            "isa": self.pick.name(),
+            "isa_forced": self.forced,
+            "tiers": tiers,
+            "limits": {
+                "ram_gb_per_s": self.ram_gb_per_s,
+                "int8_tops": self.int8_tops,
+                "disk_gb_per_s": self.disk.as_ref().and_then(|disk| disk.as_ref().ok()),
+                "disk_problem": self.disk.as_ref().and_then(|disk| disk.as_ref().err()),
+            },
+        })
+    }
+}
+
+/// Cores and CPUs in a line.
+fn cores(topology: &Topology) -> String {
+    let count = topology.cores.len();
+    let fast = topology.cores.iter().filter(|core| core.performance).count();
+    let mut text = format!("{count} ");
+    if fast < count {
+        let _ = write!(text, "({fast} performance, {} efficiency) ", count - fast);
+    }
+    let _ = write!(text, "with {} CPUs", topology.online);
+    if topology.allowed.len() < topology.online {
+        let _ = write!(text, ", of which this process may use {}", topology.allowed.len());
+    }
+    if let Some(quota) = topology.quota {
+        let _ = write!(text, ", for the time of {quota:.1}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_choice_stands_in_brackets() {
+        assert_eq!(chosen("always [madvise] never\n").as_deref(), Some("madvise"));
+        assert_eq!(chosen("always"), None);
+    }
+}
