@@ -5,7 +5,8 @@
 //! 32 outputs of all tokens writes one contiguous piece of the next layer's input.
 //! - `F32`: `[tokens, 32]` floats.
 //! - `Q8`: `[tokens, 32]` codes, then `[tokens]` scales, then `[tokens]` negated sums of the codes, then `[tokens]` negated
-//!   sums of the first 16 codes; padded to a line.
+//!   sums of the first 16 codes; padded to a line. From [`TILE_FROM`] tokens on there is room for a multiple of 16, so that
+//!   tiles of 16 tokens can be read; what stands in the room is never used.
 //!
 //! A last block that is not full is padded with zeros.
 
@@ -45,7 +46,7 @@ impl ActivationKind {
     pub const fn record_lines(self, tokens: usize) -> usize {
         match self {
             Self::F32 => 2 * tokens,
-            Self::Q8 => (tokens * Q8_WORDS).div_ceil(16),
+            Self::Q8 => (room(tokens) * Q8_WORDS).div_ceil(16),
         }
     }
 
@@ -53,6 +54,14 @@ impl ActivationKind {
     pub const fn lines(self, tokens: usize, cols: usize) -> usize {
         cols.div_ceil(BLOCK) * self.record_lines(tokens)
     }
+}
+
+/// Fewer tokens than this are not multiplied by tiles.
+pub(crate) const TILE_FROM: usize = 9;
+
+/// Tokens that a `Q8` record of `tokens` has room for.
+pub(crate) const fn room(tokens: usize) -> usize {
+    if tokens < TILE_FROM { tokens } else { tokens.next_multiple_of(16) }
 }
 
 /// Words of a token in a `Q8` record: 32 codes, the scale, two sums.
@@ -104,7 +113,7 @@ impl<'a> Activations<'a> {
         self.cols
     }
 
-    /// Tokens in a record, and the first of them that is one of these.
+    /// Tokens of the records, and the first of them that is one of these.
     pub(crate) fn place(&self) -> (usize, usize) {
         (self.all, self.first)
     }
@@ -130,7 +139,7 @@ impl<'a> Activations<'a> {
         for (codes, word) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&record[token * 8..][..8]) {
             *codes = word.to_le_bytes().map(|byte| byte as i8);
         }
-        (codes, f32::from_bits(record[self.all * 8 + token]))
+        (codes, f32::from_bits(record[room(self.all) * 8 + token]))
     }
 
     fn record(&self, block: usize) -> &'a [Line] {
@@ -154,7 +163,7 @@ impl<'a> Activations<'a> {
                 ActivationKind::Q8 => {
                     to[i * 8..][..8].copy_from_slice(&from[token * 8..][..8]);
                     for part in 8..Q8_WORDS {
-                        to[n * part + i] = from[self.all * part + token];
+                        to[room(n) * part + i] = from[room(self.all) * part + token];
                     }
                 }
             }
@@ -252,9 +261,10 @@ fn put(kind: ActivationKind, x: &[f32; BLOCK], tokens: usize, t: usize, out: &mu
             for (out, code) in out[t * 8..][..8].iter_mut().zip(codes.as_chunks::<4>().0) {
                 *out = u32::from_le_bytes(code.map(|c| c as u8));
             }
-            out[tokens * 8 + t] = scale.to_bits();
-            out[tokens * 9 + t] = (-low - high) as u32;
-            out[tokens * 10 + t] = (-low) as u32;
+            let room = room(tokens);
+            out[room * 8 + t] = scale.to_bits();
+            out[room * 9 + t] = (-low - high) as u32;
+            out[room * 10 + t] = (-low) as u32;
         }
     }
 }

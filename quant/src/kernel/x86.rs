@@ -145,6 +145,6 @@ codes_tier!(
 codes_tier!(
     codes_amx,
     rows512::Rows512,
-    product8::Vectors,
+    amx::Tiles,
     "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"
 );

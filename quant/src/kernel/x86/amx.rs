@@ -1,8 +1,22 @@
-//! The tier of AMX int8 tiles: whether this process may use them, and the product of several tokens on them. Tile
+//! The tier of AMX int8 tiles: whether this process may use them, and the product of many tokens on them. Tile
 //! instructions are not stable in Rust, so they are written in assembly. It must not know formats.
+//!
+//! A block of 16 rows is a tile of 8 lines: line `g` holds columns `4 g .. 4 g + 4` of each row, which is what `Blocks::codes`
+//! gives. 16 tokens' codes of the block, as they lie in the record, are the other tile. Their product is the sum of one
+//! block, exact as everywhere (`vpdpbusd` needs unsigned weights and a correction, `tdpbssd` does not), so the floating-point
+//! steps that follow are those of `codes`, and the bits are too.
 
-use core::arch::x86_64::__cpuid_count;
+use core::arch::asm;
+use core::arch::x86_64::*;
+use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::OnceLock;
+
+use super::blocks::{Blocks, ScalesOf};
+use super::product8::{Consumer, TileProduct, Tokens, Vectors, walk};
+use super::rows::{CODE_WORDS, Rows};
+use crate::QMatrix;
+use crate::activations::TILE_FROM;
 
 /// Why this process may not use AMX tiles of int8, if it may not. Linux gives a process the state component only when it
 /// asks, before the threads that will use it start; the answer of the first call is kept.
@@ -31,7 +45,7 @@ fn is_present() -> bool {
     let (low, high): (u32, u32);
     // SAFETY: CPUID said that XGETBV may be used; register 0 always exists. It reads nothing else.
     unsafe {
-        core::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
     }
     (u64::from(high) << 32 | u64::from(low)) & TILE_STATE == TILE_STATE
 }
@@ -45,7 +59,7 @@ fn ask_permission() -> bool {
     let answer: i64;
     // SAFETY: the call changes what this process may use and touches no memory of ours; the kernel clobbers rcx and r11.
     unsafe {
-        core::arch::asm!(
+        asm!(
             "syscall",
             inlateout("rax") ARCH_PRCTL => answer,
             in("rdi") ARCH_REQ_XCOMP_PERM,
@@ -62,4 +76,231 @@ fn ask_permission() -> bool {
 #[cfg(not(target_os = "linux"))]
 fn ask_permission() -> bool {
     false
+}
+
+/// Tokens of a tile, and rows.
+const TILE: usize = 16;
+/// Blocks that are unpacked before they are multiplied: their codes and scales stay in the first-level cache.
+const SLAB: usize = 64;
+/// How many products are computed ahead of the one that is added: the processor does not forward a stored tile to the
+/// loads that follow, so they wait until the store is done.
+const AHEAD: usize = 2;
+/// Memory for products, one more than wait.
+const SETS: usize = AHEAD + 1;
+
+/// With tiles where there are tokens enough, and vectors otherwise.
+pub(super) struct Tiles;
+
+/// The shape of the tile registers (Intel SDM, `LDTILECFG`).
+#[repr(C, align(64))]
+struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    line_bytes: [u16; 16],
+    lines: [u8; 16],
+}
+
+/// Registers 0 to 3 are sums, 4 and 5 activations, 6 and 7 weights.
+static CONFIG: Config = Config {
+    palette: 1,
+    start_row: 0,
+    reserved: [0; 14],
+    line_bytes: [64, 64, 64, 64, 32, 32, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+    lines: [16, 16, 16, 16, 16, 16, 8, 8, 0, 0, 0, 0, 0, 0, 0, 0],
+};
+
+/// Memory of a tile register of sums, or of two of weights.
+#[repr(C, align(64))]
+struct Tile([[i32; 16]; TILE]);
+
+/// Unpacked blocks of 16 rows.
+#[repr(C, align(64))]
+struct Slab {
+    /// Signed codes of a block: a tile of all 32 columns, or one for each half with zeros for the other.
+    codes: [Tile; SLAB],
+    /// Scales and minima of a block, or of its halves.
+    sides: [[[f32; 16]; 4]; SLAB],
+}
+
+thread_local! {
+    static SLAB_OF_THREAD: RefCell<Option<Box<Slab>>> = const { RefCell::new(None) };
+}
+
+impl TileProduct for Tiles {
+    #[inline(always)]
+    unsafe fn tile<R: Rows, B: Blocks>(w: QMatrix<'_>, row: usize, x: Tokens<'_>, sums: *mut f32, stride: usize) {
+        // SAFETY: the caller vouches for instructions, rows, tokens and sums.
+        unsafe {
+            // The last tile may reach beyond the tokens, but not beyond the room that the record has.
+            if x.count < TILE_FROM || x.first + x.count.next_multiple_of(TILE) > x.room {
+                return Vectors::tile::<R, B>(w, row, x, sums, stride);
+            }
+            let mut kept = SLAB_OF_THREAD.take();
+            let slab = kept.get_or_insert_with(|| Box::new_zeroed().assume_init());
+            tiles::<R, B>(w, row, x, sums, stride, slab);
+            SLAB_OF_THREAD.set(kept);
+        }
+    }
+}
+
+/// As [`TileProduct::tile`].
+///
+/// # Safety
+/// As [`TileProduct::tile`]; the record has room for whole tiles.
+#[inline(always)]
+unsafe fn tiles<R: Rows, B: Blocks>(
+    w: QMatrix<'_>,
+    row: usize,
+    x: Tokens<'_>,
+    sums: *mut f32,
+    stride: usize,
+    slab: &mut Slab,
+) {
+    let units = w.cols() / B::FORMAT.block_len();
+    let step = SLAB / B::PIECES;
+    // SAFETY: the caller vouches for instructions, rows, tokens and sums. The registers are configured before their first
+    // use and released after the last; nothing else on this thread uses them in between.
+    unsafe {
+        let at = w.data().as_ptr().add(row * w.row_bytes());
+        asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, preserves_flags, readonly));
+        for first in (0..units).step_by(step) {
+            let some = first..units.min(first + step);
+            let blocks = some.start * B::PIECES..some.end * B::PIECES;
+            walk::<R, B, _>(at, w.row_bytes(), some, &mut Unpack { slab, first: blocks.start });
+            for tile in (0..x.count).step_by(TILE) {
+                let live = TILE.min(x.count - tile);
+                let x = Tokens { first: x.first + tile, ..x };
+                let sums = sums.add(tile * stride);
+                add_tile::<R, B>(x, blocks.clone(), slab, first == 0, sums, stride, live);
+            }
+        }
+        asm!("tilerelease", options(nostack, nomem, preserves_flags));
+    }
+}
+
+/// Writes blocks into a slab.
+struct Unpack<'a> {
+    slab: &'a mut Slab,
+    first: usize,
+}
+
+impl<R: Rows, B: Blocks> Consumer<R, B> for Unpack<'_> {
+    #[inline(always)]
+    unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize) {
+        let (Tile(lines), sides) =
+            (&mut self.slab.codes[block - self.first], &mut self.slab.sides[block - self.first]);
+        // SAFETY: the caller vouches for the instructions; a line and a side hold a vector.
+        unsafe {
+            let zero = R::splat(B::ZERO * 0x0101_0101);
+            for (g, codes) in codes.iter().enumerate() {
+                let signed = R::sub_bytes(*codes, zero);
+                if B::SHAPE.halves {
+                    let (mine, other) = if g < 4 { (g, 8 + g) } else { (8 + g, g) };
+                    R::store_bits(lines[mine].as_mut_ptr(), signed);
+                    R::store_bits(lines[other].as_mut_ptr(), R::splat(0));
+                } else {
+                    R::store_bits(lines[g].as_mut_ptr(), signed);
+                }
+            }
+            for h in 0..if B::SHAPE.halves { 2 } else { 1 } {
+                let of = if B::SHAPE.halves { 2 * i + h } else { i };
+                R::store(sides[2 * h].as_mut_ptr(), scales.scale(of));
+                if B::SHAPE.minima {
+                    R::store(sides[2 * h + 1].as_mut_ptr(), scales.min(of));
+                }
+            }
+        }
+    }
+}
+
+/// `products = activations x weights` in the given registers.
+macro_rules! multiply {
+    ($a:expr, $w:expr, $a_tile:literal, $w_tile:literal, $sum:literal, $to:expr) => {
+        asm!(
+            concat!("tilezero tmm", $sum),
+            concat!("tileloadd tmm", $a_tile, ", [{a} + {token}]"),
+            concat!("tileloadd tmm", $w_tile, ", [{w} + {line}]"),
+            concat!("tdpbssd tmm", $sum, ", tmm", $a_tile, ", tmm", $w_tile),
+            concat!("tilestored [{to} + {line}], tmm", $sum),
+            a = in(reg) $a,
+            w = in(reg) $w,
+            to = in(reg) $to,
+            token = in(reg) 4 * CODE_WORDS,
+            line = in(reg) 64_usize,
+            options(nostack, preserves_flags)
+        )
+    };
+}
+
+/// Adds a slab of blocks times 16 tokens to the sums of the first `live` of them, which stay in registers on the way.
+///
+/// # Safety
+/// As [`tiles`], with the registers configured and `blocks` in the slab.
+#[inline(always)]
+unsafe fn add_tile<R: Rows, B: Blocks>(
+    x: Tokens<'_>,
+    blocks: Range<usize>,
+    slab: &Slab,
+    first: bool,
+    sums: *mut f32,
+    stride: usize,
+    live: usize,
+) {
+    // SAFETY: the caller vouches for everything that is read and written: 16 tokens of each block, which the record has
+    // room for, and the sums of `live` of them.
+    unsafe {
+        let mut acc = [R::splat_f(0.0); TILE];
+        if !first {
+            for (t, acc) in acc.iter_mut().enumerate().take(live) {
+                *acc = R::load(sums.add(t * stride));
+            }
+        }
+        let mut products = [const { Tile([[0; 16]; TILE]) }; 2 * SETS];
+        let n = blocks.len();
+        for b in 0..n + AHEAD {
+            if b < n {
+                let (a, _) = x.sides(blocks.start + b);
+                let w = slab.codes[b].0.as_ptr();
+                let [to, to_high] = [0, 1].map(|h| products[b % SETS * 2 + h].0.as_mut_ptr());
+                if b % 2 == 0 {
+                    multiply!(a, w, 4, 6, 0, to);
+                } else {
+                    multiply!(a, w, 5, 7, 1, to);
+                }
+                if B::SHAPE.halves {
+                    let w = w.add(8);
+                    if b % 2 == 0 {
+                        multiply!(a, w, 4, 6, 2, to_high);
+                    } else {
+                        multiply!(a, w, 5, 7, 3, to_high);
+                    }
+                }
+            }
+            if b >= AHEAD {
+                let b = b - AHEAD;
+                let (_, sides) = x.sides(blocks.start + b);
+                for h in 0..if B::SHAPE.halves { 2 } else { 1 } {
+                    let (product, [scale, min]) = (&products[b % SETS * 2 + h].0, [0, 1].map(|i| slab.sides[b][2 * h + i].as_ptr()));
+                    let (scale, min) = (R::load(scale), R::load(min));
+                    for (t, acc) in acc.iter_mut().enumerate() {
+                        let mut v = R::mul(R::float(R::load_bits(product[t].as_ptr())), scale);
+                        if B::SHAPE.minima {
+                            let [sum, low] = [0, 1].map(|i: usize| sides.minus_sums[i].add(t).read());
+                            let minus_sum = match (B::SHAPE.halves, h) {
+                                (false, _) => sum,
+                                (true, 0) => low,
+                                (true, _) => sum - low,
+                            };
+                            v = R::fma(R::float(R::splat(minus_sum)), min, v);
+                        }
+                        *acc = R::fma(v, R::splat_f(sides.scales.add(t).read()), *acc);
+                    }
+                }
+            }
+        }
+        for (t, acc) in acc.iter().enumerate().take(live) {
+            R::store(sums.add(t * stride), *acc);
+        }
+    }
 }

@@ -4,8 +4,11 @@
 //!
 //! Steps and their order are those of `codes`, so the bits are too, for any number of tokens.
 
+use std::ops::Range;
+
 use super::blocks::{Blocks, ScalesOf};
 use super::rows::{CODE_WORDS, Rows};
+use crate::activations::room;
 use crate::kernel::out_at;
 use crate::kernel::prefetch::prefetch;
 use crate::{Activations, QMatrix};
@@ -24,8 +27,8 @@ pub(super) struct Tokens<'a> {
     pub words: &'a [u32],
     /// Words of one.
     pub record: usize,
-    /// Tokens in a record.
-    pub all: usize,
+    /// Tokens that a record has room for.
+    pub room: usize,
     /// The first of the run.
     pub first: usize,
     /// Tokens of the run.
@@ -35,7 +38,7 @@ pub(super) struct Tokens<'a> {
 impl<'a> Tokens<'a> {
     fn of(x: Activations<'a>) -> Self {
         let ((words, record), (all, first)) = (x.words(), x.place());
-        Self { words, record, all, first, count: x.tokens() }
+        Self { words, record, room: room(all), first, count: x.tokens() }
     }
 
     /// The codes of the first token in block `block`, and what goes with them.
@@ -43,11 +46,11 @@ impl<'a> Tokens<'a> {
     /// # Safety
     /// The block must exist.
     #[inline(always)]
-    unsafe fn sides(&self, block: usize) -> (*const u32, Sides) {
+    pub unsafe fn sides(&self, block: usize) -> (*const u32, Sides) {
         // SAFETY: the block exists, so its record is within the words, and is laid out as `activations` says.
         unsafe {
             let record = self.words.as_ptr().add(block * self.record);
-            let part = |n: usize| record.add(n * self.all + self.first);
+            let part = |n: usize| record.add(n * self.room + self.first);
             let minus_sums = [part(9).cast(), part(10).cast()];
             let sides = Sides { scales: part(8).cast(), minus_sums, minus_zeros: minus_sums };
             (record.add(CODE_WORDS * self.first), sides)
@@ -61,7 +64,7 @@ impl Sides {
     /// # Safety
     /// The token exists.
     #[inline(always)]
-    unsafe fn from(self, t: usize) -> Self {
+    pub unsafe fn from(self, t: usize) -> Self {
         // SAFETY: the token exists in every part.
         unsafe {
             Self {
@@ -82,21 +85,21 @@ pub(super) trait Consumer<R: Rows, B: Blocks> {
     unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize);
 }
 
-/// Unpacks the blocks of a tile, `units` for each row.
+/// Unpacks some of the blocks of a tile of rows.
 ///
 /// # Safety
-/// As [`Rows`], with `units` blocks at `at` and at each `stride`.
+/// As [`Rows`], with these blocks at `at` and at each `stride`.
 #[inline(always)]
 pub(super) unsafe fn walk<R: Rows, B: Blocks, C: Consumer<R, B>>(
     at: *const u8,
     stride: usize,
-    units: usize,
+    units: Range<usize>,
     consumer: &mut C,
 ) {
     // What a block of all rows takes, and how far ahead the same place of the next tile is.
     let (bytes, ahead) = (R::ROWS * B::FORMAT.block_bytes(), R::ROWS * stride);
-    for unit in 0..units {
-        // SAFETY: the caller vouches for the instructions and for `units` blocks.
+    for unit in units {
+        // SAFETY: the caller vouches for the instructions and for the blocks.
         unsafe {
             prefetch(at.wrapping_add(ahead + unit * bytes), bytes);
             let at = at.add(unit * B::FORMAT.block_bytes());
@@ -114,11 +117,11 @@ pub(super) unsafe fn walk<R: Rows, B: Blocks, C: Consumer<R, B>>(
 
 /// What `Q8` tokens `t ..` of a record contribute besides their codes.
 #[derive(Clone, Copy)]
-struct Sides {
+pub(super) struct Sides {
     /// Scales.
-    scales: *const f32,
+    pub scales: *const f32,
     /// Negated sums of the codes, whole and of the first half.
-    minus_sums: [*const i32; 2],
+    pub minus_sums: [*const i32; 2],
     /// The same times the format's zero; of the first half and of the second half if the format has halves.
     minus_zeros: [*const i32; 2],
 }
@@ -310,13 +313,13 @@ impl TileProduct for Vectors {
             let at = w.data().as_ptr().add(row * w.row_bytes());
             if x.count == 1 {
                 let mut one = One::<R> { x, acc: R::splat_f(0.0) };
-                walk::<R, B, _>(at, w.row_bytes(), units, &mut one);
+                walk::<R, B, _>(at, w.row_bytes(), 0..units, &mut one);
                 R::store(sums, one.acc);
             } else {
                 for t in 0..x.count {
                     R::store(sums.add(t * stride), R::splat_f(0.0));
                 }
-                walk::<R, B, _>(at, w.row_bytes(), units, &mut Many { x, acc: sums, stride, minus_zeros: [[0; TOKENS]; 2] });
+                walk::<R, B, _>(at, w.row_bytes(), 0..units, &mut Many { x, acc: sums, stride, minus_zeros: [[0; TOKENS]; 2] });
             }
         }
     }

@@ -28,6 +28,10 @@ pub(super) trait Rows {
     unsafe fn add(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn min(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn max(a: Self::I, b: Self::I) -> Self::I;
+    /// Differences of bytes, wrapping.
+    unsafe fn sub_bytes(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn load_bits(from: *const i32) -> Self::I;
+    unsafe fn store_bits(to: *mut i32, v: Self::I);
     /// The smaller of each unsigned byte.
     unsafe fn min_bytes(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn shl(a: Self::I, n: i32) -> Self::I;

@@ -172,6 +172,9 @@ impl<D: Dot> Rows for Rows256<D> {
         fn add(a: __m256i, b: __m256i) -> __m256i { _mm256_add_epi32(a, b) }
         fn min(a: __m256i, b: __m256i) -> __m256i { _mm256_min_epi32(a, b) }
         fn max(a: __m256i, b: __m256i) -> __m256i { _mm256_max_epi32(a, b) }
+        fn sub_bytes(a: __m256i, b: __m256i) -> __m256i { _mm256_sub_epi8(a, b) }
+        fn load_bits(from: *const i32) -> __m256i { _mm256_loadu_si256(from.cast()) }
+        fn store_bits(to: *mut i32, v: __m256i) { _mm256_storeu_si256(to.cast(), v) }
         fn min_bytes(a: __m256i, b: __m256i) -> __m256i { _mm256_min_epu8(a, b) }
         fn shl(a: __m256i, n: i32) -> __m256i { _mm256_sll_epi32(a, _mm_cvtsi32_si128(n)) }
         fn shr(a: __m256i, n: i32) -> __m256i { _mm256_srl_epi32(a, _mm_cvtsi32_si128(n)) }

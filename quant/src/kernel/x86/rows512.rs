@@ -53,6 +53,9 @@ impl Rows for Rows512 {
         fn add(a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
         fn min(a: __m512i, b: __m512i) -> __m512i { _mm512_min_epi32(a, b) }
         fn max(a: __m512i, b: __m512i) -> __m512i { _mm512_max_epi32(a, b) }
+        fn sub_bytes(a: __m512i, b: __m512i) -> __m512i { _mm512_sub_epi8(a, b) }
+        fn load_bits(from: *const i32) -> __m512i { _mm512_loadu_si512(from.cast()) }
+        fn store_bits(to: *mut i32, v: __m512i) { _mm512_storeu_si512(to.cast(), v) }
         fn min_bytes(a: __m512i, b: __m512i) -> __m512i { _mm512_min_epu8(a, b) }
         fn shl(a: __m512i, n: i32) -> __m512i { _mm512_sll_epi32(a, _mm_cvtsi32_si128(n)) }
         fn shr(a: __m512i, n: i32) -> __m512i { _mm512_srl_epi32(a, _mm_cvtsi32_si128(n)) }
