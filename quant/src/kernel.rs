@@ -10,11 +10,14 @@ use half::f16;
 
 use crate::{Format, Isa, QMatrix};
 
+mod attend;
 mod prefetch;
 mod scalar;
 mod tiled;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+
+pub use attend::{Attend, KEY_GROUP, KvHead, MAX_HEAD_DIM, Running, SPAN};
 
 /// Decodes whole blocks of one format.
 type Unpack = unsafe fn(&[u8], &mut [f32]);
@@ -46,6 +49,8 @@ pub struct Kernels {
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     layer_norm: LayerNorm,
     softmax: unsafe fn(&mut [f32]),
+    attend: unsafe fn(&Attend<'_>, &mut [f32], &mut [Running]),
+    attend_merge: unsafe fn(&[f32], Running, &mut [f32], &mut Running),
     silu_mul: unsafe fn(&[f32], &mut [f32]),
     gelu_tanh_mul: unsafe fn(&[f32], &mut [f32]),
 }

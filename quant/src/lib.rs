@@ -31,5 +31,5 @@ pub use decode::decode;
 pub use encode::{EncodeError, encode};
 pub use format::Format;
 pub use isa::{Isa, IsaError};
-pub use kernel::Kernels;
+pub use kernel::{Attend, KEY_GROUP, Kernels, KvHead, MAX_HEAD_DIM, Running, SPAN};
 pub use matrix::{QMatrix, ShapeError};

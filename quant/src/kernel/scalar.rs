@@ -5,7 +5,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::tiled::{Block, DEPTH, TOKENS};
-use super::{Kernels, Unpack};
+use super::{Kernels, Unpack, attend};
 use crate::{Format, Isa, decode};
 
 /// Accumulators per sum.
@@ -29,6 +29,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     rms_norm,
     layer_norm,
     softmax,
+    attend: attend::scalar,
+    attend_merge: attend::scalar_merge,
     silu_mul,
     gelu_tanh_mul,
 };
@@ -111,13 +113,13 @@ fn dot_f16(a: &[f32], b: &[f16]) -> f32 {
     sum(lanes)
 }
 
-fn axpy(alpha: f32, x: &[f32], y: &mut [f32]) {
+pub(super) fn axpy(alpha: f32, x: &[f32], y: &mut [f32]) {
     for (y, x) in y.iter_mut().zip(x) {
         *y += alpha * x;
     }
 }
 
-fn axpy_f16(alpha: f32, x: &[f16], y: &mut [f32]) {
+pub(super) fn axpy_f16(alpha: f32, x: &[f16], y: &mut [f32]) {
     for (x, y) in x.chunks(WIDEN).zip(y.chunks_mut(WIDEN)) {
         let mut wide = [0.0; WIDEN];
         x.convert_to_f32_slice(&mut wide[..x.len()]);

@@ -6,6 +6,7 @@
 //! the same two reasons: the processor must have the tier's instructions, and pointers must be good for what is read and
 //! written.
 
+mod attend;
 mod avx2;
 mod avx512;
 mod lanes;
@@ -39,6 +40,10 @@ macro_rules! tier {
                 fn silu_mul(gate: &[f32], up: &mut [f32]);
                 fn gelu_tanh_mul(gate: &[f32], up: &mut [f32]);
             }
+            attend {
+                fn attend(task: &$crate::Attend<'_>, out: &mut [f32], state: &mut [$crate::Running]);
+                fn attend_merge(later: &[f32], later_state: $crate::Running, out: &mut [f32], state: &mut $crate::Running);
+            }
         }
 
         /// The table of this tier.
@@ -59,6 +64,8 @@ macro_rules! tier {
                 rms_norm,
                 layer_norm,
                 softmax,
+                attend,
+                attend_merge,
                 silu_mul,
                 gelu_tanh_mul,
             }

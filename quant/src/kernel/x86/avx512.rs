@@ -24,6 +24,7 @@ impl Avx512 {
 impl Lanes for Avx512 {
     const N: usize = 16;
     const TILE_TOKENS: usize = 6;
+    const ATTEND_ROWS: usize = 8;
     type V = __m512;
 
     lanes_functions! {
@@ -53,6 +54,7 @@ impl Lanes for Avx512 {
         fn min(a: __m512, b: __m512) -> __m512 { _mm512_min_ps(a, b) }
         fn round(v: __m512) -> __m512 { _mm512_roundscale_ps::<_MM_FROUND_TO_NEAREST_INT>(v) }
         fn times_power_of_two(v: __m512, n: __m512) -> __m512 { _mm512_scalef_ps(v, n) }
+        fn first(v: __m512) -> f32 { _mm512_cvtss_f32(v) }
         fn sum(v: __m512) -> f32 { Avx2::sum(_mm256_add_ps(_mm512_castps512_ps256(v), Self::upper(v))) }
         fn largest(v: __m512) -> f32 { Avx2::largest(_mm256_max_ps(_mm512_castps512_ps256(v), Self::upper(v))) }
     }
