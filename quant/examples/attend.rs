@@ -39,15 +39,16 @@ fn main() {
         BYTES
     });
     println!("{threads} threads; a plain sum reads {read:.1} GB/s per thread");
-    println!("f16 cache; decode in GB/s per thread, prefill at 512 and 16384 positions in GFLOP/s of one thread");
+    println!(
+        "f16 cache; decode in GB/s per thread, prefill at 512 and 16384 positions in GFLOP/s of one thread"
+    );
     println!("tier    shape            decode 512   4096  16384 | prefill 512  16384");
     for isa in Isa::available().into_iter().filter(|&isa| only.is_none_or(|only| only == isa)) {
         let kernels = Kernels::for_isa(isa).expect("the tier is available");
         for (name, heads, kv_heads, head_dim) in SHAPES {
             let shape = Shape { group: heads / kv_heads, head_dim };
-            let decoded = [512, 4096, 16384].map(|context| {
-                decode(threads, |thread| shape.decode(kernels, &caches[thread], context))
-            });
+            let decoded = [512, 4096, 16384]
+                .map(|context| decode(threads, |thread| shape.decode(kernels, &caches[thread], context)));
             let filled = [512, 16384].map(|context| shape.prefill(kernels, &caches[0], context));
             print!("{:7} {name:16} {:10.1} {:6.1} {:6.1}", isa.name(), decoded[0], decoded[1], decoded[2]);
             println!(" | {:11.1} {:6.1}", filled[0], filled[1]);
@@ -134,6 +135,7 @@ impl Shape {
 
 /// Ordinary numbers, not all the same.
 fn numbers(n: usize) -> Vec<f16> {
-    let few: Vec<f16> = (0..4096).map(|i: u32| f16::from_f32(((i * 2_654_435) >> 16) as f32 / 32768.0 - 0.5)).collect();
+    let few: Vec<f16> =
+        (0..4096).map(|i: u32| f16::from_f32(((i * 2_654_435) >> 16) as f32 / 32768.0 - 0.5)).collect();
     few.iter().copied().cycle().take(n).collect()
 }

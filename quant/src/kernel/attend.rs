@@ -27,7 +27,7 @@ use super::Kernels;
 /// Positions whose keys are stored together: a line of the cache in half precision.
 pub const KEY_GROUP: usize = 32;
 /// Positions of a softmax block.
-pub(super) const BLOCK: usize = 128;
+pub(super) const BLOCK: usize = 64;
 /// Positions of a span.
 pub const SPAN: usize = 1024;
 /// Widest head.
@@ -213,7 +213,9 @@ fn scalar_span(task: &Attend<'_>, row: usize, seen: Range<usize>, out: &mut [f32
         for (position, &weight) in seen.clone().zip(&weights[seen.start - block..]) {
             let at = position * task.head_dim;
             match task.kv {
-                KvHead::F16 { values, .. } => super::scalar::axpy_f16(weight, &values[at..at + out.len()], out),
+                KvHead::F16 { values, .. } => {
+                    super::scalar::axpy_f16(weight, &values[at..at + out.len()], out)
+                }
                 KvHead::F32 { values, .. } => super::scalar::axpy(weight, &values[at..at + out.len()], out),
             }
         }
@@ -222,7 +224,13 @@ fn scalar_span(task: &Attend<'_>, row: usize, seen: Range<usize>, out: &mut [f32
 }
 
 /// Scores of the positions that are seen; the others keep minus infinity.
-fn scalar_scores(task: &Attend<'_>, query: &[f32], block: usize, seen: &Range<usize>, out: &mut [f32; BLOCK]) {
+fn scalar_scores(
+    task: &Attend<'_>,
+    query: &[f32],
+    block: usize,
+    seen: &Range<usize>,
+    out: &mut [f32; BLOCK],
+) {
     for group in (seen.start / KEY_GROUP * KEY_GROUP..seen.end).step_by(KEY_GROUP) {
         let mut scores = [0.0; KEY_GROUP];
         for (dim, q) in query.iter().enumerate() {

@@ -1,13 +1,16 @@
 //! Attention over any [`Lanes`]: register tiles of some query rows by two vectors of positions (scores) or of dimensions
 //! (weighted values). It must not know layers. The order of every sum is the one that [`crate::kernel::attend`] promises.
+//!
+//! Keys and values take turns, and each is too short a stream for the processor to fetch it by itself in time. So while keys are
+//! multiplied the values of the block are asked for, line by line, and while values are, the keys of the next block.
 
 use core::mem::MaybeUninit;
 use core::ops::Range;
 
 use super::lanes::Lanes;
 use super::vector::exp;
-use crate::kernel::prefetch::prefetch;
 use crate::kernel::attend::{Attend, BLOCK, KEY_GROUP, KvHead, MAX_HEAD_DIM, Running, SPAN, base};
+use crate::kernel::prefetch::prefetch_later;
 
 /// Most query rows of a register tile, in any tier.
 const MAX_ROWS: usize = 8;
@@ -189,7 +192,8 @@ fn overlap(range: &Range<usize>, start: usize, len: usize) -> Range<usize> {
 /// `weights[r, p] = query[r] . key[p]` for the positions of some groups of a block.
 ///
 /// # Safety
-/// As [`Lanes`]. `keys` are those of the block, `queries` is `[head_dim, R]`, `weights` is `[R, BLOCK]`.
+/// As [`Lanes`]. `keys` are those of the block, `queries` is `[head_dim, R]`, `weights` is `[R, BLOCK]`. `ahead` is only asked
+/// for: the values of the block.
 #[inline(always)]
 unsafe fn scores<L: Lanes, S: Stored, const R: usize>(
     keys: *const S,
@@ -207,7 +211,7 @@ unsafe fn scores<L: Lanes, S: Stored, const R: usize>(
             let mut sums = [[L::splat(0.0); VECTORS]; R];
             for dim in 0..head_dim {
                 let used = (at - groups.start) * head_dim + dim * VECTORS * L::N;
-                prefetch(ahead.wrapping_add(used).cast(), VECTORS * L::N * size_of::<S>());
+                prefetch_later(ahead.wrapping_add(used).cast(), VECTORS * L::N * size_of::<S>());
                 let keys = keys.add(dim * KEY_GROUP);
                 let keys: [L::V; VECTORS] = [S::load::<L>(keys, L::N), S::load::<L>(keys.add(L::N), L::N)];
                 for (r, sums) in sums.iter_mut().enumerate() {
@@ -264,7 +268,8 @@ unsafe fn softmax<L: Lanes>(
 /// `sums[r] = sums[r] * shrink[r] + weights[r, p] * values[p]` over the positions that each row sees, ascending.
 ///
 /// # Safety
-/// As [`Lanes`]. `values` are those of the block, `weights` is `[R, BLOCK]`, `sums` is `[R, head_dim]`.
+/// As [`Lanes`]. `values` are those of the block, `weights` is `[R, BLOCK]`, `sums` is `[R, head_dim]`. `ahead` is only asked for:
+/// the keys of the next block.
 #[inline(always)]
 unsafe fn weigh<L: Lanes, S: Stored, const R: usize>(
     values: *const S,
@@ -322,7 +327,16 @@ unsafe fn weigh_all<L: Lanes, S: Stored, const R: usize>(
         while dim + VECTORS * L::N <= head_dim {
             let (values, sums) = (values.add(dim), sums.add(dim));
             let ahead = ahead.wrapping_add(dim * seen.len());
-            weigh_vectors::<L, S, R, VECTORS>(values, weights, head_dim, seen.len(), L::N, shrink, sums, ahead);
+            weigh_vectors::<L, S, R, VECTORS>(
+                values,
+                weights,
+                head_dim,
+                seen.len(),
+                L::N,
+                shrink,
+                sums,
+                ahead,
+            );
             dim += VECTORS * L::N;
         }
         while dim < head_dim {
@@ -358,7 +372,7 @@ unsafe fn weigh_vectors<L: Lanes, S: Stored, const R: usize, const V: usize>(
             }
         }
         for p in 0..positions {
-            prefetch(ahead.wrapping_add(p * V * L::N).cast(), V * L::N * size_of::<S>());
+            prefetch_later(ahead.wrapping_add(p * V * L::N).cast(), V * L::N * size_of::<S>());
             let values = values.add(p * head_dim);
             let mut value = [acc[0][0]; V];
             for (v, value) in value.iter_mut().enumerate() {
