@@ -1,7 +1,9 @@
 //! Every buffer of the forward pass, allocated once for the largest chunk, so that decode never allocates.
 
 use moelten_loader::spec::{Ffn, Mixer, ModelSpec, SharedExpert};
+use moelten_quant::Running;
 
+use crate::layers::attend::most_spans;
 use crate::router::Routing;
 
 /// Buffers for chunks of up to `chunk` tokens.
@@ -38,6 +40,18 @@ pub struct AttentionScratch {
     pub v: Vec<f32>,
     /// `[tokens, heads * head_dim]`.
     pub mixed: Vec<f32>,
+    /// What attends to the cache.
+    pub attend: AttendScratch,
+}
+
+/// Sums of attention before they are finished.
+pub struct AttendScratch {
+    /// `[tokens, heads]`.
+    pub running: Vec<Running>,
+    /// One token's rows by span of positions `[spans, heads, head_dim]`; empty where the context is a single span.
+    pub spans: Vec<f32>,
+    /// `[spans, heads]`.
+    pub spans_running: Vec<Running>,
 }
 
 /// Hidden layers of a feed-forward block.
@@ -65,9 +79,9 @@ pub struct MoeScratch {
 }
 
 impl Scratch {
-    /// Buffers for chunks of `chunk` tokens of `spec`.
-    pub fn new(spec: &ModelSpec, chunk: usize) -> Self {
-        let w = Widths::of(spec);
+    /// Buffers for chunks of `chunk` tokens of `spec` in a context of `context`.
+    pub fn new(spec: &ModelSpec, chunk: usize, context: usize) -> Self {
+        let w = Widths::of(spec, context);
         let d = spec.d_model;
         let buffer = |width: usize| vec![0.0; chunk * width];
         Self {
@@ -81,6 +95,11 @@ impl Scratch {
                 k: buffer(w.kv),
                 v: buffer(w.kv),
                 mixed: buffer(w.q),
+                attend: AttendScratch {
+                    running: vec![Running::default(); chunk * w.heads],
+                    spans: vec![0.0; w.spans],
+                    spans_running: vec![Running::default(); w.span_heads],
+                },
             },
             mlp: MlpScratch { gate: buffer(w.d_ff), hidden: buffer(w.d_ff) },
             moe: MoeScratch {
@@ -97,11 +116,14 @@ impl Scratch {
     }
 
     /// Bytes that [`Self::new`] would allocate, but for a few lists of token numbers.
-    pub fn bytes_for(spec: &ModelSpec, chunk: usize) -> u64 {
-        let (w, d) = (Widths::of(spec), spec.d_model);
+    pub fn bytes_for(spec: &ModelSpec, chunk: usize, context: usize) -> u64 {
+        let (w, d) = (Widths::of(spec, context), spec.d_model);
         let gathered = if w.experts > 0 { 2 * d } else { 0 };
         let per_token = 3 * d + w.product(d) + 2 * w.q + 2 * w.kv + 2 * w.d_ff + w.experts + gathered;
-        ((chunk * per_token + spec.vocab) * size_of::<f32>()) as u64
+        let numbers = (chunk * per_token).saturating_add(spec.vocab).saturating_add(w.spans);
+        let running = (chunk * w.heads).saturating_add(w.span_heads);
+        let bytes = |count: usize, size: usize| (count as u64).saturating_mul(size as u64);
+        bytes(numbers, size_of::<f32>()).saturating_add(bytes(running, size_of::<Running>()))
     }
 
     /// Bytes of the buffers.
@@ -116,6 +138,7 @@ impl Scratch {
             &a.k,
             &a.v,
             &a.mixed,
+            &a.attend.spans,
             &self.mlp.gate,
             &self.mlp.hidden,
             &self.moe.logits,
@@ -126,7 +149,8 @@ impl Scratch {
         .iter()
         .map(|buffer| buffer.capacity())
         .sum::<usize>();
-        (numbers * size_of::<f32>()) as u64
+        let running = a.attend.running.capacity() + a.attend.spans_running.capacity();
+        (numbers * size_of::<f32>() + running * size_of::<Running>()) as u64
     }
 }
 
@@ -134,6 +158,10 @@ impl Scratch {
 struct Widths {
     q: usize,
     kv: usize,
+    heads: usize,
+    /// Numbers of a token's rows by span; spans times heads.
+    spans: usize,
+    span_heads: usize,
     d_ff: usize,
     experts: usize,
     per_token: usize,
@@ -141,12 +169,18 @@ struct Widths {
 
 impl Widths {
     /// The widest of each over all layers.
-    fn of(spec: &ModelSpec) -> Self {
+    fn of(spec: &ModelSpec, context: usize) -> Self {
         let mut w = Self::default();
         for layer in &spec.layers {
             let Mixer::Attention(a) = &layer.mixer;
             w.q = w.q.max(a.heads * a.head_dim);
             w.kv = w.kv.max(a.kv_heads * a.head_dim);
+            w.heads = w.heads.max(a.heads);
+            let spans = most_spans(a, context);
+            if spans > 1 {
+                w.spans = w.spans.max(spans.saturating_mul(a.heads * a.head_dim));
+                w.span_heads = w.span_heads.max(spans.saturating_mul(a.heads));
+            }
             match &layer.ffn {
                 Ffn::Dense(mlp) => w.d_ff = w.d_ff.max(mlp.d_ff),
                 Ffn::Moe(moe) => {

@@ -163,8 +163,8 @@ unsafe fn tile<L: Lanes, S: Stored, const R: usize>(
                 let weights = weights.add(r * BLOCK);
                 shrink[r] = softmax::<L>(weights, &groups, &seen[r], &mut tile_state[r]);
             }
-            let next_keys = keys.wrapping_add(BLOCK * head_dim);
-            weigh::<L, S, R>(values, weights, head_dim, &seen, shrink, sums, next_keys);
+            let values = Values { at: values, head_dim, ahead: keys.wrapping_add(BLOCK * head_dim) };
+            weigh::<L, S, R>(values, weights, &seen, shrink, sums);
         }
         for r in 0..R {
             if seen[r].is_empty() {
@@ -265,20 +265,26 @@ unsafe fn softmax<L: Lanes>(
     }
 }
 
+/// Values of a block from some position on.
+#[derive(Clone, Copy)]
+struct Values<S> {
+    at: *const S,
+    head_dim: usize,
+    /// What is only asked for: the keys of the next block.
+    ahead: *const S,
+}
+
 /// `sums[r] = sums[r] * shrink[r] + weights[r, p] * values[p]` over the positions that each row sees, ascending.
 ///
 /// # Safety
-/// As [`Lanes`]. `values` are those of the block, `weights` is `[R, BLOCK]`, `sums` is `[R, head_dim]`. `ahead` is only asked for:
-/// the keys of the next block.
+/// As [`Lanes`]. `values` are those of the block, `weights` is `[R, BLOCK]`, `sums` is `[R, head_dim]`.
 #[inline(always)]
 unsafe fn weigh<L: Lanes, S: Stored, const R: usize>(
-    values: *const S,
+    values: Values<S>,
     weights: *const f32,
-    head_dim: usize,
     seen: &[Range<usize>; R],
     mut shrink: [f32; R],
     sums: *mut f32,
-    ahead: *const S,
 ) {
     // What all rows see they weigh together. What only some see, before and after it, each weighs by itself: a value that
     // is not seen is not even multiplied by zero.
@@ -290,17 +296,17 @@ unsafe fn weigh<L: Lanes, S: Stored, const R: usize>(
         if ragged {
             for (r, seen) in seen.iter().enumerate() {
                 let before = seen.start..seen.end.min(start);
-                let (weights, sums) = (weights.add(r * BLOCK), sums.add(r * head_dim));
-                weigh_all::<L, S, 1>(values, weights, head_dim, before, [shrink[r]], sums, ahead);
+                let (weights, sums) = (weights.add(r * BLOCK), sums.add(r * values.head_dim));
+                weigh_all::<L, S, 1>(values, weights, before, [shrink[r]], sums);
             }
             shrink = [1.0; R];
         }
-        weigh_all::<L, S, R>(values, weights, head_dim, start..end, shrink, sums, ahead);
+        weigh_all::<L, S, R>(values, weights, start..end, shrink, sums);
         if ragged {
             for (r, seen) in seen.iter().enumerate() {
                 let after = seen.start.max(end)..seen.end;
-                let (weights, sums) = (weights.add(r * BLOCK), sums.add(r * head_dim));
-                weigh_all::<L, S, 1>(values, weights, head_dim, after, [1.0], sums, ahead);
+                let (weights, sums) = (weights.add(r * BLOCK), sums.add(r * values.head_dim));
+                weigh_all::<L, S, 1>(values, weights, after, [1.0], sums);
             }
         }
     }
@@ -312,36 +318,27 @@ unsafe fn weigh<L: Lanes, S: Stored, const R: usize>(
 /// As [`weigh`].
 #[inline(always)]
 unsafe fn weigh_all<L: Lanes, S: Stored, const R: usize>(
-    values: *const S,
+    values: Values<S>,
     weights: *const f32,
-    head_dim: usize,
     seen: Range<usize>,
     shrink: [f32; R],
     sums: *mut f32,
-    ahead: *const S,
 ) {
+    let head_dim = values.head_dim;
     // SAFETY: as for this function; `dim` and the elements from it on are within `head_dim`.
     unsafe {
-        let (values, weights) = (values.add(seen.start * head_dim), weights.add(seen.start));
+        let weights = weights.add(seen.start);
         let mut dim = 0;
         while dim + VECTORS * L::N <= head_dim {
-            let (values, sums) = (values.add(dim), sums.add(dim));
-            let ahead = ahead.wrapping_add(dim * seen.len());
-            weigh_vectors::<L, S, R, VECTORS>(
-                values,
-                weights,
-                head_dim,
-                seen.len(),
-                L::N,
-                shrink,
-                sums,
-                ahead,
-            );
+            let at = values.at.add(seen.start * head_dim + dim);
+            let values = Values { at, ahead: values.ahead.wrapping_add(dim * seen.len()), ..values };
+            weigh_vectors::<L, S, R, VECTORS>(values, weights, seen.len(), L::N, shrink, sums.add(dim));
             dim += VECTORS * L::N;
         }
         while dim < head_dim {
-            let (values, sums, live) = (values.add(dim), sums.add(dim), L::N.min(head_dim - dim));
-            weigh_vectors::<L, S, R, 1>(values, weights, head_dim, seen.len(), live, shrink, sums, ahead);
+            let values = Values { at: values.at.add(seen.start * head_dim + dim), ..values };
+            let live = L::N.min(head_dim - dim);
+            weigh_vectors::<L, S, R, 1>(values, weights, seen.len(), live, shrink, sums.add(dim));
             dim += L::N;
         }
     }
@@ -353,30 +350,29 @@ unsafe fn weigh_all<L: Lanes, S: Stored, const R: usize>(
 /// As [`weigh_all`].
 #[inline(always)]
 unsafe fn weigh_vectors<L: Lanes, S: Stored, const R: usize, const V: usize>(
-    values: *const S,
+    values: Values<S>,
     weights: *const f32,
-    head_dim: usize,
     positions: usize,
     live: usize,
     shrink: [f32; R],
     sums: *mut f32,
-    ahead: *const S,
 ) {
+    let Values { at, head_dim, ahead } = values;
     // SAFETY: as for this function.
     unsafe {
         let mut acc = [[L::splat(0.0); V]; R];
-        for r in 0..R {
-            for v in 0..V {
+        for (r, acc) in acc.iter_mut().enumerate() {
+            for (v, acc) in acc.iter_mut().enumerate() {
                 let sum = L::load_up_to(sums.add(r * head_dim + v * L::N), live);
-                acc[r][v] = L::mul(sum, L::splat(shrink[r]));
+                *acc = L::mul(sum, L::splat(shrink[r]));
             }
         }
         for p in 0..positions {
             prefetch_later(ahead.wrapping_add(p * V * L::N).cast(), V * L::N * size_of::<S>());
-            let values = values.add(p * head_dim);
-            let mut value = [acc[0][0]; V];
+            let at = at.add(p * head_dim);
+            let mut value = [L::splat(0.0); V];
             for (v, value) in value.iter_mut().enumerate() {
-                *value = S::load::<L>(values.add(v * L::N), live);
+                *value = S::load::<L>(at.add(v * L::N), live);
             }
             for (r, acc) in acc.iter_mut().enumerate() {
                 let weight = L::splat(*weights.add(r * BLOCK + p));
@@ -385,9 +381,9 @@ unsafe fn weigh_vectors<L: Lanes, S: Stored, const R: usize, const V: usize>(
                 }
             }
         }
-        for r in 0..R {
-            for v in 0..V {
-                L::store_up_to(sums.add(r * head_dim + v * L::N), live, acc[r][v]);
+        for (r, acc) in acc.into_iter().enumerate() {
+            for (v, acc) in acc.into_iter().enumerate() {
+                L::store_up_to(sums.add(r * head_dim + v * L::N), live, acc);
             }
         }
     }
