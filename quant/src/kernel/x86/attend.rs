@@ -259,7 +259,7 @@ unsafe fn softmax<L: Lanes>(
             L::store(weights.add(at), weight);
             sum = L::add(sum, weight);
         }
-        let shrink = L::first(exp::<L>(L::splat(state.max - base)));
+        let shrink = if max == state.max { 1.0 } else { L::first(exp::<L>(L::splat(state.max - base))) };
         *state = Running { max, sum: state.sum * shrink + L::sum(sum) };
         shrink
     }
