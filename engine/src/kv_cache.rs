@@ -1,9 +1,16 @@
-//! Keys and values of the tokens so far, per layer and head, in f16 or f32. Sized once; decode never allocates.
+//! Keys and values of the tokens so far, per layer and head, in f16 or f32, laid out as the attention kernels read them
+//! (`moelten_quant::Attend`). Sized once; decode never allocates.
 
-use half::f16;
 use half::slice::HalfBitsSliceExt;
-use moelten_loader::spec::{Mixer, ModelSpec};
-use moelten_quant::Kernels;
+use moelten_loader::spec::{AttentionSpec, Mixer, ModelSpec};
+use moelten_quant::{KEY_GROUP, Kernels, KvHead};
+
+use crate::pool::Pool;
+
+/// Tokens from which on heads are written by several threads.
+const SHARED_WRITE: usize = 16;
+/// Numbers of a key that are converted at once.
+const PIECE: usize = 64;
 
 /// Precision of cached keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,7 +40,8 @@ impl KvFormat {
     }
 }
 
-/// The cache of one sequence. Each layer holds `[kv_heads, capacity, head_dim]` twice.
+/// The cache of one sequence. Each layer holds keys and values of `[kv_heads, capacity, head_dim]`, the capacity being rounded
+/// up to whole groups of keys.
 pub struct KvCache {
     layers: Vec<KvLayer>,
     capacity: usize,
@@ -42,31 +50,28 @@ pub struct KvCache {
 
 /// Keys and values of one layer.
 pub struct KvLayer {
-    keys: Rows,
-    values: Rows,
-    capacity: usize,
+    store: Store,
+    kv_heads: usize,
     head_dim: usize,
 }
 
 /// Half-precision numbers are kept as bits: zeroed memory from the system is then untouched until it is used.
-enum Rows {
-    F16(Vec<u16>),
-    F32(Vec<f32>),
+enum Store {
+    F16(Numbers<u16>),
+    F32(Numbers<f32>),
 }
 
-/// Rows `[tokens, head_dim]` of one head.
-#[derive(Clone, Copy)]
-pub enum HeadRows<'a> {
-    /// Half precision.
-    F16(&'a [f16]),
-    /// Single precision.
-    F32(&'a [f32]),
+struct Numbers<T> {
+    /// `[kv_heads, capacity / KEY_GROUP, head_dim, KEY_GROUP]`.
+    keys: Vec<T>,
+    /// `[kv_heads, capacity, head_dim]`.
+    values: Vec<T>,
 }
 
 impl KvCache {
     /// Bytes a cache of `capacity` tokens takes.
     pub fn bytes(spec: &ModelSpec, capacity: usize, format: KvFormat) -> u64 {
-        let numbers: usize = spec
+        let per_token: usize = spec
             .layers
             .iter()
             .map(|layer| {
@@ -74,26 +79,17 @@ impl KvCache {
                 2 * a.kv_heads * a.head_dim
             })
             .sum();
-        (numbers as u64).saturating_mul(format.bytes() as u64).saturating_mul(capacity as u64)
+        let capacity = capacity.checked_next_multiple_of(KEY_GROUP).unwrap_or(usize::MAX);
+        (per_token as u64).saturating_mul(format.bytes() as u64).saturating_mul(capacity as u64)
     }
 
     /// An empty cache for `capacity` tokens.
     pub fn new(spec: &ModelSpec, capacity: usize, format: KvFormat) -> Self {
-        let layers = spec
-            .layers
-            .iter()
-            .map(|layer| {
-                let Mixer::Attention(a) = &layer.mixer;
-                let numbers = a.kv_heads * capacity * a.head_dim;
-                KvLayer {
-                    keys: Rows::new(numbers, format),
-                    values: Rows::new(numbers, format),
-                    capacity,
-                    head_dim: a.head_dim,
-                }
-            })
-            .collect();
-        Self { layers, capacity, len: 0 }
+        let layers = spec.layers.iter().map(|layer| {
+            let Mixer::Attention(a) = &layer.mixer;
+            KvLayer::new(a, capacity, format)
+        });
+        Self { layers: layers.collect(), capacity, len: 0 }
     }
 
     /// Tokens it can hold.
@@ -134,48 +130,82 @@ impl KvCache {
 }
 
 impl KvLayer {
-    /// Writes one token's keys and values (`[kv_heads, head_dim]` each) at `position`.
-    pub fn write(&mut self, kernels: &Kernels, position: usize, keys: &[f32], values: &[f32]) {
-        let heads = keys.chunks_exact(self.head_dim).zip(values.chunks_exact(self.head_dim));
-        for (head, (key, value)) in heads.enumerate() {
-            let start = (head * self.capacity + position) * self.head_dim;
-            self.keys.write(kernels, start, key);
-            self.values.write(kernels, start, value);
+    /// A layer's empty cache for `capacity` tokens.
+    pub fn new(spec: &AttentionSpec, capacity: usize, format: KvFormat) -> Self {
+        let numbers = spec.kv_heads * spec.head_dim * capacity.next_multiple_of(KEY_GROUP);
+        let store = match format {
+            KvFormat::F16 => Store::F16(Numbers { keys: vec![0; numbers], values: vec![0; numbers] }),
+            KvFormat::F32 => Store::F32(Numbers { keys: vec![0.0; numbers], values: vec![0.0; numbers] }),
+        };
+        Self { store, kv_heads: spec.kv_heads, head_dim: spec.head_dim }
+    }
+
+    /// Writes keys and values of some tokens (`[tokens, kv_heads, head_dim]` each) from position `first` on.
+    pub fn write(&mut self, pool: &Pool, kernels: &Kernels, first: usize, keys: &[f32], values: &[f32]) {
+        let rows = Rows { first, keys, values, kv_heads: self.kv_heads, head_dim: self.head_dim };
+        match &mut self.store {
+            Store::F16(to) => {
+                to.write(pool, &rows, |from, to| kernels.to_f16(from, to.reinterpret_cast_mut()))
+            }
+            Store::F32(to) => to.write(pool, &rows, |from, to| to.copy_from_slice(from)),
         }
     }
 
-    /// Keys `[to - from, head_dim]` of a head.
-    pub fn keys(&self, head: usize, from: usize, to: usize) -> HeadRows<'_> {
-        self.rows(&self.keys, head, from, to)
-    }
-
-    /// Values `[to - from, head_dim]` of a head.
-    pub fn values(&self, head: usize, from: usize, to: usize) -> HeadRows<'_> {
-        self.rows(&self.values, head, from, to)
-    }
-
-    fn rows<'a>(&self, rows: &'a Rows, head: usize, from: usize, to: usize) -> HeadRows<'a> {
-        let base = head * self.capacity;
-        let range = (base + from) * self.head_dim..(base + to) * self.head_dim;
-        match rows {
-            Rows::F16(bits) => HeadRows::F16(bits[range].reinterpret_cast()),
-            Rows::F32(numbers) => HeadRows::F32(&numbers[range]),
+    /// What was written of a head, and beyond it whatever is there.
+    pub fn head(&self, head: usize) -> KvHead<'_> {
+        match &self.store {
+            Store::F16(numbers) => {
+                let (keys, values) = numbers.head(head, self.kv_heads);
+                KvHead::F16 { keys: keys.reinterpret_cast(), values: values.reinterpret_cast() }
+            }
+            Store::F32(numbers) => {
+                let (keys, values) = numbers.head(head, self.kv_heads);
+                KvHead::F32 { keys, values }
+            }
         }
     }
 }
 
-impl Rows {
-    fn new(numbers: usize, format: KvFormat) -> Self {
-        match format {
-            KvFormat::F16 => Self::F16(vec![0; numbers]),
-            KvFormat::F32 => Self::F32(vec![0.0; numbers]),
-        }
+/// Keys and values to write, `[tokens, kv_heads, head_dim]` each.
+struct Rows<'a> {
+    first: usize,
+    keys: &'a [f32],
+    values: &'a [f32],
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+impl<T: Copy + Default + Send + Sync> Numbers<T> {
+    fn head(&self, head: usize, kv_heads: usize) -> (&[T], &[T]) {
+        let width = self.keys.len() / kv_heads;
+        let range = head * width..(head + 1) * width;
+        (&self.keys[range.clone()], &self.values[range])
     }
 
-    fn write(&mut self, kernels: &Kernels, start: usize, row: &[f32]) {
-        match self {
-            Self::F16(bits) => kernels.to_f16(row, bits[start..start + row.len()].reinterpret_cast_mut()),
-            Self::F32(numbers) => numbers[start..start + row.len()].copy_from_slice(row),
-        }
+    /// `convert` turns numbers into stored ones.
+    fn write(&mut self, pool: &Pool, rows: &Rows<'_>, convert: impl Fn(&[f32], &mut [T]) + Sync) {
+        let &Rows { first, kv_heads, head_dim, .. } = rows;
+        let width = self.keys.len() / kv_heads;
+        let tokens = rows.keys.len() / (kv_heads * head_dim);
+        let heads_per_task = if tokens < SHARED_WRITE { kv_heads } else { 1 };
+        let (keys, values) = ((&mut *self.keys, width), (&mut *self.values, width));
+        pool.chunks_of_two(keys, values, heads_per_task, |heads, keys, values| {
+            let parts = keys.chunks_exact_mut(width).zip(values.chunks_exact_mut(width));
+            for (head, (keys, values)) in heads.zip(parts) {
+                for token in 0..tokens {
+                    let (row, position) = ((token * kv_heads + head) * head_dim, first + token);
+                    let (key, value) = (&rows.keys[row..row + head_dim], &rows.values[row..row + head_dim]);
+                    convert(value, &mut values[position * head_dim..][..head_dim]);
+                    let group = position / KEY_GROUP * KEY_GROUP * head_dim;
+                    let lane = keys[group + position % KEY_GROUP..].iter_mut().step_by(KEY_GROUP);
+                    let mut lane = lane.take(head_dim);
+                    for piece in key.chunks(PIECE) {
+                        let stored = &mut [T::default(); PIECE][..piece.len()];
+                        convert(piece, stored);
+                        lane.by_ref().zip(stored).for_each(|(to, stored)| *to = *stored);
+                    }
+                }
+            }
+        });
     }
 }

@@ -1,6 +1,7 @@
 //! The building blocks of a layer: pure functions over weights, spec and scratch buffers. None of them knows which
 //! model it serves, and none reads a file.
 
+pub mod attend;
 pub mod attention;
 pub mod linear;
 pub mod mlp;

@@ -73,9 +73,29 @@ impl Pool {
         self.chunks(out, width, step, work);
     }
 
-    /// As [`Self::rows`], one task per row: for few heavy rows.
-    pub fn each_row(&self, out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
-        self.chunks(out, width, 1, |rows, out| work(rows.start, out));
+    /// As [`Self::chunks`] for two buffers with as many rows, `[rows, a_width]` and `[rows, b_width]`.
+    pub fn chunks_of_two<A: Send, B: Send>(
+        &self,
+        (a, a_width): (&mut [A], usize),
+        (b, b_width): (&mut [B], usize),
+        step: usize,
+        work: impl Fn(Range<usize>, &mut [A], &mut [B]) + Sync,
+    ) {
+        assert_eq!(a.len() / a_width, b.len() / b_width, "both have the same rows");
+        let run = |index: usize, a: &mut [A], b: &mut [B]| {
+            let first = index * step;
+            work(first..first + a.len() / a_width, a, b);
+        };
+        if self.threads == 1 || a.len() <= step * a_width {
+            let parts = a.chunks_mut(step * a_width).zip(b.chunks_mut(step * b_width));
+            parts.enumerate().for_each(|(index, (a, b))| run(index, a, b));
+        } else {
+            a.par_chunks_mut(step * a_width)
+                .zip(b.par_chunks_mut(step * b_width))
+                .enumerate()
+                .with_max_len(1)
+                .for_each(|(index, (a, b))| run(index, a, b));
+        }
     }
 
     /// As [`Self::rows`], with `step` rows per task.

@@ -1,9 +1,9 @@
 //! Every buffer of the forward pass, allocated once for the largest chunk, so that decode never allocates.
 
 use moelten_loader::spec::{Ffn, Mixer, ModelSpec, SharedExpert};
+use moelten_quant::{ActivationKind, BLOCK, Line, Running};
 
-use moelten_quant::{ActivationKind, BLOCK, Line};
-
+use crate::layers::attend::most_spans;
 use crate::layers::linear::Packed;
 use crate::layers::mlp::MOST_VISITS;
 use crate::layers::moe::Visits;
@@ -41,6 +41,18 @@ pub struct AttentionScratch {
     pub v: Vec<f32>,
     /// `[tokens, heads * head_dim]`.
     pub mixed: Vec<f32>,
+    /// What attends to the cache.
+    pub attend: AttendScratch,
+}
+
+/// Sums of attention before they are finished.
+pub struct AttendScratch {
+    /// `[tokens, heads]`.
+    pub running: Vec<Running>,
+    /// One token's rows by span of positions `[spans, heads, head_dim]`; empty where the context is a single span.
+    pub spans: Vec<f32>,
+    /// `[spans, heads]`.
+    pub spans_running: Vec<Running>,
 }
 
 /// Packed inputs and grouped outputs of products, and the hidden layers of feed-forward blocks.
@@ -68,9 +80,9 @@ pub struct MoeScratch {
 }
 
 impl Scratch {
-    /// Buffers for chunks of `chunk` tokens of `spec`.
-    pub fn new(spec: &ModelSpec, chunk: usize) -> Self {
-        let (w, d) = (Widths::of(spec), spec.d_model);
+    /// Buffers for chunks of `chunk` tokens of `spec` in a context of `context`.
+    pub fn new(spec: &ModelSpec, chunk: usize, context: usize) -> Self {
+        let (w, d) = (Widths::of(spec, context), spec.d_model);
         let buffer = |width: usize| vec![0.0; chunk * width];
         Self {
             chunk,
@@ -82,6 +94,11 @@ impl Scratch {
                 k: buffer(w.kv),
                 v: buffer(w.kv),
                 mixed: buffer(w.q),
+                attend: AttendScratch {
+                    running: vec![Running::default(); chunk * w.heads],
+                    spans: vec![0.0; w.spans],
+                    spans_running: vec![Running::default(); w.span_heads],
+                },
             },
             ffn: FfnScratch {
                 packed: Packed::with_capacity(chunk, w.input(d)),
@@ -101,11 +118,16 @@ impl Scratch {
     }
 
     /// Bytes that [`Self::new`] would allocate, but for a few lists of token numbers.
-    pub fn bytes_for(spec: &ModelSpec, chunk: usize) -> u64 {
-        let (w, d) = (Widths::of(spec), spec.d_model);
+    pub fn bytes_for(spec: &ModelSpec, chunk: usize, context: usize) -> u64 {
+        let (w, d) = (Widths::of(spec, context), spec.d_model);
         let per_token = 3 * d + w.output(d) + 2 * w.q + 2 * w.kv + w.experts;
         let lines = Packed::lines_for(chunk, w.input(d)) + w.hidden_lines(chunk) + w.gathered_lines(chunk, d);
-        ((chunk * per_token + spec.vocab) * size_of::<f32>() + lines * size_of::<Line>()) as u64
+        let numbers = (chunk * per_token).saturating_add(spec.vocab).saturating_add(w.spans);
+        let running = (chunk * w.heads).saturating_add(w.span_heads);
+        let bytes = |count: usize, size: usize| (count as u64).saturating_mul(size as u64);
+        [(numbers, size_of::<f32>()), (running, size_of::<Running>()), (lines, size_of::<Line>())]
+            .into_iter()
+            .fold(0, |sum: u64, (count, size)| sum.saturating_add(bytes(count, size)))
     }
 
     /// Bytes of the buffers.
@@ -119,13 +141,15 @@ impl Scratch {
             &a.k,
             &a.v,
             &a.mixed,
+            &a.attend.spans,
             &self.ffn.grouped,
             &self.moe.logits,
             &self.logits,
         ];
         let numbers = numbers.iter().map(|buffer| buffer.capacity()).sum::<usize>();
         let lines = self.ffn.packed.lines() + self.ffn.hidden.capacity() + self.moe.gathered.capacity();
-        (numbers * size_of::<f32>() + lines * size_of::<Line>()) as u64
+        let running = a.attend.running.capacity() + a.attend.spans_running.capacity();
+        (numbers * size_of::<f32>() + lines * size_of::<Line>() + running * size_of::<Running>()) as u64
     }
 }
 
@@ -133,6 +157,10 @@ impl Scratch {
 struct Widths {
     q: usize,
     kv: usize,
+    heads: usize,
+    /// Numbers of a token's rows by span; spans times heads.
+    spans: usize,
+    span_heads: usize,
     d_ff: usize,
     experts: usize,
     per_token: usize,
@@ -140,12 +168,18 @@ struct Widths {
 
 impl Widths {
     /// The widest of each over all layers.
-    fn of(spec: &ModelSpec) -> Self {
+    fn of(spec: &ModelSpec, context: usize) -> Self {
         let mut w = Self::default();
         for layer in &spec.layers {
             let Mixer::Attention(a) = &layer.mixer;
             w.q = w.q.max(a.heads * a.head_dim);
             w.kv = w.kv.max(a.kv_heads * a.head_dim);
+            w.heads = w.heads.max(a.heads);
+            let spans = most_spans(a, context);
+            if spans > 1 {
+                w.spans = w.spans.max(spans.saturating_mul(a.heads * a.head_dim));
+                w.span_heads = w.span_heads.max(spans.saturating_mul(a.heads));
+            }
             match &layer.ffn {
                 Ffn::Dense(mlp) => w.d_ff = w.d_ff.max(mlp.d_ff),
                 Ffn::Moe(moe) => {

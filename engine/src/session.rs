@@ -73,13 +73,27 @@ pub fn default_context(spec: &ModelSpec, kv: KvFormat) -> ContextChoice {
 
 /// Bytes of the buffers that a session with a context of `context` tokens works in, its KV cache not counted.
 pub fn buffer_bytes(spec: &ModelSpec, context: usize) -> u64 {
-    Scratch::bytes_for(spec, CHUNK.min(context))
+    Scratch::bytes_for(spec, CHUNK.min(context), context)
 }
 
-/// The context whose KV cache fits into `bytes` beside the buffers.
+/// Bytes of the KV cache and of the buffers.
+fn need_bytes(spec: &ModelSpec, context: usize, kv: KvFormat) -> u64 {
+    KvCache::bytes(spec, context, kv).saturating_add(buffer_bytes(spec, context))
+}
+
+/// The largest context of which all fits into `bytes`.
 fn fitting(spec: &ModelSpec, bytes: u64, kv: KvFormat) -> usize {
-    let left = bytes.saturating_sub(buffer_bytes(spec, CHUNK));
-    (left / KvCache::bytes(spec, 1, kv).max(1)) as usize
+    // More than a byte per token it always is.
+    let (mut fits, mut too_many) = (0, usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(1));
+    while fits + 1 < too_many {
+        let middle = fits + (too_many - fits) / 2;
+        if need_bytes(spec, middle, kv) <= bytes {
+            fits = middle;
+        } else {
+            too_many = middle;
+        }
+    }
+    fits
 }
 
 /// One sequence of tokens on a model.
@@ -102,7 +116,7 @@ impl Session {
             return Err(EngineError::Setting { setting: "context", found: "0".into(), must: "at least 1" });
         }
         let chunk = CHUNK.min(context);
-        let need = KvCache::bytes(spec, context, options.kv).saturating_add(buffer_bytes(spec, context));
+        let need = need_bytes(spec, context, options.kv);
         // Where the system does not say, at least what no address space holds is refused.
         let available = memory::available_bytes().unwrap_or(ADDRESSES);
         if need > available {
@@ -124,7 +138,7 @@ impl Session {
         let state = DecoderState {
             ropes: ropes.collect(),
             kv: KvCache::new(spec, context, options.kv),
-            scratch: Scratch::new(spec, chunk),
+            scratch: Scratch::new(spec, chunk, context),
         };
         Ok(Self { model, state, tokens: Vec::with_capacity(context), kv_format: options.kv })
     }

@@ -72,6 +72,40 @@ fn chunks_and_caches_never_change_a_bit() {
     }
 }
 
+/// Contexts that threads share by spans of positions, with and without a window, and key heads that queries share or not.
+#[test]
+fn long_contexts_never_change_a_bit() {
+    let cancel = AtomicBool::new(false);
+    let tokens = moelten_quant::SPAN + 150;
+    for family in ["qwen3", "mistral-window", "olmoe"] {
+        let ids: Vec<u32> = golden(family).ids.into_iter().cycle().take(tokens).collect();
+        for isa in Isa::available() {
+            let run = |threads, kv, pieces: &[usize]| {
+                let options = ModelOptions { threads: Some(threads), isa: Some(isa) };
+                let options = (model(&folder(family), options), SessionOptions { context: Some(tokens), kv });
+                let mut session = Session::new(options.0, options.1).unwrap();
+                for ends in pieces.windows(2) {
+                    session.append(&ids[ends[0]..ends[1]], &cancel, &mut (), &mut |_| {}).unwrap();
+                }
+                session.append(&ids[pieces[pieces.len() - 1]..], &cancel, &mut (), &mut |_| {}).unwrap();
+                bits(session.logits())
+            };
+            let stepwise: Vec<usize> =
+                [0, 1000].into_iter().chain(1020..1030).chain(tokens - 40..tokens).collect();
+            for kv in [KvFormat::F16, KvFormat::F32] {
+                let whole = run(1, kv, &[0]);
+                for (threads, pieces) in [(3, &[0][..]), (2, &stepwise), (2, &[0, 7, 900, tokens - 3])] {
+                    let what = format!("{family} on {}, {} cache: {threads} threads", isa.name(), kv.name());
+                    assert!(run(threads, kv, pieces) == whole, "{what}, {} pieces", pieces.len());
+                }
+                if isa != Isa::best() {
+                    break; // the reference is slow, and formats differ in how they are loaded only
+                }
+            }
+        }
+    }
+}
+
 /// Sets the flag when a layer has been routed.
 struct CancelAt<'a>(usize, &'a AtomicBool);
 

@@ -11,6 +11,7 @@ use half::f16;
 use crate::activations::{ActivationKind, Activations, BLOCK, Columns, Record};
 use crate::{Format, Isa, QMatrix};
 
+mod attend;
 mod limits;
 mod prefetch;
 mod scalar;
@@ -18,6 +19,7 @@ mod tiled;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use attend::{Attend, KEY_GROUP, KvHead, MAX_HEAD_DIM, Running, SPAN};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::amx::obstacle as amx_obstacle;
 
@@ -78,6 +80,8 @@ struct Floats {
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     layer_norm: LayerNorm,
     softmax: unsafe fn(&mut [f32]),
+    attend: unsafe fn(&Attend<'_>, &mut [f32], &mut [Running]),
+    attend_merge: unsafe fn(&[f32], Running, &mut [f32], &mut Running),
     silu_mul: unsafe fn(&[f32], &mut [f32]),
     gelu_tanh_mul: unsafe fn(&[f32], &mut [f32]),
 }

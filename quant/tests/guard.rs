@@ -8,7 +8,7 @@ mod common;
 
 use common::{Rng, Weights, tiers};
 use half::f16;
-use moelten_quant::{Format, QMatrix};
+use moelten_quant::{Attend, Format, KEY_GROUP, KvHead, QMatrix, Running};
 
 /// Memory whose last element is followed by a page without access.
 struct Guarded<T> {
@@ -94,6 +94,37 @@ fn vector_kernels_stay_within_their_slices() {
             kernels.softmax(a.get());
             kernels.silu_mul(a.get(), b.get());
             kernels.gelu_tanh_mul(a.get(), b.get());
+        }
+    }
+}
+
+#[test]
+fn attention_stays_within_its_slices() {
+    let mut rng = Rng(3);
+    for kernels in tiers() {
+        for head_dim in [2, 8, 18, 32, 100] {
+            for (first, tokens, group) in [(0, 1, 1), (63, 2, 3), (130, 9, 1), (300, 1, 8)] {
+                let positions: usize = first + tokens;
+                let grouped = positions.next_multiple_of(KEY_GROUP);
+                let mut keys = Guarded::new(&rng.floats(grouped * head_dim));
+                let mut values = Guarded::new(&rng.floats(positions * head_dim));
+                let mut half_keys = Guarded::new(&vec![f16::ONE; grouped * head_dim]);
+                let mut half_values = Guarded::new(&vec![f16::ONE; positions * head_dim]);
+                let mut queries = Guarded::new(&rng.floats(tokens * group * head_dim));
+                let mut out = Guarded::new(&vec![0.0; tokens * group * head_dim]);
+                let mut state = Guarded::new(&vec![Running::default(); tokens * group]);
+                let floats = KvHead::F32 { keys: keys.get(), values: values.get() };
+                let halves = KvHead::F16 { keys: half_keys.get(), values: half_values.get() };
+                for kv in [floats, halves] {
+                    let (queries, stride) = (&*queries.get(), group * head_dim);
+                    let (scale, window, spans) = (0.1, None, 0..1);
+                    let task =
+                        Attend { kv, head_dim, scale, window, queries, stride, group, tokens, first, spans };
+                    kernels.attend(&task, out.get(), state.get());
+                }
+                let mut later = Guarded::new(&vec![1.0; out.get().len()]);
+                kernels.attend_merge(later.get(), Running::default(), out.get(), &mut Running::default());
+            }
         }
     }
 }

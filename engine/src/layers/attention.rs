@@ -1,18 +1,14 @@
-//! Grouped-query attention over the KV cache (arXiv 1706.03762, 2305.13245), with an online softmax over fixed
-//! blocks of positions. Block borders depend on the query's position alone, so a token's result does not depend on
-//! how the prompt was cut into chunks.
+//! An attention layer: projections, norms and rope around the attention to the cache (arXiv 1706.03762, 2305.13245), which
+//! is `attend`.
 
 use moelten_loader::spec::{AttentionSpec, QkNorm};
-use moelten_quant::Kernels;
 
-use crate::kv_cache::{HeadRows, KvLayer};
+use crate::kv_cache::KvLayer;
+use crate::layers::attend::attend;
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::norm::rms_in_place;
 use crate::layers::rope::{Angles, Rope};
 use crate::scratch::{AttentionScratch, FfnScratch};
-
-/// Positions per softmax block.
-const BLOCK: usize = 128;
 
 /// One layer's attention weights.
 #[derive(Debug, Clone)]
@@ -69,89 +65,40 @@ impl Attention {
             rest = others;
             compute.ungroup(part, linear.weight.rows, linear.bias.as_deref(), out);
         }
-        if let QkNorm::PerHead { eps } | QkNorm::Full { eps } = spec.qk_norm {
-            rms_in_place(compute.kernels, q, &self.q_norm, eps, &mut ffn.grouped);
-            rms_in_place(compute.kernels, k, &self.k_norm, eps, &mut ffn.grouped);
-        }
+        let rope = self.rope.map(|index| &ropes[index]);
+        self.prepare(compute, &self.q_norm, rope, q, self.q.weight.rows);
+        self.prepare(compute, &self.k_norm, rope, k, self.k.weight.rows);
         if let Some(limit) = spec.clip_qkv {
-            [&mut *q, &mut *k, &mut *v].into_iter().flatten().for_each(|x| *x = x.clamp(-limit, limit));
+            v.iter_mut().for_each(|v| *v = v.clamp(-limit, limit));
         }
-        let (q_width, kv_width) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        let tokens_qkv =
-            q.chunks_exact_mut(q_width).zip(k.chunks_exact_mut(kv_width)).zip(v.chunks_exact(kv_width));
-        for (token, ((q, k), v)) in tokens_qkv.enumerate() {
-            if let Some((rope, angles)) = self.rope.map(|index| &ropes[index]) {
-                rope.rotate(q, spec.head_dim, angles, token);
-                rope.rotate(k, spec.head_dim, angles, token);
-            }
-            kv.write(compute.kernels, first + token, k, v);
-        }
-        let (q, kv) = (&*q, &*kv);
-        let mixed = &mut s.mixed[..tokens * q_width];
-        compute.pool.each_row(mixed, spec.head_dim, |row, out| {
-            let (token, head) = (row / spec.heads, row % spec.heads);
-            let q = &q[row * spec.head_dim..][..spec.head_dim];
-            attend(compute.kernels, spec, kv, head, first + token, q, out);
-        });
-        compute.pack(mixed, q_width, [self.o.weight.format], &mut ffn.packed);
+        kv.write(compute.pool, compute.kernels, first, k, v);
+        let mixed = &mut s.mixed[..q.len()];
+        attend(compute, spec, kv, first, q, &mut s.attend, mixed);
+        compute.pack(mixed, self.o.weight.cols, [self.o.weight.format], &mut ffn.packed);
         compute.linear(&self.o, &ffn.packed, out, &mut ffn.grouped);
     }
-}
 
-/// One head of one token: `out = softmax(scale * q K^T) V` over the positions it may see.
-fn attend(
-    kernels: &Kernels,
-    spec: &AttentionSpec,
-    kv: &KvLayer,
-    head: usize,
-    position: usize,
-    q: &[f32],
-    out: &mut [f32],
-) {
-    let kv_head = head / (spec.heads / spec.kv_heads);
-    let start = spec.window.map_or(0, |window| (position + 1).saturating_sub(window));
-    let mut scores = [0.0_f32; BLOCK];
-    let (mut highest, mut total) = (f32::NEG_INFINITY, 0.0_f32);
-    out.fill(0.0);
-    for from in (start..=position).step_by(BLOCK) {
-        let to = (from + BLOCK).min(position + 1);
-        let scores = &mut scores[..to - from];
-        match kv.keys(kv_head, from, to) {
-            HeadRows::F16(keys) => {
-                for (score, key) in scores.iter_mut().zip(keys.chunks_exact(spec.head_dim)) {
-                    *score = kernels.dot_f16(q, key) * spec.scale;
+    /// What happens to queries or keys `[tokens, width]` between projection and attention.
+    fn prepare(
+        &self,
+        compute: Compute<'_>,
+        norm: &[f32],
+        rope: Option<&(Rope, Angles)>,
+        x: &mut [f32],
+        width: usize,
+    ) {
+        compute.pool.rows(x, width, |tokens, x| {
+            for (token, x) in tokens.zip(x.chunks_exact_mut(width)) {
+                if let QkNorm::PerHead { eps } | QkNorm::Full { eps } = self.spec.qk_norm {
+                    rms_in_place(compute.kernels, x, norm, eps);
+                }
+                if let Some(limit) = self.spec.clip_qkv {
+                    x.iter_mut().for_each(|x| *x = x.clamp(-limit, limit));
+                }
+                if let Some((rope, angles)) = rope {
+                    rope.rotate(x, self.spec.head_dim, angles, token);
                 }
             }
-            HeadRows::F32(keys) => {
-                for (score, key) in scores.iter_mut().zip(keys.chunks_exact(spec.head_dim)) {
-                    *score = kernels.dot(q, key) * spec.scale;
-                }
-            }
-        }
-        let block_highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        if block_highest > highest {
-            // Everything so far was relative to a lower maximum.
-            let shrink = (highest - block_highest).exp();
-            kernels.scale(shrink, out);
-            total *= shrink;
-            highest = block_highest;
-        }
-        for score in scores.iter_mut() {
-            *score = (*score - highest).exp();
-            total += *score;
-        }
-        match kv.values(kv_head, from, to) {
-            HeadRows::F16(values) => {
-                for (&weight, value) in scores.iter().zip(values.chunks_exact(spec.head_dim)) {
-                    kernels.axpy_f16(weight, value, out);
-                }
-            }
-            HeadRows::F32(values) => {
-                for (&weight, value) in scores.iter().zip(values.chunks_exact(spec.head_dim)) {
-                    kernels.axpy(weight, value, out);
-                }
-            }
-        }
+        });
     }
-    kernels.scale(1.0 / total, out);
 }

@@ -33,11 +33,12 @@ impl Norm {
     }
 }
 
-/// RMS-normalises every `weight.len()` values of `x` in place; `tmp` holds at least one such run.
-pub fn rms_in_place(kernels: &Kernels, x: &mut [f32], weight: &[f32], eps: f32, tmp: &mut [f32]) {
-    let tmp = &mut tmp[..weight.len()];
+/// RMS-normalises every `weight.len()` values of `x` in place.
+pub fn rms_in_place(kernels: &Kernels, x: &mut [f32], weight: &[f32], eps: f32) {
     for run in x.chunks_exact_mut(weight.len()) {
-        kernels.rms_norm(run, weight, eps, tmp);
-        run.copy_from_slice(tmp);
+        let inverse = 1.0 / (kernels.dot(run, run) / run.len() as f32 + eps).sqrt();
+        for (x, weight) in run.iter_mut().zip(weight) {
+            *x = *x * inverse * weight;
+        }
     }
 }

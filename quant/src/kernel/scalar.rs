@@ -5,7 +5,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::tiled::{Block, DEPTH, TOKENS};
-use super::{Codes, Floats, out_at};
+use super::{Codes, Floats, attend, out_at};
 use crate::activations::{BLOCK, fill};
 use crate::codes::row_product;
 use crate::{Activations, QMatrix, decode};
@@ -32,6 +32,8 @@ pub(super) static FLOATS: Floats = Floats {
     rms_norm,
     layer_norm,
     softmax,
+    attend: attend::scalar,
+    attend_merge: attend::scalar_merge,
     silu_mul,
     gelu_tanh_mul,
 };
@@ -104,13 +106,13 @@ fn dot_f16(a: &[f32], b: &[f16]) -> f32 {
     sum(lanes)
 }
 
-fn axpy(alpha: f32, x: &[f32], y: &mut [f32]) {
+pub(super) fn axpy(alpha: f32, x: &[f32], y: &mut [f32]) {
     for (y, x) in y.iter_mut().zip(x) {
         *y += alpha * x;
     }
 }
 
-fn axpy_f16(alpha: f32, x: &[f16], y: &mut [f32]) {
+pub(super) fn axpy_f16(alpha: f32, x: &[f16], y: &mut [f32]) {
     for (x, y) in x.chunks(WIDEN).zip(y.chunks_mut(WIDEN)) {
         let mut wide = [0.0; WIDEN];
         x.convert_to_f32_slice(&mut wide[..x.len()]);

@@ -7,6 +7,7 @@
 //! written.
 
 pub(super) mod amx;
+mod attend;
 pub(super) mod avx2;
 pub(super) mod avx512;
 mod blocks;
@@ -53,6 +54,10 @@ macro_rules! tier {
                 fn silu_mul(gate: &[f32], up: &mut [f32]);
                 fn gelu_tanh_mul(gate: &[f32], up: &mut [f32]);
             }
+            attend {
+                fn attend(task: &$crate::Attend<'_>, out: &mut [f32], state: &mut [$crate::Running]);
+                fn attend_merge(later: &[f32], later_state: $crate::Running, out: &mut [f32], state: &mut $crate::Running);
+            }
         }
 
         /// The float table of this tier.
@@ -70,6 +75,8 @@ macro_rules! tier {
             rms_norm,
             layer_norm,
             softmax,
+            attend,
+            attend_merge,
             silu_mul,
             gelu_tanh_mul,
         };

@@ -22,6 +22,7 @@ impl Avx2 {
 impl Lanes for Avx2 {
     const N: usize = 8;
     const TILE_TOKENS: usize = 3;
+    const ATTEND_ROWS: usize = 4;
     type V = __m256;
 
     lanes_functions! {
@@ -56,6 +57,7 @@ impl Lanes for Avx2 {
             let power = |n| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))));
             _mm256_mul_ps(_mm256_mul_ps(v, power(first)), power(second))
         }
+        fn first(v: __m256) -> f32 { _mm256_cvtss_f32(v) }
         fn sum(v: __m256) -> f32 {
             let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));

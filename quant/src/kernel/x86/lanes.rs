@@ -11,6 +11,8 @@ pub(super) trait Lanes {
     const N: usize;
     /// Tokens of a register tile of four rows, so that accumulators and operands just fit the registers.
     const TILE_TOKENS: usize;
+    /// Query rows of a register tile of two vectors, likewise; at most 8.
+    const ATTEND_ROWS: usize;
     /// The vector.
     type V: Copy;
 
@@ -40,6 +42,8 @@ pub(super) trait Lanes {
     unsafe fn round(v: Self::V) -> Self::V;
     /// `v * 2^n` for whole `-252 <= n <= 254` and `v` near 1, rounded once.
     unsafe fn times_power_of_two(v: Self::V, n: Self::V) -> Self::V;
+    /// The first element.
+    unsafe fn first(v: Self::V) -> f32;
     /// The elements added in a fixed order.
     unsafe fn sum(v: Self::V) -> f32;
     /// The largest element; no element is NaN.
