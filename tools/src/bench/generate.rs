@@ -171,6 +171,9 @@ fn plan(spec: &ModelSpec, mix: Mix) -> (Vec<Plan>, u64) {
             _ if shape.len() == 1 => (Format::F32, Fill::Constant(1.0)),
             Role::Layer(_, T::Router) => (Format::F32, Fill::Random(0.04)),
             Role::Embed => (mix.format(role, cols, layers), Fill::Random(0.5)),
+            // Attention of random weights gives all tokens nearly the same. Were it not small, that would pile up from
+            // layer to layer until every token chose the same experts.
+            Role::Layer(_, T::O) => (mix.format(role, cols, layers), Fill::Random(0.001)),
             _ => (mix.format(role, cols, layers), Fill::Random(0.02)),
         };
         let row = format.row_bytes(cols).expect("shapes have rows of whole small blocks") as u64;
