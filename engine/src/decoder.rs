@@ -82,19 +82,19 @@ impl Model {
                 first,
                 normed,
                 &mut s.attention,
+                &mut s.ffn,
                 branch,
-                &mut s.tmp,
             );
             compute.add(layer.residual_scale, branch, x, d);
 
             layer.ffn_norm.apply(compute, x, normed);
             match &layer.ffn {
                 FfnWeights::Dense(mlp) => {
-                    mlp.view(compute).forward(compute, normed, n, &mut s.mlp, branch, &mut s.tmp);
+                    mlp.forward(compute, normed, &mut s.ffn, branch);
                 }
                 FfnWeights::Moe(moe) => {
                     let store = self.experts();
-                    moe.forward(compute, store, index, normed, &mut s.moe, &mut s.mlp, branch, &mut s.tmp)?;
+                    moe.forward(compute, store, index, normed, &mut s.moe, &mut s.ffn, branch)?;
                     observer.routed(index, &s.moe.routing);
                 }
             }
@@ -111,8 +111,9 @@ impl Model {
         let inputs = normed[..wanted * d].chunks(HEAD_TOKENS * d);
         for (x, logits) in inputs.zip(s.logits.chunks_mut(HEAD_TOKENS * spec.vocab)) {
             let tokens = x.len() / d;
-            s.head_tmp.resize(if tokens > 1 { logits.len() } else { 0 }, 0.0);
-            compute.linear(&self.head, x, tokens, logits, &mut s.head_tmp);
+            compute.pack(x, d, [self.head.weight.format], &mut s.ffn.packed);
+            s.head_grouped.resize(if tokens > 1 { logits.len() } else { 0 }, 0.0);
+            compute.linear(&self.head, &s.ffn.packed, logits, &mut s.head_grouped);
             compute.kernels.scale(spec.head.scale, logits);
         }
         Ok(())

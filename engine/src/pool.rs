@@ -10,6 +10,8 @@ use crate::topology::{Placement, ThreadPlan};
 
 /// Tasks per thread in a parallel region: enough for threads to finish together, few enough to cost nothing.
 const TASKS_PER_THREAD: usize = 4;
+/// Parts per thread of a region that is split by halves, at the finest.
+const FINEST: usize = 32;
 /// Rows of a task are a multiple of this, so that kernels work on whole register tiles.
 const ROW_STEP: usize = 8;
 
@@ -65,7 +67,7 @@ impl Pool {
     }
 
     /// Splits `out` (`[rows, width]`) into runs of rows and calls `work(rows, their part of out)` for each.
-    pub fn rows(&self, out: &mut [f32], width: usize, work: impl Fn(Range<usize>, &mut [f32]) + Sync) {
+    pub fn rows<T: Send>(&self, out: &mut [T], width: usize, work: impl Fn(Range<usize>, &mut [T]) + Sync) {
         let rows = out.len() / width.max(1);
         let step = rows.div_ceil(self.threads() * TASKS_PER_THREAD).next_multiple_of(ROW_STEP);
         self.chunks(out, width, step, work);
@@ -77,14 +79,14 @@ impl Pool {
     }
 
     /// As [`Self::rows`], with `step` rows per task.
-    pub fn chunks(
+    pub fn chunks<T: Send>(
         &self,
-        out: &mut [f32],
+        out: &mut [T],
         width: usize,
         step: usize,
-        work: impl Fn(Range<usize>, &mut [f32]) + Sync,
+        work: impl Fn(Range<usize>, &mut [T]) + Sync,
     ) {
-        let run = |index: usize, part: &mut [f32]| {
+        let run = |index: usize, part: &mut [T]| {
             let first = index * step;
             work(first..first + part.len() / width, part);
         };
@@ -97,4 +99,43 @@ impl Pool {
                 .for_each(|(index, part)| run(index, part));
         }
     }
+
+    /// Calls `work(task, its part of out)` for each of `tasks` tasks; `start(task)` is where a part starts, and the last ends
+    /// where `out` ends. Neighbouring tasks mostly stay on one thread, which is where the memory they read is.
+    pub fn parts<T: Send>(
+        &self,
+        out: &mut [T],
+        tasks: usize,
+        start: impl Fn(usize) -> usize + Sync,
+        work: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let alone = if self.threads() == 1 { tasks } else { tasks.div_ceil(self.threads() * FINEST) };
+        split(out, 0..tasks, alone.max(1), &start, &work);
+    }
+}
+
+/// Runs a range of tasks: `alone` or fewer in order, more by halves that another thread may take.
+fn split<T: Send>(
+    out: &mut [T],
+    tasks: Range<usize>,
+    alone: usize,
+    start: &(impl Fn(usize) -> usize + Sync),
+    work: &(impl Fn(usize, &mut [T]) + Sync),
+) {
+    if tasks.len() <= alone {
+        let mut rest = out;
+        for task in tasks.clone() {
+            let len = if task + 1 == tasks.end { rest.len() } else { start(task + 1) - start(task) };
+            let (part, others) = rest.split_at_mut(len);
+            work(task, part);
+            rest = others;
+        }
+        return;
+    }
+    let middle = tasks.start + tasks.len() / 2;
+    let (left, right) = out.split_at_mut(start(middle) - start(tasks.start));
+    rayon::join(
+        || split(left, tasks.start..middle, alone, start, work),
+        || split(right, middle..tasks.end, alone, start, work),
+    );
 }

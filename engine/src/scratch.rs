@@ -2,6 +2,11 @@
 
 use moelten_loader::spec::{Ffn, Mixer, ModelSpec, SharedExpert};
 
+use moelten_quant::{ActivationKind, BLOCK, Line};
+
+use crate::layers::linear::Packed;
+use crate::layers::mlp::MOST_VISITS;
+use crate::layers::moe::Visits;
 use crate::router::Routing;
 
 /// Buffers for chunks of up to `chunk` tokens.
@@ -14,18 +19,16 @@ pub struct Scratch {
     pub normed: Vec<f32>,
     /// Output of a branch `[tokens, d_model]`.
     pub branch: Vec<f32>,
-    /// Result of a product before transposition, as large as the largest product.
-    pub tmp: Vec<f32>,
     /// Attention.
     pub attention: AttentionScratch,
-    /// Feed-forward blocks.
-    pub mlp: MlpScratch,
+    /// What attention and feed-forward blocks share.
+    pub ffn: FfnScratch,
     /// Experts.
     pub moe: MoeScratch,
     /// Logits of the last chunk's wanted tokens `[wanted, vocab]`.
     pub logits: Vec<f32>,
-    /// Head product of several tokens before transposition; empty in plain decoding.
-    pub head_tmp: Vec<f32>,
+    /// Grouped head product of several tokens; empty in plain decoding.
+    pub head_grouped: Vec<f32>,
 }
 
 /// Queries, keys, values and their mix.
@@ -40,68 +43,69 @@ pub struct AttentionScratch {
     pub mixed: Vec<f32>,
 }
 
-/// Hidden layers of a feed-forward block.
-pub struct MlpScratch {
-    /// `[d_ff, tokens]`, then the activated hidden layer `[tokens, d_ff]`.
-    pub gate: Vec<f32>,
-    /// `[d_ff, tokens]`.
-    pub hidden: Vec<f32>,
+/// Packed inputs and grouped outputs of products, and the hidden layers of feed-forward blocks.
+pub struct FfnScratch {
+    /// Input of the present products, as wide as any.
+    pub packed: Packed,
+    /// Their grouped outputs, as wide as all that are multiplied in one region.
+    pub grouped: Vec<f32>,
+    /// Packed hidden layers.
+    pub hidden: Vec<Line>,
+    /// Tokens of a block that all visit, with their weights.
+    pub visitors: Vec<(u32, f32)>,
 }
 
-/// Routing and the experts' inputs and outputs.
+/// Routing and the experts' inputs.
 pub struct MoeScratch {
     /// Router logits `[tokens, experts]`.
     pub logits: Vec<f32>,
     /// Who goes where.
     pub routing: Routing,
-    /// Experts that the chunk needs, ascending.
-    pub needed: Vec<u32>,
-    /// Tokens of one expert and their weights.
-    pub visitors: Vec<(usize, f32)>,
-    /// Their normed inputs `[visitors, d_model]`.
-    pub gathered: Vec<f32>,
-    /// The expert's outputs `[d_model, visitors]`.
-    pub by_rows: Vec<f32>,
+    /// The same, by expert.
+    pub visits: Visits,
+    /// Packed inputs of experts.
+    pub gathered: Vec<Line>,
 }
 
 impl Scratch {
     /// Buffers for chunks of `chunk` tokens of `spec`.
     pub fn new(spec: &ModelSpec, chunk: usize) -> Self {
-        let w = Widths::of(spec);
-        let d = spec.d_model;
+        let (w, d) = (Widths::of(spec), spec.d_model);
         let buffer = |width: usize| vec![0.0; chunk * width];
         Self {
             chunk,
             x: buffer(d),
             normed: buffer(d),
             branch: buffer(d),
-            tmp: buffer(w.product(d)),
             attention: AttentionScratch {
                 q: buffer(w.q),
                 k: buffer(w.kv),
                 v: buffer(w.kv),
                 mixed: buffer(w.q),
             },
-            mlp: MlpScratch { gate: buffer(w.d_ff), hidden: buffer(w.d_ff) },
+            ffn: FfnScratch {
+                packed: Packed::with_capacity(chunk, w.input(d)),
+                grouped: buffer(w.output(d)),
+                hidden: vec![Line::ZERO; w.hidden_lines(chunk)],
+                visitors: Vec::with_capacity(chunk),
+            },
             moe: MoeScratch {
                 logits: buffer(w.experts),
                 routing: Routing::with_capacity(chunk, w.experts, w.per_token),
-                needed: Vec::with_capacity(chunk * w.per_token),
-                visitors: Vec::with_capacity(chunk),
-                gathered: Vec::with_capacity(if w.experts > 0 { chunk * d } else { 0 }),
-                by_rows: if w.experts > 0 { buffer(d) } else { Vec::new() },
+                visits: Visits::with_capacity(chunk, w.experts, w.per_token),
+                gathered: vec![Line::ZERO; w.gathered_lines(chunk, d)],
             },
             logits: vec![0.0; spec.vocab],
-            head_tmp: Vec::new(),
+            head_grouped: Vec::new(),
         }
     }
 
     /// Bytes that [`Self::new`] would allocate, but for a few lists of token numbers.
     pub fn bytes_for(spec: &ModelSpec, chunk: usize) -> u64 {
         let (w, d) = (Widths::of(spec), spec.d_model);
-        let gathered = if w.experts > 0 { 2 * d } else { 0 };
-        let per_token = 3 * d + w.product(d) + 2 * w.q + 2 * w.kv + 2 * w.d_ff + w.experts + gathered;
-        ((chunk * per_token + spec.vocab) * size_of::<f32>()) as u64
+        let per_token = 3 * d + w.output(d) + 2 * w.q + 2 * w.kv + w.experts;
+        let lines = Packed::lines_for(chunk, w.input(d)) + w.hidden_lines(chunk) + w.gathered_lines(chunk, d);
+        ((chunk * per_token + spec.vocab) * size_of::<f32>() + lines * size_of::<Line>()) as u64
     }
 
     /// Bytes of the buffers.
@@ -111,22 +115,17 @@ impl Scratch {
             &self.x,
             &self.normed,
             &self.branch,
-            &self.tmp,
             &a.q,
             &a.k,
             &a.v,
             &a.mixed,
-            &self.mlp.gate,
-            &self.mlp.hidden,
+            &self.ffn.grouped,
             &self.moe.logits,
-            &self.moe.gathered,
-            &self.moe.by_rows,
             &self.logits,
-        ]
-        .iter()
-        .map(|buffer| buffer.capacity())
-        .sum::<usize>();
-        (numbers * size_of::<f32>()) as u64
+        ];
+        let numbers = numbers.iter().map(|buffer| buffer.capacity()).sum::<usize>();
+        let lines = self.ffn.packed.lines() + self.ffn.hidden.capacity() + self.moe.gathered.capacity();
+        (numbers * size_of::<f32>() + lines * size_of::<Line>()) as u64
     }
 }
 
@@ -162,8 +161,35 @@ impl Widths {
         w
     }
 
-    /// The widest product that is transposed through `tmp`.
-    fn product(&self, d_model: usize) -> usize {
-        d_model.max(self.q).max(self.kv).max(self.experts)
+    /// The widest input of a product.
+    fn input(&self, d_model: usize) -> usize {
+        d_model.max(self.q)
+    }
+
+    /// The widest grouped outputs of a region.
+    fn output(&self, d_model: usize) -> usize {
+        d_model.max(self.q + 2 * self.kv).max(self.experts)
+    }
+
+    /// Room for the hidden layer of one block that all tokens visit, in the larger kind, and for all visits of experts of
+    /// quantised models, as far as they are computed at once.
+    fn hidden_lines(&self, chunk: usize) -> usize {
+        self.visit_lines(chunk, self.d_ff)
+    }
+
+    /// The same for the inputs of experts, which may be of both kinds.
+    fn gathered_lines(&self, chunk: usize, d_model: usize) -> usize {
+        if self.experts == 0 {
+            return 0;
+        }
+        self.visit_lines(chunk, d_model).max(Packed::lines_for(chunk, d_model))
+    }
+
+    fn visit_lines(&self, chunk: usize, width: usize) -> usize {
+        let visits = chunk * self.per_token.min(MOST_VISITS);
+        // Each expert's records end on a whole line.
+        let padding = MOST_VISITS.min(self.experts) * width.div_ceil(BLOCK);
+        let codes = ActivationKind::Q8.lines(visits, width) + padding;
+        codes.max(ActivationKind::F32.lines(chunk, width))
     }
 }

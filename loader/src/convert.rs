@@ -361,7 +361,7 @@ impl Copy<'_> {
                 return Err(LoadError::Unsupported {
                     path: name.into(),
                     feature: format!("writing {format}"),
-                    hint: "F32, F16, BF16 and Q8_0 can be written".into(),
+                    hint: "every format but Q2_K and Q3_K can be written".into(),
                 });
             }
             Err(other) => return fail(Fault::Vocabulary { problem: other.to_string() }),

@@ -5,10 +5,10 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use moelten_quant::{Format, Isa, Kernels, QMatrix, encode};
+use moelten_quant::{ActivationKind, Activations, Format, Isa, Kernels, QMatrix, activations, encode};
 
 /// Tokens of the products that are timed.
-const TOKENS: [usize; 4] = [1, 4, 16, 64];
+const TOKENS: [usize; 4] = [1, 4, 16, 128];
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -20,7 +20,7 @@ fn main() {
     println!(
         "{rows} x {cols}, one core; Gw/s: billions of weights, GB/s: bytes of weights, GF/s: 2 x products"
     );
-    println!("tier    format     1: Gw/s   GB/s |    4: GF/s |   16: GF/s |   64: GF/s");
+    println!("tier        format     1: Gw/s   GB/s |    4: GF/s |   16: GF/s |   128: GF/s");
     for isa in Isa::available() {
         let kernels = Kernels::for_isa(isa).expect("the tier is available");
         for format in Format::ALL.into_iter().filter(|&f| only.is_none_or(|only| only == f)) {
@@ -31,22 +31,24 @@ fn main() {
             let matrix =
                 QMatrix::new(format, rows, cols, &bytes).expect("the length was computed from the shape");
             let rates = TOKENS.map(|tokens| {
-                let (mut x, mut out) = (Vec::new(), vec![0.0; tokens * rows]);
-                let x = activations(&mut x, tokens * cols);
-                let seconds = time(|| kernels.matmul(black_box(matrix), x, tokens, black_box(&mut out)));
+                let kind = ActivationKind::of(format);
+                let floats: Vec<f32> = (0..tokens * cols).map(|i| (i % 13) as f32 - 6.0).collect();
+                let (lines, mut out) = (activations(kernels, kind, &floats, cols), vec![0.0; tokens * rows]);
+                let x = Activations::new(kind, tokens, cols, &lines);
+                let seconds = time(|| kernels.matmul(black_box(matrix), x, black_box(&mut out)));
                 (rows * cols * tokens) as f64 / seconds / 1e9
             });
             let gigabytes = rates[0] * bytes.len() as f64 / (rows * cols) as f64;
-            print!("{:7} {:8} {:9.1} {gigabytes:6.1}", isa.name(), format.name(), rates[0]);
+            print!("{:11} {:8} {:9.1} {gigabytes:6.1}", isa.name(), format.name(), rates[0]);
             println!(" | {:10.1} | {:10.1} | {:10.1}", 2.0 * rates[1], 2.0 * rates[2], 2.0 * rates[3]);
         }
     }
     let rates = TOKENS.map(|tokens| {
         let (mut w, mut x, mut out) = (Vec::new(), Vec::new(), vec![0.0; tokens * rows]);
-        let (w, x) = (activations(&mut w, rows * cols), activations(&mut x, tokens * cols));
+        let (w, x) = (aligned(&mut w, rows * cols), aligned(&mut x, tokens * cols));
         (rows * cols * tokens) as f64 / time(|| gemm_f32(w, x, [rows, cols, tokens], &mut out)) / 1e9
     });
-    print!("gemm    F32      {:9.1} {:6.1}", rates[0], 4.0 * rates[0]);
+    print!("gemm        F32      {:9.1} {:6.1}", rates[0], 4.0 * rates[0]);
     println!(" | {:10.1} | {:10.1} | {:10.1}", 2.0 * rates[1], 2.0 * rates[2], 2.0 * rates[3]);
 }
 
@@ -69,8 +71,8 @@ fn weights(format: Format, n: usize) -> Vec<u8> {
     bytes
 }
 
-/// `len` floats at the start of a cache line, as an engine would keep them: a misaligned 64-byte load costs two.
-fn activations(buffer: &mut Vec<f32>, len: usize) -> &[f32] {
+/// `len` floats at the start of a cache line.
+fn aligned(buffer: &mut Vec<f32>, len: usize) -> &[f32] {
     buffer.resize(len + 16, 0.5);
     let skip = buffer.as_ptr().align_offset(64);
     &buffer[skip..skip + len]

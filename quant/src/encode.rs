@@ -1,5 +1,14 @@
-//! Floats to block bytes. It must not know rows, files or instruction sets.
+//! Floats to block bytes. Each block depends on its own values (and the importance of their columns) alone, so rows
+//! can be encoded in any pieces, by any number of threads, to the same bytes. It must not know files or threads.
 
+mod arith;
+mod blocks;
+mod pack;
+mod plain;
+mod search;
+mod super_blocks;
+
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
 use crate::Format;
@@ -20,12 +29,17 @@ pub enum EncodeError {
         /// Position in the source.
         index: usize,
     },
-    /// The source is not a whole number of blocks.
+    /// The source, or a row of it, is not a whole number of blocks.
     PartialBlock {
         /// Values given.
         len: usize,
         /// Values per block.
         block_len: usize,
+    },
+    /// The importance of a column is negative, infinite or not a number.
+    Importance {
+        /// The column.
+        column: usize,
     },
 }
 
@@ -38,73 +52,192 @@ impl std::fmt::Display for EncodeError {
             Self::PartialBlock { len, block_len } => {
                 write!(f, "{len} values are not a whole number of blocks of {block_len}")
             }
+            Self::Importance { column } => {
+                write!(f, "the importance of column {column} is not a number from 0 up")
+            }
         }
     }
 }
 
 impl std::error::Error for EncodeError {}
 
-/// Encodes whole blocks of finite values. F16 and BF16 round to nearest even; Q8_0 takes `max|x| / 127` as the scale of
-/// 32 values and rounds half away from zero, bit-equal to ggml's reference.
+/// Encodes whole blocks of finite values.
+///
+/// - `F16`, `BF16`: rounded to nearest even.
+/// - `Q8_0`, `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `MXFP4`: byte for byte as ggml's reference quantisers.
+/// - `Q4_K`, `Q5_K`, `Q6_K`, `IQ4_NL`, `IQ4_XS`: scales searched for the least squared error, in which larger values
+///   count more.
+/// - `Q2_K`, `Q3_K`: not supported.
+///
+/// Scales are stored in half precision, whose smallest number is `6e-8`: values well below that become zeros, and small
+/// ones near it lose digits.
 ///
 /// # Errors
-/// See [`EncodeError`]; `out` is then partly written.
+/// See [`EncodeError`]; `out` is then partly written. What is written without one decodes to finite values.
 ///
 /// # Panics
 /// If `out` is not exactly as long as the blocks.
 pub fn encode(format: Format, src: &[f32], out: &mut [u8]) -> Result<(), EncodeError> {
+    check(format, src, out)?;
+    match format {
+        Format::F32 => each(src, out, |x: &[f32; 1]| Ok(x[0].to_le_bytes())),
+        Format::F16 => sixteen_bits(src, out, f16::INFINITY.to_bits(), |x, bits| {
+            bits.reinterpret_cast_mut::<f16>().convert_from_f32_slice(x);
+        }),
+        Format::BF16 => sixteen_bits(src, out, bf16::INFINITY.to_bits(), |x, bits| {
+            for (bits, x) in bits.iter_mut().zip(x) {
+                let x = x.to_bits();
+                // Half of what is cut off, and a bit more where the last bit kept is odd: to nearest even.
+                *bits = ((x + 0x7fff + (x >> 16 & 1)) >> 16) as u16;
+            }
+        }),
+        Format::Q4_0 => each(src, out, plain::q4_0),
+        Format::Q4_1 => each(src, out, plain::q4_1),
+        Format::Q5_0 => each(src, out, plain::q5_0),
+        Format::Q5_1 => each(src, out, plain::q5_1),
+        Format::Q8_0 => each(src, out, plain::q8_0),
+        Format::Mxfp4 => each(src, out, |x| Ok(plain::mxfp4(x))),
+        Format::Q4K => each(src, out, |x| super_blocks::q4_k(x, None)),
+        Format::Q5K => each(src, out, |x| super_blocks::q5_k(x, None)),
+        Format::Q6K => each(src, out, |x| super_blocks::q6_k(x, None)),
+        Format::Iq4Nl => each(src, out, |x| blocks::iq4_nl(x, None)),
+        Format::Iq4Xs => each(src, out, |x| super_blocks::iq4_xs(x, None)),
+        Format::Q2K | Format::Q3K => Err(EncodeError::Unsupported(format)),
+    }
+}
+
+/// Encodes whole rows of finite values where errors in some columns matter more than in others.
+///
+/// `src` is `[rows, cols]`, `importance` is `[cols]`: by how much a squared error in that column counts, in any
+/// unit, as the mean square of the activations it multiplies (an "importance matrix") says. Without importance this
+/// is [`encode`], and so it is for `F32`, `F16`, `BF16` and `Q8_0`, whose codes leave nothing to choose.
+///
+/// # Errors
+/// See [`EncodeError`]; `out` is then partly written. What is written without one decodes to finite values.
+///
+/// # Panics
+/// If `out` is not exactly as long as the blocks, or `src` is not a whole number of rows.
+pub fn encode_weighted(
+    format: Format,
+    src: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), EncodeError> {
+    let Some(weights) = importance else { return encode(format, src, out) };
+    let (cols, block_len) = (weights.len(), format.block_len());
+    if !cols.is_multiple_of(block_len) {
+        return Err(EncodeError::PartialBlock { len: cols, block_len });
+    }
+    assert!(src.len().is_multiple_of(cols), "encode: {} values are no rows of {cols}", src.len());
+    if let Some(column) = weights.iter().position(|w| !w.is_finite() || *w < 0.0) {
+        return Err(EncodeError::Importance { column });
+    }
+    check(format, src, out)?;
+    match format {
+        Format::F32 | Format::F16 | Format::BF16 | Format::Q8_0 | Format::Q2K | Format::Q3K => {
+            encode(format, src, out)
+        }
+        Format::Q4_0 => each_weighted(src, weights, out, blocks::q4_0),
+        Format::Q4_1 => each_weighted(src, weights, out, blocks::q4_1),
+        Format::Q5_0 => each_weighted(src, weights, out, blocks::q5_0),
+        Format::Q5_1 => each_weighted(src, weights, out, blocks::q5_1),
+        Format::Mxfp4 => each_weighted(src, weights, out, |x, w| Ok(blocks::mxfp4(x, w))),
+        Format::Q4K => each_weighted(src, weights, out, |x, w| super_blocks::q4_k(x, Some(w))),
+        Format::Q5K => each_weighted(src, weights, out, |x, w| super_blocks::q5_k(x, Some(w))),
+        Format::Q6K => each_weighted(src, weights, out, |x, w| super_blocks::q6_k(x, Some(w))),
+        Format::Iq4Nl => each_weighted(src, weights, out, |x, w| blocks::iq4_nl(x, Some(w))),
+        Format::Iq4Xs => each_weighted(src, weights, out, |x, w| super_blocks::iq4_xs(x, Some(w))),
+    }
+}
+
+/// Whole blocks, room for them, finite values.
+fn check(format: Format, src: &[f32], out: &[u8]) -> Result<(), EncodeError> {
     let Some(bytes) = format.row_bytes(src.len()) else {
         return Err(EncodeError::PartialBlock { len: src.len(), block_len: format.block_len() });
     };
     assert_eq!(out.len(), bytes, "encode: {} values of {format} take {bytes} bytes", src.len());
-    if let Some(index) = src.iter().position(|x| !x.is_finite()) {
-        return Err(EncodeError::NotFinite { index });
-    }
-    match format {
-        Format::F32 => each(src, out, |x: &[f32; 1]| Ok(x[0].to_le_bytes())),
-        Format::F16 => each(src, out, |x: &[f32; 1]| {
-            let h = f16::from_f32(x[0]);
-            if h.is_finite() { Ok(h.to_le_bytes()) } else { Err(0) }
-        }),
-        Format::BF16 => each(src, out, |x: &[f32; 1]| {
-            let h = bf16::from_f32(x[0]);
-            if h.is_finite() { Ok(h.to_le_bytes()) } else { Err(0) }
-        }),
-        Format::Q8_0 => each(src, out, q8_0),
-        other => Err(EncodeError::Unsupported(other)),
-    }
-}
-
-/// Runs `block` on each `N` values and stores its `B` bytes; its error is the offending position in the block.
-fn each<const N: usize, const B: usize>(
-    src: &[f32],
-    out: &mut [u8],
-    block: impl Fn(&[f32; N]) -> Result<[u8; B], usize>,
-) -> Result<(), EncodeError> {
-    for (i, (x, b)) in src.as_chunks::<N>().0.iter().zip(out.as_chunks_mut::<B>().0).enumerate() {
-        *b = block(x).map_err(|at| EncodeError::OutOfRange { index: i * N + at })?;
+    // By pieces, so that a piece is looked at without branches.
+    for (piece, values) in src.chunks(256).enumerate() {
+        if !values.iter().fold(true, |all, x| all & x.is_finite()) {
+            let at = values.iter().position(|x| !x.is_finite()).expect("one is not");
+            return Err(EncodeError::NotFinite { index: piece * 256 + at });
+        }
     }
     Ok(())
 }
 
-fn q8_0(x: &[f32; 32]) -> Result<[u8; 34], usize> {
-    let (mut largest, mut at) = (0.0, 0);
-    for (i, x) in x.iter().enumerate() {
-        if x.abs() > largest {
-            (largest, at) = (x.abs(), i);
+/// A block whose scale is beyond the largest half-precision number. Its largest value is to blame.
+struct OutOfRange;
+
+impl OutOfRange {
+    /// The error of block `i`, which holds `x`.
+    fn at<const N: usize>(i: usize, x: &[f32; N]) -> EncodeError {
+        let largest = x.iter().fold(0.0, |largest, x| x.abs().max(largest));
+        let at = x.iter().position(|x| x.abs() == largest).expect("one of them is the largest");
+        EncodeError::OutOfRange { index: i * N + at }
+    }
+}
+
+/// `x` in half precision.
+#[inline]
+fn finite_half(x: f32) -> Result<f16, OutOfRange> {
+    let half = f16::from_f32(x);
+    if half.is_finite() { Ok(half) } else { Err(OutOfRange) }
+}
+
+/// `x`, a scale for other scales, in half precision. Where halves are subnormal, and so the rounding large, it is
+/// away from zero: a multiple can make up for a scale that is too large, but not for one that is too small, or
+/// zero.
+fn half_at_least(x: f32) -> Result<f16, OutOfRange> {
+    let half = finite_half(x)?;
+    let short = x.abs() < f16::MIN_POSITIVE.to_f32() && half.to_f32().abs() < x.abs();
+    Ok(if short { f16::from_bits(half.to_bits() + 1) } else { half })
+}
+
+/// Stores two bytes for each value. `convert` fills a piece; an exponent as that of `infinity` is an overflow.
+fn sixteen_bits(
+    src: &[f32],
+    out: &mut [u8],
+    infinity: u16,
+    convert: impl Fn(&[f32], &mut [u16]),
+) -> Result<(), EncodeError> {
+    const PIECE: usize = 64;
+    let mut bits = [0; PIECE];
+    for (piece, (x, out)) in src.chunks(PIECE).zip(out.chunks_mut(2 * PIECE)).enumerate() {
+        let bits = &mut bits[..x.len()];
+        convert(x, bits);
+        if let Some(at) = bits.iter().position(|bits| bits & infinity == infinity) {
+            return Err(EncodeError::OutOfRange { index: piece * PIECE + at });
+        }
+        for (out, bits) in out.as_chunks_mut().0.iter_mut().zip(bits) {
+            *out = bits.to_le_bytes();
         }
     }
-    let scale: f32 = largest / 127.0;
-    let stored = f16::from_f32(scale);
-    if !stored.is_finite() {
-        return Err(at);
+    Ok(())
+}
+
+/// Runs `block` on each `N` values and stores its `B` bytes.
+fn each<const N: usize, const B: usize>(
+    src: &[f32],
+    out: &mut [u8],
+    block: impl Fn(&[f32; N]) -> Result<[u8; B], OutOfRange>,
+) -> Result<(), EncodeError> {
+    for (i, (x, b)) in src.as_chunks::<N>().0.iter().zip(out.as_chunks_mut::<B>().0).enumerate() {
+        *b = block(x).map_err(|_| OutOfRange::at(i, x))?;
     }
-    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    let mut block = [0; 34];
-    block[..2].copy_from_slice(&stored.to_le_bytes());
-    for (q, x) in block[2..].iter_mut().zip(x) {
-        // `inverse` overflows when the scale is subnormal; the stored scale is 0 then, and any code in range will do.
-        *q = (x * inverse).round().clamp(-127.0, 127.0) as i8 as u8;
+    Ok(())
+}
+
+/// As [`each`], with the importance of the columns of each block.
+fn each_weighted<const N: usize, const B: usize>(
+    src: &[f32],
+    importance: &[f32],
+    out: &mut [u8],
+    block: impl Fn(&[f32; N], &[f32; N]) -> Result<[u8; B], OutOfRange>,
+) -> Result<(), EncodeError> {
+    let blocks = src.as_chunks::<N>().0.iter().zip(importance.as_chunks::<N>().0.iter().cycle());
+    for (i, ((x, w), b)) in blocks.zip(out.as_chunks_mut::<B>().0).enumerate() {
+        *b = block(x, w).map_err(|_| OutOfRange::at(i, x))?;
     }
-    Ok(block)
+    Ok(())
 }

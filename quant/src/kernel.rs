@@ -8,6 +8,7 @@
 
 use half::f16;
 
+use crate::activations::{ActivationKind, Activations, BLOCK, Columns, Record};
 use crate::{Format, Isa, QMatrix};
 
 mod limits;
@@ -20,11 +21,8 @@ mod x86;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::amx::obstacle as amx_obstacle;
 
-/// Decodes whole blocks of one format.
-type Unpack = unsafe fn(&[u8], &mut [f32]);
-/// A product with one token straight from the blocks: matrix, `x`, `out`.
-type Fused = unsafe fn(QMatrix<'_>, &[f32], &mut [f32]);
-
+/// Rows whose outputs stand together: as many as an activation block has columns.
+pub const GROUP_ROWS: usize = 32;
 /// Layer normalisation: `x`, weight, bias, epsilon, `out`.
 type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 
@@ -35,16 +33,41 @@ type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 pub struct Kernels {
     isa: Isa,
     floats: &'static Floats,
+    codes: &'static Codes,
+}
+
+/// Kernels on int8 activations.
+struct Codes {
+    /// A product of quantised weights.
+    product: unsafe fn(QMatrix<'_>, Activations<'_>, &mut [f32]),
+    /// [`crate::activations::fill`].
+    fill: unsafe fn(Columns<'_>, usize, Record<'_>),
+}
+
+/// Where the outputs of a row and its followers in the same group of 32 rows stand.
+#[derive(Clone, Copy)]
+struct OutAt {
+    /// Output of the row and the first token.
+    start: usize,
+    /// From token to token.
+    stride: usize,
+}
+
+/// See [`Kernels::matmul`].
+fn out_at(rows: usize, tokens: usize, row: usize, token: usize) -> OutAt {
+    let group = row / GROUP_ROWS * GROUP_ROWS;
+    let stride = GROUP_ROWS.min(rows - group);
+    OutAt { start: group * tokens + token * stride + (row - group), stride }
 }
 
 /// Kernels on floats. Tiers that differ only in their integer instructions share one.
 struct Floats {
     /// Floats per accumulator of `block`.
     lanes: usize,
-    /// By `Format as usize`.
-    unpack: [Unpack; Format::ALL.len()],
-    /// By `Format as usize`; a tier without fused products unpacks first.
-    fused: Option<[Fused; Format::ALL.len()]>,
+    /// Decodes floats of any format.
+    unpack: unsafe fn(Format, &[u8], &mut [f32]),
+    /// A product with one token straight from the matrix; a tier without one unpacks first.
+    fused: Option<unsafe fn(QMatrix<'_>, &[f32], &mut [f32])>,
     block: unsafe fn(tiled::Block<'_>),
     dot: unsafe fn(&[f32], &[f32]) -> f32,
     dot_f16: unsafe fn(&[f32], &[f16]) -> f32,
@@ -69,15 +92,15 @@ impl Kernels {
     /// The kernels of a tier, or `None` if this machine cannot run it.
     pub fn for_isa(isa: Isa) -> Option<&'static Self> {
         let kernels: &'static Self = match isa {
-            Isa::Scalar => &const { Self { isa: Isa::Scalar, floats: &scalar::FLOATS } },
+            Isa::Scalar => &const { Self { isa: Isa::Scalar, floats: &scalar::FLOATS, codes: &scalar::CODES } },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => &const { Self { isa: Isa::Avx2, floats: &x86::avx2::FLOATS } },
+            Isa::Avx2 => &x86::AVX2,
             #[cfg(target_arch = "x86_64")]
-            Isa::AvxVnni => &const { Self { isa: Isa::AvxVnni, floats: &x86::avx2::FLOATS } },
+            Isa::AvxVnni => &x86::AVX_VNNI,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => &const { Self { isa: Isa::Avx512Vnni, floats: &x86::avx512::FLOATS } },
+            Isa::Avx512Vnni => &x86::AVX512_VNNI,
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => &const { Self { isa: Isa::Amx, floats: &x86::avx512::FLOATS } },
+            Isa::Amx => &x86::AMX,
             #[cfg(not(target_arch = "x86_64"))]
             _ => return None,
         };
@@ -89,41 +112,47 @@ impl Kernels {
         self.isa
     }
 
-    /// `out[r, t] = sum over k of w[r, k] * x[t, k]`, with `x` `[tokens, cols]` and `out` `[rows, tokens]`. Threads share a
-    /// product by taking ranges of rows: these are contiguous in `out`, and the split changes no bit.
+    /// `out[r, t] = sum over k of w[r, k] * x[t, k]`. Outputs are grouped as the next product's activations are: `out` is
+    /// `[rows / 32, tokens, 32]`, the last group having only the rows that are left; with one token that is `[rows]`. Threads
+    /// share a product by ranges of rows that start at multiples of [`GROUP_ROWS`]: these are contiguous in `out`, and
+    /// the split changes no bit.
     ///
-    /// Weights are those of [`crate::decode`], bit for bit; the sum is in `f32`. Each thread that calls this keeps a scratch
-    /// of [`Kernels::SCRATCH_BYTES`]; nothing else is allocated.
+    /// Float weights are summed in `f32`. Quantised weights follow the definition in `codes`, to the last bit on every
+    /// tier. Each thread that multiplies float weights keeps a scratch of [`Kernels::SCRATCH_BYTES`]; nothing else is
+    /// allocated.
     ///
     /// # Panics
-    /// If `tokens` is 0 or a length disagrees with the shape.
-    pub fn matmul(&self, w: QMatrix<'_>, x: &[f32], tokens: usize, out: &mut [f32]) {
-        assert!(tokens > 0, "matmul needs a token");
-        assert_eq!(Some(x.len()), tokens.checked_mul(w.cols()), "matmul: x is not [tokens, cols]");
-        assert_eq!(Some(out.len()), tokens.checked_mul(w.rows()), "matmul: out is not [rows, tokens]");
-        if w.cols() == 0 {
+    /// If the activations are not of the kind or width that the matrix takes, or `out` is not `rows * tokens` long.
+    pub fn matmul(&self, w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
+        assert_eq!(x.kind(), ActivationKind::of(w.format()), "matmul: activations for {}", w.format());
+        assert_eq!(x.cols(), w.cols(), "matmul: x is not [tokens, cols]");
+        assert_eq!(Some(out.len()), x.tokens().checked_mul(w.rows()), "matmul: out is not [rows, tokens]");
+        if w.cols() == 0 || out.is_empty() {
             out.fill(0.0);
             return;
         }
-        match self.floats.fused {
-            // SAFETY: `for_isa` detected the tier's instructions; the matrix was checked when it was built and `x`
-            // and `out` just now.
-            Some(fused) if tokens == 1 => unsafe { fused[w.format() as usize](w, x, out) },
-            _ => tiled::matmul(self, w, x, tokens, out),
+        // SAFETY: `for_isa` detected the tier's instructions; the matrix and the activations were checked when they were
+        // built, and that they and `out` belong together just now.
+        match (x.kind(), self.floats.fused) {
+            (ActivationKind::Q8, _) => unsafe { (self.codes.product)(w, x, out) },
+            (ActivationKind::F32, Some(fused)) if x.place().0 == 1 => unsafe { fused(w, x.floats(), out) },
+            (ActivationKind::F32, _) => tiled::matmul(self, w, x, out),
         }
     }
 
-    /// Bytes of scratch that each thread keeps after its first [`Kernels::matmul`] of several tokens.
+    /// Bytes of scratch that each thread keeps after its first [`Kernels::matmul`] of float weights and several tokens.
     pub const SCRATCH_BYTES: usize = tiled::SCRATCH * size_of::<f32>();
 
-    /// Decodes whole blocks: [`crate::decode`] with this tier's instructions and the same bits.
+    /// Writes columns of some tokens into a record, as its tokens `first ..`: the same bits on every tier.
     ///
     /// # Panics
-    /// As [`crate::decode`].
-    pub fn decode(&self, format: Format, bytes: &[u8], out: &mut [f32]) {
-        assert_eq!(format.row_bytes(out.len()), Some(bytes.len()), "decode: lengths disagree");
-        // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
-        unsafe { (self.floats.unpack[format as usize])(bytes, out) }
+    /// If a length disagrees with the shape or the record has no such tokens.
+    pub fn fill(&self, from: Columns<'_>, first: usize, record: Record<'_>) {
+        assert!(0 < from.width && from.width <= BLOCK, "fill: {} columns", from.width);
+        assert!(first + from.tokens <= record.tokens, "fill: the record has {} tokens", record.tokens);
+        assert_eq!(record.lines.len(), record.kind.record_lines(record.tokens), "fill: lines of the record");
+        // SAFETY: `for_isa` detected the tier's instructions; nothing else is asked of the arguments.
+        unsafe { (self.codes.fill)(from, first, record) }
     }
 
     /// The sum of `a[i] * b[i]`.
@@ -230,17 +259,5 @@ impl Kernels {
         assert_eq!(gate.len(), up.len(), "gelu_tanh_mul");
         // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
         unsafe { (self.floats.gelu_tanh_mul)(gate, up) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tables_by_format_are_in_the_order_of_the_enum() {
-        for (i, format) in Format::ALL.into_iter().enumerate() {
-            assert_eq!(format as usize, i);
-        }
     }
 }

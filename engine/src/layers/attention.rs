@@ -9,7 +9,7 @@ use crate::kv_cache::{HeadRows, KvLayer};
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::norm::rms_in_place;
 use crate::layers::rope::{Angles, Rope};
-use crate::scratch::AttentionScratch;
+use crate::scratch::{AttentionScratch, FfnScratch};
 
 /// Positions per softmax block.
 const BLOCK: usize = 128;
@@ -47,20 +47,31 @@ impl Attention {
         first: usize,
         x: &[f32],
         s: &mut AttentionScratch,
+        ffn: &mut FfnScratch,
         out: &mut [f32],
-        tmp: &mut [f32],
     ) {
         let spec = &self.spec;
         let tokens = x.len() / self.q.weight.cols;
         let q = &mut s.q[..tokens * self.q.weight.rows];
         let k = &mut s.k[..tokens * self.k.weight.rows];
         let v = &mut s.v[..tokens * self.v.weight.rows];
-        compute.linear(&self.q, x, tokens, q, tmp);
-        compute.linear(&self.k, x, tokens, k, tmp);
-        compute.linear(&self.v, x, tokens, v, tmp);
+        let linears = [&self.q, &self.k, &self.v];
+        compute.pack(x, self.q.weight.cols, linears.map(|linear| linear.weight.format), &mut ffn.packed);
+        let products = linears.map(|linear| {
+            let w = compute.tensors.view(&linear.weight);
+            (w, ffn.packed.for_matrix(&w))
+        });
+        let grouped = &mut ffn.grouped[..q.len() + k.len() + v.len()];
+        compute.products(&products, grouped);
+        let mut rest = &*grouped;
+        for (linear, out) in linears.into_iter().zip([&mut *q, &mut *k, &mut *v]) {
+            let (part, others) = rest.split_at(out.len());
+            rest = others;
+            compute.ungroup(part, linear.weight.rows, linear.bias.as_deref(), out);
+        }
         if let QkNorm::PerHead { eps } | QkNorm::Full { eps } = spec.qk_norm {
-            rms_in_place(compute.kernels, q, &self.q_norm, eps, tmp);
-            rms_in_place(compute.kernels, k, &self.k_norm, eps, tmp);
+            rms_in_place(compute.kernels, q, &self.q_norm, eps, &mut ffn.grouped);
+            rms_in_place(compute.kernels, k, &self.k_norm, eps, &mut ffn.grouped);
         }
         if let Some(limit) = spec.clip_qkv {
             [&mut *q, &mut *k, &mut *v].into_iter().flatten().for_each(|x| *x = x.clamp(-limit, limit));
@@ -82,7 +93,8 @@ impl Attention {
             let q = &q[row * spec.head_dim..][..spec.head_dim];
             attend(compute.kernels, spec, kv, head, first + token, q, out);
         });
-        compute.linear(&self.o, mixed, tokens, out, tmp);
+        compute.pack(mixed, q_width, [self.o.weight.format], &mut ffn.packed);
+        compute.linear(&self.o, &ffn.packed, out, &mut ffn.grouped);
     }
 }
 

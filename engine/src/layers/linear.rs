@@ -1,12 +1,19 @@
 //! Matrix products over the worker threads, and what a layer needs to call them.
+//!
+//! Products take activations by blocks of 32 columns and give outputs by groups of 32 rows, `[rows / 32, tokens, 32]`
+//! ("grouped"): each task writes one contiguous part. [`Compute::ungroup`] makes rows of tokens of them.
 
 use moelten_loader::store::{MatrixRef, TensorStore};
-use moelten_quant::{Kernels, QMatrix};
+use moelten_quant::{ActivationKind, Activations, BLOCK, Columns, Format, GROUP_ROWS, Kernels, Line, QMatrix, Record};
 
 use crate::pool::Pool;
 
-/// Tokens of a transposition tile: 16 floats are one cache line.
-const TILE: usize = 16;
+/// Tokens of an ungrouping task.
+const TOKENS: usize = 16;
+/// Numbers below which packing is not worth another thread.
+const SMALL: usize = 1 << 14;
+/// Matrices that can be multiplied in one region.
+const MOST_PRODUCTS: usize = 3;
 
 /// What every layer computes with: kernels of one instruction set, the threads, the weights.
 #[derive(Clone, Copy)]
@@ -28,45 +35,139 @@ pub struct Linear {
     pub bias: Option<Vec<f32>>,
 }
 
-impl<'a> Compute<'a> {
-    /// `out[t, r] = x[t] . w[r] + bias[r]`; `x` is `[tokens, cols]`, `out` is `[tokens, rows]`, `tmp` holds as much
-    /// as `out`.
-    pub fn linear(&self, linear: &Linear, x: &[f32], tokens: usize, out: &mut [f32], tmp: &mut [f32]) {
-        self.matmul(self.tensors.view(&linear.weight), x, tokens, out, tmp);
-        if let Some(bias) = &linear.bias {
-            for row in out.chunks_exact_mut(bias.len()) {
-                self.kernels.axpy(1.0, bias, row);
+/// `[tokens, cols]` activations, packed once for all products that take them.
+pub struct Packed {
+    floats: Vec<Line>,
+    codes: Vec<Line>,
+    tokens: usize,
+    cols: usize,
+}
+
+impl Packed {
+    /// Room for `tokens` tokens of up to `cols` columns, in both kinds.
+    pub fn with_capacity(tokens: usize, cols: usize) -> Self {
+        let lines = |kind: ActivationKind| vec![Line::ZERO; kind.lines(tokens, cols)];
+        Self { floats: lines(ActivationKind::F32), codes: lines(ActivationKind::Q8), tokens: 0, cols: 0 }
+    }
+
+    /// Lines that [`Self::with_capacity`] takes.
+    pub fn lines_for(tokens: usize, cols: usize) -> usize {
+        ActivationKind::F32.lines(tokens, cols) + ActivationKind::Q8.lines(tokens, cols)
+    }
+
+    /// Lines it has room for.
+    pub fn lines(&self) -> usize {
+        self.floats.len() + self.codes.len()
+    }
+
+    /// The activations as `kind`, which must have been packed.
+    pub fn view(&self, kind: ActivationKind) -> Activations<'_> {
+        let lines = match kind {
+            ActivationKind::F32 => &self.floats,
+            ActivationKind::Q8 => &self.codes,
+        };
+        Activations::new(kind, self.tokens, self.cols, &lines[..kind.lines(self.tokens, self.cols)])
+    }
+
+    /// The activations as a product with `w` takes them.
+    pub fn for_matrix(&self, w: &QMatrix<'_>) -> Activations<'_> {
+        self.view(ActivationKind::of(w.format()))
+    }
+}
+
+impl Compute<'_> {
+    /// Packs `x`, `[tokens, cols]`, for products with weights of these formats.
+    pub fn pack(&self, x: &[f32], cols: usize, formats: impl IntoIterator<Item = Format>, into: &mut Packed) {
+        let (mut floats, mut codes) = (false, false);
+        for format in formats {
+            match ActivationKind::of(format) {
+                ActivationKind::F32 => floats = true,
+                ActivationKind::Q8 => codes = true,
             }
         }
-    }
-
-    /// [`Self::linear`] for a bare matrix.
-    pub fn matmul(&self, w: QMatrix<'_>, x: &[f32], tokens: usize, out: &mut [f32], tmp: &mut [f32]) {
-        let rows = w.rows();
-        if tokens == 1 {
-            return self.matmul_by_rows(w, x, 1, out);
+        (into.tokens, into.cols) = (x.len() / cols, cols);
+        if floats {
+            self.pack_as(ActivationKind::F32, x, cols, &mut into.floats);
         }
-        let tmp = &mut tmp[..rows * tokens];
-        self.matmul_by_rows(w, x, tokens, tmp);
-        self.transpose(tmp, tokens, out);
+        if codes {
+            self.pack_as(ActivationKind::Q8, x, cols, &mut into.codes);
+        }
     }
 
-    /// `[rows, tokens]` to `[tokens, rows]`.
-    pub fn transpose(&self, by_rows: &[f32], tokens: usize, by_tokens: &mut [f32]) {
-        let rows = by_rows.len() / tokens;
-        self.pool.chunks(by_tokens, rows, TILE, |range, out| {
-            for (row, values) in by_rows.chunks_exact(tokens).enumerate() {
-                for (i, &value) in values[range.clone()].iter().enumerate() {
-                    out[i * rows + row] = value;
-                }
+    fn pack_as(&self, kind: ActivationKind, x: &[f32], cols: usize, lines: &mut [Line]) {
+        let tokens = x.len() / cols;
+        let (record, blocks) = (kind.record_lines(tokens), cols.div_ceil(BLOCK));
+        let step = if x.len() < SMALL { blocks } else { blocks.div_ceil(4 * self.pool.threads()) };
+        self.pool.chunks(&mut lines[..blocks * record], record, step, |blocks, lines| {
+            for (block, lines) in blocks.zip(lines.chunks_exact_mut(record)) {
+                self.kernels.fill(Columns::of(x, cols, block), 0, Record { kind, tokens, lines });
             }
         });
     }
 
-    /// The product as kernels like it: `out` is `[rows, tokens]`.
-    pub fn matmul_by_rows(&self, w: QMatrix<'_>, x: &[f32], tokens: usize, out: &mut [f32]) {
-        let kernels = self.kernels;
-        self.pool.rows(out, tokens, |rows, out| kernels.matmul(w.slice_rows(rows), x, tokens, out));
+    /// Products of up to three matrices with the same tokens, in one region: `out` is their grouped outputs one after
+    /// the other.
+    ///
+    /// # Panics
+    /// If there are more.
+    pub fn products(&self, products: &[(QMatrix<'_>, Activations<'_>)], out: &mut [f32]) {
+        assert!(products.len() <= MOST_PRODUCTS, "{} products in one region", products.len());
+        let Some((_, x)) = products.first() else { return };
+        let tokens = x.tokens();
+        let rows: usize = products.iter().map(|(w, _)| w.rows()).sum();
+        // Small enough for threads to finish together, in whole groups of rows.
+        let step = rows.div_ceil(self.pool.threads() * 16).next_multiple_of(GROUP_ROWS);
+        // The matrix, the rows before it, and the first row of a task.
+        let find = |mut task: usize| {
+            let mut before = 0;
+            for (w, x) in products {
+                let tasks = w.rows().div_ceil(step);
+                if task < tasks {
+                    return (w, x, before, task * step);
+                }
+                task -= tasks;
+                before += w.rows();
+            }
+            unreachable!("the task is one of those counted")
+        };
+        let tasks = products.iter().map(|(w, _)| w.rows().div_ceil(step)).sum();
+        let start = |task| {
+            let (_, _, before, row) = find(task);
+            (before + row) * tokens
+        };
+        self.pool.parts(out, tasks, start, |task, out| {
+            let (w, x, _, row) = find(task);
+            self.kernels.matmul(w.slice_rows(row..w.rows().min(row + step)), *x, out);
+        });
+    }
+
+    /// `out[t, r] = x[t] . w[r] + bias[r]`; `out` is `[tokens, rows]`, `tmp` holds as much unless it is one token.
+    pub fn linear(&self, linear: &Linear, x: &Packed, out: &mut [f32], tmp: &mut [f32]) {
+        let w = self.tensors.view(&linear.weight);
+        if x.tokens == 1 {
+            // Grouped outputs of one token are its row.
+            self.products(&[(w, x.for_matrix(&w))], out);
+            return linear.bias.iter().for_each(|bias| self.kernels.axpy(1.0, bias, out));
+        }
+        let tmp = &mut tmp[..out.len()];
+        self.products(&[(w, x.for_matrix(&w))], tmp);
+        self.ungroup(tmp, w.rows(), linear.bias.as_deref(), out);
+    }
+
+    /// Grouped outputs of `rows` rows to `[tokens, rows]`, and adds the bias.
+    pub fn ungroup(&self, grouped: &[f32], rows: usize, bias: Option<&[f32]>, out: &mut [f32]) {
+        let tokens = out.len() / rows;
+        self.pool.chunks(out, rows, TOKENS, |range, out| {
+            for (group, from) in grouped.chunks(GROUP_ROWS * tokens).enumerate() {
+                let width = GROUP_ROWS.min(rows - group * GROUP_ROWS);
+                for (t, out) in range.clone().zip(out.chunks_exact_mut(rows)) {
+                    out[group * GROUP_ROWS..][..width].copy_from_slice(&from[t * width..][..width]);
+                }
+            }
+            if let Some(bias) = bias {
+                out.chunks_exact_mut(rows).for_each(|out| self.kernels.axpy(1.0, bias, out));
+            }
+        });
     }
 
     /// `x += factor * y`, by token rows.

@@ -1,11 +1,21 @@
-//! The gated feed-forward block `down(act(gate(x)) * up(x))` (arXiv 2002.05202): dense layers, shared experts, and
-//! each routed expert.
+//! The gated feed-forward block `down(act(gate(x)) * up(x))` (arXiv 2002.05202): dense layers, shared experts, and routed
+//! experts, several at a time and each over the tokens that visit it. Two regions: gate, up and activation of all blocks,
+//! 32 rows of a block at a time, straight into the packed input of `down`; then `down`, adding up the blocks in order.
+
+use std::array;
 
 use moelten_loader::spec::Activation;
-use moelten_quant::{Kernels, QMatrix};
+use moelten_quant::{ActivationKind, Activations, Columns, GROUP_ROWS, Kernels, Line, QMatrix, Record};
 
 use crate::layers::linear::Compute;
-use crate::scratch::MlpScratch;
+
+/// Feed-forward blocks that are computed together.
+pub const MOST_VISITS: usize = 16;
+/// Tokens of an inner product: its outputs stay on the stack.
+const TOKENS: usize = 128;
+/// Tasks per thread of the second region: enough to finish together, few enough that the inputs of a block, which each
+/// task reads, stay in the cache while it goes through its rows.
+const DOWN_TASKS: usize = 4;
 
 /// The three matrices, ready to multiply with.
 #[derive(Clone, Copy)]
@@ -20,56 +30,124 @@ pub struct MlpView<'a> {
     pub activation: Activation,
 }
 
+/// A feed-forward block and the tokens that visit it.
+#[derive(Clone, Copy)]
+pub struct Visit<'a> {
+    /// The block.
+    pub mlp: MlpView<'a>,
+    /// Inputs of the visitors as `gate` takes them, `[visitors, d_model]`.
+    pub to_gate: Activations<'a>,
+    /// The same as `up` takes them.
+    pub to_up: Activations<'a>,
+    /// Each visitor's token and the weight of its output.
+    pub visitors: &'a [(u32, f32)],
+}
+
 impl MlpView<'_> {
-    /// The block over a chunk: `x` and `out` are `[tokens, d_model]`, `tmp` holds as much as `out`.
-    pub fn forward(
-        &self,
-        compute: Compute<'_>,
-        x: &[f32],
-        tokens: usize,
-        s: &mut MlpScratch,
-        out: &mut [f32],
-        tmp: &mut [f32],
-    ) {
-        if tokens == 1 {
-            return self.forward_by_rows(compute, x, 1, s, out);
-        }
-        let tmp = &mut tmp[..out.len()];
-        self.forward_by_rows(compute, x, tokens, s, tmp);
-        compute.transpose(tmp, tokens, out);
+    /// Lines of the hidden layer of `tokens` tokens.
+    pub fn hidden_lines(&self, tokens: usize) -> usize {
+        self.hidden_kind().lines(tokens, self.gate.rows())
     }
 
-    /// `out[r, t]` of the block, `[d_model, tokens]`; `x` is `[tokens, d_model]`.
-    pub fn forward_by_rows(
-        &self,
-        compute: Compute<'_>,
-        x: &[f32],
-        tokens: usize,
-        s: &mut MlpScratch,
-        out: &mut [f32],
-    ) {
-        let d_ff = self.gate.rows();
-        let hidden = &mut s.hidden[..d_ff * tokens];
-        let gate = &mut s.gate[..d_ff * tokens];
-        compute.matmul_by_rows(self.gate, x, tokens, gate);
-        let kernels = compute.kernels;
-        let gate = &*gate;
-        compute.pool.rows(hidden, tokens, |rows, hidden| {
-            kernels.matmul(self.up.slice_rows(rows.clone()), x, tokens, hidden);
-            activate(kernels, self.activation, &gate[rows.start * tokens..rows.end * tokens], hidden);
+    fn hidden_kind(&self) -> ActivationKind {
+        ActivationKind::of(self.down.format())
+    }
+}
+
+/// `out[token] += weight * mlp(x[token])` for every visit in order and each of its visitors. `out` is grouped,
+/// `[d_model / 32, tokens, 32]`; `hidden` has [`MlpView::hidden_lines`] for all visits.
+///
+/// # Panics
+/// If there are more than [`MOST_VISITS`].
+pub fn add_visits(
+    compute: Compute<'_>,
+    visits: &[Visit<'_>],
+    hidden: &mut [Line],
+    out: &mut [f32],
+    d_model: usize,
+) {
+    assert!(visits.len() <= MOST_VISITS, "{} visits", visits.len());
+    // Where the tasks and the hidden lines of each visit start; of those that are not there, where all end.
+    let (mut first_task, mut first_line) = ([0; MOST_VISITS + 1], [0; MOST_VISITS + 1]);
+    for i in 0..MOST_VISITS {
+        let (tasks, lines) = visits.get(i).map_or((0, 0), |visit| {
+            (visit.mlp.gate.rows().div_ceil(GROUP_ROWS), visit.mlp.hidden_lines(visit.visitors.len()))
         });
-        let hidden = if tokens == 1 {
-            &*hidden
-        } else {
-            compute.transpose(hidden, tokens, &mut s.gate[..d_ff * tokens]);
-            &s.gate[..d_ff * tokens]
-        };
-        compute.matmul_by_rows(self.down, hidden, tokens, out);
+        (first_task[i + 1], first_line[i + 1]) = (first_task[i] + tasks, first_line[i] + lines);
+    }
+    let hidden = &mut hidden[..first_line[MOST_VISITS]];
+    let find = |task: usize| {
+        let i = first_task.iter().rposition(|&first| first <= task).unwrap_or(0).min(visits.len() - 1);
+        (i, task - first_task[i])
+    };
+    let start = |task: usize| {
+        let (i, group) = find(task);
+        first_line[i] + group * visits[i].mlp.hidden_kind().record_lines(visits[i].visitors.len())
+    };
+    compute.pool.parts(hidden, first_task[MOST_VISITS], start, |task, lines| {
+        let (i, group) = find(task);
+        hidden_group(compute.kernels, &visits[i], group, lines);
+    });
+
+    let hidden: [_; MOST_VISITS] = array::from_fn(|i| {
+        visits.get(i).map(|visit| {
+            let (tokens, lines) = (visit.visitors.len(), &hidden[first_line[i]..first_line[i + 1]]);
+            Activations::new(visit.mlp.hidden_kind(), tokens, visit.mlp.gate.rows(), lines)
+        })
+    });
+    let tokens = out.len() / d_model;
+    let groups = d_model.div_ceil(GROUP_ROWS);
+    let step = match tokens {
+        1 => 1,
+        _ => groups.div_ceil(compute.pool.threads() * DOWN_TASKS),
+    };
+    let start = |task: usize| (task * step * GROUP_ROWS).min(d_model) * tokens;
+    compute.pool.parts(out, groups.div_ceil(step), start, |task, out| {
+        for (visit, hidden) in visits.iter().zip(hidden.iter().flatten()) {
+            for (i, out) in out.chunks_mut(GROUP_ROWS * tokens).enumerate() {
+                add_down_group(compute.kernels, visit, *hidden, task * step + i, out);
+            }
+        }
+    });
+}
+
+/// 32 rows of gate and up, the activation, and their product as input of `down`.
+fn hidden_group(kernels: &Kernels, visit: &Visit<'_>, group: usize, lines: &mut [Line]) {
+    let mlp = &visit.mlp;
+    let rows = group * GROUP_ROWS..mlp.gate.rows().min((group + 1) * GROUP_ROWS);
+    let (width, visitors) = (rows.len(), visit.visitors.len());
+    let (gate, up) = (mlp.gate.slice_rows(rows.clone()), mlp.up.slice_rows(rows));
+    let (mut gated, mut upped) = ([0.0; TOKENS * GROUP_ROWS], [0.0; TOKENS * GROUP_ROWS]);
+    for first in (0..visitors).step_by(TOKENS) {
+        let some = first..visitors.min(first + TOKENS);
+        let (tokens, len) = (some.len(), some.len() * width);
+        kernels.matmul(gate, visit.to_gate.slice_tokens(some.clone()), &mut gated[..len]);
+        kernels.matmul(up, visit.to_up.slice_tokens(some), &mut upped[..len]);
+        activate(kernels, mlp.activation, &gated[..len], &mut upped[..len]);
+        let columns = Columns { x: &upped[..len], stride: width, width, tokens };
+        kernels.fill(columns, first, Record { kind: mlp.hidden_kind(), tokens: visitors, lines });
+    }
+}
+
+/// 32 rows of `down`, times the weights of the visitors, added to their tokens: `out` is `[tokens, 32]`.
+fn add_down_group(kernels: &Kernels, visit: &Visit<'_>, hidden: Activations<'_>, group: usize, out: &mut [f32]) {
+    let down = &visit.mlp.down;
+    let rows = group * GROUP_ROWS..down.rows().min((group + 1) * GROUP_ROWS);
+    let (width, down) = (rows.len(), down.slice_rows(rows));
+    let mut outputs = [0.0; TOKENS * GROUP_ROWS];
+    for (first, visitors) in (0..).step_by(TOKENS).zip(visit.visitors.chunks(TOKENS)) {
+        let outputs = &mut outputs[..visitors.len() * width];
+        kernels.matmul(down, hidden.slice_tokens(first..first + visitors.len()), outputs);
+        for (&(token, weight), y) in visitors.iter().zip(outputs.chunks_exact(width)) {
+            for (out, y) in out[token as usize * width..][..width].iter_mut().zip(y) {
+                *out += weight * y;
+            }
+        }
     }
 }
 
 /// `up = act(gate) * up`.
-pub fn activate(kernels: &Kernels, activation: Activation, gate: &[f32], up: &mut [f32]) {
+fn activate(kernels: &Kernels, activation: Activation, gate: &[f32], up: &mut [f32]) {
     match activation {
         Activation::Silu => kernels.silu_mul(gate, up),
         Activation::GeluTanh => kernels.gelu_tanh_mul(gate, up),

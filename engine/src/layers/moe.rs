@@ -1,14 +1,16 @@
-//! The mixture of experts (arXiv 1701.06538, 2401.04088): route, then expert by expert in ascending id, each over
-//! all of the chunk's tokens that chose it. The order of summation is fixed: expert id, shared expert last.
+//! The mixture of experts (arXiv 1701.06538, 2401.04088): route, gather each expert's tokens, then expert by expert, each
+//! over all of the chunk's tokens that chose it. The order of summation is fixed: expert id, shared expert last.
 
 use moelten_loader::spec::{Activation, MoeSpec};
 use moelten_loader::store::MatrixRef;
+use moelten_quant::{ActivationKind, Activations, Line};
 
 use crate::error::Result;
 use crate::experts::ExpertStore;
-use crate::layers::linear::Compute;
-use crate::layers::mlp::MlpView;
-use crate::scratch::{MlpScratch, MoeScratch};
+use crate::layers::linear::{Compute, Packed};
+use crate::layers::mlp::{MOST_VISITS, MlpView, Visit, add_visits};
+use crate::router::Routing;
+use crate::scratch::{FfnScratch, MoeScratch};
 
 /// One layer's router and shared expert; the routed experts are the store's.
 #[derive(Debug, Clone)]
@@ -54,6 +56,33 @@ impl Mlp {
             activation: self.activation,
         }
     }
+
+    /// `out = mlp(x)`, both `[tokens, d_model]`.
+    pub fn forward(&self, compute: Compute<'_>, x: &[f32], s: &mut FfnScratch, out: &mut [f32]) {
+        let (mlp, d_model) = (self.view(compute), self.gate.cols);
+        let grouped = &mut s.grouped[..out.len()];
+        grouped.fill(0.0);
+        s.visitors.clear();
+        s.visitors.extend((0..x.len() / d_model).map(|token| (token as u32, 1.0)));
+        add_whole_chunk(compute, &mlp, x, &s.visitors, &mut s.packed, &mut s.hidden, grouped);
+        compute.ungroup(grouped, d_model, None, out);
+    }
+}
+
+/// Adds a block that every token of the chunk visits.
+fn add_whole_chunk(
+    compute: Compute<'_>,
+    mlp: &MlpView<'_>,
+    x: &[f32],
+    visitors: &[(u32, f32)],
+    packed: &mut Packed,
+    hidden: &mut [Line],
+    grouped: &mut [f32],
+) {
+    let d_model = mlp.gate.cols();
+    compute.pack(x, d_model, [mlp.gate.format(), mlp.up.format()], packed);
+    let (to_gate, to_up) = (packed.for_matrix(&mlp.gate), packed.for_matrix(&mlp.up));
+    add_visits(compute, &[Visit { mlp: *mlp, to_gate, to_up, visitors }], hidden, grouped, d_model);
 }
 
 impl Moe {
@@ -67,75 +96,172 @@ impl Moe {
         layer: usize,
         x: &[f32],
         s: &mut MoeScratch,
-        mlp: &mut MlpScratch,
+        ffn: &mut FfnScratch,
         out: &mut [f32],
-        tmp: &mut [f32],
     ) -> Result<()> {
         let (experts, d_model) = (self.spec.experts, self.router.cols);
         let tokens = x.len() / d_model;
+        let router = compute.tensors.view(&self.router);
+        compute.pack(x, d_model, [router.format()], &mut ffn.packed);
         let logits = &mut s.logits[..tokens * experts];
-        compute.matmul(compute.tensors.view(&self.router), x, tokens, logits, tmp);
+        let by_rows = &mut ffn.grouped[..tokens * experts];
+        compute.products(&[(router, ffn.packed.for_matrix(&router))], by_rows);
+        compute.ungroup(by_rows, experts, None, logits);
         s.routing.route(&self.spec.router, logits, experts);
-        s.list_needed();
-        let acquired = store.acquire(layer, &s.needed)?;
-        out.fill(0.0);
-        for &id in &s.needed {
-            let expert = acquired.expert(id)?;
-            s.visitors.clear();
-            s.gathered.clear();
-            for token in 0..tokens {
-                let (ids, weights) = s.routing.token(token);
-                if let Some(choice) = ids.iter().position(|&chosen| chosen == id) {
-                    s.visitors.push((token, weights[choice]));
-                    s.gathered.extend_from_slice(&x[token * d_model..][..d_model]);
+        s.visits.list(&s.routing, experts);
+        let acquired = store.acquire(layer, &s.visits.experts)?;
+
+        let grouped = &mut ffn.grouped[..tokens * d_model];
+        grouped.fill(0.0);
+        let mut next = 0;
+        while next < s.visits.experts.len() {
+            // As many experts as the buffers hold, and one at least.
+            let mut experts = [acquired.expert(s.visits.experts[next])?; MOST_VISITS];
+            let (mut count, mut hidden, mut gathered) = (0, 0, 0);
+            for (expert, index) in experts.iter_mut().zip(next..s.visits.experts.len()) {
+                *expert = acquired.expert(s.visits.experts[index])?;
+                let visitors = s.visits.of(index).len();
+                hidden += expert.hidden_lines(visitors);
+                gathered += kinds(expert).map(|kind| kind.lines(visitors, d_model)).sum::<usize>();
+                if count > 0 && (hidden > ffn.hidden.len() || gathered > s.gathered.len()) {
+                    break;
                 }
+                count += 1;
             }
-            let by_rows = &mut s.by_rows[..s.visitors.len() * d_model];
-            expert.forward_by_rows(compute, &s.gathered, s.visitors.len(), mlp, by_rows);
-            scatter(by_rows, &s.visitors, out, d_model);
+            let experts = &experts[..count];
+            let formats = experts.iter().flat_map(|expert| [expert.gate.format(), expert.up.format()]);
+            compute.pack(x, d_model, formats, &mut ffn.packed);
+            add_experts(compute, experts, next, &s.visits, &ffn.packed, &mut s.gathered, &mut ffn.hidden, grouped);
+            next += count;
         }
         if let Some(shared) = &self.shared {
-            let by_rows = &mut s.by_rows[..tokens * d_model];
-            shared.mlp.view(compute).forward_by_rows(compute, x, tokens, mlp, by_rows);
-            s.visitors.clear();
-            s.visitors.extend((0..tokens).map(|token| {
-                let x = &x[token * d_model..][..d_model];
-                (token, shared.weight(compute, x))
-            }));
-            scatter(by_rows, &s.visitors, out, d_model);
+            ffn.visitors.clear();
+            ffn.visitors.extend((0..tokens).map(|token| (token as u32, 1.0)));
+            if let Some(gate) = &shared.gate {
+                let gate = compute.tensors.view(gate);
+                compute.pack(x, d_model, [gate.format()], &mut ffn.packed);
+                let scores = &mut s.logits[..tokens];
+                compute.products(&[(gate, ffn.packed.for_matrix(&gate))], scores);
+                for ((_, weight), score) in ffn.visitors.iter_mut().zip(scores) {
+                    *weight = 1.0 / (1.0 + (-*score).exp());
+                }
+            }
+            let mlp = shared.mlp.view(compute);
+            add_whole_chunk(compute, &mlp, x, &ffn.visitors, &mut ffn.packed, &mut ffn.hidden, grouped);
         }
+        compute.ungroup(grouped, d_model, None, out);
         Ok(())
     }
 }
 
-impl Shared {
-    /// Weight of the shared expert for one token's input.
-    fn weight(&self, compute: Compute<'_>, x: &[f32]) -> f32 {
-        let Some(gate) = &self.gate else { return 1.0 };
-        let mut score = [0.0];
-        compute.kernels.matmul(compute.tensors.view(gate), x, 1, &mut score);
-        1.0 / (1.0 + (-score[0]).exp())
-    }
+/// The kinds of activations that gate and up take: one or two.
+fn kinds(mlp: &MlpView<'_>) -> impl Iterator<Item = ActivationKind> + use<> {
+    let (gate, up) = (ActivationKind::of(mlp.gate.format()), ActivationKind::of(mlp.up.format()));
+    [Some(gate), (up != gate).then_some(up)].into_iter().flatten()
 }
 
-impl MoeScratch {
-    /// The experts that any token chose, ascending.
-    fn list_needed(&mut self) {
-        self.needed.clear();
-        for token in 0..self.routing.tokens() {
-            self.needed.extend_from_slice(self.routing.token(token).0);
+/// Gathers the inputs of the experts numbered `first ..` in `visits` and adds their outputs.
+#[allow(clippy::too_many_arguments, reason = "every argument is one of the operation's operands")]
+fn add_experts(
+    compute: Compute<'_>,
+    experts: &[MlpView<'_>],
+    first: usize,
+    visits: &Visits,
+    packed: &Packed,
+    gathered: &mut [Line],
+    hidden: &mut [Line],
+    grouped: &mut [f32],
+) {
+    let (mut rest, mut list) = (gathered, None);
+    let d_model = experts[0].gate.cols();
+    for (i, mlp) in experts.iter().enumerate() {
+        let visitors = visits.of(first + i);
+        let mut inputs = [None; 2];
+        for (input, kind) in inputs.iter_mut().zip(kinds(mlp)) {
+            let all = packed.view(kind);
+            *input = Some(if visitors.len() == all.tokens() {
+                // Everyone, in order.
+                all
+            } else {
+                let (lines, others) = rest.split_at_mut(kind.lines(visitors.len(), d_model));
+                rest = others;
+                gather(compute, &all, visitors, lines);
+                Activations::new(kind, visitors.len(), d_model, lines)
+            });
         }
-        self.needed.sort_unstable();
-        self.needed.dedup();
+        let [Some(to_gate), other] = inputs else { unreachable!("gate takes some kind") };
+        let visit = Visit { mlp: *mlp, to_gate, to_up: other.unwrap_or(to_gate), visitors };
+        list.get_or_insert([visit; MOST_VISITS])[i] = visit;
     }
+    let list = list.expect("there is an expert");
+    add_visits(compute, &list[..experts.len()], hidden, grouped, d_model);
 }
 
-/// Adds `weight * y` to each visitor's row of `out` (`[tokens, d_model]`); `by_rows` is `[d_model, visitors]`.
-fn scatter(by_rows: &[f32], visitors: &[(usize, f32)], out: &mut [f32], d_model: usize) {
-    for (visitor, &(token, weight)) in visitors.iter().enumerate() {
-        let out = &mut out[token * d_model..][..d_model];
-        for (out, y) in out.iter_mut().zip(by_rows[visitor..].iter().step_by(visitors.len())) {
-            *out += weight * y;
+/// The visitors' activations, out of those of all tokens.
+fn gather(compute: Compute<'_>, all: &Activations<'_>, visitors: &[(u32, f32)], lines: &mut [Line]) {
+    let record = all.kind().record_lines(visitors.len());
+    compute.pool.rows(lines, record, |blocks, lines| {
+        for (block, lines) in blocks.zip(lines.chunks_exact_mut(record)) {
+            all.gather(block, visitors.iter().map(|&(token, _)| token as usize), lines);
         }
+    });
+}
+
+/// Which tokens visit which experts.
+#[derive(Debug, Default)]
+pub struct Visits {
+    /// Experts that any token chose, ascending.
+    pub experts: Vec<u32>,
+    /// Expert number `i` of `experts` has the visitors from `starts[i]` to `starts[i + 1]`.
+    starts: Vec<u32>,
+    /// Tokens, ascending for each expert, and their weights.
+    visitors: Vec<(u32, f32)>,
+    /// Where the next visitor of each expert id goes.
+    next: Vec<u32>,
+}
+
+impl Visits {
+    /// Room for `tokens` tokens, so that decode never allocates.
+    pub fn with_capacity(tokens: usize, experts: usize, per_token: usize) -> Self {
+        Self {
+            experts: Vec::with_capacity(experts),
+            starts: Vec::with_capacity(experts + 1),
+            visitors: Vec::with_capacity(tokens * per_token),
+            next: Vec::with_capacity(experts),
+        }
+    }
+
+    /// Sorts the choices of a chunk by expert.
+    fn list(&mut self, routing: &Routing, experts: usize) {
+        self.next.clear();
+        self.next.resize(experts, 0);
+        let tokens = 0..routing.tokens();
+        for &id in tokens.clone().flat_map(|token| routing.token(token).0) {
+            self.next[id as usize] += 1;
+        }
+        self.experts.clear();
+        self.starts.clear();
+        let mut total = 0;
+        for (id, next) in self.next.iter_mut().enumerate().filter(|(_, visitors)| **visitors > 0) {
+            self.experts.push(id as u32);
+            self.starts.push(total);
+            total += std::mem::replace(next, total);
+        }
+        self.starts.push(total);
+        self.visitors.clear();
+        self.visitors.resize(total as usize, (0, 0.0));
+        for token in tokens {
+            let (ids, weights) = routing.token(token);
+            for (&id, &weight) in ids.iter().zip(weights) {
+                let next = &mut self.next[id as usize];
+                self.visitors[*next as usize] = (token as u32, weight);
+                *next += 1;
+            }
+        }
+    }
+
+    /// Visitors of expert number `index` of `experts`.
+    pub fn of(&self, index: usize) -> &[(u32, f32)] {
+        &self.visitors[self.starts[index] as usize..self.starts[index + 1] as usize]
     }
 }

@@ -5,8 +5,10 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::tiled::{Block, DEPTH, TOKENS};
-use super::{Floats, Unpack};
-use crate::{Format, decode};
+use super::{Codes, Floats, out_at};
+use crate::activations::{BLOCK, fill};
+use crate::codes::row_product;
+use crate::{Activations, QMatrix, decode};
 
 /// Accumulators per sum.
 const LANES: usize = 8;
@@ -14,9 +16,11 @@ const LANES: usize = 8;
 /// What silu and gelu clamp their input to: both are 0 there in single precision, and minus infinity would be NaN.
 const GATE_MIN: f32 = -120.0;
 
+pub(super) static CODES: Codes = Codes { product, fill };
+
 pub(super) static FLOATS: Floats = Floats {
     lanes: LANES,
-    unpack: UNPACK,
+    unpack: decode,
     fused: None,
     block,
     dot,
@@ -32,39 +36,29 @@ pub(super) static FLOATS: Floats = Floats {
     gelu_tanh_mul,
 };
 
-/// The reference decode of each format, in the order of the enum.
-const UNPACK: [Unpack; Format::ALL.len()] = [
-    |b, y| decode(Format::F32, b, y),
-    |b, y| decode(Format::F16, b, y),
-    |b, y| decode(Format::BF16, b, y),
-    |b, y| decode(Format::Q4_0, b, y),
-    |b, y| decode(Format::Q4_1, b, y),
-    |b, y| decode(Format::Q5_0, b, y),
-    |b, y| decode(Format::Q5_1, b, y),
-    |b, y| decode(Format::Q8_0, b, y),
-    |b, y| decode(Format::Q2K, b, y),
-    |b, y| decode(Format::Q3K, b, y),
-    |b, y| decode(Format::Q4K, b, y),
-    |b, y| decode(Format::Q5K, b, y),
-    |b, y| decode(Format::Q6K, b, y),
-    |b, y| decode(Format::Iq4Nl, b, y),
-    |b, y| decode(Format::Iq4Xs, b, y),
-    |b, y| decode(Format::Mxfp4, b, y),
-];
+/// The product of quantised weights, by the definition.
+pub(super) fn product(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
+    for row in 0..w.rows() {
+        let at = out_at(w.rows(), x.tokens(), row, 0);
+        let out = out[at.start..].iter_mut().step_by(at.stride).take(x.tokens());
+        row_product(w, row, x, out);
+    }
+}
 
 fn block(block: Block<'_>) {
     for r in 0..block.rows {
         let w = &block.w[r * DEPTH..][..block.depth];
         for t in 0..block.tokens {
-            let x = &block.x[t * block.x_stride..][..block.depth];
             let acc = &mut block.acc[(r * TOKENS + t) * LANES..][..LANES];
             let mut lanes = [0.0; LANES];
             if !block.first {
                 lanes.copy_from_slice(acc);
             }
-            multiply_add(&mut lanes, w, x);
+            for (w, x) in w.chunks_exact(BLOCK).zip(block.x.chunks(block.x_stride)) {
+                multiply_add(&mut lanes, w, &x[t * BLOCK..][..BLOCK]);
+            }
             if block.last {
-                block.out[r * block.out_stride + t] = sum(lanes);
+                block.out[t * block.out_stride + r] = sum(lanes);
             } else {
                 acc.copy_from_slice(&lanes);
             }

@@ -1,5 +1,5 @@
-//! Products with several tokens: the loops around a tier's `unpack` and `block`. Plain Rust, shared by all tiers; it
-//! must not know formats or instructions.
+//! Products of float weights with several tokens: the loops around a tier's `unpack` and `block`. Plain Rust, shared by
+//! all tiers; it must not know formats or instructions.
 //!
 //! Rows are taken [`ROWS`] at a time and columns [`DEPTH`] at a time: that piece of the matrix is unpacked once into a
 //! scratch that stays in the first-level cache, and multiplied with up to [`TOKENS`] tokens. A piece usually moves along its
@@ -15,9 +15,10 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::Kernels;
 use super::prefetch::prefetch;
-use crate::QMatrix;
+use super::{Kernels, out_at};
+use crate::activations::BLOCK;
+use crate::{Activations, QMatrix};
 
 /// Rows of a piece.
 pub(super) const ROWS: usize = 16;
@@ -45,11 +46,12 @@ pub(super) struct Block<'a> {
     pub w: &'a [f32],
     /// At most [`ROWS`].
     pub rows: usize,
-    /// Columns in this piece, at most [`DEPTH`].
+    /// Columns in this piece, at most [`DEPTH`], padded with zeros to whole blocks of activations.
     pub depth: usize,
-    /// Activations from the first token's first column of this piece; the next token is `x_stride` further.
+    /// Activations from the first token's first column of this piece; the next token is [`BLOCK`] further, the next block
+    /// of columns `x_stride`.
     pub x: &'a [f32],
-    /// Columns of the whole matrix.
+    /// Floats of a block of activations of all tokens.
     pub x_stride: usize,
     /// At most [`TOKENS`].
     pub tokens: usize,
@@ -59,9 +61,9 @@ pub(super) struct Block<'a> {
     pub first: bool,
     /// Add the lanes and write to `out`, not to `acc`.
     pub last: bool,
-    /// Outputs from the first row and token of this piece; the next row is `out_stride` further.
+    /// Outputs from the first row and token of this piece; the next token is `out_stride` further.
     pub out: &'a mut [f32],
-    /// Tokens of the whole product.
+    /// Rows of the group of outputs.
     pub out_stride: usize,
 }
 
@@ -69,9 +71,10 @@ impl Block<'_> {
     /// Asserts that every index that the fields imply is within its slice: all that a tier's `block` relies on.
     fn check(&self, lanes: usize) {
         assert!(0 < self.rows && self.rows <= ROWS && 0 < self.tokens && self.tokens <= TOKENS);
-        assert!(self.depth <= DEPTH && self.w.len() >= self.rows * DEPTH);
-        assert!(self.x.len() >= (self.tokens - 1) * self.x_stride + self.depth);
-        assert!(self.out.len() >= (self.rows - 1) * self.out_stride + self.tokens);
+        assert!(0 < self.depth && self.depth <= DEPTH && self.depth.is_multiple_of(BLOCK));
+        assert!(self.w.len() >= self.rows * DEPTH && self.rows <= self.out_stride);
+        assert!(self.x.len() >= (self.depth / BLOCK - 1) * self.x_stride + self.tokens * BLOCK);
+        assert!(self.out.len() >= (self.tokens - 1) * self.out_stride + self.rows);
         assert!(self.acc.len() >= self.rows * TOKENS * lanes);
     }
 }
@@ -80,8 +83,9 @@ thread_local! {
     static SCRATCH_OF_THREAD: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// [`Kernels::matmul`] for any number of tokens. The caller has checked all lengths.
-pub(super) fn matmul(kernels: &Kernels, w: QMatrix<'_>, x: &[f32], tokens: usize, out: &mut [f32]) {
+/// [`Kernels::matmul`] for float weights and any number of tokens. The caller has checked all lengths.
+pub(super) fn matmul(kernels: &Kernels, w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
+    let (tokens, all, x) = (x.tokens(), x.place().0, x.floats());
     SCRATCH_OF_THREAD.with_borrow_mut(|scratch| {
         scratch.resize(SCRATCH, 0.0);
         let aligned = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
@@ -96,18 +100,19 @@ pub(super) fn matmul(kernels: &Kernels, w: QMatrix<'_>, x: &[f32], tokens: usize
                     for (row, acc) in rows.clone().step_by(ROWS).zip(acc.chunks_exact_mut(PIECE_ACC)) {
                         let rows = row..rows.end.min(row + ROWS);
                         unpack_piece(kernels, w, rows.clone(), columns.clone(), piece);
+                        let at = out_at(w.rows(), tokens, row, some.start);
                         let block = Block {
                             w: piece,
                             rows: rows.len(),
-                            depth: columns.len(),
-                            x: &x[some.start * w.cols() + column..],
-                            x_stride: w.cols(),
+                            depth: columns.len().next_multiple_of(BLOCK),
+                            x: &x[column * all + some.start * BLOCK..],
+                            x_stride: all * BLOCK,
                             tokens: some.len(),
                             acc,
                             first: column == 0,
                             last: columns.end == w.cols(),
-                            out: &mut out[row * tokens + some.start..],
-                            out_stride: tokens,
+                            out: &mut out[at.start..],
+                            out_stride: at.stride,
                         };
                         block.check(kernels.floats.lanes);
                         // SAFETY: `Kernels::for_isa` detected the tier's instructions; `check` passed.
@@ -128,12 +133,14 @@ fn unpack_piece(
     columns: Range<usize>,
     piece: &mut [f32],
 ) {
-    let bytes_of = |columns: usize| columns / w.format().block_len() * w.format().block_bytes();
+    let bytes_of = |columns: usize| columns * w.format().block_bytes();
     for (row, piece) in rows.zip(piece.chunks_exact_mut(DEPTH)) {
         let start = row * w.row_bytes();
         let bytes = &w.data()[start + bytes_of(columns.start)..start + bytes_of(columns.end)];
         let next = if columns.end < w.cols() { bytes_of(columns.end) } else { ROWS * w.row_bytes() };
         prefetch(w.data().as_ptr().wrapping_add(start + next), bytes.len());
-        kernels.decode(w.format(), bytes, &mut piece[..columns.len()]);
+        // SAFETY: `Kernels::for_isa` detected the tier's instructions; the lengths agree.
+        unsafe { (kernels.floats.unpack)(w.format(), bytes, &mut piece[..columns.len()]) };
+        piece[columns.len()..columns.len().next_multiple_of(BLOCK)].fill(0.0);
     }
 }

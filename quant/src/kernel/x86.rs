@@ -9,20 +9,35 @@
 pub(super) mod amx;
 pub(super) mod avx2;
 pub(super) mod avx512;
+mod blocks;
 mod lanes;
 pub(super) mod limits;
 mod product;
+mod product8;
+mod rows;
+mod rows256;
+mod rows512;
 mod unpack;
 mod vector;
 
-/// Makes the table `FLOATS` of a tier from its `Lanes` and its instructions: each entry is a generic function
-/// compiled with these instructions.
+use crate::Isa;
+use crate::kernel::{Codes, Kernels};
+
+pub(super) static AVX2: Kernels = Kernels { isa: Isa::Avx2, floats: &avx2::FLOATS, codes: &codes_avx2::CODES };
+pub(super) static AVX_VNNI: Kernels =
+    Kernels { isa: Isa::AvxVnni, floats: &avx2::FLOATS, codes: &codes_avx_vnni::CODES };
+pub(super) static AVX512_VNNI: Kernels =
+    Kernels { isa: Isa::Avx512Vnni, floats: &avx512::FLOATS, codes: &codes_avx512_vnni::CODES };
+pub(super) static AMX: Kernels = Kernels { isa: Isa::Amx, floats: &avx512::FLOATS, codes: &codes_amx::CODES };
+
+/// Makes the table `FLOATS` of a tier from its `Lanes` and its instructions: each entry is a generic function compiled with
+/// these instructions.
 macro_rules! tier {
     ($lanes:ty, $features:literal) => {
         $crate::kernel::x86::tier! { @functions $lanes, $features;
             product {
-                fn unpack<U: $crate::kernel::x86::unpack::Unpack>(bytes: &[u8], out: &mut [f32]);
-                fn fused<U: $crate::kernel::x86::unpack::Unpack>(w: $crate::QMatrix<'_>, x: &[f32], out: &mut [f32]);
+                fn unpack(format: $crate::Format, bytes: &[u8], out: &mut [f32]);
+                fn fused(w: $crate::QMatrix<'_>, x: &[f32], out: &mut [f32]);
                 fn block(block: $crate::kernel::tiled::Block<'_>);
             }
             vector {
@@ -40,61 +55,96 @@ macro_rules! tier {
             }
         }
 
-        /// The table of this tier.
-        pub(in crate::kernel) static FLOATS: $crate::kernel::Floats = {
-            use $crate::kernel::x86::unpack::*;
-            $crate::kernel::Floats {
-                lanes: <$lanes as Lanes>::N,
-                unpack: $crate::kernel::x86::by_format!(unpack),
-                fused: Some($crate::kernel::x86::by_format!(fused)),
-                block,
-                dot,
-                dot_f16,
-                axpy,
-                axpy_f16,
-                to_f16,
-                scale,
-                rms_norm,
-                layer_norm,
-                softmax,
-                silu_mul,
-                gelu_tanh_mul,
-            }
+        /// The float table of this tier.
+        pub(in crate::kernel) static FLOATS: $crate::kernel::Floats = $crate::kernel::Floats {
+            lanes: <$lanes as Lanes>::N,
+            unpack,
+            fused: Some(fused),
+            block,
+            dot,
+            dot_f16,
+            axpy,
+            axpy_f16,
+            to_f16,
+            scale,
+            rms_norm,
+            layer_norm,
+            softmax,
+            silu_mul,
+            gelu_tanh_mul,
         };
     };
     (@functions $lanes:ty, $features:literal; $($module:ident { $(
-        fn $name:ident $(<$u:ident: $bound:path>)? ($($arg:ident: $type:ty),*) $(-> $result:ty)?;
+        fn $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)?;
     )* })*) => {$($(
         #[target_feature(enable = $features)]
-        unsafe fn $name $(<$u: $bound>)? ($($arg: $type),*) $(-> $result)? {
+        unsafe fn $name($($arg: $type),*) $(-> $result)? {
             // SAFETY: the attribute gives the instructions; the caller vouches for the rest.
-            unsafe { $crate::kernel::x86::$module::$name::<$lanes $(, $u)?>($($arg),*) }
+            unsafe { $crate::kernel::x86::$module::$name::<$lanes>($($arg),*) }
         }
     )*)*};
 }
 
-/// A function for each format, in the order of the enum.
-macro_rules! by_format {
-    ($f:ident) => {
-        [
-            $f::<F32>,
-            $f::<F16>,
-            $f::<BF16>,
-            $f::<Q4_0>,
-            $f::<Q4_1>,
-            $f::<Q5_0>,
-            $f::<Q5_1>,
-            $f::<Q8_0>,
-            $f::<Q2K>,
-            $f::<Q3K>,
-            $f::<Q4K>,
-            $f::<Q5K>,
-            $f::<Q6K>,
-            $f::<Iq4Nl>,
-            $f::<Iq4Xs>,
-            $f::<Mxfp4>,
-        ]
+use tier;
+
+/// Makes the module of a tier's integer kernels, with its table `CODES`: the
+/// product by `$tile` over `$rows` is compiled once for each format with these instructions.
+macro_rules! codes_tier {
+    ($module:ident, $rows:ty, $tile:ty, $features:literal) => {
+        mod $module {
+            use super::*;
+            use crate::activations::{Activations, Columns, Record};
+            use crate::{Format, QMatrix};
+
+            pub(super) static CODES: Codes = Codes { product, fill };
+
+            #[target_feature(enable = $features)]
+            unsafe fn of<B: blocks::Blocks>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
+                // SAFETY: the attribute gives the instructions; the caller vouches for the rest.
+                unsafe { product8::product::<$rows, B, $tile>(w, x, out) }
+            }
+
+            #[target_feature(enable = $features)]
+            unsafe fn fill(from: Columns<'_>, first: usize, record: Record<'_>) {
+                crate::activations::fill(from, first, record);
+            }
+
+            unsafe fn product(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
+                // SAFETY: the caller vouches for the instructions and the arguments.
+                unsafe {
+                    match w.format() {
+                        Format::F32 | Format::F16 | Format::BF16 => unreachable!("floats have no codes"),
+                        Format::Q4_0 => of::<blocks::Q4_0>(w, x, out),
+                        Format::Q4_1 => of::<blocks::Q4_1>(w, x, out),
+                        Format::Q5_0 => of::<blocks::Q5_0>(w, x, out),
+                        Format::Q5_1 => of::<blocks::Q5_1>(w, x, out),
+                        Format::Q8_0 => of::<blocks::Q8_0>(w, x, out),
+                        Format::Q2K => of::<blocks::Q2K>(w, x, out),
+                        Format::Q3K => of::<blocks::Q3K>(w, x, out),
+                        Format::Q4K => of::<blocks::Q4K>(w, x, out),
+                        Format::Q5K => of::<blocks::Q5K>(w, x, out),
+                        Format::Q6K => of::<blocks::Q6K>(w, x, out),
+                        Format::Iq4Nl => of::<blocks::Iq4Nl>(w, x, out),
+                        Format::Iq4Xs => of::<blocks::Iq4Xs>(w, x, out),
+                        Format::Mxfp4 => of::<blocks::Mxfp4>(w, x, out),
+                    }
+                }
+            }
+        }
     };
 }
 
-use {by_format, tier};
+codes_tier!(codes_avx2, rows256::Rows256<rows256::Avx2Dot>, product8::Vectors, "avx2,fma,f16c");
+codes_tier!(codes_avx_vnni, rows256::Rows256<rows256::VnniDot>, product8::Vectors, "avx2,fma,f16c,avxvnni");
+codes_tier!(
+    codes_avx512_vnni,
+    rows512::Rows512,
+    product8::Vectors,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"
+);
+codes_tier!(
+    codes_amx,
+    rows512::Rows512,
+    product8::Vectors,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"
+);

@@ -1,10 +1,10 @@
-"""Writes decode.bin and encode_q8_0.bin: what the PyPI package `gguf` makes of fixed blocks.
+"""Writes decode.bin and encode.bin: what the PyPI package `gguf` makes of fixed blocks.
 
     pip install gguf numpy && python3 generate.py
 
 decode.bin, for each format: name (8 bytes, zero padded), block count (u32 LE), the blocks, then for each block the FNV-1a
-hash (64 bits) of its decoded weights as little-endian f32. encode_q8_0.bin: block count (u32 LE), 32 f32 per block, the
-encoded blocks.
+hash (64 bits) of its decoded weights as little-endian f32. encode.bin: count (u32 LE) of groups of 32 values, the values
+as f32; then for each of ENCODED the name (8 bytes) and the encoded values.
 """
 
 import pathlib
@@ -24,6 +24,8 @@ NAMES = [
     "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0",
     "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4",
 ]
+# Those for which the package has an encoder.
+ENCODED = ["F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4"]
 # Largest, smallest subnormal, largest subnormal, smallest normal, one, both zeros, and negatives.
 EXTREME_HALVES = [0x7BFF, 0xFBFF, 0x0001, 0x8001, 0x03FF, 0x0400, 0x3C00, 0xBC00, 0x0000, 0x8000]
 
@@ -72,7 +74,7 @@ def main() -> None:
                 file.write(fnv1a(row.tobytes()).to_bytes(8, "little"))
 
     values = rng.normal(size=(60, 32)).astype(np.float32)
-    values *= np.exp(rng.uniform(-12, 10, (60, 1))).astype(np.float32)
+    values *= np.exp(rng.uniform(-12, 9.5, (60, 1))).astype(np.float32)
     values[0] = 0
     values[1] = 127
     values[2] = np.arange(32) / 2  # halves: ties once scaled
@@ -81,10 +83,14 @@ def main() -> None:
     values[3, 31] = -127
     values[4, :] = 0
     values[4, 7] = -1e-6  # a subnormal half scale
-    values[5] = 8e6 * np.sign(values[5])  # near the largest scale
-    with open(HERE / "encode_q8_0.bin", "wb") as file:
+    values[5] = 6e4 * np.sign(values[5])  # near the largest half; both signs of the largest magnitude
+    values[6] = -values[5]
+    values[7] = np.arange(32) - 16  # ties of 4-bit floats
+    values[8] = 3 + np.arange(32) / 64  # far from zero
+    with open(HERE / "encode.bin", "wb") as file:
         file.write(len(values).to_bytes(4, "little") + values.astype("<f4").tobytes())
-        file.write(quantize(values, T.Q8_0).tobytes())
+        for name in ENCODED:
+            file.write(name.encode().ljust(8, b"\0") + quantize(values, T[name]).tobytes())
 
 
 if __name__ == "__main__":

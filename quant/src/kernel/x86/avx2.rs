@@ -38,11 +38,6 @@ impl Lanes for Avx2 {
             let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
         }
-        fn widen(codes: __m256i, part: usize) -> __m256 {
-            let half = if part < 2 { _mm256_castsi256_si128(codes) } else { _mm256_extracti128_si256::<1>(codes) };
-            let eight = if part % 2 == 1 { _mm_srli_si128::<8>(half) } else { half };
-            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight))
-        }
         fn add(a: __m256, b: __m256) -> __m256 { _mm256_add_ps(a, b) }
         fn sub(a: __m256, b: __m256) -> __m256 { _mm256_sub_ps(a, b) }
         fn mul(a: __m256, b: __m256) -> __m256 { _mm256_mul_ps(a, b) }

@@ -39,10 +39,6 @@ impl Lanes for Avx512 {
             let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
         }
-        fn widen(codes: __m256i, part: usize) -> __m512 {
-            let half = if part == 0 { _mm256_castsi256_si128(codes) } else { _mm256_extracti128_si256::<1>(codes) };
-            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(half))
-        }
         fn add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
         fn sub(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
         fn mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }

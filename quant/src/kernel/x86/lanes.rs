@@ -1,8 +1,6 @@
 //! What the generic kernels need from a tier: one vector of floats and about twenty operations on it. It must not know
 //! formats or products.
 
-use core::arch::x86_64::__m256i;
-
 /// A tier's vector of `N` floats.
 ///
 /// # Safety
@@ -27,8 +25,6 @@ pub(super) trait Lanes {
     /// Rounds to nearest even.
     unsafe fn store_f16(to: *mut u16, v: Self::V);
     unsafe fn load_bf16(from: *const u16) -> Self::V;
-    /// Signed bytes `part * N ..` of 32, as floats.
-    unsafe fn widen(codes: __m256i, part: usize) -> Self::V;
 
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;

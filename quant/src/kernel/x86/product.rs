@@ -1,11 +1,12 @@
-//! Products over any [`Lanes`]: unpacking rows, the fused product with one token, and the register tiles of `tiled`. It must
-//! not know formats. The order of additions is the one `tiled` promises: one vector accumulator for each output.
+//! Products of float weights over any [`Lanes`]: unpacking rows, the fused product with one token, and the register tiles of
+//! `tiled`. It must not know formats. The order of additions is the one `tiled` promises: one vector accumulator for each output.
 
 use super::lanes::Lanes;
-use super::unpack::{Sink, Unpack};
+use super::unpack::{BF16, F16, F32, Sink, Unpack};
 use crate::kernel::prefetch::prefetch;
+use crate::activations::BLOCK;
 use crate::kernel::tiled::{Block, DEPTH, TOKENS};
-use crate::{QMatrix, decode};
+use crate::{Format, QMatrix, decode};
 
 /// Rows of a register tile, and rows that a fused product takes together to hide the latency of the additions.
 const TILE_ROWS: usize = 4;
@@ -35,22 +36,35 @@ impl<L: Lanes> Sink<L> for MultiplyAdd<L> {
     }
 }
 
-/// Decodes whole blocks.
+/// Decodes weights of a float format.
 ///
 /// # Safety
 /// As [`Lanes`]. `bytes` is as long as `out.len()` weights take.
 #[inline(always)]
-pub(super) unsafe fn unpack<L: Lanes, U: Unpack>(bytes: &[u8], out: &mut [f32]) {
+pub(super) unsafe fn unpack<L: Lanes>(format: Format, bytes: &[u8], out: &mut [f32]) {
+    // SAFETY: the caller vouches for the instructions and the lengths.
+    unsafe {
+        match format {
+            Format::F32 => unpack_as::<L, F32>(bytes, out),
+            Format::F16 => unpack_as::<L, F16>(bytes, out),
+            Format::BF16 => unpack_as::<L, BF16>(bytes, out),
+            _ => unreachable!("{format} is not a float format"),
+        }
+    }
+}
+
+/// As [`unpack`].
+///
+/// # Safety
+/// As [`unpack`].
+#[inline(always)]
+unsafe fn unpack_as<L: Lanes, U: Unpack>(bytes: &[u8], out: &mut [f32]) {
     let units = out.len() / U::LEN;
     for unit in 0..units {
         // SAFETY: `unit` is within both slices, whose lengths agree.
         unsafe {
             let bytes = bytes.as_ptr().add(unit * U::BYTES);
-            let out = out.as_mut_ptr().add(unit * U::LEN);
-            let head = U::head::<L>(bytes);
-            for part in 0..U::PARTS {
-                U::part::<L>(bytes, &head, part, &mut Store(out.add(part * (U::LEN / U::PARTS))));
-            }
+            U::unit::<L>(bytes, &mut Store(out.as_mut_ptr().add(unit * U::LEN)));
         }
     }
     if !out.len().is_multiple_of(U::LEN) {
@@ -61,9 +75,26 @@ pub(super) unsafe fn unpack<L: Lanes, U: Unpack>(bytes: &[u8], out: &mut [f32]) 
 /// `out[r]`, one token, straight from the blocks.
 ///
 /// # Safety
-/// As [`Lanes`]. `x` is `[cols]` and `out` is `[rows]`.
+/// As [`Lanes`]. `x` is `[cols]`, padded with zeros to whole blocks, and `out` is `[rows]`.
 #[inline(always)]
-pub(super) unsafe fn fused<L: Lanes, U: Unpack>(w: QMatrix<'_>, x: &[f32], out: &mut [f32]) {
+pub(super) unsafe fn fused<L: Lanes>(w: QMatrix<'_>, x: &[f32], out: &mut [f32]) {
+    // SAFETY: the caller vouches for the instructions and the lengths.
+    unsafe {
+        match w.format() {
+            Format::F32 => fused_as::<L, F32>(w, x, out),
+            Format::F16 => fused_as::<L, F16>(w, x, out),
+            Format::BF16 => fused_as::<L, BF16>(w, x, out),
+            format => unreachable!("{format} is not a float format"),
+        }
+    }
+}
+
+/// As [`fused`].
+///
+/// # Safety
+/// As [`fused`].
+#[inline(always)]
+unsafe fn fused_as<L: Lanes, U: Unpack>(w: QMatrix<'_>, x: &[f32], out: &mut [f32]) {
     let (fours, rest) = out.as_chunks_mut::<TILE_ROWS>();
     let first_of_rest = fours.len() * TILE_ROWS;
     for (i, out) in fours.iter_mut().enumerate() {
@@ -85,9 +116,8 @@ unsafe fn fused_rows<L: Lanes, U: Unpack, const R: usize>(
     x: &[f32],
     out: &mut [f32; R],
 ) {
-    let units = x.len() / U::LEN;
-    // SAFETY: the rows exist, each has `units` units and `x` as many times `LEN` activations; the tail reads only
-    // what `rest` says.
+    let units = w.cols() / U::LEN;
+    // SAFETY: the rows exist, each has `units` units and `x` as many times `LEN` activations, and one more for a tail.
     unsafe {
         let bytes = w.data().as_ptr().add(row * w.row_bytes());
         let mut acc = [L::splat(0.0); R];
@@ -98,28 +128,20 @@ unsafe fn fused_rows<L: Lanes, U: Unpack, const R: usize>(
             for bytes in bytes {
                 prefetch(bytes.wrapping_add(R * w.row_bytes()), U::BYTES);
             }
-            let mut heads = [U::head::<L>(bytes[0]); R];
-            for r in 1..R {
-                heads[r] = U::head::<L>(bytes[r]);
-            }
-            for part in 0..U::PARTS {
-                let x = x.add(part * (U::LEN / U::PARTS));
-                for r in 0..R {
-                    let mut sink = MultiplyAdd::<L> { x, acc: acc[r] };
-                    U::part::<L>(bytes[r], &heads[r], part, &mut sink);
-                    acc[r] = sink.acc;
-                }
+            for (bytes, acc) in bytes.into_iter().zip(&mut acc) {
+                let mut sink = MultiplyAdd::<L> { x, acc: *acc };
+                U::unit::<L>(bytes, &mut sink);
+                *acc = sink.acc;
             }
         }
-        let rest = &x[units * U::LEN..];
-        if !rest.is_empty() {
+        let rest = w.cols() % U::LEN;
+        if rest > 0 {
             for (r, acc) in acc.iter_mut().enumerate() {
-                // Only plain floats have a tail: a unit is 32 of them.
                 let mut weights = [0.0; 32];
                 let row = &w.data()[(row + r) * w.row_bytes()..][..w.row_bytes()];
-                decode(U::FORMAT, &row[units * U::BYTES..], &mut weights[..rest.len()]);
-                for at in (0..rest.len()).step_by(L::N) {
-                    let x = L::load_up_to(rest.as_ptr().add(at), L::N.min(rest.len() - at));
+                decode(U::FORMAT, &row[units * U::BYTES..], &mut weights[..rest]);
+                for at in (0..32).step_by(L::N) {
+                    let x = L::load(x.as_ptr().add(units * U::LEN + at));
                     *acc = L::fma(L::load(weights.as_ptr().add(at)), x, *acc);
                 }
             }
@@ -183,7 +205,7 @@ unsafe fn tile<L: Lanes, const R: usize, const T: usize>(block: &mut Block<'_>, 
     // below `depth`.
     unsafe {
         let w = block.w.as_ptr().add(row * DEPTH);
-        let x = block.x.as_ptr().add(token * block.x_stride);
+        let x = block.x.as_ptr().add(token * BLOCK);
         let resting = block.acc.as_mut_ptr().add((row * TOKENS + token) * L::N);
         let mut acc = [[L::splat(0.0); T]; R];
         if !block.first {
@@ -193,29 +215,22 @@ unsafe fn tile<L: Lanes, const R: usize, const T: usize>(block: &mut Block<'_>, 
                 }
             }
         }
-        let whole = block.depth - block.depth % L::N;
-        for k in (0..whole).step_by(L::N) {
-            let x: [L::V; T] = std::array::from_fn(|t| L::load(x.add(t * block.x_stride + k)));
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let w = L::load(w.add(r * DEPTH + k));
-                for (acc, x) in acc.iter_mut().zip(x) {
-                    *acc = L::fma(w, x, *acc);
-                }
-            }
-        }
-        let rest = block.depth - whole;
-        if rest > 0 {
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let w = L::load_part(w.add(r * DEPTH + whole), rest);
-                for (t, acc) in acc.iter_mut().enumerate() {
-                    *acc = L::fma(w, L::load_part(x.add(t * block.x_stride + whole), rest), *acc);
+        for b in 0..block.depth / BLOCK {
+            let (w, x) = (w.add(b * BLOCK), x.add(b * block.x_stride));
+            for k in (0..BLOCK).step_by(L::N) {
+                let x: [L::V; T] = std::array::from_fn(|t| L::load(x.add(t * BLOCK + k)));
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let w = L::load(w.add(r * DEPTH + k));
+                    for (acc, x) in acc.iter_mut().zip(x) {
+                        *acc = L::fma(w, x, *acc);
+                    }
                 }
             }
         }
         for (r, acc) in acc.into_iter().enumerate() {
             for (t, acc) in acc.into_iter().enumerate() {
                 if block.last {
-                    *block.out.get_unchecked_mut((row + r) * block.out_stride + token + t) = L::sum(acc);
+                    *block.out.get_unchecked_mut((token + t) * block.out_stride + row + r) = L::sum(acc);
                 } else {
                     L::store(resting.add((r * TOKENS + t) * L::N), acc);
                 }

@@ -1,0 +1,316 @@
+//! Activations as products take them: by blocks of 32 columns, as floats or as int8 codes with a scale per block and
+//! token. It must not know weights or instruction sets.
+//!
+//! **Layout.** Block `b` of all tokens is one run of cache lines, a *record*; records follow each other. So whoever computes
+//! 32 outputs of all tokens writes one contiguous piece of the next layer's input.
+//! - `F32`: `[tokens, 32]` floats.
+//! - `Q8`: `[tokens, 32]` codes, then `[tokens]` scales, then `[tokens]` negated sums of the codes, then `[tokens]` negated
+//!   sums of the first 16 codes; padded to a line.
+//!
+//! A last block that is not full is padded with zeros.
+
+use std::ops::Range;
+
+use crate::{Format, Kernels};
+
+/// Columns of a block.
+pub const BLOCK: usize = 32;
+
+/// A cache line, the unit of activation memory: words that are floats, integers or four codes each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Line(pub(crate) [u32; 16]);
+
+impl Line {
+    /// A line of zeros.
+    pub const ZERO: Self = Self([0; 16]);
+}
+
+/// How activations are represented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ActivationKind {
+    /// Single precision, for weights that are floats.
+    F32,
+    /// Codes -127..=127 and a scale for each 32, for quantised weights. `x = scale * code`, `scale = max |x| / 127`.
+    Q8,
+}
+
+impl ActivationKind {
+    /// What products with weights of `format` take.
+    pub fn of(format: Format) -> Self {
+        if format.block_len() == 1 { Self::F32 } else { Self::Q8 }
+    }
+
+    /// Lines of the record of a block of `tokens` tokens.
+    pub const fn record_lines(self, tokens: usize) -> usize {
+        match self {
+            Self::F32 => 2 * tokens,
+            Self::Q8 => (tokens * Q8_WORDS).div_ceil(16),
+        }
+    }
+
+    /// Lines of `[tokens, cols]` activations.
+    pub const fn lines(self, tokens: usize, cols: usize) -> usize {
+        cols.div_ceil(BLOCK) * self.record_lines(tokens)
+    }
+}
+
+/// Words of a token in a `Q8` record: 32 codes, the scale, two sums.
+const Q8_WORDS: usize = 11;
+
+/// `[tokens, cols]` activations of one kind: some consecutive tokens of those that the records hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Activations<'a> {
+    kind: ActivationKind,
+    /// Tokens in a record.
+    all: usize,
+    first: usize,
+    tokens: usize,
+    cols: usize,
+    lines: &'a [Line],
+}
+
+impl<'a> Activations<'a> {
+    /// Views lines that were filled record by record.
+    ///
+    /// # Panics
+    /// If there are not exactly [`ActivationKind::lines`].
+    pub fn new(kind: ActivationKind, tokens: usize, cols: usize, lines: &'a [Line]) -> Self {
+        assert_eq!(lines.len(), kind.lines(tokens, cols), "activations [{tokens}, {cols}] as {kind:?}");
+        Self { kind, all: tokens, first: 0, tokens, cols, lines }
+    }
+
+    /// Some consecutive tokens of these.
+    ///
+    /// # Panics
+    /// If the range is not within `0..tokens`.
+    pub fn slice_tokens(&self, tokens: Range<usize>) -> Self {
+        assert!(tokens.start <= tokens.end && tokens.end <= self.tokens, "tokens {tokens:?} of {}", self.tokens);
+        Self { first: self.first + tokens.start, tokens: tokens.len(), ..*self }
+    }
+
+    /// How they are represented.
+    pub fn kind(&self) -> ActivationKind {
+        self.kind
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Tokens in a record, and the first of them that is one of these.
+    pub(crate) fn place(&self) -> (usize, usize) {
+        (self.all, self.first)
+    }
+
+    /// Words of all records, and of one.
+    pub(crate) fn words(&self) -> (&'a [u32], usize) {
+        (words(self.lines), self.kind.record_lines(self.all) * 16)
+    }
+
+    /// All numbers of `F32` activations, from the first token's on; the next block is `32 * all` further.
+    #[allow(unsafe_code, reason = "floats are kept as words")]
+    pub(crate) fn floats(&self) -> &'a [f32] {
+        assert_eq!(self.kind, ActivationKind::F32, "these are codes");
+        let words = &words(self.lines)[self.first * BLOCK..];
+        // SAFETY: a float has the size and alignment of a word, and every word is one.
+        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
+    }
+
+    /// Codes and scale of a token in block `block` of `Q8` activations.
+    pub(crate) fn codes(&self, block: usize, token: usize) -> ([i8; BLOCK], f32) {
+        let (record, token) = (words(self.record(block)), self.first + token);
+        let mut codes = [0; BLOCK];
+        for (codes, word) in codes.as_chunks_mut::<4>().0.iter_mut().zip(&record[token * 8..][..8]) {
+            *codes = word.to_le_bytes().map(|byte| byte as i8);
+        }
+        (codes, f32::from_bits(record[self.all * 8 + token]))
+    }
+
+    fn record(&self, block: usize) -> &'a [Line] {
+        let lines = self.kind.record_lines(self.all);
+        &self.lines[block * lines..(block + 1) * lines]
+    }
+
+    /// Writes block `block` of the tokens `chosen` into `record`, as if they were all there are: the inputs of an expert.
+    ///
+    /// # Panics
+    /// If a token or the block does not exist or `record` is not of as many tokens.
+    pub fn gather(&self, block: usize, chosen: impl ExactSizeIterator<Item = usize>, record: &mut [Line]) {
+        let n = chosen.len();
+        assert_eq!(record.len(), self.kind.record_lines(n), "gather: the record is not of {n} tokens");
+        let (from, to) = (words(self.record(block)), words_mut(record));
+        for (i, token) in chosen.enumerate() {
+            assert!(token < self.tokens, "token {token} of {}", self.tokens);
+            let token = self.first + token;
+            match self.kind {
+                ActivationKind::F32 => to[i * BLOCK..][..BLOCK].copy_from_slice(&from[token * BLOCK..][..BLOCK]),
+                ActivationKind::Q8 => {
+                    to[i * 8..][..8].copy_from_slice(&from[token * 8..][..8]);
+                    for part in 8..Q8_WORDS {
+                        to[n * part + i] = from[self.all * part + token];
+                    }
+                }
+            }
+        }
+    }
+
+    /// Value `[token, column]`: the float, or what its code stands for.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn value(&self, token: usize, column: usize) -> f32 {
+        assert!(token < self.tokens && column < self.cols, "activation [{token}, {column}]");
+        let (block, i) = (column / BLOCK, column % BLOCK);
+        match self.kind {
+            ActivationKind::F32 => self.floats()[(block * self.all + token) * BLOCK + i],
+            ActivationKind::Q8 => {
+                let (codes, scale) = self.codes(block, token);
+                scale * f32::from(codes[i])
+            }
+        }
+    }
+}
+
+/// A record that is being filled.
+#[derive(Debug)]
+pub struct Record<'a> {
+    /// How.
+    pub kind: ActivationKind,
+    /// Tokens of the record.
+    pub tokens: usize,
+    /// Its lines.
+    pub lines: &'a mut [Line],
+}
+
+/// Up to 32 columns of some tokens: `width` floats at the start of `x` and at every `stride`.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns<'a> {
+    /// From the first token's first column.
+    pub x: &'a [f32],
+    /// Floats from token to token.
+    pub stride: usize,
+    /// Columns, at most 32.
+    pub width: usize,
+    /// Number of tokens.
+    pub tokens: usize,
+}
+
+impl<'a> Columns<'a> {
+    /// Block `block` of `[tokens, cols]` floats.
+    ///
+    /// # Panics
+    /// If there is no such block.
+    pub fn of(x: &'a [f32], cols: usize, block: usize) -> Self {
+        assert!(x.len().is_multiple_of(cols) && block * BLOCK < cols, "block {block} of {cols} columns");
+        let (start, tokens) = (block * BLOCK, x.len() / cols);
+        Self { x: &x[start.min(x.len())..], stride: cols, width: BLOCK.min(cols - start), tokens }
+    }
+}
+
+/// Below this a block's largest value counts as zero: its reciprocal would overflow. 2^-100.
+const TINY: f32 = f32::from_bits((127 - 100) << 23);
+
+/// Writes tokens `first ..` of a record: the reference. Every tier gives the same bits.
+///
+/// Rounding is to nearest even. A block of values below 2^-100 becomes zero; one that holds NaN or infinity gets a NaN
+/// scale, so that it is seen in the result.
+#[inline(always)]
+pub(crate) fn fill(from: Columns<'_>, first: usize, record: Record<'_>) {
+    let out = words_mut(record.lines);
+    for t in 0..from.tokens {
+        let x = &from.x[t * from.stride..][..from.width];
+        match x.as_array() {
+            Some(x) => put(record.kind, x, record.tokens, first + t, out),
+            None => {
+                let mut padded = [0.0; BLOCK];
+                padded[..from.width].copy_from_slice(x);
+                put(record.kind, &padded, record.tokens, first + t, out);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn put(kind: ActivationKind, x: &[f32; BLOCK], tokens: usize, t: usize, out: &mut [u32]) {
+    match kind {
+        ActivationKind::F32 => {
+            for (out, x) in out[t * BLOCK..][..BLOCK].iter_mut().zip(x) {
+                *out = x.to_bits();
+            }
+        }
+        ActivationKind::Q8 => {
+            let (codes, scale) = quantise(x);
+            let low: i32 = codes[..16].iter().map(|&c| i32::from(c)).sum();
+            let high: i32 = codes[16..].iter().map(|&c| i32::from(c)).sum();
+            for (out, code) in out[t * 8..][..8].iter_mut().zip(codes.as_chunks::<4>().0) {
+                *out = u32::from_le_bytes(code.map(|c| c as u8));
+            }
+            out[tokens * 8 + t] = scale.to_bits();
+            out[tokens * 9 + t] = (-low - high) as u32;
+            out[tokens * 10 + t] = (-low) as u32;
+        }
+    }
+}
+
+/// Codes and scale of a block.
+#[inline(always)]
+fn quantise(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
+    // Magnitudes order as their bits do, with infinity and then NaN above all numbers.
+    let top = x.iter().fold(0, |top, x| top.max(x.to_bits() & i32::MAX as u32));
+    let largest = f32::from_bits(top);
+    if !largest.is_finite() {
+        return ([0; BLOCK], f32::NAN);
+    }
+    if largest < TINY {
+        return ([0; BLOCK], 0.0);
+    }
+    let inverse = 127.0 / largest;
+    // Adding 1.5 * 2^23 leaves the nearest whole number, ties to even, in the low bits.
+    (x.map(|x| (x * inverse + 12_582_912.0).to_bits() as i8), largest / 127.0)
+}
+
+/// The words of lines.
+#[inline(always)]
+pub(crate) fn words(lines: &[Line]) -> &[u32] {
+    lines_as_words(lines).as_flattened()
+}
+
+#[inline(always)]
+fn words_mut(lines: &mut [Line]) -> &mut [u32] {
+    lines_as_words_mut(lines).as_flattened_mut()
+}
+
+#[allow(unsafe_code, reason = "a line is its words")]
+#[inline(always)]
+fn lines_as_words(lines: &[Line]) -> &[[u32; 16]] {
+    // SAFETY: `Line` is `repr(C)` with this array as its only field and of the same size.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len()) }
+}
+
+#[allow(unsafe_code, reason = "a line is its words")]
+#[inline(always)]
+fn lines_as_words_mut(lines: &mut [Line]) -> &mut [[u32; 16]] {
+    // SAFETY: `Line` is `repr(C)` with this array as its only field and of the same size; the borrow is exclusive.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len()) }
+}
+
+/// Fills a whole buffer of lines from `[tokens, cols]` floats, on this thread.
+///
+/// # Panics
+/// If `x` is not a whole number of rows of `cols`.
+pub fn activations(kernels: &Kernels, kind: ActivationKind, x: &[f32], cols: usize) -> Vec<Line> {
+    assert!(cols > 0 && x.len().is_multiple_of(cols), "activations: x is not [tokens, {cols}]");
+    let tokens = x.len() / cols;
+    let mut lines = vec![Line::ZERO; kind.lines(tokens, cols)];
+    for (block, lines) in lines.chunks_mut(kind.record_lines(tokens).max(1)).enumerate() {
+        kernels.fill(Columns::of(x, cols, block), 0, Record { kind, tokens, lines });
+    }
+    lines
+}

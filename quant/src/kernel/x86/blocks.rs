@@ -1,0 +1,379 @@
+//! Each quantised format's blocks as codes and scales of many rows at once, written once for all tiers over [`Rows`]. What the
+//! bytes mean is `decode`; the codes and scales are those of `codes`, bit for bit.
+//!
+//! Codes come out unsigned, at most `TOP`, with `ZERO` still to subtract: the dot products want it so. It must not know
+//! what is multiplied.
+
+use super::rows::Rows;
+use crate::Format;
+use crate::codes::Shape;
+use crate::decode::{E2M1_DOUBLED, IQ4_VALUES};
+
+/// A quantised format.
+///
+/// # Safety
+/// All functions are as [`Rows`] for `stride` bytes from row to row, with `unit` at a block of the first row.
+pub(super) trait Blocks {
+    /// Which one.
+    const FORMAT: Format;
+    /// How its pieces are summed.
+    const SHAPE: Shape = Shape::of(Self::FORMAT);
+    /// Pieces of 32 weights in a block: 1 or 8.
+    const PIECES: usize = Self::FORMAT.block_len() / 32;
+    /// Subtracted from a code: 0 or a power of two.
+    const ZERO: i32;
+    /// The largest unsigned code.
+    const TOP: i32;
+    /// Scales and minima of a block.
+    type Scales<R: Rows>: ScalesOf<R>;
+
+    /// Scales of a block.
+    unsafe fn scales<R: Rows>(unit: *const u8, stride: usize) -> Self::Scales<R>;
+    /// Codes of piece `p`: columns `4 g ..` in vector `g`. `ODD` is whether `p` is odd, for the compiler.
+    unsafe fn codes<R: Rows, const ODD: bool>(unit: *const u8, stride: usize, p: usize) -> [R::I; 8];
+}
+
+/// `N` scales and minima.
+pub(super) struct Scales<R: Rows, const N: usize> {
+    scale: [R::F; N],
+    min: [R::F; N],
+}
+
+/// Reads [`Scales`] of any number.
+pub(super) trait ScalesOf<R: Rows> {
+    fn scale(&self, i: usize) -> R::F;
+    fn min(&self, i: usize) -> R::F;
+}
+
+impl<R: Rows, const N: usize> ScalesOf<R> for Scales<R, N> {
+    #[inline(always)]
+    fn scale(&self, i: usize) -> R::F {
+        self.scale[i]
+    }
+
+    #[inline(always)]
+    fn min(&self, i: usize) -> R::F {
+        self.min[i]
+    }
+}
+
+/// An array of as many elements as the context wants, from the index. The closures of `std::array::from_fn` are functions
+/// without the tier's instructions, which the compiler may leave as calls.
+macro_rules! array {
+    ($init:expr, |$i:ident| $element:expr) => {{
+        let mut out = [$init; _];
+        for ($i, out) in out.iter_mut().enumerate() {
+            *out = $element;
+        }
+        out
+    }};
+}
+
+macro_rules! ints {
+    (|$i:ident| $element:expr) => { array!(R::splat(0), |$i| $element) };
+}
+
+macro_rules! floats {
+    (|$i:ident| $element:expr) => { array!(R::splat_f(0.0), |$i| $element) };
+}
+
+/// One scale for the block, no minimum.
+#[inline(always)]
+fn one<R: Rows>(scale: R::F) -> Scales<R, 1> {
+    Scales { scale: [scale], min: [scale] }
+}
+
+/// Scale and minimum in the halves of `words`; the formats add what they call the minimum.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn scale_and_offset<R: Rows>(words: R::I) -> Scales<R, 1> {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe {
+        let negated = R::xor(R::shr(words, 16), R::splat(0x8000));
+        Scales { scale: [R::half(words)], min: [R::half(negated)] }
+    }
+}
+
+/// The 32 four-bit codes of 16 bytes: low nibbles are the first half.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn nibbles<R: Rows>(at: *const u8, stride: usize) -> [R::I; 8] {
+    // SAFETY: the caller vouches for the instructions and for 16 bytes of each row.
+    unsafe {
+        let q = R::quads(at, stride);
+        let low = R::splat(0x0f0f_0f0f);
+        ints!(|g| if g < 4 { R::and(q[g], low) } else { R::and(R::shr(q[g - 4], 4), low) })
+    }
+}
+
+/// Bits `shift ..` of 32 bytes, masked with `mask` in each byte.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn fields<R: Rows>(at: *const u8, stride: usize, shift: i32, mask: i32) -> [R::I; 8] {
+    // SAFETY: the caller vouches for the instructions and for 32 bytes of each row.
+    unsafe {
+        let (a, b) = (R::quads(at, stride), R::quads(at.add(16), stride));
+        let mask = R::splat(mask * 0x0101_0101);
+        ints!(|g| R::and(R::shr(if g < 4 { a[g] } else { b[g - 4] }, shift), mask))
+    }
+}
+
+/// Four bits for each of 8 vectors, spread to bit 4 of its bytes: the fifth bits of 32 codes in a word of each row.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn with_fifth_bits<R: Rows>(codes: [R::I; 8], bits: R::I) -> [R::I; 8] {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe {
+        let each = R::splat(0x8040_2010_u32 as i32);
+        let sixteen = R::splat(0x1010_1010);
+        ints!(|g| {
+            // Bits 4 g .. 4 g + 4 are a nibble of byte g / 2; in all bytes, as high nibble, each byte keeps its own.
+            let byte = R::replicate(bits, g / 2);
+            let high = if g % 2 == 0 { R::shl(byte, 4) } else { byte };
+            R::or(codes[g], R::min_bytes(R::and(high, each), sixteen))
+        })
+    }
+}
+
+/// `codes | high << shift`.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn with_high<R: Rows>(codes: [R::I; 8], high: [R::I; 8], shift: i32) -> [R::I; 8] {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe { ints!(|g| R::or(codes[g], R::shl(high[g], shift))) }
+}
+
+/// Bytes of a 16-entry table.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn looked_up<R: Rows>(table: &'static [u8; 16], codes: [R::I; 8]) -> [R::I; 8] {
+    // SAFETY: the caller vouches for the instructions; the table has 16 bytes.
+    unsafe {
+        let table = R::table(table.as_ptr());
+        ints!(|g| R::lookup(table, codes[g]))
+    }
+}
+
+/// Byte `n` of each lane, unsigned, as float.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn byte<R: Rows>(words: R::I, n: usize) -> R::F {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe { R::float(R::and(R::shr(words, 8 * n as i32), R::splat(255))) }
+}
+
+/// Byte `n` of each lane, signed, as float.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn signed_byte<R: Rows>(words: R::I, n: usize) -> R::F {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe { R::float(R::sar(R::shl(words, 24 - 8 * n as i32), 24)) }
+}
+
+/// The 8 scales and minima of `Q4_K` and `Q5_K` from the first 16 bytes of their blocks.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn k_scales<R: Rows>(unit: *const u8, stride: usize) -> Scales<R, 8> {
+    // SAFETY: the caller vouches for the instructions and for 16 bytes of each row.
+    unsafe {
+        let [dm, a, b, c] = R::quads(unit, stride);
+        let (d, dmin) = (R::half(dm), R::half(R::shr(dm, 16)));
+        let (six, four, two) = (R::splat(0x3f3f_3f3f), R::splat(0x0f0f_0f0f), R::splat(0x3030_3030));
+        let high_scales = R::or(R::and(c, four), R::and(R::shr(a, 2), two));
+        let high_minima = R::or(R::and(R::shr(c, 4), four), R::and(R::shr(b, 2), two));
+        let scales = [R::and(a, six), high_scales];
+        let minima = [R::and(b, six), high_minima];
+        Scales {
+            scale: floats!(|i| R::mul(d, byte::<R>(scales[i / 4], i % 4))),
+            min: floats!(|i| R::mul(dmin, byte::<R>(minima[i / 4], i % 4))),
+        }
+    }
+}
+
+/// `table + zero` as unsigned bytes.
+const fn above_zero(table: [i8; 16], zero: i16) -> [u8; 16] {
+    let mut out = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        out[i] = (table[i] as i16 + zero) as u8;
+        i += 1;
+    }
+    out
+}
+
+static IQ4_UNSIGNED: [u8; 16] = above_zero(IQ4_VALUES, 128);
+static E2M1_UNSIGNED: [u8; 16] = above_zero(E2M1_DOUBLED, 16);
+
+/// Declares the formats: number of scales, zero and top of the codes, and how both are read. The bodies run in unsafe
+/// blocks, with `R` as the tier.
+macro_rules! blocks {
+    ($(
+        $format:ident: [$n:literal], $zero:literal, $top:literal;
+        |$unit:ident, $stride:ident| $scales:block
+        |$codes_unit:ident, $codes_stride:ident, $p:pat_param| $codes:block
+    )*) => {$(
+        pub(super) struct $format;
+
+        impl Blocks for $format {
+            const FORMAT: Format = Format::$format;
+            const ZERO: i32 = $zero;
+            const TOP: i32 = $top;
+            type Scales<R: Rows> = Scales<R, $n>;
+
+            #[inline(always)]
+            unsafe fn scales<R: Rows>($unit: *const u8, $stride: usize) -> Self::Scales<R> {
+                // SAFETY: the caller vouches for the instructions and the block of each row; every read is within
+                // it as `decode` lays it out.
+                unsafe { $scales }
+            }
+
+            #[inline(always)]
+            unsafe fn codes<R: Rows, const ODD: bool>(
+                $codes_unit: *const u8,
+                $codes_stride: usize,
+                $p: usize,
+            ) -> [R::I; 8] {
+                // SAFETY: as above.
+                unsafe { $codes }
+            }
+        }
+    )*};
+}
+
+blocks! {
+    Q4_0: [1], 8, 15;
+    |unit, stride| { one(R::half(R::words(unit, stride))) }
+    |unit, stride, _| { nibbles::<R>(unit.add(2), stride) }
+
+    Q4_1: [1], 0, 15;
+    |unit, stride| { scale_and_offset(R::words(unit, stride)) }
+    |unit, stride, _| { nibbles::<R>(unit.add(4), stride) }
+
+    Q5_0: [1], 16, 31;
+    |unit, stride| { one(R::half(R::words(unit, stride))) }
+    |unit, stride, _| {
+        with_fifth_bits::<R>(nibbles::<R>(unit.add(6), stride), R::words(unit.add(2), stride))
+    }
+
+    Q5_1: [1], 0, 31;
+    |unit, stride| { scale_and_offset(R::words(unit, stride)) }
+    |unit, stride, _| {
+        with_fifth_bits::<R>(nibbles::<R>(unit.add(8), stride), R::words(unit.add(4), stride))
+    }
+
+    Q8_0: [1], 128, 255;
+    |unit, stride| { one(R::half(R::words(unit, stride))) }
+    |unit, stride, _| {
+        let (a, b) = (R::quads(unit.add(2), stride), R::quads(unit.add(18), stride));
+        let sign = R::splat(0x8080_8080_u32 as i32);
+        ints!(|g| R::xor(if g < 4 { a[g] } else { b[g - 4] }, sign))
+    }
+
+    Q2K: [16], 0, 3;
+    |unit, stride| {
+        let packed = R::quads(unit, stride);
+        let dm = R::words(unit.add(80), stride);
+        let (d, dmin) = (R::half(dm), R::half(R::shr(dm, 16)));
+        let low = R::splat(0x0f0f_0f0f);
+        Scales {
+            scale: floats!(|i| R::mul(d, byte::<R>(R::and(packed[i / 4], low), i % 4))),
+            min: floats!(|i| R::mul(dmin, byte::<R>(R::and(R::shr(packed[i / 4], 4), low), i % 4))),
+        }
+    }
+    |unit, stride, p| { fields::<R>(unit.add(16 + p / 4 * 32), stride, 2 * (p % 4) as i32, 3) }
+
+    Q3K: [16], 4, 7;
+    |unit, stride| {
+        let (a, b, c) = (
+            R::words(unit.add(96), stride),
+            R::words(unit.add(100), stride),
+            R::words(unit.add(104), stride),
+        );
+        let d = R::half(R::shr(R::words(unit.add(106), stride), 16));
+        let (four, two) = (R::splat(0x0f0f_0f0f), R::splat(0x0303_0303));
+        let low = [a, b, R::shr(a, 4), R::shr(b, 4)];
+        let high = [c, R::shr(c, 2), R::shr(c, 4), R::shr(c, 6)];
+        let scales: [R::I; 4] = ints!(|i| R::or(R::and(low[i], four), R::shl(R::and(high[i], two), 4)));
+        let scale = floats!(|i| {
+            let unsigned = R::and(R::shr(scales[i / 4], 8 * (i % 4) as i32), R::splat(255));
+            R::mul(d, R::float(R::add(unsigned, R::splat(-32))))
+        });
+        Scales { scale, min: scale }
+    }
+    |unit, stride, p| {
+        let low = fields::<R>(unit.add(32 + p / 4 * 32), stride, 2 * (p % 4) as i32, 3);
+        with_high::<R>(low, fields::<R>(unit, stride, p as i32, 1), 2)
+    }
+
+    Q4K: [8], 0, 15;
+    |unit, stride| { k_scales::<R>(unit, stride) }
+    |unit, stride, p| { fields::<R>(unit.add(16 + p / 2 * 32), stride, if ODD { 4 } else { 0 }, 15) }
+
+    Q5K: [8], 0, 31;
+    |unit, stride| { k_scales::<R>(unit, stride) }
+    |unit, stride, p| {
+        let low = fields::<R>(unit.add(48 + p / 2 * 32), stride, if ODD { 4 } else { 0 }, 15);
+        with_high::<R>(low, fields::<R>(unit.add(16), stride, p as i32, 1), 4)
+    }
+
+    Q6K: [16], 32, 63;
+    |unit, stride| {
+        let packed = R::quads(unit.add(192), stride);
+        let d = R::half(R::shr(R::words(unit.add(206), stride), 16));
+        let scale = floats!(|i| R::mul(d, signed_byte::<R>(packed[i / 4], i % 4)));
+        Scales { scale, min: scale }
+    }
+    |unit, stride, p| {
+        let (half, quarter) = (p / 4, p % 4);
+        let low_at = unit.add(half * 64 + quarter % 2 * 32);
+        let low = fields::<R>(low_at, stride, 4 * (quarter / 2) as i32, 15);
+        let high = fields::<R>(unit.add(128 + half * 32), stride, 2 * quarter as i32, 3);
+        with_high::<R>(low, high, 4)
+    }
+
+    Iq4Nl: [1], 128, 241;
+    |unit, stride| { one(R::half(R::words(unit, stride))) }
+    |unit, stride, _| { looked_up::<R>(&IQ4_UNSIGNED, nibbles::<R>(unit.add(2), stride)) }
+
+    Iq4Xs: [8], 128, 241;
+    |unit, stride| {
+        let (first, low) = (R::words(unit, stride), R::words(unit.add(4), stride));
+        let d = R::half(first);
+        let scale = floats!(|i| {
+            let low = R::and(R::shr(low, 4 * i as i32), R::splat(15));
+            let high = R::and(R::shr(first, 16 + 2 * i as i32), R::splat(3));
+            let scale = R::add(R::or(low, R::shl(high, 4)), R::splat(-32));
+            R::mul(d, R::float(scale))
+        });
+        Scales { scale, min: scale }
+    }
+    |unit, stride, p| { looked_up::<R>(&IQ4_UNSIGNED, nibbles::<R>(unit.add(8 + 16 * p), stride)) }
+
+    Mxfp4: [1], 16, 28;
+    |unit, stride| {
+        // As `e8m0_half`: the two smallest are subnormal, and below these bits only they are larger.
+        let e = R::and(R::words(unit, stride), R::splat(255));
+        let normal = R::shl(R::add(e, R::splat(-1)), 23);
+        let subnormal = R::add(R::splat(0x0020_0000), R::shl(R::min(e, R::splat(1)), 21));
+        one(R::from_bits(R::max(normal, subnormal)))
+    }
+    |unit, stride, _| { looked_up::<R>(&E2M1_UNSIGNED, nibbles::<R>(unit.add(1), stride)) }
+}

@@ -1,0 +1,359 @@
+//! Products of quantised weights with int8 activations over any [`Rows`] and [`Blocks`]: a tile of as many rows as a
+//! vector has lanes, block by block; each block's codes are unpacked once, straight into registers, and multiplied with every
+//! token. It must not know formats.
+//!
+//! Steps and their order are those of `codes`, so the bits are too, for any number of tokens.
+
+use super::blocks::{Blocks, ScalesOf};
+use super::rows::{CODE_WORDS, Rows};
+use crate::kernel::out_at;
+use crate::kernel::prefetch::prefetch;
+use crate::{Activations, QMatrix};
+
+/// Tokens that a tile is multiplied with before its weights are unpacked again: their activations should stay in the
+/// second-level cache.
+pub(super) const TOKENS: usize = 128;
+
+/// The largest distance of rows, so that offsets of 16 of them are 32-bit words.
+const MAX_STRIDE: usize = 1 << 26;
+
+/// A run of tokens of `Q8` activations, as a kernel walks through it.
+#[derive(Clone, Copy)]
+pub(super) struct Tokens<'a> {
+    /// Words of all records.
+    pub words: &'a [u32],
+    /// Words of one.
+    pub record: usize,
+    /// Tokens in a record.
+    pub all: usize,
+    /// The first of the run.
+    pub first: usize,
+    /// Tokens of the run.
+    pub count: usize,
+}
+
+impl<'a> Tokens<'a> {
+    fn of(x: Activations<'a>) -> Self {
+        let ((words, record), (all, first)) = (x.words(), x.place());
+        Self { words, record, all, first, count: x.tokens() }
+    }
+
+    /// The codes of the first token in block `block`, and what goes with them.
+    ///
+    /// # Safety
+    /// The block must exist.
+    #[inline(always)]
+    unsafe fn sides(&self, block: usize) -> (*const u32, Sides) {
+        // SAFETY: the block exists, so its record is within the words, and is laid out as `activations` says.
+        unsafe {
+            let record = self.words.as_ptr().add(block * self.record);
+            let part = |n: usize| record.add(n * self.all + self.first);
+            let minus_sums = [part(9).cast(), part(10).cast()];
+            let sides = Sides { scales: part(8).cast(), minus_sums, minus_zeros: minus_sums };
+            (record.add(CODE_WORDS * self.first), sides)
+        }
+    }
+}
+
+impl Sides {
+    /// As seen from token `t`.
+    ///
+    /// # Safety
+    /// The token exists.
+    #[inline(always)]
+    unsafe fn from(self, t: usize) -> Self {
+        // SAFETY: the token exists in every part.
+        unsafe {
+            Self {
+                scales: self.scales.add(t),
+                minus_sums: self.minus_sums.map(|p| p.add(t)),
+                minus_zeros: self.minus_zeros.map(|p| p.add(t)),
+            }
+        }
+    }
+}
+
+/// Takes the pieces of a tile in order.
+pub(super) trait Consumer<R: Rows, B: Blocks> {
+    /// Piece `i` of a block with these scales; it is block `block` of the activations.
+    ///
+    /// # Safety
+    /// As [`Rows`]; the activations have that block.
+    unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize);
+}
+
+/// Unpacks the blocks of a tile, `units` for each row.
+///
+/// # Safety
+/// As [`Rows`], with `units` blocks at `at` and at each `stride`.
+#[inline(always)]
+pub(super) unsafe fn walk<R: Rows, B: Blocks, C: Consumer<R, B>>(
+    at: *const u8,
+    stride: usize,
+    units: usize,
+    consumer: &mut C,
+) {
+    // What a block of all rows takes, and how far ahead the same place of the next tile is.
+    let (bytes, ahead) = (R::ROWS * B::FORMAT.block_bytes(), R::ROWS * stride);
+    for unit in 0..units {
+        // SAFETY: the caller vouches for the instructions and for `units` blocks.
+        unsafe {
+            prefetch(at.wrapping_add(ahead + unit * bytes), bytes);
+            let at = at.add(unit * B::FORMAT.block_bytes());
+            let scales = B::scales::<R>(at, stride);
+            for p in (0..B::PIECES).step_by(2) {
+                let block = unit * B::PIECES + p;
+                consumer.take(block, &B::codes::<R, false>(at, stride, p), &scales, p);
+                if B::PIECES > 1 {
+                    consumer.take(block + 1, &B::codes::<R, true>(at, stride, p + 1), &scales, p + 1);
+                }
+            }
+        }
+    }
+}
+
+/// What `Q8` tokens `t ..` of a record contribute besides their codes.
+#[derive(Clone, Copy)]
+struct Sides {
+    /// Scales.
+    scales: *const f32,
+    /// Negated sums of the codes, whole and of the first half.
+    minus_sums: [*const i32; 2],
+    /// The same times the format's zero; of the first half and of the second half if the format has halves.
+    minus_zeros: [*const i32; 2],
+}
+
+/// Adds piece `i` times the codes at `a` of `T` tokens to `acc`.
+///
+/// # Safety
+/// As [`Rows`]; the tokens exist in `a` and in `sides`.
+#[inline(always)]
+unsafe fn add_piece<R: Rows, B: Blocks, const T: usize>(
+    codes: &[R::I; 8],
+    scales: &B::Scales<R>,
+    i: usize,
+    a: *const u32,
+    sides: Sides,
+    acc: [R::F; T],
+) -> [R::F; T] {
+    // SAFETY: the caller vouches for the instructions and for the tokens.
+    unsafe {
+        let [sum, low] = sides.minus_sums;
+        if !B::SHAPE.halves {
+            let dots = R::dot::<8, T>(codes, B::ZERO, B::TOP, a, sides.minus_zeros[0]);
+            let mut minus_sums = [0; T];
+            for (t, out) in minus_sums.iter_mut().enumerate() {
+                *out = sum.add(t).read();
+            }
+            return add_dots::<R, B, T>(dots, scales, i, sides.scales, minus_sums, acc);
+        }
+        let (mut lows, mut highs) = ([0; T], [0; T]);
+        for t in 0..T {
+            lows[t] = low.add(t).read();
+            highs[t] = sum.add(t).read() - lows[t];
+        }
+        let [c0, c1, c2, c3, c4, c5, c6, c7] = *codes;
+        let dots = R::dot::<4, T>(&[c0, c1, c2, c3], B::ZERO, B::TOP, a, sides.minus_zeros[0]);
+        let acc = add_dots::<R, B, T>(dots, scales, 2 * i, sides.scales, lows, acc);
+        let dots = R::dot::<4, T>(&[c4, c5, c6, c7], B::ZERO, B::TOP, a.add(4), sides.minus_zeros[1]);
+        add_dots::<R, B, T>(dots, scales, 2 * i + 1, sides.scales, highs, acc)
+    }
+}
+
+/// Adds integer sums, scaled by scale `i` and each token's scale, to `acc`.
+///
+/// # Safety
+/// As [`Rows`], with `T` scales of tokens.
+#[inline(always)]
+unsafe fn add_dots<R: Rows, B: Blocks, const T: usize>(
+    dots: [R::I; T],
+    scales: &B::Scales<R>,
+    i: usize,
+    token_scales: *const f32,
+    minus_sums: [i32; T],
+    mut acc: [R::F; T],
+) -> [R::F; T] {
+    for t in 0..T {
+        // SAFETY: the caller vouches for the instructions and for `T` scales.
+        unsafe {
+            let mut v = R::mul(R::float(dots[t]), scales.scale(i));
+            if B::SHAPE.minima {
+                v = R::fma(R::float(R::splat(minus_sums[t])), scales.min(i), v);
+            }
+            acc[t] = R::fma(v, R::splat_f(token_scales.add(t).read()), acc[t]);
+        }
+    }
+    acc
+}
+
+/// Writes `zero` times the negated sums of `n` tokens; of both halves if `halves`.
+///
+/// # Safety
+/// The sums exist, and the outputs are good for writing.
+#[inline(always)]
+unsafe fn times_zero(zero: i32, halves: bool, [sums, lows]: [*const i32; 2], n: usize, out: [*mut i32; 2]) {
+    if zero == 0 {
+        return;
+    }
+    for t in 0..n {
+        // SAFETY: the caller vouches for `n` of everything.
+        unsafe {
+            let (sum, low) = (sums.add(t).read(), lows.add(t).read());
+            out[0].add(t).write(if halves { low } else { sum } * zero);
+            if halves {
+                out[1].add(t).write((sum - low) * zero);
+            }
+        }
+    }
+}
+
+/// One token: its sums stay in a register.
+struct One<'a, R: Rows> {
+    x: Tokens<'a>,
+    acc: R::F,
+}
+
+impl<R: Rows, B: Blocks> Consumer<R, B> for One<'_, R> {
+    #[inline(always)]
+    unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize) {
+        // SAFETY: the caller vouches for the instructions and the block.
+        unsafe {
+            let mut zeros = [0; 2];
+            let [first, second] = &mut zeros;
+            let (a, mut sides) = self.x.sides(block);
+            times_zero(B::ZERO, B::SHAPE.halves, sides.minus_sums, 1, [first, second]);
+            sides.minus_zeros = [&raw const zeros[0], &raw const zeros[1]];
+            [self.acc] = add_piece::<R, B, 1>(codes, scales, i, a, sides, [self.acc]);
+        }
+    }
+}
+
+/// Several tokens: sums `[tokens, ROWS]`, `stride` apart, rest in memory.
+struct Many<'a> {
+    x: Tokens<'a>,
+    acc: *mut f32,
+    stride: usize,
+    /// See [`Sides::minus_zeros`].
+    minus_zeros: [[i32; TOKENS]; 2],
+}
+
+impl<R: Rows, B: Blocks> Consumer<R, B> for Many<'_> {
+    #[inline(always)]
+    unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize) {
+        // SAFETY: the caller vouches for the instructions and the block, whoever made `self` for `count` sums.
+        unsafe {
+            let (a, mut sides) = self.x.sides(block);
+            let [first, second] = &mut self.minus_zeros;
+            let out = [first.as_mut_ptr(), second.as_mut_ptr()];
+            times_zero(B::ZERO, B::SHAPE.halves, sides.minus_sums, self.x.count, out);
+            sides.minus_zeros = out.map(<*mut i32>::cast_const);
+            let mut t = 0;
+            while t < self.x.count {
+                let at = (a.add(t * CODE_WORDS), sides.from(t), self.acc.add(t * self.stride));
+                t += match (self.x.count - t, R::BATCH) {
+                    (8.., 8) => self.batch::<R, B, 8>(codes, scales, i, at),
+                    (4.., 4..) => self.batch::<R, B, 4>(codes, scales, i, at),
+                    (2.., 2) => self.batch::<R, B, 2>(codes, scales, i, at),
+                    _ => self.batch::<R, B, 1>(codes, scales, i, at),
+                };
+            }
+        }
+    }
+}
+
+impl Many<'_> {
+    /// Adds a piece to the sums of `T` tokens and returns `T`.
+    ///
+    /// # Safety
+    /// As [`add_piece`], with sums for as many tokens.
+    #[inline(always)]
+    unsafe fn batch<R: Rows, B: Blocks, const T: usize>(
+        &self,
+        codes: &[R::I; 8],
+        scales: &B::Scales<R>,
+        i: usize,
+        (a, sides, sums): (*const u32, Sides, *mut f32),
+    ) -> usize {
+        // SAFETY: the caller vouches for the instructions, the tokens and the sums.
+        unsafe {
+            let mut acc = [R::splat_f(0.0); T];
+            for (t, acc) in acc.iter_mut().enumerate() {
+                *acc = R::load(sums.add(t * self.stride));
+            }
+            acc = add_piece::<R, B, T>(codes, scales, i, a, sides, acc);
+            for (t, acc) in acc.into_iter().enumerate() {
+                R::store(sums.add(t * self.stride), acc);
+            }
+        }
+        T
+    }
+}
+
+/// One tile: `sums[t * stride + r]` of its rows and the tokens of `x`.
+pub(super) trait TileProduct {
+    /// Computes a tile.
+    ///
+    /// # Safety
+    /// As [`Rows`]; rows `row .. row + ROWS` and the tokens exist, and `sums` is good for writing.
+    unsafe fn tile<R: Rows, B: Blocks>(w: QMatrix<'_>, row: usize, x: Tokens<'_>, sums: *mut f32, stride: usize);
+}
+
+/// With vectors alone.
+pub(super) struct Vectors;
+
+impl TileProduct for Vectors {
+    #[inline(always)]
+    unsafe fn tile<R: Rows, B: Blocks>(w: QMatrix<'_>, row: usize, x: Tokens<'_>, sums: *mut f32, stride: usize) {
+        let units = w.cols() / B::FORMAT.block_len();
+        // SAFETY: the caller vouches for the instructions, the rows and the tokens.
+        unsafe {
+            let at = w.data().as_ptr().add(row * w.row_bytes());
+            if x.count == 1 {
+                let mut one = One::<R> { x, acc: R::splat_f(0.0) };
+                walk::<R, B, _>(at, w.row_bytes(), units, &mut one);
+                R::store(sums, one.acc);
+            } else {
+                for t in 0..x.count {
+                    R::store(sums.add(t * stride), R::splat_f(0.0));
+                }
+                walk::<R, B, _>(at, w.row_bytes(), units, &mut Many { x, acc: sums, stride, minus_zeros: [[0; TOKENS]; 2] });
+            }
+        }
+    }
+}
+
+/// `out` of the whole product, laid out as [`crate::Kernels::matmul`] says, by `P`. Rows that do not fill a tile are computed
+/// with the rows before them; of a matrix smaller than a tile, by the reference.
+///
+/// # Safety
+/// As [`Rows`]. `x` is `Q8`, as wide as the matrix, and not empty; `out` is `rows * tokens` long.
+#[inline(always)]
+pub(super) unsafe fn product<R: Rows, B: Blocks, P: TileProduct>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
+    let (rows, tokens) = (w.rows(), x.tokens());
+    if rows < R::ROWS || w.row_bytes() > MAX_STRIDE {
+        return crate::kernel::scalar::product(w, x, out);
+    }
+    let x = Tokens::of(x);
+    for first in (0..tokens).step_by(TOKENS) {
+        let x = Tokens { first: x.first + first, count: TOKENS.min(tokens - first), ..x };
+        for row in (0..rows).step_by(R::ROWS) {
+            let at = out_at(rows, tokens, row, first);
+            let start = row.min(rows - R::ROWS);
+            let mut spare = [0.0; TOKENS * 16];
+            let (sums, stride) = if start == row {
+                // SAFETY: `out` has `stride` sums for each token of the group, of which these are `ROWS`.
+                (unsafe { out.as_mut_ptr().add(at.start) }, at.stride)
+            } else {
+                (spare.as_mut_ptr(), R::ROWS)
+            };
+            // SAFETY: the caller vouches for the instructions; `start + ROWS <= rows`; sums as above.
+            unsafe { P::tile::<R, B>(w, start, x, sums, stride) };
+            if start != row {
+                for (t, sums) in spare.chunks_exact(R::ROWS).take(x.count).enumerate() {
+                    let new = &sums[row - start..];
+                    out[at.start + t * at.stride..][..new.len()].copy_from_slice(new);
+                }
+            }
+        }
+    }
+}

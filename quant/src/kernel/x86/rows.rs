@@ -1,0 +1,90 @@
+//! What the integer kernels need from a tier: one vector whose lanes are rows of the matrix, and operations on it. A lane
+//! is a 32-bit word: four codes, a sum, or a float. It must not know formats or products.
+//!
+//! Lanes as rows mean that a block's integer sum is complete in its lane: nothing is added across lanes, a scale is one
+//! vector for all rows, and the result is the same however many tokens are multiplied together.
+
+/// A tier's vector of one word for each of `ROWS` rows.
+///
+/// # Safety
+/// Every function needs the tier's instructions, and pointers good for what the function says; no alignment is needed.
+pub(super) trait Rows {
+    /// Rows in a vector: 8 or 16.
+    const ROWS: usize;
+    /// Integers.
+    type I: Copy;
+    /// Floats.
+    type F: Copy;
+
+    /// Bytes `4 j .. 4 j + 4` at `at + r * stride` as lane `r` of vector `j`: 16 bytes of each row.
+    unsafe fn quads(at: *const u8, stride: usize) -> [Self::I; 4];
+    /// The four bytes at `at + r * stride` as lane `r`.
+    unsafe fn words(at: *const u8, stride: usize) -> Self::I;
+
+    unsafe fn splat(value: i32) -> Self::I;
+    unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn or(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn xor(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn add(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn min(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn max(a: Self::I, b: Self::I) -> Self::I;
+    /// The smaller of each unsigned byte.
+    unsafe fn min_bytes(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn shl(a: Self::I, n: i32) -> Self::I;
+    unsafe fn shr(a: Self::I, n: i32) -> Self::I;
+    /// Shift right that copies the sign.
+    unsafe fn sar(a: Self::I, n: i32) -> Self::I;
+    /// The 16 bytes at `table`, once for each four lanes.
+    unsafe fn table(table: *const u8) -> Self::I;
+    /// Bytes of `table`, which comes from [`Rows::table`], at the indices `0..16` in the bytes of `at`.
+    unsafe fn lookup(table: Self::I, at: Self::I) -> Self::I;
+    /// Byte `n` of each lane in all its four bytes.
+    unsafe fn replicate(a: Self::I, n: usize) -> Self::I;
+
+    /// Lanes as floats.
+    unsafe fn float(a: Self::I) -> Self::F;
+    /// Lanes that are the bits of floats.
+    unsafe fn from_bits(a: Self::I) -> Self::F;
+    /// The low half of each lane, an f16, as float.
+    unsafe fn half(a: Self::I) -> Self::F;
+    unsafe fn splat_f(value: f32) -> Self::F;
+    unsafe fn load(from: *const f32) -> Self::F;
+    unsafe fn store(to: *mut f32, v: Self::F);
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+
+    /// Tokens that a block is multiplied with at a time: while one product waits for the one before it, those of other
+    /// tokens run.
+    const BATCH: usize;
+
+    /// `sum of (w - zero) * a` over `4 * N` columns, for each of `T` tokens: lane `r` of `w[g]` holds four codes of row `r`,
+    /// unsigned and at most `top`; at `a`, and every [`CODE_WORDS`] words, are as many signed codes, none of them -128;
+    /// `minus_zeros` holds `-zero` times their sum, and is not read if `zero` is 0.
+    ///
+    /// `zero` is 0 or a power of two up to 128, and 128 if `top` is more than 127.
+    unsafe fn dot<const N: usize, const T: usize>(
+        w: &[Self::I; N],
+        zero: i32,
+        top: i32,
+        a: *const u32,
+        minus_zeros: *const i32,
+    ) -> [Self::I; T];
+}
+
+/// Words from the codes of a token to those of the next.
+pub(super) const CODE_WORDS: usize = 8;
+
+/// Writes functions of a `Rows` implementation.
+macro_rules! rows_functions {
+    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? { $($body:tt)* })*) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        unsafe fn $name($($arg: $type),*) $(-> $result)? {
+            // SAFETY: the caller vouches for the instructions and the pointers, as the trait asks.
+            unsafe { $($body)* }
+        }
+    )*};
+}
+
+pub(super) use rows_functions;

@@ -1,0 +1,104 @@
+//! Sixteen rows in a `zmm` register, with the dot products of AVX-512 VNNI.
+//!
+//! **Range.** `vpdpbusd` adds four products of an unsigned and a signed byte to a 32-bit sum without saturating on the way:
+//! `4 * 255 * 127` eight times stays below 2^21, and the correction `128 * 32 * 127` below 2^20.
+
+use core::arch::x86_64::*;
+
+use super::rows::{CODE_WORDS, Rows, rows_functions};
+
+pub(super) struct Rows512;
+
+impl Rows512 {
+    rows_functions! {
+        /// 16 bytes of rows `r`, `r + 4`, `r + 8`, `r + 12`.
+        fn four(at: *const u8, stride: usize) -> __m512i {
+            let load = |r: usize| _mm_loadu_si128(at.add(r * stride).cast());
+            let v = _mm512_castsi128_si512(load(0));
+            let v = _mm512_inserti32x4::<1>(v, load(4));
+            let v = _mm512_inserti32x4::<2>(v, load(8));
+            _mm512_inserti32x4::<3>(v, load(12))
+        }
+    }
+}
+
+impl Rows for Rows512 {
+    const ROWS: usize = 16;
+    type I = __m512i;
+    type F = __m512;
+
+    rows_functions! {
+        fn quads(at: *const u8, stride: usize) -> [__m512i; 4] {
+            // A transposition of 4 x 4 words within each 128 bits: row 4 l + i ends in lane 4 l + i.
+            let (a, b) = (Self::four(at, stride), Self::four(at.add(stride), stride));
+            let (c, d) = (Self::four(at.add(2 * stride), stride), Self::four(at.add(3 * stride), stride));
+            let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            [
+                _mm512_unpacklo_epi64(ab_low, cd_low),
+                _mm512_unpackhi_epi64(ab_low, cd_low),
+                _mm512_unpacklo_epi64(ab_high, cd_high),
+                _mm512_unpackhi_epi64(ab_high, cd_high),
+            ]
+        }
+        fn words(at: *const u8, stride: usize) -> __m512i {
+            let rows = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            let offsets = _mm512_mullo_epi32(rows, _mm512_set1_epi32(stride as i32));
+            _mm512_i32gather_epi32::<1>(offsets, at.cast())
+        }
+        fn splat(value: i32) -> __m512i { _mm512_set1_epi32(value) }
+        fn and(a: __m512i, b: __m512i) -> __m512i { _mm512_and_si512(a, b) }
+        fn or(a: __m512i, b: __m512i) -> __m512i { _mm512_or_si512(a, b) }
+        fn xor(a: __m512i, b: __m512i) -> __m512i { _mm512_xor_si512(a, b) }
+        fn add(a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
+        fn min(a: __m512i, b: __m512i) -> __m512i { _mm512_min_epi32(a, b) }
+        fn max(a: __m512i, b: __m512i) -> __m512i { _mm512_max_epi32(a, b) }
+        fn min_bytes(a: __m512i, b: __m512i) -> __m512i { _mm512_min_epu8(a, b) }
+        fn shl(a: __m512i, n: i32) -> __m512i { _mm512_sll_epi32(a, _mm_cvtsi32_si128(n)) }
+        fn shr(a: __m512i, n: i32) -> __m512i { _mm512_srl_epi32(a, _mm_cvtsi32_si128(n)) }
+        fn sar(a: __m512i, n: i32) -> __m512i { _mm512_sra_epi32(a, _mm_cvtsi32_si128(n)) }
+        fn table(table: *const u8) -> __m512i { _mm512_broadcast_i32x4(_mm_loadu_si128(table.cast())) }
+        fn lookup(table: __m512i, at: __m512i) -> __m512i { _mm512_shuffle_epi8(table, at) }
+        fn replicate(a: __m512i, n: usize) -> __m512i {
+            let first = n as i32 * 0x0101_0101;
+            let at = _mm_setr_epi32(first, first + 0x0404_0404, first + 0x0808_0808, first + 0x0c0c_0c0c);
+            _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(at))
+        }
+        fn float(a: __m512i) -> __m512 { _mm512_cvtepi32_ps(a) }
+        fn from_bits(a: __m512i) -> __m512 { _mm512_castsi512_ps(a) }
+        fn half(a: __m512i) -> __m512 { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)) }
+        fn splat_f(value: f32) -> __m512 { _mm512_set1_ps(value) }
+        fn load(from: *const f32) -> __m512 { _mm512_loadu_ps(from) }
+        fn store(to: *mut f32, v: __m512) { _mm512_storeu_ps(to, v) }
+        fn mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
+        fn fma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    const BATCH: usize = 8;
+
+    #[inline(always)]
+    unsafe fn dot<const N: usize, const T: usize>(
+        w: &[__m512i; N],
+        zero: i32,
+        _top: i32,
+        a: *const u32,
+        minus_zeros: *const i32,
+    ) -> [__m512i; T] {
+        // SAFETY: the caller vouches for the instructions and for what is read.
+        unsafe {
+            let mut sums = [_mm512_setzero_si512(); T];
+            if zero > 0 {
+                for (t, sum) in sums.iter_mut().enumerate() {
+                    *sum = _mm512_set1_epi32(minus_zeros.add(t).read());
+                }
+            }
+            for (g, w) in w.iter().enumerate() {
+                for (t, sum) in sums.iter_mut().enumerate() {
+                    let a = _mm512_set1_epi32(a.add(t * CODE_WORDS + g).read() as i32);
+                    *sum = _mm512_dpbusd_epi32(*sum, *w, a);
+                }
+            }
+            sums
+        }
+    }
+}
