@@ -11,8 +11,8 @@ use crate::system::System;
 /// A core this much slower than the fastest is an efficiency core, in percent. Favoured cores of desktops differ by less.
 const PERFORMANCE_PERCENT: u64 = 80;
 /// How often the number of running tasks is looked at, and how long apart.
-const LOOKS: usize = 7;
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+const LOOKS: usize = 5;
+const LOOK_EVERY: Duration = Duration::from_micros(400);
 
 /// Whether worker threads are tied to CPUs (`--pin`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

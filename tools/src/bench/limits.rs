@@ -11,7 +11,7 @@ use moelten_engine::pool::Pool;
 use moelten_engine::system::System;
 use moelten_loader::io::Memory;
 use moelten_loader::io::probe;
-use moelten_quant::{Format, Isa, Kernels, QMatrix};
+use moelten_quant::{ActivationKind, Activations, Format, Isa, Kernels, QMatrix, activations};
 
 use super::generate;
 
@@ -137,12 +137,14 @@ pub fn tier(isa: Isa) -> Option<TierSpeed> {
 
 /// Seconds of the fastest of a few products of `matrix` with `tokens` tokens: the one place here that calls a product.
 fn product_seconds(kernels: &Kernels, matrix: QMatrix<'_>, tokens: usize) -> f64 {
-    let (x, mut out) = (vec![0.5; tokens * matrix.cols()], vec![0.0; tokens * matrix.rows()]);
+    let (kind, cols) = (ActivationKind::of(matrix.format()), matrix.cols());
+    let lines = activations(kernels, kind, &vec![0.5; tokens * cols], cols);
+    let (x, mut out) = (Activations::new(kind, tokens, cols, &lines), vec![0.0; tokens * matrix.rows()]);
     let begun = Instant::now();
     let mut best = f64::INFINITY;
     while best.is_infinite() || begun.elapsed() < 3 * PRODUCTS {
         let started = Instant::now();
-        kernels.matmul(black_box(matrix), &x, tokens, black_box(&mut out));
+        kernels.matmul(black_box(matrix), x, black_box(&mut out));
         best = best.min(started.elapsed().as_secs_f64());
     }
     best
