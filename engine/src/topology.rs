@@ -74,7 +74,7 @@ impl fmt::Display for ThreadPlan {
                 let cpus: Vec<String> = cpus.iter().map(ToString::to_string).collect();
                 write!(f, "pinned to CPU {}", cpus.join(", "))
             }
-            Placement::Free(why) => write!(f, "not pinned: {why}"),
+            Placement::Free(why) => write!(f, "not pinned ({why})"),
         }
     }
 }

@@ -114,7 +114,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let kernels = Kernels::for_isa(model.isa()).expect("the model runs with this tier");
     let notes = Notes::detect();
     let say = |text: &str| notes.line(Tone::Dim, &filter::clean(text));
-    say(&format!("{}: {}, {}", subject.name, model.pool().plan(), model.isa()));
+    say(&format!("{}: {}; {}", subject.name, model.pool().plan(), model.isa()));
     if let Some(approximated) = &subject.approximated {
         say(&format!("note: {approximated}"));
     }
@@ -300,7 +300,7 @@ impl Report<'_> {
             Some(format) => format!("{}, generated weights, {format}", self.name),
             None => self.name.to_owned(),
         }];
-        lines.push(format!("{}, {}, KV {}", self.model.pool().plan(), self.model.isa(), work.kv.name()));
+        lines.push(format!("{}; {}; KV {}", self.model.pool().plan(), self.model.isa(), work.kv.name()));
         if let Some(prefill) = self.measured.prefill {
             let tops = prefill.operations_per_token * prefill.rates.median / 1e12;
             lines.push(format!(
