@@ -11,8 +11,8 @@ use crate::system::System;
 /// A core this much slower than the fastest is an efficiency core, in percent. Favoured cores of desktops differ by less.
 const PERFORMANCE_PERCENT: u64 = 80;
 /// How often the number of running tasks is looked at, and how long apart.
-const LOOKS: usize = 7;
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+const LOOKS: usize = 5;
+const LOOK_EVERY: Duration = Duration::from_micros(400);
 
 /// Whether worker threads are tied to CPUs (`--pin`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,7 +74,7 @@ impl fmt::Display for ThreadPlan {
                 let cpus: Vec<String> = cpus.iter().map(ToString::to_string).collect();
                 write!(f, "pinned to CPU {}", cpus.join(", "))
             }
-            Placement::Free(why) => write!(f, "not pinned: {why}"),
+            Placement::Free(why) => write!(f, "not pinned ({why})"),
         }
     }
 }

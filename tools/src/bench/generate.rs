@@ -2,6 +2,7 @@
 //! with bytes of its own. Their mean is zero: with another, hidden states of random models collapse, every token goes to
 //! the same experts, and figures of anything that caches are worth nothing. It must not know what is timed.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -171,6 +172,9 @@ fn plan(spec: &ModelSpec, mix: Mix) -> (Vec<Plan>, u64) {
             _ if shape.len() == 1 => (Format::F32, Fill::Constant(1.0)),
             Role::Layer(_, T::Router) => (Format::F32, Fill::Random(0.04)),
             Role::Embed => (mix.format(role, cols, layers), Fill::Random(0.5)),
+            // Attention of random weights gives all tokens nearly the same. Were it not small, that would pile up from
+            // layer to layer until every token chose the same experts.
+            Role::Layer(_, T::O) => (mix.format(role, cols, layers), Fill::Random(0.001)),
             _ => (mix.format(role, cols, layers), Fill::Random(0.02)),
         };
         let row = format.row_bytes(cols).expect("shapes have rows of whole small blocks") as u64;
@@ -245,17 +249,15 @@ fn pool(format: Format, fill: Fill, random: &mut Random) -> Vec<u8> {
     let count = (2..=most).rev().find(is_prime).unwrap_or(2);
     let mut out = vec![0; count * format.block_bytes()];
     for block in out.chunks_exact_mut(format.block_bytes()) {
-        match fill {
-            Fill::Constant(value) => put(format, &vec![value; format.block_len()], block),
-            Fill::Random(deviation) => random.block(format, deviation, block),
-        }
+        let reach = match fill {
+            Fill::Constant(value) => value..=value,
+            // Even between its ends, such numbers deviate by the square root of a third of the reach.
+            Fill::Random(deviation) => -3.0_f32.sqrt() * deviation..=3.0_f32.sqrt() * deviation,
+        };
+        let values: Vec<f32> = (0..format.block_len()).map(|_| random.within(&reach)).collect();
+        encode(format, &values, block).expect("the values are small and the format has an encoder");
     }
     out
-}
-
-/// Encodes values that every format with an encoder can hold.
-fn put(format: Format, values: &[f32], out: &mut [u8]) {
-    encode(format, values, out).expect("the values are small and the format has an encoder");
 }
 
 /// Pseudo-random numbers: SplitMix64 (Steele, Lea, Flood 2014).
@@ -271,60 +273,9 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Evenly between `low` and `high`.
-    fn between(&mut self, low: f32, high: f32) -> f32 {
-        low + (high - low) * ((self.next() >> 40) as f32 / (1u32 << 24) as f32)
-    }
-
-    fn bytes(&mut self, out: &mut [u8]) {
-        out.fill_with(|| (self.next() >> 56) as u8);
-    }
-
-    /// A scale around `size`, of either sign: what a code is off zero on average then cancels.
-    fn scale(&mut self, size: f32, out: &mut [u8]) {
-        let sign = if self.next() >> 63 == 0 { 1.0 } else { -1.0 };
-        let scale = sign * size * self.between(0.8, 1.2);
-        put(Format::F16, &[scale], out);
-    }
-
-    /// One block of weights of standard deviation `deviation`. The numbers below are those of codes drawn evenly: 4.6 for
-    /// 4 bits, 9.2 for 5, 18.5 for 6.
-    fn block(&mut self, format: Format, deviation: f32, block: &mut [u8]) {
-        self.bytes(block);
-        match format {
-            Format::Q4_0 => self.scale(deviation / 4.6, &mut block[..2]),
-            Format::Q5_0 => self.scale(deviation / 9.2, &mut block[..2]),
-            Format::Q4K => {
-                // Scales and minima are the same six bits, 32 to 63, so that 7.5 times a scale is the middle of its codes.
-                let size = deviation / (4.6 * 47.5) * self.between(0.8, 1.2);
-                put(Format::F16, &[size], &mut block[..2]);
-                put(Format::F16, &[7.5 * size], &mut block[2..4]);
-                for i in 0..4 {
-                    let (low, high) = (block[4 + i] & 31 | 32, block[8 + i] & 31 | 32);
-                    block[4 + i] = low | (high >> 4) << 6;
-                    block[8 + i] = block[4 + i];
-                    block[12 + i] = (high & 15) | (high & 15) << 4;
-                }
-            }
-            Format::Q6K => {
-                // Scales of 64 to 127, of either sign.
-                for scale in &mut block[192..208] {
-                    let size = (*scale & 63 | 64) as i8;
-                    *scale = if *scale & 128 == 0 { size } else { -size } as u8;
-                }
-                self.scale(deviation / (18.5 * 95.5), &mut block[208..210]);
-            }
-            Format::Mxfp4 => {
-                // The eight magnitudes have a root mean square of 2.9; codes have a sign of their own.
-                let exponent = (deviation / 2.9).log2().round() as i32;
-                block[0] = (127 + exponent).clamp(1, 254) as u8;
-            }
-            _ => {
-                let reach = 3.0_f32.sqrt() * deviation;
-                let values: Vec<f32> = (0..format.block_len()).map(|_| self.between(-reach, reach)).collect();
-                put(format, &values, block);
-            }
-        }
+    /// A number of `range`, any as likely as another.
+    fn within(&mut self, range: &RangeInclusive<f32>) -> f32 {
+        range.start() + (range.end() - range.start()) * ((self.next() >> 40) as f32 / (1u32 << 24) as f32)
     }
 }
 
@@ -353,7 +304,7 @@ mod tests {
     #[test]
     fn tensors_lie_apart_and_mixes_are_those_of_files() {
         let spec = Shape::find("gpt-oss-20b", Some(8)).unwrap().spec();
-        let (plan, total) = super::plan(&spec, Mix::Q4KM);
+        let (plan, total) = plan(&spec, Mix::Q4KM);
         for pair in plan.windows(2) {
             assert!(pair[0].offset + pair[0].bytes <= pair[1].offset);
         }

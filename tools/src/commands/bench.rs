@@ -55,9 +55,9 @@ pub struct Args {
     /// Number of layers of the shape [default: all of them]
     #[arg(long, value_name = "N", requires = "shape", value_parser = clap::value_parser!(u16).range(1..=1024))]
     layers: Option<u16>,
-    /// Weight format of the shape
-    #[arg(long, value_name = "TYPE", requires = "shape", default_value = "q4_0")]
-    format: Mix,
+    /// Weight format of the shape [default: q4_0]
+    #[arg(long, value_name = "TYPE", requires = "shape")]
+    format: Option<Mix>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -99,6 +99,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         repeat: args.repeat.into(),
         kv: args.compute.kv.map_or_else(KvFormat::default, KvFormat::from),
     };
+    // `requires` above is not enforced beside a model, because that excludes a shape.
+    if args.shape.is_none() && (args.layers.is_some() || args.format.is_some()) {
+        let problem = "--layers and --format are for --shape; a model file has its own".to_owned();
+        return Err(CommandError::Usage(problem).into());
+    }
     if work.tokens() == 0 {
         let problem = "--prefill 0 --decode 0 leaves nothing to measure".to_owned();
         return Err(CommandError::Usage(problem).into());
@@ -109,7 +114,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let kernels = Kernels::for_isa(model.isa()).expect("the model runs with this tier");
     let notes = Notes::detect();
     let say = |text: &str| notes.line(Tone::Dim, &filter::clean(text));
-    say(&format!("{}: {}, {}", subject.name, model.pool().plan(), model.isa()));
+    say(&format!("{}: {}; {}", subject.name, model.pool().plan(), model.isa()));
     if let Some(approximated) = &subject.approximated {
         say(&format!("note: {approximated}"));
     }
@@ -144,8 +149,9 @@ fn subject(args: &Args) -> anyhow::Result<Subject> {
     if let Some(shape) = &args.shape {
         let shape = Shape::find(shape, args.layers.map(usize::from))?;
         let spec = shape.spec();
-        let tensors = generate::generate(&spec, args.format)?;
-        let format = clap::ValueEnum::to_possible_value(&args.format).expect("no format is hidden");
+        let mix = args.format.unwrap_or(Mix::Q4_0);
+        let tensors = generate::generate(&spec, mix)?;
+        let format = clap::ValueEnum::to_possible_value(&mix).expect("no format is hidden");
         return Ok(Subject {
             name: format!("{} ({} layers)", shape.name, shape.layers),
             generated: Some(format.get_name().to_owned()),
@@ -294,7 +300,7 @@ impl Report<'_> {
             Some(format) => format!("{}, generated weights, {format}", self.name),
             None => self.name.to_owned(),
         }];
-        lines.push(format!("{}, {}, KV {}", self.model.pool().plan(), self.model.isa(), work.kv.name()));
+        lines.push(format!("{}; {}; KV {}", self.model.pool().plan(), self.model.isa(), work.kv.name()));
         if let Some(prefill) = self.measured.prefill {
             let tops = prefill.operations_per_token * prefill.rates.median / 1e12;
             lines.push(format!(
