@@ -86,7 +86,7 @@ impl Pool {
             let first = index * step;
             work(first..first + a.len() / a_width, a, b);
         };
-        if self.threads == 1 || a.len() <= step * a_width {
+        if self.threads() == 1 || a.len() <= step * a_width {
             let parts = a.chunks_mut(step * a_width).zip(b.chunks_mut(step * b_width));
             parts.enumerate().for_each(|(index, (a, b))| run(index, a, b));
         } else {
