@@ -86,7 +86,10 @@ pub fn add_visits(
     };
     compute.pool.parts(hidden, first_task[MOST_VISITS], start, |task, lines| {
         let (i, group) = find(task);
-        hidden_group(compute.kernels, &visits[i], group, lines);
+        match visits[i].visitors.len() {
+            1 => hidden_group::<1>(compute.kernels, &visits[i], group, lines),
+            _ => hidden_group::<TOKENS>(compute.kernels, &visits[i], group, lines),
+        }
     });
 
     let hidden: [_; MOST_VISITS] = array::from_fn(|i| {
@@ -105,21 +108,26 @@ pub fn add_visits(
     compute.pool.parts(out, groups.div_ceil(step), start, |task, out| {
         for (visit, hidden) in visits.iter().zip(hidden.iter().flatten()) {
             for (i, out) in out.chunks_mut(GROUP_ROWS * tokens).enumerate() {
-                add_down_group(compute.kernels, visit, *hidden, task * step + i, out);
+                let group = task * step + i;
+                match visit.visitors.len() {
+                    1 => add_down_group::<1>(compute.kernels, visit, *hidden, group, out),
+                    _ => add_down_group::<TOKENS>(compute.kernels, visit, *hidden, group, out),
+                }
             }
         }
     });
 }
 
-/// 32 rows of gate and up, the activation, and their product as input of `down`.
-fn hidden_group(kernels: &Kernels, visit: &Visit<'_>, group: usize, lines: &mut [Line]) {
+/// 32 rows of gate and up, the activation, and their product as input of `down`, `N` tokens at a time.
+fn hidden_group<const N: usize>(kernels: &Kernels, visit: &Visit<'_>, group: usize, lines: &mut [Line]) {
     let mlp = &visit.mlp;
     let rows = group * GROUP_ROWS..mlp.gate.rows().min((group + 1) * GROUP_ROWS);
     let (width, visitors) = (rows.len(), visit.visitors.len());
     let (gate, up) = (mlp.gate.slice_rows(rows.clone()), mlp.up.slice_rows(rows));
-    let (mut gated, mut upped) = ([0.0; TOKENS * GROUP_ROWS], [0.0; TOKENS * GROUP_ROWS]);
-    for first in (0..visitors).step_by(TOKENS) {
-        let some = first..visitors.min(first + TOKENS);
+    let (mut gated, mut upped) = ([[0.0; GROUP_ROWS]; N], [[0.0; GROUP_ROWS]; N]);
+    let (gated, upped) = (gated.as_flattened_mut(), upped.as_flattened_mut());
+    for first in (0..visitors).step_by(N) {
+        let some = first..visitors.min(first + N);
         let (tokens, len) = (some.len(), some.len() * width);
         kernels.matmul(gate, visit.to_gate.slice_tokens(some.clone()), &mut gated[..len]);
         kernels.matmul(up, visit.to_up.slice_tokens(some), &mut upped[..len]);
@@ -129,14 +137,20 @@ fn hidden_group(kernels: &Kernels, visit: &Visit<'_>, group: usize, lines: &mut 
     }
 }
 
-/// 32 rows of `down`, times the weights of the visitors, added to their tokens: `out` is `[tokens, 32]`.
-fn add_down_group(kernels: &Kernels, visit: &Visit<'_>, hidden: Activations<'_>, group: usize, out: &mut [f32]) {
+/// 32 rows of `down`, times the weights of the visitors, added to their tokens, `N` at a time: `out` is `[tokens, 32]`.
+fn add_down_group<const N: usize>(
+    kernels: &Kernels,
+    visit: &Visit<'_>,
+    hidden: Activations<'_>,
+    group: usize,
+    out: &mut [f32],
+) {
     let down = &visit.mlp.down;
     let rows = group * GROUP_ROWS..down.rows().min((group + 1) * GROUP_ROWS);
     let (width, down) = (rows.len(), down.slice_rows(rows));
-    let mut outputs = [0.0; TOKENS * GROUP_ROWS];
-    for (first, visitors) in (0..).step_by(TOKENS).zip(visit.visitors.chunks(TOKENS)) {
-        let outputs = &mut outputs[..visitors.len() * width];
+    let mut outputs = [[0.0; GROUP_ROWS]; N];
+    for (first, visitors) in (0..).step_by(N).zip(visit.visitors.chunks(N)) {
+        let outputs = &mut outputs.as_flattened_mut()[..visitors.len() * width];
         kernels.matmul(down, hidden.slice_tokens(first..first + visitors.len()), outputs);
         for (&(token, weight), y) in visitors.iter().zip(outputs.chunks_exact(width)) {
             for (out, y) in out[token as usize * width..][..width].iter_mut().zip(y) {

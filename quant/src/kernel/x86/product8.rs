@@ -4,6 +4,7 @@
 //!
 //! Steps and their order are those of `codes`, so the bits are too, for any number of tokens.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::blocks::{Blocks, ScalesOf};
@@ -96,18 +97,20 @@ pub(super) unsafe fn walk<R: Rows, B: Blocks, C: Consumer<R, B>>(
     units: Range<usize>,
     consumer: &mut C,
 ) {
-    // What a block of all rows takes, and how far ahead the same place of the next tile is.
-    let (bytes, ahead) = (R::ROWS * B::FORMAT.block_bytes(), R::ROWS * stride);
+    // What a piece of all rows takes, and how far ahead the same place of the next tile is.
+    let (bytes, ahead) = (R::ROWS * B::FORMAT.block_bytes() / B::PIECES, R::ROWS * stride);
     for unit in units {
         // SAFETY: the caller vouches for the instructions and for the blocks.
         unsafe {
-            prefetch(at.wrapping_add(ahead + unit * bytes), bytes);
+            let next = at.wrapping_add(ahead + unit * B::PIECES * bytes);
             let at = at.add(unit * B::FORMAT.block_bytes());
             let scales = B::scales::<R>(at, stride);
             for p in (0..B::PIECES).step_by(2) {
                 let block = unit * B::PIECES + p;
+                prefetch(next.wrapping_add(p * bytes), bytes);
                 consumer.take(block, &B::codes::<R, false>(at, stride, p), &scales, p);
                 if B::PIECES > 1 {
+                    prefetch(next.wrapping_add((p + 1) * bytes), bytes);
                     consumer.take(block + 1, &B::codes::<R, true>(at, stride, p + 1), &scales, p + 1);
                 }
             }
@@ -342,19 +345,20 @@ pub(super) unsafe fn product<R: Rows, B: Blocks, P: TileProduct>(w: QMatrix<'_>,
         for row in (0..rows).step_by(R::ROWS) {
             let at = out_at(rows, tokens, row, first);
             let start = row.min(rows - R::ROWS);
-            let mut spare = [0.0; TOKENS * 16];
-            let (sums, stride) = if start == row {
-                // SAFETY: `out` has `stride` sums for each token of the group, of which these are `ROWS`.
-                (unsafe { out.as_mut_ptr().add(at.start) }, at.stride)
-            } else {
-                (spare.as_mut_ptr(), R::ROWS)
-            };
-            // SAFETY: the caller vouches for the instructions; `start + ROWS <= rows`; sums as above.
-            unsafe { P::tile::<R, B>(w, start, x, sums, stride) };
-            if start != row {
-                for (t, sums) in spare.chunks_exact(R::ROWS).take(x.count).enumerate() {
-                    let new = &sums[row - start..];
-                    out[at.start + t * at.stride..][..new.len()].copy_from_slice(new);
+            // Sums of a tile that ends with the last row and has rows before `row`.
+            let mut spare = [const { MaybeUninit::<f32>::uninit() }; TOKENS * 16];
+            // SAFETY: the caller vouches for the instructions. `start + ROWS <= rows`; `out` has `stride` sums for each token
+            // of the group, from this row on `ROWS` or all that are left; `spare` has `ROWS` for each, all written.
+            unsafe {
+                let out = out.as_mut_ptr().add(at.start);
+                let (sums, stride) =
+                    if start == row { (out, at.stride) } else { (spare.as_mut_ptr().cast(), R::ROWS) };
+                P::tile::<R, B>(w, start, x, sums, stride);
+                if start < row {
+                    for t in 0..x.count {
+                        let new = sums.add(t * stride + (row - start));
+                        out.add(t * at.stride).copy_from_nonoverlapping(new, rows - row);
+                    }
                 }
             }
         }
