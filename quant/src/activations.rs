@@ -12,6 +12,7 @@
 
 use std::ops::Range;
 
+use crate::kernel::lines::{floats, words, words_mut};
 use crate::{Format, Kernels};
 
 /// Columns of a block.
@@ -124,12 +125,9 @@ impl<'a> Activations<'a> {
     }
 
     /// All numbers of `F32` activations, from the first token's on; the next block is `32 * all` further.
-    #[allow(unsafe_code, reason = "floats are kept as words")]
     pub(crate) fn floats(&self) -> &'a [f32] {
         assert_eq!(self.kind, ActivationKind::F32, "these are codes");
-        let words = &words(self.lines)[self.first * BLOCK..];
-        // SAFETY: a float has the size and alignment of a word, and every word is one.
-        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
+        floats(&words(self.lines)[self.first * BLOCK..])
     }
 
     /// Codes and scale of a token in block `block` of `Q8` activations.
@@ -284,31 +282,6 @@ fn quantise(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
     let inverse = 127.0 / largest;
     // Adding 1.5 * 2^23 leaves the nearest whole number, ties to even, in the low bits.
     (x.map(|x| (x * inverse + 12_582_912.0).to_bits() as i8), largest / 127.0)
-}
-
-/// The words of lines.
-#[inline(always)]
-pub(crate) fn words(lines: &[Line]) -> &[u32] {
-    lines_as_words(lines).as_flattened()
-}
-
-#[inline(always)]
-fn words_mut(lines: &mut [Line]) -> &mut [u32] {
-    lines_as_words_mut(lines).as_flattened_mut()
-}
-
-#[allow(unsafe_code, reason = "a line is its words")]
-#[inline(always)]
-fn lines_as_words(lines: &[Line]) -> &[[u32; 16]] {
-    // SAFETY: `Line` is `repr(C)` with this array as its only field and of the same size.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len()) }
-}
-
-#[allow(unsafe_code, reason = "a line is its words")]
-#[inline(always)]
-fn lines_as_words_mut(lines: &mut [Line]) -> &mut [[u32; 16]] {
-    // SAFETY: `Line` is `repr(C)` with this array as its only field and of the same size; the borrow is exclusive.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len()) }
 }
 
 /// Fills a whole buffer of lines from `[tokens, cols]` floats, on this thread.
