@@ -7,10 +7,10 @@ mod common;
 use std::path::Path;
 
 use common::wide::{converted, wide};
-use common::{FAMILIES, deviation, distance, folder, golden, rounding_bound, run, spread};
+use common::{FAMILIES, deviation, distance, folder, golden, rounding_bound, run, run_on, spread};
 use moelten_loader::convert::Conversion;
 use moelten_loader::load::load;
-use moelten_quant::Format;
+use moelten_quant::{Format, Isa};
 
 fn convert(family: &str, format: Format, dir: &Path) -> std::path::PathBuf {
     let loaded = load(&folder(family)).unwrap();
@@ -46,17 +46,19 @@ fn f32_files_match_the_goldens() {
     }
 }
 
-/// Against the goldens: the rounding of weights, and that of activations.
+/// Against the goldens on every tier: the rounding of weights, and that of activations.
 #[test]
 fn q8_0_files_stay_within_the_rounding_of_their_numbers() {
     let dir = tempfile::tempdir().unwrap();
     for family in FAMILIES {
         let golden = golden(family);
-        let got = deviation(&run(&convert(family, Format::Q8_0, dir.path()), &golden.ids).0, &golden.logits);
-        let exact = convert(family, Format::F32, dir.path());
-        let bound = rounding_bound(&exact, &golden.ids, &golden.logits);
-        println!("{family:15} Q8_0: rms logit error {got:.1e} of the spread, bound {bound:.1e}");
-        assert!(got <= bound, "{family}: {got} is above {bound}");
+        let file = convert(family, Format::Q8_0, dir.path());
+        let bound = rounding_bound(&convert(family, Format::F32, dir.path()), &golden.ids, &golden.logits);
+        for isa in Isa::available() {
+            let got = deviation(&run_on(isa, &file, &golden.ids).0, &golden.logits);
+            println!("{family:15} Q8_0 {isa:11}: rms logit error {got:.1e} of the spread, bound {bound:.1e}");
+            assert!(got <= bound, "{family} on {isa}: {got} is above {bound}");
+        }
     }
 }
 
@@ -85,10 +87,12 @@ fn check_decoded(family: &str, file: &Path) {
     assert!(Conversion::plan(&loaded, &|_| Format::F32).unwrap().write(&decoded, &mut |_| true).unwrap());
     let ((got, got_routes), (expected, routes)) = (run(file, &ids), run(&decoded, &ids));
     let (got, bound) = (deviation(&got, &expected), rounding_bound(&decoded, &ids, &expected));
-    println!("{} against its weights: {got:.1e} of the spread, bound {bound:.1e}", file.display());
-    assert!(0.0 < got && got <= bound, "{}: {got} is above {bound}", file.display());
-    // Most choices of experts are clear.
+    let file = file.file_name().unwrap().display();
     let choices = || got_routes.iter().zip(&routes).flat_map(|(a, b)| a.1.iter().zip(&b.1));
-    let (turned, all) = (choices().filter(|(a, b)| a != b).count(), choices().count());
-    println!("    {turned} of {all} experts are others");
+    let (others, all) = (choices().filter(|(a, b)| a != b).count(), choices().count());
+    println!("{file}: {got:.1e} of the spread, bound {bound:.1e}; {others} of {all} experts are others");
+    // Without any error the products would not round at all.
+    assert!(0.0 < got && got <= bound, "{file}: {got} is above {bound}");
+    // Where experts are close the choice may turn, but most are not.
+    assert!(others * 4 <= all, "{file}: {others} of {all} experts are others");
 }

@@ -65,7 +65,9 @@ fn b68_words_that_attack_come_out_as_words() {
     let model = model.to_str().unwrap();
     let seeds: Vec<String> = (1..30).map(|seed| seed.to_string()).collect();
     // What a seed says depends on the last bits of the arithmetic, so one is looked for that does attack.
-    let options = |seed| ["-p", "hello", "--max-tokens", "60", "--temp", "5", "--seed", seed];
+    fn options(seed: &str) -> [&str; 8] {
+        ["-p", "hello", "--max-tokens", "60", "--temp", "5", "--seed", seed]
+    }
     let attacks = |seed: &&String| {
         let json = args(["run", model, "--json"].into_iter().chain(options(seed))).fine();
         let object: serde_json::Value = serde_json::from_slice(&json.out).unwrap();
