@@ -67,7 +67,8 @@ fn write_typed(path: &Path, gguf: &Gguf, extra: &[(&str, Value)], tensors: &[(Te
 fn split_experts((name, shape, bytes): Tensor) -> Vec<Tensor> {
     let Some(stem) = name.strip_suffix("_exps.weight") else { return vec![(name, shape, bytes)] };
     let each = bytes.len() / usize::try_from(shape[0]).unwrap();
-    let expert = |(i, bytes): (usize, &[u8])| (format!("{stem}.{i}.weight"), shape[1..].to_vec(), bytes.to_vec());
+    let expert =
+        |(i, bytes): (usize, &[u8])| (format!("{stem}.{i}.weight"), shape[1..].to_vec(), bytes.to_vec());
     bytes.chunks(each).enumerate().map(expert).collect()
 }
 

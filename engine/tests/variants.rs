@@ -237,7 +237,9 @@ fn buffers_are_counted_before_they_are_allocated() {
     });
     let shared = with("qwen2moe", |ffn, wide| {
         let Ffn::Moe(moe) = ffn else { panic!("qwen2moe has experts") };
-        let (SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp)) = &mut moe.shared else { panic!("and a shared one") };
+        let (SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp)) = &mut moe.shared else {
+            panic!("and a shared one")
+        };
         mlp.d_ff = wide;
     });
     assert!([dense, experts, shared].into_iter().all(|bytes| bytes > hidden), "{dense} {experts} {shared}");

@@ -95,7 +95,11 @@ impl<'a> Activations<'a> {
     /// # Panics
     /// If the range is not within `0..tokens`.
     pub fn slice_tokens(&self, tokens: Range<usize>) -> Self {
-        assert!(tokens.start <= tokens.end && tokens.end <= self.tokens, "tokens {tokens:?} of {}", self.tokens);
+        assert!(
+            tokens.start <= tokens.end && tokens.end <= self.tokens,
+            "tokens {tokens:?} of {}",
+            self.tokens
+        );
         Self { first: self.first + tokens.start, tokens: tokens.len(), ..*self }
     }
 
@@ -157,7 +161,9 @@ impl<'a> Activations<'a> {
             assert!(token < self.tokens, "token {token} of {}", self.tokens);
             let token = self.first + token;
             match self.kind {
-                ActivationKind::F32 => to[i * BLOCK..][..BLOCK].copy_from_slice(&from[token * BLOCK..][..BLOCK]),
+                ActivationKind::F32 => {
+                    to[i * BLOCK..][..BLOCK].copy_from_slice(&from[token * BLOCK..][..BLOCK])
+                }
                 ActivationKind::Q8 => {
                     to[i * 8..][..8].copy_from_slice(&from[token * 8..][..8]);
                     for part in 8..Q8_WORDS {
@@ -296,4 +302,41 @@ pub fn activations(kernels: &Kernels, kind: ActivationKind, x: &[f32], cols: usi
         kernels.fill(Columns::of(x, cols, block), 0, Record { kind, tokens, lines });
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+
+    /// What kernels read: codes, scales, negated sums of all and of the first 16 codes, each in its place for the room.
+    #[test]
+    fn a_record_is_laid_out_as_it_says() {
+        let kernels = Kernels::for_isa(Isa::best()).expect("the best is available");
+        for (tokens, room) in [(1, 1), (3, 3), (8, 8), (9, 16), (16, 16), (17, 32)] {
+            // Token t has 127 in column t, a code of 127 for it, and 1 in the last.
+            let x: Vec<f32> = (0..tokens * BLOCK)
+                .map(|i| match (i / BLOCK, i % BLOCK) {
+                    (_, 31) => 1.0,
+                    (t, column) if t == column => 127.0,
+                    _ => 0.0,
+                })
+                .collect();
+            let lines = activations(kernels, ActivationKind::Q8, &x, BLOCK);
+            let words = words(&lines);
+            assert_eq!(words.len(), (11 * room).next_multiple_of(16), "{tokens} tokens");
+            for t in 0..tokens {
+                let mut codes = [0u8; BLOCK];
+                codes[t] = 127;
+                codes[31] = 1;
+                let written: Vec<u8> =
+                    words[t * 8..][..8].iter().flat_map(|word| word.to_le_bytes()).collect();
+                assert_eq!(written, codes, "token {t} of {tokens}");
+                assert_eq!(f32::from_bits(words[room * 8 + t]), 1.0, "scale of token {t} of {tokens}");
+                assert_eq!(words[room * 9 + t] as i32, -128, "sum of token {t} of {tokens}");
+                let low = if t < 16 { -127 } else { 0 };
+                assert_eq!(words[room * 10 + t] as i32, low, "first sum of token {t} of {tokens}");
+            }
+        }
+    }
 }

@@ -99,7 +99,9 @@ impl Kernels {
     /// The kernels of a tier, or `None` if this machine cannot run it.
     pub fn for_isa(isa: Isa) -> Option<&'static Self> {
         let kernels: &'static Self = match isa {
-            Isa::Scalar => &const { Self { isa: Isa::Scalar, floats: &scalar::FLOATS, codes: &scalar::CODES } },
+            Isa::Scalar => {
+                &const { Self { isa: Isa::Scalar, floats: &scalar::FLOATS, codes: &scalar::CODES } }
+            }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &x86::AVX2,
             #[cfg(target_arch = "x86_64")]

@@ -41,7 +41,8 @@ fn codes_are_the_nearest() {
                     assert_eq!(bits(&values(&floats)), bits(x), "floats are kept");
                     let got = values(&packed);
                     for ((block, x), got) in x.chunks(BLOCK).enumerate().zip(got.chunks(BLOCK)) {
-                        let what = format!("{} {inputs:?}, token {t}, block {block} of {cols}", kernels.isa());
+                        let what =
+                            format!("{} {inputs:?}, token {t}, block {block} of {cols}", kernels.isa());
                         let largest = x.iter().fold(0f32, |top, x| top.max(x.abs()));
                         for ((got, expected), x) in got.iter().zip(rounded(x)).zip(x) {
                             // Minus zero is written as a code of zero.
@@ -93,16 +94,27 @@ fn every_tier_fills_the_same_lines_however_they_are_cut() {
                     let fill = |kernels: &Kernels, pieces: &[usize]| {
                         let mut lines = vec![Line::ZERO; kind.record_lines(tokens)];
                         for ends in pieces.windows(2).rev() {
-                            let from = Columns { x: &x[x.len().min(ends[0] * stride)..], stride, width, tokens: ends[1] - ends[0] };
+                            let from = Columns {
+                                x: &x[x.len().min(ends[0] * stride)..],
+                                stride,
+                                width,
+                                tokens: ends[1] - ends[0],
+                            };
                             kernels.fill(from, ends[0], Record { kind, tokens, lines: &mut lines });
                         }
                         lines
                     };
                     let expected = fill(scalar(), &[0, tokens]);
                     for kernels in tiers() {
-                        for pieces in [&[0, tokens][..], &[0, tokens / 2, tokens], &[0, 1, tokens / 2 + 1, tokens]] {
+                        for pieces in
+                            [&[0, tokens][..], &[0, tokens / 2, tokens], &[0, 1, tokens / 2 + 1, tokens]]
+                        {
                             let same = fill(kernels, pieces) == expected;
-                            assert!(same, "{} {kind:?} {inputs:?} {width} columns, {tokens} tokens in {pieces:?}", kernels.isa());
+                            assert!(
+                                same,
+                                "{} {kind:?} {inputs:?} {width} columns, {tokens} tokens in {pieces:?}",
+                                kernels.isa()
+                            );
                         }
                     }
                 }
@@ -130,7 +142,8 @@ fn gathered_tokens_are_as_if_they_were_all() {
             // The same from a part of the tokens, by their new numbers.
             if let Some(first) = chosen.iter().min() {
                 let part = all.view().slice_tokens(*first..tokens);
-                let values = |of: Activations<'_>, t: usize| (0..cols).map(|k| of.value(t, k)).collect::<Vec<_>>();
+                let values =
+                    |of: Activations<'_>, t: usize| (0..cols).map(|k| of.value(t, k)).collect::<Vec<_>>();
                 for t in &chosen {
                     assert_eq!(values(part, t - first), values(all.view(), *t));
                 }

@@ -112,7 +112,11 @@ fn a_product_does_not_depend_on_its_batch_or_on_the_split_of_rows() {
             for t in [0, 1, 62, 63, 64, 65, 127, 128, 199] {
                 let expected = &whole[t * rows..][..rows];
                 let alone = Packed::new(kernels, format, &x[t * cols..][..cols], cols);
-                assert_same(&product(kernels, matrix, alone.view()), expected, &what(format!("token {t} alone")));
+                assert_same(
+                    &product(kernels, matrix, alone.view()),
+                    expected,
+                    &what(format!("token {t} alone")),
+                );
                 let sliced = product(kernels, matrix, packed.view().slice_tokens(t..t + 1));
                 assert_same(&sliced, expected, &what(format!("token {t} of all")));
             }
@@ -121,9 +125,17 @@ fn a_product_does_not_depend_on_its_batch_or_on_the_split_of_rows() {
                 let range = first..first + tokens;
                 let expected = &whole[first * rows..][..tokens * rows];
                 let own = Packed::new(kernels, format, &x[first * cols..][..tokens * cols], cols);
-                assert_same(&product(kernels, matrix, own.view()), expected, &what(format!("tokens {range:?} alone")));
+                assert_same(
+                    &product(kernels, matrix, own.view()),
+                    expected,
+                    &what(format!("tokens {range:?} alone")),
+                );
                 let sliced = packed.view().slice_tokens(range.clone());
-                assert_same(&product(kernels, matrix, sliced), expected, &what(format!("tokens {range:?} of all")));
+                assert_same(
+                    &product(kernels, matrix, sliced),
+                    expected,
+                    &what(format!("tokens {range:?} of all")),
+                );
                 let mut gathered = vec![Line::ZERO; sliced.kind().lines(tokens, cols)];
                 let lines = sliced.kind().record_lines(tokens);
                 for (block, record) in gathered.chunks_mut(lines).enumerate() {
@@ -137,8 +149,11 @@ fn a_product_does_not_depend_on_its_batch_or_on_the_split_of_rows() {
                 for tokens in [1, 7, 64] {
                     let x = packed.view().slice_tokens(0..tokens);
                     let got = product(kernels, matrix.slice_rows(range.clone()), x);
-                    let expected: Vec<f32> =
-                        whole.chunks(rows).take(tokens).flat_map(|token| token[range.clone()].to_vec()).collect();
+                    let expected: Vec<f32> = whole
+                        .chunks(rows)
+                        .take(tokens)
+                        .flat_map(|token| token[range.clone()].to_vec())
+                        .collect();
                     assert_same(&got, &expected, &what(format!("rows {range:?}, {tokens} tokens")));
                 }
             }

@@ -10,8 +10,8 @@ mod common;
 use common::{Packed, Rng, Weights, tiers};
 use half::f16;
 use moelten_quant::{
-    ActivationKind, Activations, Attend, BLOCK, Columns, Format, Isa, KEY_GROUP, Kernels, KvHead, Line, QMatrix, Record,
-    Running,
+    ActivationKind, Activations, Attend, BLOCK, Columns, Format, Isa, KEY_GROUP, Kernels, KvHead, Line,
+    QMatrix, Record, Running,
 };
 
 fn scalar() -> &'static Kernels {
@@ -87,7 +87,8 @@ fn products_stay_within_their_slices() {
                 let [mut last, mut first] = [Guarded::new(&bytes), Guarded::after(&bytes)];
                 for tokens in [1, 2, 3, 7, 8, 9, 10, 15, 16, 17, 25, 33, 129] {
                     let packed = Packed::new(scalar(), format, &rng.floats(tokens * cols), cols);
-                    let [mut last_x, mut first_x] = [Guarded::new(&packed.lines), Guarded::after(&packed.lines)];
+                    let [mut last_x, mut first_x] =
+                        [Guarded::new(&packed.lines), Guarded::after(&packed.lines)];
                     let mut out = Guarded::new(&vec![0.0; rows * tokens]);
                     for kernels in tiers() {
                         if kernels.isa() == Isa::Scalar && tokens > 9 {

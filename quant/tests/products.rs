@@ -61,7 +61,8 @@ impl Exact {
     /// One percent covers that the bound is made of rounded numbers.
     fn check(&self, x: Activations<'_>, out: &[f32], what: &dyn Fn() -> String) {
         let rows = self.weights.len() / self.cols;
-        let sums = self.cols / if matches!(self.format, Format::Q2K | Format::Q3K | Format::Q6K) { 16 } else { 32 };
+        let sums =
+            self.cols / if matches!(self.format, Format::Q2K | Format::Q3K | Format::Q6K) { 16 } else { 32 };
         let n = (sums + 5) as f64 * 2f64.powi(-24);
         for t in 0..x.tokens() {
             let x: Vec<f64> = (0..self.cols).map(|k| f64::from(x.value(t, k))).collect();
@@ -77,7 +78,8 @@ impl Exact {
                 if x.iter().any(|x| x.is_nan()) {
                     assert!(got.is_nan(), "{} [{t}, {r}]: {got}, and the token is not a number", what());
                 } else if magnitude < f64::from(f32::MAX) / 2.0 {
-                    let bound = 1.01 * n / (1.0 - n) * magnitude + 2f64.powi(-149) * (2.0 * sums as f64 + 4.0 * sum_x);
+                    let bound = 1.01 * n / (1.0 - n) * magnitude
+                        + 2f64.powi(-149) * (2.0 * sums as f64 + 4.0 * sum_x);
                     let near = (got - expected).abs() <= bound;
                     assert!(near, "{} [{t}, {r}]: {got:e}, not {expected:e} +- {bound:e}", what());
                 }
@@ -104,7 +106,9 @@ fn every_shape_has_the_bits_of_the_reference() {
             for tokens in TOKENS {
                 let x = Packed::new(kernels, format, &x[..tokens * cols], cols);
                 // The reference has no paths for many of both, and is slow.
-                for rows in ROWS.into_iter().filter(|rows| kernels.isa() != Isa::Scalar || rows * tokens < 1200) {
+                for rows in
+                    ROWS.into_iter().filter(|rows| kernels.isa() != Isa::Scalar || rows * tokens < 1200)
+                {
                     let got = product(kernels, matrix.slice_rows(0..rows), x.view());
                     let expected = part(&whole, most_rows, 0..rows, 0..tokens);
                     let what = || format!("{} {format} {rows} rows, {tokens} tokens", kernels.isa());
@@ -130,7 +134,8 @@ fn every_kind_of_number_has_the_bits_of_the_reference() {
                     let x = inputs.floats(most, cols, &mut rng);
                     for tokens in [1, 6, most] {
                         let x = Packed::new(scalar(), format, &x[..tokens * cols], cols);
-                        let what = || format!("{format} {rows} x {cols}, {weights:?} x {inputs:?}, {tokens} tokens");
+                        let what =
+                            || format!("{format} {rows} x {cols}, {weights:?} x {inputs:?}, {tokens} tokens");
                         let expected = product(scalar(), matrix, x.view());
                         if weights != Weights::Bytes {
                             exact.check(x.view(), &expected, &what);
@@ -162,21 +167,42 @@ fn a_product_does_not_depend_on_what_is_computed_beside_it() {
         // By the test of shapes the fastest stands for all; a few rows and tokens show that this holds for long rows.
         let whole = product(tiers[tiers.len() - 1], matrix, x);
         let few = (matrix.slice_rows(3..20), x.slice_tokens(5..14));
-        Exact::new(format, few.0.data(), cols).check(few.1, &part(&whole, rows, 3..20, 5..14), &|| format!("{format}"));
+        Exact::new(format, few.0.data(), cols)
+            .check(few.1, &part(&whole, rows, 3..20, 5..14), &|| format!("{format}"));
         for kernels in tiers {
             let what = |part: &str| format!("{} {format} {part}", kernels.isa());
             if kernels.isa() == Isa::Scalar {
-                assert_same(&product(kernels, few.0, few.1), &part(&whole, rows, 3..20, 5..14), &|| what("a few"));
+                assert_same(&product(kernels, few.0, few.1), &part(&whole, rows, 3..20, 5..14), &|| {
+                    what("a few")
+                });
                 continue;
             }
             assert_same(&product(kernels, matrix, x), &whole, &|| what("whole"));
             for range in [0..1, 0..37, 1..4, 5..22, 16..70, 69..70, 40..40] {
                 let got = product(kernels, matrix.slice_rows(range.clone()), x);
-                assert_same(&got, &part(&whole, rows, range.clone(), 0..most), &|| what(&format!("rows {range:?}")));
+                assert_same(&got, &part(&whole, rows, range.clone(), 0..most), &|| {
+                    what(&format!("rows {range:?}"))
+                });
             }
-            for range in [0..1, 149..150, 7..8, 1..9, 3..12, 16..32, 16..33, 17..33, 100..150, 134..150, 145..150, 0..129, 9..9] {
+            for range in [
+                0..1,
+                149..150,
+                7..8,
+                1..9,
+                3..12,
+                16..32,
+                16..33,
+                17..33,
+                100..150,
+                134..150,
+                145..150,
+                0..129,
+                9..9,
+            ] {
                 let got = product(kernels, matrix, x.slice_tokens(range.clone()));
-                assert_same(&got, &part(&whole, rows, 0..rows, range.clone()), &|| what(&format!("tokens {range:?}")));
+                assert_same(&got, &part(&whole, rows, 0..rows, range.clone()), &|| {
+                    what(&format!("tokens {range:?}"))
+                });
             }
             for (chosen, slice) in [
                 (vec![149], 0..most),
@@ -222,7 +248,8 @@ fn what_is_left_in_the_room_of_a_record_is_not_used() {
             }
             spoilt.tokens = tokens;
             assert!(spoilt.lines != clean.lines);
-            let (got, expected) = (product(kernels, matrix, spoilt.view()), product(kernels, matrix, clean.view()));
+            let (got, expected) =
+                (product(kernels, matrix, spoilt.view()), product(kernels, matrix, clean.view()));
             assert!(expected.iter().all(|x| x.is_finite()));
             assert_same(&got, &expected, &|| format!("{} {format}", kernels.isa()));
         }

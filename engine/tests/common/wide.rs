@@ -31,10 +31,15 @@ pub fn wide(family: &str, dir: &Path) -> PathBuf {
     let target = dir.join(format!("wide-{family}"));
     std::fs::create_dir_all(&target).unwrap();
     let source = folder(family);
-    let mut config: Value = serde_json::from_slice(&std::fs::read(source.join("config.json")).unwrap()).unwrap();
-    for key in
-        ["hidden_size", "head_dim", "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size"]
-    {
+    let mut config: Value =
+        serde_json::from_slice(&std::fs::read(source.join("config.json")).unwrap()).unwrap();
+    for key in [
+        "hidden_size",
+        "head_dim",
+        "intermediate_size",
+        "moe_intermediate_size",
+        "shared_expert_intermediate_size",
+    ] {
         if let Some(size) = config[key].as_u64() {
             config[key] = json!(wider(size));
         }
@@ -68,7 +73,8 @@ pub fn wide(family: &str, dir: &Path) -> PathBuf {
     }
     let header = Value::Object(header).to_string();
     let length = (header.len() as u64).to_le_bytes();
-    std::fs::write(target.join("model.safetensors"), [&length[..], header.as_bytes(), &data].concat()).unwrap();
+    std::fs::write(target.join("model.safetensors"), [&length[..], header.as_bytes(), &data].concat())
+        .unwrap();
     target
 }
 
@@ -77,6 +83,7 @@ pub fn converted(source: &Path, formats: &[Format], target: &Path) {
     let loaded = load(source).unwrap_or_else(|error| panic!("{}: {error}", source.display()));
     let turn = Cell::new(0);
     let choose = |_| formats[turn.replace(turn.get() + 1) % formats.len()];
-    let plan = Conversion::plan(&loaded, &choose).unwrap_or_else(|error| panic!("{}: {error}", source.display()));
+    let plan =
+        Conversion::plan(&loaded, &choose).unwrap_or_else(|error| panic!("{}: {error}", source.display()));
     assert!(plan.write(target, &mut |_| true).unwrap());
 }

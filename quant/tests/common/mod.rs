@@ -7,7 +7,9 @@
 use std::io::Write;
 use std::sync::Once;
 
-use moelten_quant::{ActivationKind, Activations, Format, GROUP_ROWS, Isa, Kernels, Line, QMatrix, activations, encode};
+use moelten_quant::{
+    ActivationKind, Activations, Format, GROUP_ROWS, Isa, Kernels, Line, QMatrix, activations, encode,
+};
 
 /// Formats of blocks: their products take int8 activations.
 pub fn quantised() -> impl Iterator<Item = Format> {
