@@ -130,7 +130,13 @@ fn hidden_group(kernels: &Kernels, visit: &Visit<'_>, group: usize, lines: &mut 
 }
 
 /// 32 rows of `down`, times the weights of the visitors, added to their tokens: `out` is `[tokens, 32]`.
-fn add_down_group(kernels: &Kernels, visit: &Visit<'_>, hidden: Activations<'_>, group: usize, out: &mut [f32]) {
+fn add_down_group(
+    kernels: &Kernels,
+    visit: &Visit<'_>,
+    hidden: Activations<'_>,
+    group: usize,
+    out: &mut [f32],
+) {
     let down = &visit.mlp.down;
     let rows = group * GROUP_ROWS..down.rows().min((group + 1) * GROUP_ROWS);
     let (width, down) = (rows.len(), down.slice_rows(rows));

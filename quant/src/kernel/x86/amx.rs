@@ -129,7 +129,13 @@ thread_local! {
 
 impl TileProduct for Tiles {
     #[inline(always)]
-    unsafe fn tile<R: Rows, B: Blocks>(w: QMatrix<'_>, row: usize, x: Tokens<'_>, sums: *mut f32, stride: usize) {
+    unsafe fn tile<R: Rows, B: Blocks>(
+        w: QMatrix<'_>,
+        row: usize,
+        x: Tokens<'_>,
+        sums: *mut f32,
+        stride: usize,
+    ) {
         // SAFETY: the caller vouches for instructions, rows, tokens and sums.
         unsafe {
             // The last tile may reach beyond the tokens, but not beyond the room that the record has.
@@ -281,7 +287,8 @@ unsafe fn add_tile<R: Rows, B: Blocks>(
                 let b = b - AHEAD;
                 let (_, sides) = x.sides(blocks.start + b);
                 for h in 0..if B::SHAPE.halves { 2 } else { 1 } {
-                    let (product, [scale, min]) = (&products[b % SETS * 2 + h].0, [0, 1].map(|i| slab.sides[b][2 * h + i].as_ptr()));
+                    let (product, [scale, min]) =
+                        (&products[b % SETS * 2 + h].0, [0, 1].map(|i| slab.sides[b][2 * h + i].as_ptr()));
                     let (scale, min) = (R::load(scale), R::load(min));
                     for (t, acc) in acc.iter_mut().enumerate() {
                         let mut v = R::mul(R::float(R::load_bits(product[t].as_ptr())), scale);

@@ -70,11 +70,15 @@ macro_rules! array {
 }
 
 macro_rules! ints {
-    (|$i:ident| $element:expr) => { array!(R::splat(0), |$i| $element) };
+    (|$i:ident| $element:expr) => {
+        array!(R::splat(0), |$i| $element)
+    };
 }
 
 macro_rules! floats {
-    (|$i:ident| $element:expr) => { array!(R::splat_f(0.0), |$i| $element) };
+    (|$i:ident| $element:expr) => {
+        array!(R::splat_f(0.0), |$i| $element)
+    };
 }
 
 /// One scale for the block, no minimum.

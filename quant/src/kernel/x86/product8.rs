@@ -298,7 +298,13 @@ pub(super) trait TileProduct {
     ///
     /// # Safety
     /// As [`Rows`]; rows `row .. row + ROWS` and the tokens exist, and `sums` is good for writing.
-    unsafe fn tile<R: Rows, B: Blocks>(w: QMatrix<'_>, row: usize, x: Tokens<'_>, sums: *mut f32, stride: usize);
+    unsafe fn tile<R: Rows, B: Blocks>(
+        w: QMatrix<'_>,
+        row: usize,
+        x: Tokens<'_>,
+        sums: *mut f32,
+        stride: usize,
+    );
 }
 
 /// With vectors alone.
@@ -306,7 +312,13 @@ pub(super) struct Vectors;
 
 impl TileProduct for Vectors {
     #[inline(always)]
-    unsafe fn tile<R: Rows, B: Blocks>(w: QMatrix<'_>, row: usize, x: Tokens<'_>, sums: *mut f32, stride: usize) {
+    unsafe fn tile<R: Rows, B: Blocks>(
+        w: QMatrix<'_>,
+        row: usize,
+        x: Tokens<'_>,
+        sums: *mut f32,
+        stride: usize,
+    ) {
         let units = w.cols() / B::FORMAT.block_len();
         // SAFETY: the caller vouches for the instructions, the rows and the tokens.
         unsafe {
@@ -319,7 +331,12 @@ impl TileProduct for Vectors {
                 for t in 0..x.count {
                     R::store(sums.add(t * stride), R::splat_f(0.0));
                 }
-                walk::<R, B, _>(at, w.row_bytes(), 0..units, &mut Many { x, acc: sums, stride, minus_zeros: [[0; TOKENS]; 2] });
+                walk::<R, B, _>(
+                    at,
+                    w.row_bytes(),
+                    0..units,
+                    &mut Many { x, acc: sums, stride, minus_zeros: [[0; TOKENS]; 2] },
+                );
             }
         }
     }
@@ -331,7 +348,11 @@ impl TileProduct for Vectors {
 /// # Safety
 /// As [`Rows`]. `x` is `Q8`, as wide as the matrix, and not empty; `out` is `rows * tokens` long.
 #[inline(always)]
-pub(super) unsafe fn product<R: Rows, B: Blocks, P: TileProduct>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
+pub(super) unsafe fn product<R: Rows, B: Blocks, P: TileProduct>(
+    w: QMatrix<'_>,
+    x: Activations<'_>,
+    out: &mut [f32],
+) {
     let (rows, tokens) = (w.rows(), x.tokens());
     if rows < R::ROWS || w.row_bytes() > MAX_STRIDE {
         return crate::kernel::scalar::product(w, x, out);
