@@ -1,11 +1,13 @@
 //! What must never change a bit of the output: the number of threads, how a text is cut into chunks, what was cached
-//! before. On every golden family and instruction set.
+//! before. On every golden family and instruction set, with float and with quantised weights.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 mod common;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use common::wide::{converted, wide};
 use common::{FAMILIES, folder, golden, logits, model, session};
 use moelten_engine::decoder::Observer;
 use moelten_engine::error::EngineError;
@@ -13,61 +15,119 @@ use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::model::ModelOptions;
 use moelten_engine::router::Routing;
 use moelten_engine::session::{Session, SessionOptions};
-use moelten_quant::Isa;
+use moelten_quant::{Format, Isa};
 
 fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|logit| logit.to_bits()).collect()
 }
 
+/// A model and a text for it.
+struct Case {
+    name: String,
+    path: PathBuf,
+    ids: Vec<u32>,
+}
+
+impl Case {
+    /// The text again and again, `tokens` long.
+    fn new(name: String, path: PathBuf, family: &str, tokens: usize) -> Self {
+        Self { name, path, ids: golden(family).ids.into_iter().cycle().take(tokens).collect() }
+    }
+
+    /// Runs with any number of threads are the same.
+    fn check_threads(&self, isa: Isa, counts: &[usize]) {
+        let run = |threads| {
+            let options = ModelOptions { threads: Some(threads), isa: Some(isa), ..Default::default() };
+            bits(&logits(&mut session(&model(&self.path, options), KvFormat::F16), &self.ids).0)
+        };
+        let one = run(1);
+        for &threads in counts {
+            assert!(one == run(threads), "{} on {}: {threads} threads", self.name, isa.name());
+        }
+    }
+
+    /// Runs in any pieces, and with another text before, are the same.
+    fn check_pieces(&self, isa: Isa) {
+        let (name, ids, isa_name) = (&self.name, &self.ids, isa.name());
+        let cancel = AtomicBool::new(false);
+        let model = model(&self.path, ModelOptions { isa: Some(isa), ..Default::default() });
+        let whole = bits(&logits(&mut session(&model, KvFormat::F16), ids).0);
+        let last = &whole[whole.len() - model.spec().vocab..];
+        // Token by token, as in decoding.
+        let mut single = session(&model, KvFormat::F16);
+        let stepwise: Vec<u32> = ids
+            .iter()
+            .flat_map(|&id| {
+                single.append(&[id], &cancel, &mut (), &mut |_| {}).unwrap();
+                bits(single.logits())
+            })
+            .collect();
+        assert!(stepwise == whole, "{name} on {isa_name}: prefill and decode differ");
+        // Uneven pieces.
+        let mut pieces = session(&model, KvFormat::F16);
+        for piece in [&ids[..7], &ids[7..8], &ids[8..17], &ids[17..]] {
+            pieces.append(piece, &cancel, &mut (), &mut |_| {}).unwrap();
+        }
+        assert!(bits(pieces.logits()) == last, "{name} on {isa_name}: pieces");
+        // Another text first, of which a part stays in the cache.
+        let other: Vec<u32> = ids[..11].iter().copied().chain([5, 9, 17]).collect();
+        let mut reused = session(&model, KvFormat::F16);
+        reused.append(&other, &cancel, &mut (), &mut |_| {}).unwrap();
+        assert_eq!(reused.keep_prefix(ids), 11);
+        reused.append(&ids[11..], &cancel, &mut (), &mut |_| {}).unwrap();
+        assert!(bits(reused.logits()) == last, "{name} on {isa_name}: cache");
+    }
+}
+
+/// The golden folders and their text.
+fn goldens() -> impl Iterator<Item = Case> {
+    FAMILIES.into_iter().map(|family| {
+        let tokens = golden(family).ids.len();
+        Case::new(family.to_owned(), folder(family), family, tokens)
+    })
+}
+
 #[test]
 fn threads_never_change_a_bit() {
-    for family in FAMILIES {
-        let ids = golden(family).ids;
-        for isa in Isa::available() {
-            let run = |threads| {
-                let options = ModelOptions { threads: Some(threads), isa: Some(isa), ..Default::default() };
-                bits(&logits(&mut session(&model(&folder(family), options), KvFormat::F16), &ids).0)
-            };
-            let one = run(1);
-            for threads in [2, 3, 5] {
-                assert!(one == run(threads), "{family} on {}: {threads} threads", isa.name());
-            }
-        }
+    for case in goldens() {
+        Isa::available().into_iter().for_each(|isa| case.check_threads(isa, &[2, 3, 5]));
     }
 }
 
 #[test]
 fn chunks_and_caches_never_change_a_bit() {
-    let cancel = AtomicBool::new(false);
-    for family in FAMILIES {
-        let ids = golden(family).ids;
-        for isa in Isa::available() {
-            let model = model(&folder(family), ModelOptions { isa: Some(isa), ..Default::default() });
-            let whole = bits(&logits(&mut session(&model, KvFormat::F16), &ids).0);
-            let last = &whole[whole.len() - model.spec().vocab..];
-            // Token by token, as in decoding.
-            let mut single = session(&model, KvFormat::F16);
-            let stepwise: Vec<u32> = ids
-                .iter()
-                .flat_map(|&id| {
-                    single.append(&[id], &cancel, &mut (), &mut |_| {}).unwrap();
-                    bits(single.logits())
-                })
-                .collect();
-            assert!(stepwise == whole, "{family} on {}: prefill and decode differ", isa.name());
-            // Uneven pieces.
-            let mut pieces = session(&model, KvFormat::F16);
-            for piece in [&ids[..7], &ids[7..8], &ids[8..21], &ids[21..]] {
-                pieces.append(piece, &cancel, &mut (), &mut |_| {}).unwrap();
+    for case in goldens() {
+        Isa::available().into_iter().for_each(|isa| case.check_pieces(isa));
+    }
+}
+
+/// The golden families as `Q8_0`, and wide models in formats of every kind, one and several to a layer.
+#[test]
+fn quantised_models_never_change_a_bit() {
+    use Format::*;
+    let dir = tempfile::tempdir().unwrap();
+    let wide_models: [(&str, &[Format]); 6] = [
+        ("mixtral", &[Q4_0]),
+        ("qwen2", &[Q8_0]),
+        ("olmoe", &[Q4K]),
+        ("qwen3moe", &[Q6K]),
+        ("qwen2moe", &[Q4_1, Q5K, F16, Mxfp4, Q5_0, Iq4Xs, BF16]),
+        ("granitemoe", &[Iq4Nl, F32, Q5_1, Q4K, Q6K]),
+    ];
+    let small = FAMILIES.map(|family| (family, folder(family), &[Q8_0][..], 24));
+    // Enough tokens for some experts to get a tile of them.
+    let wide = wide_models.map(|(family, formats)| (family, wide(family, dir.path()), formats, 60));
+    for (family, source, formats, tokens) in small.into_iter().chain(wide) {
+        let path = dir.path().join("quantised.gguf");
+        converted(&source, formats, &path);
+        let mut case = Case::new(format!("{family} {formats:?}"), path, family, tokens);
+        // The fastest first: the reference is slow and reads less.
+        for isa in Isa::available().into_iter().rev() {
+            if isa == Isa::Scalar {
+                case.ids.truncate(20);
             }
-            assert!(bits(pieces.logits()) == last, "{family} on {}: pieces", isa.name());
-            // Another text first, of which a part stays in the cache.
-            let other: Vec<u32> = ids[..11].iter().copied().chain([5, 9, 17]).collect();
-            let mut reused = session(&model, KvFormat::F16);
-            reused.append(&other, &cancel, &mut (), &mut |_| {}).unwrap();
-            assert_eq!(reused.keep_prefix(&ids), 11);
-            reused.append(&ids[11..], &cancel, &mut (), &mut |_| {}).unwrap();
-            assert!(bits(reused.logits()) == last, "{family} on {}: cache", isa.name());
+            case.check_threads(isa, &[2, 3]);
+            case.check_pieces(isa);
         }
     }
 }
@@ -81,7 +141,7 @@ fn long_contexts_never_change_a_bit() {
         let ids: Vec<u32> = golden(family).ids.into_iter().cycle().take(tokens).collect();
         for isa in Isa::available() {
             let run = |threads, kv, pieces: &[usize]| {
-                let options = ModelOptions { threads: Some(threads), isa: Some(isa) };
+                let options = ModelOptions { threads: Some(threads), isa: Some(isa), ..Default::default() };
                 let options = (model(&folder(family), options), SessionOptions { context: Some(tokens), kv });
                 let mut session = Session::new(options.0, options.1).unwrap();
                 for ends in pieces.windows(2) {

@@ -6,18 +6,19 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use common::{distance, folder, golden, logits, model, session, spread};
+use common::{FAMILIES, distance, folder, golden, logits, model, session, spread};
 use moelten_engine::kv_cache::KvFormat;
-use moelten_engine::model::{Model, ModelOptions};
-use moelten_engine::session::{ContextLimit, Session, SessionOptions, default_context};
+use moelten_engine::model::ModelOptions;
+use moelten_engine::session::{ContextLimit, Session, SessionOptions, buffer_bytes, default_context};
 use moelten_loader::catalog::TensorInfo;
 use moelten_loader::convert::Conversion;
 use moelten_loader::gguf::{Gguf, Value as Entry};
 use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
 use moelten_loader::load::{load, spec_of_config};
 use moelten_loader::safetensors::SafeTensors;
-use moelten_loader::spec::{Ffn, Mixer, ModelSpec, NormSpec, RopeScaling, RopeSpec};
+use moelten_loader::spec::{Ffn, Mixer, ModelSpec, NormSpec, RopeScaling, RopeSpec, SharedExpert};
 use moelten_quant::Format;
 use serde_json::{Value, json};
 
@@ -205,19 +206,43 @@ fn a_recommended_top_k_below_one_is_off() {
     }
 }
 
-/// Buffers count, not only the cache: an expert may be wide where everything else is small.
+/// Buffers count, not only the cache, so that a session that does not fit is refused before it allocates: what is counted
+/// is what would be allocated, and an expert may be wide where everything else is small.
 #[test]
 fn buffers_are_counted_before_they_are_allocated() {
-    let loaded = load(&folder("qwen3")).unwrap();
-    let mut spec = loaded.spec.clone();
-    let model =
-        std::sync::Arc::new(Model::new(loaded.spec, loaded.tensors, ModelOptions::default()).unwrap());
-    let roomy = Session::new(model, SessionOptions { context: Some(64), kv: KvFormat::F16 }).unwrap();
-    let (_, buffers) = roomy.bytes();
-    assert_eq!(buffers, moelten_engine::session::buffer_bytes(&spec, 64));
-    let Ffn::Dense(mlp) = &mut spec.layers[0].ffn else { panic!("qwen3 is dense") };
-    mlp.d_ff = 1 << 20;
-    assert!(moelten_engine::session::buffer_bytes(&spec, 512) > 4 << 30);
+    for family in FAMILIES {
+        let model = model(&folder(family), ModelOptions::default());
+        for context in [1, 9, 64] {
+            let options = SessionOptions { context: Some(context), kv: KvFormat::F16 };
+            let (_, buffers) = Session::new(Arc::clone(&model), options).unwrap().bytes();
+            assert_eq!(buffers, buffer_bytes(model.spec(), context), "{family}, a context of {context}");
+        }
+    }
+    // The hidden layer of a whole chunk alone.
+    let wide = 1 << 20;
+    let hidden = 512 * wide as u64 * size_of::<f32>() as u64;
+    let with = |family: &str, change: fn(&mut Ffn, usize)| {
+        let mut spec = load(&folder(family)).unwrap().spec;
+        assert!(buffer_bytes(&spec, 512) < hidden / 100, "everything else is small");
+        change(&mut spec.layers[0].ffn, wide);
+        buffer_bytes(&spec, 512)
+    };
+    let dense = with("qwen3", |ffn, wide| {
+        let Ffn::Dense(mlp) = ffn else { panic!("qwen3 is dense") };
+        mlp.d_ff = wide;
+    });
+    let experts = with("mixtral", |ffn, wide| {
+        let Ffn::Moe(moe) = ffn else { panic!("mixtral has experts") };
+        moe.expert.d_ff = wide;
+    });
+    let shared = with("qwen2moe", |ffn, wide| {
+        let Ffn::Moe(moe) = ffn else { panic!("qwen2moe has experts") };
+        let (SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp)) = &mut moe.shared else {
+            panic!("and a shared one")
+        };
+        mlp.d_ff = wide;
+    });
+    assert!([dense, experts, shared].into_iter().all(|bytes| bytes > hidden), "{dense} {experts} {shared}");
 }
 
 /// Converted Llama 3 files carry divisors; a linear factor beside them divides again, another scheme contradicts them.

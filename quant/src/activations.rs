@@ -12,6 +12,7 @@
 
 use std::ops::Range;
 
+use crate::kernel::lines::{floats, words, words_mut};
 use crate::{Format, Kernels};
 
 /// Columns of a block.
@@ -94,7 +95,11 @@ impl<'a> Activations<'a> {
     /// # Panics
     /// If the range is not within `0..tokens`.
     pub fn slice_tokens(&self, tokens: Range<usize>) -> Self {
-        assert!(tokens.start <= tokens.end && tokens.end <= self.tokens, "tokens {tokens:?} of {}", self.tokens);
+        assert!(
+            tokens.start <= tokens.end && tokens.end <= self.tokens,
+            "tokens {tokens:?} of {}",
+            self.tokens
+        );
         Self { first: self.first + tokens.start, tokens: tokens.len(), ..*self }
     }
 
@@ -124,12 +129,9 @@ impl<'a> Activations<'a> {
     }
 
     /// All numbers of `F32` activations, from the first token's on; the next block is `32 * all` further.
-    #[allow(unsafe_code, reason = "floats are kept as words")]
     pub(crate) fn floats(&self) -> &'a [f32] {
         assert_eq!(self.kind, ActivationKind::F32, "these are codes");
-        let words = &words(self.lines)[self.first * BLOCK..];
-        // SAFETY: a float has the size and alignment of a word, and every word is one.
-        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
+        floats(&words(self.lines)[self.first * BLOCK..])
     }
 
     /// Codes and scale of a token in block `block` of `Q8` activations.
@@ -159,7 +161,9 @@ impl<'a> Activations<'a> {
             assert!(token < self.tokens, "token {token} of {}", self.tokens);
             let token = self.first + token;
             match self.kind {
-                ActivationKind::F32 => to[i * BLOCK..][..BLOCK].copy_from_slice(&from[token * BLOCK..][..BLOCK]),
+                ActivationKind::F32 => {
+                    to[i * BLOCK..][..BLOCK].copy_from_slice(&from[token * BLOCK..][..BLOCK])
+                }
                 ActivationKind::Q8 => {
                     to[i * 8..][..8].copy_from_slice(&from[token * 8..][..8]);
                     for part in 8..Q8_WORDS {
@@ -286,31 +290,6 @@ fn quantise(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
     (x.map(|x| (x * inverse + 12_582_912.0).to_bits() as i8), largest / 127.0)
 }
 
-/// The words of lines.
-#[inline(always)]
-pub(crate) fn words(lines: &[Line]) -> &[u32] {
-    lines_as_words(lines).as_flattened()
-}
-
-#[inline(always)]
-fn words_mut(lines: &mut [Line]) -> &mut [u32] {
-    lines_as_words_mut(lines).as_flattened_mut()
-}
-
-#[allow(unsafe_code, reason = "a line is its words")]
-#[inline(always)]
-fn lines_as_words(lines: &[Line]) -> &[[u32; 16]] {
-    // SAFETY: `Line` is `repr(C)` with this array as its only field and of the same size.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len()) }
-}
-
-#[allow(unsafe_code, reason = "a line is its words")]
-#[inline(always)]
-fn lines_as_words_mut(lines: &mut [Line]) -> &mut [[u32; 16]] {
-    // SAFETY: `Line` is `repr(C)` with this array as its only field and of the same size; the borrow is exclusive.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len()) }
-}
-
 /// Fills a whole buffer of lines from `[tokens, cols]` floats, on this thread.
 ///
 /// # Panics
@@ -323,4 +302,41 @@ pub fn activations(kernels: &Kernels, kind: ActivationKind, x: &[f32], cols: usi
         kernels.fill(Columns::of(x, cols, block), 0, Record { kind, tokens, lines });
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+
+    /// What kernels read: codes, scales, negated sums of all and of the first 16 codes, each in its place for the room.
+    #[test]
+    fn a_record_is_laid_out_as_it_says() {
+        let kernels = Kernels::for_isa(Isa::best()).expect("the best is available");
+        for (tokens, room) in [(1, 1), (3, 3), (8, 8), (9, 16), (16, 16), (17, 32)] {
+            // Token t has 127 in column t, a code of 127 for it, and 1 in the last.
+            let x: Vec<f32> = (0..tokens * BLOCK)
+                .map(|i| match (i / BLOCK, i % BLOCK) {
+                    (_, 31) => 1.0,
+                    (t, column) if t == column => 127.0,
+                    _ => 0.0,
+                })
+                .collect();
+            let lines = activations(kernels, ActivationKind::Q8, &x, BLOCK);
+            let words = words(&lines);
+            assert_eq!(words.len(), (11 * room).next_multiple_of(16), "{tokens} tokens");
+            for t in 0..tokens {
+                let mut codes = [0u8; BLOCK];
+                codes[t] = 127;
+                codes[31] = 1;
+                let written: Vec<u8> =
+                    words[t * 8..][..8].iter().flat_map(|word| word.to_le_bytes()).collect();
+                assert_eq!(written, codes, "token {t} of {tokens}");
+                assert_eq!(f32::from_bits(words[room * 8 + t]), 1.0, "scale of token {t} of {tokens}");
+                assert_eq!(words[room * 9 + t] as i32, -128, "sum of token {t} of {tokens}");
+                let low = if t < 16 { -127 } else { 0 };
+                assert_eq!(words[room * 10 + t] as i32, low, "first sum of token {t} of {tokens}");
+            }
+        }
+    }
 }

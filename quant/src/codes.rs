@@ -127,7 +127,7 @@ pub(crate) fn row_product<'o>(
     out: impl Iterator<Item = &'o mut f32>,
 ) {
     let (format, shape) = (w.format(), Shape::of(w.format()));
-    let bytes = &w.data()[row * w.row_bytes()..][..w.row_bytes()];
+    let bytes = w.row(row);
     let pieces = format.block_len() / 32;
     for (token, out) in out.enumerate() {
         *out = 0.0;

@@ -13,6 +13,7 @@ use crate::{Format, Isa, QMatrix};
 
 mod attend;
 mod limits;
+pub(crate) mod lines;
 mod prefetch;
 mod scalar;
 mod tiled;
@@ -27,6 +28,8 @@ pub(crate) use x86::amx::obstacle as amx_obstacle;
 pub const GROUP_ROWS: usize = 32;
 /// Layer normalisation: `x`, weight, bias, epsilon, `out`.
 type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
+/// A product of float weights with one token: matrix, `x`, `out`.
+type Fused = unsafe fn(QMatrix<'_>, &[f32], &mut [f32]);
 
 /// The kernels of one tier. Get one from [`Kernels::for_isa`]; it lives forever and any thread may use it.
 ///
@@ -69,7 +72,7 @@ struct Floats {
     /// Decodes floats of any format.
     unpack: unsafe fn(Format, &[u8], &mut [f32]),
     /// A product with one token straight from the matrix; a tier without one unpacks first.
-    fused: Option<unsafe fn(QMatrix<'_>, &[f32], &mut [f32])>,
+    fused: Option<Fused>,
     block: unsafe fn(tiled::Block<'_>),
     dot: unsafe fn(&[f32], &[f32]) -> f32,
     dot_f16: unsafe fn(&[f32], &[f16]) -> f32,
@@ -96,7 +99,9 @@ impl Kernels {
     /// The kernels of a tier, or `None` if this machine cannot run it.
     pub fn for_isa(isa: Isa) -> Option<&'static Self> {
         let kernels: &'static Self = match isa {
-            Isa::Scalar => &const { Self { isa: Isa::Scalar, floats: &scalar::FLOATS, codes: &scalar::CODES } },
+            Isa::Scalar => {
+                &const { Self { isa: Isa::Scalar, floats: &scalar::FLOATS, codes: &scalar::CODES } }
+            }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &x86::AVX2,
             #[cfg(target_arch = "x86_64")]
@@ -135,10 +140,11 @@ impl Kernels {
             out.fill(0.0);
             return;
         }
-        // SAFETY: `for_isa` detected the tier's instructions; the matrix and the activations were checked when they were
-        // built, and that they and `out` belong together just now.
         match (x.kind(), self.floats.fused) {
+            // SAFETY: `for_isa` detected the tier's instructions; the matrix and the activations were checked when they
+            // were built, and that they and `out` belong together just now.
             (ActivationKind::Q8, _) => unsafe { (self.codes.product)(w, x, out) },
+            // SAFETY: as above; the records hold one token.
             (ActivationKind::F32, Some(fused)) if x.place().0 == 1 => unsafe { fused(w, x.floats(), out) },
             (ActivationKind::F32, _) => tiled::matmul(self, w, x, out),
         }

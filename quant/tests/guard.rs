@@ -1,4 +1,5 @@
-//! No kernel reads or writes past its slices: every slice ends where memory that may not be touched begins.
+//! No kernel reads or writes past its slices: every slice ends where memory that may not be touched begins; of matrices and
+//! activations another copy begins where it ends.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a helper of tests fails with the test")]
@@ -6,11 +7,18 @@
 
 mod common;
 
-use common::{Rng, Weights, tiers};
+use common::{Packed, Rng, Weights, tiers};
 use half::f16;
-use moelten_quant::{Attend, Format, KEY_GROUP, KvHead, QMatrix, Running};
+use moelten_quant::{
+    ActivationKind, Activations, Attend, BLOCK, Columns, Format, Isa, KEY_GROUP, Kernels, KvHead, Line,
+    QMatrix, Record, Running,
+};
 
-/// Memory whose last element is followed by a page without access.
+fn scalar() -> &'static Kernels {
+    Kernels::for_isa(Isa::Scalar).unwrap()
+}
+
+/// Memory between two pages without access, of which it touches one.
 struct Guarded<T> {
     map: *mut libc::c_void,
     map_len: usize,
@@ -19,56 +27,105 @@ struct Guarded<T> {
 }
 
 impl<T: Copy> Guarded<T> {
+    /// Values that end where a page without access begins.
     fn new(values: &[T]) -> Self {
+        Self::at(values, true)
+    }
+
+    /// Values that begin where a page without access ends.
+    fn after(values: &[T]) -> Self {
+        Self::at(values, false)
+    }
+
+    fn at(values: &[T], end: bool) -> Self {
         let bytes = size_of_val(values);
         // SAFETY: sysconf has no preconditions.
         let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap();
-        let map_len = bytes.next_multiple_of(page) + page;
-        // SAFETY: a new private mapping; its last page loses its access, and the values are copied to end before it.
+        let map_len = bytes.next_multiple_of(page) + 2 * page;
+        // SAFETY: a new private mapping; its first and last page lose their access, and the values are copied to what is
+        // between, which is long enough.
         unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANON;
             let map =
                 libc::mmap(std::ptr::null_mut(), map_len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
             assert_ne!(map, libc::MAP_FAILED);
+            assert_eq!(libc::mprotect(map, page, libc::PROT_NONE), 0);
             assert_eq!(libc::mprotect(map.byte_add(map_len - page), page, libc::PROT_NONE), 0);
-            let start = map.byte_add(map_len - page - bytes).cast::<T>();
+            let start = map.byte_add(if end { map_len - page - bytes } else { page }).cast::<T>();
             std::ptr::copy_nonoverlapping(values.as_ptr(), start, values.len());
             Self { map, map_len, start, len: values.len() }
         }
     }
 
     fn get(&mut self) -> &mut [T] {
-        // SAFETY: `new` wrote `len` values there; a multiple of their size before a page they are aligned.
+        // SAFETY: `at` wrote `len` values there; a multiple of their size from a page they are aligned.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
 }
 
 impl<T> Drop for Guarded<T> {
     fn drop(&mut self) {
-        // SAFETY: the mapping that `new` made.
+        // SAFETY: the mapping that `at` made.
         unsafe { libc::munmap(self.map, self.map_len) };
     }
 }
 
+/// Weights, activations and outputs at a guard page, for rows that do and do not fill a vector, and tokens that do and do not
+/// fill a tile; all of them, and some at the end of the records.
 #[test]
-fn products_and_unpacking_stay_within_their_slices() {
+fn products_stay_within_their_slices() {
     let mut rng = Rng(1);
-    for kernels in tiers() {
-        for format in Format::ALL {
-            let columns: &[usize] = match format.block_len() {
-                1 => &[1, 5, 8, 15, 17, 31, 33, 40, 521],
-                32 => &[32, 64, 544],
-                _ => &[256, 768],
-            };
-            for &cols in columns {
-                for (rows, tokens) in [(1, 1), (5, 1), (1, 2), (6, 3), (3, 7), (4, 70)] {
-                    let mut bytes = Guarded::new(&Weights::Random.bytes(format, rows * cols, &mut rng));
-                    let mut x = Guarded::new(&rng.floats(tokens * cols));
+    for format in Format::ALL {
+        let columns: &[usize] = match format.block_len() {
+            1 => &[1, 5, 8, 15, 17, 31, 33, 40, 521],
+            32 => &[32, 96],
+            _ => &[256, 512],
+        };
+        for &cols in columns {
+            for rows in [1, 5, 8, 15, 16, 17, 33] {
+                let bytes = Weights::Random.bytes(format, rows * cols, &mut rng);
+                let [mut last, mut first] = [Guarded::new(&bytes), Guarded::after(&bytes)];
+                for tokens in [1, 2, 3, 7, 8, 9, 10, 15, 16, 17, 25, 33, 129] {
+                    let packed = Packed::new(scalar(), format, &rng.floats(tokens * cols), cols);
+                    let [mut last_x, mut first_x] =
+                        [Guarded::new(&packed.lines), Guarded::after(&packed.lines)];
                     let mut out = Guarded::new(&vec![0.0; rows * tokens]);
-                    let matrix = QMatrix::new(format, rows, cols, bytes.get()).unwrap();
-                    kernels.matmul(matrix, x.get(), tokens, out.get());
-                    let mut weights = Guarded::new(&vec![0.0; rows * cols]);
-                    kernels.decode(format, matrix.data(), weights.get());
+                    for kernels in tiers() {
+                        if kernels.isa() == Isa::Scalar && tokens > 9 {
+                            continue; // plain Rust, and slow
+                        }
+                        for (bytes, lines) in [(last.get(), last_x.get()), (first.get(), first_x.get())] {
+                            let matrix = QMatrix::new(format, rows, cols, bytes).unwrap();
+                            let x = Activations::new(packed.kind, tokens, cols, lines);
+                            kernels.matmul(matrix, x, out.get());
+                            let some = tokens.min(10);
+                            let x = x.slice_tokens(tokens - some..tokens);
+                            let at = (tokens - some) * rows;
+                            kernels.matmul(matrix, x, &mut out.get()[at..]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn packing_stays_within_its_slices() {
+    let mut rng = Rng(4);
+    for kernels in tiers() {
+        for kind in [ActivationKind::F32, ActivationKind::Q8] {
+            for width in 1..=BLOCK {
+                for tokens in [1, 2, 8, 9, 17] {
+                    let values = rng.floats(tokens * width);
+                    for mut x in [Guarded::new(&values), Guarded::after(&values)] {
+                        let mut lines = Guarded::new(&vec![Line::ZERO; kind.record_lines(tokens)]);
+                        let from = Columns { x: x.get(), stride: width, width, tokens };
+                        kernels.fill(from, 0, Record { kind, tokens, lines: lines.get() });
+                        let mut to = Guarded::new(&vec![Line::ZERO; kind.record_lines(1)]);
+                        let all = Activations::new(kind, tokens, width, lines.get());
+                        all.gather(0, [tokens - 1].into_iter(), to.get());
+                    }
                 }
             }
         }

@@ -200,6 +200,40 @@ fn f23_odd_homes_and_locales() {
     }
 }
 
+/// A processor without vector instructions, by the override, from one end to the other; and every other tier.
+#[test]
+fn f26_every_instruction_set_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let isas = moelten_quant::Isa::available();
+    assert_eq!(isas[0].name(), "scalar");
+    for isa in isas {
+        let with = |arguments: &[&str], input: &[u8]| {
+            run(moelten().args(arguments).env("MOELTEN_ISA", isa.name()), input).fine()
+        };
+        let model = folder.path().join(format!("{}.gguf", isa.name()));
+        let model = model.to_str().unwrap();
+        with(&["quantize", builtin().to_str().unwrap(), model, "--type", "f32"], b"");
+        for model in [builtin().to_str().unwrap(), model] {
+            assert!(
+                !with(&["run", model, "-p", "hello", "--max-tokens", "8", "--temp", "0"], b"").out.is_empty()
+            );
+            assert!(!with(&["chat", model, "--max-tokens", "8"], b"hello\n").out.is_empty());
+        }
+    }
+}
+
+#[test]
+fn f26_an_instruction_set_that_is_not_there_is_wrong_use() {
+    for name in ["mmx", "avx2 ", "\u{1b}[31m"] {
+        for line in [&["run", "-p", "hello"][..], &["chat"], &["doctor"]] {
+            let outcome =
+                run(moelten().args(line).env("MOELTEN_ISA", name), b"hello\n").refused(2, "E-ARG-03");
+            assert!(outcome.err.contains("scalar"), "{line:?}: {outcome:?}");
+        }
+    }
+    run(moelten().args(["run", "-p", "hello", "--max-tokens", "4"]).env("MOELTEN_ISA", ""), b"").fine();
+}
+
 /// A chat or run that would answer for a very long time.
 fn endless(arguments: &[&str]) -> Command {
     let mut command = moelten();

@@ -63,11 +63,18 @@ fn b68_words_that_attack_come_out_as_words() {
     let folder = tempfile::tempdir().unwrap();
     let model = hostile(&folder);
     let model = model.to_str().unwrap();
-    let options = ["-p", "hello", "--max-tokens", "60", "--seed", "1", "--temp", "5"];
-    let json = args(["run", model, "--json"].iter().chain(&options)).fine();
-    let object: serde_json::Value = serde_json::from_slice(&json.out).unwrap();
-    let answer = object["answer"].as_str().unwrap();
-    assert!(answer.contains('\u{1b}') && answer.contains('\u{9b}'), "the model does attack: {answer:?}");
+    let seeds: Vec<String> = (1..30).map(|seed| seed.to_string()).collect();
+    // What a seed says depends on the last bits of the arithmetic, so one is looked for that does attack.
+    fn options(seed: &str) -> [&str; 8] {
+        ["-p", "hello", "--max-tokens", "60", "--temp", "5", "--seed", seed]
+    }
+    let attacks = |seed: &&String| {
+        let json = args(["run", model, "--json"].into_iter().chain(options(seed))).fine();
+        let object: serde_json::Value = serde_json::from_slice(&json.out).unwrap();
+        let answer = object["answer"].as_str().unwrap();
+        answer.contains('\u{1b}') && answer.contains('\u{9b}')
+    };
+    let options = options(seeds.iter().find(attacks).expect("the model attacks for some seed"));
     let shown = args(["run", model].iter().chain(&options)).fine();
     assert!(shown.text().contains("word") && !shown.text().contains("owned"), "{shown:?}");
     let chat =

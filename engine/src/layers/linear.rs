@@ -4,7 +4,9 @@
 //! ("grouped"): each task writes one contiguous part. [`Compute::ungroup`] makes rows of tokens of them.
 
 use moelten_loader::store::{MatrixRef, TensorStore};
-use moelten_quant::{ActivationKind, Activations, BLOCK, Columns, Format, GROUP_ROWS, Kernels, Line, QMatrix, Record};
+use moelten_quant::{
+    ActivationKind, Activations, BLOCK, Columns, Format, GROUP_ROWS, Kernels, Line, QMatrix, Record,
+};
 
 use crate::pool::Pool;
 

@@ -131,7 +131,16 @@ impl Moe {
             let experts = &experts[..count];
             let formats = experts.iter().flat_map(|expert| [expert.gate.format(), expert.up.format()]);
             compute.pack(x, d_model, formats, &mut ffn.packed);
-            add_experts(compute, experts, next, &s.visits, &ffn.packed, &mut s.gathered, &mut ffn.hidden, grouped);
+            add_experts(
+                compute,
+                experts,
+                next,
+                &s.visits,
+                &ffn.packed,
+                &mut s.gathered,
+                &mut ffn.hidden,
+                grouped,
+            );
             next += count;
         }
         if let Some(shared) = &self.shared {

@@ -1,6 +1,8 @@
 //! What the engine's tests share: golden checkpoints and ways to run them.
 #![allow(dead_code, clippy::unwrap_used, reason = "every test binary uses a part of it; a failure may panic")]
 
+pub mod wide;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -12,6 +14,7 @@ use moelten_engine::router::Routing;
 use moelten_engine::session::{Session, SessionOptions};
 use moelten_loader::load::load;
 use moelten_loader::safetensors::SafeTensors;
+use moelten_quant::Isa;
 
 /// One checkpoint per supported family and variant.
 pub const FAMILIES: [&str; 11] = [
@@ -122,4 +125,68 @@ pub fn spread(values: &[f32]) -> f32 {
 pub fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Root mean square of the errors of logits, in spreads.
+pub fn deviation(got: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(got.len(), expected.len());
+    let differences: Vec<f32> = got.iter().zip(expected).map(|(a, b)| a - b).collect();
+    spread(&differences) / spread(expected)
+}
+
+/// Logits and routes of a model for a text, with its cache in single precision.
+pub fn run(path: &Path, ids: &[u32]) -> (Vec<f32>, Vec<(usize, Vec<u32>)>) {
+    run_on(Isa::best(), path, ids)
+}
+
+/// The same on a tier.
+pub fn run_on(isa: Isa, path: &Path, ids: &[u32]) -> (Vec<f32>, Vec<(usize, Vec<u32>)>) {
+    let model = model(path, ModelOptions { isa: Some(isa), ..Default::default() });
+    let (logits, routes) = logits(&mut session(&model, KvFormat::F32), ids);
+    (logits, routes.0)
+}
+
+/// What rounding to 8 bits may do to logits `[ids, vocab]`, as [`deviation`].
+///
+/// That is a property of the model, so it is measured on it: an F32 file with uniform noise of exactly the size of the
+/// rounding, half a step of `max / 127` of each block of 32, in every weight that Q8_0 rounds. Rounding the weights is one
+/// draw of such noise, flipped routes included. Products with quantised weights also round their activations, to codes of
+/// the same blocks: one more draw, and both together about 1.4 times one. Twice the worst of several draws has room for
+/// chance, and any error of layout, scale or kernel is far outside.
+pub fn rounding_bound(file: &Path, ids: &[u32], expected: &[f32]) -> f32 {
+    let noisy = file.with_extension("noisy");
+    let draws = (1..=6).map(|seed| {
+        add_rounding_noise(file, &noisy, seed);
+        deviation(&run(&noisy, ids).0, expected)
+    });
+    let bound = 2.0 * draws.fold(0.0, f32::max);
+    assert!(bound < 1.0, "noise drowns everything: {bound}");
+    bound
+}
+
+/// Copies an F32 GGUF file, moving every weight that Q8_0 would round by a random part of its rounding step.
+fn add_rounding_noise(source: &Path, target: &Path, seed: u64) {
+    let model = load(source).unwrap();
+    let mut bytes = std::fs::read(source).unwrap();
+    let mut state = seed;
+    let catalog = model.tensors.catalog();
+    for tensor in catalog.tensors() {
+        if tensor.shape.len() < 2 || tensor.name.contains("ffn_gate_inp") {
+            continue;
+        }
+        let start = usize::try_from(tensor.offset).unwrap();
+        let data = &mut bytes[start..start + usize::try_from(tensor.bytes).unwrap()];
+        for block in data.chunks_exact_mut(32 * 4) {
+            let value = |at: &[u8]| f32::from_le_bytes(at.try_into().unwrap());
+            let step = block.chunks_exact(4).map(|at| value(at).abs()).fold(0.0, f32::max) / 127.0;
+            for at in block.chunks_exact_mut(4) {
+                // Knuth's MMIX generator; its high bits are good enough for noise.
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let unit = (state >> 40) as f32 / (1u32 << 24) as f32 - 0.5;
+                let moved = value(at) + unit * step;
+                at.copy_from_slice(&moved.to_le_bytes());
+            }
+        }
+    }
+    std::fs::write(target, bytes).unwrap();
 }

@@ -24,7 +24,8 @@ mod vector;
 use crate::Isa;
 use crate::kernel::{Codes, Kernels};
 
-pub(super) static AVX2: Kernels = Kernels { isa: Isa::Avx2, floats: &avx2::FLOATS, codes: &codes_avx2::CODES };
+pub(super) static AVX2: Kernels =
+    Kernels { isa: Isa::Avx2, floats: &avx2::FLOATS, codes: &codes_avx2::CODES };
 pub(super) static AVX_VNNI: Kernels =
     Kernels { isa: Isa::AvxVnni, floats: &avx2::FLOATS, codes: &codes_avx_vnni::CODES };
 pub(super) static AVX512_VNNI: Kernels =

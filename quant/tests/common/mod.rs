@@ -1,4 +1,5 @@
-//! What the kernel tests share: numbers from a seed, weights in every format, and the tiers of this machine.
+//! What the kernel tests share: numbers from a seed, weights in every format, activations of every kind, products in plain
+//! order, and the tiers of this machine.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a helper of tests fails with the test")]
@@ -6,7 +7,14 @@
 use std::io::Write;
 use std::sync::Once;
 
-use moelten_quant::{Format, Isa, Kernels, encode};
+use moelten_quant::{
+    ActivationKind, Activations, Format, GROUP_ROWS, Isa, Kernels, Line, QMatrix, activations, encode,
+};
+
+/// Formats of blocks: their products take int8 activations.
+pub fn quantised() -> impl Iterator<Item = Format> {
+    Format::ALL.into_iter().filter(|format| format.block_len() > 1)
+}
 
 /// SplitMix64.
 pub struct Rng(pub u64);
@@ -36,17 +44,23 @@ pub enum Weights {
     Random,
     /// Each block all ones or all zeros but for its scales, which are the largest, the smallest or minus one.
     Extreme,
+    /// All bits random, so that scales may be infinite or not numbers.
+    Bytes,
     /// All bytes zero.
     Zero,
 }
 
 impl Weights {
-    pub const ALL: [Self; 3] = [Self::Random, Self::Extreme, Self::Zero];
+    pub const ALL: [Self; 4] = [Self::Random, Self::Extreme, Self::Bytes, Self::Zero];
 
     /// Bytes of `n` weights.
     pub fn bytes(self, format: Format, n: usize, rng: &mut Rng) -> Vec<u8> {
         let mut bytes = vec![0; format.row_bytes(n).unwrap()];
         if self == Self::Zero {
+            return bytes;
+        }
+        if self == Self::Bytes {
+            bytes.fill_with(|| rng.bits() as u8);
             return bytes;
         }
         if matches!(format, Format::F32 | Format::F16 | Format::BF16) {
@@ -90,6 +104,118 @@ fn scale_offsets(format: Format) -> &'static [usize] {
         Format::Q3K => &[108],
         Format::Q6K => &[208],
         _ => &[],
+    }
+}
+
+/// Activations to test with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Inputs {
+    /// Uniform in -1..1.
+    Random,
+    /// Codes of 127 and -127.
+    Extreme,
+    /// Codes of 127.
+    Most,
+    /// Zero, of either sign.
+    Zero,
+    /// A single number that is not zero in each token.
+    OneHot,
+    /// Around 2^-100, below which a block counts as zero, and subnormal.
+    Tiny,
+    /// From 2^-90 to 2^90, block by block.
+    Wide,
+    /// Blocks with NaN or infinity in every third token.
+    Broken,
+}
+
+impl Inputs {
+    pub const ALL: [Self; 8] = [
+        Self::Random,
+        Self::Extreme,
+        Self::Most,
+        Self::Zero,
+        Self::OneHot,
+        Self::Tiny,
+        Self::Wide,
+        Self::Broken,
+    ];
+
+    /// `[tokens, cols]` numbers.
+    pub fn floats(self, tokens: usize, cols: usize, rng: &mut Rng) -> Vec<f32> {
+        let mut x = rng.floats(tokens * cols);
+        for (t, x) in x.chunks_mut(cols).enumerate() {
+            match self {
+                Self::Random => {}
+                Self::Extreme => x.iter_mut().for_each(|x| *x = x.signum()),
+                Self::Most => x.fill(3.0),
+                Self::Zero => x.iter_mut().for_each(|x| *x *= 0.0),
+                Self::OneHot => {
+                    x.fill(0.0);
+                    x[t * 7 % cols] = [1.0, -0.25][t % 2];
+                }
+                Self::Tiny | Self::Wide => {
+                    for (block, x) in x.chunks_mut(32).enumerate() {
+                        let exponent = match self {
+                            Self::Tiny => [-100, -99, -101, -126, -140][(t + block) % 5],
+                            _ => (rng.bits() % 181) as i32 - 90,
+                        };
+                        x.iter_mut().for_each(|x| *x *= 2f32.powi(exponent));
+                        x[0] = 2f32.powi(exponent);
+                    }
+                }
+                Self::Broken if t % 3 == 1 => {
+                    let wrong = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN];
+                    x[rng.bits() as usize % cols] = wrong[t / 3 % 4];
+                }
+                Self::Broken => {}
+            }
+        }
+        x
+    }
+}
+
+/// Activations and the memory that they are in.
+pub struct Packed {
+    pub kind: ActivationKind,
+    pub tokens: usize,
+    pub cols: usize,
+    pub lines: Vec<Line>,
+}
+
+impl Packed {
+    /// `[tokens, cols]` numbers as products with `format` take them.
+    pub fn new(kernels: &Kernels, format: Format, x: &[f32], cols: usize) -> Self {
+        let kind = ActivationKind::of(format);
+        Self { kind, tokens: x.len() / cols, cols, lines: activations(kernels, kind, x, cols) }
+    }
+
+    pub fn view(&self) -> Activations<'_> {
+        Activations::new(self.kind, self.tokens, self.cols, &self.lines)
+    }
+}
+
+/// A product as `[tokens, rows]`, from groups of rows.
+pub fn product(kernels: &Kernels, w: QMatrix<'_>, x: Activations<'_>) -> Vec<f32> {
+    let (rows, tokens) = (w.rows(), x.tokens());
+    let mut grouped = vec![f32::from_bits(0x7fa5_a5a5); rows * tokens];
+    kernels.matmul(w, x, &mut grouped);
+    let mut out = vec![0.0; rows * tokens];
+    for (group, grouped) in grouped.chunks(GROUP_ROWS * tokens.max(1)).enumerate() {
+        let width = grouped.len() / tokens;
+        for (t, from) in grouped.chunks(width).enumerate() {
+            out[t * rows + group * GROUP_ROWS..][..width].copy_from_slice(from);
+        }
+    }
+    out
+}
+
+/// Asserts that results are the same to the last bit, but for what kind of NaN a NaN is.
+#[track_caller]
+pub fn assert_same(got: &[f32], expected: &[f32], what: &dyn Fn() -> String) {
+    assert_eq!(got.len(), expected.len(), "{}", what());
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let same = got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan();
+        assert!(same, "{} [{i}]: {got:e}, not {expected:e}", what());
     }
 }
 

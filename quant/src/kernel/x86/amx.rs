@@ -14,8 +14,7 @@ use std::sync::OnceLock;
 
 use super::blocks::{Blocks, ScalesOf};
 use super::product8::{Consumer, TileProduct, Tokens, Vectors, walk};
-use super::rows::{CODE_WORDS, Rows};
-use crate::QMatrix;
+use super::rows::{CODE_WORDS, Rows, Source};
 use crate::activations::TILE_FROM;
 
 /// Why this process may not use AMX tiles of int8, if it may not. Linux gives a process the state component only when it
@@ -129,16 +128,22 @@ thread_local! {
 
 impl TileProduct for Tiles {
     #[inline(always)]
-    unsafe fn tile<R: Rows, B: Blocks>(w: QMatrix<'_>, row: usize, x: Tokens<'_>, sums: *mut f32, stride: usize) {
+    unsafe fn tile<R: Rows, B: Blocks, S: Source<R>>(
+        tile: S,
+        units: usize,
+        x: Tokens<'_>,
+        sums: *mut f32,
+        stride: usize,
+    ) {
         // SAFETY: the caller vouches for instructions, rows, tokens and sums.
         unsafe {
             // The last tile may reach beyond the tokens, but not beyond the room that the record has.
             if x.count < TILE_FROM || x.first + x.count.next_multiple_of(TILE) > x.room {
-                return Vectors::tile::<R, B>(w, row, x, sums, stride);
+                return Vectors::tile::<R, B, S>(tile, units, x, sums, stride);
             }
             let mut kept = SLAB_OF_THREAD.take();
             let slab = kept.get_or_insert_with(|| Box::new_zeroed().assume_init());
-            tiles::<R, B>(w, row, x, sums, stride, slab);
+            tiles::<R, B, S>(tile, units, x, sums, stride, slab);
             SLAB_OF_THREAD.set(kept);
         }
     }
@@ -149,25 +154,23 @@ impl TileProduct for Tiles {
 /// # Safety
 /// As [`TileProduct::tile`]; the record has room for whole tiles.
 #[inline(always)]
-unsafe fn tiles<R: Rows, B: Blocks>(
-    w: QMatrix<'_>,
-    row: usize,
+unsafe fn tiles<R: Rows, B: Blocks, S: Source<R>>(
+    rows: S,
+    units: usize,
     x: Tokens<'_>,
     sums: *mut f32,
     stride: usize,
     slab: &mut Slab,
 ) {
-    let units = w.cols() / B::FORMAT.block_len();
     let step = SLAB / B::PIECES;
     // SAFETY: the caller vouches for instructions, rows, tokens and sums. The registers are configured before their first
     // use and released after the last; nothing else on this thread uses them in between.
     unsafe {
-        let at = w.data().as_ptr().add(row * w.row_bytes());
         asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, preserves_flags, readonly));
         for first in (0..units).step_by(step) {
             let some = first..units.min(first + step);
             let blocks = some.start * B::PIECES..some.end * B::PIECES;
-            walk::<R, B, _>(at, w.row_bytes(), some, &mut Unpack { slab, first: blocks.start });
+            walk::<R, B, S, _>(rows, some, &mut Unpack { slab, first: blocks.start });
             for tile in (0..x.count).step_by(TILE) {
                 let live = TILE.min(x.count - tile);
                 let x = Tokens { first: x.first + tile, ..x };
@@ -281,7 +284,8 @@ unsafe fn add_tile<R: Rows, B: Blocks>(
                 let b = b - AHEAD;
                 let (_, sides) = x.sides(blocks.start + b);
                 for h in 0..if B::SHAPE.halves { 2 } else { 1 } {
-                    let (product, [scale, min]) = (&products[b % SETS * 2 + h].0, [0, 1].map(|i| slab.sides[b][2 * h + i].as_ptr()));
+                    let (product, [scale, min]) =
+                        (&products[b % SETS * 2 + h].0, [0, 1].map(|i| slab.sides[b][2 * h + i].as_ptr()));
                     let (scale, min) = (R::load(scale), R::load(min));
                     for (t, acc) in acc.iter_mut().enumerate() {
                         let mut v = R::mul(R::float(R::load_bits(product[t].as_ptr())), scale);

@@ -4,7 +4,7 @@
 //! Codes come out unsigned, at most `TOP`, with `ZERO` still to subtract: the dot products want it so. It must not know
 //! what is multiplied.
 
-use super::rows::Rows;
+use super::rows::{Rows, Source};
 use crate::Format;
 use crate::codes::Shape;
 use crate::decode::{E2M1_DOUBLED, IQ4_VALUES};
@@ -12,7 +12,7 @@ use crate::decode::{E2M1_DOUBLED, IQ4_VALUES};
 /// A quantised format.
 ///
 /// # Safety
-/// All functions are as [`Rows`] for `stride` bytes from row to row, with `unit` at a block of the first row.
+/// All functions are as [`Source`], with `unit` at a block.
 pub(super) trait Blocks {
     /// Which one.
     const FORMAT: Format;
@@ -28,9 +28,9 @@ pub(super) trait Blocks {
     type Scales<R: Rows>: ScalesOf<R>;
 
     /// Scales of a block.
-    unsafe fn scales<R: Rows>(unit: *const u8, stride: usize) -> Self::Scales<R>;
+    unsafe fn scales<R: Rows, S: Source<R>>(unit: S) -> Self::Scales<R>;
     /// Codes of piece `p`: columns `4 g ..` in vector `g`. `ODD` is whether `p` is odd, for the compiler.
-    unsafe fn codes<R: Rows, const ODD: bool>(unit: *const u8, stride: usize, p: usize) -> [R::I; 8];
+    unsafe fn codes<R: Rows, S: Source<R>, const ODD: bool>(unit: S, p: usize) -> [R::I; 8];
 }
 
 /// `N` scales and minima.
@@ -70,11 +70,15 @@ macro_rules! array {
 }
 
 macro_rules! ints {
-    (|$i:ident| $element:expr) => { array!(R::splat(0), |$i| $element) };
+    (|$i:ident| $element:expr) => {
+        array!(R::splat(0), |$i| $element)
+    };
 }
 
 macro_rules! floats {
-    (|$i:ident| $element:expr) => { array!(R::splat_f(0.0), |$i| $element) };
+    (|$i:ident| $element:expr) => {
+        array!(R::splat_f(0.0), |$i| $element)
+    };
 }
 
 /// One scale for the block, no minimum.
@@ -83,17 +87,14 @@ fn one<R: Rows>(scale: R::F) -> Scales<R, 1> {
     Scales { scale: [scale], min: [scale] }
 }
 
-/// Scale and minimum in the halves of `words`; the formats add what they call the minimum.
+/// The first two f16 of a block as scale and minimum; in the formats that have them so, the minimum is added.
 ///
 /// # Safety
-/// As [`Rows`].
+/// As [`Source`].
 #[inline(always)]
-unsafe fn scale_and_offset<R: Rows>(words: R::I) -> Scales<R, 1> {
-    // SAFETY: the caller vouches for the instructions.
-    unsafe {
-        let negated = R::xor(R::shr(words, 16), R::splat(0x8000));
-        Scales { scale: [R::half(words)], min: [R::half(negated)] }
-    }
+unsafe fn scale_and_offset<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 1> {
+    // SAFETY: the caller vouches for the block.
+    unsafe { Scales { scale: [unit.halves(0)], min: [R::negated(unit.halves(2))] } }
 }
 
 /// The 32 four-bit codes of 16 bytes: low nibbles are the first half.
@@ -101,10 +102,10 @@ unsafe fn scale_and_offset<R: Rows>(words: R::I) -> Scales<R, 1> {
 /// # Safety
 /// As [`Rows`].
 #[inline(always)]
-unsafe fn nibbles<R: Rows>(at: *const u8, stride: usize) -> [R::I; 8] {
+unsafe fn nibbles<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
     // SAFETY: the caller vouches for the instructions and for 16 bytes of each row.
     unsafe {
-        let q = R::quads(at, stride);
+        let q = unit.quads(offset);
         let low = R::splat(0x0f0f_0f0f);
         ints!(|g| if g < 4 { R::and(q[g], low) } else { R::and(R::shr(q[g - 4], 4), low) })
     }
@@ -115,10 +116,10 @@ unsafe fn nibbles<R: Rows>(at: *const u8, stride: usize) -> [R::I; 8] {
 /// # Safety
 /// As [`Rows`].
 #[inline(always)]
-unsafe fn fields<R: Rows>(at: *const u8, stride: usize, shift: i32, mask: i32) -> [R::I; 8] {
+unsafe fn fields<R: Rows, S: Source<R>>(unit: S, offset: usize, shift: i32, mask: i32) -> [R::I; 8] {
     // SAFETY: the caller vouches for the instructions and for 32 bytes of each row.
     unsafe {
-        let (a, b) = (R::quads(at, stride), R::quads(at.add(16), stride));
+        let (a, b) = (unit.quads(offset), unit.quads(offset + 16));
         let mask = R::splat(mask * 0x0101_0101);
         ints!(|g| R::and(R::shr(if g < 4 { a[g] } else { b[g - 4] }, shift), mask))
     }
@@ -191,11 +192,11 @@ unsafe fn signed_byte<R: Rows>(words: R::I, n: usize) -> R::F {
 /// # Safety
 /// As [`Rows`].
 #[inline(always)]
-unsafe fn k_scales<R: Rows>(unit: *const u8, stride: usize) -> Scales<R, 8> {
+unsafe fn k_scales<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 8> {
     // SAFETY: the caller vouches for the instructions and for 16 bytes of each row.
     unsafe {
-        let [dm, a, b, c] = R::quads(unit, stride);
-        let (d, dmin) = (R::half(dm), R::half(R::shr(dm, 16)));
+        let (d, dmin) = (unit.halves(0), unit.halves(2));
+        let (a, b, c) = (unit.words(4), unit.words(8), unit.words(12));
         let (six, four, two) = (R::splat(0x3f3f_3f3f), R::splat(0x0f0f_0f0f), R::splat(0x3030_3030));
         let high_scales = R::or(R::and(c, four), R::and(R::shr(a, 2), two));
         let high_minima = R::or(R::and(R::shr(c, 4), four), R::and(R::shr(b, 2), two));
@@ -227,8 +228,8 @@ static E2M1_UNSIGNED: [u8; 16] = above_zero(E2M1_DOUBLED, 16);
 macro_rules! blocks {
     ($(
         $format:ident: [$n:literal], $zero:literal, $top:literal;
-        |$unit:ident, $stride:ident| $scales:block
-        |$codes_unit:ident, $codes_stride:ident, $p:pat_param| $codes:block
+        |$unit:ident| $scales:block
+        |$codes_unit:ident, $p:pat_param| $codes:block
     )*) => {$(
         pub(super) struct $format;
 
@@ -239,18 +240,14 @@ macro_rules! blocks {
             type Scales<R: Rows> = Scales<R, $n>;
 
             #[inline(always)]
-            unsafe fn scales<R: Rows>($unit: *const u8, $stride: usize) -> Self::Scales<R> {
+            unsafe fn scales<R: Rows, S: Source<R>>($unit: S) -> Self::Scales<R> {
                 // SAFETY: the caller vouches for the instructions and the block of each row; every read is within
                 // it as `decode` lays it out.
                 unsafe { $scales }
             }
 
             #[inline(always)]
-            unsafe fn codes<R: Rows, const ODD: bool>(
-                $codes_unit: *const u8,
-                $codes_stride: usize,
-                $p: usize,
-            ) -> [R::I; 8] {
+            unsafe fn codes<R: Rows, S: Source<R>, const ODD: bool>($codes_unit: S, $p: usize) -> [R::I; 8] {
                 // SAFETY: as above.
                 unsafe { $codes }
             }
@@ -260,54 +257,53 @@ macro_rules! blocks {
 
 blocks! {
     Q4_0: [1], 8, 15;
-    |unit, stride| { one(R::half(R::words(unit, stride))) }
-    |unit, stride, _| { nibbles::<R>(unit.add(2), stride) }
+    |unit| { one(unit.halves(0)) }
+    |unit, _| { nibbles(unit, 2) }
 
     Q4_1: [1], 0, 15;
-    |unit, stride| { scale_and_offset(R::words(unit, stride)) }
-    |unit, stride, _| { nibbles::<R>(unit.add(4), stride) }
+    |unit| { scale_and_offset(unit) }
+    |unit, _| { nibbles(unit, 4) }
 
     Q5_0: [1], 16, 31;
-    |unit, stride| { one(R::half(R::words(unit, stride))) }
-    |unit, stride, _| {
-        with_fifth_bits::<R>(nibbles::<R>(unit.add(6), stride), R::words(unit.add(2), stride))
+    |unit| { one(unit.halves(0)) }
+    |unit, _| {
+        with_fifth_bits::<R>(nibbles(unit, 6), unit.words(2))
     }
 
     Q5_1: [1], 0, 31;
-    |unit, stride| { scale_and_offset(R::words(unit, stride)) }
-    |unit, stride, _| {
-        with_fifth_bits::<R>(nibbles::<R>(unit.add(8), stride), R::words(unit.add(4), stride))
+    |unit| { scale_and_offset(unit) }
+    |unit, _| {
+        with_fifth_bits::<R>(nibbles(unit, 8), unit.words(4))
     }
 
     Q8_0: [1], 128, 255;
-    |unit, stride| { one(R::half(R::words(unit, stride))) }
-    |unit, stride, _| {
-        let (a, b) = (R::quads(unit.add(2), stride), R::quads(unit.add(18), stride));
+    |unit| { one(unit.halves(0)) }
+    |unit, _| {
+        let (a, b) = (unit.quads(2), unit.quads(18));
         let sign = R::splat(0x8080_8080_u32 as i32);
         ints!(|g| R::xor(if g < 4 { a[g] } else { b[g - 4] }, sign))
     }
 
     Q2K: [16], 0, 3;
-    |unit, stride| {
-        let packed = R::quads(unit, stride);
-        let dm = R::words(unit.add(80), stride);
-        let (d, dmin) = (R::half(dm), R::half(R::shr(dm, 16)));
+    |unit| {
+        let packed = unit.quads(0);
+        let (d, dmin) = (unit.halves(80), unit.last_halves(82));
         let low = R::splat(0x0f0f_0f0f);
         Scales {
             scale: floats!(|i| R::mul(d, byte::<R>(R::and(packed[i / 4], low), i % 4))),
             min: floats!(|i| R::mul(dmin, byte::<R>(R::and(R::shr(packed[i / 4], 4), low), i % 4))),
         }
     }
-    |unit, stride, p| { fields::<R>(unit.add(16 + p / 4 * 32), stride, 2 * (p % 4) as i32, 3) }
+    |unit, p| { fields(unit, 16 + p / 4 * 32, 2 * (p % 4) as i32, 3) }
 
     Q3K: [16], 4, 7;
-    |unit, stride| {
+    |unit| {
         let (a, b, c) = (
-            R::words(unit.add(96), stride),
-            R::words(unit.add(100), stride),
-            R::words(unit.add(104), stride),
+            unit.words(96),
+            unit.words(100),
+            unit.words(104),
         );
-        let d = R::half(R::shr(R::words(unit.add(106), stride), 16));
+        let d = unit.last_halves(108);
         let (four, two) = (R::splat(0x0f0f_0f0f), R::splat(0x0303_0303));
         let low = [a, b, R::shr(a, 4), R::shr(b, 4)];
         let high = [c, R::shr(c, 2), R::shr(c, 4), R::shr(c, 6)];
@@ -318,44 +314,44 @@ blocks! {
         });
         Scales { scale, min: scale }
     }
-    |unit, stride, p| {
-        let low = fields::<R>(unit.add(32 + p / 4 * 32), stride, 2 * (p % 4) as i32, 3);
-        with_high::<R>(low, fields::<R>(unit, stride, p as i32, 1), 2)
+    |unit, p| {
+        let low = fields(unit, 32 + p / 4 * 32, 2 * (p % 4) as i32, 3);
+        with_high::<R>(low, fields(unit, 0, p as i32, 1), 2)
     }
 
     Q4K: [8], 0, 15;
-    |unit, stride| { k_scales::<R>(unit, stride) }
-    |unit, stride, p| { fields::<R>(unit.add(16 + p / 2 * 32), stride, if ODD { 4 } else { 0 }, 15) }
+    |unit| { k_scales(unit) }
+    |unit, p| { fields(unit, 16 + p / 2 * 32, if ODD { 4 } else { 0 }, 15) }
 
     Q5K: [8], 0, 31;
-    |unit, stride| { k_scales::<R>(unit, stride) }
-    |unit, stride, p| {
-        let low = fields::<R>(unit.add(48 + p / 2 * 32), stride, if ODD { 4 } else { 0 }, 15);
-        with_high::<R>(low, fields::<R>(unit.add(16), stride, p as i32, 1), 4)
+    |unit| { k_scales(unit) }
+    |unit, p| {
+        let low = fields(unit, 48 + p / 2 * 32, if ODD { 4 } else { 0 }, 15);
+        with_high::<R>(low, fields(unit, 16, p as i32, 1), 4)
     }
 
     Q6K: [16], 32, 63;
-    |unit, stride| {
-        let packed = R::quads(unit.add(192), stride);
-        let d = R::half(R::shr(R::words(unit.add(206), stride), 16));
+    |unit| {
+        let packed = unit.quads(192);
+        let d = unit.last_halves(208);
         let scale = floats!(|i| R::mul(d, signed_byte::<R>(packed[i / 4], i % 4)));
         Scales { scale, min: scale }
     }
-    |unit, stride, p| {
+    |unit, p| {
         let (half, quarter) = (p / 4, p % 4);
-        let low_at = unit.add(half * 64 + quarter % 2 * 32);
-        let low = fields::<R>(low_at, stride, 4 * (quarter / 2) as i32, 15);
-        let high = fields::<R>(unit.add(128 + half * 32), stride, 2 * quarter as i32, 3);
+        let low_at = half * 64 + quarter % 2 * 32;
+        let low = fields(unit, low_at, 4 * (quarter / 2) as i32, 15);
+        let high = fields(unit, 128 + half * 32, 2 * quarter as i32, 3);
         with_high::<R>(low, high, 4)
     }
 
     Iq4Nl: [1], 128, 241;
-    |unit, stride| { one(R::half(R::words(unit, stride))) }
-    |unit, stride, _| { looked_up::<R>(&IQ4_UNSIGNED, nibbles::<R>(unit.add(2), stride)) }
+    |unit| { one(unit.halves(0)) }
+    |unit, _| { looked_up::<R>(&IQ4_UNSIGNED, nibbles(unit, 2)) }
 
     Iq4Xs: [8], 128, 241;
-    |unit, stride| {
-        let (first, low) = (R::words(unit, stride), R::words(unit.add(4), stride));
+    |unit| {
+        let (first, low) = (unit.words(0), unit.words(4));
         let d = R::half(first);
         let scale = floats!(|i| {
             let low = R::and(R::shr(low, 4 * i as i32), R::splat(15));
@@ -365,15 +361,15 @@ blocks! {
         });
         Scales { scale, min: scale }
     }
-    |unit, stride, p| { looked_up::<R>(&IQ4_UNSIGNED, nibbles::<R>(unit.add(8 + 16 * p), stride)) }
+    |unit, p| { looked_up::<R>(&IQ4_UNSIGNED, nibbles(unit, 8 + 16 * p)) }
 
     Mxfp4: [1], 16, 28;
-    |unit, stride| {
+    |unit| {
         // As `e8m0_half`: the two smallest are subnormal, and below these bits only they are larger.
-        let e = R::and(R::words(unit, stride), R::splat(255));
+        let e = unit.bytes(0);
         let normal = R::shl(R::add(e, R::splat(-1)), 23);
         let subnormal = R::add(R::splat(0x0020_0000), R::shl(R::min(e, R::splat(1)), 21));
         one(R::from_bits(R::max(normal, subnormal)))
     }
-    |unit, stride, _| { looked_up::<R>(&E2M1_UNSIGNED, nibbles::<R>(unit.add(1), stride)) }
+    |unit, _| { looked_up::<R>(&E2M1_UNSIGNED, nibbles(unit, 1)) }
 }

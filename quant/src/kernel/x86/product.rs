@@ -3,8 +3,8 @@
 
 use super::lanes::Lanes;
 use super::unpack::{BF16, F16, F32, Sink, Unpack};
-use crate::kernel::prefetch::prefetch;
 use crate::activations::BLOCK;
+use crate::kernel::prefetch::prefetch;
 use crate::kernel::tiled::{Block, DEPTH, TOKENS};
 use crate::{Format, QMatrix, decode};
 

@@ -8,11 +8,11 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::blocks::{Blocks, ScalesOf};
-use super::rows::{CODE_WORDS, Rows};
+use super::rows::{CODE_WORDS, Interleaved, Rows, Source, Stock};
 use crate::activations::room;
 use crate::kernel::out_at;
 use crate::kernel::prefetch::prefetch;
-use crate::{Activations, QMatrix};
+use crate::{Activations, Layout, QMatrix};
 
 /// Tokens that a tile is multiplied with before its weights are unpacked again: their activations should stay in the
 /// second-level cache.
@@ -86,32 +86,31 @@ pub(super) trait Consumer<R: Rows, B: Blocks> {
     unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize);
 }
 
-/// Unpacks some of the blocks of a tile of rows.
+/// Unpacks some of the blocks of a tile of rows, which starts at `tile`.
 ///
 /// # Safety
-/// As [`Rows`], with these blocks at `at` and at each `stride`.
+/// As [`Source`], with these blocks.
 #[inline(always)]
-pub(super) unsafe fn walk<R: Rows, B: Blocks, C: Consumer<R, B>>(
-    at: *const u8,
-    stride: usize,
+pub(super) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consumer<R, B>>(
+    tile: S,
     units: Range<usize>,
     consumer: &mut C,
 ) {
-    // What a piece of all rows takes, and how far ahead the same place of the next tile is.
-    let (bytes, ahead) = (R::ROWS * B::FORMAT.block_bytes() / B::PIECES, R::ROWS * stride);
+    // What a piece of all rows takes: while it is used, as much is asked for at the same place of the next tile.
+    let bytes = R::ROWS * B::FORMAT.block_bytes() / B::PIECES;
     for unit in units {
         // SAFETY: the caller vouches for the instructions and for the blocks.
         unsafe {
-            let next = at.wrapping_add(ahead + unit * B::PIECES * bytes);
-            let at = at.add(unit * B::FORMAT.block_bytes());
-            let scales = B::scales::<R>(at, stride);
+            let next = tile.address().wrapping_add(tile.next_tile() + unit * B::PIECES * bytes);
+            let at = tile.block(unit, B::FORMAT.block_bytes());
+            let scales = B::scales::<R, S>(at);
             for p in (0..B::PIECES).step_by(2) {
                 let block = unit * B::PIECES + p;
                 prefetch(next.wrapping_add(p * bytes), bytes);
-                consumer.take(block, &B::codes::<R, false>(at, stride, p), &scales, p);
+                consumer.take(block, &B::codes::<R, S, false>(at, p), &scales, p);
                 if B::PIECES > 1 {
                     prefetch(next.wrapping_add((p + 1) * bytes), bytes);
-                    consumer.take(block + 1, &B::codes::<R, true>(at, stride, p + 1), &scales, p + 1);
+                    consumer.take(block + 1, &B::codes::<R, S, true>(at, p + 1), &scales, p + 1);
                 }
             }
         }
@@ -300,8 +299,14 @@ pub(super) trait TileProduct {
     /// Computes a tile.
     ///
     /// # Safety
-    /// As [`Rows`]; rows `row .. row + ROWS` and the tokens exist, and `sums` is good for writing.
-    unsafe fn tile<R: Rows, B: Blocks>(w: QMatrix<'_>, row: usize, x: Tokens<'_>, sums: *mut f32, stride: usize);
+    /// As [`Source`] for `units` blocks; the tokens exist, and `sums` is good for writing.
+    unsafe fn tile<R: Rows, B: Blocks, S: Source<R>>(
+        tile: S,
+        units: usize,
+        x: Tokens<'_>,
+        sums: *mut f32,
+        stride: usize,
+    );
 }
 
 /// With vectors alone.
@@ -309,37 +314,66 @@ pub(super) struct Vectors;
 
 impl TileProduct for Vectors {
     #[inline(always)]
-    unsafe fn tile<R: Rows, B: Blocks>(w: QMatrix<'_>, row: usize, x: Tokens<'_>, sums: *mut f32, stride: usize) {
-        let units = w.cols() / B::FORMAT.block_len();
+    unsafe fn tile<R: Rows, B: Blocks, S: Source<R>>(
+        tile: S,
+        units: usize,
+        x: Tokens<'_>,
+        sums: *mut f32,
+        stride: usize,
+    ) {
         // SAFETY: the caller vouches for the instructions, the rows and the tokens.
         unsafe {
-            let at = w.data().as_ptr().add(row * w.row_bytes());
             if x.count == 1 {
                 let mut one = One::<R> { x, acc: R::splat_f(0.0) };
-                walk::<R, B, _>(at, w.row_bytes(), 0..units, &mut one);
+                walk::<R, B, S, _>(tile, 0..units, &mut one);
                 R::store(sums, one.acc);
             } else {
                 for t in 0..x.count {
                     R::store(sums.add(t * stride), R::splat_f(0.0));
                 }
-                walk::<R, B, _>(at, w.row_bytes(), 0..units, &mut Many { x, acc: sums, stride, minus_zeros: [[0; TOKENS]; 2] });
+                walk::<R, B, S, _>(
+                    tile,
+                    0..units,
+                    &mut Many { x, acc: sums, stride, minus_zeros: [[0; TOKENS]; 2] },
+                );
             }
         }
     }
 }
 
-/// `out` of the whole product, laid out as [`crate::Kernels::matmul`] says, by `P`. Rows that do not fill a tile are computed
-/// with the rows before them; of a matrix smaller than a tile, by the reference.
+/// `out` of the whole product, laid out as [`crate::Kernels::matmul`] says, by `P`.
 ///
 /// # Safety
 /// As [`Rows`]. `x` is `Q8`, as wide as the matrix, and not empty; `out` is `rows * tokens` long.
 #[inline(always)]
-pub(super) unsafe fn product<R: Rows, B: Blocks, P: TileProduct>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
-    let (rows, tokens) = (w.rows(), x.tokens());
-    if rows < R::ROWS || w.row_bytes() > MAX_STRIDE {
+pub(super) unsafe fn product<R: Rows, B: Blocks, P: TileProduct>(
+    w: QMatrix<'_>,
+    x: Activations<'_>,
+    out: &mut [f32],
+) {
+    if w.rows() < R::ROWS || w.row_bytes() > MAX_STRIDE {
         return crate::kernel::scalar::product(w, x, out);
     }
-    let x = Tokens::of(x);
+    // SAFETY: the caller vouches for everything; rows are where their matrix says.
+    unsafe {
+        match w.layout() {
+            Layout::Rows => stock_product::<R, B, P>(w, x, out),
+            Layout::Interleaved => interleaved_product::<R, B, P>(w, x, out),
+        }
+    }
+}
+
+/// Rows that do not fill a tile are computed with the rows before them.
+///
+/// # Safety
+/// As [`product`], with rows for a tile.
+#[inline(always)]
+unsafe fn stock_product<R: Rows, B: Blocks, P: TileProduct>(
+    w: QMatrix<'_>,
+    x: Activations<'_>,
+    out: &mut [f32],
+) {
+    let (rows, tokens, x) = (w.rows(), x.tokens(), Tokens::of(x));
     for first in (0..tokens).step_by(TOKENS) {
         let x = Tokens { first: x.first + first, count: TOKENS.min(tokens - first), ..x };
         for row in (0..rows).step_by(R::ROWS) {
@@ -353,13 +387,42 @@ pub(super) unsafe fn product<R: Rows, B: Blocks, P: TileProduct>(w: QMatrix<'_>,
                 let out = out.as_mut_ptr().add(at.start);
                 let (sums, stride) =
                     if start == row { (out, at.stride) } else { (spare.as_mut_ptr().cast(), R::ROWS) };
-                P::tile::<R, B>(w, start, x, sums, stride);
+                let tile = Stock { at: w.data().as_ptr().add(start * w.row_bytes()), stride: w.row_bytes() };
+                P::tile::<R, B, Stock>(tile, w.cols() / B::FORMAT.block_len(), x, sums, stride);
                 if start < row {
                     for t in 0..x.count {
                         let new = sums.add(t * stride + (row - start));
                         out.add(t * at.stride).copy_from_nonoverlapping(new, rows - row);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Rows come in sixteens.
+///
+/// # Safety
+/// As [`product`].
+#[inline(always)]
+unsafe fn interleaved_product<R: Rows, B: Blocks, P: TileProduct>(
+    w: QMatrix<'_>,
+    x: Activations<'_>,
+    out: &mut [f32],
+) {
+    let (rows, tokens, x) = (w.rows(), x.tokens(), Tokens::of(x));
+    for first in (0..tokens).step_by(TOKENS) {
+        let x = Tokens { first: x.first + first, count: TOKENS.min(tokens - first), ..x };
+        for row in (0..rows).step_by(R::ROWS) {
+            let at = out_at(rows, tokens, row, first);
+            let (group, row) = (row / 16 * 16, row % 16);
+            // SAFETY: the caller vouches for the instructions; rows are whole sixteens, so a tile is within one and within
+            // a group of outputs, which has `stride` sums for each token.
+            unsafe {
+                let bytes = w.data().as_ptr().add(group * w.row_bytes());
+                let tile = Interleaved { at: bytes, row, group: 16 * w.row_bytes() };
+                let sums = out.as_mut_ptr().add(at.start);
+                P::tile::<R, B, Interleaved>(tile, w.cols() / B::FORMAT.block_len(), x, sums, at.stride);
             }
         }
     }

@@ -45,6 +45,11 @@ pub(super) trait Rows {
     /// Byte `n` of each lane in all its four bytes.
     unsafe fn replicate(a: Self::I, n: usize) -> Self::I;
 
+    /// One f16 for each row, next to each other, as floats.
+    unsafe fn load_halves(from: *const u8) -> Self::F;
+    /// One byte for each row, next to each other.
+    unsafe fn load_bytes(from: *const u8) -> Self::I;
+
     /// Lanes as floats.
     unsafe fn float(a: Self::I) -> Self::F;
     /// Lanes that are the bits of floats.
@@ -54,6 +59,7 @@ pub(super) trait Rows {
     unsafe fn splat_f(value: f32) -> Self::F;
     unsafe fn load(from: *const f32) -> Self::F;
     unsafe fn store(to: *mut f32, v: Self::F);
+    unsafe fn negated(a: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, rounded once.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
@@ -74,6 +80,139 @@ pub(super) trait Rows {
         a: *const u32,
         minus_zeros: *const i32,
     ) -> [Self::I; T];
+}
+
+/// Where the blocks of a tile of rows lie. Offsets are those of the stock block.
+///
+/// # Safety
+/// As [`Rows`], with whole blocks of all rows there, and offsets of fields within a block.
+pub(super) trait Source<R: Rows>: Copy {
+    /// The block `n` blocks of `bytes` bytes further.
+    unsafe fn block(self, n: usize, bytes: usize) -> Self;
+    /// 16 bytes of each row: bytes `4 j .. 4 j + 4` in vector `j`.
+    unsafe fn quads(self, offset: usize) -> [R::I; 4];
+    /// Four bytes of each row.
+    unsafe fn words(self, offset: usize) -> R::I;
+    /// An f16 of each row, which more bytes of the block follow.
+    unsafe fn halves(self, offset: usize) -> R::F;
+    /// The f16 that ends the block of each row.
+    unsafe fn last_halves(self, offset: usize) -> R::F;
+    /// A byte of each row, which three more of the block follow.
+    unsafe fn bytes(self, offset: usize) -> R::I;
+    /// How many bytes further the next tile is.
+    fn next_tile(self) -> usize;
+    /// Some address in the block, for prefetching.
+    fn address(self) -> *const u8;
+}
+
+/// Rows one after the other, as files have them.
+#[derive(Clone, Copy)]
+pub(super) struct Stock {
+    /// At a block of the first row.
+    pub at: *const u8,
+    /// Bytes from row to row.
+    pub stride: usize,
+}
+
+impl<R: Rows> Source<R> for Stock {
+    #[inline(always)]
+    unsafe fn block(self, n: usize, bytes: usize) -> Self {
+        // SAFETY: the caller vouches for the block.
+        Self { at: unsafe { self.at.add(n * bytes) }, ..self }
+    }
+    #[inline(always)]
+    unsafe fn quads(self, offset: usize) -> [R::I; 4] {
+        // SAFETY: the caller vouches for the block; so below.
+        unsafe { R::quads(self.at.add(offset), self.stride) }
+    }
+    #[inline(always)]
+    unsafe fn words(self, offset: usize) -> R::I {
+        // SAFETY: as above.
+        unsafe { R::words(self.at.add(offset), self.stride) }
+    }
+    #[inline(always)]
+    unsafe fn halves(self, offset: usize) -> R::F {
+        // SAFETY: as above; two more bytes follow.
+        unsafe { R::half(R::words(self.at.add(offset), self.stride)) }
+    }
+    #[inline(always)]
+    unsafe fn last_halves(self, offset: usize) -> R::F {
+        // SAFETY: as above; two bytes are before it.
+        unsafe { R::half(R::shr(R::words(self.at.add(offset - 2), self.stride), 16)) }
+    }
+    #[inline(always)]
+    unsafe fn bytes(self, offset: usize) -> R::I {
+        // SAFETY: as above; three more bytes follow.
+        unsafe { R::and(R::words(self.at.add(offset), self.stride), R::splat(255)) }
+    }
+    #[inline(always)]
+    fn next_tile(self) -> usize {
+        R::ROWS * self.stride
+    }
+    #[inline(always)]
+    fn address(self) -> *const u8 {
+        self.at
+    }
+}
+
+/// 16 rows interleaved, see `packed`.
+#[derive(Clone, Copy)]
+pub(super) struct Interleaved {
+    /// At a block of 16 rows.
+    pub at: *const u8,
+    /// The first row of the tile in it: 0, or 8 for the second half.
+    pub row: usize,
+    /// Bytes of 16 rows.
+    pub group: usize,
+}
+
+impl<R: Rows> Source<R> for Interleaved {
+    #[inline(always)]
+    unsafe fn block(self, n: usize, bytes: usize) -> Self {
+        // SAFETY: the caller vouches for the block.
+        Self { at: unsafe { self.at.add(16 * n * bytes) }, ..self }
+    }
+    #[inline(always)]
+    unsafe fn quads(self, offset: usize) -> [R::I; 4] {
+        // SAFETY: the caller vouches for the block, in which 16 rows take 16 times the bytes; so below.
+        unsafe {
+            let at = self.at.add(16 * offset + 4 * self.row);
+            [
+                R::load_bits(at.cast()),
+                R::load_bits(at.add(64).cast()),
+                R::load_bits(at.add(128).cast()),
+                R::load_bits(at.add(192).cast()),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn words(self, offset: usize) -> R::I {
+        // SAFETY: as above.
+        unsafe { R::load_bits(self.at.add(16 * offset + 4 * self.row).cast()) }
+    }
+    #[inline(always)]
+    unsafe fn halves(self, offset: usize) -> R::F {
+        // SAFETY: as above.
+        unsafe { R::load_halves(self.at.add(16 * offset + 2 * self.row)) }
+    }
+    #[inline(always)]
+    unsafe fn last_halves(self, offset: usize) -> R::F {
+        // SAFETY: as above.
+        unsafe { Source::<R>::halves(self, offset) }
+    }
+    #[inline(always)]
+    unsafe fn bytes(self, offset: usize) -> R::I {
+        // SAFETY: as above.
+        unsafe { R::load_bytes(self.at.add(16 * offset + self.row)) }
+    }
+    #[inline(always)]
+    fn next_tile(self) -> usize {
+        self.group
+    }
+    #[inline(always)]
+    fn address(self) -> *const u8 {
+        self.at
+    }
 }
 
 /// Words from the codes of a token to those of the next.

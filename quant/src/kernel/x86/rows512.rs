@@ -67,12 +67,15 @@ impl Rows for Rows512 {
             let at = _mm_setr_epi32(first, first + 0x0404_0404, first + 0x0808_0808, first + 0x0c0c_0c0c);
             _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(at))
         }
+        fn load_halves(from: *const u8) -> __m512 { _mm512_cvt_roundph_ps::<_MM_FROUND_CUR_DIRECTION>(_mm256_loadu_si256(from.cast())) }
+        fn load_bytes(from: *const u8) -> __m512i { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())) }
         fn float(a: __m512i) -> __m512 { _mm512_cvtepi32_ps(a) }
         fn from_bits(a: __m512i) -> __m512 { _mm512_castsi512_ps(a) }
         fn half(a: __m512i) -> __m512 { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)) }
         fn splat_f(value: f32) -> __m512 { _mm512_set1_ps(value) }
         fn load(from: *const f32) -> __m512 { _mm512_loadu_ps(from) }
         fn store(to: *mut f32, v: __m512) { _mm512_storeu_ps(to, v) }
+        fn negated(a: __m512) -> __m512 { _mm512_xor_ps(a, _mm512_set1_ps(-0.0)) }
         fn mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
         fn fma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
     }

@@ -1,0 +1,24 @@
+//! Cache lines seen as their words, and words as the floats that they are the bits of. It must not know what the words mean.
+
+use crate::Line;
+
+/// The words of lines.
+#[inline(always)]
+pub(crate) fn words(lines: &[Line]) -> &[u32] {
+    // SAFETY: `Line` is `repr(C)` with 16 words as its only field and of the same size.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 16) }
+}
+
+/// The words of lines, to write.
+#[inline(always)]
+pub(crate) fn words_mut(lines: &mut [Line]) -> &mut [u32] {
+    // SAFETY: `Line` is `repr(C)` with 16 words as its only field and of the same size; the borrow is exclusive.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 16) }
+}
+
+/// Words as floats.
+#[inline(always)]
+pub(crate) fn floats(words: &[u32]) -> &[f32] {
+    // SAFETY: a float has the size and alignment of a word, and every word is one.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
+}
