@@ -10,13 +10,14 @@ use moelten_loader::spec::{
 use moelten_loader::store::{MatrixRef, TensorStore};
 use moelten_quant::{Isa, Kernels};
 
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::experts::ExpertStore;
 use crate::experts::source::Mapped;
 use crate::layers::attention::Attention;
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::moe::{Mlp, Moe, Shared};
 use crate::layers::norm::Norm;
+use crate::memory;
 use crate::pool::Pool;
 use crate::topology::{Pin, ThreadPlan};
 
@@ -29,6 +30,8 @@ pub struct ModelOptions {
     pub pin: Pin,
     /// Instruction set; `MOELTEN_ISA` or the best of this machine when `None`.
     pub isa: Option<Isa>,
+    /// Copy the weights into memory of our own, in the order that kernels like; they must fit.
+    pub repack: bool,
 }
 
 /// A model ready to run.
@@ -70,6 +73,7 @@ impl Model {
         let kernels = Kernels::for_isa(isa).expect("an instruction set that was found here has kernels");
         let threads = options.threads.map(|threads| threads.max(1));
         let pool = Pool::new(ThreadPlan::here(threads, options.pin)?)?;
+        let tensors = if options.repack { repacked(tensors, pool.threads())? } else { tensors };
         let tensors = Arc::new(tensors);
         let mut ropes = Vec::new();
         let mut layers = Vec::with_capacity(spec.layers.len());
@@ -113,6 +117,20 @@ impl Model {
     pub(crate) fn compute(&self) -> Compute<'_> {
         Compute { kernels: self.kernels, pool: &self.pool, tensors: &self.tensors }
     }
+}
+
+/// The tensors in memory of our own, if there is enough.
+fn repacked(tensors: TensorStore, threads: usize) -> Result<TensorStore> {
+    let need = tensors.repacked_bytes();
+    if let Some(available) = memory::available_bytes().filter(|&available| need > available) {
+        return Err(EngineError::Memory {
+            what: "the repacked weights",
+            need_bytes: need,
+            available_bytes: available,
+            hint: "without --repack they are used where they lie in the file".to_owned(),
+        });
+    }
+    tensors.repacked(threads).map_err(EngineError::Repack)
 }
 
 fn norm(tensors: &TensorStore, spec: NormSpec, weight: Role, bias: Role) -> Result<Norm> {

@@ -22,6 +22,7 @@ pub mod open;
 mod output;
 mod raw;
 pub mod reader;
+pub mod repack;
 pub mod roles;
 mod rope;
 pub mod safetensors;

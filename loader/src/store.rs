@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use moelten_quant::{Format, QMatrix};
+use moelten_quant::{Format, Layout, QMatrix};
 
 use crate::catalog::{Catalog, TensorInfo};
 use crate::error::{Fault, LoadError, Result};
+use crate::io::FileBytes;
 use crate::roles::{IGNORED_SUFFIXES, LayerTensor, NameRule, Part, Role, Rows};
 use crate::spec::{Ffn, Mixer, MlpSpec, ModelSpec, NormSpec, QkNorm, SharedExpert};
 
@@ -25,6 +26,8 @@ pub struct MatrixRef {
     pub offset: u64,
     /// Length in bytes.
     pub bytes: u64,
+    /// How its rows lie.
+    pub layout: Layout,
 }
 
 /// The three matrices of one expert or dense block.
@@ -58,8 +61,10 @@ impl MlpRef {
 #[derive(Debug)]
 pub struct TensorStore {
     catalog: Catalog,
-    dense: BTreeMap<Role, MatrixRef>,
-    experts: Vec<Vec<MlpRef>>,
+    /// The catalog's files, and perhaps memory of our own.
+    pub(crate) files: Vec<FileBytes>,
+    pub(crate) dense: BTreeMap<Role, MatrixRef>,
+    pub(crate) experts: Vec<Vec<MlpRef>>,
     unused: Vec<String>,
 }
 
@@ -94,7 +99,8 @@ impl TensorStore {
             })
             .map(|t| t.name.clone())
             .collect();
-        Ok(Self { catalog, dense, experts, unused })
+        let files = catalog.files().to_vec();
+        Ok(Self { catalog, files, dense, experts, unused })
     }
 
     /// The matrix of a role that the spec needs; vectors are one row.
@@ -117,12 +123,14 @@ impl TensorStore {
 
     /// The weights of a matrix, as they lie in the file.
     pub fn view(&self, matrix: &MatrixRef) -> QMatrix<'_> {
-        let file =
-            self.catalog.files().get(matrix.file).expect("a reference of this store names one of its files");
+        let file = self.files.get(matrix.file).expect("a reference of this store names one of its files");
         let bytes =
             file.range(matrix.offset, matrix.bytes).expect("references were checked when they were made");
-        QMatrix::new(matrix.format, matrix.rows, matrix.cols, bytes)
-            .expect("references carry consistent sizes")
+        match matrix.layout {
+            Layout::Rows => QMatrix::new(matrix.format, matrix.rows, matrix.cols, bytes),
+            Layout::Interleaved => QMatrix::interleaved(matrix.format, matrix.rows, matrix.cols, bytes),
+        }
+        .expect("references carry consistent sizes")
     }
 
     /// A role's values in f32, e.g. a norm weight.
@@ -370,7 +378,7 @@ impl<'a> Resolver<'a> {
         let start = first.checked_mul(row_bytes).and_then(|b| u64::try_from(b).ok()).ok_or_else(overflow)?;
         let bytes = rows.checked_mul(row_bytes).and_then(|b| u64::try_from(b).ok()).ok_or_else(overflow)?;
         let offset = tensor.offset.checked_add(start).ok_or_else(overflow)?;
-        Ok(MatrixRef { format, rows, cols, file: tensor.file, offset, bytes })
+        Ok(MatrixRef { format, rows, cols, file: tensor.file, offset, bytes, layout: Layout::Rows })
     }
 }
 

@@ -26,6 +26,9 @@ pub struct ComputeArgs {
     /// Whether each worker thread stays on its CPU [auto: if the machine is ours and not busy]
     #[arg(long, value_name = "WHEN", env = "MOELTEN_PIN", default_value = "auto")]
     pub pin: PinArg,
+    /// Copy the weights into memory in the order that is read fastest: slower start, faster answers, and they must fit
+    #[arg(long, env = "MOELTEN_REPACK")]
+    pub repack: bool,
     /// Precision of the KV cache [default: f16; f32 for `logits`]
     #[arg(long, value_name = "TYPE")]
     pub kv: Option<KvArg>,
@@ -86,8 +89,12 @@ impl ComputeArgs {
     /// # Errors
     /// As [`Model::new`].
     pub fn model(&self, spec: ModelSpec, tensors: TensorStore) -> anyhow::Result<Arc<Model>> {
-        let options =
-            ModelOptions { threads: self.threads.map(usize::from), pin: self.pin.into(), isa: None };
+        let options = ModelOptions {
+            threads: self.threads.map(usize::from),
+            pin: self.pin.into(),
+            isa: None,
+            repack: self.repack,
+        };
         Ok(Arc::new(Model::new(spec, tensors, options)?))
     }
 }

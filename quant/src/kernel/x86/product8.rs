@@ -96,20 +96,21 @@ pub(super) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consumer<R, B>>(
     units: Range<usize>,
     consumer: &mut C,
 ) {
-    // What a piece of all rows takes: while it is used, as much is asked for at the same place of the next tile.
-    let bytes = R::ROWS * B::FORMAT.block_bytes() / B::PIECES;
+    // Bytes of a piece of 16 rows.
+    let bytes = 16 * B::FORMAT.block_bytes() / B::PIECES;
     for unit in units {
         // SAFETY: the caller vouches for the instructions and for the blocks.
         unsafe {
-            let next = tile.address().wrapping_add(tile.next_tile() + unit * B::PIECES * bytes);
             let at = tile.block(unit, B::FORMAT.block_bytes());
             let scales = B::scales::<R, S>(at);
             for p in (0..B::PIECES).step_by(2) {
                 let block = unit * B::PIECES + p;
-                prefetch(next.wrapping_add(p * bytes), bytes);
+                let (next, len) = tile.ahead(block, bytes);
+                prefetch(next, len);
                 consumer.take(block, &B::codes::<R, S, false>(at, p), &scales, p);
                 if B::PIECES > 1 {
-                    prefetch(next.wrapping_add((p + 1) * bytes), bytes);
+                    let (next, len) = tile.ahead(block + 1, bytes);
+                    prefetch(next, len);
                     consumer.take(block + 1, &B::codes::<R, S, true>(at, p + 1), &scales, p + 1);
                 }
             }
@@ -420,7 +421,7 @@ unsafe fn interleaved_product<R: Rows, B: Blocks, P: TileProduct>(
             // a group of outputs, which has `stride` sums for each token.
             unsafe {
                 let bytes = w.data().as_ptr().add(group * w.row_bytes());
-                let tile = Interleaved { at: bytes, row, group: 16 * w.row_bytes() };
+                let tile = Interleaved { at: bytes, row };
                 let sums = out.as_mut_ptr().add(at.start);
                 P::tile::<R, B, Interleaved>(tile, w.cols() / B::FORMAT.block_len(), x, sums, at.stride);
             }

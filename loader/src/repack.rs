@@ -1,0 +1,82 @@
+//! Weights copied out of their files into memory of our own: huge pages where the system offers them, quantised matrices
+//! interleaved as kernels like to read them. It must not know how they are multiplied.
+
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+
+use moelten_quant::{Layout, can_interleave, interleave};
+
+use crate::io::{FileBytes, Memory};
+use crate::store::{MatrixRef, MlpRef, TensorStore};
+
+/// Where matrices start in the memory: at a cache line.
+const ALIGN: u64 = 64;
+
+impl TensorStore {
+    /// Bytes of memory that [`TensorStore::repacked`] takes.
+    pub fn repacked_bytes(&self) -> u64 {
+        self.all_matrices().map(|matrix| matrix.bytes.next_multiple_of(ALIGN)).sum()
+    }
+
+    /// The same tensors in memory of our own. What is computed with them is the same to the last bit.
+    ///
+    /// # Errors
+    /// When the system has no address space left.
+    pub fn repacked(mut self, threads: usize) -> io::Result<Self> {
+        let len = usize::try_from(self.repacked_bytes()).map_err(io::Error::other)?;
+        let mut memory = Memory::zeroed(len)?;
+        let mut rest = memory.bytes_mut();
+        let mut jobs = Vec::new();
+        for matrix in self.all_matrices() {
+            let padded = usize::try_from(matrix.bytes.next_multiple_of(ALIGN)).map_err(io::Error::other)?;
+            let (part, others) = rest.split_at_mut(padded);
+            rest = others;
+            jobs.push((*matrix, part));
+        }
+        let jobs = Mutex::new(jobs.into_iter());
+        std::thread::scope(|scope| {
+            for _ in 0..threads.max(1) {
+                scope.spawn(|| {
+                    while let Some((matrix, part)) = jobs.lock().expect("no job panics").next() {
+                        self.copy(&matrix, part);
+                    }
+                });
+            }
+        });
+        drop(jobs);
+
+        let file = self.files.len();
+        let mut offset = 0;
+        let mut moved = |matrix: &mut MatrixRef| {
+            let layout = layout_of(matrix);
+            *matrix = MatrixRef { file, offset, layout, ..*matrix };
+            offset += matrix.bytes.next_multiple_of(ALIGN);
+        };
+        self.dense.values_mut().for_each(&mut moved);
+        for MlpRef { gate, up, down } in self.experts.iter_mut().flatten() {
+            [gate, up, down].into_iter().for_each(&mut moved);
+        }
+        self.files.push(FileBytes::generated(Path::new("memory"), memory)?);
+        Ok(self)
+    }
+
+    /// Every matrix, in the order in which they are moved.
+    fn all_matrices(&self) -> impl Iterator<Item = &MatrixRef> {
+        let experts = self.experts.iter().flatten().flat_map(|mlp| [&mlp.gate, &mlp.up, &mlp.down]);
+        self.dense.values().chain(experts)
+    }
+
+    fn copy(&self, matrix: &MatrixRef, part: &mut [u8]) {
+        let from = self.view(matrix);
+        let part = &mut part[..from.data().len()];
+        match (from.layout(), layout_of(matrix)) {
+            (Layout::Rows, Layout::Interleaved) => interleave(matrix.format, from.row_bytes(), from.data(), part),
+            _ => part.copy_from_slice(from.data()),
+        }
+    }
+}
+
+fn layout_of(matrix: &MatrixRef) -> Layout {
+    if matrix.bytes > 0 && can_interleave(matrix.format, matrix.rows) { Layout::Interleaved } else { Layout::Rows }
+}
