@@ -116,8 +116,14 @@ pub(super) struct Stock {
 impl<R: Rows> Source<R> for Stock {
     #[inline(always)]
     unsafe fn block(self, n: usize, bytes: usize) -> Self {
-        // SAFETY: the caller vouches for the block.
-        Self { at: unsafe { self.at.add(n * bytes) }, ..self }
+        // SAFETY: the caller vouches for the block; the assembly is empty.
+        unsafe {
+            let mut at = self.at.add(n * bytes);
+            // To the compiler this is a new pointer for each block. Otherwise it keeps sixteen of them, one for each row, in
+            // memory, and steps them all.
+            core::arch::asm!("/* {0} */", inout(reg) at, options(nomem, nostack, preserves_flags));
+            Self { at, ..self }
+        }
     }
     #[inline(always)]
     unsafe fn quads(self, offset: usize) -> [R::I; 4] {
