@@ -16,6 +16,7 @@ use super::blocks::{Blocks, ScalesOf};
 use super::product8::{Consumer, TileProduct, Tokens, Vectors, walk};
 use super::rows::{CODE_WORDS, Rows, Source};
 use crate::activations::TILE_FROM;
+use crate::kernel::prefetch::prefetch;
 
 /// Why this process may not use AMX tiles of int8, if it may not. Linux gives a process the state component only when it
 /// asks, before the threads that will use it start; the answer of the first call is kept.
@@ -79,7 +80,7 @@ fn ask_permission() -> bool {
 
 /// Tokens of a tile, and rows.
 const TILE: usize = 16;
-/// Blocks that are unpacked before they are multiplied: their codes and scales stay in the first-level cache.
+/// Blocks that are unpacked before they are multiplied with one run of 16 tokens after the other.
 const SLAB: usize = 64;
 /// How many products are computed ahead of the one that is added: the processor does not forward a stored tile to the
 /// loads that follow, so they wait until the store is done.
@@ -265,6 +266,8 @@ unsafe fn add_tile<R: Rows, B: Blocks>(
             if b < n {
                 let (a, _) = x.sides(blocks.start + b);
                 let w = slab.codes[b].0.as_ptr();
+                // The processor does not foresee where the next block's codes of these tokens are.
+                prefetch(a.wrapping_add(AHEAD * x.record).cast(), TILE * 4 * CODE_WORDS);
                 let [to, to_high] = [0, 1].map(|h| products[b % SETS * 2 + h].0.as_mut_ptr());
                 if b % 2 == 0 {
                     multiply!(a, w, 4, 6, 0, to);

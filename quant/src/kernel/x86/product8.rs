@@ -387,13 +387,13 @@ unsafe fn stock_product<R: Rows, B: Blocks, P: TileProduct>(
             unsafe {
                 let out = out.as_mut_ptr().add(at.start);
                 let (sums, stride) =
-                    if start == row { (out, at.stride) } else { (spare.as_mut_ptr().cast(), R::ROWS) };
+                    if start == row && x.count == 1 { (out, at.stride) } else { (spare.as_mut_ptr().cast(), R::ROWS) };
                 let tile = Stock { at: w.data().as_ptr().add(start * w.row_bytes()), stride: w.row_bytes() };
                 P::tile::<R, B, Stock>(tile, w.cols() / B::FORMAT.block_len(), x, sums, stride);
-                if start < row {
+                if x.count > 1 {
                     for t in 0..x.count {
                         let new = sums.add(t * stride + (row - start));
-                        out.add(t * at.stride).copy_from_nonoverlapping(new, rows - row);
+                        out.add(t * at.stride).copy_from_nonoverlapping(new, R::ROWS.min(rows - row));
                     }
                 }
             }
