@@ -71,12 +71,18 @@ impl TensorStore {
         let from = self.view(matrix);
         let part = &mut part[..from.data().len()];
         match (from.layout(), layout_of(matrix)) {
-            (Layout::Rows, Layout::Interleaved) => interleave(matrix.format, from.row_bytes(), from.data(), part),
+            (Layout::Rows, Layout::Interleaved) => {
+                interleave(matrix.format, from.row_bytes(), from.data(), part)
+            }
             _ => part.copy_from_slice(from.data()),
         }
     }
 }
 
 fn layout_of(matrix: &MatrixRef) -> Layout {
-    if matrix.bytes > 0 && can_interleave(matrix.format, matrix.rows) { Layout::Interleaved } else { Layout::Rows }
+    if matrix.bytes > 0 && can_interleave(matrix.format, matrix.rows) {
+        Layout::Interleaved
+    } else {
+        Layout::Rows
+    }
 }

@@ -75,14 +75,11 @@ struct Floats {
     fused: Option<Fused>,
     block: unsafe fn(tiled::Block<'_>),
     dot: unsafe fn(&[f32], &[f32]) -> f32,
-    dot_f16: unsafe fn(&[f32], &[f16]) -> f32,
     axpy: unsafe fn(f32, &[f32], &mut [f32]),
-    axpy_f16: unsafe fn(f32, &[f16], &mut [f32]),
     to_f16: unsafe fn(&[f32], &mut [f16]),
     scale: unsafe fn(f32, &mut [f32]),
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     layer_norm: LayerNorm,
-    softmax: unsafe fn(&mut [f32]),
     attend: unsafe fn(&Attend<'_>, &mut [f32], &mut [Running]),
     attend_merge: unsafe fn(&[f32], Running, &mut [f32], &mut Running),
     silu_mul: unsafe fn(&[f32], &mut [f32]),
@@ -175,16 +172,6 @@ impl Kernels {
         unsafe { (self.floats.dot)(a, b) }
     }
 
-    /// The sum of `a[i] * b[i]`, in single precision.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub fn dot_f16(&self, a: &[f32], b: &[f16]) -> f32 {
-        assert_eq!(a.len(), b.len(), "dot_f16");
-        // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
-        unsafe { (self.floats.dot_f16)(a, b) }
-    }
-
     /// `y[i] += alpha * x[i]`.
     ///
     /// # Panics
@@ -193,16 +180,6 @@ impl Kernels {
         assert_eq!(x.len(), y.len(), "axpy");
         // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
         unsafe { (self.floats.axpy)(alpha, x, y) }
-    }
-
-    /// `y[i] += alpha * x[i]`, in single precision.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub fn axpy_f16(&self, alpha: f32, x: &[f16], y: &mut [f32]) {
-        assert_eq!(x.len(), y.len(), "axpy_f16");
-        // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
-        unsafe { (self.floats.axpy_f16)(alpha, x, y) }
     }
 
     /// Rounds to half precision, to nearest even; what is too large becomes infinite.
@@ -241,13 +218,6 @@ impl Kernels {
         assert!(n == weight.len() && n == bias.len() && n == out.len(), "layer_norm");
         // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
         unsafe { (self.floats.layer_norm)(x, weight, bias, eps, out) }
-    }
-
-    /// `x[i] = exp(x[i] - max(x)) / sum`, in place. Entries of minus infinity become 0, and so does a row that holds nothing
-    /// else. NaN or plus infinity anywhere makes every entry NaN.
-    pub fn softmax(&self, x: &mut [f32]) {
-        // SAFETY: `for_isa` detected the tier's instructions.
-        unsafe { (self.floats.softmax)(x) }
     }
 
     /// `up[i] *= silu(gate[i])`, where `silu(g) = g / (1 + exp(-g))` (arXiv 1702.03118) and `silu(-inf) = 0`.

@@ -39,8 +39,7 @@ fn products_have_the_bits_of_stock_rows() {
                     let x = Packed::new(scalar, format, &rng.floats(tokens * cols), cols);
                     let expected = product(scalar, stock, x.view());
                     for kernels in tiers() {
-                        let what =
-                            || format!("{} {format} {rows} x {cols}, {tokens} tokens", kernels.isa());
+                        let what = || format!("{} {format} {rows} x {cols}, {tokens} tokens", kernels.isa());
                         assert_same(&product(kernels, matrix, x.view()), &expected, &what);
                     }
                 }
