@@ -14,6 +14,8 @@ use crate::{Format, Isa, QMatrix};
 mod attend;
 mod limits;
 pub(crate) mod lines;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod prefetch;
 mod scalar;
 mod tiled;

@@ -159,7 +159,7 @@ impl<R: Rows> Source<R> for Stock {
     }
 }
 
-/// 16 rows interleaved, see `packed`.
+/// 16 rows interleaved, see `interleave`.
 #[derive(Clone, Copy)]
 pub(super) struct Interleaved {
     /// At a block of 16 rows.
