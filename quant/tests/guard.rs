@@ -85,11 +85,7 @@ fn products_stay_within_their_slices() {
             for rows in [1, 5, 8, 15, 16, 17, 33, 48] {
                 let bytes = Weights::Random.bytes(format, rows * cols, &mut rng);
                 // Sixteens of rows as files have them, 48 interleaved.
-                let view = if rows == 48 && can_interleave(format, rows) {
-                    QMatrix::interleaved
-                } else {
-                    QMatrix::new
-                };
+                let interleaved = rows == 48 && can_interleave(format, rows);
                 let [mut last, mut first] = [Guarded::new(&bytes), Guarded::after(&bytes)];
                 for tokens in [1, 2, 3, 7, 8, 9, 10, 15, 16, 17, 25, 33, 129] {
                     let packed = Packed::new(scalar(), format, &rng.floats(tokens * cols), cols);
@@ -101,7 +97,11 @@ fn products_stay_within_their_slices() {
                             continue; // plain Rust, and slow
                         }
                         for (bytes, lines) in [(last.get(), last_x.get()), (first.get(), first_x.get())] {
-                            let matrix = view(format, rows, cols, bytes).unwrap();
+                            let matrix = if interleaved {
+                                QMatrix::interleaved(format, rows, cols, bytes).unwrap()
+                            } else {
+                                QMatrix::new(format, rows, cols, bytes).unwrap()
+                            };
                             let x = Activations::new(packed.kind, tokens, cols, lines);
                             kernels.matmul(matrix, x, out.get());
                             let some = tokens.min(10);

@@ -115,6 +115,10 @@ pub(super) struct Stock {
 
 impl<R: Rows> Source<R> for Stock {
     #[inline(always)]
+    #[allow(
+        clippy::pointers_in_nomem_asm_block,
+        reason = "the assembly is empty: nothing is read or written"
+    )]
     unsafe fn block(self, n: usize, bytes: usize) -> Self {
         // SAFETY: the caller vouches for the block; the assembly is empty.
         unsafe {
