@@ -31,7 +31,9 @@ pub enum EngineError {
         hint: String,
     },
     /// Memory for repacked weights could not be had.
-    #[error("cannot reserve memory for the weights: {0}; without --repack they are used where they lie in the file")]
+    #[error(
+        "cannot reserve memory for the weights: {0}; without --repack they are used where they lie in the file"
+    )]
     Repack(#[source] io::Error),
     /// More tokens than the context holds.
     #[error("the text is {tokens} tokens long, the context holds {context}")]

@@ -124,7 +124,7 @@ fn repacked(tensors: TensorStore, threads: usize) -> Result<TensorStore> {
     let need = tensors.repacked_bytes();
     if let Some(available) = memory::available_bytes().filter(|&available| need > available) {
         return Err(EngineError::Memory {
-            what: "the repacked weights",
+            what: "repacking the weights",
             need_bytes: need,
             available_bytes: available,
             hint: "without --repack they are used where they lie in the file".to_owned(),

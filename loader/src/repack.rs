@@ -35,14 +35,17 @@ impl TensorStore {
             jobs.push((*matrix, part));
         }
         let jobs = Mutex::new(jobs.into_iter());
-        std::thread::scope(|scope| {
-            for _ in 0..threads.max(1) {
-                scope.spawn(|| {
-                    while let Some((matrix, part)) = jobs.lock().expect("no job panics").next() {
-                        self.copy(&matrix, part);
-                    }
-                });
+        let work = || {
+            while let Some((matrix, part)) = next(&jobs) {
+                self.copy(&matrix, part);
             }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                // Where there is no room for another thread, those that run do its share.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
         });
         drop(jobs);
 
@@ -71,12 +74,23 @@ impl TensorStore {
         let from = self.view(matrix);
         let part = &mut part[..from.data().len()];
         match (from.layout(), layout_of(matrix)) {
-            (Layout::Rows, Layout::Interleaved) => interleave(matrix.format, from.row_bytes(), from.data(), part),
+            (Layout::Rows, Layout::Interleaved) => {
+                interleave(matrix.format, from.row_bytes(), from.data(), part)
+            }
             _ => part.copy_from_slice(from.data()),
         }
     }
 }
 
+/// The next job, taken so that others can take theirs meanwhile.
+fn next<J>(jobs: &Mutex<impl Iterator<Item = J>>) -> Option<J> {
+    jobs.lock().expect("no job panics").next()
+}
+
 fn layout_of(matrix: &MatrixRef) -> Layout {
-    if matrix.bytes > 0 && can_interleave(matrix.format, matrix.rows) { Layout::Interleaved } else { Layout::Rows }
+    if matrix.bytes > 0 && can_interleave(matrix.format, matrix.rows) {
+        Layout::Interleaved
+    } else {
+        Layout::Rows
+    }
 }

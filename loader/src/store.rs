@@ -11,7 +11,7 @@ use crate::io::FileBytes;
 use crate::roles::{IGNORED_SUFFIXES, LayerTensor, NameRule, Part, Role, Rows};
 use crate::spec::{Ffn, Mixer, MlpSpec, ModelSpec, NormSpec, QkNorm, SharedExpert};
 
-/// Where a matrix lies: a window of one file, already validated.
+/// Where a matrix lies: a window of one file, or of memory of our own, already validated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MatrixRef {
     /// Block format.
@@ -121,7 +121,7 @@ impl TensorStore {
         self.experts.get(layer).map_or(&[], Vec::as_slice)
     }
 
-    /// The weights of a matrix, as they lie in the file.
+    /// The weights of a matrix, where they lie.
     pub fn view(&self, matrix: &MatrixRef) -> QMatrix<'_> {
         let file = self.files.get(matrix.file).expect("a reference of this store names one of its files");
         let bytes =

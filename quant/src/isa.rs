@@ -3,7 +3,9 @@
 
 use std::fmt;
 
-/// A tier of kernels. Results differ between tiers in the last bits, never within one.
+/// A tier of kernels. Within one, results never differ. Between tiers, products of quantised weights have the same bits, but
+/// those of floats, norms and attention differ in the last ones, and that may turn the code of an activation or the choice of
+/// an expert: logits of a whole model can differ visibly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Isa {

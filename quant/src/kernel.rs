@@ -14,6 +14,8 @@ use crate::{Format, Isa, QMatrix};
 mod attend;
 mod limits;
 pub(crate) mod lines;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod prefetch;
 mod scalar;
 mod tiled;
@@ -75,14 +77,11 @@ struct Floats {
     fused: Option<Fused>,
     block: unsafe fn(tiled::Block<'_>),
     dot: unsafe fn(&[f32], &[f32]) -> f32,
-    dot_f16: unsafe fn(&[f32], &[f16]) -> f32,
     axpy: unsafe fn(f32, &[f32], &mut [f32]),
-    axpy_f16: unsafe fn(f32, &[f16], &mut [f32]),
     to_f16: unsafe fn(&[f32], &mut [f16]),
     scale: unsafe fn(f32, &mut [f32]),
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     layer_norm: LayerNorm,
-    softmax: unsafe fn(&mut [f32]),
     attend: unsafe fn(&Attend<'_>, &mut [f32], &mut [Running]),
     attend_merge: unsafe fn(&[f32], Running, &mut [f32], &mut Running),
     silu_mul: unsafe fn(&[f32], &mut [f32]),
@@ -127,8 +126,8 @@ impl Kernels {
     /// the split changes no bit.
     ///
     /// Float weights are summed in `f32`. Quantised weights follow the definition in `codes`, to the last bit on every
-    /// tier. Each thread that multiplies float weights keeps a scratch of [`Kernels::SCRATCH_BYTES`]; nothing else is
-    /// allocated.
+    /// tier and in both layouts. Each thread keeps a scratch of [`Kernels::SCRATCH_BYTES`] for float weights and, with AMX, a
+    /// smaller one for quantised ones; nothing else is allocated, but by the scalar reference for interleaved rows.
     ///
     /// # Panics
     /// If the activations are not of the kind or width that the matrix takes, or `out` is not `rows * tokens` long.
@@ -175,16 +174,6 @@ impl Kernels {
         unsafe { (self.floats.dot)(a, b) }
     }
 
-    /// The sum of `a[i] * b[i]`, in single precision.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub fn dot_f16(&self, a: &[f32], b: &[f16]) -> f32 {
-        assert_eq!(a.len(), b.len(), "dot_f16");
-        // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
-        unsafe { (self.floats.dot_f16)(a, b) }
-    }
-
     /// `y[i] += alpha * x[i]`.
     ///
     /// # Panics
@@ -193,16 +182,6 @@ impl Kernels {
         assert_eq!(x.len(), y.len(), "axpy");
         // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
         unsafe { (self.floats.axpy)(alpha, x, y) }
-    }
-
-    /// `y[i] += alpha * x[i]`, in single precision.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub fn axpy_f16(&self, alpha: f32, x: &[f16], y: &mut [f32]) {
-        assert_eq!(x.len(), y.len(), "axpy_f16");
-        // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
-        unsafe { (self.floats.axpy_f16)(alpha, x, y) }
     }
 
     /// Rounds to half precision, to nearest even; what is too large becomes infinite.
@@ -241,13 +220,6 @@ impl Kernels {
         assert!(n == weight.len() && n == bias.len() && n == out.len(), "layer_norm");
         // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
         unsafe { (self.floats.layer_norm)(x, weight, bias, eps, out) }
-    }
-
-    /// `x[i] = exp(x[i] - max(x)) / sum`, in place. Entries of minus infinity become 0, and so does a row that holds nothing
-    /// else. NaN or plus infinity anywhere makes every entry NaN.
-    pub fn softmax(&self, x: &mut [f32]) {
-        // SAFETY: `for_isa` detected the tier's instructions.
-        unsafe { (self.floats.softmax)(x) }
     }
 
     /// `up[i] *= silu(gate[i])`, where `silu(g) = g / (1 + exp(-g))` (arXiv 1702.03118) and `silu(-inf) = 0`.

@@ -11,7 +11,7 @@ use common::{Packed, Rng, Weights, tiers};
 use half::f16;
 use moelten_quant::{
     ActivationKind, Activations, Attend, BLOCK, Columns, Format, Isa, KEY_GROUP, Kernels, KvHead, Line,
-    QMatrix, Record, Running,
+    QMatrix, Record, Running, can_interleave,
 };
 
 fn scalar() -> &'static Kernels {
@@ -82,8 +82,10 @@ fn products_stay_within_their_slices() {
             _ => &[256, 512],
         };
         for &cols in columns {
-            for rows in [1, 5, 8, 15, 16, 17, 33] {
+            for rows in [1, 5, 8, 15, 16, 17, 33, 48] {
                 let bytes = Weights::Random.bytes(format, rows * cols, &mut rng);
+                // Sixteens of rows as files have them, 48 interleaved.
+                let interleaved = rows == 48 && can_interleave(format, rows);
                 let [mut last, mut first] = [Guarded::new(&bytes), Guarded::after(&bytes)];
                 for tokens in [1, 2, 3, 7, 8, 9, 10, 15, 16, 17, 25, 33, 129] {
                     let packed = Packed::new(scalar(), format, &rng.floats(tokens * cols), cols);
@@ -95,7 +97,11 @@ fn products_stay_within_their_slices() {
                             continue; // plain Rust, and slow
                         }
                         for (bytes, lines) in [(last.get(), last_x.get()), (first.get(), first_x.get())] {
-                            let matrix = QMatrix::new(format, rows, cols, bytes).unwrap();
+                            let matrix = if interleaved {
+                                QMatrix::interleaved(format, rows, cols, bytes).unwrap()
+                            } else {
+                                QMatrix::new(format, rows, cols, bytes).unwrap()
+                            };
                             let x = Activations::new(packed.kind, tokens, cols, lines);
                             kernels.matmul(matrix, x, out.get());
                             let some = tokens.min(10);
@@ -141,14 +147,11 @@ fn vector_kernels_stay_within_their_slices() {
                 (Guarded::new(&rng.floats(n)), Guarded::new(&rng.floats(n)), Guarded::new(&rng.floats(n)));
             let (mut out, mut halves) = (Guarded::new(&vec![0.0; n]), Guarded::new(&vec![f16::ONE; n]));
             kernels.dot(a.get(), b.get());
-            kernels.dot_f16(a.get(), halves.get());
             kernels.axpy(0.5, a.get(), b.get());
-            kernels.axpy_f16(0.5, halves.get(), b.get());
             kernels.to_f16(a.get(), halves.get());
             kernels.scale(0.5, a.get());
             kernels.rms_norm(a.get(), b.get(), 1e-5, out.get());
             kernels.layer_norm(a.get(), b.get(), c.get(), 1e-5, out.get());
-            kernels.softmax(a.get());
             kernels.silu_mul(a.get(), b.get());
             kernels.gelu_tanh_mul(a.get(), b.get());
         }

@@ -102,6 +102,26 @@ fn f18_a_context_beyond_the_address_space_is_refused() {
     shell("exec prlimit --as=100000000 $M run -p hello --max-tokens 4").fine();
 }
 
+/// The program is larger than the weights that it carries, so where it can run there is less left than they take only just
+/// above what it needs: limits are tried from below.
+#[test]
+fn f18_weights_that_cannot_be_repacked_are_refused_with_numbers() {
+    let limited = |limit: u64, option: &str| {
+        shell(&format!("exec prlimit --as={limit} $M run -p hello --ctx 64 --max-tokens 4 {option}"))
+    };
+    let least = (8..64).map(|step| step * 4_000_000).find(|&limit| limited(limit, "").code == Some(0));
+    let least = least.expect("256 MB are enough");
+    let outcome = limited(least, "--repack").refused(5, "E-MEM-01");
+    let said = ["repacking the weights needs 13", "are available", "without --repack"];
+    assert!(said.iter().all(|part| outcome.err.contains(part)), "{outcome:?}");
+    // From there on they are refused or used; nothing in between is a bug.
+    for limit in (0..10).map(|step| least + step * 2_500_000) {
+        let outcome = limited(limit, "--repack");
+        assert!(matches!(outcome.code, Some(0 | 5)), "{limit}: {outcome:?}");
+        assert!(!outcome.err.contains("bug"), "{limit}: {outcome:?}");
+    }
+}
+
 #[test]
 fn f18_tight_limits() {
     for limit in ["--nofile=32", "--as=1073741824", "--core=0 --fsize=0"] {

@@ -1,4 +1,5 @@
-//! Where expert bytes come from. `Mapped` uses the mapped files in place: no copy, the system pages them in.
+//! Where expert bytes come from. `Mapped` uses them where the tensor store has them, in mapped files or in memory of our
+//! own: no copy; what is in files the system pages in.
 
 use std::io;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ pub trait ExpertSource: Send + Sync {
     fn weights(&self, layer: usize, expert: usize) -> io::Result<MlpView<'_>>;
 }
 
-/// The mapped files, in place.
+/// The tensor store's weights, in place.
 pub struct Mapped {
     tensors: Arc<TensorStore>,
     /// Activation of the experts of each layer; `None` for dense layers.
@@ -31,7 +32,7 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    /// The experts of `spec` in the mapped files of `tensors`.
+    /// The experts of `spec` in `tensors`.
     pub fn new(spec: &ModelSpec, tensors: Arc<TensorStore>) -> Self {
         let activation = |ffn: &Ffn| match ffn {
             Ffn::Moe(moe) => Some(moe.expert.activation),

@@ -24,14 +24,11 @@ pub(super) static FLOATS: Floats = Floats {
     fused: None,
     block,
     dot,
-    dot_f16,
     axpy,
-    axpy_f16,
     to_f16,
     scale,
     rms_norm,
     layer_norm,
-    softmax,
     attend: attend::scalar,
     attend_merge: attend::scalar_merge,
     silu_mul,
@@ -96,22 +93,13 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// Half-precision values are widened this many at a time, on the stack.
 const WIDEN: usize = 64;
 
-fn dot_f16(a: &[f32], b: &[f16]) -> f32 {
-    let mut lanes = [0.0; LANES];
-    for (a, b) in a.chunks(WIDEN).zip(b.chunks(WIDEN)) {
-        let mut wide = [0.0; WIDEN];
-        b.convert_to_f32_slice(&mut wide[..b.len()]);
-        multiply_add(&mut lanes, a, &wide[..b.len()]);
-    }
-    sum(lanes)
-}
-
 pub(super) fn axpy(alpha: f32, x: &[f32], y: &mut [f32]) {
     for (y, x) in y.iter_mut().zip(x) {
         *y += alpha * x;
     }
 }
 
+/// `y += alpha * x`, for attention.
 pub(super) fn axpy_f16(alpha: f32, x: &[f16], y: &mut [f32]) {
     for (x, y) in x.chunks(WIDEN).zip(y.chunks_mut(WIDEN)) {
         let mut wide = [0.0; WIDEN];
@@ -151,22 +139,6 @@ fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]
     for ((out, weight), bias) in out.iter_mut().zip(weight).zip(bias) {
         *out = *out * inverse * weight + bias;
     }
-}
-
-fn softmax(x: &mut [f32]) {
-    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if max == f32::NEG_INFINITY && !x.iter().any(|x| x.is_nan()) {
-        x.fill(0.0);
-        return;
-    }
-    let mut lanes = [0.0; LANES];
-    for x in x.chunks_mut(LANES) {
-        for (lane, x) in lanes.iter_mut().zip(x) {
-            *x = (*x - max).exp();
-            *lane += *x;
-        }
-    }
-    scale(1.0 / sum(lanes), x);
 }
 
 /// `g`, but at least [`GATE_MIN`]; NaN stays.

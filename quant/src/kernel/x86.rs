@@ -44,14 +44,11 @@ macro_rules! tier {
             }
             vector {
                 fn dot(a: &[f32], b: &[f32]) -> f32;
-                fn dot_f16(a: &[f32], b: &[half::f16]) -> f32;
                 fn axpy(alpha: f32, x: &[f32], y: &mut [f32]);
-                fn axpy_f16(alpha: f32, x: &[half::f16], y: &mut [f32]);
                 fn to_f16(src: &[f32], dst: &mut [half::f16]);
                 fn scale(alpha: f32, x: &mut [f32]);
                 fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
                 fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]);
-                fn softmax(x: &mut [f32]);
                 fn silu_mul(gate: &[f32], up: &mut [f32]);
                 fn gelu_tanh_mul(gate: &[f32], up: &mut [f32]);
             }
@@ -68,14 +65,11 @@ macro_rules! tier {
             fused: Some(fused),
             block,
             dot,
-            dot_f16,
             axpy,
-            axpy_f16,
             to_f16,
             scale,
             rms_norm,
             layer_norm,
-            softmax,
             attend,
             attend_merge,
             silu_mul,

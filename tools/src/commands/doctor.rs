@@ -148,6 +148,9 @@ impl Findings {
             "  {TIER_FORMAT} weights, one thread: peak in registers, weights read with 1 token, products of many"
         )?;
         writeln!(out, "* {} is used: {}", self.pick, self.why())?;
+        if cfg!(not(target_arch = "x86_64")) {
+            writeln!(out, "  this processor has no kernels of its own yet, and nobody has run these on it")?;
+        }
         Ok(out)
     }
 

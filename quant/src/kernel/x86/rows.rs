@@ -115,6 +115,10 @@ pub(super) struct Stock {
 
 impl<R: Rows> Source<R> for Stock {
     #[inline(always)]
+    #[allow(
+        clippy::pointers_in_nomem_asm_block,
+        reason = "the assembly is empty: nothing is read or written"
+    )]
     unsafe fn block(self, n: usize, bytes: usize) -> Self {
         // SAFETY: the caller vouches for the block; the assembly is empty.
         unsafe {
@@ -159,7 +163,7 @@ impl<R: Rows> Source<R> for Stock {
     }
 }
 
-/// 16 rows interleaved, see `packed`.
+/// 16 rows interleaved, see `interleave`.
 #[derive(Clone, Copy)]
 pub(super) struct Interleaved {
     /// At a block of 16 rows.

@@ -40,51 +40,34 @@ macro_rules! for_each_vector {
     };
 }
 
-/// Sums products with four accumulators in turn, then adds them in a fixed order. `$load_b` loads up to `n` elements.
-macro_rules! dot {
-    ($a:expr, $b:expr, $load_b:path) => {{
-        let (n, a, b) = ($a.len(), $a.as_ptr(), $b);
+kernels! {
+    /// Sum of products: four accumulators in turn, added in a fixed order.
+    fn dot<L>(a: &[f32], b: &[f32]) -> f32 {
+        let (n, a, b) = (a.len(), a.as_ptr(), b.as_ptr());
         let mut acc = [L::splat(0.0); 4];
         let mut at = 0;
         while at + 4 * L::N <= n {
             for (i, acc) in acc.iter_mut().enumerate() {
                 let at = at + i * L::N;
-                *acc = L::fma(L::load(a.add(at)), $load_b(b.add(at), L::N), *acc);
+                *acc = L::fma(L::load(a.add(at)), L::load(b.add(at)), *acc);
             }
             at += 4 * L::N;
         }
         for acc in &mut acc {
             if at < n {
                 let live = L::N.min(n - at);
-                *acc = L::fma(L::load_up_to(a.add(at), live), $load_b(b.add(at), live), *acc);
+                *acc = L::fma(L::load_up_to(a.add(at), live), L::load_up_to(b.add(at), live), *acc);
                 at += live;
             }
         }
         L::sum(L::add(L::add(acc[0], acc[1]), L::add(acc[2], acc[3])))
-    }};
-}
-
-kernels! {
-    /// Sum of products.
-    fn dot<L>(a: &[f32], b: &[f32]) -> f32 { dot!(a, b.as_ptr(), L::load_up_to) }
-
-    /// Sum of products.
-    fn dot_f16<L>(a: &[f32], b: &[f16]) -> f32 { dot!(a, b.as_ptr().cast::<u16>(), L::load_f16_up_to) }
+    }
 
     /// `y += alpha * x`.
     fn axpy<L>(alpha: f32, x: &[f32], y: &mut [f32]) {
         let (alpha, x_at, y_at) = (L::splat(alpha), x.as_ptr(), y.as_mut_ptr());
         for_each_vector!(x.len(), |at, live| {
             let sum = L::fma(alpha, L::load_up_to(x_at.add(at), live), L::load_up_to(y_at.add(at), live));
-            L::store_up_to(y_at.add(at), live, sum);
-        });
-    }
-
-    /// `y += alpha * x`.
-    fn axpy_f16<L>(alpha: f32, x: &[f16], y: &mut [f32]) {
-        let (alpha, x_at, y_at) = (L::splat(alpha), x.as_ptr().cast::<u16>(), y.as_mut_ptr());
-        for_each_vector!(x.len(), |at, live| {
-            let sum = L::fma(alpha, L::load_f16_up_to(x_at.add(at), live), L::load_up_to(y_at.add(at), live));
             L::store_up_to(y_at.add(at), live, sum);
         });
     }
@@ -132,40 +115,6 @@ kernels! {
             let (weight, bias) = (L::load_up_to(weight.add(at), live), L::load_up_to(bias.add(at), live));
             L::store_up_to(out.add(at), live, L::fma(normal, weight, bias));
         });
-    }
-
-    /// In place, the largest subtracted first.
-    fn softmax<L>(x: &mut [f32]) {
-        let x_at = x.as_mut_ptr();
-        let mut largest = L::splat(f32::NEG_INFINITY);
-        let whole = x.len() - x.len() % L::N;
-        for at in (0..whole).step_by(L::N) {
-            // NaN is passed over here and comes back through `exp`.
-            largest = L::max(L::load(x_at.add(at)), largest);
-        }
-        let mut tail = [f32::NEG_INFINITY; 16];
-        tail[..x.len() - whole].copy_from_slice(&x[whole..]);
-        largest = L::max(L::load(tail.as_ptr()), largest);
-        let largest = L::largest(largest);
-        if largest == f32::NEG_INFINITY && !x.iter().any(|x| x.is_nan()) {
-            x.fill(0.0);
-            return;
-        }
-        let x_at = x.as_mut_ptr();
-        let minus = L::splat(largest);
-        let mut sum = L::splat(0.0);
-        for at in (0..whole).step_by(L::N) {
-            let e = exp::<L>(L::sub(L::load(x_at.add(at)), minus));
-            L::store(x_at.add(at), e);
-            sum = L::add(sum, e);
-        }
-        // What pads the tail is minus infinity, and its exponential adds nothing.
-        let e = exp::<L>(L::sub(L::load(tail.as_ptr()), minus));
-        L::store(tail.as_mut_ptr(), e);
-        sum = L::add(sum, e);
-        let rest = &mut x[whole..];
-        rest.copy_from_slice(&tail[..rest.len()]);
-        scale::<L>(1.0 / L::sum(sum), x);
     }
 
     /// `up *= g / (1 + exp(-g))`.
