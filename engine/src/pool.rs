@@ -2,6 +2,7 @@
 //! computed by exactly one task in a fixed order, so the number of threads never changes a bit of a result.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
@@ -10,6 +11,8 @@ use crate::topology::{Placement, ThreadPlan};
 
 /// Tasks per thread in a parallel region: enough for threads to finish together, few enough to cost nothing.
 const TASKS_PER_THREAD: usize = 4;
+/// Looks for tasks before a worker offers its core to other processes: some microseconds.
+const PATIENCE: u32 = 64;
 /// Parts per thread of a region that is split by halves, at the finest.
 const FINEST: usize = 32;
 /// Rows of a task are a multiple of this, so that kernels work on whole register tiles.
@@ -61,9 +64,26 @@ impl Pool {
         self.pool.broadcast(|context| work(context.index()))
     }
 
-    /// Runs `work` on a worker; the other methods must be called from inside.
+    /// Runs `work` on a worker; the other methods must be called from inside. While it runs the other workers look for
+    /// tasks instead of falling asleep between regions: waking one takes longer than many a region. Nobody waits for a
+    /// worker that the system has taken off its core: its tasks are taken by others.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(work)
+        self.pool.install(|| {
+            if self.threads() == 1 {
+                return work();
+            }
+            let (ended, worker) = (AtomicBool::new(false), rayon::current_thread_index());
+            rayon::scope(|scope| {
+                scope.spawn_broadcast(|_, context| {
+                    if Some(context.index()) != worker {
+                        look_for_tasks(&ended);
+                    }
+                });
+                // Also when `work` panics.
+                let _end = EndOnDrop(&ended);
+                work()
+            })
+        })
     }
 
     /// Splits `out` (`[rows, width]`) into runs of rows and calls `work(rows, their part of out)` for each.
@@ -131,6 +151,33 @@ impl Pool {
     ) {
         let alone = if self.threads() == 1 { tasks } else { tasks.div_ceil(self.threads() * FINEST) };
         split(out, 0..tasks, alone.max(1), &start, &work);
+    }
+}
+
+/// Takes tasks of the pool until `ended`.
+fn look_for_tasks(ended: &AtomicBool) {
+    let mut idle = 0;
+    while !ended.load(Ordering::Acquire) {
+        match rayon::yield_now() {
+            Some(rayon::Yield::Executed) => idle = 0,
+            _ => {
+                idle += 1;
+                std::hint::spin_loop();
+                if idle % PATIENCE == 0 {
+                    // Another process may want the core.
+                    std::thread::yield_now();
+                }
+            }
+        }
+    }
+}
+
+/// Sets a flag when it goes.
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 
