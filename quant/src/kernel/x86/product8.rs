@@ -380,17 +380,19 @@ unsafe fn stock_product<R: Rows, B: Blocks, P: TileProduct>(
         for row in (0..rows).step_by(R::ROWS) {
             let at = out_at(rows, tokens, row, first);
             let start = row.min(rows - R::ROWS);
-            // Sums of a tile that ends with the last row and has rows before `row`.
+            let direct = start == row && x.count == 1;
+            // Sums of several tokens next to each other, which is faster than where they go, and of a tile that ends with the
+            // last row and has rows before `row`.
             let mut spare = [const { MaybeUninit::<f32>::uninit() }; TOKENS * 16];
             // SAFETY: the caller vouches for the instructions. `start + ROWS <= rows`; `out` has `stride` sums for each token
             // of the group, from this row on `ROWS` or all that are left; `spare` has `ROWS` for each, all written.
             unsafe {
                 let out = out.as_mut_ptr().add(at.start);
                 let (sums, stride) =
-                    if start == row && x.count == 1 { (out, at.stride) } else { (spare.as_mut_ptr().cast(), R::ROWS) };
+                    if direct { (out, at.stride) } else { (spare.as_mut_ptr().cast(), R::ROWS) };
                 let tile = Stock { at: w.data().as_ptr().add(start * w.row_bytes()), stride: w.row_bytes() };
                 P::tile::<R, B, Stock>(tile, w.cols() / B::FORMAT.block_len(), x, sums, stride);
-                if x.count > 1 {
+                if !direct {
                     for t in 0..x.count {
                         let new = sums.add(t * stride + (row - start));
                         out.add(t * at.stride).copy_from_nonoverlapping(new, R::ROWS.min(rows - row));
