@@ -58,7 +58,7 @@ impl ActivationKind {
 }
 
 /// Fewer tokens than this are not multiplied by tiles.
-pub(crate) const TILE_FROM: usize = 9;
+const TILE_FROM: usize = 9;
 
 /// Tokens that a `Q8` record of `tokens` has room for.
 pub(crate) const fn room(tokens: usize) -> usize {

@@ -15,7 +15,6 @@ use std::sync::OnceLock;
 use super::blocks::{Blocks, ScalesOf};
 use super::product8::{Consumer, TileProduct, Tokens, Vectors, walk};
 use super::rows::{CODE_WORDS, Rows, Source};
-use crate::activations::TILE_FROM;
 use crate::kernel::prefetch::prefetch;
 
 /// Why this process may not use AMX tiles of int8, if it may not. Linux gives a process the state component only when it
@@ -88,6 +87,9 @@ const AHEAD: usize = 2;
 /// Memory for products, one more than wait.
 const SETS: usize = AHEAD + 1;
 
+/// Fewest tokens for tiles, measured.
+const FEWEST: usize = 2 * TILE;
+
 /// With tiles where there are tokens enough, and vectors otherwise.
 pub(super) struct Tiles;
 
@@ -101,26 +103,26 @@ struct Config {
     lines: [u8; 16],
 }
 
-/// Registers 0 to 3 are sums, 4 and 5 activations, 6 and 7 weights.
+/// Registers 0 and 1 are sums, 2 and 3 activations, 4 and 5 weights.
 static CONFIG: Config = Config {
     palette: 1,
     start_row: 0,
     reserved: [0; 14],
-    line_bytes: [64, 64, 64, 64, 32, 32, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
-    lines: [16, 16, 16, 16, 16, 16, 8, 8, 0, 0, 0, 0, 0, 0, 0, 0],
+    line_bytes: [64, 64, 32, 32, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    lines: [16, 16, 16, 16, 8, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// Memory of a tile register of sums, or of two of weights.
+/// Memory of a tile register of `N` lines.
 #[repr(C, align(64))]
-struct Tile([[i32; 16]; TILE]);
+struct Tile<const N: usize>([[i32; 16]; N]);
 
 /// Unpacked blocks of 16 rows.
 #[repr(C, align(64))]
 struct Slab {
-    /// Signed codes of a block: a tile of all 32 columns, or one for each half with zeros for the other.
-    codes: [Tile; SLAB],
-    /// Scales and minima of a block, or of its halves.
-    sides: [[[f32; 16]; 4]; SLAB],
+    /// Signed codes.
+    codes: [Tile<8>; SLAB],
+    /// Scales and minima.
+    sides: [[[f32; 16]; 2]; SLAB],
 }
 
 thread_local! {
@@ -138,8 +140,9 @@ impl TileProduct for Tiles {
     ) {
         // SAFETY: the caller vouches for instructions, rows, tokens and sums.
         unsafe {
-            // The last tile may reach beyond the tokens, but not beyond the room that the record has.
-            if x.count < TILE_FROM || x.first + x.count.next_multiple_of(TILE) > x.room {
+            // Fewer tokens do not repay the unpacking to memory, and with two scales for a block vectors are faster. The last tile
+            // may reach beyond the tokens, but not beyond the room that the record has.
+            if B::SHAPE.halves || x.count < FEWEST || x.first + x.count.next_multiple_of(TILE) > x.room {
                 return Vectors::tile::<R, B, S>(tile, units, x, sums, stride);
             }
             let mut kept = SLAB_OF_THREAD.take();
@@ -197,22 +200,12 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for Unpack<'_> {
         // SAFETY: the caller vouches for the instructions; a line and a side hold a vector.
         unsafe {
             let zero = R::splat(B::ZERO * 0x0101_0101);
-            for (g, codes) in codes.iter().enumerate() {
-                let signed = R::sub_bytes(*codes, zero);
-                if B::SHAPE.halves {
-                    let (mine, other) = if g < 4 { (g, 8 + g) } else { (8 + g, g) };
-                    R::store_bits(lines[mine].as_mut_ptr(), signed);
-                    R::store_bits(lines[other].as_mut_ptr(), R::splat(0));
-                } else {
-                    R::store_bits(lines[g].as_mut_ptr(), signed);
-                }
+            for (line, codes) in lines.iter_mut().zip(codes) {
+                R::store_bits(line.as_mut_ptr(), R::sub_bytes(*codes, zero));
             }
-            for h in 0..if B::SHAPE.halves { 2 } else { 1 } {
-                let of = if B::SHAPE.halves { 2 * i + h } else { i };
-                R::store(sides[2 * h].as_mut_ptr(), scales.scale(of));
-                if B::SHAPE.minima {
-                    R::store(sides[2 * h + 1].as_mut_ptr(), scales.min(of));
-                }
+            R::store(sides[0].as_mut_ptr(), scales.scale(i));
+            if B::SHAPE.minima {
+                R::store(sides[1].as_mut_ptr(), scales.min(i));
             }
         }
     }
@@ -260,49 +253,31 @@ unsafe fn add_tile<R: Rows, B: Blocks>(
                 *acc = R::load(sums.add(t * stride));
             }
         }
-        let mut products = [const { Tile([[0; 16]; TILE]) }; 2 * SETS];
+        let mut products = [const { Tile([[0; 16]; TILE]) }; SETS];
         let n = blocks.len();
         for b in 0..n + AHEAD {
             if b < n {
                 let (a, _) = x.sides(blocks.start + b);
-                let w = slab.codes[b].0.as_ptr();
+                let (w, to) = (slab.codes[b].0.as_ptr(), products[b % SETS].0.as_mut_ptr());
                 // The processor does not foresee where the next block's codes of these tokens are.
                 prefetch(a.wrapping_add(AHEAD * x.record).cast(), TILE * 4 * CODE_WORDS);
-                let [to, to_high] = [0, 1].map(|h| products[b % SETS * 2 + h].0.as_mut_ptr());
                 if b % 2 == 0 {
-                    multiply!(a, w, 4, 6, 0, to);
+                    multiply!(a, w, 2, 4, 0, to);
                 } else {
-                    multiply!(a, w, 5, 7, 1, to);
-                }
-                if B::SHAPE.halves {
-                    let w = w.add(8);
-                    if b % 2 == 0 {
-                        multiply!(a, w, 4, 6, 2, to_high);
-                    } else {
-                        multiply!(a, w, 5, 7, 3, to_high);
-                    }
+                    multiply!(a, w, 3, 5, 1, to);
                 }
             }
             if b >= AHEAD {
                 let b = b - AHEAD;
                 let (_, sides) = x.sides(blocks.start + b);
-                for h in 0..if B::SHAPE.halves { 2 } else { 1 } {
-                    let (product, [scale, min]) =
-                        (&products[b % SETS * 2 + h].0, [0, 1].map(|i| slab.sides[b][2 * h + i].as_ptr()));
-                    let (scale, min) = (R::load(scale), R::load(min));
-                    for (t, acc) in acc.iter_mut().enumerate() {
-                        let mut v = R::mul(R::float(R::load_bits(product[t].as_ptr())), scale);
-                        if B::SHAPE.minima {
-                            let [sum, low] = [0, 1].map(|i: usize| sides.minus_sums[i].add(t).read());
-                            let minus_sum = match (B::SHAPE.halves, h) {
-                                (false, _) => sum,
-                                (true, 0) => low,
-                                (true, _) => sum - low,
-                            };
-                            v = R::fma(R::float(R::splat(minus_sum)), min, v);
-                        }
-                        *acc = R::fma(v, R::splat_f(sides.scales.add(t).read()), *acc);
+                let [scale, min] = &slab.sides[b];
+                let (scale, min) = (R::load(scale.as_ptr()), R::load(min.as_ptr()));
+                for (t, (acc, product)) in acc.iter_mut().zip(&products[b % SETS].0).enumerate() {
+                    let mut v = R::mul(R::float(R::load_bits(product.as_ptr())), scale);
+                    if B::SHAPE.minima {
+                        v = R::fma(R::float(R::splat(sides.minus_sums[0].add(t).read())), min, v);
                     }
+                    *acc = R::fma(v, R::splat_f(sides.scales.add(t).read()), *acc);
                 }
             }
         }
