@@ -1,10 +1,9 @@
 //! The worker threads: one rayon pool, placed as `topology` planned, and one way to split rows over it. Every row is
 //! computed by exactly one task in a fixed order, so the number of threads never changes a bit of a result.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use rayon::prelude::*;
 
 use crate::error::{EngineError, Result};
 use crate::topology::{Placement, ThreadPlan};
@@ -93,31 +92,6 @@ impl Pool {
         self.chunks(out, width, step, work);
     }
 
-    /// As [`Self::chunks`] for two buffers with as many rows, `[rows, a_width]` and `[rows, b_width]`.
-    pub fn chunks_of_two<A: Send, B: Send>(
-        &self,
-        (a, a_width): (&mut [A], usize),
-        (b, b_width): (&mut [B], usize),
-        step: usize,
-        work: impl Fn(Range<usize>, &mut [A], &mut [B]) + Sync,
-    ) {
-        assert_eq!(a.len() / a_width, b.len() / b_width, "both have the same rows");
-        let run = |index: usize, a: &mut [A], b: &mut [B]| {
-            let first = index * step;
-            work(first..first + a.len() / a_width, a, b);
-        };
-        if self.threads() == 1 || a.len() <= step * a_width {
-            let parts = a.chunks_mut(step * a_width).zip(b.chunks_mut(step * b_width));
-            parts.enumerate().for_each(|(index, (a, b))| run(index, a, b));
-        } else {
-            a.par_chunks_mut(step * a_width)
-                .zip(b.par_chunks_mut(step * b_width))
-                .enumerate()
-                .with_max_len(1)
-                .for_each(|(index, (a, b))| run(index, a, b));
-        }
-    }
-
     /// As [`Self::rows`], with `step` rows per task.
     pub fn chunks<T: Send>(
         &self,
@@ -126,18 +100,37 @@ impl Pool {
         step: usize,
         work: impl Fn(Range<usize>, &mut [T]) + Sync,
     ) {
-        let run = |index: usize, part: &mut [T]| {
-            let first = index * step;
-            work(first..first + part.len() / width, part);
-        };
-        if self.threads() == 1 || out.len() <= step * width {
-            out.chunks_mut(step * width).enumerate().for_each(|(index, part)| run(index, part));
-        } else {
-            out.par_chunks_mut(step * width)
-                .enumerate()
-                .with_max_len(1)
-                .for_each(|(index, part)| run(index, part));
-        }
+        let tasks = (out.len() / width.max(1)).div_ceil(step);
+        self.parts(
+            out,
+            tasks,
+            |task| task * step * width,
+            |task, part| {
+                let first = task * step;
+                work(first..first + part.len() / width, part);
+            },
+        );
+    }
+
+    /// As [`Self::chunks`] for two buffers with as many rows, `[rows, a_width]` and `[rows, b_width]`.
+    pub fn chunks_of_two<A: Send, B: Send>(
+        &self,
+        (a, a_width): (&mut [A], usize),
+        (b, b_width): (&mut [B], usize),
+        step: usize,
+        work: impl Fn(Range<usize>, &mut [A], &mut [B]) + Sync,
+    ) {
+        let rows = a.len() / a_width;
+        assert_eq!(rows, b.len() / b_width, "both have the same rows");
+        self.run(
+            Two { a, a_width, b, b_width },
+            rows.div_ceil(step),
+            &|task| task * step,
+            &|task, Two { a, b, .. }: Two<'_, A, B>| {
+                let first = task * step;
+                work(first..first + a.len() / a_width, a, b);
+            },
+        );
     }
 
     /// Calls `work(task, its part of out)` for each of `tasks` tasks; `start(task)` is where a part starts, and the last ends
@@ -149,13 +142,33 @@ impl Pool {
         start: impl Fn(usize) -> usize + Sync,
         work: impl Fn(usize, &mut [T]) + Sync,
     ) {
-        let alone = if self.threads() == 1 { tasks } else { tasks.div_ceil(self.threads() * FINEST) };
-        split(out, 0..tasks, alone.max(1), &start, &work);
+        self.run(out, tasks, &start, &work);
     }
+
+    fn run<P: Part>(
+        &self,
+        out: P,
+        tasks: usize,
+        start: &(impl Fn(usize) -> usize + Sync),
+        work: &(impl Fn(usize, P) + Sync),
+    ) {
+        let alone = if self.threads() == 1 { tasks } else { tasks.div_ceil(self.threads() * FINEST) };
+        split(out, 0..tasks, alone.max(1), start, work);
+    }
+}
+
+thread_local! {
+    /// Regions that this thread waits in.
+    static WAITING: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Takes tasks of the pool until `ended`.
 fn look_for_tasks(ended: &AtomicBool) {
+    // A worker that was quicker to take a task than to look may come here while it waits inside that task: what ends the
+    // looking would wait for the task, and the task for this.
+    if WAITING.get() > 0 {
+        return;
+    }
     let mut idle = 0;
     while !ended.load(Ordering::Acquire) {
         match rayon::yield_now() {
@@ -181,28 +194,116 @@ impl Drop for EndOnDrop<'_> {
     }
 }
 
+/// Memory that tasks write, each a part of it.
+trait Part: Send + Sized {
+    /// What is before and from `at` on, counted as `start` of a region counts.
+    fn cut(self, at: usize) -> (Self, Self);
+}
+
+impl<T: Send> Part for &mut [T] {
+    fn cut(self, at: usize) -> (Self, Self) {
+        self.split_at_mut(at)
+    }
+}
+
+/// Rows of two buffers.
+struct Two<'a, A, B> {
+    a: &'a mut [A],
+    a_width: usize,
+    b: &'a mut [B],
+    b_width: usize,
+}
+
+impl<A: Send, B: Send> Part for Two<'_, A, B> {
+    fn cut(self, rows: usize) -> (Self, Self) {
+        let Self { a_width, b_width, .. } = self;
+        let (a, a_rest) = self.a.split_at_mut(rows * a_width);
+        let (b, b_rest) = self.b.split_at_mut(rows * b_width);
+        (Self { a, a_width, b, b_width }, Self { a: a_rest, a_width, b: b_rest, b_width })
+    }
+}
+
 /// Runs a range of tasks: `alone` or fewer in order, more by halves that another thread may take.
-fn split<T: Send>(
-    out: &mut [T],
+fn split<P: Part>(
+    out: P,
     tasks: Range<usize>,
     alone: usize,
     start: &(impl Fn(usize) -> usize + Sync),
-    work: &(impl Fn(usize, &mut [T]) + Sync),
+    work: &(impl Fn(usize, P) + Sync),
 ) {
+    if tasks.is_empty() {
+        return;
+    }
     if tasks.len() <= alone {
         let mut rest = out;
-        for task in tasks.clone() {
-            let len = if task + 1 == tasks.end { rest.len() } else { start(task + 1) - start(task) };
-            let (part, others) = rest.split_at_mut(len);
+        for task in tasks.start..tasks.end - 1 {
+            let (part, others) = rest.cut(start(task + 1) - start(task));
             work(task, part);
             rest = others;
         }
-        return;
+        return work(tasks.end - 1, rest);
     }
     let middle = tasks.start + tasks.len() / 2;
-    let (left, right) = out.split_at_mut(start(middle) - start(tasks.start));
+    let (left, right) = out.cut(start(middle) - start(tasks.start));
+    let _waiting = Waiting::begin();
     rayon::join(
         || split(left, tasks.start..middle, alone, start, work),
         || split(right, middle..tasks.end, alone, start, work),
     );
+}
+
+/// While this lives its thread waits in a region.
+struct Waiting;
+
+impl Waiting {
+    fn begin() -> Self {
+        WAITING.set(WAITING.get() + 1);
+        Self
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        WAITING.set(WAITING.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::Pin;
+
+    #[test]
+    fn every_row_is_given_out_once() {
+        for threads in [1, 2, 3] {
+            let pool = Pool::new(ThreadPlan::here(Some(threads), Pin::Off).unwrap()).unwrap();
+            for (rows, step) in [(0, 1), (1, 1), (7, 2), (64, 5), (1000, 3)] {
+                let (mut a, mut b) = (vec![0; rows * 3], vec![0; rows * 2]);
+                pool.install(|| {
+                    pool.chunks(&mut a, 3, step, |rows, part| {
+                        assert_eq!(rows.len() * 3, part.len());
+                        part.iter_mut().for_each(|x| *x += 1);
+                    });
+                    pool.chunks_of_two((&mut a, 3), (&mut b, 2), step, |rows, a, b| {
+                        a.iter_mut().for_each(|x| *x += rows.start);
+                        b.iter_mut().for_each(|x| *x += rows.start + 1);
+                    });
+                });
+                let first = |row: usize| row / step * step;
+                assert!(a.iter().enumerate().all(|(i, &x)| x == first(i / 3) + 1), "{threads} {rows} {step}");
+                assert!(b.iter().enumerate().all(|(i, &x)| x == first(i / 2) + 1), "{threads} {rows} {step}");
+            }
+        }
+    }
+
+    /// A worker that takes a task before it is told to look for tasks must not look from inside that task.
+    #[test]
+    fn workers_that_look_for_tasks_never_stand_in_their_way() {
+        let pool = Pool::new(ThreadPlan::here(Some(3), Pin::Off).unwrap()).unwrap();
+        let mut out = vec![0_u32; 96];
+        for _ in 0..50_000 {
+            pool.install(|| pool.chunks(&mut out, 1, 1, |_, part| part.iter_mut().for_each(|x| *x += 1)));
+        }
+        assert!(out.iter().all(|&x| x == 50_000));
+    }
 }

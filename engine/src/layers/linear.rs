@@ -41,6 +41,8 @@ pub struct Linear {
 pub struct Packed {
     floats: Vec<Line>,
     codes: Vec<Line>,
+    /// Whether the present activations are there as floats and as codes.
+    packed: [bool; 2],
     tokens: usize,
     cols: usize,
 }
@@ -49,7 +51,8 @@ impl Packed {
     /// Room for `tokens` tokens of up to `cols` columns, in both kinds.
     pub fn with_capacity(tokens: usize, cols: usize) -> Self {
         let lines = |kind: ActivationKind| vec![Line::ZERO; kind.lines(tokens, cols)];
-        Self { floats: lines(ActivationKind::F32), codes: lines(ActivationKind::Q8), tokens: 0, cols: 0 }
+        let (floats, codes) = (lines(ActivationKind::F32), lines(ActivationKind::Q8));
+        Self { floats, codes, packed: [false; 2], tokens: 0, cols: 0 }
     }
 
     /// Lines that [`Self::with_capacity`] takes.
@@ -80,19 +83,21 @@ impl Packed {
 impl Compute<'_> {
     /// Packs `x`, `[tokens, cols]`, for products with weights of these formats.
     pub fn pack(&self, x: &[f32], cols: usize, formats: impl IntoIterator<Item = Format>, into: &mut Packed) {
-        let (mut floats, mut codes) = (false, false);
+        (into.tokens, into.cols, into.packed) = (x.len() / cols, cols, [false; 2]);
+        self.pack_also(x, formats, into);
+    }
+
+    /// Packs the same `x` for more products: what is there already is not made again.
+    pub fn pack_also(&self, x: &[f32], formats: impl IntoIterator<Item = Format>, into: &mut Packed) {
         for format in formats {
-            match ActivationKind::of(format) {
-                ActivationKind::F32 => floats = true,
-                ActivationKind::Q8 => codes = true,
+            let kind = ActivationKind::of(format);
+            let (packed, lines) = match kind {
+                ActivationKind::F32 => (&mut into.packed[0], &mut into.floats),
+                ActivationKind::Q8 => (&mut into.packed[1], &mut into.codes),
+            };
+            if !std::mem::replace(packed, true) {
+                self.pack_as(kind, x, into.cols, lines);
             }
-        }
-        (into.tokens, into.cols) = (x.len() / cols, cols);
-        if floats {
-            self.pack_as(ActivationKind::F32, x, cols, &mut into.floats);
-        }
-        if codes {
-            self.pack_as(ActivationKind::Q8, x, cols, &mut into.codes);
         }
     }
 

@@ -13,6 +13,8 @@ use crate::layers::linear::Compute;
 pub const MOST_VISITS: usize = 16;
 /// Tokens of an inner product: its outputs stay on the stack.
 const TOKENS: usize = 128;
+/// Where no more visit, less of the stack is cleared.
+const FEW: usize = 32;
 /// Tasks per thread of the second region: enough to finish together, few enough that the inputs of a block, which each
 /// task reads, stay in the cache while it goes through its rows.
 const DOWN_TASKS: usize = 4;
@@ -88,6 +90,7 @@ pub fn add_visits(
         let (i, group) = find(task);
         match visits[i].visitors.len() {
             1 => hidden_group::<1>(compute.kernels, &visits[i], group, lines),
+            2..=FEW => hidden_group::<FEW>(compute.kernels, &visits[i], group, lines),
             _ => hidden_group::<TOKENS>(compute.kernels, &visits[i], group, lines),
         }
     });
@@ -111,6 +114,7 @@ pub fn add_visits(
                 let group = task * step + i;
                 match visit.visitors.len() {
                     1 => add_down_group::<1>(compute.kernels, visit, *hidden, group, out),
+                    2..=FEW => add_down_group::<FEW>(compute.kernels, visit, *hidden, group, out),
                     _ => add_down_group::<TOKENS>(compute.kernels, visit, *hidden, group, out),
                 }
             }

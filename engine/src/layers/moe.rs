@@ -64,12 +64,13 @@ impl Mlp {
         grouped.fill(0.0);
         s.visitors.clear();
         s.visitors.extend((0..x.len() / d_model).map(|token| (token as u32, 1.0)));
+        compute.pack(x, d_model, [mlp.gate.format()], &mut s.packed);
         add_whole_chunk(compute, &mlp, x, &s.visitors, &mut s.packed, &mut s.hidden, grouped);
         compute.ungroup(grouped, d_model, None, out);
     }
 }
 
-/// Adds a block that every token of the chunk visits.
+/// Adds a block that every token of the chunk visits; `packed` is of this `x`.
 fn add_whole_chunk(
     compute: Compute<'_>,
     mlp: &MlpView<'_>,
@@ -80,7 +81,7 @@ fn add_whole_chunk(
     grouped: &mut [f32],
 ) {
     let d_model = mlp.gate.cols();
-    compute.pack(x, d_model, [mlp.gate.format(), mlp.up.format()], packed);
+    compute.pack_also(x, [mlp.gate.format(), mlp.up.format()], packed);
     let (to_gate, to_up) = (packed.for_matrix(&mlp.gate), packed.for_matrix(&mlp.up));
     add_visits(compute, &[Visit { mlp: *mlp, to_gate, to_up, visitors }], hidden, grouped, d_model);
 }
@@ -130,7 +131,7 @@ impl Moe {
             }
             let experts = &experts[..count];
             let formats = experts.iter().flat_map(|expert| [expert.gate.format(), expert.up.format()]);
-            compute.pack(x, d_model, formats, &mut ffn.packed);
+            compute.pack_also(x, formats, &mut ffn.packed);
             add_experts(
                 compute,
                 experts,
@@ -148,7 +149,7 @@ impl Moe {
             ffn.visitors.extend((0..tokens).map(|token| (token as u32, 1.0)));
             if let Some(gate) = &shared.gate {
                 let gate = compute.tensors.view(gate);
-                compute.pack(x, d_model, [gate.format()], &mut ffn.packed);
+                compute.pack_also(x, [gate.format()], &mut ffn.packed);
                 let scores = &mut s.logits[..tokens];
                 compute.products(&[(gate, ffn.packed.for_matrix(&gate))], scores);
                 for ((_, weight), score) in ffn.visitors.iter_mut().zip(scores) {

@@ -15,6 +15,7 @@ use std::sync::OnceLock;
 use super::blocks::{Blocks, ScalesOf};
 use super::product8::{Consumer, TileProduct, Tokens, Vectors, walk};
 use super::rows::{CODE_WORDS, Rows, Source};
+use crate::activations::TILE_FROM;
 use crate::kernel::prefetch::prefetch;
 
 /// Why this process may not use AMX tiles of int8, if it may not. Linux gives a process the state component only when it
@@ -87,9 +88,6 @@ const AHEAD: usize = 2;
 /// Memory for products, one more than wait.
 const SETS: usize = AHEAD + 1;
 
-/// Fewest tokens for tiles, measured.
-const FEWEST: usize = 2 * TILE;
-
 /// With tiles where there are tokens enough, and vectors otherwise.
 pub(super) struct Tiles;
 
@@ -142,7 +140,7 @@ impl TileProduct for Tiles {
         unsafe {
             // Fewer tokens do not repay the unpacking to memory, and with two scales for a block vectors are faster. The last tile
             // may reach beyond the tokens, but not beyond the room that the record has.
-            if B::SHAPE.halves || x.count < FEWEST || x.first + x.count.next_multiple_of(TILE) > x.room {
+            if B::SHAPE.halves || x.count < TILE_FROM || x.first + x.count.next_multiple_of(TILE) > x.room {
                 return Vectors::tile::<R, B, S>(tile, units, x, sums, stride);
             }
             let mut kept = SLAB_OF_THREAD.take();
