@@ -1,6 +1,7 @@
 //! The forward pass: tokens in, logits out, keys and values appended to the cache. Reads like the paper
 //! (arXiv 1706.03762, 2401.04088); everything that differs between models is inside the layers' specs.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use moelten_loader::roles::Role;
@@ -8,12 +9,12 @@ use moelten_loader::roles::Role;
 use crate::error::{EngineError, Result};
 use crate::kv_cache::KvCache;
 use crate::layers::rope::{Angles, Rope};
-use crate::model::{FfnWeights, Model};
+use crate::model::{FfnWeights, Layer, Model};
 use crate::router::Routing;
-use crate::scratch::Scratch;
+use crate::scratch::{AheadScratch, Scratch};
 
 /// Tokens that go through the head at once: enough to share its weights, few enough for a small buffer.
-const HEAD_TOKENS: usize = 16;
+pub const HEAD_TOKENS: usize = 16;
 
 /// Which tokens of a chunk need logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +49,8 @@ impl Observer for () {
 }
 
 impl Model {
-    /// Runs a chunk of tokens that follow those in the cache. Logits are left in `state.scratch.logits`,
-    /// `[wanted, vocab]`. On an error the cache keeps its length, so the chunk can be run again.
+    /// Runs a chunk of tokens that follow those in the cache. The last one's logits are left in `state.scratch.logits`,
+    /// `[1, vocab]`, if they are wanted; for those of all tokens see [`Self::head`]. On an error the cache keeps its length, so the chunk can be run again.
     ///
     /// # Errors
     /// [`EngineError::Cancelled`] between layers once `cancel` is set, or failed expert reads.
@@ -93,30 +94,61 @@ impl Model {
                     mlp.forward(compute, normed, &mut s.ffn, branch);
                 }
                 FfnWeights::Moe(moe) => {
-                    let store = self.experts();
-                    moe.forward(compute, store, index, normed, &mut s.moe, &mut s.ffn, branch)?;
-                    observer.routed(index, &s.moe.routing);
+                    let (store, ffn) = (self.experts(), &mut s.ffn);
+                    moe.route(compute, normed, &mut s.moe.route, &mut ffn.packed, &mut ffn.grouped);
+                    let ahead = &mut s.ahead;
+                    let mut guess = || self.look_ahead(index, x, ahead);
+                    let moe_scratch = &mut s.moe;
+                    moe.forward(compute, store, index, normed, moe_scratch, ffn, branch, cancel, &mut guess)?;
+                    observer.routed(index, &s.moe.route.routing);
                 }
             }
             compute.add(layer.residual_scale, branch, x, d);
         }
         kv.advance(n);
-        let wanted = match wanted {
+        let first = match wanted {
             Wanted::None => return Ok(()),
-            Wanted::Last => 1,
-            Wanted::All => n,
+            Wanted::Last => n - 1,
+            Wanted::All => 0,
         };
-        self.final_norm.apply(compute, &x[(n - wanted) * d..], &mut normed[..wanted * d]);
-        s.logits.resize(wanted * spec.vocab, 0.0);
-        let inputs = normed[..wanted * d].chunks(HEAD_TOKENS * d);
-        for (x, logits) in inputs.zip(s.logits.chunks_mut(HEAD_TOKENS * spec.vocab)) {
-            let tokens = x.len() / d;
-            compute.pack(x, d, [self.head.weight.format], &mut s.ffn.packed);
-            s.head_grouped.resize(if tokens > 1 { logits.len() } else { 0 }, 0.0);
-            compute.linear(&self.head, &s.ffn.packed, logits, &mut s.head_grouped);
-            compute.kernels.scale(spec.head.scale, logits);
+        self.final_norm.apply(compute, &x[first * d..], &mut normed[..(n - first) * d]);
+        if wanted == Wanted::Last {
+            self.head(s, 0..1);
         }
         Ok(())
+    }
+
+    /// Logits of some of the tokens whose final norms the last chunk has left, at most [`HEAD_TOKENS`]: in `s.logits`,
+    /// `[tokens, vocab]`.
+    pub fn head(&self, s: &mut Scratch, tokens: Range<usize>) {
+        let (compute, spec) = (self.compute(), self.spec());
+        let (d, count) = (spec.d_model, tokens.len());
+        s.logits.resize(count * spec.vocab, 0.0);
+        s.head_grouped.resize(if count > 1 { s.logits.len() } else { 0 }, 0.0);
+        let x = &s.normed[tokens.start * d..tokens.end * d];
+        compute.pack(x, d, [self.head.weight.format], &mut s.ffn.packed);
+        compute.linear(&self.head, &s.ffn.packed, &mut s.logits, &mut s.head_grouped);
+        compute.kernels.scale(spec.head.scale, &mut s.logits);
+    }
+
+    /// Guesses the experts of the layer after `index` from the residual stream that this layer has not added to yet: what one
+    /// layer adds is little, so the next router mostly decides the same (arXiv 2312.17238). Reads them ahead.
+    fn look_ahead(&self, index: usize, x: &[f32], s: &mut AheadScratch) {
+        let Some(Layer { ffn: FfnWeights::Moe(moe), ffn_norm, .. }) = self.layers.get(index + 1) else {
+            return;
+        };
+        if x.len() != self.spec().d_model || !self.experts().guesses() {
+            return;
+        }
+        let compute = self.compute();
+        ffn_norm.apply(compute, x, &mut s.normed);
+        moe.route(compute, &s.normed, &mut s.route, &mut s.packed, &mut s.grouped);
+        let (chosen, _) = s.route.routing.token(0);
+        s.ranked.clear();
+        s.ranked.extend_from_slice(chosen);
+        let logits = &s.route.logits;
+        s.ranked.sort_unstable_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+        self.experts().look_ahead(index + 1, &s.ranked);
     }
 
     /// Rows of the embedding, scaled: `x` is `[tokens, d_model]`.

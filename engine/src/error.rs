@@ -30,11 +30,25 @@ pub enum EngineError {
         /// What would fit.
         hint: String,
     },
-    /// Memory for repacked weights could not be had.
+    /// The memory budget is below what the model runs with at least.
     #[error(
-        "cannot reserve memory for the weights: {0}; without --repack they are used where they lie in the file"
+        "a budget of {budget_bytes} bytes is too small: this model with this context needs {need_bytes} at least, and \
+         {shortest_bytes} with the shortest context; --ram min takes as little as possible"
     )]
+    Budget {
+        /// Bytes needed.
+        need_bytes: u64,
+        /// The budget.
+        budget_bytes: u64,
+        /// Bytes needed with a context of one token, or the one asked for.
+        shortest_bytes: u64,
+    },
+    /// Memory for copied weights could not be had.
+    #[error("cannot copy weights to memory: {0}; a smaller --ram, or no --repack, takes less")]
     Repack(#[source] io::Error),
+    /// The expert store could not be set up.
+    #[error("cannot set up the expert store: {0}")]
+    Store(#[source] io::Error),
     /// More tokens than the context holds.
     #[error("the text is {tokens} tokens long, the context holds {context}")]
     ContextFull {

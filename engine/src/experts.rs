@@ -1,78 +1,501 @@
 //! The expert store: the only way by which the MoE layer gets expert weights. `acquire` names the experts of a
-//! layer; the guard it returns gives each expert's weights and keeps them in place until it is dropped. What is
-//! resident, who leaves and where bytes come from is decided behind this interface and never changes a result.
+//! layer; what it returns gives each expert's weights as soon as they are here and keeps them in place until they have
+//! been used. What is resident, who leaves and where bytes come from is decided behind this interface and never changes a
+//! result.
 //!
 //! It must not know tensor names, nor how experts are multiplied.
 
+pub mod cache;
+pub mod policy;
+mod readers;
 pub mod source;
+pub mod stats;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use moelten_loader::io::pieces::Piece;
+use moelten_loader::spec::{Activation, Ffn, ModelSpec};
+use moelten_loader::store::{MlpRef, TensorStore};
 
 use crate::error::{EngineError, Result};
 use crate::layers::mlp::MlpView;
-use source::ExpertSource;
+use crate::layers::moe::Visits;
+use crate::plan::Cached;
+use cache::{Cache, Slot, State};
+use policy::Policy;
+use readers::{Readers, Shared};
+use source::Source;
+use stats::{Ahead, Phase, StoreStats};
+
+/// How often whoever waits for a read looks whether to stop.
+const LOOK: Duration = Duration::from_millis(20);
+/// Guesses on their way at the same time.
+const MOST_GUESSES: usize = 2;
+/// Guesses after which it is judged whether they pay, and how long they rest if they do not.
+const TRIAL: u64 = 64;
+/// Requests that go without guesses after a bad trial.
+const REST: u64 = 4096;
+
+/// No entry of the cache.
+const NONE: u32 = u32::MAX;
 
 /// Gives out expert weights.
 pub struct ExpertStore {
-    source: Box<dyn ExpertSource>,
-    used: AtomicU64,
-    used_bytes: AtomicU64,
+    tensors: Arc<TensorStore>,
+    /// Activation of the experts of each layer; `None` for dense layers.
+    activations: Vec<Option<Activation>>,
+    place: Place,
 }
 
-/// What the store did so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct StoreStats {
-    /// Experts given out.
-    pub experts_used: u64,
-    /// Bytes of their weights.
-    pub bytes_used: u64,
+enum Place {
+    /// Every expert is used where the tensor store has it.
+    InPlace(Mutex<StoreStats>),
+    /// Some are in slots.
+    Cached { readers: Readers, guessing: Guessing },
 }
 
-/// Experts of one layer, held in place while this lives.
-pub struct Acquired<'s> {
-    store: &'s ExpertStore,
+/// Whether the next layer's experts are guessed and read ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Prefetch {
+    /// As long as it pays.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+struct Guessing {
+    prefetch: Prefetch,
+    state: Mutex<Guesses>,
+}
+
+/// What was guessed, and whether it pays.
+#[derive(Default)]
+struct Guesses {
+    /// The layer that was guessed at, and its experts.
     layer: usize,
+    experts: Vec<u32>,
+    /// Guesses read and useful when the trial began.
+    trial: Ahead,
+    /// Requests until the next trial.
+    rest: u64,
+}
+
+/// The experts of a request, remembered between calls so that no request allocates.
+#[derive(Default)]
+pub struct Held {
+    entries: Vec<u32>,
+    slots: Vec<Option<Slot>>,
+    /// The first that may have no slot yet.
+    next: usize,
+}
+
+/// Experts of one layer in the order of their use, held in place until they are done.
+pub struct Acquired<'a> {
+    store: &'a ExpertStore,
+    layer: usize,
+    ids: &'a [u32],
+    held: &'a mut Held,
+    cancel: &'a AtomicBool,
+    prefill: bool,
 }
 
 impl ExpertStore {
-    /// A store over `source`.
-    pub fn new(source: Box<dyn ExpertSource>) -> Self {
-        Self { source, used: AtomicU64::new(0), used_bytes: AtomicU64::new(0) }
+    /// A store whose experts are used where `tensors` has them.
+    pub fn in_place(spec: &ModelSpec, tensors: Arc<TensorStore>) -> Self {
+        let place = Place::InPlace(Mutex::default());
+        Self { activations: activations(spec), tensors, place }
     }
 
-    /// Takes hold of experts `ids` of `layer`.
+    /// A store that keeps the experts that there is room for.
     ///
     /// # Errors
-    /// [`EngineError::Expert`] when one of them cannot be had.
-    pub fn acquire(&self, layer: usize, ids: &[u32]) -> Result<Acquired<'_>> {
-        let mut bytes = 0;
-        for &id in ids {
-            bytes += self.source.bytes(layer, id as usize).map_err(|source| failed(layer, id, source))?;
+    /// When there is no address space for the slots, or the reading threads do not start.
+    pub fn cached(
+        spec: &ModelSpec,
+        tensors: Arc<TensorStore>,
+        source: Source,
+        room: &Cached,
+        prefetch: Prefetch,
+    ) -> io::Result<Self> {
+        let (mut pieces, mut most_parts) = (Vec::new(), 0);
+        for (slots, &bytes) in room.slots().into_iter().zip(&room.slot_bytes) {
+            let bytes = if room.direct { bytes } else { 0 };
+            pieces.push(Piece::reserve(std::iter::repeat_n(bytes, slots))?);
+            most_parts = most_parts.max(source::most_parts(bytes));
         }
-        self.used.fetch_add(ids.len() as u64, Ordering::Relaxed);
-        self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
-        Ok(Acquired { store: self, layer })
+        let slots = pieces.iter().map(Vec::len).sum();
+        let cache = Cache::new(&room.shape, Policy::for_slots(slots), pieces, most_parts);
+        let stats = StoreStats { ahead: vec![Ahead::default(); spec.layers.len()], ..StoreStats::default() };
+        let readers = Readers::start(source, Arc::clone(&tensors), cache, stats)?;
+        let guessing = Guessing { prefetch, state: Mutex::default() };
+        Ok(Self { activations: activations(spec), tensors, place: Place::Cached { readers, guessing } })
+    }
+
+    /// The matrices of an expert: formats and shapes, wherever its bytes are.
+    ///
+    /// # Panics
+    /// If the layer has no such expert.
+    pub fn matrices(&self, layer: usize, expert: u32) -> &MlpRef {
+        &self.tensors.experts(layer)[expert as usize]
+    }
+
+    /// Whether some experts may have to be read.
+    pub fn streams(&self) -> bool {
+        matches!(self.place, Place::Cached { .. })
+    }
+
+    /// Takes hold of the experts of `layer` that `visits` lists. What is missing begins to be read, in order, as far as there
+    /// is room. One request at a time: a forward pass is one.
+    pub fn acquire<'a>(
+        &'a self,
+        layer: usize,
+        visits: &'a Visits,
+        tokens: usize,
+        held: &'a mut Held,
+        cancel: &'a AtomicBool,
+    ) -> Acquired<'a> {
+        let ids = &visits.experts[..];
+        let prefill = tokens > 1;
+        let bytes = |id: u32| self.matrices(layer, id).bytes();
+        match &self.place {
+            Place::InPlace(stats) => {
+                let mut stats = stats.lock().unwrap_or_else(PoisonError::into_inner);
+                let phase = phase(&mut stats, prefill);
+                phase.used += ids.len() as u64;
+                phase.used_bytes += ids.iter().map(|&id| bytes(id)).sum::<u64>();
+                Acquired { store: self, layer, ids, held, cancel, prefill }
+            }
+            Place::Cached { readers, guessing } => {
+                held.entries.clear();
+                held.slots.clear();
+                held.entries.resize(ids.len(), NONE);
+                held.slots.resize(ids.len(), None);
+                held.next = 0;
+                let mut acquired = Acquired { store: self, layer, ids, held, cancel, prefill };
+                let mut shared = readers.lock();
+                guessing.compare(layer, ids, &mut shared);
+                let uses = ids.iter().enumerate().map(|(i, &id)| (id, visits.of(i).len() as u32));
+                shared.cache.request(layer, uses);
+                while let Some(wrong) = shared.cache.next_wrong() {
+                    shared.recall(wrong);
+                }
+                for (i, &id) in ids.iter().enumerate() {
+                    let size = bytes(id);
+                    let found = shared.cache.find(layer, id);
+                    let here = found
+                        .is_some_and(|entry| matches!(shared.cache.entry(entry).state, State::Here { .. }));
+                    let phase = phase(&mut shared.stats, prefill);
+                    phase.used += 1;
+                    phase.used_bytes += size;
+                    if !here {
+                        phase.missed += 1;
+                        phase.missed_bytes += size;
+                    }
+                    if let Some(entry) = found {
+                        if !here {
+                            shared.stats.ahead[layer].useful += 1;
+                            shared.promote(entry);
+                        }
+                        acquired.hold(&mut shared, i, entry);
+                    }
+                }
+                acquired.pump(readers, &mut shared);
+                drop(shared);
+                acquired
+            }
+        }
+    }
+
+    /// Whether it is worth guessing at the next layer's experts now.
+    pub fn guesses(&self) -> bool {
+        match &self.place {
+            Place::InPlace(_) => false,
+            Place::Cached { readers, guessing } => guessing.wanted(readers),
+        }
+    }
+
+    /// Reads the likely experts of `layer`, the likeliest first, as far as they are missing, while nothing else is read.
+    pub fn look_ahead(&self, layer: usize, likely: &[u32]) {
+        let Place::Cached { readers, guessing } = &self.place else { return };
+        let mut guesses = guessing.lock();
+        guesses.layer = layer;
+        guesses.experts.clear();
+        guesses.experts.extend_from_slice(likely);
+        drop(guesses);
+        let mut shared = readers.lock();
+        let missing = likely.iter().filter(|&&id| shared.cache.find(layer, id).is_none());
+        let missing: [Option<u32>; MOST_GUESSES] = {
+            let mut missing = missing.copied();
+            std::array::from_fn(|_| missing.next())
+        };
+        for id in missing.into_iter().flatten() {
+            if !self.start(readers, &mut shared, layer, id, true) {
+                break;
+            }
+            shared.stats.ahead[layer].read += 1;
+        }
+        drop(shared);
+        readers.wake();
     }
 
     /// Counters since the start.
     pub fn stats(&self) -> StoreStats {
-        StoreStats {
-            experts_used: self.used.load(Ordering::Relaxed),
-            bytes_used: self.used_bytes.load(Ordering::Relaxed),
+        match &self.place {
+            Place::InPlace(stats) => stats.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            Place::Cached { readers, .. } => readers.lock().stats.clone(),
         }
+    }
+
+    /// Lowers the number of experts that each layer keeps. Returns the bytes that went back to the system.
+    pub fn shrink(&self, quotas: &[usize]) -> usize {
+        match &self.place {
+            Place::InPlace(_) => 0,
+            Place::Cached { readers, .. } => {
+                let mut shared = readers.lock();
+                let bytes = shared.cache.shrink(quotas);
+                self.forget(readers, &mut shared);
+                bytes
+            }
+        }
+    }
+
+    /// Experts of each layer that are here; all of them where they are used in place.
+    pub fn resident(&self) -> Vec<Vec<u32>> {
+        let layers = 0..self.activations.len();
+        match &self.place {
+            Place::InPlace(_) => {
+                layers.map(|layer| (0..self.tensors.experts(layer).len() as u32).collect()).collect()
+            }
+            Place::Cached { readers, .. } => {
+                let shared = readers.lock();
+                layers.map(|layer| shared.cache.here(layer).collect()).collect()
+            }
+        }
+    }
+
+    /// Begins to read an expert if there is a free slot.
+    fn start(&self, readers: &Readers, shared: &mut Shared, layer: usize, id: u32, guess: bool) -> bool {
+        let Shared { cache, needs, guesses, .. } = shared;
+        let Some((entry, slot)) = cache.begin(layer, id, guess) else { return false };
+        let queue = if guess { guesses } else { needs };
+        let mut left = 0;
+        let rest = readers.source().parts(&self.tensors, layer, id, entry, slot, |part| {
+            queue.push_back(part);
+            left += 1;
+        });
+        let found = cache.entry_mut(entry);
+        if !rest.is_empty() {
+            found.back.push(rest);
+        }
+        if let State::Reading(reading) = &mut found.state {
+            reading.left = left;
+        }
+        true
+    }
+
+    /// Tells the source who has left.
+    fn forget(&self, readers: &Readers, shared: &mut Shared) {
+        for (layer, expert) in shared.cache.drain_evicted() {
+            readers.source().evicted(&self.tensors, layer as usize, expert);
+        }
+    }
+
+    fn activation(&self, layer: usize) -> Activation {
+        self.activations[layer].expect("only layers with experts are asked for experts")
     }
 }
 
 impl Acquired<'_> {
-    /// The weights of one of the acquired experts; waits until they are there.
+    /// Whether an expert, by its place in the list, is here.
+    pub fn ready(&self, index: usize) -> bool {
+        match self.store.place {
+            Place::InPlace(_) => true,
+            Place::Cached { .. } => self.held.slots[index].as_ref().is_some_and(|slot| slot.get().is_some()),
+        }
+    }
+
+    /// Waits until an expert is here.
     ///
     /// # Errors
-    /// [`EngineError::Expert`] when they could not be read.
-    pub fn expert(&self, id: u32) -> Result<MlpView<'_>> {
-        self.store.source.weights(self.layer, id as usize).map_err(|source| failed(self.layer, id, source))
+    /// [`EngineError::Expert`] when it could not be read, [`EngineError::Cancelled`].
+    pub fn wait(&mut self, index: usize) -> Result<()> {
+        let store = self.store;
+        let Place::Cached { readers, .. } = &store.place else { return Ok(()) };
+        if self.ready(index) {
+            return Ok(());
+        }
+        let mut shared = readers.lock();
+        let since = Instant::now();
+        loop {
+            self.pump(readers, &mut shared);
+            if self.ready(index) {
+                phase(&mut shared.stats, self.prefill).stall += since.elapsed();
+                return Ok(());
+            }
+            if let Some(source) = self.problem(&mut shared, index) {
+                let (layer, expert) = (self.layer, self.ids[index] as usize);
+                return Err(EngineError::Expert { layer, expert, source });
+            }
+            if self.cancel.load(Ordering::Relaxed) {
+                return Err(EngineError::Cancelled);
+            }
+            shared = readers.wait(shared, LOOK);
+        }
+    }
+
+    /// Why an expert will not come, if it will not.
+    fn problem(&self, shared: &mut MutexGuard<'_, Shared>, index: usize) -> Option<io::Error> {
+        let entry = self.held.entries[index];
+        if entry == NONE {
+            return None;
+        }
+        let State::Reading(reading) = shared.cache.entry(entry).state else { return None };
+        if !reading.failed || reading.left > 0 {
+            return None;
+        }
+        let first = shared.problem.take_if(|(of, _)| *of == entry).map(|(_, error)| error);
+        Some(first.unwrap_or_else(|| io::Error::other("another read failed at the same time")))
+    }
+
+    /// The weights of an expert that is here.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn view(&self, index: usize) -> MlpView<'_> {
+        let (tensors, id) = (&*self.store.tensors, self.ids[index]);
+        let activation = self.store.activation(self.layer);
+        let [gate, up, down] = match &self.store.place {
+            Place::InPlace(_) => {
+                let m = self.store.matrices(self.layer, id);
+                [tensors.view(&m.gate), tensors.view(&m.up), tensors.view(&m.down)]
+            }
+            Place::Cached { readers, .. } => {
+                let slot = self.held.slots[index].as_ref().and_then(|slot| slot.get());
+                let slot = slot.expect("experts are viewed when they are here");
+                readers.source().view(tensors, self.layer, id, slot)
+            }
+        };
+        MlpView { gate, up, down, activation }
+    }
+
+    /// These have been used: their slots may serve others.
+    pub fn done(&mut self, range: Range<usize>) {
+        let store = self.store;
+        let Place::Cached { readers, .. } = &store.place else { return };
+        let mut shared = readers.lock();
+        range.for_each(|index| self.let_go(&mut shared, index));
+        self.pump(readers, &mut shared);
+    }
+
+    fn hold(&mut self, shared: &mut Shared, index: usize, entry: u32) {
+        let found = shared.cache.entry_mut(entry);
+        found.pins += 1;
+        self.held.entries[index] = entry;
+        self.held.slots[index] = Some(Arc::clone(&found.slot));
+    }
+
+    fn let_go(&mut self, shared: &mut Shared, index: usize) {
+        self.held.slots[index] = None;
+        let entry = std::mem::replace(&mut self.held.entries[index], NONE);
+        if entry != NONE && shared.cache.unpin(entry) {
+            shared.recall(entry);
+        }
+    }
+
+    /// Begins as many of the missing reads as there are slots for.
+    fn pump(&mut self, readers: &Readers, shared: &mut Shared) {
+        let store = self.store;
+        store.forget(readers, shared);
+        let mut begun = false;
+        while self.held.next < self.ids.len() {
+            let index = self.held.next;
+            if self.held.entries[index] == NONE {
+                if !store.start(readers, shared, self.layer, self.ids[index], false) {
+                    break;
+                }
+                let entry = shared.cache.find(self.layer, self.ids[index]).expect("it has just begun");
+                self.hold(shared, index, entry);
+                begun = true;
+            }
+            self.held.next += 1;
+        }
+        if begun {
+            readers.wake();
+        }
     }
 }
 
-fn failed(layer: usize, id: u32, source: std::io::Error) -> EngineError {
-    EngineError::Expert { layer, expert: id as usize, source }
+impl Drop for Acquired<'_> {
+    fn drop(&mut self) {
+        let store = self.store;
+        let Place::Cached { readers, .. } = &store.place else { return };
+        let mut shared = readers.lock();
+        for index in 0..self.held.entries.len() {
+            self.let_go(&mut shared, index);
+        }
+        shared.problem = None;
+        store.forget(readers, &mut shared);
+    }
+}
+
+impl Guessing {
+    fn lock(&self) -> MutexGuard<'_, Guesses> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wanted(&self, readers: &Readers) -> bool {
+        match self.prefetch {
+            Prefetch::On => true,
+            Prefetch::Off => false,
+            Prefetch::Auto => {
+                let mut guesses = self.lock();
+                if guesses.rest > 0 {
+                    guesses.rest -= 1;
+                    return false;
+                }
+                let now = readers.lock().stats.ahead_total();
+                let (read, useful) = (now.read - guesses.trial.read, now.useful - guesses.trial.useful);
+                if read >= TRIAL {
+                    guesses.trial = now;
+                    // A wrong guess takes disk time from what is needed next.
+                    if useful * 2 < read {
+                        guesses.rest = REST;
+                        return false;
+                    }
+                }
+                true
+            }
+        }
+    }
+
+    /// Counts how good the guess at a layer was.
+    fn compare(&self, layer: usize, ids: &[u32], shared: &mut Shared) {
+        let mut guesses = self.lock();
+        if guesses.layer == layer && !guesses.experts.is_empty() {
+            let count = &mut shared.stats.ahead[layer];
+            count.chosen += ids.len() as u64;
+            let among = &guesses.experts[..ids.len().min(guesses.experts.len())];
+            count.foreseen += ids.iter().filter(|id| among.contains(id)).count() as u64;
+            guesses.experts.clear();
+        }
+    }
+}
+
+fn phase(stats: &mut StoreStats, prefill: bool) -> &mut Phase {
+    if prefill { &mut stats.prefill } else { &mut stats.decode }
+}
+
+fn activations(spec: &ModelSpec) -> Vec<Option<Activation>> {
+    let activation = |ffn: &Ffn| match ffn {
+        Ffn::Moe(moe) => Some(moe.expert.activation),
+        Ffn::Dense(_) => None,
+    };
+    spec.layers.iter().map(|layer| activation(&layer.ffn)).collect()
 }

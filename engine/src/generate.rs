@@ -92,8 +92,8 @@ impl Session {
         stats.generated_tokens = ids.len();
         stats.context_used = self.tokens().len();
         stats.context_size = self.context();
-        stats.experts_used = experts.experts_used - experts_before.experts_used;
-        stats.expert_bytes = experts.bytes_used - experts_before.bytes_used;
+        stats.experts_used = experts.experts_used() - experts_before.experts_used();
+        stats.expert_bytes = experts.bytes_used() - experts_before.bytes_used();
         Ok(Answer { text: text.into_text(), ids, reason, stats })
     }
 }

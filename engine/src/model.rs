@@ -1,8 +1,9 @@
 //! A model ready to run: spec, small weights in f32, places of the large ones, the expert store, kernels and worker
 //! threads. Immutable and shared; a sequence's state is in `session`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use moelten_loader::repack::Copied;
 use moelten_loader::roles::{LayerTensor, Part, Role};
 use moelten_loader::spec::{
     Activation, AttentionSpec, Ffn, LayerSpec, Mixer, ModelSpec, NormSpec, QkNorm, RopeSpec, SharedExpert,
@@ -11,14 +12,16 @@ use moelten_loader::store::{MatrixRef, TensorStore};
 use moelten_quant::{Isa, Kernels};
 
 use crate::error::{EngineError, Result};
-use crate::experts::ExpertStore;
-use crate::experts::source::Mapped;
+use crate::experts::source::Source;
+use crate::experts::{ExpertStore, Prefetch};
 use crate::layers::attention::Attention;
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::moe::{Mlp, Moe, Shared};
 use crate::layers::norm::Norm;
-use crate::memory;
+use crate::ledger::{Charge, Ledger};
+use crate::plan::{Experts, Io, Plan, PlanOptions, Ram};
 use crate::pool::Pool;
+use crate::session::SessionOptions;
 use crate::topology::{Pin, ThreadPlan};
 
 /// How to run a model.
@@ -32,6 +35,24 @@ pub struct ModelOptions {
     pub isa: Option<Isa>,
     /// Copy the weights into memory of our own, in the order that kernels like; they must fit.
     pub repack: bool,
+    /// Memory that the process may own.
+    pub ram: Ram,
+    /// How expert weights come from their files.
+    pub io: Io,
+    /// Whether experts are read before it is sure that they are needed.
+    pub prefetch: Prefetch,
+    /// The session that memory is planned for.
+    pub session: SessionOptions,
+    /// Bytes that the caller takes of the budget for something else.
+    pub extra: u64,
+}
+
+impl ModelOptions {
+    /// What of them decides about memory.
+    pub fn plan(&self) -> PlanOptions {
+        let Self { ram, io, repack, session, extra, .. } = *self;
+        PlanOptions { ram, io, repack, session, extra }
+    }
 }
 
 /// A model ready to run.
@@ -39,6 +60,11 @@ pub struct Model {
     spec: ModelSpec,
     tensors: Arc<TensorStore>,
     experts: ExpertStore,
+    plan: Plan,
+    ledger: Arc<Ledger>,
+    /// What the weights and the slots take of it.
+    _charges: Vec<Charge>,
+    turn: Mutex<()>,
     kernels: &'static Kernels,
     pool: Pool,
     /// The distinct ropes of the layers.
@@ -73,7 +99,33 @@ impl Model {
         let kernels = Kernels::for_isa(isa).expect("an instruction set that was found here has kernels");
         let threads = options.threads.map(|threads| threads.max(1));
         let pool = Pool::new(ThreadPlan::here(threads, options.pin)?)?;
-        let tensors = if options.repack { repacked(tensors, pool.threads())? } else { tensors };
+        let plan = Plan::new(&spec, &tensors, options.plan())?;
+        let ledger = Ledger::new(plan.budget);
+        let mut charges = Vec::new();
+        let mut charge = |what, bytes| -> Result<()> {
+            charges.push(ledger.charge(what, bytes, |_| "--ram names the budget".to_owned())?);
+            Ok(())
+        };
+        charge("the program", plan.base)?;
+        charge("the weights outside experts", plan.dense)?;
+        let copied = match &plan.experts {
+            Experts::InPlace => {
+                charge("the experts", plan.expert_bytes)?;
+                None
+            }
+            Experts::Repacked => {
+                charge("the experts", plan.expert_bytes)?;
+                Some(Copied::All)
+            }
+            Experts::Cached(cached) => {
+                charge("the expert cache", cached.bytes())?;
+                Some(Copied::Dense)
+            }
+        };
+        let tensors = match copied {
+            Some(which) => tensors.copied(which, pool.threads()).map_err(EngineError::Repack)?,
+            None => tensors,
+        };
         let tensors = Arc::new(tensors);
         let mut ropes = Vec::new();
         let mut layers = Vec::with_capacity(spec.layers.len());
@@ -85,8 +137,31 @@ impl Model {
             weight: tensors.get(if spec.head.tied { Role::Embed } else { Role::Head }),
             bias: if spec.head.bias { Some(tensors.vector(Role::HeadBias)?) } else { None },
         };
-        let experts = ExpertStore::new(Box::new(Mapped::new(&spec, Arc::clone(&tensors))));
-        Ok(Self { spec, tensors, experts, kernels, pool, ropes, layers, final_norm, head })
+        let experts = match &plan.experts {
+            Experts::InPlace | Experts::Repacked => ExpertStore::in_place(&spec, Arc::clone(&tensors)),
+            Experts::Cached(cached) => {
+                let source = if cached.direct { Source::open(&tensors) } else { Ok(Source::Mapped) };
+                let source = source.map_err(EngineError::Store)?;
+                ExpertStore::cached(&spec, Arc::clone(&tensors), source, cached, options.prefetch)
+                    .map_err(EngineError::Store)?
+            }
+        };
+        let turn = Mutex::new(());
+        Ok(Self {
+            spec,
+            tensors,
+            experts,
+            plan,
+            ledger,
+            _charges: charges,
+            turn,
+            kernels,
+            pool,
+            ropes,
+            layers,
+            final_norm,
+            head,
+        })
     }
 
     /// What it is.
@@ -104,6 +179,21 @@ impl Model {
         &self.experts
     }
 
+    /// What is kept in memory.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The memory budget.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// Waits until no other sequence computes.
+    pub(crate) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The kernels in use.
     pub fn isa(&self) -> Isa {
         self.kernels.isa()
@@ -117,20 +207,6 @@ impl Model {
     pub(crate) fn compute(&self) -> Compute<'_> {
         Compute { kernels: self.kernels, pool: &self.pool, tensors: &self.tensors }
     }
-}
-
-/// The tensors in memory of our own, if there is enough.
-fn repacked(tensors: TensorStore, threads: usize) -> Result<TensorStore> {
-    let need = tensors.repacked_bytes();
-    if let Some(available) = memory::available_bytes().filter(|&available| need > available) {
-        return Err(EngineError::Memory {
-            what: "repacking the weights",
-            need_bytes: need,
-            available_bytes: available,
-            hint: "without --repack they are used where they lie in the file".to_owned(),
-        });
-    }
-    tensors.repacked(threads).map_err(EngineError::Repack)
 }
 
 fn norm(tensors: &TensorStore, spec: NormSpec, weight: Role, bias: Role) -> Result<Norm> {

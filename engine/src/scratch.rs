@@ -3,6 +3,7 @@
 use moelten_loader::spec::{Ffn, Mixer, ModelSpec, SharedExpert};
 use moelten_quant::{ActivationKind, BLOCK, Line, Running};
 
+use crate::experts::Held;
 use crate::layers::attend::most_spans;
 use crate::layers::linear::Packed;
 use crate::layers::mlp::MOST_VISITS;
@@ -25,6 +26,8 @@ pub struct Scratch {
     pub ffn: FfnScratch,
     /// Experts.
     pub moe: MoeScratch,
+    /// The guess at the next layer's experts.
+    pub ahead: AheadScratch,
     /// Logits of the last chunk's wanted tokens `[wanted, vocab]`.
     pub logits: Vec<f32>,
     /// Grouped head product of several tokens; empty in plain decoding.
@@ -67,14 +70,36 @@ pub struct FfnScratch {
     pub visitors: Vec<(u32, f32)>,
 }
 
-/// Routing and the experts' inputs.
-pub struct MoeScratch {
+/// Norm and router of a layer that is not reached yet, of one token.
+pub struct AheadScratch {
+    /// `[d_model]`.
+    pub normed: Vec<f32>,
+    /// The same, packed.
+    pub packed: Packed,
+    /// `[experts]`.
+    pub grouped: Vec<f32>,
+    /// Routing.
+    pub route: RouteScratch,
+    /// Experts, the likeliest first.
+    pub ranked: Vec<u32>,
+}
+
+/// Routing.
+pub struct RouteScratch {
     /// Router logits `[tokens, experts]`.
     pub logits: Vec<f32>,
     /// Who goes where.
     pub routing: Routing,
+}
+
+/// Routing and the experts' inputs.
+pub struct MoeScratch {
+    /// Routing.
+    pub route: RouteScratch,
     /// The same, by expert.
     pub visits: Visits,
+    /// What is held of the store.
+    pub held: Held,
     /// Packed inputs of experts.
     pub gathered: Vec<Line>,
 }
@@ -107,10 +132,23 @@ impl Scratch {
                 visitors: Vec::with_capacity(chunk),
             },
             moe: MoeScratch {
-                logits: buffer(w.experts),
-                routing: Routing::with_capacity(chunk, w.experts, w.per_token),
+                route: RouteScratch {
+                    logits: buffer(w.experts),
+                    routing: Routing::with_capacity(chunk, w.experts, w.per_token),
+                },
+                held: Held::default(),
                 visits: Visits::with_capacity(chunk, w.experts, w.per_token),
                 gathered: vec![Line::ZERO; w.gathered_lines(chunk, d)],
+            },
+            ahead: AheadScratch {
+                normed: vec![0.0; d],
+                packed: Packed::with_capacity(1, d),
+                grouped: vec![0.0; w.experts],
+                route: RouteScratch {
+                    logits: vec![0.0; w.experts],
+                    routing: Routing::with_capacity(1, w.experts, w.per_token),
+                },
+                ranked: Vec::with_capacity(w.experts),
             },
             logits: vec![0.0; spec.vocab],
             head_grouped: Vec::new(),
@@ -143,7 +181,7 @@ impl Scratch {
             &a.mixed,
             &a.attend.spans,
             &self.ffn.grouped,
-            &self.moe.logits,
+            &self.moe.route.logits,
             &self.logits,
         ];
         let numbers = numbers.iter().map(|buffer| buffer.capacity()).sum::<usize>();

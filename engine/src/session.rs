@@ -7,11 +7,11 @@ use std::sync::atomic::AtomicBool;
 
 use moelten_loader::spec::ModelSpec;
 
-use crate::decoder::{DecoderState, Observer, Wanted};
+use crate::decoder::{DecoderState, HEAD_TOKENS, Observer, Wanted};
 use crate::error::{EngineError, Result};
 use crate::kv_cache::{KvCache, KvFormat};
 use crate::layers::rope::{Angles, Rope};
-use crate::memory;
+use crate::ledger::Charge;
 use crate::model::Model;
 use crate::scratch::Scratch;
 
@@ -19,15 +19,11 @@ use crate::scratch::Scratch;
 pub const DEFAULT_CONTEXT: usize = 8192;
 /// Tokens computed at once while reading a prompt.
 const CHUNK: usize = 512;
-/// The same when every token's logits are wanted: a vocabulary of 150,000 takes 0.6 MB per token.
-const CHUNK_ALL: usize = 64;
-/// Bytes of the largest user address space (47 bits).
-const ADDRESSES: u64 = 1 << 47;
 
 /// How a session is set up.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SessionOptions {
-    /// Context in tokens; chosen by [`default_context`] when `None`.
+    /// Context in tokens; the one that was planned for when `None`.
     pub context: Option<usize>,
     /// Precision of the KV cache.
     pub kv: KvFormat,
@@ -51,14 +47,16 @@ pub enum ContextLimit {
     Default,
     /// Beyond it the model would compute short texts with its frequencies for long ones.
     ShortRope,
-    /// Half of the free memory.
+    /// Memory: half of the budget, or less where experts need it more.
     Memory,
+    /// Somebody asked for it.
+    Asked,
 }
 
-/// `min(model, 8192, what fits beside the buffers in half of the free memory)`; a model with two sets of rope frequencies
+/// `min(model, 8192, what fits into `room` bytes with the buffers)`; a model with two sets of rope frequencies
 /// stays within the one for short texts, because a session has one set and most texts are short.
-pub fn default_context(spec: &ModelSpec, kv: KvFormat) -> ContextChoice {
-    let fits = memory::available_bytes().map_or(usize::MAX, |free| fitting(spec, free / 2, kv));
+pub fn default_context(spec: &ModelSpec, kv: KvFormat, room: u64) -> ContextChoice {
+    let fits = fitting(spec, room, kv);
     let (tokens, limit) = [
         (spec.max_context, ContextLimit::Model),
         (DEFAULT_CONTEXT, ContextLimit::Default),
@@ -82,7 +80,7 @@ fn need_bytes(spec: &ModelSpec, context: usize, kv: KvFormat) -> u64 {
 }
 
 /// The largest context of which all fits into `bytes`.
-fn fitting(spec: &ModelSpec, bytes: u64, kv: KvFormat) -> usize {
+pub fn fitting(spec: &ModelSpec, bytes: u64, kv: KvFormat) -> usize {
     // More than a byte per token it always is.
     let (mut fits, mut too_many) = (0, usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(1));
     while fits + 1 < too_many {
@@ -102,6 +100,8 @@ pub struct Session {
     state: DecoderState,
     tokens: Vec<u32>,
     kv_format: KvFormat,
+    /// Its part of the budget.
+    _charge: Charge,
 }
 
 impl Session {
@@ -111,25 +111,18 @@ impl Session {
     /// [`EngineError::Memory`] when the KV cache and the buffers do not fit; [`EngineError::Setting`] for a context of 0.
     pub fn new(model: Arc<Model>, options: SessionOptions) -> Result<Self> {
         let spec = model.spec();
-        let context = options.context.unwrap_or_else(|| default_context(spec, options.kv).tokens);
+        let context = options.context.unwrap_or(model.plan().context.tokens);
         if context == 0 {
             return Err(EngineError::Setting { setting: "context", found: "0".into(), must: "at least 1" });
         }
         let chunk = CHUNK.min(context);
         let need = need_bytes(spec, context, options.kv);
-        // Where the system does not say, at least what no address space holds is refused.
-        let available = memory::available_bytes().unwrap_or(ADDRESSES);
-        if need > available {
-            return Err(EngineError::Memory {
-                what: "the KV cache and the buffers",
-                need_bytes: need,
-                available_bytes: available,
-                hint: match fitting(spec, available, options.kv) {
-                    0 => "no context would fit".to_owned(),
-                    fits => format!("a context of {fits} would fit"),
-                },
-            });
-        }
+        let charge = model.ledger().charge("the KV cache and the buffers", need, |free| {
+            match fitting(spec, free, options.kv) {
+                0 => "no context would fit".to_owned(),
+                fits => format!("a context of {fits} would fit"),
+            }
+        })?;
         let ropes = model.ropes.iter().map(|rope| {
             let mut angles = Angles::default();
             angles.reserve(chunk, rope.dim / 2);
@@ -140,7 +133,8 @@ impl Session {
             kv: KvCache::new(spec, context, options.kv),
             scratch: Scratch::new(spec, chunk, context),
         };
-        Ok(Self { model, state, tokens: Vec::with_capacity(context), kv_format: options.kv })
+        let tokens = Vec::with_capacity(context);
+        Ok(Self { model, state, tokens, kv_format: options.kv, _charge: charge })
     }
 
     /// The model.
@@ -195,7 +189,7 @@ impl Session {
         Ok(())
     }
 
-    /// Appends tokens and hands the logits of each chunk, `[tokens, vocab]`, to `each`.
+    /// Appends tokens and hands all logits, those of some tokens at a time, `[tokens, vocab]`, to `each`.
     ///
     /// # Errors
     /// As [`Self::append`].
@@ -207,9 +201,14 @@ impl Session {
         each: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
         self.check(ids)?;
-        for chunk in ids.chunks(self.state.scratch.chunk.min(CHUNK_ALL)) {
+        for chunk in ids.chunks(self.state.scratch.chunk) {
             self.forward(chunk, Wanted::All, cancel, observer)?;
-            each(&self.state.scratch.logits)?;
+            for first in (0..chunk.len()).step_by(HEAD_TOKENS) {
+                let tokens = first..chunk.len().min(first + HEAD_TOKENS);
+                let (model, state) = (&self.model, &mut self.state);
+                model.pool().install(|| model.head(&mut state.scratch, tokens));
+                each(&self.state.scratch.logits)?;
+            }
         }
         Ok(())
     }
@@ -240,6 +239,8 @@ impl Session {
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let (model, state) = (&self.model, &mut self.state);
+        // One at a time: sequences that share a model share its threads and its expert cache.
+        let _turn = model.turn();
         // The whole chunk runs on a worker: entering the pool costs more than one parallel region inside it.
         model.pool().install(|| model.forward(state, chunk, wanted, cancel, observer))?;
         self.tokens.extend_from_slice(chunk);

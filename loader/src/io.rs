@@ -5,7 +5,9 @@
     reason = "mapping a file is unsafe by nature; it happens here and nowhere else in the crate"
 )]
 
+pub mod pieces;
 pub mod probe;
+pub mod read_at;
 
 use std::fs::{File, FileType};
 use std::io;
@@ -53,7 +55,8 @@ pub struct FileBytes {
 
 #[derive(Clone, Debug)]
 enum Data {
-    Mapped(Arc<Mmap>),
+    Mapped(Arc<Mmap>, Arc<File>),
+    Own(Arc<Mmap>),
     Carried(&'static [u8]),
 }
 
@@ -71,22 +74,22 @@ impl FileBytes {
             return Err(LoadError::NotAModel { path: path.to_owned(), found, hint });
         }
         let file = File::open(path).map_err(failed("open the file"))?;
-        Self::map(path, &file).map_err(failed("map the file"))
+        Self::map(path, file).map_err(failed("map the file"))
     }
 
     /// Maps an open regular file. An empty file gives no bytes.
     ///
     /// # Errors
     /// What the system says when it cannot map.
-    pub fn map(path: &Path, file: &File) -> io::Result<Self> {
+    pub fn map(path: &Path, file: File) -> io::Result<Self> {
         if file.metadata()?.len() == 0 {
             return Ok(Self::carried(path, &[]));
         }
         // SAFETY: the mapping is private to this process and never written. Another process that truncates the
         // file turns reads into SIGBUS; weights are read-only data and that case is documented, not undefined
         // behaviour of ours: no reference is handed out beyond the mapped length.
-        let map = unsafe { Mmap::map(file)? };
-        Ok(Self { path: path.to_owned(), data: Data::Mapped(Arc::new(map)) })
+        let map = unsafe { Mmap::map(&file)? };
+        Ok(Self { path: path.to_owned(), data: Data::Mapped(Arc::new(map), Arc::new(file)) })
     }
 
     /// Bytes that are part of the program (the built-in model).
@@ -99,7 +102,7 @@ impl FileBytes {
     /// # Errors
     /// When the system refuses to make the memory read-only.
     pub fn generated(path: &Path, memory: Memory) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), data: Data::Mapped(Arc::new(memory.0.make_read_only()?)) })
+        Ok(Self { path: path.to_owned(), data: Data::Own(Arc::new(memory.0.make_read_only()?)) })
     }
 
     /// Where they come from, for messages.
@@ -110,9 +113,51 @@ impl FileBytes {
     /// All of them.
     pub fn all(&self) -> &[u8] {
         match &self.data {
-            Data::Mapped(map) => map,
+            Data::Mapped(map, _) | Data::Own(map) => map,
             Data::Carried(bytes) => bytes,
         }
+    }
+
+    /// Has the system bring a part of a mapped file into memory, and waits for it.
+    ///
+    /// # Errors
+    /// When the file is damaged or has become shorter.
+    pub fn populate(&self, offset: u64, len: u64) -> io::Result<()> {
+        let Some((map, _, start, len)) = self.mapped(offset, len) else { return Ok(()) };
+        #[cfg(target_os = "linux")]
+        match map.advise_range(memmap2::Advice::PopulateRead, start, len) {
+            // Systems before Linux 5.14 do not know it.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+            done => return done,
+        }
+        let touched = map.get(start..start + len).unwrap_or_default();
+        std::hint::black_box(touched.iter().step_by(pieces::PAGE).fold(0_u8, |sum, byte| sum ^ byte));
+        Ok(())
+    }
+
+    /// Lets the system take back the memory that holds a part of a mapped file; whoever reads there again brings it back.
+    pub fn forget(&self, offset: u64, len: u64) {
+        let Some((map, file, start, len)) = self.mapped(offset, len) else { return };
+        // Only whole pages: what lies beside may be in use.
+        let (first, end) =
+            (start.next_multiple_of(pieces::PAGE), (start + len) / pieces::PAGE * pieces::PAGE);
+        if first >= end {
+            return;
+        }
+        #[cfg(unix)]
+        {
+            // SAFETY: the mapping is shared with the file and never written, so dropped pages come back as they were.
+            let _ =
+                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, end - first) };
+        }
+        read_at::drop_cached(file, first as u64, end - first);
+    }
+
+    /// A part of the file if it is mapped and has it.
+    fn mapped(&self, offset: u64, len: u64) -> Option<(&Mmap, &File, usize, usize)> {
+        let Data::Mapped(map, file) = &self.data else { return None };
+        self.range(offset, len)?;
+        Some((map, file, usize::try_from(offset).ok()?, usize::try_from(len).ok()?))
     }
 
     /// `len` bytes at `offset`, or `None` when the file does not reach that far.

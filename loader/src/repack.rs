@@ -13,22 +13,31 @@ use crate::store::{MatrixRef, MlpRef, TensorStore};
 /// Where matrices start in the memory: at a cache line.
 const ALIGN: u64 = 64;
 
+/// Which weights are copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// Every one.
+    All,
+    /// All but the experts.
+    Dense,
+}
+
 impl TensorStore {
-    /// Bytes of memory that [`TensorStore::repacked`] takes.
-    pub fn repacked_bytes(&self) -> u64 {
-        self.all_matrices().map(|matrix| matrix.bytes.next_multiple_of(ALIGN)).sum()
+    /// Bytes of memory that [`TensorStore::copied`] takes.
+    pub fn copied_bytes(&self, which: Copied) -> u64 {
+        self.to_copy(which).map(|matrix| matrix.bytes.next_multiple_of(ALIGN)).sum()
     }
 
-    /// The same tensors in memory of our own. What is computed with them is the same to the last bit.
+    /// The same tensors, these of them in memory of our own. What is computed with them is the same to the last bit.
     ///
     /// # Errors
     /// When the system has no address space left.
-    pub fn repacked(mut self, threads: usize) -> io::Result<Self> {
-        let len = usize::try_from(self.repacked_bytes()).map_err(io::Error::other)?;
+    pub fn copied(mut self, which: Copied, threads: usize) -> io::Result<Self> {
+        let len = usize::try_from(self.copied_bytes(which)).map_err(io::Error::other)?;
         let mut memory = Memory::zeroed(len)?;
         let mut rest = memory.bytes_mut();
         let mut jobs = Vec::new();
-        for matrix in self.all_matrices() {
+        for matrix in self.to_copy(which) {
             let padded = usize::try_from(matrix.bytes.next_multiple_of(ALIGN)).map_err(io::Error::other)?;
             let (part, others) = rest.split_at_mut(padded);
             rest = others;
@@ -57,17 +66,19 @@ impl TensorStore {
             offset += matrix.bytes.next_multiple_of(ALIGN);
         };
         self.dense.values_mut().for_each(&mut moved);
-        for MlpRef { gate, up, down } in self.experts.iter_mut().flatten() {
-            [gate, up, down].into_iter().for_each(&mut moved);
+        if which == Copied::All {
+            for MlpRef { gate, up, down } in self.experts.iter_mut().flatten() {
+                [gate, up, down].into_iter().for_each(&mut moved);
+            }
         }
         self.files.push(FileBytes::generated(Path::new("memory"), memory)?);
         Ok(self)
     }
 
-    /// Every matrix, in the order in which they are moved.
-    fn all_matrices(&self) -> impl Iterator<Item = &MatrixRef> {
+    /// The matrices that are copied, in the order in which they are moved.
+    fn to_copy(&self, which: Copied) -> impl Iterator<Item = &MatrixRef> {
         let experts = self.experts.iter().flatten().flat_map(|mlp| [&mlp.gate, &mlp.up, &mlp.down]);
-        self.dense.values().chain(experts)
+        self.dense.values().chain(experts.filter(move |_| which == Copied::All))
     }
 
     fn copy(&self, matrix: &MatrixRef, part: &mut [u8]) {
@@ -79,6 +90,8 @@ impl TensorStore {
             }
             _ => part.copy_from_slice(from.data()),
         }
+        // It is not needed twice.
+        self.file(matrix.file).forget(matrix.offset, matrix.bytes);
     }
 }
 

@@ -121,11 +121,28 @@ impl TensorStore {
         self.experts.get(layer).map_or(&[], Vec::as_slice)
     }
 
+    /// Layers that the spec has.
+    pub fn layers(&self) -> usize {
+        self.experts.len()
+    }
+
+    /// The files, and perhaps memory of our own, that references name by index.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    pub fn file(&self, index: usize) -> &FileBytes {
+        self.files.get(index).expect("a reference of this store names one of its files")
+    }
+
+    /// Paths of the files that experts lie in.
+    pub fn paths(&self) -> impl Iterator<Item = &std::path::Path> {
+        self.catalog.files().iter().map(FileBytes::path)
+    }
+
     /// The weights of a matrix, where they lie.
     pub fn view(&self, matrix: &MatrixRef) -> QMatrix<'_> {
-        let file = self.files.get(matrix.file).expect("a reference of this store names one of its files");
-        let bytes =
-            file.range(matrix.offset, matrix.bytes).expect("references were checked when they were made");
+        let bytes = self.file(matrix.file).range(matrix.offset, matrix.bytes);
+        let bytes = bytes.expect("references were checked when they were made");
         match matrix.layout {
             Layout::Rows => QMatrix::new(matrix.format, matrix.rows, matrix.cols, bytes),
             Layout::Interleaved => QMatrix::interleaved(matrix.format, matrix.rows, matrix.cols, bytes),

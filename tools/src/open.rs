@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use moelten_engine::experts::Prefetch;
 use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::model::{Model, ModelOptions};
-use moelten_engine::session::{ContextLimit, DEFAULT_CONTEXT, Session, SessionOptions, default_context};
+use moelten_engine::plan::{Io, Ram};
+use moelten_engine::session::{ContextLimit, DEFAULT_CONTEXT, Session, SessionOptions};
 use moelten_engine::topology::Pin;
 use moelten_loader::load::{self, LoadedModel};
 use moelten_loader::spec::ModelSpec;
@@ -32,6 +34,57 @@ pub struct ComputeArgs {
     /// Precision of the KV cache [default: f16; f32 for `logits`]
     #[arg(long, value_name = "TYPE")]
     pub kv: Option<KvArg>,
+    /// Memory that the process may own: a size like 6G or 800M, `min`, or `auto` for what is free
+    #[arg(long, value_name = "SIZE", env = "MOELTEN_RAM", default_value = "auto", value_parser = ram)]
+    pub ram: Ram,
+    /// Where expert weights come from [auto: in place if all fits, and direct reads otherwise]
+    #[arg(long, value_name = "HOW", env = "MOELTEN_IO", default_value = "auto")]
+    pub io: IoArg,
+    /// Read the experts that the next layer will probably choose before it does [auto: while it pays]
+    #[arg(long, value_name = "WHEN", env = "MOELTEN_PREFETCH", default_value = "auto")]
+    pub prefetch: PrefetchArg,
+}
+
+/// `--io`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum IoArg {
+    /// In place if everything fits, direct reads otherwise
+    Auto,
+    /// Through the mapped file
+    Mmap,
+    /// Direct reads past the system's cache
+    Direct,
+}
+
+impl From<IoArg> for Io {
+    fn from(arg: IoArg) -> Self {
+        match arg {
+            IoArg::Auto => Self::Auto,
+            IoArg::Mmap => Self::Mmap,
+            IoArg::Direct => Self::Direct,
+        }
+    }
+}
+
+/// `--prefetch`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum PrefetchArg {
+    /// While it pays
+    Auto,
+    /// Always
+    On,
+    /// Never
+    Off,
+}
+
+impl From<PrefetchArg> for Prefetch {
+    fn from(arg: PrefetchArg) -> Self {
+        match arg {
+            PrefetchArg::Auto => Self::Auto,
+            PrefetchArg::On => Self::On,
+            PrefetchArg::Off => Self::Off,
+        }
+    }
 }
 
 /// Options of every command that answers.
@@ -84,69 +137,81 @@ impl From<KvArg> for KvFormat {
 }
 
 impl ComputeArgs {
-    /// Makes a model ready to run.
-    ///
-    /// # Errors
-    /// As [`Model::new`].
-    pub fn model(&self, spec: ModelSpec, tensors: TensorStore) -> anyhow::Result<Arc<Model>> {
-        let options = ModelOptions {
+    /// How to run a model: with room for `session`, and for `extra` bytes that the caller takes.
+    pub fn options(&self, session: SessionOptions, extra: u64) -> ModelOptions {
+        ModelOptions {
             threads: self.threads.map(usize::from),
             pin: self.pin.into(),
             isa: None,
             repack: self.repack,
-        };
-        Ok(Arc::new(Model::new(spec, tensors, options)?))
+            ram: self.ram,
+            io: self.io.into(),
+            prefetch: self.prefetch.into(),
+            session,
+            extra,
+        }
+    }
+
+    /// Makes a model ready to run, with room for `session`, and for `extra` bytes that the caller takes.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn model(
+        &self,
+        spec: ModelSpec,
+        tensors: TensorStore,
+        session: SessionOptions,
+        extra: u64,
+    ) -> anyhow::Result<Arc<Model>> {
+        Ok(Arc::new(Model::new(spec, tensors, self.options(session, extra))?))
+    }
+
+    /// Precision of the KV cache where nothing speaks for another.
+    pub fn kv(&self) -> KvFormat {
+        self.kv.map_or_else(KvFormat::default, KvFormat::from)
     }
 }
 
 impl SessionArgs {
-    /// As [`ComputeArgs::model`].
+    /// As [`ComputeArgs::model`], with the context and KV precision of the options.
     ///
     /// # Errors
     /// As [`Model::new`].
     pub fn model(&self, spec: ModelSpec, tensors: TensorStore) -> anyhow::Result<Arc<Model>> {
-        self.compute.model(spec, tensors)
+        self.compute.model(spec, tensors, SessionOptions { context: self.ctx, kv: self.compute.kv() }, 0)
     }
 
-    /// An empty session with the context and KV precision of the options, and why its context is what it is.
+    /// An empty session with the context that was planned for, and why it is that.
     ///
     /// # Errors
     /// As [`Session::new`].
     pub fn session(&self, model: &Arc<Model>) -> anyhow::Result<(Session, String)> {
-        let kv = self.compute.kv.map_or_else(KvFormat::default, KvFormat::from);
-        let spec = model.spec();
-        let (tokens, why) = match self.ctx {
-            Some(tokens) if tokens > spec.max_context => {
-                (tokens, format!("as asked; the model was made for {}", count(spec.max_context)))
+        let (spec, choice) = (model.spec(), model.plan().context);
+        let made_for = count(spec.max_context);
+        let why = match choice.limit {
+            ContextLimit::Asked if choice.tokens > spec.max_context => {
+                format!("as asked; the model was made for {made_for}")
             }
-            Some(tokens) => match spec.short_rope_context().filter(|&short| tokens > short) {
+            ContextLimit::Asked => match spec.short_rope_context().filter(|&short| choice.tokens > short) {
                 Some(short) => {
-                    let short = count(short);
-                    (tokens, format!("as asked; beyond {short} this model reads short texts less well"))
+                    format!("as asked; beyond {} this model reads short texts less well", count(short))
                 }
-                None => (tokens, "as asked".to_owned()),
+                None => "as asked".to_owned(),
             },
-            None => {
-                let choice = default_context(spec, kv);
-                let why = match choice.limit {
-                    ContextLimit::Model => "all the model was made for".to_owned(),
-                    ContextLimit::Default => format!(
-                        "the default; the model was made for {}, --ctx changes it",
-                        count(spec.max_context)
-                    ),
-                    ContextLimit::ShortRope => format!(
-                        "where this model is best; it was made for {}, --ctx changes it",
-                        count(spec.max_context)
-                    ),
-                    ContextLimit::Memory => {
-                        format!("half of the free memory; {} would be the default", count(DEFAULT_CONTEXT))
-                    }
-                };
-                (choice.tokens, why)
+            ContextLimit::Model => "all the model was made for".to_owned(),
+            ContextLimit::Default => {
+                format!("the default; the model was made for {made_for}, --ctx changes it")
+            }
+            ContextLimit::ShortRope => {
+                format!("where this model is best; it was made for {made_for}, --ctx changes it")
+            }
+            ContextLimit::Memory => {
+                let default = count(DEFAULT_CONTEXT);
+                format!("its share of the memory; {default} would be the default, --ctx changes it")
             }
         };
-        let session = Session::new(Arc::clone(model), SessionOptions { context: Some(tokens), kv })?;
-        Ok((session, why))
+        let options = SessionOptions { context: Some(choice.tokens), kv: self.compute.kv() };
+        Ok((Session::new(Arc::clone(model), options)?, why))
     }
 }
 
@@ -184,6 +249,33 @@ fn volunteer_for_the_oom_killer() {
 
 /// More tokens than any machine holds; keeps sizes far from overflow.
 const TOKENS_MAX: usize = 1 << 40;
+
+/// `--ram`: a size with a suffix, `min` or `auto`.
+///
+/// # Errors
+/// What is none of these.
+pub fn ram(text: &str) -> Result<Ram, String> {
+    match text {
+        "auto" => return Ok(Ram::Auto),
+        "min" => return Ok(Ram::Min),
+        _ => {}
+    }
+    let wrong = || "not a size like 6G, 1.5G or 800M, nor `min` or `auto`".to_owned();
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[number.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" | "kib" => 1024.0,
+        "m" | "mb" | "mib" => 1024.0 * 1024.0,
+        "g" | "gb" | "gib" => 1024.0 * 1024.0 * 1024.0,
+        "t" | "tb" | "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        _ => return Err(wrong()),
+    };
+    let plain = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let bytes = f64::from_str(number).ok().filter(|_| plain).map(|number| number * unit);
+    // Below any process and above any address space there are only slips of the finger.
+    let bytes = bytes.filter(|bytes| (1_048_576.0..1e18).contains(bytes)).ok_or_else(wrong)?;
+    Ok(Ram::Bytes(bytes as u64))
+}
 
 /// A number of tokens, with a suffix `k` for 1024 of them.
 ///
@@ -227,6 +319,21 @@ mod tests {
             "4 k",
         ] {
             assert!(tokens(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn memory_sizes_have_units() {
+        assert_eq!(ram("auto"), Ok(Ram::Auto));
+        assert_eq!(ram("min"), Ok(Ram::Min));
+        assert_eq!(ram("6G"), Ok(Ram::Bytes(6 << 30)));
+        assert_eq!(ram("1.5g"), Ok(Ram::Bytes(3 << 29)));
+        assert_eq!(ram("800MiB"), Ok(Ram::Bytes(800 << 20)));
+        assert_eq!(ram("4700000000"), Ok(Ram::Bytes(4_700_000_000)));
+        for wrong in
+            ["", "G", "-1G", "1e9", "5", "0", "12X", "nan", "inf", "1 G", "Auto", "99999999T", "1..5G"]
+        {
+            assert!(ram(wrong).is_err(), "{wrong}");
         }
     }
 

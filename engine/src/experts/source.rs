@@ -1,63 +1,216 @@
-//! Where expert bytes come from. `Mapped` uses them where the tensor store has them, in mapped files or in memory of our
-//! own: no copy; what is in files the system pages in.
+//! Where expert bytes come from when they are not all in memory: direct reads into slots, or the mapped file, whose pages
+//! are asked for and given back. It must not know who needs an expert, nor for how long it stays.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use moelten_loader::spec::{Activation, Ffn, ModelSpec};
+use moelten_loader::io::pieces::{PAGE, Piece};
+use moelten_loader::io::read_at::{Access, DirectFile, ReadAt, read_fully};
 use moelten_loader::store::{MlpRef, TensorStore};
+use moelten_quant::{Layout, QMatrix};
 
-use crate::layers::mlp::MlpView;
+/// Bytes of a read: large enough for any drive's best speed, small enough that several share the work and that a guess
+/// in front of a need is soon out of the way.
+const PART: usize = 1 << 20;
 
-/// A place that expert weights can be had from.
-pub trait ExpertSource: Send + Sync {
-    /// Size of an expert.
-    ///
-    /// # Errors
-    /// When the layer has no such expert.
-    fn bytes(&self, layer: usize, expert: usize) -> io::Result<u64>;
+/// Parts of an expert whose slot has so many bytes, at most.
+pub fn most_parts(slot_bytes: usize) -> usize {
+    slot_bytes.div_ceil(PART) + 3
+}
 
-    /// The weights, as soon as they are there.
+/// A contiguous run of bytes of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Extent {
+    file: usize,
+    offset: u64,
+    bytes: u64,
+}
+
+impl Extent {
+    /// Bytes before it in the page where it starts.
+    fn lead(&self) -> usize {
+        (self.offset % PAGE as u64) as usize
+    }
+
+    /// Bytes of the whole pages that it touches.
+    fn padded(&self) -> usize {
+        (self.lead() + self.bytes as usize).next_multiple_of(PAGE)
+    }
+}
+
+/// Part of an expert on its way.
+#[derive(Debug)]
+pub struct Part {
+    /// The entry of the cache that waits for it.
+    pub entry: u32,
+    file: usize,
+    offset: u64,
+    /// Bytes that must come.
+    need: usize,
+    /// Where they go; empty when the file is mapped.
+    pub piece: Piece,
+}
+
+impl Part {
+    /// Bytes that must come.
+    pub fn need(&self) -> usize {
+        self.need
+    }
+}
+
+/// How expert bytes come.
+pub enum Source {
+    /// Read into slots.
+    Slots {
+        /// The files, in the order of the tensor store's.
+        files: Vec<Box<dyn ReadAt>>,
+        /// Whether a file system refused direct reads.
+        access: Access,
+        /// Records whose checksum has been found right, `[layer][expert]`.
+        verified: Vec<Vec<AtomicBool>>,
+    },
+    /// Used in the mapped file.
+    Mapped,
+}
+
+impl Source {
+    /// Opens the files of `tensors` for direct reads.
     ///
     /// # Errors
     /// What the system says.
-    fn weights(&self, layer: usize, expert: usize) -> io::Result<MlpView<'_>>;
-}
-
-/// The tensor store's weights, in place.
-pub struct Mapped {
-    tensors: Arc<TensorStore>,
-    /// Activation of the experts of each layer; `None` for dense layers.
-    activations: Vec<Option<Activation>>,
-}
-
-impl Mapped {
-    /// The experts of `spec` in `tensors`.
-    pub fn new(spec: &ModelSpec, tensors: Arc<TensorStore>) -> Self {
-        let activation = |ffn: &Ffn| match ffn {
-            Ffn::Moe(moe) => Some(moe.expert.activation),
-            Ffn::Dense(_) => None,
-        };
-        let activations = spec.layers.iter().map(|layer| activation(&layer.ffn)).collect();
-        Self { tensors, activations }
+    pub fn open(tensors: &TensorStore) -> io::Result<Self> {
+        let mut access = Access::Direct;
+        let mut files: Vec<Box<dyn ReadAt>> = Vec::new();
+        for path in tensors.paths() {
+            let file = DirectFile::open(path)?;
+            if file.access() == Access::Buffered {
+                access = Access::Buffered;
+            }
+            files.push(Box::new(file));
+        }
+        Ok(Self::slots(tensors, files, access))
     }
 
-    fn find(&self, layer: usize, expert: usize) -> io::Result<(&MlpRef, Activation)> {
-        let matrices = self.tensors.experts(layer).get(expert);
-        let activation = self.activations.get(layer).copied().flatten();
-        let missing = || io::Error::new(io::ErrorKind::NotFound, "the layer has no such expert");
-        matrices.zip(activation).ok_or_else(missing)
+    /// Reads from `files`, which stand for those of `tensors`.
+    pub fn slots(tensors: &TensorStore, files: Vec<Box<dyn ReadAt>>, access: Access) -> Self {
+        let layer = |layer| tensors.experts(layer).iter().map(|_| AtomicBool::new(false)).collect();
+        Self::Slots { files, access, verified: (0..tensors.layers()).map(layer).collect() }
+    }
+
+    /// Bytes of a slot for any expert of `layer`.
+    pub fn slot_bytes(tensors: &TensorStore, layer: usize) -> usize {
+        let expert = |id| extents(tensors, layer, id).iter().flatten().map(Extent::padded).sum();
+        (0..tensors.experts(layer).len()).map(expert).max().unwrap_or(0)
+    }
+
+    /// Cuts `slot` into the parts that bring an expert, handing each to `part`; what is left over stays with the caller.
+    pub fn parts(
+        &self,
+        tensors: &TensorStore,
+        layer: usize,
+        expert: u32,
+        entry: u32,
+        mut slot: Piece,
+        mut part: impl FnMut(Part),
+    ) -> Piece {
+        for extent in extents(tensors, layer, expert as usize).iter().flatten() {
+            let (mut offset, mut need) =
+                (extent.offset - extent.lead() as u64, extent.lead() + extent.bytes as usize);
+            while need > 0 {
+                let now = need.min(PART);
+                let piece = match self {
+                    Self::Slots { .. } => {
+                        let (piece, rest) = slot.split_at(now.next_multiple_of(PAGE));
+                        slot = rest;
+                        piece
+                    }
+                    Self::Mapped => Piece::default(),
+                };
+                part(Part { entry, file: extent.file, offset, need: now, piece });
+                (offset, need) = (offset + now as u64, need - now);
+            }
+        }
+        slot
+    }
+
+    /// Brings a part.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn read(&self, tensors: &TensorStore, part: &mut Part) -> io::Result<()> {
+        match self {
+            Self::Slots { files, .. } => {
+                let file = files.get(part.file).ok_or(io::ErrorKind::NotFound)?;
+                read_fully(&**file, part.piece.bytes_mut(), part.offset, part.need)
+            }
+            Self::Mapped => tensors.file(part.file).populate(part.offset, part.need as u64),
+        }
+    }
+
+    /// Looks at a whole expert once, if its file has a checksum for it.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] when it is not what was written.
+    pub fn verify(&self, _tensors: &TensorStore, layer: usize, expert: u32, _slot: &Piece) -> io::Result<()> {
+        let Self::Slots { verified, .. } = self else { return Ok(()) };
+        let seen = &verified[layer][expert as usize];
+        if seen.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        seen.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// An expert has left.
+    pub fn evicted(&self, tensors: &TensorStore, layer: usize, expert: u32) {
+        if matches!(self, Self::Mapped) {
+            for extent in extents(tensors, layer, expert as usize).iter().flatten() {
+                tensors.file(extent.file).forget(extent.offset, extent.bytes);
+            }
+        }
+    }
+
+    /// The matrices gate, up and down of an expert in `slot`.
+    pub fn view<'a>(
+        &self,
+        tensors: &'a TensorStore,
+        layer: usize,
+        expert: u32,
+        slot: &'a Piece,
+    ) -> [QMatrix<'a>; 3] {
+        let mlp = tensors.experts(layer)[expert as usize];
+        let matrices = [mlp.gate, mlp.up, mlp.down];
+        if matches!(self, Self::Mapped) {
+            return matrices.map(|matrix| tensors.view(&matrix));
+        }
+        let extents = extents(tensors, layer, expert as usize);
+        matrices.map(|matrix| {
+            let mut base = 0;
+            for extent in extents.iter().flatten() {
+                let inside = matrix.file == extent.file
+                    && (extent.offset..extent.offset + extent.bytes).contains(&matrix.offset);
+                if inside {
+                    base += extent.lead() + (matrix.offset - extent.offset) as usize;
+                    break;
+                }
+                base += extent.padded();
+            }
+            let bytes = &slot.bytes()[base..base + matrix.bytes as usize];
+            match matrix.layout {
+                Layout::Rows => QMatrix::new(matrix.format, matrix.rows, matrix.cols, bytes),
+                Layout::Interleaved => QMatrix::interleaved(matrix.format, matrix.rows, matrix.cols, bytes),
+            }
+            .expect("references carry consistent sizes")
+        })
     }
 }
 
-impl ExpertSource for Mapped {
-    fn bytes(&self, layer: usize, expert: usize) -> io::Result<u64> {
-        self.find(layer, expert).map(|(matrices, _)| matrices.bytes())
-    }
-
-    fn weights(&self, layer: usize, expert: usize) -> io::Result<MlpView<'_>> {
-        let (m, activation) = self.find(layer, expert)?;
-        let view = |matrix| self.tensors.view(matrix);
-        Ok(MlpView { gate: view(&m.gate), up: view(&m.up), down: view(&m.down), activation })
-    }
+/// What must be read for an expert: its three matrices.
+fn extents(tensors: &TensorStore, layer: usize, expert: usize) -> [Option<Extent>; 3] {
+    let MlpRef { gate, up, down } = tensors.experts(layer)[expert];
+    [gate, up, down].map(|m| Some(Extent { file: m.file, offset: m.offset, bytes: m.bytes }))
 }
+
+/// Shared by the store and its readers.
+pub type Tensors = Arc<TensorStore>;

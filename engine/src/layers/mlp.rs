@@ -68,14 +68,18 @@ pub fn add_visits(
     out: &mut [f32],
     d_model: usize,
 ) {
-    assert!(visits.len() <= MOST_VISITS, "{} visits", visits.len());
-    // Where the tasks and the hidden lines of each visit start; of those that are not there, where all end.
-    let (mut first_task, mut first_line) = ([0; MOST_VISITS + 1], [0; MOST_VISITS + 1]);
+    hidden_layers(compute, visits, hidden);
+    add_outputs(compute, visits, hidden, out, d_model);
+}
+
+/// The first half of [`add_visits`]: packed hidden layers of all visits, one after the other. Visits may be given in several
+/// calls, each with its part of `hidden`.
+pub fn hidden_layers(compute: Compute<'_>, visits: &[Visit<'_>], hidden: &mut [Line]) {
+    let first_line = first_lines(visits);
+    let mut first_task = [0; MOST_VISITS + 1];
     for i in 0..MOST_VISITS {
-        let (tasks, lines) = visits.get(i).map_or((0, 0), |visit| {
-            (visit.mlp.gate.rows().div_ceil(GROUP_ROWS), visit.mlp.hidden_lines(visit.visitors.len()))
-        });
-        (first_task[i + 1], first_line[i + 1]) = (first_task[i] + tasks, first_line[i] + lines);
+        let tasks = visits.get(i).map_or(0, |visit| visit.mlp.gate.rows().div_ceil(GROUP_ROWS));
+        first_task[i + 1] = first_task[i] + tasks;
     }
     let hidden = &mut hidden[..first_line[MOST_VISITS]];
     let find = |task: usize| {
@@ -94,7 +98,17 @@ pub fn add_visits(
             _ => hidden_group::<TOKENS>(compute.kernels, &visits[i], group, lines),
         }
     });
+}
 
+/// The second half of [`add_visits`], over the hidden layers of all visits.
+pub fn add_outputs(
+    compute: Compute<'_>,
+    visits: &[Visit<'_>],
+    hidden: &[Line],
+    out: &mut [f32],
+    d_model: usize,
+) {
+    let first_line = first_lines(visits);
     let hidden: [_; MOST_VISITS] = array::from_fn(|i| {
         visits.get(i).map(|visit| {
             let (tokens, lines) = (visit.visitors.len(), &hidden[first_line[i]..first_line[i + 1]]);
@@ -120,6 +134,17 @@ pub fn add_visits(
             }
         }
     });
+}
+
+/// Where the hidden lines of each visit start; of those that are not there, where all end.
+fn first_lines(visits: &[Visit<'_>]) -> [usize; MOST_VISITS + 1] {
+    assert!(visits.len() <= MOST_VISITS, "{} visits", visits.len());
+    let mut first = [0; MOST_VISITS + 1];
+    for i in 0..MOST_VISITS {
+        let lines = visits.get(i).map_or(0, |visit| visit.mlp.hidden_lines(visit.visitors.len()));
+        first[i + 1] = first[i] + lines;
+    }
+    first
 }
 
 /// 32 rows of gate and up, the activation, and their product as input of `down`, `N` tokens at a time.

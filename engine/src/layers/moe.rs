@@ -1,16 +1,22 @@
 //! The mixture of experts (arXiv 1701.06538, 2401.04088): route, gather each expert's tokens, then expert by expert, each
 //! over all of the chunk's tokens that chose it. The order of summation is fixed: expert id, shared expert last.
 
+use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+
 use moelten_loader::spec::{Activation, MoeSpec};
-use moelten_loader::store::MatrixRef;
+use moelten_loader::store::{MatrixRef, MlpRef};
 use moelten_quant::{ActivationKind, Activations, Line};
 
 use crate::error::Result;
-use crate::experts::ExpertStore;
+use crate::experts::{Acquired, ExpertStore};
 use crate::layers::linear::{Compute, Packed};
-use crate::layers::mlp::{MOST_VISITS, MlpView, Visit, add_visits};
+use crate::layers::mlp::{MOST_VISITS, MlpView, Visit, add_outputs, add_visits, hidden_layers};
 use crate::router::Routing;
-use crate::scratch::{FfnScratch, MoeScratch};
+use crate::scratch::{FfnScratch, MoeScratch, RouteScratch};
+
+/// Tokens whose experts are all taken on at once.
+const FEW_TOKENS: usize = 4;
 
 /// One layer's router and shared expert; the routed experts are the store's.
 #[derive(Debug, Clone)]
@@ -87,8 +93,31 @@ fn add_whole_chunk(
 }
 
 impl Moe {
-    /// `out = moe(x)`, both `[tokens, d_model]`. `layer` is this layer's number in the store; the routing stays in
-    /// `s.routing` for whoever observes it.
+    /// The experts of each token of `x`, `[tokens, d_model]`, into `s.routing`, where they stay for whoever observes them.
+    pub fn route(
+        &self,
+        compute: Compute<'_>,
+        x: &[f32],
+        s: &mut RouteScratch,
+        packed: &mut Packed,
+        grouped: &mut [f32],
+    ) {
+        let (experts, d_model) = (self.spec.experts, self.router.cols);
+        let tokens = x.len() / d_model;
+        let router = compute.tensors.view(&self.router);
+        compute.pack(x, d_model, [router.format()], packed);
+        let logits = &mut s.logits[..tokens * experts];
+        let by_rows = &mut grouped[..tokens * experts];
+        compute.products(&[(router, packed.for_matrix(&router))], by_rows);
+        compute.ungroup(by_rows, experts, None, logits);
+        s.routing.route(&self.spec.router, logits, experts);
+    }
+
+    /// `out = moe(x)`, both `[tokens, d_model]`, after [`Self::route`]. `layer` is this layer's number in the store;
+    /// `meanwhile` runs while the first missing experts are being read.
+    ///
+    /// # Errors
+    /// As [`crate::experts::Acquired::wait`].
     #[allow(clippy::too_many_arguments, reason = "every argument is one of the operation's operands")]
     pub fn forward(
         &self,
@@ -99,58 +128,80 @@ impl Moe {
         s: &mut MoeScratch,
         ffn: &mut FfnScratch,
         out: &mut [f32],
+        cancel: &AtomicBool,
+        meanwhile: &mut dyn FnMut(),
     ) -> Result<()> {
-        let (experts, d_model) = (self.spec.experts, self.router.cols);
+        let d_model = self.router.cols;
         let tokens = x.len() / d_model;
-        let router = compute.tensors.view(&self.router);
-        compute.pack(x, d_model, [router.format()], &mut ffn.packed);
-        let logits = &mut s.logits[..tokens * experts];
-        let by_rows = &mut ffn.grouped[..tokens * experts];
-        compute.products(&[(router, ffn.packed.for_matrix(&router))], by_rows);
-        compute.ungroup(by_rows, experts, None, logits);
-        s.routing.route(&self.spec.router, logits, experts);
-        s.visits.list(&s.routing, experts);
-        let acquired = store.acquire(layer, &s.visits.experts)?;
+        s.visits.list(&s.route.routing, self.spec.experts);
+        let visits = &s.visits;
+        let mut acquired = store.acquire(layer, visits, tokens, &mut s.held, cancel);
+        meanwhile();
 
         let grouped = &mut ffn.grouped[..tokens * d_model];
         grouped.fill(0.0);
         let mut next = 0;
-        while next < s.visits.experts.len() {
+        while next < visits.experts.len() {
+            // Of a few tokens all experts are taken on at once, and those that are here do not wait for the others. A prompt
+            // takes what is here, in order, and gives it up before it takes more.
+            let wait_later = tokens <= FEW_TOKENS;
+            if !wait_later {
+                acquired.wait(next)?;
+            }
             // As many experts as the buffers hold, and one at least.
-            let mut experts = [acquired.expert(s.visits.experts[next])?; MOST_VISITS];
-            let (mut count, mut hidden, mut gathered) = (0, 0, 0);
-            for (expert, index) in experts.iter_mut().zip(next..s.visits.experts.len()) {
-                *expert = acquired.expert(s.visits.experts[index])?;
-                let visitors = s.visits.of(index).len();
-                hidden += expert.hidden_lines(visitors);
+            let (mut count, mut lines, mut gathered) = (0, [0; MOST_VISITS + 1], 0);
+            for (i, index) in (next..visits.experts.len()).enumerate().take(MOST_VISITS) {
+                if !wait_later && !acquired.ready(index) {
+                    break;
+                }
+                let expert = store.matrices(layer, visits.experts[index]);
+                let visitors = visits.of(index).len();
+                let hidden = ActivationKind::of(expert.down.format).lines(visitors, expert.gate.rows);
+                lines[i + 1] = lines[i] + hidden;
                 gathered += kinds(expert).map(|kind| kind.lines(visitors, d_model)).sum::<usize>();
-                if count > 0 && (hidden > ffn.hidden.len() || gathered > s.gathered.len()) {
+                if count > 0 && (lines[i + 1] > ffn.hidden.len() || gathered > s.gathered.len()) {
                     break;
                 }
                 count += 1;
             }
-            let experts = &experts[..count];
-            let formats = experts.iter().flat_map(|expert| [expert.gate.format(), expert.up.format()]);
+            let experts = |i: usize| store.matrices(layer, visits.experts[next + i]);
+            let formats = (0..count).flat_map(|i| [experts(i).gate.format, experts(i).up.format]);
             compute.pack_also(x, formats, &mut ffn.packed);
-            add_experts(
-                compute,
-                experts,
-                next,
-                &s.visits,
-                &ffn.packed,
-                &mut s.gathered,
-                &mut ffn.hidden,
-                grouped,
-            );
+            let inputs = gather_inputs(compute, count, experts, next, visits, &ffn.packed, &mut s.gathered);
+
+            let mut computed = [false; MOST_VISITS];
+            loop {
+                let mut i = 0;
+                while i < count {
+                    let ready = |&i: &usize| !computed[i] && acquired.ready(next + i);
+                    let end = (i..count).find(|i| !ready(i)).unwrap_or(count);
+                    if i < end {
+                        with_visits(&acquired, next, visits, &inputs, i..end, |some| {
+                            hidden_layers(compute, some, &mut ffn.hidden[lines[i]..lines[end]]);
+                        });
+                        computed[i..end].fill(true);
+                    }
+                    i = end.max(i + 1);
+                }
+                match computed[..count].iter().position(|computed| !computed) {
+                    Some(late) => acquired.wait(next + late)?,
+                    None => break,
+                }
+            }
+            with_visits(&acquired, next, visits, &inputs, 0..count, |all| {
+                add_outputs(compute, all, &ffn.hidden[..lines[count]], grouped, d_model);
+            });
+            acquired.done(next..next + count);
             next += count;
         }
+        drop(acquired);
         if let Some(shared) = &self.shared {
             ffn.visitors.clear();
             ffn.visitors.extend((0..tokens).map(|token| (token as u32, 1.0)));
             if let Some(gate) = &shared.gate {
                 let gate = compute.tensors.view(gate);
                 compute.pack_also(x, [gate.format()], &mut ffn.packed);
-                let scores = &mut s.logits[..tokens];
+                let scores = &mut s.route.logits[..tokens];
                 compute.products(&[(gate, ffn.packed.for_matrix(&gate))], scores);
                 for ((_, weight), score) in ffn.visitors.iter_mut().zip(scores) {
                     *weight = 1.0 / (1.0 + (-*score).exp());
@@ -165,27 +216,28 @@ impl Moe {
 }
 
 /// The kinds of activations that gate and up take: one or two.
-fn kinds(mlp: &MlpView<'_>) -> impl Iterator<Item = ActivationKind> + use<> {
-    let (gate, up) = (ActivationKind::of(mlp.gate.format()), ActivationKind::of(mlp.up.format()));
+fn kinds(mlp: &MlpRef) -> impl Iterator<Item = ActivationKind> + use<> {
+    let (gate, up) = (ActivationKind::of(mlp.gate.format), ActivationKind::of(mlp.up.format));
     [Some(gate), (up != gate).then_some(up)].into_iter().flatten()
 }
 
-/// Gathers the inputs of the experts numbered `first ..` in `visits` and adds their outputs.
-#[allow(clippy::too_many_arguments, reason = "every argument is one of the operation's operands")]
-fn add_experts(
+/// Inputs of an expert's gate and up.
+type Inputs<'a> = [Option<(Activations<'a>, Activations<'a>)>; MOST_VISITS];
+
+/// Inputs of `count` experts, numbered `first ..` in `visits`.
+fn gather_inputs<'a>(
     compute: Compute<'_>,
-    experts: &[MlpView<'_>],
+    count: usize,
+    expert: impl Fn(usize) -> &'a MlpRef,
     first: usize,
     visits: &Visits,
-    packed: &Packed,
-    gathered: &mut [Line],
-    hidden: &mut [Line],
-    grouped: &mut [f32],
-) {
-    let (mut rest, mut list) = (gathered, None);
-    let d_model = experts[0].gate.cols();
-    for (i, mlp) in experts.iter().enumerate() {
-        let visitors = visits.of(first + i);
+    packed: &'a Packed,
+    gathered: &'a mut [Line],
+) -> Inputs<'a> {
+    let (mut rest, mut list) = (gathered, [None; MOST_VISITS]);
+    for (i, list) in list.iter_mut().enumerate().take(count) {
+        let (mlp, visitors) = (expert(i), visits.of(first + i));
+        let d_model = mlp.gate.cols;
         let mut inputs = [None; 2];
         for (input, kind) in inputs.iter_mut().zip(kinds(mlp)) {
             let all = packed.view(kind);
@@ -193,18 +245,37 @@ fn add_experts(
                 // Everyone, in order.
                 all
             } else {
-                let (lines, others) = rest.split_at_mut(kind.lines(visitors.len(), d_model));
+                let (lines, others) =
+                    std::mem::take(&mut rest).split_at_mut(kind.lines(visitors.len(), d_model));
                 rest = others;
                 gather(compute, &all, visitors, lines);
                 Activations::new(kind, visitors.len(), d_model, lines)
             });
         }
-        let [Some(to_gate), other] = inputs else { unreachable!("gate takes some kind") };
-        let visit = Visit { mlp: *mlp, to_gate, to_up: other.unwrap_or(to_gate), visitors };
-        list.get_or_insert([visit; MOST_VISITS])[i] = visit;
+        let [gate, up] = inputs;
+        *list = gate.map(|gate| (gate, up.unwrap_or(gate)));
     }
-    let list = list.expect("there is an expert");
-    add_visits(compute, &list[..experts.len()], hidden, grouped, d_model);
+    list
+}
+
+/// Visits of experts that are here: some of those that begin at `first` in `visits`.
+fn with_visits(
+    acquired: &Acquired<'_>,
+    first: usize,
+    visits: &Visits,
+    inputs: &Inputs<'_>,
+    some: Range<usize>,
+    work: impl FnOnce(&[Visit<'_>]),
+) {
+    let visit = |i: usize| {
+        let (to_gate, to_up) = inputs[i].expect("every expert of a batch has its inputs");
+        Visit { mlp: acquired.view(first + i), to_gate, to_up, visitors: visits.of(first + i) }
+    };
+    let mut list = [visit(some.start); MOST_VISITS];
+    for (place, i) in list.iter_mut().zip(some.clone()) {
+        *place = visit(i);
+    }
+    work(&list[..some.len()]);
 }
 
 /// The visitors' activations, out of those of all tokens.

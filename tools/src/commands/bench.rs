@@ -4,8 +4,8 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::model::Model;
+use moelten_engine::session::SessionOptions;
 use moelten_engine::topology::Placement;
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::store::TensorStore;
@@ -97,7 +97,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         decode: args.decode,
         depth: args.depth,
         repeat: args.repeat.into(),
-        kv: args.compute.kv.map_or_else(KvFormat::default, KvFormat::from),
+        kv: args.compute.kv(),
     };
     // `requires` above is not enforced beside a model, because that excludes a shape.
     if args.shape.is_none() && (args.layers.is_some() || args.format.is_some()) {
@@ -110,7 +110,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let subject = subject(&args)?;
     let tokens = known_or_random(subject.tokens, subject.spec.vocab, work.tokens())?;
-    let model = args.compute.model(subject.spec, subject.tensors)?;
+    let session = SessionOptions { context: Some(work.tokens()), kv: work.kv };
+    let model = args.compute.model(subject.spec, subject.tensors, session, 0)?;
     let kernels = Kernels::for_isa(model.isa()).expect("the model runs with this tier");
     let notes = Notes::detect();
     let say = |text: &str| notes.line(Tone::Dim, &filter::clean(text));

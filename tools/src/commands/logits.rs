@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use moelten_engine::decoder::Observer;
-use moelten_engine::error::EngineError;
 use moelten_engine::kv_cache::KvFormat;
-use moelten_engine::memory;
 use moelten_engine::router::Routing;
 use moelten_engine::session::{Session, SessionOptions};
 use moelten_loader::safetensors::{SafeTensor, SafeValues, write_safetensors};
@@ -56,14 +54,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let sources: Vec<PathBuf> =
         loaded.tensors.catalog().files().iter().map(|file| file.path().to_owned()).collect();
-    let model = args.compute.model(loaded.spec, loaded.tensors)?;
-    let vocab = model.spec().vocab;
+    let vocab = loaded.spec.vocab;
+    let table = table_bytes(ids.len(), vocab);
     let options = SessionOptions {
         context: Some(args.ctx.unwrap_or(ids.len())),
         kv: args.compute.kv.map_or(KvFormat::F32, KvFormat::from),
     };
+    let model = args.compute.model(loaded.spec, loaded.tensors, options, table)?;
+    let _charge =
+        model.ledger().charge("the table of all logits", table, |_| "give fewer tokens".to_owned())?;
     let mut session = Session::new(model, options)?;
-    check_memory(ids.len(), vocab)?;
     let (mut logits, mut routes) = (Vec::with_capacity(ids.len() * vocab), Routes::default());
     let polling = Polling::begin();
     session.append_all(&ids, polling.stop(), &mut routes, &mut |chunk| {
@@ -88,18 +88,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         .context("the logits were computed, but could not be written")
 }
 
-/// Refuses more logits than fit into memory.
-fn check_memory(tokens: usize, vocab: usize) -> Result<(), EngineError> {
-    let need_bytes = (tokens as u64).saturating_mul(vocab as u64).saturating_mul(size_of::<f32>() as u64);
-    match memory::available_bytes() {
-        Some(available_bytes) if need_bytes > available_bytes => Err(EngineError::Memory {
-            what: "the table of all logits",
-            need_bytes,
-            available_bytes,
-            hint: "give fewer tokens".to_owned(),
-        }),
-        _ => Ok(()),
-    }
+/// Bytes of all logits.
+fn table_bytes(tokens: usize, vocab: usize) -> u64 {
+    (tokens as u64).saturating_mul(vocab as u64).saturating_mul(size_of::<f32>() as u64)
 }
 
 /// Experts of each MoE layer, `[tokens, k]`, best first.
@@ -115,17 +106,5 @@ impl Observer for Routes {
         for token in 0..routing.tokens() {
             self.0[index].1.extend(routing.token(token).0.iter().map(|&id| id as i32));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tables_that_no_memory_holds_are_refused() {
-        assert!(check_memory(2, 320).is_ok());
-        let refused = check_memory(usize::MAX, 1 << 20);
-        assert!(memory::available_bytes().is_none() || matches!(refused, Err(EngineError::Memory { .. })));
     }
 }

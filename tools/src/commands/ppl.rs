@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use anyhow::Context;
 use moelten_engine::error::EngineError;
-use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::session::{Session, SessionOptions};
 use moelten_loader::text::TextSide;
 use moelten_tui::terminal::{Notes, Tone};
@@ -50,16 +49,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut ids = tokenizer.encode_text(&text)?;
     ids.truncate(args.tokens.unwrap_or(usize::MAX));
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-    let model = args.compute.model(loaded.spec, loaded.tensors)?;
-    let vocab = model.spec().vocab;
     let window = args.window.saturating_sub(usize::from(bos.is_some()));
     if window < 2 || ids.len() < 2 {
         let problem = format!("{} tokens in windows of {} leave nothing to predict", ids.len(), args.window);
         return Err(CommandError::Usage(problem).into());
     }
-    let kv = args.compute.kv.map_or_else(KvFormat::default, KvFormat::from);
     let context = args.window.min(ids.len() + usize::from(bos.is_some()));
-    let mut session = Session::new(model, SessionOptions { context: Some(context), kv })?;
+    let options = SessionOptions { context: Some(context), kv: args.compute.kv() };
+    let model = args.compute.model(loaded.spec, loaded.tensors, options, 0)?;
+    let vocab = model.spec().vocab;
+    let mut session = Session::new(model, options)?;
     let polling = Polling::begin();
     let mut progress = Progress::new("perplexity", Unit::Tokens, ids.len() as u64);
     let mut sum = Sum::default();
@@ -88,7 +87,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if args.json {
         let object = serde_json::json!({
             "perplexity": ppl, "error": error, "predicted_tokens": sum.count, "tokens": ids.len(),
-            "window": args.window, "kv": kv.name(), "tokens_per_s": rate,
+            "window": args.window, "kv": args.compute.kv().name(), "tokens_per_s": rate,
         });
         writeln!(io::stdout(), "{object}")?;
     } else {

@@ -1,0 +1,377 @@
+//! Which experts are in memory, which are on their way, and who makes room: the store's bookkeeping, without any reading
+//! or waiting of its own. Slots are shared by layers whose experts have one size; how many experts a layer keeps when it
+//! is at rest is its quota. A few spare slots hold what is on its way or used only once.
+//!
+//! What a layer keeps is decided when its experts are asked for, from the ranking alone, never from the order in which
+//! reads end: for one trace of requests the content is always the same.
+
+use std::cmp::Reverse;
+use std::sync::{Arc, OnceLock};
+
+use moelten_loader::io::pieces::Piece;
+
+use super::policy::{Policy, Ranking};
+
+/// Memory of an expert: empty while it is being read.
+pub type Slot = Arc<OnceLock<Piece>>;
+
+/// No entry.
+const NONE: u32 = u32::MAX;
+
+/// A slot and what it is used for.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its memory.
+    pub slot: Slot,
+    /// What of it is not out with readers: what no part needed, and parts that came back.
+    pub back: Vec<Piece>,
+    /// The expert, and what is known of it.
+    pub state: State,
+    /// Who uses it now.
+    pub pins: u32,
+    class: u32,
+}
+
+/// What a slot is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Nothing.
+    Free,
+    /// Its memory was given back to the system.
+    Retired,
+    /// An expert is being read.
+    Reading(Reading),
+    /// An expert is here.
+    Here {
+        /// Its layer.
+        layer: u32,
+        /// Its number.
+        expert: u32,
+    },
+}
+
+/// An expert on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// Its layer.
+    pub layer: u32,
+    /// Its number.
+    pub expert: u32,
+    /// Parts that have not come back.
+    pub left: u32,
+    /// Whether it is only a guess.
+    pub guess: bool,
+    /// Nobody wants it any more: its slot becomes free when its last part is back.
+    pub orphan: bool,
+    /// A part could not be read.
+    pub failed: bool,
+}
+
+/// One layer.
+#[derive(Debug)]
+struct Layer {
+    /// Entry of each expert, or `NONE`.
+    entries: Vec<u32>,
+    ranking: Ranking,
+    /// Experts it keeps at rest.
+    quota: usize,
+    class: u32,
+    /// Of the present request: experts that stay.
+    keep: Vec<bool>,
+}
+
+/// The bookkeeping.
+#[derive(Debug)]
+pub struct Cache {
+    entries: Vec<Entry>,
+    /// Free entries of each size.
+    free: Vec<Vec<u32>>,
+    layers: Vec<Layer>,
+    /// For sorting.
+    order: Vec<u32>,
+    evicted: Vec<(u32, u32)>,
+    wrong: Vec<u32>,
+}
+
+/// The shape of a cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// Experts of each layer, 0 for dense layers.
+    pub experts: Vec<usize>,
+    /// Experts each layer keeps.
+    pub quotas: Vec<usize>,
+    /// Size of the slots that each layer uses, an index into `spare`.
+    pub classes: Vec<u32>,
+    /// Slots of each size beyond the quotas.
+    pub spare: Vec<usize>,
+}
+
+impl Cache {
+    /// An empty cache; `slots[class]` has the memory of each size, as much as quotas and spare slots need.
+    pub fn new(shape: &Shape, policy: Policy, slots: Vec<Vec<Piece>>, most_parts: usize) -> Self {
+        let mut entries = Vec::new();
+        let mut free = Vec::new();
+        for (class, slots) in (0..).zip(slots) {
+            let mut list = Vec::with_capacity(slots.len());
+            for piece in slots {
+                list.push(entries.len() as u32);
+                let slot = Arc::new(OnceLock::from(piece));
+                let back = Vec::with_capacity(most_parts + 1);
+                entries.push(Entry { slot, back, state: State::Free, pins: 0, class });
+            }
+            free.push(list);
+        }
+        let layers = shape.experts.iter().zip(&shape.quotas).zip(&shape.classes);
+        let layers = layers.map(|((&experts, &quota), &class)| Layer {
+            entries: vec![NONE; experts],
+            ranking: Ranking::new(policy, experts),
+            quota,
+            class,
+            keep: vec![false; experts],
+        });
+        let most = shape.experts.iter().copied().max().unwrap_or(0);
+        Self {
+            entries,
+            free,
+            layers: layers.collect(),
+            order: Vec::with_capacity(most),
+            evicted: Vec::with_capacity(most),
+            wrong: Vec::with_capacity(most),
+        }
+    }
+
+    /// An entry by its number.
+    pub fn entry(&self, entry: u32) -> &Entry {
+        &self.entries[entry as usize]
+    }
+
+    /// An entry by its number, to change.
+    pub fn entry_mut(&mut self, entry: u32) -> &mut Entry {
+        &mut self.entries[entry as usize]
+    }
+
+    /// The entry of an expert that is here or on its way.
+    pub fn find(&self, layer: usize, expert: u32) -> Option<u32> {
+        let entry = self.layers[layer].entries[expert as usize];
+        (entry != NONE).then_some(entry)
+    }
+
+    /// Experts of a layer that are here.
+    pub fn here(&self, layer: usize) -> impl Iterator<Item = u32> + '_ {
+        let entries = self.layers[layer].entries.iter().enumerate();
+        entries.filter_map(|(expert, &entry)| {
+            let here = entry != NONE && matches!(self.entries[entry as usize].state, State::Here { .. });
+            here.then_some(expert as u32)
+        })
+    }
+
+    /// Experts a layer keeps at rest.
+    pub fn quota(&self, layer: usize) -> usize {
+        self.layers[layer].quota
+    }
+
+    /// Bytes of all slots that hold memory.
+    pub fn slots(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.state != State::Retired).count()
+    }
+
+    /// A layer's experts are asked for, each by a number of tokens. What stays of it and of what is here is decided; the
+    /// rest, as far as nobody uses it, leaves. Guesses that were wrong are given up: see [`Self::next_wrong`].
+    pub fn request(&mut self, layer: usize, uses: impl Iterator<Item = (u32, u32)> + Clone) {
+        let Self { layers, entries, order, wrong, .. } = self;
+        let state = &mut layers[layer];
+        state.ranking.used(uses.clone());
+        state.keep.fill(false);
+        uses.for_each(|(expert, _)| state.keep[expert as usize] = true);
+        // Wrong guesses first: they do not compete.
+        for expert in 0..state.entries.len() {
+            let entry = state.entries[expert];
+            if entry == NONE || state.keep[expert] {
+                continue;
+            }
+            if let State::Reading(reading) = &mut entries[entry as usize].state
+                && reading.guess
+            {
+                (reading.orphan, state.entries[expert]) = (true, NONE);
+                wrong.push(entry);
+            }
+        }
+        let (experts, keep) = (&state.entries, &state.keep);
+        order.clear();
+        order.extend((0..experts.len() as u32).filter(|&e| keep[e as usize] || experts[e as usize] != NONE));
+        let ranking = &state.ranking;
+        order.sort_unstable_by_key(|&expert| Reverse(ranking.value(expert)));
+        state.keep.fill(false);
+        order.iter().take(state.quota).for_each(|&expert| state.keep[expert as usize] = true);
+        self.make_room(layer);
+    }
+
+    /// A wrong guess of the last request, whose parts nobody needs to read.
+    pub fn next_wrong(&mut self) -> Option<u32> {
+        self.wrong.pop()
+    }
+
+    /// Lets go of what a layer does not keep and nobody uses.
+    fn make_room(&mut self, layer: usize) {
+        for expert in 0..self.layers[layer].entries.len() {
+            let state = &self.layers[layer];
+            let entry = state.entries[expert];
+            if entry != NONE && !state.keep[expert] && self.entries[entry as usize].pins == 0 {
+                self.leave(entry);
+            }
+        }
+    }
+
+    /// One user less. What its layer does not keep leaves; a read that nobody waits for any more is given up, and the caller
+    /// is told so: its parts need not be read.
+    pub fn unpin(&mut self, entry: u32) -> bool {
+        let found = &mut self.entries[entry as usize];
+        found.pins -= 1;
+        if found.pins > 0 {
+            return false;
+        }
+        match found.state {
+            State::Here { layer, expert } => {
+                if !self.layers[layer as usize].keep[expert as usize] {
+                    self.leave(entry);
+                }
+                false
+            }
+            // It failed and waited for its users to see that.
+            State::Reading(Reading { left: 0, .. }) => {
+                self.set_free(entry);
+                false
+            }
+            State::Reading(reading) => {
+                if !reading.orphan {
+                    self.abandon(entry, reading);
+                }
+                true
+            }
+            State::Free | State::Retired => false,
+        }
+    }
+
+    /// An entry that is here leaves; one that is on its way is left alone.
+    fn leave(&mut self, entry: u32) {
+        if let State::Here { layer, expert } = self.entries[entry as usize].state {
+            self.layers[layer as usize].entries[expert as usize] = NONE;
+            self.evicted.push((layer, expert));
+            self.set_free(entry);
+        }
+    }
+
+    /// A free slot for an expert of `layer` that is neither here nor on its way. Its memory is the caller's until the last
+    /// part has come back.
+    pub fn begin(&mut self, layer: usize, expert: u32, guess: bool) -> Option<(u32, Piece)> {
+        let class = self.layers[layer].class;
+        let entry = self.free[class as usize].pop()?;
+        let place = &mut self.layers[layer].entries[expert as usize];
+        debug_assert_eq!(*place, NONE, "one read for each expert");
+        *place = entry;
+        let found = &mut self.entries[entry as usize];
+        let layer = layer as u32;
+        found.state = State::Reading(Reading { layer, expert, left: 0, guess, orphan: false, failed: false });
+        let slot = Arc::get_mut(&mut found.slot).expect("nobody uses a free slot");
+        let piece = slot.take().expect("a free slot has its memory");
+        Some((entry, piece))
+    }
+
+    /// Free slots of the size that a layer uses.
+    pub fn free(&self, layer: usize) -> usize {
+        self.free[self.layers[layer].class as usize].len()
+    }
+
+    /// A part has come back. When it was the last, the whole slot.
+    pub fn came_back(&mut self, entry: u32, piece: Piece, read: bool) -> Option<Piece> {
+        let found = &mut self.entries[entry as usize];
+        let State::Reading(reading) = &mut found.state else { unreachable!("parts belong to reads") };
+        reading.left -= 1;
+        reading.failed |= !read && !reading.orphan;
+        if !piece.is_empty() {
+            found.back.push(piece);
+        }
+        if reading.left > 0 {
+            return None;
+        }
+        found.back.sort_unstable_by_key(Piece::start);
+        Some(found.back.drain(..).reduce(Piece::join).unwrap_or_default())
+    }
+
+    /// The whole slot of a finished read: the expert is here, or the slot is free if nobody wants it or it failed.
+    /// Says whether the expert is here.
+    pub fn finish(&mut self, entry: u32, slot: Piece) -> bool {
+        let found = &mut self.entries[entry as usize];
+        let State::Reading(reading) = found.state else { unreachable!("only reads finish") };
+        let empty = found.slot.set(slot).is_ok();
+        debug_assert!(empty, "a slot is filled once");
+        let Reading { layer, expert, orphan, failed, .. } = reading;
+        if orphan || failed {
+            if !orphan {
+                self.layers[layer as usize].entries[expert as usize] = NONE;
+            }
+            // Those who wait hold it until they have seen the error.
+            if found.pins == 0 {
+                self.set_free(entry);
+            }
+            return false;
+        }
+        found.state = State::Here { layer, expert };
+        true
+    }
+
+    fn abandon(&mut self, entry: u32, reading: Reading) {
+        self.entries[entry as usize].state = State::Reading(Reading { orphan: true, ..reading });
+        self.layers[reading.layer as usize].entries[reading.expert as usize] = NONE;
+    }
+
+    /// Frees a slot whose memory is back.
+    fn set_free(&mut self, entry: u32) {
+        let found = &mut self.entries[entry as usize];
+        found.state = State::Free;
+        self.free[found.class as usize].push(entry);
+    }
+
+    /// Experts that have left since the last call.
+    pub fn drain_evicted(&mut self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.evicted.drain(..)
+    }
+
+    /// Lowers quotas to these at most: experts that nobody uses leave, and the memory of as many slots goes back to the
+    /// system. Returns the bytes.
+    pub fn shrink(&mut self, quotas: &[usize]) -> usize {
+        let mut bytes = 0;
+        for (layer, &quota) in quotas.iter().enumerate() {
+            let state = &mut self.layers[layer];
+            let fewer = state.quota.saturating_sub(quota);
+            if fewer == 0 {
+                continue;
+            }
+            state.quota = quota;
+            let class = state.class as usize;
+            let (entries, ranking) = (&state.entries, &state.ranking);
+            self.order.clear();
+            self.order.extend((0..entries.len() as u32).filter(|&e| entries[e as usize] != NONE));
+            self.order.sort_unstable_by_key(|&expert| Reverse(ranking.value(expert)));
+            for i in quota..self.order.len() {
+                let expert = self.order[i] as usize;
+                self.layers[layer].keep[expert] = false;
+                let entry = self.layers[layer].entries[expert];
+                if self.entries[entry as usize].pins == 0 {
+                    self.leave(entry);
+                }
+            }
+            for _ in 0..fewer {
+                let Some(entry) = self.free[class].pop() else { break };
+                let found = &mut self.entries[entry as usize];
+                found.state = State::Retired;
+                let slot = Arc::get_mut(&mut found.slot).expect("nobody uses a free slot");
+                if let Some(piece) = slot.get_mut() {
+                    piece.discard();
+                    bytes += piece.len();
+                }
+            }
+        }
+        bytes
+    }
+}

@@ -1,0 +1,249 @@
+//! The threads that read, and the lock that they share with whoever asks: two queues, needs before guesses. They are no
+//! workers of the pool and tied to no CPU; they mostly sleep in the system. They must not know what an expert is for.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use moelten_loader::io::pieces::Piece;
+
+use super::cache::{Cache, State};
+use super::source::{Part, Source, Tensors};
+use super::stats::StoreStats;
+
+/// Reads on their way at the same time.
+pub const DEPTH: usize = 4;
+
+/// What the lock guards.
+pub struct Shared {
+    /// Who is where.
+    pub cache: Cache,
+    /// Parts that somebody waits for.
+    pub needs: VecDeque<Part>,
+    /// Parts of guesses.
+    pub guesses: VecDeque<Part>,
+    /// The first problem of a read that somebody waits for.
+    pub problem: Option<(u32, io::Error)>,
+    /// Counters.
+    pub stats: StoreStats,
+    /// Reads on their way, and since when there is one.
+    busy: (usize, Option<Instant>),
+    stop: bool,
+}
+
+/// Readers and what they share with the store.
+pub struct Readers {
+    inner: Arc<Inner>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Inner {
+    source: Source,
+    tensors: Tensors,
+    shared: Mutex<Shared>,
+    /// There is work for readers.
+    work: Condvar,
+    /// Something has arrived.
+    arrived: Condvar,
+}
+
+impl Readers {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// When the system gives no thread at all.
+    pub fn start(source: Source, tensors: Tensors, cache: Cache, stats: StoreStats) -> io::Result<Self> {
+        let shared = Shared {
+            cache,
+            needs: VecDeque::new(),
+            guesses: VecDeque::new(),
+            problem: None,
+            stats,
+            busy: (0, None),
+            stop: false,
+        };
+        let inner = Arc::new(Inner {
+            source,
+            tensors,
+            shared: Mutex::new(shared),
+            work: Condvar::new(),
+            arrived: Condvar::new(),
+        });
+        let mut threads = Vec::new();
+        for index in 0..DEPTH {
+            let inner = Arc::clone(&inner);
+            let name = format!("moelten-read-{index}");
+            match std::thread::Builder::new().name(name).spawn(move || inner.work()) {
+                Ok(thread) => threads.push(thread),
+                Err(error) if threads.is_empty() => return Err(error),
+                // Fewer are slower, not wrong.
+                Err(_) => break,
+            }
+        }
+        Ok(Self { inner, threads })
+    }
+
+    /// Where bytes come from.
+    pub fn source(&self) -> &Source {
+        &self.inner.source
+    }
+
+    /// The lock.
+    pub fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.inner.lock()
+    }
+
+    /// Readers have more to do.
+    pub fn wake(&self) {
+        self.inner.work.notify_all();
+    }
+
+    /// Waits until something arrives, or a short time: whoever waits also looks whether to stop.
+    pub fn wait<'a>(&self, shared: MutexGuard<'a, Shared>, time: Duration) -> MutexGuard<'a, Shared> {
+        self.inner.arrived.wait_timeout(shared, time).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.lock().stop = true;
+        self.wake();
+        for thread in self.threads.drain(..) {
+            // A reader that panicked has nothing left to say.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        // Bookkeeping is whole between statements that can panic.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        let mut shared = self.lock();
+        while !shared.stop {
+            let Some(mut part) = shared.take() else {
+                shared = self.work.wait(shared).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(shared);
+            let mut result = self.source.read(&self.tensors, &mut part);
+            let retried = result.is_err();
+            if retried {
+                // A drive or a network may recover.
+                result = self.source.read(&self.tensors, &mut part);
+            }
+            shared = self.lock();
+            shared.stats.retries += u64::from(retried && result.is_ok());
+            shared = self.back(shared, part, result);
+        }
+    }
+
+    /// A part has come back.
+    fn back<'a>(
+        &'a self,
+        mut shared: MutexGuard<'a, Shared>,
+        part: Part,
+        result: io::Result<()>,
+    ) -> MutexGuard<'a, Shared> {
+        shared.idle();
+        if result.is_ok() {
+            shared.stats.bytes_read += part.need() as u64;
+            shared.stats.reads += 1;
+        }
+        let (entry, read) = (part.entry, result.is_ok());
+        if let Err(error) = result {
+            shared.fail(entry, error);
+        }
+        let Some(slot) = shared.cache.came_back(entry, part.piece, read) else { return shared };
+        shared = self.finish(shared, entry, slot);
+        self.arrived.notify_all();
+        shared
+    }
+
+    /// All parts of a read are back.
+    fn finish<'a>(
+        &'a self,
+        mut shared: MutexGuard<'a, Shared>,
+        entry: u32,
+        slot: Piece,
+    ) -> MutexGuard<'a, Shared> {
+        let State::Reading(reading) = shared.cache.entry(entry).state else { return shared };
+        if !reading.failed && !reading.orphan {
+            drop(shared);
+            let verified = self.source.verify(&self.tensors, reading.layer as usize, reading.expert, &slot);
+            shared = self.lock();
+            if let Err(error) = verified {
+                shared.fail(entry, error);
+                if let State::Reading(reading) = &mut shared.cache.entry_mut(entry).state {
+                    reading.failed = true;
+                }
+            }
+        }
+        shared.cache.finish(entry, slot);
+        shared
+    }
+}
+
+impl Shared {
+    /// The next part: needs before guesses.
+    fn take(&mut self) -> Option<Part> {
+        let part = self.needs.pop_front().or_else(|| self.guesses.pop_front())?;
+        if self.busy.0 == 0 {
+            self.busy.1 = Some(Instant::now());
+        }
+        self.busy.0 += 1;
+        Some(part)
+    }
+
+    fn idle(&mut self) {
+        self.busy.0 -= 1;
+        if self.busy.0 == 0
+            && let Some(since) = self.busy.1.take()
+        {
+            self.stats.busy += since.elapsed();
+        }
+    }
+
+    fn fail(&mut self, entry: u32, error: io::Error) {
+        let wanted = self.cache.entry(entry).pins > 0;
+        if wanted && self.problem.is_none() {
+            self.problem = Some((entry, error));
+        }
+    }
+
+    /// Parts of a guess come to be needed.
+    pub fn promote(&mut self, entry: u32) {
+        for _ in 0..self.guesses.len() {
+            let Some(part) = self.guesses.pop_front() else { break };
+            let queue = if part.entry == entry { &mut self.needs } else { &mut self.guesses };
+            queue.push_back(part);
+        }
+        if let State::Reading(reading) = &mut self.cache.entry_mut(entry).state {
+            reading.guess = false;
+        }
+    }
+
+    /// Parts of a read that nobody wants any more and no reader has taken yet go back unread.
+    pub fn recall(&mut self, entry: u32) {
+        let Self { needs, guesses, cache, .. } = self;
+        let mut whole = None;
+        for queue in [needs, guesses] {
+            for _ in 0..queue.len() {
+                let Some(part) = queue.pop_front() else { break };
+                if part.entry == entry {
+                    whole = cache.came_back(entry, part.piece, false).or(whole);
+                } else {
+                    queue.push_back(part);
+                }
+            }
+        }
+        if let Some(slot) = whole {
+            cache.finish(entry, slot);
+        }
+    }
+}

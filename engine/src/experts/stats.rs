@@ -1,0 +1,91 @@
+//! What the store counts. Plain numbers; it must not know where they come from or who prints them.
+
+use std::time::Duration;
+
+/// What the store did so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Requests of one token.
+    pub decode: Phase,
+    /// Requests of several.
+    pub prefill: Phase,
+    /// Bytes read from files, guesses included.
+    pub bytes_read: u64,
+    /// Reads that brought them.
+    pub reads: u64,
+    /// Time with a read on its way.
+    pub busy: Duration,
+    /// Reads that failed once and then came.
+    pub retries: u64,
+    /// Guesses, by layer.
+    pub ahead: Vec<Ahead>,
+}
+
+/// Requests for the experts of a layer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Phase {
+    /// Experts asked for.
+    pub used: u64,
+    /// Bytes of their weights.
+    pub used_bytes: u64,
+    /// Experts that were not here and had to be read.
+    pub missed: u64,
+    /// Bytes of their weights.
+    pub missed_bytes: u64,
+    /// Time that computing stood still for them.
+    pub stall: Duration,
+}
+
+impl Phase {
+    /// Share of the bytes asked for that was here, 0 to 1; 1 when nothing was asked for.
+    pub fn hit_rate(&self) -> f64 {
+        if self.used_bytes == 0 { 1.0 } else { 1.0 - self.missed_bytes as f64 / self.used_bytes as f64 }
+    }
+
+    /// What came since `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            used: self.used - before.used,
+            used_bytes: self.used_bytes - before.used_bytes,
+            missed: self.missed - before.missed,
+            missed_bytes: self.missed_bytes - before.missed_bytes,
+            stall: self.stall.saturating_sub(before.stall),
+        }
+    }
+}
+
+/// Guesses at a layer's experts, made one layer before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ahead {
+    /// Experts that the layer then chose, of requests that were guessed at.
+    pub chosen: u64,
+    /// How many of them were among as many guesses.
+    pub foreseen: u64,
+    /// Guesses that were read, at least in part.
+    pub read: u64,
+    /// How many of them were chosen.
+    pub useful: u64,
+}
+
+impl StoreStats {
+    /// Experts asked for.
+    pub fn experts_used(&self) -> u64 {
+        self.decode.used + self.prefill.used
+    }
+
+    /// Bytes of their weights.
+    pub fn bytes_used(&self) -> u64 {
+        self.decode.used_bytes + self.prefill.used_bytes
+    }
+
+    /// All layers' guesses together.
+    pub fn ahead_total(&self) -> Ahead {
+        self.ahead.iter().fold(Ahead::default(), |sum, layer| Ahead {
+            chosen: sum.chosen + layer.chosen,
+            foreseen: sum.foreseen + layer.foreseen,
+            read: sum.read + layer.read,
+            useful: sum.useful + layer.useful,
+        })
+    }
+}

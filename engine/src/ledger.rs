@@ -1,0 +1,84 @@
+//! Who may take how much of the memory budget. Every large buffer is charged before it is allocated and given back when it
+//! goes. It must not know what a buffer is for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{EngineError, Result};
+
+/// The budget and what is taken of it.
+#[derive(Debug)]
+pub struct Ledger {
+    limit: u64,
+    used: AtomicU64,
+}
+
+/// A part of the budget, given back when this goes.
+#[derive(Debug)]
+pub struct Charge {
+    ledger: Arc<Ledger>,
+    bytes: u64,
+}
+
+impl Ledger {
+    /// A budget of `limit` bytes.
+    pub fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Self { limit, used: AtomicU64::new(0) })
+    }
+
+    /// Bytes of the budget.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Bytes that nobody has taken.
+    pub fn free(&self) -> u64 {
+        self.limit.saturating_sub(self.used.load(Ordering::Relaxed))
+    }
+
+    /// Takes `bytes` for `what`; `hint` says what would fit instead, of the bytes that are free.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] when as much is not left.
+    pub fn charge(
+        self: &Arc<Self>,
+        what: &'static str,
+        bytes: u64,
+        hint: impl FnOnce(u64) -> String,
+    ) -> Result<Charge> {
+        let take = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= self.limit);
+        match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+            Ok(_) => Ok(Charge { ledger: Arc::clone(self), bytes }),
+            Err(used) => {
+                let free = self.limit.saturating_sub(used);
+                Err(EngineError::Memory { what, need_bytes: bytes, available_bytes: free, hint: hint(free) })
+            }
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.ledger.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_left_is_refused_and_what_goes_is_given_back() {
+        let ledger = Ledger::new(100);
+        let first = ledger.charge("first", 60, |_| String::new()).unwrap();
+        let refused = ledger.charge("second", 41, |free| format!("{free} would")).unwrap_err();
+        assert_eq!(refused.to_string(), "second needs 41 bytes, 40 are available; 40 would");
+        let second = ledger.charge("second", 40, |_| String::new()).unwrap();
+        assert_eq!(ledger.free(), 0);
+        drop(first);
+        assert_eq!(ledger.free(), 60);
+        assert!(ledger.charge("huge", u64::MAX, |_| String::new()).is_err());
+        drop(second);
+        assert_eq!((ledger.free(), ledger.limit()), (100, 100));
+    }
+}

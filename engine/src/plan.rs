@@ -1,0 +1,303 @@
+//! What is kept in memory, decided before anything large is allocated: the model as it lies in its files, if all of it fits
+//! the budget, and otherwise everything but the experts and as many of these as there is room for. The same plan is what
+//! `fit` prints. It must not allocate, nor know how fast anything is.
+
+use moelten_loader::spec::{Ffn, ModelSpec};
+use moelten_loader::store::TensorStore;
+
+use crate::error::{EngineError, Result};
+use crate::experts::cache::Shape;
+use crate::experts::source::Source;
+use crate::kv_cache::KvCache;
+use crate::memory;
+use crate::session::{self, ContextChoice, ContextLimit, SessionOptions};
+
+/// Memory of threads' stacks, of small vectors and of what the allocator rounds up.
+const SLACK: u64 = 24 << 20;
+/// Of the free memory at least this stays free when nobody names a number, and at least one part in [`LEAVE_PART`].
+const LEAVE: u64 = 192 << 20;
+/// See [`LEAVE`].
+const LEAVE_PART: u64 = 16;
+/// A context that nobody asked for takes at most this part of what streamed experts could use...
+const CONTEXT_PART: u64 = 4;
+/// ... but is not made shorter than this for it.
+const CONTEXT_LEAST: usize = 512;
+
+/// How much memory the process may own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ram {
+    /// What is free, with something left for others.
+    #[default]
+    Auto,
+    /// As little as the model runs with.
+    Min,
+    /// This many bytes.
+    Bytes(u64),
+}
+
+/// How expert weights come from their files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Io {
+    /// In place if all fits, and direct reads otherwise.
+    #[default]
+    Auto,
+    /// Mapped, whatever fits.
+    Mmap,
+    /// Direct reads, whatever fits.
+    Direct,
+}
+
+/// What a plan is made from.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PlanOptions {
+    /// Budget.
+    pub ram: Ram,
+    /// Where experts come from.
+    pub io: Io,
+    /// All weights are copied to memory of our own.
+    pub repack: bool,
+    /// The session there will be.
+    pub session: SessionOptions,
+    /// Bytes that the caller will take for something else.
+    pub extra: u64,
+}
+
+/// Where the experts are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Experts {
+    /// In the mapped files, all of them, with everything else.
+    InPlace,
+    /// In memory of our own, all of them.
+    Repacked,
+    /// Some in memory, the others in the files.
+    Cached(Cached),
+}
+
+/// Room for some of the experts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cached {
+    /// Read directly, or mapped.
+    pub direct: bool,
+    /// How many of each layer.
+    pub shape: Shape,
+    /// Bytes of a slot of each size.
+    pub slot_bytes: Vec<usize>,
+}
+
+/// What is kept in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Bytes that may be owned.
+    pub budget: u64,
+    /// Bytes that the process owned before, and small things to come.
+    pub base: u64,
+    /// Bytes of all weights but the experts'.
+    pub dense: u64,
+    /// Bytes of all experts in the files.
+    pub expert_bytes: u64,
+    /// The context.
+    pub context: ContextChoice,
+    /// Bytes of keys and values.
+    pub kv: u64,
+    /// Bytes of buffers.
+    pub scratch: u64,
+    /// Bytes that the caller takes.
+    pub extra: u64,
+    /// The experts.
+    pub experts: Experts,
+}
+
+impl Cached {
+    /// Bytes of all slots.
+    pub fn bytes(&self) -> u64 {
+        self.bytes_with(&self.shape.quotas)
+    }
+
+    fn bytes_with(&self, quotas: &[usize]) -> u64 {
+        let spare = self.shape.spare.iter().zip(&self.slot_bytes);
+        let spare: u64 = spare.map(|(&slots, &bytes)| slots as u64 * bytes as u64).sum();
+        let layers = quotas.iter().zip(&self.shape.classes);
+        let layers: u64 =
+            layers.map(|(&slots, &class)| slots as u64 * self.slot_bytes[class as usize] as u64).sum();
+        spare + layers
+    }
+
+    /// Slots of each size.
+    pub fn slots(&self) -> Vec<usize> {
+        let mut slots = self.shape.spare.clone();
+        for (&quota, &class) in self.shape.quotas.iter().zip(&self.shape.classes) {
+            slots[class as usize] += quota;
+        }
+        slots
+    }
+
+    /// Slots of each layer if all of them together may take `bytes`: as many for each, and one more for the first.
+    pub fn quotas_for(&self, bytes: u64) -> Vec<usize> {
+        let Shape { experts, classes, .. } = &self.shape;
+        let none = vec![0; experts.len()];
+        let mut left = bytes.saturating_sub(self.bytes_with(&none));
+        let mut quotas = none;
+        loop {
+            let before = left;
+            for ((quota, &experts), &class) in quotas.iter_mut().zip(experts).zip(classes) {
+                let size = self.slot_bytes[class as usize] as u64;
+                if *quota < experts && size <= left {
+                    *quota += 1;
+                    left -= size;
+                }
+            }
+            if left == before {
+                return quotas;
+            }
+        }
+    }
+
+    /// Share of the experts that can stay.
+    pub fn share(&self) -> f64 {
+        let (quotas, experts): (usize, usize) =
+            (self.shape.quotas.iter().sum(), self.shape.experts.iter().sum());
+        quotas as f64 / experts.max(1) as f64
+    }
+}
+
+impl Plan {
+    /// Plans for a model on this machine, now.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] when the budget is below what the model needs at least.
+    pub fn new(spec: &ModelSpec, tensors: &TensorStore, options: PlanOptions) -> Result<Self> {
+        let owned = memory::owned_bytes().unwrap_or(0);
+        let available = memory::available_bytes();
+        let auto = available.map_or(u64::MAX, |available| {
+            owned + available.saturating_sub(LEAVE.max(available / LEAVE_PART))
+        });
+        Self::with_memory(spec, tensors, options, owned, auto)
+    }
+
+    /// As [`Self::new`], on a machine where the process owns `owned` bytes and may own `auto`.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_memory(
+        spec: &ModelSpec,
+        tensors: &TensorStore,
+        options: PlanOptions,
+        owned: u64,
+        auto: u64,
+    ) -> Result<Self> {
+        let (kv_format, asked) = (options.session.kv, options.session.context);
+        let limit = match options.ram {
+            Ram::Auto | Ram::Min => auto,
+            Ram::Bytes(bytes) => bytes,
+        };
+        let (base, dense, expert_bytes) = (owned + SLACK, tensors.dense_bytes(), tensors.expert_bytes());
+        let least_context = asked.unwrap_or(1);
+        let free = limit.saturating_sub(base);
+        let context = match asked {
+            Some(tokens) => ContextChoice { tokens, limit: ContextLimit::Asked },
+            None => session::default_context(spec, kv_format, free / 2),
+        };
+        let with_context = |context: ContextChoice, experts| {
+            let kv = KvCache::bytes(spec, context.tokens, kv_format);
+            let scratch = session::buffer_bytes(spec, context.tokens);
+            let extra = options.extra;
+            Self { budget: limit, base, dense, expert_bytes, context, kv, scratch, extra, experts }
+        };
+        if options.repack {
+            let plan = with_context(context, Experts::Repacked);
+            return plan
+                .checked("the repacked model, its context and buffers", "without --repack it may fit");
+        }
+        let whole = with_context(context, Experts::InPlace);
+        let fits = whole.needs() <= limit && options.ram != Ram::Min;
+        if expert_bytes == 0 || (fits && options.io != Io::Direct) {
+            return whole
+                .checked("the model, its context and buffers", "a shorter context (--ctx) takes less");
+        }
+        let direct = options.io != Io::Mmap;
+        let mut cached = room(spec, tensors, direct);
+        let none = vec![0; spec.layers.len()];
+        let least = |context| {
+            let mut plan = with_context(context, Experts::InPlace);
+            plan.expert_bytes = cached.bytes_with(&none);
+            plan.needs()
+        };
+        let context = if asked.is_some() {
+            context
+        } else {
+            // With a tight budget experts need the memory more.
+            let beside = limit.saturating_sub(base + dense + cached.bytes_with(&none));
+            let fits = session::fitting(spec, beside / CONTEXT_PART, kv_format);
+            let most = match options.ram {
+                Ram::Min => CONTEXT_LEAST,
+                Ram::Auto | Ram::Bytes(_) => fits.max(CONTEXT_LEAST),
+            };
+            let limited = ContextChoice { tokens: most, limit: ContextLimit::Memory };
+            if context.tokens > most { limited } else { context }
+        };
+        let need = least(context);
+        let budget = if options.ram == Ram::Min { need } else { limit };
+        if need > budget {
+            let shortest = least(ContextChoice { tokens: least_context, limit: ContextLimit::Asked });
+            return Err(EngineError::Budget {
+                need_bytes: need,
+                budget_bytes: budget,
+                shortest_bytes: shortest,
+            });
+        }
+        cached.shape.quotas = cached.quotas_for(budget - need + cached.bytes_with(&none));
+        Ok(Self { budget, ..with_context(context, Experts::Cached(cached)) })
+    }
+
+    /// Bytes that it takes in all, mapped ones included.
+    pub fn needs(&self) -> u64 {
+        let experts = match &self.experts {
+            Experts::InPlace | Experts::Repacked => self.expert_bytes,
+            Experts::Cached(cached) => cached.bytes(),
+        };
+        [self.base, self.dense, self.kv, self.scratch, self.extra, experts]
+            .into_iter()
+            .fold(0, u64::saturating_add)
+    }
+
+    /// Bytes of them that are mapped, which the system can take back.
+    pub fn mapped(&self) -> u64 {
+        match &self.experts {
+            Experts::InPlace => self.dense + self.expert_bytes,
+            Experts::Cached(cached) if !cached.direct => cached.bytes(),
+            Experts::Repacked | Experts::Cached(_) => 0,
+        }
+    }
+
+    fn checked(self, what: &'static str, hint: &str) -> Result<Self> {
+        let (need_bytes, available_bytes) = (self.needs(), self.budget);
+        if need_bytes > available_bytes {
+            return Err(EngineError::Memory { what, need_bytes, available_bytes, hint: hint.to_owned() });
+        }
+        Ok(self)
+    }
+}
+
+/// Slots by size, without a quota for any layer yet.
+fn room(spec: &ModelSpec, tensors: &TensorStore, direct: bool) -> Cached {
+    let (mut slot_bytes, mut spare) = (Vec::new(), Vec::new());
+    let (mut experts, mut classes) = (Vec::new(), Vec::new());
+    for (layer, spec) in spec.layers.iter().enumerate() {
+        experts.push(tensors.experts(layer).len());
+        let Ffn::Moe(moe) = &spec.ffn else {
+            classes.push(0);
+            continue;
+        };
+        let size = Source::slot_bytes(tensors, layer);
+        let class = slot_bytes.iter().position(|&known| known == size).unwrap_or_else(|| {
+            slot_bytes.push(size);
+            spare.push(0);
+            slot_bytes.len() - 1
+        });
+        // One to compute with while the next is read, and all of one token.
+        spare[class] = moe.router.select.max_experts().max(2).max(spare[class]);
+        classes.push(class as u32);
+    }
+    let quotas = vec![0; experts.len()];
+    Cached { direct, shape: Shape { experts, quotas, classes, spare }, slot_bytes }
+}
