@@ -8,10 +8,11 @@ use moelten_loader::roles::Role;
 
 use crate::error::{EngineError, Result};
 use crate::kv_cache::KvCache;
+use crate::layers::attention::Tokens;
 use crate::layers::rope::{Angles, Rope};
 use crate::model::{FfnWeights, Layer, Model};
 use crate::router::Routing;
-use crate::scratch::{AheadScratch, Scratch};
+use crate::scratch::{AheadScratch, PASS, Scratch};
 
 /// Tokens that go through the head at once: enough to share its weights, few enough for a small buffer.
 pub const HEAD_TOKENS: usize = 16;
@@ -74,24 +75,22 @@ impl Model {
             if cancel.load(Ordering::Relaxed) {
                 return Err(EngineError::Cancelled);
             }
-            layer.mixer_norm.apply(compute, x, normed);
             let kv = kv.layer_mut(index);
-            layer.attention.forward(
-                compute,
-                &*ropes,
-                kv,
-                first,
-                normed,
-                &mut s.attention,
-                &mut s.ffn,
-                branch,
-            );
-            compute.add(layer.residual_scale, branch, x, d);
+            for (offset, x) in (0..).step_by(PASS).zip(x.chunks_mut(PASS * d)) {
+                let (normed, branch) = (&mut normed[..x.len()], &mut branch[..x.len()]);
+                layer.mixer_norm.apply(compute, x, normed);
+                let tokens = Tokens { first: first + offset, offset };
+                let (attention, ffn) = (&mut s.attention, &mut s.ffn);
+                layer.attention.forward(compute, &*ropes, kv, tokens, normed, attention, ffn, branch);
+                compute.add(layer.residual_scale, branch, x, d);
+            }
 
             layer.ffn_norm.apply(compute, x, normed);
             match &layer.ffn {
                 FfnWeights::Dense(mlp) => {
-                    mlp.forward(compute, normed, &mut s.ffn, branch);
+                    for (x, out) in normed.chunks(PASS * d).zip(branch.chunks_mut(PASS * d)) {
+                        mlp.forward(compute, x, &mut s.ffn, out);
+                    }
                 }
                 FfnWeights::Moe(moe) => {
                     let (store, ffn) = (self.experts(), &mut s.ffn);
