@@ -4,8 +4,6 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use moelten_loader::roles::Role;
-
 use crate::error::{EngineError, Result};
 use crate::kv_cache::KvCache;
 use crate::layers::attention::Tokens;
@@ -67,7 +65,7 @@ impl Model {
         let (spec, compute, first) = (self.spec(), self.compute(), kv.len());
         let (d, n) = (spec.d_model, tokens.len());
         let (x, normed, branch) = (&mut s.x[..n * d], &mut s.normed[..n * d], &mut s.branch[..n * d]);
-        self.embed(tokens, x);
+        self.embed(tokens, x)?;
         for (rope, angles) in ropes.iter_mut() {
             rope.angles(first, n, angles);
         }
@@ -151,12 +149,12 @@ impl Model {
     }
 
     /// Rows of the embedding, scaled: `x` is `[tokens, d_model]`.
-    fn embed(&self, tokens: &[u32], x: &mut [f32]) {
+    fn embed(&self, tokens: &[u32], x: &mut [f32]) -> Result<()> {
         let compute = self.compute();
-        let embedding = compute.tensors.view(&self.tensors().get(Role::Embed));
         for (&token, x) in tokens.iter().zip(x.chunks_exact_mut(self.spec().d_model)) {
-            embedding.decode_row(token as usize, x);
+            self.embedding.row(compute.tensors, token, x)?;
             compute.kernels.scale(self.spec().embed_scale, x);
         }
+        Ok(())
     }
 }
