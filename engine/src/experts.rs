@@ -4,7 +4,10 @@
 //!
 //! It must not know tensor names, nor how experts are multiplied.
 
+pub mod policy;
+pub mod replay;
 pub mod source;
+pub mod trace;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -200,6 +200,26 @@ pub fn tokens(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "not a number of tokens like 4096 or 16k".to_owned())
 }
 
+/// A number of bytes, with a suffix `K`, `M`, `G` or `T` for powers of 1024; a `B` or `iB` after it changes nothing.
+///
+/// # Errors
+/// What is not a positive size.
+pub fn size(text: &str) -> Result<u64, String> {
+    let plain = text.strip_suffix("iB").or_else(|| text.strip_suffix('B')).unwrap_or(text);
+    let unit = |power: u32| (&plain[..plain.len() - 1], 1_u64 << (10 * power));
+    let (digits, unit) = match plain.as_bytes().last() {
+        Some(b'k' | b'K') => unit(1),
+        Some(b'm' | b'M') => unit(2),
+        Some(b'g' | b'G') => unit(3),
+        Some(b't' | b'T') => unit(4),
+        _ => (plain, 1),
+    };
+    let number = f64::from_str(digits.trim_end()).ok().map(|number| number * unit as f64);
+    // Exact below 2^53; larger sizes have no need to be.
+    let number = number.filter(|number| (1.0..9e18).contains(number));
+    number.map(|number| number as u64).ok_or_else(|| "not a size like 512M or 4G".to_owned())
+}
+
 /// A number with its thousands apart: 14,429.
 pub fn count(number: usize) -> String {
     let digits = number.to_string();
@@ -227,6 +247,16 @@ mod tests {
             "4 k",
         ] {
             assert!(tokens(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_binary_units() {
+        let sizes: Vec<_> = ["1", "512M", "4G", "1.5g", "2 GiB", "3KB", "1T"].map(size).into();
+        let expected = [1, 512 << 20, 4 << 30, 3 << 29, 2 << 30, 3 << 10, 1 << 40];
+        assert_eq!(sizes, expected.map(Ok));
+        for wrong in ["", "G", "0", "-1G", "NaN", "infG", "1e30", "4 P", "4\u{e9}"] {
+            assert!(size(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use moelten_engine::decoder::Observer;
 use moelten_engine::error::EngineError;
+use moelten_engine::experts::trace::TraceWriter;
 use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::memory;
 use moelten_engine::model::Model;
+use moelten_engine::router::Routing;
 use moelten_engine::session::{Session, SessionOptions};
 
-use super::traffic::Traffic;
+use super::traffic::{Counter, Traffic};
 use crate::progress::{Progress, Unit};
 
 /// Tokens decoded without timing when reading the prompt has touched the weights before.
@@ -97,7 +100,8 @@ pub struct Measured {
     pub peak_owned_bytes: Option<u64>,
 }
 
-/// Runs `work` over `tokens`.
+/// Runs `work` over `tokens`; `trace` gets the routing of the prompt and of each decoded token once, however often they
+/// are repeated.
 ///
 /// # Errors
 /// As [`Session::new`] and [`Session::append`]; NaN in the last logits.
@@ -105,6 +109,7 @@ pub fn measure(
     model: &Arc<Model>,
     tokens: &[u32],
     work: Work,
+    trace: Option<&mut TraceWriter>,
     stop: &AtomicBool,
 ) -> anyhow::Result<Measured> {
     let options = SessionOptions { context: Some(work.tokens()), kv: work.kv };
@@ -113,6 +118,7 @@ pub fn measure(
         traffic: &Traffic::of(model, work.kv),
         tokens,
         work,
+        trace,
         stop,
         disk_bytes: memory::disk_bytes_read().map(|_| 0),
         peak_owned_bytes: memory::owned_bytes(),
@@ -126,11 +132,30 @@ pub fn measure(
     Ok(Measured { prefill, decode, disk_bytes, peak_owned_bytes })
 }
 
+/// Who watches a run, if anyone does.
+struct Watch<'w, 't> {
+    counter: Option<&'w mut Counter<'t>>,
+    trace: Option<&'w mut TraceWriter>,
+}
+
+impl Observer for Watch<'_, '_> {
+    fn routed(&mut self, layer: usize, routing: &Routing) {
+        if let Some(counter) = &mut self.counter {
+            counter.routed(layer, routing);
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.routed(layer, routing);
+        }
+    }
+}
+
 struct Run<'a> {
     session: Session,
     traffic: &'a Traffic,
     tokens: &'a [u32],
     work: Work,
+    /// Taken out once it has what it is for.
+    trace: Option<&'a mut TraceWriter>,
     stop: &'a AtomicBool,
     disk_bytes: Option<u64>,
     peak_owned_bytes: Option<u64>,
@@ -143,12 +168,12 @@ impl Run<'_> {
         let mut counter = self.traffic.counter();
         let rates = self.repeat(prompt.len(), &mut progress, |run, timed| {
             run.session.keep_prefix(&[]);
-            let stop = run.stop;
-            if timed {
-                run.session.append(prompt, stop, &mut counter, &mut |_| {})
+            let mut watch = if timed {
+                Watch { counter: Some(&mut counter), trace: None }
             } else {
-                run.session.append(prompt, stop, &mut (), &mut |_| {})
-            }
+                Watch { counter: None, trace: run.trace.as_deref_mut() }
+            };
+            run.session.append(prompt, run.stop, &mut watch, &mut |_| {})
         })?;
         let tokens = prompt.len() as f64;
         let chosen = counter.chosen.weights as f64 / self.work.repeat as f64;
@@ -163,7 +188,8 @@ impl Run<'_> {
         self.session.keep_prefix(&tokens[..depth]);
         let rest = &tokens[self.session.tokens().len()..depth];
         if !rest.is_empty() {
-            self.session.append(rest, self.stop, &mut (), &mut |_| {})?;
+            let mut watch = Watch { counter: None, trace: self.trace.as_deref_mut() };
+            self.session.append(rest, self.stop, &mut watch, &mut |_| {})?;
         }
         // Only a prompt, or all of it once, brings all the weights from the disk that are about to be used.
         let warm_up = if self.work.prefill > 0 { decode.min(WARM_UP) } else { decode };
@@ -172,13 +198,13 @@ impl Run<'_> {
         let rates = self.repeat(decode, &mut progress, |run, timed| {
             run.session.keep_prefix(&tokens[..depth]);
             let count = if timed { decode } else { warm_up };
+            // The warm-up may be shorter, further repetitions are the same again: the first one is recorded.
+            let mut trace = if timed { run.trace.take() } else { None };
             for token in &tokens[depth..depth + count] {
                 let token = std::slice::from_ref(token);
-                if timed {
-                    run.session.append(token, run.stop, &mut counter, &mut |_| {})?;
-                } else {
-                    run.session.append(token, run.stop, &mut (), &mut |_| {})?;
-                }
+                let counter = timed.then_some(&mut counter);
+                let mut watch = Watch { counter, trace: trace.as_deref_mut() };
+                run.session.append(token, run.stop, &mut watch, &mut |_| {})?;
             }
             Ok(())
         })?;

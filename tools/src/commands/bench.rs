@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use moelten_engine::experts::trace::{TraceHeader, TraceWriter, TracedLayer};
 use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::model::Model;
 use moelten_engine::topology::Placement;
@@ -58,6 +59,9 @@ pub struct Args {
     /// Weight format of the shape [default: q4_0]
     #[arg(long, value_name = "TYPE", requires = "shape")]
     format: Option<Mix>,
+    /// Record which experts the tokens choose, for `moelten replay`
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -122,7 +126,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     // Before and after, as the machine may be busy at one of these times; the larger one is nearer to the truth.
     let ram = limits::ram(model.pool(), kernels)?;
     let int8 = limits::int8(model.pool(), kernels);
-    let measured = measure(&model, &tokens, work, polling.stop())?;
+    let mut trace = match &args.trace {
+        Some(path) => Some(TraceWriter::create(path, &traced(&subject.name, &model))?),
+        None => None,
+    };
+    let measured = measure(&model, &tokens, work, trace.as_mut(), polling.stop())?;
+    if let Some(trace) = trace {
+        trace.finish()?;
+    }
     let limits = Limits {
         ram_gb_per_s: ram.max(limits::ram(model.pool(), kernels)?),
         int8_tops: int8.max(limits::int8(model.pool(), kernels)),
@@ -185,6 +196,16 @@ fn subject(args: &Args) -> anyhow::Result<Subject> {
         tokens,
         file: largest.filter(|_| args.model.is_some()),
     })
+}
+
+/// What a trace of `model` says about it.
+fn traced(name: &str, model: &Model) -> TraceHeader {
+    let layers = (0..model.spec().layers.len()).map(|layer| {
+        let experts = model.tensors().experts(layer);
+        let expert_bytes = experts.iter().map(|expert| expert.bytes()).max().unwrap_or(0);
+        TracedLayer { experts: experts.len() as u32, expert_bytes }
+    });
+    TraceHeader { model: name.to_owned(), layers: layers.collect() }
 }
 
 /// `count` tokens: the first of those that are known, or random ones, the same in every run.
