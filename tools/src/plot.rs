@@ -16,8 +16,10 @@ const COLOURS: [u8; 4] = [34, 33, 32, 35];
 
 /// A line: its name, and its height between 0 and 1 at each place between 0 and 1.
 pub struct Line<'a> {
-    /// For the legend; its first letter draws the line where there are no colours.
+    /// For the legend.
     pub name: &'a str,
+    /// Draws the line where there are no colours.
+    pub mark: char,
     /// Height by place.
     pub height: &'a dyn Fn(f64) -> f64,
 }
@@ -37,13 +39,13 @@ pub fn draw(lines: &[Line<'_>], columns: usize, coloured: bool) -> String {
         (grid.collect(), (0..lines.len()).map(|line| paint(line, "\u{2501}\u{2501}")).collect())
     } else {
         let grid = letters(lines, width).into_iter().map(|row| row.into_iter().map(String::from).collect());
-        (grid.collect(), lines.iter().map(|line| letter(line).to_string()).collect())
+        (grid.collect(), lines.iter().map(|line| line.mark.to_string()).collect())
     };
     let mut out = String::new();
     for (row, cells) in grid.iter().enumerate() {
-        // A percentage beside the first, the middle and the last row, and those between.
-        let label =
-            if row % 5 == 0 { format!("{:>3} %", 100 - 100 * row / (ROWS - 1)) } else { "     ".into() };
+        // Beside every fifth row: 100, 67, 33 and 0 %.
+        let percent = (100.0 * (ROWS - 1 - row) as f64 / (ROWS - 1) as f64).round();
+        let label = if row % 5 == 0 { format!("{percent:>3} %") } else { " ".repeat(5) };
         out.push_str(&format!("{label}|{}", cells.concat()).trim_end().replace("%|", "%+"));
         out.push('\n');
     }
@@ -54,10 +56,6 @@ pub fn draw(lines: &[Line<'_>], columns: usize, coloured: bool) -> String {
     let several = if coloured { "" } else { "   * several" };
     out.push_str(&format!("      {}{several}\n", legend.join("   ")));
     out
-}
-
-fn letter(line: &Line<'_>) -> char {
-    line.name.chars().next().map_or('?', |c| c.to_ascii_uppercase())
 }
 
 /// Row of a height among `rows`, from the top.
@@ -71,7 +69,7 @@ fn letters(lines: &[Line<'_>], width: usize) -> Vec<Vec<char>> {
     for line in lines {
         for column in 0..width {
             let cell = &mut grid[row((line.height)(place(column, width)), ROWS)][column];
-            *cell = if *cell == ' ' { letter(line) } else { '*' };
+            *cell = if *cell == ' ' { line.mark } else { '*' };
         }
     }
     grid
@@ -111,7 +109,10 @@ mod tests {
 
     fn drawn(coloured: bool) -> String {
         let (diagonal, constant) = (|x| x, |_| 1.0);
-        let lines = [Line { name: "up", height: &diagonal }, Line { name: "const", height: &constant }];
+        let lines = [
+            Line { name: "up", mark: 'U', height: &diagonal },
+            Line { name: "const", mark: 'C', height: &constant },
+        ];
         draw(&lines, 37, coloured)
     }
 

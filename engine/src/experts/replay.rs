@@ -317,3 +317,202 @@ fn count<O: Order>(events: &[Event], mut order: O, skip: u64) -> (Places, Places
     }
     (prefill, decode)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, below: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % below
+        }
+
+        /// Some prompts, then single tokens that like some experts more than others.
+        fn trace(&mut self, experts: u64, events: usize) -> Trace {
+            let mut hot = 0;
+            let events = (0..events).map(|_| {
+                let tokens = if self.below(8) == 0 { 2 + self.below(5) } else { 1 };
+                hot = if self.below(6) == 0 { self.below(experts) } else { hot };
+                let choose = |random: &mut Self| {
+                    let any = [hot, hot + 1, random.below(experts), random.below(experts)];
+                    let ids: BTreeSet<u16> = any.iter().map(|id| (id % experts) as u16).collect();
+                    ids.into_iter().take(1 + random.below(3) as usize).collect()
+                };
+                (0..tokens).map(|_| choose(self)).collect()
+            });
+            Trace::of_layer(experts as u32, &events.collect::<Vec<_>>())
+        }
+    }
+
+    /// What a store with `slots` slots does: reads what is missing, then lets the lowest values go.
+    fn store<O: Order>(events: &[Event], mut order: O, slots: usize, skip: u64) -> Outcome {
+        let (mut resident, mut outcome, mut single) = (BTreeSet::new(), Outcome::default(), 0);
+        for event in events {
+            let mut uses = Uses { uses: event.uses.len() as u64, ..Uses::default() };
+            for (expert, _) in &event.uses {
+                match resident.insert(*expert) {
+                    true => uses.bytes_read += 10,
+                    false => uses.hits += 1,
+                }
+            }
+            single += u64::from(event.tokens == 1);
+            if event.tokens > 1 {
+                outcome.prefill += uses;
+            } else if single > skip {
+                outcome.decode += uses;
+            }
+            order.used(event);
+            while resident.len() > slots {
+                let lowest = *resident.iter().min_by_key(|expert| order.value(**expert)).unwrap();
+                resident.remove(&lowest);
+            }
+        }
+        outcome
+    }
+
+    #[test]
+    fn one_pass_counts_what_a_store_of_each_size_does() {
+        let mut random = Random(1);
+        for round in 0..60 {
+            let (experts, skip) = (1 + random.below(10), random.below(3) * 5);
+            let trace = random.trace(experts, 60);
+            let events = &events_by_layer(&trace)[0];
+            for who in Replacement::ALL {
+                let replay = Replay::run(&trace, who, skip);
+                for slots in 0..=experts as usize {
+                    let expected = match who {
+                        Replacement::Policy(policy) => {
+                            store(events, Ranking::new(policy, experts as usize), slots, skip)
+                        }
+                        Replacement::Belady => {
+                            store(events, Future::of(events, experts as usize), slots, skip)
+                        }
+                    };
+                    assert_eq!(replay.with_slots(&[slots as u32]), expected, "{who:?} {slots} {round}");
+                }
+            }
+        }
+    }
+
+    fn hits(outcome: Outcome) -> u64 {
+        outcome.prefill.hits + outcome.decode.hits
+    }
+
+    /// The most hits of any choice of who leaves, by trying all of them.
+    fn most_hits(events: &[Event], resident: u32, slots: u32) -> u64 {
+        let Some((event, rest)) = events.split_first() else { return 0 };
+        let used = event.uses.iter().fold(0, |set, (expert, _)| set | 1 << expert);
+        let hits = u64::from((resident & used).count_ones());
+        let all = resident | used;
+        // Whoever keeps fewer than it could never hits more.
+        let kept = (0..=all).filter(|kept| kept & !all == 0);
+        let kept = kept.filter(|kept| kept.count_ones() == slots.min(all.count_ones()));
+        hits + kept.map(|kept| most_hits(rest, kept, slots)).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn belady_is_the_best_that_can_be_done() {
+        let mut random = Random(2);
+        for _ in 0..30 {
+            let trace = random.trace(4, 7);
+            let best = Replay::run(&trace, Replacement::Belady, 0);
+            for slots in 1..=3 {
+                let most = most_hits(&events_by_layer(&trace)[0], 0, slots);
+                assert_eq!(hits(best.with_slots(&[slots])), most, "{trace:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_policy_beats_belady() {
+        let mut random = Random(3);
+        for _ in 0..50 {
+            let trace = random.trace(24, 200);
+            let replays = Replacement::ALL.map(|who| Replay::run(&trace, who, 0));
+            for slots in 0..=24 {
+                let [lru, lfu, aged, best] =
+                    replays.each_ref().map(|replay| hits(replay.with_slots(&[slots])));
+                assert!(best >= lru.max(lfu).max(aged), "{slots} slots: {lru} {lfu} {aged} {best}");
+            }
+        }
+    }
+
+    #[test]
+    fn lru_by_hand() {
+        // Two slots: a prompt of two tokens chooses 0, 1 and 1, 2, and the hottest and the last id stay: 1, 2.
+        let single = |id: u16| vec![vec![id]];
+        let mut events = vec![vec![vec![0, 1], vec![1, 2]]];
+        events.extend([1, 0, 1, 2, 0].map(single));
+        let trace = Trace::of_layer(4, &events);
+        let lru = Replay::run(&trace, Replacement::Policy(Policy::Lru), 0);
+        let outcome = lru.with_slots(&[2]);
+        assert_eq!(outcome.prefill, Uses { uses: 3, hits: 0, bytes_read: 30 });
+        // 1 hits, 0 drives out 2, 1 hits, 2 drives out 0, 0 is missed.
+        assert_eq!(outcome.decode, Uses { uses: 5, hits: 2, bytes_read: 30 });
+        assert_eq!(outcome.decode.hit_rate(), Some(0.4));
+        assert_eq!(outcome.decode.misses(), 3);
+        // With room for all only the first use of each is read.
+        assert_eq!(lru.with_slots(&[4]).decode, Uses { uses: 5, hits: 5, bytes_read: 0 });
+        assert_eq!(lru.with_slots(&[0]).decode.hits, 0);
+        // The first three single tokens do not count, but fill the cache.
+        let skipped = Replay::run(&trace, Replacement::Policy(Policy::Lru), 3).with_slots(&[2]);
+        assert_eq!(skipped.decode, Uses { uses: 2, hits: 0, bytes_read: 20 });
+        assert_eq!(skipped.prefill, outcome.prefill);
+        assert_eq!(Tokens::of(&trace, 3), Tokens { prefill: 2, decode: 2 });
+    }
+
+    #[test]
+    fn uniform_routing_hits_the_share_of_slots() {
+        let mut random = Random(4);
+        let tokens = (0..4000).map(|_| {
+            let mut ids = BTreeSet::new();
+            while ids.len() < 4 {
+                ids.insert(random.below(32) as u16);
+            }
+            vec![ids.into_iter().collect()]
+        });
+        let trace = Trace::of_layer(32, &tokens.collect::<Vec<_>>());
+        for policy in Policy::ALL {
+            let replay = Replay::run(&trace, Replacement::Policy(policy), 100);
+            for slots in [8, 16, 24] {
+                let rate = replay.with_slots(&[slots]).decode.hit_rate().unwrap();
+                assert!((rate - f64::from(slots) / 32.0).abs() < 0.02, "{policy:?} {slots}: {rate}");
+            }
+        }
+    }
+
+    fn header(layers: &[(u32, u64)]) -> TraceHeader {
+        let layer = |&(experts, expert_bytes): &(u32, u64)| TracedLayer { experts, expert_bytes };
+        TraceHeader { model: "m".to_owned(), layers: layers.iter().map(layer).collect() }
+    }
+
+    #[test]
+    fn slots_are_spread_evenly_and_fit() {
+        let even = header(&[(8, 100), (0, 0), (8, 100), (8, 100)]);
+        assert_eq!(spread(&even, 12), [4, 0, 4, 4]);
+        assert_eq!(spread(&even, 14).iter().sum::<u32>(), 14);
+        assert!(spread(&even, 14).iter().all(|slots| [0, 4, 5].contains(slots)));
+        assert_eq!(spread(&even, u64::MAX), [8, 0, 8, 8]);
+        assert_eq!(spread(&header(&[]), 5), [0; 0]);
+
+        let sizes = header(&[(8, 100), (16, 1000), (4, 0)]);
+        for bytes in [0, 99, 100, 5_000, 16_799, 16_800, u64::MAX] {
+            let slots = slots_in(&sizes, bytes);
+            let cost = |slots: u64| {
+                spread(&sizes, slots)
+                    .iter()
+                    .zip(&sizes.layers)
+                    .map(|(&s, l)| u64::from(s) * l.expert_bytes)
+                    .sum()
+            };
+            let fits: u64 = cost(slots);
+            assert!(fits <= bytes, "{bytes}: {slots} take {fits}");
+            assert!(slots == 28 || cost(slots + 1) > bytes, "{bytes}: {} fit as well", slots + 1);
+        }
+    }
+}

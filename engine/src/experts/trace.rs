@@ -218,6 +218,23 @@ impl Trace {
     }
 }
 
+#[cfg(test)]
+impl Trace {
+    /// Events of one layer with `experts` experts of 10 bytes, each a list of tokens with their choices.
+    pub(super) fn of_layer(experts: u32, events: &[Vec<Vec<u16>>]) -> Self {
+        let layers = vec![TracedLayer { experts, expert_bytes: 10 }];
+        let mut trace = Self { header: TraceHeader { model: "m".to_owned(), layers }, ..Self::default() };
+        for tokens in events {
+            for token in tokens {
+                trace.ids.extend(token);
+                trace.ends.push(trace.ids.len());
+            }
+            trace.events.push((0, trace.ends.len()));
+        }
+        trace
+    }
+}
+
 /// A number between `low` and `high`.
 fn within<T: Scalar + ToString>(
     r: &mut Reader<'_>,

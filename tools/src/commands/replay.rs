@@ -39,6 +39,8 @@ pub struct Args {
     json: bool,
 }
 
+/// What the store does.
+const USED: Replacement = Replacement::Policy(Policy::Aged);
 /// Steps of the curves in the JSON object.
 const CURVE_STEPS: u64 = 20;
 
@@ -86,6 +88,16 @@ fn share(text: &str) -> Result<f64, String> {
     let percent = text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>();
     let percent = percent.ok().filter(|percent| (0.0..=100.0).contains(percent));
     percent.map(|percent| percent / 100.0).ok_or_else(|| "not a percentage like 25%".to_owned())
+}
+
+/// The letter of a policy's line where there are no colours.
+fn mark(who: Replacement) -> char {
+    match who {
+        Replacement::Policy(Policy::Lru) => 'R',
+        Replacement::Policy(Policy::Lfu) => 'F',
+        Replacement::Policy(Policy::Aged) => 'A',
+        Replacement::Belady => 'B',
+    }
 }
 
 impl Report {
@@ -152,11 +164,10 @@ impl Report {
         for &slots in &self.budgets {
             let share = 100.0 * self.of_experts(slots);
             let mut budget = format!("{share:.0} %, {slots} slots, {}", bytes(self.bytes_in(slots)));
-            let used = Replacement::Policy(Policy::for_slots(slots as usize));
             let (outcomes, best) = self.outcomes(slots);
             for (who, outcome) in outcomes {
                 let rate = self.hit_rate(outcome);
-                let name = format!("{}{}", who.name(), if who == used { " *" } else { "" });
+                let name = format!("{}{}", who.name(), if who == USED { " *" } else { "" });
                 let read = bytes(self.bytes_per_token(outcome) as u64);
                 let gap = match who {
                     Replacement::Belady => String::new(),
@@ -167,7 +178,7 @@ impl Report {
                 budget.clear();
             }
         }
-        writeln!(out, "* what moelten uses for a cache of this size")?;
+        writeln!(out, "* what moelten uses")?;
         Ok(out)
     }
 
@@ -183,10 +194,13 @@ impl Report {
                 }
             })
             .collect();
-        let names = self.replays.iter().map(|(who, _)| who.name());
+        let names = self.replays.iter().map(|(who, _)| (who.name(), mark(*who)));
         // Policies lie on top of the bound.
-        let lines: Vec<_> =
-            names.zip(&heights).rev().map(|(name, height)| plot::Line { name, height }).collect();
+        let lines: Vec<_> = names
+            .zip(&heights)
+            .rev()
+            .map(|((name, mark), height)| plot::Line { name, mark, height })
+            .collect();
         format!("share of hits by share of the experts in memory\n{}", plot::draw(&lines, columns, coloured))
     }
 
@@ -208,7 +222,6 @@ impl Report {
                 "share": self.of_experts(slots),
                 "slots": slots,
                 "bytes": self.bytes_in(slots),
-                "used": Policy::for_slots(slots as usize).name(),
                 "policies": policies.collect::<Vec<_>>(),
             })
         });
@@ -225,6 +238,7 @@ impl Report {
             "experts": self.header.experts(),
             "expert_bytes": self.bytes_in(self.header.experts()),
             "tokens": { "prefill": self.tokens.prefill, "decode": self.tokens.decode },
+            "used": USED.name(),
             "budgets": budgets.collect::<Vec<_>>(),
             "curve_step": 1.0 / CURVE_STEPS as f64,
             "curves": curves.collect::<serde_json::Map<_, _>>(),
