@@ -2,7 +2,7 @@
 //! same run. The names in the JSON object are a promise: other programs read them.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use moelten_engine::experts::trace::{TraceHeader, TraceWriter, TracedLayer};
 use moelten_engine::kv_cache::KvFormat;
@@ -127,7 +127,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let ram = limits::ram(model.pool(), kernels)?;
     let int8 = limits::int8(model.pool(), kernels);
     let mut trace = match &args.trace {
-        Some(path) => Some(TraceWriter::create(path, &traced(&subject.name, &model))?),
+        Some(path) => Some(begin_trace(path, &subject.name, &model)?),
         None => None,
     };
     let measured = measure(&model, &tokens, work, trace.as_mut(), polling.stop())?;
@@ -198,14 +198,19 @@ fn subject(args: &Args) -> anyhow::Result<Subject> {
     })
 }
 
-/// What a trace of `model` says about it.
-fn traced(name: &str, model: &Model) -> TraceHeader {
+/// Begins a trace of a model called `name`.
+fn begin_trace(path: &Path, name: &str, model: &Model) -> anyhow::Result<TraceWriter> {
     let layers = (0..model.spec().layers.len()).map(|layer| {
         let experts = model.tensors().experts(layer);
         let expert_bytes = experts.iter().map(|expert| expert.bytes()).max().unwrap_or(0);
         TracedLayer { experts: experts.len() as u32, expert_bytes }
     });
-    TraceHeader { model: name.to_owned(), layers: layers.collect() }
+    let header = TraceHeader { model: name.to_owned(), layers: layers.collect() };
+    if header.experts() == 0 {
+        let problem = format!("{name} has no experts, so there is no routing to record");
+        return Err(CommandError::Unsupported(problem).into());
+    }
+    Ok(TraceWriter::create(path, &header)?)
 }
 
 /// `count` tokens: the first of those that are known, or random ones, the same in every run.
