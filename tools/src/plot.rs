@@ -121,7 +121,7 @@ mod tests {
         let text = drawn(false);
         let rows: Vec<&str> = text.lines().collect();
         assert!(text.is_ascii() && text.lines().all(|line| line.len() <= 37), "{text}");
-        assert_eq!(rows[0], format!("100 %+{}**", "C".repeat(28)), "both end at the top right\n{text}");
+        assert_eq!(rows[0], format!("100 %+{}*", "C".repeat(29)), "both end at the top right\n{text}");
         assert_eq!(rows[15], "  0 %+U");
         assert!(rows[5].starts_with(" 67 %+") && rows[10].starts_with(" 33 %+"), "{text}");
         assert_eq!(rows[16], format!("     +{}", "-".repeat(30)));
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(rows[18].trim(), "U up   C const   * several");
         // A line between the corners: each column has its letter.
         let letters: usize = rows[1..16].iter().map(|row| row.matches('U').count()).sum();
-        assert_eq!(letters, 28);
+        assert_eq!(letters, 29);
     }
 
     #[test]
