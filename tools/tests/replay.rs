@@ -5,18 +5,26 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use common::{Outcome, args, moelten, run};
 use moelten_engine::experts::replay::Tokens;
 use moelten_engine::experts::trace::Trace;
 use serde_json::Value;
 
-/// Records a short run of the built-in model.
+/// A short run of the built-in model, recorded once for all tests, as a file in `folder`.
 fn record(folder: &Path) -> PathBuf {
+    static RECORDED: OnceLock<Vec<u8>> = OnceLock::new();
     let path = folder.join("routing.trace");
-    let trace = path.to_str().unwrap();
-    let work = ["--prefill", "40", "--depth", "50", "--decode", "30", "--repeat", "3"];
-    args(["bench", "--trace", trace].iter().chain(&work)).fine();
+    let recorded = RECORDED.get_or_init(|| {
+        let elsewhere = tempfile::tempdir().unwrap();
+        let trace = elsewhere.path().join("t.trace");
+        let work = ["--prefill", "40", "--depth", "50", "--decode", "30", "--repeat", "3"];
+        args(["bench", "--trace", trace.to_str().unwrap()].iter().chain(&work)).fine();
+        assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 1, "nothing else is left");
+        std::fs::read(trace).unwrap()
+    });
+    std::fs::write(&path, recorded).unwrap();
     path
 }
 
@@ -39,7 +47,6 @@ fn bench_records_each_token_once_and_replay_shows_it() {
         assert_eq!(chunks[..2], [40, 10], "layer {layer}");
         assert_eq!(chunks[2..], [1; 30], "layer {layer}");
     }
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
 
     let shown = replay(&path, &[]).fine();
     let text = shown.text();

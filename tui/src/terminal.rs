@@ -62,7 +62,8 @@ impl Notes {
     /// Columns of the terminal, 80 where there is none.
     pub fn columns(self) -> usize {
         let size = if self.terminal { crossterm::terminal::size().ok() } else { None };
-        size.map_or(80, |(columns, _)| usize::from(columns)).max(1)
+        // Some pseudo-terminals say 0.
+        size.filter(|&(columns, _)| columns > 0).map_or(80, |(columns, _)| usize::from(columns))
     }
 }
 

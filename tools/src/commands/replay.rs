@@ -184,9 +184,10 @@ impl Report {
 
     fn drawing(&self, columns: usize, coloured: bool) -> String {
         let all = self.header.experts() as f64;
-        let heights: Vec<_> = self
-            .replays
-            .iter()
+        // The bound first, then the policies: what moelten uses lies on top.
+        let order = self.replays.iter().cycle().skip(self.replays.len() - 1).take(self.replays.len());
+        let heights: Vec<_> = order
+            .clone()
             .map(|(_, replay)| {
                 move |place: f64| {
                     let slots = spread(&self.header, (place * all).round() as u64);
@@ -194,12 +195,9 @@ impl Report {
                 }
             })
             .collect();
-        let names = self.replays.iter().map(|(who, _)| (who.name(), mark(*who)));
-        // Policies lie on top of the bound.
-        let lines: Vec<_> = names
-            .zip(&heights)
-            .rev()
-            .map(|((name, mark), height)| plot::Line { name, mark, height })
+        let lines = order.zip(&heights);
+        let lines: Vec<_> = lines
+            .map(|((who, _), height)| plot::Line { name: who.name(), mark: mark(*who), height })
             .collect();
         format!("share of hits by share of the experts in memory\n{}", plot::draw(&lines, columns, coloured))
     }
