@@ -19,7 +19,7 @@ impl TensorStore {
         self.all_matrices().map(|matrix| matrix.bytes.next_multiple_of(ALIGN)).sum()
     }
 
-    /// The same tensors in memory of our own. What is computed with them is the same to the last bit.
+    /// The same tensors in memory of our own, which has no records. What is computed with them is the same to the last bit.
     ///
     /// # Errors
     /// When the system has no address space left.
@@ -60,6 +60,7 @@ impl TensorStore {
         for MlpRef { gate, up, down } in self.experts.iter_mut().flatten() {
             [gate, up, down].into_iter().for_each(&mut moved);
         }
+        self.records.clear();
         self.files.push(FileBytes::generated(Path::new("memory"), memory)?);
         Ok(self)
     }
