@@ -25,8 +25,13 @@ pub fn read(meta: &Metadata, catalog: &Catalog, packed: Option<&PackedIndex>) ->
     let layer_count = layers.value.unwrap_or(0);
     let present = |name: &str| Some(catalog.get(name).is_some());
     let first = |tensor| present(&gguf_name(Role::Layer(0, tensor)).replace(".weight", ".bias"));
-    let mut expert_d_ff =
-        hidden_width(&k, "expert_feed_forward_length", catalog, layer_count, LayerTensor::Experts(Part::Down))?;
+    let mut expert_d_ff = hidden_width(
+        &k,
+        "expert_feed_forward_length",
+        catalog,
+        layer_count,
+        LayerTensor::Experts(Part::Down),
+    )?;
     if let Some(layer) = packed.and_then(|packed| packed.layers().first()) {
         let columns = layer.shape.part(Part::Down).cols;
         expert_d_ff.value = expert_d_ff.value.or(u64::try_from(columns).ok());

@@ -174,20 +174,23 @@ impl PackedIndex {
         Ok(Some(Self { layers }))
     }
 
-    /// The index as metadata, without [`CHECKSUMS_KEY`].
+    /// The index as metadata.
     pub(crate) fn metadata(&self) -> Vec<(String, Value)> {
         let parts = || self.layers.iter().flat_map(|layer| layer.shape.matrices);
-        let small = |n: usize| u32::try_from(n).expect("the lowering bounds layers and experts far below 2^32");
+        let small =
+            |n: usize| u32::try_from(n).expect("the lowering bounds layers and experts far below 2^32");
         let layers = self.layers.iter().map(|layer| small(layer.layer)).collect();
         let experts = self.layers.iter().map(|layer| small(layer.checksums.len())).collect();
         let types = parts().map(|part| part.format.name().to_owned()).collect();
         let shapes = parts().flat_map(|part| [part.rows, part.cols].map(len_u64)).collect();
+        let checksums = self.layers.iter().flat_map(|layer| layer.checksums.iter().copied()).collect();
         [
             (VERSION_KEY, Value::U32(VERSION)),
             (LAYERS_KEY, Value::Array(Array::U32(layers))),
             (EXPERTS_KEY, Value::Array(Array::U32(experts))),
             (TYPES_KEY, Value::Array(Array::Str(types))),
             (SHAPES_KEY, Value::Array(Array::U64(shapes))),
+            (CHECKSUMS_KEY, Value::Array(Array::U64(checksums))),
         ]
         .map(|(key, value)| (key.to_owned(), value))
         .into()
@@ -239,14 +242,24 @@ fn array<'m, T>(
         let (found, other) = (format!("{} elements", found.len()), format!("the {len} of its other keys"));
         return Err(metadata.fault(key, Fault::Contradiction { found, other }));
     }
-    get(metadata, key)?.ok_or_else(|| metadata.fault(key, Fault::Missing { hint: "; the file is not complete" }))
+    get(metadata, key)?
+        .ok_or_else(|| metadata.fault(key, Fault::Missing { hint: "; the file is not complete" }))
 }
 
-fn record_shape(metadata: &Metadata, layer: usize, types: &[String; 3], shape: [u64; 6]) -> Result<RecordShape> {
+fn record_shape(
+    metadata: &Metadata,
+    layer: usize,
+    types: &[String; 3],
+    shape: [u64; 6],
+) -> Result<RecordShape> {
     let format = |name: &String| {
         Format::from_name(name).ok_or_else(|| {
             let feature = format!("type {} of the experts of layer {layer}", printable(name));
-            unsupported(metadata, feature, format!("supported are {}", Format::ALL.map(Format::name).join(", ")))
+            unsupported(
+                metadata,
+                feature,
+                format!("supported are {}", Format::ALL.map(Format::name).join(", ")),
+            )
         })
     };
     let [gate, up, down] = types;
@@ -274,8 +287,8 @@ mod tests {
 
     #[test]
     fn matrices_begin_at_cache_lines_and_records_end_at_64_ki() {
-        let shape =
-            RecordShape::new([(Format::Q4_0, 48, 96), (Format::F16, 48, 96), (Format::Q8_0, 90, 64)]).unwrap();
+        let shape = RecordShape::new([(Format::Q4_0, 48, 96), (Format::F16, 48, 96), (Format::Q8_0, 90, 64)])
+            .unwrap();
         let places: Vec<_> = Part::ALL
             .iter()
             .map(|&part| {
@@ -284,15 +297,21 @@ mod tests {
             })
             .collect();
         // 48 rows of 3 blocks of 18 bytes; floats and rows that are no whole sixteens stay rows.
-        assert_eq!(places, [(0, 2592, Layout::Interleaved), (2624, 9216, Layout::Rows), (11840, 6120, Layout::Rows)]);
+        assert_eq!(
+            places,
+            [(0, 2592, Layout::Interleaved), (2624, 9216, Layout::Rows), (11840, 6120, Layout::Rows)]
+        );
         assert_eq!(shape.bytes, 65_536);
-        let exact = RecordShape::new([(Format::F32, 64, 64), (Format::F32, 64, 64), (Format::F32, 128, 64)]).unwrap();
+        let exact =
+            RecordShape::new([(Format::F32, 64, 64), (Format::F32, 64, 64), (Format::F32, 128, 64)]).unwrap();
         assert_eq!(exact.bytes, 65_536, "nothing is added to what fits");
     }
 
     #[test]
     fn impossible_records() {
-        let of = |rows, cols| RecordShape::new([(Format::Q4_0, 16, 32), (Format::Q4_0, rows, cols), (Format::Q4_0, 16, 32)]);
+        let of = |rows, cols| {
+            RecordShape::new([(Format::Q4_0, 16, 32), (Format::Q4_0, rows, cols), (Format::Q4_0, 16, 32)])
+        };
         assert!(matches!(of(0, 32), Err(Fault::OutOfRange { .. })));
         assert!(matches!(of(16, 0), Err(Fault::OutOfRange { .. })));
         assert!(matches!(of(16, 33), Err(Fault::PartialBlock { columns: 33, .. })));

@@ -454,11 +454,7 @@ impl<'a> Resolver<'a> {
                 // No overflow: the record lies within the file, the matrix within the record.
                 MatrixRef { format, rows, cols, file, offset: offset + inside, bytes, layout }
             };
-            experts.push(MlpRef {
-                gate: matrix(Part::Gate),
-                up: matrix(Part::Up),
-                down: matrix(Part::Down),
-            });
+            experts.push(MlpRef { gate: matrix(Part::Gate), up: matrix(Part::Up), down: matrix(Part::Down) });
             records.push(RecordRef { file, offset, bytes, checksum });
         }
         Ok((experts, records))
