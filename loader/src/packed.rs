@@ -39,6 +39,12 @@ pub fn record_name(layer: usize, expert: usize) -> String {
     format!("blk.{layer}.ffn_expert.{expert}")
 }
 
+/// Layer and expert of a record's tensor, `None` for names of other tensors.
+pub fn record_of_name(name: &str) -> Option<(usize, usize)> {
+    let (layer, expert) = name.strip_prefix("blk.")?.split_once(".ffn_expert.")?;
+    Some((layer.parse().ok()?, expert.parse().ok()?))
+}
+
 /// The checksum of a record, all its bytes: XXH3 with 64 bits and seed 0. It finds damage, not malice.
 /// Source: the xxHash specification, version 0.2.0.
 pub fn checksum(record: &[u8]) -> u64 {
