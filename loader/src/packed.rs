@@ -323,7 +323,44 @@ mod tests {
         assert!(matches!(of(16, 33), Err(Fault::PartialBlock { columns: 33, .. })));
         assert_eq!(of(1 << 40, 1 << 40), Err(Fault::Overflow));
         assert_eq!(of(u64::MAX, 32), Err(Fault::Overflow));
-        assert_eq!(of(1 << 58, 32), Err(Fault::Overflow), "bytes of the record");
+        let half = (Format::F32, 1 << 61, 1);
+        assert_eq!(RecordShape::new([half; 3]), Err(Fault::Overflow), "together, not each");
+    }
+
+    /// Version 1 of the layout is what `interleave` did when this was written: if this fails, files that exist would be
+    /// read wrongly, so the version has to change with it.
+    #[test]
+    fn the_order_of_interleaved_rows_is_that_of_the_version() {
+        let expected = [
+            (Format::Q4_0, 0xb887_ef56_84b2_3ee6),
+            (Format::Q4_1, 0xdd1f_dab2_f3ac_73d7),
+            (Format::Q5_0, 0xabcf_fb14_2736_2586),
+            (Format::Q5_1, 0xbb8f_0653_47f3_7163),
+            (Format::Q8_0, 0x047a_1b64_2551_7130),
+            (Format::Q2K, 0x0b73_0a62_1d89_b155),
+            (Format::Q3K, 0xdb29_93c2_296f_020d),
+            (Format::Q4K, 0x502d_6021_da82_956d),
+            (Format::Q5K, 0x7981_0812_faca_c762),
+            (Format::Q6K, 0x179e_c87f_0d9c_f016),
+            (Format::Iq4Nl, 0xb887_ef56_84b2_3ee6),
+            (Format::Iq4Xs, 0xde63_639f_b64a_c6df),
+            (Format::Mxfp4, 0x9898_6e62_7cf0_bf0f),
+        ];
+        let mut state = 1_u32;
+        let rows: Vec<u8> = (0..16 * 2 * 210)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                state.to_be_bytes()[0]
+            })
+            .collect();
+        for format in Format::ALL.into_iter().filter(|format| format.block_len() > 1) {
+            let row_bytes = 2 * format.block_bytes();
+            let rows = &rows[..16 * row_bytes];
+            let mut out = vec![0; rows.len()];
+            moelten_quant::interleave(format, row_bytes, rows, &mut out);
+            let known = expected.iter().find(|(known, _)| *known == format).map(|&(_, sum)| sum);
+            assert_eq!(Some(checksum(&out)), known, "{format}");
+        }
     }
 
     #[test]
