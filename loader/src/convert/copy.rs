@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use moelten_quant::{EncodeError, Format, Layout, QMatrix, interleave};
+use moelten_quant::{EncodeError, Format, Layout, QMatrix, deinterleave, interleave};
 
 use super::{Output, Progress, RowPairs, Values, experts_role};
 use crate::error::{Fault, LoadError, Result};
@@ -149,7 +149,11 @@ fn put_rows(place: &PackedMatrix, rows: &[u8], out: &mut [u8]) {
 fn whole_rows<'a>(view: &QMatrix<'a>) -> Cow<'a, [u8]> {
     match view.layout() {
         Layout::Rows => Cow::Borrowed(view.data()),
-        Layout::Interleaved => (0..view.rows()).flat_map(|row| view.row(row).into_owned()).collect(),
+        Layout::Interleaved => {
+            let mut rows = vec![0; view.data().len()];
+            deinterleave(view.format(), view.row_bytes(), view.data(), &mut rows);
+            Cow::Owned(rows)
+        }
     }
 }
 
@@ -158,7 +162,7 @@ fn stored_rows(view: &QMatrix<'_>, sink: Sink<'_>) -> Result<bool> {
     if view.layout() == Layout::Rows {
         return in_pieces(view.data(), sink);
     }
-    let sixteens = (BYTES_AT_ONCE / view.row_bytes().max(1)).next_multiple_of(16);
+    let sixteens = (BYTES_AT_ONCE / view.row_bytes()).max(1).next_multiple_of(16);
     for first in (0..view.rows()).step_by(sixteens) {
         let last = view.rows().min(first + sixteens);
         if !sink(&whole_rows(&view.slice_rows(first..last)))? {

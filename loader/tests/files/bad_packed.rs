@@ -161,7 +161,7 @@ fn keys_that_are_missing_or_of_another_type() {
         let scalar = refused(|file| file.set(key, Value::U64(1)));
         assert!(matches!(scalar.fault, Fault::WrongType { .. }), "{key}: {:?}", scalar.fault);
         // The length is checked first, so that nothing large is converted.
-        let long = refused(|file| file.set(key, Value::Array(Array::U8(vec![1; 1 << 22]))));
+        let long = refused(|file| file.set(key, Value::Array(Array::U8(vec![1; 1 << 21]))));
         let length = matches!(long.fault, Fault::Contradiction { .. } | Fault::OutOfRange { .. });
         assert!(length, "{key}: {:?}", long.fault);
         let empty = refused(|file| file.set(key, Value::Array(Array::U64(Vec::new()))));
