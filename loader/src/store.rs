@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
-use std::path::Path;
 
 use moelten_quant::{Format, Layout, QMatrix};
 
