@@ -237,8 +237,9 @@ impl Cache {
                 }
                 false
             }
-            // It failed and waited for its users to see that.
-            State::Reading(Reading { left: 0, .. }) => {
+            // It failed, its memory is back, and it waited for its users to see that. Without memory it is being looked at
+            // by a reader, who has yet to finish it.
+            State::Reading(Reading { left: 0, failed: true, .. }) if !found.back.is_empty() => {
                 self.set_free(entry);
                 false
             }
@@ -303,19 +304,21 @@ impl Cache {
     pub fn finish(&mut self, entry: u32, slot: Piece) -> bool {
         let found = &mut self.entries[entry as usize];
         let State::Reading(reading) = found.state else { unreachable!("only reads finish") };
-        let empty = found.slot.set(slot).is_ok();
-        debug_assert!(empty, "a slot is filled once");
         let Reading { layer, expert, orphan, failed, .. } = reading;
         if orphan || failed {
             if !orphan {
                 self.layers[layer as usize].entries[expert as usize] = NONE;
             }
+            // Not into the slot: those who hold it would take it for the expert.
+            found.back.push(slot);
             // Those who wait hold it until they have seen the error.
             if found.pins == 0 {
                 self.set_free(entry);
             }
             return false;
         }
+        let empty = found.slot.set(slot).is_ok();
+        debug_assert!(empty, "a slot is filled once");
         found.state = State::Here { layer, expert };
         true
     }
@@ -328,6 +331,10 @@ impl Cache {
     /// Frees a slot whose memory is back.
     fn set_free(&mut self, entry: u32) {
         let found = &mut self.entries[entry as usize];
+        if let Some(piece) = found.back.pop() {
+            let empty = found.slot.set(piece).is_ok();
+            debug_assert!(empty, "a slot has its memory once");
+        }
         found.state = State::Free;
         self.free[found.class as usize].push(entry);
     }
