@@ -182,10 +182,8 @@ impl ExpertStore {
                 let mut shared = readers.lock();
                 guessing.compare(layer, ids, &mut shared);
                 let uses = ids.iter().enumerate().map(|(i, &id)| (id, visits.of(i).len() as u32));
-                shared.cache.request(layer, uses);
-                while let Some(wrong) = shared.cache.next_wrong() {
-                    shared.recall(wrong);
-                }
+                shared.stats.ahead[layer].useful += shared.cache.request(layer, uses);
+                shared.recall_wrong();
                 for (i, &id) in ids.iter().enumerate() {
                     let size = bytes(id);
                     let found = shared.cache.find(layer, id);
@@ -200,7 +198,6 @@ impl ExpertStore {
                     }
                     if let Some(entry) = found {
                         if !here {
-                            shared.stats.ahead[layer].useful += 1;
                             shared.promote(entry);
                         }
                         acquired.hold(&mut shared, i, entry);
@@ -282,6 +279,10 @@ impl ExpertStore {
 
     /// Begins to read an expert if there is a free slot.
     fn start(&self, readers: &Readers, shared: &mut Shared, layer: usize, id: u32, guess: bool) -> bool {
+        if !guess {
+            shared.cache.make_way(layer);
+            shared.recall_wrong();
+        }
         let Shared { cache, needs, guesses, .. } = shared;
         let Some((entry, slot)) = cache.begin(layer, id, guess) else { return false };
         let queue = if guess { guesses } else { needs };

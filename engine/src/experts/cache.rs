@@ -91,6 +91,8 @@ pub struct Cache {
     order: Vec<u32>,
     evicted: Vec<(u32, u32)>,
     wrong: Vec<u32>,
+    /// Guesses since the last request: entry, layer and expert.
+    guessed: Vec<(u32, u32, u32)>,
 }
 
 /// The shape of a cache.
@@ -137,6 +139,7 @@ impl Cache {
             order: Vec::with_capacity(most),
             evicted: Vec::with_capacity(most),
             wrong: Vec::with_capacity(most),
+            guessed: Vec::with_capacity(most),
         }
     }
 
@@ -176,26 +179,20 @@ impl Cache {
     }
 
     /// A layer's experts are asked for, each by a number of tokens. What stays of it and of what is here is decided; the
-    /// rest, as far as nobody uses it, leaves. Guesses that were wrong are given up: see [`Self::next_wrong`].
-    pub fn request(&mut self, layer: usize, uses: impl Iterator<Item = (u32, u32)> + Clone) {
-        let Self { layers, entries, order, wrong, .. } = self;
-        let state = &mut layers[layer];
+    /// rest, as far as nobody uses it, leaves. Guesses that were wrong are given up: see [`Self::next_wrong`]; returns how many
+    /// were right.
+    pub fn request(&mut self, layer: usize, uses: impl Iterator<Item = (u32, u32)> + Clone) -> u64 {
+        let state = &mut self.layers[layer];
         state.ranking.used(uses.clone());
         state.keep.fill(false);
         uses.for_each(|(expert, _)| state.keep[expert as usize] = true);
-        // Wrong guesses first: they do not compete.
-        for expert in 0..state.entries.len() {
-            let entry = state.entries[expert];
-            if entry == NONE || state.keep[expert] {
-                continue;
-            }
-            if let State::Reading(reading) = &mut entries[entry as usize].state
-                && reading.guess
-            {
-                (reading.orphan, state.entries[expert]) = (true, NONE);
-                wrong.push(entry);
-            }
-        }
+        // Wrong guesses first, here or on their way, whichever layer they were for: they do not compete.
+        let right = self.give_up_guesses(|cache, entry, of, expert| {
+            let failed = matches!(cache.entry(entry).state, State::Reading(reading) if reading.failed);
+            of as usize == layer && cache.layers[layer].keep[expert as usize] && !failed
+        });
+        let Self { layers, order, .. } = self;
+        let state = &mut layers[layer];
         let (experts, keep) = (&state.entries, &state.keep);
         order.clear();
         order.extend((0..experts.len() as u32).filter(|&e| keep[e as usize] || experts[e as usize] != NONE));
@@ -204,9 +201,44 @@ impl Cache {
         state.keep.fill(false);
         order.iter().take(state.quota).for_each(|&expert| state.keep[expert as usize] = true);
         self.make_room(layer);
+        right
     }
 
-    /// A wrong guess of the last request, whose parts nobody needs to read.
+    /// Gives up all guesses since the last request, because a need for an expert of `layer` finds no free slot. See
+    /// [`Self::next_wrong`].
+    pub fn make_way(&mut self, layer: usize) {
+        if self.free(layer) == 0 {
+            self.give_up_guesses(|_, _, _, _| false);
+        }
+    }
+
+    /// Gives up the guesses since the last request but those that are `right`, whose number it returns.
+    fn give_up_guesses(&mut self, right: impl Fn(&Self, u32, u32, u32) -> bool) -> u64 {
+        let mut count = 0;
+        while let Some((entry, layer, expert)) = self.guessed.pop() {
+            let found = &self.entries[entry as usize];
+            // The slot may serve another expert by now.
+            let same = match found.state {
+                State::Reading(r) => r.guess && !r.orphan && (r.layer, r.expert) == (layer, expert),
+                State::Here { layer: l, expert: e } => found.pins == 0 && (l, e) == (layer, expert),
+                State::Free | State::Retired => false,
+            };
+            if !same {
+                continue;
+            }
+            if right(self, entry, layer, expert) {
+                count += 1;
+            } else if let State::Reading(reading) = found.state {
+                self.abandon(entry, reading);
+                self.wrong.push(entry);
+            } else {
+                self.leave(entry);
+            }
+        }
+        count
+    }
+
+    /// A guess that was given up, whose parts nobody needs to read.
     pub fn next_wrong(&mut self) -> Option<u32> {
         self.wrong.pop()
     }
@@ -273,6 +305,9 @@ impl Cache {
         let found = &mut self.entries[entry as usize];
         let layer = layer as u32;
         found.state = State::Reading(Reading { layer, expert, left: 0, guess, orphan: false, failed: false });
+        if guess {
+            self.guessed.push((entry, layer, expert));
+        }
         let slot = Arc::get_mut(&mut found.slot).expect("nobody uses a free slot");
         let piece = slot.take().expect("a free slot has its memory");
         Some((entry, piece))

@@ -228,6 +228,13 @@ impl Shared {
         }
     }
 
+    /// Takes back the parts of guesses that the cache has given up.
+    pub fn recall_wrong(&mut self) {
+        while let Some(wrong) = self.cache.next_wrong() {
+            self.recall(wrong);
+        }
+    }
+
     /// Parts of a read that nobody wants any more and no reader has taken yet go back unread.
     pub fn recall(&mut self, entry: u32) {
         let Self { needs, guesses, cache, .. } = self;
