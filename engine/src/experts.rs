@@ -322,6 +322,14 @@ impl Acquired<'_> {
         }
     }
 
+    /// Whether an expert, by its place in the list, has a slot: it is here or on its way.
+    pub fn coming(&self, index: usize) -> bool {
+        match self.store.place {
+            Place::InPlace(_) => true,
+            Place::Cached { .. } => self.held.entries[index] != NONE,
+        }
+    }
+
     /// Waits until an expert is here.
     ///
     /// # Errors
@@ -461,7 +469,10 @@ impl Guessing {
                     guesses.rest -= 1;
                     return false;
                 }
+                // Requests take the two locks in the other order.
+                drop(guesses);
                 let now = readers.lock().stats.ahead_total();
+                let mut guesses = self.lock();
                 let (read, useful) = (now.read - guesses.trial.read, now.useful - guesses.trial.useful);
                 if read >= TRIAL {
                     guesses.trial = now;

@@ -5,6 +5,7 @@
     reason = "mapping a file is unsafe by nature; it happens here and nowhere else in the crate"
 )]
 
+pub mod fault;
 pub mod pieces;
 pub mod probe;
 pub mod read_at;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use memmap2::{Mmap, MmapMut};
 
 use crate::error::{LoadError, Result};
+use read_at::{Access, DirectFile, ReadAt};
 
 /// Memory straight from the system: zeroed, from the start of a page, in huge pages where the system offers them.
 #[derive(Debug)]
@@ -118,6 +120,23 @@ impl FileBytes {
         }
     }
 
+    /// Reads the same bytes past the mapping, direct if possible. Meanwhile another file may have come to the path: it is
+    /// left alone.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn reader(&self) -> io::Result<(Box<dyn ReadAt>, Access)> {
+        let Data::Mapped(_, file) = &self.data else {
+            return Ok((Box::new(self.clone()), Access::Direct));
+        };
+        let file = match DirectFile::open(&self.path) {
+            Ok(found) if found.is(file)? => found,
+            _ => DirectFile::buffered(file.try_clone()?),
+        };
+        let access = file.access();
+        Ok((Box::new(file), access))
+    }
+
     /// Has the system bring a part of a mapped file into memory, and waits for it.
     ///
     /// # Errors
@@ -165,6 +184,21 @@ impl FileBytes {
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(usize::try_from(len).ok()?)?;
         self.all().get(start..end)
+    }
+}
+
+/// For bytes that are in no file.
+impl ReadAt for FileBytes {
+    fn align(&self) -> usize {
+        1
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let rest = self.all().get(start..).unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
     }
 }
 

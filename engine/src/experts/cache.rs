@@ -91,6 +91,10 @@ pub struct Cache {
     order: Vec<u32>,
     evicted: Vec<(u32, u32)>,
     wrong: Vec<u32>,
+    /// Slots of each size that stay free when a layer gives up places.
+    spare: Vec<usize>,
+    /// Slots of each size beyond them whose memory goes back to the system when they become free.
+    debts: Vec<usize>,
     /// Guesses since the last request: entry, layer and expert.
     guessed: Vec<(u32, u32, u32)>,
 }
@@ -134,6 +138,8 @@ impl Cache {
         let most = shape.experts.iter().copied().max().unwrap_or(0);
         Self {
             entries,
+            spare: shape.spare.clone(),
+            debts: vec![0; free.len()],
             free,
             layers: layers.collect(),
             order: Vec::with_capacity(most),
@@ -370,8 +376,32 @@ impl Cache {
             let empty = found.slot.set(piece).is_ok();
             debug_assert!(empty, "a slot has its memory once");
         }
+        let class = found.class as usize;
         found.state = State::Free;
-        self.free[found.class as usize].push(entry);
+        self.free[class].push(entry);
+        self.pay(class);
+    }
+
+    /// Gives memory of slots that nobody uses back to the system, as much as is owed; the spare ones stay, without which
+    /// a request might wait for ever. Returns the bytes.
+    fn pay(&mut self, class: usize) -> usize {
+        let mut bytes = 0;
+        while self.debts[class] > 0 && self.free[class].len() > self.spare[class] {
+            let Some(entry) = self.free[class].pop() else { break };
+            self.debts[class] -= 1;
+            bytes += self.retire(entry);
+        }
+        bytes
+    }
+
+    fn retire(&mut self, entry: u32) -> usize {
+        let found = &mut self.entries[entry as usize];
+        found.state = State::Retired;
+        let slot = Arc::get_mut(&mut found.slot).expect("nobody uses a free slot");
+        slot.get_mut().map_or(0, |piece| {
+            piece.discard();
+            piece.len()
+        })
     }
 
     /// Experts that have left since the last call.
@@ -380,7 +410,7 @@ impl Cache {
     }
 
     /// Lowers quotas to these at most: experts that nobody uses leave, and the memory of as many slots goes back to the
-    /// system. Returns the bytes.
+    /// system, of those in use later. Returns the bytes that went back now.
     pub fn shrink(&mut self, quotas: &[usize]) -> usize {
         let mut bytes = 0;
         for (layer, &quota) in quotas.iter().enumerate() {
@@ -391,29 +421,21 @@ impl Cache {
             }
             state.quota = quota;
             let class = state.class as usize;
-            let (entries, ranking) = (&state.entries, &state.ranking);
+            // What the present request wants to keep counts, whether it has been read or not.
+            let (keep, ranking) = (&state.keep, &state.ranking);
             self.order.clear();
-            self.order.extend((0..entries.len() as u32).filter(|&e| entries[e as usize] != NONE));
+            self.order.extend((0..keep.len() as u32).filter(|&expert| keep[expert as usize]));
             self.order.sort_unstable_by_key(|&expert| Reverse(ranking.value(expert)));
             for i in quota..self.order.len() {
-                let expert = self.order[i] as usize;
-                self.layers[layer].keep[expert] = false;
-                let entry = self.layers[layer].entries[expert];
-                if self.entries[entry as usize].pins == 0 {
-                    self.leave(entry);
-                }
+                self.layers[layer].keep[self.order[i] as usize] = false;
             }
-            for _ in 0..fewer {
-                let Some(entry) = self.free[class].pop() else { break };
-                let found = &mut self.entries[entry as usize];
-                found.state = State::Retired;
-                let slot = Arc::get_mut(&mut found.slot).expect("nobody uses a free slot");
-                if let Some(piece) = slot.get_mut() {
-                    piece.discard();
-                    bytes += piece.len();
-                }
-            }
+            self.make_room(layer);
+            self.debts[class] += fewer;
+            bytes += self.pay(class);
         }
         bytes
     }
 }
+
+#[cfg(test)]
+mod tests;

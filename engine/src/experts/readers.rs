@@ -16,6 +16,9 @@ use super::stats::StoreStats;
 /// Reads on their way at the same time.
 pub const DEPTH: usize = 4;
 
+/// How long readers may take to end.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 /// What the lock guards.
 pub struct Shared {
     /// Who is where.
@@ -108,8 +111,18 @@ impl Readers {
 
 impl Drop for Readers {
     fn drop(&mut self) {
-        self.lock().stop = true;
+        let mut shared = self.lock();
+        shared.stop = true;
         self.wake();
+        let asked = Instant::now();
+        while shared.busy.0 > 0 && asked.elapsed() < PATIENCE {
+            shared = self.wait(shared, Duration::from_millis(5));
+        }
+        if shared.busy.0 > 0 {
+            // A drive does not answer. What its readers use is theirs as well, and they end when it does.
+            return;
+        }
+        drop(shared);
         for thread in self.threads.drain(..) {
             // A reader that panicked has nothing left to say.
             let _ = thread.join();

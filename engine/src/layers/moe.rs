@@ -151,7 +151,9 @@ impl Moe {
             // As many experts as the buffers hold, and one at least.
             let (mut count, mut lines, mut gathered) = (0, [0; MOST_VISITS + 1], 0);
             for (i, index) in (next..visits.experts.len()).enumerate().take(MOST_VISITS) {
-                if !wait_later && !acquired.ready(index) {
+                // What has no slot yet may get one only when others are done.
+                let taken = if wait_later { acquired.coming(index) } else { acquired.ready(index) };
+                if i > 0 && !taken {
                     break;
                 }
                 let expert = store.matrices(layer, visits.experts[index]);
