@@ -4,14 +4,13 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use moelten_loader::roles::Role;
-
 use crate::error::{EngineError, Result};
 use crate::kv_cache::KvCache;
+use crate::layers::attention::Tokens;
 use crate::layers::rope::{Angles, Rope};
 use crate::model::{FfnWeights, Layer, Model};
 use crate::router::Routing;
-use crate::scratch::{AheadScratch, Scratch};
+use crate::scratch::{AheadScratch, PASS, Scratch};
 
 /// Tokens that go through the head at once: enough to share its weights, few enough for a small buffer.
 pub const HEAD_TOKENS: usize = 16;
@@ -66,7 +65,7 @@ impl Model {
         let (spec, compute, first) = (self.spec(), self.compute(), kv.len());
         let (d, n) = (spec.d_model, tokens.len());
         let (x, normed, branch) = (&mut s.x[..n * d], &mut s.normed[..n * d], &mut s.branch[..n * d]);
-        self.embed(tokens, x);
+        self.embed(tokens, x)?;
         for (rope, angles) in ropes.iter_mut() {
             rope.angles(first, n, angles);
         }
@@ -74,24 +73,22 @@ impl Model {
             if cancel.load(Ordering::Relaxed) {
                 return Err(EngineError::Cancelled);
             }
-            layer.mixer_norm.apply(compute, x, normed);
             let kv = kv.layer_mut(index);
-            layer.attention.forward(
-                compute,
-                &*ropes,
-                kv,
-                first,
-                normed,
-                &mut s.attention,
-                &mut s.ffn,
-                branch,
-            );
-            compute.add(layer.residual_scale, branch, x, d);
+            for (offset, x) in (0..).step_by(PASS).zip(x.chunks_mut(PASS * d)) {
+                let (normed, branch) = (&mut normed[..x.len()], &mut branch[..x.len()]);
+                layer.mixer_norm.apply(compute, x, normed);
+                let tokens = Tokens { first: first + offset, offset };
+                let (attention, ffn) = (&mut s.attention, &mut s.ffn);
+                layer.attention.forward(compute, &*ropes, kv, tokens, normed, attention, ffn, branch);
+                compute.add(layer.residual_scale, branch, x, d);
+            }
 
             layer.ffn_norm.apply(compute, x, normed);
             match &layer.ffn {
                 FfnWeights::Dense(mlp) => {
-                    mlp.forward(compute, normed, &mut s.ffn, branch);
+                    for (x, out) in normed.chunks(PASS * d).zip(branch.chunks_mut(PASS * d)) {
+                        mlp.forward(compute, x, &mut s.ffn, out);
+                    }
                 }
                 FfnWeights::Moe(moe) => {
                     let (store, ffn) = (self.experts(), &mut s.ffn);
@@ -152,12 +149,12 @@ impl Model {
     }
 
     /// Rows of the embedding, scaled: `x` is `[tokens, d_model]`.
-    fn embed(&self, tokens: &[u32], x: &mut [f32]) {
+    fn embed(&self, tokens: &[u32], x: &mut [f32]) -> Result<()> {
         let compute = self.compute();
-        let embedding = compute.tensors.view(&self.tensors().get(Role::Embed));
         for (&token, x) in tokens.iter().zip(x.chunks_exact_mut(self.spec().d_model)) {
-            embedding.decode_row(token as usize, x);
+            self.embedding.row(compute.tensors, token, x)?;
             compute.kernels.scale(self.spec().embed_scale, x);
         }
+        Ok(())
     }
 }

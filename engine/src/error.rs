@@ -75,6 +75,14 @@ pub enum EngineError {
         /// The system's answer.
         source: io::Error,
     },
+    /// A row of the embedding could not be read.
+    #[error("reading the embedding of token {token} failed: {source}")]
+    Embedding {
+        /// The token.
+        token: u32,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// The worker threads could not be started.
     #[error("cannot start {threads} worker threads: {problem}")]
     Threads {

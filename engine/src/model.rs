@@ -16,6 +16,7 @@ use crate::error::{EngineError, Result};
 use crate::experts::source::Source;
 use crate::experts::{ExpertStore, Prefetch};
 use crate::layers::attention::Attention;
+use crate::layers::embedding::Embedding;
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::moe::{Mlp, Moe, Shared};
 use crate::layers::norm::Norm;
@@ -71,6 +72,7 @@ pub struct Model {
     /// The distinct ropes of the layers.
     pub(crate) ropes: Vec<RopeSpec>,
     pub(crate) layers: Vec<Layer>,
+    pub(crate) embedding: Embedding,
     pub(crate) final_norm: Norm,
     pub(crate) head: Linear,
 }
@@ -145,7 +147,7 @@ impl Model {
             }
             Experts::Cached(cached) => {
                 charge("the expert cache", cached.bytes())?;
-                Some(Copied::Dense)
+                Some(if cached.embedding_in_file { Copied::DenseWithoutEmbedding } else { Copied::Dense })
             }
         };
         let tensors = match copied {
@@ -176,8 +178,15 @@ impl Model {
                     .map_err(EngineError::Store)?
             }
         };
+        let embedding = match &plan.experts {
+            Experts::Cached(cached) if cached.embedding_in_file => {
+                Embedding::in_file(&tensors).map_err(EngineError::Store)?
+            }
+            _ => Embedding::InMemory(tensors.get(Role::Embed)),
+        };
         let turn = Mutex::new(());
         Ok(Self {
+            embedding,
             spec,
             tensors,
             experts,

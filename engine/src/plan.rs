@@ -2,6 +2,7 @@
 //! the budget, and otherwise everything but the experts and as many of these as there is room for. The same plan is what
 //! `fit` prints. It must not allocate, nor know how fast anything is.
 
+use moelten_loader::roles::Role;
 use moelten_loader::spec::{Ffn, ModelSpec};
 use moelten_loader::store::TensorStore;
 
@@ -18,6 +19,8 @@ const SLACK: u64 = 24 << 20;
 const LEAVE: u64 = 192 << 20;
 /// See [`LEAVE`].
 const LEAVE_PART: u64 = 16;
+/// An embedding smaller than this is not worth reading row by row.
+const EMBEDDING_IN_FILE: u64 = 16 << 20;
 /// A context that nobody asked for takes at most this part of what streamed experts could use...
 const CONTEXT_PART: u64 = 4;
 /// ... but is not made shorter than this for it.
@@ -78,6 +81,8 @@ pub enum Experts {
 pub struct Cached {
     /// Read directly, or mapped.
     pub direct: bool,
+    /// Whether the embedding stays in its file: a token reads one row of it.
+    pub embedding_in_file: bool,
     /// How many of each layer.
     pub shape: Shape,
     /// Bytes of a slot of each size.
@@ -190,7 +195,7 @@ impl Plan {
             Ram::Auto | Ram::Min => auto,
             Ram::Bytes(bytes) => bytes,
         };
-        let (base, dense, expert_bytes) = (owned + SLACK, tensors.dense_bytes(), tensors.expert_bytes());
+        let (base, expert_bytes) = (owned + SLACK, tensors.expert_bytes());
         let least_context = asked.unwrap_or(1);
         let free = limit.saturating_sub(base);
         let context = match asked {
@@ -198,6 +203,10 @@ impl Plan {
             None => session::default_context(spec, kv_format, free / 2),
         };
         let with_context = |context: ContextChoice, experts| {
+            let mut dense = tensors.dense_bytes();
+            if matches!(&experts, Experts::Cached(cached) if cached.embedding_in_file) {
+                dense -= tensors.get(Role::Embed).bytes;
+            }
             let kv = KvCache::bytes(spec, context.tokens, kv_format);
             let scratch = session::buffer_bytes(spec, context.tokens);
             let extra = options.extra;
@@ -216,17 +225,13 @@ impl Plan {
         }
         let direct = options.io != Io::Mmap;
         let mut cached = room(spec, tensors, direct);
-        let none = vec![0; spec.layers.len()];
-        let least = |context| {
-            let mut plan = with_context(context, Experts::InPlace);
-            plan.expert_bytes = cached.bytes_with(&none);
-            plan.needs()
-        };
+        let least = |context| with_context(context, Experts::Cached(cached.clone())).needs();
         let context = if asked.is_some() {
             context
         } else {
             // With a tight budget experts need the memory more.
-            let beside = limit.saturating_sub(base + dense + cached.bytes_with(&none));
+            let shortest = ContextChoice { tokens: 1, limit: ContextLimit::Memory };
+            let beside = limit.saturating_sub(least(shortest));
             let fits = session::fitting(spec, beside / CONTEXT_PART, kv_format);
             let most = match options.ram {
                 Ram::Min => CONTEXT_LEAST,
@@ -245,7 +250,7 @@ impl Plan {
                 shortest_bytes: shortest,
             });
         }
-        cached.shape.quotas = cached.quotas_for(budget - need + cached.bytes_with(&none));
+        cached.shape.quotas = cached.quotas_for(budget - need + cached.bytes());
         Ok(Self { budget, ..with_context(context, Experts::Cached(cached)) })
     }
 
@@ -299,5 +304,8 @@ fn room(spec: &ModelSpec, tensors: &TensorStore, direct: bool) -> Cached {
         classes.push(class as u32);
     }
     let quotas = vec![0; experts.len()];
-    Cached { direct, shape: Shape { experts, quotas, classes, spare }, slot_bytes }
+    // A tied head reads all of it for every token.
+    let embedding_in_file = direct && !spec.head.tied && tensors.get(Role::Embed).bytes >= EMBEDDING_IN_FILE;
+    let shape = Shape { experts, quotas, classes, spare };
+    Cached { direct, embedding_in_file, shape, slot_bytes }
 }

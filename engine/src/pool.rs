@@ -85,6 +85,16 @@ impl Pool {
         })
     }
 
+    /// As [`Self::install`], while `beside` runs on this thread, which is none of the workers.
+    pub fn install_beside<R: Send>(&self, work: impl FnOnce() -> R + Send, mut beside: impl FnMut()) -> R {
+        let mut result = None;
+        self.pool.in_place_scope(|scope| {
+            scope.spawn(|_| result = Some(self.install(work)));
+            beside();
+        });
+        result.expect("the scope has waited for it")
+    }
+
     /// Splits `out` (`[rows, width]`) into runs of rows and calls `work(rows, their part of out)` for each.
     pub fn rows<T: Send>(&self, out: &mut [T], width: usize, work: impl Fn(Range<usize>, &mut [T]) + Sync) {
         let rows = out.len() / width.max(1);

@@ -10,6 +10,10 @@ use crate::layers::mlp::MOST_VISITS;
 use crate::layers::moe::Visits;
 use crate::router::Routing;
 
+/// Tokens of a chunk that pass through attention, a dense block or an expert at once: enough for fast products, few enough
+/// for buffers of some MiB. What a chunk is larger for is that each expert is read once for all of it.
+pub const PASS: usize = 512;
+
 /// Buffers for chunks of up to `chunk` tokens.
 pub struct Scratch {
     /// Most tokens of a chunk.
@@ -107,28 +111,29 @@ pub struct MoeScratch {
 impl Scratch {
     /// Buffers for chunks of `chunk` tokens of `spec` in a context of `context`.
     pub fn new(spec: &ModelSpec, chunk: usize, context: usize) -> Self {
-        let (w, d) = (Widths::of(spec, context), spec.d_model);
+        let (w, d, pass) = (Widths::of(spec, context), spec.d_model, PASS.min(chunk));
         let buffer = |width: usize| vec![0.0; chunk * width];
+        let small = |width: usize| vec![0.0; pass * width];
         Self {
             chunk,
             x: buffer(d),
             normed: buffer(d),
             branch: buffer(d),
             attention: AttentionScratch {
-                q: buffer(w.q),
-                k: buffer(w.kv),
-                v: buffer(w.kv),
-                mixed: buffer(w.q),
+                q: small(w.q),
+                k: small(w.kv),
+                v: small(w.kv),
+                mixed: small(w.q),
                 attend: AttendScratch {
-                    running: vec![Running::default(); chunk * w.heads],
+                    running: vec![Running::default(); pass * w.heads],
                     spans: vec![0.0; w.spans],
                     spans_running: vec![Running::default(); w.span_heads],
                 },
             },
             ffn: FfnScratch {
-                packed: Packed::with_capacity(chunk, w.input(d)),
-                grouped: buffer(w.output(d)),
-                hidden: vec![Line::ZERO; w.hidden_lines(chunk)],
+                packed: Packed::with_capacity(w.packed(chunk, d)),
+                grouped: vec![0.0; w.grouped(chunk, d)],
+                hidden: vec![Line::ZERO; w.hidden_lines(pass)],
                 visitors: Vec::with_capacity(chunk),
             },
             moe: MoeScratch {
@@ -138,11 +143,11 @@ impl Scratch {
                 },
                 held: Held::default(),
                 visits: Visits::with_capacity(chunk, w.experts, w.per_token),
-                gathered: vec![Line::ZERO; w.gathered_lines(chunk, d)],
+                gathered: vec![Line::ZERO; w.gathered_lines(pass, d)],
             },
             ahead: AheadScratch {
                 normed: vec![0.0; d],
-                packed: Packed::with_capacity(1, d),
+                packed: Packed::with_capacity([(1, d)]),
                 grouped: vec![0.0; w.experts],
                 route: RouteScratch {
                     logits: vec![0.0; w.experts],
@@ -157,11 +162,11 @@ impl Scratch {
 
     /// Bytes that [`Self::new`] would allocate, but for a few lists of token numbers.
     pub fn bytes_for(spec: &ModelSpec, chunk: usize, context: usize) -> u64 {
-        let (w, d) = (Widths::of(spec, context), spec.d_model);
-        let per_token = 3 * d + w.output(d) + 2 * w.q + 2 * w.kv + w.experts;
-        let lines = Packed::lines_for(chunk, w.input(d)) + w.hidden_lines(chunk) + w.gathered_lines(chunk, d);
-        let numbers = (chunk * per_token).saturating_add(spec.vocab).saturating_add(w.spans);
-        let running = (chunk * w.heads).saturating_add(w.span_heads);
+        let (w, d, pass) = (Widths::of(spec, context), spec.d_model, PASS.min(chunk));
+        let lines = Packed::lines_for(w.packed(chunk, d)) + w.hidden_lines(pass) + w.gathered_lines(pass, d);
+        let numbers = chunk * (3 * d + w.experts) + pass * (2 * w.q + 2 * w.kv) + w.grouped(chunk, d);
+        let numbers = numbers.saturating_add(spec.vocab).saturating_add(w.spans);
+        let running = (pass * w.heads).saturating_add(w.span_heads);
         let bytes = |count: usize, size: usize| (count as u64).saturating_mul(size as u64);
         [(numbers, size_of::<f32>()), (running, size_of::<Running>()), (lines, size_of::<Line>())]
             .into_iter()
@@ -233,35 +238,36 @@ impl Widths {
         w
     }
 
-    /// The widest input of a product.
-    fn input(&self, d_model: usize) -> usize {
-        d_model.max(self.q)
+    /// Inputs of products: tokens and columns of the largest.
+    fn packed(&self, chunk: usize, d_model: usize) -> [(usize, usize); 2] {
+        [(chunk, d_model), (PASS.min(chunk), self.q)]
     }
 
     /// The widest grouped outputs of a region.
-    fn output(&self, d_model: usize) -> usize {
-        d_model.max(self.q + 2 * self.kv).max(self.experts)
+    fn grouped(&self, chunk: usize, d_model: usize) -> usize {
+        let passing = PASS.min(chunk) * (self.q + 2 * self.kv);
+        (chunk * d_model.max(self.experts)).max(passing)
     }
 
-    /// Room for the hidden layer of one block that all tokens visit, in the larger kind, and for all visits of experts of
+    /// Room for the hidden layer of one block that a pass of tokens visits, in the larger kind, and for all visits of experts of
     /// quantised models, as far as they are computed at once.
-    fn hidden_lines(&self, chunk: usize) -> usize {
-        self.visit_lines(chunk, self.d_ff)
+    fn hidden_lines(&self, pass: usize) -> usize {
+        self.visit_lines(pass, self.d_ff)
     }
 
     /// The same for the inputs of experts, which may be of both kinds.
-    fn gathered_lines(&self, chunk: usize, d_model: usize) -> usize {
+    fn gathered_lines(&self, pass: usize, d_model: usize) -> usize {
         if self.experts == 0 {
             return 0;
         }
-        self.visit_lines(chunk, d_model).max(Packed::lines_for(chunk, d_model))
+        self.visit_lines(pass, d_model).max(Packed::lines_for([(pass, d_model)]))
     }
 
-    fn visit_lines(&self, chunk: usize, width: usize) -> usize {
-        let visits = chunk * self.per_token.min(MOST_VISITS);
+    fn visit_lines(&self, pass: usize, width: usize) -> usize {
+        let visits = pass * self.per_token.min(MOST_VISITS);
         // Each expert's records end on a whole line.
         let padding = MOST_VISITS.min(self.experts) * width.div_ceil(BLOCK);
         let codes = ActivationKind::Q8.lines(visits, width) + padding;
-        codes.max(ActivationKind::F32.lines(chunk, width))
+        codes.max(ActivationKind::F32.lines(pass, width))
     }
 }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Sender, channel};
 
 use moelten_loader::spec::ModelSpec;
 
@@ -13,12 +14,13 @@ use crate::kv_cache::{KvCache, KvFormat};
 use crate::layers::rope::{Angles, Rope};
 use crate::ledger::Charge;
 use crate::model::Model;
-use crate::scratch::Scratch;
+use crate::router::Routing;
+use crate::scratch::{PASS, Scratch};
 
 /// Context when the user names none, if model and memory allow it.
 pub const DEFAULT_CONTEXT: usize = 8192;
-/// Tokens computed at once while reading a prompt.
-const CHUNK: usize = 512;
+/// Tokens computed at once while reading a prompt: each expert is read once for all of them.
+const CHUNK: usize = 2048;
 
 /// How a session is set up.
 #[derive(Debug, Clone, Copy, Default)]
@@ -166,7 +168,7 @@ impl Session {
     }
 
     /// Appends tokens without wanting logits of all of them; those of the last are in [`Self::logits`] afterwards.
-    /// `progress` gets the number of appended tokens after each chunk.
+    /// `progress` gets the number of appended tokens, counting those that have passed some of the layers by that share.
     ///
     /// # Errors
     /// [`EngineError::ContextFull`], [`EngineError::TokenRange`], [`EngineError::Cancelled`]; chunks that were
@@ -182,7 +184,14 @@ impl Session {
         let mut done = 0;
         for chunk in ids.chunks(self.state.scratch.chunk) {
             let wanted = if done + chunk.len() == ids.len() { Wanted::Last } else { Wanted::None };
-            self.forward(chunk, wanted, cancel, observer)?;
+            let (layers, tokens) = (self.model.spec().layers.len(), chunk.len());
+            if tokens < PASS {
+                self.forward(chunk, wanted, cancel, observer)?;
+            } else {
+                let (sender, passed) = channel();
+                let beside = || passed.iter().for_each(|layer| progress(done + tokens * layer / layers));
+                self.forward_beside(chunk, wanted, cancel, Watch { observer, sender }, beside)?;
+            }
             done += chunk.len();
             progress(done);
         }
@@ -231,6 +240,23 @@ impl Session {
         Ok(())
     }
 
+    /// As [`Self::forward`], while `beside` runs on this thread.
+    fn forward_beside(
+        &mut self,
+        chunk: &[u32],
+        wanted: Wanted,
+        cancel: &AtomicBool,
+        mut watch: Watch<'_>,
+        beside: impl FnMut(),
+    ) -> Result<()> {
+        let (model, state) = (&self.model, &mut self.state);
+        let _turn = model.turn();
+        let work = move || model.forward(state, chunk, wanted, cancel, &mut watch);
+        model.pool().install_beside(work, beside)?;
+        self.tokens.extend_from_slice(chunk);
+        Ok(())
+    }
+
     fn forward(
         &mut self,
         chunk: &[u32],
@@ -245,5 +271,19 @@ impl Session {
         model.pool().install(|| model.forward(state, chunk, wanted, cancel, observer))?;
         self.tokens.extend_from_slice(chunk);
         Ok(())
+    }
+}
+
+/// An observer that also tells how far a chunk has come.
+struct Watch<'a> {
+    observer: &'a mut dyn Observer,
+    sender: Sender<usize>,
+}
+
+impl Observer for Watch<'_> {
+    fn routed(&mut self, layer: usize, routing: &Routing) {
+        // Whoever does not listen does not want to know.
+        let _ = self.sender.send(layer);
+        self.observer.routed(layer, routing);
     }
 }

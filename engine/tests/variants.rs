@@ -126,7 +126,7 @@ fn longrope_is_known_by_its_tensors() {
     assert!(matches!(rope(&found.spec).scaling, RopeScaling::LongRope { long_factor: 1.25, .. }));
     assert_eq!(found.spec.layers, expected.spec.layers);
     // Short texts keep their frequencies unless someone asks for more.
-    let choice = default_context(&expected.spec, KvFormat::F16);
+    let choice = default_context(&expected.spec, KvFormat::F16, 1 << 30);
     assert_eq!((choice.tokens, choice.limit), (64, ContextLimit::ShortRope));
     // GGUF has one attention factor: two different ones are not written as one.
     config["rope_scaling"]["long_mscale"] = json!(1.5);

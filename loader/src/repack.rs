@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use moelten_quant::{Layout, can_interleave, interleave};
 
 use crate::io::{FileBytes, Memory};
+use crate::roles::Role;
 use crate::store::{MatrixRef, MlpRef, TensorStore};
 
 /// Where matrices start in the memory: at a cache line.
@@ -20,6 +21,14 @@ pub enum Copied {
     All,
     /// All but the experts.
     Dense,
+    /// All but the experts and the embedding.
+    DenseWithoutEmbedding,
+}
+
+impl Copied {
+    fn has(self, role: Role) -> bool {
+        self != Self::DenseWithoutEmbedding || role != Role::Embed
+    }
 }
 
 impl TensorStore {
@@ -65,7 +74,8 @@ impl TensorStore {
             *matrix = MatrixRef { file, offset, layout, ..*matrix };
             offset += matrix.bytes.next_multiple_of(ALIGN);
         };
-        self.dense.values_mut().for_each(&mut moved);
+        let dense = self.dense.iter_mut().filter(|(role, _)| which.has(**role));
+        dense.for_each(|(_, matrix)| moved(matrix));
         if which == Copied::All {
             for MlpRef { gate, up, down } in self.experts.iter_mut().flatten() {
                 [gate, up, down].into_iter().for_each(&mut moved);
@@ -78,7 +88,8 @@ impl TensorStore {
     /// The matrices that are copied, in the order in which they are moved.
     fn to_copy(&self, which: Copied) -> impl Iterator<Item = &MatrixRef> {
         let experts = self.experts.iter().flatten().flat_map(|mlp| [&mlp.gate, &mlp.up, &mlp.down]);
-        self.dense.values().chain(experts.filter(move |_| which == Copied::All))
+        let dense = self.dense.iter().filter(move |(role, _)| which.has(**role));
+        dense.map(|(_, matrix)| matrix).chain(experts.filter(move |_| which == Copied::All))
     }
 
     fn copy(&self, matrix: &MatrixRef, part: &mut [u8]) {

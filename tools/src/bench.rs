@@ -4,5 +4,6 @@
 pub mod generate;
 pub mod limits;
 pub mod measure;
+pub mod peak;
 pub mod shape;
 pub mod traffic;

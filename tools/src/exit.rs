@@ -122,7 +122,9 @@ fn classify_engine(error: &EngineError) -> Option<Class> {
         EngineError::TokenRange { .. } => {
             ("E-ARG-04", USAGE, "`moelten inspect` shows the vocabulary's size")
         }
-        EngineError::Expert { .. } => ("E-IO-03", IO, "check the disk and the file on it"),
+        EngineError::Expert { .. } | EngineError::Embedding { .. } => {
+            ("E-IO-03", IO, "check the disk and the file on it")
+        }
         EngineError::Threads { .. } => ("E-IO-04", IO, "a smaller --threads may help"),
         EngineError::Setting { .. } => ("E-ARG-02", USAGE, ""),
         EngineError::NotANumber { .. } => ("E-FILE-04", CORRUPT, "download or convert the model again"),

@@ -79,6 +79,36 @@ impl StoreStats {
         self.decode.used_bytes + self.prefill.used_bytes
     }
 
+    /// What came since `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let none = Ahead::default();
+        let ahead = self.ahead.iter().enumerate().map(|(layer, now)| {
+            let before = before.ahead.get(layer).unwrap_or(&none);
+            Ahead {
+                chosen: now.chosen - before.chosen,
+                foreseen: now.foreseen - before.foreseen,
+                read: now.read - before.read,
+                useful: now.useful - before.useful,
+            }
+        });
+        Self {
+            decode: self.decode.since(&before.decode),
+            prefill: self.prefill.since(&before.prefill),
+            bytes_read: self.bytes_read - before.bytes_read,
+            reads: self.reads - before.reads,
+            busy: self.busy.saturating_sub(before.busy),
+            retries: self.retries - before.retries,
+            ahead: ahead.collect(),
+        }
+    }
+
+    /// Bytes per second while something was being read, in 10^9; 0 when nothing was.
+    pub fn read_gb_per_s(&self) -> f64 {
+        let seconds = self.busy.as_secs_f64();
+        if seconds > 0.0 { self.bytes_read as f64 / seconds / 1e9 } else { 0.0 }
+    }
+
     /// All layers' guesses together.
     pub fn ahead_total(&self) -> Ahead {
         self.ahead.iter().fold(Ahead::default(), |sum, layer| Ahead {

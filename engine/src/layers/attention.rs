@@ -31,6 +31,15 @@ pub struct Attention {
     pub rope: Option<usize>,
 }
 
+/// Which tokens attend.
+#[derive(Debug, Clone, Copy)]
+pub struct Tokens {
+    /// Position of the first in the sequence.
+    pub first: usize,
+    /// Its place in the chunk, for which the ropes have angles.
+    pub offset: usize,
+}
+
 impl Attention {
     /// `out = attention(x)`: `x` and `out` are `[tokens, d_model]`, the first token stands at position `first`.
     /// Writes the chunk's keys and values into `kv`.
@@ -40,7 +49,7 @@ impl Attention {
         compute: Compute<'_>,
         ropes: &[(Rope, Angles)],
         kv: &mut KvLayer,
-        first: usize,
+        Tokens { first, offset }: Tokens,
         x: &[f32],
         s: &mut AttentionScratch,
         ffn: &mut FfnScratch,
@@ -66,8 +75,8 @@ impl Attention {
             compute.ungroup(part, linear.weight.rows, linear.bias.as_deref(), out);
         }
         let rope = self.rope.map(|index| &ropes[index]);
-        self.prepare(compute, &self.q_norm, rope, q, self.q.weight.rows);
-        self.prepare(compute, &self.k_norm, rope, k, self.k.weight.rows);
+        self.prepare(compute, &self.q_norm, rope, offset, q, self.q.weight.rows);
+        self.prepare(compute, &self.k_norm, rope, offset, k, self.k.weight.rows);
         if let Some(limit) = spec.clip_qkv {
             v.iter_mut().for_each(|v| *v = v.clamp(-limit, limit));
         }
@@ -84,6 +93,7 @@ impl Attention {
         compute: Compute<'_>,
         norm: &[f32],
         rope: Option<&(Rope, Angles)>,
+        offset: usize,
         x: &mut [f32],
         width: usize,
     ) {
@@ -96,7 +106,7 @@ impl Attention {
                     x.iter_mut().for_each(|x| *x = x.clamp(-limit, limit));
                 }
                 if let Some((rope, angles)) = rope {
-                    rope.rotate(x, self.spec.head_dim, angles, token);
+                    rope.rotate(x, self.spec.head_dim, angles, offset + token);
                 }
             }
         });

@@ -48,16 +48,16 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Room for `tokens` tokens of up to `cols` columns, in both kinds.
-    pub fn with_capacity(tokens: usize, cols: usize) -> Self {
-        let lines = |kind: ActivationKind| vec![Line::ZERO; kind.lines(tokens, cols)];
+    /// Room for each of these `(tokens, cols)`, in both kinds.
+    pub fn with_capacity<const N: usize>(shapes: [(usize, usize); N]) -> Self {
+        let lines = |kind: ActivationKind| vec![Line::ZERO; most_lines(kind, shapes)];
         let (floats, codes) = (lines(ActivationKind::F32), lines(ActivationKind::Q8));
         Self { floats, codes, packed: [false; 2], tokens: 0, cols: 0 }
     }
 
     /// Lines that [`Self::with_capacity`] takes.
-    pub fn lines_for(tokens: usize, cols: usize) -> usize {
-        ActivationKind::F32.lines(tokens, cols) + ActivationKind::Q8.lines(tokens, cols)
+    pub fn lines_for<const N: usize>(shapes: [(usize, usize); N]) -> usize {
+        most_lines(ActivationKind::F32, shapes) + most_lines(ActivationKind::Q8, shapes)
     }
 
     /// Lines it has room for.
@@ -78,6 +78,10 @@ impl Packed {
     pub fn for_matrix(&self, w: &QMatrix<'_>) -> Activations<'_> {
         self.view(ActivationKind::of(w.format()))
     }
+}
+
+fn most_lines<const N: usize>(kind: ActivationKind, shapes: [(usize, usize); N]) -> usize {
+    shapes.into_iter().map(|(tokens, cols)| kind.lines(tokens, cols)).max().unwrap_or(0)
 }
 
 impl Compute<'_> {

@@ -13,7 +13,7 @@ use crate::experts::{Acquired, ExpertStore};
 use crate::layers::linear::{Compute, Packed};
 use crate::layers::mlp::{MOST_VISITS, MlpView, Visit, add_outputs, add_visits, hidden_layers};
 use crate::router::Routing;
-use crate::scratch::{FfnScratch, MoeScratch, RouteScratch};
+use crate::scratch::{FfnScratch, MoeScratch, PASS, RouteScratch};
 
 /// Tokens whose experts are all taken on at once.
 const FEW_TOKENS: usize = 4;
@@ -89,7 +89,11 @@ fn add_whole_chunk(
     let d_model = mlp.gate.cols();
     compute.pack_also(x, [mlp.gate.format(), mlp.up.format()], packed);
     let (to_gate, to_up) = (packed.for_matrix(&mlp.gate), packed.for_matrix(&mlp.up));
-    add_visits(compute, &[Visit { mlp: *mlp, to_gate, to_up, visitors }], hidden, grouped, d_model);
+    for (first, visitors) in (0..).step_by(PASS).zip(visitors.chunks(PASS)) {
+        let tokens = first..first + visitors.len();
+        let (to_gate, to_up) = (to_gate.slice_tokens(tokens.clone()), to_up.slice_tokens(tokens));
+        add_visits(compute, &[Visit { mlp: *mlp, to_gate, to_up, visitors }], hidden, grouped, d_model);
+    }
 }
 
 impl Moe {
@@ -140,7 +144,7 @@ impl Moe {
 
         let grouped = &mut ffn.grouped[..tokens * d_model];
         grouped.fill(0.0);
-        let mut next = 0;
+        let (mut next, mut from) = (0, 0);
         while next < visits.experts.len() {
             // Of a few tokens all experts are taken on at once, and those that are here do not wait for the others. A prompt
             // takes what is here, in order, and gives it up before it takes more.
@@ -148,53 +152,42 @@ impl Moe {
             if !wait_later {
                 acquired.wait(next)?;
             }
-            // As many experts as the buffers hold, and one at least.
-            let (mut count, mut lines, mut gathered) = (0, [0; MOST_VISITS + 1], 0);
-            for (i, index) in (next..visits.experts.len()).enumerate().take(MOST_VISITS) {
-                // What has no slot yet may get one only when others are done.
-                let taken = if wait_later { acquired.coming(index) } else { acquired.ready(index) };
-                if i > 0 && !taken {
-                    break;
-                }
-                let expert = store.matrices(layer, visits.experts[index]);
-                let visitors = visits.of(index).len();
-                let hidden = ActivationKind::of(expert.down.format).lines(visitors, expert.gate.rows);
-                lines[i + 1] = lines[i] + hidden;
-                gathered += kinds(expert).map(|kind| kind.lines(visitors, d_model)).sum::<usize>();
-                if count > 0 && (lines[i + 1] > ffn.hidden.len() || gathered > s.gathered.len()) {
-                    break;
-                }
-                count += 1;
-            }
-            let experts = |i: usize| store.matrices(layer, visits.experts[next + i]);
-            let formats = (0..count).flat_map(|i| [experts(i).gate.format, experts(i).up.format]);
+            // What has no slot yet may get one only when others are done.
+            let taken = |index| if wait_later { acquired.coming(index) } else { acquired.ready(index) };
+            let ready = |index| index == next || taken(index);
+            let expert = |index: usize| store.matrices(layer, visits.experts[index]);
+            let room = (ffn.hidden.len(), s.gathered.len());
+            let batch = Batch::fill(visits, next, from, room, ready, expert);
+            let formats = batch.items().iter().map(|item| expert(item.index));
+            let formats = formats.flat_map(|mlp| [mlp.gate.format, mlp.up.format]);
             compute.pack_also(x, formats, &mut ffn.packed);
-            let inputs = gather_inputs(compute, count, experts, next, visits, &ffn.packed, &mut s.gathered);
+            let inputs = batch.gather(compute, visits, expert, &ffn.packed, &mut s.gathered);
 
             let mut computed = [false; MOST_VISITS];
             loop {
                 let mut i = 0;
-                while i < count {
-                    let ready = |&i: &usize| !computed[i] && acquired.ready(next + i);
-                    let end = (i..count).find(|i| !ready(i)).unwrap_or(count);
+                while i < batch.count {
+                    let ready = |&i: &usize| !computed[i] && acquired.ready(batch.items[i].index);
+                    let end = (i..batch.count).find(|i| !ready(i)).unwrap_or(batch.count);
                     if i < end {
-                        with_visits(&acquired, next, visits, &inputs, i..end, |some| {
-                            hidden_layers(compute, some, &mut ffn.hidden[lines[i]..lines[end]]);
+                        batch.with_visits(&acquired, visits, &inputs, i..end, |some| {
+                            hidden_layers(compute, some, &mut ffn.hidden[batch.lines[i]..batch.lines[end]]);
                         });
                         computed[i..end].fill(true);
                     }
                     i = end.max(i + 1);
                 }
-                match computed[..count].iter().position(|computed| !computed) {
-                    Some(late) => acquired.wait(next + late)?,
+                match computed[..batch.count].iter().position(|computed| !computed) {
+                    Some(late) => acquired.wait(batch.items[late].index)?,
                     None => break,
                 }
             }
-            with_visits(&acquired, next, visits, &inputs, 0..count, |all| {
-                add_outputs(compute, all, &ffn.hidden[..lines[count]], grouped, d_model);
+            batch.with_visits(&acquired, visits, &inputs, 0..batch.count, |all| {
+                add_outputs(compute, all, &ffn.hidden[..batch.lines[batch.count]], grouped, d_model);
             });
-            acquired.done(next..next + count);
-            next += count;
+            let before = next;
+            (next, from) = batch.end(visits);
+            acquired.done(before..next);
         }
         drop(acquired);
         if let Some(shared) = &self.shared {
@@ -226,58 +219,115 @@ fn kinds(mlp: &MlpRef) -> impl Iterator<Item = ActivationKind> + use<> {
 /// Inputs of an expert's gate and up.
 type Inputs<'a> = [Option<(Activations<'a>, Activations<'a>)>; MOST_VISITS];
 
-/// Inputs of `count` experts, numbered `first ..` in `visits`.
-fn gather_inputs<'a>(
-    compute: Compute<'_>,
-    count: usize,
-    expert: impl Fn(usize) -> &'a MlpRef,
-    first: usize,
-    visits: &Visits,
-    packed: &'a Packed,
-    gathered: &'a mut [Line],
-) -> Inputs<'a> {
-    let (mut rest, mut list) = (gathered, [None; MOST_VISITS]);
-    for (i, list) in list.iter_mut().enumerate().take(count) {
-        let (mlp, visitors) = (expert(i), visits.of(first + i));
-        let d_model = mlp.gate.cols;
-        let mut inputs = [None; 2];
-        for (input, kind) in inputs.iter_mut().zip(kinds(mlp)) {
-            let all = packed.view(kind);
-            *input = Some(if visitors.len() == all.tokens() {
-                // Everyone, in order.
-                all
-            } else {
-                let (lines, others) =
-                    std::mem::take(&mut rest).split_at_mut(kind.lines(visitors.len(), d_model));
-                rest = others;
-                gather(compute, &all, visitors, lines);
-                Activations::new(kind, visitors.len(), d_model, lines)
-            });
-        }
-        let [gate, up] = inputs;
-        *list = gate.map(|gate| (gate, up.unwrap_or(gate)));
-    }
-    list
+/// An expert and some of its visitors.
+#[derive(Debug, Clone, Copy, Default)]
+struct Item {
+    /// The expert's number in the list of visits.
+    index: usize,
+    from: usize,
+    to: usize,
 }
 
-/// Visits of experts that are here: some of those that begin at `first` in `visits`.
-fn with_visits(
-    acquired: &Acquired<'_>,
-    first: usize,
-    visits: &Visits,
-    inputs: &Inputs<'_>,
-    some: Range<usize>,
-    work: impl FnOnce(&[Visit<'_>]),
-) {
-    let visit = |i: usize| {
-        let (to_gate, to_up) = inputs[i].expect("every expert of a batch has its inputs");
-        Visit { mlp: acquired.view(first + i), to_gate, to_up, visitors: visits.of(first + i) }
-    };
-    let mut list = [visit(some.start); MOST_VISITS];
-    for (place, i) in list.iter_mut().zip(some.clone()) {
-        *place = visit(i);
+/// Experts that are computed together, at most [`PASS`] visitors of each.
+#[derive(Debug, Default)]
+struct Batch {
+    items: [Item; MOST_VISITS],
+    count: usize,
+    /// Where the hidden lines of each item start.
+    lines: [usize; MOST_VISITS + 1],
+}
+
+impl Batch {
+    /// As many as there are buffers for, and one at least, beginning with visitor `from` of expert number `next`.
+    /// `room` is lines for hidden layers and for gathered inputs.
+    fn fill<'a>(
+        visits: &Visits,
+        mut next: usize,
+        mut from: usize,
+        room: (usize, usize),
+        ready: impl Fn(usize) -> bool,
+        expert: impl Fn(usize) -> &'a MlpRef,
+    ) -> Self {
+        let (mut batch, mut gathered) = (Self::default(), 0);
+        while batch.count < MOST_VISITS && next < visits.experts.len() && ready(next) {
+            let (mlp, all) = (expert(next), visits.of(next).len());
+            let to = all.min(from + PASS);
+            let hidden = ActivationKind::of(mlp.down.format).lines(to - from, mlp.gate.rows);
+            let lines = batch.lines[batch.count] + hidden;
+            gathered += kinds(mlp).map(|kind| kind.lines(to - from, mlp.gate.cols)).sum::<usize>();
+            if batch.count > 0 && (lines > room.0 || gathered > room.1) {
+                break;
+            }
+            batch.items[batch.count] = Item { index: next, from, to };
+            batch.count += 1;
+            batch.lines[batch.count] = lines;
+            (next, from) = if to == all { (next + 1, 0) } else { (next, to) };
+        }
+        batch
     }
-    work(&list[..some.len()]);
+
+    fn items(&self) -> &[Item] {
+        &self.items[..self.count]
+    }
+
+    /// The expert and the visitor that come next.
+    fn end(&self, visits: &Visits) -> (usize, usize) {
+        let Item { index, to, .. } = self.items[self.count - 1];
+        if to == visits.of(index).len() { (index + 1, 0) } else { (index, to) }
+    }
+
+    /// Inputs of the experts' visitors.
+    fn gather<'a>(
+        &self,
+        compute: Compute<'_>,
+        visits: &Visits,
+        expert: impl Fn(usize) -> &'a MlpRef,
+        packed: &'a Packed,
+        gathered: &'a mut [Line],
+    ) -> Inputs<'a> {
+        let (mut rest, mut list) = (gathered, [None; MOST_VISITS]);
+        for (list, &Item { index, from, to }) in list.iter_mut().zip(self.items()) {
+            let (mlp, visitors) = (expert(index), visits.of(index));
+            let mut inputs = [None; 2];
+            for (input, kind) in inputs.iter_mut().zip(kinds(mlp)) {
+                let all = packed.view(kind);
+                *input = Some(if visitors.len() == all.tokens() {
+                    // Everyone, in order.
+                    all.slice_tokens(from..to)
+                } else {
+                    let lines = kind.lines(to - from, mlp.gate.cols);
+                    let (lines, others) = std::mem::take(&mut rest).split_at_mut(lines);
+                    rest = others;
+                    gather(compute, &all, &visitors[from..to], lines);
+                    Activations::new(kind, to - from, mlp.gate.cols, lines)
+                });
+            }
+            let [gate, up] = inputs;
+            *list = gate.map(|gate| (gate, up.unwrap_or(gate)));
+        }
+        list
+    }
+
+    /// Visits of some of the experts, which must be here.
+    fn with_visits(
+        &self,
+        acquired: &Acquired<'_>,
+        visits: &Visits,
+        inputs: &Inputs<'_>,
+        some: Range<usize>,
+        work: impl FnOnce(&[Visit<'_>]),
+    ) {
+        let visit = |i: usize| {
+            let Item { index, from, to } = self.items[i];
+            let (to_gate, to_up) = inputs[i].expect("every expert of a batch has its inputs");
+            Visit { mlp: acquired.view(index), to_gate, to_up, visitors: &visits.of(index)[from..to] }
+        };
+        let mut list = [visit(some.start); MOST_VISITS];
+        for (place, i) in list.iter_mut().zip(some.clone()) {
+            *place = visit(i);
+        }
+        work(&list[..some.len()]);
+    }
 }
 
 /// The visitors' activations, out of those of all tokens.

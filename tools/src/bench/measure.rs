@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use moelten_engine::error::EngineError;
+use moelten_engine::experts::stats::StoreStats;
 use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::memory;
 use moelten_engine::model::Model;
@@ -16,6 +17,9 @@ use crate::progress::{Progress, Unit};
 
 /// Tokens decoded without timing when reading the prompt has touched the weights before.
 const WARM_UP: usize = 8;
+
+/// Tokens decoded without timing when experts are streamed: the cache is then as it stays.
+const WARM_UP_STREAM: usize = 64;
 
 /// What to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +34,19 @@ pub struct Work {
     pub repeat: usize,
     /// Precision of the KV cache.
     pub kv: KvFormat,
+    /// Whether experts are streamed: then no token is decoded twice, because the second time its experts would be there.
+    pub streams: bool,
 }
 
 impl Work {
     /// Tokens that the runs need.
     pub fn tokens(&self) -> usize {
-        self.prefill.max(if self.decode > 0 { self.depth + self.decode } else { 0 })
+        let decode = match self.streams {
+            _ if self.decode == 0 => 0,
+            true => self.depth + WARM_UP_STREAM + self.repeat * self.decode,
+            false => self.depth + self.decode,
+        };
+        self.prefill.max(decode)
     }
 }
 
@@ -59,16 +70,18 @@ impl Rates {
 }
 
 /// Reading a prompt.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Prefill {
     /// Tokens per second.
     pub rates: Rates,
     /// Operations of the matrix products of a token, a multiplication and an addition counted as two; attention not counted.
     pub operations_per_token: f64,
+    /// What the expert store did meanwhile.
+    pub store: StoreStats,
 }
 
 /// Decoding.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Decode {
     /// Tokens per second.
     pub rates: Rates,
@@ -78,6 +91,8 @@ pub struct Decode {
     pub kv_bytes_per_token: f64,
     /// Bytes that came from a disk for each token.
     pub disk_bytes_per_token: Option<f64>,
+    /// What the expert store did meanwhile.
+    pub store: StoreStats,
     /// Different experts that were chosen, over all layers.
     pub experts_used: usize,
     /// Experts that there are, over all layers.
@@ -85,7 +100,7 @@ pub struct Decode {
 }
 
 /// What was measured.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Measured {
     /// The prompt.
     pub prefill: Option<Prefill>,
@@ -93,8 +108,6 @@ pub struct Measured {
     pub decode: Option<Decode>,
     /// Bytes that came from a disk during timed repetitions.
     pub disk_bytes: Option<u64>,
-    /// The most memory that the process owned.
-    pub peak_owned_bytes: Option<u64>,
 }
 
 /// Runs `work` over `tokens`.
@@ -115,15 +128,13 @@ pub fn measure(
         work,
         stop,
         disk_bytes: memory::disk_bytes_read().map(|_| 0),
-        peak_owned_bytes: memory::owned_bytes(),
     };
     let prefill = if work.prefill > 0 { run.prefill()? } else { None };
     let decode = if work.decode > 0 { run.decode()? } else { None };
     if run.session.logits().iter().any(|logit| logit.is_nan()) {
         return Err(EngineError::NotANumber { tokens: run.session.tokens().len() }.into());
     }
-    let Run { disk_bytes, peak_owned_bytes, .. } = run;
-    Ok(Measured { prefill, decode, disk_bytes, peak_owned_bytes })
+    Ok(Measured { prefill, decode, disk_bytes: run.disk_bytes })
 }
 
 struct Run<'a> {
@@ -133,7 +144,6 @@ struct Run<'a> {
     work: Work,
     stop: &'a AtomicBool,
     disk_bytes: Option<u64>,
-    peak_owned_bytes: Option<u64>,
 }
 
 impl Run<'_> {
@@ -141,7 +151,11 @@ impl Run<'_> {
         let prompt = &self.tokens[..self.work.prefill];
         let mut progress = self.progress("prefill", prompt.len());
         let mut counter = self.traffic.counter();
+        let mut before = None;
         let rates = self.repeat(prompt.len(), &mut progress, |run, timed| {
+            if timed && before.is_none() {
+                before = Some(run.session.model().experts().stats());
+            }
             run.session.keep_prefix(&[]);
             let stop = run.stop;
             if timed {
@@ -153,7 +167,8 @@ impl Run<'_> {
         let tokens = prompt.len() as f64;
         let chosen = counter.chosen.weights as f64 / self.work.repeat as f64;
         let weights = self.traffic.dense.weights as f64 * tokens + self.traffic.head.weights as f64 + chosen;
-        Ok(rates.map(|rates| Prefill { rates, operations_per_token: 2.0 * weights / tokens }))
+        let store = self.session.model().experts().stats().since(&before.unwrap_or_default());
+        Ok(rates.map(|rates| Prefill { rates, operations_per_token: 2.0 * weights / tokens, store }))
     }
 
     fn decode(&mut self) -> anyhow::Result<Option<Decode>> {
@@ -166,13 +181,24 @@ impl Run<'_> {
             self.session.append(rest, self.stop, &mut (), &mut |_| {})?;
         }
         // Only a prompt, or all of it once, brings all the weights from the disk that are about to be used.
-        let warm_up = if self.work.prefill > 0 { decode.min(WARM_UP) } else { decode };
+        let warm_up = match self.work.streams {
+            true => WARM_UP_STREAM,
+            false if self.work.prefill > 0 => decode.min(WARM_UP),
+            false => decode,
+        };
+        let all_tokens = self.tokens;
         let mut counter = self.traffic.counter();
         let before = self.disk_bytes;
+        let mut store_before = None;
         let rates = self.repeat(decode, &mut progress, |run, timed| {
-            run.session.keep_prefix(&tokens[..depth]);
-            let count = if timed { decode } else { warm_up };
-            for token in &tokens[depth..depth + count] {
+            if !run.work.streams {
+                run.session.keep_prefix(&tokens[..depth]);
+            }
+            if timed && store_before.is_none() {
+                store_before = Some(run.session.model().experts().stats());
+            }
+            let (first, count) = (run.session.tokens().len(), if timed { decode } else { warm_up });
+            for token in &all_tokens[first..first + count] {
                 let token = std::slice::from_ref(token);
                 if timed {
                     run.session.append(token, run.stop, &mut counter, &mut |_| {})?;
@@ -191,6 +217,7 @@ impl Run<'_> {
             bytes_per_token: every as f64 + counter.chosen.bytes as f64 / all,
             kv_bytes_per_token: kv.sum::<u64>() as f64 / decode as f64,
             disk_bytes_per_token: disk,
+            store: self.session.model().experts().stats().since(&store_before.unwrap_or_default()),
             experts_used,
             experts,
         }))
@@ -213,7 +240,6 @@ impl Run<'_> {
             rates.push(tokens as f64 / started.elapsed().as_secs_f64());
             let read = memory::disk_bytes_read().zip(before).map(|(after, before)| after - before);
             self.disk_bytes = self.disk_bytes.zip(read).map(|(sum, read)| sum + read);
-            self.peak_owned_bytes = self.peak_owned_bytes.max(memory::owned_bytes());
         }
         Ok(Rates::of(rates))
     }
@@ -238,8 +264,9 @@ mod tests {
 
     #[test]
     fn only_what_is_run_needs_tokens() {
-        let work = Work { prefill: 5, decode: 0, depth: 100, repeat: 1, kv: KvFormat::F16 };
+        let work = Work { prefill: 5, decode: 0, depth: 100, repeat: 1, kv: KvFormat::F16, streams: false };
         assert_eq!(work.tokens(), 5);
         assert_eq!(Work { decode: 3, ..work }.tokens(), 103);
+        assert_eq!(Work { decode: 3, repeat: 2, streams: true, ..work }.tokens(), 170);
     }
 }

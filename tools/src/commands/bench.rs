@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use moelten_engine::model::Model;
+use moelten_engine::plan::{Experts, Plan};
 use moelten_engine::session::SessionOptions;
 use moelten_engine::topology::Placement;
 use moelten_loader::spec::ModelSpec;
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 use crate::bench::generate::{self, Mix, Random};
 use crate::bench::limits::{self, Limits};
 use crate::bench::measure::{Measured, Rates, Work, measure};
+use crate::bench::peak::Peak;
 use crate::bench::shape::Shape;
 use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
@@ -87,18 +89,22 @@ struct Report<'a> {
     work: Work,
     model: &'a Model,
     measured: Measured,
+    /// The most memory that the process owned.
+    peak_owned_bytes: Option<u64>,
     limits: Limits,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let work = Work {
+    let mut work = Work {
         prefill: args.prefill,
         decode: args.decode,
         depth: args.depth,
         repeat: args.repeat.into(),
         kv: args.compute.kv(),
+        streams: false,
     };
+    let peak = Peak::begin();
     // `requires` above is not enforced beside a model, because that excludes a shape.
     if args.shape.is_none() && (args.layers.is_some() || args.format.is_some()) {
         let problem = "--layers and --format are for --shape; a model file has its own".to_owned();
@@ -109,9 +115,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return Err(CommandError::Usage(problem).into());
     }
     let subject = subject(&args)?;
+    let session = |work: Work| SessionOptions { context: Some(work.tokens()), kv: work.kv };
+    let plan = Plan::new(&subject.spec, &subject.tensors, args.compute.options(session(work), 0).plan())?;
+    work.streams = matches!(plan.experts, Experts::Cached(_));
     let tokens = known_or_random(subject.tokens, subject.spec.vocab, work.tokens())?;
-    let session = SessionOptions { context: Some(work.tokens()), kv: work.kv };
-    let model = args.compute.model(subject.spec, subject.tensors, session, 0)?;
+    let model = args.compute.model(subject.spec, subject.tensors, session(work), 0)?;
     let kernels = Kernels::for_isa(model.isa()).expect("the model runs with this tier");
     let notes = Notes::detect();
     let say = |text: &str| notes.line(Tone::Dim, &filter::clean(text));
@@ -124,6 +132,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let ram = limits::ram(model.pool(), kernels)?;
     let int8 = limits::int8(model.pool(), kernels);
     let measured = measure(&model, &tokens, work, polling.stop())?;
+    let peak_owned_bytes = peak.end();
     let limits = Limits {
         ram_gb_per_s: ram.max(limits::ram(model.pool(), kernels)?),
         int8_tops: int8.max(limits::int8(model.pool(), kernels)),
@@ -136,6 +145,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         work,
         model: &model,
         measured,
+        peak_owned_bytes,
         limits,
     };
     if args.json {
@@ -221,10 +231,13 @@ struct DecodeFigures {
 
 impl Report<'_> {
     fn decode_figures(&self) -> Option<DecodeFigures> {
-        let (decode, ram) = (self.measured.decode?, self.limits.ram_gb_per_s);
+        let (decode, ram) = (self.measured.decode.as_ref()?, self.limits.ram_gb_per_s);
         let rate = decode.rates.median / 1e9;
         let with_kv = decode.bytes_per_token + decode.kv_bytes_per_token;
-        let from_disk = decode.disk_bytes_per_token.unwrap_or(0.0);
+        let from_disk = match self.work.streams {
+            true => decode.store.decode.missed_bytes as f64 / (self.work.decode * self.work.repeat) as f64,
+            false => decode.disk_bytes_per_token.unwrap_or(0.0),
+        };
         let disk_seconds = match &self.limits.disk_gb_per_s {
             _ if from_disk == 0.0 => Some(0.0),
             Ok(disk) => Some(from_disk / disk / 1e9),
@@ -240,9 +253,9 @@ impl Report<'_> {
     }
 
     fn json(&self) -> Value {
-        let Measured { prefill, decode, disk_bytes, peak_owned_bytes } = self.measured;
+        let Measured { prefill, decode, disk_bytes } = &self.measured;
         let (plan, work, limits) = (self.model.pool().plan(), self.work, &self.limits);
-        let prefill = prefill.map(|prefill| {
+        let prefill_json = prefill.as_ref().map(|prefill| {
             let tops = prefill.operations_per_token * prefill.rates.median / 1e12;
             json!({
                 "tokens": work.prefill,
@@ -254,7 +267,7 @@ impl Report<'_> {
                 "share_of_int8": tops / limits.int8_tops,
             })
         });
-        let decode = decode.zip(self.decode_figures()).map(|(decode, figures)| {
+        let decode_json = decode.as_ref().zip(self.decode_figures()).map(|(decode, figures)| {
             json!({
                 "tokens": work.decode,
                 "depth": work.depth,
@@ -281,18 +294,91 @@ impl Report<'_> {
             "pinned": matches!(plan.placement, Placement::Pinned(_)),
             "kv": work.kv.name(),
             "repeat": work.repeat,
-            "prefill": prefill,
-            "decode": decode,
+            "prefill": prefill_json,
+            "decode": decode_json,
             "limits": {
                 "ram_gb_per_s": limits.ram_gb_per_s,
                 "int8_tops": limits.int8_tops,
                 "disk_gb_per_s": limits.disk_gb_per_s.as_ref().ok(),
                 "disk_problem": limits.disk_gb_per_s.as_ref().err(),
             },
-            // Hit rates and the budget are known once there is a store that has them.
-            "cache": { "hit_rate_decode": null, "hit_rate_prefill": null, "bytes_read": disk_bytes },
-            "memory": { "peak_owned_bytes": peak_owned_bytes, "budget_bytes": null },
+            "cache": self.cache_json(*disk_bytes),
+            "memory": {
+                "peak_owned_bytes": self.peak_owned_bytes,
+                "budget_bytes": self.model.plan().budget,
+                "mapped_bytes": self.model.plan().mapped(),
+            },
         })
+    }
+
+    /// What the store did; `null` for rates of what was not run. In place every expert is there.
+    fn cache_json(&self, disk_bytes: Option<u64>) -> Value {
+        let (prefill, decode) = (self.measured.prefill.as_ref(), self.measured.decode.as_ref());
+        let stores = prefill.map(|p| &p.store).into_iter().chain(decode.map(|d| &d.store));
+        let bytes_read =
+            if self.work.streams { Some(stores.map(|s| s.bytes_read).sum()) } else { disk_bytes };
+        let tokens = (self.work.decode * self.work.repeat) as f64;
+        json!({
+            "streams": self.work.streams,
+            "share_resident": match &self.model.plan().experts {
+                Experts::Cached(cached) => cached.share(),
+                Experts::InPlace | Experts::Repacked => 1.0,
+            },
+            "hit_rate_decode": decode.map(|d| d.store.decode.hit_rate()),
+            "hit_rate_prefill": prefill.map(|p| p.store.prefill.hit_rate()),
+            "bytes_read": bytes_read,
+            "decode_missed_bytes_per_token": decode.map(|d| d.store.decode.missed_bytes as f64 / tokens),
+            "decode_bytes_read_per_token": decode.map(|d| d.store.bytes_read as f64 / tokens),
+            "decode_stall_s": decode.map(|d| d.store.decode.stall.as_secs_f64()),
+            "decode_read_gb_per_s": decode.map(|d| d.store.read_gb_per_s()),
+            "prefill_stall_s": prefill.map(|p| p.store.prefill.stall.as_secs_f64()),
+            "prefill_read_gb_per_s": prefill.map(|p| p.store.read_gb_per_s()),
+            "retries": decode.map(|d| d.store.retries),
+            "prefetch": decode.map(|d| d.store.ahead.iter().map(|layer| json!({
+                "chosen": layer.chosen, "foreseen": layer.foreseen, "read": layer.read, "useful": layer.useful,
+            })).collect::<Vec<_>>()),
+        })
+    }
+
+    /// What the store did in a line or two, if it had anything to do.
+    fn cache_lines(&self, lines: &mut Vec<String>) {
+        let Experts::Cached(cached) = &self.model.plan().experts else { return };
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        lines.push(format!(
+            "experts  {} of them stay, {}; {}",
+            percent(cached.share()),
+            bytes(cached.bytes()),
+            if cached.direct { "direct reads" } else { "mapped" }
+        ));
+        if let Some(prefill) = &self.measured.prefill {
+            let (store, tokens) = (&prefill.store, (self.work.prefill * self.work.repeat) as u64);
+            lines.push(format!(
+                "         prefill: {} hits, {} read per token at {:.2} GB/s, {:.0} % of the time waiting",
+                percent(store.prefill.hit_rate()),
+                bytes(store.bytes_read / tokens),
+                store.read_gb_per_s(),
+                100.0 * store.prefill.stall.as_secs_f64() * prefill.rates.median / tokens as f64,
+            ));
+        }
+        if let Some(decode) = &self.measured.decode {
+            let (store, tokens) = (&decode.store, (self.work.decode * self.work.repeat) as u64);
+            lines.push(format!(
+                "         decode: {} hits, {} read per token at {:.2} GB/s, {:.0} % of the time waiting",
+                percent(store.decode.hit_rate()),
+                bytes(store.bytes_read / tokens),
+                store.read_gb_per_s(),
+                100.0 * store.decode.stall.as_secs_f64() * decode.rates.median / tokens as f64,
+            ));
+            let ahead = store.ahead_total();
+            if ahead.chosen > 0 {
+                lines.push(format!(
+                    "         prefetch: {} of the next layer's experts foreseen; {} read ahead, {} of them used",
+                    percent(ahead.foreseen as f64 / ahead.chosen as f64),
+                    ahead.read,
+                    percent(ahead.useful as f64 / ahead.read.max(1) as f64),
+                ));
+            }
+        }
     }
 
     fn text(&self) -> String {
@@ -302,7 +388,7 @@ impl Report<'_> {
             None => self.name.to_owned(),
         }];
         lines.push(format!("{}; {}; KV {}", self.model.pool().plan(), self.model.isa(), work.kv.name()));
-        if let Some(prefill) = self.measured.prefill {
+        if let Some(prefill) = &self.measured.prefill {
             let tops = prefill.operations_per_token * prefill.rates.median / 1e12;
             lines.push(format!(
                 "prefill  {:>5} tokens {}   {tops:.2} of {:.2} int8 TOP/s ({:.0} %)",
@@ -312,7 +398,7 @@ impl Report<'_> {
                 100.0 * tops / limits.int8_tops
             ));
         }
-        if let Some((decode, figures)) = self.measured.decode.zip(self.decode_figures()) {
+        if let Some((decode, figures)) = self.measured.decode.as_ref().zip(self.decode_figures()) {
             lines.push(format!(
                 "decode   {:>5} tokens {}   {:.1} of {:.1} GB/s RAM ({:.0} %)",
                 work.decode,
@@ -331,19 +417,26 @@ impl Report<'_> {
             ));
             let bound = figures.bound_tokens_per_s.map_or_else(
                 || "bound unknown, as the disk's speed is".to_owned(),
-                |bound| format!("at most {bound:.1} tok/s possible"),
+                |bound| {
+                    let share = 100.0 * decode.rates.median / bound;
+                    format!("at most {bound:.1} tok/s possible ({share:.0} % reached)")
+                },
             );
             let used = format!("{} of {} experts used", decode.experts_used, decode.experts);
             lines.push(format!("         {bound}; {used}"));
         }
+        self.cache_lines(&mut lines);
         let disk = match &limits.disk_gb_per_s {
             Ok(speed) => format!("{speed:.2} GB/s"),
             Err(why) => format!("not measured: {why}"),
         };
         lines.push(format!("disk     {disk}"));
-        let owned = self.measured.peak_owned_bytes.map_or_else(|| "unknown".to_owned(), bytes);
+        let owned = self.peak_owned_bytes.map_or_else(|| "unknown".to_owned(), bytes);
         let read = self.measured.disk_bytes.map_or_else(|| "unknown".to_owned(), bytes);
-        lines.push(format!("memory   {owned} owned at most; {read} read from disks in timed runs"));
+        let budget = bytes(self.model.plan().budget);
+        lines.push(format!(
+            "memory   {owned} owned at most, of {budget}; {read} read from disks in timed runs"
+        ));
         lines.push(String::new());
         lines.join("\n")
     }
