@@ -47,7 +47,9 @@ fn check(case: &Case, setup: Setup) {
     if setup.percent < 100 {
         assert!(stats.decode.missed > resident, "{what}: something had to leave: {stats:?}");
     } else {
-        assert_eq!(stats.decode.missed + stats.ahead_total().useful, resident, "{what}: {stats:?}");
+        // A right guess is a miss or not, as the disk was fast.
+        let misses = stats.decode.missed..=stats.decode.missed + stats.ahead_total().useful;
+        assert!(misses.contains(&resident), "{what}: {resident} {stats:?}");
     }
     if setup.prefetch == Prefetch::Off {
         assert_eq!(stats.ahead_total().read, 0, "{what}");
@@ -129,7 +131,8 @@ fn a_model_in_no_file_gives_the_same_bits() {
 #[test]
 fn what_stays_does_not_depend_on_guesses_or_on_the_disk() {
     let (path, ids) = (folder("qwen3moe"), golden("qwen3moe").ids);
-    let froms = [From::Direct, From::Mapped].into_iter().chain((0..4).map(|s| From::Disk(Behaviour::Late(s))));
+    let froms =
+        [From::Direct, From::Mapped].into_iter().chain((0..4).map(|s| From::Disk(Behaviour::Late(s))));
     for percent in [25, 50, 75] {
         let after = |from, prefetch| {
             let mut session = Setup { from, percent, prefetch, ..Default::default() }.session(&path);

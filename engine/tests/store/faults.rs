@@ -127,7 +127,7 @@ fn after_an_error_the_same_sequence_goes_on_with_the_right_bits() {
             let prefetch = if seed % 2 == 0 { Prefetch::On } else { Prefetch::Off };
             let percent = [0, 25, 75][seed as usize % 3];
             // Every part is tried twice.
-            let flaky = Behaviour::Flaky { seed, one_in: 4 };
+            let flaky = Behaviour::Flaky { seed, one_in: 8 };
             let setup = Setup { prefetch, percent, threads: 1 + seed as usize % 2, ..on(flaky) };
             let mut session = setup.session(&case.path);
             let mut start = 0;
@@ -135,7 +135,7 @@ fn after_an_error_the_same_sequence_goes_on_with_the_right_bits() {
                 if start == case.ids.len() {
                     break;
                 }
-                let end = case.ids.len().min(start + 1 + (chance(seed, index) % 7) as usize);
+                let end = case.ids.len().min(start + 1 + (chance(seed, index) % 3) as usize);
                 let (bits, failed) = insist(&mut session, &case.ids[start..end]);
                 assert!(bits == case.expected[start * vocab..end * vocab], "{setup:?}: {start}..{end}");
                 (start, failures) = (end, failures + failed);

@@ -54,19 +54,16 @@ impl Setup {
         let loaded = load(path).unwrap_or_else(|error| panic!("{error}"));
         let session = SessionOptions { context: Some(CONTEXT), kv: KvFormat::F16 };
         let io = if self.from == From::Mapped { Io::Mmap } else { Io::Direct };
-        let plan = |ram, extra| {
-            let options = PlanOptions { ram, io, session, extra, ..Default::default() };
-            Plan::with_memory(&loaded.spec, &loaded.tensors, options, 0, PLENTY).unwrap()
-        };
-        let least = plan(Ram::Min, 0);
-        let extra = (least.kv + least.scratch) * (self.sessions - 1);
-        let Experts::Cached(cached) = &least.experts else { panic!("{:?}", least.experts) };
+        let options = PlanOptions { ram: Ram::Min, io, session, ..Default::default() };
+        let mut plan = Plan::with_memory(&loaded.spec, &loaded.tensors, options, 0, PLENTY).unwrap();
+        plan.extra = (plan.kv + plan.scratch) * (self.sessions - 1);
+        let Experts::Cached(cached) = &mut plan.experts else { panic!("{:?}", plan.experts) };
         let all: u64 = (cached.shape.experts.iter().zip(&cached.shape.classes))
             .map(|(&experts, &class)| experts as u64 * cached.slot_bytes[class as usize] as u64)
             .sum();
-        let plan = plan(Ram::Bytes(least.needs() + extra + all * self.percent as u64 / 100), extra);
-        let Experts::Cached(cached) = &plan.experts else { panic!("{:?}", plan.experts) };
+        cached.shape.quotas = cached.quotas_for(cached.bytes() + all * self.percent as u64 / 100);
         assert!((cached.share() - self.percent as f64 / 100.0).abs() < 0.05, "{}", cached.share());
+        plan.budget = plan.needs();
         let options = ModelOptions {
             threads: Some(self.threads),
             prefetch: self.prefetch,
