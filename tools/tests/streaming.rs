@@ -146,14 +146,15 @@ fn f15_f18_memory_that_the_system_refuses_is_a_clean_error() {
     };
     let least = (5..80).map(|step| step * 4_000_000).find(|&limit| with(limit, "min").code == Some(0));
     let least = least.expect("320 MB are enough");
-    let outcome = with(least, "4G").harmless();
-    assert_eq!(outcome.code, Some(5), "{outcome:?}");
-    assert!(outcome.err.contains("error[E-MEM-"), "{outcome:?}");
-    for limit in (0..8).map(|step| least + step * 2_500_000) {
+    let mut codes = Vec::new();
+    // Memory for slots, or the stacks of threads: whichever comes first.
+    for limit in (0..24).map(|step| least - 4_000_000 + step * 1_500_000) {
         let outcome = with(limit, "4G").harmless();
-        assert!(matches!(outcome.code, Some(0 | 5)), "{limit}: {outcome:?}");
+        assert!(matches!(outcome.code, Some(0 | 5 | 6)), "{limit}: {outcome:?}");
         assert!(!outcome.err.contains("bug"), "{limit}: {outcome:?}");
+        codes.push(outcome.code);
     }
+    assert!(codes.contains(&Some(5)), "{codes:?}");
 }
 
 /// Copies of each expert of the built-in model.

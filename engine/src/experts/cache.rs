@@ -95,6 +95,8 @@ pub struct Cache {
     spare: Vec<usize>,
     /// Slots of each size beyond them whose memory goes back to the system when they become free.
     debts: Vec<usize>,
+    /// Right guesses of the present request.
+    right: Vec<u32>,
     /// Guesses since the last request: entry, layer and expert.
     guessed: Vec<(u32, u32, u32)>,
 }
@@ -145,6 +147,7 @@ impl Cache {
             order: Vec::with_capacity(most),
             evicted: Vec::with_capacity(most),
             wrong: Vec::with_capacity(most),
+            right: Vec::with_capacity(most),
             guessed: Vec::with_capacity(most),
         }
     }
@@ -191,11 +194,13 @@ impl Cache {
         let state = &mut self.layers[layer];
         state.ranking.used(uses.clone());
         state.keep.fill(false);
-        uses.for_each(|(expert, _)| state.keep[expert as usize] = true);
+        uses.clone().for_each(|(expert, _)| state.keep[expert as usize] = true);
         // Wrong guesses first, here or on their way, whichever layer they were for: they do not compete.
-        let right = self.give_up_guesses(|cache, entry, of, expert| {
+        // More experts than there are spare slots are used one after the other: a guess would hold one against that order.
+        let few = uses.count() <= self.spare[self.layers[layer].class as usize];
+        self.give_up_guesses(|cache, entry, of, expert| {
             let failed = matches!(cache.entry(entry).state, State::Reading(reading) if reading.failed);
-            of as usize == layer && cache.layers[layer].keep[expert as usize] && !failed
+            few && of as usize == layer && cache.layers[layer].keep[expert as usize] && !failed
         });
         let Self { layers, order, .. } = self;
         let state = &mut layers[layer];
@@ -206,8 +211,11 @@ impl Cache {
         order.sort_unstable_by_key(|&expert| Reverse(ranking.value(expert)));
         state.keep.fill(false);
         order.iter().take(state.quota).for_each(|&expert| state.keep[expert as usize] = true);
+        // They have just been read: they stay until they have been used.
+        self.right.iter().for_each(|&entry| self.entries[entry as usize].pins += 1);
         self.make_room(layer);
-        right
+        self.right.iter().for_each(|&entry| self.entries[entry as usize].pins -= 1);
+        self.right.len() as u64
     }
 
     /// Gives up all guesses since the last request, because a need for an expert of `layer` finds no free slot. See
@@ -218,9 +226,9 @@ impl Cache {
         }
     }
 
-    /// Gives up the guesses since the last request but those that are `right`, whose number it returns.
-    fn give_up_guesses(&mut self, right: impl Fn(&Self, u32, u32, u32) -> bool) -> u64 {
-        let mut count = 0;
+    /// Gives up the guesses since the last request but those that are `right`, which are listed.
+    fn give_up_guesses(&mut self, right: impl Fn(&Self, u32, u32, u32) -> bool) {
+        self.right.clear();
         while let Some((entry, layer, expert)) = self.guessed.pop() {
             let found = &self.entries[entry as usize];
             // The slot may serve another expert by now.
@@ -233,7 +241,7 @@ impl Cache {
                 continue;
             }
             if right(self, entry, layer, expert) {
-                count += 1;
+                self.right.push(entry);
             } else if let State::Reading(reading) = found.state {
                 self.abandon(entry, reading);
                 self.wrong.push(entry);
@@ -241,7 +249,6 @@ impl Cache {
                 self.leave(entry);
             }
         }
-        count
     }
 
     /// A guess that was given up, whose parts nobody needs to read.

@@ -336,6 +336,8 @@ struct Naive {
     rankings: Vec<Ranking>,
     quotas: Vec<usize>,
     content: Vec<Vec<u32>>,
+    /// What would be there if the last request had not been broken off.
+    missing: Vec<Vec<u32>>,
 }
 
 impl Naive {
@@ -345,15 +347,26 @@ impl Naive {
         all.sort_unstable();
         all.dedup();
         self.content[layer] = all;
+        self.missing[layer].clear();
         self.cut(layer);
     }
 
     fn cut(&mut self, layer: usize) {
         let ranking = &self.rankings[layer];
-        let content = &mut self.content[layer];
-        content.sort_unstable_by_key(|&expert| Reverse(ranking.value(expert)));
-        content.truncate(self.quotas[layer]);
-        content.sort_unstable();
+        let mut all = [&self.content[layer][..], &self.missing[layer]].concat();
+        all.sort_unstable_by_key(|&expert| Reverse(ranking.value(expert)));
+        all.truncate(self.quotas[layer]);
+        self.content[layer].retain(|expert| all.contains(expert));
+        self.missing[layer].retain(|expert| all.contains(expert));
+    }
+
+    /// The last request of a layer was broken off when these were here.
+    fn broken_off(&mut self, layer: usize, here: Vec<u32>) {
+        let should = std::mem::replace(&mut self.content[layer], here);
+        assert!(self.content[layer].iter().all(|expert| should.contains(expert)));
+        self.missing[layer] = should;
+        let content = &self.content[layer];
+        self.missing[layer].retain(|expert| !content.contains(expert));
     }
 }
 
@@ -366,6 +379,7 @@ fn run(trace: &Trace) {
         rankings: shape.experts.iter().map(|&experts| Ranking::new(policy, experts)).collect(),
         quotas: shape.quotas.clone(),
         content: vec![Vec::new(); layers],
+        missing: vec![Vec::new(); layers],
     };
     let mut shrink = None;
     for action in &trace.actions {
@@ -406,8 +420,7 @@ fn run(trace: &Trace) {
             assert_eq!(here, naive.content[layer], "what is at rest depends on requests alone");
         } else {
             // What had not arrived is not there; what had, is a part of what should be.
-            assert!(here.iter().all(|expert| naive.content[layer].contains(expert)));
-            naive.content[layer] = here;
+            naive.broken_off(layer, here);
         }
     }
     // Nobody wants anything any more: all memory comes back, and no layer holds more than it may.
