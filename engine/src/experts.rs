@@ -8,8 +8,10 @@
 pub mod cache;
 pub mod policy;
 mod readers;
+pub mod replay;
 pub mod source;
 pub mod stats;
+pub mod trace;
 
 use std::io;
 use std::ops::Range;
@@ -130,8 +132,7 @@ impl ExpertStore {
             pieces.push(Piece::reserve(std::iter::repeat_n(bytes, slots))?);
             most_parts = most_parts.max(source::most_parts(bytes));
         }
-        let slots = pieces.iter().map(Vec::len).sum();
-        let cache = Cache::new(&room.shape, Policy::for_slots(slots), pieces, most_parts);
+        let cache = Cache::new(&room.shape, Policy::default(), pieces, most_parts);
         let stats = StoreStats { ahead: vec![Ahead::default(); spec.layers.len()], ..StoreStats::default() };
         let readers = Readers::start(source, Arc::clone(&tensors), cache, stats)?;
         let guessing = Guessing { prefetch, state: Mutex::default() };

@@ -19,7 +19,7 @@ pub mod json;
 pub mod load;
 mod lower;
 pub mod open;
-mod output;
+pub mod output;
 mod raw;
 pub mod reader;
 pub mod repack;

@@ -9,7 +9,7 @@ use crate::error::{LoadError, Result};
 
 /// A file in the making. Dropped without [`Self::commit`], it leaves nothing behind.
 #[derive(Debug)]
-pub(crate) struct PartialFile {
+pub struct PartialFile {
     /// `None` once committed.
     file: Option<BufWriter<File>>,
     partial: PathBuf,

@@ -7,4 +7,5 @@ pub mod inspect;
 pub mod logits;
 pub mod ppl;
 pub mod quantize;
+pub mod replay;
 pub mod run;

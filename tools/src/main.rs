@@ -6,6 +6,7 @@ mod builtin;
 mod commands;
 mod exit;
 mod open;
+mod plot;
 mod progress;
 mod prompt;
 mod responder;
@@ -35,6 +36,7 @@ enum Command {
     Ppl(commands::ppl::Args),
     Logits(commands::logits::Args),
     Bench(commands::bench::Args),
+    Replay(commands::replay::Args),
     Doctor(commands::doctor::Args),
 }
 
@@ -53,6 +55,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Ppl(args)) => commands::ppl::run(args),
         Some(Command::Logits(args)) => commands::logits::run(args),
         Some(Command::Bench(args)) => commands::bench::run(args),
+        Some(Command::Replay(args)) => commands::replay::run(args),
         Some(Command::Doctor(args)) => commands::doctor::run(args),
         None => Ok(()),
     }

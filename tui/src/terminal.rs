@@ -33,10 +33,8 @@ pub enum Tone {
 impl Notes {
     /// Asks the environment: a terminal, not `TERM=dumb`, `NO_COLOR` (no-color.org) unset or empty.
     pub fn detect() -> Self {
-        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let terminal = io::stderr().is_terminal();
-        let dumb = cfg!(unix) && set("TERM").is_none_or(|term| term == "dumb");
-        Self { terminal, styled: terminal && !dumb && set("NO_COLOR").is_none() }
+        Self { terminal, styled: terminal && styles_welcome() }
     }
 
     /// Notes without a terminal.
@@ -64,8 +62,20 @@ impl Notes {
     /// Columns of the terminal, 80 where there is none.
     pub fn columns(self) -> usize {
         let size = if self.terminal { crossterm::terminal::size().ok() } else { None };
-        size.map_or(80, |(columns, _)| usize::from(columns)).max(1)
+        // Some pseudo-terminals say 0.
+        size.filter(|&(columns, _)| columns > 0).map_or(80, |(columns, _)| usize::from(columns))
     }
+}
+
+/// Whether escape sequences for colours are welcome on stdout, by the rules of [`Notes::detect`].
+pub fn stdout_styled() -> bool {
+    io::stdout().is_terminal() && styles_welcome()
+}
+
+fn styles_welcome() -> bool {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let dumb = cfg!(unix) && set("TERM").is_none_or(|term| term == "dumb");
+    !dumb && set("NO_COLOR").is_none()
 }
 
 #[cfg(unix)]

@@ -1,43 +1,251 @@
-//! Who leaves. Placeholder API while the real one is on its branch.
+//! Who leaves: ranks the experts of a layer by what was used so far. Pure and deterministic, without clocks: the same
+//! uses give the same order, in the store as in `replay`. It must not know what is resident, nor where bytes are.
+//!
+//! Time is counted in events: one token, or one chunk of a prompt, has passed the layer. All experts of an event are
+//! equally recent; how many tokens of a chunk chose each decides between them.
 
 /// How experts are ranked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Policy {
-    /// By last use.
+    /// The one whose last use is longest ago leaves.
     Lru,
+    /// The one that was used by the fewest tokens ever leaves. Never forgets; here to compare with.
+    Lfu,
+    /// The one with the lowest aged frequency leaves: every use counts, and counts less with every event after it (LRFU,
+    /// IEEE Transactions on Computers 50(12), 2001). What the store uses: `docs/cache.md` has the figures.
+    #[default]
+    Aged,
 }
 
 impl Policy {
-    /// The policy for a cache of so many slots.
-    pub fn for_slots(_slots: usize) -> Self {
-        Self::Lru
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Lru, Self::Lfu, Self::Aged];
+
+    /// Its name in options and output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lru => "lru",
+            Self::Lfu => "lfu",
+            Self::Aged => "aged",
+        }
     }
 }
 
-/// One layer's ranking.
-#[derive(Debug)]
+/// With every event a count loses this power of two of itself: half of it in 44 events.
+const AGING_SHIFT: u32 = 6;
+/// What one use by one token counts, with room below for aging and above for chunks.
+const USE: u64 = 1 << 32;
+/// The most used expert of a chunk counts as if this many tokens had used it, the others in proportion: the hottest of a
+/// prompt come first, and what is decoded after it soon counts more.
+const CHUNK_USES: u32 = 16;
+
+/// Rank of an expert: lower leaves first. No two experts have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Value {
+    /// What the policy goes by.
+    first: u64,
+    /// Event of the last use, 0 if there was none.
+    last: u64,
+    /// Tokens of that event that used it.
+    tokens: u32,
+    expert: u32,
+}
+
+/// The ranking of one layer's experts.
+#[derive(Debug, Clone)]
 pub struct Ranking {
-    last: Vec<(u64, u32)>,
+    policy: Policy,
+    /// Events so far.
     now: u64,
+    /// Of each expert.
+    uses: Vec<Uses>,
+    /// Counts of [`Policy::Lfu`] and [`Policy::Aged`], of each expert.
+    counts: Vec<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Uses {
+    last: u64,
+    tokens: u32,
 }
 
 impl Ranking {
-    /// Of a layer of so many experts.
-    pub fn new(_policy: Policy, experts: usize) -> Self {
-        Self { last: vec![(0, 0); experts], now: 0 }
+    /// Of a layer with so many experts, none of them used. Nothing is allocated afterwards.
+    pub fn new(policy: Policy, experts: usize) -> Self {
+        Self { policy, now: 0, uses: vec![Uses::default(); experts], counts: vec![0; experts] }
     }
 
-    /// A token or chunk has used these experts, each by so many tokens.
+    /// A token or a chunk of tokens has used these experts, each of them as many tokens as stand beside it.
+    ///
+    /// # Panics
+    /// If the layer has no such expert.
     pub fn used(&mut self, uses: impl IntoIterator<Item = (u32, u32)>) {
         self.now += 1;
+        let mut most = 1;
         for (expert, tokens) in uses {
-            self.last[expert as usize] = (self.now, tokens);
+            self.uses[expert as usize] = Uses { last: self.now, tokens };
+            most = most.max(tokens);
+        }
+        let counts = self.counts.iter_mut().zip(&self.uses);
+        let used_now = |uses: &Uses| if uses.last == self.now { u64::from(uses.tokens) } else { 0 };
+        match self.policy {
+            Policy::Lru => {}
+            Policy::Lfu => counts.for_each(|(count, uses)| *count += used_now(uses)),
+            Policy::Aged => {
+                let each = USE * u64::from(most.min(CHUNK_USES)) / u64::from(most);
+                counts.for_each(|(count, uses)| {
+                    *count = *count - (*count >> AGING_SHIFT) + used_now(uses) * each
+                });
+            }
         }
     }
 
-    /// Lower leaves first.
-    pub fn value(&self, expert: u32) -> (u64, u32, u32) {
-        let (now, tokens) = self.last[expert as usize];
-        (now, tokens, expert)
+    /// Rank of an expert among those of its layer. Never used is lowest.
+    ///
+    /// # Panics
+    /// If the layer has no such expert.
+    pub fn value(&self, expert: u32) -> Value {
+        let Uses { last, tokens } = self.uses[expert as usize];
+        Value { first: self.counts[expert as usize], last, tokens, expert }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Experts from the first that leaves to the last.
+    fn order(ranking: &Ranking) -> Vec<u32> {
+        let mut experts: Vec<u32> = (0..ranking.uses.len() as u32).collect();
+        experts.sort_by_key(|&expert| ranking.value(expert));
+        experts
+    }
+
+    fn ranked(policy: Policy, experts: usize, events: &[&[(u32, u32)]]) -> Vec<u32> {
+        let mut ranking = Ranking::new(policy, experts);
+        events.iter().for_each(|event| ranking.used(event.iter().copied()));
+        order(&ranking)
+    }
+
+    #[test]
+    fn the_never_used_leave_first_and_ties_are_decided() {
+        for policy in Policy::ALL {
+            assert_eq!(ranked(policy, 4, &[]), [0, 1, 2, 3], "{policy:?}");
+            assert_eq!(ranked(policy, 5, &[&[(3, 1), (1, 1)]]), [0, 2, 4, 1, 3], "{policy:?}");
+            // Tokens of a chunk decide between the equally recent.
+            assert_eq!(ranked(policy, 4, &[&[(0, 9), (1, 300), (2, 8)]]), [3, 2, 0, 1], "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn lru_goes_by_the_last_event_and_lfu_by_tokens() {
+        let events: [&[(u32, u32)]; 4] = [&[(0, 50), (1, 40)], &[(2, 1)], &[(1, 1)], &[(3, 1)]];
+        assert_eq!(ranked(Policy::Lru, 4, &events), [0, 2, 1, 3]);
+        assert_eq!(ranked(Policy::Lfu, 4, &events), [2, 3, 1, 0]);
+    }
+
+    #[test]
+    fn aged_counts_are_halved_in_44_events() {
+        let mut ranking = Ranking::new(Policy::Aged, 2);
+        ranking.used([(0, 1)]);
+        (0..44).for_each(|_| ranking.used([]));
+        assert_eq!(ranking.counts[0] * 1000 / USE, 500);
+    }
+
+    #[test]
+    fn aged_keeps_the_often_used_for_a_while_and_then_forgets() {
+        let mut ranking = Ranking::new(Policy::Aged, 3);
+        for _ in 0..20 {
+            ranking.used([(0, 1)]);
+        }
+        ranking.used([(1, 1)]);
+        assert_eq!(order(&ranking), [2, 1, 0], "a single use does not outweigh twenty");
+        for _ in 0..400 {
+            ranking.used([]);
+        }
+        ranking.used([(1, 1)]);
+        assert_eq!(order(&ranking), [2, 0, 1], "old uses fade");
+    }
+
+    #[test]
+    fn a_long_prompt_outweighs_a_few_decoded_tokens_but_not_many() {
+        let mut ranking = Ranking::new(Policy::Aged, 3);
+        ranking.used([(0, 2048), (1, 1024)]);
+        assert_eq!(ranking.counts[0] / USE, u64::from(CHUNK_USES));
+        assert_eq!(ranking.counts[1] * 2, ranking.counts[0]);
+        ranking.used([(2, 1)]);
+        assert_eq!(order(&ranking), [2, 1, 0]);
+        for _ in 0..20 {
+            ranking.used([(2, 1)]);
+        }
+        assert_eq!(order(&ranking), [1, 0, 2]);
+    }
+
+    #[test]
+    fn counts_do_not_overflow() {
+        let mut ranking = Ranking::new(Policy::Aged, 2);
+        for _ in 0..100_000 {
+            ranking.used([(0, u32::MAX), (1, 1)]);
+        }
+        // The sum of a geometric series.
+        assert!(ranking.counts[0] <= (USE * u64::from(CHUNK_USES)) << AGING_SHIFT);
+        assert!(ranking.value(0) > ranking.value(1));
+    }
+
+    /// What the policies mean, from the whole history and in floating point.
+    fn naive(policy: Policy, experts: usize, history: &[Vec<(u32, u32)>]) -> Vec<u32> {
+        let now = history.len();
+        let value = |expert: u32| {
+            let (mut count, mut last) = (0.0, (0, 0));
+            for (event, uses) in history.iter().enumerate() {
+                let most = uses.iter().map(|use_| use_.1).max().unwrap_or(1);
+                for &(_, tokens) in uses.iter().filter(|use_| use_.0 == expert) {
+                    last = (event + 1, tokens);
+                    count += match policy {
+                        Policy::Lru => 0.0,
+                        Policy::Lfu => f64::from(tokens),
+                        Policy::Aged => {
+                            let weight =
+                                f64::from(tokens) * f64::from(most.min(CHUNK_USES)) / f64::from(most);
+                            weight * (63.0_f64 / 64.0).powi((now - event - 1) as i32)
+                        }
+                    };
+                }
+            }
+            (count, last)
+        };
+        let mut order: Vec<u32> = (0..experts as u32).collect();
+        order.sort_by(|&a, &b| {
+            let ((count_a, last_a), (count_b, last_b)) = (value(a), value(b));
+            // Integers forget what is smaller than this.
+            let close = (count_a - count_b).abs() < 1e-6;
+            let by_count = if close { std::cmp::Ordering::Equal } else { count_a.total_cmp(&count_b) };
+            by_count.then(last_a.cmp(&last_b)).then(a.cmp(&b))
+        });
+        order
+    }
+
+    #[test]
+    fn rankings_are_what_the_whole_history_says() {
+        let mut random = 7_u64;
+        let mut draw = move |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        for policy in Policy::ALL {
+            for _ in 0..40 {
+                let experts = 1 + draw(12) as u32;
+                let (mut ranking, mut history) = (Ranking::new(policy, experts as usize), Vec::new());
+                for _ in 0..draw(40) {
+                    let most = [1, 1, 30, 3000][draw(4) as usize];
+                    let chosen = (0..experts).filter(|_| draw(3) == 0).collect::<Vec<_>>();
+                    let uses: Vec<_> = chosen.into_iter().map(|e| (e, 1 + draw(most) as u32)).collect();
+                    ranking.used(uses.iter().copied());
+                    history.push(uses);
+                    let expected = naive(policy, experts as usize, &history);
+                    assert_eq!(order(&ranking), expected, "{policy:?} {history:?}");
+                }
+            }
+        }
     }
 }

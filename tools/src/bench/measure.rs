@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use moelten_engine::decoder::Observer;
 use moelten_engine::error::EngineError;
 use moelten_engine::experts::stats::StoreStats;
+use moelten_engine::experts::trace::TraceWriter;
 use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::memory;
 use moelten_engine::model::Model;
+use moelten_engine::router::Routing;
 use moelten_engine::session::{Session, SessionOptions};
 
-use super::traffic::Traffic;
+use super::traffic::{Counter, Traffic};
 use crate::progress::{Progress, Unit};
 
 /// Tokens decoded without timing when reading the prompt has touched the weights before.
@@ -110,7 +113,8 @@ pub struct Measured {
     pub disk_bytes: Option<u64>,
 }
 
-/// Runs `work` over `tokens`.
+/// Runs `work` over `tokens`; `trace` gets the routing of the prompt and of each decoded token once, however often they
+/// are repeated.
 ///
 /// # Errors
 /// As [`Session::new`] and [`Session::append`]; NaN in the last logits.
@@ -118,6 +122,7 @@ pub fn measure(
     model: &Arc<Model>,
     tokens: &[u32],
     work: Work,
+    trace: Option<&mut TraceWriter>,
     stop: &AtomicBool,
 ) -> anyhow::Result<Measured> {
     let options = SessionOptions { context: Some(work.tokens()), kv: work.kv };
@@ -126,6 +131,7 @@ pub fn measure(
         traffic: &Traffic::of(model, work.kv),
         tokens,
         work,
+        trace,
         stop,
         disk_bytes: memory::disk_bytes_read().map(|_| 0),
     };
@@ -137,11 +143,30 @@ pub fn measure(
     Ok(Measured { prefill, decode, disk_bytes: run.disk_bytes })
 }
 
+/// Who watches a run, if anyone does.
+struct Watch<'w, 't> {
+    counter: Option<&'w mut Counter<'t>>,
+    trace: Option<&'w mut TraceWriter>,
+}
+
+impl Observer for Watch<'_, '_> {
+    fn routed(&mut self, layer: usize, routing: &Routing) {
+        if let Some(counter) = &mut self.counter {
+            counter.routed(layer, routing);
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.routed(layer, routing);
+        }
+    }
+}
+
 struct Run<'a> {
     session: Session,
     traffic: &'a Traffic,
     tokens: &'a [u32],
     work: Work,
+    /// Taken out once it has what it is for.
+    trace: Option<&'a mut TraceWriter>,
     stop: &'a AtomicBool,
     disk_bytes: Option<u64>,
 }
@@ -157,12 +182,12 @@ impl Run<'_> {
                 before = Some(run.session.model().experts().stats());
             }
             run.session.keep_prefix(&[]);
-            let stop = run.stop;
-            if timed {
-                run.session.append(prompt, stop, &mut counter, &mut |_| {})
+            let mut watch = if timed {
+                Watch { counter: Some(&mut counter), trace: None }
             } else {
-                run.session.append(prompt, stop, &mut (), &mut |_| {})
-            }
+                Watch { counter: None, trace: run.trace.as_deref_mut() }
+            };
+            run.session.append(prompt, run.stop, &mut watch, &mut |_| {})
         })?;
         let tokens = prompt.len() as f64;
         let chosen = counter.chosen.weights as f64 / self.work.repeat as f64;
@@ -178,7 +203,8 @@ impl Run<'_> {
         self.session.keep_prefix(&tokens[..depth]);
         let rest = &tokens[self.session.tokens().len()..depth];
         if !rest.is_empty() {
-            self.session.append(rest, self.stop, &mut (), &mut |_| {})?;
+            let mut watch = Watch { counter: None, trace: self.trace.as_deref_mut() };
+            self.session.append(rest, self.stop, &mut watch, &mut |_| {})?;
         }
         // Only a prompt, or all of it once, brings all the weights from the disk that are about to be used.
         let warm_up = match self.work.streams {
@@ -198,13 +224,17 @@ impl Run<'_> {
                 store_before = Some(run.session.model().experts().stats());
             }
             let (first, count) = (run.session.tokens().len(), if timed { decode } else { warm_up });
+            // Without streaming the warm-up may be shorter and repetitions are the same again: the first is recorded.
+            let mut taken = if timed && !run.work.streams { run.trace.take() } else { None };
             for token in &all_tokens[first..first + count] {
                 let token = std::slice::from_ref(token);
-                if timed {
-                    run.session.append(token, run.stop, &mut counter, &mut |_| {})?;
-                } else {
-                    run.session.append(token, run.stop, &mut (), &mut |_| {})?;
-                }
+                let counter = timed.then_some(&mut counter);
+                let trace = match run.work.streams {
+                    true => run.trace.as_deref_mut(),
+                    false => taken.as_deref_mut(),
+                };
+                let mut watch = Watch { counter, trace };
+                run.session.append(token, run.stop, &mut watch, &mut |_| {})?;
             }
             Ok(())
         })?;

@@ -2,8 +2,9 @@
 //! same run. The names in the JSON object are a promise: other programs read them.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use moelten_engine::experts::trace::{TraceHeader, TraceWriter, TracedLayer};
 use moelten_engine::model::Model;
 use moelten_engine::plan::{Experts, Plan};
 use moelten_engine::session::SessionOptions;
@@ -60,6 +61,9 @@ pub struct Args {
     /// Weight format of the shape [default: q4_0]
     #[arg(long, value_name = "TYPE", requires = "shape")]
     format: Option<Mix>,
+    /// Record which experts the tokens choose, for `moelten replay`
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -131,7 +135,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     // Before and after, as the machine may be busy at one of these times; the larger one is nearer to the truth.
     let ram = limits::ram(model.pool(), kernels)?;
     let int8 = limits::int8(model.pool(), kernels);
-    let measured = measure(&model, &tokens, work, polling.stop())?;
+    let mut trace = match &args.trace {
+        Some(path) => Some(begin_trace(path, &subject.name, &model)?),
+        None => None,
+    };
+    let measured = measure(&model, &tokens, work, trace.as_mut(), polling.stop())?;
+    if let Some(trace) = trace {
+        trace.finish()?;
+    }
     let peak_owned_bytes = peak.end();
     let limits = Limits {
         ram_gb_per_s: ram.max(limits::ram(model.pool(), kernels)?),
@@ -196,6 +207,21 @@ fn subject(args: &Args) -> anyhow::Result<Subject> {
         tokens,
         file: largest.filter(|_| args.model.is_some()),
     })
+}
+
+/// Begins a trace of a model called `name`.
+fn begin_trace(path: &Path, name: &str, model: &Model) -> anyhow::Result<TraceWriter> {
+    let layers = (0..model.spec().layers.len()).map(|layer| {
+        let experts = model.tensors().experts(layer);
+        let expert_bytes = experts.iter().map(|expert| expert.bytes()).max().unwrap_or(0);
+        TracedLayer { experts: experts.len() as u32, expert_bytes }
+    });
+    let header = TraceHeader { model: name.to_owned(), layers: layers.collect() };
+    if header.experts() == 0 {
+        let problem = format!("{name} has no experts, so there is no routing to record");
+        return Err(CommandError::Unsupported(problem).into());
+    }
+    Ok(TraceWriter::create(path, &header)?)
 }
 
 /// `count` tokens: the first of those that are known, or random ones, the same in every run.

@@ -1,0 +1,261 @@
+//! `moelten replay`: what caches of different sizes would have done with a recorded run, under each policy and at best, as
+//! a table, a drawing or JSON. The names in the JSON object are a promise: other programs read them.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use moelten_engine::experts::policy::Policy;
+use moelten_engine::experts::replay::{Outcome, Replacement, Replay, Tokens, slots_in, spread};
+use moelten_engine::experts::trace::{Trace, TraceHeader};
+use moelten_tui::filter;
+use moelten_tui::terminal::{self, Notes};
+use serde_json::{Value, json};
+
+use crate::exit::CommandError;
+use crate::open;
+use crate::plot;
+use crate::progress::bytes;
+
+/// Compare cache policies and sizes over a routing trace, recorded with `moelten bench --trace`
+///
+/// Shows what share of the experts that tokens need would have been in memory, and what would have been read from the disk,
+/// for caches that hold a part of all experts. Belady's policy, which knows the future, is the best that any could do.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The trace
+    trace: PathBuf,
+    /// Shares of the experts that are resident, e.g. 25%,50%
+    #[arg(long, value_name = "SHARES", value_delimiter = ',', default_value = "25%,50%,75%", value_parser = share)]
+    budget: Vec<f64>,
+    /// Memory for experts instead of shares, e.g. 512M,4G
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = open::size, conflicts_with = "budget")]
+    ram: Vec<u64>,
+    /// Decoded tokens that only fill the caches and are not counted
+    #[arg(long, value_name = "N", default_value = "0")]
+    skip: u64,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the store does.
+const USED: Replacement = Replacement::Policy(Policy::Aged);
+/// Steps of the curves in the JSON object.
+const CURVE_STEPS: u64 = 20;
+
+/// All there is to show.
+struct Report {
+    header: TraceHeader,
+    tokens: Tokens,
+    replays: Vec<(Replacement, Replay)>,
+    /// Slots of all layers together.
+    budgets: Vec<u64>,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let trace = Trace::open(&args.trace)?;
+    let (header, tokens) = (trace.header().clone(), Tokens::of(&trace, args.skip));
+    if tokens == Tokens::default() {
+        let problem = format!("{} has no token to count in it", args.trace.display());
+        return Err(CommandError::Usage(problem).into());
+    }
+    let of_shares = args.budget.iter().map(|share| (share * header.experts() as f64).round() as u64);
+    let budgets = if args.ram.is_empty() {
+        of_shares.collect()
+    } else {
+        args.ram.iter().map(|&bytes| slots_in(&header, bytes)).collect()
+    };
+    let replays =
+        Replacement::ALL.into_iter().map(|who| (who, Replay::run(&trace, who, args.skip))).collect();
+    let report = Report { header, tokens, replays, budgets };
+    let mut stdout = io::stdout().lock();
+    if args.json {
+        writeln!(stdout, "{}", report.json())?;
+    } else {
+        // The header is filtered; the drawing may have colours.
+        stdout.write_all(report.table()?.as_bytes())?;
+        let coloured = terminal::stdout_styled();
+        let columns = Notes::detect().columns();
+        stdout.write_all(format!("\n{}", report.drawing(columns, coloured)).as_bytes())?;
+    }
+    Ok(stdout.flush()?)
+}
+
+/// A percentage, with its sign or without, as a share between 0 and 1.
+fn share(text: &str) -> Result<f64, String> {
+    let percent = text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>();
+    let percent = percent.ok().filter(|percent| (0.0..=100.0).contains(percent));
+    percent.map(|percent| percent / 100.0).ok_or_else(|| "not a percentage like 25%".to_owned())
+}
+
+/// The letter of a policy's line where there are no colours.
+fn mark(who: Replacement) -> char {
+    match who {
+        Replacement::Policy(Policy::Lru) => 'R',
+        Replacement::Policy(Policy::Lfu) => 'F',
+        Replacement::Policy(Policy::Aged) => 'A',
+        Replacement::Belady => 'B',
+    }
+}
+
+impl Report {
+    /// The figure that traces are about: of single tokens, or of the prompt if there is nothing else.
+    fn hit_rate(&self, outcome: Outcome) -> f64 {
+        let uses = if self.tokens.decode > 0 { outcome.decode } else { outcome.prefill };
+        uses.hit_rate().unwrap_or(0.0)
+    }
+
+    /// Bytes read for each decoded token, or for each token of the prompt if there is nothing else.
+    fn bytes_per_token(&self, outcome: Outcome) -> f64 {
+        let Tokens { prefill, decode } = self.tokens;
+        match decode {
+            0 => outcome.prefill.bytes_read as f64 / prefill as f64,
+            _ => outcome.decode.bytes_read as f64 / decode as f64,
+        }
+    }
+
+    fn of_experts(&self, slots: u64) -> f64 {
+        slots as f64 / self.header.experts().max(1) as f64
+    }
+
+    /// Bytes of weights in so many slots.
+    fn bytes_in(&self, slots: u64) -> u64 {
+        let slots = spread(&self.header, slots);
+        let bytes = self.header.layers.iter().zip(slots);
+        bytes.fold(0, |sum: u64, (layer, slots)| {
+            sum.saturating_add(layer.expert_bytes.saturating_mul(slots.into()))
+        })
+    }
+
+    /// Each replacement's outcome with so many slots, and the best hit rate.
+    fn outcomes(&self, slots: u64) -> (Vec<(Replacement, Outcome)>, f64) {
+        let slots = spread(&self.header, slots);
+        let outcomes: Vec<_> =
+            self.replays.iter().map(|(who, replay)| (*who, replay.with_slots(&slots))).collect();
+        let best = outcomes.iter().find(|(who, _)| *who == Replacement::Belady);
+        let best = best.map_or(0.0, |(_, outcome)| self.hit_rate(*outcome));
+        (outcomes, best)
+    }
+
+    fn table(&self) -> Result<String, std::fmt::Error> {
+        let mut out = String::new();
+        let layers: Vec<_> = self.header.layers.iter().filter(|layer| layer.experts > 0).collect();
+        let range = |of: &dyn Fn(usize) -> u64, show: &dyn Fn(u64) -> String| {
+            let all = (0..layers.len()).map(of);
+            match (all.clone().min(), all.max()) {
+                (Some(min), Some(max)) if min < max => format!("{} to {}", show(min), show(max)),
+                (_, max) => show(max.unwrap_or(0)),
+            }
+        };
+        let experts = range(&|layer| layers[layer].experts.into(), &|experts| experts.to_string());
+        let size = range(&|layer| layers[layer].expert_bytes, &bytes);
+        writeln!(
+            out,
+            "{}: {} layers with {experts} experts of {size}; {} tokens of prompts, {} single tokens\n",
+            filter::clean(&self.header.model),
+            layers.len(),
+            self.tokens.prefill,
+            self.tokens.decode
+        )?;
+        let column = if self.tokens.decode > 0 { "decode hits" } else { "prompt hits" };
+        writeln!(out, "{:<28}{:<9}{column:>11}{:>16}{:>16}", "budget", "policy", "read/token", "to Belady")?;
+        for &slots in &self.budgets {
+            let share = 100.0 * self.of_experts(slots);
+            let mut budget = format!("{share:.0} %, {slots} slots, {}", bytes(self.bytes_in(slots)));
+            let (outcomes, best) = self.outcomes(slots);
+            for (who, outcome) in outcomes {
+                let rate = self.hit_rate(outcome);
+                let name = format!("{}{}", who.name(), if who == USED { " *" } else { "" });
+                let read = bytes(self.bytes_per_token(outcome) as u64);
+                let gap = match who {
+                    Replacement::Belady => String::new(),
+                    Replacement::Policy(_) => format!("{:>9.2} points", 100.0 * (best - rate)),
+                };
+                let line = format!("{budget:<28}{name:<9}{:>9.2} %{read:>16}{gap:>16}", 100.0 * rate);
+                writeln!(out, "{}", line.trim_end())?;
+                budget.clear();
+            }
+        }
+        writeln!(out, "* what moelten uses")?;
+        Ok(out)
+    }
+
+    fn drawing(&self, columns: usize, coloured: bool) -> String {
+        let all = self.header.experts() as f64;
+        // The bound first, then the policies: what moelten uses lies on top.
+        let order = self.replays.iter().cycle().skip(self.replays.len() - 1).take(self.replays.len());
+        let heights: Vec<_> = order
+            .clone()
+            .map(|(_, replay)| {
+                move |place: f64| {
+                    let slots = spread(&self.header, (place * all).round() as u64);
+                    self.hit_rate(replay.with_slots(&slots))
+                }
+            })
+            .collect();
+        let lines = order.zip(&heights);
+        let lines: Vec<_> = lines
+            .map(|((who, _), height)| plot::Line { name: who.name(), mark: mark(*who), height })
+            .collect();
+        format!("share of hits by share of the experts in memory\n{}", plot::draw(&lines, columns, coloured))
+    }
+
+    fn json(&self) -> Value {
+        let budgets = self.budgets.iter().map(|&slots| {
+            let (outcomes, best) = self.outcomes(slots);
+            let policies = outcomes.iter().map(|&(who, outcome)| {
+                json!({
+                    "policy": who.name(),
+                    "hit_rate_decode": outcome.decode.hit_rate(),
+                    "hit_rate_prefill": outcome.prefill.hit_rate(),
+                    "misses_decode": outcome.decode.misses(),
+                    "misses_prefill": outcome.prefill.misses(),
+                    "bytes_per_token": self.bytes_per_token(outcome),
+                    "gap_to_belady": best - self.hit_rate(outcome),
+                })
+            });
+            json!({
+                "share": self.of_experts(slots),
+                "slots": slots,
+                "bytes": self.bytes_in(slots),
+                "policies": policies.collect::<Vec<_>>(),
+            })
+        });
+        let curves = self.replays.iter().map(|(who, replay)| {
+            let points = (0..=CURVE_STEPS).map(|step| {
+                let slots = spread(&self.header, self.header.experts() * step / CURVE_STEPS);
+                self.hit_rate(replay.with_slots(&slots))
+            });
+            (who.name().to_owned(), points.collect::<Vec<_>>().into())
+        });
+        json!({
+            "model": self.header.model,
+            "layers": self.header.layers.iter().filter(|layer| layer.experts > 0).count(),
+            "experts": self.header.experts(),
+            "expert_bytes": self.bytes_in(self.header.experts()),
+            "tokens": { "prefill": self.tokens.prefill, "decode": self.tokens.decode },
+            "used": USED.name(),
+            "budgets": budgets.collect::<Vec<_>>(),
+            "curve_step": 1.0 / CURVE_STEPS as f64,
+            "curves": curves.collect::<serde_json::Map<_, _>>(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_percentages() {
+        assert_eq!(
+            [share("25%"), share("0"), share("12.5 %"), share("100%")],
+            [Ok(0.25), Ok(0.0), Ok(0.125), Ok(1.0)]
+        );
+        for wrong in ["", "%", "-1%", "101%", "NaN", "inf%", "half"] {
+            assert!(share(wrong).is_err(), "{wrong}");
+        }
+    }
+}
