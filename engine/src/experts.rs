@@ -370,8 +370,9 @@ impl Acquired<'_> {
         if !reading.failed || reading.left > 0 {
             return None;
         }
-        let first = shared.problem.take_if(|(of, _)| *of == entry).map(|(_, error)| error);
-        Some(first.unwrap_or_else(|| io::Error::other("another read failed at the same time")))
+        let at = shared.problems.iter().position(|(of, _)| *of == entry);
+        let first = at.map(|at| shared.problems.swap_remove(at).1);
+        Some(first.unwrap_or_else(|| io::Error::other("it failed before it was asked for")))
     }
 
     /// The weights of an expert that is here.
@@ -450,7 +451,7 @@ impl Drop for Acquired<'_> {
         for index in 0..self.held.entries.len() {
             self.let_go(&mut shared, index);
         }
-        shared.problem = None;
+        shared.problems.clear();
         store.forget(readers, &mut shared);
     }
 }

