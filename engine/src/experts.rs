@@ -183,10 +183,8 @@ impl ExpertStore {
                 let mut shared = readers.lock();
                 guessing.compare(layer, ids, &mut shared);
                 let uses = ids.iter().enumerate().map(|(i, &id)| (id, visits.of(i).len() as u32));
-                shared.cache.request(layer, uses);
-                while let Some(wrong) = shared.cache.next_wrong() {
-                    shared.recall(wrong);
-                }
+                shared.stats.ahead[layer].useful += shared.cache.request(layer, uses);
+                shared.recall_wrong();
                 for (i, &id) in ids.iter().enumerate() {
                     let size = bytes(id);
                     let found = shared.cache.find(layer, id);
@@ -201,7 +199,6 @@ impl ExpertStore {
                     }
                     if let Some(entry) = found {
                         if !here {
-                            shared.stats.ahead[layer].useful += 1;
                             shared.promote(entry);
                         }
                         acquired.hold(&mut shared, i, entry);
@@ -283,6 +280,10 @@ impl ExpertStore {
 
     /// Begins to read an expert if there is a free slot.
     fn start(&self, readers: &Readers, shared: &mut Shared, layer: usize, id: u32, guess: bool) -> bool {
+        if !guess {
+            shared.cache.make_way(layer);
+            shared.recall_wrong();
+        }
         let Shared { cache, needs, guesses, .. } = shared;
         let Some((entry, slot)) = cache.begin(layer, id, guess) else { return false };
         let queue = if guess { guesses } else { needs };
@@ -319,6 +320,14 @@ impl Acquired<'_> {
         match self.store.place {
             Place::InPlace(_) => true,
             Place::Cached { .. } => self.held.slots[index].as_ref().is_some_and(|slot| slot.get().is_some()),
+        }
+    }
+
+    /// Whether an expert, by its place in the list, has a slot: it is here or on its way.
+    pub fn coming(&self, index: usize) -> bool {
+        match self.store.place {
+            Place::InPlace(_) => true,
+            Place::Cached { .. } => self.held.entries[index] != NONE,
         }
     }
 
@@ -361,8 +370,9 @@ impl Acquired<'_> {
         if !reading.failed || reading.left > 0 {
             return None;
         }
-        let first = shared.problem.take_if(|(of, _)| *of == entry).map(|(_, error)| error);
-        Some(first.unwrap_or_else(|| io::Error::other("another read failed at the same time")))
+        let at = shared.problems.iter().position(|(of, _)| *of == entry);
+        let first = at.map(|at| shared.problems.swap_remove(at).1);
+        Some(first.unwrap_or_else(|| io::Error::other("it failed before it was asked for")))
     }
 
     /// The weights of an expert that is here.
@@ -441,7 +451,7 @@ impl Drop for Acquired<'_> {
         for index in 0..self.held.entries.len() {
             self.let_go(&mut shared, index);
         }
-        shared.problem = None;
+        shared.problems.clear();
         store.forget(readers, &mut shared);
     }
 }
@@ -461,7 +471,10 @@ impl Guessing {
                     guesses.rest -= 1;
                     return false;
                 }
+                // Requests take the two locks in the other order.
+                drop(guesses);
                 let now = readers.lock().stats.ahead_total();
+                let mut guesses = self.lock();
                 let (read, useful) = (now.read - guesses.trial.read, now.useful - guesses.trial.useful);
                 if read >= TRIAL {
                     guesses.trial = now;

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use moelten_loader::io::read_at::{Access, ReadAt};
 use moelten_loader::repack::Copied;
 use moelten_loader::roles::{LayerTensor, Part, Role};
 use moelten_loader::spec::{
@@ -97,11 +98,36 @@ impl Model {
     /// # Errors
     /// Damaged norms or biases, an instruction set that is not here, threads that do not start.
     pub fn new(spec: ModelSpec, tensors: TensorStore, options: ModelOptions) -> Result<Self> {
-        let isa = options.isa.map_or_else(Isa::from_env, Ok)?;
-        let kernels = Kernels::for_isa(isa).expect("an instruction set that was found here has kernels");
-        let threads = options.threads.map(|threads| threads.max(1));
-        let pool = Pool::new(ThreadPlan::here(threads, options.pin)?)?;
+        // Threads first: the plan counts what they take.
+        let (kernels, pool) = compute(options)?;
         let plan = Plan::new(&spec, &tensors, options.plan())?;
+        Self::build(spec, tensors, options, (kernels, pool), plan, None)
+    }
+
+    /// As [`Self::new`], by a plan that was made before, and with `files` in place of those that `tensors` names when the
+    /// plan says that experts are read directly.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_plan(
+        spec: ModelSpec,
+        tensors: TensorStore,
+        options: ModelOptions,
+        plan: Plan,
+        files: Option<Vec<Box<dyn ReadAt>>>,
+    ) -> Result<Self> {
+        let compute = compute(options)?;
+        Self::build(spec, tensors, options, compute, plan, files)
+    }
+
+    fn build(
+        spec: ModelSpec,
+        tensors: TensorStore,
+        options: ModelOptions,
+        (kernels, pool): (&'static Kernels, Pool),
+        plan: Plan,
+        files: Option<Vec<Box<dyn ReadAt>>>,
+    ) -> Result<Self> {
         let ledger = Ledger::new(plan.budget);
         let mut charges = Vec::new();
         let mut charge = |what, bytes| -> Result<()> {
@@ -142,7 +168,11 @@ impl Model {
         let experts = match &plan.experts {
             Experts::InPlace | Experts::Repacked => ExpertStore::in_place(&spec, Arc::clone(&tensors)),
             Experts::Cached(cached) => {
-                let source = if cached.direct { Source::open(&tensors) } else { Ok(Source::Mapped) };
+                let source = match files {
+                    _ if !cached.direct => Ok(Source::Mapped),
+                    Some(files) => Ok(Source::slots(&tensors, files, Access::Direct)),
+                    None => Source::open(&tensors),
+                };
                 let source = source.map_err(EngineError::Store)?;
                 ExpertStore::cached(&spec, Arc::clone(&tensors), source, cached, options.prefetch)
                     .map_err(EngineError::Store)?
@@ -216,6 +246,14 @@ impl Model {
     pub(crate) fn compute(&self) -> Compute<'_> {
         Compute { kernels: self.kernels, pool: &self.pool, tensors: &self.tensors }
     }
+}
+
+/// Kernels and worker threads.
+fn compute(options: ModelOptions) -> Result<(&'static Kernels, Pool)> {
+    let isa = options.isa.map_or_else(Isa::from_env, Ok)?;
+    let kernels = Kernels::for_isa(isa).expect("an instruction set that was found here has kernels");
+    let threads = options.threads.map(|threads| threads.max(1));
+    Ok((kernels, Pool::new(ThreadPlan::here(threads, options.pin)?)?))
 }
 
 fn norm(tensors: &TensorStore, spec: NormSpec, weight: Role, bias: Role) -> Result<Norm> {

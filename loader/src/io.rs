@@ -5,6 +5,7 @@
     reason = "mapping a file is unsafe by nature; it happens here and nowhere else in the crate"
 )]
 
+pub mod fault;
 pub mod pieces;
 pub mod probe;
 pub mod read_at;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use memmap2::{Mmap, MmapMut};
 
 use crate::error::{LoadError, Result};
+use read_at::{Access, DirectFile, ReadAt};
 
 /// Memory straight from the system: zeroed, from the start of a page, in huge pages where the system offers them.
 #[derive(Debug)]
@@ -118,6 +120,23 @@ impl FileBytes {
         }
     }
 
+    /// Reads the same bytes past the mapping, direct if possible. Meanwhile another file may have come to the path: it is
+    /// left alone.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn reader(&self) -> io::Result<(Box<dyn ReadAt>, Access)> {
+        let Data::Mapped(_, file) = &self.data else {
+            return Ok((Box::new(self.clone()), Access::Direct));
+        };
+        let file = match DirectFile::open(&self.path) {
+            Ok(found) if found.is(file)? => found,
+            _ => DirectFile::buffered(file.try_clone()?),
+        };
+        let access = file.access();
+        Ok((Box::new(file), access))
+    }
+
     /// Has the system bring a part of a mapped file into memory, and waits for it.
     ///
     /// # Errors
@@ -168,6 +187,21 @@ impl FileBytes {
     }
 }
 
+/// For bytes that are in no file.
+impl ReadAt for FileBytes {
+    fn align(&self) -> usize {
+        1
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let rest = self.all().get(start..).unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    }
+}
+
 /// What a file is, for messages.
 #[cfg(unix)]
 fn kind_name(kind: FileType) -> &'static str {
@@ -188,5 +222,33 @@ fn kind_name(kind: FileType) -> &'static str {
         _ if kind.is_dir() => "a folder",
         _ if kind.is_file() => "a file",
         _ => "a device",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What lies at the path later is another file.
+    #[test]
+    fn reads_past_the_mapping_come_from_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("file"), folder.path().join("other"));
+        std::fs::write(&path, [7; 3 * pieces::PAGE]).unwrap();
+        std::fs::write(&other, [9; 3 * pieces::PAGE]).unwrap();
+        let bytes = FileBytes::open(&path).unwrap();
+        let first = |bytes: &FileBytes| {
+            let mut page = pieces::Piece::reserve([pieces::PAGE].into_iter()).unwrap().remove(0);
+            read_at::read_fully(&*bytes.reader().unwrap().0, page.bytes_mut(), 4096, pieces::PAGE).unwrap();
+            page.bytes().to_vec()
+        };
+        assert_eq!(first(&bytes), [7; pieces::PAGE]);
+        std::fs::rename(&other, &path).unwrap();
+        assert_eq!(first(&bytes), [7; pieces::PAGE]);
+        assert_eq!(first(&FileBytes::open(&path).unwrap()), [9; pieces::PAGE]);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(first(&bytes), [7; pieces::PAGE]);
+        static CARRIED: [u8; 3 * pieces::PAGE] = [5; 3 * pieces::PAGE];
+        assert_eq!(first(&FileBytes::carried(&path, &CARRIED)), [5; pieces::PAGE]);
     }
 }

@@ -31,7 +31,8 @@ const USAGE: u8 = 2;
 const CORRUPT: u8 = 3;
 const UNSUPPORTED: u8 = 4;
 const MEMORY: u8 = 5;
-const IO: u8 = 6;
+/// The operating system failed.
+pub const IO: u8 = 6;
 const DISK_FULL: u8 = 7;
 const CLOSED_PIPE: u8 = 141;
 

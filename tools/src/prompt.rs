@@ -48,12 +48,14 @@ pub fn piped(notes: Notes) -> anyhow::Result<Option<String>> {
     }
     // Without a word, a pipe that someone left open by mistake looks like a program that hangs.
     let (done, end) = mpsc::channel::<()>();
-    std::thread::spawn(move || {
+    let reminder = move || {
         if end.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
             let text = "reading stdin up to its end; if nothing comes from there, add </dev/null";
             notes.line(Tone::Dim, text);
         }
-    });
+    };
+    // Where no thread starts, nobody is reminded.
+    let _ = std::thread::Builder::new().spawn(reminder);
     let text = read(io::stdin().lock(), "stdin", notes).context("cannot read stdin");
     drop(done);
     text.map(Some)

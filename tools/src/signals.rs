@@ -3,6 +3,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
+#[cfg(unix)]
+use crate::exit;
+
 /// Set when someone asks to stop.
 static STOP: AtomicBool = AtomicBool::new(false);
 /// The last signal, 0 before any.
@@ -44,6 +47,8 @@ pub fn exit_code() -> u8 {
 pub fn install() {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
+    moelten_loader::io::fault::end_on_lost_bytes(LOST_BYTES, exit::IO.into());
+
     // A file beyond `ulimit -f` is then an error of the write, which cleans up, and not the end of the process.
     let _ = signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default());
     // Without handlers the signals end the process by themselves: nothing is lost but manners.
@@ -71,6 +76,11 @@ pub fn install() {
 /// Does nothing: the system's own handling ends the process.
 #[cfg(not(unix))]
 pub fn install() {}
+
+/// In the words of [`exit::print`], which a signal handler cannot call.
+#[cfg(unix)]
+const LOST_BYTES: &str = "\nerror[E-IO-06]: a model file became shorter or unreadable while it was in use (SIGBUS); the answer \
+                          so far is kept; check the disk, and whether another program writes to the file\n";
 
 /// A second Ctrl-C within this time ends the program even if it does not react.
 #[cfg(unix)]

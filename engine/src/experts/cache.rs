@@ -91,6 +91,14 @@ pub struct Cache {
     order: Vec<u32>,
     evicted: Vec<(u32, u32)>,
     wrong: Vec<u32>,
+    /// Slots of each size that stay free when a layer gives up places.
+    spare: Vec<usize>,
+    /// Slots of each size beyond them whose memory goes back to the system when they become free.
+    debts: Vec<usize>,
+    /// Right guesses of the present request.
+    right: Vec<u32>,
+    /// Guesses since the last request: entry, layer and expert.
+    guessed: Vec<(u32, u32, u32)>,
 }
 
 /// The shape of a cache.
@@ -132,11 +140,15 @@ impl Cache {
         let most = shape.experts.iter().copied().max().unwrap_or(0);
         Self {
             entries,
+            spare: shape.spare.clone(),
+            debts: vec![0; free.len()],
             free,
             layers: layers.collect(),
             order: Vec::with_capacity(most),
             evicted: Vec::with_capacity(most),
             wrong: Vec::with_capacity(most),
+            right: Vec::with_capacity(most),
+            guessed: Vec::with_capacity(most),
         }
     }
 
@@ -176,26 +188,22 @@ impl Cache {
     }
 
     /// A layer's experts are asked for, each by a number of tokens. What stays of it and of what is here is decided; the
-    /// rest, as far as nobody uses it, leaves. Guesses that were wrong are given up: see [`Self::next_wrong`].
-    pub fn request(&mut self, layer: usize, uses: impl Iterator<Item = (u32, u32)> + Clone) {
-        let Self { layers, entries, order, wrong, .. } = self;
-        let state = &mut layers[layer];
+    /// rest, as far as nobody uses it, leaves. Guesses that were wrong are given up: see [`Self::next_wrong`]; returns how many
+    /// were right.
+    pub fn request(&mut self, layer: usize, uses: impl Iterator<Item = (u32, u32)> + Clone) -> u64 {
+        let state = &mut self.layers[layer];
         state.ranking.used(uses.clone());
         state.keep.fill(false);
-        uses.for_each(|(expert, _)| state.keep[expert as usize] = true);
-        // Wrong guesses first: they do not compete.
-        for expert in 0..state.entries.len() {
-            let entry = state.entries[expert];
-            if entry == NONE || state.keep[expert] {
-                continue;
-            }
-            if let State::Reading(reading) = &mut entries[entry as usize].state
-                && reading.guess
-            {
-                (reading.orphan, state.entries[expert]) = (true, NONE);
-                wrong.push(entry);
-            }
-        }
+        uses.clone().for_each(|(expert, _)| state.keep[expert as usize] = true);
+        // Wrong guesses first, here or on their way, whichever layer they were for: they do not compete.
+        // More experts than there are spare slots are used one after the other: a guess would hold one against that order.
+        let few = uses.count() <= self.spare[self.layers[layer].class as usize];
+        self.give_up_guesses(|cache, entry, of, expert| {
+            let failed = matches!(cache.entry(entry).state, State::Reading(reading) if reading.failed);
+            few && of as usize == layer && cache.layers[layer].keep[expert as usize] && !failed
+        });
+        let Self { layers, order, .. } = self;
+        let state = &mut layers[layer];
         let (experts, keep) = (&state.entries, &state.keep);
         order.clear();
         order.extend((0..experts.len() as u32).filter(|&e| keep[e as usize] || experts[e as usize] != NONE));
@@ -203,10 +211,47 @@ impl Cache {
         order.sort_unstable_by_key(|&expert| Reverse(ranking.value(expert)));
         state.keep.fill(false);
         order.iter().take(state.quota).for_each(|&expert| state.keep[expert as usize] = true);
+        // They have just been read: they stay until they have been used.
+        self.right.iter().for_each(|&entry| self.entries[entry as usize].pins += 1);
         self.make_room(layer);
+        self.right.iter().for_each(|&entry| self.entries[entry as usize].pins -= 1);
+        self.right.len() as u64
     }
 
-    /// A wrong guess of the last request, whose parts nobody needs to read.
+    /// Gives up all guesses since the last request, because a need for an expert of `layer` finds no free slot. See
+    /// [`Self::next_wrong`].
+    pub fn make_way(&mut self, layer: usize) {
+        if self.free(layer) == 0 {
+            self.give_up_guesses(|_, _, _, _| false);
+        }
+    }
+
+    /// Gives up the guesses since the last request but those that are `right`, which are listed.
+    fn give_up_guesses(&mut self, right: impl Fn(&Self, u32, u32, u32) -> bool) {
+        self.right.clear();
+        while let Some((entry, layer, expert)) = self.guessed.pop() {
+            let found = &self.entries[entry as usize];
+            // The slot may serve another expert by now.
+            let same = match found.state {
+                State::Reading(r) => r.guess && !r.orphan && (r.layer, r.expert) == (layer, expert),
+                State::Here { layer: l, expert: e } => found.pins == 0 && (l, e) == (layer, expert),
+                State::Free | State::Retired => false,
+            };
+            if !same {
+                continue;
+            }
+            if right(self, entry, layer, expert) {
+                self.right.push(entry);
+            } else if let State::Reading(reading) = found.state {
+                self.abandon(entry, reading);
+                self.wrong.push(entry);
+            } else {
+                self.leave(entry);
+            }
+        }
+    }
+
+    /// A guess that was given up, whose parts nobody needs to read.
     pub fn next_wrong(&mut self) -> Option<u32> {
         self.wrong.pop()
     }
@@ -237,8 +282,9 @@ impl Cache {
                 }
                 false
             }
-            // It failed and waited for its users to see that.
-            State::Reading(Reading { left: 0, .. }) => {
+            // It failed, its memory is back, and it waited for its users to see that. Without memory it is being looked at
+            // by a reader, who has yet to finish it.
+            State::Reading(Reading { left: 0, failed: true, .. }) if !found.back.is_empty() => {
                 self.set_free(entry);
                 false
             }
@@ -272,6 +318,9 @@ impl Cache {
         let found = &mut self.entries[entry as usize];
         let layer = layer as u32;
         found.state = State::Reading(Reading { layer, expert, left: 0, guess, orphan: false, failed: false });
+        if guess {
+            self.guessed.push((entry, layer, expert));
+        }
         let slot = Arc::get_mut(&mut found.slot).expect("nobody uses a free slot");
         let piece = slot.take().expect("a free slot has its memory");
         Some((entry, piece))
@@ -303,19 +352,21 @@ impl Cache {
     pub fn finish(&mut self, entry: u32, slot: Piece) -> bool {
         let found = &mut self.entries[entry as usize];
         let State::Reading(reading) = found.state else { unreachable!("only reads finish") };
-        let empty = found.slot.set(slot).is_ok();
-        debug_assert!(empty, "a slot is filled once");
         let Reading { layer, expert, orphan, failed, .. } = reading;
         if orphan || failed {
             if !orphan {
                 self.layers[layer as usize].entries[expert as usize] = NONE;
             }
+            // Not into the slot: those who hold it would take it for the expert.
+            found.back.push(slot);
             // Those who wait hold it until they have seen the error.
             if found.pins == 0 {
                 self.set_free(entry);
             }
             return false;
         }
+        let empty = found.slot.set(slot).is_ok();
+        debug_assert!(empty, "a slot is filled once");
         found.state = State::Here { layer, expert };
         true
     }
@@ -328,8 +379,36 @@ impl Cache {
     /// Frees a slot whose memory is back.
     fn set_free(&mut self, entry: u32) {
         let found = &mut self.entries[entry as usize];
+        if let Some(piece) = found.back.pop() {
+            let empty = found.slot.set(piece).is_ok();
+            debug_assert!(empty, "a slot has its memory once");
+        }
+        let class = found.class as usize;
         found.state = State::Free;
-        self.free[found.class as usize].push(entry);
+        self.free[class].push(entry);
+        self.pay(class);
+    }
+
+    /// Gives memory of slots that nobody uses back to the system, as much as is owed; the spare ones stay, without which
+    /// a request might wait for ever. Returns the bytes.
+    fn pay(&mut self, class: usize) -> usize {
+        let mut bytes = 0;
+        while self.debts[class] > 0 && self.free[class].len() > self.spare[class] {
+            let Some(entry) = self.free[class].pop() else { break };
+            self.debts[class] -= 1;
+            bytes += self.retire(entry);
+        }
+        bytes
+    }
+
+    fn retire(&mut self, entry: u32) -> usize {
+        let found = &mut self.entries[entry as usize];
+        found.state = State::Retired;
+        let slot = Arc::get_mut(&mut found.slot).expect("nobody uses a free slot");
+        slot.get_mut().map_or(0, |piece| {
+            piece.discard();
+            piece.len()
+        })
     }
 
     /// Experts that have left since the last call.
@@ -338,7 +417,7 @@ impl Cache {
     }
 
     /// Lowers quotas to these at most: experts that nobody uses leave, and the memory of as many slots goes back to the
-    /// system. Returns the bytes.
+    /// system, of those in use later. Returns the bytes that went back now.
     pub fn shrink(&mut self, quotas: &[usize]) -> usize {
         let mut bytes = 0;
         for (layer, &quota) in quotas.iter().enumerate() {
@@ -349,29 +428,21 @@ impl Cache {
             }
             state.quota = quota;
             let class = state.class as usize;
-            let (entries, ranking) = (&state.entries, &state.ranking);
+            // What the present request wants to keep counts, whether it has been read or not.
+            let (keep, ranking) = (&state.keep, &state.ranking);
             self.order.clear();
-            self.order.extend((0..entries.len() as u32).filter(|&e| entries[e as usize] != NONE));
+            self.order.extend((0..keep.len() as u32).filter(|&expert| keep[expert as usize]));
             self.order.sort_unstable_by_key(|&expert| Reverse(ranking.value(expert)));
             for i in quota..self.order.len() {
-                let expert = self.order[i] as usize;
-                self.layers[layer].keep[expert] = false;
-                let entry = self.layers[layer].entries[expert];
-                if self.entries[entry as usize].pins == 0 {
-                    self.leave(entry);
-                }
+                self.layers[layer].keep[self.order[i] as usize] = false;
             }
-            for _ in 0..fewer {
-                let Some(entry) = self.free[class].pop() else { break };
-                let found = &mut self.entries[entry as usize];
-                found.state = State::Retired;
-                let slot = Arc::get_mut(&mut found.slot).expect("nobody uses a free slot");
-                if let Some(piece) = slot.get_mut() {
-                    piece.discard();
-                    bytes += piece.len();
-                }
-            }
+            self.make_room(layer);
+            self.debts[class] += fewer;
+            bytes += self.pay(class);
         }
         bytes
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,9 @@ use super::stats::StoreStats;
 /// Reads on their way at the same time.
 pub const DEPTH: usize = 4;
 
+/// How long readers may take to end.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 /// What the lock guards.
 pub struct Shared {
     /// Who is where.
@@ -24,8 +27,8 @@ pub struct Shared {
     pub needs: VecDeque<Part>,
     /// Parts of guesses.
     pub guesses: VecDeque<Part>,
-    /// The first problem of a read that somebody waits for.
-    pub problem: Option<(u32, io::Error)>,
+    /// The first problem of each entry that somebody waits for.
+    pub problems: Vec<(u32, io::Error)>,
     /// Counters.
     pub stats: StoreStats,
     /// Reads on their way, and since when there is one.
@@ -59,7 +62,7 @@ impl Readers {
             cache,
             needs: VecDeque::new(),
             guesses: VecDeque::new(),
-            problem: None,
+            problems: Vec::new(),
             stats,
             busy: (0, None),
             stop: false,
@@ -108,8 +111,18 @@ impl Readers {
 
 impl Drop for Readers {
     fn drop(&mut self) {
-        self.lock().stop = true;
+        let mut shared = self.lock();
+        shared.stop = true;
         self.wake();
+        let asked = Instant::now();
+        while shared.busy.0 > 0 && asked.elapsed() < PATIENCE {
+            shared = self.wait(shared, Duration::from_millis(5));
+        }
+        if shared.busy.0 > 0 {
+            // A drive does not answer. What its readers use is theirs as well, and they end when it does.
+            return;
+        }
+        drop(shared);
         for thread in self.threads.drain(..) {
             // A reader that panicked has nothing left to say.
             let _ = thread.join();
@@ -211,8 +224,8 @@ impl Shared {
 
     fn fail(&mut self, entry: u32, error: io::Error) {
         let wanted = self.cache.entry(entry).pins > 0;
-        if wanted && self.problem.is_none() {
-            self.problem = Some((entry, error));
+        if wanted && self.problems.iter().all(|(of, _)| *of != entry) {
+            self.problems.push((entry, error));
         }
     }
 
@@ -225,6 +238,13 @@ impl Shared {
         }
         if let State::Reading(reading) = &mut self.cache.entry_mut(entry).state {
             reading.guess = false;
+        }
+    }
+
+    /// Takes back the parts of guesses that the cache has given up.
+    pub fn recall_wrong(&mut self) {
+        while let Some(wrong) = self.cache.next_wrong() {
+            self.recall(wrong);
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use moelten_loader::io::pieces::{PAGE, Piece};
-use moelten_loader::io::read_at::{Access, DirectFile, ReadAt, read_fully};
+use moelten_loader::io::read_at::{Access, ReadAt, read_fully};
 use moelten_loader::packed::verify_record;
 use moelten_loader::store::{MlpRef, RecordRef, TensorStore};
 use moelten_quant::{Layout, QMatrix};
@@ -83,12 +83,12 @@ impl Source {
     pub fn open(tensors: &TensorStore) -> io::Result<Self> {
         let mut access = Access::Direct;
         let mut files: Vec<Box<dyn ReadAt>> = Vec::new();
-        for path in tensors.paths() {
-            let file = DirectFile::open(path)?;
-            if file.access() == Access::Buffered {
+        for file in tensors.catalog().files() {
+            let (file, how) = file.reader()?;
+            if how == Access::Buffered {
                 access = Access::Buffered;
             }
-            files.push(Box::new(file));
+            files.push(file);
         }
         Ok(Self::slots(tensors, files, access))
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use moelten_loader::io::pieces::{PAGE, Piece};
-use moelten_loader::io::read_at::{DirectFile, ReadAt, read_fully};
+use moelten_loader::io::read_at::{ReadAt, read_fully};
 use moelten_loader::roles::Role;
 use moelten_loader::store::{MatrixRef, TensorStore};
 use moelten_quant::QMatrix;
@@ -34,7 +34,7 @@ impl Embedding {
     /// What the system says.
     pub fn in_file(tensors: &TensorStore) -> io::Result<Self> {
         let matrix = tensors.get(Role::Embed);
-        let file = Box::new(DirectFile::open(tensors.file(matrix.file).path())?);
+        let (file, _) = tensors.file(matrix.file).reader()?;
         let bytes = usize::try_from(matrix.bytes).map_err(io::Error::other)? / matrix.rows.max(1);
         let row = Piece::reserve([bytes + 2 * PAGE].into_iter())?.pop().unwrap_or_default();
         Ok(Self::InFile { file, matrix, row: Mutex::new(row) })

@@ -152,7 +152,9 @@ impl Moe {
             if !wait_later {
                 acquired.wait(next)?;
             }
-            let ready = |index| wait_later || acquired.ready(index);
+            // What has no slot yet may get one only when others are done.
+            let taken = |index| if wait_later { acquired.coming(index) } else { acquired.ready(index) };
+            let ready = |index| index == next || taken(index);
             let expert = |index: usize| store.matrices(layer, visits.experts[index]);
             let room = (ffn.hidden.len(), s.gathered.len());
             let batch = Batch::fill(visits, next, from, room, ready, expert);

@@ -45,6 +45,23 @@ impl DirectFile {
         }
     }
 
+    /// Reads an open file through the system's cache.
+    pub(super) fn buffered(file: File) -> Self {
+        Self { file, access: Access::Buffered }
+    }
+
+    /// Whether it is this open file, not only one of the same path.
+    pub(super) fn is(&self, file: &File) -> io::Result<bool> {
+        let (a, b) = (self.file.metadata()?, file.metadata()?);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
+        }
+        #[cfg(not(unix))]
+        Ok(a.len() == b.len() && a.modified()? == b.modified()?)
+    }
+
     /// How it is read.
     pub fn access(&self) -> Access {
         self.access

@@ -1,0 +1,525 @@
+//! The cache beside a naive model of what it should hold, with reads that end in any order, fail, or are given up.
+
+use moelten_loader::io::pieces::PAGE;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Pages of a slot.
+const PAGES: usize = 3;
+
+/// What happens, in order.
+#[derive(Debug, Clone)]
+enum Action {
+    /// A layer's experts are asked for and used, those of another are guessed at meanwhile.
+    Use { layer: usize, experts: Vec<u32>, at_once: bool, guesses: Vec<u32> },
+    /// The same, but after some steps nobody wants them any more.
+    BreakOff { layer: usize, experts: Vec<u32>, steps: u8, guesses: Vec<u32> },
+    /// Memory is short: after some steps of the next request layers keep this part of their quotas, in eighths.
+    Shrink { steps: u8, eighths: usize },
+}
+
+#[derive(Debug, Clone)]
+struct Trace {
+    shape: Shape,
+    actions: Vec<Action>,
+    /// Decides in which order reads end and which of them fail.
+    seed: u64,
+    failures: bool,
+}
+
+fn traces() -> impl Strategy<Value = Trace> {
+    let layers = prop::collection::vec((2..9_usize, 0..9_usize, 0..2_u32), 2..4);
+    (layers, 2..5_usize).prop_flat_map(|(layers, spare)| {
+        let count = layers.len();
+        let experts: Vec<usize> = layers.iter().map(|layer| layer.0).collect();
+        let quotas = layers.iter().map(|layer| layer.1.min(layer.0)).collect();
+        let classes = layers.iter().map(|layer| layer.2).collect();
+        let shape = Shape { experts: experts.clone(), quotas, classes, spare: vec![spare; 2] };
+        let some = move |layer: usize, experts: &[usize]| {
+            prop::sample::subsequence((0..experts[layer] as u32).collect::<Vec<_>>(), 1..=experts[layer])
+        };
+        let action = (0..count).prop_flat_map(move |layer| {
+            let guesses = prop::sample::subsequence(
+                (0..experts[(layer + 1) % count] as u32).collect::<Vec<_>>(),
+                0..=2,
+            );
+            (some(layer, &experts), guesses, any::<u8>(), 0..16_usize, any::<bool>()).prop_map(
+                move |(experts, guesses, steps, kind, at_once)| match kind {
+                    0..3 => Action::BreakOff { layer, experts, steps: steps % 16, guesses },
+                    3 => Action::Shrink { steps: steps % 16, eighths: (steps / 16) as usize % 8 },
+                    _ => Action::Use { layer, experts, at_once, guesses },
+                },
+            )
+        });
+        (Just(shape), prop::collection::vec(action, 1..40), any::<u64>(), any::<bool>())
+            .prop_map(|(shape, actions, seed, failures)| Trace { shape, actions, seed, failures })
+    })
+}
+
+/// Any of them.
+fn policy(trace: &Trace) -> Policy {
+    Policy::ALL[(trace.seed >> 8) as usize % Policy::ALL.len()]
+}
+
+/// A part with a reader, or in the queue.
+struct Part {
+    entry: u32,
+    piece: Piece,
+    tag: u8,
+}
+
+/// What an expert's bytes are.
+fn tag(layer: u32, expert: u32) -> u8 {
+    (1 + layer * 16 + expert) as u8
+}
+
+/// The cache with readers whose steps are taken one by one, and whoever uses it.
+struct World {
+    cache: Cache,
+    queue: Vec<Part>,
+    reading: Vec<Part>,
+    verifying: Vec<(u32, Piece)>,
+    random: u64,
+    failures: bool,
+    /// The present request.
+    layer: usize,
+    ids: Vec<u32>,
+    entries: Vec<u32>,
+    slots: Vec<Option<Slot>>,
+    next: usize,
+}
+
+impl World {
+    fn new(trace: &Trace) -> Self {
+        let shape = &trace.shape;
+        let mut counts = shape.spare.clone();
+        for (&quota, &class) in shape.quotas.iter().zip(&shape.classes) {
+            counts[class as usize] += quota;
+        }
+        let slots =
+            counts.iter().map(|&count| Piece::reserve(std::iter::repeat_n(PAGES * PAGE, count)).unwrap());
+        let cache = Cache::new(shape, policy(trace), slots.collect(), PAGES);
+        Self {
+            cache,
+            queue: Vec::new(),
+            reading: Vec::new(),
+            verifying: Vec::new(),
+            random: trace.seed,
+            failures: trace.failures,
+            layer: 0,
+            ids: Vec::new(),
+            entries: Vec::new(),
+            slots: Vec::new(),
+            next: 0,
+        }
+    }
+
+    fn dice(&mut self, sides: usize) -> usize {
+        // Knuth's MMIX generator, its high bits.
+        self.random =
+            self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.random >> 33) as usize % sides
+    }
+
+    fn begin(&mut self, layer: usize, expert: u32, guess: bool) -> bool {
+        if !guess {
+            self.cache.make_way(layer);
+            self.recall_wrong();
+        }
+        let Some((entry, slot)) = self.cache.begin(layer, expert, guess) else { return false };
+        assert_eq!(slot.len(), PAGES * PAGE);
+        let parts = 1 + self.dice(PAGES);
+        let mut rest = slot;
+        for _ in 0..parts {
+            let (piece, others) = rest.split_at(PAGE);
+            rest = others;
+            self.queue.push(Part { entry, piece, tag: tag(layer as u32, expert) });
+        }
+        let found = self.cache.entry_mut(entry);
+        if !rest.is_empty() {
+            rest.bytes_mut().fill(tag(layer as u32, expert));
+            found.back.push(rest);
+        }
+        let State::Reading(reading) = &mut found.state else { panic!("it has begun") };
+        reading.left = parts as u32;
+        true
+    }
+
+    fn recall(&mut self, entry: u32) {
+        while let Some(at) = self.queue.iter().position(|part| part.entry == entry) {
+            let part = self.queue.swap_remove(at);
+            if let Some(slot) = self.cache.came_back(entry, part.piece, false) {
+                self.cache.finish(entry, slot);
+            }
+        }
+    }
+
+    fn recall_wrong(&mut self) {
+        while let Some(wrong) = self.cache.next_wrong() {
+            self.recall(wrong);
+        }
+    }
+
+    /// Readers do something; says whether there was anything to do.
+    fn step(&mut self) -> bool {
+        let kinds = [self.queue.len().min(1), self.reading.len(), self.verifying.len()];
+        let sum: usize = kinds.iter().sum();
+        if sum == 0 {
+            return false;
+        }
+        let mut choice = self.dice(sum);
+        if choice < kinds[0] {
+            let part = self.queue.remove(0);
+            self.reading.push(part);
+            return true;
+        }
+        choice -= kinds[0];
+        if choice < kinds[1] {
+            let mut part = self.reading.swap_remove(choice);
+            let read = !self.failures || self.dice(12) > 0;
+            part.piece.bytes_mut().fill(if read { part.tag } else { 0xee });
+            if let Some(slot) = self.cache.came_back(part.entry, part.piece, read) {
+                self.verifying.push((part.entry, slot));
+            }
+            return true;
+        }
+        let (entry, slot) = self.verifying.swap_remove(choice - kinds[1]);
+        self.cache.finish(entry, slot);
+        true
+    }
+
+    fn hold(&mut self, index: usize, entry: u32) {
+        let found = self.cache.entry_mut(entry);
+        found.pins += 1;
+        if let State::Reading(reading) = &mut found.state {
+            reading.guess = false;
+        }
+        self.slots[index] = Some(Arc::clone(&found.slot));
+        self.entries[index] = entry;
+    }
+
+    fn let_go(&mut self, index: usize) {
+        self.slots[index] = None;
+        let entry = std::mem::replace(&mut self.entries[index], NONE);
+        if entry != NONE && self.cache.unpin(entry) {
+            self.recall(entry);
+        }
+    }
+
+    fn request(&mut self, layer: usize, ids: &[u32]) {
+        self.layer = layer;
+        self.ids = ids.to_vec();
+        self.entries = vec![NONE; ids.len()];
+        self.slots = vec![None; ids.len()];
+        self.next = 0;
+        self.cache.request(layer, ids.iter().map(|&id| (id, 1 + id % 3)));
+        self.recall_wrong();
+        for (index, &id) in ids.iter().enumerate() {
+            if let Some(entry) = self.cache.find(layer, id) {
+                self.hold(index, entry);
+            }
+        }
+        self.pump();
+    }
+
+    fn pump(&mut self) {
+        while self.next < self.ids.len() {
+            if self.entries[self.next] == NONE {
+                let (layer, id) = (self.layer, self.ids[self.next]);
+                assert_eq!(self.cache.find(layer, id), None, "an expert is read once");
+                if !self.begin(layer, id, false) {
+                    break;
+                }
+                let entry = self.cache.find(layer, id).unwrap();
+                self.hold(self.next, entry);
+            }
+            self.next += 1;
+        }
+    }
+
+    fn guess(&mut self, layer: usize, ids: &[u32]) {
+        for &id in ids {
+            if self.cache.find(layer, id).is_none() && !self.begin(layer, id, true) {
+                break;
+            }
+        }
+    }
+
+    /// Whether it came; after a failure it does not.
+    fn wait(&mut self, index: usize) -> bool {
+        loop {
+            self.pump();
+            if self.slots[index].as_ref().is_some_and(|slot| slot.get().is_some()) {
+                return true;
+            }
+            if self.entries[index] != NONE
+                && let State::Reading(reading) = self.cache.entry(self.entries[index]).state
+                && reading.failed
+                && reading.left == 0
+                && !self.verifying.iter().any(|(entry, _)| *entry == self.entries[index])
+            {
+                return false;
+            }
+            assert!(self.step(), "somebody waits for ever");
+            self.check();
+        }
+    }
+
+    /// Uses all that was asked for: some at once, or one after the other.
+    fn use_all(&mut self, at_once: bool) -> bool {
+        let mut first = 0;
+        while first < self.ids.len() {
+            let mut end = first + 1;
+            while at_once && end < self.ids.len() && self.entries[end] != NONE {
+                end += 1;
+            }
+            if !(first..end).all(|index| self.wait(index)) {
+                return false;
+            }
+            for index in first..end {
+                let slot = self.slots[index].as_ref().unwrap().get().unwrap();
+                let expected = tag(self.layer as u32, self.ids[index]);
+                assert!(slot.bytes().iter().all(|&byte| byte == expected), "not this expert's bytes");
+            }
+            (first..end).for_each(|index| self.let_go(index));
+            first = end;
+        }
+        true
+    }
+
+    fn leave(&mut self) {
+        (0..self.ids.len()).for_each(|index| self.let_go(index));
+        self.ids.clear();
+    }
+
+    /// Every slot is in one place with all of its memory.
+    fn check(&self) {
+        let cache = &self.cache;
+        let mut listed = vec![0; cache.entries.len()];
+        cache.free.iter().flatten().for_each(|&entry| listed[entry as usize] += 1);
+        for (layer, state) in cache.layers.iter().enumerate() {
+            for (expert, &entry) in state.entries.iter().enumerate().filter(|(_, entry)| **entry != NONE) {
+                let of = match cache.entry(entry).state {
+                    State::Here { layer, expert } => (layer, expert),
+                    State::Reading(reading) if !reading.orphan => (reading.layer, reading.expert),
+                    other => panic!("{other:?} is listed"),
+                };
+                assert_eq!(of, (layer as u32, expert as u32));
+                listed[entry as usize] += 1;
+            }
+        }
+        for (number, (entry, &listed)) in (0..).zip(cache.entries.iter().zip(&listed)) {
+            let parts = self.queue.iter().chain(&self.reading).filter(|part| part.entry == number);
+            let away: usize = parts.map(|part| part.piece.len()).sum();
+            let verified = self.verifying.iter().filter(|(of, _)| *of == number);
+            let away = away + verified.map(|(_, slot)| slot.len()).sum::<usize>();
+            let inside = entry.slot.get().map_or(0, Piece::len);
+            let back: usize = entry.back.iter().map(Piece::len).sum();
+            assert_eq!(inside + back + away, PAGES * PAGE, "slot {number}: {entry:?}");
+            let (reads, in_list) = match entry.state {
+                State::Free | State::Here { .. } => (false, 1),
+                State::Retired => (false, 0),
+                // Of a read that failed only those know who wait for it.
+                State::Reading(r) => (true, usize::from(!r.orphan && (r.left > 0 || !r.failed))),
+            };
+            assert!(reads || inside == PAGES * PAGE, "slot {number}: {entry:?}");
+            if !reads || away > 0 {
+                assert!(
+                    listed == in_list || matches!(entry.state, State::Reading(r) if r.failed),
+                    "slot {number}: {entry:?} is listed {listed} times"
+                );
+            }
+            let held = self.entries.iter().filter(|&&held| held == number).count();
+            assert_eq!(entry.pins as usize, held, "slot {number}");
+        }
+    }
+}
+
+/// What layers keep, found the slow way.
+struct Naive {
+    rankings: Vec<Ranking>,
+    quotas: Vec<usize>,
+    content: Vec<Vec<u32>>,
+    /// What would be there if the last request had not been broken off.
+    missing: Vec<Vec<u32>>,
+}
+
+impl Naive {
+    fn request(&mut self, layer: usize, ids: &[u32]) {
+        self.rankings[layer].used(ids.iter().map(|&id| (id, 1 + id % 3)));
+        let mut all: Vec<u32> = self.content[layer].iter().chain(ids).copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        self.content[layer] = all;
+        self.missing[layer].clear();
+        self.cut(layer);
+    }
+
+    fn cut(&mut self, layer: usize) {
+        let ranking = &self.rankings[layer];
+        let mut all = [&self.content[layer][..], &self.missing[layer]].concat();
+        all.sort_unstable_by_key(|&expert| Reverse(ranking.value(expert)));
+        all.truncate(self.quotas[layer]);
+        self.content[layer].retain(|expert| all.contains(expert));
+        self.missing[layer].retain(|expert| all.contains(expert));
+    }
+
+    /// The last request of a layer was broken off when these were here.
+    fn broken_off(&mut self, layer: usize, here: Vec<u32>) {
+        let should = std::mem::replace(&mut self.content[layer], here);
+        assert!(self.content[layer].iter().all(|expert| should.contains(expert)));
+        self.missing[layer] = should;
+        let content = &self.content[layer];
+        self.missing[layer].retain(|expert| !content.contains(expert));
+    }
+}
+
+fn run(trace: &Trace) {
+    let mut world = World::new(trace);
+    let (shape, layers) = (&trace.shape, trace.shape.experts.len());
+    let mut naive = Naive {
+        rankings: shape.experts.iter().map(|&experts| Ranking::new(policy(trace), experts)).collect(),
+        quotas: shape.quotas.clone(),
+        content: vec![Vec::new(); layers],
+        missing: vec![Vec::new(); layers],
+    };
+    let mut shrink = None;
+    for action in &trace.actions {
+        let (&layer, experts, guesses) = match action {
+            Action::Use { layer, experts, guesses, .. } => (layer, experts, guesses),
+            Action::BreakOff { layer, experts, guesses, .. } => (layer, experts, guesses),
+            Action::Shrink { steps, eighths } => {
+                shrink = Some((*steps, *eighths));
+                continue;
+            }
+        };
+        world.request(layer, experts);
+        naive.request(layer, experts);
+        world.check();
+        if trace.seed % 2 == 0 {
+            world.guess((layer + 1) % layers, guesses);
+        }
+        if let Some((steps, eighths)) = shrink.take() {
+            (0..steps).for_each(|_| _ = world.step());
+            naive.quotas.iter_mut().for_each(|quota| *quota = *quota * eighths / 8);
+            world.cache.shrink(&naive.quotas);
+            (0..layers).for_each(|layer| naive.cut(layer));
+            world.check();
+        }
+        let whole = match action {
+            Action::Use { at_once, .. } => world.use_all(*at_once),
+            Action::BreakOff { steps, .. } => {
+                (0..*steps).for_each(|_| _ = world.step());
+                world.check();
+                false
+            }
+            Action::Shrink { .. } => unreachable!("it was kept for the next request"),
+        };
+        world.leave();
+        world.check();
+        let here: Vec<u32> = world.cache.here(layer).collect();
+        if whole {
+            assert_eq!(here, naive.content[layer], "what is at rest depends on requests alone");
+        } else {
+            // What had not arrived is not there; what had, is a part of what should be.
+            naive.broken_off(layer, here);
+        }
+    }
+    // Nobody wants anything any more: all memory comes back, and no layer holds more than it may.
+    for layer in 0..layers {
+        world.request(layer, &[]);
+        naive.request(layer, &[]);
+        world.leave();
+    }
+    while world.step() {}
+    world.check();
+    let (cache, mut live) = (&world.cache, 0);
+    for (class, (free, &spare)) in cache.free.iter().zip(&shape.spare).enumerate() {
+        let of_class = |layer: &usize| shape.classes[*layer] as usize == class;
+        let here: usize = (0..layers).filter(of_class).map(|layer| cache.here(layer).count()).sum();
+        let quotas: usize = (0..layers).filter(of_class).map(|layer| naive.quotas[layer]).sum();
+        assert_eq!(free.len() + here, quotas + spare, "size {class}: what was given up went back");
+        live += free.len() + here;
+    }
+    assert_eq!(live, cache.slots());
+    for layer in 0..layers {
+        assert_eq!(cache.here(layer).collect::<Vec<_>>(), naive.content[layer]);
+        assert!(naive.content[layer].len() <= cache.quota(layer));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn is_what_a_naive_cache_would_be(trace in traces()) {
+        run(&trace);
+    }
+}
+
+/// Room for two experts in a single layer beside two spare slots.
+fn small() -> World {
+    let shape = Shape { experts: vec![8, 8], quotas: vec![0, 0], classes: vec![0, 0], spare: vec![2] };
+    World::new(&Trace { shape, actions: Vec::new(), seed: 2, failures: false })
+}
+
+#[test]
+fn a_guess_that_was_left_behind_makes_way() {
+    let mut world = small();
+    world.request(0, &[1]);
+    assert!(world.use_all(true));
+    world.guess(1, &[3, 4]);
+    world.leave();
+    while world.step() {}
+    // The other layer's turn does not come; the first one's comes again.
+    world.request(0, &[5, 6]);
+    assert!(world.use_all(true));
+    world.leave();
+    world.check();
+}
+
+#[test]
+fn a_guess_in_the_last_slot_makes_way() {
+    let mut world = small();
+    world.request(0, &[1]);
+    world.guess(1, &[3]);
+    assert!(world.use_all(true));
+    world.leave();
+    world.request(0, &[1, 2]);
+    world.leave();
+    world.check();
+}
+
+#[test]
+fn a_failed_read_is_never_here() {
+    let mut world = small();
+    world.request(0, &[1]);
+    let entry = world.entries[0];
+    world.reading.append(&mut world.queue);
+    while let Some(part) = world.reading.pop() {
+        if let Some(slot) = world.cache.came_back(entry, part.piece, false) {
+            assert!(!world.cache.finish(entry, slot));
+        }
+    }
+    assert!(world.slots[0].as_ref().unwrap().get().is_none());
+    assert_eq!(world.cache.find(0, 1), None);
+    world.check();
+    world.leave();
+    world.check();
+    assert_eq!(world.cache.free(0), 2);
+}
+
+#[test]
+fn what_is_being_verified_is_not_freed_twice() {
+    let mut world = small();
+    world.request(0, &[1]);
+    while world.verifying.is_empty() {
+        assert!(world.step());
+    }
+    world.leave();
+    assert_eq!(world.cache.free(0), 1);
+    while world.step() {}
+    world.check();
+    assert_eq!(world.cache.free(0), 2);
+}

@@ -1,0 +1,103 @@
+//! A disk that behaves badly in a way that can be repeated.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use moelten_loader::io::read_at::ReadAt;
+
+/// `EIO` of Linux and of most others.
+pub const EIO: i32 = 5;
+
+/// What is wrong with it. Reads are counted from 0, in the order in which they come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behaviour {
+    /// Each read takes up to 400 microseconds, by chance of this seed, so that they end in any order.
+    Late(u64),
+    /// Reads bring a part of what was asked for, with interrupts between.
+    Short(u64),
+    /// Reads bring one byte.
+    Bytes,
+    /// These reads fail.
+    Errors { from: u64, count: u64 },
+    /// One read in so many fails, by chance of a seed.
+    Flaky { seed: u64, one_in: u64 },
+    /// The read of this number takes so many milliseconds.
+    Stall { at: u64, millis: u64 },
+    /// After so many reads the file has only so many bytes.
+    Cut { from: u64, len: u64 },
+}
+
+/// A file on such a disk.
+pub struct Disk {
+    bytes: Vec<u8>,
+    behaviour: Behaviour,
+    reads: AtomicU64,
+}
+
+impl Disk {
+    pub fn new(bytes: Vec<u8>, behaviour: Behaviour) -> Self {
+        Self { bytes, behaviour, reads: AtomicU64::new(0) }
+    }
+
+    /// As a file of `len` bytes gives them.
+    fn bytes(&self, buffer: &mut [u8], offset: u64, len: u64) -> usize {
+        let whole = self.bytes.get(..usize::try_from(len).unwrap()).unwrap_or(&self.bytes);
+        let rest = whole.get(usize::try_from(offset).unwrap()..).unwrap_or_default();
+        let read = rest.len().min(buffer.len());
+        buffer[..read].copy_from_slice(&rest[..read]);
+        read
+    }
+}
+
+/// A number that a seed and a place in a sequence decide (SplitMix64, Steele and others, 2014).
+pub fn chance(seed: u64, index: u64) -> u64 {
+    let mut z = seed.wrapping_add((index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+impl ReadAt for Disk {
+    fn align(&self) -> usize {
+        match self.behaviour {
+            Behaviour::Short(_) | Behaviour::Bytes => 1,
+            _ => 4096,
+        }
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        assert!(offset.is_multiple_of(self.align() as u64) && buffer.len().is_multiple_of(self.align()));
+        let read = self.reads.fetch_add(1, Ordering::Relaxed);
+        let failed = || io::Error::from_raw_os_error(EIO);
+        let (mut wanted, mut len) = (buffer.len(), u64::MAX);
+        match self.behaviour {
+            Behaviour::Late(seed) => {
+                std::thread::sleep(Duration::from_micros(chance(seed, read) % 400));
+            }
+            Behaviour::Short(seed) => {
+                let dice = chance(seed, read);
+                if dice.is_multiple_of(3) {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                wanted = wanted.min(1 + dice as usize / 3 % 9000);
+            }
+            Behaviour::Bytes => wanted = 1,
+            Behaviour::Errors { from, count } if (from..from.saturating_add(count)).contains(&read) => {
+                // Something came before it failed.
+                buffer.fill(0xa5);
+                return Err(failed());
+            }
+            Behaviour::Flaky { seed, one_in } if chance(seed, read).is_multiple_of(one_in) => {
+                buffer.fill(0x5a);
+                return Err(failed());
+            }
+            Behaviour::Stall { at, millis } if read == at => {
+                std::thread::sleep(Duration::from_millis(millis));
+            }
+            Behaviour::Cut { from, len: left } if read >= from => len = left,
+            _ => {}
+        }
+        Ok(self.bytes(&mut buffer[..wanted], offset, len))
+    }
+}
