@@ -190,10 +190,12 @@ impl ExpertStore {
                     let found = shared.cache.find(layer, id);
                     let here = found
                         .is_some_and(|entry| matches!(shared.cache.entry(entry).state, State::Here { .. }));
+                    // Read ahead is read.
+                    let ahead = found.is_some_and(|entry| shared.cache.guessed_right(entry));
                     let phase = phase(&mut shared.stats, prefill);
                     phase.used += 1;
                     phase.used_bytes += size;
-                    if !here {
+                    if !here || ahead {
                         phase.missed += 1;
                         phase.missed_bytes += size;
                     }

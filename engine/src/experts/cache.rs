@@ -218,6 +218,11 @@ impl Cache {
         self.right.len() as u64
     }
 
+    /// Whether an entry was guessed for the present request.
+    pub fn guessed_right(&self, entry: u32) -> bool {
+        self.right.contains(&entry)
+    }
+
     /// Gives up all guesses since the last request, because a need for an expert of `layer` finds no free slot. See
     /// [`Self::next_wrong`].
     pub fn make_way(&mut self, layer: usize) {
