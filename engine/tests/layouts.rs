@@ -8,7 +8,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{deviation, distance, folder, golden, rounding_bound, spread};
+use common::{deviation, distance, folder, golden, pack, rounding_bound, spread};
 use moelten_loader::catalog::{Storage, TensorInfo};
 use moelten_loader::convert::Conversion;
 use moelten_loader::gguf::{Gguf, Value};
@@ -22,6 +22,14 @@ fn run(path: &Path) -> Vec<f32> {
 
 fn bits(path: &Path) -> Vec<u32> {
     run(path).iter().map(|logit| logit.to_bits()).collect()
+}
+
+/// The bits of a packed file made of `path`, which leaves out nothing.
+fn packed_bits(path: &Path) -> Vec<u32> {
+    let packed = path.with_extension("packed");
+    pack(path, &packed);
+    assert_eq!(load(&packed).unwrap().notices, Vec::<String>::new());
+    bits(&packed)
 }
 
 /// The golden Mixtral as one F32 file.
@@ -81,6 +89,7 @@ fn one_tensor_per_expert_as_in_older_mixtral_files() {
     let path = dir.path().join("old.gguf");
     write(&path, &gguf, &[], &old);
     assert!(bits(&path) == bits(&standard));
+    assert!(packed_bits(&path) == bits(&standard));
     // One of them missing is an error that names it.
     old.retain(|(name, _, _)| name != "blk.1.ffn_up.5.weight");
     write(&path, &gguf, &[], &old);
@@ -146,6 +155,7 @@ fn gate_and_up_in_one_tensor() {
     let path = dir.path().join("fused.gguf");
     write(&path, &gguf, &[], &fused);
     assert!(bits(&path) == bits(&standard));
+    assert!(packed_bits(&path) == bits(&standard));
 }
 
 /// The golden Mixtral with a format for each tensor, and an F32 file of the values that it stores: what the types lose is
@@ -189,6 +199,7 @@ fn gate_up_and_down_of_different_types_in_one_layer() {
             _ => Format::F32,
         });
         assert!(bits(&mixed) == bits(&split), "{gate} {up} {down} {q}");
+        assert!(bits(&mixed) == packed_bits(&split), "{gate} {up} {down} {q}");
         let (got, expected) = (run(&mixed), run(&stored));
         if [gate, up, down, q].iter().all(|format| format.block_len() == 1) {
             assert!(distance(&got, &expected) <= 1e-4 * spread(&expected));
@@ -222,6 +233,7 @@ fn split_files_open_by_any_part() {
     for part in 1..=3 {
         assert!(bits(&name(part)) == expected, "opened by part {part}");
     }
+    assert!(packed_bits(&name(2)) == expected);
 }
 
 #[test]

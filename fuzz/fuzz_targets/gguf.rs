@@ -1,10 +1,13 @@
-//! GGUF headers: any bytes are parsed or refused; what is parsed lies in the file and answers every getter.
+//! GGUF headers: any bytes are parsed or refused; what is parsed lies in the file and answers every getter, and records of
+//! a packed file have their matrices in them.
 #![no_main]
 
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use moelten_loader::gguf::Header;
+use moelten_loader::packed::{PackedIndex, RECORD_ALIGN};
+use moelten_loader::roles::Part;
 
 fuzz_target!(|bytes: &[u8]| {
     let header = match Header::parse(Path::new("f"), bytes) {
@@ -22,6 +25,24 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(ranges.iter().all(|(_, end)| *end <= len));
     assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0));
     let m = &header.metadata;
+    match PackedIndex::read(m) {
+        Ok(None) => {}
+        Ok(Some(index)) => {
+            assert!(!index.layers().is_empty());
+            assert!(index.layers().windows(2).all(|pair| pair[0].layer < pair[1].layer));
+            for layer in index.layers() {
+                assert!(!layer.checksums.is_empty() && layer.shape.bytes % u64::from(RECORD_ALIGN) == 0);
+                let mut end = 0;
+                for part in Part::ALL {
+                    let matrix = layer.shape.part(part);
+                    assert!(matrix.offset >= end && matrix.bytes > 0);
+                    end = matrix.offset + matrix.bytes;
+                }
+                assert!(end <= layer.shape.bytes);
+            }
+        }
+        Err(error) => assert!(!error.to_string().chars().any(char::is_control), "{error:?}"),
+    }
     for (key, value) in m.iter() {
         assert!(!value.type_name().is_empty());
         let answers = [

@@ -6,17 +6,18 @@ use crate::catalog::{Catalog, TensorInfo};
 use crate::error::{Fault, LoadError, Result};
 use crate::gguf::{Metadata, Value};
 use crate::gguf_keys::yarn_magnitude;
+use crate::packed::PackedIndex;
 use crate::raw::{Field, RawConfig, RawRope, narrow};
 use crate::roles::{LayerTensor, Part, Role, gguf_name};
 
 /// Layers that are looked through; the lowering refuses more.
 const MAX_LAYERS: u64 = 4096;
 
-/// Reads the metadata and tensor list of a GGUF file.
+/// Reads the metadata and tensor list of a GGUF file, and what it says of its records if it is packed.
 ///
 /// # Errors
 /// [`LoadError::Malformed`] when a key has another type than it must have.
-pub fn read(meta: &Metadata, catalog: &Catalog) -> Result<RawConfig> {
+pub fn read(meta: &Metadata, catalog: &Catalog, packed: Option<&PackedIndex>) -> Result<RawConfig> {
     let architecture = meta.str("general.architecture")?.map(str::to_owned);
     let arch = architecture.clone().unwrap_or_default();
     let k = Keys { meta, arch: &arch };
@@ -24,6 +25,17 @@ pub fn read(meta: &Metadata, catalog: &Catalog) -> Result<RawConfig> {
     let layer_count = layers.value.unwrap_or(0);
     let present = |name: &str| Some(catalog.get(name).is_some());
     let first = |tensor| present(&gguf_name(Role::Layer(0, tensor)).replace(".weight", ".bias"));
+    let mut expert_d_ff = hidden_width(
+        &k,
+        "expert_feed_forward_length",
+        catalog,
+        layer_count,
+        LayerTensor::Experts(Part::Down),
+    )?;
+    if let Some(layer) = packed.and_then(|packed| packed.layers().first()) {
+        let columns = layer.shape.part(Part::Down).cols;
+        expert_d_ff.value = expert_d_ff.value.or(u64::try_from(columns).ok());
+    }
     let mut experts = k.u64("expert_count")?;
     let experts_used = k.u64("expert_used_count")?;
     let (kind, factor) = rope_scaling(&k, catalog)?;
@@ -76,13 +88,7 @@ pub fn read(meta: &Metadata, catalog: &Catalog) -> Result<RawConfig> {
         clip_qkv: k.f64("attention.clamp_kqv")?,
         experts,
         experts_used,
-        expert_d_ff: hidden_width(
-            &k,
-            "expert_feed_forward_length",
-            catalog,
-            layer_count,
-            LayerTensor::Experts(Part::Down),
-        )?,
+        expert_d_ff,
         shared_d_ff: hidden_width(
             &k,
             "expert_shared_feed_forward_length",

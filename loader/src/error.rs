@@ -254,6 +254,14 @@ pub enum Fault {
         /// The template engine's words.
         message: String,
     },
+    /// Bytes that are not what was written.
+    #[error("has checksum {found:016x}, but {expected:016x} was written; the file or the drive is damaged")]
+    Checksum {
+        /// The checksum of the bytes.
+        found: u64,
+        /// What it was when they were written.
+        expected: u64,
+    },
     /// NaN or infinity among the weights.
     #[error("holds {found} at index {index}")]
     NotFinite {

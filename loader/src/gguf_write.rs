@@ -3,6 +3,7 @@
 //! not at all. Encodes no values and knows no architecture.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
+use std::ops::Range;
 use std::path::Path;
 
 use crate::catalog::Storage;
@@ -27,6 +28,8 @@ pub struct TensorPlan {
 pub struct GgufWriter {
     file: PartialFile,
     alignment: u64,
+    /// Keys of the metadata and where their values lie in the file, in order.
+    values: Vec<(String, Range<usize>)>,
     /// Names and bytes of the tensors, in order.
     plan: Vec<(String, u64)>,
     /// Index of the tensor whose values come next.
@@ -59,9 +62,12 @@ impl GgufWriter {
         3_u32.put_le(&mut header);
         len_u64(tensors.len()).put_le(&mut header);
         len_u64(metadata.len()).put_le(&mut header);
+        let mut values = Vec::with_capacity(metadata.len());
         for (key, value) in metadata {
             put_bytes(key.as_bytes(), &mut header);
+            let start = header.len();
             put_value(value, &mut header);
+            values.push((key.clone(), start..header.len()));
         }
         let mut plan = Vec::with_capacity(tensors.len());
         let mut data_len = 0_u64;
@@ -85,7 +91,7 @@ impl GgufWriter {
         Header::parse_prefix(target, &header, file_len)?;
 
         let file = PartialFile::create(target, sources)?;
-        let mut writer = Self { file, alignment, plan, current: 0, written: 0 };
+        let mut writer = Self { file, alignment, values, plan, current: 0, written: 0 };
         writer.file.write(&header)?;
         writer.pad(len_u64(header.len()))?;
         writer.skip_complete()?;
@@ -111,6 +117,22 @@ impl GgufWriter {
         self.file.write(bytes)?;
         self.written += len_u64(bytes.len());
         self.skip_complete()
+    }
+
+    /// Gives `key` of the metadata another value, of the same type and size: one that is known only when the tensors are
+    /// written.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`].
+    ///
+    /// # Panics
+    /// If the metadata has no such key, or the values are not of one size.
+    pub fn replace(&mut self, key: &str, value: &Value) -> Result<()> {
+        let mut bytes = Vec::new();
+        put_value(value, &mut bytes);
+        let (_, place) = self.values.iter().find(|(found, _)| found == key).expect("a key of the metadata");
+        assert_eq!(bytes.len(), place.len(), "the new value of {key} has another size");
+        self.file.write_over(len_u64(place.start), &bytes)
     }
 
     /// Makes the file durable and gives it its name.

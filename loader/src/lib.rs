@@ -20,6 +20,7 @@ pub mod load;
 mod lower;
 pub mod open;
 pub mod output;
+pub mod packed;
 mod raw;
 pub mod reader;
 pub mod repack;

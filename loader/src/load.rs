@@ -3,15 +3,15 @@
 
 use std::path::Path;
 
-use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::gguf::{Gguf, Metadata};
 use crate::hf_folder::{CONFIG, HfFolder};
 use crate::lower::{self, Container};
 use crate::open::{ModelFiles, open_model};
+use crate::packed::PackedIndex;
 use crate::raw::RawConfig;
 use crate::reader::printable;
-use crate::roles::{GGUF_NAMES, HF_NAMES, NameRule};
+use crate::roles::{GGUF_NAMES, HF_NAMES};
 use crate::spec::ModelSpec;
 use crate::store::TensorStore;
 use crate::{config_gguf, config_hf};
@@ -78,28 +78,33 @@ pub fn spec_of_config(path: &Path, config: &serde_json::Value) -> Result<ModelSp
 }
 
 fn load_gguf(gguf: Gguf) -> Result<LoadedModel> {
-    let raw = config_gguf::read(&gguf.metadata, &gguf.catalog)?;
+    let packed = PackedIndex::read(&gguf.metadata)?;
+    let raw = config_gguf::read(&gguf.metadata, &gguf.catalog, packed.as_ref())?;
+    let spec = lower::lower(&raw, Container::Gguf)?;
+    let tensors = match &packed {
+        Some(packed) => TensorStore::resolve_packed(&spec, gguf.catalog, GGUF_NAMES, packed)?,
+        None => TensorStore::resolve(&spec, gguf.catalog, GGUF_NAMES)?,
+    };
     let source = Source::Gguf { metadata: gguf.metadata, version: gguf.version };
-    finish(&raw, Container::Gguf, GGUF_NAMES, gguf.catalog, source, gguf.notices)
+    Ok(finish(&raw, spec, tensors, source, gguf.notices))
 }
 
 fn load_hf(folder: HfFolder) -> Result<LoadedModel> {
     let raw = config_hf::read(&folder.path.join(CONFIG), &folder.config)?;
     let source =
         Source::Hf { path: folder.path, config: folder.config, generation_config: folder.generation_config };
-    finish(&raw, Container::HfFolder, HF_NAMES, folder.catalog, source, folder.notices)
+    let spec = lower::lower(&raw, Container::HfFolder)?;
+    let tensors = TensorStore::resolve(&spec, folder.catalog, HF_NAMES)?;
+    Ok(finish(&raw, spec, tensors, source, folder.notices))
 }
 
 fn finish(
     raw: &RawConfig,
-    container: Container,
-    names: &'static [NameRule],
-    catalog: Catalog,
+    spec: ModelSpec,
+    tensors: TensorStore,
     source: Source,
     mut notices: Vec<String>,
-) -> Result<LoadedModel> {
-    let spec = lower::lower(raw, container)?;
-    let tensors = TensorStore::resolve(&spec, catalog, names)?;
+) -> LoadedModel {
     if !raw.unknown.is_empty() {
         let fields: Vec<_> = raw.unknown.iter().map(|field| printable(field)).collect();
         notices.push(format!("config.json fields not understood and not used: {}", fields.join(", ")));
@@ -108,5 +113,5 @@ fn finish(
         let count = tensors.unused().len();
         notices.push(format!("{count} tensor(s) not used by this model, the first is {}", printable(first)));
     }
-    Ok(LoadedModel { spec, tensors, source, notices })
+    LoadedModel { spec, tensors, source, notices }
 }

@@ -2,7 +2,7 @@
 //! format.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{LoadError, Result};
@@ -68,6 +68,19 @@ impl PartialFile {
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let file = self.file.as_mut().expect("only commit takes the file, and consumes self");
         file.write_all(bytes).map_err(|source| LoadError::io(&self.partial, "write to the file", source))
+    }
+
+    /// Writes over bytes at `offset`, all of which are there already, and goes back to the end.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`].
+    pub fn write_over(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let failed = |source| LoadError::io(&self.partial, "write to the file", source);
+        let file = self.file.as_mut().expect("only commit takes the file, and consumes self");
+        file.seek(SeekFrom::Start(offset)).map_err(failed)?;
+        file.write_all(bytes).map_err(failed)?;
+        file.seek(SeekFrom::End(0)).map_err(failed)?;
+        Ok(())
     }
 
     /// Makes the file durable and gives it its name.

@@ -37,7 +37,8 @@ impl TensorStore {
         self.to_copy(which).map(|matrix| matrix.bytes.next_multiple_of(ALIGN)).sum()
     }
 
-    /// The same tensors, these of them in memory of our own. What is computed with them is the same to the last bit.
+    /// The same tensors, these of them in memory of our own; with all of them there, there are no records. What is computed
+    /// with them is the same to the last bit.
     ///
     /// # Errors
     /// When the system has no address space left.
@@ -80,6 +81,9 @@ impl TensorStore {
             for MlpRef { gate, up, down } in self.experts.iter_mut().flatten() {
                 [gate, up, down].into_iter().for_each(&mut moved);
             }
+        }
+        if which == Copied::All {
+            self.records.clear();
         }
         self.files.push(FileBytes::generated(Path::new("memory"), memory)?);
         Ok(self)

@@ -2,12 +2,14 @@
 //! shape checked once. The engine asks for roles and experts; it never sees a name.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 
 use moelten_quant::{Format, Layout, QMatrix};
 
 use crate::catalog::{Catalog, TensorInfo};
 use crate::error::{Fault, LoadError, Result};
 use crate::io::FileBytes;
+use crate::packed::{self, PackedIndex, PackedLayer, PackedMatrix, shape_fault};
 use crate::roles::{IGNORED_SUFFIXES, LayerTensor, NameRule, Part, Role, Rows};
 use crate::spec::{Ffn, Mixer, MlpSpec, ModelSpec, NormSpec, QkNorm, SharedExpert};
 
@@ -57,6 +59,19 @@ impl MlpRef {
     }
 }
 
+/// The bytes of one expert in a packed file: its three matrices and what lies between them, to be had in one read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordRef {
+    /// Index of the file.
+    pub file: usize,
+    /// Byte offset in it, a multiple of [`packed::RECORD_ALIGN`].
+    pub offset: u64,
+    /// Length in bytes, a multiple as well.
+    pub bytes: u64,
+    /// What [`packed::verify_record`] holds the bytes against.
+    pub checksum: u64,
+}
+
 /// Every tensor a model needs, by role.
 #[derive(Debug)]
 pub struct TensorStore {
@@ -65,6 +80,8 @@ pub struct TensorStore {
     pub(crate) files: Vec<FileBytes>,
     pub(crate) dense: BTreeMap<Role, MatrixRef>,
     pub(crate) experts: Vec<Vec<MlpRef>>,
+    /// By layer, then by expert; empty for layers and files that are not packed.
+    pub(crate) records: Vec<Vec<RecordRef>>,
     unused: Vec<String>,
 }
 
@@ -75,17 +92,54 @@ impl TensorStore {
     /// [`LoadError::Malformed`] for a missing tensor or a wrong shape, [`LoadError::Unsupported`] for a needed
     /// tensor of a type that cannot be computed with.
     pub fn resolve(spec: &ModelSpec, catalog: Catalog, names: &'static [NameRule]) -> Result<Self> {
+        Self::resolve_with(spec, catalog, names, None)
+    }
+
+    /// As [`Self::resolve`], for a packed file: experts of the layers in `packed` are records.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`], and [`LoadError::Malformed`] for records that are not what `spec` and `packed` say.
+    pub fn resolve_packed(
+        spec: &ModelSpec,
+        catalog: Catalog,
+        names: &'static [NameRule],
+        packed: &PackedIndex,
+    ) -> Result<Self> {
+        Self::resolve_with(spec, catalog, names, Some(packed))
+    }
+
+    fn resolve_with(
+        spec: &ModelSpec,
+        catalog: Catalog,
+        names: &'static [NameRule],
+        packed: Option<&PackedIndex>,
+    ) -> Result<Self> {
         let mut resolver = Resolver { catalog: &catalog, names, used: HashSet::new() };
         let mut dense = BTreeMap::new();
         for (role, rows, cols) in needed(spec) {
             dense.insert(role, resolver.matrix(role, rows, cols)?);
         }
         let mut experts = Vec::with_capacity(spec.layers.len());
+        let mut records = Vec::new();
         for (layer, spec_layer) in spec.layers.iter().enumerate() {
-            experts.push(match &spec_layer.ffn {
-                Ffn::Dense(_) => Vec::new(),
-                Ffn::Moe(moe) => resolver.experts(layer, moe.experts, moe.expert, spec.d_model)?,
-            });
+            let in_records = packed.and_then(|packed| packed.layer(layer));
+            let (matrices, of_layer) = match (&spec_layer.ffn, in_records) {
+                (Ffn::Dense(_), None) => (Vec::new(), Vec::new()),
+                (Ffn::Moe(moe), None) => {
+                    (resolver.experts(layer, moe.experts, moe.expert, spec.d_model)?, Vec::new())
+                }
+                (Ffn::Moe(moe), Some(packed)) => {
+                    resolver.records(packed, moe.experts, moe.expert, spec.d_model)?
+                }
+                (Ffn::Dense(_), Some(_)) => return Err(resolver.not_a_layer_with_experts(layer)),
+            };
+            experts.push(matrices);
+            records.push(of_layer);
+        }
+        if let Some(last) = packed.and_then(|packed| packed.layers().last())
+            && last.layer >= spec.layers.len()
+        {
+            return Err(resolver.not_a_layer_with_experts(last.layer));
         }
         for role in [Role::RopeDivisors, Role::RopeShort, Role::RopeLong] {
             resolver.mark_configuration(role);
@@ -100,7 +154,7 @@ impl TensorStore {
             .map(|t| t.name.clone())
             .collect();
         let files = catalog.files().to_vec();
-        Ok(Self { catalog, files, dense, experts, unused })
+        Ok(Self { catalog, files, dense, experts, records, unused })
     }
 
     /// The matrix of a role that the spec needs; vectors are one row.
@@ -135,8 +189,19 @@ impl TensorStore {
     }
 
     /// Paths of the files that experts lie in.
-    pub fn paths(&self) -> impl Iterator<Item = &std::path::Path> {
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.catalog.files().iter().map(FileBytes::path)
+    }
+
+    /// The record that holds an expert, in a packed file.
+    pub fn record(&self, layer: usize, expert: usize) -> Option<&RecordRef> {
+        self.records.get(layer)?.get(expert)
+    }
+
+    /// All bytes of a record, where they lie.
+    pub fn record_bytes(&self, record: &RecordRef) -> &[u8] {
+        let bytes = self.file(record.file).range(record.offset, record.bytes);
+        bytes.expect("records were checked when they were found")
     }
 
     /// The weights of a matrix, where they lie.
@@ -304,9 +369,8 @@ impl<'a> Resolver<'a> {
     /// A tensor by the file's name for it.
     fn named(&mut self, name: &str) -> Result<&'a TensorInfo> {
         let tensor = self.catalog.get(name).ok_or_else(|| {
-            let path = self.catalog.files().first().map_or_else(Default::default, |f| f.path().to_owned());
             let fault = Fault::Missing { hint: "; the file is not complete" };
-            LoadError::malformed(&path, format!("tensor {name}"), fault)
+            LoadError::malformed(self.first_path(), format!("tensor {name}"), fault)
         })?;
         self.used.insert(tensor.name.as_str());
         Ok(tensor)
@@ -359,6 +423,68 @@ impl<'a> Resolver<'a> {
         let down = part(Part::Down, d_model, expert.d_ff)?;
         let zipped = gate.into_iter().zip(up).zip(down);
         Ok(zipped.map(|((gate, up), down)| MlpRef { gate, up, down }).collect())
+    }
+
+    /// The experts of a layer that has records.
+    fn records(
+        &mut self,
+        packed: &PackedLayer,
+        count: usize,
+        expert: MlpSpec,
+        d_model: usize,
+    ) -> Result<(Vec<MlpRef>, Vec<RecordRef>)> {
+        let PackedLayer { layer, shape: record, checksums } = packed;
+        for (part, rows, cols) in [
+            (Part::Gate, expert.d_ff, d_model),
+            (Part::Up, expert.d_ff, d_model),
+            (Part::Down, d_model, expert.d_ff),
+        ] {
+            let found = record.part(part);
+            if (found.rows, found.cols) != (rows, cols) {
+                let (found, expected) = (shape(&[found.rows, found.cols]), shape(&[rows, cols]));
+                return Err(shape_fault(self.first_path(), *layer, Fault::WrongShape { found, expected }));
+            }
+        }
+        if checksums.len() != count {
+            let found = format!("{} experts in layer {layer}", checksums.len());
+            let fault = Fault::Contradiction { found, other: format!("the model's {count}") };
+            return Err(LoadError::malformed(self.first_path(), packed::EXPERTS_KEY, fault));
+        }
+        let (mut experts, mut records) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for (expert, &checksum) in checksums.iter().enumerate() {
+            let tensor = self.named(&packed::record_name(*layer, expert))?;
+            let &TensorInfo { file, offset, bytes, .. } = tensor;
+            let fault = |fault| {
+                LoadError::malformed(self.catalog.path(tensor), format!("tensor {}", tensor.name), fault)
+            };
+            if tensor.storage.name() != packed::RECORD_TYPE {
+                let found = tensor.storage.name().to_owned();
+                return Err(fault(Fault::WrongType { found, expected: packed::RECORD_TYPE }));
+            }
+            self.check_shape(tensor, &[record.bytes])?;
+            let alignment = u64::from(packed::RECORD_ALIGN);
+            if !offset.is_multiple_of(alignment) {
+                return Err(fault(Fault::Unaligned { offset, alignment }));
+            }
+            let matrix = |part| {
+                let &PackedMatrix { format, rows, cols, layout, offset: inside, bytes } = record.part(part);
+                // No overflow: the record lies within the file, the matrix within the record.
+                MatrixRef { format, rows, cols, file, offset: offset + inside, bytes, layout }
+            };
+            experts.push(MlpRef { gate: matrix(Part::Gate), up: matrix(Part::Up), down: matrix(Part::Down) });
+            records.push(RecordRef { file, offset, bytes, checksum });
+        }
+        Ok((experts, records))
+    }
+
+    fn not_a_layer_with_experts(&self, layer: usize) -> LoadError {
+        let (found, other) = (format!("layer {layer}"), "a model without experts there".to_owned());
+        LoadError::malformed(self.first_path(), packed::LAYERS_KEY, Fault::Contradiction { found, other })
+    }
+
+    /// The file that carries the metadata, for messages.
+    fn first_path(&self) -> &'a Path {
+        self.catalog.files().first().map_or(Path::new("?"), |file| file.path())
     }
 
     fn check_shape(&self, tensor: &TensorInfo, expected: &[u64]) -> Result<()> {

@@ -45,22 +45,50 @@ fn for_each_field(format: Format, mut field: impl FnMut(usize, usize)) {
 /// # Panics
 /// If they cannot be ([`can_interleave`]), or the lengths disagree.
 pub fn interleave(format: Format, row_bytes: usize, rows: &[u8], out: &mut [u8]) {
+    check(format, row_bytes, rows.len(), out.len());
     let (block, group) = (format.block_bytes(), ROWS * row_bytes);
-    assert!(row_bytes > 0 && row_bytes.is_multiple_of(block), "interleave: rows of {row_bytes} bytes");
-    assert!(can_interleave(format, rows.len() / row_bytes) && rows.len() == out.len(), "interleave: lengths");
     for (rows, out) in rows.chunks_exact(group).zip(out.chunks_exact_mut(group)) {
         for (b, out) in out.chunks_exact_mut(ROWS * block).enumerate() {
             for_each_field(format, |offset, width| {
                 let out = &mut out[ROWS * offset..][..ROWS * width];
                 for (row, out) in rows.chunks_exact(row_bytes).zip(out.chunks_exact_mut(width)) {
-                    let field = &row[b * block + offset..][..width];
-                    match (out.as_mut_array::<4>(), field.as_array::<4>()) {
-                        (Some(out), Some(field)) => *out = *field,
-                        _ => out.copy_from_slice(field),
-                    }
+                    copy_field(&row[b * block + offset..][..width], out);
                 }
             });
         }
+    }
+}
+
+/// The way back: rows of `row_bytes` bytes, one after the other, out of what [`interleave`] wrote.
+///
+/// # Panics
+/// As [`interleave`].
+pub fn deinterleave(format: Format, row_bytes: usize, interleaved: &[u8], out: &mut [u8]) {
+    check(format, row_bytes, interleaved.len(), out.len());
+    let (block, group) = (format.block_bytes(), ROWS * row_bytes);
+    for (interleaved, out) in interleaved.chunks_exact(group).zip(out.chunks_exact_mut(group)) {
+        for (b, blocks) in interleaved.chunks_exact(ROWS * block).enumerate() {
+            for_each_field(format, |offset, width| {
+                let fields = &blocks[ROWS * offset..][..ROWS * width];
+                for (field, row) in fields.chunks_exact(width).zip(out.chunks_exact_mut(row_bytes)) {
+                    copy_field(field, &mut row[b * block + offset..][..width]);
+                }
+            });
+        }
+    }
+}
+
+fn check(format: Format, row_bytes: usize, len: usize, out_len: usize) {
+    let block = format.block_bytes();
+    assert!(row_bytes > 0 && row_bytes.is_multiple_of(block), "interleave: rows of {row_bytes} bytes");
+    assert!(can_interleave(format, len / row_bytes) && len == out_len, "interleave: lengths");
+}
+
+/// Most fields are words: one load and one store.
+fn copy_field(field: &[u8], out: &mut [u8]) {
+    match (out.as_mut_array::<4>(), field.as_array::<4>()) {
+        (Some(out), Some(field)) => *out = *field,
+        _ => out.copy_from_slice(field),
     }
 }
 
@@ -95,6 +123,9 @@ mod tests {
             let mut packed = vec![0; rows.len()];
             interleave(format, row_bytes, &rows, &mut packed);
             assert_ne!(packed, rows);
+            let mut back = vec![0; rows.len()];
+            deinterleave(format, row_bytes, &packed, &mut back);
+            assert!(back == rows, "{format}");
             let matrix = QMatrix::interleaved(format, 32, cols, &packed).unwrap();
             for (r, row) in rows.chunks(row_bytes).enumerate() {
                 assert_eq!(*matrix.row(r), *row, "{format} row {r}");

@@ -37,7 +37,7 @@ pub use activations::{ActivationKind, Activations, BLOCK, Columns, Line, Record,
 pub use decode::decode;
 pub use encode::{EncodeError, encode, encode_weighted};
 pub use format::Format;
-pub use interleave::{can_interleave, interleave};
+pub use interleave::{can_interleave, deinterleave, interleave};
 pub use isa::{Isa, IsaError};
 pub use kernel::{Attend, GROUP_ROWS, KEY_GROUP, Kernels, KvHead, MAX_HEAD_DIM, Running, SPAN};
 pub use matrix::{Layout, QMatrix, ShapeError};

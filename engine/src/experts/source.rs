@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use moelten_loader::io::pieces::{PAGE, Piece};
 use moelten_loader::io::read_at::{Access, ReadAt, read_fully};
-use moelten_loader::store::{MlpRef, TensorStore};
+use moelten_loader::packed::verify_record;
+use moelten_loader::store::{MlpRef, RecordRef, TensorStore};
 use moelten_quant::{Layout, QMatrix};
 
 /// Bytes of a read: large enough for any drive's best speed, small enough that several share the work and that a guess
@@ -152,11 +153,18 @@ impl Source {
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] when it is not what was written.
-    pub fn verify(&self, _tensors: &TensorStore, layer: usize, expert: u32, _slot: &Piece) -> io::Result<()> {
+    pub fn verify(&self, tensors: &TensorStore, layer: usize, expert: u32, slot: &Piece) -> io::Result<()> {
         let Self::Slots { verified, .. } = self else { return Ok(()) };
+        let Some(record) = tensors.record(layer, expert as usize) else { return Ok(()) };
         let seen = &verified[layer][expert as usize];
         if seen.load(Ordering::Relaxed) {
             return Ok(());
+        }
+        // Records start at pages.
+        if !verify_record(&slot.bytes()[..record.bytes as usize], record.checksum) {
+            let problem =
+                "its bytes are not those that were written (E-IO-05): the file or the disk is damaged";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
         }
         seen.store(true, Ordering::Relaxed);
         Ok(())
@@ -206,8 +214,11 @@ impl Source {
     }
 }
 
-/// What must be read for an expert: its three matrices.
+/// What must be read for an expert: its record, or its three matrices.
 fn extents(tensors: &TensorStore, layer: usize, expert: usize) -> [Option<Extent>; 3] {
+    if let Some(&RecordRef { file, offset, bytes, .. }) = tensors.record(layer, expert) {
+        return [Some(Extent { file, offset, bytes }), None, None];
+    }
     let MlpRef { gate, up, down } = tensors.experts(layer)[expert];
     [gate, up, down].map(|m| Some(Extent { file: m.file, offset: m.offset, bytes: m.bytes }))
 }

@@ -12,6 +12,7 @@ use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::model::{Model, ModelOptions};
 use moelten_engine::router::Routing;
 use moelten_engine::session::{Session, SessionOptions};
+use moelten_loader::convert::{Conversion, FileLayout, Types};
 use moelten_loader::load::load;
 use moelten_loader::safetensors::SafeTensors;
 use moelten_quant::Isa;
@@ -162,6 +163,22 @@ pub fn rounding_bound(file: &Path, ids: &[u32], expected: &[f32]) -> f32 {
     let bound = 2.0 * draws.fold(0.0, f32::max);
     assert!(bound < 1.0, "noise drowns everything: {bound}");
     bound
+}
+
+/// Writes a GGUF file in the packed layout.
+pub fn pack(source: &Path, target: &Path) {
+    rewrite(source, target, FileLayout::Packed);
+}
+
+/// Writes a GGUF file in the standard layout.
+pub fn unpack(source: &Path, target: &Path) {
+    rewrite(source, target, FileLayout::Standard);
+}
+
+fn rewrite(source: &Path, target: &Path, layout: FileLayout) {
+    let loaded = load(source).unwrap_or_else(|error| panic!("{error}"));
+    let plan = Conversion::plan_as(&loaded, layout, Types::Kept).unwrap_or_else(|error| panic!("{error}"));
+    assert!(plan.write(target, &mut |_| true).unwrap_or_else(|error| panic!("{error}")));
 }
 
 /// Copies an F32 GGUF file, moving every weight that Q8_0 would round by a random part of its rounding step.

@@ -4,6 +4,7 @@
 mod common;
 
 mod bad_gguf;
+mod bad_packed;
 mod bad_paths;
 mod bad_safetensors;
 mod meter;

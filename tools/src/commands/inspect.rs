@@ -5,8 +5,10 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
+use moelten_loader::catalog::TensorInfo;
 use moelten_loader::gguf::{Array, Metadata, Value};
 use moelten_loader::load::{LoadedModel, Source};
+use moelten_loader::packed;
 use moelten_loader::spec::{Ffn, LayerSpec, Mixer};
 use moelten_tui::filter;
 
@@ -35,6 +37,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     metadata(&model, &mut out)?;
     layers(&model, &mut out)?;
     sizes(&model, &mut out)?;
+    records(&model, &mut out)?;
     if !args.brief {
         tensors(&model, &mut out)?;
     }
@@ -206,12 +209,33 @@ fn sizes(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     }
 }
 
+/// That a file is packed, and what its records are.
+fn records(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
+    let layers = 0..model.spec.layers.len();
+    let of_layer = |layer| (0..).map_while(move |expert| model.tensors.record(layer, expert));
+    let sizes: Vec<u64> = layers.flat_map(of_layer).map(|record| record.bytes).collect();
+    let (Some(&min), Some(&max)) = (sizes.iter().min(), sizes.iter().max()) else { return Ok(()) };
+    let each = if min == max { bytes(max) } else { format!("{} to {}", bytes(min), bytes(max)) };
+    let (version, count) = (packed::VERSION, sizes.len());
+    writeln!(
+        out,
+        "  packed (version {version}): {count} records of {each}, {}, one for each expert",
+        bytes(sizes.iter().sum())
+    )
+}
+
+/// Every tensor; the records of a layer are one line.
 fn tensors(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     let tensors = model.tensors.catalog().tensors();
     writeln!(out, "\n{} tensors", tensors.len())?;
-    let width = tensors.iter().map(|t| t.name.chars().count()).max().unwrap_or(0);
-    for tensor in tensors {
-        let name = &tensor.name;
+    let of_layer = |name: &str| packed::record_of_name(name).map(|(layer, _)| layer);
+    let runs = tensors.chunk_by(|a, b| {
+        of_layer(&a.name).is_some_and(|layer| of_layer(&b.name) == Some(layer)) && a.shape == b.shape
+    });
+    let lines: Vec<(String, &TensorInfo)> =
+        runs.filter_map(|run| Some((run_name(run)?, run.first()?))).collect();
+    let width = lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    for (name, tensor) in lines {
         let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
         writeln!(
             out,
@@ -222,4 +246,13 @@ fn tensors(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
         )?;
     }
     Ok(())
+}
+
+/// What a line of the table is called.
+fn run_name(run: &[TensorInfo]) -> Option<String> {
+    let (first, last) = (run.first()?, run.last()?);
+    Some(match packed::record_of_name(&last.name) {
+        Some((_, expert)) if run.len() > 1 => format!("{} to {expert}", first.name),
+        _ => first.name.clone(),
+    })
 }

@@ -1,8 +1,11 @@
-//! `moelten quantize`: a model folder or GGUF file in, one GGUF file out, every matrix in the chosen type.
+//! `moelten quantize`: a model folder or GGUF file in, one GGUF file out, in the chosen layout, every matrix in the chosen
+//! type or as it is.
 
 use std::path::PathBuf;
 
-use moelten_loader::convert::Conversion;
+use moelten_loader::convert::{Conversion, FileLayout, Types};
+use moelten_loader::load::{LoadedModel, Source};
+use moelten_loader::roles::{LayerTensor, Part, Role};
 use moelten_quant::Format;
 use moelten_tui::terminal::{Notes, Tone};
 
@@ -11,16 +14,19 @@ use crate::open;
 use crate::progress::{Progress, Unit, bytes};
 use crate::signals::Polling;
 
-/// Convert a model folder or GGUF file to a GGUF file of another type
+/// Convert a model folder or GGUF file to a GGUF file of another type or layout
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Model folder or GGUF file
     source: PathBuf,
     /// GGUF file to write; it appears under this name only when it is complete
     target: PathBuf,
-    /// Type of the matrices; norms, biases and routers are always F32
+    /// Type of the matrices; norms, biases and routers are then F32 [default for a GGUF file: what it has, unchanged]
     #[arg(long = "type", value_name = "TYPE")]
-    kind: Kind,
+    kind: Option<Kind>,
+    /// How the experts lie
+    #[arg(long, value_name = "LAYOUT", default_value = "standard")]
+    layout: LayoutArg,
     /// Allow a source that is quantised already: its loss adds to the new one
     #[arg(long)]
     allow_requantize: bool,
@@ -45,27 +51,35 @@ impl Kind {
     }
 }
 
+/// `--layout`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum LayoutArg {
+    /// As every program that reads GGUF knows them
+    Standard,
+    /// Each in one piece and in the order of the kernels, for models larger than memory; only moelten runs such a file,
+    /// and `--layout standard` turns it back
+    Packed,
+}
+
+impl From<LayoutArg> for FileLayout {
+    fn from(arg: LayoutArg) -> Self {
+        match arg {
+            LayoutArg::Standard => Self::Standard,
+            LayoutArg::Packed => Self::Packed,
+        }
+    }
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let model = open::load(Some(&args.source))?;
     open::mention(&model.notices);
-    let format = args.kind.format();
-    let quantised = model
-        .tensors
-        .catalog()
-        .tensors()
-        .iter()
-        .find(|t| t.storage.format().is_some_and(|f| f.block_len() > 1));
-    if let Some(tensor) = quantised.filter(|_| format.block_len() > 1 && !args.allow_requantize) {
-        let problem = format!(
-            "the source is quantised already ({} is {}); --allow-requantize does it all the same, start from the \
-             original weights for the best result",
-            tensor.name, tensor.storage
-        );
-        return Err(CommandError::Usage(problem).into());
-    }
-    let conversion = Conversion::plan(&model, &|_| format)?;
+    let format = args.kind.map(Kind::format);
+    check_types(&model, format, args.allow_requantize)?;
+    let choose = format.map(|format| move |_: Role| format);
+    let types = choose.as_ref().map_or(Types::Kept, |choose| Types::Chosen(choose));
+    let conversion = Conversion::plan_as(&model, args.layout.into(), types)?;
     open::mention(&conversion.notices);
     let polling = Polling::begin();
     let mut progress = Progress::new("writing", Unit::Bytes, conversion.bytes());
@@ -78,9 +92,43 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return Err(CommandError::Stopped.into());
     }
     let size = std::fs::metadata(&args.target)?.len();
+    let mut about = format.map_or_else(|| "types as they were".to_owned(), |format| format.to_string());
+    if args.layout == LayoutArg::Packed {
+        about = format!("packed, {about}");
+    }
     notes.line(
         Tone::Plain,
-        &format!("{}: {}, {} ({format})", args.target.display(), model.spec.name, bytes(size)),
+        &format!("{}: {}, {} ({about})", args.target.display(), model.spec.name, bytes(size)),
     );
     Ok(())
+}
+
+/// Whether the source can be written in this format, or as it is.
+fn check_types(model: &LoadedModel, format: Option<Format>, allow_requantize: bool) -> anyhow::Result<()> {
+    let Some(format) = format else {
+        if matches!(model.source, Source::Hf { .. }) {
+            let problem = "a model folder has no types that could be kept; name one, for example --type q8_0";
+            return Err(CommandError::Usage(problem.to_owned()).into());
+        }
+        return Ok(());
+    };
+    let Some((role, found)) = quantised(model).filter(|_| format.block_len() > 1 && !allow_requantize) else {
+        return Ok(());
+    };
+    let problem = format!(
+        "the source is quantised already ({role} is {found}); --allow-requantize does it all the same, start from the \
+         original weights for the best result"
+    );
+    Err(CommandError::Usage(problem).into())
+}
+
+/// A matrix of blocks, if the model has one.
+fn quantised(model: &LoadedModel) -> Option<(Role, Format)> {
+    let dense = model.tensors.dense().map(|(role, matrix)| (role, matrix.format));
+    let experts = (0..model.spec.layers.len()).flat_map(|layer| {
+        let role = move |part| Role::Layer(layer, LayerTensor::Experts(part));
+        let all = model.tensors.experts(layer).iter();
+        all.flat_map(move |expert| Part::ALL.map(|part| (role(part), expert.part(part).format)))
+    });
+    dense.chain(experts).find(|(_, format)| format.block_len() > 1)
 }
