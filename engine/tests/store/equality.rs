@@ -85,8 +85,9 @@ fn setups() -> Vec<Setup> {
 
 #[test]
 fn golden_families_give_the_same_bits() {
-    for case in goldens() {
-        setups().into_iter().for_each(|setup| check(&case, setup));
+    // Each family takes a third of them: every one of them has two families.
+    for (i, case) in goldens().enumerate() {
+        setups().into_iter().skip(i % 3).step_by(3).for_each(|setup| check(&case, setup));
     }
 }
 
@@ -94,12 +95,13 @@ fn golden_families_give_the_same_bits() {
 #[test]
 fn quantised_models_give_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
-    for (family, formats) in [("olmoe", &[Format::Q4_0, Format::Q4K][..]), ("mixtral", &[Format::F32])] {
+    let models = [("olmoe", &[Format::Q4_0, Format::Q4K][..]), ("mixtral", &[Format::F32])];
+    for (i, (family, formats)) in models.into_iter().enumerate() {
         let path = dir.path().join(format!("{family}.gguf"));
         converted(&wide(family, dir.path()), formats, &path);
         let ids = golden(family).ids.into_iter().cycle().take(40).collect();
         let case = Case::new(&format!("{family} {formats:?}"), path, ids);
-        setups().into_iter().for_each(|setup| check(&case, setup));
+        setups().into_iter().skip(i).step_by(2).for_each(|setup| check(&case, setup));
     }
 }
 
