@@ -118,7 +118,8 @@ impl Cached {
         self.bytes_with(&self.shape.quotas)
     }
 
-    fn bytes_with(&self, quotas: &[usize]) -> u64 {
+    /// Bytes of all slots if layers kept as many as `quotas` says.
+    pub fn bytes_with(&self, quotas: &[usize]) -> u64 {
         let spare = self.shape.spare.iter().zip(&self.slot_bytes);
         let spare: u64 = spare.map(|(&slots, &bytes)| slots as u64 * bytes as u64).sum();
         let layers = quotas.iter().zip(&self.shape.classes);
@@ -219,7 +220,8 @@ impl Plan {
         }
         let whole = with_context(context, Experts::InPlace);
         let fits = whole.needs() <= limit && options.ram != Ram::Min;
-        if expert_bytes == 0 || (fits && options.io != Io::Direct) {
+        // What the program carries or made up itself is in memory anyway.
+        if expert_bytes == 0 || !tensors.in_files() || (fits && options.io != Io::Direct) {
             return whole
                 .checked("the model, its context and buffers", "a shorter context (--ctx) takes less");
         }
@@ -272,6 +274,11 @@ impl Plan {
             Experts::Cached(cached) if !cached.direct => cached.bytes(),
             Experts::Repacked | Experts::Cached(_) => 0,
         }
+    }
+
+    /// Bytes that must stay free for others: half of what a budget that nobody named left to them.
+    pub fn floor(&self) -> u64 {
+        LEAVE.max(self.budget.saturating_sub(self.base) / (LEAVE_PART - 1)) / 2
     }
 
     fn checked(self, what: &'static str, hint: &str) -> Result<Self> {

@@ -91,6 +91,8 @@ pub struct Cache {
     order: Vec<u32>,
     evicted: Vec<(u32, u32)>,
     wrong: Vec<u32>,
+    /// Slots of each size whose memory goes back to the system as soon as nobody uses them.
+    owed: Vec<usize>,
 }
 
 /// The shape of a cache.
@@ -137,6 +139,7 @@ impl Cache {
             order: Vec::with_capacity(most),
             evicted: Vec::with_capacity(most),
             wrong: Vec::with_capacity(most),
+            owed: vec![0; shape.spare.len()],
         }
     }
 
@@ -329,7 +332,27 @@ impl Cache {
     fn set_free(&mut self, entry: u32) {
         let found = &mut self.entries[entry as usize];
         found.state = State::Free;
-        self.free[found.class as usize].push(entry);
+        let class = found.class as usize;
+        self.free[class].push(entry);
+        self.retire_owed(class);
+    }
+
+    /// Gives back the memory of free slots, as many as are owed. Returns the bytes.
+    fn retire_owed(&mut self, class: usize) -> usize {
+        let mut bytes = 0;
+        while self.owed[class] > 0
+            && let Some(entry) = self.free[class].pop()
+        {
+            self.owed[class] -= 1;
+            let found = &mut self.entries[entry as usize];
+            found.state = State::Retired;
+            let slot = Arc::get_mut(&mut found.slot).expect("nobody uses a free slot");
+            if let Some(piece) = slot.get_mut() {
+                piece.discard();
+                bytes += piece.len();
+            }
+        }
+        bytes
     }
 
     /// Experts that have left since the last call.
@@ -338,7 +361,7 @@ impl Cache {
     }
 
     /// Lowers quotas to these at most: experts that nobody uses leave, and the memory of as many slots goes back to the
-    /// system. Returns the bytes.
+    /// system, that of slots in use as soon as they are free. Returns the bytes that went back at once.
     pub fn shrink(&mut self, quotas: &[usize]) -> usize {
         let mut bytes = 0;
         for (layer, &quota) in quotas.iter().enumerate() {
@@ -361,16 +384,8 @@ impl Cache {
                     self.leave(entry);
                 }
             }
-            for _ in 0..fewer {
-                let Some(entry) = self.free[class].pop() else { break };
-                let found = &mut self.entries[entry as usize];
-                found.state = State::Retired;
-                let slot = Arc::get_mut(&mut found.slot).expect("nobody uses a free slot");
-                if let Some(piece) = slot.get_mut() {
-                    piece.discard();
-                    bytes += piece.len();
-                }
-            }
+            self.owed[class] += fewer;
+            bytes += self.retire_owed(class);
         }
         bytes
     }
