@@ -28,8 +28,12 @@ pub fn stalled(system: &System) -> Option<Duration> {
 
 /// Bytes of memory that nobody else could use while this process lives: anonymous, shared and locked.
 pub fn owned_bytes() -> Option<u64> {
-    let here = System::here();
-    let part = |name| here.field_bytes("proc/self/status", name);
+    owned_bytes_on(&System::here())
+}
+
+/// As [`owned_bytes`], on a system or a recorded copy of one.
+pub fn owned_bytes_on(system: &System) -> Option<u64> {
+    let part = |name| system.field_bytes("proc/self/status", name);
     Some(part("RssAnon")? + part("RssShmem")? + part("VmLck")?)
 }
 

@@ -1,4 +1,4 @@
-//! Gives memory of the expert cache back when the machine runs short of it: a thread that looks twice a second at what is
+//! Gives memory of the expert cache back when the machine runs short of it: a thread that looks ten times a second at what is
 //! free, and lowers the quotas of the cache until a floor is free again. It gives back and never takes: memory that came
 //! free again may be wanted by whoever made it free. It must not know what the experts are, nor who reads notices.
 
@@ -14,27 +14,32 @@ use crate::memory;
 use crate::plan::Cached;
 use crate::system::System;
 
-/// Time between two looks: a shortage is seen, and ended, well within two seconds.
-pub const INTERVAL: Duration = Duration::from_millis(500);
+/// Time between two looks: less than others need to take what is left free. A look takes some ten microseconds.
+pub const INTERVAL: Duration = Duration::from_millis(100);
 /// Share of the time that somebody may stand still for memory without this being a shortage.
 const STALLED: f64 = 0.1;
 /// More than the floor is made free, by one part in so many of it, so that not every look finds a little missing.
 const MARGIN_PART: u64 = 4;
+/// Others are expected to go on taking as they did since the last look, for so many looks: giving back takes time.
+const LOOKS_AHEAD: u64 = 2;
 
 /// What a look found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Look {
     /// Bytes that are free without swapping, where the system says.
     pub free: Option<u64>,
+    /// Bytes that others took since the last look.
+    pub taken: u64,
     /// Share of the time since the last look that somebody stood still because memory was short, 0 to 1.
     pub stalled: f64,
 }
 
-/// Bytes to give back so that `floor` bytes are free again.
+/// Bytes to give back so that `floor` bytes are free at the next look.
 pub fn to_give_back(look: Look, floor: u64) -> u64 {
     let margin = floor / MARGIN_PART;
+    let wanted = floor.saturating_add(look.taken.saturating_mul(LOOKS_AHEAD));
     match look.free {
-        Some(free) if free < floor => floor - free + margin,
+        Some(free) if free < wanted => wanted - free + margin,
         // Others already wait, and little is left: the estimate of what is free may be too kind.
         Some(free) if free < floor.saturating_mul(2) && look.stalled > STALLED => margin,
         _ => 0,
@@ -49,26 +54,34 @@ pub struct Keeper {
     /// Bytes that the cache may still take.
     bytes: u64,
     floor: u64,
+    /// Bytes that were free at the last look, and those of this process.
+    before: Option<u64>,
     /// When the last look was, and how long somebody had stood still until then.
-    before: Option<(Instant, Duration)>,
+    stalled: Option<(Instant, Duration)>,
 }
 
 impl Keeper {
     /// For a cache of this shape, on a machine where `floor` bytes are to stay free.
     pub fn new(system: System, cached: Cached, floor: u64) -> Self {
         let bytes = cached.bytes();
-        Self { system, cached, bytes, floor, before: None }
+        Self { system, cached, bytes, floor, before: None, stalled: None }
     }
 
     /// Looks at the machine.
     pub fn look(&mut self) -> Look {
         let now = memory::stalled(&self.system).map(|stalled| (Instant::now(), stalled));
-        let stalled = self.before.zip(now).map_or(0.0, |((then, before), (now, after))| {
+        let stalled = self.stalled.zip(now).map_or(0.0, |((then, before), (now, after))| {
             let time = now.duration_since(then).as_secs_f64();
             after.saturating_sub(before).as_secs_f64() / time.max(1e-3)
         });
-        self.before = now;
-        Look { free: memory::free_bytes(&self.system), stalled: stalled.min(1.0) }
+        self.stalled = now;
+        let free = memory::free_bytes(&self.system);
+        // What this process took or gave back is nobody else's doing.
+        let ours = memory::owned_bytes_on(&self.system).unwrap_or(0);
+        let both = free.map(|free| free + ours);
+        let taken = self.before.zip(both).map_or(0, |(before, both)| before.saturating_sub(both));
+        self.before = both;
+        Look { free, taken, stalled: stalled.min(1.0) }
     }
 
     /// The quotas that end a shortage, if there is one and something is left to give back.
@@ -163,13 +176,16 @@ mod tests {
 
     #[test]
     fn the_floor_becomes_free_with_a_margin() {
-        let look = |free, stalled| to_give_back(Look { free, stalled }, 100);
+        let look = |free, stalled| to_give_back(Look { free, taken: 0, stalled }, 100);
         assert_eq!(look(Some(100), 0.0), 0);
         assert_eq!(look(Some(99), 0.0), 26);
         assert_eq!(look(Some(0), 0.0), 125);
         // Waiting counts only where little is left.
         assert_eq!((look(Some(150), 0.5), look(Some(250), 0.5), look(Some(150), 0.05)), (25, 0, 0));
         assert_eq!(look(None, 1.0), 0);
+        // Whoever takes 60 will take more.
+        assert_eq!(to_give_back(Look { free: Some(200), taken: 60, stalled: 0.0 }, 100), 45);
+        assert_eq!(to_give_back(Look { free: Some(220), taken: 60, stalled: 0.0 }, 100), 0);
     }
 
     #[test]
@@ -177,12 +193,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mut keeper = Keeper::new(System::at(root.path()), cached(), 8 * MB);
         assert_eq!(keeper.bytes(), 26 * MB);
-        let at = |free| Look { free: Some(free), stalled: 0.0 };
+        let at = |free| Look { free: Some(free), taken: 0, stalled: 0.0 };
         assert_eq!(keeper.quotas(at(8 * MB)), None);
         // Three missing and two of margin: 21 stay, two of them to spare.
         assert_eq!(keeper.quotas(at(5 * MB)), Some(vec![5, 5, 5, 4]));
         // Others wait for memory, so the margin goes.
-        assert_eq!(keeper.quotas(Look { free: Some(12 * MB), stalled: 1.0 }), Some(vec![5, 4, 4, 4]));
+        assert_eq!(keeper.quotas(Look { stalled: 1.0, ..at(12 * MB) }), Some(vec![5, 4, 4, 4]));
         assert_eq!(keeper.quotas(at(0)), Some(vec![2, 2, 2, 1]));
         assert_eq!(keeper.quotas(at(0)), Some(vec![0; 4]));
         assert_eq!(keeper.quotas(at(0)), None);
@@ -193,11 +209,17 @@ mod tests {
     fn looks_read_the_machine() {
         let root = tempfile::tempdir().unwrap();
         let mut keeper = Keeper::new(System::at(root.path()), cached(), 8 * MB);
-        assert_eq!(keeper.look(), Look { free: None, stalled: 0.0 });
+        assert_eq!(keeper.look(), Look { free: None, taken: 0, stalled: 0.0 });
         machine(root.path(), 7 * MB, 1000);
-        assert_eq!(keeper.look(), Look { free: Some(7 * MB), stalled: 0.0 });
+        assert_eq!(keeper.look(), Look { free: Some(7 * MB), taken: 0, stalled: 0.0 });
         // More than any time that can have passed.
-        machine(root.path(), 7 * MB, 3_600_000_000);
-        assert_eq!(keeper.look().stalled, 1.0);
+        machine(root.path(), 5 * MB, 3_600_000_000);
+        assert_eq!(keeper.look(), Look { free: Some(5 * MB), taken: 2 * MB, stalled: 1.0 });
+        // Two megabytes of those that are missing now are our own.
+        fs::create_dir_all(root.path().join("proc/self")).unwrap();
+        let status = "RssAnon:\t2048 kB\nRssShmem:\t0 kB\nVmLck:\t0 kB\n";
+        fs::write(root.path().join("proc/self/status"), status).unwrap();
+        machine(root.path(), 2 * MB, 3_600_000_000);
+        assert_eq!(keeper.look().taken, MB);
     }
 }

@@ -174,41 +174,41 @@ impl Report<'_> {
             Ram::Bytes(_) => "as asked",
         };
         let free = self.free.map_or_else(String::new, |free| format!("; {} are free now", bytes(free)));
-        row("budget", format!("{:>9}  {why}{free}", bytes(plan.budget)))?;
-        row("program", format!("{:>9}", bytes(plan.base)))?;
+        row("budget", format!("{:>12}  {why}{free}", bytes(plan.budget)))?;
+        row("program", format!("{:>12}", bytes(plan.base)))?;
         let mapped = if plan.mapped() > 0 { "mapped, in place" } else { "copied to memory" };
         row(
             "other weights",
             format!(
-                "{:>9}  {}",
+                "{:>12}  {}",
                 bytes(plan.dense),
                 if streams_mapped(plan) { "copied to memory" } else { mapped }
             ),
         )?;
         let (kv, tokens) = (self.session.compute().kv().name(), open::count(plan.context.tokens));
         let why = open::context_words(&self.loaded.spec, plan.context);
-        row("context", format!("{:>9}  {tokens} tokens in {kv} ({why})", bytes(plan.kv)))?;
-        row("buffers", format!("{:>9}", bytes(plan.scratch)))?;
+        row("context", format!("{:>12}  {tokens} tokens in {kv} ({why})", bytes(plan.kv)))?;
+        row("buffers", format!("{:>12}", bytes(plan.scratch)))?;
         row("experts", self.experts_words())?;
-        row("together", format!("{:>9}", bytes(plan.needs())))?;
-        row("RAM", format!("{:>9.1}  GB/s", self.speeds.ram_gb_per_s))?;
+        row("together", format!("{:>12}", bytes(plan.needs())))?;
+        row("RAM", format!("{:>12.1}  GB/s", self.speeds.ram_gb_per_s))?;
         let pattern = self.speeds.pattern;
         row(
             "disk",
             match &self.speeds.disk_gb_per_s {
                 Ok(speed) => format!(
-                    "{speed:>9.2}  GB/s, reading {} at a time, {} on their way",
+                    "{speed:>12.2}  GB/s, reading {} at a time, {} on their way",
                     bytes(pattern.block as u64),
                     pattern.depth
                 ),
-                Err(why) => format!("{:>9}  {why}", "unknown"),
+                Err(why) => format!("{:>12}  {why}", "unknown"),
             },
         )?;
         let f = &self.forecast;
         row(
             "one token",
             format!(
-                "{:>9}  and {} of chosen experts",
+                "{:>12}  and {} of chosen experts",
                 bytes(f.dense_bytes as u64),
                 bytes(f.routed_bytes as u64)
             ),
@@ -222,13 +222,13 @@ impl Report<'_> {
             };
             row(
                 "hits",
-                format!("{hits:>9}  of expert bytes found in memory, by how regular the routing is"),
+                format!("{hits:>12}  of expert bytes found in memory, by how regular the routing is"),
             )?;
         }
         let speed = |span: Option<Span>| span.map_or_else(|| "unknown".to_owned(), memory_words::speed);
         row(
             "speed",
-            format!("{:>9}  tokens/s when warm, {} for the first tokens", speed(f.warm), speed(f.cold)),
+            format!("{:>12}  tokens/s when warm, {} for the first tokens", speed(f.warm), speed(f.cold)),
         )?;
         if let Some(line) = memory_words::tight(self.loaded, plan) {
             writeln!(out, "\n{line}")?;
@@ -240,9 +240,9 @@ impl Report<'_> {
         let plan = &self.plan;
         let total = bytes(plan.expert_bytes);
         match &plan.experts {
-            _ if plan.expert_bytes == 0 => format!("{:>9}  the model has none", "0 B"),
-            Experts::InPlace => format!("{total:>9}  mapped, in place, all of them"),
-            Experts::Repacked => format!("{total:>9}  copied to memory, all of them"),
+            _ if plan.expert_bytes == 0 => format!("{:>12}  the model has none", "0 B"),
+            Experts::InPlace => format!("{total:>12}  mapped, in place, all of them"),
+            Experts::Repacked => format!("{total:>12}  copied to memory, all of them"),
             Experts::Cached(cached) => {
                 let shape = &cached.shape;
                 let kept = || shape.quotas.iter().zip(&shape.experts).filter(|&(_, &experts)| experts > 0);
@@ -254,7 +254,7 @@ impl Report<'_> {
                 let experts = span(kept().map(|k| *k.1).min(), kept().map(|k| *k.1).max());
                 let how = if cached.direct { "direct reads" } else { "mapped" };
                 format!(
-                    "{:>9}  {quotas} of {experts} in each of {} layers, and {} on their way; {total} in the file, {how}",
+                    "{:>12}  {quotas} of {experts} in each of {} layers, and {} on their way; {total} in the file, {how}",
                     bytes(cached.bytes()),
                     kept().count(),
                     shape.spare.iter().sum::<usize>()
