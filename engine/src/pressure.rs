@@ -164,7 +164,7 @@ mod tests {
     /// Four layers of eight experts, six of each kept, a megabyte each, two slots to spare.
     fn cached() -> Cached {
         let shape = Shape { experts: vec![8; 4], quotas: vec![6; 4], classes: vec![0; 4], spare: vec![2] };
-        Cached { direct: true, shape, slot_bytes: vec![MB as usize] }
+        Cached { direct: true, embedding_in_file: false, shape, slot_bytes: vec![MB as usize] }
     }
 
     fn machine(root: &Path, free: u64, stalled_us: u64) {

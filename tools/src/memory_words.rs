@@ -16,8 +16,9 @@ use crate::progress::bytes;
 
 /// How long the disk is measured before a start: short beside reading the dense weights.
 const PROBE: Duration = Duration::from_millis(300);
-/// Of the budget this part may be used to measure the RAM.
+/// Of the budget this part may be used to measure the RAM, and so many bytes.
 const PROBE_PART: u64 = 2;
+const PROBE_BYTES: u64 = 256 << 20;
 
 /// Somewhat between nothing and all, in tokens per second: `3 to 9`.
 pub fn speed(span: Span) -> String {
@@ -44,7 +45,8 @@ pub fn before_start(
         return Ok(lines);
     }
     let kv = options.compute().kv();
-    let speeds = Speeds::probe(options.compute(), &loaded.tensors, PROBE, plan.budget / PROBE_PART)?;
+    let speeds =
+        Speeds::probe(options.compute(), &loaded.tensors, PROBE, PROBE_BYTES.min(plan.budget / PROBE_PART))?;
     let warm = Forecast::new(loaded, plan, kv, &speeds, None).warm;
     let speed = warm.map_or_else(
         || "at a speed that is hard to foresee".to_owned(),

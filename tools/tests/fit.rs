@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::sync::OnceLock;
+
 use common::{BRIEF, Outcome, args, builtin, moelten, run};
 use serde_json::Value;
 
@@ -22,6 +24,11 @@ fn ask(options: &[&str]) -> Outcome {
 
 /// A budget with room for about half of the experts, in bytes.
 fn half() -> String {
+    static HALF: OnceLock<String> = OnceLock::new();
+    HALF.get_or_init(measure_half).clone()
+}
+
+fn measure_half() -> String {
     let least = json(&["--ram", "min", "--ctx", "256"]);
     let (total, experts) = (&least["memory"]["total_bytes"], &least["experts"]["file_bytes"]);
     (total.as_u64().unwrap() + experts.as_u64().unwrap() / 2).to_string()

@@ -41,6 +41,8 @@ pub struct Args {
 
 /// How long the disk is measured.
 const PROBE: Duration = Duration::from_millis(800);
+/// Bytes that are read to measure the RAM, at most.
+const PROBE_BYTES: u64 = 512 << 20;
 
 /// What to say.
 struct Report<'a> {
@@ -81,7 +83,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
     };
     Notes::detect().line(Tone::Dim, "measuring, a second or two");
-    let speeds = Speeds::probe(args.session.compute(), &loaded.tensors, PROBE, u64::MAX)?;
+    let speeds = Speeds::probe(args.session.compute(), &loaded.tensors, PROBE, PROBE_BYTES)?;
     let forecast = Forecast::new(&loaded, &plan, args.session.compute().kv(), &speeds, args.hit_rate);
     let free = memory::available_bytes();
     let report = Report { name, loaded: &loaded, session: &args.session, plan, speeds, forecast, free };
@@ -176,15 +178,14 @@ impl Report<'_> {
         let free = self.free.map_or_else(String::new, |free| format!("; {} are free now", bytes(free)));
         row("budget", format!("{:>12}  {why}{free}", bytes(plan.budget)))?;
         row("program", format!("{:>12}", bytes(plan.base)))?;
-        let mapped = if plan.mapped() > 0 { "mapped, in place" } else { "copied to memory" };
-        row(
-            "other weights",
-            format!(
-                "{:>12}  {}",
-                bytes(plan.dense),
-                if streams_mapped(plan) { "copied to memory" } else { mapped }
-            ),
-        )?;
+        let place = match &plan.experts {
+            Experts::InPlace => "mapped, in place",
+            Experts::Cached(cached) if cached.embedding_in_file => {
+                "copied to memory; the embedding stays in the file, of which a token reads one row"
+            }
+            Experts::Repacked | Experts::Cached(_) => "copied to memory",
+        };
+        row("other weights", format!("{:>12}  {place}", bytes(plan.dense)))?;
         let (kv, tokens) = (self.session.compute().kv().name(), open::count(plan.context.tokens));
         let why = open::context_words(&self.loaded.spec, plan.context);
         row("context", format!("{:>12}  {tokens} tokens in {kv} ({why})", bytes(plan.kv)))?;
@@ -314,11 +315,6 @@ impl Report<'_> {
             "tokens_per_s_cold": span(f.cold),
         })
     }
-}
-
-/// Whether experts come from the mapped file while the rest is copied.
-fn streams_mapped(plan: &Plan) -> bool {
-    matches!(plan.experts, Experts::Cached(_))
 }
 
 #[cfg(test)]
