@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn speeds_are_short() {
         let words = |low, high| speed(Span { low, high });
-        assert_eq!(words(3.14, 9.0), "3.1 to 9.0");
+        assert_eq!(words(3.26, 9.0), "3.3 to 9.0");
         assert_eq!(words(9.96, 120.4), "10 to 120");
         assert_eq!(words(0.5, 0.51), "0.5");
     }

@@ -42,7 +42,7 @@ pub enum Event {
     /// Ctrl-D, or the end of a pipe.
     EndOfInput,
     /// The answer is complete, this long after the start.
-    Answered(Answer, Duration),
+    Answered(Box<Answer>, Duration),
     /// There is no complete answer.
     Failed {
         /// What was shown of it.
@@ -149,7 +149,7 @@ impl Chat {
                 note(Tone::Dim, "Ctrl-C again, Ctrl-D or /quit leaves.")
             }
             Event::EndOfInput => vec![Effect::Quit],
-            Event::Answered(answer, now) => self.answered(answer, now),
+            Event::Answered(answer, now) => self.answered(*answer, now),
             Event::Failed { shown, failure } => self.failed(shown, failure),
             Event::File(event) => self.file(event),
         }
