@@ -43,7 +43,7 @@ pub fn disk_bytes_read() -> Option<u64> {
 }
 
 /// What is left of the address space, if it is limited: beyond it an allocation ends the process.
-fn address_space_headroom(system: &System) -> Option<u64> {
+pub fn address_space_headroom(system: &System) -> Option<u64> {
     let limit = address_space_limit(&system.text("proc/self/limits")?)?;
     let used = system.field_bytes("proc/self/status", "VmSize")?;
     Some(limit.saturating_sub(used))
