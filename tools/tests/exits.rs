@@ -99,7 +99,7 @@ fn f18_a_context_beyond_the_address_space_is_refused() {
     let outcome = shell("exec prlimit --as=400000000 $M run -p hello --ctx 400k");
     outcome.refused(5, "E-MEM-01");
     // Where nobody asks for a context, one that fits is chosen.
-    shell("exec prlimit --as=100000000 $M run -p hello --max-tokens 4").fine();
+    shell("exec prlimit --as=160000000 $M run -p hello --max-tokens 4").fine();
 }
 
 /// Limits are tried from below: in the smallest ones the program does not even start.
