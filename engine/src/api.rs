@@ -66,6 +66,77 @@ pub struct GenerateStats {
     pub experts_used: u64,
     /// Bytes of their weights.
     pub expert_bytes: u64,
+    /// What the expert cache did; `None` if all experts are in memory.
+    pub cache: Option<CacheStats>,
+}
+
+/// What the expert cache did for one answer, and memory afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct CacheStats {
+    /// While the prompt was read.
+    pub prompt: CacheUse,
+    /// While the answer was written.
+    pub answer: CacheUse,
+    /// Bytes of its slots.
+    pub slot_bytes: u64,
+    /// Bytes that it gave back since the start because memory got tight.
+    pub given_back_bytes: u64,
+    /// Bytes that the process owns, where the system says.
+    pub owned_bytes: Option<u64>,
+    /// Bytes that it may own.
+    pub budget_bytes: u64,
+}
+
+/// What the expert cache did for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct CacheUse {
+    /// Bytes of experts asked for.
+    pub used_bytes: u64,
+    /// How many of them had to be read.
+    pub missed_bytes: u64,
+    /// Bytes read, guesses included.
+    pub read_bytes: u64,
+    /// Time with a read on its way.
+    pub reading: Duration,
+    /// Time that computing stood still for reads.
+    pub stall: Duration,
+    /// Reads that failed once and then came.
+    pub retries: u64,
+    /// Experts chosen where they had been guessed at before...
+    pub chosen: u64,
+    /// ... and how many of them the guess named.
+    pub foreseen: u64,
+    /// Experts read because of a guess...
+    pub guesses_read: u64,
+    /// ... and how many of them were then chosen.
+    pub guesses_used: u64,
+}
+
+impl CacheUse {
+    /// Share of the bytes asked for that were here, 0 to 1; `None` if nothing was asked for.
+    pub fn hit_rate(&self) -> Option<f64> {
+        share(self.used_bytes.saturating_sub(self.missed_bytes), self.used_bytes)
+    }
+
+    /// Share of the chosen experts that were foreseen, 0 to 1; `None` without guesses.
+    pub fn foreseen_share(&self) -> Option<f64> {
+        share(self.foreseen, self.chosen)
+    }
+
+    /// Share of the guesses read that were used, 0 to 1; `None` without any.
+    pub fn useful_share(&self) -> Option<f64> {
+        share(self.guesses_used, self.guesses_read)
+    }
+
+    /// Speed of reading while there was something to read, in 10^9 bytes per second; `None` if nothing was read.
+    pub fn read_gb_per_s(&self) -> Option<f64> {
+        let seconds = self.reading.as_secs_f64();
+        (self.read_bytes > 0 && seconds > 0.0).then(|| self.read_bytes as f64 / seconds / 1e9)
+    }
+}
+
+fn share(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 impl GenerateStats {

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use moelten_loader::io::pieces::Piece;
+use moelten_loader::io::read_at::Access;
 use moelten_loader::spec::{Activation, Ffn, ModelSpec};
 use moelten_loader::store::{MlpRef, TensorStore};
 
@@ -29,6 +30,7 @@ use crate::layers::moe::Visits;
 use crate::plan::Cached;
 use cache::{Cache, Slot, State};
 use policy::Policy;
+pub use readers::DEPTH;
 use readers::{Readers, Shared};
 use source::Source;
 use stats::{Ahead, Phase, StoreStats};
@@ -243,6 +245,17 @@ impl ExpertStore {
         }
         drop(shared);
         readers.wake();
+    }
+
+    /// How files are read; `None` where they are mapped.
+    pub fn access(&self) -> Option<Access> {
+        match &self.place {
+            Place::Cached { readers, .. } => match readers.source() {
+                Source::Slots { access, .. } => Some(*access),
+                Source::Mapped => None,
+            },
+            Place::InPlace(_) => None,
+        }
     }
 
     /// Counters since the start.

@@ -6,8 +6,12 @@ use std::time::Instant;
 
 use moelten_loader::tokenizer::Tokenizer;
 
-use crate::api::{Answer, Event, GenerateParams, GenerateStats, StopReason};
+use crate::api::{Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, StopReason};
 use crate::error::{EngineError, Result};
+use crate::experts::stats::StoreStats;
+use crate::memory;
+use crate::model::Model;
+use crate::plan::Experts;
 use crate::sampler::Sampler;
 use crate::session::Session;
 use crate::stop::StopFilter;
@@ -46,6 +50,7 @@ impl Session {
             on_event(Event::Prompt { done: cached + done, total });
         });
         stats.prompt_time = started.elapsed();
+        let experts_between = self.model().experts().stats();
 
         let decoding = Instant::now();
         let mut text = StopFilter::new(&params.stop);
@@ -87,13 +92,45 @@ impl Session {
             text.push(&rest, &mut |part| on_event(Event::Text(part.to_owned())));
         }
         text.finish(&mut |part| on_event(Event::Text(part.to_owned())));
-        let experts = self.model().experts().stats();
+        let answer_use = self.model().experts().stats().since(&experts_between);
+        let prompt_use = experts_between.since(&experts_before);
         stats.generate_time = decoding.elapsed();
         stats.generated_tokens = ids.len();
         stats.context_used = self.tokens().len();
         stats.context_size = self.context();
-        stats.experts_used = experts.experts_used() - experts_before.experts_used();
-        stats.expert_bytes = experts.bytes_used() - experts_before.bytes_used();
+        stats.experts_used = prompt_use.experts_used() + answer_use.experts_used();
+        stats.expert_bytes = prompt_use.bytes_used() + answer_use.bytes_used();
+        stats.cache = cache_stats(self.model(), &prompt_use, &answer_use);
         Ok(Answer { text: text.into_text(), ids, reason, stats })
+    }
+}
+
+/// What the cache did and what memory is like now; `None` if nothing is ever read.
+fn cache_stats(model: &Model, prompt: &StoreStats, answer: &StoreStats) -> Option<CacheStats> {
+    let Experts::Cached(cached) = &model.plan().experts else { return None };
+    let given_back_bytes = model.given_back();
+    Some(CacheStats {
+        prompt: cache_use(prompt),
+        answer: cache_use(answer),
+        slot_bytes: cached.bytes().saturating_sub(given_back_bytes),
+        given_back_bytes,
+        owned_bytes: memory::owned_bytes(),
+        budget_bytes: model.plan().budget,
+    })
+}
+
+fn cache_use(stats: &StoreStats) -> CacheUse {
+    let ahead = stats.ahead_total();
+    CacheUse {
+        used_bytes: stats.bytes_used(),
+        missed_bytes: stats.decode.missed_bytes + stats.prefill.missed_bytes,
+        read_bytes: stats.bytes_read,
+        reading: stats.busy,
+        stall: stats.decode.stall + stats.prefill.stall,
+        retries: stats.retries,
+        chosen: ahead.chosen,
+        foreseen: ahead.foreseen,
+        guesses_read: ahead.read,
+        guesses_used: ahead.useful,
     }
 }

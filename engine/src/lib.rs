@@ -14,6 +14,7 @@ pub mod memory;
 pub mod model;
 pub mod plan;
 pub mod pool;
+pub mod pressure;
 pub mod router;
 pub mod sampler;
 mod scratch;

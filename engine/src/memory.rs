@@ -1,19 +1,39 @@
 //! How much memory this process may still take: the system's estimate, capped by the control groups it is in and by
 //! the limit of its address space (`ulimit -v`).
 
+use std::time::Duration;
+
 use crate::system::{Group, System};
 
 /// Bytes available without swapping, or `None` where the system does not say.
 pub fn available_bytes() -> Option<u64> {
     let here = System::here();
-    let system = here.field_bytes("proc/meminfo", "MemAvailable");
-    [system, cgroup_headroom(&here), address_space_headroom(&here)].into_iter().flatten().min()
+    [free_bytes(&here), address_space_headroom(&here)].into_iter().flatten().min()
+}
+
+/// Bytes of memory that are free without swapping, on the machine and in the control groups of this process.
+pub fn free_bytes(system: &System) -> Option<u64> {
+    let machine = system.field_bytes("proc/meminfo", "MemAvailable");
+    [machine, cgroup_headroom(system)].into_iter().flatten().min()
+}
+
+/// How long, since the machine started, some process stood still because memory was short (pressure stall information,
+/// `Documentation/accounting/psi.rst` of Linux).
+pub fn stalled(system: &System) -> Option<Duration> {
+    let text = system.text("proc/pressure/memory")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let total = line.split_whitespace().find_map(|field| field.strip_prefix("total="))?;
+    total.parse().ok().map(Duration::from_micros)
 }
 
 /// Bytes of memory that nobody else could use while this process lives: anonymous, shared and locked.
 pub fn owned_bytes() -> Option<u64> {
-    let here = System::here();
-    let part = |name| here.field_bytes("proc/self/status", name);
+    owned_bytes_on(&System::here())
+}
+
+/// As [`owned_bytes`], on a system or a recorded copy of one.
+pub fn owned_bytes_on(system: &System) -> Option<u64> {
+    let part = |name| system.field_bytes("proc/self/status", name);
     Some(part("RssAnon")? + part("RssShmem")? + part("VmLck")?)
 }
 
@@ -23,7 +43,7 @@ pub fn disk_bytes_read() -> Option<u64> {
 }
 
 /// What is left of the address space, if it is limited: beyond it an allocation ends the process.
-fn address_space_headroom(system: &System) -> Option<u64> {
+pub fn address_space_headroom(system: &System) -> Option<u64> {
     let limit = address_space_limit(&system.text("proc/self/limits")?)?;
     let used = system.field_bytes("proc/self/status", "VmSize")?;
     Some(limit.saturating_sub(used))

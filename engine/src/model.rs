@@ -23,7 +23,9 @@ use crate::layers::norm::Norm;
 use crate::ledger::{Charge, Ledger};
 use crate::plan::{Experts, Io, Plan, PlanOptions, Ram};
 use crate::pool::Pool;
+use crate::pressure::{self, Keeper, Watch};
 use crate::session::SessionOptions;
+use crate::system::System;
 use crate::topology::{Pin, ThreadPlan};
 
 /// How to run a model.
@@ -61,7 +63,9 @@ impl ModelOptions {
 pub struct Model {
     spec: ModelSpec,
     tensors: Arc<TensorStore>,
-    experts: ExpertStore,
+    experts: Arc<ExpertStore>,
+    /// Who shrinks the cache when memory gets tight, if nobody named a budget.
+    watch: Option<Watch>,
     plan: Plan,
     ledger: Arc<Ledger>,
     /// What the weights and the slots take of it.
@@ -184,12 +188,22 @@ impl Model {
             }
             _ => Embedding::InMemory(tensors.get(Role::Embed)),
         };
+        let experts = Arc::new(experts);
+        let watch = match &plan.experts {
+            Experts::Cached(cached) if cached.direct && options.ram == Ram::Auto => {
+                let keeper = Keeper::new(System::here(), cached.clone(), plan.floor());
+                let watch = Watch::begin(Arc::clone(&experts), keeper, pressure::INTERVAL);
+                Some(watch.map_err(EngineError::Store)?)
+            }
+            _ => None,
+        };
         let turn = Mutex::new(());
         Ok(Self {
             embedding,
             spec,
             tensors,
             experts,
+            watch,
             plan,
             ledger,
             _charges: charges,
@@ -214,8 +228,13 @@ impl Model {
     }
 
     /// Its experts.
-    pub fn experts(&self) -> &ExpertStore {
+    pub fn experts(&self) -> &Arc<ExpertStore> {
         &self.experts
+    }
+
+    /// Bytes of the expert cache that went back to the system because memory got tight.
+    pub fn given_back(&self) -> u64 {
+        self.watch.as_ref().map_or(0, Watch::given_back)
     }
 
     /// What is kept in memory.

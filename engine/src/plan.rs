@@ -12,6 +12,7 @@ use crate::experts::source::Source;
 use crate::kv_cache::KvCache;
 use crate::memory;
 use crate::session::{self, ContextChoice, ContextLimit, SessionOptions};
+use crate::system::System;
 
 /// Memory of threads' stacks, of small vectors and of what the allocator rounds up.
 const SLACK: u64 = 24 << 20;
@@ -118,7 +119,8 @@ impl Cached {
         self.bytes_with(&self.shape.quotas)
     }
 
-    fn bytes_with(&self, quotas: &[usize]) -> u64 {
+    /// Bytes of all slots if layers kept as many as `quotas` says.
+    pub fn bytes_with(&self, quotas: &[usize]) -> u64 {
         let spare = self.shape.spare.iter().zip(&self.slot_bytes);
         let spare: u64 = spare.map(|(&slots, &bytes)| slots as u64 * bytes as u64).sum();
         let layers = quotas.iter().zip(&self.shape.classes);
@@ -172,10 +174,11 @@ impl Plan {
     /// [`EngineError::Memory`] when the budget is below what the model needs at least.
     pub fn new(spec: &ModelSpec, tensors: &TensorStore, options: PlanOptions) -> Result<Self> {
         let owned = memory::owned_bytes().unwrap_or(0);
-        let available = memory::available_bytes();
-        let auto = available.map_or(u64::MAX, |available| {
-            owned + available.saturating_sub(LEAVE.max(available / LEAVE_PART))
-        });
+        let here = System::here();
+        let free = memory::free_bytes(&here).map(|free| free.saturating_sub(LEAVE.max(free / LEAVE_PART)));
+        // Address space is nobody else's: of that nothing has to be left.
+        let room = [free, memory::address_space_headroom(&here)].into_iter().flatten().min();
+        let auto = room.map_or(u64::MAX, |room| owned.saturating_add(room));
         Self::with_memory(spec, tensors, options, owned, auto)
     }
 
@@ -219,9 +222,14 @@ impl Plan {
         }
         let whole = with_context(context, Experts::InPlace);
         let fits = whole.needs() <= limit && options.ram != Ram::Min;
-        if expert_bytes == 0 || (fits && options.io != Io::Direct) {
-            return whole
-                .checked("the model, its context and buffers", "a shorter context (--ctx) takes less");
+        // What the program carries or made up itself is in memory anyway.
+        if expert_bytes == 0 || !tensors.in_files() || (fits && options.io != Io::Direct) {
+            let beside = whole.needs().saturating_sub(whole.kv.saturating_add(whole.scratch));
+            let hint = match session::fitting(spec, limit.saturating_sub(beside), kv_format) {
+                0 => "no context would fit".to_owned(),
+                fits => format!("a context of {fits} would fit"),
+            };
+            return whole.checked("the model, its context and buffers", &hint);
         }
         let direct = options.io != Io::Mmap;
         let mut cached = room(spec, tensors, direct);
@@ -272,6 +280,11 @@ impl Plan {
             Experts::Cached(cached) if !cached.direct => cached.bytes(),
             Experts::Repacked | Experts::Cached(_) => 0,
         }
+    }
+
+    /// Bytes that must stay free for others: half of what a budget that nobody named left to them.
+    pub fn floor(&self) -> u64 {
+        LEAVE.max(self.budget.saturating_sub(self.base) / (LEAVE_PART - 1)) / 2
     }
 
     fn checked(self, what: &'static str, hint: &str) -> Result<Self> {

@@ -107,6 +107,11 @@ impl FileBytes {
         Ok(Self { path: path.to_owned(), data: Data::Own(Arc::new(memory.0.make_read_only()?)) })
     }
 
+    /// Whether they lie in a file, from which they can be read again.
+    pub fn is_file(&self) -> bool {
+        matches!(self.data, Data::Mapped(..))
+    }
+
     /// Where they come from, for messages.
     pub fn path(&self) -> &Path {
         &self.path

@@ -204,6 +204,15 @@ impl TensorStore {
         bytes.expect("records were checked when they were found")
     }
 
+    /// Whether experts lie in files, from which they can be read when they are needed.
+    pub fn in_files(&self) -> bool {
+        self.experts
+            .iter()
+            .flatten()
+            .flat_map(|e| [&e.gate, &e.up, &e.down])
+            .all(|m| self.file(m.file).is_file())
+    }
+
     /// The weights of a matrix, where they lie.
     pub fn view(&self, matrix: &MatrixRef) -> QMatrix<'_> {
         let bytes = self.file(matrix.file).range(matrix.offset, matrix.bytes);

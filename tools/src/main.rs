@@ -5,6 +5,8 @@ mod bench;
 mod builtin;
 mod commands;
 mod exit;
+mod forecast;
+mod memory_words;
 mod open;
 mod plot;
 mod progress;
@@ -31,6 +33,7 @@ struct Cli {
 enum Command {
     Chat(commands::chat::Args),
     Run(commands::run::Args),
+    Fit(commands::fit::Args),
     Inspect(commands::inspect::Args),
     Quantize(commands::quantize::Args),
     Ppl(commands::ppl::Args),
@@ -57,6 +60,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Bench(args)) => commands::bench::run(args),
         Some(Command::Replay(args)) => commands::replay::run(args),
         Some(Command::Doctor(args)) => commands::doctor::run(args),
+        Some(Command::Fit(args)) => commands::fit::run(args),
         None => Ok(()),
     }
 }
@@ -64,6 +68,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 fn main() -> ExitCode {
     exit::guarded(|| {
         signals::install();
+        open::volunteer_for_the_oom_killer();
         run(exit::parse::<Cli>()?)
     })
 }

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use moelten_engine::error::EngineError;
 use moelten_engine::experts::Prefetch;
 use moelten_engine::kv_cache::KvFormat;
+use moelten_engine::memory;
 use moelten_engine::model::{Model, ModelOptions};
-use moelten_engine::plan::{Io, Ram};
-use moelten_engine::session::{ContextLimit, DEFAULT_CONTEXT, Session, SessionOptions};
+use moelten_engine::plan::{Io, Plan, PlanOptions, Ram};
+use moelten_engine::session::{ContextChoice, ContextLimit, DEFAULT_CONTEXT, Session, SessionOptions};
 use moelten_engine::topology::Pin;
 use moelten_loader::load::{self, LoadedModel};
 use moelten_loader::spec::ModelSpec;
@@ -178,7 +180,35 @@ impl SessionArgs {
     /// # Errors
     /// As [`Model::new`].
     pub fn model(&self, spec: ModelSpec, tensors: TensorStore) -> anyhow::Result<Arc<Model>> {
-        self.compute.model(spec, tensors, SessionOptions { context: self.ctx, kv: self.compute.kv() }, 0)
+        self.compute.model(spec, tensors, self.options(), 0)
+    }
+
+    fn options(&self) -> SessionOptions {
+        SessionOptions { context: self.ctx, kv: self.compute.kv() }
+    }
+
+    /// What would be kept in memory now.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn plan(&self, loaded: &LoadedModel) -> Result<Plan, EngineError> {
+        Plan::new(&loaded.spec, &loaded.tensors, self.compute.options(self.options(), 0).plan())
+    }
+
+    /// The least that the model runs with, whatever the machine has: a context of one token, and no expert kept.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn smallest_plan(&self, loaded: &LoadedModel) -> Result<Plan, EngineError> {
+        let session = SessionOptions { context: Some(1), kv: self.compute.kv() };
+        let options = PlanOptions { ram: Ram::Min, ..self.compute.options(session, 0).plan() };
+        let owned = memory::owned_bytes().unwrap_or(0);
+        Plan::with_memory(&loaded.spec, &loaded.tensors, options, owned, u64::MAX)
+    }
+
+    /// How to compute.
+    pub fn compute(&self) -> &ComputeArgs {
+        &self.compute
     }
 
     /// An empty session with the context that was planned for, and why it is that.
@@ -186,32 +216,37 @@ impl SessionArgs {
     /// # Errors
     /// As [`Session::new`].
     pub fn session(&self, model: &Arc<Model>) -> anyhow::Result<(Session, String)> {
-        let (spec, choice) = (model.spec(), model.plan().context);
-        let made_for = count(spec.max_context);
-        let why = match choice.limit {
-            ContextLimit::Asked if choice.tokens > spec.max_context => {
-                format!("as asked; the model was made for {made_for}")
-            }
-            ContextLimit::Asked => match spec.short_rope_context().filter(|&short| choice.tokens > short) {
-                Some(short) => {
-                    format!("as asked; beyond {} this model reads short texts less well", count(short))
-                }
-                None => "as asked".to_owned(),
-            },
-            ContextLimit::Model => "all the model was made for".to_owned(),
-            ContextLimit::Default => {
-                format!("the default; the model was made for {made_for}, --ctx changes it")
-            }
-            ContextLimit::ShortRope => {
-                format!("where this model is best; it was made for {made_for}, --ctx changes it")
-            }
-            ContextLimit::Memory => {
-                let default = count(DEFAULT_CONTEXT);
-                format!("its share of the memory; {default} would be the default, --ctx changes it")
-            }
-        };
+        let choice = model.plan().context;
+        let why = context_words(model.spec(), choice);
         let options = SessionOptions { context: Some(choice.tokens), kv: self.compute.kv() };
         Ok((Session::new(Arc::clone(model), options)?, why))
+    }
+}
+
+/// Why a context has its size.
+pub fn context_words(spec: &ModelSpec, choice: ContextChoice) -> String {
+    let made_for = count(spec.max_context);
+    match choice.limit {
+        ContextLimit::Asked if choice.tokens > spec.max_context => {
+            format!("as asked; the model was made for {made_for}")
+        }
+        ContextLimit::Asked => match spec.short_rope_context().filter(|&short| choice.tokens > short) {
+            Some(short) => {
+                format!("as asked; beyond {} this model reads short texts less well", count(short))
+            }
+            None => "as asked".to_owned(),
+        },
+        ContextLimit::Model => "all the model was made for".to_owned(),
+        ContextLimit::Default => {
+            format!("the default; the model was made for {made_for}, --ctx changes it")
+        }
+        ContextLimit::ShortRope => {
+            format!("where this model is best; it was made for {made_for}, --ctx changes it")
+        }
+        ContextLimit::Memory => {
+            let default = count(DEFAULT_CONTEXT);
+            format!("its share of the memory; {default} would be the default, --ctx changes it")
+        }
     }
 }
 
@@ -220,7 +255,6 @@ impl SessionArgs {
 /// # Errors
 /// As [`load::load`].
 pub fn load(model: Option<&Path>) -> anyhow::Result<LoadedModel> {
-    volunteer_for_the_oom_killer();
     Ok(match model {
         Some(path) => load::load(path)?,
         None => builtin::load()?,
@@ -241,9 +275,13 @@ pub fn name(model: Option<&Path>) -> String {
 }
 
 /// If memory runs out, this process should go before the desktop does. Refusals do not matter.
-fn volunteer_for_the_oom_killer() {
+pub fn volunteer_for_the_oom_killer() {
+    const SCORE: &str = "/proc/self/oom_score_adj";
     if cfg!(target_os = "linux") {
-        let _ = std::fs::write("/proc/self/oom_score_adj", "500");
+        let now = std::fs::read_to_string(SCORE).ok().and_then(|text| text.trim().parse::<i32>().ok());
+        if now.is_some_and(|score| score < 500) {
+            let _ = std::fs::write(SCORE, "500");
+        }
     }
 }
 

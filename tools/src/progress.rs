@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+pub use moelten_tui::figures::bytes;
 use moelten_tui::terminal::{Notes, Tone};
 
 /// Time between two lines where there is no terminal.
@@ -77,27 +78,5 @@ impl Drop for Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-    }
-}
-
-/// A size for people, in powers of ten: 12.4 MB.
-pub fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-    let (mut value, mut unit) = (bytes as f64, 0);
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        let shown: Vec<_> = [0, 999, 1000, 12_437_000, 999_999_999].map(bytes).into();
-        assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "12.4 MB", "1.0 GB"]);
     }
 }

@@ -13,8 +13,10 @@ use moelten_loader::chat::{ChatTemplate, Message, RenderOptions};
 use moelten_loader::text::SamplingHints;
 use moelten_loader::tokenizer::Tokenizer;
 use moelten_tui::backend::{Backend, Failure, Request};
+use moelten_tui::terminal::{Notes, Tone};
 
 use crate::exit::{self, CommandError};
+use crate::memory_words;
 use crate::open::{self, SessionArgs};
 use crate::signals::Polling;
 
@@ -47,20 +49,33 @@ pub struct About {
 
 impl Responder {
     /// Opens a model and gets it ready; `None` is the built-in one. Its chat template is left aside unless
-    /// `with_template`.
+    /// `with_template`. What people should know about its memory before and after goes to `notes`, if there are any.
     ///
     /// # Errors
     /// Whatever is wrong with its files, or does not fit into memory.
-    pub fn open(model: Option<&Path>, options: &SessionArgs, with_template: bool) -> anyhow::Result<Self> {
+    pub fn open(
+        model: Option<&Path>,
+        options: &SessionArgs,
+        with_template: bool,
+        notes: Option<Notes>,
+    ) -> anyhow::Result<Self> {
         let loaded = open::load(model)?;
         let text = loaded.text()?;
         let template = if with_template { loaded.chat_template()? } else { None };
         let hints = loaded.sampling_hints()?;
-        let mut notices = loaded.notices;
-        notices.extend(text.notices);
         let family = loaded.spec.family;
         let model_name = open::name(model);
+        if let Some(notes) = notes {
+            let plan = options.plan(&loaded)?;
+            let lines = memory_words::before_start(options, &loaded, &plan)?;
+            lines.iter().for_each(|(tone, line)| notes.line(*tone, line));
+        }
+        let mut notices = loaded.notices;
+        notices.extend(text.notices);
         let model = options.model(loaded.spec, loaded.tensors)?;
+        if let (Some(notes), Some(line)) = (notes, memory_words::after_start(&model)) {
+            notes.line(Tone::Warning, &line);
+        }
         let threads = model.pool().threads();
         let compute_text = format!("{threads} threads, {}", model.isa().name());
         let (session, why) = options.session(&Arc::clone(&model))?;

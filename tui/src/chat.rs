@@ -8,6 +8,7 @@ use moelten_loader::chat::{Message, Role};
 
 use crate::backend::{Failure, Request};
 use crate::command::{self, Command, TABLE};
+use crate::figures;
 use crate::settings::Setting;
 use crate::terminal::Tone;
 
@@ -41,7 +42,7 @@ pub enum Event {
     /// Ctrl-D, or the end of a pipe.
     EndOfInput,
     /// The answer is complete, this long after the start.
-    Answered(Answer, Duration),
+    Answered(Box<Answer>, Duration),
     /// There is no complete answer.
     Failed {
         /// What was shown of it.
@@ -90,6 +91,8 @@ pub struct Chat {
     answers: u64,
     last: Option<GenerateStats>,
     warned: bool,
+    /// Bytes that the expert cache has given back, as far as the person knows.
+    given_back: u64,
     /// When the last Ctrl-C was, if nothing happened since.
     interrupted: Option<Interrupt>,
 }
@@ -118,6 +121,7 @@ impl Chat {
             answers: 0,
             last: None,
             warned: false,
+            given_back: 0,
             interrupted: None,
         }
     }
@@ -145,7 +149,7 @@ impl Chat {
                 note(Tone::Dim, "Ctrl-C again, Ctrl-D or /quit leaves.")
             }
             Event::EndOfInput => vec![Effect::Quit],
-            Event::Answered(answer, now) => self.answered(answer, now),
+            Event::Answered(answer, now) => self.answered(*answer, now),
             Event::Failed { shown, failure } => self.failed(shown, failure),
             Event::File(event) => self.file(event),
         }
@@ -287,6 +291,11 @@ impl Chat {
             StopReason::ContextFull => note(Tone::Warning, context_full(stats.context_size)),
             _ => self.warn_of_the_end(&stats),
         });
+        let given_back = stats.cache.map_or(0, |cache| cache.given_back_bytes);
+        if given_back > self.given_back {
+            self.given_back = given_back;
+            effects.extend(note(Tone::Warning, figures::given_back(given_back)));
+        }
         effects
     }
 
@@ -351,32 +360,7 @@ impl Chat {
 
     fn stats(&self) -> String {
         let Some(stats) = self.last else { return "There is no answer yet.".to_owned() };
-        let mut rows = vec![
-            (
-                "prompt",
-                format!(
-                    "{} tokens, {} of them still in memory; the others took {:.2} s ({:.1} tok/s)",
-                    stats.prompt_tokens,
-                    stats.cached_tokens,
-                    stats.prompt_time.as_secs_f64(),
-                    stats.prompt_tokens_per_s()
-                ),
-            ),
-            (
-                "answer",
-                format!(
-                    "{} tokens in {:.2} s ({:.1} tok/s)",
-                    stats.generated_tokens,
-                    stats.generate_time.as_secs_f64(),
-                    stats.generated_tokens_per_s()
-                ),
-            ),
-            ("context", format!("{} of {} tokens", stats.context_used, stats.context_size)),
-        ];
-        if stats.experts_used > 0 {
-            let mb = stats.expert_bytes as f64 / 1e6;
-            rows.push(("experts", format!("{} multiplied, {mb:.1} MB of weights", stats.experts_used)));
-        }
+        let rows = figures::rows(&stats);
         rows.iter().map(|(name, value)| format!("  {name:<15} {value}")).collect::<Vec<_>>().join("\n")
     }
 }

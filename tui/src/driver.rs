@@ -61,7 +61,7 @@ fn answer(backend: &mut dyn Backend, request: &Request, notes: Notes, started: I
     let result = backend.answer(request, &mut |event| shown.event(event));
     let text = shown.finish()?;
     Ok(match result {
-        Ok(answer) => Event::Answered(answer, started.elapsed()),
+        Ok(answer) => Event::Answered(Box::new(answer), started.elapsed()),
         Err(failure) => Event::Failed { shown: text, failure },
     })
 }

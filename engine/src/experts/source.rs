@@ -13,7 +13,7 @@ use moelten_quant::{Layout, QMatrix};
 
 /// Bytes of a read: large enough for any drive's best speed, small enough that several share the work and that a guess
 /// in front of a need is soon out of the way.
-const PART: usize = 1 << 20;
+pub const PART: usize = 1 << 20;
 
 /// Parts of an expert whose slot has so many bytes, at most.
 pub fn most_parts(slot_bytes: usize) -> usize {

@@ -96,11 +96,16 @@ impl Piece {
     /// Gives the memory back to the system; the piece reads as zeros until it is written again.
     pub fn discard(&mut self) {
         let (Some(of), false) = (&self.of, self.is_empty()) else { return };
-        // SAFETY: the advice changes this piece alone, of which there is no other reference. A refusal leaves the memory as
-        // it is.
-        let _ = unsafe {
-            of.0.unchecked_advise_range(UncheckedAdvice::DontNeed, self.range.start, self.range.len())
+        let advise = |advice| {
+            // SAFETY: the advice changes this piece alone, of which there is no other reference. A refusal leaves the memory
+            // as it is.
+            let _ = unsafe { of.0.unchecked_advise_range(advice, self.range.start, self.range.len()) };
         };
+        // Only this splits huge pages at both ends; a part of one that is merely not needed stays taken until all of it
+        // is.
+        #[cfg(target_os = "linux")]
+        advise(UncheckedAdvice::Free);
+        advise(UncheckedAdvice::DontNeed);
     }
 
     /// Where it starts in its reservation: an order for joining.

@@ -1,13 +1,27 @@
-//! How fast the disk below a file gives its bytes, past the system's cache: direct reads of large blocks with several on
-//! their way. It writes nothing. It must not know what the file is.
+//! How fast the disk below a file gives its bytes, past the system's cache: direct reads of blocks from all over the file,
+//! with several on their way. It writes nothing. It must not know what the file is.
 
 use std::path::Path;
 use std::time::Duration;
 
-/// Bytes of a read: about what an expert's matrix takes.
-const BLOCK: usize = 1 << 20;
-/// Reads on their way at the same time.
-const DEPTH: usize = 8;
+/// How a disk is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pattern {
+    /// Bytes of a read, rounded up to whole pages.
+    pub block: usize,
+    /// Reads on their way at the same time.
+    pub depth: usize,
+    /// Longest time.
+    pub limit: Duration,
+}
+
+impl Pattern {
+    /// Large reads, as many as any drive can use at once: the most that it gives.
+    pub fn large(limit: Duration) -> Self {
+        Self { block: 1 << 20, depth: 8, limit }
+    }
+}
+
 /// A smaller file is read before the clock can tell.
 const BYTES_MIN: u64 = 64 << 20;
 
@@ -27,13 +41,13 @@ impl DiskSpeed {
     }
 }
 
-/// Reads the file `path` block after block until it ends or `limit` has passed. What the drive or a hypervisor has in its
-/// own cache is beyond our sight and counts as read from the disk.
+/// Reads every block of the file `path` once, in an order that reading ahead does not help, until all are read or the time
+/// is over. What the drive or a hypervisor has in its own cache is beyond our sight and counts as read from the disk.
 ///
 /// # Errors
 /// Why there is no figure, in words for people.
 #[cfg(target_os = "linux")]
-pub fn read_speed(path: &Path, limit: Duration) -> Result<DiskSpeed, String> {
+pub fn read_speed(path: &Path, pattern: Pattern) -> Result<DiskSpeed, String> {
     use std::fs::OpenOptions;
     use std::os::unix::fs::{FileExt, OpenOptionsExt};
     use std::sync::Mutex;
@@ -43,6 +57,7 @@ pub fn read_speed(path: &Path, limit: Duration) -> Result<DiskSpeed, String> {
     use rustix::fs::{OFlags, fstatfs};
 
     use super::Memory;
+    use super::pieces::PAGE;
 
     /// `f_type` of file systems that lie in memory: tmpfs and ramfs, from `linux/magic.h`.
     const IN_MEMORY: [i128; 2] = [0x0102_1994, 0x8584_58f6];
@@ -62,21 +77,24 @@ pub fn read_speed(path: &Path, limit: Duration) -> Result<DiskSpeed, String> {
     if fstatfs(&file).is_ok_and(|system| IN_MEMORY.contains(&i128::from(system.f_type))) {
         return Err("the file lies in memory, not on a disk".to_owned());
     }
-    let blocks = found.len() / BLOCK as u64;
+    let block = pattern.block.clamp(1, BYTES_MIN as usize).next_multiple_of(PAGE);
+    let blocks = found.len() / block as u64;
+    let stride = stride(blocks);
     let (next, done, problem) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(None));
     let started = Instant::now();
     std::thread::scope(|scope| {
-        for _ in 0..DEPTH {
+        for _ in 0..pattern.depth.max(1) {
             scope.spawn(|| {
                 let work = || -> std::io::Result<()> {
                     // A mapping begins at a page, as direct reads want it.
-                    let mut buffer = Memory::zeroed(BLOCK)?;
-                    while started.elapsed() < limit {
-                        let block = next.fetch_add(1, Ordering::Relaxed);
-                        if block >= blocks {
+                    let mut buffer = Memory::zeroed(block)?;
+                    while started.elapsed() < pattern.limit {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        if index >= blocks {
                             break;
                         }
-                        file.read_exact_at(buffer.bytes_mut(), block * BLOCK as u64)?;
+                        let place = index * stride % blocks;
+                        file.read_exact_at(buffer.bytes_mut(), place * block as u64)?;
                         done.fetch_add(1, Ordering::Relaxed);
                     }
                     Ok(())
@@ -89,10 +107,24 @@ pub fn read_speed(path: &Path, limit: Duration) -> Result<DiskSpeed, String> {
     });
     let time = started.elapsed();
     match problem.into_inner() {
-        Ok(None) => Ok(DiskSpeed { bytes: done.into_inner() * BLOCK as u64, time }),
+        Ok(None) => Ok(DiskSpeed { bytes: done.into_inner() * block as u64, time }),
         Ok(Some(error)) => Err(format!("a direct read failed: {error}")),
         Err(_) => Err("a reading thread failed".to_owned()),
     }
+}
+
+/// A step that visits each of `blocks` places once before any twice, and never the next one after the last: prime to
+/// their number, near 0.382 of it (the golden section), which spreads the places evenly.
+#[cfg(target_os = "linux")]
+fn stride(blocks: u64) -> u64 {
+    let prime = |step: u64| {
+        let (mut a, mut b) = (step, blocks);
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a == 1
+    };
+    (blocks * 382 / 1000..blocks).find(|&step| prime(step)).unwrap_or(1)
 }
 
 /// Not written for this system yet.
@@ -100,7 +132,7 @@ pub fn read_speed(path: &Path, limit: Duration) -> Result<DiskSpeed, String> {
 /// # Errors
 /// Always.
 #[cfg(not(target_os = "linux"))]
-pub fn read_speed(_path: &Path, _limit: Duration) -> Result<DiskSpeed, String> {
+pub fn read_speed(_path: &Path, _pattern: Pattern) -> Result<DiskSpeed, String> {
     Err("direct reads are not written for this system yet".to_owned())
 }
 
@@ -113,7 +145,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let small = folder.path().join("small");
         std::fs::write(&small, vec![1; 1 << 16]).unwrap();
-        let why = |path: &Path| read_speed(path, Duration::from_millis(50)).unwrap_err();
+        let why = |path: &Path| read_speed(path, Pattern::large(Duration::from_millis(50))).unwrap_err();
         assert!(why(&small).contains("65536 bytes"), "{}", why(&small));
         assert!(why(folder.path()).contains("not a regular file"));
         assert!(why(&folder.path().join("none")).contains("cannot open"));
@@ -124,9 +156,22 @@ mod tests {
     fn a_large_file_has_a_speed_or_a_reason() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), vec![7; BYTES_MIN as usize + 13]).unwrap();
-        match read_speed(file.path(), Duration::from_millis(500)) {
-            Ok(speed) => assert!(speed.bytes >= BLOCK as u64 && speed.gb_per_s() > 0.0, "{speed:?}"),
-            Err(why) => assert!(why.contains("direct reads") || why.contains("memory"), "{why}"),
+        for block in [1 << 20, 4097] {
+            let pattern = Pattern { block, depth: 4, limit: Duration::from_millis(300) };
+            match read_speed(file.path(), pattern) {
+                Ok(speed) => assert!(speed.bytes >= block as u64 && speed.gb_per_s() > 0.0, "{speed:?}"),
+                Err(why) => assert!(why.contains("direct reads") || why.contains("memory"), "{why}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_block_is_read_once() {
+        for blocks in 1..200 {
+            let step = stride(blocks);
+            let mut places: Vec<_> = (0..blocks).map(|index| index * step % blocks).collect();
+            places.sort_unstable();
+            assert!(places.into_iter().eq(0..blocks), "{blocks}");
         }
     }
 }

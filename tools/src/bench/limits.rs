@@ -10,7 +10,7 @@ use moelten_engine::memory;
 use moelten_engine::pool::Pool;
 use moelten_engine::system::System;
 use moelten_loader::io::Memory;
-use moelten_loader::io::probe;
+use moelten_loader::io::probe::{self, Pattern};
 use moelten_quant::{ActivationKind, Activations, Format, Isa, Kernels, QMatrix, activations};
 
 use super::generate;
@@ -44,9 +44,17 @@ pub struct Limits {
 /// # Errors
 /// No memory for the buffer.
 pub fn ram(pool: &Pool, kernels: &Kernels) -> anyhow::Result<f64> {
+    ram_within(pool, kernels, u64::MAX)
+}
+
+/// As [`ram`] with a buffer of at most `most` bytes. One that fits the caches shows their speed.
+///
+/// # Errors
+/// As [`ram`].
+pub fn ram_within(pool: &Pool, kernels: &Kernels, most: u64) -> anyhow::Result<f64> {
     let free = memory::available_bytes().map_or(u64::MAX, |free| free / 4);
     let wanted = largest_cache(&System::here()).unwrap_or(0) * TIMES_CACHE;
-    let bytes = wanted.clamp(*BUFFER.start(), *BUFFER.end()).min(free) as usize;
+    let bytes = wanted.clamp(*BUFFER.start(), *BUFFER.end()).min(free).min(most) as usize;
     let mut buffer = Memory::zeroed(bytes).context("no memory to measure the RAM with")?;
     let part = bytes.div_ceil(pool.threads()).max(1);
     // Memory that nobody wrote to is one page of zeros, over and over.
@@ -100,7 +108,15 @@ fn int8_with(multiply: impl Fn(usize) -> u64) -> f64 {
 /// Why there is no figure.
 pub fn disk(path: Option<&Path>) -> Result<f64, String> {
     let path = path.ok_or("the weights are in no file")?;
-    probe::read_speed(path, DISK).map(|speed| speed.gb_per_s())
+    disk_with(path, Pattern::large(DISK))
+}
+
+/// As [`disk`], read as `pattern` says.
+///
+/// # Errors
+/// As [`disk`].
+pub fn disk_with(path: &Path, pattern: Pattern) -> Result<f64, String> {
+    probe::read_speed(path, pattern).map(|speed| speed.gb_per_s())
 }
 
 /// What a tier does on one thread.

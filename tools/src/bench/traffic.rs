@@ -6,8 +6,8 @@ use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::model::Model;
 use moelten_engine::router::Routing;
 use moelten_loader::roles::Role;
-use moelten_loader::spec::Mixer;
-use moelten_loader::store::MatrixRef;
+use moelten_loader::spec::{Ffn, Mixer, ModelSpec};
+use moelten_loader::store::{MatrixRef, TensorStore};
 
 /// Bytes of weights and how many weights they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,7 +46,11 @@ pub struct Traffic {
 impl Traffic {
     /// Weighs `model`.
     pub fn of(model: &Model, kv: KvFormat) -> Self {
-        let (spec, tensors) = (model.spec(), model.tensors());
+        Self::weigh(model.spec(), model.tensors(), kv)
+    }
+
+    /// As [`Self::of`], before there is a model.
+    pub fn weigh(spec: &ModelSpec, tensors: &TensorStore, kv: KvFormat) -> Self {
         let head_role = if spec.head.tied { Role::Embed } else { Role::Head };
         let mut dense = Size::default();
         for (role, matrix) in tensors.dense() {
@@ -72,6 +76,18 @@ impl Traffic {
             experts: experts.collect(),
             kv: spec.layers.iter().map(|layer| of_layer(&layer.mixer)).collect(),
         }
+    }
+
+    /// Of each layer: bytes of routed experts that a token reads, if all are chosen equally often. 0 for dense layers.
+    pub fn routed_bytes(&self, spec: &ModelSpec) -> Vec<f64> {
+        let layer = |(layer, sizes): (&moelten_loader::spec::LayerSpec, &Vec<Size>)| match &layer.ffn {
+            Ffn::Dense(_) => 0.0,
+            Ffn::Moe(moe) => {
+                let all: u64 = sizes.iter().map(|size| size.bytes).sum();
+                all as f64 * moe.router.select.max_experts() as f64 / sizes.len().max(1) as f64
+            }
+        };
+        spec.layers.iter().zip(&self.experts).map(layer).collect()
     }
 
     /// Bytes of keys and values that the token at `position` reads: those of all before it that it sees, and its own.

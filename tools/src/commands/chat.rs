@@ -38,7 +38,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let system = args.system.as_deref().map(|text| prompt::text_or_file(text, notes)).transpose()?;
-    let mut responder = Responder::open(args.model.as_deref(), &args.session, true)?;
+    let mut responder = Responder::open(args.model.as_deref(), &args.session, true, Some(notes))?;
     responder.check(system.as_deref())?;
     let about = responder.about().clone();
     let params = args.sampling.resolve(&about.hints)?;

@@ -4,11 +4,12 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use moelten_engine::api::{Answer, Event, GenerateParams, GenerateStats, StopReason};
+use moelten_engine::api::{Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, StopReason};
 use moelten_engine::error::EngineError;
 use moelten_loader::chat::{Message, Role};
 use moelten_tui::chat::summary;
 use moelten_tui::driver::AnswerStream;
+use moelten_tui::figures;
 use moelten_tui::progress::PromptProgress;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
@@ -42,7 +43,7 @@ pub struct Args {
     /// Print one JSON object: answer, reason, ids, stats, model, context, seed, notices
     #[arg(long)]
     json: bool,
-    /// Say more: context, seed, speed
+    /// Say more: context, seed, speed, what the expert cache did
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
@@ -56,7 +57,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let question = question(&args, notes)?;
     let system = args.system.as_deref().map(|text| prompt::text_or_file(text, notes)).transpose()?;
-    let mut responder = Responder::open(args.model.as_deref(), &args.session, !args.no_template)?;
+    let told = (!args.json).then_some(notes);
+    let mut responder = Responder::open(args.model.as_deref(), &args.session, !args.no_template, told)?;
     let about = responder.about().clone();
     let params = args.sampling.resolve(&about.hints)?;
     let ids = if args.no_template {
@@ -92,6 +94,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     if args.verbose {
         notes.line(Tone::Dim, &summary(&answer.reason, &answer.stats));
+        for (name, value) in figures::cache_rows(&answer.stats) {
+            notes.line(Tone::Dim, &format!("  {name:<15} {value}"));
+        }
+    }
+    let given_back = answer.stats.cache.map_or(0, |cache| cache.given_back_bytes);
+    if given_back > 0 && !args.json {
+        notes.line(Tone::Warning, &figures::given_back(given_back));
     }
     match answer.reason {
         StopReason::Cancelled => Err(CommandError::Stopped.into()),
@@ -209,6 +218,32 @@ fn numbers(stats: &GenerateStats) -> Value {
         "context_used": stats.context_used,
         "experts_used": stats.experts_used,
         "expert_bytes": stats.expert_bytes,
+        "cache": stats.cache.as_ref().map(cache_numbers),
+    })
+}
+
+fn cache_numbers(cache: &CacheStats) -> Value {
+    let part = |part: &CacheUse| {
+        json!({
+            "hit_rate": part.hit_rate(),
+            "used_bytes": part.used_bytes,
+            "missed_bytes": part.missed_bytes,
+            "read_bytes": part.read_bytes,
+            "read_gb_per_s": part.read_gb_per_s(),
+            "stall_s": part.stall.as_secs_f64(),
+            "retries": part.retries,
+            "foreseen_share": part.foreseen_share(),
+            "guesses_read": part.guesses_read,
+            "guesses_used": part.guesses_used,
+        })
+    };
+    json!({
+        "prompt": part(&cache.prompt),
+        "answer": part(&cache.answer),
+        "slot_bytes": cache.slot_bytes,
+        "given_back_bytes": cache.given_back_bytes,
+        "owned_bytes": cache.owned_bytes,
+        "budget_bytes": cache.budget_bytes,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use moelten_engine::api::{Answer, GenerateParams, GenerateStats, StopReason};
+use moelten_engine::api::{Answer, CacheStats, GenerateParams, GenerateStats, StopReason};
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn at(ms: u64) -> Duration {
 
 fn answer(text: &str, reason: StopReason, used: usize) -> Event {
     let stats = GenerateStats { context_used: used, context_size: 100, ..Default::default() };
-    Event::Answered(Answer { text: text.into(), ids: vec![1], reason, stats }, at(0))
+    Event::Answered(Box::new(Answer { text: text.into(), ids: vec![1], reason, stats }), at(0))
 }
 
 fn enter(chat: &mut Chat, text: &str) -> Vec<Effect> {
@@ -295,4 +295,20 @@ fn help_names_every_command_and_stats_need_an_answer() {
     turn(&mut chat, "hello", "hi");
     assert!(said(&enter(&mut chat, "/stats")).contains("10 of 100"));
     assert!(said(&enter(&mut chat, "/nonsense")).contains("/help"));
+}
+
+#[test]
+fn a_cache_that_shrinks_is_told_once() {
+    let mut chat = chat();
+    let mut given = |bytes: u64| {
+        enter(&mut chat, "again");
+        let cache = CacheStats { given_back_bytes: bytes, ..CacheStats::default() };
+        let stats = GenerateStats { cache: Some(cache), ..GenerateStats::default() };
+        let answer = Answer { text: "yes".into(), ids: vec![1], reason: StopReason::EndOfTurn, stats };
+        said(&chat.handle(Event::Answered(Box::new(answer), at(0))))
+    };
+    assert!(!given(0).contains("Memory got tight"));
+    assert!(given(5_000_000).contains("gave 5.0 MB back"));
+    assert!(!given(5_000_000).contains("Memory got tight"));
+    assert!(given(6_000_000).contains("gave 6.0 MB back"));
 }

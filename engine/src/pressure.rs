@@ -1,0 +1,225 @@
+//! Gives memory of the expert cache back when the machine runs short of it: a thread that looks ten times a second at what is
+//! free, and lowers the quotas of the cache until a floor is free again. It gives back and never takes: memory that came
+//! free again may be wanted by whoever made it free. It must not know what the experts are, nor who reads notices.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::experts::ExpertStore;
+use crate::memory;
+use crate::plan::Cached;
+use crate::system::System;
+
+/// Time between two looks: less than others need to take what is left free. A look takes some ten microseconds.
+pub const INTERVAL: Duration = Duration::from_millis(100);
+/// Share of the time that somebody may stand still for memory without this being a shortage.
+const STALLED: f64 = 0.1;
+/// More than the floor is made free, by one part in so many of it, so that not every look finds a little missing.
+const MARGIN_PART: u64 = 4;
+/// Others are expected to go on taking as they did since the last look, for so many looks: giving back takes time.
+const LOOKS_AHEAD: u64 = 2;
+
+/// What a look found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Look {
+    /// Bytes that are free without swapping, where the system says.
+    pub free: Option<u64>,
+    /// Bytes that others took since the last look.
+    pub taken: u64,
+    /// Share of the time since the last look that somebody stood still because memory was short, 0 to 1.
+    pub stalled: f64,
+}
+
+/// Bytes to give back so that `floor` bytes are free at the next look.
+pub fn to_give_back(look: Look, floor: u64) -> u64 {
+    let margin = floor / MARGIN_PART;
+    let wanted = floor.saturating_add(look.taken.saturating_mul(LOOKS_AHEAD));
+    match look.free {
+        Some(free) if free < wanted => wanted - free + margin,
+        // Others already wait, and little is left: the estimate of what is free may be too kind.
+        Some(free) if free < floor.saturating_mul(2) && look.stalled > STALLED => margin,
+        _ => 0,
+    }
+}
+
+/// Decides, look by look, how many experts each layer may keep.
+#[derive(Debug)]
+pub struct Keeper {
+    system: System,
+    cached: Cached,
+    /// Bytes that the cache may still take.
+    bytes: u64,
+    floor: u64,
+    /// Bytes that were free at the last look, and those of this process.
+    before: Option<u64>,
+    /// When the last look was, and how long somebody had stood still until then.
+    stalled: Option<(Instant, Duration)>,
+}
+
+impl Keeper {
+    /// For a cache of this shape, on a machine where `floor` bytes are to stay free.
+    pub fn new(system: System, cached: Cached, floor: u64) -> Self {
+        let bytes = cached.bytes();
+        Self { system, cached, bytes, floor, before: None, stalled: None }
+    }
+
+    /// Looks at the machine.
+    pub fn look(&mut self) -> Look {
+        let now = memory::stalled(&self.system).map(|stalled| (Instant::now(), stalled));
+        let stalled = self.stalled.zip(now).map_or(0.0, |((then, before), (now, after))| {
+            let time = now.duration_since(then).as_secs_f64();
+            after.saturating_sub(before).as_secs_f64() / time.max(1e-3)
+        });
+        self.stalled = now;
+        let free = memory::free_bytes(&self.system);
+        // What this process took or gave back is nobody else's doing.
+        let ours = memory::owned_bytes_on(&self.system).unwrap_or(0);
+        let both = free.map(|free| free + ours);
+        let taken = self.before.zip(both).map_or(0, |(before, both)| before.saturating_sub(both));
+        self.before = both;
+        Look { free, taken, stalled: stalled.min(1.0) }
+    }
+
+    /// The quotas that end a shortage, if there is one and something is left to give back.
+    pub fn quotas(&mut self, look: Look) -> Option<Vec<usize>> {
+        let bytes = to_give_back(look, self.floor);
+        if bytes == 0 {
+            return None;
+        }
+        let quotas = self.cached.quotas_for(self.bytes.saturating_sub(bytes));
+        // A part of a slot cannot be given back: where one is missing a whole one goes.
+        let after = self.cached.bytes_with(&quotas);
+        (after < self.bytes).then(|| {
+            self.bytes = after;
+            quotas
+        })
+    }
+
+    /// Bytes that the cache may still take.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// The thread that looks. Ends with this.
+#[derive(Debug)]
+pub struct Watch {
+    given_back: Arc<AtomicU64>,
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// Begins to look every `interval`.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn begin(store: Arc<ExpertStore>, mut keeper: Keeper, interval: Duration) -> io::Result<Self> {
+        let given_back = Arc::new(AtomicU64::new(0));
+        let (stop, stopped) = channel();
+        let (counter, whole) = (Arc::clone(&given_back), keeper.bytes());
+        let work = move || {
+            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                let look = keeper.look();
+                if let Some(quotas) = keeper.quotas(look) {
+                    store.shrink(&quotas);
+                    counter.store(whole - keeper.bytes(), Ordering::Relaxed);
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("moelten-pressure".to_owned()).spawn(work)?;
+        Ok(Self { given_back, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Bytes that the cache gave back so far.
+    pub fn given_back(&self) -> u64 {
+        self.given_back.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has nothing left to say.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::experts::cache::Shape;
+
+    const MB: u64 = 1 << 20;
+
+    /// Four layers of eight experts, six of each kept, a megabyte each, two slots to spare.
+    fn cached() -> Cached {
+        let shape = Shape { experts: vec![8; 4], quotas: vec![6; 4], classes: vec![0; 4], spare: vec![2] };
+        Cached { direct: true, embedding_in_file: false, shape, slot_bytes: vec![MB as usize] }
+    }
+
+    fn machine(root: &Path, free: u64, stalled_us: u64) {
+        fs::create_dir_all(root.join("proc/pressure")).unwrap();
+        fs::write(root.join("proc/meminfo"), format!("MemAvailable: {} kB\n", free / 1024)).unwrap();
+        let line = |name| format!("{name} avg10=0.00 avg60=0.00 avg300=0.00 total={stalled_us}\n");
+        fs::write(root.join("proc/pressure/memory"), line("some") + &line("full")).unwrap();
+    }
+
+    #[test]
+    fn the_floor_becomes_free_with_a_margin() {
+        let look = |free, stalled| to_give_back(Look { free, taken: 0, stalled }, 100);
+        assert_eq!(look(Some(100), 0.0), 0);
+        assert_eq!(look(Some(99), 0.0), 26);
+        assert_eq!(look(Some(0), 0.0), 125);
+        // Waiting counts only where little is left.
+        assert_eq!((look(Some(150), 0.5), look(Some(250), 0.5), look(Some(150), 0.05)), (25, 0, 0));
+        assert_eq!(look(None, 1.0), 0);
+        // Whoever takes 60 will take more.
+        assert_eq!(to_give_back(Look { free: Some(200), taken: 60, stalled: 0.0 }, 100), 45);
+        assert_eq!(to_give_back(Look { free: Some(220), taken: 60, stalled: 0.0 }, 100), 0);
+    }
+
+    #[test]
+    fn quotas_fall_until_nothing_is_left() {
+        let root = tempfile::tempdir().unwrap();
+        let mut keeper = Keeper::new(System::at(root.path()), cached(), 8 * MB);
+        assert_eq!(keeper.bytes(), 26 * MB);
+        let at = |free| Look { free: Some(free), taken: 0, stalled: 0.0 };
+        assert_eq!(keeper.quotas(at(8 * MB)), None);
+        // Three missing and two of margin: 21 stay, two of them to spare.
+        assert_eq!(keeper.quotas(at(5 * MB)), Some(vec![5, 5, 5, 4]));
+        // Others wait for memory, so the margin goes.
+        assert_eq!(keeper.quotas(Look { stalled: 1.0, ..at(12 * MB) }), Some(vec![5, 4, 4, 4]));
+        assert_eq!(keeper.quotas(at(0)), Some(vec![2, 2, 2, 1]));
+        assert_eq!(keeper.quotas(at(0)), Some(vec![0; 4]));
+        assert_eq!(keeper.quotas(at(0)), None);
+        assert_eq!(keeper.bytes(), 2 * MB);
+    }
+
+    #[test]
+    fn looks_read_the_machine() {
+        let root = tempfile::tempdir().unwrap();
+        let mut keeper = Keeper::new(System::at(root.path()), cached(), 8 * MB);
+        assert_eq!(keeper.look(), Look { free: None, taken: 0, stalled: 0.0 });
+        machine(root.path(), 7 * MB, 1000);
+        assert_eq!(keeper.look(), Look { free: Some(7 * MB), taken: 0, stalled: 0.0 });
+        // More than any time that can have passed.
+        machine(root.path(), 5 * MB, 3_600_000_000);
+        assert_eq!(keeper.look(), Look { free: Some(5 * MB), taken: 2 * MB, stalled: 1.0 });
+        // Two megabytes of those that are missing now are our own.
+        fs::create_dir_all(root.path().join("proc/self")).unwrap();
+        let status = "RssAnon:\t2048 kB\nRssShmem:\t0 kB\nVmLck:\t0 kB\n";
+        fs::write(root.path().join("proc/self/status"), status).unwrap();
+        machine(root.path(), 2 * MB, 3_600_000_000);
+        assert_eq!(keeper.look().taken, MB);
+    }
+}

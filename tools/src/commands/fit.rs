@@ -1,0 +1,341 @@
+//! `moelten fit`: whether a model fits, what of it stays in memory and how fast it will be, without running it. The plan is
+//! the one that `chat` and `run` allocate by. The names in the JSON object are a promise: other programs read them.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use moelten_engine::error::EngineError;
+use moelten_engine::memory;
+use moelten_engine::plan::{Experts, Plan, Ram};
+use moelten_engine::session::fitting;
+use moelten_loader::load::LoadedModel;
+use moelten_tui::figures::percent;
+use moelten_tui::filter;
+use moelten_tui::terminal::{Notes, Tone};
+use serde_json::{Value, json};
+
+use crate::forecast::{EFFICIENCY, Forecast, Span, Speeds};
+use crate::memory_words;
+use crate::open::{self, SessionArgs};
+use crate::progress::bytes;
+
+/// Show whether a model fits, what stays in memory, and how fast it will be
+///
+/// Plans as `chat` and `run` do, measures RAM and disk for a moment, and loads nothing. Exit code 0 if the model runs, 5 if
+/// it does not.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// GGUF file or model folder; the built-in model if there is none
+    model: Option<PathBuf>,
+    /// Share of the expert bytes that will be found in memory, 0 to 1, instead of a guess: `/stats` shows what it was
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    hit_rate: Option<f64>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    session: SessionArgs,
+}
+
+/// How long the disk is measured.
+const PROBE: Duration = Duration::from_millis(800);
+/// Bytes that are read to measure the RAM, at most.
+const PROBE_BYTES: u64 = 512 << 20;
+
+/// What to say.
+struct Report<'a> {
+    name: String,
+    loaded: &'a LoadedModel,
+    session: &'a SessionArgs,
+    plan: Plan,
+    speeds: Speeds,
+    forecast: Forecast,
+    free: Option<u64>,
+}
+
+/// Why a model does not run, and what would help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Refusal {
+    /// Bytes that are allowed.
+    budget: u64,
+    /// The least budget with this context.
+    least: u64,
+    /// The least budget with a context of one token.
+    least_short: u64,
+    /// The longest context in this budget, 0 if there is none.
+    longest: usize,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let loaded = open::load(args.model.as_deref())?;
+    let name = open::name(args.model.as_deref());
+    let plan = match args.session.plan(&loaded) {
+        Ok(plan) => plan,
+        Err(error) => {
+            if let Some(refusal) = Refusal::of(&error, &args.session, &loaded) {
+                let text = if args.json { format!("{}\n", refusal.json(&name)) } else { refusal.text(&name) };
+                write!(io::stdout(), "{}", filter::clean(&text))?;
+            }
+            return Err(error.into());
+        }
+    };
+    Notes::detect().line(Tone::Dim, "measuring, a second or two");
+    let speeds = Speeds::probe(args.session.compute(), &loaded.tensors, PROBE, PROBE_BYTES)?;
+    let forecast = Forecast::new(&loaded, &plan, args.session.compute().kv(), &speeds, args.hit_rate);
+    let free = memory::available_bytes();
+    let report = Report { name, loaded: &loaded, session: &args.session, plan, speeds, forecast, free };
+    if args.json {
+        writeln!(io::stdout(), "{}", filter::clean(&report.json().to_string()))?;
+    } else {
+        write!(io::stdout(), "{}", filter::clean(&report.text()?))?;
+    }
+    Ok(())
+}
+
+/// `--hit-rate`.
+fn share(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number));
+    number.ok_or_else(|| "not a share from 0 to 1".to_owned())
+}
+
+impl Refusal {
+    fn of(error: &EngineError, session: &SessionArgs, loaded: &LoadedModel) -> Option<Self> {
+        let (budget, least) = match *error {
+            EngineError::Memory { available_bytes, need_bytes, .. } => (available_bytes, need_bytes),
+            EngineError::Budget { budget_bytes, need_bytes, .. } => (budget_bytes, need_bytes),
+            _ => return None,
+        };
+        let smallest = session.smallest_plan(loaded).ok()?;
+        let least_short = smallest.needs();
+        let beside = least_short - smallest.kv - smallest.scratch;
+        let longest = fitting(&loaded.spec, budget.saturating_sub(beside), session.compute().kv());
+        Some(Self { budget, least, least_short, longest })
+    }
+
+    fn text(&self, name: &str) -> String {
+        let Self { budget, least, least_short, longest } = *self;
+        let would = match longest {
+            0 if least_short < least => {
+                format!("--ram {} or more, or {} with the shortest context", size(least), bytes(least_short))
+            }
+            0 => format!("--ram {} or more", size(least)),
+            longest => {
+                format!(
+                    "--ram {} or more, or a context of at most {} (--ctx {longest})",
+                    size(least),
+                    open::count(longest)
+                )
+            }
+        };
+        format!("{name}: NO, it does not run in {}\n\n  would run       {would}\n", bytes(budget))
+    }
+
+    fn json(&self, name: &str) -> Value {
+        json!({
+            "model": name,
+            "verdict": "no",
+            "budget_bytes": self.budget,
+            "least_budget_bytes": self.least,
+            "least_budget_shortest_context_bytes": self.least_short,
+            "longest_context": self.longest,
+        })
+    }
+}
+
+/// A size that `--ram` takes and that is not below `bytes`.
+fn size(bytes: u64) -> String {
+    format!("{}M", bytes.div_ceil(1 << 20))
+}
+
+impl Report<'_> {
+    /// RAM if every expert stays in memory once it is there.
+    fn verdict(&self) -> &'static str {
+        match &self.plan.experts {
+            Experts::Cached(cached) if cached.share() < 1.0 => "STREAM",
+            _ => "RAM",
+        }
+    }
+
+    fn text(&self) -> Result<String, std::fmt::Error> {
+        let plan = &self.plan;
+        let mut out = String::new();
+        let what = match &plan.experts {
+            Experts::Cached(cached) if cached.share() < 1.0 => {
+                format!("it runs with {:.0} % of its experts in memory", 100.0 * cached.share())
+            }
+            _ => "all of it fits".to_owned(),
+        };
+        writeln!(out, "{}: {}, {what}\n", self.name, self.verdict())?;
+        let mut row = |name: &str, value: String| writeln!(out, "  {name:<15} {value}");
+        let why = match self.session.compute().ram {
+            Ram::Auto => "what is free, with something left for others",
+            Ram::Min => "the least that it runs with",
+            Ram::Bytes(_) => "as asked",
+        };
+        let free = self.free.map_or_else(String::new, |free| format!("; {} are free now", bytes(free)));
+        row("budget", format!("{:>12}  {why}{free}", bytes(plan.budget)))?;
+        row("program", format!("{:>12}", bytes(plan.base)))?;
+        let place = match &plan.experts {
+            Experts::InPlace => "mapped, in place",
+            Experts::Cached(cached) if cached.embedding_in_file => {
+                "copied to memory; the embedding stays in the file, of which a token reads one row"
+            }
+            Experts::Repacked | Experts::Cached(_) => "copied to memory",
+        };
+        row("other weights", format!("{:>12}  {place}", bytes(plan.dense)))?;
+        let (kv, tokens) = (self.session.compute().kv().name(), open::count(plan.context.tokens));
+        let why = open::context_words(&self.loaded.spec, plan.context);
+        row("context", format!("{:>12}  {tokens} tokens in {kv} ({why})", bytes(plan.kv)))?;
+        row("buffers", format!("{:>12}", bytes(plan.scratch)))?;
+        row("experts", self.experts_words())?;
+        row("together", format!("{:>12}", bytes(plan.needs())))?;
+        row("RAM", format!("{:>12.1}  GB/s", self.speeds.ram_gb_per_s))?;
+        let pattern = self.speeds.pattern;
+        row(
+            "disk",
+            match &self.speeds.disk_gb_per_s {
+                Ok(speed) => format!(
+                    "{speed:>12.2}  GB/s, reading {} at a time, {} on their way",
+                    bytes(pattern.block as u64),
+                    pattern.depth
+                ),
+                Err(why) => format!("{:>12}  {why}", "unknown"),
+            },
+        )?;
+        let f = &self.forecast;
+        row(
+            "one token",
+            format!(
+                "{:>12}  and {} of chosen experts",
+                bytes(f.dense_bytes as u64),
+                bytes(f.routed_bytes as u64)
+            ),
+        )?;
+        if self.verdict() == "STREAM" {
+            let Span { low, high } = f.hits;
+            let hits = if low == high {
+                percent(low)
+            } else {
+                format!("{:.0} to {:.0} %", 100.0 * low, 100.0 * high)
+            };
+            row(
+                "hits",
+                format!("{hits:>12}  of expert bytes found in memory, by how regular the routing is"),
+            )?;
+        }
+        let speed = |span: Option<Span>| span.map_or_else(|| "unknown".to_owned(), memory_words::speed);
+        row(
+            "speed",
+            format!("{:>12}  tokens/s when warm, {} for the first tokens", speed(f.warm), speed(f.cold)),
+        )?;
+        if let Some(line) = memory_words::tight(self.loaded, plan) {
+            writeln!(out, "\n{line}")?;
+        }
+        Ok(out)
+    }
+
+    fn experts_words(&self) -> String {
+        let plan = &self.plan;
+        let total = bytes(plan.expert_bytes);
+        match &plan.experts {
+            _ if plan.expert_bytes == 0 => format!("{:>12}  the model has none", "0 B"),
+            Experts::InPlace => format!("{total:>12}  mapped, in place, all of them"),
+            Experts::Repacked => format!("{total:>12}  copied to memory, all of them"),
+            Experts::Cached(cached) => {
+                let shape = &cached.shape;
+                let kept = || shape.quotas.iter().zip(&shape.experts).filter(|&(_, &experts)| experts > 0);
+                let span = |low: Option<usize>, high: Option<usize>| match (low, high) {
+                    (Some(low), Some(high)) if low < high => format!("{low} to {high}"),
+                    (low, _) => low.unwrap_or(0).to_string(),
+                };
+                let quotas = span(kept().map(|k| *k.0).min(), kept().map(|k| *k.0).max());
+                let experts = span(kept().map(|k| *k.1).min(), kept().map(|k| *k.1).max());
+                let how = if cached.direct { "direct reads" } else { "mapped" };
+                format!(
+                    "{:>12}  {quotas} of {experts} in each of {} layers, and {} on their way; {total} in the file, {how}",
+                    bytes(cached.bytes()),
+                    kept().count(),
+                    shape.spare.iter().sum::<usize>()
+                )
+            }
+        }
+    }
+
+    fn json(&self) -> Value {
+        let (plan, f) = (&self.plan, &self.forecast);
+        let span = |span: Option<Span>| span.map(|span| json!({ "low": span.low, "high": span.high }));
+        let (slots, spare, direct) = match &plan.experts {
+            Experts::Cached(c) => (Some(&c.shape.quotas), c.shape.spare.iter().sum(), c.direct),
+            Experts::InPlace | Experts::Repacked => (None, 0, false),
+        };
+        let counts: Vec<usize> =
+            (0..self.loaded.tensors.layers()).map(|l| self.loaded.tensors.experts(l).len()).collect();
+        let (share, held) = match &plan.experts {
+            Experts::Cached(cached) => (cached.share(), cached.bytes()),
+            Experts::InPlace | Experts::Repacked => (1.0, plan.expert_bytes),
+        };
+        json!({
+            "model": self.name,
+            "verdict": self.verdict().to_lowercase(),
+            "budget_bytes": plan.budget,
+            "free_bytes": self.free,
+            "context": plan.context.tokens,
+            "kv": self.session.compute().kv().name(),
+            "memory": {
+                "program_bytes": plan.base,
+                "dense_bytes": plan.dense,
+                "kv_bytes": plan.kv,
+                "buffer_bytes": plan.scratch,
+                "expert_bytes": held,
+                "total_bytes": plan.needs(),
+                "mapped_bytes": plan.mapped(),
+            },
+            "experts": {
+                "file_bytes": plan.expert_bytes,
+                "per_layer": counts,
+                "slots": slots.unwrap_or(&counts),
+                "spare_slots": spare,
+                "share": share,
+                "direct": direct,
+            },
+            "token": { "dense_bytes": f.dense_bytes, "routed_bytes": f.routed_bytes },
+            "hit_rate": span(Some(f.hits)),
+            "probe": {
+                "ram_gb_per_s": self.speeds.ram_gb_per_s,
+                "disk_gb_per_s": self.speeds.disk_gb_per_s.as_ref().ok(),
+                "disk_problem": self.speeds.disk_gb_per_s.as_ref().err(),
+                "block_bytes": self.speeds.pattern.block,
+                "depth": self.speeds.pattern.depth,
+            },
+            "efficiency": span(Some(EFFICIENCY)),
+            "tokens_per_s_warm": span(f.warm),
+            "tokens_per_s_cold": span(f.cold),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_never_too_small() {
+        assert_eq!([1, 1 << 20, (1 << 20) + 1].map(size), ["1M", "1M", "2M"]);
+        assert!(matches!(open::ram(&size(3_000_000_000)), Ok(Ram::Bytes(3_000_000_000..))));
+        assert_eq!((share("0.62"), share("1.01").is_err(), share("nan").is_err()), (Ok(0.62), true, true));
+    }
+
+    #[test]
+    fn a_refusal_says_what_would_run() {
+        let refusal = Refusal { budget: 50 << 20, least: 80 << 20, least_short: 40 << 20, longest: 1234 };
+        let text = refusal.text("m");
+        assert!(text.contains("NO") && text.contains("--ram 80M") && text.contains("--ctx 1234"), "{text}");
+        let text = Refusal { longest: 0, least_short: 60 << 20, ..refusal }.text("m");
+        assert!(text.contains("62.9 MB with the shortest context") && !text.contains("--ctx"), "{text}");
+        let text = Refusal { longest: 0, least_short: 80 << 20, ..refusal }.text("m");
+        assert!(!text.contains("shortest"), "{text}");
+    }
+}

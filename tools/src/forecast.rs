@@ -1,0 +1,243 @@
+//! How a plan will feel: hit rate and tokens per second before anything runs, from the plan, what a token reads, and two
+//! speeds of this machine. `docs/memory.md` says where the numbers come from. It must not know words.
+
+use std::time::Duration;
+
+use moelten_engine::error::EngineError;
+use moelten_engine::experts::{self, source::PART};
+use moelten_engine::kv_cache::KvFormat;
+use moelten_engine::plan::{Experts, Plan};
+use moelten_engine::pool::Pool;
+use moelten_engine::topology::ThreadPlan;
+use moelten_loader::io::probe::Pattern;
+use moelten_loader::load::LoadedModel;
+use moelten_loader::spec::{Ffn, ModelSpec};
+use moelten_loader::store::TensorStore;
+use moelten_quant::{Isa, Kernels};
+
+use crate::bench::limits;
+use crate::bench::traffic::Traffic;
+use crate::open::ComputeArgs;
+
+/// From one value to another.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Span {
+    /// The lower.
+    pub low: f64,
+    /// The higher.
+    pub high: f64,
+}
+
+/// Share of the bound that decoding reaches, as measured over models, budgets and routings (`docs/memory.md`).
+pub const EFFICIENCY: Span = Span { low: 0.6, high: 0.95 };
+/// Share of the disk's speed that page faults reach while a mapped file is read for the first time.
+const FAULTS: Span = Span { low: 0.05, high: 0.5 };
+
+/// Hit rate of the friendliest routing that was measured, by the share of experts that stay in memory: the upper edge of
+/// what ten models gave with least-recently-used caches over real texts.
+const BEST_HITS: [(f64, f64); 8] = [
+    (0.0, 0.0),
+    (0.06, 0.58),
+    (0.12, 0.73),
+    (0.25, 0.87),
+    (0.38, 0.94),
+    (0.5, 0.96),
+    (0.75, 0.99),
+    (1.0, 1.0),
+];
+
+/// What this machine gives, read as the model will read it.
+#[derive(Debug, Clone)]
+pub struct Speeds {
+    /// Reading RAM, 10^9 bytes per second.
+    pub ram_gb_per_s: f64,
+    /// Reading the disk below the model, 10^9 bytes per second, or why there is no figure.
+    pub disk_gb_per_s: Result<f64, String>,
+    /// How the disk was read.
+    pub pattern: Pattern,
+}
+
+impl Speeds {
+    /// Measures for about as long as `time`, with at most `most` bytes of memory.
+    ///
+    /// # Errors
+    /// No threads, no memory, an instruction set that is not here.
+    pub fn probe(
+        compute: &ComputeArgs,
+        tensors: &TensorStore,
+        time: Duration,
+        most: u64,
+    ) -> anyhow::Result<Self> {
+        let isa = Isa::from_env().map_err(EngineError::from)?;
+        let kernels = Kernels::for_isa(isa).expect("an instruction set that was found here has kernels");
+        let pool = Pool::new(ThreadPlan::here(compute.threads.map(usize::from), compute.pin.into())?)?;
+        let pattern = Pattern { block: slice_bytes(tensors), depth: experts::DEPTH, limit: time };
+        let files = tensors.catalog().files();
+        // The largest file holds the experts. A model that the program carries is in none.
+        let largest = files.iter().max_by_key(|file| file.all().len()).map(|file| file.path());
+        let disk_gb_per_s = match largest.filter(|_| tensors.in_files()) {
+            Some(path) => limits::disk_with(path, pattern),
+            None => Err("the weights are in no file".to_owned()),
+        };
+        Ok(Self { ram_gb_per_s: limits::ram_within(&pool, kernels, most)?, disk_gb_per_s, pattern })
+    }
+}
+
+/// Bytes of the reads that bring an expert.
+fn slice_bytes(tensors: &TensorStore) -> usize {
+    let experts = (0..tensors.layers()).flat_map(|layer| tensors.experts(layer).first());
+    let slices = experts.flat_map(|expert| [expert.gate.bytes, expert.up.bytes, expert.down.bytes]);
+    slices.min().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(PART).min(PART)
+}
+
+/// How decoding will be, at the beginning of a context.
+#[derive(Debug, Clone)]
+pub struct Forecast {
+    /// Bytes that every token reads from RAM, whatever it chooses.
+    pub dense_bytes: f64,
+    /// Bytes of the experts that a token chooses.
+    pub routed_bytes: f64,
+    /// Share of their bytes that will be in memory: for routing without any pattern, and for the friendliest known.
+    pub hits: Span,
+    /// Tokens per second once the cache is full; `None` if the disk counts and its speed is not known.
+    pub warm: Option<Span>,
+    /// Tokens per second of the first tokens, nothing being in memory yet.
+    pub cold: Option<Span>,
+}
+
+impl Forecast {
+    /// Of a plan on a machine; `hit_rate` replaces the guess.
+    pub fn new(
+        loaded: &LoadedModel,
+        plan: &Plan,
+        kv: KvFormat,
+        speeds: &Speeds,
+        hit_rate: Option<f64>,
+    ) -> Self {
+        let traffic = Traffic::weigh(&loaded.spec, &loaded.tensors, kv);
+        let token = Token {
+            dense: (traffic.dense.bytes + traffic.head.bytes) as f64,
+            routed: traffic.routed_bytes(&loaded.spec),
+        };
+        let hits = hit_rate.map_or_else(|| token.hits(plan), |rate| Span { low: rate, high: rate });
+        token.forecast(hits, !matches!(plan.experts, Experts::Cached(_)), speeds)
+    }
+}
+
+/// What a token reads.
+struct Token {
+    dense: f64,
+    /// Of each layer.
+    routed: Vec<f64>,
+}
+
+impl Token {
+    /// Over all layers, each counted by its bytes.
+    fn hits(&self, plan: &Plan) -> Span {
+        let Experts::Cached(cached) = &plan.experts else { return Span { low: 1.0, high: 1.0 } };
+        let (mut low, mut high, mut all) = (0.0, 0.0, 0.0);
+        for ((&quota, &experts), &bytes) in
+            cached.shape.quotas.iter().zip(&cached.shape.experts).zip(&self.routed)
+        {
+            let share = quota as f64 / experts.max(1) as f64;
+            (low, high, all) = (low + bytes * share, high + bytes * best_hits(share), all + bytes);
+        }
+        if all == 0.0 { Span { low: 1.0, high: 1.0 } } else { Span { low: low / all, high: high / all } }
+    }
+
+    /// `1 / max((D + R) / ram, (1 - hit) R / disk)`, and the share of it that is reached.
+    fn forecast(&self, hits: Span, in_place: bool, speeds: &Speeds) -> Forecast {
+        let routed: f64 = self.routed.iter().sum();
+        let ram = (self.dense + routed) / speeds.ram_gb_per_s / 1e9;
+        // Tokens per second of a token that reads so many bytes from the disk, at this share of its speed.
+        let bound = |bytes: f64, share: f64| match &speeds.disk_gb_per_s {
+            _ if bytes < 1.0 => Some(1.0 / ram),
+            Ok(disk) => Some(1.0 / ram.max(bytes / disk / 1e9 / share)),
+            Err(_) => None,
+        };
+        let span = |low: Option<f64>, high: Option<f64>| {
+            low.zip(high).map(|(low, high)| Span { low: low * EFFICIENCY.low, high: high * EFFICIENCY.high })
+        };
+        let missed = |hit: f64| (1.0 - hit) * routed;
+        let cold = if in_place {
+            span(bound(self.dense + routed, FAULTS.low), bound(self.dense + routed, FAULTS.high))
+        } else {
+            span(bound(routed, 1.0), bound(routed, 1.0))
+        };
+        Forecast {
+            dense_bytes: self.dense,
+            routed_bytes: routed,
+            hits,
+            warm: span(bound(missed(hits.low), 1.0), bound(missed(hits.high), 1.0)),
+            cold,
+        }
+    }
+}
+
+/// [`BEST_HITS`] between its points.
+fn best_hits(share: f64) -> f64 {
+    let after = BEST_HITS.iter().position(|&(at, _)| share <= at).unwrap_or(BEST_HITS.len() - 1).max(1);
+    let ((from, low), (to, high)) = (BEST_HITS[after - 1], BEST_HITS[after]);
+    low + (high - low) * ((share - from) / (to - from)).clamp(0.0, 1.0)
+}
+
+/// Layers that keep fewer experts than one token chooses, and the layers that have experts.
+pub fn tight_layers(spec: &ModelSpec, plan: &Plan) -> (usize, usize) {
+    let Experts::Cached(cached) = &plan.experts else { return (0, 0) };
+    let chosen =
+        spec.layers.iter().zip(&cached.shape.quotas).filter_map(|(layer, &quota)| match &layer.ffn {
+            Ffn::Moe(moe) => Some((quota, moe.router.select.max_experts())),
+            Ffn::Dense(_) => None,
+        });
+    (chosen.clone().filter(|(quota, chosen)| quota < chosen).count(), chosen.count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn speeds(disk: Result<f64, String>) -> Speeds {
+        let pattern = Pattern { block: 1 << 20, depth: 4, limit: Duration::ZERO };
+        Speeds { ram_gb_per_s: 20.0, disk_gb_per_s: disk, pattern }
+    }
+
+    fn close(span: Option<Span>, low: f64, high: f64) {
+        let span = span.unwrap();
+        assert!((span.low / low - 1.0).abs() < 1e-9 && (span.high / high - 1.0).abs() < 1e-9, "{span:?}");
+    }
+
+    #[test]
+    fn the_slower_of_ram_and_disk_decides() {
+        let token = Token { dense: 0.2e9, routed: vec![0.3e9, 0.5e9] };
+        let hits = Span { low: 0.5, high: 0.99 };
+        let forecast = token.forecast(hits, false, &speeds(Ok(2.0)));
+        // 0.4 GB from the disk take 0.2 s; 8 MB take less than reading 1 GB from RAM, which takes 0.05 s.
+        close(forecast.warm, 5.0 * EFFICIENCY.low, 20.0 * EFFICIENCY.high);
+        close(forecast.cold, 2.5 * EFFICIENCY.low, 2.5 * EFFICIENCY.high);
+        assert_eq!((forecast.dense_bytes, forecast.routed_bytes), (0.2e9, 0.8e9));
+    }
+
+    #[test]
+    fn without_a_disk_only_what_is_in_memory_has_a_speed() {
+        let token = Token { dense: 1e9, routed: vec![1e9] };
+        let unknown = speeds(Err("none".into()));
+        let here = Span { low: 1.0, high: 1.0 };
+        let forecast = token.forecast(here, true, &unknown);
+        close(forecast.warm, 10.0 * EFFICIENCY.low, 10.0 * EFFICIENCY.high);
+        assert!(forecast.cold.is_none());
+        assert!(token.forecast(Span { low: 0.1, high: 0.9 }, false, &unknown).warm.is_none());
+        // Page faults: a twentieth to half of the disk's speed.
+        let cold = token.forecast(here, true, &speeds(Ok(2.0))).cold;
+        close(cold, 0.05 * EFFICIENCY.low, 0.5 * EFFICIENCY.high);
+    }
+
+    #[test]
+    fn friendly_routing_is_never_worse_than_none() {
+        for percent in 0..=100 {
+            let share = f64::from(percent) / 100.0;
+            assert!(best_hits(share) >= share && best_hits(share) <= 1.0, "{share}");
+        }
+        assert!((best_hits(0.185) - 0.80).abs() < 1e-9);
+        assert_eq!((best_hits(0.0), best_hits(0.5), best_hits(1.0)), (0.0, 0.96, 1.0));
+    }
+}

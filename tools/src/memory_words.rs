@@ -1,0 +1,137 @@
+//! What people are told about memory: before a slow start, when a budget is odd, when a file system refuses direct reads.
+//! It must not decide anything.
+
+use std::time::Duration;
+
+use moelten_engine::memory;
+use moelten_engine::model::Model;
+use moelten_engine::plan::{Experts, Plan, Ram};
+use moelten_loader::io::read_at::Access;
+use moelten_loader::load::LoadedModel;
+use moelten_tui::terminal::Tone;
+
+use crate::forecast::{Forecast, Span, Speeds, tight_layers};
+use crate::open::SessionArgs;
+use crate::progress::bytes;
+
+/// How long the disk is measured before a start: short beside reading the dense weights.
+const PROBE: Duration = Duration::from_millis(300);
+/// Of the budget this part may be used to measure the RAM, and so many bytes.
+const PROBE_PART: u64 = 2;
+const PROBE_BYTES: u64 = 256 << 20;
+
+/// Somewhat between nothing and all, in tokens per second: `3 to 9`.
+pub fn speed(span: Span) -> String {
+    let round = |rate: f64| if rate < 9.95 { format!("{rate:.1}") } else { format!("{rate:.0}") };
+    let (low, high) = (round(span.low), round(span.high));
+    if low == high { low } else { format!("{low} to {high}") }
+}
+
+/// What to say before a model is made ready: nothing if all of it fits.
+///
+/// # Errors
+/// As [`Speeds::probe`].
+pub fn before_start(
+    options: &SessionArgs,
+    loaded: &LoadedModel,
+    plan: &Plan,
+) -> anyhow::Result<Vec<(Tone, String)>> {
+    let mut lines = Vec::new();
+    if let Some(line) = beyond_free(options.compute().ram, plan, memory::available_bytes()) {
+        lines.push((Tone::Warning, line));
+    }
+    let Experts::Cached(cached) = &plan.experts else { return Ok(lines) };
+    if cached.share() >= 1.0 {
+        return Ok(lines);
+    }
+    let kv = options.compute().kv();
+    let speeds =
+        Speeds::probe(options.compute(), &loaded.tensors, PROBE, PROBE_BYTES.min(plan.budget / PROBE_PART))?;
+    let warm = Forecast::new(loaded, plan, kv, &speeds, None).warm;
+    let speed = warm.map_or_else(
+        || "at a speed that is hard to foresee".to_owned(),
+        |span| format!("about {} tok/s", speed(span)),
+    );
+    lines.push((
+        Tone::Plain,
+        format!(
+            "does not fit {}: {:.0} % of the experts stay in memory, {speed}; `moelten fit MODEL` says more",
+            bytes(plan.budget),
+            100.0 * cached.share()
+        ),
+    ));
+    lines.extend(tight(loaded, plan).map(|line| (Tone::Warning, line)));
+    Ok(lines)
+}
+
+/// A budget that promises more than there is.
+fn beyond_free(ram: Ram, plan: &Plan, available: Option<u64>) -> Option<String> {
+    let (Ram::Bytes(budget), Some(available)) = (ram, available) else { return None };
+    // Of what the plan needs, the program itself is there already.
+    let free = available.saturating_add(plan.base);
+    (budget > free && plan.needs() > free).then(|| {
+        format!(
+            "warning: --ram is {}, but only {} are free now; other programs may be pushed out or this one ended. `--ram \
+             auto` takes what is free",
+            bytes(budget),
+            bytes(free)
+        )
+    })
+}
+
+/// Fewer experts stay than one token chooses: then every token reads most of its experts again.
+pub fn tight(loaded: &LoadedModel, plan: &Plan) -> Option<String> {
+    let (tight, layers) = tight_layers(&loaded.spec, plan);
+    (tight > 0).then(|| {
+        format!(
+            "warning: {tight} of {layers} layers keep fewer experts than one token chooses; it will be slow, and a larger \
+             --ram or a shorter --ctx helps"
+        )
+    })
+}
+
+/// What there is to say once the files are open.
+pub fn after_start(model: &Model) -> Option<String> {
+    (model.experts().access() == Some(Access::Buffered)).then(|| {
+        "warning: the file system refuses direct reads, so experts are read through the system's cache: slower, and more \
+         work for the machine"
+            .to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use moelten_engine::session::{ContextChoice, ContextLimit};
+
+    use super::*;
+
+    #[test]
+    fn speeds_are_short() {
+        let words = |low, high| speed(Span { low, high });
+        assert_eq!(words(3.26, 9.0), "3.3 to 9.0");
+        assert_eq!(words(9.96, 120.4), "10 to 120");
+        assert_eq!(words(0.5, 0.51), "0.5");
+    }
+
+    #[test]
+    fn only_what_is_really_missing_is_warned_of() {
+        let context = ContextChoice { tokens: 1, limit: ContextLimit::Asked };
+        let plan = |expert_bytes| Plan {
+            budget: 900,
+            base: 100,
+            dense: 100,
+            expert_bytes,
+            context,
+            kv: 0,
+            scratch: 0,
+            extra: 0,
+            experts: Experts::InPlace,
+        };
+        assert!(beyond_free(Ram::Bytes(900), &plan(600), Some(500)).unwrap().contains("600 B are free"));
+        // A small model in a large budget, a budget that is there, and no number at all.
+        assert_eq!(beyond_free(Ram::Bytes(900), &plan(100), Some(500)), None);
+        assert_eq!(beyond_free(Ram::Bytes(900), &plan(600), Some(800)), None);
+        assert_eq!(beyond_free(Ram::Auto, &plan(600), Some(500)), None);
+        assert_eq!(beyond_free(Ram::Bytes(900), &plan(600), None), None);
+    }
+}
