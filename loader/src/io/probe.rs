@@ -18,7 +18,7 @@ pub struct Pattern {
 impl Pattern {
     /// Large reads, as many as any drive can use at once: the most that it gives.
     pub fn large(limit: Duration) -> Self {
-        Self { block: 1 << 20, depth: 8, limit }
+        Self { block: 1 << 20, depth: 4, limit }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use moelten_engine::decoder::Observer;
 use moelten_engine::error::EngineError;
@@ -79,6 +79,8 @@ pub struct Prefill {
     pub rates: Rates,
     /// Operations of the matrix products of a token, a multiplication and an addition counted as two; attention not counted.
     pub operations_per_token: f64,
+    /// Tokens per second the first time, which finds no expert in the cache.
+    pub first_rate: f64,
     /// What the expert store did meanwhile.
     pub store: StoreStats,
 }
@@ -113,6 +115,14 @@ pub struct Measured {
     pub disk_bytes: Option<u64>,
 }
 
+impl Measured {
+    /// The fastest that experts were read, in 10^9 bytes per second; 0 when none were.
+    pub fn read_gb_per_s(&self) -> f64 {
+        let prefill = self.prefill.as_ref().map_or(0.0, |prefill| prefill.store.read_gb_per_s());
+        self.decode.as_ref().map_or(0.0, |decode| decode.store.read_gb_per_s()).max(prefill)
+    }
+}
+
 /// Runs `work` over `tokens`; `trace` gets the routing of the prompt and of each decoded token once, however often they
 /// are repeated.
 ///
@@ -134,6 +144,7 @@ pub fn measure(
         trace,
         stop,
         disk_bytes: memory::disk_bytes_read().map(|_| 0),
+        first: Duration::ZERO,
     };
     let prefill = if work.prefill > 0 { run.prefill()? } else { None };
     let decode = if work.decode > 0 { run.decode()? } else { None };
@@ -169,6 +180,8 @@ struct Run<'a> {
     trace: Option<&'a mut TraceWriter>,
     stop: &'a AtomicBool,
     disk_bytes: Option<u64>,
+    /// Time of the last run that does not count.
+    first: Duration,
 }
 
 impl Run<'_> {
@@ -193,7 +206,9 @@ impl Run<'_> {
         let chosen = counter.chosen.weights as f64 / self.work.repeat as f64;
         let weights = self.traffic.dense.weights as f64 * tokens + self.traffic.head.weights as f64 + chosen;
         let store = self.session.model().experts().stats().since(&before.unwrap_or_default());
-        Ok(rates.map(|rates| Prefill { rates, operations_per_token: 2.0 * weights / tokens, store }))
+        let first_rate = tokens / self.first.as_secs_f64();
+        let operations_per_token = 2.0 * weights / tokens;
+        Ok(rates.map(|rates| Prefill { rates, operations_per_token, first_rate, store }))
     }
 
     fn decode(&mut self) -> anyhow::Result<Option<Decode>> {
@@ -260,7 +275,9 @@ impl Run<'_> {
         progress: &mut Progress,
         mut once: impl FnMut(&mut Self, bool) -> Result<(), EngineError>,
     ) -> anyhow::Result<Option<Rates>> {
+        let started = Instant::now();
         once(self, false)?;
+        self.first = started.elapsed();
         let mut rates = Vec::with_capacity(self.work.repeat);
         for round in 0..self.work.repeat {
             progress.set((tokens * (round + 1)) as u64);
