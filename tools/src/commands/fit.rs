@@ -16,7 +16,7 @@ use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
-use crate::forecast::{EFFICIENCY, Forecast, Span, Speeds};
+use crate::forecast::{Forecast, Span, Speeds, TOLERANCE};
 use crate::memory_words;
 use crate::open::{self, SessionArgs};
 use crate::progress::bytes;
@@ -310,7 +310,7 @@ impl Report<'_> {
                 "block_bytes": self.speeds.pattern.block,
                 "depth": self.speeds.pattern.depth,
             },
-            "efficiency": span(Some(EFFICIENCY)),
+            "tolerance": span(Some(TOLERANCE)),
             "tokens_per_s_warm": span(f.warm),
             "tokens_per_s_cold": span(f.cold),
         })

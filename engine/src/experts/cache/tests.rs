@@ -397,7 +397,7 @@ fn run(trace: &Trace) {
         world.request(layer, experts);
         naive.request(layer, experts);
         world.check();
-        if trace.seed % 2 == 0 {
+        if trace.seed.is_multiple_of(2) {
             world.guess((layer + 1) % layers, guesses);
         }
         if let Some((steps, eighths)) = shrink.take() {
