@@ -122,6 +122,9 @@ fn classify_engine(error: &EngineError) -> Option<Class> {
         EngineError::TokenRange { .. } => {
             ("E-ARG-04", USAGE, "`moelten inspect` shows the vocabulary's size")
         }
+        EngineError::Expert { source, .. } if source.kind() == io::ErrorKind::InvalidData => {
+            ("E-IO-05", IO, "copy or convert the model again")
+        }
         EngineError::Expert { .. } | EngineError::Embedding { .. } => {
             ("E-IO-03", IO, "check the disk and the file on it")
         }

@@ -3,17 +3,14 @@
 
 use std::time::Duration;
 
-use moelten_engine::error::EngineError;
 use moelten_engine::experts::{self, source::PART};
 use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::plan::{Experts, Plan};
-use moelten_engine::pool::Pool;
 use moelten_engine::topology::ThreadPlan;
 use moelten_loader::io::probe::Pattern;
 use moelten_loader::load::LoadedModel;
 use moelten_loader::spec::{Ffn, ModelSpec};
 use moelten_loader::store::TensorStore;
-use moelten_quant::{Isa, Kernels};
 
 use crate::bench::limits;
 use crate::bench::traffic::Traffic;
@@ -73,9 +70,7 @@ impl Speeds {
         time: Duration,
         most: u64,
     ) -> anyhow::Result<Self> {
-        let isa = Isa::from_env().map_err(EngineError::from)?;
-        let kernels = Kernels::for_isa(isa).expect("an instruction set that was found here has kernels");
-        let pool = Pool::new(ThreadPlan::here(compute.threads.map(usize::from), compute.pin.into())?)?;
+        let threads = ThreadPlan::here(compute.threads.map(usize::from), compute.pin.into())?;
         let pattern = Pattern { block: slice_bytes(tensors), depth: experts::DEPTH, limit: time };
         let files = tensors.catalog().files();
         // The largest file holds the experts. A model that the program carries is in none.
@@ -84,7 +79,7 @@ impl Speeds {
             Some(path) => limits::disk_with(path, pattern),
             None => Err("the weights are in no file".to_owned()),
         };
-        Ok(Self { ram_gb_per_s: limits::ram_within(&pool, kernels, most)?, disk_gb_per_s, pattern })
+        Ok(Self { ram_gb_per_s: limits::ram_before(threads, most)?, disk_gb_per_s, pattern })
     }
 }
 

@@ -65,6 +65,23 @@ fn f05_a_file_that_is_cut_while_it_is_mapped() {
 }
 
 #[test]
+fn f07_a_packed_file_that_is_overwritten_is_found_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let packed = folder.path().join("packed.gguf");
+    run(moelten().arg("quantize").arg(builtin()).arg(&packed).args(["--layout", "packed"]), b"").fine();
+    let options = ["--ram", "min", "--io", "direct", "--max-tokens", "40"];
+    let whole = finish(begin(&packed, &options), Instant::now()).fine();
+    // One bit of the last expert's weights, which lie at the end of the file.
+    let mut bytes = fs::read(&packed).unwrap();
+    let last = bytes.iter().rposition(|&byte| byte != 0).unwrap();
+    bytes[last] ^= 1;
+    fs::write(&packed, &bytes).unwrap();
+    let found = run(moelten().arg("run").arg(&packed).args(LONG).args(options), b"").refused(6, "E-IO-05");
+    assert!(found.err.contains("not those that were written"), "{found:?}");
+    assert!(whole.out.len() > found.out.len(), "the answer so far may be kept, no more");
+}
+
+#[test]
 fn f06_a_file_that_is_replaced_goes_on_with_the_old_one() {
     let folder = tempfile::tempdir().unwrap();
     let model = victim(folder.path());

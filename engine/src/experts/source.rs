@@ -162,8 +162,7 @@ impl Source {
         }
         // Records start at pages.
         if !verify_record(&slot.bytes()[..record.bytes as usize], record.checksum) {
-            let problem =
-                "its bytes are not those that were written (E-IO-05): the file or the disk is damaged";
+            let problem = "its bytes are not those that were written: the file or the disk is damaged";
             return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
         }
         seen.store(true, Ordering::Relaxed);

@@ -6,9 +6,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use moelten_engine::error::EngineError;
 use moelten_engine::memory;
 use moelten_engine::pool::Pool;
 use moelten_engine::system::System;
+use moelten_engine::topology::ThreadPlan;
 use moelten_loader::io::Memory;
 use moelten_loader::io::probe::{self, Pattern};
 use moelten_quant::{ActivationKind, Activations, Format, Isa, Kernels, QMatrix, activations};
@@ -72,6 +74,16 @@ pub fn ram_within(pool: &Pool, kernels: &Kernels, most: u64) -> anyhow::Result<f
         best = best.max(bytes as f64 / started.elapsed().as_secs_f64() / 1e9);
     }
     Ok(best)
+}
+
+/// As [`ram_within`], before there is a model: with threads of its own and the instructions that a model would use.
+///
+/// # Errors
+/// No threads, no memory, an instruction set that is not here.
+pub fn ram_before(threads: ThreadPlan, most: u64) -> anyhow::Result<f64> {
+    let isa = Isa::from_env().map_err(EngineError::from)?;
+    let kernels = Kernels::for_isa(isa).expect("an instruction set that was found here has kernels");
+    ram_within(&Pool::new(threads)?, kernels, most)
 }
 
 /// Bytes of the largest cache of the first CPU.

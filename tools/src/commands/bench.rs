@@ -8,7 +8,7 @@ use moelten_engine::experts::trace::{TraceHeader, TraceWriter, TracedLayer};
 use moelten_engine::model::Model;
 use moelten_engine::plan::{Experts, Plan};
 use moelten_engine::session::SessionOptions;
-use moelten_engine::topology::Placement;
+use moelten_engine::topology::{Placement, ThreadPlan};
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::store::TensorStore;
 use moelten_loader::text::TextSide;
@@ -123,6 +123,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let plan = Plan::new(&subject.spec, &subject.tensors, args.compute.options(session(work), 0).plan())?;
     work.streams = matches!(plan.experts, Experts::Cached(_));
     let tokens = known_or_random(subject.tokens, subject.spec.vocab, work.tokens())?;
+    // A cache leaves no memory for the buffer that this needs.
+    let ram_before = match work.streams {
+        true => {
+            let threads = ThreadPlan::here(args.compute.threads.map(usize::from), args.compute.pin.into())?;
+            Some(limits::ram_before(threads, plan.budget / 2)?)
+        }
+        false => None,
+    };
     let model = args.compute.model(subject.spec, subject.tensors, session(work), 0)?;
     let kernels = Kernels::for_isa(model.isa()).expect("the model runs with this tier");
     let notes = Notes::detect();
@@ -133,7 +141,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let polling = Polling::begin();
     // Before and after, as the machine may be busy at one of these times; the larger one is nearer to the truth.
-    let ram = limits::ram(model.pool(), kernels)?;
+    let ram = || ram_before.map_or_else(|| limits::ram(model.pool(), kernels), Ok);
+    let ram_first = ram()?;
     let int8 = limits::int8(model.pool(), kernels);
     let disk = limits::disk(subject.file.as_deref());
     let mut trace = match &args.trace {
@@ -146,7 +155,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let peak_owned_bytes = peak.end();
     let limits = Limits {
-        ram_gb_per_s: ram.max(limits::ram(model.pool(), kernels)?),
+        ram_gb_per_s: ram_first.max(ram()?),
         int8_tops: int8.max(limits::int8(model.pool(), kernels)),
         disk_gb_per_s: disk.and_then(|before| {
             let after = limits::disk(subject.file.as_deref())?;
