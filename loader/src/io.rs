@@ -129,10 +129,10 @@ impl FileBytes {
     /// left alone.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says; bytes that are in no file have no reader.
     pub fn reader(&self) -> io::Result<(Box<dyn ReadAt>, Access)> {
         let Data::Mapped(_, file) = &self.data else {
-            return Ok((Box::new(self.clone()), Access::Direct));
+            return Err(io::ErrorKind::Unsupported.into());
         };
         let file = match DirectFile::open(&self.path) {
             Ok(found) if found.is(file)? => found,
@@ -193,20 +193,6 @@ impl FileBytes {
 }
 
 /// For bytes that are in no file.
-impl ReadAt for FileBytes {
-    fn align(&self) -> usize {
-        1
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let rest = self.all().get(start..).unwrap_or_default();
-        let len = rest.len().min(buffer.len());
-        buffer[..len].copy_from_slice(&rest[..len]);
-        Ok(len)
-    }
-}
-
 /// What a file is, for messages.
 #[cfg(unix)]
 fn kind_name(kind: FileType) -> &'static str {
@@ -253,7 +239,6 @@ mod tests {
         assert_eq!(first(&FileBytes::open(&path).unwrap()), [9; pieces::PAGE]);
         std::fs::remove_file(&path).unwrap();
         assert_eq!(first(&bytes), [7; pieces::PAGE]);
-        static CARRIED: [u8; 3 * pieces::PAGE] = [5; 3 * pieces::PAGE];
-        assert_eq!(first(&FileBytes::carried(&path, &CARRIED)), [5; pieces::PAGE]);
+        assert!(FileBytes::carried(&path, &[5]).reader().is_err());
     }
 }

@@ -116,7 +116,7 @@ fn the_builtin_model_gives_the_same_bits() {
     check(&case, Setup { from: From::Mapped, percent: 25, prefetch: Prefetch::On, ..Default::default() });
 }
 
-/// A model that lies in no file has its experts read out of the program.
+/// A model that lies in no file is used where it is: there is nothing to read it from.
 #[test]
 fn a_model_in_no_file_gives_the_same_bits() {
     let case = Case::new("tiny-tales", builtin_path(), (1..20).map(|i| i * 131 % 4096).collect());
@@ -124,9 +124,8 @@ fn a_model_in_no_file_gives_the_same_bits() {
     let loaded = load_static("carried", bytes).unwrap();
     let options = ModelOptions { threads: Some(1), ram: Ram::Min, ..Default::default() };
     let model = Arc::new(Model::new(loaded.spec, loaded.tensors, options).unwrap());
-    assert!(model.experts().streams());
+    assert!(!model.experts().streams());
     assert!(whole(&mut session(&model), &case.ids) == case.expected);
-    assert!(model.experts().stats().bytes_read > 0);
 }
 
 /// What is resident afterwards is decided by what was asked for alone.
