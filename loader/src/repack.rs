@@ -82,6 +82,10 @@ impl TensorStore {
                 [gate, up, down].into_iter().for_each(&mut moved);
             }
         }
+        // Reading ahead has brought more into the system's cache than was copied.
+        for file in &self.files {
+            file.forget(0, file.all().len() as u64);
+        }
         if which == Copied::All {
             self.records.clear();
         }
