@@ -48,10 +48,12 @@ fn bench_prints_the_object_that_other_programs_rely_on() {
     // A small file is no measure for a disk, and the object says so instead of a number.
     assert!(object["limits"]["disk_gb_per_s"].is_null());
     assert!(object["limits"]["disk_problem"].as_str().unwrap().contains("too little"), "{object}");
-    // Known from the expert store on; until then they are there and empty.
-    for path in ["/cache/hit_rate_decode", "/cache/hit_rate_prefill", "/memory/budget_bytes"] {
-        assert_eq!(object.pointer(path), Some(&Value::Null), "{path}");
+    // All of it is in memory.
+    assert_eq!(object["cache"]["streams"], false);
+    for path in ["/cache/hit_rate_decode", "/cache/hit_rate_prefill"] {
+        assert_eq!(object.pointer(path), Some(&Value::from(1.0)), "{path}");
     }
+    positive(&object, "/memory/budget_bytes");
     if cfg!(target_os = "linux") {
         positive(&object, "/memory/peak_owned_bytes");
         assert!(object["cache"]["bytes_read"].is_u64(), "{object}");

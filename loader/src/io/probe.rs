@@ -82,28 +82,31 @@ pub fn read_speed(path: &Path, pattern: Pattern) -> Result<DiskSpeed, String> {
     let stride = stride(blocks);
     let (next, done, problem) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(None));
     let started = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..pattern.depth.max(1) {
-            scope.spawn(|| {
-                let work = || -> std::io::Result<()> {
-                    // A mapping begins at a page, as direct reads want it.
-                    let mut buffer = Memory::zeroed(block)?;
-                    while started.elapsed() < pattern.limit {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        if index >= blocks {
-                            break;
-                        }
-                        let place = index * stride % blocks;
-                        file.read_exact_at(buffer.bytes_mut(), place * block as u64)?;
-                        done.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Ok(())
-                };
-                if let (Err(error), Ok(mut problem)) = (work(), problem.lock()) {
-                    *problem = Some(error);
-                }
-            });
+    let work = || -> std::io::Result<()> {
+        // A mapping begins at a page, as direct reads want it.
+        let mut buffer = Memory::zeroed(block)?;
+        while started.elapsed() < pattern.limit {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= blocks {
+                break;
+            }
+            let place = index * stride % blocks;
+            file.read_exact_at(buffer.bytes_mut(), place * block as u64)?;
+            done.fetch_add(1, Ordering::Relaxed);
         }
+        Ok(())
+    };
+    let reader = || {
+        if let (Err(error), Ok(mut problem)) = (work(), problem.lock()) {
+            *problem = Some(error);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..pattern.depth {
+            // Where there is no room for another thread, fewer reads are on their way.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, reader);
+        }
+        reader();
     });
     let time = started.elapsed();
     match problem.into_inner() {

@@ -3,6 +3,7 @@
 
 use std::hint::black_box;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -60,11 +61,13 @@ pub fn ram_within(pool: &Pool, kernels: &Kernels, most: u64) -> anyhow::Result<f
     let mut buffer = Memory::zeroed(bytes).context("no memory to measure the RAM with")?;
     let part = bytes.div_ceil(pool.threads()).max(1);
     // Memory that nobody wrote to is one page of zeros, over and over.
-    std::thread::scope(|scope| {
-        for part in buffer.bytes_mut().chunks_mut(part) {
-            scope.spawn(|| part.iter_mut().step_by(PAGE).for_each(|byte| *byte = 1));
+    let places: Vec<_> = buffer.bytes_mut().chunks_mut(part).map(Mutex::new).collect();
+    pool.broadcast(|index| {
+        if let Some(Ok(mut part)) = places.get(index).map(Mutex::lock) {
+            part.iter_mut().step_by(PAGE).for_each(|byte| *byte = 1);
         }
     });
+    drop(places);
     let mut best = 0.0_f64;
     for _ in 0..PASSES {
         let started = Instant::now();
