@@ -19,7 +19,7 @@ pub enum EngineError {
     #[error(transparent)]
     Isa(#[from] IsaError),
     /// A large buffer does not fit.
-    #[error("{what} needs {need_bytes} bytes, {available_bytes} are available; {hint}")]
+    #[error("{what} needs {}, {} are available; {hint}", size(*need_bytes), size(*available_bytes))]
     Memory {
         /// The buffer.
         what: &'static str,
@@ -32,8 +32,9 @@ pub enum EngineError {
     },
     /// The memory budget is below what the model runs with at least.
     #[error(
-        "a budget of {budget_bytes} bytes is too small: this model with this context needs {need_bytes} at least, and \
-         {shortest_bytes} with the shortest context; --ram min takes as little as possible"
+        "a budget of {} is too small: this model with this context needs {} at least, and {} with the shortest context; \
+         --ram min takes as little as possible",
+        size(*budget_bytes), size(*need_bytes), size(*shortest_bytes)
     )]
     Budget {
         /// Bytes needed.
@@ -110,4 +111,13 @@ pub enum EngineError {
     /// The caller asked to stop.
     #[error("stopped")]
     Cancelled,
+}
+
+/// Bytes in words, in powers of ten.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{bytes} bytes"),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
 }

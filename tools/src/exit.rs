@@ -115,7 +115,7 @@ fn classify_engine(error: &EngineError) -> Option<Class> {
         EngineError::Load(error) => classify_load(error),
         EngineError::Isa(_) => ("E-ARG-03", USAGE, "leave MOELTEN_ISA unset to get the best of this machine"),
         EngineError::Memory { .. } => ("E-MEM-01", MEMORY, ""),
-        EngineError::Budget { .. } => ("E-MEM-02", MEMORY, "give a larger --ram, or a smaller --ctx"),
+        EngineError::Budget { .. } => ("E-MEM-03", MEMORY, "give a larger --ram, or a smaller --ctx"),
         EngineError::Store(error) => classify_io(error),
         EngineError::Repack(error) => classify_io(error),
         EngineError::ContextFull { .. } => ("E-CTX-01", USAGE, "give a shorter text or a larger --ctx"),

@@ -74,10 +74,10 @@ fn a_model_that_does_not_fit_streams() {
 
 #[test]
 fn a_model_that_cannot_run_says_what_would() {
-    let outcome = fit(&["--ram", "20M", "--ctx", "256"]).refused(5, "E-MEM-02");
+    let outcome = fit(&["--ram", "20M", "--ctx", "256"]).refused(5, "E-MEM-03");
     assert!(outcome.text().contains("NO, it does not run in 21.0 MB"), "{outcome:?}");
     assert!(outcome.text().contains("would run"), "{outcome:?}");
-    let outcome = fit(&["--ram", "20M", "--ctx", "256", "--json"]).refused(5, "E-MEM-02");
+    let outcome = fit(&["--ram", "20M", "--ctx", "256", "--json"]).refused(5, "E-MEM-03");
     let report: Value = serde_json::from_str(outcome.text()).unwrap();
     assert_eq!((&report["verdict"], &report["longest_context"]), (&"no".into(), &0.into()));
     let least = report["least_budget_bytes"].as_u64().unwrap();
@@ -85,7 +85,7 @@ fn a_model_that_cannot_run_says_what_would() {
     let enough = (least + (2 << 20)).to_string();
     assert_eq!(json(&["--ram", &enough, "--ctx", "256"])["verdict"], "stream");
     // A context that is too long is too long by so much.
-    let outcome = fit(&["--ram", &enough, "--ctx", "1000k", "--json"]).refused(5, "E-MEM-02");
+    let outcome = fit(&["--ram", &enough, "--ctx", "1000k", "--json"]).refused(5, "E-MEM-03");
     let report: Value = serde_json::from_str(outcome.text()).unwrap();
     let longest = report["longest_context"].as_u64().unwrap();
     assert!((256..1_000_000).contains(&longest), "{report}");
