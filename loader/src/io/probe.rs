@@ -48,21 +48,14 @@ impl DiskSpeed {
 /// Why there is no figure, in words for people.
 #[cfg(target_os = "linux")]
 pub fn read_speed(path: &Path, pattern: Pattern) -> Result<DiskSpeed, String> {
-    use std::fs::OpenOptions;
-    use std::os::unix::fs::{FileExt, OpenOptionsExt};
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Instant;
 
-    use rustix::fs::{OFlags, fstatfs};
-
     use super::Memory;
     use super::pieces::PAGE;
+    use super::read_at::{Access, DirectFile, read_fully};
 
-    /// `f_type` of file systems that lie in memory: tmpfs and ramfs, from `linux/magic.h`.
-    const IN_MEMORY: [i128; 2] = [0x0102_1994, 0x8584_58f6];
-
-    let direct = i32::try_from(OFlags::DIRECT.bits()).map_err(|error| error.to_string())?;
     // What is not a regular file may block or have effects when it is opened.
     let found = std::fs::metadata(path).map_err(|error| format!("cannot open the file: {error}"))?;
     if !found.is_file() {
@@ -72,10 +65,9 @@ pub fn read_speed(path: &Path, pattern: Pattern) -> Result<DiskSpeed, String> {
         let (have, need) = (found.len(), BYTES_MIN >> 20);
         return Err(format!("the file has {have} bytes; below {need} MiB there is too little to time"));
     }
-    let file = OpenOptions::new().read(true).custom_flags(direct).open(path);
-    let file = file.map_err(|error| format!("the file system refuses direct reads: {error}"))?;
-    if fstatfs(&file).is_ok_and(|system| IN_MEMORY.contains(&i128::from(system.f_type))) {
-        return Err("the file lies in memory, not on a disk".to_owned());
+    let file = DirectFile::open(path).map_err(|error| format!("cannot open the file: {error}"))?;
+    if file.access() != Access::Direct {
+        return Err("the file system refuses direct reads, or lies in memory".to_owned());
     }
     let block = pattern.block.clamp(1, BYTES_MIN as usize).next_multiple_of(PAGE);
     let blocks = found.len() / block as u64;
@@ -91,7 +83,7 @@ pub fn read_speed(path: &Path, pattern: Pattern) -> Result<DiskSpeed, String> {
                 break;
             }
             let place = index * stride % blocks;
-            file.read_exact_at(buffer.bytes_mut(), place * block as u64)?;
+            read_fully(&file, buffer.bytes_mut(), place * block as u64, block)?;
             done.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
