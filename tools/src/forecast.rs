@@ -28,7 +28,7 @@ pub struct Span {
 /// Share of the RAM's speed that decoding reaches where nothing is read from a disk: between that of Q4_0 and of K-quants.
 const KERNELS: f64 = 0.6;
 /// Of computing and reading, which mostly go on at the same time, this share of the shorter one is added to the longer one.
-/// With [`KERNELS`] it foretells ten measured cases within a tenth (`docs/memory.md`).
+/// Chosen with [`KERNELS`] on seven measured cases, which it meets within 11 % (`docs/memory.md`).
 const APART: f64 = 0.3;
 /// What other models, machines and contexts may differ by.
 pub const TOLERANCE: Span = Span { low: 0.8, high: 1.2 };
