@@ -11,6 +11,7 @@ mod open;
 mod plot;
 mod progress;
 mod prompt;
+mod quantize_plan;
 mod responder;
 mod sampling;
 mod signals;
@@ -36,6 +37,7 @@ enum Command {
     Fit(commands::fit::Args),
     Inspect(commands::inspect::Args),
     Quantize(commands::quantize::Args),
+    Verify(commands::verify::Args),
     Ppl(commands::ppl::Args),
     Logits(commands::logits::Args),
     Bench(commands::bench::Args),
@@ -55,6 +57,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Run(args)) => commands::run::run(args),
         Some(Command::Inspect(args)) => commands::inspect::run(args),
         Some(Command::Quantize(args)) => commands::quantize::run(args),
+        Some(Command::Verify(args)) => commands::verify::run(args),
         Some(Command::Ppl(args)) => commands::ppl::run(args),
         Some(Command::Logits(args)) => commands::logits::run(args),
         Some(Command::Bench(args)) => commands::bench::run(args),
