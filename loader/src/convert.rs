@@ -110,7 +110,7 @@ pub enum FileLayout {
 pub enum Types<'f> {
     /// Those of the source, bytes as they are. Only GGUF files have types that can be kept.
     Kept,
-    /// What the function says of each matrix; vectors and routers are F32.
+    /// What the function says of each matrix; vectors are F32, and so are routers for which it says blocks.
     Chosen(&'f dyn Fn(Role) -> Format),
 }
 
@@ -170,7 +170,7 @@ pub struct Conversion<'a> {
 }
 
 impl<'a> Conversion<'a> {
-    /// Lays out `model` as a standard file. `choose` names the format of each matrix; vectors and routers are always F32.
+    /// Lays out `model` as a standard file. `choose` names the format of each matrix, as in [`Types::Chosen`].
     ///
     /// # Errors
     /// As [`Self::plan_as`].
@@ -327,7 +327,10 @@ fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec<Output>> {
     let mut out = rope_divisors(spec);
     for (role, matrix) in tensors.dense() {
         let vector = matrix.rows == 1;
-        let format = if vector || is_router(role) { Format::F32 } else { choose(role) };
+        let chosen = choose(role);
+        // What decides between experts is never rounded to blocks.
+        let exact = vector || (is_router(role) && chosen.block_len() > 1);
+        let format = if exact { Format::F32 } else { chosen };
         let shape = if vector { vec![dim(matrix.cols)] } else { vec![dim(matrix.rows), dim(matrix.cols)] };
         let values = Values::Matrix { role, matrix, format, pairs: row_pairs(spec, role) };
         out.push(Output::new(model, role, shape, format, values)?);

@@ -47,7 +47,7 @@ fn types_that_are_asked_for() {
     let (packed, target) = (dir.path().join("packed.gguf"), dir.path().join("target.gguf"));
     quantize(&builtin(), &packed, &["--layout", "packed"]).fine();
     // The blocks of a packed file are found although its tensors are bytes.
-    let again = quantize(&packed, &target, &["--type", "q8_0"]).refused(2, "E-ARG-01");
+    let again = quantize(&packed, &target, &["--type", "q4_0"]).refused(2, "E-ARG-01");
     assert!(again.err.contains("--allow-requantize"), "{}", again.err);
     assert!(!target.exists());
     quantize(&packed, &target, &["--type", "f32", "--layout", "packed"]).fine();
@@ -89,4 +89,187 @@ fn damage_is_named() {
         outcome.err
     );
     assert!(!target.exists());
+}
+
+fn golden(family: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/tests/golden").join(family)
+}
+
+#[test]
+fn b86_rows_that_do_not_divide() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("target.gguf");
+    let outcome = quantize(&golden("mixtral"), &target, &["--type", "q4_k_m"]).refused(2, "E-ARG-01");
+    for part in ["64 columns", "blocks of 256", "--allow-fallback", "Q5_0"] {
+        assert!(outcome.err.contains(part), "{part} is not in {}", outcome.err);
+    }
+    assert!(!target.exists());
+    let outcome = quantize(&golden("mixtral"), &target, &["--type", "q4_k_m", "--allow-fallback"]).fine();
+    assert!(outcome.err.contains("blk.0.ffn_up_exps.weight is Q5_0, because"), "{}", outcome.err);
+    assert!(args(["inspect", target.to_str().unwrap()]).fine().text().contains("Q5_0"));
+}
+
+#[test]
+fn b88_patterns() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("target.gguf");
+    let with = |rules: &[&str]| {
+        let rules = rules.iter().flat_map(|rule| ["--tensor-type", rule]);
+        let options: Vec<&str> = ["--type", "q4_0"].into_iter().chain(rules).collect();
+        quantize(&golden("mixtral"), &target, &options)
+    };
+    for (rules, part) in [
+        (&["ffn_dwn=q8_0"][..], "matches none of the"),
+        (&["ffn_gate_inp=q8_0"][..], "has to stay F32, F16 or BF16"),
+        (&["attn_q"][..], "no `=`"),
+        (&["attn_q=q9_k"][..], "no type q9_k"),
+        (&["attn_(q=q8_0"][..], "unclosed group"),
+        (&["attn_q=q2_k"][..], "can be read, not written"),
+    ] {
+        let outcome = with(rules).harmless();
+        assert_eq!(outcome.code, Some(2), "{rules:?}: {outcome:?}");
+        assert!(outcome.err.contains(part), "{rules:?}: {part} is not in {}", outcome.err);
+        assert!(!target.exists());
+    }
+    // The last match counts.
+    with(&["ffn_.*_exps=q5_1", r"blk\.0\.ffn_down_exps=q8_0", "ffn_gate_inp=f16"]).fine();
+    let report = args(["verify", target.to_str().unwrap(), "--json"]).fine();
+    let report: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
+    let types = |class: &str| -> Vec<String> {
+        let all = report["classes"].as_array().unwrap();
+        let of = all.iter().filter(|row| row["class"] == class);
+        of.map(|row| row["type"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(types("experts"), ["Q5_1", "Q8_0"]);
+    assert_eq!(types("routers"), ["F16"]);
+    assert_eq!(types("attention"), ["Q4_0"]);
+}
+
+#[test]
+fn a_dry_run_says_what_will_be_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("target.gguf");
+    let plan = quantize(&golden("mixtral-256"), &target, &["--type", "q4_k_m", "--dry-run"]).fine();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let plan: serde_json::Value = serde_json::from_str(&plan.text()).unwrap();
+    assert_eq!(plan["fit"]["verdict"], "ram");
+    assert!(plan["seconds"].as_f64().unwrap() < 60.0);
+    quantize(&golden("mixtral-256"), &target, &["--type", "q4_k_m"]).fine();
+    assert_eq!(plan["bytes"].as_u64().unwrap(), std::fs::metadata(&target).unwrap().len());
+    // By classes it is what `verify` counts in the file.
+    let report = args(["verify", target.to_str().unwrap(), "--json"]).fine();
+    let report: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
+    let sizes = |of: &serde_json::Value| -> Vec<(String, String, u64)> {
+        let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
+        let all = of["classes"].as_array().unwrap().iter();
+        all.map(|row| (text(row, "class"), text(row, "type"), row["bytes"].as_u64().unwrap())).collect()
+    };
+    assert_eq!(sizes(&plan), sizes(&report));
+}
+
+#[test]
+fn verify_finds_damage_and_other_sources() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("target.gguf");
+    let name = target.to_str().unwrap();
+    quantize(&golden("mixtral-256"), &target, &["--type", "q4_0"]).fine();
+    let source = golden("mixtral-256");
+    let report = args(["verify", name, "--source", source.to_str().unwrap()]).fine().text().to_owned();
+    for part in ["tensors, all with checksums", "were made from it", "sound           yes", "relative error"] {
+        assert!(report.contains(part), "{part} is not in {report}");
+    }
+    let sound = std::fs::read(&target).unwrap();
+    let mut damaged = sound.clone();
+    *damaged.last_mut().unwrap() ^= 4;
+    std::fs::write(&target, &damaged).unwrap();
+    let outcome = args(["verify", name]).refused(9, "E-VERIFY-01");
+    assert!(outcome.err.contains("is not what was written"), "{}", outcome.err);
+
+    // The same shape, one weight of the source moved.
+    std::fs::write(&target, &sound).unwrap();
+    let other = dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(source.join(file), other.join(file)).unwrap();
+    }
+    let weights = other.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 0x10;
+    std::fs::write(&weights, bytes).unwrap();
+    let outcome = args(["verify", name, "--source", other.to_str().unwrap()]).refused(9, "E-VERIFY-01");
+    assert!(outcome.err.contains("was made from something else"), "{}", outcome.err);
+    let shape = golden("olmoe");
+    let outcome = args(["verify", name, "--source", shape.to_str().unwrap()]).refused(4, "E-SUP-01");
+    assert!(outcome.err.contains("another shape"), "{}", outcome.err);
+}
+
+/// Weights that are no numbers: refused when they are rounded, found when they are there.
+#[test]
+fn b51_weights_that_are_no_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("nan");
+    std::fs::create_dir(&folder).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden("mixtral-256").join(file), folder.join(file)).unwrap();
+    }
+    let weights = folder.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    // The last two weights of the file, in bfloat16: NaN and infinity.
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&[0xc0, 0x7f, 0x80, 0x7f]);
+    std::fs::write(&weights, bytes).unwrap();
+    let target = dir.path().join("target.gguf");
+    for kind in ["q4_0", "q8_0", "q4_k_m", "f16", "f32"] {
+        let outcome = quantize(&folder, &target, &["--type", kind]).refused(3, "E-FILE-02");
+        assert!(outcome.err.contains("NaN"), "{kind}: {}", outcome.err);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "{kind} leaves nothing");
+    }
+    let outcome = args(["verify", folder.to_str().unwrap()]).refused(9, "E-VERIFY-01");
+    assert!(outcome.err.contains("no number in row"), "{}", outcome.err);
+}
+
+#[test]
+fn what_went_in_is_written_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let snapshot = dir.path().join("models--me--my-moe/snapshots/0a1b2c");
+    std::fs::create_dir_all(&snapshot).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden("mixtral").join(file), snapshot.join(file)).unwrap();
+    }
+    let target = dir.path().join("target.gguf");
+    quantize(&snapshot, &target, &["--type", "q4_0", "--tensor-type", "attn_v=q8_0"]).fine();
+    let about = args(["inspect", target.to_str().unwrap()]).fine().text().to_owned();
+    for line in [
+        "general.file_type = 2",
+        "general.source.huggingface.repository = \"me/my-moe\"",
+        "moelten.source.revision = \"0a1b2c\"",
+        "moelten.source.files = [\"model.safetensors\"]",
+        "moelten.options = \"--type q4_0 --tensor-type 'attn_v=Q8_0'\"",
+        concat!("moelten.version = \"", env!("CARGO_PKG_VERSION"), "\""),
+    ] {
+        assert!(about.contains(line), "{line} is not in {about}");
+    }
+    // Nobody asked for `--allow-requantize`, and a second rounding would not be the first.
+    quantize(&target, &dir.path().join("again.gguf"), &["--type", "q5_0"]).refused(2, "E-ARG-01");
+}
+
+#[test]
+fn b84_outputs_that_cannot_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("in.gguf");
+    std::fs::copy(builtin(), &source).unwrap();
+    let (hard, soft) = (dir.path().join("hard.gguf"), dir.path().join("soft.gguf"));
+    std::fs::hard_link(&source, &hard).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(&source, &soft).unwrap();
+    for target in [source.as_path(), &hard, &soft, dir.path()] {
+        quantize(&source, target, &["--layout", "packed"]).refused(6, "E-IO-05");
+    }
+    quantize(&source, &dir.path().join("no/such/folder/x.gguf"), &[]).refused(6, "E-IO-01");
+    assert!(std::fs::read(&source).unwrap() == std::fs::read(builtin()).unwrap());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+    // A budget that nothing can be done with, and one that is kept.
+    let target = dir.path().join("out.gguf");
+    quantize(&source, &target, &["--type", "f32", "--ram", "1M"]).refused(5, "E-MEM-03");
+    quantize(&source, &target, &["--type", "f32", "--ram", "64M"]).fine();
 }

@@ -155,14 +155,28 @@ pub fn run_on(isa: Isa, path: &Path, ids: &[u32]) -> (Vec<f32>, Vec<(usize, Vec<
 /// the same blocks: one more draw, and both together about 1.4 times one. Twice the worst of several draws has room for
 /// chance, and any error of layout, scale or kernel is far outside.
 pub fn rounding_bound(file: &Path, ids: &[u32], expected: &[f32]) -> f32 {
-    let noisy = file.with_extension("noisy");
-    let draws = (1..=6).map(|seed| {
-        add_rounding_noise(file, &noisy, seed);
-        deviation(&run(&noisy, ids).0, expected)
+    let bound = 2.0 * worst_noise(file, 6, ids, expected, &|block| {
+        block.iter().fold(0.0_f32, |largest, x| x.abs().max(largest)) / 127.0
     });
-    let bound = 2.0 * draws.fold(0.0, f32::max);
     assert!(bound < 1.0, "noise drowns everything: {bound}");
     bound
+}
+
+/// The worst of some draws of noise in the weights of an F32 file, as [`deviation`]. Noise is uniform; `step` says how
+/// wide, for a block of 32 weights.
+pub fn worst_noise(
+    file: &Path,
+    draws: u64,
+    ids: &[u32],
+    expected: &[f32],
+    step: &dyn Fn(&[f32]) -> f32,
+) -> f32 {
+    let noisy = file.with_extension("noisy");
+    let draws = (1..=draws).map(|seed| {
+        add_noise(file, &noisy, seed, step);
+        deviation(&run(&noisy, ids).0, expected)
+    });
+    draws.fold(0.0, f32::max)
 }
 
 /// Writes a GGUF file in the packed layout.
@@ -181,8 +195,8 @@ fn rewrite(source: &Path, target: &Path, layout: FileLayout) {
     assert!(plan.write(target, &mut |_| true).unwrap_or_else(|error| panic!("{error}")));
 }
 
-/// Copies an F32 GGUF file, moving every weight that Q8_0 would round by a random part of its rounding step.
-fn add_rounding_noise(source: &Path, target: &Path, seed: u64) {
+/// Copies an F32 GGUF file, moving every weight that a quantised file would round by a random part of a step.
+fn add_noise(source: &Path, target: &Path, seed: u64, step: &dyn Fn(&[f32]) -> f32) {
     let model = load(source).unwrap();
     let mut bytes = std::fs::read(source).unwrap();
     let mut state = seed;
@@ -194,14 +208,14 @@ fn add_rounding_noise(source: &Path, target: &Path, seed: u64) {
         let start = usize::try_from(tensor.offset).unwrap();
         let data = &mut bytes[start..start + usize::try_from(tensor.bytes).unwrap()];
         for block in data.chunks_exact_mut(32 * 4) {
-            let value = |at: &[u8]| f32::from_le_bytes(at.try_into().unwrap());
-            let step = block.chunks_exact(4).map(|at| value(at).abs()).fold(0.0, f32::max) / 127.0;
-            for at in block.chunks_exact_mut(4) {
+            let values: Vec<f32> =
+                block.chunks_exact(4).map(|at| f32::from_le_bytes(at.try_into().unwrap())).collect();
+            let step = step(&values);
+            for (at, value) in block.chunks_exact_mut(4).zip(values) {
                 // Knuth's MMIX generator; its high bits are good enough for noise.
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let unit = (state >> 40) as f32 / (1u32 << 24) as f32 - 0.5;
-                let moved = value(at) + unit * step;
-                at.copy_from_slice(&moved.to_le_bytes());
+                at.copy_from_slice(&(value + unit * step).to_le_bytes());
             }
         }
     }
