@@ -6,7 +6,7 @@
 mod legacy;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::path::Path;
 
@@ -111,7 +111,7 @@ impl ImportanceFile {
             _ => legacy::read(&this.file)?,
         };
         this.provenance = provenance;
-        let mut unknown = Vec::new();
+        let (mut unknown, mut places) = (Vec::new(), BTreeSet::new());
         for entry in entries {
             this.check_sums(&entry)?;
             let roles = gguf_roles(&entry.name);
@@ -120,9 +120,8 @@ impl ImportanceFile {
             }
             for (role, expert) in roles {
                 let known = this.entries.entry(role).or_default();
-                let same =
-                    |other: &Entry| other.expert.is_none() || expert.is_none() || other.expert == expert;
-                if known.iter().any(same) {
+                let mixed = known.first().is_some_and(|other| other.expert.is_none() != expert.is_none());
+                if mixed || !places.insert((role, expert)) {
                     return Err(this.fault(&entry.name, Fault::Duplicate));
                 }
                 known.push(Entry { expert, ..entry.clone() });

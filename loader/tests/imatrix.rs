@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use moelten_loader::catalog::Storage;
-use moelten_loader::gguf::{Array, Value};
+use moelten_loader::gguf::Value;
 use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
 use moelten_loader::imatrix::{Gaps, ImportanceEntry, ImportanceFile, Provenance, write};
 use moelten_loader::load::load;
