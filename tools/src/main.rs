@@ -4,6 +4,7 @@
 mod bench;
 mod builtin;
 mod commands;
+mod divergence;
 mod exit;
 mod forecast;
 mod memory_words;
@@ -14,6 +15,7 @@ mod prompt;
 mod responder;
 mod sampling;
 mod signals;
+mod windows;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,7 @@ enum Command {
     Fit(commands::fit::Args),
     Inspect(commands::inspect::Args),
     Quantize(commands::quantize::Args),
+    Imatrix(commands::imatrix::Args),
     Ppl(commands::ppl::Args),
     Logits(commands::logits::Args),
     Bench(commands::bench::Args),
@@ -55,6 +58,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Run(args)) => commands::run::run(args),
         Some(Command::Inspect(args)) => commands::inspect::run(args),
         Some(Command::Quantize(args)) => commands::quantize::run(args),
+        Some(Command::Imatrix(args)) => commands::imatrix::run(args),
         Some(Command::Ppl(args)) => commands::ppl::run(args),
         Some(Command::Logits(args)) => commands::logits::run(args),
         Some(Command::Bench(args)) => commands::bench::run(args),
