@@ -1,38 +1,98 @@
-//! Writes a loaded model as one GGUF file: names, row order and metadata as readers of the format expect, weights in
-//! the formats that the caller chooses or as they are, experts in banks or in records. Streams: no more than a few rows,
-//! or one record, are in memory at once.
+//! Lays out a loaded model as one GGUF file: names, row order and metadata as readers of the format expect, weights in
+//! the formats that the caller chooses or as they are, experts in banks or in records. Streams: no more than a few batches
+//! of rows are in memory at once. How the file is written is `write`.
 
-mod copy;
+mod ahead;
+mod estimate;
+mod journal;
+mod metadata;
+mod pieces;
+pub mod provenance;
+pub mod types;
+pub mod verify;
+mod write;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use moelten_quant::Format;
 
 use crate::catalog::{Storage, TensorInfo};
 use crate::error::{LoadError, Result};
-use crate::gguf::{ALIGNMENT_KEY, Array, GgmlType, Value};
+use crate::gguf::{ALIGNMENT_KEY, GgmlType, Value};
 use crate::gguf_keys;
-use crate::gguf_write::{GgufWriter, TensorPlan};
+use crate::gguf_write::{GgufPlan, TensorPlan};
 use crate::load::{LoadedModel, Source};
 use crate::packed::{self, PackedIndex, PackedLayer, RecordShape, record_name};
 use crate::roles::{GGUF_NAMES, LayerTensor, Part, Role, gguf_name};
 use crate::spec::{Ffn, Mixer, ModelSpec, Pairing, RopeScaling, RopeSpec};
 use crate::store::{MatrixRef, MlpRef};
-use crate::text::{self, TEMPLATE_KEY};
-use crate::tokenizer::gguf_metadata;
-use copy::Copy;
+use metadata::{metadata, set};
+use pieces::Maker;
+use types::Class;
+
+pub use estimate::Estimate;
+pub use write::Work;
 
 /// Keys and values of the output.
 type Entries = Vec<(String, Value)>;
 
-/// What is being written.
+/// What happens while a file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Bytes of weights written.
-    pub written: u64,
-    /// Bytes of weights in all.
-    pub total: u64,
+pub enum Event {
+    /// An unfinished file of the same conversion is being checked: so many bytes of weights are in order.
+    Checked {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// The work goes on after so many bytes of weights.
+    Resumed {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// An unfinished file of so many bytes is of no use and replaced.
+    Replaced {
+        /// Bytes.
+        bytes: u64,
+        /// Whether it was of another source or other options.
+        foreign: bool,
+    },
+    /// So many bytes of weights are made, those from before included.
+    Written {
+        /// Bytes.
+        bytes: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+}
+
+/// What becomes of a matrix, or of one matrix of all experts of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// What kind of matrix it is.
+    pub class: Class,
+    /// Its type in the source.
+    pub before: Format,
+    /// Its type in the output.
+    pub after: Format,
+    /// How many weights.
+    pub weights: u64,
+    /// Bytes in the source.
+    pub bytes_before: u64,
+    /// Bytes in the output.
+    pub bytes_after: u64,
+}
+
+/// By how much errors count in the columns of matrices.
+pub trait Importance: Sync {
+    /// A number for each of the `cols` columns of a matrix, or of that of one expert; `None` where nothing is known.
+    ///
+    /// # Errors
+    /// When what is known is of another model.
+    fn columns(&self, role: Role, expert: Option<usize>, cols: usize) -> Result<Option<Vec<f32>>>;
+
+    /// Something that differs where the numbers do.
+    fn fingerprint(&self) -> u64;
 }
 
 /// How the experts of the output lie.
@@ -66,7 +126,7 @@ enum Values {
     /// A tensor of the source, as it is.
     Tensor(TensorInfo),
     /// A matrix of the source in another format.
-    Matrix { matrix: MatrixRef, format: Format, pairs: Option<RowPairs> },
+    Matrix { role: Role, matrix: MatrixRef, format: Format, pairs: Option<RowPairs> },
     /// One matrix of each expert of a layer.
     Bank { layer: usize, part: Part, encode: Option<Format> },
     /// All matrices of one expert, as the plan's index says.
@@ -76,7 +136,7 @@ enum Values {
 }
 
 /// Rows of Q and K whose rope pairs move from halves to neighbours.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct RowPairs {
     head_dim: usize,
     rope_dim: usize,
@@ -97,9 +157,14 @@ impl RowPairs {
 pub struct Conversion<'a> {
     model: &'a LoadedModel,
     outputs: Vec<Output>,
+    /// Layers with experts, and the formats of their gates, ups and downs.
+    experts: Vec<(usize, [Format; 3])>,
     /// What its records look like, if it has any; their checksums are not known yet.
     packed: Option<PackedIndex>,
     metadata: Entries,
+    importance: Option<&'a dyn Importance>,
+    /// Whether the metadata has room for checksums of every tensor.
+    described: bool,
     /// What the output cannot say, one line each, for people.
     pub notices: Vec<String>,
 }
@@ -124,7 +189,7 @@ impl<'a> Conversion<'a> {
         let encoded = matches!(types, Types::Chosen(_));
         let packed = match layout {
             FileLayout::Standard => {
-                for (layer, formats) in layers {
+                for &(layer, formats) in &layers {
                     outputs.extend(banks(model, layer, formats, encoded)?);
                 }
                 None
@@ -138,7 +203,7 @@ impl<'a> Conversion<'a> {
             }
             FileLayout::Packed => {
                 let mut index = Vec::with_capacity(layers.len());
-                for (layer, formats) in layers {
+                for &(layer, formats) in &layers {
                     let packed = packed_layer(model, layer, formats)?;
                     outputs.extend(records(&packed, encoded));
                     index.push(packed);
@@ -149,14 +214,23 @@ impl<'a> Conversion<'a> {
         let (mut metadata, notices) = metadata(model)?;
         if encoded {
             set(&mut metadata, "general.quantization_version", Some(Value::U32(2)));
-            let file_type = file_type(&outputs, packed.as_ref()).map(Value::U32);
-            set(&mut metadata, "general.file_type", file_type);
+            // What it said of the source's types is not true any more; `describe` says what is.
+            set(&mut metadata, "general.file_type", None);
         }
         if let Some(packed) = &packed {
             set(&mut metadata, ALIGNMENT_KEY, Some(Value::U32(packed::RECORD_ALIGN)));
             metadata.extend(packed.metadata());
         }
-        Ok(Self { model, outputs, packed, metadata, notices })
+        Ok(Self {
+            model,
+            outputs,
+            experts: layers,
+            packed,
+            metadata,
+            importance: None,
+            described: false,
+            notices,
+        })
     }
 
     /// Bytes of all weights.
@@ -164,28 +238,71 @@ impl<'a> Conversion<'a> {
         self.outputs.iter().map(|output| output.bytes).sum()
     }
 
-    /// Writes the file. `progress` is called after each run of rows and ends the work by returning `false`; then
-    /// nothing is left behind and the result is `Ok(false)`.
-    ///
-    /// # Errors
-    /// [`crate::error::Fault::NotFinite`] for NaN or infinite weights that are not kept as they are,
-    /// [`crate::error::Fault::Checksum`] for damaged records of the source; [`LoadError::Io`].
-    pub fn write(&self, target: &Path, progress: &mut dyn FnMut(Progress) -> bool) -> Result<bool> {
+    /// Every matrix, before and after.
+    pub fn matrices(&self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let mut change = |role: Role, matrix: &MatrixRef, after: Option<Format>, count: usize| {
+            let after = after.unwrap_or(matrix.format);
+            let of_row = dim(after.row_bytes(matrix.cols).unwrap_or(0));
+            changes.push(Change {
+                class: Class::of(role, matrix.rows),
+                before: matrix.format,
+                after,
+                weights: dim(count) * dim(matrix.rows) * dim(matrix.cols),
+                bytes_before: dim(count) * matrix.bytes,
+                bytes_after: dim(count) * dim(matrix.rows) * of_row,
+            });
+        };
         let tensors = &self.model.tensors;
-        let plans: Vec<TensorPlan> = self.outputs.iter().map(|output| output.plan.clone()).collect();
-        let sources: Vec<&Path> = tensors.catalog().files().iter().map(|file| file.path()).collect();
-        let mut writer = GgufWriter::create(target, &self.metadata, &plans, &sources)?;
-        let mut copy = Copy::new(tensors, self.packed.as_ref(), self.bytes(), progress);
-        for output in &self.outputs {
-            if !copy.tensor(output, &mut writer)? {
-                return Ok(false);
+        let chosen: BTreeMap<Role, Format> = self
+            .outputs
+            .iter()
+            .filter_map(|output| match output.values {
+                Values::Matrix { role, format, .. } => Some((role, format)),
+                _ => None,
+            })
+            .collect();
+        for (role, matrix) in tensors.dense() {
+            change(role, &matrix, chosen.get(&role).copied(), 1);
+        }
+        for &(layer, formats) in &self.experts {
+            let count = tensors.experts(layer).len();
+            for (part, format) in Part::ALL.into_iter().zip(formats) {
+                change(
+                    experts_role(layer, part),
+                    first_expert(self.model, layer).part(part),
+                    Some(format),
+                    count,
+                );
             }
         }
-        if self.packed.is_some() {
-            writer.replace(packed::CHECKSUMS_KEY, &Value::Array(Array::U64(copy.into_checksums())))?;
-        }
-        writer.finish()?;
-        Ok(true)
+        changes
+    }
+
+    /// Has errors in columns count as `importance` says, wherever that makes a difference.
+    pub fn weigh(&mut self, importance: &'a dyn Importance) {
+        self.importance = Some(importance);
+    }
+
+    /// How the file that will be `target` lies.
+    ///
+    /// # Errors
+    /// As [`GgufPlan::new`].
+    pub fn layout(&self, target: &Path) -> Result<GgufPlan> {
+        let plans: Vec<TensorPlan> = self.outputs.iter().map(|output| output.plan.clone()).collect();
+        GgufPlan::new(target, &self.metadata, &plans)
+    }
+
+    /// Writes the file as is quickest: [`Self::write_with`].
+    ///
+    /// # Errors
+    /// As [`Self::write_with`].
+    pub fn write(&self, target: &Path, on_event: &mut dyn FnMut(Event) -> bool) -> Result<bool> {
+        self.write_with(target, Work::default(), on_event)
+    }
+
+    fn maker(&self) -> Maker<'_> {
+        Maker { tensors: &self.model.tensors, packed: self.packed.as_ref(), importance: self.importance }
     }
 }
 
@@ -212,7 +329,7 @@ fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec<Output>> {
         let vector = matrix.rows == 1;
         let format = if vector || is_router(role) { Format::F32 } else { choose(role) };
         let shape = if vector { vec![dim(matrix.cols)] } else { vec![dim(matrix.rows), dim(matrix.cols)] };
-        let values = Values::Matrix { matrix, format, pairs: row_pairs(spec, role) };
+        let values = Values::Matrix { role, matrix, format, pairs: row_pairs(spec, role) };
         out.push(Output::new(model, role, shape, format, values)?);
     }
     Ok(out)
@@ -369,83 +486,6 @@ fn row_pairs(spec: &ModelSpec, role: Role) -> Option<RowPairs> {
     let moves =
         rope.pairing == Pairing::Split && gguf_keys::family_of(spec).gguf_pairing == Pairing::Adjacent;
     (rotated && moves).then_some(RowPairs { head_dim: attention.head_dim, rope_dim: rope.dim })
-}
-
-/// Metadata of the output, but what describes its types and layout, and notices for people.
-fn metadata(model: &LoadedModel) -> Result<(Entries, Vec<String>)> {
-    let mut notices = Vec::new();
-    let entries = match &model.source {
-        // Another reader may know keys that we do not: everything is kept but what describes how this very file lies.
-        Source::Gguf { metadata, .. } => metadata
-            .iter()
-            .filter(|(key, _)| {
-                *key != ALIGNMENT_KEY && !key.starts_with("split.") && !key.starts_with(packed::KEYS)
-            })
-            .map(|(key, value)| (key.to_owned(), value.clone()))
-            .collect(),
-        Source::Hf { path, .. } => {
-            let mut entries = gguf_keys::metadata(&model.spec)?;
-            entries.extend(sampling(model)?);
-            if path.join("tokenizer.json").exists() {
-                let export = gguf_metadata(path, Some(model.spec.vocab))?;
-                entries.extend(text::vocab_keys(export.vocab));
-                entries.extend(export.chat_template.map(|source| (TEMPLATE_KEY.into(), Value::Str(source))));
-                notices = export.notices;
-            } else {
-                notices.push("the folder has no tokenizer.json, so the file has no tokenizer".into());
-            }
-            entries
-        }
-    };
-    Ok((entries, notices))
-}
-
-/// Gives `key` another value, or none.
-fn set(metadata: &mut Entries, key: &str, value: Option<Value>) {
-    metadata.retain(|(found, _)| found != key);
-    metadata.extend(value.map(|value| (key.to_owned(), value)));
-}
-
-/// The conventional number for the type that most bytes have.
-fn file_type(outputs: &[Output], packed: Option<&PackedIndex>) -> Option<u32> {
-    let in_records = |format| {
-        let layers = packed.iter().flat_map(|packed| packed.layers());
-        let of_layer = |layer: &PackedLayer| {
-            let parts = Part::ALL.map(|part| *layer.shape.part(part));
-            let each: u64 = parts.iter().filter(|m| m.format == format).map(|m| m.bytes).sum();
-            each * dim(layer.checksums.len())
-        };
-        layers.map(of_layer).sum::<u64>()
-    };
-    let bytes = |format| {
-        let typed = outputs.iter().filter(|output| output.plan.storage == Storage::Known(format));
-        typed.map(|output| output.bytes).sum::<u64>() + in_records(format)
-    };
-    match Format::ALL.into_iter().max_by_key(|&format| bytes(format))? {
-        Format::F32 => Some(0),
-        Format::F16 => Some(1),
-        Format::Q8_0 => Some(7),
-        Format::BF16 => Some(32),
-        _ => None,
-    }
-}
-
-fn sampling(model: &LoadedModel) -> Result<Vec<(String, Value)>> {
-    let hints = model.sampling_hints()?;
-    let float =
-        |key: &str, value: Option<f32>| value.map(|v| (format!("general.sampling.{key}"), Value::F32(v)));
-    let top_k = hints.top_k.and_then(|k| i32::try_from(k).ok());
-    let temperature = if hints.greedy { Some(0.0) } else { hints.temperature };
-    Ok([
-        float("temp", temperature),
-        top_k.map(|k| ("general.sampling.top_k".to_owned(), Value::I32(k))),
-        float("top_p", hints.top_p),
-        float("min_p", hints.min_p),
-        float("penalty_repeat", hints.repetition_penalty),
-    ]
-    .into_iter()
-    .flatten()
-    .collect())
 }
 
 impl Output {

@@ -23,36 +23,36 @@ pub struct TensorPlan {
     pub shape: Vec<u64>,
 }
 
-/// A GGUF file in the making. Dropped without [`Self::finish`], it leaves nothing behind.
-#[derive(Debug)]
-pub struct GgufWriter {
-    file: PartialFile,
+/// The beginning of a GGUF file and where everything in it will lie.
+#[derive(Debug, Clone)]
+pub struct GgufPlan {
+    header: Vec<u8>,
     alignment: u64,
-    /// Keys of the metadata and where their values lie in the file, in order.
+    /// Keys of the metadata and where their values lie in the header, in order.
     values: Vec<(String, Range<usize>)>,
-    /// Names and bytes of the tensors, in order.
-    plan: Vec<(String, u64)>,
-    /// Index of the tensor whose values come next.
-    current: usize,
-    /// Bytes of it that are written.
-    written: u64,
+    /// The tensors, in order.
+    tensors: Vec<Planned>,
+    /// Length of the whole file.
+    file_len: u64,
 }
 
-impl GgufWriter {
-    /// Begins the file `target`: writes the header for `metadata` and `tensors`. Tensors are aligned to
-    /// `general.alignment` if the metadata has it, to 32 bytes otherwise. `sources` are files that are being read
-    /// and that `target` must not replace.
+/// Where the values of a tensor will lie.
+#[derive(Debug, Clone)]
+struct Planned {
+    name: String,
+    /// Counted from the beginning of the file.
+    offset: u64,
+    bytes: u64,
+}
+
+impl GgufPlan {
+    /// Lays out a file that will be `target`. Tensors are aligned to `general.alignment` if the metadata has it, to 32
+    /// bytes otherwise.
     ///
     /// # Errors
-    /// [`LoadError::Io`], also when `target` is a folder or a source; [`LoadError::Unsupported`] for types that GGUF
-    /// does not have; [`LoadError::Malformed`] if the file would break a rule of the format that
-    /// [`Header::parse`] checks.
-    pub fn create(
-        target: &Path,
-        metadata: &[(String, Value)],
-        tensors: &[TensorPlan],
-        sources: &[&Path],
-    ) -> Result<Self> {
+    /// [`LoadError::Unsupported`] for types that GGUF does not have; [`LoadError::Malformed`] if the file would break a
+    /// rule of the format that [`Header::parse`] checks.
+    pub fn new(target: &Path, metadata: &[(String, Value)], tensors: &[TensorPlan]) -> Result<Self> {
         let alignment = match metadata.iter().find(|(key, _)| key == ALIGNMENT_KEY) {
             Some((_, Value::U32(given))) if *given > 0 => u64::from(*given),
             // The check below refuses what is neither absent nor a number.
@@ -69,7 +69,7 @@ impl GgufWriter {
             put_value(value, &mut header);
             values.push((key.clone(), start..header.len()));
         }
-        let mut plan = Vec::with_capacity(tensors.len());
+        let mut planned = Vec::with_capacity(tensors.len());
         let mut data_len = 0_u64;
         for tensor in tensors {
             let (ggml_type, bytes) = size_of_tensor(target, tensor)?;
@@ -78,9 +78,9 @@ impl GgufWriter {
             tensor.shape.iter().rev().for_each(|dim| dim.put_le(&mut header));
             ggml_type.id.put_le(&mut header);
             data_len.put_le(&mut header);
+            planned.push(Planned { name: tensor.name.clone(), offset: data_len, bytes });
             let end = data_len.checked_add(bytes).and_then(|end| align_up(end, alignment));
             data_len = end.ok_or_else(|| plan_fault(target, tensor, Fault::Overflow))?;
-            plan.push((tensor.name.clone(), bytes));
         }
         let data_start =
             align_up(len_u64(header.len()), alignment).expect("a header in memory is far from 2^64");
@@ -89,11 +89,73 @@ impl GgufWriter {
             .ok_or_else(|| LoadError::malformed(target, "the file", Fault::Overflow))?;
         // What we write, we can read.
         Header::parse_prefix(target, &header, file_len)?;
+        planned.iter_mut().for_each(|tensor| tensor.offset += data_start);
+        Ok(Self { header, alignment, values, tensors: planned, file_len })
+    }
 
-        let file = PartialFile::create(target, sources)?;
-        let mut writer = Self { file, alignment, values, plan, current: 0, written: 0 };
-        writer.file.write(&header)?;
-        writer.pad(len_u64(header.len()))?;
+    /// What the file begins with: all but the values of tensors, and the zeros before them.
+    pub fn header(&self) -> &[u8] {
+        &self.header
+    }
+
+    /// Length of the whole file in bytes.
+    pub fn file_len(&self) -> u64 {
+        self.file_len
+    }
+
+    /// Offset and length of the values of tensor `index`, in bytes of the file.
+    ///
+    /// # Panics
+    /// If there is no such tensor.
+    pub fn place(&self, index: usize) -> (u64, u64) {
+        let tensor = self.tensors.get(index).expect("a tensor of the plan");
+        (tensor.offset, tensor.bytes)
+    }
+}
+
+/// A GGUF file in the making. Dropped without [`Self::finish`] or [`Self::keep`], it leaves nothing behind.
+#[derive(Debug)]
+pub struct GgufWriter {
+    file: PartialFile,
+    plan: GgufPlan,
+    /// Index of the tensor whose values come next.
+    current: usize,
+    /// Bytes of it that are written.
+    written: u64,
+}
+
+impl GgufWriter {
+    /// Begins the file `target`: writes the header for `metadata` and `tensors`. `sources` are files that are being read
+    /// and that `target` must not replace.
+    ///
+    /// # Errors
+    /// As [`GgufPlan::new`], and [`LoadError::Io`], also when `target` is a folder or a source.
+    pub fn create(
+        target: &Path,
+        metadata: &[(String, Value)],
+        tensors: &[TensorPlan],
+        sources: &[&Path],
+    ) -> Result<Self> {
+        let plan = GgufPlan::new(target, metadata, tensors)?;
+        Self::resume(plan, PartialFile::create(target, sources)?, 0)
+    }
+
+    /// Goes on with a file whose first `done` tensors are there already.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`].
+    pub fn resume(plan: GgufPlan, file: PartialFile, done: usize) -> Result<Self> {
+        let mut writer = Self { file, plan, current: 0, written: 0 };
+        let at = writer.plan.tensors.get(done).map_or(writer.plan.file_len, |next| next.offset);
+        if done == 0 {
+            writer.file.truncate(0)?;
+            writer.file.write(&writer.plan.header)?;
+            writer.pad(len_u64(writer.plan.header.len()))?;
+        } else {
+            writer.file.write_over(0, &writer.plan.header)?;
+            writer.file.truncate(at)?;
+        }
+        writer.current = done;
         writer.skip_complete()?;
         Ok(writer)
     }
@@ -106,11 +168,11 @@ impl GgufWriter {
     /// # Panics
     /// If another tensor comes next, or `bytes` go beyond the tensor's size.
     pub fn write_tensor(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        let next = self.plan.get(self.current);
-        let left = next.filter(|(next, _)| next == name).map(|(_, size)| size - self.written);
+        let next = self.plan.tensors.get(self.current);
+        let left = next.filter(|next| next.name == name).map(|next| next.bytes - self.written);
         let Some(left) = left else {
             // Writing nothing to a tensor without values is in order whenever it comes.
-            assert!(bytes.is_empty(), "{name} is written when {:?} comes next", next.map(|(next, _)| next));
+            assert!(bytes.is_empty(), "{name} is written when {:?} comes next", next.map(|next| &next.name));
             return Ok(());
         };
         assert!(len_u64(bytes.len()) <= left, "{name} gets {} bytes, {left} are left", bytes.len());
@@ -130,7 +192,8 @@ impl GgufWriter {
     pub fn replace(&mut self, key: &str, value: &Value) -> Result<()> {
         let mut bytes = Vec::new();
         put_value(value, &mut bytes);
-        let (_, place) = self.values.iter().find(|(found, _)| found == key).expect("a key of the metadata");
+        let (_, place) =
+            self.plan.values.iter().find(|(found, _)| found == key).expect("a key of the metadata");
         assert_eq!(bytes.len(), place.len(), "the new value of {key} has another size");
         self.file.write_over(len_u64(place.start), &bytes)
     }
@@ -143,17 +206,31 @@ impl GgufWriter {
     /// # Panics
     /// If a tensor is missing or incomplete.
     pub fn finish(self) -> Result<()> {
-        if let Some((name, size)) = self.plan.get(self.current) {
-            panic!("{name} has {} of {size} bytes", self.written);
+        if let Some(Planned { name, bytes, .. }) = self.plan.tensors.get(self.current) {
+            panic!("{name} has {} of {bytes} bytes", self.written);
         }
         self.file.commit()
     }
 
+    /// Hands everything written so far to the system, from where it outlives this process.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`].
+    pub fn flush(&mut self) -> Result<()> {
+        self.file.flush()
+    }
+
+    /// Leaves the unfinished file, for [`Self::resume`].
+    pub fn keep(self) {
+        self.file.keep();
+    }
+
     /// Moves on from tensors that have all their values.
     fn skip_complete(&mut self) -> Result<()> {
-        while let Some((_, size)) = self.plan.get(self.current).filter(|(_, size)| *size == self.written) {
-            let size = *size;
-            self.pad(size)?;
+        while let Some(&Planned { bytes, .. }) = self.plan.tensors.get(self.current)
+            && bytes == self.written
+        {
+            self.pad(bytes)?;
             self.current += 1;
             self.written = 0;
         }
@@ -162,7 +239,7 @@ impl GgufWriter {
 
     /// Zeros from `len`, counted from an aligned place, to the next aligned place.
     fn pad(&mut self, len: u64) -> Result<()> {
-        let end = align_up(len, self.alignment).expect("create computed the same place");
+        let end = align_up(len, self.plan.alignment).expect("create computed the same place");
         let zeros = vec![0; usize::try_from(end - len).expect("alignments are small")];
         self.file.write(&zeros)
     }

@@ -1,13 +1,13 @@
-//! Files that appear complete or not at all: written next to their final name, synced, then renamed. Knows no
-//! format.
+//! Files that appear complete or not at all: written next to their final name, synced, then renamed. What is there of an
+//! unfinished one can be kept, and gone on with. Knows no format.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{LoadError, Result};
 
-/// A file in the making. Dropped without [`Self::commit`], it leaves nothing behind.
+/// A file in the making. Dropped without [`Self::commit`] or [`Self::keep`], it leaves nothing behind.
 #[derive(Debug)]
 pub struct PartialFile {
     /// `None` once committed.
@@ -16,6 +16,8 @@ pub struct PartialFile {
     target: PathBuf,
 }
 
+const OPEN: &str = "only commit and keep take the file, and consume self";
+
 impl PartialFile {
     /// Begins `target`, writing to `target` with `.partial` appended. A leftover of that name is overwritten,
     /// unless another process is writing it.
@@ -23,6 +25,16 @@ impl PartialFile {
     /// # Errors
     /// [`LoadError::Io`]; in particular when `target` is a folder or one of `sources`, which are being read.
     pub fn create(target: &Path, sources: &[&Path]) -> Result<Self> {
+        let mut file = Self::resume(target, sources)?;
+        file.truncate(0)?;
+        Ok(file)
+    }
+
+    /// As [`Self::create`], but a leftover keeps its bytes: the caller reads them and decides where to go on.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn resume(target: &Path, sources: &[&Path]) -> Result<Self> {
         let refuse = |kind, message: &'static str| {
             Err(LoadError::io(target, "write the file", io::Error::new(kind, message)))
         };
@@ -45,8 +57,9 @@ impl PartialFile {
         let partial = target.with_file_name(partial_name);
 
         let failed = |source| LoadError::io(&partial, "create the file", source);
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(false).open(&partial).map_err(failed)?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(&partial);
+        let file = file.map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -56,9 +69,63 @@ impl PartialFile {
             // Some file systems have no locks; then the rename still keeps the result whole.
             Err(TryLockError::Error(_)) => {}
         }
-        file.set_len(0).map_err(failed)?;
         let file = Some(BufWriter::with_capacity(1 << 20, file));
         Ok(Self { file, partial, target: target.to_owned() })
+    }
+
+    /// Where the bytes are until they are complete.
+    pub fn path(&self) -> &Path {
+        &self.partial
+    }
+
+    /// Cuts off everything from `len` on; what is written next comes there.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`].
+    pub fn truncate(&mut self, len: u64) -> Result<()> {
+        let failed = |source| LoadError::io(&self.partial, "write to the file", source);
+        let file = self.file.as_mut().expect(OPEN);
+        // The seek empties the buffer first.
+        file.seek(SeekFrom::Start(len)).map_err(failed)?;
+        file.get_ref().set_len(len).map_err(failed)
+    }
+
+    /// Calls `look` with the `len` bytes at `offset`, in pieces; `false` if the file is not that long.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`].
+    pub fn read_back(&mut self, offset: u64, len: u64, look: &mut dyn FnMut(&[u8])) -> Result<bool> {
+        let failed = |source| LoadError::io(&self.partial, "read the file back", source);
+        let file = self.file.as_mut().expect(OPEN);
+        file.seek(SeekFrom::Start(offset)).map_err(failed)?;
+        let mut piece = vec![0; 1 << 20];
+        let mut left = len;
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
+            let piece = piece.get_mut(..most).expect("no more than the piece has");
+            let read = file.get_mut().read(piece).map_err(failed)?;
+            if read == 0 {
+                return Ok(false);
+            }
+            look(piece.get(..read).expect("a read fills no more than it was given"));
+            left -= u64::try_from(read).expect("less than what was left");
+        }
+        Ok(true)
+    }
+
+    /// Hands everything written so far to the system, from where it outlives this process.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`].
+    pub fn flush(&mut self) -> Result<()> {
+        let failed = |source| LoadError::io(&self.partial, "write to the file", source);
+        self.file.as_mut().expect(OPEN).flush().map_err(failed)
+    }
+
+    /// Leaves what was written under the name of the unfinished file.
+    pub fn keep(mut self) {
+        // What is still in the buffer was never promised to anyone.
+        drop(self.file.take().map(BufWriter::into_parts));
     }
 
     /// Appends bytes.
@@ -66,7 +133,7 @@ impl PartialFile {
     /// # Errors
     /// [`LoadError::Io`].
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let file = self.file.as_mut().expect("only commit takes the file, and consumes self");
+        let file = self.file.as_mut().expect(OPEN);
         file.write_all(bytes).map_err(|source| LoadError::io(&self.partial, "write to the file", source))
     }
 
@@ -76,7 +143,7 @@ impl PartialFile {
     /// [`LoadError::Io`].
     pub fn write_over(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         let failed = |source| LoadError::io(&self.partial, "write to the file", source);
-        let file = self.file.as_mut().expect("only commit takes the file, and consumes self");
+        let file = self.file.as_mut().expect(OPEN);
         file.seek(SeekFrom::Start(offset)).map_err(failed)?;
         file.write_all(bytes).map_err(failed)?;
         file.seek(SeekFrom::End(0)).map_err(failed)?;
@@ -89,7 +156,7 @@ impl PartialFile {
     /// [`LoadError::Io`]; then the target is as it was.
     pub fn commit(mut self) -> Result<()> {
         let failed = |source| LoadError::io(&self.target, "finish the file", source);
-        let file = self.file.as_mut().expect("only commit takes the file, and consumes self");
+        let file = self.file.as_mut().expect(OPEN);
         file.flush().map_err(failed)?;
         file.get_ref().sync_all().map_err(failed)?;
         // Windows renames no open file; the lock goes with it.
@@ -112,6 +179,20 @@ impl Drop for PartialFile {
             drop(file.into_parts());
             let _best_effort = std::fs::remove_file(&self.partial);
         }
+    }
+}
+
+/// Bytes that this process may still write to the disk of `folder`; `None` where the system does not say.
+pub fn free_bytes(folder: &Path) -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        let found = rustix::fs::statvfs(folder).ok()?;
+        found.f_bavail.checked_mul(found.f_frsize)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = folder;
+        None
     }
 }
 

@@ -2,6 +2,7 @@
 //! shape checked once. The engine asks for roles and experts; it never sees a name.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::path::Path;
 
 use moelten_quant::{Format, Layout, QMatrix};
@@ -30,6 +31,15 @@ pub struct MatrixRef {
     pub bytes: u64,
     /// How its rows lie.
     pub layout: Layout,
+}
+
+impl MatrixRef {
+    /// Offset and length in bytes of some of its rows: whole sixteens of them, if they are interleaved.
+    pub(crate) fn place_of(&self, rows: Range<usize>) -> (u64, u64) {
+        let wide = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let of_row = self.bytes / wide(self.rows.max(1));
+        (self.offset + wide(rows.start) * of_row, wide(rows.len()) * of_row)
+    }
 }
 
 /// The three matrices of one expert or dense block.

@@ -11,3 +11,4 @@ pub mod ppl;
 pub mod quantize;
 pub mod replay;
 pub mod run;
+pub mod verify;

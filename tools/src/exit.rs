@@ -11,6 +11,7 @@
 //! | 5 | not enough memory |
 //! | 6 | the operating system failed: a missing file, no permission, a read error |
 //! | 7 | the disk is full |
+//! | 9 | `moelten verify` found damage |
 //! | 129, 130, 143 | ended by SIGHUP, SIGINT (Ctrl-C), SIGTERM |
 //! | 141 | nobody reads the output any more |
 
@@ -34,6 +35,7 @@ const MEMORY: u8 = 5;
 /// The operating system failed.
 pub const IO: u8 = 6;
 const DISK_FULL: u8 = 7;
+const DAMAGED: u8 = 9;
 const CLOSED_PIPE: u8 = 141;
 
 /// An error that a command finds by itself.
@@ -57,6 +59,26 @@ pub enum CommandError {
     /// A prompt longer than the context.
     #[error("{0}")]
     Context(String),
+    /// Less memory is allowed than is needed.
+    #[error("{0}")]
+    Memory(String),
+    /// An output that the disk has no room for.
+    #[error(
+        "{target} will have {size}, and only {free} are free there: make room for {missing} more, or choose another disk"
+    )]
+    Room {
+        /// The file.
+        target: String,
+        /// What it takes.
+        size: String,
+        /// What is missing.
+        missing: String,
+        /// What is free.
+        free: String,
+    },
+    /// A file that is not what it should be, after everything worth saying was said.
+    #[error("{0}")]
+    Damaged(String),
     /// Ctrl-C or a signal, after everything worth saying was said.
     #[error("stopped")]
     Stopped,
@@ -98,6 +120,9 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Class> {
             CommandError::Unsupported(_) => ("E-SUP-02", UNSUPPORTED, ""),
             CommandError::NoTemplate { .. } => ("E-TPL-02", UNSUPPORTED, ""),
             CommandError::Context(_) => ("E-CTX-01", USAGE, ""),
+            CommandError::Memory(_) => ("E-MEM-03", MEMORY, ""),
+            CommandError::Room { .. } => ("E-DISK-01", DISK_FULL, ""),
+            CommandError::Damaged(_) => ("E-VERIFY-01", DAMAGED, "copy or convert the file again"),
             CommandError::Stopped => ("", signals::exit_code(), ""),
         });
     }

@@ -12,6 +12,7 @@ mod open;
 mod plot;
 mod progress;
 mod prompt;
+mod quantize_plan;
 mod responder;
 mod sampling;
 mod signals;
@@ -38,6 +39,7 @@ enum Command {
     Fit(commands::fit::Args),
     Inspect(commands::inspect::Args),
     Quantize(commands::quantize::Args),
+    Verify(commands::verify::Args),
     Imatrix(commands::imatrix::Args),
     Ppl(commands::ppl::Args),
     Logits(commands::logits::Args),
@@ -58,6 +60,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Run(args)) => commands::run::run(args),
         Some(Command::Inspect(args)) => commands::inspect::run(args),
         Some(Command::Quantize(args)) => commands::quantize::run(args),
+        Some(Command::Verify(args)) => commands::verify::run(args),
         Some(Command::Imatrix(args)) => commands::imatrix::run(args),
         Some(Command::Ppl(args)) => commands::ppl::run(args),
         Some(Command::Logits(args)) => commands::logits::run(args),

@@ -206,6 +206,19 @@ impl SessionArgs {
         Plan::with_memory(&loaded.spec, &loaded.tensors, options, owned, u64::MAX)
     }
 
+    /// What a person gets who says nothing, the environment aside.
+    ///
+    /// # Errors
+    /// A variable of the environment that is not understood.
+    pub fn usual() -> Result<Self, clap::Error> {
+        #[derive(clap::Parser)]
+        struct Nothing {
+            #[command(flatten)]
+            session: SessionArgs,
+        }
+        <Nothing as clap::Parser>::try_parse_from(["moelten"]).map(|nothing| nothing.session)
+    }
+
     /// How to compute.
     pub fn compute(&self) -> &ComputeArgs {
         &self.compute

@@ -26,6 +26,8 @@ pub struct Progress {
     unit: Unit,
     total: u64,
     started: Instant,
+    /// Units that were done before.
+    before: u64,
     last_line: Instant,
 }
 
@@ -42,7 +44,24 @@ impl Progress {
             ProgressBar::new(total).with_prefix(label).with_style(style)
         });
         let now = Instant::now();
-        Self { bar, label, unit, total, started: now, last_line: now }
+        Self { bar, label, unit, total, started: now, before: 0, last_line: now }
+    }
+
+    /// So many units were done before, in no time.
+    pub fn begin_at(&mut self, before: u64) {
+        (self.before, self.started) = (before, Instant::now());
+        if let Some(bar) = &self.bar {
+            bar.set_position(before);
+            bar.reset_eta();
+        }
+    }
+
+    /// Says something beside the progress.
+    pub fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| Notes::detect().line(Tone::Plain, line)),
+            None => Notes::plain().line(Tone::Plain, line),
+        }
     }
 
     /// `done` units are done.
@@ -57,7 +76,7 @@ impl Progress {
 
     fn text(&self, done: u64) -> String {
         let seconds = self.started.elapsed().as_secs_f64().max(1e-3);
-        let rate = done as f64 / seconds;
+        let rate = done.saturating_sub(self.before) as f64 / seconds;
         let left = self.total.saturating_sub(done) as f64 / rate.max(1e-9);
         let share = 100.0 * done as f64 / self.total.max(1) as f64;
         let (label, total) = (self.label, self.total);

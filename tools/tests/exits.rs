@@ -147,13 +147,22 @@ fn f19_closed_streams() {
 }
 
 #[test]
-fn a_file_beyond_the_limit_of_its_size_leaves_nothing() {
+fn a_file_beyond_the_limit_of_its_size_never_gets_its_name() {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = clean(Command::new("prlimit"));
-    command.args(["--fsize=1000000", env!("CARGO_BIN_EXE_moelten"), "quantize"]).arg(builtin());
-    let outcome = run(command.arg(folder.path().join("out.gguf")).args(["--type", "f32"]), b"");
-    outcome.refused(6, "E-IO-05");
+    let target = folder.path().join("out.gguf");
+    let quantize = |limit: &str| {
+        let mut command = clean(Command::new("prlimit"));
+        command.args([limit, env!("CARGO_BIN_EXE_moelten"), "quantize"]).arg(builtin());
+        run(command.arg(&target).args(["--type", "f32"]), b"")
+    };
+    // Nothing complete, nothing left; something complete, and it is gone on with.
+    quantize("--fsize=1000000").refused(6, "E-IO-05");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    let outcome = quantize("--fsize=9000000").refused(6, "E-IO-05");
+    assert!(outcome.err.contains("goes on from there") && !target.exists(), "{}", outcome.err);
+    let outcome = quantize("--fsize=unlimited").fine();
+    assert!(outcome.err.contains("going on after"), "{}", outcome.err);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 #[test]

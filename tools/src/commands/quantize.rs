@@ -1,54 +1,92 @@
 //! `moelten quantize`: a model folder or GGUF file in, one GGUF file out, in the chosen layout, every matrix in the chosen
-//! type or as it is.
+//! type or as it is. It must not know how files are written.
 
-use std::path::PathBuf;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use moelten_loader::convert::{Conversion, FileLayout, Types};
+use clap::builder::PossibleValue;
+use moelten_engine::memory;
+use moelten_loader::convert::provenance::Provenance;
+use moelten_loader::convert::types::{MIXTURES, Mixture, Override, TypeError, TypePlan, matrices};
+use moelten_loader::convert::{Conversion, Event, FileLayout, Types, Work};
 use moelten_loader::load::{LoadedModel, Source};
-use moelten_loader::roles::{LayerTensor, Part, Role};
-use moelten_quant::Format;
+use moelten_loader::roles::Role;
 use moelten_tui::terminal::{Notes, Tone};
+use serde_json::{Value, json};
 
 use crate::exit::CommandError;
 use crate::open;
 use crate::progress::{Progress, Unit, bytes};
+use crate::quantize_plan::{QuantizePlan, free_bytes};
 use crate::signals::Polling;
 
 /// Convert a model folder or GGUF file to a GGUF file of another type or layout
+///
+/// Goes from the source to the final file in one pass and a bounded amount of memory. If it is stopped, or the disk is full,
+/// the same command goes on where it was.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Model folder or GGUF file
     source: PathBuf,
     /// GGUF file to write; it appears under this name only when it is complete
     target: PathBuf,
-    /// Type of the matrices; norms, biases and routers are then F32 [default for a GGUF file: what it has, unchanged]
+    /// Types of the matrices; norms, biases and routers stay exact [default for a GGUF file: what it has, unchanged]
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<Kind>,
+    /// Another type for the matrices whose GGUF names match; the last match counts. May be given more than once
+    #[arg(long, value_name = "REGEX=TYPE", requires = "kind", value_parser = override_of)]
+    tensor_type: Vec<Override>,
     /// How the experts lie
     #[arg(long, value_name = "LAYOUT", default_value = "standard")]
     layout: LayoutArg,
     /// Allow a source that is quantised already: its loss adds to the new one
     #[arg(long)]
     allow_requantize: bool,
+    /// Where rows do not divide into blocks of the type, take another of about as many bits
+    #[arg(long)]
+    allow_fallback: bool,
+    /// Show sizes, memory, disk space and time, and what `fit` will say; write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Worker threads [default: all CPUs]
+    #[arg(long, value_name = "N", env = "MOELTEN_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Memory that the process may own, like 200M [default: what is quick, less than 256M]
+    #[arg(long, value_name = "SIZE", value_parser = open::size)]
+    ram: Option<u64>,
+    /// Print JSON objects, one for each line, to stdout [default: if stdout is not a terminal]
+    #[arg(long)]
+    json: bool,
 }
 
 /// `--type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Kind {
-    /// 32-bit floats
-    F32,
-    /// 8-bit blocks of 32 with a half-precision scale, 8.5 bits per weight
-    #[value(name = "q8_0")]
-    Q8_0,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Kind(&'static Mixture);
+
+impl clap::ValueEnum for Kind {
+    fn value_variants<'a>() -> &'a [Self] {
+        static ALL: [Kind; MIXTURES.len()] = {
+            let mut all = [Kind(&MIXTURES[0]); MIXTURES.len()];
+            let mut i = 0;
+            while i < MIXTURES.len() {
+                all[i] = Kind(&MIXTURES[i]);
+                i += 1;
+            }
+            all
+        };
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.0.name).help(self.0.about))
+    }
 }
 
-impl Kind {
-    fn format(self) -> Format {
-        match self {
-            Self::F32 => Format::F32,
-            Self::Q8_0 => Format::Q8_0,
-        }
-    }
+/// `--tensor-type`.
+fn override_of(text: &str) -> Result<Override, TypeError> {
+    Override::parse(text)
 }
 
 /// `--layout`.
@@ -72,63 +110,216 @@ impl From<LayoutArg> for FileLayout {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let notes = Notes::detect();
     let model = open::load(Some(&args.source))?;
     open::mention(&model.notices);
-    let format = args.kind.map(Kind::format);
-    check_types(&model, format, args.allow_requantize)?;
-    let choose = format.map(|format| move |_: Role| format);
-    let types = choose.as_ref().map_or(Types::Kept, |choose| Types::Chosen(choose));
-    let conversion = Conversion::plan_as(&model, args.layout.into(), types)?;
+    let types = args.types(&model)?;
+    let choose = types.as_ref().map(|types| |role: Role| types.format(role));
+    let wanted = choose.as_ref().map_or(Types::Kept, |choose| Types::Chosen(choose));
+    let mut conversion = Conversion::plan_as(&model, args.layout.into(), wanted)?;
+    if let Some(Kind(mixture)) = args.kind {
+        conversion.describe(&Provenance {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            options: args.options(),
+            file_type: Some(mixture.file_type),
+            more: Vec::new(),
+        });
+    }
     open::mention(&conversion.notices);
-    let polling = Polling::begin();
-    let mut progress = Progress::new("writing", Unit::Bytes, conversion.bytes());
-    let complete = conversion.write(&args.target, &mut |state| {
-        progress.set(state.written);
-        !polling.stop().load(std::sync::atomic::Ordering::Relaxed)
-    })?;
-    drop(progress);
-    if !complete {
+    for fallback in types.iter().flat_map(|types| &types.fallbacks) {
+        Notes::detect().line(Tone::Warning, &format!("warning: {fallback}"));
+    }
+    let work =
+        Work { threads: args.threads.map_or(Work::default().threads, usize::from), memory: args.spare()? };
+    let out = Output { json: args.json || !io::stdout().is_terminal(), notes: Notes::detect() };
+    if args.dry_run {
+        let memory = memory::owned_bytes().unwrap_or(0) + Conversion::memory(work.memory);
+        let plan = QuantizePlan::new(&model, &conversion, &args.target, work.threads, memory)?;
+        return out.plan(&plan);
+    }
+    let size = conversion.layout(&args.target)?.file_len();
+    check_room(&args.target, size)?;
+    if let Ok(old) = std::fs::metadata(&args.target) {
+        let line = format!("{} exists ({}) and will be replaced", args.target.display(), bytes(old.len()));
+        out.notes.line(Tone::Warning, &line);
+    }
+    if !write(&conversion, &args.target, work, out)? {
+        let partial = args.target.display();
+        if let Some(left) = leftover(&args.target) {
+            let line = format!(
+                "stopped; the same command goes on from here, or delete {partial}.partial ({}) and its journal",
+                bytes(left)
+            );
+            out.notes.line(Tone::Plain, &line);
+        }
         return Err(CommandError::Stopped.into());
     }
+    let about = args.about();
     let size = std::fs::metadata(&args.target)?.len();
-    let mut about = format.map_or_else(|| "types as they were".to_owned(), |format| format.to_string());
-    if args.layout == LayoutArg::Packed {
-        about = format!("packed, {about}");
-    }
-    notes.line(
-        Tone::Plain,
-        &format!("{}: {}, {} ({about})", args.target.display(), model.spec.name, bytes(size)),
-    );
-    Ok(())
+    let line = format!("{}: {}, {} ({about})", args.target.display(), model.spec.name, bytes(size));
+    out.notes.line(Tone::Plain, &line);
+    out.event(&json!({ "event": "done", "target": args.target.display().to_string(), "bytes": size }))
 }
 
-/// Whether the source can be written in this format, or as it is.
-fn check_types(model: &LoadedModel, format: Option<Format>, allow_requantize: bool) -> anyhow::Result<()> {
-    let Some(format) = format else {
-        if matches!(model.source, Source::Hf { .. }) {
-            let problem = "a model folder has no types that could be kept; name one, for example --type q8_0";
-            return Err(CommandError::Usage(problem.to_owned()).into());
+/// Writes, and shows how far it is.
+fn write(conversion: &Conversion<'_>, target: &Path, work: Work, out: Output) -> anyhow::Result<bool> {
+    let polling = Polling::begin();
+    let (started, mut last) = (Instant::now(), Instant::now());
+    let mut progress = Progress::new("writing", Unit::Bytes, conversion.bytes());
+    let mut before = 0;
+    let result = conversion.write_with(target, work, &mut |event| {
+        match event {
+            Event::Checked { bytes } => progress.set(bytes),
+            Event::Resumed { bytes: done } => {
+                before = done;
+                progress.begin_at(done);
+                progress.say(&format!("going on after {} of {}", bytes(done), bytes(conversion.bytes())));
+            }
+            Event::Replaced { bytes: old, foreign } => {
+                let why = if foreign {
+                    "of another source or other options"
+                } else {
+                    "of which nothing is complete"
+                };
+                progress.say(&format!("an unfinished file {why} ({}) is replaced", bytes(old)));
+            }
+            Event::Written { bytes: done, total } => {
+                progress.set(done);
+                if last.elapsed() >= EVENT_EVERY {
+                    last = Instant::now();
+                    let rate = (done - before) as f64 / started.elapsed().as_secs_f64().max(1e-3);
+                    let left = (total - done) as f64 / rate.max(1.0);
+                    // Whoever does not listen any more misses nothing that counts.
+                    let _ = out.event(&json!({
+                        "event": "progress",
+                        "bytes": done,
+                        "total_bytes": total,
+                        "bytes_per_s": rate.round(),
+                        "seconds_left": left.round(),
+                    }));
+                }
+            }
         }
-        return Ok(());
-    };
-    let Some((role, found)) = quantised(model).filter(|_| format.block_len() > 1 && !allow_requantize) else {
-        return Ok(());
-    };
-    let problem = format!(
-        "the source is quantised already ({role} is {found}); --allow-requantize does it all the same, start from the \
-         original weights for the best result"
-    );
-    Err(CommandError::Usage(problem).into())
+        !polling.stop().load(Ordering::Relaxed)
+    });
+    drop(progress);
+    if let (Err(_), Some(left)) = (&result, leftover(target)) {
+        let line = format!(
+            "{}.partial ({}) stays: the same command goes on from there once the problem is gone",
+            target.display(),
+            bytes(left)
+        );
+        out.notes.line(Tone::Plain, &line);
+    }
+    Ok(result?)
 }
 
-/// A matrix of blocks, if the model has one.
-fn quantised(model: &LoadedModel) -> Option<(Role, Format)> {
-    let dense = model.tensors.dense().map(|(role, matrix)| (role, matrix.format));
-    let experts = (0..model.spec.layers.len()).flat_map(|layer| {
-        let role = move |part| Role::Layer(layer, LayerTensor::Experts(part));
-        let all = model.tensors.experts(layer).iter();
-        all.flat_map(move |expert| Part::ALL.map(|part| (role(part), expert.part(part).format)))
-    });
-    dense.chain(experts).find(|(_, format)| format.block_len() > 1)
+/// Bytes of what there is of the target.
+fn leftover(target: &Path) -> Option<u64> {
+    let mut partial = target.as_os_str().to_owned();
+    partial.push(".partial");
+    std::fs::metadata(partial).ok().map(|found| found.len())
+}
+
+/// Refuses what will not fit on the disk, before it is full.
+fn check_room(target: &Path, size: u64) -> anyhow::Result<()> {
+    let Some(free) = free_bytes(target) else { return Ok(()) };
+    let there = leftover(target).unwrap_or(0);
+    if free.saturating_add(there) >= size {
+        return Ok(());
+    }
+    Err(CommandError::Room {
+        target: target.display().to_string(),
+        size: bytes(size),
+        missing: bytes(size - free - there),
+        free: bytes(free),
+    }
+    .into())
+}
+
+/// Time between two events for programs.
+const EVENT_EVERY: Duration = Duration::from_secs(1);
+
+/// Where words and events go.
+#[derive(Debug, Clone, Copy)]
+struct Output {
+    json: bool,
+    notes: Notes,
+}
+
+impl Output {
+    fn plan(self, plan: &QuantizePlan) -> anyhow::Result<()> {
+        if self.json {
+            return self.event(&plan.json());
+        }
+        write!(io::stdout(), "{}", moelten_tui::filter::clean(&plan.text()))?;
+        Ok(())
+    }
+
+    fn event(self, event: &Value) -> anyhow::Result<()> {
+        if self.json {
+            writeln!(io::stdout(), "{}", moelten_tui::filter::clean(&event.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+impl Args {
+    /// The types of all matrices; `None` if they stay what they are.
+    fn types(&self, model: &LoadedModel) -> anyhow::Result<Option<TypePlan>> {
+        let usage = |problem: String| anyhow::Error::from(CommandError::Usage(problem));
+        let Some(Kind(mixture)) = self.kind else {
+            if matches!(model.source, Source::Hf { .. }) {
+                let names = MIXTURES.map(|mixture| mixture.name).join(", ");
+                let problem =
+                    format!("a model folder has no types that could be kept; name one with --type: {names}");
+                return Err(usage(problem));
+            }
+            return Ok(None);
+        };
+        let types = TypePlan::new(model, mixture, &self.tensor_type, self.allow_fallback);
+        let types = types.map_err(|error| usage(error.to_string()))?;
+        let blocks = |&(role, matrix): &(Role, moelten_loader::store::MatrixRef)| {
+            let after = types.format(role);
+            matrix.format.block_len() > 1 && after.block_len() > 1 && after != matrix.format
+        };
+        let quantised = matrices(model).into_iter().find(|found| blocks(found) && !self.allow_requantize);
+        match quantised {
+            None => Ok(Some(types)),
+            Some((role, matrix)) => Err(usage(format!(
+                "the source is quantised already ({role} is {}); --allow-requantize does it all the same, start from \
+                 the original weights for the best result",
+                matrix.format
+            ))),
+        }
+    }
+
+    /// Bytes that may be used beside what the process has already.
+    fn spare(&self) -> anyhow::Result<Option<u64>> {
+        let Some(ram) = self.ram else { return Ok(None) };
+        let owned = memory::owned_bytes().unwrap_or(0);
+        let least = owned + Conversion::memory(Some(0));
+        if ram < least {
+            let problem = format!("--ram {} is too little: {} are needed at least", bytes(ram), bytes(least));
+            return Err(CommandError::Memory(problem).into());
+        }
+        Ok(Some(ram - owned))
+    }
+
+    /// The options that matter for the bytes.
+    fn options(&self) -> String {
+        let mut words = Vec::new();
+        words.extend(self.kind.map(|Kind(mixture)| format!("--type {}", mixture.name)));
+        words.extend(self.tensor_type.iter().map(|rule| format!("--tensor-type {rule}")));
+        words.extend(self.allow_requantize.then(|| "--allow-requantize".to_owned()));
+        words.extend(self.allow_fallback.then(|| "--allow-fallback".to_owned()));
+        words.join(" ")
+    }
+
+    fn about(&self) -> String {
+        let types = self.kind.map_or("types as they were", |Kind(mixture)| mixture.name);
+        match self.layout {
+            LayoutArg::Standard => types.to_owned(),
+            LayoutArg::Packed => format!("packed, {types}"),
+        }
+    }
 }

@@ -1,0 +1,88 @@
+//! Long reads of mapped files: while one batch is worked on, the system reads the next, and what was used is given back, so
+//! that a model larger than memory passes through without filling it. It must not know what the bytes are for.
+
+use std::sync::mpsc::sync_channel;
+
+use crate::error::{LoadError, Result};
+use crate::io::FileBytes;
+
+/// Bytes of a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window<'f> {
+    pub file: &'f FileBytes,
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+/// Items in batches that keep about `most` bytes busy, by the `weight` of each.
+pub(super) fn batched<T>(
+    mut items: impl Iterator<Item = Result<T>>,
+    most: u64,
+    weight: impl Fn(&T) -> u64,
+) -> impl Iterator<Item = Result<Vec<T>>> {
+    std::iter::from_fn(move || {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while bytes < most {
+            match items.next() {
+                Some(Ok(item)) => {
+                    bytes += weight(&item);
+                    batch.push(item);
+                }
+                Some(Err(error)) => return Some(Err(error)),
+                None => break,
+            }
+        }
+        (!batch.is_empty()).then_some(Ok(batch))
+    })
+}
+
+/// Hands the batches to `work`, one after the other, until it returns `false` or fails. `windows` says what of which files
+/// something in a batch reads.
+pub(super) fn each_batch<'f, T: Send, W: IntoIterator<Item = Window<'f>>>(
+    batches: impl Iterator<Item = Result<Vec<T>>> + Send,
+    windows: impl Fn(&T) -> W + Sync,
+    mut work: impl FnMut(&[T]) -> Result<bool>,
+) -> Result<()> {
+    let windows = |batch: &[T]| runs(batch.iter().flat_map(&windows));
+    let read = |batch: Result<Vec<T>>| {
+        let batch = batch?;
+        for Window { file, offset, bytes } in windows(&batch) {
+            let failed = |source| LoadError::io(file.path(), "read the file", source);
+            file.populate(offset, bytes).map_err(failed)?;
+        }
+        Ok(batch)
+    };
+    std::thread::scope(|scope| {
+        let (to_work, ready) = sync_channel(0);
+        scope.spawn(move || {
+            // Nobody takes a batch any more once the work has ended.
+            let _ended = batches.map(read).try_for_each(|batch| to_work.send(batch));
+        });
+        for batch in ready {
+            let batch = batch?;
+            let go_on = work(&batch)?;
+            for Window { file, offset, bytes } in windows(&batch) {
+                file.forget(offset, bytes);
+            }
+            if !go_on {
+                break;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Windows that follow each other, as one; those of two files may take turns.
+fn runs<'f>(windows: impl Iterator<Item = Window<'f>>) -> Vec<Window<'f>> {
+    let mut merged: Vec<Window<'f>> = Vec::new();
+    for window in windows {
+        let follows = |last: &&mut Window<'f>| {
+            std::ptr::eq(last.file, window.file) && last.offset + last.bytes == window.offset
+        };
+        match merged.iter_mut().rev().take(2).find(follows) {
+            Some(last) => last.bytes += window.bytes,
+            None => merged.push(window),
+        }
+    }
+    merged
+}

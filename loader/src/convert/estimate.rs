@@ -1,0 +1,61 @@
+//! What a conversion will take: bytes to read, bytes to keep in memory, and time, from a piece of each kind that is made on
+//! the spot. It must not write anything.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::Conversion;
+use super::pieces::Kind;
+use super::write::{WAITING, batch_bytes};
+use crate::error::Result;
+
+/// What a conversion will take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Estimate {
+    /// Bytes of the source that are read.
+    pub read: u64,
+    /// Bytes that are written, header included.
+    pub written: u64,
+    /// Time of one thread to make them.
+    pub one_thread: Duration,
+}
+
+impl Conversion<'_> {
+    /// Makes one piece of each kind and multiplies.
+    ///
+    /// # Errors
+    /// What is wrong with those pieces; as [`Self::layout`].
+    pub fn estimate(&self) -> Result<Estimate> {
+        let maker = self.maker();
+        let mut rates: BTreeMap<Kind, f64> = BTreeMap::new();
+        let (mut read, mut seconds) = (0, 0.0);
+        for (index, output) in self.outputs.iter().enumerate() {
+            for piece in maker.pieces(index, output)? {
+                let bytes = maker.window(&piece).map_or(0, |window| window.bytes);
+                let Some(kind) = maker.kind(&piece) else { continue };
+                read += bytes;
+                let rate = match rates.get(&kind) {
+                    Some(&rate) => rate,
+                    None => {
+                        // Once to have it in memory, once to measure.
+                        maker.make(&piece, &output.plan.name)?;
+                        let begun = Instant::now();
+                        maker.make(&piece, &output.plan.name)?;
+                        let rate = begun.elapsed().as_secs_f64() / bytes.max(1) as f64;
+                        rates.insert(kind, rate);
+                        rate
+                    }
+                };
+                seconds += rate * bytes as f64;
+            }
+        }
+        let written = self.layout("plan".as_ref())?.file_len();
+        Ok(Estimate { read, written, one_thread: Duration::from_secs_f64(seconds) })
+    }
+
+    /// Bytes that [`Self::write_with`] keeps in memory at once with this budget, beside the program itself.
+    pub fn memory(budget: Option<u64>) -> u64 {
+        // One that is made, those that wait, and one that is being written.
+        (WAITING as u64 + 2) * batch_bytes(budget)
+    }
+}

@@ -1,0 +1,64 @@
+//! Metadata of an output: what its source said, what its layout needs, and where it comes from. It must not know how values
+//! are made.
+
+use super::Entries;
+use crate::error::Result;
+use crate::gguf::{ALIGNMENT_KEY, Value};
+use crate::gguf_keys;
+use crate::load::{LoadedModel, Source};
+use crate::packed;
+use crate::text::{self, TEMPLATE_KEY};
+use crate::tokenizer::gguf_metadata;
+
+/// Metadata of the output, but what describes its types and layout, and notices for people.
+pub(super) fn metadata(model: &LoadedModel) -> Result<(Entries, Vec<String>)> {
+    let mut notices = Vec::new();
+    let entries = match &model.source {
+        // Another reader may know keys that we do not: everything is kept but what describes how this very file lies.
+        Source::Gguf { metadata, .. } => metadata
+            .iter()
+            .filter(|(key, _)| {
+                *key != ALIGNMENT_KEY && !key.starts_with("split.") && !key.starts_with(packed::KEYS)
+            })
+            .map(|(key, value)| (key.to_owned(), value.clone()))
+            .collect(),
+        Source::Hf { path, .. } => {
+            let mut entries = gguf_keys::metadata(&model.spec)?;
+            entries.extend(sampling(model)?);
+            if path.join("tokenizer.json").exists() {
+                let export = gguf_metadata(path, Some(model.spec.vocab))?;
+                entries.extend(text::vocab_keys(export.vocab));
+                entries.extend(export.chat_template.map(|source| (TEMPLATE_KEY.into(), Value::Str(source))));
+                notices = export.notices;
+            } else {
+                notices.push("the folder has no tokenizer.json, so the file has no tokenizer".into());
+            }
+            entries
+        }
+    };
+    Ok((entries, notices))
+}
+
+/// Gives `key` another value, or none.
+pub(super) fn set(metadata: &mut Entries, key: &str, value: Option<Value>) {
+    metadata.retain(|(found, _)| found != key);
+    metadata.extend(value.map(|value| (key.to_owned(), value)));
+}
+
+fn sampling(model: &LoadedModel) -> Result<Vec<(String, Value)>> {
+    let hints = model.sampling_hints()?;
+    let float =
+        |key: &str, value: Option<f32>| value.map(|v| (format!("general.sampling.{key}"), Value::F32(v)));
+    let top_k = hints.top_k.and_then(|k| i32::try_from(k).ok());
+    let temperature = if hints.greedy { Some(0.0) } else { hints.temperature };
+    Ok([
+        float("temp", temperature),
+        top_k.map(|k| ("general.sampling.top_k".to_owned(), Value::I32(k))),
+        float("top_p", hints.top_p),
+        float("min_p", hints.min_p),
+        float("penalty_repeat", hints.repetition_penalty),
+    ]
+    .into_iter()
+    .flatten()
+    .collect())
+}

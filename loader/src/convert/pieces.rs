@@ -1,0 +1,389 @@
+//! What the values of an output tensor are made of: pieces that any thread can make on its own, in any order, to the same
+//! bytes. It must not know files that are written, nor threads.
+
+use std::borrow::Cow;
+use std::hash::Hasher;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use moelten_quant::{EncodeError, Format, Layout, QMatrix, deinterleave, encode_weighted, interleave};
+use twox_hash::XxHash3_64;
+
+use super::ahead::Window;
+use super::{Importance, Output, RowPairs, Values, experts_role};
+use crate::error::{Fault, LoadError, Result};
+use crate::packed::{self, PackedIndex, PackedMatrix};
+use crate::roles::{Part, Role};
+use crate::store::{MatrixRef, RecordRef, TensorStore};
+
+/// Weights that are converted at once. Part of what a source checksum means: see [`Made::source`].
+const WEIGHTS_AT_ONCE: usize = 1 << 18;
+/// Bytes that are copied at once.
+const BYTES_AT_ONCE: u64 = 1 << 20;
+/// Rows of an interleaved group: pieces hold whole ones.
+const GROUP: usize = 16;
+
+/// Bytes of a file of the source.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    file: usize,
+    offset: u64,
+    bytes: u64,
+}
+
+/// A run of bytes of an output tensor, and what it is made of.
+#[derive(Debug, Clone)]
+pub(super) struct Piece {
+    /// Index of the output.
+    pub output: usize,
+    make: Make,
+}
+
+#[derive(Debug, Clone)]
+enum Make {
+    /// Nothing lies here.
+    Zeros(usize),
+    /// Numbers of the spec.
+    Numbers(Arc<[u8]>),
+    /// Bytes as they are.
+    Bytes(Span),
+    /// No bytes: a record of the source is held against its checksum before its matrices are used.
+    Record { layer: usize, expert: usize },
+    /// Rows of a matrix.
+    Rows(Rows),
+}
+
+/// Rows of a matrix of the source, as the output has them.
+#[derive(Debug, Clone)]
+struct Rows {
+    matrix: MatrixRef,
+    rows: Range<usize>,
+    /// `None`: as they are, only perhaps in another order.
+    format: Option<Format>,
+    layout: Layout,
+    pairs: Option<RowPairs>,
+    /// Of the columns.
+    importance: Option<Arc<[f32]>>,
+}
+
+/// Pieces of one kind take the same time for each byte of the source: format before and after, and whether columns count
+/// differently.
+pub(super) type Kind = (Format, Option<Format>, bool);
+
+/// What a piece became.
+pub(super) struct Made {
+    pub bytes: Vec<u8>,
+    /// XXH3 of the bytes of the source that went in, row by row in the order of the output; `None` for what has none.
+    pub source: Option<u64>,
+}
+
+/// Makes pieces, and the bytes of each.
+pub(super) struct Maker<'a> {
+    pub tensors: &'a TensorStore,
+    pub packed: Option<&'a PackedIndex>,
+    pub importance: Option<&'a dyn Importance>,
+}
+
+impl Maker<'_> {
+    /// The pieces of an output, in order.
+    pub fn pieces(&self, index: usize, output: &Output) -> Result<Vec<Piece>> {
+        let mut out = Vec::new();
+        match &output.values {
+            Values::Numbers(numbers) => {
+                out.push(Make::Numbers(numbers.iter().flat_map(|number| number.to_le_bytes()).collect()));
+            }
+            Values::Tensor(tensor) => {
+                as_they_are(Span { file: tensor.file, offset: tensor.offset, bytes: tensor.bytes }, &mut out)
+            }
+            Values::Matrix { role, matrix, format, pairs } => {
+                let importance = self.columns(*role, None, matrix)?;
+                rows(*matrix, Some(*format), Layout::Rows, *pairs, importance, &mut out);
+            }
+            Values::Bank { layer, part, encode } => {
+                for (expert, matrices) in self.tensors.experts(*layer).iter().enumerate() {
+                    // Once for each record: the first bank that takes something from it.
+                    if *part == Part::Gate && self.tensors.record(*layer, expert).is_some() {
+                        out.push(Make::Record { layer: *layer, expert });
+                    }
+                    let matrix = matrices.part(*part);
+                    let importance = match encode {
+                        Some(_) => self.columns(experts_role(*layer, *part), Some(expert), matrix)?,
+                        None => None,
+                    };
+                    rows(*matrix, *encode, Layout::Rows, None, importance, &mut out);
+                }
+            }
+            Values::Record { layer, expert, encode } => {
+                self.record(*layer, *expert, *encode, &mut out)?;
+            }
+        }
+        Ok(out.into_iter().map(|make| Piece { output: index, make }).collect())
+    }
+
+    /// The pieces of a record.
+    fn record(&self, layer: usize, expert: usize, encode: bool, out: &mut Vec<Make>) -> Result<()> {
+        let matrices =
+            self.tensors.experts(layer).get(expert).expect("the plan has the experts of the store");
+        let index = self.packed.and_then(|packed| packed.layer(layer));
+        let shape = index.expect("the plan has a shape for its records").shape;
+        if self.tensors.record(layer, expert).is_some() {
+            out.push(Make::Record { layer, expert });
+        }
+        let mut end = 0;
+        for part in Part::ALL {
+            let &PackedMatrix { format, layout, offset, bytes, .. } = shape.part(part);
+            let matrix = matrices.part(part);
+            let importance = match encode {
+                true => self.columns(experts_role(layer, part), Some(expert), matrix)?,
+                false => None,
+            };
+            zeros(offset - end, out);
+            rows(*matrix, encode.then_some(format), layout, None, importance, out);
+            end = offset + bytes;
+        }
+        zeros(shape.bytes - end, out);
+        Ok(())
+    }
+
+    /// What the columns of a matrix count, if that is known.
+    fn columns(&self, role: Role, expert: Option<usize>, matrix: &MatrixRef) -> Result<Option<Arc<[f32]>>> {
+        let Some(importance) = self.importance.filter(|_| matrix.rows > 1) else { return Ok(None) };
+        Ok(importance.columns(role, expert, matrix.cols)?.map(Arc::from))
+    }
+
+    /// What of the source a piece reads.
+    pub fn window(&self, piece: &Piece) -> Option<Window<'_>> {
+        let Span { file, offset, bytes } = match &piece.make {
+            Make::Zeros(_) | Make::Numbers(_) => return None,
+            Make::Bytes(span) => *span,
+            Make::Record { layer, expert } => {
+                let &RecordRef { file, offset, bytes, .. } = self.tensors.record(*layer, *expert)?;
+                Span { file, offset, bytes }
+            }
+            Make::Rows(Rows { matrix, rows, pairs, .. }) => {
+                // Rows move within their head only.
+                let head = pairs.map_or(1, |pairs| pairs.head_dim);
+                let end = rows.end.next_multiple_of(head).min(matrix.rows);
+                let (offset, bytes) = matrix.place_of(rows.start / head * head..end);
+                Span { file: matrix.file, offset, bytes }
+            }
+        };
+        Some(Window { file: self.tensors.file(file), offset, bytes })
+    }
+
+    /// About how many bytes a piece keeps in memory: of the source or of what it becomes, whichever are more.
+    pub fn weight(&self, piece: &Piece) -> u64 {
+        let made = match &piece.make {
+            Make::Zeros(len) => wide(*len),
+            Make::Numbers(bytes) => wide(bytes.len()),
+            Make::Record { .. } | Make::Bytes(_) => 0,
+            Make::Rows(Rows { matrix, rows, format, .. }) => {
+                let row = format.unwrap_or(matrix.format).row_bytes(matrix.cols);
+                wide(rows.len() * row.unwrap_or(4 * matrix.cols))
+            }
+        };
+        made.max(self.window(piece).map_or(0, |window| window.bytes))
+    }
+
+    /// Its kind; `None` for what is made of nothing.
+    pub fn kind(&self, piece: &Piece) -> Option<Kind> {
+        match &piece.make {
+            Make::Zeros(_) | Make::Numbers(_) | Make::Record { .. } => None,
+            Make::Bytes(_) => Some((Format::F32, None, false)),
+            Make::Rows(rows) => Some((rows.matrix.format, rows.format, rows.importance.is_some())),
+        }
+    }
+
+    /// The checksum of what a piece is made from.
+    pub fn source(&self, piece: &Piece) -> Option<u64> {
+        match &piece.make {
+            Make::Zeros(_) | Make::Numbers(_) | Make::Record { .. } => None,
+            Make::Bytes(span) => Some(XxHash3_64::oneshot(self.bytes(*span))),
+            Make::Rows(rows) => Some(self.values(rows).1),
+        }
+    }
+
+    fn bytes(&self, span: Span) -> &[u8] {
+        let bytes = self.tensors.file(span.file).range(span.offset, span.bytes);
+        bytes.expect("the container reader checked every range")
+    }
+
+    /// The bytes of a piece; `name` is the tensor's, for messages.
+    pub fn make(&self, piece: &Piece, name: &str) -> Result<Made> {
+        Ok(match &piece.make {
+            Make::Zeros(len) => Made { bytes: vec![0; *len], source: None },
+            Make::Numbers(bytes) => Made { bytes: bytes.to_vec(), source: None },
+            Make::Bytes(span) => {
+                let bytes = self.bytes(*span);
+                Made { bytes: bytes.to_vec(), source: Some(XxHash3_64::oneshot(bytes)) }
+            }
+            Make::Record { layer, expert } => {
+                verify(self.tensors, *layer, *expert)?;
+                Made { bytes: Vec::new(), source: None }
+            }
+            Make::Rows(rows) => match rows.format {
+                None => self.moved(rows),
+                Some(format) => {
+                    let (values, source) = self.values(rows);
+                    let bytes = self.encoded(rows, format, &values, name)?;
+                    Made { bytes, source: Some(source) }
+                }
+            },
+        })
+    }
+
+    /// The values of rows, `[rows, cols]`, and the checksum of their bytes in the source.
+    fn values(&self, of: &Rows) -> (Vec<f32>, u64) {
+        let view = self.tensors.view(&of.matrix);
+        let mut hash = XxHash3_64::with_seed(0);
+        // Bytes of the source are hashed as they are read here, because reading them is what takes the time.
+        if of.matrix.rows == 1 {
+            // Of a vector the values move, as rows of a matrix do.
+            let mut vector = vec![0.0; of.matrix.cols];
+            view.decode_row(0, &mut vector);
+            hash.write(&view.row(0));
+            let source = |i| of.pairs.map_or(i, |pairs| pairs.source(i));
+            let values = (0..vector.len()).filter_map(|i| vector.get(source(i)).copied()).collect();
+            return (values, hash.finish());
+        }
+        let cols = of.matrix.cols;
+        let mut values = vec![0.0; of.rows.len() * cols];
+        for (row, out) in of.rows.clone().zip(values.chunks_exact_mut(cols)) {
+            let bytes = view.row(of.pairs.map_or(row, |pairs| pairs.source(row)));
+            hash.write(&bytes);
+            moelten_quant::decode(of.matrix.format, &bytes, out);
+        }
+        (values, hash.finish())
+    }
+
+    /// Rows in another format.
+    fn encoded(&self, of: &Rows, format: Format, values: &[f32], name: &str) -> Result<Vec<u8>> {
+        let fail = |fault| {
+            let path =
+                self.tensors.catalog().files().get(of.matrix.file).map_or(Path::new("?"), |f| f.path());
+            Err(LoadError::malformed(path, format!("tensor {name}"), fault))
+        };
+        let first = if of.matrix.rows == 1 { 0 } else { of.rows.start * of.matrix.cols };
+        let at = |index: usize| wide(first + index);
+        let mut bytes = vec![0; values.len() / format.block_len() * format.block_bytes()];
+        match encode_weighted(format, values, of.importance.as_deref(), &mut bytes) {
+            Ok(()) => {}
+            Err(EncodeError::NotFinite { index }) => {
+                let found = if values.get(index).is_some_and(|v| v.is_nan()) { "NaN" } else { "infinity" };
+                return fail(Fault::NotFinite { found, index: at(index) });
+            }
+            Err(EncodeError::Unsupported(format)) => {
+                return Err(LoadError::Unsupported {
+                    path: name.into(),
+                    feature: format!("writing {format}"),
+                    hint: "every format but Q2_K and Q3_K can be written".into(),
+                });
+            }
+            Err(EncodeError::OutOfRange { index }) => {
+                let value = values.get(index).copied().unwrap_or_default();
+                return fail(Fault::BadNumber {
+                    found: format!("{value} at place {}", at(index)),
+                    must: "within the range of the type it is to be stored in",
+                });
+            }
+            Err(other) => return fail(Fault::Vocabulary { problem: other.to_string() }),
+        }
+        Ok(match of.layout {
+            Layout::Rows => bytes,
+            Layout::Interleaved => {
+                let mut out = vec![0; bytes.len()];
+                interleave(format, bytes.len() / of.rows.len(), &bytes, &mut out);
+                out
+            }
+        })
+    }
+
+    /// Rows as they are, in the order of the output.
+    fn moved(&self, of: &Rows) -> Made {
+        let view = self.tensors.view(&of.matrix).slice_rows(of.rows.clone());
+        let bytes = match (view.layout(), of.layout) {
+            (Layout::Rows, Layout::Interleaved) => {
+                let mut out = vec![0; view.data().len()];
+                interleave(view.format(), view.row_bytes(), view.data(), &mut out);
+                out
+            }
+            (Layout::Interleaved, Layout::Rows) => stored_rows(&view).into_owned(),
+            _ => view.data().to_vec(),
+        };
+        let source = XxHash3_64::oneshot(&stored_rows(&view));
+        Made { bytes, source: Some(source) }
+    }
+}
+
+fn wide(value: usize) -> u64 {
+    u64::try_from(value).unwrap_or(u64::MAX)
+}
+
+fn zeros(len: u64, out: &mut Vec<Make>) {
+    if len > 0 {
+        out.push(Make::Zeros(usize::try_from(len).expect("gaps are shorter than an alignment")));
+    }
+}
+
+/// Bytes of a file in pieces.
+fn as_they_are(span: Span, out: &mut Vec<Make>) {
+    let Span { file, offset, bytes } = span;
+    for start in (0..bytes).step_by(usize::try_from(BYTES_AT_ONCE).expect("a small number")) {
+        let bytes = BYTES_AT_ONCE.min(bytes - start);
+        out.push(Make::Bytes(Span { file, offset: offset + start, bytes }));
+    }
+}
+
+/// A matrix in pieces of some rows.
+fn rows(
+    matrix: MatrixRef,
+    format: Option<Format>,
+    layout: Layout,
+    pairs: Option<RowPairs>,
+    importance: Option<Arc<[f32]>>,
+    out: &mut Vec<Make>,
+) {
+    // What is stored as it should be is not decoded to be rounded once more.
+    let format = format.filter(|&format| format != matrix.format || pairs.is_some());
+    if format.is_none() && matrix.layout == layout {
+        let MatrixRef { file, offset, bytes, .. } = matrix;
+        return as_they_are(Span { file, offset, bytes }, out);
+    }
+    let step = (WEIGHTS_AT_ONCE / matrix.cols.max(1)).max(1).next_multiple_of(GROUP);
+    for first in (0..matrix.rows).step_by(step) {
+        let rows = first..matrix.rows.min(first + step);
+        let importance = importance.clone();
+        out.push(Make::Rows(Rows { matrix, rows, format, layout, pairs, importance }));
+    }
+}
+
+/// All rows of a matrix, one after the other.
+pub(super) fn stored_rows<'a>(view: &QMatrix<'a>) -> Cow<'a, [u8]> {
+    match view.layout() {
+        Layout::Rows => Cow::Borrowed(view.data()),
+        Layout::Interleaved => {
+            let mut rows = vec![0; view.data().len()];
+            deinterleave(view.format(), view.row_bytes(), view.data(), &mut rows);
+            Cow::Owned(rows)
+        }
+    }
+}
+
+/// Holds the record of an expert against its checksum.
+fn verify(tensors: &TensorStore, layer: usize, expert: usize) -> Result<()> {
+    let record = tensors.record(layer, expert).expect("only what has a record is held against it");
+    let &RecordRef { file, offset, checksum: expected, .. } = record;
+    let found = packed::checksum(tensors.record_bytes(record));
+    if found == expected {
+        return Ok(());
+    }
+    let path = tensors.catalog().files().get(file).map_or(Path::new("?"), |file| file.path());
+    let field = format!("tensor {}", packed::record_name(layer, expert));
+    Err(LoadError::Malformed {
+        path: path.to_owned(),
+        field,
+        offset: Some(offset),
+        fault: Fault::Checksum { found, expected },
+    })
+}

@@ -1,0 +1,212 @@
+//! Where an output comes from, written into its metadata: source, options, version, and checksums of every tensor and of
+//! what it was made from. No times and no names of machines: the same source and options give the same file. It must not
+//! know how values are made.
+
+use std::hash::Hasher;
+use std::path::{Component, Path};
+
+use twox_hash::XxHash3_64;
+
+use super::Conversion;
+use super::journal::Entry;
+use super::metadata::set;
+use crate::error::Result;
+use crate::gguf::{Array, Metadata, Value};
+use crate::gguf_write::{GgufPlan, GgufWriter};
+use crate::io::FileBytes;
+use crate::load::Source;
+use crate::packed;
+use crate::reader::len_u64;
+
+/// Names of the tensors that have checksums.
+const NAMES_KEY: &str = "moelten.checksums.tensors";
+/// XXH3 of their bytes; filled in when all are written.
+const OUTPUTS_KEY: &str = "moelten.checksums.values";
+/// XXH3 of what each was made from: of the checksums of the pieces that were read.
+const SOURCES_KEY: &str = "moelten.checksums.sources";
+
+/// What a person or a program asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Provenance {
+    /// Version of the program.
+    pub version: String,
+    /// Options that matter for the bytes, as on a command line.
+    pub options: String,
+    /// The conventional number for the mixture of types, if there is one (`general.file_type`).
+    pub file_type: Option<u32>,
+    /// More keys, of what else went in.
+    pub more: Vec<(String, Value)>,
+}
+
+/// What a Hugging Face cache says of a file or folder in it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Snapshot {
+    repository: Option<String>,
+    revision: Option<String>,
+}
+
+impl Conversion<'_> {
+    /// Writes into the metadata where the file comes from.
+    pub fn describe(&mut self, about: &Provenance) {
+        let files = self.model.tensors.catalog().files();
+        let text = |text: &str| Some(Value::Str(text.to_owned()));
+        let texts = |texts: Vec<String>| Some(Value::Array(Array::Str(texts)));
+        let folder = match &self.model.source {
+            Source::Hf { path, .. } => path.as_path(),
+            Source::Gguf { .. } => files.first().map_or(Path::new(""), FileBytes::path),
+        };
+        let snapshot = snapshot(folder);
+        let names: Vec<String> = self.outputs.iter().map(|output| output.plan.name.clone()).collect();
+        let none = || Some(Value::Array(Array::U64(vec![0; names.len()])));
+        let entries = [
+            ("moelten.version", text(&about.version)),
+            ("moelten.options", text(&about.options)),
+            ("moelten.source.name", text(&self.model.spec.name)),
+            ("moelten.source.files", texts(files.iter().map(|file| name(file.path())).collect())),
+            (
+                "moelten.source.sizes",
+                Some(Value::Array(Array::U64(files.iter().map(|file| len_u64(file.all().len())).collect()))),
+            ),
+            (
+                "moelten.source.sha256",
+                texts(files.iter().map(|file| sha256(file.path()).unwrap_or_default()).collect())
+                    .filter(|_| files.iter().any(|file| sha256(file.path()).is_some())),
+            ),
+            ("moelten.source.revision", snapshot.revision.map(Value::Str)),
+            ("general.file_type", about.file_type.map(Value::U32)),
+            (NAMES_KEY, texts(names.clone())),
+            (OUTPUTS_KEY, none()),
+            (SOURCES_KEY, none()),
+        ];
+        for (key, value) in entries {
+            set(&mut self.metadata, key, value);
+        }
+        if let Some(repository) = snapshot.repository {
+            set(&mut self.metadata, "general.source.huggingface.repository", Some(Value::Str(repository)));
+        }
+        self.described = true;
+        for (key, value) in &about.more {
+            set(&mut self.metadata, key, Some(value.clone()));
+        }
+    }
+
+    /// Something that differs where sources or options do.
+    pub(super) fn fingerprint(&self, plan: &GgufPlan) -> u64 {
+        let mut hash = XxHash3_64::with_seed(0);
+        hash.write(plan.header());
+        hash.write_u64(self.importance.map_or(0, |importance| importance.fingerprint()));
+        for file in self.model.tensors.catalog().files() {
+            hash.write(file.path().as_os_str().as_encoded_bytes());
+            hash.write_u64(len_u64(file.all().len()));
+            let time = std::fs::metadata(file.path()).and_then(|found| found.modified()).ok();
+            let time = time.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+            hash.write_u128(time.map_or(0, |time| time.as_nanos()));
+        }
+        hash.finish()
+    }
+
+    /// Fills in the checksums that are known now.
+    pub(super) fn seal(&self, writer: &mut GgufWriter, entries: &[Entry]) -> Result<()> {
+        let sums = |of: fn(&Entry) -> u64, count: usize| {
+            let last = entries.get(entries.len() - count..).unwrap_or_default();
+            Value::Array(Array::U64(last.iter().map(of).collect()))
+        };
+        if let Some(packed) = &self.packed {
+            // Records come last, and each is a tensor.
+            let records = packed.layers().iter().map(|layer| layer.checksums.len()).sum();
+            writer.replace(packed::CHECKSUMS_KEY, &sums(|entry| entry.output, records))?;
+        }
+        if self.described {
+            writer.replace(OUTPUTS_KEY, &sums(|entry| entry.output, entries.len()))?;
+            writer.replace(SOURCES_KEY, &sums(|entry| entry.source, entries.len()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Checksums of a tensor, as the file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// The tensor's name.
+    pub name: String,
+    /// Of its bytes.
+    pub values: u64,
+    /// Of what it was made from.
+    pub source: u64,
+}
+
+/// The checksums that a file has of its tensors; empty for files of other programs.
+///
+/// # Errors
+/// [`crate::error::LoadError::Malformed`] for keys of other types or lengths.
+pub fn recorded(metadata: &Metadata) -> Result<Vec<Recorded>> {
+    let Some(names) = metadata.strings(NAMES_KEY)? else { return Ok(Vec::new()) };
+    let sums = |key: &str| {
+        let found = metadata.u64s(key)?.unwrap_or_default();
+        if found.len() == names.len() {
+            return Ok(found);
+        }
+        let (found, other) = (format!("{} elements", found.len()), format!("the {} names", names.len()));
+        Err(metadata.fault(key, crate::error::Fault::Contradiction { found, other }))
+    };
+    let (values, sources) = (sums(OUTPUTS_KEY)?, sums(SOURCES_KEY)?);
+    let all = names.iter().cloned().zip(values).zip(sources);
+    Ok(all.map(|((name, values), source)| Recorded { name, values, source }).collect())
+}
+
+/// The last part of a path.
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// The SHA-256 of a file, where a Hugging Face cache has it as the name of the file that is linked to.
+fn sha256(path: &Path) -> Option<String> {
+    let full = path.canonicalize().ok()?;
+    let (name, folder) = (full.file_name()?.to_str()?, full.parent()?.file_name()?);
+    let hex = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (folder == "blobs" && hex).then(|| name.to_owned())
+}
+
+/// Repository and revision, if the path has `models--USER--NAME/snapshots/REVISION` in it.
+fn snapshot(path: &Path) -> Snapshot {
+    let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let parts: Vec<&str> = full
+        .components()
+        .filter_map(|part| if let Component::Normal(part) = part { part.to_str() } else { None })
+        .collect();
+    let found = parts.array_windows().find_map(|[cached, snapshots, revision]| {
+        let repository = cached.strip_prefix("models--").filter(|_| *snapshots == "snapshots")?;
+        Some(Snapshot {
+            repository: Some(repository.replace("--", "/")),
+            revision: Some((*revision).to_owned()),
+        })
+    });
+    found.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caches_say_where_a_file_comes_from() {
+        let found = snapshot(Path::new("/x/hub/models--me--my-moe/snapshots/0a1b/model.safetensors"));
+        assert_eq!(found.repository.as_deref(), Some("me/my-moe"));
+        assert_eq!(found.revision.as_deref(), Some("0a1b"));
+        assert_eq!(snapshot(Path::new("/x/models--me/other/y")), Snapshot::default());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn blobs_are_called_by_their_hash() {
+        let folder = tempfile::tempdir().unwrap();
+        let (blobs, link) = (folder.path().join("blobs"), folder.path().join("model.safetensors"));
+        std::fs::create_dir(&blobs).unwrap();
+        let hash = "0123456789abcdef".repeat(4);
+        std::fs::write(blobs.join(&hash), b"x").unwrap();
+        std::os::unix::fs::symlink(blobs.join(&hash), &link).unwrap();
+        assert_eq!(sha256(&link), Some(hash));
+        std::fs::write(folder.path().join("plain"), b"x").unwrap();
+        assert_eq!(sha256(&folder.path().join("plain")), None);
+    }
+}

@@ -1,0 +1,424 @@
+//! Whether a file is what was written, and how far its weights are from those it was made from. It must not know how results
+//! are shown.
+
+use std::collections::BTreeMap;
+use std::hash::Hasher;
+use std::ops::Range;
+
+use moelten_quant::{Format, QMatrix};
+use rayon::prelude::*;
+use twox_hash::XxHash3_64;
+
+use super::ahead::{Window, batched, each_batch};
+use super::pieces::stored_rows;
+use super::provenance::{Recorded, recorded};
+use super::types::{Class, matrices};
+use super::write::thread_pool;
+use super::{Conversion, FileLayout, RowPairs, Types, experts_role, row_pairs};
+use crate::catalog::TensorInfo;
+use crate::error::{LoadError, Result};
+use crate::io::FileBytes;
+use crate::load::{LoadedModel, Source};
+use crate::packed::record_of_name;
+use crate::roles::{Part, Role, gguf_name};
+use crate::store::{MatrixRef, TensorStore};
+
+/// Weights that one thread looks at without a break.
+const WEIGHTS_AT_ONCE: usize = 1 << 18;
+/// Bytes of files that are read together.
+const BATCH_BYTES: u64 = 32 << 20;
+
+/// Something wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Damage {
+    /// A tensor whose bytes are not those that were written.
+    Checksum {
+        /// Its name.
+        tensor: String,
+    },
+    /// A tensor that was written and is not there.
+    Missing {
+        /// Its name.
+        tensor: String,
+    },
+    /// A weight that is NaN or infinite.
+    NotFinite {
+        /// The matrix, as GGUF calls it.
+        tensor: String,
+        /// Which expert, if it is one's.
+        expert: Option<usize>,
+        /// The row of the first such weight.
+        row: usize,
+    },
+    /// A tensor that was made from something else than the source at hand.
+    Source {
+        /// Its name.
+        tensor: String,
+    },
+}
+
+/// How far weights are from those they were made from.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Distance {
+    /// Sum of squares of the differences.
+    errors: f64,
+    /// Sum of squares of the weights of the source.
+    squares: f64,
+    /// The largest difference.
+    pub largest: f32,
+}
+
+impl Distance {
+    /// The root of the mean square difference, as a share of that of the weights.
+    pub fn relative(&self) -> f64 {
+        if self.squares > 0.0 { (self.errors / self.squares).sqrt() } else { 0.0 }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            errors: self.errors + other.errors,
+            squares: self.squares + other.squares,
+            largest: self.largest.max(other.largest),
+        }
+    }
+}
+
+/// Matrices of one class and type.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Weights {
+    /// How many weights.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// From the source, if one was given.
+    pub distance: Option<Distance>,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Tensors with a checksum, all of which were looked at.
+    pub checked: usize,
+    /// Tensors without one.
+    pub unchecked: usize,
+    /// What is wrong.
+    pub damage: Vec<Damage>,
+    /// All weights, by class and name of their type.
+    pub classes: BTreeMap<(Class, &'static str), Weights>,
+    /// Tensors that were made from the source at hand, by their checksums.
+    pub from_source: usize,
+}
+
+/// Looks at a file, and at the source it was made from, on `threads` threads. `progress` gets bytes done and bytes in all, and
+/// ends the work by returning `false`; the result is then `None`.
+///
+/// # Errors
+/// [`LoadError::Io`]; [`LoadError::Unsupported`] for a source whose matrices are others.
+pub fn verify(
+    model: &LoadedModel,
+    source: Option<&LoadedModel>,
+    threads: usize,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<Option<Report>> {
+    let mut report = Report::default();
+    let looks = looks(model, source)?;
+    let pool = thread_pool(threads)?;
+    let both = Both { model: &model.tensors, source: source.map(|source| &source.tensors) };
+    let of_looks: u64 =
+        looks.iter().map(|look| look.matrix.bytes + look.source.as_ref().map_or(0, |(m, _)| m.bytes)).sum();
+    let of_tensors: u64 = model.tensors.catalog().tensors().iter().map(|tensor| tensor.bytes).sum();
+    let of_source = source.map_or(0, |source| source.tensors.dense_bytes() + source.tensors.expert_bytes());
+    let total = of_tensors + of_looks + of_source;
+    let mut done = 0;
+    let mut step = |bytes: u64| {
+        done += bytes;
+        progress(done.min(total), total)
+    };
+    let complete = checksums(model, &mut report, &mut step)?
+        && weights(&looks, both, &pool, &mut report, &mut step)?
+        && match source {
+            Some(source) => sources(model, source, &pool, &mut report, &mut step)?,
+            None => true,
+        };
+    Ok(complete.then_some(report))
+}
+
+/// Holds the bytes of tensors against their checksums.
+fn checksums(model: &LoadedModel, report: &mut Report, step: &mut dyn FnMut(u64) -> bool) -> Result<bool> {
+    let catalog = model.tensors.catalog();
+    let mut expected: BTreeMap<String, u64> = BTreeMap::new();
+    for Recorded { name, values, .. } in checksums_of(model)? {
+        let record =
+            |layer| (0..model.tensors.experts(layer).len()).all(|e| model.tensors.record(layer, e).is_some());
+        // A packed file has the experts of the standard file that it comes from in records.
+        let in_records = (0..model.tensors.layers())
+            .filter(|&layer| !model.tensors.experts(layer).is_empty() && record(layer))
+            .any(|layer| Part::ALL.iter().any(|&part| gguf_name(experts_role(layer, part)) == name));
+        if in_records {
+            continue;
+        }
+        if catalog.get(&name).is_none() {
+            report.damage.push(Damage::Missing { tensor: name });
+            continue;
+        }
+        expected.insert(name, values);
+    }
+    for tensor in catalog.tensors() {
+        let record =
+            record_of_name(&tensor.name).and_then(|(layer, expert)| model.tensors.record(layer, expert));
+        let sum = record.map(|record| record.checksum).or_else(|| expected.get(&tensor.name).copied());
+        let Some(sum) = sum else {
+            report.unchecked += 1;
+            if !step(tensor.bytes) {
+                return Ok(false);
+            }
+            continue;
+        };
+        report.checked += 1;
+        let mut hash = XxHash3_64::with_seed(0);
+        let mut go_on = true;
+        let file =
+            catalog.files().get(tensor.file).expect("a tensor of this catalogue names one of its files");
+        each_batch(
+            windows(file, tensor),
+            |window| Some(*window),
+            |batch| {
+                for &Window { file, offset, bytes } in batch {
+                    let found = file.range(offset, bytes);
+                    hash.write(found.expect("the container reader checked every range"));
+                    go_on = step(bytes);
+                }
+                Ok(go_on)
+            },
+        )?;
+        if !go_on {
+            return Ok(false);
+        }
+        if hash.finish() != sum {
+            report.damage.push(Damage::Checksum { tensor: tensor.name.clone() });
+        }
+    }
+    Ok(true)
+}
+
+/// A tensor in batches.
+fn windows<'f>(
+    file: &'f FileBytes,
+    tensor: &TensorInfo,
+) -> impl Iterator<Item = Result<Vec<Window<'f>>>> + Send + use<'f> {
+    let &TensorInfo { offset, bytes: all, .. } = tensor;
+    (0..all.div_ceil(BATCH_BYTES)).map(move |batch| {
+        let start = batch * BATCH_BYTES;
+        Ok(vec![Window { file, offset: offset + start, bytes: BATCH_BYTES.min(all - start) }])
+    })
+}
+
+fn checksums_of(model: &LoadedModel) -> Result<Vec<Recorded>> {
+    match &model.source {
+        Source::Gguf { metadata, .. } => recorded(metadata),
+        Source::Hf { .. } => Ok(Vec::new()),
+    }
+}
+
+/// A matrix to look at, and the one that it was made from.
+struct Look {
+    role: Role,
+    expert: Option<usize>,
+    matrix: MatrixRef,
+    source: Option<(MatrixRef, Option<RowPairs>)>,
+}
+
+/// All matrices of the model, with their counterparts.
+fn looks(model: &LoadedModel, source: Option<&LoadedModel>) -> Result<Vec<Look>> {
+    let mut looks = all(&model.tensors);
+    let Some(source) = source else { return Ok(looks) };
+    let counterparts = all(&source.tensors);
+    let same = looks.len() == counterparts.len()
+        && looks.iter().zip(&counterparts).all(|(a, b)| {
+            (a.role, a.expert, a.matrix.rows, a.matrix.cols)
+                == (b.role, b.expert, b.matrix.rows, b.matrix.cols)
+        });
+    if !same {
+        return Err(LoadError::Unsupported {
+            path: super::first_path(source).to_owned(),
+            feature: "comparing with a model of another shape".into(),
+            hint: "give the model that the file was made from".into(),
+        });
+    }
+    for (look, counterpart) in looks.iter_mut().zip(counterparts) {
+        let of = |model: &LoadedModel| row_pairs(&model.spec, look.role);
+        // Rows moved on the way if the source pairs halves and the file neighbours.
+        let pairs = of(source).filter(|_| of(model).is_none());
+        look.source = Some((counterpart.matrix, pairs));
+    }
+    Ok(looks)
+}
+
+fn all(tensors: &TensorStore) -> Vec<Look> {
+    let dense = tensors.dense().map(|(role, matrix)| Look { role, expert: None, matrix, source: None });
+    let experts = (0..tensors.layers()).flat_map(|layer| {
+        tensors.experts(layer).iter().enumerate().flat_map(move |(expert, matrices)| {
+            Part::ALL.map(|part| Look {
+                role: experts_role(layer, part),
+                expert: Some(expert),
+                matrix: *matrices.part(part),
+                source: None,
+            })
+        })
+    });
+    dense.chain(experts).collect()
+}
+
+/// Some rows of a matrix.
+struct Piece<'l> {
+    look: &'l Look,
+    rows: Range<usize>,
+}
+
+/// What was seen in a piece.
+struct Seen {
+    /// The first row with a weight that is no number.
+    broken: Option<usize>,
+    distance: Option<Distance>,
+}
+
+/// The two models.
+#[derive(Clone, Copy)]
+struct Both<'m> {
+    model: &'m TensorStore,
+    source: Option<&'m TensorStore>,
+}
+
+impl<'m> Both<'m> {
+    /// What a piece reads.
+    fn windows(self, Piece { look, rows }: &Piece<'_>) -> impl Iterator<Item = Window<'m>> + use<'m> {
+        let window = |tensors: &'m TensorStore, matrix: &MatrixRef| {
+            let (offset, bytes) = matrix.place_of(rows.clone());
+            Window { file: tensors.file(matrix.file), offset, bytes }
+        };
+        let of_source = look.source.as_ref().zip(self.source);
+        [
+            Some(window(self.model, &look.matrix)),
+            of_source.map(|((matrix, _), tensors)| window(tensors, matrix)),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    fn look(self, Piece { look, rows }: &Piece<'_>) -> Seen {
+        let cols = look.matrix.cols;
+        let values = decoded(&self.model.view(&look.matrix).slice_rows(rows.clone()));
+        let mut of_rows = rows.clone().zip(values.chunks_exact(cols));
+        let broken = of_rows.find(|(_, row)| !row.iter().all(|value| value.is_finite())).map(|(row, _)| row);
+        let distance = look.source.as_ref().zip(self.source).map(|((matrix, pairs), tensors)| {
+            let view = tensors.view(matrix);
+            let from = match pairs {
+                None => decoded(&view.slice_rows(rows.clone())),
+                Some(pairs) if matrix.rows == 1 => {
+                    let vector = decoded(&view);
+                    (0..cols).filter_map(|i| vector.get(pairs.source(i)).copied()).collect()
+                }
+                Some(pairs) => {
+                    let mut from = vec![0.0; rows.len() * cols];
+                    for (row, out) in rows.clone().zip(from.chunks_exact_mut(cols)) {
+                        view.decode_row(pairs.source(row), out);
+                    }
+                    from
+                }
+            };
+            values.iter().zip(&from).fold(Distance::default(), |sum, (a, b)| {
+                let error = a - b;
+                sum.and(Distance {
+                    errors: f64::from(error).powi(2),
+                    squares: f64::from(*b).powi(2),
+                    largest: error.abs(),
+                })
+            })
+        });
+        Seen { broken, distance }
+    }
+}
+
+/// All weights of a matrix, `[rows, cols]`.
+fn decoded(view: &QMatrix<'_>) -> Vec<f32> {
+    let mut values = vec![0.0; view.rows() * view.cols()];
+    moelten_quant::decode(view.format(), &stored_rows(view), &mut values);
+    values
+}
+
+/// Looks at every weight: whether it is a number, and how far it is from what it was made from.
+fn weights(
+    looks: &[Look],
+    both: Both<'_>,
+    pool: &rayon::ThreadPool,
+    report: &mut Report,
+    step: &mut dyn FnMut(u64) -> bool,
+) -> Result<bool> {
+    let pieces = looks.iter().flat_map(|look| {
+        let (rows, cols) = (look.matrix.rows, look.matrix.cols);
+        let step = (WEIGHTS_AT_ONCE / cols.max(1)).max(1).next_multiple_of(16);
+        (0..rows).step_by(step).map(move |first| Ok(Piece { look, rows: first..rows.min(first + step) }))
+    });
+    let bytes = |piece: &Piece<'_>| both.windows(piece).map(|window| window.bytes).sum::<u64>();
+    let mut broken_before = None;
+    let mut go_on = true;
+    each_batch(
+        batched(pieces, BATCH_BYTES, bytes),
+        |piece| both.windows(piece),
+        |batch| {
+            let seen: Vec<Seen> = pool.install(|| batch.par_iter().map(|piece| both.look(piece)).collect());
+            // One after the other, so that sums do not depend on threads.
+            for (Piece { look, rows }, seen) in batch.iter().zip(seen) {
+                let place = (look.role, look.expert);
+                if let Some(row) = seen.broken.filter(|_| broken_before != Some(place)) {
+                    broken_before = Some(place);
+                    let (tensor, expert) = (gguf_name(look.role), look.expert);
+                    report.damage.push(Damage::NotFinite { tensor, expert, row });
+                }
+                let class = Class::of(look.role, look.matrix.rows);
+                let weights = report.classes.entry((class, look.matrix.format.name())).or_default();
+                weights.count += wide(rows.len()) * wide(look.matrix.cols);
+                weights.bytes += look.matrix.place_of(rows.clone()).1;
+                if let Some(distance) = seen.distance {
+                    weights.distance = Some(weights.distance.unwrap_or_default().and(distance));
+                }
+            }
+            go_on = step(batch.iter().map(bytes).sum());
+            Ok(go_on)
+        },
+    )?;
+    Ok(go_on)
+}
+
+/// Holds what the file says of its source against the source at hand.
+fn sources(
+    model: &LoadedModel,
+    source: &LoadedModel,
+    pool: &rayon::ThreadPool,
+    report: &mut Report,
+    step: &mut dyn FnMut(u64) -> bool,
+) -> Result<bool> {
+    let expected: BTreeMap<String, u64> =
+        checksums_of(model)?.into_iter().map(|recorded| (recorded.name, recorded.source)).collect();
+    let packed = (0..model.tensors.layers()).any(|layer| model.tensors.record(layer, 0).is_some());
+    let layout = if packed { FileLayout::Packed } else { FileLayout::Standard };
+    let formats: BTreeMap<Role, Format> =
+        matrices(model).into_iter().map(|(role, m)| (role, m.format)).collect();
+    let choose = |role: Role| formats.get(&role).copied().unwrap_or(Format::F32);
+    let conversion = Conversion::plan_as(source, layout, Types::Chosen(&choose))?;
+    let mut go_on = true;
+    conversion.each_source(pool, &mut |name, sum, bytes| {
+        match expected.get(name) {
+            Some(&expected) if expected == sum => report.from_source += 1,
+            Some(_) => report.damage.push(Damage::Source { tensor: name.to_owned() }),
+            None => {}
+        }
+        go_on = step(bytes);
+        go_on
+    })?;
+    Ok(go_on)
+}
+
+fn wide(value: usize) -> u64 {
+    u64::try_from(value).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,281 @@
+//! The work of a conversion: makes pieces on all threads, writes them in order, and keeps a journal by which
+//! an unfinished file is gone on with. It must not know what pieces are made of.
+
+use std::hash::Hasher;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use rayon::prelude::*;
+use twox_hash::XxHash3_64;
+
+use super::ahead::{batched, each_batch};
+use super::journal::{Entry, Journal};
+use super::pieces::{Maker, Piece};
+use super::{Conversion, Event, Output};
+use crate::error::{LoadError, Result};
+use crate::gguf_write::GgufWriter;
+use crate::io::FileBytes;
+use crate::output::PartialFile;
+
+/// Bytes of the output, or of the source if they are more, that are made together, if memory allows. While a batch is made
+/// one is read and two wait to be written.
+const BATCH_BYTES: u64 = 32 << 20;
+/// Batches that may wait to be written.
+pub(super) const WAITING: usize = 2;
+
+/// How to write.
+#[derive(Debug, Clone, Copy)]
+pub struct Work {
+    /// Threads that make pieces.
+    pub threads: usize,
+    /// Bytes that may be kept in memory; `None` is what is quick. The bytes of the file do not depend on it.
+    pub memory: Option<u64>,
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Self { threads: std::thread::available_parallelism().map_or(1, usize::from), memory: None }
+    }
+}
+
+/// Bytes of a batch when so many may be in memory.
+pub(super) fn batch_bytes(memory: Option<u64>) -> u64 {
+    memory.map_or(BATCH_BYTES, |memory| (memory / (WAITING as u64 + 2)).clamp(1 << 20, BATCH_BYTES))
+}
+
+/// How a conversion ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Complete,
+    Stopped,
+}
+
+/// What the writer gets: bytes in order. The flag says that the output is complete with them.
+struct Bytes {
+    output: usize,
+    bytes: Vec<u8>,
+    source: Option<u64>,
+    last: bool,
+}
+
+impl Conversion<'_> {
+    /// Writes the file; the bytes are the same for any number of threads and any memory. `on_event` is called after each
+    /// batch, and ends the work by returning `false`; the result is then `Ok(false)`.
+    ///
+    /// Until it is complete the file is called `target.partial`, with a journal beside it. When the work ends early, both
+    /// stay if a tensor is complete, and the next call with the same source and options goes on from there.
+    ///
+    /// # Errors
+    /// [`crate::error::Fault::NotFinite`] for NaN or infinite weights that are not kept as they are,
+    /// [`crate::error::Fault::Checksum`] for damaged records of the source; [`LoadError::Io`].
+    pub fn write_with(
+        &self,
+        target: &Path,
+        work: Work,
+        on_event: &mut dyn FnMut(Event) -> bool,
+    ) -> Result<bool> {
+        let plan = self.layout(target)?;
+        let sources: Vec<&Path> = self.model.tensors.catalog().files().iter().map(FileBytes::path).collect();
+        let mut file = PartialFile::resume(target, &sources)?;
+        let io = |source| LoadError::io(&Journal::path(file.path()), "keep the journal", source);
+        let (mut journal, foreign) = Journal::open(file.path(), self.fingerprint(&plan)).map_err(io)?;
+        let found = std::fs::metadata(file.path()).map_or(0, |found| found.len());
+        let mut done = 0;
+        let mut resumed = 0;
+        while let (Some(entry), Some(output)) = (journal.entries().get(done), self.outputs.get(done)) {
+            let mut hash = XxHash3_64::with_seed(0);
+            let (offset, bytes) = plan.place(done);
+            let whole = file.read_back(offset, bytes, &mut |piece| hash.write(piece))?;
+            if !whole || hash.finish() != entry.output || !on_event(Event::Checked { bytes: resumed }) {
+                break;
+            }
+            resumed += output.bytes;
+            done += 1;
+        }
+        let io = |source| LoadError::io(&Journal::path(file.path()), "keep the journal", source);
+        journal.keep(done).map_err(io)?;
+        if resumed > 0 {
+            on_event(Event::Resumed { bytes: resumed });
+        } else if found > 0 {
+            on_event(Event::Replaced { bytes: found, foreign });
+        }
+        let writer = GgufWriter::resume(plan, file, done)?;
+        let mut sink = Sink {
+            writer,
+            journal,
+            outputs: &self.outputs,
+            output: Default::default(),
+            source: Default::default(),
+        };
+
+        let ended = self.pump(&mut sink, done, resumed, work, on_event);
+        match ended {
+            Ok(End::Complete) => {
+                let Sink { mut writer, journal, .. } = sink;
+                self.seal(&mut writer, journal.entries())?;
+                writer.finish()?;
+                // It says nothing any more, and the next conversion would see that.
+                let _best_effort = journal.remove();
+                Ok(true)
+            }
+            Ok(End::Stopped) => {
+                sink.leave();
+                Ok(false)
+            }
+            Err(error) => {
+                match &error {
+                    LoadError::Io { .. } => sink.leave(),
+                    // The source is at fault: there is nothing to go on with.
+                    _ => sink.discard(),
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes and writes all outputs from `done` on.
+    fn pump(
+        &self,
+        sink: &mut Sink<'_>,
+        done: usize,
+        resumed: u64,
+        work: Work,
+        on_event: &mut dyn FnMut(Event) -> bool,
+    ) -> Result<End> {
+        let (maker, outputs, total) = (self.maker(), &self.outputs, self.bytes());
+        let pool = thread_pool(work.threads)?;
+        let batches =
+            batched(self.pieces(&maker, done), batch_bytes(work.memory), |(piece, _)| maker.weight(piece));
+        let mut written = resumed;
+        let mut end = End::Complete;
+        std::thread::scope(|scope| {
+            let (to_write, made) = sync_channel(WAITING);
+            let writer = scope.spawn(move || sink.run(&made));
+            let name = |piece: &Piece| outputs.get(piece.output).map_or("?", |o| o.plan.name.as_str());
+            let make = |(piece, last): &(Piece, bool)| {
+                let made = maker.make(piece, name(piece))?;
+                Ok(Bytes { output: piece.output, bytes: made.bytes, source: made.source, last: *last })
+            };
+            let worked = each_batch(
+                batches,
+                |(piece, _)| maker.window(piece),
+                |batch| {
+                    let bytes: Vec<Bytes> =
+                        pool.install(|| batch.par_iter().map(make).collect::<Result<_>>())?;
+                    written += bytes.iter().map(|bytes| bytes.bytes.len() as u64).sum::<u64>();
+                    // A writer that does not take it has failed, and says why below.
+                    let taken = to_write.send(bytes).is_ok();
+                    if taken && !on_event(Event::Written { bytes: written, total }) {
+                        end = End::Stopped;
+                    }
+                    Ok(taken && end == End::Complete)
+                },
+            );
+            drop(to_write);
+            writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            worked
+        })?;
+        Ok(end)
+    }
+}
+
+impl Conversion<'_> {
+    /// Reads what every output would be made of, and calls `look` with its name, the checksum of what it was made from, and
+    /// the bytes that were read, until it returns `false`.
+    pub(super) fn each_source(
+        &self,
+        pool: &rayon::ThreadPool,
+        look: &mut dyn FnMut(&str, u64, u64) -> bool,
+    ) -> Result<()> {
+        let (maker, mut hash, mut bytes) = (self.maker(), XxHash3_64::with_seed(0), 0);
+        let batches = batched(self.pieces(&maker, 0), BATCH_BYTES, |(piece, _)| maker.weight(piece));
+        each_batch(
+            batches,
+            |(piece, _)| maker.window(piece),
+            |batch| {
+                let sums: Vec<_> =
+                    pool.install(|| batch.par_iter().map(|(piece, _)| maker.source(piece)).collect());
+                for ((piece, last), sum) in batch.iter().zip(sums) {
+                    if let Some(sum) = sum {
+                        hash.write(&sum.to_le_bytes());
+                    }
+                    bytes += maker.window(piece).map_or(0, |window| window.bytes);
+                    let name = self.outputs.get(piece.output).map_or("?", |o| o.plan.name.as_str());
+                    if *last && !look(name, std::mem::take(&mut hash).finish(), std::mem::take(&mut bytes)) {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            },
+        )
+    }
+
+    /// The pieces of outputs from `first` on. With each goes whether it is the last of its output.
+    fn pieces<'m>(
+        &'m self,
+        maker: &'m Maker<'m>,
+        first: usize,
+    ) -> impl Iterator<Item = Result<(Piece, bool)>> + 'm {
+        self.outputs.iter().enumerate().skip(first).flat_map(|(index, output)| {
+            let (pieces, error) = match maker.pieces(index, output) {
+                Ok(pieces) => (pieces, None),
+                Err(error) => (Vec::new(), Some(Err(error))),
+            };
+            let count = pieces.len();
+            pieces.into_iter().enumerate().map(move |(i, piece)| Ok((piece, i + 1 == count))).chain(error)
+        })
+    }
+}
+
+/// Threads of its own for one piece of work.
+pub(super) fn thread_pool(threads: usize) -> Result<rayon::ThreadPool> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
+    pool.map_err(|error| LoadError::io(Path::new("threads"), "start threads", std::io::Error::other(error)))
+}
+
+/// Where bytes go: into the file, and into the checksums of their tensor.
+struct Sink<'a> {
+    writer: GgufWriter,
+    journal: Journal,
+    outputs: &'a [Output],
+    output: XxHash3_64,
+    source: XxHash3_64,
+}
+
+impl Sink<'_> {
+    /// Writes what comes until nothing more does.
+    fn run(&mut self, batches: &Receiver<Vec<Bytes>>) -> Result<()> {
+        for Bytes { output, bytes, source, last } in batches.iter().flatten() {
+            let name = self.outputs.get(output).map_or("?", |output| output.plan.name.as_str());
+            self.writer.write_tensor(name, &bytes)?;
+            self.output.write(&bytes);
+            if let Some(source) = source {
+                self.source.write(&source.to_le_bytes());
+            }
+            if last {
+                let take = |hash: &mut XxHash3_64| std::mem::take(hash).finish();
+                let entry = Entry { output: take(&mut self.output), source: take(&mut self.source) };
+                // What the journal says is in the file has to be there, whatever happens to this process.
+                self.writer.flush()?;
+                let failed = |source| LoadError::io(Path::new("the journal"), "write to the file", source);
+                self.journal.push(entry).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves what there is, for another time.
+    fn leave(self) {
+        if self.journal.entries().is_empty() {
+            self.discard();
+        } else {
+            self.writer.keep();
+        }
+    }
+
+    /// Removes what there is.
+    fn discard(self) {
+        // The writer removes its file when it goes.
+        let _best_effort = self.journal.remove();
+    }
+}
