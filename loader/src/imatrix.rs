@@ -11,8 +11,10 @@ use std::fmt::Display;
 use std::path::Path;
 
 use moelten_quant::Format;
+use twox_hash::XxHash3_64;
 
 use crate::catalog::{Storage, TensorInfo};
+use crate::convert::Importance;
 use crate::error::{Fault, LoadError, Result};
 use crate::gguf::{Header, Metadata};
 use crate::io::FileBytes;
@@ -286,6 +288,16 @@ impl ImportanceFile {
 
     fn other_model(&self, name: &str, found: String, other: String) -> LoadError {
         self.fault(name, Fault::Contradiction { found, other: format!("{other}; {OTHER_MODEL}") })
+    }
+}
+
+impl Importance for ImportanceFile {
+    fn columns(&self, role: Role, expert: Option<usize>, cols: usize) -> Result<Option<Vec<f32>>> {
+        self.importance(role, expert, cols)
+    }
+
+    fn fingerprint(&self) -> u64 {
+        XxHash3_64::oneshot(self.file.all())
     }
 }
 

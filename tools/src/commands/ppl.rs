@@ -13,6 +13,7 @@ use anyhow::Context;
 use moelten_engine::error::EngineError;
 use moelten_engine::session::{Session, SessionOptions};
 use moelten_loader::load::LoadedModel;
+use moelten_loader::output::free_bytes;
 use moelten_loader::text::TextSide;
 use moelten_loader::tokenizer::Tokenizer;
 use moelten_tui::terminal::{Notes, Tone};
@@ -175,6 +176,15 @@ fn compare(
     let (vocab, predicted) = (model.spec.vocab, windows.predicted());
     let need = (predicted as u64).saturating_mul((vocab * size_of::<f32>()) as u64);
     let folder = args.temp.clone().unwrap_or_else(temporary);
+    if let Some(free) = free_bytes(&folder).filter(|&free| free < need) {
+        return Err(CommandError::Room {
+            target: format!("a temporary file in {}, which --temp changes,", folder.display()),
+            size: bytes(need),
+            missing: bytes(need - free),
+            free: bytes(free),
+        }
+        .into());
+    }
     let unusable =
         || format!("a temporary file in {} is needed; --temp names another folder", folder.display());
     let mut file = tempfile::tempfile_in(&folder).with_context(unusable)?;
