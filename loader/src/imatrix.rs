@@ -34,8 +34,6 @@ const CHUNK_SIZE_KEY: &str = "imatrix.chunk_size";
 /// What follows a matrix's name in the names of its tensors.
 const SUMS: &str = ".in_sum2";
 const COUNTS: &str = ".counts";
-/// Why what is in the file may not be what the model has.
-const OTHER_MODEL: &str = "the file was made from another model";
 
 /// What an importance file was made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -155,7 +153,7 @@ impl ImportanceFile {
     /// did. `None` where nothing is known: the file does not have the matrix, or no input was other than 0.
     ///
     /// # Errors
-    /// [`LoadError::Malformed`] where the file has another number of columns or fewer experts: it is of another model.
+    /// [`LoadError::OtherModel`] where the file has another number of columns or fewer experts.
     pub fn importance(&self, role: Role, expert: Option<usize>, cols: usize) -> Result<Option<Vec<f32>>> {
         let Some(entries) = self.entries.get(&role) else { return Ok(None) };
         let (mut mean, mut inputs) = (vec![0.0_f64; cols], 0.0_f64);
@@ -163,8 +161,8 @@ impl ImportanceFile {
             let rows = self.rows(role, entry, cols)?;
             let first = entry.expert.unwrap_or(0);
             if let Some(expert) = expert.filter(|&expert| entry.expert.is_none() && expert >= rows) {
-                let found = format!("of {rows} experts");
-                return Err(self.other_model(&entry.name, found, format!("the model's expert {expert}")));
+                let (found, expected) = (format!("{rows} experts"), format!("more than {expert}"));
+                return Err(self.other_model(&entry.name, found, expected));
             }
             for row in 0..rows {
                 let Some((sums, count)) = self.seen(entry, row, cols) else { continue };
@@ -181,19 +179,14 @@ impl ImportanceFile {
     /// Holds the file against a model, and says what it knows nothing about.
     ///
     /// # Errors
-    /// [`LoadError::Malformed`] for matrices that the model does not have or that have other sizes: the file is of another
-    /// model.
+    /// [`LoadError::OtherModel`] for matrices that the model does not have or that have other sizes.
     pub fn check(&self, spec: &ModelSpec) -> Result<Gaps> {
         let wanted = matrices(spec);
         for (role, entries) in &self.entries {
             // A head that is the embedding may be called either.
             let known = wanted.iter().any(|(of, ..)| of == role) || matches!(role, Role::Embed | Role::Head);
             if let (false, Some(entry)) = (known, entries.first()) {
-                return Err(self.other_model(
-                    &entry.name,
-                    "an entry".to_owned(),
-                    "the matrices of this model".to_owned(),
-                ));
+                return Err(self.other_model(&entry.name, "sums".to_owned(), "no place".to_owned()));
             }
         }
         let mut gaps = Gaps::default();
@@ -209,8 +202,8 @@ impl ImportanceFile {
                 let places = seen.get_mut(first..first.saturating_add(rows));
                 let Some(places) = places.filter(|places| places.len() == experts || entry.expert.is_some())
                 else {
-                    let found = format!("of {} experts", first.saturating_add(rows));
-                    return Err(self.other_model(&entry.name, found, format!("the model's {experts}")));
+                    let found = format!("{} experts", first.saturating_add(rows));
+                    return Err(self.other_model(&entry.name, found, experts.to_string()));
                 };
                 for (row, seen) in places.iter_mut().enumerate() {
                     *seen = self.seen(entry, row, cols).is_some();
@@ -233,12 +226,11 @@ impl ImportanceFile {
         let whole = rows > 0 && rows.checked_mul(cols) == Some(entry.len);
         let bank = entry.expert.is_none() && matches!(role, Role::Layer(_, LayerTensor::Experts(_)));
         if !whole || (rows > 1 && !bank) || entry.cols.is_some_and(|found| found != cols) {
-            let found = format!("of {} columns", entry.cols.unwrap_or(entry.len));
-            return Err(self.other_model(&entry.name, found, format!("the model's {cols}")));
-        }
-        if entry.counts.len() != 1 && entry.counts.len() != rows {
-            let found = format!("{} counts", entry.counts.len());
-            return Err(self.other_model(&entry.name, found, format!("{rows} rows of sums")));
+            let found = match entry.cols {
+                Some(found) if found != cols => format!("{found} columns"),
+                _ => format!("{} sums", entry.len),
+            };
+            return Err(self.other_model(&entry.name, found, cols.to_string()));
         }
         Ok(rows)
     }
@@ -286,8 +278,9 @@ impl ImportanceFile {
         LoadError::malformed(self.file.path(), printable(name), fault)
     }
 
-    fn other_model(&self, name: &str, found: String, other: String) -> LoadError {
-        self.fault(name, Fault::Contradiction { found, other: format!("{other}; {OTHER_MODEL}") })
+    fn other_model(&self, name: &str, found: String, expected: String) -> LoadError {
+        let path = self.file.path().to_owned();
+        LoadError::OtherModel { path, matrix: printable(name), found, expected }
     }
 }
 

@@ -8,6 +8,7 @@ use moelten_loader::catalog::Storage;
 use moelten_loader::gguf::Value;
 use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
 use moelten_loader::imatrix::{Gaps, ImportanceEntry, ImportanceFile, Provenance, write};
+use moelten_loader::io::{FileBytes, Memory};
 use moelten_loader::load::load;
 use moelten_loader::roles::{LayerTensor, Part, Role};
 use moelten_loader::spec::ModelSpec;
@@ -15,6 +16,9 @@ use moelten_quant::Format;
 
 const Q: Role = Role::Layer(0, LayerTensor::Q);
 const UP: Role = Role::Layer(0, LayerTensor::Experts(Part::Up));
+
+/// Names, columns, values.
+type Tensors<'a> = &'a [(&'a str, u64, &'a [f32])];
 
 struct Folder(tempfile::TempDir);
 
@@ -33,8 +37,8 @@ impl Folder {
         ImportanceFile::open(&self.path()).map_err(|error| error.to_string())
     }
 
-    /// A GGUF file with these tensors, opened: names, columns, values.
-    fn gguf(&self, kind: &str, tensors: &[(&str, u64, &[f32])]) -> Result<ImportanceFile, String> {
+    /// A GGUF file with these tensors, opened.
+    fn gguf(&self, kind: &str, tensors: Tensors<'_>) -> Result<ImportanceFile, String> {
         let metadata = [("general.type".to_owned(), Value::Str(kind.to_owned()))];
         let plan: Vec<_> = tensors
             .iter()
@@ -97,9 +101,9 @@ fn what_is_written_is_read() {
     assert_eq!(importance(Role::Layer(1, LayerTensor::Q), None, 3), None);
 
     for (role, expert, cols, words) in [
-        (Q, None, 4, "blk.0.attn_q.weight: is of 3 columns, which does not go with the model's 4"),
-        (UP, Some(0), 3, "of 2 columns"),
-        (UP, Some(3), 2, "is of 3 experts, which does not go with the model's expert 3"),
+        (Q, None, 4, "blk.0.attn_q.weight has 3 columns here, and 4 in the model"),
+        (UP, Some(0), 3, "has 2 columns here, and 3 in"),
+        (UP, Some(3), 2, "has 3 experts here, and more than 3 in the model"),
     ] {
         let error = file.importance(role, expert, cols).unwrap_err().to_string();
         assert!(error.contains(words) && error.ends_with("made from another model"), "{error}");
@@ -168,7 +172,7 @@ fn the_older_kind_is_read() {
 fn what_lies_is_refused() {
     let folder = Folder::new();
     let (sums, counts) = ("blk.0.attn_q.weight.in_sum2", "blk.0.attn_q.weight.counts");
-    let cases: &[(&str, &[(&str, u64, &[f32])], &str)] = &[
+    let cases: &[(&str, Tensors<'_>, &str)] = &[
         (
             "imatrix",
             &[(sums, 2, &[f32::NAN, 1.0]), (counts, 1, &[1.0])],
@@ -248,11 +252,14 @@ fn a_model_is_held_against_the_file() {
 
     type Shape = (Role, usize, usize);
     let others: [(Shape, &str); 5] = [
-        ((Q, 1, 32), "of 32 columns"),
-        ((Role::Layer(3, LayerTensor::Q), 1, 64), "blk.3.attn_q.weight"),
-        ((Role::Layer(0, LayerTensor::Dense(Part::Up)), 1, 64), "blk.0.ffn_up.weight"),
-        ((UP, 4, 64), "of 4 experts, which does not go with the model's 8"),
-        ((UP, 9, 64), "of 9 experts, which does not go with the model's 8"),
+        ((Q, 1, 32), "has 32 columns here, and 64 in"),
+        ((Role::Layer(3, LayerTensor::Q), 1, 64), "blk.3.attn_q.weight has sums here, and no place in"),
+        (
+            (Role::Layer(0, LayerTensor::Dense(Part::Up)), 1, 64),
+            "blk.0.ffn_up.weight has sums here, and no place in",
+        ),
+        ((UP, 4, 64), "has 4 experts here, and 8 in"),
+        ((UP, 9, 64), "has 9 experts here, and 8 in"),
     ];
     for ((role, rows, cols), words) in others {
         let (sums, counts) = (vec![1.0; rows * cols], vec![1; rows]);
@@ -284,4 +291,31 @@ fn nothing_is_missing_of_a_whole_file() {
     let entries: Vec<_> = all.iter().map(entry).collect();
     write(&folder.path(), &Provenance::default(), &entries, &[]).unwrap();
     assert_eq!(gaps(&ImportanceFile::open(&folder.path()).unwrap()), Gaps::default());
+}
+
+/// What the fuzz target does at length: any byte of a file may be any other.
+#[test]
+fn changed_bytes_do_no_harm() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/imatrix");
+    let mut read = [0, 0];
+    for seed in std::fs::read_dir(seeds).unwrap() {
+        let whole = std::fs::read(seed.unwrap().path()).unwrap();
+        for (place, change) in
+            (0..whole.len()).flat_map(|place| [1, 0x40, 0x80, 0xff].map(|change| (place, change)))
+        {
+            let mut memory = Memory::zeroed(whole.len()).unwrap();
+            memory.bytes_mut()[..whole.len()].copy_from_slice(&whole);
+            memory.bytes_mut()[place] ^= change;
+            let file = ImportanceFile::read(FileBytes::generated(Path::new("f"), memory).unwrap());
+            read[usize::from(file.is_ok())] += 1;
+            let Ok(file) = file else { continue };
+            for (role, expert, cols) in
+                [(Q, None, 2), (Q, None, 1), (UP, Some(0), 2), (UP, Some(1), 2), (UP, None, 3)]
+            {
+                let importance = file.importance(role, expert, cols).ok().flatten();
+                assert!(importance.iter().flatten().all(|x| x.is_finite() && *x >= 0.0), "{place} {change}");
+            }
+        }
+    }
+    assert!(read.iter().all(|&number| number > 100), "refused and read: {read:?}");
 }
