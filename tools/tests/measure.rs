@@ -153,7 +153,7 @@ fn importance_replaces_no_input() {
 fn a_stop_leaves_nothing() {
     let folder = Folder::new();
     let (long, out) = (folder.path("long.txt"), folder.path("out.gguf"));
-    std::fs::write(&long, std::fs::read_to_string(folder.text()).unwrap().repeat(400)).unwrap();
+    std::fs::write(&long, std::fs::read_to_string(folder.text()).unwrap().repeat(120)).unwrap();
     let mut command = moelten();
     command.args(["imatrix", builtin().to_str().unwrap(), "--text", long.to_str().unwrap()]);
     command
