@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{EngineError, Result};
+use crate::importance::InputSquares;
 use crate::kv_cache::KvCache;
 use crate::layers::attention::Tokens;
 use crate::layers::rope::{Angles, Rope};
@@ -40,6 +41,11 @@ pub struct DecoderState {
 pub trait Observer: Send {
     /// A MoE layer has routed the chunk's tokens.
     fn routed(&mut self, layer: usize, routing: &Routing);
+
+    /// Where the squares of all matrices' inputs go, if anyone wants them.
+    fn squares(&mut self) -> Option<&mut InputSquares> {
+        None
+    }
 }
 
 /// Nobody watches.
@@ -80,6 +86,10 @@ impl Model {
                 let tokens = Tokens { first: first + offset, offset };
                 let (attention, ffn) = (&mut s.attention, &mut s.ffn);
                 layer.attention.forward(compute, &*ropes, kv, tokens, normed, attention, ffn, branch);
+                if let Some(squares) = observer.squares() {
+                    let mixed = x.len() / d * layer.attention.o.weight.cols;
+                    squares.attention(compute.pool, index, normed, &attention.mixed[..mixed]);
+                }
                 compute.add(layer.residual_scale, branch, x, d);
             }
 
@@ -87,7 +97,11 @@ impl Model {
             match &layer.ffn {
                 FfnWeights::Dense(mlp) => {
                     for (x, out) in normed.chunks(PASS * d).zip(branch.chunks_mut(PASS * d)) {
-                        mlp.forward(compute, x, &mut s.ffn, out);
+                        let squares = observer.squares().map(|squares| squares.hidden(index));
+                        mlp.forward(compute, x, &mut s.ffn, squares, out);
+                    }
+                    if let Some(squares) = observer.squares() {
+                        squares.ffn(compute.pool, index, normed, None);
                     }
                 }
                 FfnWeights::Moe(moe) => {
@@ -96,7 +110,23 @@ impl Model {
                     let ahead = &mut s.ahead;
                     let mut guess = || self.look_ahead(index, x, ahead);
                     let moe_scratch = &mut s.moe;
-                    moe.forward(compute, store, index, normed, moe_scratch, ffn, branch, cancel, &mut guess)?;
+                    let mut hidden = observer.squares().map(|squares| squares.hidden(index));
+                    let hidden = hidden.as_mut();
+                    moe.forward(
+                        compute,
+                        store,
+                        index,
+                        normed,
+                        moe_scratch,
+                        ffn,
+                        hidden,
+                        branch,
+                        cancel,
+                        &mut guess,
+                    )?;
+                    if let Some(squares) = observer.squares() {
+                        squares.ffn(compute.pool, index, normed, Some(&s.moe.visits));
+                    }
                     observer.routed(index, &s.moe.route.routing);
                 }
             }
@@ -108,7 +138,11 @@ impl Model {
             Wanted::Last => n - 1,
             Wanted::All => 0,
         };
-        self.final_norm.apply(compute, &x[first * d..], &mut normed[..(n - first) * d]);
+        let normed = &mut normed[..(n - first) * d];
+        self.final_norm.apply(compute, &x[first * d..], normed);
+        if let Some(squares) = observer.squares() {
+            squares.head(compute.pool, normed);
+        }
         if wanted == Wanted::Last {
             self.head(s, 0..1);
         }

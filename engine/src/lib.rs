@@ -7,6 +7,7 @@ pub mod decoder;
 pub mod error;
 pub mod experts;
 mod generate;
+pub mod importance;
 pub mod kv_cache;
 pub mod layers;
 pub mod ledger;

@@ -10,6 +10,7 @@ use moelten_loader::spec::ModelSpec;
 
 use crate::decoder::{DecoderState, HEAD_TOKENS, Observer, Wanted};
 use crate::error::{EngineError, Result};
+use crate::importance::InputSquares;
 use crate::kv_cache::{KvCache, KvFormat};
 use crate::layers::rope::{Angles, Rope};
 use crate::ledger::Charge;
@@ -180,10 +181,38 @@ impl Session {
         observer: &mut dyn Observer,
         progress: &mut dyn FnMut(usize),
     ) -> Result<()> {
+        let wanted = |last: bool| if last { Wanted::Last } else { Wanted::None };
+        self.read(ids, wanted, cancel, observer, progress)
+    }
+
+    /// As [`Self::append`], for the observer alone: the whole model runs over every token but for the head, whose inputs are
+    /// computed. No logits are left.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn observe(
+        &mut self,
+        ids: &[u32],
+        cancel: &AtomicBool,
+        observer: &mut dyn Observer,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<()> {
+        self.read(ids, |_| Wanted::All, cancel, observer, progress)
+    }
+
+    /// Appends chunk by chunk; `wanted` says what of each, told whether it is the last.
+    fn read(
+        &mut self,
+        ids: &[u32],
+        wanted: impl Fn(bool) -> Wanted,
+        cancel: &AtomicBool,
+        observer: &mut dyn Observer,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<()> {
         self.check(ids)?;
         let mut done = 0;
         for chunk in ids.chunks(self.state.scratch.chunk) {
-            let wanted = if done + chunk.len() == ids.len() { Wanted::Last } else { Wanted::None };
+            let wanted = wanted(done + chunk.len() == ids.len());
             let (layers, tokens) = (self.model.spec().layers.len(), chunk.len());
             if tokens < PASS {
                 self.forward(chunk, wanted, cancel, observer)?;
@@ -285,5 +314,9 @@ impl Observer for Watch<'_> {
         // Whoever does not listen does not want to know.
         let _ = self.sender.send(layer);
         self.observer.routed(layer, routing);
+    }
+
+    fn squares(&mut self) -> Option<&mut InputSquares> {
+        self.observer.squares()
     }
 }

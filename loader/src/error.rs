@@ -55,6 +55,18 @@ pub enum LoadError {
         /// What is supported, or what to do.
         hint: String,
     },
+    /// A file about a model that is not this one.
+    #[error("{path}: {matrix} has {found} here, and {expected} in the model: the file was made from another model", path = path.display())]
+    OtherModel {
+        /// The file.
+        path: PathBuf,
+        /// A matrix in it.
+        matrix: String,
+        /// What the file has of it.
+        found: String,
+        /// What the model has.
+        expected: String,
+    },
     /// The chat template refused or exceeded its limits while rendering a conversation.
     #[error("chat template of {source_name}, line {line}: {problem}")]
     Template {
@@ -292,6 +304,7 @@ impl LoadError {
             Self::Io { .. } => ErrorKind::Io,
             Self::NotAModel { .. } | Self::Malformed { .. } | Self::Template { .. } => ErrorKind::Corrupt,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
+            Self::OtherModel { .. } => ErrorKind::Usage,
         }
     }
 

@@ -14,6 +14,7 @@ pub mod gguf;
 mod gguf_keys;
 pub mod gguf_write;
 pub mod hf_folder;
+pub mod imatrix;
 pub mod io;
 pub mod json;
 pub mod load;

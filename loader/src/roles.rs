@@ -71,6 +71,18 @@ pub enum LayerTensor {
     SharedInput,
 }
 
+impl LayerTensor {
+    /// Whether it is multiplied with inputs, and not a vector beside such a matrix.
+    pub fn is_matrix(self) -> bool {
+        match self {
+            Self::Q | Self::K | Self::V | Self::O | Self::Router | Self::SharedInput => true,
+            Self::Dense(_) | Self::Experts(_) | Self::Shared(_) => true,
+            Self::MixerNorm | Self::MixerNormBias | Self::FfnNorm | Self::FfnNormBias => false,
+            Self::QBias | Self::KBias | Self::VBias | Self::OBias | Self::QNorm | Self::KNorm => false,
+        }
+    }
+}
+
 /// The three matrices of a gated feed-forward block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
@@ -240,6 +252,38 @@ impl NameRule {
             _ => name,
         }
     }
+
+    /// The role and the expert that a name under this rule is for: [`Self::name`] backwards.
+    fn read(&self, name: &str) -> Option<(Role, Option<usize>)> {
+        let (mut layer, mut expert) = (0, None);
+        let (mut rest, mut pattern) = (name, self.pattern);
+        while let Some((literal, (hole, after))) =
+            pattern.split_once('{').and_then(|(literal, hole)| Some((literal, hole.split_once('}')?)))
+        {
+            rest = rest.strip_prefix(literal)?;
+            let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+            let (number, others) = rest.split_at(end);
+            let number = number.parse().ok()?;
+            if hole == "L" {
+                layer = number;
+            } else {
+                expert = Some(number);
+            }
+            (rest, pattern) = (others, after);
+        }
+        let role = match self.role {
+            Role::Layer(_, tensor) => Role::Layer(layer, tensor),
+            top => top,
+        };
+        // Names have one spelling: no zeros before a number.
+        (self.name(role, expert.unwrap_or(0)) == name).then_some((role, expert))
+    }
+}
+
+/// What a tensor of that name in a GGUF file is for, with the expert if it has a tensor of its own: two roles for a fused
+/// matrix, none for a name that we have no use for.
+pub fn gguf_roles(name: &str) -> Vec<(Role, Option<usize>)> {
+    GGUF_NAMES.iter().filter_map(|rule| rule.read(name)).collect()
 }
 
 /// How we write a role in GGUF files.
@@ -262,6 +306,32 @@ mod tests {
     fn every_hugging_face_role_has_a_gguf_name() {
         for rule in HF_NAMES {
             assert!(GGUF_NAMES.iter().any(|g| g.spells(rule.role)), "{:?}", rule.role);
+        }
+    }
+
+    #[test]
+    fn names_lead_back_to_roles() {
+        for rule in GGUF_NAMES {
+            let role = match rule.role {
+                Role::Layer(_, tensor) => Role::Layer(12, tensor),
+                top => top,
+            };
+            let found = gguf_roles(&rule.name(role, 34));
+            assert!(found.contains(&(role, rule.per_expert().then_some(34))), "{}: {found:?}", rule.pattern);
+            assert_eq!(found.len(), if rule.rows == Rows::All { 1 } else { 2 });
+        }
+        for other in [
+            "",
+            "blk",
+            "blk.1.attn_q",
+            "blk.01.attn_q.weight",
+            "blk..attn_q.weight",
+            "blk.-1.attn_q.weight",
+            "blk.99999999999999999999.attn_q.weight",
+            "blk.1.attn_q.weight.x",
+            "output.weight ",
+        ] {
+            assert_eq!(gguf_roles(other), [], "{other}");
         }
     }
 

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod chat;
 pub mod doctor;
 pub mod fit;
+pub mod imatrix;
 pub mod inspect;
 pub mod logits;
 pub mod ppl;

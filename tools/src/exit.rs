@@ -173,6 +173,9 @@ fn classify_load(error: &LoadError) -> Class {
         LoadError::Malformed { .. } => {
             ("E-FILE-02", CORRUPT, "download the file again, or report it if other programs can open it")
         }
+        LoadError::OtherModel { .. } => {
+            ("E-ARG-05", USAGE, "make one from this model with `moelten imatrix`")
+        }
         LoadError::Unsupported { .. } => ("E-SUP-01", UNSUPPORTED, ""),
         _ => ("E-FILE-03", CORRUPT, ""),
     }

@@ -4,6 +4,7 @@
 mod bench;
 mod builtin;
 mod commands;
+mod divergence;
 mod exit;
 mod forecast;
 mod memory_words;
@@ -15,6 +16,7 @@ mod quantize_plan;
 mod responder;
 mod sampling;
 mod signals;
+mod windows;
 
 use std::process::ExitCode;
 
@@ -38,6 +40,7 @@ enum Command {
     Inspect(commands::inspect::Args),
     Quantize(commands::quantize::Args),
     Verify(commands::verify::Args),
+    Imatrix(commands::imatrix::Args),
     Ppl(commands::ppl::Args),
     Logits(commands::logits::Args),
     Bench(commands::bench::Args),
@@ -58,6 +61,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Inspect(args)) => commands::inspect::run(args),
         Some(Command::Quantize(args)) => commands::quantize::run(args),
         Some(Command::Verify(args)) => commands::verify::run(args),
+        Some(Command::Imatrix(args)) => commands::imatrix::run(args),
         Some(Command::Ppl(args)) => commands::ppl::run(args),
         Some(Command::Logits(args)) => commands::logits::run(args),
         Some(Command::Bench(args)) => commands::bench::run(args),

@@ -7,6 +7,7 @@ use std::array;
 use moelten_loader::spec::Activation;
 use moelten_quant::{ActivationKind, Activations, Columns, GROUP_ROWS, Kernels, Line, QMatrix, Record};
 
+use crate::importance::HiddenSum;
 use crate::layers::linear::Compute;
 
 /// Feed-forward blocks that are computed together.
@@ -43,6 +44,8 @@ pub struct Visit<'a> {
     pub to_up: Activations<'a>,
     /// Each visitor's token and the weight of its output.
     pub visitors: &'a [(u32, f32)],
+    /// Where the squares of the hidden layer go, if anyone wants them.
+    pub(crate) squares: Option<&'a HiddenSum>,
 }
 
 impl MlpView<'_> {
@@ -161,6 +164,9 @@ fn hidden_group<const N: usize>(kernels: &Kernels, visit: &Visit<'_>, group: usi
         kernels.matmul(gate, visit.to_gate.slice_tokens(some.clone()), &mut gated[..len]);
         kernels.matmul(up, visit.to_up.slice_tokens(some), &mut upped[..len]);
         activate(kernels, mlp.activation, &gated[..len], &mut upped[..len]);
+        if let Some(squares) = visit.squares {
+            squares.add(group * GROUP_ROWS, width, &upped[..len]);
+        }
         let columns = Columns { x: &upped[..len], stride: width, width, tokens };
         kernels.fill(columns, first, Record { kind: mlp.hidden_kind(), tokens: visitors, lines });
     }

@@ -10,6 +10,7 @@ use moelten_quant::{ActivationKind, Activations, Line};
 
 use crate::error::Result;
 use crate::experts::{Acquired, ExpertStore};
+use crate::importance::{HiddenSquares, HiddenSum};
 use crate::layers::linear::{Compute, Packed};
 use crate::layers::mlp::{MOST_VISITS, MlpView, Visit, add_outputs, add_visits, hidden_layers};
 use crate::router::Routing;
@@ -63,20 +64,32 @@ impl Mlp {
         }
     }
 
-    /// `out = mlp(x)`, both `[tokens, d_model]`.
-    pub fn forward(&self, compute: Compute<'_>, x: &[f32], s: &mut FfnScratch, out: &mut [f32]) {
+    /// `out = mlp(x)`, both `[tokens, d_model]`; `squares` gets those of the hidden layer.
+    pub(crate) fn forward(
+        &self,
+        compute: Compute<'_>,
+        x: &[f32],
+        s: &mut FfnScratch,
+        squares: Option<HiddenSquares<'_>>,
+        out: &mut [f32],
+    ) {
         let (mlp, d_model) = (self.view(compute), self.gate.cols);
         let grouped = &mut s.grouped[..out.len()];
         grouped.fill(0.0);
         s.visitors.clear();
         s.visitors.extend((0..x.len() / d_model).map(|token| (token as u32, 1.0)));
         compute.pack(x, d_model, [mlp.gate.format()], &mut s.packed);
-        add_whole_chunk(compute, &mlp, x, &s.visitors, &mut s.packed, &mut s.hidden, grouped);
+        let sum = squares.as_ref().map(|squares| &squares.sums[0]);
+        add_whole_chunk(compute, &mlp, x, &s.visitors, &mut s.packed, &mut s.hidden, sum, grouped);
+        if let Some(HiddenSquares { whole, sums, .. }) = squares {
+            whole.add_hidden(0, s.visitors.len(), &mut sums[0]);
+        }
         compute.ungroup(grouped, d_model, None, out);
     }
 }
 
 /// Adds a block that every token of the chunk visits; `packed` is of this `x`.
+#[allow(clippy::too_many_arguments, reason = "every argument is one of the operation's operands")]
 fn add_whole_chunk(
     compute: Compute<'_>,
     mlp: &MlpView<'_>,
@@ -84,6 +97,7 @@ fn add_whole_chunk(
     visitors: &[(u32, f32)],
     packed: &mut Packed,
     hidden: &mut [Line],
+    squares: Option<&HiddenSum>,
     grouped: &mut [f32],
 ) {
     let d_model = mlp.gate.cols();
@@ -92,7 +106,8 @@ fn add_whole_chunk(
     for (first, visitors) in (0..).step_by(PASS).zip(visitors.chunks(PASS)) {
         let tokens = first..first + visitors.len();
         let (to_gate, to_up) = (to_gate.slice_tokens(tokens.clone()), to_up.slice_tokens(tokens));
-        add_visits(compute, &[Visit { mlp: *mlp, to_gate, to_up, visitors }], hidden, grouped, d_model);
+        let visit = Visit { mlp: *mlp, to_gate, to_up, visitors, squares };
+        add_visits(compute, &[visit], hidden, grouped, d_model);
     }
 }
 
@@ -118,12 +133,12 @@ impl Moe {
     }
 
     /// `out = moe(x)`, both `[tokens, d_model]`, after [`Self::route`]. `layer` is this layer's number in the store;
-    /// `meanwhile` runs while the first missing experts are being read.
+    /// `meanwhile` runs while the first missing experts are being read; `squares` gets those of the hidden layers.
     ///
     /// # Errors
     /// As [`crate::experts::Acquired::wait`].
     #[allow(clippy::too_many_arguments, reason = "every argument is one of the operation's operands")]
-    pub fn forward(
+    pub(crate) fn forward(
         &self,
         compute: Compute<'_>,
         store: &ExpertStore,
@@ -131,6 +146,7 @@ impl Moe {
         x: &[f32],
         s: &mut MoeScratch,
         ffn: &mut FfnScratch,
+        mut squares: Option<&mut HiddenSquares<'_>>,
         out: &mut [f32],
         cancel: &AtomicBool,
         meanwhile: &mut dyn FnMut(),
@@ -163,6 +179,7 @@ impl Moe {
             compute.pack_also(x, formats, &mut ffn.packed);
             let inputs = batch.gather(compute, visits, expert, &ffn.packed, &mut s.gathered);
 
+            let sums = squares.as_ref().map(|squares| &*squares.sums);
             let mut computed = [false; MOST_VISITS];
             loop {
                 let mut i = 0;
@@ -170,7 +187,7 @@ impl Moe {
                     let ready = |&i: &usize| !computed[i] && acquired.ready(batch.items[i].index);
                     let end = (i..batch.count).find(|i| !ready(i)).unwrap_or(batch.count);
                     if i < end {
-                        batch.with_visits(&acquired, visits, &inputs, i..end, |some| {
+                        batch.with_visits(&acquired, visits, &inputs, sums, i..end, |some| {
                             hidden_layers(compute, some, &mut ffn.hidden[batch.lines[i]..batch.lines[end]]);
                         });
                         computed[i..end].fill(true);
@@ -182,9 +199,14 @@ impl Moe {
                     None => break,
                 }
             }
-            batch.with_visits(&acquired, visits, &inputs, 0..batch.count, |all| {
+            batch.with_visits(&acquired, visits, &inputs, None, 0..batch.count, |all| {
                 add_outputs(compute, all, &ffn.hidden[..batch.lines[batch.count]], grouped, d_model);
             });
+            if let Some(HiddenSquares { experts, sums, .. }) = &mut squares {
+                for (item, sum) in batch.items().iter().zip(sums.iter_mut()) {
+                    experts.add_hidden(visits.experts[item.index] as usize, item.to - item.from, sum);
+                }
+            }
             let before = next;
             (next, from) = batch.end(visits);
             acquired.done(before..next);
@@ -203,7 +225,12 @@ impl Moe {
                 }
             }
             let mlp = shared.mlp.view(compute);
-            add_whole_chunk(compute, &mlp, x, &ffn.visitors, &mut ffn.packed, &mut ffn.hidden, grouped);
+            let sum = squares.as_ref().map(|squares| &squares.sums[0]);
+            let (packed, hidden) = (&mut ffn.packed, &mut ffn.hidden);
+            add_whole_chunk(compute, &mlp, x, &ffn.visitors, packed, hidden, sum, grouped);
+            if let Some(HiddenSquares { whole, sums, .. }) = squares {
+                whole.add_hidden(0, tokens, &mut sums[0]);
+            }
         }
         compute.ungroup(grouped, d_model, None, out);
         Ok(())
@@ -314,13 +341,15 @@ impl Batch {
         acquired: &Acquired<'_>,
         visits: &Visits,
         inputs: &Inputs<'_>,
+        sums: Option<&[HiddenSum]>,
         some: Range<usize>,
         work: impl FnOnce(&[Visit<'_>]),
     ) {
         let visit = |i: usize| {
             let Item { index, from, to } = self.items[i];
             let (to_gate, to_up) = inputs[i].expect("every expert of a batch has its inputs");
-            Visit { mlp: acquired.view(index), to_gate, to_up, visitors: &visits.of(index)[from..to] }
+            let (mlp, visitors) = (acquired.view(index), &visits.of(index)[from..to]);
+            Visit { mlp, to_gate, to_up, visitors, squares: sums.map(|sums| &sums[i]) }
         };
         let mut list = [visit(some.start); MOST_VISITS];
         for (place, i) in list.iter_mut().zip(some.clone()) {

@@ -1,22 +1,31 @@
-//! `moelten ppl`: perplexity of a text. The text's tokens are cut into windows; within a window every token but the first
-//! is predicted from those before it.
+//! `moelten ppl`: perplexity of a text, and how far a model's predictions are from another's. The text's tokens are cut into
+//! windows; within a window every token but the first is predicted from those before it.
+//!
+//! Two models are run one after the other, each with the whole memory budget. What the first has predicted waits in a file
+//! without a name, which is gone with the process however that ends.
 
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
 use moelten_engine::error::EngineError;
 use moelten_engine::session::{Session, SessionOptions};
+use moelten_loader::load::LoadedModel;
+use moelten_loader::output::free_bytes;
 use moelten_loader::text::TextSide;
+use moelten_loader::tokenizer::Tokenizer;
 use moelten_tui::terminal::{Notes, Tone};
 
+use crate::divergence::{Divergence, Estimate, Spread, negative_log_likelihood};
 use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
-use crate::progress::{Progress, Unit};
+use crate::progress::{Progress, Unit, bytes};
 use crate::signals::Polling;
+use crate::windows::Windows;
 
-/// Measure the perplexity of a text
+/// Measure the perplexity of a text, or what a model has lost against another
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// GGUF file or model folder
@@ -24,6 +33,13 @@ pub struct Args {
     /// Text file, UTF-8
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
+    /// Compare with another model of the same vocabulary, such as the one that MODEL was quantised from
+    #[arg(long, value_name = "OTHER")]
+    against: Option<PathBuf>,
+    /// Where OTHER's logits wait meanwhile: 4 bytes for each token and entry of the vocabulary [default: TMPDIR, or
+    /// /var/tmp]
+    #[arg(long, value_name = "FOLDER", requires = "against")]
+    temp: Option<PathBuf>,
     /// Tokens per window; each window starts with an empty context (and BOS if the tokenizer adds one)
     #[arg(long, value_name = "N", default_value = "512", value_parser = open::tokens)]
     window: usize,
@@ -40,108 +56,227 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let loaded = open::load(Some(&args.model))?;
-    open::mention(&loaded.notices);
-    let text = std::fs::read(&args.text).with_context(|| format!("reading {}", args.text.display()))?;
-    let text = String::from_utf8(text)
-        .map_err(|error| CommandError::Usage(format!("{} is not UTF-8: {error}", args.text.display())))?;
-    let TextSide { tokenizer, notices } = loaded.text()?;
-    open::mention(&notices);
-    let mut ids = tokenizer.encode_text(&text)?;
-    ids.truncate(args.tokens.unwrap_or(usize::MAX));
-    let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-    let window = args.window.saturating_sub(usize::from(bos.is_some()));
-    if window < 2 || ids.len() < 2 {
-        let problem = format!("{} tokens in windows of {} leave nothing to predict", ids.len(), args.window);
-        return Err(CommandError::Usage(problem).into());
-    }
-    let context = args.window.min(ids.len() + usize::from(bos.is_some()));
-    let options = SessionOptions { context: Some(context), kv: args.compute.kv() };
-    let model = args.compute.model(loaded.spec, loaded.tensors, options, 0)?;
-    let vocab = model.spec().vocab;
-    let mut session = Session::new(model, options)?;
-    let polling = Polling::begin();
-    let mut progress = Progress::new("perplexity", Unit::Tokens, ids.len() as u64);
-    let mut sum = Sum::default();
+    let tokenizer = mentioned(&loaded)?;
+    let windows = Windows::read(&args.text, &tokenizer, args.window, args.tokens)?;
     let started = Instant::now();
-    for (index, chunk) in ids.chunks(window).enumerate() {
-        session.keep_prefix(&[]);
-        let input: Vec<u32> = bos.into_iter().chain(chunk.iter().copied()).collect();
-        let mut position = 0;
-        session.append_all(&input, polling.stop(), &mut (), &mut |logits| {
-            for logits in logits.chunks_exact(vocab) {
-                position += 1;
-                if let Some(&next) = input.get(position) {
-                    sum.add(negative_log_likelihood(logits, next));
-                }
-            }
-            Ok(())
-        })?;
-        progress.set((index * window + chunk.len()) as u64);
-    }
-    drop(progress);
-    let rate = ids.len() as f64 / started.elapsed().as_secs_f64();
-    let (ppl, error) = sum.perplexity();
-    if ppl.is_nan() {
-        return Err(EngineError::NotANumber { tokens: ids.len() }.into());
-    }
-    if args.json {
-        let object = serde_json::json!({
-            "perplexity": ppl, "error": error, "predicted_tokens": sum.count, "tokens": ids.len(),
-            "window": args.window, "kv": args.compute.kv().name(), "tokens_per_s": rate,
-        });
-        writeln!(io::stdout(), "{object}")?;
-    } else {
-        writeln!(io::stdout(), "perplexity {ppl:.4} +/- {error:.4} over {} predicted tokens", sum.count)?;
-        Notes::detect().line(
-            Tone::Dim,
-            &format!("{} tokens, windows of {}, {rate:.1} tokens/s", ids.len(), args.window),
-        );
-    }
+    let (ppl, compared) = match &args.against {
+        None => (perplexity(loaded, &windows, &args.compute, 0, "perplexity", &mut |_, _| Ok(()))?, None),
+        Some(path) => {
+            let other = open::load(Some(path))?;
+            same_vocabulary((&loaded, &tokenizer), (&other, &mentioned(&other)?))?;
+            drop(tokenizer);
+            let (ppl, compared) = compare(loaded, other, &windows, &args)?;
+            (ppl, Some(compared))
+        }
+    };
+    // Both models have read it.
+    let read = windows.tokens() * (1 + usize::from(compared.is_some()));
+    let rate = read as f64 / started.elapsed().as_secs_f64();
+    report(&args, &windows, ppl, compared, rate)?;
     Ok(())
 }
 
-/// `-ln p(next)` under the softmax of `logits`.
-fn negative_log_likelihood(logits: &[f32], next: u32) -> f64 {
-    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let total: f64 = logits.iter().map(|&logit| f64::from(logit - highest).exp()).sum();
-    total.ln() - f64::from(logits[next as usize] - highest)
+/// The model's tokenizer, after its notices.
+fn mentioned(loaded: &LoadedModel) -> anyhow::Result<Tokenizer> {
+    open::mention(&loaded.notices);
+    let TextSide { tokenizer, notices } = loaded.text()?;
+    open::mention(&notices);
+    Ok(tokenizer)
 }
 
-/// Mean and spread of negative log likelihoods.
-#[derive(Default)]
-struct Sum {
-    count: u64,
-    total: f64,
-    squares: f64,
-}
-
-impl Sum {
-    fn add(&mut self, value: f64) {
-        self.count += 1;
-        self.total += value;
-        self.squares += value * value;
+/// Whether the same ids mean the same to both.
+fn same_vocabulary(
+    (model, tokenizer): (&LoadedModel, &Tokenizer),
+    (other, other_tokenizer): (&LoadedModel, &Tokenizer),
+) -> anyhow::Result<()> {
+    let differ = |problem: String| -> anyhow::Result<()> {
+        let problem = format!("the models cannot be compared: {problem}");
+        Err(CommandError::Usage(problem).into())
+    };
+    let (vocab, other_vocab) = (model.spec.vocab, other.spec.vocab);
+    if vocab != other_vocab {
+        return differ(format!("their vocabularies have {vocab} and {other_vocab} tokens"));
     }
-
-    /// Perplexity and its standard error.
-    fn perplexity(&self) -> (f64, f64) {
-        let count = self.count as f64;
-        let mean = self.total / count;
-        let variance = (self.squares / count - mean * mean).max(0.0);
-        (mean.exp(), mean.exp() * (variance / count).sqrt())
+    let bos = |tokenizer: &Tokenizer| tokenizer.bos().filter(|_| tokenizer.adds_bos());
+    if bos(tokenizer) != bos(other_tokenizer) {
+        return differ("one starts texts with another token than the other".to_owned());
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_even_guess_over_n_tokens_has_perplexity_n() {
-        let mut sum = Sum::default();
-        for next in 0..8 {
-            sum.add(negative_log_likelihood(&[1.5; 8], next));
+    let ids = 0..u32::try_from(vocab).unwrap_or(u32::MAX);
+    match ids.clone().find(|&id| tokenizer.piece(id) != other_tokenizer.piece(id)) {
+        None => Ok(()),
+        Some(id) => {
+            let [a, b] =
+                [tokenizer, other_tokenizer].map(|tokenizer| tokenizer.piece(id).unwrap_or_default());
+            differ(format!("token {id} is {a:?} to one and {b:?} to the other"))
         }
-        let (ppl, error) = sum.perplexity();
-        assert!((ppl - 8.0).abs() < 1e-9 && error < 1e-6);
     }
+}
+
+/// Who gets the logits before each predicted token, and that token.
+type Each<'a> = &'a mut dyn FnMut(&[f32], u32) -> io::Result<()>;
+
+/// Runs all windows through a model, which has room for `extra` bytes that the caller takes.
+fn perplexity(
+    loaded: LoadedModel,
+    windows: &Windows,
+    compute: &ComputeArgs,
+    extra: u64,
+    label: &'static str,
+    each: Each<'_>,
+) -> anyhow::Result<Spread> {
+    let options = SessionOptions { context: Some(windows.context()), kv: compute.kv() };
+    let model = compute.model(loaded.spec, loaded.tensors, options, extra)?;
+    let hint = |_| "fewer --tokens take less".to_owned();
+    let _charge = model.ledger().charge("the figures of all tokens", extra, hint)?;
+    let vocab = model.spec().vocab;
+    let mut session = Session::new(model, options)?;
+    let polling = Polling::begin();
+    let mut progress = Progress::new(label, Unit::Tokens, windows.tokens() as u64);
+    let (mut sum, mut failed) = (Spread::default(), None);
+    for (before, ids) in windows.iter() {
+        session.keep_prefix(&[]);
+        let mut position = 0;
+        let read = session.append_all(&ids, polling.stop(), &mut (), &mut |logits| {
+            for logits in logits.chunks_exact(vocab) {
+                position += 1;
+                if let Some(&next) = ids.get(position) {
+                    sum.add(negative_log_likelihood(logits, next));
+                    each(logits, next).map_err(|error| {
+                        failed = Some(error);
+                        EngineError::Cancelled
+                    })?;
+                }
+            }
+            Ok(())
+        });
+        if let Some(error) = failed.take() {
+            return Err(error).context(
+                "the other model's logits could not be kept or read back; --temp names another folder",
+            );
+        }
+        read?;
+        progress.set((before + ids.len()) as u64);
+    }
+    if sum.exp_mean().value.is_nan() {
+        return Err(EngineError::NotANumber { tokens: windows.tokens() }.into());
+    }
+    Ok(sum)
+}
+
+/// The other model's perplexity, and how far the model is from it.
+type Compared = (Spread, Divergence);
+
+/// Runs the other model, then the model.
+fn compare(
+    model: LoadedModel,
+    other: LoadedModel,
+    windows: &Windows,
+    args: &Args,
+) -> anyhow::Result<(Spread, Compared)> {
+    let (vocab, predicted) = (model.spec.vocab, windows.predicted());
+    let need = (predicted as u64).saturating_mul((vocab * size_of::<f32>()) as u64);
+    let folder = args.temp.clone().unwrap_or_else(temporary);
+    if let Some(free) = free_bytes(&folder).filter(|&free| free < need) {
+        return Err(CommandError::Room {
+            target: format!("a temporary file in {}, which --temp changes,", folder.display()),
+            size: bytes(need),
+            missing: bytes(need - free),
+            free: bytes(free),
+        }
+        .into());
+    }
+    let unusable =
+        || format!("a temporary file in {} is needed; --temp names another folder", folder.display());
+    let mut file = tempfile::tempfile_in(&folder).with_context(unusable)?;
+    Notes::detect().line(
+        Tone::Dim,
+        &format!("the other model's logits take {} in {} meanwhile", bytes(need), folder.display()),
+    );
+    let other =
+        keep_logits(&mut file, |each| perplexity(other, windows, &args.compute, 0, "the other model", each))?;
+
+    file.rewind().context("reading the other model's logits")?;
+    let mut kept = BufReader::with_capacity(1 << 20, file);
+    let (mut raw, mut logits) = (vec![0; vocab * size_of::<f32>()], vec![0.0; vocab]);
+    let mut divergence = Divergence::with_capacity(predicted);
+    let extra = Divergence::bytes_for(predicted) + 2 * raw.len() as u64;
+    let ppl = perplexity(model, windows, &args.compute, extra, "the model", &mut |own, next| {
+        kept.read_exact(&mut raw)?;
+        for (logit, raw) in logits.iter_mut().zip(raw.as_chunks().0) {
+            *logit = f32::from_le_bytes(*raw);
+        }
+        divergence.add(own, &logits, next);
+        Ok(())
+    })?;
+    Ok((ppl, (other, divergence)))
+}
+
+/// Writes the logits that `run` hands out to `file`.
+fn keep_logits(
+    file: &mut File,
+    run: impl FnOnce(Each<'_>) -> anyhow::Result<Spread>,
+) -> anyhow::Result<Spread> {
+    let (mut kept, mut raw) = (BufWriter::with_capacity(1 << 20, file), Vec::new());
+    let sum = run(&mut |logits, _| {
+        raw.clear();
+        raw.extend(logits.iter().flat_map(|logit| logit.to_le_bytes()));
+        kept.write_all(&raw)
+    })?;
+    kept.flush().context("writing the other model's logits")?;
+    Ok(sum)
+}
+
+/// Where large files for a while belong: many systems keep `/tmp` in memory.
+fn temporary() -> PathBuf {
+    let disk = Path::new("/var/tmp");
+    if std::env::var_os("TMPDIR").is_none() && disk.is_dir() { disk.to_owned() } else { std::env::temp_dir() }
+}
+
+fn report(
+    args: &Args,
+    windows: &Windows,
+    ppl: Spread,
+    compared: Option<Compared>,
+    rate: f64,
+) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    let Estimate { value, error } = ppl.exp_mean();
+    let (tokens, window, count) = (windows.tokens(), args.window, ppl.count());
+    let other = compared.map(|(other, mut divergence)| {
+        let quantiles = divergence.quantiles([0.5, 0.99, 1.0]);
+        (other.exp_mean(), divergence.ratio(), divergence.kl(), quantiles, divergence.agreement())
+    });
+    if args.json {
+        let mut object = serde_json::json!({
+            "perplexity": value, "error": error, "predicted_tokens": count, "tokens": tokens,
+            "window": window, "kv": args.compute.kv().name(), "tokens_per_s": rate,
+        });
+        if let Some((other, ratio, kl, [median, p99, most], same)) = other {
+            let estimate = |of: Estimate| serde_json::json!({ "value": of.value, "error": of.error });
+            object["against"] = serde_json::json!({
+                "perplexity": estimate(other), "perplexity_ratio": estimate(ratio),
+                "kl_mean": estimate(kl), "kl_median": median, "kl_p99": p99, "kl_max": most,
+                "same_top_token": estimate(same),
+            });
+        }
+        writeln!(out, "{object}")?;
+        return Ok(());
+    }
+    writeln!(out, "perplexity {value:.4} +/- {error:.4} over {count} predicted tokens")?;
+    if let Some((other, ratio, kl, [median, p99, most], same)) = other {
+        writeln!(
+            out,
+            "the other  {:.4} +/- {:.4}, ratio {:.5} +/- {:.5}",
+            other.value, other.error, ratio.value, ratio.error
+        )?;
+        writeln!(
+            out,
+            "KL divergence mean {:.6} +/- {:.6}, median {median:.6}, 99 % {p99:.6}, most {most:.6} nats",
+            kl.value, kl.error
+        )?;
+        let [share, error] = [same.value, same.error].map(|share| 100.0 * share);
+        writeln!(out, "same first choice {share:.3} % +/- {error:.3} %")?;
+    }
+    Notes::detect().line(Tone::Dim, &format!("{tokens} tokens, windows of {window}, {rate:.1} tokens/s"));
+    Ok(())
 }

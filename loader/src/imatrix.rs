@@ -1,0 +1,411 @@
+//! Importance files ("imatrix"): how large the inputs of each matrix were while a model read some text, by column, and by
+//! expert where there are experts. Reads the GGUF kind and the older binary one, and writes the GGUF kind; both are
+//! llama.cpp's. Gives importance by role. It must not know what quantising does with it.
+#![deny(clippy::as_conversions, clippy::indexing_slicing)]
+
+mod legacy;
+mod write;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::path::Path;
+
+use moelten_quant::Format;
+use twox_hash::XxHash3_64;
+
+use crate::catalog::{Storage, TensorInfo};
+use crate::convert::Importance;
+use crate::error::{Fault, LoadError, Result};
+use crate::gguf::{Header, Metadata};
+use crate::io::FileBytes;
+use crate::reader::{len_u64, printable};
+use crate::roles::{LayerTensor, Part, Role, gguf_roles};
+use crate::sniff;
+use crate::spec::{Ffn, ModelSpec};
+use crate::store::needed;
+
+pub use write::{ImportanceEntry, write};
+
+const TYPE_KEY: &str = "general.type";
+const TYPE: &str = "imatrix";
+const DATASETS_KEY: &str = "imatrix.datasets";
+const CHUNKS_KEY: &str = "imatrix.chunk_count";
+const CHUNK_SIZE_KEY: &str = "imatrix.chunk_size";
+/// What follows a matrix's name in the names of its tensors.
+const SUMS: &str = ".in_sum2";
+const COUNTS: &str = ".counts";
+
+/// What an importance file was made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Provenance {
+    /// Names of the texts.
+    pub datasets: Vec<String>,
+    /// Pieces that the model read; 0 where the file does not say.
+    pub chunks: u64,
+    /// Tokens of a piece; 0 where the file does not say.
+    pub chunk_size: u64,
+    /// Tokens that went into the matrices that all go through; 0 where the file does not say.
+    pub tokens: u64,
+}
+
+/// An open importance file: every value in it is a finite number from 0 up. Values stay in the file until they are asked
+/// for.
+#[derive(Debug)]
+pub struct ImportanceFile {
+    file: FileBytes,
+    /// One entry for a role, or one for each expert.
+    entries: BTreeMap<Role, Vec<Entry>>,
+    provenance: Provenance,
+    notices: Vec<String>,
+}
+
+/// Sums of one matrix, of one expert's matrix, or of those of all experts.
+#[derive(Debug, Clone)]
+struct Entry {
+    /// The matrix's name in the file.
+    name: String,
+    /// The expert, if each has an entry of its own.
+    expert: Option<usize>,
+    /// Offset of the sums in the file, f32 each, `[rows, cols]`.
+    offset: u64,
+    /// How many they are.
+    len: usize,
+    /// Columns, where the file says.
+    cols: Option<usize>,
+    /// Inputs that were added up, `[rows]`, or one number for all rows.
+    counts: Vec<f32>,
+    /// Whether a row of equal numbers stands for an expert that no token went to.
+    equal_is_unseen: bool,
+}
+
+/// Matrices of a model that a file knows nothing about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gaps {
+    /// Matrices without any values, and banks none of whose experts has any.
+    pub matrices: Vec<Role>,
+    /// Experts that no token went to, of banks with others: they get the mean of those.
+    pub experts: Vec<(Role, Vec<usize>)>,
+}
+
+impl ImportanceFile {
+    /// Opens a file of either kind and reads it through once.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`]; [`LoadError::NotAModel`] for what is clearly something else; [`LoadError::Malformed`] for numbers that
+    /// are negative or not finite, counts of 0 beside sums that are not, missing halves of an entry, files that end early,
+    /// and files without any value.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::read(FileBytes::open(path)?)
+    }
+
+    /// As [`Self::open`], of bytes that are here already.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn read(file: FileBytes) -> Result<Self> {
+        sniff::not_foreign(file.path(), file.all())?;
+        let mut this =
+            Self { file, entries: BTreeMap::new(), provenance: Provenance::default(), notices: Vec::new() };
+        let (entries, provenance) = match sniff::kind(this.file.all()) {
+            sniff::Kind::Gguf => gguf(&this.file, &mut this.notices)?,
+            _ => legacy::read(&this.file)?,
+        };
+        this.provenance = provenance;
+        let (mut unknown, mut places) = (Vec::new(), BTreeSet::new());
+        for entry in entries {
+            this.check_sums(&entry)?;
+            let roles = gguf_roles(&entry.name);
+            if roles.is_empty() {
+                unknown.push(printable(&entry.name));
+            }
+            for (role, expert) in roles {
+                let known = this.entries.entry(role).or_default();
+                let mixed = known.first().is_some_and(|other| other.expert.is_none() != expert.is_none());
+                if mixed || !places.insert((role, expert)) {
+                    return Err(this.fault(&entry.name, Fault::Duplicate));
+                }
+                known.push(Entry { expert, ..entry.clone() });
+            }
+        }
+        if let Some(first) = unknown.first() {
+            let number = unknown.len();
+            this.notices.push(format!("{number} entries of unknown matrices, such as {first}; ignored"));
+        }
+        if !this.entries.values().flatten().any(|entry| entry.counts.iter().any(|&count| count > 0.0)) {
+            let hint = ": no matrix has any; make the file again, with more text";
+            return Err(LoadError::malformed(this.file.path(), "importance", Fault::Missing { hint }));
+        }
+        Ok(this)
+    }
+
+    /// What it was made of.
+    pub fn provenance(&self) -> &Provenance {
+        &self.provenance
+    }
+
+    /// Oddities that do no harm, for people.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
+    /// The mean square of the inputs of a matrix, `[cols]`: by how much an error in each column counts. `expert` is for banks
+    /// of experts; without it the mean over those that any token went to is meant, which also stands in for one that none
+    /// did. `None` where nothing is known: the file does not have the matrix, or no input was other than 0.
+    ///
+    /// # Errors
+    /// [`LoadError::OtherModel`] where the file has another number of columns or fewer experts.
+    pub fn importance(&self, role: Role, expert: Option<usize>, cols: usize) -> Result<Option<Vec<f32>>> {
+        let Some(entries) = self.entries.get(&role) else { return Ok(None) };
+        let (mut mean, mut inputs) = (vec![0.0_f64; cols], 0.0_f64);
+        for entry in entries {
+            let rows = self.rows(role, entry, cols)?;
+            let first = entry.expert.unwrap_or(0);
+            if let Some(expert) = expert.filter(|&expert| entry.expert.is_none() && expert >= rows) {
+                let (found, expected) = (format!("{rows} experts"), format!("more than {expert}"));
+                return Err(self.other_model(&entry.name, found, expected));
+            }
+            for row in 0..rows {
+                let Some((sums, count)) = self.seen(entry, row, cols) else { continue };
+                if expert == Some(first.saturating_add(row)) {
+                    return Ok(Some(sums.map(|sum| sum / count).collect()));
+                }
+                mean.iter_mut().zip(sums).for_each(|(mean, sum)| *mean += f64::from(sum));
+                inputs += f64::from(count);
+            }
+        }
+        Ok((inputs > 0.0).then(|| mean.into_iter().map(|sum| narrow(sum / inputs)).collect()))
+    }
+
+    /// Holds the file against a model, and says what it knows nothing about.
+    ///
+    /// # Errors
+    /// [`LoadError::OtherModel`] for matrices that the model does not have or that have other sizes.
+    pub fn check(&self, spec: &ModelSpec) -> Result<Gaps> {
+        let wanted = matrices(spec);
+        for (role, entries) in &self.entries {
+            // A head that is the embedding may be called either.
+            let known = wanted.iter().any(|(of, ..)| of == role) || matches!(role, Role::Embed | Role::Head);
+            if let (false, Some(entry)) = (known, entries.first()) {
+                return Err(self.other_model(&entry.name, "sums".to_owned(), "no place".to_owned()));
+            }
+        }
+        let mut gaps = Gaps::default();
+        for (role, experts, cols) in wanted {
+            let Some(entries) = self.entries.get(&role) else {
+                gaps.matrices.push(role);
+                continue;
+            };
+            let mut seen = vec![false; experts];
+            for entry in entries {
+                let rows = self.rows(role, entry, cols)?;
+                let first = entry.expert.unwrap_or(0);
+                let places = seen.get_mut(first..first.saturating_add(rows));
+                let Some(places) = places.filter(|places| places.len() == experts || entry.expert.is_some())
+                else {
+                    let found = format!("{} experts", first.saturating_add(rows));
+                    return Err(self.other_model(&entry.name, found, experts.to_string()));
+                };
+                for (row, seen) in places.iter_mut().enumerate() {
+                    *seen = self.seen(entry, row, cols).is_some();
+                }
+            }
+            let unseen: Vec<usize> =
+                seen.iter().enumerate().filter(|(_, seen)| !**seen).map(|(expert, _)| expert).collect();
+            if unseen.len() == experts {
+                gaps.matrices.push(role);
+            } else if !unseen.is_empty() {
+                gaps.experts.push((role, unseen));
+            }
+        }
+        Ok(gaps)
+    }
+
+    /// Rows of an entry with so many columns: several only in a bank.
+    fn rows(&self, role: Role, entry: &Entry, cols: usize) -> Result<usize> {
+        let rows = entry.len.checked_div(cols).unwrap_or(0);
+        let whole = rows > 0 && rows.checked_mul(cols) == Some(entry.len);
+        let bank = entry.expert.is_none() && matches!(role, Role::Layer(_, LayerTensor::Experts(_)));
+        if !whole || (rows > 1 && !bank) || entry.cols.is_some_and(|found| found != cols) {
+            let found = match entry.cols {
+                Some(found) if found != cols => format!("{found} columns"),
+                _ => format!("{} sums", entry.len),
+            };
+            return Err(self.other_model(&entry.name, found, cols.to_string()));
+        }
+        Ok(rows)
+    }
+
+    /// Sums and count of a row, unless nothing was seen there.
+    fn seen(
+        &self,
+        entry: &Entry,
+        row: usize,
+        cols: usize,
+    ) -> Option<(impl Iterator<Item = f32> + Clone, f32)> {
+        let count = *entry.counts.get(row).or_else(|| entry.counts.first())?;
+        let start = row.checked_mul(cols)?.checked_mul(size_of::<f32>())?;
+        let bytes = cols.checked_mul(size_of::<f32>())?;
+        let offset = entry.offset.checked_add(len_u64(start))?;
+        let sums = floats(self.file.range(offset, len_u64(bytes))?);
+        let first = sums.clone().next()?;
+        let filler = entry.equal_is_unseen && entry.len > cols && sums.clone().all(|sum| sum == first);
+        let seen = count > 0.0 && !filler && sums.clone().any(|sum| sum > 0.0);
+        seen.then_some((sums, count))
+    }
+
+    /// Whether all sums of an entry are numbers from 0 up, and 0 where nothing was counted.
+    fn check_sums(&self, entry: &Entry) -> Result<()> {
+        let bytes = len_u64(entry.len).saturating_mul(len_u64(size_of::<f32>()));
+        let data = self.file.range(entry.offset, bytes).expect("whoever made the entry checked its range");
+        let per_count = entry.len.div_ceil(entry.counts.len().max(1)).max(1);
+        for (index, sum) in floats(data).enumerate() {
+            let count = entry.counts.get(index / per_count).copied().unwrap_or(0.0);
+            let must = match sum {
+                sum if !sum.is_finite() || sum < 0.0 => "a sum of squares: a number from 0 up",
+                sum if count <= 0.0 && sum > 0.0 => "0, because its count is 0",
+                _ => continue,
+            };
+            let offset = entry.offset + len_u64(index) * len_u64(size_of::<f32>());
+            let field = format!("sum {index} of {}", printable(&entry.name));
+            let fault = Fault::BadNumber { found: sum.to_string(), must };
+            let path = self.file.path().to_owned();
+            return Err(LoadError::Malformed { path, field, offset: Some(offset), fault });
+        }
+        Ok(())
+    }
+
+    fn fault(&self, name: &str, fault: Fault) -> LoadError {
+        LoadError::malformed(self.file.path(), printable(name), fault)
+    }
+
+    fn other_model(&self, name: &str, found: String, expected: String) -> LoadError {
+        let path = self.file.path().to_owned();
+        LoadError::OtherModel { path, matrix: printable(name), found, expected }
+    }
+}
+
+impl Importance for ImportanceFile {
+    fn columns(&self, role: Role, expert: Option<usize>, cols: usize) -> Result<Option<Vec<f32>>> {
+        self.importance(role, expert, cols)
+    }
+
+    fn fingerprint(&self) -> u64 {
+        XxHash3_64::oneshot(self.file.all())
+    }
+}
+
+/// The matrices of a model whose inputs can be measured: role, experts (1 for others), columns.
+fn matrices(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
+    let is_matrix = |role: &Role| match role {
+        Role::Embed => spec.head.tied,
+        Role::Head => true,
+        Role::Layer(_, tensor) => tensor.is_matrix(),
+        _ => false,
+    };
+    let dense =
+        needed(spec).into_iter().filter(|(role, ..)| is_matrix(role)).map(|(role, _, cols)| (role, 1, cols));
+    let mut all: Vec<_> = dense.collect();
+    for (index, layer) in spec.layers.iter().enumerate() {
+        if let Ffn::Moe(moe) = &layer.ffn {
+            let role = |part| Role::Layer(index, LayerTensor::Experts(part));
+            let cols = |part| if part == Part::Down { moe.expert.d_ff } else { spec.d_model };
+            all.extend(Part::ALL.map(|part| (role(part), moe.experts, cols(part))));
+        }
+    }
+    all
+}
+
+/// Entries and provenance of a file of the GGUF kind.
+fn gguf(file: &FileBytes, notices: &mut Vec<String>) -> Result<(Vec<Entry>, Provenance)> {
+    let header = Header::parse(file.path(), file.all())?;
+    let m: &Metadata = &header.metadata;
+    let kind = m.require_str(TYPE_KEY)?;
+    if kind != TYPE {
+        let fault =
+            Fault::WrongType { found: format!("{kind:?}"), expected: "\"imatrix\": an importance file" };
+        return Err(m.fault(TYPE_KEY, fault));
+    }
+    let mut provenance = Provenance {
+        datasets: m.strings(DATASETS_KEY)?.unwrap_or_default().to_vec(),
+        chunks: m.u64(CHUNKS_KEY)?.unwrap_or(0),
+        chunk_size: m.u64(CHUNK_SIZE_KEY)?.unwrap_or(0),
+        tokens: 0,
+    };
+    let by_name: BTreeMap<&str, &TensorInfo> =
+        header.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+    let mut entries = Vec::new();
+    for (name, sums) in &by_name {
+        if let Some(matrix) = name.strip_suffix(COUNTS)
+            && !by_name.contains_key(format!("{matrix}{SUMS}").as_str())
+        {
+            return Err(missing(file.path(), format_args!("{matrix}{SUMS}")));
+        }
+        let Some(matrix) = name.strip_suffix(SUMS) else { continue };
+        let counts_name = format!("{matrix}{COUNTS}");
+        let counts = by_name.get(counts_name.as_str()).ok_or_else(|| missing(file.path(), &counts_name))?;
+        let len = values(file, sums)?.count();
+        let counts: Vec<f32> = values(file, counts)?.collect();
+        if let Some(count) =
+            counts.iter().find(|count| !(count.is_finite() && (**count == 0.0 || **count >= 1.0)))
+        {
+            let fault = Fault::BadNumber { found: count.to_string(), must: "0, or a number from 1 up" };
+            return Err(LoadError::malformed(
+                file.path(),
+                format!("tensor {}", printable(&counts_name)),
+                fault,
+            ));
+        }
+        let cols = sums.shape.last().and_then(|&cols| usize::try_from(cols).ok());
+        let rows = cols.and_then(|cols| len.checked_div(cols)).unwrap_or(0);
+        if counts.len() != 1 && counts.len() != rows || rows == 0 {
+            let found = format!("{} counts", counts.len());
+            let fault = Fault::Contradiction { found, other: format!("{rows} rows of sums") };
+            return Err(LoadError::malformed(
+                file.path(),
+                format!("tensor {}", printable(&counts_name)),
+                fault,
+            ));
+        }
+        provenance.tokens = counts.iter().fold(provenance.tokens, |most, &count| most.max(whole(count)));
+        let (name, offset) = ((*matrix).to_owned(), sums.offset);
+        entries.push(Entry { name, expert: None, offset, len, cols, counts, equal_is_unseen: false });
+    }
+    notices.extend(header.notices);
+    Ok((entries, provenance))
+}
+
+fn missing(path: &Path, tensor: impl Display) -> LoadError {
+    let field = format!("tensor {}", printable(&tensor.to_string()));
+    LoadError::malformed(path, field, Fault::Missing { hint: "; the file is not complete" })
+}
+
+/// The values of a tensor, which must be F32.
+fn values<'a>(
+    file: &'a FileBytes,
+    tensor: &TensorInfo,
+) -> Result<impl Iterator<Item = f32> + Clone + use<'a>> {
+    if tensor.storage != Storage::Known(Format::F32) {
+        let fault = Fault::WrongType { found: tensor.storage.name().to_owned(), expected: "F32" };
+        return Err(LoadError::malformed(file.path(), format!("tensor {}", printable(&tensor.name)), fault));
+    }
+    Ok(floats(file.range(tensor.offset, tensor.bytes).expect("the header's ranges are checked")))
+}
+
+fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> + Clone + use<'_> {
+    bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes))
+}
+
+/// A mean of f32 numbers.
+#[expect(
+    clippy::as_conversions,
+    reason = "there is no other conversion that rounds; a mean is within their range"
+)]
+fn narrow(mean: f64) -> f32 {
+    mean as f32
+}
+
+/// A count.
+#[expect(clippy::as_conversions, reason = "counts are finite and not negative; beyond 2^64 this saturates")]
+fn whole(count: f32) -> u64 {
+    count as u64
+}

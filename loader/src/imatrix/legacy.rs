@@ -1,0 +1,86 @@
+//! The older binary kind of importance files, which says neither what it is nor how many columns a matrix has: a count of
+//! entries, and of each its name, how many pieces of text it has seen, and mean squares times that number. All experts of a
+//! bank have one count; one that no token went to has the same number in all columns.
+#![deny(clippy::as_conversions, clippy::indexing_slicing)]
+
+use crate::error::{Fault, Result};
+use crate::imatrix::{Entry, Provenance};
+use crate::io::FileBytes;
+use crate::reader::{Reader, name_fault, printable};
+
+/// Far more than matrices of any model, of which each expert may have its own.
+const MAX_ENTRIES: i32 = 1 << 20;
+/// Far longer than any name.
+const MAX_NAME: i32 = 1 << 12;
+
+/// Entries and provenance of a file.
+pub(super) fn read(file: &FileBytes) -> Result<(Vec<Entry>, Provenance)> {
+    let mut reader = Reader::new(file.path(), file.all());
+    let number = number(&mut reader, "number of entries of an importance file", 1, MAX_ENTRIES)?;
+    let mut entries = Vec::new();
+    for index in 0..number {
+        let field = format!("entry {index}");
+        let len = self::number(&mut reader, &format!("{field}: length of its name"), 1, MAX_NAME)?;
+        let at = reader.offset();
+        let name = text(&mut reader, len, &field)?;
+        if let Some(fault) = name_fault(&name) {
+            return Err(reader.fault_at(at, field, fault));
+        }
+        let field = printable(&name);
+        let pieces = self::number(&mut reader, &format!("{field}: its count"), 1, i32::MAX)?;
+        let len = self::number(&mut reader, &format!("{field}: number of its sums"), 1, i32::MAX)?;
+        let offset = reader.offset();
+        reader.take(len.saturating_mul(4), &field)?;
+        entries.push(Entry {
+            name,
+            expert: None,
+            offset,
+            len: usize::try_from(len).map_err(|_| reader.fault(&field, Fault::Overflow))?,
+            cols: None,
+            counts: vec![count(pieces)],
+            equal_is_unseen: true,
+        });
+    }
+    let mut provenance = Provenance::default();
+    // Files from before these were written end here.
+    if reader.remaining() > 0 {
+        provenance.chunks = self::number(&mut reader, "number of pieces", 0, i32::MAX)?;
+    }
+    if reader.remaining() > 0 {
+        let len = self::number(&mut reader, "length of the text's name", 0, MAX_NAME)?;
+        provenance.datasets.push(text(&mut reader, len, "name of the text")?);
+    }
+    match reader.remaining() {
+        0 => Ok((entries, provenance)),
+        rest => {
+            let found = format!("followed by {rest} bytes");
+            let other = "an importance file, which ends there".to_owned();
+            Err(reader.fault("name of the text", Fault::Contradiction { found, other }))
+        }
+    }
+}
+
+/// A 32-bit number within bounds, none of them negative.
+fn number(reader: &mut Reader<'_>, field: &str, low: i32, high: i32) -> Result<u64> {
+    let at = reader.offset();
+    let number = reader.scalar::<i32>(field)?;
+    let wide = |number: i32| u64::try_from(number).unwrap_or(0);
+    if !(low..=high).contains(&number) {
+        let fault = Fault::OutOfRange { found: number.to_string(), low: wide(low), high: wide(high) };
+        return Err(reader.fault_at(at, field, fault));
+    }
+    Ok(wide(number))
+}
+
+fn text(reader: &mut Reader<'_>, len: u64, field: &str) -> Result<String> {
+    let at = reader.offset();
+    let bytes = reader.take(len, field)?;
+    let text = std::str::from_utf8(bytes).map_err(|_| reader.fault_at(at, field, Fault::NotUtf8))?;
+    Ok(text.to_owned())
+}
+
+/// A count as files of the other kind have it.
+#[expect(clippy::as_conversions, reason = "rounding a count of millions changes nothing")]
+fn count(pieces: u64) -> f32 {
+    pieces as f32
+}

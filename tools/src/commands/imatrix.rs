@@ -1,0 +1,156 @@
+//! `moelten imatrix`: reads a text with a model and writes how large the inputs of its matrices were, which
+//! `moelten quantize --imatrix` and other tools weigh errors with.
+
+use std::path::PathBuf;
+
+use moelten_engine::error::EngineError;
+use moelten_engine::importance::InputSquares;
+use moelten_engine::session::{Session, SessionOptions};
+use moelten_loader::imatrix::{ImportanceEntry, Provenance, write};
+use moelten_loader::text::TextSide;
+use moelten_tui::terminal::{Notes, Tone};
+
+use crate::exit::CommandError;
+use crate::open::{self, ComputeArgs};
+use crate::progress::{Progress, Unit};
+use crate::signals::Polling;
+use crate::windows::Windows;
+
+/// An expert that fewer tokens went to is known by few examples.
+const FEW: u64 = 32;
+
+/// Measure which inputs of a model's matrices are large, for quantising it
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// GGUF file or model folder
+    model: PathBuf,
+    /// Text file, UTF-8, of the kind that the model will be used for
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// Importance file to write (GGUF); it appears under this name only when it is complete
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Tokens that are read at once, from an empty context (with BOS if the tokenizer adds one): more are faster where experts
+    /// come from disk
+    #[arg(long, value_name = "N", default_value = "512", value_parser = open::tokens)]
+    ctx: usize,
+    /// Use only the first N pieces of the text
+    #[arg(long, value_name = "N", value_parser = open::tokens)]
+    chunks: Option<usize>,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let notes = Notes::detect();
+    let loaded = open::load(Some(&args.model))?;
+    open::mention(&loaded.notices);
+    let TextSide { tokenizer, notices } = loaded.text()?;
+    open::mention(&notices);
+    let mut windows = Windows::read(&args.text, &tokenizer, args.ctx, None)?;
+    drop(tokenizer);
+    windows.keep(args.chunks.unwrap_or(usize::MAX));
+    let mut sources: Vec<PathBuf> = loaded.tensors.paths().map(ToOwned::to_owned).collect();
+    sources.push(args.text.clone());
+    let options = SessionOptions { context: Some(windows.context()), kv: args.compute.kv() };
+    let extra = InputSquares::bytes_for(&loaded.spec);
+    let model = args.compute.model(loaded.spec, loaded.tensors, options, extra)?;
+    let mut squares = InputSquares::new(model.spec(), model.ledger())?;
+    let mut session = Session::new(model, options)?;
+    read(&windows, &mut session, &mut squares)?;
+
+    let spec = session.model().spec();
+    let by_role = squares.by_role(spec);
+    if by_role.iter().any(|(_, squares)| squares.sums().iter().any(|sum| !sum.is_finite())) {
+        return Err(EngineError::NotANumber { tokens: windows.tokens() }.into());
+    }
+    let entries: Vec<_> = by_role
+        .iter()
+        .map(|&(role, squares)| ImportanceEntry {
+            role,
+            cols: squares.cols(),
+            sums: squares.sums(),
+            counts: squares.counts(),
+        })
+        .collect();
+    let text = args.text.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let provenance = Provenance {
+        datasets: vec![text],
+        chunks: windows.len() as u64,
+        chunk_size: args.ctx as u64,
+        tokens: windows.tokens() as u64,
+    };
+    let sources: Vec<_> = sources.iter().map(PathBuf::as_path).collect();
+    write(&args.out, &provenance, &entries, &sources)?;
+    for layer in 0..spec.layers.len() {
+        if let Some(line) = rare(layer, squares.visitors(layer)) {
+            notes.line(Tone::Warning, &line);
+        }
+    }
+    let (tokens, number, matrices) = (open::count(windows.tokens()), windows.len(), entries.len());
+    notes.line(
+        Tone::Plain,
+        &format!(
+            "{}: {tokens} tokens in {number} pieces, inputs of {matrices} matrices and banks of experts",
+            args.out.display()
+        ),
+    );
+    Ok(())
+}
+
+/// Reads all windows.
+fn read(windows: &Windows, session: &mut Session, squares: &mut InputSquares) -> anyhow::Result<()> {
+    let polling = Polling::begin();
+    let mut progress = Progress::new("reading", Unit::Tokens, windows.tokens() as u64);
+    for (before, ids) in windows.iter() {
+        session.keep_prefix(&[]);
+        let outcome =
+            session.observe(&ids, polling.stop(), squares, &mut |done| progress.set((before + done) as u64));
+        match outcome {
+            Err(EngineError::Cancelled) => {
+                drop(progress);
+                let tokens = open::count(windows.tokens());
+                let line =
+                    format!("stopped after {} of {tokens} tokens; nothing was written", open::count(before));
+                Notes::detect().line(Tone::Plain, &line);
+                return Err(CommandError::Stopped.into());
+            }
+            outcome => outcome?,
+        }
+    }
+    Ok(())
+}
+
+/// What is to be said of a layer's experts that saw few tokens or none.
+fn rare(layer: usize, visitors: &[u64]) -> Option<String> {
+    let unseen: Vec<String> = visitors
+        .iter()
+        .enumerate()
+        .filter(|(_, seen)| **seen == 0)
+        .map(|(expert, _)| expert.to_string())
+        .collect();
+    let few = visitors.iter().filter(|seen| (1..FEW).contains(*seen)).count();
+    let few = (few > 0).then(|| format!("{few} of {} experts saw fewer than {FEW} tokens", visitors.len()));
+    let unseen = (!unseen.is_empty()).then(|| {
+        let number = unseen.len();
+        format!("no token went to {number} of {} experts ({})", visitors.len(), unseen.join(", "))
+    });
+    let parts: Vec<String> = unseen.into_iter().chain(few).collect();
+    (!parts.is_empty()).then(|| format!("layer {layer}: {}; a longer text helps", parts.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn experts_that_saw_little_are_named() {
+        assert_eq!(rare(0, &[]), None);
+        assert_eq!(rare(0, &[32, 100]), None);
+        assert_eq!(
+            rare(3, &[0, 5, 99, 0]).unwrap(),
+            "layer 3: no token went to 2 of 4 experts (0, 3); 1 of 4 experts saw fewer than 32 tokens; a longer text helps"
+        );
+    }
+}
