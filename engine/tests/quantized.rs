@@ -57,7 +57,8 @@ fn every_family_in_every_mixture_its_widths_allow() {
                 Err(other) => panic!("{family} {}: {other}", mixture.name),
             }
             *written.entry(mixture.name).or_insert(0) += 1;
-            let report = verify(&load(&target).unwrap(), Some(&source), 2, &mut |_, _| true).unwrap().unwrap();
+            let report =
+                verify(&load(&target).unwrap(), Some(&source), 2, &mut |_, _| true).unwrap().unwrap();
             assert_eq!(report.damage, [], "{family} {}", mixture.name);
             let mut largest = 0.0_f64;
             for ((class, kind), weights) in &report.classes {

@@ -175,7 +175,8 @@ fn verify_finds_damage_and_other_sources() {
     quantize(&golden("mixtral-256"), &target, &["--type", "q4_0"]).fine();
     let source = golden("mixtral-256");
     let report = args(["verify", name, "--source", source.to_str().unwrap()]).fine().text().to_owned();
-    for part in ["tensors, all with checksums", "were made from it", "sound           yes", "relative error"] {
+    for part in ["tensors, all with checksums", "were made from it", "sound           yes", "relative error"]
+    {
         assert!(report.contains(part), "{part} is not in {report}");
     }
     let sound = std::fs::read(&target).unwrap();
@@ -272,4 +273,50 @@ fn b84_outputs_that_cannot_be() {
     let target = dir.path().join("out.gguf");
     quantize(&source, &target, &["--type", "f32", "--ram", "1M"]).refused(5, "E-MEM-03");
     quantize(&source, &target, &["--type", "f32", "--ram", "64M"]).fine();
+}
+
+#[test]
+fn b87_importance() {
+    let dir = tempfile::tempdir().unwrap();
+    let (text, file) = (dir.path().join("text.txt"), dir.path().join("importance.gguf"));
+    std::fs::write(&text, "Once upon a time there was a little girl who had a red ball. ".repeat(40))
+        .unwrap();
+    let [text, file] = [&text, &file].map(|path| path.to_str().unwrap());
+    let model = builtin();
+    args(["imatrix", model.to_str().unwrap(), "--text", text, "--out", file, "--ctx", "128"]).fine();
+    let (plain, weighed) = (dir.path().join("plain.gguf"), dir.path().join("weighed.gguf"));
+    let options = ["--type", "q4_0", "--allow-requantize"];
+    quantize(&model, &plain, &options).fine();
+    quantize(&model, &weighed, &[&options[..], &["--imatrix", file]].concat()).fine();
+    let about = args(["inspect", weighed.to_str().unwrap()]).fine().text().to_owned();
+    for key in [
+        "quantize.imatrix.file = \"importance.gguf\"",
+        "quantize.imatrix.dataset",
+        "--imatrix importance.gguf",
+    ] {
+        assert!(about.contains(key), "{key} is not in {about}");
+    }
+    // Other codes, and better ones where that text is concerned.
+    let divergence = |model: &Path| {
+        let against = builtin();
+        let line = [
+            "ppl",
+            model.to_str().unwrap(),
+            "--text",
+            text,
+            "--against",
+            against.to_str().unwrap(),
+            "--json",
+        ];
+        let found: serde_json::Value = serde_json::from_str(args(line).fine().text()).unwrap();
+        found["against"]["kl_mean"]["value"].as_f64().unwrap_or_else(|| panic!("{found}"))
+    };
+    let (plain, weighed) = (divergence(&plain), divergence(&weighed));
+    assert!(0.0 < weighed && weighed < plain, "{weighed} with importance, {plain} without");
+    // The file of another model, and one that is none.
+    let other = golden("qwen3moe");
+    let target = dir.path().join("x.gguf");
+    quantize(&other, &target, &["--type", "q4_0", "--imatrix", file]).refused(2, "E-ARG-05");
+    quantize(&other, &target, &["--type", "q4_0", "--imatrix", text]).refused(3, "E-FILE-01");
+    assert!(!target.exists());
 }

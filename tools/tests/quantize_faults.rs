@@ -56,7 +56,8 @@ impl Setting {
             assert!(std::fs::read(&self.target).unwrap() == self.expected, "complete, and something else");
         }
         for file in FILES {
-            let [now, before] = [&self.source, &original()].map(|folder| std::fs::read(folder.join(file)).unwrap());
+            let [now, before] =
+                [&self.source, &original()].map(|folder| std::fs::read(folder.join(file)).unwrap());
             assert!(now == before, "the input changed");
         }
         complete

@@ -155,9 +155,10 @@ pub fn run_on(isa: Isa, path: &Path, ids: &[u32]) -> (Vec<f32>, Vec<(usize, Vec<
 /// the same blocks: one more draw, and both together about 1.4 times one. Twice the worst of several draws has room for
 /// chance, and any error of layout, scale or kernel is far outside.
 pub fn rounding_bound(file: &Path, ids: &[u32], expected: &[f32]) -> f32 {
-    let bound = 2.0 * worst_noise(file, 6, ids, expected, &|block| {
-        block.iter().fold(0.0_f32, |largest, x| x.abs().max(largest)) / 127.0
-    });
+    let bound = 2.0
+        * worst_noise(file, 6, ids, expected, &|block| {
+            block.iter().fold(0.0_f32, |largest, x| x.abs().max(largest)) / 127.0
+        });
     assert!(bound < 1.0, "noise drowns everything: {bound}");
     bound
 }

@@ -11,10 +11,12 @@ use moelten_engine::memory;
 use moelten_loader::convert::provenance::Provenance;
 use moelten_loader::convert::types::{MIXTURES, Mixture, Override, TypeError, TypePlan, matrices};
 use moelten_loader::convert::{Conversion, Event, FileLayout, Types, Work};
+use moelten_loader::gguf::Value;
+use moelten_loader::imatrix::ImportanceFile;
 use moelten_loader::load::{LoadedModel, Source};
 use moelten_loader::roles::Role;
 use moelten_tui::terminal::{Notes, Tone};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::exit::CommandError;
 use crate::open;
@@ -41,6 +43,9 @@ pub struct Args {
     /// How the experts lie
     #[arg(long, value_name = "LAYOUT", default_value = "standard")]
     layout: LayoutArg,
+    /// Weigh errors by this importance file, which `moelten imatrix` makes
+    #[arg(long, value_name = "FILE", requires = "kind")]
+    imatrix: Option<PathBuf>,
     /// Allow a source that is quantised already: its loss adds to the new one
     #[arg(long)]
     allow_requantize: bool,
@@ -115,13 +120,21 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let types = args.types(&model)?;
     let choose = types.as_ref().map(|types| |role: Role| types.format(role));
     let wanted = choose.as_ref().map_or(Types::Kept, |choose| Types::Chosen(choose));
+    let importance = args.imatrix.as_deref().map(|path| importance(path, &model)).transpose()?;
     let mut conversion = Conversion::plan_as(&model, args.layout.into(), wanted)?;
+    if let Some(importance) = &importance {
+        conversion.weigh(importance);
+    }
     if let Some(Kind(mixture)) = args.kind {
         conversion.describe(&Provenance {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             options: args.options(),
             file_type: Some(mixture.file_type),
-            more: Vec::new(),
+            more: args
+                .imatrix
+                .as_deref()
+                .zip(importance.as_ref())
+                .map_or_else(Vec::new, |(path, file)| importance_keys(path, file)),
         });
     }
     open::mention(&conversion.notices);
@@ -158,6 +171,42 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let line = format!("{}: {}, {} ({about})", args.target.display(), model.spec.name, bytes(size));
     out.notes.line(Tone::Plain, &line);
     out.event(&json!({ "event": "done", "target": args.target.display().to_string(), "bytes": size }))
+}
+
+/// Opens an importance file of this model, and says what it knows nothing about.
+fn importance(path: &Path, model: &LoadedModel) -> anyhow::Result<ImportanceFile> {
+    let (file, notes) = (ImportanceFile::open(path)?, Notes::detect());
+    open::mention(file.notices());
+    let (gaps, name) = (file.check(&model.spec)?, path.display());
+    if let Some(first) = gaps.matrices.first() {
+        let count = gaps.matrices.len();
+        let line = format!(
+            "{name} says nothing of {count} matrices, such as {first}: all their columns count alike"
+        );
+        notes.line(Tone::Warning, &line);
+    }
+    if let Some((first, experts)) = gaps.experts.first() {
+        let all: usize = gaps.experts.iter().map(|(_, experts)| experts.len()).sum();
+        let line = format!(
+            "no token of {name} went to {all} matrices of experts, such as {first} of expert {}: the mean of the other \
+             experts of their layer stands for them",
+            experts.first().copied().unwrap_or(0)
+        );
+        notes.line(Tone::Warning, &line);
+    }
+    Ok(file)
+}
+
+/// What the metadata says of an importance file, under the keys that llama.cpp uses.
+fn importance_keys(path: &Path, file: &ImportanceFile) -> Vec<(String, Value)> {
+    let about = file.provenance();
+    let key = |name: &str, value| (format!("quantize.imatrix.{name}"), value);
+    let mut keys = vec![
+        key("file", Value::Str(open::name(Some(path)))),
+        key("dataset", Value::Str(about.datasets.join(", "))),
+    ];
+    keys.extend(u32::try_from(about.chunks).ok().map(|chunks| key("chunks_count", Value::U32(chunks))));
+    keys
 }
 
 /// Writes, and shows how far it is.
@@ -255,7 +304,7 @@ impl Output {
         Ok(())
     }
 
-    fn event(self, event: &Value) -> anyhow::Result<()> {
+    fn event(self, event: &serde_json::Value) -> anyhow::Result<()> {
         if self.json {
             writeln!(io::stdout(), "{}", moelten_tui::filter::clean(&event.to_string()))?;
         }
@@ -310,6 +359,7 @@ impl Args {
         let mut words = Vec::new();
         words.extend(self.kind.map(|Kind(mixture)| format!("--type {}", mixture.name)));
         words.extend(self.tensor_type.iter().map(|rule| format!("--tensor-type {rule}")));
+        words.extend(self.imatrix.as_deref().map(|path| format!("--imatrix {}", open::name(Some(path)))));
         words.extend(self.allow_requantize.then(|| "--allow-requantize".to_owned()));
         words.extend(self.allow_fallback.then(|| "--allow-fallback".to_owned()));
         words.join(" ")
