@@ -317,6 +317,6 @@ fn b87_importance() {
     let other = golden("qwen3moe");
     let target = dir.path().join("x.gguf");
     quantize(&other, &target, &["--type", "q4_0", "--imatrix", file]).refused(2, "E-ARG-05");
-    quantize(&other, &target, &["--type", "q4_0", "--imatrix", text]).refused(3, "E-FILE-01");
+    quantize(&other, &target, &["--type", "q4_0", "--imatrix", text]).refused(3, "E-FILE-02");
     assert!(!target.exists());
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Conversion;
 use super::pieces::Kind;
-use super::write::{WAITING, batch_bytes};
+use super::write::{IN_MEMORY, batch_bytes};
 use crate::error::Result;
 
 /// What a conversion will take.
@@ -55,7 +55,6 @@ impl Conversion<'_> {
 
     /// Bytes that [`Self::write_with`] keeps in memory at once with this budget, beside the program itself.
     pub fn memory(budget: Option<u64>) -> u64 {
-        // One that is made, those that wait, and one that is being written.
-        (WAITING as u64 + 2) * batch_bytes(budget)
+        IN_MEMORY * batch_bytes(budget)
     }
 }

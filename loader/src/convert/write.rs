@@ -21,7 +21,7 @@ use crate::output::PartialFile;
 /// one is read and two wait to be written.
 const BATCH_BYTES: u64 = 32 << 20;
 /// Batches that may wait to be written.
-pub(super) const WAITING: usize = 2;
+const WAITING: usize = 2;
 
 /// How to write.
 #[derive(Debug, Clone, Copy)]
@@ -38,9 +38,12 @@ impl Default for Work {
     }
 }
 
+/// Batches that may be in memory: those that wait, one on each side of them, and what threads and the allocator hold beside.
+pub(super) const IN_MEMORY: u64 = WAITING as u64 + 4;
+
 /// Bytes of a batch when so many may be in memory.
 pub(super) fn batch_bytes(memory: Option<u64>) -> u64 {
-    memory.map_or(BATCH_BYTES, |memory| (memory / (WAITING as u64 + 2)).clamp(1 << 20, BATCH_BYTES))
+    memory.map_or(BATCH_BYTES, |memory| (memory / IN_MEMORY).clamp(1 << 20, BATCH_BYTES))
 }
 
 /// How a conversion ended.
