@@ -159,7 +159,12 @@ impl FileBytes {
         Ok(())
     }
 
+    /// Does nothing: Windows decides alone what it keeps of a mapped file.
+    #[cfg(not(unix))]
+    pub fn forget(&self, _offset: u64, _len: u64) {}
+
     /// Lets the system take back the memory that holds a part of a mapped file; whoever reads there again brings it back.
+    #[cfg(unix)]
     pub fn forget(&self, offset: u64, len: u64) {
         let Some((map, file, start, len)) = self.mapped(offset, len) else { return };
         // Only whole pages: what lies beside may be in use.
@@ -168,12 +173,8 @@ impl FileBytes {
         if first >= end {
             return;
         }
-        #[cfg(unix)]
-        {
-            // SAFETY: the mapping is shared with the file and never written, so dropped pages come back as they were.
-            let _ =
-                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, end - first) };
-        }
+        // SAFETY: the mapping is shared with the file and never written, so dropped pages come back as they were.
+        let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, end - first) };
         read_at::drop_cached(file, first as u64, end - first);
     }
 

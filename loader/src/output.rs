@@ -184,12 +184,12 @@ impl Drop for PartialFile {
 
 /// Bytes that this process may still write to the disk of `folder`; `None` where the system does not say.
 pub fn free_bytes(folder: &Path) -> Option<u64> {
-    #[cfg(target_os = "linux")]
+    #[cfg(unix)]
     {
         let found = rustix::fs::statvfs(folder).ok()?;
         found.f_bavail.checked_mul(found.f_frsize)
     }
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(not(unix))]
     {
         let _ = folder;
         None

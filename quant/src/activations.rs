@@ -124,6 +124,7 @@ impl<'a> Activations<'a> {
     }
 
     /// Words of all records, and of one.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn words(&self) -> (&'a [u32], usize) {
         (words(self.lines), self.kind.record_lines(self.all) * 16)
     }

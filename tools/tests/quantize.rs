@@ -134,7 +134,7 @@ fn b88_patterns() {
     // The last match counts.
     with(&["ffn_.*_exps=q5_1", r"blk\.0\.ffn_down_exps=q8_0", "ffn_gate_inp=f16"]).fine();
     let report = args(["verify", target.to_str().unwrap(), "--json"]).fine();
-    let report: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
+    let report: serde_json::Value = serde_json::from_str(report.text()).unwrap();
     let types = |class: &str| -> Vec<String> {
         let all = report["classes"].as_array().unwrap();
         let of = all.iter().filter(|row| row["class"] == class);
@@ -151,14 +151,14 @@ fn a_dry_run_says_what_will_be_and_writes_nothing() {
     let target = dir.path().join("target.gguf");
     let plan = quantize(&golden("mixtral-256"), &target, &["--type", "q4_k_m", "--dry-run"]).fine();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-    let plan: serde_json::Value = serde_json::from_str(&plan.text()).unwrap();
+    let plan: serde_json::Value = serde_json::from_str(plan.text()).unwrap();
     assert_eq!(plan["fit"]["verdict"], "ram");
     assert!(plan["seconds"].as_f64().unwrap() < 60.0);
     quantize(&golden("mixtral-256"), &target, &["--type", "q4_k_m"]).fine();
     assert_eq!(plan["bytes"].as_u64().unwrap(), std::fs::metadata(&target).unwrap().len());
     // By classes it is what `verify` counts in the file.
     let report = args(["verify", target.to_str().unwrap(), "--json"]).fine();
-    let report: serde_json::Value = serde_json::from_str(&report.text()).unwrap();
+    let report: serde_json::Value = serde_json::from_str(report.text()).unwrap();
     let sizes = |of: &serde_json::Value| -> Vec<(String, String, u64)> {
         let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
         let all = of["classes"].as_array().unwrap().iter();

@@ -6,7 +6,9 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use memmap2::{MmapMut, MmapRaw, UncheckedAdvice};
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
+use memmap2::{MmapMut, MmapRaw};
 
 /// Pieces start at multiples of this and are multiples of it: what direct reads need of memory.
 pub const PAGE: usize = 4096;
@@ -93,8 +95,15 @@ impl Piece {
         Self { of: self.of, range: self.range.start..next.range.end }
     }
 
-    /// Gives the memory back to the system; the piece reads as zeros until it is written again.
+    /// Gives the memory back to the system; what the piece reads as until it is written again is not known. Windows has no way
+    /// to give back a part, and keeps it.
     pub fn discard(&mut self) {
+        #[cfg(unix)]
+        self.give_back();
+    }
+
+    #[cfg(unix)]
+    fn give_back(&mut self) {
         let (Some(of), false) = (&self.of, self.is_empty()) else { return };
         let advise = |advice| {
             // SAFETY: the advice changes this piece alone, of which there is no other reference. A refusal leaves the memory

@@ -4,6 +4,7 @@
 use super::Kernels;
 #[cfg(target_arch = "x86_64")]
 use super::x86::limits as x86;
+#[cfg(target_arch = "x86_64")]
 use crate::Isa;
 
 /// Numbers of a round of the portable int8 loop.
@@ -14,46 +15,51 @@ impl Kernels {
     /// out. Time it over far more than the caches hold to get the speed of the RAM. The fold differs between tiers.
     pub fn read_through(&self, data: &[u8]) -> u64 {
         let (lines, rest) = data.as_chunks::<64>();
+        #[cfg(target_arch = "x86_64")]
         let folded = match self.isa() {
             // SAFETY: a tier's `Kernels` exist only where its instructions do.
-            #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::AvxVnni => unsafe { x86::read_avx2(lines) },
             // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni | Isa::Amx => unsafe { x86::read_avx512(lines) },
             _ => read_portable(lines),
         };
+        #[cfg(not(target_arch = "x86_64"))]
+        let folded = read_portable(lines);
         rest.iter().fold(folded, |folded, &byte| folded ^ u64::from(byte))
     }
 
     /// Multiplies int8 numbers that stay in registers, the way the products of this tier do, `rounds` times; returns the
     /// number of operations done, a multiplication and an addition counted as two. Time it to get the peak of a core.
     pub fn multiply_int8(&self, rounds: usize) -> u64 {
-        let rounds_done = rounds as u64;
-        match self.isa() {
-            // SAFETY: a tier's `Kernels` exist only where its instructions do.
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { x86::multiply_avx2(rounds) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Isa::AvxVnni => unsafe { x86::multiply_avx_vnni(rounds) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => unsafe { x86::multiply_avx512_vnni(rounds) },
-            // SAFETY: as above; the tier is there only after the system permitted tiles.
-            #[cfg(target_arch = "x86_64")]
-            Isa::Amx => unsafe { x86::multiply_amx(rounds) },
-            _ => return multiply_portable(rounds),
-        };
         #[cfg(target_arch = "x86_64")]
-        let round = match self.isa() {
-            Isa::Avx2 | Isa::AvxVnni => x86::ROUND_256,
-            Isa::Avx512Vnni => x86::ROUND_512,
-            _ => x86::ROUND_AMX,
-        };
+        {
+            let round = match self.isa() {
+                // SAFETY: a tier's `Kernels` exist only where its instructions do; tiles only after the system permitted them.
+                Isa::Avx2 => unsafe {
+                    x86::multiply_avx2(rounds);
+                    x86::ROUND_256
+                },
+                // SAFETY: as above.
+                Isa::AvxVnni => unsafe {
+                    x86::multiply_avx_vnni(rounds);
+                    x86::ROUND_256
+                },
+                // SAFETY: as above.
+                Isa::Avx512Vnni => unsafe {
+                    x86::multiply_avx512_vnni(rounds);
+                    x86::ROUND_512
+                },
+                // SAFETY: as above.
+                Isa::Amx => unsafe {
+                    x86::multiply_amx(rounds);
+                    x86::ROUND_AMX
+                },
+                _ => return multiply_portable(rounds),
+            };
+            rounds as u64 * round
+        }
         #[cfg(not(target_arch = "x86_64"))]
-        let round = 0;
-        rounds_done * round
+        multiply_portable(rounds)
     }
 }
 
