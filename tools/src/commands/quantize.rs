@@ -52,7 +52,7 @@ pub struct Args {
     /// Where rows do not divide into blocks of the type, take another of about as many bits
     #[arg(long)]
     allow_fallback: bool,
-    /// Show sizes, memory, disk space and time, and what `fit` will say; write nothing
+    /// Show sizes, memory, disk space and time, and what `fit` will say; write nothing. Exit code 7 if the disk has no room
     #[arg(long)]
     dry_run: bool,
     /// Worker threads [default: all CPUs]
@@ -147,10 +147,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if args.dry_run {
         let memory = memory::owned_bytes().unwrap_or(0) + Conversion::memory(work.memory);
         let plan = QuantizePlan::new(&model, &conversion, &args.target, work.threads, memory)?;
-        return out.plan(&plan);
+        out.plan(&plan)?;
+        return check_room(&args.target, plan.size());
     }
-    let size = conversion.layout(&args.target)?.file_len();
-    check_room(&args.target, size)?;
+    check_room(&args.target, conversion.layout(&args.target)?.file_len())?;
     if let Ok(old) = std::fs::metadata(&args.target) {
         let line = format!("{} exists ({}) and will be replaced", args.target.display(), bytes(old.len()));
         out.notes.line(Tone::Warning, &line);
