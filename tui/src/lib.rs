@@ -11,4 +11,5 @@ pub mod input;
 pub mod progress;
 pub mod settings;
 pub mod terminal;
+pub mod theme;
 pub mod transcript;
