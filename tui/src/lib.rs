@@ -8,6 +8,7 @@ pub mod driver;
 pub mod figures;
 pub mod filter;
 pub mod input;
+pub mod markdown;
 pub mod progress;
 pub mod settings;
 pub mod terminal;
