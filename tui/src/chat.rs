@@ -291,8 +291,7 @@ impl Chat {
     }
 
     fn command(&mut self, command: Command) -> Vec<Effect> {
-        use Command::{Clear, Edit, Load, Model, More, Retry, Undo};
-        if self.busy() && matches!(command, Clear | Edit | Load(_) | Model(Some(_)) | More | Retry | Undo(_)) {
+        if self.busy() && command.changes_turns() {
             return note(Tone::Error, "That has to wait until the answer is there; Ctrl-C stops it.");
         }
         self.editing = false;
@@ -446,6 +445,13 @@ impl Chat {
         effects
     }
 
+    /// The program ends while there is this of an answer: it is kept, if conversations are.
+    pub fn leave(&mut self, written: &str) -> Option<Effect> {
+        let Some(Busy::Answer { begun }) = self.busy.take() else { return None };
+        self.keep(begun, written.to_owned());
+        self.kept()
+    }
+
     /// After turns were taken back: the model sees again what it did not, if nothing else is left.
     fn see_what_is_left(&mut self) {
         if self.turns.len() <= self.forgotten {
@@ -487,7 +493,8 @@ impl Chat {
         let skips = self.facts.can_skip_thinking;
         let think = think.unwrap_or(if self.think == Think::Show { Think::Hide } else { Think::Show });
         if think == Think::Off && !skips {
-            let text = "This model's chat template cannot ask it not to think; /think hide folds thoughts away.";
+            let text =
+                "This model's chat template cannot ask it not to think; /think hide folds thoughts away.";
             return note(Tone::Error, text);
         }
         self.think = think;
@@ -539,7 +546,9 @@ impl Chat {
         }
         let mut effects = note(Tone::Dim, summary(&reason, stats));
         effects.extend(match reason {
-            StopReason::ContextFull => self.ask_what_to_drop(context::Full::Answer { size: stats.context_size }),
+            StopReason::ContextFull => {
+                self.ask_what_to_drop(context::Full::Answer { size: stats.context_size })
+            }
             _ => self.warn_of_the_end(stats),
         });
         effects.extend(self.kept());

@@ -48,6 +48,22 @@ pub enum Command {
     Quit,
 }
 
+impl Command {
+    /// Whether it cannot be done while an answer is being written.
+    pub fn changes_turns(&self) -> bool {
+        matches!(
+            self,
+            Self::Clear
+                | Self::Edit
+                | Self::Load(_)
+                | Self::Model(Some(_))
+                | Self::More
+                | Self::Retry
+                | Self::Undo(_)
+        )
+    }
+}
+
 /// A format of `/export`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Export {
@@ -272,9 +288,9 @@ fn export(rest: &str) -> Result<Command, String> {
     let path = file(rest)?;
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
     let found = FORMATS.into_iter().find(|(name, _)| *name == ending);
-    found.map(|(_, format)| Command::Export(format, path)).ok_or_else(|| {
-        "the file's name has to end in .md or .json, e.g. /export talk.md".to_owned()
-    })
+    found
+        .map(|(_, format)| Command::Export(format, path))
+        .ok_or_else(|| "the file's name has to end in .md or .json, e.g. /export talk.md".to_owned())
 }
 
 fn file(rest: &str) -> Result<PathBuf, String> {

@@ -31,9 +31,10 @@ pub fn of(text: &str) -> Of {
     match text.split_once(' ') {
         _ if !text.starts_with('/') || text.contains('\n') => Of::Nothing,
         None => Of::Words { start: 0, words: TABLE.iter().map(|entry| entry.name.to_owned()).collect() },
-        Some(("/set", name)) if !name.contains(' ') => {
-            Of::Words { start: 5, words: Setting::ALL.iter().map(|setting| setting.name().to_owned()).collect() }
-        }
+        Some(("/set", name)) if !name.contains(' ') => Of::Words {
+            start: 5,
+            words: Setting::ALL.iter().map(|setting| setting.name().to_owned()).collect(),
+        },
         Some(("/think", _)) => Of::Words { start: 7, words: owned(&["show", "hide", "off"]) },
         Some((name, _)) if TABLE.iter().any(|entry| entry.paths && entry.name == name) => {
             Of::Path { start: name.len() + 1 }
@@ -45,8 +46,10 @@ pub fn of(text: &str) -> Of {
 /// Names of files that begin with `start`, folders with a slash at their end; hidden ones only if asked for. A folder that
 /// cannot be read has none.
 pub fn files(start: &str) -> Vec<String> {
-    let (folder, name) = start.rsplit_once('/').map_or(("", start), |(folder, name)| (&start[..=folder.len()], name));
-    let place = if folder.is_empty() { Path::new(".").to_owned() } else { crate::files::expand(Path::new(folder)) };
+    let (folder, name) =
+        start.rsplit_once('/').map_or(("", start), |(folder, name)| (&start[..=folder.len()], name));
+    let place =
+        if folder.is_empty() { Path::new(".").to_owned() } else { crate::files::expand(Path::new(folder)) };
     let mut found: Vec<String> = std::fs::read_dir(place)
         .into_iter()
         .flatten()
@@ -68,7 +71,12 @@ pub fn files(start: &str) -> Vec<String> {
 pub fn common_start(words: &[String]) -> &str {
     let Some((first, rest)) = words.split_first() else { return "" };
     let shared = |word: &String| {
-        first.char_indices().zip(word.chars()).take_while(|((_, a), b)| a == b).last().map_or(0, |((at, c), _)| at + c.len_utf8())
+        first
+            .char_indices()
+            .zip(word.chars())
+            .take_while(|((_, a), b)| a == b)
+            .last()
+            .map_or(0, |((at, c), _)| at + c.len_utf8())
     };
     &first[..rest.iter().map(shared).min().unwrap_or(first.len())]
 }

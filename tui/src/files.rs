@@ -236,7 +236,8 @@ mod tests {
         }
         assert_eq!(last_conversation(&conversation).unwrap(), text);
         #[cfg(unix)]
-        for (path, mode) in [(path.as_path(), 0o600), (&conversation, 0o600), (path.parent().unwrap(), 0o700)] {
+        for (path, mode) in [(path.as_path(), 0o600), (&conversation, 0o600), (path.parent().unwrap(), 0o700)]
+        {
             use std::os::unix::fs::PermissionsExt;
             assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
         }

@@ -2,7 +2,6 @@
 //! time go in, what to do comes out, and [`Screen::draw`] shows what is. No input, no output, no clock, no thread; those
 //! are the driver's.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crossterm::event::KeyEvent;
@@ -179,7 +178,8 @@ impl Screen {
     /// What to do when this happens, this long after the start.
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Effect> {
         self.now = now;
-        self.changed |= !matches!(event, Event::Tick | Event::Gauges(_) | Event::Engine(EngineEvent::Prompt { .. }));
+        self.changed |=
+            !matches!(event, Event::Tick | Event::Gauges(_) | Event::Engine(EngineEvent::Prompt { .. }));
         match event {
             Event::Key(key) => self.key(key),
             Event::Paste(text) => self.paste(&text),
@@ -240,7 +240,10 @@ impl Screen {
                 chat::Effect::Note(tone, text) => self.note(tone, &text),
                 chat::Effect::Compose(text) => {
                     self.composer.set(&filter::clean(&text));
-                    self.remark(Tone::Dim, "Enter sends it in the place of your last question, Esc leaves that as it was.");
+                    self.remark(
+                        Tone::Dim,
+                        "Enter sends it in the place of your last question, Esc leaves that as it was.",
+                    );
                 }
                 chat::Effect::Quit => todo.extend(self.leave()),
                 other => {
@@ -294,17 +297,12 @@ impl Screen {
         self.top = None;
         match command {
             Some(Ok(Command::Help)) => self.overlay = Some(Overlay::Help(0)),
-            Some(Ok(Command::Think(think))) => {
-                effects.extend(self.tell(chat::Event::Entered(text)));
-                self.log.set_thoughts_shown(self.chat.think() == Think::Show);
-                let _ = think;
-            }
-            _ => effects.extend(self.tell(chat::Event::Entered(text))),
+            _ => effects.extend(self.command(&text)),
         }
         effects
     }
 
-    /// A command that a key stands for.
+    /// What was entered, or a command that a key stands for.
     fn command(&mut self, line: &str) -> Vec<Effect> {
         let effects = self.tell(chat::Event::Entered(line.to_owned()));
         self.log.set_thoughts_shown(self.chat.think() == Think::Show);
@@ -408,11 +406,8 @@ impl Screen {
         notes.iter().for_each(|(tone, text)| self.note(*tone, text));
     }
 
-    /// A path that the person gave.
-    pub fn load(&mut self, path: PathBuf, result: Result<String, String>) -> Vec<Effect> {
-        self.tell(chat::Event::File(chat::FileEvent::Read { path, result }))
+    /// Opens with a conversation that was read before.
+    pub fn load(&mut self, file: chat::FileEvent) -> Vec<Effect> {
+        self.tell(chat::Event::File(file))
     }
 }
-
-#[cfg(test)]
-mod tests;

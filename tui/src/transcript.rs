@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn code_is_found_in_its_fences() {
-        let text = "See `x`:\n\n```rust\nfn a() {}\n\nfn b() {}\n```\n- and\n  ~~~\n  two\n  ~~~\n```\nnot closed";
+        let text =
+            "See `x`:\n\n```rust\nfn a() {}\n\nfn b() {}\n```\n- and\n  ~~~\n  two\n  ~~~\n```\nnot closed";
         assert_eq!(code_blocks(text), ["fn a() {}\n\nfn b() {}\n", "two\n", "not closed"]);
         assert!(code_blocks("none").is_empty());
     }

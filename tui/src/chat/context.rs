@@ -47,7 +47,8 @@ impl Choice {
     pub(super) fn named(text: &str) -> Option<Self> {
         let named = |(letter, choice, help): (char, Self, &str)| {
             let word = help.split(' ').next().unwrap_or_default();
-            (text.eq_ignore_ascii_case(&letter.to_string()) || text.eq_ignore_ascii_case(word)).then_some(choice)
+            (text.eq_ignore_ascii_case(&letter.to_string()) || text.eq_ignore_ascii_case(word))
+                .then_some(choice)
         };
         Self::ALL.into_iter().find_map(named)
     }
@@ -65,7 +66,9 @@ impl Chat {
         if self.older().is_empty() {
             let hint = match full {
                 Full::Prompt { .. } => "This one question is too long: send a shorter one",
-                Full::Answer { .. } => "There are no older turns to drop: /undo takes the turn back, /clear begins anew",
+                Full::Answer { .. } => {
+                    "There are no older turns to drop: /undo takes the turn back, /clear begins anew"
+                }
             };
             let text = format!("{words} {hint}; a larger --ctx at the start holds more.");
             return note(Tone::Error, text);
@@ -123,7 +126,8 @@ impl Chat {
     pub(super) fn ask_again_after(&mut self, failure: Failure) -> Vec<Effect> {
         match failure {
             Failure::ContextFull { tokens, context } => {
-                let mut effects = note(Tone::Error, "The oldest turns are too long to be summarised at once.");
+                let mut effects =
+                    note(Tone::Error, "The oldest turns are too long to be summarised at once.");
                 effects.extend(self.ask_what_to_drop(Full::Prompt { tokens, context }));
                 effects
             }

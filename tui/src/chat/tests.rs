@@ -5,9 +5,15 @@ use std::time::Duration;
 use moelten_engine::api::{Answer, CacheStats, GenerateParams, GenerateStats, StopReason};
 
 use super::*;
+use crate::command::TABLE;
 
 fn chat() -> Chat {
-    let facts = Facts { model: "m".into(), supports_system: true, rows: vec![("context", "100".into())] };
+    let facts = Facts {
+        model: "m".into(),
+        supports_system: true,
+        rows: vec![("context", "100".into())],
+        ..Facts::default()
+    };
     Chat::new(facts, GenerateParams::default(), None)
 }
 
@@ -255,7 +261,7 @@ fn what_is_saved_can_be_loaded() {
     enter(&mut first, "/system Be brief.");
     turn(&mut first, "hello", "hi");
     let effects = enter(&mut first, "/save x.json");
-    let [Effect::Write { path, text }] = effects.as_slice() else { panic!("{effects:?}") };
+    let [Effect::Write { path, text, .. }] = effects.as_slice() else { panic!("{effects:?}") };
     let mut second = chat();
     assert_eq!(enter(&mut second, "/load x.json"), [Effect::Read { path: path.clone() }]);
     let read = FileEvent::Read { path: path.clone(), result: Ok(text.clone()) };

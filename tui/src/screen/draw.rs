@@ -129,8 +129,10 @@ impl Screen {
     fn draw_question(&self, frame: &mut Frame<'_>, area: Rect, words: &str) {
         let width = usize::from(area.width.saturating_sub(4)).clamp(1, 76);
         let warning = self.theme.style(Role::Warning);
-        let mut lines: Vec<_> =
-            wrap::rows(words, width).into_iter().map(|row| Line::styled(words[row].to_owned(), warning)).collect();
+        let mut lines: Vec<_> = wrap::rows(words, width)
+            .into_iter()
+            .map(|row| Line::styled(words[row].to_owned(), warning))
+            .collect();
         lines.push(Line::default());
         for (key, _, help) in Choice::ALL {
             lines.push(Line::from(vec![
@@ -141,7 +143,10 @@ impl Screen {
         let height = u16::try_from(lines.len() + 2).unwrap_or(u16::MAX).min(area.height);
         let below = Rect { y: area.bottom() - height, height, ..area };
         frame.render_widget(Clear, below);
-        frame.render_widget(Line::styled("\u{2500}".repeat(usize::from(area.width)), self.theme.style(Role::Frame)), below);
+        frame.render_widget(
+            Line::styled("\u{2500}".repeat(usize::from(area.width)), self.theme.style(Role::Frame)),
+            below,
+        );
         for (y, line) in (below.y + 1..below.bottom()).zip(&lines) {
             frame.buffer_mut().set_line(below.x + 2, y, line, below.width.saturating_sub(2));
         }

@@ -229,9 +229,10 @@ fn help_key(code: KeyCode, at: usize, page: usize) -> Option<Overlay> {
 fn choice(code: KeyCode) -> Option<Choice> {
     match code {
         KeyCode::Esc => Some(Choice::Stop),
-        KeyCode::Char(c) => {
-            Choice::ALL.into_iter().find(|(letter, ..)| *letter == c.to_ascii_lowercase()).map(|(_, choice, _)| choice)
-        }
+        KeyCode::Char(c) => Choice::ALL
+            .into_iter()
+            .find(|(letter, ..)| *letter == c.to_ascii_lowercase())
+            .map(|(_, choice, _)| choice),
         _ => None,
     }
 }

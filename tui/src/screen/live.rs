@@ -155,7 +155,9 @@ mod tests {
     fn pieces_grow_to_an_answer_with_its_thoughts_apart() {
         let ms = Duration::from_millis;
         let mut live = Live::new("", ms(0));
-        for (at, piece) in [(100, "<thi"), (200, "nk>h\u{1b}[31"), (300, "mm</th"), (1300, "ink>\n\nYe"), (1400, "s.")] {
+        for (at, piece) in
+            [(100, "<thi"), (200, "nk>h\u{1b}[31"), (300, "mm</th"), (1300, "ink>\n\nYe"), (1400, "s.")]
+        {
             live.event(Event::Text(piece.into()), ms(at));
         }
         assert_eq!(live.written.text(), "<think>hm</think>\n\nYes.");

@@ -127,7 +127,14 @@ impl Log {
     }
 
     /// Draws the lines from `top` on, as [`Self::measure`] counted them.
-    pub fn draw(&mut self, area: Rect, buffer: &mut Buffer, top: usize, live: Option<&mut Live>, now: Duration) {
+    pub fn draw(
+        &mut self,
+        area: Rect,
+        buffer: &mut Buffer,
+        top: usize,
+        live: Option<&mut Live>,
+        now: Duration,
+    ) {
         let (width, theme, shown) = (self.width, self.theme, self.thoughts_shown);
         let mut rows = Rows { area, buffer, skip: top, row: 0 };
         let mut before: Option<&What> = None;
@@ -201,7 +208,13 @@ fn plain(text: &str, width: u16, theme: Theme, role: Role) -> Vec<Line<'static>>
 }
 
 /// The line that stands for thoughts, and the thoughts if they are shown. `now` if the model still thinks.
-fn thought(written: &Written, width: u16, theme: Theme, shown: bool, now: Option<Duration>) -> Vec<Line<'static>> {
+fn thought(
+    written: &Written,
+    width: u16,
+    theme: Theme,
+    shown: bool,
+    now: Option<Duration>,
+) -> Vec<Line<'static>> {
     let parts = written.parts();
     let Some(thought) = parts.thought else { return Vec::new() };
     let sign = if shown { "\u{25be}" } else { "\u{25b8}" };

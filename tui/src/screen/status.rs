@@ -4,9 +4,9 @@
 use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr;
 
+use super::Screen;
 use super::live::Phase;
 use super::log::tone_role;
-use super::Screen;
 use crate::chat::CONTEXT_WARNING_PERCENT;
 use crate::figures;
 use crate::filter;
@@ -26,7 +26,10 @@ impl Screen {
     /// What is going on, if anything is.
     pub(super) fn activity(&self) -> Option<(Role, String)> {
         if let Some(search) = self.recall.search() {
-            return Some((Role::Accent, format!("history: {}\u{2581}  Ctrl-R older, Enter takes it, Esc leaves", search.wanted)));
+            return Some((
+                Role::Accent,
+                format!("history: {}\u{2581}  Ctrl-R older, Enter takes it, Esc leaves", search.wanted),
+            ));
         }
         if let Some(remark) = &self.remark {
             return Some((tone_role(remark.tone), remark.text.clone()));
@@ -114,11 +117,14 @@ impl Screen {
         }
         list.extend(self.context());
         if let (Some(owned), Some(budget)) = (self.gauges.owned_bytes, self.gauges.budget_bytes) {
-            let text = format!("RAM {} of {}", gb(owned), figures::bytes(budget));
+            let text = format!("RAM {} of {}", figures::bytes(owned), figures::bytes(budget));
             list.push(Fact { goes: 3, pieces: vec![(text, Role::Text)] });
         }
         if let Some(rate) = self.gauges.hit_rate {
-            list.push(Fact { goes: 4, pieces: vec![(format!("hits {}", figures::percent(rate)), Role::Text)] });
+            list.push(Fact {
+                goes: 4,
+                pieces: vec![(format!("hits {}", figures::percent(rate)), Role::Text)],
+            });
         }
         list.extend(self.speed());
         list
@@ -160,9 +166,4 @@ impl Screen {
         };
         (rate > 0.0).then(|| Fact { goes: 0, pieces: vec![(format!("{rate:.1} tok/s"), Role::Text)] })
     }
-}
-
-/// A size without its unit, in that of a budget.
-fn gb(bytes: u64) -> String {
-    figures::bytes(bytes)
 }
