@@ -5,6 +5,7 @@ pub mod backend;
 pub mod chat;
 pub mod command;
 pub mod driver;
+pub mod experts;
 pub mod figures;
 pub mod filter;
 pub mod input;
