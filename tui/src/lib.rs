@@ -7,6 +7,7 @@ pub mod command;
 pub mod complete;
 pub mod composer;
 pub mod driver;
+pub mod experts;
 pub mod figures;
 pub mod files;
 pub mod filter;

@@ -172,13 +172,15 @@ impl Theme {
         self.style(role).fg.unwrap_or(Color::Reset)
     }
 
-    /// A colour between two roles: `share` 0 is the first, 1 the second. [`Color::Reset`] without colours.
-    pub fn between(self, from: Role, to: Role, share: f64) -> Color {
+    /// The colour of a role with others over it, each covering a share, 0 to 1, of what is below. [`Color::Reset`] without
+    /// colours.
+    pub fn blend(self, ground: Role, over: &[(Role, f64)]) -> Color {
         let Some(look) = self.palette() else { return Color::Reset };
-        match (foreground(from, look), foreground(to, look)) {
-            (Some(from), Some(to)) => self.fit(mix(from, to, share.clamp(0.0, 1.0))),
-            _ => Color::Reset,
-        }
+        let Some(ground) = foreground(ground, look) else { return Color::Reset };
+        let cover = |below, &(role, share): &(Role, f64)| {
+            foreground(role, look).map_or(below, |above| mix(below, above, share.clamp(0.0, 1.0)))
+        };
+        self.fit(over.iter().fold(ground, cover))
     }
 
     /// Which column of the tables is in use.
@@ -330,7 +332,7 @@ mod tests {
             let style = Theme::PLAIN.style(role);
             assert_eq!((style.fg, style.bg), (None, None), "{role:?}");
         }
-        assert_eq!(Theme::PLAIN.between(Role::Absent, Role::Used, 0.5), Color::Reset);
+        assert_eq!(Theme::PLAIN.blend(Role::Absent, &[(Role::Used, 0.5)]), Color::Reset);
     }
 
     #[test]
@@ -339,7 +341,9 @@ mod tests {
         assert_eq!(indexed((128, 128, 128)), 244);
         assert_eq!(sixteen((250, 250, 250)), Color::White);
         let theme = Theme { look: Look::Dark, depth: Depth::True };
-        assert_eq!(theme.between(Role::Absent, Role::Used, 0.0), theme.colour(Role::Absent));
-        assert_eq!(theme.between(Role::Absent, Role::Used, 1.0), theme.colour(Role::Used));
+        assert_eq!(theme.blend(Role::Absent, &[(Role::Used, 0.0)]), theme.colour(Role::Absent));
+        assert_eq!(theme.blend(Role::Absent, &[(Role::Used, 1.0)]), theme.colour(Role::Used));
+        let half = theme.blend(Role::Absent, &[(Role::Used, 0.0), (Role::Resident, 0.5)]);
+        assert!(half != theme.colour(Role::Absent) && half != theme.colour(Role::Resident));
     }
 }
