@@ -15,8 +15,9 @@ use moelten_loader::roles::Part;
 use moelten_loader::store::TensorStore;
 use moelten_loader::text::SamplingHints;
 use moelten_loader::tokenizer::{Markup, Tokenizer};
-use moelten_tui::backend::{Backend, Counter, Failure, Request, Switched, Tell};
+use moelten_tui::backend::{Backend, Beside, Failure, Request, Switched, Tell};
 use moelten_tui::chat::Facts;
+use moelten_tui::experts::Limits;
 use moelten_tui::terminal::Tone;
 use moelten_tui::thinking;
 use serde_json::Value;
@@ -108,11 +109,6 @@ impl Responder {
         &self.about
     }
 
-    /// Bytes that the process may own.
-    pub fn budget_bytes(&self) -> u64 {
-        self.session.model().plan().budget
-    }
-
     /// Tokens the context holds.
     pub fn context(&self) -> usize {
         self.session.context()
@@ -181,6 +177,7 @@ impl Responder {
             format: about.format.to_owned(),
             supports_system: self.supports_system(),
             can_skip_thinking: self.can_skip_thinking(),
+            limits: Limits::default(),
             rows: vec![
                 ("family", about.family.to_owned()),
                 ("weights", about.format.to_owned()),
@@ -338,9 +335,14 @@ impl Backend for Chatter {
         Err(problem)
     }
 
-    fn counter(&self) -> Counter {
-        let tokenizer = Arc::clone(&self.responder().tokenizer);
-        Arc::new(move |text| tokenizer.encode_text(text).map_or(0, |ids| ids.len()))
+    fn beside(&self) -> Beside {
+        let responder = self.responder();
+        let tokenizer = Arc::clone(&responder.tokenizer);
+        let live = responder.session.model().live();
+        Beside {
+            count: Arc::new(move |text| tokenizer.encode_text(text).map_or(0, |ids| ids.len())),
+            experts: Arc::new(move || live.map()),
+        }
     }
 }
 

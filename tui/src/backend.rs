@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use moelten_engine::api::{Answer, Event, GenerateParams};
+use moelten_engine::api::{Answer, Event, ExpertMap, GenerateParams};
 use moelten_loader::chat::Message;
 
 use crate::chat::Facts;
@@ -50,8 +50,14 @@ pub struct Switched {
 /// Says something to the person while a model is opened.
 pub type Tell<'a> = &'a mut dyn FnMut(Tone, String);
 
-/// Counts the tokens of a text, on any thread.
-pub type Counter = Arc<dyn Fn(&str) -> usize + Send + Sync>;
+/// What can be asked about a model while it computes, on any thread.
+#[derive(Clone)]
+pub struct Beside {
+    /// Counts the tokens of a text.
+    pub count: Arc<dyn Fn(&str) -> usize + Send + Sync>,
+    /// Takes a picture of its experts.
+    pub experts: Arc<dyn Fn() -> ExpertMap + Send + Sync>,
+}
 
 /// Answers conversations.
 pub trait Backend {
@@ -72,6 +78,6 @@ pub trait Backend {
     /// Why it cannot be opened, in words; then the old one is open again.
     fn switch(&mut self, model: &Path, tell: Tell<'_>) -> Result<Switched, String>;
 
-    /// Counts tokens as the model that is open now does.
-    fn counter(&self) -> Counter;
+    /// What can be asked about the model that is open now.
+    fn beside(&self) -> Beside;
 }

@@ -10,6 +10,7 @@ use moelten_loader::chat::{Message, Role};
 
 use crate::backend::{Failure, Request, Switched};
 use crate::command::{self, Command, Think};
+use crate::experts::Limits;
 use crate::figures;
 use crate::settings::Setting;
 use crate::terminal::Tone;
@@ -29,7 +30,7 @@ const IMPATIENCE: Duration = Duration::from_secs(1);
 pub const CONTEXT_WARNING_PERCENT: usize = 80;
 
 /// What the chat knows about its model.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
     /// Name of the model, unfiltered.
     pub model: String,
@@ -39,6 +40,8 @@ pub struct Facts {
     pub supports_system: bool,
     /// Whether its template can ask it not to think.
     pub can_skip_thinking: bool,
+    /// What the machine allows it.
+    pub limits: Limits,
     /// Lines for `/show`: what is fixed while the model is open.
     pub rows: Vec<(&'static str, String)>,
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustyline::history::{FileHistory, History, SearchDirection};
 
-use crate::backend::Counter;
+use crate::backend::Beside;
 use crate::chat::{self, Attachment, FileEvent, Replace};
 use crate::input;
 use crate::transcript::{FILE_BYTES_MAX, Transcript};
@@ -25,7 +25,7 @@ pub struct Kept {
 }
 
 /// Does what the conversation wants with a file, if it wants that; then something to tell it, or nothing.
-pub fn perform(effect: chat::Effect, kept: &Kept, counter: &Counter) -> Option<chat::Event> {
+pub fn perform(effect: chat::Effect, kept: &Kept, beside: &Beside) -> Option<chat::Event> {
     let words = |error: io::Error| error.to_string();
     let event = match effect {
         chat::Effect::Write { path, text, replace } => {
@@ -37,7 +37,7 @@ pub fn perform(effect: chat::Effect, kept: &Kept, counter: &Counter) -> Option<c
             FileEvent::Read { path, result }
         }
         chat::Effect::Attach { path } => {
-            let result = attach(&path, counter).map_err(words);
+            let result = attach(&path, beside).map_err(words);
             FileEvent::Attached { path, result }
         }
         chat::Effect::Keep(text) => {
@@ -106,11 +106,11 @@ fn text(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::Error::other("it is not text (UTF-8)"))
 }
 
-fn attach(path: &Path, counter: &Counter) -> io::Result<Attachment> {
+fn attach(path: &Path, beside: &Beside) -> io::Result<Attachment> {
     let place = expand(path);
     let (text, replaced) = input::lossy(read(&place, TEXT_BYTES_MAX)?);
     let name = place.file_name().unwrap_or(place.as_os_str()).to_string_lossy().into_owned();
-    let tokens = counter(&text);
+    let tokens = (beside.count)(&text);
     Ok(Attachment { name, text, tokens, replaced })
 }
 
@@ -191,6 +191,8 @@ impl KeptHistory {
 mod tests {
     use std::sync::Arc;
 
+    use moelten_engine::api::ExpertMap;
+
     use super::*;
 
     #[test]
@@ -212,10 +214,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.txt");
         std::fs::write(&file, b"one two\xff").unwrap();
-        let counter: Counter = Arc::new(|text| text.split(' ').count());
-        let attached = attach(&file, &counter).unwrap();
+        let count = |text: &str| text.split(' ').count();
+        let beside = Beside { count: Arc::new(count), experts: Arc::new(ExpertMap::default) };
+        let attached = attach(&file, &beside).unwrap();
         assert_eq!((attached.name.as_str(), attached.tokens, attached.replaced), ("a.txt", 2, true));
-        assert!(attach(folder.path(), &counter).is_err());
+        assert!(attach(folder.path(), &beside).is_err());
     }
 
     #[test]
@@ -228,11 +231,11 @@ mod tests {
         assert_eq!(KeptHistory::open(path.clone()).unwrap().texts(), ["one", "two\nlines \\ and"]);
         let conversation = folder.path().join("state/moelten/last.json");
         let kept = Kept { history: None, conversation: Some(conversation.clone()) };
-        let counter: Counter = Arc::new(|_| 0);
+        let beside = Beside { count: Arc::new(|_| 0), experts: Arc::new(ExpertMap::default) };
         assert!(last_conversation(&conversation).unwrap_err().contains("none yet"));
         let text = Transcript::new("m", None, vec![]).to_json();
         for _ in 0..2 {
-            assert_eq!(perform(chat::Effect::Keep(text.clone()), &kept, &counter), None);
+            assert_eq!(perform(chat::Effect::Keep(text.clone()), &kept, &beside), None);
         }
         assert_eq!(last_conversation(&conversation).unwrap(), text);
         #[cfg(unix)]

@@ -5,12 +5,14 @@
 use std::time::Duration;
 
 use crossterm::event::KeyEvent;
-use moelten_engine::api::Event as EngineEvent;
+use moelten_engine::api::{Event as EngineEvent, ExpertMap};
 
 use crate::chat::{self, Chat};
 use crate::command::{self, Command, Think};
 use crate::complete;
 use crate::composer::Composer;
+use crate::experts::ExpertView;
+use crate::figures;
 use crate::filter;
 use crate::terminal::Tone;
 use crate::theme::Theme;
@@ -47,8 +49,8 @@ pub enum Event {
     Chat(chat::Event),
     /// To be said.
     Note(Tone, String),
-    /// What the machine is like now.
-    Gauges(Gauges),
+    /// What the experts and the memory are like now.
+    Experts(Box<ExpertMap>),
     /// The external editor is done, or did not work, in words.
     Edited(Result<String, String>),
     /// Names of files that complete what was asked for.
@@ -85,19 +87,6 @@ pub enum Effect {
     Quit,
 }
 
-/// What the machine is like, measured now and then.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Gauges {
-    /// Bytes that the process owns.
-    pub owned_bytes: Option<u64>,
-    /// Bytes that it may own.
-    pub budget_bytes: Option<u64>,
-    /// Share of the expert bytes that were in memory, lately.
-    pub hit_rate: Option<f64>,
-    /// Whether computing stands still for the disk.
-    pub waits_for_disk: bool,
-}
-
 /// What lies over the conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Overlay {
@@ -123,7 +112,9 @@ pub struct Screen {
     live: Option<Live>,
     overlay: Option<Overlay>,
     remark: Option<Remark>,
-    gauges: Gauges,
+    experts: ExpertView,
+    /// Whether the experts are watched beside the conversation.
+    watched: bool,
     /// The first line of the conversation that is shown; `None` keeps its end in sight.
     top: Option<usize>,
     /// Lines of the conversation, and how many are in sight, when it was last drawn.
@@ -137,6 +128,7 @@ pub struct Screen {
 impl Screen {
     /// A screen over a conversation. `history` are texts entered before, the oldest first.
     pub fn new(chat: Chat, theme: Theme, history: Vec<String>) -> Self {
+        let experts = ExpertView::new(chat.facts().limits);
         Self {
             chat,
             theme,
@@ -146,7 +138,8 @@ impl Screen {
             live: None,
             overlay: None,
             remark: None,
-            gauges: Gauges::default(),
+            experts,
+            watched: false,
             top: None,
             seen: (0, 0),
             prefix: false,
@@ -170,6 +163,11 @@ impl Screen {
         self.chat.busy() || self.remark.is_some()
     }
 
+    /// Whether the experts are on the screen and at work: then pictures of them are wanted often.
+    pub fn watches_experts(&self) -> bool {
+        self.watched && self.chat.busy()
+    }
+
     /// Whether an answer is to be stopped and has not yet been.
     pub fn stopping(&self) -> bool {
         self.live.as_ref().is_some_and(|live| live.stopping)
@@ -179,7 +177,7 @@ impl Screen {
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Effect> {
         self.now = now;
         self.changed |=
-            !matches!(event, Event::Tick | Event::Gauges(_) | Event::Engine(EngineEvent::Prompt { .. }));
+            !matches!(event, Event::Tick | Event::Experts(_) | Event::Engine(EngineEvent::Prompt { .. }));
         match event {
             Event::Key(key) => self.key(key),
             Event::Paste(text) => self.paste(&text),
@@ -196,9 +194,11 @@ impl Screen {
                 self.note(tone, &text);
                 Vec::new()
             }
-            Event::Gauges(gauges) => {
-                self.changed |= gauges != self.gauges;
-                self.gauges = gauges;
+            Event::Experts(map) => {
+                let before = self.experts.map();
+                let owned = |map: &ExpertMap| map.memory.owned_bytes.map(figures::bytes);
+                self.changed |= owned(before) != owned(&map) || (self.watched && *before != *map);
+                self.experts.update(*map, now);
                 Vec::new()
             }
             Event::Edited(Ok(text)) => {
@@ -229,6 +229,9 @@ impl Screen {
 
     /// Hands something to the conversation and shows what it says.
     fn tell(&mut self, event: chat::Event) -> Vec<Effect> {
+        if let chat::Event::Switched(Ok(switched)) = &event {
+            self.experts = ExpertView::new(switched.facts.limits);
+        }
         let effects = self.chat.handle(event);
         if !self.chat.busy() || effects.iter().any(|effect| matches!(effect, chat::Effect::Answer(_))) {
             let written = self.live.take();
@@ -296,6 +299,7 @@ impl Screen {
         self.recall.add(&text);
         self.top = None;
         match command {
+            Some(Ok(Command::Experts)) => self.watched = !self.watched,
             Some(Ok(Command::Help)) => self.overlay = Some(Overlay::Help(0)),
             _ => effects.extend(self.command(&text)),
         }

@@ -4,12 +4,11 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use etcetera::BaseStrategy;
-use moelten_engine::memory;
 use moelten_tui::chat::{self, Chat, FileEvent};
 use moelten_tui::driver::{self, Controls};
 use moelten_tui::files::{self, Kept, KeptHistory};
 use moelten_tui::input::{EditorInput, Input, PlainInput, interactive};
-use moelten_tui::screen::{Gauges, Screen};
+use moelten_tui::screen::Screen;
 use moelten_tui::terminal::{self, Notes, Tone};
 use moelten_tui::theme::{Choice, Theme};
 
@@ -112,17 +111,7 @@ fn full_screen(
     let mut screen = Screen::new(chat, Theme::detect(Choice::Auto, None), texts);
     screen.greet(greeting);
     let first = last.map_or_else(Vec::new, |event| screen.load(event));
-    let budget_bytes = Some(chatter.responder().budget_bytes());
-    let controls = Controls {
-        stop: signals::stop,
-        asked: signals::asked,
-        suspend: signals::suspend,
-        gauges: Box::new(move || Gauges {
-            owned_bytes: memory::owned_bytes(),
-            budget_bytes,
-            ..Gauges::default()
-        }),
-    };
+    let controls = Controls { stop: signals::stop, asked: signals::asked, suspend: signals::suspend };
     driver::run_screen(screen, Box::new(chatter), kept, history, controls, first)?;
     drop(polling);
     if signals::ended() { Err(CommandError::Stopped.into()) } else { Ok(()) }

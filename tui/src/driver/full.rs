@@ -12,11 +12,11 @@ use crossterm::event::{self, Event as TerminalEvent};
 use super::editor;
 use super::terminal::FullScreen;
 use super::worker::{Job, Told, Worker};
-use crate::backend::{Backend, Counter};
+use crate::backend::{Backend, Beside};
 use crate::chat;
 use crate::complete;
 use crate::files::{self, Kept, KeptHistory};
-use crate::screen::{Effect, Event, Gauges, Screen};
+use crate::screen::{Effect, Event, Screen};
 use crate::terminal::{self, Notes, Tone};
 
 /// Time between two pictures: all cores compute, and eyes are slow.
@@ -25,8 +25,10 @@ const FRAME: Duration = Duration::from_millis(33);
 const IDLE: Duration = Duration::from_millis(100);
 /// Time between two steps of what moves by itself.
 const TICK: Duration = Duration::from_millis(250);
-/// Time between two measurements of the machine.
-const GAUGES: Duration = Duration::from_millis(1000);
+/// Time between two pictures of the experts, for the figures below the conversation.
+const PICTURE: Duration = Duration::from_millis(1000);
+/// The same while they are watched.
+const PICTURE_OPEN: Duration = Duration::from_millis(125);
 /// Largest text for the clipboard, in bytes: terminals ignore longer ones.
 const COPY_BYTES_MAX: usize = 1 << 20;
 /// How long the end waits for files that are being written.
@@ -53,8 +55,6 @@ pub struct Controls {
     pub asked: fn() -> Option<Asked>,
     /// Stops this process until it is continued; an explanation if that makes no sense here.
     pub suspend: fn() -> Result<(), &'static str>,
-    /// Measures the machine.
-    pub gauges: Box<dyn FnMut() -> Gauges>,
 }
 
 struct Driver {
@@ -63,7 +63,7 @@ struct Driver {
     worker: Worker,
     desk: Sender<DeskJob>,
     told: Receiver<Told>,
-    counter: Counter,
+    beside: Beside,
     history: Option<KeptHistory>,
     controls: Controls,
     started: Instant,
@@ -75,7 +75,7 @@ struct Driver {
 
 /// Something to do with files, which may take its time.
 enum DeskJob {
-    Chat(chat::Effect, Counter),
+    Chat(chat::Effect, Beside),
     Complete(String),
 }
 
@@ -96,7 +96,7 @@ pub fn run(
 ) -> io::Result<()> {
     let started = Instant::now();
     let (tell, told) = channel();
-    let counter = backend.counter();
+    let beside = backend.beside();
     let (desk, clerk) = start_desk(kept, tell.clone())?;
     let worker = Worker::start(backend, tell, started)?;
     let terminal = FullScreen::take()?;
@@ -106,7 +106,7 @@ pub fn run(
         worker,
         desk,
         told,
-        counter,
+        beside,
         history,
         controls,
         started,
@@ -131,7 +131,7 @@ impl Driver {
     fn serve(&mut self) -> io::Result<()> {
         let mut drawn: Option<Instant> = None;
         let mut changed = false;
-        let (mut ticked, mut measured) = (Instant::now(), None::<Instant>);
+        let (mut ticked, mut looked) = (Instant::now(), None::<Instant>);
         while self.goes_on {
             changed |= self.screen.take_changed();
             let since = drawn.map_or(FRAME, |drawn| drawn.elapsed());
@@ -150,10 +150,11 @@ impl Driver {
                 ticked = Instant::now();
                 self.happened(Event::Tick)?;
             }
-            if measured.is_none_or(|measured| measured.elapsed() >= GAUGES) {
-                measured = Some(Instant::now());
-                let gauges = (self.controls.gauges)();
-                self.happened(Event::Gauges(gauges))?;
+            let every = if self.screen.watches_experts() { PICTURE_OPEN } else { PICTURE };
+            if looked.is_none_or(|looked| looked.elapsed() >= every) {
+                looked = Some(Instant::now());
+                let map = (self.beside.experts)();
+                self.happened(Event::Experts(Box::new(map)))?;
             }
             // A request to stop may come before the model has begun: it is repeated until the answer has ended.
             if self.screen.stopping() {
@@ -179,7 +180,7 @@ impl Driver {
         while self.goes_on {
             match self.told.try_recv() {
                 Ok(Told::Event(event)) => self.happened(event)?,
-                Ok(Told::Counter(counter)) => self.counter = counter,
+                Ok(Told::Beside(beside)) => self.beside = beside,
                 Err(_) => break,
             }
         }
@@ -217,7 +218,7 @@ impl Driver {
                 Effect::Chat(file) => {
                     // What is kept comes back only if it fails.
                     self.pending += usize::from(!matches!(file, chat::Effect::Keep(_)));
-                    self.goes_on &= self.desk.send(DeskJob::Chat(file, self.counter.clone())).is_ok();
+                    self.goes_on &= self.desk.send(DeskJob::Chat(file, self.beside.clone())).is_ok();
                 }
                 Effect::Complete(start) => {
                     self.pending += 1;
@@ -285,7 +286,7 @@ fn start_desk(kept: Kept, tell: Sender<Told>) -> io::Result<(Sender<DeskJob>, Jo
         for job in todo {
             let event = match job {
                 DeskJob::Complete(asked) => Some(Event::Files { found: complete::files(&asked), asked }),
-                DeskJob::Chat(effect, counter) => files::perform(effect, &kept, &counter).map(Event::Chat),
+                DeskJob::Chat(effect, beside) => files::perform(effect, &kept, &beside).map(Event::Chat),
             };
             if let Some(event) = event {
                 // After the end nobody wants to know.

@@ -58,7 +58,7 @@ pub fn run(
                 Event::Switched(backend.switch(&path, tell).map(Box::new))
             }
             Some(Effect::Quit) => return Ok(()),
-            Some(file) => match files::perform(file, kept, &backend.counter()) {
+            Some(file) => match files::perform(file, kept, &backend.beside()) {
                 Some(event) => event,
                 None => continue,
             },

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use moelten_engine::api::Event as EngineEvent;
 
-use crate::backend::{Backend, Counter, Request};
+use crate::backend::{Backend, Beside, Request};
 use crate::chat;
 use crate::screen::Event;
 
@@ -25,8 +25,8 @@ pub enum Job {
 pub enum Told {
     /// For the screen.
     Event(Event),
-    /// From now on tokens are counted so.
-    Counter(Counter),
+    /// The model is another now: this is what can be asked about it.
+    Beside(Beside),
 }
 
 /// The thread.
@@ -53,7 +53,7 @@ impl Worker {
                     Job::Switch(path) => {
                         let mut say = |tone, text| drop(tell.send(Told::Event(Event::Note(tone, text))));
                         let switched = backend.switch(&path, &mut say).map(Box::new);
-                        let _ = tell.send(Told::Counter(backend.counter()));
+                        let _ = tell.send(Told::Beside(backend.beside()));
                         chat::Event::Switched(switched)
                     }
                 };

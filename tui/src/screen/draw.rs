@@ -12,6 +12,8 @@ use crate::chat::Choice;
 use crate::theme::Role;
 use crate::wrap;
 
+/// From so many columns on the experts stand beside the conversation.
+const BESIDE_FROM: u16 = 130;
 /// The sign before the composer.
 const PROMPT: &str = "\u{203a} ";
 /// What the empty composer says.
@@ -34,7 +36,11 @@ impl Screen {
         let writing = rows.min(most);
         let talk = area.height - status - rule - writing;
         let at = |y: u16, height: u16| Rect { x: area.x, y: area.y + y, width: area.width, height };
-        self.draw_talk(frame, at(0, talk));
+        let mut page = at(0, talk);
+        if self.watched {
+            page = self.draw_experts(frame, page);
+        }
+        self.draw_talk(frame, page);
         if rule > 0 {
             self.draw_rule(frame, at(talk, 1));
         }
@@ -49,6 +55,29 @@ impl Screen {
         if let Some(words) = self.chat.asking() {
             self.draw_question(frame, at(0, talk), &words);
         }
+    }
+
+    /// Draws the experts beside the conversation, or above it where that is too narrow; gives what is left.
+    fn draw_experts(&self, frame: &mut Frame<'_>, area: Rect) -> Rect {
+        let line = self.theme.style(Role::Frame);
+        if area.width >= BESIDE_FROM {
+            let width = area.width / 2;
+            let x = area.x + area.width - width;
+            for y in area.y..area.bottom() {
+                frame.buffer_mut().set_string(x, y, "\u{2502}", line);
+            }
+            let view = Rect { x: x + 2, width: width - 2, ..area };
+            self.experts.draw(view, frame.buffer_mut(), self.theme);
+            return Rect { width: area.width - width - 1, ..area };
+        }
+        let height = (area.height * 11 / 20).min(area.height.saturating_sub(1));
+        if height < 3 {
+            return area;
+        }
+        self.experts.draw(Rect { height: height - 1, ..area }, frame.buffer_mut(), self.theme);
+        let rule = "\u{2500}".repeat(usize::from(area.width));
+        frame.buffer_mut().set_string(area.x, area.y + height - 1, rule, line);
+        Rect { y: area.y + height, height: area.height - height, ..area }
     }
 
     fn draw_talk(&mut self, frame: &mut Frame<'_>, area: Rect) {

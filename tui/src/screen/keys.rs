@@ -46,6 +46,7 @@ impl Screen {
         match key.code {
             KeyCode::Enter if shift || alt || control => self.composer.insert("\n"),
             KeyCode::Enter => return self.enter_key(),
+            KeyCode::F(2) => self.watched = !self.watched,
             KeyCode::F(1) => self.overlay = Some(Overlay::Help(0)),
             KeyCode::Char('?') if self.composer.is_empty() => self.overlay = Some(Overlay::Help(0)),
             KeyCode::PageUp => self.scroll(-self.page()),

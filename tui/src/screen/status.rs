@@ -13,6 +13,8 @@ use crate::filter;
 use crate::progress::{reading, short, span_words};
 use crate::theme::Role;
 
+/// Share of the time from which on computing is said to wait for the disk.
+const STALLED: f64 = 0.5;
 /// Cells of the context's bar.
 const BAR: usize = 8;
 
@@ -49,7 +51,8 @@ impl Screen {
                     (None, false) => "writing".to_owned(),
                 },
             };
-            let disk = if self.gauges.waits_for_disk { ", waiting for disk" } else { "" };
+            let waits = self.experts.rates().stalled.is_some_and(|share| share > STALLED);
+            let disk = if waits { ", waiting for disk" } else { "" };
             let since = span_words(now.saturating_sub(live.since));
             return Some((Role::Accent, format!("{} {words}{disk}, {since}", self.spinner())));
         }
@@ -78,8 +81,7 @@ impl Screen {
     /// The line of facts, `width` columns.
     pub(super) fn status(&self, width: usize) -> Line<'static> {
         let mut facts = self.facts();
-        let hints = if self.chat.busy() { "Ctrl-C stop  F1 help" } else { "F1 help  Ctrl-D leave" };
-        facts.push(Fact { goes: 6, pieces: vec![(hints.to_owned(), Role::Dim)] });
+        facts.push(Fact { goes: 3, pieces: vec![("F1 help  F2 experts".to_owned(), Role::Dim)] });
         let length = |facts: &[Fact]| {
             let text = |fact: &Fact| fact.pieces.iter().map(|(text, _)| text.width()).sum::<usize>();
             facts.iter().map(text).sum::<usize>() + 3 * facts.len() - 1
@@ -116,13 +118,14 @@ impl Screen {
             list.push(Fact { goes: 5, pieces: vec![(facts.format.clone(), Role::Dim)] });
         }
         list.extend(self.context());
-        if let (Some(owned), Some(budget)) = (self.gauges.owned_bytes, self.gauges.budget_bytes) {
-            let text = format!("RAM {} of {}", figures::bytes(owned), figures::bytes(budget));
-            list.push(Fact { goes: 3, pieces: vec![(text, Role::Text)] });
+        let memory = self.experts.map().memory;
+        if let Some(owned) = memory.owned_bytes {
+            let text = format!("RAM {} of {}", figures::bytes(owned), figures::bytes(memory.budget_bytes));
+            list.push(Fact { goes: 4, pieces: vec![(text, Role::Text)] });
         }
-        if let Some(rate) = self.gauges.hit_rate {
+        if let Some(rate) = self.experts.rates().hit_rate.or_else(|| self.hits_of_the_last()) {
             list.push(Fact {
-                goes: 4,
+                goes: 3,
                 pieces: vec![(format!("hits {}", figures::percent(rate)), Role::Text)],
             });
         }
@@ -158,9 +161,15 @@ impl Screen {
         })
     }
 
+    fn hits_of_the_last(&self) -> Option<f64> {
+        self.chat.last()?.cache.as_ref()?.answer.hit_rate()
+    }
+
     fn speed(&self) -> Option<Fact> {
         let rate = match &self.live {
-            Some(live) if live.phase == Phase::Writing => live.writing_per_s(self.now)?,
+            Some(live) if live.phase == Phase::Writing => {
+                self.experts.rates().tokens_per_s.or_else(|| live.writing_per_s(self.now))?
+            }
             Some(_) => return None,
             None => self.chat.last().map(moelten_engine::api::GenerateStats::generated_tokens_per_s)?,
         };

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use moelten_engine::api::{Answer, GenerateParams, GenerateStats, StopReason};
+use moelten_engine::api::{Answer, ExpertMap, GenerateParams, GenerateStats, StopReason};
 
 use super::*;
-use crate::backend::{Counter, Failure, Switched, Tell};
+use crate::backend::{Beside, Failure, Switched, Tell};
 use crate::chat::Facts;
 use crate::input::PlainInput;
 
@@ -42,8 +42,8 @@ impl Backend for Echo {
         })
     }
 
-    fn counter(&self) -> Counter {
-        Arc::new(|text| text.split(' ').count())
+    fn beside(&self) -> Beside {
+        Beside { count: Arc::new(|text| text.split(' ').count()), experts: Arc::new(ExpertMap::default) }
     }
 }
 
