@@ -175,6 +175,7 @@ impl Responder {
         Facts {
             model: about.name.clone(),
             format: about.format.to_owned(),
+            context: self.context(),
             supports_system: self.supports_system(),
             can_skip_thinking: self.can_skip_thinking(),
             limits: Limits::default(),

@@ -36,6 +36,8 @@ pub struct Facts {
     pub model: String,
     /// Type of most of its weights.
     pub format: String,
+    /// Tokens that the context holds.
+    pub context: usize,
     /// Whether a system prompt reaches it.
     pub supports_system: bool,
     /// Whether its template can ask it not to think.
@@ -79,6 +81,8 @@ pub enum Effect {
     Note(Tone, String),
     /// Compute and show an answer; then comes [`Event::Answered`] or [`Event::Failed`].
     Answer(Request),
+    /// Ask what [`Chat::asking`] says; then comes [`Event::Chosen`], or its letter is entered.
+    Ask,
     /// Let the person change this text and enter it.
     Compose(String),
     /// Write a file; then comes [`FileEvent::Written`].

@@ -69,7 +69,7 @@ pub enum Event {
 /// Something to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// What the conversation wants; never a note, a text to compose or the end.
+    /// What the conversation wants; never a note, a question, a text to compose or the end.
     Chat(chat::Effect),
     /// Stop the answer.
     Stop,
@@ -241,6 +241,8 @@ impl Screen {
         for effect in effects {
             match effect {
                 chat::Effect::Note(tone, text) => self.note(tone, &text),
+                // The question lies over the conversation as long as it is open.
+                chat::Effect::Ask => self.top = None,
                 chat::Effect::Compose(text) => {
                     self.composer.set(&filter::clean(&text));
                     self.remark(
@@ -415,3 +417,6 @@ impl Screen {
         self.tell(chat::Event::File(file))
     }
 }
+
+#[cfg(test)]
+mod tests;

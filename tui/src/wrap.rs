@@ -38,7 +38,8 @@ fn line_rows(line: &str, offset: usize, width: usize, rows: &mut Vec<Range<usize
     for (at, grapheme) in line.grapheme_indices(true) {
         let blank = grapheme == " " || grapheme == "\t";
         let wide = columns(grapheme);
-        if used + wide > width && at > start && !blank {
+        // After a gap the rest of the row may still be too long.
+        while used + wide > width && at > start && !blank {
             let (end, taken) = if gap.0 > start { gap } else { (at, used) };
             rows.push(offset + start..offset + end);
             (start, used) = (end, used - taken);
@@ -69,6 +70,7 @@ mod tests {
         assert_eq!(broken("a\n\nb", 5), ["a", "", "b"]);
         assert_eq!(broken("extraordinary", 5), ["extra", "ordin", "ary"]);
         assert_eq!(broken("an extraordinary", 5), ["an ", "extra", "ordin", "ary"]);
+        assert_eq!(broken(" 世世a世", 6), [" ", "世世a", "世"]);
         assert_eq!(broken("世界和平", 5), ["世界", "和平"]);
         assert_eq!(broken("世界", 1), ["世", "界"]);
         assert_eq!(broken("👩‍👩‍👧👩‍👩‍👧", 2), ["👩‍👩‍👧", "👩‍👩‍👧"]);

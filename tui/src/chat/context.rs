@@ -55,9 +55,11 @@ impl Choice {
 }
 
 impl Chat {
-    /// Whether the person is to choose, and what to tell them first.
+    /// What to tell a person who is to choose; `None` if there is nothing to choose.
     pub fn asking(&self) -> Option<String> {
-        self.asking.map(|full| full_words(full) + " The turns stay on the screen and in saved files.")
+        let hint = "What becomes of the older turns? They stay on the screen and in saved files. /undo, /clear or a \
+                    larger --ctx at the start make room too.";
+        self.asking.map(|full| format!("{} {hint}", full_words(full)))
     }
 
     /// Asks, if there is something to choose.
@@ -74,12 +76,7 @@ impl Chat {
             return note(Tone::Error, text);
         }
         self.asking = Some(full);
-        let choices: Vec<_> = Choice::ALL.iter().map(|(key, _, help)| format!("  {key}  {help}")).collect();
-        let text = format!(
-            "{words} Choose:\n{}\n/undo, /clear or a larger --ctx at the start make room too.",
-            choices.join("\n")
-        );
-        note(Tone::Warning, text)
+        vec![Effect::Ask]
     }
 
     pub(super) fn chosen(&mut self, choice: Choice) -> Vec<Effect> {

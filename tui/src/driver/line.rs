@@ -9,7 +9,7 @@ use crossterm::clipboard::CopyToClipboard;
 use moelten_engine::api::Event as EngineEvent;
 
 use crate::backend::{Backend, Request};
-use crate::chat::{Chat, Effect, Event};
+use crate::chat::{Chat, Choice, Effect, Event};
 use crate::files::{self, Kept};
 use crate::filter::Filter;
 use crate::input::{Input, Typed};
@@ -42,6 +42,13 @@ pub fn run(
                 continue;
             }
             Some(Effect::Answer(request)) => answer(backend, &request, notes, started)?,
+            Some(Effect::Ask) => {
+                notes.line(Tone::Warning, &chat.asking().unwrap_or_default());
+                Choice::ALL
+                    .iter()
+                    .for_each(|(key, _, help)| notes.line(Tone::Plain, &format!("  {key}  {help}")));
+                continue;
+            }
             Some(Effect::Compose(text)) => {
                 if !input.prefill(&text) {
                     chat.stop_editing();

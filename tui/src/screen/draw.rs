@@ -17,7 +17,7 @@ const BESIDE_FROM: u16 = 130;
 /// The sign before the composer.
 const PROMPT: &str = "\u{203a} ";
 /// What the empty composer says.
-const PLACEHOLDER: &str = "Ask, or type / for commands";
+const PLACEHOLDER: &str = "Ask; / for commands, F1 for help";
 
 impl Screen {
     /// Draws everything.
@@ -70,8 +70,10 @@ impl Screen {
             self.experts.draw(view, frame.buffer_mut(), self.theme);
             return Rect { width: area.width - width - 1, ..area };
         }
-        let height = (area.height * 11 / 20).min(area.height.saturating_sub(1));
-        if height < 3 {
+        // A line is enough to say that there are none.
+        let wanted = if self.experts.map().rows.is_empty() { 2 } else { area.height * 11 / 20 };
+        let height = wanted.min(area.height.saturating_sub(1));
+        if height < 2 {
             return area;
         }
         self.experts.draw(Rect { height: height - 1, ..area }, frame.buffer_mut(), self.theme);
@@ -183,7 +185,7 @@ impl Screen {
 }
 
 /// As much of `text` as fits, with a sign that something is missing.
-fn cut(text: &str, width: usize) -> String {
+pub fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }

@@ -72,6 +72,8 @@ pub struct Live {
     pub phase: Phase,
     /// When it was asked for.
     pub since: Duration,
+    /// Tokens of the prompt, once it is read.
+    pub prompt: usize,
     /// Pieces of text so far, about as many as tokens.
     pub pieces: usize,
     /// Whether it is to be stopped.
@@ -91,6 +93,7 @@ impl Live {
             written: Written { text: String::new(), fed: 0, said: Markdown::new(), thought_for: None },
             phase: Phase::Asked,
             since: now,
+            prompt: 0,
             pieces: 0,
             stopping: false,
             thinks_since: None,
@@ -110,6 +113,7 @@ impl Live {
         match event {
             Event::Prompt { done, total } => {
                 self.reading.update(now, done);
+                self.prompt = total;
                 self.phase = Phase::Prompt(done, total);
             }
             Event::Text(text) => {

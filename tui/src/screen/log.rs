@@ -197,7 +197,8 @@ pub fn tone_role(tone: Tone) -> Role {
 
 fn head(what: &What, width: u16, theme: Theme, shown: bool) -> Vec<Line<'static>> {
     match what {
-        What::Question(text, _) | What::Note(_, text) => plain(text, width, theme, role(what)),
+        What::Question(text, _) => plain(text, width, theme, role(what)),
+        What::Note(_, text) => table(text, width, theme, role(what)),
         What::Answer(written, _) => thought(written, width, theme, shown, None),
     }
 }
@@ -205,6 +206,25 @@ fn head(what: &What, width: u16, theme: Theme, shown: bool) -> Vec<Line<'static>
 fn plain(text: &str, width: u16, theme: Theme, role: Role) -> Vec<Line<'static>> {
     let rows = wrap::rows(text.trim_end_matches('\n'), usize::from(width));
     rows.into_iter().map(|row| Line::styled(wrap::shown(text[row].trim_end()), theme.style(role))).collect()
+}
+
+/// As [`plain`], with the rest of a long line below its last column, as in a table.
+fn table(text: &str, width: u16, theme: Theme, role: Role) -> Vec<Line<'static>> {
+    let mut lines = Vec::new();
+    for line in text.trim_end_matches('\n').split('\n') {
+        let column = line.rfind("  ").map_or(0, |gap| gap + 2);
+        let room = usize::from(width).saturating_sub(column);
+        if column == 0 || !line.is_ascii() || room < usize::from(width) / 3 {
+            lines.extend(plain(line, width, theme, role));
+            continue;
+        }
+        let (first, rest) = line.split_at(column);
+        for (index, row) in wrap::rows(rest, room).into_iter().enumerate() {
+            let before = if index == 0 { first.to_owned() } else { " ".repeat(column) };
+            lines.push(Line::styled(before + rest[row].trim_end(), theme.style(role)));
+        }
+    }
+    lines
 }
 
 /// The line that stands for thoughts, and the thoughts if they are shown. `now` if the model still thinks.

@@ -5,6 +5,7 @@ use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr;
 
 use super::Screen;
+use super::draw::cut;
 use super::live::Phase;
 use super::log::tone_role;
 use crate::chat::CONTEXT_WARNING_PERCENT;
@@ -16,7 +17,9 @@ use crate::theme::Role;
 /// Share of the time from which on computing is said to wait for the disk.
 const STALLED: f64 = 0.5;
 /// Cells of the context's bar.
-const BAR: usize = 8;
+const BAR: usize = 6;
+/// Columns of a model's name.
+const NAME_MAX: usize = 24;
 
 /// A fact: what it says in pieces, and how soon it goes when room is short, the highest first.
 struct Fact {
@@ -43,7 +46,7 @@ impl Screen {
             let now = self.now;
             let words = match live.phase {
                 _ if live.stopping => "stopping".to_owned(),
-                Phase::Asked => "preparing".to_owned(),
+                Phase::Asked => self.chat.busy_aside().unwrap_or("preparing").to_owned(),
                 Phase::Prompt(done, total) => reading(done, total, live.reading_per_s(now)),
                 Phase::Writing => match (self.chat.busy_aside(), live.written.parts().thinking) {
                     (Some(doing), _) => doing.to_owned(),
@@ -81,7 +84,7 @@ impl Screen {
     /// The line of facts, `width` columns.
     pub(super) fn status(&self, width: usize) -> Line<'static> {
         let mut facts = self.facts();
-        facts.push(Fact { goes: 3, pieces: vec![("F1 help  F2 experts".to_owned(), Role::Dim)] });
+        facts.push(Fact { goes: 6, pieces: vec![("F1 help  F2 experts".to_owned(), Role::Dim)] });
         let length = |facts: &[Fact]| {
             let text = |fact: &Fact| fact.pieces.iter().map(|(text, _)| text.width()).sum::<usize>();
             facts.iter().map(text).sum::<usize>() + 3 * facts.len() - 1
@@ -112,38 +115,39 @@ impl Screen {
     }
 
     fn facts(&self) -> Vec<Fact> {
+        let fact = |goes, text: String| Fact { goes, pieces: vec![(text, Role::Text)] };
         let facts = self.chat.facts();
-        let mut list = vec![Fact { goes: 2, pieces: vec![(filter::clean_line(&facts.model), Role::Text)] }];
+        let mut list = vec![fact(3, cut(&filter::clean_line(&facts.model), NAME_MAX))];
         if !facts.format.is_empty() {
-            list.push(Fact { goes: 5, pieces: vec![(facts.format.clone(), Role::Dim)] });
+            list.push(fact(5, facts.format.clone()));
         }
         list.extend(self.context());
         let memory = self.experts.map().memory;
         if let Some(owned) = memory.owned_bytes {
-            let text = format!("RAM {} of {}", figures::bytes(owned), figures::bytes(memory.budget_bytes));
-            list.push(Fact { goes: 4, pieces: vec![(text, Role::Text)] });
+            list.push(fact(4, format!("RAM {}", figures::bytes_of(owned, memory.budget_bytes))));
         }
         if let Some(rate) = self.experts.rates().hit_rate.or_else(|| self.hits_of_the_last()) {
-            list.push(Fact {
-                goes: 3,
-                pieces: vec![(format!("hits {}", figures::percent(rate)), Role::Text)],
-            });
+            list.push(fact(2, format!("hits {:.0} %", (100.0 * rate).floor())));
         }
         list.extend(self.speed());
         list
     }
 
     fn context(&self) -> Option<Fact> {
-        let last = self.chat.last();
-        let (used, size) = match (&self.live, last) {
-            (Some(live), Some(last)) => match live.phase {
-                Phase::Prompt(done, _) => (done, last.context_size),
-                _ => (last.context_used + live.pieces, last.context_size),
+        let size = self.chat.facts().context;
+        let before = self.chat.last().map_or(0, |last| last.context_used);
+        let used = match &self.live {
+            Some(live) => match live.phase {
+                Phase::Asked => before,
+                Phase::Prompt(done, _) => done,
+                Phase::Writing => live.prompt + live.pieces,
             },
-            (None, Some(last)) => (last.context_used, last.context_size),
-            (_, None) => return None,
+            None => before,
         };
-        let percent = (used * 100 / size.max(1)).min(100);
+        if size == 0 {
+            return None;
+        }
+        let percent = (used * 100 / size).min(100);
         let role = match percent {
             100 => Role::Error,
             CONTEXT_WARNING_PERCENT.. => Role::Warning,
@@ -171,7 +175,7 @@ impl Screen {
                 self.experts.rates().tokens_per_s.or_else(|| live.writing_per_s(self.now))?
             }
             Some(_) => return None,
-            None => self.chat.last().map(moelten_engine::api::GenerateStats::generated_tokens_per_s)?,
+            None => self.chat.last()?.generated_tokens_per_s(),
         };
         (rate > 0.0).then(|| Fact { goes: 0, pieces: vec![(format!("{rate:.1} tok/s"), Role::Text)] })
     }
