@@ -21,7 +21,7 @@ pub use rates::{Limits, Rates};
 /// Columns of a layer's number.
 const NUMBER: u16 = 4;
 /// Columns of a layer's bar, with the space before it.
-const BAR: u16 = 7;
+const BAR: u16 = 6;
 /// From here on layers have bars of their own.
 const BARS_FROM: u16 = 60;
 /// Map rows that gauges leave.
@@ -125,13 +125,10 @@ impl ExpertView {
         let rows = &self.map.rows;
         let experts = rows.iter().map(|row| row.cells.len()).max().unwrap_or(0);
         let dim = theme.style(Role::Dim);
-        let mut spans = vec![
-            Span::styled("experts ", theme.style(Role::Heading)),
-            Span::raw(format!("in {} layers of {experts}", rows.len())),
-        ];
+        let heading = format!("{} layers of {experts} experts", rows.len());
+        let mut spans = vec![Span::styled(heading, theme.style(Role::Heading))];
         let kept = kept(rows);
-        let kept =
-            if self.streams() { format!(", {kept} of each in memory") } else { ", all in memory".to_owned() };
+        let kept = if self.streams() { format!(", {kept} in memory") } else { ", all in memory".to_owned() };
         spans.push(Span::styled(kept, dim));
         let title = Line::from(spans);
         let width = title.width() as u16;
