@@ -10,6 +10,7 @@ pub mod figures;
 pub mod filter;
 pub mod input;
 pub mod markdown;
+pub mod picker;
 pub mod progress;
 pub mod settings;
 pub mod terminal;

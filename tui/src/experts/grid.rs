@@ -82,6 +82,11 @@ impl Mark {
         }
     }
 
+    /// Whether only models whose experts are read show it.
+    pub fn of_streaming(self) -> bool {
+        matches!(self, Self::Right | Self::Wrong | Self::Loading | Self::Absent)
+    }
+
     /// How the legend shows it.
     pub fn sample(self, theme: Theme) -> (char, Style) {
         match (theme.coloured(), self) {
