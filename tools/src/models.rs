@@ -1,7 +1,7 @@
 //! Models on this machine: where they may lie, and for each what it is and whether it runs. Listing is bounded, a header is
 //! read for each file, and what cannot be read is shown as such. It must not know how they are shown, nor load one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -260,8 +260,11 @@ fn weight_type(loaded: &LoadedModel) -> String {
     if let Some(expert) = expert {
         return expert.gate.format.name().to_owned();
     }
-    let largest = loaded.tensors.catalog().tensors().iter().max_by_key(|tensor| tensor.bytes);
-    largest.map_or_else(String::new, |tensor| tensor.storage.name().to_owned())
+    let mut all = BTreeMap::new();
+    for tensor in loaded.tensors.catalog().tensors() {
+        *all.entry(tensor.storage.name()).or_insert(0) += tensor.bytes;
+    }
+    all.into_iter().max_by_key(|&(_, bytes)| bytes).map_or_else(String::new, |(name, _)| name.to_owned())
 }
 
 #[cfg(test)]
