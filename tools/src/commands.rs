@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod fit;
 pub mod inspect;
 pub mod logits;
+pub mod models;
 pub mod ppl;
 pub mod quantize;
 pub mod replay;

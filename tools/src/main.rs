@@ -7,6 +7,7 @@ mod commands;
 mod exit;
 mod forecast;
 mod memory_words;
+mod models;
 mod open;
 mod plot;
 mod progress;
@@ -34,6 +35,7 @@ enum Command {
     Chat(commands::chat::Args),
     Run(commands::run::Args),
     Fit(commands::fit::Args),
+    Models(commands::models::Args),
     Inspect(commands::inspect::Args),
     Quantize(commands::quantize::Args),
     Ppl(commands::ppl::Args),
@@ -61,6 +63,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Replay(args)) => commands::replay::run(args),
         Some(Command::Doctor(args)) => commands::doctor::run(args),
         Some(Command::Fit(args)) => commands::fit::run(args),
+        Some(Command::Models(args)) => commands::models::run(args),
         None => Ok(()),
     }
 }

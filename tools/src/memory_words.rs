@@ -27,6 +27,11 @@ pub fn speed(span: Span) -> String {
     if low == high { low } else { format!("{low} to {high}") }
 }
 
+/// Whether experts will be read all the time: not all of them stay in memory once they are there.
+pub fn streams(plan: &Plan) -> bool {
+    matches!(&plan.experts, Experts::Cached(cached) if cached.share() < 1.0)
+}
+
 /// What to say before a model is made ready: nothing if all of it fits.
 ///
 /// # Errors

@@ -21,7 +21,7 @@ pub use rates::{Limits, Rates};
 /// Columns of a layer's number.
 const NUMBER: u16 = 4;
 /// Columns of a layer's bar, with the space before it.
-const BAR: u16 = 7;
+const BAR: u16 = 6;
 /// From here on layers have bars of their own.
 const BARS_FROM: u16 = 60;
 /// Map rows that gauges leave.
@@ -80,7 +80,7 @@ impl ExpertView {
         // What is below stays close to the map.
         let mut y = middle.y + used;
         if legend > 0 {
-            draw_legend(Rect { y, height: 1, ..area }, buf, theme);
+            self.draw_legend(Rect { y, height: 1, ..area }, buf, theme);
             y += 1;
         }
         gauges::draw(&gauges, Rect { y, height: gauge_rows, ..area }, buf, theme);
@@ -121,17 +121,30 @@ impl ExpertView {
         self.map.memory.slot_bytes > 0
     }
 
+    /// What marks mean, as many as there is room for.
+    fn draw_legend(&self, area: Rect, buf: &mut Buffer, theme: Theme) {
+        let mut x = area.x;
+        for mark in Mark::ALL.into_iter().filter(|mark| self.streams() || !mark.of_streaming()) {
+            let (glyph, style) = mark.sample(theme);
+            let words = mark.words();
+            let width = (2 + words.width()) as u16;
+            if x + width > area.right() {
+                break;
+            }
+            buf.set_string(x, area.y, glyph.to_string(), style);
+            buf.set_string(x + 2, area.y, words, theme.style(Role::Dim));
+            x += width + 2;
+        }
+    }
+
     fn draw_title(&self, area: Rect, buf: &mut Buffer, theme: Theme) {
         let rows = &self.map.rows;
         let experts = rows.iter().map(|row| row.cells.len()).max().unwrap_or(0);
         let dim = theme.style(Role::Dim);
-        let mut spans = vec![
-            Span::styled("experts ", theme.style(Role::Heading)),
-            Span::raw(format!("in {} layers of {experts}", rows.len())),
-        ];
+        let heading = format!("{} layers of {experts} experts", rows.len());
+        let mut spans = vec![Span::styled(heading, theme.style(Role::Heading))];
         let kept = kept(rows);
-        let kept =
-            if self.streams() { format!(", {kept} of each in memory") } else { ", all in memory".to_owned() };
+        let kept = if self.streams() { format!(", {kept} in memory") } else { ", all in memory".to_owned() };
         spans.push(Span::styled(kept, dim));
         let title = Line::from(spans);
         let width = title.width() as u16;
@@ -158,22 +171,6 @@ fn kept(rows: &[ExpertRow]) -> String {
     match (slots().min().unwrap_or(0), slots().max().unwrap_or(0)) {
         (least, most) if least == most => most.to_string(),
         (least, most) => format!("{least} to {most}"),
-    }
-}
-
-/// What marks mean, as many as there is room for.
-fn draw_legend(area: Rect, buf: &mut Buffer, theme: Theme) {
-    let mut x = area.x;
-    for mark in Mark::ALL {
-        let (glyph, style) = mark.sample(theme);
-        let words = mark.words();
-        let width = (2 + words.width()) as u16;
-        if x + width > area.right() {
-            break;
-        }
-        buf.set_string(x, area.y, glyph.to_string(), style);
-        buf.set_string(x + 2, area.y, words, theme.style(Role::Dim));
-        x += width + 2;
     }
 }
 

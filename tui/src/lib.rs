@@ -13,6 +13,7 @@ pub mod files;
 pub mod filter;
 pub mod input;
 pub mod markdown;
+pub mod picker;
 pub mod progress;
 pub mod screen;
 pub mod settings;

@@ -119,9 +119,11 @@ fn one(gauge: &Gauge, area: Rect, buf: &mut Buffer, theme: Theme) {
     );
 }
 
-/// A bar that is filled to a share; an empty one where it is not known.
+/// A bar that is filled to a share; none where it is not known.
 pub fn bar(share: Option<f64>, role: Role, area: Rect, buf: &mut Buffer, theme: Theme) {
-    let share = share.filter(|share| share.is_finite()).map_or(0.0, |share| share.clamp(0.0, 1.0));
+    let Some(share) = share.filter(|share| share.is_finite()).map(|share| share.clamp(0.0, 1.0)) else {
+        return;
+    };
     let parts = (share * f64::from(area.width) * PARTS.len() as f64).round() as usize;
     let (full, part) = (parts / PARTS.len(), parts % PARTS.len());
     for i in 0..usize::from(area.width) {
@@ -136,8 +138,8 @@ pub fn bar(share: Option<f64>, role: Role, area: Rect, buf: &mut Buffer, theme: 
             };
             cell.set_symbol(glyph).set_fg(theme.colour(role)).set_bg(theme.colour(Role::BarRest));
         } else {
-            let filled = i < full || (i == full && part >= PARTS.len() / 2);
-            cell.set_symbol(if filled { "█" } else { "░" });
+            // Only what is full looks full.
+            cell.set_symbol(if i < full { "█" } else { "░" });
         }
     }
 }

@@ -12,14 +12,14 @@ use ratatui::style::{Color, Style};
 use crate::theme::{Role, Theme};
 
 /// Of the colour of a use or a guess this share is left after each token.
-const FADE: f64 = 0.72;
+const FADE: f64 = 0.55;
 /// Below this share nothing is seen any more.
 const FAINT: f64 = 0.04;
 /// Ages that count as now where there are no colours.
 const NOW: u64 = 0;
 const RECENT: u64 = 6;
 /// Columns that an expert gets at most.
-const WIDEST: usize = 3;
+const WIDEST: usize = 4;
 
 /// What a place on the map can say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +80,11 @@ impl Mark {
             Self::Absent => "on disk",
             Self::Recent => "just used",
         }
+    }
+
+    /// Whether only models whose experts are read show it.
+    pub fn of_streaming(self) -> bool {
+        matches!(self, Self::Right | Self::Wrong | Self::Loading | Self::Absent)
     }
 
     /// How the legend shows it.
