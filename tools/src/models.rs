@@ -254,7 +254,7 @@ impl<'a> Looker<'a> {
 }
 
 /// The type of most weights.
-fn weight_type(loaded: &LoadedModel) -> String {
+pub fn weight_type(loaded: &LoadedModel) -> String {
     let expert = (0..loaded.tensors.layers()).find_map(|layer| loaded.tensors.experts(layer).first());
     // Of a packed file the tensors are records; its experts know better.
     if let Some(expert) = expert {

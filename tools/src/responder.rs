@@ -1,7 +1,6 @@
 //! A model that answers: session, tokenizer and chat template behind one door, for the chat and for single questions.
 //! It must not know how answers are shown.
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,13 +8,12 @@ use std::sync::atomic::Ordering;
 
 use moelten_engine::api::{Answer, Event, GenerateParams};
 use moelten_engine::error::EngineError;
+use moelten_engine::memory;
 use moelten_engine::session::Session;
 use moelten_loader::chat::{ChatTemplate, Message, RenderOptions, Role};
-use moelten_loader::roles::Part;
-use moelten_loader::store::TensorStore;
 use moelten_loader::text::SamplingHints;
 use moelten_loader::tokenizer::{Markup, Tokenizer};
-use moelten_tui::backend::{Backend, Beside, Failure, Request, Switched, Tell};
+use moelten_tui::backend::{Backend, Beside, Failure, Finder, Found, Request, Switched, Tell};
 use moelten_tui::chat::Facts;
 use moelten_tui::experts::Limits;
 use moelten_tui::terminal::Tone;
@@ -24,6 +22,7 @@ use serde_json::Value;
 
 use crate::exit::{self, CommandError};
 use crate::memory_words;
+use crate::models::{self, Looker, Places};
 use crate::open::{self, SessionArgs};
 use crate::sampling::SamplingArgs;
 use crate::signals::Polling;
@@ -44,7 +43,7 @@ pub struct About {
     /// Family label.
     pub family: &'static str,
     /// Type of most of its weights.
-    pub format: &'static str,
+    pub format: String,
     /// What the model's files recommend.
     pub hints: SamplingHints,
     /// Oddities of its files that do no harm.
@@ -81,7 +80,7 @@ impl Responder {
             let lines = memory_words::before_start(options, &loaded, &plan)?;
             lines.into_iter().for_each(|(tone, line)| tell(tone, line));
         }
-        let format = most_of(&loaded.tensors);
+        let format = models::weight_type(&loaded);
         let mut notices = loaded.notices;
         notices.extend(text.notices);
         let model = options.model(loaded.spec, loaded.tensors)?;
@@ -174,14 +173,14 @@ impl Responder {
         let about = &self.about;
         Facts {
             model: about.name.clone(),
-            format: about.format.to_owned(),
+            format: about.format.clone(),
             context: self.context(),
             supports_system: self.supports_system(),
             can_skip_thinking: self.can_skip_thinking(),
             limits: Limits::default(),
             rows: vec![
                 ("family", about.family.to_owned()),
-                ("weights", about.format.to_owned()),
+                ("weights", about.format.clone()),
                 ("context", about.context.clone()),
                 ("compute", about.compute.clone()),
             ],
@@ -222,18 +221,6 @@ impl Responder {
             }
         })
     }
-}
-
-/// The type that most bytes of the weights have.
-fn most_of(tensors: &TensorStore) -> &'static str {
-    let experts = (0..tensors.layers()).flat_map(|layer| tensors.experts(layer));
-    let experts =
-        experts.flat_map(|expert| [Part::Gate, Part::Up, Part::Down].map(|part| *expert.part(part)));
-    let mut bytes: HashMap<&'static str, u64> = HashMap::new();
-    for matrix in tensors.dense().map(|(_, matrix)| matrix).chain(experts) {
-        *bytes.entry(matrix.format.name()).or_default() += matrix.bytes;
-    }
-    bytes.into_iter().max_by_key(|&(name, bytes)| (bytes, name)).map_or("", |(name, _)| name)
 }
 
 /// A model for a chat, which may ask for another one.
@@ -280,14 +267,29 @@ impl Chatter {
         self.sampling.resolve(&self.responder().about().hints)
     }
 
-    fn open_another(&mut self, model: &Path, tell: Tell<'_>) -> anyhow::Result<Switched> {
-        let responder = Responder::open(Some(model), &self.session, true, Some(tell))?;
+    /// Looks for models that could take its place.
+    pub fn finder(&self) -> Finder {
+        let session = self.session.clone();
+        let base = self.responder().session.model().plan().base;
+        Arc::new(move |each| {
+            // What the model owns is free before another is opened.
+            let released = memory::owned_bytes().unwrap_or(0).saturating_sub(base);
+            let (candidates, problems) = Places::here().candidates();
+            let mut looker = Looker::new(&session, released);
+            let notes = problems.into_iter().map(Found::Note);
+            let models = candidates.iter().map(|candidate| Found::Model(looker.look(candidate)));
+            let _ = notes.chain(models).chain([Found::All]).try_for_each(each);
+        })
+    }
+
+    fn open_another(&mut self, model: Option<&Path>, tell: Tell<'_>) -> anyhow::Result<Switched> {
+        let responder = Responder::open(model, &self.session, true, Some(tell))?;
         responder.check(None)?;
         responder.about().notices.iter().for_each(|notice| tell(Tone::Dim, format!("note: {notice}")));
         let switched =
             Switched { facts: responder.facts(), params: self.sampling.resolve(&responder.about().hints)? };
         self.responder = Some(responder);
-        self.model = Some(model.to_owned());
+        self.model = model.map(Path::to_owned);
         Ok(switched)
     }
 }
@@ -322,7 +324,7 @@ impl Backend for Chatter {
         Ok(answer)
     }
 
-    fn switch(&mut self, model: &Path, tell: Tell<'_>) -> Result<Switched, String> {
+    fn switch(&mut self, model: Option<&Path>, tell: Tell<'_>) -> Result<Switched, String> {
         // Both at once might not fit into memory.
         self.responder = None;
         let problem = match self.open_another(model, tell) {

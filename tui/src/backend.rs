@@ -9,6 +9,7 @@ use moelten_engine::api::{Answer, Event, ExpertMap, GenerateParams};
 use moelten_loader::chat::Message;
 
 use crate::chat::Facts;
+use crate::picker::Entry;
 use crate::terminal::Tone;
 
 /// A conversation that waits for an answer.
@@ -59,6 +60,20 @@ pub struct Beside {
     pub experts: Arc<dyn Fn() -> ExpertMap + Send + Sync>,
 }
 
+/// A step of a search for models.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Found {
+    /// A model.
+    Model(Entry),
+    /// Something could not be searched.
+    Note(String),
+    /// That was all.
+    All,
+}
+
+/// Looks for models on this machine, on any thread, and hands out what it finds until it is told to break off.
+pub type Finder = Arc<dyn Fn(&mut dyn FnMut(Found) -> ControlFlow<()>) + Send + Sync>;
+
 /// Answers conversations.
 pub trait Backend {
     /// Answers a conversation. `on_event` gets the answer as it comes and may break it off; that, and Ctrl-C, end the
@@ -72,11 +87,11 @@ pub trait Backend {
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Answer, Failure>;
 
-    /// Closes the model and opens another.
+    /// Closes the model and opens another; `None` is the one that the program carries.
     ///
     /// # Errors
     /// Why it cannot be opened, in words; then the old one is open again.
-    fn switch(&mut self, model: &Path, tell: Tell<'_>) -> Result<Switched, String>;
+    fn switch(&mut self, model: Option<&Path>, tell: Tell<'_>) -> Result<Switched, String>;
 
     /// What can be asked about the model that is open now.
     fn beside(&self) -> Beside;

@@ -68,6 +68,8 @@ pub enum Event {
     },
     /// A file was written or read.
     File(FileEvent),
+    /// The person picked this model; `None` is the one that the program carries.
+    Picked(Option<PathBuf>),
     /// The person decided what becomes of a conversation that is too long.
     Chosen(Choice),
     /// Another model is open, or not, in words.
@@ -108,8 +110,8 @@ pub enum Effect {
     },
     /// Take this to the clipboard.
     Copy(String),
-    /// Open another model; then comes [`Event::Switched`].
-    Switch(PathBuf),
+    /// Open another model, or the one that the program carries; then comes [`Event::Switched`].
+    Switch(Option<PathBuf>),
     /// Leave.
     Quit,
 }
@@ -278,6 +280,8 @@ impl Chat {
             Event::Answered(answer, now) => self.answered(*answer, now),
             Event::Failed { shown, failure } => self.failed(shown, failure),
             Event::File(event) => self.file(event),
+            Event::Picked(_) if self.busy() => note(Tone::Error, words::HAS_TO_WAIT),
+            Event::Picked(model) => self.switch(model),
             Event::Chosen(choice) => self.chosen(choice),
             Event::Switched(result) => self.switched(result),
         }
@@ -299,7 +303,7 @@ impl Chat {
 
     fn command(&mut self, command: Command) -> Vec<Effect> {
         if self.busy() && command.changes_turns() {
-            return note(Tone::Error, "That has to wait until the answer is there; Ctrl-C stops it.");
+            return note(Tone::Error, words::HAS_TO_WAIT);
         }
         self.editing = false;
         match command {
@@ -331,10 +335,7 @@ impl Chat {
             Command::Export(format, path) => self.export(format, path),
             Command::Think(think) => self.set_think(think),
             Command::Stats => note(Tone::Plain, self.stats()),
-            Command::Model(Some(path)) => {
-                self.busy = Some(Busy::Switch);
-                vec![Effect::Switch(path)]
-            }
+            Command::Model(Some(path)) => self.switch(Some(path)),
             Command::Model(None) => {
                 let text = format!("This is {}; /model FILE opens another.", self.facts.model);
                 note(Tone::Plain, text)
@@ -615,6 +616,11 @@ impl Chat {
             }
             Failure::Other(text) => note(Tone::Error, text),
         }
+    }
+
+    fn switch(&mut self, model: Option<PathBuf>) -> Vec<Effect> {
+        self.busy = Some(Busy::Switch);
+        vec![Effect::Switch(model)]
     }
 
     fn switched(&mut self, result: Result<Box<Switched>, String>) -> Vec<Effect> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crossterm::event::KeyEvent;
 use moelten_engine::api::{Event as EngineEvent, ExpertMap};
 
+use crate::backend::Found;
 use crate::chat::{self, Chat};
 use crate::command::{self, Command, Think};
 use crate::complete;
@@ -14,6 +15,7 @@ use crate::composer::Composer;
 use crate::experts::ExpertView;
 use crate::figures;
 use crate::filter;
+use crate::picker::Picker;
 use crate::terminal::Tone;
 use crate::theme::Theme;
 
@@ -51,6 +53,8 @@ pub enum Event {
     Note(Tone, String),
     /// What the experts and the memory are like now.
     Experts(Box<ExpertMap>),
+    /// Of the models on this machine.
+    Found(Found),
     /// The external editor is done, or did not work, in words.
     Edited(Result<String, String>),
     /// Names of files that complete what was asked for.
@@ -79,6 +83,10 @@ pub enum Effect {
     Editor(String),
     /// Find files that begin so; then comes [`Event::Files`].
     Complete(String),
+    /// Look for models; then comes [`Event::Found`], several times.
+    Find,
+    /// They are not wanted any more.
+    StopFinding,
     /// Give the terminal back until the person comes again.
     Suspend,
     /// Draw everything anew.
@@ -111,6 +119,8 @@ pub struct Screen {
     log: Log,
     live: Option<Live>,
     overlay: Option<Overlay>,
+    /// The list of models, while it is open.
+    picker: Option<Picker>,
     remark: Option<Remark>,
     experts: ExpertView,
     /// Whether the experts are watched beside the conversation.
@@ -137,6 +147,7 @@ impl Screen {
             log: Log::default(),
             live: None,
             overlay: None,
+            picker: None,
             remark: None,
             experts,
             watched: false,
@@ -199,6 +210,16 @@ impl Screen {
                 let owned = |map: &ExpertMap| map.memory.owned_bytes.map(figures::bytes);
                 self.changed |= owned(before) != owned(&map) || (self.watched && *before != *map);
                 self.experts.update(*map, now);
+                Vec::new()
+            }
+            Event::Found(found) => {
+                if let Some(picker) = &mut self.picker {
+                    match found {
+                        Found::Model(entry) => picker.add(entry),
+                        Found::Note(note) => picker.note(&note),
+                        Found::All => picker.complete(),
+                    }
+                }
                 Vec::new()
             }
             Event::Edited(Ok(text)) => {
@@ -301,6 +322,7 @@ impl Screen {
         self.recall.add(&text);
         self.top = None;
         match command {
+            Some(Ok(Command::Model(None))) => effects.extend(self.pick()),
             Some(Ok(Command::Experts)) => self.watched = !self.watched,
             Some(Ok(Command::Help)) => self.overlay = Some(Overlay::Help(0)),
             _ => effects.extend(self.command(&text)),
@@ -313,6 +335,19 @@ impl Screen {
         let effects = self.tell(chat::Event::Entered(line.to_owned()));
         self.log.set_thoughts_shown(self.chat.think() == Think::Show);
         effects
+    }
+
+    /// Opens the list of models.
+    fn pick(&mut self) -> Vec<Effect> {
+        if self.chat.busy() {
+            self.remark(
+                Tone::Warning,
+                "Another model has to wait until the answer is there; Ctrl-C stops it.",
+            );
+            return Vec::new();
+        }
+        self.picker = Some(Picker::new());
+        vec![Effect::Find]
     }
 
     /// Ctrl-C: stops an answer, empties the composer, or is about leaving.

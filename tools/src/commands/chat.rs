@@ -74,6 +74,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let greeting = greeting(&about, args.model.is_none());
         return full_screen(chat, chatter, kept, greeting.into_iter().chain(said).collect(), last);
     }
+    if interactive() && !args.plain {
+        notes.line(Tone::Dim, "This terminal knows no full screen (TERM), so the chat goes line by line.");
+    }
     greeting(&about, args.model.is_none()).iter().for_each(|(tone, line)| notes.line(*tone, line));
     notes.line(Tone::Dim, "/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.");
     let mut chatter = chatter;
@@ -111,7 +114,8 @@ fn full_screen(
     let mut screen = Screen::new(chat, Theme::detect(Choice::Auto, None), texts);
     screen.greet(greeting);
     let first = last.map_or_else(Vec::new, |event| screen.load(event));
-    let controls = Controls { stop: signals::stop, asked: signals::asked, suspend: signals::suspend };
+    let finder = chatter.finder();
+    let controls = Controls { stop: signals::stop, asked: signals::asked, suspend: signals::suspend, finder };
     driver::run_screen(screen, Box::new(chatter), kept, history, controls, first)?;
     drop(polling);
     if signals::ended() { Err(CommandError::Stopped.into()) } else { Ok(()) }

@@ -7,6 +7,9 @@ use crate::command::{self, TABLE};
 use crate::figures;
 use crate::settings::Setting;
 
+/// What to say to a command that changes the conversation while an answer is written.
+pub(super) const HAS_TO_WAIT: &str = "That has to wait until the answer is there; Ctrl-C stops it.";
+
 impl Chat {
     pub(super) fn settings(&self) -> String {
         let row = |setting: Setting| {

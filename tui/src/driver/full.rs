@@ -2,7 +2,9 @@
 //! most thirty times a second and only what has changed.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use crossterm::event::{self, Event as TerminalEvent};
 use super::editor;
 use super::terminal::FullScreen;
 use super::worker::{Job, Told, Worker};
-use crate::backend::{Backend, Beside};
+use crate::backend::{Backend, Beside, Finder};
 use crate::chat;
 use crate::complete;
 use crate::files::{self, Kept, KeptHistory};
@@ -53,6 +55,8 @@ pub struct Controls {
     pub stop: fn(),
     /// What somebody asked for since the last call.
     pub asked: fn() -> Option<Asked>,
+    /// Looks for models.
+    pub finder: Finder,
     /// Stops this process until it is continued; an explanation if that makes no sense here.
     pub suspend: fn() -> Result<(), &'static str>,
 }
@@ -63,10 +67,13 @@ struct Driver {
     worker: Worker,
     desk: Sender<DeskJob>,
     told: Receiver<Told>,
+    tell: Sender<Told>,
     beside: Beside,
     history: Option<KeptHistory>,
     controls: Controls,
     started: Instant,
+    /// The search for models whose finds are wanted.
+    wanted: Arc<()>,
     /// Jobs at the desk that have not come back.
     pending: usize,
     /// Whether to go on.
@@ -98,7 +105,7 @@ pub fn run(
     let (tell, told) = channel();
     let beside = backend.beside();
     let (desk, clerk) = start_desk(kept, tell.clone())?;
-    let worker = Worker::start(backend, tell, started)?;
+    let worker = Worker::start(backend, tell.clone(), started)?;
     let terminal = FullScreen::take()?;
     let mut driver = Driver {
         screen,
@@ -106,10 +113,12 @@ pub fn run(
         worker,
         desk,
         told,
+        tell,
         beside,
         history,
         controls,
         started,
+        wanted: Arc::default(),
         pending: 0,
         goes_on: true,
     };
@@ -180,6 +189,10 @@ impl Driver {
         while self.goes_on {
             match self.told.try_recv() {
                 Ok(Told::Event(event)) => self.happened(event)?,
+                Ok(Told::Found(search, found)) if search.strong_count() > 0 => {
+                    self.happened(Event::Found(found))?;
+                }
+                Ok(Told::Found(..)) => {}
                 Ok(Told::Beside(beside)) => self.beside = beside,
                 Err(_) => break,
             }
@@ -211,8 +224,8 @@ impl Driver {
                 Effect::Chat(chat::Effect::Answer(request)) => {
                     self.goes_on &= self.worker.begin(Job::Answer(request))
                 }
-                Effect::Chat(chat::Effect::Switch(path)) => {
-                    self.goes_on &= self.worker.begin(Job::Switch(path))
+                Effect::Chat(chat::Effect::Switch(model)) => {
+                    self.goes_on &= self.worker.begin(Job::Switch(model))
                 }
                 Effect::Chat(chat::Effect::Copy(text)) => self.copy(&text)?,
                 Effect::Chat(file) => {
@@ -224,6 +237,8 @@ impl Driver {
                     self.pending += 1;
                     self.goes_on &= self.desk.send(DeskJob::Complete(start)).is_ok();
                 }
+                Effect::Find => self.find()?,
+                Effect::StopFinding => self.wanted = Arc::default(),
                 Effect::Stop => (self.controls.stop)(),
                 Effect::Remember(text) => self.remember(&text)?,
                 Effect::Editor(text) => {
@@ -238,6 +253,21 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// Looks for models on a thread of its own, until they are not wanted any more.
+    fn find(&mut self) -> io::Result<()> {
+        // The driver holds a search as long as it is wanted.
+        self.wanted = Arc::new(());
+        let search = Arc::downgrade(&self.wanted);
+        let (finder, tell) = (Arc::clone(&self.controls.finder), self.tell.clone());
+        let work = move || {
+            finder(&mut |found| match tell.send(Told::Found(Weak::clone(&search), found)) {
+                Ok(()) if search.strong_count() > 0 => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
+            });
+        };
+        std::thread::Builder::new().name("models".into()).spawn(work).map(drop)
     }
 
     fn suspend(&mut self) -> io::Result<()> {

@@ -60,9 +60,9 @@ pub fn run(
                 copy(&text, notes);
                 continue;
             }
-            Some(Effect::Switch(path)) => {
+            Some(Effect::Switch(model)) => {
                 let tell = &mut |tone, text: String| notes.line(tone, &text);
-                Event::Switched(backend.switch(&path, tell).map(Box::new))
+                Event::Switched(backend.switch(model.as_deref(), tell).map(Box::new))
             }
             Some(Effect::Quit) => return Ok(()),
             Some(file) => match files::perform(file, kept, &backend.beside()) {

@@ -3,13 +3,14 @@
 use std::any::Any;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Weak;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use moelten_engine::api::Event as EngineEvent;
 
-use crate::backend::{Backend, Beside, Request};
+use crate::backend::{Backend, Beside, Found, Request};
 use crate::chat;
 use crate::screen::Event;
 
@@ -18,13 +19,15 @@ pub enum Job {
     /// An answer.
     Answer(Request),
     /// Another model.
-    Switch(PathBuf),
+    Switch(Option<PathBuf>),
 }
 
 /// What a worker tells.
 pub enum Told {
     /// For the screen.
     Event(Event),
+    /// Of a search for models, as long as somebody holds it.
+    Found(Weak<()>, Found),
     /// The model is another now: this is what can be asked about it.
     Beside(Beside),
 }
@@ -50,9 +53,9 @@ impl Worker {
             for job in todo {
                 let event = match job {
                     Job::Answer(request) => answer(&mut *backend, &request, &tell, started),
-                    Job::Switch(path) => {
+                    Job::Switch(model) => {
                         let mut say = |tone, text| drop(tell.send(Told::Event(Event::Note(tone, text))));
-                        let switched = backend.switch(&path, &mut say).map(Box::new);
+                        let switched = backend.switch(model.as_deref(), &mut say).map(Box::new);
                         let _ = tell.send(Told::Beside(backend.beside()));
                         chat::Event::Switched(switched)
                     }

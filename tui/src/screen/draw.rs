@@ -14,6 +14,8 @@ use crate::wrap;
 
 /// From so many columns on the experts stand beside the conversation.
 const BESIDE_FROM: u16 = 130;
+/// Rows of the expert view beside those of layers: its title, what its marks mean, gauges, the rule.
+const EXPERT_WORDS: usize = 7;
 /// The sign before the composer.
 const PROMPT: &str = "\u{203a} ";
 /// What the empty composer says.
@@ -36,6 +38,10 @@ impl Screen {
         let writing = rows.min(most);
         let talk = area.height - status - rule - writing;
         let at = |y: u16, height: u16| Rect { x: area.x, y: area.y + y, width: area.width, height };
+        if let Some(picker) = &self.picker {
+            picker.draw(area, frame.buffer_mut(), self.theme);
+            return;
+        }
         let mut page = at(0, talk);
         if self.watched {
             page = self.draw_experts(frame, page);
@@ -71,7 +77,10 @@ impl Screen {
             return Rect { width: area.width - width - 1, ..area };
         }
         // A line is enough to say that there are none.
-        let wanted = if self.experts.map().rows.is_empty() { 2 } else { area.height * 11 / 20 };
+        let wanted = match self.experts.map().rows.len() {
+            0 => 2,
+            layers => u16::try_from(layers + EXPERT_WORDS).unwrap_or(u16::MAX).min(area.height * 11 / 20),
+        };
         let height = wanted.min(area.height.saturating_sub(1));
         if height < 2 {
             return area;

@@ -6,12 +6,13 @@ use crate::command::TABLE;
 use crate::theme::{Role, Theme};
 
 /// Keys, and what they do.
-const KEYS: [(&str, &str); 21] = [
+const KEYS: [(&str, &str); 22] = [
     ("Enter", "send"),
     ("Ctrl-J, Alt-Enter, Shift-Enter", "new line"),
     ("Ctrl-C, Esc", "stop the answer"),
     ("Ctrl-D", "leave"),
     ("F2", "watch the experts"),
+    ("F3", "another model"),
     ("PgUp, PgDn, Home, End", "scroll"),
     ("Up, Down", "what was entered before"),
     ("Ctrl-R", "search in it"),

@@ -4,12 +4,16 @@ use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::{Effect, Overlay, Screen};
 use crate::chat::{self, Choice};
+use crate::picker::Outcome;
 use crate::terminal::Tone;
 
 impl Screen {
     pub(super) fn key(&mut self, key: KeyEvent) -> Vec<Effect> {
         if key.kind == KeyEventKind::Release {
             return Vec::new();
+        }
+        if self.picker.is_some() {
+            return self.picker_key(key);
         }
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         let alt = key.modifiers.contains(KeyModifiers::ALT);
@@ -46,6 +50,7 @@ impl Screen {
         match key.code {
             KeyCode::Enter if shift || alt || control => self.composer.insert("\n"),
             KeyCode::Enter => return self.enter_key(),
+            KeyCode::F(3) => return self.pick(),
             KeyCode::F(2) => self.watched = !self.watched,
             KeyCode::F(1) => self.overlay = Some(Overlay::Help(0)),
             KeyCode::Char('?') if self.composer.is_empty() => self.overlay = Some(Overlay::Help(0)),
@@ -63,6 +68,19 @@ impl Screen {
             code => self.edit_key(code, control || alt),
         }
         Vec::new()
+    }
+
+    fn picker_key(&mut self, key: KeyEvent) -> Vec<Effect> {
+        let Some(picker) = &mut self.picker else { return Vec::new() };
+        let chosen = match picker.handle(key) {
+            Outcome::Open => return Vec::new(),
+            Outcome::Closed => None,
+            Outcome::Chosen(entry) => Some(entry.path),
+        };
+        self.picker = None;
+        let mut effects = vec![Effect::StopFinding];
+        effects.extend(chosen.into_iter().flat_map(|model| self.tell(chat::Event::Picked(model))));
+        effects
     }
 
     /// Lines of a page.

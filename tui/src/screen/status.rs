@@ -84,7 +84,7 @@ impl Screen {
     /// The line of facts, `width` columns.
     pub(super) fn status(&self, width: usize) -> Line<'static> {
         let mut facts = self.facts();
-        facts.push(Fact { goes: 6, pieces: vec![("F1 help  F2 experts".to_owned(), Role::Dim)] });
+        facts.push(Fact { goes: 6, pieces: vec![("F1 help  F2 experts  F3 models".to_owned(), Role::Dim)] });
         let length = |facts: &[Fact]| {
             let text = |fact: &Fact| fact.pieces.iter().map(|(text, _)| text.width()).sum::<usize>();
             facts.iter().map(text).sum::<usize>() + 3 * facts.len() - 1

@@ -10,6 +10,7 @@ use ratatui::backend::TestBackend;
 use super::*;
 use crate::backend::{Failure, Request, Switched};
 use crate::chat::{Attachment, Facts, FileEvent};
+use crate::picker::{Entry, Verdict};
 
 /// A screen in the hands of a person who takes a tenth of a second for everything.
 struct Person {
@@ -546,7 +547,7 @@ fn another_model_takes_over_or_does_not() {
     let mut person = Person::new();
     person.turn("one", "two");
     let effects = person.enter("/model other.gguf");
-    assert_eq!(effects, [Effect::Chat(chat::Effect::Switch("other.gguf".into()))]);
+    assert_eq!(effects, [Effect::Chat(chat::Effect::Switch(Some("other.gguf".into())))]);
     person.shows("opening the model");
     person.see(Event::Chat(chat::Event::Switched(Err("error[E-IO-01]: no such file".into()))));
     person.shows("no such file. tiny.gguf is open as before.");
@@ -556,6 +557,40 @@ fn another_model_takes_over_or_does_not() {
     person.see(Event::Chat(chat::Event::Switched(Ok(Box::new(switched)))));
     person.shows("other.gguf answers from now on");
     assert_eq!(request(&person.enter("three")).messages.len(), 3, "the conversation goes on");
+}
+
+#[test]
+fn a_model_is_picked_from_a_list_that_fills() {
+    let mut person = Person::new();
+    assert_eq!(person.key(KeyCode::F(3)), [Effect::Find]);
+    let model = |name: &str| {
+        let verdict = Verdict::Ram("9 tok/s".into());
+        let (name, path) = (name.to_owned(), Some(name.into()));
+        Event::Found(Found::Model(Entry {
+            name,
+            place: "here".into(),
+            path,
+            bytes: None,
+            kind: "k".into(),
+            verdict,
+        }))
+    };
+    person.see(model("one.gguf"));
+    person.see(model("two.gguf"));
+    person.see(Event::Found(Found::All));
+    person.shows("two.gguf");
+    person.write("two");
+    assert_eq!(
+        person.key(KeyCode::Enter),
+        [Effect::StopFinding, Effect::Chat(chat::Effect::Switch(Some("two.gguf".into())))]
+    );
+    person.see(Event::Chat(chat::Event::Switched(Err("no".into()))));
+    assert_eq!(person.enter("/model"), [Effect::Find]);
+    assert_eq!(person.key(KeyCode::Esc), [Effect::StopFinding]);
+    person.hides("Which model?");
+    person.enter("busy");
+    assert_eq!(person.key(KeyCode::F(3)), []);
+    person.shows("has to wait");
 }
 
 #[test]

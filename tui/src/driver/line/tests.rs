@@ -32,8 +32,8 @@ impl Backend for Echo {
         Ok(Answer { text, ids: vec![], reason: StopReason::EndOfTurn, stats: GenerateStats::default() })
     }
 
-    fn switch(&mut self, model: &Path, _: Tell<'_>) -> Result<Switched, String> {
-        if model == Path::new("missing") {
+    fn switch(&mut self, model: Option<&Path>, _: Tell<'_>) -> Result<Switched, String> {
+        if model == Some(Path::new("missing")) {
             return Err("it is missing".into());
         }
         Ok(Switched {

@@ -23,8 +23,9 @@ fn conversation() -> Person {
 #[track_caller]
 fn check(person: &mut Person, columns: u16, rows: u16, expected: &str) {
     let picture = person.picture(columns, rows);
-    let expected = expected.trim_start_matches('\n').trim_end_matches('\n');
-    assert!(picture == expected, "expected\n{expected}\nfound\n{picture}\n");
+    // The text begins and ends on lines of their own.
+    let expected = expected.strip_prefix('\n').and_then(|text| text.strip_suffix('\n')).unwrap();
+    assert!(picture == expected, "expected\n{expected}\n--- found\n{picture}\n--- end");
 }
 
 /// A model with experts, some of them at work.
@@ -57,6 +58,29 @@ fn an_ordinary_terminal() {
         24,
         r"
 
+
+
+
+  moelten: tiny.gguf
+  context 1,000 tokens
+
+› Which is the *largest* moon? 世界
+
+  ▸ a thought
+
+  Moons
+
+  • Ganymede, 5268 km
+  • `Titan`
+
+  [5 tokens, 0.0 tok/s, context 50/1000 (5%)]
+
+› And why?
+
+  It is
+─ ◝ writing, 0 s ───────────────────────────────────────────────────────────────
+› Ask; / for commands, F1 for help
+ tiny.gguf · Q8_0 · context ────── 0% · F1 help  F2 experts  F3 models
 ",
     );
 }
@@ -119,13 +143,30 @@ fn the_experts_above() {
         80,
         24,
         r"
-experts in 4 layers of 16, 6 of each in memory       hits   seen
-  0 ███······░░░······███······░░░······███······░░░ ░░░░░░ ░░░░░░
-  1 ███······░░░······███······░░░······███······░░░ ░░░░░░ ░░░░░░
-  2 ███······░░░······███······░░░······███······░░░ ░░░░░░ ░░░░░░
-  3 ███······░░░······███······░░░······███······░░░ ░░░░░░ ░░░░░░
+4 layers of 16 experts, 6 in memory                                  hits  seen
+  0 ████········░░░░········████········░░░░········████········░░░░
+  1 ████········░░░░········████········░░░░········████········░░░░
+  2 ████········░░░░········████········░░░░········████········░░░░
+  3 ████········░░░░········████········░░░░········████········░░░░
 ░ in memory  █ used  # foreseen, used  x foreseen in vain  ~ loading  · on disk
-memory   ███████░░░░░░░░░░░░░░░░░ 1.2 GB of 4.3 GB
+memory   ██████░░░░░░░░░░░░░░░░░░ 1.2 GB of 4.3 GB
+
+
+
+────────────────────────────────────────────────────────────────────────────────
+  Moons
+
+  • Ganymede, 5268 km
+  • `Titan`
+
+  [5 tokens, 0.0 tok/s, context 50/1000 (5%)]
+
+› And why?
+
+  It is
+─ ◞ writing, 0 s ───────────────────────────────────────────────────────────────
+› Ask; / for commands, F1 for help
+ tiny.gguf · Q8_0 · context ────── 0% · RAM 1.2/4.3 GB
 ",
     );
 }
@@ -137,20 +178,20 @@ fn the_experts_beside() {
         200,
         14,
         r"
-                                                                                                    │ experts in 4 layers of 16, 6 of each in memory       hits   seen
-  Moons                                                                                             │   0 ███······░░░······███······░░░······███······░░░ ░░░░░░ ░░░░░░
-                                                                                                    │   1 ███······░░░······███······░░░······███······░░░ ░░░░░░ ░░░░░░
-  • Ganymede, 5268 km                                                                               │   2 ███······░░░······███······░░░······███······░░░ ░░░░░░ ░░░░░░
-  • `Titan`                                                                                         │   3 ███······░░░······███······░░░······███······░░░ ░░░░░░ ░░░░░░
+                                                                                                    │ 4 layers of 16 experts, 6 in memory                                  hits  seen
+  Moons                                                                                             │   0 ████········░░░░········████········░░░░········████········░░░░
+                                                                                                    │   1 ████········░░░░········████········░░░░········████········░░░░
+  • Ganymede, 5268 km                                                                               │   2 ████········░░░░········████········░░░░········████········░░░░
+  • `Titan`                                                                                         │   3 ████········░░░░········████········░░░░········████········░░░░
                                                                                                     │ ░ in memory  █ used  # foreseen, used  x foreseen in vain  ~ loading  · on disk  ▓ just used
-  [5 tokens, 0.0 tok/s, context 50/1000 (5%)]                                                       │ memory   ███████░░░░░░░░░░░░░░░░░ 1.2 GB of 4.3 GB
+  [5 tokens, 0.0 tok/s, context 50/1000 (5%)]                                                       │ memory   ██████░░░░░░░░░░░░░░░░░░ 1.2 GB of 4.3 GB
                                                                                                     │
 › And why?                                                                                          │
                                                                                                     │
   It is                                                                                             │
 ─ ◞ writing, 0 s ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 › Ask; / for commands, F1 for help
- tiny.gguf · Q8_0 · context ────── 0% · RAM 1.2/4.3 GB · F1 help  F2 experts
+ tiny.gguf · Q8_0 · context ────── 0% · RAM 1.2/4.3 GB · F1 help  F2 experts  F3 models
 ",
     );
 }
