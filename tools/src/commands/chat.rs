@@ -10,7 +10,7 @@ use moelten_tui::files::{self, Kept, KeptHistory};
 use moelten_tui::input::{EditorInput, Input, PlainInput, interactive};
 use moelten_tui::screen::Screen;
 use moelten_tui::terminal::{self, Notes, Tone};
-use moelten_tui::theme::{Choice, Theme};
+use moelten_tui::theme::{Choice, Look, Theme};
 
 use crate::exit::CommandError;
 use crate::open::SessionArgs;
@@ -33,6 +33,12 @@ pub struct Args {
     /// Line by line, without the full screen
     #[arg(long, env = "MOELTEN_PLAIN")]
     plain: bool,
+    /// Whether to use colours [auto: unless NO_COLOR is set]
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    color: ColorArg,
+    /// What the terminal's ground is like [default: MOELTEN_THEME, what the terminal says, or dark]
+    #[arg(long, value_name = "GROUND")]
+    theme: Option<ThemeArg>,
     /// Keep neither the history of what you type nor the conversation
     #[arg(long)]
     no_history: bool,
@@ -43,6 +49,41 @@ pub struct Args {
     session: SessionArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+}
+
+/// `--color`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum ColorArg {
+    /// As the terminal and NO_COLOR say
+    Auto,
+    /// In any case
+    Always,
+    /// In no case
+    Never,
+}
+
+/// `--theme`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum ThemeArg {
+    /// Light text on dark ground
+    Dark,
+    /// Dark text on light ground
+    Light,
+}
+
+impl Args {
+    fn theme(&self) -> Theme {
+        let choice = match self.color {
+            ColorArg::Auto => Choice::Auto,
+            ColorArg::Always => Choice::Always,
+            ColorArg::Never => Choice::Never,
+        };
+        let look = self.theme.map(|theme| match theme {
+            ThemeArg::Dark => Look::Dark,
+            ThemeArg::Light => Look::Light,
+        });
+        Theme::detect(choice, look)
+    }
 }
 
 /// Runs the command.
@@ -71,8 +112,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let last = if args.go_on { Some(last_conversation()?) } else { None };
     if full {
-        let greeting = greeting(&about, args.model.is_none());
-        return full_screen(chat, chatter, kept, greeting.into_iter().chain(said).collect(), last);
+        let greeting = greeting(&about, args.model.is_none()).into_iter().chain(said).collect();
+        return full_screen(chat, chatter, kept, args.theme(), greeting, last);
     }
     if interactive() && !args.plain {
         notes.line(Tone::Dim, "This terminal knows no full screen (TERM), so the chat goes line by line.");
@@ -96,6 +137,7 @@ fn full_screen(
     chat: Chat,
     chatter: Chatter,
     kept: Kept,
+    theme: Theme,
     greeting: Vec<(Tone, String)>,
     last: Option<FileEvent>,
 ) -> anyhow::Result<()> {
@@ -111,7 +153,7 @@ fn full_screen(
         }
     });
     let texts = history.as_ref().map(KeptHistory::texts).unwrap_or_default();
-    let mut screen = Screen::new(chat, Theme::detect(Choice::Auto, None), texts);
+    let mut screen = Screen::new(chat, theme, texts);
     screen.greet(greeting);
     let first = last.map_or_else(Vec::new, |event| screen.load(event));
     let finder = chatter.finder();

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossterm::clipboard::CopyToClipboard;
-use crossterm::event::{self, Event as TerminalEvent};
+use crossterm::event::{self, Event as TerminalEvent, KeyCode, KeyEvent, KeyModifiers};
 
 use super::editor;
 use super::terminal::FullScreen;
@@ -35,6 +35,10 @@ const PICTURE_OPEN: Duration = Duration::from_millis(125);
 const COPY_BYTES_MAX: usize = 1 << 20;
 /// How long the end waits for files that are being written.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// After this time keys are those that were pressed on the screen.
+const EARLY: Duration = Duration::from_millis(100);
+const LINE_FEED: KeyEvent = KeyEvent::new(KeyCode::Char('j'), KeyModifiers::CONTROL);
 
 /// What somebody outside wants of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +80,8 @@ struct Driver {
     wanted: Arc<()>,
     /// Jobs at the desk that have not come back.
     pending: usize,
+    /// Whether the terminal shows something else by now.
+    stale: bool,
     /// Whether to go on.
     goes_on: bool,
 }
@@ -120,6 +126,7 @@ pub fn run(
         started,
         wanted: Arc::default(),
         pending: 0,
+        stale: true,
         goes_on: true,
     };
     let result = driver.carry_out(first).and_then(|()| driver.serve());
@@ -142,7 +149,7 @@ impl Driver {
         let mut changed = false;
         let (mut ticked, mut looked) = (Instant::now(), None::<Instant>);
         while self.goes_on {
-            changed |= self.screen.take_changed();
+            changed |= self.screen.take_changed() | std::mem::take(&mut self.stale);
             let since = drawn.map_or(FRAME, |drawn| drawn.elapsed());
             if changed && since >= FRAME {
                 self.terminal.draw(&mut self.screen)?;
@@ -181,7 +188,7 @@ impl Driver {
         }
         let mut here = event::poll(Duration::ZERO)?;
         while here && self.goes_on {
-            if let Some(event) = terminal_event(event::read()?) {
+            if let Some(event) = terminal_event(event::read()?, self.started.elapsed() < EARLY) {
                 self.happened(event)?;
             }
             here = event::poll(Duration::ZERO)?;
@@ -201,7 +208,10 @@ impl Driver {
             Some(Asked::Interrupt) => self.happened(Event::Interrupt)?,
             Some(Asked::End) => self.happened(Event::End)?,
             Some(Asked::Suspend) => self.suspend()?,
-            Some(Asked::Resume) => self.terminal.take_again()?,
+            Some(Asked::Resume) => {
+                self.terminal.take_again()?;
+                self.stale = true;
+            }
             None => {}
         }
         if self.worker.ended() {
@@ -243,12 +253,16 @@ impl Driver {
                 Effect::Remember(text) => self.remember(&text)?,
                 Effect::Editor(text) => {
                     let edited = self.terminal.lend(|| editor::edit(&text))?;
+                    self.stale = true;
                     // A Ctrl-C in the editor was not for us.
                     let _ = (self.controls.asked)();
                     self.happened(Event::Edited(edited))?;
                 }
                 Effect::Suspend => self.suspend()?,
-                Effect::Redraw => self.terminal.redraw()?,
+                Effect::Redraw => {
+                    self.terminal.redraw()?;
+                    self.stale = true;
+                }
                 Effect::Quit => self.goes_on = false,
             }
         }
@@ -271,8 +285,8 @@ impl Driver {
     }
 
     fn suspend(&mut self) -> io::Result<()> {
-        let suspend = self.controls.suspend;
-        match self.terminal.lend(suspend)? {
+        self.stale = true;
+        match self.terminal.lend(self.controls.suspend)? {
             Ok(()) => Ok(()),
             Err(problem) => self.happened(Event::Note(Tone::Error, problem.to_owned())),
         }
@@ -300,8 +314,11 @@ impl Driver {
     }
 }
 
-fn terminal_event(event: TerminalEvent) -> Option<Event> {
+/// What came from the terminal. Keys that were pressed before the screen was there are `early`: to them the terminal has
+/// applied its own rules, by which Enter is a line feed.
+fn terminal_event(event: TerminalEvent, early: bool) -> Option<Event> {
     match event {
+        TerminalEvent::Key(key) if early && key == LINE_FEED => Some(Event::Key(KeyCode::Enter.into())),
         TerminalEvent::Key(key) => Some(Event::Key(key)),
         TerminalEvent::Paste(text) => Some(Event::Paste(text)),
         TerminalEvent::Resize(..) => Some(Event::Resized),

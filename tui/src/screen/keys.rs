@@ -173,16 +173,9 @@ impl Screen {
             KeyCode::Right => self.composer.right(),
             KeyCode::Home => self.composer.home(),
             KeyCode::End => self.composer.end(),
-            KeyCode::Up => {
-                if !self.composer.up() {
-                    self.older();
-                }
-            }
-            KeyCode::Down => {
-                if !self.composer.down() {
-                    self.newer();
-                }
-            }
+            // In a text of several rows they go through it first.
+            KeyCode::Up if !self.composer.up() => self.older(),
+            KeyCode::Down if !self.composer.down() => self.newer(),
             _ => {}
         }
     }

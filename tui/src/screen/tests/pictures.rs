@@ -32,8 +32,8 @@ fn check(person: &mut Person, columns: u16, rows: u16, expected: &str) {
 fn watching() -> Person {
     let mut person = conversation();
     let cell = |expert: usize| ExpertCell {
-        place: if expert % 3 == 0 { ExpertPlace::Resident } else { ExpertPlace::Absent },
-        used: (expert % 6 == 0).then_some(0),
+        place: if expert.is_multiple_of(3) { ExpertPlace::Resident } else { ExpertPlace::Absent },
+        used: expert.is_multiple_of(6).then_some(0),
         guessed: None,
     };
     let row =
