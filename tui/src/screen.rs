@@ -95,6 +95,15 @@ pub enum Effect {
     Quit,
 }
 
+/// How soon a change is to be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// A few times a second is enough: the cores have more to do.
+    Soon,
+    /// The person waits for it.
+    Now,
+}
+
 /// What lies over the conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Overlay {
@@ -132,7 +141,7 @@ pub struct Screen {
     /// Whether Ctrl-X was pressed, which begins some keys.
     prefix: bool,
     now: Duration,
-    changed: bool,
+    changed: Option<Change>,
 }
 
 impl Screen {
@@ -155,7 +164,7 @@ impl Screen {
             seen: (0, 0),
             prefix: false,
             now: Duration::ZERO,
-            changed: true,
+            changed: Some(Change::Now),
         }
     }
 
@@ -165,8 +174,8 @@ impl Screen {
     }
 
     /// Whether something would look different; asking resets it.
-    pub fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.changed)
+    pub fn take_changed(&mut self) -> Option<Change> {
+        self.changed.take()
     }
 
     /// Whether something moves by itself.
@@ -187,8 +196,12 @@ impl Screen {
     /// What to do when this happens, this long after the start.
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Effect> {
         self.now = now;
-        self.changed |=
-            !matches!(event, Event::Tick | Event::Experts(_) | Event::Engine(EngineEvent::Prompt { .. }));
+        let change = match event {
+            Event::Tick | Event::Experts(_) | Event::Engine(EngineEvent::Prompt { .. }) => None,
+            Event::Engine(EngineEvent::Text(_)) => Some(Change::Soon),
+            _ => Some(Change::Now),
+        };
+        self.changed = self.changed.max(change);
         match event {
             Event::Key(key) => self.key(key),
             Event::Paste(text) => self.paste(&text),
@@ -208,7 +221,9 @@ impl Screen {
             Event::Experts(map) => {
                 let before = self.experts.map();
                 let owned = |map: &ExpertMap| map.memory.owned_bytes.map(figures::bytes);
-                self.changed |= owned(before) != owned(&map) || (self.watched && *before != *map);
+                if owned(before) != owned(&map) || (self.watched && *before != *map) {
+                    self.changed = self.changed.max(Some(Change::Soon));
+                }
                 self.experts.update(*map, now);
                 Vec::new()
             }
@@ -240,10 +255,12 @@ impl Screen {
     }
 
     fn tick(&mut self) -> Vec<Effect> {
-        self.changed |= self.chat.busy();
+        if self.chat.busy() {
+            self.changed = self.changed.max(Some(Change::Soon));
+        }
         if self.remark.as_ref().is_some_and(|remark| remark.until <= self.now) {
             self.remark = None;
-            self.changed = true;
+            self.changed = Some(Change::Now);
         }
         Vec::new()
     }

@@ -18,11 +18,13 @@ use crate::backend::{Backend, Beside, Finder};
 use crate::chat;
 use crate::complete;
 use crate::files::{self, Kept, KeptHistory};
-use crate::screen::{Effect, Event, Screen};
+use crate::screen::{Change, Effect, Event, Screen};
 use crate::terminal::{self, Notes, Tone};
 
-/// Time between two pictures: all cores compute, and eyes are slow.
+/// Time between two drawings when the person did something.
 const FRAME: Duration = Duration::from_millis(33);
+/// The same when the model did: all cores compute, and eyes read slowly.
+const FRAME_SOON: Duration = Duration::from_millis(66);
 /// How long to wait for a key before looking at signals, while nothing moves.
 const IDLE: Duration = Duration::from_millis(100);
 /// Time between two steps of what moves by itself.
@@ -30,7 +32,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// Time between two pictures of the experts, for the figures below the conversation.
 const PICTURE: Duration = Duration::from_millis(1000);
 /// The same while they are watched.
-const PICTURE_OPEN: Duration = Duration::from_millis(125);
+const PICTURE_OPEN: Duration = Duration::from_millis(200);
 /// Largest text for the clipboard, in bytes: terminals ignore longer ones.
 const COPY_BYTES_MAX: usize = 1 << 20;
 /// How long the end waits for files that are being written.
@@ -146,18 +148,20 @@ pub fn run(
 impl Driver {
     fn serve(&mut self) -> io::Result<()> {
         let mut drawn: Option<Instant> = None;
-        let mut changed = false;
+        let mut changed = None;
         let (mut ticked, mut looked) = (Instant::now(), None::<Instant>);
         while self.goes_on {
-            changed |= self.screen.take_changed() | std::mem::take(&mut self.stale);
-            let since = drawn.map_or(FRAME, |drawn| drawn.elapsed());
-            if changed && since >= FRAME {
+            let stale = std::mem::take(&mut self.stale).then_some(Change::Now);
+            changed = changed.max(self.screen.take_changed()).max(stale);
+            let frame = if changed == Some(Change::Soon) { FRAME_SOON } else { FRAME };
+            let since = drawn.map_or(frame, |drawn| drawn.elapsed());
+            if changed.is_some() && since >= frame {
                 self.terminal.draw(&mut self.screen)?;
                 drawn = Some(Instant::now());
-                changed = false;
+                changed = None;
             }
             let wait = match drawn {
-                Some(drawn) if changed => FRAME.saturating_sub(drawn.elapsed()),
+                Some(drawn) if changed.is_some() => frame.saturating_sub(drawn.elapsed()),
                 _ if self.screen.moves() || self.pending > 0 => FRAME,
                 _ => IDLE,
             };

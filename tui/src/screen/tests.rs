@@ -166,13 +166,16 @@ fn a_key_changes_the_picture_and_time_alone_does_not() {
     let mut person = Person::new();
     person.screen.take_changed();
     person.see(Event::Tick);
-    assert!(!person.screen.take_changed());
+    assert_eq!(person.screen.take_changed(), None);
     person.write("a");
-    assert!(person.screen.take_changed());
+    assert_eq!(person.screen.take_changed(), Some(Change::Now));
     person.enter("");
     person.screen.take_changed();
     person.see(Event::Tick);
-    assert!(person.screen.take_changed(), "the spinner turns while something is computed");
+    assert_eq!(person.screen.take_changed(), Some(Change::Soon), "the spinner turns");
+    person.say("a");
+    person.write("b");
+    assert_eq!(person.screen.take_changed(), Some(Change::Now), "keys do not wait for the model");
 }
 
 #[test]
