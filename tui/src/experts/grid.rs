@@ -2,6 +2,7 @@
 //! them, one. Where there is less room than experts or layers several share a pixel, where there is more each gets several.
 //! It must not know rates.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use moelten_engine::api::{ExpertCell, ExpertPlace, ExpertRow};
@@ -13,11 +14,8 @@ use crate::theme::{Role, Theme};
 
 /// Of the colour of a use or a guess this share is left after each token.
 const FADE: f64 = 0.55;
-/// Below this share nothing is seen any more.
-const FAINT: f64 = 0.04;
-/// Ages that count as now where there are no colours.
-const NOW: u64 = 0;
-const RECENT: u64 = 6;
+/// After so many nothing is seen any more.
+const OLD: u64 = 6;
 /// Columns that an expert gets at most.
 const WIDEST: usize = 4;
 
@@ -165,6 +163,7 @@ impl Grid {
 
     /// Draws the map into an area, which may be smaller.
     pub fn draw(&self, rows: &[ExpertRow], area: Rect, buf: &mut Buffer, theme: Theme) {
+        let mut palette = Palette { theme, known: HashMap::new() };
         for y in 0..self.height().min(area.height) {
             for x in 0..self.columns().min(area.width) {
                 let experts = self.experts(usize::from(x));
@@ -177,10 +176,7 @@ impl Grid {
                 };
                 let Some(cell) = buf.cell_mut((area.x + x, area.y + y)) else { continue };
                 if theme.coloured() {
-                    let (top, bottom) = (pixel(0), pixel(1));
-                    let colour =
-                        |pixel: Option<Pixel>| pixel.map_or(Color::Reset, |pixel| pixel.colour(theme));
-                    let (top, bottom) = (colour(top), colour(bottom));
+                    let (top, bottom) = (palette.colour(pixel(0)), palette.colour(pixel(1)));
                     // Where tiles are wide enough there is a gap between them.
                     let gap = self.pixels_per_expert == WIDEST && usize::from(x) % WIDEST == WIDEST - 1;
                     if !gap {
@@ -194,13 +190,26 @@ impl Grid {
     }
 }
 
+/// The colours of pixels that were seen before: there are few kinds of them.
+struct Palette {
+    theme: Theme,
+    known: HashMap<Pixel, Color>,
+}
+
+impl Palette {
+    fn colour(&mut self, pixel: Option<Pixel>) -> Color {
+        let Some(pixel) = pixel else { return Color::Reset };
+        *self.known.entry(pixel).or_insert_with(|| pixel.colour(self.theme))
+    }
+}
+
 /// Several experts as one.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct Pixel {
     count: usize,
     resident: usize,
     loading: bool,
-    /// Ages of the last use, and of the last right and wrong guess.
+    /// Ages of the last use, and of the last right and wrong guess; `None` if that has faded.
     used: Option<u64>,
     right: Option<u64>,
     wrong: Option<u64>,
@@ -210,7 +219,11 @@ impl Pixel {
     /// `None` of no expert.
     fn of(cells: impl Iterator<Item = ExpertCell>) -> Option<Self> {
         let mut all = Self::default();
-        let younger = |a: &mut Option<u64>, b: u64| *a = Some(a.map_or(b, |a| a.min(b)));
+        let younger = |a: &mut Option<u64>, b: u64| {
+            if b <= OLD {
+                *a = Some(a.map_or(b, |a| a.min(b)));
+            }
+        };
         for cell in cells {
             all.count += 1;
             all.resident += usize::from(cell.place == ExpertPlace::Resident);
@@ -226,32 +239,27 @@ impl Pixel {
     }
 
     fn colour(self, theme: Theme) -> Color {
-        let strength = |age: Option<u64>| {
-            let share = age.map_or(0.0, |age| FADE.powf(age as f64));
-            if share < FAINT { 0.0 } else { share }
-        };
+        let strength = |age: Option<u64>| age.map_or(0.0, |age| FADE.powf(age as f64));
         let resident = self.resident as f64 / self.count as f64;
-        let mut over = vec![
+        // A right guess is a use: an older one is not what shows.
+        let right = self.right.filter(|right| self.used.is_none_or(|used| *right <= used));
+        let over = [
             (Role::Resident, resident),
             (Role::GuessedWrong, strength(self.wrong)),
             (Role::Used, strength(self.used)),
+            (Role::GuessedRight, strength(right)),
+            (Role::Loading, f64::from(u8::from(self.loading))),
         ];
-        // A right guess is a use: it is the younger of the two that shows.
-        if self.right <= self.used {
-            over.push((Role::GuessedRight, strength(self.right)));
-        }
-        over.push((Role::Loading, f64::from(u8::from(self.loading))));
         theme.blend(Role::Absent, &over)
     }
 
     fn mark(self) -> Mark {
-        let within = |age: Option<u64>, most: u64| age.is_some_and(|age| age <= most);
         match self {
             _ if self.loading => Mark::Loading,
-            _ if within(self.right, NOW) => Mark::Right,
-            _ if within(self.used, NOW) => Mark::Used,
-            _ if within(self.wrong, NOW) => Mark::Wrong,
-            _ if within(self.used, RECENT) => Mark::Recent,
+            _ if self.right == Some(0) => Mark::Right,
+            _ if self.used == Some(0) => Mark::Used,
+            _ if self.wrong == Some(0) => Mark::Wrong,
+            _ if self.used.is_some() => Mark::Recent,
             _ if self.resident * 2 >= self.count => Mark::Resident,
             _ => Mark::Absent,
         }

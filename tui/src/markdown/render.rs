@@ -282,7 +282,7 @@ impl Writer<'_> {
         let (bar, code_room) = if room > TEXT_MIN { ("│ ", room - 2) } else { ("", room) };
         let mut lines = Vec::new();
         if !language.is_empty() {
-            let label = [Span::styled(language.clone(), self.theme.style(Role::Dim))];
+            let label = vec![Span::styled(language.clone(), self.theme.style(Role::Dim))];
             for label in wrap::columns_of(&label, code_room) {
                 let corner = if lines.is_empty() { "╭ " } else { "│ " };
                 lines.push(framed(if bar.is_empty() { "" } else { corner }, frame, label));

@@ -26,11 +26,18 @@ pub fn add(spans: &mut Spans, text: &str, style: Style) {
 pub fn words(text: &[Span<'_>], width: usize) -> Vec<Spans> {
     let mut lines = Lines::new(width);
     for span in text {
-        for piece in span.content.graphemes(true) {
-            match piece {
-                "\n" => lines.end(),
-                " " => lines.space(span.style),
-                _ => lines.piece(piece, span.style),
+        // Whole words at a time where a byte is a column, which is most text.
+        for piece in span.content.split_inclusive([' ', '\n']) {
+            let word = piece.trim_end_matches([' ', '\n']);
+            if word.is_ascii() {
+                lines.piece(word, word.len(), span.style);
+            } else {
+                word.graphemes(true).for_each(|piece| lines.piece(piece, piece.width(), span.style));
+            }
+            match piece.as_bytes().last() {
+                Some(b'\n') => lines.end(),
+                Some(b' ') => lines.space(span.style),
+                _ => {}
             }
         }
     }
@@ -39,7 +46,10 @@ pub fn words(text: &[Span<'_>], width: usize) -> Vec<Spans> {
 }
 
 /// Lines of at most `width` columns, broken exactly there: for code, whose spaces matter.
-pub fn columns_of(text: &[Span<'_>], width: usize) -> Vec<Spans> {
+pub fn columns_of(text: &Spans, width: usize) -> Vec<Spans> {
+    if columns(text) <= width {
+        return vec![text.clone()];
+    }
     let (mut done, mut at) = (vec![Spans::new()], 0);
     for span in text {
         for piece in span.content.graphemes(true) {
@@ -74,15 +84,18 @@ impl Lines {
         Self { width, done, at: 0, spaces, word, word_columns: 0 }
     }
 
-    fn piece(&mut self, piece: &str, style: Style) {
-        let wide = piece.width();
+    fn piece(&mut self, piece: &str, columns: usize, style: Style) {
+        if piece.is_empty() {
+            return;
+        }
         // Scripts with wide characters have no spaces between words.
-        if wide > 1 {
+        let wide = !piece.is_ascii() && columns > 1;
+        if wide {
             self.end_word();
         }
         add(&mut self.word, piece, style);
-        self.word_columns += wide;
-        if wide > 1 {
+        self.word_columns += columns;
+        if wide {
             self.end_word();
         }
     }
