@@ -54,6 +54,8 @@ pub struct About {
     pub made_for: usize,
     /// Threads and instruction set.
     pub compute: String,
+    /// What the machine allows it, as far as that was measured.
+    pub limits: Limits,
 }
 
 impl Responder {
@@ -75,10 +77,12 @@ impl Responder {
         let family = loaded.spec.family;
         let model_name = open::name(model);
         let mut tell = tell;
+        let mut limits = Limits::default();
         if let Some(tell) = &mut tell {
             let plan = options.plan(&loaded)?;
-            let lines = memory_words::before_start(options, &loaded, &plan)?;
-            lines.into_iter().for_each(|(tone, line)| tell(tone, line));
+            let before = memory_words::before_start(options, &loaded, &plan)?;
+            limits = before.limits;
+            before.lines.into_iter().for_each(|(tone, line)| tell(tone, line));
         }
         let format = models::weight_type(&loaded);
         let mut notices = loaded.notices;
@@ -99,6 +103,7 @@ impl Responder {
             context: format!("{} tokens ({why})", open::count(session.context())),
             made_for: model.spec().max_context,
             compute: compute_text,
+            limits,
         };
         Ok(Self { session, tokenizer: Arc::new(text.tokenizer), template, about })
     }
@@ -177,7 +182,7 @@ impl Responder {
             context: self.context(),
             supports_system: self.supports_system(),
             can_skip_thinking: self.can_skip_thinking(),
-            limits: Limits::default(),
+            limits: about.limits,
             rows: vec![
                 ("family", about.family.to_owned()),
                 ("weights", about.format.clone()),

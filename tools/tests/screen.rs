@@ -170,6 +170,33 @@ fn signals_leave_the_terminal_as_it_was_and_keep_what_was_written() {
 }
 
 #[test]
+fn a_model_file_that_is_cut_leaves_the_terminal_as_it_was() {
+    let Some(terminal) = Terminal::open(100, 30) else { return };
+    std::fs::copy(common::builtin(), terminal.file("model.gguf")).unwrap();
+    chat(&terminal, "--max-tokens 12 model.gguf");
+    let file = std::fs::OpenOptions::new().write(true).open(terminal.file("model.gguf")).unwrap();
+    file.set_len(8192).unwrap();
+    terminal.enter("hello");
+    terminal.over(6);
+    assert!(terminal.screen().contains("error[E-IO-06]"), "{}", terminal.screen());
+}
+
+#[test]
+fn a_terminal_that_goes_away_ends_the_chat() {
+    let Some(terminal) = Terminal::open(100, 30) else { return };
+    terminal.enter("trap '' HUP; sh -c 'echo $$ > pid; exec $M chat'; echo rc=$? > rc");
+    terminal.see("Ask; / for commands");
+    let pid = std::fs::read_to_string(terminal.file("pid")).unwrap();
+    assert!(terminal.command().arg("kill-server").status().unwrap().success());
+    let started = Instant::now();
+    let process = std::path::PathBuf::from(format!("/proc/{}", pid.trim()));
+    while cfg!(target_os = "linux") && process.exists() {
+        assert!(started.elapsed() < Duration::from_secs(10), "it computes for nobody");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn the_shell_can_have_the_terminal_for_a_while() {
     let Some(terminal) = Terminal::open(80, 24) else { return };
     terminal.enter("set -m; stty -a > before");

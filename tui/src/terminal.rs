@@ -7,7 +7,8 @@ use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crossterm::style::Stylize;
-use crossterm::{cursor, event, execute, terminal};
+use crossterm::{event, execute, terminal};
+use moelten_loader::io::fault::write_before_the_end;
 
 use crate::filter;
 
@@ -129,14 +130,9 @@ pub fn take_screen() -> io::Result<()> {
         return Ok(());
     }
     *hold = Hold::Taken;
+    write_before_the_end(Some(&LEAVE));
     terminal::enable_raw_mode()?;
-    execute!(
-        io::stdout(),
-        terminal::EnterAlternateScreen,
-        event::EnableBracketedPaste,
-        NoWheel,
-        Unambiguous(true)
-    )
+    execute!(io::stdout(), terminal::EnterAlternateScreen, event::EnableBracketedPaste, NoWheel, Unambiguous)
 }
 
 /// Gives the terminal back, perhaps for a while.
@@ -147,6 +143,7 @@ pub fn give_screen() -> io::Result<()> {
     let mut hold = SCREEN.lock().unwrap_or_else(PoisonError::into_inner);
     if *hold == Hold::Taken {
         *hold = Hold::Free;
+        write_before_the_end(None);
         leave_screen()?;
         terminal::disable_raw_mode()?;
     }
@@ -202,14 +199,14 @@ pub fn stop_until_continued() -> Result<(), &'static str> {
     kill_current_process_group(Signal::STOP).map_err(|_| "The system does not stop this program.")
 }
 
+/// Takes back what [`take_screen`] asked of the terminal: keys that are told apart, marked pastes, the other page, the
+/// hidden cursor. Bytes, because some ends can do no more than write.
+static LEAVE: &[u8] = b"\x1b[<1u\x1b[?2004l\x1b[?1049l\x1b[?25h";
+
 fn leave_screen() -> io::Result<()> {
-    execute!(
-        io::stdout(),
-        Unambiguous(false),
-        event::DisableBracketedPaste,
-        terminal::LeaveAlternateScreen,
-        cursor::Show
-    )
+    let mut out = io::stdout();
+    out.write_all(LEAVE)?;
+    out.flush()
 }
 
 /// Gives the terminal back for good: without the full screen, with the modes that [`remember`] saw, and without bracketed
@@ -262,11 +259,11 @@ impl crossterm::Command for NoWheel {
 
 /// Keys that otherwise look alike, such as Enter and Shift-Enter, are told apart (kitty's protocol). Terminals that do not
 /// know it ignore it.
-struct Unambiguous(bool);
+struct Unambiguous;
 
 impl crossterm::Command for Unambiguous {
     fn write_ansi(&self, f: &mut impl fmt::Write) -> fmt::Result {
-        f.write_str(if self.0 { "\x1b[>1u" } else { "\x1b[<1u" })
+        f.write_str("\x1b[>1u")
     }
 
     #[cfg(windows)]
