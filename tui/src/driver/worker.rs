@@ -108,3 +108,97 @@ fn answer(
         Err(failure) => chat::Event::Failed { shown, failure },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::{Duration, Instant};
+
+    use moelten_engine::api::{Answer, ExpertMap, GenerateParams, GenerateStats, StopReason};
+    use moelten_loader::chat::{Message, Role};
+
+    use super::*;
+    use crate::backend::{Failure, Switched, Tell};
+    use crate::chat::Facts;
+    use crate::terminal::Tone;
+
+    /// Says the question back, breaks off in the middle of "half", panics at "bug".
+    struct Echo;
+
+    impl Backend for Echo {
+        fn answer(
+            &mut self,
+            request: &Request,
+            on_event: &mut dyn FnMut(EngineEvent) -> ControlFlow<()>,
+        ) -> Result<Answer, Failure> {
+            let text = request.messages[0].content.clone();
+            assert!(text != "bug", "as asked");
+            let _ = on_event(EngineEvent::Text(text.clone()));
+            if text == "half" {
+                return Err(Failure::Other("broken".into()));
+            }
+            Ok(Answer { text, ids: vec![], reason: StopReason::EndOfTurn, stats: GenerateStats::default() })
+        }
+
+        fn switch(&mut self, _: Option<&Path>, tell: Tell<'_>) -> Result<Switched, String> {
+            tell(Tone::Dim, "opening".into());
+            Ok(Switched { facts: Facts::default(), params: GenerateParams::default() })
+        }
+
+        fn beside(&self) -> Beside {
+            Beside { count: Arc::new(str::len), experts: Arc::new(ExpertMap::default) }
+        }
+    }
+
+    fn start() -> (Worker, Receiver<Told>) {
+        let (tell, told) = channel();
+        (Worker::start(Box::new(Echo), tell, Instant::now()).unwrap(), told)
+    }
+
+    fn ask(text: &str) -> Job {
+        let messages = vec![Message::new(Role::User, text)];
+        let params = GenerateParams::default();
+        Job::Answer(Request { messages, begun: String::new(), think: true, params })
+    }
+
+    fn next(told: &Receiver<Told>) -> Option<Event> {
+        match told.recv_timeout(Duration::from_secs(10)).unwrap() {
+            Told::Event(event) => Some(event),
+            Told::Beside(_) | Told::Found(..) => None,
+        }
+    }
+
+    #[test]
+    fn what_happens_is_told_in_its_order() {
+        let (worker, told) = start();
+        assert!(worker.begin(ask("whole")) && worker.begin(ask("half")) && worker.begin(Job::Switch(None)));
+        assert_eq!(next(&told), Some(Event::Engine(EngineEvent::Text("whole".into()))));
+        assert!(matches!(next(&told), Some(Event::Chat(chat::Event::Answered(..)))));
+        next(&told);
+        let failure = Failure::Other("broken".into());
+        assert_eq!(
+            next(&told),
+            Some(Event::Chat(chat::Event::Failed { shown: "half".into(), failure })),
+            "what was shown is not lost"
+        );
+        assert_eq!(next(&told), Some(Event::Note(Tone::Dim, "opening".into())));
+        assert_eq!(next(&told), None, "the other model's tools come before the news");
+        assert!(matches!(next(&told), Some(Event::Chat(chat::Event::Switched(Ok(_))))));
+        assert!(!worker.ended() && worker.end().is_none());
+    }
+
+    #[test]
+    fn a_panic_is_handed_on() {
+        let (worker, told) = start();
+        worker.begin(ask("bug"));
+        assert!(told.recv_timeout(Duration::from_secs(10)).is_err(), "the channel closes");
+        let started = Instant::now();
+        while !worker.ended() {
+            assert!(started.elapsed() < Duration::from_secs(10));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(worker.end().unwrap().downcast_ref::<&str>().is_some_and(|text| text.contains("as asked")));
+    }
+}

@@ -117,7 +117,8 @@ impl Screen {
     fn facts(&self) -> Vec<Fact> {
         let fact = |goes, text: String| Fact { goes, pieces: vec![(text, Role::Text)] };
         let facts = self.chat.facts();
-        let mut list = vec![fact(3, cut(&filter::clean_line(&facts.model), NAME_MAX))];
+        let name = filter::clean_line(&facts.model);
+        let mut list = vec![fact(3, cut(name.strip_suffix(".gguf").unwrap_or(&name), NAME_MAX))];
         if !facts.format.is_empty() {
             list.push(fact(5, facts.format.clone()));
         }
@@ -126,7 +127,9 @@ impl Screen {
         if let Some(owned) = memory.owned_bytes {
             list.push(fact(4, format!("RAM {}", figures::bytes_of(owned, memory.budget_bytes))));
         }
-        if let Some(rate) = self.experts.rates().hit_rate.or_else(|| self.hits_of_the_last()) {
+        let hits = self.experts.rates().hit_rate.or_else(|| self.hits_of_the_last());
+        // Where all experts are in memory every use is a hit.
+        if let Some(rate) = hits.filter(|_| memory.slot_bytes > 0) {
             list.push(fact(2, format!("hits {:.0} %", (100.0 * rate).floor())));
         }
         list.extend(self.speed());
@@ -157,7 +160,7 @@ impl Screen {
         Some(Fact {
             goes: 1,
             pieces: vec![
-                ("context ".to_owned(), Role::Text),
+                ("ctx ".to_owned(), Role::Text),
                 ("\u{2501}".repeat(full), role),
                 ("\u{2500}".repeat(BAR - full), Role::Dim),
                 (format!(" {percent}%"), if role == Role::Bar { Role::Text } else { role }),

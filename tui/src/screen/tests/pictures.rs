@@ -80,7 +80,7 @@ fn an_ordinary_terminal() {
   It is
 ─ ◝ writing, 0 s ───────────────────────────────────────────────────────────────
 › Ask; / for commands, F1 for help
- tiny.gguf · Q8_0 · context ────── 0% · F1 help  F2 experts  F3 models
+ tiny · Q8_0 · ctx ────── 0% · F1 help  F2 experts  F3 models
 ",
     );
 }
@@ -96,7 +96,7 @@ fn a_small_one() {
   It is
 ─ ◝ writing, 0 s ───
 › Ask; / for command
- context ────── 0%
+ ctx ────── 0%
 ",
     );
 }
@@ -131,7 +131,7 @@ fn a_narrow_one() {
   It is
 ─ ◝ writing, 0 s ───────────────────────
 › Ask; / for commands, F1 for help
- tiny.gguf · Q8_0 · context ────── 0%
+ tiny · Q8_0 · ctx ────── 0%
 ",
     );
 }
@@ -166,7 +166,7 @@ memory   ██████░░░░░░░░░░░░░░░░░�
   It is
 ─ ◞ writing, 0 s ───────────────────────────────────────────────────────────────
 › Ask; / for commands, F1 for help
- tiny.gguf · Q8_0 · context ────── 0% · RAM 1.2/4.3 GB
+ tiny · Q8_0 · ctx ────── 0% · RAM 1.2/4.3 GB · F1 help  F2 experts  F3 models
 ",
     );
 }
@@ -191,7 +191,7 @@ fn the_experts_beside() {
   It is                                                                                             │
 ─ ◞ writing, 0 s ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 › Ask; / for commands, F1 for help
- tiny.gguf · Q8_0 · context ────── 0% · RAM 1.2/4.3 GB · F1 help  F2 experts  F3 models
+ tiny · Q8_0 · ctx ────── 0% · RAM 1.2/4.3 GB · F1 help  F2 experts  F3 models
 ",
     );
 }
