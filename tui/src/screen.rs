@@ -313,6 +313,11 @@ impl Screen {
     }
 
     fn paste(&mut self, text: &str) -> Vec<Effect> {
+        if self.picker.is_some() {
+            return Vec::new();
+        }
+        self.overlay = None;
+        self.recall.search_ends(false);
         let text = text.replace("\r\n", "\n").replace('\r', "\n");
         let clean = filter::clean(&text);
         let lost = text.chars().count().saturating_sub(clean.chars().count());

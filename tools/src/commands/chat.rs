@@ -112,7 +112,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let last = if args.go_on { Some(last_conversation()?) } else { None };
     if full {
-        let greeting = greeting(&about, args.model.is_none()).into_iter().chain(said).collect();
+        let mut greeting = greeting(&about, args.model.is_none());
+        if args.model.is_none() {
+            greeting.push((Tone::Dim, "F3 lists the models on this machine.".to_owned()));
+        }
+        greeting.extend(said);
         return full_screen(chat, chatter, kept, args.theme(), greeting, last);
     }
     if interactive() && !args.plain {

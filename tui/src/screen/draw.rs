@@ -145,7 +145,7 @@ impl Screen {
         }
         let x = area.x + (indent + u16::try_from(column).unwrap_or(u16::MAX - indent)).min(area.width - 1);
         let y = area.y + u16::try_from(row - top).unwrap_or(0).min(area.height - 1);
-        if self.overlay.is_none() && self.chat.asking().is_none() {
+        if self.overlay.is_none() && (self.chat.asking().is_none() || !self.composer.is_empty()) {
             frame.set_cursor_position(Position { x, y });
         }
     }

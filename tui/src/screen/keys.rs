@@ -32,8 +32,10 @@ impl Screen {
             self.overlay = help_key(key.code, at, self.seen.1);
             return Vec::new();
         }
+        // What is being written may be a command that makes room: its letters are no choices.
         if self.chat.asking().is_some()
-            && let Some(choice) = choice(key.code)
+            && let Some(choice) =
+                choice(key.code).filter(|_| self.composer.is_empty() || key.code == KeyCode::Esc)
         {
             return self.tell(chat::Event::Chosen(choice));
         }

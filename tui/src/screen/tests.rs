@@ -475,6 +475,9 @@ fn a_full_context_is_a_question() {
     person.shows("Nothing was changed.");
     person.enter("/retry");
     person.see(failed(&full));
+    person.write("/undo");
+    assert_eq!(person.text(), "/undo", "its letters are no choices");
+    person.control('u');
     let effects = person.key(KeyCode::Char('d'));
     let sent = request(&effects).messages.len();
     assert!(sent < 9 && sent % 2 == 1, "{sent}");
