@@ -129,10 +129,18 @@ pub fn take_screen() -> io::Result<()> {
     if *hold == Hold::Gone {
         return Ok(());
     }
+    // Somebody else may have had it without being asked; what was saved then stays.
+    let save = *hold == Hold::Free;
     *hold = Hold::Taken;
     write_before_the_end(Some(&LEAVE));
     terminal::enable_raw_mode()?;
-    execute!(io::stdout(), terminal::EnterAlternateScreen, event::EnableBracketedPaste, NoWheel, Unambiguous)
+    execute!(
+        io::stdout(),
+        terminal::EnterAlternateScreen,
+        event::EnableBracketedPaste,
+        NoWheel { save },
+        Unambiguous
+    )
 }
 
 /// Gives the terminal back, perhaps for a while.
@@ -200,8 +208,9 @@ pub fn stop_until_continued() -> Result<(), &'static str> {
 }
 
 /// Takes back what [`take_screen`] asked of the terminal: keys that are told apart, marked pastes, the other page, the
-/// hidden cursor. Bytes, because some ends can do no more than write.
-static LEAVE: &[u8] = b"\x1b[<1u\x1b[?2004l\x1b[?1049l\x1b[?25h";
+/// hidden cursor. The wheel is as it was, or as it mostly is where terminals do not remember. Bytes, because some ends can do
+/// no more than write.
+static LEAVE: &[u8] = b"\x1b[<1u\x1b[?2004l\x1b[?1007h\x1b[?1007r\x1b[?1049l\x1b[?25h";
 
 fn leave_screen() -> io::Result<()> {
     let mut out = io::stdout();
@@ -244,11 +253,14 @@ pub fn restore() {
 
 /// The wheel does not send arrow keys while the other page is shown (xterm's mode 1007): they would walk through the
 /// history.
-struct NoWheel;
+struct NoWheel {
+    /// Whether the terminal is to remember how it was.
+    save: bool,
+}
 
 impl crossterm::Command for NoWheel {
     fn write_ansi(&self, f: &mut impl fmt::Write) -> fmt::Result {
-        f.write_str("\x1b[?1007l")
+        f.write_str(if self.save { "\x1b[?1007s\x1b[?1007l" } else { "\x1b[?1007l" })
     }
 
     #[cfg(windows)]
