@@ -310,20 +310,25 @@ impl Backend for Chatter {
         let mut prompt = responder.tokenizer.encode_markup(&markup).map_err(|error| failure(error.into()))?;
         // A thought that the template opens belongs to the answer, or nobody would see that it is one.
         let opened = thinking::opened_by(&markup.text());
-        if opened && request.begun.is_empty() {
-            let _ = on_event(Event::Text(thinking::OPENING.to_owned()));
-        }
+        let adds = opened && request.begun.is_empty();
+        let mut first = adds;
+        let mut on_event = |event| match event {
+            Event::Text(text) if std::mem::take(&mut first) => {
+                on_event(Event::Text(thinking::OPENING.to_owned() + &text))
+            }
+            other => on_event(other),
+        };
         let begun =
             request.begun.strip_prefix(thinking::OPENING).filter(|_| opened).unwrap_or(&request.begun);
         if !begun.is_empty() {
             prompt.extend(responder.tokenizer.encode_text(begun).map_err(|error| failure(error.into()))?);
         }
         let mut answer =
-            responder.answer(&prompt, &request.params, on_event).map_err(|error| match error {
+            responder.answer(&prompt, &request.params, &mut on_event).map_err(|error| match error {
                 EngineError::ContextFull { tokens, context } => Failure::ContextFull { tokens, context },
                 other => failure(other.into()),
             })?;
-        if opened && request.begun.is_empty() && !answer.text.is_empty() {
+        if adds && !answer.text.is_empty() {
             answer.text.insert_str(0, thinking::OPENING);
         }
         Ok(answer)

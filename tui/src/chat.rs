@@ -213,11 +213,6 @@ impl Chat {
         &self.turns
     }
 
-    /// How many of the turns, counted from the first, the model does not see any more.
-    pub fn forgotten(&self) -> usize {
-        self.forgotten
-    }
-
     /// What becomes of thoughts.
     pub fn think(&self) -> Think {
         self.think
@@ -239,14 +234,6 @@ impl Chat {
             Some(Busy::Summary { .. }) => Some("summarising"),
             Some(Busy::Switch) => Some("opening the model"),
             Some(Busy::Answer { .. }) | None => None,
-        }
-    }
-
-    /// What there was before of the answer that is being written.
-    pub fn begun(&self) -> &str {
-        match &self.busy {
-            Some(Busy::Answer { begun }) => begun,
-            _ => "",
         }
     }
 

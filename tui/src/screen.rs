@@ -168,11 +168,6 @@ impl Screen {
         }
     }
 
-    /// The conversation.
-    pub fn chat(&self) -> &Chat {
-        &self.chat
-    }
-
     /// Whether something would look different; asking resets it.
     pub fn take_changed(&mut self) -> Option<Change> {
         self.changed.take()
