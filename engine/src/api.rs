@@ -168,3 +168,114 @@ pub struct Answer {
     /// Times and counts.
     pub stats: GenerateStats,
 }
+
+/// The experts of a model at one moment: where each is, who was used, what was foreseen, and what that cost. Counts are since
+/// the model was opened; the difference of two pictures is what happened between them.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ExpertMap {
+    /// Layers that have experts, in order.
+    pub rows: Vec<ExpertRow>,
+    /// Passes of one token.
+    pub decode: ExpertUse,
+    /// Passes of several.
+    pub prefill: ExpertUse,
+    /// Bytes read from files, guesses included.
+    pub read_bytes: u64,
+    /// Reads that brought them.
+    pub reads: u64,
+    /// Computing stands still until an expert has been read.
+    pub waiting: bool,
+    /// Memory.
+    pub memory: MemoryUse,
+}
+
+/// The experts of one layer.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ExpertRow {
+    /// The layer's number in the model.
+    pub layer: usize,
+    /// Experts that it keeps in memory; all of them if nothing is ever read.
+    pub slots: usize,
+    /// Each expert.
+    pub cells: Vec<ExpertCell>,
+    /// Experts asked for...
+    pub asked: u64,
+    /// ... and how many of them had to be read.
+    pub missed: u64,
+    /// Experts chosen where they had been guessed at before...
+    pub chosen: u64,
+    /// ... and how many of them the guess named.
+    pub foreseen: u64,
+}
+
+impl ExpertRow {
+    /// Share of what was asked for that was in memory, 0 to 1; `None` if nothing was asked for.
+    pub fn hit_rate(&self) -> Option<f64> {
+        share(self.asked.saturating_sub(self.missed), self.asked)
+    }
+
+    /// Share of the chosen experts that were foreseen, 0 to 1; `None` without guesses.
+    pub fn recall(&self) -> Option<f64> {
+        share(self.foreseen, self.chosen)
+    }
+}
+
+/// One expert. Ages are in tokens: 0 is the one that is being computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ExpertCell {
+    /// Where its weights are.
+    pub place: ExpertPlace,
+    /// When it was last used, if ever.
+    pub used: Option<u64>,
+    /// When it was last guessed that it would be used, if ever.
+    pub guessed: Option<ExpertGuess>,
+}
+
+/// Where the weights of an expert are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExpertPlace {
+    /// On the disk.
+    #[default]
+    Absent,
+    /// On their way.
+    Loading,
+    /// In memory.
+    Resident,
+}
+
+/// A guess that an expert would be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertGuess {
+    /// Whether it was.
+    pub right: bool,
+    /// How long ago, in tokens.
+    pub age: u64,
+}
+
+/// What passes asked of the experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ExpertUse {
+    /// Tokens of the passes that have begun.
+    pub tokens: u64,
+    /// Experts asked for.
+    pub used: u64,
+    /// Bytes of their weights.
+    pub used_bytes: u64,
+    /// How many of them had to be read.
+    pub missed_bytes: u64,
+    /// Time that computing stood still for reads.
+    pub stall: Duration,
+}
+
+/// Memory of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryUse {
+    /// Bytes that it owns, where the system says.
+    pub owned_bytes: Option<u64>,
+    /// Bytes that it may own.
+    pub budget_bytes: u64,
+    /// Bytes of the slots for experts; 0 if none is ever read.
+    pub slot_bytes: u64,
+    /// Bytes of slots that were given back because memory got tight.
+    pub given_back_bytes: u64,
+}

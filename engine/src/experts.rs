@@ -6,6 +6,7 @@
 //! It must not know tensor names, nor how experts are multiplied.
 
 pub mod cache;
+pub mod live;
 pub mod policy;
 mod readers;
 pub mod replay;
@@ -29,6 +30,7 @@ use crate::layers::mlp::MlpView;
 use crate::layers::moe::Visits;
 use crate::plan::Cached;
 use cache::{Cache, Slot, State};
+use live::Board;
 use policy::Policy;
 pub use readers::DEPTH;
 use readers::{Readers, Shared};
@@ -53,6 +55,8 @@ pub struct ExpertStore {
     /// Activation of the experts of each layer; `None` for dense layers.
     activations: Vec<Option<Activation>>,
     place: Place,
+    /// What it does, for those who watch.
+    board: Arc<Board>,
 }
 
 enum Place {
@@ -113,8 +117,10 @@ pub struct Acquired<'a> {
 impl ExpertStore {
     /// A store whose experts are used where `tensors` has them.
     pub fn in_place(spec: &ModelSpec, tensors: Arc<TensorStore>) -> Self {
+        let experts: Vec<_> = (0..spec.layers.len()).map(|layer| tensors.experts(layer).len()).collect();
+        let board = Arc::new(Board::resident(&experts));
         let place = Place::InPlace(Mutex::default());
-        Self { activations: activations(spec), tensors, place }
+        Self { activations: activations(spec), tensors, place, board }
     }
 
     /// A store that keeps the experts that there is room for.
@@ -136,9 +142,15 @@ impl ExpertStore {
         }
         let cache = Cache::new(&room.shape, Policy::default(), pieces, most_parts);
         let stats = StoreStats { ahead: vec![Ahead::default(); spec.layers.len()], ..StoreStats::default() };
+        let board = Arc::clone(cache.board());
         let readers = Readers::start(source, Arc::clone(&tensors), cache, stats)?;
         let guessing = Guessing { prefetch, state: Mutex::default() };
-        Ok(Self { activations: activations(spec), tensors, place: Place::Cached { readers, guessing } })
+        Ok(Self {
+            activations: activations(spec),
+            tensors,
+            place: Place::Cached { readers, guessing },
+            board,
+        })
     }
 
     /// The matrices of an expert: formats and shapes, wherever its bytes are.
@@ -167,12 +179,14 @@ impl ExpertStore {
         let ids = &visits.experts[..];
         let prefill = tokens > 1;
         let bytes = |id: u32| self.matrices(layer, id).bytes();
+        self.board.asked(layer, ids, tokens);
         match &self.place {
             Place::InPlace(stats) => {
                 let mut stats = stats.lock().unwrap_or_else(PoisonError::into_inner);
                 let phase = phase(&mut stats, prefill);
                 phase.used += ids.len() as u64;
                 phase.used_bytes += ids.iter().map(|&id| bytes(id)).sum::<u64>();
+                self.board.counters(&stats);
                 Acquired { store: self, layer, ids, held, cancel, prefill }
             }
             Place::Cached { readers, guessing } => {
@@ -183,10 +197,11 @@ impl ExpertStore {
                 held.next = 0;
                 let mut acquired = Acquired { store: self, layer, ids, held, cancel, prefill };
                 let mut shared = readers.lock();
-                guessing.compare(layer, ids, &mut shared);
+                guessing.compare(layer, ids, &mut shared, &self.board);
                 let uses = ids.iter().enumerate().map(|(i, &id)| (id, visits.of(i).len() as u32));
                 shared.stats.ahead[layer].useful += shared.cache.request(layer, uses);
                 shared.recall_wrong();
+                let mut missed = 0;
                 for (i, &id) in ids.iter().enumerate() {
                     let size = bytes(id);
                     let found = shared.cache.find(layer, id);
@@ -200,6 +215,7 @@ impl ExpertStore {
                     if !here || ahead {
                         phase.missed += 1;
                         phase.missed_bytes += size;
+                        missed += 1;
                     }
                     if let Some(entry) = found {
                         if !here {
@@ -209,6 +225,8 @@ impl ExpertStore {
                     }
                 }
                 acquired.pump(readers, &mut shared);
+                self.board.missed(layer, missed);
+                self.board.counters(&shared.stats);
                 drop(shared);
                 acquired
             }
@@ -256,6 +274,11 @@ impl ExpertStore {
             },
             Place::InPlace(_) => None,
         }
+    }
+
+    /// What it does, for those who watch.
+    pub(crate) fn board(&self) -> &Arc<Board> {
+        &self.board
     }
 
     /// Counters since the start.
@@ -358,10 +381,12 @@ impl Acquired<'_> {
         }
         let mut shared = readers.lock();
         let since = Instant::now();
+        let _waiting = store.board.waits();
         loop {
             self.pump(readers, &mut shared);
             if self.ready(index) {
                 phase(&mut shared.stats, self.prefill).stall += since.elapsed();
+                store.board.counters(&shared.stats);
                 return Ok(());
             }
             if let Some(source) = self.problem(&mut shared, index) {
@@ -505,13 +530,15 @@ impl Guessing {
     }
 
     /// Counts how good the guess at a layer was.
-    fn compare(&self, layer: usize, ids: &[u32], shared: &mut Shared) {
+    fn compare(&self, layer: usize, ids: &[u32], shared: &mut Shared, board: &Board) {
         let mut guesses = self.lock();
         if guesses.layer == layer && !guesses.experts.is_empty() {
             let count = &mut shared.stats.ahead[layer];
             count.chosen += ids.len() as u64;
             let among = &guesses.experts[..ids.len().min(guesses.experts.len())];
-            count.foreseen += ids.iter().filter(|id| among.contains(id)).count() as u64;
+            let foreseen = ids.iter().filter(|id| among.contains(id)).count() as u64;
+            count.foreseen += foreseen;
+            board.guessed(layer, among, ids, foreseen);
             guesses.experts.clear();
         }
     }

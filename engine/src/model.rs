@@ -13,6 +13,7 @@ use moelten_loader::store::{MatrixRef, TensorStore};
 use moelten_quant::{Isa, Kernels};
 
 use crate::error::{EngineError, Result};
+use crate::experts::live::Live;
 use crate::experts::source::Source;
 use crate::experts::{ExpertStore, Prefetch};
 use crate::layers::attention::Attention;
@@ -230,6 +231,21 @@ impl Model {
     /// Its experts.
     pub fn experts(&self) -> &Arc<ExpertStore> {
         &self.experts
+    }
+
+    /// What takes pictures of its experts while it computes.
+    pub fn live(&self) -> Live {
+        let slot_bytes = match &self.plan.experts {
+            Experts::Cached(cached) => cached.bytes(),
+            Experts::InPlace | Experts::Repacked => 0,
+        };
+        let given_back = self.watch.as_ref().map(|watch| Arc::clone(watch.given_back_counter()));
+        Live {
+            board: Arc::clone(self.experts.board()),
+            budget_bytes: self.plan.budget,
+            slot_bytes,
+            given_back,
+        }
     }
 
     /// Bytes of the expert cache that went back to the system because memory got tight.

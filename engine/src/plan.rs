@@ -173,13 +173,26 @@ impl Plan {
     /// # Errors
     /// [`EngineError::Memory`] when the budget is below what the model needs at least.
     pub fn new(spec: &ModelSpec, tensors: &TensorStore, options: PlanOptions) -> Result<Self> {
+        Self::after(spec, tensors, options, 0)
+    }
+
+    /// As [`Self::new`], once the process has given back `released` bytes of what it owns.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn after(
+        spec: &ModelSpec,
+        tensors: &TensorStore,
+        options: PlanOptions,
+        released: u64,
+    ) -> Result<Self> {
         let owned = memory::owned_bytes().unwrap_or(0);
         let here = System::here();
         let free = memory::free_bytes(&here).map(|free| free.saturating_sub(LEAVE.max(free / LEAVE_PART)));
         // Address space is nobody else's: of that nothing has to be left.
         let room = [free, memory::address_space_headroom(&here)].into_iter().flatten().min();
         let auto = room.map_or(u64::MAX, |room| owned.saturating_add(room));
-        Self::with_memory(spec, tensors, options, owned, auto)
+        Self::with_memory(spec, tensors, options, owned.saturating_sub(released), auto)
     }
 
     /// As [`Self::new`], on a machine where the process owns `owned` bytes and may own `auto`.

@@ -139,6 +139,11 @@ impl Watch {
     pub fn given_back(&self) -> u64 {
         self.given_back.load(Ordering::Relaxed)
     }
+
+    /// The number that [`Self::given_back`] is read from.
+    pub(crate) fn given_back_counter(&self) -> &Arc<AtomicU64> {
+        &self.given_back
+    }
 }
 
 impl Drop for Watch {

@@ -10,5 +10,7 @@ mod disk;
 mod equality;
 #[path = "store/faults.rs"]
 mod faults;
+#[path = "store/live.rs"]
+mod live;
 #[path = "store/setup.rs"]
 mod setup;

@@ -7,6 +7,7 @@ pub mod fit;
 pub mod imatrix;
 pub mod inspect;
 pub mod logits;
+pub mod models;
 pub mod ppl;
 pub mod quantize;
 pub mod replay;

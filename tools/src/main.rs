@@ -8,6 +8,7 @@ mod divergence;
 mod exit;
 mod forecast;
 mod memory_words;
+mod models;
 mod open;
 mod plot;
 mod progress;
@@ -37,6 +38,7 @@ enum Command {
     Chat(commands::chat::Args),
     Run(commands::run::Args),
     Fit(commands::fit::Args),
+    Models(commands::models::Args),
     Inspect(commands::inspect::Args),
     Quantize(commands::quantize::Args),
     Verify(commands::verify::Args),
@@ -68,6 +70,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Replay(args)) => commands::replay::run(args),
         Some(Command::Doctor(args)) => commands::doctor::run(args),
         Some(Command::Fit(args)) => commands::fit::run(args),
+        Some(Command::Models(args)) => commands::models::run(args),
         None => Ok(()),
     }
 }

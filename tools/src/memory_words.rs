@@ -8,6 +8,7 @@ use moelten_engine::model::Model;
 use moelten_engine::plan::{Experts, Plan, Ram};
 use moelten_loader::io::read_at::Access;
 use moelten_loader::load::LoadedModel;
+use moelten_tui::experts::Limits;
 use moelten_tui::terminal::Tone;
 
 use crate::forecast::{Forecast, Span, Speeds, tight_layers};
@@ -27,28 +28,44 @@ pub fn speed(span: Span) -> String {
     if low == high { low } else { format!("{low} to {high}") }
 }
 
-/// What to say before a model is made ready: nothing if all of it fits.
+/// Whether experts will be read all the time: not all of them stay in memory once they are there.
+pub fn streams(plan: &Plan) -> bool {
+    matches!(&plan.experts, Experts::Cached(cached) if cached.share() < 1.0)
+}
+
+/// What is known before a model is made ready.
+#[derive(Debug, Default)]
+pub struct BeforeStart {
+    /// What to say: nothing if all of it fits.
+    pub lines: Vec<(Tone, String)>,
+    /// What the machine allows it, as far as that was measured.
+    pub limits: Limits,
+}
+
+/// What to say before a model is made ready, and what was measured for it.
 ///
 /// # Errors
 /// As [`Speeds::probe`].
-pub fn before_start(
-    options: &SessionArgs,
-    loaded: &LoadedModel,
-    plan: &Plan,
-) -> anyhow::Result<Vec<(Tone, String)>> {
-    let mut lines = Vec::new();
+pub fn before_start(options: &SessionArgs, loaded: &LoadedModel, plan: &Plan) -> anyhow::Result<BeforeStart> {
+    let mut before = BeforeStart::default();
+    let lines = &mut before.lines;
     if let Some(line) = beyond_free(options.compute().ram, plan, memory::available_bytes()) {
         lines.push((Tone::Warning, line));
     }
-    let Experts::Cached(cached) = &plan.experts else { return Ok(lines) };
+    let Experts::Cached(cached) = &plan.experts else { return Ok(before) };
     if cached.share() >= 1.0 {
-        return Ok(lines);
+        return Ok(before);
     }
     let kv = options.compute().kv();
     let speeds =
         Speeds::probe(options.compute(), &loaded.tensors, PROBE, PROBE_BYTES.min(plan.budget / PROBE_PART))?;
-    let warm = Forecast::new(loaded, plan, kv, &speeds, None).warm;
-    let speed = warm.map_or_else(
+    let forecast = Forecast::new(loaded, plan, kv, &speeds, None);
+    before.limits = Limits {
+        ram_gb_per_s: Some(speeds.ram_gb_per_s),
+        disk_gb_per_s: speeds.disk_gb_per_s.as_ref().ok().copied(),
+        dense_bytes: Some(forecast.dense_bytes),
+    };
+    let speed = forecast.warm.map_or_else(
         || "at a speed that is hard to foresee".to_owned(),
         |span| format!("about {} tok/s", speed(span)),
     );
@@ -61,7 +78,7 @@ pub fn before_start(
         ),
     ));
     lines.extend(tight(loaded, plan).map(|line| (Tone::Warning, line)));
-    Ok(lines)
+    Ok(before)
 }
 
 /// A budget that promises more than there is.

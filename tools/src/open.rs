@@ -192,7 +192,16 @@ impl SessionArgs {
     /// # Errors
     /// As [`Plan::new`].
     pub fn plan(&self, loaded: &LoadedModel) -> Result<Plan, EngineError> {
-        Plan::new(&loaded.spec, &loaded.tensors, self.compute.options(self.options(), 0).plan())
+        self.plan_after(loaded, 0)
+    }
+
+    /// As [`Self::plan`], once this process has given back `released` bytes.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn plan_after(&self, loaded: &LoadedModel, released: u64) -> Result<Plan, EngineError> {
+        let options = self.compute.options(self.options(), 0).plan();
+        Plan::after(&loaded.spec, &loaded.tensors, options, released)
     }
 
     /// The least that the model runs with, whatever the machine has: a context of one token, and no expert kept.

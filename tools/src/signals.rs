@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
+use moelten_tui::driver::Asked;
+
 #[cfg(unix)]
 use crate::exit;
 
@@ -36,6 +38,71 @@ impl Drop for Polling {
     }
 }
 
+/// What somebody outside asked for and nobody has looked at yet: the signal, 0 if nothing.
+static ASKED: AtomicI32 = AtomicI32::new(0);
+
+/// Has whatever looks at [`Polling::stop`] stop.
+pub fn stop() {
+    STOP.store(true, Ordering::SeqCst);
+}
+
+/// What somebody asked for since the last call.
+pub fn asked() -> Option<Asked> {
+    match ASKED.swap(0, Ordering::SeqCst) {
+        0 => None,
+        #[cfg(unix)]
+        signal_hook::consts::SIGINT => Some(Asked::Interrupt),
+        #[cfg(unix)]
+        signal_hook::consts::SIGTSTP => Some(Asked::Suspend),
+        #[cfg(unix)]
+        signal_hook::consts::SIGCONT => Some(Asked::Resume),
+        _ => Some(Asked::End),
+    }
+}
+
+/// Whether a signal asked the program to end.
+pub fn ended() -> bool {
+    #[cfg(unix)]
+    return matches!(
+        SIGNAL.load(Ordering::SeqCst),
+        signal_hook::consts::SIGTERM | signal_hook::consts::SIGHUP
+    );
+    #[cfg(not(unix))]
+    false
+}
+
+/// From now on, being stopped for a while and going on are seen by [`asked`]: the terminal has to be given back first.
+#[cfg(unix)]
+pub fn watch_job_control() {
+    use signal_hook::consts::{SIGCONT, SIGTSTP};
+    // Without them the process stops with the terminal as it is; the shell puts it right.
+    let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGTSTP, SIGCONT]) else { return };
+    let waiting = move || signals.forever().for_each(|signal| ASKED.store(signal, Ordering::SeqCst));
+    let _ = std::thread::Builder::new().name("job control".into()).spawn(waiting);
+}
+
+/// There is no job control here.
+#[cfg(not(unix))]
+pub fn watch_job_control() {}
+
+/// Stops this process and those that were started with it, until a shell continues them.
+///
+/// # Errors
+/// Where no shell would.
+#[cfg(unix)]
+pub fn suspend() -> Result<(), &'static str> {
+    moelten_tui::terminal::stop_until_continued()
+}
+
+/// There is no job control here.
+///
+/// # Errors
+/// Always.
+#[cfg(not(unix))]
+pub fn suspend() -> Result<(), &'static str> {
+    Err("There is no shell here that could continue the program.")
+}
+
 /// The exit code after the last signal, Ctrl-C if there was none.
 pub fn exit_code() -> u8 {
     let signal = SIGNAL.load(Ordering::SeqCst);
@@ -57,6 +124,7 @@ pub fn install() {
         let mut last_interrupt: Option<std::time::Instant> = None;
         for signal in signals.forever() {
             SIGNAL.store(signal, Ordering::SeqCst);
+            ASKED.store(signal, Ordering::SeqCst);
             STOP.store(true, Ordering::SeqCst);
             let again = last_interrupt.is_some_and(|at| at.elapsed() < IMPATIENCE);
             if POLLING.load(Ordering::SeqCst) == 0 || (signal == SIGINT && again) {

@@ -5,6 +5,8 @@ mod common;
 
 use std::path::PathBuf;
 
+#[cfg(unix)]
+use common::terminal::Terminal;
 use common::{args, model_with, moelten, run};
 use moelten_loader::gguf::{Array, Value};
 
@@ -109,4 +111,22 @@ fn b10_keys_that_attack_are_quoted_clean() {
     std::fs::write(&path, bytes).unwrap();
     let outcome = args(["run", path.to_str().unwrap(), "-p", "hello"]).harmless();
     assert_eq!(outcome.code, Some(3), "{outcome:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn b68_on_the_full_screen_too() {
+    let Some(terminal) = Terminal::open(100, 30) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(hostile(&folder), terminal.file("model.gguf")).unwrap();
+    terminal.begin("--max-tokens 8 --seed 1 model.gguf");
+    terminal.see("Ask; / for commands");
+    terminal.enter("hello");
+    terminal.see("tok/s, context");
+    let title = terminal.command().args(["display-message", "-p", "#{pane_title}"]).output().unwrap();
+    assert!(!String::from_utf8(title.stdout).unwrap().contains("owned"));
+    let buffers = terminal.command().arg("list-buffers").output().unwrap();
+    assert!(buffers.stdout.is_empty(), "nothing went to the clipboard: {buffers:?}");
+    terminal.press("C-d");
+    terminal.over(0);
 }

@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{Outcome, moelten, run};
+use common::{Outcome, model_with, moelten, run};
+use moelten_loader::gguf::Value;
 
 fn chat(lines: &str) -> Outcome {
     run(moelten().args(["chat", "--seed", "3", "--max-tokens", "12"]), lines.as_bytes()).fine()
@@ -58,7 +59,7 @@ fn a_full_context_is_said_and_the_chat_goes_on() {
     let long = "dog ".repeat(100);
     let lines = format!("{long}\n/clear\nhi\n");
     let outcome = run(moelten().args(["chat", "--ctx", "64", "--max-tokens", "5"]), lines.as_bytes()).fine();
-    assert!(outcome.err.contains("the context holds 64") && outcome.err.contains("/clear"), "{outcome:?}");
+    assert!(outcome.err.contains("the context holds 64") && outcome.err.contains("--ctx"), "{outcome:?}");
     assert!(!outcome.text().is_empty(), "the short question is answered");
 }
 
@@ -72,4 +73,35 @@ fn several_lines_are_one_question() {
 fn no_command_is_a_chat() {
     let outcome = run(&mut moelten(), b"/show\n").fine();
     assert!(outcome.err.contains("tiny-tales"), "{outcome:?}");
+}
+
+#[test]
+fn a_cut_answer_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("talk.json");
+    let outcome = chat(&format!("hello\n/more\n/save {}\n", file.display()));
+    let whole: String = outcome.text().lines().collect();
+    let saved: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let messages = saved["messages"].as_array().unwrap();
+    assert_eq!(messages.len(), 2);
+    assert_eq!(messages[1]["content"].as_str().unwrap().replace('\n', ""), whole);
+    assert!(outcome.err.matches("cut at max-tokens").count() >= 1, "{outcome:?}");
+}
+
+#[test]
+fn thoughts_that_a_template_opens_are_part_of_the_answer_and_can_be_asked_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("thinker.gguf");
+    let template = "{% for message in messages %}{{ message.content }}\n{% endfor %}\
+                    {% if enable_thinking is not defined or enable_thinking %}<think>\n{% endif %}";
+    model_with(&model, |metadata| {
+        metadata.retain(|(key, _)| key != "tokenizer.chat_template");
+        metadata.push(("tokenizer.chat_template".into(), Value::Str(template.into())));
+    });
+    let mut command = moelten();
+    command.args(["chat", "--seed", "3", "--max-tokens", "5"]).arg(&model);
+    let outcome = run(&mut command, b"one\n/think off\ntwo\n").fine();
+    assert!(outcome.text().starts_with("<think>\n"), "{outcome:?}");
+    assert_eq!(outcome.text().matches("<think>").count(), 1, "{outcome:?}");
+    assert!(chat("/think off\n").err.contains("cannot ask it not to think"));
 }

@@ -1,117 +1,26 @@
-//! The chat in a real terminal, which tmux provides: what a person sees, and what the terminal is like afterwards.
+//! The chat line by line in a real terminal: what a person sees, and what the terminal is like afterwards.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 #![cfg(unix)]
 
 mod common;
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// A terminal with a shell in it, in which `$M` is the program.
-struct Terminal {
-    folder: tempfile::TempDir,
+use common::terminal::{ENDLESS, Terminal};
+
+/// Starts a chat in line mode.
+#[track_caller]
+fn chat(terminal: &Terminal, options: &str) {
+    terminal.begin(&format!("--plain {options}"));
+    terminal.wait("Ctrl-D leaves", 1);
+    terminal.wait("\n> ", 1);
 }
-
-impl Terminal {
-    /// `None`, loudly, where there is no tmux; CI must have it.
-    fn open(columns: u16, rows: u16) -> Option<Self> {
-        if Command::new("tmux").arg("-V").output().is_err() {
-            assert!(std::env::var_os("CI").is_none(), "the terminal tests need tmux");
-            println!("skipped: NO TMUX, THE CHAT WAS NOT TRIED IN A TERMINAL");
-            return None;
-        }
-        let terminal = Self { folder: tempfile::tempdir().unwrap() };
-        let (columns, rows) = (columns.to_string(), rows.to_string());
-        let mut command = common::clean(terminal.command());
-        command.env("M", env!("CARGO_BIN_EXE_moelten")).env("HOME", terminal.folder.path());
-        command.env("XDG_STATE_HOME", terminal.folder.path()).env("PS1", "$ ").env_remove("ENV");
-        command.args(["-u", "-f", "/dev/null", "new-session", "-d", "-x", &columns, "-y", &rows, "sh"]);
-        let opened = command.current_dir(terminal.folder.path()).output().unwrap();
-        assert!(opened.status.success(), "{opened:?}");
-        Some(terminal)
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new("tmux");
-        command.arg("-S").arg(self.file("tmux.sock"));
-        command
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Presses keys by tmux's names.
-    fn press(&self, key: &str) {
-        assert!(self.command().args(["send-keys", key]).status().unwrap().success());
-    }
-
-    /// Types text and Enter.
-    fn enter(&self, text: &str) {
-        assert!(self.command().args(["send-keys", "-l", text]).status().unwrap().success());
-        self.press("Enter");
-    }
-
-    /// Everything on the screen and above it; `styled` with its escape sequences.
-    fn capture(&self, styled: bool) -> String {
-        let mut command = self.command();
-        command.args(["capture-pane", "-p", "-J", "-S", "-"]).args(styled.then_some("-e"));
-        String::from_utf8(command.output().unwrap().stdout).unwrap()
-    }
-
-    fn screen(&self) -> String {
-        self.capture(false)
-    }
-
-    /// Waits until `text` was seen `count` times.
-    #[track_caller]
-    fn wait(&self, text: &str, count: usize) {
-        let started = Instant::now();
-        while self.screen().matches(text).count() < count {
-            let waited = started.elapsed();
-            assert!(waited < Duration::from_secs(20), "no {count} x {text:?} on:\n{}", self.screen());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Starts a chat and notes the terminal's modes before it.
-    #[track_caller]
-    fn chat(&self, options: &str) {
-        self.enter("stty -a > before");
-        self.enter(&format!(
-            "sh -c 'echo $$ > pid; exec $M chat {options}'; echo rc=$?; stty -a > after; echo over"
-        ));
-        self.wait("Ctrl-D leaves", 1);
-        self.wait("\n> ", 1);
-    }
-
-    /// The chat ended with this code and left the terminal as it was.
-    #[track_caller]
-    fn over(&self, code: i32) {
-        self.wait("\nover", 1);
-        let screen = self.screen();
-        assert!(screen.contains(&format!("rc={code}\n")), "{screen}");
-        let modes = |name| std::fs::read_to_string(self.file(name)).unwrap();
-        assert_eq!(modes("before"), modes("after"));
-        assert!(!screen.contains("panicked") && !screen.contains("bug"), "{screen}");
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = self.command().arg("kill-server").output();
-    }
-}
-
-/// Options under which the model talks for minutes.
-const ENDLESS: &str = "--ctx 200k --temp 100 --top-k 0 --top-p 1 --min-p 0 --seed 1";
 
 #[test]
 fn a_conversation() {
     let Some(terminal) = Terminal::open(100, 40) else { return };
-    terminal.chat("--max-tokens 12 --seed 3");
+    chat(&terminal, "--max-tokens 12 --seed 3");
     let screen = terminal.screen();
     assert!(
         screen.contains("not an assistant") && screen.contains("moelten chat path/to/model.gguf"),
@@ -149,11 +58,8 @@ fn a_conversation() {
 #[test]
 fn a_paste_is_one_question() {
     let Some(terminal) = Terminal::open(100, 40) else { return };
-    terminal.chat("--max-tokens 12 --no-history");
-    std::fs::write(terminal.file("text"), "first\n/quit\nlast").unwrap();
-    let file = terminal.file("text");
-    assert!(terminal.command().arg("load-buffer").arg(&file).status().unwrap().success());
-    assert!(terminal.command().args(["paste-buffer", "-p"]).status().unwrap().success());
+    chat(&terminal, "--max-tokens 12 --no-history");
+    terminal.paste("first\n/quit\nlast");
     terminal.wait("last", 1);
     terminal.press("Enter");
     terminal.wait("tok/s, context", 1);
@@ -166,7 +72,7 @@ fn a_paste_is_one_question() {
 fn ctrl_c_stops_the_answer_and_not_the_program() {
     let Some(terminal) = Terminal::open(100, 40) else { return };
     terminal.enter("export MOELTEN_ISA=scalar");
-    terminal.chat(ENDLESS);
+    chat(&terminal, ENDLESS);
     terminal.enter("hello");
     let before = terminal.screen();
     while terminal.screen().trim_end().len() < before.len() + 200 {
@@ -195,7 +101,7 @@ fn a_long_prompt_shows_progress_and_can_be_stopped() {
 #[test]
 fn ctrl_c_at_the_prompt_hints_first() {
     let Some(terminal) = Terminal::open(100, 40) else { return };
-    terminal.chat("");
+    chat(&terminal, "");
     terminal.press("C-c");
     terminal.wait("Ctrl-C again", 1);
     terminal.press("C-c");
@@ -205,7 +111,7 @@ fn ctrl_c_at_the_prompt_hints_first() {
 #[test]
 fn ctrl_c_on_a_line_with_text_only_clears_it() {
     let Some(terminal) = Terminal::open(100, 40) else { return };
-    terminal.chat("");
+    chat(&terminal, "");
     for (index, key) in ["a", "b", "c"].into_iter().enumerate() {
         terminal.press(key);
         terminal.wait(&format!("\n> {key}"), 1);
@@ -228,9 +134,8 @@ fn ctrl_c_on_a_line_with_text_only_clears_it() {
 fn signals_leave_the_terminal_as_it_was() {
     for (signal, code) in [("TERM", 143), ("HUP", 129)] {
         let Some(terminal) = Terminal::open(100, 40) else { return };
-        terminal.chat("");
-        let pid = std::fs::read_to_string(terminal.file("pid")).unwrap();
-        assert!(Command::new("kill").args(["-s", signal, pid.trim()]).status().unwrap().success());
+        chat(&terminal, "");
+        terminal.signal(signal);
         terminal.over(code);
     }
 }
@@ -240,7 +145,7 @@ fn plain_and_small_terminals() {
     for (setup, columns, rows) in [("export NO_COLOR=1", 100, 40), ("export TERM=dumb", 100, 40)] {
         let Some(terminal) = Terminal::open(columns, rows) else { return };
         terminal.enter(setup);
-        terminal.chat("--max-tokens 12");
+        chat(&terminal, "--max-tokens 12");
         terminal.enter("hello");
         terminal.wait("tok/s, context", 1);
         terminal.enter("/nonsense");
@@ -252,7 +157,7 @@ fn plain_and_small_terminals() {
     }
     for (columns, rows) in [(1, 1), (20, 5)] {
         let Some(terminal) = Terminal::open(columns, rows) else { return };
-        terminal.enter("$M chat --max-tokens 12; echo rc=$? > rc");
+        terminal.enter("$M chat --plain --max-tokens 12; echo rc=$? > rc");
         // Typed before the chat is there: nothing of it may get lost.
         terminal.enter("hello");
         terminal.enter("/quit");

@@ -1,16 +1,26 @@
-//! What a chat needs of an engine: an answer to a conversation. The program connects it with a session, tests with a
-//! script. It must not know how the conversation is shown.
+//! What a chat needs of an engine: an answer to a conversation, and another model when someone asks for one. The program
+//! connects it with a session, tests with a script. It must not know how the conversation is shown.
 
 use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
 
-use moelten_engine::api::{Answer, Event, GenerateParams};
+use moelten_engine::api::{Answer, Event, ExpertMap, GenerateParams};
 use moelten_loader::chat::Message;
+
+use crate::chat::Facts;
+use crate::picker::Entry;
+use crate::terminal::Tone;
 
 /// A conversation that waits for an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// All turns, the system prompt first if there is one.
     pub messages: Vec<Message>,
+    /// What there is of the answer already, to be continued; empty for a new one.
+    pub begun: String,
+    /// Whether the model may think before it speaks, if its template leaves that open.
+    pub think: bool,
     /// How to answer.
     pub params: GenerateParams,
 }
@@ -29,6 +39,41 @@ pub enum Failure {
     Other(String),
 }
 
+/// Another model, ready to answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Switched {
+    /// What it is.
+    pub facts: Facts,
+    /// How it likes to answer.
+    pub params: GenerateParams,
+}
+
+/// Says something to the person while a model is opened.
+pub type Tell<'a> = &'a mut dyn FnMut(Tone, String);
+
+/// What can be asked about a model while it computes, on any thread.
+#[derive(Clone)]
+pub struct Beside {
+    /// Counts the tokens of a text.
+    pub count: Arc<dyn Fn(&str) -> usize + Send + Sync>,
+    /// Takes a picture of its experts.
+    pub experts: Arc<dyn Fn() -> ExpertMap + Send + Sync>,
+}
+
+/// A step of a search for models.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Found {
+    /// A model.
+    Model(Entry),
+    /// Something could not be searched.
+    Note(String),
+    /// That was all.
+    All,
+}
+
+/// Looks for models on this machine, on any thread, and hands out what it finds until it is told to break off.
+pub type Finder = Arc<dyn Fn(&mut dyn FnMut(Found) -> ControlFlow<()>) + Send + Sync>;
+
 /// Answers conversations.
 pub trait Backend {
     /// Answers a conversation. `on_event` gets the answer as it comes and may break it off; that, and Ctrl-C, end the
@@ -41,4 +86,13 @@ pub trait Backend {
         request: &Request,
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Answer, Failure>;
+
+    /// Closes the model and opens another; `None` is the one that the program carries.
+    ///
+    /// # Errors
+    /// Why it cannot be opened, in words; then the old one is open again.
+    fn switch(&mut self, model: Option<&Path>, tell: Tell<'_>) -> Result<Switched, String>;
+
+    /// What can be asked about the model that is open now.
+    fn beside(&self) -> Beside;
 }

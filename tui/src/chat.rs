@@ -1,34 +1,51 @@
-//! The chat as a pure state machine: what happened goes in, what to do comes out. No input, no output, no clock; the
-//! driver does those. It never sees a tensor, nor the text of an answer before it is complete.
+//! The conversation as a pure state machine: what happened goes in, what to do comes out. No input, no output, no clock;
+//! drivers do those, and the full screen builds on it. It never sees a tensor, nor the text of an answer before it is
+//! complete.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use moelten_engine::api::{Answer, GenerateParams, GenerateStats, StopReason};
 use moelten_loader::chat::{Message, Role};
 
-use crate::backend::{Failure, Request};
-use crate::command::{self, Command, TABLE};
+use crate::backend::{Failure, Request, Switched};
+use crate::command::{self, Command, Think};
+use crate::experts::Limits;
 use crate::figures;
 use crate::settings::Setting;
 use crate::terminal::Tone;
+use crate::thinking;
 
+mod context;
 mod files;
+mod model;
+mod words;
 
-pub use files::FileEvent;
+pub use context::Choice;
+pub use files::{Attachment, FileEvent, Replace};
+pub use words::{help, summary};
 
 /// A second Ctrl-C within this time after one that stopped an answer leaves the program.
 const IMPATIENCE: Duration = Duration::from_secs(1);
 /// Share of the context, in percent, above which a chat warns.
-const CONTEXT_WARNING_PERCENT: usize = 80;
+pub const CONTEXT_WARNING_PERCENT: usize = 80;
 
-/// What the chat knows about its model and never changes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What the chat knows about its model.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
     /// Name of the model, unfiltered.
     pub model: String,
+    /// Type of most of its weights.
+    pub format: String,
+    /// Tokens that the context holds.
+    pub context: usize,
     /// Whether a system prompt reaches it.
     pub supports_system: bool,
-    /// Lines for `/show`: what is fixed while the chat lasts.
+    /// Whether its template can ask it not to think.
+    pub can_skip_thinking: bool,
+    /// What the machine allows it.
+    pub limits: Limits,
+    /// Lines for `/show`: what is fixed while the model is open.
     pub rows: Vec<(&'static str, String)>,
 }
 
@@ -52,6 +69,12 @@ pub enum Event {
     },
     /// A file was written or read.
     File(FileEvent),
+    /// The person picked this model; `None` is the one that the program carries.
+    Picked(Option<PathBuf>),
+    /// The person decided what becomes of a conversation that is too long.
+    Chosen(Choice),
+    /// Another model is open, or not, in words.
+    Switched(Result<Box<Switched>, String>),
 }
 
 /// Something to do.
@@ -61,20 +84,48 @@ pub enum Effect {
     Note(Tone, String),
     /// Compute and show an answer; then comes [`Event::Answered`] or [`Event::Failed`].
     Answer(Request),
+    /// Ask what [`Chat::asking`] says; then comes [`Event::Chosen`], or its letter is entered.
+    Ask,
+    /// Let the person change this text and enter it.
+    Compose(String),
     /// Write a file; then comes [`FileEvent::Written`].
     Write {
         /// As the person gave it.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Its new content.
         text: String,
+        /// Which file it may replace.
+        replace: Replace,
     },
-    /// Read a file; then comes [`FileEvent::Read`].
+    /// Keep the conversation for the next start; then comes [`FileEvent::Written`] if that fails.
+    Keep(String),
+    /// Read a conversation; then comes [`FileEvent::Read`].
     Read {
         /// As the person gave it.
-        path: std::path::PathBuf,
+        path: PathBuf,
     },
+    /// Read a text and count its tokens; then comes [`FileEvent::Attached`].
+    Attach {
+        /// As the person gave it.
+        path: PathBuf,
+    },
+    /// Take this to the clipboard.
+    Copy(String),
+    /// Open another model, or the one that the program carries; then comes [`Event::Switched`].
+    Switch(Option<PathBuf>),
     /// Leave.
     Quit,
+}
+
+/// What is being computed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Busy {
+    /// An answer, of which there was this before.
+    Answer { begun: String },
+    /// A summary of the turns before this one.
+    Summary { upto: usize },
+    /// Another model.
+    Switch,
 }
 
 /// A conversation and everything around it.
@@ -82,11 +133,24 @@ pub enum Effect {
 pub struct Chat {
     facts: Facts,
     params: GenerateParams,
+    think: Think,
     system: Option<String>,
     /// Questions and answers in turn; ends with a question while and after it went unanswered.
     turns: Vec<Message>,
+    /// So many of them the model does not see any more.
+    forgotten: usize,
+    /// What the model sees in their place.
+    summary: Option<String>,
     /// The answer that `/retry` took away, until there is another.
     replaced: Option<Message>,
+    /// Whether what is entered next replaces the last question.
+    editing: bool,
+    attached: Vec<Attachment>,
+    busy: Option<Busy>,
+    /// Whether the person is to say what becomes of a conversation that is too long.
+    asking: Option<context::Full>,
+    /// Whether conversations are kept for the next start.
+    keeps: bool,
     /// Answers so far: each is drawn with a seed of its own.
     answers: u64,
     last: Option<GenerateStats>,
@@ -115,9 +179,17 @@ impl Chat {
         Self {
             facts,
             params,
+            think: Think::default(),
             system,
             turns: Vec::new(),
+            forgotten: 0,
+            summary: None,
             replaced: None,
+            editing: false,
+            attached: Vec::new(),
+            busy: None,
+            asking: None,
+            keeps: false,
             answers: 0,
             last: None,
             warned: false,
@@ -126,9 +198,53 @@ impl Chat {
         }
     }
 
+    /// From now on the conversation is kept for the next start whenever it changes ([`Effect::Keep`]).
+    pub fn keep_conversations(&mut self) {
+        self.keeps = true;
+    }
+
+    /// What it knows about the model.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
     /// Questions and answers so far.
     pub fn turns(&self) -> &[Message] {
         &self.turns
+    }
+
+    /// What becomes of thoughts.
+    pub fn think(&self) -> Think {
+        self.think
+    }
+
+    /// Files beside the next question.
+    pub fn attached(&self) -> &[Attachment] {
+        &self.attached
+    }
+
+    /// Whether something is being computed.
+    pub fn busy(&self) -> bool {
+        self.busy.is_some()
+    }
+
+    /// Whether it is a summary, or the opening of a model: nothing that is shown as an answer.
+    pub fn busy_aside(&self) -> Option<&'static str> {
+        match self.busy {
+            Some(Busy::Summary { .. }) => Some("summarising"),
+            Some(Busy::Switch) => Some("opening the model"),
+            Some(Busy::Answer { .. }) | None => None,
+        }
+    }
+
+    /// Whether the next thing entered replaces the last question.
+    pub fn editing(&self) -> bool {
+        self.editing
+    }
+
+    /// Numbers of the last answer.
+    pub fn last(&self) -> Option<&GenerateStats> {
+        self.last.as_ref()
     }
 
     /// What to do when this happens.
@@ -152,10 +268,19 @@ impl Chat {
             Event::Answered(answer, now) => self.answered(*answer, now),
             Event::Failed { shown, failure } => self.failed(shown, failure),
             Event::File(event) => self.file(event),
+            Event::Picked(_) if self.busy() => note(Tone::Error, words::HAS_TO_WAIT),
+            Event::Picked(model) => self.switch(model),
+            Event::Chosen(choice) => self.chosen(choice),
+            Event::Switched(result) => self.switched(result),
         }
     }
 
     fn entered(&mut self, text: String) -> Vec<Effect> {
+        if self.asking.is_some()
+            && let Some(choice) = Choice::named(text.trim())
+        {
+            return self.chosen(choice);
+        }
         match command::parse(&text) {
             _ if text.trim().is_empty() => Vec::new(),
             None => self.ask(text),
@@ -165,6 +290,10 @@ impl Chat {
     }
 
     fn command(&mut self, command: Command) -> Vec<Effect> {
+        if self.busy() && command.changes_turns() {
+            return note(Tone::Error, words::HAS_TO_WAIT);
+        }
+        self.editing = false;
         match command {
             Command::Help => note(Tone::Plain, help()),
             Command::Set(None) => note(Tone::Plain, self.settings()),
@@ -182,26 +311,46 @@ impl Chat {
             Command::System(text) => self.set_system(text),
             Command::Retry => self.retry(),
             Command::Undo(turns) => self.undo(turns),
+            Command::Edit => self.edit(),
+            Command::More => self.more(),
+            Command::File(path) => self.attach(path),
             Command::Clear => {
                 self.forget(Vec::new());
                 note(Tone::Dim, "The conversation is empty; settings and system prompt are as they were.")
             }
             Command::Save(path) => self.save(path),
             Command::Load(path) => vec![Effect::Read { path }],
+            Command::Export(format, path) => self.export(format, path),
+            Command::Think(think) => self.set_think(think),
             Command::Stats => note(Tone::Plain, self.stats()),
+            Command::Model(Some(path)) => self.switch(Some(path)),
+            Command::Model(None) => {
+                let text = format!("This is {}; /model FILE opens another.", self.facts.model);
+                note(Tone::Plain, text)
+            }
+            Command::Copy(what) => self.copy(what),
+            Command::Experts => note(Tone::Error, "The experts can be watched in the full screen only."),
             Command::Quit => vec![Effect::Quit],
         }
     }
 
     fn ask(&mut self, text: String) -> Vec<Effect> {
+        if self.busy() {
+            return note(Tone::Error, "The answer before is still being written; Ctrl-C stops it.");
+        }
         let mut effects = Vec::new();
-        if self.waiting() {
+        if std::mem::take(&mut self.editing) {
+            let question = self.turns.iter().rposition(|turn| turn.role == Role::User);
+            self.turns.truncate(question.unwrap_or(self.turns.len()));
+            self.see_what_is_left();
+        } else if self.waiting() {
             self.turns.pop();
             effects.extend(note(Tone::Dim, "The question before, which has no answer, was left out."));
         }
+        let text = files::with_attachments(std::mem::take(&mut self.attached), text);
         self.turns.push(Message::new(Role::User, text));
         self.replaced = None;
-        effects.push(self.request());
+        effects.push(self.request(String::new()));
         effects
     }
 
@@ -210,13 +359,30 @@ impl Chat {
         self.turns.last().is_some_and(|turn| turn.role == Role::User)
     }
 
-    fn request(&mut self) -> Effect {
-        let system = self.system.iter().map(|text| Message::new(Role::System, text.as_str()));
-        let messages = system.chain(self.turns.iter().cloned()).collect();
+    /// Asks for an answer to the last question, of which there is `begun` already.
+    fn request(&mut self, begun: String) -> Effect {
+        self.asking = None;
+        let messages = self.messages(self.turns.len());
         let mut params = self.params.clone();
         params.sampler.seed = params.sampler.seed.wrapping_add(self.answers);
         self.answers += 1;
-        Effect::Answer(Request { messages, params })
+        self.busy = Some(Busy::Answer { begun: begun.clone() });
+        Effect::Answer(Request { messages, begun, think: self.think != Think::Off, params })
+    }
+
+    /// What the model sees of the turns before `upto`. Earlier thoughts are no part of it: models are trained so.
+    fn messages(&self, upto: usize) -> Vec<Message> {
+        let system = self.system.iter().map(|text| Message::new(Role::System, text.as_str()));
+        let mut messages: Vec<_> = system.collect();
+        let first = messages.len();
+        messages.extend(self.turns[self.forgotten..upto].iter().map(|turn| match turn.role {
+            Role::Assistant => Message::new(Role::Assistant, thinking::said(&turn.content)),
+            _ => turn.clone(),
+        }));
+        if let (Some(summary), Some(question)) = (&self.summary, messages.get_mut(first)) {
+            question.content = format!("(What was said before, in short: {summary})\n\n{}", question.content);
+        }
+        messages
     }
 
     fn retry(&mut self) -> Vec<Effect> {
@@ -233,8 +399,27 @@ impl Chat {
                 ));
             }
         }
-        effects.push(self.request());
+        effects.push(self.request(String::new()));
         effects
+    }
+
+    fn more(&mut self) -> Vec<Effect> {
+        match self.turns.pop_if(|turn| turn.role == Role::Assistant) {
+            Some(answer) => vec![self.request(answer.content)],
+            None => note(Tone::Error, "There is no answer to go on with."),
+        }
+    }
+
+    fn edit(&mut self) -> Vec<Effect> {
+        let question = self.turns.iter().rfind(|turn| turn.role == Role::User);
+        let Some(question) = question else { return note(Tone::Error, "There is no question yet.") };
+        self.editing = true;
+        vec![Effect::Compose(question.content.clone())]
+    }
+
+    /// The person does not want to change the last question after all.
+    pub fn stop_editing(&mut self) {
+        self.editing = false;
     }
 
     fn undo(&mut self, turns: usize) -> Vec<Effect> {
@@ -246,51 +431,56 @@ impl Chat {
         self.turns.truncate(2 * left);
         self.replaced = None;
         self.warned = false;
+        self.asking = None;
+        self.see_what_is_left();
         let plural = |count: usize| if count == 1 { "turn" } else { "turns" };
         let taken = questions - left;
-        note(Tone::Dim, format!("Took back {taken} {}; {left} {} left.", plural(taken), plural(left)))
+        let mut effects =
+            note(Tone::Dim, format!("Took back {taken} {}; {left} {} left.", plural(taken), plural(left)));
+        effects.extend(self.kept());
+        effects
+    }
+
+    /// The program ends while there is this of an answer: it is kept, if conversations are.
+    pub fn leave(&mut self, written: &str) -> Option<Effect> {
+        let Some(Busy::Answer { begun }) = self.busy.take() else { return None };
+        self.keep(begun, written.to_owned());
+        self.kept()
+    }
+
+    /// After turns were taken back: the model sees again what it did not, if nothing else is left.
+    fn see_what_is_left(&mut self) {
+        if self.turns.len() <= self.forgotten {
+            self.forgotten = 0;
+            self.summary = None;
+        }
     }
 
     /// Replaces the conversation.
     fn forget(&mut self, turns: Vec<Message>) {
         self.turns = turns;
+        self.forgotten = 0;
+        self.summary = None;
         self.replaced = None;
+        self.editing = false;
+        self.asking = None;
         self.last = None;
         self.warned = false;
-    }
-
-    fn set_system(&mut self, text: Option<String>) -> Vec<Effect> {
-        match text {
-            None => note(Tone::Plain, format!("system prompt: {}", self.system_text())),
-            Some(text) if text.is_empty() => {
-                self.system = None;
-                note(Tone::Dim, "There is no system prompt now.")
-            }
-            Some(_) if !self.facts.supports_system => {
-                note(Tone::Error, "This model's chat template takes no system prompt; say it in a question.")
-            }
-            Some(text) => {
-                self.system = Some(text);
-                note(Tone::Dim, "The system prompt counts from the next answer on.")
-            }
-        }
     }
 
     fn answered(&mut self, answer: Answer, now: Duration) -> Vec<Effect> {
         let Answer { text, reason, stats, .. } = answer;
         self.last = Some(stats);
-        let kept = self.keep(text);
-        if reason == StopReason::Cancelled {
-            self.interrupted = Some(Interrupt::Stopped(now));
-            if !kept {
-                return note(Tone::Dim, "Stopped before the answer began; /retry asks again.");
+        let mut effects = match self.busy.take() {
+            Some(Busy::Summary { upto }) => self.summarised(upto, text, &reason),
+            other => {
+                let begun = match other {
+                    Some(Busy::Answer { begun }) => begun,
+                    _ => String::new(),
+                };
+                self.answer_is_there(begun, text, reason, &stats, now)
             }
-        }
-        let mut effects = note(Tone::Dim, summary(&reason, &stats));
-        effects.extend(match reason {
-            StopReason::ContextFull => note(Tone::Warning, context_full(stats.context_size)),
-            _ => self.warn_of_the_end(&stats),
-        });
+        };
         let given_back = stats.cache.map_or(0, |cache| cache.given_back_bytes);
         if given_back > self.given_back {
             self.given_back = given_back;
@@ -299,14 +489,47 @@ impl Chat {
         effects
     }
 
+    fn answer_is_there(
+        &mut self,
+        begun: String,
+        text: String,
+        reason: StopReason,
+        stats: &GenerateStats,
+        now: Duration,
+    ) -> Vec<Effect> {
+        let kept = self.keep(begun, text);
+        if reason == StopReason::Cancelled {
+            self.interrupted = Some(Interrupt::Stopped(now));
+            if !kept {
+                return note(Tone::Dim, "Stopped before the answer began; /retry asks again.");
+            }
+        }
+        let mut effects = note(Tone::Dim, summary(&reason, stats));
+        effects.extend(match reason {
+            StopReason::ContextFull => {
+                self.ask_what_to_drop(context::Full::Answer { size: stats.context_size })
+            }
+            _ => self.warn_of_the_end(stats),
+        });
+        effects.extend(self.kept());
+        effects
+    }
+
     /// Appends an answer to the conversation. One without a single word is none: then the answer that it should have
     /// replaced comes back, or the question stays open.
-    fn keep(&mut self, text: String) -> bool {
+    fn keep(&mut self, begun: String, text: String) -> bool {
         let kept = !text.is_empty();
-        let answer = if kept { Some(Message::new(Role::Assistant, text)) } else { self.replaced.take() };
+        let whole = begun + &text;
+        let answer =
+            if whole.is_empty() { self.replaced.take() } else { Some(Message::new(Role::Assistant, whole)) };
         self.turns.extend(answer);
         self.replaced = None;
         kept
+    }
+
+    /// The conversation is worth keeping as it is now.
+    fn kept(&self) -> Option<Effect> {
+        self.keeps.then(|| Effect::Keep(self.transcript()))
     }
 
     fn warn_of_the_end(&mut self, stats: &GenerateStats) -> Vec<Effect> {
@@ -325,80 +548,27 @@ impl Chat {
     }
 
     fn failed(&mut self, shown: String, failure: Failure) -> Vec<Effect> {
-        let kept = self.keep(shown);
-        let text = match failure {
-            Failure::ContextFull { tokens, context } => format!(
-                "The conversation is {tokens} tokens long, but the context holds {context}. Nothing was cut. Your \
-                 choices: /undo 2 takes turns back, /clear begins anew, a larger --ctx at the start holds more."
-            ),
-            Failure::Other(text) if kept => format!("{text}. The answer so far is kept."),
-            Failure::Other(text) => text,
+        let begun = match self.busy.take() {
+            Some(Busy::Answer { begun }) => begun,
+            Some(Busy::Summary { .. } | Busy::Switch) => {
+                let Failure::Other(text) = failure else { return self.ask_again_after(failure) };
+                return note(Tone::Error, text);
+            }
+            None => String::new(),
         };
-        note(Tone::Error, text)
-    }
-
-    fn settings(&self) -> String {
-        let row = |setting: Setting| {
-            format!("  {:<15} {:<10} {}", setting.name(), setting.get(&self.params), setting.help())
-        };
-        Setting::ALL.map(row).join("\n")
-    }
-
-    fn system_text(&self) -> &str {
-        self.system.as_deref().unwrap_or("none")
-    }
-
-    fn show(&self) -> String {
-        let mut text = format!("  {:<15} {}\n", "model", self.facts.model);
-        for (name, value) in &self.facts.rows {
-            text.push_str(&format!("  {name:<15} {value}\n"));
+        let kept = self.keep(begun, shown);
+        match failure {
+            Failure::ContextFull { tokens, context } => {
+                self.ask_what_to_drop(context::Full::Prompt { tokens, context })
+            }
+            Failure::Other(text) if kept => {
+                let mut effects = note(Tone::Error, format!("{text}. The answer so far is kept."));
+                effects.extend(self.kept());
+                effects
+            }
+            Failure::Other(text) => note(Tone::Error, text),
         }
-        text.push_str(&format!("  {:<15} {}\n", "messages", self.turns.len()));
-        text.push_str(&format!("  {:<15} {}\n", "system prompt", self.system_text()));
-        text + &self.settings()
     }
-
-    fn stats(&self) -> String {
-        let Some(stats) = self.last else { return "There is no answer yet.".to_owned() };
-        let rows = figures::rows(&stats);
-        rows.iter().map(|(name, value)| format!("  {name:<15} {value}")).collect::<Vec<_>>().join("\n")
-    }
-}
-
-fn help() -> String {
-    let row = |entry: &command::Entry| {
-        format!("  {:<22} {}", format!("{} {}", entry.name, entry.arguments), entry.help)
-    };
-    let commands: Vec<_> = TABLE.iter().map(row).collect();
-    format!(
-        "{}\n\nSeveral lines: begin and end with \"\"\", or end a line with \\, or paste them.\n\
-         Ctrl-C stops an answer, Ctrl-D leaves, Tab completes commands and file names.",
-        commands.join("\n")
-    )
-}
-
-fn context_full(size: usize) -> String {
-    format!(
-        "The answer was cut: the context of {size} tokens is full. Your choices: /undo takes the last turn back, \
-         /clear begins anew, a larger --ctx at the start holds more."
-    )
-}
-
-/// The line after an answer.
-pub fn summary(reason: &StopReason, stats: &GenerateStats) -> String {
-    let end = match reason {
-        StopReason::EndOfTurn | StopReason::ContextFull => "",
-        StopReason::StopText(_) => ", ended by a stop text",
-        StopReason::MaxTokens => ", cut at max-tokens",
-        StopReason::Cancelled => ", stopped",
-    };
-    let GenerateStats { context_used: used, context_size: size, .. } = *stats;
-    format!(
-        "[{} tokens, {:.1} tok/s, context {used}/{size} ({}%){end}]",
-        stats.generated_tokens,
-        stats.generated_tokens_per_s(),
-        used * 100 / size.max(1)
-    )
 }
 
 #[cfg(test)]

@@ -20,16 +20,78 @@ pub enum Command {
     Retry,
     /// Take back turns.
     Undo(usize),
+    /// Write the last question anew.
+    Edit,
+    /// Go on with an answer that was cut.
+    More,
+    /// Lay a file beside the next question; show or remove (`Some("off")`) what lies there.
+    File(Option<PathBuf>),
     /// Begin anew.
     Clear,
     /// Write the conversation to a file.
     Save(PathBuf),
     /// Take a conversation from a file.
     Load(PathBuf),
+    /// Write the conversation to a file for others to read.
+    Export(Export, PathBuf),
+    /// Show, hide or forbid thoughts.
+    Think(Option<Think>),
     /// Numbers of the last answer.
     Stats,
+    /// Open another model, or say which there are.
+    Model(Option<PathBuf>),
+    /// Take something to the clipboard.
+    Copy(Copied),
+    /// Watch the experts.
+    Experts,
     /// Leave.
     Quit,
+}
+
+impl Command {
+    /// Whether it cannot be done while an answer is being written.
+    pub fn changes_turns(&self) -> bool {
+        matches!(
+            self,
+            Self::Clear
+                | Self::Edit
+                | Self::Load(_)
+                | Self::Model(Some(_))
+                | Self::More
+                | Self::Retry
+                | Self::Undo(_)
+        )
+    }
+}
+
+/// A format of `/export`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Export {
+    /// Markdown, for people.
+    Markdown,
+    /// A list of messages, for programs.
+    Json,
+}
+
+/// What happens to thoughts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Think {
+    /// They are shown.
+    Show,
+    /// They are folded to a line.
+    #[default]
+    Hide,
+    /// The model is asked not to think.
+    Off,
+}
+
+/// What `/copy` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// The last answer.
+    Answer,
+    /// Its nth block of code, counted from 1.
+    Code(usize),
 }
 
 /// A command as `/help` lists it.
@@ -41,34 +103,50 @@ pub struct Entry {
     pub arguments: &'static str,
     /// What it does.
     pub help: &'static str,
+    /// Whether file names follow.
+    pub paths: bool,
     /// Other names.
     aliases: &'static [&'static str],
     parse: fn(&str) -> Result<Command, String>,
 }
 
 /// All commands.
-pub const TABLE: [Entry; 11] = [
-    entry("/help", "", "this list", &["/?"], |rest| none(rest, Command::Help)),
+pub const TABLE: [Entry; 19] = [
+    entry("/help", "", "keys and commands", &["/?"], |rest| none(rest, Command::Help)),
+    entry("/retry", "", "another answer to the last question", &[], |rest| none(rest, Command::Retry)),
+    entry("/edit", "", "write the last question anew", &[], |rest| none(rest, Command::Edit)),
+    entry("/undo", "[N]", "take back the last turn, or the last N", &[], undo),
+    entry("/more", "", "go on with an answer that was cut", &[], |rest| none(rest, Command::More)),
+    entry("/clear", "", "forget the conversation", &[], |rest| none(rest, Command::Clear)),
+    with_path("/file", "FILE", "lay a text file beside the next question (off removes it)", attach),
+    entry("/system", "[TEXT]", "show or change the system prompt (off removes it)", &[], system),
+    entry("/think", "show|hide|off", "thoughts: shown, folded, or none", &[], think),
     entry("/set", "[NAME VALUE]", "change a setting, or list them", &[], set),
     entry("/show", "", "model, context, settings, system prompt", &[], |rest| none(rest, Command::Show)),
-    entry("/system", "[TEXT]", "show or change the system prompt (off removes it)", &[], system),
-    entry("/retry", "", "another answer to the last question", &[], |rest| none(rest, Command::Retry)),
-    entry("/undo", "[N]", "take back the last turn, or the last N", &[], undo),
-    entry("/clear", "", "forget the conversation", &[], |rest| none(rest, Command::Clear)),
-    entry("/save", "FILE", "write the conversation to a file", &[], |rest| file(rest).map(Command::Save)),
-    entry("/load", "FILE", "go on with a saved conversation", &[], |rest| file(rest).map(Command::Load)),
     entry("/stats", "", "numbers of the last answer", &[], |rest| none(rest, Command::Stats)),
+    entry("/experts", "", "watch the experts at work", &[], |rest| none(rest, Command::Experts)),
+    with_path("/model", "[FILE]", "open another model", model),
+    entry("/copy", "[code N]", "take the last answer, or its Nth code, to the clipboard", &[], copy),
+    with_path("/save", "FILE", "write the conversation to a file", |rest| file(rest).map(Command::Save)),
+    with_path("/load", "FILE", "go on with a saved conversation", |rest| file(rest).map(Command::Load)),
+    with_path("/export", "FILE", "write it as Markdown or JSON: FILE.md, FILE.json", export),
     entry("/quit", "", "leave", &["/exit", "/bye"], |rest| none(rest, Command::Quit)),
 ];
+
+type Parse = fn(&str) -> Result<Command, String>;
 
 const fn entry(
     name: &'static str,
     arguments: &'static str,
     help: &'static str,
     aliases: &'static [&'static str],
-    parse: fn(&str) -> Result<Command, String>,
+    parse: Parse,
 ) -> Entry {
-    Entry { name, arguments, help, aliases, parse }
+    Entry { name, arguments, help, paths: false, aliases, parse }
+}
+
+const fn with_path(name: &'static str, arguments: &'static str, help: &'static str, parse: Parse) -> Entry {
+    Entry { name, arguments, help, paths: true, aliases: &[], parse }
 }
 
 /// Reads a text; `None` if it is not a command: several lines that begin with a slash, like pasted code, are a question
@@ -168,6 +246,53 @@ fn undo(rest: &str) -> Result<Command, String> {
     }
 }
 
+fn attach(rest: &str) -> Result<Command, String> {
+    Ok(Command::File(Some(rest).filter(|rest| !rest.is_empty()).map(PathBuf::from)))
+}
+
+fn model(rest: &str) -> Result<Command, String> {
+    Ok(Command::Model(Some(rest).filter(|rest| !rest.is_empty()).map(PathBuf::from)))
+}
+
+fn think(rest: &str) -> Result<Command, String> {
+    Ok(Command::Think(match rest {
+        "" => None,
+        "show" => Some(Think::Show),
+        "hide" => Some(Think::Hide),
+        "off" => Some(Think::Off),
+        other => return Err(format!("takes show, hide or off, found {other:?}")),
+    }))
+}
+
+fn copy(rest: &str) -> Result<Command, String> {
+    let number = match rest.strip_prefix("code") {
+        None if rest.is_empty() => return Ok(Command::Copy(Copied::Answer)),
+        Some("") => Some(1),
+        Some(number) => number.trim().parse().ok().filter(|&number| number > 0),
+        None => None,
+    };
+    number.map(|number| Command::Copy(Copied::Code(number))).ok_or_else(|| {
+        format!("{rest:?} is not a block of code, e.g. /copy code 2; without it the whole answer is taken")
+    })
+}
+
+/// The format is the ending of the name, or a word before it.
+fn export(rest: &str) -> Result<Command, String> {
+    const FORMATS: [(&str, Export); 2] = [("md", Export::Markdown), ("json", Export::Json)];
+    for (name, format) in FORMATS {
+        let word = rest.strip_prefix(name).and_then(|rest| rest.strip_prefix(' '));
+        if let Some(path) = word.map(str::trim).filter(|path| !path.is_empty()) {
+            return Ok(Command::Export(format, PathBuf::from(path)));
+        }
+    }
+    let path = file(rest)?;
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    let found = FORMATS.into_iter().find(|(name, _)| *name == ending);
+    found
+        .map(|(_, format)| Command::Export(format, path))
+        .ok_or_else(|| "the file's name has to end in .md or .json, e.g. /export talk.md".to_owned())
+}
+
 fn file(rest: &str) -> Result<PathBuf, String> {
     if rest.is_empty() { Err("needs a file name".to_owned()) } else { Ok(PathBuf::from(rest)) }
 }
@@ -189,6 +314,15 @@ mod tests {
             ("/undo 3", Command::Undo(3)),
             ("/save my file.json ", Command::Save("my file.json".into())),
             ("/bye", Command::Quit),
+            ("/file", Command::File(None)),
+            ("/file a b.txt", Command::File(Some("a b.txt".into()))),
+            ("/think off", Command::Think(Some(Think::Off))),
+            ("/copy", Command::Copy(Copied::Answer)),
+            ("/copy code", Command::Copy(Copied::Code(1))),
+            ("/copy code 3", Command::Copy(Copied::Code(3))),
+            ("/export talk.md", Command::Export(Export::Markdown, "talk.md".into())),
+            ("/export json talk", Command::Export(Export::Json, "talk".into())),
+            ("/model m.gguf", Command::Model(Some("m.gguf".into()))),
         ] {
             assert_eq!(parse(line), Some(Ok(command)));
         }
@@ -208,6 +342,9 @@ mod tests {
             ("/set warmth 3", "temp, top-k"),
             ("/set temp", "/set temp 0.7"),
             ("/save", "file name"),
+            ("/think hard", "show, hide or off"),
+            ("/copy code 0", "/copy code 2"),
+            ("/export talk.doc", ".md or .json"),
         ] {
             let problem = parse(line).unwrap().unwrap_err();
             assert!(problem.contains(part), "{line}: {problem}");

@@ -14,6 +14,17 @@ pub fn bytes(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
+/// Part of a size in the unit of the whole, unless it is far less: 1.2/4.3 GB, 95.1 MB/4.3 GB.
+pub fn bytes_of(part: u64, whole: u64) -> String {
+    let text = bytes(whole);
+    let (number, unit) = text.split_once(' ').unwrap_or((&text, ""));
+    let shown: f64 = number.parse().unwrap_or(0.0);
+    if shown == 0.0 || part < whole / 50 {
+        return format!("{}/{text}", bytes(part));
+    }
+    format!("{:.1}/{number} {unit}", part as f64 / (whole as f64 / shown))
+}
+
 /// A share in percent, so that nothing but all is 100 %.
 pub fn percent(share: f64) -> String {
     let percent = 100.0 * share;
@@ -118,6 +129,11 @@ mod tests {
     fn sizes_have_units() {
         let shown: Vec<_> = [0, 999, 1000, 12_437_000, 999_999_999].map(bytes).into();
         assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "12.4 MB", "1.0 GB"]);
+        let parts = [(1_200_000_000, 4_300_000_000), (5_000_000, 22_500_000_000), (5, 0)];
+        assert_eq!(
+            parts.map(|(part, whole)| bytes_of(part, whole)),
+            ["1.2/4.3 GB", "5.0 MB/22.5 GB", "5 B/0 B"]
+        );
         assert_eq!([0.5, 0.9996, 1.0].map(percent), ["50.0 %", "99.9 %", "100.0 %"]);
     }
 

@@ -2,18 +2,17 @@
 //! lines one question. It must not know what a question means.
 
 use std::cell::Cell;
-use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, BufRead, IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
-use rustyline::completion::{Completer, FilenameCompleter, Pair};
+use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{CompletionType, Config, Context, Editor, Helper};
 
-use crate::command::TABLE;
-use crate::settings::Setting;
+use crate::complete;
+use crate::files::private_file;
 use crate::terminal::{Notes, Tone};
 
 /// Longest line of a pipe, in bytes.
@@ -39,6 +38,11 @@ pub trait Input {
     /// # Errors
     /// Read errors.
     fn line(&mut self, more: bool) -> io::Result<Typed>;
+
+    /// Makes the next line begin as this text, for the person to change; false if nobody can.
+    fn prefill(&mut self, _text: &str) -> bool {
+        false
+    }
 
     /// Waits for the next text: a line, several that end in backslashes, or all between two `"""`.
     ///
@@ -175,6 +179,8 @@ pub struct EditorInput {
     notes: Notes,
     /// Whether there is something on the line that is being edited.
     edited: Rc<Cell<bool>>,
+    /// What the next line begins as.
+    prefilled: String,
 }
 
 impl EditorInput {
@@ -192,8 +198,8 @@ impl EditorInput {
             .build();
         let mut editor = Editor::with_config(config).map_err(io::Error::other)?;
         let edited = Rc::new(Cell::new(false));
-        editor.set_helper(Some(Completion { files: FilenameCompleter::new(), edited: Rc::clone(&edited) }));
-        let mut input = Self { editor, history, notes, edited };
+        editor.set_helper(Some(Completion { edited: Rc::clone(&edited) }));
+        let mut input = Self { editor, history, notes, edited, prefilled: String::new() };
         if let Some(path) = &input.history {
             let opened = private_file(path).map_err(ReadlineError::Io);
             if let Err(error) = opened.and_then(|()| input.editor.load_history(path)) {
@@ -224,7 +230,9 @@ impl Input for EditorInput {
     fn line(&mut self, more: bool) -> io::Result<Typed> {
         loop {
             self.edited.set(false);
-            return match self.editor.readline(if more { PROMPT_MORE } else { PROMPT }) {
+            let prefilled = std::mem::take(&mut self.prefilled);
+            let prompt = if more { PROMPT_MORE } else { PROMPT };
+            return match self.editor.readline_with_initial(prompt, (&prefilled, "")) {
                 Ok(line) => {
                     if !line.trim().is_empty() {
                         self.remember(&line);
@@ -240,24 +248,11 @@ impl Input for EditorInput {
             };
         }
     }
-}
 
-/// Makes sure that the file exists and that only its owner can read it.
-fn private_file(path: &Path) -> io::Result<()> {
-    let mut folder = DirBuilder::new();
-    folder.recursive(true);
-    let mut file = OpenOptions::new();
-    file.append(true).create(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-        folder.mode(0o700);
-        file.mode(0o600);
+    fn prefill(&mut self, text: &str) -> bool {
+        self.prefilled = text.to_owned();
+        true
     }
-    if let Some(parent) = path.parent() {
-        folder.create(parent)?;
-    }
-    file.open(path).map(drop)
 }
 
 /// What the input is, as a person would connect it.
@@ -267,7 +262,6 @@ pub fn interactive() -> bool {
 
 /// Tab: commands, settings, file names.
 struct Completion {
-    files: FilenameCompleter,
     edited: Rc<Cell<bool>>,
 }
 
@@ -289,20 +283,20 @@ impl Completer for Completion {
 
     fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
         let before = &line[..pos];
-        Ok(match before.split_once(' ') {
-            None => (0, beginning_with(before, TABLE.iter().map(|entry| entry.name))),
-            Some(("/set", name)) => {
-                (5, beginning_with(name, Setting::ALL.iter().map(|setting| setting.name())))
+        Ok(match complete::of(before) {
+            complete::Of::Nothing => (pos, Vec::new()),
+            complete::Of::Words { start, words } => (start, beginning_with(&before[start..], words)),
+            complete::Of::Path { start } => {
+                let pair = |name: String| Pair { display: name.clone(), replacement: name };
+                (start, complete::files(&before[start..]).into_iter().map(pair).collect())
             }
-            Some(("/save" | "/load", _)) => self.files.complete_path(line, pos)?,
-            Some(_) => (pos, Vec::new()),
         })
     }
 }
 
-fn beginning_with<'a>(start: &str, words: impl Iterator<Item = &'a str>) -> Vec<Pair> {
-    let fitting = words.filter(|word| !start.is_empty() && word.starts_with(start));
-    fitting.map(|word| Pair { display: word.to_owned(), replacement: format!("{word} ") }).collect()
+fn beginning_with(start: &str, words: Vec<String>) -> Vec<Pair> {
+    let fitting = words.into_iter().filter(|word| !start.is_empty() && word.starts_with(start));
+    fitting.map(|word| Pair { replacement: format!("{word} "), display: word }).collect()
 }
 
 #[cfg(test)]
@@ -357,14 +351,13 @@ mod tests {
     }
 
     #[test]
-    fn commands_and_settings_complete() {
-        let words = |pairs: Vec<Pair>| pairs.into_iter().map(|pair| pair.replacement).collect::<Vec<_>>();
-        let names = || TABLE.iter().map(|entry| entry.name);
-        assert_eq!(
-            words(beginning_with("/s", names())),
-            ["/set ", "/show ", "/system ", "/save ", "/stats "]
-        );
-        assert_eq!(words(beginning_with("/q", names())), ["/quit "]);
-        assert!(words(beginning_with("", names())).is_empty());
+    fn words_complete_by_their_beginning() {
+        let names = || ["/set", "/show", "/quit"].map(String::from).into();
+        let found = |start| {
+            let pairs = beginning_with(start, names());
+            pairs.into_iter().map(|pair| pair.replacement).collect::<Vec<_>>()
+        };
+        assert_eq!(found("/s"), ["/set ", "/show "]);
+        assert!(found("").is_empty());
     }
 }

@@ -18,13 +18,39 @@ const STEP_PLAIN: Duration = Duration::from_secs(10);
 /// Speed is measured over the last one to two of these: reading gets slower as the context grows.
 const WINDOW: Duration = Duration::from_secs(4);
 
+/// How fast something comes, lately.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pace {
+    /// When how much was there: the older end of the window, and the next one.
+    marks: Option<[(Duration, usize); 2]>,
+    last: usize,
+}
+
+impl Pace {
+    /// `done` is there at `now`.
+    pub fn update(&mut self, now: Duration, done: usize) {
+        let [old, new] = self.marks.get_or_insert([(now, done); 2]);
+        if now.saturating_sub(new.0) > WINDOW {
+            (*old, *new) = (*new, (now, done));
+        }
+        self.last = done;
+    }
+
+    /// How much came per second, if something did and time has passed.
+    pub fn per_s(&self, now: Duration) -> Option<f64> {
+        let [(since, before), _] = self.marks?;
+        let seconds = now.saturating_sub(since).as_secs_f64();
+        let more = self.last.saturating_sub(before);
+        (more > 0 && seconds > 0.0).then(|| more as f64 / seconds)
+    }
+}
+
 /// Progress through a prompt.
 #[derive(Debug)]
 pub struct PromptProgress {
     notes: Notes,
     started: Instant,
-    /// When how many tokens were read: the older end of the speed's window, and the next one.
-    marks: Option<[(Duration, usize); 2]>,
+    pace: Pace,
     next: Duration,
     /// Columns to wipe.
     shown: usize,
@@ -34,21 +60,17 @@ impl PromptProgress {
     /// Nothing read yet, nothing shown.
     pub fn new(notes: Notes) -> Self {
         let next = if notes.terminal { PATIENCE } else { PATIENCE_PLAIN };
-        Self { notes, started: Instant::now(), marks: None, next, shown: 0 }
+        Self { notes, started: Instant::now(), pace: Pace::default(), next, shown: 0 }
     }
 
     /// `done` of `total` tokens are read.
     pub fn update(&mut self, done: usize, total: usize) {
         let elapsed = self.started.elapsed();
-        let [old, new] = self.marks.get_or_insert([(elapsed, done); 2]);
-        if elapsed - new.0 > WINDOW {
-            (*old, *new) = (*new, (elapsed, done));
-        }
-        let (since, before) = *old;
+        self.pace.update(elapsed, done);
         if elapsed < self.next || done >= total {
             return;
         }
-        let text = line(done, total, done.saturating_sub(before), elapsed - since);
+        let text = reading(done, total, self.pace.per_s(elapsed));
         self.next = elapsed + if self.notes.terminal { STEP } else { STEP_PLAIN };
         if self.notes.terminal {
             self.overwrite(&text);
@@ -77,14 +99,12 @@ impl PromptProgress {
     }
 }
 
-/// `reading prompt 3.1k/14.4k (22%) 27 tok/s ~6m left`, if `recent` tokens took `time`.
-fn line(done: usize, total: usize, recent: usize, time: Duration) -> String {
-    let percent = done * 100 / total.max(1);
-    let mut text = format!("reading prompt {}/{} ({percent}%)", short(done), short(total));
-    let rate = recent as f64 / time.as_secs_f64().max(1e-3);
-    if rate > 0.0 {
+/// `reading prompt 3.1k/14.4k, 27 tok/s, 6 min left`.
+pub fn reading(done: usize, total: usize, per_s: Option<f64>) -> String {
+    let mut text = format!("reading prompt {}/{}", short(done), short(total));
+    if let Some(rate) = per_s {
         let left = Duration::from_secs_f64(((total - done.min(total)) as f64 / rate).min(1e9));
-        text.push_str(&format!(" {rate:.0} tok/s ~{} left", span(left)));
+        text.push_str(&format!(", {rate:.0} tok/s, {} left", span_words(left)));
     }
     text
 }
@@ -98,11 +118,12 @@ pub fn short(count: usize) -> String {
     }
 }
 
-fn span(time: Duration) -> String {
+/// A time in words: 12 s, 6 min, 2 h.
+pub fn span_words(time: Duration) -> String {
     match time.as_secs() {
-        seconds @ 0..90 => format!("{seconds}s"),
-        seconds @ 90..5400 => format!("{}m", (seconds + 30) / 60),
-        seconds => format!("{}h", (seconds + 1800) / 3600),
+        seconds @ 0..90 => format!("{seconds} s"),
+        seconds @ 90..5400 => format!("{} min", (seconds + 30) / 60),
+        seconds => format!("{} h", (seconds + 1800) / 3600),
     }
 }
 
@@ -112,16 +133,18 @@ mod tests {
 
     #[test]
     fn lines_say_how_far_how_fast_how_long() {
-        let text = line(3100, 14_400, 3000, Duration::from_secs(100));
-        assert_eq!(text, "reading prompt 3.1k/14.4k (21%) 30 tok/s ~6m left");
-        assert_eq!(line(512, 512, 0, Duration::ZERO), "reading prompt 512/512 (100%)");
-        assert_eq!(line(0, 0, 0, Duration::ZERO), "reading prompt 0/0 (0%)");
+        let mut pace = Pace::default();
+        pace.update(Duration::ZERO, 100);
+        pace.update(Duration::from_secs(100), 3100);
+        let per_s = pace.per_s(Duration::from_secs(100));
+        assert_eq!(reading(3100, 14_400, per_s), "reading prompt 3.1k/14.4k, 30 tok/s, 6 min left");
+        assert_eq!(reading(0, 0, Pace::default().per_s(Duration::ZERO)), "reading prompt 0/0");
     }
 
     #[test]
     fn counts_and_spans_are_short() {
         assert_eq!([7, 999, 1000, 99_949, 131_072].map(short), ["7", "999", "1.0k", "99.9k", "131k"]);
-        let spans = [5, 89, 90, 360, 7200].map(|s| span(Duration::from_secs(s)));
-        assert_eq!(spans, ["5s", "89s", "2m", "6m", "2h"]);
+        let spans = [5, 89, 90, 360, 7200].map(|s| span_words(Duration::from_secs(s)));
+        assert_eq!(spans, ["5 s", "89 s", "2 min", "6 min", "2 h"]);
     }
 }

@@ -1,10 +1,14 @@
 //! What this program knows about the terminal it runs in, and how to leave it as it was found. It must not know what
 //! is shown.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 use crossterm::style::Stylize;
+use crossterm::{event, execute, terminal};
+use moelten_loader::io::fault::write_before_the_end;
 
 use crate::filter;
 
@@ -61,7 +65,7 @@ impl Notes {
 
     /// Columns of the terminal, 80 where there is none.
     pub fn columns(self) -> usize {
-        let size = if self.terminal { crossterm::terminal::size().ok() } else { None };
+        let size = if self.terminal { terminal::size().ok() } else { None };
         // Some pseudo-terminals say 0.
         size.filter(|&(columns, _)| columns > 0).map_or(80, |(columns, _)| usize::from(columns))
     }
@@ -73,15 +77,39 @@ pub fn stdout_styled() -> bool {
 }
 
 fn styles_welcome() -> bool {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let dumb = cfg!(unix) && set("TERM").is_none_or(|term| term == "dumb");
-    !dumb && set("NO_COLOR").is_none()
+    can_do_more_than_lines() && set("NO_COLOR").is_none()
 }
+
+/// Whether the terminal knows escape sequences: not `TERM=dumb`, nor none at all.
+pub fn can_do_more_than_lines() -> bool {
+    !cfg!(unix) || set("TERM").is_some_and(|term| term != "dumb")
+}
+
+fn set(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// What to say when something was copied: whether the terminal obeys cannot be known.
+pub const COPIED: &str = "Copied, if the terminal lets programs use its clipboard (OSC 52).";
 
 #[cfg(unix)]
 static FOUND: OnceLock<rustix::termios::Termios> = OnceLock::new();
-#[cfg(not(unix))]
-static FOUND: OnceLock<()> = OnceLock::new();
+
+/// Whether the full screen is on, and whether it may ever be again.
+static SCREEN: Mutex<Hold> = Mutex::new(Hold::Free);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// The terminal is as it was found.
+    Free,
+    /// It shows the full screen.
+    Taken,
+    /// It was given back for good: nothing is drawn any more.
+    Gone,
+}
+
+/// How long [`restore`] waits for a picture that is being drawn; a terminal that does not read may never end it.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// Remembers the terminal's modes for [`restore`]. Called before anything changes them.
 pub fn remember() {
@@ -91,15 +119,167 @@ pub fn remember() {
     }
 }
 
-/// Gives the terminal back with the modes that [`remember`] saw, and without bracketed paste, which the line editor
-/// may have switched on. For ways out on which the editor cannot clean up; does nothing if nothing was remembered.
+/// Takes the terminal for the full screen: its other page, keys as they come, pastes in one piece. The mouse stays with the
+/// terminal, so that text can be selected; its wheel must not type arrows.
+///
+/// # Errors
+/// A terminal that cannot be used.
+pub fn take_screen() -> io::Result<()> {
+    let mut hold = SCREEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if *hold == Hold::Gone {
+        return Ok(());
+    }
+    // Somebody else may have had it without being asked; what was saved then stays.
+    let save = *hold == Hold::Free;
+    *hold = Hold::Taken;
+    write_before_the_end(Some(&LEAVE));
+    terminal::enable_raw_mode()?;
+    execute!(
+        io::stdout(),
+        terminal::EnterAlternateScreen,
+        event::EnableBracketedPaste,
+        NoWheel { save },
+        Unambiguous
+    )
+}
+
+/// Gives the terminal back, perhaps for a while.
+///
+/// # Errors
+/// Write errors.
+pub fn give_screen() -> io::Result<()> {
+    let mut hold = SCREEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if *hold == Hold::Taken {
+        *hold = Hold::Free;
+        write_before_the_end(None);
+        leave_screen()?;
+        terminal::disable_raw_mode()?;
+    }
+    Ok(())
+}
+
+/// Draws with `draw` if the terminal is ours; it is not given back meanwhile.
+///
+/// # Errors
+/// Those of `draw`.
+pub fn while_taken(draw: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let hold = SCREEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if *hold == Hold::Taken { draw() } else { Ok(()) }
+}
+
+/// Waits until there is something to read, at most so long; false if the terminal is gone.
+///
+/// # Errors
+/// Those of the system, except that waiting may be cut short.
+#[cfg(unix)]
+pub fn wait_for_input(wait: Duration) -> io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let stdin = rustix::stdio::stdin();
+    let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
+    let wait =
+        Timespec { tv_sec: wait.as_secs().try_into().unwrap_or(1), tv_nsec: wait.subsec_nanos().into() };
+    match poll(&mut fds, Some(&wait)) {
+        Ok(_) => Ok(!fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)),
+        Err(rustix::io::Errno::INTR) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits until there is something to read, at most so long.
+///
+/// # Errors
+/// Those of the system.
+#[cfg(not(unix))]
+pub fn wait_for_input(wait: Duration) -> io::Result<bool> {
+    event::poll(wait).map(|_| true)
+}
+
+/// Stops the processes of this job until a shell continues them.
+///
+/// # Errors
+/// Where no shell would: this process is what the terminal was opened for.
+#[cfg(unix)]
+pub fn stop_until_continued() -> Result<(), &'static str> {
+    use rustix::process::{Signal, getpid, getsid, kill_current_process_group};
+    if getsid(None) == Ok(getpid()) {
+        return Err("There is no shell that could continue the program.");
+    }
+    kill_current_process_group(Signal::STOP).map_err(|_| "The system does not stop this program.")
+}
+
+/// Takes back what [`take_screen`] asked of the terminal: keys that are told apart, marked pastes, the other page, the
+/// hidden cursor. The wheel is as it was, or as it mostly is where terminals do not remember. Bytes, because some ends can do
+/// no more than write.
+static LEAVE: &[u8] = b"\x1b[<1u\x1b[?2004l\x1b[?1007h\x1b[?1007r\x1b[?1049l\x1b[?25h";
+
+fn leave_screen() -> io::Result<()> {
+    let mut out = io::stdout();
+    out.write_all(LEAVE)?;
+    out.flush()
+}
+
+/// Gives the terminal back for good: without the full screen, with the modes that [`remember`] saw, and without bracketed
+/// paste, which the line editor may have switched on. For all ways out; does nothing if nothing was taken or remembered.
 pub fn restore() {
+    let asked = Instant::now();
+    let mut hold = loop {
+        match SCREEN.try_lock() {
+            Ok(hold) => break Some(hold),
+            Err(TryLockError::Poisoned(hold)) => break Some(hold.into_inner()),
+            Err(TryLockError::WouldBlock) if asked.elapsed() > PATIENCE => break None,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    // Without the lock somebody is stuck in the middle of a picture; what was taken is given back all the same.
+    let taken = hold.as_deref().is_none_or(|hold| *hold == Hold::Taken);
+    if taken {
+        let _ = leave_screen();
+        let _ = terminal::disable_raw_mode();
+    }
+    if let Some(hold) = &mut hold
+        && **hold != Hold::Free
+    {
+        **hold = Hold::Gone;
+    }
     #[cfg(unix)]
     if let Some(modes) = FOUND.get() {
         let now = rustix::termios::OptionalActions::Now;
         let _ = rustix::termios::tcsetattr(rustix::stdio::stdin(), now, modes);
-        if io::stdout().is_terminal() && Notes::detect().styled {
-            let _ = crossterm::execute!(io::stdout(), crossterm::event::DisableBracketedPaste);
+        if !taken && io::stdout().is_terminal() && Notes::detect().styled {
+            let _ = execute!(io::stdout(), event::DisableBracketedPaste);
         }
+    }
+}
+
+/// The wheel does not send arrow keys while the other page is shown (xterm's mode 1007): they would walk through the
+/// history.
+struct NoWheel {
+    /// Whether the terminal is to remember how it was.
+    save: bool,
+}
+
+impl crossterm::Command for NoWheel {
+    fn write_ansi(&self, f: &mut impl fmt::Write) -> fmt::Result {
+        f.write_str(if self.save { "\x1b[?1007s\x1b[?1007l" } else { "\x1b[?1007l" })
+    }
+
+    #[cfg(windows)]
+    fn execute_winapi(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Keys that otherwise look alike, such as Enter and Shift-Enter, are told apart (kitty's protocol). Terminals that do not
+/// know it ignore it.
+struct Unambiguous;
+
+impl crossterm::Command for Unambiguous {
+    fn write_ansi(&self, f: &mut impl fmt::Write) -> fmt::Result {
+        f.write_str("\x1b[>1u")
+    }
+
+    #[cfg(windows)]
+    fn execute_winapi(&self) -> io::Result<()> {
+        Ok(())
     }
 }

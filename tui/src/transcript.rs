@@ -3,6 +3,8 @@
 use moelten_loader::chat::{Message, Role};
 use serde::{Deserialize, Serialize};
 
+use crate::{filter, thinking};
+
 /// Longest file that is taken for a conversation, in bytes.
 pub const FILE_BYTES_MAX: u64 = 64 << 20;
 
@@ -58,6 +60,53 @@ impl Transcript {
     }
 }
 
+/// The conversation for people to read.
+pub fn to_markdown(model: &str, system: Option<&str>, turns: &[Message]) -> String {
+    let mut text = format!("# A conversation with {}\n", filter::clean_line(model));
+    if let Some(system) = system {
+        text.push_str(&format!("\n> {}\n", filter::clean(system).replace('\n', "\n> ")));
+    }
+    for turn in turns {
+        let title = if turn.role == Role::User { "Question" } else { "Answer" };
+        let said = if turn.role == Role::User { &turn.content } else { thinking::said(&turn.content) };
+        text.push_str(&format!("\n## {title}\n\n{}\n", filter::clean(said).trim_end()));
+    }
+    text
+}
+
+/// The conversation for programs: `{"messages": [{"role", "content"}]}`, as chat interfaces of servers take it.
+pub fn to_messages(system: Option<&str>, turns: &[Message]) -> String {
+    let system = system.map(|text| Message::new(Role::System, text));
+    let messages: Vec<_> = system.iter().chain(turns).collect();
+    let mut text = serde_json::to_string_pretty(&serde_json::json!({ "messages": messages }))
+        .expect("texts are always valid JSON");
+    text.push('\n');
+    text
+}
+
+/// What stands in the fenced blocks of a text.
+pub fn code_blocks(text: &str) -> Vec<String> {
+    use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
+    let mut blocks = Vec::new();
+    let mut inside = false;
+    for event in Parser::new(text) {
+        match event {
+            Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(_))) => {
+                inside = true;
+                blocks.push(String::new());
+            }
+            Event::End(TagEnd::CodeBlock) => inside = false,
+            Event::Text(code) if inside => {
+                if let Some(block) = blocks.last_mut() {
+                    block.push_str(&code);
+                }
+            }
+            _ => {}
+        }
+    }
+    blocks
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +121,30 @@ mod tests {
     fn what_is_saved_is_loaded() {
         assert_eq!(Transcript::from_json(&sample().to_json()), Ok(sample()));
         assert!(!sample().to_json().contains('\u{1b}'));
+    }
+
+    #[test]
+    fn conversations_can_be_read_by_others() {
+        let turns = [
+            Message::new(Role::User, "Hi"),
+            Message::new(Role::Assistant, "<think>\nhm\n</think>\n\nHello\u{1b}[2J!\n"),
+        ];
+        let text = to_markdown("m", Some("Be kind.\nAlways."), &turns);
+        assert_eq!(
+            text,
+            "# A conversation with m\n\n> Be kind.\n> Always.\n\n## Question\n\nHi\n\n## Answer\n\nHello!\n"
+        );
+        let json: serde_json::Value = serde_json::from_str(&to_messages(Some("Be kind."), &turns)).unwrap();
+        assert_eq!(json["messages"][0]["role"], "system");
+        assert_eq!(json["messages"][2]["content"], turns[1].content);
+    }
+
+    #[test]
+    fn code_is_found_in_its_fences() {
+        let text =
+            "See `x`:\n\n```rust\nfn a() {}\n\nfn b() {}\n```\n- and\n  ~~~\n  two\n  ~~~\n```\nnot closed";
+        assert_eq!(code_blocks(text), ["fn a() {}\n\nfn b() {}\n", "two\n", "not closed"]);
+        assert!(code_blocks("none").is_empty());
     }
 
     #[test]

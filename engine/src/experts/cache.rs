@@ -10,7 +10,9 @@ use std::sync::{Arc, OnceLock};
 
 use moelten_loader::io::pieces::Piece;
 
+use super::live::Board;
 use super::policy::{Policy, Ranking};
+use crate::api::ExpertPlace;
 
 /// Memory of an expert: empty while it is being read.
 pub type Slot = Arc<OnceLock<Piece>>;
@@ -83,6 +85,8 @@ struct Layer {
 /// The bookkeeping.
 #[derive(Debug)]
 pub struct Cache {
+    /// Where everything is, for those who watch.
+    board: Arc<Board>,
     entries: Vec<Entry>,
     /// Free entries of each size.
     free: Vec<Vec<u32>>,
@@ -139,6 +143,7 @@ impl Cache {
         });
         let most = shape.experts.iter().copied().max().unwrap_or(0);
         Self {
+            board: Arc::new(Board::new(&shape.experts, &shape.quotas)),
             entries,
             spare: shape.spare.clone(),
             debts: vec![0; free.len()],
@@ -150,6 +155,11 @@ impl Cache {
             right: Vec::with_capacity(most),
             guessed: Vec::with_capacity(most),
         }
+    }
+
+    /// Where everything is, for those who watch.
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
     }
 
     /// An entry by its number.
@@ -307,6 +317,7 @@ impl Cache {
     fn leave(&mut self, entry: u32) {
         if let State::Here { layer, expert } = self.entries[entry as usize].state {
             self.layers[layer as usize].entries[expert as usize] = NONE;
+            self.board.place(layer as usize, expert, ExpertPlace::Absent);
             self.evicted.push((layer, expert));
             self.set_free(entry);
         }
@@ -320,6 +331,7 @@ impl Cache {
         let place = &mut self.layers[layer].entries[expert as usize];
         debug_assert_eq!(*place, NONE, "one read for each expert");
         *place = entry;
+        self.board.place(layer, expert, ExpertPlace::Loading);
         let found = &mut self.entries[entry as usize];
         let layer = layer as u32;
         found.state = State::Reading(Reading { layer, expert, left: 0, guess, orphan: false, failed: false });
@@ -361,6 +373,7 @@ impl Cache {
         if orphan || failed {
             if !orphan {
                 self.layers[layer as usize].entries[expert as usize] = NONE;
+                self.board.place(layer as usize, expert, ExpertPlace::Absent);
             }
             // Not into the slot: those who hold it would take it for the expert.
             found.back.push(slot);
@@ -373,12 +386,14 @@ impl Cache {
         let empty = found.slot.set(slot).is_ok();
         debug_assert!(empty, "a slot is filled once");
         found.state = State::Here { layer, expert };
+        self.board.place(layer as usize, expert, ExpertPlace::Resident);
         true
     }
 
     fn abandon(&mut self, entry: u32, reading: Reading) {
         self.entries[entry as usize].state = State::Reading(Reading { orphan: true, ..reading });
         self.layers[reading.layer as usize].entries[reading.expert as usize] = NONE;
+        self.board.place(reading.layer as usize, reading.expert, ExpertPlace::Absent);
     }
 
     /// Frees a slot whose memory is back.
@@ -432,6 +447,7 @@ impl Cache {
                 continue;
             }
             state.quota = quota;
+            self.board.slots(layer, quota);
             let class = state.class as usize;
             // What the present request wants to keep counts, whether it has been read or not.
             let (keep, ranking) = (&state.keep, &state.ranking);

@@ -167,6 +167,7 @@ impl Inner {
         if result.is_ok() {
             shared.stats.bytes_read += part.need() as u64;
             shared.stats.reads += 1;
+            shared.cache.board().counters(&shared.stats);
         }
         let (entry, read) = (part.entry, result.is_ok());
         if let Err(error) = result {

@@ -1,17 +1,22 @@
-//! `moelten chat`: a conversation in the terminal, or through a pipe.
+//! `moelten chat`: a conversation on the full screen of a terminal, line by line, or through a pipe.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use etcetera::BaseStrategy;
-use moelten_tui::chat::{Chat, Facts};
-use moelten_tui::driver;
+use moelten_tui::chat::{self, Chat, FileEvent};
+use moelten_tui::driver::{self, Controls};
+use moelten_tui::files::{self, Kept, KeptHistory};
 use moelten_tui::input::{EditorInput, Input, PlainInput, interactive};
+use moelten_tui::screen::Screen;
 use moelten_tui::terminal::{self, Notes, Tone};
+use moelten_tui::theme::{Choice, Look, Theme};
 
-use crate::open::{self, SessionArgs};
-use crate::responder::{About, Responder};
+use crate::exit::CommandError;
+use crate::open::SessionArgs;
+use crate::responder::{About, Chatter};
 use crate::sampling::SamplingArgs;
+use crate::signals::{self, Polling};
 use crate::{builtin, prompt};
 
 /// Chat with a model
@@ -22,7 +27,19 @@ pub struct Args {
     /// Instructions for the whole conversation; @FILE reads them from a file
     #[arg(short, long, value_name = "TEXT|@FILE")]
     system: Option<String>,
-    /// Keep no history of what you type
+    /// Go on with the last conversation
+    #[arg(long = "continue", visible_alias = "resume")]
+    go_on: bool,
+    /// Line by line, without the full screen
+    #[arg(long, env = "MOELTEN_PLAIN")]
+    plain: bool,
+    /// Whether to use colours [auto: unless NO_COLOR is set]
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    color: ColorArg,
+    /// What the terminal's ground is like [default: MOELTEN_THEME, what the terminal says, or dark]
+    #[arg(long, value_name = "GROUND")]
+    theme: Option<ThemeArg>,
+    /// Keep neither the history of what you type nor the conversation
     #[arg(long)]
     no_history: bool,
     /// Say more: the seed
@@ -34,55 +51,143 @@ pub struct Args {
     sampling: SamplingArgs,
 }
 
+/// `--color`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum ColorArg {
+    /// As the terminal and NO_COLOR say
+    Auto,
+    /// In any case
+    Always,
+    /// In no case
+    Never,
+}
+
+/// `--theme`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum ThemeArg {
+    /// Light text on dark ground
+    Dark,
+    /// Dark text on light ground
+    Light,
+}
+
+impl Args {
+    fn theme(&self) -> Theme {
+        let choice = match self.color {
+            ColorArg::Auto => Choice::Auto,
+            ColorArg::Always => Choice::Always,
+            ColorArg::Never => Choice::Never,
+        };
+        let look = self.theme.map(|theme| match theme {
+            ThemeArg::Dark => Look::Dark,
+            ThemeArg::Light => Look::Light,
+        });
+        Theme::detect(choice, look)
+    }
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let system = args.system.as_deref().map(|text| prompt::text_or_file(text, notes)).transpose()?;
-    let mut responder = Responder::open(args.model.as_deref(), &args.session, true, Some(notes))?;
-    responder.check(system.as_deref())?;
-    let about = responder.about().clone();
-    let params = args.sampling.resolve(&about.hints)?;
-    greet(&about, args.model.is_none(), notes);
-    open::mention(&about.notices);
-    if args.verbose {
-        notes.line(Tone::Dim, &format!("seed {}", params.sampler.seed));
-    }
-    let facts = Facts {
-        model: about.name,
-        supports_system: responder.supports_system(),
-        rows: vec![
-            ("family", about.family.to_owned()),
-            ("context", about.context),
-            ("compute", about.compute),
-        ],
+    // What is said before the screen opens is said on it once more.
+    let mut said = Vec::new();
+    let mut say = |tone: Tone, text: String| {
+        notes.line(tone, &text);
+        said.push((tone, text));
     };
-    let mut chat = Chat::new(facts, params, system);
+    let chatter =
+        Chatter::open(args.model.as_deref(), system.as_deref(), &args.session, &args.sampling, &mut say)?;
+    let about = chatter.responder().about().clone();
+    let params = chatter.params()?;
+    about.notices.iter().for_each(|notice| say(Tone::Dim, format!("note: {notice}")));
+    if args.verbose {
+        say(Tone::Dim, format!("seed {}", params.sampler.seed));
+    }
+    let full = interactive() && !args.plain && terminal::can_do_more_than_lines();
+    let kept = if args.no_history || !interactive() { Kept::default() } else { kept() };
+    let mut chat = Chat::new(chatter.responder().facts(), params, system);
+    if kept.conversation.is_some() {
+        chat.keep_conversations();
+    }
+    let last = if args.go_on { Some(last_conversation()?) } else { None };
+    if full {
+        let mut greeting = greeting(&about, args.model.is_none());
+        if args.model.is_none() {
+            greeting.push((Tone::Dim, "F3 lists the models on this machine.".to_owned()));
+        }
+        greeting.extend(said);
+        return full_screen(chat, chatter, kept, args.theme(), greeting, last);
+    }
+    if interactive() && !args.plain {
+        notes.line(Tone::Dim, "This terminal knows no full screen (TERM), so the chat goes line by line.");
+    }
+    greeting(&about, args.model.is_none()).iter().for_each(|(tone, line)| notes.line(*tone, line));
+    notes.line(Tone::Dim, "/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.");
+    let mut chatter = chatter;
+    let first = last.map_or_else(Vec::new, |event| chat.handle(chat::Event::File(event)));
     let mut input: Box<dyn Input> = if interactive() {
         terminal::remember();
-        Box::new(EditorInput::new(history(args.no_history), notes)?)
+        Box::new(EditorInput::new(kept.history.clone(), notes)?)
     } else {
         // A person who pipes the answers elsewhere still types.
-        let prompts = io::IsTerminal::is_terminal(&io::stdin());
+        let prompts = io::stdin().is_terminal();
         Box::new(PlainInput::new(io::stdin().lock(), notes, prompts))
     };
-    Ok(driver::run(&mut chat, &mut responder, &mut *input, notes)?)
+    Ok(driver::run_lines(&mut chat, &mut chatter, &mut *input, notes, &kept, first)?)
 }
 
-/// The first screen.
-fn greet(about: &About, built_in: bool, notes: Notes) {
-    notes.line(Tone::Plain, &format!("moelten {}: {}", env!("CARGO_PKG_VERSION"), about.name));
+fn full_screen(
+    chat: Chat,
+    chatter: Chatter,
+    kept: Kept,
+    theme: Theme,
+    greeting: Vec<(Tone, String)>,
+    last: Option<FileEvent>,
+) -> anyhow::Result<()> {
+    // A signal may end the program only when the screen has been given back.
+    let polling = Polling::begin();
+    signals::watch_job_control();
+    let mut greeting = greeting;
+    let history = kept.history.clone().and_then(|path| match KeptHistory::open(path) {
+        Ok(history) => Some(history),
+        Err(error) => {
+            greeting.push((Tone::Warning, format!("The history is not kept: {error}")));
+            None
+        }
+    });
+    let texts = history.as_ref().map(KeptHistory::texts).unwrap_or_default();
+    let mut screen = Screen::new(chat, theme, texts);
+    screen.greet(greeting);
+    let first = last.map_or_else(Vec::new, |event| screen.load(event));
+    let finder = chatter.finder();
+    let controls = Controls { stop: signals::stop, asked: signals::asked, suspend: signals::suspend, finder };
+    driver::run_screen(screen, Box::new(chatter), kept, history, controls, first)?;
+    drop(polling);
+    if signals::ended() { Err(CommandError::Stopped.into()) } else { Ok(()) }
+}
+
+/// What a chat begins with.
+fn greeting(about: &About, built_in: bool) -> Vec<(Tone, String)> {
+    let mut lines = vec![(Tone::Plain, format!("moelten {}: {}", env!("CARGO_PKG_VERSION"), about.name))];
     if built_in {
-        notes.line(Tone::Plain, builtin::INTRODUCTION);
+        lines.push((Tone::Plain, builtin::INTRODUCTION.to_owned()));
     }
-    notes.line(Tone::Dim, &format!("context {}; {}", about.context, about.compute));
-    notes.line(Tone::Dim, "/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.");
+    lines.push((Tone::Dim, format!("context {}; {}", about.context, about.compute)));
+    lines
 }
 
-/// Where the history is kept: `~/.local/state/moelten/history`, by the XDG rules. Without a home there is none.
-fn history(unwanted: bool) -> Option<PathBuf> {
-    if unwanted {
-        return None;
-    }
-    let state = etcetera::choose_base_strategy().ok()?.state_dir()?;
-    Some(state.join("moelten").join("history"))
+/// Where things are kept: below `~/.local/state/moelten`, by the XDG rules. Without a home nothing is.
+fn kept() -> Kept {
+    let state = etcetera::choose_base_strategy().ok().and_then(|strategy| strategy.state_dir());
+    let file = |name| state.as_ref().map(|state| state.join("moelten").join(name));
+    Kept { history: file("history"), conversation: file("last-conversation.json") }
+}
+
+/// The last conversation, read.
+fn last_conversation() -> anyhow::Result<FileEvent> {
+    let none = |why: &str| CommandError::Usage(format!("there is no conversation to go on with: {why}"));
+    let path = kept().conversation.ok_or_else(|| none("there is no home folder to keep one in"))?;
+    let text = files::last_conversation(&path).map_err(|why| none(&format!("{}: {why}", path.display())))?;
+    Ok(FileEvent::Read { path, result: Ok(text) })
 }

@@ -153,10 +153,7 @@ fn size(bytes: u64) -> String {
 impl Report<'_> {
     /// RAM if every expert stays in memory once it is there.
     fn verdict(&self) -> &'static str {
-        match &self.plan.experts {
-            Experts::Cached(cached) if cached.share() < 1.0 => "STREAM",
-            _ => "RAM",
-        }
+        if memory_words::streams(&self.plan) { "STREAM" } else { "RAM" }
     }
 
     fn text(&self) -> Result<String, std::fmt::Error> {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use moelten_engine::api::{Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, StopReason};
 use moelten_engine::error::EngineError;
 use moelten_loader::chat::{Message, Role};
+use moelten_tui::backend::Tell;
 use moelten_tui::chat::summary;
 use moelten_tui::driver::AnswerStream;
 use moelten_tui::figures;
@@ -57,7 +58,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let question = question(&args, notes)?;
     let system = args.system.as_deref().map(|text| prompt::text_or_file(text, notes)).transpose()?;
-    let told = (!args.json).then_some(notes);
+    let mut say = |tone, line: String| notes.line(tone, &line);
+    let told: Option<Tell<'_>> = if args.json { None } else { Some(&mut say) };
     let mut responder = Responder::open(args.model.as_deref(), &args.session, !args.no_template, told)?;
     let about = responder.about().clone();
     let params = args.sampling.resolve(&about.hints)?;

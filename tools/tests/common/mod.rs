@@ -1,6 +1,8 @@
 //! Runs the program as people do and looks at everything that comes out.
 #![allow(dead_code, clippy::unwrap_used, reason = "every test binary uses a part of it; a failure may panic")]
 
+pub mod terminal;
+
 use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

@@ -5,9 +5,15 @@ use std::time::Duration;
 use moelten_engine::api::{Answer, CacheStats, GenerateParams, GenerateStats, StopReason};
 
 use super::*;
+use crate::command::TABLE;
 
 fn chat() -> Chat {
-    let facts = Facts { model: "m".into(), supports_system: true, rows: vec![("context", "100".into())] };
+    let facts = Facts {
+        model: "m".into(),
+        supports_system: true,
+        rows: vec![("context", "100".into())],
+        ..Facts::default()
+    };
     Chat::new(facts, GenerateParams::default(), None)
 }
 
@@ -230,12 +236,52 @@ fn the_end_of_the_context_is_never_silent() {
     enter(&mut chat, "more");
     assert!(!said(&chat.handle(answer("ok", StopReason::EndOfTurn, 90))).contains("are left"), "said once");
     enter(&mut chat, "more");
-    let cut = said(&chat.handle(answer("o", StopReason::ContextFull, 100)));
-    assert!(["/undo", "/clear", "--ctx"].iter().all(|choice| cut.contains(choice)), "{cut}");
+    assert_eq!(chat.handle(answer("o", StopReason::ContextFull, 100)).last(), Some(&Effect::Ask));
+    let cut = chat.asking().unwrap();
+    assert!(["cut", "100", "/undo", "/clear", "--ctx"].iter().all(|part| cut.contains(part)), "{cut}");
     enter(&mut chat, "more");
     let failure = Failure::ContextFull { tokens: 120, context: 100 };
-    let full = said(&chat.handle(Event::Failed { shown: String::new(), failure }));
+    assert_eq!(chat.handle(Event::Failed { shown: String::new(), failure: failure.clone() }), [Effect::Ask]);
+    let full = chat.asking().unwrap();
     assert!(["120", "100", "/undo", "/clear", "--ctx"].iter().all(|part| full.contains(part)), "{full}");
+    enter(&mut chat, "/clear");
+    assert_eq!(chat.asking(), None);
+    enter(&mut chat, "one that is far too long");
+    let alone = said(&chat.handle(Event::Failed { shown: String::new(), failure }));
+    assert!(alone.contains("send a shorter one") && chat.asking().is_none(), "{alone}");
+}
+
+#[test]
+fn older_turns_are_dropped_or_summarised_when_the_person_says_so() {
+    let full = Failure::ContextFull { tokens: 120, context: 100 };
+    for letter in ["d", "drop", "S"] {
+        let mut chat = chat();
+        turn(&mut chat, "one", "a long answer to the first question");
+        turn(&mut chat, "two", "ok");
+        enter(&mut chat, "three");
+        chat.handle(Event::Failed { shown: String::new(), failure: full.clone() });
+        let effects = enter(&mut chat, letter);
+        if letter == "S" {
+            let asked = texts(&request(&effects).messages);
+            assert!(asked.last().unwrap().contains("Summarise"), "{asked:?}");
+            let effects = chat.handle(answer("all is well", StopReason::EndOfTurn, 10));
+            let asked = texts(&request(&effects).messages);
+            assert!(asked[0].contains("all is well") && asked.last().unwrap().contains("three"), "{asked:?}");
+        } else {
+            assert_eq!(texts(&request(&effects).messages), ["u:two", "a:ok", "u:three"]);
+        }
+        assert_eq!(chat.turns().len(), 5, "nothing is lost");
+    }
+    let mut chat = chat();
+    turn(&mut chat, "one", "ok");
+    enter(&mut chat, "two");
+    chat.handle(Event::Failed { shown: String::new(), failure: full });
+    assert!(said(&enter(&mut chat, "n")).contains("Nothing was changed"));
+    assert_eq!(
+        texts(&request(&enter(&mut chat, "d")).messages).last().unwrap(),
+        "u:d",
+        "a letter is a question again"
+    );
 }
 
 #[test]
@@ -255,7 +301,7 @@ fn what_is_saved_can_be_loaded() {
     enter(&mut first, "/system Be brief.");
     turn(&mut first, "hello", "hi");
     let effects = enter(&mut first, "/save x.json");
-    let [Effect::Write { path, text }] = effects.as_slice() else { panic!("{effects:?}") };
+    let [Effect::Write { path, text, .. }] = effects.as_slice() else { panic!("{effects:?}") };
     let mut second = chat();
     assert_eq!(enter(&mut second, "/load x.json"), [Effect::Read { path: path.clone() }]);
     let read = FileEvent::Read { path: path.clone(), result: Ok(text.clone()) };

@@ -1,9 +1,12 @@
 //! The driver with a scripted person and a scripted model.
 
-use moelten_engine::api::{Answer, GenerateParams, GenerateStats, StopReason};
+use std::path::Path;
+use std::sync::Arc;
+
+use moelten_engine::api::{Answer, ExpertMap, GenerateParams, GenerateStats, StopReason};
 
 use super::*;
-use crate::backend::Failure;
+use crate::backend::{Beside, Failure, Switched, Tell};
 use crate::chat::Facts;
 use crate::input::PlainInput;
 
@@ -28,14 +31,28 @@ impl Backend for Echo {
         let _ = on_event(EngineEvent::Text(text.clone()));
         Ok(Answer { text, ids: vec![], reason: StopReason::EndOfTurn, stats: GenerateStats::default() })
     }
+
+    fn switch(&mut self, model: Option<&Path>, _: Tell<'_>) -> Result<Switched, String> {
+        if model == Some(Path::new("missing")) {
+            return Err("it is missing".into());
+        }
+        Ok(Switched {
+            facts: Facts { model: "other".into(), ..Facts::default() },
+            params: GenerateParams::default(),
+        })
+    }
+
+    fn beside(&self) -> Beside {
+        Beside { count: Arc::new(|text| text.split(' ').count()), experts: Arc::new(ExpertMap::default) }
+    }
 }
 
 fn script(lines: &str) -> (Chat, usize) {
-    let facts = Facts { model: "echo".into(), supports_system: true, rows: vec![] };
+    let facts = Facts { model: "echo".into(), supports_system: true, ..Facts::default() };
     let mut chat = Chat::new(facts, GenerateParams::default(), None);
     let mut backend = Echo { requests: 0 };
     let mut input = PlainInput::new(lines.as_bytes(), Notes::plain(), false);
-    run(&mut chat, &mut backend, &mut input, Notes::plain()).unwrap();
+    run(&mut chat, &mut backend, &mut input, Notes::plain(), &Kept::default(), Vec::new()).unwrap();
     (chat, backend.requests)
 }
 
@@ -66,12 +83,17 @@ fn conversations_go_to_files_and_back() {
 }
 
 #[test]
-fn other_files_are_not_overwritten() {
+fn files_lie_beside_questions() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("notes.txt");
-    std::fs::write(&file, "precious").unwrap();
-    script(&format!("one\n/save {}\n", file.display()));
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
-    assert!(read(folder.path()).is_err(), "a folder is no conversation");
-    assert!(write(&folder.path().join("missing/x.json"), "{}").is_err());
+    std::fs::write(&file, "two words").unwrap();
+    let (chat, _) = script(&format!("/file {}\nwhat is this?\n", file.display()));
+    assert_eq!(chat.turns()[0].content, "File notes.txt:\n```\ntwo words\n```\n\nwhat is this?");
+}
+
+#[test]
+fn models_are_switched_and_questions_need_an_editor_to_be_edited() {
+    let (chat, requests) = script("/model missing\n/model there\none\n/edit\ntwo\n");
+    assert_eq!((chat.facts().model.as_str(), requests), ("other", 2));
+    assert_eq!(chat.turns().len(), 4, "nothing was edited");
 }

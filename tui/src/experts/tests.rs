@@ -1,0 +1,173 @@
+//! What the view looks like at several sizes, and what it makes of counts.
+
+use moelten_engine::api::{ExpertCell, ExpertGuess, ExpertPlace, ExpertUse, MemoryUse};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+
+use super::*;
+use crate::theme::{Depth, Look};
+
+const DARK: Theme = Theme { look: Look::Dark, depth: Depth::True };
+
+/// A map with something of everything: the first experts are in memory, some are in use.
+fn map(layers: usize, experts: usize) -> ExpertMap {
+    let cell = |layer: usize, expert: usize| {
+        let used = (expert % 16 == layer % 16).then_some((expert / 16) as u64 * 4);
+        ExpertCell {
+            place: match expert {
+                _ if expert * 5 < experts * 2 => ExpertPlace::Resident,
+                _ if expert == layer + experts / 2 => ExpertPlace::Loading,
+                _ => ExpertPlace::Absent,
+            },
+            used,
+            guessed: (expert % 11 == layer % 11)
+                .then(|| ExpertGuess { right: used == Some(0), age: used.unwrap_or(0) }),
+        }
+    };
+    let row = |layer: usize| ExpertRow {
+        layer,
+        slots: experts * 2 / 5,
+        cells: (0..experts).map(|expert| cell(layer, expert)).collect(),
+        ..ExpertRow::default()
+    };
+    let memory = MemoryUse {
+        owned_bytes: Some(3_900_000_000),
+        budget_bytes: 4_000_000_000,
+        slot_bytes: 1 << 31,
+        given_back_bytes: 0,
+    };
+    ExpertMap { rows: (0..layers).map(row).collect(), memory, ..ExpertMap::default() }
+}
+
+/// One second later: ten tokens of a tenth of a gigabyte, of which a fifth was missing.
+fn later(mut map: ExpertMap) -> ExpertMap {
+    let experts = map.rows.len() as u64 * 80;
+    map.decode = ExpertUse {
+        tokens: map.decode.tokens + 10,
+        used: map.decode.used + experts,
+        used_bytes: map.decode.used_bytes + 1_000_000_000,
+        missed_bytes: map.decode.missed_bytes + 200_000_000,
+        stall: map.decode.stall + Duration::from_millis(250),
+    };
+    map.read_bytes += 240_000_000;
+    for (layer, row) in map.rows.iter_mut().enumerate() {
+        row.asked += 80;
+        row.missed += 8 + layer as u64 % 16;
+        row.chosen += 80;
+        row.foreseen += 60;
+    }
+    map
+}
+
+fn view(layers: usize, experts: usize, limits: Limits) -> ExpertView {
+    let mut view = ExpertView::new(limits);
+    let first = map(layers, experts);
+    view.update(first.clone(), Duration::from_secs(1));
+    view.update(later(first), Duration::from_secs(2));
+    view
+}
+
+const LIMITS: Limits =
+    Limits { ram_gb_per_s: Some(20.0), disk_gb_per_s: Some(1.0), dense_bytes: Some(300_000_000.0) };
+
+fn screen(view: &ExpertView, width: u16, height: u16, theme: Theme) -> Vec<String> {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| view.draw(frame.area(), frame.buffer_mut(), theme)).unwrap();
+    let buffer = terminal.backend().buffer();
+    let row = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
+    (0..height).map(row).collect()
+}
+
+#[test]
+fn a_page_without_colours() {
+    let expected = [
+        "6 layers of 64 experts, 25 in memory                                 hits  seen",
+        "  0 #░░░░░░░░░░x░░░░▓░░░░░x░░░······~x··········x··········x········ ████░ ███░░",
+        "  1 ░#░░░░░░░░░░x░░░░▓░░░░░x░░·······~x··········x··········x······· ████░ ███░░",
+        "  2 ░░#░░░░░░░░░░x░░░░▓░░░░░x░········~x··········x··········x······ ████░ ███░░",
+        "  3 ░░░#░░░░░░░░░░x░░░░▓░░░░░x·········~x··········x··········x····· ████░ ███░░",
+        "  4 ░░░░#░░░░░░░░░░x░░░░▓░░░░░x·········~x··········x··········x···· ████░ ███░░",
+        "  5 ░░░░░#░░░░░░░░░░x░░░░▓░░░░·x·········~x··········x··········x··· ████░ ███░░",
+        "░ in memory  █ used  # foreseen, used  x foreseen in vain  ~ loading  · on disk",
+        "speed    ██░░░░░░░░░░ 10 of 50 tok/s          foreseen █████████░░░ 75.0 %",
+        "RAM      ██░░░░░░░░░░ 4.00 of 20.0 GB/s       waiting  ███░░░░░░░░░ 25.0 %",
+        "disk     ██░░░░░░░░░░ 0.24 of 1.0 GB/s        memory   ███████████░ 3.9 GB of 4.0 GB",
+        "hits     █████████░░░ 80.0 %",
+    ];
+    assert_eq!(screen(&view(6, 64, LIMITS), 90, 12, Theme::PLAIN), expected);
+}
+
+#[test]
+fn rates_are_of_the_last_seconds() {
+    let rates = view(24, 128, LIMITS).rates();
+    let close =
+        |found: Option<f64>, expected: f64| assert!((found.unwrap() - expected).abs() < 1e-9, "{found:?}");
+    close(rates.tokens_per_s, 10.0);
+    close(rates.hit_rate, 0.8);
+    close(rates.recall, 0.75);
+    close(rates.disk_gb_per_s, 0.24);
+    close(rates.ram_gb_per_s, 4.0);
+    close(rates.stalled, 0.25);
+    // A token needs 20 ms of RAM and 20 ms of disk.
+    close(rates.bound_tokens_per_s, 50.0);
+}
+
+#[test]
+fn time_without_work_does_not_count() {
+    let (mut view, first) = (ExpertView::new(LIMITS), map(2, 8));
+    view.update(first.clone(), Duration::from_secs(1));
+    view.update(later(first.clone()), Duration::from_secs(2));
+    for second in 3..30 {
+        view.update(later(first.clone()), Duration::from_secs(second));
+    }
+    assert_eq!(view.rates().tokens_per_s, Some(10.0));
+    // A long silence says nothing of what came after it.
+    view.update(later(later(first)), Duration::from_secs(60));
+    assert_eq!(view.rates().tokens_per_s, None);
+}
+
+#[test]
+fn old_samples_leave() {
+    let (mut view, mut now) = (ExpertView::new(Limits::default()), map(1, 8));
+    for step in 0..1000 {
+        now.decode.tokens += if step < 500 { 1 } else { 4 };
+        now.decode.used_bytes += 1;
+        view.update(now.clone(), Duration::from_millis(10 * step));
+    }
+    let speed = view.rates().tokens_per_s.unwrap();
+    assert!((speed - 400.0).abs() < 1.0, "{speed}");
+    assert_eq!(view.rates().bound_tokens_per_s, None, "without limits there is no bound");
+}
+
+#[test]
+fn any_size_is_drawn() {
+    for (layers, experts) in [(1, 1), (6, 64), (24, 128), (48, 128), (94, 512)] {
+        let view = view(layers, experts, LIMITS);
+        for (width, height) in [(1, 1), (20, 5), (3, 40), (40, 12), (80, 24), (200, 60), (300, 2)] {
+            for theme in [DARK, Theme::PLAIN] {
+                let shown = screen(&view, width, height, theme);
+                assert!(
+                    shown.iter().any(|line| !line.is_empty()),
+                    "{layers} x {experts} in {width} x {height}"
+                );
+            }
+        }
+    }
+    assert_eq!(screen(&ExpertView::new(LIMITS), 30, 1, DARK), ["this model has no experts"]);
+}
+
+/// Every expert has its place: pixels and columns cover all layers and experts.
+#[test]
+fn nobody_is_left_out() {
+    for (layers, experts) in [(1, 1), (7, 60), (24, 128), (48, 128), (94, 512)] {
+        let rows = map(layers, experts).rows;
+        for (width, height, coloured) in
+            [(1, 1, true), (50, 10, true), (64, 12, false), (200, 60, true), (64, 19, true)]
+        {
+            let grid = Grid::fit(&rows, width, height, coloured);
+            assert!(grid.columns() <= width && grid.height() <= height, "{grid:?} in {width} x {height}");
+            let seen: Vec<_> = (0..grid.height()).flat_map(|row| grid.layers(row)).collect();
+            assert_eq!(seen, (0..layers).collect::<Vec<_>>(), "{grid:?}");
+        }
+    }
+}

@@ -1,0 +1,474 @@
+//! The full screen as a pure state machine around the conversation: keys, pastes, pieces of answers and the passing of
+//! time go in, what to do comes out, and [`Screen::draw`] shows what is. No input, no output, no clock, no thread; those
+//! are the driver's.
+
+use std::time::Duration;
+
+use crossterm::event::KeyEvent;
+use moelten_engine::api::{Event as EngineEvent, ExpertMap};
+
+use crate::backend::Found;
+use crate::chat::{self, Chat};
+use crate::command::{self, Command, Think};
+use crate::complete;
+use crate::composer::Composer;
+use crate::experts::ExpertView;
+use crate::figures;
+use crate::filter;
+use crate::picker::Picker;
+use crate::terminal::Tone;
+use crate::theme::Theme;
+
+mod draw;
+mod help;
+mod keys;
+mod live;
+mod log;
+mod recall;
+mod status;
+
+use live::Live;
+use log::Log;
+use recall::Recall;
+
+/// How long a passing remark stays.
+const REMARK: Duration = Duration::from_secs(5);
+
+/// Something happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A key was pressed.
+    Key(KeyEvent),
+    /// A text was pasted.
+    Paste(String),
+    /// The terminal has another size.
+    Resized,
+    /// Time passed.
+    Tick,
+    /// A piece of an answer, or of the way to it.
+    Engine(EngineEvent),
+    /// Something that the conversation waits for.
+    Chat(chat::Event),
+    /// To be said.
+    Note(Tone, String),
+    /// What the experts and the memory are like now.
+    Experts(Box<ExpertMap>),
+    /// Of the models on this machine.
+    Found(Found),
+    /// The external editor is done, or did not work, in words.
+    Edited(Result<String, String>),
+    /// Names of files that complete what was asked for.
+    Files {
+        /// What was asked for.
+        asked: String,
+        /// What it may become.
+        found: Vec<String>,
+    },
+    /// Ctrl-C from outside, as a signal.
+    Interrupt,
+    /// Somebody wants the program to end.
+    End,
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// What the conversation wants; never a note, a question, a text to compose or the end.
+    Chat(chat::Effect),
+    /// Stop the answer.
+    Stop,
+    /// Keep what was entered in the history.
+    Remember(String),
+    /// Let the person change this text in an editor of theirs; then comes [`Event::Edited`].
+    Editor(String),
+    /// Find files that begin so; then comes [`Event::Files`].
+    Complete(String),
+    /// Look for models; then comes [`Event::Found`], several times.
+    Find,
+    /// They are not wanted any more.
+    StopFinding,
+    /// Give the terminal back until the person comes again.
+    Suspend,
+    /// Draw everything anew.
+    Redraw,
+    /// Leave.
+    Quit,
+}
+
+/// How soon a change is to be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// A few times a second is enough: the cores have more to do.
+    Soon,
+    /// The person waits for it.
+    Now,
+}
+
+/// What lies over the conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Overlay {
+    /// Keys and commands, scrolled so far.
+    Help(usize),
+}
+
+/// A passing remark beside the composer.
+#[derive(Debug, Clone)]
+struct Remark {
+    tone: Tone,
+    text: String,
+    until: Duration,
+}
+
+/// Everything on the screen.
+pub struct Screen {
+    chat: Chat,
+    theme: Theme,
+    composer: Composer,
+    recall: Recall,
+    log: Log,
+    live: Option<Live>,
+    overlay: Option<Overlay>,
+    /// The list of models, while it is open.
+    picker: Option<Picker>,
+    remark: Option<Remark>,
+    experts: ExpertView,
+    /// Whether the experts are watched beside the conversation.
+    watched: bool,
+    /// The first line of the conversation that is shown; `None` keeps its end in sight.
+    top: Option<usize>,
+    /// Lines of the conversation, and how many are in sight, when it was last drawn.
+    seen: (usize, usize),
+    /// Whether Ctrl-X was pressed, which begins some keys.
+    prefix: bool,
+    now: Duration,
+    changed: Option<Change>,
+}
+
+impl Screen {
+    /// A screen over a conversation. `history` are texts entered before, the oldest first.
+    pub fn new(chat: Chat, theme: Theme, history: Vec<String>) -> Self {
+        let experts = ExpertView::new(chat.facts().limits);
+        Self {
+            chat,
+            theme,
+            composer: Composer::default(),
+            recall: Recall::new(history),
+            log: Log::default(),
+            live: None,
+            overlay: None,
+            picker: None,
+            remark: None,
+            experts,
+            watched: false,
+            top: None,
+            seen: (0, 0),
+            prefix: false,
+            now: Duration::ZERO,
+            changed: Some(Change::Now),
+        }
+    }
+
+    /// Whether something would look different; asking resets it.
+    pub fn take_changed(&mut self) -> Option<Change> {
+        self.changed.take()
+    }
+
+    /// Whether something moves by itself.
+    pub fn moves(&self) -> bool {
+        self.chat.busy() || self.remark.is_some()
+    }
+
+    /// Whether the experts are on the screen and at work: then pictures of them are wanted often.
+    pub fn watches_experts(&self) -> bool {
+        self.watched && self.chat.busy()
+    }
+
+    /// Whether an answer is to be stopped and has not yet been.
+    pub fn stopping(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.stopping)
+    }
+
+    /// What to do when this happens, this long after the start.
+    pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Effect> {
+        self.now = now;
+        let change = match event {
+            Event::Tick | Event::Experts(_) | Event::Engine(EngineEvent::Prompt { .. }) => None,
+            Event::Engine(EngineEvent::Text(_)) => Some(Change::Soon),
+            _ => Some(Change::Now),
+        };
+        self.changed = self.changed.max(change);
+        match event {
+            Event::Key(key) => self.key(key),
+            Event::Paste(text) => self.paste(&text),
+            Event::Resized => Vec::new(),
+            Event::Tick => self.tick(),
+            Event::Engine(event) => {
+                if let Some(live) = &mut self.live {
+                    live.event(event, now);
+                }
+                Vec::new()
+            }
+            Event::Chat(event) => self.tell(event),
+            Event::Note(tone, text) => {
+                self.note(tone, &text);
+                Vec::new()
+            }
+            Event::Experts(map) => {
+                let before = self.experts.map();
+                let owned = |map: &ExpertMap| map.memory.owned_bytes.map(figures::bytes);
+                if owned(before) != owned(&map) || (self.watched && *before != *map) {
+                    self.changed = self.changed.max(Some(Change::Soon));
+                }
+                self.experts.update(*map, now);
+                Vec::new()
+            }
+            Event::Found(found) => {
+                if let Some(picker) = &mut self.picker {
+                    match found {
+                        Found::Model(entry) => picker.add(entry),
+                        Found::Note(note) => picker.note(&note),
+                        Found::All => picker.complete(),
+                    }
+                }
+                Vec::new()
+            }
+            Event::Edited(Ok(text)) => {
+                self.composer.set(filter::clean(&text).trim_end_matches('\n'));
+                Vec::new()
+            }
+            Event::Edited(Err(problem)) => {
+                self.remark(Tone::Error, problem);
+                Vec::new()
+            }
+            Event::Files { asked, found } => {
+                self.completed(&asked, &found);
+                Vec::new()
+            }
+            Event::Interrupt => self.interrupt(),
+            Event::End => self.leave(),
+        }
+    }
+
+    fn tick(&mut self) -> Vec<Effect> {
+        if self.chat.busy() {
+            self.changed = self.changed.max(Some(Change::Soon));
+        }
+        if self.remark.as_ref().is_some_and(|remark| remark.until <= self.now) {
+            self.remark = None;
+            self.changed = Some(Change::Now);
+        }
+        Vec::new()
+    }
+
+    /// Hands something to the conversation and shows what it says.
+    fn tell(&mut self, event: chat::Event) -> Vec<Effect> {
+        if let chat::Event::Switched(Ok(switched)) = &event {
+            self.experts = ExpertView::new(switched.facts.limits);
+        }
+        let effects = self.chat.handle(event);
+        if !self.chat.busy() || effects.iter().any(|effect| matches!(effect, chat::Effect::Answer(_))) {
+            let written = self.live.take();
+            self.log.sync(self.chat.turns(), written);
+        }
+        let mut todo = Vec::new();
+        for effect in effects {
+            match effect {
+                chat::Effect::Note(tone, text) => self.note(tone, &text),
+                // The question lies over the conversation as long as it is open.
+                chat::Effect::Ask => self.top = None,
+                chat::Effect::Compose(text) => {
+                    self.composer.set(&filter::clean(&text));
+                    self.remark(
+                        Tone::Dim,
+                        "Enter sends it in the place of your last question, Esc leaves that as it was.",
+                    );
+                }
+                chat::Effect::Quit => todo.extend(self.leave()),
+                other => {
+                    if let chat::Effect::Answer(request) = &other {
+                        self.live = Some(Live::new(&request.begun, self.now));
+                        self.top = None;
+                    }
+                    todo.push(Effect::Chat(other));
+                }
+            }
+        }
+        todo
+    }
+
+    /// Adds a note to the conversation.
+    fn note(&mut self, tone: Tone, text: &str) {
+        self.log.note(self.chat.turns().len(), tone, text);
+    }
+
+    /// Says something beside the composer, for a while.
+    fn remark(&mut self, tone: Tone, text: impl Into<String>) {
+        let text = filter::clean_line(&text.into());
+        self.remark = Some(Remark { tone, text, until: self.now + REMARK });
+    }
+
+    fn paste(&mut self, text: &str) -> Vec<Effect> {
+        if self.picker.is_some() {
+            return Vec::new();
+        }
+        self.overlay = None;
+        self.recall.search_ends(false);
+        let text = text.replace("\r\n", "\n").replace('\r', "\n");
+        let clean = filter::clean(&text);
+        let lost = text.chars().count().saturating_sub(clean.chars().count());
+        if lost > 0 {
+            self.remark(Tone::Warning, format!("{lost} control characters of the paste were left out."));
+        }
+        self.composer.insert(&clean);
+        Vec::new()
+    }
+
+    /// What is entered goes to the conversation, but for what only a screen can do.
+    fn enter(&mut self) -> Vec<Effect> {
+        let text = self.composer.text().to_owned();
+        if text.trim().is_empty() {
+            return Vec::new();
+        }
+        let command = command::parse(&text);
+        if command.is_none() && self.chat.busy() {
+            self.remark(Tone::Warning, "The answer is still being written; Ctrl-C stops it.");
+            return Vec::new();
+        }
+        self.composer.take();
+        let mut effects = vec![Effect::Remember(text.clone())];
+        self.recall.add(&text);
+        self.top = None;
+        match command {
+            Some(Ok(Command::Model(None))) => effects.extend(self.pick()),
+            Some(Ok(Command::Experts)) => self.watched = !self.watched,
+            Some(Ok(Command::Help)) => self.overlay = Some(Overlay::Help(0)),
+            _ => effects.extend(self.command(&text)),
+        }
+        effects
+    }
+
+    /// What was entered, or a command that a key stands for.
+    fn command(&mut self, line: &str) -> Vec<Effect> {
+        let effects = self.tell(chat::Event::Entered(line.to_owned()));
+        self.log.set_thoughts_shown(self.chat.think() == Think::Show);
+        effects
+    }
+
+    /// Opens the list of models.
+    fn pick(&mut self) -> Vec<Effect> {
+        if self.chat.busy() {
+            self.remark(
+                Tone::Warning,
+                "Another model has to wait until the answer is there; Ctrl-C stops it.",
+            );
+            return Vec::new();
+        }
+        self.picker = Some(Picker::new());
+        vec![Effect::Find]
+    }
+
+    /// Ctrl-C: stops an answer, empties the composer, or is about leaving.
+    fn interrupt(&mut self) -> Vec<Effect> {
+        if self.chat.busy() {
+            if let Some(live) = &mut self.live {
+                if std::mem::replace(&mut live.stopping, true) {
+                    return self.leave();
+                }
+                return vec![Effect::Stop];
+            }
+            self.remark(Tone::Warning, "The model is being opened; that cannot be stopped.");
+            return Vec::new();
+        }
+        if !self.composer.is_empty() {
+            self.composer.take();
+            self.recall.rest();
+            self.chat.stop_editing();
+            return Vec::new();
+        }
+        let effects = self.chat.handle(chat::Event::Interrupted(self.now));
+        let mut todo = Vec::new();
+        for effect in effects {
+            match effect {
+                chat::Effect::Note(tone, text) => self.remark(tone, text),
+                chat::Effect::Quit => todo.extend(self.leave()),
+                other => todo.push(Effect::Chat(other)),
+            }
+        }
+        todo
+    }
+
+    /// Leaves; what there is of an answer is kept.
+    fn leave(&mut self) -> Vec<Effect> {
+        let written = self.live.as_ref().map(|live| live.raw().to_owned());
+        let mut effects = Vec::new();
+        if let Some(written) = written {
+            effects.push(Effect::Stop);
+            effects.extend(self.chat.leave(&written).map(Effect::Chat));
+            let live = self.live.take();
+            self.log.sync(self.chat.turns(), live);
+        }
+        effects.push(Effect::Quit);
+        effects
+    }
+
+    /// Tab.
+    fn complete(&mut self) -> Vec<Effect> {
+        match complete::of(self.composer.before_cursor()) {
+            complete::Of::Nothing => {}
+            complete::Of::Words { start, words } => {
+                let asked = self.composer.before_cursor()[start..].to_owned();
+                let found: Vec<_> = words.into_iter().filter(|word| word.starts_with(&asked)).collect();
+                self.completed(&asked, &found);
+            }
+            complete::Of::Path { start } => {
+                return vec![Effect::Complete(self.composer.before_cursor()[start..].to_owned())];
+            }
+        }
+        Vec::new()
+    }
+
+    /// Writes what all of `found` begin with, and says what there is to choose from.
+    fn completed(&mut self, asked: &str, found: &[String]) {
+        // Typing went on meanwhile.
+        if !self.composer.before_cursor().ends_with(asked) {
+            return;
+        }
+        let common = complete::common_start(found);
+        let start = self.composer.before_cursor().len() - asked.len();
+        match found {
+            [] => self.remark(Tone::Dim, "Nothing fits."),
+            [one] => {
+                let end = if one.ends_with('/') { "" } else { " " };
+                self.composer.replace_from(start, &format!("{one}{end}"));
+            }
+            _ if common.len() > asked.len() => self.composer.replace_from(start, common),
+            _ => self.remark(Tone::Dim, found.join("  ")),
+        }
+    }
+
+    /// Scrolls the conversation by lines, up if negative.
+    fn scroll(&mut self, lines: isize) {
+        let (total, height) = self.seen;
+        let end = total.saturating_sub(height);
+        let top = self.top.unwrap_or(end).saturating_add_signed(lines);
+        self.top = (top < end).then_some(top);
+    }
+
+    /// What the chat would print: the conversation for the ordinary screen, on which it stays after the end.
+    pub fn farewell(&self) -> Vec<(Tone, String)> {
+        self.log.farewell()
+    }
+
+    /// Opens with these notes.
+    pub fn greet(&mut self, notes: Vec<(Tone, String)>) {
+        notes.iter().for_each(|(tone, text)| self.note(*tone, text));
+    }
+
+    /// Opens with a conversation that was read before.
+    pub fn load(&mut self, file: chat::FileEvent) -> Vec<Effect> {
+        self.tell(chat::Event::File(file))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! Draws the screen from what is: the conversation, what lies over it, the composer, the facts. Every size is drawn
+//! somehow; where there is no room, the composer stays.
+
+use ratatui::Frame;
+use ratatui::layout::{Position, Rect};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::Clear;
+use unicode_width::UnicodeWidthStr;
+
+use super::{Overlay, Screen, help};
+use crate::chat::Choice;
+use crate::theme::Role;
+use crate::wrap;
+
+/// From so many columns on the experts stand beside the conversation.
+const BESIDE_FROM: u16 = 130;
+/// Rows of the expert view beside those of layers: its title, what its marks mean, gauges, the rule.
+const EXPERT_WORDS: usize = 7;
+/// The sign before the composer.
+const PROMPT: &str = "\u{203a} ";
+/// What the empty composer says.
+const PLACEHOLDER: &str = "Ask; / for commands, F1 for help";
+
+impl Screen {
+    /// Draws everything.
+    pub fn draw(&mut self, frame: &mut Frame<'_>) {
+        let area = frame.area();
+        if area.is_empty() {
+            return;
+        }
+        let indent = if area.width > 8 { PROMPT.width() as u16 } else { 0 };
+        // The last column is the cursor's when a row is full.
+        self.composer.set_width(usize::from(area.width.saturating_sub(indent + 1)));
+        let status = u16::from(area.height >= 4);
+        let rule = u16::from(area.height >= 3);
+        let rows = u16::try_from(self.composer.rows().len()).unwrap_or(u16::MAX);
+        let most = (area.height / 3).max(1).min(area.height - status - rule);
+        let writing = rows.min(most);
+        let talk = area.height - status - rule - writing;
+        let at = |y: u16, height: u16| Rect { x: area.x, y: area.y + y, width: area.width, height };
+        if let Some(picker) = &self.picker {
+            picker.draw(area, frame.buffer_mut(), self.theme);
+            return;
+        }
+        let mut page = at(0, talk);
+        if self.watched {
+            page = self.draw_experts(frame, page);
+        }
+        self.draw_talk(frame, page);
+        if rule > 0 {
+            self.draw_rule(frame, at(talk, 1));
+        }
+        self.draw_composer(frame, at(talk + rule, writing), indent);
+        if status > 0 {
+            let line = self.status(usize::from(area.width));
+            frame.render_widget(line, at(area.height - 1, 1));
+        }
+        if let Some(Overlay::Help(top)) = self.overlay {
+            self.draw_help(frame, at(0, talk), top);
+        }
+        if let Some(words) = self.chat.asking() {
+            self.draw_question(frame, at(0, talk), &words);
+        }
+    }
+
+    /// Draws the experts beside the conversation, or above it where that is too narrow; gives what is left.
+    fn draw_experts(&self, frame: &mut Frame<'_>, area: Rect) -> Rect {
+        let line = self.theme.style(Role::Frame);
+        if area.width >= BESIDE_FROM {
+            let width = area.width / 2;
+            let x = area.x + area.width - width;
+            for y in area.y..area.bottom() {
+                frame.buffer_mut().set_string(x, y, "\u{2502}", line);
+            }
+            let view = Rect { x: x + 2, width: width - 2, ..area };
+            self.experts.draw(view, frame.buffer_mut(), self.theme);
+            return Rect { width: area.width - width - 1, ..area };
+        }
+        // A line is enough to say that there are none.
+        let wanted = match self.experts.map().rows.len() {
+            0 => 2,
+            layers => u16::try_from(layers + EXPERT_WORDS).unwrap_or(u16::MAX).min(area.height * 11 / 20),
+        };
+        let height = wanted.min(area.height.saturating_sub(1));
+        if height < 2 {
+            return area;
+        }
+        self.experts.draw(Rect { height: height - 1, ..area }, frame.buffer_mut(), self.theme);
+        let rule = "\u{2500}".repeat(usize::from(area.width));
+        frame.buffer_mut().set_string(area.x, area.y + height - 1, rule, line);
+        Rect { y: area.y + height, height: area.height - height, ..area }
+    }
+
+    fn draw_talk(&mut self, frame: &mut Frame<'_>, area: Rect) {
+        let height = usize::from(area.height);
+        let (theme, now) = (self.theme, self.now);
+        let total = self.log.measure(area.width, theme, self.live.as_mut(), now);
+        let end = total.saturating_sub(height);
+        self.seen = (total, height);
+        self.top = self.top.filter(|top| *top < end);
+        let top = self.top.unwrap_or(end);
+        // A short conversation stands at the bottom, beside the composer.
+        let free = u16::try_from(height.saturating_sub(total)).unwrap_or(0);
+        let area = Rect { y: area.y + free, height: area.height - free, ..area };
+        self.log.draw(area, frame.buffer_mut(), top, self.live.as_mut(), now);
+    }
+
+    fn draw_rule(&self, frame: &mut Frame<'_>, area: Rect) {
+        let width = usize::from(area.width);
+        let line = self.theme.style(Role::Frame);
+        let mut spans = Vec::new();
+        if let Some((role, text)) = self.activity() {
+            let room = width.saturating_sub(4);
+            let shown = cut(&text, room);
+            spans.push(Span::styled("\u{2500} ", line));
+            spans.push(Span::styled(format!("{shown} "), self.theme.style(role)));
+        }
+        let used: usize = spans.iter().map(|span| span.content.width()).sum();
+        spans.push(Span::styled("\u{2500}".repeat(width.saturating_sub(used)), line));
+        frame.render_widget(Line::from(spans), area);
+    }
+
+    fn draw_composer(&self, frame: &mut Frame<'_>, area: Rect, indent: u16) {
+        if area.height == 0 {
+            return;
+        }
+        let (row, column) = self.composer.place();
+        let height = usize::from(area.height);
+        let rows = self.composer.rows();
+        // The cursor's row is in sight, and as much before it as there is room for.
+        let top = (row + 1).saturating_sub(height).min(rows.len().saturating_sub(height));
+        let style = self.theme.style(Role::Text);
+        let buffer = frame.buffer_mut();
+        let room = usize::from(area.width - indent.min(area.width));
+        for (y, range) in (area.y..).zip(rows.iter().skip(top).take(height)) {
+            let text = wrap::shown(&self.composer.text()[range.clone()]);
+            buffer.set_stringn(area.x + indent, y, &text, room, style);
+        }
+        if indent > 0 {
+            let sign = if top == 0 { PROMPT } else { "\u{2026} " };
+            buffer.set_stringn(area.x, area.y, sign, usize::from(indent), self.theme.style(Role::Person));
+        }
+        if self.composer.is_empty() && self.recall.search().is_none() {
+            buffer.set_stringn(area.x + indent, area.y, PLACEHOLDER, room, self.theme.style(Role::Dim));
+        }
+        let x = area.x + (indent + u16::try_from(column).unwrap_or(u16::MAX - indent)).min(area.width - 1);
+        let y = area.y + u16::try_from(row - top).unwrap_or(0).min(area.height - 1);
+        if self.overlay.is_none() && (self.chat.asking().is_none() || !self.composer.is_empty()) {
+            frame.set_cursor_position(Position { x, y });
+        }
+    }
+
+    fn draw_help(&mut self, frame: &mut Frame<'_>, area: Rect, top: usize) {
+        let lines = help::lines(self.theme);
+        let height = usize::from(area.height.saturating_sub(1));
+        let top = top.min(lines.len().saturating_sub(height));
+        self.overlay = Some(Overlay::Help(top));
+        let more = top + height < lines.len();
+        frame.render_widget(Clear, area);
+        let hint = if more { "PgDn shows more, any other key closes this" } else { "any key closes this" };
+        let last = Line::styled(hint, self.theme.style(Role::Dim));
+        let shown: Vec<_> = lines.into_iter().skip(top).take(height).collect();
+        for (y, line) in (area.y..area.bottom()).zip(shown.iter().chain([&last])) {
+            frame.buffer_mut().set_line(area.x, y, line, area.width);
+        }
+    }
+
+    /// The question what becomes of a conversation that is too long, at the bottom of the conversation.
+    fn draw_question(&self, frame: &mut Frame<'_>, area: Rect, words: &str) {
+        let width = usize::from(area.width.saturating_sub(4)).clamp(1, 76);
+        let warning = self.theme.style(Role::Warning);
+        let mut lines: Vec<_> = wrap::rows(words, width)
+            .into_iter()
+            .map(|row| Line::styled(words[row].to_owned(), warning))
+            .collect();
+        lines.push(Line::default());
+        for (key, _, help) in Choice::ALL {
+            lines.push(Line::from(vec![
+                Span::styled(format!("{key}  "), self.theme.style(Role::Accent)),
+                Span::raw(help),
+            ]));
+        }
+        let height = u16::try_from(lines.len() + 2).unwrap_or(u16::MAX).min(area.height);
+        let below = Rect { y: area.bottom() - height, height, ..area };
+        frame.render_widget(Clear, below);
+        frame.render_widget(
+            Line::styled("\u{2500}".repeat(usize::from(area.width)), self.theme.style(Role::Frame)),
+            below,
+        );
+        for (y, line) in (below.y + 1..below.bottom()).zip(&lines) {
+            frame.buffer_mut().set_line(below.x + 2, y, line, below.width.saturating_sub(2));
+        }
+    }
+}
+
+/// As much of `text` as fits, with a sign that something is missing.
+pub fn cut(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let row = wrap::rows(text, width.saturating_sub(1)).into_iter().next().unwrap_or(0..0);
+    format!("{}\u{2026}", text[row].trim_end())
+}

@@ -1,0 +1,617 @@
+//! Transitions of the screen, and pictures of it.
+
+mod pictures;
+
+use crossterm::event::{KeyCode, KeyModifiers};
+use moelten_engine::api::{Answer, GenerateParams, GenerateStats, StopReason};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+
+use super::*;
+use crate::backend::{Failure, Request, Switched};
+use crate::chat::{Attachment, Facts, FileEvent};
+use crate::picker::{Entry, Verdict};
+
+/// A screen in the hands of a person who takes a tenth of a second for everything.
+struct Person {
+    screen: Screen,
+    now: Duration,
+}
+
+const CONTROL: KeyModifiers = KeyModifiers::CONTROL;
+const ALT: KeyModifiers = KeyModifiers::ALT;
+
+impl Person {
+    fn new() -> Self {
+        let facts = Facts {
+            model: "tiny.gguf".into(),
+            format: "Q8_0".into(),
+            context: 1000,
+            supports_system: true,
+            can_skip_thinking: true,
+            ..Facts::default()
+        };
+        let mut chat = Chat::new(facts, GenerateParams::default(), None);
+        chat.keep_conversations();
+        let history = vec!["older question".to_owned(), "/show".to_owned()];
+        Self { screen: Screen::new(chat, Theme::PLAIN, history), now: Duration::ZERO }
+    }
+
+    fn see(&mut self, event: Event) -> Vec<Effect> {
+        self.now += Duration::from_millis(100);
+        self.screen.handle(event, self.now)
+    }
+
+    fn press(&mut self, code: KeyCode, modifiers: KeyModifiers) -> Vec<Effect> {
+        self.see(Event::Key(KeyEvent::new(code, modifiers)))
+    }
+
+    fn key(&mut self, code: KeyCode) -> Vec<Effect> {
+        self.press(code, KeyModifiers::NONE)
+    }
+
+    fn control(&mut self, c: char) -> Vec<Effect> {
+        self.press(KeyCode::Char(c), CONTROL)
+    }
+
+    fn alt(&mut self, c: char) -> Vec<Effect> {
+        self.press(KeyCode::Char(c), ALT)
+    }
+
+    fn write(&mut self, text: &str) {
+        text.chars().for_each(|c| drop(self.key(KeyCode::Char(c))));
+    }
+
+    /// Types and enters; what it leads to without what is remembered.
+    fn enter(&mut self, text: &str) -> Vec<Effect> {
+        self.write(text);
+        let mut effects = self.key(KeyCode::Enter);
+        effects.retain(|effect| !matches!(effect, Effect::Remember(_)));
+        effects
+    }
+
+    fn say(&mut self, text: &str) {
+        self.see(Event::Engine(EngineEvent::Text(text.into())));
+    }
+
+    fn end(&mut self, text: &str, reason: StopReason) -> Vec<Effect> {
+        let stats =
+            GenerateStats { generated_tokens: 5, context_used: 50, context_size: 1000, ..Default::default() };
+        let answer = Answer { text: text.into(), ids: vec![], reason, stats };
+        self.see(Event::Chat(chat::Event::Answered(Box::new(answer), self.now)))
+    }
+
+    /// A question and its answer.
+    fn turn(&mut self, question: &str, answer: &str) {
+        request(&self.enter(question));
+        self.say(answer);
+        self.end(answer, StopReason::EndOfTurn);
+    }
+
+    fn text(&self) -> &str {
+        self.screen.composer.text()
+    }
+
+    fn turns(&self) -> Vec<&str> {
+        self.screen.chat.turns().iter().map(|turn| turn.content.as_str()).collect()
+    }
+
+    /// The screen as text, without blanks at the ends of lines.
+    fn picture(&mut self, columns: u16, rows: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(columns, rows)).unwrap();
+        terminal.draw(|frame| self.screen.draw(frame)).unwrap();
+        let buffer = terminal.backend().buffer().clone();
+        let mut lines = Vec::new();
+        for y in 0..rows {
+            let mut line = String::new();
+            let mut skip = 0;
+            for x in 0..columns {
+                let symbol = buffer[(x, y)].symbol();
+                if skip == 0 {
+                    line.push_str(symbol);
+                    skip = unicode_width::UnicodeWidthStr::width(symbol).max(1);
+                }
+                skip -= 1;
+            }
+            lines.push(line.trim_end().to_owned());
+        }
+        lines.join("\n")
+    }
+
+    #[track_caller]
+    fn shows(&mut self, text: &str) {
+        let picture = self.picture(80, 24);
+        assert!(picture.contains(text), "no {text:?} on\n{picture}");
+    }
+
+    #[track_caller]
+    fn hides(&mut self, text: &str) {
+        let picture = self.picture(80, 24);
+        assert!(!picture.contains(text), "{text:?} on\n{picture}");
+    }
+}
+
+#[track_caller]
+fn request(effects: &[Effect]) -> &Request {
+    let found = effects.iter().find_map(|effect| match effect {
+        Effect::Chat(chat::Effect::Answer(request)) => Some(request),
+        _ => None,
+    });
+    found.unwrap_or_else(|| panic!("no request in {effects:?}"))
+}
+
+#[test]
+fn a_question_is_asked_and_its_answer_shown_as_it_comes() {
+    let mut person = Person::new();
+    let effects = person.enter("Why?");
+    assert_eq!(request(&effects).messages[0].content, "Why?");
+    assert_eq!(person.text(), "");
+    person.shows("preparing");
+    person.see(Event::Engine(EngineEvent::Prompt { done: 0, total: 400 }));
+    person.see(Event::Engine(EngineEvent::Prompt { done: 10, total: 400 }));
+    person.shows("reading prompt 10/400, 100 tok/s, 3 s left");
+    person.say("Beca");
+    person.say("use **of** ");
+    person.shows("Because of");
+    person.shows("writing");
+    let kept = person.end("Because **of** it.", StopReason::EndOfTurn);
+    assert!(matches!(kept.as_slice(), [Effect::Chat(chat::Effect::Keep(_))]), "{kept:?}");
+    person.shows("Because of it.");
+    person.shows("[5 tokens");
+    person.hides("writing");
+}
+
+#[test]
+fn a_key_changes_the_picture_and_time_alone_does_not() {
+    let mut person = Person::new();
+    person.screen.take_changed();
+    person.see(Event::Tick);
+    assert_eq!(person.screen.take_changed(), None);
+    person.write("a");
+    assert_eq!(person.screen.take_changed(), Some(Change::Now));
+    person.enter("");
+    person.screen.take_changed();
+    person.see(Event::Tick);
+    assert_eq!(person.screen.take_changed(), Some(Change::Soon), "the spinner turns");
+    person.say("a");
+    person.write("b");
+    assert_eq!(person.screen.take_changed(), Some(Change::Now), "keys do not wait for the model");
+}
+
+#[test]
+fn typing_goes_on_while_an_answer_is_written_and_entering_waits() {
+    let mut person = Person::new();
+    person.enter("one");
+    person.write("two");
+    assert_eq!(person.key(KeyCode::Enter), []);
+    assert_eq!(person.text(), "two");
+    person.shows("still being written");
+    person.end("ok", StopReason::EndOfTurn);
+    request(&person.key(KeyCode::Enter));
+    assert_eq!(person.turns(), ["one", "ok", "two"]);
+}
+
+#[test]
+fn commands_that_change_nothing_work_while_an_answer_is_written() {
+    let mut person = Person::new();
+    person.enter("one");
+    person.enter("/show");
+    person.shows("tiny.gguf");
+    person.enter("/undo");
+    person.shows("has to wait");
+    assert_eq!(person.turns(), ["one"]);
+}
+
+#[test]
+fn ctrl_c_and_esc_stop_an_answer_and_a_second_ctrl_c_leaves() {
+    for stop in [|person: &mut Person| person.control('c'), |person: &mut Person| person.key(KeyCode::Esc)] {
+        let mut person = Person::new();
+        person.enter("one");
+        person.say("par");
+        assert_eq!(stop(&mut person), [Effect::Stop]);
+        assert!(person.screen.stopping());
+        person.shows("stopping");
+        person.end("par", StopReason::Cancelled);
+        assert!(!person.screen.stopping());
+        assert_eq!(person.turns(), ["one", "par"]);
+    }
+    let mut person = Person::new();
+    person.enter("one");
+    person.say("par");
+    person.control('c');
+    let effects = person.control('c');
+    let [Effect::Stop, Effect::Chat(chat::Effect::Keep(kept)), Effect::Quit] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    assert!(kept.contains("par"), "what there is of the answer is kept: {kept}");
+}
+
+#[test]
+fn ctrl_c_empties_the_composer_first_then_asks_then_leaves() {
+    let mut person = Person::new();
+    person.write("draft");
+    assert_eq!(person.control('c'), []);
+    assert_eq!(person.text(), "");
+    assert_eq!(person.control('c'), []);
+    person.shows("Ctrl-C again");
+    assert_eq!(person.control('c'), [Effect::Quit]);
+    assert_eq!(Person::new().control('d'), [Effect::Quit]);
+    assert_eq!(Person::new().see(Event::End), [Effect::Quit]);
+    assert_eq!(Person::new().enter("/quit"), [Effect::Quit]);
+}
+
+#[test]
+fn new_lines_and_pastes_are_part_of_one_question() {
+    let mut person = Person::new();
+    person.write("one");
+    person.control('j');
+    person.write("two");
+    person.press(KeyCode::Enter, ALT);
+    person.press(KeyCode::Enter, KeyModifiers::SHIFT);
+    person.write("three\\");
+    person.key(KeyCode::Enter);
+    assert_eq!(person.text(), "one\ntwo\n\nthree\n");
+    let lines: Vec<_> = (0..200).map(|i| format!("line {i}")).collect();
+    person.see(Event::Paste(lines.join("\r\n")));
+    let effects = person.key(KeyCode::Enter);
+    let content = &request(&effects).messages[0].content;
+    assert_eq!(content.lines().count(), 4 + 200);
+    assert!(content.ends_with("line 199"));
+}
+
+#[test]
+fn what_steers_terminals_is_left_out_of_a_paste_and_said() {
+    let mut person = Person::new();
+    person.see(Event::Paste("a\u{1b}[31mb\u{0}c".into()));
+    assert_eq!(person.text(), "abc");
+    person.shows("control characters of the paste were left out");
+}
+
+#[test]
+fn answers_cannot_steer_the_terminal() {
+    let mut person = Person::new();
+    person.enter("one");
+    for piece in ["a\u{1b}]52;c;", "aGk=\u{7}b\u{1b}[2", "Jc\u{9b}31md\u{202e}"] {
+        person.say(piece);
+    }
+    person.shows("abcd<U+202E>");
+    person.end("a\u{1b}]52;c;aGk=\u{7}b\u{1b}[2Jc\u{9b}31md\u{202e}", StopReason::EndOfTurn);
+    person.shows("abcd<U+202E>");
+}
+
+#[test]
+fn history_is_at_the_edges_and_can_be_searched() {
+    let mut person = Person::new();
+    person.write("draft");
+    person.key(KeyCode::Up);
+    assert_eq!(person.text(), "/show");
+    person.key(KeyCode::Up);
+    person.key(KeyCode::Up);
+    assert_eq!(person.text(), "older question");
+    person.key(KeyCode::Down);
+    person.key(KeyCode::Down);
+    assert_eq!(person.text(), "draft");
+    person.control('r');
+    person.write("old");
+    person.shows("history: old");
+    assert_eq!(person.text(), "older question");
+    person.key(KeyCode::Esc);
+    assert_eq!(person.text(), "draft");
+    person.control('r');
+    person.write("old");
+    person.key(KeyCode::Enter);
+    person.key(KeyCode::Enter);
+    assert_eq!(person.turns(), ["older question"]);
+}
+
+#[test]
+fn what_is_entered_is_remembered() {
+    let mut person = Person::new();
+    person.write("new question");
+    assert_eq!(person.key(KeyCode::Enter)[0], Effect::Remember("new question".into()));
+    person.key(KeyCode::Up);
+    assert_eq!(person.text(), "new question");
+}
+
+#[test]
+fn tab_completes_commands_and_asks_for_files() {
+    let mut person = Person::new();
+    person.write("/q");
+    person.key(KeyCode::Tab);
+    assert_eq!(person.text(), "/quit ");
+    person.control('u');
+    person.write("/s");
+    person.key(KeyCode::Tab);
+    person.shows("/system  /set  /show  /stats  /save");
+    person.control('u');
+    person.write("/load ta");
+    assert_eq!(person.key(KeyCode::Tab), [Effect::Complete("ta".into())]);
+    let found = |names: &[&str]| Event::Files {
+        asked: "ta".into(),
+        found: names.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    person.see(found(&["talk.json", "tale.json"]));
+    assert_eq!(person.text(), "/load tal");
+    person.see(found(&["talk.json"]));
+    assert_eq!(person.text(), "/load tal", "the answer came too late");
+}
+
+#[test]
+fn retry_undo_edit_and_more_have_keys() {
+    let mut person = Person::new();
+    person.turn("one", "two");
+    request(&person.alt('r'));
+    person.end("three", StopReason::MaxTokens);
+    assert_eq!(person.turns(), ["one", "three"]);
+    person.hides("two");
+    let effects = person.alt('m');
+    assert_eq!(request(&effects).begun, "three");
+    person.say(" four");
+    person.shows("three four");
+    person.end(" four", StopReason::EndOfTurn);
+    assert_eq!(person.turns(), ["one", "three four"]);
+    person.alt('e');
+    assert_eq!(person.text(), "one");
+    person.write("!");
+    let effects = person.key(KeyCode::Enter);
+    assert_eq!(request(&effects).messages.len(), 1);
+    person.end("five", StopReason::EndOfTurn);
+    assert_eq!(person.turns(), ["one!", "five"]);
+    person.hides("three");
+    person.alt('u');
+    assert!(person.turns().is_empty());
+    person.hides("five");
+}
+
+#[test]
+fn an_edit_can_be_left() {
+    let mut person = Person::new();
+    person.turn("one", "two");
+    person.alt('e');
+    person.key(KeyCode::Esc);
+    assert_eq!(person.text(), "");
+    person.turn("three", "four");
+    assert_eq!(person.turns(), ["one", "two", "three", "four"]);
+}
+
+#[test]
+fn thoughts_are_folded_with_a_timer_and_can_be_shown() {
+    let mut person = Person::new();
+    person.enter("one");
+    person.say("<think>\nhmm, let me see");
+    person.now += Duration::from_secs(12);
+    person.see(Event::Tick);
+    person.shows("\u{25b8} thinking, 12 s");
+    person.hides("let me see");
+    person.control('t');
+    person.shows("let me see");
+    person.say("\n</think>\n\nYes.");
+    person.end("<think>\nhmm, let me see\n</think>\n\nYes.", StopReason::EndOfTurn);
+    person.shows("\u{25be} thought for 12 s");
+    person.control('t');
+    person.hides("let me see");
+    let effects = person.enter("and?");
+    assert_eq!(request(&effects).messages[1].content, "Yes.", "earlier thoughts are not sent again");
+    person.end("ok", StopReason::EndOfTurn);
+    person.enter("/think off");
+    assert!(!request(&person.enter("now?")).think);
+}
+
+#[test]
+fn scrolling_stays_where_it_is_while_an_answer_grows() {
+    let mut person = Person::new();
+    for i in 0..20 {
+        person.turn(&format!("question {i}"), "answer");
+    }
+    person.shows("question 19");
+    person.key(KeyCode::PageUp);
+    person.key(KeyCode::PageUp);
+    let before = person.picture(80, 24);
+    assert!(!before.contains("question 19"));
+    person.key(KeyCode::Home);
+    person.shows("question 0");
+    person.key(KeyCode::End);
+    person.shows("question 19");
+    person.enter("more");
+    person.key(KeyCode::Home);
+    person.say("a\n\nb\n\nc\n\nd\n\ne\n\nf");
+    person.shows("question 0");
+    person.key(KeyCode::PageDown);
+    person.hides("question 0\n");
+}
+
+#[test]
+fn help_and_the_experts_open_and_close() {
+    let mut person = Person::new();
+    person.key(KeyCode::Char('?'));
+    person.shows("Ctrl-J");
+    person.key(KeyCode::PageDown);
+    person.shows("/retry");
+    person.key(KeyCode::Esc);
+    person.hides("Ctrl-J");
+    person.write("is it?");
+    assert_eq!(person.text(), "is it?", "inside a text it is a character");
+    person.control('u');
+    person.enter("/help");
+    person.shows("Ctrl-J");
+    person.key(KeyCode::F(1));
+    person.key(KeyCode::F(2));
+    person.shows("no experts");
+    person.enter("/experts");
+    person.hides("no experts");
+}
+
+#[test]
+fn an_editor_of_their_own_may_change_the_text() {
+    for keys in [&[('g', CONTROL)][..], &[('x', CONTROL), ('e', CONTROL)]] {
+        let mut person = Person::new();
+        person.write("draft");
+        let mut effects = Vec::new();
+        keys.iter().for_each(|(c, modifiers)| effects = person.press(KeyCode::Char(*c), *modifiers));
+        assert_eq!(effects, [Effect::Editor("draft".into())]);
+        person.see(Event::Edited(Ok("better\nthan before\n".into())));
+        assert_eq!(person.text(), "better\nthan before");
+        person.see(Event::Edited(Err("vi ended badly".into())));
+        person.shows("vi ended badly");
+        assert_eq!(person.text(), "better\nthan before");
+    }
+}
+
+#[test]
+fn a_full_context_is_a_question() {
+    let full = Failure::ContextFull { tokens: 1200, context: 1000 };
+    let mut person = Person::new();
+    for i in 0..4 {
+        person.turn(&format!("question {i}"), "an answer of some length");
+    }
+    person.enter("one more");
+    let failed = |failure: &Failure| {
+        Event::Chat(chat::Event::Failed { shown: String::new(), failure: failure.clone() })
+    };
+    person.see(failed(&full));
+    person.shows("1200 tokens long, but the context holds 1000");
+    person.shows("d  drop the oldest turns");
+    person.key(KeyCode::Esc);
+    person.shows("Nothing was changed.");
+    person.enter("/retry");
+    person.see(failed(&full));
+    person.write("/undo");
+    assert_eq!(person.text(), "/undo", "its letters are no choices");
+    person.control('u');
+    let effects = person.key(KeyCode::Char('d'));
+    let sent = request(&effects).messages.len();
+    assert!(sent < 9 && sent % 2 == 1, "{sent}");
+    assert_eq!(person.screen.chat.turns().len(), 9, "nothing is lost");
+    person.see(failed(&full));
+    let effects = person.key(KeyCode::Char('s'));
+    assert!(request(&effects).messages.last().unwrap().content.contains("Summarise"));
+    person.shows("summarising");
+    let effects = person.end("They talked.", StopReason::EndOfTurn);
+    let messages = &request(&effects).messages;
+    assert!(messages[0].content.contains("They talked."), "{messages:?}");
+    assert!(messages.len() < sent);
+    person.see(failed(&full));
+    person.shows("This one question is too long");
+    assert_eq!(person.screen.chat.turns().len(), 9);
+}
+
+#[test]
+fn a_cut_answer_goes_on_after_room_was_made() {
+    let mut person = Person::new();
+    person.turn("one", "two");
+    person.enter("three");
+    person.end("fo", StopReason::ContextFull);
+    let effects = person.key(KeyCode::Char('d'));
+    let request = request(&effects);
+    assert_eq!((request.begun.as_str(), request.messages.len()), ("fo", 1));
+    person.end("ur", StopReason::EndOfTurn);
+    assert_eq!(person.turns(), ["one", "two", "three", "four"]);
+}
+
+#[test]
+fn a_failure_keeps_what_was_shown() {
+    let mut person = Person::new();
+    person.enter("one");
+    person.say("Once upon");
+    let failure = Failure::Other("error[E-IO-03]: broken disk".into());
+    person.see(Event::Chat(chat::Event::Failed { shown: "Once upon".into(), failure }));
+    person.shows("Once upon");
+    person.shows("! error[E-IO-03]: broken disk. The answer so far is kept.");
+}
+
+#[test]
+fn files_lie_beside_the_next_question_in_sight() {
+    let mut person = Person::new();
+    let effects = person.enter("/file a.txt");
+    assert_eq!(effects, [Effect::Chat(chat::Effect::Attach { path: "a.txt".into() })]);
+    let attachment =
+        Attachment { name: "a.txt".into(), text: "x ``` y".into(), tokens: 3100, replaced: false };
+    let result = Ok(attachment);
+    person.see(Event::Chat(chat::Event::File(FileEvent::Attached { path: "a.txt".into(), result })));
+    person.shows("with a.txt (3.1k tokens)");
+    let effects = person.enter("what?");
+    assert_eq!(request(&effects).messages[0].content, "File a.txt:\n````\nx ``` y\n````\n\nwhat?");
+    person.hides("with a.txt");
+}
+
+#[test]
+fn the_answer_or_its_code_goes_to_the_clipboard_on_request() {
+    let mut person = Person::new();
+    person.turn("one", "<think>\nhm\n</think>\n\nSee:\n\n```\nlet x;\n```\n");
+    let copied = |effects: Vec<Effect>| match effects.as_slice() {
+        [Effect::Chat(chat::Effect::Copy(text))] => text.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert!(copied(person.alt('c')).starts_with("See:"));
+    assert_eq!(copied(person.enter("/copy code 1")), "let x;\n");
+    assert_eq!(person.enter("/copy code 2"), []);
+    person.shows("has 1 block of code");
+}
+
+#[test]
+fn another_model_takes_over_or_does_not() {
+    let mut person = Person::new();
+    person.turn("one", "two");
+    let effects = person.enter("/model other.gguf");
+    assert_eq!(effects, [Effect::Chat(chat::Effect::Switch(Some("other.gguf".into())))]);
+    person.shows("opening the model");
+    person.see(Event::Chat(chat::Event::Switched(Err("error[E-IO-01]: no such file".into()))));
+    person.shows("no such file. tiny.gguf is open as before.");
+    person.enter("/model other.gguf");
+    let facts = Facts { model: "other.gguf".into(), ..Facts::default() };
+    let switched = Switched { facts, params: GenerateParams::default() };
+    person.see(Event::Chat(chat::Event::Switched(Ok(Box::new(switched)))));
+    person.shows("other.gguf answers from now on");
+    assert_eq!(request(&person.enter("three")).messages.len(), 3, "the conversation goes on");
+}
+
+#[test]
+fn a_model_is_picked_from_a_list_that_fills() {
+    let mut person = Person::new();
+    assert_eq!(person.key(KeyCode::F(3)), [Effect::Find]);
+    let model = |name: &str| {
+        let verdict = Verdict::Ram("9 tok/s".into());
+        let (name, path) = (name.to_owned(), Some(name.into()));
+        Event::Found(Found::Model(Entry {
+            name,
+            place: "here".into(),
+            path,
+            bytes: None,
+            kind: "k".into(),
+            verdict,
+        }))
+    };
+    person.see(model("one.gguf"));
+    person.see(model("two.gguf"));
+    person.see(Event::Found(Found::All));
+    person.shows("two.gguf");
+    person.write("two");
+    assert_eq!(
+        person.key(KeyCode::Enter),
+        [Effect::StopFinding, Effect::Chat(chat::Effect::Switch(Some("two.gguf".into())))]
+    );
+    person.see(Event::Chat(chat::Event::Switched(Err("no".into()))));
+    assert_eq!(person.enter("/model"), [Effect::Find]);
+    assert_eq!(person.key(KeyCode::Esc), [Effect::StopFinding]);
+    person.hides("Which model?");
+    person.enter("busy");
+    assert_eq!(person.key(KeyCode::F(3)), []);
+    person.shows("has to wait");
+}
+
+#[test]
+fn leaving_shows_the_conversation_without_control_characters() {
+    let mut person = Person::new();
+    person.turn("one\ntwo", "<think>\nhm\n</think>\n\nthree\u{1b}[31m!");
+    let texts: Vec<_> = person.screen.farewell().into_iter().map(|(_, text)| text).collect();
+    assert_eq!(texts, ["> one\n  two\n", "three!\n"]);
+}
+
+#[test]
+fn releases_of_keys_are_not_keys() {
+    let mut person = Person::new();
+    let mut key = KeyEvent::new(KeyCode::Char('a'), KeyModifiers::NONE);
+    key.kind = crossterm::event::KeyEventKind::Release;
+    person.see(Event::Key(key));
+    assert_eq!(person.text(), "");
+}

@@ -1,0 +1,214 @@
+//! Whole screens at several sizes. A picture that changes is looked at before it is accepted.
+
+use moelten_engine::api::{ExpertCell, ExpertPlace, ExpertRow, MemoryUse};
+use proptest::prelude::*;
+
+use super::*;
+
+/// A conversation with all there is.
+fn conversation() -> Person {
+    let mut person = Person::new();
+    person
+        .screen
+        .greet(vec![(Tone::Plain, "moelten: tiny.gguf".into()), (Tone::Dim, "context 1,000 tokens".into())]);
+    person.turn(
+        "Which is the *largest* moon? \u{4e16}\u{754c}",
+        "<think>\nJupiter?\n</think>\n\n## Moons\n\n- **Ganymede**, 5268 km\n- `Titan`",
+    );
+    person.enter("And why?");
+    person.say("It is ");
+    person
+}
+
+#[track_caller]
+fn check(person: &mut Person, columns: u16, rows: u16, expected: &str) {
+    let picture = person.picture(columns, rows);
+    // The text begins and ends on lines of their own.
+    let expected = expected.strip_prefix('\n').and_then(|text| text.strip_suffix('\n')).unwrap();
+    assert!(picture == expected, "expected\n{expected}\n--- found\n{picture}\n--- end");
+}
+
+/// A model with experts, some of them at work.
+fn watching() -> Person {
+    let mut person = conversation();
+    let cell = |expert: usize| ExpertCell {
+        place: if expert.is_multiple_of(3) { ExpertPlace::Resident } else { ExpertPlace::Absent },
+        used: expert.is_multiple_of(6).then_some(0),
+        guessed: None,
+    };
+    let row =
+        |layer| ExpertRow { layer, slots: 6, cells: (0..16).map(cell).collect(), ..ExpertRow::default() };
+    let memory = MemoryUse {
+        owned_bytes: Some(1_200_000_000),
+        budget_bytes: 4_300_000_000,
+        slot_bytes: 1_000_000_000,
+        given_back_bytes: 0,
+    };
+    let map = ExpertMap { rows: (0..4).map(row).collect(), memory, ..ExpertMap::default() };
+    person.see(Event::Experts(Box::new(map)));
+    person.key(KeyCode::F(2));
+    person
+}
+
+#[test]
+fn an_ordinary_terminal() {
+    check(
+        &mut conversation(),
+        80,
+        24,
+        r"
+
+
+
+
+  moelten: tiny.gguf
+  context 1,000 tokens
+
+› Which is the *largest* moon? 世界
+
+  ▸ a thought
+
+  Moons
+
+  • Ganymede, 5268 km
+  • `Titan`
+
+  [5 tokens, 0.0 tok/s, context 50/1000 (5%)]
+
+› And why?
+
+  It is
+─ ◝ writing, 0 s ───────────────────────────────────────────────────────────────
+› Ask; / for commands, F1 for help
+ tiny · Q8_0 · ctx ────── 0% · F1 help  F2 experts  F3 models
+",
+    );
+}
+
+#[test]
+fn a_small_one() {
+    check(
+        &mut conversation(),
+        20,
+        5,
+        r"
+
+  It is
+─ ◝ writing, 0 s ───
+› Ask; / for command
+ ctx ────── 0%
+",
+    );
+}
+
+#[test]
+fn a_single_cell() {
+    check(
+        &mut conversation(),
+        1,
+        1,
+        r"
+A
+",
+    );
+}
+
+#[test]
+fn a_narrow_one() {
+    check(
+        &mut conversation(),
+        40,
+        12,
+        r"
+  • Ganymede, 5268 km
+  • `Titan`
+
+  [5 tokens, 0.0 tok/s, context 50/1000
+  (5%)]
+
+› And why?
+
+  It is
+─ ◝ writing, 0 s ───────────────────────
+› Ask; / for commands, F1 for help
+ tiny · Q8_0 · ctx ────── 0%
+",
+    );
+}
+
+#[test]
+fn the_experts_above() {
+    check(
+        &mut watching(),
+        80,
+        24,
+        r"
+4 layers of 16 experts, 6 in memory                                  hits  seen
+  0 ████········░░░░········████········░░░░········████········░░░░
+  1 ████········░░░░········████········░░░░········████········░░░░
+  2 ████········░░░░········████········░░░░········████········░░░░
+  3 ████········░░░░········████········░░░░········████········░░░░
+░ in memory  █ used  # foreseen, used  x foreseen in vain  ~ loading  · on disk
+memory   ██████░░░░░░░░░░░░░░░░░░ 1.2 GB of 4.3 GB
+
+
+
+────────────────────────────────────────────────────────────────────────────────
+  Moons
+
+  • Ganymede, 5268 km
+  • `Titan`
+
+  [5 tokens, 0.0 tok/s, context 50/1000 (5%)]
+
+› And why?
+
+  It is
+─ ◞ writing, 0 s ───────────────────────────────────────────────────────────────
+› Ask; / for commands, F1 for help
+ tiny · Q8_0 · ctx ────── 0% · RAM 1.2/4.3 GB · F1 help  F2 experts  F3 models
+",
+    );
+}
+
+#[test]
+fn the_experts_beside() {
+    check(
+        &mut watching(),
+        200,
+        14,
+        r"
+                                                                                                    │ 4 layers of 16 experts, 6 in memory                                  hits  seen
+  Moons                                                                                             │   0 ████········░░░░········████········░░░░········████········░░░░
+                                                                                                    │   1 ████········░░░░········████········░░░░········████········░░░░
+  • Ganymede, 5268 km                                                                               │   2 ████········░░░░········████········░░░░········████········░░░░
+  • `Titan`                                                                                         │   3 ████········░░░░········████········░░░░········████········░░░░
+                                                                                                    │ ░ in memory  █ used  # foreseen, used  x foreseen in vain  ~ loading  · on disk  ▓ just used
+  [5 tokens, 0.0 tok/s, context 50/1000 (5%)]                                                       │ memory   ██████░░░░░░░░░░░░░░░░░░ 1.2 GB of 4.3 GB
+                                                                                                    │
+› And why?                                                                                          │
+                                                                                                    │
+  It is                                                                                             │
+─ ◞ writing, 0 s ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+› Ask; / for commands, F1 for help
+ tiny · Q8_0 · ctx ────── 0% · RAM 1.2/4.3 GB · F1 help  F2 experts  F3 models
+",
+    );
+}
+
+proptest! {
+    #[test]
+    fn every_size_can_be_drawn(columns in 1u16..130, rows in 1u16..40, open in 0u8..4, typed in "[a-z \n世]{0,80}") {
+        let mut person = conversation();
+        person.see(Event::Paste(typed));
+        if open & 1 > 0 {
+            person.key(KeyCode::F(1));
+        }
+        if open & 2 > 0 {
+            person.key(KeyCode::F(2));
+        }
+        person.picture(columns, rows);
+        person.key(KeyCode::PageUp);
+        person.picture(rows, columns.min(60));
+    }
+}
