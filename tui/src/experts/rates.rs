@@ -11,6 +11,8 @@ use moelten_engine::api::{ExpertMap, ExpertUse};
 const SPAN: Duration = Duration::from_secs(4);
 /// Time between two samples that are kept.
 const STEP: Duration = Duration::from_millis(200);
+/// Time after which a rate is no accident of two moments.
+const TRUSTED: Duration = Duration::from_secs(2);
 /// Two snapshots that lie further apart say nothing of the time between them.
 const GAP: Duration = Duration::from_secs(2);
 
@@ -107,6 +109,23 @@ impl Window {
         while self.samples.len() > 2 && self.samples[1].active <= oldest {
             self.samples.pop_front();
         }
+        self.learn();
+    }
+
+    /// Limits are measured in a moment, with other programs about: what was reached for a while is possible too.
+    fn learn(&mut self) {
+        let long = self.ends().is_some_and(|(first, last)| last.active - first.active >= TRUSTED);
+        if !long {
+            return;
+        }
+        let rates = self.rates();
+        let raise = |limit: &mut Option<f64>, reached: Option<f64>| {
+            if let (Some(limit), Some(reached)) = (limit, reached) {
+                *limit = limit.max(reached);
+            }
+        };
+        raise(&mut self.limits.ram_gb_per_s, rates.ram_gb_per_s);
+        raise(&mut self.limits.disk_gb_per_s, rates.disk_gb_per_s);
     }
 
     fn ends(&self) -> Option<(&Sample, &Sample)> {

@@ -127,6 +127,23 @@ fn time_without_work_does_not_count() {
 }
 
 #[test]
+fn what_was_reached_is_possible() {
+    let (mut view, mut now) = (ExpertView::new(LIMITS), map(1, 8));
+    for second in 1..6 {
+        now.read_bytes += 1_500_000_000;
+        now.decode.tokens += 1;
+        view.update(now.clone(), Duration::from_secs(second));
+    }
+    let rates = view.rates();
+    assert_eq!((rates.limits.disk_gb_per_s, rates.limits.ram_gb_per_s), (Some(1.5), Some(20.0)));
+    // One busy moment proves nothing, and what is not known stays so.
+    let mut view = ExpertView::new(Limits { disk_gb_per_s: Some(1.0), ..Limits::default() });
+    view.update(map(1, 8), Duration::from_secs(1));
+    view.update(now, Duration::from_secs(2));
+    assert_eq!(view.rates().limits, Limits { disk_gb_per_s: Some(1.0), ..Limits::default() });
+}
+
+#[test]
 fn old_samples_leave() {
     let (mut view, mut now) = (ExpertView::new(Limits::default()), map(1, 8));
     for step in 0..1000 {
