@@ -10,7 +10,7 @@ use std::path::Path;
 use common::{FAMILIES, deviation, folder, golden, run, worst_noise};
 use moelten_loader::convert::types::{Class, MIXTURES, Mixture, TypeError, TypePlan};
 use moelten_loader::convert::verify::verify;
-use moelten_loader::convert::{Conversion, FileLayout, Types, Work};
+use moelten_loader::convert::{Conversion, Event, FileLayout, Types, Work};
 use moelten_loader::load::load;
 use moelten_quant::Format;
 
@@ -108,4 +108,36 @@ fn threads_and_memory_change_no_byte() {
             assert!(first.get_or_insert_with(|| bytes.clone()) == &bytes, "{threads} threads");
         }
     }
+}
+
+/// Stopped while it writes, and again while what there is of it is being checked: nothing complete is done twice.
+#[test]
+fn stopping_never_loses_what_is_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let loaded = load(&folder("mixtral-256")).unwrap();
+    let types = TypePlan::new(&loaded, Mixture::named("q4_k_m").unwrap(), &[], false).unwrap();
+    let choose = |role| types.format(role);
+    let plan = Conversion::plan_as(&loaded, FileLayout::Standard, Types::Chosen(&choose)).unwrap();
+    let (whole, target) = (dir.path().join("whole.gguf"), dir.path().join("target.gguf"));
+    assert!(plan.write(&whole, &mut |_| true).unwrap());
+    let work = Work { threads: 1, memory: Some(0) };
+    let small = |event| !matches!(event, Event::Written { bytes, total } if bytes > total / 2);
+    assert!(!plan.write_with(&target, work, &mut { small }).unwrap());
+    let left = || std::fs::metadata(dir.path().join("target.gguf.partial")).unwrap().len();
+    let before = left();
+    for _ in 0..3 {
+        assert!(
+            !plan.write_with(&target, work, &mut |event| !matches!(event, Event::Checked { .. })).unwrap()
+        );
+        assert_eq!(left(), before);
+    }
+    let mut resumed = 0;
+    let finished = plan.write_with(&target, work, &mut |event| {
+        if let Event::Resumed { bytes } = event {
+            resumed = bytes;
+        }
+        true
+    });
+    assert!(finished.unwrap() && resumed > before / 2, "{resumed} of {before}");
+    assert!(std::fs::read(&target).unwrap() == std::fs::read(&whole).unwrap());
 }

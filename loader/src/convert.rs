@@ -13,7 +13,7 @@ pub mod verify;
 mod write;
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use moelten_quant::Format;
 
@@ -23,6 +23,7 @@ use crate::gguf::{ALIGNMENT_KEY, GgmlType, Value};
 use crate::gguf_keys;
 use crate::gguf_write::{GgufPlan, TensorPlan};
 use crate::load::{LoadedModel, Source};
+use crate::output::PartialFile;
 use crate::packed::{self, PackedIndex, PackedLayer, RecordShape, record_name};
 use crate::roles::{GGUF_NAMES, LayerTensor, Part, Role, gguf_name};
 use crate::spec::{Ffn, Mixer, ModelSpec, Pairing, RopeScaling, RopeSpec};
@@ -163,6 +164,8 @@ pub struct Conversion<'a> {
     packed: Option<PackedIndex>,
     metadata: Entries,
     importance: Option<&'a dyn Importance>,
+    /// Inputs beside the model's own.
+    protected: Vec<PathBuf>,
     /// Whether the metadata has room for checksums of every tensor.
     described: bool,
     /// What the output cannot say, one line each, for people.
@@ -216,21 +219,25 @@ impl<'a> Conversion<'a> {
             set(&mut metadata, "general.quantization_version", Some(Value::U32(2)));
             // What it said of the source's types is not true any more; `describe` says what is.
             set(&mut metadata, "general.file_type", None);
+            metadata.retain(|(key, _)| !key.starts_with("quantize.imatrix."));
         }
         if let Some(packed) = &packed {
             set(&mut metadata, ALIGNMENT_KEY, Some(Value::U32(packed::RECORD_ALIGN)));
             metadata.extend(packed.metadata());
         }
-        Ok(Self {
+        let mut plan = Self {
             model,
             outputs,
             experts: layers,
             packed,
             metadata,
             importance: None,
+            protected: Vec::new(),
             described: false,
             notices,
-        })
+        };
+        plan.renew_checksums();
+        Ok(plan)
     }
 
     /// Bytes of all weights.
@@ -284,6 +291,37 @@ impl<'a> Conversion<'a> {
         self.importance = Some(importance);
     }
 
+    /// Has `path` count as an input, which the output must not replace.
+    pub fn protect(&mut self, path: &Path) {
+        self.protected.push(path.to_owned());
+    }
+
+    /// Refuses a target that cannot be written, as [`Self::write_with`] would.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`].
+    pub fn check_target(&self, target: &Path) -> Result<()> {
+        let inputs = self.inputs();
+        let sources: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+        PartialFile::places(target, &sources).map(drop)
+    }
+
+    /// Everything that is read: weights, what lies beside them in a folder, and what else was named.
+    fn inputs(&self) -> Vec<PathBuf> {
+        let mut inputs: Vec<PathBuf> =
+            self.model.tensors.catalog().files().iter().map(|file| file.path().to_owned()).collect();
+        if let Source::Hf { path, .. } = &self.model.source {
+            let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+            // An output beside its source is not an input of the next one.
+            let output = |path: &Path| {
+                path.extension().is_some_and(|e| e == "gguf" || e == "partial" || e == "journal")
+            };
+            inputs.extend(entries.map(|entry| entry.path()).filter(|path| !output(path)));
+        }
+        inputs.extend(self.protected.iter().cloned());
+        inputs
+    }
+
     /// How the file that will be `target` lies.
     ///
     /// # Errors
@@ -327,9 +365,10 @@ fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec<Output>> {
     let mut out = rope_divisors(spec);
     for (role, matrix) in tensors.dense() {
         let vector = matrix.rows == 1;
+        let router = is_router(role);
         let chosen = choose(role);
         // What decides between experts is never rounded to blocks.
-        let exact = vector || (is_router(role) && chosen.block_len() > 1);
+        let exact = (vector && !router) || (router && chosen.block_len() > 1);
         let format = if exact { Format::F32 } else { chosen };
         let shape = if vector { vec![dim(matrix.cols)] } else { vec![dim(matrix.rows), dim(matrix.cols)] };
         let values = Values::Matrix { role, matrix, format, pairs: row_pairs(spec, role) };

@@ -113,7 +113,7 @@ impl GgufPlan {
     }
 }
 
-/// A GGUF file in the making. Dropped without [`Self::finish`] or [`Self::keep`], it leaves nothing behind.
+/// A GGUF file in the making. Dropped without [`Self::finish`], it leaves nothing behind, unless it can be gone on with.
 #[derive(Debug)]
 pub struct GgufWriter {
     file: PartialFile,
@@ -220,9 +220,9 @@ impl GgufWriter {
         self.file.flush()
     }
 
-    /// Leaves the unfinished file, for [`Self::resume`].
-    pub fn keep(self) {
-        self.file.keep();
+    /// Says whether what there is of the file stays when the work ends early, for [`Self::resume`].
+    pub fn set_resumable(&mut self, resumable: bool) {
+        self.file.set_resumable(resumable);
     }
 
     /// Moves on from tensors that have all their values.
@@ -239,7 +239,7 @@ impl GgufWriter {
 
     /// Zeros from `len`, counted from an aligned place, to the next aligned place.
     fn pad(&mut self, len: u64) -> Result<()> {
-        let end = align_up(len, self.plan.alignment).expect("create computed the same place");
+        let end = align_up(len, self.plan.alignment).expect("the plan has the same place");
         let zeros = vec![0; usize::try_from(end - len).expect("alignments are small")];
         self.file.write(&zeros)
     }

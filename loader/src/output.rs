@@ -7,16 +7,18 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{LoadError, Result};
 
-/// A file in the making. Dropped without [`Self::commit`] or [`Self::keep`], it leaves nothing behind.
+/// A file in the making. Dropped without [`Self::commit`], it leaves nothing behind, unless it can be gone on with.
 #[derive(Debug)]
 pub struct PartialFile {
     /// `None` once committed.
     file: Option<BufWriter<File>>,
     partial: PathBuf,
     target: PathBuf,
+    /// Whether what there is of it stays when the work ends early.
+    resumable: bool,
 }
 
-const OPEN: &str = "only commit and keep take the file, and consume self";
+const OPEN: &str = "only commit takes the file, and consumes self";
 
 impl PartialFile {
     /// Begins `target`, writing to `target` with `.partial` appended. A leftover of that name is overwritten,
@@ -35,9 +37,33 @@ impl PartialFile {
     /// # Errors
     /// As [`Self::create`].
     pub fn resume(target: &Path, sources: &[&Path]) -> Result<Self> {
-        let refuse = |kind, message: &'static str| {
-            Err(LoadError::io(target, "write the file", io::Error::new(kind, message)))
-        };
+        let (target, partial) = Self::places(target, sources)?;
+        let failed = |source| LoadError::io(&partial, "create the file", source);
+        let file = open_regular(&partial).map_err(failed)?;
+        let busy = || refusal(&target, io::ErrorKind::ResourceBusy, "another process is writing it");
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(busy()),
+            // Some file systems have no locks; then the rename still keeps the result whole.
+            Err(TryLockError::Error(_)) => {}
+        }
+        // Whoever had the lock until now may have finished: then this is the finished file, not the one of that name.
+        if !is_file_at(&file, &partial) {
+            return Err(busy());
+        }
+        let file = Some(BufWriter::with_capacity(1 << 20, file));
+        Ok(Self { file, partial, target, resumable: false })
+    }
+
+    /// Where the finished file will be, links resolved, and where it is until then.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`] for a target that cannot be a file of its own: a folder, a device, or one of `sources`.
+    pub fn places(target: &Path, sources: &[&Path]) -> Result<(PathBuf, PathBuf)> {
+        let refuse = |kind, message: &'static str| Err(refusal(target, kind, message));
+        if target.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            return refuse(io::ErrorKind::IsADirectory, "it is a folder; give a file name");
+        }
         if let Ok(existing) = std::fs::metadata(target) {
             if existing.is_dir() {
                 return refuse(io::ErrorKind::IsADirectory, "it is a folder; give a file name");
@@ -45,32 +71,29 @@ impl PartialFile {
             if !existing.is_file() {
                 return refuse(io::ErrorKind::InvalidInput, "it is a device or a pipe; give a file name");
             }
-            if sources.iter().any(|source| same_file(target, source)) {
-                return refuse(io::ErrorKind::InvalidInput, "it is the input; give another name");
-            }
         }
+        // A link stays a link: what it leads to is replaced.
+        let linked = std::fs::symlink_metadata(target).is_ok_and(|found| found.is_symlink());
+        let target = if linked {
+            target.canonicalize().map_err(|source| LoadError::io(target, "follow the link", source))?
+        } else {
+            target.to_owned()
+        };
         let Some(name) = target.file_name() else {
             return refuse(io::ErrorKind::InvalidInput, "it has no file name");
         };
-        let mut partial_name = name.to_owned();
-        partial_name.push(".partial");
-        let partial = target.with_file_name(partial_name);
-
-        let failed = |source| LoadError::io(&partial, "create the file", source);
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).open(&partial);
-        let file = file.map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let message = "another process is writing it";
-                return refuse(io::ErrorKind::ResourceBusy, message);
-            }
-            // Some file systems have no locks; then the rename still keeps the result whole.
-            Err(TryLockError::Error(_)) => {}
+        let mut partial = name.to_owned();
+        partial.push(".partial");
+        let partial = target.with_file_name(partial);
+        for path in [&target, &partial] {
+            apart(path, sources)?;
         }
-        let file = Some(BufWriter::with_capacity(1 << 20, file));
-        Ok(Self { file, partial, target: target.to_owned() })
+        Ok((target, partial))
+    }
+
+    /// Says whether what there is of the file stays when the work ends early.
+    pub fn set_resumable(&mut self, resumable: bool) {
+        self.resumable = resumable;
     }
 
     /// Where the bytes are until they are complete.
@@ -122,12 +145,6 @@ impl PartialFile {
         self.file.as_mut().expect(OPEN).flush().map_err(failed)
     }
 
-    /// Leaves what was written under the name of the unfinished file.
-    pub fn keep(mut self) {
-        // What is still in the buffer was never promised to anyone.
-        drop(self.file.take().map(BufWriter::into_parts));
-    }
-
     /// Appends bytes.
     ///
     /// # Errors
@@ -159,15 +176,13 @@ impl PartialFile {
         let file = self.file.as_mut().expect(OPEN);
         file.flush().map_err(failed)?;
         file.get_ref().sync_all().map_err(failed)?;
-        // Windows renames no open file; the lock goes with it.
-        let renamed = {
+        if cfg!(windows) {
+            // Windows renames no open file. Elsewhere the lock is held until the name has changed.
             drop(self.file.take().map(BufWriter::into_parts));
-            std::fs::rename(&self.partial, &self.target)
-        };
-        if let Err(source) = renamed {
-            let _best_effort = std::fs::remove_file(&self.partial);
-            return Err(LoadError::io(&self.target, "rename the finished file", source));
         }
+        let failed = |source| LoadError::io(&self.target, "rename the finished file", source);
+        std::fs::rename(&self.partial, &self.target).map_err(failed)?;
+        drop(self.file.take().map(BufWriter::into_parts));
         sync_folder(&self.target).map_err(|source| LoadError::io(&self.target, "sync the folder", source))
     }
 }
@@ -175,10 +190,60 @@ impl PartialFile {
 impl Drop for PartialFile {
     fn drop(&mut self) {
         if let Some(file) = self.file.take() {
-            // The buffered rest is not wanted either.
+            if !self.resumable && !cfg!(windows) {
+                // While the lock is held: the next one of this name may be another's.
+                let _best_effort = std::fs::remove_file(&self.partial);
+            }
+            // The buffered rest was never promised to anyone.
             drop(file.into_parts());
-            let _best_effort = std::fs::remove_file(&self.partial);
+            if !self.resumable && cfg!(windows) {
+                let _best_effort = std::fs::remove_file(&self.partial);
+            }
         }
+    }
+}
+
+fn refusal(target: &Path, kind: io::ErrorKind, message: &'static str) -> LoadError {
+    LoadError::io(target, "write the file", io::Error::new(kind, message))
+}
+
+/// Refuses a path that is one of `sources`, or a link.
+pub(crate) fn apart(path: &Path, sources: &[&Path]) -> Result<()> {
+    let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.is_file() {
+        return Err(refusal(path, io::ErrorKind::InvalidInput, "it is a link or no file; remove it"));
+    }
+    if sources.iter().any(|source| same_file(path, source)) {
+        return Err(refusal(path, io::ErrorKind::InvalidInput, "it is the input; give another name"));
+    }
+    Ok(())
+}
+
+/// Opens a file to read and write, which may be new. Links are not followed.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    {
+        let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).map_err(io::Error::other)?;
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, flags);
+    }
+    options.open(path)
+}
+
+/// Whether an open file is the one that a path leads to.
+fn is_file_at(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |found: std::fs::Metadata| (found.dev(), found.ino());
+        let there = std::fs::symlink_metadata(path).map(identity).ok();
+        there.is_some() && file.metadata().map(identity).ok() == there
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        path.exists()
     }
 }
 

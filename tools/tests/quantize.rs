@@ -131,7 +131,8 @@ fn b88_patterns() {
         assert!(outcome.err.contains(part), "{rules:?}: {part} is not in {}", outcome.err);
         assert!(!target.exists());
     }
-    // The last match counts.
+    // The last match counts, for routers too.
+    with(&["ffn_=q8_0", "ffn_gate_inp=f32"]).fine();
     with(&["ffn_.*_exps=q5_1", r"blk\.0\.ffn_down_exps=q8_0", "ffn_gate_inp=f16"]).fine();
     let report = args(["verify", target.to_str().unwrap(), "--json"]).fine();
     let report: serde_json::Value = serde_json::from_str(report.text()).unwrap();
@@ -165,6 +166,32 @@ fn a_dry_run_says_what_will_be_and_writes_nothing() {
         all.map(|row| (text(row, "class"), text(row, "type"), row["bytes"].as_u64().unwrap())).collect()
     };
     assert_eq!(sizes(&plan), sizes(&report));
+}
+
+/// Checksums are of the tensors that a file has, whatever way it came.
+#[test]
+fn layouts_there_and_back_stay_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    quantize(&golden("mixtral"), &at("p.gguf"), &["--type", "q8_0", "--layout", "packed"]).fine();
+    quantize(&at("p.gguf"), &at("s.gguf"), &[]).fine();
+    quantize(&at("s.gguf"), &at("p2.gguf"), &["--layout", "packed"]).fine();
+    quantize(&golden("mixtral"), &at("direct.gguf"), &["--type", "q8_0"]).fine();
+    for name in ["p.gguf", "s.gguf", "p2.gguf", "direct.gguf"] {
+        let report = args(["verify", at(name).to_str().unwrap()]).fine().text().to_owned();
+        assert!(report.contains("all with checksums"), "{name}: {report}");
+    }
+}
+
+/// Gates of shared experts are one row, and a matrix all the same.
+#[test]
+fn gates_of_shared_experts_have_the_type_that_is_written_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("target.gguf");
+    let options = ["--type", "q8_0", "--tensor-type", "ffn_gate_inp_shexp=f16"];
+    quantize(&golden("qwen2moe"), &target, &options).fine();
+    let report = args(["verify", target.to_str().unwrap()]).fine().text().to_owned();
+    assert!(report.lines().any(|line| line.contains("routers") && line.contains("F16")), "{report}");
 }
 
 #[test]
@@ -220,13 +247,19 @@ fn b51_weights_that_are_no_numbers() {
     bytes[end - 4..].copy_from_slice(&[0xc0, 0x7f, 0x80, 0x7f]);
     std::fs::write(&weights, bytes).unwrap();
     let target = dir.path().join("target.gguf");
-    for kind in ["q4_0", "q8_0", "q4_k_m", "f16", "f32"] {
+    for kind in ["q4_0", "q8_0", "q4_k_m", "f16", "f32", "bf16"] {
         let outcome = quantize(&folder, &target, &["--type", kind]).refused(3, "E-FILE-02");
         assert!(outcome.err.contains("NaN"), "{kind}: {}", outcome.err);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "{kind} leaves nothing");
     }
     let outcome = args(["verify", folder.to_str().unwrap()]).refused(9, "E-VERIFY-01");
     assert!(outcome.err.contains("no number in row"), "{}", outcome.err);
+    // In the middle of the file are matrices, of the type that is asked for already.
+    let mut bytes = std::fs::read(golden("mixtral-256").join("model.safetensors")).unwrap();
+    let middle = end / 4 * 2;
+    bytes[middle..middle + 2].copy_from_slice(&[0xc0, 0x7f]);
+    std::fs::write(&weights, bytes).unwrap();
+    quantize(&folder, &target, &["--type", "bf16"]).refused(3, "E-FILE-02");
 }
 
 #[test]

@@ -139,10 +139,10 @@ fn f09_no_room_at_200_points() {
     setting.clean();
 }
 
-/// A disk that is really full, where this process may have one.
+/// A disk that is too small, where this process may have one: refused before anything is written.
 #[test]
 #[cfg(target_os = "linux")]
-fn f09_a_full_disk() {
+fn f09_a_small_disk() {
     let setting = Setting::new();
     let disk = setting.folder.path().join("disk");
     std::fs::create_dir(&disk).unwrap();
@@ -153,10 +153,8 @@ fn f09_a_full_disk() {
         return;
     }
     let target = disk.join("out.gguf");
-    // What is known beforehand is refused beforehand.
     let refused = run(command(&setting.source, &target).args(TYPE), b"");
     let left = std::fs::read_dir(&disk).unwrap().count();
-    // What is not is found when it happens: something else fills the disk meanwhile.
     let unmounted = Command::new("umount").arg(&disk).status().unwrap();
     let refused = refused.refused(7, "E-DISK-01");
     assert!(refused.err.contains("make room for"), "{}", refused.err);
@@ -233,4 +231,49 @@ fn leftovers_are_looked_at() {
     assert!(outcome.err.contains("going on after"), "{}", outcome.err);
     assert!(setting.complete());
     setting.clean();
+}
+
+/// Nothing that is read is ever written to, whatever the names are.
+#[test]
+fn inputs_are_never_outputs() {
+    let setting = Setting::new();
+    let folder = setting.folder.path();
+    let sound = std::fs::read(common::builtin()).unwrap();
+    let packed =
+        |source: &Path, target: &Path| run(command(source, target).args(["--layout", "packed"]), b"");
+    // The unfinished file would be the source, by its name or through a link.
+    let named = folder.join("m.gguf.partial");
+    std::fs::write(&named, &sound).unwrap();
+    packed(&named, &folder.join("m.gguf")).refused(6, "E-IO-05");
+    assert!(std::fs::read(&named).unwrap() == sound);
+    let source = folder.join("s.gguf");
+    std::fs::write(&source, &sound).unwrap();
+    for name in ["o.gguf.partial", "o.gguf.partial.journal"] {
+        let link = folder.join(name);
+        std::os::unix::fs::symlink(&source, &link).unwrap();
+        packed(&source, &folder.join("o.gguf")).refused(6, "E-IO-05");
+        assert!(std::fs::read(&source).unwrap() == sound, "{name}");
+        std::fs::remove_file(link).unwrap();
+    }
+    // What another program left is not ours to overwrite.
+    std::fs::write(folder.join("o.gguf.partial"), b"half a download").unwrap();
+    let outcome = packed(&source, &folder.join("o.gguf")).refused(6, "E-IO-05");
+    assert!(outcome.err.contains("not an unfinished file of this program"), "{}", outcome.err);
+    assert_eq!(std::fs::read(folder.join("o.gguf.partial")).unwrap(), b"half a download");
+    // What lies beside the weights is read as well, and a folder is no file.
+    run(command(&setting.source, &setting.source.join("config.json")).args(TYPE), b"").refused(6, "E-IO-05");
+    run(command(&setting.source, &folder.join("new/")).args(TYPE), b"").refused(6, "E-IO-05");
+    setting.complete();
+}
+
+/// A link to another place stays one; the file lands where it leads.
+#[test]
+fn links_are_followed_to_where_the_file_belongs() {
+    let setting = Setting::new();
+    let (real, link) = (setting.folder.path().join("real.gguf"), setting.folder.path().join("link.gguf"));
+    std::fs::write(&real, b"old").unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    run(command(&setting.source, &link).args(TYPE), b"").fine();
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(std::fs::read(&real).unwrap() == setting.expected);
 }

@@ -1,11 +1,13 @@
 //! The journal of an unfinished output: which tensors are complete in the partial file beside it, and the checksums that
 //! say so. Text, a line for each tensor; a torn or foreign line ends it. It must not know what the tensors are.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use twox_hash::XxHash3_64;
+
+use crate::output::open_regular;
 
 /// First words of the file; what follows them says which conversion it belongs to.
 const TITLE: &str = "moelten-journal 1";
@@ -40,7 +42,7 @@ impl Journal {
     /// `fingerprint`, whose entries are forgotten.
     pub fn open(partial: &Path, fingerprint: u64) -> io::Result<(Self, bool)> {
         let path = Self::path(partial);
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        let mut file = open_regular(&path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let text = String::from_utf8_lossy(&bytes);
@@ -86,7 +88,7 @@ impl Journal {
     }
 
     /// Removes the file.
-    pub fn remove(self) -> io::Result<()> {
+    pub fn remove(&self) -> io::Result<()> {
         std::fs::remove_file(&self.path)
     }
 }

@@ -344,8 +344,9 @@ fn rows(
     importance: Option<Arc<[f32]>>,
     out: &mut Vec<Make>,
 ) {
-    // What is stored as it should be is not decoded to be rounded once more.
-    let format = format.filter(|&format| format != matrix.format || pairs.is_some());
+    // Blocks that are as they should be are not rounded once more. Floats come out as they went in, and are looked at.
+    let blocks = matrix.format.block_len() > 1;
+    let format = format.filter(|&format| format != matrix.format || pairs.is_some() || !blocks);
     if format.is_none() && matrix.layout == layout {
         let MatrixRef { file, offset, bytes, .. } = matrix;
         return as_they_are(Span { file, offset, bytes }, out);

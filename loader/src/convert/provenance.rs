@@ -56,8 +56,6 @@ impl Conversion<'_> {
             Source::Gguf { .. } => files.first().map_or(Path::new(""), FileBytes::path),
         };
         let snapshot = snapshot(folder);
-        let names: Vec<String> = self.outputs.iter().map(|output| output.plan.name.clone()).collect();
-        let none = || Some(Value::Array(Array::U64(vec![0; names.len()])));
         let entries = [
             ("moelten.version", text(&about.version)),
             ("moelten.options", text(&about.options)),
@@ -74,9 +72,6 @@ impl Conversion<'_> {
             ),
             ("moelten.source.revision", snapshot.revision.map(Value::Str)),
             ("general.file_type", about.file_type.map(Value::U32)),
-            (NAMES_KEY, texts(names.clone())),
-            (OUTPUTS_KEY, none()),
-            (SOURCES_KEY, none()),
         ];
         for (key, value) in entries {
             set(&mut self.metadata, key, value);
@@ -84,9 +79,30 @@ impl Conversion<'_> {
         if let Some(repository) = snapshot.repository {
             set(&mut self.metadata, "general.source.huggingface.repository", Some(Value::Str(repository)));
         }
-        self.described = true;
+        self.make_room_for_checksums();
         for (key, value) in &about.more {
             set(&mut self.metadata, key, Some(value.clone()));
+        }
+    }
+
+    /// Puts the names of all tensors into the metadata, and room for their checksums.
+    fn make_room_for_checksums(&mut self) {
+        let names: Vec<String> = self.outputs.iter().map(|output| output.plan.name.clone()).collect();
+        let none = || Some(Value::Array(Array::U64(vec![0; names.len()])));
+        for (key, value) in [
+            (OUTPUTS_KEY, none()),
+            (SOURCES_KEY, none()),
+            (NAMES_KEY, Some(Value::Array(Array::Str(names.clone())))),
+        ] {
+            set(&mut self.metadata, key, value);
+        }
+        self.described = true;
+    }
+
+    /// A source that has checksums of its tensors gives an output with those of its own, which may be other tensors.
+    pub(super) fn renew_checksums(&mut self) {
+        if self.metadata.iter().any(|(key, _)| key == NAMES_KEY) {
+            self.make_room_for_checksums();
         }
     }
 
@@ -96,7 +112,8 @@ impl Conversion<'_> {
         hash.write(plan.header());
         hash.write_u64(self.importance.map_or(0, |importance| importance.fingerprint()));
         for file in self.model.tensors.catalog().files() {
-            hash.write(file.path().as_os_str().as_encoded_bytes());
+            let path = file.path().canonicalize().unwrap_or_else(|_| file.path().to_owned());
+            hash.write(path.as_os_str().as_encoded_bytes());
             hash.write_u64(len_u64(file.all().len()));
             let time = std::fs::metadata(file.path()).and_then(|found| found.modified()).ok();
             let time = time.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());

@@ -148,15 +148,6 @@ fn checksums(model: &LoadedModel, report: &mut Report, step: &mut dyn FnMut(u64)
     let catalog = model.tensors.catalog();
     let mut expected: BTreeMap<String, u64> = BTreeMap::new();
     for Recorded { name, values, .. } in checksums_of(model)? {
-        let record =
-            |layer| (0..model.tensors.experts(layer).len()).all(|e| model.tensors.record(layer, e).is_some());
-        // A packed file has the experts of the standard file that it comes from in records.
-        let in_records = (0..model.tensors.layers())
-            .filter(|&layer| !model.tensors.experts(layer).is_empty() && record(layer))
-            .any(|layer| Part::ALL.iter().any(|&part| gguf_name(experts_role(layer, part)) == name));
-        if in_records {
-            continue;
-        }
         if catalog.get(&name).is_none() {
             report.damage.push(Damage::Missing { tensor: name });
             continue;

@@ -2,7 +2,7 @@
 //! an unfinished file is gone on with. It must not know what pieces are made of.
 
 use std::hash::Hasher;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use rayon::prelude::*;
@@ -14,8 +14,7 @@ use super::pieces::{Maker, Piece};
 use super::{Conversion, Event, Output};
 use crate::error::{LoadError, Result};
 use crate::gguf_write::GgufWriter;
-use crate::io::FileBytes;
-use crate::output::PartialFile;
+use crate::output::{PartialFile, apart};
 
 /// Bytes of the output, or of the source if they are more, that are made together, if memory allows. While a batch is made
 /// one is read and two wait to be written.
@@ -78,25 +77,40 @@ impl Conversion<'_> {
         on_event: &mut dyn FnMut(Event) -> bool,
     ) -> Result<bool> {
         let plan = self.layout(target)?;
-        let sources: Vec<&Path> = self.model.tensors.catalog().files().iter().map(FileBytes::path).collect();
+        let inputs = self.inputs();
+        let sources: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+        let (_, partial) = PartialFile::places(target, &sources)?;
+        let journal = Journal::path(&partial);
+        apart(&journal, &sources)?;
+        let ours = journal.exists();
         let mut file = PartialFile::resume(target, &sources)?;
-        let io = |source| LoadError::io(&Journal::path(file.path()), "keep the journal", source);
-        let (mut journal, foreign) = Journal::open(file.path(), self.fingerprint(&plan)).map_err(io)?;
-        let found = std::fs::metadata(file.path()).map_or(0, |found| found.len());
-        let mut done = 0;
-        let mut resumed = 0;
+        let found = std::fs::metadata(&partial).map_or(0, |found| found.len());
+        // Whatever goes wrong from here on, what was there stays until it is known to be of no use.
+        file.set_resumable(found > 0);
+        if found > 0 && !ours {
+            let message = "it is not an unfinished file of this program, which would have a journal beside it; remove it";
+            let source = std::io::Error::new(std::io::ErrorKind::AlreadyExists, message);
+            return Err(LoadError::io(&partial, "write the file", source));
+        }
+        let failed = |source| LoadError::io(&journal, "keep the journal", source);
+        let (mut journal, foreign) = Journal::open(&partial, self.fingerprint(&plan)).map_err(failed)?;
+        let (mut done, mut resumed) = (0, 0);
         while let (Some(entry), Some(output)) = (journal.entries().get(done), self.outputs.get(done)) {
             let mut hash = XxHash3_64::with_seed(0);
             let (offset, bytes) = plan.place(done);
             let whole = file.read_back(offset, bytes, &mut |piece| hash.write(piece))?;
-            if !whole || hash.finish() != entry.output || !on_event(Event::Checked { bytes: resumed }) {
+            if !whole || hash.finish() != entry.output {
                 break;
             }
             resumed += output.bytes;
             done += 1;
+            if !on_event(Event::Checked { bytes: resumed }) {
+                return Ok(false);
+            }
         }
-        let io = |source| LoadError::io(&Journal::path(file.path()), "keep the journal", source);
-        journal.keep(done).map_err(io)?;
+        let failed = |source| LoadError::io(&Journal::path(&partial), "keep the journal", source);
+        journal.keep(done).map_err(failed)?;
+        file.set_resumable(done > 0);
         if resumed > 0 {
             on_event(Event::Resumed { bytes: resumed });
         } else if found > 0 {
@@ -110,10 +124,17 @@ impl Conversion<'_> {
             output: Default::default(),
             source: Default::default(),
         };
-
         let ended = self.pump(&mut sink, done, resumed, work, on_event);
-        match ended {
-            Ok(End::Complete) => {
+        if !matches!(ended, Ok(_) | Err(LoadError::Io { .. })) {
+            // The source is at fault: there is nothing to go on with.
+            sink.writer.set_resumable(false);
+        }
+        if sink.journal.entries().is_empty() || !matches!(ended, Ok(_) | Err(LoadError::Io { .. })) {
+            // While the lock is held: the next one of this name may be another's.
+            let _best_effort = sink.journal.remove();
+        }
+        match ended? {
+            End::Complete => {
                 let Sink { mut writer, journal, .. } = sink;
                 self.seal(&mut writer, journal.entries())?;
                 writer.finish()?;
@@ -121,18 +142,7 @@ impl Conversion<'_> {
                 let _best_effort = journal.remove();
                 Ok(true)
             }
-            Ok(End::Stopped) => {
-                sink.leave();
-                Ok(false)
-            }
-            Err(error) => {
-                match &error {
-                    LoadError::Io { .. } => sink.leave(),
-                    // The source is at fault: there is nothing to go on with.
-                    _ => sink.discard(),
-                }
-                Err(error)
-            }
+            End::Stopped => Ok(false),
         }
     }
 
@@ -258,27 +268,14 @@ impl Sink<'_> {
             if last {
                 let take = |hash: &mut XxHash3_64| std::mem::take(hash).finish();
                 let entry = Entry { output: take(&mut self.output), source: take(&mut self.source) };
-                // What the journal says is in the file has to be there, whatever happens to this process.
+                // What the journal says is in the file has to be there when this process dies. When the machine does,
+                // the next run finds out.
                 self.writer.flush()?;
-                let failed = |source| LoadError::io(Path::new("the journal"), "write to the file", source);
+                let failed = |source| LoadError::io(Path::new("the journal"), "keep the journal", source);
                 self.journal.push(entry).map_err(failed)?;
+                self.writer.set_resumable(true);
             }
         }
         Ok(())
-    }
-
-    /// Leaves what there is, for another time.
-    fn leave(self) {
-        if self.journal.entries().is_empty() {
-            self.discard();
-        } else {
-            self.writer.keep();
-        }
-    }
-
-    /// Removes what there is.
-    fn discard(self) {
-        // The writer removes its file when it goes.
-        let _best_effort = self.journal.remove();
     }
 }

@@ -124,6 +124,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut conversion = Conversion::plan_as(&model, args.layout.into(), wanted)?;
     if let Some(importance) = &importance {
         conversion.weigh(importance);
+        args.imatrix.iter().for_each(|path| conversion.protect(path));
     }
     if let Some(Kind(mixture)) = args.kind {
         conversion.describe(&Provenance {
@@ -144,6 +145,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let work =
         Work { threads: args.threads.map_or(Work::default().threads, usize::from), memory: args.spare()? };
     let out = Output { json: args.json || !io::stdout().is_terminal(), notes: Notes::detect() };
+    conversion.check_target(&args.target)?;
     if args.dry_run {
         let memory = memory::owned_bytes().unwrap_or(0) + Conversion::memory(work.memory);
         let plan = QuantizePlan::new(&model, &conversion, &args.target, work.threads, memory)?;
@@ -212,14 +214,14 @@ fn importance_keys(path: &Path, file: &ImportanceFile) -> Vec<(String, Value)> {
 /// Writes, and shows how far it is.
 fn write(conversion: &Conversion<'_>, target: &Path, work: Work, out: Output) -> anyhow::Result<bool> {
     let polling = Polling::begin();
-    let (started, mut last) = (Instant::now(), Instant::now());
+    let (mut started, mut last) = (Instant::now(), Instant::now());
     let mut progress = Progress::new("writing", Unit::Bytes, conversion.bytes());
     let mut before = 0;
     let result = conversion.write_with(target, work, &mut |event| {
         match event {
             Event::Checked { bytes } => progress.set(bytes),
             Event::Resumed { bytes: done } => {
-                before = done;
+                (before, started) = (done, Instant::now());
                 progress.begin_at(done);
                 progress.say(&format!("going on after {} of {}", bytes(done), bytes(conversion.bytes())));
             }
