@@ -77,7 +77,11 @@ pub fn watch_job_control() {
     use signal_hook::consts::{SIGCONT, SIGTSTP};
     // Without them the process stops with the terminal as it is; the shell puts it right.
     let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGTSTP, SIGCONT]) else { return };
-    let waiting = move || signals.forever().for_each(|signal| ASKED.store(signal, Ordering::SeqCst));
+    // A request to end that nobody has seen yet counts more.
+    let ask = |signal| {
+        let _ = ASKED.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
+    };
+    let waiting = move || signals.forever().for_each(ask);
     let _ = std::thread::Builder::new().name("job control".into()).spawn(waiting);
 }
 

@@ -251,3 +251,20 @@ fn small_and_colourless_terminals() {
     terminal.press("C-d");
     terminal.over(0);
 }
+
+/// A program in the background that touches the terminal is stopped by the system, and then nothing but kill -9 ends it.
+#[test]
+fn a_suspended_chat_can_be_ended() {
+    let Some(terminal) = Terminal::open(80, 24) else { return };
+    terminal.enter("set -m; stty -a > before");
+    terminal.enter("sh -c 'echo $$ > pid; exec $M chat'");
+    terminal.see("Ask; / for commands");
+    terminal.press("C-z");
+    terminal.see("Stopped");
+    terminal.signal("TERM");
+    terminal.signal("CONT");
+    terminal.enter("while kill -0 $(cat pid); do sleep 0.1; done 2> gone; echo it is gone");
+    terminal.see("\nit is gone");
+    terminal.enter("stty -a > after; cmp before after && echo as before");
+    terminal.see("\nas before");
+}

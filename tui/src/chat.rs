@@ -27,6 +27,8 @@ pub use words::{help, summary};
 
 /// A second Ctrl-C within this time after one that stopped an answer leaves the program.
 const IMPATIENCE: Duration = Duration::from_secs(1);
+/// A second Ctrl-C at the prompt leaves while people may still see that it would.
+const REMEMBERED: Duration = Duration::from_secs(5);
 /// Share of the context, in percent, above which a chat warns.
 pub const CONTEXT_WARNING_PERCENT: usize = 80;
 
@@ -146,6 +148,10 @@ pub struct Chat {
     /// Whether what is entered next replaces the last question.
     editing: bool,
     attached: Vec<Attachment>,
+    /// Files that are still being read for the next question...
+    reading: usize,
+    /// ... and the question, if it waits for them.
+    held: Option<String>,
     busy: Option<Busy>,
     /// Whether the person is to say what becomes of a conversation that is too long.
     asking: Option<context::Full>,
@@ -163,8 +169,8 @@ pub struct Chat {
 
 #[derive(Debug, Clone, Copy)]
 enum Interrupt {
-    /// At the prompt.
-    Idle,
+    /// At the prompt, then.
+    Idle(Duration),
     /// It stopped an answer, then.
     Stopped(Duration),
 }
@@ -187,6 +193,8 @@ impl Chat {
             replaced: None,
             editing: false,
             attached: Vec::new(),
+            reading: 0,
+            held: None,
             busy: None,
             asking: None,
             keeps: false,
@@ -254,14 +262,14 @@ impl Chat {
             Event::Entered(text) => self.entered(text),
             Event::Interrupted(now) => {
                 let again = match interrupted {
-                    Some(Interrupt::Idle) => true,
+                    Some(Interrupt::Idle(then)) => now.saturating_sub(then) <= REMEMBERED,
                     Some(Interrupt::Stopped(then)) => now.saturating_sub(then) <= IMPATIENCE,
                     None => false,
                 };
                 if again {
                     return vec![Effect::Quit];
                 }
-                self.interrupted = Some(Interrupt::Idle);
+                self.interrupted = Some(Interrupt::Idle(now));
                 note(Tone::Dim, "Ctrl-C again, Ctrl-D or /quit leaves.")
             }
             Event::EndOfInput => vec![Effect::Quit],
@@ -293,7 +301,9 @@ impl Chat {
         if self.busy() && command.changes_turns() {
             return note(Tone::Error, words::HAS_TO_WAIT);
         }
-        self.editing = false;
+        if command.changes_turns() {
+            self.editing = false;
+        }
         match command {
             Command::Help => note(Tone::Plain, help()),
             Command::Set(None) => note(Tone::Plain, self.settings()),
@@ -316,7 +326,10 @@ impl Chat {
             Command::File(path) => self.attach(path),
             Command::Clear => {
                 self.forget(Vec::new());
-                note(Tone::Dim, "The conversation is empty; settings and system prompt are as they were.")
+                let text = "The conversation is empty; settings and system prompt are as they were.";
+                let mut effects = note(Tone::Dim, text);
+                effects.extend(self.kept());
+                effects
             }
             Command::Save(path) => self.save(path),
             Command::Load(path) => vec![Effect::Read { path }],
@@ -337,6 +350,10 @@ impl Chat {
     fn ask(&mut self, text: String) -> Vec<Effect> {
         if self.busy() {
             return note(Tone::Error, "The answer before is still being written; Ctrl-C stops it.");
+        }
+        if self.reading > 0 {
+            self.held = Some(text);
+            return note(Tone::Dim, "The question waits for the file beside it.");
         }
         let mut effects = Vec::new();
         if std::mem::take(&mut self.editing) {

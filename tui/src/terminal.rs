@@ -126,7 +126,7 @@ pub fn remember() {
 /// A terminal that cannot be used.
 pub fn take_screen() -> io::Result<()> {
     let mut hold = SCREEN.lock().unwrap_or_else(PoisonError::into_inner);
-    if *hold == Hold::Gone {
+    if *hold == Hold::Gone || !in_the_foreground() {
         return Ok(());
     }
     // Somebody else may have had it without being asked; what was saved then stays.
@@ -212,6 +212,18 @@ pub fn stop_until_continued() -> Result<(), &'static str> {
 /// no more than write.
 static LEAVE: &[u8] = b"\x1b[<1u\x1b[?2004l\x1b[?1007h\x1b[?1007r\x1b[?1049l\x1b[?25h";
 
+/// Whether the terminal is ours to change. In the background it is the shell's, and the system stops whoever touches it.
+fn in_the_foreground() -> bool {
+    #[cfg(unix)]
+    {
+        // Without a terminal there is nothing to touch, and nobody to stop us.
+        let owner = rustix::termios::tcgetpgrp(rustix::stdio::stdin());
+        owner.map_or(true, |owner| owner == rustix::process::getpgrp())
+    }
+    #[cfg(not(unix))]
+    true
+}
+
 fn leave_screen() -> io::Result<()> {
     let mut out = io::stdout();
     out.write_all(LEAVE)?;
@@ -221,6 +233,9 @@ fn leave_screen() -> io::Result<()> {
 /// Gives the terminal back for good: without the full screen, with the modes that [`remember`] saw, and without bracketed
 /// paste, which the line editor may have switched on. For all ways out; does nothing if nothing was taken or remembered.
 pub fn restore() {
+    if !in_the_foreground() {
+        return;
+    }
     let asked = Instant::now();
     let mut hold = loop {
         match SCREEN.try_lock() {

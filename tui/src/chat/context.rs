@@ -58,7 +58,7 @@ impl Chat {
     /// What to tell a person who is to choose; `None` if there is nothing to choose.
     pub fn asking(&self) -> Option<String> {
         let hint = "What becomes of the older turns? They stay on the screen and in saved files. /undo, /clear or a \
-                    larger --ctx at the start make room too.";
+                    larger --ctx at the start make room too. A letter and Enter:";
         self.asking.map(|full| format!("{} {hint}", full_words(full)))
     }
 
@@ -80,6 +80,9 @@ impl Chat {
     }
 
     pub(super) fn chosen(&mut self, choice: Choice) -> Vec<Effect> {
+        if self.busy() {
+            return note(Tone::Error, super::words::HAS_TO_WAIT);
+        }
         let Some(full) = self.asking.take() else { return Vec::new() };
         match choice {
             Choice::Stop => note(Tone::Dim, "Nothing was changed."),

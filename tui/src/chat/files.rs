@@ -102,7 +102,10 @@ impl Chat {
                 self.attached.clear();
                 note(Tone::Dim, "No file lies beside the next question now.")
             }
-            Some(path) => vec![Effect::Attach { path }],
+            Some(path) => {
+                self.reading += 1;
+                vec![Effect::Attach { path }]
+            }
             None if self.attached.is_empty() => {
                 note(Tone::Dim, "No file lies beside the next question; /file FILE puts one there.")
             }
@@ -152,9 +155,15 @@ impl Chat {
                 Err(problem) => note(Tone::Error, format!("{} was not loaded: {problem}", path.display())),
             },
             FileEvent::Attached { path, result: Err(problem) } => {
-                note(Tone::Error, format!("{} cannot be read: {problem}", path.display()))
+                self.reading = self.reading.saturating_sub(1);
+                let mut effects = note(Tone::Error, format!("{} cannot be read: {problem}", path.display()));
+                if self.held.take().is_some() {
+                    effects.extend(note(Tone::Error, "The question was not sent; Up brings it back."));
+                }
+                effects
             }
             FileEvent::Attached { result: Ok(attachment), .. } => {
+                self.reading = self.reading.saturating_sub(1);
                 let words = attachment_words(&attachment);
                 let mut effects = note(Tone::Dim, format!("Beside the next question: {words}."));
                 if attachment.replaced {
@@ -162,6 +171,9 @@ impl Chat {
                     effects.extend(note(Tone::Warning, text));
                 }
                 self.attached.push(attachment);
+                if let Some(question) = self.held.take_if(|_| self.reading == 0) {
+                    effects.extend(self.ask(question));
+                }
                 effects
             }
             FileEvent::NotKept(problem) => {

@@ -46,6 +46,8 @@ impl Chat {
 
     pub(super) fn switch(&mut self, model: Option<PathBuf>) -> Vec<Effect> {
         self.busy = Some(Busy::Switch);
+        // It was about the model from before.
+        self.asking = None;
         vec![Effect::Switch(model)]
     }
 

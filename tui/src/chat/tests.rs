@@ -166,7 +166,37 @@ fn the_first_interrupt_hints_and_the_second_leaves() {
     assert!(said(&effects).contains("Ctrl-D"));
     enter(&mut chat, "/show");
     assert_ne!(chat.handle(Event::Interrupted(at(10))), [Effect::Quit]);
-    assert_eq!(chat.handle(Event::Interrupted(at(60_000))), [Effect::Quit]);
+    // Long after the hint is gone it is the first one again.
+    assert_ne!(chat.handle(Event::Interrupted(at(60_000))), [Effect::Quit]);
+    assert_eq!(chat.handle(Event::Interrupted(at(62_000))), [Effect::Quit]);
+}
+
+#[test]
+fn a_question_waits_for_the_file_beside_it() {
+    let attached = |result| Event::File(FileEvent::Attached { path: "f.txt".into(), result });
+    let file = || Attachment { name: "f.txt".into(), text: "the file".into(), tokens: 2, replaced: false };
+    let mut chat = chat();
+    enter(&mut chat, "/file f.txt");
+    assert!(said(&enter(&mut chat, "what is in it?")).contains("waits for the file"));
+    let asked = texts(&request(&chat.handle(attached(Ok(file())))).messages).join("");
+    assert!(asked.contains("the file") && asked.contains("what is in it?"), "{asked}");
+    chat.handle(answer("ok", StopReason::EndOfTurn, 10));
+    enter(&mut chat, "/file f.txt");
+    enter(&mut chat, "and now?");
+    let effects = chat.handle(attached(Err("no such file".into())));
+    assert!(said(&effects).contains("was not sent") && chat.turns().len() == 2);
+}
+
+#[test]
+fn commands_that_leave_the_turns_alone_leave_editing_alone() {
+    let mut chat = chat();
+    enter(&mut chat, "one");
+    chat.handle(answer("first", StopReason::EndOfTurn, 10));
+    enter(&mut chat, "/edit");
+    enter(&mut chat, "/stats");
+    assert!(chat.editing());
+    enter(&mut chat, "two");
+    assert_eq!(chat.turns().len(), 1, "in the place of the last question");
 }
 
 #[test]

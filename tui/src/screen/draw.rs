@@ -168,19 +168,28 @@ impl Screen {
     /// The question what becomes of a conversation that is too long, at the bottom of the conversation.
     fn draw_question(&self, frame: &mut Frame<'_>, area: Rect, words: &str) {
         let width = usize::from(area.width.saturating_sub(4)).clamp(1, 76);
-        let warning = self.theme.style(Role::Warning);
+        let (warning, accent) = (self.theme.style(Role::Warning), self.theme.style(Role::Accent));
+        let choices = Choice::ALL.map(|(key, _, help)| {
+            Line::from(vec![Span::styled(format!("{key}  "), accent), Span::raw(help)])
+        });
+        // Whatever the height, what can be chosen is in sight; the explanation gets the rows that are left.
+        let room = usize::from(area.height.saturating_sub(1));
         let mut lines: Vec<_> = wrap::rows(words, width)
             .into_iter()
+            .take(room.saturating_sub(choices.len()))
             .map(|row| Line::styled(words[row].to_owned(), warning))
             .collect();
-        lines.push(Line::default());
-        for (key, _, help) in Choice::ALL {
-            lines.push(Line::from(vec![
-                Span::styled(format!("{key}  "), self.theme.style(Role::Accent)),
-                Span::raw(help),
-            ]));
+        if lines.len() + choices.len() < room && !lines.is_empty() {
+            lines.push(Line::default());
         }
-        let height = u16::try_from(lines.len() + 2).unwrap_or(u16::MAX).min(area.height);
+        if choices.len() <= room {
+            lines.extend(choices);
+        } else {
+            let keys = Choice::ALL
+                .map(|(key, _, help)| format!("{key} {}", help.split(' ').next().unwrap_or_default()));
+            lines.push(Line::styled(keys.join("  "), accent));
+        }
+        let height = u16::try_from(lines.len() + 1).unwrap_or(u16::MAX).min(area.height);
         let below = Rect { y: area.bottom() - height, height, ..area };
         frame.render_widget(Clear, below);
         frame.render_widget(

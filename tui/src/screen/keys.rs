@@ -32,12 +32,9 @@ impl Screen {
             self.overlay = help_key(key.code, at, self.seen.1);
             return Vec::new();
         }
-        // What is being written may be a command that makes room: its letters are no choices.
-        if self.chat.asking().is_some()
-            && let Some(choice) =
-                choice(key.code).filter(|_| self.composer.is_empty() || key.code == KeyCode::Esc)
-        {
-            return self.tell(chat::Event::Chosen(choice));
+        // The question may come while somebody types: a choice is a letter and Enter, as every other entry.
+        if self.chat.asking().is_some() && key.code == KeyCode::Esc {
+            return self.tell(chat::Event::Chosen(Choice::Stop));
         }
         if self.recall.search().is_some() {
             return self.search_key(key, control);
@@ -105,7 +102,7 @@ impl Screen {
         self.remark = None;
         if self.chat.editing() {
             self.chat.stop_editing();
-            self.composer.take();
+            self.composer.set("");
             self.remark(Tone::Dim, "The last question stays as it was.");
         } else if self.chat.busy() {
             return if self.stopping() { Vec::new() } else { self.interrupt() };
@@ -237,16 +234,4 @@ fn help_key(code: KeyCode, at: usize, page: usize) -> Option<Overlay> {
         _ => return None,
     };
     Some(Overlay::Help(at))
-}
-
-/// The choice that a key stands for while the context is full.
-fn choice(code: KeyCode) -> Option<Choice> {
-    match code {
-        KeyCode::Esc => Some(Choice::Stop),
-        KeyCode::Char(c) => Choice::ALL
-            .into_iter()
-            .find(|(letter, ..)| *letter == c.to_ascii_lowercase())
-            .map(|(_, choice, _)| choice),
-        _ => None,
-    }
 }

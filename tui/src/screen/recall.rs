@@ -105,8 +105,11 @@ impl Recall {
             return None;
         }
         let wanted = search.wanted.to_lowercase();
-        let found = self.texts[..from].iter().rposition(|text| text.to_lowercase().contains(&wanted))?;
-        search.found = Some(found);
+        let found = self.texts[..from].iter().rposition(|text| text.to_lowercase().contains(&wanted));
+        if found.is_some() || from == self.texts.len() {
+            search.found = found;
+        }
+        let found = found?;
         Some(&self.texts[found])
     }
 }

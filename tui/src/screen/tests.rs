@@ -478,12 +478,19 @@ fn a_full_context_is_a_question() {
     person.write("/undo");
     assert_eq!(person.text(), "/undo", "its letters are no choices");
     person.control('u');
-    let effects = person.key(KeyCode::Char('d'));
+    person.control('d');
+    person.write("d");
+    assert_eq!(
+        (person.text(), person.screen.chat.asking().is_some()),
+        ("d", true),
+        "a letter alone chooses nothing"
+    );
+    let effects = person.key(KeyCode::Enter);
     let sent = request(&effects).messages.len();
     assert!(sent < 9 && sent % 2 == 1, "{sent}");
     assert_eq!(person.screen.chat.turns().len(), 9, "nothing is lost");
     person.see(failed(&full));
-    let effects = person.key(KeyCode::Char('s'));
+    let effects = person.enter("s");
     assert!(request(&effects).messages.last().unwrap().content.contains("Summarise"));
     person.shows("summarising");
     let effects = person.end("They talked.", StopReason::EndOfTurn);
@@ -501,7 +508,7 @@ fn a_cut_answer_goes_on_after_room_was_made() {
     person.turn("one", "two");
     person.enter("three");
     person.end("fo", StopReason::ContextFull);
-    let effects = person.key(KeyCode::Char('d'));
+    let effects = person.enter("d");
     let request = request(&effects);
     assert_eq!((request.begun.as_str(), request.messages.len()), ("fo", 1));
     person.end("ur", StopReason::EndOfTurn);
