@@ -167,13 +167,16 @@ impl ImportanceFile {
             for row in 0..rows {
                 let Some((sums, count)) = self.seen(entry, row, cols) else { continue };
                 if expert == Some(first.saturating_add(row)) {
-                    return Ok(Some(sums.map(|sum| sum / count).collect()));
+                    return Ok(weights(sums.map(|sum| sum / count).collect()));
                 }
                 mean.iter_mut().zip(sums).for_each(|(mean, sum)| *mean += f64::from(sum));
                 inputs += f64::from(count);
             }
         }
-        Ok((inputs > 0.0).then(|| mean.into_iter().map(|sum| narrow(sum / inputs)).collect()))
+        if inputs == 0.0 {
+            return Ok(None);
+        }
+        Ok(weights(mean.into_iter().map(|sum| narrow(sum / inputs)).collect()))
     }
 
     /// Holds the file against a model, and says what it knows nothing about.
@@ -408,4 +411,8 @@ fn narrow(mean: f64) -> f32 {
 #[expect(clippy::as_conversions, reason = "counts are finite and not negative; beyond 2^64 this saturates")]
 fn whole(count: f32) -> u64 {
     count as u64
+}
+/// Means of which at least one is not zero: small sums of many inputs can be too small for a number.
+fn weights(means: Vec<f32>) -> Option<Vec<f32>> {
+    means.iter().any(|&mean| mean > 0.0).then_some(means)
 }

@@ -293,6 +293,16 @@ fn nothing_is_missing_of_a_whole_file() {
     assert_eq!(gaps(&ImportanceFile::open(&folder.path()).unwrap()), Gaps::default());
 }
 
+/// A find of the fuzz target: means that no number is small enough for are no importance, and not all zero.
+#[test]
+fn sums_that_are_too_small_for_a_mean() {
+    let folder = Folder::new();
+    let entries = [ImportanceEntry { role: Q, cols: 64, sums: &[1e-45; 64], counts: &[1000] }];
+    write(&folder.path(), &Provenance::default(), &entries, &[]).unwrap();
+    let file = ImportanceFile::open(&folder.path()).unwrap();
+    assert_eq!(file.importance(Q, None, 64).unwrap(), None);
+}
+
 /// What the fuzz target does at length: any byte of a file may be any other.
 #[test]
 fn changed_bytes_do_no_harm() {
@@ -314,6 +324,7 @@ fn changed_bytes_do_no_harm() {
             {
                 let importance = file.importance(role, expert, cols).ok().flatten();
                 assert!(importance.iter().flatten().all(|x| x.is_finite() && *x >= 0.0), "{place} {change}");
+                assert!(importance.is_none_or(|means| means.iter().any(|x| *x > 0.0)), "{place} {change}");
             }
         }
     }
