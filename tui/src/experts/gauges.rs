@@ -81,13 +81,14 @@ pub fn rows(count: usize, width: u16) -> u16 {
     count.div_ceil(usize::from(columns(count, width))) as u16
 }
 
-/// Draws as many gauges as there is room for, one column after the other.
+/// Draws as many gauges as there is room for, the most telling, one column after the other.
 pub fn draw(gauges: &[Gauge], area: Rect, buf: &mut Buffer, theme: Theme) {
     if area.is_empty() {
         return;
     }
     let columns = columns(gauges.len(), area.width);
-    let rows = rows(gauges.len(), area.width).max(1);
+    let gauges = &gauges[..gauges.len().min(usize::from(columns * area.height))];
+    let rows = gauges.len().div_ceil(usize::from(columns)).max(1) as u16;
     let each = (area.width + BETWEEN) / columns - BETWEEN.min(area.width / columns);
     for (i, gauge) in gauges.iter().enumerate() {
         let (column, row) = (i as u16 / rows, i as u16 % rows);

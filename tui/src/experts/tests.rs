@@ -126,6 +126,15 @@ fn time_without_work_does_not_count() {
     assert_eq!(view.rates().tokens_per_s, None);
 }
 
+/// Above a chat of 80 x 24 two rows are left: the speeds and the hits stay, the rest goes.
+#[test]
+fn the_most_telling_gauges_stay() {
+    let shown = screen(&view(30, 16, LIMITS), 80, 11, Theme::PLAIN).join("\n");
+    for name in ["speed", "RAM", "disk", "hits"] {
+        assert!(shown.contains(name), "{name} is not in {shown}");
+    }
+}
+
 #[test]
 fn what_was_reached_is_possible() {
     let (mut view, mut now) = (ExpertView::new(LIMITS), map(1, 8));
