@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Conversion;
 use super::pieces::Kind;
-use super::write::{IN_MEMORY, batch_bytes};
+use super::write::{IN_MEMORY, OF_A_THREAD, Work, batch_bytes};
 use crate::error::Result;
 
 /// What a conversion will take.
@@ -53,8 +53,9 @@ impl Conversion<'_> {
         Ok(Estimate { read, written, one_thread: Duration::from_secs_f64(seconds) })
     }
 
-    /// Bytes that [`Self::write_with`] keeps in memory at once with this budget, beside the program itself.
-    pub fn memory(budget: Option<u64>) -> u64 {
-        IN_MEMORY * batch_bytes(budget)
+    /// Bytes that [`Self::write_with`] keeps in memory at once, beside the program itself.
+    pub fn memory(work: Work) -> u64 {
+        let threads = u64::try_from(work.threads).unwrap_or(u64::MAX).saturating_mul(OF_A_THREAD);
+        (IN_MEMORY * batch_bytes(work)).saturating_add(threads)
     }
 }

@@ -37,12 +37,17 @@ impl Default for Work {
     }
 }
 
-/// Batches that may be in memory: those that wait, one on each side of them, and what threads and the allocator hold beside.
+/// Batches that may be in memory: those that wait, one on each side of them, and what the allocator holds beside.
 pub(super) const IN_MEMORY: u64 = WAITING as u64 + 4;
 
-/// Bytes of a batch when so many may be in memory.
-pub(super) fn batch_bytes(memory: Option<u64>) -> u64 {
-    memory.map_or(BATCH_BYTES, |memory| (memory / IN_MEMORY).clamp(1 << 20, BATCH_BYTES))
+/// Bytes that a thread works in: weights as floats, what becomes of them, and what its share of the allocator keeps.
+pub(super) const OF_A_THREAD: u64 = 3 << 20;
+
+/// Bytes of a batch when this is how to write.
+pub(super) fn batch_bytes(work: Work) -> u64 {
+    let threads = u64::try_from(work.threads).unwrap_or(u64::MAX).saturating_mul(OF_A_THREAD);
+    let batch = |memory: u64| (memory.saturating_sub(threads) / IN_MEMORY).clamp(1 << 20, BATCH_BYTES);
+    work.memory.map_or(BATCH_BYTES, batch)
 }
 
 /// How a conversion ended.
@@ -157,8 +162,7 @@ impl Conversion<'_> {
     ) -> Result<End> {
         let (maker, outputs, total) = (self.maker(), &self.outputs, self.bytes());
         let pool = thread_pool(work.threads)?;
-        let batches =
-            batched(self.pieces(&maker, done), batch_bytes(work.memory), |(piece, _)| maker.weight(piece));
+        let batches = batched(self.pieces(&maker, done), batch_bytes(work), |(piece, _)| maker.weight(piece));
         let mut written = resumed;
         let mut end = End::Complete;
         std::thread::scope(|scope| {

@@ -142,12 +142,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     for fallback in types.iter().flat_map(|types| &types.fallbacks) {
         Notes::detect().line(Tone::Warning, &format!("warning: {fallback}"));
     }
-    let work =
-        Work { threads: args.threads.map_or(Work::default().threads, usize::from), memory: args.spare()? };
+    let threads = args.threads.map_or(Work::default().threads, usize::from);
+    let work = Work { threads, memory: args.spare(threads)? };
     let out = Output { json: args.json || !io::stdout().is_terminal(), notes: Notes::detect() };
     conversion.check_target(&args.target)?;
     if args.dry_run {
-        let memory = memory::owned_bytes().unwrap_or(0) + Conversion::memory(work.memory);
+        let memory = memory::owned_bytes().unwrap_or(0) + Conversion::memory(work);
         let plan = QuantizePlan::new(&model, &conversion, &args.target, work.threads, memory)?;
         out.plan(&plan)?;
         return check_room(&args.target, plan.size());
@@ -345,12 +345,16 @@ impl Args {
     }
 
     /// Bytes that may be used beside what the process has already.
-    fn spare(&self) -> anyhow::Result<Option<u64>> {
+    fn spare(&self, threads: usize) -> anyhow::Result<Option<u64>> {
         let Some(ram) = self.ram else { return Ok(None) };
         let owned = memory::owned_bytes().unwrap_or(0);
-        let least = owned + Conversion::memory(Some(0));
+        let least = owned + Conversion::memory(Work { threads, memory: Some(0) });
         if ram < least {
-            let problem = format!("--ram {} is too little: {} are needed at least", bytes(ram), bytes(least));
+            let problem = format!(
+                "--ram {} is too little: {threads} threads need {} at least, fewer --threads less",
+                bytes(ram),
+                bytes(least)
+            );
             return Err(CommandError::Memory(problem).into());
         }
         Ok(Some(ram - owned))
