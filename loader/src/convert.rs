@@ -25,6 +25,7 @@ use crate::gguf_write::{GgufPlan, TensorPlan};
 use crate::load::{LoadedModel, Source};
 use crate::output::PartialFile;
 use crate::packed::{self, PackedIndex, PackedLayer, RecordShape, record_name};
+use crate::reader::len_u64;
 use crate::roles::{GGUF_NAMES, LayerTensor, Part, Role, gguf_name};
 use crate::spec::{Ffn, Mixer, ModelSpec, Pairing, RopeScaling, RopeSpec};
 use crate::store::{MatrixRef, MlpRef};
@@ -250,14 +251,14 @@ impl<'a> Conversion<'a> {
         let mut changes = Vec::new();
         let mut change = |role: Role, matrix: &MatrixRef, after: Option<Format>, count: usize| {
             let after = after.unwrap_or(matrix.format);
-            let of_row = dim(after.row_bytes(matrix.cols).unwrap_or(0));
+            let of_row = len_u64(after.row_bytes(matrix.cols).unwrap_or(0));
             changes.push(Change {
                 class: Class::of(role, matrix.rows),
                 before: matrix.format,
                 after,
-                weights: dim(count) * dim(matrix.rows) * dim(matrix.cols),
-                bytes_before: dim(count) * matrix.bytes,
-                bytes_after: dim(count) * dim(matrix.rows) * of_row,
+                weights: len_u64(count) * len_u64(matrix.rows) * len_u64(matrix.cols),
+                bytes_before: len_u64(count) * matrix.bytes,
+                bytes_after: len_u64(count) * len_u64(matrix.rows) * of_row,
             });
         };
         let tensors = &self.model.tensors;
@@ -370,7 +371,11 @@ fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec<Output>> {
         // What decides between experts is never rounded to blocks.
         let exact = (vector && !router) || (router && chosen.block_len() > 1);
         let format = if exact { Format::F32 } else { chosen };
-        let shape = if vector { vec![dim(matrix.cols)] } else { vec![dim(matrix.rows), dim(matrix.cols)] };
+        let shape = if vector {
+            vec![len_u64(matrix.cols)]
+        } else {
+            vec![len_u64(matrix.rows), len_u64(matrix.cols)]
+        };
         let values = Values::Matrix { role, matrix, format, pairs: row_pairs(spec, role) };
         out.push(Output::new(model, role, shape, format, values)?);
     }
@@ -440,7 +445,7 @@ fn banks(model: &LoadedModel, layer: usize, formats: [Format; 3], encoded: bool)
         .zip(formats)
         .map(|(part, format)| {
             let matrix = first.part(part);
-            let shape = vec![dim(experts.len()), dim(matrix.rows), dim(matrix.cols)];
+            let shape = vec![len_u64(experts.len()), len_u64(matrix.rows), len_u64(matrix.cols)];
             let values = Values::Bank { layer, part, encode: encoded.then_some(format) };
             Output::new(model, experts_role(layer, part), shape, format, values)
         })
@@ -453,7 +458,7 @@ fn packed_layer(model: &LoadedModel, layer: usize, formats: [Format; 3]) -> Resu
     let [gate, up, down] = formats;
     let matrix = |part, format| {
         let matrix = first.part(part);
-        (format, dim(matrix.rows), dim(matrix.cols))
+        (format, len_u64(matrix.rows), len_u64(matrix.cols))
     };
     let shape = RecordShape::new([matrix(Part::Gate, gate), matrix(Part::Up, up), matrix(Part::Down, down)]);
     let shape = shape.map_err(|fault| packed::shape_fault(first_path(model), layer, fault))?;
@@ -493,9 +498,9 @@ fn rope_divisors(spec: &ModelSpec) -> Vec<Output> {
         plan: TensorPlan {
             name: gguf_name(role),
             storage: Storage::Known(Format::F32),
-            shape: vec![dim(values.len())],
+            shape: vec![len_u64(values.len())],
         },
-        bytes: dim(size_of_val(values.as_slice())),
+        bytes: len_u64(size_of_val(values.as_slice())),
         values: Values::Numbers(values),
     };
     match &rope.scaling {
@@ -545,8 +550,4 @@ impl Output {
         let TensorInfo { name, storage, shape, bytes, .. } = tensor.clone();
         Self { plan: TensorPlan { name, storage, shape }, bytes, values: Values::Tensor(tensor.clone()) }
     }
-}
-
-fn dim(value: usize) -> u64 {
-    u64::try_from(value).unwrap_or(u64::MAX)
 }

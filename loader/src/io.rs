@@ -193,7 +193,6 @@ impl FileBytes {
     }
 }
 
-/// For bytes that are in no file.
 /// What a file is, for messages.
 #[cfg(unix)]
 fn kind_name(kind: FileType) -> &'static str {

@@ -14,6 +14,7 @@ use super::ahead::Window;
 use super::{Importance, Output, RowPairs, Values, experts_role};
 use crate::error::{Fault, LoadError, Result};
 use crate::packed::{self, PackedIndex, PackedMatrix};
+use crate::reader::len_u64;
 use crate::roles::{Part, Role};
 use crate::store::{MatrixRef, RecordRef, TensorStore};
 
@@ -175,12 +176,12 @@ impl Maker<'_> {
     /// About how many bytes a piece keeps in memory: of the source or of what it becomes, whichever are more.
     pub fn weight(&self, piece: &Piece) -> u64 {
         let made = match &piece.make {
-            Make::Zeros(len) => wide(*len),
-            Make::Numbers(bytes) => wide(bytes.len()),
+            Make::Zeros(len) => len_u64(*len),
+            Make::Numbers(bytes) => len_u64(bytes.len()),
             Make::Record { .. } | Make::Bytes(_) => 0,
             Make::Rows(Rows { matrix, rows, format, .. }) => {
                 let row = format.unwrap_or(matrix.format).row_bytes(matrix.cols);
-                wide(rows.len() * row.unwrap_or(4 * matrix.cols))
+                len_u64(rows.len() * row.unwrap_or(4 * matrix.cols))
             }
         };
         made.max(self.window(piece).map_or(0, |window| window.bytes))
@@ -265,7 +266,7 @@ impl Maker<'_> {
             Err(LoadError::malformed(path, format!("tensor {name}"), fault))
         };
         let first = if of.matrix.rows == 1 { 0 } else { of.rows.start * of.matrix.cols };
-        let at = |index: usize| wide(first + index);
+        let at = |index: usize| len_u64(first + index);
         let mut bytes = vec![0; values.len() / format.block_len() * format.block_bytes()];
         match encode_weighted(format, values, of.importance.as_deref(), &mut bytes) {
             Ok(()) => {}
@@ -314,10 +315,6 @@ impl Maker<'_> {
         let source = XxHash3_64::oneshot(&stored_rows(&view));
         Made { bytes, source: Some(source) }
     }
-}
-
-fn wide(value: usize) -> u64 {
-    u64::try_from(value).unwrap_or(u64::MAX)
 }
 
 fn zeros(len: u64, out: &mut Vec<Make>) {

@@ -20,6 +20,7 @@ use crate::error::{LoadError, Result};
 use crate::io::FileBytes;
 use crate::load::{LoadedModel, Source};
 use crate::packed::record_of_name;
+use crate::reader::len_u64;
 use crate::roles::{Part, Role, gguf_name};
 use crate::store::{MatrixRef, TensorStore};
 
@@ -368,7 +369,7 @@ fn weights(
                 }
                 let class = Class::of(look.role, look.matrix.rows);
                 let weights = report.classes.entry((class, look.matrix.format.name())).or_default();
-                weights.count += wide(rows.len()) * wide(look.matrix.cols);
+                weights.count += len_u64(rows.len()) * len_u64(look.matrix.cols);
                 weights.bytes += look.matrix.place_of(rows.clone()).1;
                 if let Some(distance) = seen.distance {
                     weights.distance = Some(weights.distance.unwrap_or_default().and(distance));
@@ -408,8 +409,4 @@ fn sources(
         go_on
     })?;
     Ok(go_on)
-}
-
-fn wide(value: usize) -> u64 {
-    u64::try_from(value).unwrap_or(u64::MAX)
 }

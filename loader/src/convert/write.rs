@@ -85,9 +85,9 @@ impl Conversion<'_> {
         let inputs = self.inputs();
         let sources: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
         let (_, partial) = PartialFile::places(target, &sources)?;
-        let journal = Journal::path(&partial);
-        apart(&journal, &sources)?;
-        let ours = journal.exists();
+        let beside = Journal::path(&partial);
+        apart(&beside, &sources)?;
+        let ours = beside.exists();
         let mut file = PartialFile::resume(target, &sources)?;
         let found = std::fs::metadata(&partial).map_or(0, |found| found.len());
         // Whatever goes wrong from here on, what was there stays until it is known to be of no use.
@@ -97,7 +97,7 @@ impl Conversion<'_> {
             let source = std::io::Error::new(std::io::ErrorKind::AlreadyExists, message);
             return Err(LoadError::io(&partial, "write the file", source));
         }
-        let failed = |source| LoadError::io(&journal, "keep the journal", source);
+        let failed = |source| LoadError::io(&beside, "keep the journal", source);
         let (mut journal, foreign) = Journal::open(&partial, self.fingerprint(&plan)).map_err(failed)?;
         let (mut done, mut resumed) = (0, 0);
         while let (Some(entry), Some(output)) = (journal.entries().get(done), self.outputs.get(done)) {
@@ -113,7 +113,6 @@ impl Conversion<'_> {
                 return Ok(false);
             }
         }
-        let failed = |source| LoadError::io(&Journal::path(&partial), "keep the journal", source);
         journal.keep(done).map_err(failed)?;
         file.set_resumable(done > 0);
         if resumed > 0 {
@@ -130,11 +129,12 @@ impl Conversion<'_> {
             source: Default::default(),
         };
         let ended = self.pump(&mut sink, done, resumed, work, on_event);
-        if !matches!(ended, Ok(_) | Err(LoadError::Io { .. })) {
-            // The source is at fault: there is nothing to go on with.
+        // Otherwise the source is at fault, and there is nothing to go on with.
+        let sound = matches!(ended, Ok(_) | Err(LoadError::Io { .. }));
+        if !sound {
             sink.writer.set_resumable(false);
         }
-        if sink.journal.entries().is_empty() || !matches!(ended, Ok(_) | Err(LoadError::Io { .. })) {
+        if !sound || sink.journal.entries().is_empty() {
             // While the lock is held: the next one of this name may be another's.
             let _best_effort = sink.journal.remove();
         }
