@@ -14,6 +14,10 @@ use crate::pool::Pool;
 const TOKENS: usize = 16;
 /// Numbers below which packing is not worth another thread.
 const SMALL: usize = 1 << 14;
+/// Tasks of one token's products for each thread, if their rows suffice.
+const TASKS_PER_THREAD: usize = 4;
+/// Bytes that a lane of a kernel should read in a row: fewer, and the processor has just found the streams when they end.
+const STREAM_BYTES: usize = 8 << 10;
 /// Matrices that can be multiplied in one region.
 const MOST_PRODUCTS: usize = 3;
 
@@ -126,8 +130,11 @@ impl Compute<'_> {
         let Some((_, x)) = products.first() else { return };
         let tokens = x.tokens();
         let rows: usize = products.iter().map(|(w, _)| w.rows()).sum();
-        // Small enough for threads to finish together, in whole groups of rows.
-        let step = rows.div_ceil(self.pool.threads() * 16).next_multiple_of(GROUP_ROWS);
+        let step = match tokens {
+            1 => self.rows_per_task(rows, products[0].0.row_bytes()),
+            // Small enough for threads to finish together, in whole groups of rows.
+            _ => rows.div_ceil(self.pool.threads() * 16).next_multiple_of(GROUP_ROWS),
+        };
         // The matrix, the rows before it, and the first row of a task.
         let find = |mut task: usize| {
             let mut before = 0;
@@ -150,6 +157,14 @@ impl Compute<'_> {
             let (w, x, _, row) = find(task);
             self.kernels.matmul(w.slice_rows(row..w.rows().min(row + step)), *x, out);
         });
+    }
+
+    /// Rows of a task where one token's products read `rows` rows of `row_bytes` bytes: threads should finish together, but a
+    /// kernel reads as many streams as it has lanes, which should be long.
+    pub(crate) fn rows_per_task(&self, rows: usize, row_bytes: usize) -> usize {
+        let streams = 16 * STREAM_BYTES.div_ceil(row_bytes.max(1));
+        let most_tasks = (rows / (self.pool.threads() * streams)).clamp(1, TASKS_PER_THREAD);
+        rows.div_ceil(self.pool.threads() * most_tasks).next_multiple_of(GROUP_ROWS)
     }
 
     /// `out[t, r] = x[t] . w[r] + bias[r]`; `out` is `[tokens, rows]`, `tmp` holds as much unless it is one token.

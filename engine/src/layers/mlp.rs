@@ -14,6 +14,8 @@ use crate::layers::linear::Compute;
 pub const MOST_VISITS: usize = 16;
 /// Tokens of an inner product: its outputs stay on the stack.
 const TOKENS: usize = 128;
+/// Rows of an inner product of one token, likewise.
+const ROWS: usize = 2048;
 /// Where no more visit, less of the stack is cleared.
 const FEW: usize = 32;
 /// Tasks per thread of the second region: enough to finish together, few enough that the inputs of a block, which each
@@ -79,15 +81,23 @@ pub fn add_visits(
 /// calls, each with its part of `hidden`.
 pub fn hidden_layers(compute: Compute<'_>, visits: &[Visit<'_>], hidden: &mut [Line]) {
     let first_line = first_lines(visits);
+    let groups_per_task = match visits {
+        [visit, ..] if visits.iter().all(|visit| visit.visitors.len() == 1) => {
+            let (rows, row_bytes) = (visit.mlp.gate.rows(), visit.mlp.gate.row_bytes());
+            let rows = 2 * rows * visits.len();
+            (compute.rows_per_task(rows, row_bytes).min(ROWS) / GROUP_ROWS).max(1)
+        }
+        _ => 1,
+    };
+    let tasks = |visit: &Visit<'_>| visit.mlp.gate.rows().div_ceil(GROUP_ROWS * groups_per_task);
     let mut first_task = [0; MOST_VISITS + 1];
     for i in 0..MOST_VISITS {
-        let tasks = visits.get(i).map_or(0, |visit| visit.mlp.gate.rows().div_ceil(GROUP_ROWS));
-        first_task[i + 1] = first_task[i] + tasks;
+        first_task[i + 1] = first_task[i] + visits.get(i).map_or(0, tasks);
     }
     let hidden = &mut hidden[..first_line[MOST_VISITS]];
     let find = |task: usize| {
         let i = first_task.iter().rposition(|&first| first <= task).unwrap_or(0).min(visits.len() - 1);
-        (i, task - first_task[i])
+        (i, (task - first_task[i]) * groups_per_task)
     };
     let start = |task: usize| {
         let (i, group) = find(task);
@@ -96,7 +106,7 @@ pub fn hidden_layers(compute: Compute<'_>, visits: &[Visit<'_>], hidden: &mut [L
     compute.pool.parts(hidden, first_task[MOST_VISITS], start, |task, lines| {
         let (i, group) = find(task);
         match visits[i].visitors.len() {
-            1 => hidden_group::<1>(compute.kernels, &visits[i], group, lines),
+            1 => hidden_rows(compute.kernels, &visits[i], group, lines),
             2..=FEW => hidden_group::<FEW>(compute.kernels, &visits[i], group, lines),
             _ => hidden_group::<TOKENS>(compute.kernels, &visits[i], group, lines),
         }
@@ -120,13 +130,19 @@ pub fn add_outputs(
     });
     let tokens = out.len() / d_model;
     let groups = d_model.div_ceil(GROUP_ROWS);
-    let step = match tokens {
-        1 => 1,
+    let step = match (tokens, visits) {
+        (1, [visit, ..]) => {
+            (compute.rows_per_task(d_model, visit.mlp.down.row_bytes()).min(ROWS) / GROUP_ROWS).max(1)
+        }
         _ => groups.div_ceil(compute.pool.threads() * DOWN_TASKS),
     };
     let start = |task: usize| (task * step * GROUP_ROWS).min(d_model) * tokens;
     compute.pool.parts(out, groups.div_ceil(step), start, |task, out| {
         for (visit, hidden) in visits.iter().zip(hidden.iter().flatten()) {
+            if tokens == 1 {
+                add_down_rows(compute.kernels, visit, *hidden, task * step * GROUP_ROWS, out);
+                continue;
+            }
             for (i, out) in out.chunks_mut(GROUP_ROWS * tokens).enumerate() {
                 let group = task * step + i;
                 match visit.visitors.len() {
@@ -148,6 +164,41 @@ fn first_lines(visits: &[Visit<'_>]) -> [usize; MOST_VISITS + 1] {
         first[i + 1] = first[i] + lines;
     }
     first
+}
+
+/// Rows of gate and up of one visitor from `group` on, as many as `lines` take: as [`hidden_group`], in one product each.
+fn hidden_rows(kernels: &Kernels, visit: &Visit<'_>, group: usize, lines: &mut [Line]) {
+    let (mlp, kind) = (&visit.mlp, visit.mlp.hidden_kind());
+    let record = kind.record_lines(1);
+    let first = group * GROUP_ROWS;
+    let rows = first..mlp.gate.rows().min(first + lines.len() / record * GROUP_ROWS);
+    let (mut gated, mut upped) = ([0.0; ROWS], [0.0; ROWS]);
+    let (gated, upped) = (&mut gated[..rows.len()], &mut upped[..rows.len()]);
+    kernels.matmul(mlp.gate.slice_rows(rows.clone()), visit.to_gate, gated);
+    kernels.matmul(mlp.up.slice_rows(rows), visit.to_up, upped);
+    activate(kernels, mlp.activation, gated, upped);
+    if let Some(squares) = visit.squares {
+        squares.add(first, upped.len(), upped);
+    }
+    for (block, lines) in lines.chunks_exact_mut(record).enumerate() {
+        kernels.fill(Columns::of(upped, upped.len(), block), 0, Record { kind, tokens: 1, lines });
+    }
+}
+
+/// `out += weight * down` of one visitor, for the rows of `down` from `first` on that `out` has.
+fn add_down_rows(
+    kernels: &Kernels,
+    visit: &Visit<'_>,
+    hidden: Activations<'_>,
+    first: usize,
+    out: &mut [f32],
+) {
+    let mut outputs = [0.0; ROWS];
+    let outputs = &mut outputs[..out.len()];
+    kernels.matmul(visit.mlp.down.slice_rows(first..first + out.len()), hidden, outputs);
+    for &(_, weight) in visit.visitors {
+        out.iter_mut().zip(&*outputs).for_each(|(out, y)| *out += weight * y);
+    }
 }
 
 /// 32 rows of gate and up, the activation, and their product as input of `down`, `N` tokens at a time.

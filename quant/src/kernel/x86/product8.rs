@@ -11,7 +11,6 @@ use super::blocks::{Blocks, ScalesOf};
 use super::rows::{CODE_WORDS, Interleaved, Rows, Source, Stock};
 use crate::activations::room;
 use crate::kernel::out_at;
-use crate::kernel::prefetch::prefetch;
 use crate::{Activations, Layout, QMatrix};
 
 /// Tokens that a tile is multiplied with before its weights are unpacked again: their activations should stay in the
@@ -105,12 +104,10 @@ pub(super) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consumer<R, B>>(
             let scales = B::scales::<R, S>(at);
             for p in (0..B::PIECES).step_by(2) {
                 let block = unit * B::PIECES + p;
-                let (next, len) = tile.ahead(block, bytes);
-                prefetch(next, len);
+                tile.prefetch(block, bytes);
                 consumer.take(block, &B::codes::<R, S, false>(at, p), &scales, p);
                 if B::PIECES > 1 {
-                    let (next, len) = tile.ahead(block + 1, bytes);
-                    prefetch(next, len);
+                    tile.prefetch(block + 1, bytes);
                     consumer.take(block + 1, &B::codes::<R, S, true>(at, p + 1), &scales, p + 1);
                 }
             }
@@ -358,13 +355,49 @@ pub(super) unsafe fn product<R: Rows, B: Blocks, P: TileProduct>(
     // SAFETY: the caller vouches for everything; rows are where their matrix says.
     unsafe {
         match w.layout() {
+            Layout::Rows if x.tokens() == 1 => stream_product::<R, B, P>(w, Tokens::of(x), out),
             Layout::Rows => stock_product::<R, B, P>(w, x, out),
             Layout::Interleaved => interleaved_product::<R, B, P>(w, x, out),
         }
     }
 }
 
-/// Rows that do not fill a tile are computed with the rows before them.
+/// Stock rows and one token. Lane `l` of the tiles goes through one of as many runs of rows as a tile has lanes, so that each
+/// reads one stream from its beginning to its end.
+///
+/// # Safety
+/// As [`product`], with rows for a tile.
+#[inline(always)]
+unsafe fn stream_product<R: Rows, B: Blocks, P: TileProduct>(
+    w: QMatrix<'_>,
+    x: Tokens<'_>,
+    out: &mut [f32],
+) {
+    let (rows, row_bytes) = (w.rows(), w.row_bytes());
+    let mut first = 0;
+    while first < rows {
+        // Rows that do not fill a tile are computed with the rows before them.
+        let start = first.min(rows - R::ROWS);
+        let run = ((rows - start) / R::ROWS).min(MAX_STRIDE / row_bytes);
+        for row in start..start + run {
+            let mut sums = [0.0; 16];
+            // SAFETY: the caller vouches for the instructions and the token. `ROWS` rows, `run` apart, from this one on exist,
+            // and are as many sums.
+            unsafe {
+                let tile =
+                    Stock::<true> { at: w.data().as_ptr().add(row * row_bytes), stride: run * row_bytes };
+                let units = w.cols() / B::FORMAT.block_len();
+                P::tile::<R, B, Stock<true>>(tile, units, x, sums.as_mut_ptr(), R::ROWS);
+            }
+            for (lane, sum) in sums.iter().enumerate().take(R::ROWS) {
+                out[row + lane * run] = *sum;
+            }
+        }
+        first = start + R::ROWS * run;
+    }
+}
+
+/// Stock rows and several tokens. Rows that do not fill a tile are computed with the rows before them.
 ///
 /// # Safety
 /// As [`product`], with rows for a tile.
@@ -380,23 +413,22 @@ unsafe fn stock_product<R: Rows, B: Blocks, P: TileProduct>(
         for row in (0..rows).step_by(R::ROWS) {
             let at = out_at(rows, tokens, row, first);
             let start = row.min(rows - R::ROWS);
-            let direct = start == row && x.count == 1;
             // Sums of several tokens next to each other, which is faster than where they go, and of a tile that ends with the
             // last row and has rows before `row`.
             let mut spare = [const { MaybeUninit::<f32>::uninit() }; TOKENS * 16];
             // SAFETY: the caller vouches for the instructions. `start + ROWS <= rows`; `out` has `stride` sums for each token
             // of the group, from this row on `ROWS` or all that are left; `spare` has `ROWS` for each, all written.
             unsafe {
-                let out = out.as_mut_ptr().add(at.start);
-                let (sums, stride) =
-                    if direct { (out, at.stride) } else { (spare.as_mut_ptr().cast(), R::ROWS) };
-                let tile = Stock { at: w.data().as_ptr().add(start * w.row_bytes()), stride: w.row_bytes() };
-                P::tile::<R, B, Stock>(tile, w.cols() / B::FORMAT.block_len(), x, sums, stride);
-                if !direct {
-                    for t in 0..x.count {
-                        let new = sums.add(t * stride + (row - start));
-                        out.add(t * at.stride).copy_from_nonoverlapping(new, R::ROWS.min(rows - row));
-                    }
+                let (out, sums) = (out.as_mut_ptr().add(at.start), spare.as_mut_ptr().cast());
+                let tile = Stock::<false> {
+                    at: w.data().as_ptr().add(start * w.row_bytes()),
+                    stride: w.row_bytes(),
+                };
+                let units = w.cols() / B::FORMAT.block_len();
+                P::tile::<R, B, Stock<false>>(tile, units, x, sums, R::ROWS);
+                for t in 0..x.count {
+                    let new = sums.add(t * R::ROWS + (row - start));
+                    out.add(t * at.stride).copy_from_nonoverlapping(new, R::ROWS.min(rows - row));
                 }
             }
         }

@@ -4,6 +4,8 @@
 //! Lanes as rows mean that a block's integer sum is complete in its lane: nothing is added across lanes, a scale is one
 //! vector for all rows, and the result is the same however many tokens are multiplied together.
 
+use crate::kernel::prefetch::prefetch;
+
 /// A tier's vector of one word for each of `ROWS` rows.
 ///
 /// # Safety
@@ -99,21 +101,21 @@ pub(super) trait Source<R: Rows>: Copy {
     unsafe fn last_halves(self, offset: usize) -> R::F;
     /// A byte of each row, which three more of the block follow.
     unsafe fn bytes(self, offset: usize) -> R::I;
-    /// What to ask for while part `part` of the tile is used, of parts that take `bytes` bytes of 16 rows each: where it
-    /// starts, and how much.
-    fn ahead(self, part: usize, bytes: usize) -> (*const u8, usize);
+    /// Asks for what will be needed some time after part `part` of the tile, of parts that take `bytes` bytes of 16 rows each.
+    fn prefetch(self, part: usize, bytes: usize);
 }
 
-/// Rows one after the other, as files have them.
+/// Rows as files have them. With `STREAMS` those of a tile are far apart, and the next tile's rows follow them: as many streams
+/// as rows, which the processor follows by itself. Otherwise they are one after the other.
 #[derive(Clone, Copy)]
-pub(super) struct Stock {
+pub(super) struct Stock<const STREAMS: bool> {
     /// At a block of the first row.
     pub at: *const u8,
-    /// Bytes from row to row.
+    /// Bytes from row to row of the tile.
     pub stride: usize,
 }
 
-impl<R: Rows> Source<R> for Stock {
+impl<R: Rows, const STREAMS: bool> Source<R> for Stock<STREAMS> {
     #[inline(always)]
     #[allow(
         clippy::pointers_in_nomem_asm_block,
@@ -155,13 +157,25 @@ impl<R: Rows> Source<R> for Stock {
         unsafe { R::and(R::words(self.at.add(offset), self.stride), R::splat(255)) }
     }
     #[inline(always)]
-    fn ahead(self, part: usize, bytes: usize) -> (*const u8, usize) {
-        // The rows of a tile are too many streams for the processor to follow, so all of the next tile is asked for in the
-        // order of its addresses.
-        let bytes = bytes * R::ROWS / 16;
-        (self.at.wrapping_add(R::ROWS * self.stride + part * bytes), bytes)
+    fn prefetch(self, part: usize, bytes: usize) {
+        let (row_bytes, bytes) = (bytes / 16, bytes * R::ROWS / 16);
+        if STREAMS {
+            // A line of as many rows as this part takes lines, in turn.
+            let lines = bytes.div_ceil(64);
+            let at = self.at.wrapping_add(part * row_bytes + STREAM_AHEAD);
+            for line in 0..lines {
+                prefetch(at.wrapping_add((part * lines + line) % R::ROWS * self.stride), 64);
+            }
+        } else {
+            // Rows next to each other are too many streams in too few pages for the processor to follow, so all of the next
+            // tile is asked for in the order of its addresses.
+            prefetch(self.at.wrapping_add(R::ROWS * self.stride + part * bytes), bytes);
+        }
     }
 }
+
+/// Bytes of a row, measured: 256 to 512 are best.
+const STREAM_AHEAD: usize = 384;
 
 /// 16 rows interleaved, see `interleave`.
 #[derive(Clone, Copy)]
@@ -212,10 +226,11 @@ impl<R: Rows> Source<R> for Interleaved {
         unsafe { R::load_bytes(self.at.add(16 * offset + self.row)) }
     }
     #[inline(always)]
-    fn ahead(self, part: usize, bytes: usize) -> (*const u8, usize) {
+    fn prefetch(self, part: usize, bytes: usize) {
         // One stream: a little ahead is enough, and more is slower. A second half finds what the first fetched.
-        let at = self.at.wrapping_add(part * bytes + INTERLEAVED_AHEAD);
-        (at, if self.row == 0 { bytes } else { 0 })
+        if self.row == 0 {
+            prefetch(self.at.wrapping_add(part * bytes + INTERLEAVED_AHEAD), bytes);
+        }
     }
 }
 
