@@ -12,6 +12,7 @@ mod readers;
 pub mod replay;
 pub mod source;
 pub mod stats;
+mod touch;
 pub mod trace;
 
 use std::io;
@@ -263,6 +264,20 @@ impl ExpertStore {
         }
         drop(shared);
         readers.wake();
+    }
+
+    /// A sequence that may ask for experts is open, or is gone.
+    pub(crate) fn session(&self, open: bool) {
+        let Place::Cached { readers, .. } = &self.place else { return };
+        let touch = &mut readers.lock().touch;
+        if open { touch.opened(Instant::now()) } else { touch.closed() }
+    }
+
+    /// A forward pass begins, or has ended.
+    pub(crate) fn pass(&self, begins: bool) {
+        let Place::Cached { readers, .. } = &self.place else { return };
+        let touch = &mut readers.lock().touch;
+        if begins { touch.begun() } else { touch.ended(Instant::now()) }
     }
 
     /// How files are read; `None` where they are mapped.

@@ -82,6 +82,18 @@ pub struct Model {
     pub(crate) head: Linear,
 }
 
+/// While this lives one sequence computes.
+pub(crate) struct Turn<'a> {
+    experts: &'a ExpertStore,
+    _alone: MutexGuard<'a, ()>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.experts.pass(false);
+    }
+}
+
 /// One layer's weights.
 pub(crate) struct Layer {
     pub mixer_norm: Norm,
@@ -264,8 +276,10 @@ impl Model {
     }
 
     /// Waits until no other sequence computes.
-    pub(crate) fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn turn(&self) -> Turn<'_> {
+        let alone = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.experts.pass(true);
+        Turn { experts: &self.experts, _alone: alone }
     }
 
     /// The kernels in use.

@@ -107,6 +107,12 @@ pub struct Session {
     _charge: Charge,
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.model.experts().session(false);
+    }
+}
+
 impl Session {
     /// An empty sequence.
     ///
@@ -137,6 +143,7 @@ impl Session {
             scratch: Scratch::new(spec, chunk, context),
         };
         let tokens = Vec::with_capacity(context);
+        model.experts().session(true);
         Ok(Self { model, state, tokens, kv_format: options.kv, _charge: charge })
     }
 
