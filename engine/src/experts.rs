@@ -310,10 +310,19 @@ impl ExpertStore {
             Place::InPlace(_) => 0,
             Place::Cached { readers, .. } => {
                 let mut shared = readers.lock();
+                // Where memory is short nothing is taken before it is needed.
+                shared.touch.over();
                 let bytes = shared.cache.shrink(quotas);
                 self.forget(readers, &mut shared);
                 bytes
             }
+        }
+    }
+
+    /// Raises the number of experts that each layer keeps, where [`Self::shrink`] has lowered it.
+    pub fn grow(&self, quotas: &[usize]) {
+        if let Place::Cached { readers, .. } = &self.place {
+            readers.lock().cache.grow(quotas);
         }
     }
 

@@ -494,6 +494,31 @@ impl Cache {
         }
         bytes
     }
+
+    /// Raises quotas to these at least, where [`Self::shrink`] has lowered them: slots whose memory went back to the system are
+    /// free again, and memory comes when they are written.
+    ///
+    /// # Panics
+    /// If a quota is above what it was at first.
+    pub fn grow(&mut self, quotas: &[usize]) {
+        for (layer, &quota) in quotas.iter().enumerate() {
+            let state = &mut self.layers[layer];
+            let more = quota.saturating_sub(state.quota);
+            state.quota += more;
+            self.board.slots(layer, state.quota);
+            let class = state.class as usize;
+            let still_here = more.min(self.debts[class]);
+            self.debts[class] -= still_here;
+            for _ in still_here..more {
+                let retired = |entry: &Entry| entry.state == State::Retired && entry.class as usize == class;
+                let entry = self.entries.iter().position(retired).expect("as many slots were given up");
+                let found = &mut self.entries[entry];
+                (found.state, found.touched) = (State::Free, false);
+                // Those that have memory are taken first.
+                self.free[class].insert(0, entry as u32);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ enum Action {
     Use { layer: usize, experts: Vec<u32>, at_once: bool, guesses: Vec<u32> },
     /// The same, but after some steps nobody wants them any more.
     BreakOff { layer: usize, experts: Vec<u32>, steps: u8, guesses: Vec<u32> },
-    /// Memory is short: after some steps of the next request layers keep this part of their quotas, in eighths.
-    Shrink { steps: u8, eighths: usize },
+    /// Memory is short or plenty: after some steps of the next request layers keep this part of their first quotas, in eighths.
+    Resize { steps: u8, eighths: usize },
 }
 
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ fn traces() -> impl Strategy<Value = Trace> {
             (some(layer, &experts), guesses, any::<u8>(), 0..16_usize, any::<bool>()).prop_map(
                 move |(experts, guesses, steps, kind, at_once)| match kind {
                     0..3 => Action::BreakOff { layer, experts, steps: steps % 16, guesses },
-                    3 => Action::Shrink { steps: steps % 16, eighths: (steps / 16) as usize % 8 },
+                    3 => Action::Resize { steps: steps % 16, eighths: (steps / 16) as usize % 9 },
                     _ => Action::Use { layer, experts, at_once, guesses },
                 },
             )
@@ -404,13 +404,13 @@ fn run(trace: &Trace) {
         content: vec![Vec::new(); layers],
         missing: vec![Vec::new(); layers],
     };
-    let mut shrink = None;
+    let mut resize = None;
     for action in &trace.actions {
         let (&layer, experts, guesses) = match action {
             Action::Use { layer, experts, guesses, .. } => (layer, experts, guesses),
             Action::BreakOff { layer, experts, guesses, .. } => (layer, experts, guesses),
-            Action::Shrink { steps, eighths } => {
-                shrink = Some((*steps, *eighths));
+            Action::Resize { steps, eighths } => {
+                resize = Some((*steps, *eighths));
                 continue;
             }
         };
@@ -424,10 +424,11 @@ fn run(trace: &Trace) {
         if trace.seed.is_multiple_of(2) {
             world.guess((layer + 1) % layers, guesses);
         }
-        if let Some((steps, eighths)) = shrink.take() {
+        if let Some((steps, eighths)) = resize.take() {
             (0..steps).for_each(|_| _ = world.step());
-            naive.quotas.iter_mut().for_each(|quota| *quota = *quota * eighths / 8);
+            naive.quotas = shape.quotas.iter().map(|quota| quota * eighths / 8).collect();
             world.cache.shrink(&naive.quotas);
+            world.cache.grow(&naive.quotas);
             (0..layers).for_each(|layer| naive.cut(layer));
             world.check();
         }
@@ -438,7 +439,7 @@ fn run(trace: &Trace) {
                 world.check();
                 false
             }
-            Action::Shrink { .. } => unreachable!("it was kept for the next request"),
+            Action::Resize { .. } => unreachable!("it was kept for the next request"),
         };
         world.leave();
         world.check();
