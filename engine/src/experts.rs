@@ -39,7 +39,7 @@ use source::Source;
 use stats::{Ahead, Phase, StoreStats};
 
 /// How often whoever waits for a read looks whether to stop.
-const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
 /// Guesses on their way at the same time.
 const MOST_GUESSES: usize = 2;
 /// Guesses after which it is judged whether they pay, and how long they rest if they do not.
