@@ -12,6 +12,7 @@ mod readers;
 pub mod replay;
 pub mod source;
 pub mod stats;
+mod touch;
 pub mod trace;
 
 use std::io;
@@ -38,7 +39,7 @@ use source::Source;
 use stats::{Ahead, Phase, StoreStats};
 
 /// How often whoever waits for a read looks whether to stop.
-const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
 /// Guesses on their way at the same time.
 const MOST_GUESSES: usize = 2;
 /// Guesses after which it is judged whether they pay, and how long they rest if they do not.
@@ -265,6 +266,20 @@ impl ExpertStore {
         readers.wake();
     }
 
+    /// A sequence that may ask for experts is open, or is gone.
+    pub(crate) fn session(&self, open: bool) {
+        let Place::Cached { readers, .. } = &self.place else { return };
+        let touch = &mut readers.lock().touch;
+        if open { touch.opened(Instant::now()) } else { touch.closed() }
+    }
+
+    /// A forward pass begins, or has ended.
+    pub(crate) fn pass(&self, begins: bool) {
+        let Place::Cached { readers, .. } = &self.place else { return };
+        let touch = &mut readers.lock().touch;
+        if begins { touch.begun() } else { touch.ended(Instant::now()) }
+    }
+
     /// How files are read; `None` where they are mapped.
     pub fn access(&self) -> Option<Access> {
         match &self.place {
@@ -295,10 +310,19 @@ impl ExpertStore {
             Place::InPlace(_) => 0,
             Place::Cached { readers, .. } => {
                 let mut shared = readers.lock();
+                // Where memory is short nothing is taken before it is needed.
+                shared.touch.over();
                 let bytes = shared.cache.shrink(quotas);
                 self.forget(readers, &mut shared);
                 bytes
             }
+        }
+    }
+
+    /// Raises the number of experts that each layer keeps, where [`Self::shrink`] has lowered it.
+    pub fn grow(&self, quotas: &[usize]) {
+        if let Place::Cached { readers, .. } = &self.place {
+            readers.lock().cache.grow(quotas);
         }
     }
 

@@ -1,7 +1,8 @@
 //! A model ready to run: spec, small weights in f32, places of the large ones, the expert store, kernels and worker
 //! threads. Immutable and shared; a sequence's state is in `session`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use moelten_loader::io::read_at::{Access, ReadAt};
 use moelten_loader::repack::Copied;
@@ -15,7 +16,7 @@ use moelten_quant::{Isa, Kernels};
 use crate::error::{EngineError, Result};
 use crate::experts::live::Live;
 use crate::experts::source::Source;
-use crate::experts::{ExpertStore, Prefetch};
+use crate::experts::{ExpertStore, LOOK, Prefetch};
 use crate::layers::attention::Attention;
 use crate::layers::embedding::Embedding;
 use crate::layers::linear::{Compute, Linear};
@@ -71,7 +72,9 @@ pub struct Model {
     ledger: Arc<Ledger>,
     /// What the weights and the slots take of it.
     _charges: Vec<Charge>,
-    turn: Mutex<()>,
+    /// Whether a sequence computes, and what wakes those that wait for that to end.
+    taken: Mutex<bool>,
+    free: Condvar,
     kernels: &'static Kernels,
     pool: Pool,
     /// The distinct ropes of the layers.
@@ -80,6 +83,18 @@ pub struct Model {
     pub(crate) embedding: Embedding,
     pub(crate) final_norm: Norm,
     pub(crate) head: Linear,
+}
+
+/// While this lives one sequence computes.
+pub(crate) struct Turn<'a>(&'a Model);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let Self(model) = self;
+        model.experts.pass(false);
+        *model.taken() = false;
+        model.free.notify_one();
+    }
 }
 
 /// One layer's weights.
@@ -198,7 +213,6 @@ impl Model {
             }
             _ => None,
         };
-        let turn = Mutex::new(());
         Ok(Self {
             embedding,
             spec,
@@ -208,7 +222,8 @@ impl Model {
             plan,
             ledger,
             _charges: charges,
-            turn,
+            taken: Mutex::new(false),
+            free: Condvar::new(),
             kernels,
             pool,
             ropes,
@@ -264,8 +279,25 @@ impl Model {
     }
 
     /// Waits until no other sequence computes.
-    pub(crate) fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    ///
+    /// # Errors
+    /// [`EngineError::Cancelled`] once `cancel` is set.
+    pub(crate) fn turn(&self, cancel: &AtomicBool) -> Result<Turn<'_>> {
+        let mut taken = self.taken();
+        while *taken {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(EngineError::Cancelled);
+            }
+            taken = self.free.wait_timeout(taken, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *taken = true;
+        self.experts.pass(true);
+        Ok(Turn(self))
+    }
+
+    /// Whether a sequence computes.
+    fn taken(&self) -> MutexGuard<'_, bool> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The kernels in use.

@@ -1,6 +1,7 @@
 //! Gives memory of the expert cache back when the machine runs short of it: a thread that looks ten times a second at what is
-//! free, and lowers the quotas of the cache until a floor is free again. It gives back and never takes: memory that came
-//! free again may be wanted by whoever made it free. It must not know what the experts are, nor who reads notices.
+//! free, and lowers the quotas of the cache until a floor is free again. When there has been plenty for a while it takes a part of
+//! what it gave back: memory that came free may be wanted by whoever made it free, so this is slow and giving back is quick.
+//! It must not know what the experts are, nor who reads notices.
 
 use std::io;
 use std::sync::Arc;
@@ -22,6 +23,13 @@ const STALLED: f64 = 0.1;
 const MARGIN_PART: u64 = 4;
 /// Others are expected to go on taking as they did since the last look, for so many looks: giving back takes time.
 const LOOKS_AHEAD: u64 = 2;
+
+/// There is plenty when so many floors are free...
+const PLENTY: u64 = 3;
+/// ... and so much of what lies above that is taken again at a time...
+const TAKE_PART: u64 = 2;
+/// ... when there was plenty at so many looks in a row: half a minute.
+const CALM_LOOKS: u32 = 300;
 
 /// What a look found.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,6 +54,21 @@ pub fn to_give_back(look: Look, floor: u64) -> u64 {
     }
 }
 
+/// Bytes that may be taken again: nothing that comes near the floor.
+fn to_take(look: Look, floor: u64) -> u64 {
+    let above = look.free.map_or(0, |free| free.saturating_sub(floor.saturating_mul(PLENTY)));
+    if look.stalled > STALLED { 0 } else { above / TAKE_PART }
+}
+
+/// How many experts each layer may keep from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Quotas {
+    /// Memory is short.
+    Fewer(Vec<usize>),
+    /// There is plenty again.
+    More(Vec<usize>),
+}
+
 /// Decides, look by look, how many experts each layer may keep.
 #[derive(Debug)]
 pub struct Keeper {
@@ -54,6 +77,8 @@ pub struct Keeper {
     /// Bytes that the cache may still take.
     bytes: u64,
     floor: u64,
+    /// Looks in a row that found plenty.
+    calm: u32,
     /// Bytes that were free at the last look, and those of this process.
     before: Option<u64>,
     /// When the last look was, and how long somebody had stood still until then.
@@ -64,7 +89,7 @@ impl Keeper {
     /// For a cache of this shape, on a machine where `floor` bytes are to stay free.
     pub fn new(system: System, cached: Cached, floor: u64) -> Self {
         let bytes = cached.bytes();
-        Self { system, cached, bytes, floor, before: None, stalled: None }
+        Self { system, cached, bytes, floor, calm: 0, before: None, stalled: None }
     }
 
     /// Looks at the machine.
@@ -84,18 +109,31 @@ impl Keeper {
         Look { free, taken, stalled: stalled.min(1.0) }
     }
 
-    /// The quotas that end a shortage, if there is one and something is left to give back.
-    pub fn quotas(&mut self, look: Look) -> Option<Vec<usize>> {
+    /// The quotas that end a shortage, if there is one and something is left to give back, or those that take memory again
+    /// that has not been wanted for a while; never more than there was at first.
+    pub fn quotas(&mut self, look: Look) -> Option<Quotas> {
         let bytes = to_give_back(look, self.floor);
-        if bytes == 0 {
+        if bytes > 0 {
+            self.calm = 0;
+            let quotas = self.cached.quotas_for(self.bytes.saturating_sub(bytes));
+            // A part of a slot cannot be given back: where one is missing a whole one goes.
+            let after = self.cached.bytes_with(&quotas);
+            return (after < self.bytes).then(|| {
+                self.bytes = after;
+                Quotas::Fewer(quotas)
+            });
+        }
+        let (bytes, whole) = (to_take(look, self.floor), self.cached.bytes());
+        self.calm = if bytes > 0 && self.bytes < whole { self.calm + 1 } else { 0 };
+        if self.calm < CALM_LOOKS {
             return None;
         }
-        let quotas = self.cached.quotas_for(self.bytes.saturating_sub(bytes));
-        // A part of a slot cannot be given back: where one is missing a whole one goes.
+        self.calm = 0;
+        let quotas = self.cached.quotas_for(self.bytes.saturating_add(bytes).min(whole));
         let after = self.cached.bytes_with(&quotas);
-        (after < self.bytes).then(|| {
+        (after > self.bytes).then(|| {
             self.bytes = after;
-            quotas
+            Quotas::More(quotas)
         })
     }
 
@@ -125,17 +163,19 @@ impl Watch {
         let work = move || {
             while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
                 let look = keeper.look();
-                if let Some(quotas) = keeper.quotas(look) {
-                    store.shrink(&quotas);
-                    counter.store(whole - keeper.bytes(), Ordering::Relaxed);
+                match keeper.quotas(look) {
+                    Some(Quotas::Fewer(quotas)) => _ = store.shrink(&quotas),
+                    Some(Quotas::More(quotas)) => store.grow(&quotas),
+                    None => continue,
                 }
+                counter.store(whole - keeper.bytes(), Ordering::Relaxed);
             }
         };
         let thread = std::thread::Builder::new().name("moelten-pressure".to_owned()).spawn(work)?;
         Ok(Self { given_back, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Bytes that the cache gave back so far.
+    /// Bytes that the cache gave back and has not taken again.
     pub fn given_back(&self) -> u64 {
         self.given_back.load(Ordering::Relaxed)
     }
@@ -201,13 +241,39 @@ mod tests {
         let at = |free| Look { free: Some(free), taken: 0, stalled: 0.0 };
         assert_eq!(keeper.quotas(at(8 * MB)), None);
         // Three missing and two of margin: 21 stay, two of them to spare.
-        assert_eq!(keeper.quotas(at(5 * MB)), Some(vec![5, 5, 5, 4]));
+        assert_eq!(keeper.quotas(at(5 * MB)), Some(Quotas::Fewer(vec![5, 5, 5, 4])));
         // Others wait for memory, so the margin goes.
-        assert_eq!(keeper.quotas(Look { stalled: 1.0, ..at(12 * MB) }), Some(vec![5, 4, 4, 4]));
-        assert_eq!(keeper.quotas(at(0)), Some(vec![2, 2, 2, 1]));
-        assert_eq!(keeper.quotas(at(0)), Some(vec![0; 4]));
+        assert_eq!(
+            keeper.quotas(Look { stalled: 1.0, ..at(12 * MB) }),
+            Some(Quotas::Fewer(vec![5, 4, 4, 4]))
+        );
+        assert_eq!(keeper.quotas(at(0)), Some(Quotas::Fewer(vec![2, 2, 2, 1])));
+        assert_eq!(keeper.quotas(at(0)), Some(Quotas::Fewer(vec![0; 4])));
         assert_eq!(keeper.quotas(at(0)), None);
         assert_eq!(keeper.bytes(), 2 * MB);
+    }
+
+    #[test]
+    fn what_was_given_back_is_taken_again_when_nobody_wants_it() {
+        let root = tempfile::tempdir().unwrap();
+        let mut keeper = Keeper::new(System::at(root.path()), cached(), 8 * MB);
+        let at = |free| Look { free: Some(free), taken: 0, stalled: 0.0 };
+        let plenty = at(34 * MB);
+        let quiet = |keeper: &mut Keeper, look, looks| (0..looks).all(|_| keeper.quotas(look).is_none());
+        assert!(quiet(&mut keeper, plenty, 2 * CALM_LOOKS), "nothing was given back");
+        assert_eq!(keeper.quotas(at(0)), Some(Quotas::Fewer(vec![4, 4, 3, 3])));
+        // Not near the floor, nor while others stand still for memory, nor before half a minute of calm.
+        assert!(quiet(&mut keeper, at(24 * MB), 2 * CALM_LOOKS));
+        assert!(quiet(&mut keeper, Look { stalled: 0.5, ..plenty }, 2 * CALM_LOOKS));
+        assert!(quiet(&mut keeper, plenty, CALM_LOOKS - 1));
+        assert!(quiet(&mut keeper, at(20 * MB), 1), "this begins the half minute anew");
+        assert!(quiet(&mut keeper, plenty, CALM_LOOKS - 1));
+        assert_eq!(keeper.quotas(plenty), Some(Quotas::More(vec![5, 5, 5, 4])));
+        // All of it, and never more than that.
+        assert!(quiet(&mut keeper, at(1000 * MB), CALM_LOOKS - 1));
+        assert_eq!(keeper.quotas(at(1000 * MB)), Some(Quotas::More(vec![6; 4])));
+        assert!(quiet(&mut keeper, at(1000 * MB), 2 * CALM_LOOKS));
+        assert_eq!(keeper.bytes(), 26 * MB);
     }
 
     #[test]

@@ -107,6 +107,12 @@ pub struct Session {
     _charge: Charge,
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.model.experts().session(false);
+    }
+}
+
 impl Session {
     /// An empty sequence.
     ///
@@ -137,6 +143,7 @@ impl Session {
             scratch: Scratch::new(spec, chunk, context),
         };
         let tokens = Vec::with_capacity(context);
+        model.experts().session(true);
         Ok(Self { model, state, tokens, kv_format: options.kv, _charge: charge })
     }
 
@@ -279,7 +286,7 @@ impl Session {
         beside: impl FnMut(),
     ) -> Result<()> {
         let (model, state) = (&self.model, &mut self.state);
-        let _turn = model.turn();
+        let _turn = model.turn(cancel)?;
         let work = move || model.forward(state, chunk, wanted, cancel, &mut watch);
         model.pool().install_beside(work, beside)?;
         self.tokens.extend_from_slice(chunk);
@@ -295,7 +302,7 @@ impl Session {
     ) -> Result<()> {
         let (model, state) = (&self.model, &mut self.state);
         // One at a time: sequences that share a model share its threads and its expert cache.
-        let _turn = model.turn();
+        let _turn = model.turn(cancel)?;
         // The whole chunk runs on a worker: entering the pool costs more than one parallel region inside it.
         model.pool().install(|| model.forward(state, chunk, wanted, cancel, observer))?;
         self.tokens.extend_from_slice(chunk);

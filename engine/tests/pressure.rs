@@ -76,14 +76,22 @@ fn slots_in_use_go_back_when_they_are_free() {
     let (model, cached) = streaming(Ram::Bytes(1 << 30));
     let ids = golden("mixtral").ids;
     let expected = logits(&mut session(&model, KvFormat::F32), &ids).0;
+    let (plan, full) = (cached.clone(), resident(&model));
+    assert!(full > 0);
     // In the middle of forward passes, again and again.
     let store = Arc::clone(model.experts());
     let shrinker = std::thread::spawn(move || {
         let mut quotas = cached.shape.quotas.clone();
-        while quotas.iter().any(|&quota| quota > 0) {
-            quotas.iter_mut().for_each(|quota| *quota = quota.saturating_sub(1));
-            store.shrink(&quotas);
-            std::thread::sleep(Duration::from_millis(3));
+        for round in 0..3 {
+            if round > 0 {
+                quotas.clone_from(&cached.shape.quotas);
+                store.grow(&quotas);
+            }
+            while quotas.iter().any(|&quota| quota > 0) {
+                quotas.iter_mut().for_each(|quota| *quota = quota.saturating_sub(1));
+                store.shrink(&quotas);
+                std::thread::sleep(Duration::from_millis(3));
+            }
         }
     });
     let mut runs = 0;
@@ -93,6 +101,10 @@ fn slots_in_use_go_back_when_they_are_free() {
     }
     shrinker.join().unwrap();
     assert_eq!(resident(&model), 0);
+    // All that was given back can be used again.
+    model.experts().grow(&plan.shape.quotas);
+    assert!(expected == logits(&mut session(&model, KvFormat::F32), &ids).0);
+    assert_eq!(resident(&model), full);
 }
 
 #[test]

@@ -499,8 +499,9 @@ impl Chat {
             }
         };
         let given_back = stats.cache.map_or(0, |cache| cache.given_back_bytes);
-        if given_back > self.given_back {
-            self.given_back = given_back;
+        // It may have taken some of it again meanwhile.
+        let before = std::mem::replace(&mut self.given_back, given_back);
+        if given_back > before {
             effects.extend(note(Tone::Warning, figures::given_back(given_back)));
         }
         effects

@@ -114,7 +114,7 @@ fn memory(cache: &CacheStats) -> String {
 /// What to say when the cache has given back more than before.
 pub fn given_back(total_bytes: u64) -> String {
     format!(
-        "Memory got tight: the expert cache gave {} back, answers will be slower. A new start takes what is free then.",
+        "Memory got tight: the expert cache gave {} back, answers will be slower. It takes it again when enough stays free.",
         bytes(total_bytes)
     )
 }

@@ -32,6 +32,8 @@ pub struct Entry {
     /// Who uses it now.
     pub pins: u32,
     class: u32,
+    /// Whether the system has brought its memory: who writes there first waits for that.
+    touched: bool,
 }
 
 /// What a slot is used for.
@@ -39,6 +41,8 @@ pub struct Entry {
 pub enum State {
     /// Nothing.
     Free,
+    /// Nothing, but its memory is out to be touched.
+    Touching,
     /// Its memory was given back to the system.
     Retired,
     /// An expert is being read.
@@ -127,9 +131,11 @@ impl Cache {
             let mut list = Vec::with_capacity(slots.len());
             for piece in slots {
                 list.push(entries.len() as u32);
+                // Mapped files have slots without memory.
+                let touched = piece.is_empty();
                 let slot = Arc::new(OnceLock::from(piece));
                 let back = Vec::with_capacity(most_parts + 1);
-                entries.push(Entry { slot, back, state: State::Free, pins: 0, class });
+                entries.push(Entry { slot, back, state: State::Free, pins: 0, class, touched });
             }
             free.push(list);
         }
@@ -250,7 +256,7 @@ impl Cache {
             let same = match found.state {
                 State::Reading(r) => r.guess && !r.orphan && (r.layer, r.expert) == (layer, expert),
                 State::Here { layer: l, expert: e } => found.pins == 0 && (l, e) == (layer, expert),
-                State::Free | State::Retired => false,
+                State::Free | State::Touching | State::Retired => false,
             };
             if !same {
                 continue;
@@ -309,7 +315,7 @@ impl Cache {
                 }
                 true
             }
-            State::Free | State::Retired => false,
+            State::Free | State::Touching | State::Retired => false,
         }
     }
 
@@ -335,12 +341,37 @@ impl Cache {
         let found = &mut self.entries[entry as usize];
         let layer = layer as u32;
         found.state = State::Reading(Reading { layer, expert, left: 0, guess, orphan: false, failed: false });
+        found.touched = true;
         if guess {
             self.guessed.push((entry, layer, expert));
         }
         let slot = Arc::get_mut(&mut found.slot).expect("nobody uses a free slot");
         let piece = slot.take().expect("a free slot has its memory");
         Some((entry, piece))
+    }
+
+    /// A free slot whose memory nobody has touched yet, and its memory, which is the caller's until [`Self::touched`]. The one
+    /// that the next reads would take first.
+    pub fn next_untouched(&mut self) -> Option<(u32, Piece)> {
+        let Self { entries, free, .. } = self;
+        let (list, at) = free.iter_mut().find_map(|list| {
+            let at = list.iter().rposition(|&entry| !entries[entry as usize].touched)?;
+            Some((list, at))
+        })?;
+        let entry = list.remove(at);
+        let found = &mut entries[entry as usize];
+        found.state = State::Touching;
+        let slot = Arc::get_mut(&mut found.slot).expect("nobody uses a free slot");
+        Some((entry, slot.take().expect("a free slot has its memory")))
+    }
+
+    /// The memory of [`Self::next_untouched`] comes back; `all` of it was touched or not.
+    pub fn touched(&mut self, entry: u32, piece: Piece, all: bool) {
+        let found = &mut self.entries[entry as usize];
+        debug_assert_eq!(found.state, State::Touching, "only these come back");
+        found.touched = all;
+        found.back.push(piece);
+        self.set_free(entry);
     }
 
     /// Free slots of the size that a layer uses.
@@ -462,6 +493,31 @@ impl Cache {
             bytes += self.pay(class);
         }
         bytes
+    }
+
+    /// Raises quotas to these at least, where [`Self::shrink`] has lowered them: slots whose memory went back to the system are
+    /// free again, and memory comes when they are written.
+    ///
+    /// # Panics
+    /// If a quota is above what it was at first.
+    pub fn grow(&mut self, quotas: &[usize]) {
+        for (layer, &quota) in quotas.iter().enumerate() {
+            let state = &mut self.layers[layer];
+            let more = quota.saturating_sub(state.quota);
+            state.quota += more;
+            self.board.slots(layer, state.quota);
+            let class = state.class as usize;
+            let still_here = more.min(self.debts[class]);
+            self.debts[class] -= still_here;
+            for _ in still_here..more {
+                let retired = |entry: &Entry| entry.state == State::Retired && entry.class as usize == class;
+                let entry = self.entries.iter().position(retired).expect("as many slots were given up");
+                let found = &mut self.entries[entry];
+                (found.state, found.touched) = (State::Free, false);
+                // Those that have memory are taken first.
+                self.free[class].insert(0, entry as u32);
+            }
+        }
     }
 }
 

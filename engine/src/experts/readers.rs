@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use moelten_loader::io::pieces::Piece;
 
 use super::cache::{Cache, State};
-use super::source::{Part, Source, Tensors};
+use super::source::{PART, Part, Source, Tensors};
 use super::stats::StoreStats;
+use super::touch::Touch;
 
 /// Reads on their way at the same time.
 pub const DEPTH: usize = 4;
@@ -33,6 +34,8 @@ pub struct Shared {
     pub stats: StoreStats,
     /// Reads on their way, and since when there is one.
     busy: (usize, Option<Instant>),
+    /// Whether free slots are to be touched.
+    pub touch: Touch,
     stop: bool,
 }
 
@@ -65,6 +68,7 @@ impl Readers {
             problems: Vec::new(),
             stats,
             busy: (0, None),
+            touch: Touch::default(),
             stop: false,
         };
         let inner = Arc::new(Inner {
@@ -78,7 +82,7 @@ impl Readers {
         for index in 0..DEPTH {
             let inner = Arc::clone(&inner);
             let name = format!("moelten-read-{index}");
-            match std::thread::Builder::new().name(name).spawn(move || inner.work()) {
+            match std::thread::Builder::new().name(name).spawn(move || inner.work(index == 0)) {
                 Ok(thread) => threads.push(thread),
                 Err(error) if threads.is_empty() => return Err(error),
                 // Fewer are slower, not wrong.
@@ -136,11 +140,18 @@ impl Inner {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn work(&self) {
+    /// Reads until it is told to stop. One reader `touches` free slots when there is nothing else to do.
+    fn work(&self, touches: bool) {
         let mut shared = self.lock();
         while !shared.stop {
             let Some(mut part) = shared.take() else {
-                shared = self.work.wait(shared).unwrap_or_else(PoisonError::into_inner);
+                shared = match shared.touch.due(Instant::now()).filter(|_| touches) {
+                    None => self.work.wait(shared).unwrap_or_else(PoisonError::into_inner),
+                    Some(Duration::ZERO) => self.touch(shared),
+                    Some(later) => {
+                        self.work.wait_timeout(shared, later).unwrap_or_else(PoisonError::into_inner).0
+                    }
+                };
                 continue;
             };
             drop(shared);
@@ -154,6 +165,36 @@ impl Inner {
             shared.stats.retries += u64::from(retried && result.is_ok());
             shared = self.back(shared, part, result);
         }
+    }
+
+    /// Has the system bring the memory of a free slot, a part at a time: as soon as somebody computes it is given back.
+    fn touch<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
+        let Some((entry, mut slot)) = shared.cache.next_untouched() else {
+            shared.touch.over();
+            return shared;
+        };
+        let (mut done, mut refused) = (0, false);
+        while !refused
+            && done < slot.len()
+            && !shared.stop
+            && shared.touch.due(Instant::now()) == Some(Duration::ZERO)
+        {
+            drop(shared);
+            let part = done..slot.len().min(done + PART);
+            done = part.end;
+            refused = slot.populate(part).is_err();
+            shared = self.lock();
+        }
+        let all = done == slot.len() && !refused;
+        shared.stats.touched += u64::from(all);
+        if refused {
+            // Reads bring it as well, only later.
+            shared.touch.over();
+        }
+        shared.cache.touched(entry, slot, all);
+        // Somebody may wait for just this slot.
+        self.arrived.notify_all();
+        shared
     }
 
     /// A part has come back.

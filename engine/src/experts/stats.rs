@@ -17,6 +17,8 @@ pub struct StoreStats {
     pub busy: Duration,
     /// Reads that failed once and then came.
     pub retries: u64,
+    /// Slots whose memory the system brought while nobody computed.
+    pub touched: u64,
     /// Guesses, by layer.
     pub ahead: Vec<Ahead>,
 }
@@ -99,6 +101,7 @@ impl StoreStats {
             reads: self.reads - before.reads,
             busy: self.busy.saturating_sub(before.busy),
             retries: self.retries - before.retries,
+            touched: self.touched - before.touched,
             ahead: ahead.collect(),
         }
     }

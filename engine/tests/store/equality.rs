@@ -2,6 +2,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use moelten_engine::experts::Prefetch;
 use moelten_engine::model::{Model, ModelOptions};
@@ -147,6 +149,37 @@ fn what_stays_does_not_depend_on_guesses_or_on_the_disk() {
                 assert!(after(from, prefetch) == expected, "{percent} %, {from:?}, {prefetch:?}");
             }
         }
+    }
+}
+
+/// Slots are touched while a sequence rests, all that are free and no more, and again after an answer.
+#[cfg(target_os = "linux")]
+#[test]
+fn slots_that_were_touched_ahead_give_the_same_bits() {
+    use moelten_loader::io::pieces::{PAGE, Piece};
+    if Piece::reserve([PAGE].into_iter()).unwrap()[0].populate(0..PAGE).is_err() {
+        println!("skipped: this system brings no memory before it is written");
+        return;
+    }
+    let case = Case::new("olmoe", folder("olmoe"), golden("olmoe").ids);
+    for first in [0, 1] {
+        let model = Setup { percent: 75, threads: 2, ..Default::default() }.model(&case.path);
+        let Experts::Cached(cached) = &model.plan().experts else { panic!("not all fits") };
+        let slots: usize = cached.slots().iter().sum();
+        let mut session = session(&model);
+        session.append(&case.ids[..first], &AtomicBool::new(false), &mut (), &mut |_| {}).unwrap();
+        let stats = model.experts().stats();
+        let used: usize = model.experts().resident().iter().map(Vec::len).sum();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while model.experts().stats().touched < (slots - used) as u64 {
+            assert!(Instant::now() < deadline, "{used} of {slots}: {:?}", model.experts().stats());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let touched = model.experts().stats();
+        assert_eq!(touched.bytes_read, stats.bytes_read, "touching reads nothing");
+        session.keep_prefix(&[]);
+        assert!(stepwise(&mut session, &case.ids) == case.expected, "after {first}");
+        assert_eq!(model.experts().stats().touched, touched.touched, "nothing is touched twice");
     }
 }
 

@@ -247,6 +247,40 @@ fn sequences_at_the_same_time_do_not_disturb_each_other() {
     });
 }
 
+/// Whoever waits for another sequence can be stopped as well.
+#[test]
+fn stopping_does_not_wait_for_another_sequence() {
+    within(25, || {
+        let case = Arc::new(olmoe());
+        let setup = Setup { sessions: 2, ..on(Behaviour::Stall { at: 0, millis: 4000 }) };
+        let model = setup.model(&case.path);
+        let (started, begun) = mpsc::channel();
+        let (of, with) = (Arc::clone(&case), Arc::clone(&model));
+        let first = std::thread::spawn(move || {
+            let mut first = session(&with);
+            started.send(()).unwrap();
+            assert!(whole(&mut first, &of.ids) == of.expected);
+        });
+        begun.recv().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        let mut second = session(&model);
+        let cancel = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&cancel);
+        let stopper = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            stop.store(true, Ordering::Relaxed);
+            Instant::now()
+        });
+        let result = second.append(&case.ids, &cancel, &mut (), &mut |_| {});
+        assert!(matches!(result, Err(EngineError::Cancelled)), "{result:?}");
+        let took = stopper.join().unwrap().elapsed();
+        assert!(took < SOON, "stopped after {took:?}");
+        assert!(!first.is_finished(), "the other one still has the turn");
+        first.join().unwrap();
+        assert!(whole(&mut second, &case.ids) == case.expected);
+    });
+}
+
 /// Broken off at any time, a sequence goes on and a model can go.
 #[test]
 fn breaking_off_at_any_time_does_no_harm() {

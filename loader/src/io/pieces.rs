@@ -95,6 +95,27 @@ impl Piece {
         Self { of: self.of, range: self.range.start..next.range.end }
     }
 
+    /// Has the system bring the memory for a part of it now, instead of when it is first written: zeroed if it was untouched,
+    /// and unchanged otherwise.
+    ///
+    /// # Errors
+    /// When the system has no memory or no way to do this.
+    ///
+    /// # Panics
+    /// If `range` is not inside.
+    pub fn populate(&mut self, range: Range<usize>) -> io::Result<()> {
+        assert!(range.start <= range.end && range.end <= self.len(), "{range:?} of {} bytes", self.len());
+        match &self.of {
+            #[cfg(target_os = "linux")]
+            Some(of) if !range.is_empty() => {
+                of.0.advise_range(memmap2::Advice::PopulateWrite, self.range.start + range.start, range.len())
+            }
+            #[cfg(not(target_os = "linux"))]
+            Some(_) if !range.is_empty() => Err(io::ErrorKind::Unsupported.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Gives the memory back to the system; what the piece reads as until it is written again is not known. Windows has no way
     /// to give back a part, and keeps it.
     pub fn discard(&mut self) {
@@ -147,8 +168,11 @@ mod tests {
             piece.bytes_mut().fill(i);
         }
         let third = pieces.pop().unwrap();
-        let first = pieces.swap_remove(0);
+        let mut first = pieces.swap_remove(0);
         drop(pieces);
+        // Where the system cannot do it nothing happens.
+        let _ = first.populate(0..2 * PAGE);
+        assert!(first.bytes().iter().all(|&byte| byte == 1));
         let (mut a, b) = first.split_at(PAGE);
         a.bytes_mut().fill(9);
         let mut whole = a.join(b);

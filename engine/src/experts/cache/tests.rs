@@ -15,8 +15,8 @@ enum Action {
     Use { layer: usize, experts: Vec<u32>, at_once: bool, guesses: Vec<u32> },
     /// The same, but after some steps nobody wants them any more.
     BreakOff { layer: usize, experts: Vec<u32>, steps: u8, guesses: Vec<u32> },
-    /// Memory is short: after some steps of the next request layers keep this part of their quotas, in eighths.
-    Shrink { steps: u8, eighths: usize },
+    /// Memory is short or plenty: after some steps of the next request layers keep this part of their first quotas, in eighths.
+    Resize { steps: u8, eighths: usize },
 }
 
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ fn traces() -> impl Strategy<Value = Trace> {
             (some(layer, &experts), guesses, any::<u8>(), 0..16_usize, any::<bool>()).prop_map(
                 move |(experts, guesses, steps, kind, at_once)| match kind {
                     0..3 => Action::BreakOff { layer, experts, steps: steps % 16, guesses },
-                    3 => Action::Shrink { steps: steps % 16, eighths: (steps / 16) as usize % 8 },
+                    3 => Action::Resize { steps: steps % 16, eighths: (steps / 16) as usize % 9 },
                     _ => Action::Use { layer, experts, at_once, guesses },
                 },
             )
@@ -80,6 +80,7 @@ struct World {
     queue: Vec<Part>,
     reading: Vec<Part>,
     verifying: Vec<(u32, Piece)>,
+    touching: Option<(u32, Piece)>,
     random: u64,
     failures: bool,
     /// The present request.
@@ -105,6 +106,7 @@ impl World {
             queue: Vec::new(),
             reading: Vec::new(),
             verifying: Vec::new(),
+            touching: None,
             random: trace.seed,
             failures: trace.failures,
             layer: 0,
@@ -163,7 +165,8 @@ impl World {
 
     /// Readers do something; says whether there was anything to do.
     fn step(&mut self) -> bool {
-        let kinds = [self.queue.len().min(1), self.reading.len(), self.verifying.len()];
+        let touching = usize::from(self.touching.is_some());
+        let kinds = [self.queue.len().min(1), self.reading.len(), self.verifying.len(), touching];
         let sum: usize = kinds.iter().sum();
         if sum == 0 {
             return false;
@@ -184,9 +187,23 @@ impl World {
             }
             return true;
         }
-        let (entry, slot) = self.verifying.swap_remove(choice - kinds[1]);
-        self.cache.finish(entry, slot);
+        choice -= kinds[1];
+        if choice < kinds[2] {
+            let (entry, slot) = self.verifying.swap_remove(choice);
+            self.cache.finish(entry, slot);
+            return true;
+        }
+        let (entry, slot) = self.touching.take().expect("it is one of the kinds");
+        let all = self.dice(3) > 0;
+        self.cache.touched(entry, slot, all);
         true
+    }
+
+    /// A reader begins to touch a free slot, if it is not at one.
+    fn touch(&mut self) {
+        if self.touching.is_none() {
+            self.touching = self.cache.next_untouched();
+        }
     }
 
     fn hold(&mut self, index: usize, entry: u32) {
@@ -314,11 +331,14 @@ impl World {
             let away: usize = parts.map(|part| part.piece.len()).sum();
             let verified = self.verifying.iter().filter(|(of, _)| *of == number);
             let away = away + verified.map(|(_, slot)| slot.len()).sum::<usize>();
+            let touching = self.touching.iter().filter(|(of, _)| *of == number);
+            let away = away + touching.map(|(_, slot)| slot.len()).sum::<usize>();
             let inside = entry.slot.get().map_or(0, Piece::len);
             let back: usize = entry.back.iter().map(Piece::len).sum();
             assert_eq!(inside + back + away, PAGES * PAGE, "slot {number}: {entry:?}");
             let (reads, in_list) = match entry.state {
                 State::Free | State::Here { .. } => (false, 1),
+                State::Touching => (true, 0),
                 State::Retired => (false, 0),
                 // Of a read that failed only those know who wait for it.
                 State::Reading(r) => (true, usize::from(!r.orphan && (r.left > 0 || !r.failed))),
@@ -384,26 +404,31 @@ fn run(trace: &Trace) {
         content: vec![Vec::new(); layers],
         missing: vec![Vec::new(); layers],
     };
-    let mut shrink = None;
+    let mut resize = None;
     for action in &trace.actions {
         let (&layer, experts, guesses) = match action {
             Action::Use { layer, experts, guesses, .. } => (layer, experts, guesses),
             Action::BreakOff { layer, experts, guesses, .. } => (layer, experts, guesses),
-            Action::Shrink { steps, eighths } => {
-                shrink = Some((*steps, *eighths));
+            Action::Resize { steps, eighths } => {
+                resize = Some((*steps, *eighths));
                 continue;
             }
         };
+        if world.dice(3) == 0 {
+            world.touch();
+            world.check();
+        }
         world.request(layer, experts);
         naive.request(layer, experts);
         world.check();
         if trace.seed.is_multiple_of(2) {
             world.guess((layer + 1) % layers, guesses);
         }
-        if let Some((steps, eighths)) = shrink.take() {
+        if let Some((steps, eighths)) = resize.take() {
             (0..steps).for_each(|_| _ = world.step());
-            naive.quotas.iter_mut().for_each(|quota| *quota = *quota * eighths / 8);
+            naive.quotas = shape.quotas.iter().map(|quota| quota * eighths / 8).collect();
             world.cache.shrink(&naive.quotas);
+            world.cache.grow(&naive.quotas);
             (0..layers).for_each(|layer| naive.cut(layer));
             world.check();
         }
@@ -414,7 +439,7 @@ fn run(trace: &Trace) {
                 world.check();
                 false
             }
-            Action::Shrink { .. } => unreachable!("it was kept for the next request"),
+            Action::Resize { .. } => unreachable!("it was kept for the next request"),
         };
         world.leave();
         world.check();
