@@ -117,7 +117,7 @@ impl Screen {
             'j' => self.composer.insert("\n"),
             'd' if self.composer.is_empty() => {
                 if self.chat.busy() {
-                    self.remark(Tone::Warning, "The answer is still being written; Ctrl-C stops it.");
+                    self.remark(Tone::Warning, self.chat.has_to_wait());
                     return Vec::new();
                 }
                 return self.leave();
