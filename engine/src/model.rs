@@ -1,6 +1,7 @@
 //! A model ready to run: spec, small weights in f32, places of the large ones, the expert store, kernels and worker
 //! threads. Immutable and shared; a sequence's state is in `session`.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use moelten_loader::io::read_at::{Access, ReadAt};
@@ -50,6 +51,8 @@ pub struct ModelOptions {
     pub session: SessionOptions,
     /// Bytes that the caller takes of the budget for something else.
     pub extra: u64,
+    /// Turns true when somebody gives up the opening, which then ends with [`EngineError::Cancelled`].
+    pub stop: Option<&'static AtomicBool>,
 }
 
 impl ModelOptions {
@@ -156,7 +159,12 @@ impl Model {
             }
         };
         let tensors = match copied {
-            Some(which) => tensors.copied(which, pool.threads()).map_err(EngineError::Repack)?,
+            Some(which) => {
+                tensors.copied(which, pool.threads(), options.stop).map_err(|error| match error.kind() {
+                    std::io::ErrorKind::Interrupted => EngineError::Cancelled,
+                    _ => EngineError::Repack(error),
+                })?
+            }
             None => tensors,
         };
         let tensors = Arc::new(tensors);

@@ -14,7 +14,7 @@ use moelten_tui::thinking;
 use crate::exit::{self, CommandError};
 use crate::language::{Language, Prompt};
 use crate::models::{Looker, Places};
-use crate::open::SessionArgs;
+use crate::open::{self, SessionArgs};
 use crate::responder::Responder;
 use crate::sampling::SamplingArgs;
 use crate::signals::Polling;
@@ -144,6 +144,7 @@ impl Backend for Chatter {
         let polling = Polling::begin();
         // Both at once might not fit into memory; so what was begun ends, too, before the one from before comes back.
         self.responder = None;
+        tell(Tone::Dim, format!("Opening {}; Ctrl-C gives that up.", open::name(model)));
         let error = match self.open_another(model, tell, &polling) {
             Ok(switched) => return Ok(switched),
             Err(error) => error,
@@ -160,7 +161,8 @@ impl Backend for Chatter {
                 return Err(NotSwitched::NothingOpen(why));
             }
         }
-        let stopped = matches!(error.downcast_ref(), Some(CommandError::Stopped));
+        let stopped = matches!(error.downcast_ref(), Some(CommandError::Stopped))
+            || matches!(error.downcast_ref(), Some(EngineError::Cancelled));
         Err(if stopped { NotSwitched::Stopped } else { NotSwitched::Refused(words(&error)) })
     }
 
@@ -182,4 +184,52 @@ fn words(error: &anyhow::Error) -> String {
 
 fn failure(error: anyhow::Error) -> Failure {
     Failure::Other(words(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use moelten_loader::chat::{Message, Role};
+
+    use super::*;
+    use crate::signals;
+
+    /// The options of a chat.
+    #[derive(Parser)]
+    struct Options {
+        #[command(flatten)]
+        session: SessionArgs,
+        #[command(flatten)]
+        sampling: SamplingArgs,
+    }
+
+    #[test]
+    fn a_model_that_is_given_up_leaves_the_one_from_before() {
+        let options = Options::parse_from(["test", "--threads", "1", "--max-tokens", "2", "--seed", "1"]);
+        let (session, sampling) = (&options.session, &options.sampling);
+        let mut chatter = Chatter::open(None, None, session, sampling, &mut |_, _| ()).unwrap();
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-tales.gguf");
+        // Somebody presses Ctrl-C when they see which one it is.
+        let mut stops = |_, _| signals::stop();
+        assert_eq!(chatter.switch(Some(&file), &mut stops), Err(NotSwitched::Stopped));
+        let missing = chatter.switch(Some(Path::new("/no/such.gguf")), &mut |_, _| ());
+        assert!(matches!(missing, Err(NotSwitched::Refused(why)) if why.contains("/no/such.gguf")));
+        let request = Request {
+            messages: vec![Message::new(Role::User, "Hello")],
+            begun: String::new(),
+            think: true,
+            params: chatter.params().unwrap(),
+        };
+        let answer = |chatter: &mut Chatter| chatter.answer(&request, &mut |_| ControlFlow::Continue(()));
+        assert!(!answer(&mut chatter).unwrap().text.is_empty());
+        assert!((chatter.beside().conversation)(&request.messages).is_some());
+        // The one from before has gone meanwhile.
+        *chatter.model.lock().unwrap() = Some("/gone.gguf".into());
+        let nothing = chatter.switch(Some(Path::new("/no/such.gguf")), &mut |_, _| ());
+        assert!(matches!(nothing, Err(NotSwitched::NothingOpen(why)) if why.contains("/gone.gguf")));
+        assert!(matches!(answer(&mut chatter), Err(Failure::Other(why)) if why.contains("/model FILE")));
+        assert!((chatter.beside().count)("Hello") > 0, "what is written is still counted");
+        chatter.switch(Some(&file), &mut |_, _| ()).unwrap();
+        assert!(!answer(&mut chatter).unwrap().text.is_empty());
+    }
 }

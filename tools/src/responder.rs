@@ -54,16 +54,17 @@ pub struct About {
 impl Responder {
     /// Opens a model and gets it ready; `None` is the built-in one. Its chat template is left aside unless
     /// `with_template`. What people should know about its memory before and after goes to `tell`, if there is one.
-    /// Between the steps `stop` is looked at, and what was taken for it is given back.
+    /// `stop` is looked at meanwhile; what was taken for the model is given back then.
     ///
     /// # Errors
-    /// Whatever is wrong with its files, or does not fit into memory; [`CommandError::Stopped`].
+    /// Whatever is wrong with its files, or does not fit into memory; [`CommandError::Stopped`],
+    /// [`EngineError::Cancelled`].
     pub fn open(
         model: Option<&Path>,
         options: &SessionArgs,
         with_template: bool,
         tell: Option<Tell<'_>>,
-        stop: Option<&AtomicBool>,
+        stop: Option<&'static AtomicBool>,
     ) -> anyhow::Result<Self> {
         let unless_stopped = || match stop {
             Some(stop) if stop.load(Ordering::SeqCst) => Err(CommandError::Stopped),
@@ -88,7 +89,7 @@ impl Responder {
         let format = models::weight_type(&loaded);
         let mut notices = loaded.notices;
         notices.extend(text.notices);
-        let model = options.model(loaded.spec, loaded.tensors)?;
+        let model = options.model(loaded.spec, loaded.tensors, stop)?;
         unless_stopped()?;
         if let (Some(tell), Some(line)) = (tell, memory_words::after_start(&model)) {
             tell(Tone::Warning, line);

@@ -122,6 +122,32 @@ fn resizing_while_an_answer_is_written_and_ctrl_c() {
     terminal.over(0);
 }
 
+/// Megabytes take seconds until their tokens are known; the meter counts them too.
+#[test]
+fn a_prompt_of_megabytes_can_be_stopped() {
+    let Some(terminal) = Terminal::open(100, 30) else { return };
+    let text = "dog ".repeat(2_500_000);
+    let question = format!("{{\"role\": \"user\", \"content\": \"{text}\"}}");
+    let head = "\"format\": \"moelten conversation\", \"version\": 1, \"model\": \"m\", \"system\": null";
+    std::fs::write(terminal.file("long.json"), format!("{{{head}, \"messages\": [{question}]}}")).unwrap();
+    chat(&terminal, "");
+    terminal.enter("/load long.json");
+    terminal.see("Loaded 1 message.");
+    terminal.see("ctx ?");
+    terminal.enter("/retry");
+    terminal.see("preparing");
+    terminal.press("C-c");
+    let asked = Instant::now();
+    terminal.see("Stopped before the answer began");
+    // The goal is 200 ms; tests share their machine.
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    terminal.enter("/retry");
+    terminal.see("preparing");
+    terminal.press("C-c");
+    terminal.press("C-c");
+    terminal.over(0);
+}
+
 #[test]
 fn help_and_the_experts() {
     let Some(terminal) = Terminal::open(80, 24) else { return };
@@ -152,6 +178,31 @@ fn an_editor_writes_the_question() {
     terminal.press("C-c");
     terminal.press("C-d");
     terminal.over(0);
+}
+
+/// The editor has a group of its own, so that all of it can be suspended and ended with the chat.
+#[test]
+fn an_editor_is_suspended_and_ended_with_the_chat() {
+    for signal in ["TERM", "HUP"] {
+        let Some(terminal) = Terminal::open(80, 24) else { return };
+        let script = "#!/bin/sh\necho $$ > editor-pid\necho it is open\nsleep 1000\ntrue\n";
+        std::fs::write(terminal.file("editor"), script).unwrap();
+        terminal.enter("chmod +x editor; export VISUAL=./editor; set -m; clear");
+        chat(&terminal, "");
+        terminal.press("C-g");
+        terminal.see("it is open");
+        terminal.press("C-z");
+        terminal.see("Stopped");
+        terminal.enter("clear; fg; echo rc=$?; stty -a > after; echo over");
+        terminal.until("the editor has it again", |sight| !sight.contains("Stopped"));
+        let editor = std::fs::read_to_string(terminal.file("editor-pid")).unwrap();
+        // To the chat alone, as a system does that ends a service.
+        terminal.signal(signal);
+        terminal.over(if signal == "TERM" { 143 } else { 129 });
+        let group = format!("-{}", editor.trim());
+        let alive = std::process::Command::new("kill").args(["-s", "0", "--", &group]).output().unwrap();
+        assert!(!alive.status.success(), "the editor and what it started are gone");
+    }
 }
 
 #[test]

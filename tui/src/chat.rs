@@ -30,8 +30,8 @@ pub use files::{FileEvent, Replace};
 pub use turn::{Attachment, Turn};
 pub use words::{help, summary};
 
-/// A second Ctrl-C within this time after one that stopped an answer leaves the program.
-const IMPATIENCE: Duration = Duration::from_secs(1);
+/// A second Ctrl-C within this time after one that stopped something leaves the program.
+pub const IMPATIENCE: Duration = Duration::from_secs(1);
 /// A second Ctrl-C at the prompt leaves while people may still see that it would.
 const REMEMBERED: Duration = Duration::from_secs(5);
 /// Share of the context, in percent, above which a chat warns.

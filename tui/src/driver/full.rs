@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossterm::clipboard::CopyToClipboard;
 use crossterm::event::{self, Event as TerminalEvent, KeyCode, KeyEvent, KeyModifiers};
 
-use super::editor;
+use super::editor::{self, Edited, Meanwhile};
 use super::terminal::FullScreen;
 use super::worker::{Job, Told, Worker};
 use crate::backend::{Backend, Beside, Finder};
@@ -36,8 +36,8 @@ const PICTURE: Duration = Duration::from_millis(1000);
 const PICTURE_OPEN: Duration = Duration::from_millis(200);
 /// Largest text for the clipboard, in bytes: terminals ignore longer ones.
 const COPY_BYTES_MAX: usize = 1 << 20;
-/// How long the end waits for files that are being written.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the end waits for files that are being written, whoever asked for it.
+pub const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// After this time keys are those that were pressed on the screen.
 const EARLY: Duration = Duration::from_millis(100);
@@ -268,11 +268,13 @@ impl Driver {
                 Effect::Stop => (self.controls.stop)(),
                 Effect::Remember(text) => self.remember(&text)?,
                 Effect::Editor(text) => {
-                    let edited = self.terminal.lend(|| editor::edit(&text))?;
+                    let Controls { asked, suspend, .. } = self.controls;
+                    let edited = self.terminal.lend(|| editor::edit(&text, Meanwhile { asked, suspend }))?;
                     self.stale = true;
-                    // A Ctrl-C in the editor was not for us.
-                    let _ = (self.controls.asked)();
-                    self.happened(Event::Edited(edited))?;
+                    self.happened(match edited {
+                        Edited::Text(text) => Event::Edited(text),
+                        Edited::End => Event::End,
+                    })?;
                 }
                 Effect::Suspend => self.suspend()?,
                 Effect::Redraw => {
@@ -374,7 +376,11 @@ fn start_desk(
 
 fn wait_for(thread: JoinHandle<()>) {
     let asked = Instant::now();
-    while !thread.is_finished() && asked.elapsed() < PATIENCE {
+    while !thread.is_finished() {
+        if asked.elapsed() > LAST_WAIT {
+            let text = "The disk takes too long: the last changes of the conversation may not have been kept.";
+            return Notes::detect().line(Tone::Warning, text);
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
 }
