@@ -180,6 +180,45 @@ fn an_editor_writes_the_question() {
     terminal.over(0);
 }
 
+#[test]
+fn an_answer_goes_to_the_clipboard_of_the_terminal() {
+    let Some(terminal) = Terminal::open(80, 24) else { return };
+    assert!(terminal.command().args(["set", "-g", "set-clipboard", "on"]).status().unwrap().success());
+    chat(&terminal, "--max-tokens 12");
+    terminal.enter("hello");
+    terminal.until("answered", |sight| answers(sight) == 1);
+    terminal.press("M-c");
+    terminal.see("Copied, if the terminal lets programs");
+    let copied = terminal.command().arg("show-buffer").output().unwrap();
+    terminal.press("C-d");
+    terminal.over(0);
+    let kept = std::fs::read_to_string(terminal.file("moelten/last-conversation.json")).unwrap();
+    let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    assert_eq!(String::from_utf8(copied.stdout).unwrap(), kept["messages"][1]["content"].as_str().unwrap());
+}
+
+#[test]
+fn a_file_is_a_line_beside_its_question() {
+    let Some(terminal) = Terminal::open(100, 30) else { return };
+    std::fs::write(terminal.file("notes.txt"), "The dog is called Rex.\n".repeat(5)).unwrap();
+    std::fs::write(terminal.file("long.txt"), "dog ".repeat(50_000)).unwrap();
+    chat(&terminal, "--max-tokens 12");
+    terminal.enter("/file long.txt");
+    terminal.enter("what is in it?");
+    terminal.see("is too long, the context holds 1024 tokens");
+    terminal.see("The question was not sent");
+    terminal.enter("/file notes.txt");
+    terminal.see("with notes.txt");
+    terminal.enter("what is it called?");
+    terminal.until("answered", |sight| answers(sight) == 1);
+    let sight = terminal.sight();
+    assert!(sight.contains("+ notes.txt (115 B, ") && !sight.contains("Rex"), "{sight}");
+    terminal.press("M-u");
+    terminal.see("\u{2500} 0%");
+    terminal.press("C-d");
+    terminal.over(0);
+}
+
 /// The editor has a group of its own, so that all of it can be suspended and ended with the chat.
 #[test]
 fn an_editor_is_suspended_and_ended_with_the_chat() {

@@ -21,6 +21,7 @@ use crate::theme::Theme;
 
 mod draw;
 mod help;
+mod key_table;
 mod keys;
 mod live;
 mod log;

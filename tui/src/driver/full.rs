@@ -378,7 +378,8 @@ fn wait_for(thread: JoinHandle<()>) {
     let asked = Instant::now();
     while !thread.is_finished() {
         if asked.elapsed() > LAST_WAIT {
-            let text = "The disk takes too long: the last changes of the conversation may not have been kept.";
+            let text =
+                "The disk takes too long: the last changes of the conversation may not have been kept.";
             return Notes::detect().line(Tone::Warning, text);
         }
         std::thread::sleep(Duration::from_millis(5));
