@@ -581,6 +581,25 @@ fn leaving_shows_the_conversation_without_control_characters() {
 }
 
 #[test]
+fn another_size_is_drawn_on_clean_ground() {
+    assert_eq!(Person::new().see(Event::Resized), [Effect::Redraw]);
+}
+
+#[test]
+fn a_slip_after_ctrl_x_writes_nothing_and_a_letter_does() {
+    let mut person = Person::new();
+    person.control('x');
+    person.control('a');
+    person.write("b");
+    person.control('x');
+    person.write("c");
+    person.key(KeyCode::Home);
+    person.control('x');
+    person.key(KeyCode::Delete);
+    assert_eq!(person.text(), "c");
+}
+
+#[test]
 fn releases_of_keys_are_not_keys() {
     let mut person = Person::new();
     let mut key = KeyEvent::new(KeyCode::Char('a'), KeyModifiers::NONE);
