@@ -224,9 +224,8 @@ fn a_file_is_a_line_beside_its_question() {
 fn an_editor_is_suspended_and_ended_with_the_chat() {
     for signal in ["TERM", "HUP"] {
         let Some(terminal) = Terminal::open(80, 24) else { return };
-        let script = "#!/bin/sh\necho $$ > editor-pid\necho it is open\nsleep 1000\ntrue\n";
-        std::fs::write(terminal.file("editor"), script).unwrap();
-        terminal.enter("chmod +x editor; export VISUAL=./editor; set -m; clear");
+        editor(&terminal);
+        terminal.enter("set -m; clear");
         chat(&terminal, "");
         terminal.press("C-g");
         terminal.see("it is open");
@@ -234,13 +233,10 @@ fn an_editor_is_suspended_and_ended_with_the_chat() {
         terminal.see("Stopped");
         terminal.enter("clear; fg; echo rc=$?; stty -a > after; echo over");
         terminal.until("the editor has it again", |sight| !sight.contains("Stopped"));
-        let editor = std::fs::read_to_string(terminal.file("editor-pid")).unwrap();
         // To the chat alone, as a system does that ends a service.
         terminal.signal(signal);
         terminal.over(if signal == "TERM" { 143 } else { 129 });
-        let group = format!("-{}", editor.trim());
-        let alive = std::process::Command::new("kill").args(["-s", "0", "--", &group]).output().unwrap();
-        assert!(!alive.status.success(), "the editor and what it started are gone");
+        assert!(!editor_is_there(&terminal), "nor what it started");
     }
 }
 
@@ -345,16 +341,38 @@ fn small_and_colourless_terminals() {
 /// A program in the background that touches the terminal is stopped by the system, and then nothing but kill -9 ends it.
 #[test]
 fn a_suspended_chat_can_be_ended() {
-    let Some(terminal) = Terminal::open(80, 24) else { return };
-    terminal.enter("set -m; stty -a > before");
-    terminal.enter("sh -c 'echo $$ > pid; exec $M chat'");
-    terminal.see("Ask; / for commands");
-    terminal.press("C-z");
-    terminal.see("Stopped");
-    terminal.signal("TERM");
-    terminal.signal("CONT");
-    terminal.enter("while kill -0 $(cat pid); do sleep 0.1; done 2> gone; echo it is gone");
-    terminal.see("\nit is gone");
-    terminal.enter("stty -a > after; cmp before after && echo as before");
-    terminal.see("\nas before");
+    for editing in [false, true] {
+        let Some(terminal) = Terminal::open(80, 24) else { return };
+        editor(&terminal);
+        terminal.enter("set -m; stty -a > before");
+        terminal.enter("sh -c 'echo $$ > pid; exec $M chat'");
+        terminal.see("Ask; / for commands");
+        if editing {
+            terminal.press("C-g");
+            terminal.see("it is open");
+        }
+        terminal.press("C-z");
+        terminal.see("Stopped");
+        terminal.signal("TERM");
+        terminal.signal("CONT");
+        terminal.enter("while kill -0 $(cat pid); do sleep 0.1; done 2> gone; echo it is gone");
+        terminal.see("\nit is gone");
+        terminal.enter("stty -a > after; cmp before after && echo as before");
+        terminal.see("\nas before");
+        assert!(!editing || !editor_is_there(&terminal));
+    }
+}
+
+/// Makes an editor that stays open and has something started.
+fn editor(terminal: &Terminal) {
+    let script = "#!/bin/sh\necho $$ > editor-pid\necho it is open\nsleep 1000\ntrue\n";
+    std::fs::write(terminal.file("editor"), script).unwrap();
+    terminal.enter("chmod +x editor; export VISUAL=./editor; clear");
+}
+
+/// Whether anything is left of its group.
+fn editor_is_there(terminal: &Terminal) -> bool {
+    let leader = std::fs::read_to_string(terminal.file("editor-pid")).unwrap();
+    let group = format!("-{}", leader.trim());
+    std::process::Command::new("kill").args(["-s", "0", "--", &group]).output().unwrap().status.success()
 }

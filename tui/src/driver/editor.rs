@@ -68,7 +68,7 @@ fn run(command: &mut Command, meanwhile: Meanwhile) -> io::Result<Option<ExitSta
 
     let group = Group::of(command.process_group(0).spawn()?.id())?;
     let result = group.watch(meanwhile);
-    Group::own().comes_forward();
+    group.hands_over_to(Group::own());
     result
 }
 
@@ -79,7 +79,7 @@ fn run(command: &mut Command, _: Meanwhile) -> io::Result<Option<ExitStatus>> {
 
 /// A group of processes, by its leader.
 #[cfg(unix)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Group(rustix::process::Pid);
 
 #[cfg(unix)]
@@ -99,9 +99,17 @@ impl Group {
         Self(rustix::process::getpgrp())
     }
 
-    fn comes_forward(self) {
-        // Without a terminal there is nothing to have.
-        let _ = moelten_loader::io::foreground::give(self.0.as_raw_nonzero().get());
+    /// Who has the terminal, if there is one.
+    fn in_front() -> Option<Self> {
+        rustix::termios::tcgetpgrp(rustix::stdio::stdin()).ok().map(Self)
+    }
+
+    /// Gives the terminal to another group, if it has it: it is not taken from a shell.
+    fn hands_over_to(self, other: Self) {
+        if Self::in_front() == Some(self) {
+            // One that has ended meanwhile does not take it.
+            let _ = moelten_loader::io::foreground::give(other.0.as_raw_nonzero().get());
+        }
     }
 
     /// Sends a signal; one that has ended hears nothing any more.
@@ -109,9 +117,9 @@ impl Group {
         let _ = rustix::process::kill_process_group(self.0, signal);
     }
 
-    /// Has the terminal from here on. It may have been stopped for wanting that too early.
+    /// Has the terminal from here on, if this program had it. It may have been stopped for wanting that too early.
     fn goes_on(self) {
-        self.comes_forward();
+        Self::own().hands_over_to(self);
         self.hears(rustix::process::Signal::CONT);
     }
 
@@ -126,16 +134,22 @@ impl Group {
     fn watch(self, meanwhile: Meanwhile) -> io::Result<Option<ExitStatus>> {
         use std::os::unix::process::ExitStatusExt;
         self.goes_on();
+        let mut suspended = false;
         loop {
             match self.news()? {
                 Some(status) if status.stopped() => {
-                    Self::own().comes_forward();
+                    self.hands_over_to(Self::own());
                     // Where no shell would continue this program, the editor goes on at once.
                     let _ = (meanwhile.suspend)();
-                    self.goes_on();
+                    suspended = true;
                 }
                 Some(status) => return Ok(Some(ExitStatus::from_raw(status.as_raw()))),
                 None => std::thread::sleep(Self::LOOK),
+            }
+            // In the background it would only be stopped again.
+            if suspended && Self::in_front().is_none_or(|group| group == Self::own()) {
+                suspended = false;
+                self.goes_on();
             }
             // A Ctrl-C is the editor's.
             if (meanwhile.asked)() == Some(Asked::End) {
