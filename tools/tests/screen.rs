@@ -66,6 +66,10 @@ fn a_conversation() {
     terminal.enter("clear; $M chat --continue --max-tokens 12");
     terminal.see("Loaded 2 messages.");
     terminal.see("dog. And a cat.");
+    // What was loaded is counted without an answer.
+    terminal.until("counted", |sight| {
+        sight.contains("ctx ") && !sight.contains("ctx ?") && !sight.contains("\u{2500} 0%")
+    });
     terminal.press("C-d");
 }
 
