@@ -51,6 +51,8 @@ pub struct ModelOptions {
     pub session: SessionOptions,
     /// Bytes that the caller takes of the budget for something else.
     pub extra: u64,
+    /// Turns true when somebody gives up the opening, which then ends with [`EngineError::Cancelled`].
+    pub stop: Option<&'static AtomicBool>,
 }
 
 impl ModelOptions {
@@ -171,7 +173,12 @@ impl Model {
             }
         };
         let tensors = match copied {
-            Some(which) => tensors.copied(which, pool.threads()).map_err(EngineError::Repack)?,
+            Some(which) => {
+                tensors.copied(which, pool.threads(), options.stop).map_err(|error| match error.kind() {
+                    std::io::ErrorKind::Interrupted => EngineError::Cancelled,
+                    _ => EngineError::Repack(error),
+                })?
+            }
             None => tensors,
         };
         let tensors = Arc::new(tensors);

@@ -6,6 +6,8 @@
 )]
 
 pub mod fault;
+#[cfg(unix)]
+pub mod foreground;
 pub mod pieces;
 pub mod probe;
 pub mod read_at;

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use moelten_quant::{Layout, can_interleave, interleave};
 
@@ -41,8 +42,8 @@ impl TensorStore {
     /// with them is the same to the last bit.
     ///
     /// # Errors
-    /// When the system has no address space left.
-    pub fn copied(mut self, which: Copied, threads: usize) -> io::Result<Self> {
+    /// When the system has no address space left; [`io::ErrorKind::Interrupted`] when `stop` turned true.
+    pub fn copied(mut self, which: Copied, threads: usize, stop: Option<&AtomicBool>) -> io::Result<Self> {
         let len = usize::try_from(self.copied_bytes(which)).map_err(io::Error::other)?;
         let mut memory = Memory::zeroed(len)?;
         let mut rest = memory.bytes_mut();
@@ -54,8 +55,11 @@ impl TensorStore {
             jobs.push((*matrix, part));
         }
         let jobs = Mutex::new(jobs.into_iter());
+        let stopped = || stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
         let work = || {
-            while let Some((matrix, part)) = next(&jobs) {
+            while !stopped()
+                && let Some((matrix, part)) = next(&jobs)
+            {
                 self.copy(&matrix, part);
             }
         };
@@ -67,6 +71,9 @@ impl TensorStore {
             work();
         });
         drop(jobs);
+        if stopped() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
 
         let file = self.files.len();
         let mut offset = 0;

@@ -3,10 +3,12 @@
 
 mod bench;
 mod builtin;
+mod chatter;
 mod commands;
 mod divergence;
 mod exit;
 mod forecast;
+mod language;
 mod memory_words;
 mod models;
 mod open;

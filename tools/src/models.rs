@@ -39,6 +39,8 @@ pub struct Places {
     folders: Vec<(PathBuf, String)>,
     /// The Hugging Face cache.
     hub: Option<PathBuf>,
+    /// The folder that the open model lies in, and how many levels below it models may lie.
+    beside: Option<(PathBuf, usize)>,
 }
 
 /// A model that may be one: nothing of it has been read yet.
@@ -77,7 +79,16 @@ impl Places {
             .or_else(|| value("HF_HOME").map(|home| home.join("hub")))
             .or_else(|| cache.map(|cache| cache.join("huggingface/hub")));
         let folders = folders.into_iter().filter_map(|(path, name)| Some((path?, name.to_owned())));
-        Self { here, folders: folders.collect(), hub }
+        Self { here, folders: folders.collect(), hub, beside: None }
+    }
+
+    /// And the folder that this model lies in, by the name it was opened with.
+    pub fn and_beside(mut self, model: Option<&Path>) -> Self {
+        let full = model.and_then(|model| std::path::absolute(model).ok());
+        // A model that is a folder has such beside it.
+        let depth = full.as_ref().map_or(0, |full| usize::from(full.is_dir()));
+        self.beside = full.as_deref().and_then(Path::parent).map(|folder| (folder.to_owned(), depth));
+        self
     }
 
     /// Models that may lie there, the built-in one last, and what could not be searched, a line each. Places that do not
@@ -92,6 +103,9 @@ impl Places {
         }
         if let Some(hub) = &self.hub {
             search.hub(hub);
+        }
+        if let Some((folder, depth)) = &self.beside {
+            search.folder(folder, *depth, "beside the model that is open", None);
         }
         if search.entries >= ENTRIES_MAX || search.found.len() >= MODELS_MAX {
             let note = format!(

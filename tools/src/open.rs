@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use moelten_engine::error::EngineError;
 use moelten_engine::experts::Prefetch;
@@ -151,6 +152,7 @@ impl ComputeArgs {
             prefetch: self.prefetch.into(),
             session,
             extra,
+            stop: None,
         }
     }
 
@@ -175,12 +177,18 @@ impl ComputeArgs {
 }
 
 impl SessionArgs {
-    /// As [`ComputeArgs::model`], with the context and KV precision of the options.
+    /// As [`ComputeArgs::model`], with the context and KV precision of the options; `stop` gives the opening up.
     ///
     /// # Errors
     /// As [`Model::new`].
-    pub fn model(&self, spec: ModelSpec, tensors: TensorStore) -> anyhow::Result<Arc<Model>> {
-        self.compute.model(spec, tensors, self.options(), 0)
+    pub fn model(
+        &self,
+        spec: ModelSpec,
+        tensors: TensorStore,
+        stop: Option<&'static AtomicBool>,
+    ) -> anyhow::Result<Arc<Model>> {
+        let options = ModelOptions { stop, ..self.compute.options(self.options(), 0) };
+        Ok(Arc::new(Model::new(spec, tensors, options)?))
     }
 
     fn options(&self) -> SessionOptions {
@@ -370,6 +378,16 @@ pub fn count(number: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_opening_can_be_given_up_while_weights_are_copied() {
+        static STOP: AtomicBool = AtomicBool::new(true);
+        let mut session = SessionArgs::usual().unwrap();
+        session.compute.repack = true;
+        let loaded = load(None).unwrap();
+        let given_up = session.model(loaded.spec, loaded.tensors, Some(&STOP)).err().unwrap();
+        assert!(matches!(given_up.downcast_ref(), Some(EngineError::Cancelled)), "{given_up:?}");
+    }
 
     #[test]
     fn token_counts_have_a_suffix() {

@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
 use moelten_tui::driver::Asked;
+#[cfg(unix)]
+use moelten_tui::{chat::IMPATIENCE, driver::LAST_WAIT};
 
 #[cfg(unix)]
 use crate::exit;
@@ -154,15 +156,11 @@ pub fn install() {}
 const LOST_BYTES: &str = "\nerror[E-IO-06]: a model file became shorter or unreadable while it was in use (SIGBUS); the answer \
                           so far is kept; check the disk, and whether another program writes to the file\n";
 
-/// A second Ctrl-C within this time ends the program even if it does not react.
-#[cfg(unix)]
-const IMPATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
-
 /// Gives the owner of the flag a moment to finish a line and to remove what it left on disk.
 #[cfg(unix)]
 fn wait_for_the_owner() {
     let asked = std::time::Instant::now();
-    while POLLING.load(Ordering::SeqCst) > 0 && asked.elapsed() < IMPATIENCE {
+    while POLLING.load(Ordering::SeqCst) > 0 && asked.elapsed() < LAST_WAIT {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 #[cfg(unix)]
 use common::terminal::Terminal;
-use common::{args, model_with, moelten, run};
-use moelten_loader::gguf::{Array, Value};
+use common::{args, model_with, moelten, run, set, with_words};
+use moelten_loader::gguf::Value;
 
 /// Sets the window's title, colours, writes the clipboard; in C0, C1 and unterminated forms.
 const ATTACKS: [&str; 5] = [
@@ -19,43 +19,12 @@ const ATTACKS: [&str; 5] = [
     "\u{1b}]8;;http://owned",
 ];
 
-fn set(metadata: &mut [(String, Value)], key: &str, change: impl FnOnce(&mut Value)) {
-    let (_, value) =
-        metadata.iter_mut().find(|(found, _)| found == key).unwrap_or_else(|| panic!("no {key}"));
-    change(value);
-}
-
-/// A character as byte-level vocabularies spell its bytes (GPT-2's table: printable bytes stand for themselves).
-fn spelled(text: &str) -> String {
-    let others = (0..=255u8).filter(|b| !matches!(b, 33..=126 | 161..=172 | 174..));
-    let others: Vec<u8> = others.collect();
-    let spell = |byte: u8| match others.iter().position(|&other| other == byte) {
-        Some(index) => char::from_u32(256 + index as u32).unwrap(),
-        None => char::from(byte),
-    };
-    text.bytes().map(spell).collect()
-}
-
 /// The built-in model with attacks in every word of its vocabulary.
 fn hostile(folder: &tempfile::TempDir) -> PathBuf {
     let path = folder.path().join("hostile\u{1b}[5m.gguf");
     model_with(&path, |metadata| {
         set(metadata, "general.name", |value| *value = Value::Str(format!("name{}", ATTACKS.concat())));
-        // With a single merge, texts are spelled with single characters, which stay as they are.
-        let mut merged = String::new();
-        set(metadata, "tokenizer.ggml.merges", |value| {
-            let Value::Array(Array::Str(merges)) = value else { panic!("merges are texts") };
-            merges.truncate(1);
-            merged = merges[0].replace(' ', "");
-        });
-        set(metadata, "tokenizer.ggml.tokens", |value| {
-            let Value::Array(Array::Str(tokens)) = value else { panic!("tokens are texts") };
-            for (id, token) in tokens.iter_mut().enumerate() {
-                if token.chars().count() > 1 && !token.starts_with('<') && *token != merged {
-                    *token = spelled(&format!(" {}word{id}", ATTACKS[id % ATTACKS.len()]));
-                }
-            }
-        });
+        with_words(metadata, |id| format!(" {}word{id}", ATTACKS[id % ATTACKS.len()]));
     });
     path
 }

@@ -66,6 +66,10 @@ fn a_conversation() {
     terminal.enter("clear; $M chat --continue --max-tokens 12");
     terminal.see("Loaded 2 messages.");
     terminal.see("dog. And a cat.");
+    // What was loaded is counted without an answer.
+    terminal.until("counted", |sight| {
+        sight.contains("ctx ") && !sight.contains("ctx ?") && !sight.contains("\u{2500} 0%")
+    });
     terminal.press("C-d");
 }
 
@@ -122,6 +126,32 @@ fn resizing_while_an_answer_is_written_and_ctrl_c() {
     terminal.over(0);
 }
 
+/// Megabytes take seconds until their tokens are known; the meter counts them too.
+#[test]
+fn a_prompt_of_megabytes_can_be_stopped() {
+    let Some(terminal) = Terminal::open(100, 30) else { return };
+    let text = "dog ".repeat(2_500_000);
+    let question = format!("{{\"role\": \"user\", \"content\": \"{text}\"}}");
+    let head = "\"format\": \"moelten conversation\", \"version\": 1, \"model\": \"m\", \"system\": null";
+    std::fs::write(terminal.file("long.json"), format!("{{{head}, \"messages\": [{question}]}}")).unwrap();
+    chat(&terminal, "");
+    terminal.enter("/load long.json");
+    terminal.see("Loaded 1 message.");
+    terminal.see("ctx ?");
+    terminal.enter("/retry");
+    terminal.see("preparing");
+    terminal.press("C-c");
+    let asked = Instant::now();
+    terminal.see("Stopped before the answer began");
+    // The goal is 200 ms; tests share their machine.
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    terminal.enter("/retry");
+    terminal.see("preparing");
+    terminal.press("C-c");
+    terminal.press("C-c");
+    terminal.over(0);
+}
+
 #[test]
 fn help_and_the_experts() {
     let Some(terminal) = Terminal::open(80, 24) else { return };
@@ -152,6 +182,66 @@ fn an_editor_writes_the_question() {
     terminal.press("C-c");
     terminal.press("C-d");
     terminal.over(0);
+}
+
+#[test]
+fn an_answer_goes_to_the_clipboard_of_the_terminal() {
+    let Some(terminal) = Terminal::open(80, 24) else { return };
+    assert!(terminal.command().args(["set", "-g", "set-clipboard", "on"]).status().unwrap().success());
+    chat(&terminal, "--max-tokens 12");
+    terminal.enter("hello");
+    terminal.until("answered", |sight| answers(sight) == 1);
+    terminal.press("M-c");
+    terminal.see("Copied, if the terminal lets programs");
+    let copied = terminal.command().arg("show-buffer").output().unwrap();
+    terminal.press("C-d");
+    terminal.over(0);
+    let kept = std::fs::read_to_string(terminal.file("moelten/last-conversation.json")).unwrap();
+    let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    assert_eq!(String::from_utf8(copied.stdout).unwrap(), kept["messages"][1]["content"].as_str().unwrap());
+}
+
+#[test]
+fn a_file_is_a_line_beside_its_question() {
+    let Some(terminal) = Terminal::open(100, 30) else { return };
+    std::fs::write(terminal.file("notes.txt"), "The dog is called Rex.\n".repeat(5)).unwrap();
+    std::fs::write(terminal.file("long.txt"), "dog ".repeat(50_000)).unwrap();
+    chat(&terminal, "--max-tokens 12");
+    terminal.enter("/file long.txt");
+    terminal.enter("what is in it?");
+    terminal.see("is too long, the context holds 1024 tokens");
+    terminal.see("The question was not sent");
+    terminal.enter("/file notes.txt");
+    terminal.see("with notes.txt");
+    terminal.enter("what is it called?");
+    terminal.until("answered", |sight| answers(sight) == 1);
+    let sight = terminal.sight();
+    assert!(sight.contains("+ notes.txt (115 B, ") && !sight.contains("Rex"), "{sight}");
+    terminal.press("M-u");
+    terminal.see("\u{2500} 0%");
+    terminal.press("C-d");
+    terminal.over(0);
+}
+
+/// The editor has a group of its own, so that all of it can be suspended and ended with the chat.
+#[test]
+fn an_editor_is_suspended_and_ended_with_the_chat() {
+    for signal in ["TERM", "HUP"] {
+        let Some(terminal) = Terminal::open(80, 24) else { return };
+        editor(&terminal);
+        terminal.enter("set -m; clear");
+        chat(&terminal, "");
+        terminal.press("C-g");
+        terminal.see("it is open");
+        terminal.press("C-z");
+        terminal.see("Stopped");
+        terminal.enter("clear; fg; echo rc=$?; stty -a > after; echo over");
+        terminal.until("the editor has it again", |sight| !sight.contains("Stopped"));
+        // To the chat alone, as a system does that ends a service.
+        terminal.signal(signal);
+        terminal.over(if signal == "TERM" { 143 } else { 129 });
+        assert!(!editor_is_there(&terminal), "nor what it started");
+    }
 }
 
 #[test]
@@ -255,16 +345,38 @@ fn small_and_colourless_terminals() {
 /// A program in the background that touches the terminal is stopped by the system, and then nothing but kill -9 ends it.
 #[test]
 fn a_suspended_chat_can_be_ended() {
-    let Some(terminal) = Terminal::open(80, 24) else { return };
-    terminal.enter("set -m; stty -a > before");
-    terminal.enter("sh -c 'echo $$ > pid; exec $M chat'");
-    terminal.see("Ask; / for commands");
-    terminal.press("C-z");
-    terminal.see("Stopped");
-    terminal.signal("TERM");
-    terminal.signal("CONT");
-    terminal.enter("while kill -0 $(cat pid); do sleep 0.1; done 2> gone; echo it is gone");
-    terminal.see("\nit is gone");
-    terminal.enter("stty -a > after; cmp before after && echo as before");
-    terminal.see("\nas before");
+    for editing in [false, true] {
+        let Some(terminal) = Terminal::open(80, 24) else { return };
+        editor(&terminal);
+        terminal.enter("set -m; stty -a > before");
+        terminal.enter("sh -c 'echo $$ > pid; exec $M chat'");
+        terminal.see("Ask; / for commands");
+        if editing {
+            terminal.press("C-g");
+            terminal.see("it is open");
+        }
+        terminal.press("C-z");
+        terminal.see("Stopped");
+        terminal.signal("TERM");
+        terminal.signal("CONT");
+        terminal.enter("while kill -0 $(cat pid); do sleep 0.1; done 2> gone; echo it is gone");
+        terminal.see("\nit is gone");
+        terminal.enter("stty -a > after; cmp before after && echo as before");
+        terminal.see("\nas before");
+        assert!(!editing || !editor_is_there(&terminal));
+    }
+}
+
+/// Makes an editor that stays open and has something started.
+fn editor(terminal: &Terminal) {
+    let script = "#!/bin/sh\necho $$ > editor-pid\necho it is open\nsleep 1000\ntrue\n";
+    std::fs::write(terminal.file("editor"), script).unwrap();
+    terminal.enter("chmod +x editor; export VISUAL=./editor; clear");
+}
+
+/// Whether anything is left of its group.
+fn editor_is_there(terminal: &Terminal) -> bool {
+    let leader = std::fs::read_to_string(terminal.file("editor-pid")).unwrap();
+    let group = format!("-{}", leader.trim());
+    std::process::Command::new("kill").args(["-s", "0", "--", &group]).output().unwrap().status.success()
 }

@@ -48,14 +48,30 @@ pub struct Switched {
     pub params: GenerateParams,
 }
 
+/// Why no other model is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotSwitched {
+    /// Somebody stopped it. The one from before is open again.
+    Stopped,
+    /// It cannot be opened, in words. The one from before is open again.
+    Refused(String),
+    /// It cannot be opened, nor can the one from before again, in words.
+    NothingOpen(String),
+}
+
 /// Says something to the person while a model is opened.
 pub type Tell<'a> = &'a mut dyn FnMut(Tone, String);
+
+/// Counts the tokens of a conversation; `None` if the model takes no such conversation.
+pub type Conversation = Arc<dyn Fn(&[Message]) -> Option<usize> + Send + Sync>;
 
 /// What can be asked about a model while it computes, on any thread.
 #[derive(Clone)]
 pub struct Beside {
     /// Counts the tokens of a text.
     pub count: Arc<dyn Fn(&str) -> usize + Send + Sync>,
+    /// Counts the tokens of a conversation as it stands.
+    pub conversation: Conversation,
     /// Takes a picture of its experts.
     pub experts: Arc<dyn Fn() -> ExpertMap + Send + Sync>,
 }
@@ -87,12 +103,12 @@ pub trait Backend {
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Answer, Failure>;
 
-    /// Closes the model and opens another; `None` is the one that the program carries.
+    /// Closes the model and opens another; `None` is the one that the program carries. Ctrl-C gives it up.
     ///
     /// # Errors
-    /// Why it cannot be opened, in words; then the old one is open again.
-    fn switch(&mut self, model: Option<&Path>, tell: Tell<'_>) -> Result<Switched, String>;
+    /// See [`NotSwitched`].
+    fn switch(&mut self, model: Option<&Path>, tell: Tell<'_>) -> Result<Switched, NotSwitched>;
 
-    /// What can be asked about the model that is open now.
+    /// What can be asked about the model that is open now, or was last.
     fn beside(&self) -> Beside;
 }

@@ -5,28 +5,33 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use moelten_engine::api::{Answer, GenerateParams, GenerateStats, StopReason};
+use moelten_engine::api::{Answer, GenerateParams, GenerateStats};
 use moelten_loader::chat::{Message, Role};
 
-use crate::backend::{Failure, Request, Switched};
+use crate::backend::{Failure, NotSwitched, Request, Switched};
 use crate::command::{self, Command, Think};
 use crate::experts::Limits;
-use crate::figures;
 use crate::settings::Setting;
 use crate::terminal::Tone;
 use crate::thinking;
 
+mod answers;
 mod context;
 mod files;
 mod model;
+mod room;
+mod turn;
 mod words;
 
+use room::Room;
+
 pub use context::Choice;
-pub use files::{Attachment, FileEvent, Replace};
+pub use files::{FileEvent, Replace};
+pub use turn::{Attachment, Turn};
 pub use words::{help, summary};
 
-/// A second Ctrl-C within this time after one that stopped an answer leaves the program.
-const IMPATIENCE: Duration = Duration::from_secs(1);
+/// A second Ctrl-C within this time after one that stopped something leaves the program.
+pub const IMPATIENCE: Duration = Duration::from_secs(1);
 /// A second Ctrl-C at the prompt leaves while people may still see that it would.
 const REMEMBERED: Duration = Duration::from_secs(5);
 /// Share of the context, in percent, above which a chat warns.
@@ -75,8 +80,15 @@ pub enum Event {
     Picked(Option<PathBuf>),
     /// The person decided what becomes of a conversation that is too long.
     Chosen(Choice),
-    /// Another model is open, or not, in words.
-    Switched(Result<Box<Switched>, String>),
+    /// Another model is open, or not.
+    Switched(Result<Box<Switched>, NotSwitched>),
+    /// The conversation was counted.
+    Counted {
+        /// Which request that answers.
+        number: u64,
+        /// Its length in tokens, if the model takes it.
+        tokens: Option<usize>,
+    },
 }
 
 /// Something to do.
@@ -96,6 +108,8 @@ pub enum Effect {
         path: PathBuf,
         /// Its new content.
         text: String,
+        /// Questions and answers in it.
+        messages: usize,
         /// Which file it may replace.
         replace: Replace,
     },
@@ -111,6 +125,13 @@ pub enum Effect {
         /// As the person gave it.
         path: PathBuf,
     },
+    /// Count the tokens of a conversation; then comes [`Event::Counted`]. Who shows no meter may leave it.
+    Count {
+        /// Of this request; later ones make it useless.
+        number: u64,
+        /// What the model sees.
+        messages: Vec<Message>,
+    },
     /// Take this to the clipboard.
     Copy(String),
     /// Open another model, or the one that the program carries; then comes [`Event::Switched`].
@@ -124,8 +145,8 @@ pub enum Effect {
 enum Busy {
     /// An answer, of which there was this before.
     Answer { begun: String },
-    /// A summary of the turns before this one.
-    Summary { upto: usize },
+    /// A summary of the turns before this one, so that there is room for what comes then.
+    Summary { upto: usize, then: context::Then },
     /// Another model.
     Switch,
 }
@@ -138,15 +159,15 @@ pub struct Chat {
     think: Think,
     system: Option<String>,
     /// Questions and answers in turn; ends with a question while and after it went unanswered.
-    turns: Vec<Message>,
+    turns: Vec<Turn>,
     /// So many of them the model does not see any more.
     forgotten: usize,
     /// What the model sees in their place.
     summary: Option<String>,
     /// The answer that `/retry` took away, until there is another.
-    replaced: Option<Message>,
-    /// Whether what is entered next replaces the last question.
-    editing: bool,
+    replaced: Option<Turn>,
+    /// What is entered next replaces the last question, whose files lie beside it meanwhile; these lay there before.
+    editing: Option<Vec<Attachment>>,
     attached: Vec<Attachment>,
     /// Files that are still being read for the next question...
     reading: usize,
@@ -160,6 +181,9 @@ pub struct Chat {
     /// Answers so far: each is drawn with a seed of its own.
     answers: u64,
     last: Option<GenerateStats>,
+    room: Room,
+    /// How often the conversation was to be counted.
+    counts: u64,
     warned: bool,
     /// Bytes that the expert cache has given back, as far as the person knows.
     given_back: u64,
@@ -191,7 +215,7 @@ impl Chat {
             forgotten: 0,
             summary: None,
             replaced: None,
-            editing: false,
+            editing: None,
             attached: Vec::new(),
             reading: 0,
             held: None,
@@ -200,6 +224,8 @@ impl Chat {
             keeps: false,
             answers: 0,
             last: None,
+            room: Room::Unknown,
+            counts: 0,
             warned: false,
             given_back: 0,
             interrupted: None,
@@ -217,7 +243,7 @@ impl Chat {
     }
 
     /// Questions and answers so far.
-    pub fn turns(&self) -> &[Message] {
+    pub fn turns(&self) -> &[Turn] {
         &self.turns
     }
 
@@ -247,7 +273,7 @@ impl Chat {
 
     /// Whether the next thing entered replaces the last question.
     pub fn editing(&self) -> bool {
-        self.editing
+        self.editing.is_some()
     }
 
     /// Numbers of the last answer.
@@ -257,6 +283,12 @@ impl Chat {
 
     /// What to do when this happens.
     pub fn handle(&mut self, event: Event) -> Vec<Effect> {
+        let mut effects = self.happened(event);
+        effects.extend(self.count());
+        effects
+    }
+
+    fn happened(&mut self, event: Event) -> Vec<Effect> {
         let interrupted = self.interrupted.take();
         match event {
             Event::Entered(text) => self.entered(text),
@@ -276,10 +308,11 @@ impl Chat {
             Event::Answered(answer, now) => self.answered(*answer, now),
             Event::Failed { shown, failure } => self.failed(shown, failure),
             Event::File(event) => self.file(event),
-            Event::Picked(_) if self.busy() => note(Tone::Error, words::HAS_TO_WAIT),
+            Event::Picked(_) if self.busy() => note(Tone::Error, self.has_to_wait()),
             Event::Picked(model) => self.switch(model),
             Event::Chosen(choice) => self.chosen(choice),
             Event::Switched(result) => self.switched(result),
+            Event::Counted { number, tokens } => self.counted(number, tokens),
         }
     }
 
@@ -299,10 +332,10 @@ impl Chat {
 
     fn command(&mut self, command: Command) -> Vec<Effect> {
         if self.busy() && command.changes_turns() {
-            return note(Tone::Error, words::HAS_TO_WAIT);
+            return note(Tone::Error, self.has_to_wait());
         }
         if command.changes_turns() {
-            self.editing = false;
+            self.stop_editing();
         }
         match command {
             Command::Help => note(Tone::Plain, help()),
@@ -323,7 +356,7 @@ impl Chat {
             Command::Undo(turns) => self.undo(turns),
             Command::Edit => self.edit(),
             Command::More => self.more(),
-            Command::File(path) => self.attach(path),
+            Command::File(what) => self.attach(what),
             Command::Clear => {
                 self.forget(Vec::new());
                 let text = "The conversation is empty; settings and system prompt are as they were.";
@@ -349,14 +382,16 @@ impl Chat {
 
     fn ask(&mut self, text: String) -> Vec<Effect> {
         if self.busy() {
-            return note(Tone::Error, "The answer before is still being written; Ctrl-C stops it.");
+            return note(Tone::Error, self.has_to_wait());
         }
         if self.reading > 0 {
             self.held = Some(text);
             return note(Tone::Dim, "The question waits for the file beside it.");
         }
         let mut effects = Vec::new();
-        if std::mem::take(&mut self.editing) {
+        let files = std::mem::take(&mut self.attached);
+        if let Some(before) = self.editing.take() {
+            self.attached = before;
             let question = self.turns.iter().rposition(|turn| turn.role == Role::User);
             self.turns.truncate(question.unwrap_or(self.turns.len()));
             self.see_what_is_left();
@@ -364,8 +399,7 @@ impl Chat {
             self.turns.pop();
             effects.extend(note(Tone::Dim, "The question before, which has no answer, was left out."));
         }
-        let text = files::with_attachments(std::mem::take(&mut self.attached), text);
-        self.turns.push(Message::new(Role::User, text));
+        self.turns.push(Turn { role: Role::User, content: text, files });
         self.replaced = None;
         effects.push(self.request(String::new()));
         effects
@@ -379,6 +413,7 @@ impl Chat {
     /// Asks for an answer to the last question, of which there is `begun` already.
     fn request(&mut self, begun: String) -> Effect {
         self.asking = None;
+        self.counted_by_the_model();
         let messages = self.messages(self.turns.len());
         let mut params = self.params.clone();
         params.sampler.seed = params.sampler.seed.wrapping_add(self.answers);
@@ -394,7 +429,7 @@ impl Chat {
         let first = messages.len();
         messages.extend(self.turns[self.forgotten..upto].iter().map(|turn| match turn.role {
             Role::Assistant => Message::new(Role::Assistant, thinking::said(&turn.content)),
-            _ => turn.clone(),
+            _ => turn.message(),
         }));
         if let (Some(summary), Some(question)) = (&self.summary, messages.get_mut(first)) {
             question.content = format!("(What was said before, in short: {summary})\n\n{}", question.content);
@@ -430,13 +465,21 @@ impl Chat {
     fn edit(&mut self) -> Vec<Effect> {
         let question = self.turns.iter().rfind(|turn| turn.role == Role::User);
         let Some(question) = question else { return note(Tone::Error, "There is no question yet.") };
-        self.editing = true;
-        vec![Effect::Compose(question.content.clone())]
+        let Turn { content, files, .. } = question.clone();
+        self.editing = Some(std::mem::replace(&mut self.attached, files));
+        vec![Effect::Compose(content)]
     }
 
     /// The person does not want to change the last question after all.
     pub fn stop_editing(&mut self) {
-        self.editing = false;
+        if let Some(before) = self.editing.take() {
+            self.attached = before;
+        }
+    }
+
+    /// The person does not want to send the question that waits for its files: here it is.
+    pub fn take_back(&mut self) -> Option<String> {
+        self.held.take()
     }
 
     fn undo(&mut self, turns: usize) -> Vec<Effect> {
@@ -449,6 +492,7 @@ impl Chat {
         self.replaced = None;
         self.warned = false;
         self.asking = None;
+        self.room = Room::Unknown;
         self.see_what_is_left();
         let plural = |count: usize| if count == 1 { "turn" } else { "turns" };
         let taken = questions - left;
@@ -474,118 +518,16 @@ impl Chat {
     }
 
     /// Replaces the conversation.
-    fn forget(&mut self, turns: Vec<Message>) {
+    fn forget(&mut self, turns: Vec<Turn>) {
+        self.stop_editing();
         self.turns = turns;
+        self.room = Room::Unknown;
         self.forgotten = 0;
         self.summary = None;
         self.replaced = None;
-        self.editing = false;
         self.asking = None;
         self.last = None;
         self.warned = false;
-    }
-
-    fn answered(&mut self, answer: Answer, now: Duration) -> Vec<Effect> {
-        let Answer { text, reason, stats, .. } = answer;
-        self.last = Some(stats);
-        let mut effects = match self.busy.take() {
-            Some(Busy::Summary { upto }) => self.summarised(upto, text, &reason),
-            other => {
-                let begun = match other {
-                    Some(Busy::Answer { begun }) => begun,
-                    _ => String::new(),
-                };
-                self.answer_is_there(begun, text, reason, &stats, now)
-            }
-        };
-        let given_back = stats.cache.map_or(0, |cache| cache.given_back_bytes);
-        // It may have taken some of it again meanwhile.
-        let before = std::mem::replace(&mut self.given_back, given_back);
-        if given_back > before {
-            effects.extend(note(Tone::Warning, figures::given_back(given_back)));
-        }
-        effects
-    }
-
-    fn answer_is_there(
-        &mut self,
-        begun: String,
-        text: String,
-        reason: StopReason,
-        stats: &GenerateStats,
-        now: Duration,
-    ) -> Vec<Effect> {
-        let kept = self.keep(begun, text);
-        if reason == StopReason::Cancelled {
-            self.interrupted = Some(Interrupt::Stopped(now));
-            if !kept {
-                return note(Tone::Dim, "Stopped before the answer began; /retry asks again.");
-            }
-        }
-        let mut effects = note(Tone::Dim, summary(&reason, stats));
-        effects.extend(match reason {
-            StopReason::ContextFull => {
-                self.ask_what_to_drop(context::Full::Answer { size: stats.context_size })
-            }
-            _ => self.warn_of_the_end(stats),
-        });
-        effects.extend(self.kept());
-        effects
-    }
-
-    /// Appends an answer to the conversation. One without a single word is none: then the answer that it should have
-    /// replaced comes back, or the question stays open.
-    fn keep(&mut self, begun: String, text: String) -> bool {
-        let kept = !text.is_empty();
-        let whole = begun + &text;
-        let answer =
-            if whole.is_empty() { self.replaced.take() } else { Some(Message::new(Role::Assistant, whole)) };
-        self.turns.extend(answer);
-        self.replaced = None;
-        kept
-    }
-
-    /// The conversation is worth keeping as it is now.
-    fn kept(&self) -> Option<Effect> {
-        self.keeps.then(|| Effect::Keep(self.transcript()))
-    }
-
-    fn warn_of_the_end(&mut self, stats: &GenerateStats) -> Vec<Effect> {
-        let GenerateStats { context_used: used, context_size: size, .. } = *stats;
-        if self.warned || used * 100 < size * CONTEXT_WARNING_PERCENT {
-            return Vec::new();
-        }
-        self.warned = true;
-        let left = size - used.min(size);
-        note(
-            Tone::Warning,
-            format!(
-                "{left} tokens of the context are left. /undo or /clear make room; --ctx at the start gives more."
-            ),
-        )
-    }
-
-    fn failed(&mut self, shown: String, failure: Failure) -> Vec<Effect> {
-        let begun = match self.busy.take() {
-            Some(Busy::Answer { begun }) => begun,
-            Some(Busy::Summary { .. } | Busy::Switch) => {
-                let Failure::Other(text) = failure else { return self.ask_again_after(failure) };
-                return note(Tone::Error, text);
-            }
-            None => String::new(),
-        };
-        let kept = self.keep(begun, shown);
-        match failure {
-            Failure::ContextFull { tokens, context } => {
-                self.ask_what_to_drop(context::Full::Prompt { tokens, context })
-            }
-            Failure::Other(text) if kept => {
-                let mut effects = note(Tone::Error, format!("{text}. The answer so far is kept."));
-                effects.extend(self.kept());
-                effects
-            }
-            Failure::Other(text) => note(Tone::Error, text),
-        }
     }
 }
 

@@ -24,8 +24,8 @@ pub enum Command {
     Edit,
     /// Go on with an answer that was cut.
     More,
-    /// Lay a file beside the next question; show or remove (`Some("off")`) what lies there.
-    File(Option<PathBuf>),
+    /// Lay a file beside the next question; show or remove what lies there.
+    File(FileUse),
     /// Begin anew.
     Clear,
     /// Write the conversation to a file.
@@ -85,6 +85,17 @@ pub enum Think {
     Off,
 }
 
+/// What `/file` does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileUse {
+    /// Says what lies beside the next question.
+    Show,
+    /// Lays a file there.
+    Put(PathBuf),
+    /// Removes the file of this name, or all.
+    Off(Option<String>),
+}
+
 /// What `/copy` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Copied {
@@ -118,7 +129,7 @@ pub const TABLE: [Entry; 19] = [
     entry("/undo", "[N]", "take back the last turn, or the last N", &[], undo),
     entry("/more", "", "go on with an answer that was cut", &[], |rest| none(rest, Command::More)),
     entry("/clear", "", "forget the conversation", &[], |rest| none(rest, Command::Clear)),
-    with_path("/file", "FILE", "lay a text file beside the next question (off removes it)", attach),
+    with_path("/file", "FILE", "lay a text file beside the next question (off [NAME] removes it)", attach),
     entry("/system", "[TEXT]", "show or change the system prompt (off removes it)", &[], system),
     entry("/think", "show|hide|off", "thoughts: shown, folded, or none", &[], think),
     entry("/set", "[NAME VALUE]", "change a setting, or list them", &[], set),
@@ -247,7 +258,13 @@ fn undo(rest: &str) -> Result<Command, String> {
 }
 
 fn attach(rest: &str) -> Result<Command, String> {
-    Ok(Command::File(Some(rest).filter(|rest| !rest.is_empty()).map(PathBuf::from)))
+    let off = rest.strip_prefix("off").filter(|rest| rest.is_empty() || rest.starts_with(' ')).map(str::trim);
+    Ok(Command::File(match (rest, off) {
+        ("", _) => FileUse::Show,
+        (_, Some("")) => FileUse::Off(None),
+        (_, Some(name)) => FileUse::Off(Some(name.to_owned())),
+        (path, None) => FileUse::Put(PathBuf::from(path)),
+    }))
 }
 
 fn model(rest: &str) -> Result<Command, String> {
@@ -314,8 +331,11 @@ mod tests {
             ("/undo 3", Command::Undo(3)),
             ("/save my file.json ", Command::Save("my file.json".into())),
             ("/bye", Command::Quit),
-            ("/file", Command::File(None)),
-            ("/file a b.txt", Command::File(Some("a b.txt".into()))),
+            ("/file", Command::File(FileUse::Show)),
+            ("/file a b.txt", Command::File(FileUse::Put("a b.txt".into()))),
+            ("/file office.txt", Command::File(FileUse::Put("office.txt".into()))),
+            ("/file off", Command::File(FileUse::Off(None))),
+            ("/file off a b.txt", Command::File(FileUse::Off(Some("a b.txt".into())))),
             ("/think off", Command::Think(Some(Think::Off))),
             ("/copy", Command::Copy(Copied::Answer)),
             ("/copy code", Command::Copy(Copied::Code(1))),

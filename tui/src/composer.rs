@@ -9,6 +9,8 @@ use crate::wrap;
 
 /// Steps that can be taken back.
 const UNDO_MAX: usize = 200;
+/// Bytes of texts that are kept for that, but for the last.
+const UNDO_BYTES_MAX: usize = 4 << 20;
 
 /// A text being written.
 #[derive(Debug, Clone)]
@@ -252,6 +254,10 @@ impl Composer {
                 self.before.remove(0);
             }
             self.before.push((self.text.clone(), self.cursor));
+            let mut bytes: usize = self.before.iter().map(|(text, _)| text.len()).sum();
+            while bytes > UNDO_BYTES_MAX && self.before.len() > 1 {
+                bytes -= self.before.remove(0).0.len();
+            }
         }
         self.typing = typing;
     }
@@ -345,6 +351,17 @@ mod tests {
         assert_eq!(composer.text(), "");
         composer.undo();
         assert_eq!(composer.text(), "");
+    }
+
+    #[test]
+    fn a_long_paste_is_not_kept_many_times() {
+        let mut composer = composer(&"x".repeat(UNDO_BYTES_MAX / 2 + 1));
+        for _ in 0..5 {
+            composer.insert("\n");
+        }
+        assert_eq!(composer.before.len(), 1);
+        composer.undo();
+        assert!(composer.text().ends_with("x\n\n\n\n"));
     }
 
     #[test]

@@ -7,5 +7,5 @@ mod line;
 mod terminal;
 mod worker;
 
-pub use full::{Asked, Controls, run as run_screen};
+pub use full::{Asked, Controls, LAST_WAIT, run as run_screen};
 pub use line::{AnswerStream, run as run_lines};

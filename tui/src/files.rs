@@ -24,26 +24,31 @@ pub struct Kept {
     pub conversation: Option<PathBuf>,
 }
 
-/// Does what the conversation wants with a file, if it wants that; then something to tell it, or nothing.
+/// Does what the conversation wants with a file, if it wants that, or counts it; then something to tell it, or nothing.
 pub fn perform(effect: chat::Effect, kept: &Kept, beside: &Beside) -> Option<chat::Event> {
     let words = |error: io::Error| error.to_string();
     let event = match effect {
-        chat::Effect::Write { path, text, replace } => {
+        chat::Effect::Write { path, text, messages, replace } => {
             let result = write(&expand(&path), &text, replace).map_err(words);
-            FileEvent::Written { path, result }
+            FileEvent::Written { path, messages, result }
         }
         chat::Effect::Read { path } => {
             let result = read(&expand(&path), FILE_BYTES_MAX).and_then(text).map_err(words);
             FileEvent::Read { path, result }
         }
         chat::Effect::Attach { path } => {
-            let result = attach(&path, beside).map_err(words);
-            FileEvent::Attached { path, result }
+            let read = attach(&path, beside).map_err(words);
+            let replaced = read.as_ref().is_ok_and(|(_, replaced)| *replaced);
+            FileEvent::Attached { path, result: read.map(|(file, _)| file), replaced }
         }
         chat::Effect::Keep(text) => {
             let path = kept.conversation.as_deref()?;
             let result = private_folder_of(path).and_then(|()| write(path, &text, Replace::Conversation));
             FileEvent::NotKept(format!("{}: {}", path.display(), result.err()?))
+        }
+        chat::Effect::Count { number, messages } => {
+            let tokens = (beside.conversation)(&messages);
+            return Some(chat::Event::Counted { number, tokens });
         }
         _ => return None,
     };
@@ -106,12 +111,13 @@ fn text(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::Error::other("it is not text (UTF-8)"))
 }
 
-fn attach(path: &Path, beside: &Beside) -> io::Result<Attachment> {
+/// A text for a question, and whether bytes of it that are no text were replaced.
+fn attach(path: &Path, beside: &Beside) -> io::Result<(Attachment, bool)> {
     let place = expand(path);
     let (text, replaced) = input::lossy(read(&place, TEXT_BYTES_MAX)?);
     let name = place.file_name().unwrap_or(place.as_os_str()).to_string_lossy().into_owned();
     let tokens = (beside.count)(&text);
-    Ok(Attachment { name, text, tokens, replaced })
+    Ok((Attachment { name, text: text.into(), tokens }, replaced))
 }
 
 /// The last conversation.
@@ -195,6 +201,14 @@ mod tests {
 
     use super::*;
 
+    fn beside(count: fn(&str) -> usize) -> Beside {
+        Beside {
+            count: Arc::new(count),
+            conversation: Arc::new(|_| None),
+            experts: Arc::new(ExpertMap::default),
+        }
+    }
+
     #[test]
     fn other_files_are_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
@@ -215,9 +229,9 @@ mod tests {
         let file = folder.path().join("a.txt");
         std::fs::write(&file, b"one two\xff").unwrap();
         let count = |text: &str| text.split(' ').count();
-        let beside = Beside { count: Arc::new(count), experts: Arc::new(ExpertMap::default) };
-        let attached = attach(&file, &beside).unwrap();
-        assert_eq!((attached.name.as_str(), attached.tokens, attached.replaced), ("a.txt", 2, true));
+        let beside = beside(count);
+        let (attached, replaced) = attach(&file, &beside).unwrap();
+        assert_eq!((attached.name.as_str(), attached.tokens, replaced), ("a.txt", 2, true));
         assert!(attach(folder.path(), &beside).is_err());
     }
 
@@ -231,7 +245,7 @@ mod tests {
         assert_eq!(KeptHistory::open(path.clone()).unwrap().texts(), ["one", "two\nlines \\ and"]);
         let conversation = folder.path().join("state/moelten/last.json");
         let kept = Kept { history: None, conversation: Some(conversation.clone()) };
-        let beside = Beside { count: Arc::new(|_| 0), experts: Arc::new(ExpertMap::default) };
+        let beside = beside(|_| 0);
         assert!(last_conversation(&conversation).unwrap_err().contains("none yet"));
         let text = Transcript::new("m", None, vec![]).to_json();
         for _ in 0..2 {

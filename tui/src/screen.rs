@@ -21,6 +21,7 @@ use crate::theme::Theme;
 
 mod draw;
 mod help;
+mod key_table;
 mod keys;
 mod live;
 mod log;
@@ -60,8 +61,8 @@ pub enum Event {
     /// Names of files that complete what was asked for.
     Files {
         /// What was asked for.
-        asked: String,
-        /// What it may become.
+        asked: Start,
+        /// What its name may become.
         found: Vec<String>,
     },
     /// Ctrl-C from outside, as a signal.
@@ -82,7 +83,7 @@ pub enum Effect {
     /// Let the person change this text in an editor of theirs; then comes [`Event::Edited`].
     Editor(String),
     /// Find files that begin so; then comes [`Event::Files`].
-    Complete(String),
+    Complete(Start),
     /// Look for models; then comes [`Event::Found`], several times.
     Find,
     /// They are not wanted any more.
@@ -93,6 +94,22 @@ pub enum Effect {
     Redraw,
     /// Leave.
     Quit,
+}
+
+/// The beginning of a file's name, and the text that it stands in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// All before the cursor.
+    pub text: String,
+    /// The byte from which on it is a name.
+    pub from: usize,
+}
+
+impl Start {
+    /// The beginning of the name.
+    pub fn name(&self) -> &str {
+        &self.text[self.from..]
+    }
 }
 
 /// How soon a change is to be seen.
@@ -115,8 +132,17 @@ enum Overlay {
 #[derive(Debug, Clone)]
 struct Remark {
     tone: Tone,
-    text: String,
+    words: Words,
     until: Duration,
+}
+
+/// What a remark says.
+#[derive(Debug, Clone)]
+enum Words {
+    /// A line, filtered.
+    Line(String),
+    /// As many of these as there is room for.
+    List(Vec<String>),
 }
 
 /// Everything on the screen.
@@ -131,6 +157,8 @@ pub struct Screen {
     /// The list of models, while it is open.
     picker: Option<Picker>,
     remark: Option<Remark>,
+    /// Whether what is being computed is to be stopped.
+    stopping: bool,
     experts: ExpertView,
     /// Whether the experts are watched beside the conversation.
     watched: bool,
@@ -158,6 +186,7 @@ impl Screen {
             overlay: None,
             picker: None,
             remark: None,
+            stopping: false,
             experts,
             watched: false,
             top: None,
@@ -183,9 +212,9 @@ impl Screen {
         self.watched && self.chat.busy()
     }
 
-    /// Whether an answer is to be stopped and has not yet been.
+    /// Whether what is being computed is to be stopped and has not yet been.
     pub fn stopping(&self) -> bool {
-        self.live.as_ref().is_some_and(|live| live.stopping)
+        self.stopping
     }
 
     /// What to do when this happens, this long after the start.
@@ -200,7 +229,8 @@ impl Screen {
         match event {
             Event::Key(key) => self.key(key),
             Event::Paste(text) => self.paste(&text),
-            Event::Resized => Vec::new(),
+            // Terminals break lines that were too long in ways of their own: what they hold is not known any more.
+            Event::Resized => vec![Effect::Redraw],
             Event::Tick => self.tick(),
             Event::Engine(event) => {
                 if let Some(live) = &mut self.live {
@@ -241,7 +271,10 @@ impl Screen {
                 Vec::new()
             }
             Event::Files { asked, found } => {
-                self.completed(&asked, &found);
+                // The answer is for the text that asked; typing may have gone on.
+                if self.composer.before_cursor() == asked.text {
+                    self.completed(asked.from, found);
+                }
                 Vec::new()
             }
             Event::Interrupt => self.interrupt(),
@@ -266,6 +299,11 @@ impl Screen {
             self.experts = ExpertView::new(switched.facts.limits);
         }
         let effects = self.chat.handle(event);
+        let begun =
+            |effect: &chat::Effect| matches!(effect, chat::Effect::Answer(_) | chat::Effect::Switch(_));
+        if !self.chat.busy() || effects.iter().any(begun) {
+            self.stopping = false;
+        }
         if !self.chat.busy() || effects.iter().any(|effect| matches!(effect, chat::Effect::Answer(_))) {
             let written = self.live.take();
             self.log.sync(self.chat.turns(), written);
@@ -303,8 +341,8 @@ impl Screen {
 
     /// Says something beside the composer, for a while.
     fn remark(&mut self, tone: Tone, text: impl Into<String>) {
-        let text = filter::clean_line(&text.into());
-        self.remark = Some(Remark { tone, text, until: self.now + REMARK });
+        let words = Words::Line(filter::clean_line(&text.into()));
+        self.remark = Some(Remark { tone, words, until: self.now + REMARK });
     }
 
     fn paste(&mut self, text: &str) -> Vec<Effect> {
@@ -331,7 +369,7 @@ impl Screen {
         }
         let command = command::parse(&text);
         if command.is_none() && self.chat.busy() {
-            self.remark(Tone::Warning, "The answer is still being written; Ctrl-C stops it.");
+            self.remark(Tone::Warning, self.chat.has_to_wait());
             return Vec::new();
         }
         self.composer.take();
@@ -357,26 +395,26 @@ impl Screen {
     /// Opens the list of models.
     fn pick(&mut self) -> Vec<Effect> {
         if self.chat.busy() {
-            self.remark(
-                Tone::Warning,
-                "Another model has to wait until the answer is there; Ctrl-C stops it.",
-            );
+            self.remark(Tone::Warning, self.chat.has_to_wait());
             return Vec::new();
         }
         self.picker = Some(Picker::new());
         vec![Effect::Find]
     }
 
-    /// Ctrl-C: stops an answer, empties the composer, or is about leaving.
+    /// Ctrl-C: stops what is computed, takes back a question that waits, empties the composer, or is about leaving.
     fn interrupt(&mut self) -> Vec<Effect> {
         if self.chat.busy() {
-            if let Some(live) = &mut self.live {
-                if std::mem::replace(&mut live.stopping, true) {
-                    return self.leave();
-                }
-                return vec![Effect::Stop];
+            if std::mem::replace(&mut self.stopping, true) {
+                return self.leave();
             }
-            self.remark(Tone::Warning, "The model is being opened; that cannot be stopped.");
+            return vec![Effect::Stop];
+        }
+        if let Some(question) = self.chat.take_back() {
+            if self.composer.is_empty() {
+                self.composer.set(&question);
+            }
+            self.remark(Tone::Dim, "The question was not sent; Up brings it back too.");
             return Vec::new();
         }
         if !self.composer.is_empty() {
@@ -418,31 +456,32 @@ impl Screen {
             complete::Of::Words { start, words } => {
                 let asked = self.composer.before_cursor()[start..].to_owned();
                 let found: Vec<_> = words.into_iter().filter(|word| word.starts_with(&asked)).collect();
-                self.completed(&asked, &found);
+                self.completed(start, found);
             }
-            complete::Of::Path { start } => {
-                return vec![Effect::Complete(self.composer.before_cursor()[start..].to_owned())];
+            complete::Of::Path { start: from } => {
+                let text = self.composer.before_cursor().to_owned();
+                return vec![Effect::Complete(Start { text, from })];
             }
         }
         Vec::new()
     }
 
-    /// Writes what all of `found` begin with, and says what there is to choose from.
-    fn completed(&mut self, asked: &str, found: &[String]) {
-        // Typing went on meanwhile.
-        if !self.composer.before_cursor().ends_with(asked) {
-            return;
-        }
-        let common = complete::common_start(found);
-        let start = self.composer.before_cursor().len() - asked.len();
-        match found {
+    /// Writes what all of `found` begin with in the place of what stands from a byte on, and says what there is to choose
+    /// from.
+    fn completed(&mut self, from: usize, found: Vec<String>) {
+        let common = complete::common_start(&found);
+        let asked = self.composer.before_cursor().len() - from;
+        match &found[..] {
             [] => self.remark(Tone::Dim, "Nothing fits."),
             [one] => {
                 let end = if one.ends_with('/') { "" } else { " " };
-                self.composer.replace_from(start, &format!("{one}{end}"));
+                self.composer.replace_from(from, &format!("{one}{end}"));
             }
-            _ if common.len() > asked.len() => self.composer.replace_from(start, common),
-            _ => self.remark(Tone::Dim, found.join("  ")),
+            _ if common.len() > asked => self.composer.replace_from(from, common),
+            _ => {
+                let (words, until) = (Words::List(found), self.now + REMARK);
+                self.remark = Some(Remark { tone: Tone::Dim, words, until });
+            }
         }
     }
 
@@ -464,9 +503,12 @@ impl Screen {
         notes.iter().for_each(|(tone, text)| self.note(*tone, text));
     }
 
-    /// Opens with a conversation that was read before.
-    pub fn load(&mut self, file: chat::FileEvent) -> Vec<Effect> {
-        self.tell(chat::Event::File(file))
+    /// Opens, perhaps with a conversation that was read before; what to do first.
+    pub fn open(&mut self, file: Option<chat::FileEvent>) -> Vec<Effect> {
+        match file {
+            Some(file) => self.tell(chat::Event::File(file)),
+            None => self.chat.count().map(Effect::Chat).into_iter().collect(),
+        }
     }
 }
 

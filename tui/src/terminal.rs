@@ -167,20 +167,37 @@ pub fn while_taken(draw: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     if *hold == Hold::Taken { draw() } else { Ok(()) }
 }
 
-/// Waits until there is something to read, at most so long; false if the terminal is gone.
+/// What came of waiting for keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waited {
+    /// There may be some.
+    Ours,
+    /// They are for somebody else: in the background, who reads them is stopped.
+    Others,
+    /// The terminal is gone.
+    Gone,
+}
+
+/// Waits until there is something to read, at most so long.
 ///
 /// # Errors
 /// Those of the system, except that waiting may be cut short.
 #[cfg(unix)]
-pub fn wait_for_input(wait: Duration) -> io::Result<bool> {
+pub fn wait_for_input(wait: Duration) -> io::Result<Waited> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    if !in_the_foreground() {
+        std::thread::sleep(wait);
+        return Ok(Waited::Others);
+    }
     let stdin = rustix::stdio::stdin();
     let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
     let wait =
         Timespec { tv_sec: wait.as_secs().try_into().unwrap_or(1), tv_nsec: wait.subsec_nanos().into() };
     match poll(&mut fds, Some(&wait)) {
-        Ok(_) => Ok(!fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)),
-        Err(rustix::io::Errno::INTR) => Ok(true),
+        Ok(_) if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) => {
+            Ok(Waited::Gone)
+        }
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(Waited::Ours),
         Err(error) => Err(error.into()),
     }
 }
@@ -190,8 +207,8 @@ pub fn wait_for_input(wait: Duration) -> io::Result<bool> {
 /// # Errors
 /// Those of the system.
 #[cfg(not(unix))]
-pub fn wait_for_input(wait: Duration) -> io::Result<bool> {
-    event::poll(wait).map(|_| true)
+pub fn wait_for_input(wait: Duration) -> io::Result<Waited> {
+    event::poll(wait).map(|_| Waited::Ours)
 }
 
 /// Stops the processes of this job until a shell continues them.

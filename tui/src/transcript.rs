@@ -3,13 +3,15 @@
 use moelten_loader::chat::{Message, Role};
 use serde::{Deserialize, Serialize};
 
+use crate::chat::Turn;
 use crate::{filter, thinking};
 
 /// Longest file that is taken for a conversation, in bytes.
 pub const FILE_BYTES_MAX: u64 = 64 << 20;
 
 const FORMAT: &str = "moelten conversation";
-const VERSION: u32 = 1;
+/// What this program reads. Files beside questions came with 2; a conversation without them is written as 1.
+const VERSIONS: [u32; 2] = [1, 2];
 
 /// A conversation as `/save` writes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,13 +23,14 @@ pub struct Transcript {
     /// The system prompt.
     pub system: Option<String>,
     /// Questions and answers in turn, a question first.
-    pub messages: Vec<Message>,
+    pub messages: Vec<Turn>,
 }
 
 impl Transcript {
     /// A conversation with `model`.
-    pub fn new(model: &str, system: Option<String>, messages: Vec<Message>) -> Self {
-        Self { format: FORMAT.to_owned(), version: VERSION, model: model.to_owned(), system, messages }
+    pub fn new(model: &str, system: Option<String>, messages: Vec<Turn>) -> Self {
+        let version = VERSIONS[usize::from(messages.iter().any(|turn| !turn.files.is_empty()))];
+        Self { format: FORMAT.to_owned(), version, model: model.to_owned(), system, messages }
     }
 
     /// The text of the file.
@@ -47,8 +50,9 @@ impl Transcript {
         if found.format != FORMAT {
             return Err(format!("it is not a saved conversation, but {:?}", found.format));
         }
-        if found.version != VERSION {
-            return Err(format!("its version is {}, this program reads {VERSION}", found.version));
+        if !VERSIONS.contains(&found.version) {
+            let [from, to] = VERSIONS;
+            return Err(format!("its version is {}, this program reads {from} to {to}", found.version));
         }
         let expected = [Role::User, Role::Assistant].into_iter().cycle();
         for (index, (message, expected)) in found.messages.iter().zip(expected).enumerate() {
@@ -61,23 +65,24 @@ impl Transcript {
 }
 
 /// The conversation for people to read.
-pub fn to_markdown(model: &str, system: Option<&str>, turns: &[Message]) -> String {
+pub fn to_markdown(model: &str, system: Option<&str>, turns: &[Turn]) -> String {
     let mut text = format!("# A conversation with {}\n", filter::clean_line(model));
     if let Some(system) = system {
         text.push_str(&format!("\n> {}\n", filter::clean(system).replace('\n', "\n> ")));
     }
     for turn in turns {
-        let title = if turn.role == Role::User { "Question" } else { "Answer" };
-        let said = if turn.role == Role::User { &turn.content } else { thinking::said(&turn.content) };
+        let whole = turn.message().content;
+        let (title, said) =
+            if turn.role == Role::User { ("Question", &*whole) } else { ("Answer", thinking::said(&whole)) };
         text.push_str(&format!("\n## {title}\n\n{}\n", filter::clean(said).trim_end()));
     }
     text
 }
 
 /// The conversation for programs: `{"messages": [{"role", "content"}]}`, as chat interfaces of servers take it.
-pub fn to_messages(system: Option<&str>, turns: &[Message]) -> String {
+pub fn to_messages(system: Option<&str>, turns: &[Turn]) -> String {
     let system = system.map(|text| Message::new(Role::System, text));
-    let messages: Vec<_> = system.iter().chain(turns).collect();
+    let messages: Vec<_> = system.into_iter().chain(turns.iter().map(Turn::message)).collect();
     let mut text = serde_json::to_string_pretty(&serde_json::json!({ "messages": messages }))
         .expect("texts are always valid JSON");
     text.push('\n');
@@ -110,10 +115,10 @@ pub fn code_blocks(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chat::Attachment;
 
     fn sample() -> Transcript {
-        let messages =
-            vec![Message::new(Role::User, "Hi\n\u{1b}"), Message::new(Role::Assistant, "Hello \"you\"")];
+        let messages = vec![Turn::new(Role::User, "Hi\n\u{1b}"), Turn::new(Role::Assistant, "Hello \"you\"")];
         Transcript::new("m", Some("Be kind.".into()), messages)
     }
 
@@ -124,10 +129,25 @@ mod tests {
     }
 
     #[test]
+    fn files_beside_questions_need_the_second_version_and_others_do_not() {
+        assert!(sample().to_json().contains("\"version\": 1"));
+        let old = "{\"format\": \"moelten conversation\", \"version\": 1, \"model\": \"m\", \"system\": null, \
+                   \"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}";
+        assert_eq!(Transcript::from_json(old).unwrap().messages, [Turn::new(Role::User, "Hi")]);
+        let mut with_file = sample();
+        let file = Attachment { name: "a".into(), text: "t\u{1b}".into(), tokens: 3 };
+        with_file.messages[0].files.push(file);
+        let with_file = Transcript::new("m", None, with_file.messages);
+        let text = with_file.to_json();
+        assert!(text.contains("\"version\": 2"), "older programs refuse what they would lose: {text}");
+        assert_eq!(Transcript::from_json(&text), Ok(with_file));
+    }
+
+    #[test]
     fn conversations_can_be_read_by_others() {
         let turns = [
-            Message::new(Role::User, "Hi"),
-            Message::new(Role::Assistant, "<think>\nhm\n</think>\n\nHello\u{1b}[2J!\n"),
+            Turn::new(Role::User, "Hi"),
+            Turn::new(Role::Assistant, "<think>\nhm\n</think>\n\nHello\u{1b}[2J!\n"),
         ];
         let text = to_markdown("m", Some("Be kind.\nAlways."), &turns);
         assert_eq!(

@@ -12,9 +12,10 @@ use moelten_tui::screen::Screen;
 use moelten_tui::terminal::{self, Notes, Tone};
 use moelten_tui::theme::{Choice, Look, Theme};
 
+use crate::chatter::Chatter;
 use crate::exit::CommandError;
 use crate::open::SessionArgs;
-use crate::responder::{About, Chatter};
+use crate::responder::About;
 use crate::sampling::SamplingArgs;
 use crate::signals::{self, Polling};
 use crate::{builtin, prompt};
@@ -159,7 +160,7 @@ fn full_screen(
     let texts = history.as_ref().map(KeptHistory::texts).unwrap_or_default();
     let mut screen = Screen::new(chat, theme, texts);
     screen.greet(greeting);
-    let first = last.map_or_else(Vec::new, |event| screen.load(event));
+    let first = screen.open(last);
     let finder = chatter.finder();
     let controls = Controls { stop: signals::stop, asked: signals::asked, suspend: signals::suspend, finder };
     driver::run_screen(screen, Box::new(chatter), kept, history, controls, first)?;

@@ -60,17 +60,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let system = args.system.as_deref().map(|text| prompt::text_or_file(text, notes)).transpose()?;
     let mut say = |tone, line: String| notes.line(tone, &line);
     let told: Option<Tell<'_>> = if args.json { None } else { Some(&mut say) };
-    let mut responder = Responder::open(args.model.as_deref(), &args.session, !args.no_template, told)?;
+    let mut responder = Responder::open(args.model.as_deref(), &args.session, !args.no_template, told, None)?;
     let about = responder.about().clone();
     let params = args.sampling.resolve(&about.hints)?;
     let ids = if args.no_template {
-        responder.plain(&question)?
+        responder.language().plain(&question)?
     } else {
         responder.check(system.as_deref())?;
         let system = system.into_iter().map(|text| Message::new(Role::System, text));
         // A pipe ends its text with a line end that nobody meant.
         let user = Message::new(Role::User, question.trim_end_matches(['\n', '\r']));
-        responder.conversation(&system.chain([user]).collect::<Vec<_>>())?
+        responder.language().conversation(&system.chain([user]).collect::<Vec<_>>())?
     };
     let chatty = args.verbose || (notes.terminal && !args.json);
     if chatty {

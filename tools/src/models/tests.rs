@@ -73,6 +73,38 @@ fn models_are_found_where_people_keep_them() {
 }
 
 #[test]
+fn models_are_found_beside_the_one_that_is_open() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |path: &str| root.path().join(path);
+    for path in [
+        "mnt/open.gguf",
+        "mnt/other.gguf",
+        "mnt/deeper/not-looked-at.gguf",
+        "folders/open/config.json",
+        "folders/open/model.safetensors",
+        "folders/other/config.json",
+        "folders/other/model.safetensors",
+    ] {
+        write(&at(path), b"");
+    }
+    let beside = |model: &str| {
+        let found = found(&places(root.path(), &[]).and_beside(Some(&at(model))));
+        found
+            .into_iter()
+            .filter(|(_, place)| place.contains("open"))
+            .map(|(name, _)| name)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(beside("mnt/open.gguf"), ["open.gguf", "other.gguf"]);
+    assert_eq!(beside("folders/open"), ["open", "other"]);
+    assert_eq!(
+        found(&places(root.path(), &[]).and_beside(None)).len(),
+        1,
+        "the one that the program carries"
+    );
+}
+
+#[test]
 fn the_hugging_face_cache_is_read_as_it_is_laid_out() {
     let root = tempfile::tempdir().unwrap();
     let hub = root.path().join("hub");

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use moelten_loader::gguf::{Gguf, Value};
+use moelten_loader::gguf::{Array, Gguf, Value};
 use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
 
 /// The program in a clean environment. One thread: tests run beside each other.
@@ -151,4 +151,41 @@ pub fn model_with(target: &Path, change: impl FnOnce(&mut Vec<(String, Value)>))
         writer.write_tensor(&tensor.name, source.catalog.bytes(tensor)).unwrap();
     }
     writer.finish().unwrap();
+}
+
+/// Changes a value of a model.
+pub fn set(metadata: &mut [(String, Value)], key: &str, change: impl FnOnce(&mut Value)) {
+    let (_, value) =
+        metadata.iter_mut().find(|(found, _)| found == key).unwrap_or_else(|| panic!("no {key}"));
+    change(value);
+}
+
+/// A character as byte-level vocabularies spell its bytes (GPT-2's table: printable bytes stand for themselves).
+fn spelled(text: &str) -> String {
+    let others = (0..=255u8).filter(|b| !matches!(b, 33..=126 | 161..=172 | 174..));
+    let others: Vec<u8> = others.collect();
+    let spell = |byte: u8| match others.iter().position(|&other| other == byte) {
+        Some(index) => char::from_u32(256 + index as u32).unwrap(),
+        None => char::from(byte),
+    };
+    text.bytes().map(spell).collect()
+}
+
+/// Puts other words into a model's vocabulary: every token of several characters says what `word` makes of its id.
+pub fn with_words(metadata: &mut [(String, Value)], word: impl Fn(usize) -> String) {
+    // With a single merge, texts are spelled with single characters, which stay as they are.
+    let mut merged = String::new();
+    set(metadata, "tokenizer.ggml.merges", |value| {
+        let Value::Array(Array::Str(merges)) = value else { panic!("merges are texts") };
+        merges.truncate(1);
+        merged = merges[0].replace(' ', "");
+    });
+    set(metadata, "tokenizer.ggml.tokens", |value| {
+        let Value::Array(Array::Str(tokens)) = value else { panic!("tokens are texts") };
+        for (id, token) in tokens.iter_mut().enumerate() {
+            if token.chars().count() > 1 && !token.starts_with('<') && *token != merged {
+                *token = spelled(&word(id));
+            }
+        }
+    });
 }

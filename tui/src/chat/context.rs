@@ -3,7 +3,7 @@
 use moelten_engine::api::StopReason;
 use moelten_loader::chat::{Message, Role};
 
-use super::{Busy, Chat, Effect, note};
+use super::{Busy, Chat, Effect, Room, Turn, note};
 use crate::backend::{Failure, Request};
 use crate::terminal::Tone;
 
@@ -19,9 +19,18 @@ const SUMMARY_QUESTION: &str = "Summarise our conversation so far in at most 150
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
     /// The conversation is longer; nothing was computed.
-    Prompt { tokens: usize, context: usize },
+    Prompt { tokens: usize, context: usize, then: Then },
     /// An answer was cut.
     Answer { size: usize },
+}
+
+/// What was wanted when there was no room, and is done once there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// An answer to the last question, perhaps in the place of one.
+    Anew,
+    /// More of the last answer.
+    GoOn,
 }
 
 /// What the person may choose then.
@@ -81,7 +90,7 @@ impl Chat {
 
     pub(super) fn chosen(&mut self, choice: Choice) -> Vec<Effect> {
         if self.busy() {
-            return note(Tone::Error, super::words::HAS_TO_WAIT);
+            return note(Tone::Error, self.has_to_wait());
         }
         let Some(full) = self.asking.take() else { return Vec::new() };
         match choice {
@@ -91,9 +100,10 @@ impl Chat {
                 let count = upto - self.forgotten;
                 self.forgotten = upto;
                 self.summary = None;
+                self.room = Room::Unknown;
                 let text = format!("The model no longer sees the {count} oldest messages.");
                 let mut effects = note(Tone::Dim, text);
-                effects.extend(self.go_on());
+                effects.extend(self.go_on(then(full)));
                 effects
             }
             Choice::Summarise => {
@@ -102,46 +112,64 @@ impl Chat {
                 messages.push(Message::new(Role::User, SUMMARY_QUESTION));
                 let mut params = self.params.clone();
                 params.max_tokens = Some(SUMMARY_TOKENS_MAX.min(size(full) / 8).max(1));
-                self.busy = Some(Busy::Summary { upto });
+                self.busy = Some(Busy::Summary { upto, then: then(full) });
                 vec![Effect::Answer(Request { messages, begun: String::new(), think: false, params })]
             }
         }
     }
 
-    pub(super) fn summarised(&mut self, upto: usize, text: String, reason: &StopReason) -> Vec<Effect> {
+    pub(super) fn summarised(
+        &mut self,
+        upto: usize,
+        then: Then,
+        text: String,
+        reason: &StopReason,
+    ) -> Vec<Effect> {
         let text = crate::thinking::said(&text).trim().to_owned();
         if *reason == StopReason::Cancelled || text.is_empty() {
-            return note(Tone::Error, "There is no summary, and nothing was changed; /retry asks again.");
+            let again = if then == Then::Anew { "/retry" } else { "/more" };
+            return note(
+                Tone::Error,
+                format!("There is no summary, and nothing was changed; {again} asks again."),
+            );
         }
         let count = upto - self.forgotten;
         self.forgotten = upto;
         let mut effects =
             note(Tone::Dim, format!("In place of the {count} oldest messages the model sees: {text}"));
         self.summary = Some(text);
-        effects.extend(self.go_on());
+        effects.extend(self.go_on(then));
         effects
     }
 
     /// The older turns are too long even to be summarised.
-    pub(super) fn ask_again_after(&mut self, failure: Failure) -> Vec<Effect> {
+    pub(super) fn ask_again_after(&mut self, failure: Failure, then: Then) -> Vec<Effect> {
         match failure {
             Failure::ContextFull { tokens, context } => {
                 let mut effects =
                     note(Tone::Error, "The oldest turns are too long to be summarised at once.");
-                effects.extend(self.ask_what_to_drop(Full::Prompt { tokens, context }));
+                effects.extend(self.ask_what_to_drop(Full::Prompt { tokens, context, then }));
                 effects
             }
             Failure::Other(text) => note(Tone::Error, text),
         }
     }
 
-    /// Asks for what was not answered, or goes on with what was cut.
-    fn go_on(&mut self) -> Vec<Effect> {
-        if self.waiting() { vec![self.request(String::new())] } else { self.more() }
+    /// Does what was wanted when there was no room.
+    fn go_on(&mut self, then: Then) -> Vec<Effect> {
+        match then {
+            Then::GoOn => self.more(),
+            Then::Anew => {
+                if !self.waiting() {
+                    self.replaced = self.turns.pop();
+                }
+                vec![self.request(String::new())]
+            }
+        }
     }
 
     /// Turns that the model sees and that come before the last question.
-    fn older(&self) -> &[Message] {
+    fn older(&self) -> &[Turn] {
         let question = self.turns.iter().rposition(|turn| turn.role == Role::User).unwrap_or(0);
         &self.turns[self.forgotten.min(question)..question]
     }
@@ -153,7 +181,7 @@ impl Chat {
             Full::Answer { size } => size,
         };
         let seen = &self.turns[self.forgotten..];
-        let all: usize = seen.iter().map(|turn| turn.content.len() + 1).sum();
+        let all: usize = seen.iter().map(|turn| turn.bytes() + 1).sum();
         let target = size(full) * TARGET_PERCENT / 100;
         let mut left = all;
         let mut count = 0;
@@ -161,7 +189,7 @@ impl Chat {
             if count > 0 && left * tokens <= target * all {
                 break;
             }
-            left -= pair.iter().map(|turn| turn.content.len() + 1).sum::<usize>();
+            left -= pair.iter().map(|turn| turn.bytes() + 1).sum::<usize>();
             count += pair.len();
         }
         count
@@ -173,17 +201,24 @@ impl Chat {
             Full::Prompt { tokens, .. } => tokens,
             Full::Answer { size } => size,
         };
-        let all: usize = self.turns[self.forgotten..].iter().map(|turn| turn.content.len() + 1).sum();
+        let all: usize = self.turns[self.forgotten..].iter().map(|turn| turn.bytes() + 1).sum();
         let room = size(full) * 3 / 4;
         let (mut count, mut taken) = (0, 0);
         for pair in self.older().chunks(2) {
-            taken += pair.iter().map(|turn| turn.content.len() + 1).sum::<usize>();
+            taken += pair.iter().map(|turn| turn.bytes() + 1).sum::<usize>();
             if count > 0 && taken * tokens > room * all {
                 break;
             }
             count += pair.len();
         }
         count
+    }
+}
+
+fn then(full: Full) -> Then {
+    match full {
+        Full::Prompt { then, .. } => then,
+        Full::Answer { .. } => Then::GoOn,
     }
 }
 
@@ -196,7 +231,7 @@ fn size(full: Full) -> usize {
 
 fn full_words(full: Full) -> String {
     match full {
-        Full::Prompt { tokens, context } => format!(
+        Full::Prompt { tokens, context, .. } => format!(
             "The conversation is {tokens} tokens long, but the context holds {context}. Nothing was cut."
         ),
         Full::Answer { size } => format!("The answer was cut: the context of {size} tokens is full."),

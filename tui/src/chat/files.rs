@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{Chat, Effect, note};
-use crate::command::{Copied, Export};
-use crate::figures;
+use super::{Attachment, Chat, Effect, note};
+use crate::command::{Copied, Export, FileUse};
 use crate::terminal::Tone;
 use crate::thinking;
 use crate::transcript::{self, Transcript};
@@ -16,6 +15,8 @@ pub enum FileEvent {
     Written {
         /// The file.
         path: PathBuf,
+        /// Questions and answers in it.
+        messages: usize,
         /// Whether it worked.
         result: Result<(), String>,
     },
@@ -32,6 +33,8 @@ pub enum FileEvent {
         path: PathBuf,
         /// Its content.
         result: Result<Attachment, String>,
+        /// Whether bytes that are no text were replaced.
+        replaced: bool,
     },
     /// The conversation could not be kept for the next start; said once.
     NotKept(String),
@@ -46,32 +49,6 @@ pub enum Replace {
     Nothing,
 }
 
-/// A text beside a question.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attachment {
-    /// Name for people, unfiltered.
-    pub name: String,
-    /// Its content.
-    pub text: String,
-    /// Length in tokens.
-    pub tokens: usize,
-    /// Whether bytes that are no text were replaced.
-    pub replaced: bool,
-}
-
-/// The question with the texts that lie beside it, which come first.
-pub(super) fn with_attachments(attached: Vec<Attachment>, question: String) -> String {
-    let mut whole = String::new();
-    for Attachment { name, text, .. } in attached {
-        // A fence longer than any in the text.
-        let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
-        let fence = "`".repeat(longest.max(2) + 1);
-        let end = if text.ends_with('\n') { "" } else { "\n" };
-        whole.push_str(&format!("File {name}:\n{fence}\n{text}{end}{fence}\n\n"));
-    }
-    whole + &question
-}
-
 impl Chat {
     pub(super) fn transcript(&self) -> String {
         Transcript::new(&self.facts.model, self.system.clone(), self.turns.clone()).to_json()
@@ -81,7 +58,8 @@ impl Chat {
         if self.turns.is_empty() {
             return note(Tone::Error, "There is nothing to save yet.");
         }
-        vec![Effect::Write { path, text: self.transcript(), replace: Replace::Conversation }]
+        let (text, messages) = (self.transcript(), self.turns.len());
+        vec![Effect::Write { path, text, messages, replace: Replace::Conversation }]
     }
 
     pub(super) fn export(&self, format: Export, path: PathBuf) -> Vec<Effect> {
@@ -93,27 +71,67 @@ impl Chat {
             Export::Markdown => transcript::to_markdown(&self.facts.model, system, &self.turns),
             Export::Json => transcript::to_messages(system, &self.turns),
         };
-        vec![Effect::Write { path, text, replace: Replace::Nothing }]
+        vec![Effect::Write { path, text, messages: self.turns.len(), replace: Replace::Nothing }]
     }
 
-    pub(super) fn attach(&mut self, path: Option<PathBuf>) -> Vec<Effect> {
-        match path {
-            Some(path) if path.as_os_str() == "off" => {
-                self.attached.clear();
-                note(Tone::Dim, "No file lies beside the next question now.")
-            }
-            Some(path) => {
+    pub(super) fn attach(&mut self, what: FileUse) -> Vec<Effect> {
+        match what {
+            FileUse::Put(path) => {
                 self.reading += 1;
                 vec![Effect::Attach { path }]
             }
-            None if self.attached.is_empty() => {
-                note(Tone::Dim, "No file lies beside the next question; /file FILE puts one there.")
+            FileUse::Show => note(Tone::Dim, self.beside_words()),
+            FileUse::Off(None) => {
+                self.attached.clear();
+                note(Tone::Dim, self.beside_words())
             }
-            None => {
-                let words: Vec<_> = self.attached.iter().map(attachment_words).collect();
-                note(Tone::Dim, format!("Beside the next question: {}.", words.join(", ")))
+            FileUse::Off(Some(name)) => {
+                let Some(place) = self.attached.iter().rposition(|file| file.name == name) else {
+                    return note(Tone::Error, format!("There is no {name:?}. {}", self.beside_words()));
+                };
+                self.attached.remove(place);
+                note(Tone::Dim, format!("{name} was taken away. {}", self.beside_words()))
             }
         }
+    }
+
+    fn beside_words(&self) -> String {
+        if self.attached.is_empty() {
+            return "No file lies beside the next question; /file FILE puts one there.".to_owned();
+        }
+        let words: Vec<_> = self.attached.iter().map(Attachment::words).collect();
+        format!("Beside the next question: {}.", words.join(", "))
+    }
+
+    /// A file was read; one that no context holds is refused before the question is.
+    fn beside(&mut self, file: Attachment, replaced: bool) -> Vec<Effect> {
+        let context = self.facts.context;
+        if context > 0 && file.tokens >= context {
+            let text = format!(
+                "{} is too long, the context holds {context} tokens. Nothing was cut: a shorter file or a larger --ctx \
+                 at the start is needed.",
+                file.words()
+            );
+            return self.not_beside(text);
+        }
+        let mut effects = note(Tone::Dim, format!("Beside the next question: {}.", file.words()));
+        if replaced {
+            let text = "Some of it is not valid UTF-8; the wrong bytes were replaced by U+FFFD.";
+            effects.extend(note(Tone::Warning, text));
+        }
+        self.attached.push(file);
+        if let Some(question) = self.held.take_if(|_| self.reading == 0) {
+            effects.extend(self.ask(question));
+        }
+        effects
+    }
+
+    fn not_beside(&mut self, problem: String) -> Vec<Effect> {
+        let mut effects = note(Tone::Error, problem);
+        if self.held.take().is_some() {
+            effects.extend(note(Tone::Error, "The question was not sent; Up brings it back."));
+        }
+        effects
     }
 
     pub(super) fn copy(&self, what: Copied) -> Vec<Effect> {
@@ -138,43 +156,28 @@ impl Chat {
 
     pub(super) fn file(&mut self, event: FileEvent) -> Vec<Effect> {
         match event {
-            FileEvent::Written { path, result: Ok(()) } => {
-                note(Tone::Dim, format!("Saved {} messages to {}.", self.turns.len(), path.display()))
+            FileEvent::Written { path, messages, result: Ok(()) } => {
+                note(Tone::Dim, format!("Saved {} to {}.", count_words(messages), path.display()))
             }
-            FileEvent::Written { path, result: Err(problem) } => {
+            FileEvent::Written { path, result: Err(problem), .. } => {
                 note(Tone::Error, format!("{} was not saved: {problem}", path.display()))
             }
             FileEvent::Read { path, result: Err(problem) } => {
                 note(Tone::Error, format!("{} was not loaded: {problem}", path.display()))
             }
             FileEvent::Read { .. } if self.busy() => {
-                note(Tone::Error, "The conversation was not loaded: an answer is being written.")
+                note(Tone::Error, format!("The conversation was not loaded. {}", self.has_to_wait()))
             }
             FileEvent::Read { path, result: Ok(text) } => match Transcript::from_json(&text) {
                 Ok(transcript) => self.resume(transcript),
                 Err(problem) => note(Tone::Error, format!("{} was not loaded: {problem}", path.display())),
             },
-            FileEvent::Attached { path, result: Err(problem) } => {
+            FileEvent::Attached { path, result, replaced } => {
                 self.reading = self.reading.saturating_sub(1);
-                let mut effects = note(Tone::Error, format!("{} cannot be read: {problem}", path.display()));
-                if self.held.take().is_some() {
-                    effects.extend(note(Tone::Error, "The question was not sent; Up brings it back."));
+                match result {
+                    Ok(file) => self.beside(file, replaced),
+                    Err(problem) => self.not_beside(format!("{} cannot be read: {problem}", path.display())),
                 }
-                effects
-            }
-            FileEvent::Attached { result: Ok(attachment), .. } => {
-                self.reading = self.reading.saturating_sub(1);
-                let words = attachment_words(&attachment);
-                let mut effects = note(Tone::Dim, format!("Beside the next question: {words}."));
-                if attachment.replaced {
-                    let text = "Some of it is not valid UTF-8; the wrong bytes were replaced by U+FFFD.";
-                    effects.extend(note(Tone::Warning, text));
-                }
-                self.attached.push(attachment);
-                if let Some(question) = self.held.take_if(|_| self.reading == 0) {
-                    effects.extend(self.ask(question));
-                }
-                effects
             }
             FileEvent::NotKept(problem) => {
                 self.keeps = false;
@@ -198,14 +201,13 @@ impl Chat {
         } else {
             self.system = system;
         }
-        effects.extend(note(Tone::Dim, format!("Loaded {} messages.", messages.len())));
+        effects.extend(note(Tone::Dim, format!("Loaded {}.", count_words(messages.len()))));
         self.forget(messages);
         effects
     }
 }
 
-/// `notes.txt (12.4 kB, 3100 tokens)`.
-pub(super) fn attachment_words(attachment: &Attachment) -> String {
-    let Attachment { name, text, tokens, .. } = attachment;
-    format!("{name} ({}, {tokens} tokens)", figures::bytes(text.len() as u64))
+/// Questions and answers, as every remark counts them.
+pub(super) fn count_words(messages: usize) -> String {
+    if messages == 1 { "1 message".to_owned() } else { format!("{messages} messages") }
 }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{Busy, Chat, Effect, note};
-use crate::backend::Switched;
+use super::{Busy, Chat, Effect, Room, note};
+use crate::backend::{NotSwitched, Switched};
 use crate::command::Think;
 use crate::terminal::Tone;
 
@@ -13,6 +13,7 @@ impl Chat {
             None => note(Tone::Plain, format!("system prompt: {}", self.system_text())),
             Some(text) if text.is_empty() => {
                 self.system = None;
+                self.room = Room::Unknown;
                 note(Tone::Dim, "There is no system prompt now.")
             }
             Some(_) if !self.facts.supports_system => {
@@ -20,6 +21,7 @@ impl Chat {
             }
             Some(text) => {
                 self.system = Some(text);
+                self.room = Room::Unknown;
                 note(Tone::Dim, "The system prompt counts from the next answer on.")
             }
         }
@@ -51,10 +53,19 @@ impl Chat {
         vec![Effect::Switch(model)]
     }
 
-    pub(super) fn switched(&mut self, result: Result<Box<Switched>, String>) -> Vec<Effect> {
+    pub(super) fn switched(&mut self, result: Result<Box<Switched>, NotSwitched>) -> Vec<Effect> {
         self.busy = None;
+        let before = &self.facts.model;
         match result {
-            Err(problem) => note(Tone::Error, format!("{problem}. {} is open as before.", self.facts.model)),
+            Err(NotSwitched::Stopped) => {
+                note(Tone::Dim, format!("The other model was given up. {before} is open as before."))
+            }
+            Err(NotSwitched::Refused(why)) => {
+                note(Tone::Error, format!("{why}. {before} is open as before."))
+            }
+            Err(NotSwitched::NothingOpen(why)) => {
+                note(Tone::Error, format!("{why}. No model is open now; /model FILE opens one."))
+            }
             Ok(switched) => {
                 let Switched { facts, params } = *switched;
                 let mut effects = note(
@@ -74,7 +85,10 @@ impl Chat {
                 self.facts = facts;
                 self.params = params;
                 self.last = None;
+                self.room = Room::Unknown;
                 self.warned = false;
+                // The other model's cache has given nothing back yet.
+                self.given_back = 0;
                 effects
             }
         }

@@ -52,7 +52,7 @@ fn said(effects: &[Effect]) -> String {
     notes.collect::<Vec<_>>().join("\n")
 }
 
-/// The conversation, one letter of the role before each text.
+/// Messages, one letter of the role before each text.
 fn texts(messages: &[Message]) -> Vec<String> {
     let letter = |role| match role {
         Role::System => 's',
@@ -61,6 +61,35 @@ fn texts(messages: &[Message]) -> Vec<String> {
         Role::Tool => 't',
     };
     messages.iter().map(|m| format!("{}:{}", letter(m.role), m.content)).collect()
+}
+
+/// The same of the conversation, files included.
+fn turns(chat: &Chat) -> Vec<String> {
+    texts(&chat.turns().iter().map(Turn::message).collect::<Vec<_>>())
+}
+
+/// What there is to do but for counting.
+fn without_counts(mut effects: Vec<Effect>) -> Vec<Effect> {
+    effects.retain(|effect| !matches!(effect, Effect::Count { .. }));
+    effects
+}
+
+/// The number and the messages of what is to be counted.
+fn count(effects: &[Effect]) -> (u64, Vec<String>) {
+    let found = effects.iter().find_map(|effect| match effect {
+        Effect::Count { number, messages } => Some((*number, texts(messages))),
+        _ => None,
+    });
+    found.unwrap_or_else(|| panic!("nothing is counted in {effects:?}"))
+}
+
+fn file(name: &str, text: &str) -> Attachment {
+    Attachment { name: name.into(), text: text.into(), tokens: 2 }
+}
+
+/// A file was read, or not.
+fn attached(result: Result<Attachment, String>) -> Event {
+    Event::File(FileEvent::Attached { path: "f.txt".into(), result, replaced: false })
 }
 
 #[test]
@@ -93,7 +122,7 @@ fn retry_replaces_the_answer_with_another_seed() {
     assert_eq!(first.messages, second.messages);
     assert_ne!(first.params.sampler.seed, second.params.sampler.seed);
     chat.handle(answer("good day", StopReason::EndOfTurn, 10));
-    assert_eq!(texts(chat.turns()), ["u:hello", "a:good day"]);
+    assert_eq!(turns(&chat), ["u:hello", "a:good day"]);
     enter(&mut chat, "/set temp 0");
     assert!(said(&enter(&mut chat, "/retry")).contains("the same"));
 }
@@ -104,7 +133,7 @@ fn a_retry_that_is_stopped_at_once_keeps_the_old_answer() {
     turn(&mut chat, "hello", "hi");
     enter(&mut chat, "/retry");
     chat.handle(answer("", StopReason::Cancelled, 10));
-    assert_eq!(texts(chat.turns()), ["u:hello", "a:hi"]);
+    assert_eq!(turns(&chat), ["u:hello", "a:hi"]);
 }
 
 #[test]
@@ -116,7 +145,7 @@ fn undo_takes_back_turns() {
     }
     assert!(said(&enter(&mut chat, "/undo")).contains("Took back 1 turn; 3 turns left"));
     assert!(said(&enter(&mut chat, "/undo 2")).contains("Took back 2 turns; 1 turn left"));
-    assert_eq!(texts(chat.turns()), ["u:one", "a:ok"]);
+    assert_eq!(turns(&chat), ["u:one", "a:ok"]);
     enter(&mut chat, "/undo 99");
     assert!(chat.turns().is_empty());
 }
@@ -128,7 +157,7 @@ fn undo_counts_a_question_without_an_answer() {
     enter(&mut chat, "two");
     chat.handle(answer("", StopReason::Cancelled, 10));
     enter(&mut chat, "/undo");
-    assert_eq!(texts(chat.turns()), ["u:one", "a:ok"]);
+    assert_eq!(turns(&chat), ["u:one", "a:ok"]);
 }
 
 #[test]
@@ -137,7 +166,7 @@ fn a_stopped_answer_is_kept_and_one_that_never_began_can_be_asked_again() {
     enter(&mut chat, "hello");
     let effects = chat.handle(answer("partly", StopReason::Cancelled, 10));
     assert!(said(&effects).contains("stopped"));
-    assert_eq!(texts(chat.turns()), ["u:hello", "a:partly"]);
+    assert_eq!(turns(&chat), ["u:hello", "a:partly"]);
     enter(&mut chat, "more");
     let effects = chat.handle(answer("", StopReason::Cancelled, 10));
     assert!(said(&effects).contains("/retry"));
@@ -173,12 +202,10 @@ fn the_first_interrupt_hints_and_the_second_leaves() {
 
 #[test]
 fn a_question_waits_for_the_file_beside_it() {
-    let attached = |result| Event::File(FileEvent::Attached { path: "f.txt".into(), result });
-    let file = || Attachment { name: "f.txt".into(), text: "the file".into(), tokens: 2, replaced: false };
     let mut chat = chat();
     enter(&mut chat, "/file f.txt");
     assert!(said(&enter(&mut chat, "what is in it?")).contains("waits for the file"));
-    let asked = texts(&request(&chat.handle(attached(Ok(file())))).messages).join("");
+    let asked = texts(&request(&chat.handle(attached(Ok(file("f.txt", "the file"))))).messages).join("");
     assert!(asked.contains("the file") && asked.contains("what is in it?"), "{asked}");
     chat.handle(answer("ok", StopReason::EndOfTurn, 10));
     enter(&mut chat, "/file f.txt");
@@ -271,7 +298,8 @@ fn the_end_of_the_context_is_never_silent() {
     assert!(["cut", "100", "/undo", "/clear", "--ctx"].iter().all(|part| cut.contains(part)), "{cut}");
     enter(&mut chat, "more");
     let failure = Failure::ContextFull { tokens: 120, context: 100 };
-    assert_eq!(chat.handle(Event::Failed { shown: String::new(), failure: failure.clone() }), [Effect::Ask]);
+    let effects = chat.handle(Event::Failed { shown: String::new(), failure: failure.clone() });
+    assert_eq!(without_counts(effects), [Effect::Ask]);
     let full = chat.asking().unwrap();
     assert!(["120", "100", "/undo", "/clear", "--ctx"].iter().all(|part| full.contains(part)), "{full}");
     enter(&mut chat, "/clear");
@@ -321,7 +349,7 @@ fn a_failure_keeps_what_was_shown() {
     let failure = Failure::Other("error[E-IO-03]: broken disk".into());
     let effects = chat.handle(Event::Failed { shown: "Once upon".into(), failure });
     assert!(said(&effects).contains("so far is kept"));
-    assert_eq!(texts(chat.turns()), ["u:hello", "a:Once upon"]);
+    assert_eq!(turns(&chat), ["u:hello", "a:Once upon"]);
 }
 
 #[test]
@@ -348,7 +376,7 @@ fn a_file_that_is_no_conversation_changes_nothing() {
         let effects = chat.handle(Event::File(FileEvent::Read { path: "x".into(), result }));
         assert!(said(&effects).contains("was not loaded"));
     }
-    assert_eq!(texts(chat.turns()), ["u:hello", "a:hi"]);
+    assert_eq!(turns(&chat), ["u:hello", "a:hi"]);
 }
 
 #[test]
@@ -387,4 +415,146 @@ fn a_cache_that_shrinks_is_told_once() {
     assert!(given(5_000_000).contains("gave 5.0 MB back"));
     assert!(!given(5_000_000).contains("Memory got tight"));
     assert!(given(6_000_000).contains("gave 6.0 MB back"));
+}
+
+#[test]
+fn a_retry_that_does_not_fit_is_answered_anew_when_there_is_room() {
+    let full = Failure::ContextFull { tokens: 120, context: 100 };
+    for letter in ["d", "s"] {
+        let mut chat = chat();
+        turn(&mut chat, "one", "a long answer to the first question");
+        turn(&mut chat, "two", "the old answer");
+        enter(&mut chat, "/retry");
+        chat.handle(Event::Failed { shown: String::new(), failure: full.clone() });
+        assert_eq!(turns(&chat).last().unwrap(), "a:the old answer", "it is not lost");
+        let mut effects = enter(&mut chat, letter);
+        if letter == "s" {
+            effects = chat.handle(answer("all is well", StopReason::EndOfTurn, 10));
+        }
+        assert_eq!(request(&effects).begun, "");
+        assert!(texts(&request(&effects).messages).last().unwrap().contains("two"));
+        chat.handle(answer("a new answer", StopReason::EndOfTurn, 10));
+        assert_eq!(turns(&chat).last().unwrap(), "a:a new answer");
+    }
+}
+
+#[test]
+fn more_that_does_not_fit_goes_on_when_there_is_room() {
+    let mut chat = chat();
+    turn(&mut chat, "one", "a long answer to the first question");
+    turn(&mut chat, "two", "the answer");
+    enter(&mut chat, "/more");
+    let failure = Failure::ContextFull { tokens: 120, context: 100 };
+    chat.handle(Event::Failed { shown: String::new(), failure });
+    assert_eq!(request(&enter(&mut chat, "d")).begun, "the answer");
+}
+
+#[test]
+fn more_that_was_stopped_at_once_leaves_the_answer_as_it_was() {
+    let mut chat = chat();
+    turn(&mut chat, "one", "an answer");
+    enter(&mut chat, "/more");
+    let effects = chat.handle(answer("", StopReason::Cancelled, 10));
+    assert!(said(&effects).contains("the answer is as it was, and /more goes on"), "{effects:?}");
+    assert_eq!(turns(&chat), ["u:one", "a:an answer"]);
+}
+
+#[test]
+fn every_change_of_what_the_model_sees_is_counted_once() {
+    let mut chat = chat();
+    assert_eq!((chat.count(), chat.context_used()), (None, Some(0)), "nothing is nothing");
+    enter(&mut chat, "/system Be brief.");
+    assert_eq!(chat.context_used(), None);
+    let (number, _) = count(&{
+        enter(&mut chat, "/system off");
+        enter(&mut chat, "/system Be kind.")
+    });
+    chat.handle(Event::Counted { number: number - 1, tokens: Some(1) });
+    assert_eq!(chat.context_used(), None, "that was for another conversation");
+    chat.handle(Event::Counted { number, tokens: Some(7) });
+    assert_eq!(chat.context_used(), Some(7));
+    turn(&mut chat, "one", "two");
+    assert_eq!(chat.context_used(), Some(10), "the model has counted");
+    // What is changed while it answers is counted afterwards.
+    enter(&mut chat, "three");
+    assert!(without_counts(enter(&mut chat, "/system Be brief.")).len() == 1);
+    let effects = chat.handle(answer("four", StopReason::EndOfTurn, 20));
+    assert_eq!(count(&effects).1, ["s:Be brief.", "u:one", "a:two", "u:three", "a:four"]);
+    // A retry that is stopped at once brings the old answer back.
+    enter(&mut chat, "/retry");
+    assert_eq!(count(&chat.handle(answer("", StopReason::Cancelled, 3))).1.last().unwrap(), "a:four");
+    assert_eq!(count(&enter(&mut chat, "/undo")).1, ["s:Be brief.", "u:one", "a:two"]);
+    assert!(!enter(&mut chat, "/show").iter().any(|effect| matches!(effect, Effect::Count { .. })));
+    assert_eq!(count(&enter(&mut chat, "/clear")).1, ["s:Be brief."]);
+    let switched = Switched { facts: Facts::default(), params: GenerateParams::default() };
+    enter(&mut chat, "five");
+    chat.handle(answer("six", StopReason::EndOfTurn, 20));
+    enter(&mut chat, "/model x");
+    assert_eq!(count(&chat.handle(Event::Switched(Ok(Box::new(switched))))).1, ["u:five", "a:six"]);
+}
+
+#[test]
+fn files_are_saved_with_their_questions_and_exported() {
+    let mut first = chat();
+    first.handle(attached(Ok(file("a.txt", "raw \u{1b}[31m text"))));
+    turn(&mut first, "what?", "that");
+    let effects = enter(&mut first, "/save x.json");
+    let [Effect::Write { text, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    let mut second = chat();
+    second.handle(Event::File(FileEvent::Read { path: "x.json".into(), result: Ok(text.clone()) }));
+    assert_eq!(second.turns(), first.turns());
+    assert_eq!((&*second.turns()[0].content, &*second.turns()[0].files[0].name), ("what?", "a.txt"));
+    assert!(turns(&second)[0].starts_with("u:File a.txt:\n```\nraw \u{1b}[31m text\n```\n\nwhat?"));
+    for (name, part) in
+        [("x.md", "File a.txt:\n```\nraw  text\n```\n\nwhat?"), ("x.json", "File a.txt:\\n```")]
+    {
+        let effects = enter(&mut second, &format!("/export {name}"));
+        let [Effect::Write { text, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn a_file_that_no_context_holds_is_refused_with_the_numbers() {
+    let facts = Facts { context: 1000, ..Facts::default() };
+    let mut chat = Chat::new(facts, GenerateParams::default(), None);
+    enter(&mut chat, "/file long.txt");
+    enter(&mut chat, "what?");
+    let effects = chat.handle(attached(Ok(Attachment { tokens: 2500, ..file("long.txt", "text") })));
+    let words = said(&effects);
+    assert!(["2500 tokens", "holds 1000", "was not sent"].iter().all(|part| words.contains(part)), "{words}");
+    assert!(chat.attached().is_empty() && chat.turns().is_empty());
+}
+
+#[test]
+fn another_model_counts_what_it_gives_back_from_nothing() {
+    let mut chat = chat();
+    let given = |chat: &mut Chat, bytes: u64| {
+        enter(chat, "again");
+        let cache = CacheStats { given_back_bytes: bytes, ..CacheStats::default() };
+        let stats = GenerateStats { cache: Some(cache), ..GenerateStats::default() };
+        let answer = Answer { text: "yes".into(), ids: vec![1], reason: StopReason::EndOfTurn, stats };
+        said(&chat.handle(Event::Answered(Box::new(answer), at(0))))
+    };
+    assert!(given(&mut chat, 5_000_000).contains("gave 5.0 MB back"));
+    enter(&mut chat, "/model x");
+    let switched = Switched { facts: Facts::default(), params: GenerateParams::default() };
+    chat.handle(Event::Switched(Ok(Box::new(switched))));
+    assert!(given(&mut chat, 1_000_000).contains("gave 1.0 MB back"));
+}
+
+#[test]
+fn messages_are_counted_the_same_everywhere() {
+    let mut chat = chat();
+    turn(&mut chat, "one", "two");
+    let effects = enter(&mut chat, "/save x.json");
+    let [Effect::Write { path, messages, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    let (path, messages) = (path.clone(), *messages);
+    // What is said while the file is written is not in it.
+    enter(&mut chat, "three");
+    let saved = said(&chat.handle(Event::File(FileEvent::Written { path, messages, result: Ok(()) })));
+    assert_eq!(saved, "Saved 2 messages to x.json.");
+    for command in ["/stats", "/show"] {
+        assert!(said(&enter(&mut chat, command)).contains("3 messages"));
+    }
 }

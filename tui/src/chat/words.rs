@@ -2,15 +2,23 @@
 
 use moelten_engine::api::{GenerateStats, StopReason};
 
-use super::Chat;
+use super::files::count_words;
+use super::{Busy, Chat};
 use crate::command::{self, TABLE};
 use crate::figures;
 use crate::settings::Setting;
 
-/// What to say to a command that changes the conversation while an answer is written.
-pub(super) const HAS_TO_WAIT: &str = "That has to wait until the answer is there; Ctrl-C stops it.";
-
 impl Chat {
+    /// What to say to somebody who wants what cannot be done while something is computed.
+    pub fn has_to_wait(&self) -> String {
+        let doing = match self.busy {
+            Some(Busy::Summary { .. }) => "a summary is being written",
+            Some(Busy::Switch) => "a model is being opened",
+            Some(Busy::Answer { .. }) | None => "an answer is being written",
+        };
+        format!("That has to wait: {doing}; Ctrl-C stops it.")
+    }
+
     pub(super) fn settings(&self) -> String {
         let row = |setting: Setting| {
             format!("  {:<15} {:<10} {}", setting.name(), setting.get(&self.params), setting.help())
@@ -27,7 +35,7 @@ impl Chat {
         for (name, value) in &self.facts.rows {
             text.push_str(&format!("  {name:<15} {value}\n"));
         }
-        text.push_str(&format!("  {:<15} {}\n", "messages", self.turns.len()));
+        text.push_str(&format!("  {:<15} {}\n", "conversation", count_words(self.turns.len())));
         if self.forgotten > 0 {
             let how = if self.summary.is_some() { "summarised" } else { "not seen by the model" };
             text.push_str(&format!("  {:<15} {} of them {how}\n", "", self.forgotten));
@@ -38,8 +46,8 @@ impl Chat {
 
     pub(super) fn stats(&self) -> String {
         let Some(stats) = self.last else { return "There is no answer yet.".to_owned() };
-        let rows = figures::rows(&stats);
-        rows.iter().map(|(name, value)| format!("  {name:<15} {value}")).collect::<Vec<_>>().join("\n")
+        let rows = [("conversation", count_words(self.turns.len()))].into_iter().chain(figures::rows(&stats));
+        rows.map(|(name, value)| format!("  {name:<15} {value}")).collect::<Vec<_>>().join("\n")
     }
 }
 

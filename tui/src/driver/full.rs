@@ -3,6 +3,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -11,15 +12,15 @@ use std::time::{Duration, Instant};
 use crossterm::clipboard::CopyToClipboard;
 use crossterm::event::{self, Event as TerminalEvent, KeyCode, KeyEvent, KeyModifiers};
 
-use super::editor;
+use super::editor::{self, Edited, Meanwhile};
 use super::terminal::FullScreen;
 use super::worker::{Job, Told, Worker};
 use crate::backend::{Backend, Beside, Finder};
 use crate::chat;
 use crate::complete;
 use crate::files::{self, Kept, KeptHistory};
-use crate::screen::{Change, Effect, Event, Screen};
-use crate::terminal::{self, Notes, Tone};
+use crate::screen::{Change, Effect, Event, Screen, Start};
+use crate::terminal::{self, Notes, Tone, Waited};
 
 /// Time between two drawings when the person did something.
 const FRAME: Duration = Duration::from_millis(33);
@@ -35,8 +36,8 @@ const PICTURE: Duration = Duration::from_millis(1000);
 const PICTURE_OPEN: Duration = Duration::from_millis(200);
 /// Largest text for the clipboard, in bytes: terminals ignore longer ones.
 const COPY_BYTES_MAX: usize = 1 << 20;
-/// How long the end waits for files that are being written.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the end waits for files that are being written, whoever asked for it.
+pub const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// After this time keys are those that were pressed on the screen.
 const EARLY: Duration = Duration::from_millis(100);
@@ -72,6 +73,8 @@ struct Driver {
     terminal: FullScreen,
     worker: Worker,
     desk: Sender<DeskJob>,
+    /// The last count that was asked for: those before it are of no use.
+    counted: Arc<AtomicU64>,
     told: Receiver<Told>,
     tell: Sender<Told>,
     beside: Beside,
@@ -91,7 +94,7 @@ struct Driver {
 /// Something to do with files, which may take its time.
 enum DeskJob {
     Chat(chat::Effect, Beside),
-    Complete(String),
+    Complete(Start),
 }
 
 /// Runs a chat on the full screen until someone leaves; `first` is done before anything else.
@@ -112,7 +115,8 @@ pub fn run(
     let started = Instant::now();
     let (tell, told) = channel();
     let beside = backend.beside();
-    let (desk, clerk) = start_desk(kept, tell.clone())?;
+    let counted = Arc::<AtomicU64>::default();
+    let (desk, clerk) = start_desk(kept, tell.clone(), Arc::clone(&counted))?;
     let worker = Worker::start(backend, tell.clone(), started)?;
     let terminal = FullScreen::take()?;
     let mut driver = Driver {
@@ -120,6 +124,7 @@ pub fn run(
         terminal,
         worker,
         desk,
+        counted,
         told,
         tell,
         beside,
@@ -186,11 +191,12 @@ impl Driver {
 
     /// Waits for a key, at most so long, and takes everything that has come.
     fn listen(&mut self, wait: Duration) -> io::Result<()> {
-        if !terminal::wait_for_input(wait)? {
+        let waited = terminal::wait_for_input(wait)?;
+        if waited == Waited::Gone {
             // Nobody is there any more; asking for keys would never end.
             return self.happened(Event::End);
         }
-        let mut here = event::poll(Duration::ZERO)?;
+        let mut here = waited == Waited::Ours && event::poll(Duration::ZERO)?;
         while here && self.goes_on {
             if let Some(event) = terminal_event(event::read()?, self.started.elapsed() < EARLY) {
                 self.happened(event)?;
@@ -225,7 +231,10 @@ impl Driver {
     }
 
     fn happened(&mut self, event: Event) -> io::Result<()> {
-        if matches!(event, Event::Chat(chat::Event::File(_)) | Event::Files { .. }) {
+        if matches!(
+            event,
+            Event::Chat(chat::Event::File(_) | chat::Event::Counted { .. }) | Event::Files { .. }
+        ) {
             self.pending = self.pending.saturating_sub(1);
         }
         let effects = self.screen.handle(event, self.started.elapsed());
@@ -243,6 +252,9 @@ impl Driver {
                 }
                 Effect::Chat(chat::Effect::Copy(text)) => self.copy(&text)?,
                 Effect::Chat(file) => {
+                    if let chat::Effect::Count { number, .. } = &file {
+                        self.counted.store(*number, Ordering::Relaxed);
+                    }
                     // What is kept comes back only if it fails.
                     self.pending += usize::from(!matches!(file, chat::Effect::Keep(_)));
                     self.goes_on &= self.desk.send(DeskJob::Chat(file, self.beside.clone())).is_ok();
@@ -256,11 +268,13 @@ impl Driver {
                 Effect::Stop => (self.controls.stop)(),
                 Effect::Remember(text) => self.remember(&text)?,
                 Effect::Editor(text) => {
-                    let edited = self.terminal.lend(|| editor::edit(&text))?;
+                    let Controls { asked, suspend, .. } = self.controls;
+                    let edited = self.terminal.lend(|| editor::edit(&text, Meanwhile { asked, suspend }))?;
                     self.stale = true;
-                    // A Ctrl-C in the editor was not for us.
-                    let _ = (self.controls.asked)();
-                    self.happened(Event::Edited(edited))?;
+                    self.happened(match edited {
+                        Edited::Text(text) => Event::Edited(text),
+                        Edited::End => Event::End,
+                    })?;
                 }
                 Effect::Suspend => self.suspend()?,
                 Effect::Redraw => {
@@ -330,13 +344,24 @@ fn terminal_event(event: TerminalEvent, early: bool) -> Option<Event> {
     }
 }
 
-/// A thread for files: a slow disk stops nothing.
-fn start_desk(kept: Kept, tell: Sender<Told>) -> io::Result<(Sender<DeskJob>, JoinHandle<()>)> {
+/// A thread for files and for counting: a slow disk stops nothing. `counted` is the last count that is wanted.
+fn start_desk(
+    kept: Kept,
+    tell: Sender<Told>,
+    counted: Arc<AtomicU64>,
+) -> io::Result<(Sender<DeskJob>, JoinHandle<()>)> {
     let (jobs, todo) = channel();
     let work = move || {
         for job in todo {
             let event = match job {
-                DeskJob::Complete(asked) => Some(Event::Files { found: complete::files(&asked), asked }),
+                DeskJob::Complete(asked) => {
+                    Some(Event::Files { found: complete::files(asked.name()), asked })
+                }
+                DeskJob::Chat(chat::Effect::Count { number, .. }, _)
+                    if number != counted.load(Ordering::Relaxed) =>
+                {
+                    Some(Event::Chat(chat::Event::Counted { number, tokens: None }))
+                }
                 DeskJob::Chat(effect, beside) => files::perform(effect, &kept, &beside).map(Event::Chat),
             };
             if let Some(event) = event {
@@ -351,7 +376,12 @@ fn start_desk(kept: Kept, tell: Sender<Told>) -> io::Result<(Sender<DeskJob>, Jo
 
 fn wait_for(thread: JoinHandle<()>) {
     let asked = Instant::now();
-    while !thread.is_finished() && asked.elapsed() < PATIENCE {
+    while !thread.is_finished() {
+        if asked.elapsed() > LAST_WAIT {
+            let text =
+                "The disk takes too long: the last changes of the conversation may not have been kept.";
+            return Notes::detect().line(Tone::Warning, text);
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -64,6 +64,8 @@ pub fn run(
                 let tell = &mut |tone, text: String| notes.line(tone, &text);
                 Event::Switched(backend.switch(model.as_deref(), tell).map(Box::new))
             }
+            // There is no meter here.
+            Some(Effect::Count { .. }) => continue,
             Some(Effect::Quit) => return Ok(()),
             Some(file) => match files::perform(file, kept, &backend.beside()) {
                 Some(event) => event,

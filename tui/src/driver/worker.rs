@@ -120,7 +120,7 @@ mod tests {
     use moelten_loader::chat::{Message, Role};
 
     use super::*;
-    use crate::backend::{Failure, Switched, Tell};
+    use crate::backend::{Failure, NotSwitched, Switched, Tell};
     use crate::chat::Facts;
     use crate::terminal::Tone;
 
@@ -142,13 +142,17 @@ mod tests {
             Ok(Answer { text, ids: vec![], reason: StopReason::EndOfTurn, stats: GenerateStats::default() })
         }
 
-        fn switch(&mut self, _: Option<&Path>, tell: Tell<'_>) -> Result<Switched, String> {
+        fn switch(&mut self, _: Option<&Path>, tell: Tell<'_>) -> Result<Switched, NotSwitched> {
             tell(Tone::Dim, "opening".into());
             Ok(Switched { facts: Facts::default(), params: GenerateParams::default() })
         }
 
         fn beside(&self) -> Beside {
-            Beside { count: Arc::new(str::len), experts: Arc::new(ExpertMap::default) }
+            Beside {
+                count: Arc::new(str::len),
+                conversation: Arc::new(|messages| Some(messages.len())),
+                experts: Arc::new(ExpertMap::default),
+            }
         }
     }
 

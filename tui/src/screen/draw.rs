@@ -109,8 +109,8 @@ impl Screen {
         let width = usize::from(area.width);
         let line = self.theme.style(Role::Frame);
         let mut spans = Vec::new();
-        if let Some((role, text)) = self.activity() {
-            let room = width.saturating_sub(4);
+        let room = width.saturating_sub(4);
+        if let Some((role, text)) = self.activity(room) {
             let shown = cut(&text, room);
             spans.push(Span::styled("\u{2500} ", line));
             spans.push(Span::styled(format!("{shown} "), self.theme.style(role)));

@@ -1,7 +1,8 @@
-//! What keys do. The table for people is in `help`.
+//! What keys do. Which there are is in `key_table`.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
+use super::key_table::{self, Action};
 use super::{Effect, Overlay, Screen};
 use crate::chat::{self, Choice};
 use crate::picker::Outcome;
@@ -15,18 +16,20 @@ impl Screen {
         if self.picker.is_some() {
             return self.picker_key(key);
         }
-        let control = key.modifiers.contains(KeyModifiers::CONTROL);
-        let alt = key.modifiers.contains(KeyModifiers::ALT);
-        if control && key.code == KeyCode::Char('c') {
-            self.overlay = None;
-            self.recall.search_ends(false);
-            return self.interrupt();
-        }
-        if control && key.code == KeyCode::Char('l') {
-            return vec![Effect::Redraw];
-        }
-        if control && key.code == KeyCode::Char('z') {
-            return vec![Effect::Suspend];
+        let after_x = std::mem::take(&mut self.prefix);
+        // Of Ctrl-X and a key that does not go with it, only the key counts; another Ctrl key was a slip.
+        let alone = !after_x || !key.modifiers.contains(KeyModifiers::CONTROL);
+        let found = key_table::action(&key, after_x)
+            .or_else(|| alone.then(|| key_table::action(&key, false)).flatten());
+        match found {
+            Some(Action::Interrupt) => {
+                self.overlay = None;
+                self.recall.search_ends(false);
+                return self.interrupt();
+            }
+            Some(Action::Redraw) => return vec![Effect::Redraw],
+            Some(Action::Suspend) => return vec![Effect::Suspend],
+            _ => {}
         }
         if let Some(Overlay::Help(at)) = self.overlay {
             self.overlay = help_key(key.code, at, self.seen.1);
@@ -37,34 +40,58 @@ impl Screen {
             return self.tell(chat::Event::Chosen(Choice::Stop));
         }
         if self.recall.search().is_some() {
-            return self.search_key(key, control);
+            return self.search_key(key);
         }
-        if std::mem::take(&mut self.prefix) && control {
-            return match key.code {
-                KeyCode::Char('e') => vec![Effect::Editor(self.composer.text().to_owned())],
-                _ => Vec::new(),
-            };
+        match found {
+            Some(action) => self.act(action, key.code),
+            None => {
+                self.prefix = alone && key_table::is_prefix(&key);
+                // AltGr, which makes characters, is Ctrl and Alt to some terminals.
+                let both = key.modifiers.contains(KeyModifiers::CONTROL | KeyModifiers::ALT);
+                let one = key.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT);
+                if let KeyCode::Char(c) = key.code
+                    && (both || !one)
+                {
+                    self.composer.insert(c.encode_utf8(&mut [0; 4]));
+                }
+                Vec::new()
+            }
         }
-        let shift = key.modifiers.contains(KeyModifiers::SHIFT);
-        match key.code {
-            KeyCode::Enter if shift || alt || control => self.composer.insert("\n"),
-            KeyCode::Enter => return self.enter_key(),
-            KeyCode::F(3) => return self.pick(),
-            KeyCode::F(2) => self.watched = !self.watched,
-            KeyCode::F(1) => self.overlay = Some(Overlay::Help(0)),
-            KeyCode::Char('?') if self.composer.is_empty() => self.overlay = Some(Overlay::Help(0)),
-            KeyCode::PageUp => self.scroll(-self.page()),
-            KeyCode::PageDown => self.scroll(self.page()),
-            KeyCode::Home if control || self.composer.is_empty() => self.top = Some(0),
-            KeyCode::End if control || self.composer.is_empty() => self.top = None,
-            KeyCode::Up if control || shift => self.scroll(-1),
-            KeyCode::Down if control || shift => self.scroll(1),
-            KeyCode::Tab => return self.complete(),
-            KeyCode::Esc => return self.escape(),
-            KeyCode::Char(c) if control && !alt => return self.control_key(c),
-            KeyCode::Char(c) if alt && !control => return self.alt_key(c),
-            KeyCode::Char(c) => self.composer.insert(c.encode_utf8(&mut [0; 4])),
-            code => self.edit_key(code, control || alt),
+    }
+
+    fn act(&mut self, action: Action, code: KeyCode) -> Vec<Effect> {
+        match action {
+            Action::Send => return self.enter_key(),
+            Action::Escape => return self.escape(),
+            Action::Leave if !self.composer.is_empty() => self.composer.delete(),
+            Action::Leave if self.chat.busy() => self.remark(Tone::Warning, self.chat.has_to_wait()),
+            Action::Leave => return self.leave(),
+            Action::Help => match code {
+                KeyCode::Char(c) if !self.composer.is_empty() => {
+                    self.composer.insert(c.encode_utf8(&mut [0; 4]));
+                }
+                _ => self.overlay = Some(Overlay::Help(0)),
+            },
+            Action::Experts => self.watched = !self.watched,
+            Action::Models => return self.pick(),
+            Action::Lines(lines) => self.scroll(lines),
+            Action::Pages(pages) => self.scroll(pages * self.page()),
+            Action::Top if !self.composer.is_empty() => self.composer.home(),
+            Action::End if !self.composer.is_empty() => self.composer.end(),
+            Action::Top | Action::TopOfAll => self.top = Some(0),
+            Action::End | Action::EndOfAll => self.top = None,
+            // In a text of several rows the arrows go through it first.
+            Action::Older if code == KeyCode::Up && self.composer.up() => {}
+            Action::Older => self.older(),
+            Action::Newer if code == KeyCode::Down && self.composer.down() => {}
+            Action::Newer => self.newer(),
+            Action::Search => drop(self.recall.search_older(self.composer.text())),
+            Action::Complete => return self.complete(),
+            Action::Editor => return vec![Effect::Editor(self.composer.text().to_owned())],
+            Action::Command(line) => return self.command(line),
+            Action::Edit(change) => change(&mut self.composer),
+            // They are not for what is written, and were seen before.
+            Action::Interrupt | Action::Redraw | Action::Suspend => {}
         }
         Vec::new()
     }
@@ -112,73 +139,6 @@ impl Screen {
         Vec::new()
     }
 
-    fn control_key(&mut self, c: char) -> Vec<Effect> {
-        match c {
-            'j' => self.composer.insert("\n"),
-            'd' if self.composer.is_empty() => {
-                if self.chat.busy() {
-                    self.remark(Tone::Warning, "The answer is still being written; Ctrl-C stops it.");
-                    return Vec::new();
-                }
-                return self.leave();
-            }
-            'd' => self.composer.delete(),
-            'g' => return vec![Effect::Editor(self.composer.text().to_owned())],
-            'x' => self.prefix = true,
-            'r' => drop(self.recall.search_older(self.composer.text())),
-            't' => return self.command("/think"),
-            'a' => self.composer.home(),
-            'e' => self.composer.end(),
-            'b' => self.composer.left(),
-            'f' => self.composer.right(),
-            'k' => self.composer.cut_to_end(),
-            'u' => self.composer.cut_to_start(),
-            'w' => self.composer.cut_word_left(),
-            'y' => self.composer.yank(),
-            '_' | '7' | '-' => self.composer.undo(),
-            'h' => self.composer.backspace(),
-            'p' => self.older(),
-            'n' => self.newer(),
-            _ => {}
-        }
-        Vec::new()
-    }
-
-    fn alt_key(&mut self, c: char) -> Vec<Effect> {
-        match c {
-            'b' => self.composer.word_left(),
-            'f' => self.composer.word_right(),
-            'd' => self.composer.cut_word_right(),
-            'r' => return self.command("/retry"),
-            'e' => return self.command("/edit"),
-            'u' => return self.command("/undo"),
-            'm' => return self.command("/more"),
-            'c' => return self.command("/copy"),
-            's' => return self.command("/stats"),
-            _ => {}
-        }
-        Vec::new()
-    }
-
-    fn edit_key(&mut self, code: KeyCode, word: bool) {
-        match code {
-            KeyCode::Backspace if word => self.composer.cut_word_left(),
-            KeyCode::Backspace => self.composer.backspace(),
-            KeyCode::Delete if word => self.composer.cut_word_right(),
-            KeyCode::Delete => self.composer.delete(),
-            KeyCode::Left if word => self.composer.word_left(),
-            KeyCode::Left => self.composer.left(),
-            KeyCode::Right if word => self.composer.word_right(),
-            KeyCode::Right => self.composer.right(),
-            KeyCode::Home => self.composer.home(),
-            KeyCode::End => self.composer.end(),
-            // In a text of several rows they go through it first.
-            KeyCode::Up if !self.composer.up() => self.older(),
-            KeyCode::Down if !self.composer.down() => self.newer(),
-            _ => {}
-        }
-    }
-
     fn older(&mut self) {
         if let Some(text) = self.recall.older(self.composer.text()) {
             self.composer.set(text);
@@ -191,7 +151,8 @@ impl Screen {
         }
     }
 
-    fn search_key(&mut self, key: KeyEvent, control: bool) -> Vec<Effect> {
+    fn search_key(&mut self, key: KeyEvent) -> Vec<Effect> {
+        let control = key.modifiers.contains(KeyModifiers::CONTROL);
         let found = match key.code {
             KeyCode::Char('r') if control => self.recall.search_older(""),
             KeyCode::Char('g') if control => {

@@ -76,8 +76,6 @@ pub struct Live {
     pub prompt: usize,
     /// Pieces of text so far, about as many as tokens.
     pub pieces: usize,
-    /// Whether it is to be stopped.
-    pub stopping: bool,
     /// Since when it thinks.
     pub thinks_since: Option<Duration>,
     filter: Filter,
@@ -95,7 +93,6 @@ impl Live {
             since: now,
             prompt: 0,
             pieces: 0,
-            stopping: false,
             thinks_since: None,
             filter: Filter::new(),
             raw: String::new(),

@@ -4,12 +4,13 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use moelten_loader::chat::{Message, Role as Speaker};
+use moelten_loader::chat::Role as Speaker;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
 use super::live::{Live, Written};
+use crate::chat::{Attachment, Turn};
 use crate::filter;
 use crate::progress::span_words;
 use crate::terminal::Tone;
@@ -40,8 +41,8 @@ struct Item {
 }
 
 enum What {
-    /// A question, filtered, and the hash of the turn.
-    Question(String, u64),
+    /// A question with a line for each file beside it, filtered, and the hash of the turn.
+    Question(String, Vec<String>, u64),
     /// An answer, and the hash of the turn.
     Answer(Box<Written>, u64),
     /// What the program says, filtered.
@@ -51,22 +52,24 @@ enum What {
 impl What {
     fn hash(&self) -> Option<u64> {
         match self {
-            Self::Question(_, hash) | Self::Answer(_, hash) => Some(*hash),
+            Self::Question(_, _, hash) | Self::Answer(_, hash) => Some(*hash),
             Self::Note(..) => None,
         }
     }
 }
 
-fn hash(turn: &Message) -> u64 {
+/// Of what is drawn of a turn: of a file beside it that is a line.
+fn hash(turn: &Turn) -> u64 {
     let mut hasher = DefaultHasher::new();
     (turn.content.as_str(), turn.role == Speaker::User).hash(&mut hasher);
+    turn.files.iter().for_each(|file| (&file.name, file.text.len(), file.tokens).hash(&mut hasher));
     hasher.finish()
 }
 
 impl Log {
     /// Shows these turns: forgets what was taken back, adds what is new. `live` is the answer that was on the screen as it
     /// was written.
-    pub fn sync(&mut self, turns: &[Message], mut live: Option<Live>) {
+    pub fn sync(&mut self, turns: &[Turn], mut live: Option<Live>) {
         let shown = self.items.iter().filter_map(|item| item.what.hash());
         let same = shown.clone().zip(turns).take_while(|(shown, turn)| *shown == hash(turn)).count();
         if same < shown.count() {
@@ -85,7 +88,10 @@ impl Log {
                     };
                     What::Answer(Box::new(written), hash(turn))
                 }
-                _ => What::Question(text, hash(turn)),
+                _ => {
+                    let file = |file: &Attachment| format!("+ {}", filter::clean_line(&file.words()));
+                    What::Question(text, turn.files.iter().map(file).collect(), hash(turn))
+                }
             };
             self.items.push(Item { turns: index + 1, what, head: None });
         }
@@ -161,7 +167,10 @@ impl Log {
     /// Questions and answers as text, for a screen that scrolls.
     pub fn farewell(&self) -> Vec<(Tone, String)> {
         let text = |item: &Item| match &item.what {
-            What::Question(text, _) => Some((Tone::Dim, format!("> {}\n", text.replace('\n', "\n  ")))),
+            What::Question(text, files, _) => {
+                let lines: Vec<_> = text.lines().chain(files.iter().map(String::as_str)).collect();
+                Some((Tone::Dim, format!("> {}\n", lines.join("\n  "))))
+            }
             What::Answer(written, _) => Some((Tone::Plain, format!("{}\n", written.said.text().trim_end()))),
             What::Note(..) => None,
         };
@@ -197,7 +206,11 @@ pub fn tone_role(tone: Tone) -> Role {
 
 fn head(what: &What, width: u16, theme: Theme, shown: bool) -> Vec<Line<'static>> {
     match what {
-        What::Question(text, _) => plain(text, width, theme, role(what)),
+        What::Question(text, files, _) => {
+            let mut lines = plain(text, width, theme, role(what));
+            lines.extend(files.iter().flat_map(|file| plain(file, width, theme, Role::Dim)));
+            lines
+        }
         What::Note(_, text) => table(text, width, theme, role(what)),
         What::Answer(written, _) => thought(written, width, theme, shown, None),
     }

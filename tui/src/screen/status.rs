@@ -4,10 +4,10 @@
 use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr;
 
-use super::Screen;
 use super::draw::cut;
 use super::live::Phase;
 use super::log::tone_role;
+use super::{Screen, Words};
 use crate::chat::CONTEXT_WARNING_PERCENT;
 use crate::figures;
 use crate::filter;
@@ -28,8 +28,8 @@ struct Fact {
 }
 
 impl Screen {
-    /// What is going on, if anything is.
-    pub(super) fn activity(&self) -> Option<(Role, String)> {
+    /// What is going on, if anything is, for so many columns.
+    pub(super) fn activity(&self, room: usize) -> Option<(Role, String)> {
         if let Some(search) = self.recall.search() {
             return Some((
                 Role::Accent,
@@ -37,15 +37,24 @@ impl Screen {
             ));
         }
         if let Some(remark) = &self.remark {
-            return Some((tone_role(remark.tone), remark.text.clone()));
+            let text = match &remark.words {
+                Words::Line(text) => text.clone(),
+                Words::List(names) => listed(names, room),
+            };
+            return Some((tone_role(remark.tone), text));
         }
         if let Some(doing) = self.chat.busy_aside().filter(|_| self.live.is_none()) {
+            if self.stopping {
+                let before = filter::clean_line(&self.chat.facts().model);
+                let text = format!("{} giving it up, then {before} is opened again", self.spinner());
+                return Some((Role::Accent, text));
+            }
             return Some((Role::Accent, format!("{} {doing}", self.spinner())));
         }
         if let Some(live) = &self.live {
             let now = self.now;
             let words = match live.phase {
-                _ if live.stopping => "stopping".to_owned(),
+                _ if self.stopping => "stopping".to_owned(),
                 Phase::Asked => self.chat.busy_aside().unwrap_or("preparing").to_owned(),
                 Phase::Prompt(done, total) => reading(done, total, live.reading_per_s(now)),
                 Phase::Writing => match (self.chat.busy_aside(), live.written.parts().thinking) {
@@ -60,7 +69,13 @@ impl Screen {
             return Some((Role::Accent, format!("{} {words}{disk}, {since}", self.spinner())));
         }
         if self.chat.editing() {
-            return Some((Role::Accent, "the last question anew".to_owned()));
+            let files = self.chat.attached().len();
+            let beside = match files {
+                0 => String::new(),
+                1 => " and the file beside it".to_owned(),
+                _ => format!(" and the {files} files beside it"),
+            };
+            return Some((Role::Accent, format!("the last question anew{beside}")));
         }
         let attached = self.chat.attached();
         if !attached.is_empty() {
@@ -138,18 +153,17 @@ impl Screen {
 
     fn context(&self) -> Option<Fact> {
         let size = self.chat.facts().context;
-        let before = self.chat.last().map_or(0, |last| last.context_used);
-        let used = match &self.live {
-            Some(live) => match live.phase {
-                Phase::Asked => before,
-                Phase::Prompt(done, _) => done,
-                Phase::Writing => live.prompt + live.pieces,
-            },
-            None => before,
-        };
         if size == 0 {
             return None;
         }
+        let used = match self.live.as_ref().map(|live| (live.phase, live)) {
+            Some((Phase::Prompt(done, _), _)) => Some(done),
+            Some((Phase::Writing, live)) => Some(live.prompt + live.pieces),
+            Some((Phase::Asked, _)) | None => self.chat.context_used(),
+        };
+        let Some(used) = used else {
+            return Some(Fact { goes: 1, pieces: vec![("ctx ?".to_owned(), Role::Text)] });
+        };
         let percent = (used * 100 / size).min(100);
         let role = match percent {
             100 => Role::Error,
@@ -182,4 +196,18 @@ impl Screen {
         };
         (rate > 0.0).then(|| Fact { goes: 0, pieces: vec![(format!("{rate:.1} tok/s"), Role::Text)] })
     }
+}
+
+/// As many names as there is room for, and how many more there are.
+fn listed(names: &[String], room: usize) -> String {
+    let all = names.join("  ");
+    if all.width() <= room {
+        return all;
+    }
+    let rest = |shown: usize| format!("+{} more", names.len() - shown);
+    let fits = |&shown: &usize| {
+        names[..shown].iter().map(|name| name.width() + 2).sum::<usize>() + rest(shown).width() <= room
+    };
+    let shown = (0..names.len()).rev().find(fits).unwrap_or(0);
+    names[..shown].iter().cloned().chain([rest(shown)]).collect::<Vec<_>>().join("  ")
 }

@@ -1,5 +1,7 @@
 //! Transitions of the screen, and pictures of it.
 
+mod beside;
+mod models;
 mod pictures;
 
 use crossterm::event::{KeyCode, KeyModifiers};
@@ -8,14 +10,15 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
 use super::*;
-use crate::backend::{Failure, Request, Switched};
-use crate::chat::{Attachment, Facts, FileEvent};
-use crate::picker::{Entry, Verdict};
+use crate::backend::{Failure, Request};
+use crate::chat::Facts;
 
 /// A screen in the hands of a person who takes a tenth of a second for everything.
 struct Person {
     screen: Screen,
     now: Duration,
+    /// Numbers of what is to be counted.
+    counts: Vec<u64>,
 }
 
 const CONTROL: KeyModifiers = KeyModifiers::CONTROL;
@@ -34,12 +37,30 @@ impl Person {
         let mut chat = Chat::new(facts, GenerateParams::default(), None);
         chat.keep_conversations();
         let history = vec!["older question".to_owned(), "/show".to_owned()];
-        Self { screen: Screen::new(chat, Theme::PLAIN, history), now: Duration::ZERO }
+        Self { screen: Screen::new(chat, Theme::PLAIN, history), now: Duration::ZERO, counts: Vec::new() }
     }
 
     fn see(&mut self, event: Event) -> Vec<Effect> {
         self.now += Duration::from_millis(100);
-        self.screen.handle(event, self.now)
+        let effects = self.screen.handle(event, self.now);
+        self.without_counts(effects)
+    }
+
+    fn without_counts(&mut self, mut effects: Vec<Effect>) -> Vec<Effect> {
+        effects.retain(|effect| match effect {
+            Effect::Chat(chat::Effect::Count { number, .. }) => {
+                self.counts.push(*number);
+                false
+            }
+            _ => true,
+        });
+        effects
+    }
+
+    /// Somebody has counted what was asked for last.
+    fn count(&mut self, tokens: usize) {
+        let number = self.counts.pop().expect("something is to be counted");
+        self.see(Event::Chat(chat::Event::Counted { number, tokens: Some(tokens) }));
     }
 
     fn press(&mut self, code: KeyCode, modifiers: KeyModifiers) -> Vec<Effect> {
@@ -185,7 +206,7 @@ fn typing_goes_on_while_an_answer_is_written_and_entering_waits() {
     person.write("two");
     assert_eq!(person.key(KeyCode::Enter), []);
     assert_eq!(person.text(), "two");
-    person.shows("still being written");
+    person.shows("has to wait: an answer is being written; Ctrl-C stops it");
     person.end("ok", StopReason::EndOfTurn);
     request(&person.key(KeyCode::Enter));
     assert_eq!(person.turns(), ["one", "ok", "two"]);
@@ -325,15 +346,26 @@ fn tab_completes_commands_and_asks_for_files() {
     person.shows("/system  /set  /show  /stats  /save");
     person.control('u');
     person.write("/load ta");
-    assert_eq!(person.key(KeyCode::Tab), [Effect::Complete("ta".into())]);
+    let asked = Start { text: "/load ta".into(), from: 6 };
+    assert_eq!(person.key(KeyCode::Tab), [Effect::Complete(asked.clone())]);
     let found = |names: &[&str]| Event::Files {
-        asked: "ta".into(),
+        asked: asked.clone(),
         found: names.iter().map(|name| (*name).to_owned()).collect(),
     };
     person.see(found(&["talk.json", "tale.json"]));
     assert_eq!(person.text(), "/load tal");
     person.see(found(&["talk.json"]));
     assert_eq!(person.text(), "/load tal", "the answer came too late");
+    person.control('u');
+    person.write("ta");
+    person.see(found(&["talk.json"]));
+    assert_eq!(person.text(), "ta", "the answer is for another text with the same end");
+    person.control('u');
+    person.write("/load ta");
+    person.key(KeyCode::Tab);
+    let many: Vec<_> = (0..50).map(|i| format!("ta{i}.json")).collect();
+    person.see(found(&many.iter().map(String::as_str).collect::<Vec<_>>()));
+    person.shows("ta5.json  +44 more");
 }
 
 #[test]
@@ -527,21 +559,6 @@ fn a_failure_keeps_what_was_shown() {
 }
 
 #[test]
-fn files_lie_beside_the_next_question_in_sight() {
-    let mut person = Person::new();
-    let effects = person.enter("/file a.txt");
-    assert_eq!(effects, [Effect::Chat(chat::Effect::Attach { path: "a.txt".into() })]);
-    let attachment =
-        Attachment { name: "a.txt".into(), text: "x ``` y".into(), tokens: 3100, replaced: false };
-    let result = Ok(attachment);
-    person.see(Event::Chat(chat::Event::File(FileEvent::Attached { path: "a.txt".into(), result })));
-    person.shows("with a.txt (3.1k tokens)");
-    let effects = person.enter("what?");
-    assert_eq!(request(&effects).messages[0].content, "File a.txt:\n````\nx ``` y\n````\n\nwhat?");
-    person.hides("with a.txt");
-}
-
-#[test]
 fn the_answer_or_its_code_goes_to_the_clipboard_on_request() {
     let mut person = Person::new();
     person.turn("one", "<think>\nhm\n</think>\n\nSee:\n\n```\nlet x;\n```\n");
@@ -556,62 +573,30 @@ fn the_answer_or_its_code_goes_to_the_clipboard_on_request() {
 }
 
 #[test]
-fn another_model_takes_over_or_does_not() {
-    let mut person = Person::new();
-    person.turn("one", "two");
-    let effects = person.enter("/model other.gguf");
-    assert_eq!(effects, [Effect::Chat(chat::Effect::Switch(Some("other.gguf".into())))]);
-    person.shows("opening the model");
-    person.see(Event::Chat(chat::Event::Switched(Err("error[E-IO-01]: no such file".into()))));
-    person.shows("no such file. tiny.gguf is open as before.");
-    person.enter("/model other.gguf");
-    let facts = Facts { model: "other.gguf".into(), ..Facts::default() };
-    let switched = Switched { facts, params: GenerateParams::default() };
-    person.see(Event::Chat(chat::Event::Switched(Ok(Box::new(switched)))));
-    person.shows("other.gguf answers from now on");
-    assert_eq!(request(&person.enter("three")).messages.len(), 3, "the conversation goes on");
-}
-
-#[test]
-fn a_model_is_picked_from_a_list_that_fills() {
-    let mut person = Person::new();
-    assert_eq!(person.key(KeyCode::F(3)), [Effect::Find]);
-    let model = |name: &str| {
-        let verdict = Verdict::Ram("9 tok/s".into());
-        let (name, path) = (name.to_owned(), Some(name.into()));
-        Event::Found(Found::Model(Entry {
-            name,
-            place: "here".into(),
-            path,
-            bytes: None,
-            kind: "k".into(),
-            verdict,
-        }))
-    };
-    person.see(model("one.gguf"));
-    person.see(model("two.gguf"));
-    person.see(Event::Found(Found::All));
-    person.shows("two.gguf");
-    person.write("two");
-    assert_eq!(
-        person.key(KeyCode::Enter),
-        [Effect::StopFinding, Effect::Chat(chat::Effect::Switch(Some("two.gguf".into())))]
-    );
-    person.see(Event::Chat(chat::Event::Switched(Err("no".into()))));
-    assert_eq!(person.enter("/model"), [Effect::Find]);
-    assert_eq!(person.key(KeyCode::Esc), [Effect::StopFinding]);
-    person.hides("Which model?");
-    person.enter("busy");
-    assert_eq!(person.key(KeyCode::F(3)), []);
-    person.shows("has to wait");
-}
-
-#[test]
 fn leaving_shows_the_conversation_without_control_characters() {
     let mut person = Person::new();
     person.turn("one\ntwo", "<think>\nhm\n</think>\n\nthree\u{1b}[31m!");
     let texts: Vec<_> = person.screen.farewell().into_iter().map(|(_, text)| text).collect();
     assert_eq!(texts, ["> one\n  two\n", "three!\n"]);
+}
+
+#[test]
+fn another_size_is_drawn_on_clean_ground() {
+    assert_eq!(Person::new().see(Event::Resized), [Effect::Redraw]);
+}
+
+#[test]
+fn a_slip_after_ctrl_x_writes_nothing_and_a_letter_does() {
+    let mut person = Person::new();
+    person.control('x');
+    person.control('a');
+    person.write("b");
+    person.control('x');
+    person.write("c");
+    person.key(KeyCode::Home);
+    person.control('x');
+    person.key(KeyCode::Delete);
+    assert_eq!(person.text(), "c");
 }
 
 #[test]

@@ -368,11 +368,7 @@ pub(super) unsafe fn product<R: Rows, B: Blocks, P: TileProduct>(
 /// # Safety
 /// As [`product`], with rows for a tile.
 #[inline(always)]
-unsafe fn stream_product<R: Rows, B: Blocks, P: TileProduct>(
-    w: QMatrix<'_>,
-    x: Tokens<'_>,
-    out: &mut [f32],
-) {
+unsafe fn stream_product<R: Rows, B: Blocks, P: TileProduct>(w: QMatrix<'_>, x: Tokens<'_>, out: &mut [f32]) {
     let (rows, row_bytes) = (w.rows(), w.row_bytes());
     let mut first = 0;
     while first < rows {

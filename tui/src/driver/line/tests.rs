@@ -6,7 +6,7 @@ use std::sync::Arc;
 use moelten_engine::api::{Answer, ExpertMap, GenerateParams, GenerateStats, StopReason};
 
 use super::*;
-use crate::backend::{Beside, Failure, Switched, Tell};
+use crate::backend::{Beside, Failure, NotSwitched, Switched, Tell};
 use crate::chat::Facts;
 use crate::input::PlainInput;
 
@@ -32,9 +32,9 @@ impl Backend for Echo {
         Ok(Answer { text, ids: vec![], reason: StopReason::EndOfTurn, stats: GenerateStats::default() })
     }
 
-    fn switch(&mut self, model: Option<&Path>, _: Tell<'_>) -> Result<Switched, String> {
+    fn switch(&mut self, model: Option<&Path>, _: Tell<'_>) -> Result<Switched, NotSwitched> {
         if model == Some(Path::new("missing")) {
-            return Err("it is missing".into());
+            return Err(NotSwitched::Refused("it is missing".into()));
         }
         Ok(Switched {
             facts: Facts { model: "other".into(), ..Facts::default() },
@@ -43,7 +43,11 @@ impl Backend for Echo {
     }
 
     fn beside(&self) -> Beside {
-        Beside { count: Arc::new(|text| text.split(' ').count()), experts: Arc::new(ExpertMap::default) }
+        Beside {
+            count: Arc::new(|text| text.split(' ').count()),
+            conversation: Arc::new(|_| None),
+            experts: Arc::new(ExpertMap::default),
+        }
     }
 }
 
@@ -88,7 +92,8 @@ fn files_lie_beside_questions() {
     let file = folder.path().join("notes.txt");
     std::fs::write(&file, "two words").unwrap();
     let (chat, _) = script(&format!("/file {}\nwhat is this?\n", file.display()));
-    assert_eq!(chat.turns()[0].content, "File notes.txt:\n```\ntwo words\n```\n\nwhat is this?");
+    assert_eq!(chat.turns()[0].content, "what is this?");
+    assert_eq!(chat.turns()[0].message().content, "File notes.txt:\n```\ntwo words\n```\n\nwhat is this?");
 }
 
 #[test]

@@ -1,0 +1,235 @@
+//! The model of a chat, in whose place another may be opened. It must not know how answers are shown.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use moelten_engine::api::{Answer, Event, ExpertMap, GenerateParams, GenerateStats, StopReason};
+use moelten_engine::error::EngineError;
+use moelten_engine::memory;
+use moelten_tui::backend::{Backend, Beside, Failure, Finder, Found, NotSwitched, Request, Switched, Tell};
+use moelten_tui::terminal::Tone;
+use moelten_tui::thinking;
+
+use crate::exit::{self, CommandError};
+use crate::language::{Language, Prompt};
+use crate::models::{Looker, Places};
+use crate::open::{self, SessionArgs};
+use crate::responder::Responder;
+use crate::sampling::SamplingArgs;
+use crate::signals::Polling;
+
+/// A model for a chat, which may ask for another one.
+pub struct Chatter {
+    /// `None` while models are changed, and if none could be opened again.
+    responder: Option<Responder>,
+    /// Of the model that is open, or was last.
+    language: Arc<Language>,
+    /// Its file or folder; shared with those who look for others.
+    model: Arc<Mutex<Option<PathBuf>>>,
+    session: SessionArgs,
+    sampling: SamplingArgs,
+}
+
+impl Chatter {
+    /// Opens a model for conversations.
+    ///
+    /// # Errors
+    /// As [`Responder::open`] and [`Responder::check`].
+    pub fn open(
+        model: Option<&Path>,
+        system: Option<&str>,
+        session: &SessionArgs,
+        sampling: &SamplingArgs,
+        tell: Tell<'_>,
+    ) -> anyhow::Result<Self> {
+        let responder = Responder::open(model, session, true, Some(tell), None)?;
+        responder.check(system)?;
+        Ok(Self {
+            language: Arc::clone(responder.language()),
+            responder: Some(responder),
+            model: Arc::new(Mutex::new(model.map(Path::to_owned))),
+            session: session.clone(),
+            sampling: sampling.clone(),
+        })
+    }
+
+    /// The model that was opened first.
+    pub fn responder(&self) -> &Responder {
+        self.responder.as_ref().expect("a model is open until another is asked for")
+    }
+
+    /// How it likes to answer, and what the options say.
+    ///
+    /// # Errors
+    /// Values out of range.
+    pub fn params(&self) -> anyhow::Result<GenerateParams> {
+        self.sampling.resolve(&self.responder().about().hints)
+    }
+
+    /// Looks for models that could take its place.
+    pub fn finder(&self) -> Finder {
+        let (session, open) = (self.session.clone(), Arc::clone(&self.model));
+        let base = self.responder().session.model().plan().base;
+        Arc::new(move |each| {
+            // What the model owns is free before another is opened.
+            let released = memory::owned_bytes().unwrap_or(0).saturating_sub(base);
+            let open = open.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let (candidates, problems) = Places::here().and_beside(open.as_deref()).candidates();
+            let mut looker = Looker::new(&session, released);
+            let notes = problems.into_iter().map(Found::Note);
+            let models = candidates.iter().map(|candidate| Found::Model(looker.look(candidate)));
+            let _ = notes.chain(models).chain([Found::All]).try_for_each(each);
+        })
+    }
+
+    fn open_another(
+        &mut self,
+        model: Option<&Path>,
+        tell: Tell<'_>,
+        polling: &Polling,
+    ) -> anyhow::Result<Switched> {
+        let responder = Responder::open(model, &self.session, true, Some(tell), Some(polling.stop()))?;
+        responder.check(None)?;
+        responder.about().notices.iter().for_each(|notice| tell(Tone::Dim, format!("note: {notice}")));
+        let switched =
+            Switched { facts: responder.facts(), params: self.sampling.resolve(&responder.about().hints)? };
+        self.takes_over(responder);
+        *self.model.lock().unwrap_or_else(PoisonError::into_inner) = model.map(Path::to_owned);
+        Ok(switched)
+    }
+
+    fn takes_over(&mut self, responder: Responder) {
+        self.language = Arc::clone(responder.language());
+        self.responder = Some(responder);
+    }
+}
+
+impl Backend for Chatter {
+    fn answer(
+        &mut self,
+        request: &Request,
+        on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<Answer, Failure> {
+        let Some(responder) = &mut self.responder else {
+            return Err(Failure::Other("No model is open; /model FILE opens one".to_owned()));
+        };
+        let polling = Polling::begin();
+        let Some(prompt) = self.language.prompt(request, polling.stop()).map_err(failure)? else {
+            let stats = GenerateStats { context_size: responder.context(), ..GenerateStats::default() };
+            return Ok(Answer { text: String::new(), ids: Vec::new(), reason: StopReason::Cancelled, stats });
+        };
+        let Prompt { ids, opened } = prompt;
+        // A thought that the template opens belongs to the answer, or nobody would see that it is one.
+        let adds = opened && request.begun.is_empty();
+        let mut first = adds;
+        let mut on_event = |event| match event {
+            Event::Text(text) if std::mem::take(&mut first) => {
+                on_event(Event::Text(thinking::OPENING.to_owned() + &text))
+            }
+            other => on_event(other),
+        };
+        let answer = responder.answer_unless(polling.stop(), &ids, &request.params, &mut on_event);
+        let mut answer = answer.map_err(|error| match error {
+            EngineError::ContextFull { tokens, context } => Failure::ContextFull { tokens, context },
+            other => failure(other.into()),
+        })?;
+        if adds && !answer.text.is_empty() {
+            answer.text.insert_str(0, thinking::OPENING);
+        }
+        Ok(answer)
+    }
+
+    fn switch(&mut self, model: Option<&Path>, tell: Tell<'_>) -> Result<Switched, NotSwitched> {
+        let polling = Polling::begin();
+        // Both at once might not fit into memory; so what was begun ends, too, before the one from before comes back.
+        self.responder = None;
+        tell(Tone::Dim, format!("Opening {}; Ctrl-C gives that up.", open::name(model)));
+        let error = match self.open_another(model, tell, &polling) {
+            Ok(switched) => return Ok(switched),
+            Err(error) => error,
+        };
+        let before = self.model.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match Responder::open(before.as_deref(), &self.session, true, None, None) {
+            Ok(responder) => self.takes_over(responder),
+            Err(again) => {
+                let why = format!(
+                    "{}. The model from before cannot be opened again: {}",
+                    words(&error),
+                    words(&again)
+                );
+                return Err(NotSwitched::NothingOpen(why));
+            }
+        }
+        let stopped = matches!(error.downcast_ref(), Some(CommandError::Stopped))
+            || matches!(error.downcast_ref(), Some(EngineError::Cancelled));
+        Err(if stopped { NotSwitched::Stopped } else { NotSwitched::Refused(words(&error)) })
+    }
+
+    fn beside(&self) -> Beside {
+        let (counter, conversations) = (Arc::clone(&self.language), Arc::clone(&self.language));
+        let live = self.responder.as_ref().map(|responder| responder.session.model().live());
+        Beside {
+            count: Arc::new(move |text| counter.tokenizer.encode_text(text).map_or(0, |ids| ids.len())),
+            conversation: Arc::new(move |messages| conversations.count(messages)),
+            experts: Arc::new(move || live.as_ref().map_or_else(ExpertMap::default, |live| live.map())),
+        }
+    }
+}
+
+fn words(error: &anyhow::Error) -> String {
+    let report = exit::report(error);
+    format!("error[{}]: {}", report.code, report.text)
+}
+
+fn failure(error: anyhow::Error) -> Failure {
+    Failure::Other(words(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use moelten_loader::chat::{Message, Role};
+
+    use super::*;
+    use crate::signals;
+
+    /// The options of a chat.
+    #[derive(Parser)]
+    struct Options {
+        #[command(flatten)]
+        session: SessionArgs,
+        #[command(flatten)]
+        sampling: SamplingArgs,
+    }
+
+    #[test]
+    fn a_model_that_is_given_up_leaves_the_one_from_before() {
+        let options = Options::parse_from(["test", "--threads", "1", "--max-tokens", "2", "--seed", "1"]);
+        let (session, sampling) = (&options.session, &options.sampling);
+        let mut chatter = Chatter::open(None, None, session, sampling, &mut |_, _| ()).unwrap();
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-tales.gguf");
+        // Somebody presses Ctrl-C when they see which one it is.
+        let mut stops = |_, _| signals::stop();
+        assert_eq!(chatter.switch(Some(&file), &mut stops), Err(NotSwitched::Stopped));
+        let missing = chatter.switch(Some(Path::new("/no/such.gguf")), &mut |_, _| ());
+        assert!(matches!(missing, Err(NotSwitched::Refused(why)) if why.contains("/no/such.gguf")));
+        let request = Request {
+            messages: vec![Message::new(Role::User, "Hello")],
+            begun: String::new(),
+            think: true,
+            params: chatter.params().unwrap(),
+        };
+        let answer = |chatter: &mut Chatter| chatter.answer(&request, &mut |_| ControlFlow::Continue(()));
+        assert!(!answer(&mut chatter).unwrap().text.is_empty());
+        assert!((chatter.beside().conversation)(&request.messages).is_some());
+        // The one from before has gone meanwhile.
+        *chatter.model.lock().unwrap() = Some("/gone.gguf".into());
+        let nothing = chatter.switch(Some(Path::new("/no/such.gguf")), &mut |_, _| ());
+        assert!(matches!(nothing, Err(NotSwitched::NothingOpen(why)) if why.contains("/gone.gguf")));
+        assert!(matches!(answer(&mut chatter), Err(Failure::Other(why)) if why.contains("/model FILE")));
+        assert!((chatter.beside().count)("Hello") > 0, "what is written is still counted");
+        chatter.switch(Some(&file), &mut |_, _| ()).unwrap();
+        assert!(!answer(&mut chatter).unwrap().text.is_empty());
+    }
+}

@@ -1,0 +1,198 @@
+//! What a model reads and how long it is: tokenizer and chat template, shared by whoever answers and whoever counts. It must
+//! not know what computes.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use moelten_loader::chat::{ChatTemplate, Message, RenderOptions, Role};
+use moelten_loader::tokenizer::{Markup, Tokenizer};
+use moelten_tui::backend::Request;
+use moelten_tui::thinking;
+use serde_json::Value;
+
+use crate::exit::CommandError;
+
+/// Time between two looks at whether somebody still waits for a prompt.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The language of a model.
+pub struct Language {
+    pub tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    /// Name of the model.
+    model: String,
+    /// Held while a prompt is made: one that nobody waits for any more ends before the next begins.
+    working: Mutex<()>,
+}
+
+/// What a model is to continue.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Prompt {
+    /// Its tokens.
+    pub ids: Vec<u32>,
+    /// Whether the template has opened a thought, which belongs to the answer.
+    pub opened: bool,
+}
+
+impl Language {
+    /// Of the model of this name.
+    pub fn new(model: String, tokenizer: Tokenizer, template: Option<ChatTemplate>) -> Self {
+        Self { tokenizer, template, model, working: Mutex::default() }
+    }
+
+    /// Whether it has a chat template.
+    pub fn has_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// Whether a system prompt reaches the model.
+    pub fn supports_system(&self) -> bool {
+        self.template.as_ref().is_some_and(ChatTemplate::supports_system)
+    }
+
+    /// The tokens of a conversation, up to where the answer begins.
+    ///
+    /// # Errors
+    /// A template that refuses it; no template.
+    pub fn conversation(&self, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
+        Ok(self.tokenizer.encode_markup(&self.render(messages, true, true)?)?)
+    }
+
+    /// The text of a conversation, up to where the answer begins if it is `asked` for.
+    fn render(&self, messages: &[Message], asked: bool, think: bool) -> anyhow::Result<Markup> {
+        let Some(template) = &self.template else {
+            return Err(CommandError::NoTemplate { model: self.model.clone() }.into());
+        };
+        let mut options = RenderOptions { add_generation_prompt: asked, ..Default::default() };
+        if !think {
+            options.variables.insert("enable_thinking".to_owned(), Value::Bool(false));
+        }
+        Ok(template.render(&self.tokenizer, messages, &options)?)
+    }
+
+    /// Whether its template can ask the model not to think.
+    pub fn can_skip_thinking(&self) -> bool {
+        let question = [Message::new(Role::User, "Hello")];
+        let with = |think| self.render(&question, true, think).map(|markup| markup.text().into_owned()).ok();
+        with(true) != with(false)
+    }
+
+    /// Tokens of a conversation as it stands; `None` if the template refuses it.
+    pub fn count(&self, messages: &[Message]) -> Option<usize> {
+        let markup = self.render(messages, false, true).ok()?;
+        Some(self.tokenizer.encode_markup(&markup).ok()?.len())
+    }
+
+    /// The tokens of a text that the model is to continue. Nothing in it becomes a control token.
+    ///
+    /// # Errors
+    /// A text without a token.
+    pub fn plain(&self, text: &str) -> anyhow::Result<Vec<u32>> {
+        let bos = self.tokenizer.bos().filter(|_| self.tokenizer.adds_bos());
+        let ids: Vec<u32> = bos.into_iter().chain(self.tokenizer.encode_text(text)?).collect();
+        if ids.is_empty() {
+            let problem = "the prompt is empty; this model needs a word to begin with";
+            return Err(CommandError::Usage(problem.into()).into());
+        }
+        Ok(ids)
+    }
+
+    /// What the model reads to answer. Texts of megabytes take seconds, so `stop` is looked at meanwhile: `None` if it came
+    /// first.
+    ///
+    /// # Errors
+    /// As [`Self::conversation`]; threads that cannot be started.
+    pub fn prompt(self: &Arc<Self>, request: &Request, stop: &AtomicBool) -> anyhow::Result<Option<Prompt>> {
+        let (language, request) = (Arc::clone(self), request.clone());
+        unless(stop, move || {
+            let _alone = language.working.lock().unwrap_or_else(PoisonError::into_inner);
+            language.prompt_now(&request)
+        })
+        .transpose()
+    }
+
+    fn prompt_now(&self, request: &Request) -> anyhow::Result<Prompt> {
+        let markup = self.render(&request.messages, true, request.think)?;
+        let mut ids = self.tokenizer.encode_markup(&markup)?;
+        let opened = thinking::opened_by(&markup.text());
+        // The template has written what opens the thought.
+        let begun =
+            request.begun.strip_prefix(thinking::OPENING).filter(|_| opened).unwrap_or(&request.begun);
+        if !begun.is_empty() {
+            ids.extend(self.tokenizer.encode_text(begun)?);
+        }
+        Ok(Prompt { ids, opened })
+    }
+}
+
+/// Does `work` on a thread of its own; `None` if `stop` turns true first, and then what it comes to is dropped.
+fn unless<T: Send + 'static>(
+    stop: &AtomicBool,
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> Option<anyhow::Result<T>> {
+    let (done, result) = channel();
+    // Nobody may be waiting any more.
+    let work = move || drop(done.send(work()));
+    let thread = match std::thread::Builder::new().name("prompt".into()).spawn(work) {
+        Ok(thread) => thread,
+        Err(error) => return Some(Err(error.into())),
+    };
+    loop {
+        match result.recv_timeout(LOOK) {
+            Ok(result) => return Some(result),
+            Err(RecvTimeoutError::Timeout) if stop.load(Ordering::SeqCst) => return None,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => match thread.join() {
+                Err(panic) => std::panic::resume_unwind(panic),
+                Ok(()) => unreachable!("it sends before it ends"),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_what_was_stopped() {
+        let stop = AtomicBool::new(false);
+        assert_eq!(unless(&stop, || Ok(5)).unwrap().unwrap(), 5);
+        let started = Instant::now();
+        let (go, wait) = channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(30));
+                stop.store(true, Ordering::SeqCst);
+            });
+            assert!(unless(&stop, move || Ok(wait.recv()?)).is_none());
+        });
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        drop(go);
+    }
+
+    #[test]
+    fn what_was_stopped_ends_before_the_next_begins() {
+        let loaded = crate::builtin::load().unwrap();
+        let template = loaded.chat_template().unwrap();
+        let language = Arc::new(Language::new("m".into(), loaded.text().unwrap().tokenizer, template));
+        let request = Request {
+            messages: vec![Message::new(Role::User, "Hello")],
+            begun: String::new(),
+            think: true,
+            params: Default::default(),
+        };
+        let go_on = AtomicBool::new(false);
+        let prompt = language.prompt(&request, &go_on).unwrap().unwrap();
+        assert_eq!(prompt.ids, language.conversation(&request.messages).unwrap());
+        assert!(language.count(&request.messages).is_some_and(|tokens| tokens <= prompt.ids.len()));
+        let working = language.working.lock().unwrap();
+        assert_eq!(language.prompt(&request, &AtomicBool::new(true)).unwrap(), None);
+        drop(working);
+        assert_eq!(language.prompt(&request, &go_on).unwrap(), Some(prompt));
+    }
+}
