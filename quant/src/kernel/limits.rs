@@ -1,5 +1,5 @@
-//! What a core can do at most, for figures to be put beside: reading memory, and multiplying int8 in registers. Each tier
-//! is asked with its own instructions. It must not know threads, clocks or what is done with the figures.
+//! What a core can do at most, for figures to be put beside: reading memory, and multiplying int8 in registers. Products are
+//! asked of each tier's own instructions; memory is read the fastest way there is. It must not know threads, clocks or what is done with the figures.
 
 use super::Kernels;
 #[cfg(target_arch = "x86_64")]
@@ -12,16 +12,14 @@ const ROUND: usize = 1024;
 
 impl Kernels {
     /// Reads every byte of `data` once, with nothing to do but fold it, and returns the fold so that no read can be left
-    /// out. Time it over far more than the caches hold to get the speed of the RAM. The fold differs between tiers.
+    /// out. Time it over far more than the caches hold to get the speed of the RAM. The fold may differ between tiers.
     pub fn read_through(&self, data: &[u8]) -> u64 {
         let (lines, rest) = data.as_chunks::<64>();
         #[cfg(target_arch = "x86_64")]
         let folded = match self.isa() {
             // SAFETY: a tier's `Kernels` exist only where its instructions do.
-            Isa::Avx2 | Isa::AvxVnni => unsafe { x86::read_avx2(lines) },
-            // SAFETY: as above.
-            Isa::Avx512Vnni | Isa::Amx => unsafe { x86::read_avx512(lines) },
-            _ => read_portable(lines),
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni | Isa::Amx => unsafe { x86::read_avx2(lines) },
+            Isa::Scalar => read_portable(lines),
         };
         #[cfg(not(target_arch = "x86_64"))]
         let folded = read_portable(lines);
