@@ -45,8 +45,8 @@ pub enum EngineError {
         shortest_bytes: u64,
     },
     /// Memory for copied weights could not be had.
-    #[error("cannot copy weights to memory: {0}; a smaller --ram, or no --repack, takes less")]
-    Repack(#[source] io::Error),
+    #[error("cannot copy weights to memory: {0}; a smaller --ram takes less")]
+    Copy(#[source] io::Error),
     /// The expert store could not be set up.
     #[error("cannot set up the expert store: {0}")]
     Store(#[source] io::Error),

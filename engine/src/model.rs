@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use moelten_loader::copied::Copied;
 use moelten_loader::io::read_at::{Access, ReadAt};
-use moelten_loader::repack::Copied;
 use moelten_loader::roles::{LayerTensor, Part, Role};
 use moelten_loader::spec::{
     Activation, AttentionSpec, Ffn, LayerSpec, Mixer, ModelSpec, NormSpec, QkNorm, RopeSpec, SharedExpert,
@@ -39,8 +39,6 @@ pub struct ModelOptions {
     pub pin: Pin,
     /// Instruction set; `MOELTEN_ISA` or the best of this machine when `None`.
     pub isa: Option<Isa>,
-    /// Copy the weights into memory of our own, in the order that kernels like; they must fit.
-    pub repack: bool,
     /// Memory that the process may own.
     pub ram: Ram,
     /// How expert weights come from their files.
@@ -58,8 +56,8 @@ pub struct ModelOptions {
 impl ModelOptions {
     /// What of them decides about memory.
     pub fn plan(&self) -> PlanOptions {
-        let Self { ram, io, repack, session, extra, .. } = *self;
-        PlanOptions { ram, io, repack, session, extra }
+        let Self { ram, io, session, extra, .. } = *self;
+        PlanOptions { ram, io, session, extra }
     }
 }
 
@@ -163,10 +161,6 @@ impl Model {
                 charge("the experts", plan.expert_bytes)?;
                 None
             }
-            Experts::Repacked => {
-                charge("the experts", plan.expert_bytes)?;
-                Some(Copied::All)
-            }
             Experts::Cached(cached) => {
                 charge("the expert cache", cached.bytes())?;
                 Some(if cached.embedding_in_file { Copied::DenseWithoutEmbedding } else { Copied::Dense })
@@ -176,7 +170,7 @@ impl Model {
             Some(which) => {
                 tensors.copied(which, pool.threads(), options.stop).map_err(|error| match error.kind() {
                     std::io::ErrorKind::Interrupted => EngineError::Cancelled,
-                    _ => EngineError::Repack(error),
+                    _ => EngineError::Copy(error),
                 })?
             }
             None => tensors,
@@ -193,7 +187,7 @@ impl Model {
             bias: if spec.head.bias { Some(tensors.vector(Role::HeadBias)?) } else { None },
         };
         let experts = match &plan.experts {
-            Experts::InPlace | Experts::Repacked => ExpertStore::in_place(&spec, Arc::clone(&tensors)),
+            Experts::InPlace => ExpertStore::in_place(&spec, Arc::clone(&tensors)),
             Experts::Cached(cached) => {
                 let source = match files {
                     _ if !cached.direct => Ok(Source::Mapped),
@@ -259,7 +253,7 @@ impl Model {
     pub fn live(&self) -> Live {
         let slot_bytes = match &self.plan.experts {
             Experts::Cached(cached) => cached.bytes(),
-            Experts::InPlace | Experts::Repacked => 0,
+            Experts::InPlace => 0,
         };
         let given_back = self.watch.as_ref().map(|watch| Arc::clone(watch.given_back_counter()));
         Live {

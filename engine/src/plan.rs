@@ -58,8 +58,6 @@ pub struct PlanOptions {
     pub ram: Ram,
     /// Where experts come from.
     pub io: Io,
-    /// All weights are copied to memory of our own.
-    pub repack: bool,
     /// The session there will be.
     pub session: SessionOptions,
     /// Bytes that the caller will take for something else.
@@ -71,8 +69,6 @@ pub struct PlanOptions {
 pub enum Experts {
     /// In the mapped files, all of them, with everything else.
     InPlace,
-    /// In memory of our own, all of them.
-    Repacked,
     /// Some in memory, the others in the files.
     Cached(Cached),
 }
@@ -228,11 +224,6 @@ impl Plan {
             let extra = options.extra;
             Self { budget: limit, base, dense, expert_bytes, context, kv, scratch, extra, experts }
         };
-        if options.repack {
-            let plan = with_context(context, Experts::Repacked);
-            return plan
-                .checked("the repacked model, its context and buffers", "without --repack it may fit");
-        }
         let whole = with_context(context, Experts::InPlace);
         let fits = whole.needs() <= limit && options.ram != Ram::Min;
         // What the program carries or made up itself is in memory anyway.
@@ -278,7 +269,7 @@ impl Plan {
     /// Bytes that it takes in all, mapped ones included.
     pub fn needs(&self) -> u64 {
         let experts = match &self.experts {
-            Experts::InPlace | Experts::Repacked => self.expert_bytes,
+            Experts::InPlace => self.expert_bytes,
             Experts::Cached(cached) => cached.bytes(),
         };
         [self.base, self.dense, self.kv, self.scratch, self.extra, experts]
@@ -291,7 +282,7 @@ impl Plan {
         match &self.experts {
             Experts::InPlace => self.dense + self.expert_bytes,
             Experts::Cached(cached) if !cached.direct => cached.bytes(),
-            Experts::Repacked | Experts::Cached(_) => 0,
+            Experts::Cached(_) => 0,
         }
     }
 

@@ -15,8 +15,7 @@ use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::model::ModelOptions;
 use moelten_engine::router::Routing;
 use moelten_engine::session::{Session, SessionOptions};
-use moelten_loader::roles::Role;
-use moelten_quant::{Format, Isa, Layout};
+use moelten_quant::{Format, Isa};
 
 fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|logit| logit.to_bits()).collect()
@@ -129,47 +128,6 @@ fn quantised_models_never_change_a_bit() {
             }
             case.check_threads(isa, &[2, 3]);
             case.check_pieces(isa);
-        }
-    }
-}
-
-/// Weights in memory of our own, quantised ones interleaved, floats as they are.
-#[test]
-fn repacking_never_changes_a_bit() {
-    use Format::*;
-    let dir = tempfile::tempdir().unwrap();
-    let quantised: [(&str, &[Format]); 3] = [
-        ("mixtral", &[Q4_0, Q6K, Q8_0, Iq4Xs]),
-        ("qwen2moe", &[Q4_1, Q5K, F16, Mxfp4, Q5_0, BF16]),
-        ("granitemoe", &[Iq4Nl, F32, Q5_1, Q4K]),
-    ];
-    let quantised = quantised.map(|(family, formats)| {
-        let path = dir.path().join(format!("{family}.gguf"));
-        converted(&wide(family, dir.path()), formats, &path);
-        Case::new(format!("{family} {formats:?}"), path, family, 60)
-    });
-    let floats = Case::new("olmoe".to_owned(), folder("olmoe"), "olmoe", 60);
-    for mut case in quantised.into_iter().chain([floats]) {
-        for isa in Isa::available().into_iter().rev() {
-            if isa == Isa::Scalar {
-                case.ids.truncate(20);
-            }
-            let run = |threads, repack| {
-                let options =
-                    ModelOptions { threads: Some(threads), isa: Some(isa), repack, ..Default::default() };
-                let model = model(&case.path, options);
-                (bits(&logits(&mut session(&model, KvFormat::F16), &case.ids).0), model)
-            };
-            let expected = run(1, false).0;
-            for threads in [1, 2] {
-                let (got, model) = run(threads, true);
-                assert!(got == expected, "{} on {}: {threads} threads", case.name, isa.name());
-                let [embed, norm] = [Role::Embed, Role::FinalNorm].map(|role| model.tensors().get(role));
-                let quantised = embed.format.block_len() > 1;
-                let layout = if quantised { Layout::Interleaved } else { Layout::Rows };
-                assert_eq!(embed.layout, layout, "{}: {}", case.name, embed.format);
-                assert_eq!(norm.layout, Layout::Rows, "one row stays as it is");
-            }
         }
     }
 }

@@ -1,17 +1,17 @@
-//! The packed layout: each routed expert is one record, gate | up | down in the order in which kernels read them, so that
-//! one read brings all of it. What a record looks like, and what a file's metadata says of its records; to the byte in
+//! The packed layout: each routed expert is one record, gate | up | down as standard files have them, so that one read brings
+//! all of it. What a record looks like, and what a file's metadata says of its records; to the byte in
 //! `docs/packed.md`. It must not know how records are read, written or cached.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
-use moelten_quant::{Format, Layout, can_interleave};
+use moelten_quant::Format;
 
 use crate::error::{Fault, LoadError, Result};
 use crate::gguf::{Array, Metadata, Value};
 use crate::reader::{align_up, len_u64, printable};
 use crate::roles::Part;
 
-/// Version of the layout. The order of interleaved rows is a part of it.
-pub const VERSION: u32 = 1;
+/// Version of the layout. In version 1 sixteen rows of a matrix stood together, block by block.
+pub const VERSION: u32 = 2;
 /// Records begin at multiples of this many bytes of their file and are as long: what unbuffered reads ask for, everywhere.
 pub const RECORD_ALIGN: u32 = 65_536;
 /// The type of a record tensor.
@@ -65,8 +65,6 @@ pub struct PackedMatrix {
     pub rows: usize,
     /// Columns (inputs).
     pub cols: usize,
-    /// How its rows lie: interleaved wherever they can be.
-    pub layout: Layout,
     /// Byte offset in the record.
     pub offset: u64,
     /// Length in bytes.
@@ -102,8 +100,7 @@ impl RecordShape {
             let bytes = len_u64(rows.checked_mul(row_bytes).ok_or(Fault::Overflow)?);
             let offset = align_up(end, MATRIX_ALIGN).ok_or(Fault::Overflow)?;
             end = offset.checked_add(bytes).ok_or(Fault::Overflow)?;
-            let layout = if can_interleave(format, rows) { Layout::Interleaved } else { Layout::Rows };
-            Ok(PackedMatrix { format, rows, cols: columns, layout, offset, bytes })
+            Ok(PackedMatrix { format, rows, cols: columns, offset, bytes })
         };
         let [gate, up, down] = matrices;
         let matrices = [place(gate)?, place(up)?, place(down)?];
@@ -154,7 +151,11 @@ impl PackedIndex {
         let Some(version) = metadata.u64(VERSION_KEY)? else { return Ok(None) };
         if version != u64::from(VERSION) {
             let feature = format!("version {version} of the packed layout");
-            return Err(unsupported(metadata, feature, format!("version {VERSION} is")));
+            let hint = match version < VERSION.into() {
+                true => "make it again from its source with `moelten quantize --layout packed`".to_owned(),
+                false => format!("version {VERSION} is"),
+            };
+            return Err(unsupported(metadata, feature, hint));
         }
         let numbers = ascending_layers(metadata)?;
         let experts = array(metadata, EXPERTS_KEY, numbers.len(), Metadata::u64s)?;
@@ -299,14 +300,11 @@ mod tests {
             .iter()
             .map(|&part| {
                 let m = shape.part(part);
-                (m.offset, m.bytes, m.layout)
+                (m.offset, m.bytes)
             })
             .collect();
-        // 48 rows of 3 blocks of 18 bytes; floats and rows that are no whole sixteens stay rows.
-        assert_eq!(
-            places,
-            [(0, 2592, Layout::Interleaved), (2624, 9216, Layout::Rows), (11840, 6120, Layout::Rows)]
-        );
+        // 48 rows of 3 blocks of 18 bytes, and so on.
+        assert_eq!(places, [(0, 2592), (2624, 9216), (11840, 6120)]);
         assert_eq!(shape.bytes, 65_536);
         let exact =
             RecordShape::new([(Format::F32, 64, 64), (Format::F32, 64, 64), (Format::F32, 128, 64)]).unwrap();
@@ -325,42 +323,6 @@ mod tests {
         assert_eq!(of(u64::MAX, 32), Err(Fault::Overflow));
         let half = (Format::F32, 1 << 61, 1);
         assert_eq!(RecordShape::new([half; 3]), Err(Fault::Overflow), "together, not each");
-    }
-
-    /// Version 1 of the layout is what `interleave` did when this was written: if this fails, files that exist would be
-    /// read wrongly, so the version has to change with it.
-    #[test]
-    fn the_order_of_interleaved_rows_is_that_of_the_version() {
-        let expected = [
-            (Format::Q4_0, 0xb887_ef56_84b2_3ee6),
-            (Format::Q4_1, 0xdd1f_dab2_f3ac_73d7),
-            (Format::Q5_0, 0xabcf_fb14_2736_2586),
-            (Format::Q5_1, 0xbb8f_0653_47f3_7163),
-            (Format::Q8_0, 0x047a_1b64_2551_7130),
-            (Format::Q2K, 0x0b73_0a62_1d89_b155),
-            (Format::Q3K, 0xdb29_93c2_296f_020d),
-            (Format::Q4K, 0x502d_6021_da82_956d),
-            (Format::Q5K, 0x7981_0812_faca_c762),
-            (Format::Q6K, 0x179e_c87f_0d9c_f016),
-            (Format::Iq4Nl, 0xb887_ef56_84b2_3ee6),
-            (Format::Iq4Xs, 0xde63_639f_b64a_c6df),
-            (Format::Mxfp4, 0x9898_6e62_7cf0_bf0f),
-        ];
-        let mut state = 1_u32;
-        let rows: Vec<u8> = (0..16 * 2 * 210)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                state.to_be_bytes()[0]
-            })
-            .collect();
-        for format in Format::ALL.into_iter().filter(|format| format.block_len() > 1) {
-            let row_bytes = 2 * format.block_bytes();
-            let (rows, _) = rows.split_at(16 * row_bytes);
-            let mut out = vec![0; rows.len()];
-            moelten_quant::interleave(format, row_bytes, rows, &mut out);
-            let known = expected.iter().find(|(known, _)| *known == format).map(|&(_, sum)| sum);
-            assert_eq!(Some(checksum(&out)), known, "{format}");
-        }
     }
 
     #[test]

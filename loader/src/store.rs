@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
-use moelten_quant::{Format, Layout, QMatrix};
+use moelten_quant::{Format, QMatrix};
 
 use crate::catalog::{Catalog, TensorInfo};
 use crate::error::{Fault, LoadError, Result};
@@ -29,12 +29,10 @@ pub struct MatrixRef {
     pub offset: u64,
     /// Length in bytes.
     pub bytes: u64,
-    /// How its rows lie.
-    pub layout: Layout,
 }
 
 impl MatrixRef {
-    /// Offset and length in bytes of some of its rows: whole sixteens of them, if they are interleaved.
+    /// Offset and length in bytes of some of its rows.
     pub(crate) fn place_of(&self, rows: Range<usize>) -> (u64, u64) {
         let wide = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let of_row = self.bytes / wide(self.rows.max(1));
@@ -227,11 +225,8 @@ impl TensorStore {
     pub fn view(&self, matrix: &MatrixRef) -> QMatrix<'_> {
         let bytes = self.file(matrix.file).range(matrix.offset, matrix.bytes);
         let bytes = bytes.expect("references were checked when they were made");
-        match matrix.layout {
-            Layout::Rows => QMatrix::new(matrix.format, matrix.rows, matrix.cols, bytes),
-            Layout::Interleaved => QMatrix::interleaved(matrix.format, matrix.rows, matrix.cols, bytes),
-        }
-        .expect("references carry consistent sizes")
+        QMatrix::new(matrix.format, matrix.rows, matrix.cols, bytes)
+            .expect("references carry consistent sizes")
     }
 
     /// A role's values in f32, e.g. a norm weight.
@@ -486,9 +481,9 @@ impl<'a> Resolver<'a> {
                 return Err(fault(Fault::Unaligned { offset, alignment }));
             }
             let matrix = |part| {
-                let &PackedMatrix { format, rows, cols, layout, offset: inside, bytes } = record.part(part);
+                let &PackedMatrix { format, rows, cols, offset: inside, bytes } = record.part(part);
                 // No overflow: the record lies within the file, the matrix within the record.
-                MatrixRef { format, rows, cols, file, offset: offset + inside, bytes, layout }
+                MatrixRef { format, rows, cols, file, offset: offset + inside, bytes }
             };
             experts.push(MlpRef { gate: matrix(Part::Gate), up: matrix(Part::Up), down: matrix(Part::Down) });
             records.push(RecordRef { file, offset, bytes, checksum });
@@ -540,7 +535,7 @@ impl<'a> Resolver<'a> {
         let start = first.checked_mul(row_bytes).and_then(|b| u64::try_from(b).ok()).ok_or_else(overflow)?;
         let bytes = rows.checked_mul(row_bytes).and_then(|b| u64::try_from(b).ok()).ok_or_else(overflow)?;
         let offset = tensor.offset.checked_add(start).ok_or_else(overflow)?;
-        Ok(MatrixRef { format, rows, cols, file: tensor.file, offset, bytes, layout: Layout::Rows })
+        Ok(MatrixRef { format, rows, cols, file: tensor.file, offset, bytes })
     }
 }
 

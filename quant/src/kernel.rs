@@ -126,8 +126,8 @@ impl Kernels {
     /// the split changes no bit.
     ///
     /// Float weights are summed in `f32`. Quantised weights follow the definition in `codes`, to the last bit on every
-    /// tier and in both layouts. Each thread keeps a scratch of [`Kernels::SCRATCH_BYTES`] for float weights and, with AMX, a
-    /// smaller one for quantised ones; nothing else is allocated, but by the scalar reference for interleaved rows.
+    /// tier. Each thread keeps a scratch of [`Kernels::SCRATCH_BYTES`] for float weights and, with AMX, a
+    /// smaller one for quantised ones; nothing else is allocated.
     ///
     /// # Panics
     /// If the activations are not of the kind or width that the matrix takes, or `out` is not `rows * tokens` long.

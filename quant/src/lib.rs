@@ -28,7 +28,6 @@ mod codes;
 mod decode;
 mod encode;
 mod format;
-mod interleave;
 mod isa;
 mod kernel;
 mod matrix;
@@ -37,7 +36,6 @@ pub use activations::{ActivationKind, Activations, BLOCK, Columns, Line, Record,
 pub use decode::decode;
 pub use encode::{EncodeError, encode, encode_weighted};
 pub use format::Format;
-pub use interleave::{can_interleave, deinterleave, interleave};
 pub use isa::{Isa, IsaError};
 pub use kernel::{Attend, GROUP_ROWS, KEY_GROUP, Kernels, KvHead, MAX_HEAD_DIM, Running, SPAN};
-pub use matrix::{Layout, QMatrix, ShapeError};
+pub use matrix::{QMatrix, ShapeError};

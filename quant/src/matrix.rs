@@ -1,26 +1,14 @@
 //! A weight matrix as a checked view of block bytes. Its one constructor checks everything, so kernels check nothing. It
 //! must not own memory or know where the bytes come from.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::{Format, decode};
 
-/// How the rows of a matrix lie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Layout {
-    /// One after the other.
-    #[default]
-    Rows,
-    /// Sixteen at a time, interleaved: see [`crate::interleave`].
-    Interleaved,
-}
-
-/// A `[rows, cols]` matrix, each row a whole number of blocks. The bytes may have any alignment.
+/// A `[rows, cols]` matrix, its rows one after the other, each a whole number of blocks. The bytes may have any alignment.
 #[derive(Debug, Clone, Copy)]
 pub struct QMatrix<'a> {
     format: Format,
-    layout: Layout,
     rows: usize,
     cols: usize,
     row_bytes: usize,
@@ -87,24 +75,7 @@ impl<'a> QMatrix<'a> {
         if data.len() != expected {
             return Err(ShapeError::Length { expected, got: data.len() });
         }
-        Ok(Self { format, layout: Layout::Rows, rows, cols, row_bytes, data })
-    }
-
-    /// As [`Self::new`], for bytes that [`crate::interleave`] wrote.
-    ///
-    /// # Errors
-    /// See [`ShapeError`].
-    ///
-    /// # Panics
-    /// If such a matrix cannot be interleaved: [`crate::can_interleave`].
-    pub fn interleaved(format: Format, rows: usize, cols: usize, data: &'a [u8]) -> Result<Self, ShapeError> {
-        assert!(crate::can_interleave(format, rows), "{rows} rows of {format} are not interleaved");
-        Ok(Self { layout: Layout::Interleaved, ..Self::new(format, rows, cols, data)? })
-    }
-
-    /// How the rows lie.
-    pub fn layout(&self) -> Layout {
-        self.layout
+        Ok(Self { format, rows, cols, row_bytes, data })
     }
 
     /// How a row is stored.
@@ -135,10 +106,8 @@ impl<'a> QMatrix<'a> {
     /// The matrix made of some consecutive rows.
     ///
     /// # Panics
-    /// If the range is not within `0..rows`, or not of whole sixteens of interleaved rows.
+    /// If the range is not within `0..rows`.
     pub fn slice_rows(&self, rows: Range<usize>) -> QMatrix<'a> {
-        let sixteens = rows.start.is_multiple_of(16) && rows.end.is_multiple_of(16);
-        assert!(self.layout == Layout::Rows || sixteens, "rows {rows:?} of an interleaved matrix");
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
         let data = &self.data[rows.start * self.row_bytes..rows.end * self.row_bytes];
         QMatrix { rows: rows.len(), data, ..*self }
@@ -149,26 +118,15 @@ impl<'a> QMatrix<'a> {
     /// # Panics
     /// If there is no such row or `out` is not `cols` long.
     pub fn decode_row(&self, row: usize, out: &mut [f32]) {
-        match self.row(row) {
-            Cow::Borrowed(bytes) => decode(self.format, bytes, out),
-            Cow::Owned(bytes) => decode(self.format, &bytes, out),
-        }
+        decode(self.format, self.row(row), out);
     }
 
-    /// The bytes of one row, put together if the rows are interleaved.
+    /// The bytes of one row.
     ///
     /// # Panics
     /// If there is no such row.
-    pub fn row(&self, row: usize) -> Cow<'a, [u8]> {
+    pub fn row(&self, row: usize) -> &'a [u8] {
         assert!(row < self.rows, "row {row} of {}", self.rows);
-        match self.layout {
-            Layout::Rows => Cow::Borrowed(&self.data[row * self.row_bytes..(row + 1) * self.row_bytes]),
-            Layout::Interleaved => {
-                let group = &self.data[row / 16 * 16 * self.row_bytes..][..16 * self.row_bytes];
-                let mut bytes = vec![0; self.row_bytes];
-                crate::interleave::one_row(self.format, group, row % 16, &mut bytes);
-                Cow::Owned(bytes)
-            }
-        }
+        &self.data[row * self.row_bytes..(row + 1) * self.row_bytes]
     }
 }

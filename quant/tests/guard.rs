@@ -11,7 +11,7 @@ use common::{Packed, Rng, Weights, tiers};
 use half::f16;
 use moelten_quant::{
     ActivationKind, Activations, Attend, BLOCK, Columns, Format, Isa, KEY_GROUP, Kernels, KvHead, Line,
-    QMatrix, Record, Running, can_interleave,
+    QMatrix, Record, Running,
 };
 
 fn scalar() -> &'static Kernels {
@@ -84,8 +84,6 @@ fn products_stay_within_their_slices() {
         for &cols in columns {
             for rows in [1, 5, 8, 15, 16, 17, 33, 48] {
                 let bytes = Weights::Random.bytes(format, rows * cols, &mut rng);
-                // Sixteens of rows as files have them, 48 interleaved.
-                let interleaved = rows == 48 && can_interleave(format, rows);
                 let [mut last, mut first] = [Guarded::new(&bytes), Guarded::after(&bytes)];
                 for tokens in [1, 2, 3, 7, 8, 9, 10, 15, 16, 17, 25, 33, 129] {
                     let packed = Packed::new(scalar(), format, &rng.floats(tokens * cols), cols);
@@ -97,11 +95,7 @@ fn products_stay_within_their_slices() {
                             continue; // plain Rust, and slow
                         }
                         for (bytes, lines) in [(last.get(), last_x.get()), (first.get(), first_x.get())] {
-                            let matrix = if interleaved {
-                                QMatrix::interleaved(format, rows, cols, bytes).unwrap()
-                            } else {
-                                QMatrix::new(format, rows, cols, bytes).unwrap()
-                            };
+                            let matrix = QMatrix::new(format, rows, cols, bytes).unwrap();
                             let x = Activations::new(packed.kind, tokens, cols, lines);
                             kernels.matmul(matrix, x, out.get());
                             let some = tokens.min(10);

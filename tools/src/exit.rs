@@ -142,7 +142,7 @@ fn classify_engine(error: &EngineError) -> Option<Class> {
         EngineError::Memory { .. } => ("E-MEM-01", MEMORY, ""),
         EngineError::Budget { .. } => ("E-MEM-03", MEMORY, "give a larger --ram, or a smaller --ctx"),
         EngineError::Store(error) => classify_io(error),
-        EngineError::Repack(error) => classify_io(error),
+        EngineError::Copy(error) => classify_io(error),
         EngineError::ContextFull { .. } => ("E-CTX-01", USAGE, "give a shorter text or a larger --ctx"),
         EngineError::TokenRange { .. } => {
             ("E-ARG-04", USAGE, "`moelten inspect` shows the vocabulary's size")

@@ -31,9 +31,6 @@ pub struct ComputeArgs {
     /// Whether each worker thread stays on its CPU [auto: if the machine is ours and not busy]
     #[arg(long, value_name = "WHEN", env = "MOELTEN_PIN", default_value = "auto")]
     pub pin: PinArg,
-    /// Copy the weights into memory in the order that is read fastest: slower start, faster answers, and they must fit
-    #[arg(long, env = "MOELTEN_REPACK")]
-    pub repack: bool,
     /// Precision of the KV cache [default: f16; f32 for `logits`]
     #[arg(long, value_name = "TYPE")]
     pub kv: Option<KvArg>,
@@ -146,7 +143,6 @@ impl ComputeArgs {
             threads: self.threads.map(usize::from),
             pin: self.pin.into(),
             isa: None,
-            repack: self.repack,
             ram: self.ram,
             io: self.io.into(),
             prefetch: self.prefetch.into(),
@@ -383,8 +379,9 @@ mod tests {
     fn an_opening_can_be_given_up_while_weights_are_copied() {
         static STOP: AtomicBool = AtomicBool::new(true);
         let mut session = SessionArgs::usual().unwrap();
-        session.compute.repack = true;
-        let loaded = load(None).unwrap();
+        session.compute.ram = Ram::Min;
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tiny-tales.gguf");
+        let loaded = load(Some(file.as_ref())).unwrap();
         let given_up = session.model(loaded.spec, loaded.tensors, Some(&STOP)).err().unwrap();
         assert!(matches!(given_up.downcast_ref(), Some(EngineError::Cancelled)), "{given_up:?}");
     }

@@ -181,17 +181,6 @@ fn the_builtin_model_is_found_from_anywhere_and_equals_its_file() {
     assert_eq!(there.out, ask(&[file.to_str().unwrap(), "-p", "hello"]).fine().out);
 }
 
-#[test]
-fn repacked_weights_give_the_same_answer() {
-    for options in [["-p", "hello"], ["-p", "Tell me about a dog."]] {
-        let stock = ask(&options).fine();
-        let repacked = ask(&[&options[..], &["--repack"]].concat()).fine();
-        assert_eq!(repacked.out, stock.out);
-        let variable = run(moelten().env("MOELTEN_REPACK", "true").arg("run").args(options).args(BRIEF), b"");
-        assert_eq!(variable.fine().out, stock.out);
-    }
-}
-
 /// Figures, not a test of right and wrong: `cargo test --release -p moelten-tools -- --ignored --nocapture startup`.
 #[test]
 #[ignore = "measures; meaningful in release on an idle machine"]

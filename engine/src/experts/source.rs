@@ -9,7 +9,7 @@ use moelten_loader::io::pieces::{PAGE, Piece};
 use moelten_loader::io::read_at::{Access, ReadAt, read_fully};
 use moelten_loader::packed::verify_record;
 use moelten_loader::store::{MlpRef, RecordRef, TensorStore};
-use moelten_quant::{Layout, QMatrix};
+use moelten_quant::QMatrix;
 
 /// Bytes of a read: large enough for any drive's best speed, small enough that several share the work and that a guess
 /// in front of a need is soon out of the way.
@@ -204,11 +204,8 @@ impl Source {
                 base += extent.padded();
             }
             let bytes = &slot.bytes()[base..base + matrix.bytes as usize];
-            match matrix.layout {
-                Layout::Rows => QMatrix::new(matrix.format, matrix.rows, matrix.cols, bytes),
-                Layout::Interleaved => QMatrix::interleaved(matrix.format, matrix.rows, matrix.cols, bytes),
-            }
-            .expect("references carry consistent sizes")
+            QMatrix::new(matrix.format, matrix.rows, matrix.cols, bytes)
+                .expect("references carry consistent sizes")
         })
     }
 }

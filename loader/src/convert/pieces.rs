@@ -1,13 +1,12 @@
 //! What the values of an output tensor are made of: pieces that any thread can make on its own, in any order, to the same
 //! bytes. It must not know files that are written, nor threads.
 
-use std::borrow::Cow;
 use std::hash::Hasher;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use moelten_quant::{EncodeError, Format, Layout, QMatrix, deinterleave, encode_weighted, interleave};
+use moelten_quant::{EncodeError, Format, encode_weighted};
 use twox_hash::XxHash3_64;
 
 use super::ahead::Window;
@@ -22,8 +21,8 @@ use crate::store::{MatrixRef, RecordRef, TensorStore};
 const WEIGHTS_AT_ONCE: usize = 1 << 18;
 /// Bytes that are copied at once.
 const BYTES_AT_ONCE: u64 = 1 << 20;
-/// Rows of an interleaved group: pieces hold whole ones.
-const GROUP: usize = 16;
+/// Pieces have a multiple of so many rows. Part of what a source checksum means as well.
+const ROWS_AT_ONCE: usize = 16;
 
 /// Bytes of a file of the source.
 #[derive(Debug, Clone, Copy)]
@@ -55,14 +54,12 @@ enum Make {
     Rows(Rows),
 }
 
-/// Rows of a matrix of the source, as the output has them.
+/// Rows of a matrix of the source, in another format or order.
 #[derive(Debug, Clone)]
 struct Rows {
     matrix: MatrixRef,
     rows: Range<usize>,
-    /// `None`: as they are, only perhaps in another order.
-    format: Option<Format>,
-    layout: Layout,
+    format: Format,
     pairs: Option<RowPairs>,
     /// Of the columns.
     importance: Option<Arc<[f32]>>,
@@ -99,7 +96,7 @@ impl Maker<'_> {
             }
             Values::Matrix { role, matrix, format, pairs } => {
                 let importance = self.columns(*role, None, matrix)?;
-                rows(*matrix, Some(*format), Layout::Rows, *pairs, importance, &mut out);
+                rows(*matrix, Some(*format), *pairs, importance, &mut out);
             }
             Values::Bank { layer, part, encode } => {
                 for (expert, matrices) in self.tensors.experts(*layer).iter().enumerate() {
@@ -112,7 +109,7 @@ impl Maker<'_> {
                         Some(_) => self.columns(experts_role(*layer, *part), Some(expert), matrix)?,
                         None => None,
                     };
-                    rows(*matrix, *encode, Layout::Rows, None, importance, &mut out);
+                    rows(*matrix, *encode, None, importance, &mut out);
                 }
             }
             Values::Record { layer, expert, encode } => {
@@ -133,14 +130,14 @@ impl Maker<'_> {
         }
         let mut end = 0;
         for part in Part::ALL {
-            let &PackedMatrix { format, layout, offset, bytes, .. } = shape.part(part);
+            let &PackedMatrix { format, offset, bytes, .. } = shape.part(part);
             let matrix = matrices.part(part);
             let importance = match encode {
                 true => self.columns(experts_role(layer, part), Some(expert), matrix)?,
                 false => None,
             };
             zeros(offset - end, out);
-            rows(*matrix, encode.then_some(format), layout, None, importance, out);
+            rows(*matrix, encode.then_some(format), None, importance, out);
             end = offset + bytes;
         }
         zeros(shape.bytes - end, out);
@@ -180,7 +177,7 @@ impl Maker<'_> {
             Make::Numbers(bytes) => len_u64(bytes.len()),
             Make::Record { .. } | Make::Bytes(_) => 0,
             Make::Rows(Rows { matrix, rows, format, .. }) => {
-                let row = format.unwrap_or(matrix.format).row_bytes(matrix.cols);
+                let row = format.row_bytes(matrix.cols);
                 len_u64(rows.len() * row.unwrap_or(4 * matrix.cols))
             }
         };
@@ -192,7 +189,7 @@ impl Maker<'_> {
         match &piece.make {
             Make::Zeros(_) | Make::Numbers(_) | Make::Record { .. } => None,
             Make::Bytes(_) => Some((Format::F32, None, false)),
-            Make::Rows(rows) => Some((rows.matrix.format, rows.format, rows.importance.is_some())),
+            Make::Rows(rows) => Some((rows.matrix.format, Some(rows.format), rows.importance.is_some())),
         }
     }
 
@@ -223,14 +220,10 @@ impl Maker<'_> {
                 verify(self.tensors, *layer, *expert)?;
                 Made { bytes: Vec::new(), source: None }
             }
-            Make::Rows(rows) => match rows.format {
-                None => self.moved(rows),
-                Some(format) => {
-                    let (values, source) = self.values(rows);
-                    let bytes = self.encoded(rows, format, &values, name)?;
-                    Made { bytes, source: Some(source) }
-                }
-            },
+            Make::Rows(rows) => {
+                let (values, source) = self.values(rows);
+                Made { bytes: self.encoded(rows, &values, name)?, source: Some(source) }
+            }
         })
     }
 
@@ -243,7 +236,7 @@ impl Maker<'_> {
             // Of a vector the values move, as rows of a matrix do.
             let mut vector = vec![0.0; of.matrix.cols];
             view.decode_row(0, &mut vector);
-            hash.write(&view.row(0));
+            hash.write(view.row(0));
             let source = |i| of.pairs.map_or(i, |pairs| pairs.source(i));
             let values = (0..vector.len()).filter_map(|i| vector.get(source(i)).copied()).collect();
             return (values, hash.finish());
@@ -252,14 +245,15 @@ impl Maker<'_> {
         let mut values = vec![0.0; of.rows.len() * cols];
         for (row, out) in of.rows.clone().zip(values.chunks_exact_mut(cols)) {
             let bytes = view.row(of.pairs.map_or(row, |pairs| pairs.source(row)));
-            hash.write(&bytes);
-            moelten_quant::decode(of.matrix.format, &bytes, out);
+            hash.write(bytes);
+            moelten_quant::decode(of.matrix.format, bytes, out);
         }
         (values, hash.finish())
     }
 
-    /// Rows in another format.
-    fn encoded(&self, of: &Rows, format: Format, values: &[f32], name: &str) -> Result<Vec<u8>> {
+    /// Rows in the format of the output.
+    fn encoded(&self, of: &Rows, values: &[f32], name: &str) -> Result<Vec<u8>> {
+        let format = of.format;
         let fail = |fault| {
             let path =
                 self.tensors.catalog().files().get(of.matrix.file).map_or(Path::new("?"), |f| f.path());
@@ -269,51 +263,25 @@ impl Maker<'_> {
         let at = |index: usize| len_u64(first + index);
         let mut bytes = vec![0; values.len() / format.block_len() * format.block_bytes()];
         match encode_weighted(format, values, of.importance.as_deref(), &mut bytes) {
-            Ok(()) => {}
+            Ok(()) => Ok(bytes),
             Err(EncodeError::NotFinite { index }) => {
                 let found = if values.get(index).is_some_and(|v| v.is_nan()) { "NaN" } else { "infinity" };
-                return fail(Fault::NotFinite { found, index: at(index) });
+                fail(Fault::NotFinite { found, index: at(index) })
             }
-            Err(EncodeError::Unsupported(format)) => {
-                return Err(LoadError::Unsupported {
-                    path: name.into(),
-                    feature: format!("writing {format}"),
-                    hint: "every format but Q2_K and Q3_K can be written".into(),
-                });
-            }
+            Err(EncodeError::Unsupported(format)) => Err(LoadError::Unsupported {
+                path: name.into(),
+                feature: format!("writing {format}"),
+                hint: "every format but Q2_K and Q3_K can be written".into(),
+            }),
             Err(EncodeError::OutOfRange { index }) => {
                 let value = values.get(index).copied().unwrap_or_default();
-                return fail(Fault::BadNumber {
+                fail(Fault::BadNumber {
                     found: format!("{value} at place {}", at(index)),
                     must: "within the range of the type it is to be stored in",
-                });
+                })
             }
-            Err(other) => return fail(Fault::Vocabulary { problem: other.to_string() }),
+            Err(other) => fail(Fault::Vocabulary { problem: other.to_string() }),
         }
-        Ok(match of.layout {
-            Layout::Rows => bytes,
-            Layout::Interleaved => {
-                let mut out = vec![0; bytes.len()];
-                interleave(format, bytes.len() / of.rows.len(), &bytes, &mut out);
-                out
-            }
-        })
-    }
-
-    /// Rows as they are, in the order of the output.
-    fn moved(&self, of: &Rows) -> Made {
-        let view = self.tensors.view(&of.matrix).slice_rows(of.rows.clone());
-        let bytes = match (view.layout(), of.layout) {
-            (Layout::Rows, Layout::Interleaved) => {
-                let mut out = vec![0; view.data().len()];
-                interleave(view.format(), view.row_bytes(), view.data(), &mut out);
-                out
-            }
-            (Layout::Interleaved, Layout::Rows) => stored_rows(&view).into_owned(),
-            _ => view.data().to_vec(),
-        };
-        let source = XxHash3_64::oneshot(&stored_rows(&view));
-        Made { bytes, source: Some(source) }
     }
 }
 
@@ -336,7 +304,6 @@ fn as_they_are(span: Span, out: &mut Vec<Make>) {
 fn rows(
     matrix: MatrixRef,
     format: Option<Format>,
-    layout: Layout,
     pairs: Option<RowPairs>,
     importance: Option<Arc<[f32]>>,
     out: &mut Vec<Make>,
@@ -344,27 +311,15 @@ fn rows(
     // Blocks that are as they should be are not rounded once more. Floats come out as they went in, and are looked at.
     let blocks = matrix.format.block_len() > 1;
     let format = format.filter(|&format| format != matrix.format || pairs.is_some() || !blocks);
-    if format.is_none() && matrix.layout == layout {
+    let Some(format) = format else {
         let MatrixRef { file, offset, bytes, .. } = matrix;
         return as_they_are(Span { file, offset, bytes }, out);
-    }
-    let step = (WEIGHTS_AT_ONCE / matrix.cols.max(1)).max(1).next_multiple_of(GROUP);
+    };
+    let step = (WEIGHTS_AT_ONCE / matrix.cols.max(1)).max(1).next_multiple_of(ROWS_AT_ONCE);
     for first in (0..matrix.rows).step_by(step) {
         let rows = first..matrix.rows.min(first + step);
         let importance = importance.clone();
-        out.push(Make::Rows(Rows { matrix, rows, format, layout, pairs, importance }));
-    }
-}
-
-/// All rows of a matrix, one after the other.
-pub(super) fn stored_rows<'a>(view: &QMatrix<'a>) -> Cow<'a, [u8]> {
-    match view.layout() {
-        Layout::Rows => Cow::Borrowed(view.data()),
-        Layout::Interleaved => {
-            let mut rows = vec![0; view.data().len()];
-            deinterleave(view.format(), view.row_bytes(), view.data(), &mut rows);
-            Cow::Owned(rows)
-        }
+        out.push(Make::Rows(Rows { matrix, rows, format, pairs, importance }));
     }
 }
 

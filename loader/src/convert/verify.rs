@@ -10,7 +10,6 @@ use rayon::prelude::*;
 use twox_hash::XxHash3_64;
 
 use super::ahead::{Window, batched, each_batch};
-use super::pieces::stored_rows;
 use super::provenance::{Recorded, recorded};
 use super::types::{Class, matrices};
 use super::write::thread_pool;
@@ -334,7 +333,7 @@ impl<'m> Both<'m> {
 /// All weights of a matrix, `[rows, cols]`.
 fn decoded(view: &QMatrix<'_>) -> Vec<f32> {
     let mut values = vec![0.0; view.rows() * view.cols()];
-    moelten_quant::decode(view.format(), &stored_rows(view), &mut values);
+    moelten_quant::decode(view.format(), view.data(), &mut values);
     values
 }
 

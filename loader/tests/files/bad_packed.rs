@@ -136,11 +136,13 @@ fn the_width_of_experts_is_read_from_records() {
 
 #[test]
 fn versions() {
-    for version in [0, 2, u32::MAX] {
+    for (version, then) in [(0, "make it again"), (1, "make it again"), (u32::MAX, "version 2 is")] {
         let folder = Folder::new();
         let path = with(&folder, |file| file.set("version", Value::U32(version)));
         match metered(|| load(&path)) {
-            Err(LoadError::Unsupported { feature, .. }) => assert!(feature.contains(&version.to_string())),
+            Err(LoadError::Unsupported { feature, hint, .. }) => {
+                assert!(feature.contains(&version.to_string()) && hint.contains(then), "{feature}; {hint}");
+            }
             other => panic!("{other:?}"),
         }
     }

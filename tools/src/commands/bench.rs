@@ -363,7 +363,7 @@ impl Report<'_> {
             "streams": self.work.streams,
             "share_resident": match &self.model.plan().experts {
                 Experts::Cached(cached) => cached.share(),
-                Experts::InPlace | Experts::Repacked => 1.0,
+                Experts::InPlace => 1.0,
             },
             "hit_rate_decode": decode.map(|d| d.store.decode.hit_rate()),
             "hit_rate_prefill": prefill.map(|p| p.store.prefill.hit_rate()),

@@ -180,7 +180,7 @@ impl Report<'_> {
             Experts::Cached(cached) if cached.embedding_in_file => {
                 "copied to memory; the embedding stays in the file, of which a token reads one row"
             }
-            Experts::Repacked | Experts::Cached(_) => "copied to memory",
+            Experts::Cached(_) => "copied to memory",
         };
         row("other weights", format!("{:>12}  {place}", bytes(plan.dense)))?;
         let (kv, tokens) = (self.session.compute().kv().name(), open::count(plan.context.tokens));
@@ -240,7 +240,6 @@ impl Report<'_> {
         match &plan.experts {
             _ if plan.expert_bytes == 0 => format!("{:>12}  the model has none", "0 B"),
             Experts::InPlace => format!("{total:>12}  mapped, in place, all of them"),
-            Experts::Repacked => format!("{total:>12}  copied to memory, all of them"),
             Experts::Cached(cached) => {
                 let shape = &cached.shape;
                 let kept = || shape.quotas.iter().zip(&shape.experts).filter(|&(_, &experts)| experts > 0);
@@ -266,13 +265,13 @@ impl Report<'_> {
         let span = |span: Option<Span>| span.map(|span| json!({ "low": span.low, "high": span.high }));
         let (slots, spare, direct) = match &plan.experts {
             Experts::Cached(c) => (Some(&c.shape.quotas), c.shape.spare.iter().sum(), c.direct),
-            Experts::InPlace | Experts::Repacked => (None, 0, false),
+            Experts::InPlace => (None, 0, false),
         };
         let counts: Vec<usize> =
             (0..self.loaded.tensors.layers()).map(|l| self.loaded.tensors.experts(l).len()).collect();
         let (share, held) = match &plan.experts {
             Experts::Cached(cached) => (cached.share(), cached.bytes()),
-            Experts::InPlace | Experts::Repacked => (1.0, plan.expert_bytes),
+            Experts::InPlace => (1.0, plan.expert_bytes),
         };
         json!({
             "model": self.name,

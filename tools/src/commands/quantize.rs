@@ -99,8 +99,7 @@ fn override_of(text: &str) -> Result<Override, TypeError> {
 enum LayoutArg {
     /// As every program that reads GGUF knows them
     Standard,
-    /// Each in one piece and in the order of the kernels, for models larger than memory; only moelten runs such a file,
-    /// and `--layout standard` turns it back
+    /// Each in one piece, for models larger than memory; only moelten runs such a file, and `--layout standard` turns it back
     Packed,
 }
 

@@ -8,10 +8,10 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::blocks::{Blocks, ScalesOf};
-use super::rows::{CODE_WORDS, Interleaved, Rows, Source, Stock};
+use super::rows::{CODE_WORDS, Rows, Source, Stock};
 use crate::activations::room;
 use crate::kernel::out_at;
-use crate::{Activations, Layout, QMatrix};
+use crate::{Activations, QMatrix};
 
 /// Tokens that a tile is multiplied with before its weights are unpacked again: their activations should stay in the
 /// second-level cache.
@@ -354,10 +354,10 @@ pub(super) unsafe fn product<R: Rows, B: Blocks, P: TileProduct>(
     }
     // SAFETY: the caller vouches for everything; rows are where their matrix says.
     unsafe {
-        match w.layout() {
-            Layout::Rows if x.tokens() == 1 => stream_product::<R, B, P>(w, Tokens::of(x), out),
-            Layout::Rows => stock_product::<R, B, P>(w, x, out),
-            Layout::Interleaved => interleaved_product::<R, B, P>(w, x, out),
+        if x.tokens() == 1 {
+            stream_product::<R, B, P>(w, Tokens::of(x), out);
+        } else {
+            stock_product::<R, B, P>(w, x, out);
         }
     }
 }
@@ -426,34 +426,6 @@ unsafe fn stock_product<R: Rows, B: Blocks, P: TileProduct>(
                     let new = sums.add(t * R::ROWS + (row - start));
                     out.add(t * at.stride).copy_from_nonoverlapping(new, R::ROWS.min(rows - row));
                 }
-            }
-        }
-    }
-}
-
-/// Rows come in sixteens.
-///
-/// # Safety
-/// As [`product`].
-#[inline(always)]
-unsafe fn interleaved_product<R: Rows, B: Blocks, P: TileProduct>(
-    w: QMatrix<'_>,
-    x: Activations<'_>,
-    out: &mut [f32],
-) {
-    let (rows, tokens, x) = (w.rows(), x.tokens(), Tokens::of(x));
-    for first in (0..tokens).step_by(TOKENS) {
-        let x = Tokens { first: x.first + first, count: TOKENS.min(tokens - first), ..x };
-        for row in (0..rows).step_by(R::ROWS) {
-            let at = out_at(rows, tokens, row, first);
-            let (group, row) = (row / 16 * 16, row % 16);
-            // SAFETY: the caller vouches for the instructions; rows are whole sixteens, so a tile is within one and within
-            // a group of outputs, which has `stride` sums for each token.
-            unsafe {
-                let bytes = w.data().as_ptr().add(group * w.row_bytes());
-                let tile = Interleaved { at: bytes, row };
-                let sums = out.as_mut_ptr().add(at.start);
-                P::tile::<R, B, Interleaved>(tile, w.cols() / B::FORMAT.block_len(), x, sums, at.stride);
             }
         }
     }

@@ -47,11 +47,6 @@ pub(super) trait Rows {
     /// Byte `n` of each lane in all its four bytes.
     unsafe fn replicate(a: Self::I, n: usize) -> Self::I;
 
-    /// One f16 for each row, next to each other, as floats.
-    unsafe fn load_halves(from: *const u8) -> Self::F;
-    /// One byte for each row, next to each other.
-    unsafe fn load_bytes(from: *const u8) -> Self::I;
-
     /// Lanes as floats.
     unsafe fn float(a: Self::I) -> Self::F;
     /// Lanes that are the bits of floats.
@@ -176,66 +171,6 @@ impl<R: Rows, const STREAMS: bool> Source<R> for Stock<STREAMS> {
 
 /// Bytes of a row, measured: 256 to 512 are best.
 const STREAM_AHEAD: usize = 384;
-
-/// 16 rows interleaved, see `interleave`.
-#[derive(Clone, Copy)]
-pub(super) struct Interleaved {
-    /// At a block of 16 rows.
-    pub at: *const u8,
-    /// The first row of the tile in it: 0, or 8 for the second half.
-    pub row: usize,
-}
-
-impl<R: Rows> Source<R> for Interleaved {
-    #[inline(always)]
-    unsafe fn block(self, n: usize, bytes: usize) -> Self {
-        // SAFETY: the caller vouches for the block.
-        Self { at: unsafe { self.at.add(16 * n * bytes) }, ..self }
-    }
-    #[inline(always)]
-    unsafe fn quads(self, offset: usize) -> [R::I; 4] {
-        // SAFETY: the caller vouches for the block, in which 16 rows take 16 times the bytes; so below.
-        unsafe {
-            let at = self.at.add(16 * offset + 4 * self.row);
-            [
-                R::load_bits(at.cast()),
-                R::load_bits(at.add(64).cast()),
-                R::load_bits(at.add(128).cast()),
-                R::load_bits(at.add(192).cast()),
-            ]
-        }
-    }
-    #[inline(always)]
-    unsafe fn words(self, offset: usize) -> R::I {
-        // SAFETY: as above.
-        unsafe { R::load_bits(self.at.add(16 * offset + 4 * self.row).cast()) }
-    }
-    #[inline(always)]
-    unsafe fn halves(self, offset: usize) -> R::F {
-        // SAFETY: as above.
-        unsafe { R::load_halves(self.at.add(16 * offset + 2 * self.row)) }
-    }
-    #[inline(always)]
-    unsafe fn last_halves(self, offset: usize) -> R::F {
-        // SAFETY: as above.
-        unsafe { Source::<R>::halves(self, offset) }
-    }
-    #[inline(always)]
-    unsafe fn bytes(self, offset: usize) -> R::I {
-        // SAFETY: as above.
-        unsafe { R::load_bytes(self.at.add(16 * offset + self.row)) }
-    }
-    #[inline(always)]
-    fn prefetch(self, part: usize, bytes: usize) {
-        // One stream: a little ahead is enough, and more is slower. A second half finds what the first fetched.
-        if self.row == 0 {
-            prefetch(self.at.wrapping_add(part * bytes + INTERLEAVED_AHEAD), bytes);
-        }
-    }
-}
-
-/// Bytes, measured: 1 to 2 KiB are best, 8 KiB a third slower.
-const INTERLEAVED_AHEAD: usize = 2048;
 
 /// Words from the codes of a token to those of the next.
 pub(super) const CODE_WORDS: usize = 8;

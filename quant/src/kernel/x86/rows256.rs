@@ -186,8 +186,6 @@ impl<D: Dot> Rows for Rows256<D> {
             let at = _mm_setr_epi32(first, first + 0x0404_0404, first + 0x0808_0808, first + 0x0c0c_0c0c);
             _mm256_shuffle_epi8(a, _mm256_broadcastsi128_si256(at))
         }
-        fn load_halves(from: *const u8) -> __m256 { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
-        fn load_bytes(from: *const u8) -> __m256i { _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast())) }
         fn float(a: __m256i) -> __m256 { _mm256_cvtepi32_ps(a) }
         fn from_bits(a: __m256i) -> __m256 { _mm256_castsi256_ps(a) }
         fn half(a: __m256i) -> __m256 {

@@ -67,8 +67,6 @@ impl Rows for Rows512 {
             let at = _mm_setr_epi32(first, first + 0x0404_0404, first + 0x0808_0808, first + 0x0c0c_0c0c);
             _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(at))
         }
-        fn load_halves(from: *const u8) -> __m512 { _mm512_cvt_roundph_ps::<_MM_FROUND_CUR_DIRECTION>(_mm256_loadu_si256(from.cast())) }
-        fn load_bytes(from: *const u8) -> __m512i { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())) }
         fn float(a: __m512i) -> __m512 { _mm512_cvtepi32_ps(a) }
         fn from_bits(a: __m512i) -> __m512 { _mm512_castsi512_ps(a) }
         fn half(a: __m512i) -> __m512 { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)) }

@@ -1,16 +1,14 @@
-//! Weights copied out of their files into memory of our own: huge pages where the system offers them, quantised matrices
-//! interleaved as kernels like to read them. It must not know how they are multiplied.
+//! Weights outside experts copied out of their files into memory of our own, as they are, on huge pages where the system offers
+//! them: what every token reads stays there while experts come and go. It must not know how they are multiplied.
 
 use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use moelten_quant::{Layout, can_interleave, interleave};
-
 use crate::io::{FileBytes, Memory};
 use crate::roles::Role;
-use crate::store::{MatrixRef, MlpRef, TensorStore};
+use crate::store::{MatrixRef, TensorStore};
 
 /// Where matrices start in the memory: at a cache line.
 const ALIGN: u64 = 64;
@@ -18,8 +16,6 @@ const ALIGN: u64 = 64;
 /// Which weights are copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Copied {
-    /// Every one.
-    All,
     /// All but the experts.
     Dense,
     /// All but the experts and the embedding.
@@ -38,8 +34,7 @@ impl TensorStore {
         self.to_copy(which).map(|matrix| matrix.bytes.next_multiple_of(ALIGN)).sum()
     }
 
-    /// The same tensors, these of them in memory of our own; with all of them there, there are no records. What is computed
-    /// with them is the same to the last bit.
+    /// The same tensors, these of them in memory of our own.
     ///
     /// # Errors
     /// When the system has no address space left; [`io::ErrorKind::Interrupted`] when `stop` turned true.
@@ -77,24 +72,13 @@ impl TensorStore {
 
         let file = self.files.len();
         let mut offset = 0;
-        let mut moved = |matrix: &mut MatrixRef| {
-            let layout = layout_of(matrix);
-            *matrix = MatrixRef { file, offset, layout, ..*matrix };
+        for (_, matrix) in self.dense.iter_mut().filter(|(role, _)| which.has(**role)) {
+            *matrix = MatrixRef { file, offset, ..*matrix };
             offset += matrix.bytes.next_multiple_of(ALIGN);
-        };
-        let dense = self.dense.iter_mut().filter(|(role, _)| which.has(**role));
-        dense.for_each(|(_, matrix)| moved(matrix));
-        if which == Copied::All {
-            for MlpRef { gate, up, down } in self.experts.iter_mut().flatten() {
-                [gate, up, down].into_iter().for_each(&mut moved);
-            }
         }
         // Reading ahead has brought more into the system's cache than was copied.
         for file in &self.files {
             file.forget(0, file.all().len() as u64);
-        }
-        if which == Copied::All {
-            self.records.clear();
         }
         self.files.push(FileBytes::generated(Path::new("memory"), memory)?);
         Ok(self)
@@ -102,20 +86,12 @@ impl TensorStore {
 
     /// The matrices that are copied, in the order in which they are moved.
     fn to_copy(&self, which: Copied) -> impl Iterator<Item = &MatrixRef> {
-        let experts = self.experts.iter().flatten().flat_map(|mlp| [&mlp.gate, &mlp.up, &mlp.down]);
-        let dense = self.dense.iter().filter(move |(role, _)| which.has(**role));
-        dense.map(|(_, matrix)| matrix).chain(experts.filter(move |_| which == Copied::All))
+        self.dense.iter().filter(move |(role, _)| which.has(**role)).map(|(_, matrix)| matrix)
     }
 
     fn copy(&self, matrix: &MatrixRef, part: &mut [u8]) {
-        let from = self.view(matrix);
-        let part = &mut part[..from.data().len()];
-        match (from.layout(), layout_of(matrix)) {
-            (Layout::Rows, Layout::Interleaved) => {
-                interleave(matrix.format, from.row_bytes(), from.data(), part)
-            }
-            _ => part.copy_from_slice(from.data()),
-        }
+        let from = self.view(matrix).data();
+        part[..from.len()].copy_from_slice(from);
         // It is not needed twice.
         self.file(matrix.file).forget(matrix.offset, matrix.bytes);
     }
@@ -124,12 +100,4 @@ impl TensorStore {
 /// The next job, taken so that others can take theirs meanwhile.
 fn next<J>(jobs: &Mutex<impl Iterator<Item = J>>) -> Option<J> {
     jobs.lock().expect("no job panics").next()
-}
-
-fn layout_of(matrix: &MatrixRef) -> Layout {
-    if matrix.bytes > 0 && can_interleave(matrix.format, matrix.rows) {
-        Layout::Interleaved
-    } else {
-        Layout::Rows
-    }
 }
