@@ -38,6 +38,8 @@ pub struct Look {
     pub free: Option<u64>,
     /// Bytes that others took since the last look.
     pub taken: u64,
+    /// Bytes that this process owns.
+    pub owned: u64,
     /// Share of the time since the last look that somebody stood still because memory was short, 0 to 1.
     pub stalled: f64,
 }
@@ -54,9 +56,10 @@ pub fn to_give_back(look: Look, floor: u64) -> u64 {
     }
 }
 
-/// Bytes that may be taken again: nothing that comes near the floor.
-fn to_take(look: Look, floor: u64) -> u64 {
-    let above = look.free.map_or(0, |free| free.saturating_sub(floor.saturating_mul(PLENTY)));
+/// Bytes that may be taken again: nothing that comes near the floor, also when `promised` bytes will have been written to.
+fn to_take(look: Look, promised: u64, floor: u64) -> u64 {
+    let kept = floor.saturating_mul(PLENTY).saturating_add(promised);
+    let above = look.free.map_or(0, |free| free.saturating_sub(kept));
     if look.stalled > STALLED { 0 } else { above / TAKE_PART }
 }
 
@@ -74,8 +77,12 @@ pub enum Quotas {
 pub struct Keeper {
     system: System,
     cached: Cached,
-    /// Bytes that the cache may still take.
+    /// Experts that each layer may still keep, and bytes that the cache may still take.
+    quotas: Vec<usize>,
     bytes: u64,
+    /// Bytes that were taken again, of which some may not have been written to, and what the process owned then.
+    taken_again: u64,
+    owned_then: u64,
     floor: u64,
     /// Looks in a row that found plenty.
     calm: u32,
@@ -88,8 +95,20 @@ pub struct Keeper {
 impl Keeper {
     /// For a cache of this shape, on a machine where `floor` bytes are to stay free.
     pub fn new(system: System, cached: Cached, floor: u64) -> Self {
-        let bytes = cached.bytes();
-        Self { system, cached, bytes, floor, calm: 0, before: None, stalled: None }
+        let (bytes, quotas) = (cached.bytes(), cached.shape.quotas.clone());
+        let (taken_again, owned_then) = (0, 0);
+        Self {
+            system,
+            cached,
+            quotas,
+            bytes,
+            taken_again,
+            owned_then,
+            floor,
+            calm: 0,
+            before: None,
+            stalled: None,
+        }
     }
 
     /// Looks at the machine.
@@ -106,7 +125,7 @@ impl Keeper {
         let both = free.map(|free| free + ours);
         let taken = self.before.zip(both).map_or(0, |(before, both)| before.saturating_sub(both));
         self.before = both;
-        Look { free, taken, stalled: stalled.min(1.0) }
+        Look { free, taken, owned: ours, stalled: stalled.min(1.0) }
     }
 
     /// The quotas that end a shortage, if there is one and something is left to give back, or those that take memory again
@@ -114,27 +133,40 @@ impl Keeper {
     pub fn quotas(&mut self, look: Look) -> Option<Quotas> {
         let bytes = to_give_back(look, self.floor);
         if bytes > 0 {
-            self.calm = 0;
-            let quotas = self.cached.quotas_for(self.bytes.saturating_sub(bytes));
-            // A part of a slot cannot be given back: where one is missing a whole one goes.
-            let after = self.cached.bytes_with(&quotas);
-            return (after < self.bytes).then(|| {
-                self.bytes = after;
-                Quotas::Fewer(quotas)
-            });
+            (self.calm, self.taken_again) = (0, 0);
+            // A part of a slot cannot be given back: where one is missing a whole one goes. Where layers have slots of
+            // different sizes, fewer bytes may mean more of the small ones: no layer gets any now.
+            let fewer = self.cached.quotas_for(self.bytes.saturating_sub(bytes));
+            let quotas = self.each_layer(fewer, |_, now, new| new.min(now));
+            return (self.set(&quotas) < 0).then_some(Quotas::Fewer(quotas));
         }
-        let (bytes, whole) = (to_take(look, self.floor), self.cached.bytes());
+        let written = look.owned.saturating_sub(self.owned_then);
+        let promised = self.taken_again.saturating_sub(written);
+        let (bytes, whole) = (to_take(look, promised, self.floor), self.cached.bytes());
         self.calm = if bytes > 0 && self.bytes < whole { self.calm + 1 } else { 0 };
         if self.calm < CALM_LOOKS {
             return None;
         }
         self.calm = 0;
-        let quotas = self.cached.quotas_for(self.bytes.saturating_add(bytes).min(whole));
-        let after = self.cached.bytes_with(&quotas);
-        (after > self.bytes).then(|| {
-            self.bytes = after;
-            Quotas::More(quotas)
-        })
+        let more = self.cached.quotas_for(self.bytes.saturating_add(bytes).min(whole));
+        let quotas = self.each_layer(more, |first, now, new| new.min(first).max(now));
+        let taken = self.set(&quotas);
+        (self.taken_again, self.owned_then) = (promised.saturating_add_signed(taken), look.owned);
+        (taken > 0).then_some(Quotas::More(quotas))
+    }
+
+    /// Quotas from those that there were at first, those of now, and new ones.
+    fn each_layer(&self, new: Vec<usize>, choose: impl Fn(usize, usize, usize) -> usize) -> Vec<usize> {
+        let first_and_now = self.cached.shape.quotas.iter().zip(&self.quotas);
+        first_and_now.zip(new).map(|((&first, &now), new)| choose(first, now, new)).collect()
+    }
+
+    /// Notes new quotas; returns how many bytes more the cache may take with them.
+    fn set(&mut self, quotas: &[usize]) -> i64 {
+        let after = self.cached.bytes_with(quotas);
+        let more = after as i64 - self.bytes as i64;
+        (self.bytes, self.quotas) = (after, quotas.to_vec());
+        more
     }
 
     /// Bytes that the cache may still take.
@@ -221,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_floor_becomes_free_with_a_margin() {
-        let look = |free, stalled| to_give_back(Look { free, taken: 0, stalled }, 100);
+        let look = |free, stalled| to_give_back(Look { free, taken: 0, owned: 0, stalled }, 100);
         assert_eq!(look(Some(100), 0.0), 0);
         assert_eq!(look(Some(99), 0.0), 26);
         assert_eq!(look(Some(0), 0.0), 125);
@@ -229,8 +261,8 @@ mod tests {
         assert_eq!((look(Some(150), 0.5), look(Some(250), 0.5), look(Some(150), 0.05)), (25, 0, 0));
         assert_eq!(look(None, 1.0), 0);
         // Whoever takes 60 will take more.
-        assert_eq!(to_give_back(Look { free: Some(200), taken: 60, stalled: 0.0 }, 100), 45);
-        assert_eq!(to_give_back(Look { free: Some(220), taken: 60, stalled: 0.0 }, 100), 0);
+        assert_eq!(to_give_back(Look { free: Some(200), taken: 60, owned: 0, stalled: 0.0 }, 100), 45);
+        assert_eq!(to_give_back(Look { free: Some(220), taken: 60, owned: 0, stalled: 0.0 }, 100), 0);
     }
 
     #[test]
@@ -238,7 +270,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mut keeper = Keeper::new(System::at(root.path()), cached(), 8 * MB);
         assert_eq!(keeper.bytes(), 26 * MB);
-        let at = |free| Look { free: Some(free), taken: 0, stalled: 0.0 };
+        let at = |free| Look { free: Some(free), taken: 0, owned: 0, stalled: 0.0 };
         assert_eq!(keeper.quotas(at(8 * MB)), None);
         // Three missing and two of margin: 21 stay, two of them to spare.
         assert_eq!(keeper.quotas(at(5 * MB)), Some(Quotas::Fewer(vec![5, 5, 5, 4])));
@@ -257,7 +289,7 @@ mod tests {
     fn what_was_given_back_is_taken_again_when_nobody_wants_it() {
         let root = tempfile::tempdir().unwrap();
         let mut keeper = Keeper::new(System::at(root.path()), cached(), 8 * MB);
-        let at = |free| Look { free: Some(free), taken: 0, stalled: 0.0 };
+        let at = |free| Look { free: Some(free), taken: 0, owned: 0, stalled: 0.0 };
         let plenty = at(34 * MB);
         let quiet = |keeper: &mut Keeper, look, looks| (0..looks).all(|_| keeper.quotas(look).is_none());
         assert!(quiet(&mut keeper, plenty, 2 * CALM_LOOKS), "nothing was given back");
@@ -276,21 +308,74 @@ mod tests {
         assert_eq!(keeper.bytes(), 26 * MB);
     }
 
+    /// What was taken again and not written to is still free to the system, but promised.
+    #[test]
+    fn memory_that_was_promised_is_not_taken_twice() {
+        let root = tempfile::tempdir().unwrap();
+        let mut keeper = Keeper::new(System::at(root.path()), cached(), 8 * MB);
+        let at = |free, owned| Look { free: Some(free), taken: 0, owned, stalled: 0.0 };
+        let quiet = |keeper: &mut Keeper, look, looks| (0..looks).all(|_| keeper.quotas(look).is_none());
+        assert_eq!(keeper.quotas(at(0, 0)), Some(Quotas::Fewer(vec![4, 4, 3, 3])));
+        // 32 are free, 24 of them stay so: four are taken, then two, then one.
+        for bytes in [20, 22, 23] {
+            assert!(quiet(&mut keeper, at(32 * MB, 0), CALM_LOOKS - 1));
+            assert!(matches!(keeper.quotas(at(32 * MB, 0)), Some(Quotas::More(_))));
+            assert_eq!(keeper.bytes(), bytes * MB);
+        }
+        assert!(quiet(&mut keeper, at(32 * MB, 0), 2 * CALM_LOOKS));
+        // They were written to, and as much is free again.
+        assert!(quiet(&mut keeper, at(32 * MB, 7 * MB), CALM_LOOKS - 1));
+        assert_eq!(keeper.quotas(at(32 * MB, 7 * MB)), Some(Quotas::More(vec![6; 4])));
+    }
+
+    /// Quotas for fewer bytes can have more of the small slots: layers go one way only, and never above what they had.
+    #[test]
+    fn layers_with_slots_of_two_sizes_go_one_way() {
+        let root = tempfile::tempdir().unwrap();
+        let shape = Shape { experts: vec![8; 2], quotas: vec![5, 4], classes: vec![0, 1], spare: vec![0, 0] };
+        let slot_bytes = vec![6 * MB as usize, 4 * MB as usize];
+        let first = shape.quotas.clone();
+        let cached = Cached { direct: true, embedding_in_file: false, shape, slot_bytes };
+        for missing in 1..46 {
+            let mut keeper = Keeper::new(System::at(root.path()), cached.clone(), 8 * MB);
+            let at = |free| Look { free: Some(free), taken: 0, owned: 0, stalled: 0.0 };
+            let mut now = first.clone();
+            let mut free = 8 * MB - (missing % 8 + 1) * MB;
+            for _ in 0..40 * CALM_LOOKS {
+                match keeper.quotas(at(free)) {
+                    Some(Quotas::Fewer(new)) => {
+                        assert!(new.iter().zip(&now).all(|(new, now)| new <= now), "{now:?} to {new:?}");
+                        now = new;
+                    }
+                    Some(Quotas::More(new)) => {
+                        assert!(new.iter().zip(&now).all(|(new, now)| new >= now), "{now:?} to {new:?}");
+                        assert!(new.iter().zip(&first).all(|(new, first)| new <= first), "{new:?}");
+                        now = new;
+                    }
+                    None => {}
+                }
+                assert_eq!(keeper.bytes(), cached.bytes_with(&now), "the bytes are those of the quotas");
+                free = 24 * MB + missing * MB;
+            }
+        }
+    }
+
     #[test]
     fn looks_read_the_machine() {
         let root = tempfile::tempdir().unwrap();
         let mut keeper = Keeper::new(System::at(root.path()), cached(), 8 * MB);
-        assert_eq!(keeper.look(), Look { free: None, taken: 0, stalled: 0.0 });
+        assert_eq!(keeper.look(), Look { free: None, taken: 0, owned: 0, stalled: 0.0 });
         machine(root.path(), 7 * MB, 1000);
-        assert_eq!(keeper.look(), Look { free: Some(7 * MB), taken: 0, stalled: 0.0 });
+        assert_eq!(keeper.look(), Look { free: Some(7 * MB), taken: 0, owned: 0, stalled: 0.0 });
         // More than any time that can have passed.
         machine(root.path(), 5 * MB, 3_600_000_000);
-        assert_eq!(keeper.look(), Look { free: Some(5 * MB), taken: 2 * MB, stalled: 1.0 });
+        assert_eq!(keeper.look(), Look { free: Some(5 * MB), taken: 2 * MB, owned: 0, stalled: 1.0 });
         // Two megabytes of those that are missing now are our own.
         fs::create_dir_all(root.path().join("proc/self")).unwrap();
         let status = "RssAnon:\t2048 kB\nRssShmem:\t0 kB\nVmLck:\t0 kB\n";
         fs::write(root.path().join("proc/self/status"), status).unwrap();
         machine(root.path(), 2 * MB, 3_600_000_000);
-        assert_eq!(keeper.look().taken, MB);
+        let look = keeper.look();
+        assert_eq!((look.taken, look.owned), (MB, 2 * MB));
     }
 }

@@ -83,8 +83,7 @@ pub fn hidden_layers(compute: Compute<'_>, visits: &[Visit<'_>], hidden: &mut [L
     let first_line = first_lines(visits);
     let groups_per_task = match visits {
         [visit, ..] if visits.iter().all(|visit| visit.visitors.len() == 1) => {
-            let (rows, row_bytes) = (visit.mlp.gate.rows(), visit.mlp.gate.row_bytes());
-            let rows = 2 * rows * visits.len();
+            let (rows, row_bytes) = (visit.mlp.gate.rows() * visits.len(), visit.mlp.gate.row_bytes());
             (compute.rows_per_task(rows, row_bytes).min(ROWS) / GROUP_ROWS).max(1)
         }
         _ => 1,
