@@ -173,7 +173,10 @@ impl Model {
                     _ => EngineError::Copy(error),
                 })?
             }
-            None => tensors,
+            None => {
+                tensors.use_in_place();
+                tensors
+            }
         };
         let tensors = Arc::new(tensors);
         let mut ropes = Vec::new();

@@ -144,6 +144,16 @@ impl FileBytes {
         Ok((Box::new(file), access))
     }
 
+    /// Asks the system for huge pages where it brings a mapped file into memory, which file systems with large folios give:
+    /// for files that are read again and again as a whole.
+    pub fn prefer_huge_pages(&self) {
+        // A refusal costs speed, not correctness.
+        #[cfg(target_os = "linux")]
+        if let Data::Mapped(map, _) = &self.data {
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+    }
+
     /// Has the system bring a part of a mapped file into memory, and waits for it.
     ///
     /// # Errors

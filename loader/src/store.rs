@@ -196,6 +196,11 @@ impl TensorStore {
         self.files.get(index).expect("a reference of this store names one of its files")
     }
 
+    /// Says that everything will be used where it lies, for as long as the store lives.
+    pub fn use_in_place(&self) {
+        self.files.iter().for_each(FileBytes::prefer_huge_pages);
+    }
+
     /// Paths of the files that experts lie in.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.catalog.files().iter().map(FileBytes::path)
