@@ -81,6 +81,17 @@ impl Language {
 
     /// Tokens of a conversation as it stands; `None` if the template refuses it.
     pub fn count(&self, messages: &[Message]) -> Option<usize> {
+        if messages.iter().any(|message| message.role != Role::System) {
+            return self.length(messages);
+        }
+        // Some templates take no system prompt alone: it is what a question is longer with it.
+        self.length(messages).or_else(|| {
+            let question = [Message::new(Role::User, "Hello")];
+            self.length(&[messages, &question].concat())?.checked_sub(self.length(&question)?)
+        })
+    }
+
+    fn length(&self, messages: &[Message]) -> Option<usize> {
         let markup = self.render(messages, false, true).ok()?;
         Some(self.tokenizer.encode_markup(&markup).ok()?.len())
     }

@@ -52,6 +52,9 @@ impl Chat {
     pub(super) fn counted(&mut self, number: u64, tokens: Option<usize>) -> Vec<Effect> {
         if self.room == Room::Asked(number) {
             self.room = tokens.map_or(Room::Uncountable, Room::Known);
+            if let Some(used) = tokens {
+                return self.warn_of_the_end(used, self.facts.context);
+            }
         }
         Vec::new()
     }
