@@ -187,6 +187,21 @@ mod tests {
     }
 
     #[test]
+    fn a_system_prompt_alone_is_counted_though_a_template_wants_a_question() {
+        let loaded = crate::builtin::load().unwrap();
+        let language = |source: &str| {
+            let template = ChatTemplate::new("test", source).unwrap();
+            Language::new("m".into(), loaded.text().unwrap().tokenizer, Some(template))
+        };
+        let each = "{% for message in messages %}{{ message.content }} {% endfor %}";
+        let refuses = "{% if messages[-1].role == 'system' %}{{ raise_exception('no question') }}{% endif %}";
+        let system = [Message::new(Role::System, "You are a kind dog.")];
+        let tokens = language(each).count(&system);
+        assert!(tokens.is_some_and(|tokens| tokens > 3), "{tokens:?}");
+        assert_eq!(language(&format!("{refuses}{each}")).count(&system), tokens);
+    }
+
+    #[test]
     fn what_was_stopped_ends_before_the_next_begins() {
         let loaded = crate::builtin::load().unwrap();
         let template = loaded.chat_template().unwrap();
