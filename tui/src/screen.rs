@@ -338,7 +338,7 @@ impl Screen {
                     self.composer.set(&filter::clean(&text));
                     self.remark(
                         Tone::Dim,
-                        "Enter sends it in the place of your last question, Esc leaves that as it was.",
+                        "Enter sends it in place of your last question, Esc leaves that as it was.",
                     );
                 }
                 chat::Effect::Quit => todo.extend(self.leave()),
@@ -409,6 +409,8 @@ impl Screen {
             return Vec::new();
         }
         self.composer.take();
+        // It was about what was being written.
+        self.remark = None;
         let mut effects = vec![Effect::Remember(text.clone())];
         self.recall.add(&text);
         self.top = None;

@@ -149,7 +149,7 @@ impl Chat {
     }
 
     pub(super) fn warn_of_the_end(&mut self, used: usize, size: usize) -> Vec<Effect> {
-        if self.warned || size == 0 || used * 100 < size * CONTEXT_WARNING_PERCENT {
+        if self.warned || used * 100 < size * CONTEXT_WARNING_PERCENT {
             return Vec::new();
         }
         self.warned = true;

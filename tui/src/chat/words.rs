@@ -15,8 +15,7 @@ impl Chat {
             Some(Busy::Summary { .. }) => "a summary is being written",
             Some(Busy::Switch) => "a model is being opened",
             Some(Busy::Reading { .. }) => {
-                return "That has to wait: a question waits for the file beside it; Ctrl-C takes it back."
-                    .to_owned();
+                return "That has to wait: a question waits for its file; Ctrl-C takes it back.".to_owned();
             }
             Some(Busy::Answer { .. }) | None => "an answer is being written",
         };

@@ -55,7 +55,7 @@ pub fn run(
                 if input.prefill(&text) {
                     notes.line(
                         Tone::Dim,
-                        "Enter sends it in the place of your last question, Ctrl-C leaves that as it was.",
+                        "Enter sends it in place of your last question, Ctrl-C leaves that as it was.",
                     );
                 } else {
                     chat.stop_editing();

@@ -111,7 +111,7 @@ fn a_question_that_waits_for_its_file_keeps_its_place() {
         enter(&mut chat, "/file f.txt");
         enter(&mut chat, "two");
         let effects = enter(&mut chat, refused);
-        assert!(said(&effects).contains("waits for the file"), "{refused}: {effects:?}");
+        assert!(said(&effects).contains("a question waits for its file"), "{refused}: {effects:?}");
         let asked = texts(&request(&chat.handle(attached(Ok(file("f.txt", "text"))))).messages);
         assert!(asked.len() == 3 && asked[2].ends_with("two"), "{refused}: {asked:?}");
     }

@@ -80,6 +80,12 @@ fn thoughts_that_are_not_seen_again_are_not_counted() {
     let number = count(&chat.handle(answer(" And no.", StopReason::EndOfTurn, 95))).0;
     let many = said(&chat.handle(Event::Counted { number, tokens: Some(85) }));
     assert!(many.contains("15 tokens of the context are left"), "{many}");
+    // What is too long already was said to be.
+    enter(&mut chat, "/clear");
+    enter(&mut chat, "far too long");
+    let failure = Failure::ContextFull { tokens: 120, context: 100 };
+    let number = count(&chat.handle(Event::Failed { shown: String::new(), failure })).0;
+    assert_eq!(chat.handle(Event::Counted { number, tokens: Some(118) }), []);
 }
 
 #[test]

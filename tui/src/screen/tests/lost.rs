@@ -125,3 +125,13 @@ fn the_experts_begin_anew_with_a_model_that_was_opened_again() {
         assert_eq!(person.picture(80, 24).contains("\u{b7} RAM "), shown, "{before:?}");
     }
 }
+
+#[test]
+fn a_remark_about_what_was_written_does_not_outlive_it() {
+    let mut person = Person::new();
+    person.turn("one", "two");
+    person.alt('e');
+    person.shows("Enter sends it in place of your last question, Esc leaves that as it was.");
+    person.key(KeyCode::Enter);
+    person.shows("preparing");
+}
