@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use moelten_engine::api::{Answer, Event, ExpertMap, GenerateParams, GenerateStats, StopReason};
 use moelten_engine::error::EngineError;
 use moelten_engine::memory;
-use moelten_tui::backend::{Backend, Beside, Failure, Finder, Found, NotSwitched, Request, Switched, Tell};
+use moelten_tui::backend::{
+    Backend, Before, Beside, Failure, Finder, Found, NotSwitched, Request, Switched, Tell,
+};
 use moelten_tui::terminal::Tone;
 use moelten_tui::thinking;
 
@@ -15,7 +17,7 @@ use crate::exit::{self, CommandError};
 use crate::language::{Language, Prompt};
 use crate::models::{Looker, Places};
 use crate::open::{self, SessionArgs};
-use crate::responder::Responder;
+use crate::responder::{Headers, Responder};
 use crate::sampling::SamplingArgs;
 use crate::signals::Polling;
 
@@ -43,7 +45,7 @@ impl Chatter {
         sampling: &SamplingArgs,
         tell: Tell<'_>,
     ) -> anyhow::Result<Self> {
-        let responder = Responder::open(model, session, true, Some(tell), None)?;
+        let responder = Responder::open(model, session, true, Some(tell))?;
         responder.check(system)?;
         Ok(Self {
             language: Arc::clone(responder.language()),
@@ -86,11 +88,11 @@ impl Chatter {
     fn open_another(
         &mut self,
         model: Option<&Path>,
+        headers: Headers,
         tell: Tell<'_>,
         polling: &Polling,
     ) -> anyhow::Result<Switched> {
-        let responder = Responder::open(model, &self.session, true, Some(tell), Some(polling.stop()))?;
-        responder.check(None)?;
+        let responder = Responder::of(headers, &self.session, Some(tell), Some(polling.stop()))?;
         responder.about().notices.iter().for_each(|notice| tell(Tone::Dim, format!("note: {notice}")));
         let switched =
             Switched { facts: responder.facts(), params: self.sampling.resolve(&responder.about().hints)? };
@@ -142,15 +144,21 @@ impl Backend for Chatter {
 
     fn switch(&mut self, model: Option<&Path>, tell: Tell<'_>) -> Result<Switched, NotSwitched> {
         let polling = Polling::begin();
+        // What is no model costs nobody the one that is open.
+        let read = Headers::read(model, true).and_then(|headers| {
+            headers.check_template()?;
+            Ok(headers)
+        });
+        let headers = read.map_err(|error| not_switched(&error, Before::Open))?;
         // Both at once might not fit into memory; so what was begun ends, too, before the one from before comes back.
         self.responder = None;
         tell(Tone::Dim, format!("Opening {}; Ctrl-C gives that up.", open::name(model)));
-        let error = match self.open_another(model, tell, &polling) {
+        let error = match self.open_another(model, headers, tell, &polling) {
             Ok(switched) => return Ok(switched),
             Err(error) => error,
         };
         let before = self.model.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match Responder::open(before.as_deref(), &self.session, true, None, None) {
+        match Responder::open(before.as_deref(), &self.session, true, None) {
             Ok(responder) => self.takes_over(responder),
             Err(again) => {
                 let why = format!(
@@ -161,20 +169,27 @@ impl Backend for Chatter {
                 return Err(NotSwitched::NothingOpen(why));
             }
         }
-        let stopped = matches!(error.downcast_ref(), Some(CommandError::Stopped))
-            || matches!(error.downcast_ref(), Some(EngineError::Cancelled));
-        Err(if stopped { NotSwitched::Stopped } else { NotSwitched::Refused(words(&error)) })
+        Err(not_switched(&error, Before::OpenedAgain))
     }
 
     fn beside(&self) -> Beside {
         let (counter, conversations) = (Arc::clone(&self.language), Arc::clone(&self.language));
         let live = self.responder.as_ref().map(|responder| responder.session.model().live());
         Beside {
-            count: Arc::new(move |text| counter.tokenizer.encode_text(text).map_or(0, |ids| ids.len())),
+            count: Arc::new(move |text| match counter.tokenizer.encode_text(text) {
+                Ok(ids) => Ok(ids.len()),
+                Err(error) => Err(words(&error.into())),
+            }),
             conversation: Arc::new(move |messages| conversations.count(messages)),
             experts: Arc::new(move || live.as_ref().map_or_else(ExpertMap::default, |live| live.map())),
         }
     }
+}
+
+fn not_switched(error: &anyhow::Error, before: Before) -> NotSwitched {
+    let stopped = matches!(error.downcast_ref(), Some(CommandError::Stopped))
+        || matches!(error.downcast_ref(), Some(EngineError::Cancelled));
+    if stopped { NotSwitched::Stopped(before) } else { NotSwitched::Refused(words(error), before) }
 }
 
 fn words(error: &anyhow::Error) -> String {
@@ -211,9 +226,19 @@ mod tests {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-tales.gguf");
         // Somebody presses Ctrl-C when they see which one it is.
         let mut stops = |_, _| signals::stop();
-        assert_eq!(chatter.switch(Some(&file), &mut stops), Err(NotSwitched::Stopped));
-        let missing = chatter.switch(Some(Path::new("/no/such.gguf")), &mut |_, _| ());
-        assert!(matches!(missing, Err(NotSwitched::Refused(why)) if why.contains("/no/such.gguf")));
+        assert_eq!(chatter.switch(Some(&file), &mut stops), Err(NotSwitched::Stopped(Before::OpenedAgain)));
+        // What is no model is refused before anything is closed.
+        let language = Arc::clone(&chatter.language);
+        let folder = tempfile::tempdir().unwrap();
+        let broken = folder.path().join("broken.gguf");
+        std::fs::write(&broken, "GGUF and no more").unwrap();
+        for file in [Path::new("/no/such.gguf"), &broken] {
+            let refused = chatter.switch(Some(file), &mut |_, text| panic!("{text}"));
+            let name = file.display().to_string();
+            let Err(NotSwitched::Refused(why, Before::Open)) = refused else { panic!("{refused:?}") };
+            assert!(why.contains(&name), "{why}");
+            assert!(Arc::ptr_eq(&language, &chatter.language), "it is the same as before");
+        }
         let request = Request {
             messages: vec![Message::new(Role::User, "Hello")],
             begun: String::new(),
@@ -225,10 +250,10 @@ mod tests {
         assert!((chatter.beside().conversation)(&request.messages).is_some());
         // The one from before has gone meanwhile.
         *chatter.model.lock().unwrap() = Some("/gone.gguf".into());
-        let nothing = chatter.switch(Some(Path::new("/no/such.gguf")), &mut |_, _| ());
+        let nothing = chatter.switch(Some(&file), &mut stops);
         assert!(matches!(nothing, Err(NotSwitched::NothingOpen(why)) if why.contains("/gone.gguf")));
         assert!(matches!(answer(&mut chatter), Err(Failure::Other(why)) if why.contains("/model FILE")));
-        assert!((chatter.beside().count)("Hello") > 0, "what is written is still counted");
+        assert!((chatter.beside().count)("Hello").unwrap() > 0, "what is written is still counted");
         chatter.switch(Some(&file), &mut |_, _| ()).unwrap();
         assert!(!answer(&mut chatter).unwrap().text.is_empty());
     }

@@ -81,6 +81,17 @@ impl Language {
 
     /// Tokens of a conversation as it stands; `None` if the template refuses it.
     pub fn count(&self, messages: &[Message]) -> Option<usize> {
+        if messages.iter().any(|message| message.role != Role::System) {
+            return self.length(messages);
+        }
+        // Some templates take no system prompt alone: it is what a question is longer with it.
+        self.length(messages).or_else(|| {
+            let question = [Message::new(Role::User, "Hello")];
+            self.length(&[messages, &question].concat())?.checked_sub(self.length(&question)?)
+        })
+    }
+
+    fn length(&self, messages: &[Message]) -> Option<usize> {
         let markup = self.render(messages, false, true).ok()?;
         Some(self.tokenizer.encode_markup(&markup).ok()?.len())
     }
@@ -173,6 +184,21 @@ mod tests {
         });
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
         drop(go);
+    }
+
+    #[test]
+    fn a_system_prompt_alone_is_counted_though_a_template_wants_a_question() {
+        let loaded = crate::builtin::load().unwrap();
+        let language = |source: &str| {
+            let template = ChatTemplate::new("test", source).unwrap();
+            Language::new("m".into(), loaded.text().unwrap().tokenizer, Some(template))
+        };
+        let each = "{% for message in messages %}{{ message.content }} {% endfor %}";
+        let refuses = "{% if messages[-1].role == 'system' %}{{ raise_exception('no question') }}{% endif %}";
+        let system = [Message::new(Role::System, "You are a kind dog.")];
+        let tokens = language(each).count(&system);
+        assert!(tokens.is_some_and(|tokens| tokens > 3), "{tokens:?}");
+        assert_eq!(language(&format!("{refuses}{each}")).count(&system), tokens);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use moelten_engine::api::{Answer, Event, GenerateParams};
 use moelten_engine::error::EngineError;
 use moelten_engine::session::Session;
+use moelten_loader::chat::ChatTemplate;
+use moelten_loader::load::LoadedModel;
 use moelten_loader::text::SamplingHints;
 use moelten_tui::backend::Tell;
 use moelten_tui::chat::Facts;
@@ -20,6 +22,34 @@ use crate::language::Language;
 use crate::open::{self, SessionArgs};
 use crate::signals::Polling;
 use crate::{memory_words, models};
+
+/// A model whose headers were read, and not one weight.
+pub struct Headers {
+    loaded: LoadedModel,
+    template: Option<ChatTemplate>,
+    name: String,
+}
+
+impl Headers {
+    /// Reads them; `None` is the built-in model. Its chat template is left aside unless `with_template`.
+    ///
+    /// # Errors
+    /// Whatever is wrong with its files.
+    pub fn read(model: Option<&Path>, with_template: bool) -> anyhow::Result<Self> {
+        let loaded = open::load(model)?;
+        let template = if with_template { loaded.chat_template()? } else { None };
+        Ok(Self { loaded, template, name: open::name(model) })
+    }
+
+    /// Refuses a model that does not say how it wants to be asked.
+    ///
+    /// # Errors
+    /// [`CommandError::NoTemplate`].
+    pub fn check_template(&self) -> Result<(), CommandError> {
+        let name = || CommandError::NoTemplate { model: self.name.clone() };
+        self.template.as_ref().map(drop).ok_or_else(name)
+    }
+}
 
 /// A model that answers.
 pub struct Responder {
@@ -54,15 +84,27 @@ pub struct About {
 impl Responder {
     /// Opens a model and gets it ready; `None` is the built-in one. Its chat template is left aside unless
     /// `with_template`. What people should know about its memory before and after goes to `tell`, if there is one.
-    /// `stop` is looked at meanwhile; what was taken for the model is given back then.
     ///
     /// # Errors
-    /// Whatever is wrong with its files, or does not fit into memory; [`CommandError::Stopped`],
-    /// [`EngineError::Cancelled`].
+    /// As [`Headers::read`] and [`Self::of`].
     pub fn open(
         model: Option<&Path>,
         options: &SessionArgs,
         with_template: bool,
+        tell: Option<Tell<'_>>,
+    ) -> anyhow::Result<Self> {
+        Self::of(Headers::read(model, with_template)?, options, tell, None)
+    }
+
+    /// Gets a model ready whose headers were read. `stop` is looked at meanwhile; what was taken for the model is given
+    /// back then.
+    ///
+    /// # Errors
+    /// Whatever is wrong with its files, or does not fit into memory; [`CommandError::Stopped`],
+    /// [`EngineError::Cancelled`].
+    pub fn of(
+        headers: Headers,
+        options: &SessionArgs,
         tell: Option<Tell<'_>>,
         stop: Option<&'static AtomicBool>,
     ) -> anyhow::Result<Self> {
@@ -70,13 +112,11 @@ impl Responder {
             Some(stop) if stop.load(Ordering::SeqCst) => Err(CommandError::Stopped),
             _ => Ok(()),
         };
-        let loaded = open::load(model)?;
+        let Headers { loaded, template, name } = headers;
         unless_stopped()?;
         let text = loaded.text()?;
-        let template = if with_template { loaded.chat_template()? } else { None };
         let hints = loaded.sampling_hints()?;
         let family = loaded.spec.family;
-        let model_name = open::name(model);
         let mut tell = tell;
         let mut limits = Limits::default();
         if let Some(tell) = &mut tell {
@@ -98,7 +138,7 @@ impl Responder {
         let compute_text = format!("{threads} threads, {}", model.isa().name());
         let (session, why) = options.session(&Arc::clone(&model))?;
         let about = About {
-            name: model_name,
+            name,
             family,
             format,
             hints,

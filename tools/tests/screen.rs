@@ -70,7 +70,34 @@ fn a_conversation() {
     terminal.until("counted", |sight| {
         sight.contains("ctx ") && !sight.contains("ctx ?") && !sight.contains("\u{2500} 0%")
     });
+    // An empty conversation does not replace it; and who gives a system prompt gets it.
+    terminal.enter("/clear");
+    terminal.see("Until the next answer");
+    terminal.enter("/quit");
+    terminal.until("left", |sight| !sight.contains("F1 help"));
+    terminal.enter("clear; $M chat --continue --max-tokens 12 --system 'Be brief.'");
+    terminal.see("Loaded 2 messages.");
+    terminal.see("The system prompt is the one you gave now");
+    terminal.enter("/system");
+    terminal.see("system prompt: Be brief.");
     terminal.press("C-d");
+}
+
+#[test]
+fn a_model_in_the_home_folder_is_opened_and_what_is_none_changes_nothing() {
+    let Some(terminal) = Terminal::open(100, 30) else { return };
+    std::fs::copy(common::builtin(), terminal.file("mine.gguf")).unwrap();
+    std::fs::write(terminal.file("broken.gguf"), "GGUF").unwrap();
+    chat(&terminal, "--max-tokens 12");
+    terminal.enter("/model broken.gguf");
+    terminal.see("is open as before.");
+    assert!(!terminal.sight().contains("Opening"), "{}", terminal.sight());
+    terminal.enter("/model ~/mine.gguf");
+    terminal.see("mine.gguf answers from now on");
+    terminal.enter("hello");
+    terminal.until("answered", |sight| answers(sight) == 1);
+    terminal.press("C-d");
+    terminal.over(0);
 }
 
 #[test]

@@ -56,6 +56,28 @@ fn a_conversation() {
 }
 
 #[test]
+fn ctrl_c_leaves_a_question_that_is_written_anew_as_it_was() {
+    let Some(terminal) = Terminal::open(100, 40) else { return };
+    chat(&terminal, "--max-tokens 12 --seed 3");
+    terminal.enter("Tell me about a dog.");
+    terminal.wait("tok/s, context", 1);
+    // On the line that it begins with, on an empty one, and in the middle of several.
+    for (times, keys) in [&["C-c"][..], &["C-u", "C-c"], &["\\", "Enter", "C-c"]].into_iter().enumerate() {
+        terminal.enter("/edit");
+        terminal.wait("Ctrl-C leaves that as it was.", times + 1);
+        terminal.until("to be changed", |sight| sight.trim_end().ends_with("> Tell me about a dog."));
+        keys.iter().for_each(|key| terminal.press(key));
+        terminal.wait("The last question stays as it was.", times + 1);
+    }
+    terminal.enter("And then?");
+    terminal.wait("tok/s, context", 2);
+    terminal.enter("/save talk.json");
+    terminal.wait("Saved 4 messages", 1);
+    terminal.press("C-d");
+    terminal.over(0);
+}
+
+#[test]
 fn a_paste_is_one_question() {
     let Some(terminal) = Terminal::open(100, 40) else { return };
     chat(&terminal, "--max-tokens 12 --no-history");

@@ -51,16 +51,35 @@ pub struct Switched {
 /// Why no other model is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotSwitched {
-    /// Somebody stopped it. The one from before is open again.
-    Stopped,
-    /// It cannot be opened, in words. The one from before is open again.
-    Refused(String),
+    /// Somebody stopped it.
+    Stopped(Before),
+    /// It cannot be opened, in words.
+    Refused(String, Before),
     /// It cannot be opened, nor can the one from before again, in words.
     NothingOpen(String),
 }
 
+/// What became of the model that was open before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// It was not touched.
+    Open,
+    /// It was closed, and opened again: caches and counters begin anew.
+    OpenedAgain,
+}
+
+impl NotSwitched {
+    /// Whether the model from before was closed.
+    pub fn closed(&self) -> bool {
+        !matches!(self, Self::Stopped(Before::Open) | Self::Refused(_, Before::Open))
+    }
+}
+
 /// Says something to the person while a model is opened.
 pub type Tell<'a> = &'a mut dyn FnMut(Tone, String);
+
+/// Counts the tokens of a text, or says why that cannot be done.
+pub type Count = Arc<dyn Fn(&str) -> Result<usize, String> + Send + Sync>;
 
 /// Counts the tokens of a conversation; `None` if the model takes no such conversation.
 pub type Conversation = Arc<dyn Fn(&[Message]) -> Option<usize> + Send + Sync>;
@@ -69,7 +88,7 @@ pub type Conversation = Arc<dyn Fn(&[Message]) -> Option<usize> + Send + Sync>;
 #[derive(Clone)]
 pub struct Beside {
     /// Counts the tokens of a text.
-    pub count: Arc<dyn Fn(&str) -> usize + Send + Sync>,
+    pub count: Count,
     /// Counts the tokens of a conversation as it stands.
     pub conversation: Conversation,
     /// Takes a picture of its experts.
@@ -93,7 +112,8 @@ pub type Finder = Arc<dyn Fn(&mut dyn FnMut(Found) -> ControlFlow<()>) + Send + 
 /// Answers conversations.
 pub trait Backend {
     /// Answers a conversation. `on_event` gets the answer as it comes and may break it off; that, and Ctrl-C, end the
-    /// answer with [`moelten_engine::api::StopReason::Cancelled`].
+    /// answer with [`moelten_engine::api::StopReason::Cancelled`]. It counts no token of the prompt if that was so early
+    /// that nothing was computed.
     ///
     /// # Errors
     /// See [`Failure`]. What was sent to `on_event` before stays valid.
@@ -103,7 +123,8 @@ pub trait Backend {
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Answer, Failure>;
 
-    /// Closes the model and opens another; `None` is the one that the program carries. Ctrl-C gives it up.
+    /// Opens another model in the place of this one, which is closed unless the other is refused at once; `None` is the one
+    /// that the program carries. Ctrl-C gives it up.
     ///
     /// # Errors
     /// See [`NotSwitched`].

@@ -9,12 +9,13 @@ use moelten_engine::api::{Answer, GenerateParams, GenerateStats};
 use moelten_loader::chat::{Message, Role};
 
 use crate::backend::{Failure, NotSwitched, Request, Switched};
-use crate::command::{self, Command, Think};
+use crate::command::{self, Command};
 use crate::experts::Limits;
 use crate::settings::Setting;
 use crate::terminal::Tone;
 use crate::thinking;
 
+mod again;
 mod answers;
 mod context;
 mod files;
@@ -143,12 +144,21 @@ pub enum Effect {
 /// What is being computed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Busy {
-    /// An answer, of which there was this before.
-    Answer { begun: String },
+    /// Files for this question, which waits for them.
+    Reading { question: String },
+    /// An answer, of which there was `begun` before.
+    Answer { begun: String, before: Before },
     /// A summary of the turns before this one, so that there is room for what comes then.
     Summary { upto: usize, then: context::Then },
     /// Another model.
     Switch,
+}
+
+/// What comes back if there is no answer: these turns, from that one on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Before {
+    from: usize,
+    turns: Vec<Turn>,
 }
 
 /// A conversation and everything around it.
@@ -156,7 +166,10 @@ enum Busy {
 pub struct Chat {
     facts: Facts,
     params: GenerateParams,
-    think: Think,
+    /// Whether thoughts are shown or folded.
+    thoughts_shown: bool,
+    /// Whether the model may think.
+    thinks: bool,
     system: Option<String>,
     /// Questions and answers in turn; ends with a question while and after it went unanswered.
     turns: Vec<Turn>,
@@ -164,15 +177,11 @@ pub struct Chat {
     forgotten: usize,
     /// What the model sees in their place.
     summary: Option<String>,
-    /// The answer that `/retry` took away, until there is another.
-    replaced: Option<Turn>,
     /// What is entered next replaces the last question, whose files lie beside it meanwhile; these lay there before.
     editing: Option<Vec<Attachment>>,
     attached: Vec<Attachment>,
-    /// Files that are still being read for the next question...
+    /// Files that are still being read for the next question.
     reading: usize,
-    /// ... and the question, if it waits for them.
-    held: Option<String>,
     busy: Option<Busy>,
     /// Whether the person is to say what becomes of a conversation that is too long.
     asking: Option<context::Full>,
@@ -209,16 +218,15 @@ impl Chat {
         Self {
             facts,
             params,
-            think: Think::default(),
+            thoughts_shown: false,
+            thinks: true,
             system,
             turns: Vec::new(),
             forgotten: 0,
             summary: None,
-            replaced: None,
             editing: None,
             attached: Vec::new(),
             reading: 0,
-            held: None,
             busy: None,
             asking: None,
             keeps: false,
@@ -247,14 +255,9 @@ impl Chat {
         &self.turns
     }
 
-    /// What becomes of thoughts.
-    pub fn think(&self) -> Think {
-        self.think
-    }
-
-    /// Files beside the next question.
-    pub fn attached(&self) -> &[Attachment] {
-        &self.attached
+    /// Whether thoughts are shown or folded.
+    pub fn thoughts_shown(&self) -> bool {
+        self.thoughts_shown
     }
 
     /// Whether something is being computed.
@@ -262,9 +265,10 @@ impl Chat {
         self.busy.is_some()
     }
 
-    /// Whether it is a summary, or the opening of a model: nothing that is shown as an answer.
+    /// What is being done, if it is nothing that is shown as an answer.
     pub fn busy_aside(&self) -> Option<&'static str> {
         match self.busy {
+            Some(Busy::Reading { .. }) => Some("reading the file beside the question"),
             Some(Busy::Summary { .. }) => Some("summarising"),
             Some(Busy::Switch) => Some("opening the model"),
             Some(Busy::Answer { .. }) | None => None,
@@ -292,6 +296,7 @@ impl Chat {
         let interrupted = self.interrupted.take();
         match event {
             Event::Entered(text) => self.entered(text),
+            Event::Interrupted(_) if self.editing() => self.leave_as_it_was(),
             Event::Interrupted(now) => {
                 let again = match interrupted {
                     Some(Interrupt::Idle(then)) => now.saturating_sub(then) <= REMEMBERED,
@@ -318,11 +323,13 @@ impl Chat {
 
     fn entered(&mut self, text: String) -> Vec<Effect> {
         if self.asking.is_some()
+            && !self.busy()
             && let Some(choice) = Choice::named(text.trim())
         {
             return self.chosen(choice);
         }
         match command::parse(&text) {
+            _ if text.trim().is_empty() && self.editing() => self.leave_as_it_was(),
             _ if text.trim().is_empty() => Vec::new(),
             None => self.ask(text),
             Some(Ok(command)) => self.command(command),
@@ -358,11 +365,12 @@ impl Chat {
             Command::More => self.more(),
             Command::File(what) => self.attach(what),
             Command::Clear => {
+                let kept = self.keeps && !self.turns.is_empty();
                 self.forget(Vec::new());
+                let still =
+                    if kept { " Until the next answer --continue finds the one from before." } else { "" };
                 let text = "The conversation is empty; settings and system prompt are as they were.";
-                let mut effects = note(Tone::Dim, text);
-                effects.extend(self.kept());
-                effects
+                note(Tone::Dim, format!("{text}{still}"))
             }
             Command::Save(path) => self.save(path),
             Command::Load(path) => vec![Effect::Read { path }],
@@ -385,23 +393,22 @@ impl Chat {
             return note(Tone::Error, self.has_to_wait());
         }
         if self.reading > 0 {
-            self.held = Some(text);
+            self.busy = Some(Busy::Reading { question: text });
             return note(Tone::Dim, "The question waits for the file beside it.");
         }
-        let mut effects = Vec::new();
-        let files = std::mem::take(&mut self.attached);
         if let Some(before) = self.editing.take() {
-            self.attached = before;
-            let question = self.turns.iter().rposition(|turn| turn.role == Role::User);
-            self.turns.truncate(question.unwrap_or(self.turns.len()));
-            self.see_what_is_left();
-        } else if self.waiting() {
-            self.turns.pop();
-            effects.extend(note(Tone::Dim, "The question before, which has no answer, was left out."));
+            let files = std::mem::replace(&mut self.attached, before);
+            return vec![self.ask_instead(Turn { role: Role::User, content: text, files })];
         }
+        let mut effects = Vec::new();
+        let mut files = Vec::new();
+        if let Some(unanswered) = self.turns.pop_if(|turn| turn.role == Role::User) {
+            effects.extend(note(Tone::Dim, left_out(&unanswered)));
+            files = unanswered.files;
+        }
+        files.append(&mut self.attached);
         self.turns.push(Turn { role: Role::User, content: text, files });
-        self.replaced = None;
-        effects.push(self.request(String::new()));
+        effects.push(self.request(String::new(), Vec::new()));
         effects
     }
 
@@ -410,16 +417,20 @@ impl Chat {
         self.turns.last().is_some_and(|turn| turn.role == Role::User)
     }
 
-    /// Asks for an answer to the last question, of which there is `begun` already.
-    fn request(&mut self, begun: String) -> Effect {
+    /// Asks for an answer to the last question, of which there is `begun` already. If none comes, `replaced` comes back.
+    fn request(&mut self, begun: String, replaced: Vec<Turn>) -> Effect {
+        self.request_or(begun, Before { from: self.turns.len(), turns: replaced })
+    }
+
+    fn request_or(&mut self, begun: String, before: Before) -> Effect {
         self.asking = None;
         self.counted_by_the_model();
         let messages = self.messages(self.turns.len());
         let mut params = self.params.clone();
         params.sampler.seed = params.sampler.seed.wrapping_add(self.answers);
         self.answers += 1;
-        self.busy = Some(Busy::Answer { begun: begun.clone() });
-        Effect::Answer(Request { messages, begun, think: self.think != Think::Off, params })
+        self.busy = Some(Busy::Answer { begun: begun.clone(), before });
+        Effect::Answer(Request { messages, begun, think: self.thinks, params })
     }
 
     /// What the model sees of the turns before `upto`. Earlier thoughts are no part of it: models are trained so.
@@ -437,84 +448,11 @@ impl Chat {
         messages
     }
 
-    fn retry(&mut self) -> Vec<Effect> {
-        if self.turns.is_empty() {
-            return note(Tone::Error, "There is no question yet.");
-        }
-        let mut effects = Vec::new();
-        if !self.waiting() {
-            self.replaced = self.turns.pop();
-            if self.params.sampler.temperature == 0.0 {
-                effects.extend(note(
-                    Tone::Warning,
-                    "The temperature is 0, so the answer will be the same; /set temp 0.8 changes that.",
-                ));
-            }
-        }
-        effects.push(self.request(String::new()));
-        effects
-    }
-
-    fn more(&mut self) -> Vec<Effect> {
-        match self.turns.pop_if(|turn| turn.role == Role::Assistant) {
-            Some(answer) => vec![self.request(answer.content)],
-            None => note(Tone::Error, "There is no answer to go on with."),
-        }
-    }
-
-    fn edit(&mut self) -> Vec<Effect> {
-        let question = self.turns.iter().rfind(|turn| turn.role == Role::User);
-        let Some(question) = question else { return note(Tone::Error, "There is no question yet.") };
-        let Turn { content, files, .. } = question.clone();
-        self.editing = Some(std::mem::replace(&mut self.attached, files));
-        vec![Effect::Compose(content)]
-    }
-
-    /// The person does not want to change the last question after all.
-    pub fn stop_editing(&mut self) {
-        if let Some(before) = self.editing.take() {
-            self.attached = before;
-        }
-    }
-
-    /// The person does not want to send the question that waits for its files: here it is.
-    pub fn take_back(&mut self) -> Option<String> {
-        self.held.take()
-    }
-
-    fn undo(&mut self, turns: usize) -> Vec<Effect> {
-        if self.turns.is_empty() {
-            return note(Tone::Error, "There is nothing to take back.");
-        }
-        let questions = self.turns.iter().filter(|turn| turn.role == Role::User).count();
-        let left = questions.saturating_sub(turns);
-        self.turns.truncate(2 * left);
-        self.replaced = None;
-        self.warned = false;
-        self.asking = None;
-        self.room = Room::Unknown;
-        self.see_what_is_left();
-        let plural = |count: usize| if count == 1 { "turn" } else { "turns" };
-        let taken = questions - left;
-        let mut effects =
-            note(Tone::Dim, format!("Took back {taken} {}; {left} {} left.", plural(taken), plural(left)));
-        effects.extend(self.kept());
-        effects
-    }
-
     /// The program ends while there is this of an answer: it is kept, if conversations are.
     pub fn leave(&mut self, written: &str) -> Option<Effect> {
-        let Some(Busy::Answer { begun }) = self.busy.take() else { return None };
-        self.keep(begun, written.to_owned());
+        let Some(Busy::Answer { begun, before }) = self.busy.take() else { return None };
+        self.settle(begun, before, written.to_owned());
         self.kept()
-    }
-
-    /// After turns were taken back: the model sees again what it did not, if nothing else is left.
-    fn see_what_is_left(&mut self) {
-        if self.turns.len() <= self.forgotten {
-            self.forgotten = 0;
-            self.summary = None;
-        }
     }
 
     /// Replaces the conversation.
@@ -524,11 +462,21 @@ impl Chat {
         self.room = Room::Unknown;
         self.forgotten = 0;
         self.summary = None;
-        self.replaced = None;
         self.asking = None;
         self.last = None;
         self.warned = false;
     }
+}
+
+/// What to say of a question in whose place there is another.
+fn left_out(question: &Turn) -> String {
+    let names: Vec<_> = question.files.iter().map(|file| file.name.as_str()).collect();
+    let beside = if names.is_empty() {
+        String::new()
+    } else {
+        format!("; what lay beside it lies beside this one ({})", names.join(", "))
+    };
+    format!("The question before, which has no answer, was left out{beside}.")
 }
 
 #[cfg(test)]

@@ -31,6 +31,10 @@ pub struct Composer {
     rows: Vec<Range<usize>>,
 }
 
+/// Where a cursor stands in its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place(usize);
+
 impl Default for Composer {
     fn default() -> Self {
         Self {
@@ -89,6 +93,19 @@ impl Composer {
         self.remember(false);
         self.text = text.to_owned();
         self.cursor = self.text.len();
+        self.changed();
+    }
+
+    /// The text, and where the cursor stands in it.
+    pub fn written(&self) -> (String, Place) {
+        (self.text.clone(), Place(self.cursor))
+    }
+
+    /// Replaces the text by one that was there before, with its cursor.
+    pub fn put_back(&mut self, text: String, Place(cursor): Place) {
+        self.remember(false);
+        self.text = text;
+        self.cursor = cursor;
         self.changed();
     }
 

@@ -37,7 +37,7 @@ pub fn perform(effect: chat::Effect, kept: &Kept, beside: &Beside) -> Option<cha
             FileEvent::Read { path, result }
         }
         chat::Effect::Attach { path } => {
-            let read = attach(&path, beside).map_err(words);
+            let read = attach(&path, beside);
             let replaced = read.as_ref().is_ok_and(|(_, replaced)| *replaced);
             FileEvent::Attached { path, result: read.map(|(file, _)| file), replaced }
         }
@@ -112,11 +112,11 @@ fn text(bytes: Vec<u8>) -> io::Result<String> {
 }
 
 /// A text for a question, and whether bytes of it that are no text were replaced.
-fn attach(path: &Path, beside: &Beside) -> io::Result<(Attachment, bool)> {
+fn attach(path: &Path, beside: &Beside) -> Result<(Attachment, bool), String> {
     let place = expand(path);
-    let (text, replaced) = input::lossy(read(&place, TEXT_BYTES_MAX)?);
+    let (text, replaced) = input::lossy(read(&place, TEXT_BYTES_MAX).map_err(|error| error.to_string())?);
     let name = place.file_name().unwrap_or(place.as_os_str()).to_string_lossy().into_owned();
-    let tokens = (beside.count)(&text);
+    let tokens = (beside.count)(&text)?;
     Ok((Attachment { name, text: text.into(), tokens }, replaced))
 }
 
@@ -201,7 +201,7 @@ mod tests {
 
     use super::*;
 
-    fn beside(count: fn(&str) -> usize) -> Beside {
+    fn beside(count: fn(&str) -> Result<usize, String>) -> Beside {
         Beside {
             count: Arc::new(count),
             conversation: Arc::new(|_| None),
@@ -228,11 +228,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.txt");
         std::fs::write(&file, b"one two\xff").unwrap();
-        let count = |text: &str| text.split(' ').count();
-        let beside = beside(count);
-        let (attached, replaced) = attach(&file, &beside).unwrap();
+        let beside_it = beside(|text| Ok(text.split(' ').count()));
+        let (attached, replaced) = attach(&file, &beside_it).unwrap();
         assert_eq!((attached.name.as_str(), attached.tokens, replaced), ("a.txt", 2, true));
-        assert!(attach(folder.path(), &beside).is_err());
+        assert!(attach(folder.path(), &beside_it).is_err());
+        let unknown = attach(&file, &beside(|_| Err("no token for it".into())));
+        assert_eq!(unknown.unwrap_err(), "no token for it", "it is not taken for empty");
     }
 
     #[test]
@@ -245,7 +246,7 @@ mod tests {
         assert_eq!(KeptHistory::open(path.clone()).unwrap().texts(), ["one", "two\nlines \\ and"]);
         let conversation = folder.path().join("state/moelten/last.json");
         let kept = Kept { history: None, conversation: Some(conversation.clone()) };
-        let beside = beside(|_| 0);
+        let beside = beside(|_| Ok(0));
         assert!(last_conversation(&conversation).unwrap_err().contains("none yet"));
         let text = Transcript::new("m", None, vec![]).to_json();
         for _ in 0..2 {

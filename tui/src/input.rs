@@ -27,6 +27,8 @@ pub enum Typed {
     Text(String),
     /// Pressed Ctrl-C with nothing typed.
     Interrupt,
+    /// Threw away with Ctrl-C what was typed.
+    Dropped,
     /// Pressed Ctrl-D, or the pipe ended.
     End,
 }
@@ -58,7 +60,7 @@ pub trait Input {
                     }
                 }
                 Typed::End if text.begun() => return Ok(Typed::Text(text.finish())),
-                Typed::Interrupt if text.begun() => text = Assembler::default(),
+                Typed::Interrupt if text.begun() => return Ok(Typed::Dropped),
                 other => return Ok(other),
             }
         }
@@ -228,24 +230,22 @@ impl EditorInput {
 
 impl Input for EditorInput {
     fn line(&mut self, more: bool) -> io::Result<Typed> {
-        loop {
-            self.edited.set(false);
-            let prefilled = std::mem::take(&mut self.prefilled);
-            let prompt = if more { PROMPT_MORE } else { PROMPT };
-            return match self.editor.readline_with_initial(prompt, (&prefilled, "")) {
-                Ok(line) => {
-                    if !line.trim().is_empty() {
-                        self.remember(&line);
-                    }
-                    Ok(Typed::Text(line.replace("\r\n", "\n").replace('\r', "\n")))
+        self.edited.set(false);
+        let prefilled = std::mem::take(&mut self.prefilled);
+        let prompt = if more { PROMPT_MORE } else { PROMPT };
+        match self.editor.readline_with_initial(prompt, (&prefilled, "")) {
+            Ok(line) => {
+                if !line.trim().is_empty() {
+                    self.remember(&line);
                 }
-                // As in a shell, Ctrl-C throws away what was typed; only on an empty line is it about the chat.
-                Err(ReadlineError::Interrupted) if self.edited.get() && !more => continue,
-                Err(ReadlineError::Interrupted) => Ok(Typed::Interrupt),
-                Err(ReadlineError::Eof) => Ok(Typed::End),
-                Err(ReadlineError::Io(error)) => Err(error),
-                Err(other) => Err(io::Error::other(other)),
-            };
+                Ok(Typed::Text(line.replace("\r\n", "\n").replace('\r', "\n")))
+            }
+            // As in a shell, Ctrl-C throws away what was typed; only on an empty line is it about the chat.
+            Err(ReadlineError::Interrupted) if self.edited.get() => Ok(Typed::Dropped),
+            Err(ReadlineError::Interrupted) => Ok(Typed::Interrupt),
+            Err(ReadlineError::Eof) => Ok(Typed::End),
+            Err(ReadlineError::Io(error)) => Err(error),
+            Err(other) => Err(io::Error::other(other)),
         }
     }
 
@@ -338,6 +338,7 @@ mod tests {
     fn an_interrupt_throws_a_begun_text_away() {
         let line = |text: &str| Typed::Text(text.into());
         let mut input = Script(vec![line("one\\"), Typed::Interrupt, line("two"), Typed::Interrupt]);
+        assert_eq!(input.text().unwrap(), Typed::Dropped);
         assert_eq!(input.text().unwrap(), line("two"));
         assert_eq!(input.text().unwrap(), Typed::Interrupt);
     }

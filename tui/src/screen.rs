@@ -9,9 +9,9 @@ use moelten_engine::api::{Event as EngineEvent, ExpertMap};
 
 use crate::backend::Found;
 use crate::chat::{self, Chat};
-use crate::command::{self, Command, Think};
+use crate::command::{self, Command};
 use crate::complete;
-use crate::composer::Composer;
+use crate::composer::{Composer, Place};
 use crate::experts::ExpertView;
 use crate::figures;
 use crate::filter;
@@ -30,7 +30,7 @@ mod status;
 
 use live::Live;
 use log::Log;
-use recall::Recall;
+use recall::{Recall, Recalled};
 
 /// How long a passing remark stays.
 const REMARK: Duration = Duration::from_secs(5);
@@ -145,12 +145,21 @@ enum Words {
     List(Vec<String>),
 }
 
+/// What was being written when the last question came into its place.
+#[derive(Debug)]
+struct Draft {
+    written: (String, Place),
+    recalled: Recalled,
+}
+
 /// Everything on the screen.
 pub struct Screen {
     chat: Chat,
     theme: Theme,
     composer: Composer,
     recall: Recall,
+    /// Comes back when the last question is no longer written anew.
+    draft: Option<Draft>,
     log: Log,
     live: Option<Live>,
     overlay: Option<Overlay>,
@@ -181,6 +190,7 @@ impl Screen {
             theme,
             composer: Composer::default(),
             recall: Recall::new(history),
+            draft: None,
             log: Log::default(),
             live: None,
             overlay: None,
@@ -295,16 +305,23 @@ impl Screen {
 
     /// Hands something to the conversation and shows what it says.
     fn tell(&mut self, event: chat::Event) -> Vec<Effect> {
-        if let chat::Event::Switched(Ok(switched)) = &event {
-            self.experts = ExpertView::new(switched.facts.limits);
+        if let chat::Event::Switched(switched) = &event {
+            match switched {
+                Ok(switched) => self.experts = ExpertView::new(switched.facts.limits),
+                Err(not) if not.closed() => self.experts = ExpertView::new(self.chat.facts().limits),
+                Err(_) => {}
+            }
         }
+        let waited = self.chat.busy();
         let effects = self.chat.handle(event);
-        let begun =
-            |effect: &chat::Effect| matches!(effect, chat::Effect::Answer(_) | chat::Effect::Switch(_));
-        if !self.chat.busy() || effects.iter().any(begun) {
+        let answers = effects.iter().any(|effect| matches!(effect, chat::Effect::Answer(_)));
+        if !self.chat.busy()
+            || answers
+            || effects.iter().any(|effect| matches!(effect, chat::Effect::Switch(_)))
+        {
             self.stopping = false;
         }
-        if !self.chat.busy() || effects.iter().any(|effect| matches!(effect, chat::Effect::Answer(_))) {
+        if !self.chat.busy() || answers {
             let written = self.live.take();
             self.log.sync(self.chat.turns(), written);
         }
@@ -315,10 +332,13 @@ impl Screen {
                 // The question lies over the conversation as long as it is open.
                 chat::Effect::Ask => self.top = None,
                 chat::Effect::Compose(text) => {
+                    let put_aside =
+                        || Draft { written: self.composer.written(), recalled: self.recall.put_aside() };
+                    self.draft.get_or_insert_with(put_aside);
                     self.composer.set(&filter::clean(&text));
                     self.remark(
                         Tone::Dim,
-                        "Enter sends it in the place of your last question, Esc leaves that as it was.",
+                        "Enter sends it in place of your last question, Esc leaves that as it was.",
                     );
                 }
                 chat::Effect::Quit => todo.extend(self.leave()),
@@ -331,7 +351,23 @@ impl Screen {
                 }
             }
         }
+        self.bring_back_draft(waited);
         todo
+    }
+
+    /// Once the last question is no longer written anew, what was there before is there again. It may have waited for a
+    /// file, and something else been begun.
+    fn bring_back_draft(&mut self, waited: bool) {
+        if self.chat.editing() {
+            return;
+        }
+        let Some(Draft { written: (text, place), recalled }) = self.draft.take() else { return };
+        if waited && !self.composer.is_empty() {
+            self.recall.add(&text);
+            return;
+        }
+        self.composer.put_back(text, place);
+        self.recall.put_back(recalled);
     }
 
     /// Adds a note to the conversation.
@@ -373,6 +409,8 @@ impl Screen {
             return Vec::new();
         }
         self.composer.take();
+        // It was about what was being written.
+        self.remark = None;
         let mut effects = vec![Effect::Remember(text.clone())];
         self.recall.add(&text);
         self.top = None;
@@ -388,7 +426,7 @@ impl Screen {
     /// What was entered, or a command that a key stands for.
     fn command(&mut self, line: &str) -> Vec<Effect> {
         let effects = self.tell(chat::Event::Entered(line.to_owned()));
-        self.log.set_thoughts_shown(self.chat.think() == Think::Show);
+        self.log.set_thoughts_shown(self.chat.thoughts_shown());
         effects
     }
 
@@ -404,12 +442,6 @@ impl Screen {
 
     /// Ctrl-C: stops what is computed, takes back a question that waits, empties the composer, or is about leaving.
     fn interrupt(&mut self) -> Vec<Effect> {
-        if self.chat.busy() {
-            if std::mem::replace(&mut self.stopping, true) {
-                return self.leave();
-            }
-            return vec![Effect::Stop];
-        }
         if let Some(question) = self.chat.take_back() {
             if self.composer.is_empty() {
                 self.composer.set(&question);
@@ -417,10 +449,15 @@ impl Screen {
             self.remark(Tone::Dim, "The question was not sent; Up brings it back too.");
             return Vec::new();
         }
-        if !self.composer.is_empty() {
+        if self.chat.busy() {
+            if std::mem::replace(&mut self.stopping, true) {
+                return self.leave();
+            }
+            return vec![Effect::Stop];
+        }
+        if !self.composer.is_empty() && !self.chat.editing() {
             self.composer.take();
             self.recall.rest();
-            self.chat.stop_editing();
             return Vec::new();
         }
         let effects = self.chat.handle(chat::Event::Interrupted(self.now));
@@ -432,6 +469,7 @@ impl Screen {
                 other => todo.push(Effect::Chat(other)),
             }
         }
+        self.bring_back_draft(false);
         todo
     }
 

@@ -25,7 +25,7 @@ use crate::{builtin, prompt};
 pub struct Args {
     /// GGUF file or model folder; the built-in model if there is none
     model: Option<PathBuf>,
-    /// Instructions for the whole conversation; @FILE reads them from a file
+    /// Instructions for the whole conversation, with --continue in the place of its own; @FILE reads them from a file
     #[arg(short, long, value_name = "TEXT|@FILE")]
     system: Option<String>,
     /// Go on with the last conversation
@@ -190,5 +190,5 @@ fn last_conversation() -> anyhow::Result<FileEvent> {
     let none = |why: &str| CommandError::Usage(format!("there is no conversation to go on with: {why}"));
     let path = kept().conversation.ok_or_else(|| none("there is no home folder to keep one in"))?;
     let text = files::last_conversation(&path).map_err(|why| none(&format!("{}: {why}", path.display())))?;
-    Ok(FileEvent::Read { path, result: Ok(text) })
+    Ok(FileEvent::Last { path, text })
 }

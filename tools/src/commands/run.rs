@@ -60,7 +60,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let system = args.system.as_deref().map(|text| prompt::text_or_file(text, notes)).transpose()?;
     let mut say = |tone, line: String| notes.line(tone, &line);
     let told: Option<Tell<'_>> = if args.json { None } else { Some(&mut say) };
-    let mut responder = Responder::open(args.model.as_deref(), &args.session, !args.no_template, told, None)?;
+    let mut responder = Responder::open(args.model.as_deref(), &args.session, !args.no_template, told)?;
     let about = responder.about().clone();
     let params = args.sampling.resolve(&about.hints)?;
     let ids = if args.no_template {

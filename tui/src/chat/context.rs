@@ -15,22 +15,28 @@ const SUMMARY_TOKENS_MAX: usize = 300;
 const SUMMARY_QUESTION: &str = "Summarise our conversation so far in at most 150 words: what was asked, what was found, what \
                                 is still open. Write the summary only.";
 
-/// How the context came to be full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Full {
-    /// The conversation is longer; nothing was computed.
-    Prompt { tokens: usize, context: usize, then: Then },
-    /// An answer was cut.
-    Answer { size: usize },
+/// A context that is full.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Full {
+    /// Tokens of the conversation.
+    pub tokens: usize,
+    /// Tokens that the context holds.
+    pub context: usize,
+    /// Whether that cut an answer; otherwise nothing was computed.
+    pub cut: bool,
+    /// What is done once there is room.
+    pub then: Then,
 }
 
 /// What was wanted when there was no room, and is done once there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Then {
     /// An answer to the last question, perhaps in the place of one.
     Anew,
     /// More of the last answer.
     GoOn,
+    /// An answer to this question, in the place of the last one.
+    Instead(Turn),
 }
 
 /// What the person may choose then.
@@ -64,22 +70,24 @@ impl Choice {
 }
 
 impl Chat {
-    /// What to tell a person who is to choose; `None` if there is nothing to choose.
+    /// What to tell a person who is to choose; `None` if there is nothing to choose, or not now.
     pub fn asking(&self) -> Option<String> {
         let hint = "What becomes of the older turns? They stay on the screen and in saved files. /undo, /clear or a \
                     larger --ctx at the start make room too. A letter and Enter:";
-        self.asking.map(|full| format!("{} {hint}", full_words(full)))
+        self.asking.as_ref().filter(|_| !self.busy()).map(|full| format!("{} {hint}", full.words()))
     }
 
     /// Asks, if there is something to choose.
     pub(super) fn ask_what_to_drop(&mut self, full: Full) -> Vec<Effect> {
-        let words = full_words(full);
+        let words = full.words();
         if self.older().is_empty() {
-            let hint = match full {
-                Full::Prompt { .. } => "This one question is too long: send a shorter one",
-                Full::Answer { .. } => {
-                    "There are no older turns to drop: /undo takes the turn back, /clear begins anew"
+            let beside = matches!(&full.then, Then::Anew) && self.beside().next().is_some();
+            let hint = match full.cut {
+                true => "There are no older turns to drop: /undo takes the turn back, /clear begins anew",
+                false if beside => {
+                    "This one question is too long: send a shorter one, or take off what lies beside it with /file off"
                 }
+                false => "This one question is too long: send a shorter one",
             };
             let text = format!("{words} {hint}; a larger --ctx at the start holds more.");
             return note(Tone::Error, text);
@@ -96,23 +104,23 @@ impl Chat {
         match choice {
             Choice::Stop => note(Tone::Dim, "Nothing was changed."),
             Choice::Drop => {
-                let upto = self.forgotten + self.dropped(full);
+                let upto = self.forgotten + self.dropped(&full);
                 let count = upto - self.forgotten;
                 self.forgotten = upto;
                 self.summary = None;
                 self.room = Room::Unknown;
                 let text = format!("The model no longer sees the {count} oldest messages.");
                 let mut effects = note(Tone::Dim, text);
-                effects.extend(self.go_on(then(full)));
+                effects.extend(self.go_on(full.then));
                 effects
             }
             Choice::Summarise => {
-                let upto = self.forgotten + self.summarised_at_once(full);
+                let upto = self.forgotten + self.summarised_at_once(&full);
                 let mut messages = self.messages(upto);
                 messages.push(Message::new(Role::User, SUMMARY_QUESTION));
                 let mut params = self.params.clone();
-                params.max_tokens = Some(SUMMARY_TOKENS_MAX.min(size(full) / 8).max(1));
-                self.busy = Some(Busy::Summary { upto, then: then(full) });
+                params.max_tokens = Some(SUMMARY_TOKENS_MAX.min(full.context / 8).max(1));
+                self.busy = Some(Busy::Summary { upto, then: full.then });
                 vec![Effect::Answer(Request { messages, begun: String::new(), think: false, params })]
             }
         }
@@ -127,11 +135,12 @@ impl Chat {
     ) -> Vec<Effect> {
         let text = crate::thinking::said(&text).trim().to_owned();
         if *reason == StopReason::Cancelled || text.is_empty() {
-            let again = if then == Then::Anew { "/retry" } else { "/more" };
-            return note(
-                Tone::Error,
-                format!("There is no summary, and nothing was changed; {again} asks again."),
-            );
+            let again = match then {
+                Then::Anew => "/retry asks again",
+                Then::GoOn => "/more asks again",
+                Then::Instead(_) => "Up brings back what you wrote",
+            };
+            return note(Tone::Error, format!("There is no summary, and nothing was changed; {again}."));
         }
         let count = upto - self.forgotten;
         self.forgotten = upto;
@@ -148,7 +157,7 @@ impl Chat {
             Failure::ContextFull { tokens, context } => {
                 let mut effects =
                     note(Tone::Error, "The oldest turns are too long to be summarised at once.");
-                effects.extend(self.ask_what_to_drop(Full::Prompt { tokens, context, then }));
+                effects.extend(self.ask_what_to_drop(Full { tokens, context, cut: false, then }));
                 effects
             }
             Failure::Other(text) => note(Tone::Error, text),
@@ -159,11 +168,11 @@ impl Chat {
     fn go_on(&mut self, then: Then) -> Vec<Effect> {
         match then {
             Then::GoOn => self.more(),
-            Then::Anew => {
-                if !self.waiting() {
-                    self.replaced = self.turns.pop();
-                }
-                vec![self.request(String::new())]
+            Then::Anew => vec![self.anew()],
+            Then::Instead(question) => {
+                // Of its files those that the last question does not have were put beside the next one.
+                self.attached.retain(|file| !question.files.contains(file));
+                vec![self.ask_instead(question)]
             }
         }
     }
@@ -174,66 +183,64 @@ impl Chat {
         &self.turns[self.forgotten.min(question)..question]
     }
 
-    /// How many of the older turns to drop so that the rest takes its target. Tokens are shared out by length.
-    fn dropped(&self, full: Full) -> usize {
-        let tokens = match full {
-            Full::Prompt { tokens, .. } => tokens,
-            Full::Answer { size } => size,
-        };
-        let seen = &self.turns[self.forgotten..];
-        let all: usize = seen.iter().map(|turn| turn.bytes() + 1).sum();
-        let target = size(full) * TARGET_PERCENT / 100;
+    /// How many of the older turns to drop so that the rest takes its target.
+    fn dropped(&self, full: &Full) -> usize {
+        let all = self.bytes(full);
+        let target = full.context * TARGET_PERCENT / 100;
         let mut left = all;
         let mut count = 0;
         for pair in self.older().chunks(2) {
-            if count > 0 && left * tokens <= target * all {
+            if count > 0 && left * full.tokens <= target * all {
                 break;
             }
-            left -= pair.iter().map(|turn| turn.bytes() + 1).sum::<usize>();
+            left -= bytes(pair);
             count += pair.len();
         }
         count
     }
 
     /// How many of the older turns fit into the context together with a summary of them: at least a pair.
-    fn summarised_at_once(&self, full: Full) -> usize {
-        let tokens = match full {
-            Full::Prompt { tokens, .. } => tokens,
-            Full::Answer { size } => size,
-        };
-        let all: usize = self.turns[self.forgotten..].iter().map(|turn| turn.bytes() + 1).sum();
-        let room = size(full) * 3 / 4;
+    fn summarised_at_once(&self, full: &Full) -> usize {
+        let all = self.bytes(full);
+        let room = full.context * 3 / 4;
         let (mut count, mut taken) = (0, 0);
         for pair in self.older().chunks(2) {
-            taken += pair.iter().map(|turn| turn.bytes() + 1).sum::<usize>();
-            if count > 0 && taken * tokens > room * all {
+            taken += bytes(pair);
+            if count > 0 && taken * full.tokens > room * all {
                 break;
             }
             count += pair.len();
         }
         count
     }
-}
 
-fn then(full: Full) -> Then {
-    match full {
-        Full::Prompt { then, .. } => then,
-        Full::Answer { .. } => Then::GoOn,
+    /// Bytes of what was too long: tokens are shared out by them.
+    fn bytes(&self, full: &Full) -> usize {
+        let older = self.older();
+        let rest = &self.turns[self.forgotten + older.len()..];
+        bytes(older)
+            + match &full.then {
+                Then::Anew => bytes(&rest[..rest.len().min(1)]),
+                Then::GoOn => bytes(rest),
+                Then::Instead(question) => bytes(std::slice::from_ref(question)),
+            }
     }
 }
 
-fn size(full: Full) -> usize {
-    match full {
-        Full::Prompt { context, .. } => context,
-        Full::Answer { size } => size,
+impl Full {
+    fn words(&self) -> String {
+        let Self { tokens, context, cut, .. } = self;
+        if *cut {
+            format!("The answer was cut: the context of {context} tokens is full.")
+        } else {
+            format!(
+                "The conversation is {tokens} tokens long, but the context holds {context}. Nothing was cut."
+            )
+        }
     }
 }
 
-fn full_words(full: Full) -> String {
-    match full {
-        Full::Prompt { tokens, context, .. } => format!(
-            "The conversation is {tokens} tokens long, but the context holds {context}. Nothing was cut."
-        ),
-        Full::Answer { size } => format!("The answer was cut: the context of {size} tokens is full."),
-    }
+/// Bytes of turns; none is empty.
+fn bytes(turns: &[Turn]) -> usize {
+    turns.iter().map(|turn| turn.bytes() + 1).sum()
 }

@@ -28,43 +28,62 @@ impl Chat {
     }
 
     pub(super) fn set_think(&mut self, think: Option<Think>) -> Vec<Effect> {
-        let skips = self.facts.can_skip_thinking;
-        let think = think.unwrap_or(if self.think == Think::Show { Think::Hide } else { Think::Show });
-        if think == Think::Off && !skips {
-            let text =
-                "This model's chat template cannot ask it not to think; /think hide folds thoughts away.";
-            return note(Tone::Error, text);
+        let thought = self.thinks;
+        match think {
+            None => self.thoughts_shown = !self.thoughts_shown,
+            Some(Think::Off) if !self.facts.can_skip_thinking => {
+                let text =
+                    "This model's chat template cannot ask it not to think; /think hide folds thoughts away.";
+                return note(Tone::Error, text);
+            }
+            Some(Think::Off) => {
+                self.thinks = false;
+                return note(Tone::Dim, "From the next answer on the model is asked not to think.");
+            }
+            Some(shown) => {
+                self.thoughts_shown = shown == Think::Show;
+                self.thinks = true;
+            }
         }
-        self.think = think;
-        note(
-            Tone::Dim,
-            match think {
-                Think::Show => "Thoughts are shown.",
-                Think::Hide => "Thoughts are folded to a line.",
-                Think::Off => "From the next answer on the model is asked not to think.",
-            },
-        )
+        let shown =
+            if self.thoughts_shown { "Thoughts are shown." } else { "Thoughts are folded to a line." };
+        let asked = match (thought, self.thinks) {
+            (true, _) => "",
+            (false, true) => " From the next answer on the model may think again.",
+            (false, false) => " The model is asked not to think, as before.",
+        };
+        note(Tone::Dim, format!("{shown}{asked}"))
     }
 
     pub(super) fn switch(&mut self, model: Option<PathBuf>) -> Vec<Effect> {
         self.busy = Some(Busy::Switch);
-        // It was about the model from before.
-        self.asking = None;
         vec![Effect::Switch(model)]
     }
 
     pub(super) fn switched(&mut self, result: Result<Box<Switched>, NotSwitched>) -> Vec<Effect> {
         self.busy = None;
+        if result.as_ref().err().is_none_or(NotSwitched::closed) {
+            // The cache of whatever is open now has given nothing back yet.
+            self.given_back = 0;
+        }
         let before = &self.facts.model;
         match result {
-            Err(NotSwitched::Stopped) => {
-                note(Tone::Dim, format!("The other model was given up. {before} is open as before."))
-            }
-            Err(NotSwitched::Refused(why)) => {
-                note(Tone::Error, format!("{why}. {before} is open as before."))
-            }
-            Err(NotSwitched::NothingOpen(why)) => {
-                note(Tone::Error, format!("{why}. No model is open now; /model FILE opens one."))
+            Err(why) => {
+                let mut effects = match why {
+                    NotSwitched::Stopped(_) => {
+                        note(Tone::Dim, format!("The other model was given up. {before} is open as before."))
+                    }
+                    NotSwitched::Refused(why, _) => {
+                        note(Tone::Error, format!("{why}. {before} is open as before."))
+                    }
+                    NotSwitched::NothingOpen(why) => {
+                        note(Tone::Error, format!("{why}. No model is open now; /model FILE opens one."))
+                    }
+                };
+                if self.asking.is_some() {
+                    effects.push(Effect::Ask);
+                }
+                effects
             }
             Ok(switched) => {
                 let Switched { facts, params } = *switched;
@@ -77,8 +96,8 @@ impl Chat {
                     let text = "The system prompt is left out: this model's chat template takes none.";
                     effects.extend(note(Tone::Warning, text));
                 }
-                if self.think == Think::Off && !facts.can_skip_thinking {
-                    self.think = Think::Hide;
+                if !self.thinks && !facts.can_skip_thinking {
+                    (self.thinks, self.thoughts_shown) = (true, false);
                     let text = "This model cannot be asked not to think; thoughts are folded.";
                     effects.extend(note(Tone::Warning, text));
                 }
@@ -87,8 +106,8 @@ impl Chat {
                 self.last = None;
                 self.room = Room::Unknown;
                 self.warned = false;
-                // The other model's cache has given nothing back yet.
-                self.given_back = 0;
+                // It was about the model from before.
+                self.asking = None;
                 effects
             }
         }

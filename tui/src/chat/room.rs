@@ -52,6 +52,10 @@ impl Chat {
     pub(super) fn counted(&mut self, number: u64, tokens: Option<usize>) -> Vec<Effect> {
         if self.room == Room::Asked(number) {
             self.room = tokens.map_or(Room::Uncountable, Room::Known);
+            // Of one that is too long already more is said when an answer is wanted.
+            if let Some(used) = tokens.filter(|used| *used < self.facts.context && self.asking.is_none()) {
+                return self.warn_of_the_end(used, self.facts.context);
+            }
         }
         Vec::new()
     }

@@ -1,5 +1,8 @@
 //! Transitions of the chat.
 
+mod lost;
+mod switched;
+
 use std::time::Duration;
 
 use moelten_engine::api::{Answer, CacheStats, GenerateParams, GenerateStats, StopReason};
@@ -22,7 +25,8 @@ fn at(ms: u64) -> Duration {
 }
 
 fn answer(text: &str, reason: StopReason, used: usize) -> Event {
-    let stats = GenerateStats { context_used: used, context_size: 100, ..Default::default() };
+    let stats =
+        GenerateStats { prompt_tokens: 5, context_used: used, context_size: 100, ..Default::default() };
     Event::Answered(Box::new(Answer { text: text.into(), ids: vec![1], reason, stats }), at(0))
 }
 
@@ -407,7 +411,7 @@ fn a_cache_that_shrinks_is_told_once() {
     let mut given = |bytes: u64| {
         enter(&mut chat, "again");
         let cache = CacheStats { given_back_bytes: bytes, ..CacheStats::default() };
-        let stats = GenerateStats { cache: Some(cache), ..GenerateStats::default() };
+        let stats = GenerateStats { prompt_tokens: 5, cache: Some(cache), ..GenerateStats::default() };
         let answer = Answer { text: "yes".into(), ids: vec![1], reason: StopReason::EndOfTurn, stats };
         said(&chat.handle(Event::Answered(Box::new(answer), at(0))))
     };
@@ -523,7 +527,7 @@ fn a_file_that_no_context_holds_is_refused_with_the_numbers() {
     let effects = chat.handle(attached(Ok(Attachment { tokens: 2500, ..file("long.txt", "text") })));
     let words = said(&effects);
     assert!(["2500 tokens", "holds 1000", "was not sent"].iter().all(|part| words.contains(part)), "{words}");
-    assert!(chat.attached().is_empty() && chat.turns().is_empty());
+    assert!(chat.beside().next().is_none() && chat.turns().is_empty());
 }
 
 #[test]
@@ -532,7 +536,7 @@ fn another_model_counts_what_it_gives_back_from_nothing() {
     let given = |chat: &mut Chat, bytes: u64| {
         enter(chat, "again");
         let cache = CacheStats { given_back_bytes: bytes, ..CacheStats::default() };
-        let stats = GenerateStats { cache: Some(cache), ..GenerateStats::default() };
+        let stats = GenerateStats { prompt_tokens: 5, cache: Some(cache), ..GenerateStats::default() };
         let answer = Answer { text: "yes".into(), ids: vec![1], reason: StopReason::EndOfTurn, stats };
         said(&chat.handle(Event::Answered(Box::new(answer), at(0))))
     };

@@ -14,6 +14,9 @@ impl Chat {
         let doing = match self.busy {
             Some(Busy::Summary { .. }) => "a summary is being written",
             Some(Busy::Switch) => "a model is being opened",
+            Some(Busy::Reading { .. }) => {
+                return "That has to wait: a question waits for its file; Ctrl-C takes it back.".to_owned();
+            }
             Some(Busy::Answer { .. }) | None => "an answer is being written",
         };
         format!("That has to wait: {doing}; Ctrl-C stops it.")
@@ -35,7 +38,7 @@ impl Chat {
         for (name, value) in &self.facts.rows {
             text.push_str(&format!("  {name:<15} {value}\n"));
         }
-        text.push_str(&format!("  {:<15} {}\n", "conversation", count_words(self.turns.len())));
+        text.push_str(&format!("  {:<15} {}\n", "conversation", count_words(self.standing().len())));
         if self.forgotten > 0 {
             let how = if self.summary.is_some() { "summarised" } else { "not seen by the model" };
             text.push_str(&format!("  {:<15} {} of them {how}\n", "", self.forgotten));
@@ -46,7 +49,8 @@ impl Chat {
 
     pub(super) fn stats(&self) -> String {
         let Some(stats) = self.last else { return "There is no answer yet.".to_owned() };
-        let rows = [("conversation", count_words(self.turns.len()))].into_iter().chain(figures::rows(&stats));
+        let rows =
+            [("conversation", count_words(self.standing().len()))].into_iter().chain(figures::rows(&stats));
         rows.map(|(name, value)| format!("  {name:<15} {value}")).collect::<Vec<_>>().join("\n")
     }
 }

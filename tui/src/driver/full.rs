@@ -3,23 +3,21 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossterm::clipboard::CopyToClipboard;
 use crossterm::event::{self, Event as TerminalEvent, KeyCode, KeyEvent, KeyModifiers};
 
+use super::desk::Desk;
 use super::editor::{self, Edited, Meanwhile};
 use super::terminal::FullScreen;
 use super::worker::{Job, Told, Worker};
 use crate::backend::{Backend, Beside, Finder};
 use crate::chat;
-use crate::complete;
-use crate::files::{self, Kept, KeptHistory};
-use crate::screen::{Change, Effect, Event, Screen, Start};
+use crate::files::{Kept, KeptHistory};
+use crate::screen::{Change, Effect, Event, Screen};
 use crate::terminal::{self, Notes, Tone, Waited};
 
 /// Time between two drawings when the person did something.
@@ -36,9 +34,6 @@ const PICTURE: Duration = Duration::from_millis(1000);
 const PICTURE_OPEN: Duration = Duration::from_millis(200);
 /// Largest text for the clipboard, in bytes: terminals ignore longer ones.
 const COPY_BYTES_MAX: usize = 1 << 20;
-/// How long the end waits for files that are being written, whoever asked for it.
-pub const LAST_WAIT: Duration = Duration::from_secs(1);
-
 /// After this time keys are those that were pressed on the screen.
 const EARLY: Duration = Duration::from_millis(100);
 const LINE_FEED: KeyEvent = KeyEvent::new(KeyCode::Char('j'), KeyModifiers::CONTROL);
@@ -72,9 +67,7 @@ struct Driver {
     screen: Screen,
     terminal: FullScreen,
     worker: Worker,
-    desk: Sender<DeskJob>,
-    /// The last count that was asked for: those before it are of no use.
-    counted: Arc<AtomicU64>,
+    desk: Desk,
     told: Receiver<Told>,
     tell: Sender<Told>,
     beside: Beside,
@@ -89,12 +82,6 @@ struct Driver {
     stale: bool,
     /// Whether to go on.
     goes_on: bool,
-}
-
-/// Something to do with files, which may take its time.
-enum DeskJob {
-    Chat(chat::Effect, Beside),
-    Complete(Start),
 }
 
 /// Runs a chat on the full screen until someone leaves; `first` is done before anything else.
@@ -115,8 +102,7 @@ pub fn run(
     let started = Instant::now();
     let (tell, told) = channel();
     let beside = backend.beside();
-    let counted = Arc::<AtomicU64>::default();
-    let (desk, clerk) = start_desk(kept, tell.clone(), Arc::clone(&counted))?;
+    let desk = Desk::start(&kept, &tell)?;
     let worker = Worker::start(backend, tell.clone(), started)?;
     let terminal = FullScreen::take()?;
     let mut driver = Driver {
@@ -124,7 +110,6 @@ pub fn run(
         terminal,
         worker,
         desk,
-        counted,
         told,
         tell,
         beside,
@@ -140,8 +125,7 @@ pub fn run(
     let Driver { screen, terminal, worker, desk, .. } = driver;
     drop(terminal);
     say_farewell(&screen);
-    drop(desk);
-    wait_for(clerk);
+    desk.close();
     if worker.ended()
         && let Some(panic) = worker.end()
     {
@@ -252,16 +236,13 @@ impl Driver {
                 }
                 Effect::Chat(chat::Effect::Copy(text)) => self.copy(&text)?,
                 Effect::Chat(file) => {
-                    if let chat::Effect::Count { number, .. } = &file {
-                        self.counted.store(*number, Ordering::Relaxed);
-                    }
                     // What is kept comes back only if it fails.
                     self.pending += usize::from(!matches!(file, chat::Effect::Keep(_)));
-                    self.goes_on &= self.desk.send(DeskJob::Chat(file, self.beside.clone())).is_ok();
+                    self.goes_on &= self.desk.take(file, self.beside.clone());
                 }
                 Effect::Complete(start) => {
                     self.pending += 1;
-                    self.goes_on &= self.desk.send(DeskJob::Complete(start)).is_ok();
+                    self.goes_on &= self.desk.complete(start);
                 }
                 Effect::Find => self.find()?,
                 Effect::StopFinding => self.wanted = Arc::default(),
@@ -341,48 +322,6 @@ fn terminal_event(event: TerminalEvent, early: bool) -> Option<Event> {
         TerminalEvent::Paste(text) => Some(Event::Paste(text)),
         TerminalEvent::Resize(..) => Some(Event::Resized),
         TerminalEvent::FocusGained | TerminalEvent::FocusLost | TerminalEvent::Mouse(_) => None,
-    }
-}
-
-/// A thread for files and for counting: a slow disk stops nothing. `counted` is the last count that is wanted.
-fn start_desk(
-    kept: Kept,
-    tell: Sender<Told>,
-    counted: Arc<AtomicU64>,
-) -> io::Result<(Sender<DeskJob>, JoinHandle<()>)> {
-    let (jobs, todo) = channel();
-    let work = move || {
-        for job in todo {
-            let event = match job {
-                DeskJob::Complete(asked) => {
-                    Some(Event::Files { found: complete::files(asked.name()), asked })
-                }
-                DeskJob::Chat(chat::Effect::Count { number, .. }, _)
-                    if number != counted.load(Ordering::Relaxed) =>
-                {
-                    Some(Event::Chat(chat::Event::Counted { number, tokens: None }))
-                }
-                DeskJob::Chat(effect, beside) => files::perform(effect, &kept, &beside).map(Event::Chat),
-            };
-            if let Some(event) = event {
-                // After the end nobody wants to know.
-                let _ = tell.send(Told::Event(event));
-            }
-        }
-    };
-    let thread = std::thread::Builder::new().name("files".into()).spawn(work)?;
-    Ok((jobs, thread))
-}
-
-fn wait_for(thread: JoinHandle<()>) {
-    let asked = Instant::now();
-    while !thread.is_finished() {
-        if asked.elapsed() > LAST_WAIT {
-            let text =
-                "The disk takes too long: the last changes of the conversation may not have been kept.";
-            return Notes::detect().line(Tone::Warning, text);
-        }
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -35,6 +35,8 @@ pub fn run(
             None => match input.text()? {
                 Typed::Text(text) => Event::Entered(text),
                 Typed::Interrupt => Event::Interrupted(started.elapsed()),
+                Typed::Dropped if chat.editing() => Event::Interrupted(started.elapsed()),
+                Typed::Dropped => continue,
                 Typed::End => Event::EndOfInput,
             },
             Some(Effect::Note(tone, text)) => {
@@ -50,7 +52,12 @@ pub fn run(
                 continue;
             }
             Some(Effect::Compose(text)) => {
-                if !input.prefill(&text) {
+                if input.prefill(&text) {
+                    notes.line(
+                        Tone::Dim,
+                        "Enter sends it in place of your last question, Ctrl-C leaves that as it was.",
+                    );
+                } else {
                     chat.stop_editing();
                     notes.line(Tone::Error, "There is no line editor here; /undo takes the question back.");
                 }
@@ -62,10 +69,9 @@ pub fn run(
             }
             Some(Effect::Switch(model)) => {
                 let tell = &mut |tone, text: String| notes.line(tone, &text);
+                let model = model.map(|path| files::expand(&path));
                 Event::Switched(backend.switch(model.as_deref(), tell).map(Box::new))
             }
-            // There is no meter here.
-            Some(Effect::Count { .. }) => continue,
             Some(Effect::Quit) => return Ok(()),
             Some(file) => match files::perform(file, kept, &backend.beside()) {
                 Some(event) => event,

@@ -12,6 +12,7 @@ use moelten_engine::api::Event as EngineEvent;
 
 use crate::backend::{Backend, Beside, Found, Request};
 use crate::chat;
+use crate::files;
 use crate::screen::Event;
 
 /// Something to compute.
@@ -55,6 +56,7 @@ impl Worker {
                     Job::Answer(request) => answer(&mut *backend, &request, &tell, started),
                     Job::Switch(model) => {
                         let mut say = |tone, text| drop(tell.send(Told::Event(Event::Note(tone, text))));
+                        let model = model.map(|path| files::expand(&path));
                         let switched = backend.switch(model.as_deref(), &mut say).map(Box::new);
                         let _ = tell.send(Told::Beside(backend.beside()));
                         chat::Event::Switched(switched)
@@ -149,7 +151,7 @@ mod tests {
 
         fn beside(&self) -> Beside {
             Beside {
-                count: Arc::new(str::len),
+                count: Arc::new(|text| Ok(text.len())),
                 conversation: Arc::new(|messages| Some(messages.len())),
                 experts: Arc::new(ExpertMap::default),
             }

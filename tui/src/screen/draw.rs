@@ -151,7 +151,7 @@ impl Screen {
     }
 
     fn draw_help(&mut self, frame: &mut Frame<'_>, area: Rect, top: usize) {
-        let lines = help::lines(self.theme);
+        let lines = help::lines(self.theme, usize::from(area.width));
         let height = usize::from(area.height.saturating_sub(1));
         let top = top.min(lines.len().saturating_sub(height));
         self.overlay = Some(Overlay::Help(top));

@@ -3,21 +3,41 @@
 use ratatui::text::{Line, Span};
 
 use super::key_table::KEYS;
-use crate::command::TABLE;
+use crate::command::{Entry, TABLE};
 use crate::theme::{Role, Theme};
+use crate::wrap;
 
-/// All lines.
-pub fn lines(theme: Theme) -> Vec<Line<'static>> {
+/// Columns before an explanation that stands beside its name.
+const BESIDE: usize = 34;
+/// The same below its name, where there is no room beside it.
+const BELOW: usize = 4;
+/// Narrower explanations are hard to read.
+const NARROW: usize = 24;
+
+/// All lines, for so many columns.
+pub fn lines(theme: Theme, columns: usize) -> Vec<Line<'static>> {
     let heading = |text: &'static str| Line::styled(text, theme.style(Role::Heading));
-    let row = |name: String, help: &'static str| {
-        Line::from(vec![
-            Span::styled(format!("  {name:<32}"), theme.style(Role::Accent)),
-            Span::styled(help, theme.style(Role::Text)),
-        ])
-    };
     let mut lines = vec![heading("Keys")];
-    lines.extend(KEYS.iter().map(|keys| row(keys.names(), keys.help)));
+    lines.extend(KEYS.iter().flat_map(|keys| entry(&keys.names(), keys.help, theme, columns)));
     lines.extend([Line::default(), heading("Commands")]);
-    lines.extend(TABLE.iter().map(|entry| row(format!("{} {}", entry.name, entry.arguments), entry.help)));
+    let command = |entry: &Entry| format!("{} {}", entry.name, entry.arguments);
+    lines.extend(TABLE.iter().flat_map(|one| entry(&command(one), one.help, theme, columns)));
+    lines
+}
+
+fn entry(name: &str, help: &'static str, theme: Theme, columns: usize) -> Vec<Line<'static>> {
+    let (accent, text) = (theme.style(Role::Accent), theme.style(Role::Text));
+    let beside = columns >= BESIDE + NARROW;
+    let indent = if beside { BESIDE } else { BELOW };
+    let mut lines: Vec<_> = wrap::rows(help, columns.saturating_sub(indent))
+        .into_iter()
+        .map(|row| Line::from(vec![Span::raw(" ".repeat(indent)), Span::styled(&help[row], text)]))
+        .collect();
+    let name = Span::styled(format!("  {name:<width$}", width = BESIDE - 2), accent);
+    if beside {
+        lines[0].spans[0] = name;
+    } else {
+        lines.insert(0, Line::from(name));
+    }
     lines
 }

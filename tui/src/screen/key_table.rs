@@ -112,7 +112,7 @@ pub const KEYS: [Row; 25] = [
         "stop what is computed; Ctrl-C again leaves",
         &[(control('c'), Action::Interrupt), (key(KeyCode::Esc), Action::Escape)],
     ),
-    row("leave", &[(control('d'), Action::Leave)]),
+    row("leave, with nothing written", &[(control('d'), Action::Leave)]),
     row("keys and commands", &[(key(KeyCode::F(1)), Action::Help), (key(KeyCode::Char('?')), Action::Help)]),
     row("watch the experts", &[(key(KeyCode::F(2)), Action::Experts)]),
     row("another model", &[(key(KeyCode::F(3)), Action::Models)]),

@@ -124,15 +124,13 @@ impl Screen {
         self.enter()
     }
 
-    /// Esc closes what is open; with nothing open it stops an answer.
+    /// Esc closes what is open; with nothing open it stops what is done, or leaves the last question as it was.
     fn escape(&mut self) -> Vec<Effect> {
         self.remark = None;
-        if self.chat.editing() {
-            self.chat.stop_editing();
-            self.composer.set("");
-            self.remark(Tone::Dim, "The last question stays as it was.");
-        } else if self.chat.busy() {
+        if self.chat.busy() {
             return if self.stopping() { Vec::new() } else { self.interrupt() };
+        } else if self.chat.editing() {
+            return self.interrupt();
         } else {
             self.top = None;
         }

@@ -10,6 +10,10 @@ pub struct Recall {
     search: Option<Search>,
 }
 
+/// Where the person was when something else came in between.
+#[derive(Debug)]
+pub struct Recalled(Option<(usize, String)>);
+
 /// A search through the history.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Search {
@@ -39,6 +43,18 @@ impl Recall {
     pub fn rest(&mut self) {
         self.at = None;
         self.search = None;
+    }
+
+    /// What is written next begins anew, until this comes back.
+    pub fn put_aside(&mut self) -> Recalled {
+        self.search = None;
+        Recalled(self.at.take())
+    }
+
+    /// Goes on where the person was.
+    pub fn put_back(&mut self, recalled: Recalled) {
+        self.rest();
+        self.at = recalled.0;
     }
 
     /// The text before the one that is shown; `written` comes back on the way down.

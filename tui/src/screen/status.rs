@@ -8,7 +8,7 @@ use super::draw::cut;
 use super::live::Phase;
 use super::log::tone_role;
 use super::{Screen, Words};
-use crate::chat::CONTEXT_WARNING_PERCENT;
+use crate::chat::{Attachment, CONTEXT_WARNING_PERCENT};
 use crate::figures;
 use crate::filter;
 use crate::progress::{reading, short, span_words};
@@ -69,7 +69,7 @@ impl Screen {
             return Some((Role::Accent, format!("{} {words}{disk}, {since}", self.spinner())));
         }
         if self.chat.editing() {
-            let files = self.chat.attached().len();
+            let files = self.chat.beside().count();
             let beside = match files {
                 0 => String::new(),
                 1 => " and the file beside it".to_owned(),
@@ -77,12 +77,10 @@ impl Screen {
             };
             return Some((Role::Accent, format!("the last question anew{beside}")));
         }
-        let attached = self.chat.attached();
-        if !attached.is_empty() {
-            let names: Vec<_> = attached
-                .iter()
-                .map(|file| format!("{} ({} tokens)", filter::clean_line(&file.name), short(file.tokens)))
-                .collect();
+        let file =
+            |file: &Attachment| format!("{} ({} tokens)", filter::clean_line(&file.name), short(file.tokens));
+        let names: Vec<_> = self.chat.beside().map(file).collect();
+        if !names.is_empty() {
             return Some((Role::Accent, format!("with {}", names.join(", "))));
         }
         if self.top.is_some() {

@@ -1,6 +1,7 @@
 //! Transitions of the screen, and pictures of it.
 
 mod beside;
+mod lost;
 mod models;
 mod pictures;
 
@@ -96,8 +97,13 @@ impl Person {
     }
 
     fn end(&mut self, text: &str, reason: StopReason) -> Vec<Effect> {
-        let stats =
-            GenerateStats { generated_tokens: 5, context_used: 50, context_size: 1000, ..Default::default() };
+        let stats = GenerateStats {
+            prompt_tokens: 5,
+            generated_tokens: 5,
+            context_used: 50,
+            context_size: 1000,
+            ..Default::default()
+        };
         let answer = Answer { text: text.into(), ids: vec![], reason, stats };
         self.see(Event::Chat(chat::Event::Answered(Box::new(answer), self.now)))
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use moelten_engine::api::{Answer, ExpertMap, GenerateParams, GenerateStats, StopReason};
 
 use super::*;
-use crate::backend::{Beside, Failure, NotSwitched, Switched, Tell};
+use crate::backend::{Before, Beside, Failure, NotSwitched, Switched, Tell};
 use crate::chat::Facts;
 use crate::input::PlainInput;
 
@@ -34,7 +34,7 @@ impl Backend for Echo {
 
     fn switch(&mut self, model: Option<&Path>, _: Tell<'_>) -> Result<Switched, NotSwitched> {
         if model == Some(Path::new("missing")) {
-            return Err(NotSwitched::Refused("it is missing".into()));
+            return Err(NotSwitched::Refused("it is missing".into(), Before::Open));
         }
         Ok(Switched {
             facts: Facts { model: "other".into(), ..Facts::default() },
@@ -44,7 +44,7 @@ impl Backend for Echo {
 
     fn beside(&self) -> Beside {
         Beside {
-            count: Arc::new(|text| text.split(' ').count()),
+            count: Arc::new(|text| Ok(text.split(' ').count())),
             conversation: Arc::new(|_| None),
             experts: Arc::new(ExpertMap::default),
         }

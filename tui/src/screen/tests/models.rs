@@ -1,7 +1,7 @@
 //! Other models: opened, picked, given up.
 
 use super::*;
-use crate::backend::{NotSwitched, Switched};
+use crate::backend::{Before, NotSwitched, Switched};
 use crate::picker::{Entry, Verdict};
 
 fn switched(result: Result<&str, NotSwitched>) -> Event {
@@ -19,7 +19,7 @@ fn another_model_takes_over_or_does_not() {
     let effects = person.enter("/model other.gguf");
     assert_eq!(effects, [Effect::Chat(chat::Effect::Switch(Some("other.gguf".into())))]);
     person.shows("opening the model");
-    person.see(switched(Err(NotSwitched::Refused("error[E-IO-01]: no such file".into()))));
+    person.see(switched(Err(NotSwitched::Refused("error[E-IO-01]: no such file".into(), Before::Open))));
     person.shows("no such file. tiny.gguf is open as before.");
     person.enter("/model other.gguf");
     person.see(switched(Err(NotSwitched::NothingOpen("error[E-IO-01]: no such file".into()))));
@@ -46,7 +46,7 @@ fn the_opening_of_a_model_can_be_given_up() {
         person.now += REMARK;
         person.see(Event::Tick);
         person.shows("giving it up, then tiny.gguf is opened again");
-        person.see(switched(Err(NotSwitched::Stopped)));
+        person.see(switched(Err(NotSwitched::Stopped(Before::OpenedAgain))));
         assert!(!person.screen.stopping());
         person.shows("The other model was given up. tiny.gguf is open as before.");
         assert_eq!(request(&person.enter("three")).messages.len(), 3);
@@ -82,7 +82,7 @@ fn a_model_is_picked_from_a_list_that_fills() {
         person.key(KeyCode::Enter),
         [Effect::StopFinding, Effect::Chat(chat::Effect::Switch(Some("two.gguf".into())))]
     );
-    person.see(switched(Err(NotSwitched::Refused("no".into()))));
+    person.see(switched(Err(NotSwitched::Refused("no".into(), Before::Open))));
     assert_eq!(person.enter("/model"), [Effect::Find]);
     assert_eq!(person.key(KeyCode::Esc), [Effect::StopFinding]);
     person.hides("Which model?");

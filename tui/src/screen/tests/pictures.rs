@@ -248,3 +248,18 @@ proptest! {
         person.picture(rows, columns.min(60));
     }
 }
+
+#[test]
+fn the_help_can_be_read_on_narrow_terminals() {
+    for columns in [20, 40, 57, 58, 80] {
+        let mut person = Person::new();
+        person.key(KeyCode::F(1));
+        let picture = person.picture(columns, 200);
+        let words: Vec<_> = picture.split_whitespace().collect();
+        for help in ["new line", "lay a text file beside the next question (off [NAME] removes it)", "leave"]
+        {
+            let wanted: Vec<_> = help.split(' ').collect();
+            assert!(words.windows(wanted.len()).any(|window| window == wanted), "{help}:\n{picture}");
+        }
+    }
+}
