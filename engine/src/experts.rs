@@ -10,6 +10,7 @@ pub mod live;
 pub mod policy;
 mod readers;
 pub mod replay;
+pub mod slots;
 pub mod source;
 pub mod stats;
 mod touch;
@@ -35,6 +36,7 @@ use live::Board;
 use policy::Policy;
 pub use readers::DEPTH;
 use readers::{Readers, Shared};
+use slots::Slots;
 use source::Source;
 use stats::{Ahead, Phase, StoreStats};
 
@@ -124,23 +126,20 @@ impl ExpertStore {
         Self { activations: activations(spec), tensors, place, board }
     }
 
-    /// A store that keeps the experts that there is room for.
+    /// A store that keeps the experts that there is room for, in `slots` that were reserved for it.
     ///
     /// # Errors
-    /// When there is no address space for the slots, or the reading threads do not start.
+    /// When the reading threads do not start.
     pub fn cached(
         spec: &ModelSpec,
         tensors: Arc<TensorStore>,
         source: Source,
-        room: &Cached,
+        (room, slots): (&Cached, Slots),
         prefetch: Prefetch,
     ) -> io::Result<Self> {
-        let (mut pieces, mut most_parts) = (Vec::new(), 0);
-        for (slots, &bytes) in room.slots().into_iter().zip(&room.slot_bytes) {
-            let bytes = if room.direct { bytes } else { 0 };
-            pieces.push(Piece::reserve(std::iter::repeat_n(bytes, slots))?);
-            most_parts = most_parts.max(source::most_parts(bytes));
-        }
+        let pieces = slots.into_pieces();
+        let longest = pieces.iter().flatten().map(Piece::len).max().unwrap_or(0);
+        let most_parts = source::most_parts(longest);
         let cache = Cache::new(&room.shape, Policy::default(), pieces, most_parts);
         let stats = StoreStats { ahead: vec![Ahead::default(); spec.layers.len()], ..StoreStats::default() };
         let board = Arc::clone(cache.board());

@@ -15,6 +15,7 @@ use moelten_quant::{Isa, Kernels};
 
 use crate::error::{EngineError, Result};
 use crate::experts::live::Live;
+use crate::experts::slots::Slots;
 use crate::experts::source::Source;
 use crate::experts::{ExpertStore, LOOK, Prefetch};
 use crate::layers::attention::Attention;
@@ -156,26 +157,23 @@ impl Model {
         };
         charge("the program", plan.base)?;
         charge("the weights outside experts", plan.dense)?;
-        let copied = match &plan.experts {
+        let (tensors, slots) = match &plan.experts {
             Experts::InPlace => {
                 charge("the experts", plan.expert_bytes)?;
-                None
+                tensors.use_in_place();
+                (tensors, None)
             }
             Experts::Cached(cached) => {
                 charge("the expert cache", cached.bytes())?;
-                Some(if cached.embedding_in_file { Copied::DenseWithoutEmbedding } else { Copied::Dense })
-            }
-        };
-        let tensors = match copied {
-            Some(which) => {
-                tensors.copied(which, pool.threads(), options.stop).map_err(|error| match error.kind() {
+                let mut slots = Slots::reserve(cached).map_err(EngineError::Store)?;
+                let which =
+                    if cached.embedding_in_file { Copied::DenseWithoutEmbedding } else { Copied::Dense };
+                let copied = slots.touch_during(|| tensors.copied(which, pool.threads(), options.stop));
+                let tensors = copied.map_err(|error| match error.kind() {
                     std::io::ErrorKind::Interrupted => EngineError::Cancelled,
                     _ => EngineError::Copy(error),
-                })?
-            }
-            None => {
-                tensors.use_in_place();
-                tensors
+                })?;
+                (tensors, Some((cached, slots)))
             }
         };
         let tensors = Arc::new(tensors);
@@ -189,16 +187,16 @@ impl Model {
             weight: tensors.get(if spec.head.tied { Role::Embed } else { Role::Head }),
             bias: if spec.head.bias { Some(tensors.vector(Role::HeadBias)?) } else { None },
         };
-        let experts = match &plan.experts {
-            Experts::InPlace => ExpertStore::in_place(&spec, Arc::clone(&tensors)),
-            Experts::Cached(cached) => {
+        let experts = match slots {
+            None => ExpertStore::in_place(&spec, Arc::clone(&tensors)),
+            Some(room) => {
                 let source = match files {
-                    _ if !cached.direct => Ok(Source::Mapped),
+                    _ if !room.0.direct => Ok(Source::Mapped),
                     Some(files) => Ok(Source::slots(&tensors, files, Access::Direct)),
                     None => Source::open(&tensors),
                 };
                 let source = source.map_err(EngineError::Store)?;
-                ExpertStore::cached(&spec, Arc::clone(&tensors), source, cached, options.prefetch)
+                ExpertStore::cached(&spec, Arc::clone(&tensors), source, room, options.prefetch)
                     .map_err(EngineError::Store)?
             }
         };
