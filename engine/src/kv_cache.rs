@@ -1,15 +1,14 @@
 //! Keys and values of the tokens so far, per layer and head, in f16 or f32, laid out as the attention kernels read them
 //! (`moelten_quant::Attend`). Sized once; decode never allocates.
 
-use std::io;
-
 use half::slice::HalfBitsSliceExt;
-use moelten_loader::io::Memory;
 use moelten_loader::spec::{AttentionSpec, Mixer, ModelSpec};
-use moelten_quant::{KEY_GROUP, KV_BLOCK, Kernels, KvHead};
+use moelten_quant::{KEY_GROUP, Kernels, KvHead};
 
 use crate::pool::Pool;
 
+/// Tokens from which on heads are written by several threads.
+const SHARED_WRITE: usize = 16;
 /// Numbers of a key that are converted at once.
 const PIECE: usize = 64;
 
@@ -41,42 +40,32 @@ impl KvFormat {
     }
 }
 
-/// The cache of one sequence. Each layer holds blocks of [`KV_BLOCK`] tokens, the capacity rounded up to whole ones, so that its
-/// memory is used from the front: huge pages then hold what is there and not what may come.
+/// The cache of one sequence. Each layer holds keys and values of `[kv_heads, capacity, head_dim]`, the capacity being rounded
+/// up to whole groups of keys.
 pub struct KvCache {
     layers: Vec<KvLayer>,
     capacity: usize,
     len: usize,
 }
 
-/// Keys and values of one layer: `[blocks, 2, kv_heads, KV_BLOCK * head_dim]` numbers, keys first.
+/// Keys and values of one layer.
 pub struct KvLayer {
-    memory: Memory,
-    format: KvFormat,
-    shape: Shape,
-}
-
-#[derive(Clone, Copy)]
-struct Shape {
+    store: Store,
     kv_heads: usize,
     head_dim: usize,
 }
 
-impl Shape {
-    /// Numbers of a head's keys, or values, in a block.
-    fn head(self) -> usize {
-        KV_BLOCK * self.head_dim
-    }
+/// Half-precision numbers are kept as bits: zeroed memory from the system is then untouched until it is used.
+enum Store {
+    F16(Numbers<u16>),
+    F32(Numbers<f32>),
+}
 
-    /// Numbers of a block of all heads.
-    fn block(self) -> usize {
-        2 * self.kv_heads * self.head()
-    }
-
-    /// Keys and values of a head from its first block on.
-    fn of_head<T>(self, numbers: &[T], head: usize) -> (&[T], &[T]) {
-        (&numbers[head * self.head()..], &numbers[(self.kv_heads + head) * self.head()..])
-    }
+struct Numbers<T> {
+    /// `[kv_heads, capacity / KEY_GROUP, head_dim, KEY_GROUP]`.
+    keys: Vec<T>,
+    /// `[kv_heads, capacity, head_dim]`.
+    values: Vec<T>,
 }
 
 impl KvCache {
@@ -90,20 +79,17 @@ impl KvCache {
                 2 * a.kv_heads * a.head_dim
             })
             .sum();
-        let capacity = capacity.checked_next_multiple_of(KV_BLOCK).unwrap_or(usize::MAX);
+        let capacity = capacity.checked_next_multiple_of(KEY_GROUP).unwrap_or(usize::MAX);
         (per_token as u64).saturating_mul(format.bytes() as u64).saturating_mul(capacity as u64)
     }
 
     /// An empty cache for `capacity` tokens.
-    ///
-    /// # Errors
-    /// When the system has no address space left.
-    pub fn new(spec: &ModelSpec, capacity: usize, format: KvFormat) -> io::Result<Self> {
+    pub fn new(spec: &ModelSpec, capacity: usize, format: KvFormat) -> Self {
         let layers = spec.layers.iter().map(|layer| {
             let Mixer::Attention(a) = &layer.mixer;
             KvLayer::new(a, capacity, format)
         });
-        Ok(Self { layers: layers.collect::<io::Result<_>>()?, capacity, len: 0 })
+        Self { layers: layers.collect(), capacity, len: 0 }
     }
 
     /// Tokens it can hold.
@@ -145,46 +131,38 @@ impl KvCache {
 
 impl KvLayer {
     /// A layer's empty cache for `capacity` tokens.
-    ///
-    /// # Errors
-    /// When the system has no address space left.
-    pub fn new(spec: &AttentionSpec, capacity: usize, format: KvFormat) -> io::Result<Self> {
-        let shape = Shape { kv_heads: spec.kv_heads, head_dim: spec.head_dim };
-        let memory = Memory::zeroed(capacity.div_ceil(KV_BLOCK) * shape.block() * format.bytes())?;
-        Ok(Self { memory, format, shape })
+    pub fn new(spec: &AttentionSpec, capacity: usize, format: KvFormat) -> Self {
+        let numbers = spec.kv_heads * spec.head_dim * capacity.next_multiple_of(KEY_GROUP);
+        let store = match format {
+            KvFormat::F16 => Store::F16(Numbers { keys: vec![0; numbers], values: vec![0; numbers] }),
+            KvFormat::F32 => Store::F32(Numbers { keys: vec![0.0; numbers], values: vec![0.0; numbers] }),
+        };
+        Self { store, kv_heads: spec.kv_heads, head_dim: spec.head_dim }
     }
 
     /// Writes keys and values of some tokens (`[tokens, kv_heads, head_dim]` each) from position `first` on.
     pub fn write(&mut self, pool: &Pool, kernels: &Kernels, first: usize, keys: &[f32], values: &[f32]) {
-        let rows = Rows { first, keys, values, shape: self.shape };
-        match self.format {
-            KvFormat::F16 => {
-                let to = self.memory.numbers_mut::<u16>();
-                rows.write(pool, to, |from, to| kernels.to_f16(from, to.reinterpret_cast_mut()));
+        let rows = Rows { first, keys, values, kv_heads: self.kv_heads, head_dim: self.head_dim };
+        match &mut self.store {
+            Store::F16(to) => {
+                to.write(pool, &rows, |from, to| kernels.to_f16(from, to.reinterpret_cast_mut()))
             }
-            KvFormat::F32 => {
-                rows.write(pool, self.memory.numbers_mut::<f32>(), |from, to| to.copy_from_slice(from));
-            }
+            Store::F32(to) => to.write(pool, &rows, |from, to| to.copy_from_slice(from)),
         }
     }
 
     /// What was written of a head, and beyond it whatever is there.
     pub fn head(&self, head: usize) -> KvHead<'_> {
-        match self.format {
-            KvFormat::F16 => {
-                let (keys, values) = self.shape.of_head(self.memory.numbers::<u16>(), head);
+        match &self.store {
+            Store::F16(numbers) => {
+                let (keys, values) = numbers.head(head, self.kv_heads);
                 KvHead::F16 { keys: keys.reinterpret_cast(), values: values.reinterpret_cast() }
             }
-            KvFormat::F32 => {
-                let (keys, values) = self.shape.of_head(self.memory.numbers(), head);
+            Store::F32(numbers) => {
+                let (keys, values) = numbers.head(head, self.kv_heads);
                 KvHead::F32 { keys, values }
             }
         }
-    }
-
-    /// Numbers from one block of a head's keys, or values, to the next.
-    pub fn stride(&self) -> usize {
-        self.shape.block()
     }
 }
 
@@ -193,51 +171,41 @@ struct Rows<'a> {
     first: usize,
     keys: &'a [f32],
     values: &'a [f32],
-    shape: Shape,
+    kv_heads: usize,
+    head_dim: usize,
 }
 
-impl Rows<'_> {
-    /// Into all blocks of a layer; `convert` turns numbers into stored ones.
-    fn write<T>(&self, pool: &Pool, numbers: &mut [T], convert: impl Fn(&[f32], &mut [T]) + Sync)
-    where
-        T: Copy + Default + Send + Sync,
-    {
-        let Shape { kv_heads, head_dim } = self.shape;
-        let tokens = self.keys.len() / (kv_heads * head_dim);
-        let end = self.first + tokens;
-        let (block, first_block) = (self.shape.block(), self.first / KV_BLOCK);
-        let numbers = &mut numbers[first_block * block..end.div_ceil(KV_BLOCK) * block];
-        pool.chunks(numbers, block, 1, |index, numbers| {
-            let start = (first_block + index.start) * KV_BLOCK;
-            for position in self.first.max(start)..end.min(start + KV_BLOCK) {
-                self.write_token(position, &mut *numbers, &convert);
-            }
-        });
+impl<T: Copy + Default + Send + Sync> Numbers<T> {
+    fn head(&self, head: usize, kv_heads: usize) -> (&[T], &[T]) {
+        let width = self.keys.len() / kv_heads;
+        let range = head * width..(head + 1) * width;
+        (&self.keys[range.clone()], &self.values[range])
     }
 
-    /// Into the block of a position.
-    fn write_token<T: Copy + Default>(
-        &self,
-        position: usize,
-        block: &mut [T],
-        convert: &impl Fn(&[f32], &mut [T]),
-    ) {
-        let Shape { kv_heads, head_dim } = self.shape;
-        let (keys, values) = block.split_at_mut(kv_heads * self.shape.head());
-        let parts = keys.chunks_exact_mut(self.shape.head()).zip(values.chunks_exact_mut(self.shape.head()));
-        let (token, position) = (position - self.first, position % KV_BLOCK);
-        for (head, (keys, values)) in parts.enumerate() {
-            let row = (token * kv_heads + head) * head_dim;
-            let (key, value) = (&self.keys[row..row + head_dim], &self.values[row..row + head_dim]);
-            convert(value, &mut values[position * head_dim..][..head_dim]);
-            let group = position / KEY_GROUP * KEY_GROUP * head_dim;
-            let mut lane = keys[group + position % KEY_GROUP..].iter_mut().step_by(KEY_GROUP);
-            for piece in key.chunks(PIECE) {
-                let stored = &mut [T::default(); PIECE][..piece.len()];
-                convert(piece, stored);
-                // The lane second: a pair that has no number left takes none of it.
-                stored.iter().zip(lane.by_ref()).for_each(|(stored, to)| *to = *stored);
+    /// `convert` turns numbers into stored ones.
+    fn write(&mut self, pool: &Pool, rows: &Rows<'_>, convert: impl Fn(&[f32], &mut [T]) + Sync) {
+        let &Rows { first, kv_heads, head_dim, .. } = rows;
+        let width = self.keys.len() / kv_heads;
+        let tokens = rows.keys.len() / (kv_heads * head_dim);
+        let heads_per_task = if tokens < SHARED_WRITE { kv_heads } else { 1 };
+        let (keys, values) = ((&mut *self.keys, width), (&mut *self.values, width));
+        pool.chunks_of_two(keys, values, heads_per_task, |heads, keys, values| {
+            let parts = keys.chunks_exact_mut(width).zip(values.chunks_exact_mut(width));
+            for (head, (keys, values)) in heads.zip(parts) {
+                for token in 0..tokens {
+                    let (row, position) = ((token * kv_heads + head) * head_dim, first + token);
+                    let (key, value) = (&rows.keys[row..row + head_dim], &rows.values[row..row + head_dim]);
+                    convert(value, &mut values[position * head_dim..][..head_dim]);
+                    let group = position / KEY_GROUP * KEY_GROUP * head_dim;
+                    let lane = keys[group + position % KEY_GROUP..].iter_mut().step_by(KEY_GROUP);
+                    let mut lane = lane.take(head_dim);
+                    for piece in key.chunks(PIECE) {
+                        let stored = &mut [T::default(); PIECE][..piece.len()];
+                        convert(piece, stored);
+                        lane.by_ref().zip(stored).for_each(|(to, stored)| *to = *stored);
+                    }
+                }
             }
-        }
+        });
     }
 }

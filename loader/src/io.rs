@@ -48,33 +48,6 @@ impl Memory {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.0
     }
-
-    /// All of it as numbers; bytes that do not fill one are left out.
-    pub fn numbers<T: Number>(&self) -> &[T] {
-        // SAFETY: any bytes are such numbers, and the memory begins with a page, which is aligned for all of them. The length
-        // is rounded down.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() / size_of::<T>()) }
-    }
-
-    /// As [`Self::numbers`], to write.
-    pub fn numbers_mut<T: Number>(&mut self) -> &mut [T] {
-        // SAFETY: as for `numbers`; whatever is written is bytes again.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() / size_of::<T>()) }
-    }
-}
-
-/// Numbers that any bytes are.
-pub trait Number: number::Plain {}
-
-impl Number for u16 {}
-impl Number for f32 {}
-
-mod number {
-    /// Nobody else says what is plain.
-    pub trait Plain: Copy {}
-
-    impl Plain for u16 {}
-    impl Plain for f32 {}
 }
 
 /// The bytes of one file, shared and read-only.

@@ -10,7 +10,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use half::f16;
-use moelten_quant::{Attend, Isa, KV_BLOCK, Kernels, KvHead, Running, SPAN};
+use moelten_quant::{Attend, Isa, KEY_GROUP, Kernels, KvHead, Running, SPAN};
 
 /// Name, query heads, key heads, width of a head.
 const SHAPES: [(&str, usize, usize, usize); 4] = [
@@ -84,11 +84,10 @@ struct Shape {
 
 impl Shape {
     fn task<'a>(self, cache: &'a [f16], context: usize, queries: &'a [f32], tokens: usize) -> Attend<'a> {
-        let capacity = context.next_multiple_of(KV_BLOCK);
+        let capacity = context.next_multiple_of(KEY_GROUP);
         let (keys, values) = cache[..2 * capacity * self.head_dim].split_at(capacity * self.head_dim);
         Attend {
             kv: KvHead::F16 { keys, values },
-            kv_stride: KV_BLOCK * self.head_dim,
             head_dim: self.head_dim,
             scale: 1.0 / (self.head_dim as f32).sqrt(),
             window: None,

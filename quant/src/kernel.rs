@@ -22,7 +22,7 @@ mod tiled;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use attend::{Attend, KEY_GROUP, KV_BLOCK, KvHead, MAX_HEAD_DIM, Running, SPAN};
+pub use attend::{Attend, KEY_GROUP, KvHead, MAX_HEAD_DIM, Running, SPAN};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::amx::obstacle as amx_obstacle;
 

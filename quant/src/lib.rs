@@ -37,5 +37,5 @@ pub use decode::decode;
 pub use encode::{EncodeError, encode, encode_weighted};
 pub use format::Format;
 pub use isa::{Isa, IsaError};
-pub use kernel::{Attend, GROUP_ROWS, KEY_GROUP, KV_BLOCK, Kernels, KvHead, MAX_HEAD_DIM, Running, SPAN};
+pub use kernel::{Attend, GROUP_ROWS, KEY_GROUP, Kernels, KvHead, MAX_HEAD_DIM, Running, SPAN};
 pub use matrix::{QMatrix, ShapeError};

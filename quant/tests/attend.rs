@@ -6,7 +6,7 @@ mod common;
 
 use common::{Rng, bits, tiers};
 use half::f16;
-use moelten_quant::{Attend, KEY_GROUP, KV_BLOCK, Kernels, KvHead, Running, SPAN};
+use moelten_quant::{Attend, KEY_GROUP, Kernels, KvHead, Running, SPAN};
 
 /// One unit of rounding.
 const U: f64 = 1.0 / (1u64 << 24) as f64;
@@ -21,21 +21,18 @@ struct Cache {
 }
 
 impl Cache {
-    /// Keys and values `[positions, head_dim]` that half precision can hold, in memory that ends with the last group, and has
-    /// what is not a number between blocks.
+    /// Keys and values `[positions, head_dim]` that half precision can hold, in memory that ends with the last group.
     fn new(head_dim: usize, positions: usize, rng: &mut Rng) -> Self {
         let round = |x: Vec<f32>| x.iter().map(|&x| f16::from_f32(x).to_f32()).collect::<Vec<_>>();
         let keys = round(rng.floats(positions * head_dim));
         let values = round(rng.floats(positions * head_dim));
-        let mut placed =
-            [spread(positions.next_multiple_of(KEY_GROUP), head_dim), spread(positions, head_dim)];
-        for (i, (&key, &value)) in keys.iter().zip(&values).enumerate() {
-            let (position, dim) = (i / head_dim, i % head_dim);
-            placed[0][key_at(position, dim, head_dim)] = key;
-            placed[1][value_at(position, dim, head_dim)] = value;
+        let mut grouped = vec![0.0; positions.next_multiple_of(KEY_GROUP) * head_dim];
+        for (i, &key) in keys.iter().enumerate() {
+            grouped[slot(i / head_dim, i % head_dim, head_dim)] = key;
         }
-        let halves = placed.each_ref().map(|x| x.iter().map(|&x| f16::from_f32(x)).collect());
-        Self { head_dim, keys, floats: placed, values, halves }
+        let half = |x: &[f32]| x.iter().map(|&x| f16::from_f32(x)).collect::<Vec<_>>();
+        let halves = [half(&grouped), half(&values)];
+        Self { head_dim, keys, floats: [grouped, values.clone()], values, halves }
     }
 
     fn heads(&self) -> [KvHead<'_>; 2] {
@@ -49,8 +46,7 @@ impl Cache {
     fn spoil(&mut self, positions: std::ops::Range<usize>, with: f32) {
         for position in positions {
             for dim in 0..self.head_dim {
-                let (key, value) =
-                    (key_at(position, dim, self.head_dim), value_at(position, dim, self.head_dim));
+                let (key, value) = (slot(position, dim, self.head_dim), position * self.head_dim + dim);
                 self.halves[0][key] = f16::from_f32(with);
                 self.floats[0][key] = with;
                 self.halves[1][value] = f16::from_f32(with);
@@ -60,27 +56,9 @@ impl Cache {
     }
 }
 
-/// From block to block: somebody else's numbers are between them.
-fn stride(head_dim: usize) -> usize {
-    (KV_BLOCK + 3) * head_dim
-}
-
-/// Zeros in blocks for some positions, and NaN in between.
-fn spread(positions: usize, head_dim: usize) -> Vec<f32> {
-    let last = (positions - 1) / KV_BLOCK;
-    let len = last * stride(head_dim) + (positions - last * KV_BLOCK) * head_dim;
-    (0..len).map(|i| if i % stride(head_dim) < KV_BLOCK * head_dim { 0.0 } else { f32::NAN }).collect()
-}
-
 /// Where the cache keeps a number of a key.
-fn key_at(position: usize, dim: usize, head_dim: usize) -> usize {
-    let in_block = position % KV_BLOCK / KEY_GROUP * KEY_GROUP * head_dim;
-    position / KV_BLOCK * stride(head_dim) + in_block + dim * KEY_GROUP + position % KEY_GROUP
-}
-
-/// Where the cache keeps a number of a value.
-fn value_at(position: usize, dim: usize, head_dim: usize) -> usize {
-    position / KV_BLOCK * stride(head_dim) + position % KV_BLOCK * head_dim + dim
+fn slot(position: usize, dim: usize, head_dim: usize) -> usize {
+    position / KEY_GROUP * KEY_GROUP * head_dim + dim * KEY_GROUP + position % KEY_GROUP
 }
 
 /// Queries of a number of tokens.
@@ -96,8 +74,8 @@ impl Shape {
     fn task<'a>(&self, kv: KvHead<'a>, head_dim: usize, queries: &'a [f32]) -> Attend<'a> {
         let Self { group, tokens, first, window } = *self;
         let spans = 0..(first + tokens).div_ceil(SPAN);
-        let (scale, stride, kv_stride) = (0.3, (group + 1) * head_dim, stride(head_dim));
-        Attend { kv, kv_stride, head_dim, scale, window, queries, stride, group, tokens, first, spans }
+        let (scale, stride) = (0.3, (group + 1) * head_dim);
+        Attend { kv, head_dim, scale, window, queries, stride, group, tokens, first, spans }
     }
 
     /// Queries with one head of somebody else after each token's.
@@ -288,11 +266,9 @@ fn extreme_scores() {
     let positions: usize = 200;
     for kernels in tiers() {
         let outputs = |key: &dyn Fn(usize) -> f32, q: f32| {
-            let mut keys = spread(positions.next_multiple_of(KEY_GROUP), head_dim);
-            (0..positions).for_each(|p| keys[key_at(p, 0, head_dim)] = key(p));
-            let mut values = spread(positions, head_dim);
-            (0..positions * head_dim)
-                .for_each(|i| values[value_at(i / head_dim, i % head_dim, head_dim)] = (i / head_dim) as f32);
+            let mut keys = vec![0.0; positions.next_multiple_of(KEY_GROUP) * head_dim];
+            (0..positions).for_each(|p| keys[slot(p, 0, head_dim)] = key(p));
+            let values: Vec<f32> = (0..positions * head_dim).map(|i| (i / head_dim) as f32).collect();
             let kv = KvHead::F32 { keys: &keys, values: &values };
             let shape = Shape { group: 1, tokens: 1, first: positions - 1, window: None };
             let queries = [q, 0.0, 0.0, 0.0];

@@ -10,8 +10,8 @@ mod common;
 use common::{Packed, Rng, Weights, tiers};
 use half::f16;
 use moelten_quant::{
-    ActivationKind, Activations, Attend, BLOCK, Columns, Format, Isa, KEY_GROUP, KV_BLOCK, Kernels, KvHead,
-    Line, QMatrix, Record, Running,
+    ActivationKind, Activations, Attend, BLOCK, Columns, Format, Isa, KEY_GROUP, Kernels, KvHead, Line,
+    QMatrix, Record, Running,
 };
 
 fn scalar() -> &'static Kernels {
@@ -171,20 +171,9 @@ fn attention_stays_within_its_slices() {
                 let halves = KvHead::F16 { keys: half_keys.get(), values: half_values.get() };
                 for kv in [floats, halves] {
                     let (queries, stride) = (&*queries.get(), group * head_dim);
-                    let (scale, window, spans, kv_stride) = (0.1, None, 0..1, KV_BLOCK * head_dim);
-                    let task = Attend {
-                        kv,
-                        kv_stride,
-                        head_dim,
-                        scale,
-                        window,
-                        queries,
-                        stride,
-                        group,
-                        tokens,
-                        first,
-                        spans,
-                    };
+                    let (scale, window, spans) = (0.1, None, 0..1);
+                    let task =
+                        Attend { kv, head_dim, scale, window, queries, stride, group, tokens, first, spans };
                     kernels.attend(&task, out.get(), state.get());
                 }
                 let mut later = Guarded::new(&vec![1.0; out.get().len()]);

@@ -53,7 +53,6 @@ fn task<'a>(
     let (head_dim, group) = (spec.head_dim, spec.heads / spec.kv_heads);
     Attend {
         kv: kv.head(kv_head),
-        kv_stride: kv.stride(),
         head_dim,
         scale: spec.scale,
         window: spec.window,

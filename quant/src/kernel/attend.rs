@@ -1,12 +1,11 @@
 //! Attention of some tokens to the cached keys and values of one head: the layout of the cache, the operation, its checks
 //! and the plain version that defines it. It must not know layers, threads or who keeps the cache.
 //!
-//! **Layout.** The cache of a head is in blocks of [`KV_BLOCK`] positions, which other heads' blocks may lie between. Within
-//! one, keys are in groups of [`KEY_GROUP`] positions, transposed: `[groups, head_dim, KEY_GROUP]`. A vector holds one dimension
-//! of several positions, so their scores need no sum across lanes, and each loaded vector serves all queries that share the
-//! head. Values are `[positions, head_dim]`: a vector holds dimensions of one position.
+//! **Layout.** Keys lie in groups of [`KEY_GROUP`] positions, transposed: `[groups, head_dim, KEY_GROUP]`. A vector holds
+//! one dimension of several positions, so their scores need no sum across lanes, and each loaded vector serves all
+//! queries that share the head. Values are `[positions, head_dim]`: a vector holds dimensions of one position.
 //!
-//! **Softmax** is computed online (arXiv 1805.02867, 2205.14135): blocks of [`KV_BLOCK`] positions are weighed relative to the
+//! **Softmax** is computed online (arXiv 1805.02867, 2205.14135): blocks of [`BLOCK`] positions are weighed relative to the
 //! largest score so far. Spans of [`SPAN`] positions are summed apart from each other and merged in ascending order, which
 //! lets threads share one long context.
 //!
@@ -27,17 +26,16 @@ use super::Kernels;
 
 /// Positions whose keys are stored together: a line of the cache in half precision.
 pub const KEY_GROUP: usize = 32;
-/// Positions of a softmax block, which lie together in the cache.
-pub const KV_BLOCK: usize = 64;
+/// Positions of a softmax block.
+pub(super) const BLOCK: usize = 64;
 /// Positions of a span.
 pub const SPAN: usize = 1024;
 /// Widest head.
 pub const MAX_HEAD_DIM: usize = 1024;
 
-const _: () = assert!(KV_BLOCK.is_multiple_of(KEY_GROUP) && SPAN.is_multiple_of(KV_BLOCK));
+const _: () = assert!(BLOCK.is_multiple_of(KEY_GROUP) && SPAN.is_multiple_of(BLOCK));
 
-/// Cached keys and values of one head, from its first block on: keys of a block are `[KV_BLOCK / KEY_GROUP, head_dim,
-/// KEY_GROUP]`, values `[KV_BLOCK, head_dim]`.
+/// Cached keys `[capacity / KEY_GROUP, head_dim, KEY_GROUP]` and values `[capacity, head_dim]` of one head.
 #[derive(Debug, Clone, Copy)]
 pub enum KvHead<'a> {
     /// Half precision.
@@ -77,8 +75,6 @@ impl Default for Running {
 pub struct Attend<'a> {
     /// The cache of the head.
     pub kv: KvHead<'a>,
-    /// Numbers from one block of the head's keys, and of its values, to the next.
-    pub kv_stride: usize,
     /// Width of a query, key and value.
     pub head_dim: usize,
     /// Factor on `q . k`.
@@ -110,11 +106,6 @@ impl Attend<'_> {
         row / self.group * self.stride + row % self.group * self.head_dim
     }
 
-    /// Where the block of a position begins in the cache.
-    pub(super) fn block_at(&self, position: usize) -> usize {
-        position / KV_BLOCK * self.kv_stride
-    }
-
     /// Positions that a row sees.
     pub(super) fn sees(&self, row: usize) -> Range<usize> {
         let end = self.first + row / self.group + 1;
@@ -140,14 +131,9 @@ impl Attend<'_> {
             KvHead::F16 { keys, values } => (keys.len(), values.len()),
             KvHead::F32 { keys, values } => (keys.len(), values.len()),
         };
-        assert!(self.kv_stride >= KV_BLOCK * head_dim, "attend: blocks of the cache overlap");
-        let Some(last) = (self.first + tokens).min(self.spans.end.saturating_mul(SPAN)).checked_sub(1) else {
-            return;
-        };
-        let (block, positions) = (self.block_at(last), last % KV_BLOCK + 1);
-        assert!(values >= block + positions * head_dim, "attend: values end before the last position");
-        let grouped = positions.next_multiple_of(KEY_GROUP);
-        assert!(keys >= block + grouped * head_dim, "attend: keys are not whole groups");
+        let end = (self.first + tokens).min(self.spans.end.saturating_mul(SPAN));
+        assert!(values / head_dim >= end, "attend: values end before the last position");
+        assert!(keys / head_dim >= end.next_multiple_of(KEY_GROUP), "attend: keys are not whole groups");
     }
 }
 
@@ -209,9 +195,9 @@ fn scalar_span(task: &Attend<'_>, row: usize, seen: Range<usize>, out: &mut [f32
     let query = &task.queries[task.at(row)..][..task.head_dim];
     let mut state = Running::default();
     out.fill(0.0);
-    for block in (seen.start / KV_BLOCK * KV_BLOCK..seen.end).step_by(KV_BLOCK) {
-        let seen = seen.start.max(block)..seen.end.min(block + KV_BLOCK);
-        let mut weights = [f32::NEG_INFINITY; KV_BLOCK];
+    for block in (seen.start / BLOCK * BLOCK..seen.end).step_by(BLOCK) {
+        let seen = seen.start.max(block)..seen.end.min(block + BLOCK);
+        let mut weights = [f32::NEG_INFINITY; BLOCK];
         scalar_scores(task, query, block, &seen, &mut weights);
         let max = weights.iter().copied().fold(state.max, f32::max);
         let shrink = (state.max - base(max)).exp();
@@ -225,7 +211,7 @@ fn scalar_span(task: &Attend<'_>, row: usize, seen: Range<usize>, out: &mut [f32
         state = Running { max, sum: state.sum * shrink + sums.iter().sum::<f32>() };
         out.iter_mut().for_each(|out| *out *= shrink);
         for (position, &weight) in seen.clone().zip(&weights[seen.start - block..]) {
-            let at = task.block_at(block) + (position - block) * task.head_dim;
+            let at = position * task.head_dim;
             match task.kv {
                 KvHead::F16 { values, .. } => {
                     super::scalar::axpy_f16(weight, &values[at..at + out.len()], out)
@@ -243,12 +229,12 @@ fn scalar_scores(
     query: &[f32],
     block: usize,
     seen: &Range<usize>,
-    out: &mut [f32; KV_BLOCK],
+    out: &mut [f32; BLOCK],
 ) {
     for group in (seen.start / KEY_GROUP * KEY_GROUP..seen.end).step_by(KEY_GROUP) {
         let mut scores = [0.0; KEY_GROUP];
         for (dim, q) in query.iter().enumerate() {
-            let at = task.block_at(block) + (group - block) * task.head_dim + dim * KEY_GROUP;
+            let at = group * task.head_dim + dim * KEY_GROUP;
             let mut wide = [0.0; KEY_GROUP];
             match task.kv {
                 KvHead::F16 { keys, .. } => keys[at..at + KEY_GROUP].convert_to_f32_slice(&mut wide),

@@ -9,7 +9,7 @@ use core::ops::Range;
 
 use super::lanes::Lanes;
 use super::vector::exp;
-use crate::kernel::attend::{Attend, KEY_GROUP, KV_BLOCK, KvHead, MAX_HEAD_DIM, Running, SPAN, base};
+use crate::kernel::attend::{Attend, BLOCK, KEY_GROUP, KvHead, MAX_HEAD_DIM, Running, SPAN, base};
 use crate::kernel::prefetch::prefetch_later;
 
 /// Most query rows of a register tile, in any tier.
@@ -54,8 +54,8 @@ struct Head<S> {
 struct Buffers {
     /// `[head_dim, rows]`, times the scale.
     queries: MaybeUninit<[f32; MAX_ROWS * MAX_HEAD_DIM]>,
-    /// `[rows, KV_BLOCK]`: scores, then weights.
-    weights: MaybeUninit<[f32; MAX_ROWS * KV_BLOCK]>,
+    /// `[rows, BLOCK]`: scores, then weights.
+    weights: MaybeUninit<[f32; MAX_ROWS * BLOCK]>,
     /// `[rows, head_dim]`.
     sums: MaybeUninit<[f32; MAX_ROWS * MAX_HEAD_DIM]>,
 }
@@ -149,22 +149,21 @@ unsafe fn tile<L: Lanes, S: Stored, const R: usize>(
             }
         }
         sums.write_bytes(0, R * head_dim);
-        for block in (lowest / KV_BLOCK * KV_BLOCK..highest).step_by(KV_BLOCK) {
+        for block in (lowest / BLOCK * BLOCK..highest).step_by(BLOCK) {
             let groups = lowest.max(block) / KEY_GROUP * KEY_GROUP - block
-                ..highest.min(block + KV_BLOCK).next_multiple_of(KEY_GROUP) - block;
+                ..highest.min(block + BLOCK).next_multiple_of(KEY_GROUP) - block;
             let seen: [Range<usize>; R] = std::array::from_fn(|r| {
-                let seen = overlap(&seen[r], block, KV_BLOCK);
+                let seen = overlap(&seen[r], block, BLOCK);
                 seen.start - block..seen.end - block
             });
-            let at = task.block_at(block);
-            let (keys, values) = (head.keys.add(at), head.values.add(at));
+            let (keys, values) = (head.keys.add(block * head_dim), head.values.add(block * head_dim));
             scores::<L, S, R>(keys, queries, head_dim, &groups, weights, values);
             let mut shrink = [0.0; R];
             for r in 0..R {
-                let weights = weights.add(r * KV_BLOCK);
+                let weights = weights.add(r * BLOCK);
                 shrink[r] = softmax::<L>(weights, &groups, &seen[r], &mut tile_state[r]);
             }
-            let values = Values { at: values, head_dim, ahead: keys.wrapping_add(task.kv_stride) };
+            let values = Values { at: values, head_dim, ahead: keys.wrapping_add(BLOCK * head_dim) };
             weigh::<L, S, R>(values, weights, &seen, shrink, sums);
         }
         for r in 0..R {
@@ -193,7 +192,7 @@ fn overlap(range: &Range<usize>, start: usize, len: usize) -> Range<usize> {
 /// `weights[r, p] = query[r] . key[p]` for the positions of some groups of a block.
 ///
 /// # Safety
-/// As [`Lanes`]. `keys` are those of the block, `queries` is `[head_dim, R]`, `weights` is `[R, KV_BLOCK]`. `ahead` is only asked
+/// As [`Lanes`]. `keys` are those of the block, `queries` is `[head_dim, R]`, `weights` is `[R, BLOCK]`. `ahead` is only asked
 /// for: the values of the block.
 #[inline(always)]
 unsafe fn scores<L: Lanes, S: Stored, const R: usize>(
@@ -224,7 +223,7 @@ unsafe fn scores<L: Lanes, S: Stored, const R: usize>(
             }
             for (r, sums) in sums.into_iter().enumerate() {
                 for (v, sum) in sums.into_iter().enumerate() {
-                    L::store(weights.add(r * KV_BLOCK + at + v * L::N), sum);
+                    L::store(weights.add(r * BLOCK + at + v * L::N), sum);
                 }
             }
         }
@@ -234,7 +233,7 @@ unsafe fn scores<L: Lanes, S: Stored, const R: usize>(
 /// Scores of a row's groups become weights; returns the factor on what was weighed before.
 ///
 /// # Safety
-/// As [`Lanes`]. `weights` is `[KV_BLOCK]` with the scores of `groups`.
+/// As [`Lanes`]. `weights` is `[BLOCK]` with the scores of `groups`.
 #[inline(always)]
 unsafe fn softmax<L: Lanes>(
     weights: *mut f32,
@@ -278,7 +277,7 @@ struct Values<S> {
 /// `sums[r] = sums[r] * shrink[r] + weights[r, p] * values[p]` over the positions that each row sees, ascending.
 ///
 /// # Safety
-/// As [`Lanes`]. `values` are those of the block, `weights` is `[R, KV_BLOCK]`, `sums` is `[R, head_dim]`.
+/// As [`Lanes`]. `values` are those of the block, `weights` is `[R, BLOCK]`, `sums` is `[R, head_dim]`.
 #[inline(always)]
 unsafe fn weigh<L: Lanes, S: Stored, const R: usize>(
     values: Values<S>,
@@ -297,7 +296,7 @@ unsafe fn weigh<L: Lanes, S: Stored, const R: usize>(
         if ragged {
             for (r, seen) in seen.iter().enumerate() {
                 let before = seen.start..seen.end.min(start);
-                let (weights, sums) = (weights.add(r * KV_BLOCK), sums.add(r * values.head_dim));
+                let (weights, sums) = (weights.add(r * BLOCK), sums.add(r * values.head_dim));
                 weigh_all::<L, S, 1>(values, weights, before, [shrink[r]], sums);
             }
             shrink = [1.0; R];
@@ -306,7 +305,7 @@ unsafe fn weigh<L: Lanes, S: Stored, const R: usize>(
         if ragged {
             for (r, seen) in seen.iter().enumerate() {
                 let after = seen.start.max(end)..seen.end;
-                let (weights, sums) = (weights.add(r * KV_BLOCK), sums.add(r * values.head_dim));
+                let (weights, sums) = (weights.add(r * BLOCK), sums.add(r * values.head_dim));
                 weigh_all::<L, S, 1>(values, weights, after, [1.0], sums);
             }
         }
@@ -376,7 +375,7 @@ unsafe fn weigh_vectors<L: Lanes, S: Stored, const R: usize, const V: usize>(
                 *value = S::load::<L>(at.add(v * L::N), live);
             }
             for (r, acc) in acc.iter_mut().enumerate() {
-                let weight = L::splat(*weights.add(r * KV_BLOCK + p));
+                let weight = L::splat(*weights.add(r * BLOCK + p));
                 for (acc, value) in acc.iter_mut().zip(value) {
                     *acc = L::fma(weight, value, *acc);
                 }
