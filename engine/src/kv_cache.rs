@@ -202,10 +202,74 @@ impl<T: Copy + Default + Send + Sync> Numbers<T> {
                     for piece in key.chunks(PIECE) {
                         let stored = &mut [T::default(); PIECE][..piece.len()];
                         convert(piece, stored);
-                        lane.by_ref().zip(stored).for_each(|(to, stored)| *to = *stored);
+                        // The lane second: a pair that has no number left takes none of it.
+                        stored.iter().zip(lane.by_ref()).for_each(|(stored, to)| *to = *stored);
                     }
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use moelten_loader::spec::QkNorm;
+    use moelten_quant::Isa;
+
+    use super::*;
+    use crate::topology::{Pin, ThreadPlan};
+
+    /// A number that says whose it is and that half precision holds.
+    fn number(what: usize, position: usize, head: usize, dim: usize) -> f32 {
+        ((what * 1009 + position * 31 + head * 7 + dim) % 2048) as f32
+    }
+
+    #[test]
+    fn heads_find_what_was_written_in_pieces() {
+        let (kv_heads, head_dim, tokens) = (3, 100, 200_usize);
+        let spec = AttentionSpec {
+            heads: 3,
+            kv_heads,
+            head_dim,
+            scale: 1.0,
+            qkv_bias: false,
+            out_bias: false,
+            qk_norm: QkNorm::None,
+            rope: None,
+            window: None,
+            clip_qkv: None,
+        };
+        let pool = Pool::new(ThreadPlan::here(Some(2), Pin::Off).unwrap()).unwrap();
+        let kernels = Kernels::for_isa(Isa::best()).unwrap();
+        for format in [KvFormat::F16, KvFormat::F32] {
+            let mut layer = KvLayer::new(&spec, tokens, format);
+            for piece in [0..1, 1..30, 30..130, 130..131, 131..tokens] {
+                let rows = |what| -> Vec<f32> {
+                    let row = |position| {
+                        let of_head =
+                            move |head| (0..head_dim).map(move |dim| number(what, position, head, dim));
+                        (0..kv_heads).flat_map(of_head)
+                    };
+                    piece.clone().flat_map(row).collect()
+                };
+                layer.write(&pool, kernels, piece.start, &rows(0), &rows(1));
+            }
+            for head in 0..kv_heads {
+                let (keys, values): (Vec<f32>, Vec<f32>) = match layer.head(head) {
+                    KvHead::F16 { keys, values } => (
+                        keys.iter().map(|x| x.to_f32()).collect(),
+                        values.iter().map(|x| x.to_f32()).collect(),
+                    ),
+                    KvHead::F32 { keys, values } => (keys.to_vec(), values.to_vec()),
+                };
+                for (position, dim) in (0..tokens).flat_map(|p| (0..head_dim).map(move |dim| (p, dim))) {
+                    let key =
+                        position / KEY_GROUP * KEY_GROUP * head_dim + dim * KEY_GROUP + position % KEY_GROUP;
+                    assert_eq!(keys[key], number(0, position, head, dim), "key {position} {head} {dim}");
+                    let value = values[position * head_dim + dim];
+                    assert_eq!(value, number(1, position, head, dim), "value {position} {head} {dim}");
+                }
+            }
+        }
     }
 }
