@@ -14,6 +14,7 @@ use moelten_engine::system::System;
 use moelten_engine::topology::ThreadPlan;
 use moelten_loader::io::Memory;
 use moelten_loader::io::probe::{self, Pattern};
+use moelten_loader::store::TensorStore;
 use moelten_quant::{ActivationKind, Activations, Format, Isa, Kernels, QMatrix, activations};
 
 use super::generate;
@@ -26,6 +27,9 @@ const TIMES_CACHE: u64 = 4;
 const PAGE: usize = 4096;
 /// Passes over it; the fastest counts, as others can only slow it down.
 const PASSES: usize = 6;
+/// Bytes of weights that are read where they lie, and of them in a part that one thread reads.
+const WEIGHTS: u64 = 2 << 30;
+const PART: usize = 4 << 20;
 /// Time of one measurement of products.
 const PRODUCTS: Duration = Duration::from_millis(20);
 /// Longest time that a disk is read.
@@ -36,6 +40,8 @@ const DISK: Duration = Duration::from_millis(1500);
 pub struct Limits {
     /// Reading RAM, in 10^9 bytes per second.
     pub ram_gb_per_s: f64,
+    /// Reading the weights where they lie, in 10^9 bytes per second; `None` when experts are streamed.
+    pub weights_gb_per_s: Option<f64>,
     /// Int8 products, in 10^12 operations per second, a multiplication and an addition counted as two.
     pub int8_tops: f64,
     /// Reading the disk, in 10^9 bytes per second, or why there is no figure.
@@ -87,6 +93,33 @@ pub fn ram_before(threads: ThreadPlan, most: u64) -> anyhow::Result<f64> {
     let isa = Isa::from_env().map_err(EngineError::from)?;
     let kernels = Kernels::for_isa(isa).expect("an instruction set that was found here has kernels");
     ram_within(&Pool::new(threads)?, kernels, most)
+}
+
+/// Reads weights where they lie, as plainly as [`ram`] reads its buffer; 10^9 bytes per second. Pages of a file may be smaller
+/// and farther from each other than memory that was asked for.
+pub fn weights(pool: &Pool, kernels: &Kernels, tensors: &TensorStore) -> f64 {
+    let dense = tensors.dense().map(|(_, matrix)| matrix);
+    let experts = (0..tensors.layers()).flat_map(|layer| tensors.experts(layer));
+    let experts = experts.flat_map(|expert| [expert.gate, expert.up, expert.down]);
+    let mut left = WEIGHTS;
+    let some = dense.chain(experts).take_while(|matrix| {
+        let taken = left > 0;
+        left = left.saturating_sub(matrix.bytes);
+        taken
+    });
+    let some: Vec<_> = some.collect();
+    let parts: Vec<_> = some.iter().flat_map(|matrix| tensors.view(matrix).data().chunks(PART)).collect();
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
+    let read = |index| {
+        let own = parts.iter().skip(index).step_by(pool.threads());
+        own.fold(0, |folded, part| folded ^ kernels.read_through(part))
+    };
+    let pass = |_| {
+        let started = Instant::now();
+        black_box(pool.broadcast(read));
+        bytes as f64 / started.elapsed().as_secs_f64() / 1e9
+    };
+    (0..PASSES).map(pass).fold(0.0, f64::max)
 }
 
 /// Bytes of the largest cache of the first CPU.

@@ -156,6 +156,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let peak_owned_bytes = peak.end();
     let limits = Limits {
         ram_gb_per_s: ram_first.max(ram()?),
+        weights_gb_per_s: (!work.streams).then(|| limits::weights(model.pool(), kernels, model.tensors())),
         int8_tops: int8.max(limits::int8(model.pool(), kernels)),
         disk_gb_per_s: disk.and_then(|before| {
             let after = limits::disk(subject.file.as_deref())?;
@@ -339,6 +340,7 @@ impl Report<'_> {
             "decode": decode_json,
             "limits": {
                 "ram_gb_per_s": limits.ram_gb_per_s,
+                "weights_gb_per_s": limits.weights_gb_per_s,
                 "int8_tops": limits.int8_tops,
                 "disk_gb_per_s": limits.disk_gb_per_s.as_ref().ok(),
                 "disk_problem": limits.disk_gb_per_s.as_ref().err(),
@@ -458,6 +460,12 @@ impl Report<'_> {
                 figures.gb_per_s_with_kv,
                 100.0 * figures.share_of_ram_with_kv
             ));
+            if let Some(weights) = limits.weights_gb_per_s {
+                let share = 100.0 * figures.gb_per_s / weights;
+                lines.push(format!(
+                    "         weights read plainly where they lie: {weights:.1} GB/s ({share:.0} %)"
+                ));
+            }
             let bound = figures.bound_tokens_per_s.map_or_else(
                 || "bound unknown, as the disk's speed is".to_owned(),
                 |bound| {
