@@ -29,8 +29,9 @@ pub(super) trait Blocks {
 
     /// Scales of a block.
     unsafe fn scales<R: Rows, S: Source<R>>(unit: S) -> Self::Scales<R>;
-    /// Codes of piece `p`: columns `4 g ..` in vector `g`. `ODD` is whether `p` is odd, for the compiler.
-    unsafe fn codes<R: Rows, S: Source<R>, const ODD: bool>(unit: S, p: usize) -> [R::I; 8];
+    /// Codes of piece `first + NTH`: columns `4 g ..` in vector `g`. `first` is a multiple of four, `NTH` below four and
+    /// known to the compiler, which reads bytes that several pieces share once.
+    unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(unit: S, first: usize) -> [R::I; 8];
 }
 
 /// `N` scales and minima.
@@ -247,7 +248,7 @@ macro_rules! blocks {
             }
 
             #[inline(always)]
-            unsafe fn codes<R: Rows, S: Source<R>, const ODD: bool>($codes_unit: S, $p: usize) -> [R::I; 8] {
+            unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>($codes_unit: S, $p: usize) -> [R::I; 8] {
                 // SAFETY: as above.
                 unsafe { $codes }
             }
@@ -294,7 +295,7 @@ blocks! {
             min: floats!(|i| R::mul(dmin, byte::<R>(R::and(R::shr(packed[i / 4], 4), low), i % 4))),
         }
     }
-    |unit, p| { fields(unit, 16 + p / 4 * 32, 2 * (p % 4) as i32, 3) }
+    |unit, first| { fields(unit, 16 + first / 4 * 32, 2 * NTH as i32, 3) }
 
     Q3K: [16], 4, 7;
     |unit| {
@@ -314,20 +315,20 @@ blocks! {
         });
         Scales { scale, min: scale }
     }
-    |unit, p| {
-        let low = fields(unit, 32 + p / 4 * 32, 2 * (p % 4) as i32, 3);
-        with_high::<R>(low, fields(unit, 0, p as i32, 1), 2)
+    |unit, first| {
+        let low = fields(unit, 32 + first / 4 * 32, 2 * NTH as i32, 3);
+        with_high::<R>(low, fields(unit, 0, (first + NTH) as i32, 1), 2)
     }
 
     Q4K: [8], 0, 15;
     |unit| { k_scales(unit) }
-    |unit, p| { fields(unit, 16 + p / 2 * 32, if ODD { 4 } else { 0 }, 15) }
+    |unit, first| { fields(unit, 16 + (first + NTH) / 2 * 32, 4 * (NTH % 2) as i32, 15) }
 
     Q5K: [8], 0, 31;
     |unit| { k_scales(unit) }
-    |unit, p| {
-        let low = fields(unit, 48 + p / 2 * 32, if ODD { 4 } else { 0 }, 15);
-        with_high::<R>(low, fields(unit, 16, p as i32, 1), 4)
+    |unit, first| {
+        let low = fields(unit, 48 + (first + NTH) / 2 * 32, 4 * (NTH % 2) as i32, 15);
+        with_high::<R>(low, fields(unit, 16, (first + NTH) as i32, 1), 4)
     }
 
     Q6K: [16], 32, 63;
@@ -337,11 +338,9 @@ blocks! {
         let scale = floats!(|i| R::mul(d, signed_byte::<R>(packed[i / 4], i % 4)));
         Scales { scale, min: scale }
     }
-    |unit, p| {
-        let (half, quarter) = (p / 4, p % 4);
-        let low_at = half * 64 + quarter % 2 * 32;
-        let low = fields(unit, low_at, 4 * (quarter / 2) as i32, 15);
-        let high = fields(unit, 128 + half * 32, 2 * quarter as i32, 3);
+    |unit, first| {
+        let low = fields(unit, first / 4 * 64 + NTH % 2 * 32, 4 * (NTH / 2) as i32, 15);
+        let high = fields(unit, 128 + first / 4 * 32, 2 * NTH as i32, 3);
         with_high::<R>(low, high, 4)
     }
 
@@ -361,7 +360,7 @@ blocks! {
         });
         Scales { scale, min: scale }
     }
-    |unit, p| { looked_up::<R>(&IQ4_UNSIGNED, nibbles(unit, 8 + 16 * p)) }
+    |unit, first| { looked_up::<R>(&IQ4_UNSIGNED, nibbles(unit, 8 + 16 * (first + NTH))) }
 
     Mxfp4: [1], 16, 28;
     |unit| {

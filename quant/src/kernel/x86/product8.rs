@@ -102,13 +102,17 @@ pub(super) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consumer<R, B>>(
         unsafe {
             let at = tile.block(unit, B::FORMAT.block_bytes());
             let scales = B::scales::<R, S>(at);
-            for p in (0..B::PIECES).step_by(2) {
-                let block = unit * B::PIECES + p;
+            for first in (0..B::PIECES).step_by(4) {
+                let block = unit * B::PIECES + first;
                 tile.prefetch(block, bytes);
-                consumer.take(block, &B::codes::<R, S, false>(at, p), &scales, p);
+                consumer.take(block, &B::codes::<R, S, 0>(at, first), &scales, first);
                 if B::PIECES > 1 {
                     tile.prefetch(block + 1, bytes);
-                    consumer.take(block + 1, &B::codes::<R, S, true>(at, p + 1), &scales, p + 1);
+                    consumer.take(block + 1, &B::codes::<R, S, 1>(at, first), &scales, first + 1);
+                    tile.prefetch(block + 2, bytes);
+                    consumer.take(block + 2, &B::codes::<R, S, 2>(at, first), &scales, first + 2);
+                    tile.prefetch(block + 3, bytes);
+                    consumer.take(block + 3, &B::codes::<R, S, 3>(at, first), &scales, first + 3);
                 }
             }
         }
