@@ -56,9 +56,10 @@ pub struct AttentionScratch {
 pub struct AttendScratch {
     /// `[tokens, heads]`.
     pub running: Vec<Running>,
-    /// One token's rows by span of positions `[spans, heads, head_dim]`; empty where the context is a single span.
+    /// One token's rows by head of the cache and span of positions `[kv_heads, spans, heads / kv_heads, head_dim]`; empty where the
+    /// context is a single span.
     pub spans: Vec<f32>,
-    /// `[spans, heads]`.
+    /// `[kv_heads, spans, heads / kv_heads]`.
     pub spans_running: Vec<Running>,
 }
 

@@ -97,7 +97,8 @@ fn tiles(
     });
 }
 
-/// One token: a task is a span of positions with one head of the cache, so that threads share even a single head.
+/// One token: a task is a span of positions with one head of the cache, so that threads share even a single head. The spans
+/// of a head follow each other: what the kernel asks for at the end of one is read in the next.
 fn one_token(
     compute: Compute<'_>,
     spec: &AttentionSpec,
@@ -118,19 +119,19 @@ fn one_token(
     };
     let (rows, states) = ((rows, group * head_dim), (states, group));
     compute.pool.chunks_of_two(rows, states, 1, |tasks, rows, states| {
-        let (span, kv_head) = (spans.start + tasks.start / kv_heads, tasks.start % kv_heads);
+        let (kv_head, span) = (tasks.start / spans.len(), spans.start + tasks.start % spans.len());
         let task = task(spec, kv, kv_head, q, position, 1);
         compute.kernels.attend(&Attend { spans: span..span + 1, ..task }, rows, states);
     });
     if spans.len() > 1 {
         let heads_per_task = heads.div_ceil(compute.pool.threads());
-        let (width, parts) = (out.len(), (&*s.spans, &*s.spans_running));
+        let parts = (&*s.spans, &*s.spans_running);
         let totals = (&mut *running, 1);
         compute.pool.chunks_of_two((out, head_dim), totals, heads_per_task, |range, out, running| {
             for (head, (out, state)) in range.zip(out.chunks_exact_mut(head_dim).zip(running)) {
                 for span in 0..spans.len() {
-                    let row = &parts.0[span * width + head * head_dim..][..head_dim];
-                    let row_state = parts.1[span * heads + head];
+                    let part = (head / group * spans.len() + span) * group + head % group;
+                    let (row, row_state) = (&parts.0[part * head_dim..][..head_dim], parts.1[part]);
                     if span == 0 {
                         out.copy_from_slice(row);
                         *state = row_state;
