@@ -24,6 +24,7 @@ use crate::layers::linear::{Compute, Linear};
 use crate::layers::moe::{Mlp, Moe, Shared};
 use crate::layers::norm::Norm;
 use crate::ledger::{Charge, Ledger};
+use crate::memory;
 use crate::plan::{Experts, Io, Plan, PlanOptions, Ram};
 use crate::pool::Pool;
 use crate::pressure::{self, Keeper, Watch};
@@ -168,7 +169,13 @@ impl Model {
                 let mut slots = Slots::reserve(cached).map_err(EngineError::Store)?;
                 let which =
                     if cached.embedding_in_file { Copied::DenseWithoutEmbedding } else { Copied::Dense };
-                let copied = slots.touch_during(|| tensors.copied(which, pool.threads(), options.stop));
+                // Nobody watches the machine yet, and what the plan found free may have been taken by others since.
+                let here = System::here();
+                let free = || memory::free_bytes(&here).is_none_or(|free| free > plan.floor());
+                let copied = slots.touch_during(
+                    || options.ram != Ram::Auto || free(),
+                    || tensors.copied(which, pool.threads(), options.stop),
+                );
                 let tensors = copied.map_err(|error| match error.kind() {
                     std::io::ErrorKind::Interrupted => EngineError::Cancelled,
                     _ => EngineError::Copy(error),

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use moelten_engine::api::{Answer, Event, ExpertMap, GenerateParams, GenerateStats, StopReason};
@@ -150,6 +151,9 @@ impl Backend for Chatter {
             Ok(headers)
         });
         let headers = read.map_err(|error| not_switched(&error, Before::Open))?;
+        if polling.stop().load(Ordering::SeqCst) {
+            return Err(NotSwitched::Stopped(Before::Open));
+        }
         // Both at once might not fit into memory; so what was begun ends, too, before the one from before comes back.
         self.responder = None;
         tell(Tone::Dim, format!("Opening {}; Ctrl-C gives that up.", open::name(model)));

@@ -363,7 +363,10 @@ impl Screen {
         }
         let Some(Draft { written: (text, place), recalled }) = self.draft.take() else { return };
         if waited && !self.composer.is_empty() {
-            self.recall.add(&text);
+            if !text.is_empty() {
+                self.recall.add(&text);
+                self.remark(Tone::Dim, "What you were writing before is one Up away.");
+            }
             return;
         }
         self.composer.put_back(text, place);

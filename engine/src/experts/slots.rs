@@ -11,6 +11,9 @@ use moelten_loader::io::pieces::Piece;
 use super::source::PART;
 use crate::plan::Cached;
 
+/// Parts between two looks at whether there is room for more.
+const LOOK_EVERY: usize = 64;
+
 /// Memory for slots of each size, none of them in use.
 pub struct Slots(Vec<Vec<Piece>>);
 
@@ -26,33 +29,47 @@ impl Slots {
         room.slots().into_iter().zip(&room.slot_bytes).map(of_size).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Does `work`, and has the system bring memory on another thread until it is done.
-    pub fn touch_during<R>(&mut self, work: impl FnOnce() -> R) -> R {
+    /// Does `work`, and has the system bring memory on another thread until it is done or there is no `room` for more.
+    pub fn touch_during<R>(&mut self, room: impl Fn() -> bool + Sync, work: impl FnOnce() -> R) -> R {
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             // Where there is no thread for it, memory comes when it is written.
-            let _ = thread::Builder::new().name("touch".into()).spawn_scoped(scope, || self.touch(&done));
-            let result = work();
-            done.store(true, Ordering::Relaxed);
-            result
+            let touch = || self.touch(&done, &room);
+            let _ = thread::Builder::new().name("touch".into()).spawn_scoped(scope, touch);
+            let _at_the_end = Done(&done);
+            work()
         })
     }
 
-    /// Until all memory is there, the system refuses it, or `done`: those first that a cache uses first.
-    fn touch(&mut self, done: &AtomicBool) {
+    /// Until all memory is there, the system refuses it, there is no `room`, or `done`: those first that a cache uses first.
+    /// Returns how many parts it brought.
+    fn touch(&mut self, done: &AtomicBool, room: &impl Fn() -> bool) -> usize {
+        let mut parts = 0;
         for slot in self.0.iter_mut().flat_map(|slots| slots.iter_mut().rev()) {
             for start in (0..slot.len()).step_by(PART) {
                 let part = start..slot.len().min(start + PART);
-                if done.load(Ordering::Relaxed) || slot.populate(part).is_err() {
-                    return;
+                let over = done.load(Ordering::Relaxed) || parts % LOOK_EVERY == 0 && !room();
+                if over || slot.populate(part).is_err() {
+                    return parts;
                 }
+                parts += 1;
             }
         }
+        parts
     }
 
     /// The memory, by size.
     pub fn into_pieces(self) -> Vec<Vec<Piece>> {
         self.0
+    }
+}
+
+/// Says that work is done, even if it panics: the scope would otherwise wait for all memory.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -70,8 +87,10 @@ mod tests {
     fn slots_can_be_used_after_they_were_touched_or_not() {
         let mut slots = Slots::reserve(&room(true)).unwrap();
         let done = AtomicBool::new(false);
-        slots.touch(&done);
-        assert_eq!(slots.touch_during(|| 7), 7);
+        if slots.touch(&done, &|| true) > 0 {
+            assert_eq!(slots.touch(&done, &|| true), 4 * 3 + 3, "parts of 1 MiB and slots of less");
+        }
+        assert_eq!(slots.touch_during(|| true, || 7), 7);
         let mut pieces = slots.into_pieces();
         assert_eq!(pieces.iter().map(Vec::len).collect::<Vec<_>>(), [4, 3]);
         for piece in pieces.iter_mut().flatten() {
@@ -81,9 +100,22 @@ mod tests {
     }
 
     #[test]
+    fn no_memory_is_brought_without_room_or_after_the_end() {
+        let mut slots = Slots::reserve(&room(true)).unwrap();
+        assert_eq!(slots.touch(&AtomicBool::new(false), &|| false), 0);
+        assert_eq!(slots.touch(&AtomicBool::new(true), &|| true), 0);
+        let done = AtomicBool::new(false);
+        let panicked = std::panic::catch_unwind(|| {
+            let _at_the_end = Done(&done);
+            panic!("as work may");
+        });
+        assert!(panicked.is_err() && done.into_inner());
+    }
+
+    #[test]
     fn mapped_files_have_slots_without_memory() {
         let mut slots = Slots::reserve(&room(false)).unwrap();
-        assert_eq!(slots.touch_during(|| 7), 7);
+        assert_eq!(slots.touch_during(|| true, || 7), 7);
         assert!(slots.into_pieces().iter().flatten().all(Piece::is_empty));
     }
 }

@@ -11,7 +11,7 @@ use moelten_engine::api::Event as EngineEvent;
 use crate::backend::{Backend, Request};
 use crate::chat::{Chat, Choice, Effect, Event};
 use crate::files::{self, Kept};
-use crate::filter::Filter;
+use crate::filter::{self, Filter};
 use crate::input::{Input, Typed};
 use crate::progress::PromptProgress;
 use crate::terminal::{Notes, Tone};
@@ -52,7 +52,7 @@ pub fn run(
                 continue;
             }
             Some(Effect::Compose(text)) => {
-                if input.prefill(&text) {
+                if input.prefill(&filter::clean(&text)) {
                     notes.line(
                         Tone::Dim,
                         "Enter sends it in place of your last question, Ctrl-C leaves that as it was.",

@@ -96,6 +96,34 @@ fn files_lie_beside_questions() {
     assert_eq!(chat.turns()[0].message().content, "File notes.txt:\n```\ntwo words\n```\n\nwhat is this?");
 }
 
+/// Somebody with a line editor.
+struct Editing {
+    lines: VecDeque<&'static str>,
+    prefilled: Vec<String>,
+}
+
+impl Input for Editing {
+    fn line(&mut self, _: bool) -> io::Result<Typed> {
+        Ok(self.lines.pop_front().map_or(Typed::End, |line| Typed::Text(line.into())))
+    }
+
+    fn prefill(&mut self, text: &str) -> bool {
+        self.prefilled.push(text.into());
+        true
+    }
+}
+
+#[test]
+fn what_a_line_editor_begins_with_commands_no_terminal() {
+    let mut chat = Chat::new(Facts::default(), GenerateParams::default(), None);
+    let lines = ["one\u{1b}]0;title\u{7}", "/edit", "anew"].into();
+    let mut input = Editing { lines, prefilled: Vec::new() };
+    let mut backend = Echo { requests: 0 };
+    run(&mut chat, &mut backend, &mut input, Notes::plain(), &Kept::default(), Vec::new()).unwrap();
+    assert_eq!(input.prefilled, ["one"]);
+    assert_eq!(chat.turns()[0].content, "anew");
+}
+
 #[test]
 fn models_are_switched_and_questions_need_an_editor_to_be_edited() {
     let (chat, requests) = script("/model missing\n/model there\none\n/edit\ntwo\n");

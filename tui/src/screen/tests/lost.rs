@@ -106,9 +106,26 @@ fn an_edit_that_waits_for_its_file_can_be_taken_back_and_given_up() {
     person.write("begun");
     assert!(request(&person.see(read("b.txt"))).messages[0].content.ends_with("anew"));
     assert_eq!(person.text(), "begun");
+    person.shows("What you were writing before is one Up away.");
     person.control('u');
     person.key(KeyCode::Up);
     assert_eq!(person.text(), "a draft");
+}
+
+#[test]
+fn an_empty_draft_leaves_nothing_to_recall() {
+    let mut person = Person::new();
+    person.turn("one", "two");
+    person.alt('e');
+    person.control('u');
+    person.enter("/file a.txt");
+    person.enter("anew");
+    person.write("begun");
+    person.see(read("a.txt"));
+    assert_eq!(person.text(), "begun");
+    person.control('u');
+    person.key(KeyCode::Up);
+    assert_eq!(person.text(), "anew");
 }
 
 #[test]
