@@ -29,6 +29,11 @@ pub fn open_model(path: &Path) -> Result<ModelFiles> {
     sniff::not_foreign(path, file.all())?;
     match sniff::kind(file.all()) {
         Kind::Safetensors | Kind::Json => open_folder_of(path),
+        Kind::Unknown if sniff::is_text(file.all()) => Err(not_a_model(
+            path,
+            "a text".to_owned(),
+            "give a .gguf file, or a folder with config.json and safetensors files",
+        )),
         // The GGUF reader also says what is wrong with a file that is nothing known.
         _ => Gguf::open(path).map(ModelFiles::Gguf),
     }

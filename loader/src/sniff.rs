@@ -52,6 +52,20 @@ pub(crate) fn kind(bytes: &[u8]) -> Kind {
     }
 }
 
+/// Whether the file that begins with `bytes` is for people to read. A few bytes may be the beginning of anything.
+pub(crate) fn is_text(bytes: &[u8]) -> bool {
+    let head = bytes.get(..HEAD).unwrap_or(bytes);
+    let whole = match std::str::from_utf8(head) {
+        Ok(text) => text,
+        // A character may go on behind the head.
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(&head[..error.valid_up_to()]).unwrap_or_default()
+        }
+        Err(_) => return false,
+    };
+    whole.len() >= 16 && !whole.chars().any(|c| c.is_control() && !c.is_ascii_whitespace())
+}
+
 /// `error` of a reader that refused `bytes`, or a better one when they are clearly something else.
 pub(crate) fn explain(path: &Path, bytes: &[u8], error: LoadError) -> LoadError {
     not_foreign(path, bytes).err().unwrap_or(error)
@@ -73,6 +87,16 @@ pub(crate) fn not_foreign(path: &Path, bytes: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn knows_texts() {
+        assert!(is_text("name: not a model\r\n\tvalue\n".as_bytes()));
+        assert!(is_text("ä".repeat(HEAD).as_bytes()), "also where the head ends within a character");
+        assert!(is_text(("a".to_owned() + &"ä".repeat(HEAD)).as_bytes()));
+        assert!(!is_text(b"GGUX"), "too short to say");
+        assert!(!is_text(b"GGUX\x03\0\0\0 and so on and on"));
+        assert!(!is_text(b"\xff\xfe and so on and so on and on"));
+    }
 
     #[test]
     fn knows_formats_and_look_alikes() {

@@ -50,7 +50,9 @@ fn b81_paths_that_are_no_models() {
     ask(folder.path()).refused(3, "E-FILE-01");
     ask("/dev/zero").refused(3, "E-FILE-01");
     ask("/dev/null").refused(3, "E-FILE-01");
-    std::fs::write(path("garbage"), "not a model ".repeat(100)).unwrap();
+    std::fs::write(path("text"), "not a model ".repeat(100)).unwrap();
+    ask(path("text")).refused(3, "E-FILE-01");
+    std::fs::write(path("garbage"), [1; 1000]).unwrap();
     ask(path("garbage")).refused(3, "E-FILE-02");
     std::fs::write(path("empty"), "").unwrap();
     let outcome = ask(path("empty")).harmless();

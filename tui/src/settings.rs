@@ -1,7 +1,7 @@
 //! The settings that `/set` changes: their names, what they mean, and the way from text to value and back. Ranges are
 //! the engine's business; nothing is set that it refuses.
 
-use std::fmt::Display;
+use std::num::{IntErrorKind, ParseIntError};
 use std::str::FromStr;
 
 use moelten_engine::api::GenerateParams;
@@ -104,14 +104,14 @@ impl Setting {
         let sampler = &mut new.sampler;
         match self {
             Self::Temperature => sampler.temperature = self.number(value)?,
-            Self::TopK => sampler.top_k = self.number(value)?,
+            Self::TopK => sampler.top_k = self.whole(value)?,
             Self::TopP => sampler.top_p = self.number(value)?,
             Self::MinP => sampler.min_p = self.number(value)?,
             Self::RepeatPenalty => sampler.repetition_penalty = self.number(value)?,
-            Self::RepeatWindow => sampler.repetition_window = self.number(value)?,
-            Self::Seed => sampler.seed = self.number(value)?,
+            Self::RepeatWindow => sampler.repetition_window = self.whole(value)?,
+            Self::Seed => sampler.seed = self.whole(value)?,
             Self::MaxTokens if value == OFF => new.max_tokens = None,
-            Self::MaxTokens => match self.number(value)? {
+            Self::MaxTokens => match self.whole(value)? {
                 0 => return Err("max-tokens is 0, but must be at least 1, or off".to_owned()),
                 tokens => new.max_tokens = Some(tokens),
             },
@@ -123,8 +123,15 @@ impl Setting {
         Ok(())
     }
 
-    fn number<T: FromStr<Err: Display>>(self, value: &str) -> Result<T, String> {
-        value.parse().map_err(|error| format!("{} cannot be {value:?}: {error}", self.name()))
+    fn number(self, value: &str) -> Result<f32, String> {
+        value.parse().map_err(|_| format!("{} is {value:?}, but must be a number", self.name()))
+    }
+
+    fn whole<T: FromStr<Err = ParseIntError>>(self, value: &str) -> Result<T, String> {
+        value.parse().map_err(|error: ParseIntError| match error.kind() {
+            IntErrorKind::PosOverflow => format!("{} is {value}, which is too large", self.name()),
+            _ => format!("{} is {value:?}, but must be a whole number, 0 or more", self.name()),
+        })
     }
 }
 
@@ -169,6 +176,13 @@ mod tests {
             let problem = setting.set(&mut params, value).unwrap_err();
             assert!(!problem.is_empty());
         }
+        let said = |setting: Setting, value| setting.set(&mut params.clone(), value).unwrap_err();
+        assert_eq!(said(Setting::Temperature, "warm"), r#"temp is "warm", but must be a number"#);
+        assert_eq!(said(Setting::TopK, "-1"), r#"top-k is "-1", but must be a whole number, 0 or more"#);
+        assert_eq!(
+            said(Setting::Seed, "99999999999999999999"),
+            "seed is 99999999999999999999, which is too large"
+        );
         assert_eq!(params, GenerateParams::default());
     }
 }
