@@ -16,6 +16,8 @@ use crate::kernel::prefetch::prefetch_later;
 const MAX_ROWS: usize = 8;
 /// Vectors of a register tile's row.
 const VECTORS: usize = 2;
+/// Most numbers of a vector, in any tier.
+const MAX_LANES: usize = 16;
 
 /// A number as the cache stores it.
 trait Stored: Copy {
@@ -158,11 +160,7 @@ unsafe fn tile<L: Lanes, S: Stored, const R: usize>(
             });
             let (keys, values) = (head.keys.add(block * head_dim), head.values.add(block * head_dim));
             scores::<L, S, R>(keys, queries, head_dim, &groups, weights, values);
-            let mut shrink = [0.0; R];
-            for r in 0..R {
-                let weights = weights.add(r * BLOCK);
-                shrink[r] = softmax::<L>(weights, &groups, &seen[r], &mut tile_state[r]);
-            }
+            let shrink = softmax::<L, R>(weights, &seen, &mut tile_state);
             let values = Values { at: values, head_dim, ahead: keys.wrapping_add(BLOCK * head_dim) };
             weigh::<L, S, R>(values, weights, &seen, shrink, sums);
         }
@@ -230,37 +228,54 @@ unsafe fn scores<L: Lanes, S: Stored, const R: usize>(
     }
 }
 
-/// Scores of a row's groups become weights; returns the factor on what was weighed before.
+/// Scores of a block become weights; returns each row's factor on what was weighed before. Rows go through every step
+/// together and all blocks are whole here, so that nothing waits for one row and no jump depends on numbers.
 ///
 /// # Safety
-/// As [`Lanes`]. `weights` is `[BLOCK]` with the scores of `groups`.
+/// As [`Lanes`]. `weights` is `[R, BLOCK]`, with the scores of what each row has `seen`.
 #[inline(always)]
-unsafe fn softmax<L: Lanes>(
+unsafe fn softmax<L: Lanes, const R: usize>(
     weights: *mut f32,
-    groups: &Range<usize>,
-    seen: &Range<usize>,
-    state: &mut Running,
-) -> f32 {
-    // SAFETY: all accesses are within `groups`, multiples of the vector's length.
+    seen: &[Range<usize>; R],
+    state: &mut [Running; R],
+) -> [f32; R] {
+    // One vector of factors serves all rows.
+    const { assert!(R <= MAX_ROWS && MAX_ROWS <= L::N) };
+    // SAFETY: all accesses are of vectors within a row of `weights`; `before` has a vector's elements or more.
     unsafe {
-        for at in (groups.start..seen.start.max(groups.start)).chain(seen.end.min(groups.end)..groups.end) {
-            *weights.add(at) = f32::NEG_INFINITY;
+        for (r, seen) in seen.iter().enumerate() {
+            for at in (0..seen.start).chain(seen.end..BLOCK) {
+                *weights.add(r * BLOCK + at) = f32::NEG_INFINITY;
+            }
         }
-        let mut largest = L::splat(state.max);
-        for at in groups.clone().step_by(L::N) {
-            // NaN is passed over here and comes back through `exp`.
-            largest = L::max(L::load(weights.add(at)), largest);
+        let mut bases = [0.0; R];
+        let mut before = [0.0; MAX_LANES];
+        for (r, state) in state.iter_mut().enumerate() {
+            let mut largest = L::splat(state.max);
+            for at in (0..BLOCK).step_by(L::N) {
+                // NaN is passed over here and comes back through `exp`.
+                largest = L::max(L::load(weights.add(r * BLOCK + at)), largest);
+            }
+            let max = L::largest(largest);
+            bases[r] = base(max);
+            before[r] = state.max - bases[r];
+            state.max = max;
         }
-        let max = L::largest(largest);
-        let base = base(max);
-        let mut sum = L::splat(0.0);
-        for at in groups.clone().step_by(L::N) {
-            let weight = exp::<L>(L::sub(L::load(weights.add(at)), L::splat(base)));
-            L::store(weights.add(at), weight);
-            sum = L::add(sum, weight);
+        let factors = exp::<L>(L::load(before.as_ptr()));
+        L::store(before.as_mut_ptr(), factors);
+        let mut sums = [L::splat(0.0); R];
+        for at in (0..BLOCK).step_by(L::N) {
+            for (r, sum) in sums.iter_mut().enumerate() {
+                let weights = weights.add(r * BLOCK + at);
+                let weight = exp::<L>(L::sub(L::load(weights), L::splat(bases[r])));
+                L::store(weights, weight);
+                *sum = L::add(*sum, weight);
+            }
         }
-        let shrink = if max == state.max { 1.0 } else { L::first(exp::<L>(L::splat(state.max - base))) };
-        *state = Running { max, sum: state.sum * shrink + L::sum(sum) };
+        let shrink = std::array::from_fn(|r| before[r]);
+        for (r, sum) in sums.into_iter().enumerate() {
+            state[r].sum = state[r].sum * before[r] + L::sum(sum);
+        }
         shrink
     }
 }
