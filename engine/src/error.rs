@@ -47,6 +47,9 @@ pub enum EngineError {
     /// Memory for copied weights could not be had.
     #[error("cannot copy weights to memory: {0}; a smaller --ram takes less")]
     Copy(#[source] io::Error),
+    /// Memory for keys and values could not be had.
+    #[error("cannot reserve memory for the context: {0}; a smaller --ctx takes less")]
+    KvCache(#[source] io::Error),
     /// The expert store could not be set up.
     #[error("cannot set up the expert store: {0}")]
     Store(#[source] io::Error),

@@ -1,7 +1,11 @@
 //! Keys and values of the tokens so far, per layer and head, in f16 or f32, laid out as the attention kernels read them
 //! (`moelten_quant::Attend`). Sized once; decode never allocates.
 
+use std::io;
+use std::ops::Range;
+
 use half::slice::HalfBitsSliceExt;
+use moelten_loader::io::{HUGE_PAGE, Memory, Number};
 use moelten_loader::spec::{AttentionSpec, Mixer, ModelSpec};
 use moelten_quant::{KEY_GROUP, Kernels, KvHead};
 
@@ -48,24 +52,22 @@ pub struct KvCache {
     len: usize,
 }
 
-/// Keys and values of one layer.
+/// Keys and values of one layer: `[2, kv_heads, width]` numbers, keys first. Keys of a head are `[capacity / KEY_GROUP, head_dim,
+/// KEY_GROUP]`, values `[capacity, head_dim]`.
+///
+/// Memory is untouched until it is used. Huge pages, in which it is read a fifth faster, are made as soon as half of one is
+/// filled; had they been there from the start, the first token would touch one for each head.
 pub struct KvLayer {
-    store: Store,
+    memory: Memory,
+    format: KvFormat,
     kv_heads: usize,
     head_dim: usize,
-}
-
-/// Half-precision numbers are kept as bits: zeroed memory from the system is then untouched until it is used.
-enum Store {
-    F16(Numbers<u16>),
-    F32(Numbers<f32>),
-}
-
-struct Numbers<T> {
-    /// `[kv_heads, capacity / KEY_GROUP, head_dim, KEY_GROUP]`.
-    keys: Vec<T>,
-    /// `[kv_heads, capacity, head_dim]`.
-    values: Vec<T>,
+    /// Numbers of a head's keys, or values: whole huge pages where they fill one.
+    width: usize,
+    /// Huge pages of a head's keys, or values.
+    pages: usize,
+    /// Tokens by which these pages are made late.
+    delay: usize,
 }
 
 impl KvCache {
@@ -84,12 +86,16 @@ impl KvCache {
     }
 
     /// An empty cache for `capacity` tokens.
-    pub fn new(spec: &ModelSpec, capacity: usize, format: KvFormat) -> Self {
-        let layers = spec.layers.iter().map(|layer| {
+    ///
+    /// # Errors
+    /// When the system has no address space left.
+    pub fn new(spec: &ModelSpec, capacity: usize, format: KvFormat) -> io::Result<Self> {
+        // All layers are due with the same token. Each has its own turn, or that token would take long.
+        let layers = spec.layers.iter().enumerate().map(|(delay, layer)| {
             let Mixer::Attention(a) = &layer.mixer;
-            KvLayer::new(a, capacity, format)
+            KvLayer::new(a, capacity, format, delay)
         });
-        Self { layers: layers.collect(), capacity, len: 0 }
+        Ok(Self { layers: layers.collect::<io::Result<_>>()?, capacity, len: 0 })
     }
 
     /// Tokens it can hold.
@@ -130,39 +136,73 @@ impl KvCache {
 }
 
 impl KvLayer {
-    /// A layer's empty cache for `capacity` tokens.
-    pub fn new(spec: &AttentionSpec, capacity: usize, format: KvFormat) -> Self {
-        let numbers = spec.kv_heads * spec.head_dim * capacity.next_multiple_of(KEY_GROUP);
-        let store = match format {
-            KvFormat::F16 => Store::F16(Numbers { keys: vec![0; numbers], values: vec![0; numbers] }),
-            KvFormat::F32 => Store::F32(Numbers { keys: vec![0.0; numbers], values: vec![0.0; numbers] }),
-        };
-        Self { store, kv_heads: spec.kv_heads, head_dim: spec.head_dim }
+    /// A layer's empty cache for `capacity` tokens, whose huge pages are made `delay` tokens late.
+    ///
+    /// # Errors
+    /// When the system has no address space left.
+    pub fn new(spec: &AttentionSpec, capacity: usize, format: KvFormat, delay: usize) -> io::Result<Self> {
+        let &AttentionSpec { kv_heads, head_dim, .. } = spec;
+        let numbers = head_dim * capacity.next_multiple_of(KEY_GROUP);
+        let page = HUGE_PAGE / format.bytes();
+        let pages = numbers / page;
+        // What rounding up adds is never touched.
+        let width = if pages == 0 { numbers } else { numbers.next_multiple_of(page) };
+        let memory = Memory::growing(2 * kv_heads * width * format.bytes())?;
+        Ok(Self { memory, format, kv_heads, head_dim, width, pages, delay })
     }
 
     /// Writes keys and values of some tokens (`[tokens, kv_heads, head_dim]` each) from position `first` on.
     pub fn write(&mut self, pool: &Pool, kernels: &Kernels, first: usize, keys: &[f32], values: &[f32]) {
         let rows = Rows { first, keys, values, kv_heads: self.kv_heads, head_dim: self.head_dim };
-        match &mut self.store {
-            Store::F16(to) => {
-                to.write(pool, &rows, |from, to| kernels.to_f16(from, to.reinterpret_cast_mut()))
+        match self.format {
+            KvFormat::F16 => {
+                let convert = |from: &[f32], to: &mut [u16]| kernels.to_f16(from, to.reinterpret_cast_mut());
+                rows.write(pool, self.memory.numbers_mut(), self.width, convert);
             }
-            Store::F32(to) => to.write(pool, &rows, |from, to| to.copy_from_slice(from)),
+            KvFormat::F32 => {
+                let copy = |from: &[f32], to: &mut [f32]| to.copy_from_slice(from);
+                rows.write(pool, self.memory.numbers_mut(), self.width, copy);
+            }
+        }
+        self.gather(first..first + rows.tokens());
+    }
+
+    /// Makes the huge pages that are due when these positions have been written.
+    fn gather(&mut self, written: Range<usize>) {
+        let row = self.head_dim * self.format.bytes();
+        let due_at = |position: usize| {
+            let filled = position.saturating_sub(self.delay) * row;
+            self.pages.min((filled + HUGE_PAGE / 2) / HUGE_PAGE) * HUGE_PAGE
+        };
+        let due = due_at(written.start)..due_at(written.end);
+        if due.is_empty() {
+            return;
+        }
+        let head_bytes = self.width * self.format.bytes();
+        for head in (0..2 * self.kv_heads).map(|head| head * head_bytes) {
+            self.memory.gather(head + due.start..head + due.end);
         }
     }
 
     /// What was written of a head, and beyond it whatever is there.
     pub fn head(&self, head: usize) -> KvHead<'_> {
-        match &self.store {
-            Store::F16(numbers) => {
-                let (keys, values) = numbers.head(head, self.kv_heads);
+        match self.format {
+            KvFormat::F16 => {
+                let (keys, values) = self.numbers::<u16>(head);
                 KvHead::F16 { keys: keys.reinterpret_cast(), values: values.reinterpret_cast() }
             }
-            Store::F32(numbers) => {
-                let (keys, values) = numbers.head(head, self.kv_heads);
+            KvFormat::F32 => {
+                let (keys, values) = self.numbers(head);
                 KvHead::F32 { keys, values }
             }
         }
+    }
+
+    /// Keys and values of a head.
+    fn numbers<T: Number>(&self, head: usize) -> (&[T], &[T]) {
+        let (keys, values) = self.memory.numbers().split_at(self.kv_heads * self.width);
+        let range = head * self.width..(head + 1) * self.width;
+        (&keys[range.clone()], &values[range])
     }
 }
 
@@ -175,26 +215,31 @@ struct Rows<'a> {
     head_dim: usize,
 }
 
-impl<T: Copy + Default + Send + Sync> Numbers<T> {
-    fn head(&self, head: usize, kv_heads: usize) -> (&[T], &[T]) {
-        let width = self.keys.len() / kv_heads;
-        let range = head * width..(head + 1) * width;
-        (&self.keys[range.clone()], &self.values[range])
+impl Rows<'_> {
+    fn tokens(&self) -> usize {
+        self.keys.len() / (self.kv_heads * self.head_dim)
     }
 
-    /// `convert` turns numbers into stored ones.
-    fn write(&mut self, pool: &Pool, rows: &Rows<'_>, convert: impl Fn(&[f32], &mut [T]) + Sync) {
-        let &Rows { first, kv_heads, head_dim, .. } = rows;
-        let width = self.keys.len() / kv_heads;
-        let tokens = rows.keys.len() / (kv_heads * head_dim);
+    /// Into the `width` numbers of each head; `convert` turns numbers into stored ones.
+    fn write<T>(
+        &self,
+        pool: &Pool,
+        numbers: &mut [T],
+        width: usize,
+        convert: impl Fn(&[f32], &mut [T]) + Sync,
+    ) where
+        T: Number + Default + Send + Sync,
+    {
+        let (&Self { first, kv_heads, head_dim, .. }, tokens) = (self, self.tokens());
         let heads_per_task = if tokens < SHARED_WRITE { kv_heads } else { 1 };
-        let (keys, values) = ((&mut *self.keys, width), (&mut *self.values, width));
+        let (keys, values) = numbers.split_at_mut(kv_heads * width);
+        let (keys, values) = ((keys, width), (values, width));
         pool.chunks_of_two(keys, values, heads_per_task, |heads, keys, values| {
             let parts = keys.chunks_exact_mut(width).zip(values.chunks_exact_mut(width));
             for (head, (keys, values)) in heads.zip(parts) {
                 for token in 0..tokens {
                     let (row, position) = ((token * kv_heads + head) * head_dim, first + token);
-                    let (key, value) = (&rows.keys[row..row + head_dim], &rows.values[row..row + head_dim]);
+                    let (key, value) = (&self.keys[row..row + head_dim], &self.values[row..row + head_dim]);
                     convert(value, &mut values[position * head_dim..][..head_dim]);
                     let group = position / KEY_GROUP * KEY_GROUP * head_dim;
                     let lane = keys[group + position % KEY_GROUP..].iter_mut().step_by(KEY_GROUP);
@@ -226,9 +271,15 @@ mod tests {
 
     #[test]
     fn heads_find_what_was_written_in_pieces() {
-        let (kv_heads, head_dim, tokens) = (3, 100, 200_usize);
+        heads_find(3, 100, 200, &[1, 30, 130, 131]);
+        // Rows of 512 and 1024 bytes: there are huge pages.
+        heads_find(2, 256, 4500, &[1000, 1030, 1031, 3200, 3201]);
+    }
+
+    /// Tokens are written in pieces that end at `cuts`.
+    fn heads_find(kv_heads: usize, head_dim: usize, tokens: usize, cuts: &[usize]) {
         let spec = AttentionSpec {
-            heads: 3,
+            heads: kv_heads,
             kv_heads,
             head_dim,
             scale: 1.0,
@@ -242,8 +293,9 @@ mod tests {
         let pool = Pool::new(ThreadPlan::here(Some(2), Pin::Off).unwrap()).unwrap();
         let kernels = Kernels::for_isa(Isa::best()).unwrap();
         for format in [KvFormat::F16, KvFormat::F32] {
-            let mut layer = KvLayer::new(&spec, tokens, format);
-            for piece in [0..1, 1..30, 30..130, 130..131, 131..tokens] {
+            let mut layer = KvLayer::new(&spec, tokens, format, 3).unwrap();
+            let starts = std::iter::once(&0).chain(cuts);
+            for piece in starts.zip(cuts.iter().chain([&tokens])).map(|(&start, &end)| start..end) {
                 let rows = |what| -> Vec<f32> {
                     let row = |position| {
                         let of_head =

@@ -139,7 +139,7 @@ impl Session {
         });
         let state = DecoderState {
             ropes: ropes.collect(),
-            kv: KvCache::new(spec, context, options.kv),
+            kv: KvCache::new(spec, context, options.kv).map_err(EngineError::KvCache)?,
             scratch: Scratch::new(spec, chunk, context),
         };
         let tokens = Vec::with_capacity(context);

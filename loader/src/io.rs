@@ -1,5 +1,5 @@
-//! Bytes of files: mapping with memmap2, memory that the program carries, or memory that it filled itself. The one place
-//! of this crate with `unsafe`. Knows nothing of formats.
+//! Bytes of files: mapping with memmap2, memory that the program carries, or memory that it filled itself. With what is below
+//! it the one place of this crate with `unsafe`. Knows nothing of formats.
 #![allow(
     unsafe_code,
     reason = "mapping a file is unsafe by nature; it happens here and nowhere else in the crate"
@@ -8,6 +8,7 @@
 pub mod fault;
 #[cfg(unix)]
 pub mod foreground;
+mod memory;
 pub mod pieces;
 pub mod probe;
 pub mod read_at;
@@ -17,38 +18,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::{Mmap, MmapMut};
+use memmap2::Mmap;
 
 use crate::error::{LoadError, Result};
+pub use memory::{HUGE_PAGE, Memory, Number};
 use read_at::{Access, DirectFile, ReadAt};
-
-/// Memory straight from the system: zeroed, from the start of a page, in huge pages where the system offers them.
-#[derive(Debug)]
-pub struct Memory(MmapMut);
-
-impl Memory {
-    /// `len` bytes, none of them touched yet.
-    ///
-    /// # Errors
-    /// When the system has no address space left.
-    pub fn zeroed(len: usize) -> io::Result<Self> {
-        let map = MmapMut::map_anon(len.max(1))?;
-        // A refusal costs speed, not correctness.
-        #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage);
-        Ok(Self(map))
-    }
-
-    /// All of it.
-    pub fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// All of it, to write.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
-}
 
 /// The bytes of one file, shared and read-only.
 #[derive(Clone, Debug)]
@@ -106,7 +80,7 @@ impl FileBytes {
     /// # Errors
     /// When the system refuses to make the memory read-only.
     pub fn generated(path: &Path, memory: Memory) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), data: Data::Own(Arc::new(memory.0.make_read_only()?)) })
+        Ok(Self { path: path.to_owned(), data: Data::Own(Arc::new(memory.make_read_only()?)) })
     }
 
     /// Whether they lie in a file, from which they can be read again.

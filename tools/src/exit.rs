@@ -139,7 +139,7 @@ fn classify_engine(error: &EngineError) -> Option<Class> {
     Some(match error {
         EngineError::Load(error) => classify_load(error),
         EngineError::Isa(_) => ("E-ARG-03", USAGE, "leave MOELTEN_ISA unset to get the best of this machine"),
-        EngineError::Memory { .. } => ("E-MEM-01", MEMORY, ""),
+        EngineError::Memory { .. } | EngineError::KvCache(_) => ("E-MEM-01", MEMORY, ""),
         EngineError::Budget { .. } => ("E-MEM-03", MEMORY, "give a larger --ram, or a smaller --ctx"),
         EngineError::Store(error) => classify_io(error),
         EngineError::Copy(error) => classify_io(error),

@@ -10,7 +10,7 @@ use core::ops::Range;
 use super::lanes::Lanes;
 use super::vector::exp;
 use crate::kernel::attend::{Attend, BLOCK, KEY_GROUP, KvHead, MAX_HEAD_DIM, Running, SPAN, base};
-use crate::kernel::prefetch::prefetch_later;
+use crate::kernel::prefetch::prefetch;
 
 /// Most query rows of a register tile, in any tier.
 const MAX_ROWS: usize = 8;
@@ -209,7 +209,7 @@ unsafe fn scores<L: Lanes, S: Stored, const R: usize>(
             let mut sums = [[L::splat(0.0); VECTORS]; R];
             for dim in 0..head_dim {
                 let used = (at - groups.start) * head_dim + dim * VECTORS * L::N;
-                prefetch_later(ahead.wrapping_add(used).cast(), VECTORS * L::N * size_of::<S>());
+                prefetch(ahead.wrapping_add(used).cast(), VECTORS * L::N * size_of::<S>());
                 let keys = keys.add(dim * KEY_GROUP);
                 let keys: [L::V; VECTORS] = [S::load::<L>(keys, L::N), S::load::<L>(keys.add(L::N), L::N)];
                 for (r, sums) in sums.iter_mut().enumerate() {
@@ -383,7 +383,7 @@ unsafe fn weigh_vectors<L: Lanes, S: Stored, const R: usize, const V: usize>(
             }
         }
         for p in 0..positions {
-            prefetch_later(ahead.wrapping_add(p * V * L::N).cast(), V * L::N * size_of::<S>());
+            prefetch(ahead.wrapping_add(p * V * L::N).cast(), V * L::N * size_of::<S>());
             let at = at.add(p * head_dim);
             let mut value = [L::splat(0.0); V];
             for (v, value) in value.iter_mut().enumerate() {
