@@ -167,14 +167,20 @@ impl KvLayer {
         self.gather(first..first + rows.tokens());
     }
 
+    /// Huge pages of a head's keys, or values, when `position` tokens have been written.
+    fn pages_of(&self, position: usize) -> usize {
+        let filled = position.saturating_sub(self.delay) * self.head_dim * self.format.bytes();
+        self.pages.min((filled + HUGE_PAGE / 2) / HUGE_PAGE)
+    }
+
+    /// Whether most of what some tokens left was put in huge pages.
+    pub fn gathered(&self, tokens: usize) -> bool {
+        self.pages_of(tokens) > 0
+    }
+
     /// Makes the huge pages that are due when these positions have been written.
     fn gather(&mut self, written: Range<usize>) {
-        let row = self.head_dim * self.format.bytes();
-        let due_at = |position: usize| {
-            let filled = position.saturating_sub(self.delay) * row;
-            self.pages.min((filled + HUGE_PAGE / 2) / HUGE_PAGE) * HUGE_PAGE
-        };
-        let due = due_at(written.start)..due_at(written.end);
+        let due = self.pages_of(written.start) * HUGE_PAGE..self.pages_of(written.end) * HUGE_PAGE;
         if due.is_empty() {
             return;
         }

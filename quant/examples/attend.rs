@@ -88,6 +88,7 @@ impl Shape {
         let (keys, values) = cache[..2 * capacity * self.head_dim].split_at(capacity * self.head_dim);
         Attend {
             kv: KvHead::F16 { keys, values },
+            huge_pages: false,
             head_dim: self.head_dim,
             scale: 1.0 / (self.head_dim as f32).sqrt(),
             window: None,

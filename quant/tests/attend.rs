@@ -75,7 +75,8 @@ impl Shape {
         let Self { group, tokens, first, window } = *self;
         let spans = 0..(first + tokens).div_ceil(SPAN);
         let (scale, stride) = (0.3, (group + 1) * head_dim);
-        Attend { kv, head_dim, scale, window, queries, stride, group, tokens, first, spans }
+        let huge_pages = first % 2 == 0;
+        Attend { kv, huge_pages, head_dim, scale, window, queries, stride, group, tokens, first, spans }
     }
 
     /// Queries with one head of somebody else after each token's.

@@ -169,11 +169,23 @@ fn attention_stays_within_its_slices() {
                 let mut state = Guarded::new(&vec![Running::default(); tokens * group]);
                 let floats = KvHead::F32 { keys: keys.get(), values: values.get() };
                 let halves = KvHead::F16 { keys: half_keys.get(), values: half_values.get() };
-                for kv in [floats, halves] {
+                // What is asked for ahead lies beyond the guard page, too.
+                for (kv, huge_pages) in [(floats, false), (halves, false), (floats, true), (halves, true)] {
                     let (queries, stride) = (&*queries.get(), group * head_dim);
                     let (scale, window, spans) = (0.1, None, 0..1);
-                    let task =
-                        Attend { kv, head_dim, scale, window, queries, stride, group, tokens, first, spans };
+                    let task = Attend {
+                        kv,
+                        huge_pages,
+                        head_dim,
+                        scale,
+                        window,
+                        queries,
+                        stride,
+                        group,
+                        tokens,
+                        first,
+                        spans,
+                    };
                     kernels.attend(&task, out.get(), state.get());
                 }
                 let mut later = Guarded::new(&vec![1.0; out.get().len()]);

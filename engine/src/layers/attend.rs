@@ -53,6 +53,7 @@ fn task<'a>(
     let (head_dim, group) = (spec.head_dim, spec.heads / spec.kv_heads);
     Attend {
         kv: kv.head(kv_head),
+        huge_pages: kv.gathered(first),
         head_dim,
         scale: spec.scale,
         window: spec.window,

@@ -75,6 +75,8 @@ impl Default for Running {
 pub struct Attend<'a> {
     /// The cache of the head.
     pub kv: KvHead<'a>,
+    /// Whether most of it lies in huge pages. It changes what is asked for ahead of time, never results.
+    pub huge_pages: bool,
     /// Width of a query, key and value.
     pub head_dim: usize,
     /// Factor on `q . k`.

@@ -2,7 +2,8 @@
 //! (weighted values). It must not know layers. The order of every sum is the one that [`crate::kernel::attend`] promises.
 //!
 //! Keys and values take turns, and each is too short a stream for the processor to fetch it by itself in time. So while keys are
-//! multiplied the values of the block are asked for, line by line, and while values are, the keys of the next block.
+//! multiplied the values of the block are asked for, line by line, and while values are, the keys of the next block: into the
+//! first-level cache, or where many small pages have to be looked up, which holds it up, into the second.
 
 use core::mem::MaybeUninit;
 use core::ops::Range;
@@ -10,7 +11,7 @@ use core::ops::Range;
 use super::lanes::Lanes;
 use super::vector::exp;
 use crate::kernel::attend::{Attend, BLOCK, KEY_GROUP, KvHead, MAX_HEAD_DIM, Running, SPAN, base};
-use crate::kernel::prefetch::prefetch;
+use crate::kernel::prefetch::{prefetch, prefetch_far};
 
 /// Most query rows of a register tile, in any tier.
 const MAX_ROWS: usize = 8;
@@ -50,6 +51,27 @@ impl Stored for u16 {
 struct Head<S> {
     keys: *const S,
     values: *const S,
+    huge_pages: bool,
+}
+
+/// Numbers that are read later.
+#[derive(Clone, Copy)]
+struct Ahead<S> {
+    at: *const S,
+    huge_pages: bool,
+}
+
+impl<S> Ahead<S> {
+    fn add(self, numbers: usize) -> Self {
+        Self { at: self.at.wrapping_add(numbers), ..self }
+    }
+
+    /// Asks for some of them. They need not exist.
+    #[inline(always)]
+    fn ask(self, from: usize, numbers: usize) {
+        let (from, len) = (self.at.wrapping_add(from).cast(), numbers * size_of::<S>());
+        if self.huge_pages { prefetch(from, len) } else { prefetch_far(from, len) }
+    }
 }
 
 /// What a register tile works in, for rows of up to [`MAX_HEAD_DIM`]. Nothing is read before it was written.
@@ -68,15 +90,17 @@ struct Buffers {
 /// As [`Lanes`]. The task was checked with `out` and `state`.
 #[inline(always)]
 pub(super) unsafe fn attend<L: Lanes>(task: &Attend<'_>, out: &mut [f32], state: &mut [Running]) {
+    let huge_pages = task.huge_pages;
     // SAFETY: as for this function.
     unsafe {
         match task.kv {
             KvHead::F16 { keys, values } => {
-                let head = Head { keys: keys.as_ptr().cast::<u16>(), values: values.as_ptr().cast() };
-                attend_to::<L, u16>(task, head, out, state);
+                let (keys, values) = (keys.as_ptr().cast(), values.as_ptr().cast());
+                attend_to::<L, u16>(task, Head { keys, values, huge_pages }, out, state);
             }
             KvHead::F32 { keys, values } => {
-                attend_to::<L, f32>(task, Head { keys: keys.as_ptr(), values: values.as_ptr() }, out, state);
+                let (keys, values) = (keys.as_ptr(), values.as_ptr());
+                attend_to::<L, f32>(task, Head { keys, values, huge_pages }, out, state);
             }
         }
     }
@@ -159,9 +183,10 @@ unsafe fn tile<L: Lanes, S: Stored, const R: usize>(
                 seen.start - block..seen.end - block
             });
             let (keys, values) = (head.keys.add(block * head_dim), head.values.add(block * head_dim));
-            scores::<L, S, R>(keys, queries, head_dim, &groups, weights, values);
+            let ahead = |at| Ahead { at, huge_pages: head.huge_pages };
+            scores::<L, S, R>(keys, queries, head_dim, &groups, weights, ahead(values));
             let shrink = softmax::<L, R>(weights, &seen, &mut tile_state);
-            let values = Values { at: values, head_dim, ahead: keys.wrapping_add(BLOCK * head_dim) };
+            let values = Values { at: values, head_dim, ahead: ahead(keys.wrapping_add(BLOCK * head_dim)) };
             weigh::<L, S, R>(values, weights, &seen, shrink, sums);
         }
         for r in 0..R {
@@ -199,9 +224,9 @@ unsafe fn scores<L: Lanes, S: Stored, const R: usize>(
     head_dim: usize,
     groups: &Range<usize>,
     weights: *mut f32,
-    ahead: *const S,
+    ahead: Ahead<S>,
 ) {
-    let ahead = ahead.wrapping_add(groups.start * head_dim);
+    let ahead = ahead.add(groups.start * head_dim);
     for at in groups.clone().step_by(VECTORS * L::N) {
         // SAFETY: `at` lies in a group of the block, and so do the two vectors from it on.
         unsafe {
@@ -209,7 +234,7 @@ unsafe fn scores<L: Lanes, S: Stored, const R: usize>(
             let mut sums = [[L::splat(0.0); VECTORS]; R];
             for dim in 0..head_dim {
                 let used = (at - groups.start) * head_dim + dim * VECTORS * L::N;
-                prefetch(ahead.wrapping_add(used).cast(), VECTORS * L::N * size_of::<S>());
+                ahead.ask(used, VECTORS * L::N);
                 let keys = keys.add(dim * KEY_GROUP);
                 let keys: [L::V; VECTORS] = [S::load::<L>(keys, L::N), S::load::<L>(keys.add(L::N), L::N)];
                 for (r, sums) in sums.iter_mut().enumerate() {
@@ -286,7 +311,7 @@ struct Values<S> {
     at: *const S,
     head_dim: usize,
     /// What is only asked for: the keys of the next block.
-    ahead: *const S,
+    ahead: Ahead<S>,
 }
 
 /// `sums[r] = sums[r] * shrink[r] + weights[r, p] * values[p]` over the positions that each row sees, ascending.
@@ -346,7 +371,7 @@ unsafe fn weigh_all<L: Lanes, S: Stored, const R: usize>(
         let mut dim = 0;
         while dim + VECTORS * L::N <= head_dim {
             let at = values.at.add(seen.start * head_dim + dim);
-            let values = Values { at, ahead: values.ahead.wrapping_add(dim * seen.len()), ..values };
+            let values = Values { at, ahead: values.ahead.add(dim * seen.len()), ..values };
             weigh_vectors::<L, S, R, VECTORS>(values, weights, seen.len(), L::N, shrink, sums.add(dim));
             dim += VECTORS * L::N;
         }
@@ -383,7 +408,7 @@ unsafe fn weigh_vectors<L: Lanes, S: Stored, const R: usize, const V: usize>(
             }
         }
         for p in 0..positions {
-            prefetch(ahead.wrapping_add(p * V * L::N).cast(), V * L::N * size_of::<S>());
+            ahead.ask(p * V * L::N, V * L::N);
             let at = at.add(p * head_dim);
             let mut value = [L::splat(0.0); V];
             for (v, value) in value.iter_mut().enumerate() {
