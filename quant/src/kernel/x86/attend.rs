@@ -160,6 +160,7 @@ unsafe fn tile<L: Lanes, S: Stored, const R: usize>(
     let lowest = seen.iter().filter(|seen| !seen.is_empty()).map(|seen| seen.start).min();
     let Some(lowest) = lowest else { return };
     let highest = seen.iter().map(|seen| seen.end).max().unwrap_or(lowest);
+    let all_see = common(&seen);
     let queries = buffers.queries.as_mut_ptr().cast::<f32>();
     let weights = buffers.weights.as_mut_ptr().cast::<f32>();
     let sums = buffers.sums.as_mut_ptr().cast::<f32>();
@@ -178,6 +179,7 @@ unsafe fn tile<L: Lanes, S: Stored, const R: usize>(
         for block in (lowest / BLOCK * BLOCK..highest).step_by(BLOCK) {
             let groups = lowest.max(block) / KEY_GROUP * KEY_GROUP - block
                 ..highest.min(block + BLOCK).next_multiple_of(KEY_GROUP) - block;
+            let whole = all_see.start <= block && block + BLOCK <= all_see.end;
             let seen: [Range<usize>; R] = std::array::from_fn(|r| {
                 let seen = overlap(&seen[r], block, BLOCK);
                 seen.start - block..seen.end - block
@@ -185,9 +187,16 @@ unsafe fn tile<L: Lanes, S: Stored, const R: usize>(
             let (keys, values) = (head.keys.add(block * head_dim), head.values.add(block * head_dim));
             let ahead = |at| Ahead { at, huge_pages: head.huge_pages };
             scores::<L, S, R>(keys, queries, head_dim, &groups, weights, ahead(values));
-            let shrink = softmax::<L, R>(weights, &seen, &mut tile_state);
+            if !whole {
+                hide(weights, &seen);
+            }
+            let shrink = softmax::<L, R>(weights, &mut tile_state);
             let values = Values { at: values, head_dim, ahead: ahead(keys.wrapping_add(BLOCK * head_dim)) };
-            weigh::<L, S, R>(values, weights, &seen, shrink, sums);
+            if whole {
+                weigh_all::<L, S, R>(values, weights, 0..BLOCK, shrink, sums);
+            } else {
+                weigh::<L, S, R>(values, weights, &seen, shrink, sums);
+            }
         }
         for r in 0..R {
             if seen[r].is_empty() {
@@ -210,6 +219,13 @@ unsafe fn tile<L: Lanes, S: Stored, const R: usize>(
 #[inline(always)]
 fn overlap(range: &Range<usize>, start: usize, len: usize) -> Range<usize> {
     range.start.clamp(start, start + len)..range.end.clamp(start, start + len)
+}
+
+/// The positions that all rows see.
+#[inline(always)]
+fn common<const R: usize>(seen: &[Range<usize>; R]) -> Range<usize> {
+    let start = seen.iter().map(|seen| seen.start).max().unwrap_or(0);
+    start..seen.iter().map(|seen| seen.end).min().unwrap_or(0).max(start)
 }
 
 /// `weights[r, p] = query[r] . key[p]` for the positions of some groups of a block.
@@ -253,26 +269,31 @@ unsafe fn scores<L: Lanes, S: Stored, const R: usize>(
     }
 }
 
+/// Gives what a row does not see of a block the lowest score.
+///
+/// # Safety
+/// `weights` is `[R, BLOCK]`, the ranges are of its columns.
+#[inline(always)]
+unsafe fn hide<const R: usize>(weights: *mut f32, seen: &[Range<usize>; R]) {
+    for (r, seen) in seen.iter().enumerate() {
+        for at in (0..seen.start).chain(seen.end..BLOCK) {
+            // SAFETY: as for this function.
+            unsafe { *weights.add(r * BLOCK + at) = f32::NEG_INFINITY };
+        }
+    }
+}
+
 /// Scores of a block become weights; returns each row's factor on what was weighed before. Rows go through every step
 /// together and all blocks are whole here, so that nothing waits for one row and no jump depends on numbers.
 ///
 /// # Safety
-/// As [`Lanes`]. `weights` is `[R, BLOCK]`, with the scores of what each row has `seen`.
+/// As [`Lanes`]. `weights` is `[R, BLOCK]`.
 #[inline(always)]
-unsafe fn softmax<L: Lanes, const R: usize>(
-    weights: *mut f32,
-    seen: &[Range<usize>; R],
-    state: &mut [Running; R],
-) -> [f32; R] {
+unsafe fn softmax<L: Lanes, const R: usize>(weights: *mut f32, state: &mut [Running; R]) -> [f32; R] {
     // One vector of factors serves all rows.
     const { assert!(R <= MAX_ROWS && MAX_ROWS <= L::N) };
     // SAFETY: all accesses are of vectors within a row of `weights`; `before` has a vector's elements or more.
     unsafe {
-        for (r, seen) in seen.iter().enumerate() {
-            for at in (0..seen.start).chain(seen.end..BLOCK) {
-                *weights.add(r * BLOCK + at) = f32::NEG_INFINITY;
-            }
-        }
         let mut bases = [0.0; R];
         let mut before = [0.0; MAX_LANES];
         for (r, state) in state.iter_mut().enumerate() {
@@ -328,8 +349,7 @@ unsafe fn weigh<L: Lanes, S: Stored, const R: usize>(
 ) {
     // What all rows see they weigh together. What only some see, before and after it, each weighs by itself: a value that
     // is not seen is not even multiplied by zero.
-    let start = seen.iter().map(|seen| seen.start).max().unwrap_or(0);
-    let end = seen.iter().map(|seen| seen.end).min().unwrap_or(0).max(start);
+    let Range { start, end } = common(seen);
     let ragged = seen.iter().any(|seen| *seen != (start..end));
     // SAFETY: as for this function; every range is of positions in the block that the cache has.
     unsafe {
