@@ -72,6 +72,8 @@ struct Refusal {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let loaded = open::load(args.model.as_deref())?;
     let name = open::name(args.model.as_deref());
+    // `chat` and `run` hold these when they plan; what needs no text runs without.
+    let _language = (loaded.text().ok(), loaded.chat_template().ok());
     let plan = match args.session.plan(&loaded) {
         Ok(plan) => plan,
         Err(error) => {
@@ -145,9 +147,10 @@ impl Refusal {
     }
 }
 
-/// A size that `--ram` takes and that is not below `bytes`.
+/// A size that `--ram` takes and with which what needs `bytes` here will run: the next time the program itself may be a page
+/// or two larger.
 fn size(bytes: u64) -> String {
-    format!("{}M", bytes.div_ceil(1 << 20))
+    format!("{}M", bytes.div_ceil(1 << 20) + 1)
 }
 
 impl Report<'_> {
