@@ -222,14 +222,34 @@ pub fn parse_from<C: clap::Parser>(
     })
 }
 
-/// People who come from elsewhere put the model where the command belongs.
+/// People who come from elsewhere put models, questions and options where they belong there.
 fn tip(error: &clap::Error) -> Option<String> {
-    if error.kind() != clap::error::ErrorKind::InvalidSubcommand {
-        return None;
-    }
-    let name = error.get(clap::error::ContextKind::InvalidSubcommand)?.to_string();
-    let is_model = name.ends_with(".gguf") || std::path::Path::new(&name).exists();
-    is_model.then(|| format!("\n  tip: `moelten chat {name}` opens a model\n"))
+    use clap::error::{ContextKind, ErrorKind};
+    let told = |kind| error.get(kind).map(ToString::to_string);
+    let tip = match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let name = told(ContextKind::InvalidSubcommand)?;
+            if name.ends_with(".gguf") || std::path::Path::new(&name).exists() {
+                format!("`moelten chat {name}` opens a model")
+            } else if name.contains(char::is_whitespace) {
+                "`moelten run --prompt TEXT` answers a question".to_owned()
+            } else {
+                return None;
+            }
+        }
+        ErrorKind::UnknownArgument => {
+            let (argument, usage) = (told(ContextKind::InvalidArg)?, told(ContextKind::Usage)?);
+            if usage.contains("moelten [COMMAND]") {
+                format!("options follow a command: `moelten chat {argument} ...`")
+            } else if usage.contains("moelten run") && !argument.starts_with('-') {
+                "the question follows --prompt".to_owned()
+            } else {
+                return None;
+            }
+        }
+        _ => return None,
+    };
+    Some(format!("\n  tip: {tip}\n"))
 }
 
 /// Runs the program, prints how it ended and gives the exit code. A panic is a bug and says so in one line.

@@ -178,6 +178,21 @@ fn a_full_disk_is_told() {
 }
 
 #[test]
+fn questions_and_options_out_of_place_get_a_tip() {
+    for (line, tip) in [
+        (&["why is it so"][..], "tip: `moelten run --prompt TEXT` answers"),
+        (&["--ctx", "60"], "tip: options follow a command: `moelten chat --ctx ...`"),
+        (&["run", "some.gguf", "why"], "tip: the question follows --prompt"),
+    ] {
+        let outcome = args(line).harmless();
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        assert!(outcome.err.contains(tip), "{outcome:?}");
+    }
+    let outcome = args(["run", "why is it so"]).refused(2, "E-ARG-01");
+    assert!(outcome.err.contains("`why is it so` was taken for the model"), "{outcome:?}");
+}
+
+#[test]
 fn a_model_in_the_place_of_the_command_gets_a_tip() {
     let outcome = args(["some\u{1b}[31m.gguf"]).harmless();
     assert_eq!(outcome.code, Some(2), "{outcome:?}");

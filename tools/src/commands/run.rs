@@ -131,8 +131,12 @@ fn question(args: &Args, notes: Notes) -> anyhow::Result<String> {
         (None, None) => String::new(),
     };
     if question.trim().is_empty() {
-        let problem = "there is no question; give one with --prompt TEXT, --file FILE or through a pipe";
-        return Err(CommandError::Usage(problem.to_owned()).into());
+        let mut problem =
+            "there is no question; give one with --prompt TEXT, --file FILE or through a pipe".to_owned();
+        if let Some(model) = args.model.as_ref().filter(|model| !model.exists()) {
+            problem.push_str(&format!("; `{}` was taken for the model", model.display()));
+        }
+        return Err(CommandError::Usage(problem).into());
     }
     Ok(question)
 }
