@@ -16,6 +16,8 @@ use crate::system::System;
 
 /// Memory of threads' stacks, of small vectors and of what the allocator rounds up.
 const SLACK: u64 = 24 << 20;
+/// Bytes by which the program may be larger when it is started again with what a refusal advised.
+pub const GROWTH: u64 = 1 << 20;
 /// Of the free memory at least this stays free when nobody names a number, and at least one part in [`LEAVE_PART`].
 const LEAVE: u64 = 192 << 20;
 /// See [`LEAVE`].
@@ -210,9 +212,15 @@ impl Plan {
         let (base, expert_bytes) = (owned + SLACK, tensors.expert_bytes());
         let least_context = asked.unwrap_or(1);
         let free = limit.saturating_sub(base);
+        let usual = session::default_context(spec, kv_format, u64::MAX);
         let context = match asked {
             Some(tokens) => ContextChoice { tokens, limit: ContextLimit::Asked },
-            None => session::default_context(spec, kv_format, free / 2),
+            None => {
+                let half = session::default_context(spec, kv_format, free / 2);
+                let least = CONTEXT_LEAST.min(usual.tokens);
+                let short = ContextChoice { tokens: least, limit: ContextLimit::Memory };
+                if half.tokens < least { short } else { half }
+            }
         };
         let with_context = |context: ContextChoice, experts| {
             let mut dense = tensors.dense_bytes();
@@ -229,7 +237,13 @@ impl Plan {
         // What the program carries or made up itself is in memory anyway.
         if expert_bytes == 0 || !tensors.in_files() || (fits && options.io != Io::Direct) {
             let beside = whole.needs().saturating_sub(whole.kv.saturating_add(whole.scratch));
-            let hint = match session::fitting(spec, limit.saturating_sub(beside), kv_format) {
+            let fitting = |room| session::fitting(spec, room, kv_format);
+            let fits = fitting(limit.saturating_sub(beside));
+            if asked.is_none() && (CONTEXT_LEAST..context.tokens).contains(&fits) {
+                let shorter = ContextChoice { tokens: fits, limit: ContextLimit::Memory };
+                return Ok(with_context(shorter, Experts::InPlace));
+            }
+            let hint = match fitting(limit.saturating_sub(beside + GROWTH)) {
                 0 => "no context would fit".to_owned(),
                 fits => format!("a context of {fits} would fit"),
             };
@@ -250,7 +264,7 @@ impl Plan {
                 Ram::Auto | Ram::Bytes(_) => fits.max(CONTEXT_LEAST),
             };
             let limited = ContextChoice { tokens: most, limit: ContextLimit::Memory };
-            if context.tokens > most { limited } else { context }
+            if usual.tokens > most { limited } else { usual }
         };
         let need = least(context);
         let budget = if options.ram == Ram::Min { need } else { limit };

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 
 use crate::error::{LoadError, Result};
-pub use memory::{HUGE_PAGE, Memory, Number};
+pub use memory::{HUGE_PAGE, Memory, Number, give_back};
 use read_at::{Access, DirectFile, ReadAt};
 
 /// The bytes of one file, shared and read-only.

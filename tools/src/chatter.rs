@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use moelten_engine::api::{Answer, Event, ExpertMap, GenerateParams, GenerateStats, StopReason};
 use moelten_engine::error::EngineError;
 use moelten_engine::memory;
+use moelten_loader::io::give_back;
 use moelten_tui::backend::{
     Backend, Before, Beside, Failure, Finder, Found, NotSwitched, Request, Switched, Tell,
 };
@@ -156,11 +157,13 @@ impl Backend for Chatter {
         }
         // Both at once might not fit into memory; so what was begun ends, too, before the one from before comes back.
         self.responder = None;
+        give_back();
         tell(Tone::Dim, format!("Opening {}; Ctrl-C gives that up.", open::name(model)));
         let error = match self.open_another(model, headers, tell, &polling) {
             Ok(switched) => return Ok(switched),
             Err(error) => error,
         };
+        give_back();
         let before = self.model.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match Responder::open(before.as_deref(), &self.session, true, None) {
             Ok(responder) => self.takes_over(responder),

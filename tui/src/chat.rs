@@ -187,6 +187,8 @@ pub struct Chat {
     asking: Option<context::Full>,
     /// Whether conversations are kept for the next start.
     keeps: bool,
+    /// Whether the last try went well.
+    kept_last: bool,
     /// Answers so far: each is drawn with a seed of its own.
     answers: u64,
     last: Option<GenerateStats>,
@@ -230,6 +232,7 @@ impl Chat {
             busy: None,
             asking: None,
             keeps: false,
+            kept_last: true,
             answers: 0,
             last: None,
             room: Room::Unknown,
@@ -448,10 +451,14 @@ impl Chat {
         messages
     }
 
-    /// The program ends while there is this of an answer: it is kept, if conversations are.
+    /// The program ends while there is this of an answer: it is kept, if conversations are, and so is what could not be
+    /// before.
     pub fn leave(&mut self, written: &str) -> Option<Effect> {
-        let Some(Busy::Answer { begun, before }) = self.busy.take() else { return None };
-        self.settle(begun, before, written.to_owned());
+        match self.busy.take() {
+            Some(Busy::Answer { begun, before }) => drop(self.settle(begun, before, written.to_owned())),
+            _ if self.kept_last => return None,
+            _ => {}
+        }
         self.kept()
     }
 

@@ -44,7 +44,7 @@ pub fn perform(effect: chat::Effect, kept: &Kept, beside: &Beside) -> Option<cha
         chat::Effect::Keep(text) => {
             let path = kept.conversation.as_deref()?;
             let result = private_folder_of(path).and_then(|()| write(path, &text, Replace::Conversation));
-            FileEvent::NotKept(format!("{}: {}", path.display(), result.err()?))
+            FileEvent::Kept(result.map_err(|error| format!("{}: {error}", path.display())))
         }
         chat::Effect::Count { number, messages } => {
             let tokens = (beside.conversation)(&messages);
@@ -71,9 +71,16 @@ fn write(path: &Path, text: &str, replace: Replace) -> io::Result<()> {
         }
         let old = read(path, FILE_BYTES_MAX).and_then(self::text).ok();
         if old.is_none_or(|old| Transcript::from_json(&old).is_err()) {
-            return Err(io::Error::other("a file of this name exists and is not a saved conversation"));
+            return Err(io::Error::other(
+                "a file of this name exists and is not a saved conversation; move it away, or give another name",
+            ));
         }
     }
+    self::replace(path, text)
+}
+
+/// Puts a private file in the place of another, which stays if that fails.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(format!(".{}.partial", std::process::id()));
     let result = write_new(Path::new(&partial), text).and_then(|()| std::fs::rename(&partial, path));
@@ -141,17 +148,26 @@ fn private_folder_of(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |parent| folder.create(parent))
 }
 
-/// Makes sure that the file exists and that only its owner can read it.
+/// Makes sure that a file of what was entered exists, is text, and that only its owner can read it. Where a full disk cut a
+/// character, the rest of it is replaced.
 ///
 /// # Errors
 /// Folders that cannot be made, files that cannot be opened.
-pub fn private_file(path: &Path) -> io::Result<()> {
+pub fn history_file(path: &Path) -> io::Result<()> {
     private_folder_of(path)?;
     let mut file = OpenOptions::new();
     file.append(true).create(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut file, 0o600);
-    file.open(path).map(drop)
+    drop(file.open(path)?);
+    let (mut text, damaged) = input::lossy(std::fs::read(path)?);
+    if !damaged {
+        return Ok(());
+    }
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    replace(path, &text)
 }
 
 /// What was entered before, in a file that line mode uses too.
@@ -166,7 +182,7 @@ impl KeptHistory {
     /// # Errors
     /// A file that cannot be made, read or understood.
     pub fn open(path: PathBuf) -> io::Result<Self> {
-        private_file(&path)?;
+        history_file(&path)?;
         let mut history = FileHistory::new();
         history.load(&path).map_err(io::Error::other)?;
         Ok(Self { history, path })
@@ -236,6 +252,22 @@ mod tests {
         assert_eq!(unknown.unwrap_err(), "no token for it", "it is not taken for empty");
     }
 
+    /// A full disk may cut a character.
+    #[test]
+    fn a_history_that_was_cut_is_read_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history");
+        let mut history = KeptHistory::open(path.clone()).unwrap();
+        history.add("one").unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.extend(b"two \xf0\x9f\x8c");
+        std::fs::write(&path, bytes).unwrap();
+        let mut history = KeptHistory::open(path.clone()).unwrap();
+        assert_eq!(history.texts(), ["one", "two \u{fffd}"]);
+        history.add("three").unwrap();
+        assert_eq!(KeptHistory::open(path).unwrap().texts(), ["one", "two \u{fffd}", "three"]);
+    }
+
     #[test]
     fn what_is_kept_is_private_and_comes_back() {
         let folder = tempfile::tempdir().unwrap();
@@ -250,9 +282,15 @@ mod tests {
         assert!(last_conversation(&conversation).unwrap_err().contains("none yet"));
         let text = Transcript::new("m", None, vec![]).to_json();
         for _ in 0..2 {
-            assert_eq!(perform(chat::Effect::Keep(text.clone()), &kept, &beside), None);
+            let done = perform(chat::Effect::Keep(text.clone()), &kept, &beside);
+            assert_eq!(done, Some(chat::Event::File(FileEvent::Kept(Ok(())))));
         }
         assert_eq!(last_conversation(&conversation).unwrap(), text);
+        std::fs::write(&conversation, "mine").unwrap();
+        let done = perform(chat::Effect::Keep(text.clone()), &kept, &beside);
+        let Some(chat::Event::File(FileEvent::Kept(Err(why)))) = done else { panic!("{done:?}") };
+        assert!(why.contains("last.json: ") && why.contains("move it away"), "{why}");
+        assert_eq!(std::fs::read_to_string(&conversation).unwrap(), "mine");
         #[cfg(unix)]
         for (path, mode) in [(path.as_path(), 0o600), (&conversation, 0o600), (path.parent().unwrap(), 0o700)]
         {

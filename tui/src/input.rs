@@ -12,7 +12,7 @@ use rustyline::history::FileHistory;
 use rustyline::{CompletionType, Config, Context, Editor, Helper};
 
 use crate::complete;
-use crate::files::private_file;
+use crate::files::history_file;
 use crate::terminal::{Notes, Tone};
 
 /// Longest line of a pipe, in bytes.
@@ -203,7 +203,7 @@ impl EditorInput {
         editor.set_helper(Some(Completion { edited: Rc::clone(&edited) }));
         let mut input = Self { editor, history, notes, edited, prefilled: String::new() };
         if let Some(path) = &input.history {
-            let opened = private_file(path).map_err(ReadlineError::Io);
+            let opened = history_file(path).map_err(ReadlineError::Io);
             if let Err(error) = opened.and_then(|()| input.editor.load_history(path)) {
                 input.give_up_history(&error);
             }

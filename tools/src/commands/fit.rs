@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use moelten_engine::error::EngineError;
 use moelten_engine::memory;
-use moelten_engine::plan::{Experts, Plan, Ram};
+use moelten_engine::plan::{Experts, GROWTH, Plan, Ram};
 use moelten_engine::session::fitting;
 use moelten_loader::load::LoadedModel;
 use moelten_tui::figures::percent;
@@ -113,7 +113,7 @@ impl Refusal {
         let smallest = session.smallest_plan(loaded).ok()?;
         let least_short = smallest.needs();
         let beside = least_short - smallest.kv - smallest.scratch;
-        let longest = fitting(&loaded.spec, budget.saturating_sub(beside), session.compute().kv());
+        let longest = fitting(&loaded.spec, budget.saturating_sub(beside + GROWTH), session.compute().kv());
         Some(Self { budget, least, least_short, longest })
     }
 
@@ -147,10 +147,9 @@ impl Refusal {
     }
 }
 
-/// A size that `--ram` takes and with which what needs `bytes` here will run: the next time the program itself may be a page
-/// or two larger.
+/// A size that `--ram` takes and with which what needs `bytes` now will run.
 fn size(bytes: u64) -> String {
-    format!("{}M", bytes.div_ceil(1 << 20) + 1)
+    format!("{}M", (bytes + GROWTH).div_ceil(1 << 20))
 }
 
 impl Report<'_> {
@@ -322,7 +321,7 @@ mod tests {
 
     #[test]
     fn sizes_are_never_too_small() {
-        assert_eq!([1, 1 << 20, (1 << 20) + 1].map(size), ["1M", "1M", "2M"]);
+        assert_eq!([1, 1 << 20, (1 << 20) + 1].map(size), ["2M", "2M", "3M"]);
         assert!(matches!(open::ram(&size(3_000_000_000)), Ok(Ram::Bytes(3_000_000_000..))));
         assert_eq!((share("0.62"), share("1.01").is_err(), share("nan").is_err()), (Ok(0.62), true, true));
     }
@@ -331,7 +330,7 @@ mod tests {
     fn a_refusal_says_what_would_run() {
         let refusal = Refusal { budget: 50 << 20, least: 80 << 20, least_short: 40 << 20, longest: 1234 };
         let text = refusal.text("m");
-        assert!(text.contains("NO") && text.contains("--ram 80M") && text.contains("--ctx 1234"), "{text}");
+        assert!(text.contains("NO") && text.contains("--ram 81M") && text.contains("--ctx 1234"), "{text}");
         let text = Refusal { longest: 0, least_short: 60 << 20, ..refusal }.text("m");
         assert!(text.contains("62.9 MB with the shortest context") && !text.contains("--ctx"), "{text}");
         let text = Refusal { longest: 0, least_short: 80 << 20, ..refusal }.text("m");

@@ -45,8 +45,8 @@ pub enum FileEvent {
         /// Whether bytes that are no text were replaced.
         replaced: bool,
     },
-    /// The conversation could not be kept for the next start; said once.
-    NotKept(String),
+    /// Whether the conversation is now kept for the next start, or why not.
+    Kept(Result<(), String>),
 }
 
 /// Which file a new one may replace.
@@ -239,10 +239,19 @@ impl Chat {
                     Err(problem) => self.not_beside(format!("{} cannot be read: {problem}", path.display())),
                 }
             }
-            FileEvent::NotKept(problem) => {
-                self.keeps = false;
+            FileEvent::Kept(result) => self.kept_or_not(result),
+        }
+    }
+
+    /// Every answer is another try; only what changes is said.
+    fn kept_or_not(&mut self, result: Result<(), String>) -> Vec<Effect> {
+        let before = std::mem::replace(&mut self.kept_last, result.is_ok());
+        match result {
+            Ok(()) if !before => note(Tone::Dim, "The conversation is kept for the next start again."),
+            Err(problem) if before => {
                 note(Tone::Warning, format!("The conversation is not kept for the next start: {problem}"))
             }
+            _ => Vec::new(),
         }
     }
 

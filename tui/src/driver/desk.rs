@@ -139,6 +139,9 @@ mod tests {
         assert!(desk.take(chat::Effect::Keep(last.clone()), beside));
         desk.close();
         assert_eq!(std::fs::read_to_string(&conversation).unwrap(), last);
+        let kept = told.try_recv();
+        let fine = chat::FileEvent::Kept(Ok(()));
+        assert!(matches!(kept, Ok(Told::Event(Event::Chat(chat::Event::File(found)))) if found == fine));
         assert!(told.try_recv().is_err(), "it still counts");
         drop(hold);
         assert!(matches!(told.recv(), Ok(Told::Event(Event::Chat(chat::Event::File(_))))));

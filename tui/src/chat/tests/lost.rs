@@ -219,6 +219,26 @@ fn an_empty_conversation_does_not_replace_the_one_that_is_kept() {
 }
 
 #[test]
+fn what_could_not_be_kept_is_tried_again() {
+    let mut chat = chat();
+    chat.keep_conversations();
+    let kept = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Keep(_)));
+    let full = || Event::File(FileEvent::Kept(Err("last.json: no space".into())));
+    let fine = || Event::File(FileEvent::Kept(Ok(())));
+    enter(&mut chat, "one");
+    assert!(kept(&chat.handle(answer("first", StopReason::EndOfTurn, 10))));
+    assert_eq!(chat.handle(fine()), [], "what goes well is not worth a word");
+    assert!(chat.leave("").is_none(), "it is kept");
+    assert!(said(&chat.handle(full())).contains("not kept for the next start: last.json: no space"));
+    enter(&mut chat, "two");
+    assert!(kept(&chat.handle(answer("second", StopReason::EndOfTurn, 10))));
+    assert_eq!(chat.handle(full()), [], "once is enough");
+    assert!(matches!(chat.leave(""), Some(Effect::Keep(_))), "leaving is another try");
+    assert!(said(&chat.handle(fine())).contains("kept for the next start again"));
+    assert!(chat.leave("").is_none());
+}
+
+#[test]
 fn a_system_prompt_that_is_given_counts_and_a_file_that_is_loaded_brings_its_own() {
     let saved = |system: Option<&str>| {
         let turns = vec![Turn::new(Role::User, "one"), Turn::new(Role::Assistant, "first")];
