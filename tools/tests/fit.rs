@@ -95,6 +95,20 @@ fn a_model_that_cannot_run_says_what_would() {
     assert_eq!(json(&["--ram", &enough, "--ctx", &shorter])["verdict"], "stream");
 }
 
+/// What the program carries is in memory as a whole.
+#[test]
+fn a_context_that_nobody_asked_for_shrinks_first() {
+    let carried = |options: &[&str]| args([&["fit", "--json"], options].concat());
+    let report = |outcome: Outcome| -> Value { serde_json::from_str(outcome.text()).unwrap() };
+    let total = |report: &Value| report["memory"]["total_bytes"].as_u64().unwrap();
+    let (short, whole) = (report(carried(&["--ctx", "600"]).fine()), report(carried(&[]).fine()));
+    let budget = ((total(&short) + total(&whole)) / 2).to_string();
+    let shrunk = report(carried(&["--ram", &budget]).fine());
+    let tokens = shrunk["context"].as_u64().unwrap();
+    assert!((512..whole["context"].as_u64().unwrap()).contains(&tokens), "{shrunk}");
+    carried(&["--ram", &budget, "--ctx", "1024"]).refused(5, "E-MEM-01");
+}
+
 #[test]
 fn a_hit_rate_is_a_share() {
     for wrong in ["1.1", "-0.1", "nan", "x"] {
