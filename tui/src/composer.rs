@@ -1,6 +1,7 @@
 //! What the person is writing: a text of several lines with a cursor, the keys of shells and editors as methods, and
 //! how it lies on the screen. It must not know keys, nor what becomes of the text.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 
 use unicode_segmentation::UnicodeSegmentation;
@@ -27,8 +28,8 @@ pub struct Composer {
     before: Vec<(String, usize)>,
     /// Whether the last change was typing, which is taken back in one step.
     typing: bool,
-    /// Rows of the text at `width`; kept because a paste may be long.
-    rows: Vec<Range<usize>>,
+    /// Rows of the text at `width`, once somebody asked: a text may be long, and come by the character.
+    rows: OnceCell<Vec<Range<usize>>>,
 }
 
 /// Where a cursor stands in its text.
@@ -45,7 +46,7 @@ impl Default for Composer {
             cut: String::new(),
             before: Vec::new(),
             typing: false,
-            rows: wrap::rows("", 80),
+            rows: OnceCell::new(),
         }
     }
 }
@@ -71,20 +72,21 @@ impl Composer {
         let width = width.max(1);
         if width != self.width {
             self.width = width;
-            self.rows = wrap::rows(&self.text, width);
+            self.rows.take();
         }
     }
 
     /// The rows, as ranges of the text.
     pub fn rows(&self) -> &[Range<usize>] {
-        &self.rows
+        self.rows.get_or_init(|| wrap::rows(&self.text, self.width))
     }
 
     /// Row and column of the cursor.
     pub fn place(&self) -> (usize, usize) {
         // At a break without a line end the cursor stands at the beginning of the second row.
-        let row = self.rows.iter().rposition(|row| row.start <= self.cursor).unwrap_or(0);
-        let before = &self.text[self.rows[row].start..self.cursor];
+        let rows = self.rows();
+        let row = rows.iter().rposition(|row| row.start <= self.cursor).unwrap_or(0);
+        let before = &self.text[rows[row].start..self.cursor];
         (row, before.graphemes(true).map(wrap::columns).sum())
     }
 
@@ -223,7 +225,7 @@ impl Composer {
     /// To the row below; false if there is none.
     pub fn down(&mut self) -> bool {
         let (row, column) = self.place();
-        row + 1 < self.rows.len() && self.go_to(row + 1, column)
+        row + 1 < self.rows().len() && self.go_to(row + 1, column)
     }
 
     fn go(&mut self, cursor: usize) {
@@ -234,13 +236,13 @@ impl Composer {
 
     fn go_to(&mut self, row: usize, column: usize) -> bool {
         let goal = self.goal.unwrap_or(column);
-        let range = self.rows[row].clone();
+        let range = self.rows()[row].clone();
         let mut used = 0;
         let mut cursor = range.start;
         for (at, grapheme) in self.text[range.clone()].grapheme_indices(true) {
             // The end of a row that was broken is the beginning of the next.
             let end = range.start + at + grapheme.len();
-            let last = end == range.end && self.rows.get(row + 1).is_some_and(|next| next.start == end);
+            let last = end == range.end && self.rows().get(row + 1).is_some_and(|next| next.start == end);
             if used + wrap::columns(grapheme) > goal || last {
                 break;
             }
@@ -281,7 +283,7 @@ impl Composer {
 
     fn changed(&mut self) {
         self.goal = None;
-        self.rows = wrap::rows(&self.text, self.width);
+        self.rows.take();
     }
 
     fn left_of(&self, at: usize) -> usize {

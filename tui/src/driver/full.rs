@@ -34,6 +34,8 @@ const PICTURE: Duration = Duration::from_millis(1000);
 const PICTURE_OPEN: Duration = Duration::from_millis(200);
 /// Largest text for the clipboard, in bytes: terminals ignore longer ones.
 const COPY_BYTES_MAX: usize = 1 << 20;
+/// How long to wait for what is here already: with no time at all nothing is looked for.
+const AT_ONCE: Duration = Duration::from_millis(1);
 /// After this time keys are those that were pressed on the screen.
 const EARLY: Duration = Duration::from_millis(100);
 const LINE_FEED: KeyEvent = KeyEvent::new(KeyCode::Char('j'), KeyModifiers::CONTROL);
@@ -180,12 +182,12 @@ impl Driver {
             // Nobody is there any more; asking for keys would never end.
             return self.happened(Event::End);
         }
-        let mut here = waited == Waited::Ours && event::poll(Duration::ZERO)?;
+        let mut here = waited == Waited::Ours && event::poll(AT_ONCE)?;
         while here && self.goes_on {
             if let Some(event) = terminal_event(event::read()?, self.started.elapsed() < EARLY) {
                 self.happened(event)?;
             }
-            here = event::poll(Duration::ZERO)?;
+            here = event::poll(AT_ONCE)?;
         }
         while self.goes_on {
             match self.told.try_recv() {
@@ -236,8 +238,7 @@ impl Driver {
                 }
                 Effect::Chat(chat::Effect::Copy(text)) => self.copy(&text)?,
                 Effect::Chat(file) => {
-                    // What is kept comes back only if it fails.
-                    self.pending += usize::from(!matches!(file, chat::Effect::Keep(_)));
+                    self.pending += 1;
                     self.goes_on &= self.desk.take(file, self.beside.clone());
                 }
                 Effect::Complete(start) => {
