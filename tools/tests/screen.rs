@@ -114,6 +114,20 @@ fn nothing_is_kept_if_nobody_wants_it() {
     terminal.wait("rc=2", 1);
 }
 
+/// Pastes that nobody marks are keys, more of them than one reading takes.
+#[test]
+fn keys_do_not_wait_for_other_keys() {
+    let Some(terminal) = Terminal::open(100, 30) else { return };
+    chat(&terminal, "--max-tokens 4");
+    terminal.see("not an assistant");
+    terminal.type_fast(&("word ".repeat(8000) + "and the end"));
+    terminal.see("and the end");
+    terminal.press("C-c");
+    terminal.until("empty again", |sight| !sight.contains("and the end"));
+    terminal.press("C-d");
+    terminal.over(0);
+}
+
 #[test]
 fn two_hundred_lines_are_one_question() {
     let Some(terminal) = Terminal::open(100, 40) else { return };

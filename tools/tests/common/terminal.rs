@@ -103,10 +103,19 @@ impl Terminal {
 
     /// Pastes a text as a terminal does when it was asked to mark pastes.
     pub fn paste(&self, text: &str) {
+        self.pour(text, &["-p"]);
+    }
+
+    /// Presses all keys of a text at once.
+    pub fn type_fast(&self, text: &str) {
+        self.pour(text, &[]);
+    }
+
+    fn pour(&self, text: &str, options: &[&str]) {
         std::fs::write(self.file("text"), text).unwrap();
         let file = self.file("text");
         assert!(self.command().arg("load-buffer").arg(&file).status().unwrap().success());
-        assert!(self.command().args(["paste-buffer", "-p"]).status().unwrap().success());
+        assert!(self.command().arg("paste-buffer").args(options).status().unwrap().success());
     }
 
     /// Waits until `text` was seen `count` times.
