@@ -84,7 +84,7 @@ pub enum LoadError {
 #[non_exhaustive]
 pub enum Fault {
     /// Fewer bytes than the format needs here.
-    #[error("needs {need} bytes, {have} are left")]
+    #[error("needs {need} bytes, {have} are left (is the file complete?)")]
     Truncated {
         /// Bytes needed.
         need: u64,

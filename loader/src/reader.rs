@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(r.scalar::<u16>("a").unwrap(), 1);
         assert_eq!(r.scalar::<i32>("b").unwrap(), 2);
         let error = r.scalar::<u64>("c").unwrap_err();
-        assert_eq!(error.to_string(), "f: c at byte 6: needs 8 bytes, 1 are left");
+        assert_eq!(error.to_string(), "f: c at byte 6: needs 8 bytes, 1 are left (is the file complete?)");
         assert_eq!(r.offset(), 6, "a failed read consumes nothing");
     }
 

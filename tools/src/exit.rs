@@ -188,6 +188,8 @@ fn classify_io(error: &io::Error) -> Class {
         io::ErrorKind::PermissionDenied => ("E-IO-02", IO, "check the permissions"),
         io::ErrorKind::StorageFull => ("E-DISK-01", DISK_FULL, "make room and try again"),
         io::ErrorKind::OutOfMemory => ("E-MEM-02", MEMORY, "close other programs or lift the limit"),
+        // Ours, with all that there is to say.
+        io::ErrorKind::Other | io::ErrorKind::AlreadyExists => ("E-IO-05", IO, ""),
         _ => ("E-IO-05", IO, "check the disk and the system's limits"),
     }
 }
