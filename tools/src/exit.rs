@@ -189,7 +189,11 @@ fn classify_io(error: &io::Error) -> Class {
         io::ErrorKind::StorageFull => ("E-DISK-01", DISK_FULL, "make room and try again"),
         io::ErrorKind::OutOfMemory => ("E-MEM-02", MEMORY, "close other programs or lift the limit"),
         // Ours, with all that there is to say.
-        io::ErrorKind::Other | io::ErrorKind::AlreadyExists => ("E-IO-05", IO, ""),
+        io::ErrorKind::Other | io::ErrorKind::AlreadyExists | io::ErrorKind::InvalidInput
+            if error.raw_os_error().is_none() =>
+        {
+            ("E-IO-05", IO, "")
+        }
         _ => ("E-IO-05", IO, "check the disk and the system's limits"),
     }
 }
