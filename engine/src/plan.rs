@@ -243,7 +243,7 @@ impl Plan {
                 let shorter = ContextChoice { tokens: fits, limit: ContextLimit::Memory };
                 return Ok(with_context(shorter, Experts::InPlace));
             }
-            let hint = match fitting(limit.saturating_sub(beside + GROWTH)) {
+            let hint = match fitting(limit.saturating_sub(beside.saturating_add(GROWTH))) {
                 0 => "no context would fit".to_owned(),
                 fits => format!("a context of {fits} would fit"),
             };

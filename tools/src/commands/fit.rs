@@ -113,7 +113,11 @@ impl Refusal {
         let smallest = session.smallest_plan(loaded).ok()?;
         let least_short = smallest.needs();
         let beside = least_short - smallest.kv - smallest.scratch;
-        let longest = fitting(&loaded.spec, budget.saturating_sub(beside + GROWTH), session.compute().kv());
+        let longest = fitting(
+            &loaded.spec,
+            budget.saturating_sub(beside.saturating_add(GROWTH)),
+            session.compute().kv(),
+        );
         Some(Self { budget, least, least_short, longest })
     }
 
@@ -149,7 +153,7 @@ impl Refusal {
 
 /// A size that `--ram` takes and with which what needs `bytes` now will run.
 fn size(bytes: u64) -> String {
-    format!("{}M", (bytes + GROWTH).div_ceil(1 << 20))
+    format!("{}M", bytes.saturating_add(GROWTH).div_ceil(1 << 20))
 }
 
 impl Report<'_> {
