@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use moelten_loader::chat::{ChatTemplate, Message, RenderOptions, Role};
 use moelten_loader::tokenizer::{Markup, Tokenizer};
-use moelten_tui::backend::Request;
+use moelten_tui::chat::Request;
 use moelten_tui::thinking;
 use serde_json::Value;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use moelten_engine::error::EngineError;
 use moelten_engine::plan::Plan;
 use moelten_loader::load::LoadedModel;
-use moelten_tui::picker::{Entry, Verdict};
+use moelten_tui::screen::{ModelEntry, Verdict};
 
 use crate::builtin;
 use crate::exit;
@@ -223,9 +223,10 @@ impl<'a> Looker<'a> {
     }
 
     /// What a model is and whether it runs. Never fails: what is wrong is part of the answer.
-    pub fn look(&mut self, candidate: &Candidate) -> Entry {
+    pub fn look(&mut self, candidate: &Candidate) -> ModelEntry {
         let Candidate { path, name, place } = candidate.clone();
-        let entry = |bytes, kind, verdict| Entry { name, place, path: path.clone(), bytes, kind, verdict };
+        let entry =
+            |bytes, kind, verdict| ModelEntry { name, place, path: path.clone(), bytes, kind, verdict };
         let loaded = match open::load(path.as_deref()) {
             Ok(loaded) => loaded,
             Err(error) => {

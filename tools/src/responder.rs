@@ -12,9 +12,7 @@ use moelten_engine::session::Session;
 use moelten_loader::chat::ChatTemplate;
 use moelten_loader::load::LoadedModel;
 use moelten_loader::text::SamplingHints;
-use moelten_tui::backend::Tell;
-use moelten_tui::chat::Facts;
-use moelten_tui::experts::Limits;
+use moelten_tui::chat::{Facts, Limits, Tell};
 use moelten_tui::terminal::Tone;
 
 use crate::exit::CommandError;
