@@ -182,11 +182,10 @@ impl Backend for Chatter {
         let (counter, conversations) = (Arc::clone(&self.language), Arc::clone(&self.language));
         let live = self.responder.as_ref().map(|responder| responder.session.model().live());
         Counters {
-            text: Arc::new(move |text| match counter.tokenizer.encode_text(text) {
-                Ok(ids) => Ok(ids.len()),
-                Err(error) => Err(words(&error.into())),
+            text: Arc::new(move |text, limit, stop| {
+                counter.count_text(text, limit, stop).map_err(|error| words(&error))
             }),
-            conversation: Arc::new(move |messages| conversations.count(messages)),
+            conversation: Arc::new(move |messages, limit, stop| conversations.count(messages, limit, stop)),
             experts: Arc::new(move || live.as_ref().map_or_else(ExpertMap::default, |live| live.map())),
         }
     }
@@ -209,6 +208,8 @@ fn failure(error: anyhow::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use clap::Parser;
     use moelten_loader::chat::{Message, Role};
 
@@ -258,13 +259,15 @@ mod tests {
         };
         let answer = |chatter: &mut Chatter| chatter.answer(&request, &mut |_| ControlFlow::Continue(()));
         assert!(!answer(&mut chatter).unwrap().text.is_empty());
-        assert!((chatter.counters().conversation)(&request.messages).is_some());
+        let go_on = AtomicBool::new(false);
+        assert!((chatter.counters().conversation)(&request.messages, 1000, &go_on).is_some());
         // The one from before has gone meanwhile.
         *chatter.model.lock().unwrap() = Some("/gone.gguf".into());
         let nothing = chatter.switch(Some(&file), &mut stops);
         assert!(matches!(nothing, Err(NotSwitched::NothingOpen(why)) if why.contains("/gone.gguf")));
         assert!(matches!(answer(&mut chatter), Err(Failure::Other(why)) if why.contains("/model FILE")));
-        assert!((chatter.counters().text)("Hello").unwrap() > 0, "what is written is still counted");
+        let count = (chatter.counters().text)("Hello", 1000, &go_on).unwrap();
+        assert!(count.at_least() > 0, "what is written is still counted");
         chatter.switch(Some(&file), &mut |_, _| ()).unwrap();
         assert!(!answer(&mut chatter).unwrap().text.is_empty());
     }

@@ -104,7 +104,7 @@ mod tests {
     use moelten_loader::chat::{Message, Role};
 
     use super::*;
-    use crate::chat::{Counters, Facts, Failure, NotSwitched, Switched, Tell, Tone};
+    use crate::chat::{Counters, Facts, Failure, NotSwitched, Switched, Tell, TokenCount, Tone};
 
     /// Repeats the question; fails after "half", panics at "bug".
     struct Echo;
@@ -131,8 +131,8 @@ mod tests {
 
         fn counters(&self) -> Counters {
             Counters {
-                text: Arc::new(|text| Ok(text.len())),
-                conversation: Arc::new(|messages| Some(messages.len())),
+                text: Arc::new(|text, _, _| Ok(TokenCount::Exactly(text.len()))),
+                conversation: Arc::new(|messages, _, _| Some(TokenCount::Exactly(messages.len()))),
                 experts: Arc::new(ExpertMap::default),
             }
         }
