@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use moelten_loader::io::pieces::Piece;
 use moelten_loader::io::read_at::Access;
 use moelten_loader::spec::{Activation, Ffn, ModelSpec};
-use moelten_loader::store::{MlpRef, TensorStore};
+use moelten_loader::tensors::store::{MlpRef, TensorStore};
 
 use crate::error::{EngineError, Result};
 use crate::layers::mlp::MlpView;

@@ -4,7 +4,7 @@
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use moelten_loader::tokenizer::Tokenizer;
+use moelten_loader::text::tokenizer::Tokenizer;
 
 use crate::api::{Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, StopReason};
 use crate::error::{EngineError, Result};

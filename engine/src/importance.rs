@@ -5,8 +5,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use moelten_loader::roles::{LayerTensor, Part, Role};
 use moelten_loader::spec::{Ffn, Mixer, ModelSpec, MoeSpec, SharedExpert};
+use moelten_loader::tensors::roles::{LayerTensor, Part, Role};
 
 use crate::decoder::Observer;
 use crate::error::Result;

@@ -4,13 +4,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use moelten_loader::copied::Copied;
 use moelten_loader::io::read_at::{Access, ReadAt};
-use moelten_loader::roles::{LayerTensor, Part, Role};
 use moelten_loader::spec::{
     Activation, AttentionSpec, Ffn, LayerSpec, Mixer, ModelSpec, NormSpec, QkNorm, RopeSpec, SharedExpert,
 };
-use moelten_loader::store::{MatrixRef, TensorStore};
+use moelten_loader::tensors::copied::Copied;
+use moelten_loader::tensors::roles::{LayerTensor, Part, Role};
+use moelten_loader::tensors::store::{MatrixRef, TensorStore};
 use moelten_quant::{Isa, Kernels};
 
 use crate::error::{EngineError, Result};

@@ -2,9 +2,9 @@
 //! the budget, and otherwise everything but the experts and as many of these as there is room for. The same plan is what
 //! `fit` prints. It must not allocate, nor know how fast anything is.
 
-use moelten_loader::roles::Role;
 use moelten_loader::spec::{Ffn, ModelSpec};
-use moelten_loader::store::TensorStore;
+use moelten_loader::tensors::roles::Role;
+use moelten_loader::tensors::store::TensorStore;
 
 use crate::error::{EngineError, Result};
 use crate::experts::cache::Shape;

@@ -185,7 +185,7 @@ fn poison(family: &str, tensor: &str, value: f32) -> tempfile::TempDir {
     let dir = changed(family, "hidden_act", json!("silu"));
     let path = dir.path().join("model.safetensors");
     let offset = {
-        let file = moelten_loader::safetensors::SafeTensors::open(&path).unwrap();
+        let file = moelten_loader::container::safetensors::SafeTensors::open(&path).unwrap();
         usize::try_from(file.catalog().get(tensor).unwrap().offset).unwrap()
     };
     let mut bytes = fs::read(&path).unwrap();
@@ -219,15 +219,15 @@ fn b51_nan_and_infinity_in_norms_and_routers() {
 
 #[test]
 fn b20_dimension_zero_in_a_used_tensor() {
-    use moelten_loader::catalog::Storage;
-    use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
+    use moelten_loader::container::catalog::Storage;
+    use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
     use moelten_quant::Format;
     let dir = tempfile::tempdir().unwrap();
     let sound = dir.path().join("sound.gguf");
     let source = load(&folder("llama")).unwrap();
     let plan = moelten_loader::convert::Conversion::plan(&source, &|_| Format::F32).unwrap();
     assert!(plan.write(&sound, &mut |_| true).unwrap());
-    let gguf = moelten_loader::gguf::Gguf::open(&sound).unwrap();
+    let gguf = moelten_loader::container::gguf::Gguf::open(&sound).unwrap();
     let metadata: Vec<_> = gguf.metadata.iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
     for (zeroed, refused_there) in [("blk.1.attn_q.weight", true), ("extra.weight", false)] {
         let mut tensors: Vec<TensorPlan> = gguf

@@ -14,7 +14,7 @@ use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::ledger::Ledger;
 use moelten_engine::model::{Model, ModelOptions};
 use moelten_engine::plan::{Io, Ram};
-use moelten_loader::safetensors::SafeTensors;
+use moelten_loader::container::safetensors::SafeTensors;
 
 /// By name: the sums `[rows, cols]` and the counts `[rows]`.
 type Sums = BTreeMap<String, (Vec<f32>, Vec<u64>)>;

@@ -9,10 +9,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{deviation, distance, folder, golden, pack, rounding_bound, spread};
-use moelten_loader::catalog::{Storage, TensorInfo};
+use moelten_loader::container::catalog::{Storage, TensorInfo};
+use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
+use moelten_loader::container::gguf::{Gguf, Value};
 use moelten_loader::convert::Conversion;
-use moelten_loader::gguf::{Gguf, Value};
-use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
 use moelten_loader::load::load;
 use moelten_quant::{Format, decode, encode};
 

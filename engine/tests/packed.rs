@@ -10,12 +10,12 @@ use common::wide::{converted, wide};
 use common::{folder, golden, logits, model, pack, session, unpack};
 use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::model::ModelOptions;
+use moelten_loader::container::gguf::Gguf;
+use moelten_loader::container::packed;
 use moelten_loader::convert::{Conversion, FileLayout, Types};
-use moelten_loader::gguf::Gguf;
 use moelten_loader::load::{LoadedModel, load};
-use moelten_loader::packed;
-use moelten_loader::roles::Part;
 use moelten_loader::spec::Ffn;
+use moelten_loader::tensors::roles::Part;
 use moelten_quant::{Format, Isa};
 
 fn bits(path: &Path, ids: &[u32], options: ModelOptions) -> Vec<u32> {

@@ -12,12 +12,12 @@ use common::{FAMILIES, distance, folder, golden, logits, model, session, spread}
 use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::model::ModelOptions;
 use moelten_engine::session::{ContextLimit, Session, SessionOptions, buffer_bytes, default_context};
-use moelten_loader::catalog::TensorInfo;
+use moelten_loader::container::catalog::TensorInfo;
+use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
+use moelten_loader::container::gguf::{Gguf, Value as Entry};
+use moelten_loader::container::safetensors::SafeTensors;
 use moelten_loader::convert::Conversion;
-use moelten_loader::gguf::{Gguf, Value as Entry};
-use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
 use moelten_loader::load::{load, spec_of_config};
-use moelten_loader::safetensors::SafeTensors;
 use moelten_loader::spec::{Ffn, Mixer, ModelSpec, NormSpec, RopeScaling, RopeSpec, SharedExpert};
 use moelten_quant::Format;
 use serde_json::{Value, json};

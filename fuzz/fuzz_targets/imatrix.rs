@@ -6,7 +6,7 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use moelten_loader::imatrix::ImportanceFile;
 use moelten_loader::io::{FileBytes, Memory};
-use moelten_loader::roles::{GGUF_NAMES, Role};
+use moelten_loader::tensors::roles::{GGUF_NAMES, Role};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut memory = Memory::zeroed(bytes.len()).unwrap();

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use moelten_loader::tokenizer::{GgufVocab, TokenKind, Tokenizer, gguf_metadata};
+use moelten_loader::text::tokenizer::{GgufVocab, TokenKind, Tokenizer, gguf_metadata};
 
 fn exercise(tokenizer: &Tokenizer, text: &str) {
     if let Ok(ids) = tokenizer.encode_text(text) {

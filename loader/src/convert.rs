@@ -17,18 +17,18 @@ use std::path::{Path, PathBuf};
 
 use moelten_quant::Format;
 
-use crate::catalog::{Storage, TensorInfo};
+use crate::config::write as gguf_keys;
+use crate::container::catalog::{Storage, TensorInfo};
+use crate::container::gguf::write::{GgufPlan, TensorPlan};
+use crate::container::gguf::{ALIGNMENT_KEY, GgmlType, Value};
+use crate::container::packed::{self, PackedIndex, PackedLayer, RecordShape, record_name};
 use crate::error::{LoadError, Result};
-use crate::gguf::{ALIGNMENT_KEY, GgmlType, Value};
-use crate::gguf_keys;
-use crate::gguf_write::{GgufPlan, TensorPlan};
+use crate::io::output::PartialFile;
+use crate::io::reader::len_u64;
 use crate::load::{LoadedModel, Source};
-use crate::output::PartialFile;
-use crate::packed::{self, PackedIndex, PackedLayer, RecordShape, record_name};
-use crate::reader::len_u64;
-use crate::roles::{GGUF_NAMES, LayerTensor, Part, Role, gguf_name};
 use crate::spec::{Ffn, Mixer, ModelSpec, Pairing, RopeScaling, RopeSpec};
-use crate::store::{MatrixRef, MlpRef};
+use crate::tensors::roles::{GGUF_NAMES, LayerTensor, Part, Role, gguf_name};
+use crate::tensors::store::{MatrixRef, MlpRef};
 use metadata::{metadata, set};
 use pieces::Maker;
 use types::Class;
@@ -103,7 +103,7 @@ pub enum FileLayout {
     /// In banks, a tensor for all gates of a layer, one for all ups, one for all downs: what every reader of GGUF knows.
     #[default]
     Standard,
-    /// In records, a tensor for each expert: see [`crate::packed`].
+    /// In records, a tensor for each expert: see [`crate::container::packed`].
     Packed,
 }
 
@@ -517,7 +517,7 @@ fn rope_divisors(spec: &ModelSpec) -> Vec<Output> {
 fn llama3_divisors(rope: &RopeSpec) -> Vec<f32> {
     let frequencies = rope.frequencies(usize::MAX);
     let plain = RopeSpec { scaling: RopeScaling::None, ..rope.clone() }.frequencies(usize::MAX);
-    plain.iter().zip(frequencies).map(|(plain, scaled)| crate::raw::narrow(plain / scaled)).collect()
+    plain.iter().zip(frequencies).map(|(plain, scaled)| crate::config::raw::narrow(plain / scaled)).collect()
 }
 
 fn is_router(role: Role) -> bool {

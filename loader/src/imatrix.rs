@@ -13,16 +13,16 @@ use std::path::Path;
 use moelten_quant::Format;
 use twox_hash::XxHash3_64;
 
-use crate::catalog::{Storage, TensorInfo};
+use crate::container::catalog::{Storage, TensorInfo};
+use crate::container::gguf::{Header, Metadata};
+use crate::container::sniff;
 use crate::convert::Importance;
 use crate::error::{Fault, LoadError, Result};
-use crate::gguf::{Header, Metadata};
 use crate::io::FileBytes;
-use crate::reader::{len_u64, printable};
-use crate::roles::{LayerTensor, Part, Role, gguf_roles};
-use crate::sniff;
+use crate::io::reader::{len_u64, printable};
 use crate::spec::{Ffn, ModelSpec};
-use crate::store::needed;
+use crate::tensors::roles::{LayerTensor, Part, Role, gguf_roles};
+use crate::tensors::store::needed;
 
 pub use write::{ImportanceEntry, write};
 

@@ -8,10 +8,13 @@
 pub mod fault;
 #[cfg(unix)]
 pub mod foreground;
+pub mod json;
 mod memory;
+pub mod output;
 pub mod pieces;
 pub mod probe;
 pub mod read_at;
+pub mod reader;
 
 use std::fs::{File, FileType};
 use std::io;

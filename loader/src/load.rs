@@ -3,18 +3,18 @@
 
 use std::path::Path;
 
+use crate::config::lower::{self, Container};
+use crate::config::raw::RawConfig;
+use crate::config::{gguf as config_gguf, hf as config_hf};
+use crate::container::gguf::{Gguf, Metadata};
+use crate::container::hf_folder::{CONFIG, HfFolder};
+use crate::container::open::{ModelFiles, open_model};
+use crate::container::packed::PackedIndex;
 use crate::error::Result;
-use crate::gguf::{Gguf, Metadata};
-use crate::hf_folder::{CONFIG, HfFolder};
-use crate::lower::{self, Container};
-use crate::open::{ModelFiles, open_model};
-use crate::packed::PackedIndex;
-use crate::raw::RawConfig;
-use crate::reader::printable;
-use crate::roles::{GGUF_NAMES, HF_NAMES};
+use crate::io::reader::printable;
 use crate::spec::ModelSpec;
-use crate::store::TensorStore;
-use crate::{config_gguf, config_hf};
+use crate::tensors::roles::{GGUF_NAMES, HF_NAMES};
+use crate::tensors::store::TensorStore;
 
 /// A model's files, understood.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 
 mod vocab;
 
-use moelten_loader::tokenizer::{GgufVocab, Markup, TokenKind, Tokenizer, gguf_metadata};
+use moelten_loader::text::tokenizer::{GgufVocab, Markup, TokenKind, Tokenizer, gguf_metadata};
 
 const TEXTS: [&str; 8] = [
     "Once upon a time, there was a little girl named Lily. She don't, she'll, WE'VE!",

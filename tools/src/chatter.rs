@@ -211,7 +211,7 @@ fn failure(error: anyhow::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use moelten_loader::chat::{Message, Role};
+    use moelten_loader::text::chat::{Message, Role};
 
     use super::*;
     use crate::signals;

@@ -10,7 +10,7 @@ use moelten_engine::topology::ThreadPlan;
 use moelten_loader::io::probe::Pattern;
 use moelten_loader::load::LoadedModel;
 use moelten_loader::spec::{Ffn, ModelSpec};
-use moelten_loader::store::TensorStore;
+use moelten_loader::tensors::store::TensorStore;
 
 use crate::bench::limits;
 use crate::bench::traffic::Traffic;

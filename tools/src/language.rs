@@ -6,8 +6,8 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use moelten_loader::chat::{ChatTemplate, Message, RenderOptions, Role};
-use moelten_loader::tokenizer::{Markup, Tokenizer};
+use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Role};
+use moelten_loader::text::tokenizer::{Markup, Tokenizer};
 use moelten_tui::backend::Request;
 use moelten_tui::thinking;
 use serde_json::Value;

@@ -16,7 +16,7 @@ use moelten_engine::session::{ContextChoice, ContextLimit, DEFAULT_CONTEXT, Sess
 use moelten_engine::topology::Pin;
 use moelten_loader::load::{self, LoadedModel};
 use moelten_loader::spec::ModelSpec;
-use moelten_loader::store::TensorStore;
+use moelten_loader::tensors::store::TensorStore;
 
 use moelten_tui::terminal::{Notes, Tone};
 

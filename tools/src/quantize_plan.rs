@@ -6,9 +6,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use moelten_engine::plan::Experts;
+use moelten_loader::container::gguf::write::GgufPlan;
 use moelten_loader::convert::types::Class;
 use moelten_loader::convert::{Conversion, Estimate};
-use moelten_loader::gguf_write::GgufPlan;
 use moelten_loader::load::{self, LoadedModel};
 use serde_json::{Value, json};
 
@@ -195,7 +195,7 @@ fn rows(conversion: &Conversion<'_>) -> BTreeMap<(Class, &'static str), Row> {
 /// Bytes that are free on the disk that `target` will be on.
 pub fn free_bytes(target: &Path) -> Option<u64> {
     let folder = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    moelten_loader::output::free_bytes(folder)
+    moelten_loader::io::output::free_bytes(folder)
 }
 
 /// What `fit` would say of a file that begins like this: it is planned for as if it were there.

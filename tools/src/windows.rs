@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use moelten_loader::tokenizer::Tokenizer;
+use moelten_loader::text::tokenizer::Tokenizer;
 
 use crate::exit::CommandError;
 

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{BRIEF, Outcome, args, builtin, clean, finish, model_with, moelten, run};
-use moelten_loader::gguf::{Array, Value};
+use moelten_loader::container::gguf::{Array, Value};
 
 fn ask(model: impl AsRef<OsStr>) -> Outcome {
     run(moelten().arg("run").arg(model).args(["-p", "hello"]).args(BRIEF), b"")

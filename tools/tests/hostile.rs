@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[cfg(unix)]
 use common::terminal::Terminal;
 use common::{args, model_with, moelten, run, set, with_words};
-use moelten_loader::gguf::Value;
+use moelten_loader::container::gguf::Value;
 
 /// Sets the window's title, colours, writes the clipboard; in C0, C1 and unterminated forms.
 const ATTACKS: [&str; 5] = [

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::{Outcome, args, builtin, finish, model_with, moelten, run};
-use moelten_loader::gguf::{Array, Value};
+use moelten_loader::container::gguf::{Array, Value};
 use moelten_loader::imatrix::{Gaps, ImportanceFile};
 use moelten_loader::load::load;
 

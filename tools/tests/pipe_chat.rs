@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Outcome, model_with, moelten, run};
-use moelten_loader::gguf::Value;
+use moelten_loader::container::gguf::Value;
 
 fn chat(lines: &str) -> Outcome {
     run(moelten().args(["chat", "--seed", "3", "--max-tokens", "12"]), lines.as_bytes()).fine()

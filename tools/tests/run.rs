@@ -145,7 +145,10 @@ fn a_system_prompt_that_would_be_dropped_is_refused() {
     let template = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}";
     model_with(&model, |metadata| {
         metadata.retain(|(key, _)| key != "tokenizer.chat_template");
-        metadata.push(("tokenizer.chat_template".into(), moelten_loader::gguf::Value::Str(template.into())));
+        metadata.push((
+            "tokenizer.chat_template".into(),
+            moelten_loader::container::gguf::Value::Str(template.into()),
+        ));
     });
     let model = model.to_str().unwrap();
     ask(&[model, "-p", "hello"]).fine();

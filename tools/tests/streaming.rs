@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Outcome, builtin, clean, finish, moelten, run};
-use moelten_loader::gguf::{Gguf, Value};
-use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
+use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
+use moelten_loader::container::gguf::{Gguf, Value};
 
 /// Options that keep a run going for thousands of tokens.
 const LONG: [&str; 12] =

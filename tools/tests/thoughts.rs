@@ -6,7 +6,7 @@ mod common;
 
 use common::terminal::Terminal;
 use common::{model_with, with_words};
-use moelten_loader::gguf::Value;
+use moelten_loader::container::gguf::Value;
 
 /// The built-in model with a template that opens a thought; every thirtieth word closes it.
 fn thinker(terminal: &Terminal) {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use moelten_engine::api::{Answer, GenerateParams, GenerateStats};
-use moelten_loader::chat::{Message, Role};
+use moelten_loader::text::chat::{Message, Role};
 
 use crate::backend::{Failure, NotSwitched, Request, Switched};
 use crate::command::{self, Command};

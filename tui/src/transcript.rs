@@ -1,6 +1,6 @@
 //! Conversations in files: JSON that people can read and other programs can write. It must not know where files are.
 
-use moelten_loader::chat::{Message, Role};
+use moelten_loader::text::chat::{Message, Role};
 use serde::{Deserialize, Serialize};
 
 use crate::chat::Turn;

@@ -5,10 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use moelten_loader::container::packed::verify_record;
 use moelten_loader::io::pieces::{PAGE, Piece};
 use moelten_loader::io::read_at::{Access, ReadAt, read_fully};
-use moelten_loader::packed::verify_record;
-use moelten_loader::store::{MlpRef, RecordRef, TensorStore};
+use moelten_loader::tensors::store::{MlpRef, RecordRef, TensorStore};
 use moelten_quant::QMatrix;
 
 /// Bytes of a read: large enough for any drive's best speed, small enough that several share the work and that a guess

@@ -17,8 +17,8 @@ use std::path::Path;
 
 use moelten_loader::error::{Fault, LoadError, Result};
 use moelten_loader::io::FileBytes;
-use moelten_loader::output::PartialFile;
-use moelten_loader::reader::{Reader, Scalar};
+use moelten_loader::io::output::PartialFile;
+use moelten_loader::io::reader::{Reader, Scalar};
 
 use crate::decoder::Observer;
 use crate::router::Routing;

@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use moelten_loader::io::pieces::{PAGE, Piece};
 use moelten_loader::io::read_at::{ReadAt, read_fully};
-use moelten_loader::roles::Role;
-use moelten_loader::store::{MatrixRef, TensorStore};
+use moelten_loader::tensors::roles::Role;
+use moelten_loader::tensors::store::{MatrixRef, TensorStore};
 use moelten_quant::QMatrix;
 
 use crate::error::{EngineError, Result};

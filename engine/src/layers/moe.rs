@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
 use moelten_loader::spec::{Activation, MoeSpec};
-use moelten_loader::store::{MatrixRef, MlpRef};
+use moelten_loader::tensors::store::{MatrixRef, MlpRef};
 use moelten_quant::{ActivationKind, Activations, Line};
 
 use crate::error::Result;

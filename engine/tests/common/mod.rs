@@ -12,9 +12,9 @@ use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::model::{Model, ModelOptions};
 use moelten_engine::router::Routing;
 use moelten_engine::session::{Session, SessionOptions};
+use moelten_loader::container::safetensors::SafeTensors;
 use moelten_loader::convert::{Conversion, FileLayout, Types};
 use moelten_loader::load::load;
-use moelten_loader::safetensors::SafeTensors;
 use moelten_quant::Isa;
 
 /// One checkpoint per supported family and variant.

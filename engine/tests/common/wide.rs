@@ -3,9 +3,9 @@
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
+use moelten_loader::container::safetensors::SafeTensors;
 use moelten_loader::convert::Conversion;
 use moelten_loader::load::load;
-use moelten_loader::safetensors::SafeTensors;
 use moelten_quant::Format;
 use serde_json::{Map, Value, json};
 

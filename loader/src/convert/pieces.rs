@@ -11,11 +11,11 @@ use twox_hash::XxHash3_64;
 
 use super::ahead::Window;
 use super::{Importance, Output, RowPairs, Values, experts_role};
+use crate::container::packed::{self, PackedIndex, PackedMatrix};
 use crate::error::{Fault, LoadError, Result};
-use crate::packed::{self, PackedIndex, PackedMatrix};
-use crate::reader::len_u64;
-use crate::roles::{Part, Role};
-use crate::store::{MatrixRef, RecordRef, TensorStore};
+use crate::io::reader::len_u64;
+use crate::tensors::roles::{Part, Role};
+use crate::tensors::store::{MatrixRef, RecordRef, TensorStore};
 
 /// Weights that are converted at once. Part of what a source checksum means: see [`Made::source`].
 const WEIGHTS_AT_ONCE: usize = 1 << 18;

@@ -10,13 +10,13 @@ use twox_hash::XxHash3_64;
 use super::Conversion;
 use super::journal::Entry;
 use super::metadata::set;
+use crate::container::gguf::write::{GgufPlan, GgufWriter};
+use crate::container::gguf::{Array, Metadata, Value};
+use crate::container::packed;
 use crate::error::Result;
-use crate::gguf::{Array, Metadata, Value};
-use crate::gguf_write::{GgufPlan, GgufWriter};
 use crate::io::FileBytes;
+use crate::io::reader::len_u64;
 use crate::load::Source;
-use crate::packed;
-use crate::reader::len_u64;
 
 /// Names of the tensors that have checksums.
 const NAMES_KEY: &str = "moelten.checksums.tensors";

@@ -9,9 +9,9 @@ use regex_automata::meta::Regex;
 
 use super::expert_layers;
 use crate::load::LoadedModel;
-use crate::roles::{LayerTensor, Part, Role, gguf_name};
 use crate::spec::ModelSpec;
-use crate::store::MatrixRef;
+use crate::tensors::roles::{LayerTensor, Part, Role, gguf_name};
+use crate::tensors::store::MatrixRef;
 
 /// A kind of matrices that people think of as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

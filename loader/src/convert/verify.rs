@@ -14,14 +14,14 @@ use super::provenance::{Recorded, recorded};
 use super::types::{Class, matrices};
 use super::write::thread_pool;
 use super::{Conversion, FileLayout, RowPairs, Types, experts_role, row_pairs};
-use crate::catalog::TensorInfo;
+use crate::container::catalog::TensorInfo;
+use crate::container::packed::record_of_name;
 use crate::error::{LoadError, Result};
 use crate::io::FileBytes;
+use crate::io::reader::len_u64;
 use crate::load::{LoadedModel, Source};
-use crate::packed::record_of_name;
-use crate::reader::len_u64;
-use crate::roles::{Part, Role, gguf_name};
-use crate::store::{MatrixRef, TensorStore};
+use crate::tensors::roles::{Part, Role, gguf_name};
+use crate::tensors::store::{MatrixRef, TensorStore};
 
 /// Weights that one thread looks at without a break.
 const WEIGHTS_AT_ONCE: usize = 1 << 18;

@@ -6,7 +6,7 @@
 use crate::error::{Fault, Result};
 use crate::imatrix::{Entry, Provenance};
 use crate::io::FileBytes;
-use crate::reader::{Reader, name_fault, printable};
+use crate::io::reader::{Reader, name_fault, printable};
 
 /// Far more than matrices of any model, of which each expert may have its own.
 const MAX_ENTRIES: i32 = 1 << 20;

@@ -6,14 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use moelten_loader::catalog::Storage;
+use moelten_loader::container::catalog::Storage;
+use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
+use moelten_loader::container::gguf::{Array, Gguf, Header, Value};
+use moelten_loader::container::packed::{self, PackedIndex};
 use moelten_loader::convert::{Conversion, FileLayout, Types};
 use moelten_loader::error::{Fault, LoadError};
-use moelten_loader::gguf::{Array, Gguf, Header, Value};
-use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
 use moelten_loader::load::{LoadedModel, load};
-use moelten_loader::packed::{self, PackedIndex};
-use moelten_loader::roles::Part;
+use moelten_loader::tensors::roles::Part;
 use moelten_quant::Format;
 use proptest::prelude::*;
 
@@ -67,7 +67,7 @@ impl File {
 fn with(folder: &Folder, change: impl FnOnce(&mut File)) -> PathBuf {
     let source = Gguf::open(&sound(folder)).unwrap();
     let metadata = source.metadata.iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
-    let plan = |t: &moelten_loader::catalog::TensorInfo| TensorPlan {
+    let plan = |t: &moelten_loader::container::catalog::TensorInfo| TensorPlan {
         name: t.name.clone(),
         storage: t.storage,
         shape: t.shape.clone(),

@@ -4,9 +4,9 @@
 
 use std::path::Path;
 
+use moelten_loader::container::gguf::Gguf;
+use moelten_loader::container::open::{ModelFiles, open_model};
 use moelten_loader::error::{ErrorKind, Fault, LoadError};
-use moelten_loader::gguf::Gguf;
-use moelten_loader::open::{ModelFiles, open_model};
 
 use crate::common::{Folder, GgufBytes, safetensors};
 use crate::meter::{metered, refusal};

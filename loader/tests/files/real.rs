@@ -3,11 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use moelten_loader::catalog::Storage;
-use moelten_loader::gguf::Gguf;
-use moelten_loader::hf_folder::HfFolder;
-use moelten_loader::open::{ModelFiles, open_model};
-use moelten_loader::safetensors::SafeTensors;
+use moelten_loader::container::catalog::Storage;
+use moelten_loader::container::gguf::Gguf;
+use moelten_loader::container::hf_folder::HfFolder;
+use moelten_loader::container::open::{ModelFiles, open_model};
+use moelten_loader::container::safetensors::SafeTensors;
 
 /// The shared folder, or a line that says why nothing is tested.
 fn shared() -> Option<PathBuf> {

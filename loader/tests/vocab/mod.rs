@@ -3,9 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use moelten_loader::gguf::Gguf;
+use moelten_loader::container::gguf::Gguf;
 use moelten_loader::text::gguf_vocab;
-use moelten_loader::tokenizer::{GgufVocab, Tokenizer};
+use moelten_loader::text::tokenizer::{GgufVocab, Tokenizer};
 
 /// A path in the shared folder, or `None` with a visible line.
 pub fn shared(path: &str) -> Option<PathBuf> {

@@ -9,11 +9,11 @@ use std::sync::Mutex;
 use anyhow::Context;
 use moelten_engine::error::EngineError;
 use moelten_engine::memory;
-use moelten_loader::catalog::{Catalog, Storage, TensorInfo};
+use moelten_loader::container::catalog::{Catalog, Storage, TensorInfo};
 use moelten_loader::io::{FileBytes, Memory};
-use moelten_loader::roles::{GGUF_NAMES, LayerTensor, Part, Role, gguf_name};
 use moelten_loader::spec::{Ffn, ModelSpec};
-use moelten_loader::store::{self, TensorStore};
+use moelten_loader::tensors::roles::{GGUF_NAMES, LayerTensor, Part, Role, gguf_name};
+use moelten_loader::tensors::store::{self, TensorStore};
 use moelten_quant::{Format, encode};
 
 use crate::progress::{Progress, Unit};

@@ -14,7 +14,7 @@ use moelten_engine::system::System;
 use moelten_engine::topology::ThreadPlan;
 use moelten_loader::io::Memory;
 use moelten_loader::io::probe::{self, Pattern};
-use moelten_loader::store::TensorStore;
+use moelten_loader::tensors::store::TensorStore;
 use moelten_quant::{ActivationKind, Activations, Format, Isa, Kernels, QMatrix, activations};
 
 use super::generate;

@@ -5,9 +5,9 @@ use moelten_engine::decoder::Observer;
 use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::model::Model;
 use moelten_engine::router::Routing;
-use moelten_loader::roles::Role;
 use moelten_loader::spec::{Ffn, Mixer, ModelSpec};
-use moelten_loader::store::{MatrixRef, TensorStore};
+use moelten_loader::tensors::roles::Role;
+use moelten_loader::tensors::store::{MatrixRef, TensorStore};
 
 /// Bytes of weights and how many weights they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,7 +59,7 @@ impl Traffic {
             }
         }
         let experts = (0..spec.layers.len()).map(|layer| {
-            let expert = |expert: &moelten_loader::store::MlpRef| {
+            let expert = |expert: &moelten_loader::tensors::store::MlpRef| {
                 let mut size = Size::default();
                 [&expert.gate, &expert.up, &expert.down].into_iter().for_each(|m| size.add(Size::of(m)));
                 size

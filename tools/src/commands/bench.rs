@@ -10,7 +10,7 @@ use moelten_engine::plan::{Experts, Plan};
 use moelten_engine::session::SessionOptions;
 use moelten_engine::topology::{Placement, ThreadPlan};
 use moelten_loader::spec::ModelSpec;
-use moelten_loader::store::TensorStore;
+use moelten_loader::tensors::store::TensorStore;
 use moelten_loader::text::TextSide;
 use moelten_quant::Kernels;
 use moelten_tui::filter;

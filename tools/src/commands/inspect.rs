@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use moelten_loader::catalog::TensorInfo;
-use moelten_loader::gguf::{Array, Metadata, Value};
+use moelten_loader::container::catalog::TensorInfo;
+use moelten_loader::container::gguf::{Array, Metadata, Value};
+use moelten_loader::container::packed;
 use moelten_loader::load::{LoadedModel, Source};
-use moelten_loader::packed;
 use moelten_loader::spec::{Ffn, LayerSpec, Mixer};
 use moelten_tui::filter;
 
@@ -176,7 +176,7 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
 fn sizes(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     let tensors = &model.tensors;
     // Of the embedding a token reads one row, unless it is the head as well.
-    let embedding = tensors.get(moelten_loader::roles::Role::Embed);
+    let embedding = tensors.get(moelten_loader::tensors::roles::Role::Embed);
     let row = embedding.bytes / embedding.rows.max(1) as u64;
     let dense = tensors.dense_bytes() - if model.spec.head.tied { 0 } else { embedding.bytes - row };
     let (mut active, mut expert_sizes) = (0, Vec::new());

@@ -8,7 +8,7 @@ use moelten_engine::decoder::Observer;
 use moelten_engine::kv_cache::KvFormat;
 use moelten_engine::router::Routing;
 use moelten_engine::session::{Session, SessionOptions};
-use moelten_loader::safetensors::{SafeTensor, SafeValues, write_safetensors};
+use moelten_loader::container::safetensors::{SafeTensor, SafeValues, write_safetensors};
 use moelten_loader::text::TextSide;
 
 use crate::exit::CommandError;

@@ -12,10 +12,10 @@ use std::time::Instant;
 use anyhow::Context;
 use moelten_engine::error::EngineError;
 use moelten_engine::session::{Session, SessionOptions};
+use moelten_loader::io::output::free_bytes;
 use moelten_loader::load::LoadedModel;
-use moelten_loader::output::free_bytes;
 use moelten_loader::text::TextSide;
-use moelten_loader::tokenizer::Tokenizer;
+use moelten_loader::text::tokenizer::Tokenizer;
 use moelten_tui::terminal::{Notes, Tone};
 
 use crate::divergence::{Divergence, Estimate, Spread, negative_log_likelihood};

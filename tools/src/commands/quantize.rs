@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use clap::builder::PossibleValue;
 use moelten_engine::memory;
+use moelten_loader::container::gguf::Value;
 use moelten_loader::convert::provenance::Provenance;
 use moelten_loader::convert::types::{MIXTURES, Mixture, Override, TypeError, TypePlan, matrices};
 use moelten_loader::convert::{Conversion, Event, FileLayout, Types, Work};
-use moelten_loader::gguf::Value;
 use moelten_loader::imatrix::ImportanceFile;
 use moelten_loader::load::{LoadedModel, Source};
-use moelten_loader::roles::Role;
+use moelten_loader::tensors::roles::Role;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::json;
 
@@ -328,7 +328,7 @@ impl Args {
         };
         let types = TypePlan::new(model, mixture, &self.tensor_type, self.allow_fallback);
         let types = types.map_err(|error| usage(error.to_string()))?;
-        let blocks = |&(role, matrix): &(Role, moelten_loader::store::MatrixRef)| {
+        let blocks = |&(role, matrix): &(Role, moelten_loader::tensors::store::MatrixRef)| {
             let after = types.format(role);
             matrix.format.block_len() > 1 && after.block_len() > 1 && after != matrix.format
         };

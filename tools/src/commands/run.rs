@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use moelten_engine::api::{Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, StopReason};
 use moelten_engine::error::EngineError;
-use moelten_loader::chat::{Message, Role};
+use moelten_loader::text::chat::{Message, Role};
 use moelten_tui::backend::Tell;
 use moelten_tui::chat::summary;
 use moelten_tui::driver::AnswerStream;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use moelten_loader::gguf::{Array, Gguf, Value};
-use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
+use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
+use moelten_loader::container::gguf::{Array, Gguf, Value};
 
 /// The program in a clean environment. One thread: tests run beside each other.
 pub fn moelten() -> Command {

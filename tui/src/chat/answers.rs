@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use moelten_engine::api::{Answer, GenerateStats, StopReason};
-use moelten_loader::chat::Role;
+use moelten_loader::text::chat::Role;
 
 use super::context::{Full, Then};
 use super::{Before, Busy, CONTEXT_WARNING_PERCENT, Chat, Effect, Interrupt, Room, Turn, note, summary};

@@ -1,7 +1,7 @@
 //! What becomes of a conversation that is longer than the context: a question to the person, never a decision of ours.
 
 use moelten_engine::api::StopReason;
-use moelten_loader::chat::{Message, Role};
+use moelten_loader::text::chat::{Message, Role};
 
 use super::{Busy, Chat, Effect, Room, Turn, note};
 use crate::backend::{Failure, Request};

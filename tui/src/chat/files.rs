@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use moelten_loader::chat::Role;
+use moelten_loader::text::chat::Role;
 
 use super::{Attachment, Busy, Chat, Effect, Room, note};
 use crate::command::{Copied, Export, FileUse};

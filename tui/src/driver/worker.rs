@@ -119,7 +119,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use moelten_engine::api::{Answer, ExpertMap, GenerateParams, GenerateStats, StopReason};
-    use moelten_loader::chat::{Message, Role};
+    use moelten_loader::text::chat::{Message, Role};
 
     use super::*;
     use crate::backend::{Failure, NotSwitched, Switched, Tell};

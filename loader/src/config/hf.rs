@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::config::raw::{Field, RawConfig, RawRope};
 use crate::error::{Fault, LoadError, Result};
-use crate::raw::{Field, RawConfig, RawRope};
 
 /// Fields that say nothing about inference of a decoder-only model, or that are read elsewhere.
 const HARMLESS: &[&str] = &[

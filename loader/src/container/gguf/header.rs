@@ -6,9 +6,9 @@ use std::path::Path;
 
 use super::metadata::{Array, Metadata, Value};
 use super::types::GgmlType;
-use crate::catalog::{TensorInfo, find_duplicate};
+use crate::container::catalog::{TensorInfo, find_duplicate};
 use crate::error::{Fault, LoadError, Result};
-use crate::reader::{Reader, Scalar, align_up, len_u64, printable};
+use crate::io::reader::{Reader, Scalar, align_up, len_u64, printable};
 
 /// Metadata entries of one file.
 const MAX_ENTRIES: u64 = 1 << 16;

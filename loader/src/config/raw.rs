@@ -1,5 +1,5 @@
 //! A configuration as a file states it, before any meaning: every value optional, each with the name of the field
-//! it came from, so that an error can point at it. Filled by `config_hf` and `config_gguf`, read by `lower`.
+//! it came from, so that an error can point at it. Filled by `hf` and `gguf`, read by `lower`.
 
 use std::path::PathBuf;
 

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Fault, LoadError, Result};
 use crate::io::FileBytes;
-use crate::reader::len_u64;
+use crate::io::reader::len_u64;
 
 /// Deepest nesting of objects and arrays in any JSON file of a model. `serde_json` itself stops at 128.
 pub const MAX_DEPTH: usize = 64;
@@ -63,7 +63,8 @@ pub(crate) fn outline(text: &[u8]) -> Outline {
 /// [`Fault::TooDeep`], [`Fault::OutOfRange`] for too many values, or [`Fault::Json`].
 pub fn read<T: DeserializeOwned>(path: &Path, max_bytes: u64) -> Result<T> {
     let file = FileBytes::open(path)?;
-    parse(path, file.all(), max_bytes).map_err(|error| crate::sniff::explain(path, file.all(), error))
+    parse(path, file.all(), max_bytes)
+        .map_err(|error| crate::container::sniff::explain(path, file.all(), error))
 }
 
 /// Parses a JSON text of at most `max_bytes`; `path` is for messages.

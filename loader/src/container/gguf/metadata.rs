@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Fault, LoadError, Result};
-use crate::reader::printable;
+use crate::io::reader::printable;
 
 /// A metadata value.
 #[derive(Debug, Clone, PartialEq)]

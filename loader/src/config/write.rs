@@ -1,10 +1,10 @@
-//! A lowered spec as GGUF metadata: the inverse of `config_gguf`. Keys follow the GGUF specification, so that other
+//! A lowered spec as GGUF metadata: the inverse of `gguf`. Keys follow the GGUF specification, so that other
 //! readers of the format find what they expect. It must not know tensors' values.
 
+use crate::config::raw::narrow;
+use crate::container::gguf::{Array, Value};
 use crate::error::{LoadError, Result};
 use crate::families::{FAMILIES, Family};
-use crate::gguf::{Array, Value};
-use crate::raw::narrow;
 use crate::spec::{
     AttentionSpec, Ffn, Mixer, ModelSpec, MoeSpec, NormSpec, RopeScaling, RopeSpec, Select, SharedExpert,
 };

@@ -6,11 +6,11 @@
 use std::ops::Range;
 use std::path::Path;
 
-use crate::catalog::Storage;
+use crate::container::catalog::Storage;
+use crate::container::gguf::{ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, GgmlType, Header, Value};
 use crate::error::{Fault, LoadError, Result};
-use crate::gguf::{ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, GgmlType, Header, Value};
-use crate::output::PartialFile;
-use crate::reader::{Scalar, align_up, len_u64, printable};
+use crate::io::output::PartialFile;
+use crate::io::reader::{Scalar, align_up, len_u64, printable};
 
 /// A tensor that will be written.
 #[derive(Debug, Clone, PartialEq, Eq)]

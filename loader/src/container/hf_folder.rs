@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::catalog::{Catalog, TensorInfo};
+use crate::container::catalog::{Catalog, TensorInfo};
+use crate::container::safetensors;
 use crate::error::{Fault, LoadError, Result};
 use crate::io::FileBytes;
-use crate::json;
-use crate::reader::printable;
-use crate::safetensors;
+use crate::io::json;
+use crate::io::reader::printable;
 
 /// The configuration file.
 pub const CONFIG: &str = "config.json";
@@ -101,7 +101,8 @@ impl ShardIndex {
 
 fn read_index(path: &Path) -> Result<ShardIndex> {
     let file = FileBytes::open(path)?;
-    ShardIndex::parse(path, file.all()).map_err(|error| crate::sniff::explain(path, file.all(), error))
+    ShardIndex::parse(path, file.all())
+        .map_err(|error| crate::container::sniff::explain(path, file.all(), error))
 }
 
 /// A plain file name: nothing that could leave the folder.

@@ -4,6 +4,7 @@
 mod header;
 mod metadata;
 mod types;
+pub mod write;
 
 use std::path::{Path, PathBuf};
 
@@ -12,10 +13,10 @@ pub(crate) use header::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT};
 pub use metadata::{Array, Metadata, Value};
 pub(crate) use types::GgmlType;
 
-use crate::catalog::Catalog;
+use crate::container::catalog::Catalog;
+use crate::container::sniff;
 use crate::error::{Fault, LoadError, Result};
 use crate::io::FileBytes;
-use crate::sniff;
 
 /// Keys that every part of a split model carries.
 const SPLIT_NO: &str = "split.no";

@@ -16,8 +16,8 @@ use super::pre::{self, PreTokenizer};
 use super::stages::Stage;
 use super::stream::{Piece, Spelling};
 use super::{TOKENS_MAX, TokenKind, hf};
-use crate::chat;
 use crate::error::{Fault, LoadError, Result};
+use crate::text::chat;
 
 /// What a GGUF file says about a tokenizer.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,9 +3,9 @@
 
 use moelten_quant::Format;
 
-use crate::catalog::Storage;
+use crate::container::catalog::Storage;
 use crate::error::Fault;
-use crate::reader::len_u64;
+use crate::io::reader::len_u64;
 
 /// A tensor type: its number in the file and the size of its blocks.
 #[derive(Debug, Clone, Copy)]

@@ -18,7 +18,7 @@ use super::stages::Stage;
 use super::stream::{Piece, Spelling, byte_of};
 use super::{MERGES_MAX, TOKENS_MAX, TokenKind, charsmap};
 use crate::error::{Fault, LoadError, Result};
-use crate::json;
+use crate::io::json;
 
 /// Largest `tokenizer.json`, in bytes.
 const FILE_BYTES_MAX: u64 = 64 << 20;

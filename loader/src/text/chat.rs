@@ -12,8 +12,8 @@ use minijinja::{Error, ErrorKind, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, LoadError, Result};
-use crate::json;
-use crate::tokenizer::{Markup, Tokenizer, free_sentinel};
+use crate::io::json;
+use crate::text::tokenizer::{Markup, Tokenizer, free_sentinel};
 
 mod functions;
 mod meter;

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::container::gguf::Gguf;
+use crate::container::hf_folder::{CONFIG, HfFolder, INDEX, SINGLE};
+use crate::container::sniff::{self, Kind};
 use crate::error::{Fault, LoadError, Result};
-use crate::gguf::Gguf;
-use crate::hf_folder::{CONFIG, HfFolder, INDEX, SINGLE};
 use crate::io::FileBytes;
-use crate::sniff::{self, Kind};
 
 /// The open files of a model.
 #[derive(Debug)]

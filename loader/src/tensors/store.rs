@@ -7,12 +7,12 @@ use std::path::Path;
 
 use moelten_quant::{Format, QMatrix};
 
-use crate::catalog::{Catalog, TensorInfo};
+use crate::container::catalog::{Catalog, TensorInfo};
+use crate::container::packed::{self, PackedIndex, PackedLayer, PackedMatrix, shape_fault};
 use crate::error::{Fault, LoadError, Result};
 use crate::io::FileBytes;
-use crate::packed::{self, PackedIndex, PackedLayer, PackedMatrix, shape_fault};
-use crate::roles::{IGNORED_SUFFIXES, LayerTensor, NameRule, Part, Role, Rows};
 use crate::spec::{Ffn, Mixer, MlpSpec, ModelSpec, NormSpec, QkNorm, SharedExpert};
+use crate::tensors::roles::{IGNORED_SUFFIXES, LayerTensor, NameRule, Part, Role, Rows};
 
 /// Where a matrix lies: a window of one file, or of memory of our own, already validated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,13 +2,13 @@
 //! its tensors (biases, tied head, layers without experts, rope divisors) is read off the tensor list. It must not
 //! know what the values mean for a model.
 
-use crate::catalog::{Catalog, TensorInfo};
+use crate::config::raw::{Field, RawConfig, RawRope, narrow};
+use crate::config::write::yarn_magnitude;
+use crate::container::catalog::{Catalog, TensorInfo};
+use crate::container::gguf::{Metadata, Value};
+use crate::container::packed::PackedIndex;
 use crate::error::{Fault, LoadError, Result};
-use crate::gguf::{Metadata, Value};
-use crate::gguf_keys::yarn_magnitude;
-use crate::packed::PackedIndex;
-use crate::raw::{Field, RawConfig, RawRope, narrow};
-use crate::roles::{LayerTensor, Part, Role, gguf_name};
+use crate::tensors::roles::{LayerTensor, Part, Role, gguf_name};
 
 /// Layers that are looked through; the lowering refuses more.
 const MAX_LAYERS: u64 = 4096;

@@ -9,13 +9,13 @@ use std::path::Path;
 use moelten_quant::Format;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use crate::catalog::{Catalog, Storage, TensorInfo};
+use crate::container::catalog::{Catalog, Storage, TensorInfo};
+use crate::container::sniff;
 use crate::error::{Fault, LoadError, Result};
 use crate::io::FileBytes;
-use crate::json::{self, MAX_DEPTH};
-use crate::output::PartialFile;
-use crate::reader::{Reader, Scalar, len_u64, name_fault, printable};
-use crate::sniff;
+use crate::io::json::{self, MAX_DEPTH};
+use crate::io::output::PartialFile;
+use crate::io::reader::{Reader, Scalar, len_u64, name_fault, printable};
 
 /// Bytes of a header, from the reference implementation.
 const MAX_HEADER: u64 = 100_000_000;

@@ -1,11 +1,11 @@
 //! Lowering: a raw configuration plus its family gives a validated [`ModelSpec`]. Everything that a hostile or odd
 //! configuration can say is settled here; the engine sees plain numbers. It must not know containers.
 
+use crate::config::raw::{Field, RawConfig, narrow};
 use crate::error::{Fault, LoadError, Result};
 use crate::families::{
     ExpertWidth, FAMILIES, Family, NormKind, QkNormKind, RouterKind, Setting, SharedKind, WindowRule,
 };
-use crate::raw::{Field, RawConfig, narrow};
 use crate::spec::{
     Activation, AttentionSpec, Ffn, HeadSpec, LayerSpec, Mixer, MlpSpec, ModelSpec, MoeSpec, NormSpec,
     Pairing, QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,

@@ -7,7 +7,7 @@ use moelten_quant::Format;
 
 use crate::error::{Fault, LoadError, Result};
 use crate::io::FileBytes;
-use crate::reader::printable;
+use crate::io::reader::printable;
 
 /// How a tensor's values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
