@@ -1,13 +1,9 @@
 //! No kernel reads or writes past its slices: every slice ends where memory that may not be touched begins; of matrices and
 //! activations another copy begins where it ends.
 
-#![cfg(unix)]
-#![allow(clippy::unwrap_used, reason = "a helper of tests fails with the test")]
 #![allow(unsafe_code, reason = "a guard page is made with mmap and mprotect")]
 
-mod common;
-
-use common::{Packed, Rng, Weights, tiers};
+use crate::common::{Packed, Rng, Weights, tiers};
 use half::f16;
 use moelten_quant::{
     ActivationKind, Activations, Attend, BLOCK, Columns, Format, Isa, KEY_GROUP, Kernels, KvHead, Line,

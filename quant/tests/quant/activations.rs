@@ -1,10 +1,6 @@
 //! How activations are packed: codes and scales are what the format says, and every tier writes the same bits, in pieces or
 //! at once. What is done with them is in `products.rs` and `float_products.rs`.
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
-
-mod common;
-
-use common::{Inputs, Packed, Rng, bits, tiers};
+use crate::common::{Inputs, Packed, Rng, bits, tiers};
 use moelten_quant::{ActivationKind, Activations, BLOCK, Columns, Format, Isa, Kernels, Line, Record};
 
 const KINDS: [ActivationKind; 2] = [ActivationKind::F32, ActivationKind::Q8];

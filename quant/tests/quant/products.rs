@@ -1,11 +1,7 @@
 //! Products of quantised weights with int8 activations: every tier and format gives the bits of the scalar reference for any
 //! number of rows and tokens and whatever they stand beside, and these are within the derived bound of double
 //! precision. `float_products.rs` has float weights, `guard.rs` what is read.
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
-
-mod common;
-
-use common::{Inputs, Packed, Rng, Weights, assert_same, product, quantised, tiers};
+use crate::common::{Inputs, Packed, Rng, Weights, assert_same, product, quantised, tiers};
 use moelten_quant::{ActivationKind, Activations, Format, Isa, Kernels, Line, QMatrix, decode};
 
 fn scalar() -> &'static Kernels {

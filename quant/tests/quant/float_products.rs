@@ -1,10 +1,6 @@
 //! Products of float weights with float activations, of every tier: against double precision, against themselves in other
 //! batches, and against another library.
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
-
-mod common;
-
-use common::{Inputs, Packed, Rng, Weights, assert_same, product, tiers};
+use crate::common::{Inputs, Packed, Rng, Weights, assert_same, product, tiers};
 use moelten_quant::{Activations, Format, Line, QMatrix, decode};
 
 const FLOATS: [Format; 3] = [Format::F32, Format::F16, Format::BF16];

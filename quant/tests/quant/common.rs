@@ -1,9 +1,6 @@
 //! What the kernel tests share: numbers from a seed, weights in every format, activations of every kind, products in plain
 //! order, and the tiers of this machine.
 
-#![allow(dead_code, reason = "each test file uses its part")]
-#![allow(clippy::unwrap_used, reason = "a helper of tests fails with the test")]
-
 use std::io::Write;
 use std::sync::Once;
 

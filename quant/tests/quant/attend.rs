@@ -1,10 +1,6 @@
 //! Attention of every tier against double precision, and what must never change its bits.
 
-#![allow(clippy::unwrap_used, reason = "a helper of tests fails with the test")]
-
-mod common;
-
-use common::{Rng, bits, tiers};
+use crate::common::{Rng, bits, tiers};
 use half::f16;
 use moelten_quant::{Attend, KEY_GROUP, Kernels, KvHead, Running, SPAN};
 

@@ -1,8 +1,6 @@
 //! The float vector kernels of every tier against double precision, lengths around every vector width.
 
-mod common;
-
-use common::{Rng, bits, tiers};
+use crate::common::{Rng, bits, tiers};
 use half::f16;
 
 /// One unit of rounding.
