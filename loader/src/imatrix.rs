@@ -20,9 +20,9 @@ use crate::convert::Importance;
 use crate::error::{Fault, LoadError, Result};
 use crate::io::FileBytes;
 use crate::io::reader::{len_u64, printable};
-use crate::spec::{Ffn, ModelSpec};
-use crate::tensors::roles::{LayerTensor, Part, Role, gguf_roles};
-use crate::tensors::store::needed;
+use crate::spec::ModelSpec;
+use crate::tensors::needed::needed;
+use crate::tensors::roles::{LayerTensor, Role, gguf_roles};
 
 pub use write::{ImportanceEntry, write};
 
@@ -308,12 +308,9 @@ fn matrices(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
     let dense =
         needed(spec).into_iter().filter(|(role, ..)| is_matrix(role)).map(|(role, _, cols)| (role, 1, cols));
     let mut all: Vec<_> = dense.collect();
-    for (index, layer) in spec.layers.iter().enumerate() {
-        if let Ffn::Moe(moe) = &layer.ffn {
-            let role = |part| Role::Layer(index, LayerTensor::Experts(part));
-            let cols = |part| if part == Part::Down { moe.expert.d_ff } else { spec.d_model };
-            all.extend(Part::ALL.map(|part| (role(part), moe.experts, cols(part))));
-        }
+    for (key, bank) in spec.banks() {
+        let role = |part| Role::Layer(key.layer, LayerTensor::Experts(part));
+        all.extend(bank.matrices.iter().map(|matrix| (role(matrix.part), bank.experts, matrix.cols)));
     }
     all
 }

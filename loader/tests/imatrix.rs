@@ -11,7 +11,8 @@ use moelten_loader::imatrix::{Gaps, ImportanceEntry, ImportanceFile, Provenance,
 use moelten_loader::io::{FileBytes, Memory};
 use moelten_loader::load::load;
 use moelten_loader::spec::ModelSpec;
-use moelten_loader::tensors::roles::{LayerTensor, Part, Role};
+use moelten_loader::spec::Part;
+use moelten_loader::tensors::roles::{LayerTensor, Role};
 use moelten_quant::Format;
 
 const Q: Role = Role::Layer(0, LayerTensor::Q);

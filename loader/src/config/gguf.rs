@@ -8,7 +8,8 @@ use crate::container::catalog::{Catalog, TensorInfo};
 use crate::container::gguf::{Metadata, Value};
 use crate::container::packed::PackedIndex;
 use crate::error::{Fault, LoadError, Result};
-use crate::tensors::roles::{LayerTensor, Part, Role, gguf_name};
+use crate::spec::Part;
+use crate::tensors::roles::{LayerTensor, Role, gguf_name};
 
 /// Layers that are looked through; the lowering refuses more.
 const MAX_LAYERS: u64 = 4096;

@@ -7,8 +7,8 @@ use crate::families::{
     ExpertWidth, FAMILIES, Family, NormKind, QkNormKind, RouterKind, Setting, SharedKind, WindowRule,
 };
 use crate::spec::{
-    Activation, AttentionSpec, Ffn, HeadSpec, LayerSpec, Mixer, MlpSpec, ModelSpec, MoeSpec, NormSpec,
-    Pairing, QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,
+    Activation, AttentionSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Pairing,
+    QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,
 };
 
 /// Upper bounds on what any model may say; far above every known one.
@@ -81,13 +81,7 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
     let layers = attention
         .into_iter()
         .zip(ffn)
-        .map(|(attention, ffn)| LayerSpec {
-            mixer_norm: norm,
-            mixer: Mixer::Attention(attention),
-            ffn_norm: norm,
-            ffn,
-            residual_scale,
-        })
+        .map(|(attention, ffn)| LayerSpec::pre_norm(norm, Op::Attention(attention), ffn, residual_scale))
         .collect();
     Ok(ModelSpec {
         name: raw.model_name.clone(),
@@ -318,10 +312,11 @@ fn divisors(raw: &RawConfig, field: &Field<Vec<f64>>, dim: usize) -> Result<Vec<
     Ok(values.iter().map(|&v| narrow(v)).collect())
 }
 
-fn ffn_layers(raw: &RawConfig, family: &Family, layers: usize) -> Result<Vec<Ffn>> {
+/// The feed-forward operation of each layer.
+fn ffn_layers(raw: &RawConfig, family: &Family, layers: usize) -> Result<Vec<Op>> {
     let activation = activation(raw)?;
     let mlp = |field: &Field<u64>| -> Result<MlpSpec> {
-        Ok(MlpSpec { d_ff: raw.count(field, 1, MAX_FF)?, activation })
+        Ok(MlpSpec::gated(raw.count(field, 1, MAX_FF)?, activation))
     };
     let listed = raw.moe_layers.value.as_deref();
     if let Some(listed) = listed
@@ -342,9 +337,9 @@ fn ffn_layers(raw: &RawConfig, family: &Family, layers: usize) -> Result<Vec<Ffn
     (0..layers)
         .map(|layer| match &moe {
             Some(moe) if listed.is_none_or(|l| l.get(layer).copied().unwrap_or(true)) => {
-                Ok(Ffn::Moe(moe.clone()))
+                Ok(Op::Moe(moe.clone()))
             }
-            _ => Ok(Ffn::Dense(mlp(&raw.d_ff)?)),
+            _ => Ok(Op::Mlp(mlp(&raw.d_ff)?)),
         })
         .collect()
 }

@@ -3,15 +3,12 @@
 
 use std::f64::consts::TAU;
 
-use crate::spec::{Mixer, ModelSpec, RopeScaling, RopeSpec};
+use crate::spec::{ModelSpec, RopeScaling, RopeSpec};
 
 impl ModelSpec {
     /// The longest context, in tokens, that keeps the frequencies of short texts, if the model has two sets (LongRoPE).
     pub fn short_rope_context(&self) -> Option<usize> {
-        let ropes = self.layers.iter().filter_map(|layer| {
-            let Mixer::Attention(attention) = &layer.mixer;
-            attention.rope.as_ref()
-        });
+        let ropes = self.attention_layers().filter_map(|attention| attention.rope.as_ref());
         let limits = ropes.filter_map(|rope| match &rope.scaling {
             RopeScaling::LongRope { original_context, .. } => Some(*original_context),
             _ => None,

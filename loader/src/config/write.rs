@@ -6,7 +6,7 @@ use crate::container::gguf::{Array, Value};
 use crate::error::{LoadError, Result};
 use crate::families::{FAMILIES, Family};
 use crate::spec::{
-    AttentionSpec, Ffn, Mixer, ModelSpec, MoeSpec, NormSpec, RopeScaling, RopeSpec, Select, SharedExpert,
+    AttentionSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, RopeScaling, RopeSpec, Select, SharedExpert,
 };
 
 /// The family of a spec.
@@ -43,9 +43,8 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
     }
     attention(spec, &mut keys)?;
     feed_forward(spec, &mut keys);
-    let first = spec.layers.first().expect("a lowered spec has layers");
     keys.f32_unless("embedding_scale", spec.embed_scale, 1.0);
-    keys.f32_unless("residual_scale", first.residual_scale, 1.0);
+    keys.f32_unless("residual_scale", residual_scale(spec)?, 1.0);
     keys.f32_unless("logit_scale", 1.0 / spec.head.scale, 1.0);
     Ok(keys.out)
 }
@@ -87,14 +86,10 @@ impl Keys {
 }
 
 fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
-    let layers: Vec<&AttentionSpec> = spec
-        .layers
-        .iter()
-        .map(|layer| {
-            let Mixer::Attention(attention) = &layer.mixer;
-            attention
-        })
-        .collect();
+    let layers: Vec<&AttentionSpec> = spec.attention_layers().collect();
+    if layers.len() != spec.layers.len() {
+        return Err(unsupported("layers without attention"));
+    }
     let column = |get: fn(&AttentionSpec) -> usize| layers.iter().map(|a| get(a)).collect::<Vec<_>>();
     keys.per_layer("attention.head_count", &column(|a| a.heads));
     keys.per_layer("attention.head_count_kv", &column(|a| a.kv_heads));
@@ -164,14 +159,8 @@ pub(crate) fn yarn_magnitude(factor: f32) -> f32 {
 }
 
 fn feed_forward(spec: &ModelSpec, keys: &mut Keys) {
-    let dense = spec.layers.iter().find_map(|layer| match &layer.ffn {
-        Ffn::Dense(mlp) => Some(mlp.d_ff),
-        Ffn::Moe(_) => None,
-    });
-    let moe = spec.layers.iter().find_map(|layer| match &layer.ffn {
-        Ffn::Moe(moe) => Some(moe),
-        Ffn::Dense(_) => None,
-    });
+    let dense = spec.layers.iter().find_map(|layer| layer.mlp().map(|mlp| mlp.d_ff));
+    let moe = spec.layers.iter().find_map(LayerSpec::moe);
     if let Some(width) = dense.or(moe.map(|moe| moe.expert.d_ff)) {
         keys.u32("feed_forward_length", width);
     }
@@ -190,6 +179,17 @@ fn experts(moe: &MoeSpec, keys: &mut Keys) {
     match moe.router.select {
         Select::SoftmaxTopK { renormalise, .. } => keys.add("expert_weights_norm", Value::Bool(renormalise)),
         Select::SparseMixer { jitter } => keys.f32("router_jitter_noise", jitter),
+    }
+}
+
+/// The one factor on all branches.
+fn residual_scale(spec: &ModelSpec) -> Result<f32> {
+    let mut scales = spec.layers.iter().flat_map(|layer| &layer.branches).map(|branch| branch.scale);
+    let first = scales.next().unwrap_or(1.0);
+    if scales.all(|scale| scale.to_bits() == first.to_bits()) {
+        Ok(first)
+    } else {
+        Err(unsupported("branches that join with different factors"))
     }
 }
 

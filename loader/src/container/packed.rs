@@ -8,7 +8,7 @@ use moelten_quant::Format;
 use crate::container::gguf::{Array, Metadata, Value};
 use crate::error::{Fault, LoadError, Result};
 use crate::io::reader::{align_up, len_u64, printable};
-use crate::tensors::roles::Part;
+use crate::spec::Part;
 
 /// Version of the layout. In version 1 sixteen rows of a matrix stood together, block by block.
 pub const VERSION: u32 = 2;

@@ -7,8 +7,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::io::{FileBytes, Memory};
+use crate::tensors::bank::MatrixRef;
 use crate::tensors::roles::Role;
-use crate::tensors::store::{MatrixRef, TensorStore};
+use crate::tensors::store::TensorStore;
 
 /// Where matrices start in the memory: at a cache line.
 const ALIGN: u64 = 64;

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::spec::{Part, Place};
+
 /// What a tensor is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
@@ -31,10 +33,14 @@ pub enum Role {
 /// Tensors of a layer. Expert banks hold all experts of the layer: `[experts, rows, cols]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LayerTensor {
-    /// Norm before attention `[d_model]`.
-    MixerNorm,
+    /// Norm of a branch's input `[d_model]`.
+    PreNorm(Place),
     /// Its bias `[d_model]`.
-    MixerNormBias,
+    PreNormBias(Place),
+    /// Norm of a branch's output `[d_model]`.
+    PostNorm(Place),
+    /// Its bias `[d_model]`.
+    PostNormBias(Place),
     /// Query projection `[heads * head_dim, d_model]`.
     Q,
     /// Key projection `[kv_heads * head_dim, d_model]`.
@@ -55,18 +61,20 @@ pub enum LayerTensor {
     QNorm,
     /// Key norm `[head_dim]` or `[kv_heads * head_dim]`.
     KNorm,
-    /// Norm before the feed-forward part `[d_model]`.
-    FfnNorm,
-    /// Its bias `[d_model]`.
-    FfnNormBias,
     /// A matrix of the dense feed-forward block.
     Dense(Part),
+    /// Its bias `[rows]`.
+    DenseBias(Part),
     /// Router `[experts, d_model]`.
     Router,
     /// The experts' matrices.
     Experts(Part),
+    /// Their biases `[experts, rows]`.
+    ExpertsBias(Part),
     /// A matrix of the shared expert.
     Shared(Part),
+    /// Its bias `[rows]`.
+    SharedBias(Part),
     /// Gate of the shared expert `[1, d_model]`.
     SharedInput,
 }
@@ -77,26 +85,11 @@ impl LayerTensor {
         match self {
             Self::Q | Self::K | Self::V | Self::O | Self::Router | Self::SharedInput => true,
             Self::Dense(_) | Self::Experts(_) | Self::Shared(_) => true,
-            Self::MixerNorm | Self::MixerNormBias | Self::FfnNorm | Self::FfnNormBias => false,
+            Self::PreNorm(_) | Self::PreNormBias(_) | Self::PostNorm(_) | Self::PostNormBias(_) => false,
+            Self::DenseBias(_) | Self::ExpertsBias(_) | Self::SharedBias(_) => false,
             Self::QBias | Self::KBias | Self::VBias | Self::OBias | Self::QNorm | Self::KNorm => false,
         }
     }
-}
-
-/// The three matrices of a gated feed-forward block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Part {
-    /// `[d_ff, d_model]`, goes through the activation.
-    Gate,
-    /// `[d_ff, d_model]`, multiplied with the activated gate.
-    Up,
-    /// `[d_model, d_ff]`.
-    Down,
-}
-
-impl Part {
-    /// All three, in the order in which files and records hold them.
-    pub const ALL: [Self; 3] = [Self::Gate, Self::Up, Self::Down];
 }
 
 /// Which rows of the named tensor (of each expert, in a bank) are meant.
@@ -135,6 +128,7 @@ const fn half(tensor: LayerTensor, pattern: &'static str, rows: Rows) -> NameRul
 
 use LayerTensor as T;
 use Part::{Down, Gate, Up};
+use Place::{Ffn, Mixer};
 
 /// Names in GGUF files. The first rule of a role is how we write it.
 pub const GGUF_NAMES: &[NameRule] = &[
@@ -146,8 +140,8 @@ pub const GGUF_NAMES: &[NameRule] = &[
     top(Role::FinalNormBias, "output_norm.bias"),
     top(Role::Head, "output.weight"),
     top(Role::HeadBias, "output.bias"),
-    layer(T::MixerNorm, "blk.{L}.attn_norm.weight"),
-    layer(T::MixerNormBias, "blk.{L}.attn_norm.bias"),
+    layer(T::PreNorm(Mixer), "blk.{L}.attn_norm.weight"),
+    layer(T::PreNormBias(Mixer), "blk.{L}.attn_norm.bias"),
     layer(T::Q, "blk.{L}.attn_q.weight"),
     layer(T::QBias, "blk.{L}.attn_q.bias"),
     layer(T::K, "blk.{L}.attn_k.weight"),
@@ -158,15 +152,25 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::OBias, "blk.{L}.attn_output.bias"),
     layer(T::QNorm, "blk.{L}.attn_q_norm.weight"),
     layer(T::KNorm, "blk.{L}.attn_k_norm.weight"),
-    layer(T::FfnNorm, "blk.{L}.ffn_norm.weight"),
-    layer(T::FfnNormBias, "blk.{L}.ffn_norm.bias"),
+    layer(T::PreNorm(Ffn), "blk.{L}.ffn_norm.weight"),
+    layer(T::PreNormBias(Ffn), "blk.{L}.ffn_norm.bias"),
+    layer(T::PostNorm(Mixer), "blk.{L}.post_attention_norm.weight"),
+    layer(T::PostNormBias(Mixer), "blk.{L}.post_attention_norm.bias"),
+    layer(T::PostNorm(Ffn), "blk.{L}.post_ffw_norm.weight"),
+    layer(T::PostNormBias(Ffn), "blk.{L}.post_ffw_norm.bias"),
     layer(T::Dense(Gate), "blk.{L}.ffn_gate.weight"),
     layer(T::Dense(Up), "blk.{L}.ffn_up.weight"),
     layer(T::Dense(Down), "blk.{L}.ffn_down.weight"),
+    layer(T::DenseBias(Gate), "blk.{L}.ffn_gate.bias"),
+    layer(T::DenseBias(Up), "blk.{L}.ffn_up.bias"),
+    layer(T::DenseBias(Down), "blk.{L}.ffn_down.bias"),
     layer(T::Router, "blk.{L}.ffn_gate_inp.weight"),
     layer(T::Experts(Gate), "blk.{L}.ffn_gate_exps.weight"),
     layer(T::Experts(Up), "blk.{L}.ffn_up_exps.weight"),
     layer(T::Experts(Down), "blk.{L}.ffn_down_exps.weight"),
+    layer(T::ExpertsBias(Gate), "blk.{L}.ffn_gate_exps.bias"),
+    layer(T::ExpertsBias(Up), "blk.{L}.ffn_up_exps.bias"),
+    layer(T::ExpertsBias(Down), "blk.{L}.ffn_down_exps.bias"),
     half(T::Experts(Gate), "blk.{L}.ffn_gate_up_exps.weight", Rows::FirstHalf),
     half(T::Experts(Up), "blk.{L}.ffn_gate_up_exps.weight", Rows::SecondHalf),
     layer(T::Experts(Gate), "blk.{L}.ffn_gate.{E}.weight"),
@@ -175,6 +179,9 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::Shared(Gate), "blk.{L}.ffn_gate_shexp.weight"),
     layer(T::Shared(Up), "blk.{L}.ffn_up_shexp.weight"),
     layer(T::Shared(Down), "blk.{L}.ffn_down_shexp.weight"),
+    layer(T::SharedBias(Gate), "blk.{L}.ffn_gate_shexp.bias"),
+    layer(T::SharedBias(Up), "blk.{L}.ffn_up_shexp.bias"),
+    layer(T::SharedBias(Down), "blk.{L}.ffn_down_shexp.bias"),
     layer(T::SharedInput, "blk.{L}.ffn_gate_inp_shexp.weight"),
 ];
 
@@ -185,8 +192,8 @@ pub const HF_NAMES: &[NameRule] = &[
     top(Role::FinalNormBias, "model.norm.bias"),
     top(Role::Head, "lm_head.weight"),
     top(Role::HeadBias, "lm_head.bias"),
-    layer(T::MixerNorm, "model.layers.{L}.input_layernorm.weight"),
-    layer(T::MixerNormBias, "model.layers.{L}.input_layernorm.bias"),
+    layer(T::PreNorm(Mixer), "model.layers.{L}.input_layernorm.weight"),
+    layer(T::PreNormBias(Mixer), "model.layers.{L}.input_layernorm.bias"),
     layer(T::Q, "model.layers.{L}.self_attn.q_proj.weight"),
     layer(T::QBias, "model.layers.{L}.self_attn.q_proj.bias"),
     layer(T::K, "model.layers.{L}.self_attn.k_proj.weight"),
@@ -197,11 +204,14 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::OBias, "model.layers.{L}.self_attn.o_proj.bias"),
     layer(T::QNorm, "model.layers.{L}.self_attn.q_norm.weight"),
     layer(T::KNorm, "model.layers.{L}.self_attn.k_norm.weight"),
-    layer(T::FfnNorm, "model.layers.{L}.post_attention_layernorm.weight"),
-    layer(T::FfnNormBias, "model.layers.{L}.post_attention_layernorm.bias"),
+    layer(T::PreNorm(Ffn), "model.layers.{L}.post_attention_layernorm.weight"),
+    layer(T::PreNormBias(Ffn), "model.layers.{L}.post_attention_layernorm.bias"),
     layer(T::Dense(Gate), "model.layers.{L}.mlp.gate_proj.weight"),
     layer(T::Dense(Up), "model.layers.{L}.mlp.up_proj.weight"),
     layer(T::Dense(Down), "model.layers.{L}.mlp.down_proj.weight"),
+    layer(T::DenseBias(Gate), "model.layers.{L}.mlp.gate_proj.bias"),
+    layer(T::DenseBias(Up), "model.layers.{L}.mlp.up_proj.bias"),
+    layer(T::DenseBias(Down), "model.layers.{L}.mlp.down_proj.bias"),
     layer(T::Router, "model.layers.{L}.mlp.gate.weight"),
     layer(T::Router, "model.layers.{L}.block_sparse_moe.gate.weight"),
     layer(T::Router, "model.layers.{L}.block_sparse_moe.router.layer.weight"),
