@@ -70,20 +70,25 @@ pub struct Model {
     /// Whether a pass runs, and what wakes those that wait for its end.
     taken: Mutex<bool>,
     free: Condvar,
-    buffers: Mutex<Buffers>,
+    executor: Mutex<Option<Executor>>,
+    /// How large it is. It has a lock of its own: a sequence that needs no more does not wait for a pass.
+    reserved: Mutex<Reserved>,
 }
 
-/// The buffers of the pass that runs.
+/// The size of the buffers of a pass, and what they are of the budget.
 #[derive(Default)]
-struct Buffers {
-    executor: Option<Executor>,
+struct Reserved {
+    chunk: usize,
+    context: usize,
+    /// Bytes that were allocated.
+    bytes: u64,
     charge: Option<Charge>,
 }
 
 /// The right to run passes of a model. While it lives no other sequence computes.
 pub struct Turn<'m> {
     model: &'m Model,
-    buffers: MutexGuard<'m, Buffers>,
+    executor: MutexGuard<'m, Option<Executor>>,
 }
 
 impl Model {
@@ -155,7 +160,8 @@ impl Model {
             weights,
             taken: Mutex::new(false),
             free: Condvar::new(),
-            buffers: Mutex::default(),
+            executor: Mutex::new(None),
+            reserved: Mutex::default(),
         })
     }
 
@@ -213,9 +219,14 @@ impl Model {
     /// # Errors
     /// [`EngineError::Cancelled`] once `cancel` is set.
     pub fn turn(&self, cancel: &Cancel) -> Result<Turn<'_>> {
+        self.turn_unless(|| cancel.is_cancelled())
+    }
+
+    /// As [`Self::turn`], until `stop`.
+    pub(crate) fn turn_unless(&self, stop: impl Fn() -> bool) -> Result<Turn<'_>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         while *taken {
-            if cancel.is_cancelled() {
+            if stop() {
                 return Err(EngineError::Cancelled);
             }
             taken = self.free.wait_timeout(taken, LOOK).unwrap_or_else(PoisonError::into_inner).0;
@@ -223,12 +234,11 @@ impl Model {
         *taken = true;
         drop(taken);
         self.experts.pass(true);
-        let buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Turn { model: self, buffers })
+        let executor = self.executor.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Turn { model: self, executor })
     }
 
-    /// Makes the buffers large enough for batches of `chunk` tokens in contexts of `context` tokens. Returns the charge of
-    /// `more` bytes beside them.
+    /// Makes the buffers large enough for contexts of `context` tokens, and charges `more` bytes beside them.
     ///
     /// # Errors
     /// [`EngineError::Memory`] when both together do not fit.
@@ -238,34 +248,34 @@ impl Model {
         more: u64,
         hint: impl FnOnce(u64) -> String,
     ) -> Result<Charge> {
-        let mut turn = self.turn(&Cancel::new())?;
-        let buffers = &mut *turn.buffers;
-        let (chunk, before) = (MOST_NEW_TOKENS.min(context), buffers.executor.as_ref());
-        let chunk = before.map_or(chunk, |executor| executor.chunk.max(chunk));
-        let context = before.map_or(context, |executor| executor.context.max(context));
-        let enough = before.is_some_and(|now| (now.chunk, now.context) == (chunk, context));
-        let need = if enough { 0 } else { Executor::bytes_for(&self.spec, chunk, context) };
-        let charged = buffers.charge.as_ref().filter(|_| !enough).map_or(0, Charge::bytes);
         let ledger = self.runtime.ledger();
-        let both = more.saturating_add(need.saturating_sub(charged));
-        let mut charge = ledger.charge("the KV cache and the buffers", both, hint)?;
-        if !enough {
-            // The old buffers go first: for a moment there are none.
-            buffers.executor = None;
-            buffers.executor = Some(Executor::new(&self.spec, &self.weights.ropes, chunk, context));
-            let grown = charge.split(both - more);
-            match &mut buffers.charge {
-                Some(charged) => charged.join(grown),
-                none => *none = Some(grown),
-            }
+        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        let chunk = reserved.chunk.max(MOST_NEW_TOKENS.min(context));
+        let context = reserved.context.max(context);
+        if (chunk, context) == (reserved.chunk, reserved.context) {
+            return ledger.charge("the KV cache and the buffers", more, hint);
         }
+        let need = Executor::bytes_for(&self.spec, chunk, context);
+        let grown = need.saturating_sub(reserved.charge.as_ref().map_or(0, Charge::bytes));
+        let mut charge = ledger.charge("the KV cache and the buffers", more.saturating_add(grown), hint)?;
+        let mut turn = self.turn(&Cancel::new())?;
+        // The old buffers go first: for a moment there are none.
+        *turn.executor = None;
+        let executor = Executor::new(&self.spec, &self.weights.ropes, chunk, context);
+        reserved.bytes = executor.bytes();
+        *turn.executor = Some(executor);
+        let grown = charge.split(grown);
+        match &mut reserved.charge {
+            Some(charged) => charged.join(grown),
+            none => *none = Some(grown),
+        }
+        (reserved.chunk, reserved.context) = (chunk, context);
         Ok(charge)
     }
 
     /// Bytes of the buffers that passes work in; 0 before the first sequence.
     pub fn buffer_bytes(&self) -> u64 {
-        let buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        buffers.executor.as_ref().map_or(0, Executor::bytes)
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner).bytes
     }
 
     fn decoder(&self) -> Decoder<'_> {
@@ -286,7 +296,7 @@ impl Turn<'_> {
     /// # Errors
     /// [`EngineError::Cancelled`] once all runs are cancelled; failed reads.
     pub fn forward(&mut self, batch: &mut Batch<'_, '_>, observer: &mut dyn Observer) -> Result<()> {
-        let (model, executor) = (self.model, executor(&mut self.buffers));
+        let (model, executor) = (self.model, executor(&mut self.executor));
         // The whole batch runs on a worker: entering the pool costs more than one parallel region inside it.
         model.runtime.pool().install(|| model.decoder().forward(executor, batch, observer))
     }
@@ -301,21 +311,21 @@ impl Turn<'_> {
         mut observer: impl Observer,
         beside: impl FnMut(),
     ) -> Result<()> {
-        let (model, executor) = (self.model, executor(&mut self.buffers));
+        let (model, executor) = (self.model, executor(&mut self.executor));
         let work = move || model.decoder().forward(executor, batch, &mut observer);
         model.runtime.pool().install_beside(work, beside)
     }
 
     /// Logits of some of the wanted rows of the last batch, at most [`crate::forward::decoder::HEAD_ROWS`]: `[rows, vocab]`.
     pub fn logits(&mut self, rows: Range<usize>) -> &[f32] {
-        let (model, executor) = (self.model, executor(&mut self.buffers));
+        let (model, executor) = (self.model, executor(&mut self.executor));
         model.runtime.pool().install(|| model.decoder().head(executor, rows));
         &executor.logits
     }
 
     /// Most tokens of a batch.
     pub fn chunk(&self) -> usize {
-        self.buffers.executor.as_ref().map_or(0, |executor| executor.chunk)
+        self.executor.as_ref().map_or(0, |executor| executor.chunk)
     }
 }
 
@@ -328,8 +338,8 @@ impl Drop for Turn<'_> {
     }
 }
 
-fn executor<'b>(buffers: &'b mut MutexGuard<'_, Buffers>) -> &'b mut Executor {
-    buffers.executor.as_mut().expect("a sequence has reserved buffers")
+fn executor<'b>(executor: &'b mut MutexGuard<'_, Option<Executor>>) -> &'b mut Executor {
+    executor.as_mut().expect("a sequence has reserved buffers")
 }
 
 /// Charges what a plan takes before any sequence.

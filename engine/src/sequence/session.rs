@@ -288,7 +288,7 @@ impl Sequence {
 /// No sequence moves on then.
 pub fn advance(steps: &mut [Step<'_>], observer: &mut dyn Observer) -> Result<Vec<Ended>> {
     let Some(first) = steps.first() else { return Ok(Vec::new()) };
-    let (model, cancel) = (Arc::clone(&first.sequence.model), first.cancel.clone());
+    let model = Arc::clone(&first.sequence.model);
     if steps.iter().any(|step| !Arc::ptr_eq(&step.sequence.model, &model)) {
         let (found, must) = ("several".to_owned(), "one model for all sequences of a batch");
         return Err(EngineError::Setting { setting: "model", found, must });
@@ -297,7 +297,7 @@ pub fn advance(steps: &mut [Step<'_>], observer: &mut dyn Observer) -> Result<Ve
     for step in &*steps {
         step.sequence.check(step.tokens)?;
     }
-    let mut turn = model.turn(&cancel)?;
+    let mut turn = model.turn_unless(|| steps.iter().all(|step| step.cancel.is_cancelled()))?;
     if tokens > turn.chunk() || steps.iter().any(|step| step.tokens.is_empty()) {
         let (found, must) =
             (format!("{tokens} tokens"), "at least one for each sequence and no more than a pass takes");

@@ -26,6 +26,8 @@ pub struct WindowState {
     window: usize,
     /// The position in the sequence of the layer's first.
     base: usize,
+    /// The first position whose keys and values are there: after a load, later than `base`.
+    held_from: usize,
     len: usize,
     /// Tokens that the present pass adds.
     pending: usize,
@@ -49,7 +51,16 @@ impl WindowState {
     pub fn new(spec: &AttentionSpec, window: usize, format: KvFormat, delay: usize) -> io::Result<Self> {
         let capacity = Self::capacity_for(window);
         let layer = KvLayer::new(spec, capacity, format, delay)?;
-        Ok(Self { layer, window, base: 0, len: 0, pending: 0, capacity, marks: Marks::default() })
+        Ok(Self {
+            layer,
+            window,
+            base: 0,
+            held_from: 0,
+            len: 0,
+            pending: 0,
+            capacity,
+            marks: Marks::default(),
+        })
     }
 
     /// Writes keys and values (`[tokens, kv_heads, head_dim]` each) of tokens of the present pass, from position `first` on.
@@ -79,6 +90,7 @@ impl BranchState for WindowState {
             let base = self.seen_from(self.len).saturating_sub(BEHIND) / SPAN * SPAN;
             self.layer.shift(base - self.base..self.len - self.base);
             self.base = base;
+            self.held_from = self.held_from.max(base);
         }
         self.pending = tokens;
     }
@@ -92,7 +104,7 @@ impl BranchState for WindowState {
     }
 
     fn can_truncate(&self, len: usize) -> bool {
-        len >= self.len || self.seen_from(len) >= self.base
+        len >= self.len || self.seen_from(len) >= self.held_from
     }
 
     fn truncate(&mut self, len: usize) -> Result<(), NeedsReplay> {
@@ -107,7 +119,7 @@ impl BranchState for WindowState {
     }
 
     fn clear(&mut self) {
-        (self.base, self.len) = (0, 0);
+        (self.base, self.held_from, self.len) = (0, 0, 0);
         self.marks.cut(0);
     }
 
@@ -132,7 +144,7 @@ impl BranchState for WindowState {
         let first = self.seen_from(len);
         let base = first / SPAN * SPAN;
         self.layer.load(first - base..len - base, from)?;
-        (self.base, self.len) = (base, len);
+        (self.base, self.held_from, self.len) = (base, first, len);
         Ok(())
     }
 }
