@@ -1,5 +1,5 @@
-//! The model that the program carries: a tiny story-teller, so that the first command works without a download. It must
-//! not know what it is used for.
+//! The model that the program carries: a tiny story-teller, so that the first command works without a
+//! download. It must not know what it is used for.
 
 use moelten_loader::error::Result;
 use moelten_loader::load::{LoadedModel, load_static};

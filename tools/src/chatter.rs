@@ -155,7 +155,8 @@ impl Backend for Chatter {
         if polling.stop().load(Ordering::SeqCst) {
             return Err(NotSwitched::Stopped(Before::Open));
         }
-        // Both at once might not fit into memory; so what was begun ends, too, before the one from before comes back.
+        // Both at once might not fit into memory; so what was begun ends, too, before the one from before
+        // comes back.
         self.responder = None;
         give_back();
         tell(Tone::Dim, format!("Opening {}; Ctrl-C gives that up.", open::name(model)));

@@ -1,5 +1,5 @@
-//! What is said of a model's predictions: perplexity, and how far they are from another model's. Pure arithmetic on logits, in
-//! double precision. It must not know where they come from.
+//! What is said of a model's predictions: perplexity, and how far they are from another model's. Pure
+//! arithmetic on logits, in double precision. It must not know where they come from.
 
 /// Logarithm of the sum of the exponentials of `logits`.
 fn log_sum(logits: &[f32]) -> f64 {
@@ -42,7 +42,8 @@ impl Spread {
         Estimate { value: mean, error: (variance / count).sqrt() }
     }
 
-    /// The exponential of the mean, and its standard error: perplexity, if the numbers are negative log likelihoods.
+    /// The exponential of the mean, and its standard error: perplexity, if the numbers are negative log
+    /// likelihoods.
     pub fn exp_mean(&self) -> Estimate {
         let Estimate { value, error } = self.mean();
         Estimate { value: value.exp(), error: value.exp() * error }
@@ -111,7 +112,8 @@ impl Divergence {
         })
     }
 
-    /// Perplexity divided by the other's. Its error is smaller than theirs, because what is hard for one is hard for both.
+    /// Perplexity divided by the other's. Its error is smaller than theirs, because what is hard for one is
+    /// hard for both.
     pub fn ratio(&self) -> Estimate {
         self.ratio.exp_mean()
     }

@@ -1,5 +1,5 @@
-//! How the program ends: one table from errors to codes, one way to print them, and a net under panics. Scripts may
-//! rely on the exit codes, people on the codes in brackets.
+//! How the program ends: one table from errors to codes, one way to print them, and a net under panics.
+//! Scripts may rely on the exit codes, people on the codes in brackets.
 //!
 //! | exit | means |
 //! |---|---|
@@ -198,7 +198,8 @@ fn classify_io(error: &io::Error) -> Class {
     }
 }
 
-/// Parses the command line. What clap says is filtered too: it repeats arguments, and shells expand file names.
+/// Parses the command line. What clap says is filtered too: it repeats arguments, and shells expand file
+/// names.
 ///
 /// # Errors
 /// None: help and wrong use end the process, with 0 and 2.

@@ -1,5 +1,6 @@
-//! How a plan will feel: hit rate and tokens per second before anything runs, from the plan, what a token reads, and two
-//! speeds of this machine. `docs/memory.md` says where the numbers come from. It must not know words.
+//! How a plan will feel: hit rate and tokens per second before anything runs, from the plan, what a token
+//! reads, and two speeds of this machine. `docs/memory.md` says where the numbers come from. It must not know
+//! words.
 
 use std::time::Duration;
 
@@ -25,18 +26,20 @@ pub struct Span {
     pub high: f64,
 }
 
-/// Share of the RAM's speed that decoding reaches where nothing is read from a disk: between that of Q4_0 and of K-quants.
+/// Share of the RAM's speed that decoding reaches where nothing is read from a disk: between that of Q4_0 and
+/// of K-quants.
 const KERNELS: f64 = 0.6;
-/// Of computing and reading, which mostly go on at the same time, this share of the shorter one is added to the longer one.
-/// Chosen with [`KERNELS`] on seven measured cases, which it meets within 11 % (`docs/memory.md`).
+/// Of computing and reading, which mostly go on at the same time, this share of the shorter one is added to
+/// the longer one. Chosen with [`KERNELS`] on seven measured cases, which it meets within 11 %
+/// (`docs/memory.md`).
 const APART: f64 = 0.3;
 /// What other models, machines and contexts may differ by.
 pub const TOLERANCE: Span = Span { low: 0.8, high: 1.2 };
 /// Share of the disk's speed that page faults reach while a mapped file is read for the first time.
 const FAULTS: Span = Span { low: 0.05, high: 0.5 };
 
-/// Hit rate of the friendliest routing that was measured, by the share of experts that stay in memory: the upper edge of
-/// what ten models gave with least-recently-used caches over real texts.
+/// Hit rate of the friendliest routing that was measured, by the share of experts that stay in memory: the
+/// upper edge of what ten models gave with least-recently-used caches over real texts.
 const BEST_HITS: [(f64, f64); 8] = [
     (0.0, 0.0),
     (0.06, 0.58),
@@ -97,7 +100,8 @@ pub struct Forecast {
     pub dense_bytes: f64,
     /// Bytes of the experts that a token chooses.
     pub routed_bytes: f64,
-    /// Share of their bytes that will be in memory: for routing without any pattern, and for the friendliest known.
+    /// Share of their bytes that will be in memory: for routing without any pattern, and for the friendliest
+    /// known.
     pub hits: Span,
     /// Tokens per second once the cache is full; `None` if the disk counts and its speed is not known.
     pub warm: Option<Span>,

@@ -1,5 +1,5 @@
-//! What a model reads and how long it is: tokenizer and chat template, shared by whoever answers and whoever counts. It must
-//! not know what computes.
+//! What a model reads and how long it is: tokenizer and chat template, shared by whoever answers and whoever
+//! counts. It must not know what computes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -110,8 +110,8 @@ impl Language {
         Ok(ids)
     }
 
-    /// What the model reads to answer. Texts of megabytes take seconds, so `stop` is looked at meanwhile: `None` if it came
-    /// first.
+    /// What the model reads to answer. Texts of megabytes take seconds, so `stop` is looked at meanwhile:
+    /// `None` if it came first.
     ///
     /// # Errors
     /// As [`Self::conversation`]; threads that cannot be started.
@@ -138,7 +138,8 @@ impl Language {
     }
 }
 
-/// Does `work` on a thread of its own; `None` if `stop` turns true first, and then what it comes to is dropped.
+/// Does `work` on a thread of its own; `None` if `stop` turns true first, and then what it comes to is
+/// dropped.
 fn unless<T: Send + 'static>(
     stop: &AtomicBool,
     work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,

@@ -1,5 +1,5 @@
-//! The program `moelten`: reads the command line, hands over to a command, turns whatever comes back into an exit
-//! code. What commands share is in the modules beside this one; no command knows another.
+//! The program `moelten`: reads the command line, hands over to a command, turns whatever comes back into an
+//! exit code. What commands share is in the modules beside this one; no command knows another.
 
 mod bench;
 mod builtin;

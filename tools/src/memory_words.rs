@@ -1,5 +1,5 @@
-//! What people are told about memory: before a slow start, when a budget is odd, when a file system refuses direct reads.
-//! It must not decide anything.
+//! What people are told about memory: before a slow start, when a budget is odd, when a file system refuses
+//! direct reads. It must not decide anything.
 
 use std::time::Duration;
 

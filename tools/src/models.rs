@@ -1,5 +1,6 @@
-//! Models on this machine: where they may lie, and for each what it is and whether it runs. Listing is bounded, a header is
-//! read for each file, and what cannot be read is shown as such. It must not know how they are shown, nor load one.
+//! Models on this machine: where they may lie, and for each what it is and whether it runs. Listing is
+//! bounded, a header is read for each file, and what cannot be read is shown as such. It must not know how
+//! they are shown, nor load one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -55,8 +56,8 @@ pub struct Candidate {
 }
 
 impl Places {
-    /// Of this process and its user: the current folder, `models` in it and at home, what other programs downloaded, and the
-    /// Hugging Face cache (`HF_HUB_CACHE`, `HF_HOME`).
+    /// Of this process and its user: the current folder, `models` in it and at home, what other programs
+    /// downloaded, and the Hugging Face cache (`HF_HUB_CACHE`, `HF_HOME`).
     pub fn here() -> Self {
         let home = etcetera::home_dir().ok();
         Self::of(env::current_dir().ok(), home, |name| env::var_os(name).map(PathBuf::from))
@@ -91,8 +92,8 @@ impl Places {
         self
     }
 
-    /// Models that may lie there, the built-in one last, and what could not be searched, a line each. Places that do not
-    /// exist have none.
+    /// Models that may lie there, the built-in one last, and what could not be searched, a line each. Places
+    /// that do not exist have none.
     pub fn candidates(&self) -> (Vec<Candidate>, Vec<String>) {
         let mut search = Search::default();
         if let Some(here) = &self.here {
@@ -132,8 +133,8 @@ struct Search {
 }
 
 impl Search {
-    /// GGUF files and model folders in a folder and so many levels below it. `name` is that of the model whose files these
-    /// are, if they are of one.
+    /// GGUF files and model folders in a folder and so many levels below it. `name` is that of the model
+    /// whose files these are, if they are of one.
     fn folder(&mut self, folder: &Path, depth: usize, place: &str, name: Option<&str>) {
         let Some(names) = self.list(folder) else { return };
         let has = |wanted: &str| names.iter().any(|name| name == wanted);
@@ -153,8 +154,8 @@ impl Search {
         }
     }
 
-    /// The Hugging Face cache: `models--USER--NAME/snapshots/REVISION`, whose files are links to `blobs`. Of each model the
-    /// revision that `main` names, or all where it names none.
+    /// The Hugging Face cache: `models--USER--NAME/snapshots/REVISION`, whose files are links to `blobs`. Of
+    /// each model the revision that `main` names, or all where it names none.
     fn hub(&mut self, hub: &Path) {
         for entry in self.list(hub).unwrap_or_default() {
             let Some(name) = entry.strip_prefix("models--") else { continue };

@@ -1,5 +1,5 @@
-//! From options to a model that is ready: what `chat`, `run` and the tools around them share. It must not know what
-//! the model is used for.
+//! From options to a model that is ready: what `chat`, `run` and the tools around them share. It must not
+//! know what the model is used for.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -173,7 +173,8 @@ impl ComputeArgs {
 }
 
 impl SessionArgs {
-    /// As [`ComputeArgs::model`], with the context and KV precision of the options; `stop` gives the opening up.
+    /// As [`ComputeArgs::model`], with the context and KV precision of the options; `stop` gives the opening
+    /// up.
     ///
     /// # Errors
     /// As [`Model::new`].
@@ -208,7 +209,8 @@ impl SessionArgs {
         Plan::after(&loaded.spec, &loaded.tensors, options, released)
     }
 
-    /// The least that the model runs with, whatever the machine has: a context of one token, and no expert kept.
+    /// The least that the model runs with, whatever the machine has: a context of one token, and no expert
+    /// kept.
     ///
     /// # Errors
     /// As [`Plan::new`].
@@ -344,7 +346,8 @@ pub fn tokens(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "not a number of tokens like 4096 or 16k".to_owned())
 }
 
-/// A number of bytes, with a suffix `K`, `M`, `G` or `T` for powers of 1024; a `B` or `iB` after it changes nothing.
+/// A number of bytes, with a suffix `K`, `M`, `G` or `T` for powers of 1024; a `B` or `iB` after it changes
+/// nothing.
 ///
 /// # Errors
 /// What is not a positive size.

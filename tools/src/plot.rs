@@ -1,5 +1,5 @@
-//! Lines over 0 to 100 % in both directions, drawn with characters: braille dots in colours on a terminal, letters where
-//! there is none. It must not know what the lines mean.
+//! Lines over 0 to 100 % in both directions, drawn with characters: braille dots in colours on a terminal,
+//! letters where there is none. It must not know what the lines mean.
 
 /// Rows of the drawing.
 const ROWS: usize = 16;
@@ -24,7 +24,8 @@ pub struct Line<'a> {
     pub height: &'a dyn Fn(f64) -> f64,
 }
 
-/// Draws `lines`, at most four, in so many columns; later ones lie on top. With `coloured` there are escape sequences in it.
+/// Draws `lines`, at most four, in so many columns; later ones lie on top. With `coloured` there are escape
+/// sequences in it.
 pub fn draw(lines: &[Line<'_>], columns: usize, coloured: bool) -> String {
     let width = columns.saturating_sub(MARGIN + 1).clamp(10, COLUMNS_MAX);
     let (grid, marks): (Vec<Vec<String>>, Vec<String>) = if coloured {

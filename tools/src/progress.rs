@@ -1,5 +1,5 @@
-//! Progress of long work: a bar with rate and time left on a terminal, a plain line now and then elsewhere. It must not
-//! know what the work is.
+//! Progress of long work: a bar with rate and time left on a terminal, a plain line now and then elsewhere.
+//! It must not know what the work is.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! Texts that people hand over: on the command line, in files, through a pipe. It must not know what they are for.
+//! Texts that people hand over: on the command line, in files, through a pipe. It must not know what they are
+//! for.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};

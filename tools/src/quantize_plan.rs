@@ -1,5 +1,5 @@
-//! What `moelten quantize` would do, in words and as JSON, before anything is written: sizes by class, memory, disk, time, and
-//! what `fit` says of the result. It must not write the output.
+//! What `moelten quantize` would do, in words and as JSON, before anything is written: sizes by class,
+//! memory, disk, time, and what `fit` says of the result. It must not write the output.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -220,7 +220,8 @@ fn fit(layout: &GgufPlan, session: &SessionArgs, speeds: &Speeds) -> anyhow::Res
     Ok(Fit { verdict, words: format!("{what}{speed} with the {} that are free now", bytes(plan.budget)) })
 }
 
-/// A file with the header of a plan and nothing behind it, as long as the real one and taking no room. Removed when dropped.
+/// A file with the header of a plan and nothing behind it, as long as the real one and taking no room.
+/// Removed when dropped.
 struct StandIn(PathBuf);
 
 impl StandIn {

@@ -83,7 +83,8 @@ pub struct About {
 
 impl Responder {
     /// Opens a model and gets it ready; `None` is the built-in one. Its chat template is left aside unless
-    /// `with_template`. What people should know about its memory before and after goes to `tell`, if there is one.
+    /// `with_template`. What people should know about its memory before and after goes to `tell`, if there is
+    /// one.
     ///
     /// # Errors
     /// As [`Headers::read`] and [`Self::of`].
@@ -96,8 +97,8 @@ impl Responder {
         Self::of(Headers::read(model, with_template)?, options, tell, None)
     }
 
-    /// Gets a model ready whose headers were read. `stop` is looked at meanwhile; what was taken for the model is given
-    /// back then.
+    /// Gets a model ready whose headers were read. `stop` is looked at meanwhile; what was taken for the
+    /// model is given back then.
     ///
     /// # Errors
     /// Whatever is wrong with its files, or does not fit into memory; [`CommandError::Stopped`],
@@ -174,7 +175,8 @@ impl Responder {
         &self.language
     }
 
-    /// Refuses what would otherwise go wrong silently: a missing template, a system prompt that the template drops.
+    /// Refuses what would otherwise go wrong silently: a missing template, a system prompt that the template
+    /// drops.
     ///
     /// # Errors
     /// [`CommandError::NoTemplate`], [`CommandError::Unsupported`].

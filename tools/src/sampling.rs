@@ -1,5 +1,5 @@
-//! How an answer is drawn: flags over what the model's files recommend over the engine's defaults. It must not know
-//! models.
+//! How an answer is drawn: flags over what the model's files recommend over the engine's defaults. It must
+//! not know models.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 

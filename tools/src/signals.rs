@@ -1,5 +1,5 @@
-//! Ctrl-C and requests to end. Whatever computes for long looks at one flag; what does not look is ended at once, with
-//! the terminal as it was found. It must not know what is being computed.
+//! Ctrl-C and requests to end. Whatever computes for long looks at one flag; what does not look is ended at
+//! once, with the terminal as it was found. It must not know what is being computed.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
@@ -73,7 +73,8 @@ pub fn ended() -> bool {
     false
 }
 
-/// From now on, being stopped for a while and going on are seen by [`asked`]: the terminal has to be given back first.
+/// From now on, being stopped for a while and going on are seen by [`asked`]: the terminal has to be given
+/// back first.
 #[cfg(unix)]
 pub fn watch_job_control() {
     use signal_hook::consts::{SIGCONT, SIGTSTP};
@@ -122,7 +123,8 @@ pub fn install() {
 
     moelten_loader::io::fault::end_on_lost_bytes(LOST_BYTES, exit::IO.into());
 
-    // A file beyond `ulimit -f` is then an error of the write, which cleans up, and not the end of the process.
+    // A file beyond `ulimit -f` is then an error of the write, which cleans up, and not the end of the
+    // process.
     let _ = signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default());
     // Without handlers the signals end the process by themselves: nothing is lost but manners.
     let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };

@@ -1,5 +1,5 @@
-//! A text as models are measured with it: its tokens, cut into windows, each of which starts with an empty context. It must
-//! not know what is measured.
+//! A text as models are measured with it: its tokens, cut into windows, each of which starts with an empty
+//! context. It must not know what is measured.
 
 use std::path::Path;
 
@@ -18,12 +18,12 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Reads a text in UTF-8, at most `most` tokens of it, for windows of `window` tokens, counting BOS if the tokenizer
-    /// adds one.
+    /// Reads a text in UTF-8, at most `most` tokens of it, for windows of `window` tokens, counting BOS if
+    /// the tokenizer adds one.
     ///
     /// # Errors
-    /// What keeps the file from being read; [`CommandError::Usage`] for other bytes than UTF-8 and for texts or windows of
-    /// less than two tokens.
+    /// What keeps the file from being read; [`CommandError::Usage`] for other bytes than UTF-8 and for texts
+    /// or windows of less than two tokens.
     pub fn read(
         path: &Path,
         tokenizer: &Tokenizer,

@@ -1,4 +1,5 @@
-//! `moelten bench` and `moelten doctor` from outside: the JSON that other programs rely on, shapes, and wrong use.
+//! `moelten bench` and `moelten doctor` from outside: the JSON that other programs rely on, shapes, and wrong
+//! use.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 mod common;
@@ -66,8 +67,8 @@ fn bench_prints_the_object_that_other_programs_rely_on() {
 
 #[test]
 fn bench_counts_what_a_token_touches() {
-    // OLMoE in Q4_0, one layer: four square matrices of 2048, eight experts of three 2048 x 1024, the head in Q6_K, the
-    // router, norms of the layer (two of 2048), of q and k (as wide) and the last in F32.
+    // OLMoE in Q4_0, one layer: four square matrices of 2048, eight experts of three 2048 x 1024, the head in
+    // Q6_K, the router, norms of the layer (two of 2048), of q and k (as wide) and the last in F32.
     let (q4_0, q6_k) = (18.0 / 32.0, 210.0 / 256.0);
     let expected = (4.0 * 2048.0 * 2048.0 + 8.0 * 3.0 * 2048.0 * 1024.0) * q4_0
         + 50304.0 * 2048.0 * q6_k

@@ -1,4 +1,5 @@
-//! Every way out: exit codes and messages for wrong paths, missing rights, odd environments, signals, closed pipes.
+//! Every way out: exit codes and messages for wrong paths, missing rights, odd environments, signals, closed
+//! pipes.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 #![cfg(unix)]
 
@@ -325,8 +326,8 @@ fn volunteers_for_the_oom_killer() {
     assert_eq!(adjusted.trim(), "500");
 }
 
-/// The rule: a vocabulary may have fewer tokens than the embedding has rows, the rest is padding that no text reaches;
-/// more are refused.
+/// The rule: a vocabulary may have fewer tokens than the embedding has rows, the rest is padding that no text
+/// reaches; more are refused.
 #[test]
 fn b58_a_vocabulary_of_another_size_than_the_embedding() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! `moelten imatrix` and `moelten ppl --against`: what a model costs against itself and against worse ones, and importance
-//! files that do not depend on how they were made.
+//! `moelten imatrix` and `moelten ppl --against`: what a model costs against itself and against worse ones,
+//! and importance files that do not depend on how they were made.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 mod common;

@@ -1,4 +1,5 @@
-//! `moelten models` on a made-up home: what lies there is listed, whatever it is called and however damaged it is.
+//! `moelten models` on a made-up home: what lies there is listed, whatever it is called and however damaged
+//! it is.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 mod common;

@@ -1,4 +1,5 @@
-//! F17: memory gets tight while a chat goes on, really: other processes fill the control group that it runs in.
+//! F17: memory gets tight while a chat goes on, really: other processes fill the control group that it runs
+//! in.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 #![cfg(target_os = "linux")]
 

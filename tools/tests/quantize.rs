@@ -1,4 +1,5 @@
-//! `moelten quantize` as people use it: layouts there and back, what it refuses, and what `inspect` says of the result.
+//! `moelten quantize` as people use it: layouts there and back, what it refuses, and what `inspect` says of
+//! the result.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 mod common;

@@ -1,5 +1,5 @@
-//! `moelten quantize` when it is killed, when the disk fills up, when two run at once: the final name is absent or complete,
-//! the rerun gives the same bytes, the input is untouched. Faults F09 to F11, F13, F24.
+//! `moelten quantize` when it is killed, when the disk fills up, when two run at once: the final name is
+//! absent or complete, the rerun gives the same bytes, the input is untouched. Faults F09 to F11, F13, F24.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 

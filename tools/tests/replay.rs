@@ -1,5 +1,5 @@
-//! `moelten bench --trace` and `moelten replay` from outside: what is recorded, the table, the drawing, the JSON that other
-//! programs rely on, and wrong or damaged input.
+//! `moelten bench --trace` and `moelten replay` from outside: what is recorded, the table, the drawing, the
+//! JSON that other programs rely on, and wrong or damaged input.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 mod common;

@@ -184,7 +184,8 @@ fn the_builtin_model_is_found_from_anywhere_and_equals_its_file() {
     assert_eq!(there.out, ask(&[file.to_str().unwrap(), "-p", "hello"]).fine().out);
 }
 
-/// Figures, not a test of right and wrong: `cargo test --release -p moelten-tools -- --ignored --nocapture startup`.
+/// Figures, not a test of right and wrong: `cargo test --release -p moelten-tools -- --ignored --nocapture
+/// startup`.
 #[test]
 #[ignore = "measures; meaningful in release on an idle machine"]
 fn startup_times() {

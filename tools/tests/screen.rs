@@ -383,7 +383,8 @@ fn small_and_colourless_terminals() {
     terminal.over(0);
 }
 
-/// A program in the background that touches the terminal is stopped by the system, and then nothing but kill -9 ends it.
+/// A program in the background that touches the terminal is stopped by the system, and then nothing but kill
+/// -9 ends it.
 #[test]
 fn a_suspended_chat_can_be_ended() {
     for editing in [false, true] {

@@ -1,4 +1,5 @@
-//! Models that do not fit: what happens when files change, memory is short or the system refuses, from one end to the other.
+//! Models that do not fit: what happens when files change, memory is short or the system refuses, from one
+//! end to the other.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 #![cfg(target_os = "linux")]
 
@@ -166,8 +167,8 @@ fn f15_f18_memory_that_the_system_refuses_is_a_clean_error() {
     let least = (5..80).map(|step| step * 4_000_000).find(|&limit| with(limit, "min").code == Some(0));
     let least = least.expect("320 MB are enough");
     let mut codes = Vec::new();
-    // Memory for slots, or the stacks of threads: whichever comes first. What is left beside slots that just fit may be too
-    // little for small things, which nobody can refuse politely.
+    // Memory for slots, or the stacks of threads: whichever comes first. What is left beside slots that just
+    // fit may be too little for small things, which nobody can refuse politely.
     for limit in (0..24).map(|step| least - 4_000_000 + step * 1_500_000) {
         let outcome = with(limit, "4G").harmless();
         let small = outcome.code.is_none() && outcome.err.contains("memory allocation of");
@@ -267,7 +268,8 @@ fn owned(pid: u32) -> u64 {
     field("RssAnon") + field("RssShmem") + field("VmLck")
 }
 
-/// F16, and the promise of `--ram`: looked at every few milliseconds from the start through a long prompt and 200 tokens.
+/// F16, and the promise of `--ram`: looked at every few milliseconds from the start through a long prompt and
+/// 200 tokens.
 #[test]
 fn f16_a_budget_is_kept_inside_a_group_that_is_little_larger() {
     const BUDGET: u64 = 72 << 20;

@@ -1,4 +1,5 @@
-//! A model that thinks before it speaks, on the full screen: its thoughts are folded to a line while they come and afterwards.
+//! A model that thinks before it speaks, on the full screen: its thoughts are folded to a line while they
+//! come and afterwards.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 #![cfg(unix)]
 
@@ -30,7 +31,8 @@ fn thoughts_are_folded_as_they_come_and_afterwards() {
     terminal.begin("--ctx 1k --max-tokens 150 --temp 5 --top-k 0 --top-p 1 --min-p 0 --seed 1 thinker.gguf");
     terminal.see("Ask; / for commands");
     terminal.enter("hello");
-    // Which words come depends on the last bits of the arithmetic: one answer of a few begins with a word and ends the thought.
+    // Which words come depends on the last bits of the arithmetic: one answer of a few begins with a word and
+    // ends the thought.
     let answered = |sight: &str| sight.matches("tok/s, context").count() == 1;
     for _ in 0..5 {
         terminal.until("answered", |sight| answered(sight) || sight.contains("Stopped before"));

@@ -1,6 +1,7 @@
-//! Weights for a shape, made up in memory: in the block formats that a download would have, of ordinary size, each tensor
-//! with bytes of its own. Their mean is zero: with another, hidden states of random models collapse, every token goes to
-//! the same experts, and figures of anything that caches are worth nothing. It must not know what is timed.
+//! Weights for a shape, made up in memory: in the block formats that a download would have, of ordinary size,
+//! each tensor with bytes of its own. Their mean is zero: with another, hidden states of random models
+//! collapse, every token goes to the same experts, and figures of anything that caches are worth nothing. It
+//! must not know what is timed.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -77,7 +78,8 @@ impl Mix {
             _ => base,
         };
         match format {
-            // Rows that are no whole number of large blocks get the next larger small ones, as llama-quantize does.
+            // Rows that are no whole number of large blocks get the next larger small ones, as llama-quantize
+            // does.
             Format::Q4K if !cols.is_multiple_of(format.block_len()) => Format::Q5_0,
             Format::Q6K if !cols.is_multiple_of(format.block_len()) => Format::Q8_0,
             fits => fits,
@@ -172,8 +174,8 @@ fn plan(spec: &ModelSpec, mix: Mix) -> (Vec<Plan>, u64) {
             _ if shape.len() == 1 => (Format::F32, Fill::Constant(1.0)),
             Role::Layer(_, T::Router) => (Format::F32, Fill::Random(0.04)),
             Role::Embed => (mix.format(role, cols, layers), Fill::Random(0.5)),
-            // Attention of random weights gives all tokens nearly the same. Were it not small, that would pile up from
-            // layer to layer until every token chose the same experts.
+            // Attention of random weights gives all tokens nearly the same. Were it not small, that would
+            // pile up from layer to layer until every token chose the same experts.
             Role::Layer(_, T::O) => (mix.format(role, cols, layers), Fill::Random(0.001)),
             _ => (mix.format(role, cols, layers), Fill::Random(0.02)),
         };

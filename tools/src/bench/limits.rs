@@ -1,5 +1,6 @@
-//! What this machine can do at most, measured with the threads and the instructions that a model runs with: reading RAM,
-//! int8 products in registers, reading the disk below a file; and how near the kernels of a tier come by themselves.
+//! What this machine can do at most, measured with the threads and the instructions that a model runs with:
+//! reading RAM, int8 products in registers, reading the disk below a file; and how near the kernels of a tier
+//! come by themselves.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -85,7 +86,8 @@ pub fn ram_within(pool: &Pool, kernels: &Kernels, most: u64) -> anyhow::Result<f
     Ok(best)
 }
 
-/// As [`ram_within`], before there is a model: with threads of its own and the instructions that a model would use.
+/// As [`ram_within`], before there is a model: with threads of its own and the instructions that a model
+/// would use.
 ///
 /// # Errors
 /// No threads, no memory, an instruction set that is not here.
@@ -95,8 +97,8 @@ pub fn ram_before(threads: ThreadPlan, most: u64) -> anyhow::Result<f64> {
     ram_within(&Pool::new(threads)?, kernels, most)
 }
 
-/// Reads weights where they lie, as plainly as [`ram`] reads its buffer; 10^9 bytes per second. Pages of a file may be smaller
-/// and farther from each other than memory that was asked for.
+/// Reads weights where they lie, as plainly as [`ram`] reads its buffer; 10^9 bytes per second. Pages of a
+/// file may be smaller and farther from each other than memory that was asked for.
 pub fn weights(pool: &Pool, kernels: &Kernels, tensors: &TensorStore) -> f64 {
     let dense = tensors.dense().map(|(_, matrix)| matrix);
     let experts = (0..tensors.layers()).flat_map(|layer| tensors.experts(layer));
@@ -201,7 +203,8 @@ pub fn tier(isa: Isa) -> Option<TierSpeed> {
     })
 }
 
-/// Seconds of the fastest of a few products of `matrix` with `tokens` tokens: the one place here that calls a product.
+/// Seconds of the fastest of a few products of `matrix` with `tokens` tokens: the one place here that calls a
+/// product.
 fn product_seconds(kernels: &Kernels, matrix: QMatrix<'_>, tokens: usize) -> f64 {
     let (kind, cols) = (ActivationKind::of(matrix.format()), matrix.cols());
     let lines = activations(kernels, kind, &vec![0.5; tokens * cols], cols);

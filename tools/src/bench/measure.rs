@@ -1,5 +1,5 @@
-//! The timed runs: reading a prompt and decoding token by token, with tokens that are known beforehand, so that every
-//! repetition does the same work. It must not know how figures are printed.
+//! The timed runs: reading a prompt and decoding token by token, with tokens that are known beforehand, so
+//! that every repetition does the same work. It must not know how figures are printed.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -37,7 +37,8 @@ pub struct Work {
     pub repeat: usize,
     /// Precision of the KV cache.
     pub kv: KvFormat,
-    /// Whether experts are streamed: then no token is decoded twice, because the second time its experts would be there.
+    /// Whether experts are streamed: then no token is decoded twice, because the second time its experts
+    /// would be there.
     pub streams: bool,
 }
 
@@ -77,7 +78,8 @@ impl Rates {
 pub struct Prefill {
     /// Tokens per second.
     pub rates: Rates,
-    /// Operations of the matrix products of a token, a multiplication and an addition counted as two; attention not counted.
+    /// Operations of the matrix products of a token, a multiplication and an addition counted as two;
+    /// attention not counted.
     pub operations_per_token: f64,
     /// Tokens per second the first time, which finds no expert in the cache.
     pub first_rate: f64,
@@ -123,8 +125,8 @@ impl Measured {
     }
 }
 
-/// Runs `work` over `tokens`; `trace` gets the routing of the prompt and of each decoded token once, however often they
-/// are repeated.
+/// Runs `work` over `tokens`; `trace` gets the routing of the prompt and of each decoded token once, however
+/// often they are repeated.
 ///
 /// # Errors
 /// As [`Session::new`] and [`Session::append`]; NaN in the last logits.
@@ -239,7 +241,8 @@ impl Run<'_> {
                 store_before = Some(run.session.model().experts().stats());
             }
             let (first, count) = (run.session.tokens().len(), if timed { decode } else { warm_up });
-            // Without streaming the warm-up may be shorter and repetitions are the same again: the first is recorded.
+            // Without streaming the warm-up may be shorter and repetitions are the same again: the first is
+            // recorded.
             let mut taken = if timed && !run.work.streams { run.trace.take() } else { None };
             for token in &all_tokens[first..first + count] {
                 let token = std::slice::from_ref(token);

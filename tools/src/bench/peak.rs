@@ -1,4 +1,5 @@
-//! The most memory that the process owned while something ran, looked at every 50 ms. It must not know what ran.
+//! The most memory that the process owned while something ran, looked at every 50 ms. It must not know what
+//! ran.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;

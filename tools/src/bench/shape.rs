@@ -1,5 +1,5 @@
-//! The shape of a model that nobody has downloaded: a few numbers, from a name or a TOML file, and the spec that they mean.
-//! The named ones are files of the same kind in `tools/shapes`. It must not know weights.
+//! The shape of a model that nobody has downloaded: a few numbers, from a name or a TOML file, and the spec
+//! that they mean. The named ones are files of the same kind in `tools/shapes`. It must not know weights.
 
 use std::path::Path;
 

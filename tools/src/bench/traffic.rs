@@ -1,5 +1,5 @@
-//! How many bytes a token reads and how many weights it is multiplied with: the matrices that every token passes, the
-//! experts that were chosen, counted as they are, and keys and values. It must not know clocks.
+//! How many bytes a token reads and how many weights it is multiplied with: the matrices that every token
+//! passes, the experts that were chosen, counted as they are, and keys and values. It must not know clocks.
 
 use moelten_engine::decoder::Observer;
 use moelten_engine::kv_cache::KvFormat;
@@ -32,8 +32,8 @@ impl Size {
 /// What the parts of a model weigh.
 #[derive(Debug)]
 pub struct Traffic {
-    /// What every token passes: all matrices but the embedding, the experts and the head. Of the embedding a token
-    /// reads one row; it is left out.
+    /// What every token passes: all matrices but the embedding, the experts and the head. Of the embedding a
+    /// token reads one row; it is left out.
     pub dense: Size,
     /// The head, which a prompt passes once and a decoded token each time.
     pub head: Size,
@@ -78,7 +78,8 @@ impl Traffic {
         }
     }
 
-    /// Of each layer: bytes of routed experts that a token reads, if all are chosen equally often. 0 for dense layers.
+    /// Of each layer: bytes of routed experts that a token reads, if all are chosen equally often. 0 for
+    /// dense layers.
     pub fn routed_bytes(&self, spec: &ModelSpec) -> Vec<f64> {
         let layer = |(layer, sizes): (&moelten_loader::spec::LayerSpec, &Vec<Size>)| match &layer.ffn {
             Ffn::Dense(_) => 0.0,
@@ -90,7 +91,8 @@ impl Traffic {
         spec.layers.iter().zip(&self.experts).map(layer).collect()
     }
 
-    /// Bytes of keys and values that the token at `position` reads: those of all before it that it sees, and its own.
+    /// Bytes of keys and values that the token at `position` reads: those of all before it that it sees, and
+    /// its own.
     pub fn kv_bytes(&self, position: usize) -> u64 {
         self.kv.iter().map(|&(window, bytes)| (position + 1).min(window) as u64 * bytes).sum()
     }

@@ -1,5 +1,5 @@
-//! `moelten bench`: how fast a model reads a prompt and decodes, beside what the machine can do at most, measured in the
-//! same run. The names in the JSON object are a promise: other programs read them.
+//! `moelten bench`: how fast a model reads a prompt and decodes, beside what the machine can do at most,
+//! measured in the same run. The names in the JSON object are a promise: other programs read them.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -30,8 +30,8 @@ use crate::signals::Polling;
 
 /// Measure how fast a model runs, and how fast this machine could
 ///
-/// Reads a prompt and decodes token by token, over random tokens or a text, a few times. RAM, int8 and disk limits are
-/// measured in the same run with the same threads.
+/// Reads a prompt and decodes token by token, over random tokens or a text, a few times. RAM, int8 and disk
+/// limits are measured in the same run with the same threads.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// GGUF file or model folder; the built-in model if there is none
@@ -52,7 +52,8 @@ pub struct Args {
     /// Tokens of this text instead of random ones, UTF-8
     #[arg(long, value_name = "FILE", conflicts_with = "shape")]
     text: Option<PathBuf>,
-    /// Weights made up for a shape: qwen3-30b-a3b, mixtral-8x7b, olmoe, gpt-oss-20b, mixtral-mini, qwen3-half, or FILE.toml
+    /// Weights made up for a shape: qwen3-30b-a3b, mixtral-8x7b, olmoe, gpt-oss-20b, mixtral-mini,
+    /// qwen3-half, or FILE.toml
     #[arg(long, value_name = "NAME")]
     shape: Option<String>,
     /// Number of layers of the shape [default: all of them]
@@ -140,7 +141,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         say(&format!("note: {approximated}"));
     }
     let polling = Polling::begin();
-    // Before and after, as the machine may be busy at one of these times; the larger one is nearer to the truth.
+    // Before and after, as the machine may be busy at one of these times; the larger one is nearer to the
+    // truth.
     let ram = || ram_before.map_or_else(|| limits::ram(model.pool(), kernels), Ok);
     let ram_first = ram()?;
     let int8 = limits::int8(model.pool(), kernels);
@@ -265,8 +267,9 @@ struct DecodeFigures {
     share_of_ram: f64,
     gb_per_s_with_kv: f64,
     share_of_ram_with_kv: f64,
-    /// What RAM and disk would allow: every byte that a token reads from RAM at the RAM's speed, and every byte that came
-    /// from the disk at the disk's, whichever takes longer. `None` if there are bytes from a disk of unknown speed.
+    /// What RAM and disk would allow: every byte that a token reads from RAM at the RAM's speed, and every
+    /// byte that came from the disk at the disk's, whichever takes longer. `None` if there are bytes from a
+    /// disk of unknown speed.
     bound_tokens_per_s: Option<f64>,
 }
 

@@ -25,7 +25,8 @@ use crate::{builtin, prompt};
 pub struct Args {
     /// GGUF file or model folder; the built-in model if there is none
     model: Option<PathBuf>,
-    /// Instructions for the whole conversation, with --continue in the place of its own; @FILE reads them from a file
+    /// Instructions for the whole conversation, with --continue in the place of its own; @FILE reads them
+    /// from a file
     #[arg(short, long, value_name = "TEXT|@FILE")]
     system: Option<String>,
     /// Go on with the last conversation

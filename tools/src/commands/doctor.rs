@@ -1,5 +1,5 @@
-//! `moelten doctor`: what this machine offers and what of it will be used: processor, threads, memory, instruction set
-//! tiers with the measured speed of each, and on request the disk below a file.
+//! `moelten doctor`: what this machine offers and what of it will be used: processor, threads, memory,
+//! instruction set tiers with the measured speed of each, and on request the disk below a file.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};

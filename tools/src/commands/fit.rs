@@ -1,5 +1,6 @@
-//! `moelten fit`: whether a model fits, what of it stays in memory and how fast it will be, without running it. The plan is
-//! the one that `chat` and `run` allocate by. The names in the JSON object are a promise: other programs read them.
+//! `moelten fit`: whether a model fits, what of it stays in memory and how fast it will be, without running
+//! it. The plan is the one that `chat` and `run` allocate by. The names in the JSON object are a promise:
+//! other programs read them.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -23,13 +24,14 @@ use crate::progress::bytes;
 
 /// Show whether a model fits, what stays in memory, and how fast it will be
 ///
-/// Plans as `chat` and `run` do, measures RAM and disk for a moment, and loads nothing. Exit code 0 if the model runs, 5 if
-/// it does not.
+/// Plans as `chat` and `run` do, measures RAM and disk for a moment, and loads nothing. Exit code 0 if the
+/// model runs, 5 if it does not.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// GGUF file or model folder; the built-in model if there is none
     model: Option<PathBuf>,
-    /// Share of the expert bytes that will be found in memory, 0 to 1, instead of a guess: `/stats` shows what it was
+    /// Share of the expert bytes that will be found in memory, 0 to 1, instead of a guess: `/stats` shows
+    /// what it was
     #[arg(long, value_name = "SHARE", value_parser = share)]
     hit_rate: Option<f64>,
     /// Print one JSON object

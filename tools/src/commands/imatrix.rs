@@ -30,8 +30,8 @@ pub struct Args {
     /// Importance file to write (GGUF); it appears under this name only when it is complete
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Tokens that are read at once, from an empty context (with BOS if the tokenizer adds one): more are faster where experts
-    /// come from disk
+    /// Tokens that are read at once, from an empty context (with BOS if the tokenizer adds one): more are
+    /// faster where experts come from disk
     #[arg(long, value_name = "N", default_value = "512", value_parser = open::tokens)]
     ctx: usize,
     /// Use only the first N pieces of the text

@@ -1,5 +1,5 @@
-//! `moelten inspect`: what a model's files say: metadata, the spec they are lowered to, every tensor, and how many bytes
-//! an expert and a token touch.
+//! `moelten inspect`: what a model's files say: metadata, the spec they are lowered to, every tensor, and how
+//! many bytes an expert and a token touch.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};

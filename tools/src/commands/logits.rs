@@ -1,5 +1,6 @@
-//! `moelten logits`: what the model computes for a given text, as a safetensors file, for comparison with other engines.
-//! The file's layout is a promise: `input_ids` i32 `[T]`, `logits` f32 `[T, vocab]`, `router.L` i32 `[T, k]` per MoE layer.
+//! `moelten logits`: what the model computes for a given text, as a safetensors file, for comparison with
+//! other engines. The file's layout is a promise: `input_ids` i32 `[T]`, `logits` f32 `[T, vocab]`,
+//! `router.L` i32 `[T, k]` per MoE layer.
 
 use std::path::{Path, PathBuf};
 

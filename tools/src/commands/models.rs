@@ -1,5 +1,5 @@
-//! `moelten models`: the models on this machine, each with what it is and whether it runs. What the picker of the chat shows,
-//! for those who have no screen or want to read on.
+//! `moelten models`: the models on this machine, each with what it is and whether it runs. What the picker of
+//! the chat shows, for those who have no screen or want to read on.
 
 use std::io::{self, Write};
 
@@ -12,8 +12,8 @@ use crate::open::SessionArgs;
 
 /// List the models on this machine and whether they run
 ///
-/// Looks in the current folder, in `models` there and at home, where llama.cpp and LM Studio keep theirs, and in the Hugging
-/// Face cache. Loads nothing and never uses the network.
+/// Looks in the current folder, in `models` there and at home, where llama.cpp and LM Studio keep theirs, and
+/// in the Hugging Face cache. Loads nothing and never uses the network.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]

@@ -1,8 +1,8 @@
-//! `moelten ppl`: perplexity of a text, and how far a model's predictions are from another's. The text's tokens are cut into
-//! windows; within a window every token but the first is predicted from those before it.
+//! `moelten ppl`: perplexity of a text, and how far a model's predictions are from another's. The text's
+//! tokens are cut into windows; within a window every token but the first is predicted from those before it.
 //!
-//! Two models are run one after the other, each with the whole memory budget. What the first has predicted waits in a file
-//! without a name, which is gone with the process however that ends.
+//! Two models are run one after the other, each with the whole memory budget. What the first has predicted
+//! waits in a file without a name, which is gone with the process however that ends.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
@@ -36,8 +36,8 @@ pub struct Args {
     /// Compare with another model of the same vocabulary, such as the one that MODEL was quantised from
     #[arg(long, value_name = "OTHER")]
     against: Option<PathBuf>,
-    /// Where OTHER's logits wait meanwhile: 4 bytes for each token and entry of the vocabulary [default: TMPDIR, or
-    /// /var/tmp]
+    /// Where OTHER's logits wait meanwhile: 4 bytes for each token and entry of the vocabulary [default:
+    /// TMPDIR, or /var/tmp]
     #[arg(long, value_name = "FOLDER", requires = "against")]
     temp: Option<PathBuf>,
     /// Tokens per window; each window starts with an empty context (and BOS if the tokenizer adds one)

@@ -1,5 +1,5 @@
-//! `moelten quantize`: a model folder or GGUF file in, one GGUF file out, in the chosen layout, every matrix in the chosen
-//! type or as it is. It must not know how files are written.
+//! `moelten quantize`: a model folder or GGUF file in, one GGUF file out, in the chosen layout, every matrix
+//! in the chosen type or as it is. It must not know how files are written.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -26,18 +26,20 @@ use crate::signals::Polling;
 
 /// Convert a model folder or GGUF file to a GGUF file of another type or layout
 ///
-/// Goes from the source to the final file in one pass and a bounded amount of memory. If it is stopped, or the disk is full,
-/// the same command goes on where it was.
+/// Goes from the source to the final file in one pass and a bounded amount of memory. If it is stopped, or
+/// the disk is full, the same command goes on where it was.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Model folder or GGUF file
     source: PathBuf,
     /// GGUF file to write; it appears under this name only when it is complete
     target: PathBuf,
-    /// Types of the matrices; norms, biases and routers stay exact [default for a GGUF file: what it has, unchanged]
+    /// Types of the matrices; norms, biases and routers stay exact [default for a GGUF file: what it has,
+    /// unchanged]
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<Kind>,
-    /// Another type for the matrices whose GGUF names match; the last match counts. May be given more than once
+    /// Another type for the matrices whose GGUF names match; the last match counts. May be given more than
+    /// once
     #[arg(long, value_name = "REGEX=TYPE", requires = "kind", value_parser = override_of)]
     tensor_type: Vec<Override>,
     /// How the experts lie
@@ -52,7 +54,8 @@ pub struct Args {
     /// Where rows do not divide into blocks of the type, take another of about as many bits
     #[arg(long)]
     allow_fallback: bool,
-    /// Show sizes, memory, disk space and time, and what `fit` will say; write nothing. Exit code 7 if the disk has no room
+    /// Show sizes, memory, disk space and time, and what `fit` will say; write nothing. Exit code 7 if the
+    /// disk has no room
     #[arg(long)]
     dry_run: bool,
     /// Worker threads [default: all CPUs]
@@ -99,7 +102,8 @@ fn override_of(text: &str) -> Result<Override, TypeError> {
 enum LayoutArg {
     /// As every program that reads GGUF knows them
     Standard,
-    /// Each in one piece, for models larger than memory; only moelten runs such a file, and `--layout standard` turns it back
+    /// Each in one piece, for models larger than memory; only moelten runs such a file, and `--layout
+    /// standard` turns it back
     Packed,
 }
 

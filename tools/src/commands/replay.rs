@@ -1,5 +1,6 @@
-//! `moelten replay`: what caches of different sizes would have done with a recorded run, under each policy and at best, as
-//! a table, a drawing or JSON. The names in the JSON object are a promise: other programs read them.
+//! `moelten replay`: what caches of different sizes would have done with a recorded run, under each policy
+//! and at best, as a table, a drawing or JSON. The names in the JSON object are a promise: other programs
+//! read them.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -19,8 +20,9 @@ use crate::progress::bytes;
 
 /// Compare cache policies and sizes over a routing trace, recorded with `moelten bench --trace`
 ///
-/// Shows what share of the experts that tokens need would have been in memory, and what would have been read from the disk,
-/// for caches that hold a part of all experts. Belady's policy, which knows the future, is the best that any could do.
+/// Shows what share of the experts that tokens need would have been in memory, and what would have been read
+/// from the disk, for caches that hold a part of all experts. Belady's policy, which knows the future, is the
+/// best that any could do.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The trace

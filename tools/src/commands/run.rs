@@ -23,8 +23,8 @@ use crate::sampling::SamplingArgs;
 
 /// Answer one question and leave
 ///
-/// The question comes from --prompt, from --file or from a pipe. With both an option and a pipe, the piped text follows
-/// the question.
+/// The question comes from --prompt, from --file or from a pipe. With both an option and a pipe, the piped
+/// text follows the question.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// GGUF file or model folder; the built-in model if there is none
@@ -253,8 +253,8 @@ fn cache_numbers(cache: &CacheStats) -> Value {
     })
 }
 
-/// JSON in which every control character is escaped, also those that the standard lets pass (DEL, C1) and those that
-/// reorder a line: it may be read in a terminal.
+/// JSON in which every control character is escaped, also those that the standard lets pass (DEL, C1) and
+/// those that reorder a line: it may be read in a terminal.
 fn printable(object: &Value) -> String {
     let text = object.to_string();
     let mut out = String::with_capacity(text.len());

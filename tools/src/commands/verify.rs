@@ -1,5 +1,5 @@
-//! `moelten verify`: whether a file is what was written, and how far its weights are from those it was made from. Exit code 9
-//! if something is wrong. It must not know how files are read.
+//! `moelten verify`: whether a file is what was written, and how far its weights are from those it was made
+//! from. Exit code 9 if something is wrong. It must not know how files are read.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -16,8 +16,8 @@ use crate::signals::Polling;
 
 /// Check a model file: its checksums, and every weight
 ///
-/// Files that `moelten quantize` wrote have a checksum for each tensor. Every weight is looked at, whether it is a number. With
-/// --source, also how far the weights are from those that the file was made from.
+/// Files that `moelten quantize` wrote have a checksum for each tensor. Every weight is looked at, whether it
+/// is a number. With --source, also how far the weights are from those that the file was made from.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// GGUF file or model folder

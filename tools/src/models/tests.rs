@@ -108,8 +108,8 @@ fn models_are_found_beside_the_one_that_is_open() {
 fn the_hugging_face_cache_is_read_as_it_is_laid_out() {
     let root = tempfile::tempdir().unwrap();
     let hub = root.path().join("hub");
-    // Two revisions of which `main` names one, a repository with a folder for each variant, one without `main`, one without
-    // weights.
+    // Two revisions of which `main` names one, a repository with a folder for each variant, one without
+    // `main`, one without weights.
     for path in [
         "models--u--two/snapshots/old/old.gguf",
         "models--u--two/snapshots/new/new.gguf",
