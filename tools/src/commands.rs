@@ -1,4 +1,4 @@
-//! The commands, one file each: its options (`Args`) and what it does (`run`).
+//! The commands, one file each: its options (`...Args`) and what it does (`run`).
 
 pub mod bench;
 pub mod chat;

@@ -2,24 +2,13 @@
 //! exit code. What commands share is in the modules beside this one; no command knows another.
 
 mod bench;
-mod builtin;
-mod chatter;
+mod chat;
 mod commands;
-mod divergence;
 mod exit;
-mod forecast;
-mod language;
-mod memory_words;
 mod models;
 mod open;
-mod plot;
-mod progress;
-mod prompt;
-mod quantize_plan;
-mod responder;
-mod sampling;
+mod report;
 mod signals;
-mod windows;
 
 use std::process::ExitCode;
 
@@ -37,19 +26,19 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Chat(commands::chat::Args),
-    Run(commands::run::Args),
-    Fit(commands::fit::Args),
-    Models(commands::models::Args),
-    Inspect(commands::inspect::Args),
-    Quantize(commands::quantize::Args),
-    Verify(commands::verify::Args),
-    Imatrix(commands::imatrix::Args),
-    Ppl(commands::ppl::Args),
-    Logits(commands::logits::Args),
-    Bench(commands::bench::Args),
-    Replay(commands::replay::Args),
-    Doctor(commands::doctor::Args),
+    Chat(commands::chat::ChatArgs),
+    Run(commands::run::RunArgs),
+    Fit(commands::fit::FitArgs),
+    Models(commands::models::ModelsArgs),
+    Inspect(commands::inspect::InspectArgs),
+    Quantize(commands::quantize::QuantizeArgs),
+    Verify(commands::verify::VerifyArgs),
+    Imatrix(commands::imatrix::ImatrixArgs),
+    Ppl(commands::ppl::PplArgs),
+    Logits(commands::logits::LogitsArgs),
+    Bench(commands::bench::BenchArgs),
+    Replay(commands::replay::ReplayArgs),
+    Doctor(commands::doctor::DoctorArgs),
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
@@ -79,7 +68,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 
 fn main() -> ExitCode {
     exit::guarded(|| {
-        signals::install();
+        signals::install(exit::IO);
         open::volunteer_for_the_oom_killer();
         run(exit::parse::<Cli>()?)
     })

@@ -7,9 +7,6 @@ use moelten_tui::driver::Asked;
 #[cfg(unix)]
 use moelten_tui::{chat::IMPATIENCE, driver::LAST_WAIT};
 
-#[cfg(unix)]
-use crate::exit;
-
 /// Set when someone asks to stop.
 static STOP: AtomicBool = AtomicBool::new(false);
 /// The last signal, 0 before any.
@@ -116,12 +113,13 @@ pub fn exit_code() -> u8 {
     128 + u8::try_from(signal).ok().filter(|&signal| signal != 0).unwrap_or(2)
 }
 
-/// Starts the thread that waits for signals.
+/// Starts the thread that waits for signals. `lost_bytes` is the exit code after a mapped file became
+/// shorter.
 #[cfg(unix)]
-pub fn install() {
+pub fn install(lost_bytes: u8) {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
-    moelten_loader::io::fault::end_on_lost_bytes(LOST_BYTES, exit::IO.into());
+    moelten_loader::io::fault::end_on_lost_bytes(LOST_BYTES, lost_bytes.into());
 
     // A file beyond `ulimit -f` is then an error of the write, which cleans up, and not the end of the
     // process.
@@ -151,7 +149,7 @@ pub fn install() {
 
 /// Does nothing: the system's own handling ends the process.
 #[cfg(not(unix))]
-pub fn install() {}
+pub fn install(_lost_bytes: u8) {}
 
 /// In the words of [`exit::print`], which a signal handler cannot call.
 #[cfg(unix)]

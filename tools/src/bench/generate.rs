@@ -17,7 +17,7 @@ use moelten_loader::tensors::roles::{GGUF_NAMES, LayerTensor, Part, Role, gguf_n
 use moelten_loader::tensors::store::{self, TensorStore};
 use moelten_quant::{Format, encode};
 
-use crate::progress::{Progress, Unit};
+use crate::report::progress::{Progress, Unit};
 
 /// Bytes that the blocks of a pool take together; the tensors repeat them.
 const POOL_BYTES: usize = 256 << 10;

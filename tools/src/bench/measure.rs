@@ -16,7 +16,7 @@ use moelten_engine::router::Routing;
 use moelten_engine::session::{Session, SessionOptions};
 
 use super::traffic::{Counter, Traffic};
-use crate::progress::{Progress, Unit};
+use crate::report::progress::{Progress, Unit};
 
 /// Tokens decoded without timing when reading the prompt has touched the weights before.
 const WARM_UP: usize = 8;

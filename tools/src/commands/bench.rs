@@ -22,10 +22,10 @@ use crate::bench::limits::{self, Limits};
 use crate::bench::measure::{Measured, Rates, Work, measure};
 use crate::bench::peak::Peak;
 use crate::bench::shape::Shape;
+use crate::chat::prompt;
 use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
-use crate::progress::bytes;
-use crate::prompt;
+use crate::report::progress::bytes;
 use crate::signals::Polling;
 
 /// Measure how fast a model runs, and how fast this machine could
@@ -33,7 +33,7 @@ use crate::signals::Polling;
 /// Reads a prompt and decodes token by token, over random tokens or a text, a few times. RAM, int8 and disk
 /// limits are measured in the same run with the same threads.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct BenchArgs {
     /// GGUF file or model folder; the built-in model if there is none
     #[arg(conflicts_with = "shape")]
     model: Option<PathBuf>,
@@ -100,7 +100,7 @@ struct Report<'a> {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let mut work = Work {
         prefill: args.prefill,
         decode: args.decode,
@@ -184,7 +184,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn subject(args: &Args) -> anyhow::Result<Subject> {
+fn subject(args: &BenchArgs) -> anyhow::Result<Subject> {
     if let Some(shape) = &args.shape {
         let shape = Shape::find(shape, args.layers.map(usize::from))?;
         let spec = shape.spec();

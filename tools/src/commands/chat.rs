@@ -12,17 +12,18 @@ use moelten_tui::screen::Screen;
 use moelten_tui::terminal::{self, Notes, Tone};
 use moelten_tui::theme::{Choice, Look, Theme};
 
-use crate::chatter::Chatter;
+use crate::chat::answerer::About;
+use crate::chat::backend::ChatBackend;
+use crate::chat::prompt;
+use crate::chat::sampling::SamplingArgs;
 use crate::exit::CommandError;
 use crate::open::SessionArgs;
-use crate::responder::About;
-use crate::sampling::SamplingArgs;
+use crate::open::builtin;
 use crate::signals::{self, Polling};
-use crate::{builtin, prompt};
 
 /// Chat with a model
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct ChatArgs {
     /// GGUF file or model folder; the built-in model if there is none
     model: Option<PathBuf>,
     /// Instructions for the whole conversation, with --continue in the place of its own; @FILE reads them
@@ -73,7 +74,7 @@ enum ThemeArg {
     Light,
 }
 
-impl Args {
+impl ChatArgs {
     fn theme(&self) -> Theme {
         let choice = match self.color {
             ColorArg::Auto => Choice::Auto,
@@ -89,7 +90,7 @@ impl Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let system = args.system.as_deref().map(|text| prompt::text_or_file(text, notes)).transpose()?;
     // What is said before the screen opens is said on it once more.
@@ -98,17 +99,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         notes.line(tone, &text);
         said.push((tone, text));
     };
-    let chatter =
-        Chatter::open(args.model.as_deref(), system.as_deref(), &args.session, &args.sampling, &mut say)?;
-    let about = chatter.responder().about().clone();
-    let params = chatter.params()?;
+    let backend =
+        ChatBackend::open(args.model.as_deref(), system.as_deref(), &args.session, &args.sampling, &mut say)?;
+    let about = backend.answerer().about().clone();
+    let params = backend.params()?;
     about.notices.iter().for_each(|notice| say(Tone::Dim, format!("note: {notice}")));
     if args.verbose {
         say(Tone::Dim, format!("seed {}", params.sampler.seed));
     }
     let full = interactive() && !args.plain && terminal::can_do_more_than_lines();
     let kept = if args.no_history || !interactive() { Kept::default() } else { kept() };
-    let mut chat = Chat::new(chatter.responder().facts(), params, system);
+    let mut chat = Chat::new(backend.answerer().facts(), params, system);
     if kept.conversation.is_some() {
         chat.keep_conversations();
     }
@@ -119,14 +120,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             greeting.push((Tone::Dim, "F3 lists the models on this machine.".to_owned()));
         }
         greeting.extend(said);
-        return full_screen(chat, chatter, kept, args.theme(), greeting, last);
+        return full_screen(chat, backend, kept, args.theme(), greeting, last);
     }
     if interactive() && !args.plain {
         notes.line(Tone::Dim, "This terminal knows no full screen (TERM), so the chat goes line by line.");
     }
     greeting(&about, args.model.is_none()).iter().for_each(|(tone, line)| notes.line(*tone, line));
     notes.line(Tone::Dim, "/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.");
-    let mut chatter = chatter;
+    let mut backend = backend;
     let first = last.map_or_else(Vec::new, |event| chat.handle(chat::Event::File(event)));
     let mut input: Box<dyn Input> = if interactive() {
         terminal::remember();
@@ -136,12 +137,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let prompts = io::stdin().is_terminal();
         Box::new(PlainInput::new(io::stdin().lock(), notes, prompts))
     };
-    Ok(driver::run_lines(&mut chat, &mut chatter, &mut *input, notes, &kept, first)?)
+    Ok(driver::run_lines(&mut chat, &mut backend, &mut *input, notes, &kept, first)?)
 }
 
 fn full_screen(
     chat: Chat,
-    chatter: Chatter,
+    backend: ChatBackend,
     kept: Kept,
     theme: Theme,
     greeting: Vec<(Tone, String)>,
@@ -162,9 +163,9 @@ fn full_screen(
     let mut screen = Screen::new(chat, theme, texts);
     screen.greet(greeting);
     let first = screen.open(last);
-    let finder = chatter.finder();
+    let finder = backend.finder();
     let controls = Controls { stop: signals::stop, asked: signals::asked, suspend: signals::suspend, finder };
-    driver::run_screen(screen, Box::new(chatter), kept, history, controls, first)?;
+    driver::run_screen(screen, Box::new(backend), kept, history, controls, first)?;
     drop(polling);
     if signals::ended() { Err(CommandError::Stopped.into()) } else { Ok(()) }
 }

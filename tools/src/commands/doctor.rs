@@ -15,11 +15,11 @@ use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
 use crate::bench::limits::{self, TIER_FORMAT, TIER_TOKENS, TierSpeed};
-use crate::progress::bytes;
+use crate::report::progress::bytes;
 
 /// Show what this machine offers: cores, memory, instruction sets with their measured speed
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct DoctorArgs {
     /// A large file, e.g. a model, on the disk whose speed is to be measured
     #[arg(long, value_name = "FILE")]
     disk: Option<PathBuf>,
@@ -50,7 +50,7 @@ struct MemoryFindings {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let system = System::here();
     let pick = Isa::from_env().map_err(moelten_engine::error::EngineError::from)?;
     Notes::detect().line(Tone::Dim, "measuring, a few seconds");

@@ -17,17 +17,17 @@ use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
-use crate::forecast::{Forecast, Span, Speeds, TOLERANCE};
-use crate::memory_words;
 use crate::open::{self, SessionArgs};
-use crate::progress::bytes;
+use crate::report::forecast::{Forecast, Span, Speeds, TOLERANCE};
+use crate::report::memory_words;
+use crate::report::progress::bytes;
 
 /// Show whether a model fits, what stays in memory, and how fast it will be
 ///
 /// Plans as `chat` and `run` do, measures RAM and disk for a moment, and loads nothing. Exit code 0 if the
 /// model runs, 5 if it does not.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct FitArgs {
     /// GGUF file or model folder; the built-in model if there is none
     model: Option<PathBuf>,
     /// Share of the expert bytes that will be found in memory, 0 to 1, instead of a guess: `/stats` shows
@@ -71,7 +71,7 @@ struct Refusal {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: FitArgs) -> anyhow::Result<()> {
     let loaded = open::load(args.model.as_deref())?;
     let name = open::name(args.model.as_deref());
     // `chat` and `run` hold these when they plan; what needs no text runs without.
@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn sizes_are_never_too_small() {
         assert_eq!([1, 1 << 20, (1 << 20) + 1].map(size), ["2M", "2M", "3M"]);
-        assert!(matches!(open::ram(&size(3_000_000_000)), Ok(Ram::Bytes(3_000_000_000..))));
+        assert!(matches!(open::sizes::ram(&size(3_000_000_000)), Ok(Ram::Bytes(3_000_000_000..))));
         assert_eq!((share("0.62"), share("1.01").is_err(), share("nan").is_err()), (Ok(0.62), true, true));
     }
 

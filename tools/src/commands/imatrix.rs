@@ -12,16 +12,16 @@ use moelten_tui::terminal::{Notes, Tone};
 
 use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
-use crate::progress::{Progress, Unit};
+use crate::report::progress::{Progress, Unit};
+use crate::report::windows::Windows;
 use crate::signals::Polling;
-use crate::windows::Windows;
 
 /// An expert that fewer tokens went to is known by few examples.
 const FEW: u64 = 32;
 
 /// Measure which inputs of a model's matrices are large, for quantising it
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct ImatrixArgs {
     /// GGUF file or model folder
     model: PathBuf,
     /// Text file, UTF-8, of the kind that the model will be used for
@@ -42,7 +42,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: ImatrixArgs) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let loaded = open::load(Some(&args.model))?;
     open::mention(&loaded.notices);

@@ -13,11 +13,11 @@ use moelten_loader::spec::{Ffn, LayerSpec, Mixer};
 use moelten_tui::filter;
 
 use crate::open;
-use crate::progress::bytes;
+use crate::report::progress::bytes;
 
 /// Show what a model's files say: metadata, layers, tensors, bytes per expert and per token
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct InspectArgs {
     /// GGUF file or model folder; the built-in model if there is none
     model: Option<PathBuf>,
     /// Leave out the table of tensors
@@ -31,7 +31,7 @@ const TEXT_SHOWN: usize = 100;
 const ELEMENTS_SHOWN: usize = 6;
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     let model = open::load(args.model.as_deref())?;
     let mut out = String::new();
     metadata(&model, &mut out)?;

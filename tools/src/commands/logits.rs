@@ -18,7 +18,7 @@ use crate::signals::Polling;
 
 /// Write the logits and expert choices of a text to a safetensors file
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct LogitsArgs {
     /// GGUF file or model folder
     model: PathBuf,
     /// Token ids, as 5,7,9
@@ -38,7 +38,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
     let loaded = open::load(Some(&args.model))?;
     open::mention(&loaded.notices);
     let ids = match &args.text {

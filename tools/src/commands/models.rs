@@ -7,7 +7,7 @@ use moelten_tui::figures;
 use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 
-use crate::models::{Looker, Places};
+use crate::models::{ModelInspector, Places};
 use crate::open::SessionArgs;
 
 /// List the models on this machine and whether they run
@@ -15,20 +15,20 @@ use crate::open::SessionArgs;
 /// Looks in the current folder, in `models` there and at home, where llama.cpp and LM Studio keep theirs, and
 /// in the Hugging Face cache. Loads nothing and never uses the network.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct ModelsArgs {
     #[command(flatten)]
     session: SessionArgs,
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: ModelsArgs) -> anyhow::Result<()> {
     let (candidates, problems) = Places::here().candidates();
     let notes = Notes::detect();
     problems.iter().for_each(|problem| notes.line(Tone::Warning, &format!("warning: {problem}")));
-    let mut looker = Looker::new(&args.session, 0);
+    let mut inspector = ModelInspector::new(&args.session, 0);
     let mut stdout = io::stdout().lock();
     for candidate in &candidates {
-        let entry = looker.look(candidate);
+        let entry = inspector.look(candidate);
         let size = entry.bytes.map_or_else(|| "-".to_owned(), figures::bytes);
         let path = entry.path.map_or_else(|| entry.name.clone(), |path| path.display().to_string());
         let (word, words) = (entry.verdict.word(), entry.verdict.words());

@@ -18,16 +18,16 @@ use moelten_loader::text::TextSide;
 use moelten_loader::text::tokenizer::Tokenizer;
 use moelten_tui::terminal::{Notes, Tone};
 
-use crate::divergence::{Divergence, Estimate, Spread, negative_log_likelihood};
 use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
-use crate::progress::{Progress, Unit, bytes};
+use crate::report::divergence::{Divergence, Estimate, Spread, negative_log_likelihood};
+use crate::report::progress::{Progress, Unit, bytes};
+use crate::report::windows::Windows;
 use crate::signals::Polling;
-use crate::windows::Windows;
 
 /// Measure the perplexity of a text, or what a model has lost against another
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct PplArgs {
     /// GGUF file or model folder
     model: PathBuf,
     /// Text file, UTF-8
@@ -54,7 +54,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: PplArgs) -> anyhow::Result<()> {
     let loaded = open::load(Some(&args.model))?;
     let tokenizer = mentioned(&loaded)?;
     let windows = Windows::read(&args.text, &tokenizer, args.window, args.tokens)?;
@@ -171,7 +171,7 @@ fn compare(
     model: LoadedModel,
     other: LoadedModel,
     windows: &Windows,
-    args: &Args,
+    args: &PplArgs,
 ) -> anyhow::Result<(Spread, Compared)> {
     let (vocab, predicted) = (model.spec.vocab, windows.predicted());
     let need = (predicted as u64).saturating_mul((vocab * size_of::<f32>()) as u64);
@@ -233,7 +233,7 @@ fn temporary() -> PathBuf {
 }
 
 fn report(
-    args: &Args,
+    args: &PplArgs,
     windows: &Windows,
     ppl: Spread,
     compared: Option<Compared>,

@@ -20,8 +20,8 @@ use serde_json::json;
 
 use crate::exit::CommandError;
 use crate::open;
-use crate::progress::{Progress, Unit, bytes};
-use crate::quantize_plan::{QuantizePlan, free_bytes};
+use crate::report::progress::{Progress, Unit, bytes};
+use crate::report::quantize_plan::{QuantizePlan, free_bytes};
 use crate::signals::Polling;
 
 /// Convert a model folder or GGUF file to a GGUF file of another type or layout
@@ -29,7 +29,7 @@ use crate::signals::Polling;
 /// Goes from the source to the final file in one pass and a bounded amount of memory. If it is stopped, or
 /// the disk is full, the same command goes on where it was.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct QuantizeArgs {
     /// Model folder or GGUF file
     source: PathBuf,
     /// GGUF file to write; it appears under this name only when it is complete
@@ -117,7 +117,7 @@ impl From<LayoutArg> for FileLayout {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: QuantizeArgs) -> anyhow::Result<()> {
     let model = open::load(Some(&args.source))?;
     open::mention(&model.notices);
     let types = args.types(&model)?;
@@ -317,7 +317,7 @@ impl Output {
     }
 }
 
-impl Args {
+impl QuantizeArgs {
     /// The types of all matrices; `None` if they stay what they are.
     fn types(&self, model: &LoadedModel) -> anyhow::Result<Option<TypePlan>> {
         let usage = |problem: String| anyhow::Error::from(CommandError::Usage(problem));

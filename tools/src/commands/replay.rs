@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use crate::exit::CommandError;
 use crate::open;
-use crate::plot;
-use crate::progress::bytes;
+use crate::report::plot;
+use crate::report::progress::bytes;
 
 /// Compare cache policies and sizes over a routing trace, recorded with `moelten bench --trace`
 ///
@@ -24,7 +24,7 @@ use crate::progress::bytes;
 /// from the disk, for caches that hold a part of all experts. Belady's policy, which knows the future, is the
 /// best that any could do.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct ReplayArgs {
     /// The trace
     trace: PathBuf,
     /// Shares of the experts that are resident, e.g. 25%,50%
@@ -56,7 +56,7 @@ struct Report {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: ReplayArgs) -> anyhow::Result<()> {
     let trace = Trace::open(&args.trace)?;
     let (header, tokens) = (trace.header().clone(), Tokens::of(&trace, args.skip));
     if tokens == Tokens::default() {

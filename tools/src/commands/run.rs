@@ -15,18 +15,18 @@ use moelten_tui::progress::PromptProgress;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
+use crate::chat::answerer::Answerer;
+use crate::chat::prompt;
+use crate::chat::sampling::SamplingArgs;
 use crate::exit::CommandError;
 use crate::open::{self, SessionArgs};
-use crate::prompt;
-use crate::responder::Responder;
-use crate::sampling::SamplingArgs;
 
 /// Answer one question and leave
 ///
 /// The question comes from --prompt, from --file or from a pipe. With both an option and a pipe, the piped
 /// text follows the question.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct RunArgs {
     /// GGUF file or model folder; the built-in model if there is none
     model: Option<PathBuf>,
     /// The question
@@ -54,23 +54,23 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let question = question(&args, notes)?;
     let system = args.system.as_deref().map(|text| prompt::text_or_file(text, notes)).transpose()?;
     let mut say = |tone, line: String| notes.line(tone, &line);
     let told: Option<Tell<'_>> = if args.json { None } else { Some(&mut say) };
-    let mut responder = Responder::open(args.model.as_deref(), &args.session, !args.no_template, told)?;
-    let about = responder.about().clone();
+    let mut answerer = Answerer::open(args.model.as_deref(), &args.session, !args.no_template, told)?;
+    let about = answerer.about().clone();
     let params = args.sampling.resolve(&about.hints)?;
     let ids = if args.no_template {
-        responder.language().plain(&question)?
+        answerer.language().plain(&question)?
     } else {
-        responder.check(system.as_deref())?;
+        answerer.check(system.as_deref())?;
         let system = system.into_iter().map(|text| Message::new(Role::System, text));
         // A pipe ends its text with a line end that nobody meant.
         let user = Message::new(Role::User, question.trim_end_matches(['\n', '\r']));
-        responder.language().conversation(&system.chain([user]).collect::<Vec<_>>())?
+        answerer.language().conversation(&system.chain([user]).collect::<Vec<_>>())?
     };
     let chatty = args.verbose || (notes.terminal && !args.json);
     if chatty {
@@ -85,13 +85,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         open::mention(&about.notices);
     }
     let answered = if args.json {
-        collect(&mut responder, &ids, &params, notes)
+        collect(&mut answerer, &ids, &params, notes)
     } else {
-        stream(&mut responder, &ids, &params, notes)?
+        stream(&mut answerer, &ids, &params, notes)?
     };
-    let answer = answered.map_err(|error| with_advice(error, &responder))?;
+    let answer = answered.map_err(|error| with_advice(error, &answerer))?;
     if args.json {
-        let object = object(&answer, &responder, params.sampler.seed);
+        let object = object(&answer, &answerer, params.sampler.seed);
         writeln!(io::stdout(), "{}", printable(&object))?;
     }
     if args.verbose {
@@ -118,7 +118,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// The question: an option, a pipe, or both, the pipe last.
-fn question(args: &Args, notes: Notes) -> anyhow::Result<String> {
+fn question(args: &RunArgs, notes: Notes) -> anyhow::Result<String> {
     let asked = match (&args.prompt, &args.file) {
         (Some(text), _) => Some(text.clone()),
         (None, Some(path)) => Some(prompt::file(path, notes)?),
@@ -145,21 +145,21 @@ type Answered = Result<Answer, EngineError>;
 
 /// Shows the answer as it comes.
 fn stream(
-    responder: &mut Responder,
+    answerer: &mut Answerer,
     ids: &[u32],
     params: &GenerateParams,
     notes: Notes,
 ) -> anyhow::Result<Answered> {
     let mut shown = AnswerStream::new(notes);
-    let answered = responder.answer(ids, params, &mut |event| shown.event(event));
+    let answered = answerer.answer(ids, params, &mut |event| shown.event(event));
     shown.finish()?;
     Ok(answered)
 }
 
 /// Waits for the whole answer.
-fn collect(responder: &mut Responder, ids: &[u32], params: &GenerateParams, notes: Notes) -> Answered {
+fn collect(answerer: &mut Answerer, ids: &[u32], params: &GenerateParams, notes: Notes) -> Answered {
     let mut progress = PromptProgress::new(notes);
-    let answered = responder.answer(ids, params, &mut |event| {
+    let answered = answerer.answer(ids, params, &mut |event| {
         if let Event::Prompt { done, total } = event {
             progress.update(done, total);
         }
@@ -170,11 +170,11 @@ fn collect(responder: &mut Responder, ids: &[u32], params: &GenerateParams, note
 }
 
 /// A prompt that is too long: how long, and which context would hold it at what price.
-fn with_advice(error: EngineError, responder: &Responder) -> anyhow::Error {
+fn with_advice(error: EngineError, answerer: &Answerer) -> anyhow::Error {
     let EngineError::ContextFull { tokens, context } = error else { return error.into() };
     let enough = (tokens + tokens / 4).next_multiple_of(1024);
-    let more = responder.kv_bytes(enough).saturating_sub(responder.kv_bytes(context));
-    let made_for = responder.about().made_for;
+    let more = answerer.kv_bytes(enough).saturating_sub(answerer.kv_bytes(context));
+    let made_for = answerer.about().made_for;
     let beyond = match made_for < enough {
         true => format!("; the model was made for {}, beyond that answers get worse", open::count(made_for)),
         false => String::new(),
@@ -189,7 +189,7 @@ fn with_advice(error: EngineError, responder: &Responder) -> anyhow::Error {
     .into()
 }
 
-fn object(answer: &Answer, responder: &Responder, seed: u64) -> Value {
+fn object(answer: &Answer, answerer: &Answerer, seed: u64) -> Value {
     let Answer { text, ids, reason, stats } = answer;
     let (reason, stop) = match reason {
         StopReason::EndOfTurn => ("end", None),
@@ -198,7 +198,7 @@ fn object(answer: &Answer, responder: &Responder, seed: u64) -> Value {
         StopReason::ContextFull => ("context_full", None),
         StopReason::Cancelled => ("cancelled", None),
     };
-    let about = responder.about();
+    let about = answerer.about();
     json!({
         "answer": text,
         "reason": reason,
@@ -206,7 +206,7 @@ fn object(answer: &Answer, responder: &Responder, seed: u64) -> Value {
         "ids": ids,
         "stats": numbers(stats),
         "model": about.name,
-        "context": responder.context(),
+        "context": answerer.context(),
         "seed": seed,
         "notices": about.notices,
     })

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::exit::CommandError;
 use crate::open;
-use crate::progress::{Progress, Unit, bytes};
+use crate::report::progress::{Progress, Unit, bytes};
 use crate::signals::Polling;
 
 /// Check a model file: its checksums, and every weight
@@ -19,7 +19,7 @@ use crate::signals::Polling;
 /// Files that `moelten quantize` wrote have a checksum for each tensor. Every weight is looked at, whether it
 /// is a number. With --source, also how far the weights are from those that the file was made from.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct VerifyArgs {
     /// GGUF file or model folder
     model: PathBuf,
     /// What it was made from: a model folder or GGUF file
@@ -34,7 +34,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: VerifyArgs) -> anyhow::Result<()> {
     let model = open::load(Some(&args.model))?;
     open::mention(&model.notices);
     let source = args.source.as_deref().map(|source| open::load(Some(source))).transpose()?;

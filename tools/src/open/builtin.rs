@@ -12,7 +12,7 @@ pub const INTRODUCTION: &str = "This is a tiny story-teller to try the machinery
                                 fragments of tales.\nA real model: moelten chat path/to/model.gguf";
 
 /// Written by `moelten quantize --type q8_0`; `models/README.md` says from what.
-static BYTES: &[u8] = include_bytes!("../../models/tiny-tales.gguf");
+static BYTES: &[u8] = include_bytes!("../../../models/tiny-tales.gguf");
 
 /// Opens it.
 ///

@@ -12,10 +12,10 @@ use moelten_loader::convert::{Conversion, Estimate};
 use moelten_loader::load::{self, LoadedModel};
 use serde_json::{Value, json};
 
-use crate::forecast::{Forecast, Speeds};
-use crate::memory_words;
 use crate::open::SessionArgs;
-use crate::progress::bytes;
+use crate::report::forecast::{Forecast, Speeds};
+use crate::report::memory_words;
+use crate::report::progress::bytes;
 
 /// Matrices of one class that get one type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -15,18 +15,18 @@ use moelten_tui::backend::{
 use moelten_tui::terminal::Tone;
 use moelten_tui::thinking;
 
+use crate::chat::answerer::{Answerer, Headers};
+use crate::chat::language::{Language, Prompt};
+use crate::chat::sampling::SamplingArgs;
 use crate::exit::{self, CommandError};
-use crate::language::{Language, Prompt};
-use crate::models::{Looker, Places};
+use crate::models::{ModelInspector, Places};
 use crate::open::{self, SessionArgs};
-use crate::responder::{Headers, Responder};
-use crate::sampling::SamplingArgs;
 use crate::signals::Polling;
 
 /// A model for a chat, which may ask for another one.
-pub struct Chatter {
+pub struct ChatBackend {
     /// `None` while models are changed, and if none could be opened again.
-    responder: Option<Responder>,
+    answerer: Option<Answerer>,
     /// Of the model that is open, or was last.
     language: Arc<Language>,
     /// Its file or folder; shared with those who look for others.
@@ -35,11 +35,11 @@ pub struct Chatter {
     sampling: SamplingArgs,
 }
 
-impl Chatter {
+impl ChatBackend {
     /// Opens a model for conversations.
     ///
     /// # Errors
-    /// As [`Responder::open`] and [`Responder::check`].
+    /// As [`Answerer::open`] and [`Answerer::check`].
     pub fn open(
         model: Option<&Path>,
         system: Option<&str>,
@@ -47,11 +47,11 @@ impl Chatter {
         sampling: &SamplingArgs,
         tell: Tell<'_>,
     ) -> anyhow::Result<Self> {
-        let responder = Responder::open(model, session, true, Some(tell))?;
-        responder.check(system)?;
+        let answerer = Answerer::open(model, session, true, Some(tell))?;
+        answerer.check(system)?;
         Ok(Self {
-            language: Arc::clone(responder.language()),
-            responder: Some(responder),
+            language: Arc::clone(answerer.language()),
+            answerer: Some(answerer),
             model: Arc::new(Mutex::new(model.map(Path::to_owned))),
             session: session.clone(),
             sampling: sampling.clone(),
@@ -59,8 +59,8 @@ impl Chatter {
     }
 
     /// The model that was opened first.
-    pub fn responder(&self) -> &Responder {
-        self.responder.as_ref().expect("a model is open until another is asked for")
+    pub fn answerer(&self) -> &Answerer {
+        self.answerer.as_ref().expect("a model is open until another is asked for")
     }
 
     /// How it likes to answer, and what the options say.
@@ -68,21 +68,21 @@ impl Chatter {
     /// # Errors
     /// Values out of range.
     pub fn params(&self) -> anyhow::Result<GenerateParams> {
-        self.sampling.resolve(&self.responder().about().hints)
+        self.sampling.resolve(&self.answerer().about().hints)
     }
 
     /// Looks for models that could take its place.
     pub fn finder(&self) -> Finder {
         let (session, open) = (self.session.clone(), Arc::clone(&self.model));
-        let base = self.responder().session.model().plan().base;
+        let base = self.answerer().session.model().plan().base;
         Arc::new(move |each| {
             // What the model owns is free before another is opened.
             let released = memory::owned_bytes().unwrap_or(0).saturating_sub(base);
             let open = open.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let (candidates, problems) = Places::here().and_beside(open.as_deref()).candidates();
-            let mut looker = Looker::new(&session, released);
+            let mut inspector = ModelInspector::new(&session, released);
             let notes = problems.into_iter().map(Found::Note);
-            let models = candidates.iter().map(|candidate| Found::Model(looker.look(candidate)));
+            let models = candidates.iter().map(|candidate| Found::Model(inspector.look(candidate)));
             let _ = notes.chain(models).chain([Found::All]).try_for_each(each);
         })
     }
@@ -94,33 +94,33 @@ impl Chatter {
         tell: Tell<'_>,
         polling: &Polling,
     ) -> anyhow::Result<Switched> {
-        let responder = Responder::of(headers, &self.session, Some(tell), Some(polling.stop()))?;
-        responder.about().notices.iter().for_each(|notice| tell(Tone::Dim, format!("note: {notice}")));
+        let answerer = Answerer::of(headers, &self.session, Some(tell), Some(polling.stop()))?;
+        answerer.about().notices.iter().for_each(|notice| tell(Tone::Dim, format!("note: {notice}")));
         let switched =
-            Switched { facts: responder.facts(), params: self.sampling.resolve(&responder.about().hints)? };
-        self.takes_over(responder);
+            Switched { facts: answerer.facts(), params: self.sampling.resolve(&answerer.about().hints)? };
+        self.takes_over(answerer);
         *self.model.lock().unwrap_or_else(PoisonError::into_inner) = model.map(Path::to_owned);
         Ok(switched)
     }
 
-    fn takes_over(&mut self, responder: Responder) {
-        self.language = Arc::clone(responder.language());
-        self.responder = Some(responder);
+    fn takes_over(&mut self, answerer: Answerer) {
+        self.language = Arc::clone(answerer.language());
+        self.answerer = Some(answerer);
     }
 }
 
-impl Backend for Chatter {
+impl Backend for ChatBackend {
     fn answer(
         &mut self,
         request: &Request,
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Answer, Failure> {
-        let Some(responder) = &mut self.responder else {
+        let Some(answerer) = &mut self.answerer else {
             return Err(Failure::Other("No model is open; /model FILE opens one".to_owned()));
         };
         let polling = Polling::begin();
         let Some(prompt) = self.language.prompt(request, polling.stop()).map_err(failure)? else {
-            let stats = GenerateStats { context_size: responder.context(), ..GenerateStats::default() };
+            let stats = GenerateStats { context_size: answerer.context(), ..GenerateStats::default() };
             return Ok(Answer { text: String::new(), ids: Vec::new(), reason: StopReason::Cancelled, stats });
         };
         let Prompt { ids, opened } = prompt;
@@ -133,7 +133,7 @@ impl Backend for Chatter {
             }
             other => on_event(other),
         };
-        let answer = responder.answer_unless(polling.stop(), &ids, &request.params, &mut on_event);
+        let answer = answerer.answer_unless(polling.stop(), &ids, &request.params, &mut on_event);
         let mut answer = answer.map_err(|error| match error {
             EngineError::ContextFull { tokens, context } => Failure::ContextFull { tokens, context },
             other => failure(other.into()),
@@ -157,7 +157,7 @@ impl Backend for Chatter {
         }
         // Both at once might not fit into memory; so what was begun ends, too, before the one from before
         // comes back.
-        self.responder = None;
+        self.answerer = None;
         give_back();
         tell(Tone::Dim, format!("Opening {}; Ctrl-C gives that up.", open::name(model)));
         let error = match self.open_another(model, headers, tell, &polling) {
@@ -166,8 +166,8 @@ impl Backend for Chatter {
         };
         give_back();
         let before = self.model.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match Responder::open(before.as_deref(), &self.session, true, None) {
-            Ok(responder) => self.takes_over(responder),
+        match Answerer::open(before.as_deref(), &self.session, true, None) {
+            Ok(answerer) => self.takes_over(answerer),
             Err(again) => {
                 let why = format!(
                     "{}. The model from before cannot be opened again: {}",
@@ -182,7 +182,7 @@ impl Backend for Chatter {
 
     fn beside(&self) -> Beside {
         let (counter, conversations) = (Arc::clone(&self.language), Arc::clone(&self.language));
-        let live = self.responder.as_ref().map(|responder| responder.session.model().live());
+        let live = self.answerer.as_ref().map(|answerer| answerer.session.model().live());
         Beside {
             count: Arc::new(move |text| match counter.tokenizer.encode_text(text) {
                 Ok(ids) => Ok(ids.len()),
@@ -230,39 +230,39 @@ mod tests {
     fn a_model_that_is_given_up_leaves_the_one_from_before() {
         let options = Options::parse_from(["test", "--threads", "1", "--max-tokens", "2", "--seed", "1"]);
         let (session, sampling) = (&options.session, &options.sampling);
-        let mut chatter = Chatter::open(None, None, session, sampling, &mut |_, _| ()).unwrap();
+        let mut backend = ChatBackend::open(None, None, session, sampling, &mut |_, _| ()).unwrap();
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-tales.gguf");
         // Somebody presses Ctrl-C when they see which one it is.
         let mut stops = |_, _| signals::stop();
-        assert_eq!(chatter.switch(Some(&file), &mut stops), Err(NotSwitched::Stopped(Before::OpenedAgain)));
+        assert_eq!(backend.switch(Some(&file), &mut stops), Err(NotSwitched::Stopped(Before::OpenedAgain)));
         // What is no model is refused before anything is closed.
-        let language = Arc::clone(&chatter.language);
+        let language = Arc::clone(&backend.language);
         let folder = tempfile::tempdir().unwrap();
         let broken = folder.path().join("broken.gguf");
         std::fs::write(&broken, "GGUF and no more").unwrap();
         for file in [Path::new("/no/such.gguf"), &broken] {
-            let refused = chatter.switch(Some(file), &mut |_, text| panic!("{text}"));
+            let refused = backend.switch(Some(file), &mut |_, text| panic!("{text}"));
             let name = file.display().to_string();
             let Err(NotSwitched::Refused(why, Before::Open)) = refused else { panic!("{refused:?}") };
             assert!(why.contains(&name), "{why}");
-            assert!(Arc::ptr_eq(&language, &chatter.language), "it is the same as before");
+            assert!(Arc::ptr_eq(&language, &backend.language), "it is the same as before");
         }
         let request = Request {
             messages: vec![Message::new(Role::User, "Hello")],
             begun: String::new(),
             think: true,
-            params: chatter.params().unwrap(),
+            params: backend.params().unwrap(),
         };
-        let answer = |chatter: &mut Chatter| chatter.answer(&request, &mut |_| ControlFlow::Continue(()));
-        assert!(!answer(&mut chatter).unwrap().text.is_empty());
-        assert!((chatter.beside().conversation)(&request.messages).is_some());
+        let answer = |backend: &mut ChatBackend| backend.answer(&request, &mut |_| ControlFlow::Continue(()));
+        assert!(!answer(&mut backend).unwrap().text.is_empty());
+        assert!((backend.beside().conversation)(&request.messages).is_some());
         // The one from before has gone meanwhile.
-        *chatter.model.lock().unwrap() = Some("/gone.gguf".into());
-        let nothing = chatter.switch(Some(&file), &mut stops);
+        *backend.model.lock().unwrap() = Some("/gone.gguf".into());
+        let nothing = backend.switch(Some(&file), &mut stops);
         assert!(matches!(nothing, Err(NotSwitched::NothingOpen(why)) if why.contains("/gone.gguf")));
-        assert!(matches!(answer(&mut chatter), Err(Failure::Other(why)) if why.contains("/model FILE")));
-        assert!((chatter.beside().count)("Hello").unwrap() > 0, "what is written is still counted");
-        chatter.switch(Some(&file), &mut |_, _| ()).unwrap();
-        assert!(!answer(&mut chatter).unwrap().text.is_empty());
+        assert!(matches!(answer(&mut backend), Err(Failure::Other(why)) if why.contains("/model FILE")));
+        assert!((backend.beside().count)("Hello").unwrap() > 0, "what is written is still counted");
+        backend.switch(Some(&file), &mut |_, _| ()).unwrap();
+        assert!(!answer(&mut backend).unwrap().text.is_empty());
     }
 }

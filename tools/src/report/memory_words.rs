@@ -11,9 +11,9 @@ use moelten_loader::load::LoadedModel;
 use moelten_tui::experts::Limits;
 use moelten_tui::terminal::Tone;
 
-use crate::forecast::{Forecast, Span, Speeds, tight_layers};
 use crate::open::SessionArgs;
-use crate::progress::bytes;
+use crate::report::forecast::{Forecast, Span, Speeds, tight_layers};
+use crate::report::progress::bytes;
 
 /// How long the disk is measured before a start: short beside reading the dense weights.
 const PROBE: Duration = Duration::from_millis(300);

@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_system_prompt_alone_is_counted_though_a_template_wants_a_question() {
-        let loaded = crate::builtin::load().unwrap();
+        let loaded = crate::open::builtin::load().unwrap();
         let language = |source: &str| {
             let template = ChatTemplate::new("test", source).unwrap();
             Language::new("m".into(), loaded.text().unwrap().tokenizer, Some(template))
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn what_was_stopped_ends_before_the_next_begins() {
-        let loaded = crate::builtin::load().unwrap();
+        let loaded = crate::open::builtin::load().unwrap();
         let template = loaded.chat_template().unwrap();
         let language = Arc::new(Language::new("m".into(), loaded.text().unwrap().tokenizer, template));
         let request = Request {

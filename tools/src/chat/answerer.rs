@@ -17,11 +17,12 @@ use moelten_tui::chat::Facts;
 use moelten_tui::experts::Limits;
 use moelten_tui::terminal::Tone;
 
+use crate::chat::language::Language;
 use crate::exit::CommandError;
-use crate::language::Language;
+use crate::models;
 use crate::open::{self, SessionArgs};
+use crate::report::memory_words;
 use crate::signals::Polling;
-use crate::{memory_words, models};
 
 /// A model whose headers were read, and not one weight.
 pub struct Headers {
@@ -52,7 +53,7 @@ impl Headers {
 }
 
 /// A model that answers.
-pub struct Responder {
+pub struct Answerer {
     pub(crate) session: Session,
     language: Arc<Language>,
     about: About,
@@ -81,7 +82,7 @@ pub struct About {
     pub limits: Limits,
 }
 
-impl Responder {
+impl Answerer {
     /// Opens a model and gets it ready; `None` is the built-in one. Its chat template is left aside unless
     /// `with_template`. What people should know about its memory before and after goes to `tell`, if there is
     /// one.

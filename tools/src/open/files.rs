@@ -1,0 +1,33 @@
+//! Opens the files of a model by path, or the one that the program carries. It must not know what the model
+//! is used for.
+
+use std::path::{Path, PathBuf};
+
+use moelten_loader::load::{self, LoadedModel};
+use moelten_tui::terminal::{Notes, Tone};
+
+use super::builtin;
+
+/// Opens a model; `None` is the one that the program carries.
+///
+/// # Errors
+/// As [`load::load`].
+pub fn load(model: Option<&Path>) -> anyhow::Result<LoadedModel> {
+    Ok(match model {
+        Some(path) => load::load(path)?,
+        None => builtin::load()?,
+    })
+}
+
+/// Says what is odd about a model's files without doing harm, a line each.
+pub fn mention(notices: &[String]) {
+    let notes = Notes::detect();
+    notices.iter().for_each(|notice| notes.line(Tone::Dim, &format!("note: {notice}")));
+}
+
+/// What to call the model: the file or folder, without the folders above it. Not filtered.
+pub fn name(model: Option<&Path>) -> String {
+    let Some(path) = model else { return builtin::NAME.to_owned() };
+    let full = path.canonicalize().unwrap_or_else(|_| PathBuf::from(path));
+    full.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
