@@ -53,7 +53,7 @@ pub enum CommandError {
          --no-template --prompt TEXT` lets it continue a text as it is"
     )]
     NoTemplate {
-        /// The model.
+        /// File or folder, as the person named it.
         model: String,
     },
     /// A prompt longer than the context.

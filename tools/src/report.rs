@@ -1,6 +1,7 @@
 //! Figures and words that commands print: forecasts, progress, drawings, measures of predictions. It must not
 //! know options.
 
+pub mod bench;
 pub mod divergence;
 pub mod forecast;
 pub mod memory_words;

@@ -57,7 +57,7 @@ fn a_model_that_does_not_fit_streams() {
     let budget = half();
     let options = ["--ram", &budget, "--ctx", "256"];
     let text = fit(&options).fine();
-    assert!(text.text().contains("STREAM, it runs with"), "{text:?}");
+    assert!(text.text().contains("STREAM, runs with"), "{text:?}");
     let report = json(&options);
     assert_eq!(report["verdict"], "stream");
     let share = report["experts"]["share"].as_f64().unwrap();

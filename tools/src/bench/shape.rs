@@ -84,11 +84,11 @@ pub struct Shape {
     pub tied_head: bool,
 }
 
-/// `qk_norm` of a shape.
+/// Norms on queries and keys before rope: `qk_norm = "per_head"` in the TOML file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShapeQkNorm {
-    /// None.
+    /// Queries and keys stay as projected.
     #[default]
     None,
     /// Each head by itself.

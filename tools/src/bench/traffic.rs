@@ -14,7 +14,7 @@ use moelten_loader::tensors::store::{MatrixRef, TensorStore};
 pub struct Size {
     /// Bytes as they lie in the file.
     pub bytes: u64,
-    /// Weights.
+    /// Elements of the matrices; each is one multiplication and one addition for a token.
     pub weights: u64,
 }
 

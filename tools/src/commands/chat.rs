@@ -54,7 +54,7 @@ pub struct ChatArgs {
     sampling: SamplingArgs,
 }
 
-/// `--color`.
+/// When the chat uses colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum ColorArg {
     /// As the terminal and NO_COLOR say
@@ -65,7 +65,7 @@ enum ColorArg {
     Never,
 }
 
-/// `--theme`.
+/// Terminal background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum ThemeArg {
     /// Light text on dark ground

@@ -46,7 +46,10 @@ const PROBE: Duration = Duration::from_millis(800);
 /// Bytes that are read to measure the RAM, at most.
 const PROBE_BYTES: u64 = 512 << 20;
 
-/// What to say.
+/// A line of the report: what, its value, and words behind it.
+type Row = (&'static str, String, String);
+
+/// Everything that is printed of a model that runs.
 struct Report<'a> {
     name: String,
     loaded: &'a LoadedModel,
@@ -165,89 +168,93 @@ impl Report<'_> {
     }
 
     fn text(&self) -> Result<String, std::fmt::Error> {
-        let plan = &self.plan;
         let mut out = String::new();
-        let what = match &plan.experts {
+        let what = match &self.plan.experts {
             Experts::Cached(cached) if cached.share() < 1.0 => {
-                format!("it runs with {:.0} % of its experts in memory", 100.0 * cached.share())
+                format!("runs with {:.0} % of its experts in memory", 100.0 * cached.share())
             }
             _ => "all of it fits".to_owned(),
         };
         writeln!(out, "{}: {}, {what}\n", self.name, self.verdict())?;
-        let mut row = |name: &str, value: String| writeln!(out, "  {name:<15} {value}");
-        let why = match self.session.compute().ram {
-            Ram::Auto => "what is free, with something left for others",
-            Ram::Min => "the least that it runs with",
-            Ram::Bytes(_) => "as asked",
-        };
-        let free = self.free.map_or_else(String::new, |free| format!("; {} are free now", bytes(free)));
-        row("budget", format!("{:>12}  {why}{free}", bytes(plan.budget)))?;
-        row("program", format!("{:>12}", bytes(plan.base)))?;
-        let place = match &plan.experts {
-            Experts::InPlace => "mapped, in place",
-            Experts::Cached(cached) if cached.embedding_in_file => {
-                "copied to memory; the embedding stays in the file, of which a token reads one row"
-            }
-            Experts::Cached(_) => "copied to memory",
-        };
-        row("other weights", format!("{:>12}  {place}", bytes(plan.dense)))?;
-        let (kv, tokens) = (self.session.compute().kv().name(), open::count(plan.context.tokens));
-        let why = open::context_words(&self.loaded.spec, plan.context);
-        row("context", format!("{:>12}  {tokens} tokens in {kv} ({why})", bytes(plan.kv)))?;
-        row("buffers", format!("{:>12}", bytes(plan.scratch)))?;
-        row("experts", self.experts_words())?;
-        row("together", format!("{:>12}", bytes(plan.needs())))?;
-        row("RAM", format!("{:>12.1}  GB/s", self.speeds.ram_gb_per_s))?;
-        let pattern = self.speeds.pattern;
-        row(
-            "disk",
-            match &self.speeds.disk_gb_per_s {
-                Ok(speed) => format!(
-                    "{speed:>12.2}  GB/s, reading {} at a time, {} on their way",
-                    bytes(pattern.block as u64),
-                    pattern.depth
-                ),
-                Err(why) => format!("{:>12}  {why}", "unknown"),
-            },
-        )?;
-        let f = &self.forecast;
-        row(
-            "one token",
-            format!(
-                "{:>12}  and {} of chosen experts",
-                bytes(f.dense_bytes as u64),
-                bytes(f.routed_bytes as u64)
-            ),
-        )?;
-        if self.verdict() == "STREAM" {
-            let Span { low, high } = f.hits;
-            let hits = if low == high {
-                percent(low)
-            } else {
-                format!("{:.0} to {:.0} %", 100.0 * low, 100.0 * high)
-            };
-            row(
-                "hits",
-                format!("{hits:>12}  of expert bytes found in memory, by how regular the routing is"),
-            )?;
+        for (name, value, words) in self.memory_rows().into_iter().chain(self.speed_rows()) {
+            writeln!(out, "{}", format!("  {name:<15} {value:>12}  {words}").trim_end())?;
         }
-        let speed = |span: Option<Span>| span.map_or_else(|| "unknown".to_owned(), memory_words::speed);
-        row(
-            "speed",
-            format!("{:>12}  tokens/s when warm, {} for the first tokens", speed(f.warm), speed(f.cold)),
-        )?;
-        if let Some(line) = memory_words::tight(self.loaded, plan) {
+        if let Some(line) = memory_words::tight(self.loaded, &self.plan) {
             writeln!(out, "\n{line}")?;
         }
         Ok(out)
     }
 
-    fn experts_words(&self) -> String {
+    fn memory_rows(&self) -> Vec<Row> {
+        let plan = &self.plan;
+        let why = match self.session.compute().ram {
+            Ram::Auto => "free memory, less a reserve for other programs",
+            Ram::Min => "the smallest that works",
+            Ram::Bytes(_) => "from --ram",
+        };
+        let free = self.free.map_or_else(String::new, |free| format!("; {} free now", bytes(free)));
+        let place = match &plan.experts {
+            Experts::InPlace => "mapped from the file",
+            Experts::Cached(cached) if cached.embedding_in_file => {
+                "copied to memory; the embedding is read from the file, one row per token"
+            }
+            Experts::Cached(_) => "copied to memory",
+        };
+        let (kv, tokens) = (self.session.compute().kv().name(), open::count(plan.context.tokens));
+        let why_context = open::context_words(&self.loaded.spec, plan.context);
+        let (expert_bytes, experts) = self.experts_words();
+        vec![
+            ("budget", bytes(plan.budget), format!("{why}{free}")),
+            ("program", bytes(plan.base), String::new()),
+            ("other weights", bytes(plan.dense), place.to_owned()),
+            ("context", bytes(plan.kv), format!("{tokens} tokens in {kv} ({why_context})")),
+            ("buffers", bytes(plan.scratch), String::new()),
+            ("experts", expert_bytes, experts),
+            ("total", bytes(plan.needs()), String::new()),
+        ]
+    }
+
+    fn speed_rows(&self) -> Vec<Row> {
+        let (f, pattern) = (&self.forecast, self.speeds.pattern);
+        let (disk, how) = match &self.speeds.disk_gb_per_s {
+            Ok(speed) => {
+                let (block, depth) = (bytes(pattern.block as u64), pattern.depth);
+                (format!("{speed:.2}"), format!("GB/s, in reads of {block}, {depth} in flight"))
+            }
+            Err(why) => ("unknown".to_owned(), why.clone()),
+        };
+        let (shared, routed) = (f.dense_bytes as u64, f.routed_bytes as u64);
+        let mut rows = vec![
+            ("RAM", format!("{:.1}", self.speeds.ram_gb_per_s), "GB/s".to_owned()),
+            ("disk", disk, how),
+            (
+                "read per token",
+                bytes(shared + routed),
+                format!("{} shared + {} experts", bytes(shared), bytes(routed)),
+            ),
+        ];
+        if self.verdict() == "STREAM" {
+            let Span { low, high } = f.hits;
+            let hits = match low == high {
+                true => percent(low),
+                false => format!("{:.0} to {:.0} %", 100.0 * low, 100.0 * high),
+            };
+            let words = "of expert bytes found in memory, depending on the text";
+            rows.push(("cache hits", hits, words.to_owned()));
+        }
+        let speed = |span: Option<Span>| span.map_or_else(|| "unknown".to_owned(), memory_words::speed);
+        let words = format!("tokens/s once warm, {} for the first tokens", speed(f.cold));
+        rows.push(("speed", speed(f.warm), words));
+        rows
+    }
+
+    /// Bytes of expert weights in memory, and which they are.
+    fn experts_words(&self) -> (String, String) {
         let plan = &self.plan;
         let total = bytes(plan.expert_bytes);
         match &plan.experts {
-            _ if plan.expert_bytes == 0 => format!("{:>12}  the model has none", "0 B"),
-            Experts::InPlace => format!("{total:>12}  mapped, in place, all of them"),
+            _ if plan.expert_bytes == 0 => ("0 B".to_owned(), "the model has none".to_owned()),
+            Experts::InPlace => (total, "all of them, mapped from the file".to_owned()),
             Experts::Cached(cached) => {
                 let shape = &cached.shape;
                 let kept = || shape.quotas.iter().zip(&shape.experts).filter(|&(_, &experts)| experts > 0);
@@ -258,12 +265,12 @@ impl Report<'_> {
                 let quotas = span(kept().map(|k| *k.0).min(), kept().map(|k| *k.0).max());
                 let experts = span(kept().map(|k| *k.1).min(), kept().map(|k| *k.1).max());
                 let how = if cached.direct { "direct reads" } else { "mapped" };
-                format!(
-                    "{:>12}  {quotas} of {experts} in each of {} layers, and {} on their way; {total} in the file, {how}",
-                    bytes(cached.bytes()),
-                    kept().count(),
-                    shape.spare.iter().sum::<usize>()
-                )
+                let (layers, spare) = (kept().count(), shape.spare.iter().sum::<usize>());
+                let words = format!(
+                    "{quotas} of {experts} in each of {layers} layers, and {spare} slots for reads in flight; {total} in \
+                     the file, {how}"
+                );
+                (bytes(cached.bytes()), words)
             }
         }
     }

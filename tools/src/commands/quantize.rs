@@ -97,7 +97,7 @@ fn override_of(text: &str) -> Result<Override, TypeError> {
     Override::parse(text)
 }
 
-/// `--layout`.
+/// How experts are stored in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum LayoutArg {
     /// As every program that reads GGUF knows them

@@ -25,7 +25,7 @@ use crate::report::progress::bytes;
 /// best that any could do.
 #[derive(Debug, clap::Args)]
 pub struct ReplayArgs {
-    /// The trace
+    /// Routing trace, recorded with `moelten bench --trace`
     trace: PathBuf,
     /// Shares of the experts that are resident, e.g. 25%,50%
     #[arg(long, value_name = "SHARES", value_delimiter = ',', default_value = "25%,50%,75%", value_parser = share)]

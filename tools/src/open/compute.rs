@@ -37,7 +37,7 @@ pub struct ComputeArgs {
     pub prefetch: PrefetchArg,
 }
 
-/// `--io`.
+/// Where expert weights come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum IoArg {
     /// In place if everything fits, direct reads otherwise
@@ -58,7 +58,7 @@ impl From<IoArg> for Io {
     }
 }
 
-/// `--prefetch`.
+/// When experts are read before the next layer asks for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum PrefetchArg {
     /// While it pays
@@ -79,7 +79,7 @@ impl From<PrefetchArg> for Prefetch {
     }
 }
 
-/// `--pin`.
+/// When worker threads stay on their CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum PinArg {
     /// With one thread for each performance core, while nobody else needs them
@@ -100,7 +100,7 @@ impl From<PinArg> for Pin {
     }
 }
 
-/// `--kv`.
+/// Element type of the KV cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum KvArg {
     /// Half precision

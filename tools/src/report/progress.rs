@@ -15,7 +15,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 pub enum Unit {
     /// Bytes, shown as MB and GB.
     Bytes,
-    /// Tokens.
+    /// Shown as a plain number with its rate.
     Tokens,
 }
 
