@@ -1,13 +1,11 @@
 //! The full screen in a real terminal: what a person sees, and what the terminal is like afterwards.
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
-#![cfg(unix)]
-
-mod common;
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use common::terminal::{ENDLESS, Terminal};
+use moelten_testing::skip;
+
+use crate::tmux::{ENDLESS, Terminal};
 
 /// Starts a chat on the full screen.
 #[track_caller]
@@ -23,7 +21,7 @@ fn answers(sight: &str) -> usize {
 
 #[test]
 fn a_conversation() {
-    let Some(terminal) = Terminal::open(100, 40) else { return };
+    let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
     chat(&terminal, "--max-tokens 12 --seed 3");
     terminal.see("not an assistant");
     terminal.enter("Tell me about a dog.");
@@ -85,8 +83,8 @@ fn a_conversation() {
 
 #[test]
 fn a_model_in_the_home_folder_is_opened_and_what_is_none_changes_nothing() {
-    let Some(terminal) = Terminal::open(100, 30) else { return };
-    std::fs::copy(common::builtin(), terminal.file("mine.gguf")).unwrap();
+    let Some(terminal) = Terminal::open(100, 30) else { skip!("tmux is not installed") };
+    std::fs::copy(crate::common::builtin(), terminal.file("mine.gguf")).unwrap();
     std::fs::write(terminal.file("broken.gguf"), "GGUF").unwrap();
     chat(&terminal, "--max-tokens 12");
     terminal.enter("/model broken.gguf");
@@ -102,7 +100,7 @@ fn a_model_in_the_home_folder_is_opened_and_what_is_none_changes_nothing() {
 
 #[test]
 fn nothing_is_kept_if_nobody_wants_it() {
-    let Some(terminal) = Terminal::open(100, 40) else { return };
+    let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
     chat(&terminal, "--max-tokens 12 --no-history");
     terminal.enter("hello");
     terminal.until("answered", |sight| answers(sight) == 1);
@@ -117,7 +115,7 @@ fn nothing_is_kept_if_nobody_wants_it() {
 /// Pastes that nobody marks are keys, more of them than one reading takes.
 #[test]
 fn keys_do_not_wait_for_other_keys() {
-    let Some(terminal) = Terminal::open(100, 30) else { return };
+    let Some(terminal) = Terminal::open(100, 30) else { skip!("tmux is not installed") };
     chat(&terminal, "--max-tokens 4");
     terminal.see("not an assistant");
     terminal.type_fast(&("word ".repeat(8000) + "and the end"));
@@ -130,7 +128,7 @@ fn keys_do_not_wait_for_other_keys() {
 
 #[test]
 fn two_hundred_lines_are_one_question() {
-    let Some(terminal) = Terminal::open(100, 40) else { return };
+    let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
     chat(&terminal, "--max-tokens 12 --ctx 8k");
     let lines: Vec<_> = (0..200).map(|i| format!("line {i}\n")).collect();
     terminal.paste(&lines.concat());
@@ -144,7 +142,7 @@ fn two_hundred_lines_are_one_question() {
 
 #[test]
 fn resizing_while_an_answer_is_written_and_ctrl_c() {
-    let Some(terminal) = Terminal::open(100, 30) else { return };
+    let Some(terminal) = Terminal::open(100, 30) else { skip!("tmux is not installed") };
     terminal.enter("export MOELTEN_ISA=scalar");
     chat(&terminal, ENDLESS);
     terminal.enter("hello");
@@ -170,7 +168,7 @@ fn resizing_while_an_answer_is_written_and_ctrl_c() {
 /// Megabytes take seconds until their tokens are known; the meter counts them too.
 #[test]
 fn a_prompt_of_megabytes_can_be_stopped() {
-    let Some(terminal) = Terminal::open(100, 30) else { return };
+    let Some(terminal) = Terminal::open(100, 30) else { skip!("tmux is not installed") };
     let text = "dog ".repeat(2_500_000);
     let question = format!("{{\"role\": \"user\", \"content\": \"{text}\"}}");
     let head = "\"format\": \"moelten conversation\", \"version\": 1, \"model\": \"m\", \"system\": null";
@@ -195,7 +193,7 @@ fn a_prompt_of_megabytes_can_be_stopped() {
 
 #[test]
 fn help_and_the_experts() {
-    let Some(terminal) = Terminal::open(80, 24) else { return };
+    let Some(terminal) = Terminal::open(80, 24) else { skip!("tmux is not installed") };
     chat(&terminal, "--max-tokens 12");
     terminal.press("F1");
     terminal.see("PgDn shows more");
@@ -213,7 +211,7 @@ fn help_and_the_experts() {
 
 #[test]
 fn an_editor_writes_the_question() {
-    let Some(terminal) = Terminal::open(80, 24) else { return };
+    let Some(terminal) = Terminal::open(80, 24) else { skip!("tmux is not installed") };
     std::fs::write(terminal.file("editor"), "#!/bin/sh\necho changed >> \"$1\"\n").unwrap();
     terminal.enter("chmod +x editor; export VISUAL=./editor");
     chat(&terminal, "--max-tokens 12");
@@ -227,7 +225,7 @@ fn an_editor_writes_the_question() {
 
 #[test]
 fn an_answer_goes_to_the_clipboard_of_the_terminal() {
-    let Some(terminal) = Terminal::open(80, 24) else { return };
+    let Some(terminal) = Terminal::open(80, 24) else { skip!("tmux is not installed") };
     assert!(terminal.command().args(["set", "-g", "set-clipboard", "on"]).status().unwrap().success());
     chat(&terminal, "--max-tokens 12");
     terminal.enter("hello");
@@ -244,7 +242,7 @@ fn an_answer_goes_to_the_clipboard_of_the_terminal() {
 
 #[test]
 fn a_file_is_a_line_beside_its_question() {
-    let Some(terminal) = Terminal::open(100, 30) else { return };
+    let Some(terminal) = Terminal::open(100, 30) else { skip!("tmux is not installed") };
     std::fs::write(terminal.file("notes.txt"), "The dog is called Rex.\n".repeat(5)).unwrap();
     std::fs::write(terminal.file("long.txt"), "dog ".repeat(50_000)).unwrap();
     chat(&terminal, "--max-tokens 12");
@@ -268,7 +266,7 @@ fn a_file_is_a_line_beside_its_question() {
 #[test]
 fn an_editor_is_suspended_and_ended_with_the_chat() {
     for signal in ["TERM", "HUP"] {
-        let Some(terminal) = Terminal::open(80, 24) else { return };
+        let Some(terminal) = Terminal::open(80, 24) else { skip!("tmux is not installed") };
         editor(&terminal);
         terminal.enter("set -m; clear");
         chat(&terminal, "");
@@ -288,7 +286,7 @@ fn an_editor_is_suspended_and_ended_with_the_chat() {
 #[test]
 fn signals_leave_the_terminal_as_it_was_and_keep_what_was_written() {
     for (signal, code) in [("TERM", 143), ("HUP", 129)] {
-        let Some(terminal) = Terminal::open(100, 40) else { return };
+        let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
         terminal.enter("export MOELTEN_ISA=scalar");
         chat(&terminal, ENDLESS);
         terminal.enter("hello there");
@@ -302,8 +300,8 @@ fn signals_leave_the_terminal_as_it_was_and_keep_what_was_written() {
 
 #[test]
 fn a_model_file_that_is_cut_leaves_the_terminal_as_it_was() {
-    let Some(terminal) = Terminal::open(100, 30) else { return };
-    std::fs::copy(common::builtin(), terminal.file("model.gguf")).unwrap();
+    let Some(terminal) = Terminal::open(100, 30) else { skip!("tmux is not installed") };
+    std::fs::copy(crate::common::builtin(), terminal.file("model.gguf")).unwrap();
     chat(&terminal, "--max-tokens 12 model.gguf");
     let file = std::fs::OpenOptions::new().write(true).open(terminal.file("model.gguf")).unwrap();
     file.set_len(8192).unwrap();
@@ -314,7 +312,7 @@ fn a_model_file_that_is_cut_leaves_the_terminal_as_it_was() {
 
 #[test]
 fn a_terminal_that_goes_away_ends_the_chat() {
-    let Some(terminal) = Terminal::open(100, 30) else { return };
+    let Some(terminal) = Terminal::open(100, 30) else { skip!("tmux is not installed") };
     terminal.enter("trap '' HUP; sh -c 'echo $$ > pid; exec $M chat'; echo rc=$? > rc");
     terminal.see("Ask; / for commands");
     let pid = std::fs::read_to_string(terminal.file("pid")).unwrap();
@@ -329,7 +327,7 @@ fn a_terminal_that_goes_away_ends_the_chat() {
 
 #[test]
 fn the_shell_can_have_the_terminal_for_a_while() {
-    let Some(terminal) = Terminal::open(80, 24) else { return };
+    let Some(terminal) = Terminal::open(80, 24) else { skip!("tmux is not installed") };
     terminal.enter("set -m; stty -a > before");
     terminal.enter("sh -c 'echo $$ > pid; exec $M chat'");
     terminal.see("Ask; / for commands");
@@ -354,7 +352,7 @@ fn the_shell_can_have_the_terminal_for_a_while() {
 #[test]
 fn small_and_colourless_terminals() {
     for (columns, rows) in [(1, 1), (20, 5)] {
-        let Some(terminal) = Terminal::open(columns, rows) else { return };
+        let Some(terminal) = Terminal::open(columns, rows) else { skip!("tmux is not installed") };
         terminal.enter("$M chat --max-tokens 12; echo rc=$? > rc");
         // Typed before the chat is there: nothing of it may get lost.
         terminal.enter("hello");
@@ -369,7 +367,7 @@ fn small_and_colourless_terminals() {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
-    let Some(terminal) = Terminal::open(80, 24) else { return };
+    let Some(terminal) = Terminal::open(80, 24) else { skip!("tmux is not installed") };
     terminal.enter("export NO_COLOR=1");
     chat(&terminal, "--max-tokens 12");
     terminal.enter("hello");
@@ -388,7 +386,7 @@ fn small_and_colourless_terminals() {
 #[test]
 fn a_suspended_chat_can_be_ended() {
     for editing in [false, true] {
-        let Some(terminal) = Terminal::open(80, 24) else { return };
+        let Some(terminal) = Terminal::open(80, 24) else { skip!("tmux is not installed") };
         editor(&terminal);
         terminal.enter("set -m; stty -a > before");
         terminal.enter("sh -c 'echo $$ > pid; exec $M chat'");

@@ -1,12 +1,10 @@
 //! `moelten fit` and what `run` and `chat` say about memory, on the built-in model as a file.
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
-
-mod common;
 
 use std::sync::OnceLock;
 
-use common::{BRIEF, Outcome, args, builtin, moelten, run};
 use serde_json::Value;
+
+use crate::common::{BRIEF, Outcome, args, builtin, moelten, run};
 
 const MIB: f64 = 1048576.0;
 

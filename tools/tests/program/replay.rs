@@ -1,16 +1,14 @@
 //! `moelten bench --trace` and `moelten replay` from outside: what is recorded, the table, the drawing, the
 //! JSON that other programs rely on, and wrong or damaged input.
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use common::{Outcome, args, moelten, run};
 use moelten_engine::experts::replay::Tokens;
 use moelten_engine::experts::trace::Trace;
 use serde_json::Value;
+
+use crate::common::{Outcome, args, moelten, run};
 
 /// A short run of the built-in model, recorded once for all tests, as a file in `folder`.
 fn record(folder: &Path) -> PathBuf {
@@ -116,7 +114,7 @@ fn wrong_use_and_damaged_traces_are_refused() {
         assert_eq!(replay(&path, wrong).harmless().code, Some(2), "{wrong:?}");
     }
     replay(&folder.path().join("none"), &[]).refused(6, "E-IO-01");
-    replay(&common::builtin(), &[]).refused(3, "E-FILE-02");
+    replay(&crate::common::builtin(), &[]).refused(3, "E-FILE-02");
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     let cut = replay(&path, &[]).refused(3, "E-FILE-02");
@@ -134,7 +132,7 @@ fn wrong_use_and_damaged_traces_are_refused() {
 fn a_disk_that_takes_no_more_is_an_error_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("t.trace");
-    let mut shell = common::clean(std::process::Command::new("sh"));
+    let mut shell = crate::common::clean(std::process::Command::new("sh"));
     let limited = "ulimit -f 1; exec \"$0\" \"$@\"";
     shell.args(["-c", limited, moelten().get_program().to_str().unwrap(), "bench", "--trace"]);
     shell.arg(&target).args(["--prefill", "100", "--decode", "0", "--repeat", "1"]);

@@ -1,13 +1,11 @@
 //! A model that thinks before it speaks, on the full screen: its thoughts are folded to a line while they
 //! come and afterwards.
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
-#![cfg(unix)]
 
-mod common;
-
-use common::terminal::Terminal;
-use common::{model_with, with_words};
 use moelten_loader::container::gguf::Value;
+use moelten_testing::skip;
+
+use crate::common::{model_with, with_words};
+use crate::tmux::Terminal;
 
 /// The built-in model with a template that opens a thought; every thirtieth word closes it.
 fn thinker(terminal: &Terminal) {
@@ -25,7 +23,7 @@ fn thinker(terminal: &Terminal) {
 
 #[test]
 fn thoughts_are_folded_as_they_come_and_afterwards() {
-    let Some(terminal) = Terminal::open(100, 30) else { return };
+    let Some(terminal) = Terminal::open(100, 30) else { skip!("tmux is not installed") };
     thinker(&terminal);
     terminal.enter("export MOELTEN_ISA=scalar");
     terminal.begin("--ctx 1k --max-tokens 150 --temp 5 --top-k 0 --top-p 1 --min-p 0 --seed 1 thinker.gguf");

@@ -1,17 +1,15 @@
 //! `moelten imatrix` and `moelten ppl --against`: what a model costs against itself and against worse ones,
 //! and importance files that do not depend on how they were made.
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Outcome, args, builtin, finish, model_with, moelten, run};
 use moelten_loader::container::gguf::{Array, Value};
 use moelten_loader::imatrix::{Gaps, ImportanceFile};
 use moelten_loader::load::load;
+
+use crate::common::{Outcome, args, builtin, finish, model_with, moelten, run};
 
 /// A folder with a text in it.
 struct Folder(tempfile::TempDir);

@@ -1,14 +1,11 @@
 //! `moelten quantize` as people use it: layouts there and back, what it refuses, and what `inspect` says of
 //! the result.
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
-
-mod common;
 
 use std::path::Path;
 
-use common::{args, builtin};
+use crate::common::{args, builtin};
 
-fn quantize(source: &Path, target: &Path, options: &[&str]) -> common::Outcome {
+fn quantize(source: &Path, target: &Path, options: &[&str]) -> crate::common::Outcome {
     let paths = [source, target].map(|path| path.to_str().unwrap());
     args([&["quantize"], &paths[..], options].concat())
 }
@@ -34,7 +31,7 @@ fn packed_and_back() {
 
     let answer = |model: &Path| {
         let run = ["run", model.to_str().unwrap(), "--prompt", "Once upon a time", "--no-template"];
-        args([&run, &common::BRIEF[..]].concat()).fine().out
+        args([&run, &crate::common::BRIEF[..]].concat()).fine().out
     };
     let expected = answer(&builtin());
     assert!(!expected.is_empty());

@@ -1,15 +1,13 @@
 //! `moelten quantize` when it is killed, when the disk fills up, when two run at once: the final name is
 //! absent or complete, the rerun gives the same bytes, the input is untouched. Faults F09 to F11, F13, F24.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{clean, run};
+use moelten_testing::skip;
+
+use crate::common::{clean, run};
 
 const TYPE: [&str; 2] = ["--type", "q4_k_m"];
 
@@ -149,8 +147,7 @@ fn f09_a_small_disk() {
     let size = format!("size={}", setting.expected.len() * 2 / 3);
     let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&disk).output();
     if !mount.is_ok_and(|mount| mount.status.success()) {
-        println!("skipped: no disk of our own can be mounted here");
-        return;
+        skip!("no tmpfs can be mounted; that needs root");
     }
     let target = disk.join("out.gguf");
     let refused = run(command(&setting.source, &target).args(TYPE), b"");
@@ -238,7 +235,7 @@ fn leftovers_are_looked_at() {
 fn inputs_are_never_outputs() {
     let setting = Setting::new();
     let folder = setting.folder.path();
-    let sound = std::fs::read(common::builtin()).unwrap();
+    let sound = std::fs::read(crate::common::builtin()).unwrap();
     let packed =
         |source: &Path, target: &Path| run(command(source, target).args(["--layout", "packed"]), b"");
     // The unfinished file would be the source, by its name or through a link.

@@ -1,13 +1,10 @@
 //! `moelten models` on a made-up home: what lies there is listed, whatever it is called and however damaged
 //! it is.
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 
-use common::{builtin, moelten, run};
+use crate::common::{builtin, moelten, run};
 
 fn write(path: &Path, bytes: &[u8]) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -1,9 +1,5 @@
 //! Every way out: exit codes and messages for wrong paths, missing rights, odd environments, signals, closed
 //! pipes.
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
-#![cfg(unix)]
-
-mod common;
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -13,8 +9,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{BRIEF, Outcome, args, builtin, clean, finish, model_with, moelten, run};
 use moelten_loader::container::gguf::{Array, Value};
+use moelten_testing::skip;
+
+use crate::common::{BRIEF, Outcome, args, builtin, clean, finish, model_with, moelten, run};
 
 fn ask(model: impl AsRef<OsStr>) -> Outcome {
     run(moelten().arg("run").arg(model).args(["-p", "hello"]).args(BRIEF), b"")
@@ -314,8 +312,7 @@ fn f13_signals_end_an_answer_within_a_second() {
 #[test]
 fn volunteers_for_the_oom_killer() {
     if !Path::new("/proc/self/oom_score_adj").exists() {
-        println!("skipped: no /proc/self/oom_score_adj here");
-        return;
+        skip!("no /proc/self/oom_score_adj");
     }
     let mut child = endless(&["run", "-p", "hello"]).spawn().unwrap();
     let mut first = [0];

@@ -1,11 +1,9 @@
 //! `moelten bench` and `moelten doctor` from outside: the JSON that other programs rely on, shapes, and wrong
 //! use.
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
-mod common;
-
-use common::{args, builtin, moelten, run};
 use serde_json::Value;
+
+use crate::common::{args, builtin, moelten, run};
 
 /// A run so short that it measures nothing, but does everything once.
 const TINY: [&str; 6] = ["--prefill", "8", "--decode", "2", "--repeat", "1"];

@@ -1,10 +1,8 @@
 //! `moelten run`: where questions come from, where answers go, what is said about it.
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
-mod common;
-
-use common::{BRIEF, Outcome, args, builtin, model_with, moelten, run};
 use serde_json::Value;
+
+use crate::common::{BRIEF, Outcome, args, builtin, model_with, moelten, run};
 
 fn ask(options: &[&str]) -> Outcome {
     args(["run"].iter().chain(options).chain(&BRIEF))

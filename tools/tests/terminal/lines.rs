@@ -1,13 +1,11 @@
 //! The chat line by line in a real terminal: what a person sees, and what the terminal is like afterwards.
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
-#![cfg(unix)]
-
-mod common;
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use common::terminal::{ENDLESS, Terminal};
+use moelten_testing::skip;
+
+use crate::tmux::{ENDLESS, Terminal};
 
 /// Starts a chat in line mode.
 #[track_caller]
@@ -19,7 +17,7 @@ fn chat(terminal: &Terminal, options: &str) {
 
 #[test]
 fn a_conversation() {
-    let Some(terminal) = Terminal::open(100, 40) else { return };
+    let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
     chat(&terminal, "--max-tokens 12 --seed 3");
     let screen = terminal.screen();
     assert!(
@@ -57,7 +55,7 @@ fn a_conversation() {
 
 #[test]
 fn ctrl_c_leaves_a_question_that_is_written_anew_as_it_was() {
-    let Some(terminal) = Terminal::open(100, 40) else { return };
+    let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
     chat(&terminal, "--max-tokens 12 --seed 3");
     terminal.enter("Tell me about a dog.");
     terminal.wait("tok/s, context", 1);
@@ -79,7 +77,7 @@ fn ctrl_c_leaves_a_question_that_is_written_anew_as_it_was() {
 
 #[test]
 fn a_paste_is_one_question() {
-    let Some(terminal) = Terminal::open(100, 40) else { return };
+    let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
     chat(&terminal, "--max-tokens 12 --no-history");
     terminal.paste("first\n/quit\nlast");
     terminal.wait("last", 1);
@@ -92,7 +90,7 @@ fn a_paste_is_one_question() {
 
 #[test]
 fn ctrl_c_stops_the_answer_and_not_the_program() {
-    let Some(terminal) = Terminal::open(100, 40) else { return };
+    let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
     terminal.enter("export MOELTEN_ISA=scalar");
     chat(&terminal, ENDLESS);
     terminal.enter("hello");
@@ -110,7 +108,7 @@ fn ctrl_c_stops_the_answer_and_not_the_program() {
 
 #[test]
 fn a_long_prompt_shows_progress_and_can_be_stopped() {
-    let Some(terminal) = Terminal::open(100, 40) else { return };
+    let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
     std::fs::write(terminal.file("long"), "dog ".repeat(6000)).unwrap();
     terminal.enter("MOELTEN_ISA=scalar $M run --ctx 32k -f long; echo rc=$?");
     terminal.wait("reading prompt ", 1);
@@ -122,7 +120,7 @@ fn a_long_prompt_shows_progress_and_can_be_stopped() {
 
 #[test]
 fn ctrl_c_at_the_prompt_hints_first() {
-    let Some(terminal) = Terminal::open(100, 40) else { return };
+    let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
     chat(&terminal, "");
     terminal.press("C-c");
     terminal.wait("Ctrl-C again", 1);
@@ -132,7 +130,7 @@ fn ctrl_c_at_the_prompt_hints_first() {
 
 #[test]
 fn ctrl_c_on_a_line_with_text_only_clears_it() {
-    let Some(terminal) = Terminal::open(100, 40) else { return };
+    let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
     chat(&terminal, "");
     for (index, key) in ["a", "b", "c"].into_iter().enumerate() {
         terminal.press(key);
@@ -155,7 +153,7 @@ fn ctrl_c_on_a_line_with_text_only_clears_it() {
 #[test]
 fn signals_leave_the_terminal_as_it_was() {
     for (signal, code) in [("TERM", 143), ("HUP", 129)] {
-        let Some(terminal) = Terminal::open(100, 40) else { return };
+        let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
         chat(&terminal, "");
         terminal.signal(signal);
         terminal.over(code);
@@ -165,7 +163,7 @@ fn signals_leave_the_terminal_as_it_was() {
 #[test]
 fn plain_and_small_terminals() {
     for (setup, columns, rows) in [("export NO_COLOR=1", 100, 40), ("export TERM=dumb", 100, 40)] {
-        let Some(terminal) = Terminal::open(columns, rows) else { return };
+        let Some(terminal) = Terminal::open(columns, rows) else { skip!("tmux is not installed") };
         terminal.enter(setup);
         chat(&terminal, "--max-tokens 12");
         terminal.enter("hello");
@@ -178,7 +176,7 @@ fn plain_and_small_terminals() {
         assert!(!styled.contains("\u{1b}["), "{setup}: {styled:?}");
     }
     for (columns, rows) in [(1, 1), (20, 5)] {
-        let Some(terminal) = Terminal::open(columns, rows) else { return };
+        let Some(terminal) = Terminal::open(columns, rows) else { skip!("tmux is not installed") };
         terminal.enter("$M chat --plain --max-tokens 12; echo rc=$? > rc");
         // Typed before the chat is there: nothing of it may get lost.
         terminal.enter("hello");

@@ -1,33 +1,9 @@
 //! A model that attacks the terminal: with its name, its template, its tokens. Nothing of it may come out.
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
-mod common;
-
-use std::path::PathBuf;
-
-#[cfg(unix)]
-use common::terminal::Terminal;
-use common::{args, model_with, moelten, run, set, with_words};
 use moelten_loader::container::gguf::Value;
 
-/// Sets the window's title, colours, writes the clipboard; in C0, C1 and unterminated forms.
-const ATTACKS: [&str; 5] = [
-    "\u{1b}]0;owned\u{7}",
-    "\u{1b}[31m",
-    "\u{1b}]52;c;b3duZWQ=\u{1b}\\",
-    "\u{9b}2J",
-    "\u{1b}]8;;http://owned",
-];
-
-/// The built-in model with attacks in every word of its vocabulary.
-fn hostile(folder: &tempfile::TempDir) -> PathBuf {
-    let path = folder.path().join("hostile\u{1b}[5m.gguf");
-    model_with(&path, |metadata| {
-        set(metadata, "general.name", |value| *value = Value::Str(format!("name{}", ATTACKS.concat())));
-        with_words(metadata, |id| format!(" {}word{id}", ATTACKS[id % ATTACKS.len()]));
-    });
-    path
-}
+use crate::common::hostile::{ATTACKS, hostile};
+use crate::common::{args, model_with, moelten, run, set};
 
 #[test]
 fn b68_words_that_attack_come_out_as_words() {
@@ -72,7 +48,7 @@ fn b61_templates_that_attack_in_their_errors_are_quoted_clean() {
 fn b10_keys_that_attack_are_quoted_clean() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");
-    let mut bytes = std::fs::read(common::builtin()).unwrap();
+    let mut bytes = std::fs::read(crate::common::builtin()).unwrap();
     // The first key, `general.architecture`, follows magic, version, two counts and its length.
     let key = &mut bytes[32..52];
     assert_eq!(key, b"general.architecture");
@@ -80,22 +56,4 @@ fn b10_keys_that_attack_are_quoted_clean() {
     std::fs::write(&path, bytes).unwrap();
     let outcome = args(["run", path.to_str().unwrap(), "-p", "hello"]).harmless();
     assert_eq!(outcome.code, Some(3), "{outcome:?}");
-}
-
-#[cfg(unix)]
-#[test]
-fn b68_on_the_full_screen_too() {
-    let Some(terminal) = Terminal::open(100, 30) else { return };
-    let folder = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink(hostile(&folder), terminal.file("model.gguf")).unwrap();
-    terminal.begin("--max-tokens 8 --seed 1 model.gguf");
-    terminal.see("Ask; / for commands");
-    terminal.enter("hello");
-    terminal.see("tok/s, context");
-    let title = terminal.command().args(["display-message", "-p", "#{pane_title}"]).output().unwrap();
-    assert!(!String::from_utf8(title.stdout).unwrap().contains("owned"));
-    let buffers = terminal.command().arg("list-buffers").output().unwrap();
-    assert!(buffers.stdout.is_empty(), "nothing went to the clipboard: {buffers:?}");
-    terminal.press("C-d");
-    terminal.over(0);
 }

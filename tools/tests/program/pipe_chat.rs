@@ -1,10 +1,8 @@
 //! `moelten chat` through pipes: questions in, answers out, everything else on stderr.
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
-mod common;
-
-use common::{Outcome, model_with, moelten, run};
 use moelten_loader::container::gguf::Value;
+
+use crate::common::{Outcome, model_with, moelten, run};
 
 fn chat(lines: &str) -> Outcome {
     run(moelten().args(["chat", "--seed", "3", "--max-tokens", "12"]), lines.as_bytes()).fine()

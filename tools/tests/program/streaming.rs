@@ -1,9 +1,5 @@
 //! Models that do not fit: what happens when files change, memory is short or the system refuses, from one
 //! end to the other.
-#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
-#![cfg(target_os = "linux")]
-
-mod common;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,9 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Outcome, builtin, clean, finish, moelten, run};
-use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
 use moelten_loader::container::gguf::{Gguf, Value};
+use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
+use moelten_testing::skip;
+
+use crate::common::cgroup::{self, Group};
+use crate::common::{Outcome, builtin, clean, finish, moelten, run};
 
 /// Options that keep a run going for thousands of tokens.
 const LONG: [&str; 12] =
@@ -142,8 +141,7 @@ fn f18_threads_that_do_not_start_are_a_clean_error() {
     // The limit does not hold for root.
     let user = ["setpriv", "--reuid=64123", "--regid=64123", "--clear-groups"];
     if limited(&user, &["--ram", "min"]).code != Some(0) {
-        println!("skipped: no other user can run the program here");
-        return;
+        skip!("setpriv cannot run the program as another user; that needs root and util-linux");
     }
     let mut codes = Vec::new();
     for processes in 1..10 {
@@ -224,40 +222,6 @@ fn many_experts(target: &Path) {
     writer.finish().unwrap();
 }
 
-/// A memory control group of version 1, removed at the end.
-struct Group(PathBuf);
-
-impl Group {
-    fn new(limit: u64) -> Option<Self> {
-        let path = PathBuf::from(format!("/sys/fs/cgroup/memory/moelten-test-{}", std::process::id()));
-        fs::create_dir(&path).ok()?;
-        let group = Self(path);
-        fs::write(group.0.join("memory.limit_in_bytes"), limit.to_string()).ok()?;
-        Some(group)
-    }
-
-    fn number(&self, file: &str) -> u64 {
-        fs::read_to_string(self.0.join(file)).unwrap().trim().parse().unwrap()
-    }
-
-    fn kills(&self) -> u64 {
-        let text = fs::read_to_string(self.0.join("memory.oom_control")).unwrap();
-        text.lines().find_map(|line| line.strip_prefix("oom_kill ")).map_or(0, |n| n.trim().parse().unwrap())
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // A group goes when its last process has been buried.
-        for _ in 0..100 {
-            if fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
 /// Bytes that nobody else could use while the process lives.
 fn owned(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -274,17 +238,16 @@ fn owned(pid: u32) -> u64 {
 fn f16_a_budget_is_kept_inside_a_group_that_is_little_larger() {
     const BUDGET: u64 = 72 << 20;
     let Some(group) = Group::new(BUDGET + (256 << 20)) else {
-        println!("skipped: no writable memory cgroup of version 1 here");
-        return;
+        skip!("{}", cgroup::NONE);
     };
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("many.gguf");
     many_experts(&model);
     let prompt = folder.path().join("prompt");
     fs::write(&prompt, "Once there was a dog who had a cat. ".repeat(100)).unwrap();
-    let script = "echo $$ > \"$GROUP/cgroup.procs\" && exec \"$@\"";
+    let script = "echo $$ > \"$GROUP\" && exec \"$@\"";
     let mut command = clean(Command::new("sh"));
-    command.env("GROUP", &group.0).args(["-c", script, "sh", env!("CARGO_BIN_EXE_moelten"), "run"]);
+    command.env("GROUP", group.members()).args(["-c", script, "sh", env!("CARGO_BIN_EXE_moelten"), "run"]);
     command.arg(&model).arg("-f").arg(&prompt).args(["--ram", "72M", "--ctx", "2k", "--max-tokens", "200"]);
     command.args(["--seed", "1", "--temp", "100", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--json"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
@@ -308,7 +271,7 @@ fn f16_a_budget_is_kept_inside_a_group_that_is_little_larger() {
         "{} MiB owned of {}, {} MiB of the group, {:?}",
         most >> 20,
         BUDGET >> 20,
-        group.number("memory.max_usage_in_bytes") >> 20,
+        group.peak() >> 20,
         outcome.took
     );
 }
