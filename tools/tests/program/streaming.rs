@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use moelten_loader::container::gguf::{Gguf, Value};
 use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
+use moelten_loader::container::gguf::{Gguf, Value};
 use moelten_testing::skip;
 
 use crate::common::cgroup::{self, Group};
