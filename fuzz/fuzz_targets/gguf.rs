@@ -1,5 +1,5 @@
-//! GGUF headers: any bytes are parsed or refused; what is parsed lies in the file and answers every getter, and records of
-//! a packed file have their matrices in them.
+//! GGUF headers: any bytes are parsed or refused; what is parsed lies in the file and answers every getter,
+//! and records of a packed file have their matrices in them.
 #![no_main]
 
 use std::path::Path;

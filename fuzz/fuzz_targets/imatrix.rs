@@ -1,4 +1,5 @@
-//! Importance files of both kinds: any bytes are read or refused; what is read gives finite importance for every role.
+//! Importance files of both kinds: any bytes are read or refused; what is read gives finite importance for
+//! every role.
 #![no_main]
 
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! safetensors headers, shard indices and plain JSON: any bytes are parsed or refused; what is parsed covers the file
-//! exactly, and no shard leaves the folder.
+//! safetensors headers, shard indices and plain JSON: any bytes are parsed or refused; what is parsed covers
+//! the file exactly, and no shard leaves the folder.
 #![no_main]
 
 use std::path::Path;

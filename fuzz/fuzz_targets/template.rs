@@ -1,5 +1,5 @@
-//! Chat templates: whatever the text, compiling and rendering end with a rendering or an error, and messages write no
-//! control token.
+//! Chat templates: whatever the text, compiling and rendering end with a rendering or an error, and messages
+//! write no control token.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

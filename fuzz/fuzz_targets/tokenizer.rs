@@ -1,5 +1,5 @@
-//! Tokenizers: any `tokenizer.json` and any metadata load or are refused, and what loads can encode and decode without
-//! making a control token from text.
+//! Tokenizers: any `tokenizer.json` and any metadata load or are refused, and what loads can encode and
+//! decode without making a control token from text.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! Routing traces: any bytes are parsed or refused; what is parsed keeps its promises, and caches can be replayed over it.
+//! Routing traces: any bytes are parsed or refused; what is parsed keeps its promises, and caches can be
+//! replayed over it.
 #![no_main]
 
 use std::path::Path;

@@ -1,8 +1,13 @@
 //! Discovery on a made-up home, and verdicts of what is found.
 
-use clap::Parser;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use super::*;
+use clap::Parser;
+use moelten_tui::picker::Verdict;
+
+use super::{ModelInspector, Places};
+use crate::open::{SessionArgs, builtin};
 
 /// The options that commands share.
 #[derive(Parser)]
@@ -108,8 +113,8 @@ fn models_are_found_beside_the_one_that_is_open() {
 fn the_hugging_face_cache_is_read_as_it_is_laid_out() {
     let root = tempfile::tempdir().unwrap();
     let hub = root.path().join("hub");
-    // Two revisions of which `main` names one, a repository with a folder for each variant, one without `main`, one without
-    // weights.
+    // Two revisions of which `main` names one, a repository with a folder for each variant, one without
+    // `main`, one without weights.
     for path in [
         "models--u--two/snapshots/old/old.gguf",
         "models--u--two/snapshots/new/new.gguf",
@@ -149,7 +154,7 @@ fn links_to_one_file_are_one_model_and_links_to_none_are_shown() {
     let names: Vec<_> = found(&places).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["broken.gguf", "link.gguf", builtin::NAME]);
     let session = session(&[]);
-    let broken = Looker::new(&session, 0).look(&places.candidates().0[0]);
+    let broken = ModelInspector::new(&session, 0).look(&places.candidates().0[0]);
     assert!(
         matches!(&broken.verdict, Verdict::Unreadable(why) if why.contains("No such file")),
         "{broken:?}"
@@ -166,8 +171,8 @@ fn each_model_has_its_verdict() {
     assert!(notes.is_empty(), "{notes:?}");
     let look = |options: &[&str]| {
         let session = session(options);
-        let mut looker = Looker::new(&session, 0);
-        candidates.iter().map(|candidate| looker.look(candidate)).collect::<Vec<_>>()
+        let mut inspector = ModelInspector::new(&session, 0);
+        candidates.iter().map(|candidate| inspector.look(candidate)).collect::<Vec<_>>()
     };
     let all = look(&["--ctx", "64"]);
     let [good, short, carried] = &all[..] else { panic!("{all:?}") };
