@@ -3,9 +3,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
-use moelten_tui::driver::Asked;
+use moelten_tui::driver::SignalRequest;
 #[cfg(unix)]
-use moelten_tui::{chat::IMPATIENCE, driver::LAST_WAIT};
+use moelten_tui::{chat::FORCE_QUIT_WITHIN, driver::SAVE_WAIT_MAX};
 
 /// Set by a signal or by [`stop`]; cleared by [`Polling::begin`].
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -46,16 +46,16 @@ pub fn stop() {
 }
 
 /// The request that arrived since the last call.
-pub fn asked() -> Option<Asked> {
+pub fn asked() -> Option<SignalRequest> {
     match ASKED.swap(0, Ordering::SeqCst) {
         0 => None,
         #[cfg(unix)]
-        signal_hook::consts::SIGINT => Some(Asked::Interrupt),
+        signal_hook::consts::SIGINT => Some(SignalRequest::Interrupt),
         #[cfg(unix)]
-        signal_hook::consts::SIGTSTP => Some(Asked::Suspend),
+        signal_hook::consts::SIGTSTP => Some(SignalRequest::Suspend),
         #[cfg(unix)]
-        signal_hook::consts::SIGCONT => Some(Asked::Resume),
-        _ => Some(Asked::End),
+        signal_hook::consts::SIGCONT => Some(SignalRequest::Resume),
+        _ => Some(SignalRequest::End),
     }
 }
 
@@ -131,7 +131,7 @@ pub fn install(lost_bytes: u8) {
             SIGNAL.store(signal, Ordering::SeqCst);
             ASKED.store(signal, Ordering::SeqCst);
             STOP.store(true, Ordering::SeqCst);
-            let again = last_interrupt.is_some_and(|at| at.elapsed() < IMPATIENCE);
+            let again = last_interrupt.is_some_and(|at| at.elapsed() < FORCE_QUIT_WITHIN);
             if POLLING.load(Ordering::SeqCst) == 0 || (signal == SIGINT && again) {
                 end(signal);
             }
@@ -159,7 +159,7 @@ const LOST_BYTES: &str = "\nerror[E-IO-06]: a model file became shorter or unrea
 #[cfg(unix)]
 fn wait_for_the_owner() {
     let asked = std::time::Instant::now();
-    while POLLING.load(Ordering::SeqCst) > 0 && asked.elapsed() < LAST_WAIT {
+    while POLLING.load(Ordering::SeqCst) > 0 && asked.elapsed() < SAVE_WAIT_MAX {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }

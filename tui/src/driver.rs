@@ -1,13 +1,33 @@
-//! Carries out what the chat asks for: in line mode (`line`), or on the full screen (`full`) with the model on a thread of
-//! its own (`worker`). All decisions are in the state machines; this part must not make any.
+//! Input, output, clock and threads of the chat: line mode, the full screen, files. It carries out what the
+//! state machines decide, and must not decide anything itself.
 
-mod desk;
+mod answer_stream;
+mod clipboard;
 mod editor;
-mod full;
-mod line;
-mod terminal;
-mod worker;
+mod file_jobs;
+mod file_names;
+mod file_worker;
+mod full_screen;
+mod history_file;
+mod line_editor;
+mod line_input;
+mod line_mode;
+mod message;
+mod model_worker;
+mod notes;
+mod private_file;
+mod prompt_progress;
+mod screen_mode;
+mod signal;
+pub mod terminal;
 
-pub use desk::LAST_WAIT;
-pub use full::{Asked, Controls, run as run_screen};
-pub use line::{AnswerStream, run as run_lines};
+pub use answer_stream::AnswerStream;
+pub use file_jobs::{StatePaths, last_conversation};
+pub use file_worker::SAVE_WAIT_MAX;
+pub use history_file::HistoryFile;
+pub use line_editor::{EditorInput, interactive};
+pub use line_input::{Input, NOT_UTF8, PlainInput, lossy};
+pub use line_mode::run as run_lines;
+pub use prompt_progress::PromptProgress;
+pub use screen_mode::{Controls, run as run_screen};
+pub use signal::SignalRequest;

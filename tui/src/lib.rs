@@ -1,24 +1,24 @@
-//! What people see: the chat as a pure state machine with a thin driver around it, progress lines, and the filter
-//! between untrusted text and the terminal. It never sees a tensor: answers come through [`backend::Backend`].
+//! The chat as pure state machines with a thin driver around them, and the filter between untrusted text and
+//! the terminal.
+//!
+//! | folder | holds | knows |
+//! |---|---|---|
+//! | `markdown` | text for a terminal: filter, colours, wrapping, Markdown | nothing below |
+//! | `input` | what a person writes: composer, commands, settings | `markdown` |
+//! | `chat` | the conversation as a state machine | `markdown`, `input` |
+//! | `experts` | the picture of the expert cache | `markdown`, `chat` |
+//! | `screen` | the full screen as a state machine | all of the above |
+//! | `driver` | input, output, clock and threads | all of the above |
+//!
+//! The crate never sees a tensor: answers come through [`chat::Backend`].
 
-pub mod backend;
 pub mod chat;
-pub mod command;
-pub mod complete;
-pub mod composer;
 pub mod driver;
-pub mod experts;
-pub mod figures;
-pub mod files;
-pub mod filter;
-pub mod input;
-pub mod markdown;
-pub mod picker;
-pub mod progress;
+mod experts;
+mod input;
+mod markdown;
 pub mod screen;
-pub mod settings;
-pub mod terminal;
-pub mod theme;
-pub mod thinking;
-pub mod transcript;
-pub mod wrap;
+
+pub use chat::{figures, thinking};
+pub use driver::terminal;
+pub use markdown::{filter, theme};

@@ -12,9 +12,9 @@ use moelten_engine::session::Session;
 use moelten_loader::load::LoadedModel;
 use moelten_loader::text::SamplingHints;
 use moelten_loader::text::chat::ChatTemplate;
-use moelten_tui::backend::Tell;
+use moelten_tui::chat::Tell;
 use moelten_tui::chat::Facts;
-use moelten_tui::experts::Limits;
+use moelten_tui::chat::Limits;
 use moelten_tui::terminal::Tone;
 
 use crate::chat::language::Language;

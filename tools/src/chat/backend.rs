@@ -9,9 +9,8 @@ use moelten_engine::api::{Answer, Event, ExpertMap, GenerateParams, GenerateStat
 use moelten_engine::error::EngineError;
 use moelten_engine::memory;
 use moelten_loader::io::give_back;
-use moelten_tui::backend::{
-    Backend, Before, Beside, Failure, Finder, Found, NotSwitched, Request, Switched, Tell,
-};
+use moelten_tui::chat::{Backend, Counters, Failure, NotSwitched, PreviousModel, Request, Switched, Tell};
+use moelten_tui::screen::{ModelSearch, SearchStep};
 use moelten_tui::terminal::Tone;
 use moelten_tui::thinking;
 
@@ -72,7 +71,7 @@ impl ChatBackend {
     }
 
     /// Searches for models to switch to.
-    pub fn finder(&self) -> Finder {
+    pub fn finder(&self) -> ModelSearch {
         let (session, open) = (self.session.clone(), Arc::clone(&self.model));
         let base = self.answerer().session.model().plan().base;
         Arc::new(move |each| {
@@ -81,9 +80,9 @@ impl ChatBackend {
             let open = open.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let (candidates, problems) = Places::here().and_beside(open.as_deref()).candidates();
             let mut inspector = ModelInspector::new(&session, released);
-            let notes = problems.into_iter().map(Found::Note);
-            let models = candidates.iter().map(|candidate| Found::Model(inspector.look(candidate)));
-            let _ = notes.chain(models).chain([Found::All]).try_for_each(each);
+            let notes = problems.into_iter().map(SearchStep::Problem);
+            let models = candidates.iter().map(|candidate| SearchStep::Model(inspector.look(candidate)));
+            let _ = notes.chain(models).chain([SearchStep::Done]).try_for_each(each);
         })
     }
 
@@ -151,9 +150,9 @@ impl Backend for ChatBackend {
             headers.check_template()?;
             Ok(headers)
         });
-        let headers = read.map_err(|error| not_switched(&error, Before::Open))?;
+        let headers = read.map_err(|error| not_switched(&error, PreviousModel::Untouched))?;
         if polling.stop().load(Ordering::SeqCst) {
-            return Err(NotSwitched::Stopped(Before::Open));
+            return Err(NotSwitched::Stopped(PreviousModel::Untouched));
         }
         // Both at once might not fit into memory, so each is dropped before the other is opened.
         self.answerer = None;
@@ -176,14 +175,14 @@ impl Backend for ChatBackend {
                 return Err(NotSwitched::NothingOpen(why));
             }
         }
-        Err(not_switched(&error, Before::OpenedAgain))
+        Err(not_switched(&error, PreviousModel::Reopened))
     }
 
-    fn beside(&self) -> Beside {
+    fn counters(&self) -> Counters {
         let (counter, conversations) = (Arc::clone(&self.language), Arc::clone(&self.language));
         let live = self.answerer.as_ref().map(|answerer| answerer.session.model().live());
-        Beside {
-            count: Arc::new(move |text| match counter.tokenizer.encode_text(text) {
+        Counters {
+            text: Arc::new(move |text| match counter.tokenizer.encode_text(text) {
                 Ok(ids) => Ok(ids.len()),
                 Err(error) => Err(message(&error.into())),
             }),
@@ -193,7 +192,7 @@ impl Backend for ChatBackend {
     }
 }
 
-fn not_switched(error: &anyhow::Error, before: Before) -> NotSwitched {
+fn not_switched(error: &anyhow::Error, before: PreviousModel) -> NotSwitched {
     let stopped = matches!(error.downcast_ref(), Some(CommandError::Stopped))
         || matches!(error.downcast_ref(), Some(EngineError::Cancelled));
     if stopped { NotSwitched::Stopped(before) } else { NotSwitched::Refused(message(error), before) }
@@ -233,7 +232,7 @@ mod tests {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-tales.gguf");
         // Ctrl-C as soon as the name is shown.
         let mut stops = |_, _| signals::stop();
-        assert_eq!(backend.switch(Some(&file), &mut stops), Err(NotSwitched::Stopped(Before::OpenedAgain)));
+        assert_eq!(backend.switch(Some(&file), &mut stops), Err(NotSwitched::Stopped(PreviousModel::Reopened)));
         // An invalid model is refused before anything is closed.
         let language = Arc::clone(&backend.language);
         let folder = tempfile::tempdir().unwrap();
@@ -242,7 +241,9 @@ mod tests {
         for file in [Path::new("/no/such.gguf"), &broken] {
             let refused = backend.switch(Some(file), &mut |_, text| panic!("{text}"));
             let name = file.display().to_string();
-            let Err(NotSwitched::Refused(why, Before::Open)) = refused else { panic!("{refused:?}") };
+            let Err(NotSwitched::Refused(why, PreviousModel::Untouched)) = refused else {
+                panic!("{refused:?}")
+            };
             assert!(why.contains(&name), "{why}");
             assert!(Arc::ptr_eq(&language, &backend.language), "the model is unchanged");
         }
@@ -254,13 +255,13 @@ mod tests {
         };
         let answer = |backend: &mut ChatBackend| backend.answer(&request, &mut |_| ControlFlow::Continue(()));
         assert!(!answer(&mut backend).unwrap().text.is_empty());
-        assert!((backend.beside().conversation)(&request.messages).is_some());
+        assert!((backend.counters().conversation)(&request.messages).is_some());
         // The previous model's file is gone.
         *backend.model.lock().unwrap() = Some("/gone.gguf".into());
         let nothing = backend.switch(Some(&file), &mut stops);
         assert!(matches!(nothing, Err(NotSwitched::NothingOpen(why)) if why.contains("/gone.gguf")));
         assert!(matches!(answer(&mut backend), Err(Failure::Other(why)) if why.contains("/model FILE")));
-        assert!((backend.beside().count)("Hello").unwrap() > 0, "the tokenizer stays usable");
+        assert!((backend.counters().text)("Hello").unwrap() > 0, "the tokenizer stays usable");
         backend.switch(Some(&file), &mut |_, _| ()).unwrap();
         assert!(!answer(&mut backend).unwrap().text.is_empty());
     }

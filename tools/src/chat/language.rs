@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Role};
 use moelten_loader::text::tokenizer::{Markup, Tokenizer};
-use moelten_tui::backend::Request;
+use moelten_tui::chat::Request;
 use moelten_tui::thinking;
 use serde_json::Value;
 

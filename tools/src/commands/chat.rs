@@ -4,13 +4,13 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use etcetera::BaseStrategy;
-use moelten_tui::chat::{self, Chat, FileEvent};
-use moelten_tui::driver::{self, Controls};
-use moelten_tui::files::{self, Kept, KeptHistory};
-use moelten_tui::input::{EditorInput, Input, PlainInput, interactive};
+use moelten_tui::chat::{Chat, ChatEvent, FileEvent};
+use moelten_tui::driver::{
+    self, Controls, EditorInput, HistoryFile, Input, PlainInput, StatePaths, interactive,
+};
 use moelten_tui::screen::Screen;
 use moelten_tui::terminal::{self, Notes, Tone};
-use moelten_tui::theme::{Choice, Look, Theme};
+use moelten_tui::theme::{ColourChoice, ColourScheme, Theme};
 
 use crate::chat::answerer::About;
 use crate::chat::backend::ChatBackend;
@@ -76,13 +76,13 @@ enum ThemeArg {
 impl ChatArgs {
     fn theme(&self) -> Theme {
         let choice = match self.color {
-            ColorArg::Auto => Choice::Auto,
-            ColorArg::Always => Choice::Always,
-            ColorArg::Never => Choice::Never,
+            ColorArg::Auto => ColourChoice::Auto,
+            ColorArg::Always => ColourChoice::Always,
+            ColorArg::Never => ColourChoice::Never,
         };
         let look = self.theme.map(|theme| match theme {
-            ThemeArg::Dark => Look::Dark,
-            ThemeArg::Light => Look::Light,
+            ThemeArg::Dark => ColourScheme::Dark,
+            ThemeArg::Light => ColourScheme::Light,
         });
         Theme::detect(choice, look)
     }
@@ -106,8 +106,8 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     if args.verbose {
         say(Tone::Dim, format!("seed {}", params.sampler.seed));
     }
-    let full = interactive() && !args.plain && terminal::can_do_more_than_lines();
-    let kept = if args.no_history || !interactive() { Kept::default() } else { kept() };
+    let full = interactive() && !args.plain && terminal::has_escape_sequences();
+    let kept = if args.no_history || !interactive() { StatePaths::default() } else { kept() };
     let mut chat = Chat::new(backend.answerer().facts(), params, system);
     if kept.conversation.is_some() {
         chat.keep_conversations();
@@ -127,7 +127,7 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     greeting(&about, args.model.is_none()).iter().for_each(|(tone, line)| notes.line(*tone, line));
     notes.line(Tone::Dim, "/help lists the commands, Ctrl-C stops an answer, Ctrl-D quits.");
     let mut backend = backend;
-    let first = last.map_or_else(Vec::new, |event| chat.handle(chat::Event::File(event)));
+    let first = last.map_or_else(Vec::new, |event| chat.handle(ChatEvent::File(event)));
     let mut input: Box<dyn Input> = if interactive() {
         terminal::remember();
         Box::new(EditorInput::new(kept.history.clone(), notes)?)
@@ -142,7 +142,7 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
 fn full_screen(
     chat: Chat,
     backend: ChatBackend,
-    kept: Kept,
+    kept: StatePaths,
     theme: Theme,
     greeting: Vec<(Tone, String)>,
     last: Option<FileEvent>,
@@ -151,19 +151,24 @@ fn full_screen(
     let polling = Polling::begin();
     signals::watch_job_control();
     let mut greeting = greeting;
-    let history = kept.history.clone().and_then(|path| match KeptHistory::open(path) {
+    let history = kept.history.clone().and_then(|path| match HistoryFile::open(path) {
         Ok(history) => Some(history),
         Err(error) => {
             greeting.push((Tone::Warning, format!("Input history is not saved: {error}")));
             None
         }
     });
-    let texts = history.as_ref().map(KeptHistory::texts).unwrap_or_default();
+    let texts = history.as_ref().map(HistoryFile::texts).unwrap_or_default();
     let mut screen = Screen::new(chat, theme, texts);
-    screen.greet(greeting);
+    screen.show_notes(greeting);
     let first = screen.open(last);
     let finder = backend.finder();
-    let controls = Controls { stop: signals::stop, asked: signals::asked, suspend: signals::suspend, finder };
+    let controls = Controls {
+        stop: signals::stop,
+        requested: signals::asked,
+        suspend: signals::suspend,
+        search: finder,
+    };
     driver::run_screen(screen, Box::new(backend), kept, history, controls, first)?;
     drop(polling);
     if signals::ended() { Err(CommandError::Stopped.into()) } else { Ok(()) }
@@ -181,16 +186,16 @@ fn greeting(about: &About, built_in: bool) -> Vec<(Tone, String)> {
 
 /// Files for history and conversation: in `~/.local/state/moelten`, by the XDG rules; none without a home
 /// folder.
-fn kept() -> Kept {
+fn kept() -> StatePaths {
     let state = etcetera::choose_base_strategy().ok().and_then(|strategy| strategy.state_dir());
     let file = |name| state.as_ref().map(|state| state.join("moelten").join(name));
-    Kept { history: file("history"), conversation: file("last-conversation.json") }
+    StatePaths { history: file("history"), conversation: file("last-conversation.json") }
 }
 
 /// Reads the last conversation.
 fn last_conversation() -> anyhow::Result<FileEvent> {
     let none = |why: &str| CommandError::Usage(format!("no conversation to continue: {why}"));
     let path = kept().conversation.ok_or_else(|| none("there is no home folder to save one in"))?;
-    let text = files::last_conversation(&path).map_err(|why| none(&format!("{}: {why}", path.display())))?;
+    let text = driver::last_conversation(&path).map_err(|why| none(&format!("{}: {why}", path.display())))?;
     Ok(FileEvent::Last { path, text })
 }

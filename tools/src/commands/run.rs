@@ -7,11 +7,10 @@ use std::path::PathBuf;
 use moelten_engine::api::{Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, StopReason};
 use moelten_engine::error::EngineError;
 use moelten_loader::text::chat::{Message, Role};
-use moelten_tui::backend::Tell;
+use moelten_tui::chat::Tell;
 use moelten_tui::chat::summary;
-use moelten_tui::driver::AnswerStream;
+use moelten_tui::driver::{AnswerStream, PromptProgress};
 use moelten_tui::figures;
-use moelten_tui::progress::PromptProgress;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 

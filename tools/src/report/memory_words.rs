@@ -8,7 +8,7 @@ use moelten_engine::model::Model;
 use moelten_engine::plan::{Experts, Plan, Ram};
 use moelten_loader::io::read_at::Access;
 use moelten_loader::load::LoadedModel;
-use moelten_tui::experts::Limits;
+use moelten_tui::chat::Limits;
 use moelten_tui::terminal::Tone;
 
 use crate::open::SessionArgs;

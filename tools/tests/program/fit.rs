@@ -147,7 +147,7 @@ fn a_slow_start_is_foretold_and_a_fast_one_is_not() {
         "of the experts stay in memory",
         "moelten fit",
         "cache, answer",
-        "owned now, at most",
+        "used, budget",
     ] {
         assert!(streamed.err.contains(part), "{part}: {streamed:?}");
     }

@@ -36,7 +36,7 @@ fn the_same_seed_repeats_a_conversation_and_a_retry_does_not_repeat_the_answer()
 #[test]
 fn later_turns_are_read_from_the_cache() {
     let outcome = chat("hello\nand then?\n/stats\n");
-    let cached = outcome.err.split("tokens, ").find_map(|rest| rest.split_once(" of them still in memory"));
+    let cached = outcome.err.split("tokens, ").find_map(|rest| rest.split_once(" from cache"));
     let cached: usize = cached.unwrap_or_else(|| panic!("{outcome:?}")).0.parse().unwrap();
     assert!(cached > 10, "{outcome:?}");
 }
@@ -101,5 +101,5 @@ fn thoughts_that_a_template_opens_are_part_of_the_answer_and_can_be_asked_away()
     let outcome = run(&mut command, b"one\n/think off\ntwo\n").fine();
     assert!(outcome.text().starts_with("<think>\n"), "{outcome:?}");
     assert_eq!(outcome.text().matches("<think>").count(), 1, "{outcome:?}");
-    assert!(chat("/think off\n").err.contains("cannot ask it not to think"));
+    assert!(chat("/think off\n").err.contains("cannot switch reasoning off"));
 }

@@ -48,7 +48,7 @@ fn f17_the_cache_shrinks_when_others_need_memory() {
     writeln!(input, "hello").unwrap();
     wait_for("tok/s, context");
     writeln!(input, "/stats").unwrap();
-    let memory = wait_for("owned now");
+    let memory = wait_for("used, budget");
     assert!(!memory.contains("given back"), "{memory}");
 
     let mut ballast = shell(&group, &format!("(head -c {BALLAST} /dev/zero; sleep 30) | tail >/dev/null"));
@@ -60,11 +60,11 @@ fn f17_the_cache_shrinks_when_others_need_memory() {
     // Two seconds it may take.
     std::thread::sleep(Duration::from_secs(2));
     writeln!(input, "hello again").unwrap();
-    let notice = wait_for("Memory got tight");
+    let notice = wait_for("Memory pressure");
     assert!(notice.contains("gave"), "{notice}");
     writeln!(input, "/stats").unwrap();
-    let memory = wait_for("owned now");
-    assert!(memory.contains("given back because memory was tight"), "{memory}");
+    let memory = wait_for("used, budget");
+    assert!(memory.contains("given back under memory pressure"), "{memory}");
     drop(input);
     assert!(chat.wait().unwrap().success());
     reader.join().unwrap();

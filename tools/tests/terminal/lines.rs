@@ -31,7 +31,7 @@ fn a_conversation() {
     terminal.enter("/retry");
     terminal.wait("tok/s, context", 3);
     terminal.enter("/undo");
-    terminal.wait("Took back 1 turn; 1 turn left.", 1);
+    terminal.wait("Removed 1 turn (1 left).", 1);
     terminal.enter("one\\");
     terminal.wait("\n. ", 1);
     terminal.enter("two");
@@ -62,10 +62,10 @@ fn ctrl_c_leaves_a_question_that_is_written_anew_as_it_was() {
     // On the line that it begins with, on an empty one, and in the middle of several.
     for (times, keys) in [&["C-c"][..], &["C-u", "C-c"], &["\\", "Enter", "C-c"]].into_iter().enumerate() {
         terminal.enter("/edit");
-        terminal.wait("Ctrl-C leaves that as it was.", times + 1);
+        terminal.wait("Ctrl-C cancels.", times + 1);
         terminal.until("to be changed", |sight| sight.trim_end().ends_with("> Tell me about a dog."));
         keys.iter().for_each(|key| terminal.press(key));
-        terminal.wait("The last question stays as it was.", times + 1);
+        terminal.wait("the last message is unchanged.", times + 1);
     }
     terminal.enter("And then?");
     terminal.wait("tok/s, context", 2);

@@ -11,7 +11,7 @@ use crate::tmux::{ENDLESS, Terminal};
 #[track_caller]
 fn chat(terminal: &Terminal, options: &str) {
     terminal.begin(options);
-    terminal.see("Ask; / for commands");
+    terminal.see("Type a message");
 }
 
 /// Answers that are complete have such a line each.
@@ -35,7 +35,7 @@ fn a_conversation() {
         sight != before && answers(sight) == 2 && !busy
     });
     terminal.press("M-u");
-    terminal.see("Took back 1 turn; 1 turn left.");
+    terminal.see("Removed 1 turn (1 left).");
     terminal.until("without the second question", |sight| !sight.contains("And then?"));
     terminal.press("M-e");
     terminal.see("\u{203a} Tell me about a dog.");
@@ -70,12 +70,12 @@ fn a_conversation() {
     });
     // An empty conversation does not replace it; and who gives a system prompt gets it.
     terminal.enter("/clear");
-    terminal.see("Until the next answer");
+    terminal.see("--continue opens the old one");
     terminal.enter("/quit");
     terminal.until("left", |sight| !sight.contains("F1 help"));
     terminal.enter("clear; $M chat --continue --max-tokens 12 --system 'Be brief.'");
     terminal.see("Loaded 2 messages.");
-    terminal.see("The system prompt is the one you gave now");
+    terminal.see("The system prompt is the one given now");
     terminal.enter("/system");
     terminal.see("system prompt: Be brief.");
     terminal.press("C-d");
@@ -88,10 +88,10 @@ fn a_model_in_the_home_folder_is_opened_and_what_is_none_changes_nothing() {
     std::fs::write(terminal.file("broken.gguf"), "GGUF").unwrap();
     chat(&terminal, "--max-tokens 12");
     terminal.enter("/model broken.gguf");
-    terminal.see("is open as before.");
+    terminal.see("is still open.");
     assert!(!terminal.sight().contains("Opening"), "{}", terminal.sight());
     terminal.enter("/model ~/mine.gguf");
-    terminal.see("mine.gguf answers from now on");
+    terminal.see("Switched to mine.gguf");
     terminal.enter("hello");
     terminal.until("answered", |sight| answers(sight) == 1);
     terminal.press("C-d");
@@ -196,15 +196,15 @@ fn help_and_the_experts() {
     let Some(terminal) = Terminal::open(80, 24) else { skip!("tmux is not installed") };
     chat(&terminal, "--max-tokens 12");
     terminal.press("F1");
-    terminal.see("PgDn shows more");
+    terminal.see("PgDn: more");
     terminal.press("q");
-    terminal.until("the help is gone", |sight| !sight.contains("PgDn shows more"));
+    terminal.until("the help is gone", |sight| !sight.contains("PgDn: more"));
     terminal.press("F2");
-    terminal.see("in memory");
+    terminal.see("resident");
     terminal.enter("hello");
     terminal.until("answered", |sight| answers(sight) == 1);
     terminal.press("F2");
-    terminal.until("the experts are gone", |sight| !sight.contains("in memory"));
+    terminal.until("the experts are gone", |sight| !sight.contains("resident"));
     terminal.press("C-d");
     terminal.over(0);
 }
@@ -231,7 +231,7 @@ fn an_answer_goes_to_the_clipboard_of_the_terminal() {
     terminal.enter("hello");
     terminal.until("answered", |sight| answers(sight) == 1);
     terminal.press("M-c");
-    terminal.see("Copied, if the terminal lets programs");
+    terminal.see("Copied, if the terminal allows");
     let copied = terminal.command().arg("show-buffer").output().unwrap();
     terminal.press("C-d");
     terminal.over(0);
@@ -248,10 +248,10 @@ fn a_file_is_a_line_beside_its_question() {
     chat(&terminal, "--max-tokens 12");
     terminal.enter("/file long.txt");
     terminal.enter("what is in it?");
-    terminal.see("is too long, the context holds 1024 tokens");
-    terminal.see("The question was not sent");
+    terminal.see("does not fit into the context of 1024 tokens");
+    terminal.see("The message was not sent");
     terminal.enter("/file notes.txt");
-    terminal.see("with notes.txt");
+    terminal.see("attached: notes.txt");
     terminal.enter("what is it called?");
     terminal.until("answered", |sight| answers(sight) == 1);
     let sight = terminal.sight();
@@ -314,7 +314,7 @@ fn a_model_file_that_is_cut_leaves_the_terminal_as_it_was() {
 fn a_terminal_that_goes_away_ends_the_chat() {
     let Some(terminal) = Terminal::open(100, 30) else { skip!("tmux is not installed") };
     terminal.enter("trap '' HUP; sh -c 'echo $$ > pid; exec $M chat'; echo rc=$? > rc");
-    terminal.see("Ask; / for commands");
+    terminal.see("Type a message");
     let pid = std::fs::read_to_string(terminal.file("pid")).unwrap();
     assert!(terminal.command().arg("kill-server").status().unwrap().success());
     let started = Instant::now();
@@ -330,7 +330,7 @@ fn the_shell_can_have_the_terminal_for_a_while() {
     let Some(terminal) = Terminal::open(80, 24) else { skip!("tmux is not installed") };
     terminal.enter("set -m; stty -a > before");
     terminal.enter("sh -c 'echo $$ > pid; exec $M chat'");
-    terminal.see("Ask; / for commands");
+    terminal.see("Type a message");
     terminal.press("d");
     for by_key in [true, false] {
         if by_key {
@@ -390,7 +390,7 @@ fn a_suspended_chat_can_be_ended() {
         editor(&terminal);
         terminal.enter("set -m; stty -a > before");
         terminal.enter("sh -c 'echo $$ > pid; exec $M chat'");
-        terminal.see("Ask; / for commands");
+        terminal.see("Type a message");
         if editing {
             terminal.press("C-g");
             terminal.see("it is open");

@@ -27,27 +27,27 @@ fn thoughts_are_folded_as_they_come_and_afterwards() {
     thinker(&terminal);
     terminal.enter("export MOELTEN_ISA=scalar");
     terminal.begin("--ctx 1k --max-tokens 150 --temp 5 --top-k 0 --top-p 1 --min-p 0 --seed 1 thinker.gguf");
-    terminal.see("Ask; / for commands");
+    terminal.see("Type a message");
     terminal.enter("hello");
     // Which words come depends on the last bits of the arithmetic: one answer of a few begins with a word and
     // ends the thought.
     let answered = |sight: &str| sight.matches("tok/s, context").count() == 1;
     for _ in 0..5 {
         terminal.until("answered", |sight| answered(sight) || sight.contains("Stopped before"));
-        if terminal.sight().contains("\u{25b8} thought for") {
+        if terminal.sight().contains("\u{25b8} reasoned for") {
             break;
         }
         terminal.press("M-r");
         terminal.until("asked again", |sight| !answered(sight));
     }
-    terminal.see("\u{25b8} thought for");
+    terminal.see("\u{25b8} reasoned for");
     let folded = terminal.sight();
     assert!(
         folded.contains("said") && !folded.contains("<think>") && !folded.contains("\u{2502} word"),
         "{folded}"
     );
     terminal.press("C-t");
-    terminal.see("\u{25be} thought for");
+    terminal.see("\u{25be} reasoned for");
     terminal.see("\u{2502} word");
     terminal.press("C-t");
     terminal.until("folded again", |sight| !sight.contains("\u{2502} word"));

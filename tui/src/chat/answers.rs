@@ -1,80 +1,84 @@
-//! What becomes of an answer: kept, cut, stopped, or none at all. It must not know how it is shown.
+//! What becomes of an answer: complete, cut, stopped, or none at all. It must not know how it is shown.
 
 use std::time::Duration;
 
 use moelten_engine::api::{Answer, GenerateStats, StopReason};
 use moelten_loader::text::chat::Role;
 
-use super::context::{Full, Then};
-use super::{Before, Busy, CONTEXT_WARNING_PERCENT, Chat, Effect, Interrupt, Room, Turn, note, summary};
-use crate::backend::Failure;
-use crate::terminal::Tone;
-use crate::{figures, thinking};
+use super::backend::Failure;
+use super::event::ChatEffect;
+use super::meter::CONTEXT_WARNING_PERCENT;
+use super::reports::summary;
+use super::state::{Busy, Chat, Interrupt, Meter, Overflow, Pending, Replaced, note};
+use super::tone::Tone;
+use super::turn::Turn;
+use super::{figures, thinking};
 
-/// What the conversation is like after an answer was computed, or not.
-pub(super) enum Settled {
-    /// There is an answer, or more of one.
+/// The state of the conversation after an answer was computed or failed.
+pub(super) enum AnswerOutcome {
+    /// There is an answer, or more of it.
     Answered,
-    /// The question has none.
-    Open,
-    /// There is no more of the answer than before.
-    NoMore,
-    /// There is no other answer: the one from before is there again.
-    NoOther,
-    /// This question has no answer: the one from before is there again, with its own.
-    NotInstead(Turn),
+    /// The question has no answer.
+    Unanswered,
+    /// The answer was not continued; it is as before.
+    NotContinued,
+    /// There is no new answer; the previous one is back.
+    AnswerRestored,
+    /// This edited question has no answer; the previous question and its answer are back.
+    TurnRestored(Turn),
 }
 
-impl Settled {
-    /// What can be done where there is no answer.
-    fn words(&self) -> &'static str {
+impl AnswerOutcome {
+    /// What the user can do without an answer.
+    fn hint(&self) -> &'static str {
         match self {
-            Self::Answered | Self::Open => "/retry asks again",
-            Self::NoMore => "the answer is as it was, and /more goes on with it",
-            Self::NoOther => "the answer is as it was",
-            Self::NotInstead(_) => "the last question is as it was, and Up brings back what you wrote",
+            Self::Answered | Self::Unanswered => "/retry tries again",
+            Self::NotContinued => "the answer is unchanged, and /more continues it",
+            Self::AnswerRestored => "the previous answer is unchanged",
+            Self::TurnRestored(_) => "the previous message is unchanged, and Up recalls the edited one",
         }
     }
 
-    /// What was wanted.
-    fn then(self) -> Then {
+    /// What was asked for, to be repeated when the context has room.
+    fn pending(self) -> Pending {
         match self {
-            Self::Answered | Self::NoMore => Then::GoOn,
-            Self::Open | Self::NoOther => Then::Anew,
-            Self::NotInstead(question) => Then::Instead(question),
+            Self::Answered | Self::NotContinued => Pending::Continue,
+            Self::Unanswered | Self::AnswerRestored => Pending::NewAnswer,
+            Self::TurnRestored(question) => Pending::ReplaceQuestion(question),
         }
     }
 }
 
 impl Chat {
-    pub(super) fn answered(&mut self, answer: Answer, now: Duration) -> Vec<Effect> {
+    pub(super) fn answered(&mut self, answer: Answer, now: Duration) -> Vec<ChatEffect> {
         let Answer { text, reason, stats, .. } = answer;
-        // Where the prompt was not even known nothing was computed.
+        // With 0 prompt tokens nothing was computed.
         if stats.prompt_tokens > 0 {
             self.last = Some(stats);
         }
-        // The model tells how long the conversation is, unless that was changed meanwhile.
-        let unchanged = self.room != Room::Unknown;
-        self.room = Room::Unknown;
+        // The statistics give the length of the conversation, unless it has changed since the request.
+        let unchanged = self.meter != Meter::Unknown;
+        self.meter = Meter::Unknown;
         let mut effects = match self.busy.take() {
-            Some(Busy::Answer { begun, before }) => {
-                // What it thought it does not see again: that is to be counted without.
+            Some(Busy::Answering { begun, replaced }) => {
+                // The model does not see its reasoning again, so an answer with reasoning has to be counted
+                // without it.
                 let whole =
-                    thinking::said(&begun).len() == begun.len() && thinking::said(&text).len() == text.len();
+                    [&begun, &text].into_iter().all(|part| thinking::answer(part).len() == part.len());
                 if unchanged && whole && !text.is_empty() {
-                    self.room = Room::Known(stats.context_used);
+                    self.meter = Meter::Known(stats.context_used);
                 }
-                self.answer_is_there(begun, before, text, reason, &stats, now)
+                self.end_answer(begun, replaced, text, reason, &stats, now)
             }
-            Some(Busy::Summary { upto, then }) => self.summarised(upto, then, text, &reason),
-            // Nobody has asked.
+            Some(Busy::Summarising { upto, pending }) => self.summarised(upto, pending, text, &reason),
+            // An answer that was not requested.
             other => {
                 self.busy = other;
                 Vec::new()
             }
         };
         if let Some(cache) = stats.cache {
-            // It may have taken some of it again meanwhile.
+            // The cache may have grown again since.
             let before = std::mem::replace(&mut self.given_back, cache.given_back_bytes);
             if self.given_back > before {
                 effects.extend(note(Tone::Warning, figures::given_back(self.given_back)));
@@ -83,107 +87,111 @@ impl Chat {
         effects
     }
 
-    fn answer_is_there(
+    fn end_answer(
         &mut self,
         begun: String,
-        before: Before,
+        replaced: Replaced,
         text: String,
         reason: StopReason,
         stats: &GenerateStats,
         now: Duration,
-    ) -> Vec<Effect> {
-        let settled = self.settle(begun, before, text);
+    ) -> Vec<ChatEffect> {
+        let outcome = self.settle(begun, replaced, text);
         if reason == StopReason::Cancelled {
             self.interrupted = Some(Interrupt::Stopped(now));
         }
-        let mut effects = match (&settled, &reason) {
-            (Settled::Answered, _) | (_, StopReason::ContextFull) => note(Tone::Dim, summary(&reason, stats)),
+        let mut effects = match (&outcome, &reason) {
+            (AnswerOutcome::Answered, _) | (_, StopReason::ContextFull) => {
+                note(Tone::Dim, summary(&reason, stats))
+            }
             (_, StopReason::Cancelled) => {
-                let what =
-                    if matches!(settled, Settled::NoMore) { "there was more" } else { "the answer began" };
-                return note(Tone::Dim, format!("Stopped before {what}; {}.", settled.words()));
+                let what = match outcome {
+                    AnswerOutcome::NotContinued => "it continued",
+                    _ => "the answer began",
+                };
+                return note(Tone::Dim, format!("Stopped before {what}; {}.", outcome.hint()));
             }
             _ => {
                 let mut effects = note(Tone::Dim, summary(&reason, stats));
-                effects.extend(note(Tone::Warning, format!("The model said nothing; {}.", settled.words())));
+                effects.extend(note(Tone::Warning, format!("The answer is empty; {}.", outcome.hint())));
                 effects
             }
         };
         if reason == StopReason::ContextFull {
             let size = stats.context_size;
-            let full = Full { tokens: size, context: size, cut: true, then: settled.then() };
-            effects.extend(self.ask_what_to_drop(full));
-        } else if let Room::Known(used) = self.room {
+            let overflow = Overflow { tokens: size, context: size, cut: true, pending: outcome.pending() };
+            effects.extend(self.ask_about_overflow(overflow));
+        } else if let Meter::Known(used) = self.meter {
             effects.extend(self.warn_of_the_end(used, stats.context_size));
         }
-        effects.extend(self.kept());
+        effects.extend(self.keep());
         effects
     }
 
-    /// Appends an answer to the conversation. One without a single word is none: then what it should have replaced comes
-    /// back, or the question stays open.
-    pub(super) fn settle(&mut self, begun: String, before: Before, text: String) -> Settled {
+    /// Appends an answer to the conversation. An empty text is no answer: then the replaced turns come back,
+    /// or the question stays unanswered.
+    pub(super) fn settle(&mut self, begun: String, replaced: Replaced, text: String) -> AnswerOutcome {
         if !text.is_empty() {
             self.turns.push(Turn::new(Role::Assistant, begun + &text));
-            return Settled::Answered;
+            return AnswerOutcome::Answered;
         }
-        let Before { from, turns } = before;
+        let Replaced { from, turns } = replaced;
         if turns.is_empty() {
-            return Settled::Open;
+            return AnswerOutcome::Unanswered;
         }
         let question = self.turns.split_off(from).pop();
         self.turns.extend(turns);
         match question {
             Some(question) => {
-                self.lie_beside(&question.files);
-                Settled::NotInstead(question)
+                self.reattach(&question.files);
+                AnswerOutcome::TurnRestored(question)
             }
-            None if begun.is_empty() => Settled::NoOther,
-            None => Settled::NoMore,
+            None if begun.is_empty() => AnswerOutcome::AnswerRestored,
+            None => AnswerOutcome::NotContinued,
         }
     }
 
-    /// The conversation is worth keeping as it is now: an empty one is not, and does not replace another.
-    pub(super) fn kept(&self) -> Option<Effect> {
-        (self.keeps && !self.turns.is_empty()).then(|| Effect::Keep(self.transcript()))
+    /// Saves the conversation for `--continue`, if that is on. An empty conversation does not replace a saved
+    /// one.
+    pub(super) fn keep(&self) -> Option<ChatEffect> {
+        (self.keeps && !self.turns.is_empty()).then(|| ChatEffect::Keep(self.transcript()))
     }
 
-    pub(super) fn warn_of_the_end(&mut self, used: usize, size: usize) -> Vec<Effect> {
+    /// Warns once that the context is nearly full.
+    pub(super) fn warn_of_the_end(&mut self, used: usize, size: usize) -> Vec<ChatEffect> {
         if self.warned || used * 100 < size * CONTEXT_WARNING_PERCENT {
             return Vec::new();
         }
         self.warned = true;
         let left = size - used.min(size);
-        note(
-            Tone::Warning,
-            format!(
-                "{left} tokens of the context are left. /undo or /clear make room; --ctx at the start gives more."
-            ),
-        )
+        let text = format!(
+            "{left} tokens of the context are left. /undo and /clear make room; a larger --ctx at the start holds more."
+        );
+        note(Tone::Warning, text)
     }
 
-    pub(super) fn failed(&mut self, shown: String, failure: Failure) -> Vec<Effect> {
-        self.room = Room::Unknown;
-        let settled = match self.busy.take() {
-            Some(Busy::Answer { begun, before }) => self.settle(begun, before, shown),
-            Some(Busy::Summary { then, .. }) => return self.ask_again_after(failure, then),
-            // Nobody has asked.
+    pub(super) fn failed(&mut self, shown: String, failure: Failure) -> Vec<ChatEffect> {
+        self.meter = Meter::Unknown;
+        let outcome = match self.busy.take() {
+            Some(Busy::Answering { begun, replaced }) => self.settle(begun, replaced, shown),
+            Some(Busy::Summarising { pending, .. }) => return self.summary_failed(failure, pending),
+            // A failure of something that was not requested.
             other => {
                 self.busy = other;
                 return Vec::new();
             }
         };
-        match (failure, settled) {
-            (Failure::ContextFull { tokens, context }, settled) => {
-                self.ask_what_to_drop(Full { tokens, context, cut: false, then: settled.then() })
+        match (failure, outcome) {
+            (Failure::ContextFull { tokens, context }, outcome) => {
+                self.ask_about_overflow(Overflow { tokens, context, cut: false, pending: outcome.pending() })
             }
-            (Failure::Other(text), Settled::Answered) => {
+            (Failure::Other(text), AnswerOutcome::Answered) => {
                 let mut effects = note(Tone::Error, format!("{text}. The answer so far is kept."));
-                effects.extend(self.kept());
+                effects.extend(self.keep());
                 effects
             }
-            (Failure::Other(text), settled @ Settled::NotInstead(_)) => {
-                note(Tone::Error, format!("{text}. Nothing was replaced: {}.", settled.words()))
+            (Failure::Other(text), outcome @ AnswerOutcome::TurnRestored(_)) => {
+                note(Tone::Error, format!("{text}. Nothing was replaced: {}.", outcome.hint()))
             }
             (Failure::Other(text), _) => note(Tone::Error, text),
         }

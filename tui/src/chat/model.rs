@@ -1,115 +1,114 @@
-//! What is asked of the model beside questions: a system prompt, not to think, and that another one takes its place.
+//! What the model is told besides questions: a system prompt and whether to reason. And the switch to another
+//! model.
 
 use std::path::PathBuf;
 
-use super::{Busy, Chat, Effect, Room, note};
-use crate::backend::{NotSwitched, Switched};
-use crate::command::Think;
-use crate::terminal::Tone;
+use super::backend::{NotSwitched, Switched};
+use super::event::ChatEffect;
+use super::state::{Busy, Chat, Meter, note};
+use super::tone::Tone;
+use crate::input::command::Reasoning;
 
 impl Chat {
-    pub(super) fn set_system(&mut self, text: Option<String>) -> Vec<Effect> {
+    pub(super) fn set_system(&mut self, text: Option<String>) -> Vec<ChatEffect> {
         match text {
             None => note(Tone::Plain, format!("system prompt: {}", self.system_text())),
             Some(text) if text.is_empty() => {
                 self.system = None;
-                self.room = Room::Unknown;
-                note(Tone::Dim, "There is no system prompt now.")
+                self.meter = Meter::Unknown;
+                note(Tone::Dim, "System prompt removed.")
             }
             Some(_) if !self.facts.supports_system => {
-                note(Tone::Error, "This model's chat template takes no system prompt; say it in a question.")
+                let text = "This model's chat template takes no system prompt; put it into a message.";
+                note(Tone::Error, text)
             }
             Some(text) => {
                 self.system = Some(text);
-                self.room = Room::Unknown;
-                note(Tone::Dim, "The system prompt counts from the next answer on.")
+                self.meter = Meter::Unknown;
+                note(Tone::Dim, "System prompt set; it applies to the next answer.")
             }
         }
     }
 
-    pub(super) fn set_think(&mut self, think: Option<Think>) -> Vec<Effect> {
-        let thought = self.thinks;
-        match think {
-            None => self.thoughts_shown = !self.thoughts_shown,
-            Some(Think::Off) if !self.facts.can_skip_thinking => {
-                let text =
-                    "This model's chat template cannot ask it not to think; /think hide folds thoughts away.";
+    pub(super) fn set_reasoning(&mut self, reasoning: Option<Reasoning>) -> Vec<ChatEffect> {
+        let before = self.thinks;
+        match reasoning {
+            None => self.reasoning_shown = !self.reasoning_shown,
+            Some(Reasoning::Off) if !self.facts.can_skip_thinking => {
+                let text = "This model's chat template cannot switch reasoning off; /think hide hides it.";
                 return note(Tone::Error, text);
             }
-            Some(Think::Off) => {
+            Some(Reasoning::Off) => {
                 self.thinks = false;
-                return note(Tone::Dim, "From the next answer on the model is asked not to think.");
+                return note(Tone::Dim, "Reasoning is off from the next answer on.");
             }
             Some(shown) => {
-                self.thoughts_shown = shown == Think::Show;
+                self.reasoning_shown = shown == Reasoning::Show;
                 self.thinks = true;
             }
         }
-        let shown =
-            if self.thoughts_shown { "Thoughts are shown." } else { "Thoughts are folded to a line." };
-        let asked = match (thought, self.thinks) {
+        let shown = if self.reasoning_shown { "Reasoning is shown." } else { "Reasoning is hidden." };
+        let allowed = match (before, self.thinks) {
             (true, _) => "",
-            (false, true) => " From the next answer on the model may think again.",
-            (false, false) => " The model is asked not to think, as before.",
+            (false, true) => " It is on again from the next answer on.",
+            (false, false) => " It is still off.",
         };
-        note(Tone::Dim, format!("{shown}{asked}"))
+        note(Tone::Dim, format!("{shown}{allowed}"))
     }
 
-    pub(super) fn switch(&mut self, model: Option<PathBuf>) -> Vec<Effect> {
-        self.busy = Some(Busy::Switch);
-        vec![Effect::Switch(model)]
+    pub(super) fn switch(&mut self, model: Option<PathBuf>) -> Vec<ChatEffect> {
+        self.busy = Some(Busy::Switching);
+        vec![ChatEffect::Switch(model)]
     }
 
-    pub(super) fn switched(&mut self, result: Result<Box<Switched>, NotSwitched>) -> Vec<Effect> {
+    pub(super) fn switched(&mut self, result: Result<Box<Switched>, NotSwitched>) -> Vec<ChatEffect> {
         self.busy = None;
         if result.as_ref().err().is_none_or(NotSwitched::closed) {
-            // The cache of whatever is open now has given nothing back yet.
+            // A model that was just opened has given nothing back yet.
             self.given_back = 0;
         }
-        let before = &self.facts.model;
         match result {
-            Err(why) => {
-                let mut effects = match why {
-                    NotSwitched::Stopped(_) => {
-                        note(Tone::Dim, format!("The other model was given up. {before} is open as before."))
-                    }
-                    NotSwitched::Refused(why, _) => {
-                        note(Tone::Error, format!("{why}. {before} is open as before."))
-                    }
-                    NotSwitched::NothingOpen(why) => {
-                        note(Tone::Error, format!("{why}. No model is open now; /model FILE opens one."))
-                    }
-                };
-                if self.asking.is_some() {
-                    effects.push(Effect::Ask);
-                }
-                effects
-            }
-            Ok(switched) => {
-                let Switched { facts, params } = *switched;
-                let mut effects = note(
-                    Tone::Dim,
-                    format!("{} answers from now on, with the settings it recommends.", facts.model),
-                );
-                if self.system.is_some() && !facts.supports_system {
-                    self.system = None;
-                    let text = "The system prompt is left out: this model's chat template takes none.";
-                    effects.extend(note(Tone::Warning, text));
-                }
-                if !self.thinks && !facts.can_skip_thinking {
-                    (self.thinks, self.thoughts_shown) = (true, false);
-                    let text = "This model cannot be asked not to think; thoughts are folded.";
-                    effects.extend(note(Tone::Warning, text));
-                }
-                self.facts = facts;
-                self.params = params;
-                self.last = None;
-                self.room = Room::Unknown;
-                self.warned = false;
-                // It was about the model from before.
-                self.asking = None;
-                effects
-            }
+            Err(why) => self.not_switched(why),
+            Ok(switched) => self.switched_to(*switched),
         }
+    }
+
+    fn not_switched(&self, why: NotSwitched) -> Vec<ChatEffect> {
+        let previous = &self.facts.model;
+        let mut effects = match why {
+            NotSwitched::Stopped(_) => note(Tone::Dim, format!("Cancelled. {previous} is still open.")),
+            NotSwitched::Refused(why, _) => note(Tone::Error, format!("{why}. {previous} is still open.")),
+            NotSwitched::NothingOpen(why) => {
+                note(Tone::Error, format!("{why}. No model is open now; /model FILE opens one."))
+            }
+        };
+        if self.overflow.is_some() {
+            effects.push(ChatEffect::Ask);
+        }
+        effects
+    }
+
+    fn switched_to(&mut self, switched: Switched) -> Vec<ChatEffect> {
+        let Switched { facts, params } = switched;
+        let text = format!("Switched to {}, with its recommended settings.", facts.model);
+        let mut effects = note(Tone::Dim, text);
+        if self.system.is_some() && !facts.supports_system {
+            self.system = None;
+            let text = "The system prompt was removed: this model's chat template takes none.";
+            effects.extend(note(Tone::Warning, text));
+        }
+        if !self.thinks && !facts.can_skip_thinking {
+            (self.thinks, self.reasoning_shown) = (true, false);
+            let text = "This model's chat template cannot switch reasoning off; it is hidden instead.";
+            effects.extend(note(Tone::Warning, text));
+        }
+        self.facts = facts;
+        self.params = params;
+        self.last = None;
+        self.meter = Meter::Unknown;
+        self.warned = false;
+        // It was about the previous model's context.
+        self.overflow = None;
+        effects
     }
 }

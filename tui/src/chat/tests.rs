@@ -1,14 +1,16 @@
-//! Transitions of the chat.
+//! Transitions of the conversation.
 
-mod lost;
-mod switched;
+mod nothing_lost;
+mod switching;
 
 use std::time::Duration;
 
 use moelten_engine::api::{Answer, CacheStats, GenerateParams, GenerateStats, StopReason};
 
+use moelten_loader::chat::{Message, Role};
+
 use super::*;
-use crate::command::TABLE;
+use crate::input::command::TABLE;
 
 fn chat() -> Chat {
     let facts = Facts {
@@ -24,14 +26,14 @@ fn at(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-fn answer(text: &str, reason: StopReason, used: usize) -> Event {
+fn answer(text: &str, reason: StopReason, used: usize) -> ChatEvent {
     let stats =
         GenerateStats { prompt_tokens: 5, context_used: used, context_size: 100, ..Default::default() };
-    Event::Answered(Box::new(Answer { text: text.into(), ids: vec![1], reason, stats }), at(0))
+    ChatEvent::Answered(Box::new(Answer { text: text.into(), ids: vec![1], reason, stats }), at(0))
 }
 
-fn enter(chat: &mut Chat, text: &str) -> Vec<Effect> {
-    chat.handle(Event::Entered(text.into()))
+fn enter(chat: &mut Chat, text: &str) -> Vec<ChatEffect> {
+    chat.handle(ChatEvent::Entered(text.into()))
 }
 
 /// Asks and answers.
@@ -40,17 +42,17 @@ fn turn(chat: &mut Chat, question: &str, reply: &str) {
     chat.handle(answer(reply, StopReason::EndOfTurn, 10));
 }
 
-fn request(effects: &[Effect]) -> &Request {
+fn request(effects: &[ChatEffect]) -> &Request {
     let found = effects.iter().find_map(|effect| match effect {
-        Effect::Answer(request) => Some(request),
+        ChatEffect::Answer(request) => Some(request),
         _ => None,
     });
     found.unwrap_or_else(|| panic!("no request in {effects:?}"))
 }
 
-fn said(effects: &[Effect]) -> String {
+fn said(effects: &[ChatEffect]) -> String {
     let notes = effects.iter().filter_map(|effect| match effect {
-        Effect::Note(_, text) => Some(text.as_str()),
+        ChatEffect::Note(_, text) => Some(text.as_str()),
         _ => None,
     });
     notes.collect::<Vec<_>>().join("\n")
@@ -67,21 +69,21 @@ fn texts(messages: &[Message]) -> Vec<String> {
     messages.iter().map(|m| format!("{}:{}", letter(m.role), m.content)).collect()
 }
 
-/// The same of the conversation, files included.
+/// The turns of the conversation in the same form, files included.
 fn turns(chat: &Chat) -> Vec<String> {
     texts(&chat.turns().iter().map(Turn::message).collect::<Vec<_>>())
 }
 
-/// What there is to do but for counting.
-fn without_counts(mut effects: Vec<Effect>) -> Vec<Effect> {
-    effects.retain(|effect| !matches!(effect, Effect::Count { .. }));
+/// The effects other than counting.
+fn without_counts(mut effects: Vec<ChatEffect>) -> Vec<ChatEffect> {
+    effects.retain(|effect| !matches!(effect, ChatEffect::Count { .. }));
     effects
 }
 
-/// The number and the messages of what is to be counted.
-fn count(effects: &[Effect]) -> (u64, Vec<String>) {
+/// The number and the messages of the requested count.
+fn count(effects: &[ChatEffect]) -> (u64, Vec<String>) {
     let found = effects.iter().find_map(|effect| match effect {
-        Effect::Count { number, messages } => Some((*number, texts(messages))),
+        ChatEffect::Count { number, messages } => Some((*number, texts(messages))),
         _ => None,
     });
     found.unwrap_or_else(|| panic!("nothing is counted in {effects:?}"))
@@ -91,9 +93,9 @@ fn file(name: &str, text: &str) -> Attachment {
     Attachment { name: name.into(), text: text.into(), tokens: 2 }
 }
 
-/// A file was read, or not.
-fn attached(result: Result<Attachment, String>) -> Event {
-    Event::File(FileEvent::Attached { path: "f.txt".into(), result, replaced: false })
+/// The result of reading a file.
+fn attached(result: Result<Attachment, String>) -> ChatEvent {
+    ChatEvent::File(FileEvent::Attached { path: "f.txt".into(), result, replaced: false })
 }
 
 #[test]
@@ -119,7 +121,7 @@ fn blank_lines_ask_nothing() {
 #[test]
 fn retry_replaces_the_answer_with_another_seed() {
     let mut chat = chat();
-    assert!(said(&enter(&mut chat, "/retry")).contains("no question"));
+    assert!(said(&enter(&mut chat, "/retry")).contains("no message"));
     let first = request(&enter(&mut chat, "hello")).clone();
     chat.handle(answer("hi", StopReason::EndOfTurn, 10));
     let second = request(&enter(&mut chat, "/retry")).clone();
@@ -141,14 +143,14 @@ fn a_retry_that_is_stopped_at_once_keeps_the_old_answer() {
 }
 
 #[test]
-fn undo_takes_back_turns() {
+fn undo_removes_turns() {
     let mut chat = chat();
-    assert!(said(&enter(&mut chat, "/undo")).contains("nothing"));
+    assert!(said(&enter(&mut chat, "/undo")).contains("no turn"));
     for question in ["one", "two", "three", "four"] {
         turn(&mut chat, question, "ok");
     }
-    assert!(said(&enter(&mut chat, "/undo")).contains("Took back 1 turn; 3 turns left"));
-    assert!(said(&enter(&mut chat, "/undo 2")).contains("Took back 2 turns; 1 turn left"));
+    assert!(said(&enter(&mut chat, "/undo")).contains("Removed 1 turn (3 left)"));
+    assert!(said(&enter(&mut chat, "/undo 2")).contains("Removed 2 turns (1 left)"));
     assert_eq!(turns(&chat), ["u:one", "a:ok"]);
     enter(&mut chat, "/undo 99");
     assert!(chat.turns().is_empty());
@@ -177,7 +179,7 @@ fn a_stopped_answer_is_kept_and_one_that_never_began_can_be_asked_again() {
     assert_eq!(texts(&request(&enter(&mut chat, "/retry")).messages).last().unwrap(), "u:more");
     chat.handle(answer("", StopReason::Cancelled, 10));
     let effects = enter(&mut chat, "something else");
-    assert!(said(&effects).contains("left out"));
+    assert!(said(&effects).contains("was dropped"));
     assert_eq!(texts(&request(&effects).messages), ["u:hello", "a:partly", "u:something else"]);
 }
 
@@ -193,22 +195,22 @@ fn a_seed_set_later_counts_from_its_setting_on() {
 }
 
 #[test]
-fn the_first_interrupt_hints_and_the_second_leaves() {
+fn the_first_interrupt_hints_and_the_second_quits() {
     let mut chat = chat();
-    let effects = chat.handle(Event::Interrupted(at(0)));
+    let effects = chat.handle(ChatEvent::Interrupted(at(0)));
     assert!(said(&effects).contains("Ctrl-D"));
     enter(&mut chat, "/show");
-    assert_ne!(chat.handle(Event::Interrupted(at(10))), [Effect::Quit]);
-    // Long after the hint is gone it is the first one again.
-    assert_ne!(chat.handle(Event::Interrupted(at(60_000))), [Effect::Quit]);
-    assert_eq!(chat.handle(Event::Interrupted(at(62_000))), [Effect::Quit]);
+    assert_ne!(chat.handle(ChatEvent::Interrupted(at(10))), [ChatEffect::Quit]);
+    // After the hint has disappeared it counts as the first one again.
+    assert_ne!(chat.handle(ChatEvent::Interrupted(at(60_000))), [ChatEffect::Quit]);
+    assert_eq!(chat.handle(ChatEvent::Interrupted(at(62_000))), [ChatEffect::Quit]);
 }
 
 #[test]
-fn a_question_waits_for_the_file_beside_it() {
+fn a_question_waits_for_its_file() {
     let mut chat = chat();
     enter(&mut chat, "/file f.txt");
-    assert!(said(&enter(&mut chat, "what is in it?")).contains("waits for the file"));
+    assert!(said(&enter(&mut chat, "what is in it?")).contains("when the attached file is read"));
     let asked = texts(&request(&chat.handle(attached(Ok(file("f.txt", "the file"))))).messages).join("");
     assert!(asked.contains("the file") && asked.contains("what is in it?"), "{asked}");
     chat.handle(answer("ok", StopReason::EndOfTurn, 10));
@@ -219,7 +221,7 @@ fn a_question_waits_for_the_file_beside_it() {
 }
 
 #[test]
-fn commands_that_leave_the_turns_alone_leave_editing_alone() {
+fn commands_that_do_not_change_turns_do_not_end_editing() {
     let mut chat = chat();
     enter(&mut chat, "one");
     chat.handle(answer("first", StopReason::EndOfTurn, 10));
@@ -227,24 +229,24 @@ fn commands_that_leave_the_turns_alone_leave_editing_alone() {
     enter(&mut chat, "/stats");
     assert!(chat.editing());
     enter(&mut chat, "two");
-    assert_eq!(chat.turns().len(), 1, "in the place of the last question");
+    assert_eq!(chat.turns().len(), 1, "it replaces the last question");
 }
 
 #[test]
-fn an_interrupt_right_after_one_that_stopped_an_answer_leaves() {
-    for (ms, leaves) in [(900, true), (1500, false)] {
+fn an_interrupt_right_after_one_that_stopped_an_answer_quits() {
+    for (ms, quits) in [(900, true), (1500, false)] {
         let mut chat = chat();
         enter(&mut chat, "hello");
         chat.handle(answer("part", StopReason::Cancelled, 10));
-        assert_eq!(chat.handle(Event::Interrupted(at(ms))) == [Effect::Quit], leaves, "{ms} ms");
+        assert_eq!(chat.handle(ChatEvent::Interrupted(at(ms))) == [ChatEffect::Quit], quits, "{ms} ms");
     }
 }
 
 #[test]
-fn the_end_of_input_and_quit_leave() {
-    assert_eq!(chat().handle(Event::EndOfInput), [Effect::Quit]);
+fn the_end_of_input_and_quit_end_the_chat() {
+    assert_eq!(chat().handle(ChatEvent::EndOfInput), [ChatEffect::Quit]);
     for line in ["/quit", "/exit", "/bye"] {
-        assert_eq!(enter(&mut chat(), line), [Effect::Quit]);
+        assert_eq!(enter(&mut chat(), line), [ChatEffect::Quit]);
     }
 }
 
@@ -297,31 +299,31 @@ fn the_end_of_the_context_is_never_silent() {
     enter(&mut chat, "more");
     assert!(!said(&chat.handle(answer("ok", StopReason::EndOfTurn, 90))).contains("are left"), "said once");
     enter(&mut chat, "more");
-    assert_eq!(chat.handle(answer("o", StopReason::ContextFull, 100)).last(), Some(&Effect::Ask));
-    let cut = chat.asking().unwrap();
+    assert_eq!(chat.handle(answer("o", StopReason::ContextFull, 100)).last(), Some(&ChatEffect::Ask));
+    let cut = chat.overflow_question().unwrap();
     assert!(["cut", "100", "/undo", "/clear", "--ctx"].iter().all(|part| cut.contains(part)), "{cut}");
     enter(&mut chat, "more");
     let failure = Failure::ContextFull { tokens: 120, context: 100 };
-    let effects = chat.handle(Event::Failed { shown: String::new(), failure: failure.clone() });
-    assert_eq!(without_counts(effects), [Effect::Ask]);
-    let full = chat.asking().unwrap();
+    let effects = chat.handle(ChatEvent::Failed { shown: String::new(), failure: failure.clone() });
+    assert_eq!(without_counts(effects), [ChatEffect::Ask]);
+    let full = chat.overflow_question().unwrap();
     assert!(["120", "100", "/undo", "/clear", "--ctx"].iter().all(|part| full.contains(part)), "{full}");
     enter(&mut chat, "/clear");
-    assert_eq!(chat.asking(), None);
+    assert_eq!(chat.overflow_question(), None);
     enter(&mut chat, "one that is far too long");
-    let alone = said(&chat.handle(Event::Failed { shown: String::new(), failure }));
-    assert!(alone.contains("send a shorter one") && chat.asking().is_none(), "{alone}");
+    let alone = said(&chat.handle(ChatEvent::Failed { shown: String::new(), failure }));
+    assert!(alone.contains("send a shorter one") && chat.overflow_question().is_none(), "{alone}");
 }
 
 #[test]
-fn older_turns_are_dropped_or_summarised_when_the_person_says_so() {
+fn older_turns_are_dropped_or_summarised_on_request() {
     let full = Failure::ContextFull { tokens: 120, context: 100 };
     for letter in ["d", "drop", "S"] {
         let mut chat = chat();
         turn(&mut chat, "one", "a long answer to the first question");
         turn(&mut chat, "two", "ok");
         enter(&mut chat, "three");
-        chat.handle(Event::Failed { shown: String::new(), failure: full.clone() });
+        chat.handle(ChatEvent::Failed { shown: String::new(), failure: full.clone() });
         let effects = enter(&mut chat, letter);
         if letter == "S" {
             let asked = texts(&request(&effects).messages);
@@ -337,7 +339,7 @@ fn older_turns_are_dropped_or_summarised_when_the_person_says_so() {
     let mut chat = chat();
     turn(&mut chat, "one", "ok");
     enter(&mut chat, "two");
-    chat.handle(Event::Failed { shown: String::new(), failure: full });
+    chat.handle(ChatEvent::Failed { shown: String::new(), failure: full });
     assert!(said(&enter(&mut chat, "n")).contains("Nothing was changed"));
     assert_eq!(
         texts(&request(&enter(&mut chat, "d")).messages).last().unwrap(),
@@ -351,7 +353,7 @@ fn a_failure_keeps_what_was_shown() {
     let mut chat = chat();
     enter(&mut chat, "hello");
     let failure = Failure::Other("error[E-IO-03]: broken disk".into());
-    let effects = chat.handle(Event::Failed { shown: "Once upon".into(), failure });
+    let effects = chat.handle(ChatEvent::Failed { shown: "Once upon".into(), failure });
     assert!(said(&effects).contains("so far is kept"));
     assert_eq!(turns(&chat), ["u:hello", "a:Once upon"]);
 }
@@ -363,11 +365,11 @@ fn what_is_saved_can_be_loaded() {
     enter(&mut first, "/system Be brief.");
     turn(&mut first, "hello", "hi");
     let effects = enter(&mut first, "/save x.json");
-    let [Effect::Write { path, text, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    let [ChatEffect::Write { path, text, .. }] = effects.as_slice() else { panic!("{effects:?}") };
     let mut second = chat();
-    assert_eq!(enter(&mut second, "/load x.json"), [Effect::Read { path: path.clone() }]);
+    assert_eq!(enter(&mut second, "/load x.json"), [ChatEffect::Read { path: path.clone() }]);
     let read = FileEvent::Read { path: path.clone(), result: Ok(text.clone()) };
-    assert!(said(&second.handle(Event::File(read))).contains("Loaded 2 messages"));
+    assert!(said(&second.handle(ChatEvent::File(read))).contains("Loaded 2 messages"));
     assert_eq!(second.turns(), first.turns());
     assert_eq!(texts(&request(&enter(&mut second, "x")).messages)[0], "s:Be brief.");
 }
@@ -377,7 +379,7 @@ fn a_file_that_is_no_conversation_changes_nothing() {
     let mut chat = chat();
     turn(&mut chat, "hello", "hi");
     for result in [Ok("{}".to_owned()), Err("no such file".to_owned())] {
-        let effects = chat.handle(Event::File(FileEvent::Read { path: "x".into(), result }));
+        let effects = chat.handle(ChatEvent::File(FileEvent::Read { path: "x".into(), result }));
         assert!(said(&effects).contains("was not loaded"));
     }
     assert_eq!(turns(&chat), ["u:hello", "a:hi"]);
@@ -406,19 +408,19 @@ fn help_names_every_command_and_stats_need_an_answer() {
 }
 
 #[test]
-fn a_cache_that_shrinks_is_told_once() {
+fn a_cache_that_shrinks_is_reported_once() {
     let mut chat = chat();
     let mut given = |bytes: u64| {
         enter(&mut chat, "again");
         let cache = CacheStats { given_back_bytes: bytes, ..CacheStats::default() };
         let stats = GenerateStats { prompt_tokens: 5, cache: Some(cache), ..GenerateStats::default() };
         let answer = Answer { text: "yes".into(), ids: vec![1], reason: StopReason::EndOfTurn, stats };
-        said(&chat.handle(Event::Answered(Box::new(answer), at(0))))
+        said(&chat.handle(ChatEvent::Answered(Box::new(answer), at(0))))
     };
-    assert!(!given(0).contains("Memory got tight"));
-    assert!(given(5_000_000).contains("gave 5.0 MB back"));
-    assert!(!given(5_000_000).contains("Memory got tight"));
-    assert!(given(6_000_000).contains("gave 6.0 MB back"));
+    assert!(!given(0).contains("Memory pressure"));
+    assert!(given(5_000_000).contains("gave back 5.0 MB"));
+    assert!(!given(5_000_000).contains("Memory pressure"));
+    assert!(given(6_000_000).contains("gave back 6.0 MB"));
 }
 
 #[test]
@@ -429,7 +431,7 @@ fn a_retry_that_does_not_fit_is_answered_anew_when_there_is_room() {
         turn(&mut chat, "one", "a long answer to the first question");
         turn(&mut chat, "two", "the old answer");
         enter(&mut chat, "/retry");
-        chat.handle(Event::Failed { shown: String::new(), failure: full.clone() });
+        chat.handle(ChatEvent::Failed { shown: String::new(), failure: full.clone() });
         assert_eq!(turns(&chat).last().unwrap(), "a:the old answer", "it is not lost");
         let mut effects = enter(&mut chat, letter);
         if letter == "s" {
@@ -443,69 +445,73 @@ fn a_retry_that_does_not_fit_is_answered_anew_when_there_is_room() {
 }
 
 #[test]
-fn more_that_does_not_fit_goes_on_when_there_is_room() {
+fn more_that_does_not_fit_continues_when_there_is_room() {
     let mut chat = chat();
     turn(&mut chat, "one", "a long answer to the first question");
     turn(&mut chat, "two", "the answer");
     enter(&mut chat, "/more");
     let failure = Failure::ContextFull { tokens: 120, context: 100 };
-    chat.handle(Event::Failed { shown: String::new(), failure });
+    chat.handle(ChatEvent::Failed { shown: String::new(), failure });
     assert_eq!(request(&enter(&mut chat, "d")).begun, "the answer");
 }
 
 #[test]
-fn more_that_was_stopped_at_once_leaves_the_answer_as_it_was() {
+fn more_that_was_stopped_at_once_changes_nothing() {
     let mut chat = chat();
     turn(&mut chat, "one", "an answer");
     enter(&mut chat, "/more");
     let effects = chat.handle(answer("", StopReason::Cancelled, 10));
-    assert!(said(&effects).contains("the answer is as it was, and /more goes on"), "{effects:?}");
+    assert!(said(&effects).contains("the answer is unchanged, and /more continues it"), "{effects:?}");
     assert_eq!(turns(&chat), ["u:one", "a:an answer"]);
 }
 
 #[test]
-fn every_change_of_what_the_model_sees_is_counted_once() {
+fn every_change_of_the_conversation_is_counted_once() {
     let mut chat = chat();
-    assert_eq!((chat.count(), chat.context_used()), (None, Some(0)), "nothing is nothing");
+    assert_eq!(
+        (chat.count_request(), chat.context_used()),
+        (None, Some(0)),
+        "an empty conversation takes nothing"
+    );
     enter(&mut chat, "/system Be brief.");
     assert_eq!(chat.context_used(), None);
     let (number, _) = count(&{
         enter(&mut chat, "/system off");
         enter(&mut chat, "/system Be kind.")
     });
-    chat.handle(Event::Counted { number: number - 1, tokens: Some(1) });
-    assert_eq!(chat.context_used(), None, "that was for another conversation");
-    chat.handle(Event::Counted { number, tokens: Some(7) });
+    chat.handle(ChatEvent::Counted { number: number - 1, tokens: Some(1) });
+    assert_eq!(chat.context_used(), None, "that count was for an earlier conversation");
+    chat.handle(ChatEvent::Counted { number, tokens: Some(7) });
     assert_eq!(chat.context_used(), Some(7));
     turn(&mut chat, "one", "two");
     assert_eq!(chat.context_used(), Some(10), "the model has counted");
-    // What is changed while it answers is counted afterwards.
+    // A change during an answer is counted after it.
     enter(&mut chat, "three");
     assert!(without_counts(enter(&mut chat, "/system Be brief.")).len() == 1);
     let effects = chat.handle(answer("four", StopReason::EndOfTurn, 20));
     assert_eq!(count(&effects).1, ["s:Be brief.", "u:one", "a:two", "u:three", "a:four"]);
-    // A retry that is stopped at once brings the old answer back.
+    // A retry that is stopped at once restores the old answer.
     enter(&mut chat, "/retry");
     assert_eq!(count(&chat.handle(answer("", StopReason::Cancelled, 3))).1.last().unwrap(), "a:four");
     assert_eq!(count(&enter(&mut chat, "/undo")).1, ["s:Be brief.", "u:one", "a:two"]);
-    assert!(!enter(&mut chat, "/show").iter().any(|effect| matches!(effect, Effect::Count { .. })));
+    assert!(!enter(&mut chat, "/show").iter().any(|effect| matches!(effect, ChatEffect::Count { .. })));
     assert_eq!(count(&enter(&mut chat, "/clear")).1, ["s:Be brief."]);
     let switched = Switched { facts: Facts::default(), params: GenerateParams::default() };
     enter(&mut chat, "five");
     chat.handle(answer("six", StopReason::EndOfTurn, 20));
     enter(&mut chat, "/model x");
-    assert_eq!(count(&chat.handle(Event::Switched(Ok(Box::new(switched))))).1, ["u:five", "a:six"]);
+    assert_eq!(count(&chat.handle(ChatEvent::Switched(Ok(Box::new(switched))))).1, ["u:five", "a:six"]);
 }
 
 #[test]
-fn files_are_saved_with_their_questions_and_exported() {
+fn attached_files_are_saved_and_exported() {
     let mut first = chat();
     first.handle(attached(Ok(file("a.txt", "raw \u{1b}[31m text"))));
     turn(&mut first, "what?", "that");
     let effects = enter(&mut first, "/save x.json");
-    let [Effect::Write { text, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    let [ChatEffect::Write { text, .. }] = effects.as_slice() else { panic!("{effects:?}") };
     let mut second = chat();
-    second.handle(Event::File(FileEvent::Read { path: "x.json".into(), result: Ok(text.clone()) }));
+    second.handle(ChatEvent::File(FileEvent::Read { path: "x.json".into(), result: Ok(text.clone()) }));
     assert_eq!(second.turns(), first.turns());
     assert_eq!((&*second.turns()[0].content, &*second.turns()[0].files[0].name), ("what?", "a.txt"));
     assert!(turns(&second)[0].starts_with("u:File a.txt:\n```\nraw \u{1b}[31m text\n```\n\nwhat?"));
@@ -513,7 +519,7 @@ fn files_are_saved_with_their_questions_and_exported() {
         [("x.md", "File a.txt:\n```\nraw  text\n```\n\nwhat?"), ("x.json", "File a.txt:\\n```")]
     {
         let effects = enter(&mut second, &format!("/export {name}"));
-        let [Effect::Write { text, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+        let [ChatEffect::Write { text, .. }] = effects.as_slice() else { panic!("{effects:?}") };
         assert!(text.contains(part), "{text}");
     }
 }
@@ -526,8 +532,11 @@ fn a_file_that_no_context_holds_is_refused_with_the_numbers() {
     enter(&mut chat, "what?");
     let effects = chat.handle(attached(Ok(Attachment { tokens: 2500, ..file("long.txt", "text") })));
     let words = said(&effects);
-    assert!(["2500 tokens", "holds 1000", "was not sent"].iter().all(|part| words.contains(part)), "{words}");
-    assert!(chat.beside().next().is_none() && chat.turns().is_empty());
+    assert!(
+        ["2500 tokens", "context of 1000", "was not sent"].iter().all(|part| words.contains(part)),
+        "{words}"
+    );
+    assert!(chat.next_attachments().next().is_none() && chat.turns().is_empty());
 }
 
 #[test]
@@ -538,13 +547,13 @@ fn another_model_counts_what_it_gives_back_from_nothing() {
         let cache = CacheStats { given_back_bytes: bytes, ..CacheStats::default() };
         let stats = GenerateStats { prompt_tokens: 5, cache: Some(cache), ..GenerateStats::default() };
         let answer = Answer { text: "yes".into(), ids: vec![1], reason: StopReason::EndOfTurn, stats };
-        said(&chat.handle(Event::Answered(Box::new(answer), at(0))))
+        said(&chat.handle(ChatEvent::Answered(Box::new(answer), at(0))))
     };
-    assert!(given(&mut chat, 5_000_000).contains("gave 5.0 MB back"));
+    assert!(given(&mut chat, 5_000_000).contains("gave back 5.0 MB"));
     enter(&mut chat, "/model x");
     let switched = Switched { facts: Facts::default(), params: GenerateParams::default() };
-    chat.handle(Event::Switched(Ok(Box::new(switched))));
-    assert!(given(&mut chat, 1_000_000).contains("gave 1.0 MB back"));
+    chat.handle(ChatEvent::Switched(Ok(Box::new(switched))));
+    assert!(given(&mut chat, 1_000_000).contains("gave back 1.0 MB"));
 }
 
 #[test]
@@ -552,11 +561,11 @@ fn messages_are_counted_the_same_everywhere() {
     let mut chat = chat();
     turn(&mut chat, "one", "two");
     let effects = enter(&mut chat, "/save x.json");
-    let [Effect::Write { path, messages, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    let [ChatEffect::Write { path, messages, .. }] = effects.as_slice() else { panic!("{effects:?}") };
     let (path, messages) = (path.clone(), *messages);
-    // What is said while the file is written is not in it.
+    // A question that is sent while the file is written is not in it.
     enter(&mut chat, "three");
-    let saved = said(&chat.handle(Event::File(FileEvent::Written { path, messages, result: Ok(()) })));
+    let saved = said(&chat.handle(ChatEvent::File(FileEvent::Written { path, messages, result: Ok(()) })));
     assert_eq!(saved, "Saved 2 messages to x.json.");
     for command in ["/stats", "/show"] {
         assert!(said(&enter(&mut chat, command)).contains("3 messages"));

@@ -1,34 +1,35 @@
-//! A turn of a conversation: what was said, and the files that lie beside it. They stay apart until a model reads them, so that
-//! a long file is neither drawn nor edited with the question. It must not know who keeps turns, nor how they are drawn.
+//! A turn of a conversation: its text and its attached files. They stay apart until a model reads them, so
+//! that a long file is neither drawn nor edited with the question. It must not know how turns are stored or
+//! drawn.
 
 use std::sync::Arc;
 
 use moelten_loader::text::chat::{Message, Role};
 use serde::{Deserialize, Serialize};
 
-use crate::figures;
+use super::figures;
 
-/// One turn.
+/// A question or an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Turn {
-    /// Who speaks: the person or the model.
+    /// [`Role::User`] for a question, [`Role::Assistant`] for an answer.
     pub role: Role,
-    /// What was said.
+    /// The text; of an answer, with its reasoning.
     pub content: String,
-    /// What lies beside it.
+    /// The attached files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<Attachment>,
 }
 
-/// A text beside a question.
+/// A text file that is attached to a question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
-    /// Name for people, unfiltered.
+    /// File name, not filtered.
     pub name: String,
-    /// Its content, as it was read; shared, because questions are copied.
+    /// Its content; shared, because questions are copied.
     #[serde(with = "shared")]
     pub text: Arc<str>,
-    /// Length in tokens, as the model counted that was open then.
+    /// Length in tokens, counted by the model that was open when it was read.
     pub tokens: usize,
 }
 
@@ -38,11 +39,11 @@ impl Turn {
         Self { role, content: content.into(), files: Vec::new() }
     }
 
-    /// What a model reads: the files first, each in a fence, then what was said.
+    /// What a model reads: each file in a code fence under its name, then the text.
     pub fn message(&self) -> Message {
         let mut whole = String::with_capacity(self.bytes());
         for Attachment { name, text, .. } in &self.files {
-            // A fence longer than any in the text.
+            // The fence has to be longer than any run of backticks in the file.
             let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
             let fence = "`".repeat(longest.max(2) + 1);
             let end = if text.ends_with('\n') { "" } else { "\n" };
@@ -51,21 +52,21 @@ impl Turn {
         Message::new(self.role, whole + &self.content)
     }
 
-    /// Bytes of what was said and of the files.
+    /// Bytes of the text and of the files together.
     pub fn bytes(&self) -> usize {
         self.content.len() + self.files.iter().map(|file| file.text.len()).sum::<usize>()
     }
 }
 
 impl Attachment {
-    /// `notes.txt (12.4 kB, 3100 tokens)`, unfiltered.
-    pub fn words(&self) -> String {
+    /// `notes.txt (12.4 kB, 3100 tokens)`, not filtered.
+    pub fn description(&self) -> String {
         let Self { name, text, tokens } = self;
         format!("{name} ({}, {tokens} tokens)", figures::bytes(text.len() as u64))
     }
 }
 
-/// Texts that are shared are written as texts.
+/// Serialises a shared text as a plain string.
 mod shared {
     use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Speeds and shares as bars with their numbers. It must not know how they were measured.
+//! Rates as bars with their numbers. It must not know how rates are computed.
 
 use moelten_engine::api::ExpertMap;
 use ratatui::buffer::Buffer;
@@ -6,33 +6,33 @@ use ratatui::layout::Rect;
 use unicode_width::UnicodeWidthStr;
 
 use super::rates::Rates;
-use crate::figures;
-use crate::theme::{Role, Theme};
+use crate::chat::figures;
+use crate::markdown::theme::{Role, Theme};
 
-/// Columns of a name, of the words after a bar, and of a bar at least.
-const NAME: u16 = 9;
-const WORDS: u16 = 22;
+/// Columns of a name, of the text after a bar, and of the shortest bar.
+const NAME: u16 = 10;
+const VALUE: u16 = 22;
 const BAR_MIN: u16 = 7;
-/// Columns of a bar at most: beyond it nothing more is seen.
+/// Columns of the longest bar: a longer one shows nothing more.
 const BAR_MAX: u16 = 24;
-/// Between two gauges beside each other.
+/// Columns between two gauges in a row.
 const BETWEEN: u16 = 2;
-/// Parts of a character that a bar can fill.
+/// Characters that are filled by eighths.
 const PARTS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
 
-/// A number and how much of what is possible it is.
+/// A number, and its share of what is possible.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gauge {
     name: &'static str,
-    /// 0 to 1, where it is known.
+    /// 0 to 1; `None` where the limit is unknown.
     share: Option<f64>,
-    words: String,
+    value: String,
     role: Role,
 }
 
-/// All there is to show, the most telling first.
+/// All gauges, the most informative first.
 pub fn list(rates: &Rates, map: &ExpertMap) -> Vec<Gauge> {
-    let gauge = |name, share, words, role| Gauge { name, share, words, role };
+    let gauge = |name, share, value, role| Gauge { name, share, value, role };
     let part = |part: Option<f64>, whole: Option<f64>| part.zip(whole).map(|(part, whole)| part / whole);
     let streams = map.memory.slot_bytes > 0;
     let mut list = Vec::new();
@@ -59,8 +59,11 @@ pub fn list(rates: &Rates, map: &ExpertMap) -> Vec<Gauge> {
             share.map(|share| gauge(name, Some(share), figures::percent(share), role))
         };
         list.extend(share("hits", rates.hit_rate, Role::Bar));
-        list.extend(share("foreseen", rates.recall, Role::GuessedRight));
-        list.extend(share("waiting", rates.stalled, Role::Warning));
+        list.extend(share("predicted", rates.recall, Role::PredictedUsed));
+        list.extend(rates.stalled.map(|share| {
+            let value = format!("{} of the time", figures::percent(share));
+            gauge("stalled", Some(share), value, Role::Warning)
+        }));
     }
     if let Some(owned) = map.memory.owned_bytes {
         let budget = map.memory.budget_bytes;
@@ -70,18 +73,18 @@ pub fn list(rates: &Rates, map: &ExpertMap) -> Vec<Gauge> {
     list
 }
 
-/// Gauges beside each other.
+/// How many gauges fit into a row.
 fn columns(count: usize, width: u16) -> u16 {
-    let fit = (width + BETWEEN) / (NAME + BAR_MIN + 1 + WORDS + BETWEEN);
+    let fit = (width + BETWEEN) / (NAME + BAR_MIN + 1 + VALUE + BETWEEN);
     fit.clamp(1, count.max(1) as u16)
 }
 
-/// Rows that so many gauges take.
+/// Rows that `count` gauges take in `width` columns.
 pub fn rows(count: usize, width: u16) -> u16 {
     count.div_ceil(usize::from(columns(count, width))) as u16
 }
 
-/// Draws as many gauges as there is room for, the most telling, one column after the other.
+/// Draws as many gauges as fit, the first ones of the list, column by column.
 pub fn draw(gauges: &[Gauge], area: Rect, buf: &mut Buffer, theme: Theme) {
     if area.is_empty() {
         return;
@@ -104,8 +107,8 @@ fn one(gauge: &Gauge, area: Rect, buf: &mut Buffer, theme: Theme) {
     let dim = theme.style(Role::Dim);
     buf.set_stringn(area.x, area.y, gauge.name, usize::from(area.width), dim);
     let rest = area.width.saturating_sub(NAME);
-    let words = gauge.words.width() as u16;
-    let bar_width = rest.saturating_sub(WORDS.max(words) + 1).min(BAR_MAX);
+    let value = gauge.value.width() as u16;
+    let bar_width = rest.saturating_sub(VALUE.max(value) + 1).min(BAR_MAX);
     let mut x = area.x + NAME.min(area.width);
     if bar_width >= BAR_MIN.min(4) {
         bar(gauge.share, gauge.role, Rect { x, y: area.y, width: bar_width, height: 1 }, buf, theme);
@@ -114,13 +117,13 @@ fn one(gauge: &Gauge, area: Rect, buf: &mut Buffer, theme: Theme) {
     buf.set_stringn(
         x,
         area.y,
-        &gauge.words,
+        &gauge.value,
         usize::from(area.right().saturating_sub(x)),
         theme.style(Role::Text),
     );
 }
 
-/// A bar that is filled to a share; none where it is not known.
+/// Draws a bar that is filled to `share`, 0 to 1; nothing if the share is unknown.
 pub fn bar(share: Option<f64>, role: Role, area: Rect, buf: &mut Buffer, theme: Theme) {
     let Some(share) = share.filter(|share| share.is_finite()).map(|share| share.clamp(0.0, 1.0)) else {
         return;
@@ -139,13 +142,13 @@ pub fn bar(share: Option<f64>, role: Role, area: Rect, buf: &mut Buffer, theme: 
             };
             cell.set_symbol(glyph).set_fg(theme.colour(role)).set_bg(theme.colour(Role::BarRest));
         } else {
-            // Only what is full looks full.
+            // Without partial characters, only a full one counts.
             cell.set_symbol(if i < full { "█" } else { "░" });
         }
     }
 }
 
-/// A speed without more digits than it deserves.
+/// A speed with two significant digits, or as a whole number.
 fn short(speed: f64) -> String {
     if speed < 9.95 { format!("{speed:.1}") } else { format!("{speed:.0}") }
 }

@@ -1,6 +1,6 @@
-//! The map itself: layers downwards, experts across. With colours a character shows two pixels, one above the other; without
-//! them, one. Where there is less room than experts or layers several share a pixel, where there is more each gets several.
-//! It must not know rates.
+//! The map of the experts: layers downwards, experts across. A character shows two pixels with colours and
+//! one without. In a small area several experts or layers share a pixel; in a large one each gets several. It
+//! must not know rates.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -10,86 +10,93 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Style};
 
-use crate::theme::{Role, Theme};
+use crate::markdown::theme::{Role, Theme};
 
-/// Of the colour of a use or a guess this share is left after each token.
+/// Share of the colour of a use or a prediction that remains after each token.
 const FADE: f64 = 0.55;
-/// After so many nothing is seen any more.
-const OLD: u64 = 6;
-/// Columns that an expert gets at most.
-const WIDEST: usize = 4;
+/// Age, in tokens, after which a use or a prediction is no longer drawn.
+const AGE_MAX: u64 = 6;
+/// Largest width of an expert, in columns.
+const WIDTH_MAX: usize = 4;
 
-/// What a place on the map can say.
+/// The state of an expert, as the map and the legend show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
-    /// Weights in memory.
+    /// In the cache.
     Resident,
-    /// In use, and nobody foresaw it.
+    /// Used by the current token, not predicted.
     Used,
-    /// In use, as was foreseen.
-    Right,
-    /// Foreseen and not used.
-    Wrong,
-    /// On its way.
+    /// Used by the current token, as predicted.
+    PredictedUsed,
+    /// Predicted and not used.
+    PredictedUnused,
+    /// Being read.
     Loading,
-    /// On the disk.
+    /// On disk only.
     Absent,
-    /// Used some tokens ago; colours fade instead.
+    /// Used some tokens ago. With colours, the colour fades instead.
     Recent,
 }
 
 impl Mark {
-    /// In the order of the legend.
-    pub const ALL: [Self; 7] =
-        [Self::Resident, Self::Used, Self::Right, Self::Wrong, Self::Loading, Self::Absent, Self::Recent];
+    /// All marks, in the order of the legend.
+    pub const ALL: [Self; 7] = [
+        Self::Resident,
+        Self::Used,
+        Self::PredictedUsed,
+        Self::PredictedUnused,
+        Self::Loading,
+        Self::Absent,
+        Self::Recent,
+    ];
 
     fn role(self) -> Role {
         match self {
             Self::Resident => Role::Resident,
             Self::Used | Self::Recent => Role::Used,
-            Self::Right => Role::GuessedRight,
-            Self::Wrong => Role::GuessedWrong,
+            Self::PredictedUsed => Role::PredictedUsed,
+            Self::PredictedUnused => Role::PredictedUnused,
             Self::Loading => Role::Loading,
             Self::Absent => Role::Absent,
         }
     }
 
-    /// For maps without colours.
+    /// The character of a map without colours.
     fn glyph(self) -> char {
         match self {
             Self::Resident => '░',
             Self::Used => '█',
-            Self::Right => '#',
-            Self::Wrong => 'x',
+            Self::PredictedUsed => '#',
+            Self::PredictedUnused => 'x',
             Self::Loading => '~',
             Self::Absent => '·',
             Self::Recent => '▓',
         }
     }
 
-    /// For the legend.
-    pub fn words(self) -> &'static str {
+    /// The text of the legend.
+    pub fn label(self) -> &'static str {
         match self {
-            Self::Resident => "in memory",
+            Self::Resident => "resident",
             Self::Used => "used",
-            Self::Right => "foreseen, used",
-            Self::Wrong => "foreseen in vain",
+            Self::PredictedUsed => "predicted, used",
+            Self::PredictedUnused => "predicted, unused",
             Self::Loading => "loading",
             Self::Absent => "on disk",
             Self::Recent => "just used",
         }
     }
 
-    /// Whether only models whose experts are read show it.
+    /// Whether the mark occurs only while experts are read from disk.
     pub fn of_streaming(self) -> bool {
-        matches!(self, Self::Right | Self::Wrong | Self::Loading | Self::Absent)
+        matches!(self, Self::PredictedUsed | Self::PredictedUnused | Self::Loading | Self::Absent)
     }
 
-    /// How the legend shows it.
+    /// The character and style of the legend.
     pub fn sample(self, theme: Theme) -> (char, Style) {
         match (theme.coloured(), self) {
             (false, _) => (self.glyph(), Style::new()),
-            // What fades: half-way.
+            // A fading colour is shown half-way.
             (true, Self::Recent) => {
                 ('■', Style::new().fg(theme.blend(Role::Resident, &[(Role::Used, 0.45)])))
             }
@@ -98,23 +105,23 @@ impl Mark {
     }
 }
 
-/// How a map is laid out.
+/// The layout of a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grid {
     layers: usize,
     experts: usize,
-    /// Layers that share a pixel, and pixels that a layer has: one of them is 1.
+    /// Layers that share a pixel, and pixels of a layer: at least one of the two is 1.
     layers_per_pixel: usize,
     pixels_per_layer: usize,
-    /// The same across.
+    /// The same for experts.
     experts_per_pixel: usize,
     pixels_per_expert: usize,
-    /// Pixels of a character, one above the other.
+    /// Pixels of a character, one above the other: 2 with colours, else 1.
     pixels_per_row: usize,
 }
 
 impl Grid {
-    /// Fills a room of so many characters as well as it can be.
+    /// Fits the map into `width` columns and `height` rows.
     pub fn fit(rows: &[ExpertRow], width: u16, height: u16, coloured: bool) -> Self {
         let experts = rows.iter().map(|row| row.cells.len()).max().unwrap_or(0).max(1);
         let (layers, width) = (rows.len().max(1), usize::from(width).max(1));
@@ -124,51 +131,51 @@ impl Grid {
             layers,
             experts,
             layers_per_pixel: layers.div_ceil(pixels),
-            // A character high at most.
+            // A layer is at most one character high.
             pixels_per_layer: (pixels / layers).clamp(1, pixels_per_row),
             experts_per_pixel: experts.div_ceil(width),
-            pixels_per_expert: (width / experts).clamp(1, WIDEST),
+            pixels_per_expert: (width / experts).clamp(1, WIDTH_MAX),
             pixels_per_row,
         }
     }
 
-    /// Columns that it takes.
+    /// Columns that the map takes.
     pub fn columns(&self) -> u16 {
         (self.experts.div_ceil(self.experts_per_pixel) * self.pixels_per_expert) as u16
     }
 
-    /// Rows that it takes.
+    /// Rows that the map takes.
     pub fn height(&self) -> u16 {
         let pixels = self.layers.div_ceil(self.layers_per_pixel) * self.pixels_per_layer;
         pixels.div_ceil(self.pixels_per_row) as u16
     }
 
-    /// Layers of a row of characters.
+    /// The layers that a row of characters shows.
     pub fn layers(&self, row: u16) -> Range<usize> {
         let first = usize::from(row) * self.pixels_per_row;
-        self.of_pixel(first).start..self.of_pixel(first + self.pixels_per_row - 1).end
+        self.pixel_layers(first).start..self.pixel_layers(first + self.pixels_per_row - 1).end
     }
 
-    /// Layers of a row of pixels.
-    fn of_pixel(&self, pixel: usize) -> Range<usize> {
+    /// The layers that a row of pixels shows.
+    fn pixel_layers(&self, pixel: usize) -> Range<usize> {
         let first = pixel / self.pixels_per_layer * self.layers_per_pixel;
         first.min(self.layers)..(first + self.layers_per_pixel).min(self.layers)
     }
 
-    /// Experts of a column.
+    /// The experts that a column shows.
     fn experts(&self, column: usize) -> Range<usize> {
         let first = column / self.pixels_per_expert * self.experts_per_pixel;
         first..first + self.experts_per_pixel
     }
 
-    /// Draws the map into an area, which may be smaller.
+    /// Draws the map; what does not fit into `area` is cut off.
     pub fn draw(&self, rows: &[ExpertRow], area: Rect, buf: &mut Buffer, theme: Theme) {
         let mut palette = Palette { theme, known: HashMap::new() };
         for y in 0..self.height().min(area.height) {
             for x in 0..self.columns().min(area.width) {
                 let experts = self.experts(usize::from(x));
                 let pixel = |which: usize| {
-                    let layers = self.of_pixel(usize::from(y) * self.pixels_per_row + which);
+                    let layers = self.pixel_layers(usize::from(y) * self.pixels_per_row + which);
                     let rows = rows.get(layers).unwrap_or_default();
                     let cells =
                         rows.iter().flat_map(|row| row.cells.iter().take(experts.end).skip(experts.start));
@@ -177,8 +184,9 @@ impl Grid {
                 let Some(cell) = buf.cell_mut((area.x + x, area.y + y)) else { continue };
                 if theme.coloured() {
                     let (top, bottom) = (palette.colour(pixel(0)), palette.colour(pixel(1)));
-                    // Where tiles are wide enough there is a gap between them.
-                    let gap = self.pixels_per_expert == WIDEST && usize::from(x) % WIDEST == WIDEST - 1;
+                    // Tiles of full width get a gap between them.
+                    let last = usize::from(x) % WIDTH_MAX == WIDTH_MAX - 1;
+                    let gap = self.pixels_per_expert == WIDTH_MAX && last;
                     if !gap {
                         cell.set_char(if top == bottom { '█' } else { '▀' }).set_fg(top).set_bg(bottom);
                     }
@@ -190,7 +198,7 @@ impl Grid {
     }
 }
 
-/// The colours of pixels that were seen before: there are few kinds of them.
+/// Caches the colours of pixels: there are few distinct pixels, and blending is slow.
 struct Palette {
     theme: Theme,
     known: HashMap<Pixel, Color>,
@@ -203,24 +211,25 @@ impl Palette {
     }
 }
 
-/// Several experts as one.
+/// One or more experts that are drawn as one pixel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct Pixel {
     count: usize,
     resident: usize,
     loading: bool,
-    /// Ages of the last use, and of the last right and wrong guess; `None` if that has faded.
+    /// Age of the last use, in tokens; `None` if it has faded. The same for the last prediction that was
+    /// used, and for the last one that was not.
     used: Option<u64>,
-    right: Option<u64>,
-    wrong: Option<u64>,
+    predicted_used: Option<u64>,
+    predicted_unused: Option<u64>,
 }
 
 impl Pixel {
-    /// `None` of no expert.
+    /// The pixel of some experts; `None` without experts.
     fn of(cells: impl Iterator<Item = ExpertCell>) -> Option<Self> {
         let mut all = Self::default();
         let younger = |a: &mut Option<u64>, b: u64| {
-            if b <= OLD {
+            if b <= AGE_MAX {
                 *a = Some(a.map_or(b, |a| a.min(b)));
             }
         };
@@ -232,7 +241,8 @@ impl Pixel {
                 younger(&mut all.used, age);
             }
             if let Some(guess) = cell.guessed {
-                younger(if guess.right { &mut all.right } else { &mut all.wrong }, guess.age);
+                let last = if guess.right { &mut all.predicted_used } else { &mut all.predicted_unused };
+                younger(last, guess.age);
             }
         }
         (all.count > 0).then_some(all)
@@ -241,13 +251,13 @@ impl Pixel {
     fn colour(self, theme: Theme) -> Color {
         let strength = |age: Option<u64>| age.map_or(0.0, |age| FADE.powf(age as f64));
         let resident = self.resident as f64 / self.count as f64;
-        // A right guess is a use: an older one is not what shows.
-        let right = self.right.filter(|right| self.used.is_none_or(|used| *right <= used));
+        // A use that was predicted is drawn as such only if it is the last use.
+        let predicted = self.predicted_used.filter(|age| self.used.is_none_or(|used| *age <= used));
         let over = [
             (Role::Resident, resident),
-            (Role::GuessedWrong, strength(self.wrong)),
+            (Role::PredictedUnused, strength(self.predicted_unused)),
             (Role::Used, strength(self.used)),
-            (Role::GuessedRight, strength(right)),
+            (Role::PredictedUsed, strength(predicted)),
             (Role::Loading, f64::from(u8::from(self.loading))),
         ];
         theme.blend(Role::Absent, &over)
@@ -256,9 +266,9 @@ impl Pixel {
     fn mark(self) -> Mark {
         match self {
             _ if self.loading => Mark::Loading,
-            _ if self.right == Some(0) => Mark::Right,
+            _ if self.predicted_used == Some(0) => Mark::PredictedUsed,
             _ if self.used == Some(0) => Mark::Used,
-            _ if self.wrong == Some(0) => Mark::Wrong,
+            _ if self.predicted_unused == Some(0) => Mark::PredictedUnused,
             _ if self.used.is_some() => Mark::Recent,
             _ if self.resident * 2 >= self.count => Mark::Resident,
             _ => Mark::Absent,

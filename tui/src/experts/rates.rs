@@ -1,5 +1,5 @@
-//! Speeds and shares of the last few seconds, out of counts that only grow. Time in which nothing went on does not count. It
-//! must not know how they are drawn.
+//! Rates of the last few seconds, computed from counters that only grow. Idle time does not count. It must
+//! not know how rates are drawn.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -7,75 +7,66 @@ use std::time::Duration;
 
 use moelten_engine::api::{ExpertMap, ExpertUse};
 
-/// How far back rates look, in time that something went on.
+use crate::chat::Limits;
+
+/// Length of the window, in active time.
 const SPAN: Duration = Duration::from_secs(4);
-/// Time between two samples that are kept.
+/// Active time between two stored samples.
 const STEP: Duration = Duration::from_millis(200);
-/// Time after which a rate is no accident of two moments.
+/// Length of a window whose rates are reliable enough to raise a limit.
 const TRUSTED: Duration = Duration::from_secs(2);
-/// Two snapshots that lie further apart say nothing of the time between them.
+/// Longest time between two snapshots; after a longer one the window starts anew.
 const GAP: Duration = Duration::from_secs(2);
 
-/// What the machine and the model allow, where it is known.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Limits {
-    /// Reading RAM, 10^9 bytes per second.
-    pub ram_gb_per_s: Option<f64>,
-    /// Reading the disk as experts are read, 10^9 bytes per second.
-    pub disk_gb_per_s: Option<f64>,
-    /// Bytes that every token reads from RAM beside its experts.
-    pub dense_bytes: Option<f64>,
-}
-
-/// What went on lately.
+/// The rates of the window.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Rates {
-    /// Tokens written per second; `None` when none was.
+    /// Generated tokens per second; `None` if none was generated, or a prompt was read too.
     pub tokens_per_s: Option<f64>,
-    /// Share of the experts' bytes that was in memory, 0 to 1.
+    /// Share of the used expert bytes that were resident, 0 to 1.
     pub hit_rate: Option<f64>,
-    /// Share of the chosen experts that were foreseen, 0 to 1.
+    /// Share of the chosen experts that were predicted, 0 to 1.
     pub recall: Option<f64>,
-    /// Read from disk, 10^9 bytes per second.
+    /// Bytes read from disk, 10^9 per second.
     pub disk_gb_per_s: Option<f64>,
-    /// Read from RAM by the weights of tokens that were written, 10^9 bytes per second.
+    /// Bytes of weights that generated tokens read from RAM, 10^9 per second.
     pub ram_gb_per_s: Option<f64>,
-    /// Share of the time that computing stood still for the disk, 0 to 1.
+    /// Share of the time in which the computation was stalled on the disk, 0 to 1.
     pub stalled: Option<f64>,
-    /// Tokens per second that RAM and disk allow with these hits; needs both speeds and the dense bytes.
+    /// Tokens per second that RAM and disk allow at this hit rate; needs both limits and the dense bytes.
     pub bound_tokens_per_s: Option<f64>,
-    /// What the machine and the model allow.
+    /// The limits of the machine, raised to what was reached.
     pub limits: Limits,
 }
 
-/// Counts at one moment.
+/// The counters at one moment.
 #[derive(Debug, Clone, Default)]
 struct Sample {
-    /// Time that something went on.
+    /// Active time since the first sample.
     active: Duration,
     decode: ExpertUse,
     prefill: ExpertUse,
     read_bytes: u64,
-    /// Asked, missed, chosen and foreseen of each layer.
+    /// Of each layer: experts requested, missed, chosen and predicted.
     layers: Vec<[u64; 4]>,
 }
 
-/// The last few seconds.
+/// The samples of the last few seconds.
 #[derive(Debug, Clone, Default)]
 pub struct Window {
     limits: Limits,
-    /// The oldest first; the last is the newest.
+    /// The oldest first.
     samples: VecDeque<Sample>,
     at: Duration,
 }
 
 impl Window {
-    /// Without any snapshot.
+    /// An empty window.
     pub fn new(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
     }
 
-    /// The next snapshot.
+    /// Adds a snapshot, taken at time `at`.
     pub fn push(&mut self, map: &ExpertMap, at: Duration) {
         let elapsed = at.saturating_sub(std::mem::replace(&mut self.at, at));
         let layers = map.rows.iter().map(|row| [row.asked, row.missed, row.chosen, row.foreseen]);
@@ -93,13 +84,13 @@ impl Window {
             self.samples.push_back(sample);
             return;
         };
-        let still =
+        let idle =
             (newest.decode, newest.prefill, newest.read_bytes) == (map.decode, map.prefill, map.read_bytes);
-        if still && !map.waiting {
+        if idle && !map.waiting {
             return;
         }
         sample.active = newest.active + elapsed;
-        // The newest one is replaced until it is old enough to be kept.
+        // The newest sample is replaced until it is a step apart from the one before.
         let before = self.samples.len().checked_sub(2).and_then(|i| self.samples.get(i));
         if before.is_some_and(|before| newest.active - before.active < STEP) {
             self.samples.pop_back();
@@ -112,7 +103,8 @@ impl Window {
         self.learn();
     }
 
-    /// Limits are measured in a moment, with other programs about: what was reached for a while is possible too.
+    /// Raises the limits to rates that were reached for some time: the limits were measured briefly, while
+    /// other programs may have been running.
     fn learn(&mut self) {
         let long = self.ends().is_some_and(|(first, last)| last.active - first.active >= TRUSTED);
         if !long {
@@ -133,18 +125,18 @@ impl Window {
         (last.active > first.active).then_some((first, last))
     }
 
-    /// Hit rate and recall of some layers together, by their place in the map.
+    /// Hit rate and recall of some layers together; `layers` are rows of the map.
     pub fn layers(&self, layers: Range<usize>) -> (Option<f64>, Option<f64>) {
         let Some((first, last)) = self.ends() else { return (None, None) };
         let mut sum = [0; 4];
         for (now, before) in last.layers.iter().zip(&first.layers).take(layers.end).skip(layers.start) {
             (0..4).for_each(|i| sum[i] += now[i].saturating_sub(before[i]));
         }
-        let [asked, missed, chosen, foreseen] = sum;
-        (share(asked.saturating_sub(missed), asked), share(foreseen, chosen))
+        let [requested, missed, chosen, predicted] = sum;
+        (share(requested.saturating_sub(missed), requested), share(predicted, chosen))
     }
 
-    /// What went on.
+    /// The rates of the window.
     pub fn rates(&self) -> Rates {
         let none = Rates { limits: self.limits, ..Rates::default() };
         let Some((first, last)) = self.ends() else { return none };
@@ -153,11 +145,11 @@ impl Window {
         let (used, missed) =
             (decode.used_bytes + prefill.used_bytes, decode.missed_bytes + prefill.missed_bytes);
         let tokens = decode.tokens as f64;
-        let writes = decode.tokens > 0 && prefill.tokens == 0;
-        let tokens_per_s = writes.then(|| tokens / seconds);
+        let decodes = decode.tokens > 0 && prefill.tokens == 0;
+        let tokens_per_s = decodes.then(|| tokens / seconds);
         let Limits { ram_gb_per_s, disk_gb_per_s, dense_bytes } = self.limits;
         let per_token = |bytes: u64| bytes as f64 / tokens;
-        let bound = ram_gb_per_s.zip(dense_bytes).filter(|_| writes).and_then(|(ram, dense)| {
+        let bound = ram_gb_per_s.zip(dense_bytes).filter(|_| decodes).and_then(|(ram, dense)| {
             let compute = (dense + per_token(decode.used_bytes)) / ram / 1e9;
             let read = match disk_gb_per_s {
                 _ if decode.missed_bytes == 0 => 0.0,
@@ -171,7 +163,7 @@ impl Window {
             hit_rate: share(used.saturating_sub(missed), used),
             recall: self.layers(0..usize::MAX).1,
             disk_gb_per_s: Some(last.read_bytes.saturating_sub(first.read_bytes) as f64 / seconds / 1e9),
-            ram_gb_per_s: writes
+            ram_gb_per_s: decodes
                 .then(|| (decode.used_bytes as f64 + dense_bytes.unwrap_or(0.0) * tokens) / seconds / 1e9),
             stalled: Some(((decode.stall + prefill.stall).as_secs_f64() / seconds).min(1.0)),
             bound_tokens_per_s: bound.filter(|bound| bound.is_finite()),

@@ -1,15 +1,19 @@
-//! What the view looks like at several sizes, and what it makes of counts.
+//! The view at several sizes, and the rates that it computes.
 
-use moelten_engine::api::{ExpertCell, ExpertGuess, ExpertPlace, ExpertUse, MemoryUse};
+use std::time::Duration;
+
+use moelten_engine::api::{ExpertCell, ExpertGuess, ExpertMap, ExpertPlace, ExpertRow, ExpertUse, MemoryUse};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
+use super::grid::Grid;
 use super::*;
-use crate::theme::{Depth, Look};
+use crate::chat::Limits;
+use crate::markdown::theme::{ColourDepth, ColourScheme, Theme};
 
-const DARK: Theme = Theme { look: Look::Dark, depth: Depth::True };
+const DARK: Theme = Theme { scheme: ColourScheme::Dark, depth: ColourDepth::True };
 
-/// A map with something of everything: the first experts are in memory, some are in use.
+/// A map with every state: the first experts are resident, some are in use.
 fn map(layers: usize, experts: usize) -> ExpertMap {
     let cell = |layer: usize, expert: usize| {
         let used = (expert % 16 == layer % 16).then_some((expert / 16) as u64 * 4);
@@ -39,7 +43,7 @@ fn map(layers: usize, experts: usize) -> ExpertMap {
     ExpertMap { rows: (0..layers).map(row).collect(), memory, ..ExpertMap::default() }
 }
 
-/// One second later: ten tokens of a tenth of a gigabyte, of which a fifth was missing.
+/// The counters one second later: ten tokens of 0.1 GB each, of which a fifth was missing.
 fn later(mut map: ExpertMap) -> ExpertMap {
     let experts = map.rows.len() as u64 * 80;
     map.decode = ExpertUse {
@@ -81,18 +85,18 @@ fn screen(view: &ExpertView, width: u16, height: u16, theme: Theme) -> Vec<Strin
 #[test]
 fn a_page_without_colours() {
     let expected = [
-        "6 layers of 64 experts, 25 in memory                                 hits  seen",
+        "6 layers of 64 experts, 25 resident                                  hits  pred",
         "  0 #░░░░░░░░░░x░░░░▓░░░░░x░░░······~x··········x··········x········ ████░ ███░░",
         "  1 ░#░░░░░░░░░░x░░░░▓░░░░░x░░·······~x··········x··········x······· ████░ ███░░",
         "  2 ░░#░░░░░░░░░░x░░░░▓░░░░░x░········~x··········x··········x······ ████░ ███░░",
         "  3 ░░░#░░░░░░░░░░x░░░░▓░░░░░x·········~x··········x··········x····· ████░ ███░░",
         "  4 ░░░░#░░░░░░░░░░x░░░░▓░░░░░x·········~x··········x··········x···· ████░ ███░░",
         "  5 ░░░░░#░░░░░░░░░░x░░░░▓░░░░·x·········~x··········x··········x··· ████░ ███░░",
-        "░ in memory  █ used  # foreseen, used  x foreseen in vain  ~ loading  · on disk",
-        "speed    ██░░░░░░░░░░ 10 of 50 tok/s          foreseen █████████░░░ 75.0 %",
-        "RAM      ██░░░░░░░░░░ 4.00 of 20.0 GB/s       waiting  ███░░░░░░░░░ 25.0 %",
-        "disk     ██░░░░░░░░░░ 0.24 of 1.0 GB/s        memory   ███████████░ 3.9 GB of 4.0 GB",
-        "hits     █████████░░░ 80.0 %",
+        "░ resident  █ used  # predicted, used  x predicted, unused  ~ loading  · on disk",
+        "speed     ██░░░░░░░░░ 10 of 50 tok/s          predicted ████████░░░ 75.0 %",
+        "RAM       ██░░░░░░░░░ 4.00 of 20.0 GB/s       stalled   ██░░░░░░░░░ 25.0 % of the time",
+        "disk      ██░░░░░░░░░ 0.24 of 1.0 GB/s        memory    ██████████░ 3.9 GB of 4.0 GB",
+        "hits      ████████░░░ 80.0 %",
     ];
     assert_eq!(screen(&view(6, 64, LIMITS), 90, 12, Theme::PLAIN), expected);
 }
@@ -113,7 +117,7 @@ fn rates_are_of_the_last_seconds() {
 }
 
 #[test]
-fn time_without_work_does_not_count() {
+fn idle_time_does_not_count() {
     let (mut view, first) = (ExpertView::new(LIMITS), map(2, 8));
     view.update(first.clone(), Duration::from_secs(1));
     view.update(later(first.clone()), Duration::from_secs(2));
@@ -121,14 +125,14 @@ fn time_without_work_does_not_count() {
         view.update(later(first.clone()), Duration::from_secs(second));
     }
     assert_eq!(view.rates().tokens_per_s, Some(10.0));
-    // A long silence says nothing of what came after it.
+    // After a long gap the window starts anew.
     view.update(later(later(first)), Duration::from_secs(60));
     assert_eq!(view.rates().tokens_per_s, None);
 }
 
-/// Above a chat of 80 x 24 two rows are left: the speeds and the hits stay, the rest goes.
+/// Above a chat of 80 x 24 two rows are left: for the speeds and the hits.
 #[test]
-fn the_most_telling_gauges_stay() {
+fn the_most_informative_gauges_stay() {
     let shown = screen(&view(30, 16, LIMITS), 80, 11, Theme::PLAIN).join("\n");
     for name in ["speed", "RAM", "disk", "hits"] {
         assert!(shown.contains(name), "{name} is not in {shown}");
@@ -136,7 +140,7 @@ fn the_most_telling_gauges_stay() {
 }
 
 #[test]
-fn what_was_reached_is_possible() {
+fn reached_rates_raise_the_limits() {
     let (mut view, mut now) = (ExpertView::new(LIMITS), map(1, 8));
     for second in 1..6 {
         now.read_bytes += 1_500_000_000;
@@ -145,7 +149,7 @@ fn what_was_reached_is_possible() {
     }
     let rates = view.rates();
     assert_eq!((rates.limits.disk_gb_per_s, rates.limits.ram_gb_per_s), (Some(1.5), Some(20.0)));
-    // One busy moment proves nothing, and what is not known stays so.
+    // A short peak does not raise a limit, and an unknown limit stays unknown.
     let mut view = ExpertView::new(Limits { disk_gb_per_s: Some(1.0), ..Limits::default() });
     view.update(map(1, 8), Duration::from_secs(1));
     view.update(now, Duration::from_secs(2));
@@ -179,12 +183,12 @@ fn any_size_is_drawn() {
             }
         }
     }
-    assert_eq!(screen(&ExpertView::new(LIMITS), 30, 1, DARK), ["this model has no experts"]);
+    assert_eq!(screen(&ExpertView::new(LIMITS), 30, 1, DARK), ["This model has no experts."]);
 }
 
-/// Every expert has its place: pixels and columns cover all layers and experts.
+/// Every expert is drawn: pixels and columns cover all layers and experts.
 #[test]
-fn nobody_is_left_out() {
+fn every_layer_is_drawn() {
     for (layers, experts) in [(1, 1), (7, 60), (24, 128), (48, 128), (94, 512)] {
         let rows = map(layers, experts).rows;
         for (width, height, coloured) in

@@ -1,14 +1,15 @@
-//! The end of a document that is still being written: marks that are only half there do not flicker. A last line of nothing
-//! but marks waits until it is known what it means, and emphasis or code that was begun is shown as if it had ended. It must
-//! not know what came before.
+//! The tail of a document that is still growing, drawn without flicker: a last line of nothing but Markdown
+//! marks is held back until its meaning is clear, and open emphasis or code is drawn as if it were closed. It
+//! must not know the finished blocks before the tail.
 
 use pulldown_cmark::{Event, Tag};
 use ratatui::text::Line;
 
-use super::{parse, render};
-use crate::theme::Theme;
+use super::parse::parse;
+use super::render;
+use super::theme::Theme;
 
-/// Lines of an unfinished text.
+/// The lines of an unfinished text, `[lines]`, at most `width` columns each.
 pub fn lines(text: &str, width: usize, theme: Theme) -> Vec<Line<'static>> {
     let line = text.rfind('\n').map_or(0, |end| end + 1);
     let is_mark = |c: char| c.is_whitespace() || "#-*_`~|:>+=".contains(c);
@@ -16,7 +17,7 @@ pub fn lines(text: &str, width: usize, theme: Theme) -> Vec<Line<'static>> {
     let plain = render::lines(text, width, theme);
     let Some(closed) = closed(text).filter(|_| !ends_in_code(text)) else { return plain };
     let closed = render::lines(&closed, width, theme);
-    // Whatever was meant: marks that became visible were not understood.
+    // Marks that show up as text were not parsed: the rendering with fewer of them is right.
     if marks(&closed) < marks(&plain) { closed } else { plain }
 }
 
@@ -25,7 +26,7 @@ fn marks(lines: &[Line<'_>]) -> usize {
     spans.map(|span| span.content.chars().filter(|c| "*_`~".contains(*c)).count()).sum()
 }
 
-/// Whether a text ends inside a block of code.
+/// Whether a text ends inside a code block or an HTML block.
 fn ends_in_code(text: &str) -> bool {
     let end = text.trim_end().len();
     parse(text).any(|(event, range)| {
@@ -33,7 +34,7 @@ fn ends_in_code(text: &str) -> bool {
     })
 }
 
-/// The text with an end to what its last line has begun; `None` if it has begun nothing.
+/// The text with the open marks of its last line closed; `None` if none is open.
 fn closed(text: &str) -> Option<String> {
     let text = text.trim_end();
     let line = text.rfind('\n').map_or(0, |end| end + 1);
@@ -61,7 +62,7 @@ fn closed(text: &str) -> Option<String> {
                 } else if opens {
                     open.push(marks);
                 } else if after.is_none() {
-                    // It has just begun, or has half ended.
+                    // The mark has only just begun, or half of its end is here.
                     end = at;
                 }
             }

@@ -1,5 +1,5 @@
-//! Blocks of a document as styled lines: a walk over the parser's events with a stack of what indents them. It must not know
-//! whether the document is finished.
+//! Blocks of a document as styled lines: a walk over the parser's events with a stack of indents. It must not
+//! know whether the document is finished.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -8,21 +8,22 @@ use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, LinkType, Parser, Tag, 
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
+use super::filter;
 use super::highlight::Highlighter;
+use super::parse::{OPTIONS, parse};
 use super::table::Table;
+use super::theme::{Role, Theme};
 use super::wrap::{self, Spans};
-use super::{OPTIONS, parse};
-use crate::filter;
-use crate::theme::{Role, Theme};
 
-/// Marks of lists, by depth.
+/// List markers, by depth.
 const BULLETS: [&str; 3] = ["• ", "◦ ", "▪ "];
-/// Where less is left for text than this, marks stand in the text and nothing is indented.
+/// Columns that text needs beside its indent. With less, markers stand inside the text and nothing is
+/// indented.
 const TEXT_MIN: usize = 8;
-/// What a tab becomes.
+/// What a tab is drawn as.
 const TAB: &str = "    ";
 
-/// Lines of a text, at most `width` columns each.
+/// The lines of a text, `[lines]`, at most `width` columns each.
 pub fn lines(text: &str, width: usize, theme: Theme) -> Vec<Line<'static>> {
     let text = with_definitions(text);
     let mut writer = Writer {
@@ -45,7 +46,7 @@ pub fn lines(text: &str, width: usize, theme: Theme) -> Vec<Line<'static>> {
     writer.out
 }
 
-/// The text with its link definitions as ordinary text: a parser swallows them, and a reader of an answer wants to see them.
+/// The text with its link definitions escaped, so that they are drawn: the parser would drop them.
 fn with_definitions(text: &str) -> Cow<'_, str> {
     let parser = Parser::new_ext(text, OPTIONS);
     if parser.reference_definitions().iter().next().is_none() {
@@ -74,36 +75,38 @@ fn with_definitions(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// What stands before every line of a block.
+/// What is drawn before every line of a block.
 struct Indent {
-    /// Before its first line, until that is written.
+    /// Before the first line; taken once that line is written.
     first: Option<Span<'static>>,
-    /// Before the others.
+    /// Before the other lines.
     rest: Span<'static>,
 }
 
-/// A block of code.
-struct Code {
+/// A code block under construction.
+struct CodeBlock {
     language: String,
     text: String,
 }
 
+/// The state of the walk.
 struct Writer<'a> {
     theme: Theme,
     width: usize,
     source: &'a str,
     out: Vec<Line<'static>>,
     indents: Vec<Indent>,
-    /// Text of the paragraph that has not ended.
+    /// Text of the open paragraph.
     inline: Spans,
+    /// Styles of the open elements, the innermost last.
     styles: Vec<Style>,
-    /// The next number of each list, if it has numbers.
+    /// The next number of each open list; `None` for a list with bullets.
     lists: Vec<Option<u64>>,
-    /// Where each link that has not ended leads, and what it says about that.
+    /// The target of each open link, and the byte of `inline` at which its text begins.
     links: Vec<(String, usize)>,
-    code: Option<Code>,
+    code: Option<CodeBlock>,
     table: Option<Table>,
-    /// An empty line comes before the next block.
+    /// Whether an empty line comes before the next block.
     gap: bool,
 }
 
@@ -119,7 +122,7 @@ impl Writer<'_> {
             Event::Code(text) => {
                 let style = self.style().patch(self.theme.style(Role::Code));
                 let text = filter::clean_line(&text);
-                // Without colours the marks are what tells it apart.
+                // Without colours only the backticks mark it as code.
                 let text = if self.theme.coloured() { text } else { format!("`{text}`") };
                 self.text(&text, style);
             }
@@ -128,7 +131,7 @@ impl Writer<'_> {
             Event::Html(text) => {
                 self.text(&filter::clean(&text).replace('\t', TAB), self.theme.style(Role::Dim));
             }
-            // Whoever ends a line in a chat means it.
+            // In a chat a single line end is meant as one.
             Event::SoftBreak | Event::HardBreak => self.text("\n", self.style()),
             Event::Rule => {
                 let rule = Span::styled("─".repeat(self.room()), self.theme.style(Role::Frame));
@@ -138,7 +141,7 @@ impl Writer<'_> {
             Event::TaskListMarker(done) => {
                 self.text(if done { "[x] " } else { "[ ] " }, self.theme.style(Role::Bullet));
             }
-            // Not switched on: they do not come.
+            // These extensions are off, so these events do not occur.
             Event::InlineMath(text) | Event::DisplayMath(text) | Event::FootnoteReference(text) => {
                 self.text(&filter::clean_line(&text), self.style());
             }
@@ -150,28 +153,28 @@ impl Writer<'_> {
         match tag {
             Tag::Heading { level, .. } => {
                 let style = self.theme.style(Role::Heading);
-                self.style_with(match level {
+                self.push_style(match level {
                     HeadingLevel::H1 => style.add_modifier(Modifier::UNDERLINED),
                     HeadingLevel::H2 => style,
                     _ => style.add_modifier(Modifier::ITALIC),
                 });
             }
-            Tag::Emphasis => self.style_with(mark(Modifier::ITALIC)),
-            Tag::Strong => self.style_with(mark(Modifier::BOLD)),
-            Tag::Strikethrough => self.style_with(mark(Modifier::CROSSED_OUT)),
+            Tag::Emphasis => self.push_style(mark(Modifier::ITALIC)),
+            Tag::Strong => self.push_style(mark(Modifier::BOLD)),
+            Tag::Strikethrough => self.push_style(mark(Modifier::CROSSED_OUT)),
             Tag::Link { dest_url, title, .. } | Tag::Image { dest_url, title, .. } => {
-                let mut leads = filter::clean_line(&dest_url);
+                let mut target = filter::clean_line(&dest_url);
                 if !title.is_empty() {
-                    leads.push_str(&format!(" \"{}\"", filter::clean_line(&title)));
+                    target.push_str(&format!(" \"{}\"", filter::clean_line(&title)));
                 }
-                self.links.push((leads, wrap_len(&self.inline)));
-                self.style_with(self.theme.style(Role::Link));
+                self.links.push((target, text_len(&self.inline)));
+                self.push_style(self.theme.style(Role::Link));
             }
             Tag::BlockQuote(_) => {
                 self.flush();
                 let bar = Span::styled("┃ ", self.theme.style(Role::Frame));
                 self.indents.push(Indent { first: None, rest: bar });
-                self.style_with(self.theme.style(Role::Quote));
+                self.push_style(self.theme.style(Role::Quote));
             }
             Tag::List(first) => {
                 self.flush();
@@ -196,7 +199,7 @@ impl Writer<'_> {
                     CodeBlockKind::Fenced(name) => filter::clean_line(name.trim()),
                     CodeBlockKind::Indented => String::new(),
                 };
-                self.code = Some(Code { language, text: String::new() });
+                self.code = Some(CodeBlock { language, text: String::new() });
             }
             Tag::Table(alignments) => {
                 self.flush();
@@ -218,7 +221,7 @@ impl Writer<'_> {
                 self.gap = true;
             }
             TagEnd::Emphasis | TagEnd::Strong | TagEnd::Strikethrough => drop(self.styles.pop()),
-            TagEnd::Link | TagEnd::Image => self.link(),
+            TagEnd::Link | TagEnd::Image => self.end_link(),
             TagEnd::BlockQuote(_) => {
                 self.flush();
                 self.styles.pop();
@@ -260,25 +263,25 @@ impl Writer<'_> {
         }
     }
 
-    /// A link has ended: where it leads, unless that is what it says.
-    fn link(&mut self) {
+    /// Ends a link: its target follows the text, unless they are the same.
+    fn end_link(&mut self) {
         self.styles.pop();
-        let Some((leads, from)) = self.links.pop() else { return };
+        let Some((target, from)) = self.links.pop() else { return };
         let text: String = self.inline.iter().map(|span| &*span.content).collect();
-        let says = text.get(from..).unwrap_or_default();
-        if says != leads && format!("mailto:{says}") != leads {
+        let label = text.get(from..).unwrap_or_default();
+        if label != target && format!("mailto:{label}") != target {
             let style = self.theme.style(Role::Dim);
-            self.text(&if says.is_empty() { leads } else { format!(" ({leads})") }, style);
+            self.text(&if label.is_empty() { target } else { format!(" ({target})") }, style);
         }
     }
 
     fn end_code(&mut self) {
-        let Some(Code { language, text }) = self.code.take() else { return };
+        let Some(CodeBlock { language, text }) = self.code.take() else { return };
         let room = self.room();
         let name = language.split([' ', ',', '{']).next().unwrap_or_default();
         let mut highlighter = Highlighter::new(name, self.theme);
         let frame = self.theme.style(Role::Frame);
-        // A frame that leaves no room for code goes.
+        // Without room for both, the frame is left out.
         let (bar, code_room) = if room > TEXT_MIN { ("│ ", room - 2) } else { ("", room) };
         let mut lines = Vec::new();
         if !language.is_empty() {
@@ -303,7 +306,7 @@ impl Writer<'_> {
         self.styles.last().copied().unwrap_or_default()
     }
 
-    fn style_with(&mut self, more: Style) {
+    fn push_style(&mut self, more: Style) {
         self.styles.push(self.style().patch(more));
     }
 
@@ -311,18 +314,18 @@ impl Writer<'_> {
         wrap::add(&mut self.inline, text, style);
     }
 
-    /// Columns of what stands before lines.
+    /// Columns that the indents take.
     fn indent(&self) -> usize {
         self.indents.iter().map(|indent| wrap::columns(std::slice::from_ref(&indent.rest))).sum()
     }
 
-    /// Columns for text.
+    /// Columns that are left for text.
     fn room(&self) -> usize {
         let room = self.width.saturating_sub(self.indent());
         if room < TEXT_MIN { self.width } else { room }
     }
 
-    /// Writes the paragraph, if there is one.
+    /// Writes the open paragraph, if it has text.
     fn flush(&mut self) {
         if self.inline.iter().all(|span| span.content.trim().is_empty()) {
             self.inline.clear();
@@ -338,11 +341,11 @@ impl Writer<'_> {
             lines.pop();
         }
         self.block(lines);
-        // Items of a dense list follow at once.
+        // Items of a tight list follow without an empty line.
         self.gap = false;
     }
 
-    /// Writes lines of a block with what stands before them.
+    /// Writes the lines of a block with their indents.
     fn block(&mut self, lines: Vec<Spans>) {
         let narrow = self.width.saturating_sub(self.indent()) < TEXT_MIN;
         if std::mem::take(&mut self.gap) && !self.out.is_empty() {
@@ -364,8 +367,8 @@ impl Writer<'_> {
     }
 }
 
-/// Bytes of the text of some spans.
-fn wrap_len(spans: &[Span<'_>]) -> usize {
+/// Bytes of text that the spans hold together.
+fn text_len(spans: &[Span<'_>]) -> usize {
     spans.iter().map(|span| span.content.len()).sum()
 }
 
@@ -374,7 +377,7 @@ fn framed(frame: &'static str, style: Style, line: Spans) -> Spans {
     frame.into_iter().chain(line).collect()
 }
 
-/// A line without spaces at its end, which would be copied with it.
+/// A line without trailing spaces, which would end up in copied text.
 fn trimmed(mut spans: Spans) -> Line<'static> {
     while let Some(last) = spans.last_mut() {
         let len = last.content.trim_end_matches(' ').len();

@@ -1,18 +1,18 @@
-//! Tables: columns as wide as their text, narrowed when they do not fit, and one line for each cell when not even that does.
-//! It must not know how cells were written.
+//! Tables: columns as wide as their text, narrowed when the table is too wide, and one line for each cell
+//! when even narrow columns do not fit. It must not know the Markdown of a cell.
 
 use pulldown_cmark::Alignment;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::Span;
 use unicode_width::UnicodeWidthStr;
 
+use super::filter;
+use super::theme::{Role, Theme};
 use super::wrap::{self, Spans};
-use crate::filter;
-use crate::theme::{Role, Theme};
 
-/// Between two columns.
+/// The separator of two columns.
 const BETWEEN: &str = " │ ";
-/// Words longer than this are broken where a table is narrow.
+/// Longest word, in columns, that a narrow table keeps in one piece.
 const WORD_MAX: usize = 20;
 
 /// A table under construction.
@@ -26,18 +26,19 @@ pub struct Table {
 }
 
 impl Table {
-    /// Without rows.
+    /// A table without rows; one alignment for each column.
     pub fn new(alignments: Vec<Alignment>) -> Self {
         Self { alignments, rows: Vec::new(), row: Vec::new(), cell_end: 0 }
     }
 
-    /// The next cell of a row, which ends there in the source.
+    /// Adds the next cell of the current row. `end` is the byte of the source at which the cell ends.
     pub fn cell(&mut self, cell: Spans, end: usize) {
         self.row.push(cell);
         self.cell_end = end;
     }
 
-    /// The row has ended. What is beyond the columns of the head stays with the last one: the parser leaves it out.
+    /// Ends the current row, which reaches to byte `end` of the source. The parser drops cells beyond the
+    /// header's columns; their text is added to the last cell.
     pub fn row(&mut self, source: &str, end: usize, style: Style) {
         let beyond = source.get(self.cell_end..end).unwrap_or_default();
         if let Some(last) =
@@ -50,7 +51,7 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// Lines of at most `width` columns.
+    /// The table as lines of at most `width` columns, `[lines]`.
     pub fn lines(mut self, width: usize, theme: Theme) -> Vec<Spans> {
         let columns = self.alignments.len().max(self.rows.iter().map(Vec::len).max().unwrap_or(0));
         self.rows.iter_mut().for_each(|row| row.resize(columns, Spans::new()));
@@ -61,31 +62,7 @@ impl Table {
         };
         let mut lines = Vec::new();
         for (number, row) in self.rows.iter().enumerate() {
-            let cells: Vec<_> =
-                row.iter().zip(&widths).map(|(cell, &width)| wrap::words(cell, width)).collect();
-            let height = cells.iter().map(Vec::len).max().unwrap_or(0);
-            for i in 0..height {
-                let mut line = Spans::new();
-                for (column, (cell, &width)) in cells.iter().zip(&widths).enumerate() {
-                    if column > 0 {
-                        line.push(Span::styled(BETWEEN, frame));
-                    }
-                    let mut text = cell.get(i).cloned().unwrap_or_default();
-                    let rest = width.saturating_sub(wrap::columns(&text));
-                    let left = match self.alignments.get(column) {
-                        Some(Alignment::Right) => rest,
-                        Some(Alignment::Center) => rest / 2,
-                        _ => 0,
-                    };
-                    line.push(Span::raw(" ".repeat(left)));
-                    if number == 0 {
-                        text.iter_mut().for_each(|span| span.style = span.style.add_modifier(Modifier::BOLD));
-                    }
-                    line.extend(text);
-                    line.push(Span::raw(" ".repeat(rest - left)));
-                }
-                lines.push(line);
-            }
+            lines.extend(self.row_lines(row, &widths, number == 0, frame));
             if number == 0 {
                 let rule: Vec<_> = widths.iter().map(|&width| "─".repeat(width)).collect();
                 lines.push(vec![Span::styled(rule.join("─┼─"), frame)]);
@@ -94,8 +71,37 @@ impl Table {
         lines
     }
 
-    /// Widths of the columns that fit into so much together: every column as wide as it wants to be or as all that do not get
-    /// what they want. `None` when words would have to be broken.
+    /// One row as lines, its cells wrapped to `widths` and aligned; the header is bold.
+    fn row_lines(&self, row: &[Spans], widths: &[usize], header: bool, frame: Style) -> Vec<Spans> {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, &width)| wrap::words(cell, width)).collect();
+        let height = cells.iter().map(Vec::len).max().unwrap_or(0);
+        let line = |i: usize| {
+            let mut line = Spans::new();
+            for (column, (cell, &width)) in cells.iter().zip(widths).enumerate() {
+                if column > 0 {
+                    line.push(Span::styled(BETWEEN, frame));
+                }
+                let mut text = cell.get(i).cloned().unwrap_or_default();
+                let rest = width.saturating_sub(wrap::columns(&text));
+                let left = match self.alignments.get(column) {
+                    Some(Alignment::Right) => rest,
+                    Some(Alignment::Center) => rest / 2,
+                    _ => 0,
+                };
+                line.push(Span::raw(" ".repeat(left)));
+                if header {
+                    text.iter_mut().for_each(|span| span.style = span.style.add_modifier(Modifier::BOLD));
+                }
+                line.extend(text);
+                line.push(Span::raw(" ".repeat(rest - left)));
+            }
+            line
+        };
+        (0..height).map(line).collect()
+    }
+
+    /// Column widths that add up to at most `all`: each column gets its natural width or a common limit,
+    /// whichever is less. `None` when words would have to be broken.
     fn widths(&self, columns: usize, all: usize) -> Option<Vec<usize>> {
         let widest = |column: usize, of: fn(&Spans) -> usize| {
             self.rows.iter().map(|row| of(&row[column])).max().unwrap_or(0).max(1)
@@ -108,7 +114,8 @@ impl Table {
         if needs.iter().sum::<usize>() > all {
             return None;
         }
-        // The highest limit at which all fit; one more for those that still want it, from the left.
+        // The highest common limit at which all fit; columns that are still too narrow share the rest from
+        // the left.
         let given =
             |limit: usize| wants.iter().zip(&needs).map(move |(&want, &need)| want.min(limit.max(need)));
         let limit = (1..=all).take_while(|&limit| given(limit).sum::<usize>() <= all).last()?;
@@ -123,7 +130,7 @@ impl Table {
         Some(widths)
     }
 
-    /// Each row as lines of `head: cell`.
+    /// Each row as lines of `header: cell`.
     fn records(&self, width: usize, theme: Theme) -> Vec<Spans> {
         let Some((head, rows)) = self.rows.split_first() else { return Vec::new() };
         let (dim, frame) = (theme.style(Role::Dim), theme.style(Role::Frame));

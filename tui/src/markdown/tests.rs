@@ -4,31 +4,32 @@ use std::fmt::Write as _;
 
 use proptest::prelude::*;
 use ratatui::style::Modifier;
+use ratatui::text::Line;
 use unicode_width::UnicodeWidthStr;
 
+use super::theme::{ColourDepth, ColourScheme, Role, Theme};
 use super::*;
-use crate::theme::{Depth, Look, Role};
 
-const DARK: Theme = Theme { look: Look::Dark, depth: Depth::True };
+const DARK: Theme = Theme { scheme: ColourScheme::Dark, depth: ColourDepth::True };
 
 fn plain(lines: &[Line<'_>]) -> Vec<String> {
     lines.iter().map(|line| line.spans.iter().map(|span| &*span.content).collect()).collect()
 }
 
 fn shown(text: &str, width: u16) -> Vec<String> {
-    plain(Markdown::whole(text).lines(width, DARK))
+    plain(Document::whole(text).lines(width, DARK))
 }
 
-/// As it is while more is to come.
+/// The lines of a document that is still growing.
 fn so_far(text: &str, width: u16) -> Vec<String> {
-    let mut document = Markdown::new();
+    let mut document = Document::new();
     document.push(text);
     plain(document.lines(width, DARK))
 }
 
 /// The style of a piece of text in the first line that has it.
 fn style_of(text: &str, piece: &str) -> ratatui::style::Style {
-    let mut document = Markdown::whole(text);
+    let mut document = Document::whole(text);
     let spans = document.lines(60, DARK).iter().flat_map(|line| line.spans.clone());
     spans.into_iter().find(|span| span.content.contains(piece)).unwrap().style
 }
@@ -79,7 +80,7 @@ fn styles_say_what_text_is() {
     assert_eq!(style_of(text, "ee").fg, DARK.style(Role::Code).fg);
     assert_eq!(style_of(text, "ff").fg, DARK.style(Role::Link).fg);
     assert_eq!(shown(text, 40).last().unwrap(), "• [x] done");
-    let mut document = Markdown::whole("`a` b");
+    let mut document = Document::whole("`a` b");
     assert_eq!(plain(document.lines(40, Theme::PLAIN)), ["`a` b"], "without colours the marks stay");
 }
 
@@ -88,7 +89,7 @@ fn what_is_half_written_does_not_flicker() {
     assert_eq!(so_far("a **bold", 40), ["a bold"]);
     assert_eq!(so_far("a **", 40), ["a"]);
     assert_eq!(so_far("use `let x", 40), ["use let x"]);
-    assert_eq!(so_far("para\n--", 40), ["para"], "a rule or a heading: nobody knows yet");
+    assert_eq!(so_far("para\n--", 40), ["para"], "it may become a rule or a heading");
     assert_eq!(so_far("| a | b |\n|--", 40), ["| a | b |"]);
     assert_eq!(so_far("| a | b |\n|--|--|\n| 1", 40), ["a │ b", "──┼──", "1 │"]);
     assert_eq!(so_far("```py\nif **x", 40), ["╭ py", "│ if **x"]);
@@ -137,7 +138,7 @@ fn wide_characters_break_where_they_must() {
 
 #[test]
 fn finished_blocks_are_kept() {
-    let mut document = Markdown::new();
+    let mut document = Document::new();
     document.push("# one\n\ntwo\n\nthree\n");
     document.lines(40, DARK);
     assert_eq!(document.settled, (12, 3), "all but the last");
@@ -145,7 +146,7 @@ fn finished_blocks_are_kept() {
     assert_eq!(plain(document.lines(2, DARK)), ["on", "e", "", "tw", "o", "", "th", "re", "e"]);
 }
 
-/// A document made of blocks with words that can be found again, some of it broken off.
+/// A document of blocks, some of them unfinished, with unique words.
 fn document() -> impl Strategy<Value = String> {
     const FORMS: [&str; 24] = [
         "W W\n",
@@ -187,7 +188,7 @@ fn document() -> impl Strategy<Value = String> {
     })
 }
 
-/// Words that `document` put in, as far as they are whole.
+/// The complete words of [`document`].
 fn words(text: &str) -> Vec<&str> {
     text.split(|c: char| !c.is_ascii_alphanumeric())
         .filter(|w| w.starts_with('q') && w.ends_with('z'))
@@ -219,7 +220,7 @@ proptest! {
 
     #[test]
     fn pieces_make_the_same_document(text in document(), width in 1u16..100, step in 1usize..30) {
-        let mut document = Markdown::new();
+        let mut document = Document::new();
         let mut rest = &text[..];
         while !rest.is_empty() {
             let (piece, others) = rest.split_at(rest.floor_char_boundary(step).max(rest.ceil_char_boundary(1)));

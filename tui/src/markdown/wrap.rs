@@ -1,5 +1,5 @@
-//! Breaks styled text into lines of a width: between words, between wide characters, and inside words that are too long. It
-//! must not know what the text says.
+//! Breaks styled text into lines: between words, between wide characters, and inside words that are longer
+//! than a line. It must not know Markdown.
 
 use ratatui::style::Style;
 use ratatui::text::Span;
@@ -9,12 +9,12 @@ use unicode_width::UnicodeWidthStr;
 /// A line under construction.
 pub type Spans = Vec<Span<'static>>;
 
-/// Columns of some spans.
+/// Columns that the spans take together.
 pub fn columns(spans: &[Span<'_>]) -> usize {
     spans.iter().map(|span| span.content.width()).sum()
 }
 
-/// Adds text, to the last span if that has the same style.
+/// Appends text, to the last span if its style is the same.
 pub fn add(spans: &mut Spans, text: &str, style: Style) {
     match spans.last_mut() {
         Some(last) if last.style == style => last.content.to_mut().push_str(text),
@@ -22,11 +22,12 @@ pub fn add(spans: &mut Spans, text: &str, style: Style) {
     }
 }
 
-/// Lines of at most `width` columns, broken where a word ends if it can be. `\n` ends a line. Spaces at a break vanish.
+/// Lines of at most `width` columns, broken between words where possible. `\n` ends a line. Spaces at a break
+/// are dropped.
 pub fn words(text: &[Span<'_>], width: usize) -> Vec<Spans> {
-    let mut lines = Lines::new(width);
+    let mut lines = Wrapper::new(width);
     for span in text {
-        // Whole words at a time where a byte is a column, which is most text.
+        // In ASCII a byte is a column, so a word is placed at once; other text goes by grapheme.
         for piece in span.content.split_inclusive([' ', '\n']) {
             let word = piece.trim_end_matches([' ', '\n']);
             if word.is_ascii() {
@@ -45,7 +46,7 @@ pub fn words(text: &[Span<'_>], width: usize) -> Vec<Spans> {
     lines.done
 }
 
-/// Lines of at most `width` columns, broken exactly there: for code, whose spaces matter.
+/// Lines of at most `width` columns, broken exactly at that column: for code, whose spaces matter.
 pub fn columns_of(text: &Spans, width: usize) -> Vec<Spans> {
     if columns(text) <= width {
         return vec![text.clone()];
@@ -66,19 +67,20 @@ pub fn columns_of(text: &Spans, width: usize) -> Vec<Spans> {
     done
 }
 
-struct Lines {
+/// Lines of styled text under construction.
+struct Wrapper {
     width: usize,
     done: Vec<Spans>,
-    /// Columns of the last line.
+    /// Columns used in the last line.
     at: usize,
-    /// Spaces before the word.
+    /// Styles of the spaces before the pending word.
     spaces: Vec<Style>,
-    /// The word that has not been placed yet.
+    /// The pending word: not placed on a line yet.
     word: Spans,
     word_columns: usize,
 }
 
-impl Lines {
+impl Wrapper {
     fn new(width: usize) -> Self {
         let (done, spaces, word) = (vec![Spans::new()], Vec::new(), Spans::new());
         Self { width, done, at: 0, spaces, word, word_columns: 0 }
@@ -88,7 +90,7 @@ impl Lines {
         if piece.is_empty() {
             return;
         }
-        // Scripts with wide characters have no spaces between words.
+        // Scripts with wide characters have no spaces between words: each one may end a line.
         let wide = !piece.is_ascii() && columns > 1;
         if wide {
             self.end_word();
@@ -116,7 +118,7 @@ impl Lines {
         self.at = 0;
     }
 
-    /// Places the word, on a new line if it does not fit this one.
+    /// Places the pending word, on a new line if it does not fit on this one.
     fn end_word(&mut self) {
         if self.word.is_empty() {
             return;

@@ -1,5 +1,5 @@
-//! Draws the screen from what is: the conversation, what lies over it, the composer, the facts. Every size is drawn
-//! somehow; where there is no room, the composer stays.
+//! Draws the screen: the conversation, overlays, the composer, the status line. Every size of a terminal is
+//! drawn; the composer stays longest. It must not change the conversation.
 
 use ratatui::Frame;
 use ratatui::layout::{Position, Rect};
@@ -7,29 +7,30 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Clear;
 use unicode_width::UnicodeWidthStr;
 
-use super::{Overlay, Screen, help};
-use crate::chat::Choice;
-use crate::theme::Role;
-use crate::wrap;
+use super::help;
+use super::state::{Overlay, Screen};
+use crate::chat::OverflowChoice;
+use crate::markdown::rows::{self, cut};
+use crate::markdown::theme::Role;
 
-/// From so many columns on the experts stand beside the conversation.
+/// Width from which on the experts are drawn beside the conversation, in columns.
 const BESIDE_FROM: u16 = 130;
-/// Rows of the expert view beside those of layers: its title, what its marks mean, gauges, the rule.
-const EXPERT_WORDS: usize = 7;
-/// The sign before the composer.
+/// Rows of the expert view besides the layers: title, legend, gauges, rule.
+const EXPERT_EXTRA: usize = 7;
+/// The mark before the composer.
 const PROMPT: &str = "\u{203a} ";
-/// What the empty composer says.
-const PLACEHOLDER: &str = "Ask; / for commands, F1 for help";
+/// The hint in an empty composer.
+const PLACEHOLDER: &str = "Type a message (/ for commands, F1 for help)";
 
 impl Screen {
-    /// Draws everything.
+    /// Draws the whole screen.
     pub fn draw(&mut self, frame: &mut Frame<'_>) {
         let area = frame.area();
         if area.is_empty() {
             return;
         }
         let indent = if area.width > 8 { PROMPT.width() as u16 } else { 0 };
-        // The last column is the cursor's when a row is full.
+        // The last column is kept for the cursor after a full row.
         self.composer.set_width(usize::from(area.width.saturating_sub(indent + 1)));
         let status = u16::from(area.height >= 4);
         let rule = u16::from(area.height >= 3);
@@ -43,7 +44,7 @@ impl Screen {
             return;
         }
         let mut page = at(0, talk);
-        if self.watched {
+        if self.experts_open {
             page = self.draw_experts(frame, page);
         }
         self.draw_talk(frame, page);
@@ -58,12 +59,13 @@ impl Screen {
         if let Some(Overlay::Help(top)) = self.overlay {
             self.draw_help(frame, at(0, talk), top);
         }
-        if let Some(words) = self.chat.asking() {
-            self.draw_question(frame, at(0, talk), &words);
+        if let Some(text) = self.chat.overflow_question() {
+            self.draw_overflow_question(frame, at(0, talk), &text);
         }
     }
 
-    /// Draws the experts beside the conversation, or above it where that is too narrow; gives what is left.
+    /// Draws the experts beside the conversation, or above it on a narrow terminal; returns the rest of the
+    /// area.
     fn draw_experts(&self, frame: &mut Frame<'_>, area: Rect) -> Rect {
         let line = self.theme.style(Role::Frame);
         if area.width >= BESIDE_FROM {
@@ -76,10 +78,10 @@ impl Screen {
             self.experts.draw(view, frame.buffer_mut(), self.theme);
             return Rect { width: area.width - width - 1, ..area };
         }
-        // A line is enough to say that there are none.
+        // Without experts, one line says so.
         let wanted = match self.experts.map().rows.len() {
             0 => 2,
-            layers => u16::try_from(layers + EXPERT_WORDS).unwrap_or(u16::MAX).min(area.height * 11 / 20),
+            layers => u16::try_from(layers + EXPERT_EXTRA).unwrap_or(u16::MAX).min(area.height * 11 / 20),
         };
         let height = wanted.min(area.height.saturating_sub(1));
         if height < 2 {
@@ -96,10 +98,10 @@ impl Screen {
         let (theme, now) = (self.theme, self.now);
         let total = self.log.measure(area.width, theme, self.live.as_mut(), now);
         let end = total.saturating_sub(height);
-        self.seen = (total, height);
+        self.drawn = (total, height);
         self.top = self.top.filter(|top| *top < end);
         let top = self.top.unwrap_or(end);
-        // A short conversation stands at the bottom, beside the composer.
+        // A short conversation is drawn at the bottom, next to the composer.
         let free = u16::try_from(height.saturating_sub(total)).unwrap_or(0);
         let area = Rect { y: area.y + free, height: area.height - free, ..area };
         self.log.draw(area, frame.buffer_mut(), top, self.live.as_mut(), now);
@@ -124,28 +126,28 @@ impl Screen {
         if area.height == 0 {
             return;
         }
-        let (row, column) = self.composer.place();
+        let (row, column) = self.composer.cursor();
         let height = usize::from(area.height);
         let rows = self.composer.rows();
-        // The cursor's row is in sight, and as much before it as there is room for.
+        // The row of the cursor is visible, with as many rows before it as fit.
         let top = (row + 1).saturating_sub(height).min(rows.len().saturating_sub(height));
         let style = self.theme.style(Role::Text);
         let buffer = frame.buffer_mut();
         let room = usize::from(area.width - indent.min(area.width));
         for (y, range) in (area.y..).zip(rows.iter().skip(top).take(height)) {
-            let text = wrap::shown(&self.composer.text()[range.clone()]);
+            let text = rows::display(&self.composer.text()[range.clone()]);
             buffer.set_stringn(area.x + indent, y, &text, room, style);
         }
         if indent > 0 {
             let sign = if top == 0 { PROMPT } else { "\u{2026} " };
             buffer.set_stringn(area.x, area.y, sign, usize::from(indent), self.theme.style(Role::Person));
         }
-        if self.composer.is_empty() && self.recall.search().is_none() {
+        if self.composer.is_empty() && self.history.search().is_none() {
             buffer.set_stringn(area.x + indent, area.y, PLACEHOLDER, room, self.theme.style(Role::Dim));
         }
         let x = area.x + (indent + u16::try_from(column).unwrap_or(u16::MAX - indent)).min(area.width - 1);
         let y = area.y + u16::try_from(row - top).unwrap_or(0).min(area.height - 1);
-        if self.overlay.is_none() && (self.chat.asking().is_none() || !self.composer.is_empty()) {
+        if self.overlay.is_none() && (self.chat.overflow_question().is_none() || !self.composer.is_empty()) {
             frame.set_cursor_position(Position { x, y });
         }
     }
@@ -157,7 +159,7 @@ impl Screen {
         self.overlay = Some(Overlay::Help(top));
         let more = top + height < lines.len();
         frame.render_widget(Clear, area);
-        let hint = if more { "PgDn shows more, any other key closes this" } else { "any key closes this" };
+        let hint = if more { "PgDn: more; any other key closes" } else { "any key closes" };
         let last = Line::styled(hint, self.theme.style(Role::Dim));
         let shown: Vec<_> = lines.into_iter().skip(top).take(height).collect();
         for (y, line) in (area.y..area.bottom()).zip(shown.iter().chain([&last])) {
@@ -165,19 +167,19 @@ impl Screen {
         }
     }
 
-    /// The question what becomes of a conversation that is too long, at the bottom of the conversation.
-    fn draw_question(&self, frame: &mut Frame<'_>, area: Rect, words: &str) {
+    /// Draws the question about a full context over the end of the conversation.
+    fn draw_overflow_question(&self, frame: &mut Frame<'_>, area: Rect, text: &str) {
         let width = usize::from(area.width.saturating_sub(4)).clamp(1, 76);
         let (warning, accent) = (self.theme.style(Role::Warning), self.theme.style(Role::Accent));
-        let choices = Choice::ALL.map(|(key, _, help)| {
+        let choices = OverflowChoice::ALL.map(|(key, _, help)| {
             Line::from(vec![Span::styled(format!("{key}  "), accent), Span::raw(help)])
         });
-        // Whatever the height, what can be chosen is in sight; the explanation gets the rows that are left.
+        // The choices are visible at any height; the explanation gets the remaining rows.
         let room = usize::from(area.height.saturating_sub(1));
-        let mut lines: Vec<_> = wrap::rows(words, width)
+        let mut lines: Vec<_> = rows::rows(text, width)
             .into_iter()
             .take(room.saturating_sub(choices.len()))
-            .map(|row| Line::styled(words[row].to_owned(), warning))
+            .map(|row| Line::styled(text[row].to_owned(), warning))
             .collect();
         if lines.len() + choices.len() < room && !lines.is_empty() {
             lines.push(Line::default());
@@ -185,7 +187,7 @@ impl Screen {
         if choices.len() <= room {
             lines.extend(choices);
         } else {
-            let keys = Choice::ALL
+            let keys = OverflowChoice::ALL
                 .map(|(key, _, help)| format!("{key} {}", help.split(' ').next().unwrap_or_default()));
             lines.push(Line::styled(keys.join("  "), accent));
         }
@@ -200,13 +202,4 @@ impl Screen {
             frame.buffer_mut().set_line(below.x + 2, y, line, below.width.saturating_sub(2));
         }
     }
-}
-
-/// As much of `text` as fits, with a sign that something is missing.
-pub fn cut(text: &str, width: usize) -> String {
-    if text.width() <= width {
-        return text.to_owned();
-    }
-    let row = wrap::rows(text, width.saturating_sub(1)).into_iter().next().unwrap_or(0..0);
-    format!("{}\u{2026}", text[row].trim_end())
 }

@@ -1,26 +1,26 @@
-//! The list of keys and commands that lies over the conversation.
+//! The list of keys and commands that F1 shows over the conversation.
 
 use ratatui::text::{Line, Span};
 
 use super::key_table::KEYS;
-use crate::command::{Entry, TABLE};
-use crate::theme::{Role, Theme};
-use crate::wrap;
+use crate::input::command::{CommandEntry, TABLE};
+use crate::markdown::rows;
+use crate::markdown::theme::{Role, Theme};
 
-/// Columns before an explanation that stands beside its name.
+/// Columns before an explanation to the right of its name.
 const BESIDE: usize = 34;
-/// The same below its name, where there is no room beside it.
+/// Columns before an explanation below its name, on a narrow terminal.
 const BELOW: usize = 4;
-/// Narrower explanations are hard to read.
+/// Smallest width of an explanation to the right of its name.
 const NARROW: usize = 24;
 
-/// All lines, for so many columns.
+/// The lines of the help, `[lines]`, at most `columns` wide.
 pub fn lines(theme: Theme, columns: usize) -> Vec<Line<'static>> {
     let heading = |text: &'static str| Line::styled(text, theme.style(Role::Heading));
     let mut lines = vec![heading("Keys")];
     lines.extend(KEYS.iter().flat_map(|keys| entry(&keys.names(), keys.help, theme, columns)));
     lines.extend([Line::default(), heading("Commands")]);
-    let command = |entry: &Entry| format!("{} {}", entry.name, entry.arguments);
+    let command = |entry: &CommandEntry| format!("{} {}", entry.name, entry.arguments);
     lines.extend(TABLE.iter().flat_map(|one| entry(&command(one), one.help, theme, columns)));
     lines
 }
@@ -29,7 +29,7 @@ fn entry(name: &str, help: &'static str, theme: Theme, columns: usize) -> Vec<Li
     let (accent, text) = (theme.style(Role::Accent), theme.style(Role::Text));
     let beside = columns >= BESIDE + NARROW;
     let indent = if beside { BESIDE } else { BELOW };
-    let mut lines: Vec<_> = wrap::rows(help, columns.saturating_sub(indent))
+    let mut lines: Vec<_> = rows::rows(help, columns.saturating_sub(indent))
         .into_iter()
         .map(|row| Line::from(vec![Span::raw(" ".repeat(indent)), Span::styled(&help[row], text)]))
         .collect();

@@ -1,60 +1,60 @@
-//! The keys: one table of what they do, for whoever presses them, for the help and for the manual. It must not know how it is
-//! done.
+//! The key bindings: one table for the screen, the help and the manual (`docs/chat.md`). It must not know how
+//! an action is carried out.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use crate::composer::Composer;
+use crate::input::composer::Composer;
 
-/// What a key asks for.
+/// The action of a key.
 #[derive(Debug, Clone, Copy)]
 pub enum Action {
-    /// Send what was written.
+    /// Send the composed text.
     Send,
-    /// Stop, take back, leave, in this order.
+    /// Take back a waiting question, stop the activity, empty the composer or quit: the first that applies.
     Interrupt,
-    /// Close what is open, stop.
+    /// Close, stop, cancel.
     Escape,
-    /// Leave; inside a text, remove the next character.
+    /// Quit; inside a text, remove the next character.
     Leave,
-    /// Keys and commands; inside a text a character.
+    /// Show the help; inside a text, `?` is a character.
     Help,
-    /// Watch the experts.
+    /// Open or close the expert view.
     Experts,
-    /// Another model.
+    /// Open the list of models.
     Models,
     /// Scroll by lines, up if negative.
     Lines(isize),
     /// Scroll by pages, up if negative.
     Pages(isize),
-    /// To the beginning of the conversation, or of a line that is being written.
+    /// Go to the beginning of the composed line, or scroll to the beginning of the conversation.
     Top,
-    /// To its end.
+    /// Go to the end of the composed line, or scroll to the end of the conversation.
     End,
-    /// To the beginning of the conversation, whatever is being written.
+    /// Scroll to the beginning of the conversation.
     TopOfAll,
-    /// To its end.
+    /// Scroll to the end of the conversation.
     EndOfAll,
-    /// What was entered before; in a text of several rows first up.
+    /// Recall an older entry; in a text of several rows, first move up.
     Older,
-    /// What was entered after; in a text of several rows first down.
+    /// Recall a newer entry; in a text of several rows, first move down.
     Newer,
-    /// Search in it.
+    /// Search the history.
     Search,
-    /// Complete what is being written.
+    /// Complete the text before the cursor.
     Complete,
-    /// Write in the person's editor.
+    /// Open the composed text in the user's editor.
     Editor,
-    /// A command.
+    /// Run a slash command.
     Command(&'static str),
-    /// Change what is being written.
+    /// Edit the composed text.
     Edit(fn(&mut Composer)),
-    /// Draw everything anew.
+    /// Draw the whole screen again.
     Redraw,
-    /// To the shell.
+    /// Return to the shell.
     Suspend,
 }
 
-/// A key with what is held, perhaps after Ctrl-X.
+/// A key with its modifiers, perhaps after Ctrl-X.
 #[derive(Debug, Clone, Copy)]
 struct Chord {
     code: KeyCode,
@@ -62,12 +62,12 @@ struct Chord {
     after_x: bool,
 }
 
-/// Keys that belong together.
-pub struct Row {
-    /// What they do, for people.
+/// Keys that do related things: a row of the help.
+pub struct KeyGroup {
+    /// One line of help.
     pub help: &'static str,
     keys: &'static [(Chord, Action)],
-    /// Keys of the same kind that everybody expects.
+    /// Further keys that the help does not list.
     also: &'static [(Chord, Action)],
 }
 
@@ -87,8 +87,8 @@ const fn alt(c: char) -> Chord {
     with(KeyModifiers::ALT, KeyCode::Char(c))
 }
 
-const fn row(help: &'static str, keys: &'static [(Chord, Action)]) -> Row {
-    Row { help, keys, also: &[] }
+const fn group(help: &'static str, keys: &'static [(Chord, Action)]) -> KeyGroup {
+    KeyGroup { help, keys, also: &[] }
 }
 
 const CONTROL: KeyModifiers = KeyModifiers::CONTROL;
@@ -96,10 +96,10 @@ const ALT: KeyModifiers = KeyModifiers::ALT;
 const SHIFT: KeyModifiers = KeyModifiers::SHIFT;
 const NEW_LINE: Action = Action::Edit(|composer| composer.insert("\n"));
 
-/// All keys.
-pub const KEYS: [Row; 25] = [
-    row("send", &[(key(KeyCode::Enter), Action::Send)]),
-    Row {
+/// All keys, in the order of the help.
+pub const KEYS: [KeyGroup; 25] = [
+    group("send", &[(key(KeyCode::Enter), Action::Send)]),
+    KeyGroup {
         help: "new line",
         keys: &[
             (control('j'), NEW_LINE),
@@ -108,15 +108,18 @@ pub const KEYS: [Row; 25] = [
         ],
         also: &[(with(CONTROL, KeyCode::Enter), NEW_LINE)],
     },
-    row(
-        "stop what is computed; Ctrl-C again leaves",
+    group(
+        "stop the answer; Ctrl-C again quits",
         &[(control('c'), Action::Interrupt), (key(KeyCode::Esc), Action::Escape)],
     ),
-    row("leave, with nothing written", &[(control('d'), Action::Leave)]),
-    row("keys and commands", &[(key(KeyCode::F(1)), Action::Help), (key(KeyCode::Char('?')), Action::Help)]),
-    row("watch the experts", &[(key(KeyCode::F(2)), Action::Experts)]),
-    row("another model", &[(key(KeyCode::F(3)), Action::Models)]),
-    Row {
+    group("quit (when the input is empty)", &[(control('d'), Action::Leave)]),
+    group(
+        "show keys and commands",
+        &[(key(KeyCode::F(1)), Action::Help), (key(KeyCode::Char('?')), Action::Help)],
+    ),
+    group("show or hide the experts", &[(key(KeyCode::F(2)), Action::Experts)]),
+    group("switch to another model", &[(key(KeyCode::F(3)), Action::Models)]),
+    KeyGroup {
         help: "scroll",
         keys: &[
             (key(KeyCode::PageUp), Action::Pages(-1)),
@@ -133,29 +136,29 @@ pub const KEYS: [Row; 25] = [
             (with(CONTROL, KeyCode::End), Action::EndOfAll),
         ],
     },
-    Row {
-        help: "what was entered before",
+    KeyGroup {
+        help: "input history",
         keys: &[(key(KeyCode::Up), Action::Older), (key(KeyCode::Down), Action::Newer)],
         also: &[(control('p'), Action::Older), (control('n'), Action::Newer)],
     },
-    row("search in it", &[(control('r'), Action::Search)]),
-    row("complete commands and files", &[(key(KeyCode::Tab), Action::Complete)]),
-    row(
-        "write in your editor",
+    group("search history", &[(control('r'), Action::Search)]),
+    group("complete commands and files", &[(key(KeyCode::Tab), Action::Complete)]),
+    group(
+        "edit in your editor",
         &[
             (control('g'), Action::Editor),
             (Chord { code: KeyCode::Char('e'), modifiers: CONTROL, after_x: true }, Action::Editor),
         ],
     ),
-    row("another answer", &[(alt('r'), Action::Command("/retry"))]),
-    row("write the last question anew", &[(alt('e'), Action::Command("/edit"))]),
-    row("take the last turn back", &[(alt('u'), Action::Command("/undo"))]),
-    row("go on with a cut answer", &[(alt('m'), Action::Command("/more"))]),
-    row("copy the answer", &[(alt('c'), Action::Command("/copy"))]),
-    row("numbers of the last answer", &[(alt('s'), Action::Command("/stats"))]),
-    row("show or fold thoughts", &[(control('t'), Action::Command("/think"))]),
-    Row {
-        help: "go in the line",
+    group("another answer", &[(alt('r'), Action::Command("/retry"))]),
+    group("edit and resend the last message", &[(alt('e'), Action::Command("/edit"))]),
+    group("remove the last turn", &[(alt('u'), Action::Command("/undo"))]),
+    group("continue a truncated answer", &[(alt('m'), Action::Command("/more"))]),
+    group("copy the answer", &[(alt('c'), Action::Command("/copy"))]),
+    group("statistics of the last answer", &[(alt('s'), Action::Command("/stats"))]),
+    group("show or hide reasoning", &[(control('t'), Action::Command("/think"))]),
+    KeyGroup {
+        help: "move the cursor",
         keys: &[
             (control('a'), Action::Edit(Composer::home)),
             (control('e'), Action::Edit(Composer::end)),
@@ -173,8 +176,8 @@ pub const KEYS: [Row; 25] = [
             (with(ALT, KeyCode::Right), Action::Edit(Composer::word_right)),
         ],
     },
-    Row {
-        help: "cut, and paste what was cut",
+    KeyGroup {
+        help: "cut; paste (Ctrl-Y)",
         keys: &[
             (control('k'), Action::Edit(Composer::cut_to_end)),
             (control('u'), Action::Edit(Composer::cut_to_start)),
@@ -189,8 +192,8 @@ pub const KEYS: [Row; 25] = [
             (with(ALT, KeyCode::Delete), Action::Edit(Composer::cut_word_right)),
         ],
     },
-    Row {
-        help: "remove a character",
+    KeyGroup {
+        help: "delete a character",
         keys: &[
             (key(KeyCode::Backspace), Action::Edit(Composer::backspace)),
             (key(KeyCode::Delete), Action::Edit(Composer::delete)),
@@ -200,18 +203,18 @@ pub const KEYS: [Row; 25] = [
             (with(SHIFT, KeyCode::Backspace), Action::Edit(Composer::backspace)),
         ],
     },
-    Row {
-        help: "take a change back",
+    KeyGroup {
+        help: "undo edit",
         keys: &[(control('_'), Action::Edit(Composer::undo))],
-        // What terminals make of it.
+        // Terminals report Ctrl-_ as one of these.
         also: &[(control('7'), Action::Edit(Composer::undo)), (control('-'), Action::Edit(Composer::undo))],
     },
-    row("draw everything anew", &[(control('l'), Action::Redraw)]),
-    row("to the shell; fg comes back", &[(control('z'), Action::Suspend)]),
+    group("redraw the screen", &[(control('l'), Action::Redraw)]),
+    group("return to the shell (fg continues)", &[(control('z'), Action::Suspend)]),
 ];
 
-impl Row {
-    /// The keys by name: `Ctrl-G, Ctrl-X Ctrl-E`.
+impl KeyGroup {
+    /// The names of the keys: `Ctrl-G, Ctrl-X Ctrl-E`.
     pub fn names(&self) -> String {
         self.keys.iter().map(|(chord, _)| chord.name()).collect::<Vec<_>>().join(", ")
     }
@@ -236,7 +239,7 @@ impl Chord {
 
     fn is(self, pressed: &KeyEvent, after_x: bool) -> bool {
         let mut modifiers = pressed.modifiers & CONTROL.union(ALT).union(SHIFT);
-        // Of a character it is part: `?` is one, with whatever it is typed.
+        // Shift is part of a character: `?` is `?` on every keyboard.
         if matches!(pressed.code, KeyCode::Char(_)) {
             modifiers -= SHIFT;
         }
@@ -244,13 +247,13 @@ impl Chord {
     }
 }
 
-/// What a key does, `after_x` if Ctrl-X was pressed before it.
+/// The action of a key; `after_x` if Ctrl-X was pressed before it.
 pub fn action(pressed: &KeyEvent, after_x: bool) -> Option<Action> {
     let all = KEYS.iter().flat_map(|row| row.keys.iter().chain(row.also));
     all.into_iter().find(|(chord, _)| chord.is(pressed, after_x)).map(|(_, action)| *action)
 }
 
-/// Whether it is the key that begins others.
+/// Whether this is Ctrl-X, the first key of some chords.
 pub fn is_prefix(pressed: &KeyEvent) -> bool {
     control('x').is(pressed, false)
 }
@@ -260,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_key_does_two_things() {
+    fn no_key_has_two_actions() {
         let all: Vec<_> = KEYS.iter().flat_map(|row| row.keys.iter().chain(row.also)).collect();
         for (index, (chord, _)) in all.iter().enumerate() {
             let again = all[index + 1..].iter().find(|(other, _)| {
@@ -276,7 +279,7 @@ mod tests {
         let section = manual.split("## Keys").nth(1).unwrap().split("\n## ").next().unwrap();
         let listed: Vec<_> =
             section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next()).skip(1).collect();
-        let names: Vec<_> = KEYS.iter().map(Row::names).collect();
+        let names: Vec<_> = KEYS.iter().map(KeyGroup::names).collect();
         assert_eq!(listed, names);
     }
 }

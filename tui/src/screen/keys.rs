@@ -1,15 +1,15 @@
-//! What keys do. Which there are is in `key_table`.
+//! The actions of keys. Which key has which action is in `key_table`.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
+use super::event::ScreenEffect;
 use super::key_table::{self, Action};
-use super::{Effect, Overlay, Screen};
-use crate::chat::{self, Choice};
-use crate::picker::Outcome;
-use crate::terminal::Tone;
+use super::picker::PickerOutcome;
+use super::state::{Overlay, Screen};
+use crate::chat::{ChatEvent, OverflowChoice, Tone};
 
 impl Screen {
-    pub(super) fn key(&mut self, key: KeyEvent) -> Vec<Effect> {
+    pub(super) fn key(&mut self, key: KeyEvent) -> Vec<ScreenEffect> {
         if key.kind == KeyEventKind::Release {
             return Vec::new();
         }
@@ -17,36 +17,38 @@ impl Screen {
             return self.picker_key(key);
         }
         let after_x = std::mem::take(&mut self.prefix);
-        // Of Ctrl-X and a key that does not go with it, only the key counts; another Ctrl key was a slip.
+        // A key that does not belong to Ctrl-X acts as if Ctrl-X had not been pressed; another Ctrl key does
+        // nothing.
         let alone = !after_x || !key.modifiers.contains(KeyModifiers::CONTROL);
         let found = key_table::action(&key, after_x)
             .or_else(|| alone.then(|| key_table::action(&key, false)).flatten());
         match found {
             Some(Action::Interrupt) => {
                 self.overlay = None;
-                self.recall.search_ends(false);
+                self.history.end_search(false);
                 return self.interrupt();
             }
-            Some(Action::Redraw) => return vec![Effect::Redraw],
-            Some(Action::Suspend) => return vec![Effect::Suspend],
+            Some(Action::Redraw) => return vec![ScreenEffect::Redraw],
+            Some(Action::Suspend) => return vec![ScreenEffect::Suspend],
             _ => {}
         }
         if let Some(Overlay::Help(at)) = self.overlay {
-            self.overlay = help_key(key.code, at, self.seen.1);
+            self.overlay = help_key(key.code, at, self.drawn.1);
             return Vec::new();
         }
-        // The question may come while somebody types: a choice is a letter and Enter, as every other entry.
-        if self.chat.asking().is_some() && key.code == KeyCode::Esc {
-            return self.tell(chat::Event::Chosen(Choice::Stop));
+        // The question may appear while the user types, so a choice is a letter and Enter, like any other
+        // entry.
+        if self.chat.overflow_question().is_some() && key.code == KeyCode::Esc {
+            return self.tell(ChatEvent::Chosen(OverflowChoice::Stop));
         }
-        if self.recall.search().is_some() {
+        if self.history.search().is_some() {
             return self.search_key(key);
         }
         match found {
             Some(action) => self.act(action, key.code),
             None => {
                 self.prefix = alone && key_table::is_prefix(&key);
-                // AltGr, which makes characters, is Ctrl and Alt to some terminals.
+                // Some terminals report AltGr, which types characters, as Ctrl and Alt.
                 let both = key.modifiers.contains(KeyModifiers::CONTROL | KeyModifiers::ALT);
                 let one = key.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT);
                 if let KeyCode::Char(c) = key.code
@@ -59,12 +61,12 @@ impl Screen {
         }
     }
 
-    fn act(&mut self, action: Action, code: KeyCode) -> Vec<Effect> {
+    fn act(&mut self, action: Action, code: KeyCode) -> Vec<ScreenEffect> {
         match action {
             Action::Send => return self.enter_key(),
             Action::Escape => return self.escape(),
             Action::Leave if !self.composer.is_empty() => self.composer.delete(),
-            Action::Leave if self.chat.busy() => self.remark(Tone::Warning, self.chat.has_to_wait()),
+            Action::Leave if self.chat.busy() => self.show_message(Tone::Warning, self.chat.busy_text()),
             Action::Leave => return self.leave(),
             Action::Help => match code {
                 KeyCode::Char(c) if !self.composer.is_empty() => {
@@ -72,50 +74,58 @@ impl Screen {
                 }
                 _ => self.overlay = Some(Overlay::Help(0)),
             },
-            Action::Experts => self.watched = !self.watched,
-            Action::Models => return self.pick(),
+            Action::Experts => self.experts_open = !self.experts_open,
+            Action::Models => return self.open_picker(),
             Action::Lines(lines) => self.scroll(lines),
             Action::Pages(pages) => self.scroll(pages * self.page()),
             Action::Top if !self.composer.is_empty() => self.composer.home(),
             Action::End if !self.composer.is_empty() => self.composer.end(),
             Action::Top | Action::TopOfAll => self.top = Some(0),
             Action::End | Action::EndOfAll => self.top = None,
-            // In a text of several rows the arrows go through it first.
+            // In a text of several rows the arrows move the cursor first.
             Action::Older if code == KeyCode::Up && self.composer.up() => {}
             Action::Older => self.older(),
             Action::Newer if code == KeyCode::Down && self.composer.down() => {}
             Action::Newer => self.newer(),
-            Action::Search => drop(self.recall.search_older(self.composer.text())),
+            Action::Search => drop(self.history.search_older(self.composer.text())),
             Action::Complete => return self.complete(),
-            Action::Editor => return vec![Effect::Editor(self.composer.text().to_owned())],
-            Action::Command(line) => return self.command(line),
+            Action::Editor => return vec![ScreenEffect::Editor(self.composer.text().to_owned())],
+            Action::Command(line) => return self.entered(line),
             Action::Edit(change) => change(&mut self.composer),
-            // They are not for what is written, and were seen before.
+            // Handled before, whatever is open.
             Action::Interrupt | Action::Redraw | Action::Suspend => {}
         }
         Vec::new()
     }
 
-    fn picker_key(&mut self, key: KeyEvent) -> Vec<Effect> {
+    fn picker_key(&mut self, key: KeyEvent) -> Vec<ScreenEffect> {
         let Some(picker) = &mut self.picker else { return Vec::new() };
         let chosen = match picker.handle(key) {
-            Outcome::Open => return Vec::new(),
-            Outcome::Closed => None,
-            Outcome::Chosen(entry) => Some(entry.path),
+            PickerOutcome::Open => return Vec::new(),
+            PickerOutcome::Closed => None,
+            PickerOutcome::Chosen(entry) => Some(entry.path),
         };
         self.picker = None;
-        let mut effects = vec![Effect::StopFinding];
-        effects.extend(chosen.into_iter().flat_map(|model| self.tell(chat::Event::Picked(model))));
+        let mut effects = vec![ScreenEffect::StopSearch];
+        effects.extend(chosen.into_iter().flat_map(|model| self.tell(ChatEvent::Picked(model))));
         effects
     }
 
     /// Lines of a page.
     fn page(&self) -> isize {
-        isize::try_from(self.seen.1.saturating_sub(2).max(1)).unwrap_or(1)
+        isize::try_from(self.drawn.1.saturating_sub(2).max(1)).unwrap_or(1)
     }
 
-    fn enter_key(&mut self) -> Vec<Effect> {
-        // As in line mode, and for terminals that know no other way to a new line.
+    /// Scrolls the conversation by lines, up if negative.
+    fn scroll(&mut self, lines: isize) {
+        let (total, height) = self.drawn;
+        let end = total.saturating_sub(height);
+        let top = self.top.unwrap_or(end).saturating_add_signed(lines);
+        self.top = (top < end).then_some(top);
+    }
+
+    fn enter_key(&mut self) -> Vec<ScreenEffect> {
+        // As in line mode, and for terminals that have no other key for a new line.
         if self.composer.before_cursor().ends_with('\\') {
             self.composer.backspace();
             self.composer.insert("\n");
@@ -124,9 +134,10 @@ impl Screen {
         self.enter()
     }
 
-    /// Esc closes what is open; with nothing open it stops what is done, or leaves the last question as it was.
-    fn escape(&mut self) -> Vec<Effect> {
-        self.remark = None;
+    /// Esc removes the message above the composer; then it stops the activity, cancels the edit, or scrolls
+    /// to the end.
+    fn escape(&mut self) -> Vec<ScreenEffect> {
+        self.message = None;
         if self.chat.busy() {
             return if self.stopping() { Vec::new() } else { self.interrupt() };
         } else if self.chat.editing() {
@@ -138,39 +149,39 @@ impl Screen {
     }
 
     fn older(&mut self) {
-        if let Some(text) = self.recall.older(self.composer.text()) {
+        if let Some(text) = self.history.older(self.composer.text()) {
             self.composer.set(text);
         }
     }
 
     fn newer(&mut self) {
-        if let Some(text) = self.recall.newer() {
+        if let Some(text) = self.history.newer() {
             self.composer.set(&text);
         }
     }
 
-    fn search_key(&mut self, key: KeyEvent) -> Vec<Effect> {
+    fn search_key(&mut self, key: KeyEvent) -> Vec<ScreenEffect> {
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         let found = match key.code {
-            KeyCode::Char('r') if control => self.recall.search_older(""),
+            KeyCode::Char('r') if control => self.history.search_older(""),
             KeyCode::Char('g') if control => {
-                let before = self.recall.search_ends(true).unwrap_or_default();
+                let before = self.history.end_search(true).unwrap_or_default();
                 self.composer.set(&before);
                 return Vec::new();
             }
-            KeyCode::Char(c) if !control => self.recall.search_for(Some(c)),
-            KeyCode::Backspace => self.recall.search_for(None),
+            KeyCode::Char(c) if !control => self.history.search_for(Some(c)),
+            KeyCode::Backspace => self.history.search_for(None),
             KeyCode::Esc => {
-                let before = self.recall.search_ends(true).unwrap_or_default();
+                let before = self.history.end_search(true).unwrap_or_default();
                 self.composer.set(&before);
                 return Vec::new();
             }
             KeyCode::Enter => {
-                self.recall.search_ends(false);
+                self.history.end_search(false);
                 return Vec::new();
             }
             _ => {
-                self.recall.search_ends(false);
+                self.history.end_search(false);
                 return self.key(key);
             }
         };
@@ -181,7 +192,7 @@ impl Screen {
     }
 }
 
-/// What a key does with the help, which is scrolled to `at`; `None` closes it.
+/// Scrolls the help, whose first line is `at`; `None` closes it.
 fn help_key(code: KeyCode, at: usize, page: usize) -> Option<Overlay> {
     let page = page.saturating_sub(2).max(1);
     let at = match code {

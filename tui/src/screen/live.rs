@@ -1,111 +1,114 @@
-//! The answer that is being written: its filtered text, its thoughts, how fast it comes. It must not know how it is laid
-//! out.
+//! The answer in progress: its filtered text, its reasoning, its speed. It must not know how it is laid out.
 
 use std::time::Duration;
 
 use moelten_engine::api::Event;
 
-use crate::filter::Filter;
-use crate::markdown::Markdown;
-use crate::progress::Pace;
-use crate::thinking::{self, Parts};
+use super::progress::RateMeter;
+use crate::chat::thinking::{self, AnswerParts};
+use crate::markdown::Document;
+use crate::markdown::filter::Filter;
 
-/// An answer, whole or growing: thoughts apart, the rest as Markdown.
+/// An answer, complete or growing: reasoning as text, the answer proper as Markdown.
 #[derive(Debug)]
-pub struct Written {
+pub struct AnswerText {
     text: String,
-    /// How much of what was said the Markdown has.
+    /// Bytes of the answer proper that `answer` has received.
     fed: usize,
-    /// What was said.
-    pub said: Markdown,
-    /// How long it thought, if that is known.
-    pub thought_for: Option<Duration>,
+    /// The answer proper.
+    pub answer: Document,
+    /// Duration of the reasoning, if it was observed.
+    pub reasoned_for: Option<Duration>,
 }
 
-impl Written {
-    /// An answer that is complete, filtered.
-    pub fn whole(text: &str) -> Self {
-        let mut written = Self { text: String::new(), fed: 0, said: Markdown::new(), thought_for: None };
-        written.push(text);
-        written.said.finish();
-        written
+impl AnswerText {
+    fn new() -> Self {
+        Self { text: String::new(), fed: 0, answer: Document::new(), reasoned_for: None }
     }
 
-    /// Its filtered text.
+    /// A complete answer; `text` was filtered.
+    pub fn whole(text: &str) -> Self {
+        let mut whole = Self::new();
+        whole.push(text);
+        whole.answer.finish();
+        whole
+    }
+
+    /// The filtered text, with its reasoning.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Thoughts and the rest.
-    pub fn parts(&self) -> Parts<'_> {
+    /// The reasoning and the answer proper.
+    pub fn parts(&self) -> AnswerParts<'_> {
         thinking::parts(&self.text)
     }
 
     fn push(&mut self, text: &str) {
         self.text.push_str(text);
-        let said = thinking::said(&self.text);
-        // A beginning that may become a tag is held back, so that what was said only ever grows.
-        if said.len() > self.fed {
-            self.said.push(&said[self.fed..]);
-            self.fed = said.len();
+        let answer = thinking::answer(&self.text);
+        // `parts` holds back what may become a tag, so the answer proper only grows.
+        if answer.len() > self.fed {
+            self.answer.push(&answer[self.fed..]);
+            self.fed = answer.len();
         }
     }
 }
 
-/// How far an answer is.
+/// The progress of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Asked for.
-    Asked,
-    /// Reading the prompt: tokens done, and all of them.
+    /// Requested; nothing has arrived yet.
+    Requested,
+    /// Reading the prompt: tokens read, and tokens of the prompt.
     Prompt(usize, usize),
-    /// Writing.
+    /// Generating text.
     Writing,
 }
 
-/// An answer being written.
+/// An answer in progress.
 #[derive(Debug)]
-pub struct Live {
-    /// What there is of it.
-    pub written: Written,
-    /// How far it is.
+pub struct LiveAnswer {
+    /// The text so far.
+    pub text: AnswerText,
+    /// The progress.
     pub phase: Phase,
-    /// When it was asked for.
+    /// When it was requested.
     pub since: Duration,
-    /// Tokens of the prompt, once it is read.
+    /// Tokens of the prompt; 0 until they are known.
     pub prompt: usize,
-    /// Pieces of text so far, about as many as tokens.
+    /// Pieces of text so far: about as many as tokens.
     pub pieces: usize,
-    /// Since when it thinks.
-    pub thinks_since: Option<Duration>,
+    /// When the reasoning began.
+    pub reasons_since: Option<Duration>,
     filter: Filter,
     raw: String,
-    reading: Pace,
-    writing: Pace,
+    reading: RateMeter,
+    writing: RateMeter,
 }
 
-impl Live {
-    /// An answer of which there is `begun`, asked for at `now`.
+impl LiveAnswer {
+    /// An answer that begins with `begun`, requested at `now`.
     pub fn new(begun: &str, now: Duration) -> Self {
         let mut live = Self {
-            written: Written { text: String::new(), fed: 0, said: Markdown::new(), thought_for: None },
-            phase: Phase::Asked,
+            text: AnswerText::new(),
+            phase: Phase::Requested,
             since: now,
             prompt: 0,
             pieces: 0,
-            thinks_since: None,
+            reasons_since: None,
             filter: Filter::new(),
             raw: String::new(),
-            reading: Pace::default(),
-            writing: Pace::default(),
+            reading: RateMeter::default(),
+            writing: RateMeter::default(),
         };
         let mut clean = String::new();
         live.filter.push(begun, &mut clean);
-        live.written.push(&clean);
+        live.text.push(&clean);
         live
     }
 
-    /// Something came at `now`.
+    /// Takes a piece of progress at `now`.
     pub fn event(&mut self, event: Event, now: Duration) {
         match event {
             Event::Prompt { done, total } => {
@@ -120,11 +123,11 @@ impl Live {
                 self.raw.push_str(&text);
                 let mut clean = String::new();
                 self.filter.push(&text, &mut clean);
-                self.written.push(&clean);
-                match (self.written.parts().thinking, self.thinks_since) {
-                    (true, None) => self.thinks_since = Some(now),
-                    (false, Some(since)) if self.written.thought_for.is_none() => {
-                        self.written.thought_for = Some(now.saturating_sub(since));
+                self.text.push(&clean);
+                match (self.text.parts().unfinished, self.reasons_since) {
+                    (true, None) => self.reasons_since = Some(now),
+                    (false, Some(since)) if self.text.reasoned_for.is_none() => {
+                        self.text.reasoned_for = Some(now.saturating_sub(since));
                     }
                     _ => {}
                 }
@@ -132,17 +135,17 @@ impl Live {
         }
     }
 
-    /// What came so far, as the model said it.
+    /// The text that has arrived so far, not filtered.
     pub fn raw(&self) -> &str {
         &self.raw
     }
 
-    /// Prompt tokens per second, lately.
+    /// Prompt tokens per second, over the last seconds.
     pub fn reading_per_s(&self, now: Duration) -> Option<f64> {
         self.reading.per_s(now)
     }
 
-    /// Tokens of the answer per second, lately.
+    /// Tokens of the answer per second, over the last seconds.
     pub fn writing_per_s(&self, now: Duration) -> Option<f64> {
         self.writing.per_s(now)
     }
@@ -153,18 +156,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_grow_to_an_answer_with_its_thoughts_apart() {
+    fn pieces_become_an_answer_with_its_reasoning_split_off() {
         let ms = Duration::from_millis;
-        let mut live = Live::new("", ms(0));
+        let mut live = LiveAnswer::new("", ms(0));
         for (at, piece) in
             [(100, "<thi"), (200, "nk>h\u{1b}[31"), (300, "mm</th"), (1300, "ink>\n\nYe"), (1400, "s.")]
         {
             live.event(Event::Text(piece.into()), ms(at));
         }
-        assert_eq!(live.written.text(), "<think>hm</think>\n\nYes.");
-        assert_eq!(live.written.parts().thought, Some("hm"));
-        assert_eq!(live.written.said.text(), "Yes.");
-        assert_eq!(live.written.thought_for, Some(ms(1200)));
+        assert_eq!(live.text.text(), "<think>hm</think>\n\nYes.");
+        assert_eq!(live.text.parts().reasoning, Some("hm"));
+        assert_eq!(live.text.answer.text(), "Yes.");
+        assert_eq!(live.text.reasoned_for, Some(ms(1200)));
         assert!(live.raw().contains('\u{1b}'));
     }
 }

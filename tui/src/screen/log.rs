@@ -1,5 +1,5 @@
-//! The conversation as lines: questions, answers and what the program said in between, laid out once per width. It must
-//! not know what is in sight, nor what is computed.
+//! The conversation as lines: questions, answers and notes in order, laid out once per width. It must not
+//! know which lines are visible, nor what is being computed.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -9,47 +9,48 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
-use super::live::{Live, Written};
-use crate::chat::{Attachment, Turn};
-use crate::filter;
-use crate::progress::span_words;
-use crate::terminal::Tone;
-use crate::theme::{Role, Theme};
-use crate::wrap;
+use super::live::{AnswerText, LiveAnswer};
+use super::progress::duration;
+use crate::chat::{Attachment, Tone, Turn};
+use crate::markdown::filter;
+use crate::markdown::rows;
+use crate::markdown::theme::{Role, Theme};
 
-/// Columns before a text; what marks a question stands there.
+/// Columns before a text, for the mark of a question or a warning.
 const GUTTER: u16 = 2;
-/// Wider lines are hard to read.
+/// Longest line, in columns: longer ones are hard to read.
 const WIDTH_MAX: u16 = 100;
 
-/// Everything that was said, in order.
+/// The conversation with the notes of the program, in order.
 #[derive(Default)]
 pub struct Log {
     items: Vec<Item>,
-    thoughts_shown: bool,
-    /// What the items are laid out for.
+    reasoning_shown: bool,
+    /// Width and theme that the items are laid out for.
     width: u16,
     theme: Theme,
 }
 
+/// An entry of the log.
 struct Item {
-    /// How many turns there were with it.
+    /// Turns of the conversation up to here. An item is removed together with its turn.
     turns: usize,
-    what: What,
-    /// Lines above the Markdown of an answer, or all there are.
+    content: Content,
+    /// All lines of a question or a note; of an answer, the lines before its Markdown.
     head: Option<Vec<Line<'static>>>,
 }
 
-enum What {
-    /// A question with a line for each file beside it, filtered, and the hash of the turn.
+/// The content of an entry.
+enum Content {
+    /// A question, a line for each attached file, both filtered, and the hash of the turn.
     Question(String, Vec<String>, u64),
     /// An answer, and the hash of the turn.
-    Answer(Box<Written>, u64),
-    /// What the program says, filtered.
+    Answer(Box<AnswerText>, u64),
+    /// A note of the program, filtered.
     Note(Tone, String),
 }
 
-impl What {
+impl Content {
     fn hash(&self) -> Option<u64> {
         match self {
             Self::Question(_, _, hash) | Self::Answer(_, hash) => Some(*hash),
@@ -58,7 +59,7 @@ impl What {
     }
 }
 
-/// Of what is drawn of a turn: of a file beside it that is a line.
+/// A hash of what is drawn of a turn; of an attached file that is one line.
 fn hash(turn: &Turn) -> u64 {
     let mut hasher = DefaultHasher::new();
     (turn.content.as_str(), turn.role == Speaker::User).hash(&mut hasher);
@@ -67,134 +68,142 @@ fn hash(turn: &Turn) -> u64 {
 }
 
 impl Log {
-    /// Shows these turns: forgets what was taken back, adds what is new. `live` is the answer that was on the screen as it
-    /// was written.
-    pub fn sync(&mut self, turns: &[Turn], mut live: Option<Live>) {
-        let shown = self.items.iter().filter_map(|item| item.what.hash());
+    /// Shows these turns: removes items of turns that are gone, adds items for new turns. `live` is the
+    /// answer that was drawn while it was generated; its layout is reused.
+    pub fn sync(&mut self, turns: &[Turn], mut live: Option<LiveAnswer>) {
+        let shown = self.items.iter().filter_map(|item| item.content.hash());
         let same = shown.clone().zip(turns).take_while(|(shown, turn)| *shown == hash(turn)).count();
         if same < shown.count() {
             self.items.retain(|item| item.turns <= same);
         }
         for (index, turn) in turns.iter().enumerate().skip(same) {
             let text = filter::clean(&turn.content);
-            let what = match turn.role {
+            let content = match turn.role {
                 Speaker::Assistant => {
-                    let written = match live.take().map(|live| live.written) {
-                        Some(mut written) if written.text() == text => {
-                            written.said.finish();
-                            written
+                    let answer = match live.take().map(|live| live.text) {
+                        Some(mut answer) if answer.text() == text => {
+                            answer.answer.finish();
+                            answer
                         }
-                        _ => Written::whole(&text),
+                        _ => AnswerText::whole(&text),
                     };
-                    What::Answer(Box::new(written), hash(turn))
+                    Content::Answer(Box::new(answer), hash(turn))
                 }
                 _ => {
-                    let file = |file: &Attachment| format!("+ {}", filter::clean_line(&file.words()));
-                    What::Question(text, turn.files.iter().map(file).collect(), hash(turn))
+                    let file = |file: &Attachment| format!("+ {}", filter::clean_line(&file.description()));
+                    Content::Question(text, turn.files.iter().map(file).collect(), hash(turn))
                 }
             };
-            self.items.push(Item { turns: index + 1, what, head: None });
+            self.items.push(Item { turns: index + 1, content, head: None });
         }
     }
 
-    /// Adds what the program says while there are so many turns.
+    /// Adds a note at the end; `turns` is the present number of turns.
     pub fn note(&mut self, turns: usize, tone: Tone, text: &str) {
-        self.items.push(Item { turns, what: What::Note(tone, filter::clean(text)), head: None });
+        self.items.push(Item { turns, content: Content::Note(tone, filter::clean(text)), head: None });
     }
 
-    /// Whether thoughts are shown or folded.
-    pub fn set_thoughts_shown(&mut self, shown: bool) {
-        if shown != self.thoughts_shown {
-            self.thoughts_shown = shown;
+    /// Shows or hides reasoning.
+    pub fn set_reasoning_shown(&mut self, shown: bool) {
+        if shown != self.reasoning_shown {
+            self.reasoning_shown = shown;
             self.items.iter_mut().for_each(|item| item.head = None);
         }
     }
 
-    /// Lines of everything in `columns` columns, `live` at the end.
-    pub fn measure(&mut self, columns: u16, theme: Theme, live: Option<&mut Live>, now: Duration) -> usize {
+    /// Lays everything out for `columns` columns, `live` at the end; returns the number of lines.
+    pub fn measure(
+        &mut self,
+        columns: u16,
+        theme: Theme,
+        live: Option<&mut LiveAnswer>,
+        now: Duration,
+    ) -> usize {
         let width = columns.saturating_sub(GUTTER).clamp(1, WIDTH_MAX);
         if (width, theme) != (self.width, self.theme) {
             (self.width, self.theme) = (width, theme);
             self.items.iter_mut().for_each(|item| item.head = None);
         }
-        let shown = self.thoughts_shown;
+        let shown = self.reasoning_shown;
         let mut total = 0;
         let mut before = None;
         for item in &mut self.items {
-            let head = item.head.get_or_insert_with(|| head(&item.what, width, theme, shown));
-            let body = match &mut item.what {
-                What::Answer(written, _) => written.said.lines(width, theme).len(),
+            let head = item.head.get_or_insert_with(|| head(&item.content, width, theme, shown));
+            let body = match &mut item.content {
+                Content::Answer(answer, _) => answer.answer.lines(width, theme).len(),
                 _ => 0,
             };
-            total += gap(before, &item.what) + head.len() + body;
-            before = Some(&item.what);
+            total += gap(before, &item.content) + head.len() + body;
+            before = Some(&item.content);
         }
         total + live.map_or(0, |live| live_lines(live, width, theme, shown, now).len() + 1)
     }
 
-    /// Draws the lines from `top` on, as [`Self::measure`] counted them.
+    /// Draws the lines from line `top` on, as [`Self::measure`] laid them out.
     pub fn draw(
         &mut self,
         area: Rect,
         buffer: &mut Buffer,
         top: usize,
-        live: Option<&mut Live>,
+        live: Option<&mut LiveAnswer>,
         now: Duration,
     ) {
-        let (width, theme, shown) = (self.width, self.theme, self.thoughts_shown);
-        let mut rows = Rows { area, buffer, skip: top, row: 0 };
-        let mut before: Option<&What> = None;
+        let (width, theme, shown) = (self.width, self.theme, self.reasoning_shown);
+        let mut lines = LineWriter { area, buffer, skip: top, row: 0 };
+        let mut before: Option<&Content> = None;
         for item in &mut self.items {
-            rows.skip_lines(gap(before, &item.what));
-            let mark = match &item.what {
-                What::Question(..) => "\u{203a}",
-                What::Note(Tone::Warning | Tone::Error, _) => "!",
+            lines.skip(gap(before, &item.content));
+            let mark = match &item.content {
+                Content::Question(..) => "\u{203a}",
+                Content::Note(Tone::Warning | Tone::Error, _) => "!",
                 _ => "",
             };
-            rows.mark(mark, theme, role(&item.what));
-            item.head.iter().flatten().for_each(|line| rows.line(line));
-            if let What::Answer(written, _) = &mut item.what {
-                written.said.lines(width, theme).iter().for_each(|line| rows.line(line));
+            lines.mark(mark, theme, role(&item.content));
+            item.head.iter().flatten().for_each(|line| lines.line(line));
+            if let Content::Answer(answer, _) = &mut item.content {
+                answer.answer.lines(width, theme).iter().for_each(|line| lines.line(line));
             }
-            before = Some(&item.what);
+            before = Some(&item.content);
         }
         if let Some(live) = live {
-            rows.skip_lines(1);
-            live_lines(live, width, theme, shown, now).iter().for_each(|line| rows.line(line));
+            lines.skip(1);
+            live_lines(live, width, theme, shown, now).iter().for_each(|line| lines.line(line));
         }
     }
 
-    /// Questions and answers as text, for a screen that scrolls.
-    pub fn farewell(&self) -> Vec<(Tone, String)> {
-        let text = |item: &Item| match &item.what {
-            What::Question(text, files, _) => {
+    /// Questions and answers as text, for the ordinary screen after the end.
+    pub fn final_text(&self) -> Vec<(Tone, String)> {
+        let text = |item: &Item| match &item.content {
+            Content::Question(text, files, _) => {
                 let lines: Vec<_> = text.lines().chain(files.iter().map(String::as_str)).collect();
                 Some((Tone::Dim, format!("> {}\n", lines.join("\n  "))))
             }
-            What::Answer(written, _) => Some((Tone::Plain, format!("{}\n", written.said.text().trim_end()))),
-            What::Note(..) => None,
+            Content::Answer(answer, _) => {
+                Some((Tone::Plain, format!("{}\n", answer.answer.text().trim_end())))
+            }
+            Content::Note(..) => None,
         };
         self.items.iter().filter_map(text).collect()
     }
 }
 
-/// Blank lines between two items: remarks of the program stay together.
-fn gap(before: Option<&What>, what: &What) -> usize {
-    match (before, what) {
-        (None, _) | (Some(What::Note(..)), What::Note(..)) => 0,
+/// Blank lines between two items: notes stay together.
+fn gap(before: Option<&Content>, content: &Content) -> usize {
+    match (before, content) {
+        (None, _) | (Some(Content::Note(..)), Content::Note(..)) => 0,
         _ => 1,
     }
 }
 
-fn role(what: &What) -> Role {
-    match what {
-        What::Question(..) => Role::Person,
-        What::Answer(..) => Role::Text,
-        What::Note(tone, _) => tone_role(*tone),
+fn role(content: &Content) -> Role {
+    match content {
+        Content::Question(..) => Role::Person,
+        Content::Answer(..) => Role::Text,
+        Content::Note(tone, _) => tone_role(*tone),
     }
 }
 
-/// How a tone looks.
+/// The role of a tone.
 pub fn tone_role(tone: Tone) -> Role {
     match tone {
         Tone::Plain => Role::Text,
@@ -204,24 +213,25 @@ pub fn tone_role(tone: Tone) -> Role {
     }
 }
 
-fn head(what: &What, width: u16, theme: Theme, shown: bool) -> Vec<Line<'static>> {
-    match what {
-        What::Question(text, files, _) => {
-            let mut lines = plain(text, width, theme, role(what));
+/// The lines of an item that come before the Markdown of an answer.
+fn head(content: &Content, width: u16, theme: Theme, shown: bool) -> Vec<Line<'static>> {
+    match content {
+        Content::Question(text, files, _) => {
+            let mut lines = plain(text, width, theme, role(content));
             lines.extend(files.iter().flat_map(|file| plain(file, width, theme, Role::Dim)));
             lines
         }
-        What::Note(_, text) => table(text, width, theme, role(what)),
-        What::Answer(written, _) => thought(written, width, theme, shown, None),
+        Content::Note(_, text) => table(text, width, theme, role(content)),
+        Content::Answer(answer, _) => reasoning(answer, width, theme, shown, None),
     }
 }
 
 fn plain(text: &str, width: u16, theme: Theme, role: Role) -> Vec<Line<'static>> {
-    let rows = wrap::rows(text.trim_end_matches('\n'), usize::from(width));
-    rows.into_iter().map(|row| Line::styled(wrap::shown(text[row].trim_end()), theme.style(role))).collect()
+    let rows = rows::rows(text.trim_end_matches('\n'), usize::from(width));
+    rows.into_iter().map(|row| Line::styled(rows::display(text[row].trim_end()), theme.style(role))).collect()
 }
 
-/// As [`plain`], with the rest of a long line below its last column, as in a table.
+/// As [`plain`], but a long line is continued below its last column, as in a table.
 fn table(text: &str, width: u16, theme: Theme, role: Role) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     for line in text.trim_end_matches('\n').split('\n') {
@@ -232,7 +242,7 @@ fn table(text: &str, width: u16, theme: Theme, role: Role) -> Vec<Line<'static>>
             continue;
         }
         let (first, rest) = line.split_at(column);
-        for (index, row) in wrap::rows(rest, room).into_iter().enumerate() {
+        for (index, row) in rows::rows(rest, room).into_iter().enumerate() {
             let before = if index == 0 { first.to_owned() } else { " ".repeat(column) };
             lines.push(Line::styled(before + rest[row].trim_end(), theme.style(role)));
         }
@@ -240,59 +250,65 @@ fn table(text: &str, width: u16, theme: Theme, role: Role) -> Vec<Line<'static>>
     lines
 }
 
-/// The line that stands for thoughts, and the thoughts if they are shown. `now` if the model still thinks.
-fn thought(
-    written: &Written,
+/// One line about the reasoning, and its text if `shown`. `elapsed` is its duration so far, while it goes on.
+fn reasoning(
+    text: &AnswerText,
     width: u16,
     theme: Theme,
     shown: bool,
-    now: Option<Duration>,
+    elapsed: Option<Duration>,
 ) -> Vec<Line<'static>> {
-    let parts = written.parts();
-    let Some(thought) = parts.thought else { return Vec::new() };
+    let parts = text.parts();
+    let Some(reasoning) = parts.reasoning else { return Vec::new() };
     let sign = if shown { "\u{25be}" } else { "\u{25b8}" };
-    let words = match (now, written.thought_for) {
-        (Some(took), _) if parts.thinking => format!("{sign} thinking, {}", span_words(took)),
-        (_, Some(took)) => format!("{sign} thought for {}", span_words(took)),
-        _ => format!("{sign} a thought"),
+    let title = match (elapsed, text.reasoned_for) {
+        (Some(time), _) if parts.unfinished => format!("{sign} reasoning, {}", duration(time)),
+        (_, Some(time)) => format!("{sign} reasoned for {}", duration(time)),
+        _ => format!("{sign} reasoning"),
     };
-    let mut lines = vec![Line::styled(words, theme.style(Role::Dim))];
+    let mut lines = vec![Line::styled(title, theme.style(Role::Dim))];
     if shown {
-        for mut line in plain(thought, width.saturating_sub(2).max(1), theme, Role::Quote) {
+        for mut line in plain(reasoning, width.saturating_sub(2).max(1), theme, Role::Quote) {
             line.spans.insert(0, Span::styled("\u{2502} ", theme.style(Role::Frame)));
             lines.push(line);
         }
     }
-    if !parts.said.is_empty() {
+    if !parts.answer.is_empty() {
         lines.push(Line::default());
     }
     lines
 }
 
-fn live_lines(live: &mut Live, width: u16, theme: Theme, shown: bool, now: Duration) -> Vec<Line<'static>> {
-    let took = live.thinks_since.map(|since| now.saturating_sub(since));
-    let mut lines = thought(&live.written, width, theme, shown, took);
-    lines.extend_from_slice(live.written.said.lines(width, theme));
+fn live_lines(
+    live: &mut LiveAnswer,
+    width: u16,
+    theme: Theme,
+    shown: bool,
+    now: Duration,
+) -> Vec<Line<'static>> {
+    let elapsed = live.reasons_since.map(|since| now.saturating_sub(since));
+    let mut lines = reasoning(&live.text, width, theme, shown, elapsed);
+    lines.extend_from_slice(live.text.answer.lines(width, theme));
     lines
 }
 
-/// Where the next line goes.
-struct Rows<'a> {
+/// Writes lines into an area, after skipping those above it.
+struct LineWriter<'a> {
     area: Rect,
     buffer: &'a mut Buffer,
-    /// Lines above the screen that are still to come.
+    /// Lines that are still to be skipped.
     skip: usize,
     row: u16,
 }
 
-impl Rows<'_> {
-    fn skip_lines(&mut self, lines: usize) {
+impl LineWriter<'_> {
+    fn skip(&mut self, lines: usize) {
         for _ in 0..lines {
             self.step();
         }
     }
 
-    /// The row of the next line; `None` if it is not in sight.
+    /// Advances by a line; its row on the screen, `None` if it is not visible.
     fn step(&mut self) -> Option<u16> {
         if self.skip > 0 {
             self.skip -= 1;
@@ -303,7 +319,7 @@ impl Rows<'_> {
         row.map(|row| self.area.y + row)
     }
 
-    /// Marks the next line.
+    /// Draws a mark in the gutter of the next line.
     fn mark(&mut self, sign: &str, theme: Theme, role: Role) {
         if self.skip == 0 && self.row < self.area.height && self.area.width > GUTTER {
             let place = (self.area.x, self.area.y + self.row);

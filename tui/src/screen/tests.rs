@@ -1,24 +1,30 @@
-//! Transitions of the screen, and pictures of it.
+//! Transitions of the screen, with a scripted user.
 
-mod beside;
-mod lost;
+mod attachments;
+mod composing;
+mod drafts;
 mod models;
 mod pictures;
 
-use crossterm::event::{KeyCode, KeyModifiers};
-use moelten_engine::api::{Answer, GenerateParams, GenerateStats, StopReason};
+use std::time::Duration;
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use moelten_engine::api::{
+    Answer, Event as EngineEvent, ExpertMap, GenerateParams, GenerateStats, StopReason,
+};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
+use super::state::MESSAGE_TIME;
 use super::*;
-use crate::backend::{Failure, Request};
-use crate::chat::Facts;
+use crate::chat::{self, Chat, ChatEffect, ChatEvent, Facts, Failure, Request, Tone};
+use crate::markdown::theme::Theme;
 
-/// A screen in the hands of a person who takes a tenth of a second for everything.
+/// A screen and its user, who takes a tenth of a second for every action.
 struct Person {
     screen: Screen,
     now: Duration,
-    /// Numbers of what is to be counted.
+    /// Numbers of the requested counts.
     counts: Vec<u64>,
 }
 
@@ -41,15 +47,15 @@ impl Person {
         Self { screen: Screen::new(chat, Theme::PLAIN, history), now: Duration::ZERO, counts: Vec::new() }
     }
 
-    fn see(&mut self, event: Event) -> Vec<Effect> {
+    fn see(&mut self, event: ScreenEvent) -> Vec<ScreenEffect> {
         self.now += Duration::from_millis(100);
         let effects = self.screen.handle(event, self.now);
         self.without_counts(effects)
     }
 
-    fn without_counts(&mut self, mut effects: Vec<Effect>) -> Vec<Effect> {
+    fn without_counts(&mut self, mut effects: Vec<ScreenEffect>) -> Vec<ScreenEffect> {
         effects.retain(|effect| match effect {
-            Effect::Chat(chat::Effect::Count { number, .. }) => {
+            ScreenEffect::Chat(ChatEffect::Count { number, .. }) => {
                 self.counts.push(*number);
                 false
             }
@@ -58,25 +64,25 @@ impl Person {
         effects
     }
 
-    /// Somebody has counted what was asked for last.
+    /// Answers the last request for a count.
     fn count(&mut self, tokens: usize) {
-        let number = self.counts.pop().expect("something is to be counted");
-        self.see(Event::Chat(chat::Event::Counted { number, tokens: Some(tokens) }));
+        let number = self.counts.pop().expect("a count was requested");
+        self.see(ScreenEvent::Chat(ChatEvent::Counted { number, tokens: Some(tokens) }));
     }
 
-    fn press(&mut self, code: KeyCode, modifiers: KeyModifiers) -> Vec<Effect> {
-        self.see(Event::Key(KeyEvent::new(code, modifiers)))
+    fn press(&mut self, code: KeyCode, modifiers: KeyModifiers) -> Vec<ScreenEffect> {
+        self.see(ScreenEvent::Key(KeyEvent::new(code, modifiers)))
     }
 
-    fn key(&mut self, code: KeyCode) -> Vec<Effect> {
+    fn key(&mut self, code: KeyCode) -> Vec<ScreenEffect> {
         self.press(code, KeyModifiers::NONE)
     }
 
-    fn control(&mut self, c: char) -> Vec<Effect> {
+    fn control(&mut self, c: char) -> Vec<ScreenEffect> {
         self.press(KeyCode::Char(c), CONTROL)
     }
 
-    fn alt(&mut self, c: char) -> Vec<Effect> {
+    fn alt(&mut self, c: char) -> Vec<ScreenEffect> {
         self.press(KeyCode::Char(c), ALT)
     }
 
@@ -84,19 +90,19 @@ impl Person {
         text.chars().for_each(|c| drop(self.key(KeyCode::Char(c))));
     }
 
-    /// Types and enters; what it leads to without what is remembered.
-    fn enter(&mut self, text: &str) -> Vec<Effect> {
+    /// Types and enters a text; the effects other than [`ScreenEffect::Remember`].
+    fn enter(&mut self, text: &str) -> Vec<ScreenEffect> {
         self.write(text);
         let mut effects = self.key(KeyCode::Enter);
-        effects.retain(|effect| !matches!(effect, Effect::Remember(_)));
+        effects.retain(|effect| !matches!(effect, ScreenEffect::Remember(_)));
         effects
     }
 
     fn say(&mut self, text: &str) {
-        self.see(Event::Engine(EngineEvent::Text(text.into())));
+        self.see(ScreenEvent::Engine(EngineEvent::Text(text.into())));
     }
 
-    fn end(&mut self, text: &str, reason: StopReason) -> Vec<Effect> {
+    fn end(&mut self, text: &str, reason: StopReason) -> Vec<ScreenEffect> {
         let stats = GenerateStats {
             prompt_tokens: 5,
             generated_tokens: 5,
@@ -105,7 +111,7 @@ impl Person {
             ..Default::default()
         };
         let answer = Answer { text: text.into(), ids: vec![], reason, stats };
-        self.see(Event::Chat(chat::Event::Answered(Box::new(answer), self.now)))
+        self.see(ScreenEvent::Chat(ChatEvent::Answered(Box::new(answer), self.now)))
     }
 
     /// A question and its answer.
@@ -159,9 +165,9 @@ impl Person {
 }
 
 #[track_caller]
-fn request(effects: &[Effect]) -> &Request {
+fn request(effects: &[ScreenEffect]) -> &Request {
     let found = effects.iter().find_map(|effect| match effect {
-        Effect::Chat(chat::Effect::Answer(request)) => Some(request),
+        ScreenEffect::Chat(ChatEffect::Answer(request)) => Some(request),
         _ => None,
     });
     found.unwrap_or_else(|| panic!("no request in {effects:?}"))
@@ -174,35 +180,35 @@ fn a_question_is_asked_and_its_answer_shown_as_it_comes() {
     assert_eq!(request(&effects).messages[0].content, "Why?");
     assert_eq!(person.text(), "");
     person.shows("preparing");
-    person.see(Event::Engine(EngineEvent::Prompt { done: 0, total: 400 }));
-    person.see(Event::Engine(EngineEvent::Prompt { done: 10, total: 400 }));
+    person.see(ScreenEvent::Engine(EngineEvent::Prompt { done: 0, total: 400 }));
+    person.see(ScreenEvent::Engine(EngineEvent::Prompt { done: 10, total: 400 }));
     person.shows("reading prompt 10/400, 100 tok/s, 3 s left");
     person.say("Beca");
     person.say("use **of** ");
     person.shows("Because of");
     person.shows("writing");
     let kept = person.end("Because **of** it.", StopReason::EndOfTurn);
-    assert!(matches!(kept.as_slice(), [Effect::Chat(chat::Effect::Keep(_))]), "{kept:?}");
+    assert!(matches!(kept.as_slice(), [ScreenEffect::Chat(ChatEffect::Keep(_))]), "{kept:?}");
     person.shows("Because of it.");
     person.shows("[5 tokens");
     person.hides("writing");
 }
 
 #[test]
-fn a_key_changes_the_picture_and_time_alone_does_not() {
+fn a_key_changes_the_screen_and_time_alone_does_not() {
     let mut person = Person::new();
     person.screen.take_changed();
-    person.see(Event::Tick);
+    person.see(ScreenEvent::Tick);
     assert_eq!(person.screen.take_changed(), None);
     person.write("a");
-    assert_eq!(person.screen.take_changed(), Some(Change::Now));
+    assert_eq!(person.screen.take_changed(), Some(Urgency::Now));
     person.enter("");
     person.screen.take_changed();
-    person.see(Event::Tick);
-    assert_eq!(person.screen.take_changed(), Some(Change::Soon), "the spinner turns");
+    person.see(ScreenEvent::Tick);
+    assert_eq!(person.screen.take_changed(), Some(Urgency::Soon), "the spinner turns");
     person.say("a");
     person.write("b");
-    assert_eq!(person.screen.take_changed(), Some(Change::Now), "keys do not wait for the model");
+    assert_eq!(person.screen.take_changed(), Some(Urgency::Now), "keys do not wait for the model");
 }
 
 #[test]
@@ -212,7 +218,7 @@ fn typing_goes_on_while_an_answer_is_written_and_entering_waits() {
     person.write("two");
     assert_eq!(person.key(KeyCode::Enter), []);
     assert_eq!(person.text(), "two");
-    person.shows("has to wait: an answer is being written; Ctrl-C stops it");
+    person.shows("Still answering. Ctrl-C stops it.");
     person.end("ok", StopReason::EndOfTurn);
     request(&person.key(KeyCode::Enter));
     assert_eq!(person.turns(), ["one", "ok", "two"]);
@@ -225,17 +231,17 @@ fn commands_that_change_nothing_work_while_an_answer_is_written() {
     person.enter("/show");
     person.shows("tiny.gguf");
     person.enter("/undo");
-    person.shows("has to wait");
+    person.shows("Still answering");
     assert_eq!(person.turns(), ["one"]);
 }
 
 #[test]
-fn ctrl_c_and_esc_stop_an_answer_and_a_second_ctrl_c_leaves() {
+fn ctrl_c_and_esc_stop_an_answer_and_a_second_ctrl_c_quits() {
     for stop in [|person: &mut Person| person.control('c'), |person: &mut Person| person.key(KeyCode::Esc)] {
         let mut person = Person::new();
         person.enter("one");
         person.say("par");
-        assert_eq!(stop(&mut person), [Effect::Stop]);
+        assert_eq!(stop(&mut person), [ScreenEffect::Stop]);
         assert!(person.screen.stopping());
         person.shows("stopping");
         person.end("par", StopReason::Cancelled);
@@ -247,55 +253,30 @@ fn ctrl_c_and_esc_stop_an_answer_and_a_second_ctrl_c_leaves() {
     person.say("par");
     person.control('c');
     let effects = person.control('c');
-    let [Effect::Stop, Effect::Chat(chat::Effect::Keep(kept)), Effect::Quit] = effects.as_slice() else {
+    let [ScreenEffect::Stop, ScreenEffect::Chat(ChatEffect::Keep(kept)), ScreenEffect::Quit] =
+        effects.as_slice()
+    else {
         panic!("{effects:?}")
     };
-    assert!(kept.contains("par"), "what there is of the answer is kept: {kept}");
+    assert!(kept.contains("par"), "the unfinished answer is kept: {kept}");
 }
 
 #[test]
-fn ctrl_c_empties_the_composer_first_then_asks_then_leaves() {
+fn ctrl_c_empties_the_composer_then_hints_then_quits() {
     let mut person = Person::new();
     person.write("draft");
     assert_eq!(person.control('c'), []);
     assert_eq!(person.text(), "");
     assert_eq!(person.control('c'), []);
-    person.shows("Ctrl-C again");
-    assert_eq!(person.control('c'), [Effect::Quit]);
-    assert_eq!(Person::new().control('d'), [Effect::Quit]);
-    assert_eq!(Person::new().see(Event::End), [Effect::Quit]);
-    assert_eq!(Person::new().enter("/quit"), [Effect::Quit]);
+    person.shows("Press Ctrl-C again");
+    assert_eq!(person.control('c'), [ScreenEffect::Quit]);
+    assert_eq!(Person::new().control('d'), [ScreenEffect::Quit]);
+    assert_eq!(Person::new().see(ScreenEvent::End), [ScreenEffect::Quit]);
+    assert_eq!(Person::new().enter("/quit"), [ScreenEffect::Quit]);
 }
 
 #[test]
-fn new_lines_and_pastes_are_part_of_one_question() {
-    let mut person = Person::new();
-    person.write("one");
-    person.control('j');
-    person.write("two");
-    person.press(KeyCode::Enter, ALT);
-    person.press(KeyCode::Enter, KeyModifiers::SHIFT);
-    person.write("three\\");
-    person.key(KeyCode::Enter);
-    assert_eq!(person.text(), "one\ntwo\n\nthree\n");
-    let lines: Vec<_> = (0..200).map(|i| format!("line {i}")).collect();
-    person.see(Event::Paste(lines.join("\r\n")));
-    let effects = person.key(KeyCode::Enter);
-    let content = &request(&effects).messages[0].content;
-    assert_eq!(content.lines().count(), 4 + 200);
-    assert!(content.ends_with("line 199"));
-}
-
-#[test]
-fn what_steers_terminals_is_left_out_of_a_paste_and_said() {
-    let mut person = Person::new();
-    person.see(Event::Paste("a\u{1b}[31mb\u{0}c".into()));
-    assert_eq!(person.text(), "abc");
-    person.shows("control characters of the paste were left out");
-}
-
-#[test]
-fn answers_cannot_steer_the_terminal() {
+fn answers_cannot_control_the_terminal() {
     let mut person = Person::new();
     person.enter("one");
     for piece in ["a\u{1b}]52;c;", "aGk=\u{7}b\u{1b}[2", "Jc\u{9b}31md\u{202e}"] {
@@ -304,74 +285,6 @@ fn answers_cannot_steer_the_terminal() {
     person.shows("abcd<U+202E>");
     person.end("a\u{1b}]52;c;aGk=\u{7}b\u{1b}[2Jc\u{9b}31md\u{202e}", StopReason::EndOfTurn);
     person.shows("abcd<U+202E>");
-}
-
-#[test]
-fn history_is_at_the_edges_and_can_be_searched() {
-    let mut person = Person::new();
-    person.write("draft");
-    person.key(KeyCode::Up);
-    assert_eq!(person.text(), "/show");
-    person.key(KeyCode::Up);
-    person.key(KeyCode::Up);
-    assert_eq!(person.text(), "older question");
-    person.key(KeyCode::Down);
-    person.key(KeyCode::Down);
-    assert_eq!(person.text(), "draft");
-    person.control('r');
-    person.write("old");
-    person.shows("history: old");
-    assert_eq!(person.text(), "older question");
-    person.key(KeyCode::Esc);
-    assert_eq!(person.text(), "draft");
-    person.control('r');
-    person.write("old");
-    person.key(KeyCode::Enter);
-    person.key(KeyCode::Enter);
-    assert_eq!(person.turns(), ["older question"]);
-}
-
-#[test]
-fn what_is_entered_is_remembered() {
-    let mut person = Person::new();
-    person.write("new question");
-    assert_eq!(person.key(KeyCode::Enter)[0], Effect::Remember("new question".into()));
-    person.key(KeyCode::Up);
-    assert_eq!(person.text(), "new question");
-}
-
-#[test]
-fn tab_completes_commands_and_asks_for_files() {
-    let mut person = Person::new();
-    person.write("/q");
-    person.key(KeyCode::Tab);
-    assert_eq!(person.text(), "/quit ");
-    person.control('u');
-    person.write("/s");
-    person.key(KeyCode::Tab);
-    person.shows("/system  /set  /show  /stats  /save");
-    person.control('u');
-    person.write("/load ta");
-    let asked = Start { text: "/load ta".into(), from: 6 };
-    assert_eq!(person.key(KeyCode::Tab), [Effect::Complete(asked.clone())]);
-    let found = |names: &[&str]| Event::Files {
-        asked: asked.clone(),
-        found: names.iter().map(|name| (*name).to_owned()).collect(),
-    };
-    person.see(found(&["talk.json", "tale.json"]));
-    assert_eq!(person.text(), "/load tal");
-    person.see(found(&["talk.json"]));
-    assert_eq!(person.text(), "/load tal", "the answer came too late");
-    person.control('u');
-    person.write("ta");
-    person.see(found(&["talk.json"]));
-    assert_eq!(person.text(), "ta", "the answer is for another text with the same end");
-    person.control('u');
-    person.write("/load ta");
-    person.key(KeyCode::Tab);
-    let many: Vec<_> = (0..50).map(|i| format!("ta{i}.json")).collect();
-    person.see(found(&many.iter().map(String::as_str).collect::<Vec<_>>()));
-    person.shows("ta5.json  +44 more");
 }
 
 #[test]
@@ -402,7 +315,7 @@ fn retry_undo_edit_and_more_have_keys() {
 }
 
 #[test]
-fn an_edit_can_be_left() {
+fn an_edit_can_be_cancelled() {
     let mut person = Person::new();
     person.turn("one", "two");
     person.alt('e');
@@ -413,23 +326,23 @@ fn an_edit_can_be_left() {
 }
 
 #[test]
-fn thoughts_are_folded_with_a_timer_and_can_be_shown() {
+fn reasoning_is_hidden_with_a_timer_and_can_be_shown() {
     let mut person = Person::new();
     person.enter("one");
     person.say("<think>\nhmm, let me see");
     person.now += Duration::from_secs(12);
-    person.see(Event::Tick);
-    person.shows("\u{25b8} thinking, 12 s");
+    person.see(ScreenEvent::Tick);
+    person.shows("\u{25b8} reasoning, 12 s");
     person.hides("let me see");
     person.control('t');
     person.shows("let me see");
     person.say("\n</think>\n\nYes.");
     person.end("<think>\nhmm, let me see\n</think>\n\nYes.", StopReason::EndOfTurn);
-    person.shows("\u{25be} thought for 12 s");
+    person.shows("\u{25be} reasoned for 12 s");
     person.control('t');
     person.hides("let me see");
     let effects = person.enter("and?");
-    assert_eq!(request(&effects).messages[1].content, "Yes.", "earlier thoughts are not sent again");
+    assert_eq!(request(&effects).messages[1].content, "Yes.", "earlier reasoning is not sent again");
     person.end("ok", StopReason::EndOfTurn);
     person.enter("/think off");
     assert!(!request(&person.enter("now?")).think);
@@ -480,22 +393,6 @@ fn help_and_the_experts_open_and_close() {
 }
 
 #[test]
-fn an_editor_of_their_own_may_change_the_text() {
-    for keys in [&[('g', CONTROL)][..], &[('x', CONTROL), ('e', CONTROL)]] {
-        let mut person = Person::new();
-        person.write("draft");
-        let mut effects = Vec::new();
-        keys.iter().for_each(|(c, modifiers)| effects = person.press(KeyCode::Char(*c), *modifiers));
-        assert_eq!(effects, [Effect::Editor("draft".into())]);
-        person.see(Event::Edited(Ok("better\nthan before\n".into())));
-        assert_eq!(person.text(), "better\nthan before");
-        person.see(Event::Edited(Err("vi ended badly".into())));
-        person.shows("vi ended badly");
-        assert_eq!(person.text(), "better\nthan before");
-    }
-}
-
-#[test]
 fn a_full_context_is_a_question() {
     let full = Failure::ContextFull { tokens: 1200, context: 1000 };
     let mut person = Person::new();
@@ -504,22 +401,22 @@ fn a_full_context_is_a_question() {
     }
     person.enter("one more");
     let failed = |failure: &Failure| {
-        Event::Chat(chat::Event::Failed { shown: String::new(), failure: failure.clone() })
+        ScreenEvent::Chat(ChatEvent::Failed { shown: String::new(), failure: failure.clone() })
     };
     person.see(failed(&full));
-    person.shows("1200 tokens long, but the context holds 1000");
+    person.shows("has 1200 tokens; the context holds 1000");
     person.shows("d  drop the oldest turns");
     person.key(KeyCode::Esc);
     person.shows("Nothing was changed.");
     person.enter("/retry");
     person.see(failed(&full));
     person.write("/undo");
-    assert_eq!(person.text(), "/undo", "its letters are no choices");
+    assert_eq!(person.text(), "/undo", "its letters are not choices");
     person.control('u');
     person.control('d');
     person.write("d");
     assert_eq!(
-        (person.text(), person.screen.chat.asking().is_some()),
+        (person.text(), person.screen.chat.overflow_question().is_some()),
         ("d", true),
         "a letter alone chooses nothing"
     );
@@ -536,12 +433,12 @@ fn a_full_context_is_a_question() {
     assert!(messages[0].content.contains("They talked."), "{messages:?}");
     assert!(messages.len() < sent);
     person.see(failed(&full));
-    person.shows("This one question is too long");
+    person.shows("This message alone is too long");
     assert_eq!(person.screen.chat.turns().len(), 9);
 }
 
 #[test]
-fn a_cut_answer_goes_on_after_room_was_made() {
+fn a_cut_answer_continues_when_there_is_room() {
     let mut person = Person::new();
     person.turn("one", "two");
     person.enter("three");
@@ -559,7 +456,7 @@ fn a_failure_keeps_what_was_shown() {
     person.enter("one");
     person.say("Once upon");
     let failure = Failure::Other("error[E-IO-03]: broken disk".into());
-    person.see(Event::Chat(chat::Event::Failed { shown: "Once upon".into(), failure }));
+    person.see(ScreenEvent::Chat(ChatEvent::Failed { shown: "Once upon".into(), failure }));
     person.shows("Once upon");
     person.shows("! error[E-IO-03]: broken disk. The answer so far is kept.");
 }
@@ -568,48 +465,25 @@ fn a_failure_keeps_what_was_shown() {
 fn the_answer_or_its_code_goes_to_the_clipboard_on_request() {
     let mut person = Person::new();
     person.turn("one", "<think>\nhm\n</think>\n\nSee:\n\n```\nlet x;\n```\n");
-    let copied = |effects: Vec<Effect>| match effects.as_slice() {
-        [Effect::Chat(chat::Effect::Copy(text))] => text.clone(),
+    let copied = |effects: Vec<ScreenEffect>| match effects.as_slice() {
+        [ScreenEffect::Chat(ChatEffect::Copy(text))] => text.clone(),
         other => panic!("{other:?}"),
     };
     assert!(copied(person.alt('c')).starts_with("See:"));
     assert_eq!(copied(person.enter("/copy code 1")), "let x;\n");
     assert_eq!(person.enter("/copy code 2"), []);
-    person.shows("has 1 block of code");
+    person.shows("has 1 code block.");
 }
 
 #[test]
-fn leaving_shows_the_conversation_without_control_characters() {
+fn the_final_text_has_no_control_characters() {
     let mut person = Person::new();
     person.turn("one\ntwo", "<think>\nhm\n</think>\n\nthree\u{1b}[31m!");
-    let texts: Vec<_> = person.screen.farewell().into_iter().map(|(_, text)| text).collect();
+    let texts: Vec<_> = person.screen.final_text().into_iter().map(|(_, text)| text).collect();
     assert_eq!(texts, ["> one\n  two\n", "three!\n"]);
 }
 
 #[test]
-fn another_size_is_drawn_on_clean_ground() {
-    assert_eq!(Person::new().see(Event::Resized), [Effect::Redraw]);
-}
-
-#[test]
-fn a_slip_after_ctrl_x_writes_nothing_and_a_letter_does() {
-    let mut person = Person::new();
-    person.control('x');
-    person.control('a');
-    person.write("b");
-    person.control('x');
-    person.write("c");
-    person.key(KeyCode::Home);
-    person.control('x');
-    person.key(KeyCode::Delete);
-    assert_eq!(person.text(), "c");
-}
-
-#[test]
-fn releases_of_keys_are_not_keys() {
-    let mut person = Person::new();
-    let mut key = KeyEvent::new(KeyCode::Char('a'), KeyModifiers::NONE);
-    key.kind = crossterm::event::KeyEventKind::Release;
-    person.see(Event::Key(key));
-    assert_eq!(person.text(), "");
+fn a_resize_redraws_the_screen() {
+    assert_eq!(Person::new().see(ScreenEvent::Resized), [ScreenEffect::Redraw]);
 }

@@ -1,16 +1,17 @@
-//! Whole screens at several sizes. A picture that changes is looked at before it is accepted.
+//! Whole screens at several sizes.
 
 use moelten_engine::api::{ExpertCell, ExpertPlace, ExpertRow, MemoryUse};
 use proptest::prelude::*;
 
 use super::*;
 
-/// A conversation with all there is.
+/// A conversation with every kind of item.
 fn conversation() -> Person {
     let mut person = Person::new();
-    person
-        .screen
-        .greet(vec![(Tone::Plain, "moelten: tiny.gguf".into()), (Tone::Dim, "context 1,000 tokens".into())]);
+    person.screen.show_notes(vec![
+        (Tone::Plain, "moelten: tiny.gguf".into()),
+        (Tone::Dim, "context 1,000 tokens".into()),
+    ]);
     person.turn(
         "Which is the *largest* moon? \u{4e16}\u{754c}",
         "<think>\nJupiter?\n</think>\n\n## Moons\n\n- **Ganymede**, 5268 km\n- `Titan`",
@@ -28,7 +29,7 @@ fn check(person: &mut Person, columns: u16, rows: u16, expected: &str) {
     assert!(picture == expected, "expected\n{expected}\n--- found\n{picture}\n--- end");
 }
 
-/// A model with experts, some of them at work.
+/// A model with experts, some of them in use; the expert view is open.
 fn watching() -> Person {
     let mut person = conversation();
     let cell = |expert: usize| ExpertCell {
@@ -45,7 +46,7 @@ fn watching() -> Person {
         given_back_bytes: 0,
     };
     let map = ExpertMap { rows: (0..4).map(row).collect(), memory, ..ExpertMap::default() };
-    person.see(Event::Experts(Box::new(map)));
+    person.see(ScreenEvent::Experts(Box::new(map)));
     person.key(KeyCode::F(2));
     person
 }
@@ -66,7 +67,7 @@ fn an_ordinary_terminal() {
 
 › Which is the *largest* moon? 世界
 
-  ▸ a thought
+  ▸ reasoning
 
   Moons
 
@@ -79,7 +80,7 @@ fn an_ordinary_terminal() {
 
   It is
 ─ ◝ writing, 0 s ───────────────────────────────────────────────────────────────
-› Ask; / for commands, F1 for help
+› Type a message (/ for commands, F1 for help)
  tiny · Q8_0 · ctx ────── 0% · F1 help  F2 experts  F3 models
 ",
     );
@@ -95,7 +96,7 @@ fn a_small_one() {
 
   It is
 ─ ◝ writing, 0 s ───
-› Ask; / for command
+› Type a message (/
  ctx ────── 0%
 ",
     );
@@ -108,7 +109,7 @@ fn a_single_cell() {
         1,
         1,
         r"
-A
+T
 ",
     );
 }
@@ -130,7 +131,7 @@ fn a_narrow_one() {
 
   It is
 ─ ◝ writing, 0 s ───────────────────────
-› Ask; / for commands, F1 for help
+› Type a message (/ for commands, F1 for
  tiny · Q8_0 · ctx ────── 0%
 ",
     );
@@ -143,13 +144,13 @@ fn the_experts_above() {
         80,
         24,
         r"
-4 layers of 16 experts, 6 in memory                                  hits  seen
+4 layers of 16 experts, 6 resident                                   hits  pred
   0 ████········░░░░········████········░░░░········████········░░░░
   1 ████········░░░░········████········░░░░········████········░░░░
   2 ████········░░░░········████········░░░░········████········░░░░
   3 ████········░░░░········████········░░░░········████········░░░░
-░ in memory  █ used  # foreseen, used  x foreseen in vain  ~ loading  · on disk
-memory   ██████░░░░░░░░░░░░░░░░░░ 1.2 GB of 4.3 GB
+░ resident  █ used  # predicted, used  x predicted, unused  ~ loading  · on disk
+memory    ██████░░░░░░░░░░░░░░░░░░ 1.2 GB of 4.3 GB
 
 
 
@@ -165,7 +166,7 @@ memory   ██████░░░░░░░░░░░░░░░░░�
 
   It is
 ─ ◞ writing, 0 s ───────────────────────────────────────────────────────────────
-› Ask; / for commands, F1 for help
+› Type a message (/ for commands, F1 for help)
  tiny · Q8_0 · ctx ────── 0% · RAM 1.2/4.3 GB · F1 help  F2 experts  F3 models
 ",
     );
@@ -178,13 +179,13 @@ fn the_experts_beside() {
         200,
         50,
         r"
-                                                                                                    │ 4 layers of 16 experts, 6 in memory                                  hits  seen
+                                                                                                    │ 4 layers of 16 experts, 6 resident                                   hits  pred
                                                                                                     │   0 ████········░░░░········████········░░░░········████········░░░░
                                                                                                     │   1 ████········░░░░········████········░░░░········████········░░░░
                                                                                                     │   2 ████········░░░░········████········░░░░········████········░░░░
                                                                                                     │   3 ████········░░░░········████········░░░░········████········░░░░
-                                                                                                    │ ░ in memory  █ used  # foreseen, used  x foreseen in vain  ~ loading  · on disk  ▓ just used
-                                                                                                    │ memory   ██████░░░░░░░░░░░░░░░░░░ 1.2 GB of 4.3 GB
+                                                                                                    │ ░ resident  █ used  # predicted, used  x predicted, unused  ~ loading  · on disk  ▓ just used
+                                                                                                    │ memory    ██████░░░░░░░░░░░░░░░░░░ 1.2 GB of 4.3 GB
                                                                                                     │
                                                                                                     │
                                                                                                     │
@@ -213,7 +214,7 @@ fn the_experts_beside() {
                                                                                                     │
 › Which is the *largest* moon? 世界                                                                 │
                                                                                                     │
-  ▸ a thought                                                                                       │
+  ▸ reasoning                                                                                       │
                                                                                                     │
   Moons                                                                                             │
                                                                                                     │
@@ -226,7 +227,7 @@ fn the_experts_beside() {
                                                                                                     │
   It is                                                                                             │
 ─ ◞ writing, 0 s ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-› Ask; / for commands, F1 for help
+› Type a message (/ for commands, F1 for help)
  tiny · Q8_0 · ctx ────── 0% · RAM 1.2/4.3 GB · F1 help  F2 experts  F3 models
 ",
     );
@@ -236,7 +237,7 @@ proptest! {
     #[test]
     fn every_size_can_be_drawn(columns in 1u16..130, rows in 1u16..40, open in 0u8..4, typed in "[a-z \n世]{0,80}") {
         let mut person = conversation();
-        person.see(Event::Paste(typed));
+        person.see(ScreenEvent::Paste(typed));
         if open & 1 > 0 {
             person.key(KeyCode::F(1));
         }
@@ -256,8 +257,7 @@ fn the_help_can_be_read_on_narrow_terminals() {
         person.key(KeyCode::F(1));
         let picture = person.picture(columns, 200);
         let words: Vec<_> = picture.split_whitespace().collect();
-        for help in ["new line", "lay a text file beside the next question (off [NAME] removes it)", "leave"]
-        {
+        for help in ["new line", "attach a text file to the next message (off [NAME] detaches)", "quit"] {
             let wanted: Vec<_> = help.split(' ').collect();
             assert!(words.windows(wanted.len()).any(|window| window == wanted), "{help}:\n{picture}");
         }

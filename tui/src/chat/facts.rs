@@ -1,0 +1,32 @@
+//! What a chat knows about its model: plain values that the program fills in. It must not know how they were
+//! found.
+
+/// What the machine allows a model, where it was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Limits {
+    /// Read bandwidth of RAM, 10^9 bytes per second.
+    pub ram_gb_per_s: Option<f64>,
+    /// Read bandwidth of the disk for expert-sized reads, 10^9 bytes per second.
+    pub disk_gb_per_s: Option<f64>,
+    /// Bytes that every token reads from RAM in addition to its experts.
+    pub dense_bytes: Option<f64>,
+}
+
+/// What a chat knows about its model. Texts are not filtered.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Facts {
+    /// Name of the model, usually the file name.
+    pub model: String,
+    /// Format of most of its weights.
+    pub format: String,
+    /// Tokens that the context holds; 0 where it is unknown.
+    pub context: usize,
+    /// Whether the chat template takes a system prompt.
+    pub supports_system: bool,
+    /// Whether the chat template can ask the model not to reason.
+    pub can_skip_thinking: bool,
+    /// What the machine allows the model.
+    pub limits: Limits,
+    /// Rows for `/show`: a name and a value that stay the same while the model is open.
+    pub rows: Vec<(&'static str, String)>,
+}

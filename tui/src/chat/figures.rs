@@ -1,0 +1,190 @@
+//! Sizes, shares and the statistics of an answer as text, for `/stats`, the screen and the commands of the
+//! program. It must not know where the numbers come from.
+
+use moelten_engine::api::{CacheStats, CacheUse, GenerateStats};
+
+/// A size in powers of ten: `12.4 MB`.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// A part of a size in the unit of the whole, unless it is far smaller: `1.2/4.3 GB`, `5.0 MB/22.5 GB`.
+pub fn bytes_of(part: u64, whole: u64) -> String {
+    let text = bytes(whole);
+    let (number, unit) = text.split_once(' ').unwrap_or((&text, ""));
+    let shown: f64 = number.parse().unwrap_or(0.0);
+    if shown == 0.0 || part < whole / 50 {
+        return format!("{}/{text}", bytes(part));
+    }
+    format!("{:.1}/{number} {unit}", part as f64 / (whole as f64 / shown))
+}
+
+/// A share, 0 to 1, in percent; only the whole is `100.0 %`.
+pub fn percent(share: f64) -> String {
+    let percent = 100.0 * share;
+    if percent < 100.0 && percent > 99.9 { "99.9 %".to_owned() } else { format!("{percent:.1} %") }
+}
+
+/// A count with separated thousands: `3,920`.
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    groups.join(",")
+}
+
+/// The statistics of an answer, each a name and a value.
+pub fn rows(stats: &GenerateStats) -> Vec<(&'static str, String)> {
+    let mut rows = vec![
+        (
+            "prompt",
+            format!(
+                "{} tokens, {} from cache; prompt read in {:.2} s ({:.1} tok/s)",
+                stats.prompt_tokens,
+                stats.cached_tokens,
+                stats.prompt_time.as_secs_f64(),
+                stats.prompt_tokens_per_s()
+            ),
+        ),
+        (
+            "answer",
+            format!(
+                "{} tokens in {:.2} s ({:.1} tok/s)",
+                stats.generated_tokens,
+                stats.generate_time.as_secs_f64(),
+                stats.generated_tokens_per_s()
+            ),
+        ),
+        ("context", format!("{} of {} tokens", stats.context_used, stats.context_size)),
+    ];
+    if stats.experts_used > 0 {
+        let evaluations = count(stats.experts_used);
+        rows.push(("experts", format!("{evaluations} expert evaluations, {}", bytes(stats.expert_bytes))));
+    }
+    rows.extend(cache_rows(stats));
+    rows
+}
+
+/// The statistics of the expert cache; no rows if all experts are resident.
+pub fn cache_rows(stats: &GenerateStats) -> Vec<(&'static str, String)> {
+    let Some(cache) = &stats.cache else { return Vec::new() };
+    let read = stats.prompt_tokens - stats.cached_tokens;
+    // The first token is sampled from the prompt's logits.
+    let written = stats.generated_tokens.saturating_sub(1);
+    let mut rows: Vec<_> = [("cache, prompt", cache.prompt, read), ("cache, answer", cache.answer, written)]
+        .into_iter()
+        .filter_map(|(name, used, tokens)| Some((name, cache_use(&used, tokens)?)))
+        .collect();
+    if let Some(guesses) = prefetch(&cache.answer).or_else(|| prefetch(&cache.prompt)) {
+        rows.push(("prefetch", guesses));
+    }
+    let retries = cache.prompt.retries + cache.answer.retries;
+    if retries > 0 {
+        rows.push(("disk", format!("{retries} reads succeeded only when retried")));
+    }
+    rows.push(("memory", memory(cache)));
+    rows
+}
+
+fn cache_use(used: &CacheUse, tokens: usize) -> Option<String> {
+    let hits = used.hit_rate()?;
+    let per_token = bytes(used.read_bytes / tokens.max(1) as u64);
+    let speed = used.read_gb_per_s().map_or_else(String::new, |speed| format!(" at {speed:.2} GB/s"));
+    let stall = used.stall.as_secs_f64();
+    Some(format!("{} hits; {per_token} read per token{speed}; stalled {stall:.2} s", percent(hits)))
+}
+
+fn prefetch(used: &CacheUse) -> Option<String> {
+    let predicted = percent(used.foreseen_share()?);
+    let read = used.useful_share().map_or_else(
+        || "none prefetched".to_owned(),
+        |share| format!("{} prefetched, {} of them used", used.guesses_read, percent(share)),
+    );
+    Some(format!("{predicted} of the next layer's experts predicted; {read}"))
+}
+
+fn memory(cache: &CacheStats) -> String {
+    let owned = cache.owned_bytes.map_or_else(|| "unknown".to_owned(), bytes);
+    let given_back = match cache.given_back_bytes {
+        0 => String::new(),
+        given => format!("; {} given back under memory pressure", bytes(given)),
+    };
+    let (budget, slots) = (bytes(cache.budget_bytes), bytes(cache.slot_bytes));
+    format!("{owned} used, budget {budget}, of which {slots} expert cache{given_back}")
+}
+
+/// The warning that the expert cache has given memory back to the system, `total_bytes` since the start.
+pub fn given_back(total_bytes: u64) -> String {
+    format!(
+        "Memory pressure: the expert cache gave back {}. Answers are slower until memory is free again.",
+        bytes(total_bytes)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        let shown: Vec<_> = [0, 999, 1000, 12_437_000, 999_999_999].map(bytes).into();
+        assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "12.4 MB", "1.0 GB"]);
+        let parts = [(1_200_000_000, 4_300_000_000), (5_000_000, 22_500_000_000), (5, 0)];
+        assert_eq!(
+            parts.map(|(part, whole)| bytes_of(part, whole)),
+            ["1.2/4.3 GB", "5.0 MB/22.5 GB", "5 B/0 B"]
+        );
+        assert_eq!([0.5, 0.9996, 1.0].map(percent), ["50.0 %", "99.9 %", "100.0 %"]);
+        assert_eq!([0, 999, 3920, 1_234_567].map(count), ["0", "999", "3,920", "1,234,567"]);
+    }
+
+    #[test]
+    fn a_model_in_memory_has_no_cache() {
+        let rows = rows(&GenerateStats { experts_used: 3, ..GenerateStats::default() });
+        assert_eq!(
+            rows.iter().map(|row| row.0).collect::<Vec<_>>(),
+            ["prompt", "answer", "context", "experts"]
+        );
+    }
+
+    #[test]
+    fn the_cache_has_its_statistics() {
+        let answer = CacheUse {
+            used_bytes: 1000,
+            missed_bytes: 250,
+            read_bytes: 30_000_000,
+            reading: Duration::from_millis(20),
+            stall: Duration::from_millis(500),
+            retries: 2,
+            chosen: 10,
+            foreseen: 8,
+            guesses_read: 4,
+            guesses_used: 3,
+        };
+        let cache = CacheStats {
+            answer,
+            slot_bytes: 1_000_000,
+            given_back_bytes: 2_000_000,
+            owned_bytes: Some(40_000_000),
+            budget_bytes: 50_000_000,
+            ..CacheStats::default()
+        };
+        let stats = GenerateStats { generated_tokens: 11, cache: Some(cache), ..GenerateStats::default() };
+        let text: Vec<_> =
+            cache_rows(&stats).into_iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let expected = [
+            "cache, answer: 75.0 % hits; 3.0 MB read per token at 1.50 GB/s; stalled 0.50 s",
+            "prefetch: 80.0 % of the next layer's experts predicted; 4 prefetched, 75.0 % of them used",
+            "disk: 2 reads succeeded only when retried",
+            "memory: 40.0 MB used, budget 50.0 MB, of which 1.0 MB expert cache; 2.0 MB given back under memory pressure",
+        ];
+        assert_eq!(text, expected);
+    }
+}

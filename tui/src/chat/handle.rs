@@ -1,0 +1,178 @@
+//! The transitions of the conversation: from an event to the file that handles it. It must not know how the
+//! conversation is shown.
+
+use std::time::Duration;
+
+use moelten_loader::chat::Role;
+
+use super::event::{ChatEffect, ChatEvent, OverflowChoice};
+use super::reports;
+use super::state::{Busy, Chat, Interrupt, note};
+use super::tone::Tone;
+use super::turn::Turn;
+use crate::input::command::{self, Command};
+use crate::input::settings::Setting;
+
+/// A second Ctrl-C within this time after one that stopped an answer ends the program.
+pub const FORCE_QUIT_WITHIN: Duration = Duration::from_secs(1);
+/// A second Ctrl-C at the prompt ends the program within this time: as long as the hint is on the screen.
+const QUIT_WITHIN: Duration = Duration::from_secs(5);
+
+impl Chat {
+    /// Handles an event; returns what the driver has to do.
+    pub fn handle(&mut self, event: ChatEvent) -> Vec<ChatEffect> {
+        let mut effects = self.dispatch(event);
+        effects.extend(self.count_request());
+        effects
+    }
+
+    fn dispatch(&mut self, event: ChatEvent) -> Vec<ChatEffect> {
+        let interrupted = self.interrupted.take();
+        match event {
+            ChatEvent::Entered(text) => self.entered(text),
+            ChatEvent::Interrupted(_) if self.editing() => self.cancel_edit(),
+            ChatEvent::Interrupted(now) => {
+                let again = match interrupted {
+                    Some(Interrupt::Idle(then)) => now.saturating_sub(then) <= QUIT_WITHIN,
+                    Some(Interrupt::Stopped(then)) => now.saturating_sub(then) <= FORCE_QUIT_WITHIN,
+                    None => false,
+                };
+                if again {
+                    return vec![ChatEffect::Quit];
+                }
+                self.interrupted = Some(Interrupt::Idle(now));
+                note(Tone::Dim, "Press Ctrl-C again to quit (or Ctrl-D, or /quit).")
+            }
+            ChatEvent::EndOfInput => vec![ChatEffect::Quit],
+            ChatEvent::Answered(answer, now) => self.answered(*answer, now),
+            ChatEvent::Failed { shown, failure } => self.failed(shown, failure),
+            ChatEvent::File(event) => self.file(event),
+            ChatEvent::Picked(_) if self.busy() => note(Tone::Error, self.busy_text()),
+            ChatEvent::Picked(model) => self.switch(model),
+            ChatEvent::Chosen(choice) => self.chosen(choice),
+            ChatEvent::Switched(result) => self.switched(result),
+            ChatEvent::Counted { number, tokens } => self.counted(number, tokens),
+        }
+    }
+
+    fn entered(&mut self, text: String) -> Vec<ChatEffect> {
+        if self.overflow.is_some()
+            && !self.busy()
+            && let Some(choice) = OverflowChoice::named(text.trim())
+        {
+            return self.chosen(choice);
+        }
+        match command::parse(&text) {
+            _ if text.trim().is_empty() && self.editing() => self.cancel_edit(),
+            _ if text.trim().is_empty() => Vec::new(),
+            None => self.ask(text),
+            Some(Ok(command)) => self.command(command),
+            Some(Err(problem)) => note(Tone::Error, problem),
+        }
+    }
+
+    fn command(&mut self, command: Command) -> Vec<ChatEffect> {
+        if self.busy() && command.changes_turns() {
+            return note(Tone::Error, self.busy_text());
+        }
+        if command.changes_turns() {
+            self.stop_editing();
+        }
+        match command {
+            Command::Help => note(Tone::Plain, reports::help()),
+            Command::Set(None) => note(Tone::Plain, self.settings_text()),
+            Command::Set(Some((setting, value))) => self.set(setting, &value),
+            Command::Show => note(Tone::Plain, self.show_text()),
+            Command::System(text) => self.set_system(text),
+            Command::Retry => self.retry(),
+            Command::Undo(turns) => self.undo(turns),
+            Command::Edit => self.edit(),
+            Command::More => self.more(),
+            Command::File(what) => self.attach(what),
+            Command::Clear => self.clear(),
+            Command::Save(path) => self.save(path),
+            Command::Load(path) => vec![ChatEffect::Read { path }],
+            Command::Export(format, path) => self.export(format, path),
+            Command::Think(reasoning) => self.set_reasoning(reasoning),
+            Command::Stats => note(Tone::Plain, self.stats_text()),
+            Command::Model(Some(path)) => self.switch(Some(path)),
+            Command::Model(None) => {
+                let text = format!("The model is {}. /model FILE switches to another one.", self.facts.model);
+                note(Tone::Plain, text)
+            }
+            Command::Copy(what) => self.copy(what),
+            Command::Experts => note(Tone::Error, "The expert view needs the full screen."),
+            Command::Quit => vec![ChatEffect::Quit],
+        }
+    }
+
+    fn set(&mut self, setting: Setting, value: &str) -> Vec<ChatEffect> {
+        match setting.set(&mut self.params, value) {
+            Ok(()) => {
+                if setting == Setting::Seed {
+                    // The next answers depend on this seed alone, not on how many came before.
+                    self.answers = 0;
+                }
+                note(Tone::Dim, format!("{} is {}", setting.name(), setting.get(&self.params)))
+            }
+            Err(problem) => note(Tone::Error, problem),
+        }
+    }
+
+    fn clear(&mut self) -> Vec<ChatEffect> {
+        let kept = self.keeps && !self.turns.is_empty();
+        self.replace_turns(Vec::new());
+        let text = "New conversation. Settings and system prompt are unchanged.";
+        let old = if kept { " --continue opens the old one until the next answer." } else { "" };
+        note(Tone::Dim, format!("{text}{old}"))
+    }
+
+    /// Sends a question, or holds it until its files are read.
+    pub(super) fn ask(&mut self, text: String) -> Vec<ChatEffect> {
+        if self.busy() {
+            return note(Tone::Error, self.busy_text());
+        }
+        if self.reading > 0 {
+            self.busy = Some(Busy::Reading { question: text });
+            return note(Tone::Dim, "The message will be sent when the attached file is read.");
+        }
+        if let Some(before) = self.editing.take() {
+            let files = std::mem::replace(&mut self.attached, before);
+            return vec![self.replace_question(Turn { role: Role::User, content: text, files })];
+        }
+        let mut effects = Vec::new();
+        let mut files = Vec::new();
+        if let Some(unanswered) = self.turns.pop_if(|turn| turn.role == Role::User) {
+            effects.extend(note(Tone::Dim, dropped_text(&unanswered)));
+            files = unanswered.files;
+        }
+        files.append(&mut self.attached);
+        self.turns.push(Turn { role: Role::User, content: text, files });
+        effects.push(self.request(String::new(), Vec::new()));
+        effects
+    }
+
+    /// The program ends while `written` is there of an answer. Returns the conversation to save, if it has
+    /// not been saved.
+    pub fn leave(&mut self, written: &str) -> Option<ChatEffect> {
+        match self.busy.take() {
+            Some(Busy::Answering { begun, replaced }) => {
+                drop(self.settle(begun, replaced, written.to_owned()))
+            }
+            _ if self.kept_last => return None,
+            _ => {}
+        }
+        self.keep()
+    }
+}
+
+/// What to say when a question without an answer is replaced by another one.
+fn dropped_text(question: &Turn) -> String {
+    let names: Vec<_> = question.files.iter().map(|file| file.name.as_str()).collect();
+    let files = if names.is_empty() {
+        String::new()
+    } else {
+        format!("; its attached files go with this one ({})", names.join(", "))
+    };
+    format!("The previous message has no answer and was dropped{files}.")
+}

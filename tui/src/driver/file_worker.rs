@@ -1,0 +1,157 @@
+//! Two threads for file work, so that a slow disk does not stop the screen: one reads and writes
+//! conversations, the other reads texts, counts tokens and completes names, so that saving never waits for
+//! counting. It must not decide anything.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::file_jobs::{self, StatePaths};
+use super::file_names;
+use super::message::WorkerMessage;
+use super::notes::Notes;
+use crate::chat::{ChatEffect, ChatEvent, Counters, Tone};
+use crate::screen::{CompletionRequest, ScreenEvent};
+
+/// How long the end of the program waits for files that are being written.
+pub const SAVE_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// The two threads.
+pub struct FileWorker {
+    /// Jobs of the thread that reads and writes conversations, in order.
+    conversations: Sender<FileJob>,
+    /// Jobs of the thread that reads texts, counts and completes.
+    texts: Sender<FileJob>,
+    /// The last count that was requested; earlier ones are skipped.
+    counted: Arc<AtomicU64>,
+    /// The thread that writes conversations.
+    writer: JoinHandle<()>,
+}
+
+/// A job of a file thread.
+enum FileJob {
+    Chat(ChatEffect, Counters),
+    Complete(CompletionRequest),
+}
+
+impl FileWorker {
+    /// Starts the threads. The results of jobs go to `tell`.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn start(state: &StatePaths, tell: &Sender<WorkerMessage>) -> io::Result<Self> {
+        let counted = Arc::<AtomicU64>::default();
+        let begin = |name: &str| {
+            let (jobs, todo) = channel();
+            let (state, tell, counted) = (state.clone(), tell.clone(), Arc::clone(&counted));
+            let work = move || work(todo, &state, &tell, &counted);
+            let thread = std::thread::Builder::new().name(name.into()).spawn(work)?;
+            io::Result::Ok((jobs, thread))
+        };
+        let (conversations, writer) = begin("files")?;
+        let (texts, _) = begin("texts")?;
+        Ok(Self { conversations, texts, counted, writer })
+    }
+
+    /// Hands over an effect of the conversation; false if the thread has ended.
+    pub fn perform(&self, effect: ChatEffect, counters: Counters) -> bool {
+        let to = match &effect {
+            ChatEffect::Count { number, .. } => {
+                self.counted.store(*number, Ordering::Relaxed);
+                &self.texts
+            }
+            ChatEffect::Attach { .. } => &self.texts,
+            _ => &self.conversations,
+        };
+        to.send(FileJob::Chat(effect, counters)).is_ok()
+    }
+
+    /// Requests file names; false if the thread has ended.
+    pub fn complete(&self, request: CompletionRequest) -> bool {
+        self.texts.send(FileJob::Complete(request)).is_ok()
+    }
+
+    /// Waits until all conversations are written; warns if that takes longer than [`SAVE_WAIT_MAX`].
+    pub fn close(self) {
+        drop(self.conversations);
+        let asked = Instant::now();
+        while !self.writer.is_finished() {
+            if asked.elapsed() > SAVE_WAIT_MAX {
+                let text =
+                    "The disk is too slow: the last changes of the conversation may not have been saved.";
+                return Notes::detect().line(Tone::Warning, text);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn work(todo: Receiver<FileJob>, state: &StatePaths, tell: &Sender<WorkerMessage>, counted: &AtomicU64) {
+    for job in todo {
+        let event = match job {
+            FileJob::Complete(request) => {
+                Some(ScreenEvent::Files { found: file_names::matching(request.name()), request })
+            }
+            FileJob::Chat(ChatEffect::Count { number, .. }, _)
+                if number != counted.load(Ordering::Relaxed) =>
+            {
+                Some(ScreenEvent::Chat(ChatEvent::Counted { number, tokens: None }))
+            }
+            FileJob::Chat(effect, counters) => {
+                file_jobs::perform(effect, state, &counters).map(ScreenEvent::Chat)
+            }
+        };
+        if let Some(event) = event {
+            // The channel closes when the chat has ended.
+            let _ = tell.send(WorkerMessage::Event(event));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use moelten_engine::api::ExpertMap;
+
+    use super::*;
+    use crate::chat::FileEvent;
+    use crate::chat::transcript::Transcript;
+
+    #[test]
+    fn saving_does_not_wait_for_counting() {
+        let folder = tempfile::tempdir().unwrap();
+        let conversation = folder.path().join("last.json");
+        let text = folder.path().join("long.txt");
+        std::fs::write(&text, "a long text").unwrap();
+        // Counting takes as long as `hold` lives.
+        let (hold, held) = channel::<()>();
+        let held = Mutex::new(held);
+        let counters = Counters {
+            text: Arc::new(move |_| {
+                let _ = held.lock().unwrap().recv();
+                Ok(1)
+            }),
+            conversation: Arc::new(|_| None),
+            experts: Arc::new(ExpertMap::default),
+        };
+        let (tell, told) = channel();
+        let state = StatePaths { history: None, conversation: Some(conversation.clone()) };
+        let worker = FileWorker::start(&state, &tell).unwrap();
+        assert!(worker.perform(ChatEffect::Attach { path: text }, counters.clone()));
+        let last = Transcript::new("m", None, vec![]).to_json();
+        assert!(worker.perform(ChatEffect::Keep(last.clone()), counters));
+        worker.close();
+        assert_eq!(std::fs::read_to_string(&conversation).unwrap(), last);
+        let kept = told.try_recv();
+        let saved = ScreenEvent::Chat(ChatEvent::File(FileEvent::Kept(Ok(()))));
+        assert!(matches!(kept, Ok(WorkerMessage::Event(event)) if event == saved));
+        assert!(told.try_recv().is_err(), "it still counts");
+        drop(hold);
+        let attached = told.recv();
+        assert!(matches!(attached, Ok(WorkerMessage::Event(ScreenEvent::Chat(ChatEvent::File(_))))));
+    }
+}

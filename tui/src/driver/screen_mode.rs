@@ -1,0 +1,334 @@
+//! The full screen: waits for keys and for the worker threads, hands events to the state machine, carries out
+//! its effects, and draws at most thirty times a second, only when something has changed. It must not decide
+//! anything.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crossterm::event::{self, Event as TerminalEvent, KeyCode, KeyEvent, KeyModifiers};
+
+use super::clipboard;
+use super::editor::{self, Edited, JobControl};
+use super::file_jobs::StatePaths;
+use super::file_worker::FileWorker;
+use super::full_screen::FullScreen;
+use super::history_file::HistoryFile;
+use super::message::WorkerMessage;
+use super::model_worker::{ModelJob, ModelWorker};
+use super::notes::{Notes, stdout_styled};
+use super::signal::SignalRequest;
+use super::terminal::{self, KeyWait};
+use crate::chat::{Backend, ChatEffect, ChatEvent, Counters, Tone};
+use crate::screen::{ModelSearch, Screen, ScreenEffect, ScreenEvent, Urgency};
+
+/// Time between two frames after a key.
+const FRAME: Duration = Duration::from_millis(33);
+/// Time between two frames for the model's text: drawing takes time from its cores.
+const FRAME_SOON: Duration = Duration::from_millis(66);
+/// Longest wait for a key, while nothing moves; signals are checked after it.
+const IDLE: Duration = Duration::from_millis(100);
+/// Time between two ticks of the screen.
+const TICK: Duration = Duration::from_millis(250);
+/// Time between two snapshots of the experts, for the status line.
+const SNAPSHOT: Duration = Duration::from_millis(1000);
+/// Time between two snapshots while the expert view is open.
+const SNAPSHOT_OPEN: Duration = Duration::from_millis(200);
+/// Largest text for the clipboard, in bytes: terminals ignore larger ones.
+const COPY_BYTES_MAX: usize = 1 << 20;
+/// Wait for keys that are already available. With 0, crossterm does not read at all.
+const AVAILABLE: Duration = Duration::from_millis(1);
+/// Keys that arrive in this time after the start may have been pressed before it.
+const EARLY: Duration = Duration::from_millis(100);
+/// What Enter is before raw mode is on.
+const LINE_FEED: KeyEvent = KeyEvent::new(KeyCode::Char('j'), KeyModifiers::CONTROL);
+
+/// What the driver needs of the program around it.
+pub struct Controls {
+    /// Asks the model to stop.
+    pub stop: fn(),
+    /// The request of the last signal since the last call.
+    pub requested: fn() -> Option<SignalRequest>,
+    /// Searches this machine for models.
+    pub search: ModelSearch,
+    /// Suspends this process until it is continued; a message if that is not possible here.
+    pub suspend: fn() -> Result<(), &'static str>,
+}
+
+/// Everything that a running full screen holds.
+struct Driver {
+    screen: Screen,
+    terminal: FullScreen,
+    model: ModelWorker,
+    files: FileWorker,
+    messages: Receiver<WorkerMessage>,
+    tell: Sender<WorkerMessage>,
+    counters: Counters,
+    history: Option<HistoryFile>,
+    controls: Controls,
+    started: Instant,
+    /// The current search for models; results of earlier ones are ignored.
+    search: Arc<()>,
+    /// File jobs whose results have not arrived yet.
+    pending: usize,
+    /// Whether the terminal may show something else than the last frame.
+    stale: bool,
+    running: bool,
+}
+
+/// Runs a chat on the full screen until the user quits; `first` is done before anything else.
+///
+/// # Errors
+/// The terminal or a thread cannot be used, or writing to the terminal failed.
+///
+/// # Panics
+/// If the model's thread panicked, with its panic.
+pub fn run(
+    screen: Screen,
+    backend: Box<dyn Backend + Send>,
+    state: StatePaths,
+    history: Option<HistoryFile>,
+    controls: Controls,
+    first: Vec<ScreenEffect>,
+) -> io::Result<()> {
+    let started = Instant::now();
+    let (tell, messages) = channel();
+    let counters = backend.counters();
+    let files = FileWorker::start(&state, &tell)?;
+    let model = ModelWorker::start(backend, tell.clone(), started)?;
+    let terminal = FullScreen::take()?;
+    let mut driver = Driver {
+        screen,
+        terminal,
+        model,
+        files,
+        messages,
+        tell,
+        counters,
+        history,
+        controls,
+        started,
+        search: Arc::default(),
+        pending: 0,
+        stale: true,
+        running: true,
+    };
+    let result = driver.carry_out(first).and_then(|()| driver.serve());
+    let Driver { screen, terminal, model, files, .. } = driver;
+    drop(terminal);
+    print_conversation(&screen);
+    files.close();
+    if model.ended()
+        && let Some(panic) = model.end()
+    {
+        std::panic::resume_unwind(panic);
+    }
+    result
+}
+
+impl Driver {
+    fn serve(&mut self) -> io::Result<()> {
+        let mut drawn: Option<Instant> = None;
+        let mut changed = None;
+        let (mut ticked, mut snapshot) = (Instant::now(), None::<Instant>);
+        while self.running {
+            let stale = std::mem::take(&mut self.stale).then_some(Urgency::Now);
+            changed = changed.max(self.screen.take_changed()).max(stale);
+            let frame = if changed == Some(Urgency::Soon) { FRAME_SOON } else { FRAME };
+            let since = drawn.map_or(frame, |drawn| drawn.elapsed());
+            if changed.is_some() && since >= frame {
+                self.terminal.draw(&mut self.screen)?;
+                drawn = Some(Instant::now());
+                changed = None;
+            }
+            let wait = match drawn {
+                Some(drawn) if changed.is_some() => frame.saturating_sub(drawn.elapsed()),
+                _ if self.screen.moves() || self.pending > 0 => FRAME,
+                _ => IDLE,
+            };
+            self.listen(wait)?;
+            if self.screen.moves() && ticked.elapsed() >= TICK {
+                ticked = Instant::now();
+                self.handle(ScreenEvent::Tick)?;
+            }
+            let every = if self.screen.watches_experts() { SNAPSHOT_OPEN } else { SNAPSHOT };
+            if snapshot.is_none_or(|snapshot| snapshot.elapsed() >= every) {
+                snapshot = Some(Instant::now());
+                let map = (self.counters.experts)();
+                self.handle(ScreenEvent::Experts(Box::new(map)))?;
+            }
+            // The model may not have begun when it is first asked to stop, so this repeats until it has
+            // stopped.
+            if self.screen.stopping() {
+                (self.controls.stop)();
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a key, at most for `wait`, and handles everything that has arrived.
+    fn listen(&mut self, wait: Duration) -> io::Result<()> {
+        let waited = terminal::wait_for_input(wait)?;
+        if waited == KeyWait::Closed {
+            // Without this, polling a closed terminal would never end.
+            return self.handle(ScreenEvent::End);
+        }
+        let mut available = waited == KeyWait::Ready && event::poll(AVAILABLE)?;
+        while available && self.running {
+            if let Some(event) = terminal_event(event::read()?, self.started.elapsed() < EARLY) {
+                self.handle(event)?;
+            }
+            available = event::poll(AVAILABLE)?;
+        }
+        while self.running {
+            match self.messages.try_recv() {
+                Ok(WorkerMessage::Event(event)) => self.handle(event)?,
+                Ok(WorkerMessage::Search(search, step)) if search.strong_count() > 0 => {
+                    self.handle(ScreenEvent::Search(step))?;
+                }
+                Ok(WorkerMessage::Search(..)) => {}
+                Ok(WorkerMessage::Counters(counters)) => self.counters = counters,
+                Err(_) => break,
+            }
+        }
+        match (self.controls.requested)() {
+            Some(SignalRequest::Interrupt) => self.handle(ScreenEvent::Interrupt)?,
+            Some(SignalRequest::End) => self.handle(ScreenEvent::End)?,
+            Some(SignalRequest::Suspend) => self.suspend()?,
+            Some(SignalRequest::Resume) => {
+                self.terminal.take_again()?;
+                self.stale = true;
+            }
+            None => {}
+        }
+        if self.model.ended() {
+            self.running = false;
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, event: ScreenEvent) -> io::Result<()> {
+        let file = matches!(event, ScreenEvent::Chat(ChatEvent::File(_) | ChatEvent::Counted { .. }));
+        if file || matches!(event, ScreenEvent::Files { .. }) {
+            self.pending = self.pending.saturating_sub(1);
+        }
+        let effects = self.screen.handle(event, self.started.elapsed());
+        self.carry_out(effects)
+    }
+
+    fn carry_out(&mut self, effects: Vec<ScreenEffect>) -> io::Result<()> {
+        for effect in effects {
+            match effect {
+                ScreenEffect::Chat(effect) => self.chat_effect(effect)?,
+                ScreenEffect::Complete(request) => {
+                    self.pending += 1;
+                    self.running &= self.files.complete(request);
+                }
+                ScreenEffect::StartSearch => self.start_search()?,
+                ScreenEffect::StopSearch => self.search = Arc::default(),
+                ScreenEffect::Stop => (self.controls.stop)(),
+                ScreenEffect::Remember(text) => self.remember(&text)?,
+                ScreenEffect::Editor(text) => self.edit(&text)?,
+                ScreenEffect::Suspend => self.suspend()?,
+                ScreenEffect::Redraw => {
+                    self.terminal.redraw()?;
+                    self.stale = true;
+                }
+                ScreenEffect::Quit => self.running = false,
+            }
+        }
+        Ok(())
+    }
+
+    fn chat_effect(&mut self, effect: ChatEffect) -> io::Result<()> {
+        match effect {
+            ChatEffect::Answer(request) => self.running &= self.model.begin(ModelJob::Answer(request)),
+            ChatEffect::Switch(model) => self.running &= self.model.begin(ModelJob::Switch(model)),
+            ChatEffect::Copy(text) => self.copy(&text)?,
+            file => {
+                self.pending += 1;
+                self.running &= self.files.perform(file, self.counters.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Searches for models on a thread of its own, until the search is replaced.
+    fn start_search(&mut self) -> io::Result<()> {
+        self.search = Arc::new(());
+        let current = Arc::downgrade(&self.search);
+        let (search, tell) = (Arc::clone(&self.controls.search), self.tell.clone());
+        let work = move || {
+            search(&mut |step| match tell.send(WorkerMessage::Search(Weak::clone(&current), step)) {
+                Ok(()) if current.strong_count() > 0 => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
+            });
+        };
+        std::thread::Builder::new().name("models".into()).spawn(work).map(drop)
+    }
+
+    fn edit(&mut self, text: &str) -> io::Result<()> {
+        let Controls { requested, suspend, .. } = self.controls;
+        let edited = self.terminal.lend(|| editor::edit(text, JobControl { requested, suspend }))?;
+        self.stale = true;
+        self.handle(match edited {
+            Edited::Text(text) => ScreenEvent::Edited(text),
+            Edited::End => ScreenEvent::End,
+        })
+    }
+
+    fn suspend(&mut self) -> io::Result<()> {
+        self.stale = true;
+        match self.terminal.lend(self.controls.suspend)? {
+            Ok(()) => Ok(()),
+            Err(problem) => self.handle(ScreenEvent::Note(Tone::Error, problem.to_owned())),
+        }
+    }
+
+    fn copy(&mut self, text: &str) -> io::Result<()> {
+        let (tone, message) = if text.len() > COPY_BYTES_MAX {
+            (Tone::Error, "The text is too long for a terminal's clipboard. /export writes a file.")
+        } else {
+            terminal::while_taken(|| clipboard::copy(io::stdout(), text))?;
+            (Tone::Dim, clipboard::COPIED)
+        };
+        self.handle(ScreenEvent::Note(tone, message.to_owned()))
+    }
+
+    fn remember(&mut self, text: &str) -> io::Result<()> {
+        let Some(history) = &mut self.history else { return Ok(()) };
+        if let Err(error) = history.add(text) {
+            self.history = None;
+            let text = format!("The history is not saved: {error}");
+            self.handle(ScreenEvent::Note(Tone::Warning, text))?;
+        }
+        Ok(())
+    }
+}
+
+/// An event of the terminal as an event of the screen. `early` if it may have happened before raw mode was
+/// on: then the terminal has turned Enter into a line feed.
+fn terminal_event(event: TerminalEvent, early: bool) -> Option<ScreenEvent> {
+    match event {
+        TerminalEvent::Key(key) if early && key == LINE_FEED => Some(ScreenEvent::Key(KeyCode::Enter.into())),
+        TerminalEvent::Key(key) => Some(ScreenEvent::Key(key)),
+        TerminalEvent::Paste(text) => Some(ScreenEvent::Paste(text)),
+        TerminalEvent::Resize(..) => Some(ScreenEvent::Resized),
+        TerminalEvent::FocusGained | TerminalEvent::FocusLost | TerminalEvent::Mouse(_) => None,
+    }
+}
+
+/// Prints the conversation to the ordinary screen, where it stays.
+fn print_conversation(screen: &Screen) {
+    use std::io::Write;
+    let notes = Notes { terminal: true, styled: stdout_styled() };
+    let mut out = io::stdout().lock();
+    for (tone, text) in screen.final_text() {
+        // The terminal may be closed.
+        if writeln!(out, "{}", notes.dress(tone, &text)).is_err() {
+            return;
+        }
+    }
+}

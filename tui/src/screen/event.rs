@@ -1,0 +1,93 @@
+//! What goes into the screen's state machine and what comes out. Plain data.
+
+use crossterm::event::KeyEvent;
+use moelten_engine::api::{Event as EngineEvent, ExpertMap};
+
+use super::model_entry::SearchStep;
+use crate::chat::{ChatEffect, ChatEvent, Tone};
+
+/// Something happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ScreenEvent {
+    /// A key was pressed.
+    Key(KeyEvent),
+    /// A text was pasted.
+    Paste(String),
+    /// The terminal has changed its size.
+    Resized,
+    /// Time has passed.
+    Tick,
+    /// Progress of the answer: a piece of the prompt or of the text.
+    Engine(EngineEvent),
+    /// An event for the conversation.
+    Chat(ChatEvent),
+    /// A note to show in the conversation.
+    Note(Tone, String),
+    /// A new snapshot of the expert cache and the memory.
+    Experts(Box<ExpertMap>),
+    /// A step of the search for models.
+    Search(SearchStep),
+    /// The external editor has ended: the new text, or an error message.
+    Edited(Result<String, String>),
+    /// The file names that complete a request.
+    Files {
+        /// The request.
+        request: CompletionRequest,
+        /// The names.
+        found: Vec<String>,
+    },
+    /// Ctrl-C as a signal from outside.
+    Interrupt,
+    /// A signal asks the program to end.
+    End,
+}
+
+/// Something for the driver to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ScreenEffect {
+    /// An effect of the conversation; never a note, a question, a text to compose or the end.
+    Chat(ChatEffect),
+    /// Stop the answer.
+    Stop,
+    /// Add an entry to the history file.
+    Remember(String),
+    /// Open this text in the user's editor; then [`ScreenEvent::Edited`] follows.
+    Editor(String),
+    /// Find file names; then [`ScreenEvent::Files`] follows.
+    Complete(CompletionRequest),
+    /// Search for models; then [`ScreenEvent::Search`] follows, several times.
+    StartSearch,
+    /// Stop the search.
+    StopSearch,
+    /// Return to the shell until the program is continued.
+    Suspend,
+    /// Draw the whole screen again.
+    Redraw,
+    /// End the program.
+    Quit,
+}
+
+/// The beginning of a file name, and the text around it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompletionRequest {
+    /// Everything before the cursor.
+    pub text: String,
+    /// The byte of `text` at which the name begins.
+    pub from: usize,
+}
+
+impl CompletionRequest {
+    /// The beginning of the name.
+    pub fn name(&self) -> &str {
+        &self.text[self.from..]
+    }
+}
+
+/// How soon a change has to be drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// A few times a second is enough, so that drawing takes little time from the model.
+    Soon,
+    /// At once: the user is waiting for it.
+    Now,
+}

@@ -1,0 +1,151 @@
+//! The state of the screen, and what the driver asks about it. The transitions are in `handle` and `keys`. It
+//! must not know how the screen is drawn.
+
+use std::time::Duration;
+
+use super::event::{ScreenEffect, Urgency};
+use super::live::LiveAnswer;
+use super::log::Log;
+use super::picker::Picker;
+use crate::chat::{Chat, Tone};
+use crate::experts::ExpertView;
+use crate::input::composer::{Composer, ComposerSnapshot};
+use crate::input::recall::{EntryHistory, HistoryPosition};
+use crate::markdown::filter;
+use crate::markdown::theme::Theme;
+
+/// How long a status message stays.
+pub(super) const MESSAGE_TIME: Duration = Duration::from_secs(5);
+
+/// What is drawn over the conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overlay {
+    /// Keys and commands, scrolled by this many lines.
+    Help(usize),
+}
+
+/// A message above the composer that disappears after a while.
+#[derive(Debug, Clone)]
+pub(super) struct StatusMessage {
+    pub tone: Tone,
+    pub text: MessageText,
+    pub until: Duration,
+}
+
+/// The content of a status message.
+#[derive(Debug, Clone)]
+pub(super) enum MessageText {
+    /// A line, filtered.
+    Line(String),
+    /// A list of names, of which as many are shown as there is room for.
+    Names(Vec<String>),
+}
+
+/// The text that was being composed when the last question was opened for editing.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub written: ComposerSnapshot,
+    pub position: HistoryPosition,
+}
+
+/// Everything on the screen.
+pub struct Screen {
+    pub(super) chat: Chat,
+    pub(super) theme: Theme,
+    pub(super) composer: Composer,
+    pub(super) history: EntryHistory,
+    /// Restored when the last question is no longer being edited.
+    pub(super) draft: Option<Draft>,
+    pub(super) log: Log,
+    pub(super) live: Option<LiveAnswer>,
+    pub(super) overlay: Option<Overlay>,
+    /// The list of models, while it is open.
+    pub(super) picker: Option<Picker>,
+    pub(super) message: Option<StatusMessage>,
+    /// Whether the user has asked to stop the activity in progress.
+    pub(super) stopping: bool,
+    pub(super) experts: ExpertView,
+    /// Whether the expert view is open.
+    pub(super) experts_open: bool,
+    /// The first line of the conversation that is shown; `None` follows the end.
+    pub(super) top: Option<usize>,
+    /// Lines of the conversation, and rows for them, when it was last drawn.
+    pub(super) drawn: (usize, usize),
+    /// Whether Ctrl-X was pressed, the first key of some chords.
+    pub(super) prefix: bool,
+    pub(super) now: Duration,
+    pub(super) changed: Option<Urgency>,
+}
+
+impl Screen {
+    /// A screen over a conversation. `history` are earlier entries, the oldest first.
+    pub fn new(chat: Chat, theme: Theme, history: Vec<String>) -> Self {
+        let experts = ExpertView::new(chat.facts().limits);
+        Self {
+            chat,
+            theme,
+            composer: Composer::default(),
+            history: EntryHistory::new(history),
+            draft: None,
+            log: Log::default(),
+            live: None,
+            overlay: None,
+            picker: None,
+            message: None,
+            stopping: false,
+            experts,
+            experts_open: false,
+            top: None,
+            drawn: (0, 0),
+            prefix: false,
+            now: Duration::ZERO,
+            changed: Some(Urgency::Now),
+        }
+    }
+
+    /// Whether the screen has to be drawn again, and how soon; resets it.
+    pub fn take_changed(&mut self) -> Option<Urgency> {
+        self.changed.take()
+    }
+
+    /// Whether something on the screen changes with time.
+    pub fn moves(&self) -> bool {
+        self.chat.busy() || self.message.is_some()
+    }
+
+    /// Whether the expert view is open and the model computes, so that snapshots are needed often.
+    pub fn watches_experts(&self) -> bool {
+        self.experts_open && self.chat.busy()
+    }
+
+    /// Whether the user has asked to stop an activity that has not stopped yet.
+    pub fn stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// Questions and answers as text, for the ordinary screen after the end.
+    pub fn final_text(&self) -> Vec<(Tone, String)> {
+        self.log.final_text()
+    }
+
+    /// Shows notes at the beginning of the conversation.
+    pub fn show_notes(&mut self, notes: Vec<(Tone, String)>) {
+        notes.iter().for_each(|(tone, text)| self.note(*tone, text));
+    }
+
+    /// Asks for a count of the conversation at the start.
+    pub(super) fn count(&mut self) -> Vec<ScreenEffect> {
+        self.chat.count_request().map(ScreenEffect::Chat).into_iter().collect()
+    }
+
+    /// Adds a note to the conversation.
+    pub(super) fn note(&mut self, tone: Tone, text: &str) {
+        self.log.note(self.chat.turns().len(), tone, text);
+    }
+
+    /// Shows a message above the composer for a while.
+    pub(super) fn show_message(&mut self, tone: Tone, text: impl Into<String>) {
+        let text = MessageText::Line(filter::clean_line(&text.into()));
+        self.message = Some(StatusMessage { tone, text, until: self.now + MESSAGE_TIME });
+    }
+}
