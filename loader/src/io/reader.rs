@@ -191,6 +191,12 @@ pub(crate) fn align_up(n: u64, alignment: u64) -> Option<u64> {
     n.checked_next_multiple_of(alignment)
 }
 
+/// The nearest f32; too large becomes infinite, which checks of the value refuse.
+#[expect(clippy::as_conversions, reason = "there is no other conversion that rounds")]
+pub(crate) fn narrow(value: f64) -> f32 {
+    value as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
