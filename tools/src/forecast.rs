@@ -74,7 +74,7 @@ impl Speeds {
         let pattern = Pattern { block: slice_bytes(tensors), depth: experts::DEPTH, limit: time };
         let files = tensors.catalog().files();
         // The largest file holds the experts. A model that the program carries is in none.
-        let largest = files.iter().max_by_key(|file| file.all().len()).map(|file| file.path());
+        let largest = files.iter().max_by_key(|file| file.size()).map(|file| file.path());
         let disk_gb_per_s = match largest.filter(|_| tensors.in_files()) {
             Some(path) => limits::disk_with(path, pattern),
             None => Err("the weights are in no file".to_owned()),

@@ -233,7 +233,7 @@ impl<'a> Looker<'a> {
             }
         };
         let files = loaded.tensors.catalog().files();
-        let bytes = files.iter().map(|file| file.all().len() as u64).sum();
+        let bytes = files.iter().map(|file| file.size()).sum();
         let kind = format!("{} {}", loaded.spec.family, weight_type(&loaded));
         let verdict = self.verdict(&loaded);
         entry(Some(bytes), kind, verdict)

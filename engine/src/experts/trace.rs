@@ -110,7 +110,7 @@ impl Trace {
     /// # Errors
     /// [`LoadError::Io`], [`LoadError::NotAModel`] for what is no regular file; else as [`Self::parse`].
     pub fn open(path: &Path) -> Result<Self> {
-        Self::parse(path, FileBytes::open(path)?.all())
+        Self::read(FileBytes::open(path)?.cursor())
     }
 
     /// Reads the bytes of a trace file; `path` is for messages. Allocates no more than a small multiple of them.
@@ -118,10 +118,13 @@ impl Trace {
     /// # Errors
     /// [`LoadError::Malformed`] with the field and the byte at which it is.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
-        let mut r = Reader::new(path, bytes);
-        let magic = r.take(MAGIC.len().min(bytes.len()) as u64, "magic")?;
-        if magic != MAGIC {
-            return Err(r.fault_at(0, "magic", Fault::BadMagic { found: magic.to_owned() }));
+        Self::read(Reader::new(path, bytes))
+    }
+
+    fn read(mut r: Reader<'_>) -> Result<Self> {
+        let found = r.bytes((MAGIC.len() as u64).min(r.remaining()), "magic")?;
+        if found != MAGIC {
+            return Err(r.fault_at(0, "magic", Fault::BadMagic { found }));
         }
         let at = r.offset();
         let version: u32 = r.scalar("version")?;
@@ -129,7 +132,7 @@ impl Trace {
             let fault = Fault::Version { found: version.into(), known: "1", hint: "" };
             return Err(r.fault_at(at, "version", fault));
         }
-        let model = r.name(NAME_MAX as u64, "model")?.to_owned();
+        let model = r.name(NAME_MAX as u64, "model")?;
         let layers = r.count(LAYERS_MAX, 12, "layers")?;
         let mut header = TraceHeader { model, layers: Vec::with_capacity(layers as usize) };
         for layer in 0..layers {

@@ -221,7 +221,8 @@ impl<'a> ConfigFile<'a> {
         };
         let inside =
             |key: &str| ROWS.iter().flat_map(|row| row.hf).any(|hf| hf.strip_prefix(ROPE) == Some(key));
-        let top = self.map.keys().filter(|key| !outside(key) && !(self.nested.is_some() && *key == NESTED));
+        let object = self.nested.map(|_| NESTED);
+        let top = self.map.keys().filter(|key| !outside(key) && object != Some(key.as_str()));
         let nested = self.nested.into_iter().flat_map(Map::keys).filter(|key| !outside(key));
         let rope = self.rope.iter().flat_map(|(prefix, rope)| {
             rope.keys().filter(|key| !inside(key)).map(move |key| format!("{prefix}{key}"))

@@ -212,7 +212,7 @@ fn subject(args: &Args) -> anyhow::Result<Subject> {
         }
     };
     let files = loaded.tensors.catalog().files();
-    let largest = files.iter().max_by_key(|file| file.all().len()).map(|file| file.path().to_owned());
+    let largest = files.iter().max_by_key(|file| file.size()).map(|file| file.path().to_owned());
     Ok(Subject {
         name: open::name(args.model.as_deref()),
         generated: None,
