@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use moelten_engine::experts::replay::{Replacement, Replay, Tokens, spread};
-use moelten_engine::experts::trace::Trace;
+use moelten_engine::offline::replay::{Replacement, Replay, Tokens, spread};
+use moelten_engine::offline::trace::Trace;
 
 fuzz_target!(|bytes: &[u8]| {
     let trace = match Trace::parse(Path::new("f"), bytes) {

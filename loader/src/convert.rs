@@ -523,7 +523,7 @@ fn rope_divisors(spec: &ModelSpec) -> Vec<Output> {
 fn llama3_divisors(rope: &RopeSpec) -> Vec<f32> {
     let frequencies = rope.frequencies(usize::MAX);
     let plain = RopeSpec { scaling: RopeScaling::None, ..rope.clone() }.frequencies(usize::MAX);
-    plain.iter().zip(frequencies).map(|(plain, scaled)| crate::config::raw::narrow(plain / scaled)).collect()
+    plain.iter().zip(frequencies).map(|(plain, scaled)| crate::io::reader::narrow(plain / scaled)).collect()
 }
 
 fn is_router(role: Role) -> bool {

@@ -117,7 +117,7 @@ impl LoadedModel {
 fn hints(path: &Path, config: &Value) -> Result<SamplingHints> {
     let number = |key: &str| match config.get(key) {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => value.as_f64().map(|v| Some(crate::config::raw::narrow(v))).ok_or_else(|| {
+        Some(value) => value.as_f64().map(|v| Some(crate::io::reader::narrow(v))).ok_or_else(|| {
             let fault = Fault::WrongType { found: value.to_string(), expected: "a number" };
             LoadError::malformed(path, key, fault)
         }),

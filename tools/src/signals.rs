@@ -1,14 +1,16 @@
 //! Ctrl-C and termination signals. Long computations poll one flag and stop by themselves; anything else is
 //! ended at once, with the terminal restored. It must not know what is being computed.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
+use moelten_engine::runtime::cancel::Cancel;
 use moelten_tui::driver::SignalRequest;
 #[cfg(unix)]
 use moelten_tui::{chat::FORCE_QUIT_WITHIN, driver::SAVE_WAIT_MAX};
 
 /// Set by a signal or by [`stop`]; cleared by [`Polling::begin`].
-static STOP: AtomicBool = AtomicBool::new(false);
+static STOP: LazyLock<Cancel> = LazyLock::new(Cancel::new);
 /// Number of the last signal, 0 before any.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 /// Number of [`Polling`] guards that are alive.
@@ -20,13 +22,13 @@ pub struct Polling(());
 impl Polling {
     /// Begins to poll; earlier requests are discarded.
     pub fn begin() -> Self {
-        STOP.store(false, Ordering::SeqCst);
+        STOP.reset();
         POLLING.fetch_add(1, Ordering::SeqCst);
         Self(())
     }
 
-    /// Turns true on a request to stop.
-    pub fn stop(&self) -> &'static AtomicBool {
+    /// The request to stop.
+    pub fn stop(&self) -> &'static Cancel {
         &STOP
     }
 }
@@ -42,7 +44,7 @@ static ASKED: AtomicI32 = AtomicI32::new(0);
 
 /// Stops the computation that polls [`Polling::stop`].
 pub fn stop() {
-    STOP.store(true, Ordering::SeqCst);
+    STOP.cancel();
 }
 
 /// The request that arrived since the last call.
@@ -130,7 +132,7 @@ pub fn install(lost_bytes: u8) {
         for signal in signals.forever() {
             SIGNAL.store(signal, Ordering::SeqCst);
             ASKED.store(signal, Ordering::SeqCst);
-            STOP.store(true, Ordering::SeqCst);
+            STOP.cancel();
             let again = last_interrupt.is_some_and(|at| at.elapsed() < FORCE_QUIT_WITHIN);
             if POLLING.load(Ordering::SeqCst) == 0 || (signal == SIGINT && again) {
                 end(signal);

@@ -18,6 +18,7 @@ use super::guessing::Guessing;
 pub use super::guessing::Prefetch;
 use super::live::Board;
 use super::policy::Policy;
+pub use super::readers::DEPTH;
 use super::readers::Readers;
 use super::room::Cached;
 use super::slots::Slots;

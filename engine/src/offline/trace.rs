@@ -115,7 +115,7 @@ impl Trace {
     /// # Errors
     /// [`LoadError::Io`], [`LoadError::NotAModel`] for what is no regular file; else as [`Self::parse`].
     pub fn open(path: &Path) -> Result<Self> {
-        Self::parse(path, FileBytes::open(path)?.all())
+        Self::read(FileBytes::open(path)?.cursor())
     }
 
     /// Reads the bytes of a trace file; `path` is for messages. Allocates no more than a small multiple of them.
@@ -123,10 +123,13 @@ impl Trace {
     /// # Errors
     /// [`LoadError::Malformed`] with the field and the byte at which it is.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
-        let mut r = Reader::new(path, bytes);
-        let magic = r.take(MAGIC.len().min(bytes.len()) as u64, "magic")?;
-        if magic != MAGIC {
-            return Err(r.fault_at(0, "magic", Fault::BadMagic { found: magic.to_owned() }));
+        Self::read(Reader::new(path, bytes))
+    }
+
+    fn read(mut r: Reader<'_>) -> Result<Self> {
+        let found = r.bytes((MAGIC.len() as u64).min(r.remaining()), "magic")?;
+        if found != MAGIC {
+            return Err(r.fault_at(0, "magic", Fault::BadMagic { found }));
         }
         let at = r.offset();
         let version: u32 = r.scalar("version")?;
@@ -135,7 +138,7 @@ impl Trace {
                 Fault::Version { found: version.into(), known: "2", hint: "; record the trace again" };
             return Err(r.fault_at(at, "version", fault));
         }
-        let model = r.name(NAME_MAX as u64, "model")?.to_owned();
+        let model = r.name(NAME_MAX as u64, "model")?;
         let banks = r.count(BANKS_MAX, 20, "banks")?;
         let mut header = TraceHeader { model, banks: Vec::with_capacity(banks as usize) };
         for bank in 0..banks {

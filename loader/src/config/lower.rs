@@ -1,11 +1,13 @@
 //! Lowering: a raw configuration plus its family gives a validated [`ModelSpec`]. Everything that a hostile or odd
 //! configuration can say is settled here; the engine sees plain numbers. It must not know containers.
 
-use crate::config::raw::{Field, RawConfig, narrow};
+use crate::config::field::Field;
+use crate::config::fields::RawConfig;
 use crate::error::{Fault, LoadError, Result};
 use crate::families::{
     ExpertWidth, FAMILIES, Family, NormKind, QkNormKind, RouterKind, Setting, SharedKind, WindowRule,
 };
+use crate::io::reader::narrow;
 use crate::spec::{
     Activation, AttentionSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Pairing,
     QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,
@@ -77,25 +79,25 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
     };
     let attention = attention_layers(raw, family, container, layer_count, d_model, eps)?;
     let ffn = ffn_layers(raw, family, layer_count)?;
-    let residual_scale = raw.positive_or(&raw.residual_scale, 1.0)?;
+    let residual_scale = raw.positive(&raw.residual_scale)?;
     let layers = attention
         .into_iter()
         .zip(ffn)
         .map(|(attention, ffn)| LayerSpec::pre_norm(norm, Op::Attention(attention), ffn, residual_scale))
         .collect();
     Ok(ModelSpec {
-        name: raw.model_name.clone(),
+        name: raw.text(&raw.model_name)?,
         family: family.label,
         vocab: raw.count(&raw.vocab, 1, MAX_VOCAB)?,
         d_model,
         max_context: raw.count(&raw.max_context, 1, MAX_CONTEXT)?,
-        embed_scale: raw.positive_or(&raw.embed_scale, 1.0)?,
+        embed_scale: raw.positive(&raw.embed_scale)?,
         layers,
         final_norm: norm,
         head: HeadSpec {
             tied: raw.tied.value.unwrap_or(family.default_tied),
             bias: setting(family.head_bias, &raw.head_bias),
-            scale: 1.0 / raw.positive_or(&raw.logit_divisor, 1.0)?,
+            scale: 1.0 / raw.positive(&raw.logit_divisor)?,
         },
     })
 }
@@ -122,7 +124,7 @@ fn attention_layers(
     };
     let windows = windows(raw, family, layers)?;
     let clip_qkv = match raw.clip_qkv.value {
-        Some(_) => Some(raw.positive_or(&raw.clip_qkv, 1.0)?),
+        Some(_) => Some(raw.positive(&raw.clip_qkv)?),
         None => None,
     };
     let mut specs = Vec::with_capacity(layers);
@@ -204,15 +206,15 @@ fn windows(raw: &RawConfig, family: &Family, layers: usize) -> Result<Vec<Option
 
 fn rope(raw: &RawConfig, family: &Family, container: Container, head_dim: usize) -> Result<RopeSpec> {
     let limit = u64::try_from(head_dim).unwrap_or(MAX_HEAD_DIM);
-    let dim = raw.count_or(&raw.rope.dim, head_dim, 2, limit)?;
+    let dim = raw.count_or(&raw.rope_dim, head_dim, 2, limit)?;
     if !dim.is_multiple_of(2) {
         return Err(raw.fault(
-            &raw.rope.dim.name,
+            &raw.rope_dim.name,
             Fault::Contradiction { found: dim.to_string(), other: "pairs of dimensions".into() },
         ));
     }
     Ok(RopeSpec {
-        theta: raw.positive_or(&raw.rope.theta, family.default_theta)?,
+        theta: raw.positive_or(&raw.rope_theta, family.default_theta)?,
         dim,
         pairing: match container {
             Container::Gguf => family.gguf_pairing,
@@ -223,11 +225,10 @@ fn rope(raw: &RawConfig, family: &Family, container: Container, head_dim: usize)
 }
 
 fn rope_scaling(raw: &RawConfig, dim: usize) -> Result<RopeScaling> {
-    let rope = &raw.rope;
-    let factor = || raw.positive_or(&rope.factor, 1.0);
-    if rope.divisors.value.is_some() {
-        let mut divisors = divisors(raw, &rope.divisors, dim)?;
-        match rope.kind.value.as_deref() {
+    let factor = || raw.positive(&raw.rope_factor);
+    if raw.rope_divisors.value.is_some() {
+        let mut divisors = divisors(raw, &raw.rope_divisors, dim)?;
+        match raw.rope_kind.value.as_deref() {
             None | Some("default" | "none") => {}
             // Both divide the frequencies.
             Some("linear") => {
@@ -236,23 +237,23 @@ fn rope_scaling(raw: &RawConfig, dim: usize) -> Result<RopeScaling> {
             }
             Some(other) => {
                 let found = format!("\"{}\"", other.escape_default());
-                let other = format!("the divisors in {}", rope.divisors.name);
-                return Err(raw.fault(&rope.kind.name, Fault::Contradiction { found, other }));
+                let other = format!("the divisors in {}", raw.rope_divisors.name);
+                return Err(raw.fault(&raw.rope_kind.name, Fault::Contradiction { found, other }));
             }
         }
         return Ok(RopeScaling::Factors { divisors });
     }
-    let original = || match rope.original_context.value {
-        Some(_) => raw.count(&rope.original_context, 1, MAX_CONTEXT),
+    let original = || match raw.rope_original_context.value {
+        Some(_) => raw.count(&raw.rope_original_context, 1, MAX_CONTEXT),
         None => raw.count(&raw.max_context, 1, MAX_CONTEXT),
     };
-    match rope.kind.value.as_deref() {
+    match raw.rope_kind.value.as_deref() {
         None | Some("default" | "none") => Ok(RopeScaling::None),
         Some("linear") => Ok(RopeScaling::Linear { factor: factor()? }),
         Some("llama3") => Ok(RopeScaling::Llama3 {
             factor: factor()?,
-            low_freq_factor: raw.positive_or(&rope.low_freq_factor, 1.0)?,
-            high_freq_factor: raw.positive_or(&rope.high_freq_factor, 4.0)?,
+            low_freq_factor: raw.positive(&raw.rope_low_freq_factor)?,
+            high_freq_factor: raw.positive(&raw.rope_high_freq_factor)?,
             original_context: original()?,
         }),
         Some("yarn") => {
@@ -262,25 +263,25 @@ fn rope_scaling(raw: &RawConfig, dim: usize) -> Result<RopeScaling> {
             Ok(RopeScaling::Yarn {
                 factor,
                 original_context: original()?,
-                beta_fast: raw.positive_or(&rope.beta_fast, 32.0)?,
-                beta_slow: raw.positive_or(&rope.beta_slow, 1.0)?,
-                attention_factor: raw.positive_or(&rope.attention_factor, default)?,
-                truncate: rope.truncate.value.unwrap_or(true),
+                beta_fast: raw.positive(&raw.rope_beta_fast)?,
+                beta_slow: raw.positive(&raw.rope_beta_slow)?,
+                attention_factor: raw.positive_or(&raw.rope_attention_factor, default)?,
+                truncate: raw.flag(&raw.rope_truncate)?,
             })
         }
         Some("longrope" | "su") => {
             let original_context = original()?;
             let longest = raw.count(&raw.max_context, 1, MAX_CONTEXT)?;
-            let default = match raw.rope.attention_factor.value {
+            let default = match raw.rope_attention_factor.value {
                 Some(given) => given,
                 None => long_rope_factor(longest, original_context),
             };
             Ok(RopeScaling::LongRope {
-                short: divisors(raw, &rope.short_divisors, dim)?,
-                long: divisors(raw, &rope.long_divisors, dim)?,
+                short: divisors(raw, &raw.rope_short_divisors, dim)?,
+                long: divisors(raw, &raw.rope_long_divisors, dim)?,
                 original_context,
-                short_factor: raw.positive_or(&rope.short_mscale, default)?,
-                long_factor: raw.positive_or(&rope.long_mscale, default)?,
+                short_factor: raw.positive_or(&raw.rope_short_mscale, default)?,
+                long_factor: raw.positive_or(&raw.rope_long_mscale, default)?,
             })
         }
         Some(other) => Err(LoadError::Unsupported {
@@ -361,7 +362,7 @@ fn moe(raw: &RawConfig, family: &Family, mlp: &dyn Fn(&Field<u64>) -> Result<Mlp
             Select::SoftmaxTopK { k, renormalise: setting(family.renormalise, &raw.renormalise) }
         }
         RouterKind::SparseMixer if k == 2 && experts > 1 => {
-            Select::SparseMixer { jitter: raw.non_negative_or(&raw.router_jitter, 0.01)? }
+            Select::SparseMixer { jitter: raw.non_negative(&raw.router_jitter)? }
         }
         RouterKind::SparseMixer => {
             return Err(raw.fault(
@@ -377,7 +378,7 @@ fn moe(raw: &RawConfig, family: &Family, mlp: &dyn Fn(&Field<u64>) -> Result<Mlp
 }
 
 fn activation(raw: &RawConfig) -> Result<Activation> {
-    match raw.activation.value.as_deref() {
+    match raw.activation.get().map(String::as_str) {
         None | Some("silu" | "swish") => Ok(Activation::Silu),
         Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
         Some(other) => Err(LoadError::Unsupported {

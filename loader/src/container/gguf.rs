@@ -116,7 +116,7 @@ impl Gguf {
 /// Maps and parses one file.
 fn open_part(path: &Path) -> Result<(FileBytes, Header)> {
     let file = FileBytes::open(path)?;
-    let header = Header::parse(path, file.all()).map_err(|error| sniff::explain(path, file.all(), error))?;
+    let header = Header::read(&file).map_err(|error| sniff::explain_file(&file, error))?;
     Ok((file, header))
 }
 

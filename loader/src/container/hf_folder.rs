@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use crate::container::catalog::{Catalog, TensorInfo};
 use crate::container::safetensors;
+use crate::container::sniff;
 use crate::error::{Fault, LoadError, Result};
-use crate::io::FileBytes;
+use crate::io::RegularFile;
 use crate::io::json;
 use crate::io::reader::printable;
 
@@ -100,9 +101,9 @@ impl ShardIndex {
 }
 
 fn read_index(path: &Path) -> Result<ShardIndex> {
-    let file = FileBytes::open(path)?;
-    ShardIndex::parse(path, file.all())
-        .map_err(|error| crate::container::sniff::explain(path, file.all(), error))
+    let file = RegularFile::open(path)?;
+    let parsed = file.read(MAX_INDEX).and_then(|text| ShardIndex::parse(path, &text));
+    parsed.map_err(|error| sniff::explain(path, &file.head(sniff::HEAD), error))
 }
 
 /// A plain file name: nothing that could leave the folder.

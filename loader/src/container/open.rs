@@ -6,7 +6,7 @@ use crate::container::gguf::Gguf;
 use crate::container::hf_folder::{CONFIG, HfFolder, INDEX, SINGLE};
 use crate::container::sniff::{self, Kind};
 use crate::error::{Fault, LoadError, Result};
-use crate::io::FileBytes;
+use crate::io::RegularFile;
 
 /// The open files of a model.
 #[derive(Debug)]
@@ -25,11 +25,11 @@ pub fn open_model(path: &Path) -> Result<ModelFiles> {
     if std::fs::metadata(path).map_err(|source| LoadError::io(path, "open the model", source))?.is_dir() {
         return open_folder(path);
     }
-    let file = FileBytes::open(path)?;
-    sniff::not_foreign(path, file.all())?;
-    match sniff::kind(file.all()) {
+    let head = RegularFile::open(path)?.head(sniff::HEAD);
+    sniff::not_foreign(path, &head)?;
+    match sniff::kind(&head) {
         Kind::Safetensors | Kind::Json => open_folder_of(path),
-        Kind::Unknown if sniff::is_text(file.all()) => Err(not_a_model(
+        Kind::Unknown if sniff::is_text(&head) => Err(not_a_model(
             path,
             "a text".to_owned(),
             "give a .gguf file, or a folder with config.json and safetensors files",

@@ -25,6 +25,8 @@ const MAX_TENSORS: u64 = 1 << 18;
 const MAX_NAME: u64 = 512;
 /// Dimensions of a tensor.
 const MAX_DIMS: usize = 8;
+/// Bytes of a header that are read and checked at a time.
+const TEXT_PIECE: u64 = 1 << 20;
 /// Bytes before the header: its length.
 const LENGTH_BYTES: u64 = 8;
 
@@ -60,42 +62,66 @@ const DTYPES: [(&str, Storage, u64); 22] = [
 /// # Errors
 /// [`LoadError::Malformed`].
 pub fn parse_header(path: &Path, bytes: &[u8]) -> Result<Vec<TensorInfo>> {
-    let mut reader = Reader::new(path, bytes);
+    parse_with(Reader::new(path, bytes))
+}
+
+/// Parses the header of a file that the reader is at the start of.
+fn parse_with(mut reader: Reader<'_>) -> Result<Vec<TensorInfo>> {
+    let file_len = reader.remaining();
     let header_len = reader.scalar::<u64>("header length")?;
     if header_len > MAX_HEADER {
         let fault = Fault::OutOfRange { found: header_len.to_string(), low: 2, high: MAX_HEADER };
         return Err(reader.fault_at(0, "header length", fault));
     }
-    let text = reader.take(header_len, "header")?;
-    let entries = parse_entries(&reader, text)?;
+    let text = read_text(&mut reader, header_len)?;
+    let entries = parse_entries(&reader, &text)?;
+    drop(text);
     let data_start = LENGTH_BYTES + header_len;
     let mut tensors = entries
         .into_iter()
         .map(|(name, entry)| entry.into_tensor(&reader, name, data_start))
         .collect::<Result<Vec<_>>>()?;
-    check_tiling(&reader, &mut tensors, data_start, len_u64(bytes.len()))?;
+    check_tiling(&reader, &mut tensors, data_start, file_len)?;
     Ok(tensors)
+}
+
+/// A copy of the header's JSON, given up as soon as it is seen to be beyond the limits.
+fn read_text(reader: &mut Reader<'_>, header_len: u64) -> Result<Vec<u8>> {
+    if header_len > reader.remaining() {
+        let fault = Fault::Truncated { need: header_len, have: reader.remaining() };
+        return Err(reader.fault("header", fault));
+    }
+    let (mut text, mut scan) = (Vec::new(), json::Scan::default());
+    while len_u64(text.len()) < header_len {
+        let piece = reader.bytes((header_len - len_u64(text.len())).min(TEXT_PIECE), "header")?;
+        if text.is_empty() && piece.first() != Some(&b'{') {
+            let found = piece.get(..piece.len().min(8)).unwrap_or_default().to_vec();
+            return Err(reader.fault_at(LENGTH_BYTES, "header", Fault::BadMagic { found }));
+        }
+        scan.feed(&piece);
+        text.extend(piece);
+        if scan.outline.depth > MAX_DEPTH {
+            return Err(reader.fault_at(LENGTH_BYTES, "header", Fault::TooDeep { limit: MAX_DEPTH }));
+        }
+        // One more than tensors for `__metadata__`.
+        if scan.outline.members > MAX_TENSORS + 1 {
+            let found = scan.outline.members.to_string();
+            let fault = Fault::OutOfRange { found, low: 0, high: MAX_TENSORS };
+            return Err(reader.fault_at(LENGTH_BYTES, "number of tensors", fault));
+        }
+    }
+    Ok(text)
 }
 
 /// The header's JSON as names and entries.
 fn parse_entries(reader: &Reader<'_>, text: &[u8]) -> Result<Vec<(String, Entry)>> {
     let fail = |fault| Err(reader.fault_at(LENGTH_BYTES, "header", fault));
-    if text.first() != Some(&b'{') {
-        return fail(Fault::BadMagic { found: text.get(..text.len().min(8)).unwrap_or_default().to_vec() });
+    if text.is_empty() {
+        return fail(Fault::BadMagic { found: Vec::new() });
     }
     if let Err(error) = std::str::from_utf8(text) {
         let at = LENGTH_BYTES + len_u64(error.valid_up_to());
         return Err(reader.fault_at(at, "header", Fault::NotUtf8));
-    }
-    let outline = json::outline(text);
-    if outline.depth > MAX_DEPTH {
-        return fail(Fault::TooDeep { limit: MAX_DEPTH });
-    }
-    // One more than tensors for `__metadata__`.
-    if outline.members > MAX_TENSORS + 1 {
-        let found = outline.members.to_string();
-        let fault = Fault::OutOfRange { found, low: 0, high: MAX_TENSORS };
-        return Err(reader.fault_at(LENGTH_BYTES, "number of tensors", fault));
     }
     match serde_json::from_slice::<Entries>(text) {
         Ok(Entries { tensors, metadata }) => {
@@ -285,7 +311,7 @@ impl Entry {
 /// Maps and parses one file.
 pub(crate) fn open_file(path: &Path) -> Result<(FileBytes, Vec<TensorInfo>)> {
     let file = FileBytes::open(path)?;
-    let tensors = parse_header(path, file.all()).map_err(|error| sniff::explain(path, file.all(), error))?;
+    let tensors = parse_with(file.cursor()).map_err(|error| sniff::explain_file(&file, error))?;
     Ok((file, tensors))
 }
 

@@ -4,9 +4,10 @@
 use std::path::Path;
 
 use crate::error::{LoadError, Result};
+use crate::io::FileBytes;
 
-/// Enough for every signature here.
-const HEAD: usize = 512;
+/// Bytes of a file's head that are enough for every signature here.
+pub(crate) const HEAD: usize = 512;
 
 /// What a file is by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +70,11 @@ pub(crate) fn is_text(bytes: &[u8]) -> bool {
 /// `error` of a reader that refused `bytes`, or a better one when they are clearly something else.
 pub(crate) fn explain(path: &Path, bytes: &[u8], error: LoadError) -> LoadError {
     not_foreign(path, bytes).err().unwrap_or(error)
+}
+
+/// As [`explain`], for an open file.
+pub(crate) fn explain_file(file: &FileBytes, error: LoadError) -> LoadError {
+    explain(file.path(), &file.head(HEAD).unwrap_or_default(), error)
 }
 
 /// Refuses files that can never be a model.

@@ -7,8 +7,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::container::sniff;
 use crate::error::{Fault, LoadError, Result};
-use crate::io::FileBytes;
+use crate::io::RegularFile;
 use crate::io::reader::len_u64;
 
 /// Deepest nesting of objects and arrays in any JSON file of a model. `serde_json` itself stops at 128.
@@ -31,29 +32,45 @@ pub(crate) struct Outline {
 
 /// Scans a text that need not be valid JSON.
 pub(crate) fn outline(text: &[u8]) -> Outline {
-    let mut outline = Outline::default();
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    for &byte in text {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
-            b'{' | b'[' => {
-                depth += 1;
-                outline.depth = outline.depth.max(depth);
-                outline.values += 1;
+    let mut scan = Scan::default();
+    scan.feed(text);
+    scan.outline
+}
+
+/// A scan of a text that comes in pieces.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// Of the pieces so far.
+    pub outline: Outline,
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Scan {
+    /// Takes the next piece.
+    pub fn feed(&mut self, piece: &[u8]) {
+        for &byte in piece {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' if self.in_string => self.escaped = true,
+                b'"' => self.in_string = !self.in_string,
+                _ if self.in_string => {}
+                b'{' | b'[' => {
+                    self.depth += 1;
+                    self.outline.depth = self.outline.depth.max(self.depth);
+                    self.outline.values += 1;
+                }
+                b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+                b':' => {
+                    self.outline.values += 1;
+                    self.outline.members += u64::from(self.depth == 1);
+                }
+                b',' => self.outline.values += 1,
+                _ => {}
             }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            b':' => {
-                outline.values += 1;
-                outline.members += u64::from(depth == 1);
-            }
-            b',' => outline.values += 1,
-            _ => {}
         }
     }
-    outline
 }
 
 /// Reads a JSON file of at most `max_bytes`.
@@ -62,9 +79,9 @@ pub(crate) fn outline(text: &[u8]) -> Outline {
 /// [`LoadError::Io`]; [`LoadError::Malformed`] with [`Fault::TooLong`], [`Fault::NotUtf8`],
 /// [`Fault::TooDeep`], [`Fault::OutOfRange`] for too many values, or [`Fault::Json`].
 pub fn read<T: DeserializeOwned>(path: &Path, max_bytes: u64) -> Result<T> {
-    let file = FileBytes::open(path)?;
-    parse(path, file.all(), max_bytes)
-        .map_err(|error| crate::container::sniff::explain(path, file.all(), error))
+    let file = RegularFile::open(path)?;
+    let parsed = file.read(max_bytes).and_then(|text| parse(path, &text, max_bytes));
+    parsed.map_err(|error| sniff::explain(path, &file.head(sniff::HEAD), error))
 }
 
 /// Parses a JSON text of at most `max_bytes`; `path` is for messages.
@@ -96,19 +113,13 @@ pub(crate) const CONFIG_BYTES_MAX: u64 = 16 << 20;
 
 /// Reads a text file of at most `bytes_max` bytes; `None` if there is none.
 pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>> {
-    let file = match FileBytes::open(path) {
+    let file = match RegularFile::open(path) {
         Ok(file) => file,
         Err(LoadError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let (bytes, fail) = (file.all(), |fault| Err(LoadError::malformed(path, "file", fault)));
-    if len_u64(bytes.len()) > bytes_max {
-        return fail(Fault::TooLong { found: len_u64(bytes.len()), limit: bytes_max });
-    }
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Ok(Some(text.to_owned())),
-        Err(_) => fail(Fault::NotUtf8),
-    }
+    let text = String::from_utf8(file.read(bytes_max)?);
+    text.map(Some).map_err(|_| LoadError::malformed(path, "the file", Fault::NotUtf8))
 }
 
 /// Parses `text`, the contents of `path`, into a type that may borrow from it. Builds no tree of the whole file:

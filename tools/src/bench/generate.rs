@@ -8,12 +8,13 @@ use std::sync::Mutex;
 
 use anyhow::Context;
 use moelten_engine::error::EngineError;
-use moelten_engine::memory;
+use moelten_engine::runtime::memory;
 use moelten_loader::container::catalog::{Catalog, Storage, TensorInfo};
 use moelten_loader::io::{FileBytes, Memory};
-use moelten_loader::spec::{Ffn, ModelSpec};
-use moelten_loader::tensors::roles::{GGUF_NAMES, LayerTensor, Part, Role, gguf_name};
-use moelten_loader::tensors::store::{self, TensorStore};
+use moelten_loader::spec::{ModelSpec, Part};
+use moelten_loader::tensors::needed::needed;
+use moelten_loader::tensors::roles::{GGUF_NAMES, LayerTensor, Role, gguf_name};
+use moelten_loader::tensors::store::TensorStore;
 use moelten_quant::{Format, encode};
 
 use crate::report::progress::{Progress, Unit};
@@ -151,15 +152,14 @@ pub fn generate(spec: &ModelSpec, mix: Mix) -> anyhow::Result<TensorStore> {
 /// All tensors of `spec` with their offsets, and the total bytes.
 fn plan(spec: &ModelSpec, mix: Mix) -> (Vec<Plan>, u64) {
     let layers = spec.layers.len();
-    let mut wanted: Vec<(Role, Vec<usize>)> = store::needed(spec)
+    let mut wanted: Vec<(Role, Vec<usize>)> = needed(spec)
         .into_iter()
         .map(|(role, rows, cols)| (role, if rows == 1 { vec![cols] } else { vec![rows, cols] }))
         .collect();
-    for (layer, layer_spec) in spec.layers.iter().enumerate() {
-        let Ffn::Moe(moe) = &layer_spec.ffn else { continue };
-        let (d, d_ff) = (spec.d_model, moe.expert.d_ff);
-        for (part, rows, cols) in [(Part::Gate, d_ff, d), (Part::Up, d_ff, d), (Part::Down, d, d_ff)] {
-            wanted.push((Role::Layer(layer, LayerTensor::Experts(part)), vec![moe.experts, rows, cols]));
+    for (key, bank) in spec.banks() {
+        for matrix in &bank.matrices {
+            let role = Role::Layer(key.layer, LayerTensor::Experts(matrix.part));
+            wanted.push((role, vec![bank.experts, matrix.rows, matrix.cols]));
         }
     }
     let mut end = 0;
@@ -167,7 +167,9 @@ fn plan(spec: &ModelSpec, mix: Mix) -> (Vec<Plan>, u64) {
         use LayerTensor as T;
         let cols = shape.last().copied().unwrap_or(0);
         let (format, fill) = match role {
-            Role::Layer(_, T::QBias | T::KBias | T::VBias | T::OBias | T::MixerNormBias | T::FfnNormBias)
+            Role::Layer(_, T::QBias | T::KBias | T::VBias | T::OBias)
+            | Role::Layer(_, T::PreNormBias(_) | T::PostNormBias(_) | T::DenseBias(_))
+            | Role::Layer(_, T::SharedBias(_) | T::ExpertsBias(_))
             | Role::HeadBias
             | Role::FinalNormBias => (Format::F32, Fill::Constant(0.0)),
             _ if shape.len() == 1 => (Format::F32, Fill::Constant(1.0)),

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use moelten_engine::error::EngineError;
-use moelten_engine::memory;
-use moelten_engine::pool::Pool;
-use moelten_engine::system::System;
-use moelten_engine::topology::ThreadPlan;
+use moelten_engine::runtime::memory;
+use moelten_engine::runtime::pool::Pool;
+use moelten_engine::runtime::system::System;
+use moelten_engine::runtime::topology::ThreadPlan;
 use moelten_loader::io::Memory;
 use moelten_loader::io::probe::{self, Pattern};
 use moelten_loader::tensors::store::TensorStore;
@@ -102,8 +102,7 @@ pub fn ram_before(threads: ThreadPlan, most: u64) -> anyhow::Result<f64> {
 /// of a mapped file may be smaller and more scattered than allocated memory.
 pub fn weights(pool: &Pool, kernels: &Kernels, tensors: &TensorStore) -> f64 {
     let dense = tensors.dense().map(|(_, matrix)| matrix);
-    let experts = (0..tensors.layers()).flat_map(|layer| tensors.experts(layer));
-    let experts = experts.flat_map(|expert| [expert.gate, expert.up, expert.down]);
+    let experts = tensors.banks().iter().flat_map(|bank| bank.iter().flatten().copied());
     let mut left = WEIGHTS;
     let some = dense.chain(experts).take_while(|matrix| {
         let taken = left > 0;

@@ -2,18 +2,20 @@
 //! not know how figures are printed.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use moelten_engine::decoder::Observer;
 use moelten_engine::error::EngineError;
 use moelten_engine::experts::stats::StoreStats;
-use moelten_engine::experts::trace::TraceWriter;
-use moelten_engine::kv_cache::KvFormat;
-use moelten_engine::memory;
+use moelten_engine::forward::observe::Observer;
+use moelten_engine::layers::ffn::router::Routing;
 use moelten_engine::model::Model;
-use moelten_engine::router::Routing;
-use moelten_engine::session::{Session, SessionOptions};
+use moelten_engine::offline::trace::TraceWriter;
+use moelten_engine::plan::SequenceOptions;
+use moelten_engine::runtime::cancel::Cancel;
+use moelten_engine::runtime::memory;
+use moelten_engine::sequence::session::Sequence;
+use moelten_engine::state::kv::format::KvFormat;
+use moelten_loader::spec::BankKey;
 
 use super::traffic::{Counter, Traffic};
 use crate::report::progress::{Progress, Unit};
@@ -128,17 +130,17 @@ impl Measured {
 /// Times `work` over `tokens`. `trace` gets the routing of the prompt and of each decoded token once.
 ///
 /// # Errors
-/// As [`Session::new`] and [`Session::append`]; NaN in the last logits.
+/// As [`Sequence::new`] and [`Sequence::append`]; NaN in the last logits.
 pub fn measure(
     model: &Arc<Model>,
     tokens: &[u32],
     work: Work,
     trace: Option<&mut TraceWriter>,
-    stop: &AtomicBool,
+    stop: &Cancel,
 ) -> anyhow::Result<Measured> {
-    let options = SessionOptions { context: Some(work.tokens()), kv: work.kv };
+    let options = SequenceOptions { context: Some(work.tokens()), kv: work.kv };
     let mut run = Run {
-        session: Session::new(Arc::clone(model), options)?,
+        session: Sequence::new(Arc::clone(model), options)?,
         traffic: &Traffic::of(model, work.kv),
         tokens,
         work,
@@ -162,24 +164,24 @@ struct Watch<'w, 't> {
 }
 
 impl Observer for Watch<'_, '_> {
-    fn routed(&mut self, layer: usize, routing: &Routing) {
+    fn routed(&mut self, bank: BankKey, routing: &Routing) {
         if let Some(counter) = &mut self.counter {
-            counter.routed(layer, routing);
+            counter.routed(bank, routing);
         }
         if let Some(trace) = &mut self.trace {
-            trace.routed(layer, routing);
+            trace.routed(bank, routing);
         }
     }
 }
 
 struct Run<'a> {
-    session: Session,
+    session: Sequence,
     traffic: &'a Traffic,
     tokens: &'a [u32],
     work: Work,
     /// Taken out when its recording is complete.
     trace: Option<&'a mut TraceWriter>,
-    stop: &'a AtomicBool,
+    stop: &'a Cancel,
     disk_bytes: Option<u64>,
     /// Time of the last untimed run.
     first: Duration,
@@ -243,15 +245,14 @@ impl Run<'_> {
             // Without streaming all repetitions are alike and the warm-up may be shorter: record the first
             // repetition.
             let mut taken = if timed && !run.work.streams { run.trace.take() } else { None };
-            for token in &all_tokens[first..first + count] {
-                let token = std::slice::from_ref(token);
+            for &token in &all_tokens[first..first + count] {
                 let counter = timed.then_some(&mut counter);
                 let trace = match run.work.streams {
                     true => run.trace.as_deref_mut(),
                     false => taken.as_deref_mut(),
                 };
                 let mut watch = Watch { counter, trace };
-                run.session.append(token, run.stop, &mut watch, &mut |_| {})?;
+                run.session.decode(token, run.stop, &mut watch)?;
             }
             Ok(())
         })?;

@@ -4,7 +4,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use moelten_engine::memory;
+use moelten_engine::runtime::memory;
 
 /// Time between two samples.
 const INTERVAL: Duration = Duration::from_millis(50);

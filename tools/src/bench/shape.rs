@@ -5,8 +5,8 @@ use std::path::Path;
 
 use anyhow::Context;
 use moelten_loader::spec::{
-    Activation, AttentionSpec, Ffn, HeadSpec, LayerSpec, Mixer, MlpSpec, ModelSpec, MoeSpec, NormSpec,
-    Pairing, QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,
+    Activation, AttentionSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Pairing,
+    QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,
 };
 use serde::Deserialize;
 
@@ -187,11 +187,10 @@ impl Shape {
 
     /// The model spec with these dimensions.
     pub fn spec(&self) -> ModelSpec {
-        let mlp = |d_ff| MlpSpec { d_ff, activation: Activation::Silu };
+        let mlp = |d_ff| MlpSpec::gated(d_ff, Activation::Silu);
         let norm = NormSpec::Rms { eps: EPS };
-        let layer = |index: usize| LayerSpec {
-            mixer_norm: norm,
-            mixer: Mixer::Attention(AttentionSpec {
+        let layer = |index: usize| {
+            let attention = AttentionSpec {
                 heads: self.heads,
                 kv_heads: self.kv_heads,
                 head_dim: self.head_dim,
@@ -211,9 +210,8 @@ impl Shape {
                 }),
                 window: self.window.filter(|_| index.is_multiple_of(self.window_every)),
                 clip_qkv: None,
-            }),
-            ffn_norm: norm,
-            ffn: Ffn::Moe(MoeSpec {
+            };
+            let moe = MoeSpec {
                 experts: self.experts,
                 expert: mlp(self.expert_d_ff),
                 router: RouterSpec {
@@ -221,8 +219,8 @@ impl Shape {
                     scale: 1.0,
                 },
                 shared: self.shared_d_ff.map_or(SharedExpert::None, |d_ff| SharedExpert::Plain(mlp(d_ff))),
-            }),
-            residual_scale: 1.0,
+            };
+            LayerSpec::pre_norm(norm, Op::Attention(attention), Op::Moe(moe), 1.0)
         };
         ModelSpec {
             name: self.name.clone(),
@@ -254,10 +252,7 @@ mod tests {
             .spec()
             .layers
             .iter()
-            .map(|layer| {
-                let Mixer::Attention(attention) = &layer.mixer;
-                attention.window
-            })
+            .map(|layer| layer.attention().unwrap().window)
             .collect();
         assert_eq!(windows, [Some(128), None, Some(128)]);
     }

@@ -1,13 +1,14 @@
 //! Bytes and weights that a token reads: shared matrices, the chosen experts, keys and values. It must not
 //! know time.
 
-use moelten_engine::decoder::Observer;
-use moelten_engine::kv_cache::KvFormat;
+use moelten_engine::forward::observe::Observer;
+use moelten_engine::layers::ffn::router::Routing;
 use moelten_engine::model::Model;
-use moelten_engine::router::Routing;
-use moelten_loader::spec::{Ffn, Mixer, ModelSpec};
+use moelten_engine::state::kv::format::KvFormat;
+use moelten_loader::spec::{AttentionSpec, BankKey, ModelSpec};
+use moelten_loader::tensors::bank::MatrixRef;
 use moelten_loader::tensors::roles::Role;
-use moelten_loader::tensors::store::{MatrixRef, TensorStore};
+use moelten_loader::tensors::store::TensorStore;
 
 /// Size of matrices in bytes and in weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,9 +38,9 @@ pub struct Traffic {
     pub dense: Size,
     /// The head, read once for a prompt and once for each decoded token.
     pub head: Size,
-    /// Size of each expert, by layer.
-    experts: Vec<Vec<Size>>,
-    /// For each layer: its window, and the bytes of keys and values of one position.
+    /// The expert banks: where each is, and the size of each expert.
+    banks: Vec<(BankKey, Vec<Size>)>,
+    /// For each layer with attention: its window, and the bytes of keys and values of one position.
     kv: Vec<(usize, u64)>,
 }
 
@@ -58,36 +59,32 @@ impl Traffic {
                 dense.add(Size::of(&matrix));
             }
         }
-        let experts = (0..spec.layers.len()).map(|layer| {
-            let expert = |expert: &moelten_loader::tensors::store::MlpRef| {
+        let banks = tensors.banks().iter().map(|bank| {
+            let expert = |matrices: &[MatrixRef]| {
                 let mut size = Size::default();
-                [&expert.gate, &expert.up, &expert.down].into_iter().for_each(|m| size.add(Size::of(m)));
+                matrices.iter().for_each(|matrix| size.add(Size::of(matrix)));
                 size
             };
-            tensors.experts(layer).iter().map(expert).collect()
+            (bank.key, bank.iter().map(expert).collect())
         });
-        let of_layer = |mixer: &Mixer| {
-            let Mixer::Attention(a) = mixer;
+        let of_layer = |a: &AttentionSpec| {
             (a.window.unwrap_or(usize::MAX), (2 * a.kv_heads * a.head_dim * kv.bytes()) as u64)
         };
         Self {
             dense,
             head: Size::of(&tensors.get(head_role)),
-            experts: experts.collect(),
-            kv: spec.layers.iter().map(|layer| of_layer(&layer.mixer)).collect(),
+            banks: banks.collect(),
+            kv: spec.attention_layers().map(of_layer).collect(),
         }
     }
 
-    /// Bytes of routed experts that a token reads in each layer, for uniform routing; 0 for dense layers.
+    /// Bytes of routed experts of each bank that a token reads, for uniform routing.
     pub fn routed_bytes(&self, spec: &ModelSpec) -> Vec<f64> {
-        let layer = |(layer, sizes): (&moelten_loader::spec::LayerSpec, &Vec<Size>)| match &layer.ffn {
-            Ffn::Dense(_) => 0.0,
-            Ffn::Moe(moe) => {
-                let all: u64 = sizes.iter().map(|size| size.bytes).sum();
-                all as f64 * moe.router.select.max_experts() as f64 / sizes.len().max(1) as f64
-            }
-        };
-        spec.layers.iter().zip(&self.experts).map(layer).collect()
+        let banks = spec.banks().zip(&self.banks).map(|((_, bank), (_, sizes))| {
+            let all: u64 = sizes.iter().map(|size| size.bytes).sum();
+            all as f64 * bank.most_per_token as f64 / sizes.len().max(1) as f64
+        });
+        banks.collect()
     }
 
     /// Bytes of keys and values that the token at `position` reads: its own and those of all visible
@@ -98,7 +95,7 @@ impl Traffic {
 
     /// An observer that counts the chosen experts.
     pub fn counter(&self) -> Counter<'_> {
-        let used = self.experts.iter().map(|layer| vec![false; layer.len()]).collect();
+        let used = self.banks.iter().map(|(_, sizes)| vec![false; sizes.len()]).collect();
         Counter { traffic: self, chosen: Size::default(), used }
     }
 }
@@ -120,11 +117,13 @@ impl Counter<'_> {
 }
 
 impl Observer for Counter<'_> {
-    fn routed(&mut self, layer: usize, routing: &Routing) {
+    fn routed(&mut self, bank: BankKey, routing: &Routing) {
+        let known = self.traffic.banks.iter().position(|(key, _)| *key == bank);
+        let number = known.expect("the traffic has every bank of the model");
         for token in 0..routing.tokens() {
             for &id in routing.token(token).0 {
-                self.chosen.add(self.traffic.experts[layer][id as usize]);
-                self.used[layer][id as usize] = true;
+                self.chosen.add(self.traffic.banks[number].1[id as usize]);
+                self.used[number][id as usize] = true;
             }
         }
     }

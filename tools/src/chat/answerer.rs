@@ -4,17 +4,18 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use moelten_engine::api::{Answer, Event, GenerateParams};
 use moelten_engine::error::EngineError;
-use moelten_engine::session::Session;
+use moelten_engine::runtime::Runtime;
+use moelten_engine::runtime::cancel::Cancel;
+use moelten_engine::sequence::session::Sequence;
 use moelten_loader::load::LoadedModel;
 use moelten_loader::text::SamplingHints;
 use moelten_loader::text::chat::ChatTemplate;
-use moelten_tui::chat::Tell;
 use moelten_tui::chat::Facts;
 use moelten_tui::chat::Limits;
+use moelten_tui::chat::Tell;
 use moelten_tui::terminal::Tone;
 
 use crate::chat::language::Language;
@@ -55,7 +56,7 @@ impl Headers {
 
 /// A model ready to answer.
 pub struct Answerer {
-    pub(crate) session: Session,
+    pub(crate) session: Sequence,
     language: Arc<Language>,
     about: About,
 }
@@ -95,23 +96,22 @@ impl Answerer {
         with_template: bool,
         tell: Option<Tell<'_>>,
     ) -> anyhow::Result<Self> {
-        Self::of(Headers::read(model, with_template)?, options, tell, None)
+        let headers = Headers::read(model, with_template)?;
+        Self::of(headers, options, &options.compute().runtime()?, tell, &Cancel::new())
     }
 
-    /// Makes a model ready whose headers are read. `stop` cancels it and frees what was allocated.
+    /// Makes a model ready whose headers are read. `cancel` gives that up and frees what was allocated.
     ///
     /// # Errors
     /// Invalid files, too little memory; [`CommandError::Stopped`], [`EngineError::Cancelled`].
     pub fn of(
         headers: Headers,
         options: &SessionArgs,
+        runtime: &Arc<Runtime>,
         tell: Option<Tell<'_>>,
-        stop: Option<&'static AtomicBool>,
+        cancel: &Cancel,
     ) -> anyhow::Result<Self> {
-        let check_stop = || match stop {
-            Some(stop) if stop.load(Ordering::SeqCst) => Err(CommandError::Stopped),
-            _ => Ok(()),
-        };
+        let check_stop = || if cancel.is_cancelled() { Err(CommandError::Stopped) } else { Ok(()) };
         let Headers { loaded, template, name } = headers;
         check_stop()?;
         let text = loaded.text()?;
@@ -129,13 +129,13 @@ impl Answerer {
         let format = models::weight_type(&loaded);
         let mut notices = loaded.notices;
         notices.extend(text.notices);
-        let model = options.model(loaded.spec, loaded.tensors, stop)?;
+        let model = options.model(runtime, loaded.spec, loaded.tensors, cancel)?;
         check_stop()?;
         if let (Some(tell), Some(line)) = (tell, memory_words::after_start(&model)) {
             tell(Tone::Warning, line);
         }
-        let threads = model.pool().threads();
-        let compute_text = format!("{threads} threads, {}", model.isa().name());
+        let threads = runtime.pool().threads();
+        let compute_text = format!("{threads} threads, {}", runtime.isa().name());
         let (session, why) = options.session(&Arc::clone(&model))?;
         let about = About {
             name,
@@ -212,7 +212,7 @@ impl Answerer {
     /// Answers a prompt. Ctrl-C, a signal or `on_event` can cancel it.
     ///
     /// # Errors
-    /// As [`Session::generate`].
+    /// As [`Sequence::generate`].
     pub fn answer(
         &mut self,
         prompt: &[u32],
@@ -223,17 +223,17 @@ impl Answerer {
         self.answer_until(polling.stop(), prompt, params, on_event)
     }
 
-    /// As [`Self::answer`], cancelled by `stop`.
+    /// As [`Self::answer`], cancelled by `cancel`.
     pub(crate) fn answer_until(
         &mut self,
-        stop: &AtomicBool,
+        cancel: &Cancel,
         prompt: &[u32],
         params: &GenerateParams,
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Answer, EngineError> {
-        self.session.generate(&self.language.tokenizer, prompt, params, stop, &mut |event| {
+        self.session.generate(&self.language.tokenizer, prompt, params, cancel, &mut |event| {
             if on_event(event).is_break() {
-                stop.store(true, Ordering::SeqCst);
+                cancel.cancel();
             }
         })
     }

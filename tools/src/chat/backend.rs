@@ -2,12 +2,13 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use moelten_engine::api::{Answer, Event, ExpertMap, GenerateParams, GenerateStats, StopReason};
 use moelten_engine::error::EngineError;
-use moelten_engine::memory;
+use moelten_engine::runtime::Runtime;
+use moelten_engine::runtime::cancel::Cancel;
+use moelten_engine::runtime::memory;
 use moelten_loader::io::give_back;
 use moelten_tui::chat::{Backend, Counters, Failure, NotSwitched, PreviousModel, Request, Switched, Tell};
 use moelten_tui::screen::{ModelSearch, SearchStep};
@@ -32,6 +33,8 @@ pub struct ChatBackend {
     model: Arc<Mutex<Option<PathBuf>>>,
     session: SessionArgs,
     sampling: SamplingArgs,
+    /// The threads and the budget, which all models of the chat share.
+    runtime: Arc<Runtime>,
 }
 
 impl ChatBackend {
@@ -46,7 +49,8 @@ impl ChatBackend {
         sampling: &SamplingArgs,
         tell: Tell<'_>,
     ) -> anyhow::Result<Self> {
-        let answerer = Answerer::open(model, session, true, Some(tell))?;
+        let (headers, runtime) = (Headers::read(model, true)?, session.compute().runtime()?);
+        let answerer = Answerer::of(headers, session, &runtime, Some(tell), &Cancel::new())?;
         answerer.check(system)?;
         Ok(Self {
             language: Arc::clone(answerer.language()),
@@ -54,6 +58,7 @@ impl ChatBackend {
             model: Arc::new(Mutex::new(model.map(Path::to_owned))),
             session: session.clone(),
             sampling: sampling.clone(),
+            runtime,
         })
     }
 
@@ -93,7 +98,7 @@ impl ChatBackend {
         tell: Tell<'_>,
         polling: &Polling,
     ) -> anyhow::Result<Switched> {
-        let answerer = Answerer::of(headers, &self.session, Some(tell), Some(polling.stop()))?;
+        let answerer = Answerer::of(headers, &self.session, &self.runtime, Some(tell), polling.stop())?;
         answerer.about().notices.iter().for_each(|notice| tell(Tone::Dim, format!("note: {notice}")));
         let switched =
             Switched { facts: answerer.facts(), params: self.sampling.resolve(&answerer.about().hints)? };
@@ -151,7 +156,7 @@ impl Backend for ChatBackend {
             Ok(headers)
         });
         let headers = read.map_err(|error| not_switched(&error, PreviousModel::Untouched))?;
-        if polling.stop().load(Ordering::SeqCst) {
+        if polling.stop().is_cancelled() {
             return Err(NotSwitched::Stopped(PreviousModel::Untouched));
         }
         // Both at once might not fit into memory, so each is dropped before the other is opened.
@@ -232,7 +237,10 @@ mod tests {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-tales.gguf");
         // Ctrl-C as soon as the name is shown.
         let mut stops = |_, _| signals::stop();
-        assert_eq!(backend.switch(Some(&file), &mut stops), Err(NotSwitched::Stopped(PreviousModel::Reopened)));
+        assert_eq!(
+            backend.switch(Some(&file), &mut stops),
+            Err(NotSwitched::Stopped(PreviousModel::Reopened))
+        );
         // An invalid model is refused before anything is closed.
         let language = Arc::clone(&backend.language);
         let folder = tempfile::tempdir().unwrap();

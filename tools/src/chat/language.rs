@@ -1,10 +1,10 @@
 //! Tokenizer and chat template of a model, shared by answering and counting. It must not know the engine.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Role};
 use moelten_loader::text::tokenizer::{Markup, Tokenizer};
 use moelten_tui::chat::Request;
@@ -110,13 +110,13 @@ impl Language {
     }
 
     /// The prompt for a request. Megabytes of text take seconds, so it is made on a thread of its own; `None`
-    /// if `stop` turned true first.
+    /// if `cancel` came first.
     ///
     /// # Errors
     /// As [`Self::conversation`]; a thread that cannot be started.
-    pub fn prompt(self: &Arc<Self>, request: &Request, stop: &AtomicBool) -> anyhow::Result<Option<Prompt>> {
+    pub fn prompt(self: &Arc<Self>, request: &Request, cancel: &Cancel) -> anyhow::Result<Option<Prompt>> {
         let (language, request) = (Arc::clone(self), request.clone());
-        run_cancellable(stop, move || {
+        run_cancellable(cancel, move || {
             let _alone = language.working.lock().unwrap_or_else(PoisonError::into_inner);
             language.prompt_now(&request)
         })
@@ -137,9 +137,9 @@ impl Language {
     }
 }
 
-/// Runs `work` on a thread of its own; `None` if `stop` turns true first: then its result is dropped.
+/// Runs `work` on a thread of its own; `None` if `cancel` comes first: then its result is dropped.
 fn run_cancellable<T: Send + 'static>(
-    stop: &AtomicBool,
+    cancel: &Cancel,
     work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> Option<anyhow::Result<T>> {
     let (done, result) = channel();
@@ -152,7 +152,7 @@ fn run_cancellable<T: Send + 'static>(
     loop {
         match result.recv_timeout(LOOK) {
             Ok(result) => return Some(result),
-            Err(RecvTimeoutError::Timeout) if stop.load(Ordering::SeqCst) => return None,
+            Err(RecvTimeoutError::Timeout) if cancel.is_cancelled() => return None,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => match thread.join() {
                 Err(panic) => std::panic::resume_unwind(panic),
@@ -170,16 +170,16 @@ mod tests {
 
     #[test]
     fn stopped_work_is_not_waited_for() {
-        let stop = AtomicBool::new(false);
-        assert_eq!(run_cancellable(&stop, || Ok(5)).unwrap().unwrap(), 5);
+        let cancel = Cancel::new();
+        assert_eq!(run_cancellable(&cancel, || Ok(5)).unwrap().unwrap(), 5);
         let started = Instant::now();
         let (go, wait) = channel::<()>();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 std::thread::sleep(Duration::from_millis(30));
-                stop.store(true, Ordering::SeqCst);
+                cancel.cancel();
             });
-            assert!(run_cancellable(&stop, move || Ok(wait.recv()?)).is_none());
+            assert!(run_cancellable(&cancel, move || Ok(wait.recv()?)).is_none());
         });
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
         drop(go);

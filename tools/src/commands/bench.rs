@@ -4,15 +4,14 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use moelten_engine::experts::trace::{TraceHeader, TraceWriter, TracedLayer};
 use moelten_engine::model::Model;
+use moelten_engine::offline::trace::{TraceHeader, TraceWriter, TracedBank};
+use moelten_engine::plan::SequenceOptions;
 use moelten_engine::plan::{Experts, Plan};
-use moelten_engine::session::SessionOptions;
-use moelten_engine::topology::ThreadPlan;
+use moelten_engine::runtime::topology::ThreadPlan;
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::tensors::store::TensorStore;
 use moelten_loader::text::TextSide;
-use moelten_quant::Kernels;
 use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 
@@ -89,8 +88,11 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let peak = Peak::begin();
     let mut work = work(&args)?;
     let subject = subject(&args)?;
-    let session = |work: Work| SessionOptions { context: Some(work.tokens()), kv: work.kv };
-    let plan = Plan::new(&subject.spec, &subject.tensors, args.compute.options(session(work), 0).plan())?;
+    let session = |work: Work| SequenceOptions { context: Some(work.tokens()), kv: work.kv };
+    // The plan counts what the threads take.
+    let runtime = args.compute.runtime()?;
+    let options = args.compute.options(session(work), 0).plan();
+    let plan = Plan::new(&subject.spec, &subject.tensors, options, runtime.ledger().used())?;
     work.streams = matches!(plan.experts, Experts::Cached(_));
     let tokens = known_or_random(subject.tokens, subject.spec.vocab, work.tokens())?;
     // A cache leaves no memory for the buffer that this needs.
@@ -101,20 +103,20 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         }
         false => None,
     };
-    let model = args.compute.model(subject.spec, subject.tensors, session(work), 0)?;
-    let kernels = Kernels::for_isa(model.isa()).expect("the model runs with this tier");
+    let model = args.compute.model(&runtime, subject.spec, subject.tensors, session(work), 0)?;
+    let kernels = runtime.kernels();
     let notes = Notes::detect();
     let say = |text: &str| notes.line(Tone::Dim, &filter::clean(text));
-    say(&format!("{}: {}; {}", subject.name, model.pool().plan(), model.isa()));
+    say(&format!("{}: {}; {}", subject.name, runtime.pool().plan(), runtime.isa()));
     if let Some(approximated) = &subject.approximated {
         say(&format!("note: {approximated}"));
     }
     let polling = Polling::begin();
     // Before and after, as the machine may be busy at one of these times; the larger one is nearer to the
     // truth.
-    let ram = || ram_before.map_or_else(|| limits::ram(model.pool(), kernels), Ok);
+    let ram = || ram_before.map_or_else(|| limits::ram(runtime.pool(), kernels), Ok);
     let ram_first = ram()?;
-    let int8 = limits::int8(model.pool(), kernels);
+    let int8 = limits::int8(runtime.pool(), kernels);
     let disk = limits::disk(subject.file.as_deref());
     let mut trace = match &args.trace {
         Some(path) => Some(begin_trace(path, &subject.name, &model)?),
@@ -127,8 +129,8 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let peak_owned_bytes = peak.end();
     let limits = Limits {
         ram_gb_per_s: ram_first.max(ram()?),
-        weights_gb_per_s: (!work.streams).then(|| limits::weights(model.pool(), kernels, model.tensors())),
-        int8_tops: int8.max(limits::int8(model.pool(), kernels)),
+        weights_gb_per_s: (!work.streams).then(|| limits::weights(runtime.pool(), kernels, model.tensors())),
+        int8_tops: int8.max(limits::int8(runtime.pool(), kernels)),
         disk_gb_per_s: disk.and_then(|before| {
             let after = limits::disk(subject.file.as_deref())?;
             // The runs themselves may have found it faster.
@@ -205,7 +207,7 @@ fn subject(args: &BenchArgs) -> anyhow::Result<Subject> {
         }
     };
     let files = loaded.tensors.catalog().files();
-    let largest = files.iter().max_by_key(|file| file.all().len()).map(|file| file.path().to_owned());
+    let largest = files.iter().max_by_key(|file| file.size()).map(|file| file.path().to_owned());
     Ok(Subject {
         name: open::name(args.model.as_deref()),
         generated: None,
@@ -219,12 +221,12 @@ fn subject(args: &BenchArgs) -> anyhow::Result<Subject> {
 
 /// Begins a trace of a model called `name`.
 fn begin_trace(path: &Path, name: &str, model: &Model) -> anyhow::Result<TraceWriter> {
-    let layers = (0..model.spec().layers.len()).map(|layer| {
-        let experts = model.tensors().experts(layer);
-        let expert_bytes = experts.iter().map(|expert| expert.bytes()).max().unwrap_or(0);
-        TracedLayer { experts: experts.len() as u32, expert_bytes }
+    let banks = model.tensors().banks().iter().map(|bank| {
+        let expert_bytes = (0..bank.experts()).map(|expert| bank.expert_bytes(expert)).max().unwrap_or(0);
+        let (layer, number) = (bank.key.layer as u32, bank.key.bank as u32);
+        TracedBank { layer, bank: number, experts: bank.experts() as u32, expert_bytes }
     });
-    let header = TraceHeader { model: name.to_owned(), layers: layers.collect() };
+    let header = TraceHeader { model: name.to_owned(), banks: banks.collect() };
     if header.experts() == 0 {
         let problem = format!("{name} has no experts, so there is no routing to record");
         return Err(CommandError::Unsupported(problem).into());

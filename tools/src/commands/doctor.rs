@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use moelten_engine::memory;
-use moelten_engine::pool::Pool;
-use moelten_engine::system::System;
-use moelten_engine::topology::{Pin, Placement, ThreadPlan, Topology};
+use moelten_engine::runtime::memory;
+use moelten_engine::runtime::pool::Pool;
+use moelten_engine::runtime::system::System;
+use moelten_engine::runtime::topology::{Pin, Placement, ThreadPlan, Topology};
 use moelten_quant::{Isa, Kernels};
 use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};

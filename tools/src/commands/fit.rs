@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use moelten_engine::error::EngineError;
-use moelten_engine::memory;
+use moelten_engine::plan::context::fitting;
 use moelten_engine::plan::{Experts, GROWTH, Plan, Ram};
-use moelten_engine::session::fitting;
+use moelten_engine::runtime::memory;
 use moelten_loader::load::LoadedModel;
 use moelten_tui::figures::percent;
 use moelten_tui::filter;
@@ -279,8 +279,7 @@ impl Report<'_> {
             Experts::Cached(c) => (Some(&c.shape.quotas), c.shape.spare.iter().sum(), c.direct),
             Experts::InPlace => (None, 0, false),
         };
-        let counts: Vec<usize> =
-            (0..self.loaded.tensors.layers()).map(|l| self.loaded.tensors.experts(l).len()).collect();
+        let counts: Vec<usize> = self.loaded.tensors.banks().iter().map(|bank| bank.experts()).collect();
         let (share, held) = match &plan.experts {
             Experts::Cached(cached) => (cached.share(), cached.bytes()),
             Experts::InPlace => (1.0, plan.expert_bytes),

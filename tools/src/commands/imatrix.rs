@@ -4,8 +4,9 @@
 use std::path::PathBuf;
 
 use moelten_engine::error::EngineError;
-use moelten_engine::importance::InputSquares;
-use moelten_engine::session::{Session, SessionOptions};
+use moelten_engine::offline::importance::InputSquares;
+use moelten_engine::plan::SequenceOptions;
+use moelten_engine::sequence::session::Sequence;
 use moelten_loader::imatrix::{ImportanceEntry, Provenance, write};
 use moelten_loader::text::TextSide;
 use moelten_tui::terminal::{Notes, Tone};
@@ -53,11 +54,11 @@ pub fn run(args: ImatrixArgs) -> anyhow::Result<()> {
     windows.keep(args.chunks.unwrap_or(usize::MAX));
     let mut sources: Vec<PathBuf> = loaded.tensors.paths().map(ToOwned::to_owned).collect();
     sources.push(args.text.clone());
-    let options = SessionOptions { context: Some(windows.context()), kv: args.compute.kv() };
+    let options = SequenceOptions { context: Some(windows.context()), kv: args.compute.kv() };
     let extra = InputSquares::bytes_for(&loaded.spec);
-    let model = args.compute.model(loaded.spec, loaded.tensors, options, extra)?;
-    let mut squares = InputSquares::new(model.spec(), model.ledger())?;
-    let mut session = Session::new(model, options)?;
+    let model = args.compute.model(&args.compute.runtime()?, loaded.spec, loaded.tensors, options, extra)?;
+    let mut squares = InputSquares::new(model.spec(), model.runtime().ledger())?;
+    let mut session = Sequence::new(model, options)?;
     read(&windows, &mut session, &mut squares)?;
 
     let spec = session.model().spec();
@@ -100,7 +101,7 @@ pub fn run(args: ImatrixArgs) -> anyhow::Result<()> {
 }
 
 /// Runs all chunks through the model.
-fn read(windows: &Windows, session: &mut Session, squares: &mut InputSquares) -> anyhow::Result<()> {
+fn read(windows: &Windows, session: &mut Sequence, squares: &mut InputSquares) -> anyhow::Result<()> {
     let polling = Polling::begin();
     let mut progress = Progress::new("reading", Unit::Tokens, windows.tokens() as u64);
     for (before, ids) in windows.iter() {

@@ -9,7 +9,7 @@ use moelten_loader::container::catalog::TensorInfo;
 use moelten_loader::container::gguf::{Array, Metadata, Value};
 use moelten_loader::container::packed;
 use moelten_loader::load::{LoadedModel, Source};
-use moelten_loader::spec::{Ffn, LayerSpec, Mixer};
+use moelten_loader::spec::{AttentionSpec, BranchSpec, LayerSpec, NormSpec, Op};
 use moelten_tui::filter;
 
 use crate::open;
@@ -152,8 +152,28 @@ fn layers(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
 }
 
 fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Result {
-    let Mixer::Attention(a) = &layer.mixer;
-    writeln!(out, "  {range}: norms {:?}, residual scale {}", layer.mixer_norm, layer.residual_scale)?;
+    writeln!(out, "  {range}:")?;
+    layer.branches.iter().try_for_each(|branch| {
+        norms(branch, out)?;
+        match &branch.op {
+            Op::Attention(a) => attention(a, out),
+            Op::Mlp(mlp) => writeln!(out, "    dense {mlp:?}"),
+            Op::Moe(moe) => {
+                writeln!(out, "    {} experts {:?}, shared {:?}", moe.experts, moe.expert, moe.shared)?;
+                writeln!(out, "    router {:?}", moe.router)
+            }
+        }
+    })
+}
+
+/// How a branch is joined to the residual stream.
+fn norms(branch: &BranchSpec, out: &mut String) -> std::fmt::Result {
+    let norm = |norm: Option<NormSpec>| norm.map_or_else(|| "none".to_owned(), |norm| format!("{norm:?}"));
+    let (pre, post) = (norm(branch.pre_norm), norm(branch.post_norm));
+    writeln!(out, "    norm before {pre}, after {post}, residual scale {}", branch.scale)
+}
+
+fn attention(a: &AttentionSpec, out: &mut String) -> std::fmt::Result {
     let window = a.window.map_or_else(|| "full".to_owned(), |window| format!("window {window}"));
     writeln!(
         out,
@@ -163,13 +183,7 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
     if let Some(rope) = &a.rope {
         writeln!(out, "    rope {}", shortened(&format!("{rope:?}")))?;
     }
-    match &layer.ffn {
-        Ffn::Dense(mlp) => writeln!(out, "    dense {mlp:?}"),
-        Ffn::Moe(moe) => {
-            writeln!(out, "    {} experts {:?}, shared {:?}", moe.experts, moe.expert, moe.shared)?;
-            writeln!(out, "    router {:?}", moe.router)
-        }
-    }
+    Ok(())
 }
 
 /// Bytes per expert, and bytes of weights read per token.
@@ -180,11 +194,9 @@ fn sizes(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     let row = embedding.bytes / embedding.rows.max(1) as u64;
     let dense = tensors.dense_bytes() - if model.spec.head.tied { 0 } else { embedding.bytes - row };
     let (mut active, mut expert_sizes) = (0, Vec::new());
-    for (index, layer) in model.spec.layers.iter().enumerate() {
-        let Ffn::Moe(moe) = &layer.ffn else { continue };
-        let experts = tensors.experts(index);
-        let largest = experts.iter().map(|e| e.bytes()).max().unwrap_or(0);
-        active += largest * moe.router.select.max_experts() as u64;
+    for (bank, (_, spec)) in tensors.banks().iter().zip(model.spec.banks()) {
+        let largest = (0..bank.experts()).map(|expert| bank.expert_bytes(expert)).max().unwrap_or(0);
+        active += largest * spec.most_per_token as u64;
         expert_sizes.push(largest);
     }
     writeln!(out, "\nweights {}", bytes(tensors.dense_bytes() + tensors.expert_bytes()))?;
@@ -211,9 +223,9 @@ fn sizes(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
 
 /// For a packed file, its version and records.
 fn records(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
-    let layers = 0..model.spec.layers.len();
-    let of_layer = |layer| (0..).map_while(move |expert| model.tensors.record(layer, expert));
-    let sizes: Vec<u64> = layers.flat_map(of_layer).map(|record| record.bytes).collect();
+    let banks = model.tensors.banks().iter();
+    let records = banks.flat_map(|bank| (0..bank.experts()).filter_map(|expert| bank.record(expert)));
+    let sizes: Vec<u64> = records.map(|record| record.bytes).collect();
     let (Some(&min), Some(&max)) = (sizes.iter().min(), sizes.iter().max()) else { return Ok(()) };
     let each = if min == max { bytes(max) } else { format!("{} to {}", bytes(min), bytes(max)) };
     let (version, count) = (packed::VERSION, sizes.len());

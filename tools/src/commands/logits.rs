@@ -5,11 +5,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use moelten_engine::decoder::Observer;
-use moelten_engine::kv_cache::KvFormat;
-use moelten_engine::router::Routing;
-use moelten_engine::session::{Session, SessionOptions};
+use moelten_engine::forward::observe::Observer;
+use moelten_engine::layers::ffn::router::Routing;
+use moelten_engine::plan::SequenceOptions;
+use moelten_engine::sequence::session::Sequence;
+use moelten_engine::state::kv::format::KvFormat;
 use moelten_loader::container::safetensors::{SafeTensor, SafeValues, write_safetensors};
+use moelten_loader::spec::BankKey;
 use moelten_loader::text::TextSide;
 
 use crate::exit::CommandError;
@@ -57,14 +59,16 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
         loaded.tensors.catalog().files().iter().map(|file| file.path().to_owned()).collect();
     let vocab = loaded.spec.vocab;
     let table = table_bytes(ids.len(), vocab);
-    let options = SessionOptions {
+    let options = SequenceOptions {
         context: Some(args.ctx.unwrap_or(ids.len())),
         kv: args.compute.kv.map_or(KvFormat::F32, KvFormat::from),
     };
-    let model = args.compute.model(loaded.spec, loaded.tensors, options, table)?;
-    let _charge =
-        model.ledger().charge("the logits of all tokens", table, |_| "use fewer tokens".to_owned())?;
-    let mut session = Session::new(model, options)?;
+    let model = args.compute.model(&args.compute.runtime()?, loaded.spec, loaded.tensors, options, table)?;
+    let _charge = model
+        .runtime()
+        .ledger()
+        .charge("the logits of all tokens", table, |_| "use fewer tokens".to_owned())?;
+    let mut session = Sequence::new(model, options)?;
     let (mut logits, mut routes) = (Vec::with_capacity(ids.len() * vocab), Routes::default());
     let polling = Polling::begin();
     session.append_all(&ids, polling.stop(), &mut routes, &mut |chunk| {
@@ -98,7 +102,7 @@ fn table_bytes(tokens: usize, vocab: usize) -> u64 {
 struct Routes(Vec<(usize, Vec<i32>)>);
 
 impl Observer for Routes {
-    fn routed(&mut self, layer: usize, routing: &Routing) {
+    fn routed(&mut self, BankKey { layer, .. }: BankKey, routing: &Routing) {
         let index = self.0.iter().position(|(known, _)| *known == layer).unwrap_or_else(|| {
             self.0.push((layer, Vec::new()));
             self.0.len() - 1

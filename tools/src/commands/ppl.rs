@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use anyhow::Context;
 use moelten_engine::error::EngineError;
-use moelten_engine::session::{Session, SessionOptions};
+use moelten_engine::plan::SequenceOptions;
+use moelten_engine::sequence::session::Sequence;
 use moelten_loader::io::output::free_bytes;
 use moelten_loader::load::LoadedModel;
 use moelten_loader::text::TextSide;
@@ -122,12 +123,12 @@ fn perplexity(
     label: &'static str,
     each: Each<'_>,
 ) -> anyhow::Result<Spread> {
-    let options = SessionOptions { context: Some(windows.context()), kv: compute.kv() };
-    let model = compute.model(loaded.spec, loaded.tensors, options, extra)?;
+    let options = SequenceOptions { context: Some(windows.context()), kv: compute.kv() };
+    let model = compute.model(&compute.runtime()?, loaded.spec, loaded.tensors, options, extra)?;
     let hint = |_| "use fewer --tokens".to_owned();
-    let _charge = model.ledger().charge("the divergence of every token", extra, hint)?;
+    let _charge = model.runtime().ledger().charge("the divergence of every token", extra, hint)?;
     let vocab = model.spec().vocab;
-    let mut session = Session::new(model, options)?;
+    let mut session = Sequence::new(model, options)?;
     let polling = Polling::begin();
     let mut progress = Progress::new(label, Unit::Tokens, windows.tokens() as u64);
     let (mut sum, mut failed) = (Spread::default(), None);

@@ -3,11 +3,10 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use clap::builder::PossibleValue;
-use moelten_engine::memory;
+use moelten_engine::runtime::memory;
 use moelten_loader::container::gguf::Value;
 use moelten_loader::convert::provenance::Provenance;
 use moelten_loader::convert::types::{MIXTURES, Mixture, Override, TypeError, TypePlan, matrices};
@@ -250,7 +249,7 @@ fn write(conversion: &Conversion<'_>, target: &Path, work: Work, out: Output) ->
                 }
             }
         }
-        !polling.stop().load(Ordering::Relaxed)
+        !polling.stop().is_cancelled()
     });
     drop(progress);
     if let (Err(_), Some(left)) = (&result, leftover(target)) {
@@ -328,7 +327,7 @@ impl QuantizeArgs {
         };
         let types = TypePlan::new(model, mixture, &self.tensor_type, self.allow_fallback);
         let types = types.map_err(|error| usage(error.to_string()))?;
-        let blocks = |&(role, matrix): &(Role, moelten_loader::tensors::store::MatrixRef)| {
+        let blocks = |&(role, matrix): &(Role, moelten_loader::tensors::bank::MatrixRef)| {
             let after = types.format(role);
             matrix.format.block_len() > 1 && after.block_len() > 1 && after != matrix.format
         };

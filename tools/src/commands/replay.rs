@@ -6,8 +6,8 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use moelten_engine::experts::policy::Policy;
-use moelten_engine::experts::replay::{Outcome, Replacement, Replay, Tokens, slots_in, spread};
-use moelten_engine::experts::trace::{Trace, TraceHeader};
+use moelten_engine::offline::replay::{Outcome, Replacement, Replay, Tokens, slots_in, spread};
+use moelten_engine::offline::trace::{Trace, TraceHeader};
 use moelten_tui::filter;
 use moelten_tui::terminal::{self, Notes};
 use serde_json::{Value, json};
@@ -122,7 +122,7 @@ impl Report {
     /// Bytes of this many slots.
     fn bytes_in(&self, slots: u64) -> u64 {
         let slots = spread(&self.header, slots);
-        let bytes = self.header.layers.iter().zip(slots);
+        let bytes = self.header.banks.iter().zip(slots);
         bytes.fold(0, |sum: u64, (layer, slots)| {
             sum.saturating_add(layer.expert_bytes.saturating_mul(slots.into()))
         })
@@ -140,7 +140,7 @@ impl Report {
 
     fn table(&self) -> Result<String, std::fmt::Error> {
         let mut out = String::new();
-        let layers: Vec<_> = self.header.layers.iter().filter(|layer| layer.experts > 0).collect();
+        let layers: Vec<_> = self.header.banks.iter().filter(|bank| bank.experts > 0).collect();
         let range = |of: &dyn Fn(usize) -> u64, show: &dyn Fn(u64) -> String| {
             let all = (0..layers.len()).map(of);
             match (all.clone().min(), all.max()) {
@@ -231,7 +231,7 @@ impl Report {
         });
         json!({
             "model": self.header.model,
-            "layers": self.header.layers.iter().filter(|layer| layer.experts > 0).count(),
+            "layers": self.header.banks.iter().filter(|bank| bank.experts > 0).count(),
             "experts": self.header.experts(),
             "expert_bytes": self.bytes_in(self.header.experts()),
             "tokens": { "prefill": self.tokens.prefill, "decode": self.tokens.decode },

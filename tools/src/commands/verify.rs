@@ -3,7 +3,6 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 use moelten_loader::convert::verify::{Damage, Report, verify};
 use moelten_tui::filter;
@@ -43,7 +42,7 @@ pub fn run(args: VerifyArgs) -> anyhow::Result<()> {
     let mut progress = None;
     let report = verify(&model, source.as_ref(), threads, &mut |done, total| {
         progress.get_or_insert_with(|| Progress::new("reading", Unit::Bytes, total)).set(done);
-        !polling.stop().load(Ordering::Relaxed)
+        !polling.stop().is_cancelled()
     });
     drop(progress);
     let Some(report) = report? else { return Err(CommandError::Stopped.into()) };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use moelten_engine::error::EngineError;
 use moelten_engine::plan::Plan;
 use moelten_loader::load::LoadedModel;
-use moelten_tui::picker::{Entry, Verdict};
+use moelten_tui::screen::{ModelEntry, Verdict};
 
 use super::places::Candidate;
 use crate::exit;
@@ -35,9 +35,10 @@ impl<'a> ModelInspector<'a> {
     }
 
     /// Inspects a model. Never fails: an unreadable model is a verdict too.
-    pub fn look(&mut self, candidate: &Candidate) -> Entry {
+    pub fn look(&mut self, candidate: &Candidate) -> ModelEntry {
         let Candidate { path, name, place } = candidate.clone();
-        let entry = |bytes, kind, verdict| Entry { name, place, path: path.clone(), bytes, kind, verdict };
+        let entry =
+            |bytes, kind, verdict| ModelEntry { name, place, path: path.clone(), bytes, kind, verdict };
         let loaded = match open::load(path.as_deref()) {
             Ok(loaded) => loaded,
             Err(error) => {
@@ -45,7 +46,7 @@ impl<'a> ModelInspector<'a> {
             }
         };
         let files = loaded.tensors.catalog().files();
-        let bytes = files.iter().map(|file| file.all().len() as u64).sum();
+        let bytes = files.iter().map(|file| file.size()).sum();
         let kind = format!("{} {}", loaded.spec.family, weight_type(&loaded));
         let verdict = self.verdict(&loaded);
         entry(Some(bytes), kind, verdict)
@@ -81,10 +82,10 @@ impl<'a> ModelInspector<'a> {
 
 /// The format that most weights have, by bytes.
 pub fn weight_type(loaded: &LoadedModel) -> String {
-    let expert = (0..loaded.tensors.layers()).find_map(|layer| loaded.tensors.experts(layer).first());
+    let expert = loaded.tensors.banks().first().and_then(|bank| bank.iter().next()?.first());
     // In a packed file the tensors are records of raw bytes, so ask the experts.
     if let Some(expert) = expert {
-        return expert.gate.format.name().to_owned();
+        return expert.format.name().to_owned();
     }
     let mut all = BTreeMap::new();
     for tensor in loaded.tensors.catalog().tensors() {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use moelten_engine::experts::Prefetch;
-use moelten_engine::kv_cache::KvFormat;
+use moelten_engine::experts::store::Prefetch;
 use moelten_engine::model::{Model, ModelOptions};
-use moelten_engine::plan::{Io, Ram};
-use moelten_engine::session::SessionOptions;
-use moelten_engine::topology::Pin;
+use moelten_engine::plan::{Io, Ram, SequenceOptions};
+use moelten_engine::runtime::cancel::Cancel;
+use moelten_engine::runtime::topology::Pin;
+use moelten_engine::runtime::{Runtime, RuntimeOptions};
+use moelten_engine::state::kv::format::KvFormat;
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::tensors::store::TensorStore;
 
@@ -119,33 +120,40 @@ impl From<KvArg> for KvFormat {
 }
 
 impl ComputeArgs {
-    /// Options of a model with room for `session` and for `extra` bytes of the caller.
-    pub fn options(&self, session: SessionOptions, extra: u64) -> ModelOptions {
+    /// Starts the threads of the process. All its models run on one runtime.
+    ///
+    /// # Errors
+    /// As [`Runtime::start`].
+    pub fn runtime(&self) -> anyhow::Result<Arc<Runtime>> {
+        let (threads, pin) = (self.threads.map(usize::from), self.pin.into());
+        Ok(Runtime::start(RuntimeOptions { threads, pin, isa: None })?)
+    }
+
+    /// Options of a model with room for `sequence` and for `extra` bytes of the caller.
+    pub fn options(&self, sequence: SequenceOptions, extra: u64) -> ModelOptions {
         ModelOptions {
-            threads: self.threads.map(usize::from),
-            pin: self.pin.into(),
-            isa: None,
             ram: self.ram,
             io: self.io.into(),
             prefetch: self.prefetch.into(),
-            session,
+            sequence,
             extra,
-            stop: None,
+            cancel: Cancel::new(),
         }
     }
 
-    /// Makes a model ready to run, with room for `session` and for `extra` bytes of the caller.
+    /// Makes a model ready to run, with room for `sequence` and for `extra` bytes of the caller.
     ///
     /// # Errors
     /// As [`Model::new`].
     pub fn model(
         &self,
+        runtime: &Arc<Runtime>,
         spec: ModelSpec,
         tensors: TensorStore,
-        session: SessionOptions,
+        sequence: SequenceOptions,
         extra: u64,
     ) -> anyhow::Result<Arc<Model>> {
-        Ok(Arc::new(Model::new(spec, tensors, self.options(session, extra))?))
+        Ok(Arc::new(Model::new(runtime, spec, tensors, &self.options(sequence, extra))?))
     }
 
     /// Element type of the KV cache: the option's, or f16.

@@ -2,13 +2,16 @@
 //! know what the session is used for.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use moelten_engine::error::EngineError;
-use moelten_engine::memory;
 use moelten_engine::model::{Model, ModelOptions};
+use moelten_engine::plan::SequenceOptions;
+use moelten_engine::plan::context::{ContextChoice, ContextLimit, DEFAULT_CONTEXT};
 use moelten_engine::plan::{Plan, PlanOptions, Ram};
-use moelten_engine::session::{ContextChoice, ContextLimit, DEFAULT_CONTEXT, Session, SessionOptions};
+use moelten_engine::runtime::Runtime;
+use moelten_engine::runtime::cancel::Cancel;
+use moelten_engine::runtime::memory;
+use moelten_engine::sequence::session::Sequence;
 use moelten_loader::load::LoadedModel;
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::tensors::store::TensorStore;
@@ -27,22 +30,23 @@ pub struct SessionArgs {
 }
 
 impl SessionArgs {
-    /// As [`ComputeArgs::model`], with the context and KV type of the options; `stop` cancels it.
+    /// As [`ComputeArgs::model`], with the context and KV type of the options; `cancel` gives it up.
     ///
     /// # Errors
     /// As [`Model::new`].
     pub fn model(
         &self,
+        runtime: &Arc<Runtime>,
         spec: ModelSpec,
         tensors: TensorStore,
-        stop: Option<&'static AtomicBool>,
+        cancel: &Cancel,
     ) -> anyhow::Result<Arc<Model>> {
-        let options = ModelOptions { stop, ..self.compute.options(self.options(), 0) };
-        Ok(Arc::new(Model::new(spec, tensors, options)?))
+        let options = ModelOptions { cancel: cancel.clone(), ..self.compute.options(self.options(), 0) };
+        Ok(Arc::new(Model::new(runtime, spec, tensors, &options)?))
     }
 
-    fn options(&self) -> SessionOptions {
-        SessionOptions { context: self.ctx, kv: self.compute.kv() }
+    fn options(&self) -> SequenceOptions {
+        SequenceOptions { context: self.ctx, kv: self.compute.kv() }
     }
 
     /// The memory plan for the memory that is free now.
@@ -59,7 +63,7 @@ impl SessionArgs {
     /// As [`Plan::new`].
     pub fn plan_after(&self, loaded: &LoadedModel, released: u64) -> Result<Plan, EngineError> {
         let options = self.compute.options(self.options(), 0).plan();
-        Plan::after(&loaded.spec, &loaded.tensors, options, released)
+        Plan::after(&loaded.spec, &loaded.tensors, options, 0, released)
     }
 
     /// The smallest plan, whatever memory is free: a context of one token and no cached experts.
@@ -67,8 +71,8 @@ impl SessionArgs {
     /// # Errors
     /// As [`Plan::new`].
     pub fn smallest_plan(&self, loaded: &LoadedModel) -> Result<Plan, EngineError> {
-        let session = SessionOptions { context: Some(1), kv: self.compute.kv() };
-        let options = PlanOptions { ram: Ram::Min, ..self.compute.options(session, 0).plan() };
+        let sequence = SequenceOptions { context: Some(1), kv: self.compute.kv() };
+        let options = PlanOptions { ram: Ram::Min, ..self.compute.options(sequence, 0).plan() };
         let owned = memory::owned_bytes().unwrap_or(0);
         Plan::with_memory(&loaded.spec, &loaded.tensors, options, owned, u64::MAX)
     }
@@ -94,12 +98,12 @@ impl SessionArgs {
     /// An empty session with the planned context, and the reason for its size.
     ///
     /// # Errors
-    /// As [`Session::new`].
-    pub fn session(&self, model: &Arc<Model>) -> anyhow::Result<(Session, String)> {
+    /// As [`Sequence::new`].
+    pub fn session(&self, model: &Arc<Model>) -> anyhow::Result<(Sequence, String)> {
         let choice = model.plan().context;
         let why = context_words(model.spec(), choice);
-        let options = SessionOptions { context: Some(choice.tokens), kv: self.compute.kv() };
-        Ok((Session::new(Arc::clone(model), options)?, why))
+        let options = SequenceOptions { context: Some(choice.tokens), kv: self.compute.kv() };
+        Ok((Sequence::new(Arc::clone(model), options)?, why))
     }
 }
 
@@ -136,12 +140,14 @@ mod tests {
 
     #[test]
     fn loading_can_be_cancelled_while_weights_are_copied() {
-        static STOP: AtomicBool = AtomicBool::new(true);
+        let cancel = Cancel::new();
+        cancel.cancel();
         let mut session = SessionArgs::usual().unwrap();
         session.compute.ram = Ram::Min;
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tiny-tales.gguf");
         let loaded = crate::open::load(Some(file.as_ref())).unwrap();
-        let given_up = session.model(loaded.spec, loaded.tensors, Some(&STOP)).err().unwrap();
+        let runtime = session.compute.runtime().unwrap();
+        let given_up = session.model(&runtime, loaded.spec, loaded.tensors, &cancel).err().unwrap();
         assert!(matches!(given_up.downcast_ref(), Some(EngineError::Cancelled)), "{given_up:?}");
     }
 }

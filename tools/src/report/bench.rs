@@ -3,7 +3,7 @@
 
 use moelten_engine::model::Model;
 use moelten_engine::plan::Experts;
-use moelten_engine::topology::Placement;
+use moelten_engine::runtime::topology::Placement;
 use serde_json::{Value, json};
 
 use super::progress::bytes;
@@ -67,7 +67,7 @@ impl BenchReport<'_> {
     /// For programs.
     pub fn json(&self) -> Value {
         let Measured { prefill, decode, disk_bytes } = &self.measured;
-        let (plan, work, limits) = (self.model.pool().plan(), self.work, &self.limits);
+        let (plan, work, limits) = (self.model.runtime().pool().plan(), self.work, &self.limits);
         let prefill_json = prefill.as_ref().map(|prefill| {
             let tops = prefill.operations_per_token * prefill.rates.median / 1e12;
             json!({
@@ -103,7 +103,7 @@ impl BenchReport<'_> {
             "model": self.name,
             "generated": self.generated,
             "approximated": self.approximated,
-            "isa": self.model.isa().name(),
+            "isa": self.model.runtime().isa().name(),
             "threads": plan.threads,
             "pinned": matches!(plan.placement, Placement::Pinned(_)),
             "kv": work.kv.name(),
@@ -205,7 +205,12 @@ impl BenchReport<'_> {
             Some(format) => format!("{}, generated weights, {format}", self.name),
             None => self.name.to_owned(),
         }];
-        lines.push(format!("{}; {}; KV {}", self.model.pool().plan(), self.model.isa(), work.kv.name()));
+        lines.push(format!(
+            "{}; {}; KV {}",
+            self.model.runtime().pool().plan(),
+            self.model.runtime().isa(),
+            work.kv.name()
+        ));
         if let Some(prefill) = &self.measured.prefill {
             let tops = prefill.operations_per_token * prefill.rates.median / 1e12;
             lines.push(format!(

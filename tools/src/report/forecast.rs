@@ -4,13 +4,14 @@
 
 use std::time::Duration;
 
-use moelten_engine::experts::{self, source::PART};
-use moelten_engine::kv_cache::KvFormat;
+use moelten_engine::experts::source::PART;
+use moelten_engine::experts::store::DEPTH;
 use moelten_engine::plan::{Experts, Plan};
-use moelten_engine::topology::ThreadPlan;
+use moelten_engine::runtime::topology::ThreadPlan;
+use moelten_engine::state::kv::format::KvFormat;
 use moelten_loader::io::probe::Pattern;
 use moelten_loader::load::LoadedModel;
-use moelten_loader::spec::{Ffn, ModelSpec};
+use moelten_loader::spec::ModelSpec;
 use moelten_loader::tensors::store::TensorStore;
 
 use crate::bench::limits;
@@ -72,10 +73,10 @@ impl Speeds {
         most: u64,
     ) -> anyhow::Result<Self> {
         let threads = ThreadPlan::here(compute.threads.map(usize::from), compute.pin.into())?;
-        let pattern = Pattern { block: slice_bytes(tensors), depth: experts::DEPTH, limit: time };
+        let pattern = Pattern { block: slice_bytes(tensors), depth: DEPTH, limit: time };
         let files = tensors.catalog().files();
         // The largest file holds the experts. The built-in model is in no file.
-        let largest = files.iter().max_by_key(|file| file.all().len()).map(|file| file.path());
+        let largest = files.iter().max_by_key(|file| file.size()).map(|file| file.path());
         let disk_gb_per_s = match largest.filter(|_| tensors.in_files()) {
             Some(path) => limits::disk_with(path, pattern),
             None => Err("the weights are not in a file".to_owned()),
@@ -86,8 +87,8 @@ impl Speeds {
 
 /// Bytes of one read of an expert.
 fn slice_bytes(tensors: &TensorStore) -> usize {
-    let experts = (0..tensors.layers()).flat_map(|layer| tensors.experts(layer).first());
-    let slices = experts.flat_map(|expert| [expert.gate.bytes, expert.up.bytes, expert.down.bytes]);
+    let experts = tensors.banks().iter().filter_map(|bank| bank.iter().next());
+    let slices = experts.flatten().map(|matrix| matrix.bytes);
     slices.min().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(PART).min(PART)
 }
 
@@ -189,12 +190,9 @@ fn best_hits(share: f64) -> f64 {
 /// Number of layers that cache fewer experts than one token chooses, and number of layers with experts.
 pub fn tight_layers(spec: &ModelSpec, plan: &Plan) -> (usize, usize) {
     let Experts::Cached(cached) = &plan.experts else { return (0, 0) };
-    let chosen =
-        spec.layers.iter().zip(&cached.shape.quotas).filter_map(|(layer, &quota)| match &layer.ffn {
-            Ffn::Moe(moe) => Some((quota, moe.router.select.max_experts())),
-            Ffn::Dense(_) => None,
-        });
-    (chosen.clone().filter(|(quota, chosen)| quota < chosen).count(), chosen.count())
+    let banks = spec.banks().zip(&cached.shape.quotas);
+    let tight = banks.filter(|((_, bank), quota)| **quota < bank.most_per_token).count();
+    (tight, cached.shape.quotas.len())
 }
 
 #[cfg(test)]

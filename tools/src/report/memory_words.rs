@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use moelten_engine::memory;
 use moelten_engine::model::Model;
 use moelten_engine::plan::{Experts, Plan, Ram};
+use moelten_engine::runtime::memory;
 use moelten_loader::io::read_at::Access;
 use moelten_loader::load::LoadedModel;
 use moelten_tui::chat::Limits;

@@ -142,13 +142,9 @@ fn a_slow_start_is_foretold_and_a_fast_one_is_not() {
     assert_eq!(ask(&[]).fine().err, "");
     let budget = half();
     let streamed = ask(&["--ram", &budget, "--ctx", "256", "-v"]).fine();
-    for part in [
-        "does not fit",
-        "of the experts stay in memory",
-        "moelten fit",
-        "cache, answer",
-        "used, budget",
-    ] {
+    for part in
+        ["does not fit", "of the experts stay in memory", "moelten fit", "cache, answer", "used, budget"]
+    {
         assert!(streamed.err.contains(part), "{part}: {streamed:?}");
     }
     assert_eq!(streamed.text(), ask(&["--ctx", "256"]).text());

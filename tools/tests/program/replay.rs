@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use moelten_engine::experts::replay::Tokens;
-use moelten_engine::experts::trace::Trace;
+use moelten_engine::offline::replay::Tokens;
+use moelten_engine::offline::trace::Trace;
 use serde_json::Value;
 
 use crate::common::{Outcome, args, moelten, run};
@@ -39,8 +39,8 @@ fn bench_records_each_token_once_and_replay_shows_it() {
     assert_eq!(Tokens::of(&trace, 0), Tokens { prefill: 50, decode: 30 });
     let header = trace.header();
     assert!(header.experts() > 0 && header.model.starts_with("tiny-tales"), "{header:?}");
-    for (layer, _) in header.layers.iter().enumerate().filter(|(_, layer)| layer.experts > 0) {
-        let chunks = trace.events().filter(|event| event.layer == layer).map(|event| event.tokens());
+    for (layer, _) in header.banks.iter().enumerate().filter(|(_, layer)| layer.experts > 0) {
+        let chunks = trace.events().filter(|event| event.bank == layer).map(|event| event.tokens());
         let chunks: Vec<usize> = chunks.collect();
         assert_eq!(chunks[..2], [40, 10], "layer {layer}");
         assert_eq!(chunks[2..], [1; 30], "layer {layer}");

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use moelten_engine::api::{Answer, Event, ExpertMap, GenerateParams};
-use moelten_loader::chat::Message;
+use moelten_loader::text::chat::Message;
 
 use super::facts::Facts;
 use super::tone::Tone;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use moelten_engine::api::Answer;
-use moelten_loader::chat::Message;
+use moelten_loader::text::chat::Message;
 
 use super::backend::{Failure, NotSwitched, Request, Switched};
 use super::tone::Tone;

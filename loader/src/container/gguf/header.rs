@@ -8,6 +8,7 @@ use super::metadata::{Array, Metadata, Value};
 use super::types::GgmlType;
 use crate::container::catalog::{TensorInfo, find_duplicate};
 use crate::error::{Fault, LoadError, Result};
+use crate::io::FileBytes;
 use crate::io::reader::{Reader, Scalar, align_up, len_u64, printable};
 
 /// Metadata entries of one file.
@@ -58,9 +59,21 @@ impl Header {
         Self::parse_prefix(path, bytes, len_u64(bytes.len()))
     }
 
+    /// Parses the header of an open file, of which each byte is read once.
+    ///
+    /// # Errors
+    /// As [`Self::parse`]; [`LoadError::Io`].
+    pub fn read(file: &FileBytes) -> Result<Self> {
+        Self::parse_with(file.cursor(), file.size())
+    }
+
     /// Parses `bytes`, the header and perhaps more of a file of `file_len` bytes.
     pub(crate) fn parse_prefix(path: &Path, bytes: &[u8], file_len: u64) -> Result<Self> {
-        let mut reader = Reader::new(path, bytes);
+        Self::parse_with(Reader::new(path, bytes), file_len)
+    }
+
+    fn parse_with(mut reader: Reader<'_>, file_len: u64) -> Result<Self> {
+        let path = reader.path();
         let version = read_version(&mut reader)?;
         let counts_at = reader.offset();
         let n_tensors = reader.count(MAX_TENSORS, TENSOR_BYTES, "n_tensors")?;
@@ -94,9 +107,9 @@ fn reserve(count: u64) -> usize {
 }
 
 fn read_version(reader: &mut Reader<'_>) -> Result<u32> {
-    let magic = reader.take(4, "magic")?;
-    if magic != b"GGUF" {
-        return Err(reader.fault_at(0, "magic", Fault::BadMagic { found: magic.to_vec() }));
+    let found = reader.bytes(4, "magic")?;
+    if found != b"GGUF" {
+        return Err(reader.fault_at(0, "magic", Fault::BadMagic { found }));
     }
     let at = reader.offset();
     let version = reader.scalar::<u32>("version")?;
@@ -115,12 +128,9 @@ fn read_metadata(reader: &mut Reader<'_>, count: u64, notices: &mut Vec<String>)
     let mut entries = Vec::new();
     for i in 0..count {
         let key = values.reader.name(MAX_KEY, format_args!("key {i}"))?;
-        let value = values.value(&printable(key))?;
-        let end = values.reader.offset();
-        if end > MAX_METADATA {
-            return Err(values.reader.fault("metadata", Fault::TooLong { found: end, limit: MAX_METADATA }));
-        }
-        entries.push((key.to_owned(), value));
+        let value = values.value(&printable(&key))?;
+        values.within_limit(0)?;
+        entries.push((key, value));
     }
     if let Values { lossy, first_lossy: Some(first), .. } = values {
         let what = "metadata texts are not valid UTF-8, first in";
@@ -191,10 +201,20 @@ impl Values<'_, '_> {
         })
     }
 
+    /// Refuses metadata that would end later than any may, before memory is taken for the `bytes` that come next.
+    fn within_limit(&self, bytes: u64) -> Result<()> {
+        let end = self.reader.offset().saturating_add(bytes);
+        if end > MAX_METADATA {
+            return Err(self.reader.fault("metadata", Fault::TooLong { found: end, limit: MAX_METADATA }));
+        }
+        Ok(())
+    }
+
     /// The length of an array whose elements take at least `element_bytes` each.
     fn count(&mut self, element_bytes: u64, field: &str) -> Result<u64> {
         let count = self.reader.count(self.elements_left, element_bytes, field)?;
         self.elements_left -= count;
+        self.within_limit(count.saturating_mul(element_bytes))?;
         Ok(count)
     }
 
@@ -204,13 +224,14 @@ impl Values<'_, '_> {
     }
 
     fn text(&mut self, field: &str) -> Result<String> {
-        let bytes = self.reader.byte_string(MAX_METADATA, field)?;
-        if let Ok(text) = std::str::from_utf8(bytes) {
-            return Ok(text.to_owned());
-        }
-        self.lossy += 1;
-        self.first_lossy.get_or_insert_with(|| field.to_owned());
-        Ok(String::from_utf8_lossy(bytes).into_owned())
+        let len = self.reader.count(u64::MAX, 1, field)?;
+        self.within_limit(len)?;
+        let bytes = self.reader.bytes(len, field)?;
+        Ok(String::from_utf8(bytes).unwrap_or_else(|error| {
+            self.lossy += 1;
+            self.first_lossy.get_or_insert_with(|| field.to_owned());
+            String::from_utf8_lossy(error.as_bytes()).into_owned()
+        }))
     }
 }
 
@@ -259,7 +280,7 @@ struct Record {
 
 fn read_tensor(reader: &mut Reader<'_>, index: u64) -> Result<Record> {
     let at = reader.offset();
-    let name = reader.name(MAX_NAME, format_args!("name of tensor {index}"))?.to_owned();
+    let name = reader.name(MAX_NAME, format_args!("name of tensor {index}"))?;
     let shown = format!("tensor {}", printable(&name));
 
     let dims_at = reader.offset();
@@ -326,4 +347,81 @@ fn place(
         notices.push(format!("{} bytes after the last tensor; ignored", file_len - data_end));
     }
     Ok(records.into_iter().map(|record| record.tensor).collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, reason = "a test fails where it stands")]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::io::read_at::ReadAt;
+
+    /// A file that another process fills with 0xff behind each read.
+    struct Overwritten(Mutex<Vec<u8>>);
+
+    impl ReadAt for Overwritten {
+        fn align(&self) -> usize {
+            1
+        }
+
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            let mut bytes = self.0.lock().unwrap();
+            let rest = bytes.get_mut(usize::try_from(offset).unwrap()..).unwrap_or_default();
+            let len = rest.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&rest[..len]);
+            rest[..len].fill(0xff);
+            Ok(len)
+        }
+    }
+
+    /// Two arrays that reach over several windows, and one text larger than a window.
+    fn large() -> Vec<u8> {
+        let mut out = b"GGUF\x03\0\0\0".to_vec();
+        let text = |out: &mut Vec<u8>, text: &str| {
+            len_u64(text.len()).put_le(out);
+            out.extend_from_slice(text.as_bytes());
+        };
+        0_u64.put_le(&mut out);
+        3_u64.put_le(&mut out);
+        text(&mut out, "tokens");
+        [9_u32, 8].into_iter().for_each(|kind| kind.put_le(&mut out));
+        50_000_u64.put_le(&mut out);
+        (0..50_000).for_each(|i| text(&mut out, &format!("token {i} é")));
+        text(&mut out, "scores");
+        [9_u32, 6].into_iter().for_each(|kind| kind.put_le(&mut out));
+        50_000_u64.put_le(&mut out);
+        (0_u16..50_000).for_each(|i| f32::from(i).put_le(&mut out));
+        text(&mut out, "long");
+        8_u32.put_le(&mut out);
+        text(&mut out, &"é".repeat(100_000));
+        out
+    }
+
+    /// What is checked is a copy: no byte is read twice, so a file that changes meanwhile is read as it was at one moment.
+    #[test]
+    fn each_byte_is_read_once() {
+        let (path, bytes) = (Path::new("f"), large());
+        let file = Overwritten(Mutex::new(bytes.clone()));
+        let len = len_u64(bytes.len());
+        let read = Header::parse_with(Reader::of_file(path, &file, len), len).unwrap();
+        let plain = Header::parse(path, &bytes).unwrap();
+        assert!(read.metadata.iter().eq(plain.metadata.iter()));
+        assert_eq!(read.metadata.strings("tokens").unwrap().unwrap()[49_999], "token 49999 é");
+        assert!(file.0.lock().unwrap().iter().all(|&byte| byte == 0xff), "all of it was read");
+    }
+
+    /// A file that another process cuts while it is read.
+    #[test]
+    fn a_shrinking_file_is_an_error_of_the_system() {
+        let (path, bytes) = (Path::new("f"), large());
+        let file = Overwritten(Mutex::new(bytes[..200_000].to_vec()));
+        let len = len_u64(bytes.len());
+        let error = Header::parse_with(Reader::of_file(path, &file, len), len).unwrap_err();
+        assert!(
+            matches!(&error, LoadError::Io { source, .. } if source.kind() == io::ErrorKind::UnexpectedEof),
+            "{error}"
+        );
+    }
 }

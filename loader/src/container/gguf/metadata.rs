@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Fault, LoadError, Result};
-use crate::io::reader::printable;
+use crate::io::reader::{narrow, printable};
 
 /// A metadata value.
 #[derive(Debug, Clone, PartialEq)]
@@ -245,7 +245,7 @@ impl Metadata {
     pub fn f32(&self, key: &str) -> Result<Option<f32>> {
         self.typed(key, "f32 or f64", |value| match value {
             Value::F32(x) => Some(*x),
-            Value::F64(x) => Some(round_to_f32(*x)),
+            Value::F64(x) => Some(narrow(*x)),
             _ => None,
         })
     }
@@ -256,7 +256,7 @@ impl Metadata {
     /// [`Fault::WrongType`], [`Fault::OutOfRange`].
     pub fn u64(&self, key: &str) -> Result<Option<u64>> {
         let Some(n) = self.typed(key, "an integer", Value::integer)? else { return Ok(None) };
-        self.narrow(key, n, u64::MAX).map(Some)
+        self.fit(key, n, u64::MAX).map(Some)
     }
 
     /// Texts.
@@ -277,7 +277,7 @@ impl Metadata {
     pub fn f32s(&self, key: &str) -> Result<Option<Vec<f32>>> {
         self.typed(key, "array of f32 or f64", |value| match value {
             Value::Array(Array::F32(v)) => Some(v.clone()),
-            Value::Array(Array::F64(v)) => Some(v.iter().copied().map(round_to_f32).collect()),
+            Value::Array(Array::F64(v)) => Some(v.iter().copied().map(narrow).collect()),
             _ => None,
         })
     }
@@ -365,17 +365,11 @@ impl Metadata {
 
     fn integers<T: TryFrom<i128>>(&self, key: &str, high: u64) -> Result<Option<Vec<T>>> {
         let Some(values) = self.typed(key, "array of integers", Value::integers)? else { return Ok(None) };
-        values.into_iter().map(|n| self.narrow(key, n, high)).collect::<Result<_>>().map(Some)
+        values.into_iter().map(|n| self.fit(key, n, high)).collect::<Result<_>>().map(Some)
     }
 
     /// `n` as `T`, whose highest value is `high`.
-    fn narrow<T: TryFrom<i128>>(&self, key: &str, n: i128, high: u64) -> Result<T> {
+    fn fit<T: TryFrom<i128>>(&self, key: &str, n: i128, high: u64) -> Result<T> {
         T::try_from(n).map_err(|_| self.fault(key, Fault::OutOfRange { found: n.to_string(), low: 0, high }))
     }
-}
-
-/// The nearest f32; too large becomes infinite, as in every number the caller must check anyway.
-#[expect(clippy::as_conversions, reason = "there is no other conversion that rounds")]
-fn round_to_f32(x: f64) -> f32 {
-    x as f32
 }
