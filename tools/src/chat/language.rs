@@ -211,12 +211,14 @@ mod tests {
             think: true,
             params: Default::default(),
         };
-        let go_on = AtomicBool::new(false);
+        let go_on = Cancel::new();
         let prompt = language.prompt(&request, &go_on).unwrap().unwrap();
         assert_eq!(prompt.ids, language.conversation(&request.messages).unwrap());
         assert!(language.count(&request.messages).is_some_and(|tokens| tokens <= prompt.ids.len()));
         let working = language.working.lock().unwrap();
-        assert_eq!(language.prompt(&request, &AtomicBool::new(true)).unwrap(), None);
+        let cancelled = Cancel::new();
+        cancelled.cancel();
+        assert_eq!(language.prompt(&request, &cancelled).unwrap(), None);
         drop(working);
         assert_eq!(language.prompt(&request, &go_on).unwrap(), Some(prompt));
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use moelten_tui::picker::Verdict;
+use moelten_tui::screen::Verdict;
 
 use super::{ModelInspector, Places};
 use crate::open::{SessionArgs, builtin};

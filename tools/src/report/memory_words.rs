@@ -118,7 +118,7 @@ pub fn after_start(model: &Model) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use moelten_engine::session::{ContextChoice, ContextLimit};
+    use moelten_engine::plan::context::{ContextChoice, ContextLimit};
 
     use super::*;
 
