@@ -1,5 +1,5 @@
-//! What answers and what it reads, for `chat` and `run`: a session with its tokenizer and chat template,
-//! sampling options, prompts. It must not know how answers are shown.
+//! Answering prompts, for `chat` and `run`: a session with its tokenizer and chat template, sampling options,
+//! prompts from files and pipes. It must not know how answers are shown.
 
 pub mod answerer;
 pub mod backend;

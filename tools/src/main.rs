@@ -1,5 +1,5 @@
-//! The program `moelten`: reads the command line, hands over to a command, turns whatever comes back into an
-//! exit code. What commands share is in the modules beside this one; no command knows another.
+//! The program `moelten`: parses the command line, runs a command and turns its result into an exit code.
+//! What commands share is in the modules beside `commands`; no command knows another.
 
 mod bench;
 mod chat;
@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Runs Mixture-of-Experts language models on laptops with less RAM than the model has weights.
+/// Runs Mixture-of-Experts language models on a laptop, even when the model is larger than RAM.
 ///
 /// Without a command, opens a chat with the small built-in model.
 #[derive(Parser)]
@@ -42,7 +42,7 @@ enum Command {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    // Parsed, not made up, so that environment variables count here too.
+    // Parsed, so that environment variables apply here too.
     let default = || exit::parse_from::<Cli>(["moelten", "chat"]).map(|cli| cli.command);
     let command = match cli.command {
         None => default()?,
@@ -69,7 +69,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 fn main() -> ExitCode {
     exit::guarded(|| {
         signals::install(exit::IO);
-        open::volunteer_for_the_oom_killer();
+        open::prefer_as_oom_victim();
         run(exit::parse::<Cli>()?)
     })
 }

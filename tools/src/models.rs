@@ -1,4 +1,4 @@
-//! Models on this machine: where they may lie, and for each what it is and whether it runs. It must not know
+//! Models on this machine: the search for them, and for each its type and whether it fits. It must not know
 //! how they are shown, nor load one.
 
 mod inspector;

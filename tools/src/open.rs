@@ -1,5 +1,5 @@
-//! From options to a model that is ready: what `chat`, `run` and the tools around them share. It must not
-//! know what the model is used for.
+//! From options to a model that is ready to run, shared by all commands. It must not know what the model is
+//! used for.
 
 pub mod builtin;
 mod compute;
@@ -10,6 +10,6 @@ pub mod sizes;
 
 pub use compute::ComputeArgs;
 pub use files::{load, mention, name};
-pub use oom::volunteer_for_the_oom_killer;
+pub use oom::prefer_as_oom_victim;
 pub use session::{SessionArgs, context_words};
 pub use sizes::{count, size, tokens};

@@ -1,5 +1,5 @@
-//! Figures and words that commands print: forecasts, progress, drawings, measures of predictions. It must not
-//! know options.
+//! Figures and texts that commands print: forecasts, progress, plots, measures of predictions. It must not
+//! know how the model runs.
 
 pub mod bench;
 pub mod divergence;

@@ -1,5 +1,5 @@
-//! The timed runs: reading a prompt and decoding token by token, with tokens that are known beforehand, so
-//! that every repetition does the same work. It must not know how figures are printed.
+//! The timed runs: prefill and decode over given tokens, so that every repetition does the same work. It must
+//! not know how figures are printed.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -18,27 +18,27 @@ use moelten_engine::session::{Session, SessionOptions};
 use super::traffic::{Counter, Traffic};
 use crate::report::progress::{Progress, Unit};
 
-/// Tokens decoded without timing when reading the prompt has touched the weights before.
+/// Tokens decoded without timing if prefill has already touched the weights.
 const WARM_UP: usize = 8;
 
-/// Tokens decoded without timing when experts are streamed: the cache is then as it stays.
+/// Tokens decoded without timing if experts are streamed, until the cache is in its steady state.
 const WARM_UP_STREAM: usize = 64;
 
-/// What to run.
+/// The work to be timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
-    /// Tokens of the prompt; 0 leaves it out.
+    /// Tokens of the prompt; 0 skips prefill.
     pub prefill: usize,
-    /// Tokens to decode; 0 leaves it out.
+    /// Tokens to decode; 0 skips decode.
     pub decode: usize,
     /// Tokens in the context before the first decoded one.
     pub depth: usize,
     /// Timed repetitions.
     pub repeat: usize,
-    /// Precision of the KV cache.
+    /// Element type of the KV cache.
     pub kv: KvFormat,
-    /// Whether experts are streamed: then no token is decoded twice, because the second time its experts
-    /// would be there.
+    /// Whether experts are streamed. Then no token is decoded twice: its experts would be cached the second
+    /// time.
     pub streams: bool,
 }
 
@@ -57,11 +57,11 @@ impl Work {
 /// Tokens per second of the repetitions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
-    /// The middle one.
+    /// Median of the repetitions.
     pub median: f64,
-    /// The slowest.
+    /// Slowest repetition.
     pub min: f64,
-    /// The fastest.
+    /// Fastest repetition.
     pub max: f64,
 }
 
@@ -73,21 +73,21 @@ impl Rates {
     }
 }
 
-/// Reading a prompt.
+/// Figures of prefill.
 #[derive(Debug, Clone)]
 pub struct Prefill {
     /// Tokens per second.
     pub rates: Rates,
-    /// Operations of the matrix products of a token, a multiplication and an addition counted as two;
-    /// attention not counted.
+    /// Operations of a token's matrix products without attention; a multiplication and an addition count as
+    /// two.
     pub operations_per_token: f64,
-    /// Tokens per second the first time, which finds no expert in the cache.
+    /// Tokens per second of the first run, with an empty expert cache.
     pub first_rate: f64,
-    /// What the expert store did meanwhile.
+    /// Counters of the expert store.
     pub store: StoreStats,
 }
 
-/// Decoding.
+/// Figures of decode.
 #[derive(Debug, Clone)]
 pub struct Decode {
     /// Tokens per second.
@@ -96,37 +96,36 @@ pub struct Decode {
     pub bytes_per_token: f64,
     /// Bytes of keys and values that a token reads.
     pub kv_bytes_per_token: f64,
-    /// Bytes that came from a disk for each token.
+    /// Bytes read from disk per token; `None` if the system does not count them.
     pub disk_bytes_per_token: Option<f64>,
-    /// What the expert store did meanwhile.
+    /// Counters of the expert store.
     pub store: StoreStats,
-    /// Different experts that were chosen, over all layers.
+    /// Distinct experts chosen, over all layers.
     pub experts_used: usize,
-    /// Experts that there are, over all layers.
+    /// Number of experts, over all layers.
     pub experts: usize,
 }
 
-/// What was measured.
+/// All figures of the timed runs.
 #[derive(Debug, Clone)]
 pub struct Measured {
-    /// The prompt.
+    /// Prefill, unless it was skipped.
     pub prefill: Option<Prefill>,
-    /// Decoding.
+    /// Decode, unless it was skipped.
     pub decode: Option<Decode>,
-    /// Bytes that came from a disk during timed repetitions.
+    /// Bytes read from disk during timed repetitions.
     pub disk_bytes: Option<u64>,
 }
 
 impl Measured {
-    /// The fastest that experts were read, in 10^9 bytes per second; 0 when none were.
+    /// Highest speed of expert reads, 10^9 bytes per second; 0 without reads.
     pub fn read_gb_per_s(&self) -> f64 {
         let prefill = self.prefill.as_ref().map_or(0.0, |prefill| prefill.store.read_gb_per_s());
         self.decode.as_ref().map_or(0.0, |decode| decode.store.read_gb_per_s()).max(prefill)
     }
 }
 
-/// Runs `work` over `tokens`; `trace` gets the routing of the prompt and of each decoded token once, however
-/// often they are repeated.
+/// Times `work` over `tokens`. `trace` gets the routing of the prompt and of each decoded token once.
 ///
 /// # Errors
 /// As [`Session::new`] and [`Session::append`]; NaN in the last logits.
@@ -156,7 +155,7 @@ pub fn measure(
     Ok(Measured { prefill, decode, disk_bytes: run.disk_bytes })
 }
 
-/// Who watches a run, if anyone does.
+/// Observers of a run.
 struct Watch<'w, 't> {
     counter: Option<&'w mut Counter<'t>>,
     trace: Option<&'w mut TraceWriter>,
@@ -178,11 +177,11 @@ struct Run<'a> {
     traffic: &'a Traffic,
     tokens: &'a [u32],
     work: Work,
-    /// Taken out once it has what it is for.
+    /// Taken out when its recording is complete.
     trace: Option<&'a mut TraceWriter>,
     stop: &'a AtomicBool,
     disk_bytes: Option<u64>,
-    /// Time of the last run that does not count.
+    /// Time of the last untimed run.
     first: Duration,
 }
 
@@ -223,7 +222,7 @@ impl Run<'_> {
             let mut watch = Watch { counter: None, trace: self.trace.as_deref_mut() };
             self.session.append(rest, self.stop, &mut watch, &mut |_| {})?;
         }
-        // Only a prompt, or all of it once, brings all the weights from the disk that are about to be used.
+        // The warm-up must read all weights that the timed runs use: a prompt does, or all tokens once.
         let warm_up = match self.work.streams {
             true => WARM_UP_STREAM,
             false if self.work.prefill > 0 => decode.min(WARM_UP),
@@ -241,8 +240,8 @@ impl Run<'_> {
                 store_before = Some(run.session.model().experts().stats());
             }
             let (first, count) = (run.session.tokens().len(), if timed { decode } else { warm_up });
-            // Without streaming the warm-up may be shorter and repetitions are the same again: the first is
-            // recorded.
+            // Without streaming all repetitions are alike and the warm-up may be shorter: record the first
+            // repetition.
             let mut taken = if timed && !run.work.streams { run.trace.take() } else { None };
             for token in &all_tokens[first..first + count] {
                 let token = std::slice::from_ref(token);
@@ -271,7 +270,7 @@ impl Run<'_> {
         }))
     }
 
-    /// Once without timing, then as often as asked; tokens per second.
+    /// Runs once without timing, then `repeat` times; tokens per second.
     fn repeat(
         &mut self,
         tokens: usize,
@@ -295,7 +294,7 @@ impl Run<'_> {
     }
 
     fn progress(&self, label: &'static str, tokens: usize) -> Progress {
-        // The run without timing counts as one.
+        // The untimed run counts as one.
         Progress::new(label, Unit::Tokens, (tokens * (self.work.repeat + 1)) as u64)
     }
 }

@@ -1,5 +1,5 @@
-//! How many bytes a token reads and how many weights it is multiplied with: the matrices that every token
-//! passes, the experts that were chosen, counted as they are, and keys and values. It must not know clocks.
+//! Bytes and weights that a token reads: shared matrices, the chosen experts, keys and values. It must not
+//! know time.
 
 use moelten_engine::decoder::Observer;
 use moelten_engine::kv_cache::KvFormat;
@@ -9,10 +9,10 @@ use moelten_loader::spec::{Ffn, Mixer, ModelSpec};
 use moelten_loader::tensors::roles::Role;
 use moelten_loader::tensors::store::{MatrixRef, TensorStore};
 
-/// Bytes of weights and how many weights they are.
+/// Size of matrices in bytes and in weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Size {
-    /// Bytes as they lie in the file.
+    /// Bytes in the file's format.
     pub bytes: u64,
     /// Elements of the matrices; each is one multiplication and one addition for a token.
     pub weights: u64,
@@ -29,27 +29,27 @@ impl Size {
     }
 }
 
-/// What the parts of a model weigh.
+/// Sizes of a model's parts.
 #[derive(Debug)]
 pub struct Traffic {
-    /// What every token passes: all matrices but the embedding, the experts and the head. Of the embedding a
-    /// token reads one row; it is left out.
+    /// Matrices that every token reads, except the head. Of the embedding a token reads one row, which is not
+    /// counted.
     pub dense: Size,
-    /// The head, which a prompt passes once and a decoded token each time.
+    /// The head, read once for a prompt and once for each decoded token.
     pub head: Size,
-    /// Each expert of each layer.
+    /// Size of each expert, by layer.
     experts: Vec<Vec<Size>>,
-    /// Of each layer: the window, and bytes of keys and values of one position.
+    /// For each layer: its window, and the bytes of keys and values of one position.
     kv: Vec<(usize, u64)>,
 }
 
 impl Traffic {
-    /// Weighs `model`.
+    /// Sizes of `model`.
     pub fn of(model: &Model, kv: KvFormat) -> Self {
         Self::weigh(model.spec(), model.tensors(), kv)
     }
 
-    /// As [`Self::of`], before there is a model.
+    /// As [`Self::of`], before the model is loaded.
     pub fn weigh(spec: &ModelSpec, tensors: &TensorStore, kv: KvFormat) -> Self {
         let head_role = if spec.head.tied { Role::Embed } else { Role::Head };
         let mut dense = Size::default();
@@ -78,8 +78,7 @@ impl Traffic {
         }
     }
 
-    /// Of each layer: bytes of routed experts that a token reads, if all are chosen equally often. 0 for
-    /// dense layers.
+    /// Bytes of routed experts that a token reads in each layer, for uniform routing; 0 for dense layers.
     pub fn routed_bytes(&self, spec: &ModelSpec) -> Vec<f64> {
         let layer = |(layer, sizes): (&moelten_loader::spec::LayerSpec, &Vec<Size>)| match &layer.ffn {
             Ffn::Dense(_) => 0.0,
@@ -91,29 +90,29 @@ impl Traffic {
         spec.layers.iter().zip(&self.experts).map(layer).collect()
     }
 
-    /// Bytes of keys and values that the token at `position` reads: those of all before it that it sees, and
-    /// its own.
+    /// Bytes of keys and values that the token at `position` reads: its own and those of all visible
+    /// positions.
     pub fn kv_bytes(&self, position: usize) -> u64 {
         self.kv.iter().map(|&(window, bytes)| (position + 1).min(window) as u64 * bytes).sum()
     }
 
-    /// Someone to count the experts of a run.
+    /// An observer that counts the chosen experts.
     pub fn counter(&self) -> Counter<'_> {
         let used = self.experts.iter().map(|layer| vec![false; layer.len()]).collect();
         Counter { traffic: self, chosen: Size::default(), used }
     }
 }
 
-/// Counts the experts that tokens choose.
+/// Counts the experts chosen by tokens.
 pub struct Counter<'a> {
     traffic: &'a Traffic,
-    /// What was chosen, for every token anew.
+    /// Total size of the chosen experts, over all tokens.
     pub chosen: Size,
     used: Vec<Vec<bool>>,
 }
 
 impl Counter<'_> {
-    /// How many different experts were chosen, over all layers, and how many there are.
+    /// Number of distinct experts chosen and number of experts, over all layers.
     pub fn variety(&self) -> (usize, usize) {
         let all = self.used.iter().flatten();
         (all.clone().filter(|&&used| used).count(), all.count())

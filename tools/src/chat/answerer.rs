@@ -1,5 +1,5 @@
-//! A model that answers: session and language behind one door, for the chat and for single questions.
-//! It must not know how answers are shown.
+//! A model that answers prompts: a session with its tokenizer and chat template, for `chat` and `run`. It
+//! must not know how answers are shown.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -24,7 +24,7 @@ use crate::open::{self, SessionArgs};
 use crate::report::memory_words;
 use crate::signals::Polling;
 
-/// A model whose headers were read, and not one weight.
+/// A model whose headers are read and whose weights are not.
 pub struct Headers {
     loaded: LoadedModel,
     template: Option<ChatTemplate>,
@@ -32,17 +32,18 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// Reads them; `None` is the built-in model. Its chat template is left aside unless `with_template`.
+    /// Reads the headers of a model; `None` is the built-in one. The chat template is compiled only
+    /// `with_template`.
     ///
     /// # Errors
-    /// Whatever is wrong with its files.
+    /// Files that cannot be read or are invalid.
     pub fn read(model: Option<&Path>, with_template: bool) -> anyhow::Result<Self> {
         let loaded = open::load(model)?;
         let template = if with_template { loaded.chat_template()? } else { None };
         Ok(Self { loaded, template, name: open::name(model) })
     }
 
-    /// Refuses a model that does not say how it wants to be asked.
+    /// Refuses a model without a chat template.
     ///
     /// # Errors
     /// [`CommandError::NoTemplate`].
@@ -52,17 +53,17 @@ impl Headers {
     }
 }
 
-/// A model that answers.
+/// A model ready to answer.
 pub struct Answerer {
     pub(crate) session: Session,
     language: Arc<Language>,
     about: About,
 }
 
-/// What people may want to know about it. Texts are unfiltered.
+/// Facts about a model for people. Texts are unfiltered.
 #[derive(Debug, Clone)]
 pub struct About {
-    /// Name for people.
+    /// File or folder name.
     pub name: String,
     /// Family label.
     pub family: &'static str,
@@ -70,22 +71,21 @@ pub struct About {
     pub format: String,
     /// What the model's files recommend.
     pub hints: SamplingHints,
-    /// Oddities of its files that do no harm.
+    /// Harmless oddities of its files.
     pub notices: Vec<String>,
-    /// The context and why it is that.
+    /// Size of the context and the reason for it.
     pub context: String,
-    /// Tokens the model was made for.
+    /// The model's maximum context in tokens.
     pub made_for: usize,
     /// Threads and instruction set.
     pub compute: String,
-    /// What the machine allows it, as far as that was measured.
+    /// Measured limits of the machine; empty if nothing was measured.
     pub limits: Limits,
 }
 
 impl Answerer {
-    /// Opens a model and gets it ready; `None` is the built-in one. Its chat template is left aside unless
-    /// `with_template`. What people should know about its memory before and after goes to `tell`, if there is
-    /// one.
+    /// Opens a model and makes it ready; `None` is the built-in one. The chat template is used only
+    /// `with_template`. Messages about its memory go to `tell`.
     ///
     /// # Errors
     /// As [`Headers::read`] and [`Self::of`].
@@ -98,24 +98,22 @@ impl Answerer {
         Self::of(Headers::read(model, with_template)?, options, tell, None)
     }
 
-    /// Gets a model ready whose headers were read. `stop` is looked at meanwhile; what was taken for the
-    /// model is given back then.
+    /// Makes a model ready whose headers are read. `stop` cancels it and frees what was allocated.
     ///
     /// # Errors
-    /// Whatever is wrong with its files, or does not fit into memory; [`CommandError::Stopped`],
-    /// [`EngineError::Cancelled`].
+    /// Invalid files, too little memory; [`CommandError::Stopped`], [`EngineError::Cancelled`].
     pub fn of(
         headers: Headers,
         options: &SessionArgs,
         tell: Option<Tell<'_>>,
         stop: Option<&'static AtomicBool>,
     ) -> anyhow::Result<Self> {
-        let unless_stopped = || match stop {
+        let check_stop = || match stop {
             Some(stop) if stop.load(Ordering::SeqCst) => Err(CommandError::Stopped),
             _ => Ok(()),
         };
         let Headers { loaded, template, name } = headers;
-        unless_stopped()?;
+        check_stop()?;
         let text = loaded.text()?;
         let hints = loaded.sampling_hints()?;
         let family = loaded.spec.family;
@@ -127,12 +125,12 @@ impl Answerer {
             limits = before.limits;
             before.lines.into_iter().for_each(|(tone, line)| tell(tone, line));
         }
-        unless_stopped()?;
+        check_stop()?;
         let format = models::weight_type(&loaded);
         let mut notices = loaded.notices;
         notices.extend(text.notices);
         let model = options.model(loaded.spec, loaded.tensors, stop)?;
-        unless_stopped()?;
+        check_stop()?;
         if let (Some(tell), Some(line)) = (tell, memory_words::after_start(&model)) {
             tell(Tone::Warning, line);
         }
@@ -154,30 +152,29 @@ impl Answerer {
         Ok(Self { session, language, about })
     }
 
-    /// What to tell people.
+    /// Facts for people.
     pub fn about(&self) -> &About {
         &self.about
     }
 
-    /// Tokens the context holds.
+    /// Size of the context in tokens.
     pub fn context(&self) -> usize {
         self.session.context()
     }
 
-    /// Bytes of the KV cache for a context of so many tokens.
+    /// Bytes of the KV cache of a context of this many tokens.
     pub fn kv_bytes(&self, context: usize) -> u64 {
-        // The cache is one row per token in every layer: linear.
+        // The cache has one row per token in every layer.
         let (bytes, _) = self.session.bytes();
         bytes / self.session.context() as u64 * context as u64
     }
 
-    /// What it reads.
+    /// Tokenizer and chat template.
     pub fn language(&self) -> &Arc<Language> {
         &self.language
     }
 
-    /// Refuses what would otherwise go wrong silently: a missing template, a system prompt that the template
-    /// drops.
+    /// Refuses a missing template and a system prompt that the template drops.
     ///
     /// # Errors
     /// [`CommandError::NoTemplate`], [`CommandError::Unsupported`].
@@ -186,14 +183,14 @@ impl Answerer {
             return Err(CommandError::NoTemplate { model: self.about.name.clone() });
         }
         if system.is_some() && !self.language.supports_system() {
-            let problem = "this model's chat template takes no system prompt; leave --system away and say it in the \
-                           question";
+            let problem =
+                "this model's chat template takes no system prompt; omit --system and put it into the prompt";
             return Err(CommandError::Unsupported(problem.to_owned()));
         }
         Ok(())
     }
 
-    /// What a chat should know about it.
+    /// Facts for the chat screen.
     pub fn facts(&self) -> Facts {
         let about = &self.about;
         Facts {
@@ -212,7 +209,7 @@ impl Answerer {
         }
     }
 
-    /// Answers a prompt. Ctrl-C, a signal or `on_event` may break it off.
+    /// Answers a prompt. Ctrl-C, a signal or `on_event` can cancel it.
     ///
     /// # Errors
     /// As [`Session::generate`].
@@ -223,11 +220,11 @@ impl Answerer {
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Answer, EngineError> {
         let polling = Polling::begin();
-        self.answer_unless(polling.stop(), prompt, params, on_event)
+        self.answer_until(polling.stop(), prompt, params, on_event)
     }
 
-    /// As [`Self::answer`], for somebody who polls already.
-    pub(crate) fn answer_unless(
+    /// As [`Self::answer`], cancelled by `stop`.
+    pub(crate) fn answer_until(
         &mut self,
         stop: &AtomicBool,
         prompt: &[u32],

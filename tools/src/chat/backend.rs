@@ -1,4 +1,4 @@
-//! The model of a chat, in whose place another may be opened. It must not know how answers are shown.
+//! The model of a chat, which can be replaced by another one. It must not know how answers are shown.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -23,13 +23,13 @@ use crate::models::{ModelInspector, Places};
 use crate::open::{self, SessionArgs};
 use crate::signals::Polling;
 
-/// A model for a chat, which may ask for another one.
+/// The model of a chat.
 pub struct ChatBackend {
-    /// `None` while models are changed, and if none could be opened again.
+    /// `None` while models are switched, and if the previous one could not be reopened.
     answerer: Option<Answerer>,
-    /// Of the model that is open, or was last.
+    /// Of the current model, or of the last one.
     language: Arc<Language>,
-    /// Its file or folder; shared with those who look for others.
+    /// Its file or folder, shared with the search for other models.
     model: Arc<Mutex<Option<PathBuf>>>,
     session: SessionArgs,
     sampling: SamplingArgs,
@@ -58,12 +58,12 @@ impl ChatBackend {
         })
     }
 
-    /// The model that was opened first.
+    /// The current model.
     pub fn answerer(&self) -> &Answerer {
         self.answerer.as_ref().expect("a model is open until another is asked for")
     }
 
-    /// How it likes to answer, and what the options say.
+    /// Sampling parameters: the options', then those that the model recommends.
     ///
     /// # Errors
     /// Values out of range.
@@ -71,12 +71,12 @@ impl ChatBackend {
         self.sampling.resolve(&self.answerer().about().hints)
     }
 
-    /// Looks for models that could take its place.
+    /// Searches for models to switch to.
     pub fn finder(&self) -> Finder {
         let (session, open) = (self.session.clone(), Arc::clone(&self.model));
         let base = self.answerer().session.model().plan().base;
         Arc::new(move |each| {
-            // What the model owns is free before another is opened.
+            // The memory of the current model is free before another one is opened.
             let released = memory::owned_bytes().unwrap_or(0).saturating_sub(base);
             let open = open.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let (candidates, problems) = Places::here().and_beside(open.as_deref()).candidates();
@@ -116,7 +116,7 @@ impl Backend for ChatBackend {
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Answer, Failure> {
         let Some(answerer) = &mut self.answerer else {
-            return Err(Failure::Other("No model is open; /model FILE opens one".to_owned()));
+            return Err(Failure::Other("No model is loaded; /model FILE loads one".to_owned()));
         };
         let polling = Polling::begin();
         let Some(prompt) = self.language.prompt(request, polling.stop()).map_err(failure)? else {
@@ -124,7 +124,7 @@ impl Backend for ChatBackend {
             return Ok(Answer { text: String::new(), ids: Vec::new(), reason: StopReason::Cancelled, stats });
         };
         let Prompt { ids, opened } = prompt;
-        // A thought that the template opens belongs to the answer, or nobody would see that it is one.
+        // Reasoning that the template opens is part of the answer, so that the screen recognises it.
         let adds = opened && request.begun.is_empty();
         let mut first = adds;
         let mut on_event = |event| match event {
@@ -133,7 +133,7 @@ impl Backend for ChatBackend {
             }
             other => on_event(other),
         };
-        let answer = answerer.answer_unless(polling.stop(), &ids, &request.params, &mut on_event);
+        let answer = answerer.answer_until(polling.stop(), &ids, &request.params, &mut on_event);
         let mut answer = answer.map_err(|error| match error {
             EngineError::ContextFull { tokens, context } => Failure::ContextFull { tokens, context },
             other => failure(other.into()),
@@ -146,7 +146,7 @@ impl Backend for ChatBackend {
 
     fn switch(&mut self, model: Option<&Path>, tell: Tell<'_>) -> Result<Switched, NotSwitched> {
         let polling = Polling::begin();
-        // What is no model costs nobody the one that is open.
+        // Headers are checked first: an invalid model leaves the current one open.
         let read = Headers::read(model, true).and_then(|headers| {
             headers.check_template()?;
             Ok(headers)
@@ -155,11 +155,10 @@ impl Backend for ChatBackend {
         if polling.stop().load(Ordering::SeqCst) {
             return Err(NotSwitched::Stopped(Before::Open));
         }
-        // Both at once might not fit into memory; so what was begun ends, too, before the one from before
-        // comes back.
+        // Both at once might not fit into memory, so each is dropped before the other is opened.
         self.answerer = None;
         give_back();
-        tell(Tone::Dim, format!("Opening {}; Ctrl-C gives that up.", open::name(model)));
+        tell(Tone::Dim, format!("Loading {}... (Ctrl-C cancels)", open::name(model)));
         let error = match self.open_another(model, headers, tell, &polling) {
             Ok(switched) => return Ok(switched),
             Err(error) => error,
@@ -170,9 +169,9 @@ impl Backend for ChatBackend {
             Ok(answerer) => self.takes_over(answerer),
             Err(again) => {
                 let why = format!(
-                    "{}. The model from before cannot be opened again: {}",
-                    words(&error),
-                    words(&again)
+                    "{}. The previous model cannot be reloaded: {}",
+                    message(&error),
+                    message(&again)
                 );
                 return Err(NotSwitched::NothingOpen(why));
             }
@@ -186,7 +185,7 @@ impl Backend for ChatBackend {
         Beside {
             count: Arc::new(move |text| match counter.tokenizer.encode_text(text) {
                 Ok(ids) => Ok(ids.len()),
-                Err(error) => Err(words(&error.into())),
+                Err(error) => Err(message(&error.into())),
             }),
             conversation: Arc::new(move |messages| conversations.count(messages)),
             experts: Arc::new(move || live.as_ref().map_or_else(ExpertMap::default, |live| live.map())),
@@ -197,16 +196,16 @@ impl Backend for ChatBackend {
 fn not_switched(error: &anyhow::Error, before: Before) -> NotSwitched {
     let stopped = matches!(error.downcast_ref(), Some(CommandError::Stopped))
         || matches!(error.downcast_ref(), Some(EngineError::Cancelled));
-    if stopped { NotSwitched::Stopped(before) } else { NotSwitched::Refused(words(error), before) }
+    if stopped { NotSwitched::Stopped(before) } else { NotSwitched::Refused(message(error), before) }
 }
 
-fn words(error: &anyhow::Error) -> String {
+fn message(error: &anyhow::Error) -> String {
     let report = exit::report(error);
     format!("error[{}]: {}", report.code, report.text)
 }
 
 fn failure(error: anyhow::Error) -> Failure {
-    Failure::Other(words(&error))
+    Failure::Other(message(&error))
 }
 
 #[cfg(test)]
@@ -227,15 +226,15 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_is_given_up_leaves_the_one_from_before() {
+    fn cancelling_a_switch_keeps_the_previous_model() {
         let options = Options::parse_from(["test", "--threads", "1", "--max-tokens", "2", "--seed", "1"]);
         let (session, sampling) = (&options.session, &options.sampling);
         let mut backend = ChatBackend::open(None, None, session, sampling, &mut |_, _| ()).unwrap();
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-tales.gguf");
-        // Somebody presses Ctrl-C when they see which one it is.
+        // Ctrl-C as soon as the name is shown.
         let mut stops = |_, _| signals::stop();
         assert_eq!(backend.switch(Some(&file), &mut stops), Err(NotSwitched::Stopped(Before::OpenedAgain)));
-        // What is no model is refused before anything is closed.
+        // An invalid model is refused before anything is closed.
         let language = Arc::clone(&backend.language);
         let folder = tempfile::tempdir().unwrap();
         let broken = folder.path().join("broken.gguf");
@@ -245,7 +244,7 @@ mod tests {
             let name = file.display().to_string();
             let Err(NotSwitched::Refused(why, Before::Open)) = refused else { panic!("{refused:?}") };
             assert!(why.contains(&name), "{why}");
-            assert!(Arc::ptr_eq(&language, &backend.language), "it is the same as before");
+            assert!(Arc::ptr_eq(&language, &backend.language), "the model is unchanged");
         }
         let request = Request {
             messages: vec![Message::new(Role::User, "Hello")],
@@ -256,12 +255,12 @@ mod tests {
         let answer = |backend: &mut ChatBackend| backend.answer(&request, &mut |_| ControlFlow::Continue(()));
         assert!(!answer(&mut backend).unwrap().text.is_empty());
         assert!((backend.beside().conversation)(&request.messages).is_some());
-        // The one from before has gone meanwhile.
+        // The previous model's file is gone.
         *backend.model.lock().unwrap() = Some("/gone.gguf".into());
         let nothing = backend.switch(Some(&file), &mut stops);
         assert!(matches!(nothing, Err(NotSwitched::NothingOpen(why)) if why.contains("/gone.gguf")));
         assert!(matches!(answer(&mut backend), Err(Failure::Other(why)) if why.contains("/model FILE")));
-        assert!((backend.beside().count)("Hello").unwrap() > 0, "what is written is still counted");
+        assert!((backend.beside().count)("Hello").unwrap() > 0, "the tokenizer stays usable");
         backend.switch(Some(&file), &mut |_, _| ()).unwrap();
         assert!(!answer(&mut backend).unwrap().text.is_empty());
     }

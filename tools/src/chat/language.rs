@@ -1,5 +1,4 @@
-//! What a model reads and how long it is: tokenizer and chat template, shared by whoever answers and whoever
-//! counts. It must not know what computes.
+//! Tokenizer and chat template of a model, shared by answering and counting. It must not know the engine.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -14,35 +13,35 @@ use serde_json::Value;
 
 use crate::exit::CommandError;
 
-/// Time between two looks at whether somebody still waits for a prompt.
+/// Time between two polls of the stop flag while a prompt is made.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// The language of a model.
+/// Tokenizer and chat template of one model.
 pub struct Language {
     pub tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
-    /// Name of the model.
+    /// For error messages.
     model: String,
-    /// Held while a prompt is made: one that nobody waits for any more ends before the next begins.
+    /// Held while a prompt is made: a cancelled one ends before the next begins.
     working: Mutex<()>,
 }
 
-/// What a model is to continue.
+/// The tokens of a prompt.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Prompt {
-    /// Its tokens.
+    /// Token ids.
     pub ids: Vec<u32>,
-    /// Whether the template has opened a thought, which belongs to the answer.
+    /// Whether the template has opened the model's reasoning, which belongs to the answer.
     pub opened: bool,
 }
 
 impl Language {
-    /// Of the model of this name.
+    /// Combines them; `model` is the name in error messages.
     pub fn new(model: String, tokenizer: Tokenizer, template: Option<ChatTemplate>) -> Self {
         Self { tokenizer, template, model, working: Mutex::default() }
     }
 
-    /// Whether it has a chat template.
+    /// Whether there is a chat template.
     pub fn has_template(&self) -> bool {
         self.template.is_some()
     }
@@ -52,15 +51,15 @@ impl Language {
         self.template.as_ref().is_some_and(ChatTemplate::supports_system)
     }
 
-    /// The tokens of a conversation, up to where the answer begins.
+    /// The tokens of a conversation up to the beginning of the answer.
     ///
     /// # Errors
-    /// A template that refuses it; no template.
+    /// No template, or one that refuses the conversation.
     pub fn conversation(&self, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
         Ok(self.tokenizer.encode_markup(&self.render(messages, true, true)?)?)
     }
 
-    /// The text of a conversation, up to where the answer begins if it is `asked` for.
+    /// The text of a conversation; with `asked`, up to the beginning of the answer.
     fn render(&self, messages: &[Message], asked: bool, think: bool) -> anyhow::Result<Markup> {
         let Some(template) = &self.template else {
             return Err(CommandError::NoTemplate { model: self.model.clone() }.into());
@@ -72,19 +71,19 @@ impl Language {
         Ok(template.render(&self.tokenizer, messages, &options)?)
     }
 
-    /// Whether its template can ask the model not to think.
+    /// Whether the template can turn reasoning off.
     pub fn can_skip_thinking(&self) -> bool {
         let question = [Message::new(Role::User, "Hello")];
         let with = |think| self.render(&question, true, think).map(|markup| markup.text().into_owned()).ok();
         with(true) != with(false)
     }
 
-    /// Tokens of a conversation as it stands; `None` if the template refuses it.
+    /// Number of tokens of a conversation without the answer; `None` if the template refuses it.
     pub fn count(&self, messages: &[Message]) -> Option<usize> {
         if messages.iter().any(|message| message.role != Role::System) {
             return self.length(messages);
         }
-        // Some templates take no system prompt alone: it is what a question is longer with it.
+        // Some templates refuse a system prompt alone: take the difference that it makes to a question.
         self.length(messages).or_else(|| {
             let question = [Message::new(Role::User, "Hello")];
             self.length(&[messages, &question].concat())?.checked_sub(self.length(&question)?)
@@ -96,28 +95,28 @@ impl Language {
         Some(self.tokenizer.encode_markup(&markup).ok()?.len())
     }
 
-    /// The tokens of a text that the model is to continue. Nothing in it becomes a control token.
+    /// The tokens of a text to be continued. Nothing in it becomes a control token.
     ///
     /// # Errors
-    /// A text without a token.
+    /// A text without tokens.
     pub fn plain(&self, text: &str) -> anyhow::Result<Vec<u32>> {
         let bos = self.tokenizer.bos().filter(|_| self.tokenizer.adds_bos());
         let ids: Vec<u32> = bos.into_iter().chain(self.tokenizer.encode_text(text)?).collect();
         if ids.is_empty() {
-            let problem = "the prompt is empty; this model needs a word to begin with";
+            let problem = "the prompt is empty; this model needs at least one token";
             return Err(CommandError::Usage(problem.into()).into());
         }
         Ok(ids)
     }
 
-    /// What the model reads to answer. Texts of megabytes take seconds, so `stop` is looked at meanwhile:
-    /// `None` if it came first.
+    /// The prompt for a request. Megabytes of text take seconds, so it is made on a thread of its own; `None`
+    /// if `stop` turned true first.
     ///
     /// # Errors
-    /// As [`Self::conversation`]; threads that cannot be started.
+    /// As [`Self::conversation`]; a thread that cannot be started.
     pub fn prompt(self: &Arc<Self>, request: &Request, stop: &AtomicBool) -> anyhow::Result<Option<Prompt>> {
         let (language, request) = (Arc::clone(self), request.clone());
-        unless(stop, move || {
+        run_cancellable(stop, move || {
             let _alone = language.working.lock().unwrap_or_else(PoisonError::into_inner);
             language.prompt_now(&request)
         })
@@ -128,7 +127,7 @@ impl Language {
         let markup = self.render(&request.messages, true, request.think)?;
         let mut ids = self.tokenizer.encode_markup(&markup)?;
         let opened = thinking::opened_by(&markup.text());
-        // The template has written what opens the thought.
+        // The template has already written the opening of the reasoning.
         let begun =
             request.begun.strip_prefix(thinking::OPENING).filter(|_| opened).unwrap_or(&request.begun);
         if !begun.is_empty() {
@@ -138,14 +137,13 @@ impl Language {
     }
 }
 
-/// Does `work` on a thread of its own; `None` if `stop` turns true first, and then what it comes to is
-/// dropped.
-fn unless<T: Send + 'static>(
+/// Runs `work` on a thread of its own; `None` if `stop` turns true first: then its result is dropped.
+fn run_cancellable<T: Send + 'static>(
     stop: &AtomicBool,
     work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> Option<anyhow::Result<T>> {
     let (done, result) = channel();
-    // Nobody may be waiting any more.
+    // The receiver is gone after a stop.
     let work = move || drop(done.send(work()));
     let thread = match std::thread::Builder::new().name("prompt".into()).spawn(work) {
         Ok(thread) => thread,
@@ -171,9 +169,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_waits_for_what_was_stopped() {
+    fn stopped_work_is_not_waited_for() {
         let stop = AtomicBool::new(false);
-        assert_eq!(unless(&stop, || Ok(5)).unwrap().unwrap(), 5);
+        assert_eq!(run_cancellable(&stop, || Ok(5)).unwrap().unwrap(), 5);
         let started = Instant::now();
         let (go, wait) = channel::<()>();
         std::thread::scope(|scope| {
@@ -181,14 +179,14 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(30));
                 stop.store(true, Ordering::SeqCst);
             });
-            assert!(unless(&stop, move || Ok(wait.recv()?)).is_none());
+            assert!(run_cancellable(&stop, move || Ok(wait.recv()?)).is_none());
         });
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
         drop(go);
     }
 
     #[test]
-    fn a_system_prompt_alone_is_counted_though_a_template_wants_a_question() {
+    fn a_system_prompt_is_counted_even_if_the_template_refuses_it_alone() {
         let loaded = crate::open::builtin::load().unwrap();
         let language = |source: &str| {
             let template = ChatTemplate::new("test", source).unwrap();
@@ -203,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_stopped_ends_before_the_next_begins() {
+    fn a_stopped_prompt_ends_before_the_next_begins() {
         let loaded = crate::open::builtin::load().unwrap();
         let template = loaded.chat_template().unwrap();
         let language = Arc::new(Language::new("m".into(), loaded.text().unwrap().tokenizer, template));

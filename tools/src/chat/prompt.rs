@@ -1,5 +1,4 @@
-//! Texts that people hand over: on the command line, in files, through a pipe. It must not know what they are
-//! for.
+//! Texts from the command line, files and pipes. It must not know what they are for.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -13,13 +12,13 @@ use moelten_tui::terminal::{Notes, Tone};
 
 use crate::exit::CommandError;
 
-/// Longest text, in bytes: far beyond every context.
+/// Longest text in bytes, far beyond any context.
 const BYTES_MAX: u64 = 64 << 20;
 
-/// A pipe that takes longer is talked about.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Time after which a silent pipe is mentioned.
+const REMINDER_AFTER: Duration = Duration::from_secs(2);
 
-/// A text, or the content of the file behind an `@`.
+/// A text, or for `@FILE` the content of the file.
 ///
 /// # Errors
 /// Files that cannot be read.
@@ -39,7 +38,7 @@ pub fn file(path: &Path, notes: Notes) -> anyhow::Result<String> {
     open().with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// What comes through the pipe or from the file that is stdin; `None` if it is a terminal or another device.
+/// The content of stdin if it is a pipe or file; `None` if it is a terminal or another device.
 ///
 /// # Errors
 /// Read errors, too much text.
@@ -47,22 +46,22 @@ pub fn piped(notes: Notes) -> anyhow::Result<Option<String>> {
     if !connected() {
         return Ok(None);
     }
-    // Without a word, a pipe that someone left open by mistake looks like a program that hangs.
+    // A pipe that was left open by mistake would look like a program that hangs.
     let (done, end) = mpsc::channel::<()>();
     let reminder = move || {
-        if end.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-            let text = "reading stdin up to its end; if nothing comes from there, add </dev/null";
+        if end.recv_timeout(REMINDER_AFTER) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let text = "reading stdin until it ends; add </dev/null if there is no input";
             notes.line(Tone::Dim, text);
         }
     };
-    // Where no thread starts, nobody is reminded.
+    // Without a thread there is no reminder.
     let _ = std::thread::Builder::new().spawn(reminder);
     let text = read(io::stdin().lock(), "stdin", notes).context("cannot read stdin");
     drop(done);
     text.map(Some)
 }
 
-/// Whether someone connected stdin on purpose. `/dev/null` and terminals are not for reading a prompt from.
+/// Whether stdin is a pipe or a file. `/dev/null` and terminals hold no prompt.
 fn connected() -> bool {
     #[cfg(unix)]
     if let Ok(metadata) = std::fs::metadata("/dev/stdin") {

@@ -1,5 +1,5 @@
-//! How an answer is drawn: flags over what the model's files recommend over the engine's defaults. It must
-//! not know models.
+//! Sampling options. They override what the model's files recommend, which overrides the engine's defaults.
+//! It must not know models.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -8,38 +8,38 @@ use moelten_loader::text::SamplingHints;
 
 use crate::open;
 
-/// Options of every command that answers.
+/// Sampling options of `chat` and `run`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Sampling (without these: what the model recommends, then our defaults)")]
+#[command(next_help_heading = "Sampling (defaults: what the model recommends, then moelten's own)")]
 pub struct SamplingArgs {
-    /// Temperature; 0 always takes the likeliest token
+    /// Temperature; 0 always picks the most likely token
     #[arg(long, value_name = "T", env = "MOELTEN_TEMP", allow_negative_numbers = true)]
     temp: Option<f32>,
-    /// Only the K likeliest tokens; 0 is off
+    /// Sample from the K most likely tokens; 0 is off
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// Only the likeliest tokens that together reach this probability; 1 is off
+    /// Sample from the most likely tokens whose probabilities add up to P; 1 is off
     #[arg(long, value_name = "P")]
     top_p: Option<f32>,
-    /// Only tokens at least this likely compared with the best; 0 is off
+    /// Sample from tokens at least P times as likely as the most likely one; 0 is off
     #[arg(long, value_name = "P")]
     min_p: Option<f32>,
-    /// Above 1 makes repetition less likely
+    /// Penalty for repeated tokens, above 1; 1 is off
     #[arg(long, value_name = "F")]
     repeat_penalty: Option<f32>,
-    /// Seed; the same one gives the same answer again [default: random]
+    /// Random seed; the same seed gives the same answer [default: random]
     #[arg(long, value_name = "N", env = "MOELTEN_SEED")]
     seed: Option<u64>,
-    /// Longest answer in tokens [default: up to the end of the context]
+    /// Most tokens of an answer [default: up to the end of the context]
     #[arg(long, value_name = "N", env = "MOELTEN_MAX_TOKENS", value_parser = open::tokens)]
     max_tokens: Option<usize>,
-    /// A text that ends the answer and is not part of it; may be given several times
+    /// End the answer before this text; can be given several times
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     stop: Vec<String>,
 }
 
 impl SamplingArgs {
-    /// The settings, checked.
+    /// The parameters, validated.
     ///
     /// # Errors
     /// Values out of range.
@@ -61,7 +61,7 @@ impl SamplingArgs {
     }
 }
 
-/// Short enough to be typed again.
+/// 32 random bits: short enough to retype.
 fn random_seed() -> u64 {
     RandomState::new().build_hasher().finish() >> 32
 }

@@ -27,10 +27,9 @@ use crate::open::{self, ComputeArgs};
 use crate::report::bench::BenchReport;
 use crate::signals::Polling;
 
-/// Measure how fast a model runs, and how fast this machine could
-///
-/// Reads a prompt and decodes token by token, over random tokens or a text, a few times. RAM, int8 and disk
-/// limits are measured in the same run with the same threads.
+/// Measure how fast a model runs, compared with the hardware's limits Times prefill and decode several times,
+/// over random tokens or a text. The limits of RAM, disk and int8 units are measured in the same run, with
+/// the same threads.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
     /// GGUF file or model folder; the built-in model if there is none
@@ -42,16 +41,16 @@ pub struct BenchArgs {
     /// Tokens to decode, 0 for none
     #[arg(long, value_name = "N", default_value = "64", value_parser = tokens_or_none)]
     decode: usize,
-    /// Tokens in the context before decoding begins
+    /// Tokens in the context before decode begins
     #[arg(long, visible_alias = "ctx-start", value_name = "N", default_value = "0", value_parser = tokens_or_none)]
     depth: usize,
     /// Timed repetitions
     #[arg(long, value_name = "R", default_value = "3", value_parser = clap::value_parser!(u16).range(1..=1000))]
     repeat: u16,
-    /// Tokens of this text instead of random ones, UTF-8
+    /// Use the tokens of this UTF-8 text instead of random ones
     #[arg(long, value_name = "FILE", conflicts_with = "shape")]
     text: Option<PathBuf>,
-    /// Weights made up for a shape: qwen3-30b-a3b, mixtral-8x7b, olmoe, gpt-oss-20b, mixtral-mini,
+    /// Generated weights of a named shape: qwen3-30b-a3b, mixtral-8x7b, olmoe, gpt-oss-20b, mixtral-mini,
     /// qwen3-half, or FILE.toml
     #[arg(long, value_name = "NAME")]
     shape: Option<String>,
@@ -61,7 +60,7 @@ pub struct BenchArgs {
     /// Weight format of the shape [default: q4_0]
     #[arg(long, value_name = "TYPE", requires = "shape")]
     format: Option<Mix>,
-    /// Record which experts the tokens choose, for `moelten replay`
+    /// Record the experts that tokens choose, for `moelten replay`
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Print one JSON object

@@ -26,26 +26,25 @@ use crate::signals::{self, Polling};
 pub struct ChatArgs {
     /// GGUF file or model folder; the built-in model if there is none
     model: Option<PathBuf>,
-    /// Instructions for the whole conversation, with --continue in the place of its own; @FILE reads them
-    /// from a file
+    /// System prompt; replaces the saved one with --continue; @FILE reads it from a file
     #[arg(short, long, value_name = "TEXT|@FILE")]
     system: Option<String>,
-    /// Go on with the last conversation
+    /// Continue the last conversation
     #[arg(long = "continue", visible_alias = "resume")]
     go_on: bool,
-    /// Line by line, without the full screen
+    /// Plain lines instead of the full screen
     #[arg(long, env = "MOELTEN_PLAIN")]
     plain: bool,
-    /// Whether to use colours [auto: unless NO_COLOR is set]
+    /// When to use colours [auto: unless NO_COLOR is set]
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     color: ColorArg,
-    /// What the terminal's ground is like [default: MOELTEN_THEME, what the terminal says, or dark]
-    #[arg(long, value_name = "GROUND")]
+    /// Terminal background [default: MOELTEN_THEME, what the terminal reports, or dark]
+    #[arg(long, value_name = "BACKGROUND")]
     theme: Option<ThemeArg>,
-    /// Keep neither the history of what you type nor the conversation
+    /// Save neither the input history nor the conversation
     #[arg(long)]
     no_history: bool,
-    /// Say more: the seed
+    /// Print more: the seed
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
@@ -57,20 +56,20 @@ pub struct ChatArgs {
 /// When the chat uses colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum ColorArg {
-    /// As the terminal and NO_COLOR say
+    /// If the terminal has colours and NO_COLOR is not set
     Auto,
-    /// In any case
+    /// Even if the output is not a terminal
     Always,
-    /// In no case
+    /// Plain text
     Never,
 }
 
 /// Terminal background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum ThemeArg {
-    /// Light text on dark ground
+    /// Light text on a dark background
     Dark,
-    /// Dark text on light ground
+    /// Dark text on a light background
     Light,
 }
 
@@ -93,7 +92,7 @@ impl ChatArgs {
 pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let system = args.system.as_deref().map(|text| prompt::text_or_file(text, notes)).transpose()?;
-    // What is said before the screen opens is said on it once more.
+    // Messages from before the screen opens are repeated on it.
     let mut said = Vec::new();
     let mut say = |tone: Tone, text: String| {
         notes.line(tone, &text);
@@ -123,17 +122,17 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
         return full_screen(chat, backend, kept, args.theme(), greeting, last);
     }
     if interactive() && !args.plain {
-        notes.line(Tone::Dim, "This terminal knows no full screen (TERM), so the chat goes line by line.");
+        notes.line(Tone::Dim, "This terminal has no full screen (TERM); using plain lines.");
     }
     greeting(&about, args.model.is_none()).iter().for_each(|(tone, line)| notes.line(*tone, line));
-    notes.line(Tone::Dim, "/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.");
+    notes.line(Tone::Dim, "/help lists the commands, Ctrl-C stops an answer, Ctrl-D quits.");
     let mut backend = backend;
     let first = last.map_or_else(Vec::new, |event| chat.handle(chat::Event::File(event)));
     let mut input: Box<dyn Input> = if interactive() {
         terminal::remember();
         Box::new(EditorInput::new(kept.history.clone(), notes)?)
     } else {
-        // A person who pipes the answers elsewhere still types.
+        // Prompts are shown if only the output is piped.
         let prompts = io::stdin().is_terminal();
         Box::new(PlainInput::new(io::stdin().lock(), notes, prompts))
     };
@@ -148,14 +147,14 @@ fn full_screen(
     greeting: Vec<(Tone, String)>,
     last: Option<FileEvent>,
 ) -> anyhow::Result<()> {
-    // A signal may end the program only when the screen has been given back.
+    // A signal must not end the program before the screen is restored.
     let polling = Polling::begin();
     signals::watch_job_control();
     let mut greeting = greeting;
     let history = kept.history.clone().and_then(|path| match KeptHistory::open(path) {
         Ok(history) => Some(history),
         Err(error) => {
-            greeting.push((Tone::Warning, format!("The history is not kept: {error}")));
+            greeting.push((Tone::Warning, format!("Input history is not saved: {error}")));
             None
         }
     });
@@ -170,7 +169,7 @@ fn full_screen(
     if signals::ended() { Err(CommandError::Stopped.into()) } else { Ok(()) }
 }
 
-/// What a chat begins with.
+/// The first lines of a chat.
 fn greeting(about: &About, built_in: bool) -> Vec<(Tone, String)> {
     let mut lines = vec![(Tone::Plain, format!("moelten {}: {}", env!("CARGO_PKG_VERSION"), about.name))];
     if built_in {
@@ -180,17 +179,18 @@ fn greeting(about: &About, built_in: bool) -> Vec<(Tone, String)> {
     lines
 }
 
-/// Where things are kept: below `~/.local/state/moelten`, by the XDG rules. Without a home nothing is.
+/// Files for history and conversation: in `~/.local/state/moelten`, by the XDG rules; none without a home
+/// folder.
 fn kept() -> Kept {
     let state = etcetera::choose_base_strategy().ok().and_then(|strategy| strategy.state_dir());
     let file = |name| state.as_ref().map(|state| state.join("moelten").join(name));
     Kept { history: file("history"), conversation: file("last-conversation.json") }
 }
 
-/// The last conversation, read.
+/// Reads the last conversation.
 fn last_conversation() -> anyhow::Result<FileEvent> {
-    let none = |why: &str| CommandError::Usage(format!("there is no conversation to go on with: {why}"));
-    let path = kept().conversation.ok_or_else(|| none("there is no home folder to keep one in"))?;
+    let none = |why: &str| CommandError::Usage(format!("no conversation to continue: {why}"));
+    let path = kept().conversation.ok_or_else(|| none("there is no home folder to save one in"))?;
     let text = files::last_conversation(&path).map_err(|why| none(&format!("{}: {why}", path.display())))?;
     Ok(FileEvent::Last { path, text })
 }

@@ -1,6 +1,6 @@
-//! `moelten fit`: whether a model fits, what of it stays in memory and how fast it will be, without running
-//! it. The plan is the one that `chat` and `run` allocate by. The names in the JSON object are a promise:
-//! other programs read them.
+//! `moelten fit`: whether a model fits, what stays in memory and how fast it will be, without running it. The
+//! plan is the one that `chat` and `run` allocate by. The names in the JSON object are stable: other programs
+//! read them.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -22,16 +22,13 @@ use crate::report::forecast::{Forecast, Span, Speeds, TOLERANCE};
 use crate::report::memory_words;
 use crate::report::progress::bytes;
 
-/// Show whether a model fits, what stays in memory, and how fast it will be
-///
-/// Plans as `chat` and `run` do, measures RAM and disk for a moment, and loads nothing. Exit code 0 if the
-/// model runs, 5 if it does not.
+/// Show whether a model fits, what stays in memory, and how fast it will be Plans as `chat` and `run` do,
+/// measures RAM and disk briefly, and loads no weights. Exit code 0 if the model runs, 5 if it does not.
 #[derive(Debug, clap::Args)]
 pub struct FitArgs {
     /// GGUF file or model folder; the built-in model if there is none
     model: Option<PathBuf>,
-    /// Share of the expert bytes that will be found in memory, 0 to 1, instead of a guess: `/stats` shows
-    /// what it was
+    /// Cache hit rate to assume, 0 to 1, such as one that `/stats` showed [default: estimated]
     #[arg(long, value_name = "SHARE", value_parser = share)]
     hit_rate: Option<f64>,
     /// Print one JSON object
@@ -41,9 +38,9 @@ pub struct FitArgs {
     session: SessionArgs,
 }
 
-/// How long the disk is measured.
+/// Time to measure the disk.
 const PROBE: Duration = Duration::from_millis(800);
-/// Bytes that are read to measure the RAM, at most.
+/// Largest buffer to measure RAM, in bytes.
 const PROBE_BYTES: u64 = 512 << 20;
 
 /// A line of the report: what, its value, and words behind it.
@@ -60,16 +57,16 @@ struct Report<'a> {
     free: Option<u64>,
 }
 
-/// Why a model does not run, and what would help.
+/// Why a model does not fit, and what would.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Refusal {
-    /// Bytes that are allowed.
+    /// Memory budget in bytes.
     budget: u64,
-    /// The least budget with this context.
+    /// Smallest budget with this context.
     least: u64,
-    /// The least budget with a context of one token.
+    /// Smallest budget with a context of one token.
     least_short: u64,
-    /// The longest context in this budget, 0 if there is none.
+    /// Longest context in this budget, 0 if none fits.
     longest: usize,
 }
 
@@ -77,7 +74,7 @@ struct Refusal {
 pub fn run(args: FitArgs) -> anyhow::Result<()> {
     let loaded = open::load(args.model.as_deref())?;
     let name = open::name(args.model.as_deref());
-    // `chat` and `run` hold these when they plan; what needs no text runs without.
+    // `chat` and `run` hold these when they plan, so they count here too.
     let _language = (loaded.text().ok(), loaded.chat_template().ok());
     let plan = match args.session.plan(&loaded) {
         Ok(plan) => plan,
@@ -141,7 +138,7 @@ impl Refusal {
                 )
             }
         };
-        format!("{name}: NO, it does not run in {}\n\n  would run       {would}\n", bytes(budget))
+        format!("{name}: NO, does not fit in {}\n\n  needs           {would}\n", bytes(budget))
     }
 
     fn json(&self, name: &str) -> Value {
@@ -156,13 +153,13 @@ impl Refusal {
     }
 }
 
-/// A size that `--ram` takes and with which what needs `bytes` now will run.
+/// A value for `--ram` with which a model that needs `bytes` runs.
 fn size(bytes: u64) -> String {
     format!("{}M", bytes.saturating_add(GROWTH).div_ceil(1 << 20))
 }
 
 impl Report<'_> {
-    /// RAM if every expert stays in memory once it is there.
+    /// `RAM` if all experts fit into memory, `STREAM` otherwise.
     fn verdict(&self) -> &'static str {
         if memory_words::streams(&self.plan) { "STREAM" } else { "RAM" }
     }

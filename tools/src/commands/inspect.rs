@@ -1,5 +1,5 @@
-//! `moelten inspect`: what a model's files say: metadata, the spec they are lowered to, every tensor, and how
-//! many bytes an expert and a token touch.
+//! `moelten inspect`: a model's metadata, the spec it is lowered to, its tensors, and the bytes per expert
+//! and per token.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -15,19 +15,19 @@ use moelten_tui::filter;
 use crate::open;
 use crate::report::progress::bytes;
 
-/// Show what a model's files say: metadata, layers, tensors, bytes per expert and per token
+/// Show a model's metadata, layers and tensors, and its bytes per expert and per token
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
     /// GGUF file or model folder; the built-in model if there is none
     model: Option<PathBuf>,
-    /// Leave out the table of tensors
+    /// Omit the table of tensors
     #[arg(long)]
     brief: bool,
 }
 
-/// Characters of a metadata text that are shown.
+/// Longest metadata text shown, in characters.
 const TEXT_SHOWN: usize = 100;
-/// Elements of a metadata array that are shown.
+/// Most elements of a metadata array shown.
 const ELEMENTS_SHOWN: usize = 6;
 
 /// Runs the command.
@@ -44,7 +44,7 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     for notice in &model.notices {
         writeln!(out, "note: {notice}")?;
     }
-    // Everything above may quote the file; nothing of it may steer the terminal.
+    // The text quotes the file, which must not control the terminal.
     let mut stdout = io::stdout().lock();
     stdout.write_all(filter::clean(&out).as_bytes())?;
     Ok(stdout.flush()?)
@@ -129,7 +129,7 @@ fn elements(array: &Array) -> String {
     }
 }
 
-/// The lowered spec; runs of equal layers are one line.
+/// The lowered spec; consecutive equal layers share a line.
 fn layers(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     let spec = &model.spec;
     writeln!(out, "\nmodel {} ({}), {} layers", spec.name, spec.family, spec.layers.len())?;
@@ -172,10 +172,10 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
     }
 }
 
-/// Bytes per expert, and bytes of weights that one token touches.
+/// Bytes per expert, and bytes of weights read per token.
 fn sizes(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     let tensors = &model.tensors;
-    // Of the embedding a token reads one row, unless it is the head as well.
+    // A token reads one row of the embedding, unless the embedding is also the head.
     let embedding = tensors.get(moelten_loader::tensors::roles::Role::Embed);
     let row = embedding.bytes / embedding.rows.max(1) as u64;
     let dense = tensors.dense_bytes() - if model.spec.head.tied { 0 } else { embedding.bytes - row };
@@ -199,17 +199,17 @@ fn sizes(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
         writeln!(out, "  one expert {each}")?;
         writeln!(
             out,
-            "  one token touches {}: {} dense, {} of experts",
+            "  read per token {}: {} shared + {} experts",
             bytes(dense + active),
             bytes(dense),
             bytes(active)
         )
     } else {
-        writeln!(out, "  one token touches {}", bytes(dense))
+        writeln!(out, "  read per token {}", bytes(dense))
     }
 }
 
-/// That a file is packed, and what its records are.
+/// For a packed file, its version and records.
 fn records(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     let layers = 0..model.spec.layers.len();
     let of_layer = |layer| (0..).map_while(move |expert| model.tensors.record(layer, expert));
@@ -224,7 +224,7 @@ fn records(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     )
 }
 
-/// Every tensor; the records of a layer are one line.
+/// All tensors; the records of a layer share a line.
 fn tensors(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     let tensors = model.tensors.catalog().tensors();
     writeln!(out, "\n{} tensors", tensors.len())?;

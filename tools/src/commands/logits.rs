@@ -1,6 +1,6 @@
-//! `moelten logits`: what the model computes for a given text, as a safetensors file, for comparison with
-//! other engines. The file's layout is a promise: `input_ids` i32 `[T]`, `logits` f32 `[T, vocab]`,
-//! `router.L` i32 `[T, k]` per MoE layer.
+//! `moelten logits`: a text's logits and chosen experts as a safetensors file, for comparison with other
+//! engines. The file's layout is stable: `input_ids` i32 `[T]`, `logits` f32 `[T, vocab]`, `router.L` i32
+//! `[T, k]` per MoE layer.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
 use crate::signals::Polling;
 
-/// Write the logits and expert choices of a text to a safetensors file
+/// Write a text's logits and chosen experts to a safetensors file
 #[derive(Debug, clap::Args)]
 pub struct LogitsArgs {
     /// GGUF file or model folder
@@ -27,10 +27,10 @@ pub struct LogitsArgs {
     /// Text; BOS comes first if the model's tokenizer adds one
     #[arg(long)]
     text: Option<String>,
-    /// The file to write
+    /// File to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Size of the context in tokens [default: as many as the text has]
+    /// Context size in tokens [default: the length of the text]
     #[arg(long, value_name = "N", value_parser = open::tokens)]
     ctx: Option<usize>,
     #[command(flatten)]
@@ -51,7 +51,7 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
         }
     };
     if ids.is_empty() {
-        return Err(CommandError::Usage("the text is empty: there are no tokens to compute".into()).into());
+        return Err(CommandError::Usage("the text has no tokens".into()).into());
     }
     let sources: Vec<PathBuf> =
         loaded.tensors.catalog().files().iter().map(|file| file.path().to_owned()).collect();
@@ -63,7 +63,7 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
     };
     let model = args.compute.model(loaded.spec, loaded.tensors, options, table)?;
     let _charge =
-        model.ledger().charge("the table of all logits", table, |_| "give fewer tokens".to_owned())?;
+        model.ledger().charge("the logits of all tokens", table, |_| "use fewer tokens".to_owned())?;
     let mut session = Session::new(model, options)?;
     let (mut logits, mut routes) = (Vec::with_capacity(ids.len() * vocab), Routes::default());
     let polling = Polling::begin();
@@ -85,8 +85,7 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
         tensors.push((name, SafeTensor { shape, values: SafeValues::I32(experts) }));
     }
     let sources: Vec<&Path> = sources.iter().map(PathBuf::as_path).collect();
-    write_safetensors(&args.out, &tensors, &sources)
-        .context("the logits were computed, but could not be written")
+    write_safetensors(&args.out, &tensors, &sources).context("cannot write the logits")
 }
 
 /// Bytes of all logits.

@@ -1,5 +1,5 @@
-//! What a model is and whether it runs: its header is read, and nothing else of it. It must not know how
-//! models are found or shown.
+//! The type of a model and whether it fits, from its header alone. It must not know how models are found or
+//! shown.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,25 +16,25 @@ use crate::report::forecast::{Forecast, Speeds};
 use crate::report::memory_words;
 use crate::report::progress::bytes;
 
-/// How long RAM and disk are measured, once for all models.
+/// Time to measure RAM and disk, once for all models.
 const PROBE: Duration = Duration::from_millis(300);
 const PROBE_BYTES: u64 = 256 << 20;
 
-/// Looks at models, one after the other: a header each, and one measurement of the machine for all.
+/// Inspects models one after the other. The machine is measured once for all.
 pub struct ModelInspector<'a> {
     session: &'a SessionArgs,
-    /// Bytes that this process will have given back before another model is opened.
+    /// Bytes that this process will have freed before another model is opened.
     released: u64,
     speeds: Option<Speeds>,
 }
 
 impl<'a> ModelInspector<'a> {
-    /// For sessions like this one; `released` bytes of what this process owns will be free by then.
+    /// For these options; `released` bytes of this process will be free when the model is opened.
     pub fn new(session: &'a SessionArgs, released: u64) -> Self {
         Self { session, released, speeds: None }
     }
 
-    /// What a model is and whether it runs. Never fails: what is wrong is part of the answer.
+    /// Inspects a model. Never fails: an unreadable model is a verdict too.
     pub fn look(&mut self, candidate: &Candidate) -> Entry {
         let Candidate { path, name, place } = candidate.clone();
         let entry = |bytes, kind, verdict| Entry { name, place, path: path.clone(), bytes, kind, verdict };
@@ -55,7 +55,7 @@ impl<'a> ModelInspector<'a> {
         let plan = match self.session.plan_after(loaded, self.released) {
             Ok(plan) => plan,
             Err(EngineError::Memory { need_bytes, .. } | EngineError::Budget { need_bytes, .. }) => {
-                return Verdict::No(format!("it needs {}, `moelten fit` says more", bytes(need_bytes)));
+                return Verdict::No(format!("needs {}; see `moelten fit`", bytes(need_bytes)));
             }
             Err(error) => return Verdict::No(error.to_string()),
         };
@@ -63,7 +63,7 @@ impl<'a> ModelInspector<'a> {
         if memory_words::streams(&plan) { Verdict::Stream(words) } else { Verdict::Ram(words) }
     }
 
-    /// The drive of the first model that lies in a file stands for all: this is a first impression.
+    /// The disk of the first model in a file stands for all: this is an estimate.
     fn speed(&mut self, loaded: &LoadedModel, plan: &Plan) -> Option<String> {
         let compute = self.session.compute();
         if self
@@ -79,10 +79,10 @@ impl<'a> ModelInspector<'a> {
     }
 }
 
-/// The type of most weights.
+/// The format that most weights have, by bytes.
 pub fn weight_type(loaded: &LoadedModel) -> String {
     let expert = (0..loaded.tensors.layers()).find_map(|layer| loaded.tensors.experts(layer).first());
-    // Of a packed file the tensors are records; its experts know better.
+    // In a packed file the tensors are records of raw bytes, so ask the experts.
     if let Some(expert) = expert {
         return expert.gate.format.name().to_owned();
     }

@@ -1,5 +1,5 @@
-//! Where models may lie on this machine. The search is bounded, and what could not be searched is noted. It
-//! must not read a model.
+//! The folders that hold models on this machine. The search is bounded, and folders that cannot be searched
+//! are noted. It must not read a model.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -8,41 +8,41 @@ use std::path::{Path, PathBuf};
 
 use crate::open::builtin;
 
-/// Entries of folders that are looked at, and models that are listed, before the search ends with a note.
+/// Folder entries and models after which the search ends with a note.
 const ENTRIES_MAX: usize = 20_000;
 const MODELS_MAX: usize = 500;
-/// Folders below a place for models: publisher, model, variant.
+/// Levels of folders below a folder for models: publisher, model, variant.
 const DEPTH: usize = 3;
-/// Folders below a snapshot of the Hugging Face cache: variants have folders of their own.
+/// Levels of folders below a snapshot of the Hugging Face cache: one for variants.
 const SNAPSHOT_DEPTH: usize = 1;
 
-/// Where models may lie.
+/// Folders that are searched for models.
 #[derive(Debug, Clone, Default)]
 pub struct Places {
-    /// The current folder: only what lies in it directly.
+    /// The current folder; its subfolders are not searched.
     here: Option<PathBuf>,
-    /// Folders for models, and what they are called.
+    /// Folders for models, with their names for people.
     folders: Vec<(PathBuf, String)>,
     /// The Hugging Face cache.
     hub: Option<PathBuf>,
-    /// The folder that the open model lies in, and how many levels below it models may lie.
+    /// The folder of the current model, and the levels below it that are searched.
     beside: Option<(PathBuf, usize)>,
 }
 
-/// A model that may be one: nothing of it has been read yet.
+/// A file or folder that looks like a model; nothing of it has been read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Candidate {
     /// Its file or folder; `None` is the built-in one.
     pub path: Option<PathBuf>,
-    /// What to call it.
+    /// Its name for people.
     pub name: String,
-    /// Where it is, in words.
+    /// Its place in words.
     pub place: String,
 }
 
 impl Places {
-    /// Of this process and its user: the current folder, `models` in it and at home, what other programs
-    /// downloaded, and the Hugging Face cache (`HF_HUB_CACHE`, `HF_HOME`).
+    /// Those of this process and its user: the current folder, `models` in it and in the home folder, the
+    /// folders of llama.cpp and LM Studio, and the Hugging Face cache (`HF_HUB_CACHE`, `HF_HOME`).
     pub fn here() -> Self {
         let home = etcetera::home_dir().ok();
         Self::of(env::current_dir().ok(), home, |name| env::var_os(name).map(PathBuf::from))
@@ -72,17 +72,17 @@ impl Places {
         Self { here, folders: folders.collect(), hub, beside: None }
     }
 
-    /// And the folder that this model lies in, by the name it was opened with.
+    /// Adds the folder that contains `model`, by the path it was opened with.
     pub fn and_beside(mut self, model: Option<&Path>) -> Self {
         let full = model.and_then(|model| std::path::absolute(model).ok());
-        // A model that is a folder has such beside it.
+        // A model folder has other model folders beside it.
         let depth = full.as_ref().map_or(0, |full| usize::from(full.is_dir()));
         self.beside = full.as_deref().and_then(Path::parent).map(|folder| (folder.to_owned(), depth));
         self
     }
 
-    /// Models that may lie there, the built-in one last, and what could not be searched, a line each. Places
-    /// that do not exist have none.
+    /// The models found, the built-in one last, and notes on folders that could not be searched, a line each.
+    /// Folders that do not exist are skipped.
     pub fn candidates(&self) -> (Vec<Candidate>, Vec<String>) {
         let mut search = Search::default();
         if let Some(here) = &self.here {
@@ -95,35 +95,35 @@ impl Places {
             search.hub(hub);
         }
         if let Some((folder, depth)) = &self.beside {
-            search.folder(folder, *depth, "beside the model that is open", None);
+            search.folder(folder, *depth, "the folder of the current model", None);
         }
         if search.entries >= ENTRIES_MAX || search.found.len() >= MODELS_MAX {
             let note = format!(
-                "there are more than {MODELS_MAX} models or {ENTRIES_MAX} files; the rest was not looked at, name a \
+                "there are more than {MODELS_MAX} models or {ENTRIES_MAX} files; the rest was not searched, open a \
                  model by its path"
             );
             search.notes.push(note);
         }
-        let (name, place) = (builtin::NAME.to_owned(), "part of this program".to_owned());
+        let (name, place) = (builtin::NAME.to_owned(), "built in".to_owned());
         search.found.push(Candidate { path: None, name, place });
         (search.found, search.notes)
     }
 }
 
-/// A walk through folders.
+/// The state of a search through folders.
 #[derive(Debug, Default)]
 struct Search {
     found: Vec<Candidate>,
     notes: Vec<String>,
-    /// Files and folders that were found before, under whatever name.
+    /// Canonical paths found so far, so that links to one file count once.
     seen: BTreeSet<PathBuf>,
-    /// Entries of folders that were looked at.
+    /// Folder entries read so far.
     entries: usize,
 }
 
 impl Search {
-    /// GGUF files and model folders in a folder and so many levels below it. `name` is that of the model
-    /// whose files these are, if they are of one.
+    /// Finds GGUF files and model folders in a folder and `depth` levels below it. `name` is the model's
+    /// name, if all of them belong to one.
     fn folder(&mut self, folder: &Path, depth: usize, place: &str, name: Option<&str>) {
         let Some(names) = self.list(folder) else { return };
         let has = |wanted: &str| names.iter().any(|name| name == wanted);
@@ -143,8 +143,8 @@ impl Search {
         }
     }
 
-    /// The Hugging Face cache: `models--USER--NAME/snapshots/REVISION`, whose files are links to `blobs`. Of
-    /// each model the revision that `main` names, or all where it names none.
+    /// Searches the Hugging Face cache: `models--USER--NAME/snapshots/REVISION`, whose files are links to
+    /// `blobs`. Takes the revision named by `main`, or all revisions without one.
     fn hub(&mut self, hub: &Path) {
         for entry in self.list(hub).unwrap_or_default() {
             let Some(name) = entry.strip_prefix("models--") else { continue };
@@ -159,7 +159,8 @@ impl Search {
         }
     }
 
-    /// Names in a folder, sorted. A folder that does not exist is empty; other problems are noted.
+    /// Names in a folder, sorted. `None` for a folder that does not exist or cannot be read; the latter is
+    /// noted.
     fn list(&mut self, folder: &Path) -> Option<Vec<String>> {
         let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,
@@ -179,7 +180,7 @@ impl Search {
     }
 
     fn add(&mut self, path: &Path, name: String, place: &str) {
-        // A link without its file is shown: opening it says what is wrong.
+        // A dangling link is listed too: opening it reports the problem.
         let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         if self.found.len() < MODELS_MAX && self.seen.insert(whole) {
             self.found.push(Candidate { path: Some(path.to_owned()), name, place: place.to_owned() });
@@ -187,7 +188,7 @@ impl Search {
     }
 }
 
-/// A GGUF file that can be opened by its name: of a split one the first part.
+/// Whether it is a GGUF file to open: of a split one, the first part.
 fn is_gguf(name: &str) -> bool {
     let Some(stem) = name.strip_suffix(".gguf") else { return false };
     let part = stem.rsplit_once("-of-").and_then(|(before, count)| {

@@ -1,5 +1,4 @@
-//! Options of every command that computes with a model, and a model that is ready to run with them. It must
-//! not know what the model is used for.
+//! Options of every command that computes with a model. It must not know what the model is used for.
 
 use std::sync::Arc;
 
@@ -17,34 +16,35 @@ use super::sizes::ram;
 /// Options of every command that computes with a model.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ComputeArgs {
-    /// Worker threads [default: one for each performance core]
+    /// Worker threads [default: one per performance core]
     #[arg(long, value_name = "N", env = "MOELTEN_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// Whether each worker thread stays on its CPU [auto: if the machine is ours and not busy]
+    /// Pin each worker thread to a CPU [auto: when no other program is using the cores]
     #[arg(long, value_name = "WHEN", env = "MOELTEN_PIN", default_value = "auto")]
     pub pin: PinArg,
-    /// Precision of the KV cache [default: f16; f32 for `logits`]
+    /// Element type of the KV cache [default: f16; f32 for `logits`]
     #[arg(long, value_name = "TYPE")]
     pub kv: Option<KvArg>,
-    /// Memory that the process may own: a size like 6G or 800M, `min`, or `auto` for what is free
+    /// Memory the process may own: a size like 6G or 800M, `min` for the smallest that works, `auto` for what
+    /// is free
     #[arg(long, value_name = "SIZE", env = "MOELTEN_RAM", default_value = "auto", value_parser = ram)]
     pub ram: Ram,
-    /// Where expert weights come from [auto: in place if all fits, and direct reads otherwise]
+    /// How expert weights are read [auto: mapped if everything fits, direct reads otherwise]
     #[arg(long, value_name = "HOW", env = "MOELTEN_IO", default_value = "auto")]
     pub io: IoArg,
-    /// Read the experts that the next layer will probably choose before it does [auto: while it pays]
+    /// Read the experts that the next layer will probably choose in advance [auto: while it pays off]
     #[arg(long, value_name = "WHEN", env = "MOELTEN_PREFETCH", default_value = "auto")]
     pub prefetch: PrefetchArg,
 }
 
-/// Where expert weights come from.
+/// How expert weights are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum IoArg {
-    /// In place if everything fits, direct reads otherwise
+    /// Mapped if everything fits, direct reads otherwise
     Auto,
-    /// Through the mapped file
+    /// From the mapped file
     Mmap,
-    /// Direct reads past the system's cache
+    /// Direct reads that bypass the page cache
     Direct,
 }
 
@@ -58,10 +58,10 @@ impl From<IoArg> for Io {
     }
 }
 
-/// When experts are read before the next layer asks for them.
+/// When the experts of the next layer are prefetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum PrefetchArg {
-    /// While it pays
+    /// While it pays off
     Auto,
     /// Always
     On,
@@ -79,10 +79,10 @@ impl From<PrefetchArg> for Prefetch {
     }
 }
 
-/// When worker threads stay on their CPUs.
+/// When worker threads are pinned to CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum PinArg {
-    /// With one thread for each performance core, while nobody else needs them
+    /// With one thread per performance core, when no other program is using the cores
     Auto,
     /// Always
     On,
@@ -119,7 +119,7 @@ impl From<KvArg> for KvFormat {
 }
 
 impl ComputeArgs {
-    /// How to run a model: with room for `session`, and for `extra` bytes that the caller takes.
+    /// Options of a model with room for `session` and for `extra` bytes of the caller.
     pub fn options(&self, session: SessionOptions, extra: u64) -> ModelOptions {
         ModelOptions {
             threads: self.threads.map(usize::from),
@@ -134,7 +134,7 @@ impl ComputeArgs {
         }
     }
 
-    /// Makes a model ready to run, with room for `session`, and for `extra` bytes that the caller takes.
+    /// Makes a model ready to run, with room for `session` and for `extra` bytes of the caller.
     ///
     /// # Errors
     /// As [`Model::new`].
@@ -148,7 +148,7 @@ impl ComputeArgs {
         Ok(Arc::new(Model::new(spec, tensors, self.options(session, extra))?))
     }
 
-    /// Precision of the KV cache where nothing speaks for another.
+    /// Element type of the KV cache: the option's, or f16.
     pub fn kv(&self) -> KvFormat {
         self.kv.map_or_else(KvFormat::default, KvFormat::from)
     }

@@ -1,5 +1,4 @@
-//! Opens the files of a model by path, or the one that the program carries. It must not know what the model
-//! is used for.
+//! Opens the files of a model by path, or the built-in model. It must not know what the model is used for.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +7,7 @@ use moelten_tui::terminal::{Notes, Tone};
 
 use super::builtin;
 
-/// Opens a model; `None` is the one that the program carries.
+/// Opens a model; `None` is the built-in one.
 ///
 /// # Errors
 /// As [`load::load`].
@@ -19,13 +18,13 @@ pub fn load(model: Option<&Path>) -> anyhow::Result<LoadedModel> {
     })
 }
 
-/// Says what is odd about a model's files without doing harm, a line each.
+/// Prints notices about a model's files, a line each.
 pub fn mention(notices: &[String]) {
     let notes = Notes::detect();
     notices.iter().for_each(|notice| notes.line(Tone::Dim, &format!("note: {notice}")));
 }
 
-/// What to call the model: the file or folder, without the folders above it. Not filtered.
+/// The name of the file or folder, without its path. Unfiltered.
 pub fn name(model: Option<&Path>) -> String {
     let Some(path) = model else { return builtin::NAME.to_owned() };
     let full = path.canonicalize().unwrap_or_else(|_| PathBuf::from(path));

@@ -1,7 +1,8 @@
-//! What the system ends first when memory runs out. It must not know what the program does.
+//! The process's priority for the system's OOM killer. It must not know what the program does.
 
-/// If memory runs out, this process should go before the desktop does. Refusals do not matter.
-pub fn volunteer_for_the_oom_killer() {
+/// Makes this process the OOM killer's preferred victim, so that the desktop survives. Errors are ignored:
+/// the default priority works too.
+pub fn prefer_as_oom_victim() {
     const SCORE: &str = "/proc/self/oom_score_adj";
     if cfg!(target_os = "linux") {
         let now = std::fs::read_to_string(SCORE).ok().and_then(|text| text.trim().parse::<i32>().ok());

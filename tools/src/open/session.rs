@@ -1,5 +1,5 @@
-//! Options of every command that answers: those of the model and the size of its context. It must not know
-//! what the answers are for.
+//! Options of every command that opens a session: those of the model and the size of the context. It must not
+//! know what the session is used for.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -16,10 +16,10 @@ use moelten_loader::tensors::store::TensorStore;
 use super::compute::ComputeArgs;
 use super::sizes::{count, tokens};
 
-/// Options of every command that answers.
+/// Options of a model with one session.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SessionArgs {
-    /// Size of the context in tokens, e.g. 4096 or 16k [default: what model and memory allow, at most 8k]
+    /// Context size in tokens, e.g. 4096 or 16k [default: what model and memory allow, at most 8k]
     #[arg(long, value_name = "N", env = "MOELTEN_CTX", value_parser = tokens)]
     ctx: Option<usize>,
     #[command(flatten)]
@@ -27,8 +27,7 @@ pub struct SessionArgs {
 }
 
 impl SessionArgs {
-    /// As [`ComputeArgs::model`], with the context and KV precision of the options; `stop` gives the opening
-    /// up.
+    /// As [`ComputeArgs::model`], with the context and KV type of the options; `stop` cancels it.
     ///
     /// # Errors
     /// As [`Model::new`].
@@ -46,7 +45,7 @@ impl SessionArgs {
         SessionOptions { context: self.ctx, kv: self.compute.kv() }
     }
 
-    /// What would be kept in memory now.
+    /// The memory plan for the memory that is free now.
     ///
     /// # Errors
     /// As [`Plan::new`].
@@ -54,7 +53,7 @@ impl SessionArgs {
         self.plan_after(loaded, 0)
     }
 
-    /// As [`Self::plan`], once this process has given back `released` bytes.
+    /// As [`Self::plan`], after this process has freed `released` bytes.
     ///
     /// # Errors
     /// As [`Plan::new`].
@@ -63,8 +62,7 @@ impl SessionArgs {
         Plan::after(&loaded.spec, &loaded.tensors, options, released)
     }
 
-    /// The least that the model runs with, whatever the machine has: a context of one token, and no expert
-    /// kept.
+    /// The smallest plan, whatever memory is free: a context of one token and no cached experts.
     ///
     /// # Errors
     /// As [`Plan::new`].
@@ -75,10 +73,10 @@ impl SessionArgs {
         Plan::with_memory(&loaded.spec, &loaded.tensors, options, owned, u64::MAX)
     }
 
-    /// What a person gets who says nothing, the environment aside.
+    /// The options of an empty command line, environment variables included.
     ///
     /// # Errors
-    /// A variable of the environment that is not understood.
+    /// An environment variable with an invalid value.
     pub fn usual() -> Result<Self, clap::Error> {
         #[derive(clap::Parser)]
         struct Nothing {
@@ -88,12 +86,12 @@ impl SessionArgs {
         <Nothing as clap::Parser>::try_parse_from(["moelten"]).map(|nothing| nothing.session)
     }
 
-    /// How to compute.
+    /// The options of the model alone.
     pub fn compute(&self) -> &ComputeArgs {
         &self.compute
     }
 
-    /// An empty session with the context that was planned for, and why it is that.
+    /// An empty session with the planned context, and the reason for its size.
     ///
     /// # Errors
     /// As [`Session::new`].
@@ -105,29 +103,29 @@ impl SessionArgs {
     }
 }
 
-/// Why a context has its size.
+/// The reason for a context's size, in words.
 pub fn context_words(spec: &ModelSpec, choice: ContextChoice) -> String {
     let made_for = count(spec.max_context);
     match choice.limit {
         ContextLimit::Asked if choice.tokens > spec.max_context => {
-            format!("as asked; the model was made for {made_for}")
+            format!("from --ctx; beyond the model's maximum of {made_for}")
         }
         ContextLimit::Asked => match spec.short_rope_context().filter(|&short| choice.tokens > short) {
             Some(short) => {
-                format!("as asked; beyond {} this model reads short texts less well", count(short))
+                format!("from --ctx; beyond {} this model handles short texts less well", count(short))
             }
-            None => "as asked".to_owned(),
+            None => "from --ctx".to_owned(),
         },
-        ContextLimit::Model => "all the model was made for".to_owned(),
+        ContextLimit::Model => "the model's maximum".to_owned(),
         ContextLimit::Default => {
-            format!("the default; the model was made for {made_for}, --ctx changes it")
+            format!("the default; the model's maximum is {made_for}; --ctx overrides")
         }
         ContextLimit::ShortRope => {
-            format!("where this model is best; it was made for {made_for}, --ctx changes it")
+            format!("where this model works best; its maximum is {made_for}; --ctx overrides")
         }
         ContextLimit::Memory => {
             let default = count(DEFAULT_CONTEXT);
-            format!("its share of the memory; {default} would be the default, --ctx changes it")
+            format!("reduced from {default} to fit --ram; --ctx overrides")
         }
     }
 }
@@ -137,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_opening_can_be_given_up_while_weights_are_copied() {
+    fn loading_can_be_cancelled_while_weights_are_copied() {
         static STOP: AtomicBool = AtomicBool::new(true);
         let mut session = SessionArgs::usual().unwrap();
         session.compute.ram = Ram::Min;

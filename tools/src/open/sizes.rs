@@ -1,23 +1,23 @@
-//! Numbers as people write them on the command line, and as they read them. It must not know options.
+//! Sizes and counts as they are written on the command line and printed. It must not know options.
 
 use std::str::FromStr;
 
 use moelten_engine::plan::Ram;
 
-/// More tokens than any machine holds; keeps sizes far from overflow.
+/// Larger than any context; keeps byte counts far from overflow.
 const TOKENS_MAX: usize = 1 << 40;
 
 /// `--ram`: a size with a suffix, `min` or `auto`.
 ///
 /// # Errors
-/// What is none of these.
+/// Anything else, and sizes below 1 MiB.
 pub fn ram(text: &str) -> Result<Ram, String> {
     match text {
         "auto" => return Ok(Ram::Auto),
         "min" => return Ok(Ram::Min),
         _ => {}
     }
-    // Below any process there are only slips of the finger.
+    // No process is that small: the unit was forgotten.
     let bytes = size(text).ok().filter(|&bytes| bytes >= 1 << 20);
     bytes.map(Ram::Bytes).ok_or_else(|| "not a size like 6G, 1.5G or 800M, nor `min` or `auto`".to_owned())
 }
@@ -25,7 +25,7 @@ pub fn ram(text: &str) -> Result<Ram, String> {
 /// A number of tokens, with a suffix `k` for 1024 of them.
 ///
 /// # Errors
-/// What is not a positive number.
+/// Anything but a positive number.
 pub fn tokens(text: &str) -> Result<usize, String> {
     let (digits, unit) = match text.strip_suffix(['k', 'K']) {
         Some(digits) => (digits, 1024),
@@ -41,7 +41,7 @@ pub fn tokens(text: &str) -> Result<usize, String> {
 /// nothing.
 ///
 /// # Errors
-/// What is not a positive size.
+/// Anything but a positive size.
 pub fn size(text: &str) -> Result<u64, String> {
     let plain = text.strip_suffix("iB").or_else(|| text.strip_suffix('B')).unwrap_or(text);
     let unit = |power: u32| (&plain[..plain.len() - 1], 1_u64 << (10 * power));
@@ -53,12 +53,12 @@ pub fn size(text: &str) -> Result<u64, String> {
         _ => (plain, 1),
     };
     let number = f64::from_str(digits.trim_end()).ok().map(|number| number * unit as f64);
-    // Exact below 2^53; larger sizes have no need to be.
+    // Exact below 2^53 bytes.
     let number = number.filter(|number| (1.0..9e18).contains(number));
     number.map(|number| number as u64).ok_or_else(|| "not a size like 512M or 4G".to_owned())
 }
 
-/// A number with its thousands apart: 14,429.
+/// A number with thousands separators: 14,429.
 pub fn count(number: usize) -> String {
     let digits = number.to_string();
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();

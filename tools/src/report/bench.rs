@@ -16,7 +16,7 @@ pub struct BenchReport<'a> {
     pub name: &'a str,
     /// Weight format of a shape with generated weights.
     pub generated: Option<&'a str>,
-    /// What a shape leaves out of its model.
+    /// Features of the real model that the shape lacks.
     pub approximated: Option<&'a str>,
     /// What was timed.
     pub work: Work,
@@ -30,15 +30,14 @@ pub struct BenchReport<'a> {
     pub limits: Limits,
 }
 
-/// Figures that both kinds of output show.
+/// Derived figures of decode, for both outputs.
 struct DecodeFigures {
     gb_per_s: f64,
     share_of_ram: f64,
     gb_per_s_with_kv: f64,
     share_of_ram_with_kv: f64,
-    /// What RAM and disk would allow: every byte that a token reads from RAM at the RAM's speed, and every
-    /// byte that came from the disk at the disk's, whichever takes longer. `None` if there are bytes from a
-    /// disk of unknown speed.
+    /// The limit set by RAM and disk: the bytes of a token at the speed of RAM, or those from the disk at its
+    /// speed, whichever takes longer. `None` if the speed of the disk is unknown and needed.
     bound_tokens_per_s: Option<f64>,
 }
 
@@ -127,7 +126,7 @@ impl BenchReport<'_> {
         })
     }
 
-    /// What the store did; `null` for rates of what was not run. In place every expert is there.
+    /// Figures of the expert store; `null` for phases that were not run. Mapped experts count as resident.
     fn cache_json(&self, disk_bytes: Option<u64>) -> Value {
         let (prefill, decode) = (self.measured.prefill.as_ref(), self.measured.decode.as_ref());
         let stores = prefill.map(|p| &p.store).into_iter().chain(decode.map(|d| &d.store));
@@ -156,12 +155,12 @@ impl BenchReport<'_> {
         })
     }
 
-    /// What the store did in a line or two, if it had anything to do.
+    /// Lines about the expert cache, if there is one.
     fn cache_lines(&self, lines: &mut Vec<String>) {
         let Experts::Cached(cached) = &self.model.plan().experts else { return };
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         lines.push(format!(
-            "experts  {} of them stay, {}; {}",
+            "experts  {} cached, {}; {}",
             percent(cached.share()),
             bytes(cached.bytes()),
             if cached.direct { "direct reads" } else { "mapped" }
@@ -169,8 +168,8 @@ impl BenchReport<'_> {
         if let Some(prefill) = &self.measured.prefill {
             let (store, tokens) = (&prefill.store, (self.work.prefill * self.work.repeat) as u64);
             lines.push(format!(
-                "         prefill: {:.2} tok/s at first; then {} hits, {} read per token at {:.2} GB/s, {:.0} % of the time \
-                 waiting",
+                "         prefill: {:.2} tok/s with an empty cache; then {} hits, {} read per token at {:.2} GB/s, stalled on \
+                 disk {:.0} % of the time",
                 prefill.first_rate,
                 percent(store.prefill.hit_rate()),
                 bytes(store.bytes_read / tokens),
@@ -181,7 +180,7 @@ impl BenchReport<'_> {
         if let Some(decode) = &self.measured.decode {
             let (store, tokens) = (&decode.store, (self.work.decode * self.work.repeat) as u64);
             lines.push(format!(
-                "         decode: {} hits, {} read per token at {:.2} GB/s, {:.0} % of the time waiting",
+                "         decode: {} hits, {} read per token at {:.2} GB/s, stalled on disk {:.0} % of the time",
                 percent(store.decode.hit_rate()),
                 bytes(store.bytes_read / tokens),
                 store.read_gb_per_s(),
@@ -190,7 +189,7 @@ impl BenchReport<'_> {
             let ahead = store.ahead_total();
             if ahead.chosen > 0 {
                 lines.push(format!(
-                    "         prefetch: {} of the next layer's experts foreseen; {} read ahead, {} of them used",
+                    "         prefetch: {} of the chosen experts predicted; {} read ahead, {} of them used",
                     percent(ahead.foreseen as f64 / ahead.chosen as f64),
                     ahead.read,
                     percent(ahead.useful as f64 / ahead.read.max(1) as f64),
@@ -227,7 +226,7 @@ impl BenchReport<'_> {
                 100.0 * figures.share_of_ram
             ));
             lines.push(format!(
-                "         after {} tokens; {} of weights and {} of KV per token ({:.1} GB/s, {:.0} %, together)",
+                "         after {} tokens; {} of weights and {} of KV per token ({:.1} GB/s, {:.0} %, in total)",
                 work.depth,
                 bytes(decode.bytes_per_token as u64),
                 bytes(decode.kv_bytes_per_token as u64),
@@ -236,15 +235,13 @@ impl BenchReport<'_> {
             ));
             if let Some(weights) = limits.weights_gb_per_s {
                 let share = 100.0 * figures.gb_per_s / weights;
-                lines.push(format!(
-                    "         weights read plainly where they lie: {weights:.1} GB/s ({share:.0} %)"
-                ));
+                lines.push(format!("         plain reads of the weights: {weights:.1} GB/s ({share:.0} %)"));
             }
             let bound = figures.bound_tokens_per_s.map_or_else(
-                || "bound unknown, as the disk's speed is".to_owned(),
+                || "limit unknown: the disk was not measured".to_owned(),
                 |bound| {
                     let share = 100.0 * decode.rates.median / bound;
-                    format!("at most {bound:.1} tok/s possible ({share:.0} % reached)")
+                    format!("hardware limit {bound:.1} tok/s ({share:.0} % reached)")
                 },
             );
             let used = format!("{} of {} experts used", decode.experts_used, decode.experts);
@@ -259,15 +256,13 @@ impl BenchReport<'_> {
         let owned = self.peak_owned_bytes.map_or_else(|| "unknown".to_owned(), bytes);
         let read = self.measured.disk_bytes.map_or_else(|| "unknown".to_owned(), bytes);
         let budget = bytes(self.model.plan().budget);
-        lines.push(format!(
-            "memory   {owned} owned at most, of {budget}; {read} read from disks in timed runs"
-        ));
+        lines.push(format!("memory   peak {owned} of {budget}; {read} read from disk in timed runs"));
         lines.push(String::new());
         lines.join("\n")
     }
 }
 
-/// Median and spread, aligned.
+/// Median, slowest and fastest, aligned.
 fn spread(rates: Rates) -> String {
     format!("{:>8.2} tok/s ({:.2} to {:.2})", rates.median, rates.min, rates.max)
 }

@@ -1,5 +1,5 @@
-//! What is said of a model's predictions: perplexity, and how far they are from another model's. Pure
-//! arithmetic on logits, in double precision. It must not know where they come from.
+//! Measures of a model's predictions: perplexity, and the divergence from another model. Pure arithmetic on
+//! logits, in double precision. It must not know where the logits come from.
 
 /// Logarithm of the sum of the exponentials of `logits`.
 fn log_sum(logits: &[f32]) -> f64 {
@@ -13,7 +13,7 @@ pub fn negative_log_likelihood(logits: &[f32], next: u32) -> f64 {
     log_sum(logits) - f64::from(logits[next as usize])
 }
 
-/// Mean and spread of some numbers.
+/// Running mean and variance of numbers.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Spread {
     count: u64,
@@ -22,19 +22,19 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Counts one more.
+    /// Adds a number.
     pub fn add(&mut self, value: f64) {
         self.count += 1;
         self.total += value;
         self.squares += value * value;
     }
 
-    /// How many they are.
+    /// Count of numbers added.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Their mean and its standard error.
+    /// The mean and its standard error.
     pub fn mean(&self) -> Estimate {
         let count = self.count as f64;
         let mean = self.total / count;
@@ -53,13 +53,13 @@ impl Spread {
 /// A figure and its standard error.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
-    /// The figure.
+    /// The estimated value.
     pub value: f64,
     /// Its standard error.
     pub error: f64,
 }
 
-/// How far a model is from another on the same tokens.
+/// The divergence of a model from a reference, on the same tokens.
 #[derive(Debug, Default)]
 pub struct Divergence {
     /// Kullback-Leibler divergence of each token's prediction, in nats.
@@ -71,17 +71,17 @@ pub struct Divergence {
 }
 
 impl Divergence {
-    /// Room for so many tokens.
+    /// Empty, with capacity for this many tokens.
     pub fn with_capacity(tokens: usize) -> Self {
         Self { each: Vec::with_capacity(tokens), ..Self::default() }
     }
 
-    /// Bytes that [`Self::with_capacity`] takes.
+    /// Bytes that [`Self::with_capacity`] allocates.
     pub fn bytes_for(tokens: usize) -> u64 {
         (tokens * size_of::<f64>()) as u64
     }
 
-    /// Compares one prediction: `logits` against `other`, which is taken for the truth, where `next` follows.
+    /// Adds one prediction: `logits` against the reference `other`; `next` is the token that follows.
     pub fn add(&mut self, logits: &[f32], other: &[f32], next: u32) {
         let (sum, other_sum) = (log_sum(logits), log_sum(other));
         let mut kl = 0.0;
@@ -89,7 +89,7 @@ impl Divergence {
             let log = f64::from(other) - other_sum;
             kl += log.exp() * (log - (f64::from(logit) - sum));
         }
-        // Below 0 it is but for rounding.
+        // Below 0 only by rounding.
         let kl = if kl.is_nan() { kl } else { kl.max(0.0) };
         self.each.push(kl);
         self.kl.add(kl);
@@ -103,7 +103,7 @@ impl Divergence {
         self.kl.mean()
     }
 
-    /// The divergences that these shares of all tokens do not exceed; sorts them.
+    /// Quantiles of the divergence per token, for shares of 0 to 1. Sorts the values.
     pub fn quantiles<const N: usize>(&mut self, shares: [f64; N]) -> [f64; N] {
         self.each.sort_unstable_by(f64::total_cmp);
         let last = self.each.len() - 1;
@@ -112,13 +112,13 @@ impl Divergence {
         })
     }
 
-    /// Perplexity divided by the other's. Its error is smaller than theirs, because what is hard for one is
-    /// hard for both.
+    /// Perplexity divided by the reference's. Its error is smaller than those of the two, because the same
+    /// tokens are hard for both.
     pub fn ratio(&self) -> Estimate {
         self.ratio.exp_mean()
     }
 
-    /// Share of tokens where both would have said the same.
+    /// Share of tokens whose most likely token is the same for both.
     pub fn agreement(&self) -> Estimate {
         let count = self.each.len() as f64;
         let share = self.same as f64 / count;
@@ -126,7 +126,7 @@ impl Divergence {
     }
 }
 
-/// The likeliest token; of equals the first.
+/// The most likely token; the first of equal ones.
 fn first(logits: &[f32]) -> usize {
     let mut best = 0;
     for (id, &logit) in logits.iter().enumerate() {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn divergence_is_as_by_hand() {
+    fn divergence_matches_a_calculation_by_hand() {
         // Probabilities 1/2, 1/4, 1/4 and 1/4, 1/2, 1/4, whatever is added to the logits.
         let ln = |x: f32| x.ln();
         let (truth, model) = ([ln(2.0), 0.0, 0.0], [ln(8.0), ln(16.0), ln(8.0)]);

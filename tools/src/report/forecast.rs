@@ -1,6 +1,6 @@
-//! How a plan will feel: hit rate and tokens per second before anything runs, from the plan, what a token
-//! reads, and two speeds of this machine. `docs/memory.md` says where the numbers come from. It must not know
-//! words.
+//! Predicts hit rate and tokens per second before anything runs, from the plan, the bytes that a token reads,
+//! and the speeds of RAM and disk. `docs/memory.md` explains the constants. It must not know how figures are
+//! worded.
 
 use std::time::Duration;
 
@@ -17,29 +17,27 @@ use crate::bench::limits;
 use crate::bench::traffic::Traffic;
 use crate::open::ComputeArgs;
 
-/// From one value to another.
+/// A range of values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Span {
-    /// The lower.
+    /// Lower end.
     pub low: f64,
-    /// The higher.
+    /// Upper end.
     pub high: f64,
 }
 
-/// Share of the RAM's speed that decoding reaches where nothing is read from a disk: between that of Q4_0 and
-/// of K-quants.
+/// Share of the speed of RAM that decode reaches without disk reads: between that of Q4_0 and of K-quants.
 const KERNELS: f64 = 0.6;
-/// Of computing and reading, which mostly go on at the same time, this share of the shorter one is added to
-/// the longer one. Chosen with [`KERNELS`] on seven measured cases, which it meets within 11 %
-/// (`docs/memory.md`).
+/// Compute and disk reads mostly overlap: the longer of the two, plus this share of the shorter one. Fitted
+/// together with [`KERNELS`] to seven measurements, within 11 % (`docs/memory.md`).
 const APART: f64 = 0.3;
-/// What other models, machines and contexts may differ by.
+/// Tolerance for other models, machines and contexts.
 pub const TOLERANCE: Span = Span { low: 0.8, high: 1.2 };
-/// Share of the disk's speed that page faults reach while a mapped file is read for the first time.
+/// Share of the disk's speed that page faults reach on the first read of a mapped file.
 const FAULTS: Span = Span { low: 0.05, high: 0.5 };
 
-/// Hit rate of the friendliest routing that was measured, by the share of experts that stay in memory: the
-/// upper edge of what ten models gave with least-recently-used caches over real texts.
+/// Best measured hit rate by the share of cached experts: the upper envelope of ten models with LRU caches on
+/// real texts.
 const BEST_HITS: [(f64, f64); 8] = [
     (0.0, 0.0),
     (0.06, 0.58),
@@ -51,14 +49,14 @@ const BEST_HITS: [(f64, f64); 8] = [
     (1.0, 1.0),
 ];
 
-/// What this machine gives, read as the model will read it.
+/// Measured speeds of this machine, read the way the model will read.
 #[derive(Debug, Clone)]
 pub struct Speeds {
-    /// Reading RAM, 10^9 bytes per second.
+    /// RAM reads, 10^9 bytes per second.
     pub ram_gb_per_s: f64,
-    /// Reading the disk below the model, 10^9 bytes per second, or why there is no figure.
+    /// Reads of the model's disk, 10^9 bytes per second, or why it was not measured.
     pub disk_gb_per_s: Result<f64, String>,
-    /// How the disk was read.
+    /// Block size and depth of the disk reads.
     pub pattern: Pattern,
 }
 
@@ -66,7 +64,7 @@ impl Speeds {
     /// Measures for about as long as `time`, with at most `most` bytes of memory.
     ///
     /// # Errors
-    /// No threads, no memory, an instruction set that is not here.
+    /// No threads, no memory, an unavailable instruction set.
     pub fn probe(
         compute: &ComputeArgs,
         tensors: &TensorStore,
@@ -76,41 +74,41 @@ impl Speeds {
         let threads = ThreadPlan::here(compute.threads.map(usize::from), compute.pin.into())?;
         let pattern = Pattern { block: slice_bytes(tensors), depth: experts::DEPTH, limit: time };
         let files = tensors.catalog().files();
-        // The largest file holds the experts. A model that the program carries is in none.
+        // The largest file holds the experts. The built-in model is in no file.
         let largest = files.iter().max_by_key(|file| file.all().len()).map(|file| file.path());
         let disk_gb_per_s = match largest.filter(|_| tensors.in_files()) {
             Some(path) => limits::disk_with(path, pattern),
-            None => Err("the weights are in no file".to_owned()),
+            None => Err("the weights are not in a file".to_owned()),
         };
         Ok(Self { ram_gb_per_s: limits::ram_before(threads, most)?, disk_gb_per_s, pattern })
     }
 }
 
-/// Bytes of the reads that bring an expert.
+/// Bytes of one read of an expert.
 fn slice_bytes(tensors: &TensorStore) -> usize {
     let experts = (0..tensors.layers()).flat_map(|layer| tensors.experts(layer).first());
     let slices = experts.flat_map(|expert| [expert.gate.bytes, expert.up.bytes, expert.down.bytes]);
     slices.min().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(PART).min(PART)
 }
 
-/// How decoding will be, at the beginning of a context.
+/// Predicted speed of decode, at the beginning of a context.
 #[derive(Debug, Clone)]
 pub struct Forecast {
-    /// Bytes that every token reads from RAM, whatever it chooses.
+    /// Bytes of shared weights that every token reads.
     pub dense_bytes: f64,
-    /// Bytes of the experts that a token chooses.
+    /// Bytes of routed experts that a token reads.
     pub routed_bytes: f64,
-    /// Share of their bytes that will be in memory: for routing without any pattern, and for the friendliest
+    /// Share of the routed bytes found in memory: for uniform routing, and for the most regular routing
     /// known.
     pub hits: Span,
-    /// Tokens per second once the cache is full; `None` if the disk counts and its speed is not known.
+    /// Tokens per second with a full cache; `None` if that needs the unknown speed of the disk.
     pub warm: Option<Span>,
-    /// Tokens per second of the first tokens, nothing being in memory yet.
+    /// Tokens per second of the first tokens, with an empty cache.
     pub cold: Option<Span>,
 }
 
 impl Forecast {
-    /// Of a plan on a machine; `hit_rate` replaces the guess.
+    /// Predicts for a plan on a machine; `hit_rate` replaces the estimated one.
     pub fn new(
         loaded: &LoadedModel,
         plan: &Plan,
@@ -128,15 +126,15 @@ impl Forecast {
     }
 }
 
-/// What a token reads.
+/// Bytes that a token reads.
 struct Token {
     dense: f64,
-    /// Of each layer.
+    /// Routed bytes of each layer.
     routed: Vec<f64>,
 }
 
 impl Token {
-    /// Over all layers, each counted by its bytes.
+    /// Hit rate over all layers, weighted by their bytes.
     fn hits(&self, plan: &Plan) -> Span {
         let Experts::Cached(cached) = &plan.experts else { return Span { low: 1.0, high: 1.0 } };
         let (mut low, mut high, mut all) = (0.0, 0.0, 0.0);
@@ -149,11 +147,11 @@ impl Token {
         if all == 0.0 { Span { low: 1.0, high: 1.0 } } else { Span { low: low / all, high: high / all } }
     }
 
-    /// From what a token reads from RAM and from the disk, and how far the two go on at the same time.
+    /// Speeds from the bytes read from RAM and disk, which partly overlap.
     fn forecast(&self, hits: Span, in_place: bool, speeds: &Speeds) -> Forecast {
         let routed: f64 = self.routed.iter().sum();
         let compute = (self.dense + routed) / speeds.ram_gb_per_s / 1e9 / KERNELS;
-        // Tokens per second of a token that reads so many bytes from the disk, at this share of its speed.
+        // Tokens per second if a token reads `bytes` from the disk at this share of its speed.
         let rate = |bytes: f64, share: f64| match &speeds.disk_gb_per_s {
             _ if bytes < 1.0 => Some(1.0 / compute),
             Ok(disk) => {
@@ -181,14 +179,14 @@ impl Token {
     }
 }
 
-/// [`BEST_HITS`] between its points.
+/// Interpolates [`BEST_HITS`].
 fn best_hits(share: f64) -> f64 {
     let after = BEST_HITS.iter().position(|&(at, _)| share <= at).unwrap_or(BEST_HITS.len() - 1).max(1);
     let ((from, low), (to, high)) = (BEST_HITS[after - 1], BEST_HITS[after]);
     low + (high - low) * ((share - from) / (to - from)).clamp(0.0, 1.0)
 }
 
-/// Layers that keep fewer experts than one token chooses, and the layers that have experts.
+/// Number of layers that cache fewer experts than one token chooses, and number of layers with experts.
 pub fn tight_layers(spec: &ModelSpec, plan: &Plan) -> (usize, usize) {
     let Experts::Cached(cached) = &plan.experts else { return (0, 0) };
     let chosen =

@@ -1,5 +1,5 @@
-//! What people are told about memory: before a slow start, when a budget is odd, when a file system refuses
-//! direct reads. It must not decide anything.
+//! Messages about memory: before a slow start, for an unusual budget, for a file system without direct reads.
+//! It must not make decisions.
 
 use std::time::Duration;
 
@@ -15,34 +15,34 @@ use crate::open::SessionArgs;
 use crate::report::forecast::{Forecast, Span, Speeds, tight_layers};
 use crate::report::progress::bytes;
 
-/// How long the disk is measured before a start: short beside reading the dense weights.
+/// Time to measure the disk before a start: short compared with reading the dense weights.
 const PROBE: Duration = Duration::from_millis(300);
-/// Of the budget this part may be used to measure the RAM, and so many bytes.
+/// The buffer for measuring RAM takes at most the budget divided by this, and at most this many bytes.
 const PROBE_PART: u64 = 2;
 const PROBE_BYTES: u64 = 256 << 20;
 
-/// Somewhat between nothing and all, in tokens per second: `3 to 9`.
+/// A range of tokens per second: `3.0 to 9.0`.
 pub fn speed(span: Span) -> String {
     let round = |rate: f64| if rate < 9.95 { format!("{rate:.1}") } else { format!("{rate:.0}") };
     let (low, high) = (round(span.low), round(span.high));
     if low == high { low } else { format!("{low} to {high}") }
 }
 
-/// Whether experts will be read all the time: not all of them stay in memory once they are there.
+/// Whether experts are streamed from disk: not all of them fit into the cache.
 pub fn streams(plan: &Plan) -> bool {
     matches!(&plan.experts, Experts::Cached(cached) if cached.share() < 1.0)
 }
 
-/// What is known before a model is made ready.
+/// Messages and measurements before a model is made ready.
 #[derive(Debug, Default)]
 pub struct BeforeStart {
-    /// What to say: nothing if all of it fits.
+    /// Messages; none if everything fits.
     pub lines: Vec<(Tone, String)>,
-    /// What the machine allows it, as far as that was measured.
+    /// Measured limits; empty if nothing was measured.
     pub limits: Limits,
 }
 
-/// What to say before a model is made ready, and what was measured for it.
+/// Composes the messages before a model is made ready, and measures the machine for them if it will stream.
 ///
 /// # Errors
 /// As [`Speeds::probe`].
@@ -65,14 +65,14 @@ pub fn before_start(options: &SessionArgs, loaded: &LoadedModel, plan: &Plan) ->
         disk_gb_per_s: speeds.disk_gb_per_s.as_ref().ok().copied(),
         dense_bytes: Some(forecast.dense_bytes),
     };
-    let speed = forecast.warm.map_or_else(
-        || "at a speed that is hard to foresee".to_owned(),
-        |span| format!("about {} tok/s", speed(span)),
-    );
+    let speed = forecast
+        .warm
+        .map_or_else(|| "speed unknown".to_owned(), |span| format!("about {} tok/s", speed(span)));
     lines.push((
         Tone::Plain,
         format!(
-            "does not fit {}: {:.0} % of the experts stay in memory, {speed}; `moelten fit MODEL` says more",
+            "larger than the memory budget of {}: {:.0} % of experts cached, the rest streamed from disk, {speed}; see \
+             `moelten fit MODEL`",
             bytes(plan.budget),
             100.0 * cached.share()
         ),
@@ -81,37 +81,37 @@ pub fn before_start(options: &SessionArgs, loaded: &LoadedModel, plan: &Plan) ->
     Ok(before)
 }
 
-/// A budget that promises more than there is.
+/// A warning if --ram exceeds the free memory.
 fn beyond_free(ram: Ram, plan: &Plan, available: Option<u64>) -> Option<String> {
     let (Ram::Bytes(budget), Some(available)) = (ram, available) else { return None };
-    // Of what the plan needs, the program itself is there already.
+    // The program's own memory, part of the plan, is already taken.
     let free = available.saturating_add(plan.base);
     (budget > free && plan.needs() > free).then(|| {
         format!(
-            "warning: --ram is {}, but only {} are free now; other programs may be pushed out or this one ended. `--ram \
-             auto` takes what is free",
+            "warning: --ram is {}, but only {} are free now; the system may swap or end a program. `--ram auto` uses what is \
+             free",
             bytes(budget),
             bytes(free)
         )
     })
 }
 
-/// Fewer experts stay than one token chooses: then every token reads most of its experts again.
+/// A warning if layers cache fewer experts than one token chooses: every token then reads most of its
+/// experts.
 pub fn tight(loaded: &LoadedModel, plan: &Plan) -> Option<String> {
     let (tight, layers) = tight_layers(&loaded.spec, plan);
     (tight > 0).then(|| {
         format!(
-            "warning: {tight} of {layers} layers keep fewer experts than one token chooses; it will be slow, and a larger \
-             --ram or a shorter --ctx helps"
+            "warning: {tight} of {layers} layers cache fewer experts than one token chooses, which is slow; use a larger --ram \
+             or a smaller --ctx"
         )
     })
 }
 
-/// What there is to say once the files are open.
+/// A warning if the file system refuses direct reads.
 pub fn after_start(model: &Model) -> Option<String> {
     (model.experts().access() == Some(Access::Buffered)).then(|| {
-        "warning: the file system refuses direct reads, so experts are read through the system's cache: slower, and more \
-         work for the machine"
+        "warning: the file system refuses direct reads; experts are read through the page cache, which is slower"
             .to_owned()
     })
 }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_really_missing_is_warned_of() {
+    fn only_missing_memory_is_warned_of() {
         let context = ContextChoice { tokens: 1, limit: ContextLimit::Asked };
         let plan = |expert_bytes| Plan {
             budget: 900,

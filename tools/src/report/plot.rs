@@ -1,31 +1,30 @@
-//! Lines over 0 to 100 % in both directions, drawn with characters: braille dots in colours on a terminal,
-//! letters where there is none. It must not know what the lines mean.
+//! Line plots over 0 to 100 % on both axes: coloured braille dots on a terminal, letters elsewhere. It must
+//! not know what the lines mean.
 
-/// Rows of the drawing.
+/// Rows of the plot.
 const ROWS: usize = 16;
-/// Columns beside the drawing: the percentages and the axis.
+/// Columns left of the plot: percentages and axis.
 const MARGIN: usize = 6;
-/// Widest drawing.
+/// Widest plot, in columns.
 const COLUMNS_MAX: usize = 72;
 /// Dots of a braille character.
 const DOTS: (usize, usize) = (2, 4);
 /// Bits of the dots in a braille character, `[row][column]` (Unicode, block U+2800).
 const DOT_BITS: [[u32; 2]; 4] = [[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]];
-/// Colours of the lines, one after the other (SGR): blue, yellow, green, magenta.
+/// Colours of the lines in order (SGR): blue, yellow, green, magenta.
 const COLOURS: [u8; 4] = [34, 33, 32, 35];
 
-/// A line: its name, and its height between 0 and 1 at each place between 0 and 1.
+/// A line: heights of 0 to 1 over places of 0 to 1.
 pub struct Line<'a> {
-    /// For the legend.
+    /// Shown in the legend.
     pub name: &'a str,
-    /// Draws the line where there are no colours.
+    /// The letter that draws it without colours.
     pub mark: char,
-    /// Height by place.
+    /// Height at a place.
     pub height: &'a dyn Fn(f64) -> f64,
 }
 
-/// Draws `lines`, at most four, in so many columns; later ones lie on top. With `coloured` there are escape
-/// sequences in it.
+/// Draws at most four lines within `columns`, later ones on top. `coloured` adds escape sequences.
 pub fn draw(lines: &[Line<'_>], columns: usize, coloured: bool) -> String {
     let width = columns.saturating_sub(MARGIN + 1).clamp(10, COLUMNS_MAX);
     let (grid, marks): (Vec<Vec<String>>, Vec<String>) = if coloured {
@@ -44,7 +43,7 @@ pub fn draw(lines: &[Line<'_>], columns: usize, coloured: bool) -> String {
     };
     let mut out = String::new();
     for (row, cells) in grid.iter().enumerate() {
-        // Beside every fifth row: 100, 67, 33 and 0 %.
+        // A label at every fifth row: 100, 67, 33 and 0 %.
         let percent = (100.0 * (ROWS - 1 - row) as f64 / (ROWS - 1) as f64).round();
         let label = if row % 5 == 0 { format!("{percent:>3} %") } else { " ".repeat(5) };
         out.push_str(&format!("{label}|{}", cells.concat()).trim_end().replace("%|", "%+"));
@@ -59,7 +58,7 @@ pub fn draw(lines: &[Line<'_>], columns: usize, coloured: bool) -> String {
     out
 }
 
-/// Row of a height among `rows`, from the top.
+/// Row of a height, from the top of `rows`.
 fn row(height: f64, rows: usize) -> usize {
     // Casts of floats saturate; NaN is 0.
     rows - 1 - ((height.clamp(0.0, 1.0) * (rows - 1) as f64).round() as usize).min(rows - 1)
@@ -84,7 +83,7 @@ fn braille(lines: &[Line<'_>], width: usize) -> Vec<Vec<Option<(usize, u32)>>> {
         let mut before = None;
         for x in 0..across {
             let y = row((line.height)(place(x, across)), down);
-            // From the height before to this one without a gap.
+            // Connect to the previous height without a gap.
             let from = before.replace(y).unwrap_or(y);
             for y in from.min(y)..=from.max(y) {
                 let bit = DOT_BITS[y % DOTS.1][x % DOTS.0];
@@ -99,7 +98,7 @@ fn braille(lines: &[Line<'_>], width: usize) -> Vec<Vec<Option<(usize, u32)>>> {
     grid
 }
 
-/// A column as a place between 0 and 1.
+/// The place of a column, 0 to 1.
 fn place(column: usize, width: usize) -> f64 {
     column as f64 / (width - 1) as f64
 }

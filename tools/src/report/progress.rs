@@ -1,5 +1,5 @@
-//! Progress of long work: a bar with rate and time left on a terminal, a plain line now and then elsewhere.
-//! It must not know what the work is.
+//! Progress of long work: a bar with rate and time left on a terminal, a plain line every few seconds
+//! elsewhere. It must not know what the work is.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub use moelten_tui::figures::bytes;
 use moelten_tui::terminal::{Notes, Tone};
 
-/// Time between two lines where there is no terminal.
+/// Time between two lines without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// Units that progress is counted in.
+/// What progress counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     /// Bytes, shown as MB and GB.
@@ -19,20 +19,20 @@ pub enum Unit {
     Tokens,
 }
 
-/// A bar or lines on stderr. Gone when dropped.
+/// A bar or lines on stderr; the bar is removed when dropped.
 pub struct Progress {
     bar: Option<ProgressBar>,
     label: &'static str,
     unit: Unit,
     total: u64,
     started: Instant,
-    /// Units that were done before.
+    /// Units done before the start, for the rate.
     before: u64,
     last_line: Instant,
 }
 
 impl Progress {
-    /// Begins to show the progress of `label` towards `total`.
+    /// Starts showing progress towards `total` units.
     pub fn new(label: &'static str, unit: Unit, total: u64) -> Self {
         let bar = Notes::detect().styled.then(|| {
             let amount = match unit {
@@ -47,7 +47,7 @@ impl Progress {
         Self { bar, label, unit, total, started: now, before: 0, last_line: now }
     }
 
-    /// So many units were done before, in no time.
+    /// Starts at `before` units, which took no time: resumed work.
     pub fn begin_at(&mut self, before: u64) {
         (self.before, self.started) = (before, Instant::now());
         if let Some(bar) = &self.bar {
@@ -56,7 +56,7 @@ impl Progress {
         }
     }
 
-    /// Says something beside the progress.
+    /// Prints a line without disturbing the bar.
     pub fn say(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| Notes::detect().line(Tone::Plain, line)),
@@ -64,7 +64,7 @@ impl Progress {
         }
     }
 
-    /// `done` units are done.
+    /// Updates to `done` units.
     pub fn set(&mut self, done: u64) {
         if let Some(bar) = &self.bar {
             bar.set_position(done);

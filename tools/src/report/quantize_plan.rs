@@ -1,5 +1,5 @@
-//! What `moelten quantize` would do, in words and as JSON, before anything is written: sizes by class,
-//! memory, disk, time, and what `fit` says of the result. It must not write the output.
+//! The plan of `moelten quantize --dry-run`, as text and JSON: sizes by class, memory, disk space, time, and
+//! what `fit` reports for the result. It must not write the output.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,18 +17,18 @@ use crate::report::forecast::{Forecast, Speeds};
 use crate::report::memory_words;
 use crate::report::progress::bytes;
 
-/// Matrices of one class that get one type.
+/// Matrices of one class with one target type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Row {
-    /// How many tensors.
+    /// Number of tensors.
     pub tensors: u64,
-    /// Their weights.
+    /// Number of weights.
     pub weights: u64,
-    /// Bytes in the source.
+    /// Bytes in the source file.
     pub before: u64,
-    /// Bytes in the output.
+    /// Bytes in the output file.
     pub after: u64,
-    /// Types in the source.
+    /// Source types, each once.
     pub from: Vec<&'static str>,
 }
 
@@ -39,32 +39,32 @@ pub struct QuantizePlan {
     rows: BTreeMap<(Class, &'static str), Row>,
     estimate: Estimate,
     threads: usize,
-    /// Bytes that the process will own at most.
+    /// Most bytes that the process will own.
     memory: u64,
-    /// Bytes that are free where the file will be, if that is known.
+    /// Free bytes on the target's disk, if known.
     pub free: Option<u64>,
-    /// The disk of the source, in 10^9 bytes per second.
+    /// Speed of the source's disk, 10^9 bytes per second, or why it was not measured.
     disk: Result<f64, String>,
     fit: Fit,
 }
 
-/// What `fit` says of the result.
+/// What `fit` reports for the result.
 #[derive(Debug)]
 struct Fit {
     verdict: &'static str,
     words: String,
 }
 
-/// How long the disk is measured.
+/// Time to measure the disk.
 const PROBE: std::time::Duration = std::time::Duration::from_millis(500);
-/// Bytes that are read to measure the RAM, at most.
+/// Largest buffer to measure RAM, in bytes.
 const PROBE_BYTES: u64 = 256 << 20;
 
 impl QuantizePlan {
-    /// Looks ahead.
+    /// Estimates the conversion.
     ///
     /// # Errors
-    /// What is wrong with the source where it is looked at, and with the files that the estimate needs.
+    /// An invalid source; temporary files that cannot be written.
     pub fn new(
         source: &LoadedModel,
         conversion: &Conversion<'_>,
@@ -88,12 +88,12 @@ impl QuantizePlan {
         })
     }
 
-    /// Bytes of the whole file.
+    /// Bytes of the target file.
     pub fn size(&self) -> u64 {
         self.estimate.written
     }
 
-    /// Seconds it will take: as long as the slower of threads and disk, which work at the same time.
+    /// Estimated seconds: those of the slower of threads and disk, which work in parallel.
     fn seconds(&self) -> f64 {
         let made = self.estimate.one_thread.as_secs_f64() / self.threads as f64;
         let moved = self.estimate.read + self.estimate.written;
@@ -119,16 +119,16 @@ impl QuantizePlan {
         }
         let mut line = |name: &str, value: String| out.push_str(&format!("  {name:<14}  {value}\n"));
         line("", String::new());
-        line("memory", format!("{} at most", bytes(self.memory)));
+        line("memory", format!("at most {}", bytes(self.memory)));
         let free = match self.free {
-            Some(free) if free < self.size() => format!("{} are free: NOT ENOUGH", bytes(free)),
-            Some(free) => format!("{} are free", bytes(free)),
-            None => "what is free there is unknown".to_owned(),
+            Some(free) if free < self.size() => format!("{} free: NOT ENOUGH", bytes(free)),
+            Some(free) => format!("{} free", bytes(free)),
+            None => "free space unknown".to_owned(),
         };
-        line("disk", format!("{} at most; {free}", bytes(self.size())));
+        line("disk", format!("at most {}; {free}", bytes(self.size())));
         let disk = match &self.disk {
-            Ok(disk) => format!("reading and writing {disk:.1} GB/s"),
-            Err(why) => format!("the disk not counted: {why}"),
+            Ok(disk) => format!("disk {disk:.1} GB/s"),
+            Err(why) => format!("without the disk ({why})"),
         };
         line("time", format!("about {} on {} threads, {disk}", duration(self.seconds()), self.threads));
         line("fit", format!("{}, {}", self.fit.verdict, self.fit.words));
@@ -167,7 +167,7 @@ impl QuantizePlan {
     }
 }
 
-/// A time as people say it.
+/// A duration for people: `40 s`, `12 min`, `1.5 h`.
 pub fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 90.0 => format!("{:.0} s", s.max(1.0)),
@@ -176,7 +176,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Sizes before and after.
+/// Sizes by class and type.
 fn rows(conversion: &Conversion<'_>) -> BTreeMap<(Class, &'static str), Row> {
     let mut rows: BTreeMap<_, Row> = BTreeMap::new();
     for matrix in conversion.matrices() {
@@ -192,13 +192,13 @@ fn rows(conversion: &Conversion<'_>) -> BTreeMap<(Class, &'static str), Row> {
     rows
 }
 
-/// Bytes that are free on the disk that `target` will be on.
+/// Free bytes on the disk of `target`.
 pub fn free_bytes(target: &Path) -> Option<u64> {
     let folder = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     moelten_loader::io::output::free_bytes(folder)
 }
 
-/// What `fit` would say of a file that begins like this: it is planned for as if it were there.
+/// What `fit` reports for a file with this header: a sparse stand-in file is planned for.
 fn fit(layout: &GgufPlan, session: &SessionArgs, speeds: &Speeds) -> anyhow::Result<Fit> {
     let stand_in = StandIn::new(layout)?;
     let model = load::load(&stand_in.0)?;
@@ -209,19 +209,18 @@ fn fit(layout: &GgufPlan, session: &SessionArgs, speeds: &Speeds) -> anyhow::Res
     let forecast = Forecast::new(&model, &plan, session.compute().kv(), speeds, None);
     let speed = match forecast.warm {
         Some(span) => format!("about {} tok/s when warm", memory_words::speed(span)),
-        None => "at a speed that is hard to foresee".to_owned(),
+        None => "speed unknown".to_owned(),
     };
     let (verdict, what) = match &plan.experts {
         Experts::Cached(cached) if cached.share() < 1.0 => {
-            ("STREAM", format!("{:.0} % of its experts stay in memory, ", 100.0 * cached.share()))
+            ("STREAM", format!("{:.0} % of experts cached, ", 100.0 * cached.share()))
         }
         _ => ("RAM", String::new()),
     };
-    Ok(Fit { verdict, words: format!("{what}{speed} with the {} that are free now", bytes(plan.budget)) })
+    Ok(Fit { verdict, words: format!("{what}{speed}, with the {} that are free now", bytes(plan.budget)) })
 }
 
-/// A file with the header of a plan and nothing behind it, as long as the real one and taking no room.
-/// Removed when dropped.
+/// A sparse file with the header of a plan and the length of the real file. Removed when dropped.
 struct StandIn(PathBuf);
 
 impl StandIn {
@@ -237,7 +236,7 @@ impl StandIn {
 
 impl Drop for StandIn {
     fn drop(&mut self) {
-        // It is in the folder for temporary files: someone will clean up.
+        // It is in the folder for temporary files, which the system cleans.
         let _ = std::fs::remove_file(&self.0);
     }
 }

@@ -1,5 +1,5 @@
-//! A text as models are measured with it: its tokens, cut into windows, each of which starts with an empty
-//! context. It must not know what is measured.
+//! The tokens of a text, cut into windows that each start with an empty context. It must not know what is
+//! measured with them.
 
 use std::path::Path;
 
