@@ -70,7 +70,7 @@ fn models_are_found_where_people_keep_them() {
         pair("b-00001-of-00002.gguf", "~/models"),
         pair("c.gguf", "llama.cpp's cache"),
         pair("l.gguf", "LM Studio's models"),
-        pair(builtin::NAME, "part of this program"),
+        pair(builtin::NAME, "built in"),
     ];
     assert_eq!(found(&places(root.path(), &[])), expected);
     let nowhere = Places::of(None, None, |_| None);
@@ -78,7 +78,7 @@ fn models_are_found_where_people_keep_them() {
 }
 
 #[test]
-fn models_are_found_beside_the_one_that_is_open() {
+fn models_are_found_in_the_folder_of_the_current_one() {
     let root = tempfile::tempdir().unwrap();
     let at = |path: &str| root.path().join(path);
     for path in [
@@ -96,17 +96,13 @@ fn models_are_found_beside_the_one_that_is_open() {
         let found = found(&places(root.path(), &[]).and_beside(Some(&at(model))));
         found
             .into_iter()
-            .filter(|(_, place)| place.contains("open"))
+            .filter(|(_, place)| place == "the folder of the current model")
             .map(|(name, _)| name)
             .collect::<Vec<_>>()
     };
     assert_eq!(beside("mnt/open.gguf"), ["open.gguf", "other.gguf"]);
     assert_eq!(beside("folders/open"), ["open", "other"]);
-    assert_eq!(
-        found(&places(root.path(), &[]).and_beside(None)).len(),
-        1,
-        "the one that the program carries"
-    );
+    assert_eq!(found(&places(root.path(), &[]).and_beside(None)).len(), 1, "the built-in model");
 }
 
 #[test]
@@ -134,7 +130,7 @@ fn the_hugging_face_cache_is_read_as_it_is_laid_out() {
         pair("new.gguf", "u/two in the Hugging Face cache"),
         pair("v-q4.gguf", "u/variants in the Hugging Face cache"),
         pair("v-q8.gguf", "u/variants in the Hugging Face cache"),
-        pair(builtin::NAME, "part of this program"),
+        pair(builtin::NAME, "built in"),
     ];
     assert_eq!(found(&places(root.path(), &[("HF_HUB_CACHE", hub.clone())])), expected);
     assert_eq!(found(&places(root.path(), &[("HF_HOME", root.path().to_owned())])), expected);

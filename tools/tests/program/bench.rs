@@ -196,7 +196,7 @@ fn doctor_lists_every_tier_with_its_speed_or_what_it_lacks() {
 fn doctor_says_what_is_forced_and_refuses_what_is_not_there() {
     let outcome =
         run(moelten().args(["doctor", "--disk", "/nowhere"]).env("MOELTEN_ISA", "scalar"), b"").fine();
-    assert!(outcome.text().contains("* scalar is used: MOELTEN_ISA asks for it"), "{outcome:?}");
+    assert!(outcome.text().contains("* used: scalar (set by MOELTEN_ISA)"), "{outcome:?}");
     assert!(outcome.text().contains("disk        not measured: cannot open"), "{outcome:?}");
     run(moelten().arg("doctor").env("MOELTEN_ISA", "mmx"), b"").refused(2, "E-ARG-03");
 }

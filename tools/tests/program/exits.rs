@@ -99,7 +99,7 @@ fn a_context_beyond_memory_is_refused_before_it_is_taken() {
 fn f18_a_context_beyond_the_address_space_is_refused() {
     let outcome = shell("exec prlimit --as=400000000 $M run -p hello --ctx 400k");
     outcome.refused(5, "E-MEM-01");
-    // Where nobody asks for a context, one that fits is chosen.
+    // Without --ctx a context that fits is chosen.
     shell("exec prlimit --as=160000000 $M run -p hello --max-tokens 4").fine();
 }
 
@@ -163,9 +163,13 @@ fn a_file_beyond_the_limit_of_its_size_never_gets_its_name() {
     quantize("--fsize=1000000").refused(6, "E-IO-05");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     let outcome = quantize("--fsize=9000000").refused(6, "E-IO-05");
-    assert!(outcome.err.contains("goes on from there") && !target.exists(), "{}", outcome.err);
+    assert!(
+        outcome.err.contains("to resume once the problem is solved") && !target.exists(),
+        "{}",
+        outcome.err
+    );
     let outcome = quantize("--fsize=unlimited").fine();
-    assert!(outcome.err.contains("going on after"), "{}", outcome.err);
+    assert!(outcome.err.contains("resuming at"), "{}", outcome.err);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
@@ -181,14 +185,14 @@ fn questions_and_options_out_of_place_get_a_tip() {
     for (line, tip) in [
         (&["why is it so"][..], "tip: `moelten run --prompt TEXT` answers"),
         (&["--ctx", "60"], "tip: options follow a command: `moelten chat --ctx ...`"),
-        (&["run", "some.gguf", "why"], "tip: the question follows --prompt"),
+        (&["run", "some.gguf", "why"], "tip: give the prompt with --prompt"),
     ] {
         let outcome = args(line).harmless();
         assert_eq!(outcome.code, Some(2), "{outcome:?}");
         assert!(outcome.err.contains(tip), "{outcome:?}");
     }
     let outcome = args(["run", "why is it so"]).refused(2, "E-ARG-01");
-    assert!(outcome.err.contains("`why is it so` was taken for the model"), "{outcome:?}");
+    assert!(outcome.err.contains("`why is it so` was taken as the model"), "{outcome:?}");
 }
 
 #[test]
@@ -310,7 +314,7 @@ fn f13_signals_end_an_answer_within_a_second() {
 }
 
 #[test]
-fn volunteers_for_the_oom_killer() {
+fn the_oom_killer_prefers_it() {
     if !Path::new("/proc/self/oom_score_adj").exists() {
         skip!("no /proc/self/oom_score_adj");
     }

@@ -115,7 +115,7 @@ fn f09_no_room_at_200_points() {
     let setting = Setting::new();
     let most = setting.expected.len() as u64;
     let mut state = 11;
-    let mut gone_on = 0;
+    let mut resumed = 0;
     for point in 0..200 {
         // Some from the very beginning, some where the last one ended.
         if point % 4 == 0 {
@@ -128,10 +128,10 @@ fn f09_no_room_at_200_points() {
         limited.arg(format!("--fsize={limit}")).arg(env!("CARGO_BIN_EXE_moelten")).arg("quantize");
         limited.args([&setting.source, &setting.target]).args(["--threads", "1"]).args(TYPE);
         let outcome = run(&mut limited, b"").refused(6, "E-IO-05");
-        gone_on += u32::from(outcome.err.contains("going on after"));
+        resumed += u32::from(outcome.err.contains("resuming at"));
         assert!(!setting.complete(), "{limit} of {most}");
     }
-    assert!(gone_on > 20, "unfinished files are gone on with: {gone_on}");
+    assert!(resumed > 20, "unfinished files are resumed: {resumed}");
     run(&mut setting.quantize(), b"").fine();
     assert!(setting.complete());
     setting.clean();
@@ -154,7 +154,7 @@ fn f09_a_small_disk() {
     let left = std::fs::read_dir(&disk).unwrap().count();
     let unmounted = Command::new("umount").arg(&disk).status().unwrap();
     let refused = refused.refused(7, "E-DISK-01");
-    assert!(refused.err.contains("make room for"), "{}", refused.err);
+    assert!(refused.err.contains("free 427.8 kB more"), "{}", refused.err);
     assert!(left == 0 && unmounted.success());
     std::fs::remove_dir(disk).unwrap();
     setting.clean();
@@ -162,7 +162,7 @@ fn f09_a_small_disk() {
 
 /// Stopped by a signal: the exit code says which, and the same command goes on.
 #[test]
-fn f13_signals_leave_what_can_be_gone_on_with() {
+fn f13_signals_leave_what_can_be_resumed_with() {
     let setting = Setting::new();
     for (signal, code) in [(2, 130), (15, 143), (1, 129)] {
         let mut stopped = false;
@@ -213,7 +213,7 @@ fn leftovers_are_looked_at() {
     let size = setting.expected.len();
     unfinished(&["--type", "q6_k"], size * 3 / 4);
     let outcome = run(&mut setting.quantize(), b"").fine();
-    assert!(outcome.err.contains("of another source or other options"), "{}", outcome.err);
+    assert!(outcome.err.contains("of another source or with other options"), "{}", outcome.err);
     assert!(setting.complete());
     std::fs::remove_file(&setting.target).unwrap();
 
@@ -225,7 +225,7 @@ fn leftovers_are_looked_at() {
     bytes[middle] ^= 1;
     std::fs::write(&partial, bytes).unwrap();
     let outcome = run(&mut setting.quantize(), b"").fine();
-    assert!(outcome.err.contains("going on after"), "{}", outcome.err);
+    assert!(outcome.err.contains("resuming at"), "{}", outcome.err);
     assert!(setting.complete());
     setting.clean();
 }

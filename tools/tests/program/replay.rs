@@ -48,7 +48,7 @@ fn bench_records_each_token_once_and_replay_shows_it() {
 
     let shown = replay(&path, &[]).fine();
     let text = shown.text();
-    assert!(text.is_ascii() && text.contains("50 tokens of prompts, 30 single tokens"), "{text}");
+    assert!(text.is_ascii() && text.contains("50 prompt tokens, 30 decoded tokens"), "{text}");
     for (policy, rows) in [("lru", 4), ("lfu", 4), ("aged *", 3), ("belady", 4)] {
         assert_eq!(text.matches(policy).count(), rows, "three budgets and the legend: {policy}\n{text}");
     }

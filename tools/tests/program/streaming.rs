@@ -58,7 +58,7 @@ fn f05_a_file_that_is_cut_while_it_is_mapped() {
     // All of it in place: the processor finds nothing where there were weights.
     let outcome = cut(&["--ctx", "8k"]).refused(6, "E-IO-06");
     assert!(outcome.err.contains("became shorter"), "{outcome:?}");
-    // Some experts at a time: whoever asks for them first hears of it.
+    // Some experts at a time: the first access reports it.
     let outcome = cut(&["--ram", "min", "--io", "mmap", "--ctx", "8k"]);
     assert!(outcome.err.contains("error[E-IO-03]") || outcome.err.contains("error[E-IO-06]"), "{outcome:?}");
     assert_eq!(outcome.code, Some(6), "{outcome:?}");
@@ -165,8 +165,7 @@ fn f15_f18_memory_that_the_system_refuses_is_a_clean_error() {
     let least = (5..80).map(|step| step * 4_000_000).find(|&limit| with(limit, "min").code == Some(0));
     let least = least.expect("320 MB are enough");
     let mut codes = Vec::new();
-    // Memory for slots, or the stacks of threads: whichever comes first. What is left beside slots that just
-    // fit may be too little for small things, which nobody can refuse politely.
+    // Slots or thread stacks fail first. If the slots just fit, a small allocation may fail, which aborts.
     for limit in (0..24).map(|step| least - 4_000_000 + step * 1_500_000) {
         let outcome = with(limit, "4G").harmless();
         let small = outcome.code.is_none() && outcome.err.contains("memory allocation of");
@@ -222,7 +221,7 @@ fn many_experts(target: &Path) {
     writer.finish().unwrap();
 }
 
-/// Bytes that nobody else could use while the process lives.
+/// Bytes owned by a process: anonymous, shared and locked.
 fn owned(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let field = |name: &str| {

@@ -11,7 +11,7 @@ use crate::tmux::{ENDLESS, Terminal};
 #[track_caller]
 fn chat(terminal: &Terminal, options: &str) {
     terminal.begin(&format!("--plain {options}"));
-    terminal.wait("Ctrl-D leaves", 1);
+    terminal.wait("Ctrl-D quits", 1);
     terminal.wait("\n> ", 1);
 }
 

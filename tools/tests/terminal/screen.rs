@@ -68,7 +68,7 @@ fn a_conversation() {
     terminal.until("counted", |sight| {
         sight.contains("ctx ") && !sight.contains("ctx ?") && !sight.contains("\u{2500} 0%")
     });
-    // An empty conversation does not replace it; and who gives a system prompt gets it.
+    // An empty conversation does not replace it; a system prompt on the command line applies.
     terminal.enter("/clear");
     terminal.see("--continue opens the old one");
     terminal.enter("/quit");
@@ -99,7 +99,7 @@ fn a_model_in_the_home_folder_is_opened_and_what_is_none_changes_nothing() {
 }
 
 #[test]
-fn nothing_is_kept_if_nobody_wants_it() {
+fn nothing_is_saved_with_no_history() {
     let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
     chat(&terminal, "--max-tokens 12 --no-history");
     terminal.enter("hello");
@@ -108,11 +108,11 @@ fn nothing_is_kept_if_nobody_wants_it() {
     terminal.over(0);
     assert!(!terminal.file("moelten").exists());
     terminal.enter("$M chat --continue; echo rc=$?");
-    terminal.wait("there is no conversation to go on with", 1);
+    terminal.wait("no conversation to continue", 1);
     terminal.wait("rc=2", 1);
 }
 
-/// Pastes that nobody marks are keys, more of them than one reading takes.
+/// Unmarked pastes arrive as keys, more of them than one read takes.
 #[test]
 fn keys_do_not_wait_for_other_keys() {
     let Some(terminal) = Terminal::open(100, 30) else { skip!("tmux is not installed") };
@@ -320,7 +320,7 @@ fn a_terminal_that_goes_away_ends_the_chat() {
     let started = Instant::now();
     let process = std::path::PathBuf::from(format!("/proc/{}", pid.trim()));
     while cfg!(target_os = "linux") && process.exists() {
-        assert!(started.elapsed() < Duration::from_secs(10), "it computes for nobody");
+        assert!(started.elapsed() < Duration::from_secs(10), "the worker still computes");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
