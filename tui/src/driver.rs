@@ -19,6 +19,7 @@ mod private_file;
 mod prompt_progress;
 mod screen_mode;
 mod signal;
+mod supervise;
 pub mod terminal;
 
 pub use answer_stream::AnswerStream;
@@ -29,5 +30,5 @@ pub use line_editor::{EditorInput, interactive};
 pub use line_input::{Input, NOT_UTF8, PlainInput, lossy};
 pub use line_mode::run as run_lines;
 pub use prompt_progress::PromptProgress;
-pub use screen_mode::{Controls, run as run_screen};
+pub use screen_mode::{Controls, ScreenError, run as run_screen};
 pub use signal::SignalRequest;

@@ -32,14 +32,29 @@ impl PartialFile {
         Ok(file)
     }
 
+    /// As [`Self::create`], for a file that only its owner may read and write (mode 600), whatever the process's umask and
+    /// the mode of a leftover.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn create_private(target: &Path) -> Result<Self> {
+        let mut file = Self::open(target, &[], true)?;
+        file.truncate(0)?;
+        Ok(file)
+    }
+
     /// As [`Self::create`], but a leftover keeps its bytes: the caller reads them and decides where to go on.
     ///
     /// # Errors
     /// As [`Self::create`].
     pub fn resume(target: &Path, sources: &[&Path]) -> Result<Self> {
+        Self::open(target, sources, false)
+    }
+
+    fn open(target: &Path, sources: &[&Path], private: bool) -> Result<Self> {
         let (target, partial) = Self::places(target, sources)?;
         let failed = |source| LoadError::io(&partial, "create the file", source);
-        let file = open_regular(&partial).map_err(failed)?;
+        let file = if private { open_private(&partial) } else { open_regular(&partial) }.map_err(failed)?;
         let busy = || refusal(&target, io::ErrorKind::ResourceBusy, "another process is writing it");
         match file.try_lock() {
             Ok(()) => {}
@@ -221,7 +236,21 @@ pub(crate) fn apart(path: &Path, sources: &[&Path]) -> Result<()> {
 
 /// Opens a file to read and write, which may be new. Links are not followed.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    open_with(path, OpenOptions::new())
+}
+
+/// As [`open_regular`], for a file that only its owner may read and write.
+fn open_private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = open_with(path, options)?;
+    #[cfg(unix)]
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    Ok(file)
+}
+
+fn open_with(path: &Path, mut options: OpenOptions) -> io::Result<File> {
     options.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]
     {

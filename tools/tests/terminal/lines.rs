@@ -169,7 +169,7 @@ fn plain_and_small_terminals() {
         terminal.enter("hello");
         terminal.wait("tok/s, context", 1);
         terminal.enter("/nonsense");
-        terminal.wait("/help lists them", 1);
+        terminal.wait("/help lists all commands", 1);
         terminal.enter("/quit");
         terminal.over(0);
         let styled = terminal.capture(true);

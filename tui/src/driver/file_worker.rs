@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use super::file_jobs::{self, StatePaths};
 use super::file_names;
 use super::message::WorkerMessage;
-use super::notes::Notes;
-use crate::chat::{ChatEffect, ChatEvent, Counters, Tone};
+use super::supervise::supervised;
+use crate::chat::{ChatEffect, ChatEvent, Counters};
 use crate::screen::{CompletionRequest, ScreenEvent};
 
 /// How long the end of the program waits for files that are being written.
@@ -27,8 +27,8 @@ pub struct FileWorker {
     texts: Sender<FileJob>,
     /// The last count that was requested; earlier ones are skipped.
     counted: Arc<AtomicU64>,
-    /// The thread that writes conversations.
-    writer: JoinHandle<()>,
+    /// The thread that writes conversations. Its result is `None` after a panic.
+    writer: JoinHandle<Option<()>>,
 }
 
 /// A job of a file thread.
@@ -47,17 +47,19 @@ impl FileWorker {
         let begin = |name: &str| {
             let (jobs, todo) = channel();
             let (state, tell, counted) = (state.clone(), tell.clone(), Arc::clone(&counted));
+            let panicked = tell.clone();
             let work = move || work(todo, &state, &tell, &counted);
-            let thread = std::thread::Builder::new().name(name.into()).spawn(work)?;
-            io::Result::Ok((jobs, thread))
+            let on_panic = move |message| drop(panicked.send(WorkerMessage::Panicked(message)));
+            io::Result::Ok((jobs, supervised(name, on_panic, work)?))
         };
         let (conversations, writer) = begin("files")?;
         let (texts, _) = begin("texts")?;
         Ok(Self { conversations, texts, counted, writer })
     }
 
-    /// Hands over an effect of the conversation; false if the thread has ended.
-    pub fn perform(&self, effect: ChatEffect, counters: Counters) -> bool {
+    /// Hands over an effect of the conversation. If the thread has panicked the job is lost;
+    /// [`WorkerMessage::Panicked`] says so.
+    pub fn perform(&self, effect: ChatEffect, counters: Counters) {
         let to = match &effect {
             ChatEffect::Count { number, .. } => {
                 self.counted.store(*number, Ordering::Relaxed);
@@ -66,25 +68,30 @@ impl FileWorker {
             ChatEffect::Attach { .. } => &self.texts,
             _ => &self.conversations,
         };
-        to.send(FileJob::Chat(effect, counters)).is_ok()
+        let _ = to.send(FileJob::Chat(effect, counters));
     }
 
-    /// Requests file names; false if the thread has ended.
-    pub fn complete(&self, request: CompletionRequest) -> bool {
-        self.texts.send(FileJob::Complete(request)).is_ok()
+    /// Requests file names; as for [`Self::perform`].
+    pub fn complete(&self, request: CompletionRequest) {
+        let _ = self.texts.send(FileJob::Complete(request));
     }
 
-    /// Waits until all conversations are written; warns if that takes longer than [`SAVE_WAIT_MAX`].
-    pub fn close(self) {
+    /// Waits until all conversations are written, at most for [`SAVE_WAIT_MAX`]. A warning if the last
+    /// changes may be lost.
+    pub fn close(self) -> Option<&'static str> {
         drop(self.conversations);
         let asked = Instant::now();
         while !self.writer.is_finished() {
             if asked.elapsed() > SAVE_WAIT_MAX {
-                let text =
-                    "The disk is too slow: the last changes of the conversation may not have been saved.";
-                return Notes::detect().line(Tone::Warning, text);
+                return Some(
+                    "The disk is too slow: the last changes of the conversation may not have been saved.",
+                );
             }
             std::thread::sleep(Duration::from_millis(5));
+        }
+        match self.writer.join() {
+            Ok(Some(())) => None,
+            Ok(None) | Err(_) => Some("The last changes of the conversation may not have been saved."),
         }
     }
 }
@@ -141,10 +148,10 @@ mod tests {
         let (tell, told) = channel();
         let state = StatePaths { history: None, conversation: Some(conversation.clone()) };
         let worker = FileWorker::start(&state, &tell).unwrap();
-        assert!(worker.perform(ChatEffect::Attach { path: text }, counters.clone()));
+        worker.perform(ChatEffect::Attach { path: text }, counters.clone());
         let last = Transcript::new("m", None, vec![]).to_json();
-        assert!(worker.perform(ChatEffect::Keep(last.clone()), counters));
-        worker.close();
+        worker.perform(ChatEffect::Keep(last.clone()), counters);
+        assert_eq!(worker.close(), None);
         assert_eq!(std::fs::read_to_string(&conversation).unwrap(), last);
         let kept = told.try_recv();
         let saved = ScreenEvent::Chat(ChatEvent::File(FileEvent::Kept(Ok(()))));
@@ -153,5 +160,20 @@ mod tests {
         drop(hold);
         let attached = told.recv();
         assert!(matches!(attached, Ok(WorkerMessage::Event(ScreenEvent::Chat(ChatEvent::File(_))))));
+    }
+    #[test]
+    fn a_panic_of_either_thread_is_reported() {
+        let counters = Counters {
+            text: Arc::new(|_| panic!("no tokenizer")),
+            conversation: Arc::new(|_| panic!("no template")),
+            experts: Arc::new(ExpertMap::default),
+        };
+        let (tell, told) = channel();
+        let worker = FileWorker::start(&StatePaths::default(), &tell).unwrap();
+        worker.perform(ChatEffect::Count { number: 1, messages: Vec::new() }, counters.clone());
+        let Ok(WorkerMessage::Panicked(message)) = told.recv() else { panic!("no report of the panic") };
+        assert_eq!(message, "texts: no template");
+        worker.perform(ChatEffect::Count { number: 2, messages: Vec::new() }, counters);
+        assert_eq!(worker.close(), None, "the other thread is well");
     }
 }

@@ -13,4 +13,6 @@ pub enum WorkerMessage {
     Search(Weak<()>, SearchStep),
     /// Another model is open: these are its counters.
     Counters(Counters),
+    /// A worker thread has panicked, with this message; it answers nothing any more.
+    Panicked(String),
 }

@@ -1,17 +1,17 @@
 //! The thread on which the model computes, so that the screen never waits for it. It must not know what is on
 //! the screen.
 
-use std::any::Any;
+use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use moelten_engine::api::Event as EngineEvent;
 
 use super::file_names::expand;
 use super::message::WorkerMessage;
+use super::supervise::supervised;
 use crate::chat::{Backend, ChatEvent, Request};
 use crate::screen::ScreenEvent;
 
@@ -26,7 +26,6 @@ pub enum ModelJob {
 /// The thread.
 pub struct ModelWorker {
     jobs: Sender<ModelJob>,
-    thread: JoinHandle<()>,
 }
 
 impl ModelWorker {
@@ -38,8 +37,10 @@ impl ModelWorker {
         mut backend: Box<dyn Backend + Send>,
         tell: Sender<WorkerMessage>,
         started: Instant,
-    ) -> std::io::Result<Self> {
+    ) -> io::Result<Self> {
         let (jobs, todo) = channel();
+        let panicked = tell.clone();
+        let on_panic = move |message| drop(panicked.send(WorkerMessage::Panicked(message)));
         let work = move || {
             for job in todo {
                 let event = match job {
@@ -60,24 +61,13 @@ impl ModelWorker {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("model".into()).spawn(work)?;
-        Ok(Self { jobs, thread })
+        supervised("model", on_panic, work)?;
+        Ok(Self { jobs })
     }
 
-    /// Hands over a job; false if the thread has ended.
-    pub fn begin(&self, job: ModelJob) -> bool {
-        self.jobs.send(job).is_ok()
-    }
-
-    /// Whether the thread has ended, which happens before [`Self::end`] only by a panic.
-    pub fn ended(&self) -> bool {
-        self.thread.is_finished()
-    }
-
-    /// Ends the thread; its panic, if it panicked.
-    pub fn end(self) -> Option<Box<dyn Any + Send>> {
-        drop(self.jobs);
-        self.thread.join().err()
+    /// Hands over a job. If the thread has panicked the job is lost; [`WorkerMessage::Panicked`] says so.
+    pub fn begin(&self, job: ModelJob) {
+        let _ = self.jobs.send(job);
     }
 }
 
@@ -162,16 +152,18 @@ mod tests {
     fn next(told: &Receiver<WorkerMessage>) -> Option<ScreenEvent> {
         match told.recv_timeout(Duration::from_secs(10)).unwrap() {
             WorkerMessage::Event(event) => Some(event),
-            WorkerMessage::Counters(_) | WorkerMessage::Search(..) => None,
+            WorkerMessage::Counters(_) => None,
+            WorkerMessage::Panicked(message) => panic!("{message}"),
+            WorkerMessage::Search(..) => unreachable!("nothing is searched"),
         }
     }
 
     #[test]
     fn events_arrive_in_order() {
         let (worker, told) = start();
-        assert!(
-            worker.begin(ask("whole")) && worker.begin(ask("half")) && worker.begin(ModelJob::Switch(None))
-        );
+        for job in [ask("whole"), ask("half"), ModelJob::Switch(None)] {
+            worker.begin(job);
+        }
         assert_eq!(next(&told), Some(ScreenEvent::Engine(EngineEvent::Text("whole".into()))));
         assert!(matches!(next(&told), Some(ScreenEvent::Chat(ChatEvent::Answered(..)))));
         next(&told);
@@ -184,19 +176,18 @@ mod tests {
         assert_eq!(next(&told), Some(ScreenEvent::Note(Tone::Dim, "opening".into())));
         assert_eq!(next(&told), None, "the new counters come before the event");
         assert!(matches!(next(&told), Some(ScreenEvent::Chat(ChatEvent::Switched(Ok(_))))));
-        assert!(!worker.ended() && worker.end().is_none());
+        drop(worker);
+        assert!(told.recv().is_err(), "the thread ends without a panic");
     }
 
     #[test]
-    fn a_panic_is_handed_on() {
+    fn a_panic_is_reported() {
         let (worker, told) = start();
         worker.begin(ask("bug"));
+        let message = told.recv_timeout(Duration::from_secs(10));
+        let Ok(WorkerMessage::Panicked(message)) = message else { panic!("no report of the panic") };
+        assert!(message.starts_with("model: ") && message.contains("as asked"), "{message}");
+        worker.begin(ask("later"));
         assert!(told.recv_timeout(Duration::from_secs(10)).is_err(), "the channel closes");
-        let started = Instant::now();
-        while !worker.ended() {
-            assert!(started.elapsed() < Duration::from_secs(10));
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        assert!(worker.end().unwrap().downcast_ref::<&str>().is_some_and(|text| text.contains("as asked")));
     }
 }

@@ -1,8 +1,11 @@
 //! Files that only the user may read: the history and conversations. It must not know what is in them.
 
 use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
+
+use moelten_loader::error::LoadError;
+use moelten_loader::output::PartialFile;
 
 /// Creates the folder of a file, if it does not exist; only the user may enter it then.
 ///
@@ -28,27 +31,64 @@ pub fn create(path: &Path) -> io::Result<()> {
     options.open(path).map(drop)
 }
 
-/// Replaces a file. If that fails, the old one stays.
+/// Replaces a file, durably and at once: readers see the old content or the new one. If that fails, the old file stays.
+/// Where `path` is a link, the file that it leads to is replaced.
 ///
 /// # Errors
-/// Writing failed.
+/// Writing failed, or another process is replacing the same file.
 pub fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(format!(".{}.partial", std::process::id()));
-    let result = write_new(Path::new(&partial), text).and_then(|()| std::fs::rename(&partial, path));
-    if result.is_err() {
-        // The first error is the one that matters.
-        let _ = std::fs::remove_file(&partial);
-    }
-    result
+    let write = || {
+        let mut file = PartialFile::create_private(path)?;
+        file.write(text.as_bytes())?;
+        file.commit()
+    };
+    write().map_err(|error| match error {
+        LoadError::Io { source, .. } => source,
+        other => io::Error::other(other),
+    })
 }
 
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_replaced_file_is_private_whatever_was_there_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("last.json");
+        for name in ["last.json", "last.json.partial"] {
+            let file = folder.path().join(name);
+            std::fs::write(&file, "an old text that is longer").unwrap();
+            std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
+        }
+        replace(&path, "new").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no partial file stays");
+    }
+
+    #[test]
+    fn a_file_that_another_process_replaces_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("last.json");
+        replace(&path, "old").unwrap();
+        let other = PartialFile::create_private(&path).unwrap();
+        let error = replace(&path, "new").unwrap_err();
+        assert!(error.to_string().contains("another process"), "{error}");
+        drop(other);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
+    }
+
+    #[test]
+    fn a_link_stays_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, link] = ["file", "link"].map(|name| folder.path().join(name));
+        std::fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        replace(&link, "new").unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "new");
+    }
 }

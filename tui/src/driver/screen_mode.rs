@@ -8,21 +8,22 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crossterm::event::{self, Event as TerminalEvent, KeyCode, KeyEvent, KeyModifiers};
+use crossterm::event::{Event as TerminalEvent, KeyCode, KeyEvent, KeyModifiers};
 
 use super::clipboard;
 use super::editor::{self, Edited, JobControl};
 use super::file_jobs::StatePaths;
 use super::file_worker::FileWorker;
-use super::full_screen::FullScreen;
+use super::full_screen::{Display, FullScreen};
 use super::history_file::HistoryFile;
 use super::message::WorkerMessage;
 use super::model_worker::{ModelJob, ModelWorker};
 use super::notes::{Notes, stdout_styled};
 use super::signal::SignalRequest;
+use super::supervise::supervised;
 use super::terminal::{self, KeyWait};
-use crate::chat::{Backend, ChatEffect, ChatEvent, Counters, Tone};
-use crate::screen::{ModelSearch, Screen, ScreenEffect, ScreenEvent, Urgency};
+use crate::chat::{Backend, ChatEffect, ChatEvent, Counters, FileEvent, Tone};
+use crate::screen::{ModelSearch, Screen, ScreenEffect, ScreenEvent, SearchStep, Urgency};
 
 /// Time between two frames after a key.
 const FRAME: Duration = Duration::from_millis(33);
@@ -38,8 +39,6 @@ const SNAPSHOT: Duration = Duration::from_millis(1000);
 const SNAPSHOT_OPEN: Duration = Duration::from_millis(200);
 /// Largest text for the clipboard, in bytes: terminals ignore larger ones.
 const COPY_BYTES_MAX: usize = 1 << 20;
-/// Wait for keys that are already available. With 0, crossterm does not read at all.
-const AVAILABLE: Duration = Duration::from_millis(1);
 /// Keys that arrive in this time after the start may have been pressed before it.
 const EARLY: Duration = Duration::from_millis(100);
 /// What Enter is before raw mode is on.
@@ -57,10 +56,21 @@ pub struct Controls {
     pub suspend: fn() -> Result<(), &'static str>,
 }
 
+/// Why the full screen has failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ScreenError {
+    /// The terminal or a thread cannot be used, or writing to the terminal failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// A worker thread has panicked: its name and the message of the panic.
+    #[error("the chat was ended by an internal error in thread {0}")]
+    Panicked(String),
+}
+
 /// Everything that a running full screen holds.
-struct Driver {
+struct Driver<D> {
     screen: Screen,
-    terminal: FullScreen,
+    display: D,
     model: ModelWorker,
     files: FileWorker,
     messages: Receiver<WorkerMessage>,
@@ -76,15 +86,14 @@ struct Driver {
     /// Whether the terminal may show something else than the last frame.
     stale: bool,
     running: bool,
+    /// The message of a worker thread that has panicked.
+    panicked: Option<String>,
 }
 
 /// Runs a chat on the full screen until the user quits; `first` is done before anything else.
 ///
 /// # Errors
-/// The terminal or a thread cannot be used, or writing to the terminal failed.
-///
-/// # Panics
-/// If the model's thread panicked, with its panic.
+/// See [`ScreenError`]. The terminal is given back and the conversation is printed before it returns.
 pub fn run(
     screen: Screen,
     backend: Box<dyn Backend + Send>,
@@ -92,44 +101,80 @@ pub fn run(
     history: Option<HistoryFile>,
     controls: Controls,
     first: Vec<ScreenEffect>,
-) -> io::Result<()> {
-    let started = Instant::now();
-    let (tell, messages) = channel();
-    let counters = backend.counters();
-    let files = FileWorker::start(&state, &tell)?;
-    let model = ModelWorker::start(backend, tell.clone(), started)?;
-    let terminal = FullScreen::take()?;
-    let mut driver = Driver {
-        screen,
-        terminal,
-        model,
-        files,
-        messages,
-        tell,
-        counters,
-        history,
-        controls,
-        started,
-        search: Arc::default(),
-        pending: 0,
-        stale: true,
-        running: true,
-    };
-    let result = driver.carry_out(first).and_then(|()| driver.serve());
-    let Driver { screen, terminal, model, files, .. } = driver;
-    drop(terminal);
+) -> Result<(), ScreenError> {
+    let mut driver = Driver::start(screen, backend, &state, history, controls, FullScreen::take)?;
+    let result = driver.serve(first);
+    let Driver { screen, display, files, messages, panicked, .. } = driver;
+    drop(display);
     print_conversation(&screen);
-    files.close();
-    if model.ended()
-        && let Some(panic) = model.end()
-    {
-        std::panic::resume_unwind(panic);
+    let (warnings, late) = close(files, &messages);
+    warnings.iter().for_each(|warning| Notes::detect().line(Tone::Warning, warning));
+    match panicked.or(late) {
+        Some(message) => Err(ScreenError::Panicked(message)),
+        None => Ok(result?),
     }
-    result
 }
 
-impl Driver {
-    fn serve(&mut self) -> io::Result<()> {
+/// Waits for the files that are being written. Returns warnings about what was not saved, and the message of
+/// a worker thread that has panicked.
+fn close(files: FileWorker, messages: &Receiver<WorkerMessage>) -> (Vec<String>, Option<String>) {
+    let mut warnings: Vec<_> = files.close().into_iter().map(str::to_owned).collect();
+    let mut panicked = None;
+    for message in messages.try_iter() {
+        match message {
+            WorkerMessage::Panicked(message) => panicked = panicked.or(Some(message)),
+            WorkerMessage::Event(ScreenEvent::Chat(ChatEvent::File(event))) => match event {
+                FileEvent::Kept(Err(problem)) => {
+                    warnings.push(format!("The conversation was not saved for --continue: {problem}"));
+                }
+                FileEvent::Written { path, result: Err(problem), .. } => {
+                    warnings.push(format!("{} was not saved: {problem}", path.display()));
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    (warnings, panicked)
+}
+
+impl<D: Display> Driver<D> {
+    fn start(
+        screen: Screen,
+        backend: Box<dyn Backend + Send>,
+        state: &StatePaths,
+        history: Option<HistoryFile>,
+        controls: Controls,
+        take_display: impl FnOnce() -> io::Result<D>,
+    ) -> io::Result<Self> {
+        let started = Instant::now();
+        let (tell, messages) = channel();
+        let counters = backend.counters();
+        let files = FileWorker::start(state, &tell)?;
+        let model = ModelWorker::start(backend, tell.clone(), started)?;
+        let display = take_display()?;
+        Ok(Self {
+            screen,
+            display,
+            model,
+            files,
+            messages,
+            tell,
+            counters,
+            history,
+            controls,
+            started,
+            search: Arc::default(),
+            pending: 0,
+            stale: true,
+            running: true,
+            panicked: None,
+        })
+    }
+
+    /// Runs until the user quits, or a worker thread panics.
+    fn serve(&mut self, first: Vec<ScreenEffect>) -> io::Result<()> {
+        self.carry_out(first)?;
         let mut drawn: Option<Instant> = None;
         let mut changed = None;
         let (mut ticked, mut snapshot) = (Instant::now(), None::<Instant>);
@@ -139,7 +184,7 @@ impl Driver {
             let frame = if changed == Some(Urgency::Soon) { FRAME_SOON } else { FRAME };
             let since = drawn.map_or(frame, |drawn| drawn.elapsed());
             if changed.is_some() && since >= frame {
-                self.terminal.draw(&mut self.screen)?;
+                self.display.draw(&mut self.screen)?;
                 drawn = Some(Instant::now());
                 changed = None;
             }
@@ -170,17 +215,16 @@ impl Driver {
 
     /// Waits for a key, at most for `wait`, and handles everything that has arrived.
     fn listen(&mut self, wait: Duration) -> io::Result<()> {
-        let waited = terminal::wait_for_input(wait)?;
+        let waited = self.display.wait(wait)?;
         if waited == KeyWait::Closed {
             // Without this, polling a closed terminal would never end.
             return self.handle(ScreenEvent::End);
         }
-        let mut available = waited == KeyWait::Ready && event::poll(AVAILABLE)?;
-        while available && self.running {
-            if let Some(event) = terminal_event(event::read()?, self.started.elapsed() < EARLY) {
+        while waited == KeyWait::Ready && self.running {
+            let Some(event) = self.display.next_event()? else { break };
+            if let Some(event) = terminal_event(event, self.started.elapsed() < EARLY) {
                 self.handle(event)?;
             }
-            available = event::poll(AVAILABLE)?;
         }
         while self.running {
             match self.messages.try_recv() {
@@ -190,6 +234,12 @@ impl Driver {
                 }
                 Ok(WorkerMessage::Search(..)) => {}
                 Ok(WorkerMessage::Counters(counters)) => self.counters = counters,
+                Ok(WorkerMessage::Panicked(message)) => {
+                    // The thread answers nothing any more, so nothing may wait for it. What there is of an
+                    // answer is kept.
+                    self.panicked.get_or_insert(message);
+                    self.handle(ScreenEvent::End)?;
+                }
                 Err(_) => break,
             }
         }
@@ -198,13 +248,10 @@ impl Driver {
             Some(SignalRequest::End) => self.handle(ScreenEvent::End)?,
             Some(SignalRequest::Suspend) => self.suspend()?,
             Some(SignalRequest::Resume) => {
-                self.terminal.take_again()?;
+                self.display.take_again()?;
                 self.stale = true;
             }
             None => {}
-        }
-        if self.model.ended() {
-            self.running = false;
         }
         Ok(())
     }
@@ -224,7 +271,7 @@ impl Driver {
                 ScreenEffect::Chat(effect) => self.chat_effect(effect)?,
                 ScreenEffect::Complete(request) => {
                     self.pending += 1;
-                    self.running &= self.files.complete(request);
+                    self.files.complete(request);
                 }
                 ScreenEffect::StartSearch => self.start_search()?,
                 ScreenEffect::StopSearch => self.search = Arc::default(),
@@ -233,7 +280,7 @@ impl Driver {
                 ScreenEffect::Editor(text) => self.edit(&text)?,
                 ScreenEffect::Suspend => self.suspend()?,
                 ScreenEffect::Redraw => {
-                    self.terminal.redraw()?;
+                    self.display.redraw()?;
                     self.stale = true;
                 }
                 ScreenEffect::Quit => self.running = false,
@@ -244,12 +291,12 @@ impl Driver {
 
     fn chat_effect(&mut self, effect: ChatEffect) -> io::Result<()> {
         match effect {
-            ChatEffect::Answer(request) => self.running &= self.model.begin(ModelJob::Answer(request)),
-            ChatEffect::Switch(model) => self.running &= self.model.begin(ModelJob::Switch(model)),
+            ChatEffect::Answer(request) => self.model.begin(ModelJob::Answer(request)),
+            ChatEffect::Switch(model) => self.model.begin(ModelJob::Switch(model)),
             ChatEffect::Copy(text) => self.copy(&text)?,
             file => {
                 self.pending += 1;
-                self.running &= self.files.perform(file, self.counters.clone());
+                self.files.perform(file, self.counters.clone());
             }
         }
         Ok(())
@@ -260,18 +307,26 @@ impl Driver {
         self.search = Arc::new(());
         let current = Arc::downgrade(&self.search);
         let (search, tell) = (Arc::clone(&self.controls.search), self.tell.clone());
+        let (failed, of) = (self.tell.clone(), Weak::clone(&current));
+        let on_panic = move |message| {
+            let problem =
+                SearchStep::Problem(format!("The search ended with an internal error in thread {message}"));
+            for step in [problem, SearchStep::Done] {
+                let _ = failed.send(WorkerMessage::Search(Weak::clone(&of), step));
+            }
+        };
         let work = move || {
             search(&mut |step| match tell.send(WorkerMessage::Search(Weak::clone(&current), step)) {
                 Ok(()) if current.strong_count() > 0 => ControlFlow::Continue(()),
                 _ => ControlFlow::Break(()),
             });
         };
-        std::thread::Builder::new().name("models".into()).spawn(work).map(drop)
+        supervised("models", on_panic, work).map(drop)
     }
 
     fn edit(&mut self, text: &str) -> io::Result<()> {
         let Controls { requested, suspend, .. } = self.controls;
-        let edited = self.terminal.lend(|| editor::edit(text, JobControl { requested, suspend }))?;
+        let edited = self.display.lend(|| editor::edit(text, JobControl { requested, suspend }))?;
         self.stale = true;
         self.handle(match edited {
             Edited::Text(text) => ScreenEvent::Edited(text),
@@ -281,7 +336,7 @@ impl Driver {
 
     fn suspend(&mut self) -> io::Result<()> {
         self.stale = true;
-        match self.terminal.lend(self.controls.suspend)? {
+        match self.display.lend(self.controls.suspend)? {
             Ok(()) => Ok(()),
             Err(problem) => self.handle(ScreenEvent::Note(Tone::Error, problem.to_owned())),
         }
@@ -332,3 +387,6 @@ fn print_conversation(screen: &Screen) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

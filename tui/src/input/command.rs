@@ -192,7 +192,7 @@ fn unknown(name: &str) -> String {
         _ => String::new(),
     };
     format!(
-        "unknown command {name}; {guess}/help lists all commands. To send a line that begins with a slash, put a \
+        "Unknown command {name}; {guess}/help lists all commands. To send a line that begins with a slash, put a \
          space before it"
     )
 }
@@ -383,7 +383,7 @@ mod tests {
         for entry in &TABLE {
             for name in [entry.name].iter().chain(entry.aliases) {
                 let problem = parse(name).unwrap().err().unwrap_or_default();
-                assert!(!problem.contains("unknown command"), "{name}: {problem}");
+                assert!(!problem.contains("Unknown command"), "{name}: {problem}");
             }
         }
     }
