@@ -13,7 +13,6 @@ use moelten_loader::container::packed::{self, PackedIndex};
 use moelten_loader::convert::{Conversion, FileLayout, Types};
 use moelten_loader::error::{Fault, LoadError};
 use moelten_loader::load::{LoadedModel, load};
-use moelten_loader::spec::Part;
 use moelten_quant::Format;
 use proptest::prelude::*;
 
