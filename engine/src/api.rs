@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::sampler::SamplerParams;
+use crate::sequence::sampler::SamplerParams;
 
 /// How to answer.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -173,7 +173,7 @@ pub struct Answer {
 /// the model was opened; the difference of two pictures is what happened between them.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ExpertMap {
-    /// Layers that have experts, in order.
+    /// The expert banks of the layers, in order.
     pub rows: Vec<ExpertRow>,
     /// Passes of one token.
     pub decode: ExpertUse,
@@ -189,11 +189,13 @@ pub struct ExpertMap {
     pub memory: MemoryUse,
 }
 
-/// The experts of one layer.
+/// The experts of one bank.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ExpertRow {
     /// The layer's number in the model.
     pub layer: usize,
+    /// Which of the layer's expert banks it is.
+    pub bank: usize,
     /// Experts that it keeps in memory; all of them if nothing is ever read.
     pub slots: usize,
     /// Each expert.

@@ -1,11 +1,10 @@
 //! The building blocks of a layer: pure functions over weights, spec and scratch buffers. None of them knows which
 //! model it serves, and none reads a file.
 
-pub mod attend;
-pub mod attention;
-pub mod embedding;
+pub mod ffn;
 pub mod linear;
-pub mod mlp;
-pub mod moe;
+pub mod mixer;
 pub mod norm;
 pub mod rope;
+pub mod scratch;
+pub mod squares;

@@ -1,129 +1,109 @@
-//! A model ready to run: spec, small weights in f32, places of the large ones, the expert store, kernels and worker
-//! threads. Immutable and shared; a sequence's state is in `session`.
+//! A model ready to run: spec, weights, expert store, and the buffers of the pass that runs. Many sequences share it; one pass
+//! runs at a time. It must not know text.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use moelten_loader::copied::Copied;
 use moelten_loader::io::read_at::{Access, ReadAt};
-use moelten_loader::roles::{LayerTensor, Part, Role};
-use moelten_loader::spec::{
-    Activation, AttentionSpec, Ffn, LayerSpec, Mixer, ModelSpec, NormSpec, QkNorm, RopeSpec, SharedExpert,
-};
-use moelten_loader::store::{MatrixRef, TensorStore};
-use moelten_quant::{Isa, Kernels};
+use moelten_loader::spec::ModelSpec;
+use moelten_loader::tensors::copied::Copied;
+use moelten_loader::tensors::store::TensorStore;
 
 use crate::error::{EngineError, Result};
 use crate::experts::live::Live;
+use crate::experts::pressure::{self, Keeper, Watch};
+use crate::experts::room::Cached;
 use crate::experts::slots::Slots;
 use crate::experts::source::Source;
-use crate::experts::{ExpertStore, LOOK, Prefetch};
-use crate::layers::attention::Attention;
-use crate::layers::embedding::Embedding;
-use crate::layers::linear::{Compute, Linear};
-use crate::layers::moe::{Mlp, Moe, Shared};
-use crate::layers::norm::Norm;
-use crate::ledger::{Charge, Ledger};
-use crate::memory;
-use crate::plan::{Experts, Io, Plan, PlanOptions, Ram};
-use crate::pool::Pool;
-use crate::pressure::{self, Keeper, Watch};
-use crate::session::SessionOptions;
-use crate::system::System;
-use crate::topology::{Pin, ThreadPlan};
+use crate::experts::store::{ExpertStore, LOOK, Prefetch};
+use crate::forward::batch::Batch;
+use crate::forward::decoder::Decoder;
+use crate::forward::executor::Executor;
+use crate::forward::observe::Observer;
+use crate::layers::linear::Compute;
+use crate::plan::{Experts, Io, Plan, PlanOptions, Ram, SequenceOptions};
+use crate::runtime::Runtime;
+use crate::runtime::cancel::Cancel;
+use crate::runtime::ledger::Charge;
+use crate::runtime::memory;
+use crate::runtime::system::System;
+use crate::state::MOST_NEW_TOKENS;
+use crate::weights::Weights;
 
-/// How to run a model.
-#[derive(Debug, Clone, Copy, Default)]
+/// How to open a model.
+#[derive(Debug, Clone, Default)]
 pub struct ModelOptions {
-    /// Worker threads; one for each performance core that the process may use when `None`.
-    pub threads: Option<usize>,
-    /// Whether they are tied to CPUs.
-    pub pin: Pin,
-    /// Instruction set; `MOELTEN_ISA` or the best of this machine when `None`.
-    pub isa: Option<Isa>,
     /// Memory that the process may own.
     pub ram: Ram,
     /// How expert weights come from their files.
     pub io: Io,
     /// Whether experts are read before it is sure that they are needed.
     pub prefetch: Prefetch,
-    /// The session that memory is planned for.
-    pub session: SessionOptions,
+    /// The sequence that memory is planned for.
+    pub sequence: SequenceOptions,
     /// Bytes that the caller takes of the budget for something else.
     pub extra: u64,
-    /// Turns true when somebody gives up the opening, which then ends with [`EngineError::Cancelled`].
-    pub stop: Option<&'static AtomicBool>,
+    /// A request to give up the opening, which then ends with [`EngineError::Cancelled`].
+    pub cancel: Cancel,
 }
 
 impl ModelOptions {
     /// What of them decides about memory.
     pub fn plan(&self) -> PlanOptions {
-        let Self { ram, io, session, extra, .. } = *self;
-        PlanOptions { ram, io, session, extra }
+        let Self { ram, io, sequence, extra, .. } = *self;
+        PlanOptions { ram, io, sequence, extra }
     }
 }
 
 /// A model ready to run.
 pub struct Model {
+    runtime: Arc<Runtime>,
     spec: ModelSpec,
     tensors: Arc<TensorStore>,
     experts: Arc<ExpertStore>,
-    /// Who shrinks the cache when memory gets tight, if nobody named a budget.
+    /// What shrinks the cache when memory gets tight, if no budget was named.
     watch: Option<Watch>,
     plan: Plan,
-    ledger: Arc<Ledger>,
-    /// What the weights and the slots take of it.
+    /// What the weights and the slots take of the budget.
     _charges: Vec<Charge>,
-    /// Whether a sequence computes, and what wakes those that wait for that to end.
+    weights: Weights,
+    /// Whether a pass runs, and what wakes those that wait for its end.
     taken: Mutex<bool>,
     free: Condvar,
-    kernels: &'static Kernels,
-    pool: Pool,
-    /// The distinct ropes of the layers.
-    pub(crate) ropes: Vec<RopeSpec>,
-    pub(crate) layers: Vec<Layer>,
-    pub(crate) embedding: Embedding,
-    pub(crate) final_norm: Norm,
-    pub(crate) head: Linear,
+    executor: Mutex<Option<Executor>>,
+    /// How large it is. It has a lock of its own: a sequence that needs no more does not wait for a pass.
+    reserved: Mutex<Reserved>,
 }
 
-/// While this lives one sequence computes.
-pub(crate) struct Turn<'a>(&'a Model);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let Self(model) = self;
-        model.experts.pass(false);
-        *model.taken() = false;
-        model.free.notify_one();
-    }
+/// The size of the buffers of a pass, and what they are of the budget.
+#[derive(Default)]
+struct Reserved {
+    chunk: usize,
+    context: usize,
+    /// Bytes that were allocated.
+    bytes: u64,
+    charge: Option<Charge>,
 }
 
-/// One layer's weights.
-pub(crate) struct Layer {
-    pub mixer_norm: Norm,
-    pub attention: Attention,
-    pub ffn_norm: Norm,
-    pub ffn: FfnWeights,
-    pub residual_scale: f32,
-}
-
-/// The feed-forward part.
-pub(crate) enum FfnWeights {
-    Dense(Mlp),
-    Moe(Moe),
+/// The right to run passes of a model. While it lives no other sequence computes.
+pub struct Turn<'m> {
+    model: &'m Model,
+    executor: MutexGuard<'m, Option<Executor>>,
 }
 
 impl Model {
     /// Takes a spec and its tensors.
     ///
     /// # Errors
-    /// Damaged norms or biases, an instruction set that is not here, threads that do not start.
-    pub fn new(spec: ModelSpec, tensors: TensorStore, options: ModelOptions) -> Result<Self> {
-        // Threads first: the plan counts what they take.
-        let (kernels, pool) = compute(options)?;
-        let plan = Plan::new(&spec, &tensors, options.plan())?;
-        Self::build(spec, tensors, options, (kernels, pool), plan, None)
+    /// Damaged norms or biases; [`EngineError::Budget`] and [`EngineError::Memory`] for budgets that are too small.
+    pub fn new(
+        runtime: &Arc<Runtime>,
+        spec: ModelSpec,
+        tensors: TensorStore,
+        options: &ModelOptions,
+    ) -> Result<Self> {
+        let plan = Plan::new(&spec, &tensors, options.plan(), runtime.ledger().used())?;
+        Self::with_plan(runtime, spec, tensors, options, plan, None)
     }
 
     /// As [`Self::new`], by a plan that was made before, and with `files` in place of those that `tensors` names when the
@@ -132,70 +112,30 @@ impl Model {
     /// # Errors
     /// As [`Self::new`].
     pub fn with_plan(
+        runtime: &Arc<Runtime>,
         spec: ModelSpec,
         tensors: TensorStore,
-        options: ModelOptions,
+        options: &ModelOptions,
         plan: Plan,
         files: Option<Vec<Box<dyn ReadAt>>>,
     ) -> Result<Self> {
-        let compute = compute(options)?;
-        Self::build(spec, tensors, options, compute, plan, files)
-    }
-
-    fn build(
-        spec: ModelSpec,
-        tensors: TensorStore,
-        options: ModelOptions,
-        (kernels, pool): (&'static Kernels, Pool),
-        plan: Plan,
-        files: Option<Vec<Box<dyn ReadAt>>>,
-    ) -> Result<Self> {
-        let ledger = Ledger::new(plan.budget);
-        let mut charges = Vec::new();
-        let mut charge = |what, bytes| -> Result<()> {
-            charges.push(ledger.charge(what, bytes, |_| "--ram names the budget".to_owned())?);
-            Ok(())
-        };
-        charge("the program", plan.base)?;
-        charge("the weights outside experts", plan.dense)?;
+        let charges = charge_weights(runtime, &plan)?;
         let (tensors, slots) = match &plan.experts {
             Experts::InPlace => {
-                charge("the experts", plan.expert_bytes)?;
                 tensors.use_in_place();
                 (tensors, None)
             }
             Experts::Cached(cached) => {
-                charge("the expert cache", cached.bytes())?;
                 let mut slots = Slots::reserve(cached).map_err(EngineError::Store)?;
-                let which =
-                    if cached.embedding_in_file { Copied::DenseWithoutEmbedding } else { Copied::Dense };
-                // Nobody watches the machine yet, and what the plan found free may have been taken by others since.
-                let here = System::here();
-                let free = || memory::free_bytes(&here).is_none_or(|free| free > plan.floor());
-                let copied = slots.touch_during(
-                    || options.ram != Ram::Auto || free(),
-                    || tensors.copied(which, pool.threads(), options.stop),
-                );
-                let tensors = copied.map_err(|error| match error.kind() {
-                    std::io::ErrorKind::Interrupted => EngineError::Cancelled,
-                    _ => EngineError::Copy(error),
-                })?;
+                let tensors = copied(runtime, tensors, &mut slots, cached, &plan, options)?;
                 (tensors, Some((cached, slots)))
             }
         };
         let tensors = Arc::new(tensors);
-        let mut ropes = Vec::new();
-        let mut layers = Vec::with_capacity(spec.layers.len());
-        for (index, layer) in spec.layers.iter().enumerate() {
-            layers.push(Builder { tensors: &tensors, index }.layer(layer, &mut ropes)?);
-        }
-        let final_norm = norm(&tensors, spec.final_norm, Role::FinalNorm, Role::FinalNormBias)?;
-        let head = Linear {
-            weight: tensors.get(if spec.head.tied { Role::Embed } else { Role::Head }),
-            bias: if spec.head.bias { Some(tensors.vector(Role::HeadBias)?) } else { None },
-        };
+        let in_file = matches!(&plan.experts, Experts::Cached(cached) if cached.embedding_in_file);
+        let weights = Weights::build(&spec, &tensors, in_file)?;
         let experts = match slots {
-            None => ExpertStore::in_place(&spec, Arc::clone(&tensors)),
+            None => ExpertStore::in_place(Arc::clone(&tensors)),
             Some(room) => {
                 let source = match files {
                     _ if !room.0.direct => Ok(Source::Mapped),
@@ -203,56 +143,44 @@ impl Model {
                     None => Source::open(&tensors),
                 };
                 let source = source.map_err(EngineError::Store)?;
-                ExpertStore::cached(&spec, Arc::clone(&tensors), source, room, options.prefetch)
+                ExpertStore::cached(Arc::clone(&tensors), source, room, options.prefetch)
                     .map_err(EngineError::Store)?
             }
         };
-        let embedding = match &plan.experts {
-            Experts::Cached(cached) if cached.embedding_in_file => {
-                Embedding::in_file(&tensors).map_err(EngineError::Store)?
-            }
-            _ => Embedding::InMemory(tensors.get(Role::Embed)),
-        };
         let experts = Arc::new(experts);
-        let watch = match &plan.experts {
-            Experts::Cached(cached) if cached.direct && options.ram == Ram::Auto => {
-                let keeper = Keeper::new(System::here(), cached.clone(), plan.floor());
-                let watch = Watch::begin(Arc::clone(&experts), keeper, pressure::INTERVAL);
-                Some(watch.map_err(EngineError::Store)?)
-            }
-            _ => None,
-        };
+        let watch = watch(&experts, &plan, options)?;
         Ok(Self {
-            embedding,
+            runtime: Arc::clone(runtime),
             spec,
             tensors,
             experts,
             watch,
             plan,
-            ledger,
             _charges: charges,
+            weights,
             taken: Mutex::new(false),
             free: Condvar::new(),
-            kernels,
-            pool,
-            ropes,
-            layers,
-            final_norm,
-            head,
+            executor: Mutex::new(None),
+            reserved: Mutex::default(),
         })
     }
 
-    /// What it is.
+    /// The runtime that it computes on.
+    pub fn runtime(&self) -> &Arc<Runtime> {
+        &self.runtime
+    }
+
+    /// What it is: shapes, operations, numbers.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
     }
 
-    /// Its tensors.
+    /// Where its tensors are.
     pub fn tensors(&self) -> &TensorStore {
         &self.tensors
     }
 
-    /// Its experts.
+    /// The store of its experts.
     pub fn experts(&self) -> &Arc<ExpertStore> {
         &self.experts
     }
@@ -282,142 +210,184 @@ impl Model {
         &self.plan
     }
 
-    /// The memory budget.
-    pub fn ledger(&self) -> &Arc<Ledger> {
-        &self.ledger
+    pub(crate) fn weights(&self) -> &Weights {
+        &self.weights
     }
 
     /// Waits until no other sequence computes.
     ///
     /// # Errors
     /// [`EngineError::Cancelled`] once `cancel` is set.
-    pub(crate) fn turn(&self, cancel: &AtomicBool) -> Result<Turn<'_>> {
-        let mut taken = self.taken();
+    pub fn turn(&self, cancel: &Cancel) -> Result<Turn<'_>> {
+        self.turn_unless(|| cancel.is_cancelled())
+    }
+
+    /// As [`Self::turn`], until `stop`.
+    pub(crate) fn turn_unless(&self, stop: impl Fn() -> bool) -> Result<Turn<'_>> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         while *taken {
-            if cancel.load(Ordering::Relaxed) {
+            if stop() {
                 return Err(EngineError::Cancelled);
             }
             taken = self.free.wait_timeout(taken, LOOK).unwrap_or_else(PoisonError::into_inner).0;
         }
         *taken = true;
+        drop(taken);
         self.experts.pass(true);
-        Ok(Turn(self))
+        let executor = self.executor.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Turn { model: self, executor })
     }
 
-    /// Whether a sequence computes.
-    fn taken(&self) -> MutexGuard<'_, bool> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Makes the buffers large enough for contexts of `context` tokens, and charges `more` bytes beside them.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] when both together do not fit.
+    pub(crate) fn reserve(
+        &self,
+        context: usize,
+        more: u64,
+        hint: impl FnOnce(u64) -> String,
+    ) -> Result<Charge> {
+        let ledger = self.runtime.ledger();
+        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        let chunk = reserved.chunk.max(MOST_NEW_TOKENS.min(context));
+        let context = reserved.context.max(context);
+        if (chunk, context) == (reserved.chunk, reserved.context) {
+            return ledger.charge("the KV cache and the buffers", more, hint);
+        }
+        let need = Executor::bytes_for(&self.spec, chunk, context);
+        let grown = need.saturating_sub(reserved.charge.as_ref().map_or(0, Charge::bytes));
+        let mut charge = ledger.charge("the KV cache and the buffers", more.saturating_add(grown), hint)?;
+        let mut turn = self.turn(&Cancel::new())?;
+        // The old buffers go first: for a moment there are none.
+        *turn.executor = None;
+        let executor = Executor::new(&self.spec, &self.weights.ropes, chunk, context);
+        reserved.bytes = executor.bytes();
+        *turn.executor = Some(executor);
+        let grown = charge.split(grown);
+        match &mut reserved.charge {
+            Some(charged) => charged.join(grown),
+            none => *none = Some(grown),
+        }
+        (reserved.chunk, reserved.context) = (chunk, context);
+        Ok(charge)
     }
 
-    /// The kernels in use.
-    pub fn isa(&self) -> Isa {
-        self.kernels.isa()
+    /// Bytes of the buffers that passes work in; 0 before the first sequence.
+    pub fn buffer_bytes(&self) -> u64 {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner).bytes
     }
 
-    /// The worker threads.
-    pub fn pool(&self) -> &Pool {
-        &self.pool
-    }
-
-    pub(crate) fn compute(&self) -> Compute<'_> {
-        Compute { kernels: self.kernels, pool: &self.pool, tensors: &self.tensors }
+    fn decoder(&self) -> Decoder<'_> {
+        let (kernels, pool) = (self.runtime.kernels(), self.runtime.pool());
+        Decoder {
+            compute: Compute { kernels, pool, tensors: &self.tensors },
+            spec: &self.spec,
+            weights: &self.weights,
+            store: &self.experts,
+        }
     }
 }
 
-/// Kernels and worker threads.
-fn compute(options: ModelOptions) -> Result<(&'static Kernels, Pool)> {
-    let isa = options.isa.map_or_else(Isa::from_env, Ok)?;
-    let kernels = Kernels::for_isa(isa).expect("an instruction set that was found here has kernels");
-    let threads = options.threads.map(|threads| threads.max(1));
-    Ok((kernels, Pool::new(ThreadPlan::here(threads, options.pin)?)?))
+impl Turn<'_> {
+    /// Computes a batch. The logits of runs that want those of their last token are left in the runs; for those of all tokens
+    /// see [`Self::logits`]. Either all runs that were not cancelled move on, or, on an error, none does.
+    ///
+    /// # Errors
+    /// [`EngineError::Cancelled`] once all runs are cancelled; failed reads.
+    pub fn forward(&mut self, batch: &mut Batch<'_, '_>, observer: &mut dyn Observer) -> Result<()> {
+        let (model, executor) = (self.model, executor(&mut self.executor));
+        // The whole batch runs on a worker: entering the pool costs more than one parallel region inside it.
+        model.runtime.pool().install(|| model.decoder().forward(executor, batch, observer))
+    }
+
+    /// As [`Self::forward`], while `beside` runs on this thread.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_beside(
+        &mut self,
+        batch: &mut Batch<'_, '_>,
+        mut observer: impl Observer,
+        beside: impl FnMut(),
+    ) -> Result<()> {
+        let (model, executor) = (self.model, executor(&mut self.executor));
+        let work = move || model.decoder().forward(executor, batch, &mut observer);
+        model.runtime.pool().install_beside(work, beside)
+    }
+
+    /// Logits of some of the wanted rows of the last batch, at most [`crate::forward::decoder::HEAD_ROWS`]: `[rows, vocab]`.
+    pub fn logits(&mut self, rows: Range<usize>) -> &[f32] {
+        let (model, executor) = (self.model, executor(&mut self.executor));
+        model.runtime.pool().install(|| model.decoder().head(executor, rows));
+        &executor.logits
+    }
+
+    /// Most tokens of a batch.
+    pub fn chunk(&self) -> usize {
+        self.executor.as_ref().map_or(0, |executor| executor.chunk)
+    }
 }
 
-fn norm(tensors: &TensorStore, spec: NormSpec, weight: Role, bias: Role) -> Result<Norm> {
-    let bias = match spec {
-        NormSpec::Rms { .. } => Vec::new(),
-        NormSpec::Layer { .. } => tensors.vector(bias)?,
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let Self { model, .. } = self;
+        model.experts.pass(false);
+        *model.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        model.free.notify_one();
+    }
+}
+
+fn executor<'b>(executor: &'b mut MutexGuard<'_, Option<Executor>>) -> &'b mut Executor {
+    executor.as_mut().expect("a sequence has reserved buffers")
+}
+
+/// Charges what a plan takes before any sequence.
+fn charge_weights(runtime: &Runtime, plan: &Plan) -> Result<Vec<Charge>> {
+    let ledger = runtime.ledger();
+    ledger.set_limit(plan.budget);
+    let experts = match &plan.experts {
+        Experts::InPlace => ("the experts", plan.expert_bytes),
+        Experts::Cached(cached) => ("the expert cache", cached.bytes()),
     };
-    Ok(Norm { spec, weight: tensors.vector(weight)?, bias })
+    // Of what the process owned before, other models of the runtime have charged their part.
+    let program = plan.base.saturating_sub(ledger.used());
+    let parts = [("the program", program), ("the weights outside experts", plan.dense), experts];
+    let hint = |_| "--ram names the budget".to_owned();
+    parts.into_iter().map(|(what, bytes)| ledger.charge(what, bytes, hint)).collect()
 }
 
-/// Builds one layer.
-struct Builder<'a> {
-    tensors: &'a TensorStore,
-    index: usize,
+/// Weights outside experts copied to memory, while the system brings the memory of the slots.
+fn copied(
+    runtime: &Runtime,
+    tensors: TensorStore,
+    slots: &mut Slots,
+    cached: &Cached,
+    plan: &Plan,
+    options: &ModelOptions,
+) -> Result<TensorStore> {
+    let which = if cached.embedding_in_file { Copied::DenseWithoutEmbedding } else { Copied::Dense };
+    // The machine is not watched yet, and what the plan found free may have been taken by others since.
+    let here = System::here();
+    let free = || memory::free_bytes(&here).is_none_or(|free| free > plan.floor());
+    let copied = slots.touch_during(
+        || options.ram != Ram::Auto || free(),
+        || tensors.copied(which, runtime.pool().threads(), Some(options.cancel.flag())),
+    );
+    copied.map_err(|error| match error.kind() {
+        std::io::ErrorKind::Interrupted => EngineError::Cancelled,
+        _ => EngineError::Copy(error),
+    })
 }
 
-impl Builder<'_> {
-    fn role(&self, tensor: LayerTensor) -> Role {
-        Role::Layer(self.index, tensor)
-    }
-
-    fn layer(&self, spec: &LayerSpec, ropes: &mut Vec<RopeSpec>) -> Result<Layer> {
-        let norm = |spec, weight, bias| norm(self.tensors, spec, self.role(weight), self.role(bias));
-        let Mixer::Attention(attention) = &spec.mixer;
-        Ok(Layer {
-            mixer_norm: norm(spec.mixer_norm, LayerTensor::MixerNorm, LayerTensor::MixerNormBias)?,
-            attention: self.attention(attention, ropes)?,
-            ffn_norm: norm(spec.ffn_norm, LayerTensor::FfnNorm, LayerTensor::FfnNormBias)?,
-            ffn: match &spec.ffn {
-                Ffn::Dense(mlp) => FfnWeights::Dense(self.mlp(LayerTensor::Dense, mlp.activation)),
-                Ffn::Moe(moe) => FfnWeights::Moe(Moe {
-                    spec: moe.clone(),
-                    router: self.router()?,
-                    shared: match moe.shared {
-                        SharedExpert::None => None,
-                        SharedExpert::Plain(mlp) => {
-                            Some(Shared { mlp: self.mlp(LayerTensor::Shared, mlp.activation), gate: None })
-                        }
-                        SharedExpert::Gated(mlp) => Some(Shared {
-                            mlp: self.mlp(LayerTensor::Shared, mlp.activation),
-                            gate: Some(self.tensors.get(self.role(LayerTensor::SharedInput))),
-                        }),
-                    },
-                }),
-            },
-            residual_scale: spec.residual_scale,
-        })
-    }
-
-    /// The router, which is small and decides everything: NaN or infinity in it is found now, not as a strange answer.
-    fn router(&self) -> Result<MatrixRef> {
-        let role = self.role(LayerTensor::Router);
-        self.tensors.check_finite(role)?;
-        Ok(self.tensors.get(role))
-    }
-
-    fn attention(&self, spec: &AttentionSpec, ropes: &mut Vec<RopeSpec>) -> Result<Attention> {
-        let linear = |weight, bias, has_bias: bool| -> Result<Linear> {
-            Ok(Linear {
-                weight: self.tensors.get(self.role(weight)),
-                bias: if has_bias { Some(self.tensors.vector(self.role(bias))?) } else { None },
-            })
-        };
-        let qk_norm = |tensor| match spec.qk_norm {
-            QkNorm::None => Ok(Vec::new()),
-            QkNorm::PerHead { .. } | QkNorm::Full { .. } => self.tensors.vector(self.role(tensor)),
-        };
-        // Layers with equal ropes share one set of angles.
-        let rope = spec.rope.as_ref().map(|rope| {
-            ropes.iter().position(|known| known == rope).unwrap_or_else(|| {
-                ropes.push(rope.clone());
-                ropes.len() - 1
-            })
-        });
-        Ok(Attention {
-            q: linear(LayerTensor::Q, LayerTensor::QBias, spec.qkv_bias)?,
-            k: linear(LayerTensor::K, LayerTensor::KBias, spec.qkv_bias)?,
-            v: linear(LayerTensor::V, LayerTensor::VBias, spec.qkv_bias)?,
-            o: linear(LayerTensor::O, LayerTensor::OBias, spec.out_bias)?,
-            q_norm: qk_norm(LayerTensor::QNorm)?,
-            k_norm: qk_norm(LayerTensor::KNorm)?,
-            rope,
-            spec: spec.clone(),
-        })
-    }
-
-    fn mlp(&self, wrap: fn(Part) -> LayerTensor, activation: Activation) -> Mlp {
-        let get = |part| self.tensors.get(self.role(wrap(part)));
-        Mlp { gate: get(Part::Gate), up: get(Part::Up), down: get(Part::Down), activation }
+/// What gives memory of the cache back when the machine runs short of it, if no budget was named.
+fn watch(experts: &Arc<ExpertStore>, plan: &Plan, options: &ModelOptions) -> Result<Option<Watch>> {
+    match &plan.experts {
+        Experts::Cached(cached) if cached.direct && options.ram == Ram::Auto => {
+            let keeper = Keeper::new(System::here(), cached.clone(), plan.floor());
+            let watch = Watch::begin(Arc::clone(experts), keeper, pressure::INTERVAL);
+            watch.map(Some).map_err(EngineError::Store)
+        }
+        Experts::Cached(_) | Experts::InPlace => Ok(None),
     }
 }

@@ -2,17 +2,20 @@
 //! the budget, and otherwise everything but the experts and as many of these as there is room for. The same plan is what
 //! `fit` prints. It must not allocate, nor know how fast anything is.
 
-use moelten_loader::roles::Role;
-use moelten_loader::spec::{Ffn, ModelSpec};
-use moelten_loader::store::TensorStore;
+pub mod context;
+
+use moelten_loader::spec::ModelSpec;
+use moelten_loader::tensors::roles::Role;
+use moelten_loader::tensors::store::TensorStore;
 
 use crate::error::{EngineError, Result};
-use crate::experts::cache::Shape;
+use crate::experts::room::{Cached, Shape};
 use crate::experts::source::Source;
-use crate::kv_cache::KvCache;
-use crate::memory;
-use crate::session::{self, ContextChoice, ContextLimit, SessionOptions};
-use crate::system::System;
+use crate::runtime::memory;
+use crate::runtime::system::System;
+use crate::state::SequenceState;
+pub use context::SequenceOptions;
+use context::{ContextChoice, ContextLimit};
 
 /// Memory of threads' stacks, of small vectors and of what the allocator rounds up.
 const SLACK: u64 = 24 << 20;
@@ -60,8 +63,8 @@ pub struct PlanOptions {
     pub ram: Ram,
     /// Where experts come from.
     pub io: Io,
-    /// The session there will be.
-    pub session: SessionOptions,
+    /// The sequence there will be.
+    pub sequence: SequenceOptions,
     /// Bytes that the caller will take for something else.
     pub extra: u64,
 }
@@ -73,19 +76,6 @@ pub enum Experts {
     InPlace,
     /// Some in memory, the others in the files.
     Cached(Cached),
-}
-
-/// Room for some of the experts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cached {
-    /// Read directly, or mapped.
-    pub direct: bool,
-    /// Whether the embedding stays in its file: a token reads one row of it.
-    pub embedding_in_file: bool,
-    /// How many of each layer.
-    pub shape: Shape,
-    /// Bytes of a slot of each size.
-    pub slot_bytes: Vec<usize>,
 }
 
 /// What is kept in memory.
@@ -111,67 +101,15 @@ pub struct Plan {
     pub experts: Experts,
 }
 
-impl Cached {
-    /// Bytes of all slots.
-    pub fn bytes(&self) -> u64 {
-        self.bytes_with(&self.shape.quotas)
-    }
-
-    /// Bytes of all slots if layers kept as many as `quotas` says.
-    pub fn bytes_with(&self, quotas: &[usize]) -> u64 {
-        let spare = self.shape.spare.iter().zip(&self.slot_bytes);
-        let spare: u64 = spare.map(|(&slots, &bytes)| slots as u64 * bytes as u64).sum();
-        let layers = quotas.iter().zip(&self.shape.classes);
-        let layers: u64 =
-            layers.map(|(&slots, &class)| slots as u64 * self.slot_bytes[class as usize] as u64).sum();
-        spare + layers
-    }
-
-    /// Slots of each size.
-    pub fn slots(&self) -> Vec<usize> {
-        let mut slots = self.shape.spare.clone();
-        for (&quota, &class) in self.shape.quotas.iter().zip(&self.shape.classes) {
-            slots[class as usize] += quota;
-        }
-        slots
-    }
-
-    /// Slots of each layer if all of them together may take `bytes`: as many for each, and one more for the first.
-    pub fn quotas_for(&self, bytes: u64) -> Vec<usize> {
-        let Shape { experts, classes, .. } = &self.shape;
-        let none = vec![0; experts.len()];
-        let mut left = bytes.saturating_sub(self.bytes_with(&none));
-        let mut quotas = none;
-        loop {
-            let before = left;
-            for ((quota, &experts), &class) in quotas.iter_mut().zip(experts).zip(classes) {
-                let size = self.slot_bytes[class as usize] as u64;
-                if *quota < experts && size <= left {
-                    *quota += 1;
-                    left -= size;
-                }
-            }
-            if left == before {
-                return quotas;
-            }
-        }
-    }
-
-    /// Share of the experts that can stay.
-    pub fn share(&self) -> f64 {
-        let (quotas, experts): (usize, usize) =
-            (self.shape.quotas.iter().sum(), self.shape.experts.iter().sum());
-        quotas as f64 / experts.max(1) as f64
-    }
-}
-
 impl Plan {
     /// Plans for a model on this machine, now.
     ///
+    /// `charged` bytes of the budget are taken already, by other models of the process.
+    ///
     /// # Errors
     /// [`EngineError::Memory`] when the budget is below what the model needs at least.
-    pub fn new(spec: &ModelSpec, tensors: &TensorStore, options: PlanOptions) -> Result<Self> {
-        Self::after(spec, tensors, options, 0)
+    pub fn new(spec: &ModelSpec, tensors: &TensorStore, options: PlanOptions, charged: u64) -> Result<Self> {
+        Self::after(spec, tensors, options, charged, 0)
     }
 
     /// As [`Self::new`], once the process has given back `released` bytes of what it owns.
@@ -182,6 +120,7 @@ impl Plan {
         spec: &ModelSpec,
         tensors: &TensorStore,
         options: PlanOptions,
+        charged: u64,
         released: u64,
     ) -> Result<Self> {
         let owned = memory::owned_bytes().unwrap_or(0);
@@ -190,7 +129,8 @@ impl Plan {
         // Address space is nobody else's: of that nothing has to be left.
         let room = [free, memory::address_space_headroom(&here)].into_iter().flatten().min();
         let auto = room.map_or(u64::MAX, |room| owned.saturating_add(room));
-        Self::with_memory(spec, tensors, options, owned.saturating_sub(released), auto)
+        // What is charged may not have been written to yet.
+        Self::with_memory(spec, tensors, options, owned.saturating_sub(released).max(charged), auto)
     }
 
     /// As [`Self::new`], on a machine where the process owns `owned` bytes and may own `auto`.
@@ -204,7 +144,7 @@ impl Plan {
         owned: u64,
         auto: u64,
     ) -> Result<Self> {
-        let (kv_format, asked) = (options.session.kv, options.session.context);
+        let (kv_format, asked) = (options.sequence.kv, options.sequence.context);
         let limit = match options.ram {
             Ram::Auto | Ram::Min => auto,
             Ram::Bytes(bytes) => bytes,
@@ -212,11 +152,11 @@ impl Plan {
         let (base, expert_bytes) = (owned + SLACK, tensors.expert_bytes());
         let least_context = asked.unwrap_or(1);
         let free = limit.saturating_sub(base);
-        let usual = session::default_context(spec, kv_format, u64::MAX);
+        let usual = context::default_context(spec, kv_format, u64::MAX);
         let context = match asked {
             Some(tokens) => ContextChoice { tokens, limit: ContextLimit::Asked },
             None => {
-                let half = session::default_context(spec, kv_format, free / 2);
+                let half = context::default_context(spec, kv_format, free / 2);
                 let least = CONTEXT_LEAST.min(usual.tokens);
                 let short = ContextChoice { tokens: least, limit: ContextLimit::Memory };
                 if half.tokens < least { short } else { half }
@@ -227,8 +167,8 @@ impl Plan {
             if matches!(&experts, Experts::Cached(cached) if cached.embedding_in_file) {
                 dense -= tensors.get(Role::Embed).bytes;
             }
-            let kv = KvCache::bytes(spec, context.tokens, kv_format);
-            let scratch = session::buffer_bytes(spec, context.tokens);
+            let kv = SequenceState::bytes_for(spec, context.tokens, kv_format);
+            let scratch = context::buffer_bytes(spec, context.tokens);
             let extra = options.extra;
             Self { budget: limit, base, dense, expert_bytes, context, kv, scratch, extra, experts }
         };
@@ -237,7 +177,7 @@ impl Plan {
         // What the program carries or made up itself is in memory anyway.
         if expert_bytes == 0 || !tensors.in_files() || (fits && options.io != Io::Direct) {
             let beside = whole.needs().saturating_sub(whole.kv.saturating_add(whole.scratch));
-            let fitting = |room| session::fitting(spec, room, kv_format);
+            let fitting = |room| context::fitting(spec, room, kv_format);
             let fits = fitting(limit.saturating_sub(beside));
             if asked.is_none() && (CONTEXT_LEAST..context.tokens).contains(&fits) {
                 let shorter = ContextChoice { tokens: fits, limit: ContextLimit::Memory };
@@ -258,7 +198,7 @@ impl Plan {
             // With a tight budget experts need the memory more.
             let shortest = ContextChoice { tokens: 1, limit: ContextLimit::Memory };
             let beside = limit.saturating_sub(least(shortest));
-            let fits = session::fitting(spec, beside / CONTEXT_PART, kv_format);
+            let fits = context::fitting(spec, beside / CONTEXT_PART, kv_format);
             let most = match options.ram {
                 Ram::Min => CONTEXT_LEAST,
                 Ram::Auto | Ram::Bytes(_) => fits.max(CONTEXT_LEAST),
@@ -314,24 +254,20 @@ impl Plan {
     }
 }
 
-/// Slots by size, without a quota for any layer yet.
+/// Slots by size, without a quota for any bank yet.
 fn room(spec: &ModelSpec, tensors: &TensorStore, direct: bool) -> Cached {
     let (mut slot_bytes, mut spare) = (Vec::new(), Vec::new());
     let (mut experts, mut classes) = (Vec::new(), Vec::new());
-    for (layer, spec) in spec.layers.iter().enumerate() {
-        experts.push(tensors.experts(layer).len());
-        let Ffn::Moe(moe) = &spec.ffn else {
-            classes.push(0);
-            continue;
-        };
-        let size = Source::slot_bytes(tensors, layer);
+    for (number, (_, bank)) in spec.banks().enumerate() {
+        experts.push(bank.experts);
+        let size = Source::slot_bytes(tensors, number);
         let class = slot_bytes.iter().position(|&known| known == size).unwrap_or_else(|| {
             slot_bytes.push(size);
             spare.push(0);
             slot_bytes.len() - 1
         });
         // One to compute with while the next is read, and all of one token.
-        spare[class] = moe.router.select.max_experts().max(2).max(spare[class]);
+        spare[class] = bank.most_per_token.max(2).max(spare[class]);
         classes.push(class as u32);
     }
     let quotas = vec![0; experts.len()];

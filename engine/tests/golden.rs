@@ -1,11 +1,11 @@
 //! Every family against what Hugging Face transformers computes from the same bfloat16 weights in f32: logits at
 //! every position, the experts chosen, and greedy text. See `golden/README.md`.
 
+#[path = "engine/common/mod.rs"]
 mod common;
 
-use common::{FAMILIES, distance, folder, golden, greedy, logits, model, session, spread};
-use moelten_engine::kv_cache::KvFormat;
-use moelten_engine::model::ModelOptions;
+use common::{FAMILIES, How, distance, folder, golden, greedy, logits, model, session, spread};
+use moelten_engine::state::kv::format::KvFormat;
 use moelten_quant::Isa;
 
 #[test]
@@ -15,7 +15,7 @@ fn logits_and_routes_match_on_every_instruction_set() {
     for family in FAMILIES {
         let golden = golden(family);
         for &isa in &tiers {
-            let model = model(&folder(family), ModelOptions { isa: Some(isa), ..Default::default() });
+            let model = model(&folder(family), How { isa: Some(isa), ..Default::default() });
             let (got, routes) = logits(&mut session(&model, KvFormat::F32), &golden.ids);
             let error = distance(&got, &golden.logits) / spread(&golden.logits);
             println!("{family:15} {:8} worst logit error {error:.1e} of the spread", isa.name());
@@ -29,7 +29,7 @@ fn logits_and_routes_match_on_every_instruction_set() {
 fn greedy_text_matches() {
     for family in FAMILIES {
         let golden = golden(family);
-        let model = model(&folder(family), ModelOptions::default());
+        let model = model(&folder(family), How::default());
         let got = greedy(&mut session(&model, KvFormat::F32), &golden.ids, golden.greedy.len());
         assert_eq!(got, golden.greedy, "{family}");
     }
@@ -39,7 +39,7 @@ fn greedy_text_matches() {
 fn half_precision_kv_stays_close() {
     for family in FAMILIES {
         let golden = golden(family);
-        let model = model(&folder(family), ModelOptions::default());
+        let model = model(&folder(family), How::default());
         let (got, _) = logits(&mut session(&model, KvFormat::F16), &golden.ids[..1]);
         // One token attends to itself alone: its value is rounded to 11 bits and nothing else changes, so the
         // first position bounds the error without any route having had a chance to flip.

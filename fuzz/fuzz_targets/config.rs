@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use moelten_loader::json;
+use moelten_loader::io::json;
 use moelten_loader::load::spec_of_config;
 use moelten_loader::spec::{Ffn, Mixer};
 

@@ -1,13 +1,13 @@
-//! GGUF headers: any bytes are parsed or refused; what is parsed lies in the file and answers every getter, and records of
-//! a packed file have their matrices in them.
+//! GGUF headers: any bytes are parsed or refused; what is parsed lies in the file and answers every getter,
+//! and records of a packed file have their matrices in them.
 #![no_main]
 
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use moelten_loader::gguf::Header;
-use moelten_loader::packed::{PackedIndex, RECORD_ALIGN};
-use moelten_loader::roles::Part;
+use moelten_loader::container::gguf::Header;
+use moelten_loader::container::packed::{PackedIndex, RECORD_ALIGN};
+use moelten_loader::tensors::roles::Part;
 
 fuzz_target!(|bytes: &[u8]| {
     let header = match Header::parse(Path::new("f"), bytes) {

@@ -1,4 +1,5 @@
-//! Importance files of both kinds: any bytes are read or refused; what is read gives finite importance for every role.
+//! Importance files of both kinds: any bytes are read or refused; what is read gives finite importance for
+//! every role.
 #![no_main]
 
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use moelten_loader::imatrix::ImportanceFile;
 use moelten_loader::io::{FileBytes, Memory};
-use moelten_loader::roles::{GGUF_NAMES, Role};
+use moelten_loader::tensors::roles::{GGUF_NAMES, Role};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut memory = Memory::zeroed(bytes.len()).unwrap();

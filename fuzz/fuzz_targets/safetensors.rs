@@ -1,13 +1,13 @@
-//! safetensors headers, shard indices and plain JSON: any bytes are parsed or refused; what is parsed covers the file
-//! exactly, and no shard leaves the folder.
+//! safetensors headers, shard indices and plain JSON: any bytes are parsed or refused; what is parsed covers
+//! the file exactly, and no shard leaves the folder.
 #![no_main]
 
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use moelten_loader::hf_folder::ShardIndex;
-use moelten_loader::json;
-use moelten_loader::safetensors::parse_header;
+use moelten_loader::container::hf_folder::ShardIndex;
+use moelten_loader::container::safetensors::parse_header;
+use moelten_loader::io::json;
 
 /// Bytes of values behind a header that the fuzzer only gives as text.
 const DATA: usize = 64;

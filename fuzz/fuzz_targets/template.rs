@@ -1,10 +1,10 @@
-//! Chat templates: whatever the text, compiling and rendering end with a rendering or an error, and messages write no
-//! control token.
+//! Chat templates: whatever the text, compiling and rendering end with a rendering or an error, and messages
+//! write no control token.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use moelten_loader::chat::{ChatTemplate, Message, RenderOptions, Role};
-use moelten_loader::tokenizer::{GgufVocab, TokenKind, Tokenizer};
+use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Role};
+use moelten_loader::text::tokenizer::{GgufVocab, TokenKind, Tokenizer};
 
 fn tokenizer() -> Tokenizer {
     let mut tokens: Vec<String> = (0..=255_u8).map(|byte| format!("<0x{byte:02X}>")).collect();

@@ -1,9 +1,9 @@
-//! Tokenizers: any `tokenizer.json` and any metadata load or are refused, and what loads can encode and decode without
-//! making a control token from text.
+//! Tokenizers: any `tokenizer.json` and any metadata load or are refused, and what loads can encode and
+//! decode without making a control token from text.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use moelten_loader::tokenizer::{GgufVocab, TokenKind, Tokenizer, gguf_metadata};
+use moelten_loader::text::tokenizer::{GgufVocab, TokenKind, Tokenizer, gguf_metadata};
 
 fn exercise(tokenizer: &Tokenizer, text: &str) {
     if let Ok(ids) = tokenizer.encode_text(text) {

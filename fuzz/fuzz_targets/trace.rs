@@ -1,11 +1,12 @@
-//! Routing traces: any bytes are parsed or refused; what is parsed keeps its promises, and caches can be replayed over it.
+//! Routing traces: any bytes are parsed or refused; what is parsed keeps its promises, and caches can be
+//! replayed over it.
 #![no_main]
 
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use moelten_engine::experts::replay::{Replacement, Replay, Tokens, spread};
-use moelten_engine::experts::trace::Trace;
+use moelten_engine::offline::replay::{Replacement, Replay, Tokens, spread};
+use moelten_engine::offline::trace::Trace;
 
 fuzz_target!(|bytes: &[u8]| {
     let trace = match Trace::parse(Path::new("f"), bytes) {

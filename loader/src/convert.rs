@@ -17,18 +17,18 @@ use std::path::{Path, PathBuf};
 
 use moelten_quant::Format;
 
-use crate::catalog::{Storage, TensorInfo};
+use crate::config::write as gguf_keys;
+use crate::container::catalog::{Storage, TensorInfo};
+use crate::container::gguf::write::{GgufPlan, TensorPlan};
+use crate::container::gguf::{ALIGNMENT_KEY, GgmlType, Value};
+use crate::container::packed::{self, PackedIndex, PackedLayer, RecordShape, record_name};
 use crate::error::{LoadError, Result};
-use crate::gguf::{ALIGNMENT_KEY, GgmlType, Value};
-use crate::gguf_keys;
-use crate::gguf_write::{GgufPlan, TensorPlan};
+use crate::io::output::PartialFile;
+use crate::io::reader::len_u64;
 use crate::load::{LoadedModel, Source};
-use crate::output::PartialFile;
-use crate::packed::{self, PackedIndex, PackedLayer, RecordShape, record_name};
-use crate::reader::len_u64;
-use crate::roles::{GGUF_NAMES, LayerTensor, Part, Role, gguf_name};
-use crate::spec::{Ffn, Mixer, ModelSpec, Pairing, RopeScaling, RopeSpec};
-use crate::store::{MatrixRef, MlpRef};
+use crate::spec::{ModelSpec, Pairing, Part, RopeScaling, RopeSpec};
+use crate::tensors::bank::{ExpertBank, MatrixRef};
+use crate::tensors::roles::{GGUF_NAMES, LayerTensor, Role, gguf_name};
 use metadata::{metadata, set};
 use pieces::Maker;
 use types::Class;
@@ -103,7 +103,7 @@ pub enum FileLayout {
     /// In banks, a tensor for all gates of a layer, one for all ups, one for all downs: what every reader of GGUF knows.
     #[default]
     Standard,
-    /// In records, a tensor for each expert: see [`crate::packed`].
+    /// In records, a tensor for each expert: see [`crate::container::packed`].
     Packed,
 }
 
@@ -274,14 +274,10 @@ impl<'a> Conversion<'a> {
             change(role, &matrix, chosen.get(&role).copied(), 1);
         }
         for &(layer, formats) in &self.experts {
-            let count = tensors.experts(layer).len();
+            let count = tensors.bank_of_layer(layer).map_or(0, ExpertBank::experts);
             for (part, format) in Part::ALL.into_iter().zip(formats) {
-                change(
-                    experts_role(layer, part),
-                    first_expert(self.model, layer).part(part),
-                    Some(format),
-                    count,
-                );
+                let matrix = first_expert(bank(self.model, layer), part);
+                change(experts_role(layer, part), matrix, Some(format), count);
             }
         }
         changes
@@ -399,10 +395,7 @@ fn expert_tensors(model: &LoadedModel) -> HashSet<String> {
 
 /// Layers with experts, and how many.
 fn expert_layers(model: &LoadedModel) -> impl Iterator<Item = (usize, usize)> + '_ {
-    model.spec.layers.iter().enumerate().filter_map(|(index, layer)| match &layer.ffn {
-        Ffn::Dense(_) => None,
-        Ffn::Moe(moe) => Some((index, moe.experts)),
-    })
+    model.tensors.banks().iter().map(|bank| (bank.key.layer, bank.experts()))
 }
 
 fn experts_role(layer: usize, part: Part) -> Role {
@@ -410,7 +403,17 @@ fn experts_role(layer: usize, part: Part) -> Role {
 }
 
 /// Layers with experts, and the formats of their gates, ups and downs in the output.
+///
+/// # Errors
+/// [`LoadError::Unsupported`] for experts that are not of three matrices: neither layout has a place for them.
 fn expert_types(model: &LoadedModel, types: Types<'_>) -> Result<Vec<(usize, [Format; 3])>> {
+    if let Some(bank) = model.tensors.banks().iter().find(|bank| bank.parts() != Part::ALL) {
+        return Err(LoadError::Unsupported {
+            path: first_path(model).to_owned(),
+            feature: format!("writing experts of {} matrices", bank.parts().len()),
+            hint: "files hold experts of gate, up and down".into(),
+        });
+    }
     expert_layers(model)
         .map(|(layer, _)| {
             let [gate, up, down] = Part::ALL.map(|part| match types {
@@ -424,8 +427,10 @@ fn expert_types(model: &LoadedModel, types: Types<'_>) -> Result<Vec<(usize, [Fo
 
 /// The one format of a matrix of all experts of a layer. Files with a tensor for each expert might have several.
 fn kept_type(model: &LoadedModel, layer: usize, part: Part) -> Result<Format> {
-    let mut formats = model.tensors.experts(layer).iter().map(|expert| expert.part(part).format);
-    let first = formats.next().expect("a layer with experts has one");
+    let bank = bank(model, layer);
+    let mut formats =
+        (0..bank.experts()).filter_map(|expert| bank.part(expert, part)).map(|matrix| matrix.format);
+    let first = formats.next().expect("experts have gate, up and down");
     if let Some(other) = formats.find(|&format| format != first) {
         return Err(LoadError::Unsupported {
             path: first_path(model).to_owned(),
@@ -438,14 +443,13 @@ fn kept_type(model: &LoadedModel, layer: usize, part: Part) -> Result<Format> {
 
 /// The banks of a layer.
 fn banks(model: &LoadedModel, layer: usize, formats: [Format; 3], encoded: bool) -> Result<Vec<Output>> {
-    let experts = model.tensors.experts(layer);
-    let first = first_expert(model, layer);
+    let bank = bank(model, layer);
     Part::ALL
         .into_iter()
         .zip(formats)
         .map(|(part, format)| {
-            let matrix = first.part(part);
-            let shape = vec![len_u64(experts.len()), len_u64(matrix.rows), len_u64(matrix.cols)];
+            let matrix = first_expert(bank, part);
+            let shape = vec![len_u64(bank.experts()), len_u64(matrix.rows), len_u64(matrix.cols)];
             let values = Values::Bank { layer, part, encode: encoded.then_some(format) };
             Output::new(model, experts_role(layer, part), shape, format, values)
         })
@@ -454,15 +458,15 @@ fn banks(model: &LoadedModel, layer: usize, formats: [Format; 3], encoded: bool)
 
 /// What the records of a layer look like; their checksums are not known yet.
 fn packed_layer(model: &LoadedModel, layer: usize, formats: [Format; 3]) -> Result<PackedLayer> {
-    let first = first_expert(model, layer);
+    let bank = bank(model, layer);
     let [gate, up, down] = formats;
     let matrix = |part, format| {
-        let matrix = first.part(part);
+        let matrix = first_expert(bank, part);
         (format, len_u64(matrix.rows), len_u64(matrix.cols))
     };
     let shape = RecordShape::new([matrix(Part::Gate, gate), matrix(Part::Up, up), matrix(Part::Down, down)]);
     let shape = shape.map_err(|fault| packed::shape_fault(first_path(model), layer, fault))?;
-    Ok(PackedLayer { layer, shape, checksums: vec![0; model.tensors.experts(layer).len()] })
+    Ok(PackedLayer { layer, shape, checksums: vec![0; bank.experts()] })
 }
 
 /// The records of a layer.
@@ -479,8 +483,13 @@ fn records(packed: &PackedLayer, encode: bool) -> impl Iterator<Item = Output> +
     })
 }
 
-fn first_expert(model: &LoadedModel, layer: usize) -> &MlpRef {
-    model.tensors.experts(layer).first().expect("a layer with experts has one")
+/// The experts of a layer that has some.
+fn bank(model: &LoadedModel, layer: usize) -> &ExpertBank {
+    model.tensors.bank_of_layer(layer).expect("only layers with experts are asked for")
+}
+
+fn first_expert(bank: &ExpertBank, part: Part) -> &MatrixRef {
+    bank.part(0, part).expect("the plan refuses experts without gate, up and down")
 }
 
 fn first_path(model: &LoadedModel) -> &Path {
@@ -489,10 +498,7 @@ fn first_path(model: &LoadedModel) -> &Path {
 
 /// Divisors that are configuration in a folder and tensors in a GGUF file.
 fn rope_divisors(spec: &ModelSpec) -> Vec<Output> {
-    let ropes = spec.layers.iter().find_map(|layer| {
-        let Mixer::Attention(attention) = &layer.mixer;
-        attention.rope.as_ref()
-    });
+    let ropes = spec.attention_layers().find_map(|attention| attention.rope.as_ref());
     let Some(rope) = ropes else { return Vec::new() };
     let tensor = |role: Role, values: Vec<f32>| Output {
         plan: TensorPlan {
@@ -517,7 +523,7 @@ fn rope_divisors(spec: &ModelSpec) -> Vec<Output> {
 fn llama3_divisors(rope: &RopeSpec) -> Vec<f32> {
     let frequencies = rope.frequencies(usize::MAX);
     let plain = RopeSpec { scaling: RopeScaling::None, ..rope.clone() }.frequencies(usize::MAX);
-    plain.iter().zip(frequencies).map(|(plain, scaled)| crate::raw::narrow(plain / scaled)).collect()
+    plain.iter().zip(frequencies).map(|(plain, scaled)| crate::io::reader::narrow(plain / scaled)).collect()
 }
 
 fn is_router(role: Role) -> bool {
@@ -528,7 +534,7 @@ fn is_router(role: Role) -> bool {
 fn row_pairs(spec: &ModelSpec, role: Role) -> Option<RowPairs> {
     let Role::Layer(layer, tensor) = role else { return None };
     let rotated = matches!(tensor, LayerTensor::Q | LayerTensor::K | LayerTensor::QBias | LayerTensor::KBias);
-    let Mixer::Attention(attention) = &spec.layers.get(layer)?.mixer;
+    let attention = spec.layers.get(layer)?.attention()?;
     let rope = attention.rope.as_ref()?;
     let moves =
         rope.pairing == Pairing::Split && gguf_keys::family_of(spec).gguf_pairing == Pairing::Adjacent;

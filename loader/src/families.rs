@@ -182,7 +182,7 @@ pub const FAMILIES: &[Family] = &[
         label: "qwen3moe",
         hf_types: &["qwen3_moe"],
         gguf_arch: "qwen3moe",
-        // Folders say so or not (`config_hf`); GGUF files of this architecture are read as if they did.
+        // Folders say so or not (`config/hf`); GGUF files of this architecture are read as if they did.
         renormalise: Setting::Default(true),
         expert_width: ExpertWidth::Own,
         ..QWEN3

@@ -13,16 +13,16 @@ use std::path::Path;
 use moelten_quant::Format;
 use twox_hash::XxHash3_64;
 
-use crate::catalog::{Storage, TensorInfo};
+use crate::container::catalog::{Storage, TensorInfo};
+use crate::container::gguf::{Header, Metadata};
+use crate::container::sniff;
 use crate::convert::Importance;
 use crate::error::{Fault, LoadError, Result};
-use crate::gguf::{Header, Metadata};
 use crate::io::FileBytes;
-use crate::reader::{len_u64, printable};
-use crate::roles::{LayerTensor, Part, Role, gguf_roles};
-use crate::sniff;
-use crate::spec::{Ffn, ModelSpec};
-use crate::store::needed;
+use crate::io::reader::{len_u64, printable};
+use crate::spec::ModelSpec;
+use crate::tensors::needed::needed;
+use crate::tensors::roles::{LayerTensor, Role, gguf_roles};
 
 pub use write::{ImportanceEntry, write};
 
@@ -103,10 +103,11 @@ impl ImportanceFile {
     /// # Errors
     /// As [`Self::open`].
     pub fn read(file: FileBytes) -> Result<Self> {
-        sniff::not_foreign(file.path(), file.all())?;
+        let head = file.head(sniff::HEAD)?;
+        sniff::not_foreign(file.path(), &head)?;
         let mut this =
             Self { file, entries: BTreeMap::new(), provenance: Provenance::default(), notices: Vec::new() };
-        let (entries, provenance) = match sniff::kind(this.file.all()) {
+        let (entries, provenance) = match sniff::kind(&head) {
             sniff::Kind::Gguf => gguf(&this.file, &mut this.notices)?,
             _ => legacy::read(&this.file)?,
         };
@@ -167,7 +168,7 @@ impl ImportanceFile {
             for row in 0..rows {
                 let Some((sums, count)) = self.seen(entry, row, cols) else { continue };
                 if expert == Some(first.saturating_add(row)) {
-                    return Ok(weights(sums.map(|sum| sum / count).collect()));
+                    return self.weights(&entry.name, sums.map(|sum| sum / count).collect());
                 }
                 mean.iter_mut().zip(sums).for_each(|(mean, sum)| *mean += f64::from(sum));
                 inputs += f64::from(count);
@@ -176,7 +177,8 @@ impl ImportanceFile {
         if inputs == 0.0 {
             return Ok(None);
         }
-        Ok(weights(mean.into_iter().map(|sum| narrow(sum / inputs)).collect()))
+        let name = entries.first().map_or("", |entry| &entry.name);
+        self.weights(name, mean.into_iter().map(|sum| narrow(sum / inputs)).collect())
     }
 
     /// Holds the file against a model, and says what it knows nothing about.
@@ -277,6 +279,16 @@ impl ImportanceFile {
         Ok(())
     }
 
+    /// Means of which at least one is not zero: small sums of many inputs can be too small for a number. The sums lie in the
+    /// file, where another process may have changed them since they were checked.
+    fn weights(&self, name: &str, means: Vec<f32>) -> Result<Option<Vec<f32>>> {
+        if let Some(bad) = means.iter().find(|mean| !(mean.is_finite() && **mean >= 0.0)) {
+            let must = "a mean of squares: a number from 0 up (was the file changed meanwhile?)";
+            return Err(self.fault(name, Fault::BadNumber { found: bad.to_string(), must }));
+        }
+        Ok(means.iter().any(|&mean| mean > 0.0).then_some(means))
+    }
+
     fn fault(&self, name: &str, fault: Fault) -> LoadError {
         LoadError::malformed(self.file.path(), printable(name), fault)
     }
@@ -293,7 +305,7 @@ impl Importance for ImportanceFile {
     }
 
     fn fingerprint(&self) -> u64 {
-        XxHash3_64::oneshot(self.file.all())
+        XxHash3_64::oneshot(self.file.range(0, self.file.size()).expect("it has all of its bytes"))
     }
 }
 
@@ -308,19 +320,16 @@ fn matrices(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
     let dense =
         needed(spec).into_iter().filter(|(role, ..)| is_matrix(role)).map(|(role, _, cols)| (role, 1, cols));
     let mut all: Vec<_> = dense.collect();
-    for (index, layer) in spec.layers.iter().enumerate() {
-        if let Ffn::Moe(moe) = &layer.ffn {
-            let role = |part| Role::Layer(index, LayerTensor::Experts(part));
-            let cols = |part| if part == Part::Down { moe.expert.d_ff } else { spec.d_model };
-            all.extend(Part::ALL.map(|part| (role(part), moe.experts, cols(part))));
-        }
+    for (key, bank) in spec.banks() {
+        let role = |part| Role::Layer(key.layer, LayerTensor::Experts(part));
+        all.extend(bank.matrices.iter().map(|matrix| (role(matrix.part), bank.experts, matrix.cols)));
     }
     all
 }
 
 /// Entries and provenance of a file of the GGUF kind.
 fn gguf(file: &FileBytes, notices: &mut Vec<String>) -> Result<(Vec<Entry>, Provenance)> {
-    let header = Header::parse(file.path(), file.all())?;
+    let header = Header::read(file)?;
     let m: &Metadata = &header.metadata;
     let kind = m.require_str(TYPE_KEY)?;
     if kind != TYPE {
@@ -411,8 +420,4 @@ fn narrow(mean: f64) -> f32 {
 #[expect(clippy::as_conversions, reason = "counts are finite and not negative; beyond 2^64 this saturates")]
 fn whole(count: f32) -> u64 {
     count as u64
-}
-/// Means of which at least one is not zero: small sums of many inputs can be too small for a number.
-fn weights(means: Vec<f32>) -> Option<Vec<f32>> {
-    means.iter().any(|&mean| mean > 0.0).then_some(means)
 }

@@ -3,18 +3,18 @@
 
 use std::path::Path;
 
+use crate::config;
+use crate::config::fields::RawConfig;
+use crate::config::lower::{self, Container};
+use crate::container::gguf::{Gguf, Metadata};
+use crate::container::hf_folder::{CONFIG, HfFolder};
+use crate::container::open::{ModelFiles, open_model};
+use crate::container::packed::PackedIndex;
 use crate::error::Result;
-use crate::gguf::{Gguf, Metadata};
-use crate::hf_folder::{CONFIG, HfFolder};
-use crate::lower::{self, Container};
-use crate::open::{ModelFiles, open_model};
-use crate::packed::PackedIndex;
-use crate::raw::RawConfig;
-use crate::reader::printable;
-use crate::roles::{GGUF_NAMES, HF_NAMES};
+use crate::io::reader::printable;
 use crate::spec::ModelSpec;
-use crate::store::TensorStore;
-use crate::{config_gguf, config_hf};
+use crate::tensors::roles::{GGUF_NAMES, HF_NAMES};
+use crate::tensors::store::TensorStore;
 
 /// A model's files, understood.
 #[derive(Debug)]
@@ -74,40 +74,42 @@ pub fn load_static(name: &str, bytes: &'static [u8]) -> Result<LoadedModel> {
 /// # Errors
 /// What is wrong with the configuration.
 pub fn spec_of_config(path: &Path, config: &serde_json::Value) -> Result<ModelSpec> {
-    lower::lower(&config_hf::read(path, config)?, Container::HfFolder)
+    lower::lower(&config::hf::read(path, config)?, Container::HfFolder)
 }
 
 fn load_gguf(gguf: Gguf) -> Result<LoadedModel> {
     let packed = PackedIndex::read(&gguf.metadata)?;
-    let raw = config_gguf::read(&gguf.metadata, &gguf.catalog, packed.as_ref())?;
+    let raw = config::gguf::read(&gguf.metadata, &gguf.catalog, packed.as_ref())?;
     let spec = lower::lower(&raw, Container::Gguf)?;
     let tensors = match &packed {
         Some(packed) => TensorStore::resolve_packed(&spec, gguf.catalog, GGUF_NAMES, packed)?,
         None => TensorStore::resolve(&spec, gguf.catalog, GGUF_NAMES)?,
     };
     let source = Source::Gguf { metadata: gguf.metadata, version: gguf.version };
-    Ok(finish(&raw, spec, tensors, source, gguf.notices))
+    Ok(finish(&raw, "metadata keys", spec, tensors, source, gguf.notices))
 }
 
 fn load_hf(folder: HfFolder) -> Result<LoadedModel> {
-    let raw = config_hf::read(&folder.path.join(CONFIG), &folder.config)?;
+    let raw = config::hf::read(&folder.path.join(CONFIG), &folder.config)?;
     let source =
         Source::Hf { path: folder.path, config: folder.config, generation_config: folder.generation_config };
     let spec = lower::lower(&raw, Container::HfFolder)?;
     let tensors = TensorStore::resolve(&spec, folder.catalog, HF_NAMES)?;
-    Ok(finish(&raw, spec, tensors, source, folder.notices))
+    Ok(finish(&raw, "config.json fields", spec, tensors, source, folder.notices))
 }
 
+/// Puts a model together. `fields` is what its container calls the fields of a configuration.
 fn finish(
     raw: &RawConfig,
+    fields: &str,
     spec: ModelSpec,
     tensors: TensorStore,
     source: Source,
     mut notices: Vec<String>,
 ) -> LoadedModel {
     if !raw.unknown.is_empty() {
-        let fields: Vec<_> = raw.unknown.iter().map(|field| printable(field)).collect();
-        notices.push(format!("config.json fields not understood and not used: {}", fields.join(", ")));
+        let unknown: Vec<_> = raw.unknown.iter().map(|field| printable(field)).collect();
+        notices.push(format!("{fields} not understood and not used: {}", unknown.join(", ")));
     }
     if let Some(first) = tensors.unused().first() {
         let count = tensors.unused().len();

@@ -27,27 +27,173 @@ pub struct ModelSpec {
     pub head: HeadSpec,
 }
 
-/// One layer: `x += s * mixer(norm(x)); x += s * ffn(norm(x))`.
+/// One layer: its branches, joined to the residual stream one after the other.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerSpec {
-    /// Norm before the mixer.
-    pub mixer_norm: NormSpec,
-    /// Token mixing.
-    pub mixer: Mixer,
-    /// Norm before the feed-forward part.
-    pub ffn_norm: NormSpec,
-    /// The feed-forward part.
-    pub ffn: Ffn,
-    /// Factor on both branches before they join the residual stream.
-    pub residual_scale: f32,
+    /// The branches in the order in which they join.
+    pub branches: Vec<BranchSpec>,
 }
 
-/// How tokens of a sequence exchange information. Latent attention (MLA), recurrent and convolutional mixers
-/// become further variants.
+/// One branch of a layer: `x += scale * post(op(pre(x)))`. This is the only residual rule.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Mixer {
+pub struct BranchSpec {
+    /// Which place of the layer it takes; decides which tensors are its norms.
+    pub place: Place,
+    /// What its input is.
+    pub join: Join,
+    /// Norm of the input; `None` where the operation reads the residual stream as it is.
+    pub pre_norm: Option<NormSpec>,
+    /// What is computed.
+    pub op: Op,
+    /// Norm of the output before it joins.
+    pub post_norm: Option<NormSpec>,
+    /// Factor on the output as it joins.
+    pub scale: f32,
+}
+
+/// The place of a branch in its layer. Files name norms by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    /// Where tokens of a sequence exchange information.
+    Mixer,
+    /// Where each token is computed by itself.
+    Ffn,
+}
+
+/// What a branch reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Join {
+    /// The residual stream with the outputs of all branches before it.
+    InOrder,
+    /// The residual stream that the branch before it read: both outputs are added afterwards, in order.
+    Parallel,
+}
+
+/// What a branch computes. Latent attention, recurrences, convolutions and attention experts become further variants.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
     /// Grouped-query attention with a KV cache.
     Attention(AttentionSpec),
+    /// A feed-forward block that every token visits.
+    Mlp(MlpSpec),
+    /// A router and a bank of feed-forward experts.
+    Moe(MoeSpec),
+}
+
+impl LayerSpec {
+    /// A layer of two branches in order, as most decoders have it: `x += scale * mixer(norm(x))`, then
+    /// `x += scale * ffn(norm(x))`.
+    pub fn pre_norm(norm: NormSpec, mixer: Op, ffn: Op, scale: f32) -> Self {
+        let branch = |place, op| BranchSpec {
+            place,
+            join: Join::InOrder,
+            pre_norm: Some(norm),
+            op,
+            post_norm: None,
+            scale,
+        };
+        Self { branches: vec![branch(Place::Mixer, mixer), branch(Place::Ffn, ffn)] }
+    }
+
+    /// Its attention, if it has one.
+    pub fn attention(&self) -> Option<&AttentionSpec> {
+        self.branches.iter().find_map(|branch| match &branch.op {
+            Op::Attention(attention) => Some(attention),
+            Op::Mlp(_) | Op::Moe(_) => None,
+        })
+    }
+
+    /// Its dense feed-forward block, if it has one.
+    pub fn mlp(&self) -> Option<&MlpSpec> {
+        self.branches.iter().find_map(|branch| match &branch.op {
+            Op::Mlp(mlp) => Some(mlp),
+            Op::Attention(_) | Op::Moe(_) => None,
+        })
+    }
+
+    /// Its mixture of experts, if it has one.
+    pub fn moe(&self) -> Option<&MoeSpec> {
+        self.branches.iter().find_map(|branch| match &branch.op {
+            Op::Moe(moe) => Some(moe),
+            Op::Attention(_) | Op::Mlp(_) => None,
+        })
+    }
+
+    /// The expert banks of its branches, in order.
+    pub fn banks(&self, d_model: usize) -> impl Iterator<Item = BankSpec> + '_ {
+        self.branches.iter().filter_map(move |branch| branch.op.bank(d_model))
+    }
+}
+
+impl ModelSpec {
+    /// Every expert bank of the model in the order of computation: the numbers by which the expert store knows them.
+    pub fn banks(&self) -> impl Iterator<Item = (BankKey, BankSpec)> + '_ {
+        self.layers.iter().enumerate().flat_map(|(layer, spec)| {
+            let banks = spec.banks(self.d_model).enumerate();
+            banks.map(move |(bank, spec)| (BankKey { layer, bank }, spec))
+        })
+    }
+
+    /// Its first layer; the lowering refuses models without one.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn first_layer(&self) -> &LayerSpec {
+        self.layers.first().expect("a model has at least one layer")
+    }
+
+    /// Attention of all layers that have one.
+    pub fn attention_layers(&self) -> impl Iterator<Item = &AttentionSpec> {
+        self.layers.iter().filter_map(LayerSpec::attention)
+    }
+}
+
+/// Where an expert bank is in a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BankKey {
+    /// The layer.
+    pub layer: usize,
+    /// Which of the layer's banks, in the order of its branches.
+    pub bank: usize,
+}
+
+/// The shape of an expert bank, all that storing and caching its experts takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BankSpec {
+    /// Number of experts.
+    pub experts: usize,
+    /// The matrices of each expert, in the order in which files and records hold them.
+    pub matrices: Vec<BankMatrix>,
+    /// The most experts one token can get.
+    pub most_per_token: usize,
+}
+
+/// A matrix that every expert of a bank has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BankMatrix {
+    /// What it is for.
+    pub part: Part,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+}
+
+/// The most matrices that an expert has.
+pub const MOST_MATRICES: usize = 4;
+
+impl Op {
+    /// The expert bank of the operation, if it has one.
+    pub fn bank(&self, d_model: usize) -> Option<BankSpec> {
+        match self {
+            Self::Moe(moe) => Some(BankSpec {
+                experts: moe.experts,
+                matrices: moe.expert.matrices(d_model).collect(),
+                most_per_token: moe.router.select.max_experts(),
+            }),
+            Self::Attention(_) | Self::Mlp(_) => None,
+        }
+    }
 }
 
 /// Grouped-query attention. `heads` is a multiple of `kv_heads`.
@@ -186,22 +332,49 @@ pub enum NormSpec {
     },
 }
 
-/// The feed-forward part of a layer.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Ffn {
-    /// One block for every token.
-    Dense(MlpSpec),
-    /// A router and experts.
-    Moe(MoeSpec),
-}
-
-/// `down(act(gate(x)) * up(x))`: three matrices.
+/// A feed-forward block: `down(act(gate(x)) * up(x))` with three matrices, or `down(act(up(x)))` with two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MlpSpec {
     /// Width of the hidden layer.
     pub d_ff: usize,
-    /// Applied to the gate.
+    /// Whether there is a gate, to which the activation is applied; else it is applied to `up`.
+    pub gated: bool,
+    /// Applied to the gate, or to `up` without one.
     pub activation: Activation,
+    /// Whether every matrix has a bias `[rows]`.
+    pub bias: bool,
+}
+
+impl MlpSpec {
+    /// A gated block of three matrices without biases (arXiv 2002.05202).
+    pub fn gated(d_ff: usize, activation: Activation) -> Self {
+        Self { d_ff, gated: true, activation, bias: false }
+    }
+
+    /// Its matrices, in the order in which files and records hold them.
+    pub fn matrices(&self, d_model: usize) -> impl Iterator<Item = BankMatrix> + use<> {
+        let Self { d_ff, gated, .. } = *self;
+        let gate = gated.then_some(BankMatrix { part: Part::Gate, rows: d_ff, cols: d_model });
+        let up = BankMatrix { part: Part::Up, rows: d_ff, cols: d_model };
+        let down = BankMatrix { part: Part::Down, rows: d_model, cols: d_ff };
+        gate.into_iter().chain([up, down])
+    }
+}
+
+/// A matrix of a feed-forward block or of an expert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// `[d_ff, d_model]`, goes through the activation.
+    Gate,
+    /// `[d_ff, d_model]`, multiplied with the activated gate; without a gate it goes through the activation.
+    Up,
+    /// `[d_model, d_ff]`.
+    Down,
+}
+
+impl Part {
+    /// All of them, in the order in which files and records hold them.
+    pub const ALL: [Self; 3] = [Self::Gate, Self::Up, Self::Down];
 }
 
 /// Activations of feed-forward blocks.
@@ -220,7 +393,7 @@ pub struct MoeSpec {
     pub experts: usize,
     /// One routed expert.
     pub expert: MlpSpec,
-    /// Who gets a token.
+    /// How experts are chosen for a token.
     pub router: RouterSpec,
     /// Experts that every token visits.
     pub shared: SharedExpert,

@@ -1,15 +1,18 @@
 //! The text side of a loaded model: its tokenizer, its chat template and the sampling values it recommends, from GGUF
 //! metadata or from the files of a folder. It must not know weights.
 
+pub mod chat;
+pub mod tokenizer;
+
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::chat::ChatTemplate;
+use crate::container::gguf::{Array, Metadata, Value as Entry};
 use crate::error::{Fault, LoadError, Result};
-use crate::gguf::{Array, Metadata, Value as Entry};
 use crate::load::{LoadedModel, Source};
-use crate::tokenizer::{GgufVocab, Tokenizer};
+use crate::text::chat::ChatTemplate;
+use crate::text::tokenizer::{GgufVocab, Tokenizer};
 
 /// The metadata key of a GGUF file's chat template.
 pub(crate) const TEMPLATE_KEY: &str = "tokenizer.chat_template";
@@ -114,7 +117,7 @@ impl LoadedModel {
 fn hints(path: &Path, config: &Value) -> Result<SamplingHints> {
     let number = |key: &str| match config.get(key) {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => value.as_f64().map(|v| Some(crate::raw::narrow(v))).ok_or_else(|| {
+        Some(value) => value.as_f64().map(|v| Some(crate::io::reader::narrow(v))).ok_or_else(|| {
             let fault = Fault::WrongType { found: value.to_string(), expected: "a number" };
             LoadError::malformed(path, key, fault)
         }),

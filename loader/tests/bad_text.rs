@@ -6,9 +6,9 @@ mod vocab;
 use std::path::Path;
 use std::time::Instant;
 
-use moelten_loader::chat::{ChatTemplate, Message, RenderOptions, Role};
 use moelten_loader::error::{ErrorKind, Fault, LoadError, Result};
-use moelten_loader::tokenizer::{GgufVocab, TOKENS_MAX, Tokenizer, gguf_metadata};
+use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Role};
+use moelten_loader::text::tokenizer::{GgufVocab, TOKENS_MAX, Tokenizer, gguf_metadata};
 
 /// Runs `work` within the two seconds that any bad input may take.
 fn timed<T>(work: impl FnOnce() -> T) -> T {

@@ -3,9 +3,9 @@
 
 mod vocab;
 
-use moelten_loader::chat::{ChatTemplate, Message, RenderOptions, Role};
 use moelten_loader::error::LoadError;
-use moelten_loader::tokenizer::{GgufVocab, Markup, Tokenizer};
+use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Role};
+use moelten_loader::text::tokenizer::{GgufVocab, Markup, Tokenizer};
 
 const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}\
                       {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
@@ -30,7 +30,8 @@ fn tokenizer() -> Tokenizer {
 }
 
 fn controls(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
-    let control = |id: &&u32| tokenizer.kind(**id) == Some(moelten_loader::tokenizer::TokenKind::Control);
+    let control =
+        |id: &&u32| tokenizer.kind(**id) == Some(moelten_loader::text::tokenizer::TokenKind::Control);
     ids.iter().filter(control).map(|id| tokenizer.piece(*id).unwrap().to_owned()).collect()
 }
 

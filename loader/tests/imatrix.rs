@@ -4,14 +4,15 @@
 
 use std::path::{Path, PathBuf};
 
-use moelten_loader::catalog::Storage;
-use moelten_loader::gguf::Value;
-use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
+use moelten_loader::container::catalog::Storage;
+use moelten_loader::container::gguf::Value;
+use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
 use moelten_loader::imatrix::{Gaps, ImportanceEntry, ImportanceFile, Provenance, write};
 use moelten_loader::io::{FileBytes, Memory};
 use moelten_loader::load::load;
-use moelten_loader::roles::{LayerTensor, Part, Role};
 use moelten_loader::spec::ModelSpec;
+use moelten_loader::spec::Part;
+use moelten_loader::tensors::roles::{LayerTensor, Role};
 use moelten_quant::Format;
 
 const Q: Role = Role::Layer(0, LayerTensor::Q);

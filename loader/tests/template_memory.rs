@@ -2,8 +2,8 @@
 //! is the memory of the whole process.
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use moelten_loader::chat::ChatTemplate;
 use moelten_loader::error::LoadError;
+use moelten_loader::text::chat::ChatTemplate;
 
 /// Largest resident size of this process so far, in KiB; 0 where the system does not say.
 fn peak_kib() -> u64 {

@@ -1,5 +1,5 @@
-//! What `bench` and `doctor` are made of: models with generated weights, the limits of the machine, the timed runs and what
-//! they touched. It must not know options or how figures are printed.
+//! The measurements of `bench` and `doctor`: models with generated weights, limits of the machine, timed runs
+//! and the bytes they read. It must not know how figures are printed.
 
 pub mod generate;
 pub mod limits;

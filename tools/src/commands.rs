@@ -1,4 +1,5 @@
-//! The commands, one file each: its options (`Args`) and what it does (`run`).
+//! The commands, one file each with its options (`...Args`) and its function `run`. They must not know each
+//! other.
 
 pub mod bench;
 pub mod chat;

@@ -1,19 +1,19 @@
-//! How the program ends: one table from errors to codes, one way to print them, and a net under panics. Scripts may
-//! rely on the exit codes, people on the codes in brackets.
+//! How the program ends: the table from errors to exit codes, the way errors are printed, and the handling of
+//! panics. Exit codes and the codes in brackets are stable.
 //!
-//! | exit | means |
+//! | exit | meaning |
 //! |---|---|
 //! | 0 | done |
 //! | 1 | a bug of this program |
 //! | 2 | wrong use: options, a prompt longer than the context |
-//! | 3 | a file that is damaged or no model |
-//! | 4 | a sound model that this version does not know |
+//! | 3 | a damaged file, or not a model |
+//! | 4 | a model that this version does not support |
 //! | 5 | not enough memory |
-//! | 6 | the operating system failed: a missing file, no permission, a read error |
+//! | 6 | system error: missing file, no permission, read error |
 //! | 7 | the disk is full |
 //! | 9 | `moelten verify` found damage |
 //! | 129, 130, 143 | ended by SIGHUP, SIGINT (Ctrl-C), SIGTERM |
-//! | 141 | nobody reads the output any more |
+//! | 141 | output pipe closed |
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -32,74 +32,73 @@ const USAGE: u8 = 2;
 const CORRUPT: u8 = 3;
 const UNSUPPORTED: u8 = 4;
 const MEMORY: u8 = 5;
-/// The operating system failed.
+/// System error: missing file, no permission, read error.
 pub const IO: u8 = 6;
 const DISK_FULL: u8 = 7;
 const DAMAGED: u8 = 9;
 const CLOSED_PIPE: u8 = 141;
 
-/// An error that a command finds by itself.
+/// An error found by a command itself, not by the engine or the loader.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// Wrong use.
+    /// Options that cannot be combined or make no sense.
     #[error("{0}")]
     Usage(String),
-    /// The model cannot do what is asked of it.
+    /// A request that the model does not support.
     #[error("{0}")]
     Unsupported(String),
-    /// A question to a model that does not say how it wants to be asked.
+    /// A chat with a model that has no chat template.
     #[error(
-        "{model} has no chat template, so there is no telling how it wants to be asked; `moelten run MODEL \
-         --no-template --prompt TEXT` lets it continue a text as it is"
+        "{model} has no chat template; use `moelten run MODEL --no-template --prompt TEXT`, which continues a text as it \
+         is"
     )]
     NoTemplate {
-        /// The model.
+        /// File or folder, as the person named it.
         model: String,
     },
     /// A prompt longer than the context.
     #[error("{0}")]
     Context(String),
-    /// Less memory is allowed than is needed.
+    /// A budget below the minimum.
     #[error("{0}")]
     Memory(String),
-    /// An output that the disk has no room for.
-    #[error(
-        "{target} will have {size}, and only {free} are free there: make room for {missing} more, or choose another disk"
-    )]
+    /// An output larger than the free disk space.
+    #[error("{target} needs {size}, but only {free} are free: free {missing} more, or choose another disk")]
     Room {
-        /// The file.
+        /// File to write.
         target: String,
-        /// What it takes.
+        /// Its final length.
         size: String,
-        /// What is missing.
+        /// Size minus free space.
         missing: String,
-        /// What is free.
+        /// Free space on its disk.
         free: String,
     },
-    /// A file that is not what it should be, after everything worth saying was said.
+    /// A damaged file; the details are already printed.
     #[error("{0}")]
     Damaged(String),
-    /// Ctrl-C or a signal, after everything worth saying was said.
+    /// Ctrl-C or a signal; the details are already printed.
     #[error("stopped")]
     Stopped,
 }
 
-/// An error as people and scripts see it.
+/// An error with its codes and message.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Report {
-    /// `E-XXX-NN`; empty for endings that need no words.
+    /// `E-XXX-NN`; empty if nothing is printed.
     pub code: &'static str,
     /// The exit code.
     pub exit: u8,
-    /// What happened, with numbers, and what to do. Not filtered.
+    /// What happened, with numbers, and what to do. Unfiltered: it may quote a file.
     pub text: String,
 }
 
-/// Finds code and words for an error.
+/// Classifies an error and composes its message.
 pub fn report(error: &anyhow::Error) -> Report {
-    let (code, exit, hint) = error.chain().find_map(classify).unwrap_or(("E-BUG-01", 1, "please report it"));
+    let (code, exit, hint) =
+        error.chain().find_map(classify).unwrap_or(("E-BUG-01", 1, "please report this bug"));
     let mut text = error.to_string();
-    // Many errors repeat their cause in their own words.
+    // Many errors already quote their cause.
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !text.contains(&cause) {
             text = format!("{text}: {cause}");
@@ -138,7 +137,7 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Class> {
 fn classify_engine(error: &EngineError) -> Option<Class> {
     Some(match error {
         EngineError::Load(error) => classify_load(error),
-        EngineError::Isa(_) => ("E-ARG-03", USAGE, "leave MOELTEN_ISA unset to get the best of this machine"),
+        EngineError::Isa(_) => ("E-ARG-03", USAGE, "unset MOELTEN_ISA to use the best instruction set"),
         EngineError::Memory { .. } | EngineError::KvCache(_) => ("E-MEM-01", MEMORY, ""),
         EngineError::Budget { .. } => ("E-MEM-03", MEMORY, "give a larger --ram, or a smaller --ctx"),
         EngineError::Store(error) => classify_io(error),
@@ -157,7 +156,7 @@ fn classify_engine(error: &EngineError) -> Option<Class> {
         EngineError::Setting { .. } => ("E-ARG-02", USAGE, ""),
         EngineError::NotANumber { .. } => ("E-FILE-04", CORRUPT, "download or convert the model again"),
         EngineError::Cancelled => ("", signals::exit_code(), ""),
-        // The engine may grow variants before this table does.
+        // `EngineError` is non-exhaustive.
         _ => return None,
     })
 }
@@ -186,9 +185,9 @@ fn classify_io(error: &io::Error) -> Class {
         io::ErrorKind::BrokenPipe => ("", CLOSED_PIPE, ""),
         io::ErrorKind::NotFound => ("E-IO-01", IO, "check the path"),
         io::ErrorKind::PermissionDenied => ("E-IO-02", IO, "check the permissions"),
-        io::ErrorKind::StorageFull => ("E-DISK-01", DISK_FULL, "make room and try again"),
+        io::ErrorKind::StorageFull => ("E-DISK-01", DISK_FULL, "free disk space and try again"),
         io::ErrorKind::OutOfMemory => ("E-MEM-02", MEMORY, "close other programs or lift the limit"),
-        // Ours, with all that there is to say.
+        // Errors made by moelten, whose text is complete.
         io::ErrorKind::Other | io::ErrorKind::AlreadyExists | io::ErrorKind::InvalidInput
             if error.raw_os_error().is_none() =>
         {
@@ -198,7 +197,8 @@ fn classify_io(error: &io::Error) -> Class {
     }
 }
 
-/// Parses the command line. What clap says is filtered too: it repeats arguments, and shells expand file names.
+/// Parses the command line. The output of clap is filtered too: it repeats arguments, which may be file
+/// names.
 ///
 /// # Errors
 /// None: help and wrong use end the process, with 0 and 2.
@@ -206,7 +206,7 @@ pub fn parse<C: clap::Parser>() -> anyhow::Result<C> {
     parse_from(std::env::args_os())
 }
 
-/// As [`parse`], for a command line of our own.
+/// As [`parse`], for a given command line.
 ///
 /// # Errors
 /// As [`parse`].
@@ -222,13 +222,13 @@ pub fn parse_from<C: clap::Parser>(
         if let Some(tip) = tip(&error) {
             text.push_str(&tip);
         }
-        // A closed stderr changes nothing about the use being wrong.
+        // The exit code stays the same with a closed stderr.
         let _ = write!(io::stderr(), "{}", filter::clean(&text));
         std::process::exit(USAGE.into())
     })
 }
 
-/// People who come from elsewhere put models, questions and options where they belong there.
+/// A tip for arguments at the places where other programs expect them.
 fn tip(error: &clap::Error) -> Option<String> {
     use clap::error::{ContextKind, ErrorKind};
     let told = |kind| error.get(kind).map(ToString::to_string);
@@ -238,7 +238,7 @@ fn tip(error: &clap::Error) -> Option<String> {
             if name.ends_with(".gguf") || std::path::Path::new(&name).exists() {
                 format!("`moelten chat {name}` opens a model")
             } else if name.contains(char::is_whitespace) {
-                "`moelten run --prompt TEXT` answers a question".to_owned()
+                "`moelten run --prompt TEXT` answers a prompt".to_owned()
             } else {
                 return None;
             }
@@ -248,7 +248,7 @@ fn tip(error: &clap::Error) -> Option<String> {
             if usage.contains("moelten [COMMAND]") {
                 format!("options follow a command: `moelten chat {argument} ...`")
             } else if usage.contains("moelten run") && !argument.starts_with('-') {
-                "the question follows --prompt".to_owned()
+                "give the prompt with --prompt".to_owned()
             } else {
                 return None;
             }
@@ -258,10 +258,10 @@ fn tip(error: &clap::Error) -> Option<String> {
     Some(format!("\n  tip: {tip}\n"))
 }
 
-/// Runs the program, prints how it ended and gives the exit code. A panic is a bug and says so in one line.
+/// Runs the program, prints its error and returns the exit code. A panic is reported as a bug in one line.
 pub fn guarded(program: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
     static PANIC: Mutex<String> = Mutex::new(String::new());
-    // Kept, not printed: some panics of libraries are caught and become errors.
+    // Stored, not printed: some panics of libraries are caught and become errors.
     std::panic::set_hook(Box::new(|info| {
         if let Ok(mut message) = PANIC.lock() {
             *message = info.to_string();
@@ -272,7 +272,9 @@ pub fn guarded(program: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
         Ok(Err(error)) => report(&error),
         Err(_) => {
             let message = PANIC.lock().map(|message| message.clone()).unwrap_or_default();
-            let text = format!("{message}\nThis is a bug of moelten. Please report it with what you did.");
+            let text = format!(
+                "{message}\nThis is a bug in moelten. Please report it with the command that caused it."
+            );
             Report { code: "E-BUG-01", exit: 1, text }
         }
     };

@@ -1,31 +1,20 @@
-//! The program `moelten`: reads the command line, hands over to a command, turns whatever comes back into an exit
-//! code. What commands share is in the modules beside this one; no command knows another.
+//! The program `moelten`: parses the command line, runs a command and turns its result into an exit code.
+//! What commands share is in the modules beside `commands`; no command knows another.
 
 mod bench;
-mod builtin;
-mod chatter;
+mod chat;
 mod commands;
-mod divergence;
 mod exit;
-mod forecast;
-mod language;
-mod memory_words;
 mod models;
 mod open;
-mod plot;
-mod progress;
-mod prompt;
-mod quantize_plan;
-mod responder;
-mod sampling;
+mod report;
 mod signals;
-mod windows;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Runs Mixture-of-Experts language models on laptops with less RAM than the model has weights.
+/// Runs Mixture-of-Experts language models on a laptop, even when the model is larger than RAM.
 ///
 /// Without a command, opens a chat with the small built-in model.
 #[derive(Parser)]
@@ -37,23 +26,23 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Chat(commands::chat::Args),
-    Run(commands::run::Args),
-    Fit(commands::fit::Args),
-    Models(commands::models::Args),
-    Inspect(commands::inspect::Args),
-    Quantize(commands::quantize::Args),
-    Verify(commands::verify::Args),
-    Imatrix(commands::imatrix::Args),
-    Ppl(commands::ppl::Args),
-    Logits(commands::logits::Args),
-    Bench(commands::bench::Args),
-    Replay(commands::replay::Args),
-    Doctor(commands::doctor::Args),
+    Chat(commands::chat::ChatArgs),
+    Run(commands::run::RunArgs),
+    Fit(commands::fit::FitArgs),
+    Models(commands::models::ModelsArgs),
+    Inspect(commands::inspect::InspectArgs),
+    Quantize(commands::quantize::QuantizeArgs),
+    Verify(commands::verify::VerifyArgs),
+    Imatrix(commands::imatrix::ImatrixArgs),
+    Ppl(commands::ppl::PplArgs),
+    Logits(commands::logits::LogitsArgs),
+    Bench(commands::bench::BenchArgs),
+    Replay(commands::replay::ReplayArgs),
+    Doctor(commands::doctor::DoctorArgs),
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    // Parsed, not made up, so that environment variables count here too.
+    // Parsed, so that environment variables apply here too.
     let default = || exit::parse_from::<Cli>(["moelten", "chat"]).map(|cli| cli.command);
     let command = match cli.command {
         None => default()?,
@@ -79,8 +68,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 
 fn main() -> ExitCode {
     exit::guarded(|| {
-        signals::install();
-        open::volunteer_for_the_oom_killer();
+        signals::install(exit::IO);
+        open::prefer_as_oom_victim();
         run(exit::parse::<Cli>()?)
     })
 }

@@ -1,35 +1,34 @@
-//! Ctrl-C and requests to end. Whatever computes for long looks at one flag; what does not look is ended at once, with
-//! the terminal as it was found. It must not know what is being computed.
+//! Ctrl-C and termination signals. Long computations poll one flag and stop by themselves; anything else is
+//! ended at once, with the terminal restored. It must not know what is being computed.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
+use moelten_engine::runtime::cancel::Cancel;
 use moelten_tui::driver::SignalRequest;
 #[cfg(unix)]
 use moelten_tui::{chat::FORCE_QUIT_WITHIN, driver::SAVE_WAIT_MAX};
 
-#[cfg(unix)]
-use crate::exit;
-
-/// Set when someone asks to stop.
-static STOP: AtomicBool = AtomicBool::new(false);
-/// The last signal, 0 before any.
+/// Set by a signal or by [`stop`]; cleared by [`Polling::begin`].
+static STOP: LazyLock<Cancel> = LazyLock::new(Cancel::new);
+/// Number of the last signal, 0 before any.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
-/// How many [`Polling`] guards are alive.
+/// Number of [`Polling`] guards that are alive.
 static POLLING: AtomicUsize = AtomicUsize::new(0);
 
-/// While it lives, its owner looks at [`Polling::stop`] often and stops by itself.
+/// While it lives, its owner polls [`Polling::stop`] often and stops by itself.
 pub struct Polling(());
 
 impl Polling {
-    /// Begins to look; a request from before does not count.
+    /// Begins to poll; earlier requests are discarded.
     pub fn begin() -> Self {
-        STOP.store(false, Ordering::SeqCst);
+        STOP.reset();
         POLLING.fetch_add(1, Ordering::SeqCst);
         Self(())
     }
 
-    /// Turns true when someone asks to stop.
-    pub fn stop(&self) -> &'static AtomicBool {
+    /// The request to stop.
+    pub fn stop(&self) -> &'static Cancel {
         &STOP
     }
 }
@@ -40,15 +39,15 @@ impl Drop for Polling {
     }
 }
 
-/// What somebody outside asked for and nobody has looked at yet: the signal, 0 if nothing.
+/// The signal that [`asked`] has not reported yet, 0 if there is none.
 static ASKED: AtomicI32 = AtomicI32::new(0);
 
-/// Has whatever looks at [`Polling::stop`] stop.
+/// Stops the computation that polls [`Polling::stop`].
 pub fn stop() {
-    STOP.store(true, Ordering::SeqCst);
+    STOP.cancel();
 }
 
-/// What somebody asked for since the last call.
+/// The request that arrived since the last call.
 pub fn asked() -> Option<SignalRequest> {
     match ASKED.swap(0, Ordering::SeqCst) {
         0 => None,
@@ -62,7 +61,7 @@ pub fn asked() -> Option<SignalRequest> {
     }
 }
 
-/// Whether a signal asked the program to end.
+/// Whether the program was asked to end, by SIGTERM or SIGHUP.
 pub fn ended() -> bool {
     #[cfg(unix)]
     return matches!(
@@ -73,13 +72,14 @@ pub fn ended() -> bool {
     false
 }
 
-/// From now on, being stopped for a while and going on are seen by [`asked`]: the terminal has to be given back first.
+/// Reports SIGTSTP and SIGCONT through [`asked`] from now on, so that the terminal can be restored before the
+/// process is suspended.
 #[cfg(unix)]
 pub fn watch_job_control() {
     use signal_hook::consts::{SIGCONT, SIGTSTP};
-    // Without them the process stops with the terminal as it is; the shell puts it right.
+    // Without handlers the process is suspended with the terminal as it is; the shell restores it.
     let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGTSTP, SIGCONT]) else { return };
-    // A request to end that nobody has seen yet counts more.
+    // A pending request to end takes precedence.
     let ask = |signal| {
         let _ = ASKED.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
     };
@@ -87,51 +87,52 @@ pub fn watch_job_control() {
     let _ = std::thread::Builder::new().name("job control".into()).spawn(waiting);
 }
 
-/// There is no job control here.
+/// Without job control there is nothing to watch.
 #[cfg(not(unix))]
 pub fn watch_job_control() {}
 
-/// Stops this process and those that were started with it, until a shell continues them.
+/// Suspends this process group until a shell continues it.
 ///
 /// # Errors
-/// Where no shell would.
+/// Without a shell that could continue it.
 #[cfg(unix)]
 pub fn suspend() -> Result<(), &'static str> {
     moelten_tui::terminal::stop_until_continued()
 }
 
-/// There is no job control here.
+/// Without job control a process cannot be suspended.
 ///
 /// # Errors
 /// Always.
 #[cfg(not(unix))]
 pub fn suspend() -> Result<(), &'static str> {
-    Err("There is no shell here that could continue the program.")
+    Err("This system cannot suspend a program.")
 }
 
-/// The exit code after the last signal, Ctrl-C if there was none.
+/// The exit code after the last signal, or that of Ctrl-C without one.
 pub fn exit_code() -> u8 {
     let signal = SIGNAL.load(Ordering::SeqCst);
     128 + u8::try_from(signal).ok().filter(|&signal| signal != 0).unwrap_or(2)
 }
 
-/// Starts the thread that waits for signals.
+/// Starts the thread that waits for signals. `lost_bytes` is the exit code after a mapped file became
+/// shorter.
 #[cfg(unix)]
-pub fn install() {
+pub fn install(lost_bytes: u8) {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
-    moelten_loader::io::fault::end_on_lost_bytes(LOST_BYTES, exit::IO.into());
+    moelten_loader::io::fault::end_on_lost_bytes(LOST_BYTES, lost_bytes.into());
 
-    // A file beyond `ulimit -f` is then an error of the write, which cleans up, and not the end of the process.
+    // A file beyond `ulimit -f` then fails the write, which cleans up, instead of ending the process.
     let _ = signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default());
-    // Without handlers the signals end the process by themselves: nothing is lost but manners.
+    // Without handlers the signals end the process directly.
     let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
     let waiting = move || {
         let mut last_interrupt: Option<std::time::Instant> = None;
         for signal in signals.forever() {
             SIGNAL.store(signal, Ordering::SeqCst);
             ASKED.store(signal, Ordering::SeqCst);
-            STOP.store(true, Ordering::SeqCst);
+            STOP.cancel();
             let again = last_interrupt.is_some_and(|at| at.elapsed() < FORCE_QUIT_WITHIN);
             if POLLING.load(Ordering::SeqCst) == 0 || (signal == SIGINT && again) {
                 end(signal);
@@ -147,16 +148,16 @@ pub fn install() {
     let _ = std::thread::Builder::new().name("signals".into()).spawn(waiting);
 }
 
-/// Does nothing: the system's own handling ends the process.
+/// Nothing to install: the system's default handling ends the process.
 #[cfg(not(unix))]
-pub fn install() {}
+pub fn install(_lost_bytes: u8) {}
 
-/// In the words of [`exit::print`], which a signal handler cannot call.
+/// As `exit::print` would word it, which a signal handler cannot call.
 #[cfg(unix)]
 const LOST_BYTES: &str = "\nerror[E-IO-06]: a model file became shorter or unreadable while it was in use (SIGBUS); the answer \
                           so far is kept; check the disk, and whether another program writes to the file\n";
 
-/// Gives the owner of the flag a moment to finish a line and to remove what it left on disk.
+/// Gives the owner of the flag a moment to finish its line and to remove temporary files.
 #[cfg(unix)]
 fn wait_for_the_owner() {
     let asked = std::time::Instant::now();

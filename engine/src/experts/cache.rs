@@ -1,8 +1,8 @@
 //! Which experts are in memory, which are on their way, and who makes room: the store's bookkeeping, without any reading
-//! or waiting of its own. Slots are shared by layers whose experts have one size; how many experts a layer keeps when it
+//! or waiting of its own. Slots are shared by banks whose experts have one size; how many experts a bank keeps when it
 //! is at rest is its quota. A few spare slots hold what is on its way or used only once.
 //!
-//! What a layer keeps is decided when its experts are asked for, from the ranking alone, never from the order in which
+//! What a bank keeps is decided when its experts are asked for, from the ranking alone, never from the order in which
 //! reads end: for one trace of requests the content is always the same.
 
 use std::cmp::Reverse;
@@ -12,6 +12,7 @@ use moelten_loader::io::pieces::Piece;
 
 use super::live::Board;
 use super::policy::{Policy, Ranking};
+use super::room::Shape;
 use crate::api::ExpertPlace;
 
 /// Memory of an expert: empty while it is being read.
@@ -41,7 +42,7 @@ pub struct Entry {
 pub enum State {
     /// Nothing.
     Free,
-    /// Nothing, but its memory is out to be touched.
+    /// Nothing, but its memory is out to be touched or discarded.
     Touching,
     /// Its memory was given back to the system.
     Retired,
@@ -49,8 +50,8 @@ pub enum State {
     Reading(Reading),
     /// An expert is here.
     Here {
-        /// Its layer.
-        layer: u32,
+        /// Its bank.
+        bank: u32,
         /// Its number.
         expert: u32,
     },
@@ -59,8 +60,8 @@ pub enum State {
 /// An expert on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
-    /// Its layer.
-    pub layer: u32,
+    /// Its bank.
+    pub bank: u32,
     /// Its number.
     pub expert: u32,
     /// Parts that have not come back.
@@ -73,9 +74,9 @@ pub struct Reading {
     pub failed: bool,
 }
 
-/// One layer.
+/// One bank.
 #[derive(Debug)]
-struct Layer {
+struct Bank {
     /// Entry of each expert, or `NONE`.
     entries: Vec<u32>,
     ranking: Ranking,
@@ -94,37 +95,32 @@ pub struct Cache {
     entries: Vec<Entry>,
     /// Free entries of each size.
     free: Vec<Vec<u32>>,
-    layers: Vec<Layer>,
+    banks: Vec<Bank>,
     /// For sorting.
     order: Vec<u32>,
     evicted: Vec<(u32, u32)>,
     wrong: Vec<u32>,
-    /// Slots of each size that stay free when a layer gives up places.
+    /// Slots of each size that stay free when a bank gives up places.
     spare: Vec<usize>,
     /// Slots of each size beyond them whose memory goes back to the system when they become free.
     debts: Vec<usize>,
     /// Right guesses of the present request.
     right: Vec<u32>,
-    /// Guesses since the last request: entry, layer and expert.
+    /// Guesses since the last request: entry, bank and expert.
     guessed: Vec<(u32, u32, u32)>,
-}
-
-/// The shape of a cache.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shape {
-    /// Experts of each layer, 0 for dense layers.
-    pub experts: Vec<usize>,
-    /// Experts each layer keeps.
-    pub quotas: Vec<usize>,
-    /// Size of the slots that each layer uses, an index into `spare`.
-    pub classes: Vec<u32>,
-    /// Slots of each size beyond the quotas.
-    pub spare: Vec<usize>,
+    /// Retired slots whose memory may still be there.
+    retired: Vec<u32>,
 }
 
 impl Cache {
     /// An empty cache; `slots[class]` has the memory of each size, as much as quotas and spare slots need.
-    pub fn new(shape: &Shape, policy: Policy, slots: Vec<Vec<Piece>>, most_parts: usize) -> Self {
+    pub fn new(
+        shape: &Shape,
+        policy: Policy,
+        slots: Vec<Vec<Piece>>,
+        most_parts: usize,
+        board: Arc<Board>,
+    ) -> Self {
         let mut entries = Vec::new();
         let mut free = Vec::new();
         for (class, slots) in (0..).zip(slots) {
@@ -139,8 +135,8 @@ impl Cache {
             }
             free.push(list);
         }
-        let layers = shape.experts.iter().zip(&shape.quotas).zip(&shape.classes);
-        let layers = layers.map(|((&experts, &quota), &class)| Layer {
+        let banks = shape.experts.iter().zip(&shape.quotas).zip(&shape.classes);
+        let banks = banks.map(|((&experts, &quota), &class)| Bank {
             entries: vec![NONE; experts],
             ranking: Ranking::new(policy, experts),
             quota,
@@ -149,17 +145,18 @@ impl Cache {
         });
         let most = shape.experts.iter().copied().max().unwrap_or(0);
         Self {
-            board: Arc::new(Board::new(&shape.experts, &shape.quotas)),
+            board,
             entries,
             spare: shape.spare.clone(),
             debts: vec![0; free.len()],
             free,
-            layers: layers.collect(),
+            banks: banks.collect(),
             order: Vec::with_capacity(most),
             evicted: Vec::with_capacity(most),
             wrong: Vec::with_capacity(most),
             right: Vec::with_capacity(most),
             guessed: Vec::with_capacity(most),
+            retired: Vec::new(),
         }
     }
 
@@ -179,47 +176,47 @@ impl Cache {
     }
 
     /// The entry of an expert that is here or on its way.
-    pub fn find(&self, layer: usize, expert: u32) -> Option<u32> {
-        let entry = self.layers[layer].entries[expert as usize];
+    pub fn find(&self, bank: usize, expert: u32) -> Option<u32> {
+        let entry = self.banks[bank].entries[expert as usize];
         (entry != NONE).then_some(entry)
     }
 
-    /// Experts of a layer that are here.
-    pub fn here(&self, layer: usize) -> impl Iterator<Item = u32> + '_ {
-        let entries = self.layers[layer].entries.iter().enumerate();
+    /// Experts of a bank that are here.
+    pub fn here(&self, bank: usize) -> impl Iterator<Item = u32> + '_ {
+        let entries = self.banks[bank].entries.iter().enumerate();
         entries.filter_map(|(expert, &entry)| {
             let here = entry != NONE && matches!(self.entries[entry as usize].state, State::Here { .. });
             here.then_some(expert as u32)
         })
     }
 
-    /// Experts a layer keeps at rest.
-    pub fn quota(&self, layer: usize) -> usize {
-        self.layers[layer].quota
+    /// Experts a bank keeps at rest.
+    pub fn quota(&self, bank: usize) -> usize {
+        self.banks[bank].quota
     }
 
-    /// Bytes of all slots that hold memory.
+    /// Number of slots that hold memory.
     pub fn slots(&self) -> usize {
         self.entries.iter().filter(|entry| entry.state != State::Retired).count()
     }
 
-    /// A layer's experts are asked for, each by a number of tokens. What stays of it and of what is here is decided; the
+    /// A bank's experts are asked for, each by a number of tokens. What stays of it and of what is here is decided; the
     /// rest, as far as nobody uses it, leaves. Guesses that were wrong are given up: see [`Self::next_wrong`]; returns how many
     /// were right.
-    pub fn request(&mut self, layer: usize, uses: impl Iterator<Item = (u32, u32)> + Clone) -> u64 {
-        let state = &mut self.layers[layer];
+    pub fn request(&mut self, bank: usize, uses: impl Iterator<Item = (u32, u32)> + Clone) -> u64 {
+        let state = &mut self.banks[bank];
         state.ranking.used(uses.clone());
         state.keep.fill(false);
         uses.clone().for_each(|(expert, _)| state.keep[expert as usize] = true);
-        // Wrong guesses first, here or on their way, whichever layer they were for: they do not compete.
+        // Wrong guesses first, here or on their way, whichever bank they were for: they do not compete.
         // More experts than there are spare slots are used one after the other: a guess would hold one against that order.
-        let few = uses.count() <= self.spare[self.layers[layer].class as usize];
+        let few = uses.count() <= self.spare[self.banks[bank].class as usize];
         self.give_up_guesses(|cache, entry, of, expert| {
             let failed = matches!(cache.entry(entry).state, State::Reading(reading) if reading.failed);
-            few && of as usize == layer && cache.layers[layer].keep[expert as usize] && !failed
+            few && of as usize == bank && cache.banks[bank].keep[expert as usize] && !failed
         });
-        let Self { layers, order, .. } = self;
-        let state = &mut layers[layer];
+        let Self { banks, order, .. } = self;
+        let state = &mut banks[bank];
         let (experts, keep) = (&state.entries, &state.keep);
         order.clear();
         order.extend((0..experts.len() as u32).filter(|&e| keep[e as usize] || experts[e as usize] != NONE));
@@ -229,7 +226,7 @@ impl Cache {
         order.iter().take(state.quota).for_each(|&expert| state.keep[expert as usize] = true);
         // They have just been read: they stay until they have been used.
         self.right.iter().for_each(|&entry| self.entries[entry as usize].pins += 1);
-        self.make_room(layer);
+        self.make_room(bank);
         self.right.iter().for_each(|&entry| self.entries[entry as usize].pins -= 1);
         self.right.len() as u64
     }
@@ -239,10 +236,10 @@ impl Cache {
         self.right.contains(&entry)
     }
 
-    /// Gives up all guesses since the last request, because a need for an expert of `layer` finds no free slot. See
+    /// Gives up all guesses since the last request, because a need for an expert of `bank` finds no free slot. See
     /// [`Self::next_wrong`].
-    pub fn make_way(&mut self, layer: usize) {
-        if self.free(layer) == 0 {
+    pub fn make_way(&mut self, bank: usize) {
+        if self.free(bank) == 0 {
             self.give_up_guesses(|_, _, _, _| false);
         }
     }
@@ -250,18 +247,18 @@ impl Cache {
     /// Gives up the guesses since the last request but those that are `right`, which are listed.
     fn give_up_guesses(&mut self, right: impl Fn(&Self, u32, u32, u32) -> bool) {
         self.right.clear();
-        while let Some((entry, layer, expert)) = self.guessed.pop() {
+        while let Some((entry, bank, expert)) = self.guessed.pop() {
             let found = &self.entries[entry as usize];
             // The slot may serve another expert by now.
             let same = match found.state {
-                State::Reading(r) => r.guess && !r.orphan && (r.layer, r.expert) == (layer, expert),
-                State::Here { layer: l, expert: e } => found.pins == 0 && (l, e) == (layer, expert),
+                State::Reading(r) => r.guess && !r.orphan && (r.bank, r.expert) == (bank, expert),
+                State::Here { bank: l, expert: e } => found.pins == 0 && (l, e) == (bank, expert),
                 State::Free | State::Touching | State::Retired => false,
             };
             if !same {
                 continue;
             }
-            if right(self, entry, layer, expert) {
+            if right(self, entry, bank, expert) {
                 self.right.push(entry);
             } else if let State::Reading(reading) = found.state {
                 self.abandon(entry, reading);
@@ -277,10 +274,10 @@ impl Cache {
         self.wrong.pop()
     }
 
-    /// Lets go of what a layer does not keep and nobody uses.
-    fn make_room(&mut self, layer: usize) {
-        for expert in 0..self.layers[layer].entries.len() {
-            let state = &self.layers[layer];
+    /// Lets go of what a bank does not keep and nobody uses.
+    fn make_room(&mut self, bank: usize) {
+        for expert in 0..self.banks[bank].entries.len() {
+            let state = &self.banks[bank];
             let entry = state.entries[expert];
             if entry != NONE && !state.keep[expert] && self.entries[entry as usize].pins == 0 {
                 self.leave(entry);
@@ -288,7 +285,7 @@ impl Cache {
         }
     }
 
-    /// One user less. What its layer does not keep leaves; a read that nobody waits for any more is given up, and the caller
+    /// One user less. What its bank does not keep leaves; a read that nobody waits for any more is given up, and the caller
     /// is told so: its parts need not be read.
     pub fn unpin(&mut self, entry: u32) -> bool {
         let found = &mut self.entries[entry as usize];
@@ -297,8 +294,8 @@ impl Cache {
             return false;
         }
         match found.state {
-            State::Here { layer, expert } => {
-                if !self.layers[layer as usize].keep[expert as usize] {
+            State::Here { bank, expert } => {
+                if !self.banks[bank as usize].keep[expert as usize] {
                     self.leave(entry);
                 }
                 false
@@ -321,29 +318,29 @@ impl Cache {
 
     /// An entry that is here leaves; one that is on its way is left alone.
     fn leave(&mut self, entry: u32) {
-        if let State::Here { layer, expert } = self.entries[entry as usize].state {
-            self.layers[layer as usize].entries[expert as usize] = NONE;
-            self.board.place(layer as usize, expert, ExpertPlace::Absent);
-            self.evicted.push((layer, expert));
+        if let State::Here { bank, expert } = self.entries[entry as usize].state {
+            self.banks[bank as usize].entries[expert as usize] = NONE;
+            self.board.place(bank as usize, expert, ExpertPlace::Absent);
+            self.evicted.push((bank, expert));
             self.set_free(entry);
         }
     }
 
-    /// A free slot for an expert of `layer` that is neither here nor on its way. Its memory is the caller's until the last
+    /// A free slot for an expert of `bank` that is neither here nor on its way. Its memory is the caller's until the last
     /// part has come back.
-    pub fn begin(&mut self, layer: usize, expert: u32, guess: bool) -> Option<(u32, Piece)> {
-        let class = self.layers[layer].class;
+    pub fn begin(&mut self, bank: usize, expert: u32, guess: bool) -> Option<(u32, Piece)> {
+        let class = self.banks[bank].class;
         let entry = self.free[class as usize].pop()?;
-        let place = &mut self.layers[layer].entries[expert as usize];
+        let place = &mut self.banks[bank].entries[expert as usize];
         debug_assert_eq!(*place, NONE, "one read for each expert");
         *place = entry;
-        self.board.place(layer, expert, ExpertPlace::Loading);
+        self.board.place(bank, expert, ExpertPlace::Loading);
         let found = &mut self.entries[entry as usize];
-        let layer = layer as u32;
-        found.state = State::Reading(Reading { layer, expert, left: 0, guess, orphan: false, failed: false });
+        let bank = bank as u32;
+        found.state = State::Reading(Reading { bank, expert, left: 0, guess, orphan: false, failed: false });
         found.touched = true;
         if guess {
-            self.guessed.push((entry, layer, expert));
+            self.guessed.push((entry, bank, expert));
         }
         let slot = Arc::get_mut(&mut found.slot).expect("nobody uses a free slot");
         let piece = slot.take().expect("a free slot has its memory");
@@ -374,9 +371,9 @@ impl Cache {
         self.set_free(entry);
     }
 
-    /// Free slots of the size that a layer uses.
-    pub fn free(&self, layer: usize) -> usize {
-        self.free[self.layers[layer].class as usize].len()
+    /// Free slots of the size that a bank uses.
+    pub fn free(&self, bank: usize) -> usize {
+        self.free[self.banks[bank].class as usize].len()
     }
 
     /// A part has come back. When it was the last, the whole slot.
@@ -400,11 +397,11 @@ impl Cache {
     pub fn finish(&mut self, entry: u32, slot: Piece) -> bool {
         let found = &mut self.entries[entry as usize];
         let State::Reading(reading) = found.state else { unreachable!("only reads finish") };
-        let Reading { layer, expert, orphan, failed, .. } = reading;
+        let Reading { bank, expert, orphan, failed, .. } = reading;
         if orphan || failed {
             if !orphan {
-                self.layers[layer as usize].entries[expert as usize] = NONE;
-                self.board.place(layer as usize, expert, ExpertPlace::Absent);
+                self.banks[bank as usize].entries[expert as usize] = NONE;
+                self.board.place(bank as usize, expert, ExpertPlace::Absent);
             }
             // Not into the slot: those who hold it would take it for the expert.
             found.back.push(slot);
@@ -416,15 +413,15 @@ impl Cache {
         }
         let empty = found.slot.set(slot).is_ok();
         debug_assert!(empty, "a slot is filled once");
-        found.state = State::Here { layer, expert };
-        self.board.place(layer as usize, expert, ExpertPlace::Resident);
+        found.state = State::Here { bank, expert };
+        self.board.place(bank as usize, expert, ExpertPlace::Resident);
         true
     }
 
     fn abandon(&mut self, entry: u32, reading: Reading) {
         self.entries[entry as usize].state = State::Reading(Reading { orphan: true, ..reading });
-        self.layers[reading.layer as usize].entries[reading.expert as usize] = NONE;
-        self.board.place(reading.layer as usize, reading.expert, ExpertPlace::Absent);
+        self.banks[reading.bank as usize].entries[reading.expert as usize] = NONE;
+        self.board.place(reading.bank as usize, reading.expert, ExpertPlace::Absent);
     }
 
     /// Frees a slot whose memory is back.
@@ -452,14 +449,45 @@ impl Cache {
         bytes
     }
 
+    /// Retires a free slot. Its memory goes back to the system when it is discarded: see [`Self::next_retired`].
     fn retire(&mut self, entry: u32) -> usize {
         let found = &mut self.entries[entry as usize];
         found.state = State::Retired;
-        let slot = Arc::get_mut(&mut found.slot).expect("nobody uses a free slot");
-        slot.get_mut().map_or(0, |piece| {
-            piece.discard();
-            piece.len()
-        })
+        self.retired.push(entry);
+        found.slot.get().map_or(0, Piece::len)
+    }
+
+    /// Whether some retired slots may still have their memory.
+    pub fn has_retired(&self) -> bool {
+        !self.retired.is_empty()
+    }
+
+    /// A retired slot whose memory is still there, and its memory, which is the caller's to discard until
+    /// [`Self::discarded`].
+    pub fn next_retired(&mut self) -> Option<(u32, Piece)> {
+        while let Some(entry) = self.retired.pop() {
+            let found = &mut self.entries[entry as usize];
+            let slot = Arc::get_mut(&mut found.slot).filter(|_| found.state == State::Retired);
+            if let Some(piece) = slot.and_then(OnceLock::take) {
+                return Some((entry, piece));
+            }
+        }
+        None
+    }
+
+    /// The memory of [`Self::next_retired`] comes back, empty.
+    pub fn discarded(&mut self, entry: u32, piece: Piece) {
+        let found = &mut self.entries[entry as usize];
+        found.back.push(piece);
+        match found.state {
+            // It was wanted again meanwhile.
+            State::Touching => self.set_free(entry),
+            _ => {
+                let piece = found.back.pop();
+                let empty = piece.is_none_or(|piece| found.slot.set(piece).is_ok());
+                debug_assert!(empty, "a slot has its memory once");
+            }
+        }
     }
 
     /// Experts that have left since the last call.
@@ -471,14 +499,14 @@ impl Cache {
     /// system, of those in use later. Returns the bytes that went back now.
     pub fn shrink(&mut self, quotas: &[usize]) -> usize {
         let mut bytes = 0;
-        for (layer, &quota) in quotas.iter().enumerate() {
-            let state = &mut self.layers[layer];
+        for (bank, &quota) in quotas.iter().enumerate() {
+            let state = &mut self.banks[bank];
             let fewer = state.quota.saturating_sub(quota);
             if fewer == 0 {
                 continue;
             }
             state.quota = quota;
-            self.board.slots(layer, quota);
+            self.board.slots(bank, quota);
             let class = state.class as usize;
             // What the present request wants to keep counts, whether it has been read or not.
             let (keep, ranking) = (&state.keep, &state.ranking);
@@ -486,9 +514,9 @@ impl Cache {
             self.order.extend((0..keep.len() as u32).filter(|&expert| keep[expert as usize]));
             self.order.sort_unstable_by_key(|&expert| Reverse(ranking.value(expert)));
             for i in quota..self.order.len() {
-                self.layers[layer].keep[self.order[i] as usize] = false;
+                self.banks[bank].keep[self.order[i] as usize] = false;
             }
-            self.make_room(layer);
+            self.make_room(bank);
             self.debts[class] += fewer;
             bytes += self.pay(class);
         }
@@ -501,11 +529,11 @@ impl Cache {
     /// # Panics
     /// If a quota is above what it was at first.
     pub fn grow(&mut self, quotas: &[usize]) {
-        for (layer, &quota) in quotas.iter().enumerate() {
-            let state = &mut self.layers[layer];
+        for (bank, &quota) in quotas.iter().enumerate() {
+            let state = &mut self.banks[bank];
             let more = quota.saturating_sub(state.quota);
             state.quota += more;
-            self.board.slots(layer, state.quota);
+            self.board.slots(bank, state.quota);
             let class = state.class as usize;
             let still_here = more.min(self.debts[class]);
             self.debts[class] -= still_here;
@@ -513,8 +541,14 @@ impl Cache {
                 let retired = |entry: &Entry| entry.state == State::Retired && entry.class as usize == class;
                 let entry = self.entries.iter().position(retired).expect("as many slots were given up");
                 let found = &mut self.entries[entry];
-                (found.state, found.touched) = (State::Free, false);
-                // Those that have memory are taken first.
+                found.touched = false;
+                if found.slot.get().is_none() {
+                    // Its memory is being discarded.
+                    found.state = State::Touching;
+                    continue;
+                }
+                found.state = State::Free;
+                // Slots that have memory are taken first.
                 self.free[class].insert(0, entry as u32);
             }
         }

@@ -1,23 +1,26 @@
 //! What the expert store is doing, for whoever watches from another thread: plain atomics that the store writes as it goes and
-//! nobody waits for. A picture taken in the midst of a step may show one layer before it and the next one after it. It must
+//! nobody waits for. A picture taken in the midst of a step may show one bank before it and the next one after it. It must
 //! not know who watches.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::stats::{Phase, StoreStats};
+use moelten_loader::spec::BankKey;
+use moelten_loader::tensors::bank::ExpertBank;
+
+use super::stats::{Phase, PhaseStats, StoreStats};
 use crate::api::{ExpertCell, ExpertGuess, ExpertMap, ExpertPlace, ExpertRow, ExpertUse, MemoryUse};
-use crate::memory;
+use crate::runtime::memory;
 
 /// Where the store notes what it does. Each number has one writer at a time: whoever runs the forward pass, or holds the lock
 /// of the cache.
 #[derive(Debug)]
 pub struct Board {
-    layers: Vec<LayerBoard>,
+    banks: Vec<BankBoard>,
     /// Tokens of the passes that have begun; stamps are taken from it.
     clock: AtomicU64,
-    /// The layer that was asked last.
+    /// The bank that was asked last.
     last: AtomicUsize,
     decode: PhaseBoard,
     prefill: PhaseBoard,
@@ -27,7 +30,8 @@ pub struct Board {
 }
 
 #[derive(Debug)]
-struct LayerBoard {
+struct BankBoard {
+    key: BankKey,
     /// Experts that are kept at rest.
     slots: AtomicUsize,
     /// A code of [`ExpertPlace`] for each expert.
@@ -66,9 +70,16 @@ fn add(to: &AtomicU64, more: u64) {
 }
 
 impl Board {
-    /// For layers with so many experts, 0 for dense ones, of which so many are kept; all are elsewhere.
-    pub fn new(experts: &[usize], slots: &[usize]) -> Self {
-        let layers = experts.iter().zip(slots).map(|(&experts, &slots)| LayerBoard {
+    /// For these banks, each of which keeps so many experts; all experts are elsewhere.
+    pub fn new(banks: &[ExpertBank], slots: &[usize]) -> Self {
+        let shape = banks.iter().zip(slots).map(|(bank, &slots)| (bank.key, bank.experts(), slots));
+        Self::of_shape(shape)
+    }
+
+    /// For banks of these keys, numbers of experts and slots.
+    pub(super) fn of_shape(banks: impl Iterator<Item = (BankKey, usize, usize)>) -> Self {
+        let banks = banks.map(|(key, experts, slots)| BankBoard {
+            key,
             slots: AtomicUsize::new(slots),
             places: (0..experts).map(|_| AtomicU8::new(0)).collect(),
             used: (0..experts).map(|_| AtomicU64::new(0)).collect(),
@@ -79,7 +90,7 @@ impl Board {
             foreseen: AtomicU64::new(0),
         });
         Self {
-            layers: layers.collect(),
+            banks: banks.collect(),
             clock: AtomicU64::new(0),
             last: AtomicUsize::new(usize::MAX),
             decode: PhaseBoard::default(),
@@ -90,54 +101,54 @@ impl Board {
         }
     }
 
-    /// For layers all of whose experts are in memory.
-    pub fn resident(experts: &[usize]) -> Self {
-        let board = Self::new(experts, experts);
-        let places = board.layers.iter().flat_map(|layer| &layer.places);
+    /// For banks all of whose experts are in memory.
+    pub fn resident(banks: &[ExpertBank]) -> Self {
+        let board = Self::new(banks, &banks.iter().map(ExpertBank::experts).collect::<Vec<_>>());
+        let places = board.banks.iter().flat_map(|bank| &bank.places);
         places.for_each(|place| place.store(code(ExpertPlace::Resident), Relaxed));
         board
     }
 
-    /// A layer's experts are asked for by so many tokens.
-    pub fn asked(&self, layer: usize, experts: &[u32], tokens: usize) {
+    /// A bank's experts are asked for by so many tokens.
+    pub fn asked(&self, bank: usize, experts: &[u32], tokens: usize, phase: Phase) {
         // A pass has begun when the number does not grow.
-        if layer <= self.last.swap(layer, Relaxed) {
+        if bank <= self.last.swap(bank, Relaxed) {
             add(&self.clock, tokens as u64);
-            add(&self.phase(tokens > 1).tokens, tokens as u64);
+            add(&self.phase(phase).tokens, tokens as u64);
         }
         let clock = self.clock.load(Relaxed);
-        let layer = &self.layers[layer];
-        add(&layer.asked, experts.len() as u64);
+        let bank = &self.banks[bank];
+        add(&bank.asked, experts.len() as u64);
         for &expert in experts {
-            layer.used[expert as usize].store(clock, Relaxed);
+            bank.used[expert as usize].store(clock, Relaxed);
         }
     }
 
-    /// Of what was asked of a layer so many were not there.
-    pub fn missed(&self, layer: usize, experts: u64) {
-        add(&self.layers[layer].missed, experts);
+    /// Of what was asked of a bank so many were not there.
+    pub fn missed(&self, bank: usize, experts: u64) {
+        add(&self.banks[bank].missed, experts);
     }
 
-    /// A layer's experts were guessed before it chose.
-    pub fn guessed(&self, layer: usize, guesses: &[u32], chosen: &[u32], foreseen: u64) {
+    /// A bank's experts were guessed before it chose.
+    pub fn guessed(&self, bank: usize, guesses: &[u32], chosen: &[u32], foreseen: u64) {
         let clock = self.clock.load(Relaxed);
-        let layer = &self.layers[layer];
-        add(&layer.chosen, chosen.len() as u64);
-        add(&layer.foreseen, foreseen);
+        let bank = &self.banks[bank];
+        add(&bank.chosen, chosen.len() as u64);
+        add(&bank.foreseen, foreseen);
         for expert in guesses {
             let right = u64::from(chosen.contains(expert));
-            layer.guessed[*expert as usize].store((clock << 1) | right, Relaxed);
+            bank.guessed[*expert as usize].store((clock << 1) | right, Relaxed);
         }
     }
 
     /// An expert comes, is here, or has left.
-    pub fn place(&self, layer: usize, expert: u32, place: ExpertPlace) {
-        self.layers[layer].places[expert as usize].store(code(place), Relaxed);
+    pub fn place(&self, bank: usize, expert: u32, place: ExpertPlace) {
+        self.banks[bank].places[expert as usize].store(code(place), Relaxed);
     }
 
-    /// A layer keeps fewer experts.
-    pub fn slots(&self, layer: usize, slots: usize) {
-        self.layers[layer].slots.store(slots, Relaxed);
+    /// A bank keeps fewer experts.
+    pub fn slots(&self, bank: usize, slots: usize) {
+        self.banks[bank].slots.store(slots, Relaxed);
     }
 
     /// Computing stands still until the result is dropped.
@@ -155,13 +166,16 @@ impl Board {
         self.reads.store(stats.reads, Relaxed);
     }
 
-    fn phase(&self, prefill: bool) -> &PhaseBoard {
-        if prefill { &self.prefill } else { &self.decode }
+    fn phase(&self, phase: Phase) -> &PhaseBoard {
+        match phase {
+            Phase::Prefill => &self.prefill,
+            Phase::Decode => &self.decode,
+        }
     }
 }
 
 impl PhaseBoard {
-    fn counters(&self, phase: &Phase) {
+    fn counters(&self, phase: &PhaseStats) {
         self.used.store(phase.used, Relaxed);
         self.used_bytes.store(phase.used_bytes, Relaxed);
         self.missed_bytes.store(phase.missed_bytes, Relaxed);
@@ -212,7 +226,7 @@ impl Live {
         let clock = board.clock.load(Relaxed);
         // Whoever computes may be ahead of what was read first.
         let age = |stamp: u64| clock.saturating_sub(stamp);
-        let row = |(number, layer): (usize, &LayerBoard)| {
+        let row = |bank: &BankBoard| {
             let cell = |((place_code, used), guessed): ((&AtomicU8, &AtomicU64), &AtomicU64)| {
                 let (used, guessed) = (used.load(Relaxed), guessed.load(Relaxed));
                 ExpertCell {
@@ -223,19 +237,19 @@ impl Live {
                 }
             };
             ExpertRow {
-                layer: number,
-                slots: layer.slots.load(Relaxed),
-                cells: layer.places.iter().zip(&layer.used).zip(&layer.guessed).map(cell).collect(),
-                asked: layer.asked.load(Relaxed),
-                missed: layer.missed.load(Relaxed),
-                chosen: layer.chosen.load(Relaxed),
-                foreseen: layer.foreseen.load(Relaxed),
+                layer: bank.key.layer,
+                bank: bank.key.bank,
+                slots: bank.slots.load(Relaxed),
+                cells: bank.places.iter().zip(&bank.used).zip(&bank.guessed).map(cell).collect(),
+                asked: bank.asked.load(Relaxed),
+                missed: bank.missed.load(Relaxed),
+                chosen: bank.chosen.load(Relaxed),
+                foreseen: bank.foreseen.load(Relaxed),
             }
         };
-        let with_experts = board.layers.iter().enumerate().filter(|(_, layer)| !layer.places.is_empty());
         let given_back_bytes = self.given_back.as_ref().map_or(0, |bytes| bytes.load(Relaxed));
         ExpertMap {
-            rows: with_experts.map(row).collect(),
+            rows: board.banks.iter().map(row).collect(),
             decode: board.decode.read(),
             prefill: board.prefill.read(),
             read_bytes: board.read_bytes.load(Relaxed),

@@ -1,7 +1,7 @@
-//! Who leaves: ranks the experts of a layer by what was used so far. Pure and deterministic, without clocks: the same
+//! Who leaves: ranks the experts of a bank by what was used so far. Pure and deterministic, without clocks: the same
 //! uses give the same order, in the store as in `replay`. It must not know what is resident, nor where bytes are.
 //!
-//! Time is counted in events: one token, or one chunk of a prompt, has passed the layer. All experts of an event are
+//! Time is counted in events: one token, or one chunk of a prompt, has passed the bank. All experts of an event are
 //! equally recent; how many tokens of a chunk chose each decides between them.
 
 /// How experts are ranked.
@@ -51,7 +51,7 @@ pub struct Value {
     expert: u32,
 }
 
-/// The ranking of one layer's experts.
+/// The ranking of one bank's experts.
 #[derive(Debug, Clone)]
 pub struct Ranking {
     policy: Policy,
@@ -70,7 +70,7 @@ struct Uses {
 }
 
 impl Ranking {
-    /// Of a layer with so many experts, none of them used. Nothing is allocated afterwards.
+    /// Of a bank with so many experts, none of them used. Nothing is allocated afterwards.
     pub fn new(policy: Policy, experts: usize) -> Self {
         Self { policy, now: 0, uses: vec![Uses::default(); experts], counts: vec![0; experts] }
     }
@@ -78,7 +78,7 @@ impl Ranking {
     /// A token or a chunk of tokens has used these experts, each of them as many tokens as stand beside it.
     ///
     /// # Panics
-    /// If the layer has no such expert.
+    /// If the bank has no such expert.
     pub fn used(&mut self, uses: impl IntoIterator<Item = (u32, u32)>) {
         self.now += 1;
         let mut most = 1;
@@ -100,10 +100,10 @@ impl Ranking {
         }
     }
 
-    /// Rank of an expert among those of its layer. Never used is lowest.
+    /// Rank of an expert among those of its bank. Never used is lowest.
     ///
     /// # Panics
-    /// If the layer has no such expert.
+    /// If the bank has no such expert.
     pub fn value(&self, expert: u32) -> Value {
         let Uses { last, tokens } = self.uses[expert as usize];
         Value { first: self.counts[expert as usize], last, tokens, expert }

@@ -1,5 +1,5 @@
-//! The threads that read, and the lock that they share with whoever asks: two queues, needs before guesses. They are no
-//! workers of the pool and tied to no CPU; they mostly sleep in the system. They must not know what an expert is for.
+//! The threads that read, and the lock that they share with requests: two queues, needs before guesses. They are no workers of
+//! the pool and tied to no CPU; they mostly sleep in the system. They must not know what an expert is for.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,7 +12,8 @@ use moelten_loader::io::pieces::Piece;
 use super::cache::{Cache, State};
 use super::source::{PART, Part, Source, Tensors};
 use super::stats::StoreStats;
-use super::touch::Touch;
+use super::touch::{Due, Touch};
+use crate::runtime::supervise::{caught, supervised};
 
 /// Reads on their way at the same time.
 pub const DEPTH: usize = 4;
@@ -21,14 +22,14 @@ pub const DEPTH: usize = 4;
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What the lock guards.
-pub struct Shared {
+pub struct Queues {
     /// Who is where.
     pub cache: Cache,
-    /// Parts that somebody waits for.
+    /// Parts of reads that a request waits for.
     pub needs: VecDeque<Part>,
     /// Parts of guesses.
     pub guesses: VecDeque<Part>,
-    /// The first problem of each entry that somebody waits for.
+    /// The first problem of each entry that a request waits for.
     pub problems: Vec<(u32, io::Error)>,
     /// Counters.
     pub stats: StoreStats,
@@ -36,19 +37,21 @@ pub struct Shared {
     busy: (usize, Option<Instant>),
     /// Whether free slots are to be touched.
     pub touch: Touch,
+    /// Why no read will end any more, if a reader has panicked.
+    pub broken: Option<String>,
     stop: bool,
 }
 
 /// Readers and what they share with the store.
 pub struct Readers {
     inner: Arc<Inner>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<Option<()>>>,
 }
 
 struct Inner {
     source: Source,
     tensors: Tensors,
-    shared: Mutex<Shared>,
+    shared: Mutex<Queues>,
     /// There is work for readers.
     work: Condvar,
     /// Something has arrived.
@@ -61,7 +64,7 @@ impl Readers {
     /// # Errors
     /// When the system gives no thread at all.
     pub fn start(source: Source, tensors: Tensors, cache: Cache, stats: StoreStats) -> io::Result<Self> {
-        let shared = Shared {
+        let shared = Queues {
             cache,
             needs: VecDeque::new(),
             guesses: VecDeque::new(),
@@ -69,6 +72,7 @@ impl Readers {
             stats,
             busy: (0, None),
             touch: Touch::default(),
+            broken: None,
             stop: false,
         };
         let inner = Arc::new(Inner {
@@ -80,9 +84,10 @@ impl Readers {
         });
         let mut threads = Vec::new();
         for index in 0..DEPTH {
-            let inner = Arc::clone(&inner);
+            let (reader, watched) = (Arc::clone(&inner), Arc::clone(&inner));
             let name = format!("moelten-read-{index}");
-            match std::thread::Builder::new().name(name).spawn(move || inner.work(index == 0)) {
+            let broken = move |message| watched.break_down(message);
+            match supervised(&name, broken, move || reader.work(index == 0)) {
                 Ok(thread) => threads.push(thread),
                 Err(error) if threads.is_empty() => return Err(error),
                 // Fewer are slower, not wrong.
@@ -98,8 +103,18 @@ impl Readers {
     }
 
     /// The lock.
-    pub fn lock(&self) -> MutexGuard<'_, Shared> {
+    pub fn lock(&self) -> MutexGuard<'_, Queues> {
         self.inner.lock()
+    }
+
+    /// From now on every request ends with this message: a thread that it depends on has panicked.
+    pub fn break_down(&self, message: String) {
+        self.inner.break_down(message);
+    }
+
+    /// Gives the memory of retired slots back to the system.
+    pub fn discard_retired(&self) {
+        drop(self.inner.discard_retired(self.lock()));
     }
 
     /// Readers have more to do.
@@ -107,8 +122,8 @@ impl Readers {
         self.inner.work.notify_all();
     }
 
-    /// Waits until something arrives, or a short time: whoever waits also looks whether to stop.
-    pub fn wait<'a>(&self, shared: MutexGuard<'a, Shared>, time: Duration) -> MutexGuard<'a, Shared> {
+    /// Waits until something arrives, or for a short time, after which the caller checks whether to stop.
+    pub fn wait<'a>(&self, shared: MutexGuard<'a, Queues>, time: Duration) -> MutexGuard<'a, Queues> {
         self.inner.arrived.wait_timeout(shared, time).unwrap_or_else(PoisonError::into_inner).0
     }
 }
@@ -128,14 +143,14 @@ impl Drop for Readers {
         }
         drop(shared);
         for thread in self.threads.drain(..) {
-            // A reader that panicked has nothing left to say.
+            // A panic has been reported by the thread itself.
             let _ = thread.join();
         }
     }
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, Shared> {
+    fn lock(&self) -> MutexGuard<'_, Queues> {
         // Bookkeeping is whole between statements that can panic.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,21 +160,26 @@ impl Inner {
         let mut shared = self.lock();
         while !shared.stop {
             let Some(mut part) = shared.take() else {
-                shared = match shared.touch.due(Instant::now()).filter(|_| touches) {
-                    None => self.work.wait(shared).unwrap_or_else(PoisonError::into_inner),
-                    Some(Duration::ZERO) => self.touch(shared),
-                    Some(later) => {
+                if shared.cache.has_retired() {
+                    shared = self.discard_retired(shared);
+                    continue;
+                }
+                let due = if touches { shared.touch.due(Instant::now()) } else { Due::NotBefore };
+                shared = match due {
+                    Due::NotBefore => self.work.wait(shared).unwrap_or_else(PoisonError::into_inner),
+                    Due::Now => self.touch(shared),
+                    Due::In(later) => {
                         self.work.wait_timeout(shared, later).unwrap_or_else(PoisonError::into_inner).0
                     }
                 };
                 continue;
             };
             drop(shared);
-            let mut result = self.source.read(&self.tensors, &mut part);
+            let mut result = self.read(&mut part);
             let retried = result.is_err();
             if retried {
                 // A drive or a network may recover.
-                result = self.source.read(&self.tensors, &mut part);
+                result = self.read(&mut part);
             }
             shared = self.lock();
             shared.stats.retries += u64::from(retried && result.is_ok());
@@ -167,18 +187,37 @@ impl Inner {
         }
     }
 
+    /// Brings a part. A panic is an error like any other: the request that waits for the part sees it.
+    fn read(&self, part: &mut Part) -> io::Result<()> {
+        let read = caught("reading an expert", || self.source.read(&self.tensors, part));
+        read.unwrap_or_else(|message| Err(io::Error::other(message)))
+    }
+
+    /// From now on every request ends with this message.
+    fn break_down(&self, message: String) {
+        self.lock().broken.get_or_insert(message);
+        self.arrived.notify_all();
+    }
+
+    /// Gives the memory of retired slots back to the system, without holding up requests.
+    fn discard_retired<'a>(&'a self, mut shared: MutexGuard<'a, Queues>) -> MutexGuard<'a, Queues> {
+        while let Some((entry, mut piece)) = shared.cache.next_retired() {
+            drop(shared);
+            piece.discard();
+            shared = self.lock();
+            shared.cache.discarded(entry, piece);
+        }
+        shared
+    }
+
     /// Has the system bring the memory of a free slot, a part at a time: as soon as somebody computes it is given back.
-    fn touch<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
+    fn touch<'a>(&'a self, mut shared: MutexGuard<'a, Queues>) -> MutexGuard<'a, Queues> {
         let Some((entry, mut slot)) = shared.cache.next_untouched() else {
             shared.touch.over();
             return shared;
         };
         let (mut done, mut refused) = (0, false);
-        while !refused
-            && done < slot.len()
-            && !shared.stop
-            && shared.touch.due(Instant::now()) == Some(Duration::ZERO)
-        {
+        while !refused && done < slot.len() && !shared.stop && shared.touch.due(Instant::now()) == Due::Now {
             drop(shared);
             let part = done..slot.len().min(done + PART);
             done = part.end;
@@ -200,10 +239,10 @@ impl Inner {
     /// A part has come back.
     fn back<'a>(
         &'a self,
-        mut shared: MutexGuard<'a, Shared>,
+        mut shared: MutexGuard<'a, Queues>,
         part: Part,
         result: io::Result<()>,
-    ) -> MutexGuard<'a, Shared> {
+    ) -> MutexGuard<'a, Queues> {
         shared.idle();
         if result.is_ok() {
             shared.stats.bytes_read += part.need() as u64;
@@ -223,14 +262,16 @@ impl Inner {
     /// All parts of a read are back.
     fn finish<'a>(
         &'a self,
-        mut shared: MutexGuard<'a, Shared>,
+        mut shared: MutexGuard<'a, Queues>,
         entry: u32,
         slot: Piece,
-    ) -> MutexGuard<'a, Shared> {
+    ) -> MutexGuard<'a, Queues> {
         let State::Reading(reading) = shared.cache.entry(entry).state else { return shared };
         if !reading.failed && !reading.orphan {
             drop(shared);
-            let verified = self.source.verify(&self.tensors, reading.layer as usize, reading.expert, &slot);
+            let verify = || self.source.verify(&self.tensors, reading.bank as usize, reading.expert, &slot);
+            let verified = caught("verifying an expert", verify);
+            let verified = verified.unwrap_or_else(|message| Err(io::Error::other(message)));
             shared = self.lock();
             if let Err(error) = verified {
                 shared.fail(entry, error);
@@ -244,7 +285,7 @@ impl Inner {
     }
 }
 
-impl Shared {
+impl Queues {
     /// The next part: needs before guesses.
     fn take(&mut self) -> Option<Part> {
         let part = self.needs.pop_front().or_else(|| self.guesses.pop_front())?;

@@ -8,8 +8,8 @@ use std::thread;
 
 use moelten_loader::io::pieces::Piece;
 
+use super::room::Cached;
 use super::source::PART;
-use crate::plan::Cached;
 
 /// Parts between two looks at whether there is room for more.
 const LOOK_EVERY: usize = 64;
@@ -76,7 +76,7 @@ impl Drop for Done<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::experts::cache::Shape;
+    use crate::experts::room::Shape;
 
     fn room(direct: bool) -> Cached {
         let shape = Shape { experts: vec![8; 2], quotas: vec![3, 2], classes: vec![0, 1], spare: vec![1, 1] };

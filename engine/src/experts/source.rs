@@ -5,10 +5,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use moelten_loader::container::packed::verify_record;
 use moelten_loader::io::pieces::{PAGE, Piece};
 use moelten_loader::io::read_at::{Access, ReadAt, read_fully};
-use moelten_loader::packed::verify_record;
-use moelten_loader::store::{MlpRef, RecordRef, TensorStore};
+use moelten_loader::spec::MOST_MATRICES;
+use moelten_loader::tensors::bank::RecordRef;
+use moelten_loader::tensors::store::TensorStore;
 use moelten_quant::QMatrix;
 
 /// Bytes of a read: large enough for any drive's best speed, small enough that several share the work and that a guess
@@ -17,7 +19,7 @@ pub const PART: usize = 1 << 20;
 
 /// Parts of an expert whose slot has so many bytes, at most.
 pub fn most_parts(slot_bytes: usize) -> usize {
-    slot_bytes.div_ceil(PART) + 3
+    slot_bytes.div_ceil(PART) + MOST_MATRICES
 }
 
 /// A contiguous run of bytes of a file.
@@ -68,7 +70,7 @@ pub enum Source {
         files: Vec<Box<dyn ReadAt>>,
         /// Whether a file system refused direct reads.
         access: Access,
-        /// Records whose checksum has been found right, `[layer][expert]`.
+        /// Records whose checksum has been found right, `[bank][expert]`.
         verified: Vec<Vec<AtomicBool>>,
     },
     /// Used in the mapped file.
@@ -95,27 +97,28 @@ impl Source {
 
     /// Reads from `files`, which stand for those of `tensors`.
     pub fn slots(tensors: &TensorStore, files: Vec<Box<dyn ReadAt>>, access: Access) -> Self {
-        let layer = |layer| tensors.experts(layer).iter().map(|_| AtomicBool::new(false)).collect();
-        Self::Slots { files, access, verified: (0..tensors.layers()).map(layer).collect() }
+        let verified =
+            tensors.banks().iter().map(|bank| bank.iter().map(|_| AtomicBool::new(false)).collect());
+        Self::Slots { files, access, verified: verified.collect() }
     }
 
-    /// Bytes of a slot for any expert of `layer`.
-    pub fn slot_bytes(tensors: &TensorStore, layer: usize) -> usize {
-        let expert = |id| extents(tensors, layer, id).iter().flatten().map(Extent::padded).sum();
-        (0..tensors.experts(layer).len()).map(expert).max().unwrap_or(0)
+    /// Bytes of a slot for any expert of `bank`.
+    pub fn slot_bytes(tensors: &TensorStore, bank: usize) -> usize {
+        let expert = |id| extents(tensors, bank, id).iter().flatten().map(Extent::padded).sum();
+        (0..tensors.bank(bank).experts()).map(expert).max().unwrap_or(0)
     }
 
     /// Cuts `slot` into the parts that bring an expert, handing each to `part`; what is left over stays with the caller.
     pub fn parts(
         &self,
         tensors: &TensorStore,
-        layer: usize,
+        bank: usize,
         expert: u32,
         entry: u32,
         mut slot: Piece,
         mut part: impl FnMut(Part),
     ) -> Piece {
-        for extent in extents(tensors, layer, expert as usize).iter().flatten() {
+        for extent in extents(tensors, bank, expert as usize).iter().flatten() {
             let (mut offset, mut need) =
                 (extent.offset - extent.lead() as u64, extent.lead() + extent.bytes as usize);
             while need > 0 {
@@ -153,10 +156,10 @@ impl Source {
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] when it is not what was written.
-    pub fn verify(&self, tensors: &TensorStore, layer: usize, expert: u32, slot: &Piece) -> io::Result<()> {
+    pub fn verify(&self, tensors: &TensorStore, bank: usize, expert: u32, slot: &Piece) -> io::Result<()> {
         let Self::Slots { verified, .. } = self else { return Ok(()) };
-        let Some(record) = tensors.record(layer, expert as usize) else { return Ok(()) };
-        let seen = &verified[layer][expert as usize];
+        let Some(record) = tensors.bank(bank).record(expert as usize) else { return Ok(()) };
+        let seen = &verified[bank][expert as usize];
         if seen.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -170,29 +173,29 @@ impl Source {
     }
 
     /// An expert has left.
-    pub fn evicted(&self, tensors: &TensorStore, layer: usize, expert: u32) {
+    pub fn evicted(&self, tensors: &TensorStore, bank: usize, expert: u32) {
         if matches!(self, Self::Mapped) {
-            for extent in extents(tensors, layer, expert as usize).iter().flatten() {
+            for extent in extents(tensors, bank, expert as usize).iter().flatten() {
                 tensors.file(extent.file).forget(extent.offset, extent.bytes);
             }
         }
     }
 
-    /// The matrices gate, up and down of an expert in `slot`.
+    /// The matrices of an expert in `slot`, in the order of its bank.
     pub fn view<'a>(
         &self,
         tensors: &'a TensorStore,
-        layer: usize,
+        bank: usize,
         expert: u32,
         slot: &'a Piece,
-    ) -> [QMatrix<'a>; 3] {
-        let mlp = tensors.experts(layer)[expert as usize];
-        let matrices = [mlp.gate, mlp.up, mlp.down];
+    ) -> [Option<QMatrix<'a>>; MOST_MATRICES] {
+        let matrices = tensors.bank(bank).expert(expert as usize);
         if matches!(self, Self::Mapped) {
-            return matrices.map(|matrix| tensors.view(&matrix));
+            return std::array::from_fn(|i| matrices.get(i).map(|matrix| tensors.view(matrix)));
         }
-        let extents = extents(tensors, layer, expert as usize);
-        matrices.map(|matrix| {
+        let extents = extents(tensors, bank, expert as usize);
+        std::array::from_fn(|i| {
+            let matrix = matrices.get(i)?;
             let mut base = 0;
             for extent in extents.iter().flatten() {
                 let inside = matrix.file == extent.file
@@ -204,19 +207,24 @@ impl Source {
                 base += extent.padded();
             }
             let bytes = &slot.bytes()[base..base + matrix.bytes as usize];
-            QMatrix::new(matrix.format, matrix.rows, matrix.cols, bytes)
-                .expect("references carry consistent sizes")
+            let view = QMatrix::new(matrix.format, matrix.rows, matrix.cols, bytes);
+            Some(view.expect("references carry consistent sizes"))
         })
     }
 }
 
-/// What must be read for an expert: its record, or its three matrices.
-fn extents(tensors: &TensorStore, layer: usize, expert: usize) -> [Option<Extent>; 3] {
-    if let Some(&RecordRef { file, offset, bytes, .. }) = tensors.record(layer, expert) {
-        return [Some(Extent { file, offset, bytes }), None, None];
+/// What must be read for an expert: its record, or its matrices.
+fn extents(tensors: &TensorStore, bank: usize, expert: usize) -> [Option<Extent>; MOST_MATRICES] {
+    let bank = tensors.bank(bank);
+    let mut extents = [None; MOST_MATRICES];
+    if let Some(&RecordRef { file, offset, bytes, .. }) = bank.record(expert) {
+        extents[0] = Some(Extent { file, offset, bytes });
+        return extents;
     }
-    let MlpRef { gate, up, down } = tensors.experts(layer)[expert];
-    [gate, up, down].map(|m| Some(Extent { file: m.file, offset: m.offset, bytes: m.bytes }))
+    for (extent, m) in extents.iter_mut().zip(bank.expert(expert)) {
+        *extent = Some(Extent { file: m.file, offset: m.offset, bytes: m.bytes });
+    }
+    extents
 }
 
 /// Shared by the store and its readers.

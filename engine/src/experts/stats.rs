@@ -5,10 +5,10 @@ use std::time::Duration;
 /// What the store did so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoreStats {
-    /// Requests of one token.
-    pub decode: Phase,
-    /// Requests of several.
-    pub prefill: Phase,
+    /// Requests of passes that only decode.
+    pub decode: PhaseStats,
+    /// Requests of passes that read prompts.
+    pub prefill: PhaseStats,
     /// Bytes read from files, guesses included.
     pub bytes_read: u64,
     /// Reads that brought them.
@@ -17,15 +17,24 @@ pub struct StoreStats {
     pub busy: Duration,
     /// Reads that failed once and then came.
     pub retries: u64,
-    /// Slots whose memory the system brought while nobody computed.
+    /// Slots whose memory the system brought while nothing was computed.
     pub touched: u64,
-    /// Guesses, by layer.
+    /// Guesses, by bank.
     pub ahead: Vec<Ahead>,
 }
 
-/// Requests for the experts of a layer.
+/// What a pass is for. It is said by the code that begins the pass, never guessed from the number of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Reading the tokens of a prompt.
+    Prefill,
+    /// Computing the next token of each sequence.
+    Decode,
+}
+
+/// Requests for the experts of a bank.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Phase {
+pub struct PhaseStats {
     /// Experts asked for.
     pub used: u64,
     /// Bytes of their weights.
@@ -38,7 +47,7 @@ pub struct Phase {
     pub stall: Duration,
 }
 
-impl Phase {
+impl PhaseStats {
     /// Share of the bytes asked for that was here, 0 to 1; 1 when nothing was asked for.
     pub fn hit_rate(&self) -> f64 {
         if self.used_bytes == 0 { 1.0 } else { 1.0 - self.missed_bytes as f64 / self.used_bytes as f64 }
@@ -57,10 +66,10 @@ impl Phase {
     }
 }
 
-/// Guesses at a layer's experts, made one layer before.
+/// Guesses at a bank's experts, made one bank before.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ahead {
-    /// Experts that the layer then chose, of requests that were guessed at.
+    /// Experts that the bank then chose, of requests that were guessed at.
     pub chosen: u64,
     /// How many of them were among as many guesses.
     pub foreseen: u64,
@@ -71,6 +80,14 @@ pub struct Ahead {
 }
 
 impl StoreStats {
+    /// The counts of a phase.
+    pub fn phase(&mut self, phase: Phase) -> &mut PhaseStats {
+        match phase {
+            Phase::Prefill => &mut self.prefill,
+            Phase::Decode => &mut self.decode,
+        }
+    }
+
     /// Experts asked for.
     pub fn experts_used(&self) -> u64 {
         self.decode.used + self.prefill.used
@@ -85,8 +102,8 @@ impl StoreStats {
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let none = Ahead::default();
-        let ahead = self.ahead.iter().enumerate().map(|(layer, now)| {
-            let before = before.ahead.get(layer).unwrap_or(&none);
+        let ahead = self.ahead.iter().enumerate().map(|(bank, now)| {
+            let before = before.ahead.get(bank).unwrap_or(&none);
             Ahead {
                 chosen: now.chosen - before.chosen,
                 foreseen: now.foreseen - before.foreseen,
@@ -112,13 +129,13 @@ impl StoreStats {
         if seconds > 0.0 { self.bytes_read as f64 / seconds / 1e9 } else { 0.0 }
     }
 
-    /// All layers' guesses together.
+    /// All banks' guesses together.
     pub fn ahead_total(&self) -> Ahead {
-        self.ahead.iter().fold(Ahead::default(), |sum, layer| Ahead {
-            chosen: sum.chosen + layer.chosen,
-            foreseen: sum.foreseen + layer.foreseen,
-            read: sum.read + layer.read,
-            useful: sum.useful + layer.useful,
+        self.ahead.iter().fold(Ahead::default(), |sum, bank| Ahead {
+            chosen: sum.chosen + bank.chosen,
+            foreseen: sum.foreseen + bank.foreseen,
+            read: sum.read + bank.read,
+            useful: sum.useful + bank.useful,
         })
     }
 }

@@ -1,16 +1,27 @@
-//! When to touch slots that nobody has used yet. The system brings memory when it is first written, zeroed, and that
-//! takes the time of those who compute: a whole core for as long as it lasts. While somebody reads or writes the next question
-//! cores are idle. It must not know how memory is touched, nor by whom.
+//! When to touch slots that have not been used yet. The system brings memory when it is first written, zeroed, and that takes
+//! computing time: a whole core for as long as it lasts. While a person reads an answer or writes the next question cores are
+//! idle. It must not know how memory is touched, nor by which thread.
 
 use std::time::{Duration, Instant};
 
 /// Time after the last pass before anything is touched: an answer's tokens follow each other faster.
 pub const CALM: Duration = Duration::from_millis(500);
 
+/// When slots are to be touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Now.
+    Now,
+    /// It should be looked at again after this time.
+    In(Duration),
+    /// Not before a sequence is opened; perhaps never.
+    NotBefore,
+}
+
 /// Whether this is the time.
 #[derive(Debug, Default)]
 pub struct Touch {
-    /// Sequences that are open: without one nobody may ever ask.
+    /// Sequences that are open: without one no expert may ever be asked for.
     sessions: usize,
     computing: bool,
     /// When a sequence was opened or a pass ended last.
@@ -47,11 +58,13 @@ impl Touch {
         self.over = true;
     }
 
-    /// How long to wait before looking again, 0 when it is time to touch; `None` when it never will be.
-    pub fn due(&self, now: Instant) -> Option<Duration> {
+    /// When it is time to touch.
+    pub fn due(&self, now: Instant) -> Due {
+        if self.over || self.sessions == 0 {
+            return Due::NotBefore;
+        }
         let calm = self.since.is_some_and(|since| now.duration_since(since) >= CALM);
-        let ready = calm && self.sessions > 0 && !self.computing;
-        (!self.over).then_some(if ready { Duration::ZERO } else { CALM })
+        if calm && !self.computing { Due::Now } else { Due::In(CALM) }
     }
 }
 
@@ -63,18 +76,19 @@ mod tests {
     fn slots_are_touched_when_a_sequence_is_open_and_rests() {
         let (mut touch, start) = (Touch::default(), Instant::now());
         let at = |millis| start + Duration::from_millis(millis);
-        assert_eq!(touch.due(at(9000)), Some(CALM), "nobody may ask");
+        assert_eq!(touch.due(at(9000)), Due::NotBefore, "no sequence is open");
         touch.opened(at(10_000));
-        assert_eq!(touch.due(at(10_499)), Some(CALM));
-        assert_eq!(touch.due(at(10_500)), Some(Duration::ZERO));
+        assert_eq!(touch.due(at(10_499)), Due::In(CALM));
+        assert_eq!(touch.due(at(10_500)), Due::Now);
         touch.begun();
-        assert_eq!(touch.due(at(20_000)), Some(CALM), "computing comes first");
+        assert_eq!(touch.due(at(20_000)), Due::In(CALM), "computing comes first");
         touch.ended(at(20_000));
-        assert_eq!(touch.due(at(20_100)), Some(CALM), "the next token may follow");
-        assert_eq!(touch.due(at(20_500)), Some(Duration::ZERO));
+        assert_eq!(touch.due(at(20_100)), Due::In(CALM), "the next token may follow");
+        assert_eq!(touch.due(at(20_500)), Due::Now);
         touch.closed();
-        assert_eq!(touch.due(at(30_000)), Some(CALM), "nobody may ask any more");
+        assert_eq!(touch.due(at(30_000)), Due::NotBefore, "no sequence is open any more");
+        touch.opened(at(31_000));
         touch.over();
-        assert_eq!(touch.due(at(40_000)), None);
+        assert_eq!(touch.due(at(40_000)), Due::NotBefore);
     }
 }

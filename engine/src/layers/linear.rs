@@ -3,12 +3,13 @@
 //! Products take activations by blocks of 32 columns and give outputs by groups of 32 rows, `[rows / 32, tokens, 32]`
 //! ("grouped"): each task writes one contiguous part. [`Compute::ungroup`] makes rows of tokens of them.
 
-use moelten_loader::store::{MatrixRef, TensorStore};
+use moelten_loader::tensors::bank::MatrixRef;
+use moelten_loader::tensors::store::TensorStore;
 use moelten_quant::{
     ActivationKind, Activations, BLOCK, Columns, Format, GROUP_ROWS, Kernels, Line, QMatrix, Record,
 };
 
-use crate::pool::Pool;
+use crate::runtime::pool::Pool;
 
 /// Tokens of an ungrouping task.
 const TOKENS: usize = 16;

@@ -1,35 +1,35 @@
-//! Rotary position embedding (arXiv 2104.09864). Frequencies are fixed at load; the sines and cosines of a chunk's positions are computed once and shared by all layers with the same rope.
+//! Rotary position embedding (arXiv 2104.09864). Frequencies are fixed when a sequence begins; the sines and cosines of a
+//! batch's positions are computed once and shared by all layers with the same rope. It must not know attention.
 
 use moelten_loader::spec::{Pairing, RopeSpec};
 
-/// A rope ready to rotate: frequencies for the context that was chosen.
+/// A rope of a sequence: frequencies for the context that was chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     /// Radians per position, `[dim / 2]`.
     frequencies: Vec<f32>,
     /// Factor on the rotated vectors.
     magnitude: f32,
-    pairing: Pairing,
 }
 
-/// Sines and cosines of some positions under one rope: `[tokens, dim / 2]` each.
-#[derive(Debug, Default, Clone)]
+/// Sines and cosines of the positions of a batch under one rope of the model: `[tokens, dim / 2]` each.
+#[derive(Debug, Clone)]
 pub struct Angles {
     cos: Vec<f32>,
     sin: Vec<f32>,
+    half: usize,
+    pairing: Pairing,
 }
 
 impl Rope {
     /// The rope of `spec` in a context of `context` tokens.
     pub fn new(spec: &RopeSpec, context: usize) -> Self {
         let frequencies = spec.frequencies(context).into_iter().map(|f| f as f32).collect();
-        Self { frequencies, magnitude: spec.magnitude(context), pairing: spec.pairing }
+        Self { frequencies, magnitude: spec.magnitude(context) }
     }
 
-    /// Computes the angles of positions `first..first + tokens`.
+    /// Appends the angles of positions `first..first + tokens`.
     pub fn angles(&self, first: usize, tokens: usize, out: &mut Angles) {
-        out.cos.clear();
-        out.sin.clear();
         for position in first..first + tokens {
             for &frequency in &self.frequencies {
                 let (sin, cos) = (position as f32 * frequency).sin_cos();
@@ -38,12 +38,27 @@ impl Rope {
             }
         }
     }
+}
 
-    /// Rotates every head (`[heads, head_dim]`) of the chunk's token number `token`.
-    pub fn rotate(&self, heads: &mut [f32], head_dim: usize, angles: &Angles, token: usize) {
-        let half = self.frequencies.len();
-        let cos = &angles.cos[token * half..][..half];
-        let sin = &angles.sin[token * half..][..half];
+impl Angles {
+    /// Room for `tokens` positions of a rope, so that decode never allocates.
+    pub fn with_capacity(spec: &RopeSpec, tokens: usize) -> Self {
+        let half = spec.dim / 2;
+        let numbers = || Vec::with_capacity(tokens * half);
+        Self { cos: numbers(), sin: numbers(), half, pairing: spec.pairing }
+    }
+
+    /// Forgets the positions of the last batch.
+    pub fn clear(&mut self) {
+        self.cos.clear();
+        self.sin.clear();
+    }
+
+    /// Rotates every head (`[heads, head_dim]`) of the batch's token number `token`.
+    pub fn rotate(&self, heads: &mut [f32], head_dim: usize, token: usize) {
+        let half = self.half;
+        let cos = &self.cos[token * half..][..half];
+        let sin = &self.sin[token * half..][..half];
         for head in heads.chunks_exact_mut(head_dim) {
             match self.pairing {
                 Pairing::Split => {
@@ -62,14 +77,6 @@ impl Rope {
     }
 }
 
-impl Angles {
-    /// Room for `tokens` positions of `half` frequencies, so that decode never allocates.
-    pub fn reserve(&mut self, tokens: usize, half: usize) {
-        self.cos.reserve(tokens * half);
-        self.sin.reserve(tokens * half);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use moelten_loader::spec::RopeScaling;
@@ -80,17 +87,17 @@ mod tests {
         RopeSpec { theta: 10_000.0, dim: 8, pairing, scaling }
     }
 
-    fn rotated(rope: &Rope, position: usize, head: &[f32]) -> Vec<f32> {
-        let mut angles = Angles::default();
-        rope.angles(position, 1, &mut angles);
+    fn rotated(rope: &RopeSpec, position: usize, head: &[f32]) -> Vec<f32> {
+        let mut angles = Angles::with_capacity(rope, 1);
+        Rope::new(rope, 64).angles(position, 1, &mut angles);
         let mut head = head.to_vec();
-        rope.rotate(&mut head, 8, &angles, 0);
+        angles.rotate(&mut head, 8, 0);
         head
     }
 
     #[test]
     fn position_zero_changes_nothing_and_lengths_are_kept() {
-        let rope = Rope::new(&spec(Pairing::Split, RopeScaling::None), 64);
+        let rope = spec(Pairing::Split, RopeScaling::None);
         let head = [1.0, -2.0, 3.0, 0.5, 0.25, 4.0, -1.0, 2.0];
         assert_eq!(rotated(&rope, 0, &head), head);
         let turned = rotated(&rope, 37, &head);
@@ -101,7 +108,7 @@ mod tests {
 
     #[test]
     fn scores_depend_on_distance_only() {
-        let rope = Rope::new(&spec(Pairing::Adjacent, RopeScaling::None), 64);
+        let rope = spec(Pairing::Adjacent, RopeScaling::None);
         let q = [0.3, -1.0, 0.7, 2.0, 1.0, 0.1, -0.4, 0.9];
         let k = [1.0, 0.5, -0.2, 0.8, -1.5, 0.3, 0.6, 0.2];
         let score = |a: usize, b: usize| {
@@ -113,8 +120,8 @@ mod tests {
 
     #[test]
     fn pairings_are_one_rotation_in_two_orders() {
-        let split = Rope::new(&spec(Pairing::Split, RopeScaling::None), 64);
-        let adjacent = Rope::new(&spec(Pairing::Adjacent, RopeScaling::None), 64);
+        let split = spec(Pairing::Split, RopeScaling::None);
+        let adjacent = spec(Pairing::Adjacent, RopeScaling::None);
         let head = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
         let interleave = |h: &[f32]| (0..4).flat_map(|i| [h[i], h[i + 4]]).collect::<Vec<_>>();
         assert_eq!(interleave(&rotated(&split, 9, &head)), rotated(&adjacent, 9, &interleave(&head)));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use twox_hash::XxHash3_64;
 
-use crate::output::open_regular;
+use crate::io::output::open_regular;
 
 /// First words of the file; what follows them says which conversion it belongs to.
 const TITLE: &str = "moelten-journal 1";

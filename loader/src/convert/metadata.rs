@@ -2,13 +2,13 @@
 //! are made.
 
 use super::Entries;
+use crate::config::write as gguf_keys;
+use crate::container::gguf::{ALIGNMENT_KEY, Value};
+use crate::container::packed;
 use crate::error::Result;
-use crate::gguf::{ALIGNMENT_KEY, Value};
-use crate::gguf_keys;
 use crate::load::{LoadedModel, Source};
-use crate::packed;
+use crate::text::tokenizer::gguf_metadata;
 use crate::text::{self, TEMPLATE_KEY};
-use crate::tokenizer::gguf_metadata;
 
 /// Metadata of the output, but what describes its types and layout, and notices for people.
 pub(super) fn metadata(model: &LoadedModel) -> Result<(Entries, Vec<String>)> {

@@ -11,11 +11,13 @@ use twox_hash::XxHash3_64;
 
 use super::ahead::Window;
 use super::{Importance, Output, RowPairs, Values, experts_role};
+use crate::container::packed::{self, PackedIndex, PackedMatrix};
 use crate::error::{Fault, LoadError, Result};
-use crate::packed::{self, PackedIndex, PackedMatrix};
-use crate::reader::len_u64;
-use crate::roles::{Part, Role};
-use crate::store::{MatrixRef, RecordRef, TensorStore};
+use crate::io::reader::len_u64;
+use crate::spec::Part;
+use crate::tensors::bank::{ExpertBank, MatrixRef, RecordRef};
+use crate::tensors::roles::Role;
+use crate::tensors::store::TensorStore;
 
 /// Weights that are converted at once. Part of what a source checksum means: see [`Made::source`].
 const WEIGHTS_AT_ONCE: usize = 1 << 18;
@@ -99,12 +101,13 @@ impl Maker<'_> {
                 rows(*matrix, Some(*format), *pairs, importance, &mut out);
             }
             Values::Bank { layer, part, encode } => {
-                for (expert, matrices) in self.tensors.experts(*layer).iter().enumerate() {
+                let bank = bank(self.tensors, *layer);
+                for expert in 0..bank.experts() {
                     // Once for each record: the first bank that takes something from it.
-                    if *part == Part::Gate && self.tensors.record(*layer, expert).is_some() {
+                    if *part == Part::Gate && bank.record(expert).is_some() {
                         out.push(Make::Record { layer: *layer, expert });
                     }
-                    let matrix = matrices.part(*part);
+                    let matrix = part_of(bank, expert, *part);
                     let importance = match encode {
                         Some(_) => self.columns(experts_role(*layer, *part), Some(expert), matrix)?,
                         None => None,
@@ -121,17 +124,16 @@ impl Maker<'_> {
 
     /// The pieces of a record.
     fn record(&self, layer: usize, expert: usize, encode: bool, out: &mut Vec<Make>) -> Result<()> {
-        let matrices =
-            self.tensors.experts(layer).get(expert).expect("the plan has the experts of the store");
+        let bank = bank(self.tensors, layer);
         let index = self.packed.and_then(|packed| packed.layer(layer));
         let shape = index.expect("the plan has a shape for its records").shape;
-        if self.tensors.record(layer, expert).is_some() {
+        if bank.record(expert).is_some() {
             out.push(Make::Record { layer, expert });
         }
         let mut end = 0;
         for part in Part::ALL {
             let &PackedMatrix { format, offset, bytes, .. } = shape.part(part);
-            let matrix = matrices.part(part);
+            let matrix = part_of(bank, expert, part);
             let importance = match encode {
                 true => self.columns(experts_role(layer, part), Some(expert), matrix)?,
                 false => None,
@@ -156,7 +158,7 @@ impl Maker<'_> {
             Make::Zeros(_) | Make::Numbers(_) => return None,
             Make::Bytes(span) => *span,
             Make::Record { layer, expert } => {
-                let &RecordRef { file, offset, bytes, .. } = self.tensors.record(*layer, *expert)?;
+                let &RecordRef { file, offset, bytes, .. } = bank(self.tensors, *layer).record(*expert)?;
                 Span { file, offset, bytes }
             }
             Make::Rows(Rows { matrix, rows, pairs, .. }) => {
@@ -323,9 +325,18 @@ fn rows(
     }
 }
 
+/// The experts of a layer of the plan.
+fn bank(tensors: &TensorStore, layer: usize) -> &ExpertBank {
+    tensors.bank_of_layer(layer).expect("the plan has the experts of the store")
+}
+
+fn part_of(bank: &ExpertBank, expert: usize, part: Part) -> &MatrixRef {
+    bank.part(expert, part).expect("the plan refuses experts without gate, up and down")
+}
+
 /// Holds the record of an expert against its checksum.
 fn verify(tensors: &TensorStore, layer: usize, expert: usize) -> Result<()> {
-    let record = tensors.record(layer, expert).expect("only what has a record is held against it");
+    let record = bank(tensors, layer).record(expert).expect("only what has a record is held against it");
     let &RecordRef { file, offset, checksum: expected, .. } = record;
     let found = packed::checksum(tensors.record_bytes(record));
     if found == expected {

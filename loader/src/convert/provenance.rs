@@ -10,13 +10,12 @@ use twox_hash::XxHash3_64;
 use super::Conversion;
 use super::journal::Entry;
 use super::metadata::set;
+use crate::container::gguf::write::{GgufPlan, GgufWriter};
+use crate::container::gguf::{Array, Metadata, Value};
+use crate::container::packed;
 use crate::error::Result;
-use crate::gguf::{Array, Metadata, Value};
-use crate::gguf_write::{GgufPlan, GgufWriter};
 use crate::io::FileBytes;
 use crate::load::Source;
-use crate::packed;
-use crate::reader::len_u64;
 
 /// Names of the tensors that have checksums.
 const NAMES_KEY: &str = "moelten.checksums.tensors";
@@ -63,7 +62,7 @@ impl Conversion<'_> {
             ("moelten.source.files", texts(files.iter().map(|file| name(file.path())).collect())),
             (
                 "moelten.source.sizes",
-                Some(Value::Array(Array::U64(files.iter().map(|file| len_u64(file.all().len())).collect()))),
+                Some(Value::Array(Array::U64(files.iter().map(|file| file.size()).collect()))),
             ),
             (
                 "moelten.source.sha256",
@@ -114,7 +113,7 @@ impl Conversion<'_> {
         for file in self.model.tensors.catalog().files() {
             let path = file.path().canonicalize().unwrap_or_else(|_| file.path().to_owned());
             hash.write(path.as_os_str().as_encoded_bytes());
-            hash.write_u64(len_u64(file.all().len()));
+            hash.write_u64(file.size());
             let time = std::fs::metadata(file.path()).and_then(|found| found.modified()).ok();
             let time = time.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
             hash.write_u128(time.map_or(0, |time| time.as_nanos()));

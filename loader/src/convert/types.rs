@@ -9,9 +9,10 @@ use regex_automata::meta::Regex;
 
 use super::expert_layers;
 use crate::load::LoadedModel;
-use crate::roles::{LayerTensor, Part, Role, gguf_name};
 use crate::spec::ModelSpec;
-use crate::store::MatrixRef;
+use crate::spec::Part;
+use crate::tensors::bank::MatrixRef;
+use crate::tensors::roles::{LayerTensor, Role, gguf_name};
 
 /// A kind of matrices that people think of as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -353,8 +354,8 @@ fn narrower(wanted: Format, cols: usize) -> Format {
 /// All matrices by role; of experts, the first of their layer stands for all.
 pub fn matrices(model: &LoadedModel) -> Vec<(Role, MatrixRef)> {
     let experts = expert_layers(model).flat_map(|(layer, _)| {
-        let first = *super::first_expert(model, layer);
-        Part::ALL.map(|part| (super::experts_role(layer, part), *first.part(part)))
+        let bank = super::bank(model, layer);
+        Part::ALL.map(|part| (super::experts_role(layer, part), *super::first_expert(bank, part)))
     });
     model.tensors.dense().chain(experts).collect()
 }

@@ -14,14 +14,15 @@ use super::provenance::{Recorded, recorded};
 use super::types::{Class, matrices};
 use super::write::thread_pool;
 use super::{Conversion, FileLayout, RowPairs, Types, experts_role, row_pairs};
-use crate::catalog::TensorInfo;
+use crate::container::catalog::TensorInfo;
+use crate::container::packed::record_of_name;
 use crate::error::{LoadError, Result};
 use crate::io::FileBytes;
+use crate::io::reader::len_u64;
 use crate::load::{LoadedModel, Source};
-use crate::packed::record_of_name;
-use crate::reader::len_u64;
-use crate::roles::{Part, Role, gguf_name};
-use crate::store::{MatrixRef, TensorStore};
+use crate::tensors::bank::{MatrixRef, RecordRef};
+use crate::tensors::roles::{Role, gguf_name};
+use crate::tensors::store::TensorStore;
 
 /// Weights that one thread looks at without a break.
 const WEIGHTS_AT_ONCE: usize = 1 << 18;
@@ -156,7 +157,7 @@ fn checksums(model: &LoadedModel, report: &mut Report, step: &mut dyn FnMut(u64)
     }
     for tensor in catalog.tensors() {
         let record =
-            record_of_name(&tensor.name).and_then(|(layer, expert)| model.tensors.record(layer, expert));
+            record_of_name(&tensor.name).and_then(|(layer, expert)| record(&model.tensors, layer, expert));
         let sum = record.map(|record| record.checksum).or_else(|| expected.get(&tensor.name).copied());
         let Some(sum) = sum else {
             report.unchecked += 1;
@@ -245,14 +246,19 @@ fn looks(model: &LoadedModel, source: Option<&LoadedModel>) -> Result<Vec<Look>>
     Ok(looks)
 }
 
+fn record(tensors: &TensorStore, layer: usize, expert: usize) -> Option<&RecordRef> {
+    tensors.bank_of_layer(layer)?.record(expert)
+}
+
+/// Every matrix of a model.
 fn all(tensors: &TensorStore) -> Vec<Look> {
     let dense = tensors.dense().map(|(role, matrix)| Look { role, expert: None, matrix, source: None });
-    let experts = (0..tensors.layers()).flat_map(|layer| {
-        tensors.experts(layer).iter().enumerate().flat_map(move |(expert, matrices)| {
-            Part::ALL.map(|part| Look {
-                role: experts_role(layer, part),
+    let experts = tensors.banks().iter().flat_map(|bank| {
+        bank.iter().enumerate().flat_map(move |(expert, matrices)| {
+            bank.parts().iter().zip(matrices).map(move |(&part, &matrix)| Look {
+                role: experts_role(bank.key.layer, part),
                 expert: Some(expert),
-                matrix: *matrices.part(part),
+                matrix,
                 source: None,
             })
         })
@@ -391,7 +397,7 @@ fn sources(
 ) -> Result<bool> {
     let expected: BTreeMap<String, u64> =
         checksums_of(model)?.into_iter().map(|recorded| (recorded.name, recorded.source)).collect();
-    let packed = (0..model.tensors.layers()).any(|layer| model.tensors.record(layer, 0).is_some());
+    let packed = model.tensors.banks().iter().any(|bank| bank.record(0).is_some());
     let layout = if packed { FileLayout::Packed } else { FileLayout::Standard };
     let formats: BTreeMap<Role, Format> =
         matrices(model).into_iter().map(|(role, m)| (role, m.format)).collect();

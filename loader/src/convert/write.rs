@@ -12,9 +12,9 @@ use super::ahead::{batched, each_batch};
 use super::journal::{Entry, Journal};
 use super::pieces::{Maker, Piece};
 use super::{Conversion, Event, Output};
+use crate::container::gguf::write::GgufWriter;
 use crate::error::{LoadError, Result};
-use crate::gguf_write::GgufWriter;
-use crate::output::{PartialFile, apart};
+use crate::io::output::{PartialFile, apart};
 
 /// Bytes of the output, or of the source if they are more, that are made together, if memory allows. While a batch is made
 /// one is read and two wait to be written.

@@ -6,7 +6,7 @@
 use crate::error::{Fault, Result};
 use crate::imatrix::{Entry, Provenance};
 use crate::io::FileBytes;
-use crate::reader::{Reader, name_fault, printable};
+use crate::io::reader::{Reader, name_fault, printable};
 
 /// Far more than matrices of any model, of which each expert may have its own.
 const MAX_ENTRIES: i32 = 1 << 20;
@@ -15,7 +15,7 @@ const MAX_NAME: i32 = 1 << 12;
 
 /// Entries and provenance of a file.
 pub(super) fn read(file: &FileBytes) -> Result<(Vec<Entry>, Provenance)> {
-    let mut reader = Reader::new(file.path(), file.all());
+    let mut reader = file.cursor();
     let number = number(&mut reader, "number of entries of an importance file", 1, MAX_ENTRIES)?;
     let mut entries = Vec::new();
     for index in 0..number {
@@ -30,7 +30,7 @@ pub(super) fn read(file: &FileBytes) -> Result<(Vec<Entry>, Provenance)> {
         let pieces = self::number(&mut reader, &format!("{field}: its count"), 1, i32::MAX)?;
         let len = self::number(&mut reader, &format!("{field}: number of its sums"), 1, i32::MAX)?;
         let offset = reader.offset();
-        reader.take(len.saturating_mul(4), &field)?;
+        reader.skip(len.saturating_mul(4), &field)?;
         entries.push(Entry {
             name,
             expert: None,
@@ -74,9 +74,8 @@ fn number(reader: &mut Reader<'_>, field: &str, low: i32, high: i32) -> Result<u
 
 fn text(reader: &mut Reader<'_>, len: u64, field: &str) -> Result<String> {
     let at = reader.offset();
-    let bytes = reader.take(len, field)?;
-    let text = std::str::from_utf8(bytes).map_err(|_| reader.fault_at(at, field, Fault::NotUtf8))?;
-    Ok(text.to_owned())
+    let bytes = reader.bytes(len, field)?;
+    String::from_utf8(bytes).map_err(|_| reader.fault_at(at, field, Fault::NotUtf8))
 }
 
 /// A count as files of the other kind have it.

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use moelten_quant::Format;
 
-use crate::catalog::Storage;
+use crate::container::catalog::Storage;
+use crate::container::gguf::write::{GgufWriter, TensorPlan};
+use crate::container::gguf::{Array, Value};
 use crate::error::{Fault, LoadError, Result};
-use crate::gguf::{Array, Value};
-use crate::gguf_write::{GgufWriter, TensorPlan};
 use crate::imatrix::{CHUNK_SIZE_KEY, CHUNKS_KEY, COUNTS, DATASETS_KEY, Provenance, SUMS, TYPE, TYPE_KEY};
-use crate::reader::{Scalar, len_u64};
-use crate::roles::{Role, gguf_name};
+use crate::io::reader::{Scalar, len_u64};
+use crate::tensors::roles::{Role, gguf_name};
 
 /// Values that are turned into bytes at once.
 const PIECE: usize = 1 << 14;

@@ -86,6 +86,19 @@ impl ReadAt for DirectFile {
     }
 }
 
+/// An open file, read through the system's cache, where what is read stays.
+pub(super) struct CachedFile<'f>(pub &'f File);
+
+impl ReadAt for CachedFile<'_> {
+    fn align(&self) -> usize {
+        1
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        read_file(self.0, buffer, offset)
+    }
+}
+
 /// Reads what lies from `offset` to `offset + need` to the start of `buffer`, and beyond it whatever comes along. Short
 /// reads and interrupts go on; a part of a block is read again from the block's start.
 ///

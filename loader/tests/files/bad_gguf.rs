@@ -2,10 +2,10 @@
 //! of bad inputs.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
-use moelten_loader::catalog::Storage;
+use moelten_loader::container::catalog::Storage;
+use moelten_loader::container::gguf::{Gguf, Header, Value};
+use moelten_loader::container::open::{ModelFiles, open_model};
 use moelten_loader::error::{Fault, LoadError};
-use moelten_loader::gguf::{Gguf, Header, Value};
-use moelten_loader::open::{ModelFiles, open_model};
 
 use crate::common::{Folder, GgufBytes, string};
 use crate::meter::{Refusal, metered, refusal};

@@ -6,14 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use moelten_loader::catalog::Storage;
+use moelten_loader::container::catalog::Storage;
+use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
+use moelten_loader::container::gguf::{Array, Gguf, Header, Value};
+use moelten_loader::container::packed::{self, PackedIndex};
 use moelten_loader::convert::{Conversion, FileLayout, Types};
 use moelten_loader::error::{Fault, LoadError};
-use moelten_loader::gguf::{Array, Gguf, Header, Value};
-use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
 use moelten_loader::load::{LoadedModel, load};
-use moelten_loader::packed::{self, PackedIndex};
-use moelten_loader::roles::Part;
 use moelten_quant::Format;
 use proptest::prelude::*;
 
@@ -67,7 +66,7 @@ impl File {
 fn with(folder: &Folder, change: impl FnOnce(&mut File)) -> PathBuf {
     let source = Gguf::open(&sound(folder)).unwrap();
     let metadata = source.metadata.iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
-    let plan = |t: &moelten_loader::catalog::TensorInfo| TensorPlan {
+    let plan = |t: &moelten_loader::container::catalog::TensorInfo| TensorPlan {
         name: t.name.clone(),
         storage: t.storage,
         shape: t.shape.clone(),
@@ -118,12 +117,12 @@ fn the_sound_file_opens() {
     assert_eq!(model.notices, [""; 0]);
     for layer in 0..LAYERS {
         for expert in 0..EXPERTS {
-            let record = model.tensors.record(layer, expert).unwrap();
+            let record = model.tensors.bank_of_layer(layer).unwrap().record(expert).unwrap();
             assert!(packed::verify_record(model.tensors.record_bytes(record), record.checksum));
         }
-        assert!(model.tensors.record(layer, EXPERTS).is_none());
+        assert!(model.tensors.bank_of_layer(layer).unwrap().record(EXPERTS).is_none());
     }
-    assert!(model.tensors.record(LAYERS, 0).is_none());
+    assert!(model.tensors.bank_of_layer(LAYERS).is_none());
 }
 
 /// Without the key, the width of the experts is that of their records.
@@ -290,13 +289,13 @@ fn records_off_the_grid() {
 fn damaged_records_are_found() {
     let folder = Folder::new();
     let sound = sound(&folder);
-    let place = *loaded(&sound).tensors.record(2, 7).unwrap();
+    let place = *loaded(&sound).tensors.bank_of_layer(2).unwrap().record(7).unwrap();
     for at in [0, place.bytes / 2, place.bytes - 1] {
         let mut bytes = SOUND.clone();
         bytes[usize::try_from(place.offset + at).unwrap()] ^= 0x10;
         let path = folder.file("damaged.gguf", &bytes);
         let model = loaded(&path);
-        let record = model.tensors.record(2, 7).unwrap();
+        let record = model.tensors.bank_of_layer(2).unwrap().record(7).unwrap();
         assert!(!packed::verify_record(model.tensors.record_bytes(record), record.checksum));
         for layout in [FileLayout::Standard, FileLayout::Packed] {
             let plan = Conversion::plan_as(&model, layout, Types::Kept).unwrap();
@@ -331,13 +330,13 @@ proptest! {
             let folder = Folder::new();
             let path = folder.file("damaged.gguf", &bytes);
             if let Ok(model) = metered(|| load(&path)) {
-                for layer in 0..LAYERS {
-                    for (expert, matrices) in model.tensors.experts(layer).iter().enumerate() {
-                        for part in Part::ALL {
-                            let view = model.tensors.view(matrices.part(part));
+                for bank in model.tensors.banks() {
+                    for (expert, matrices) in bank.iter().enumerate() {
+                        for matrix in matrices {
+                            let view = model.tensors.view(matrix);
                             prop_assert_eq!(view.row(view.rows() - 1).len(), view.row_bytes());
                         }
-                        if let Some(record) = model.tensors.record(layer, expert) {
+                        if let Some(record) = bank.record(expert) {
                             prop_assert_eq!(model.tensors.record_bytes(record).len() as u64, record.bytes);
                         }
                     }

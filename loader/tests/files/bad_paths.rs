@@ -1,12 +1,12 @@
-//! Paths that are no model: refused without blocking, with a word on what they are. B-numbers are the project's list
-//! of bad inputs.
+//! Paths that are no model: refused without blocking, with a word on what they are. B-numbers are the
+//! project's list of bad inputs.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 use std::path::Path;
 
+use moelten_loader::container::gguf::Gguf;
+use moelten_loader::container::open::{ModelFiles, open_model};
 use moelten_loader::error::{ErrorKind, Fault, LoadError};
-use moelten_loader::gguf::Gguf;
-use moelten_loader::open::{ModelFiles, open_model};
 
 use crate::common::{Folder, GgufBytes, safetensors};
 use crate::meter::{metered, refusal};
@@ -68,7 +68,7 @@ fn b81_pipes_sockets_and_devices() {
         assert_eq!(not_a_model(&pipe), "a pipe");
         assert!(matches!(metered(|| Gguf::open(&pipe)), Err(LoadError::NotAModel { .. })));
     } else {
-        println!("skipped: no mkfifo here");
+        moelten_testing::skip!("mkfifo is not installed");
     }
 }
 
@@ -79,6 +79,20 @@ fn missing_file_is_an_error_of_the_system() {
     assert!(error.to_string().starts_with("no/such/model.gguf: cannot open the model: "), "{error}");
 }
 
+/// Root may read everything: runs the test again without that right.
+#[cfg(unix)]
+fn without_rights(test: &str) {
+    const AGAIN: &str = "MOELTEN_WITHOUT_RIGHTS";
+    assert!(std::env::var_os(AGAIN).is_none(), "the rights were not taken away");
+    let mut command = std::process::Command::new("setpriv");
+    command.arg("--bounding-set=-dac_override,-dac_read_search").arg(std::env::current_exe().unwrap());
+    let Ok(output) = command.args(["--exact", test]).env(AGAIN, "1").output() else {
+        moelten_testing::skip!("this user may read everything, and setpriv is not installed");
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
+}
+
 #[test]
 #[cfg(unix)]
 fn b82_no_permission() {
@@ -87,8 +101,7 @@ fn b82_no_permission() {
     let path = folder.file("model.gguf", GgufBytes::sound().build());
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
     if std::fs::File::open(&path).is_ok() {
-        println!("skipped: this user may read everything");
-        return;
+        return without_rights("bad_paths::b82_no_permission");
     }
     match metered(|| open_model(&path)) {
         Err(LoadError::Io { source, .. }) => assert_eq!(source.kind(), std::io::ErrorKind::PermissionDenied),

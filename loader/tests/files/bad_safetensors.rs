@@ -4,11 +4,11 @@
 
 use std::fmt::Write;
 
-use moelten_loader::catalog::Storage;
+use moelten_loader::container::catalog::Storage;
+use moelten_loader::container::hf_folder::{HfFolder, ShardIndex};
+use moelten_loader::container::open::{ModelFiles, open_model};
+use moelten_loader::container::safetensors::{SafeTensors, parse_header};
 use moelten_loader::error::{Fault, LoadError};
-use moelten_loader::hf_folder::{HfFolder, ShardIndex};
-use moelten_loader::open::{ModelFiles, open_model};
-use moelten_loader::safetensors::{SafeTensors, parse_header};
 
 use crate::common::{Folder, safetensors};
 use crate::meter::{Refusal, metered, refusal};

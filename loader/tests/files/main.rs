@@ -7,6 +7,7 @@ mod bad_gguf;
 mod bad_packed;
 mod bad_paths;
 mod bad_safetensors;
+mod changed;
 mod meter;
 mod real;
 mod round_trip;

@@ -1,22 +1,16 @@
-//! Files that other programs wrote, from the shared folder beside the repository where there is one.
+//! Files that other programs wrote.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 use std::path::{Path, PathBuf};
 
-use moelten_loader::catalog::Storage;
-use moelten_loader::gguf::Gguf;
-use moelten_loader::hf_folder::HfFolder;
-use moelten_loader::open::{ModelFiles, open_model};
-use moelten_loader::safetensors::SafeTensors;
+use moelten_loader::container::catalog::Storage;
+use moelten_loader::container::gguf::Gguf;
+use moelten_loader::container::hf_folder::HfFolder;
+use moelten_loader::container::open::{ModelFiles, open_model};
+use moelten_loader::container::safetensors::SafeTensors;
 
-/// The shared folder, or a line that says why nothing is tested.
-fn shared() -> Option<PathBuf> {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared"));
-    if !path.is_dir() {
-        println!("skipped: no shared folder");
-        return None;
-    }
-    Some(path.to_owned())
+fn here() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
@@ -27,10 +21,11 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
+#[ignore = "needs MOELTEN_VOCABULARIES, a folder of real vocabularies"]
 fn vocabulary_files_open() {
-    let Some(shared) = shared() else { return };
+    let folder = std::env::var_os("MOELTEN_VOCABULARIES").expect("MOELTEN_VOCABULARIES names a folder");
     let mut opened = 0;
-    for path in entries(&shared.join("tokenizers")) {
+    for path in entries(Path::new(&folder)) {
         if path.extension().is_none_or(|e| e != "gguf") {
             continue;
         }
@@ -46,9 +41,19 @@ fn vocabulary_files_open() {
 
 #[test]
 fn golden_folders_open() {
-    let Some(shared) = shared() else { return };
+    golden_folders(&here().join("../engine/tests/golden"), 12);
+}
+
+#[test]
+#[ignore = "needs MOELTEN_GOLDEN, a folder of model folders with golden.safetensors"]
+fn more_golden_folders_open() {
+    let folder = std::env::var_os("MOELTEN_GOLDEN").expect("MOELTEN_GOLDEN names a folder");
+    golden_folders(Path::new(&folder), 17);
+}
+
+fn golden_folders(folder: &Path, least: usize) {
     let mut opened = 0;
-    for folder in entries(&shared.join("golden")).into_iter().filter(|path| path.is_dir()) {
+    for folder in entries(folder).into_iter().filter(|path| path.is_dir()) {
         let Ok(ModelFiles::Hf(hf)) = open_model(&folder) else { panic!("{folder:?}") };
         assert!(hf.config["model_type"].is_string());
         for tensor in hf.catalog.tensors() {
@@ -63,12 +68,18 @@ fn golden_folders_open() {
         assert!(logits.iter().all(|x| x.is_finite()));
         opened += 1;
     }
-    assert!(opened >= 17, "{opened} folders");
+    assert!(opened >= least, "{opened} folders");
 }
 
 #[test]
 fn a_generation_config_is_found() {
-    let Some(shared) = shared() else { return };
-    let hf = HfFolder::open(&shared.join("models/tiny-tales")).unwrap();
+    let (folder, golden) = (tempfile::tempdir().unwrap(), here().join("../engine/tests/golden/mixtral"));
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden.join(file), folder.path().join(file)).unwrap();
+    }
+    assert!(HfFolder::open(folder.path()).unwrap().generation_config.is_none());
+    let file = "generation_config.json";
+    std::fs::copy(here().join("tests/tiny-tales").join(file), folder.path().join(file)).unwrap();
+    let hf = HfFolder::open(folder.path()).unwrap();
     assert!(hf.generation_config.is_some());
 }

@@ -1,11 +1,11 @@
 //! Properties: what the writer writes the reader reads, and no damage to a file makes a reader panic or allocate.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
-use moelten_loader::catalog::Storage;
-use moelten_loader::gguf::{Array, Gguf, Header, Value};
-use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
-use moelten_loader::hf_folder::ShardIndex;
-use moelten_loader::safetensors::parse_header;
+use moelten_loader::container::catalog::Storage;
+use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
+use moelten_loader::container::gguf::{Array, Gguf, Header, Value};
+use moelten_loader::container::hf_folder::ShardIndex;
+use moelten_loader::container::safetensors::parse_header;
 use moelten_quant::Format;
 use proptest::prelude::*;
 

@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-use moelten_loader::catalog::Storage;
+use moelten_loader::container::catalog::Storage;
+use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
+use moelten_loader::container::gguf::{Gguf, Value};
+use moelten_loader::container::safetensors::{SafeTensor, SafeTensors, SafeValues, write_safetensors};
 use moelten_loader::error::{Fault, LoadError, Result};
-use moelten_loader::gguf::{Gguf, Value};
-use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
-use moelten_loader::safetensors::{SafeTensor, SafeTensors, SafeValues, write_safetensors};
 use moelten_quant::Format;
 
 use crate::common::Folder;

@@ -1,21 +1,24 @@
-//! Helpers of the tokenizer tests: the shared material, where it is present, and small vocabularies made up here.
+//! Helpers of the tokenizer tests: the tokenizer of the built-in model, real vocabularies where they are
+//! present, and small ones made up here.
 #![allow(dead_code, clippy::unwrap_used, reason = "every test binary uses its own part; a failure may panic")]
 
 use std::path::{Path, PathBuf};
 
-use moelten_loader::gguf::Gguf;
+use moelten_loader::container::gguf::Gguf;
 use moelten_loader::text::gguf_vocab;
-use moelten_loader::tokenizer::{GgufVocab, Tokenizer};
+use moelten_loader::text::tokenizer::{GgufVocab, Tokenizer};
 
-/// A path in the shared folder, or `None` with a visible line.
-pub fn shared(path: &str) -> Option<PathBuf> {
-    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(path);
-    let full = std::env::var_os("MOELTEN_SHARED").map_or(full, |dir| Path::new(&dir).join(path));
-    if full.exists() {
-        return Some(full);
-    }
-    println!("skipped: no shared folder ({path})");
-    None
+/// The folder of the built-in model without its weights: `tokenizer.json` and what belongs to it.
+pub fn tiny_tales() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tiny-tales")
+}
+
+/// A file of real vocabularies that are not part of this repository. Tests of them are ignored by default:
+/// `MOELTEN_VOCABULARIES=FOLDER cargo test --release -p moelten-loader -- --ignored` runs them. The folder
+/// has `ggml-vocab-NAME.gguf` and the vectors `.inp` and `.out` beside it, as llama.cpp's `models` has.
+pub fn real(name: &str, suffix: &str) -> PathBuf {
+    let folder = std::env::var_os("MOELTEN_VOCABULARIES").expect("MOELTEN_VOCABULARIES names a folder");
+    Path::new(&folder).join(format!("ggml-vocab-{name}.gguf{suffix}"))
 }
 
 /// The vocabulary in a GGUF file's metadata.
@@ -24,12 +27,12 @@ pub fn vocab(path: &Path) -> GgufVocab {
     gguf_vocab(&gguf.metadata).unwrap()
 }
 
-/// The tokenizer in a GGUF file of the shared folder.
-pub fn tokenizer(name: &str) -> Option<Tokenizer> {
-    let path = shared(&format!("tokenizers/ggml-vocab-{name}.gguf"))?;
+/// The tokenizer of a real vocabulary.
+pub fn tokenizer(name: &str) -> Tokenizer {
+    let path = real(name, "");
     let (tokenizer, notices) = Tokenizer::from_gguf(&path, vocab(&path)).unwrap();
     println!("{name}: {notices:?}");
-    Some(tokenizer)
+    tokenizer
 }
 
 /// A byte-level vocabulary of the 256 bytes, the merge `t` + `h`, and added tokens.

@@ -8,6 +8,7 @@
 
 pub(super) mod amx;
 mod attend;
+mod attend_tile;
 pub(super) mod avx2;
 pub(super) mod avx512;
 mod blocks;
@@ -18,6 +19,7 @@ mod product8;
 mod rows;
 mod rows256;
 mod rows512;
+mod tier;
 mod unpack;
 mod vector;
 
@@ -34,9 +36,11 @@ pub(super) static AMX: Kernels = Kernels { isa: Isa::Amx, floats: &avx512::FLOAT
 
 /// Makes the table `FLOATS` of a tier from its `Lanes` and its instructions: each entry is a generic function compiled with
 /// these instructions.
-macro_rules! tier {
+macro_rules! float_tier {
     ($lanes:ty, $features:literal) => {
-        $crate::kernel::x86::tier! { @functions $lanes, $features;
+        $crate::kernel::x86::tier::impl_tier!($lanes, $features);
+
+        $crate::kernel::x86::float_tier! { @functions $lanes, $features;
             product {
                 fn unpack(format: $crate::Format, bytes: &[u8], out: &mut [f32]);
                 fn fused(w: $crate::QMatrix<'_>, x: &[f32], out: &mut [f32]);
@@ -87,7 +91,7 @@ macro_rules! tier {
     )*)*};
 }
 
-use tier;
+use float_tier;
 
 /// Makes the module of a tier's integer kernels, with its table `CODES`: the
 /// product by `$tile` over `$rows` is compiled once for each format with these instructions.

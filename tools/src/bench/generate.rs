@@ -1,6 +1,6 @@
-//! Weights for a shape, made up in memory: in the block formats that a download would have, of ordinary size, each tensor
-//! with bytes of its own. Their mean is zero: with another, hidden states of random models collapse, every token goes to
-//! the same experts, and figures of anything that caches are worth nothing. It must not know what is timed.
+//! Generated weights for a shape, in memory: the block formats and tensor sizes of a real file, with
+//! different bytes in each tensor. Their mean is zero: otherwise the hidden states of random models collapse,
+//! every token is routed to the same experts, and cache figures mean nothing. It must not know what is timed.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -8,19 +8,20 @@ use std::sync::Mutex;
 
 use anyhow::Context;
 use moelten_engine::error::EngineError;
-use moelten_engine::memory;
-use moelten_loader::catalog::{Catalog, Storage, TensorInfo};
+use moelten_engine::runtime::memory;
+use moelten_loader::container::catalog::{Catalog, Storage, TensorInfo};
 use moelten_loader::io::{FileBytes, Memory};
-use moelten_loader::roles::{GGUF_NAMES, LayerTensor, Part, Role, gguf_name};
-use moelten_loader::spec::{Ffn, ModelSpec};
-use moelten_loader::store::{self, TensorStore};
+use moelten_loader::spec::{ModelSpec, Part};
+use moelten_loader::tensors::needed::needed;
+use moelten_loader::tensors::roles::{GGUF_NAMES, LayerTensor, Role, gguf_name};
+use moelten_loader::tensors::store::TensorStore;
 use moelten_quant::{Format, encode};
 
-use crate::progress::{Progress, Unit};
+use crate::report::progress::{Progress, Unit};
 
-/// Bytes that the blocks of a pool take together; the tensors repeat them.
+/// Bytes of a pool of random blocks, which tensors repeat.
 const POOL_BYTES: usize = 256 << 10;
-/// Tensors begin at multiples of this many bytes, as in most files.
+/// Alignment of tensors in bytes, as in most files.
 const ALIGNMENT: u64 = 32;
 
 /// `--format`: which tensors get which block format.
@@ -36,13 +37,13 @@ pub enum Mix {
     /// 4.5 bits, the head Q6_K
     #[value(name = "q4_k")]
     Q4K,
-    /// Q4_K with Q6_K where it matters most, as llama-quantize mixes them
+    /// Q4_K, with Q6_K for the most sensitive tensors, as llama-quantize mixes them
     #[value(name = "q4_k_m")]
     Q4KM,
     /// 6.6 bits
     #[value(name = "q6_k")]
     Q6K,
-    /// Experts of 4.25 bits, the rest Q8_0
+    /// Experts in MXFP4 (4.25 bits), the rest Q8_0
     #[value(name = "mxfp4")]
     Mxfp4,
     /// 16 bits
@@ -77,7 +78,8 @@ impl Mix {
             _ => base,
         };
         match format {
-            // Rows that are no whole number of large blocks get the next larger small ones, as llama-quantize does.
+            // Rows that do not divide into large blocks get the next larger format of small blocks, as in
+            // llama-quantize.
             Format::Q4K if !cols.is_multiple_of(format.block_len()) => Format::Q5_0,
             Format::Q6K if !cols.is_multiple_of(format.block_len()) => Format::Q8_0,
             fits => fits,
@@ -85,13 +87,13 @@ impl Mix {
     }
 }
 
-/// The layers that a `_M` mix gives more bits: the first and last eighth and every third between.
+/// Whether a `_M` mix gives the layer more bits: the first and last eighth, and every third layer in between.
 fn more_bits(layer: usize, layers: usize) -> bool {
     let eighth = layers / 8;
     layer < eighth || layer >= 7 * layers / 8 || (layer - eighth) % 3 == 2
 }
 
-/// A tensor to be made.
+/// A tensor to generate.
 struct Plan {
     role: Role,
     shape: Vec<u64>,
@@ -101,19 +103,19 @@ struct Plan {
     bytes: u64,
 }
 
-/// What a tensor holds.
+/// The values of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fill {
-    /// One number everywhere.
+    /// All values equal.
     Constant(f32),
-    /// Random weights of this standard deviation.
+    /// Uniform random values with this standard deviation and mean zero.
     Random(f32),
 }
 
-/// Makes weights for `spec`, under the names that GGUF files use.
+/// Generates weights for `spec`, with the tensor names of GGUF files.
 ///
 /// # Errors
-/// [`EngineError::Memory`] when they do not fit into the free memory.
+/// [`EngineError::Memory`] if they do not fit into the free memory.
 pub fn generate(spec: &ModelSpec, mix: Mix) -> anyhow::Result<TensorStore> {
     let (plan, bytes) = plan(spec, mix);
     let available_bytes = memory::available_bytes().unwrap_or(u64::MAX);
@@ -147,18 +149,17 @@ pub fn generate(spec: &ModelSpec, mix: Mix) -> anyhow::Result<TensorStore> {
     Ok(TensorStore::resolve(spec, catalog, GGUF_NAMES)?)
 }
 
-/// Every tensor of `spec` with its place, and the bytes of all.
+/// All tensors of `spec` with their offsets, and the total bytes.
 fn plan(spec: &ModelSpec, mix: Mix) -> (Vec<Plan>, u64) {
     let layers = spec.layers.len();
-    let mut wanted: Vec<(Role, Vec<usize>)> = store::needed(spec)
+    let mut wanted: Vec<(Role, Vec<usize>)> = needed(spec)
         .into_iter()
         .map(|(role, rows, cols)| (role, if rows == 1 { vec![cols] } else { vec![rows, cols] }))
         .collect();
-    for (layer, layer_spec) in spec.layers.iter().enumerate() {
-        let Ffn::Moe(moe) = &layer_spec.ffn else { continue };
-        let (d, d_ff) = (spec.d_model, moe.expert.d_ff);
-        for (part, rows, cols) in [(Part::Gate, d_ff, d), (Part::Up, d_ff, d), (Part::Down, d, d_ff)] {
-            wanted.push((Role::Layer(layer, LayerTensor::Experts(part)), vec![moe.experts, rows, cols]));
+    for (key, bank) in spec.banks() {
+        for matrix in &bank.matrices {
+            let role = Role::Layer(key.layer, LayerTensor::Experts(matrix.part));
+            wanted.push((role, vec![bank.experts, matrix.rows, matrix.cols]));
         }
     }
     let mut end = 0;
@@ -166,14 +167,16 @@ fn plan(spec: &ModelSpec, mix: Mix) -> (Vec<Plan>, u64) {
         use LayerTensor as T;
         let cols = shape.last().copied().unwrap_or(0);
         let (format, fill) = match role {
-            Role::Layer(_, T::QBias | T::KBias | T::VBias | T::OBias | T::MixerNormBias | T::FfnNormBias)
+            Role::Layer(_, T::QBias | T::KBias | T::VBias | T::OBias)
+            | Role::Layer(_, T::PreNormBias(_) | T::PostNormBias(_) | T::DenseBias(_))
+            | Role::Layer(_, T::SharedBias(_) | T::ExpertsBias(_))
             | Role::HeadBias
             | Role::FinalNormBias => (Format::F32, Fill::Constant(0.0)),
             _ if shape.len() == 1 => (Format::F32, Fill::Constant(1.0)),
             Role::Layer(_, T::Router) => (Format::F32, Fill::Random(0.04)),
             Role::Embed => (mix.format(role, cols, layers), Fill::Random(0.5)),
-            // Attention of random weights gives all tokens nearly the same. Were it not small, that would pile up from
-            // layer to layer until every token chose the same experts.
+            // Random attention gives all tokens nearly the same output. It is kept small, or it would
+            // accumulate over the layers until every token is routed to the same experts.
             Role::Layer(_, T::O) => (mix.format(role, cols, layers), Fill::Random(0.001)),
             _ => (mix.format(role, cols, layers), Fill::Random(0.02)),
         };
@@ -186,7 +189,7 @@ fn plan(spec: &ModelSpec, mix: Mix) -> (Vec<Plan>, u64) {
     (plan.collect(), end)
 }
 
-/// Writes all tensors, on all CPUs.
+/// Fills all tensors, on all CPUs.
 fn fill(plan: &[Plan], mut bytes: &mut [u8]) {
     let mut random = Random(1);
     let mut pools: Vec<(Format, Fill, Vec<u8>)> = Vec::new();
@@ -209,12 +212,12 @@ fn fill(plan: &[Plan], mut bytes: &mut [u8]) {
         for _ in 0..workers {
             scope.spawn(|| {
                 loop {
-                    let job = queue.lock().expect("nobody panics while it is locked").0.next();
+                    let job = queue.lock().expect("no worker panics while it holds the lock").0.next();
                     let Some((own, pool, start)) = job else { break };
                     let (format, _, blocks) = &pools[pool];
                     let start = start % (blocks.len() / format.block_bytes()) * format.block_bytes();
                     repeat(blocks, start, own);
-                    let mut queue = queue.lock().expect("nobody panics while it is locked");
+                    let mut queue = queue.lock().expect("no worker panics while it holds the lock");
                     queue.2 += own.len() as u64;
                     let done = queue.2;
                     queue.1.set(done);
@@ -224,7 +227,7 @@ fn fill(plan: &[Plan], mut bytes: &mut [u8]) {
     });
 }
 
-/// Fills `out` with `pool` over and over, beginning at `start`.
+/// Fills `out` with repetitions of `pool`, starting at `start`.
 fn repeat(pool: &[u8], start: usize, mut out: &mut [u8]) {
     let mut from = &pool[start..];
     while !out.is_empty() {
@@ -235,14 +238,14 @@ fn repeat(pool: &[u8], start: usize, mut out: &mut [u8]) {
     }
 }
 
-/// Random weights of one format as bytes, `bytes` long: whole blocks.
+/// Random weights of one format, `bytes` long, in whole blocks.
 pub fn weights(format: Format, bytes: usize) -> Vec<u8> {
     let mut out = vec![0; bytes];
     repeat(&pool(format, Fill::Random(0.02), &mut Random(1)), 0, &mut out);
     out
 }
 
-/// Blocks that tensors repeat. Their number is prime, so that rows do not repeat with them.
+/// Blocks that tensors repeat. Their number is prime, so that rows differ.
 fn pool(format: Format, fill: Fill, random: &mut Random) -> Vec<u8> {
     let is_prime = |n: &usize| (2..).take_while(|d| d * d <= *n).all(|d| !n.is_multiple_of(d));
     let most = POOL_BYTES / format.block_bytes();
@@ -251,7 +254,7 @@ fn pool(format: Format, fill: Fill, random: &mut Random) -> Vec<u8> {
     for block in out.chunks_exact_mut(format.block_bytes()) {
         let reach = match fill {
             Fill::Constant(value) => value..=value,
-            // Even between its ends, such numbers deviate by the square root of a third of the reach.
+            // The standard deviation of a uniform distribution on [-r, r] is r / sqrt(3).
             Fill::Random(deviation) => -3.0_f32.sqrt() * deviation..=3.0_f32.sqrt() * deviation,
         };
         let values: Vec<f32> = (0..format.block_len()).map(|_| random.within(&reach)).collect();
@@ -273,7 +276,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number of `range`, any as likely as another.
+    /// A uniformly distributed number of `range`.
     fn within(&mut self, range: &RangeInclusive<f32>) -> f32 {
         range.start() + (range.end() - range.start()) * ((self.next() >> 40) as f32 / (1u32 << 24) as f32)
     }

@@ -1,5 +1,5 @@
-//! What this machine can do at most, measured with the threads and the instructions that a model runs with: reading RAM,
-//! int8 products in registers, reading the disk below a file; and how near the kernels of a tier come by themselves.
+//! Limits of this machine, measured with the threads and instructions of a model: RAM reads, int8 products in
+//! registers, disk reads; and the speed of each tier's kernels. It must not know models beyond their tensors.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -8,47 +8,48 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use moelten_engine::error::EngineError;
-use moelten_engine::memory;
-use moelten_engine::pool::Pool;
-use moelten_engine::system::System;
-use moelten_engine::topology::ThreadPlan;
+use moelten_engine::runtime::memory;
+use moelten_engine::runtime::pool::Pool;
+use moelten_engine::runtime::system::System;
+use moelten_engine::runtime::topology::ThreadPlan;
 use moelten_loader::io::Memory;
 use moelten_loader::io::probe::{self, Pattern};
-use moelten_loader::store::TensorStore;
+use moelten_loader::tensors::store::TensorStore;
 use moelten_quant::{ActivationKind, Activations, Format, Isa, Kernels, QMatrix, activations};
 
 use super::generate;
 
-/// Bounds of the buffer that is read to measure RAM.
+/// Smallest and largest buffer to measure RAM, in bytes.
 const BUFFER: std::ops::RangeInclusive<u64> = 256 << 20..=1 << 30;
 /// The buffer is at least this many times the largest cache.
 const TIMES_CACHE: u64 = 4;
-/// The smallest page of any system.
+/// Smallest page size of any system, in bytes.
 const PAGE: usize = 4096;
-/// Passes over it; the fastest counts, as others can only slow it down.
+/// Passes over the buffer. The fastest counts: disturbances only slow a pass down.
 const PASSES: usize = 6;
-/// Bytes of weights that are read where they lie, and of them in a part that one thread reads.
+/// Bytes of weights to read for [`weights`], and bytes of a part that one thread reads at a time.
 const WEIGHTS: u64 = 2 << 30;
 const PART: usize = 4 << 20;
-/// Time of one measurement of products.
+/// Shortest time to measure products.
 const PRODUCTS: Duration = Duration::from_millis(20);
-/// Longest time that a disk is read.
+/// Longest time to read a disk.
 const DISK: Duration = Duration::from_millis(1500);
 
-/// The limits of one run.
+/// Limits measured during one run.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Reading RAM, in 10^9 bytes per second.
+    /// RAM reads, 10^9 bytes per second.
     pub ram_gb_per_s: f64,
-    /// Reading the weights where they lie, in 10^9 bytes per second; `None` when experts are streamed.
+    /// Plain reads of the weights in memory, 10^9 bytes per second; `None` if experts are streamed.
     pub weights_gb_per_s: Option<f64>,
-    /// Int8 products, in 10^12 operations per second, a multiplication and an addition counted as two.
+    /// Int8 products, 10^12 operations per second; a multiplication and an addition count as two.
     pub int8_tops: f64,
-    /// Reading the disk, in 10^9 bytes per second, or why there is no figure.
+    /// Disk reads, 10^9 bytes per second, or why they were not measured.
     pub disk_gb_per_s: Result<f64, String>,
 }
 
-/// Reads far more than the caches hold on all threads of `pool`; 10^9 bytes per second.
+/// Speed of RAM in 10^9 bytes per second: reads a buffer far larger than the CPU's caches on all threads of
+/// `pool`.
 ///
 /// # Errors
 /// No memory for the buffer.
@@ -56,7 +57,8 @@ pub fn ram(pool: &Pool, kernels: &Kernels) -> anyhow::Result<f64> {
     ram_within(pool, kernels, u64::MAX)
 }
 
-/// As [`ram`] with a buffer of at most `most` bytes. One that fits the caches shows their speed.
+/// As [`ram`] with a buffer of at most `most` bytes. If it fits into the CPU's caches, their speed is
+/// measured.
 ///
 /// # Errors
 /// As [`ram`].
@@ -64,9 +66,9 @@ pub fn ram_within(pool: &Pool, kernels: &Kernels, most: u64) -> anyhow::Result<f
     let free = memory::available_bytes().map_or(u64::MAX, |free| free / 4);
     let wanted = largest_cache(&System::here()).unwrap_or(0) * TIMES_CACHE;
     let bytes = wanted.clamp(*BUFFER.start(), *BUFFER.end()).min(free).min(most) as usize;
-    let mut buffer = Memory::zeroed(bytes).context("no memory to measure the RAM with")?;
+    let mut buffer = Memory::zeroed(bytes).context("no memory for the buffer that measures RAM")?;
     let part = bytes.div_ceil(pool.threads()).max(1);
-    // Memory that nobody wrote to is one page of zeros, over and over.
+    // Before the first write all pages are the same page of zeros.
     let places: Vec<_> = buffer.bytes_mut().chunks_mut(part).map(Mutex::new).collect();
     pool.broadcast(|index| {
         if let Some(Ok(mut part)) = places.get(index).map(Mutex::lock) {
@@ -85,22 +87,22 @@ pub fn ram_within(pool: &Pool, kernels: &Kernels, most: u64) -> anyhow::Result<f
     Ok(best)
 }
 
-/// As [`ram_within`], before there is a model: with threads of its own and the instructions that a model would use.
+/// As [`ram_within`] before a model is loaded: with its own threads and the instruction set that a model
+/// would use.
 ///
 /// # Errors
-/// No threads, no memory, an instruction set that is not here.
+/// No threads, no memory, an unavailable instruction set.
 pub fn ram_before(threads: ThreadPlan, most: u64) -> anyhow::Result<f64> {
     let isa = Isa::from_env().map_err(EngineError::from)?;
-    let kernels = Kernels::for_isa(isa).expect("an instruction set that was found here has kernels");
+    let kernels = Kernels::for_isa(isa).expect("an available instruction set has kernels");
     ram_within(&Pool::new(threads)?, kernels, most)
 }
 
-/// Reads weights where they lie, as plainly as [`ram`] reads its buffer; 10^9 bytes per second. Pages of a file may be smaller
-/// and farther from each other than memory that was asked for.
+/// Speed of plain reads of the weights in memory, 10^9 bytes per second, to compare with [`ram`]: the pages
+/// of a mapped file may be smaller and more scattered than allocated memory.
 pub fn weights(pool: &Pool, kernels: &Kernels, tensors: &TensorStore) -> f64 {
     let dense = tensors.dense().map(|(_, matrix)| matrix);
-    let experts = (0..tensors.layers()).flat_map(|layer| tensors.experts(layer));
-    let experts = experts.flat_map(|expert| [expert.gate, expert.up, expert.down]);
+    let experts = tensors.banks().iter().flat_map(|bank| bank.iter().flatten().copied());
     let mut left = WEIGHTS;
     let some = dense.chain(experts).take_while(|matrix| {
         let taken = left > 0;
@@ -131,35 +133,39 @@ fn largest_cache(system: &System) -> Option<u64> {
     (0..8).filter_map(size).max()
 }
 
-/// Multiplies int8 numbers in registers on all threads of `pool`; 10^12 operations per second.
+/// Int8 products in registers on all threads of `pool`, 10^12 operations per second.
 pub fn int8(pool: &Pool, kernels: &Kernels) -> f64 {
-    int8_with(|rounds| pool.broadcast(|_| kernels.multiply_int8(rounds)).into_iter().sum())
+    int8_with(timed(|rounds| pool.broadcast(|_| kernels.multiply_int8(rounds)).into_iter().sum()))
 }
 
-/// [`int8`] for any way to do some rounds, which returns the operations.
-fn int8_with(multiply: impl Fn(usize) -> u64) -> f64 {
-    let time = |rounds| {
+/// A function that performs rounds and returns their operations, with the time that they take.
+fn timed(multiply: impl Fn(usize) -> u64) -> impl Fn(usize) -> (u64, Duration) {
+    move |rounds| {
         let started = Instant::now();
-        let operations = multiply(rounds);
-        (operations as f64, started.elapsed())
-    };
+        (multiply(rounds), started.elapsed())
+    }
+}
+
+/// As [`int8`], for a function that performs rounds and returns their operations and time.
+fn int8_with(time: impl Fn(usize) -> (u64, Duration)) -> f64 {
     let mut rounds = 1000;
     while time(rounds).1 < PRODUCTS {
         rounds *= 2;
     }
-    (0..5).map(|_| time(rounds)).map(|(n, time)| n / time.as_secs_f64() / 1e12).fold(0.0, f64::max)
+    let tops = |(operations, time): (u64, Duration)| operations as f64 / time.as_secs_f64() / 1e12;
+    (0..5).map(|_| tops(time(rounds))).fold(0.0, f64::max)
 }
 
-/// Reads the disk below `path`; 10^9 bytes per second.
+/// Speed of the disk that `path` is on, 10^9 bytes per second.
 ///
 /// # Errors
-/// Why there is no figure.
+/// The reason why it could not be measured.
 pub fn disk(path: Option<&Path>) -> Result<f64, String> {
-    let path = path.ok_or("the weights are in no file")?;
+    let path = path.ok_or("the weights are not in a file")?;
     disk_with(path, Pattern::large(DISK))
 }
 
-/// As [`disk`], read as `pattern` says.
+/// As [`disk`], with reads of this pattern.
 ///
 /// # Errors
 /// As [`disk`].
@@ -167,24 +173,24 @@ pub fn disk_with(path: &Path, pattern: Pattern) -> Result<f64, String> {
     probe::read_speed(path, pattern).map(|speed| speed.gb_per_s())
 }
 
-/// What a tier does on one thread.
+/// Speed of a tier on one thread.
 #[derive(Debug, Clone, Copy)]
 pub struct TierSpeed {
     /// Int8 products in registers, 10^9 operations per second.
     pub int8_gops: f64,
-    /// Product with one token of a matrix that no cache holds, 10^9 bytes of weights per second.
+    /// Product of one token with a matrix larger than the caches, 10^9 bytes of weights per second.
     pub matvec_gb_per_s: f64,
-    /// Product with many tokens, 10^9 operations per second.
+    /// Product of [`TIER_TOKENS`] tokens, 10^9 operations per second.
     pub matmul_gops: f64,
 }
 
-/// Format that tiers are compared on.
+/// Format on which tiers are compared.
 pub const TIER_FORMAT: Format = Format::Q4_0;
-/// Tokens of the product with many.
+/// Tokens of the larger product.
 pub const TIER_TOKENS: usize = 128;
 /// Weights per row of the matrices.
 const COLS: usize = 2048;
-/// Rows of a matrix that no cache holds, and of one that is used over and over.
+/// Rows of a matrix larger than the caches, and of one that is reused.
 const ROWS: [usize; 2] = [32768, 1024];
 
 /// Measures the kernels of a tier on this thread.
@@ -195,13 +201,13 @@ pub fn tier(isa: Isa) -> Option<TierSpeed> {
     let one = product_seconds(kernels, large, 1);
     let many = product_seconds(kernels, large.slice_rows(0..ROWS[1]), TIER_TOKENS);
     Some(TierSpeed {
-        int8_gops: 1000.0 * int8_with(|rounds| kernels.multiply_int8(rounds)),
+        int8_gops: 1000.0 * int8_with(timed(|rounds| kernels.multiply_int8(rounds))),
         matvec_gb_per_s: bytes.len() as f64 / one / 1e9,
         matmul_gops: (2 * ROWS[1] * COLS * TIER_TOKENS) as f64 / many / 1e9,
     })
 }
 
-/// Seconds of the fastest of a few products of `matrix` with `tokens` tokens: the one place here that calls a product.
+/// Seconds of the fastest of several products of `matrix` with `tokens` tokens.
 fn product_seconds(kernels: &Kernels, matrix: QMatrix<'_>, tokens: usize) -> f64 {
     let (kind, cols) = (ActivationKind::of(matrix.format()), matrix.cols());
     let lines = activations(kernels, kind, &vec![0.5; tokens * cols], cols);
@@ -234,12 +240,13 @@ mod tests {
 
     #[test]
     fn products_are_counted_per_second() {
+        // Ten million rounds per second, a million operations each; each call is slower than the one before.
+        let slower = std::cell::Cell::new(0);
         let tops = int8_with(|rounds| {
-            std::thread::sleep(Duration::from_micros(rounds as u64 / 10));
-            rounds as u64 * 1_000_000
+            let delay = slower.replace(slower.get() + 1);
+            (rounds as u64 * 1_000_000, Duration::from_nanos(rounds as u64 * 100 + delay))
         });
-        // Ten million rounds per second at most, a million operations each.
-        assert!((5.0..=10.0).contains(&tops), "{tops}");
-        assert!(disk(None).unwrap_err().contains("no file"));
+        assert!((tops - 10.0).abs() < 1e-3, "{tops}");
+        assert!(disk(None).unwrap_err().contains("not in a file"));
     }
 }

@@ -1,43 +1,46 @@
-//! The timed runs: reading a prompt and decoding token by token, with tokens that are known beforehand, so that every
-//! repetition does the same work. It must not know how figures are printed.
+//! The timed runs: prefill and decode over given tokens, so that every repetition does the same work. It must
+//! not know how figures are printed.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use moelten_engine::decoder::Observer;
 use moelten_engine::error::EngineError;
 use moelten_engine::experts::stats::StoreStats;
-use moelten_engine::experts::trace::TraceWriter;
-use moelten_engine::kv_cache::KvFormat;
-use moelten_engine::memory;
+use moelten_engine::forward::observe::Observer;
+use moelten_engine::layers::ffn::router::Routing;
 use moelten_engine::model::Model;
-use moelten_engine::router::Routing;
-use moelten_engine::session::{Session, SessionOptions};
+use moelten_engine::offline::trace::TraceWriter;
+use moelten_engine::plan::SequenceOptions;
+use moelten_engine::runtime::cancel::Cancel;
+use moelten_engine::runtime::memory;
+use moelten_engine::sequence::session::Sequence;
+use moelten_engine::state::kv::format::KvFormat;
+use moelten_loader::spec::BankKey;
 
 use super::traffic::{Counter, Traffic};
-use crate::progress::{Progress, Unit};
+use crate::report::progress::{Progress, Unit};
 
-/// Tokens decoded without timing when reading the prompt has touched the weights before.
+/// Tokens decoded without timing if prefill has already touched the weights.
 const WARM_UP: usize = 8;
 
-/// Tokens decoded without timing when experts are streamed: the cache is then as it stays.
+/// Tokens decoded without timing if experts are streamed, until the cache is in its steady state.
 const WARM_UP_STREAM: usize = 64;
 
-/// What to run.
+/// The work to be timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
-    /// Tokens of the prompt; 0 leaves it out.
+    /// Tokens of the prompt; 0 skips prefill.
     pub prefill: usize,
-    /// Tokens to decode; 0 leaves it out.
+    /// Tokens to decode; 0 skips decode.
     pub decode: usize,
     /// Tokens in the context before the first decoded one.
     pub depth: usize,
     /// Timed repetitions.
     pub repeat: usize,
-    /// Precision of the KV cache.
+    /// Element type of the KV cache.
     pub kv: KvFormat,
-    /// Whether experts are streamed: then no token is decoded twice, because the second time its experts would be there.
+    /// Whether experts are streamed. Then no token is decoded twice: its experts would be cached the second
+    /// time.
     pub streams: bool,
 }
 
@@ -56,11 +59,11 @@ impl Work {
 /// Tokens per second of the repetitions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
-    /// The middle one.
+    /// Median of the repetitions.
     pub median: f64,
-    /// The slowest.
+    /// Slowest repetition.
     pub min: f64,
-    /// The fastest.
+    /// Fastest repetition.
     pub max: f64,
 }
 
@@ -72,20 +75,21 @@ impl Rates {
     }
 }
 
-/// Reading a prompt.
+/// Figures of prefill.
 #[derive(Debug, Clone)]
 pub struct Prefill {
     /// Tokens per second.
     pub rates: Rates,
-    /// Operations of the matrix products of a token, a multiplication and an addition counted as two; attention not counted.
+    /// Operations of a token's matrix products without attention; a multiplication and an addition count as
+    /// two.
     pub operations_per_token: f64,
-    /// Tokens per second the first time, which finds no expert in the cache.
+    /// Tokens per second of the first run, with an empty expert cache.
     pub first_rate: f64,
-    /// What the expert store did meanwhile.
+    /// Counters of the expert store.
     pub store: StoreStats,
 }
 
-/// Decoding.
+/// Figures of decode.
 #[derive(Debug, Clone)]
 pub struct Decode {
     /// Tokens per second.
@@ -94,50 +98,49 @@ pub struct Decode {
     pub bytes_per_token: f64,
     /// Bytes of keys and values that a token reads.
     pub kv_bytes_per_token: f64,
-    /// Bytes that came from a disk for each token.
+    /// Bytes read from disk per token; `None` if the system does not count them.
     pub disk_bytes_per_token: Option<f64>,
-    /// What the expert store did meanwhile.
+    /// Counters of the expert store.
     pub store: StoreStats,
-    /// Different experts that were chosen, over all layers.
+    /// Distinct experts chosen, over all layers.
     pub experts_used: usize,
-    /// Experts that there are, over all layers.
+    /// Number of experts, over all layers.
     pub experts: usize,
 }
 
-/// What was measured.
+/// All figures of the timed runs.
 #[derive(Debug, Clone)]
 pub struct Measured {
-    /// The prompt.
+    /// Prefill, unless it was skipped.
     pub prefill: Option<Prefill>,
-    /// Decoding.
+    /// Decode, unless it was skipped.
     pub decode: Option<Decode>,
-    /// Bytes that came from a disk during timed repetitions.
+    /// Bytes read from disk during timed repetitions.
     pub disk_bytes: Option<u64>,
 }
 
 impl Measured {
-    /// The fastest that experts were read, in 10^9 bytes per second; 0 when none were.
+    /// Highest speed of expert reads, 10^9 bytes per second; 0 without reads.
     pub fn read_gb_per_s(&self) -> f64 {
         let prefill = self.prefill.as_ref().map_or(0.0, |prefill| prefill.store.read_gb_per_s());
         self.decode.as_ref().map_or(0.0, |decode| decode.store.read_gb_per_s()).max(prefill)
     }
 }
 
-/// Runs `work` over `tokens`; `trace` gets the routing of the prompt and of each decoded token once, however often they
-/// are repeated.
+/// Times `work` over `tokens`. `trace` gets the routing of the prompt and of each decoded token once.
 ///
 /// # Errors
-/// As [`Session::new`] and [`Session::append`]; NaN in the last logits.
+/// As [`Sequence::new`] and [`Sequence::append`]; NaN in the last logits.
 pub fn measure(
     model: &Arc<Model>,
     tokens: &[u32],
     work: Work,
     trace: Option<&mut TraceWriter>,
-    stop: &AtomicBool,
+    stop: &Cancel,
 ) -> anyhow::Result<Measured> {
-    let options = SessionOptions { context: Some(work.tokens()), kv: work.kv };
+    let options = SequenceOptions { context: Some(work.tokens()), kv: work.kv };
     let mut run = Run {
-        session: Session::new(Arc::clone(model), options)?,
+        session: Sequence::new(Arc::clone(model), options)?,
         traffic: &Traffic::of(model, work.kv),
         tokens,
         work,
@@ -154,33 +157,33 @@ pub fn measure(
     Ok(Measured { prefill, decode, disk_bytes: run.disk_bytes })
 }
 
-/// Who watches a run, if anyone does.
+/// Observers of a run.
 struct Watch<'w, 't> {
     counter: Option<&'w mut Counter<'t>>,
     trace: Option<&'w mut TraceWriter>,
 }
 
 impl Observer for Watch<'_, '_> {
-    fn routed(&mut self, layer: usize, routing: &Routing) {
+    fn routed(&mut self, bank: BankKey, routing: &Routing) {
         if let Some(counter) = &mut self.counter {
-            counter.routed(layer, routing);
+            counter.routed(bank, routing);
         }
         if let Some(trace) = &mut self.trace {
-            trace.routed(layer, routing);
+            trace.routed(bank, routing);
         }
     }
 }
 
 struct Run<'a> {
-    session: Session,
+    session: Sequence,
     traffic: &'a Traffic,
     tokens: &'a [u32],
     work: Work,
-    /// Taken out once it has what it is for.
+    /// Taken out when its recording is complete.
     trace: Option<&'a mut TraceWriter>,
-    stop: &'a AtomicBool,
+    stop: &'a Cancel,
     disk_bytes: Option<u64>,
-    /// Time of the last run that does not count.
+    /// Time of the last untimed run.
     first: Duration,
 }
 
@@ -221,7 +224,7 @@ impl Run<'_> {
             let mut watch = Watch { counter: None, trace: self.trace.as_deref_mut() };
             self.session.append(rest, self.stop, &mut watch, &mut |_| {})?;
         }
-        // Only a prompt, or all of it once, brings all the weights from the disk that are about to be used.
+        // The warm-up must read all weights that the timed runs use: a prompt does, or all tokens once.
         let warm_up = match self.work.streams {
             true => WARM_UP_STREAM,
             false if self.work.prefill > 0 => decode.min(WARM_UP),
@@ -239,17 +242,17 @@ impl Run<'_> {
                 store_before = Some(run.session.model().experts().stats());
             }
             let (first, count) = (run.session.tokens().len(), if timed { decode } else { warm_up });
-            // Without streaming the warm-up may be shorter and repetitions are the same again: the first is recorded.
+            // Without streaming all repetitions are alike and the warm-up may be shorter: record the first
+            // repetition.
             let mut taken = if timed && !run.work.streams { run.trace.take() } else { None };
-            for token in &all_tokens[first..first + count] {
-                let token = std::slice::from_ref(token);
+            for &token in &all_tokens[first..first + count] {
                 let counter = timed.then_some(&mut counter);
                 let trace = match run.work.streams {
                     true => run.trace.as_deref_mut(),
                     false => taken.as_deref_mut(),
                 };
                 let mut watch = Watch { counter, trace };
-                run.session.append(token, run.stop, &mut watch, &mut |_| {})?;
+                run.session.decode(token, run.stop, &mut watch)?;
             }
             Ok(())
         })?;
@@ -268,7 +271,7 @@ impl Run<'_> {
         }))
     }
 
-    /// Once without timing, then as often as asked; tokens per second.
+    /// Runs once without timing, then `repeat` times; tokens per second.
     fn repeat(
         &mut self,
         tokens: usize,
@@ -292,7 +295,7 @@ impl Run<'_> {
     }
 
     fn progress(&self, label: &'static str, tokens: usize) -> Progress {
-        // The run without timing counts as one.
+        // The untimed run counts as one.
         Progress::new(label, Unit::Tokens, (tokens * (self.work.repeat + 1)) as u64)
     }
 }

@@ -1,22 +1,22 @@
-//! The most memory that the process owned while something ran, looked at every 50 ms. It must not know what ran.
+//! Peak memory owned by the process, sampled every 50 ms. It must not know what runs.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use moelten_engine::memory;
+use moelten_engine::runtime::memory;
 
-/// Time between two looks.
+/// Time between two samples.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Looks until it is asked.
+/// Samples until [`Peak::end`].
 pub struct Peak {
     stop: Sender<()>,
     thread: Option<JoinHandle<Option<u64>>>,
 }
 
 impl Peak {
-    /// Begins to look.
+    /// Starts sampling.
     pub fn begin() -> Self {
         let (stop, stopped) = channel();
         let look = move || {
@@ -26,14 +26,14 @@ impl Peak {
             }
             most.max(memory::owned_bytes())
         };
-        // Without the thread there is no figure.
+        // Without the thread there is no peak.
         let thread = std::thread::Builder::new().name("moelten-peak".to_owned()).spawn(look).ok();
         Self { stop, thread }
     }
 
-    /// The most bytes that were owned since the beginning; `None` where the system does not say.
+    /// Most bytes owned since the start; `None` if the system does not report them.
     pub fn end(mut self) -> Option<u64> {
-        // Whoever does not listen has ended.
+        // The thread may have ended already.
         let _ = self.stop.send(());
         self.thread.take()?.join().ok().flatten()
     }

@@ -1,18 +1,18 @@
-//! The shape of a model that nobody has downloaded: a few numbers, from a name or a TOML file, and the spec that they mean.
-//! The named ones are files of the same kind in `tools/shapes`. It must not know weights.
+//! Shapes: the dimensions of a model, from a name or a TOML file, and the spec made from them. The named
+//! shapes are TOML files in `tools/shapes`. It must not know weights.
 
 use std::path::Path;
 
 use anyhow::Context;
 use moelten_loader::spec::{
-    Activation, AttentionSpec, Ffn, HeadSpec, LayerSpec, Mixer, MlpSpec, ModelSpec, MoeSpec, NormSpec,
-    Pairing, QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,
+    Activation, AttentionSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Pairing,
+    QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,
 };
 use serde::Deserialize;
 
 use crate::exit::CommandError;
 
-/// The shapes that have a name.
+/// The named shapes, as TOML.
 const NAMED: [&str; 6] = [
     include_str!("../../shapes/qwen3-30b-a3b.toml"),
     include_str!("../../shapes/mixtral-8x7b.toml"),
@@ -22,18 +22,18 @@ const NAMED: [&str; 6] = [
     include_str!("../../shapes/qwen3-half.toml"),
 ];
 
-/// Bytes of a shape file; they have a few hundred.
+/// Largest shape file in bytes; usual ones have a few hundred.
 const FILE_MAX: u64 = 1 << 16;
 /// Epsilon of every norm.
 const EPS: f32 = 1e-6;
 
-/// A mixture-of-experts decoder in numbers: the fields of the TOML file.
+/// Dimensions of a mixture-of-experts decoder: the fields of the TOML file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
-    /// What to call it.
+    /// Name of the shape.
     pub name: String,
-    /// What the shape leaves out of the model it is named after.
+    /// Features of the real model that the shape lacks.
     #[serde(default)]
     pub approximated: Option<String>,
     /// Number of layers.
@@ -84,11 +84,11 @@ pub struct Shape {
     pub tied_head: bool,
 }
 
-/// `qk_norm` of a shape.
+/// Norms on queries and keys before rope: `qk_norm = "per_head"` in the TOML file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShapeQkNorm {
-    /// None.
+    /// Queries and keys stay as projected.
     #[default]
     None,
     /// Each head by itself.
@@ -106,10 +106,11 @@ fn yes() -> bool {
 }
 
 impl Shape {
-    /// The shape of that name, or of the TOML file `argument`; `layers` replaces its number of layers.
+    /// The shape named `argument`, or that of the TOML file `argument`; `layers` replaces its number of
+    /// layers.
     ///
     /// # Errors
-    /// Unknown names, files that cannot be read, numbers that make no model.
+    /// Unknown names, files that cannot be read, invalid dimensions.
     pub fn find(argument: &str, layers: Option<usize>) -> anyhow::Result<Self> {
         let named = NAMED.iter().map(|text| Self::parse(text)).collect::<anyhow::Result<Vec<_>>>()?;
         let names: Vec<String> = named.iter().map(|shape| shape.name.clone()).collect();
@@ -117,10 +118,8 @@ impl Shape {
             Some(shape) => shape,
             None if argument.ends_with(".toml") => Self::read(Path::new(argument))?,
             None => {
-                let problem = format!(
-                    "there is no shape {argument}; known are {}, or a file SHAPE.toml",
-                    names.join(", ")
-                );
+                let problem =
+                    format!("unknown shape {argument}; use {}, or a file SHAPE.toml", names.join(", "));
                 return Err(CommandError::Usage(problem).into());
             }
         };
@@ -133,18 +132,19 @@ impl Shape {
         let failed = || format!("cannot read {}", path.display());
         let found = std::fs::metadata(path).with_context(failed)?;
         if !found.is_file() || found.len() > FILE_MAX {
-            let problem = format!("{} is no shape: not a file of at most {FILE_MAX} bytes", path.display());
+            let problem =
+                format!("{} is not a shape: not a file of at most {FILE_MAX} bytes", path.display());
             return Err(CommandError::Usage(problem).into());
         }
         let text = std::fs::read_to_string(path).with_context(failed)?;
-        Self::parse(&text).with_context(|| format!("{} is no shape", path.display()))
+        Self::parse(&text).with_context(|| format!("{} is not a shape", path.display()))
     }
 
     fn parse(text: &str) -> anyhow::Result<Self> {
         toml::from_str(text).map_err(|error| CommandError::Usage(error.to_string()).into())
     }
 
-    /// Refuses numbers that make no model, or one that no machine holds.
+    /// Refuses invalid dimensions, and models too large for any machine.
     fn check(&self) -> anyhow::Result<()> {
         let within = |field: &str, value: usize, low: usize, high: usize| {
             if (low..=high).contains(&value) {
@@ -168,12 +168,14 @@ impl Shape {
         let inputs =
             [self.d_model, self.heads * self.head_dim, self.expert_d_ff, self.shared_d_ff.unwrap_or(32)];
         let problem = match inputs.into_iter().find(|width| !width.is_multiple_of(32)) {
-            Some(width) => format!("a matrix has rows of {width} weights, but blocks hold 32"),
+            Some(width) => {
+                format!("a matrix has rows of {width} weights, not a multiple of the block size 32")
+            }
             None if !self.heads.is_multiple_of(self.kv_heads) => {
-                format!("{} heads do not share {} kv_heads evenly", self.heads, self.kv_heads)
+                format!("{} heads are not a multiple of {} kv_heads", self.heads, self.kv_heads)
             }
             None if !self.head_dim.is_multiple_of(2) => {
-                format!("head_dim is {}, but rope turns pairs", self.head_dim)
+                format!("head_dim is {}, but rope needs an even number", self.head_dim)
             }
             None if !(self.rope_theta > 1.0 && self.rope_theta.is_finite()) => {
                 format!("rope_theta is {}, but must be above 1", self.rope_theta)
@@ -183,13 +185,12 @@ impl Shape {
         Err(CommandError::Usage(problem).into())
     }
 
-    /// The spec of a model of this shape.
+    /// The model spec with these dimensions.
     pub fn spec(&self) -> ModelSpec {
-        let mlp = |d_ff| MlpSpec { d_ff, activation: Activation::Silu };
+        let mlp = |d_ff| MlpSpec::gated(d_ff, Activation::Silu);
         let norm = NormSpec::Rms { eps: EPS };
-        let layer = |index: usize| LayerSpec {
-            mixer_norm: norm,
-            mixer: Mixer::Attention(AttentionSpec {
+        let layer = |index: usize| {
+            let attention = AttentionSpec {
                 heads: self.heads,
                 kv_heads: self.kv_heads,
                 head_dim: self.head_dim,
@@ -209,9 +210,8 @@ impl Shape {
                 }),
                 window: self.window.filter(|_| index.is_multiple_of(self.window_every)),
                 clip_qkv: None,
-            }),
-            ffn_norm: norm,
-            ffn: Ffn::Moe(MoeSpec {
+            };
+            let moe = MoeSpec {
                 experts: self.experts,
                 expert: mlp(self.expert_d_ff),
                 router: RouterSpec {
@@ -219,8 +219,8 @@ impl Shape {
                     scale: 1.0,
                 },
                 shared: self.shared_d_ff.map_or(SharedExpert::None, |d_ff| SharedExpert::Plain(mlp(d_ff))),
-            }),
-            residual_scale: 1.0,
+            };
+            LayerSpec::pre_norm(norm, Op::Attention(attention), Op::Moe(moe), 1.0)
         };
         ModelSpec {
             name: self.name.clone(),
@@ -252,10 +252,7 @@ mod tests {
             .spec()
             .layers
             .iter()
-            .map(|layer| {
-                let Mixer::Attention(attention) = &layer.mixer;
-                attention.window
-            })
+            .map(|layer| layer.attention().unwrap().window)
             .collect();
         assert_eq!(windows, [Some(128), None, Some(128)]);
     }

@@ -1,20 +1,21 @@
-//! How many bytes a token reads and how many weights it is multiplied with: the matrices that every token passes, the
-//! experts that were chosen, counted as they are, and keys and values. It must not know clocks.
+//! Bytes and weights that a token reads: shared matrices, the chosen experts, keys and values. It must not
+//! know time.
 
-use moelten_engine::decoder::Observer;
-use moelten_engine::kv_cache::KvFormat;
+use moelten_engine::forward::observe::Observer;
+use moelten_engine::layers::ffn::router::Routing;
 use moelten_engine::model::Model;
-use moelten_engine::router::Routing;
-use moelten_loader::roles::Role;
-use moelten_loader::spec::{Ffn, Mixer, ModelSpec};
-use moelten_loader::store::{MatrixRef, TensorStore};
+use moelten_engine::state::kv::format::KvFormat;
+use moelten_loader::spec::{AttentionSpec, BankKey, ModelSpec};
+use moelten_loader::tensors::bank::MatrixRef;
+use moelten_loader::tensors::roles::Role;
+use moelten_loader::tensors::store::TensorStore;
 
-/// Bytes of weights and how many weights they are.
+/// Size of matrices in bytes and in weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Size {
-    /// Bytes as they lie in the file.
+    /// Bytes in the file's format.
     pub bytes: u64,
-    /// Weights.
+    /// Elements of the matrices; each is one multiplication and one addition for a token.
     pub weights: u64,
 }
 
@@ -29,27 +30,27 @@ impl Size {
     }
 }
 
-/// What the parts of a model weigh.
+/// Sizes of a model's parts.
 #[derive(Debug)]
 pub struct Traffic {
-    /// What every token passes: all matrices but the embedding, the experts and the head. Of the embedding a token
-    /// reads one row; it is left out.
+    /// Matrices that every token reads, except the head. Of the embedding a token reads one row, which is not
+    /// counted.
     pub dense: Size,
-    /// The head, which a prompt passes once and a decoded token each time.
+    /// The head, read once for a prompt and once for each decoded token.
     pub head: Size,
-    /// Each expert of each layer.
-    experts: Vec<Vec<Size>>,
-    /// Of each layer: the window, and bytes of keys and values of one position.
+    /// The expert banks: where each is, and the size of each expert.
+    banks: Vec<(BankKey, Vec<Size>)>,
+    /// For each layer with attention: its window, and the bytes of keys and values of one position.
     kv: Vec<(usize, u64)>,
 }
 
 impl Traffic {
-    /// Weighs `model`.
+    /// Sizes of `model`.
     pub fn of(model: &Model, kv: KvFormat) -> Self {
         Self::weigh(model.spec(), model.tensors(), kv)
     }
 
-    /// As [`Self::of`], before there is a model.
+    /// As [`Self::of`], before the model is loaded.
     pub fn weigh(spec: &ModelSpec, tensors: &TensorStore, kv: KvFormat) -> Self {
         let head_role = if spec.head.tied { Role::Embed } else { Role::Head };
         let mut dense = Size::default();
@@ -58,60 +59,57 @@ impl Traffic {
                 dense.add(Size::of(&matrix));
             }
         }
-        let experts = (0..spec.layers.len()).map(|layer| {
-            let expert = |expert: &moelten_loader::store::MlpRef| {
+        let banks = tensors.banks().iter().map(|bank| {
+            let expert = |matrices: &[MatrixRef]| {
                 let mut size = Size::default();
-                [&expert.gate, &expert.up, &expert.down].into_iter().for_each(|m| size.add(Size::of(m)));
+                matrices.iter().for_each(|matrix| size.add(Size::of(matrix)));
                 size
             };
-            tensors.experts(layer).iter().map(expert).collect()
+            (bank.key, bank.iter().map(expert).collect())
         });
-        let of_layer = |mixer: &Mixer| {
-            let Mixer::Attention(a) = mixer;
+        let of_layer = |a: &AttentionSpec| {
             (a.window.unwrap_or(usize::MAX), (2 * a.kv_heads * a.head_dim * kv.bytes()) as u64)
         };
         Self {
             dense,
             head: Size::of(&tensors.get(head_role)),
-            experts: experts.collect(),
-            kv: spec.layers.iter().map(|layer| of_layer(&layer.mixer)).collect(),
+            banks: banks.collect(),
+            kv: spec.attention_layers().map(of_layer).collect(),
         }
     }
 
-    /// Of each layer: bytes of routed experts that a token reads, if all are chosen equally often. 0 for dense layers.
+    /// Bytes of routed experts of each bank that a token reads, for uniform routing.
     pub fn routed_bytes(&self, spec: &ModelSpec) -> Vec<f64> {
-        let layer = |(layer, sizes): (&moelten_loader::spec::LayerSpec, &Vec<Size>)| match &layer.ffn {
-            Ffn::Dense(_) => 0.0,
-            Ffn::Moe(moe) => {
-                let all: u64 = sizes.iter().map(|size| size.bytes).sum();
-                all as f64 * moe.router.select.max_experts() as f64 / sizes.len().max(1) as f64
-            }
-        };
-        spec.layers.iter().zip(&self.experts).map(layer).collect()
+        let banks = spec.banks().zip(&self.banks).map(|((_, bank), (_, sizes))| {
+            let all: u64 = sizes.iter().map(|size| size.bytes).sum();
+            all as f64 * bank.most_per_token as f64 / sizes.len().max(1) as f64
+        });
+        banks.collect()
     }
 
-    /// Bytes of keys and values that the token at `position` reads: those of all before it that it sees, and its own.
+    /// Bytes of keys and values that the token at `position` reads: its own and those of all visible
+    /// positions.
     pub fn kv_bytes(&self, position: usize) -> u64 {
         self.kv.iter().map(|&(window, bytes)| (position + 1).min(window) as u64 * bytes).sum()
     }
 
-    /// Someone to count the experts of a run.
+    /// An observer that counts the chosen experts.
     pub fn counter(&self) -> Counter<'_> {
-        let used = self.experts.iter().map(|layer| vec![false; layer.len()]).collect();
+        let used = self.banks.iter().map(|(_, sizes)| vec![false; sizes.len()]).collect();
         Counter { traffic: self, chosen: Size::default(), used }
     }
 }
 
-/// Counts the experts that tokens choose.
+/// Counts the experts chosen by tokens.
 pub struct Counter<'a> {
     traffic: &'a Traffic,
-    /// What was chosen, for every token anew.
+    /// Total size of the chosen experts, over all tokens.
     pub chosen: Size,
     used: Vec<Vec<bool>>,
 }
 
 impl Counter<'_> {
-    /// How many different experts were chosen, over all layers, and how many there are.
+    /// Number of distinct experts chosen and number of experts, over all layers.
     pub fn variety(&self) -> (usize, usize) {
         let all = self.used.iter().flatten();
         (all.clone().filter(|&&used| used).count(), all.count())
@@ -119,11 +117,13 @@ impl Counter<'_> {
 }
 
 impl Observer for Counter<'_> {
-    fn routed(&mut self, layer: usize, routing: &Routing) {
+    fn routed(&mut self, bank: BankKey, routing: &Routing) {
+        let known = self.traffic.banks.iter().position(|(key, _)| *key == bank);
+        let number = known.expect("the traffic has every bank of the model");
         for token in 0..routing.tokens() {
             for &id in routing.token(token).0 {
-                self.chosen.add(self.traffic.experts[layer][id as usize]);
-                self.used[layer][id as usize] = true;
+                self.chosen.add(self.traffic.banks[number].1[id as usize]);
+                self.used[number][id as usize] = true;
             }
         }
     }

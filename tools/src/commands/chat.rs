@@ -12,38 +12,39 @@ use moelten_tui::screen::Screen;
 use moelten_tui::terminal::{self, Notes, Tone};
 use moelten_tui::theme::{ColourChoice, ColourScheme, Theme};
 
-use crate::chatter::Chatter;
+use crate::chat::answerer::About;
+use crate::chat::backend::ChatBackend;
+use crate::chat::prompt;
+use crate::chat::sampling::SamplingArgs;
 use crate::exit::CommandError;
 use crate::open::SessionArgs;
-use crate::responder::About;
-use crate::sampling::SamplingArgs;
+use crate::open::builtin;
 use crate::signals::{self, Polling};
-use crate::{builtin, prompt};
 
 /// Chat with a model
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct ChatArgs {
     /// GGUF file or model folder; the built-in model if there is none
     model: Option<PathBuf>,
-    /// Instructions for the whole conversation, with --continue in the place of its own; @FILE reads them from a file
+    /// System prompt; replaces the saved one with --continue; @FILE reads it from a file
     #[arg(short, long, value_name = "TEXT|@FILE")]
     system: Option<String>,
-    /// Go on with the last conversation
+    /// Continue the last conversation
     #[arg(long = "continue", visible_alias = "resume")]
     go_on: bool,
-    /// Line by line, without the full screen
+    /// Plain lines instead of the full screen
     #[arg(long, env = "MOELTEN_PLAIN")]
     plain: bool,
-    /// Whether to use colours [auto: unless NO_COLOR is set]
+    /// When to use colours [auto: unless NO_COLOR is set]
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     color: ColorArg,
-    /// What the terminal's ground is like [default: MOELTEN_THEME, what the terminal says, or dark]
-    #[arg(long, value_name = "GROUND")]
+    /// Terminal background [default: MOELTEN_THEME, what the terminal reports, or dark]
+    #[arg(long, value_name = "BACKGROUND")]
     theme: Option<ThemeArg>,
-    /// Keep neither the history of what you type nor the conversation
+    /// Save neither the input history nor the conversation
     #[arg(long)]
     no_history: bool,
-    /// Say more: the seed
+    /// Print more: the seed
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
@@ -52,27 +53,27 @@ pub struct Args {
     sampling: SamplingArgs,
 }
 
-/// `--color`.
+/// When the chat uses colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum ColorArg {
-    /// As the terminal and NO_COLOR say
+    /// If the terminal has colours and NO_COLOR is not set
     Auto,
-    /// In any case
+    /// Even if the output is not a terminal
     Always,
-    /// In no case
+    /// Plain text
     Never,
 }
 
-/// `--theme`.
+/// Terminal background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum ThemeArg {
-    /// Light text on dark ground
+    /// Light text on a dark background
     Dark,
-    /// Dark text on light ground
+    /// Dark text on a light background
     Light,
 }
 
-impl Args {
+impl ChatArgs {
     fn theme(&self) -> Theme {
         let choice = match self.color {
             ColorArg::Auto => ColourChoice::Auto,
@@ -88,26 +89,26 @@ impl Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let system = args.system.as_deref().map(|text| prompt::text_or_file(text, notes)).transpose()?;
-    // What is said before the screen opens is said on it once more.
+    // Messages from before the screen opens are repeated on it.
     let mut said = Vec::new();
     let mut say = |tone: Tone, text: String| {
         notes.line(tone, &text);
         said.push((tone, text));
     };
-    let chatter =
-        Chatter::open(args.model.as_deref(), system.as_deref(), &args.session, &args.sampling, &mut say)?;
-    let about = chatter.responder().about().clone();
-    let params = chatter.params()?;
+    let backend =
+        ChatBackend::open(args.model.as_deref(), system.as_deref(), &args.session, &args.sampling, &mut say)?;
+    let about = backend.answerer().about().clone();
+    let params = backend.params()?;
     about.notices.iter().for_each(|notice| say(Tone::Dim, format!("note: {notice}")));
     if args.verbose {
         say(Tone::Dim, format!("seed {}", params.sampler.seed));
     }
     let full = interactive() && !args.plain && terminal::has_escape_sequences();
     let kept = if args.no_history || !interactive() { StatePaths::default() } else { kept() };
-    let mut chat = Chat::new(chatter.responder().facts(), params, system);
+    let mut chat = Chat::new(backend.answerer().facts(), params, system);
     if kept.conversation.is_some() {
         chat.keep_conversations();
     }
@@ -118,42 +119,42 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             greeting.push((Tone::Dim, "F3 lists the models on this machine.".to_owned()));
         }
         greeting.extend(said);
-        return full_screen(chat, chatter, kept, args.theme(), greeting, last);
+        return full_screen(chat, backend, kept, args.theme(), greeting, last);
     }
     if interactive() && !args.plain {
-        notes.line(Tone::Dim, "This terminal knows no full screen (TERM), so the chat goes line by line.");
+        notes.line(Tone::Dim, "This terminal has no full screen (TERM); using plain lines.");
     }
     greeting(&about, args.model.is_none()).iter().for_each(|(tone, line)| notes.line(*tone, line));
-    notes.line(Tone::Dim, "/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.");
-    let mut chatter = chatter;
+    notes.line(Tone::Dim, "/help lists the commands, Ctrl-C stops an answer, Ctrl-D quits.");
+    let mut backend = backend;
     let first = last.map_or_else(Vec::new, |event| chat.handle(ChatEvent::File(event)));
     let mut input: Box<dyn Input> = if interactive() {
         terminal::remember();
         Box::new(EditorInput::new(kept.history.clone(), notes)?)
     } else {
-        // A person who pipes the answers elsewhere still types.
+        // Prompts are shown if only the output is piped.
         let prompts = io::stdin().is_terminal();
         Box::new(PlainInput::new(io::stdin().lock(), notes, prompts))
     };
-    Ok(driver::run_lines(&mut chat, &mut chatter, &mut *input, notes, &kept, first)?)
+    Ok(driver::run_lines(&mut chat, &mut backend, &mut *input, notes, &kept, first)?)
 }
 
 fn full_screen(
     chat: Chat,
-    chatter: Chatter,
+    backend: ChatBackend,
     kept: StatePaths,
     theme: Theme,
     greeting: Vec<(Tone, String)>,
     last: Option<FileEvent>,
 ) -> anyhow::Result<()> {
-    // A signal may end the program only when the screen has been given back.
+    // A signal must not end the program before the screen is restored.
     let polling = Polling::begin();
     signals::watch_job_control();
     let mut greeting = greeting;
     let history = kept.history.clone().and_then(|path| match HistoryFile::open(path) {
         Ok(history) => Some(history),
         Err(error) => {
-            greeting.push((Tone::Warning, format!("The history is not saved: {error}")));
+            greeting.push((Tone::Warning, format!("Input history is not saved: {error}")));
             None
         }
     });
@@ -161,15 +162,19 @@ fn full_screen(
     let mut screen = Screen::new(chat, theme, texts);
     screen.show_notes(greeting);
     let first = screen.open(last);
-    let search = chatter.finder();
-    let controls =
-        Controls { stop: signals::stop, requested: signals::asked, suspend: signals::suspend, search };
-    driver::run_screen(screen, Box::new(chatter), kept, history, controls, first)?;
+    let finder = backend.finder();
+    let controls = Controls {
+        stop: signals::stop,
+        requested: signals::asked,
+        suspend: signals::suspend,
+        search: finder,
+    };
+    driver::run_screen(screen, Box::new(backend), kept, history, controls, first)?;
     drop(polling);
     if signals::ended() { Err(CommandError::Stopped.into()) } else { Ok(()) }
 }
 
-/// What a chat begins with.
+/// The first lines of a chat.
 fn greeting(about: &About, built_in: bool) -> Vec<(Tone, String)> {
     let mut lines = vec![(Tone::Plain, format!("moelten {}: {}", env!("CARGO_PKG_VERSION"), about.name))];
     if built_in {
@@ -179,17 +184,18 @@ fn greeting(about: &About, built_in: bool) -> Vec<(Tone, String)> {
     lines
 }
 
-/// Where things are kept: below `~/.local/state/moelten`, by the XDG rules. Without a home nothing is.
+/// Files for history and conversation: in `~/.local/state/moelten`, by the XDG rules; none without a home
+/// folder.
 fn kept() -> StatePaths {
     let state = etcetera::choose_base_strategy().ok().and_then(|strategy| strategy.state_dir());
     let file = |name| state.as_ref().map(|state| state.join("moelten").join(name));
     StatePaths { history: file("history"), conversation: file("last-conversation.json") }
 }
 
-/// The last conversation, read.
+/// Reads the last conversation.
 fn last_conversation() -> anyhow::Result<FileEvent> {
-    let none = |why: &str| CommandError::Usage(format!("there is no conversation to go on with: {why}"));
-    let path = kept().conversation.ok_or_else(|| none("there is no home folder to keep one in"))?;
+    let none = |why: &str| CommandError::Usage(format!("no conversation to continue: {why}"));
+    let path = kept().conversation.ok_or_else(|| none("there is no home folder to save one in"))?;
     let text = driver::last_conversation(&path).map_err(|why| none(&format!("{}: {why}", path.display())))?;
     Ok(FileEvent::Last { path, text })
 }

@@ -1,26 +1,26 @@
-//! `moelten doctor`: what this machine offers and what of it will be used: processor, threads, memory, instruction set
-//! tiers with the measured speed of each, and on request the disk below a file.
+//! `moelten doctor`: processor, threads, memory and instruction set tiers of this machine, their measured
+//! speed and which is used; on request the speed of a file's disk.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use moelten_engine::memory;
-use moelten_engine::pool::Pool;
-use moelten_engine::system::System;
-use moelten_engine::topology::{Pin, Placement, ThreadPlan, Topology};
+use moelten_engine::runtime::memory;
+use moelten_engine::runtime::pool::Pool;
+use moelten_engine::runtime::system::System;
+use moelten_engine::runtime::topology::{Pin, Placement, ThreadPlan, Topology};
 use moelten_quant::{Isa, Kernels};
 use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
 use crate::bench::limits::{self, TIER_FORMAT, TIER_TOKENS, TierSpeed};
-use crate::progress::bytes;
+use crate::report::progress::bytes;
 
-/// Show what this machine offers: cores, memory, instruction sets with their measured speed
+/// Show cores, memory, and instruction sets with their measured speed
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// A large file, e.g. a model, on the disk whose speed is to be measured
+pub struct DoctorArgs {
+    /// Measure the disk that this large file is on, e.g. a model
     #[arg(long, value_name = "FILE")]
     disk: Option<PathBuf>,
     /// Print one JSON object
@@ -28,7 +28,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Everything that was found out.
+/// Everything that is printed.
 struct Findings {
     cpu: Option<String>,
     topology: Option<Topology>,
@@ -50,7 +50,7 @@ struct MemoryFindings {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let system = System::here();
     let pick = Isa::from_env().map_err(moelten_engine::error::EngineError::from)?;
     Notes::detect().line(Tone::Dim, "measuring, a few seconds");
@@ -82,14 +82,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The choice in brackets: `always [madvise] never`.
+/// The selected value, in brackets: `always [madvise] never`.
 fn chosen(text: &str) -> Option<String> {
     Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())
 }
 
 impl Findings {
     fn why(&self) -> &'static str {
-        if self.forced { "MOELTEN_ISA asks for it" } else { "the best of this machine" }
+        if self.forced { "set by MOELTEN_ISA" } else { "the best available" }
     }
 
     fn text(&self) -> Result<String, std::fmt::Error> {
@@ -109,16 +109,16 @@ impl Findings {
         writeln!(out, "memory      {total}, {available} available{limit}")?;
         let huge = match m.huge_pages.as_deref() {
             Some("always") => "always",
-            Some("madvise") => "on request, and requested",
+            Some("madvise") => "madvise (used)",
             Some("never") => {
-                "never; `echo madvise >/sys/kernel/mm/transparent_hugepage/enabled` may speed things up"
+                "never (`echo madvise >/sys/kernel/mm/transparent_hugepage/enabled` may be faster)"
             }
             _ => "unknown",
         };
         writeln!(out, "huge pages  {huge}")?;
         writeln!(
             out,
-            "limits      {:.1} GB/s RAM, {:.2} int8 TOP/s, all threads",
+            "limits      {:.1} GB/s RAM, {:.2} int8 TOP/s with all threads",
             self.ram_gb_per_s, self.int8_tops
         )?;
         match &self.disk {
@@ -139,17 +139,20 @@ impl Findings {
                     s.matmul_gops
                 )?,
                 None => {
-                    writeln!(out, "{mark} {:12} not here: lacks {}", isa.name(), isa.missing().join(", "))?
+                    writeln!(out, "{mark} {:12} unavailable (no {})", isa.name(), isa.missing().join(", "))?
                 }
             }
         }
         writeln!(
             out,
-            "  {TIER_FORMAT} weights, one thread: peak in registers, weights read with 1 token, products of many"
+            "  one thread, {TIER_FORMAT} weights: peak in registers, one token, {TIER_TOKENS} tokens"
         )?;
-        writeln!(out, "* {} is used: {}", self.pick, self.why())?;
+        writeln!(out, "* used: {} ({})", self.pick, self.why())?;
         if cfg!(not(target_arch = "x86_64")) {
-            writeln!(out, "  this processor has no kernels of its own yet, and nobody has run these on it")?;
+            writeln!(
+                out,
+                "  there are no kernels for this processor yet; the portable ones have not been tested on it"
+            )?;
         }
         Ok(out)
     }
@@ -202,7 +205,7 @@ impl Findings {
     }
 }
 
-/// Cores and CPUs in a line.
+/// Cores and hardware threads, in a line.
 fn cores(topology: &Topology) -> String {
     let count = topology.cores.len();
     let fast = topology.cores.iter().filter(|core| core.performance).count();
@@ -210,12 +213,12 @@ fn cores(topology: &Topology) -> String {
     if fast < count {
         let _ = write!(text, "({fast} performance, {} efficiency) ", count - fast);
     }
-    let _ = write!(text, "with {} CPUs", topology.online);
+    let _ = write!(text, "cores, {} threads", topology.online);
     if topology.allowed.len() < topology.online {
-        let _ = write!(text, ", of which this process may use {}", topology.allowed.len());
+        let _ = write!(text, ", {} of them allowed for this process", topology.allowed.len());
     }
     if let Some(quota) = topology.quota {
-        let _ = write!(text, ", for the time of {quota:.1}");
+        let _ = write!(text, ", CPU quota {quota:.1}");
     }
     text
 }
@@ -225,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_choice_stands_in_brackets() {
+    fn the_selected_value_is_in_brackets() {
         assert_eq!(chosen("always [madvise] never\n").as_deref(), Some("madvise"));
         assert_eq!(chosen("always"), None);
     }

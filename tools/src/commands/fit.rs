@@ -1,5 +1,6 @@
-//! `moelten fit`: whether a model fits, what of it stays in memory and how fast it will be, without running it. The plan is
-//! the one that `chat` and `run` allocate by. The names in the JSON object are a promise: other programs read them.
+//! `moelten fit`: whether a model fits, what stays in memory and how fast it will be, without running it. The
+//! plan is the one that `chat` and `run` allocate by. The names in the JSON object are stable: other programs
+//! read them.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -7,29 +8,27 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use moelten_engine::error::EngineError;
-use moelten_engine::memory;
+use moelten_engine::plan::context::fitting;
 use moelten_engine::plan::{Experts, GROWTH, Plan, Ram};
-use moelten_engine::session::fitting;
+use moelten_engine::runtime::memory;
 use moelten_loader::load::LoadedModel;
 use moelten_tui::figures::percent;
 use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
-use crate::forecast::{Forecast, Span, Speeds, TOLERANCE};
-use crate::memory_words;
 use crate::open::{self, SessionArgs};
-use crate::progress::bytes;
+use crate::report::forecast::{Forecast, Span, Speeds, TOLERANCE};
+use crate::report::memory_words;
+use crate::report::progress::bytes;
 
-/// Show whether a model fits, what stays in memory, and how fast it will be
-///
-/// Plans as `chat` and `run` do, measures RAM and disk for a moment, and loads nothing. Exit code 0 if the model runs, 5 if
-/// it does not.
+/// Show whether a model fits, what stays in memory, and how fast it will be Plans as `chat` and `run` do,
+/// measures RAM and disk briefly, and loads no weights. Exit code 0 if the model runs, 5 if it does not.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct FitArgs {
     /// GGUF file or model folder; the built-in model if there is none
     model: Option<PathBuf>,
-    /// Share of the expert bytes that will be found in memory, 0 to 1, instead of a guess: `/stats` shows what it was
+    /// Cache hit rate to assume, 0 to 1, such as one that `/stats` showed [default: estimated]
     #[arg(long, value_name = "SHARE", value_parser = share)]
     hit_rate: Option<f64>,
     /// Print one JSON object
@@ -39,12 +38,15 @@ pub struct Args {
     session: SessionArgs,
 }
 
-/// How long the disk is measured.
+/// Time to measure the disk.
 const PROBE: Duration = Duration::from_millis(800);
-/// Bytes that are read to measure the RAM, at most.
+/// Largest buffer to measure RAM, in bytes.
 const PROBE_BYTES: u64 = 512 << 20;
 
-/// What to say.
+/// A line of the report: what, its value, and words behind it.
+type Row = (&'static str, String, String);
+
+/// Everything that is printed of a model that runs.
 struct Report<'a> {
     name: String,
     loaded: &'a LoadedModel,
@@ -55,24 +57,24 @@ struct Report<'a> {
     free: Option<u64>,
 }
 
-/// Why a model does not run, and what would help.
+/// Why a model does not fit, and what would.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Refusal {
-    /// Bytes that are allowed.
+    /// Memory budget in bytes.
     budget: u64,
-    /// The least budget with this context.
+    /// Smallest budget with this context.
     least: u64,
-    /// The least budget with a context of one token.
+    /// Smallest budget with a context of one token.
     least_short: u64,
-    /// The longest context in this budget, 0 if there is none.
+    /// Longest context in this budget, 0 if none fits.
     longest: usize,
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: FitArgs) -> anyhow::Result<()> {
     let loaded = open::load(args.model.as_deref())?;
     let name = open::name(args.model.as_deref());
-    // `chat` and `run` hold these when they plan; what needs no text runs without.
+    // `chat` and `run` hold these when they plan, so they count here too.
     let _language = (loaded.text().ok(), loaded.chat_template().ok());
     let plan = match args.session.plan(&loaded) {
         Ok(plan) => plan,
@@ -136,7 +138,7 @@ impl Refusal {
                 )
             }
         };
-        format!("{name}: NO, it does not run in {}\n\n  would run       {would}\n", bytes(budget))
+        format!("{name}: NO, does not fit in {}\n\n  needs           {would}\n", bytes(budget))
     }
 
     fn json(&self, name: &str) -> Value {
@@ -151,101 +153,105 @@ impl Refusal {
     }
 }
 
-/// A size that `--ram` takes and with which what needs `bytes` now will run.
+/// A value for `--ram` with which a model that needs `bytes` runs.
 fn size(bytes: u64) -> String {
     format!("{}M", bytes.saturating_add(GROWTH).div_ceil(1 << 20))
 }
 
 impl Report<'_> {
-    /// RAM if every expert stays in memory once it is there.
+    /// `RAM` if all experts fit into memory, `STREAM` otherwise.
     fn verdict(&self) -> &'static str {
         if memory_words::streams(&self.plan) { "STREAM" } else { "RAM" }
     }
 
     fn text(&self) -> Result<String, std::fmt::Error> {
-        let plan = &self.plan;
         let mut out = String::new();
-        let what = match &plan.experts {
+        let what = match &self.plan.experts {
             Experts::Cached(cached) if cached.share() < 1.0 => {
-                format!("it runs with {:.0} % of its experts in memory", 100.0 * cached.share())
+                format!("runs with {:.0} % of its experts in memory", 100.0 * cached.share())
             }
             _ => "all of it fits".to_owned(),
         };
         writeln!(out, "{}: {}, {what}\n", self.name, self.verdict())?;
-        let mut row = |name: &str, value: String| writeln!(out, "  {name:<15} {value}");
-        let why = match self.session.compute().ram {
-            Ram::Auto => "what is free, with something left for others",
-            Ram::Min => "the least that it runs with",
-            Ram::Bytes(_) => "as asked",
-        };
-        let free = self.free.map_or_else(String::new, |free| format!("; {} are free now", bytes(free)));
-        row("budget", format!("{:>12}  {why}{free}", bytes(plan.budget)))?;
-        row("program", format!("{:>12}", bytes(plan.base)))?;
-        let place = match &plan.experts {
-            Experts::InPlace => "mapped, in place",
-            Experts::Cached(cached) if cached.embedding_in_file => {
-                "copied to memory; the embedding stays in the file, of which a token reads one row"
-            }
-            Experts::Cached(_) => "copied to memory",
-        };
-        row("other weights", format!("{:>12}  {place}", bytes(plan.dense)))?;
-        let (kv, tokens) = (self.session.compute().kv().name(), open::count(plan.context.tokens));
-        let why = open::context_words(&self.loaded.spec, plan.context);
-        row("context", format!("{:>12}  {tokens} tokens in {kv} ({why})", bytes(plan.kv)))?;
-        row("buffers", format!("{:>12}", bytes(plan.scratch)))?;
-        row("experts", self.experts_words())?;
-        row("together", format!("{:>12}", bytes(plan.needs())))?;
-        row("RAM", format!("{:>12.1}  GB/s", self.speeds.ram_gb_per_s))?;
-        let pattern = self.speeds.pattern;
-        row(
-            "disk",
-            match &self.speeds.disk_gb_per_s {
-                Ok(speed) => format!(
-                    "{speed:>12.2}  GB/s, reading {} at a time, {} on their way",
-                    bytes(pattern.block as u64),
-                    pattern.depth
-                ),
-                Err(why) => format!("{:>12}  {why}", "unknown"),
-            },
-        )?;
-        let f = &self.forecast;
-        row(
-            "one token",
-            format!(
-                "{:>12}  and {} of chosen experts",
-                bytes(f.dense_bytes as u64),
-                bytes(f.routed_bytes as u64)
-            ),
-        )?;
-        if self.verdict() == "STREAM" {
-            let Span { low, high } = f.hits;
-            let hits = if low == high {
-                percent(low)
-            } else {
-                format!("{:.0} to {:.0} %", 100.0 * low, 100.0 * high)
-            };
-            row(
-                "hits",
-                format!("{hits:>12}  of expert bytes found in memory, by how regular the routing is"),
-            )?;
+        for (name, value, words) in self.memory_rows().into_iter().chain(self.speed_rows()) {
+            writeln!(out, "{}", format!("  {name:<15} {value:>12}  {words}").trim_end())?;
         }
-        let speed = |span: Option<Span>| span.map_or_else(|| "unknown".to_owned(), memory_words::speed);
-        row(
-            "speed",
-            format!("{:>12}  tokens/s when warm, {} for the first tokens", speed(f.warm), speed(f.cold)),
-        )?;
-        if let Some(line) = memory_words::tight(self.loaded, plan) {
+        if let Some(line) = memory_words::tight(self.loaded, &self.plan) {
             writeln!(out, "\n{line}")?;
         }
         Ok(out)
     }
 
-    fn experts_words(&self) -> String {
+    fn memory_rows(&self) -> Vec<Row> {
+        let plan = &self.plan;
+        let why = match self.session.compute().ram {
+            Ram::Auto => "free memory, less a reserve for other programs",
+            Ram::Min => "the smallest that works",
+            Ram::Bytes(_) => "from --ram",
+        };
+        let free = self.free.map_or_else(String::new, |free| format!("; {} free now", bytes(free)));
+        let place = match &plan.experts {
+            Experts::InPlace => "mapped from the file",
+            Experts::Cached(cached) if cached.embedding_in_file => {
+                "copied to memory; the embedding is read from the file, one row per token"
+            }
+            Experts::Cached(_) => "copied to memory",
+        };
+        let (kv, tokens) = (self.session.compute().kv().name(), open::count(plan.context.tokens));
+        let why_context = open::context_words(&self.loaded.spec, plan.context);
+        let (expert_bytes, experts) = self.experts_words();
+        vec![
+            ("budget", bytes(plan.budget), format!("{why}{free}")),
+            ("program", bytes(plan.base), String::new()),
+            ("other weights", bytes(plan.dense), place.to_owned()),
+            ("context", bytes(plan.kv), format!("{tokens} tokens in {kv} ({why_context})")),
+            ("buffers", bytes(plan.scratch), String::new()),
+            ("experts", expert_bytes, experts),
+            ("total", bytes(plan.needs()), String::new()),
+        ]
+    }
+
+    fn speed_rows(&self) -> Vec<Row> {
+        let (f, pattern) = (&self.forecast, self.speeds.pattern);
+        let (disk, how) = match &self.speeds.disk_gb_per_s {
+            Ok(speed) => {
+                let (block, depth) = (bytes(pattern.block as u64), pattern.depth);
+                (format!("{speed:.2}"), format!("GB/s, in reads of {block}, {depth} in flight"))
+            }
+            Err(why) => ("unknown".to_owned(), why.clone()),
+        };
+        let (shared, routed) = (f.dense_bytes as u64, f.routed_bytes as u64);
+        let mut rows = vec![
+            ("RAM", format!("{:.1}", self.speeds.ram_gb_per_s), "GB/s".to_owned()),
+            ("disk", disk, how),
+            (
+                "read per token",
+                bytes(shared + routed),
+                format!("{} shared + {} experts", bytes(shared), bytes(routed)),
+            ),
+        ];
+        if self.verdict() == "STREAM" {
+            let Span { low, high } = f.hits;
+            let hits = match low == high {
+                true => percent(low),
+                false => format!("{:.0} to {:.0} %", 100.0 * low, 100.0 * high),
+            };
+            let words = "of expert bytes found in memory, depending on the text";
+            rows.push(("cache hits", hits, words.to_owned()));
+        }
+        let speed = |span: Option<Span>| span.map_or_else(|| "unknown".to_owned(), memory_words::speed);
+        let words = format!("tokens/s once warm, {} for the first tokens", speed(f.cold));
+        rows.push(("speed", speed(f.warm), words));
+        rows
+    }
+
+    /// Bytes of expert weights in memory, and which they are.
+    fn experts_words(&self) -> (String, String) {
         let plan = &self.plan;
         let total = bytes(plan.expert_bytes);
         match &plan.experts {
-            _ if plan.expert_bytes == 0 => format!("{:>12}  the model has none", "0 B"),
-            Experts::InPlace => format!("{total:>12}  mapped, in place, all of them"),
+            _ if plan.expert_bytes == 0 => ("0 B".to_owned(), "the model has none".to_owned()),
+            Experts::InPlace => (total, "all of them, mapped from the file".to_owned()),
             Experts::Cached(cached) => {
                 let shape = &cached.shape;
                 let kept = || shape.quotas.iter().zip(&shape.experts).filter(|&(_, &experts)| experts > 0);
@@ -256,12 +262,12 @@ impl Report<'_> {
                 let quotas = span(kept().map(|k| *k.0).min(), kept().map(|k| *k.0).max());
                 let experts = span(kept().map(|k| *k.1).min(), kept().map(|k| *k.1).max());
                 let how = if cached.direct { "direct reads" } else { "mapped" };
-                format!(
-                    "{:>12}  {quotas} of {experts} in each of {} layers, and {} on their way; {total} in the file, {how}",
-                    bytes(cached.bytes()),
-                    kept().count(),
-                    shape.spare.iter().sum::<usize>()
-                )
+                let (layers, spare) = (kept().count(), shape.spare.iter().sum::<usize>());
+                let words = format!(
+                    "{quotas} of {experts} in each of {layers} layers, and {spare} slots for reads in flight; {total} in \
+                     the file, {how}"
+                );
+                (bytes(cached.bytes()), words)
             }
         }
     }
@@ -273,8 +279,7 @@ impl Report<'_> {
             Experts::Cached(c) => (Some(&c.shape.quotas), c.shape.spare.iter().sum(), c.direct),
             Experts::InPlace => (None, 0, false),
         };
-        let counts: Vec<usize> =
-            (0..self.loaded.tensors.layers()).map(|l| self.loaded.tensors.experts(l).len()).collect();
+        let counts: Vec<usize> = self.loaded.tensors.banks().iter().map(|bank| bank.experts()).collect();
         let (share, held) = match &plan.experts {
             Experts::Cached(cached) => (cached.share(), cached.bytes()),
             Experts::InPlace => (1.0, plan.expert_bytes),
@@ -326,7 +331,7 @@ mod tests {
     #[test]
     fn sizes_are_never_too_small() {
         assert_eq!([1, 1 << 20, (1 << 20) + 1].map(size), ["2M", "2M", "3M"]);
-        assert!(matches!(open::ram(&size(3_000_000_000)), Ok(Ram::Bytes(3_000_000_000..))));
+        assert!(matches!(open::sizes::ram(&size(3_000_000_000)), Ok(Ram::Bytes(3_000_000_000..))));
         assert_eq!((share("0.62"), share("1.01").is_err(), share("nan").is_err()), (Ok(0.62), true, true));
     }
 

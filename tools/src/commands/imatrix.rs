@@ -1,40 +1,41 @@
-//! `moelten imatrix`: reads a text with a model and writes how large the inputs of its matrices were, which
-//! `moelten quantize --imatrix` and other tools weigh errors with.
+//! `moelten imatrix`: runs a text through a model and writes the mean squared inputs of its matrices, with
+//! which `moelten quantize --imatrix` and other programs weight errors.
 
 use std::path::PathBuf;
 
 use moelten_engine::error::EngineError;
-use moelten_engine::importance::InputSquares;
-use moelten_engine::session::{Session, SessionOptions};
+use moelten_engine::offline::importance::InputSquares;
+use moelten_engine::plan::SequenceOptions;
+use moelten_engine::sequence::session::Sequence;
 use moelten_loader::imatrix::{ImportanceEntry, Provenance, write};
 use moelten_loader::text::TextSide;
 use moelten_tui::terminal::{Notes, Tone};
 
 use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
-use crate::progress::{Progress, Unit};
+use crate::report::progress::{Progress, Unit};
+use crate::report::windows::Windows;
 use crate::signals::Polling;
-use crate::windows::Windows;
 
-/// An expert that fewer tokens went to is known by few examples.
+/// Tokens below which an expert's importance is a poor estimate.
 const FEW: u64 = 32;
 
-/// Measure which inputs of a model's matrices are large, for quantising it
+/// Compute an importance matrix for quantisation
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct ImatrixArgs {
     /// GGUF file or model folder
     model: PathBuf,
-    /// Text file, UTF-8, of the kind that the model will be used for
+    /// UTF-8 text of the kind that the model will be used for
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// Importance file to write (GGUF); it appears under this name only when it is complete
+    /// Importance file (GGUF) to write; it gets this name only when it is complete
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Tokens that are read at once, from an empty context (with BOS if the tokenizer adds one): more are faster where experts
-    /// come from disk
+    /// Tokens per chunk, each from an empty context (with BOS if the tokenizer adds one); longer chunks are
+    /// faster when experts come from disk
     #[arg(long, value_name = "N", default_value = "512", value_parser = open::tokens)]
     ctx: usize,
-    /// Use only the first N pieces of the text
+    /// Use only the first N chunks of the text
     #[arg(long, value_name = "N", value_parser = open::tokens)]
     chunks: Option<usize>,
     #[command(flatten)]
@@ -42,7 +43,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: ImatrixArgs) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let loaded = open::load(Some(&args.model))?;
     open::mention(&loaded.notices);
@@ -53,11 +54,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     windows.keep(args.chunks.unwrap_or(usize::MAX));
     let mut sources: Vec<PathBuf> = loaded.tensors.paths().map(ToOwned::to_owned).collect();
     sources.push(args.text.clone());
-    let options = SessionOptions { context: Some(windows.context()), kv: args.compute.kv() };
+    let options = SequenceOptions { context: Some(windows.context()), kv: args.compute.kv() };
     let extra = InputSquares::bytes_for(&loaded.spec);
-    let model = args.compute.model(loaded.spec, loaded.tensors, options, extra)?;
-    let mut squares = InputSquares::new(model.spec(), model.ledger())?;
-    let mut session = Session::new(model, options)?;
+    let model = args.compute.model(&args.compute.runtime()?, loaded.spec, loaded.tensors, options, extra)?;
+    let mut squares = InputSquares::new(model.spec(), model.runtime().ledger())?;
+    let mut session = Sequence::new(model, options)?;
     read(&windows, &mut session, &mut squares)?;
 
     let spec = session.model().spec();
@@ -92,15 +93,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     notes.line(
         Tone::Plain,
         &format!(
-            "{}: {tokens} tokens in {number} pieces, inputs of {matrices} matrices and banks of experts",
+            "{}: {tokens} tokens in {number} chunks, importance of {matrices} matrices and expert banks",
             args.out.display()
         ),
     );
     Ok(())
 }
 
-/// Reads all windows.
-fn read(windows: &Windows, session: &mut Session, squares: &mut InputSquares) -> anyhow::Result<()> {
+/// Runs all chunks through the model.
+fn read(windows: &Windows, session: &mut Sequence, squares: &mut InputSquares) -> anyhow::Result<()> {
     let polling = Polling::begin();
     let mut progress = Progress::new("reading", Unit::Tokens, windows.tokens() as u64);
     for (before, ids) in windows.iter() {
@@ -112,7 +113,7 @@ fn read(windows: &Windows, session: &mut Session, squares: &mut InputSquares) ->
                 drop(progress);
                 let tokens = open::count(windows.tokens());
                 let line =
-                    format!("stopped after {} of {tokens} tokens; nothing was written", open::count(before));
+                    format!("stopped after {} of {tokens} tokens; nothing written", open::count(before));
                 Notes::detect().line(Tone::Plain, &line);
                 return Err(CommandError::Stopped.into());
             }
@@ -122,7 +123,7 @@ fn read(windows: &Windows, session: &mut Session, squares: &mut InputSquares) ->
     Ok(())
 }
 
-/// What is to be said of a layer's experts that saw few tokens or none.
+/// A warning about a layer's experts that were chosen rarely or never.
 fn rare(layer: usize, visitors: &[u64]) -> Option<String> {
     let unseen: Vec<String> = visitors
         .iter()
@@ -131,13 +132,14 @@ fn rare(layer: usize, visitors: &[u64]) -> Option<String> {
         .map(|(expert, _)| expert.to_string())
         .collect();
     let few = visitors.iter().filter(|seen| (1..FEW).contains(*seen)).count();
-    let few = (few > 0).then(|| format!("{few} of {} experts saw fewer than {FEW} tokens", visitors.len()));
+    let few = (few > 0)
+        .then(|| format!("{few} of {} experts were chosen by fewer than {FEW} tokens", visitors.len()));
     let unseen = (!unseen.is_empty()).then(|| {
         let number = unseen.len();
-        format!("no token went to {number} of {} experts ({})", visitors.len(), unseen.join(", "))
+        format!("{number} of {} experts were never chosen ({})", visitors.len(), unseen.join(", "))
     });
     let parts: Vec<String> = unseen.into_iter().chain(few).collect();
-    (!parts.is_empty()).then(|| format!("layer {layer}: {}; a longer text helps", parts.join("; ")))
+    (!parts.is_empty()).then(|| format!("layer {layer}: {}; use a longer text", parts.join("; ")))
 }
 
 #[cfg(test)]
@@ -145,12 +147,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn experts_that_saw_little_are_named() {
+    fn rarely_chosen_experts_are_named() {
         assert_eq!(rare(0, &[]), None);
         assert_eq!(rare(0, &[32, 100]), None);
         assert_eq!(
             rare(3, &[0, 5, 99, 0]).unwrap(),
-            "layer 3: no token went to 2 of 4 experts (0, 3); 1 of 4 experts saw fewer than 32 tokens; a longer text helps"
+            "layer 3: 2 of 4 experts were never chosen (0, 3); 1 of 4 experts were chosen by fewer than 32 tokens; use a longer \
+             text"
         );
     }
 }

@@ -1,37 +1,37 @@
-//! `moelten inspect`: what a model's files say: metadata, the spec they are lowered to, every tensor, and how many bytes
-//! an expert and a token touch.
+//! `moelten inspect`: a model's metadata, the spec it is lowered to, its tensors, and the bytes per expert
+//! and per token.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use moelten_loader::catalog::TensorInfo;
-use moelten_loader::gguf::{Array, Metadata, Value};
+use moelten_loader::container::catalog::TensorInfo;
+use moelten_loader::container::gguf::{Array, Metadata, Value};
+use moelten_loader::container::packed;
 use moelten_loader::load::{LoadedModel, Source};
-use moelten_loader::packed;
-use moelten_loader::spec::{Ffn, LayerSpec, Mixer};
+use moelten_loader::spec::{AttentionSpec, BranchSpec, LayerSpec, NormSpec, Op};
 use moelten_tui::filter;
 
 use crate::open;
-use crate::progress::bytes;
+use crate::report::progress::bytes;
 
-/// Show what a model's files say: metadata, layers, tensors, bytes per expert and per token
+/// Show a model's metadata, layers and tensors, and its bytes per expert and per token
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct InspectArgs {
     /// GGUF file or model folder; the built-in model if there is none
     model: Option<PathBuf>,
-    /// Leave out the table of tensors
+    /// Omit the table of tensors
     #[arg(long)]
     brief: bool,
 }
 
-/// Characters of a metadata text that are shown.
+/// Longest metadata text shown, in characters.
 const TEXT_SHOWN: usize = 100;
-/// Elements of a metadata array that are shown.
+/// Most elements of a metadata array shown.
 const ELEMENTS_SHOWN: usize = 6;
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     let model = open::load(args.model.as_deref())?;
     let mut out = String::new();
     metadata(&model, &mut out)?;
@@ -44,7 +44,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     for notice in &model.notices {
         writeln!(out, "note: {notice}")?;
     }
-    // Everything above may quote the file; nothing of it may steer the terminal.
+    // The text quotes the file, which must not control the terminal.
     let mut stdout = io::stdout().lock();
     stdout.write_all(filter::clean(&out).as_bytes())?;
     Ok(stdout.flush()?)
@@ -129,7 +129,7 @@ fn elements(array: &Array) -> String {
     }
 }
 
-/// The lowered spec; runs of equal layers are one line.
+/// The lowered spec; consecutive equal layers share a line.
 fn layers(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     let spec = &model.spec;
     writeln!(out, "\nmodel {} ({}), {} layers", spec.name, spec.family, spec.layers.len())?;
@@ -152,8 +152,28 @@ fn layers(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
 }
 
 fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Result {
-    let Mixer::Attention(a) = &layer.mixer;
-    writeln!(out, "  {range}: norms {:?}, residual scale {}", layer.mixer_norm, layer.residual_scale)?;
+    writeln!(out, "  {range}:")?;
+    layer.branches.iter().try_for_each(|branch| {
+        norms(branch, out)?;
+        match &branch.op {
+            Op::Attention(a) => attention(a, out),
+            Op::Mlp(mlp) => writeln!(out, "    dense {mlp:?}"),
+            Op::Moe(moe) => {
+                writeln!(out, "    {} experts {:?}, shared {:?}", moe.experts, moe.expert, moe.shared)?;
+                writeln!(out, "    router {:?}", moe.router)
+            }
+        }
+    })
+}
+
+/// How a branch is joined to the residual stream.
+fn norms(branch: &BranchSpec, out: &mut String) -> std::fmt::Result {
+    let norm = |norm: Option<NormSpec>| norm.map_or_else(|| "none".to_owned(), |norm| format!("{norm:?}"));
+    let (pre, post) = (norm(branch.pre_norm), norm(branch.post_norm));
+    writeln!(out, "    norm before {pre}, after {post}, residual scale {}", branch.scale)
+}
+
+fn attention(a: &AttentionSpec, out: &mut String) -> std::fmt::Result {
     let window = a.window.map_or_else(|| "full".to_owned(), |window| format!("window {window}"));
     writeln!(
         out,
@@ -163,28 +183,20 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
     if let Some(rope) = &a.rope {
         writeln!(out, "    rope {}", shortened(&format!("{rope:?}")))?;
     }
-    match &layer.ffn {
-        Ffn::Dense(mlp) => writeln!(out, "    dense {mlp:?}"),
-        Ffn::Moe(moe) => {
-            writeln!(out, "    {} experts {:?}, shared {:?}", moe.experts, moe.expert, moe.shared)?;
-            writeln!(out, "    router {:?}", moe.router)
-        }
-    }
+    Ok(())
 }
 
-/// Bytes per expert, and bytes of weights that one token touches.
+/// Bytes per expert, and bytes of weights read per token.
 fn sizes(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     let tensors = &model.tensors;
-    // Of the embedding a token reads one row, unless it is the head as well.
-    let embedding = tensors.get(moelten_loader::roles::Role::Embed);
+    // A token reads one row of the embedding, unless the embedding is also the head.
+    let embedding = tensors.get(moelten_loader::tensors::roles::Role::Embed);
     let row = embedding.bytes / embedding.rows.max(1) as u64;
     let dense = tensors.dense_bytes() - if model.spec.head.tied { 0 } else { embedding.bytes - row };
     let (mut active, mut expert_sizes) = (0, Vec::new());
-    for (index, layer) in model.spec.layers.iter().enumerate() {
-        let Ffn::Moe(moe) = &layer.ffn else { continue };
-        let experts = tensors.experts(index);
-        let largest = experts.iter().map(|e| e.bytes()).max().unwrap_or(0);
-        active += largest * moe.router.select.max_experts() as u64;
+    for (bank, (_, spec)) in tensors.banks().iter().zip(model.spec.banks()) {
+        let largest = (0..bank.experts()).map(|expert| bank.expert_bytes(expert)).max().unwrap_or(0);
+        active += largest * spec.most_per_token as u64;
         expert_sizes.push(largest);
     }
     writeln!(out, "\nweights {}", bytes(tensors.dense_bytes() + tensors.expert_bytes()))?;
@@ -199,21 +211,21 @@ fn sizes(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
         writeln!(out, "  one expert {each}")?;
         writeln!(
             out,
-            "  one token touches {}: {} dense, {} of experts",
+            "  read per token {}: {} shared + {} experts",
             bytes(dense + active),
             bytes(dense),
             bytes(active)
         )
     } else {
-        writeln!(out, "  one token touches {}", bytes(dense))
+        writeln!(out, "  read per token {}", bytes(dense))
     }
 }
 
-/// That a file is packed, and what its records are.
+/// For a packed file, its version and records.
 fn records(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
-    let layers = 0..model.spec.layers.len();
-    let of_layer = |layer| (0..).map_while(move |expert| model.tensors.record(layer, expert));
-    let sizes: Vec<u64> = layers.flat_map(of_layer).map(|record| record.bytes).collect();
+    let banks = model.tensors.banks().iter();
+    let records = banks.flat_map(|bank| (0..bank.experts()).filter_map(|expert| bank.record(expert)));
+    let sizes: Vec<u64> = records.map(|record| record.bytes).collect();
     let (Some(&min), Some(&max)) = (sizes.iter().min(), sizes.iter().max()) else { return Ok(()) };
     let each = if min == max { bytes(max) } else { format!("{} to {}", bytes(min), bytes(max)) };
     let (version, count) = (packed::VERSION, sizes.len());
@@ -224,7 +236,7 @@ fn records(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     )
 }
 
-/// Every tensor; the records of a layer are one line.
+/// All tensors; the records of a layer share a line.
 fn tensors(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     let tensors = model.tensors.catalog().tensors();
     writeln!(out, "\n{} tensors", tensors.len())?;

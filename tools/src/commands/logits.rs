@@ -1,23 +1,26 @@
-//! `moelten logits`: what the model computes for a given text, as a safetensors file, for comparison with other engines.
-//! The file's layout is a promise: `input_ids` i32 `[T]`, `logits` f32 `[T, vocab]`, `router.L` i32 `[T, k]` per MoE layer.
+//! `moelten logits`: a text's logits and chosen experts as a safetensors file, for comparison with other
+//! engines. The file's layout is stable: `input_ids` i32 `[T]`, `logits` f32 `[T, vocab]`, `router.L` i32
+//! `[T, k]` per MoE layer.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use moelten_engine::decoder::Observer;
-use moelten_engine::kv_cache::KvFormat;
-use moelten_engine::router::Routing;
-use moelten_engine::session::{Session, SessionOptions};
-use moelten_loader::safetensors::{SafeTensor, SafeValues, write_safetensors};
+use moelten_engine::forward::observe::Observer;
+use moelten_engine::layers::ffn::router::Routing;
+use moelten_engine::plan::SequenceOptions;
+use moelten_engine::sequence::session::Sequence;
+use moelten_engine::state::kv::format::KvFormat;
+use moelten_loader::container::safetensors::{SafeTensor, SafeValues, write_safetensors};
+use moelten_loader::spec::BankKey;
 use moelten_loader::text::TextSide;
 
 use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
 use crate::signals::Polling;
 
-/// Write the logits and expert choices of a text to a safetensors file
+/// Write a text's logits and chosen experts to a safetensors file
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct LogitsArgs {
     /// GGUF file or model folder
     model: PathBuf,
     /// Token ids, as 5,7,9
@@ -26,10 +29,10 @@ pub struct Args {
     /// Text; BOS comes first if the model's tokenizer adds one
     #[arg(long)]
     text: Option<String>,
-    /// The file to write
+    /// File to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Size of the context in tokens [default: as many as the text has]
+    /// Context size in tokens [default: the length of the text]
     #[arg(long, value_name = "N", value_parser = open::tokens)]
     ctx: Option<usize>,
     #[command(flatten)]
@@ -37,7 +40,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
     let loaded = open::load(Some(&args.model))?;
     open::mention(&loaded.notices);
     let ids = match &args.text {
@@ -50,20 +53,22 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
     };
     if ids.is_empty() {
-        return Err(CommandError::Usage("the text is empty: there are no tokens to compute".into()).into());
+        return Err(CommandError::Usage("the text has no tokens".into()).into());
     }
     let sources: Vec<PathBuf> =
         loaded.tensors.catalog().files().iter().map(|file| file.path().to_owned()).collect();
     let vocab = loaded.spec.vocab;
     let table = table_bytes(ids.len(), vocab);
-    let options = SessionOptions {
+    let options = SequenceOptions {
         context: Some(args.ctx.unwrap_or(ids.len())),
         kv: args.compute.kv.map_or(KvFormat::F32, KvFormat::from),
     };
-    let model = args.compute.model(loaded.spec, loaded.tensors, options, table)?;
-    let _charge =
-        model.ledger().charge("the table of all logits", table, |_| "give fewer tokens".to_owned())?;
-    let mut session = Session::new(model, options)?;
+    let model = args.compute.model(&args.compute.runtime()?, loaded.spec, loaded.tensors, options, table)?;
+    let _charge = model
+        .runtime()
+        .ledger()
+        .charge("the logits of all tokens", table, |_| "use fewer tokens".to_owned())?;
+    let mut session = Sequence::new(model, options)?;
     let (mut logits, mut routes) = (Vec::with_capacity(ids.len() * vocab), Routes::default());
     let polling = Polling::begin();
     session.append_all(&ids, polling.stop(), &mut routes, &mut |chunk| {
@@ -84,8 +89,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         tensors.push((name, SafeTensor { shape, values: SafeValues::I32(experts) }));
     }
     let sources: Vec<&Path> = sources.iter().map(PathBuf::as_path).collect();
-    write_safetensors(&args.out, &tensors, &sources)
-        .context("the logits were computed, but could not be written")
+    write_safetensors(&args.out, &tensors, &sources).context("cannot write the logits")
 }
 
 /// Bytes of all logits.
@@ -98,7 +102,7 @@ fn table_bytes(tokens: usize, vocab: usize) -> u64 {
 struct Routes(Vec<(usize, Vec<i32>)>);
 
 impl Observer for Routes {
-    fn routed(&mut self, layer: usize, routing: &Routing) {
+    fn routed(&mut self, BankKey { layer, .. }: BankKey, routing: &Routing) {
         let index = self.0.iter().position(|(known, _)| *known == layer).unwrap_or_else(|| {
             self.0.push((layer, Vec::new()));
             self.0.len() - 1

@@ -1,8 +1,7 @@
-//! `moelten ppl`: perplexity of a text, and how far a model's predictions are from another's. The text's tokens are cut into
-//! windows; within a window every token but the first is predicted from those before it.
-//!
-//! Two models are run one after the other, each with the whole memory budget. What the first has predicted waits in a file
-//! without a name, which is gone with the process however that ends.
+//! `moelten ppl`: perplexity of a text, and the divergence of a model's predictions from another's. The
+//! tokens are cut into windows; within a window every token but the first is predicted from the tokens before
+//! it. Two models run one after the other, each with the whole memory budget. The logits of the first are
+//! kept in an unnamed temporary file, which the system removes with the process.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
@@ -11,36 +10,36 @@ use std::time::Instant;
 
 use anyhow::Context;
 use moelten_engine::error::EngineError;
-use moelten_engine::session::{Session, SessionOptions};
+use moelten_engine::plan::SequenceOptions;
+use moelten_engine::sequence::session::Sequence;
+use moelten_loader::io::output::free_bytes;
 use moelten_loader::load::LoadedModel;
-use moelten_loader::output::free_bytes;
 use moelten_loader::text::TextSide;
-use moelten_loader::tokenizer::Tokenizer;
+use moelten_loader::text::tokenizer::Tokenizer;
 use moelten_tui::terminal::{Notes, Tone};
 
-use crate::divergence::{Divergence, Estimate, Spread, negative_log_likelihood};
 use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
-use crate::progress::{Progress, Unit, bytes};
+use crate::report::divergence::{Divergence, Estimate, Spread, negative_log_likelihood};
+use crate::report::progress::{Progress, Unit, bytes};
+use crate::report::windows::Windows;
 use crate::signals::Polling;
-use crate::windows::Windows;
 
-/// Measure the perplexity of a text, or what a model has lost against another
+/// Measure the perplexity of a text, or the divergence from another model
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct PplArgs {
     /// GGUF file or model folder
     model: PathBuf,
-    /// Text file, UTF-8
+    /// UTF-8 text
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// Compare with another model of the same vocabulary, such as the one that MODEL was quantised from
+    /// Compare with another model of the same vocabulary, such as the one MODEL was quantised from
     #[arg(long, value_name = "OTHER")]
     against: Option<PathBuf>,
-    /// Where OTHER's logits wait meanwhile: 4 bytes for each token and entry of the vocabulary [default: TMPDIR, or
-    /// /var/tmp]
+    /// Folder for OTHER's logits: 4 bytes per token and vocabulary entry [default: TMPDIR, or /var/tmp]
     #[arg(long, value_name = "FOLDER", requires = "against")]
     temp: Option<PathBuf>,
-    /// Tokens per window; each window starts with an empty context (and BOS if the tokenizer adds one)
+    /// Tokens per window, each from an empty context (with BOS if the tokenizer adds one)
     #[arg(long, value_name = "N", default_value = "512", value_parser = open::tokens)]
     window: usize,
     /// Use only the first N tokens of the text
@@ -54,7 +53,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: PplArgs) -> anyhow::Result<()> {
     let loaded = open::load(Some(&args.model))?;
     let tokenizer = mentioned(&loaded)?;
     let windows = Windows::read(&args.text, &tokenizer, args.window, args.tokens)?;
@@ -69,14 +68,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             (ppl, Some(compared))
         }
     };
-    // Both models have read it.
+    // Both models read the text.
     let read = windows.tokens() * (1 + usize::from(compared.is_some()));
     let rate = read as f64 / started.elapsed().as_secs_f64();
     report(&args, &windows, ppl, compared, rate)?;
     Ok(())
 }
 
-/// The model's tokenizer, after its notices.
+/// The model's tokenizer; prints the notices of the model.
 fn mentioned(loaded: &LoadedModel) -> anyhow::Result<Tokenizer> {
     open::mention(&loaded.notices);
     let TextSide { tokenizer, notices } = loaded.text()?;
@@ -84,13 +83,13 @@ fn mentioned(loaded: &LoadedModel) -> anyhow::Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-/// Whether the same ids mean the same to both.
+/// Refuses models whose token ids differ.
 fn same_vocabulary(
     (model, tokenizer): (&LoadedModel, &Tokenizer),
     (other, other_tokenizer): (&LoadedModel, &Tokenizer),
 ) -> anyhow::Result<()> {
     let differ = |problem: String| -> anyhow::Result<()> {
-        let problem = format!("the models cannot be compared: {problem}");
+        let problem = format!("the models are not comparable: {problem}");
         Err(CommandError::Usage(problem).into())
     };
     let (vocab, other_vocab) = (model.spec.vocab, other.spec.vocab);
@@ -99,7 +98,7 @@ fn same_vocabulary(
     }
     let bos = |tokenizer: &Tokenizer| tokenizer.bos().filter(|_| tokenizer.adds_bos());
     if bos(tokenizer) != bos(other_tokenizer) {
-        return differ("one starts texts with another token than the other".to_owned());
+        return differ("their BOS tokens differ".to_owned());
     }
     let ids = 0..u32::try_from(vocab).unwrap_or(u32::MAX);
     match ids.clone().find(|&id| tokenizer.piece(id) != other_tokenizer.piece(id)) {
@@ -107,15 +106,15 @@ fn same_vocabulary(
         Some(id) => {
             let [a, b] =
                 [tokenizer, other_tokenizer].map(|tokenizer| tokenizer.piece(id).unwrap_or_default());
-            differ(format!("token {id} is {a:?} to one and {b:?} to the other"))
+            differ(format!("token {id} is {a:?} in one and {b:?} in the other"))
         }
     }
 }
 
-/// Who gets the logits before each predicted token, and that token.
+/// Receives the logits before each predicted token, `[vocab]`, and that token.
 type Each<'a> = &'a mut dyn FnMut(&[f32], u32) -> io::Result<()>;
 
-/// Runs all windows through a model, which has room for `extra` bytes that the caller takes.
+/// Runs all windows through a model; `extra` bytes of the caller are charged to the budget.
 fn perplexity(
     loaded: LoadedModel,
     windows: &Windows,
@@ -124,12 +123,12 @@ fn perplexity(
     label: &'static str,
     each: Each<'_>,
 ) -> anyhow::Result<Spread> {
-    let options = SessionOptions { context: Some(windows.context()), kv: compute.kv() };
-    let model = compute.model(loaded.spec, loaded.tensors, options, extra)?;
-    let hint = |_| "fewer --tokens take less".to_owned();
-    let _charge = model.ledger().charge("the figures of all tokens", extra, hint)?;
+    let options = SequenceOptions { context: Some(windows.context()), kv: compute.kv() };
+    let model = compute.model(&compute.runtime()?, loaded.spec, loaded.tensors, options, extra)?;
+    let hint = |_| "use fewer --tokens".to_owned();
+    let _charge = model.runtime().ledger().charge("the divergence of every token", extra, hint)?;
     let vocab = model.spec().vocab;
-    let mut session = Session::new(model, options)?;
+    let mut session = Sequence::new(model, options)?;
     let polling = Polling::begin();
     let mut progress = Progress::new(label, Unit::Tokens, windows.tokens() as u64);
     let (mut sum, mut failed) = (Spread::default(), None);
@@ -150,9 +149,8 @@ fn perplexity(
             Ok(())
         });
         if let Some(error) = failed.take() {
-            return Err(error).context(
-                "the other model's logits could not be kept or read back; --temp names another folder",
-            );
+            return Err(error)
+                .context("cannot write or read the temporary file of logits; --temp sets another folder");
         }
         read?;
         progress.set((before + ids.len()) as u64);
@@ -163,22 +161,22 @@ fn perplexity(
     Ok(sum)
 }
 
-/// The other model's perplexity, and how far the model is from it.
+/// The reference's perplexity, and the divergence from it.
 type Compared = (Spread, Divergence);
 
-/// Runs the other model, then the model.
+/// Runs the reference, then the model.
 fn compare(
     model: LoadedModel,
     other: LoadedModel,
     windows: &Windows,
-    args: &Args,
+    args: &PplArgs,
 ) -> anyhow::Result<(Spread, Compared)> {
     let (vocab, predicted) = (model.spec.vocab, windows.predicted());
     let need = (predicted as u64).saturating_mul((vocab * size_of::<f32>()) as u64);
     let folder = args.temp.clone().unwrap_or_else(temporary);
     if let Some(free) = free_bytes(&folder).filter(|&free| free < need) {
         return Err(CommandError::Room {
-            target: format!("a temporary file in {}, which --temp changes,", folder.display()),
+            target: format!("the temporary file of logits in {} (--temp sets the folder)", folder.display()),
             size: bytes(need),
             missing: bytes(need - free),
             free: bytes(free),
@@ -186,21 +184,21 @@ fn compare(
         .into());
     }
     let unusable =
-        || format!("a temporary file in {} is needed; --temp names another folder", folder.display());
+        || format!("cannot create a temporary file in {}; --temp sets another folder", folder.display());
     let mut file = tempfile::tempfile_in(&folder).with_context(unusable)?;
     Notes::detect().line(
         Tone::Dim,
-        &format!("the other model's logits take {} in {} meanwhile", bytes(need), folder.display()),
+        &format!("temporary file of the reference's logits: {} in {}", bytes(need), folder.display()),
     );
     let other =
-        keep_logits(&mut file, |each| perplexity(other, windows, &args.compute, 0, "the other model", each))?;
+        keep_logits(&mut file, |each| perplexity(other, windows, &args.compute, 0, "reference", each))?;
 
-    file.rewind().context("reading the other model's logits")?;
+    file.rewind().context("reading the reference's logits")?;
     let mut kept = BufReader::with_capacity(1 << 20, file);
     let (mut raw, mut logits) = (vec![0; vocab * size_of::<f32>()], vec![0.0; vocab]);
     let mut divergence = Divergence::with_capacity(predicted);
     let extra = Divergence::bytes_for(predicted) + 2 * raw.len() as u64;
-    let ppl = perplexity(model, windows, &args.compute, extra, "the model", &mut |own, next| {
+    let ppl = perplexity(model, windows, &args.compute, extra, "model", &mut |own, next| {
         kept.read_exact(&mut raw)?;
         for (logit, raw) in logits.iter_mut().zip(raw.as_chunks().0) {
             *logit = f32::from_le_bytes(*raw);
@@ -211,7 +209,7 @@ fn compare(
     Ok((ppl, (other, divergence)))
 }
 
-/// Writes the logits that `run` hands out to `file`.
+/// Writes the logits from `run` to `file`.
 fn keep_logits(
     file: &mut File,
     run: impl FnOnce(Each<'_>) -> anyhow::Result<Spread>,
@@ -222,18 +220,18 @@ fn keep_logits(
         raw.extend(logits.iter().flat_map(|logit| logit.to_le_bytes()));
         kept.write_all(&raw)
     })?;
-    kept.flush().context("writing the other model's logits")?;
+    kept.flush().context("writing the reference's logits")?;
     Ok(sum)
 }
 
-/// Where large files for a while belong: many systems keep `/tmp` in memory.
+/// Folder for large temporary files: `/var/tmp`, since many systems keep `/tmp` in memory.
 fn temporary() -> PathBuf {
     let disk = Path::new("/var/tmp");
     if std::env::var_os("TMPDIR").is_none() && disk.is_dir() { disk.to_owned() } else { std::env::temp_dir() }
 }
 
 fn report(
-    args: &Args,
+    args: &PplArgs,
     windows: &Windows,
     ppl: Spread,
     compared: Option<Compared>,
@@ -266,16 +264,16 @@ fn report(
     if let Some((other, ratio, kl, [median, p99, most], same)) = other {
         writeln!(
             out,
-            "the other  {:.4} +/- {:.4}, ratio {:.5} +/- {:.5}",
+            "reference  {:.4} +/- {:.4}, ratio {:.5} +/- {:.5}",
             other.value, other.error, ratio.value, ratio.error
         )?;
         writeln!(
             out,
-            "KL divergence mean {:.6} +/- {:.6}, median {median:.6}, 99 % {p99:.6}, most {most:.6} nats",
+            "KL divergence mean {:.6} +/- {:.6}, median {median:.6}, 99 % {p99:.6}, max {most:.6} nats",
             kl.value, kl.error
         )?;
         let [share, error] = [same.value, same.error].map(|share| 100.0 * share);
-        writeln!(out, "same first choice {share:.3} % +/- {error:.3} %")?;
+        writeln!(out, "same most likely token {share:.3} % +/- {error:.3} %")?;
     }
     Notes::detect().line(Tone::Dim, &format!("{tokens} tokens, windows of {window}, {rate:.1} tokens/s"));
     Ok(())

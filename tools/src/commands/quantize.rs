@@ -1,67 +1,66 @@
-//! `moelten quantize`: a model folder or GGUF file in, one GGUF file out, in the chosen layout, every matrix in the chosen
-//! type or as it is. It must not know how files are written.
+//! `moelten quantize`: a model folder or GGUF file in, one GGUF file out, in the chosen layout, every matrix
+//! in the chosen type or as it is. It must not know how files are written.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use clap::builder::PossibleValue;
-use moelten_engine::memory;
+use moelten_engine::runtime::memory;
+use moelten_loader::container::gguf::Value;
 use moelten_loader::convert::provenance::Provenance;
 use moelten_loader::convert::types::{MIXTURES, Mixture, Override, TypeError, TypePlan, matrices};
 use moelten_loader::convert::{Conversion, Event, FileLayout, Types, Work};
-use moelten_loader::gguf::Value;
 use moelten_loader::imatrix::ImportanceFile;
 use moelten_loader::load::{LoadedModel, Source};
-use moelten_loader::roles::Role;
+use moelten_loader::tensors::roles::Role;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::json;
 
 use crate::exit::CommandError;
 use crate::open;
-use crate::progress::{Progress, Unit, bytes};
-use crate::quantize_plan::{QuantizePlan, free_bytes};
+use crate::report::progress::{Progress, Unit, bytes};
+use crate::report::quantize_plan::{QuantizePlan, free_bytes};
 use crate::signals::Polling;
 
-/// Convert a model folder or GGUF file to a GGUF file of another type or layout
-///
-/// Goes from the source to the final file in one pass and a bounded amount of memory. If it is stopped, or the disk is full,
-/// the same command goes on where it was.
+/// Convert a model folder or GGUF file to another weight type or layout Reads the source and writes the final
+/// file in one pass and in bounded memory. If it is stopped or the disk is full, the same command resumes.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct QuantizeArgs {
     /// Model folder or GGUF file
     source: PathBuf,
-    /// GGUF file to write; it appears under this name only when it is complete
+    /// GGUF file to write; it gets this name only when it is complete
     target: PathBuf,
-    /// Types of the matrices; norms, biases and routers stay exact [default for a GGUF file: what it has, unchanged]
+    /// Weight type of the matrices; norms, biases and routers stay exact [default for a GGUF source:
+    /// unchanged]
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<Kind>,
-    /// Another type for the matrices whose GGUF names match; the last match counts. May be given more than once
+    /// Another type for matrices whose GGUF names match; the last match wins. Can be given several times
     #[arg(long, value_name = "REGEX=TYPE", requires = "kind", value_parser = override_of)]
     tensor_type: Vec<Override>,
-    /// How the experts lie
+    /// Layout of the experts
     #[arg(long, value_name = "LAYOUT", default_value = "standard")]
     layout: LayoutArg,
-    /// Weigh errors by this importance file, which `moelten imatrix` makes
+    /// Weight errors by an importance file from `moelten imatrix`
     #[arg(long, value_name = "FILE", requires = "kind")]
     imatrix: Option<PathBuf>,
-    /// Allow a source that is quantised already: its loss adds to the new one
+    /// Allow a source that is already quantised; the errors add up
     #[arg(long)]
     allow_requantize: bool,
-    /// Where rows do not divide into blocks of the type, take another of about as many bits
+    /// Use another type of about the same size for rows that do not divide into blocks
     #[arg(long)]
     allow_fallback: bool,
-    /// Show sizes, memory, disk space and time, and what `fit` will say; write nothing. Exit code 7 if the disk has no room
+    /// Print sizes, memory, disk space, time and what `fit` will report; write nothing. Exit code 7 if the
+    /// disk is too small
     #[arg(long)]
     dry_run: bool,
     /// Worker threads [default: all CPUs]
     #[arg(long, value_name = "N", env = "MOELTEN_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Memory that the process may own, like 200M [default: what is quick, less than 256M]
+    /// Memory the process may own, like 200M [default: enough to be fast, below 256M]
     #[arg(long, value_name = "SIZE", value_parser = open::size)]
     ram: Option<u64>,
-    /// Print JSON objects, one for each line, to stdout [default: if stdout is not a terminal]
+    /// Print JSON objects to stdout, one per line [default: if stdout is not a terminal]
     #[arg(long)]
     json: bool,
 }
@@ -94,12 +93,13 @@ fn override_of(text: &str) -> Result<Override, TypeError> {
     Override::parse(text)
 }
 
-/// `--layout`.
+/// How experts are stored in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum LayoutArg {
-    /// As every program that reads GGUF knows them
+    /// Readable by every program that supports GGUF
     Standard,
-    /// Each in one piece, for models larger than memory; only moelten runs such a file, and `--layout standard` turns it back
+    /// Each expert in one piece, for models larger than RAM; only moelten reads it, and `--layout standard`
+    /// converts it back
     Packed,
 }
 
@@ -113,7 +113,7 @@ impl From<LayoutArg> for FileLayout {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: QuantizeArgs) -> anyhow::Result<()> {
     let model = open::load(Some(&args.source))?;
     open::mention(&model.notices);
     let types = args.types(&model)?;
@@ -153,14 +153,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     check_room(&args.target, conversion.layout(&args.target)?.file_len())?;
     if let Ok(old) = std::fs::metadata(&args.target) {
-        let line = format!("{} exists ({}) and will be replaced", args.target.display(), bytes(old.len()));
+        let line = format!("replacing {} ({})", args.target.display(), bytes(old.len()));
         out.notes.line(Tone::Warning, &line);
     }
     if !write(&conversion, &args.target, work, out)? {
         let partial = args.target.display();
         if let Some(left) = leftover(&args.target) {
             let line = format!(
-                "stopped; the same command goes on from here, or delete {partial}.partial ({}) and its journal",
+                "stopped; rerun the same command to resume, or delete {partial}.partial ({}) and its journal",
                 bytes(left)
             );
             out.notes.line(Tone::Plain, &line);
@@ -174,7 +174,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     out.event(&json!({ "event": "done", "target": args.target.display().to_string(), "bytes": size }))
 }
 
-/// Opens an importance file of this model, and says what it knows nothing about.
+/// Opens an importance file for this model, and warns of its gaps.
 fn importance(path: &Path, model: &LoadedModel) -> anyhow::Result<ImportanceFile> {
     let (file, notes) = (ImportanceFile::open(path)?, Notes::detect());
     open::mention(file.notices());
@@ -182,15 +182,15 @@ fn importance(path: &Path, model: &LoadedModel) -> anyhow::Result<ImportanceFile
     if let Some(first) = gaps.matrices.first() {
         let count = gaps.matrices.len();
         let line = format!(
-            "{name} says nothing of {count} matrices, such as {first}: all their columns count alike"
+            "{name} has no importance for {count} matrices, such as {first}: all their columns get equal weight"
         );
         notes.line(Tone::Warning, &line);
     }
     if let Some((first, experts)) = gaps.experts.first() {
         let all: usize = gaps.experts.iter().map(|(_, experts)| experts.len()).sum();
         let line = format!(
-            "no token of {name} went to {all} matrices of experts, such as {first} of expert {}: the mean of the other \
-             experts of their layer stands for them",
+            "{name} has no importance for {all} expert matrices, such as {first} of expert {}: they get the mean of their \
+             layer's other experts",
             experts.first().copied().unwrap_or(0)
         );
         notes.line(Tone::Warning, &line);
@@ -198,7 +198,7 @@ fn importance(path: &Path, model: &LoadedModel) -> anyhow::Result<ImportanceFile
     Ok(file)
 }
 
-/// What the metadata says of an importance file, under the keys that llama.cpp uses.
+/// Metadata about an importance file, under llama.cpp's keys.
 fn importance_keys(path: &Path, file: &ImportanceFile) -> Vec<(String, Value)> {
     let about = file.provenance();
     let key = |name: &str, value| (format!("quantize.imatrix.{name}"), value);
@@ -210,7 +210,7 @@ fn importance_keys(path: &Path, file: &ImportanceFile) -> Vec<(String, Value)> {
     keys
 }
 
-/// Writes, and shows how far it is.
+/// Writes the target and shows progress; `false` if it was stopped.
 fn write(conversion: &Conversion<'_>, target: &Path, work: Work, out: Output) -> anyhow::Result<bool> {
     let polling = Polling::begin();
     let (mut started, mut last) = (Instant::now(), Instant::now());
@@ -222,15 +222,15 @@ fn write(conversion: &Conversion<'_>, target: &Path, work: Work, out: Output) ->
             Event::Resumed { bytes: done } => {
                 (before, started) = (done, Instant::now());
                 progress.begin_at(done);
-                progress.say(&format!("going on after {} of {}", bytes(done), bytes(conversion.bytes())));
+                progress.say(&format!("resuming at {} of {}", bytes(done), bytes(conversion.bytes())));
             }
             Event::Replaced { bytes: old, foreign } => {
                 let why = if foreign {
-                    "of another source or other options"
+                    "of another source or with other options"
                 } else {
-                    "of which nothing is complete"
+                    "without a complete tensor"
                 };
-                progress.say(&format!("an unfinished file {why} ({}) is replaced", bytes(old)));
+                progress.say(&format!("replacing an unfinished file {why} ({})", bytes(old)));
             }
             Event::Written { bytes: done, total } => {
                 progress.set(done);
@@ -238,7 +238,7 @@ fn write(conversion: &Conversion<'_>, target: &Path, work: Work, out: Output) ->
                     last = Instant::now();
                     let rate = (done - before) as f64 / started.elapsed().as_secs_f64().max(1e-3);
                     let left = (total - done) as f64 / rate.max(1.0);
-                    // Whoever does not listen any more misses nothing that counts.
+                    // Progress events are optional: ignore a closed pipe.
                     let _ = out.event(&json!({
                         "event": "progress",
                         "bytes": done,
@@ -249,12 +249,12 @@ fn write(conversion: &Conversion<'_>, target: &Path, work: Work, out: Output) ->
                 }
             }
         }
-        !polling.stop().load(Ordering::Relaxed)
+        !polling.stop().is_cancelled()
     });
     drop(progress);
     if let (Err(_), Some(left)) = (&result, leftover(target)) {
         let line = format!(
-            "{}.partial ({}) stays: the same command goes on from there once the problem is gone",
+            "{}.partial ({}) is kept; rerun the same command to resume once the problem is solved",
             target.display(),
             bytes(left)
         );
@@ -263,14 +263,14 @@ fn write(conversion: &Conversion<'_>, target: &Path, work: Work, out: Output) ->
     Ok(result?)
 }
 
-/// Bytes of what there is of the target.
+/// Bytes of the partial file, if there is one.
 fn leftover(target: &Path) -> Option<u64> {
     let mut partial = target.as_os_str().to_owned();
     partial.push(".partial");
     std::fs::metadata(partial).ok().map(|found| found.len())
 }
 
-/// Refuses what will not fit on the disk, before it is full.
+/// Refuses a target larger than the free disk space.
 fn check_room(target: &Path, size: u64) -> anyhow::Result<()> {
     let Some(free) = free_bytes(target) else { return Ok(()) };
     let there = leftover(target).unwrap_or(0);
@@ -286,10 +286,10 @@ fn check_room(target: &Path, size: u64) -> anyhow::Result<()> {
     .into())
 }
 
-/// Time between two events for programs.
+/// Time between two progress events.
 const EVENT_EVERY: Duration = Duration::from_secs(1);
 
-/// Where words and events go.
+/// Destination of messages and events.
 #[derive(Debug, Clone, Copy)]
 struct Output {
     json: bool,
@@ -313,22 +313,21 @@ impl Output {
     }
 }
 
-impl Args {
-    /// The types of all matrices; `None` if they stay what they are.
+impl QuantizeArgs {
+    /// The types of all matrices; `None` if they are unchanged.
     fn types(&self, model: &LoadedModel) -> anyhow::Result<Option<TypePlan>> {
         let usage = |problem: String| anyhow::Error::from(CommandError::Usage(problem));
         let Some(Kind(mixture)) = self.kind else {
             if matches!(model.source, Source::Hf { .. }) {
                 let names = MIXTURES.map(|mixture| mixture.name).join(", ");
-                let problem =
-                    format!("a model folder has no types that could be kept; name one with --type: {names}");
+                let problem = format!("a model folder needs a --type: {names}");
                 return Err(usage(problem));
             }
             return Ok(None);
         };
         let types = TypePlan::new(model, mixture, &self.tensor_type, self.allow_fallback);
         let types = types.map_err(|error| usage(error.to_string()))?;
-        let blocks = |&(role, matrix): &(Role, moelten_loader::store::MatrixRef)| {
+        let blocks = |&(role, matrix): &(Role, moelten_loader::tensors::bank::MatrixRef)| {
             let after = types.format(role);
             matrix.format.block_len() > 1 && after.block_len() > 1 && after != matrix.format
         };
@@ -336,21 +335,21 @@ impl Args {
         match quantised {
             None => Ok(Some(types)),
             Some((role, matrix)) => Err(usage(format!(
-                "the source is quantised already ({role} is {}); --allow-requantize does it all the same, start from \
-                 the original weights for the best result",
+                "the source is already quantised ({role} is {}); use the original weights, or --allow-requantize to accept \
+                 the added error",
                 matrix.format
             ))),
         }
     }
 
-    /// Bytes that may be used beside what the process has already.
+    /// Bytes of --ram that the process does not own yet.
     fn spare(&self, threads: usize) -> anyhow::Result<Option<u64>> {
         let Some(ram) = self.ram else { return Ok(None) };
         let owned = memory::owned_bytes().unwrap_or(0);
         let least = owned + Conversion::memory(Work { threads, memory: Some(0) });
         if ram < least {
             let problem = format!(
-                "--ram {} is too little: {threads} threads need {} at least, fewer --threads less",
+                "--ram {} is too small: {threads} threads need at least {}; fewer --threads need less",
                 bytes(ram),
                 bytes(least)
             );
@@ -359,7 +358,7 @@ impl Args {
         Ok(Some(ram - owned))
     }
 
-    /// The options that matter for the bytes.
+    /// The options that affect the output, for its metadata.
     fn options(&self) -> String {
         let mut words = Vec::new();
         words.extend(self.kind.map(|Kind(mixture)| format!("--type {}", mixture.name)));
@@ -371,7 +370,7 @@ impl Args {
     }
 
     fn about(&self) -> String {
-        let types = self.kind.map_or("types as they were", |Kind(mixture)| mixture.name);
+        let types = self.kind.map_or("types unchanged", |Kind(mixture)| mixture.name);
         match self.layout {
             LayoutArg::Standard => types.to_owned(),
             LayoutArg::Packed => format!("packed, {types}"),

@@ -1,37 +1,36 @@
-//! `moelten replay`: what caches of different sizes would have done with a recorded run, under each policy and at best, as
-//! a table, a drawing or JSON. The names in the JSON object are a promise: other programs read them.
+//! `moelten replay`: simulates caches of different sizes and policies on a recorded run, as a table with a
+//! plot or as JSON. The names in the JSON object are stable: other programs read them.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use moelten_engine::experts::policy::Policy;
-use moelten_engine::experts::replay::{Outcome, Replacement, Replay, Tokens, slots_in, spread};
-use moelten_engine::experts::trace::{Trace, TraceHeader};
+use moelten_engine::offline::replay::{Outcome, Replacement, Replay, Tokens, slots_in, spread};
+use moelten_engine::offline::trace::{Trace, TraceHeader};
 use moelten_tui::filter;
 use moelten_tui::terminal::{self, Notes};
 use serde_json::{Value, json};
 
 use crate::exit::CommandError;
 use crate::open;
-use crate::plot;
-use crate::progress::bytes;
+use crate::report::plot;
+use crate::report::progress::bytes;
 
-/// Compare cache policies and sizes over a routing trace, recorded with `moelten bench --trace`
-///
-/// Shows what share of the experts that tokens need would have been in memory, and what would have been read from the disk,
-/// for caches that hold a part of all experts. Belady's policy, which knows the future, is the best that any could do.
+/// Compare cache policies and sizes on a routing trace from `moelten bench --trace` Shows the hit rate and
+/// the bytes read from disk for caches that hold a part of all experts. Belady's policy knows the future: no
+/// policy does better.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The trace
+pub struct ReplayArgs {
+    /// Trace file, recorded with `moelten bench --trace`
     trace: PathBuf,
-    /// Shares of the experts that are resident, e.g. 25%,50%
+    /// Shares of the experts that are cached, e.g. 25%,50%
     #[arg(long, value_name = "SHARES", value_delimiter = ',', default_value = "25%,50%,75%", value_parser = share)]
     budget: Vec<f64>,
-    /// Memory for experts instead of shares, e.g. 512M,4G
+    /// Cache sizes instead of shares, e.g. 512M,4G
     #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = open::size, conflicts_with = "budget")]
     ram: Vec<u64>,
-    /// Decoded tokens that only fill the caches and are not counted
+    /// Decoded tokens that only warm up the caches and are not counted
     #[arg(long, value_name = "N", default_value = "0")]
     skip: u64,
     /// Print one JSON object
@@ -39,26 +38,26 @@ pub struct Args {
     json: bool,
 }
 
-/// What the store does.
+/// The replacement that moelten uses.
 const USED: Replacement = Replacement::Policy(Policy::Aged);
-/// Steps of the curves in the JSON object.
+/// Number of steps of the curves in the JSON object.
 const CURVE_STEPS: u64 = 20;
 
-/// All there is to show.
+/// Everything that is printed.
 struct Report {
     header: TraceHeader,
     tokens: Tokens,
     replays: Vec<(Replacement, Replay)>,
-    /// Slots of all layers together.
+    /// Cache sizes in slots, over all layers.
     budgets: Vec<u64>,
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: ReplayArgs) -> anyhow::Result<()> {
     let trace = Trace::open(&args.trace)?;
     let (header, tokens) = (trace.header().clone(), Tokens::of(&trace, args.skip));
     if tokens == Tokens::default() {
-        let problem = format!("{} has no token to count in it", args.trace.display());
+        let problem = format!("{} has no tokens to count", args.trace.display());
         return Err(CommandError::Usage(problem).into());
     }
     let of_shares = args.budget.iter().map(|share| (share * header.experts() as f64).round() as u64);
@@ -68,13 +67,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         args.ram.iter().map(|&bytes| slots_in(&header, bytes)).collect()
     };
     let replays =
-        Replacement::ALL.into_iter().map(|who| (who, Replay::run(&trace, who, args.skip))).collect();
+        Replacement::ALL.into_iter().map(|policy| (policy, Replay::run(&trace, policy, args.skip))).collect();
     let report = Report { header, tokens, replays, budgets };
     let mut stdout = io::stdout().lock();
     if args.json {
         writeln!(stdout, "{}", report.json())?;
     } else {
-        // The header is filtered; the drawing may have colours.
+        // The header is already filtered; the plot may have colours.
         stdout.write_all(report.table()?.as_bytes())?;
         let coloured = terminal::stdout_styled();
         let columns = Notes::detect().columns();
@@ -83,16 +82,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(stdout.flush()?)
 }
 
-/// A percentage, with its sign or without, as a share between 0 and 1.
+/// A percentage with or without `%`, as a share of 0 to 1.
 fn share(text: &str) -> Result<f64, String> {
     let percent = text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>();
     let percent = percent.ok().filter(|percent| (0.0..=100.0).contains(percent));
     percent.map(|percent| percent / 100.0).ok_or_else(|| "not a percentage like 25%".to_owned())
 }
 
-/// The letter of a policy's line where there are no colours.
-fn mark(who: Replacement) -> char {
-    match who {
+/// The letter that draws a policy without colours.
+fn mark(policy: Replacement) -> char {
+    match policy {
         Replacement::Policy(Policy::Lru) => 'R',
         Replacement::Policy(Policy::Lfu) => 'F',
         Replacement::Policy(Policy::Aged) => 'A',
@@ -101,13 +100,13 @@ fn mark(who: Replacement) -> char {
 }
 
 impl Report {
-    /// The figure that traces are about: of single tokens, or of the prompt if there is nothing else.
+    /// Hit rate of decode, or of prefill for a trace without decode.
     fn hit_rate(&self, outcome: Outcome) -> f64 {
         let uses = if self.tokens.decode > 0 { outcome.decode } else { outcome.prefill };
         uses.hit_rate().unwrap_or(0.0)
     }
 
-    /// Bytes read for each decoded token, or for each token of the prompt if there is nothing else.
+    /// Bytes read per decoded token, or per prompt token for a trace without decode.
     fn bytes_per_token(&self, outcome: Outcome) -> f64 {
         let Tokens { prefill, decode } = self.tokens;
         match decode {
@@ -120,28 +119,28 @@ impl Report {
         slots as f64 / self.header.experts().max(1) as f64
     }
 
-    /// Bytes of weights in so many slots.
+    /// Bytes of this many slots.
     fn bytes_in(&self, slots: u64) -> u64 {
         let slots = spread(&self.header, slots);
-        let bytes = self.header.layers.iter().zip(slots);
+        let bytes = self.header.banks.iter().zip(slots);
         bytes.fold(0, |sum: u64, (layer, slots)| {
             sum.saturating_add(layer.expert_bytes.saturating_mul(slots.into()))
         })
     }
 
-    /// Each replacement's outcome with so many slots, and the best hit rate.
+    /// The outcome of each replacement with this many slots, and the best hit rate.
     fn outcomes(&self, slots: u64) -> (Vec<(Replacement, Outcome)>, f64) {
         let slots = spread(&self.header, slots);
         let outcomes: Vec<_> =
-            self.replays.iter().map(|(who, replay)| (*who, replay.with_slots(&slots))).collect();
-        let best = outcomes.iter().find(|(who, _)| *who == Replacement::Belady);
+            self.replays.iter().map(|(policy, replay)| (*policy, replay.with_slots(&slots))).collect();
+        let best = outcomes.iter().find(|(policy, _)| *policy == Replacement::Belady);
         let best = best.map_or(0.0, |(_, outcome)| self.hit_rate(*outcome));
         (outcomes, best)
     }
 
     fn table(&self) -> Result<String, std::fmt::Error> {
         let mut out = String::new();
-        let layers: Vec<_> = self.header.layers.iter().filter(|layer| layer.experts > 0).collect();
+        let layers: Vec<_> = self.header.banks.iter().filter(|bank| bank.experts > 0).collect();
         let range = |of: &dyn Fn(usize) -> u64, show: &dyn Fn(u64) -> String| {
             let all = (0..layers.len()).map(of);
             match (all.clone().min(), all.max()) {
@@ -153,7 +152,7 @@ impl Report {
         let size = range(&|layer| layers[layer].expert_bytes, &bytes);
         writeln!(
             out,
-            "{}: {} layers with {experts} experts of {size}; {} tokens of prompts, {} single tokens\n",
+            "{}: {} layers with {experts} experts of {size}; {} prompt tokens, {} decoded tokens\n",
             filter::clean(&self.header.model),
             layers.len(),
             self.tokens.prefill,
@@ -165,11 +164,11 @@ impl Report {
             let share = 100.0 * self.of_experts(slots);
             let mut budget = format!("{share:.0} %, {slots} slots, {}", bytes(self.bytes_in(slots)));
             let (outcomes, best) = self.outcomes(slots);
-            for (who, outcome) in outcomes {
+            for (policy, outcome) in outcomes {
                 let rate = self.hit_rate(outcome);
-                let name = format!("{}{}", who.name(), if who == USED { " *" } else { "" });
+                let name = format!("{}{}", policy.name(), if policy == USED { " *" } else { "" });
                 let read = bytes(self.bytes_per_token(outcome) as u64);
-                let gap = match who {
+                let gap = match policy {
                     Replacement::Belady => String::new(),
                     Replacement::Policy(_) => format!("{:>9.2} points", 100.0 * (best - rate)),
                 };
@@ -178,13 +177,13 @@ impl Report {
                 budget.clear();
             }
         }
-        writeln!(out, "* what moelten uses")?;
+        writeln!(out, "* used by moelten")?;
         Ok(out)
     }
 
     fn drawing(&self, columns: usize, coloured: bool) -> String {
         let all = self.header.experts() as f64;
-        // The bound first, then the policies: what moelten uses lies on top.
+        // The bound first, then the policies: the one in use is drawn on top.
         let order = self.replays.iter().cycle().skip(self.replays.len() - 1).take(self.replays.len());
         let heights: Vec<_> = order
             .clone()
@@ -197,17 +196,17 @@ impl Report {
             .collect();
         let lines = order.zip(&heights);
         let lines: Vec<_> = lines
-            .map(|((who, _), height)| plot::Line { name: who.name(), mark: mark(*who), height })
+            .map(|((policy, _), height)| plot::Line { name: policy.name(), mark: mark(*policy), height })
             .collect();
-        format!("share of hits by share of the experts in memory\n{}", plot::draw(&lines, columns, coloured))
+        format!("hit rate by share of cached experts\n{}", plot::draw(&lines, columns, coloured))
     }
 
     fn json(&self) -> Value {
         let budgets = self.budgets.iter().map(|&slots| {
             let (outcomes, best) = self.outcomes(slots);
-            let policies = outcomes.iter().map(|&(who, outcome)| {
+            let policies = outcomes.iter().map(|&(policy, outcome)| {
                 json!({
-                    "policy": who.name(),
+                    "policy": policy.name(),
                     "hit_rate_decode": outcome.decode.hit_rate(),
                     "hit_rate_prefill": outcome.prefill.hit_rate(),
                     "misses_decode": outcome.decode.misses(),
@@ -223,16 +222,16 @@ impl Report {
                 "policies": policies.collect::<Vec<_>>(),
             })
         });
-        let curves = self.replays.iter().map(|(who, replay)| {
+        let curves = self.replays.iter().map(|(policy, replay)| {
             let points = (0..=CURVE_STEPS).map(|step| {
                 let slots = spread(&self.header, self.header.experts() * step / CURVE_STEPS);
                 self.hit_rate(replay.with_slots(&slots))
             });
-            (who.name().to_owned(), points.collect::<Vec<_>>().into())
+            (policy.name().to_owned(), points.collect::<Vec<_>>().into())
         });
         json!({
             "model": self.header.model,
-            "layers": self.header.layers.iter().filter(|layer| layer.experts > 0).count(),
+            "layers": self.header.banks.iter().filter(|bank| bank.experts > 0).count(),
             "experts": self.header.experts(),
             "expert_bytes": self.bytes_in(self.header.experts()),
             "tokens": { "prefill": self.tokens.prefill, "decode": self.tokens.decode },

@@ -1,4 +1,4 @@
-//! `moelten run`: one question, one answer. The answer goes to stdout, everything else to stderr.
+//! `moelten run`: one prompt, one answer. The answer goes to stdout, everything else to stderr.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -6,43 +6,42 @@ use std::path::PathBuf;
 
 use moelten_engine::api::{Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, StopReason};
 use moelten_engine::error::EngineError;
-use moelten_loader::chat::{Message, Role};
-use moelten_tui::chat::{Tell, summary};
+use moelten_loader::text::chat::{Message, Role};
+use moelten_tui::chat::Tell;
+use moelten_tui::chat::summary;
 use moelten_tui::driver::{AnswerStream, PromptProgress};
 use moelten_tui::figures;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
+use crate::chat::answerer::Answerer;
+use crate::chat::prompt;
+use crate::chat::sampling::SamplingArgs;
 use crate::exit::CommandError;
 use crate::open::{self, SessionArgs};
-use crate::prompt;
-use crate::responder::Responder;
-use crate::sampling::SamplingArgs;
 
-/// Answer one question and leave
-///
-/// The question comes from --prompt, from --file or from a pipe. With both an option and a pipe, the piped text follows
-/// the question.
+/// Answer one prompt and exit The prompt comes from --prompt, --file or a pipe. With an option and a pipe,
+/// the piped text follows the prompt.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct RunArgs {
     /// GGUF file or model folder; the built-in model if there is none
     model: Option<PathBuf>,
-    /// The question
+    /// Text to answer
     #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
     prompt: Option<String>,
-    /// Read the question from a file
+    /// Read the prompt from a file
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Instructions for the model; @FILE reads them from a file
+    /// System prompt; @FILE reads it from a file
     #[arg(short, long, value_name = "TEXT|@FILE", conflicts_with = "no_template")]
     system: Option<String>,
-    /// Let the model continue the text as it is, without its chat template (for base models)
+    /// Continue the text as it is, without the chat template (for base models)
     #[arg(long, visible_alias = "raw-prompt")]
     no_template: bool,
     /// Print one JSON object: answer, reason, ids, stats, model, context, seed, notices
     #[arg(long)]
     json: bool,
-    /// Say more: context, seed, speed, what the expert cache did
+    /// Print more: context, seed, speed, cache statistics
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
@@ -52,23 +51,23 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let notes = Notes::detect();
-    let question = question(&args, notes)?;
+    let text = prompt_text(&args, notes)?;
     let system = args.system.as_deref().map(|text| prompt::text_or_file(text, notes)).transpose()?;
     let mut say = |tone, line: String| notes.line(tone, &line);
     let told: Option<Tell<'_>> = if args.json { None } else { Some(&mut say) };
-    let mut responder = Responder::open(args.model.as_deref(), &args.session, !args.no_template, told)?;
-    let about = responder.about().clone();
+    let mut answerer = Answerer::open(args.model.as_deref(), &args.session, !args.no_template, told)?;
+    let about = answerer.about().clone();
     let params = args.sampling.resolve(&about.hints)?;
     let ids = if args.no_template {
-        responder.language().plain(&question)?
+        answerer.language().plain(&text)?
     } else {
-        responder.check(system.as_deref())?;
-        let system = system.into_iter().map(|text| Message::new(Role::System, text));
-        // A pipe ends its text with a line end that nobody meant.
-        let user = Message::new(Role::User, question.trim_end_matches(['\n', '\r']));
-        responder.language().conversation(&system.chain([user]).collect::<Vec<_>>())?
+        answerer.check(system.as_deref())?;
+        let system = system.into_iter().map(|system| Message::new(Role::System, system));
+        // A pipe usually adds a line end, which is not part of the prompt.
+        let user = Message::new(Role::User, text.trim_end_matches(['\n', '\r']));
+        answerer.language().conversation(&system.chain([user]).collect::<Vec<_>>())?
     };
     let chatty = args.verbose || (notes.terminal && !args.json);
     if chatty {
@@ -78,18 +77,18 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if args.verbose {
         notes.line(Tone::Dim, &format!("seed {}", params.sampler.seed));
     }
-    // With --json they are in the object.
+    // The JSON object has them too.
     if !args.json {
         open::mention(&about.notices);
     }
     let answered = if args.json {
-        collect(&mut responder, &ids, &params, notes)
+        collect(&mut answerer, &ids, &params, notes)
     } else {
-        stream(&mut responder, &ids, &params, notes)?
+        stream(&mut answerer, &ids, &params, notes)?
     };
-    let answer = answered.map_err(|error| with_advice(error, &responder))?;
+    let answer = answered.map_err(|error| with_advice(error, &answerer))?;
     if args.json {
-        let object = object(&answer, &responder, params.sampler.seed);
+        let object = object(&answer, &answerer, params.sampler.seed);
         writeln!(io::stdout(), "{}", printable(&object))?;
     }
     if args.verbose {
@@ -106,8 +105,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         StopReason::Cancelled => Err(CommandError::Stopped.into()),
         StopReason::ContextFull => {
             let size = answer.stats.context_size;
-            let text =
-                format!("warning: the answer was cut, the context of {size} tokens is full; --ctx sets it");
+            let text = format!(
+                "warning: answer truncated: the context of {size} tokens is full; --ctx sets its size"
+            );
             notes.line(Tone::Warning, &text);
             Ok(())
         }
@@ -115,49 +115,48 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-/// The question: an option, a pipe, or both, the pipe last.
-fn question(args: &Args, notes: Notes) -> anyhow::Result<String> {
+/// The prompt: from an option, a pipe, or both, the pipe last.
+fn prompt_text(args: &RunArgs, notes: Notes) -> anyhow::Result<String> {
     let asked = match (&args.prompt, &args.file) {
         (Some(text), _) => Some(text.clone()),
         (None, Some(path)) => Some(prompt::file(path, notes)?),
         (None, None) => None,
     };
     let piped = prompt::piped(notes)?.filter(|text| !text.is_empty());
-    let question = match (asked, piped) {
+    let text = match (asked, piped) {
         (Some(asked), Some(piped)) => format!("{asked}\n\n{piped}"),
         (Some(text), None) | (None, Some(text)) => text,
         (None, None) => String::new(),
     };
-    if question.trim().is_empty() {
-        let mut problem =
-            "there is no question; give one with --prompt TEXT, --file FILE or through a pipe".to_owned();
+    if text.trim().is_empty() {
+        let mut problem = "no prompt; give one with --prompt TEXT, --file FILE or a pipe".to_owned();
         if let Some(model) = args.model.as_ref().filter(|model| !model.exists()) {
-            problem.push_str(&format!("; `{}` was taken for the model", model.display()));
+            problem.push_str(&format!("; `{}` was taken as the model", model.display()));
         }
         return Err(CommandError::Usage(problem).into());
     }
-    Ok(question)
+    Ok(text)
 }
 
 type Answered = Result<Answer, EngineError>;
 
-/// Shows the answer as it comes.
+/// Prints the answer while it is generated.
 fn stream(
-    responder: &mut Responder,
+    answerer: &mut Answerer,
     ids: &[u32],
     params: &GenerateParams,
     notes: Notes,
 ) -> anyhow::Result<Answered> {
     let mut shown = AnswerStream::new(notes);
-    let answered = responder.answer(ids, params, &mut |event| shown.event(event));
+    let answered = answerer.answer(ids, params, &mut |event| shown.event(event));
     shown.finish()?;
     Ok(answered)
 }
 
 /// Waits for the whole answer.
-fn collect(responder: &mut Responder, ids: &[u32], params: &GenerateParams, notes: Notes) -> Answered {
+fn collect(answerer: &mut Answerer, ids: &[u32], params: &GenerateParams, notes: Notes) -> Answered {
     let mut progress = PromptProgress::new(notes);
-    let answered = responder.answer(ids, params, &mut |event| {
+    let answered = answerer.answer(ids, params, &mut |event| {
         if let Event::Prompt { done, total } = event {
             progress.update(done, total);
         }
@@ -167,14 +166,14 @@ fn collect(responder: &mut Responder, ids: &[u32], params: &GenerateParams, note
     answered
 }
 
-/// A prompt that is too long: how long, and which context would hold it at what price.
-fn with_advice(error: EngineError, responder: &Responder) -> anyhow::Error {
+/// Adds to the error of a prompt longer than the context the size that would be enough and its memory.
+fn with_advice(error: EngineError, answerer: &Answerer) -> anyhow::Error {
     let EngineError::ContextFull { tokens, context } = error else { return error.into() };
     let enough = (tokens + tokens / 4).next_multiple_of(1024);
-    let more = responder.kv_bytes(enough).saturating_sub(responder.kv_bytes(context));
-    let made_for = responder.about().made_for;
+    let more = answerer.kv_bytes(enough).saturating_sub(answerer.kv_bytes(context));
+    let made_for = answerer.about().made_for;
     let beyond = match made_for < enough {
-        true => format!("; the model was made for {}, beyond that answers get worse", open::count(made_for)),
+        true => format!("; the model's maximum is {}, answers beyond it get worse", open::count(made_for)),
         false => String::new(),
     };
     CommandError::Context(format!(
@@ -187,7 +186,7 @@ fn with_advice(error: EngineError, responder: &Responder) -> anyhow::Error {
     .into()
 }
 
-fn object(answer: &Answer, responder: &Responder, seed: u64) -> Value {
+fn object(answer: &Answer, answerer: &Answerer, seed: u64) -> Value {
     let Answer { text, ids, reason, stats } = answer;
     let (reason, stop) = match reason {
         StopReason::EndOfTurn => ("end", None),
@@ -196,7 +195,7 @@ fn object(answer: &Answer, responder: &Responder, seed: u64) -> Value {
         StopReason::ContextFull => ("context_full", None),
         StopReason::Cancelled => ("cancelled", None),
     };
-    let about = responder.about();
+    let about = answerer.about();
     json!({
         "answer": text,
         "reason": reason,
@@ -204,7 +203,7 @@ fn object(answer: &Answer, responder: &Responder, seed: u64) -> Value {
         "ids": ids,
         "stats": numbers(stats),
         "model": about.name,
-        "context": responder.context(),
+        "context": answerer.context(),
         "seed": seed,
         "notices": about.notices,
     })
@@ -251,8 +250,7 @@ fn cache_numbers(cache: &CacheStats) -> Value {
     })
 }
 
-/// JSON in which every control character is escaped, also those that the standard lets pass (DEL, C1) and those that
-/// reorder a line: it may be read in a terminal.
+/// JSON that is safe to print on a terminal: DEL, C1 controls and bidirectional controls are escaped too.
 fn printable(object: &Value) -> String {
     let text = object.to_string();
     let mut out = String::with_capacity(text.len());
@@ -272,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_fit_for_terminals_and_stays_the_same_value() {
+    fn json_is_safe_for_terminals_and_keeps_its_value() {
         let value = json!({"answer": "a\u{1b}]52;c;x\u{7}\u{9b}31m\u{7f}\u{202e}\n\u{e9}"});
         let text = printable(&value);
         assert!(text.chars().all(|c| !c.is_control() && c != '\u{202e}'), "{text:?}");

@@ -1,9 +1,8 @@
-//! `moelten verify`: whether a file is what was written, and how far its weights are from those it was made from. Exit code 9
-//! if something is wrong. It must not know how files are read.
+//! `moelten verify`: checks a file's checksums and weights, and measures the error against the original. Exit
+//! code 9 if something is wrong. It must not know how files are read.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 use moelten_loader::convert::verify::{Damage, Report, verify};
 use moelten_tui::filter;
@@ -11,18 +10,17 @@ use serde_json::{Value, json};
 
 use crate::exit::CommandError;
 use crate::open;
-use crate::progress::{Progress, Unit, bytes};
+use crate::report::progress::{Progress, Unit, bytes};
 use crate::signals::Polling;
 
-/// Check a model file: its checksums, and every weight
-///
-/// Files that `moelten quantize` wrote have a checksum for each tensor. Every weight is looked at, whether it is a number. With
-/// --source, also how far the weights are from those that the file was made from.
+/// Check a model file: checksums, finite weights, error against the original Files written by `moelten
+/// quantize` have a checksum for each tensor. Every weight must be a finite number. With --source, the error
+/// against the original weights is reported too.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct VerifyArgs {
     /// GGUF file or model folder
     model: PathBuf,
-    /// What it was made from: a model folder or GGUF file
+    /// The original that it was made from: a model folder or GGUF file
     #[arg(long, value_name = "MODEL")]
     source: Option<PathBuf>,
     /// Worker threads [default: all CPUs]
@@ -34,7 +32,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: VerifyArgs) -> anyhow::Result<()> {
     let model = open::load(Some(&args.model))?;
     open::mention(&model.notices);
     let source = args.source.as_deref().map(|source| open::load(Some(source))).transpose()?;
@@ -44,7 +42,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut progress = None;
     let report = verify(&model, source.as_ref(), threads, &mut |done, total| {
         progress.get_or_insert_with(|| Progress::new("reading", Unit::Bytes, total)).set(done);
-        !polling.stop().load(Ordering::Relaxed)
+        !polling.stop().is_cancelled()
     });
     drop(progress);
     let Some(report) = report? else { return Err(CommandError::Stopped.into()) };
@@ -58,7 +56,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
         n => {
             let first = words(&report.damage[0]);
-            Err(CommandError::Damaged(format!("{}: {n} problems, the first: {first}", args.model.display()))
+            Err(CommandError::Damaged(format!("{}: {n} problems, first: {first}", args.model.display()))
                 .into())
         }
     }
@@ -66,15 +64,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 fn words(damage: &Damage) -> String {
     match damage {
-        Damage::Checksum { tensor } => format!("{tensor} is not what was written"),
-        Damage::Missing { tensor } => format!("{tensor} was written and is not there"),
+        Damage::Checksum { tensor } => format!("{tensor}: checksum mismatch"),
+        Damage::Missing { tensor } => format!("{tensor}: missing"),
         Damage::NotFinite { tensor, expert: None, row } => {
-            format!("{tensor} has a weight that is no number in row {row}")
+            format!("{tensor}: a weight in row {row} is not a finite number")
         }
         Damage::NotFinite { tensor, expert: Some(expert), row } => {
-            format!("{tensor} has a weight that is no number in row {row} of expert {expert}")
+            format!("{tensor}: a weight in row {row} of expert {expert} is not a finite number")
         }
-        Damage::Source { tensor } => format!("{tensor} was made from something else than this source"),
+        Damage::Source { tensor } => format!("{tensor}: not made from this source"),
     }
 }
 
@@ -92,13 +90,13 @@ fn text(report: &Report) -> String {
         out.push('\n');
     }
     let checksums = match (report.checked, report.unchecked) {
-        (0, _) => "the file has no checksums: only its weights were looked at".to_owned(),
+        (0, _) => "none in the file; only weights were checked".to_owned(),
         (n, 0) => format!("{n} tensors, all with checksums"),
         (n, others) => format!("{n} tensors with checksums, {others} without"),
     };
     out.push_str(&format!("\n  checksums       {checksums}\n"));
     if report.from_source > 0 {
-        out.push_str(&format!("  source          {} tensors were made from it\n", report.from_source));
+        out.push_str(&format!("  source          {} tensors made from it\n", report.from_source));
     }
     for damage in &report.damage {
         out.push_str(&format!("  DAMAGED         {}\n", words(damage)));

@@ -1,8 +1,13 @@
 //! Discovery on a made-up home, and verdicts of what is found.
 
-use clap::Parser;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use super::*;
+use clap::Parser;
+use moelten_tui::screen::Verdict;
+
+use super::{ModelInspector, Places};
+use crate::open::{SessionArgs, builtin};
 
 /// The options that commands share.
 #[derive(Parser)]
@@ -65,7 +70,7 @@ fn models_are_found_where_people_keep_them() {
         pair("b-00001-of-00002.gguf", "~/models"),
         pair("c.gguf", "llama.cpp's cache"),
         pair("l.gguf", "LM Studio's models"),
-        pair(builtin::NAME, "part of this program"),
+        pair(builtin::NAME, "built in"),
     ];
     assert_eq!(found(&places(root.path(), &[])), expected);
     let nowhere = Places::of(None, None, |_| None);
@@ -73,7 +78,7 @@ fn models_are_found_where_people_keep_them() {
 }
 
 #[test]
-fn models_are_found_beside_the_one_that_is_open() {
+fn models_are_found_in_the_folder_of_the_current_one() {
     let root = tempfile::tempdir().unwrap();
     let at = |path: &str| root.path().join(path);
     for path in [
@@ -91,25 +96,21 @@ fn models_are_found_beside_the_one_that_is_open() {
         let found = found(&places(root.path(), &[]).and_beside(Some(&at(model))));
         found
             .into_iter()
-            .filter(|(_, place)| place.contains("open"))
+            .filter(|(_, place)| place == "the folder of the current model")
             .map(|(name, _)| name)
             .collect::<Vec<_>>()
     };
     assert_eq!(beside("mnt/open.gguf"), ["open.gguf", "other.gguf"]);
     assert_eq!(beside("folders/open"), ["open", "other"]);
-    assert_eq!(
-        found(&places(root.path(), &[]).and_beside(None)).len(),
-        1,
-        "the one that the program carries"
-    );
+    assert_eq!(found(&places(root.path(), &[]).and_beside(None)).len(), 1, "the built-in model");
 }
 
 #[test]
 fn the_hugging_face_cache_is_read_as_it_is_laid_out() {
     let root = tempfile::tempdir().unwrap();
     let hub = root.path().join("hub");
-    // Two revisions of which `main` names one, a repository with a folder for each variant, one without `main`, one without
-    // weights.
+    // Two revisions of which `main` names one, a repository with a folder for each variant, one without
+    // `main`, one without weights.
     for path in [
         "models--u--two/snapshots/old/old.gguf",
         "models--u--two/snapshots/new/new.gguf",
@@ -129,7 +130,7 @@ fn the_hugging_face_cache_is_read_as_it_is_laid_out() {
         pair("new.gguf", "u/two in the Hugging Face cache"),
         pair("v-q4.gguf", "u/variants in the Hugging Face cache"),
         pair("v-q8.gguf", "u/variants in the Hugging Face cache"),
-        pair(builtin::NAME, "part of this program"),
+        pair(builtin::NAME, "built in"),
     ];
     assert_eq!(found(&places(root.path(), &[("HF_HUB_CACHE", hub.clone())])), expected);
     assert_eq!(found(&places(root.path(), &[("HF_HOME", root.path().to_owned())])), expected);
@@ -149,7 +150,7 @@ fn links_to_one_file_are_one_model_and_links_to_none_are_shown() {
     let names: Vec<_> = found(&places).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["broken.gguf", "link.gguf", builtin::NAME]);
     let session = session(&[]);
-    let broken = Looker::new(&session, 0).look(&places.candidates().0[0]);
+    let broken = ModelInspector::new(&session, 0).look(&places.candidates().0[0]);
     assert!(
         matches!(&broken.verdict, Verdict::Unreadable(why) if why.contains("No such file")),
         "{broken:?}"
@@ -166,8 +167,8 @@ fn each_model_has_its_verdict() {
     assert!(notes.is_empty(), "{notes:?}");
     let look = |options: &[&str]| {
         let session = session(options);
-        let mut looker = Looker::new(&session, 0);
-        candidates.iter().map(|candidate| looker.look(candidate)).collect::<Vec<_>>()
+        let mut inspector = ModelInspector::new(&session, 0);
+        candidates.iter().map(|candidate| inspector.look(candidate)).collect::<Vec<_>>()
     };
     let all = look(&["--ctx", "64"]);
     let [good, short, carried] = &all[..] else { panic!("{all:?}") };

@@ -1,7 +1,8 @@
 //! Runs the program as people do and looks at everything that comes out.
-#![allow(dead_code, clippy::unwrap_used, reason = "every test binary uses a part of it; a failure may panic")]
 
-pub mod terminal;
+#[cfg(target_os = "linux")]
+pub mod cgroup;
+pub mod hostile;
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -9,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use moelten_loader::gguf::{Array, Gguf, Value};
-use moelten_loader::gguf_write::{GgufWriter, TensorPlan};
+use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
+use moelten_loader::container::gguf::{Array, Gguf, Value};
 
 /// The program in a clean environment. One thread: tests run beside each other.
 pub fn moelten() -> Command {
@@ -160,7 +161,8 @@ pub fn set(metadata: &mut [(String, Value)], key: &str, change: impl FnOnce(&mut
     change(value);
 }
 
-/// A character as byte-level vocabularies spell its bytes (GPT-2's table: printable bytes stand for themselves).
+/// A character as byte-level vocabularies spell its bytes (GPT-2's table: printable bytes stand for
+/// themselves).
 fn spelled(text: &str) -> String {
     let others = (0..=255u8).filter(|b| !matches!(b, 33..=126 | 161..=172 | 174..));
     let others: Vec<u8> = others.collect();
@@ -171,7 +173,8 @@ fn spelled(text: &str) -> String {
     text.bytes().map(spell).collect()
 }
 
-/// Puts other words into a model's vocabulary: every token of several characters says what `word` makes of its id.
+/// Puts other words into a model's vocabulary: every token of several characters says what `word` makes of
+/// its id.
 pub fn with_words(metadata: &mut [(String, Value)], word: impl Fn(usize) -> String) {
     // With a single merge, texts are spelled with single characters, which stay as they are.
     let mut merged = String::new();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use moelten_engine::api::{Answer, GenerateStats, StopReason};
-use moelten_loader::chat::Role;
+use moelten_loader::text::chat::Role;
 
 use super::backend::Failure;
 use super::event::ChatEffect;

@@ -5,10 +5,10 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use moelten_engine::api::{Answer, Event, ExpertMap, GenerateParams};
-use moelten_loader::chat::Message;
+use moelten_engine::runtime::cancel::Cancel;
+use moelten_loader::text::chat::Message;
 
 use super::facts::Facts;
 use super::tone::Tone;
@@ -99,13 +99,13 @@ impl TokenCount {
 }
 
 /// Counts the tokens of a text: `(text, limit, stop)`. Counting must stop, in time and in memory, once it is
-/// clear that there are more than `limit` tokens, and soon after `stop` turns true; the result is not used
+/// clear that there are more than `limit` tokens, and soon after `stop` is cancelled; the result is not used
 /// then. The error is a message: the tokenizer cannot encode the text.
-pub type CountText = Arc<dyn Fn(&str, usize, &AtomicBool) -> Result<TokenCount, String> + Send + Sync>;
+pub type CountText = Arc<dyn Fn(&str, usize, &Cancel) -> Result<TokenCount, String> + Send + Sync>;
 
 /// Counts the tokens of a conversation: `(messages, limit, stop)`, with the rules of [`CountText`]. `None` if
 /// the chat template rejects the conversation.
-pub type CountConversation = Arc<dyn Fn(&[Message], usize, &AtomicBool) -> Option<TokenCount> + Send + Sync>;
+pub type CountConversation = Arc<dyn Fn(&[Message], usize, &Cancel) -> Option<TokenCount> + Send + Sync>;
 
 /// Questions about the open model that any thread may ask while it computes.
 #[derive(Clone)]

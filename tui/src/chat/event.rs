@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use moelten_engine::api::Answer;
-use moelten_loader::chat::Message;
+use moelten_loader::text::chat::Message;
 
 use super::backend::{Failure, NotSwitched, Request, Switched};
 use super::tone::Tone;
@@ -155,9 +155,9 @@ pub enum AttachError {
 /// Which existing file a new one may replace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overwrite {
-    /// A saved conversation.
+    /// One that `/load` could read: a file that `/save` wrote.
     SavedConversation,
-    /// None.
+    /// None: the user has to choose another name.
     Never,
 }
 

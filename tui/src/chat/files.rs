@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use moelten_loader::chat::Role;
+use moelten_loader::text::chat::Role;
 
 use super::event::{AttachError, ChatEffect, FileEvent, Overwrite};
 use super::figures;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use moelten_loader::chat::Role;
+use moelten_loader::text::chat::Role;
 
 use super::event::{ChatEffect, ChatEvent, OverflowChoice};
 use super::reports;

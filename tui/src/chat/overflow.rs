@@ -2,7 +2,7 @@
 //! cut without asking.
 
 use moelten_engine::api::StopReason;
-use moelten_loader::chat::{Message, Role};
+use moelten_loader::text::chat::{Message, Role};
 
 use super::backend::{Failure, Request};
 use super::event::{ChatEffect, OverflowChoice};

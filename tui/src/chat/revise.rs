@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use moelten_loader::chat::Role;
+use moelten_loader::text::chat::Role;
 
 use super::event::ChatEffect;
 use super::state::{Busy, Chat, Meter, Replaced, note};

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use moelten_engine::api::{GenerateParams, GenerateStats};
-use moelten_loader::chat::{Message, Role};
+use moelten_loader::text::chat::{Message, Role};
 
 use super::backend::Request;
 use super::event::ChatEffect;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use moelten_engine::api::{Answer, CacheStats, GenerateParams, GenerateStats, StopReason};
 
-use moelten_loader::chat::{Message, Role};
+use moelten_loader::text::chat::{Message, Role};
 
 use super::*;
 use crate::input::command::TABLE;

@@ -1,7 +1,7 @@
 //! Saved conversations: JSON that `/load` reads, and exports as Markdown and JSON. It must not know where
 //! files are.
 
-use moelten_loader::chat::{Message, Role};
+use moelten_loader::text::chat::{Message, Role};
 use serde::{Deserialize, Serialize};
 
 use super::thinking;

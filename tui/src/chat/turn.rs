@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use moelten_loader::chat::{Message, Role};
+use moelten_loader::text::chat::{Message, Role};
 use serde::{Deserialize, Serialize};
 
 use super::figures;

@@ -3,7 +3,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+
+use moelten_engine::runtime::cancel::Cancel;
 
 use super::file_names::expand;
 use super::private_file;
@@ -31,7 +32,7 @@ pub fn perform(
     effect: ChatEffect,
     state: &StatePaths,
     counters: &Counters,
-    stop: &AtomicBool,
+    stop: &Cancel,
 ) -> Option<ChatEvent> {
     let message = |error: io::Error| error.to_string();
     let event = match effect {
@@ -79,12 +80,7 @@ fn write(path: &Path, text: &str, overwrite: Overwrite) -> io::Result<()> {
 }
 
 /// Reads a text file for a question and counts its tokens, up to `limit`.
-fn attach(
-    path: &Path,
-    limit: usize,
-    counters: &Counters,
-    stop: &AtomicBool,
-) -> Result<Attachment, AttachError> {
+fn attach(path: &Path, limit: usize, counters: &Counters, stop: &Cancel) -> Result<Attachment, AttachError> {
     let place = expand(path);
     let text = text_file::read(&place, TEXT_BYTES_MAX)
         .map_err(|error| AttachError::Unreadable(error.to_string()))?;
@@ -116,10 +112,9 @@ mod tests {
     use std::sync::Arc;
 
     use moelten_engine::api::ExpertMap;
+    use moelten_loader::text::chat::{Message, Role};
 
     use super::*;
-
-    static GO_ON: AtomicBool = AtomicBool::new(false);
 
     /// Counts words, up to the limit.
     fn counters() -> Counters {
@@ -155,7 +150,7 @@ mod tests {
     fn texts_are_attached_with_their_length() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.txt");
-        let attach = |limit| attach(&file, limit, &counters(), &GO_ON);
+        let attach = |limit| attach(&file, limit, &counters(), &Cancel::new());
         std::fs::write(&file, b"one two three").unwrap();
         assert_eq!(
             attach(3),
@@ -175,10 +170,10 @@ mod tests {
 
     #[test]
     fn a_conversation_is_counted_up_to_the_limit() {
-        let messages = vec![moelten_loader::chat::Message::new(moelten_loader::chat::Role::User, "one"); 3];
+        let messages = vec![Message::new(Role::User, "one"); 3];
         for (limit, tokens) in [(5, 3), (2, 3), (1, 2)] {
             let count = ChatEffect::Count { number: 7, messages: messages.clone(), limit };
-            let counted = perform(count, &StatePaths::default(), &counters(), &GO_ON);
+            let counted = perform(count, &StatePaths::default(), &counters(), &Cancel::new());
             assert_eq!(counted, Some(ChatEvent::Counted { number: 7, tokens: Some(tokens) }), "{limit}");
         }
     }
@@ -192,7 +187,7 @@ mod tests {
         assert!(last_conversation(&conversation).unwrap_err().contains("saved yet"));
         let text = Transcript::new("m", None, vec![]).to_json();
         for _ in 0..2 {
-            let done = perform(ChatEffect::Keep(text.clone()), &state, &counters, &GO_ON);
+            let done = perform(ChatEffect::Keep(text.clone()), &state, &counters, &Cancel::new());
             assert_eq!(done, Some(ChatEvent::File(FileEvent::Kept(Ok(())))));
         }
         assert_eq!(last_conversation(&conversation).unwrap(), text);
@@ -202,7 +197,7 @@ mod tests {
             assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
         }
         std::fs::write(&conversation, "mine").unwrap();
-        let done = perform(ChatEffect::Keep(text.clone()), &state, &counters, &GO_ON);
+        let done = perform(ChatEffect::Keep(text.clone()), &state, &counters, &Cancel::new());
         let Some(ChatEvent::File(FileEvent::Kept(Err(why)))) = done else { panic!("{done:?}") };
         assert!(why.contains("last.json: ") && why.contains("move it away"), "{why}");
         assert_eq!(std::fs::read_to_string(&conversation).unwrap(), "mine");

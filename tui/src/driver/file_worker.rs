@@ -4,15 +4,17 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use moelten_engine::runtime::cancel::Cancel;
+use moelten_engine::runtime::supervise::supervised;
+
 use super::file_jobs::{self, StatePaths};
 use super::file_names;
 use super::message::WorkerMessage;
-use super::supervise::supervised;
 use crate::chat::{ChatEffect, ChatEvent, Counters};
 use crate::screen::{CompletionRequest, ScreenEvent};
 
@@ -28,7 +30,7 @@ pub struct FileWorker {
     /// The last count that was requested; earlier ones are skipped.
     counted: Arc<AtomicU64>,
     /// Whether counting is to stop, because the chat has ended.
-    stop: Arc<AtomicBool>,
+    stop: Cancel,
     /// The thread that writes conversations. Its result is `None` after a panic.
     writer: JoinHandle<Option<()>>,
 }
@@ -45,11 +47,11 @@ impl FileWorker {
     /// # Errors
     /// A thread cannot be started.
     pub fn start(state: &StatePaths, tell: &Sender<WorkerMessage>) -> io::Result<Self> {
-        let (counted, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let (counted, stop) = (Arc::<AtomicU64>::default(), Cancel::new());
         let begin = |name: &str| {
             let (jobs, todo) = channel();
             let (state, tell) = (state.clone(), tell.clone());
-            let (counted, stop) = (Arc::clone(&counted), Arc::clone(&stop));
+            let (counted, stop) = (Arc::clone(&counted), stop.clone());
             let panicked = tell.clone();
             let work = move || work(todo, &state, &tell, &counted, &stop);
             let on_panic = move |message| drop(panicked.send(WorkerMessage::Panicked(message)));
@@ -82,7 +84,7 @@ impl FileWorker {
     /// Waits until all conversations are written, at most for [`SAVE_WAIT_MAX`]. A warning if the last
     /// changes may be lost.
     pub fn close(self) -> Option<&'static str> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.cancel();
         drop(self.conversations);
         let asked = Instant::now();
         while !self.writer.is_finished() {
@@ -105,7 +107,7 @@ fn work(
     state: &StatePaths,
     tell: &Sender<WorkerMessage>,
     counted: &AtomicU64,
-    stop: &AtomicBool,
+    stop: &Cancel,
 ) {
     for job in todo {
         let event = match job {

@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
+
+use moelten_engine::runtime::cancel::Cancel;
 
 use super::answer_stream::AnswerStream;
 use super::clipboard;
@@ -13,9 +14,6 @@ use super::line_input::{Input, Typed};
 use super::notes::Notes;
 use crate::chat::{Backend, Chat, ChatEffect, ChatEvent, OverflowChoice, Request, Tone};
 use crate::markdown::filter;
-
-/// In line mode nothing stops a count: Ctrl-C ends the program.
-static GO_ON: AtomicBool = AtomicBool::new(false);
 
 /// Runs a chat until the user quits; `first` is done before anything is read.
 ///
@@ -51,7 +49,8 @@ pub fn run(
                 return Ok(());
             }
             Some(effect) => show(effect, chat, input, notes)
-                .and_then(|file| file_jobs::perform(file, state, &backend.counters(), &GO_ON)),
+                // Nothing stops a count here: Ctrl-C ends the program.
+                .and_then(|file| file_jobs::perform(file, state, &backend.counters(), &Cancel::new())),
         };
         todo.extend(event.into_iter().flat_map(|event| chat.handle(event)));
     }
@@ -102,7 +101,7 @@ fn answer(
 /// Saves the conversation at the end, if the last attempt failed.
 fn leave(chat: &mut Chat, backend: &mut dyn Backend, notes: Notes, state: &StatePaths) {
     let Some(keep) = chat.leave("") else { return };
-    let saved = file_jobs::perform(keep, state, &backend.counters(), &GO_ON);
+    let saved = file_jobs::perform(keep, state, &backend.counters(), &Cancel::new());
     for effect in saved.into_iter().flat_map(|event| chat.handle(event)) {
         if let ChatEffect::Note(tone, text) = effect {
             notes.line(tone, &text);

@@ -8,14 +8,14 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Instant;
 
 use moelten_engine::api::Event as EngineEvent;
+use moelten_engine::runtime::supervise::supervised;
 
 use super::file_names::expand;
 use super::message::WorkerMessage;
-use super::supervise::supervised;
 use crate::chat::{Backend, ChatEvent, Request};
 use crate::screen::ScreenEvent;
 
-/// A job for the model.
+/// What the thread does next; jobs are done in order.
 pub enum ModelJob {
     /// Compute an answer.
     Answer(Request),
@@ -101,7 +101,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use moelten_engine::api::{Answer, ExpertMap, GenerateParams, GenerateStats, StopReason};
-    use moelten_loader::chat::{Message, Role};
+    use moelten_loader::text::chat::{Message, Role};
 
     use super::*;
     use crate::chat::{Counters, Facts, Failure, NotSwitched, Switched, Tell, TokenCount, Tone};

@@ -4,7 +4,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use moelten_loader::chat::Role as Speaker;
+use moelten_loader::text::chat::Role as Speaker;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
@@ -203,7 +203,7 @@ fn role(content: &Content) -> Role {
     }
 }
 
-/// The role of a tone.
+/// How a note of this tone is drawn.
 pub fn tone_role(tone: Tone) -> Role {
     match tone {
         Tone::Plain => Role::Text,

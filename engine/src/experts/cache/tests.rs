@@ -1,6 +1,7 @@
 //! The cache beside a naive model of what it should hold, with reads that end in any order, fail, or are given up.
 
 use moelten_loader::io::pieces::PAGE;
+use moelten_loader::spec::BankKey;
 use proptest::prelude::*;
 
 use super::*;
@@ -11,11 +12,11 @@ const PAGES: usize = 3;
 /// What happens, in order.
 #[derive(Debug, Clone)]
 enum Action {
-    /// A layer's experts are asked for and used, those of another are guessed at meanwhile.
-    Use { layer: usize, experts: Vec<u32>, at_once: bool, guesses: Vec<u32> },
+    /// A bank's experts are asked for and used, those of another are guessed at meanwhile.
+    Use { bank: usize, experts: Vec<u32>, at_once: bool, guesses: Vec<u32> },
     /// The same, but after some steps nobody wants them any more.
-    BreakOff { layer: usize, experts: Vec<u32>, steps: u8, guesses: Vec<u32> },
-    /// Memory is short or plenty: after some steps of the next request layers keep this part of their first quotas, in eighths.
+    BreakOff { bank: usize, experts: Vec<u32>, steps: u8, guesses: Vec<u32> },
+    /// Memory is short or plenty: after some steps of the next request banks keep this part of their first quotas, in eighths.
     Resize { steps: u8, eighths: usize },
 }
 
@@ -29,26 +30,24 @@ struct Trace {
 }
 
 fn traces() -> impl Strategy<Value = Trace> {
-    let layers = prop::collection::vec((2..9_usize, 0..9_usize, 0..2_u32), 2..4);
-    (layers, 2..5_usize).prop_flat_map(|(layers, spare)| {
-        let count = layers.len();
-        let experts: Vec<usize> = layers.iter().map(|layer| layer.0).collect();
-        let quotas = layers.iter().map(|layer| layer.1.min(layer.0)).collect();
-        let classes = layers.iter().map(|layer| layer.2).collect();
+    let banks = prop::collection::vec((2..9_usize, 0..9_usize, 0..2_u32), 2..4);
+    (banks, 2..5_usize).prop_flat_map(|(banks, spare)| {
+        let count = banks.len();
+        let experts: Vec<usize> = banks.iter().map(|bank| bank.0).collect();
+        let quotas = banks.iter().map(|bank| bank.1.min(bank.0)).collect();
+        let classes = banks.iter().map(|bank| bank.2).collect();
         let shape = Shape { experts: experts.clone(), quotas, classes, spare: vec![spare; 2] };
-        let some = move |layer: usize, experts: &[usize]| {
-            prop::sample::subsequence((0..experts[layer] as u32).collect::<Vec<_>>(), 1..=experts[layer])
+        let some = move |bank: usize, experts: &[usize]| {
+            prop::sample::subsequence((0..experts[bank] as u32).collect::<Vec<_>>(), 1..=experts[bank])
         };
-        let action = (0..count).prop_flat_map(move |layer| {
-            let guesses = prop::sample::subsequence(
-                (0..experts[(layer + 1) % count] as u32).collect::<Vec<_>>(),
-                0..=2,
-            );
-            (some(layer, &experts), guesses, any::<u8>(), 0..16_usize, any::<bool>()).prop_map(
+        let action = (0..count).prop_flat_map(move |bank| {
+            let guesses =
+                prop::sample::subsequence((0..experts[(bank + 1) % count] as u32).collect::<Vec<_>>(), 0..=2);
+            (some(bank, &experts), guesses, any::<u8>(), 0..16_usize, any::<bool>()).prop_map(
                 move |(experts, guesses, steps, kind, at_once)| match kind {
-                    0..3 => Action::BreakOff { layer, experts, steps: steps % 16, guesses },
+                    0..3 => Action::BreakOff { bank, experts, steps: steps % 16, guesses },
                     3 => Action::Resize { steps: steps % 16, eighths: (steps / 16) as usize % 9 },
-                    _ => Action::Use { layer, experts, at_once, guesses },
+                    _ => Action::Use { bank, experts, at_once, guesses },
                 },
             )
         });
@@ -70,8 +69,8 @@ struct Part {
 }
 
 /// What an expert's bytes are.
-fn tag(layer: u32, expert: u32) -> u8 {
-    (1 + layer * 16 + expert) as u8
+fn tag(bank: u32, expert: u32) -> u8 {
+    (1 + bank * 16 + expert) as u8
 }
 
 /// The cache with readers whose steps are taken one by one, and whoever uses it.
@@ -84,7 +83,7 @@ struct World {
     random: u64,
     failures: bool,
     /// The present request.
-    layer: usize,
+    bank: usize,
     ids: Vec<u32>,
     entries: Vec<u32>,
     slots: Vec<Option<Slot>>,
@@ -100,7 +99,10 @@ impl World {
         }
         let slots =
             counts.iter().map(|&count| Piece::reserve(std::iter::repeat_n(PAGES * PAGE, count)).unwrap());
-        let cache = Cache::new(shape, policy(trace), slots.collect(), PAGES);
+        let keys = (0..).map(|layer| BankKey { layer, bank: 0 });
+        let banks = keys.zip(&shape.experts).zip(&shape.quotas);
+        let board = Board::of_shape(banks.map(|((key, &experts), &slots)| (key, experts, slots)));
+        let cache = Cache::new(shape, policy(trace), slots.collect(), PAGES, Arc::new(board));
         Self {
             cache,
             queue: Vec::new(),
@@ -109,7 +111,7 @@ impl World {
             touching: None,
             random: trace.seed,
             failures: trace.failures,
-            layer: 0,
+            bank: 0,
             ids: Vec::new(),
             entries: Vec::new(),
             slots: Vec::new(),
@@ -124,23 +126,23 @@ impl World {
         (self.random >> 33) as usize % sides
     }
 
-    fn begin(&mut self, layer: usize, expert: u32, guess: bool) -> bool {
+    fn begin(&mut self, bank: usize, expert: u32, guess: bool) -> bool {
         if !guess {
-            self.cache.make_way(layer);
+            self.cache.make_way(bank);
             self.recall_wrong();
         }
-        let Some((entry, slot)) = self.cache.begin(layer, expert, guess) else { return false };
+        let Some((entry, slot)) = self.cache.begin(bank, expert, guess) else { return false };
         assert_eq!(slot.len(), PAGES * PAGE);
         let parts = 1 + self.dice(PAGES);
         let mut rest = slot;
         for _ in 0..parts {
             let (piece, others) = rest.split_at(PAGE);
             rest = others;
-            self.queue.push(Part { entry, piece, tag: tag(layer as u32, expert) });
+            self.queue.push(Part { entry, piece, tag: tag(bank as u32, expert) });
         }
         let found = self.cache.entry_mut(entry);
         if !rest.is_empty() {
-            rest.bytes_mut().fill(tag(layer as u32, expert));
+            rest.bytes_mut().fill(tag(bank as u32, expert));
             found.back.push(rest);
         }
         let State::Reading(reading) = &mut found.state else { panic!("it has begun") };
@@ -224,16 +226,16 @@ impl World {
         }
     }
 
-    fn request(&mut self, layer: usize, ids: &[u32]) {
-        self.layer = layer;
+    fn request(&mut self, bank: usize, ids: &[u32]) {
+        self.bank = bank;
         self.ids = ids.to_vec();
         self.entries = vec![NONE; ids.len()];
         self.slots = vec![None; ids.len()];
         self.next = 0;
-        self.cache.request(layer, ids.iter().map(|&id| (id, 1 + id % 3)));
+        self.cache.request(bank, ids.iter().map(|&id| (id, 1 + id % 3)));
         self.recall_wrong();
         for (index, &id) in ids.iter().enumerate() {
-            if let Some(entry) = self.cache.find(layer, id) {
+            if let Some(entry) = self.cache.find(bank, id) {
                 self.hold(index, entry);
             }
         }
@@ -243,21 +245,21 @@ impl World {
     fn pump(&mut self) {
         while self.next < self.ids.len() {
             if self.entries[self.next] == NONE {
-                let (layer, id) = (self.layer, self.ids[self.next]);
-                assert_eq!(self.cache.find(layer, id), None, "an expert is read once");
-                if !self.begin(layer, id, false) {
+                let (bank, id) = (self.bank, self.ids[self.next]);
+                assert_eq!(self.cache.find(bank, id), None, "an expert is read once");
+                if !self.begin(bank, id, false) {
                     break;
                 }
-                let entry = self.cache.find(layer, id).unwrap();
+                let entry = self.cache.find(bank, id).unwrap();
                 self.hold(self.next, entry);
             }
             self.next += 1;
         }
     }
 
-    fn guess(&mut self, layer: usize, ids: &[u32]) {
+    fn guess(&mut self, bank: usize, ids: &[u32]) {
         for &id in ids {
-            if self.cache.find(layer, id).is_none() && !self.begin(layer, id, true) {
+            if self.cache.find(bank, id).is_none() && !self.begin(bank, id, true) {
                 break;
             }
         }
@@ -296,7 +298,7 @@ impl World {
             }
             for index in first..end {
                 let slot = self.slots[index].as_ref().unwrap().get().unwrap();
-                let expected = tag(self.layer as u32, self.ids[index]);
+                let expected = tag(self.bank as u32, self.ids[index]);
                 assert!(slot.bytes().iter().all(|&byte| byte == expected), "not this expert's bytes");
             }
             (first..end).for_each(|index| self.let_go(index));
@@ -315,14 +317,14 @@ impl World {
         let cache = &self.cache;
         let mut listed = vec![0; cache.entries.len()];
         cache.free.iter().flatten().for_each(|&entry| listed[entry as usize] += 1);
-        for (layer, state) in cache.layers.iter().enumerate() {
+        for (bank, state) in cache.banks.iter().enumerate() {
             for (expert, &entry) in state.entries.iter().enumerate().filter(|(_, entry)| **entry != NONE) {
                 let of = match cache.entry(entry).state {
-                    State::Here { layer, expert } => (layer, expert),
-                    State::Reading(reading) if !reading.orphan => (reading.layer, reading.expert),
+                    State::Here { bank, expert } => (bank, expert),
+                    State::Reading(reading) if !reading.orphan => (reading.bank, reading.expert),
                     other => panic!("{other:?} is listed"),
                 };
-                assert_eq!(of, (layer as u32, expert as u32));
+                assert_eq!(of, (bank as u32, expert as u32));
                 listed[entry as usize] += 1;
             }
         }
@@ -356,7 +358,7 @@ impl World {
     }
 }
 
-/// What layers keep, found the slow way.
+/// What banks keep, found the slow way.
 struct Naive {
     rankings: Vec<Ranking>,
     quotas: Vec<usize>,
@@ -366,49 +368,49 @@ struct Naive {
 }
 
 impl Naive {
-    fn request(&mut self, layer: usize, ids: &[u32]) {
-        self.rankings[layer].used(ids.iter().map(|&id| (id, 1 + id % 3)));
-        let mut all: Vec<u32> = self.content[layer].iter().chain(ids).copied().collect();
+    fn request(&mut self, bank: usize, ids: &[u32]) {
+        self.rankings[bank].used(ids.iter().map(|&id| (id, 1 + id % 3)));
+        let mut all: Vec<u32> = self.content[bank].iter().chain(ids).copied().collect();
         all.sort_unstable();
         all.dedup();
-        self.content[layer] = all;
-        self.missing[layer].clear();
-        self.cut(layer);
+        self.content[bank] = all;
+        self.missing[bank].clear();
+        self.cut(bank);
     }
 
-    fn cut(&mut self, layer: usize) {
-        let ranking = &self.rankings[layer];
-        let mut all = [&self.content[layer][..], &self.missing[layer]].concat();
+    fn cut(&mut self, bank: usize) {
+        let ranking = &self.rankings[bank];
+        let mut all = [&self.content[bank][..], &self.missing[bank]].concat();
         all.sort_unstable_by_key(|&expert| Reverse(ranking.value(expert)));
-        all.truncate(self.quotas[layer]);
-        self.content[layer].retain(|expert| all.contains(expert));
-        self.missing[layer].retain(|expert| all.contains(expert));
+        all.truncate(self.quotas[bank]);
+        self.content[bank].retain(|expert| all.contains(expert));
+        self.missing[bank].retain(|expert| all.contains(expert));
     }
 
-    /// The last request of a layer was broken off when these were here.
-    fn broken_off(&mut self, layer: usize, here: Vec<u32>) {
-        let should = std::mem::replace(&mut self.content[layer], here);
-        assert!(self.content[layer].iter().all(|expert| should.contains(expert)));
-        self.missing[layer] = should;
-        let content = &self.content[layer];
-        self.missing[layer].retain(|expert| !content.contains(expert));
+    /// The last request of a bank was broken off when these were here.
+    fn broken_off(&mut self, bank: usize, here: Vec<u32>) {
+        let should = std::mem::replace(&mut self.content[bank], here);
+        assert!(self.content[bank].iter().all(|expert| should.contains(expert)));
+        self.missing[bank] = should;
+        let content = &self.content[bank];
+        self.missing[bank].retain(|expert| !content.contains(expert));
     }
 }
 
 fn run(trace: &Trace) {
     let mut world = World::new(trace);
-    let (shape, layers) = (&trace.shape, trace.shape.experts.len());
+    let (shape, banks) = (&trace.shape, trace.shape.experts.len());
     let mut naive = Naive {
         rankings: shape.experts.iter().map(|&experts| Ranking::new(policy(trace), experts)).collect(),
         quotas: shape.quotas.clone(),
-        content: vec![Vec::new(); layers],
-        missing: vec![Vec::new(); layers],
+        content: vec![Vec::new(); banks],
+        missing: vec![Vec::new(); banks],
     };
     let mut resize = None;
     for action in &trace.actions {
-        let (&layer, experts, guesses) = match action {
-            Action::Use { layer, experts, guesses, .. } => (layer, experts, guesses),
-            Action::BreakOff { layer, experts, guesses, .. } => (layer, experts, guesses),
+        let (&bank, experts, guesses) = match action {
+            Action::Use { bank, experts, guesses, .. } => (bank, experts, guesses),
+            Action::BreakOff { bank, experts, guesses, .. } => (bank, experts, guesses),
             Action::Resize { steps, eighths } => {
                 resize = Some((*steps, *eighths));
                 continue;
@@ -418,18 +420,18 @@ fn run(trace: &Trace) {
             world.touch();
             world.check();
         }
-        world.request(layer, experts);
-        naive.request(layer, experts);
+        world.request(bank, experts);
+        naive.request(bank, experts);
         world.check();
         if trace.seed.is_multiple_of(2) {
-            world.guess((layer + 1) % layers, guesses);
+            world.guess((bank + 1) % banks, guesses);
         }
         if let Some((steps, eighths)) = resize.take() {
             (0..steps).for_each(|_| _ = world.step());
             naive.quotas = shape.quotas.iter().map(|quota| quota * eighths / 8).collect();
             world.cache.shrink(&naive.quotas);
             world.cache.grow(&naive.quotas);
-            (0..layers).for_each(|layer| naive.cut(layer));
+            (0..banks).for_each(|bank| naive.cut(bank));
             world.check();
         }
         let whole = match action {
@@ -443,34 +445,34 @@ fn run(trace: &Trace) {
         };
         world.leave();
         world.check();
-        let here: Vec<u32> = world.cache.here(layer).collect();
+        let here: Vec<u32> = world.cache.here(bank).collect();
         if whole {
-            assert_eq!(here, naive.content[layer], "what is at rest depends on requests alone");
+            assert_eq!(here, naive.content[bank], "what is at rest depends on requests alone");
         } else {
             // What had not arrived is not there; what had, is a part of what should be.
-            naive.broken_off(layer, here);
+            naive.broken_off(bank, here);
         }
     }
-    // Nobody wants anything any more: all memory comes back, and no layer holds more than it may.
-    for layer in 0..layers {
-        world.request(layer, &[]);
-        naive.request(layer, &[]);
+    // Nobody wants anything any more: all memory comes back, and no bank holds more than it may.
+    for bank in 0..banks {
+        world.request(bank, &[]);
+        naive.request(bank, &[]);
         world.leave();
     }
     while world.step() {}
     world.check();
     let (cache, mut live) = (&world.cache, 0);
     for (class, (free, &spare)) in cache.free.iter().zip(&shape.spare).enumerate() {
-        let of_class = |layer: &usize| shape.classes[*layer] as usize == class;
-        let here: usize = (0..layers).filter(of_class).map(|layer| cache.here(layer).count()).sum();
-        let quotas: usize = (0..layers).filter(of_class).map(|layer| naive.quotas[layer]).sum();
+        let of_class = |bank: &usize| shape.classes[*bank] as usize == class;
+        let here: usize = (0..banks).filter(of_class).map(|bank| cache.here(bank).count()).sum();
+        let quotas: usize = (0..banks).filter(of_class).map(|bank| naive.quotas[bank]).sum();
         assert_eq!(free.len() + here, quotas + spare, "size {class}: what was given up went back");
         live += free.len() + here;
     }
     assert_eq!(live, cache.slots());
-    for layer in 0..layers {
-        assert_eq!(cache.here(layer).collect::<Vec<_>>(), naive.content[layer]);
-        assert!(naive.content[layer].len() <= cache.quota(layer));
+    for bank in 0..banks {
+        assert_eq!(cache.here(bank).collect::<Vec<_>>(), naive.content[bank]);
+        assert!(naive.content[bank].len() <= cache.quota(bank));
     }
 }
 
@@ -483,7 +485,7 @@ proptest! {
     }
 }
 
-/// Room for two experts in a single layer beside two spare slots.
+/// Room for two experts in a single bank beside two spare slots.
 fn small() -> World {
     let shape = Shape { experts: vec![8, 8], quotas: vec![0, 0], classes: vec![0, 0], spare: vec![2] };
     World::new(&Trace { shape, actions: Vec::new(), seed: 2, failures: false })
@@ -497,7 +499,7 @@ fn a_guess_that_was_left_behind_makes_way() {
     world.guess(1, &[3, 4]);
     world.leave();
     while world.step() {}
-    // The other layer's turn does not come; the first one's comes again.
+    // The other bank's turn does not come; the first one's comes again.
     world.request(0, &[5, 6]);
     assert!(world.use_all(true));
     world.leave();

@@ -8,45 +8,13 @@
 use core::mem::MaybeUninit;
 use core::ops::Range;
 
+use super::attend_tile::{Ahead, MAX_ROWS, Scores, Softmax, Stored, Values, Weigh, call_for_rows};
 use super::lanes::Lanes;
+use super::tier::Work;
 use super::vector::exp;
 use crate::kernel::attend::{Attend, BLOCK, KEY_GROUP, KvHead, MAX_HEAD_DIM, Running, SPAN, base};
-use crate::kernel::prefetch::{prefetch, prefetch_far};
 
-/// Most query rows of a register tile, in any tier.
-const MAX_ROWS: usize = 8;
-/// Vectors of a register tile's row.
-const VECTORS: usize = 2;
-/// Most numbers of a vector, in any tier.
-const MAX_LANES: usize = 16;
-
-/// A number as the cache stores it.
-trait Stored: Copy {
-    /// The first `n` elements, `1..=N`, then zeros.
-    ///
-    /// # Safety
-    /// As [`Lanes`].
-    unsafe fn load<L: Lanes>(from: *const Self, n: usize) -> L::V;
-}
-
-impl Stored for f32 {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const Self, n: usize) -> L::V {
-        // SAFETY: the caller vouches for the instructions and for `n` elements.
-        unsafe { L::load_up_to(from, n) }
-    }
-}
-
-/// The bits of half precision.
-impl Stored for u16 {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const Self, n: usize) -> L::V {
-        // SAFETY: the caller vouches for the instructions and for `n` elements.
-        unsafe { L::load_f16_up_to(from, n) }
-    }
-}
-
-/// Keys and values of a head.
+/// Keys and values of a head from some position on.
 #[derive(Clone, Copy)]
 struct Head<S> {
     keys: *const S,
@@ -54,27 +22,21 @@ struct Head<S> {
     huge_pages: bool,
 }
 
-/// Numbers that are read later.
-#[derive(Clone, Copy)]
-struct Ahead<S> {
-    at: *const S,
-    huge_pages: bool,
-}
-
-impl<S> Ahead<S> {
-    fn add(self, numbers: usize) -> Self {
-        Self { at: self.at.wrapping_add(numbers), ..self }
+impl<S> Head<S> {
+    /// From a position on.
+    fn from(self, position: usize, head_dim: usize) -> Self {
+        let at = position * head_dim;
+        Self { keys: self.keys.wrapping_add(at), values: self.values.wrapping_add(at), ..self }
     }
 
-    /// Asks for some of them. They need not exist.
-    #[inline(always)]
-    fn ask(self, from: usize, numbers: usize) {
-        let (from, len) = (self.at.wrapping_add(from).cast(), numbers * size_of::<S>());
-        if self.huge_pages { prefetch(from, len) } else { prefetch_far(from, len) }
+    /// Keys or values of it that are read later.
+    fn ahead(self, at: *const S) -> Ahead<S> {
+        Ahead { at, huge_pages: self.huge_pages }
     }
 }
 
 /// What a register tile works in, for rows of up to [`MAX_HEAD_DIM`]. Nothing is read before it was written.
+#[repr(C, align(64))]
 struct Buffers {
     /// `[head_dim, rows]`, times the scale.
     queries: MaybeUninit<[f32; MAX_ROWS * MAX_HEAD_DIM]>,
@@ -120,96 +82,155 @@ unsafe fn attend_to<L: Lanes, S: Stored>(
         weights: MaybeUninit::uninit(),
         sums: MaybeUninit::uninit(),
     };
-    let b = &mut buffers;
     let rows = task.rows();
     for span in task.spans.clone() {
         for row in (0..rows).step_by(L::ATTEND_ROWS) {
+            let tile = Tile { task, span, rows: row..rows.min(row + L::ATTEND_ROWS) };
             // SAFETY: as for this function; the rows exist.
+            unsafe { tile.attend::<L, S>(head, &mut buffers, out, state) };
+        }
+    }
+}
+
+/// Some rows of a task, at most [`Lanes::ATTEND_ROWS`], and one span.
+struct Tile<'a> {
+    task: &'a Attend<'a>,
+    span: usize,
+    rows: Range<usize>,
+}
+
+impl Tile<'_> {
+    /// # Safety
+    /// As [`attend_to`], with rows that exist.
+    #[inline(always)]
+    unsafe fn attend<L: Lanes, S: Stored>(
+        &self,
+        head: Head<S>,
+        buffers: &mut Buffers,
+        out: &mut [f32],
+        state: &mut [Running],
+    ) {
+        let (rows, head_dim) = (self.rows.len(), self.task.head_dim);
+        let mut seen = [const { 0..0 }; MAX_ROWS];
+        for (seen, row) in seen.iter_mut().zip(self.rows.clone()) {
+            *seen = overlap(&self.task.sees(row), self.span * SPAN, SPAN);
+        }
+        let lowest = seen[..rows].iter().filter(|seen| !seen.is_empty()).map(|seen| seen.start).min();
+        let Some(lowest) = lowest else { return };
+        let highest = seen[..rows].iter().map(|seen| seen.end).max().unwrap_or(lowest);
+        let all_see = common(&seen[..rows]);
+        let mut tile_state = [Running::default(); MAX_ROWS];
+        // SAFETY: the task was checked: the cache has the positions below `highest` and its keys are whole groups. The
+        // buffers hold `MAX_ROWS` rows of at most `MAX_HEAD_DIM`, and all that is read of them is written before: queries
+        // and sums here, the weights by `Scores`.
+        unsafe {
+            self.take_queries(buffers.queries.as_mut_ptr().cast());
+            buffers.sums.as_mut_ptr().cast::<f32>().write_bytes(0, rows * head_dim);
+            for block in (lowest / BLOCK * BLOCK..highest).step_by(BLOCK) {
+                let groups = lowest.max(block) / KEY_GROUP * KEY_GROUP - block
+                    ..highest.min(block + BLOCK).next_multiple_of(KEY_GROUP) - block;
+                let whole = all_see.start <= block && block + BLOCK <= all_see.end;
+                let parts = if whole { None } else { Some(&parts_of(block, &seen[..rows])) };
+                let (head, state) = (head.from(block, head_dim), &mut tile_state);
+                L::call(AddBlock { head, head_dim, groups, rows, parts, buffers, state });
+            }
+            self.put_sums::<L>(buffers.sums.as_ptr().cast(), &seen[..rows], &tile_state, out, state);
+        }
+    }
+
+    /// Writes the queries of the rows, times the scale, `[head_dim, rows]`.
+    ///
+    /// # Safety
+    /// The task was checked, and `queries` is good for writing.
+    #[inline(always)]
+    unsafe fn take_queries(&self, queries: *mut f32) {
+        let Attend { head_dim, scale, .. } = *self.task;
+        for (r, row) in self.rows.clone().enumerate() {
+            // SAFETY: a row has `head_dim` elements where `at` says; as for this function.
             unsafe {
-                match L::ATTEND_ROWS.min(rows - row) {
-                    1 => tile::<L, S, 1>(task, head, span, row, b, out, state),
-                    2 => tile::<L, S, 2>(task, head, span, row, b, out, state),
-                    3 => tile::<L, S, 3>(task, head, span, row, b, out, state),
-                    4 => tile::<L, S, 4>(task, head, span, row, b, out, state),
-                    5 => tile::<L, S, 5>(task, head, span, row, b, out, state),
-                    6 => tile::<L, S, 6>(task, head, span, row, b, out, state),
-                    7 => tile::<L, S, 7>(task, head, span, row, b, out, state),
-                    _ => tile::<L, S, MAX_ROWS>(task, head, span, row, b, out, state),
+                let query = self.task.queries.as_ptr().add(self.task.at(row));
+                for dim in 0..head_dim {
+                    *queries.add(dim * self.rows.len() + r) = *query.add(dim) * scale;
+                }
+            }
+        }
+    }
+
+    /// Leaves the sums of the span in the output, or adds them to those of the spans before it.
+    ///
+    /// # Safety
+    /// As [`Tile::attend`], with `sums` of the rows.
+    #[inline(always)]
+    unsafe fn put_sums<L: Lanes>(
+        &self,
+        sums: *const f32,
+        seen: &[Range<usize>],
+        tile_state: &[Running; MAX_ROWS],
+        out: &mut [f32],
+        state: &mut [Running],
+    ) {
+        let head_dim = self.task.head_dim;
+        for (r, row) in self.rows.clone().enumerate() {
+            if seen[r].is_empty() {
+                continue;
+            }
+            let at = self.task.at(row);
+            let (out, state) = (&mut out[at..at + head_dim], &mut state[at / head_dim]);
+            // SAFETY: as for this function.
+            unsafe {
+                let sums = std::slice::from_raw_parts(sums.add(r * head_dim), head_dim);
+                if self.task.begins(row, self.span) {
+                    out.copy_from_slice(sums);
+                    *state = tile_state[r];
+                } else {
+                    attend_merge::<L>(sums, tile_state[r], out, state);
                 }
             }
         }
     }
 }
 
-/// Rows `row..row + R`, one span.
+/// Adds a block of positions to the sums of some rows.
 ///
-/// # Safety
-/// As [`attend_to`], with `R` rows from `row` on.
-#[inline(always)]
-unsafe fn tile<L: Lanes, S: Stored, const R: usize>(
-    task: &Attend<'_>,
+/// As [`Tile::attend`]; `head` is at the block, whose `groups` exist; the buffers hold queries and sums.
+struct AddBlock<'a, S> {
     head: Head<S>,
-    span: usize,
-    row: usize,
-    buffers: &mut Buffers,
-    out: &mut [f32],
-    state: &mut [Running],
-) {
-    let head_dim = task.head_dim;
-    let seen: [Range<usize>; R] = std::array::from_fn(|r| overlap(&task.sees(row + r), span * SPAN, SPAN));
-    let lowest = seen.iter().filter(|seen| !seen.is_empty()).map(|seen| seen.start).min();
-    let Some(lowest) = lowest else { return };
-    let highest = seen.iter().map(|seen| seen.end).max().unwrap_or(lowest);
-    let all_see = common(&seen);
-    let queries = buffers.queries.as_mut_ptr().cast::<f32>();
-    let weights = buffers.weights.as_mut_ptr().cast::<f32>();
-    let sums = buffers.sums.as_mut_ptr().cast::<f32>();
-    let mut tile_state = [Running::default(); R];
-    // SAFETY: the task was checked: rows of queries and outputs have `head_dim` elements where `at` says, the cache has
-    // the positions below `highest` and its keys are whole groups. The buffers hold `R <= MAX_ROWS` rows of at most
-    // `MAX_HEAD_DIM`, and all that is read of them is written before: the sums here, the weights by `scores`.
-    unsafe {
-        for r in 0..R {
-            let query = task.queries.as_ptr().add(task.at(row + r));
-            for dim in 0..head_dim {
-                *queries.add(dim * R + r) = *query.add(dim) * task.scale;
-            }
-        }
-        sums.write_bytes(0, R * head_dim);
-        for block in (lowest / BLOCK * BLOCK..highest).step_by(BLOCK) {
-            let groups = lowest.max(block) / KEY_GROUP * KEY_GROUP - block
-                ..highest.min(block + BLOCK).next_multiple_of(KEY_GROUP) - block;
-            let whole = all_see.start <= block && block + BLOCK <= all_see.end;
-            let seen: [Range<usize>; R] = std::array::from_fn(|r| {
-                let seen = overlap(&seen[r], block, BLOCK);
-                seen.start - block..seen.end - block
+    head_dim: usize,
+    groups: Range<usize>,
+    rows: usize,
+    /// Which positions each row sees, if not all rows see all.
+    parts: Option<&'a [Range<usize>; MAX_ROWS]>,
+    buffers: &'a mut Buffers,
+    state: &'a mut [Running; MAX_ROWS],
+}
+
+impl<L: Lanes, S: Stored> Work<L> for AddBlock<'_, S> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run(self) {
+        let Self { head, head_dim, groups, rows, parts, buffers, state } = self;
+        let weights = buffers.weights.as_mut_ptr().cast::<f32>();
+        let (queries, sums) = (buffers.queries.as_ptr().cast(), buffers.sums.as_mut_ptr().cast());
+        let (keys, ahead) = (head.keys, head.ahead(head.values));
+        // SAFETY: as for this work.
+        unsafe {
+            call_for_rows!(L, rows, R, {
+                Scores::<S, R> { keys, queries, head_dim, groups, weights, ahead }
             });
-            let (keys, values) = (head.keys.add(block * head_dim), head.values.add(block * head_dim));
-            let ahead = |at| Ahead { at, huge_pages: head.huge_pages };
-            scores::<L, S, R>(keys, queries, head_dim, &groups, weights, ahead(values));
-            if !whole {
-                hide(weights, &seen);
+            if let Some(parts) = parts {
+                hide(weights, &parts[..rows]);
             }
-            let shrink = softmax::<L, R>(weights, &mut tile_state);
-            let values = Values { at: values, head_dim, ahead: ahead(keys.wrapping_add(BLOCK * head_dim)) };
-            if whole {
-                weigh_all::<L, S, R>(values, weights, 0..BLOCK, shrink, sums);
-            } else {
-                weigh::<L, S, R>(values, weights, &seen, shrink, sums);
-            }
-        }
-        for r in 0..R {
-            if seen[r].is_empty() {
-                continue;
-            }
-            let at = task.at(row + r);
-            let sums = std::slice::from_raw_parts(sums.add(r * head_dim), head_dim);
-            let (out, state) = (out.get_unchecked_mut(at..at + head_dim), &mut state[at / head_dim]);
-            if task.begins(row + r, span) {
-                out.copy_from_slice(sums);
-                *state = tile_state[r];
-            } else {
-                attend_merge::<L>(sums, tile_state[r], out, state);
+            let shrink = call_for_rows!(L, rows, R, Softmax::<R> { weights, state });
+            let ahead = head.ahead(head.keys.wrapping_add(BLOCK * head_dim));
+            let values = Values { at: head.values, head_dim, ahead };
+            match parts {
+                None => {
+                    call_for_rows!(L, rows, R, {
+                        Weigh::<S, R> { values, weights, seen: 0..BLOCK, shrink, sums }
+                    });
+                }
+                Some(parts) => L::call(WeighParts { values, weights, parts: &parts[..rows], shrink, sums }),
             }
         }
     }
@@ -221,60 +242,30 @@ fn overlap(range: &Range<usize>, start: usize, len: usize) -> Range<usize> {
     range.start.clamp(start, start + len)..range.end.clamp(start, start + len)
 }
 
-/// The positions that all rows see.
+/// What rows see of a block of positions, given what they see of all.
 #[inline(always)]
-fn common<const R: usize>(seen: &[Range<usize>; R]) -> Range<usize> {
-    let start = seen.iter().map(|seen| seen.start).max().unwrap_or(0);
-    start..seen.iter().map(|seen| seen.end).min().unwrap_or(0).max(start)
+fn parts_of(block: usize, seen: &[Range<usize>]) -> [Range<usize>; MAX_ROWS] {
+    let mut parts = [const { 0..0 }; MAX_ROWS];
+    for (part, seen) in parts.iter_mut().zip(seen) {
+        let seen = overlap(seen, block, BLOCK);
+        *part = seen.start - block..seen.end - block;
+    }
+    parts
 }
 
-/// `weights[r, p] = query[r] . key[p]` for the positions of some groups of a block.
-///
-/// # Safety
-/// As [`Lanes`]. `keys` are those of the block, `queries` is `[head_dim, R]`, `weights` is `[R, BLOCK]`. `ahead` is only asked
-/// for: the values of the block.
+/// The positions that all rows see.
 #[inline(always)]
-unsafe fn scores<L: Lanes, S: Stored, const R: usize>(
-    keys: *const S,
-    queries: *const f32,
-    head_dim: usize,
-    groups: &Range<usize>,
-    weights: *mut f32,
-    ahead: Ahead<S>,
-) {
-    let ahead = ahead.add(groups.start * head_dim);
-    for at in groups.clone().step_by(VECTORS * L::N) {
-        // SAFETY: `at` lies in a group of the block, and so do the two vectors from it on.
-        unsafe {
-            let keys = keys.add(at / KEY_GROUP * KEY_GROUP * head_dim + at % KEY_GROUP);
-            let mut sums = [[L::splat(0.0); VECTORS]; R];
-            for dim in 0..head_dim {
-                let used = (at - groups.start) * head_dim + dim * VECTORS * L::N;
-                ahead.ask(used, VECTORS * L::N);
-                let keys = keys.add(dim * KEY_GROUP);
-                let keys: [L::V; VECTORS] = [S::load::<L>(keys, L::N), S::load::<L>(keys.add(L::N), L::N)];
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let query = L::splat(*queries.add(dim * R + r));
-                    for (sum, key) in sums.iter_mut().zip(keys) {
-                        *sum = L::fma(query, key, *sum);
-                    }
-                }
-            }
-            for (r, sums) in sums.into_iter().enumerate() {
-                for (v, sum) in sums.into_iter().enumerate() {
-                    L::store(weights.add(r * BLOCK + at + v * L::N), sum);
-                }
-            }
-        }
-    }
+fn common(seen: &[Range<usize>]) -> Range<usize> {
+    let start = seen.iter().map(|seen| seen.start).max().unwrap_or(0);
+    start..seen.iter().map(|seen| seen.end).min().unwrap_or(0).max(start)
 }
 
 /// Gives what a row does not see of a block the lowest score.
 ///
 /// # Safety
-/// `weights` is `[R, BLOCK]`, the ranges are of its columns.
+/// `weights` is `[rows, BLOCK]`, the ranges are of its columns.
 #[inline(always)]
-unsafe fn hide<const R: usize>(weights: *mut f32, seen: &[Range<usize>; R]) {
+unsafe fn hide(weights: *mut f32, seen: &[Range<usize>]) {
     for (r, seen) in seen.iter().enumerate() {
         for at in (0..seen.start).chain(seen.end..BLOCK) {
             // SAFETY: as for this function.
@@ -283,167 +274,46 @@ unsafe fn hide<const R: usize>(weights: *mut f32, seen: &[Range<usize>; R]) {
     }
 }
 
-/// Scores of a block become weights; returns each row's factor on what was weighed before. Rows go through every step
-/// together and all blocks are whole here, so that nothing waits for one row and no jump depends on numbers.
-///
-/// # Safety
-/// As [`Lanes`]. `weights` is `[R, BLOCK]`.
-#[inline(always)]
-unsafe fn softmax<L: Lanes, const R: usize>(weights: *mut f32, state: &mut [Running; R]) -> [f32; R] {
-    // One vector of factors serves all rows.
-    const { assert!(R <= MAX_ROWS && MAX_ROWS <= L::N) };
-    // SAFETY: all accesses are of vectors within a row of `weights`; `before` has a vector's elements or more.
-    unsafe {
-        let mut bases = [0.0; R];
-        let mut before = [0.0; MAX_LANES];
-        for (r, state) in state.iter_mut().enumerate() {
-            let mut largest = L::splat(state.max);
-            for at in (0..BLOCK).step_by(L::N) {
-                // NaN is passed over here and comes back through `exp`.
-                largest = L::max(L::load(weights.add(r * BLOCK + at)), largest);
-            }
-            let max = L::largest(largest);
-            bases[r] = base(max);
-            before[r] = state.max - bases[r];
-            state.max = max;
-        }
-        let factors = exp::<L>(L::load(before.as_ptr()));
-        L::store(before.as_mut_ptr(), factors);
-        let mut sums = [L::splat(0.0); R];
-        for at in (0..BLOCK).step_by(L::N) {
-            for (r, sum) in sums.iter_mut().enumerate() {
-                let weights = weights.add(r * BLOCK + at);
-                let weight = exp::<L>(L::sub(L::load(weights), L::splat(bases[r])));
-                L::store(weights, weight);
-                *sum = L::add(*sum, weight);
-            }
-        }
-        let shrink = std::array::from_fn(|r| before[r]);
-        for (r, sum) in sums.into_iter().enumerate() {
-            state[r].sum = state[r].sum * before[r] + L::sum(sum);
-        }
-        shrink
-    }
-}
-
-/// Values of a block from some position on.
-#[derive(Clone, Copy)]
-struct Values<S> {
-    at: *const S,
-    head_dim: usize,
-    /// What is only asked for: the keys of the next block.
-    ahead: Ahead<S>,
-}
-
-/// `sums[r] = sums[r] * shrink[r] + weights[r, p] * values[p]` over the positions that each row sees, ascending.
-///
-/// # Safety
-/// As [`Lanes`]. `values` are those of the block, `weights` is `[R, BLOCK]`, `sums` is `[R, head_dim]`.
-#[inline(always)]
-unsafe fn weigh<L: Lanes, S: Stored, const R: usize>(
+/// [`Weigh`] of as many rows as there are parts, each over its own part.
+struct WeighParts<'a, S> {
     values: Values<S>,
     weights: *const f32,
-    seen: &[Range<usize>; R],
-    mut shrink: [f32; R],
+    parts: &'a [Range<usize>],
+    shrink: [f32; MAX_ROWS],
     sums: *mut f32,
-) {
-    // What all rows see they weigh together. What only some see, before and after it, each weighs by itself: a value that
-    // is not seen is not even multiplied by zero.
-    let Range { start, end } = common(seen);
-    let ragged = seen.iter().any(|seen| *seen != (start..end));
-    // SAFETY: as for this function; every range is of positions in the block that the cache has.
-    unsafe {
-        if ragged {
-            for (r, seen) in seen.iter().enumerate() {
-                let before = seen.start..seen.end.min(start);
-                let (weights, sums) = (weights.add(r * BLOCK), sums.add(r * values.head_dim));
-                weigh_all::<L, S, 1>(values, weights, before, [shrink[r]], sums);
-            }
-            shrink = [1.0; R];
-        }
-        weigh_all::<L, S, R>(values, weights, start..end, shrink, sums);
-        if ragged {
-            for (r, seen) in seen.iter().enumerate() {
-                let after = seen.start.max(end)..seen.end;
-                let (weights, sums) = (weights.add(r * BLOCK), sums.add(r * values.head_dim));
-                weigh_all::<L, S, 1>(values, weights, after, [1.0], sums);
-            }
-        }
-    }
 }
 
-/// [`weigh`] where all rows see the same positions.
-///
-/// # Safety
-/// As [`weigh`].
-#[inline(always)]
-unsafe fn weigh_all<L: Lanes, S: Stored, const R: usize>(
-    values: Values<S>,
-    weights: *const f32,
-    seen: Range<usize>,
-    shrink: [f32; R],
-    sums: *mut f32,
-) {
-    let head_dim = values.head_dim;
-    // SAFETY: as for this function; `dim` and the elements from it on are within `head_dim`.
-    unsafe {
-        let weights = weights.add(seen.start);
-        let mut dim = 0;
-        while dim + VECTORS * L::N <= head_dim {
-            let at = values.at.add(seen.start * head_dim + dim);
-            let values = Values { at, ahead: values.ahead.add(dim * seen.len()), ..values };
-            weigh_vectors::<L, S, R, VECTORS>(values, weights, seen.len(), L::N, shrink, sums.add(dim));
-            dim += VECTORS * L::N;
-        }
-        while dim < head_dim {
-            let values = Values { at: values.at.add(seen.start * head_dim + dim), ..values };
-            let live = L::N.min(head_dim - dim);
-            weigh_vectors::<L, S, R, 1>(values, weights, seen.len(), live, shrink, sums.add(dim));
-            dim += L::N;
-        }
-    }
-}
+impl<L: Lanes, S: Stored> Work<L> for WeighParts<'_, S> {
+    type Out = ();
 
-/// `V` vectors of dimensions of [`weigh_all`], each of `live` elements.
-///
-/// # Safety
-/// As [`weigh_all`].
-#[inline(always)]
-unsafe fn weigh_vectors<L: Lanes, S: Stored, const R: usize, const V: usize>(
-    values: Values<S>,
-    weights: *const f32,
-    positions: usize,
-    live: usize,
-    shrink: [f32; R],
-    sums: *mut f32,
-) {
-    let Values { at, head_dim, ahead } = values;
-    // SAFETY: as for this function.
-    unsafe {
-        let mut acc = [[L::splat(0.0); V]; R];
-        for (r, acc) in acc.iter_mut().enumerate() {
-            for (v, acc) in acc.iter_mut().enumerate() {
-                let sum = L::load_up_to(sums.add(r * head_dim + v * L::N), live);
-                *acc = L::mul(sum, L::splat(shrink[r]));
-            }
-        }
-        for p in 0..positions {
-            ahead.ask(p * V * L::N, V * L::N);
-            let at = at.add(p * head_dim);
-            let mut value = [L::splat(0.0); V];
-            for (v, value) in value.iter_mut().enumerate() {
-                *value = S::load::<L>(at.add(v * L::N), live);
-            }
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let weight = L::splat(*weights.add(r * BLOCK + p));
-                for (acc, value) in acc.iter_mut().zip(value) {
-                    *acc = L::fma(weight, value, *acc);
+    #[inline(always)]
+    unsafe fn run(self) {
+        let Self { values, weights, parts, shrink, sums } = self;
+        // What all rows see they weigh together. What only some see, before and after it, each weighs by itself: a value
+        // that is not seen is not even multiplied by zero.
+        let all = common(parts);
+        let ragged = parts.iter().any(|part| *part != all);
+        let alone = |r: usize, seen, shrink| {
+            let (weights, sums) = (weights.wrapping_add(r * BLOCK), sums.wrapping_add(r * values.head_dim));
+            Weigh::<S, 1> { values, weights, seen, shrink, sums }
+        };
+        // SAFETY: as for this work; every range is of positions in the block that the cache has.
+        unsafe {
+            let mut rest = shrink;
+            if ragged {
+                for (r, part) in parts.iter().enumerate() {
+                    L::call(alone(r, part.start..part.end.min(all.start), [shrink[r]; MAX_ROWS]));
                 }
+                rest = [1.0; MAX_ROWS];
             }
-        }
-        for (r, acc) in acc.into_iter().enumerate() {
-            for (v, acc) in acc.into_iter().enumerate() {
-                L::store_up_to(sums.add(r * head_dim + v * L::N), live, acc);
+            let together = all.clone();
+            call_for_rows!(L, parts.len(), R, {
+                Weigh::<S, R> { values, weights, seen: together, shrink: rest, sums }
+            });
+            if ragged {
+                for (r, part) in parts.iter().enumerate() {
+                    L::call(alone(r, part.start.max(all.end)..part.end, [1.0; MAX_ROWS]));
+                }
             }
         }
     }

@@ -71,4 +71,4 @@ impl Lanes for Avx2 {
     }
 }
 
-super::tier!(Avx2, "avx2,fma,f16c");
+super::float_tier!(Avx2, "avx2,fma,f16c");

@@ -58,4 +58,4 @@ impl Lanes for Avx512 {
     }
 }
 
-super::tier!(Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
+super::float_tier!(Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");

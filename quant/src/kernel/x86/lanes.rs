@@ -1,12 +1,14 @@
 //! What the generic kernels need from a tier: one vector of floats and about twenty operations on it. It must not know
 //! formats or products.
 
+use super::tier::Tier;
+
 /// A tier's vector of `N` floats.
 ///
 /// # Safety
 /// Every function needs the tier's instructions. Those that take a pointer need it good for `N` elements, or for `n` where
 /// that is given; no alignment is needed.
-pub(super) trait Lanes {
+pub(super) trait Lanes: Tier {
     /// Floats in a vector: 8 or 16.
     const N: usize;
     /// Tokens of a register tile of four rows, so that accumulators and operands just fit the registers.

@@ -1,0 +1,385 @@
+//! Gives memory of the expert cache back when the machine runs short of it: a thread that looks ten times a second at what is
+//! free, and lowers the quotas of the cache until a floor is free again. When there has been plenty for a while it takes a part of
+//! what it gave back: memory that came free may be wanted by whoever made it free, so this is slow and giving back is quick.
+//! It must not know what the experts are, nor who reads notices.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::room::Cached;
+use super::store::ExpertStore;
+use crate::runtime::memory;
+use crate::runtime::supervise::supervised;
+use crate::runtime::system::System;
+
+/// Time between two looks: less than others need to take what is left free. A look takes some ten microseconds.
+pub const INTERVAL: Duration = Duration::from_millis(100);
+/// Share of the time that somebody may stand still for memory without this being a shortage.
+const STALLED: f64 = 0.1;
+/// More than the floor is made free, by one part in so many of it, so that not every look finds a little missing.
+const MARGIN_PART: u64 = 4;
+/// Others are expected to go on taking as they did since the last look, for so many looks: giving back takes time.
+const LOOKS_AHEAD: u64 = 2;
+
+/// There is plenty when so many floors are free...
+const PLENTY: u64 = 3;
+/// ... and so much of what lies above that is taken again at a time...
+const TAKE_PART: u64 = 2;
+/// ... when there was plenty at so many looks in a row: half a minute.
+const CALM_LOOKS: u32 = 300;
+
+/// What a look found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Look {
+    /// Bytes that are free without swapping, where the system says.
+    pub free: Option<u64>,
+    /// Bytes that others took since the last look.
+    pub taken: u64,
+    /// Bytes that this process owns.
+    pub owned: u64,
+    /// Share of the time since the last look that somebody stood still because memory was short, 0 to 1.
+    pub stalled: f64,
+}
+
+/// Bytes to give back so that `floor` bytes are free at the next look.
+pub fn to_give_back(look: Look, floor: u64) -> u64 {
+    let margin = floor / MARGIN_PART;
+    let wanted = floor.saturating_add(look.taken.saturating_mul(LOOKS_AHEAD));
+    match look.free {
+        Some(free) if free < wanted => wanted - free + margin,
+        // Others already wait, and little is left: the estimate of what is free may be too kind.
+        Some(free) if free < floor.saturating_mul(2) && look.stalled > STALLED => margin,
+        _ => 0,
+    }
+}
+
+/// Bytes that may be taken again: nothing that comes near the floor, also when `promised` bytes will have been written to.
+fn to_take(look: Look, promised: u64, floor: u64) -> u64 {
+    let kept = floor.saturating_mul(PLENTY).saturating_add(promised);
+    let above = look.free.map_or(0, |free| free.saturating_sub(kept));
+    if look.stalled > STALLED { 0 } else { above / TAKE_PART }
+}
+
+/// How many experts each layer may keep from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Quotas {
+    /// Memory is short.
+    Fewer(Vec<usize>),
+    /// There is plenty again.
+    More(Vec<usize>),
+}
+
+/// Decides, look by look, how many experts each layer may keep.
+#[derive(Debug)]
+pub struct Keeper {
+    system: System,
+    cached: Cached,
+    /// Experts that each layer may still keep, and bytes that the cache may still take.
+    quotas: Vec<usize>,
+    bytes: u64,
+    /// Bytes that were taken again, of which some may not have been written to, and what the process owned then.
+    taken_again: u64,
+    owned_then: u64,
+    floor: u64,
+    /// Looks in a row that found plenty.
+    calm: u32,
+    /// Bytes that were free at the last look, and those of this process.
+    before: Option<u64>,
+    /// When the last look was, and how long somebody had stood still until then.
+    stalled: Option<(Instant, Duration)>,
+}
+
+impl Keeper {
+    /// For a cache of this shape, on a machine where `floor` bytes are to stay free.
+    pub fn new(system: System, cached: Cached, floor: u64) -> Self {
+        let (bytes, quotas) = (cached.bytes(), cached.shape.quotas.clone());
+        let (taken_again, owned_then) = (0, 0);
+        Self {
+            system,
+            cached,
+            quotas,
+            bytes,
+            taken_again,
+            owned_then,
+            floor,
+            calm: 0,
+            before: None,
+            stalled: None,
+        }
+    }
+
+    /// Looks at the machine.
+    pub fn look(&mut self) -> Look {
+        let now = memory::stalled(&self.system).map(|stalled| (Instant::now(), stalled));
+        let stalled = self.stalled.zip(now).map_or(0.0, |((then, before), (now, after))| {
+            let time = now.duration_since(then).as_secs_f64();
+            after.saturating_sub(before).as_secs_f64() / time.max(1e-3)
+        });
+        self.stalled = now;
+        let free = memory::free_bytes(&self.system);
+        // What this process took or gave back is nobody else's doing.
+        let ours = memory::owned_bytes_on(&self.system).unwrap_or(0);
+        let both = free.map(|free| free + ours);
+        let taken = self.before.zip(both).map_or(0, |(before, both)| before.saturating_sub(both));
+        self.before = both;
+        Look { free, taken, owned: ours, stalled: stalled.min(1.0) }
+    }
+
+    /// The quotas that end a shortage, if there is one and something is left to give back, or those that take memory again
+    /// that has not been wanted for a while; never more than there was at first.
+    pub fn quotas(&mut self, look: Look) -> Option<Quotas> {
+        let bytes = to_give_back(look, self.floor);
+        if bytes > 0 {
+            (self.calm, self.taken_again) = (0, 0);
+            // A part of a slot cannot be given back: where one is missing a whole one goes. Where layers have slots of
+            // different sizes, fewer bytes may mean more of the small ones: no layer gets any now.
+            let fewer = self.cached.quotas_for(self.bytes.saturating_sub(bytes));
+            let quotas = self.each_layer(fewer, |_, now, new| new.min(now));
+            return (self.set(&quotas) < 0).then_some(Quotas::Fewer(quotas));
+        }
+        let written = look.owned.saturating_sub(self.owned_then);
+        let promised = self.taken_again.saturating_sub(written);
+        let (bytes, whole) = (to_take(look, promised, self.floor), self.cached.bytes());
+        self.calm = if bytes > 0 && self.bytes < whole { self.calm + 1 } else { 0 };
+        if self.calm < CALM_LOOKS {
+            return None;
+        }
+        self.calm = 0;
+        let more = self.cached.quotas_for(self.bytes.saturating_add(bytes).min(whole));
+        let quotas = self.each_layer(more, |first, now, new| new.min(first).max(now));
+        let taken = self.set(&quotas);
+        (self.taken_again, self.owned_then) = (promised.saturating_add_signed(taken), look.owned);
+        (taken > 0).then_some(Quotas::More(quotas))
+    }
+
+    /// Quotas from those that there were at first, those of now, and new ones.
+    fn each_layer(&self, new: Vec<usize>, choose: impl Fn(usize, usize, usize) -> usize) -> Vec<usize> {
+        let first_and_now = self.cached.shape.quotas.iter().zip(&self.quotas);
+        first_and_now.zip(new).map(|((&first, &now), new)| choose(first, now, new)).collect()
+    }
+
+    /// Notes new quotas; returns how many bytes more the cache may take with them.
+    fn set(&mut self, quotas: &[usize]) -> i64 {
+        let after = self.cached.bytes_with(quotas);
+        let more = after as i64 - self.bytes as i64;
+        (self.bytes, self.quotas) = (after, quotas.to_vec());
+        more
+    }
+
+    /// Bytes that the cache may still take.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// The thread that looks. Ends with this.
+#[derive(Debug)]
+pub struct Watch {
+    given_back: Arc<AtomicU64>,
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<Option<()>>>,
+}
+
+impl Watch {
+    /// Begins to look every `interval`.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn begin(store: Arc<ExpertStore>, mut keeper: Keeper, interval: Duration) -> io::Result<Self> {
+        let given_back = Arc::new(AtomicU64::new(0));
+        let (stop, stopped) = channel();
+        let (counter, whole) = (Arc::clone(&given_back), keeper.bytes());
+        let watched = Arc::clone(&store);
+        let work = move || {
+            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                let look = keeper.look();
+                match keeper.quotas(look) {
+                    Some(Quotas::Fewer(quotas)) => _ = store.shrink(&quotas),
+                    Some(Quotas::More(quotas)) => store.grow(&quotas),
+                    None => continue,
+                }
+                counter.store(whole - keeper.bytes(), Ordering::Relaxed);
+            }
+        };
+        // Without this thread the cache no longer yields to others: requests must not go on as if it did.
+        let broken = move |message| watched.break_down(message);
+        let thread = supervised("moelten-pressure", broken, work)?;
+        Ok(Self { given_back, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Bytes that the cache gave back and has not taken again.
+    pub fn given_back(&self) -> u64 {
+        self.given_back.load(Ordering::Relaxed)
+    }
+
+    /// The number that [`Self::given_back`] is read from.
+    pub(crate) fn given_back_counter(&self) -> &Arc<AtomicU64> {
+        &self.given_back
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic has been reported by the thread itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::experts::room::Shape;
+
+    const MB: u64 = 1 << 20;
+
+    /// Four layers of eight experts, six of each kept, a megabyte each, two slots to spare.
+    fn cached() -> Cached {
+        let shape = Shape { experts: vec![8; 4], quotas: vec![6; 4], classes: vec![0; 4], spare: vec![2] };
+        Cached { direct: true, embedding_in_file: false, shape, slot_bytes: vec![MB as usize] }
+    }
+
+    fn machine(root: &Path, free: u64, stalled_us: u64) {
+        fs::create_dir_all(root.join("proc/pressure")).unwrap();
+        fs::write(root.join("proc/meminfo"), format!("MemAvailable: {} kB\n", free / 1024)).unwrap();
+        let line = |name| format!("{name} avg10=0.00 avg60=0.00 avg300=0.00 total={stalled_us}\n");
+        fs::write(root.join("proc/pressure/memory"), line("some") + &line("full")).unwrap();
+    }
+
+    #[test]
+    fn the_floor_becomes_free_with_a_margin() {
+        let look = |free, stalled| to_give_back(Look { free, taken: 0, owned: 0, stalled }, 100);
+        assert_eq!(look(Some(100), 0.0), 0);
+        assert_eq!(look(Some(99), 0.0), 26);
+        assert_eq!(look(Some(0), 0.0), 125);
+        // Waiting counts only where little is left.
+        assert_eq!((look(Some(150), 0.5), look(Some(250), 0.5), look(Some(150), 0.05)), (25, 0, 0));
+        assert_eq!(look(None, 1.0), 0);
+        // Whoever takes 60 will take more.
+        assert_eq!(to_give_back(Look { free: Some(200), taken: 60, owned: 0, stalled: 0.0 }, 100), 45);
+        assert_eq!(to_give_back(Look { free: Some(220), taken: 60, owned: 0, stalled: 0.0 }, 100), 0);
+    }
+
+    #[test]
+    fn quotas_fall_until_nothing_is_left() {
+        let root = tempfile::tempdir().unwrap();
+        let mut keeper = Keeper::new(System::at(root.path()), cached(), 8 * MB);
+        assert_eq!(keeper.bytes(), 26 * MB);
+        let at = |free| Look { free: Some(free), taken: 0, owned: 0, stalled: 0.0 };
+        assert_eq!(keeper.quotas(at(8 * MB)), None);
+        // Three missing and two of margin: 21 stay, two of them to spare.
+        assert_eq!(keeper.quotas(at(5 * MB)), Some(Quotas::Fewer(vec![5, 5, 5, 4])));
+        // Others wait for memory, so the margin goes.
+        assert_eq!(
+            keeper.quotas(Look { stalled: 1.0, ..at(12 * MB) }),
+            Some(Quotas::Fewer(vec![5, 4, 4, 4]))
+        );
+        assert_eq!(keeper.quotas(at(0)), Some(Quotas::Fewer(vec![2, 2, 2, 1])));
+        assert_eq!(keeper.quotas(at(0)), Some(Quotas::Fewer(vec![0; 4])));
+        assert_eq!(keeper.quotas(at(0)), None);
+        assert_eq!(keeper.bytes(), 2 * MB);
+    }
+
+    #[test]
+    fn what_was_given_back_is_taken_again_when_nobody_wants_it() {
+        let root = tempfile::tempdir().unwrap();
+        let mut keeper = Keeper::new(System::at(root.path()), cached(), 8 * MB);
+        let at = |free| Look { free: Some(free), taken: 0, owned: 0, stalled: 0.0 };
+        let plenty = at(34 * MB);
+        let quiet = |keeper: &mut Keeper, look, looks| (0..looks).all(|_| keeper.quotas(look).is_none());
+        assert!(quiet(&mut keeper, plenty, 2 * CALM_LOOKS), "nothing was given back");
+        assert_eq!(keeper.quotas(at(0)), Some(Quotas::Fewer(vec![4, 4, 3, 3])));
+        // Not near the floor, nor while others stand still for memory, nor before half a minute of calm.
+        assert!(quiet(&mut keeper, at(24 * MB), 2 * CALM_LOOKS));
+        assert!(quiet(&mut keeper, Look { stalled: 0.5, ..plenty }, 2 * CALM_LOOKS));
+        assert!(quiet(&mut keeper, plenty, CALM_LOOKS - 1));
+        assert!(quiet(&mut keeper, at(20 * MB), 1), "this begins the half minute anew");
+        assert!(quiet(&mut keeper, plenty, CALM_LOOKS - 1));
+        assert_eq!(keeper.quotas(plenty), Some(Quotas::More(vec![5, 5, 5, 4])));
+        // All of it, and never more than that.
+        assert!(quiet(&mut keeper, at(1000 * MB), CALM_LOOKS - 1));
+        assert_eq!(keeper.quotas(at(1000 * MB)), Some(Quotas::More(vec![6; 4])));
+        assert!(quiet(&mut keeper, at(1000 * MB), 2 * CALM_LOOKS));
+        assert_eq!(keeper.bytes(), 26 * MB);
+    }
+
+    /// What was taken again and not written to is still free to the system, but promised.
+    #[test]
+    fn memory_that_was_promised_is_not_taken_twice() {
+        let root = tempfile::tempdir().unwrap();
+        let mut keeper = Keeper::new(System::at(root.path()), cached(), 8 * MB);
+        let at = |free, owned| Look { free: Some(free), taken: 0, owned, stalled: 0.0 };
+        let quiet = |keeper: &mut Keeper, look, looks| (0..looks).all(|_| keeper.quotas(look).is_none());
+        assert_eq!(keeper.quotas(at(0, 0)), Some(Quotas::Fewer(vec![4, 4, 3, 3])));
+        // 32 are free, 24 of them stay so: four are taken, then two, then one.
+        for bytes in [20, 22, 23] {
+            assert!(quiet(&mut keeper, at(32 * MB, 0), CALM_LOOKS - 1));
+            assert!(matches!(keeper.quotas(at(32 * MB, 0)), Some(Quotas::More(_))));
+            assert_eq!(keeper.bytes(), bytes * MB);
+        }
+        assert!(quiet(&mut keeper, at(32 * MB, 0), 2 * CALM_LOOKS));
+        // They were written to, and as much is free again.
+        assert!(quiet(&mut keeper, at(32 * MB, 7 * MB), CALM_LOOKS - 1));
+        assert_eq!(keeper.quotas(at(32 * MB, 7 * MB)), Some(Quotas::More(vec![6; 4])));
+    }
+
+    /// Quotas for fewer bytes can have more of the small slots: layers go one way only, and never above what they had.
+    #[test]
+    fn layers_with_slots_of_two_sizes_go_one_way() {
+        let root = tempfile::tempdir().unwrap();
+        let shape = Shape { experts: vec![8; 2], quotas: vec![5, 4], classes: vec![0, 1], spare: vec![0, 0] };
+        let slot_bytes = vec![6 * MB as usize, 4 * MB as usize];
+        let first = shape.quotas.clone();
+        let cached = Cached { direct: true, embedding_in_file: false, shape, slot_bytes };
+        for missing in 1..46 {
+            let mut keeper = Keeper::new(System::at(root.path()), cached.clone(), 8 * MB);
+            let at = |free| Look { free: Some(free), taken: 0, owned: 0, stalled: 0.0 };
+            let mut now = first.clone();
+            let mut free = 8 * MB - (missing % 8 + 1) * MB;
+            for _ in 0..40 * CALM_LOOKS {
+                match keeper.quotas(at(free)) {
+                    Some(Quotas::Fewer(new)) => {
+                        assert!(new.iter().zip(&now).all(|(new, now)| new <= now), "{now:?} to {new:?}");
+                        now = new;
+                    }
+                    Some(Quotas::More(new)) => {
+                        assert!(new.iter().zip(&now).all(|(new, now)| new >= now), "{now:?} to {new:?}");
+                        assert!(new.iter().zip(&first).all(|(new, first)| new <= first), "{new:?}");
+                        now = new;
+                    }
+                    None => {}
+                }
+                assert_eq!(keeper.bytes(), cached.bytes_with(&now), "the bytes are those of the quotas");
+                free = 24 * MB + missing * MB;
+            }
+        }
+    }
+
+    #[test]
+    fn looks_read_the_machine() {
+        let root = tempfile::tempdir().unwrap();
+        let mut keeper = Keeper::new(System::at(root.path()), cached(), 8 * MB);
+        assert_eq!(keeper.look(), Look { free: None, taken: 0, owned: 0, stalled: 0.0 });
+        machine(root.path(), 7 * MB, 1000);
+        assert_eq!(keeper.look(), Look { free: Some(7 * MB), taken: 0, owned: 0, stalled: 0.0 });
+        // More than any time that can have passed.
+        machine(root.path(), 5 * MB, 3_600_000_000);
+        assert_eq!(keeper.look(), Look { free: Some(5 * MB), taken: 2 * MB, owned: 0, stalled: 1.0 });
+        // Two megabytes of those that are missing now are our own.
+        fs::create_dir_all(root.path().join("proc/self")).unwrap();
+        let status = "RssAnon:\t2048 kB\nRssShmem:\t0 kB\nVmLck:\t0 kB\n";
+        fs::write(root.path().join("proc/self/status"), status).unwrap();
+        machine(root.path(), 2 * MB, 3_600_000_000);
+        let look = keeper.look();
+        assert_eq!((look.taken, look.owned), (MB, 2 * MB));
+    }
+}

@@ -1,0 +1,173 @@
+//! One branch of a layer: norm, operation, norm, join. What an operation computes is in `layers`; this gives it the rows of the
+//! batch, the states and the buffers. It must not know the layer's number of branches.
+
+use std::ops::Range;
+
+use super::batch::{Batch, Ended};
+use super::executor::{AHEAD_TOKENS, Executor};
+use super::lookahead;
+use super::observe::Observer;
+use crate::error::Result;
+use crate::experts::stats::Phase;
+use crate::experts::store::ExpertStore;
+use crate::layers::ffn::moe::{Moe, MoeInput};
+use crate::layers::linear::Compute;
+use crate::layers::mixer::attention::Attention;
+use crate::layers::scratch::PASS;
+use crate::weights::{Branch, OpWeights, Weights};
+
+/// What a pass computes with.
+#[derive(Clone, Copy)]
+pub(super) struct Pass<'a> {
+    /// Kernels, threads, tensors.
+    pub compute: Compute<'a>,
+    /// The model.
+    pub weights: &'a Weights,
+    /// Its experts.
+    pub store: &'a ExpertStore,
+    /// Width of the residual stream.
+    pub d_model: usize,
+}
+
+impl Pass<'_> {
+    /// Runs a branch over all rows of the batch. Its output is added to the residual stream, or, if `parallel`, to
+    /// `s.joined`, which is added later.
+    pub fn branch(
+        self,
+        branch: &Branch,
+        parallel: bool,
+        batch: &mut Batch<'_, '_>,
+        s: &mut Executor,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let (rows, d) = (batch.tokens(), self.d_model);
+        let step = match &branch.op {
+            OpWeights::Attention { .. } => PASS,
+            OpWeights::Mlp(_) | OpWeights::Moe { .. } => rows,
+        };
+        for first in (0..rows).step_by(step) {
+            let piece = first..rows.min(first + step);
+            let at = piece.start * d..piece.end * d;
+            let (x, normed) = (&s.x[at.clone()], &mut s.normed[at.clone()]);
+            match &branch.pre {
+                Some(norm) => norm.apply(self.compute, x, normed),
+                None => normed.copy_from_slice(x),
+            }
+            self.op(branch, piece, batch, s, observer)?;
+            let (normed, out) = (&mut s.normed[at.clone()], &mut s.branch[at.clone()]);
+            if let Some(norm) = &branch.post {
+                normed.copy_from_slice(out);
+                norm.apply(self.compute, normed, out);
+            }
+            let into = if parallel { &mut s.joined } else { &mut s.x };
+            self.compute.add(branch.scale, out, &mut into[at], d);
+        }
+        Ok(())
+    }
+
+    /// `s.branch = op(s.normed)` for some rows.
+    fn op(
+        self,
+        branch: &Branch,
+        rows: Range<usize>,
+        batch: &mut Batch<'_, '_>,
+        s: &mut Executor,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        match &branch.op {
+            OpWeights::Attention { attention, state } => {
+                self.attention(branch, attention, *state, rows, batch, s, observer);
+                Ok(())
+            }
+            OpWeights::Mlp(mlp) => {
+                let d = self.d_model;
+                let (normed, out) = (&s.normed[..rows.end * d], &mut s.branch[..rows.end * d]);
+                for (x, out) in normed.chunks(PASS * d).zip(out.chunks_mut(PASS * d)) {
+                    let squares = observer.inputs().map(|inputs| inputs.hidden(branch.key));
+                    mlp.forward(self.compute, x, &mut s.products, squares, out);
+                }
+                if let Some(inputs) = observer.inputs() {
+                    inputs.ffn(self.compute.pool, branch.key, normed, None);
+                }
+                Ok(())
+            }
+            OpWeights::Moe { moe, .. } => self.experts(branch, moe, rows, batch, s, observer),
+        }
+    }
+
+    /// Attention of some rows: each run attends to its own state.
+    #[allow(clippy::too_many_arguments, reason = "every argument is one of the operation's operands")]
+    fn attention(
+        self,
+        branch: &Branch,
+        attention: &Attention,
+        state: usize,
+        rows: Range<usize>,
+        batch: &mut Batch<'_, '_>,
+        s: &mut Executor,
+        observer: &mut dyn Observer,
+    ) {
+        let (compute, d) = (self.compute, self.d_model);
+        let at = rows.start * d..rows.end * d;
+        let (x, out) = (&s.normed[at.clone()], &mut s.branch[at]);
+        let scratch = &mut s.attention;
+        attention.project(compute, &s.angles, rows.start, x, scratch, &mut s.products);
+        let mut next = rows.start;
+        while next < rows.end {
+            let part = batch.runs_of(next..rows.end).next().expect("every row belongs to a run");
+            let run = &mut batch.runs()[part.run];
+            let inside = part.rows.start - rows.start..part.rows.end - rows.start;
+            if run.ended == Ended::Cancelled {
+                attention.skip(inside, scratch);
+            } else {
+                let state = run.states.state_mut(state);
+                attention.mix(compute, state, part.position, inside, scratch);
+            }
+            next = part.rows.end;
+        }
+        if let Some(inputs) = observer.inputs() {
+            let mixed = attention.mixed(x.len() / d, scratch);
+            inputs.attention(compute.pool, branch.key, x, mixed);
+        }
+        attention.output(compute, scratch, &mut s.products, out);
+    }
+
+    /// A mixture of experts over all rows.
+    fn experts(
+        self,
+        branch: &Branch,
+        moe: &Moe,
+        rows: Range<usize>,
+        batch: &Batch<'_, '_>,
+        s: &mut Executor,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let (compute, d) = (self.compute, self.d_model);
+        let (x, normed) = (&s.x[..rows.end * d], &s.normed[..rows.end * d]);
+        let out = &mut s.branch[..rows.end * d];
+        let products = &mut s.products;
+        let live = |row| batch.is_live(row);
+        moe.route(compute, normed, live, &mut s.moe.route, &mut products.packed, &mut products.grouped);
+        let ahead = &mut s.ahead;
+        let mut guess = || {
+            let wanted = batch.phase() == Phase::Decode && rows.len() <= AHEAD_TOKENS;
+            let Some((next, norm)) = self.weights.next_bank(branch).filter(|_| wanted) else { return };
+            if self.store.guesses() {
+                lookahead::rank(compute, norm, next, x, ahead);
+                self.store.look_ahead(next.bank, &ahead.ranked);
+            }
+        };
+        let stop = || batch.all_cancelled();
+        let input = MoeInput { store: self.store, phase: batch.phase(), stop: &stop, x: normed };
+        let mut hidden = observer.inputs().map(|inputs| inputs.hidden(branch.key));
+        moe.forward(compute, &input, &mut s.moe, products, hidden.as_mut(), out, &mut guess)?;
+        drop(hidden);
+        if let Some(inputs) = observer.inputs() {
+            inputs.ffn(compute.pool, branch.key, normed, Some(&s.moe.visits));
+        }
+        if let OpWeights::Moe { key, .. } = &branch.op {
+            observer.routed(*key, &s.moe.route.routing);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! The pass over all layers, and the head. It must not know what an operation computes.
+
+use std::ops::Range;
+
+use super::batch::{Batch, Ended, Wanted};
+use super::branch::Pass;
+use super::executor::Executor;
+use super::observe::Observer;
+use crate::error::{EngineError, Result};
+use crate::experts::store::ExpertStore;
+use crate::layers::linear::Compute;
+use crate::weights::Weights;
+use moelten_loader::spec::{Join, ModelSpec};
+
+/// Rows that go through the head at once: enough to share its weights, few enough for a small buffer.
+pub const HEAD_ROWS: usize = 16;
+
+/// A model as the pass sees it.
+#[derive(Clone, Copy)]
+pub struct Decoder<'a> {
+    /// Kernels, threads, tensors.
+    pub compute: Compute<'a>,
+    /// What the model is.
+    pub spec: &'a ModelSpec,
+    /// Its weights outside expert banks.
+    pub weights: &'a Weights,
+    /// Its experts.
+    pub store: &'a ExpertStore,
+}
+
+impl Decoder<'_> {
+    /// Computes a batch. The logits of runs that want those of their last token are left in the runs; for those of all tokens
+    /// see [`Self::head`]. Either all runs that were not cancelled move on, or, on an error, none does.
+    ///
+    /// # Errors
+    /// [`EngineError::Cancelled`] between layers once all runs are cancelled, or failed reads.
+    pub fn forward(
+        &self,
+        s: &mut Executor,
+        batch: &mut Batch<'_, '_>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        assert!(batch.tokens() <= s.chunk, "a batch of {} tokens", batch.tokens());
+        batch.begin();
+        match self.layers(s, batch, observer) {
+            Ok(()) => batch.commit(),
+            Err(error) => {
+                batch.rollback();
+                return Err(error);
+            }
+        }
+        self.last_logits(s, batch);
+        Ok(())
+    }
+
+    /// Embedding, layers and final norm.
+    fn layers(&self, s: &mut Executor, batch: &mut Batch<'_, '_>, observer: &mut dyn Observer) -> Result<()> {
+        self.embed(s, batch)?;
+        s.angles.iter_mut().for_each(|angles| angles.clear());
+        for run in batch.runs() {
+            for (rope, angles) in run.ropes.iter().zip(&mut s.angles) {
+                rope.angles(run.states.len(), run.tokens.len(), angles);
+            }
+        }
+        let Self { compute, weights, store, spec } = *self;
+        let pass = Pass { compute, weights, store, d_model: spec.d_model };
+        for (index, layer) in weights.layers.iter().enumerate() {
+            if batch.all_cancelled() {
+                return Err(EngineError::Cancelled);
+            }
+            batch.note_cancelled();
+            observer.layer(index);
+            for (number, branch) in layer.branches.iter().enumerate() {
+                let next = layer.branches.get(number + 1).map(|next| next.join);
+                let parallel = branch.join == Join::Parallel || next == Some(Join::Parallel);
+                let rows = batch.tokens() * spec.d_model;
+                if parallel && branch.join == Join::InOrder {
+                    s.joined[..rows].fill(0.0);
+                }
+                pass.branch(branch, parallel, batch, s, observer)?;
+                if parallel && next != Some(Join::Parallel) {
+                    compute.add(1.0, &s.joined[..rows], &mut s.x[..rows], spec.d_model);
+                }
+            }
+        }
+        self.final_norms(s, batch, observer);
+        Ok(())
+    }
+
+    /// Final norms of the wanted rows, one run after the other, into `s.normed`.
+    fn final_norms(&self, s: &mut Executor, batch: &mut Batch<'_, '_>, observer: &mut dyn Observer) {
+        let d = self.spec.d_model;
+        let (mut first, mut rows) = (0, 0);
+        for run in batch.runs().iter() {
+            let end = first + run.tokens.len();
+            let wanted = match run.wanted {
+                Wanted::None => end..end,
+                Wanted::Last => end - 1..end,
+                Wanted::All => first..end,
+            };
+            let into = rows * d..(rows + wanted.len()) * d;
+            let x = &s.x[wanted.start * d..wanted.end * d];
+            self.weights.final_norm.apply(self.compute, x, &mut s.normed[into]);
+            (first, rows) = (end, rows + wanted.len());
+        }
+        if let Some(inputs) = observer.inputs().filter(|_| rows > 0) {
+            inputs.head(self.compute.pool, &s.normed[..rows * d]);
+        }
+    }
+
+    /// Logits of the last tokens of the runs that want them.
+    fn last_logits(&self, s: &mut Executor, batch: &mut Batch<'_, '_>) {
+        let (vocab, mut row) = (self.spec.vocab, 0);
+        // Neighbours share the head's weights, up to so many at a time.
+        let runs = batch.runs();
+        let mut next = 0;
+        while next < runs.len() {
+            let mut rows = row..row;
+            let first = next;
+            while next < runs.len() && runs[next].wanted == Wanted::Last && rows.len() < HEAD_ROWS {
+                rows.end += 1;
+                next += 1;
+            }
+            if rows.is_empty() {
+                row += if runs[next].wanted == Wanted::All { runs[next].tokens.len() } else { 0 };
+                next += 1;
+                continue;
+            }
+            row = rows.end;
+            self.head(s, rows);
+            for (run, logits) in runs[first..next].iter_mut().zip(s.logits.chunks_exact(vocab)) {
+                if run.ended != Ended::Cancelled {
+                    run.logits.copy_from_slice(logits);
+                }
+            }
+        }
+    }
+
+    /// Logits of some of the wanted rows of the last batch, at most [`HEAD_ROWS`]: in `s.logits`, `[rows, vocab]`.
+    pub fn head(&self, s: &mut Executor, rows: Range<usize>) {
+        let Self { compute, spec, weights, .. } = *self;
+        let (d, count) = (spec.d_model, rows.len());
+        s.logits.resize(count * spec.vocab, 0.0);
+        s.head_grouped.resize(if count > 1 { s.logits.len() } else { 0 }, 0.0);
+        let x = &s.normed[rows.start * d..rows.end * d];
+        let packed = &mut s.products.packed;
+        compute.pack(x, d, [weights.head.weight.format], packed);
+        compute.linear(&weights.head, packed, &mut s.logits, &mut s.head_grouped);
+        compute.kernels.scale(spec.head.scale, &mut s.logits);
+    }
+
+    /// Rows of the embedding, scaled, into `s.x`.
+    fn embed(&self, s: &mut Executor, batch: &mut Batch<'_, '_>) -> Result<()> {
+        let (d, mut first) = (self.spec.d_model, 0);
+        for run in batch.runs().iter() {
+            let x = &mut s.x[first * d..(first + run.tokens.len()) * d];
+            self.weights.embedding.rows(self.compute.tensors, run.tokens, run.cancel, x)?;
+            self.compute.kernels.scale(self.spec.embed_scale, x);
+            first += run.tokens.len();
+        }
+        Ok(())
+    }
+}

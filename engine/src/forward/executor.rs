@@ -1,0 +1,225 @@
+//! The buffers of a pass, allocated once for the largest batch, so that decode never allocates. They belong to the pass that
+//! runs, not to a sequence. It must not know what is computed in them.
+
+use moelten_loader::spec::{Join, ModelSpec, Op, RopeSpec, SharedExpert};
+use moelten_quant::{ActivationKind, BLOCK, Line, Running};
+
+use crate::experts::store::Held;
+use crate::layers::ffn::mlp::MOST_VISITS;
+use crate::layers::ffn::router::Routing;
+use crate::layers::ffn::visits::Visits;
+use crate::layers::linear::Packed;
+use crate::layers::mixer::attend::most_spans;
+use crate::layers::rope::Angles;
+use crate::layers::scratch::{
+    AheadScratch, AttendScratch, AttentionScratch, MoeScratch, PASS, ProductScratch, RouteScratch,
+};
+
+/// The most sequences of a decode batch whose next experts are guessed.
+pub const AHEAD_TOKENS: usize = 8;
+
+/// Buffers for batches of up to `chunk` tokens.
+pub struct Executor {
+    /// Most tokens of a batch.
+    pub chunk: usize,
+    /// Longest context of a sequence.
+    pub context: usize,
+    /// Residual stream `[tokens, d_model]`.
+    pub x: Vec<f32>,
+    /// Normed input of a branch `[tokens, d_model]`.
+    pub normed: Vec<f32>,
+    /// Output of a branch `[tokens, d_model]`.
+    pub branch: Vec<f32>,
+    /// Sum of the outputs of parallel branches `[tokens, d_model]`; empty where branches join one after the other.
+    pub joined: Vec<f32>,
+    /// The positions of the batch, by rope of the model.
+    pub angles: Vec<Angles>,
+    /// Attention.
+    pub attention: AttentionScratch,
+    /// What all branches share.
+    pub products: ProductScratch,
+    /// Experts.
+    pub moe: MoeScratch,
+    /// The guess at the next bank's experts.
+    pub ahead: AheadScratch,
+    /// Logits of some rows `[rows, vocab]`.
+    pub logits: Vec<f32>,
+    /// Grouped head product of several tokens; empty in plain decoding.
+    pub head_grouped: Vec<f32>,
+}
+
+impl Executor {
+    /// Buffers for batches of `chunk` tokens of `spec` with these ropes, in contexts of up to `context` tokens.
+    pub fn new(spec: &ModelSpec, ropes: &[RopeSpec], chunk: usize, context: usize) -> Self {
+        let (w, d, pass) = (Widths::of(spec, context), spec.d_model, PASS.min(chunk));
+        let buffer = |width: usize| vec![0.0; chunk * width];
+        let small = |width: usize| vec![0.0; pass * width];
+        let ahead = AHEAD_TOKENS.min(chunk);
+        Self {
+            chunk,
+            context,
+            x: buffer(d),
+            normed: buffer(d),
+            branch: buffer(d),
+            joined: buffer(if w.parallel { d } else { 0 }),
+            angles: ropes.iter().map(|rope| Angles::with_capacity(rope, chunk)).collect(),
+            attention: AttentionScratch {
+                q: small(w.q),
+                k: small(w.kv),
+                v: small(w.kv),
+                mixed: small(w.q),
+                attend: AttendScratch {
+                    running: vec![Running::default(); pass * w.heads],
+                    spans: vec![0.0; w.spans],
+                    spans_running: vec![Running::default(); w.span_heads],
+                },
+            },
+            products: ProductScratch {
+                packed: Packed::with_capacity(w.packed(chunk, d)),
+                grouped: vec![0.0; w.grouped(chunk, d)],
+                hidden: vec![Line::ZERO; w.hidden_lines(pass)],
+                visitors: Vec::with_capacity(chunk),
+            },
+            moe: MoeScratch {
+                route: RouteScratch {
+                    logits: buffer(w.experts),
+                    routing: Routing::with_capacity(chunk, w.experts, w.per_token),
+                },
+                held: Held::default(),
+                visits: Visits::with_capacity(chunk, w.experts, w.per_token),
+                gathered: vec![Line::ZERO; w.gathered_lines(pass, d)],
+            },
+            ahead: AheadScratch {
+                normed: vec![0.0; ahead * d],
+                packed: Packed::with_capacity([(ahead, d)]),
+                grouped: vec![0.0; ahead * w.experts],
+                route: RouteScratch {
+                    logits: vec![0.0; ahead * w.experts],
+                    routing: Routing::with_capacity(ahead, w.experts, w.per_token),
+                },
+                votes: Vec::with_capacity(w.experts),
+                ranked: Vec::with_capacity(w.experts),
+            },
+            logits: vec![0.0; spec.vocab],
+            head_grouped: Vec::new(),
+        }
+    }
+
+    /// Bytes that [`Self::new`] would allocate, but for a few lists of token numbers.
+    pub fn bytes_for(spec: &ModelSpec, chunk: usize, context: usize) -> u64 {
+        let (w, d, pass) = (Widths::of(spec, context), spec.d_model, PASS.min(chunk));
+        let lines = Packed::lines_for(w.packed(chunk, d)) + w.hidden_lines(pass) + w.gathered_lines(pass, d);
+        let streams = if w.parallel { 4 } else { 3 };
+        let numbers = chunk * (streams * d + w.experts) + pass * (2 * w.q + 2 * w.kv) + w.grouped(chunk, d);
+        let numbers = numbers.saturating_add(spec.vocab).saturating_add(w.spans);
+        let running = (pass * w.heads).saturating_add(w.span_heads);
+        let bytes = |count: usize, size: usize| (count as u64).saturating_mul(size as u64);
+        [(numbers, size_of::<f32>()), (running, size_of::<Running>()), (lines, size_of::<Line>())]
+            .into_iter()
+            .fold(0, |sum: u64, (count, size)| sum.saturating_add(bytes(count, size)))
+    }
+
+    /// Bytes of the buffers.
+    pub fn bytes(&self) -> u64 {
+        let a = &self.attention;
+        let numbers = [
+            &self.x,
+            &self.normed,
+            &self.branch,
+            &self.joined,
+            &a.q,
+            &a.k,
+            &a.v,
+            &a.mixed,
+            &a.attend.spans,
+            &self.products.grouped,
+            &self.moe.route.logits,
+            &self.logits,
+        ];
+        let numbers = numbers.iter().map(|buffer| buffer.capacity()).sum::<usize>();
+        let lines =
+            self.products.packed.lines() + self.products.hidden.capacity() + self.moe.gathered.capacity();
+        let running = a.attend.running.capacity() + a.attend.spans_running.capacity();
+        (numbers * size_of::<f32>() + lines * size_of::<Line>() + running * size_of::<Running>()) as u64
+    }
+}
+
+#[derive(Default)]
+struct Widths {
+    q: usize,
+    kv: usize,
+    heads: usize,
+    /// Numbers of a token's rows by span; spans times heads.
+    spans: usize,
+    span_heads: usize,
+    d_ff: usize,
+    experts: usize,
+    per_token: usize,
+    /// Whether some branches are parallel.
+    parallel: bool,
+}
+
+impl Widths {
+    /// The widest of each over all branches.
+    fn of(spec: &ModelSpec, context: usize) -> Self {
+        let mut w = Self::default();
+        for branch in spec.layers.iter().flat_map(|layer| &layer.branches) {
+            w.parallel |= branch.join == Join::Parallel;
+            match &branch.op {
+                Op::Attention(a) => {
+                    w.q = w.q.max(a.heads * a.head_dim);
+                    w.kv = w.kv.max(a.kv_heads * a.head_dim);
+                    w.heads = w.heads.max(a.heads);
+                    let spans = most_spans(a, context);
+                    if spans > 1 {
+                        w.spans = w.spans.max(spans.saturating_mul(a.heads * a.head_dim));
+                        w.span_heads = w.span_heads.max(spans.saturating_mul(a.heads));
+                    }
+                }
+                Op::Mlp(mlp) => w.d_ff = w.d_ff.max(mlp.d_ff),
+                Op::Moe(moe) => {
+                    w.d_ff = w.d_ff.max(moe.expert.d_ff);
+                    if let SharedExpert::Plain(m) | SharedExpert::Gated(m) = &moe.shared {
+                        w.d_ff = w.d_ff.max(m.d_ff);
+                    }
+                    w.experts = w.experts.max(moe.experts);
+                    w.per_token = w.per_token.max(moe.router.select.max_experts());
+                }
+            }
+        }
+        w
+    }
+
+    /// Inputs of products: tokens and columns of the largest.
+    fn packed(&self, chunk: usize, d_model: usize) -> [(usize, usize); 2] {
+        [(chunk, d_model), (PASS.min(chunk), self.q)]
+    }
+
+    /// The widest grouped outputs of a region.
+    fn grouped(&self, chunk: usize, d_model: usize) -> usize {
+        let passing = PASS.min(chunk) * (self.q + 2 * self.kv);
+        (chunk * d_model.max(self.experts)).max(passing)
+    }
+
+    /// Room for the hidden layer of one block that a pass of tokens visits, in the larger kind, and for all visits of experts of
+    /// quantised models, as far as they are computed at once.
+    fn hidden_lines(&self, pass: usize) -> usize {
+        self.visit_lines(pass, self.d_ff)
+    }
+
+    /// The same for the inputs of experts, which may be of both kinds.
+    fn gathered_lines(&self, pass: usize, d_model: usize) -> usize {
+        if self.experts == 0 {
+            return 0;
+        }
+        self.visit_lines(pass, d_model).max(Packed::lines_for([(pass, d_model)]))
+    }
+
+    fn visit_lines(&self, pass: usize, width: usize) -> usize {
+        let visits = pass * self.per_token.min(MOST_VISITS);
+        // Each expert's records end on a whole line.
+        let padding = MOST_VISITS.min(self.experts) * width.div_ceil(BLOCK);
+        let codes = ActivationKind::Q8.lines(visits, width) + padding;
+        codes.max(ActivationKind::F32.lines(pass, width))
+    }
+}

@@ -1,0 +1,375 @@
+//! The mixture of experts (arXiv 1701.06538, 2401.04088): route, gather each expert's tokens, then expert by expert, each
+//! over all tokens of the batch that chose it. The order of summation is fixed: expert id, shared expert last. It must not
+//! know which layer it is, nor how experts are stored.
+
+use moelten_loader::spec::MoeSpec;
+use moelten_loader::tensors::bank::MatrixRef;
+use moelten_quant::{Activations, Line};
+
+use crate::error::Result;
+use crate::experts::stats::Phase;
+use crate::experts::store::{Acquired, ExpertStore, Request};
+use crate::layers::ffn::group::{ExpertGroup, takes_input};
+use crate::layers::ffn::mlp::{Biases, MOST_VISITS, MlpView, Visit, add_outputs, add_visits, hidden_layers};
+use crate::layers::linear::{Compute, Packed};
+use crate::layers::scratch::{MoeScratch, PASS, ProductScratch, RouteScratch};
+use crate::layers::squares::{HiddenSquares, HiddenSum};
+
+/// One layer's router and shared expert; the routed experts are the store's.
+#[derive(Debug, Clone)]
+pub struct Moe {
+    /// Shape and routing rules.
+    pub spec: MoeSpec,
+    /// The number of its bank in the store.
+    pub bank: usize,
+    /// `[experts, d_model]`.
+    pub router: MatrixRef,
+    /// Biases of all experts, `[experts, rows]` each.
+    pub biases: OwnBiases,
+    /// The shared expert, if there is one.
+    pub shared: Option<Shared>,
+}
+
+/// An expert that every token visits.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// Its matrices and activation.
+    pub mlp: Mlp,
+    /// `[1, d_model]`: its output is multiplied by `sigmoid(x . gate)`.
+    pub gate: Option<MatrixRef>,
+}
+
+/// A feed-forward block outside the expert store.
+#[derive(Debug, Clone)]
+pub struct Mlp {
+    /// `[d_ff, d_model]`; `None` for a block of two matrices.
+    pub gate: Option<MatrixRef>,
+    /// `[d_ff, d_model]`.
+    pub up: MatrixRef,
+    /// `[d_model, d_ff]`.
+    pub down: MatrixRef,
+    /// `[rows]` each.
+    pub biases: OwnBiases,
+    /// Applied to the gate, or to `up` without one.
+    pub activation: moelten_loader::spec::Activation,
+}
+
+/// Biases in memory, `[blocks, rows]` each; empty where there are none.
+#[derive(Debug, Clone, Default)]
+pub struct OwnBiases {
+    /// Of the gate.
+    pub gate: Vec<f32>,
+    /// Of `up`.
+    pub up: Vec<f32>,
+    /// Of `down`.
+    pub down: Vec<f32>,
+}
+
+impl OwnBiases {
+    /// Those of one block of hidden width `d_ff`.
+    fn of(&self, block: usize, d_ff: usize, d_model: usize) -> Biases<'_> {
+        fn part(all: &[f32], block: usize, rows: usize) -> Option<&[f32]> {
+            (!all.is_empty()).then(|| &all[block * rows..(block + 1) * rows])
+        }
+        Biases {
+            gate: part(&self.gate, block, d_ff),
+            up: part(&self.up, block, d_ff),
+            down: part(&self.down, block, d_model),
+        }
+    }
+}
+
+impl Mlp {
+    /// The matrices, ready to multiply with.
+    pub fn view<'a>(&'a self, compute: Compute<'a>) -> MlpView<'a> {
+        let view = |matrix| compute.tensors.view(matrix);
+        MlpView {
+            gate: self.gate.as_ref().map(view),
+            up: view(&self.up),
+            down: view(&self.down),
+            biases: self.biases.of(0, self.up.rows, self.down.rows),
+            activation: self.activation,
+        }
+    }
+
+    /// `out = mlp(x)`, both `[tokens, d_model]`; `squares` gets those of the hidden layer.
+    pub fn forward(
+        &self,
+        compute: Compute<'_>,
+        x: &[f32],
+        s: &mut ProductScratch,
+        squares: Option<HiddenSquares<'_>>,
+        out: &mut [f32],
+    ) {
+        let (mlp, d_model) = (self.view(compute), self.up.cols);
+        let grouped = &mut s.grouped[..out.len()];
+        grouped.fill(0.0);
+        s.visitors.clear();
+        s.visitors.extend((0..x.len() / d_model).map(|token| (token as u32, 1.0)));
+        compute.pack(x, d_model, [mlp.up.format()], &mut s.packed);
+        let sum = squares.as_ref().map(|squares| &squares.sums[0]);
+        add_whole_batch(compute, &mlp, x, &s.visitors, &mut s.packed, &mut s.hidden, sum, grouped);
+        if let Some(HiddenSquares { whole, sums, .. }) = squares {
+            whole.add_hidden(0, s.visitors.len(), &mut sums[0]);
+        }
+        compute.ungroup(grouped, d_model, None, out);
+    }
+}
+
+/// Adds a block that every token visits; `packed` is of this `x`.
+#[allow(clippy::too_many_arguments, reason = "every argument is one of the operation's operands")]
+fn add_whole_batch(
+    compute: Compute<'_>,
+    mlp: &MlpView<'_>,
+    x: &[f32],
+    visitors: &[(u32, f32)],
+    packed: &mut Packed,
+    hidden: &mut [Line],
+    squares: Option<&HiddenSum>,
+    grouped: &mut [f32],
+) {
+    let d_model = mlp.up.cols();
+    let gate = mlp.gate.as_ref().unwrap_or(&mlp.up);
+    compute.pack_also(x, [gate.format(), mlp.up.format()], packed);
+    let (to_gate, to_up) = (packed.for_matrix(gate), packed.for_matrix(&mlp.up));
+    for (first, visitors) in (0..).step_by(PASS).zip(visitors.chunks(PASS)) {
+        let tokens = first..first + visitors.len();
+        let (to_gate, to_up) = (to_gate.slice_tokens(tokens.clone()), to_up.slice_tokens(tokens));
+        let visit = Visit { mlp: *mlp, to_gate, to_up, visitors, squares };
+        add_visits(compute, &[visit], hidden, grouped, d_model);
+    }
+}
+
+/// What a mixture computes with besides its buffers.
+pub struct MoeInput<'a> {
+    /// Where experts come from.
+    pub store: &'a ExpertStore,
+    /// Whether the batch reads prompts or decodes.
+    pub phase: Phase,
+    /// Says whether to give up.
+    pub stop: &'a (dyn Fn() -> bool + 'a),
+    /// `[tokens, d_model]`.
+    pub x: &'a [f32],
+}
+
+impl Moe {
+    /// The experts of each token of `x`, `[tokens, d_model]`, into `s.routing`, where they stay for observers. Tokens that
+    /// are not `wanted` any more get none.
+    pub fn route(
+        &self,
+        compute: Compute<'_>,
+        x: &[f32],
+        wanted: impl Fn(usize) -> bool,
+        s: &mut RouteScratch,
+        packed: &mut Packed,
+        grouped: &mut [f32],
+    ) {
+        let (experts, d_model) = (self.spec.experts, self.router.cols);
+        let tokens = x.len() / d_model;
+        let router = compute.tensors.view(&self.router);
+        compute.pack(x, d_model, [router.format()], packed);
+        let logits = &mut s.logits[..tokens * experts];
+        let by_rows = &mut grouped[..tokens * experts];
+        compute.products(&[(router, packed.for_matrix(&router))], by_rows);
+        compute.ungroup(by_rows, experts, None, logits);
+        s.routing.route(&self.spec.router, logits, experts, wanted);
+    }
+
+    /// `out = moe(x)`, both `[tokens, d_model]`, after [`Self::route`]. `meanwhile` runs while the first missing experts are
+    /// being read; `squares` gets those of the hidden layers.
+    ///
+    /// # Errors
+    /// As [`Acquired::wait`].
+    pub fn forward(
+        &self,
+        compute: Compute<'_>,
+        input: &MoeInput<'_>,
+        s: &mut MoeScratch,
+        products: &mut ProductScratch,
+        mut squares: Option<&mut HiddenSquares<'_>>,
+        out: &mut [f32],
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<()> {
+        let (x, d_model) = (input.x, self.router.cols);
+        s.visits.list(&s.route.routing, self.spec.experts);
+        let grouped_len = out.len();
+        products.grouped[..grouped_len].fill(0.0);
+        self.routed(compute, input, s, products, squares.as_deref_mut(), meanwhile)?;
+        if let Some(shared) = &self.shared {
+            let squares = squares.as_mut().map(|squares| (&mut *squares.whole, &mut squares.sums[0]));
+            shared.add(compute, x, &mut s.route.logits, products, squares);
+        }
+        compute.ungroup(&products.grouped[..grouped_len], d_model, None, out);
+        Ok(())
+    }
+
+    /// Adds the routed experts to `products.grouped`.
+    fn routed(
+        &self,
+        compute: Compute<'_>,
+        input: &MoeInput<'_>,
+        s: &mut MoeScratch,
+        products: &mut ProductScratch,
+        mut squares: Option<&mut HiddenSquares<'_>>,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<()> {
+        let &MoeInput { store, phase, stop, x } = input;
+        let (visits, d_model) = (&s.visits, self.router.cols);
+        let tokens = x.len() / d_model;
+        let uses = |index: usize| visits.of(index).len() as u32;
+        let request = Request { bank: self.bank, ids: &visits.experts, uses: &uses, tokens, phase, stop };
+        let mut acquired = store.acquire(&request, &mut s.held);
+        meanwhile();
+        let ProductScratch { packed, grouped, hidden, .. } = products;
+        let grouped = &mut grouped[..tokens * d_model];
+        let (mut next, mut from) = (0, 0);
+        while next < visits.experts.len() {
+            // Decoding takes on all experts that have a slot, and those that are here do not wait for the others. A prompt takes
+            // what is here, in order, and gives it up before it takes more.
+            let wait_later = phase == Phase::Decode;
+            if !wait_later {
+                wait(compute, &mut acquired, next)?;
+            }
+            // An expert without a slot may get one only when others are done.
+            let taken = |index| if wait_later { acquired.coming(index) } else { acquired.ready(index) };
+            let ready = |index| index == next || taken(index);
+            let expert = |index: usize| store.matrices(self.bank, visits.experts[index]);
+            let room = (hidden.len(), s.gathered.len());
+            let group = ExpertGroup::fill(visits, next, from, room, ready, expert);
+            let formats = group.items().iter().flat_map(|item| takes_input(expert(item.index)));
+            compute.pack_also(x, formats.map(|matrix| matrix.format), packed);
+            let inputs = group.gather(compute, visits, expert, packed, &mut s.gathered);
+            let sums = squares.as_ref().map(|squares| &*squares.sums);
+            let work = GroupWork { moe: self, group: &group, visits, inputs: &inputs, sums };
+            work.hidden_layers(compute, &mut acquired, hidden)?;
+            work.outputs(compute, &acquired, hidden, grouped);
+            if let Some(HiddenSquares { experts, sums, .. }) = &mut squares {
+                for (item, sum) in group.items().iter().zip(sums.iter_mut()) {
+                    experts.add_hidden(visits.experts[item.index] as usize, item.to - item.from, sum);
+                }
+            }
+            let before = next;
+            (next, from) = group.end(visits);
+            acquired.done(before..next);
+        }
+        Ok(())
+    }
+
+    /// The matrices of an expert that is here, by its place in the list of visits.
+    fn expert<'v>(&'v self, acquired: &'v Acquired<'_>, index: usize, expert: u32) -> MlpView<'v> {
+        let matrices = acquired.view(index);
+        let (mut matrices, d_model) = (matrices.into_iter().flatten(), self.router.cols);
+        let mut next = || matrices.next().expect("the bank has the matrices of its spec");
+        MlpView {
+            gate: self.spec.expert.gated.then(&mut next),
+            up: next(),
+            down: next(),
+            biases: self.biases.of(expert as usize, self.spec.expert.d_ff, d_model),
+            activation: self.spec.expert.activation,
+        }
+    }
+}
+
+/// Waits for an expert; the workers park meanwhile.
+fn wait(compute: Compute<'_>, acquired: &mut Acquired<'_>, index: usize) -> Result<()> {
+    if acquired.ready(index) {
+        return Ok(());
+    }
+    compute.pool.rest_during(|| acquired.wait(index))
+}
+
+/// A group of experts with the inputs of their visitors.
+struct GroupWork<'a> {
+    moe: &'a Moe,
+    group: &'a ExpertGroup,
+    visits: &'a crate::layers::ffn::visits::Visits,
+    inputs: &'a [Option<(Activations<'a>, Activations<'a>)>; MOST_VISITS],
+    sums: Option<&'a [HiddenSum]>,
+}
+
+impl GroupWork<'_> {
+    /// Hidden layers of all experts of the group, those that are here first.
+    fn hidden_layers(
+        &self,
+        compute: Compute<'_>,
+        acquired: &mut Acquired<'_>,
+        hidden: &mut [Line],
+    ) -> Result<()> {
+        let items = self.group.items();
+        let lines = &self.group.lines;
+        let mut computed = [false; MOST_VISITS];
+        loop {
+            let mut i = 0;
+            while i < items.len() {
+                let ready = |&i: &usize| !computed[i] && acquired.ready(items[i].index);
+                let end = (i..items.len()).find(|i| !ready(i)).unwrap_or(items.len());
+                if i < end {
+                    self.with_visits(acquired, i..end, self.sums, |some| {
+                        hidden_layers(compute, some, &mut hidden[lines[i]..lines[end]]);
+                    });
+                    computed[i..end].fill(true);
+                }
+                i = end.max(i + 1);
+            }
+            match computed[..items.len()].iter().position(|computed| !computed) {
+                Some(late) => wait(compute, acquired, items[late].index)?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Adds the outputs of all experts of the group, in ascending id.
+    fn outputs(&self, compute: Compute<'_>, acquired: &Acquired<'_>, hidden: &[Line], grouped: &mut [f32]) {
+        let count = self.group.items().len();
+        let hidden = &hidden[..self.group.lines[count]];
+        self.with_visits(acquired, 0..count, None, |all| {
+            add_outputs(compute, all, hidden, grouped, self.moe.router.cols);
+        });
+    }
+
+    fn with_visits(
+        &self,
+        acquired: &Acquired<'_>,
+        some: std::ops::Range<usize>,
+        sums: Option<&[HiddenSum]>,
+        work: impl FnOnce(&[Visit<'_>]),
+    ) {
+        let mlp = |index: usize| self.moe.expert(acquired, index, self.visits.experts[index]);
+        self.group.with_visits(mlp, self.visits, self.inputs, sums, some, work);
+    }
+}
+
+impl Shared {
+    /// Adds the block to `products.grouped`; `scores` has room for one number for each token.
+    fn add(
+        &self,
+        compute: Compute<'_>,
+        x: &[f32],
+        scores: &mut [f32],
+        products: &mut ProductScratch,
+        squares: Option<(&mut crate::layers::squares::Squares, &mut HiddenSum)>,
+    ) {
+        let d_model = self.mlp.up.cols;
+        let tokens = x.len() / d_model;
+        let ProductScratch { packed, grouped, hidden, visitors } = products;
+        visitors.clear();
+        visitors.extend((0..tokens as u32).map(|token| (token, 1.0)));
+        if let Some(gate) = &self.gate {
+            let gate = compute.tensors.view(gate);
+            compute.pack_also(x, [gate.format()], packed);
+            // The router's logits have been used.
+            let scores = &mut scores[..tokens];
+            compute.products(&[(gate, packed.for_matrix(&gate))], scores);
+            for ((_, weight), score) in visitors.iter_mut().zip(scores) {
+                *weight = 1.0 / (1.0 + (-*score).exp());
+            }
+        }
+        let mlp = self.mlp.view(compute);
+        let sum = squares.as_ref().map(|(_, sum)| &**sum);
+        let grouped = &mut grouped[..tokens * d_model];
+        add_whole_batch(compute, &mlp, x, visitors, packed, hidden, sum, grouped);
+        if let Some((whole, sum)) = squares {
+            whole.add_hidden(0, tokens, sum);
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Layers in which the tokens of a sequence exchange information.
+
+pub mod attend;
+pub mod attention;

@@ -1,0 +1,157 @@
+//! Attention to the cache: which thread attends with which queries to which positions. The arithmetic and the reason why
+//! none of this changes a bit are the kernel's (`moelten_quant::Attend`). It must not know projections or ropes.
+
+use std::ops::Range;
+
+use moelten_loader::spec::AttentionSpec;
+use moelten_quant::{Attend, Running, SPAN};
+
+use crate::layers::linear::Compute;
+use crate::layers::scratch::AttendScratch;
+use crate::state::kv::KvView;
+use crate::state::kv::layer::KvLayer;
+
+/// Rows of queries that share a pass over a head's cache: enough to hide its reading.
+const TILE_ROWS: usize = 64;
+/// Fewest tokens of a full tile.
+const TILE_TOKENS: usize = 8;
+/// Tiles per thread of a chunk: later tokens see more, so threads need several to finish together.
+const TILES_PER_THREAD: usize = 4;
+
+/// Most spans of positions that one token of a context may see.
+pub fn most_spans(spec: &AttentionSpec, context: usize) -> usize {
+    let all = context.div_ceil(SPAN);
+    spec.window.map_or(all, |window| all.min(window.div_ceil(SPAN).saturating_add(1)))
+}
+
+/// `out = softmax(scale * q K^T) V` over the positions that each token may see. `q` and `out` are
+/// `[tokens, heads * head_dim]`, the first token stands at position `first`; its keys and values are in `kv` already.
+pub fn attend(
+    compute: Compute<'_>,
+    spec: &AttentionSpec,
+    kv: KvView<'_>,
+    first: usize,
+    q: &[f32],
+    s: &mut AttendScratch,
+    out: &mut [f32],
+) {
+    // What is kept of a window begins at a span: seen from there, spans and blocks are the same.
+    let (kv, first) = (kv.layer, first - kv.base);
+    if q.len() == spec.heads * spec.head_dim {
+        one_token(compute, spec, kv, first, q, s, out);
+    } else {
+        tiles(compute, spec, kv, first, q, &mut s.running, out);
+    }
+}
+
+/// The kernel's task for the queries of some tokens that share `kv_head`, without spans yet. `queries` begins with the first token.
+fn task<'a>(
+    spec: &AttentionSpec,
+    kv: &'a KvLayer,
+    kv_head: usize,
+    queries: &'a [f32],
+    first: usize,
+    tokens: usize,
+) -> Attend<'a> {
+    let (head_dim, group) = (spec.head_dim, spec.heads / spec.kv_heads);
+    Attend {
+        kv: kv.head(kv_head),
+        huge_pages: kv.gathered(first),
+        head_dim,
+        scale: spec.scale,
+        window: spec.window,
+        queries: &queries[kv_head * group * head_dim..],
+        stride: spec.heads * head_dim,
+        group,
+        tokens,
+        first,
+        spans: visible_spans(spec, first, tokens),
+    }
+}
+
+/// Spans that some of the tokens from position `first` on may see.
+fn visible_spans(spec: &AttentionSpec, first: usize, tokens: usize) -> Range<usize> {
+    let start = spec.window.map_or(0, |window| (first + 1).saturating_sub(window));
+    start / SPAN..(first + tokens).div_ceil(SPAN)
+}
+
+/// Many tokens: a task is a tile of them with all heads.
+fn tiles(
+    compute: Compute<'_>,
+    spec: &AttentionSpec,
+    kv: &KvLayer,
+    first: usize,
+    q: &[f32],
+    running: &mut [Running],
+    out: &mut [f32],
+) {
+    let (heads, head_dim, group) = (spec.heads, spec.head_dim, spec.heads / spec.kv_heads);
+    let width = heads * head_dim;
+    let tokens = q.len() / width;
+    let full = (TILE_ROWS / group).max(TILE_TOKENS);
+    let step = tokens.div_ceil(compute.pool.threads() * TILES_PER_THREAD).min(full);
+    let running = (&mut running[..tokens * heads], heads);
+    compute.pool.chunks_of_two((out, width), running, step, |tile, out, running| {
+        for kv_head in 0..spec.kv_heads {
+            let task = task(spec, kv, kv_head, &q[tile.start * width..], first + tile.start, tile.len());
+            let head = kv_head * group;
+            compute.kernels.attend(&task, &mut out[head * head_dim..], &mut running[head..]);
+        }
+        finish(compute, head_dim, out, running);
+    });
+}
+
+/// One token: a task is a span of positions with one head of the cache, so that threads share even a single head. The spans
+/// of a head follow each other: what the kernel asks for at the end of one is read in the next.
+fn one_token(
+    compute: Compute<'_>,
+    spec: &AttentionSpec,
+    kv: &KvLayer,
+    position: usize,
+    q: &[f32],
+    s: &mut AttendScratch,
+    out: &mut [f32],
+) {
+    let (heads, kv_heads, head_dim) = (spec.heads, spec.kv_heads, spec.head_dim);
+    let group = heads / kv_heads;
+    let spans = visible_spans(spec, position, 1);
+    let running = &mut s.running[..heads];
+    let (rows, states) = if spans.len() == 1 {
+        (&mut *out, &mut *running)
+    } else {
+        (&mut s.spans[..spans.len() * out.len()], &mut s.spans_running[..spans.len() * heads])
+    };
+    let (rows, states) = ((rows, group * head_dim), (states, group));
+    compute.pool.chunks_of_two(rows, states, 1, |tasks, rows, states| {
+        let (kv_head, span) = (tasks.start / spans.len(), spans.start + tasks.start % spans.len());
+        let task = task(spec, kv, kv_head, q, position, 1);
+        compute.kernels.attend(&Attend { spans: span..span + 1, ..task }, rows, states);
+    });
+    if spans.len() > 1 {
+        let heads_per_task = heads.div_ceil(compute.pool.threads());
+        let parts = (&*s.spans, &*s.spans_running);
+        let totals = (&mut *running, 1);
+        compute.pool.chunks_of_two((out, head_dim), totals, heads_per_task, |range, out, running| {
+            for (head, (out, state)) in range.zip(out.chunks_exact_mut(head_dim).zip(running)) {
+                for span in 0..spans.len() {
+                    let part = (head / group * spans.len() + span) * group + head % group;
+                    let (row, row_state) = (&parts.0[part * head_dim..][..head_dim], parts.1[part]);
+                    if span == 0 {
+                        out.copy_from_slice(row);
+                        *state = row_state;
+                    } else {
+                        compute.kernels.attend_merge(row, row_state, out, state);
+                    }
+                }
+            }
+        });
+    }
+    finish(compute, head_dim, out, &s.running[..heads]);
+}
+
+/// Divides each row by its sum of weights.
+fn finish(compute: Compute<'_>, head_dim: usize, out: &mut [f32], running: &[Running]) {
+    for (row, state) in out.chunks_exact_mut(head_dim).zip(running) {
+        compute.kernels.scale(1.0 / state.sum, row);
+    }
+}

@@ -1,0 +1,141 @@
+//! An attention branch: projections, norms and rope around the attention to the state (arXiv 1706.03762, 2305.13245), which is
+//! `attend`. Projections take the tokens of all sequences of a batch together. It must not know what a state holds.
+
+use std::ops::Range;
+
+use moelten_loader::spec::{AttentionSpec, QkNorm};
+
+use crate::layers::linear::{Compute, Linear};
+use crate::layers::mixer::attend::attend;
+use crate::layers::norm::rms_in_place;
+use crate::layers::rope::Angles;
+use crate::layers::scratch::{AttentionScratch, ProductScratch};
+use crate::state::LayerState;
+
+/// One layer's attention weights.
+#[derive(Debug, Clone)]
+pub struct Attention {
+    /// Shape and options.
+    pub spec: AttentionSpec,
+    /// `[heads * head_dim, d_model]`.
+    pub q: Linear,
+    /// `[kv_heads * head_dim, d_model]`.
+    pub k: Linear,
+    /// `[kv_heads * head_dim, d_model]`.
+    pub v: Linear,
+    /// `[d_model, heads * head_dim]`.
+    pub o: Linear,
+    /// Weights of the query norm; empty without one.
+    pub q_norm: Vec<f32>,
+    /// Weights of the key norm; empty without one.
+    pub k_norm: Vec<f32>,
+    /// Index of this layer's rope among the model's.
+    pub rope: Option<usize>,
+}
+
+impl Attention {
+    /// Queries, keys and values of `x`, `[tokens, d_model]`, into `s`, normed and rotated. `angles` has those of the token number
+    /// `first` of the batch for the first of them.
+    pub fn project(
+        &self,
+        compute: Compute<'_>,
+        angles: &[Angles],
+        first: usize,
+        x: &[f32],
+        s: &mut AttentionScratch,
+        products: &mut ProductScratch,
+    ) {
+        let tokens = x.len() / self.q.weight.cols;
+        let q = &mut s.q[..tokens * self.q.weight.rows];
+        let k = &mut s.k[..tokens * self.k.weight.rows];
+        let v = &mut s.v[..tokens * self.v.weight.rows];
+        let linears = [&self.q, &self.k, &self.v];
+        let packed = &mut products.packed;
+        compute.pack(x, self.q.weight.cols, linears.map(|linear| linear.weight.format), packed);
+        let views = linears.map(|linear| {
+            let w = compute.tensors.view(&linear.weight);
+            (w, packed.for_matrix(&w))
+        });
+        let grouped = &mut products.grouped[..q.len() + k.len() + v.len()];
+        compute.products(&views, grouped);
+        let mut rest = &*grouped;
+        for (linear, out) in linears.into_iter().zip([&mut *q, &mut *k, &mut *v]) {
+            let (part, others) = rest.split_at(out.len());
+            rest = others;
+            compute.ungroup(part, linear.weight.rows, linear.bias.as_deref(), out);
+        }
+        let angles = self.rope.map(|index| &angles[index]);
+        self.prepare(compute, &self.q_norm, angles, first, q, self.q.weight.rows);
+        self.prepare(compute, &self.k_norm, angles, first, k, self.k.weight.rows);
+        if let Some(limit) = self.spec.clip_qkv {
+            v.iter_mut().for_each(|v| *v = v.clamp(-limit, limit));
+        }
+    }
+
+    /// Tokens of one sequence attend, after [`Self::project`]: `tokens` are their numbers in `s`, the first stands at `position`.
+    /// Their keys and values are appended to the state.
+    pub fn mix(
+        &self,
+        compute: Compute<'_>,
+        state: &mut LayerState,
+        position: usize,
+        tokens: Range<usize>,
+        s: &mut AttentionScratch,
+    ) {
+        let rows = |width: usize| tokens.start * width..tokens.end * width;
+        let (wide, narrow) = (rows(self.q.weight.rows), rows(self.k.weight.rows));
+        let (k, v) = (&s.k[narrow.clone()], &s.v[narrow]);
+        state.write(compute.pool, compute.kernels, position, k, v);
+        let (q, mixed) = (&s.q[wide.clone()], &mut s.mixed[wide]);
+        attend(compute, &self.spec, state.view(), position, q, &mut s.attend, mixed);
+    }
+
+    /// Leaves out tokens whose result does not count any more.
+    pub fn skip(&self, tokens: Range<usize>, s: &mut AttentionScratch) {
+        let width = self.q.weight.rows;
+        s.mixed[tokens.start * width..tokens.end * width].fill(0.0);
+    }
+
+    /// What the first tokens have attended to, `[tokens, heads * head_dim]`.
+    pub fn mixed<'s>(&self, tokens: usize, s: &'s AttentionScratch) -> &'s [f32] {
+        &s.mixed[..tokens * self.q.weight.rows]
+    }
+
+    /// The output projection of what all tokens have attended to: `out` is `[tokens, d_model]`.
+    pub fn output(
+        &self,
+        compute: Compute<'_>,
+        s: &AttentionScratch,
+        products: &mut ProductScratch,
+        out: &mut [f32],
+    ) {
+        let mixed = self.mixed(out.len() / self.o.weight.rows, s);
+        compute.pack(mixed, self.o.weight.cols, [self.o.weight.format], &mut products.packed);
+        compute.linear(&self.o, &products.packed, out, &mut products.grouped);
+    }
+
+    /// What happens to queries or keys `[tokens, width]` between projection and attention.
+    fn prepare(
+        &self,
+        compute: Compute<'_>,
+        norm: &[f32],
+        angles: Option<&Angles>,
+        first: usize,
+        x: &mut [f32],
+        width: usize,
+    ) {
+        compute.pool.rows(x, width, |tokens, x| {
+            for (token, x) in tokens.zip(x.chunks_exact_mut(width)) {
+                if let QkNorm::PerHead { eps } | QkNorm::Full { eps } = self.spec.qk_norm {
+                    rms_in_place(compute.kernels, x, norm, eps);
+                }
+                if let Some(limit) = self.spec.clip_qkv {
+                    x.iter_mut().for_each(|x| *x = x.clamp(-limit, limit));
+                }
+                if let Some(angles) = angles {
+                    angles.rotate(x, self.spec.head_dim, first + token);
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,211 @@
+//! What quantising wants to know of a model at work: how large the inputs of each matrix are, column by column. Errors
+//! of weights in columns with large inputs cost more. Roles, not names; what becomes of the sums is the caller's business.
+//!
+//! Inputs are taken before they are packed for products, so that the sums do not depend on the types of the weights' file.
+
+use std::sync::Arc;
+
+use moelten_loader::spec::{BranchSpec, MlpSpec, ModelSpec, Op, Part, SharedExpert};
+use moelten_loader::tensors::roles::{LayerTensor, Role};
+
+use crate::error::Result;
+use crate::forward::observe::{InputObserver, Observer};
+use crate::layers::ffn::mlp::MOST_VISITS;
+use crate::layers::ffn::visits::Visits;
+use crate::layers::squares::{HiddenSquares, HiddenSum, Squares};
+use crate::runtime::ledger::{Charge, Ledger};
+use crate::runtime::pool::Pool;
+
+/// Sums of one branch; what it does not have is empty.
+#[derive(Debug)]
+struct BranchSquares {
+    /// Into queries, keys and values, or into the router and into gate and up of the block that every token visits.
+    input: Squares,
+    /// Into the attention's output projection, or into down of the block that every token visits.
+    output: Squares,
+    /// Into gate and up of each expert.
+    experts: Squares,
+    /// Into down of each expert.
+    expert_hidden: Squares,
+}
+
+/// Sums of squares of the inputs of all matrices of a model, of all tokens that were run with this as the observer. After a
+/// forward pass that has failed they hold some of its inputs and not others.
+#[derive(Debug)]
+pub struct InputSquares {
+    layers: Vec<Vec<BranchSquares>>,
+    head: Squares,
+    hidden: Vec<HiddenSum>,
+    _charge: Charge,
+}
+
+impl InputSquares {
+    /// Sums for a model, all 0.
+    ///
+    /// # Errors
+    /// [`crate::error::EngineError::Memory`] when they do not fit.
+    pub fn new(spec: &ModelSpec, ledger: &Arc<Ledger>) -> Result<Self> {
+        let hint = |_| "a larger --ram is needed".to_owned();
+        let charge = ledger.charge("the sums of squares", Self::bytes_for(spec), hint)?;
+        let branch = |branch: &BranchSpec| BranchSquares::new(spec.d_model, &branch.op);
+        Ok(Self {
+            layers: spec.layers.iter().map(|layer| layer.branches.iter().map(branch).collect()).collect(),
+            head: Squares::new(1, spec.d_model),
+            hidden: (0..MOST_VISITS).map(|_| HiddenSum::new(widest(spec))).collect(),
+            _charge: charge,
+        })
+    }
+
+    /// Bytes of the sums.
+    pub fn bytes_for(spec: &ModelSpec) -> u64 {
+        let branch = |branch: &BranchSpec| {
+            let shapes = Shapes::of(spec.d_model, &branch.op).all();
+            shapes.iter().map(|(rows, cols)| rows * cols).sum::<usize>()
+        };
+        let branches = spec.layers.iter().flat_map(|layer| &layer.branches);
+        let sums = branches.map(branch).sum::<usize>() + spec.d_model;
+        (sums * size_of::<f32>() + MOST_VISITS * widest(spec) * size_of::<f64>()) as u64
+    }
+
+    /// The sums by matrix, in the order of the layers. A head that is the embedding has its sums under [`Role::Embed`].
+    pub fn by_role<'a>(&'a self, spec: &ModelSpec) -> Vec<(Role, &'a Squares)> {
+        let mut out = Vec::new();
+        for (index, (squares, layer)) in self.layers.iter().zip(&spec.layers).enumerate() {
+            for (squares, branch) in squares.iter().zip(&layer.branches) {
+                squares.by_tensor(&branch.op, &mut |tensor, sums| {
+                    out.push((Role::Layer(index, tensor), sums));
+                });
+            }
+        }
+        out.push((if spec.head.tied { Role::Embed } else { Role::Head }, &self.head));
+        out
+    }
+
+    /// How many tokens each expert of a layer's first bank has seen; empty for a layer without experts.
+    pub fn visitors(&self, layer: usize) -> &[u64] {
+        let counts = self.layers[layer].iter().map(|branch| branch.experts.counts());
+        counts.into_iter().find(|counts| !counts.is_empty()).unwrap_or_default()
+    }
+
+    fn branch(&mut self, (layer, branch): (usize, usize)) -> &mut BranchSquares {
+        &mut self.layers[layer][branch]
+    }
+}
+
+impl InputObserver for InputSquares {
+    fn attention(&mut self, pool: &Pool, branch: (usize, usize), x: &[f32], mixed: &[f32]) {
+        let squares = self.branch(branch);
+        squares.input.add(pool, x);
+        squares.output.add(pool, mixed);
+    }
+
+    fn ffn(&mut self, pool: &Pool, branch: (usize, usize), x: &[f32], visits: Option<&Visits>) {
+        let squares = self.branch(branch);
+        squares.input.add(pool, x);
+        if let Some(visits) = visits {
+            squares.experts.add_visits(pool, x, visits);
+        }
+    }
+
+    fn hidden(&mut self, (layer, branch): (usize, usize)) -> HiddenSquares<'_> {
+        let BranchSquares { output: whole, expert_hidden: experts, .. } = &mut self.layers[layer][branch];
+        HiddenSquares { experts, whole, sums: &mut self.hidden }
+    }
+
+    fn head(&mut self, pool: &Pool, x: &[f32]) {
+        self.head.add(pool, x);
+    }
+}
+
+impl Observer for InputSquares {
+    fn inputs(&mut self) -> Option<&mut dyn InputObserver> {
+        Some(self)
+    }
+}
+
+impl BranchSquares {
+    fn new(d_model: usize, op: &Op) -> Self {
+        let [input, output, experts, expert_hidden] =
+            Shapes::of(d_model, op).all().map(|(rows, cols)| Squares::new(rows, cols));
+        Self { input, output, experts, expert_hidden }
+    }
+
+    /// Hands out the sums of each matrix of the branch.
+    fn by_tensor<'a>(&'a self, op: &Op, add: &mut dyn FnMut(LayerTensor, &'a Squares)) {
+        match op {
+            Op::Attention(_) => {
+                for tensor in [LayerTensor::Q, LayerTensor::K, LayerTensor::V] {
+                    add(tensor, &self.input);
+                }
+                add(LayerTensor::O, &self.output);
+            }
+            Op::Mlp(mlp) => mlp_tensors(mlp, LayerTensor::Dense, [&self.input, &self.output], add),
+            Op::Moe(moe) => {
+                let of_experts = [&self.experts, &self.expert_hidden];
+                mlp_tensors(&moe.expert, LayerTensor::Experts, of_experts, add);
+                if let SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) = &moe.shared {
+                    mlp_tensors(mlp, LayerTensor::Shared, [&self.input, &self.output], add);
+                }
+                add(LayerTensor::Router, &self.input);
+                if matches!(moe.shared, SharedExpert::Gated(_)) {
+                    add(LayerTensor::SharedInput, &self.input);
+                }
+            }
+        }
+    }
+}
+
+/// Hands out the sums of the matrices of a block.
+fn mlp_tensors<'a>(
+    mlp: &MlpSpec,
+    wrap: fn(Part) -> LayerTensor,
+    [inputs, hidden]: [&'a Squares; 2],
+    add: &mut dyn FnMut(LayerTensor, &'a Squares),
+) {
+    // Only what the matrices are for counts here, not their sizes.
+    for matrix in mlp.matrices(1) {
+        add(wrap(matrix.part), if matrix.part == Part::Down { hidden } else { inputs });
+    }
+}
+
+/// Rows and columns of a branch's sums.
+struct Shapes {
+    d_model: usize,
+    /// Columns of the output projection, or of down of the block that every token visits; 0 without one.
+    output: usize,
+    experts: usize,
+    expert_hidden: usize,
+}
+
+impl Shapes {
+    fn of(d_model: usize, op: &Op) -> Self {
+        let (output, experts, expert_hidden) = match op {
+            Op::Attention(a) => (a.heads * a.head_dim, 0, 0),
+            Op::Mlp(mlp) => (mlp.d_ff, 0, 0),
+            Op::Moe(moe) => match &moe.shared {
+                SharedExpert::None => (0, moe.experts, moe.expert.d_ff),
+                SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) => {
+                    (mlp.d_ff, moe.experts, moe.expert.d_ff)
+                }
+            },
+        };
+        Self { d_model, output, experts, expert_hidden }
+    }
+
+    /// In the order of [`BranchSquares`].
+    fn all(&self) -> [(usize, usize); 4] {
+        [
+            (1, self.d_model),
+            (1, self.output),
+            (self.experts, self.d_model),
+            (self.experts, self.expert_hidden),
+        ]
+    }
+}
+
+/// Columns of the widest hidden layer.
+fn widest(spec: &ModelSpec) -> usize {
+    let branches = spec.layers.iter().flat_map(|layer| &layer.branches);
+    let shapes = branches.map(|branch| Shapes::of(spec.d_model, &branch.op));
+    shapes.map(|shapes| shapes.output.max(shapes.expert_hidden)).max().unwrap_or(0)
+}

@@ -1,0 +1,67 @@
+//! Starting threads so that none of them ends silently: a panic is caught, put into words, and handed to a function that
+//! passes it on to the code that waits for the thread. Every thread of the program is started here or by a pool that does the
+//! same. It must not know what a thread is for.
+
+use std::any::Any;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::{Builder, JoinHandle};
+
+/// Starts a thread called `name` that does `work`. If `work` panics, `on_panic` is called on that thread with what the
+/// panic said; it must make whatever waits for the thread see an error. Joining the thread gives `None` then.
+///
+/// # Errors
+/// When the system starts no thread.
+pub fn supervised<T: Send + 'static>(
+    name: &str,
+    on_panic: impl FnOnce(String) + Send + 'static,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<Option<T>>> {
+    let of_thread = name.to_owned();
+    Builder::new().name(name.to_owned()).spawn(move || caught(&of_thread, work).map_err(on_panic).ok())
+}
+
+/// Does `work` on this thread; a panic becomes its message with the name of the thread or task.
+///
+/// # Errors
+/// What the panic said.
+pub fn caught<T>(name: &str, work: impl FnOnce() -> T) -> Result<T, String> {
+    // What `work` had in its hands is given up with it, or is guarded by locks whose data is whole between statements.
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| format!("{name}: {}", message(&*panic)))
+}
+
+/// What a panic said, as far as it is text.
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_reaches_the_code_that_waits() {
+        let (sender, receiver) = channel();
+        let thread = supervised(
+            "counter",
+            move |message| sender.send(message).unwrap(),
+            || {
+                let numbers = [1, 2];
+                numbers[std::hint::black_box(2)]
+            },
+        );
+        assert_eq!(thread.unwrap().join().unwrap(), None);
+        let message = receiver.recv().unwrap();
+        assert!(message.starts_with("counter: index out of bounds"), "{message}");
+    }
+
+    #[test]
+    fn work_that_ends_gives_its_result() {
+        let thread = supervised("adder", |_| unreachable!("nothing panics"), || 1 + 1);
+        assert_eq!(thread.unwrap().join().unwrap(), Some(2));
+        assert_eq!(caught::<()>("task", || panic!("{}", "in words")), Err("task: in words".to_owned()));
+    }
+}

@@ -1,0 +1,171 @@
+//! What a sequence keeps between passes: one variant for each kind of memory that a layer has, under one contract
+//! ([`contract::BranchState`]). A new kind of state is a variant here with a file of its own. Nothing here knows how a
+//! layer computes.
+
+pub mod branches;
+pub mod contract;
+pub mod kv;
+mod marks;
+pub mod window;
+
+use std::io::{self, Read, Write};
+
+use moelten_loader::spec::{AttentionSpec, ModelSpec, Op};
+use moelten_quant::Kernels;
+
+use crate::runtime::pool::Pool;
+use branches::BranchStates;
+use contract::{BranchState, NeedsReplay, Snapshot};
+use kv::format::KvFormat;
+use kv::layer::KvLayer;
+use kv::{KvState, KvView};
+use window::WindowState;
+
+/// The most tokens of one sequence that a pass adds.
+pub const MOST_NEW_TOKENS: usize = 2048;
+
+/// The state of one branch of a layer.
+pub enum LayerState {
+    /// Keys and values of all tokens.
+    Kv(KvState),
+    /// Keys and values of the tokens that a window shows.
+    Window(WindowState),
+}
+
+/// The states of a sequence.
+pub type SequenceState = BranchStates<LayerState>;
+
+impl SequenceState {
+    /// Empty states for a context of `context` tokens.
+    ///
+    /// # Errors
+    /// When the system has no address space left.
+    pub fn for_model(spec: &ModelSpec, context: usize, format: KvFormat) -> io::Result<Self> {
+        // The huge pages of all layers are due with the same token. Each layer has its own turn, or that token would take long.
+        let states = stateful(spec)
+            .enumerate()
+            .map(|(delay, attention)| LayerState::of_attention(attention, context, format, delay));
+        Ok(Self::new(states.collect::<io::Result<_>>()?))
+    }
+
+    /// Bytes that the states of a sequence take.
+    pub fn bytes_for(spec: &ModelSpec, context: usize, format: KvFormat) -> u64 {
+        stateful(spec)
+            .map(|attention| {
+                let capacity = window_of(attention, context).map_or(context, WindowState::capacity_for);
+                KvLayer::bytes_for(attention, capacity, format)
+            })
+            .fold(0, u64::saturating_add)
+    }
+}
+
+/// The branches that keep a state, in order.
+fn stateful(spec: &ModelSpec) -> impl Iterator<Item = &AttentionSpec> {
+    spec.layers.iter().flat_map(|layer| &layer.branches).filter_map(|branch| match &branch.op {
+        Op::Attention(attention) => Some(attention),
+        Op::Mlp(_) | Op::Moe(_) => None,
+    })
+}
+
+/// The window of a layer, if keeping it takes less than keeping the context.
+fn window_of(attention: &AttentionSpec, context: usize) -> Option<usize> {
+    attention.window.filter(|&window| WindowState::capacity_for(window) < context)
+}
+
+impl LayerState {
+    /// The empty state of an attention branch in a context of `context` tokens.
+    fn of_attention(
+        spec: &AttentionSpec,
+        context: usize,
+        format: KvFormat,
+        delay: usize,
+    ) -> io::Result<Self> {
+        Ok(match window_of(spec, context) {
+            Some(window) => Self::Window(WindowState::new(spec, window, format, delay)?),
+            None => Self::Kv(KvState::new(spec, context, format, delay)?),
+        })
+    }
+
+    /// Writes keys and values (`[tokens, kv_heads, head_dim]` each) of tokens of the present pass, from position `first` on.
+    pub fn write(&mut self, pool: &Pool, kernels: &Kernels, first: usize, keys: &[f32], values: &[f32]) {
+        match self {
+            Self::Kv(state) => state.write(pool, kernels, first, keys, values),
+            Self::Window(state) => state.write(pool, kernels, first, keys, values),
+        }
+    }
+
+    /// What attention reads.
+    pub fn view(&self) -> KvView<'_> {
+        match self {
+            Self::Kv(state) => state.view(),
+            Self::Window(state) => state.view(),
+        }
+    }
+
+    fn state(&self) -> &dyn BranchState {
+        match self {
+            Self::Kv(state) => state,
+            Self::Window(state) => state,
+        }
+    }
+
+    fn state_mut(&mut self) -> &mut dyn BranchState {
+        match self {
+            Self::Kv(state) => state,
+            Self::Window(state) => state,
+        }
+    }
+}
+
+impl BranchState for LayerState {
+    fn len(&self) -> usize {
+        self.state().len()
+    }
+
+    fn begin(&mut self, tokens: usize) {
+        self.state_mut().begin(tokens);
+    }
+
+    fn commit(&mut self) {
+        self.state_mut().commit();
+    }
+
+    fn rollback(&mut self) {
+        self.state_mut().rollback();
+    }
+
+    fn can_truncate(&self, len: usize) -> bool {
+        self.state().can_truncate(len)
+    }
+
+    fn truncate(&mut self, len: usize) -> Result<(), NeedsReplay> {
+        self.state_mut().truncate(len)
+    }
+
+    fn clear(&mut self) {
+        self.state_mut().clear();
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.state().snapshot()
+    }
+
+    fn can_restore(&self, snapshot: &Snapshot) -> bool {
+        self.state().can_restore(snapshot)
+    }
+
+    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), NeedsReplay> {
+        self.state_mut().restore(snapshot)
+    }
+
+    fn save(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.state().save(out)
+    }
+
+    fn load(&mut self, len: usize, from: &mut dyn Read) -> io::Result<()> {
+        self.state_mut().load(len, from)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! Building weights from a spec and its tensors: what is damaged is found here, before anything is computed. It must not know
+//! how they are used.
+
+use moelten_loader::spec::{
+    Activation, AttentionSpec, BankKey, BranchSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Part, QkNorm,
+    RopeSpec, SharedExpert,
+};
+use moelten_loader::tensors::bank::MatrixRef;
+use moelten_loader::tensors::roles::{LayerTensor, Role};
+use moelten_loader::tensors::store::TensorStore;
+
+use super::embedding::Embedding;
+use super::{Branch, Layer, OpWeights, Weights};
+use crate::error::{EngineError, Result};
+use crate::layers::ffn::moe::{Mlp, Moe, OwnBiases, Shared};
+use crate::layers::linear::Linear;
+use crate::layers::mixer::attention::Attention;
+use crate::layers::norm::Norm;
+
+impl Weights {
+    /// Weights of `spec` in `tensors`, the embedding read from its file for each token if `embedding_in_file`.
+    ///
+    /// # Errors
+    /// Norms, biases or routers with NaN or infinity; an embedding whose file cannot be opened again.
+    pub fn build(spec: &ModelSpec, tensors: &TensorStore, embedding_in_file: bool) -> Result<Self> {
+        let mut builder = Builder { tensors, ropes: Vec::new(), states: 0, banks: 0 };
+        let mut layers = Vec::with_capacity(spec.layers.len());
+        for (index, layer) in spec.layers.iter().enumerate() {
+            let mut branches = Vec::with_capacity(layer.branches.len());
+            let mut banks = 0;
+            for (number, branch) in layer.branches.iter().enumerate() {
+                let key = BankKey { layer: index, bank: banks };
+                branches.push(builder.branch((index, number), key, branch)?);
+                banks += usize::from(branch.op.bank(spec.d_model).is_some());
+            }
+            layers.push(Layer { branches });
+        }
+        link_banks(&mut layers);
+        let head = Linear {
+            weight: tensors.get(if spec.head.tied { Role::Embed } else { Role::Head }),
+            bias: if spec.head.bias { Some(tensors.vector(Role::HeadBias)?) } else { None },
+        };
+        let embedding = if embedding_in_file {
+            Embedding::in_file(tensors).map_err(EngineError::Store)?
+        } else {
+            Embedding::InMemory(tensors.get(Role::Embed))
+        };
+        let final_norm = norm(tensors, spec.final_norm, Role::FinalNorm, Role::FinalNormBias)?;
+        Ok(Self { layers, ropes: builder.ropes, embedding, final_norm, head })
+    }
+}
+
+/// Tells each branch with experts which branch asks for experts next.
+fn link_banks(layers: &mut [Layer]) {
+    let mut next_bank = None;
+    for branch in layers.iter_mut().flat_map(|layer| &mut layer.branches).rev() {
+        if let OpWeights::Moe { next, .. } = &mut branch.op {
+            *next = next_bank.replace(branch.key);
+        }
+    }
+}
+
+fn norm(tensors: &TensorStore, spec: NormSpec, weight: Role, bias: Role) -> Result<Norm> {
+    let bias = match spec {
+        NormSpec::Rms { .. } => Vec::new(),
+        NormSpec::Layer { .. } => tensors.vector(bias)?,
+    };
+    Ok(Norm { spec, weight: tensors.vector(weight)?, bias })
+}
+
+/// Builds branches in order.
+struct Builder<'a> {
+    tensors: &'a TensorStore,
+    /// The distinct ropes so far.
+    ropes: Vec<RopeSpec>,
+    /// Branches with a state so far.
+    states: usize,
+    /// Banks so far.
+    banks: usize,
+}
+
+impl Builder<'_> {
+    fn branch(&mut self, key: (usize, usize), bank: BankKey, spec: &BranchSpec) -> Result<Branch> {
+        let of_layer = OfLayer { tensors: self.tensors, layer: key.0 };
+        let norm = |spec: Option<NormSpec>, weight, bias| {
+            let of = |spec| norm(self.tensors, spec, of_layer.role(weight), of_layer.role(bias));
+            spec.map(of).transpose()
+        };
+        let pre =
+            norm(spec.pre_norm, LayerTensor::PreNorm(spec.place), LayerTensor::PreNormBias(spec.place))?;
+        let post =
+            norm(spec.post_norm, LayerTensor::PostNorm(spec.place), LayerTensor::PostNormBias(spec.place))?;
+        let op = match &spec.op {
+            Op::Attention(attention) => {
+                let state = self.states;
+                self.states += 1;
+                let attention = of_layer.attention(attention, &mut self.ropes)?;
+                OpWeights::Attention { attention, state }
+            }
+            Op::Mlp(mlp) => OpWeights::Mlp(of_layer.mlp((LayerTensor::Dense, LayerTensor::DenseBias), mlp)?),
+            Op::Moe(moe) => {
+                let number = self.banks;
+                self.banks += 1;
+                OpWeights::Moe { moe: of_layer.moe(number, moe)?, key: bank, next: None }
+            }
+        };
+        Ok(Branch { key, join: spec.join, pre, op, post, scale: spec.scale })
+    }
+}
+
+/// Tensors of one layer.
+#[derive(Clone, Copy)]
+struct OfLayer<'a> {
+    tensors: &'a TensorStore,
+    layer: usize,
+}
+
+/// The roles of a block's matrices and of their biases.
+type MlpRoles = (fn(Part) -> LayerTensor, fn(Part) -> LayerTensor);
+
+impl OfLayer<'_> {
+    fn role(self, tensor: LayerTensor) -> Role {
+        Role::Layer(self.layer, tensor)
+    }
+
+    fn matrix(self, tensor: LayerTensor) -> MatrixRef {
+        self.tensors.get(self.role(tensor))
+    }
+
+    fn attention(self, spec: &AttentionSpec, ropes: &mut Vec<RopeSpec>) -> Result<Attention> {
+        let linear = |weight, bias, has_bias: bool| -> Result<Linear> {
+            Ok(Linear {
+                weight: self.matrix(weight),
+                bias: if has_bias { Some(self.tensors.vector(self.role(bias))?) } else { None },
+            })
+        };
+        let qk_norm = |tensor| match spec.qk_norm {
+            QkNorm::None => Ok(Vec::new()),
+            QkNorm::PerHead { .. } | QkNorm::Full { .. } => self.tensors.vector(self.role(tensor)),
+        };
+        // Layers with equal ropes share one set of angles.
+        let rope = spec.rope.as_ref().map(|rope| {
+            ropes.iter().position(|known| known == rope).unwrap_or_else(|| {
+                ropes.push(rope.clone());
+                ropes.len() - 1
+            })
+        });
+        Ok(Attention {
+            q: linear(LayerTensor::Q, LayerTensor::QBias, spec.qkv_bias)?,
+            k: linear(LayerTensor::K, LayerTensor::KBias, spec.qkv_bias)?,
+            v: linear(LayerTensor::V, LayerTensor::VBias, spec.qkv_bias)?,
+            o: linear(LayerTensor::O, LayerTensor::OBias, spec.out_bias)?,
+            q_norm: qk_norm(LayerTensor::QNorm)?,
+            k_norm: qk_norm(LayerTensor::KNorm)?,
+            rope,
+            spec: spec.clone(),
+        })
+    }
+
+    fn moe(self, bank: usize, spec: &MoeSpec) -> Result<Moe> {
+        let shared_roles: MlpRoles = (LayerTensor::Shared, LayerTensor::SharedBias);
+        Ok(Moe {
+            spec: spec.clone(),
+            bank,
+            router: self.router()?,
+            biases: self.biases(LayerTensor::ExpertsBias, &spec.expert)?,
+            shared: match &spec.shared {
+                SharedExpert::None => None,
+                SharedExpert::Plain(mlp) => Some(Shared { mlp: self.mlp(shared_roles, mlp)?, gate: None }),
+                SharedExpert::Gated(mlp) => Some(Shared {
+                    mlp: self.mlp(shared_roles, mlp)?,
+                    gate: Some(self.matrix(LayerTensor::SharedInput)),
+                }),
+            },
+        })
+    }
+
+    /// The router, which is small and decides everything: NaN or infinity in it is found now, not as a strange answer.
+    fn router(self) -> Result<MatrixRef> {
+        self.tensors.check_finite(self.role(LayerTensor::Router))?;
+        Ok(self.matrix(LayerTensor::Router))
+    }
+
+    fn mlp(self, (weight, bias): MlpRoles, spec: &MlpSpec) -> Result<Mlp> {
+        let activation: Activation = spec.activation;
+        Ok(Mlp {
+            gate: spec.gated.then(|| self.matrix(weight(Part::Gate))),
+            up: self.matrix(weight(Part::Up)),
+            down: self.matrix(weight(Part::Down)),
+            biases: self.biases(bias, spec)?,
+            activation,
+        })
+    }
+
+    fn biases(self, role: fn(Part) -> LayerTensor, spec: &MlpSpec) -> Result<OwnBiases> {
+        let part = |part, has: bool| match has {
+            true => self.tensors.vector(self.role(role(part))),
+            false => Ok(Vec::new()),
+        };
+        Ok(OwnBiases {
+            gate: part(Part::Gate, spec.bias && spec.gated)?,
+            up: part(Part::Up, spec.bias)?,
+            down: part(Part::Down, spec.bias)?,
+        })
+    }
+}

@@ -1,0 +1,259 @@
+//! Configurations and weights that contradict themselves or each other: each is refused with the field at fault, before
+//! anything is computed. Every test starts from a sound golden folder and breaks one thing. B-numbers are the project's
+//! list of bad inputs.
+
+use crate::common::How;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::common::folder;
+use moelten_engine::error::EngineError;
+use moelten_engine::model::Model;
+use moelten_loader::error::{ErrorKind, Fault, LoadError};
+use moelten_loader::load::load;
+use serde_json::{Value, json};
+
+/// A copy of a golden folder with one field of its configuration changed (or removed, with null).
+fn changed(family: &str, field: &str, value: Value) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(folder(family).join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    let mut config: Value =
+        serde_json::from_slice(&fs::read(folder(family).join("config.json")).unwrap()).unwrap();
+    let mut at = &mut config;
+    for part in field.split('.') {
+        at = &mut at[part];
+    }
+    *at = value;
+    fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    dir
+}
+
+fn refused(dir: &Path) -> LoadError {
+    let start = Instant::now();
+    let error = match load(dir) {
+        Err(error) => error,
+        Ok(loaded) => match Model::new(
+            &How::default().runtime(),
+            loaded.spec,
+            loaded.tensors,
+            &How::default().options(),
+        ) {
+            Err(EngineError::Load(error)) => error,
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("accepted"),
+        },
+    };
+    assert!(start.elapsed().as_secs_f64() < 2.0);
+    println!("{error}");
+    error
+}
+
+/// The field and fault of a refusal.
+fn fault(family: &str, field: &str, value: Value) -> (String, Fault) {
+    let dir = changed(family, field, value);
+    match refused(dir.path()) {
+        LoadError::Malformed { field, fault, .. } => (field, fault),
+        other => panic!("{other}"),
+    }
+}
+
+fn assert_field(family: &str, field: &str, values: &[Value], expected: fn(&Fault) -> bool) {
+    for value in values {
+        let (found, fault) = fault(family, field, value.clone());
+        assert!(found == field && expected(&fault), "{field} = {value}: {found}: {fault}");
+    }
+}
+
+#[test]
+fn b44_missing_huge_and_odd_numbers() {
+    for field in
+        ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings"]
+    {
+        assert_field("mixtral", field, &[Value::Null], |f| matches!(f, Fault::Missing { .. }));
+        assert_field("mixtral", field, &[json!(-4), json!(3.5), json!("64"), json!([64])], |f| {
+            matches!(f, Fault::WrongType { .. })
+        });
+        assert_field("mixtral", field, &[json!(u64::MAX), json!(1_u64 << 40)], |f| {
+            matches!(f, Fault::OutOfRange { .. })
+        });
+    }
+    // JSON has no NaN; Python writes one all the same.
+    let dir = changed("mixtral", "rms_norm_eps", json!("EPS"));
+    let config = dir.path().join("config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    for number in ["NaN", "Infinity", "1e999"] {
+        fs::write(&config, text.replace("\"EPS\"", number)).unwrap();
+        let error = refused(dir.path());
+        assert!(matches!(error, LoadError::Malformed { fault: Fault::Json { .. }, .. }), "{number}");
+    }
+    assert_field("mixtral", "rms_norm_eps", &[json!(-1e-5), json!(0), json!(1e300), json!(1e-300)], |f| {
+        matches!(f, Fault::BadNumber { .. })
+    });
+}
+
+#[test]
+fn b45_layer_counts() {
+    assert_field("llama", "num_hidden_layers", &[json!(0), json!(1_000_000_000)], |f| {
+        matches!(f, Fault::OutOfRange { .. })
+    });
+    // One layer too many is a missing tensor, one too few leaves tensors over, which is said.
+    let (field, missing) = fault("llama", "num_hidden_layers", json!(4));
+    assert!(field.contains("layers.3.") && matches!(missing, Fault::Missing { .. }));
+    let fewer = changed("llama", "num_hidden_layers", json!(2));
+    assert!(
+        load(fewer.path()).unwrap().notices.iter().any(|n| n.contains("not used") && n.contains("layers.2."))
+    );
+}
+
+#[test]
+fn b46_expert_counts() {
+    assert_field("mixtral", "num_local_experts", &[json!(0), json!(1_000_000)], |f| {
+        matches!(f, Fault::OutOfRange { .. })
+    });
+    assert_field("mixtral", "num_experts_per_tok", &[json!(0), json!(9)], |f| {
+        matches!(f, Fault::OutOfRange { .. })
+    });
+    // Each within its bounds, together too many to list.
+    let dir = changed("mixtral", "num_local_experts", json!(4096));
+    let path = dir.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["num_hidden_layers"] = json!(1024);
+    fs::write(&path, config.to_string()).unwrap();
+    assert!(matches!(refused(dir.path()), LoadError::Malformed { fault: Fault::Contradiction { .. }, .. }));
+    assert_field("phimoe", "num_experts_per_tok", &[json!(3)], |f| matches!(f, Fault::Contradiction { .. }));
+    assert_field("qwen3moe", "decoder_sparse_step", &[json!(0)], |f| matches!(f, Fault::OutOfRange { .. }));
+}
+
+#[test]
+fn b47_heads() {
+    assert_field("llama", "num_key_value_heads", &[json!(3)], |f| matches!(f, Fault::Contradiction { .. }));
+    assert_field("llama", "num_key_value_heads", &[json!(0)], |f| matches!(f, Fault::OutOfRange { .. }));
+    assert_field("llama", "head_dim", &[json!(0), json!(1), json!(1 << 20)], |f| {
+        matches!(f, Fault::OutOfRange { .. })
+    });
+    assert_field("llama", "head_dim", &[json!(15)], |f| matches!(f, Fault::Contradiction { .. }));
+    assert_field("phimoe", "num_attention_heads", &[json!(6)], |f| matches!(f, Fault::Contradiction { .. }));
+}
+
+#[test]
+fn b48_shapes_that_differ_from_the_configuration() {
+    for (family, field, value, tensor) in [
+        ("llama", "vocab_size", 321, "model.embed_tokens.weight"),
+        ("llama", "intermediate_size", 128, "mlp.gate_proj"),
+        ("mixtral", "intermediate_size", 64, "experts.0.w1"),
+        ("granitemoe", "intermediate_size", 32, "input_linear"),
+        ("qwen2moe", "shared_expert_intermediate_size", 64, "shared_expert.gate_proj"),
+        ("qwen3", "num_key_value_heads", 4, "k_proj"),
+        ("mixtral", "num_local_experts", 7, "block_sparse_moe.gate"),
+    ] {
+        let (found, fault) = fault(family, field, json!(value));
+        assert!(
+            found.contains(tensor) && matches!(fault, Fault::WrongShape { .. }),
+            "{family} {field}: {found}"
+        );
+    }
+}
+
+#[test]
+fn b49_rope() {
+    let both = ["rope_parameters.rope_theta"];
+    for field in both {
+        assert_field("llama", field, &[json!(0), json!(-10000.0), json!(1e300)], |f| {
+            matches!(f, Fault::BadNumber { .. })
+        });
+    }
+    assert_field("llama3-rope", "rope_parameters.factor", &[json!(0)], |f| {
+        matches!(f, Fault::BadNumber { .. })
+    });
+    assert_field("llama3-rope", "rope_parameters.original_max_position_embeddings", &[json!(0)], |f| {
+        matches!(f, Fault::OutOfRange { .. })
+    });
+    let unknown = changed("llama", "rope_parameters.rope_type", json!("spiral"));
+    assert!(matches!(refused(unknown.path()), LoadError::Unsupported { .. }));
+}
+
+#[test]
+fn b50_unknown_architecture_lists_the_known_ones() {
+    let dir = changed("llama", "model_type", json!("rwkv7\u{1b}[31m"));
+    let error = refused(dir.path());
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    let text = error.to_string();
+    assert!(text.contains("mixtral") && text.contains("qwen3_moe") && text.contains("rwkv7"), "{text}");
+    assert!(!text.contains('\u{1b}'), "control characters are escaped");
+}
+
+/// Writes a bfloat16 NaN or infinity into the first value of a tensor.
+fn poison(family: &str, tensor: &str, value: f32) -> tempfile::TempDir {
+    let dir = changed(family, "hidden_act", json!("silu"));
+    let path = dir.path().join("model.safetensors");
+    let offset = {
+        let file = moelten_loader::container::safetensors::SafeTensors::open(&path).unwrap();
+        usize::try_from(file.catalog().get(tensor).unwrap().offset).unwrap()
+    };
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[offset..offset + 2].copy_from_slice(&half::bf16::from_f32(value).to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    dir
+}
+
+#[test]
+fn b51_nan_and_infinity_in_norms_and_routers() {
+    for tensor in [
+        "model.norm.weight",
+        "model.layers.1.input_layernorm.weight",
+        "model.layers.2.block_sparse_moe.gate.weight",
+    ] {
+        for value in [f32::NAN, f32::INFINITY] {
+            let dir = poison("mixtral", tensor, value);
+            let error = refused(dir.path());
+            assert!(matches!(error, LoadError::Malformed { fault: Fault::NotFinite { index: 0, .. }, .. }));
+            // Conversion refuses it too, and leaves nothing behind.
+            let target = dir.path().join("out.gguf");
+            let loaded = load(dir.path()).unwrap();
+            let format = moelten_quant::Format::Q8_0;
+            let plan = moelten_loader::convert::Conversion::plan(&loaded, &|_| format).unwrap();
+            let error = plan.write(&target, &mut |_| true).unwrap_err();
+            assert!(matches!(error, LoadError::Malformed { fault: Fault::NotFinite { .. }, .. }));
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the folder is as it was");
+        }
+    }
+}
+
+#[test]
+fn b20_dimension_zero_in_a_used_tensor() {
+    use moelten_loader::container::catalog::Storage;
+    use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
+    use moelten_quant::Format;
+    let dir = tempfile::tempdir().unwrap();
+    let sound = dir.path().join("sound.gguf");
+    let source = load(&folder("llama")).unwrap();
+    let plan = moelten_loader::convert::Conversion::plan(&source, &|_| Format::F32).unwrap();
+    assert!(plan.write(&sound, &mut |_| true).unwrap());
+    let gguf = moelten_loader::container::gguf::Gguf::open(&sound).unwrap();
+    let metadata: Vec<_> = gguf.metadata.iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
+    for (zeroed, refused_there) in [("blk.1.attn_q.weight", true), ("extra.weight", false)] {
+        let mut tensors: Vec<TensorPlan> = gguf
+            .catalog
+            .tensors()
+            .iter()
+            .map(|t| TensorPlan { name: t.name.clone(), storage: t.storage, shape: t.shape.clone() })
+            .collect();
+        let extra = Storage::Known(Format::F32);
+        tensors.push(TensorPlan { name: "extra.weight".into(), storage: extra, shape: vec![1, 1] });
+        tensors.iter_mut().filter(|t| t.name == zeroed).for_each(|t| t.shape[0] = 0);
+        let path = dir.path().join("zero.gguf");
+        let mut writer = GgufWriter::create(&path, &metadata, &tensors, &[]).unwrap();
+        for tensor in &tensors {
+            let size = usize::try_from(tensor.shape.iter().product::<u64>()).unwrap() * 4;
+            writer.write_tensor(&tensor.name, &vec![0; size]).unwrap();
+        }
+        writer.finish().unwrap();
+        if refused_there {
+            let error = refused(&path);
+            assert!(matches!(error, LoadError::Malformed { fault: Fault::WrongShape { .. }, .. }), "{error}");
+        } else {
+            assert!(load(&path).unwrap().notices.iter().any(|notice| notice.contains("extra.weight")));
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Folders converted to GGUF: the F32 file computes what the folder does, the Q8_0 file within the rounding of its
+//! weights. Covers names, row order of Q and K, fused banks and metadata of every family.
+
+use std::path::Path;
+
+use crate::common::wide::{converted, wide};
+use crate::common::{FAMILIES, deviation, distance, folder, golden, rounding_bound, run, run_on, spread};
+use moelten_loader::convert::Conversion;
+use moelten_loader::load::load;
+use moelten_quant::{Format, Isa};
+
+fn convert(family: &str, format: Format, dir: &Path) -> std::path::PathBuf {
+    let loaded = load(&folder(family)).unwrap();
+    let target = dir.join(format!("{family}-{format}.gguf"));
+    let conversion = Conversion::plan(&loaded, &|_| format).unwrap();
+    assert!(conversion.write(&target, &mut |_| true).unwrap());
+    target
+}
+
+/// Rows of Q and K are permuted for families whose GGUF files pair neighbours, and Llama 3 divisors are rounded to
+/// f32; nothing else may differ, so the bound is that of the goldens themselves.
+#[test]
+fn f32_files_match_the_goldens() {
+    let dir = tempfile::tempdir().unwrap();
+    for family in FAMILIES {
+        let golden = golden(family);
+        let file = convert(family, Format::F32, dir.path());
+        let spec = load(&file).unwrap().spec;
+        let source = load(&folder(family)).unwrap().spec;
+        assert_eq!(spec.layers.len(), source.layers.len());
+        assert_eq!(
+            (spec.head, spec.embed_scale, spec.vocab),
+            (source.head, source.embed_scale, source.vocab)
+        );
+        for (a, b) in spec.layers.iter().zip(&source.layers) {
+            assert_eq!((a.mlp(), a.moe()), (b.mlp(), b.moe()), "{family}");
+        }
+        let (got, routes) = run(&file, &golden.ids);
+        let error = distance(&got, &golden.logits) / spread(&golden.logits);
+        println!("{family:15} F32 file: worst logit error {error:.1e} of the spread");
+        assert!(error <= 1e-3, "{family}: {error}");
+        assert_eq!(routes, golden.routes, "{family}");
+    }
+}
+
+/// Against the goldens on every tier: the rounding of weights, and that of activations.
+#[test]
+fn q8_0_files_stay_within_the_rounding_of_their_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    for family in FAMILIES {
+        let golden = golden(family);
+        let file = convert(family, Format::Q8_0, dir.path());
+        let bound = rounding_bound(&convert(family, Format::F32, dir.path()), &golden.ids, &golden.logits);
+        for isa in Isa::available() {
+            let got = deviation(&run_on(isa, &file, &golden.ids).0, &golden.logits);
+            println!("{family:15} Q8_0 {isa:11}: rms logit error {got:.1e} of the spread, bound {bound:.1e}");
+            assert!(got <= bound, "{family} on {isa}: {got} is above {bound}");
+        }
+    }
+}
+
+/// The kernels read every format as it means: a file and an F32 copy of its decoded weights differ by the rounding of
+/// activations alone.
+#[test]
+fn quantised_files_compute_what_their_decoded_weights_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let formats = [Format::Q8_0, Format::Q4_0, Format::Q5_1, Format::Iq4Nl, Format::Mxfp4];
+    for (i, family) in FAMILIES.into_iter().enumerate() {
+        let format = formats[i % formats.len()];
+        check_decoded(family, &convert(family, format, dir.path()));
+    }
+    // Formats of super-blocks need wider models.
+    for (family, format) in [("mixtral", Format::Q4K), ("olmoe", Format::Q6K), ("qwen2moe", Format::Q5K)] {
+        let file = dir.path().join("wide.gguf");
+        converted(&wide(family, dir.path()), &[format], &file);
+        check_decoded(family, &file);
+    }
+}
+
+fn check_decoded(family: &str, file: &Path) {
+    let ids = golden(family).ids;
+    let loaded = load(file).unwrap();
+    let decoded = file.with_extension("decoded");
+    assert!(Conversion::plan(&loaded, &|_| Format::F32).unwrap().write(&decoded, &mut |_| true).unwrap());
+    let ((got, got_routes), (expected, routes)) = (run(file, &ids), run(&decoded, &ids));
+    let (got, bound) = (deviation(&got, &expected), rounding_bound(&decoded, &ids, &expected));
+    let file = file.file_name().unwrap().display();
+    let choices = || got_routes.iter().zip(&routes).flat_map(|(a, b)| a.1.iter().zip(&b.1));
+    let (others, all) = (choices().filter(|(a, b)| a != b).count(), choices().count());
+    println!("{file}: {got:.1e} of the spread, bound {bound:.1e}; {others} of {all} experts are others");
+    // Without any error the products would not round at all.
+    assert!(0.0 < got && got <= bound, "{file}: {got} is above {bound}");
+    // Where experts are close the choice may turn, but most are not.
+    assert!(others * 4 <= all, "{file}: {others} of {all} experts are others");
+}

@@ -1,0 +1,15 @@
+//! The engine's tests but for the goldens: what never changes a bit, what is refused, what the expert store survives.
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
+
+mod bad_models;
+mod batch;
+mod common;
+mod conversion;
+mod equality;
+mod importance;
+mod layouts;
+mod packed;
+mod pressure;
+mod quantized;
+mod store;
+mod variants;

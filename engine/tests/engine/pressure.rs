@@ -1,0 +1,113 @@
+//! What happens to a running model when memory gets tight: the cache becomes smaller, and no logit changes.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::common::{How, folder, golden, logits, model, session};
+use moelten_engine::experts::pressure::{Keeper, Watch};
+use moelten_engine::experts::room::Cached;
+use moelten_engine::model::Model;
+use moelten_engine::plan::{Experts, Io, Ram};
+use moelten_engine::runtime::system::System;
+use moelten_engine::state::kv::format::KvFormat;
+
+const FLOOR: u64 = 100 << 20;
+
+fn free(root: &Path, bytes: u64) {
+    fs::create_dir_all(root.join("proc")).unwrap();
+    // Complete or not at all, as the kernel writes it.
+    fs::write(root.join("next"), format!("MemAvailable: {} kB\n", bytes / 1024)).unwrap();
+    fs::rename(root.join("next"), root.join("proc/meminfo")).unwrap();
+}
+
+fn streaming(ram: Ram) -> (Arc<Model>, Cached) {
+    let options = How { ram, io: Io::Direct, threads: Some(1), ..Default::default() };
+    let model = model(&folder("mixtral"), options);
+    let Experts::Cached(cached) = model.plan().experts.clone() else { panic!("{:?}", model.plan()) };
+    (model, cached)
+}
+
+fn resident(model: &Model) -> usize {
+    model.experts().resident().iter().map(Vec::len).sum()
+}
+
+/// Looks until `done`, at most ten seconds.
+fn until(done: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(10), "it did not happen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_shortage_shrinks_the_cache_and_changes_no_bit() {
+    let ids = golden("mixtral").ids;
+    let bits = |model: &Arc<Model>| -> Vec<u32> {
+        let logits = logits(&mut session(model, KvFormat::F32), &ids).0;
+        logits.iter().map(|logit| logit.to_bits()).collect()
+    };
+    let (model, cached) = streaming(Ram::Bytes(1 << 30));
+    let before = bits(&model);
+    let full = resident(&model);
+    assert!(full > 0 && cached.share() > 0.99, "{cached:?}");
+
+    let root = tempfile::tempdir().unwrap();
+    free(root.path(), 2 * FLOOR);
+    let keeper = Keeper::new(System::at(root.path()), cached.clone(), FLOOR);
+    let watch = Watch::begin(Arc::clone(model.experts()), keeper, Duration::from_millis(10)).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!((watch.given_back(), resident(&model)), (0, full), "there is enough");
+    free(root.path(), FLOOR / 2);
+    let all = cached.bytes() - cached.bytes_with(&vec![0; cached.shape.quotas.len()]);
+    // Nothing that the cache gives back frees the recorded machine, so all of it goes.
+    until(|| watch.given_back() == all);
+    assert_eq!(resident(&model), 0);
+    assert!(before == bits(&model));
+    assert_eq!(resident(&model), 0, "a cache without quotas keeps nothing");
+}
+
+#[test]
+fn slots_in_use_go_back_when_they_are_free() {
+    let (model, cached) = streaming(Ram::Bytes(1 << 30));
+    let ids = golden("mixtral").ids;
+    let expected = logits(&mut session(&model, KvFormat::F32), &ids).0;
+    let (plan, full) = (cached.clone(), resident(&model));
+    assert!(full > 0);
+    // In the middle of forward passes, again and again.
+    let store = Arc::clone(model.experts());
+    let shrinker = std::thread::spawn(move || {
+        let mut quotas = cached.shape.quotas.clone();
+        for round in 0..3 {
+            if round > 0 {
+                quotas.clone_from(&cached.shape.quotas);
+                store.grow(&quotas);
+            }
+            while quotas.iter().any(|&quota| quota > 0) {
+                quotas.iter_mut().for_each(|quota| *quota = quota.saturating_sub(1));
+                store.shrink(&quotas);
+                std::thread::sleep(Duration::from_millis(3));
+            }
+        }
+    });
+    let mut runs = 0;
+    while !shrinker.is_finished() || runs < 2 {
+        assert!(expected == logits(&mut session(&model, KvFormat::F32), &ids).0);
+        runs += 1;
+    }
+    shrinker.join().unwrap();
+    assert_eq!(resident(&model), 0);
+    // All that was given back can be used again.
+    model.experts().grow(&plan.shape.quotas);
+    assert!(expected == logits(&mut session(&model, KvFormat::F32), &ids).0);
+    assert_eq!(resident(&model), full);
+}
+
+#[test]
+fn only_a_budget_that_nobody_named_is_watched() {
+    let (model, _) = streaming(Ram::Auto);
+    assert!(model.plan().floor() >= 96 << 20);
+    assert_eq!(model.given_back(), 0);
+}

@@ -1,0 +1,216 @@
+//! The table of configuration fields: each once, with its meaning, its type, its keys in `config.json` and in GGUF files
+//! and its default. [`RawConfig`], both readers, the writer and the notices about fields that are not understood are made
+//! from it. A new field is one more row. It must not know what a field means for a family.
+//!
+//! Sources of the keys: the `configuration_*.py` files of Hugging Face transformers 5, the GGUF specification, and headers
+//! of real files.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::field::GgufPlace::{Absent, Columns, Key, Present, PresentByLayer, Rows, Values};
+use crate::config::field::{Field, FieldRow, FieldSource, FieldType, PerLayer};
+use crate::error::Result;
+
+macro_rules! fields {
+    ($(
+        $(#[doc = $meaning:literal])+
+        $name:ident: $kind:ty = hf[$($hf:literal),*], gguf[$($gguf:expr),*] $(, default $default:expr)?;
+    )*) => {
+        /// A configuration as a file states it, before any meaning.
+        #[derive(Debug, Clone, PartialEq)]
+        pub(crate) struct RawConfig {
+            /// The file, for messages.
+            pub path: PathBuf,
+            /// Keys that are present and not understood.
+            pub unknown: Vec<String>,
+            $($(#[doc = $meaning])+ pub $name: Field<$kind>,)*
+        }
+
+        /// The rows of the table by name.
+        pub(crate) struct FieldTable {
+            $(pub $name: FieldRow,)*
+        }
+
+        /// The table.
+        pub(crate) static FIELDS: FieldTable = FieldTable {
+            $($name: FieldRow { name: stringify!($name), #[cfg(test)] kind: stringify!($kind), hf: &[$($hf),*], gguf: &[$($gguf),*] },)*
+        };
+
+        /// All rows in the order of the table.
+        pub(crate) static ROWS: &[&FieldRow] = &[$(&FIELDS.$name),*];
+
+        impl RawConfig {
+            /// Reads every row of the table from the file at `path`.
+            ///
+            /// # Errors
+            /// [`crate::error::Fault::WrongType`] and what else `source` finds wrong with a value.
+            pub fn read(path: &Path, source: &mut dyn FieldSource) -> Result<Self> {
+                $(
+                    #[allow(unused_mut, reason = "not every row has a default")]
+                    let mut $name = <$kind as FieldType>::read(source, &FIELDS.$name)?;
+                    $($name.default = Some($default);)?
+                )*
+                Ok(Self { path: path.to_owned(), unknown: Vec::new(), $($name),* })
+            }
+
+            /// The values of the file by row, as text.
+            #[cfg(test)]
+            pub fn stated(&self) -> std::collections::HashMap<&'static str, String> {
+                let rows = [$((stringify!($name), self.$name.value.as_ref().map(|value| format!("{value:?}")))),*];
+                rows.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+            }
+        }
+    };
+}
+
+fields! {
+    /// Name for people.
+    model_name: String = hf["_name_or_path"], gguf[Key("general.name")];
+    /// Which family's rules hold.
+    architecture: String = hf["model_type"], gguf[Key("general.architecture")];
+
+    /// Rows of the embedding.
+    vocab: u64 = hf["vocab_size"], gguf[Rows("token_embd.weight")];
+    /// Width of the residual stream.
+    d_model: u64 = hf["hidden_size"], gguf[Key("{arch}.embedding_length")];
+    /// Number of layers.
+    layers: u64 = hf["num_hidden_layers"], gguf[Key("{arch}.block_count")];
+    /// Longest context, in tokens.
+    max_context: u64 = hf["max_position_embeddings"], gguf[Key("{arch}.context_length")];
+    /// Epsilon of the norms; the default is the family's.
+    norm_eps: f64 = hf["rms_norm_eps", "layer_norm_epsilon", "norm_eps"],
+        gguf[Key("{arch}.attention.layer_norm_rms_epsilon"), Key("{arch}.attention.layer_norm_epsilon")];
+    /// Head and embedding are one matrix; the default is the family's.
+    tied: bool = hf["tie_word_embeddings"], gguf[Absent("output.weight")];
+    /// Bias on the head; the default is the family's.
+    head_bias: bool = hf["lm_head_bias"], gguf[Present("output.bias")];
+    /// Factor on the embedding.
+    embed_scale: f64 = hf["embedding_multiplier"], gguf[Key("{arch}.embedding_scale")], default 1.0;
+    /// Factor on what each branch adds to the residual stream.
+    residual_scale: f64 = hf["residual_multiplier"], gguf[Key("{arch}.residual_scale")], default 1.0;
+    /// Divisor of the logits.
+    logit_divisor: f64 = hf["logits_scaling"], gguf[Key("{arch}.logit_scale")], default 1.0;
+
+    /// Query heads.
+    heads: PerLayer = hf["num_attention_heads"], gguf[Key("{arch}.attention.head_count")];
+    /// Key and value heads; by default as many as query heads.
+    kv_heads: PerLayer = hf["num_key_value_heads"], gguf[Key("{arch}.attention.head_count_kv")];
+    /// Width of a head; by default the width of the residual stream over the heads.
+    head_dim: u64 = hf["head_dim"], gguf[Key("{arch}.attention.key_length")];
+    /// Width of a value head, when it may differ.
+    value_dim: u64 = hf[], gguf[Key("{arch}.attention.value_length")];
+    /// Factor on attention scores; by default one over the root of the head's width.
+    attention_scale: f64 = hf["attention_multiplier"], gguf[Key("{arch}.attention.scale")];
+    /// Biases on q, k and v; the default is the family's.
+    qkv_bias: bool = hf["qkv_bias", "attention_bias"], gguf[Present("blk.0.attn_q.bias")];
+    /// Bias on the attention output; the default is the family's.
+    out_bias: bool = hf["attention_bias"], gguf[Present("blk.0.attn_output.bias")];
+    /// Clamp on q, k and v.
+    clip_qkv: f64 = hf["clip_qkv"], gguf[Key("{arch}.attention.clamp_kqv")];
+
+    /// Sliding window, in tokens.
+    window: u64 = hf["sliding_window"], gguf[Key("{arch}.attention.sliding_window")];
+    /// Which layers use the window.
+    window_layers: Vec<bool> = hf[], gguf[Key("{arch}.attention.sliding_window_pattern")];
+    /// The kind of each layer's attention, `sliding_attention` or another.
+    layer_types: Vec<String> = hf["layer_types"], gguf[];
+    /// The first layer with a window, where `layer_types` is missing.
+    window_from: u64 = hf["max_window_layers"], gguf[];
+    /// False turns the window off.
+    window_on: bool = hf["use_sliding_window"], gguf[];
+
+    /// Scheme of the rope's frequencies: `linear`, `llama3`, `yarn`, `longrope`.
+    rope_kind: String = hf["rope.rope_type", "rope.type"], gguf[Key("{arch}.rope.scaling.type")];
+    /// Base of the frequencies; the default is the family's.
+    rope_theta: f64 = hf["rope.rope_theta", "rope_theta"], gguf[Key("{arch}.rope.freq_base")];
+    /// How many dimensions of a head rotate; by default all.
+    rope_dim: u64 = hf[], gguf[Key("{arch}.rope.dimension_count")];
+    /// The part of a head's dimensions that rotates, above 0 and at most 1.
+    rope_part: f64 = hf["rope.partial_rotary_factor", "partial_rotary_factor"], gguf[];
+    /// Context extension factor.
+    rope_factor: f64 = hf["rope.factor"],
+        gguf[Key("{arch}.rope.scaling.factor"), Key("{arch}.rope.scale_linear")], default 1.0;
+    /// Context of the original training, in tokens; by default the longest context.
+    rope_original_context: u64 =
+        hf["rope.original_max_position_embeddings", "original_max_position_embeddings"],
+        gguf[Key("{arch}.rope.scaling.original_context_length")];
+    /// Llama 3: the end of the ramp at low frequencies.
+    rope_low_freq_factor: f64 = hf["rope.low_freq_factor"], gguf[], default 1.0;
+    /// Llama 3: the end of the ramp at high frequencies.
+    rope_high_freq_factor: f64 = hf["rope.high_freq_factor"], gguf[], default 4.0;
+    /// YaRN: rotations above which a frequency is kept.
+    rope_beta_fast: f64 = hf["rope.beta_fast"], gguf[Key("{arch}.rope.scaling.yarn_beta_fast")], default 32.0;
+    /// YaRN: rotations below which a frequency is divided.
+    rope_beta_slow: f64 = hf["rope.beta_slow"], gguf[Key("{arch}.rope.scaling.yarn_beta_slow")], default 1.0;
+    /// YaRN and LongRoPE: factor on queries and keys; the default is the scheme's formula.
+    rope_attention_factor: f64 = hf["rope.attention_factor"], gguf[Key("{arch}.rope.scaling.attn_factor")];
+    /// YaRN: whether the correction range is rounded to whole dimensions.
+    rope_truncate: bool = hf["rope.truncate"], gguf[], default true;
+    /// LongRoPE: divisors up to the original context, one for each frequency.
+    rope_short_divisors: Vec<f64> = hf["rope.short_factor"], gguf[Values("rope_factors_short.weight")];
+    /// LongRoPE: divisors beyond the original context, one for each frequency.
+    rope_long_divisors: Vec<f64> = hf["rope.long_factor"], gguf[Values("rope_factors_long.weight")];
+    /// LongRoPE: factor on queries and keys up to the original context; by default `rope_attention_factor`.
+    rope_short_mscale: f64 = hf["rope.short_mscale"], gguf[];
+    /// LongRoPE: the same beyond it.
+    rope_long_mscale: f64 = hf["rope.long_mscale"], gguf[];
+    /// One divisor for each frequency, whatever the scheme.
+    rope_divisors: Vec<f64> = hf[], gguf[Values("rope_freqs.weight")];
+
+    /// Hidden width of dense feed-forward blocks.
+    d_ff: u64 = hf["intermediate_size"], gguf[Key("{arch}.feed_forward_length")];
+    /// Activation of feed-forward blocks.
+    activation: String = hf["hidden_act"], gguf[], default "silu".to_owned();
+    /// Biases in feed-forward blocks.
+    mlp_bias: bool = hf["mlp_bias"], gguf[], default false;
+    /// Routed experts of a layer.
+    experts: u64 = hf["num_local_experts", "num_experts"], gguf[Key("{arch}.expert_count")];
+    /// Routed experts of a token.
+    experts_used: u64 = hf["num_experts_per_tok"], gguf[Key("{arch}.expert_used_count")];
+    /// Hidden width of a routed expert. Older GGUF files have no key for it.
+    expert_d_ff: u64 = hf["moe_intermediate_size"],
+        gguf[Key("{arch}.expert_feed_forward_length"), Columns("blk.*.ffn_down_exps.weight")];
+    /// Hidden width of the shared expert.
+    shared_d_ff: u64 = hf["shared_expert_intermediate_size", "shared_intermediate_size"],
+        gguf[Key("{arch}.expert_shared_feed_forward_length"), Columns("blk.*.ffn_down_shexp.weight")];
+    /// Divide the weights of the chosen experts by their sum; the default is the family's.
+    renormalise: bool = hf["norm_topk_prob"], gguf[Key("{arch}.expert_weights_norm")];
+    /// SparseMixer: width of the training noise, which sets which experts compete.
+    router_jitter: f64 = hf["router_jitter_noise"], gguf[Key("{arch}.router_jitter_noise")], default 0.01;
+    /// Which layers have experts.
+    moe_layers: Vec<bool> = hf[], gguf[PresentByLayer("blk.*.ffn_gate_inp.weight")];
+    /// Every so many layers one has experts.
+    sparse_step: u64 = hf["decoder_sparse_step"], gguf[];
+    /// Layers without experts.
+    dense_layers: Vec<u64> = hf["mlp_only_layers"], gguf[];
+}
+
+/// Keys of `config.json` that change nothing about the inference of a decoder-only model, or that the tokenizer reads.
+pub(crate) const HF_IGNORED: &[&str] = &[
+    "architectures",
+    "attention_dropout",
+    "auto_map",
+    "bos_token_id",
+    "dtype",
+    "embd_pdrop",
+    "eos_token_id",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "initializer_range",
+    "input_jitter_noise",
+    "output_router_logits",
+    "pad_token_id",
+    "pretraining_tp",
+    "resid_pdrop",
+    "router_aux_loss_coef",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+];
+
+/// Metadata keys of a GGUF file's architecture that say nothing beyond its tensors and the other keys.
+pub(crate) const GGUF_IGNORED: &[&str] =
+    &[VOCAB_KEY, "{arch}.expert_shared_count", "{arch}.rope.scaling.finetuned", "{arch}.tensor_data_layout"];
+
+/// A key that writers of GGUF files add; readers count the rows of the embedding.
+pub(crate) const VOCAB_KEY: &str = "{arch}.vocab_size";

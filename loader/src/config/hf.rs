@@ -1,0 +1,357 @@
+//! Reads `config.json` of a Hugging Face folder into a [`RawConfig`]: the form of transformers 5 (`rope_parameters`), the
+//! older one (`rope_theta`, `rope_scaling` at the top), and settings nested in `text_config`. Keys that are not understood
+//! are listed, never ignored silently. It must not know what the values mean for a model.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::config::field::{Field, FieldRow, FieldSource, PerLayer};
+use crate::config::fields::{HF_IGNORED, ROWS, RawConfig};
+use crate::error::{Fault, LoadError, Result};
+
+/// The object in which models for several kinds of input keep the settings of the language model.
+const NESTED: &str = "text_config";
+/// The object with the settings of the rope, and its older name.
+const ROPE_OBJECTS: [&str; 2] = ["rope_parameters", "rope_scaling"];
+/// What a key of the table begins with that stands in the rope's object.
+const ROPE: &str = "rope.";
+/// Layers that a list is made for; the lowering refuses more.
+const MAX_LAYERS: u64 = 4096;
+
+/// Reads a parsed `config.json`.
+///
+/// # Errors
+/// [`LoadError::Malformed`] when a field has another type than it must have, [`LoadError::Unsupported`] for several ropes
+/// and for biases in feed-forward blocks.
+pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
+    let Value::Object(map) = config else {
+        let fault = Fault::WrongType { found: kind(config).into(), expected: "a JSON object" };
+        return Err(LoadError::malformed(path, "the file", fault));
+    };
+    let mut file = ConfigFile::new(path, map)?;
+    let mut raw = RawConfig::read(path, &mut file)?;
+    raw.unknown = file.unknown();
+    raw.model_name.value = raw.model_name.value.filter(|name| !name.is_empty());
+    raw.model_name.value.get_or_insert_with(|| folder_name(path));
+    raw.rope_dim = Field { name: raw.rope_part.name.clone(), ..Field::new("", rotated(&raw)?) };
+    raw.window_layers = window_layers(&raw);
+    raw.moe_layers = moe_layers(&raw)?;
+    // The configuration classes default to false, whatever the family.
+    raw.renormalise.value.get_or_insert(false);
+    // Configurations of the Qwen kind have the window off unless they say that it is on.
+    let qwen_kind = raw.window_from.value.is_some();
+    if !raw.window_on.value.unwrap_or(!qwen_kind) {
+        raw.window.value = None;
+    }
+    if raw.mlp_bias.get() == Some(&true) {
+        return Err(LoadError::Unsupported {
+            path: path.to_owned(),
+            feature: "mlp_bias = true".into(),
+            hint: "no released model of the supported families uses it".into(),
+        });
+    }
+    Ok(raw)
+}
+
+fn folder_name(path: &Path) -> String {
+    let folder = path.parent().and_then(Path::file_name);
+    folder.map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Qwen2-style lists: `layer_types`, or "from `max_window_layers` on".
+fn window_layers(raw: &RawConfig) -> Field<Vec<bool>> {
+    if let Some(types) = &raw.layer_types.value {
+        let windowed = types.iter().map(|kind| kind == "sliding_attention").collect();
+        return Field::new(raw.layer_types.name.clone(), Some(windowed));
+    }
+    let bounded = raw.layers.value.filter(|&n| n <= MAX_LAYERS);
+    let value = match (raw.window_from.value, bounded) {
+        (Some(from), Some(n)) => Some((0..n).map(|layer| layer >= from).collect()),
+        _ => None,
+    };
+    Field::new(raw.window_from.name.clone(), value)
+}
+
+/// Qwen-style sparsity: every `decoder_sparse_step`-th layer, minus `mlp_only_layers`.
+fn moe_layers(raw: &RawConfig) -> Result<Field<Vec<bool>>> {
+    let (step, dense) = (&raw.sparse_step, raw.dense_layers.value.as_deref());
+    let bounded = raw.layers.value.filter(|&n| n <= MAX_LAYERS);
+    // One of the two fields is enough: every layer counts unless the step says otherwise.
+    let value = match (step.value.or(dense.is_some().then_some(1)), bounded) {
+        (None, _) | (_, None) => None,
+        (Some(0), _) => {
+            let fault = Fault::OutOfRange { found: "0".into(), low: 1, high: MAX_LAYERS };
+            return Err(raw.fault(&step.name, fault));
+        }
+        (Some(step), Some(n)) => {
+            let dense = dense.unwrap_or_default();
+            let sparse = |layer: u64| !dense.contains(&layer) && layer.saturating_add(1).is_multiple_of(step);
+            Some((0..n).map(sparse).collect())
+        }
+    };
+    Ok(Field::new(step.name.clone(), value))
+}
+
+/// How many dimensions of a head rotate under a partial factor.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "the factor is checked to be within 0..=1 and head widths are small"
+)]
+fn rotated(raw: &RawConfig) -> Result<Option<u64>> {
+    let heads = raw.heads.value.as_ref().and_then(|PerLayer(heads)| heads.first().copied());
+    let width = raw.head_dim.value.or_else(|| raw.d_model.value?.checked_div(heads?));
+    match (raw.rope_part.value, width) {
+        (Some(factor), Some(width)) if factor > 0.0 && factor <= 1.0 => {
+            Ok(Some((width as f64 * factor) as u64))
+        }
+        (Some(factor), Some(_)) => {
+            let fault = Fault::BadNumber { found: factor.to_string(), must: "above 0 and at most 1" };
+            Err(raw.fault(&raw.rope_part.name, fault))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The object with the rope's settings, and what keys in it begin with in messages.
+fn rope_object<'a>(
+    path: &Path,
+    map: &'a Map<String, Value>,
+    nested: Option<&'a Map<String, Value>>,
+) -> Result<Option<(String, &'a Map<String, Value>)>> {
+    let places = [(String::new(), Some(map)), (format!("{NESTED}."), nested)];
+    let mut other = None;
+    for (prefix, map) in places {
+        for object in ROPE_OBJECTS {
+            match map.and_then(|map| map.get(object)) {
+                None | Some(Value::Null) => {}
+                Some(Value::Object(found)) => {
+                    let prefix = format!("{prefix}{object}.");
+                    one_rope(path, &prefix, found)?;
+                    return Ok(Some((prefix, found)));
+                }
+                Some(found) => {
+                    other.get_or_insert((format!("{prefix}{}", ROPE_OBJECTS[0]), kind(found)));
+                }
+            }
+        }
+    }
+    match other {
+        None => Ok(None),
+        Some((name, found)) => {
+            let fault = Fault::WrongType { found: found.into(), expected: "a JSON object" };
+            Err(LoadError::malformed(path, name, fault))
+        }
+    }
+}
+
+fn one_rope(path: &Path, prefix: &str, rope: &Map<String, Value>) -> Result<()> {
+    let Some((key, _)) = rope.iter().find(|(_, value)| value.is_object()) else { return Ok(()) };
+    Err(LoadError::Unsupported {
+        path: path.to_owned(),
+        feature: format!("{prefix}{} (a rope per layer type)", key.escape_default()),
+        hint: "one rope for all layers is".into(),
+    })
+}
+
+/// A parsed file with its nested objects.
+struct ConfigFile<'a> {
+    path: &'a Path,
+    map: &'a Map<String, Value>,
+    nested: Option<&'a Map<String, Value>>,
+    /// What its keys begin with in messages, and the object.
+    rope: Option<(String, &'a Map<String, Value>)>,
+}
+
+impl<'a> ConfigFile<'a> {
+    fn new(path: &'a Path, map: &'a Map<String, Value>) -> Result<Self> {
+        let nested = map.get(NESTED).and_then(Value::as_object);
+        Ok(Self { path, map, nested, rope: rope_object(path, map, nested)? })
+    }
+
+    /// The value of a key of the table, and its name in this file.
+    fn get(&self, key: &str) -> (String, Option<&'a Value>) {
+        let value = |map: &'a Map<String, Value>, key| map.get(key).filter(|value| !value.is_null());
+        if let Some(key) = key.strip_prefix(ROPE) {
+            return match &self.rope {
+                Some((prefix, rope)) => (format!("{prefix}{key}"), value(rope, key)),
+                None => (format!("{}.{key}", ROPE_OBJECTS[0]), None),
+            };
+        }
+        match (value(self.map, key), self.nested) {
+            (None, Some(nested)) => (format!("{NESTED}.{key}"), value(nested, key)),
+            (found, _) => (key.to_owned(), found),
+        }
+    }
+
+    /// The first key of a row that has a value; all of them must have the right type.
+    fn first<T>(
+        &self,
+        row: &FieldRow,
+        expected: &'static str,
+        convert: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Field<T>> {
+        let mut found: Option<Field<T>> = None;
+        for key in row.hf {
+            let (name, value) = self.get(key);
+            let value = match value.map(|value| (value, convert(value))) {
+                None => None,
+                Some((_, Some(converted))) => Some(converted),
+                Some((value, None)) => {
+                    let found = if value.is_number() { value.to_string() } else { kind(value).into() };
+                    return Err(LoadError::malformed(self.path, name, Fault::WrongType { found, expected }));
+                }
+            };
+            match &found {
+                Some(first) if first.value.is_some() || value.is_none() => {}
+                _ => found = Some(Field::new(name, value)),
+            }
+        }
+        Ok(found.unwrap_or_else(|| Field::new(row.name, None)))
+    }
+
+    /// Keys that no row of the table has.
+    fn unknown(&self) -> Vec<String> {
+        let outside = |key: &str| {
+            HF_IGNORED.contains(&key)
+                || ROPE_OBJECTS.contains(&key)
+                || ROWS.iter().any(|row| row.hf.contains(&key))
+        };
+        let inside =
+            |key: &str| ROWS.iter().flat_map(|row| row.hf).any(|hf| hf.strip_prefix(ROPE) == Some(key));
+        let object = self.nested.map(|_| NESTED);
+        let top = self.map.keys().filter(|key| !outside(key) && object != Some(key.as_str()));
+        let nested = self.nested.into_iter().flat_map(Map::keys).filter(|key| !outside(key));
+        let rope = self.rope.iter().flat_map(|(prefix, rope)| {
+            rope.keys().filter(|key| !inside(key)).map(move |key| format!("{prefix}{key}"))
+        });
+        top.cloned().chain(nested.map(|key| format!("{NESTED}.{key}"))).chain(rope).collect()
+    }
+}
+
+impl FieldSource for ConfigFile<'_> {
+    fn count(&mut self, row: &FieldRow) -> Result<Field<u64>> {
+        self.first(row, "a whole number of at least zero", Value::as_u64)
+    }
+
+    /// Released models with lists are of families that are not supported.
+    fn per_layer(&mut self, row: &FieldRow) -> Result<Field<PerLayer>> {
+        self.first(row, "a whole number of at least zero", |value| Some(PerLayer(vec![value.as_u64()?])))
+    }
+
+    fn counts(&mut self, row: &FieldRow) -> Result<Field<Vec<u64>>> {
+        self.first(row, "a list of whole numbers", |value| {
+            value.as_array()?.iter().map(Value::as_u64).collect()
+        })
+    }
+
+    fn number(&mut self, row: &FieldRow) -> Result<Field<f64>> {
+        self.first(row, "a number", Value::as_f64)
+    }
+
+    fn numbers(&mut self, row: &FieldRow) -> Result<Field<Vec<f64>>> {
+        self.first(row, "a list of numbers", |value| value.as_array()?.iter().map(Value::as_f64).collect())
+    }
+
+    fn flag(&mut self, row: &FieldRow) -> Result<Field<bool>> {
+        self.first(row, "true or false", Value::as_bool)
+    }
+
+    fn flags(&mut self, row: &FieldRow) -> Result<Field<Vec<bool>>> {
+        self.first(row, "a list of true and false", |value| {
+            value.as_array()?.iter().map(Value::as_bool).collect()
+        })
+    }
+
+    fn text(&mut self, row: &FieldRow) -> Result<Field<String>> {
+        self.first(row, "a string", |value| value.as_str().map(str::to_owned))
+    }
+
+    fn texts(&mut self, row: &FieldRow) -> Result<Field<Vec<String>>> {
+        let text = |value: &Value| Some(value.as_str()?.to_owned());
+        self.first(row, "a list of strings", |value| value.as_array()?.iter().map(text).collect())
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn sample(kind: &str) -> (Value, String) {
+        match kind {
+            "u64" => (json!(7), "7".into()),
+            "PerLayer" => (json!(7), "PerLayer([7])".into()),
+            "f64" => (json!(0.5), "0.5".into()),
+            "bool" => (json!(true), "true".into()),
+            "String" => (json!("text"), "\"text\"".into()),
+            "Vec<u64>" => (json!([1, 2]), "[1, 2]".into()),
+            "Vec<f64>" => (json!([0.5]), "[0.5]".into()),
+            "Vec<bool>" => (json!([true]), "[true]".into()),
+            "Vec<String>" => (json!(["text"]), "[\"text\"]".into()),
+            other => panic!("a sample of {other} is missing"),
+        }
+    }
+
+    fn fields_of(config: &Value) -> Result<(RawConfig, Vec<String>)> {
+        let path = Path::new("config.json");
+        let mut file = ConfigFile::new(path, config.as_object().unwrap())?;
+        Ok((RawConfig::read(path, &mut file)?, file.unknown()))
+    }
+
+    /// Each key alone fills exactly the rows that have it, wherever the file may have it, and a value of another type is
+    /// refused with the key's name.
+    #[test]
+    fn every_key_of_the_table_is_read() {
+        for (row, key) in ROWS.iter().flat_map(|row| row.hf.iter().map(move |key| (row, *key))) {
+            let rows: Vec<_> = ROWS.iter().filter(|row| row.hf.contains(&key)).collect();
+            let (value, shown) = sample(row.kind);
+            let mut places = match key.strip_prefix(ROPE) {
+                Some(key) => ROPE_OBJECTS.map(|object| format!("{object}.{key}")).to_vec(),
+                None => vec![key.to_owned()],
+            };
+            places.extend(places.clone().iter().map(|place| format!("{NESTED}.{place}")));
+            for name in places {
+                let config =
+                    |value: &Value| name.rsplit('.').fold(value.clone(), |inner, key| json!({ key: inner }));
+                let (raw, unknown) = fields_of(&config(&value)).unwrap();
+                let stated = raw.stated();
+                assert_eq!(stated.len(), rows.len(), "{name}: {stated:?}");
+                assert!(rows.iter().all(|row| stated.get(row.name) == Some(&shown)), "{name}: {stated:?}");
+                assert_eq!(unknown, [""; 0], "{name}");
+                let wrong = if row.kind == "bool" { json!([[]]) } else { json!(true) };
+                let message = fields_of(&config(&wrong)).unwrap_err().to_string();
+                assert!(message.contains(&format!("{name}: is ")), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_that_no_row_has_are_listed() {
+        let config = json!({
+            "model_type": "llama", "new_at_the_top": 1, "use_cache": true,
+            "rope_scaling": { "type": "linear", "new_in_the_rope": 2 },
+            "text_config": { "hidden_size": 64, "new_inside": 3 },
+        });
+        let (raw, unknown) = fields_of(&config).unwrap();
+        assert_eq!(unknown, ["new_at_the_top", "text_config.new_inside", "rope_scaling.new_in_the_rope"]);
+        assert_eq!(raw.d_model, Field::new("text_config.hidden_size", Some(64)));
+        assert_eq!(
+            raw.heads.name, "text_config.num_attention_heads",
+            "what is missing is named where it should be"
+        );
+    }
+}

@@ -1,0 +1,118 @@
+//! Recognises, by their first bytes, files that are not models but are often found in a model's place, and says
+//! so in words a person can act on. Knows no model format beyond its magic bytes.
+
+use std::path::Path;
+
+use crate::error::{LoadError, Result};
+use crate::io::FileBytes;
+
+/// Bytes of a file's head that are enough for every signature here.
+pub(crate) const HEAD: usize = 512;
+
+/// What a file is by its first bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Gguf,
+    Safetensors,
+    Json,
+    /// Never a model: what it is, and what to do.
+    Foreign(&'static str, &'static str),
+    Unknown,
+}
+
+/// Recognises the file that begins with `bytes`.
+pub(crate) fn kind(bytes: &[u8]) -> Kind {
+    let head = bytes.get(..HEAD).unwrap_or(bytes);
+    let text: Vec<u8> = head.trim_ascii_start().to_ascii_lowercase();
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+    let web = "download the file itself, not the page about it";
+    let torch = "convert the checkpoint to safetensors or GGUF first";
+    match head {
+        _ if head.starts_with(b"GGUF") => Kind::Gguf,
+        _ if head.starts_with(b"version https://git-lfs") => Kind::Foreign(
+            "a Git LFS pointer, not the file it points to",
+            "fetch the file with `git lfs pull`",
+        ),
+        _ if text.starts_with(b"<!doctype html") || text.starts_with(b"<html") => {
+            Kind::Foreign("a web page", web)
+        }
+        _ if text.starts_with(b"<?xml") => Kind::Foreign("an XML document", web),
+        _ if head.starts_with(b"PK\x03\x04") => {
+            Kind::Foreign("a zip archive, probably a PyTorch checkpoint", torch)
+        }
+        [0x80, 2..=5, ..] => Kind::Foreign("a Python pickle, probably a PyTorch checkpoint", torch),
+        _ if [b"lmgg", b"tjgg", b"fmgg", b"algg"].iter().any(|magic| head.starts_with(*magic)) => {
+            Kind::Foreign("a GGML file from before GGUF", "convert the original model to GGUF")
+        }
+        _ if head.starts_with(b"\x1f\x8b") || head.starts_with(b"\x28\xb5\x2f\xfd") => {
+            Kind::Foreign("a compressed file", "decompress it first")
+        }
+        _ if head.get(8) == Some(&b'{') && head.get(7) == Some(&0) => Kind::Safetensors,
+        _ if text.starts_with(b"{") => Kind::Json,
+        _ => Kind::Unknown,
+    }
+}
+
+/// Whether the file that begins with `bytes` is for people to read. A few bytes may be the beginning of anything.
+pub(crate) fn is_text(bytes: &[u8]) -> bool {
+    let head = bytes.get(..HEAD).unwrap_or(bytes);
+    let whole = match std::str::from_utf8(head) {
+        Ok(text) => text,
+        // A character may go on behind the head.
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(&head[..error.valid_up_to()]).unwrap_or_default()
+        }
+        Err(_) => return false,
+    };
+    whole.len() >= 16 && !whole.chars().any(|c| c.is_control() && !c.is_ascii_whitespace())
+}
+
+/// `error` of a reader that refused `bytes`, or a better one when they are clearly something else.
+pub(crate) fn explain(path: &Path, bytes: &[u8], error: LoadError) -> LoadError {
+    not_foreign(path, bytes).err().unwrap_or(error)
+}
+
+/// As [`explain`], for an open file.
+pub(crate) fn explain_file(file: &FileBytes, error: LoadError) -> LoadError {
+    explain(file.path(), &file.head(HEAD).unwrap_or_default(), error)
+}
+
+/// Refuses files that can never be a model.
+///
+/// # Errors
+/// [`LoadError::NotAModel`].
+pub(crate) fn not_foreign(path: &Path, bytes: &[u8]) -> Result<()> {
+    match kind(bytes) {
+        Kind::Foreign(found, hint) => {
+            Err(LoadError::NotAModel { path: path.to_owned(), found: found.to_owned(), hint })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_texts() {
+        assert!(is_text("name: not a model\r\n\tvalue\n".as_bytes()));
+        assert!(is_text("ä".repeat(HEAD).as_bytes()), "also where the head ends within a character");
+        assert!(is_text(("a".to_owned() + &"ä".repeat(HEAD)).as_bytes()));
+        assert!(!is_text(b"GGUX"), "too short to say");
+        assert!(!is_text(b"GGUX\x03\0\0\0 and so on and on"));
+        assert!(!is_text(b"\xff\xfe and so on and so on and on"));
+    }
+
+    #[test]
+    fn knows_formats_and_look_alikes() {
+        assert_eq!(kind(b"GGUF\x03\0\0\0"), Kind::Gguf);
+        assert_eq!(kind(b"\x10\0\0\0\0\0\0\0{\"a\":1}"), Kind::Safetensors);
+        assert_eq!(kind(b" {\"weight_map\": {}}"), Kind::Json);
+        assert!(matches!(kind(b"\n<!DOCTYPE html><html>"), Kind::Foreign("a web page", _)));
+        assert!(matches!(kind(b"PK\x03\x04..."), Kind::Foreign(..)));
+        assert!(matches!(kind(b"\x80\x02}q\x00"), Kind::Foreign(..)));
+        assert_eq!(kind(b""), Kind::Unknown);
+        assert_eq!(kind(b"GGU"), Kind::Unknown);
+    }
+}

@@ -1,0 +1,228 @@
+//! The bytes of a file: mapped, part of the program, or memory that was filled. It must not know what they mean.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+use super::memory::Memory;
+use super::read_at::{self, Access, CachedFile, DirectFile, ReadAt};
+use super::reader::{Reader, len_u64};
+use super::{pieces, regular::RegularFile};
+use crate::error::{LoadError, Result};
+
+/// The bytes of one file, read-only. Those of a mapped file are shared with the system's cache: another process that writes
+/// the file changes them. So what must be valid (text, counts, offsets) is copied with [`Self::cursor`] and checked in
+/// the copy, and only numbers for which any bit pattern is valid are used where they lie.
+#[derive(Clone, Debug)]
+pub struct FileBytes {
+    path: PathBuf,
+    data: Data,
+}
+
+#[derive(Clone, Debug)]
+enum Data {
+    Mapped(Arc<Mmap>, Arc<File>),
+    Own(Arc<Mmap>),
+    Carried(&'static [u8]),
+}
+
+impl FileBytes {
+    /// Opens and maps a regular file. Pipes and devices are refused before they are opened, because opening one
+    /// may block or have effects.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`], or [`LoadError::NotAModel`] for what is not a regular file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let RegularFile { file, .. } = RegularFile::open(path)?;
+        Self::map(path, file).map_err(|source| LoadError::io(path, "map the file", source))
+    }
+
+    /// Maps an open regular file. An empty file gives no bytes.
+    ///
+    /// # Errors
+    /// What the system says when it cannot map.
+    pub fn map(path: &Path, file: File) -> io::Result<Self> {
+        if file.metadata()?.len() == 0 {
+            return Ok(Self::carried(path, &[]));
+        }
+        // SAFETY: the mapping is read-only and shared with the file, which others may write or cut meanwhile. Slices of it
+        // are only read as bytes and as numbers, for which any bit pattern is valid; nothing is checked there and relied on
+        // afterwards. Beyond the new end of a file that was cut, a read raises SIGBUS, which ends the program: see `fault`.
+        // No slice reaches beyond the mapped length.
+        let map = unsafe { Mmap::map(&file)? };
+        Ok(Self { path: path.to_owned(), data: Data::Mapped(Arc::new(map), Arc::new(file)) })
+    }
+
+    /// Bytes that are part of the program (the built-in model).
+    pub fn carried(path: &Path, bytes: &'static [u8]) -> Self {
+        Self { path: path.to_owned(), data: Data::Carried(bytes) }
+    }
+
+    /// Bytes that were never in a file; `path` stands for one in messages.
+    ///
+    /// # Errors
+    /// When the system refuses to make the memory read-only.
+    pub fn generated(path: &Path, memory: Memory) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), data: Data::Own(Arc::new(memory.make_read_only()?)) })
+    }
+
+    /// Whether they lie in a file, from which they can be read again.
+    pub fn is_file(&self) -> bool {
+        matches!(self.data, Data::Mapped(..))
+    }
+
+    /// Where they come from, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many they are.
+    pub fn size(&self) -> u64 {
+        len_u64(self.all().len())
+    }
+
+    /// A checked reader of copies of them.
+    pub fn cursor(&self) -> Reader<'_> {
+        Reader::of_file(&self.path, self, self.size())
+    }
+
+    /// A copy of at most the first `len` bytes.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`].
+    pub(crate) fn head(&self, len: usize) -> Result<Vec<u8>> {
+        self.cursor().bytes(len_u64(len).min(self.size()), "the file")
+    }
+
+    fn all(&self) -> &[u8] {
+        match &self.data {
+            Data::Mapped(map, _) | Data::Own(map) => map,
+            Data::Carried(bytes) => bytes,
+        }
+    }
+
+    /// Opens the same file to read past the mapping, direct if possible. Meanwhile another file may have come to the path: it is
+    /// left alone.
+    ///
+    /// # Errors
+    /// What the system says; bytes that are in no file have no reader.
+    pub fn reader(&self) -> io::Result<(Box<dyn ReadAt>, Access)> {
+        let Data::Mapped(_, file) = &self.data else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let file = match DirectFile::open(&self.path) {
+            Ok(found) if found.is(file)? => found,
+            _ => DirectFile::buffered(file.try_clone()?),
+        };
+        let access = file.access();
+        Ok((Box::new(file), access))
+    }
+
+    /// Asks the system for huge pages where it brings a mapped file into memory, which file systems with large folios give:
+    /// for files that are read again and again as a whole.
+    pub fn prefer_huge_pages(&self) {
+        // A refusal costs speed, not correctness.
+        #[cfg(target_os = "linux")]
+        if let Data::Mapped(map, _) = &self.data {
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+    }
+
+    /// Has the system bring a part of a mapped file into memory, and waits for it.
+    ///
+    /// # Errors
+    /// When the file is damaged or has become shorter.
+    pub fn populate(&self, offset: u64, len: u64) -> io::Result<()> {
+        let Some((map, _, start, len)) = self.mapped(offset, len) else { return Ok(()) };
+        #[cfg(target_os = "linux")]
+        match map.advise_range(memmap2::Advice::PopulateRead, start, len) {
+            // Systems before Linux 5.14 do not know it.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+            done => return done,
+        }
+        let touched = map.get(start..start + len).unwrap_or_default();
+        std::hint::black_box(touched.iter().step_by(pieces::PAGE).fold(0_u8, |sum, byte| sum ^ byte));
+        Ok(())
+    }
+
+    /// Does nothing: Windows decides alone what it keeps of a mapped file.
+    #[cfg(not(unix))]
+    pub fn forget(&self, _offset: u64, _len: u64) {}
+
+    /// Lets the system take back the memory that holds a part of a mapped file; whoever reads there again brings it back.
+    #[cfg(unix)]
+    pub fn forget(&self, offset: u64, len: u64) {
+        let Some((map, file, start, len)) = self.mapped(offset, len) else { return };
+        // Only whole pages: what lies beside may be in use.
+        let (first, end) =
+            (start.next_multiple_of(pieces::PAGE), (start + len) / pieces::PAGE * pieces::PAGE);
+        if first >= end {
+            return;
+        }
+        // SAFETY: the mapping is shared with the file and never written, so dropped pages come back as they were.
+        let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, end - first) };
+        read_at::drop_cached(file, first as u64, end - first);
+    }
+
+    /// A part of the file if it is mapped and has it.
+    fn mapped(&self, offset: u64, len: u64) -> Option<(&Mmap, &File, usize, usize)> {
+        let Data::Mapped(map, file) = &self.data else { return None };
+        self.range(offset, len)?;
+        Some((map, file, usize::try_from(offset).ok()?, usize::try_from(len).ok()?))
+    }
+
+    /// `len` bytes at `offset` where they lie, or `None` when the file does not reach that far. They are for numbers alone,
+    /// such as weights: another process may change them at any time, so nothing that was found valid in them stays valid.
+    pub fn range(&self, offset: u64, len: u64) -> Option<&[u8]> {
+        let start = usize::try_from(offset).ok()?;
+        let end = start.checked_add(usize::try_from(len).ok()?)?;
+        self.all().get(start..end)
+    }
+}
+
+impl ReadAt for FileBytes {
+    fn align(&self) -> usize {
+        1
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if let Data::Mapped(_, file) = &self.data {
+            return CachedFile(file).read_at(buffer, offset);
+        }
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let bytes = self.all().get(start..).unwrap_or_default();
+        let len = bytes.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&bytes[..len]);
+        Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What lies at the path later is another file.
+    #[test]
+    fn reads_past_the_mapping_come_from_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("file"), folder.path().join("other"));
+        std::fs::write(&path, [7; 3 * pieces::PAGE]).unwrap();
+        std::fs::write(&other, [9; 3 * pieces::PAGE]).unwrap();
+        let bytes = FileBytes::open(&path).unwrap();
+        let first = |bytes: &FileBytes| {
+            let mut page = pieces::Piece::reserve([pieces::PAGE].into_iter()).unwrap().remove(0);
+            read_at::read_fully(&*bytes.reader().unwrap().0, page.bytes_mut(), 4096, pieces::PAGE).unwrap();
+            page.bytes().to_vec()
+        };
+        assert_eq!(first(&bytes), [7; pieces::PAGE]);
+        std::fs::rename(&other, &path).unwrap();
+        assert_eq!(first(&bytes), [7; pieces::PAGE]);
+        assert_eq!(first(&FileBytes::open(&path).unwrap()), [9; pieces::PAGE]);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(first(&bytes), [7; pieces::PAGE]);
+        assert!(FileBytes::carried(&path, &[5]).reader().is_err());
+    }
+}

@@ -1,0 +1,104 @@
+//! Weights outside experts copied out of their files into memory of our own, as they are, on huge pages where the system offers
+//! them: what every token reads stays there while experts come and go. It must not know how they are multiplied.
+
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::io::{FileBytes, Memory};
+use crate::tensors::bank::MatrixRef;
+use crate::tensors::roles::Role;
+use crate::tensors::store::TensorStore;
+
+/// Where matrices start in the memory: at a cache line.
+const ALIGN: u64 = 64;
+
+/// Which weights are copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// All but the experts.
+    Dense,
+    /// All but the experts and the embedding.
+    DenseWithoutEmbedding,
+}
+
+impl Copied {
+    fn has(self, role: Role) -> bool {
+        self != Self::DenseWithoutEmbedding || role != Role::Embed
+    }
+}
+
+impl TensorStore {
+    /// Bytes of memory that [`TensorStore::copied`] takes.
+    pub fn copied_bytes(&self, which: Copied) -> u64 {
+        self.to_copy(which).map(|matrix| matrix.bytes.next_multiple_of(ALIGN)).sum()
+    }
+
+    /// The same tensors, these of them in memory of our own.
+    ///
+    /// # Errors
+    /// When the system has no address space left; [`io::ErrorKind::Interrupted`] when `stop` turned true.
+    pub fn copied(mut self, which: Copied, threads: usize, stop: Option<&AtomicBool>) -> io::Result<Self> {
+        let len = usize::try_from(self.copied_bytes(which)).map_err(io::Error::other)?;
+        let mut memory = Memory::zeroed(len)?;
+        let mut rest = memory.bytes_mut();
+        let mut jobs = Vec::new();
+        for matrix in self.to_copy(which) {
+            let padded = usize::try_from(matrix.bytes.next_multiple_of(ALIGN)).map_err(io::Error::other)?;
+            let (part, others) = rest.split_at_mut(padded);
+            rest = others;
+            jobs.push((*matrix, part));
+        }
+        let jobs = Mutex::new(jobs.into_iter());
+        let stopped = || stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
+        let work = || {
+            while !stopped()
+                && let Some((matrix, part)) = next(&jobs)
+            {
+                self.copy(&matrix, part);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                // Where there is no room for another thread, those that run do its share.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
+        });
+        drop(jobs);
+        if stopped() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+
+        let file = self.files.len();
+        let mut offset = 0;
+        for (_, matrix) in self.dense.iter_mut().filter(|(role, _)| which.has(**role)) {
+            *matrix = MatrixRef { file, offset, ..*matrix };
+            offset += matrix.bytes.next_multiple_of(ALIGN);
+        }
+        // Reading ahead has brought more into the system's cache than was copied.
+        for file in &self.files {
+            file.forget(0, file.size());
+        }
+        self.files.push(FileBytes::generated(Path::new("memory"), memory)?);
+        Ok(self)
+    }
+
+    /// The matrices that are copied, in the order in which they are moved.
+    fn to_copy(&self, which: Copied) -> impl Iterator<Item = &MatrixRef> {
+        self.dense.iter().filter(move |(role, _)| which.has(**role)).map(|(_, matrix)| matrix)
+    }
+
+    fn copy(&self, matrix: &MatrixRef, part: &mut [u8]) {
+        let from = self.view(matrix).data();
+        part[..from.len()].copy_from_slice(from);
+        // It is not needed twice.
+        self.file(matrix.file).forget(matrix.offset, matrix.bytes);
+    }
+}
+
+/// The next job, taken so that others can take theirs meanwhile.
+fn next<J>(jobs: &Mutex<impl Iterator<Item = J>>) -> Option<J> {
+    jobs.lock().expect("no job panics").next()
+}

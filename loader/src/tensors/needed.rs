@@ -1,0 +1,104 @@
+//! Which tensors a [`ModelSpec`] needs outside its expert banks, and their shapes. A new operation names its tensors here. It
+//! must not know files.
+
+use crate::spec::{
+    AttentionSpec, BankMatrix, BranchSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Part, QkNorm,
+    SharedExpert,
+};
+use crate::tensors::roles::{LayerTensor, LayerTensor as T, Role};
+
+/// Every role outside expert banks that a spec needs, with its rows and columns; vectors are one row.
+pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
+    let d = spec.d_model;
+    let mut out = vec![(Role::Embed, spec.vocab, d), (Role::FinalNorm, 1, d)];
+    if matches!(spec.final_norm, NormSpec::Layer { .. }) {
+        out.push((Role::FinalNormBias, 1, d));
+    }
+    if !spec.head.tied {
+        out.push((Role::Head, spec.vocab, d));
+    }
+    if spec.head.bias {
+        out.push((Role::HeadBias, 1, spec.vocab));
+    }
+    for (index, layer) in spec.layers.iter().enumerate() {
+        for branch in &layer.branches {
+            let mut add = |tensor, rows, cols| out.push((Role::Layer(index, tensor), rows, cols));
+            norms(branch, d, &mut add);
+            match &branch.op {
+                Op::Attention(attention) => attention_tensors(attention, d, &mut add),
+                Op::Mlp(mlp) => mlp_tensors(mlp, d, (T::Dense, T::DenseBias), &mut add),
+                Op::Moe(moe) => moe_tensors(moe, d, &mut add),
+            }
+        }
+    }
+    out
+}
+
+/// Takes a tensor of a layer with its rows and columns.
+type Add<'a> = &'a mut dyn FnMut(LayerTensor, usize, usize);
+
+/// The norms of a branch.
+fn norms(branch: &BranchSpec, d_model: usize, add: Add<'_>) {
+    let pre = (branch.pre_norm, T::PreNorm(branch.place), T::PreNormBias(branch.place));
+    let post = (branch.post_norm, T::PostNorm(branch.place), T::PostNormBias(branch.place));
+    for (norm, weight, bias) in [pre, post] {
+        if norm.is_some() {
+            add(weight, 1, d_model);
+        }
+        if matches!(norm, Some(NormSpec::Layer { .. })) {
+            add(bias, 1, d_model);
+        }
+    }
+}
+
+fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
+    let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+    add(T::Q, q, d_model);
+    add(T::K, kv, d_model);
+    add(T::V, kv, d_model);
+    add(T::O, d_model, q);
+    if a.qkv_bias {
+        add(T::QBias, 1, q);
+        add(T::KBias, 1, kv);
+        add(T::VBias, 1, kv);
+    }
+    if a.out_bias {
+        add(T::OBias, 1, d_model);
+    }
+    match a.qk_norm {
+        QkNorm::None => {}
+        QkNorm::PerHead { .. } => {
+            add(T::QNorm, 1, a.head_dim);
+            add(T::KNorm, 1, a.head_dim);
+        }
+        QkNorm::Full { .. } => {
+            add(T::QNorm, 1, q);
+            add(T::KNorm, 1, kv);
+        }
+    }
+}
+
+/// The roles of a block's matrices and of their biases.
+type MlpRoles = (fn(Part) -> LayerTensor, fn(Part) -> LayerTensor);
+
+fn mlp_tensors(mlp: &MlpSpec, d_model: usize, (weight, bias): MlpRoles, add: Add<'_>) {
+    for BankMatrix { part, rows, cols } in mlp.matrices(d_model) {
+        add(weight(part), rows, cols);
+        if mlp.bias {
+            add(bias(part), 1, rows);
+        }
+    }
+}
+
+fn moe_tensors(moe: &MoeSpec, d_model: usize, add: Add<'_>) {
+    if let SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) = &moe.shared {
+        mlp_tensors(mlp, d_model, (T::Shared, T::SharedBias), add);
+    }
+    add(T::Router, moe.experts, d_model);
+    if matches!(moe.shared, SharedExpert::Gated(_)) {
+        add(T::SharedInput, 1, d_model);
+    }
+    if moe.expert.bias {
+        moe.expert.matrices(d_model).for_each(|m| add(T::ExpertsBias(m.part), moe.experts, m.rows));
+    }
+}

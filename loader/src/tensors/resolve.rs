@@ -1,0 +1,200 @@
+//! Finding tensors in files under whichever name they use, their shapes checked once. It must not know which tensors a model
+//! needs.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use crate::container::catalog::{Catalog, TensorInfo};
+use crate::container::packed::{self, PackedLayer, PackedMatrix, shape_fault};
+use crate::error::{Fault, LoadError, Result};
+use crate::spec::{BankKey, BankMatrix, BankSpec, Part};
+use crate::tensors::bank::{ExpertBank, MatrixRef, RecordRef};
+use crate::tensors::roles::{LayerTensor, NameRule, Role, Rows};
+
+/// Finds tensors by role and notes which it has found.
+pub(super) struct Resolver<'a> {
+    pub catalog: &'a Catalog,
+    pub names: &'static [NameRule],
+    /// Names of tensors that were found.
+    pub used: HashSet<&'a str>,
+}
+
+impl<'a> Resolver<'a> {
+    /// The first spelling of `role` that the files have, for expert 0 where tensors are per expert.
+    fn find(&mut self, role: Role) -> Option<(&'static NameRule, &'a TensorInfo)> {
+        let names: &'static [NameRule] = self.names;
+        let found = names
+            .iter()
+            .filter(|rule| rule.spells(role))
+            .find_map(|rule| Some((rule, self.catalog.get(&rule.name(role, 0))?)))?;
+        self.used.insert(found.1.name.as_str());
+        Some(found)
+    }
+
+    pub fn mark_configuration(&mut self, role: Role) {
+        let _ = self.find(role);
+    }
+
+    /// A tensor by the file's name for it.
+    fn named(&mut self, name: &str) -> Result<&'a TensorInfo> {
+        let tensor = self.catalog.get(name).ok_or_else(|| {
+            let fault = Fault::Missing { hint: "; the file is not complete" };
+            LoadError::malformed(self.first_path(), format!("tensor {name}"), fault)
+        })?;
+        self.used.insert(tensor.name.as_str());
+        Ok(tensor)
+    }
+
+    /// As [`Self::find`]; what is missing is named by its first spelling.
+    fn require(&mut self, role: Role) -> Result<(&'static NameRule, &'a TensorInfo)> {
+        if let Some(found) = self.find(role) {
+            return Ok(found);
+        }
+        let rule = self.names.iter().find(|rule| rule.spells(role)).expect("every role has a spelling");
+        Ok((rule, self.named(&rule.name(role, 0))?))
+    }
+
+    /// A matrix outside the expert banks; a vector is one row.
+    pub fn matrix(&mut self, role: Role, rows: usize, cols: usize) -> Result<MatrixRef> {
+        let (rule, tensor) = self.require(role)?;
+        let whole = whole_rows(rule, rows);
+        let vector = rows == 1 && tensor.shape.len() == 1;
+        let expected = if vector { shape(&[cols]) } else { shape(&[whole, cols]) };
+        self.check_shape(tensor, &expected)?;
+        self.rows_of(tensor, rule.rows, rows, cols, 0)
+    }
+
+    /// A bank whose experts lie in one tensor for each part, or in tensors of their own.
+    pub fn bank(&mut self, key: BankKey, bank: &BankSpec) -> Result<ExpertBank> {
+        let mut by_part = Vec::with_capacity(bank.matrices.len());
+        for &BankMatrix { part, rows, cols } in &bank.matrices {
+            by_part.push(self.bank_part(key.layer, part, bank.experts, rows, cols)?);
+        }
+        let experts = 0..bank.experts;
+        let matrices = experts.flat_map(|expert| by_part.iter().filter_map(move |part| part.get(expert)));
+        let parts = bank.matrices.iter().map(|matrix| matrix.part).collect();
+        Ok(ExpertBank { key, parts, matrices: matrices.copied().collect(), records: Vec::new() })
+    }
+
+    /// One part of every expert.
+    fn bank_part(
+        &mut self,
+        layer: usize,
+        part: Part,
+        experts: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Vec<MatrixRef>> {
+        let role = Role::Layer(layer, LayerTensor::Experts(part));
+        let (rule, bank) = self.require(role)?;
+        let whole = whole_rows(rule, rows);
+        if rule.per_expert() {
+            return (0..experts)
+                .map(|e| {
+                    let tensor = self.named(&rule.name(role, e))?;
+                    self.check_shape(tensor, &shape(&[whole, cols]))?;
+                    self.rows_of(tensor, rule.rows, rows, cols, 0)
+                })
+                .collect();
+        }
+        self.check_shape(bank, &shape(&[experts, whole, cols]))?;
+        (0..experts).map(|e| self.rows_of(bank, rule.rows, rows, cols, e)).collect()
+    }
+
+    /// A bank whose experts have records.
+    pub fn records(&mut self, key: BankKey, packed: &PackedLayer, bank: &BankSpec) -> Result<ExpertBank> {
+        let PackedLayer { layer, shape: record, checksums } = packed;
+        for &BankMatrix { part, rows, cols } in &bank.matrices {
+            let found = record.part(part);
+            if (found.rows, found.cols) != (rows, cols) {
+                let (found, expected) = (shape(&[found.rows, found.cols]), shape(&[rows, cols]));
+                return Err(shape_fault(self.first_path(), *layer, Fault::WrongShape { found, expected }));
+            }
+        }
+        if checksums.len() != bank.experts {
+            let found = format!("{} experts in layer {layer}", checksums.len());
+            let fault = Fault::Contradiction { found, other: format!("the model's {}", bank.experts) };
+            return Err(LoadError::malformed(self.first_path(), packed::EXPERTS_KEY, fault));
+        }
+        let parts: Vec<Part> = bank.matrices.iter().map(|matrix| matrix.part).collect();
+        let (mut matrices, mut records) = (Vec::new(), Vec::with_capacity(bank.experts));
+        for (expert, &checksum) in checksums.iter().enumerate() {
+            let tensor = self.named(&packed::record_name(*layer, expert))?;
+            let &TensorInfo { file, offset, bytes, .. } = tensor;
+            let fault = |fault| {
+                LoadError::malformed(self.catalog.path(tensor), format!("tensor {}", tensor.name), fault)
+            };
+            if tensor.storage.name() != packed::RECORD_TYPE {
+                let found = tensor.storage.name().to_owned();
+                return Err(fault(Fault::WrongType { found, expected: packed::RECORD_TYPE }));
+            }
+            self.check_shape(tensor, &[record.bytes])?;
+            let alignment = u64::from(packed::RECORD_ALIGN);
+            if !offset.is_multiple_of(alignment) {
+                return Err(fault(Fault::Unaligned { offset, alignment }));
+            }
+            matrices.extend(parts.iter().map(|&part| {
+                let &PackedMatrix { format, rows, cols, offset: inside, bytes } = record.part(part);
+                // No overflow: the record lies within the file, the matrix within the record.
+                MatrixRef { format, rows, cols, file, offset: offset + inside, bytes }
+            }));
+            records.push(RecordRef { file, offset, bytes, checksum });
+        }
+        Ok(ExpertBank { key, parts, matrices, records })
+    }
+
+    pub fn not_a_layer_with_experts(&self, layer: usize) -> LoadError {
+        let (found, other) = (format!("layer {layer}"), "a model without experts there".to_owned());
+        LoadError::malformed(self.first_path(), packed::LAYERS_KEY, Fault::Contradiction { found, other })
+    }
+
+    /// The file that carries the metadata, for messages.
+    fn first_path(&self) -> &'a Path {
+        self.catalog.files().first().map_or(Path::new("?"), |file| file.path())
+    }
+
+    fn check_shape(&self, tensor: &TensorInfo, expected: &[u64]) -> Result<()> {
+        if tensor.shape == expected {
+            return Ok(());
+        }
+        let fault = Fault::WrongShape { found: tensor.shape.clone(), expected: expected.to_vec() };
+        Err(LoadError::malformed(self.catalog.path(tensor), format!("tensor {}", tensor.name), fault))
+    }
+
+    /// A run of rows of (one expert of) a tensor whose shape has been checked.
+    fn rows_of(
+        &self,
+        tensor: &TensorInfo,
+        take: Rows,
+        rows: usize,
+        cols: usize,
+        expert: usize,
+    ) -> Result<MatrixRef> {
+        let path = self.catalog.path(tensor);
+        let format = tensor.known_format(path)?;
+        let overflow = || LoadError::malformed(path, format!("tensor {}", tensor.name), Fault::Overflow);
+        let row_bytes = format.row_bytes(cols).ok_or_else(|| {
+            let columns = u64::try_from(cols).unwrap_or(u64::MAX);
+            let fault = Fault::PartialBlock { columns, format: format.name(), block: format.block_len() };
+            LoadError::malformed(path, format!("tensor {}", tensor.name), fault)
+        })?;
+        let (per_expert, skip) = match take {
+            Rows::All => (rows, 0),
+            Rows::FirstHalf => (rows * 2, 0),
+            Rows::SecondHalf => (rows * 2, rows),
+        };
+        let first = per_expert.checked_mul(expert).and_then(|r| r.checked_add(skip)).ok_or_else(overflow)?;
+        let start = first.checked_mul(row_bytes).and_then(|b| u64::try_from(b).ok()).ok_or_else(overflow)?;
+        let bytes = rows.checked_mul(row_bytes).and_then(|b| u64::try_from(b).ok()).ok_or_else(overflow)?;
+        let offset = tensor.offset.checked_add(start).ok_or_else(overflow)?;
+        Ok(MatrixRef { format, rows, cols, file: tensor.file, offset, bytes })
+    }
+}
+
+fn whole_rows(rule: &NameRule, rows: usize) -> usize {
+    if rule.rows == Rows::All { rows } else { rows.saturating_mul(2) }
+}
+
+fn shape(dims: &[usize]) -> Vec<u64> {
+    dims.iter().map(|&d| u64::try_from(d).unwrap_or(u64::MAX)).collect()
+}

@@ -1,0 +1,355 @@
+//! What a tensor is for, and how each container spells it. Two tables, one for GGUF and one for Hugging Face
+//! folders, map roles to names; they are data, and reading them backwards is how conversion names its output.
+//!
+//! It must not know families: a name means the same in every family that uses it.
+
+use std::fmt;
+
+use crate::spec::{Part, Place};
+
+/// What a tensor is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// Token embedding `[vocab, d_model]`.
+    Embed,
+    /// Divisors of the rope frequencies `[rope_dim / 2]`.
+    RopeDivisors,
+    /// LongRoPE divisors up to the original context `[rope_dim / 2]`.
+    RopeShort,
+    /// LongRoPE divisors beyond the original context `[rope_dim / 2]`.
+    RopeLong,
+    /// Weight of the last norm `[d_model]`.
+    FinalNorm,
+    /// Bias of the last norm `[d_model]`.
+    FinalNormBias,
+    /// Output projection `[vocab, d_model]`.
+    Head,
+    /// Bias of the output projection `[vocab]`.
+    HeadBias,
+    /// A tensor of one layer.
+    Layer(usize, LayerTensor),
+}
+
+/// Tensors of a layer. Expert banks hold all experts of the layer: `[experts, rows, cols]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LayerTensor {
+    /// Norm of a branch's input `[d_model]`.
+    PreNorm(Place),
+    /// Its bias `[d_model]`.
+    PreNormBias(Place),
+    /// Norm of a branch's output `[d_model]`.
+    PostNorm(Place),
+    /// Its bias `[d_model]`.
+    PostNormBias(Place),
+    /// Query projection `[heads * head_dim, d_model]`.
+    Q,
+    /// Key projection `[kv_heads * head_dim, d_model]`.
+    K,
+    /// Value projection `[kv_heads * head_dim, d_model]`.
+    V,
+    /// Output projection `[d_model, heads * head_dim]`.
+    O,
+    /// Query bias.
+    QBias,
+    /// Key bias.
+    KBias,
+    /// Value bias.
+    VBias,
+    /// Output bias `[d_model]`.
+    OBias,
+    /// Query norm `[head_dim]` or `[heads * head_dim]`.
+    QNorm,
+    /// Key norm `[head_dim]` or `[kv_heads * head_dim]`.
+    KNorm,
+    /// A matrix of the dense feed-forward block.
+    Dense(Part),
+    /// Its bias `[rows]`.
+    DenseBias(Part),
+    /// Router `[experts, d_model]`.
+    Router,
+    /// The experts' matrices.
+    Experts(Part),
+    /// Their biases `[experts, rows]`.
+    ExpertsBias(Part),
+    /// A matrix of the shared expert.
+    Shared(Part),
+    /// Its bias `[rows]`.
+    SharedBias(Part),
+    /// Gate of the shared expert `[1, d_model]`.
+    SharedInput,
+}
+
+impl LayerTensor {
+    /// Whether it is multiplied with inputs, and not a vector beside such a matrix.
+    pub fn is_matrix(self) -> bool {
+        match self {
+            Self::Q | Self::K | Self::V | Self::O | Self::Router | Self::SharedInput => true,
+            Self::Dense(_) | Self::Experts(_) | Self::Shared(_) => true,
+            Self::PreNorm(_) | Self::PreNormBias(_) | Self::PostNorm(_) | Self::PostNormBias(_) => false,
+            Self::DenseBias(_) | Self::ExpertsBias(_) | Self::SharedBias(_) => false,
+            Self::QBias | Self::KBias | Self::VBias | Self::OBias | Self::QNorm | Self::KNorm => false,
+        }
+    }
+}
+
+/// Which rows of the named tensor (of each expert, in a bank) are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// All of them.
+    All,
+    /// The upper half of a fused gate|up matrix.
+    FirstHalf,
+    /// The lower half.
+    SecondHalf,
+}
+
+/// One spelling of a role. `{L}` is the layer, `{E}` the expert (one tensor per expert instead of a bank).
+#[derive(Debug, Clone, Copy)]
+pub struct NameRule {
+    /// The role, with layer 0 standing for any layer.
+    pub role: Role,
+    /// The name pattern.
+    pub pattern: &'static str,
+    /// Which rows of that tensor.
+    pub rows: Rows,
+}
+
+const fn top(role: Role, pattern: &'static str) -> NameRule {
+    NameRule { role, pattern, rows: Rows::All }
+}
+
+const fn layer(tensor: LayerTensor, pattern: &'static str) -> NameRule {
+    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::All }
+}
+
+const fn half(tensor: LayerTensor, pattern: &'static str, rows: Rows) -> NameRule {
+    NameRule { role: Role::Layer(0, tensor), pattern, rows }
+}
+
+use LayerTensor as T;
+use Part::{Down, Gate, Up};
+use Place::{Ffn, Mixer};
+
+/// Names in GGUF files. The first rule of a role is how we write it.
+pub const GGUF_NAMES: &[NameRule] = &[
+    top(Role::Embed, "token_embd.weight"),
+    top(Role::RopeDivisors, "rope_freqs.weight"),
+    top(Role::RopeShort, "rope_factors_short.weight"),
+    top(Role::RopeLong, "rope_factors_long.weight"),
+    top(Role::FinalNorm, "output_norm.weight"),
+    top(Role::FinalNormBias, "output_norm.bias"),
+    top(Role::Head, "output.weight"),
+    top(Role::HeadBias, "output.bias"),
+    layer(T::PreNorm(Mixer), "blk.{L}.attn_norm.weight"),
+    layer(T::PreNormBias(Mixer), "blk.{L}.attn_norm.bias"),
+    layer(T::Q, "blk.{L}.attn_q.weight"),
+    layer(T::QBias, "blk.{L}.attn_q.bias"),
+    layer(T::K, "blk.{L}.attn_k.weight"),
+    layer(T::KBias, "blk.{L}.attn_k.bias"),
+    layer(T::V, "blk.{L}.attn_v.weight"),
+    layer(T::VBias, "blk.{L}.attn_v.bias"),
+    layer(T::O, "blk.{L}.attn_output.weight"),
+    layer(T::OBias, "blk.{L}.attn_output.bias"),
+    layer(T::QNorm, "blk.{L}.attn_q_norm.weight"),
+    layer(T::KNorm, "blk.{L}.attn_k_norm.weight"),
+    layer(T::PreNorm(Ffn), "blk.{L}.ffn_norm.weight"),
+    layer(T::PreNormBias(Ffn), "blk.{L}.ffn_norm.bias"),
+    layer(T::PostNorm(Mixer), "blk.{L}.post_attention_norm.weight"),
+    layer(T::PostNormBias(Mixer), "blk.{L}.post_attention_norm.bias"),
+    layer(T::PostNorm(Ffn), "blk.{L}.post_ffw_norm.weight"),
+    layer(T::PostNormBias(Ffn), "blk.{L}.post_ffw_norm.bias"),
+    layer(T::Dense(Gate), "blk.{L}.ffn_gate.weight"),
+    layer(T::Dense(Up), "blk.{L}.ffn_up.weight"),
+    layer(T::Dense(Down), "blk.{L}.ffn_down.weight"),
+    layer(T::DenseBias(Gate), "blk.{L}.ffn_gate.bias"),
+    layer(T::DenseBias(Up), "blk.{L}.ffn_up.bias"),
+    layer(T::DenseBias(Down), "blk.{L}.ffn_down.bias"),
+    layer(T::Router, "blk.{L}.ffn_gate_inp.weight"),
+    layer(T::Experts(Gate), "blk.{L}.ffn_gate_exps.weight"),
+    layer(T::Experts(Up), "blk.{L}.ffn_up_exps.weight"),
+    layer(T::Experts(Down), "blk.{L}.ffn_down_exps.weight"),
+    layer(T::ExpertsBias(Gate), "blk.{L}.ffn_gate_exps.bias"),
+    layer(T::ExpertsBias(Up), "blk.{L}.ffn_up_exps.bias"),
+    layer(T::ExpertsBias(Down), "blk.{L}.ffn_down_exps.bias"),
+    half(T::Experts(Gate), "blk.{L}.ffn_gate_up_exps.weight", Rows::FirstHalf),
+    half(T::Experts(Up), "blk.{L}.ffn_gate_up_exps.weight", Rows::SecondHalf),
+    layer(T::Experts(Gate), "blk.{L}.ffn_gate.{E}.weight"),
+    layer(T::Experts(Up), "blk.{L}.ffn_up.{E}.weight"),
+    layer(T::Experts(Down), "blk.{L}.ffn_down.{E}.weight"),
+    layer(T::Shared(Gate), "blk.{L}.ffn_gate_shexp.weight"),
+    layer(T::Shared(Up), "blk.{L}.ffn_up_shexp.weight"),
+    layer(T::Shared(Down), "blk.{L}.ffn_down_shexp.weight"),
+    layer(T::SharedBias(Gate), "blk.{L}.ffn_gate_shexp.bias"),
+    layer(T::SharedBias(Up), "blk.{L}.ffn_up_shexp.bias"),
+    layer(T::SharedBias(Down), "blk.{L}.ffn_down_shexp.bias"),
+    layer(T::SharedInput, "blk.{L}.ffn_gate_inp_shexp.weight"),
+];
+
+/// Names in Hugging Face folders.
+pub const HF_NAMES: &[NameRule] = &[
+    top(Role::Embed, "model.embed_tokens.weight"),
+    top(Role::FinalNorm, "model.norm.weight"),
+    top(Role::FinalNormBias, "model.norm.bias"),
+    top(Role::Head, "lm_head.weight"),
+    top(Role::HeadBias, "lm_head.bias"),
+    layer(T::PreNorm(Mixer), "model.layers.{L}.input_layernorm.weight"),
+    layer(T::PreNormBias(Mixer), "model.layers.{L}.input_layernorm.bias"),
+    layer(T::Q, "model.layers.{L}.self_attn.q_proj.weight"),
+    layer(T::QBias, "model.layers.{L}.self_attn.q_proj.bias"),
+    layer(T::K, "model.layers.{L}.self_attn.k_proj.weight"),
+    layer(T::KBias, "model.layers.{L}.self_attn.k_proj.bias"),
+    layer(T::V, "model.layers.{L}.self_attn.v_proj.weight"),
+    layer(T::VBias, "model.layers.{L}.self_attn.v_proj.bias"),
+    layer(T::O, "model.layers.{L}.self_attn.o_proj.weight"),
+    layer(T::OBias, "model.layers.{L}.self_attn.o_proj.bias"),
+    layer(T::QNorm, "model.layers.{L}.self_attn.q_norm.weight"),
+    layer(T::KNorm, "model.layers.{L}.self_attn.k_norm.weight"),
+    layer(T::PreNorm(Ffn), "model.layers.{L}.post_attention_layernorm.weight"),
+    layer(T::PreNormBias(Ffn), "model.layers.{L}.post_attention_layernorm.bias"),
+    layer(T::Dense(Gate), "model.layers.{L}.mlp.gate_proj.weight"),
+    layer(T::Dense(Up), "model.layers.{L}.mlp.up_proj.weight"),
+    layer(T::Dense(Down), "model.layers.{L}.mlp.down_proj.weight"),
+    layer(T::DenseBias(Gate), "model.layers.{L}.mlp.gate_proj.bias"),
+    layer(T::DenseBias(Up), "model.layers.{L}.mlp.up_proj.bias"),
+    layer(T::DenseBias(Down), "model.layers.{L}.mlp.down_proj.bias"),
+    layer(T::Router, "model.layers.{L}.mlp.gate.weight"),
+    layer(T::Router, "model.layers.{L}.block_sparse_moe.gate.weight"),
+    layer(T::Router, "model.layers.{L}.block_sparse_moe.router.layer.weight"),
+    layer(T::Experts(Gate), "model.layers.{L}.mlp.experts.{E}.gate_proj.weight"),
+    layer(T::Experts(Up), "model.layers.{L}.mlp.experts.{E}.up_proj.weight"),
+    layer(T::Experts(Down), "model.layers.{L}.mlp.experts.{E}.down_proj.weight"),
+    layer(T::Experts(Gate), "model.layers.{L}.block_sparse_moe.experts.{E}.w1.weight"),
+    layer(T::Experts(Up), "model.layers.{L}.block_sparse_moe.experts.{E}.w3.weight"),
+    layer(T::Experts(Down), "model.layers.{L}.block_sparse_moe.experts.{E}.w2.weight"),
+    half(T::Experts(Gate), "model.layers.{L}.mlp.experts.gate_up_proj", Rows::FirstHalf),
+    half(T::Experts(Up), "model.layers.{L}.mlp.experts.gate_up_proj", Rows::SecondHalf),
+    layer(T::Experts(Down), "model.layers.{L}.mlp.experts.down_proj"),
+    half(T::Experts(Gate), "model.layers.{L}.block_sparse_moe.input_linear.weight", Rows::FirstHalf),
+    half(T::Experts(Up), "model.layers.{L}.block_sparse_moe.input_linear.weight", Rows::SecondHalf),
+    layer(T::Experts(Down), "model.layers.{L}.block_sparse_moe.output_linear.weight"),
+    layer(T::Shared(Gate), "model.layers.{L}.mlp.shared_expert.gate_proj.weight"),
+    layer(T::Shared(Up), "model.layers.{L}.mlp.shared_expert.up_proj.weight"),
+    layer(T::Shared(Down), "model.layers.{L}.mlp.shared_expert.down_proj.weight"),
+    half(T::Shared(Gate), "model.layers.{L}.shared_mlp.input_linear.weight", Rows::FirstHalf),
+    half(T::Shared(Up), "model.layers.{L}.shared_mlp.input_linear.weight", Rows::SecondHalf),
+    layer(T::Shared(Down), "model.layers.{L}.shared_mlp.output_linear.weight"),
+    layer(T::SharedInput, "model.layers.{L}.mlp.shared_expert_gate.weight"),
+];
+
+/// Endings of tensors that real files carry and no computation needs.
+pub const IGNORED_SUFFIXES: &[&str] =
+    &[".rotary_emb.inv_freq", ".attn_rot_embd", ".attention.masked_bias", ".attention.bias"];
+
+impl NameRule {
+    /// Whether this rule spells `role` (whatever its layer).
+    pub fn spells(&self, role: Role) -> bool {
+        match (self.role, role) {
+            (Role::Layer(_, a), Role::Layer(_, b)) => a == b,
+            (a, b) => a == b,
+        }
+    }
+
+    /// Whether every expert has a tensor of its own under this rule.
+    pub fn per_expert(&self) -> bool {
+        self.pattern.contains("{E}")
+    }
+
+    /// The tensor's name for a role and expert.
+    pub fn name(&self, role: Role, expert: usize) -> String {
+        let name = self.pattern.replace("{E}", &expert.to_string());
+        match role {
+            Role::Layer(layer, _) => name.replace("{L}", &layer.to_string()),
+            _ => name,
+        }
+    }
+
+    /// The role and the expert that a name under this rule is for: [`Self::name`] backwards.
+    fn read(&self, name: &str) -> Option<(Role, Option<usize>)> {
+        let (mut layer, mut expert) = (0, None);
+        let (mut rest, mut pattern) = (name, self.pattern);
+        while let Some((literal, (hole, after))) =
+            pattern.split_once('{').and_then(|(literal, hole)| Some((literal, hole.split_once('}')?)))
+        {
+            rest = rest.strip_prefix(literal)?;
+            let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+            let (number, others) = rest.split_at(end);
+            let number = number.parse().ok()?;
+            if hole == "L" {
+                layer = number;
+            } else {
+                expert = Some(number);
+            }
+            (rest, pattern) = (others, after);
+        }
+        let role = match self.role {
+            Role::Layer(_, tensor) => Role::Layer(layer, tensor),
+            top => top,
+        };
+        // Names have one spelling: no zeros before a number.
+        (self.name(role, expert.unwrap_or(0)) == name).then_some((role, expert))
+    }
+}
+
+/// What a tensor of that name in a GGUF file is for, with the expert if it has a tensor of its own: two roles for a fused
+/// matrix, none for a name that we have no use for.
+pub fn gguf_roles(name: &str) -> Vec<(Role, Option<usize>)> {
+    GGUF_NAMES.iter().filter_map(|rule| rule.read(name)).collect()
+}
+
+/// How we write a role in GGUF files.
+pub fn gguf_name(role: Role) -> String {
+    let rule = GGUF_NAMES.iter().find(|rule| rule.spells(role)).expect("every role has a GGUF name");
+    rule.name(role, 0)
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&gguf_name(*self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_hugging_face_role_has_a_gguf_name() {
+        for rule in HF_NAMES {
+            assert!(GGUF_NAMES.iter().any(|g| g.spells(rule.role)), "{:?}", rule.role);
+        }
+    }
+
+    #[test]
+    fn names_lead_back_to_roles() {
+        for rule in GGUF_NAMES {
+            let role = match rule.role {
+                Role::Layer(_, tensor) => Role::Layer(12, tensor),
+                top => top,
+            };
+            let found = gguf_roles(&rule.name(role, 34));
+            assert!(found.contains(&(role, rule.per_expert().then_some(34))), "{}: {found:?}", rule.pattern);
+            assert_eq!(found.len(), if rule.rows == Rows::All { 1 } else { 2 });
+        }
+        for other in [
+            "",
+            "blk",
+            "blk.1.attn_q",
+            "blk.01.attn_q.weight",
+            "blk..attn_q.weight",
+            "blk.-1.attn_q.weight",
+            "blk.99999999999999999999.attn_q.weight",
+            "blk.1.attn_q.weight.x",
+            "output.weight ",
+        ] {
+            assert_eq!(gguf_roles(other), [], "{other}");
+        }
+    }
+
+    #[test]
+    fn patterns_fill_in_layer_and_expert() {
+        let role = Role::Layer(7, T::Experts(Up));
+        assert_eq!(gguf_name(role), "blk.7.ffn_up_exps.weight");
+        let old = GGUF_NAMES.iter().find(|r| r.spells(role) && r.per_expert()).unwrap();
+        assert_eq!(old.name(role, 3), "blk.7.ffn_up.3.weight");
+    }
+}

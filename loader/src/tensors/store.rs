@@ -1,0 +1,221 @@
+//! Tensors by role: every tensor that a [`ModelSpec`] needs, found in the files under whichever name they use, its
+//! shape checked once. The engine asks for roles and experts; it never sees a name.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+use moelten_quant::QMatrix;
+
+use crate::container::catalog::Catalog;
+use crate::container::packed::PackedIndex;
+use crate::error::{Fault, LoadError, Result};
+use crate::io::FileBytes;
+use crate::spec::{BankKey, ModelSpec};
+use crate::tensors::bank::{ExpertBank, MatrixRef, RecordRef};
+use crate::tensors::needed::needed;
+use crate::tensors::resolve::Resolver;
+use crate::tensors::roles::{IGNORED_SUFFIXES, NameRule, Role};
+
+/// Every tensor a model needs, by role.
+#[derive(Debug)]
+pub struct TensorStore {
+    catalog: Catalog,
+    /// The catalog's files, and perhaps memory of our own.
+    pub(crate) files: Vec<FileBytes>,
+    pub(crate) dense: BTreeMap<Role, MatrixRef>,
+    /// In the order of [`ModelSpec::banks`].
+    banks: Vec<ExpertBank>,
+    unused: Vec<String>,
+}
+
+impl TensorStore {
+    /// Finds and checks every tensor that `spec` needs.
+    ///
+    /// # Errors
+    /// [`LoadError::Malformed`] for a missing tensor or a wrong shape, [`LoadError::Unsupported`] for a needed
+    /// tensor of a type that cannot be computed with.
+    pub fn resolve(spec: &ModelSpec, catalog: Catalog, names: &'static [NameRule]) -> Result<Self> {
+        Self::resolve_with(spec, catalog, names, None)
+    }
+
+    /// As [`Self::resolve`], for a packed file: experts of the layers in `packed` are records.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`], and [`LoadError::Malformed`] for records that are not what `spec` and `packed` say.
+    pub fn resolve_packed(
+        spec: &ModelSpec,
+        catalog: Catalog,
+        names: &'static [NameRule],
+        packed: &PackedIndex,
+    ) -> Result<Self> {
+        Self::resolve_with(spec, catalog, names, Some(packed))
+    }
+
+    fn resolve_with(
+        spec: &ModelSpec,
+        catalog: Catalog,
+        names: &'static [NameRule],
+        packed: Option<&PackedIndex>,
+    ) -> Result<Self> {
+        let mut resolver = Resolver { catalog: &catalog, names, used: HashSet::new() };
+        let mut dense = BTreeMap::new();
+        for (role, rows, cols) in needed(spec) {
+            dense.insert(role, resolver.matrix(role, rows, cols)?);
+        }
+        let mut banks = Vec::new();
+        for (key, bank) in spec.banks() {
+            // Records hold the first bank of a layer.
+            let in_records = packed.filter(|_| key.bank == 0).and_then(|packed| packed.layer(key.layer));
+            banks.push(match in_records {
+                None => resolver.bank(key, &bank)?,
+                Some(packed) => resolver.records(key, packed, &bank)?,
+            });
+        }
+        let without = packed.into_iter().flat_map(PackedIndex::layers).map(|packed| packed.layer);
+        let without = without.filter(|&layer| banks.iter().all(|bank| bank.key.layer != layer)).min();
+        if let Some(layer) = without {
+            return Err(resolver.not_a_layer_with_experts(layer));
+        }
+        for role in [Role::RopeDivisors, Role::RopeShort, Role::RopeLong] {
+            resolver.mark_configuration(role);
+        }
+        let used = resolver.used;
+        let unused = catalog
+            .tensors()
+            .iter()
+            .filter(|t| {
+                !used.contains(t.name.as_str()) && !IGNORED_SUFFIXES.iter().any(|s| t.name.ends_with(s))
+            })
+            .map(|t| t.name.clone())
+            .collect();
+        let files = catalog.files().to_vec();
+        Ok(Self { catalog, files, dense, banks, unused })
+    }
+
+    /// The matrix of a role that the spec needs; vectors are one row.
+    ///
+    /// # Panics
+    /// If the spec does not need this role.
+    pub fn get(&self, role: Role) -> MatrixRef {
+        *self.dense.get(&role).unwrap_or_else(|| panic!("the spec of this model has no {role}"))
+    }
+
+    /// The roles of all matrices outside expert banks, with their places.
+    pub fn dense(&self) -> impl Iterator<Item = (Role, MatrixRef)> + '_ {
+        self.dense.iter().map(|(&role, &matrix)| (role, matrix))
+    }
+
+    /// All expert banks, in the order of [`ModelSpec::banks`].
+    pub fn banks(&self) -> &[ExpertBank] {
+        &self.banks
+    }
+
+    /// The bank of a number in [`Self::banks`].
+    ///
+    /// # Panics
+    /// If the model has fewer banks.
+    pub fn bank(&self, bank: usize) -> &ExpertBank {
+        self.banks.get(bank).expect("a bank's number comes from the spec of this model")
+    }
+
+    /// The first bank of a layer, whose tensors are [`crate::tensors::roles::LayerTensor::Experts`]; `None` for layers without experts.
+    pub fn bank_of_layer(&self, layer: usize) -> Option<&ExpertBank> {
+        self.banks.iter().find(|bank| bank.key == BankKey { layer, bank: 0 })
+    }
+
+    /// The files, and perhaps memory of our own, that references name by index.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    pub fn file(&self, index: usize) -> &FileBytes {
+        self.files.get(index).expect("a reference of this store names one of its files")
+    }
+
+    /// Says that everything will be used where it lies, for as long as the store lives.
+    pub fn use_in_place(&self) {
+        self.files.iter().for_each(FileBytes::prefer_huge_pages);
+    }
+
+    /// Paths of the files that experts lie in.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.catalog.files().iter().map(FileBytes::path)
+    }
+
+    /// All bytes of a record, where they lie.
+    pub fn record_bytes(&self, record: &RecordRef) -> &[u8] {
+        let bytes = self.file(record.file).range(record.offset, record.bytes);
+        bytes.expect("records were checked when they were found")
+    }
+
+    /// Whether experts lie in files, from which they can be read when they are needed.
+    pub fn in_files(&self) -> bool {
+        let mut matrices = self.banks.iter().flat_map(|bank| &bank.matrices);
+        matrices.all(|matrix| self.file(matrix.file).is_file())
+    }
+
+    /// The weights of a matrix, where they lie.
+    pub fn view(&self, matrix: &MatrixRef) -> QMatrix<'_> {
+        let bytes = self.file(matrix.file).range(matrix.offset, matrix.bytes);
+        let bytes = bytes.expect("references were checked when they were made");
+        QMatrix::new(matrix.format, matrix.rows, matrix.cols, bytes)
+            .expect("references carry consistent sizes")
+    }
+
+    /// A role's values in f32, e.g. a norm weight.
+    ///
+    /// # Errors
+    /// [`Fault::NotFinite`] when a value is NaN or infinite: such a model cannot answer.
+    pub fn vector(&self, role: Role) -> Result<Vec<f32>> {
+        let matrix = self.get(role);
+        let mut out = vec![0.0; matrix.rows * matrix.cols];
+        moelten_quant::decode(matrix.format, self.view(&matrix).data(), &mut out);
+        self.refuse_not_finite(role, &matrix, &out, 0)?;
+        Ok(out)
+    }
+
+    /// Reads a matrix through, row by row, for values that no model can answer with.
+    ///
+    /// # Errors
+    /// As [`Self::vector`].
+    pub fn check_finite(&self, role: Role) -> Result<()> {
+        let matrix = self.get(role);
+        let mut row = vec![0.0; matrix.cols];
+        for index in 0..matrix.rows {
+            self.view(&matrix).decode_row(index, &mut row);
+            self.refuse_not_finite(role, &matrix, &row, index * matrix.cols)?;
+        }
+        Ok(())
+    }
+
+    /// `values` stand from place `first` on in the matrix of `role`.
+    fn refuse_not_finite(&self, role: Role, matrix: &MatrixRef, values: &[f32], first: usize) -> Result<()> {
+        let Some((index, value)) = values.iter().enumerate().find(|(_, value)| !value.is_finite()) else {
+            return Ok(());
+        };
+        let found = if value.is_nan() { "NaN" } else { "infinity" };
+        let fault = Fault::NotFinite { found, index: u64::try_from(first + index).unwrap_or(u64::MAX) };
+        let path =
+            self.catalog.files().get(matrix.file).map_or_else(Default::default, |f| f.path().to_owned());
+        Err(LoadError::malformed(&path, role.to_string(), fault))
+    }
+
+    /// Names of tensors in the files that the spec has no use for.
+    pub fn unused(&self) -> &[String] {
+        &self.unused
+    }
+
+    /// The tensors as the files list them.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Bytes of everything outside expert banks.
+    pub fn dense_bytes(&self) -> u64 {
+        self.dense.values().map(|m| m.bytes).sum()
+    }
+
+    /// Bytes of all routed experts.
+    pub fn expert_bytes(&self) -> u64 {
+        self.banks.iter().flat_map(|bank| &bank.matrices).map(|matrix| matrix.bytes).sum()
+    }
+}

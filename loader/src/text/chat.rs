@@ -1,0 +1,295 @@
+//! Chat templates: a conversation to the [`Markup`] that the model was trained on, by the Jinja template that
+//! came with it.
+//!
+//! A template is a program from the internet. It gets no loader, no files and no clock it did not ask for, and
+//! runs with limits on steps, depth and output. It never knows weights; of the tokenizer it uses the control
+//! tokens, to keep messages from imitating them.
+
+use std::path::Path;
+
+use minijinja::value::Serde;
+use minijinja::{Error, ErrorKind, Value};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Fault, LoadError, Result};
+use crate::io::json;
+use crate::text::tokenizer::{Markup, Tokenizer, free_sentinel};
+
+mod functions;
+mod meter;
+
+/// Longest template, in bytes.
+pub const SOURCE_BYTES_MAX: usize = 1 << 20;
+/// Steps of the template engine for one rendering.
+const FUEL: u64 = 2_000_000;
+/// Nesting of macro calls and the like.
+const RECURSION_MAX: usize = 64;
+/// The output may be four times the input and this allowance, and no more than [`OUTPUT_BYTES_MAX`].
+const OUTPUT_BYTES_ALLOWANCE: usize = 64 << 10;
+/// Longest rendering, in bytes.
+const OUTPUT_BYTES_MAX: usize = 16 << 20;
+
+/// Who says something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Instructions for the whole conversation.
+    System,
+    /// The person.
+    User,
+    /// The model.
+    Assistant,
+    /// What a tool returned.
+    Tool,
+}
+
+impl std::str::FromStr for Role {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        match name {
+            "system" => Ok(Self::System),
+            "user" => Ok(Self::User),
+            "assistant" => Ok(Self::Assistant),
+            "tool" => Ok(Self::Tool),
+            _ => Err(format!("{name:?} is not a role; roles are system, user, assistant and tool")),
+        }
+    }
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who says it.
+    pub role: Role,
+    /// What is said.
+    pub content: String,
+}
+
+impl Message {
+    /// A message.
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self { role, content: content.into() }
+    }
+}
+
+/// How to render.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RenderOptions {
+    /// End with what begins an answer.
+    pub add_generation_prompt: bool,
+    /// More variables for the template, e.g. `enable_thinking`. Their texts are guarded like messages.
+    pub variables: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A compiled chat template that has rendered a test conversation.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    source_name: String,
+    source: String,
+    supports_system: bool,
+}
+
+const TEMPLATE: &str = "chat";
+
+impl ChatTemplate {
+    /// Compiles a template and tries it on a short conversation, so that a broken one is known before the first
+    /// question. `source_name` is the file or metadata key that it came from.
+    ///
+    /// # Errors
+    /// [`LoadError::Malformed`] with [`Fault::TemplateSyntax`] and its line if it does not compile;
+    /// [`LoadError::Template`] if it fails on a user's first message or runs into a limit.
+    pub fn new(source_name: &str, source: &str) -> Result<Self> {
+        let path = Path::new(source_name);
+        if source.len() > SOURCE_BYTES_MAX {
+            let fault = Fault::TooLong { found: source.len() as u64, limit: SOURCE_BYTES_MAX as u64 };
+            return Err(LoadError::malformed(path, "chat_template", fault));
+        }
+        let source = functions::without_generation_tags(source);
+        meter::compile(functions::syntax(), TEMPLATE, &source).map_err(|error| {
+            let fault = Fault::TemplateSyntax { line: error.line().unwrap_or(0), message: describe(&error) };
+            LoadError::malformed(path, "chat_template", fault)
+        })?;
+        let mut template = Self { source_name: source_name.to_owned(), source, supports_system: false };
+        let question = [Message::new(Role::User, "Hello")];
+        template.try_out(&question)?;
+        let instructed = [Message::new(Role::System, "Be brief."), question[0].clone()];
+        template.supports_system = template.try_out(&instructed).is_ok_and(|text| text.contains("Be brief."));
+        Ok(template)
+    }
+
+    /// The template of a Hugging Face folder: `chat_template.jinja`, or `chat_template` in
+    /// `tokenizer_config.json` (a text, or a list of named texts of which "default" counts). `None` if the folder
+    /// has none.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`], and for files that cannot be read.
+    pub fn from_hf_folder(dir: &Path) -> Result<Option<Self>> {
+        template_source(dir)?.map(|(name, source)| Self::new(&name, &source)).transpose()
+    }
+
+    /// Whether a system message reaches the model. Some templates refuse it, some drop it.
+    pub fn supports_system(&self) -> bool {
+        self.supports_system
+    }
+
+    /// Renders a conversation for `tokenizer`. Control tokens inside of messages stay text; see [`Markup`].
+    ///
+    /// # Errors
+    /// [`LoadError::Template`] if the template refuses the conversation or exceeds its limits.
+    pub fn render(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        options: &RenderOptions,
+    ) -> Result<Markup> {
+        let texts = messages.iter().map(|message| message.content.as_str());
+        let mut variable_texts = Vec::new();
+        options.variables.values().for_each(|value| collect_texts(value, &mut variable_texts));
+        let all = texts.chain(variable_texts).chain([self.source.as_str()]);
+        let free = free_sentinel(all);
+        // With all 32 in use (which no honest text does), one of them is given up.
+        let sentinel = free.unwrap_or('\u{fdd0}');
+        let clean = |text: &str| {
+            if free.is_none() { text.replace(sentinel, "\u{fffd}") } else { text.to_owned() }
+        };
+        let guard = |text: &str| tokenizer.marks().guard(&clean(text), sentinel).into_owned();
+        let messages: Vec<Message> =
+            messages.iter().map(|message| Message::new(message.role, guard(&message.content))).collect();
+        let mut variables = options.variables.clone();
+        variables.values_mut().for_each(|value| guard_texts(value, &guard));
+        let variables = with_defaults(variables);
+        let token_text = |id: Option<u32>| id.and_then(|id| tokenizer.piece(id)).unwrap_or_default();
+        let context = Context {
+            messages: &messages,
+            add_generation_prompt: options.add_generation_prompt,
+            bos_token: token_text(tokenizer.bos()),
+            eos_token: token_text(tokenizer.eos()),
+            variables: &variables,
+        };
+        Ok(Markup::guarded(self.run(&context)?, sentinel))
+    }
+
+    fn try_out(&self, messages: &[Message]) -> Result<String> {
+        self.run(&Context {
+            messages,
+            add_generation_prompt: true,
+            bos_token: "<s>",
+            eos_token: "</s>",
+            variables: &with_defaults(serde_json::Map::new()),
+        })
+    }
+
+    fn run(&self, context: &Context<'_>) -> Result<String> {
+        let input: usize = context.messages.iter().map(|message| message.content.len()).sum();
+        let limit = input.saturating_add(OUTPUT_BYTES_ALLOWANCE).saturating_mul(4).min(OUTPUT_BYTES_MAX);
+        let mut environment = functions::environment();
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(RECURSION_MAX);
+        let context = Value::from(Serde(context));
+        let text = meter::render(environment, functions::syntax(), TEMPLATE, &self.source, context)
+            .map_err(|error| self.failure(&error))?;
+        if text.len() > limit {
+            let problem = format!("the rendering is {} bytes long, at most {limit} are allowed", text.len());
+            return Err(LoadError::Template { source_name: self.source_name.clone(), line: 0, problem });
+        }
+        Ok(text)
+    }
+
+    fn failure(&self, error: &Error) -> LoadError {
+        let problem = match error.kind() {
+            ErrorKind::OutOfFuel => format!("it takes more than {FUEL} steps"),
+            _ if meter::exhausted(error) => {
+                format!("it makes more than {} MiB of text", meter::MADE_BYTES_MAX >> 20)
+            }
+            _ => describe(error),
+        };
+        LoadError::Template {
+            source_name: self.source_name.clone(),
+            line: error.line().unwrap_or(0),
+            problem,
+        }
+    }
+}
+
+/// Name and text of the chat template of a Hugging Face folder; `None` if it has none.
+pub(crate) fn template_source(dir: &Path) -> Result<Option<(String, String)>> {
+    #[derive(Deserialize)]
+    struct Config {
+        chat_template: Option<Templates>,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Templates {
+        One(String),
+        Named(Vec<Named>),
+    }
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+        template: String,
+    }
+    let path = dir.join("chat_template.jinja");
+    if let Some(source) = json::read_text(&path, SOURCE_BYTES_MAX as u64)? {
+        return Ok(Some((path.display().to_string(), source)));
+    }
+    let path = dir.join("tokenizer_config.json");
+    let Some(text) = json::read_text(&path, json::CONFIG_BYTES_MAX)? else { return Ok(None) };
+    let config: Config = json::parse_text(&path, "tokenizer_config.json", &text)?;
+    let source = match config.chat_template {
+        None => return Ok(None),
+        Some(Templates::One(source)) => source,
+        Some(Templates::Named(list)) => match list.into_iter().find(|named| named.name == "default") {
+            Some(named) => named.template,
+            None => return Ok(None),
+        },
+    };
+    Ok(Some((path.display().to_string(), source)))
+}
+
+/// What a template can see.
+#[derive(Serialize)]
+struct Context<'a> {
+    messages: &'a [Message],
+    add_generation_prompt: bool,
+    bos_token: &'a str,
+    eos_token: &'a str,
+    #[serde(flatten)]
+    variables: &'a serde_json::Map<String, serde_json::Value>,
+}
+
+/// Templates expect these to exist, be it without a value.
+fn with_defaults(
+    mut variables: serde_json::Map<String, serde_json::Value>,
+) -> serde_json::Map<String, serde_json::Value> {
+    for name in ["tools", "documents"] {
+        variables.entry(name).or_insert(serde_json::Value::Null);
+    }
+    variables
+}
+
+/// The engine's words without the source excerpt.
+fn describe(error: &Error) -> String {
+    match error.detail() {
+        Some(detail) => detail.to_owned(),
+        None => error.kind().to_string(),
+    }
+}
+
+fn collect_texts<'a>(value: &'a serde_json::Value, out: &mut Vec<&'a str>) {
+    match value {
+        serde_json::Value::String(text) => out.push(text),
+        serde_json::Value::Array(items) => items.iter().for_each(|item| collect_texts(item, out)),
+        serde_json::Value::Object(map) => map.values().for_each(|item| collect_texts(item, out)),
+        _ => {}
+    }
+}
+
+fn guard_texts(value: &mut serde_json::Value, guard: &dyn Fn(&str) -> String) {
+    match value {
+        serde_json::Value::String(text) => *text = guard(text),
+        serde_json::Value::Array(items) => items.iter_mut().for_each(|item| guard_texts(item, guard)),
+        serde_json::Value::Object(map) => map.values_mut().for_each(|item| guard_texts(item, guard)),
+        _ => {}
+    }
+}

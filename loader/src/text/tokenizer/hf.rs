@@ -1,0 +1,523 @@
+//! Vocabularies from Hugging Face folders: `tokenizer.json`, and the small files beside it that say what begins
+//! and ends a text.
+//!
+//! The file is read into our own types, with limits, and only its pipeline descriptions (normaliser,
+//! pre-tokenizer) go to the tokenizers crate. It knows no GGUF.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use tokenizers::{NormalizerWrapper, PreTokenizerWrapper};
+
+use super::build::{Algorithm, Matching, Parts, vocabulary};
+use super::stages::Stage;
+use super::stream::{Piece, Spelling, byte_of};
+use super::{MERGES_MAX, TOKENS_MAX, TokenKind, charsmap};
+use crate::error::{Fault, LoadError, Result};
+use crate::io::json;
+
+/// Largest `tokenizer.json`, in bytes.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+/// Longest description of a normaliser (the largest carry a character map) or pre-tokenizer, in bytes.
+const PIPELINE_BYTES_MAX: usize = 4 << 20;
+
+/// Reads the folder into parts; also gives the path of the main file, for messages.
+pub(super) fn parts(dir: &Path, notices: &mut Vec<String>) -> Result<(PathBuf, Parts)> {
+    let path = dir.join("tokenizer.json");
+    let Some(text) = json::read_text(&path, FILE_BYTES_MAX)? else {
+        return Err(no_tokenizer(dir, path));
+    };
+    let file: TokenizerFile = json::parse_text(&path, "tokenizer.json", &text)?;
+    let specials = Specials::read(dir)?;
+    let mut pieces = Vec::new();
+    let mut matching = HashMap::new();
+    let algorithm = model(&path, &file, &mut pieces)?;
+    add_tokens(&path, &file, &mut pieces, &mut matching)?;
+    let gaps = pieces.iter().filter(|piece| piece.text.is_empty()).count();
+    if gaps > 0 {
+        notices.push(format!("{gaps} ids of {} have no token in tokenizer.json", pieces.len()));
+    }
+    let algorithm = match algorithm {
+        Algorithm::Unigram { mut scores, byte_fallback } => {
+            scores.resize(pieces.len(), 0.0);
+            Algorithm::Unigram { scores, byte_fallback }
+        }
+        bpe @ Algorithm::Bpe { .. } => bpe,
+    };
+    if let Some(description) = pipeline_part::<serde_json::Value>(&path, "normalizer", file.normalizer)? {
+        charsmap::check_description(&description)
+            .map_err(|problem| vocabulary(&path, "normalizer", problem))?;
+    }
+    let normalizer = pipeline_part::<NormalizerWrapper>(&path, "normalizer", file.normalizer)?;
+    let stages = match pipeline_part::<PreTokenizerWrapper>(&path, "pre_tokenizer", file.pre_tokenizer)? {
+        Some(wrapper) => {
+            Stage::from_library(wrapper).map_err(|problem| vocabulary(&path, "pre_tokenizer", problem))?
+        }
+        None => Vec::new(),
+    };
+    let id_of = |text: &str| position(&pieces, text);
+    let unknown = match (&file.model.unk_token, file.model.unk_id) {
+        (Some(text), _) => Some(id_of(text).ok_or_else(|| {
+            vocabulary(&path, "model.unk_token", format!("{text:?} is not in the vocabulary"))
+        })?),
+        (None, id) => id,
+    };
+    let bos = specials.bos.as_deref().and_then(id_of);
+    let eos = specials.eos.as_deref().and_then(id_of);
+    let (template_bos, template_eos) = post_processor(&path, file.post_processor, &id_of)?;
+    let parts = Parts {
+        spelling: spelling(&path, file.decoder, &stages)?,
+        normalizer,
+        stages,
+        algorithm,
+        matching,
+        bos: bos.or(template_bos),
+        adds_bos: specials.add_bos.unwrap_or(template_bos.is_some()),
+        adds_eos: specials.add_eos.unwrap_or(template_eos.is_some()),
+        eos: eos.or(template_eos).or(specials.end_ids.first().copied()),
+        unknown,
+        ends: specials.end_ids,
+        pieces,
+    };
+    Ok((path, parts))
+}
+
+fn no_tokenizer(dir: &Path, path: PathBuf) -> LoadError {
+    let old = ["tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"];
+    match old.into_iter().find(|name| dir.join(name).exists()) {
+        Some(name) => LoadError::Unsupported {
+            path: dir.join(name),
+            feature: format!("a tokenizer given only as {name}"),
+            hint: "get the model's tokenizer.json, or write one with \
+                   transformers' AutoTokenizer.from_pretrained(dir).save_pretrained(dir)"
+                .to_owned(),
+        },
+        None => LoadError::malformed(&path, "file", Fault::Missing { hint: "; the folder has no tokenizer" }),
+    }
+}
+
+fn position(pieces: &[Piece], text: &str) -> Option<u32> {
+    pieces.iter().position(|piece| piece.text == text).and_then(|id| u32::try_from(id).ok())
+}
+
+fn unsupported(path: &Path, feature: String, hint: &str) -> LoadError {
+    LoadError::Unsupported { path: path.to_owned(), feature, hint: hint.to_owned() }
+}
+
+/// Puts `piece` at `id`, which must be free.
+fn place(path: &Path, pieces: &mut Vec<Piece>, id: u32, piece: Piece) -> Result<()> {
+    let field = || format!("token {:?}", piece.text);
+    let at = id as usize;
+    if at >= TOKENS_MAX {
+        let fault = Fault::OutOfRange { found: id.to_string(), low: 0, high: TOKENS_MAX as u64 - 1 };
+        return Err(LoadError::malformed(path, field(), fault));
+    }
+    if at >= pieces.len() {
+        pieces.resize(at + 1, Piece { text: String::new(), kind: TokenKind::Unused });
+    }
+    let slot = &mut pieces[at];
+    if !slot.text.is_empty() && slot.text != piece.text {
+        let fault =
+            Fault::Contradiction { found: format!("id {id}"), other: format!("token {:?}", slot.text) };
+        return Err(LoadError::malformed(path, field(), fault));
+    }
+    *slot = piece;
+    Ok(())
+}
+
+fn model(path: &Path, file: &TokenizerFile, pieces: &mut Vec<Piece>) -> Result<Algorithm> {
+    let model = &file.model;
+    for (name, affix) in [
+        ("continuing_subword_prefix", &model.continuing_subword_prefix),
+        ("end_of_word_suffix", &model.end_of_word_suffix),
+    ] {
+        if affix.as_ref().is_some_and(|affix| !affix.is_empty()) {
+            return Err(unsupported(path, format!("a BPE tokenizer with {name}"), "only plain BPE is"));
+        }
+    }
+    let kind = |text: &str| {
+        if model.byte_fallback && byte_of(text).is_some() { TokenKind::Byte } else { TokenKind::Normal }
+    };
+    match (model.kind.as_deref(), &model.vocab) {
+        (Some("BPE") | None, Entries::Ids(entries)) => {
+            for (text, id) in entries {
+                place(path, pieces, *id, Piece { text: text.clone(), kind: kind(text) })?;
+            }
+            Ok(Algorithm::Bpe {
+                merges: model.merges.iter().map(|merge| (merge.0.clone(), merge.1.clone())).collect(),
+                byte_fallback: model.byte_fallback,
+                ignore_merges: model.ignore_merges,
+                fuse_unknown: model.fuse_unk,
+            })
+        }
+        (Some("Unigram") | None, Entries::Scores(entries)) => {
+            for (id, (text, _)) in (0_u32..).zip(entries) {
+                place(path, pieces, id, Piece { text: text.clone(), kind: kind(text) })?;
+            }
+            let scores = entries.iter().map(|(_, score)| *score).collect();
+            Ok(Algorithm::Unigram { scores, byte_fallback: model.byte_fallback })
+        }
+        (kind, _) => Err(unsupported(
+            path,
+            format!("tokenizer model {:?}", kind.unwrap_or("without a type")),
+            "supported are BPE (vocabulary by id) and Unigram (vocabulary with scores)",
+        )),
+    }
+}
+
+fn add_tokens(
+    path: &Path,
+    file: &TokenizerFile,
+    pieces: &mut Vec<Piece>,
+    matching: &mut HashMap<u32, Matching>,
+) -> Result<()> {
+    let unknown = file.model.unk_token.as_deref();
+    let known: HashMap<String, usize> =
+        pieces.iter().enumerate().map(|(id, piece)| (piece.text.clone(), id)).collect();
+    for token in &file.added_tokens {
+        if token.content.is_empty() {
+            continue;
+        }
+        if known.get(&token.content).is_some_and(|id| *id != token.id as usize) {
+            let found = format!("id {}", token.id);
+            let other = "another id of the same token in model.vocab".to_owned();
+            let field = format!("added_tokens {:?}", token.content);
+            return Err(LoadError::malformed(path, field, Fault::Contradiction { found, other }));
+        }
+        let kind = match token.special {
+            _ if unknown == Some(token.content.as_str()) => TokenKind::Unknown,
+            true => TokenKind::Control,
+            false => TokenKind::UserDefined,
+        };
+        place(path, pieces, token.id, Piece { text: token.content.clone(), kind })?;
+        let rules = Matching {
+            lstrip: token.lstrip,
+            rstrip: token.rstrip,
+            single_word: token.single_word,
+            normalized: token.normalized,
+        };
+        if rules != Matching::default() {
+            matching.insert(token.id, rules);
+        }
+    }
+    Ok(())
+}
+
+/// Reads a part of the pipeline with the library's own types.
+fn pipeline_part<T>(path: &Path, field: &str, raw: Option<&RawValue>) -> Result<Option<T>>
+where
+    T: for<'a> Deserialize<'a>,
+{
+    let Some(raw) = raw else { return Ok(None) };
+    if raw.get().len() > PIPELINE_BYTES_MAX {
+        let fault = Fault::TooLong { found: raw.get().len() as u64, limit: PIPELINE_BYTES_MAX as u64 };
+        return Err(LoadError::malformed(path, field, fault));
+    }
+    std::panic::catch_unwind(|| json::parse_text::<Option<T>>(path, field, raw.get()))
+        .unwrap_or_else(|_| Err(vocabulary(path, field, "makes the tokenizer library fail".to_owned())))
+}
+
+/// How pieces spell bytes, by the description of the decoder.
+fn spelling(path: &Path, raw: Option<&RawValue>, stages: &[Stage]) -> Result<Spelling> {
+    #[derive(Deserialize)]
+    struct Decoder {
+        #[serde(rename = "type")]
+        kind: String,
+        #[serde(default)]
+        decoders: Vec<Decoder>,
+        #[serde(default)]
+        start: usize,
+        prepend_scheme: Option<String>,
+        add_prefix_space: Option<bool>,
+    }
+    fn steps<'a>(decoder: &'a Decoder, out: &mut Vec<&'a Decoder>) {
+        if decoder.kind == "Sequence" {
+            decoder.decoders.iter().for_each(|inner| steps(inner, out));
+        } else {
+            out.push(decoder);
+        }
+    }
+    let Some(decoder) = pipeline_part::<Decoder>(path, "decoder", raw)? else {
+        let bytes =
+            stages.iter().any(|stage| matches!(stage, Stage::Library(PreTokenizerWrapper::ByteLevel(_))));
+        return if bytes {
+            Ok(Spelling::ByteLevel)
+        } else {
+            Err(unsupported(
+                path,
+                "a tokenizer.json without a decoder".to_owned(),
+                "byte-level ones may lack it",
+            ))
+        };
+    };
+    let mut flat = Vec::new();
+    steps(&decoder, &mut flat);
+    let mut spelling = None;
+    for step in flat {
+        match step.kind.as_str() {
+            "ByteLevel" => spelling = Some(Spelling::ByteLevel),
+            "Metaspace" => {
+                let never =
+                    step.prepend_scheme.as_deref() == Some("never") || step.add_prefix_space == Some(false);
+                spelling = Some(Spelling::Metaspace { strip_first: !never });
+            }
+            "Replace" | "ByteFallback" => {
+                spelling = spelling.or(Some(Spelling::Metaspace { strip_first: false }));
+            }
+            "Strip" if step.start > 0 => spelling = Some(Spelling::Metaspace { strip_first: true }),
+            "Strip" | "Fuse" => {}
+            other => {
+                let hint = "supported are ByteLevel, Metaspace, Replace, ByteFallback, Strip and Fuse";
+                return Err(unsupported(path, format!("decoder {other:?}"), hint));
+            }
+        }
+    }
+    spelling.ok_or_else(|| {
+        unsupported(path, "an empty decoder".to_owned(), "tokenizer.json must say how to decode")
+    })
+}
+
+/// The tokens that the post-processor puts before and after a text.
+fn post_processor(
+    path: &Path,
+    raw: Option<&RawValue>,
+    id_of: &dyn Fn(&str) -> Option<u32>,
+) -> Result<(Option<u32>, Option<u32>)> {
+    #[derive(Deserialize)]
+    struct Processor {
+        #[serde(default)]
+        processors: Vec<Processor>,
+        #[serde(default)]
+        single: Vec<Item>,
+    }
+    #[derive(Deserialize)]
+    struct Item {
+        #[serde(rename = "SpecialToken")]
+        special: Option<Special>,
+    }
+    #[derive(Deserialize)]
+    struct Special {
+        id: String,
+    }
+    fn templates<'a>(processor: &'a Processor, out: &mut Vec<&'a [Item]>) {
+        out.push(&processor.single);
+        processor.processors.iter().for_each(|inner| templates(inner, out));
+    }
+    let Some(processor) = pipeline_part::<Processor>(path, "post_processor", raw)? else {
+        return Ok((None, None));
+    };
+    let mut all = Vec::new();
+    templates(&processor, &mut all);
+    let Some(items) = all.into_iter().find(|items| !items.is_empty()) else { return Ok((None, None)) };
+    let text = items.iter().position(|item| item.special.is_none()).unwrap_or(0);
+    let id = |item: Option<&Item>| {
+        item.and_then(|item| item.special.as_ref()).and_then(|special| id_of(&special.id))
+    };
+    Ok((id(items.first().filter(|_| text > 0)), id(items.last().filter(|_| text + 1 < items.len()))))
+}
+
+/// What the small files say about special tokens.
+#[derive(Debug, Default)]
+struct Specials {
+    bos: Option<String>,
+    eos: Option<String>,
+    add_bos: Option<bool>,
+    add_eos: Option<bool>,
+    end_ids: Vec<u32>,
+}
+
+impl Specials {
+    fn read(dir: &Path) -> Result<Self> {
+        #[derive(Default, Deserialize)]
+        struct Named {
+            bos_token: Option<Name>,
+            eos_token: Option<Name>,
+            add_bos_token: Option<bool>,
+            add_eos_token: Option<bool>,
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Name {
+            Text(String),
+            Token { content: String },
+        }
+        #[derive(Default, Deserialize)]
+        struct Generation {
+            eos_token_id: Option<Ids>,
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Ids {
+            One(u32),
+            Many(Vec<u32>),
+        }
+        fn file<T: Default + for<'a> Deserialize<'a>>(dir: &Path, name: &str) -> Result<T> {
+            let path = dir.join(name);
+            match json::read_text(&path, json::CONFIG_BYTES_MAX)? {
+                Some(text) => json::parse_text(&path, name, &text),
+                None => Ok(T::default()),
+            }
+        }
+        let text = |name: Name| match name {
+            Name::Text(text) | Name::Token { content: text } => text,
+        };
+        let config: Named = file(dir, "tokenizer_config.json")?;
+        let map: Named = file(dir, "special_tokens_map.json")?;
+        let generation: Generation = file(dir, "generation_config.json")?;
+        let model: Generation = file(dir, "config.json")?;
+        Ok(Self {
+            bos: config.bos_token.or(map.bos_token).map(text),
+            eos: config.eos_token.or(map.eos_token).map(text),
+            add_bos: config.add_bos_token,
+            add_eos: config.add_eos_token,
+            end_ids: match generation.eos_token_id.or(model.eos_token_id) {
+                Some(Ids::One(id)) => vec![id],
+                Some(Ids::Many(ids)) => ids,
+                None => Vec::new(),
+            },
+        })
+    }
+}
+
+/// `tokenizer.json`, as far as it is used here.
+#[derive(Deserialize)]
+struct TokenizerFile<'a> {
+    #[serde(default)]
+    added_tokens: Vec<AddedTokenEntry>,
+    #[serde(borrow)]
+    normalizer: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pre_tokenizer: Option<&'a RawValue>,
+    #[serde(borrow)]
+    post_processor: Option<&'a RawValue>,
+    #[serde(borrow)]
+    decoder: Option<&'a RawValue>,
+    model: ModelEntry,
+}
+
+#[derive(Deserialize)]
+struct AddedTokenEntry {
+    id: u32,
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    normalized: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+#[derive(Deserialize)]
+struct ModelEntry {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    vocab: Entries,
+    #[serde(default, deserialize_with = "merges")]
+    merges: Vec<Merge>,
+    unk_token: Option<String>,
+    unk_id: Option<u32>,
+    continuing_subword_prefix: Option<String>,
+    end_of_word_suffix: Option<String>,
+    #[serde(default)]
+    fuse_unk: bool,
+    #[serde(default)]
+    byte_fallback: bool,
+    #[serde(default)]
+    ignore_merges: bool,
+}
+
+/// `model.vocab` in its two forms.
+enum Entries {
+    Ids(Vec<(String, u32)>),
+    Scores(Vec<(String, f64)>),
+}
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct EntriesVisitor;
+        impl<'de> Visitor<'de> for EntriesVisitor {
+            type Value = Entries;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("tokens with ids or a list of [token, score]")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                    at_most(entries.len(), TOKENS_MAX, "tokens")?;
+                }
+                Ok(Entries::Ids(entries))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = seq.next_element()? {
+                    entries.push(entry);
+                    at_most(entries.len(), TOKENS_MAX, "tokens")?;
+                }
+                Ok(Entries::Scores(entries))
+            }
+        }
+        deserializer.deserialize_any(EntriesVisitor)
+    }
+}
+
+/// One merge, written `"a b"` or `["a", "b"]`.
+struct Merge(String, String);
+
+impl<'de> Deserialize<'de> for Merge {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct MergeVisitor;
+        impl<'de> Visitor<'de> for MergeVisitor {
+            type Value = Merge;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a merge: \"left right\" or [left, right]")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> std::result::Result<Merge, E> {
+                match text.split_once(' ') {
+                    Some((left, right)) if !left.is_empty() && !right.is_empty() && !right.contains(' ') => {
+                        Ok(Merge(left.to_owned(), right.to_owned()))
+                    }
+                    _ => Err(E::custom(format_args!("the merge {text:?} is not two tokens"))),
+                }
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Merge, A::Error> {
+                match (seq.next_element()?, seq.next_element()?, seq.next_element::<String>()?) {
+                    (Some(left), Some(right), None) => Ok(Merge(left, right)),
+                    _ => Err(de::Error::custom("a merge is not two tokens")),
+                }
+            }
+        }
+        deserializer.deserialize_any(MergeVisitor)
+    }
+}
+
+fn merges<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<Merge>, D::Error> {
+    struct MergesVisitor;
+    impl<'de> Visitor<'de> for MergesVisitor {
+        type Value = Vec<Merge>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of merges")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Vec<Merge>, A::Error> {
+            let mut merges = Vec::new();
+            while let Some(merge) = seq.next_element()? {
+                merges.push(merge);
+                at_most(merges.len(), MERGES_MAX, "merges")?;
+            }
+            Ok(merges)
+        }
+    }
+    deserializer.deserialize_seq(MergesVisitor)
+}
+
+fn at_most<E: de::Error>(found: usize, limit: usize, what: &str) -> std::result::Result<(), E> {
+    if found > limit { Err(E::custom(format_args!("more than {limit} {what}"))) } else { Ok(()) }
+}

@@ -1,0 +1,15 @@
+//! The tests of the public interface, one binary: kernels of every tier against the scalar reference and double precision,
+//! the encoders, and what is read and written. Private parts are tested beside their code.
+
+#![allow(clippy::unwrap_used, reason = "a helper of tests fails with the test")]
+
+mod activations;
+mod attend;
+mod common;
+mod encode;
+mod float_products;
+#[cfg(unix)]
+mod guard;
+mod products;
+mod reference;
+mod vectors;

@@ -1,0 +1,240 @@
+//! A model that answers prompts: a session with its tokenizer and chat template, for `chat` and `run`. It
+//! must not know how answers are shown.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use moelten_engine::api::{Answer, Event, GenerateParams};
+use moelten_engine::error::EngineError;
+use moelten_engine::runtime::Runtime;
+use moelten_engine::runtime::cancel::Cancel;
+use moelten_engine::sequence::session::Sequence;
+use moelten_loader::load::LoadedModel;
+use moelten_loader::text::SamplingHints;
+use moelten_loader::text::chat::ChatTemplate;
+use moelten_tui::chat::Facts;
+use moelten_tui::chat::Limits;
+use moelten_tui::chat::Tell;
+use moelten_tui::terminal::Tone;
+
+use crate::chat::language::Language;
+use crate::exit::CommandError;
+use crate::models;
+use crate::open::{self, SessionArgs};
+use crate::report::memory_words;
+use crate::signals::Polling;
+
+/// A model whose headers are read and whose weights are not.
+pub struct Headers {
+    loaded: LoadedModel,
+    template: Option<ChatTemplate>,
+    name: String,
+}
+
+impl Headers {
+    /// Reads the headers of a model; `None` is the built-in one. The chat template is compiled only
+    /// `with_template`.
+    ///
+    /// # Errors
+    /// Files that cannot be read or are invalid.
+    pub fn read(model: Option<&Path>, with_template: bool) -> anyhow::Result<Self> {
+        let loaded = open::load(model)?;
+        let template = if with_template { loaded.chat_template()? } else { None };
+        Ok(Self { loaded, template, name: open::name(model) })
+    }
+
+    /// Refuses a model without a chat template.
+    ///
+    /// # Errors
+    /// [`CommandError::NoTemplate`].
+    pub fn check_template(&self) -> Result<(), CommandError> {
+        let name = || CommandError::NoTemplate { model: self.name.clone() };
+        self.template.as_ref().map(drop).ok_or_else(name)
+    }
+}
+
+/// A model ready to answer.
+pub struct Answerer {
+    pub(crate) session: Sequence,
+    language: Arc<Language>,
+    about: About,
+}
+
+/// Facts about a model for people. Texts are unfiltered.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// File or folder name.
+    pub name: String,
+    /// Family label.
+    pub family: &'static str,
+    /// Type of most of its weights.
+    pub format: String,
+    /// What the model's files recommend.
+    pub hints: SamplingHints,
+    /// Harmless oddities of its files.
+    pub notices: Vec<String>,
+    /// Size of the context and the reason for it.
+    pub context: String,
+    /// The model's maximum context in tokens.
+    pub made_for: usize,
+    /// Threads and instruction set.
+    pub compute: String,
+    /// Measured limits of the machine; empty if nothing was measured.
+    pub limits: Limits,
+}
+
+impl Answerer {
+    /// Opens a model and makes it ready; `None` is the built-in one. The chat template is used only
+    /// `with_template`. Messages about its memory go to `tell`.
+    ///
+    /// # Errors
+    /// As [`Headers::read`] and [`Self::of`].
+    pub fn open(
+        model: Option<&Path>,
+        options: &SessionArgs,
+        with_template: bool,
+        tell: Option<Tell<'_>>,
+    ) -> anyhow::Result<Self> {
+        let headers = Headers::read(model, with_template)?;
+        Self::of(headers, options, &options.compute().runtime()?, tell, &Cancel::new())
+    }
+
+    /// Makes a model ready whose headers are read. `cancel` gives that up and frees what was allocated.
+    ///
+    /// # Errors
+    /// Invalid files, too little memory; [`CommandError::Stopped`], [`EngineError::Cancelled`].
+    pub fn of(
+        headers: Headers,
+        options: &SessionArgs,
+        runtime: &Arc<Runtime>,
+        tell: Option<Tell<'_>>,
+        cancel: &Cancel,
+    ) -> anyhow::Result<Self> {
+        let check_stop = || if cancel.is_cancelled() { Err(CommandError::Stopped) } else { Ok(()) };
+        let Headers { loaded, template, name } = headers;
+        check_stop()?;
+        let text = loaded.text()?;
+        let hints = loaded.sampling_hints()?;
+        let family = loaded.spec.family;
+        let mut tell = tell;
+        let mut limits = Limits::default();
+        if let Some(tell) = &mut tell {
+            let plan = options.plan(&loaded)?;
+            let before = memory_words::before_start(options, &loaded, &plan)?;
+            limits = before.limits;
+            before.lines.into_iter().for_each(|(tone, line)| tell(tone, line));
+        }
+        check_stop()?;
+        let format = models::weight_type(&loaded);
+        let mut notices = loaded.notices;
+        notices.extend(text.notices);
+        let model = options.model(runtime, loaded.spec, loaded.tensors, cancel)?;
+        check_stop()?;
+        if let (Some(tell), Some(line)) = (tell, memory_words::after_start(&model)) {
+            tell(Tone::Warning, line);
+        }
+        let threads = runtime.pool().threads();
+        let compute_text = format!("{threads} threads, {}", runtime.isa().name());
+        let (session, why) = options.session(&Arc::clone(&model))?;
+        let about = About {
+            name,
+            family,
+            format,
+            hints,
+            notices,
+            context: format!("{} tokens ({why})", open::count(session.context())),
+            made_for: model.spec().max_context,
+            compute: compute_text,
+            limits,
+        };
+        let language = Arc::new(Language::new(about.name.clone(), text.tokenizer, template));
+        Ok(Self { session, language, about })
+    }
+
+    /// Facts for people.
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// Size of the context in tokens.
+    pub fn context(&self) -> usize {
+        self.session.context()
+    }
+
+    /// Bytes of the KV cache of a context of this many tokens.
+    pub fn kv_bytes(&self, context: usize) -> u64 {
+        // The cache has one row per token in every layer.
+        let (bytes, _) = self.session.bytes();
+        bytes / self.session.context() as u64 * context as u64
+    }
+
+    /// Tokenizer and chat template.
+    pub fn language(&self) -> &Arc<Language> {
+        &self.language
+    }
+
+    /// Refuses a missing template and a system prompt that the template drops.
+    ///
+    /// # Errors
+    /// [`CommandError::NoTemplate`], [`CommandError::Unsupported`].
+    pub fn check(&self, system: Option<&str>) -> Result<(), CommandError> {
+        if !self.language.has_template() {
+            return Err(CommandError::NoTemplate { model: self.about.name.clone() });
+        }
+        if system.is_some() && !self.language.supports_system() {
+            let problem =
+                "this model's chat template takes no system prompt; omit --system and put it into the prompt";
+            return Err(CommandError::Unsupported(problem.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Facts for the chat screen.
+    pub fn facts(&self) -> Facts {
+        let about = &self.about;
+        Facts {
+            model: about.name.clone(),
+            format: about.format.clone(),
+            context: self.context(),
+            supports_system: self.language.supports_system(),
+            can_skip_thinking: self.language.can_skip_thinking(),
+            limits: about.limits,
+            rows: vec![
+                ("family", about.family.to_owned()),
+                ("weights", about.format.clone()),
+                ("context", about.context.clone()),
+                ("compute", about.compute.clone()),
+            ],
+        }
+    }
+
+    /// Answers a prompt. Ctrl-C, a signal or `on_event` can cancel it.
+    ///
+    /// # Errors
+    /// As [`Sequence::generate`].
+    pub fn answer(
+        &mut self,
+        prompt: &[u32],
+        params: &GenerateParams,
+        on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<Answer, EngineError> {
+        let polling = Polling::begin();
+        self.answer_until(polling.stop(), prompt, params, on_event)
+    }
+
+    /// As [`Self::answer`], cancelled by `cancel`.
+    pub(crate) fn answer_until(
+        &mut self,
+        cancel: &Cancel,
+        prompt: &[u32],
+        params: &GenerateParams,
+        on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<Answer, EngineError> {
+        self.session.generate(&self.language.tokenizer, prompt, params, cancel, &mut |event| {
+            if on_event(event).is_break() {
+                cancel.cancel();
+            }
+        })
+    }
+}

@@ -1,0 +1,163 @@
+//! Options of every command that computes with a model. It must not know what the model is used for.
+
+use std::sync::Arc;
+
+use moelten_engine::experts::store::Prefetch;
+use moelten_engine::model::{Model, ModelOptions};
+use moelten_engine::plan::{Io, Ram, SequenceOptions};
+use moelten_engine::runtime::cancel::Cancel;
+use moelten_engine::runtime::topology::Pin;
+use moelten_engine::runtime::{Runtime, RuntimeOptions};
+use moelten_engine::state::kv::format::KvFormat;
+use moelten_loader::spec::ModelSpec;
+use moelten_loader::tensors::store::TensorStore;
+
+use super::sizes::ram;
+
+/// Options of every command that computes with a model.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ComputeArgs {
+    /// Worker threads [default: one per performance core]
+    #[arg(long, value_name = "N", env = "MOELTEN_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Pin each worker thread to a CPU [auto: when no other program is using the cores]
+    #[arg(long, value_name = "WHEN", env = "MOELTEN_PIN", default_value = "auto")]
+    pub pin: PinArg,
+    /// Element type of the KV cache [default: f16; f32 for `logits`]
+    #[arg(long, value_name = "TYPE")]
+    pub kv: Option<KvArg>,
+    /// Memory the process may own: a size like 6G or 800M, `min` for the smallest that works, `auto` for what
+    /// is free
+    #[arg(long, value_name = "SIZE", env = "MOELTEN_RAM", default_value = "auto", value_parser = ram)]
+    pub ram: Ram,
+    /// How expert weights are read [auto: mapped if everything fits, direct reads otherwise]
+    #[arg(long, value_name = "HOW", env = "MOELTEN_IO", default_value = "auto")]
+    pub io: IoArg,
+    /// Read the experts that the next layer will probably choose in advance [auto: while it pays off]
+    #[arg(long, value_name = "WHEN", env = "MOELTEN_PREFETCH", default_value = "auto")]
+    pub prefetch: PrefetchArg,
+}
+
+/// How expert weights are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum IoArg {
+    /// Mapped if everything fits, direct reads otherwise
+    Auto,
+    /// From the mapped file
+    Mmap,
+    /// Direct reads that bypass the page cache
+    Direct,
+}
+
+impl From<IoArg> for Io {
+    fn from(arg: IoArg) -> Self {
+        match arg {
+            IoArg::Auto => Self::Auto,
+            IoArg::Mmap => Self::Mmap,
+            IoArg::Direct => Self::Direct,
+        }
+    }
+}
+
+/// When the experts of the next layer are prefetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum PrefetchArg {
+    /// While it pays off
+    Auto,
+    /// Always
+    On,
+    /// Never
+    Off,
+}
+
+impl From<PrefetchArg> for Prefetch {
+    fn from(arg: PrefetchArg) -> Self {
+        match arg {
+            PrefetchArg::Auto => Self::Auto,
+            PrefetchArg::On => Self::On,
+            PrefetchArg::Off => Self::Off,
+        }
+    }
+}
+
+/// When worker threads are pinned to CPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum PinArg {
+    /// With one thread per performance core, when no other program is using the cores
+    Auto,
+    /// Always
+    On,
+    /// Never
+    Off,
+}
+
+impl From<PinArg> for Pin {
+    fn from(arg: PinArg) -> Self {
+        match arg {
+            PinArg::Auto => Self::Auto,
+            PinArg::On => Self::On,
+            PinArg::Off => Self::Off,
+        }
+    }
+}
+
+/// Element type of the KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum KvArg {
+    /// Half precision
+    F16,
+    /// Single precision
+    F32,
+}
+
+impl From<KvArg> for KvFormat {
+    fn from(arg: KvArg) -> Self {
+        match arg {
+            KvArg::F16 => Self::F16,
+            KvArg::F32 => Self::F32,
+        }
+    }
+}
+
+impl ComputeArgs {
+    /// Starts the threads of the process. All its models run on one runtime.
+    ///
+    /// # Errors
+    /// As [`Runtime::start`].
+    pub fn runtime(&self) -> anyhow::Result<Arc<Runtime>> {
+        let (threads, pin) = (self.threads.map(usize::from), self.pin.into());
+        Ok(Runtime::start(RuntimeOptions { threads, pin, isa: None })?)
+    }
+
+    /// Options of a model with room for `sequence` and for `extra` bytes of the caller.
+    pub fn options(&self, sequence: SequenceOptions, extra: u64) -> ModelOptions {
+        ModelOptions {
+            ram: self.ram,
+            io: self.io.into(),
+            prefetch: self.prefetch.into(),
+            sequence,
+            extra,
+            cancel: Cancel::new(),
+        }
+    }
+
+    /// Makes a model ready to run, with room for `sequence` and for `extra` bytes of the caller.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn model(
+        &self,
+        runtime: &Arc<Runtime>,
+        spec: ModelSpec,
+        tensors: TensorStore,
+        sequence: SequenceOptions,
+        extra: u64,
+    ) -> anyhow::Result<Arc<Model>> {
+        Ok(Arc::new(Model::new(runtime, spec, tensors, &self.options(sequence, extra))?))
+    }
+
+    /// Element type of the KV cache: the option's, or f16.
+    pub fn kv(&self) -> KvFormat {
+        self.kv.map_or_else(KvFormat::default, KvFormat::from)
+    }
+}

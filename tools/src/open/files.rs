@@ -1,0 +1,32 @@
+//! Opens the files of a model by path, or the built-in model. It must not know what the model is used for.
+
+use std::path::{Path, PathBuf};
+
+use moelten_loader::load::{self, LoadedModel};
+use moelten_tui::terminal::{Notes, Tone};
+
+use super::builtin;
+
+/// Opens a model; `None` is the built-in one.
+///
+/// # Errors
+/// As [`load::load`].
+pub fn load(model: Option<&Path>) -> anyhow::Result<LoadedModel> {
+    Ok(match model {
+        Some(path) => load::load(path)?,
+        None => builtin::load()?,
+    })
+}
+
+/// Prints notices about a model's files, a line each.
+pub fn mention(notices: &[String]) {
+    let notes = Notes::detect();
+    notices.iter().for_each(|notice| notes.line(Tone::Dim, &format!("note: {notice}")));
+}
+
+/// The name of the file or folder, without its path. Unfiltered.
+pub fn name(model: Option<&Path>) -> String {
+    let Some(path) = model else { return builtin::NAME.to_owned() };
+    let full = path.canonicalize().unwrap_or_else(|_| PathBuf::from(path));
+    full.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}

@@ -1,0 +1,273 @@
+//! What `moelten bench` prints, as text and as JSON. The names in the JSON object are a promise: other
+//! programs read them. It must not know how things are measured.
+
+use moelten_engine::model::Model;
+use moelten_engine::plan::Experts;
+use moelten_engine::runtime::topology::Placement;
+use serde_json::{Value, json};
+
+use super::progress::bytes;
+use crate::bench::limits::Limits;
+use crate::bench::measure::{Measured, Rates, Work};
+
+/// Everything that is printed.
+pub struct BenchReport<'a> {
+    /// Model file or shape.
+    pub name: &'a str,
+    /// Weight format of a shape with generated weights.
+    pub generated: Option<&'a str>,
+    /// Features of the real model that the shape lacks.
+    pub approximated: Option<&'a str>,
+    /// What was timed.
+    pub work: Work,
+    /// The model that ran.
+    pub model: &'a Model,
+    /// Rates and traffic.
+    pub measured: Measured,
+    /// The most memory that the process owned.
+    pub peak_owned_bytes: Option<u64>,
+    /// What the machine can do.
+    pub limits: Limits,
+}
+
+/// Derived figures of decode, for both outputs.
+struct DecodeFigures {
+    gb_per_s: f64,
+    share_of_ram: f64,
+    gb_per_s_with_kv: f64,
+    share_of_ram_with_kv: f64,
+    /// The limit set by RAM and disk: the bytes of a token at the speed of RAM, or those from the disk at its
+    /// speed, whichever takes longer. `None` if the speed of the disk is unknown and needed.
+    bound_tokens_per_s: Option<f64>,
+}
+
+impl BenchReport<'_> {
+    fn decode_figures(&self) -> Option<DecodeFigures> {
+        let (decode, ram) = (self.measured.decode.as_ref()?, self.limits.ram_gb_per_s);
+        let rate = decode.rates.median / 1e9;
+        let with_kv = decode.bytes_per_token + decode.kv_bytes_per_token;
+        let from_disk = match self.work.streams {
+            true => decode.store.decode.missed_bytes as f64 / (self.work.decode * self.work.repeat) as f64,
+            false => decode.disk_bytes_per_token.unwrap_or(0.0),
+        };
+        let disk_seconds = match &self.limits.disk_gb_per_s {
+            _ if from_disk == 0.0 => Some(0.0),
+            Ok(disk) => Some(from_disk / disk / 1e9),
+            Err(_) => None,
+        };
+        Some(DecodeFigures {
+            gb_per_s: decode.bytes_per_token * rate,
+            share_of_ram: decode.bytes_per_token * rate / ram,
+            gb_per_s_with_kv: with_kv * rate,
+            share_of_ram_with_kv: with_kv * rate / ram,
+            bound_tokens_per_s: disk_seconds.map(|disk| 1.0 / disk.max(with_kv / ram / 1e9)),
+        })
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        let Measured { prefill, decode, disk_bytes } = &self.measured;
+        let (plan, work, limits) = (self.model.runtime().pool().plan(), self.work, &self.limits);
+        let prefill_json = prefill.as_ref().map(|prefill| {
+            let tops = prefill.operations_per_token * prefill.rates.median / 1e12;
+            json!({
+                "tokens": work.prefill,
+                "tokens_per_s": prefill.rates.median,
+                "tokens_per_s_min": prefill.rates.min,
+                "tokens_per_s_max": prefill.rates.max,
+                "first_tokens_per_s": prefill.first_rate,
+                "operations_per_token": prefill.operations_per_token,
+                "int8_tops": tops,
+                "share_of_int8": tops / limits.int8_tops,
+            })
+        });
+        let decode_json = decode.as_ref().zip(self.decode_figures()).map(|(decode, figures)| {
+            json!({
+                "tokens": work.decode,
+                "depth": work.depth,
+                "tokens_per_s": decode.rates.median,
+                "tokens_per_s_min": decode.rates.min,
+                "tokens_per_s_max": decode.rates.max,
+                "bytes_per_token": decode.bytes_per_token,
+                "kv_bytes_per_token": decode.kv_bytes_per_token,
+                "gb_per_s": figures.gb_per_s,
+                "share_of_ram": figures.share_of_ram,
+                "gb_per_s_with_kv": figures.gb_per_s_with_kv,
+                "share_of_ram_with_kv": figures.share_of_ram_with_kv,
+                "bound_tokens_per_s": figures.bound_tokens_per_s,
+                "experts_used": decode.experts_used,
+                "experts": decode.experts,
+            })
+        });
+        json!({
+            "model": self.name,
+            "generated": self.generated,
+            "approximated": self.approximated,
+            "isa": self.model.runtime().isa().name(),
+            "threads": plan.threads,
+            "pinned": matches!(plan.placement, Placement::Pinned(_)),
+            "kv": work.kv.name(),
+            "repeat": work.repeat,
+            "prefill": prefill_json,
+            "decode": decode_json,
+            "limits": {
+                "ram_gb_per_s": limits.ram_gb_per_s,
+                "weights_gb_per_s": limits.weights_gb_per_s,
+                "int8_tops": limits.int8_tops,
+                "disk_gb_per_s": limits.disk_gb_per_s.as_ref().ok(),
+                "disk_problem": limits.disk_gb_per_s.as_ref().err(),
+            },
+            "cache": self.cache_json(*disk_bytes),
+            "memory": {
+                "peak_owned_bytes": self.peak_owned_bytes,
+                "budget_bytes": self.model.plan().budget,
+                "mapped_bytes": self.model.plan().mapped(),
+            },
+        })
+    }
+
+    /// Figures of the expert store; `null` for phases that were not run. Mapped experts count as resident.
+    fn cache_json(&self, disk_bytes: Option<u64>) -> Value {
+        let (prefill, decode) = (self.measured.prefill.as_ref(), self.measured.decode.as_ref());
+        let stores = prefill.map(|p| &p.store).into_iter().chain(decode.map(|d| &d.store));
+        let bytes_read =
+            if self.work.streams { Some(stores.map(|s| s.bytes_read).sum()) } else { disk_bytes };
+        let tokens = (self.work.decode * self.work.repeat) as f64;
+        json!({
+            "streams": self.work.streams,
+            "share_resident": match &self.model.plan().experts {
+                Experts::Cached(cached) => cached.share(),
+                Experts::InPlace => 1.0,
+            },
+            "hit_rate_decode": decode.map(|d| d.store.decode.hit_rate()),
+            "hit_rate_prefill": prefill.map(|p| p.store.prefill.hit_rate()),
+            "bytes_read": bytes_read,
+            "decode_missed_bytes_per_token": decode.map(|d| d.store.decode.missed_bytes as f64 / tokens),
+            "decode_bytes_read_per_token": decode.map(|d| d.store.bytes_read as f64 / tokens),
+            "decode_stall_s": decode.map(|d| d.store.decode.stall.as_secs_f64()),
+            "decode_read_gb_per_s": decode.map(|d| d.store.read_gb_per_s()),
+            "prefill_stall_s": prefill.map(|p| p.store.prefill.stall.as_secs_f64()),
+            "prefill_read_gb_per_s": prefill.map(|p| p.store.read_gb_per_s()),
+            "retries": decode.map(|d| d.store.retries),
+            "prefetch": decode.map(|d| d.store.ahead.iter().map(|layer| json!({
+                "chosen": layer.chosen, "foreseen": layer.foreseen, "read": layer.read, "useful": layer.useful,
+            })).collect::<Vec<_>>()),
+        })
+    }
+
+    /// Lines about the expert cache, if there is one.
+    fn cache_lines(&self, lines: &mut Vec<String>) {
+        let Experts::Cached(cached) = &self.model.plan().experts else { return };
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        lines.push(format!(
+            "experts  {} cached, {}; {}",
+            percent(cached.share()),
+            bytes(cached.bytes()),
+            if cached.direct { "direct reads" } else { "mapped" }
+        ));
+        if let Some(prefill) = &self.measured.prefill {
+            let (store, tokens) = (&prefill.store, (self.work.prefill * self.work.repeat) as u64);
+            lines.push(format!(
+                "         prefill: {:.2} tok/s with an empty cache; then {} hits, {} read per token at {:.2} GB/s, stalled on \
+                 disk {:.0} % of the time",
+                prefill.first_rate,
+                percent(store.prefill.hit_rate()),
+                bytes(store.bytes_read / tokens),
+                store.read_gb_per_s(),
+                100.0 * store.prefill.stall.as_secs_f64() * prefill.rates.median / tokens as f64,
+            ));
+        }
+        if let Some(decode) = &self.measured.decode {
+            let (store, tokens) = (&decode.store, (self.work.decode * self.work.repeat) as u64);
+            lines.push(format!(
+                "         decode: {} hits, {} read per token at {:.2} GB/s, stalled on disk {:.0} % of the time",
+                percent(store.decode.hit_rate()),
+                bytes(store.bytes_read / tokens),
+                store.read_gb_per_s(),
+                100.0 * store.decode.stall.as_secs_f64() * decode.rates.median / tokens as f64,
+            ));
+            let ahead = store.ahead_total();
+            if ahead.chosen > 0 {
+                lines.push(format!(
+                    "         prefetch: {} of the chosen experts predicted; {} read ahead, {} of them used",
+                    percent(ahead.foreseen as f64 / ahead.chosen as f64),
+                    ahead.read,
+                    percent(ahead.useful as f64 / ahead.read.max(1) as f64),
+                ));
+            }
+        }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let (work, limits) = (self.work, &self.limits);
+        let mut lines = vec![match self.generated {
+            Some(format) => format!("{}, generated weights, {format}", self.name),
+            None => self.name.to_owned(),
+        }];
+        lines.push(format!(
+            "{}; {}; KV {}",
+            self.model.runtime().pool().plan(),
+            self.model.runtime().isa(),
+            work.kv.name()
+        ));
+        if let Some(prefill) = &self.measured.prefill {
+            let tops = prefill.operations_per_token * prefill.rates.median / 1e12;
+            lines.push(format!(
+                "prefill  {:>5} tokens {}   {tops:.2} of {:.2} int8 TOP/s ({:.0} %)",
+                work.prefill,
+                spread(prefill.rates),
+                limits.int8_tops,
+                100.0 * tops / limits.int8_tops
+            ));
+        }
+        if let Some((decode, figures)) = self.measured.decode.as_ref().zip(self.decode_figures()) {
+            lines.push(format!(
+                "decode   {:>5} tokens {}   {:.1} of {:.1} GB/s RAM ({:.0} %)",
+                work.decode,
+                spread(decode.rates),
+                figures.gb_per_s,
+                limits.ram_gb_per_s,
+                100.0 * figures.share_of_ram
+            ));
+            lines.push(format!(
+                "         after {} tokens; {} of weights and {} of KV per token ({:.1} GB/s, {:.0} %, in total)",
+                work.depth,
+                bytes(decode.bytes_per_token as u64),
+                bytes(decode.kv_bytes_per_token as u64),
+                figures.gb_per_s_with_kv,
+                100.0 * figures.share_of_ram_with_kv
+            ));
+            if let Some(weights) = limits.weights_gb_per_s {
+                let share = 100.0 * figures.gb_per_s / weights;
+                lines.push(format!("         plain reads of the weights: {weights:.1} GB/s ({share:.0} %)"));
+            }
+            let bound = figures.bound_tokens_per_s.map_or_else(
+                || "limit unknown: the disk was not measured".to_owned(),
+                |bound| {
+                    let share = 100.0 * decode.rates.median / bound;
+                    format!("hardware limit {bound:.1} tok/s ({share:.0} % reached)")
+                },
+            );
+            let used = format!("{} of {} experts used", decode.experts_used, decode.experts);
+            lines.push(format!("         {bound}; {used}"));
+        }
+        self.cache_lines(&mut lines);
+        let disk = match &limits.disk_gb_per_s {
+            Ok(speed) => format!("{speed:.2} GB/s"),
+            Err(why) => format!("not measured: {why}"),
+        };
+        lines.push(format!("disk     {disk}"));
+        let owned = self.peak_owned_bytes.map_or_else(|| "unknown".to_owned(), bytes);
+        let read = self.measured.disk_bytes.map_or_else(|| "unknown".to_owned(), bytes);
+        let budget = bytes(self.model.plan().budget);
+        lines.push(format!("memory   peak {owned} of {budget}; {read} read from disk in timed runs"));
+        lines.push(String::new());
+        lines.join("\n")
+    }
+}
+
+/// Median, slowest and fastest, aligned.
+fn spread(rates: Rates) -> String {
+    format!("{:>8.2} tok/s ({:.2} to {:.2})", rates.median, rates.min, rates.max)
+}

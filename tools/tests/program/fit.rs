@@ -1,0 +1,170 @@
+//! `moelten fit` and what `run` and `chat` say about memory, on the built-in model as a file.
+
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+use crate::common::{BRIEF, Outcome, args, builtin, moelten, run};
+
+const MIB: f64 = 1048576.0;
+
+fn fit(options: &[&str]) -> Outcome {
+    run(moelten().arg("fit").arg(builtin()).args(options), b"")
+}
+
+fn json(options: &[&str]) -> Value {
+    serde_json::from_str(fit(&[options, &["--json"]].concat()).fine().text()).unwrap()
+}
+
+fn ask(options: &[&str]) -> Outcome {
+    run(moelten().arg("run").arg(builtin()).args(["-p", "hello"]).args(BRIEF).args(options), b"")
+}
+
+/// A budget with room for about half of the experts, in bytes.
+fn half() -> String {
+    static HALF: OnceLock<String> = OnceLock::new();
+    HALF.get_or_init(measure_half).clone()
+}
+
+fn measure_half() -> String {
+    let least = json(&["--ram", "min", "--ctx", "256"]);
+    let (total, experts) = (&least["memory"]["total_bytes"], &least["experts"]["file_bytes"]);
+    (total.as_u64().unwrap() + experts.as_u64().unwrap() / 2).to_string()
+}
+
+#[test]
+fn a_model_that_fits_is_in_place() {
+    // The built-in model is not in a file.
+    let own = args(["fit"]).fine();
+    assert!(own.text().contains("RAM, all of it fits"), "{own:?}");
+    assert!(own.text().contains("the weights are not in a file"), "{own:?}");
+    let report = json(&[]);
+    assert_eq!(report["verdict"], "ram");
+    assert_eq!(report["hit_rate"]["low"], 1.0);
+    assert_eq!(report["experts"]["slots"], report["experts"]["per_layer"]);
+    let (low, high) = (&report["tokens_per_s_warm"]["low"], &report["tokens_per_s_warm"]["high"]);
+    assert!(0.0 < low.as_f64().unwrap() && low.as_f64() < high.as_f64(), "{report}");
+    let memory = &report["memory"];
+    let parts = ["program_bytes", "dense_bytes", "kv_bytes", "buffer_bytes", "expert_bytes"];
+    let sum: u64 = parts.iter().map(|part| memory[*part].as_u64().unwrap()).sum();
+    assert_eq!(memory["total_bytes"], sum);
+}
+
+#[test]
+fn a_model_that_does_not_fit_streams() {
+    let budget = half();
+    let options = ["--ram", &budget, "--ctx", "256"];
+    let text = fit(&options).fine();
+    assert!(text.text().contains("STREAM, runs with"), "{text:?}");
+    let report = json(&options);
+    assert_eq!(report["verdict"], "stream");
+    let share = report["experts"]["share"].as_f64().unwrap();
+    assert!((0.3..0.8).contains(&share), "{report}");
+    let (low, high) =
+        (report["hit_rate"]["low"].as_f64().unwrap(), report["hit_rate"]["high"].as_f64().unwrap());
+    assert!((low - share).abs() < 0.05 && low < high, "{report}");
+    let total = report["memory"]["total_bytes"].as_u64().unwrap();
+    assert!(total <= budget.parse().unwrap(), "{report}");
+    // A hit rate that was measured replaces the guess.
+    let known = json(&[&options[..], &["--hit-rate", "0.75"]].concat());
+    assert_eq!((&known["hit_rate"]["low"], &known["hit_rate"]["high"]), (&0.75.into(), &0.75.into()));
+}
+
+#[test]
+fn a_model_that_cannot_run_says_what_would() {
+    let outcome = fit(&["--ram", "20M", "--ctx", "256"]).refused(5, "E-MEM-03");
+    assert!(outcome.text().contains("NO, does not fit in 21.0 MB"), "{outcome:?}");
+    let named =
+        outcome.text().split("--ram ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+    ask(&["--ram", named, "--ctx", "256"]).fine();
+    let outcome = fit(&["--ram", "20M", "--ctx", "256", "--json"]).refused(5, "E-MEM-03");
+    let report: Value = serde_json::from_str(outcome.text()).unwrap();
+    assert_eq!((&report["verdict"], &report["longest_context"]), (&"no".into(), &0.into()));
+    let least = report["least_budget_bytes"].as_u64().unwrap();
+    // A little more than what it names: the program grows by a page or two from run to run.
+    let enough = (least + (2 << 20)).to_string();
+    assert_eq!(json(&["--ram", &enough, "--ctx", "256"])["verdict"], "stream");
+    // The longest context that fits is named.
+    let outcome = fit(&["--ram", &enough, "--ctx", "1000k", "--json"]).refused(5, "E-MEM-03");
+    let report: Value = serde_json::from_str(outcome.text()).unwrap();
+    let longest = report["longest_context"].as_u64().unwrap();
+    assert!((256..1_000_000).contains(&longest), "{report}");
+    let shorter = (longest / 2).to_string();
+    assert_eq!(json(&["--ram", &enough, "--ctx", &shorter])["verdict"], "stream");
+}
+
+/// What the program carries is in memory as a whole.
+#[test]
+fn a_default_context_shrinks_first() {
+    let carried = |options: &[&str]| args([&["fit", "--json"], options].concat());
+    let report = |outcome: Outcome| -> Value { serde_json::from_str(outcome.text()).unwrap() };
+    let total = |report: &Value| report["memory"]["total_bytes"].as_u64().unwrap();
+    let (short, whole) = (report(carried(&["--ctx", "600"]).fine()), report(carried(&[]).fine()));
+    let budget = ((total(&short) + total(&whole)) / 2).to_string();
+    let shrunk = report(carried(&["--ram", &budget]).fine());
+    let tokens = shrunk["context"].as_u64().unwrap();
+    assert!((512..whole["context"].as_u64().unwrap()).contains(&tokens), "{shrunk}");
+    carried(&["--ram", &budget, "--ctx", "1024"]).refused(5, "E-MEM-01");
+}
+
+#[test]
+fn a_hit_rate_is_a_share() {
+    for wrong in ["1.1", "-0.1", "nan", "x"] {
+        assert_eq!(fit(&["--hit-rate", wrong]).harmless().code, Some(2), "{wrong}");
+    }
+}
+
+#[test]
+fn what_is_foreseen_is_what_is_then_measured() {
+    let budget = half();
+    for ram in ["min", &budget] {
+        let options = ["--ram", ram, "--ctx", "256"];
+        let foreseen = json(&options)["memory"]["total_bytes"].as_u64().unwrap() as f64;
+        let answer = ask(&[&options[..], &["--json"]].concat()).fine();
+        assert_eq!(answer.err, "", "with --json there is nothing beside the object");
+        let answer: Value = serde_json::from_str(answer.text()).unwrap();
+        let cache = &answer["stats"]["cache"];
+        let owned = cache["owned_bytes"].as_u64().unwrap() as f64;
+        assert!(
+            (owned - foreseen).abs() <= (0.05 * foreseen).max(32.0 * MIB),
+            "{foreseen} foreseen: {cache}"
+        );
+        assert!(cache["prompt"]["missed_bytes"].as_u64().unwrap() > 0, "{cache}");
+        assert!(
+            cache["answer"]["hit_rate"].as_f64().is_some_and(|rate| (0.0..=1.0).contains(&rate)),
+            "{cache}"
+        );
+    }
+}
+
+#[test]
+fn a_slow_start_is_announced_and_a_fast_one_is_not() {
+    assert_eq!(ask(&[]).fine().err, "");
+    let budget = half();
+    let streamed = ask(&["--ram", &budget, "--ctx", "256", "-v"]).fine();
+    for part in [
+        "larger than the memory budget of",
+        "of experts cached, the rest streamed from disk",
+        "moelten fit",
+        "cache, answer",
+        "used, budget",
+    ] {
+        assert!(streamed.err.contains(part), "{part}: {streamed:?}");
+    }
+    assert_eq!(streamed.text(), ask(&["--ctx", "256"]).text());
+    let least = ask(&["--ram", "min", "--ctx", "256"]).fine();
+    assert!(least.err.contains("layers cache fewer experts than one token chooses"), "{least:?}");
+    assert_eq!(least.text(), streamed.text());
+}
+
+#[test]
+fn stats_of_a_chat_tell_of_the_cache_only_if_there_is_one() {
+    let chat = |options: &[&str]| {
+        run(moelten().arg("chat").arg(builtin()).args(BRIEF).args(options), b"hello\n/stats\n").fine()
+    };
+    let streamed = chat(&["--ram", "min", "--ctx", "256"]);
+    assert!(streamed.err.contains("streamed from disk"), "{streamed:?}");
+    assert!(streamed.err.contains("hits;") && streamed.err.contains("read per token"), "{streamed:?}");
+    let whole = chat(&[]);
+    assert!(whole.err.contains("experts") && !whole.err.contains("hits"), "{whole:?}");
+}

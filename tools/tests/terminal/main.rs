@@ -1,0 +1,13 @@
+//! The chat in a real terminal, which tmux provides.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
+
+#[allow(dead_code, reason = "each test binary uses a part of it")]
+#[path = "../common/mod.rs"]
+mod common;
+
+mod hostile;
+mod lines;
+mod screen;
+mod thoughts;
+mod tmux;
