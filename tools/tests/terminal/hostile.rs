@@ -11,7 +11,7 @@ fn b68_on_the_full_screen_too() {
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(hostile(&folder), terminal.file("model.gguf")).unwrap();
     terminal.begin("--max-tokens 8 --seed 1 model.gguf");
-    terminal.see("Ask; / for commands");
+    terminal.see("Type a message");
     terminal.enter("hello");
     terminal.see("tok/s, context");
     let title = terminal.command().args(["display-message", "-p", "#{pane_title}"]).output().unwrap();
