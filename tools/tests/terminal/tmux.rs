@@ -154,4 +154,4 @@ impl Drop for Terminal {
 }
 
 /// Options under which the model talks for minutes.
-pub const ENDLESS: &str = "--ctx 200k --temp 100 --top-k 0 --top-p 1 --min-p 0 --seed 1";
+pub const ENDLESS: &str = "--ctx 200k --temp 100 --top-k 0 --top-p 1 --min-p 0 --seed 6";
