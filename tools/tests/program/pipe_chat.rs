@@ -103,3 +103,23 @@ fn thoughts_that_a_template_opens_are_part_of_the_answer_and_can_be_asked_away()
     assert_eq!(outcome.text().matches("<think>").count(), 1, "{outcome:?}");
     assert!(chat("/think off\n").err.contains("cannot switch reasoning off"));
 }
+
+/// Encoding the whole text took gigabytes; the limit of the address space ends a program that does.
+#[cfg(unix)]
+#[test]
+fn f8_files_that_do_not_fit_or_are_no_text_are_refused_cheaply() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("long.txt");
+    std::fs::write(&text, "The dog sat on the mat.\n".repeat(350_000)).unwrap();
+    let mut shell = crate::common::clean(std::process::Command::new("sh"));
+    shell.args(["-c", "ulimit -v 700000; exec \"$0\" \"$@\"", moelten().get_program().to_str().unwrap()]);
+    shell.args(["chat", "--threads", "1", "--ram", "100M", "--max-tokens", "4"]);
+    let binary = crate::common::builtin();
+    let lines = format!("/file {}\n/file {}\nhello\n", text.display(), binary.display());
+    let outcome = run(&mut shell, lines.as_bytes()).fine();
+    for part in
+        ["more than 1024 tokens) does not fit into the context", "not a text file (binary data)", "tok/s"]
+    {
+        assert!(outcome.err.contains(part), "{part}: {outcome:?}");
+    }
+}
