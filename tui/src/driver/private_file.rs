@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use moelten_loader::error::LoadError;
-use moelten_loader::output::PartialFile;
+use moelten_loader::io::output::PartialFile;
 
 /// Creates the folder of a file, if it does not exist; only the user may enter it then.
 ///
