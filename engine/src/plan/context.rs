@@ -62,6 +62,11 @@ pub fn buffer_bytes(spec: &ModelSpec, context: usize) -> u64 {
     Executor::bytes_for(spec, MOST_NEW_TOKENS.min(context), context)
 }
 
+/// Bytes of the states of a sequence with a context of `context` tokens.
+pub fn state_bytes(spec: &ModelSpec, context: usize, kv: KvFormat) -> u64 {
+    SequenceState::bytes_for(spec, context, kv)
+}
+
 /// Bytes of the states and of the buffers.
 pub(crate) fn need_bytes(spec: &ModelSpec, context: usize, kv: KvFormat) -> u64 {
     SequenceState::bytes_for(spec, context, kv).saturating_add(buffer_bytes(spec, context))

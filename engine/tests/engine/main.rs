@@ -11,5 +11,6 @@ mod layouts;
 mod packed;
 mod pressure;
 mod quantized;
+mod saved;
 mod store;
 mod variants;

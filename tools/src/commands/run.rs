@@ -2,10 +2,11 @@
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use moelten_engine::api::{Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, StopReason};
 use moelten_engine::error::EngineError;
+use moelten_engine::sequence::saved::Restored;
 use moelten_loader::text::chat::{Message, Role};
 use moelten_tui::chat::Tell;
 use moelten_tui::chat::summary;
@@ -38,6 +39,9 @@ pub struct RunArgs {
     /// Continue the text as it is, without the chat template (for base models)
     #[arg(long, visible_alias = "raw-prompt")]
     no_template: bool,
+    /// Keep what was computed of the text in FILE, and start from it the next time the text begins the same
+    #[arg(long, value_name = "FILE")]
+    prompt_cache: Option<PathBuf>,
     /// Print one JSON object: answer, reason, ids, stats, model, context, seed, notices
     #[arg(long)]
     json: bool,
@@ -81,12 +85,18 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     if !args.json {
         open::mention(&about.notices);
     }
+    if let Some(path) = &args.prompt_cache {
+        restore(&mut answerer, path, notes)?;
+    }
     let answered = if args.json {
         collect(&mut answerer, &ids, &params, notes)
     } else {
         stream(&mut answerer, &ids, &params, notes)?
     };
     let answer = answered.map_err(|error| with_advice(error, &answerer))?;
+    if let Some(path) = &args.prompt_cache {
+        answerer.session.save_to(path)?;
+    }
     if args.json {
         let object = object(&answer, &answerer, params.sampler.seed);
         writeln!(io::stdout(), "{}", printable(&object))?;
@@ -113,6 +123,22 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Starts from a prompt cache, if there is one that this model can use.
+fn restore(answerer: &mut Answerer, path: &Path, notes: Notes) -> anyhow::Result<()> {
+    let unused = match answerer.session.load_from(path)? {
+        Restored::Absent | Restored::Tokens(_) => return Ok(()),
+        Restored::OtherModel => "it was made with another model, processor or setting".to_owned(),
+        Restored::TooLong(tokens) => format!(
+            "it has {} tokens, the context holds {}",
+            open::count(tokens),
+            open::count(answerer.context())
+        ),
+    };
+    let line = format!("{}: the prompt cache cannot be used and is replaced: {unused}", path.display());
+    notes.line(Tone::Warning, &line);
+    Ok(())
 }
 
 /// The prompt: from an option, a pipe, or both, the pipe last.
