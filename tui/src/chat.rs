@@ -22,9 +22,9 @@ mod turn;
 
 pub use backend::{
     Backend, CountConversation, CountText, Counters, Failure, NotSwitched, PreviousModel, Request, Switched,
-    Tell,
+    Tell, TokenCount,
 };
-pub use event::{ChatEffect, ChatEvent, FileEvent, OverflowChoice, Overwrite};
+pub use event::{AttachError, ChatEffect, ChatEvent, FileEvent, OverflowChoice, Overwrite};
 pub use facts::{Facts, Limits};
 pub use handle::FORCE_QUIT_WITHIN;
 pub use meter::CONTEXT_WARNING_PERCENT;

@@ -19,8 +19,8 @@ mod private_file;
 mod prompt_progress;
 mod screen_mode;
 mod signal;
-mod supervise;
 pub mod terminal;
+mod text_file;
 
 pub use answer_stream::AnswerStream;
 pub use file_jobs::{StatePaths, last_conversation};
@@ -32,3 +32,4 @@ pub use line_mode::run as run_lines;
 pub use prompt_progress::PromptProgress;
 pub use screen_mode::{Controls, ScreenError, run as run_screen};
 pub use signal::SignalRequest;
+pub use text_file::{TextError, decode as decode_text, read as read_text};

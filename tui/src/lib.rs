@@ -4,7 +4,7 @@
 //! | folder | holds | knows |
 //! |---|---|---|
 //! | `markdown` | text for a terminal: filter, colours, wrapping, Markdown | nothing below |
-//! | `input` | what a person writes: composer, commands, settings | `markdown` |
+//! | `input` | what the user writes: composer, commands, settings | `markdown` |
 //! | `chat` | the conversation as a state machine | `markdown`, `input` |
 //! | `experts` | the picture of the expert cache | `markdown`, `chat` |
 //! | `screen` | the full screen as a state machine | all of the above |

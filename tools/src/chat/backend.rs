@@ -187,11 +187,10 @@ impl Backend for ChatBackend {
         let (counter, conversations) = (Arc::clone(&self.language), Arc::clone(&self.language));
         let live = self.answerer.as_ref().map(|answerer| answerer.session.model().live());
         Counters {
-            text: Arc::new(move |text| match counter.tokenizer.encode_text(text) {
-                Ok(ids) => Ok(ids.len()),
-                Err(error) => Err(message(&error.into())),
+            text: Arc::new(move |text, limit, stop| {
+                counter.count_text(text, limit, stop).map_err(|error| message(&error))
             }),
-            conversation: Arc::new(move |messages| conversations.count(messages)),
+            conversation: Arc::new(move |messages, limit, stop| conversations.count(messages, limit, stop)),
             experts: Arc::new(move || live.as_ref().map_or_else(ExpertMap::default, |live| live.map())),
         }
     }
@@ -263,13 +262,15 @@ mod tests {
         };
         let answer = |backend: &mut ChatBackend| backend.answer(&request, &mut |_| ControlFlow::Continue(()));
         assert!(!answer(&mut backend).unwrap().text.is_empty());
-        assert!((backend.counters().conversation)(&request.messages).is_some());
+        let go_on = Cancel::new();
+        assert!((backend.counters().conversation)(&request.messages, 1000, &go_on).is_some());
         // The previous model's file is gone.
         *backend.model.lock().unwrap() = Some("/gone.gguf".into());
         let nothing = backend.switch(Some(&file), &mut stops);
         assert!(matches!(nothing, Err(NotSwitched::NothingOpen(why)) if why.contains("/gone.gguf")));
         assert!(matches!(answer(&mut backend), Err(Failure::Other(why)) if why.contains("/model FILE")));
-        assert!((backend.counters().text)("Hello").unwrap() > 0, "the tokenizer stays usable");
+        let count = (backend.counters().text)("Hello", 1000, &go_on).unwrap();
+        assert!(count.at_least() > 0, "the tokenizer stays usable");
         backend.switch(Some(&file), &mut |_, _| ()).unwrap();
         assert!(!answer(&mut backend).unwrap().text.is_empty());
     }

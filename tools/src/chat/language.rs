@@ -7,12 +7,17 @@ use std::time::Duration;
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Role};
 use moelten_loader::text::tokenizer::{Markup, Tokenizer};
-use moelten_tui::chat::Request;
+use moelten_tui::chat::{Request, TokenCount};
 use moelten_tui::thinking;
 use serde_json::Value;
 
 use crate::exit::CommandError;
 
+/// Bytes of a text that are encoded at a time for a count.
+const COUNTED_BYTES: usize = 64 << 10;
+/// Tokens by which a piece may count more than the same bytes inside the whole text: tokens that span two
+/// pieces, and the space that some tokenizers add before a text.
+const COUNTED_MORE_MAX: usize = 4;
 /// Time between two polls of the stop flag while a prompt is made.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -78,8 +83,55 @@ impl Language {
         with(true) != with(false)
     }
 
-    /// Number of tokens of a conversation without the answer; `None` if the template refuses it.
-    pub fn count(&self, messages: &[Message]) -> Option<usize> {
+    /// Counts the tokens of a text. A text that clearly has more than `limit` is not encoded as a whole. If
+    /// `stop` is cancelled, the result is arbitrary.
+    ///
+    /// # Errors
+    /// The tokenizer cannot encode the text.
+    pub fn count_text(&self, text: &str, limit: usize, stop: &Cancel) -> anyhow::Result<TokenCount> {
+        if self.exceeds([text].into_iter(), limit, stop)? {
+            return Ok(TokenCount::MoreThan(limit));
+        }
+        Ok(TokenCount::Exactly(self.tokenizer.encode_text(text)?.len()))
+    }
+
+    /// Whether texts clearly have more than `limit` tokens together. They are encoded in pieces, of which no
+    /// more is kept than a count. Also true if `stop` is cancelled.
+    fn exceeds<'a>(
+        &self,
+        texts: impl Iterator<Item = &'a str>,
+        limit: usize,
+        stop: &Cancel,
+    ) -> anyhow::Result<bool> {
+        let mut tokens = 0_usize;
+        for text in texts {
+            let mut rest = text;
+            while rest.len() > COUNTED_BYTES {
+                if tokens > limit || stop.is_cancelled() {
+                    return Ok(true);
+                }
+                let end = rest.floor_char_boundary(COUNTED_BYTES);
+                // Cut at a line end if there is one: tokens rarely span it.
+                let end = rest[..end].rfind('\n').map_or(end, |line| line + 1);
+                let (piece, others) = rest.split_at(end);
+                tokens += self.tokenizer.encode_text(piece)?.len().saturating_sub(COUNTED_MORE_MAX);
+                rest = others;
+            }
+        }
+        Ok(tokens > limit)
+    }
+
+    /// Counts the tokens of a conversation without the answer, as [`Self::count_text`]; `None` if the
+    /// template refuses it.
+    pub fn count(&self, messages: &[Message], limit: usize, stop: &Cancel) -> Option<TokenCount> {
+        let texts = messages.iter().map(|message| message.content.as_str());
+        if self.exceeds(texts, limit, stop).ok()? {
+            return Some(TokenCount::MoreThan(limit));
+        }
+        self.count_whole(messages).map(TokenCount::Exactly)
+    }
+
+    fn count_whole(&self, messages: &[Message]) -> Option<usize> {
         if messages.iter().any(|message| message.role != Role::System) {
             return self.length(messages);
         }
@@ -195,9 +247,35 @@ mod tests {
         let each = "{% for message in messages %}{{ message.content }} {% endfor %}";
         let refuses = "{% if messages[-1].role == 'system' %}{{ raise_exception('no question') }}{% endif %}";
         let system = [Message::new(Role::System, "You are a kind dog.")];
-        let tokens = language(each).count(&system);
+        let tokens = language(each).count_whole(&system);
         assert!(tokens.is_some_and(|tokens| tokens > 3), "{tokens:?}");
-        assert_eq!(language(&format!("{refuses}{each}")).count(&system), tokens);
+        assert_eq!(language(&format!("{refuses}{each}")).count_whole(&system), tokens);
+    }
+
+    #[test]
+    fn a_text_is_counted_up_to_a_limit() {
+        let loaded = crate::open::builtin::load().unwrap();
+        let template = loaded.chat_template().unwrap();
+        let language = Language::new("m".into(), loaded.text().unwrap().tokenizer, template);
+        let (go_on, cancelled) = (Cancel::new(), Cancel::new());
+        cancelled.cancel();
+        // Lines, and a single one; both of several pieces.
+        for text in ["The dog sat on the mat.\n".repeat(20_000), "The dog sat on the mat. ".repeat(20_000)] {
+            let tokens = language.tokenizer.encode_text(&text).unwrap().len();
+            let count = |limit, stop: &Cancel| language.count_text(&text, limit, stop).unwrap();
+            assert_eq!(count(tokens, &go_on), TokenCount::Exactly(tokens));
+            assert_eq!(count(1000, &go_on), TokenCount::MoreThan(1000));
+            assert_eq!(count(tokens / 2, &go_on), TokenCount::MoreThan(tokens / 2));
+            assert_eq!(count(tokens, &cancelled), TokenCount::MoreThan(tokens), "stopped");
+            let messages = [Message::new(Role::User, "Hello"), Message::new(Role::Assistant, text.as_str())];
+            assert_eq!(language.count(&messages, 1000, &go_on), Some(TokenCount::MoreThan(1000)));
+        }
+        assert_eq!(language.count_text("", 0, &go_on).unwrap(), TokenCount::Exactly(0));
+        // Megabytes are not encoded to learn that they are too long.
+        let long = "dog ".repeat(8 << 20);
+        let started = Instant::now();
+        assert_eq!(language.count_text(&long, 1000, &go_on).unwrap(), TokenCount::MoreThan(1000));
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     }
 
     #[test]
@@ -214,7 +292,7 @@ mod tests {
         let go_on = Cancel::new();
         let prompt = language.prompt(&request, &go_on).unwrap().unwrap();
         assert_eq!(prompt.ids, language.conversation(&request.messages).unwrap());
-        assert!(language.count(&request.messages).is_some_and(|tokens| tokens <= prompt.ids.len()));
+        assert!(language.count_whole(&request.messages).is_some_and(|tokens| tokens <= prompt.ids.len()));
         let working = language.working.lock().unwrap();
         let cancelled = Cancel::new();
         cancelled.cancel();

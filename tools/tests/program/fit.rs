@@ -147,7 +147,7 @@ fn a_slow_start_is_announced_and_a_fast_one_is_not() {
         "of experts cached, the rest streamed from disk",
         "moelten fit",
         "cache, answer",
-        "owned now, at most",
+        "used, budget",
     ] {
         assert!(streamed.err.contains(part), "{part}: {streamed:?}");
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use moelten_engine::api::{Answer, Event, ExpertMap, GenerateParams};
+use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::text::chat::Message;
 
 use super::facts::Facts;
@@ -78,11 +79,33 @@ impl NotSwitched {
 /// Prints a note for the user while a model is being opened.
 pub type Tell<'a> = &'a mut dyn FnMut(Tone, String);
 
-/// Counts the tokens of a text. The error is a message: the tokenizer cannot encode the text.
-pub type CountText = Arc<dyn Fn(&str) -> Result<usize, String> + Send + Sync>;
+/// The length of a text or a conversation in tokens, counted up to a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenCount {
+    /// Exactly this many tokens; may exceed the limit.
+    Exactly(usize),
+    /// More tokens than this limit; counting stopped there.
+    MoreThan(usize),
+}
 
-/// Counts the tokens of a conversation; `None` if the chat template rejects it.
-pub type CountConversation = Arc<dyn Fn(&[Message]) -> Option<usize> + Send + Sync>;
+impl TokenCount {
+    /// The smallest number of tokens that this count allows.
+    pub fn at_least(self) -> usize {
+        match self {
+            Self::Exactly(tokens) => tokens,
+            Self::MoreThan(limit) => limit.saturating_add(1),
+        }
+    }
+}
+
+/// Counts the tokens of a text: `(text, limit, stop)`. Counting must stop, in time and in memory, once it is
+/// clear that there are more than `limit` tokens, and soon after `stop` is cancelled; the result is not used
+/// then. The error is a message: the tokenizer cannot encode the text.
+pub type CountText = Arc<dyn Fn(&str, usize, &Cancel) -> Result<TokenCount, String> + Send + Sync>;
+
+/// Counts the tokens of a conversation: `(messages, limit, stop)`, with the rules of [`CountText`]. `None` if
+/// the chat template rejects the conversation.
+pub type CountConversation = Arc<dyn Fn(&[Message], usize, &Cancel) -> Option<TokenCount> + Send + Sync>;
 
 /// Questions about the open model that any thread may ask while it computes.
 #[derive(Clone)]

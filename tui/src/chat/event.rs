@@ -40,7 +40,8 @@ pub enum ChatEvent {
     Counted {
         /// The number of the request that this answers.
         number: u64,
-        /// Its length in tokens; `None` if the chat template rejects it.
+        /// Its length in tokens; a longer one than the limit of the request counts as one token more than
+        /// that. `None` if the chat template rejects it.
         tokens: Option<usize>,
     },
 }
@@ -79,6 +80,8 @@ pub enum ChatEffect {
     Attach {
         /// The path as the user gave it.
         path: PathBuf,
+        /// Tokens that are counted at most: a longer text does not fit into the context.
+        limit: usize,
     },
     /// Count the tokens of a conversation; then [`ChatEvent::Counted`] follows. A driver without a context
     /// meter may ignore it.
@@ -87,6 +90,8 @@ pub enum ChatEffect {
         number: u64,
         /// What the model would read.
         messages: Vec<Message>,
+        /// Tokens that are counted at most.
+        limit: usize,
     },
     /// Copy a text to the clipboard.
     Copy(String),
@@ -127,20 +132,32 @@ pub enum FileEvent {
         /// The file.
         path: PathBuf,
         /// Its content and its length in tokens.
-        result: Result<Attachment, String>,
-        /// Whether invalid UTF-8 was replaced.
-        replaced: bool,
+        result: Result<Attachment, AttachError>,
     },
     /// The conversation was saved for `--continue`, or not.
     Kept(Result<(), String>),
 }
 
+/// Why a file cannot be attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AttachError {
+    /// It has more tokens than the context holds.
+    TooLong {
+        /// Size of the file, in bytes.
+        bytes: u64,
+        /// It has more tokens than this.
+        more_than: usize,
+    },
+    /// It cannot be read, is not a text, or cannot be encoded; a message.
+    Unreadable(String),
+}
+
 /// Which existing file a new one may replace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overwrite {
-    /// A saved conversation.
+    /// One that `/load` could read: a file that `/save` wrote.
     SavedConversation,
-    /// None.
+    /// None: the user has to choose another name.
     Never,
 }
 

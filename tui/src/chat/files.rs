@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use moelten_loader::text::chat::Role;
 
-use super::event::{ChatEffect, FileEvent, Overwrite};
+use super::event::{AttachError, ChatEffect, FileEvent, Overwrite};
+use super::figures;
 use super::reports::count_text;
 use super::state::{Busy, Chat, Meter, note};
 use super::thinking;
@@ -44,7 +45,7 @@ impl Chat {
         match what {
             FileCommand::Attach(path) => {
                 self.reading += 1;
-                vec![ChatEffect::Attach { path }]
+                vec![ChatEffect::Attach { path, limit: self.context_limit() }]
             }
             FileCommand::List => note(Tone::Dim, self.attachments_text()),
             FileCommand::Detach(name) => {
@@ -116,21 +117,13 @@ impl Chat {
     }
 
     /// A file was read. One that no context holds is refused at once, before the question is sent.
-    fn attach_read(&mut self, file: Attachment, replaced: bool) -> Vec<ChatEffect> {
+    fn attach_read(&mut self, file: Attachment) -> Vec<ChatEffect> {
         let context = self.facts.context;
         if context > 0 && file.tokens >= context {
-            let text = format!(
-                "{} does not fit into the context of {context} tokens. Nothing was cut: attach a shorter file, or use a \
-                 larger --ctx at the start.",
-                file.description()
-            );
+            let text = self.too_long_text(&file.description());
             return self.attach_failed(text);
         }
         let mut effects = note(Tone::Dim, format!("Attached to the next message: {}.", file.description()));
-        if replaced {
-            let text = "Some of it is not valid UTF-8; the invalid bytes were replaced by U+FFFD.";
-            effects.extend(note(Tone::Warning, text));
-        }
         self.attached.push(file);
         if self.reading == 0
             && let Some(question) = self.take_waiting_question()
@@ -138,6 +131,14 @@ impl Chat {
             effects.extend(self.ask(question));
         }
         effects
+    }
+
+    fn too_long_text(&self, file: &str) -> String {
+        let context = self.facts.context;
+        format!(
+            "{file} does not fit into the context of {context} tokens. Nothing was cut: attach a shorter file, or use a \
+             larger --ctx at the start."
+        )
     }
 
     fn attach_failed(&mut self, problem: String) -> Vec<ChatEffect> {
@@ -193,11 +194,17 @@ impl Chat {
             }
             FileEvent::Read { path, result: Ok(text) } => self.load(&path, &text, false),
             FileEvent::Last { path, text } => self.load(&path, &text, true),
-            FileEvent::Attached { path, result, replaced } => {
+            FileEvent::Attached { path, result } => {
                 self.reading = self.reading.saturating_sub(1);
                 match result {
-                    Ok(file) => self.attach_read(file, replaced),
-                    Err(problem) => {
+                    Ok(file) => self.attach_read(file),
+                    Err(AttachError::TooLong { bytes, more_than }) => {
+                        let size = figures::bytes(bytes);
+                        let file = format!("{} ({size}, more than {more_than} tokens)", path.display());
+                        let text = self.too_long_text(&file);
+                        self.attach_failed(text)
+                    }
+                    Err(AttachError::Unreadable(problem)) => {
                         self.attach_failed(format!("{} cannot be attached: {problem}", path.display()))
                     }
                 }

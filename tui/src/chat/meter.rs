@@ -29,7 +29,12 @@ impl Chat {
         }
         self.counts += 1;
         self.meter = Meter::Requested(self.counts);
-        Some(ChatEffect::Count { number: self.counts, messages })
+        Some(ChatEffect::Count { number: self.counts, messages, limit: self.context_limit() })
+    }
+
+    /// Tokens after which counting is pointless: the context is full.
+    pub(super) fn context_limit(&self) -> usize {
+        if self.facts.context > 0 { self.facts.context } else { usize::MAX }
     }
 
     /// Takes the result of a count; results of earlier requests are ignored.

@@ -83,7 +83,7 @@ fn without_counts(mut effects: Vec<ChatEffect>) -> Vec<ChatEffect> {
 /// The number and the messages of the requested count.
 fn count(effects: &[ChatEffect]) -> (u64, Vec<String>) {
     let found = effects.iter().find_map(|effect| match effect {
-        ChatEffect::Count { number, messages } => Some((*number, texts(messages))),
+        ChatEffect::Count { number, messages, .. } => Some((*number, texts(messages))),
         _ => None,
     });
     found.unwrap_or_else(|| panic!("nothing is counted in {effects:?}"))
@@ -94,8 +94,8 @@ fn file(name: &str, text: &str) -> Attachment {
 }
 
 /// The result of reading a file.
-fn attached(result: Result<Attachment, String>) -> ChatEvent {
-    ChatEvent::File(FileEvent::Attached { path: "f.txt".into(), result, replaced: false })
+fn attached(result: Result<Attachment, AttachError>) -> ChatEvent {
+    ChatEvent::File(FileEvent::Attached { path: "f.txt".into(), result })
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn a_question_waits_for_its_file() {
     chat.handle(answer("ok", StopReason::EndOfTurn, 10));
     enter(&mut chat, "/file f.txt");
     enter(&mut chat, "and now?");
-    let effects = chat.handle(attached(Err("no such file".into())));
+    let effects = chat.handle(attached(Err(AttachError::Unreadable("no such file".into()))));
     assert!(said(&effects).contains("was not sent") && chat.turns().len() == 2);
 }
 
@@ -424,7 +424,7 @@ fn a_cache_that_shrinks_is_reported_once() {
 }
 
 #[test]
-fn a_retry_that_does_not_fit_is_answered_anew_when_there_is_room() {
+fn a_retry_that_does_not_fit_is_repeated_when_there_is_room() {
     let full = Failure::ContextFull { tokens: 120, context: 100 };
     for letter in ["d", "s"] {
         let mut chat = chat();
@@ -537,6 +537,23 @@ fn a_file_that_no_context_holds_is_refused_with_the_numbers() {
         "{words}"
     );
     assert!(chat.next_attachments().next().is_none() && chat.turns().is_empty());
+}
+
+#[test]
+fn counting_stops_at_the_end_of_the_context() {
+    let facts = Facts { context: 1000, ..Facts::default() };
+    let mut chat = Chat::new(facts, GenerateParams::default(), None);
+    let attach = without_counts(enter(&mut chat, "/file long.txt"));
+    assert_eq!(attach, [ChatEffect::Attach { path: "long.txt".into(), limit: 1000 }]);
+    enter(&mut chat, "what?");
+    let too_long = AttachError::TooLong { bytes: 8_000_000, more_than: 1000 };
+    let words = said(&chat.handle(attached(Err(too_long))));
+    let parts = ["f.txt (8.0 MB, more than 1000 tokens)", "context of 1000", "--ctx", "was not sent"];
+    assert!(parts.iter().all(|part| words.contains(part)), "{words}");
+    turn(&mut chat, "hello", "hi");
+    turn(&mut chat, "more", "yes");
+    let effects = enter(&mut chat, "/undo");
+    assert!(matches!(effects.last(), Some(ChatEffect::Count { limit: 1000, .. })), "{effects:?}");
 }
 
 #[test]

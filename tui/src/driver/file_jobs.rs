@@ -1,15 +1,18 @@
 //! What the conversation wants with files: saving, loading, exporting, attaching; and counting tokens. It
 //! must not decide anything.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use moelten_engine::runtime::cancel::Cancel;
+
 use super::file_names::expand;
-use super::line_input::lossy;
 use super::private_file;
+use super::text_file::{self, TextError};
 use crate::chat::transcript::{FILE_BYTES_MAX, Transcript};
-use crate::chat::{Attachment, ChatEffect, ChatEvent, Counters, FileEvent, Overwrite};
+use crate::chat::{
+    AttachError, Attachment, ChatEffect, ChatEvent, Counters, FileEvent, Overwrite, TokenCount,
+};
 
 /// Largest text that can be attached, in bytes.
 const TEXT_BYTES_MAX: u64 = 16 << 20;
@@ -25,7 +28,12 @@ pub struct StatePaths {
 
 /// Carries out an effect of the conversation that concerns files or counting; returns the event that answers
 /// it. Other effects are ignored.
-pub fn perform(effect: ChatEffect, state: &StatePaths, counters: &Counters) -> Option<ChatEvent> {
+pub fn perform(
+    effect: ChatEffect,
+    state: &StatePaths,
+    counters: &Counters,
+    stop: &Cancel,
+) -> Option<ChatEvent> {
     let message = |error: io::Error| error.to_string();
     let event = match effect {
         ChatEffect::Write { path, text, messages, overwrite } => {
@@ -33,13 +41,12 @@ pub fn perform(effect: ChatEffect, state: &StatePaths, counters: &Counters) -> O
             FileEvent::Written { path, messages, result }
         }
         ChatEffect::Read { path } => {
-            let result = read(&expand(&path), FILE_BYTES_MAX).and_then(text).map_err(message);
+            let result = text_file::read(&expand(&path), FILE_BYTES_MAX).map_err(|error| error.to_string());
             FileEvent::Read { path, result }
         }
-        ChatEffect::Attach { path } => {
-            let read = attach(&path, counters);
-            let replaced = read.as_ref().is_ok_and(|(_, replaced)| *replaced);
-            FileEvent::Attached { path, result: read.map(|(file, _)| file), replaced }
+        ChatEffect::Attach { path, limit } => {
+            let result = attach(&path, limit, counters, stop);
+            FileEvent::Attached { path, result }
         }
         ChatEffect::Keep(text) => {
             let path = state.conversation.as_deref()?;
@@ -47,8 +54,8 @@ pub fn perform(effect: ChatEffect, state: &StatePaths, counters: &Counters) -> O
                 .and_then(|()| write(path, &text, Overwrite::SavedConversation));
             FileEvent::Kept(saved.map_err(|error| format!("{}: {error}", path.display())))
         }
-        ChatEffect::Count { number, messages } => {
-            let tokens = (counters.conversation)(&messages);
+        ChatEffect::Count { number, messages, limit } => {
+            let tokens = (counters.conversation)(&messages, limit, stop).map(TokenCount::at_least);
             return Some(ChatEvent::Counted { number, tokens });
         }
         _ => return None,
@@ -62,7 +69,7 @@ fn write(path: &Path, text: &str, overwrite: Overwrite) -> io::Result<()> {
         if overwrite == Overwrite::Never {
             return Err(io::Error::other("the file exists; choose another name"));
         }
-        let old = read(path, FILE_BYTES_MAX).and_then(self::text).ok();
+        let old = text_file::read(path, FILE_BYTES_MAX).ok();
         if old.is_none_or(|old| Transcript::from_json(&old).is_err()) {
             return Err(io::Error::other(
                 "the file exists and is not a saved conversation; move it away, or choose another name",
@@ -72,30 +79,18 @@ fn write(path: &Path, text: &str, overwrite: Overwrite) -> io::Result<()> {
     private_file::replace(path, text)
 }
 
-/// Reads a regular file of at most `bytes_max` bytes.
-fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > bytes_max {
-        return Err(io::Error::other(format!("the file is larger than {} MiB", bytes_max >> 20)));
-    }
-    Ok(bytes)
-}
-
-fn text(bytes: Vec<u8>) -> io::Result<String> {
-    String::from_utf8(bytes).map_err(|_| io::Error::other("not a text file (invalid UTF-8)"))
-}
-
-/// Reads a text for a question; also whether invalid UTF-8 was replaced.
-fn attach(path: &Path, counters: &Counters) -> Result<(Attachment, bool), String> {
+/// Reads a text file for a question and counts its tokens, up to `limit`.
+fn attach(path: &Path, limit: usize, counters: &Counters, stop: &Cancel) -> Result<Attachment, AttachError> {
     let place = expand(path);
-    let (text, replaced) = lossy(read(&place, TEXT_BYTES_MAX).map_err(|error| error.to_string())?);
-    let name = place.file_name().unwrap_or(place.as_os_str()).to_string_lossy().into_owned();
-    let tokens = (counters.text)(&text)?;
-    Ok((Attachment { name, text: text.into(), tokens }, replaced))
+    let text = text_file::read(&place, TEXT_BYTES_MAX)
+        .map_err(|error| AttachError::Unreadable(error.to_string()))?;
+    match (counters.text)(&text, limit, stop).map_err(AttachError::Unreadable)? {
+        TokenCount::Exactly(tokens) => {
+            let name = place.file_name().unwrap_or(place.as_os_str()).to_string_lossy().into_owned();
+            Ok(Attachment { name, text: text.into(), tokens })
+        }
+        TokenCount::MoreThan(more_than) => Err(AttachError::TooLong { bytes: text.len() as u64, more_than }),
+    }
 }
 
 /// Reads the last conversation.
@@ -103,9 +98,9 @@ fn attach(path: &Path, counters: &Counters) -> Result<(Attachment, bool), String
 /// # Errors
 /// A message that says why there is none.
 pub fn last_conversation(path: &Path) -> Result<String, String> {
-    match read(path, FILE_BYTES_MAX).and_then(text) {
+    match text_file::read(path, FILE_BYTES_MAX) {
         Ok(text) => Ok(text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        Err(TextError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
             Err("no conversation was saved yet".to_owned())
         }
         Err(error) => Err(error.to_string()),
@@ -117,13 +112,22 @@ mod tests {
     use std::sync::Arc;
 
     use moelten_engine::api::ExpertMap;
+    use moelten_loader::text::chat::{Message, Role};
 
     use super::*;
 
-    fn counters(count: fn(&str) -> Result<usize, String>) -> Counters {
+    /// Counts words, up to the limit.
+    fn counters() -> Counters {
         Counters {
-            text: Arc::new(count),
-            conversation: Arc::new(|_| None),
+            text: Arc::new(|text, limit, _| match text.split(' ').take(limit.saturating_add(1)).count() {
+                _ if text == "secret" => Err("no token for it".into()),
+                words if words > limit => Ok(TokenCount::MoreThan(limit)),
+                words => Ok(TokenCount::Exactly(words)),
+            }),
+            conversation: Arc::new(|messages, limit, _| {
+                let long = messages.len() > limit;
+                Some(if long { TokenCount::MoreThan(limit) } else { TokenCount::Exactly(messages.len()) })
+            }),
             experts: Arc::new(ExpertMap::default),
         }
     }
@@ -137,7 +141,7 @@ mod tests {
             assert!(write(&file, "{}", overwrite).is_err());
         }
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
-        assert!(read(folder.path(), 10).is_err(), "a folder is no conversation");
+        assert!(last_conversation(folder.path()).is_err(), "a folder is no conversation");
         assert!(write(&folder.path().join("missing/x.json"), "{}", Overwrite::Never).is_err());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no partial file stays");
     }
@@ -146,13 +150,32 @@ mod tests {
     fn texts_are_attached_with_their_length() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.txt");
+        let attach = |limit| attach(&file, limit, &counters(), &Cancel::new());
+        std::fs::write(&file, b"one two three").unwrap();
+        assert_eq!(
+            attach(3),
+            Ok(Attachment { name: "a.txt".into(), text: "one two three".into(), tokens: 3 })
+        );
+        assert_eq!(attach(2), Err(AttachError::TooLong { bytes: 13, more_than: 2 }));
+        std::fs::write(&file, "secret").unwrap();
+        assert_eq!(
+            attach(3),
+            Err(AttachError::Unreadable("no token for it".into())),
+            "it is not taken for empty"
+        );
         std::fs::write(&file, b"one two\xff").unwrap();
-        let words = counters(|text| Ok(text.split(' ').count()));
-        let (attached, replaced) = attach(&file, &words).unwrap();
-        assert_eq!((attached.name.as_str(), attached.tokens, replaced), ("a.txt", 2, true));
-        assert!(attach(folder.path(), &words).is_err());
-        let unknown = attach(&file, &counters(|_| Err("no token for it".into())));
-        assert_eq!(unknown.unwrap_err(), "no token for it", "it is not taken for empty");
+        let Err(AttachError::Unreadable(why)) = attach(3) else { panic!("not a text") };
+        assert!(why.contains("not UTF-8 text"), "{why}");
+    }
+
+    #[test]
+    fn a_conversation_is_counted_up_to_the_limit() {
+        let messages = vec![Message::new(Role::User, "one"); 3];
+        for (limit, tokens) in [(5, 3), (2, 3), (1, 2)] {
+            let count = ChatEffect::Count { number: 7, messages: messages.clone(), limit };
+            let counted = perform(count, &StatePaths::default(), &counters(), &Cancel::new());
+            assert_eq!(counted, Some(ChatEvent::Counted { number: 7, tokens: Some(tokens) }), "{limit}");
+        }
     }
 
     #[test]
@@ -160,11 +183,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let conversation = folder.path().join("state/moelten/last.json");
         let state = StatePaths { history: None, conversation: Some(conversation.clone()) };
-        let counters = counters(|_| Ok(0));
+        let counters = counters();
         assert!(last_conversation(&conversation).unwrap_err().contains("saved yet"));
         let text = Transcript::new("m", None, vec![]).to_json();
         for _ in 0..2 {
-            let done = perform(ChatEffect::Keep(text.clone()), &state, &counters);
+            let done = perform(ChatEffect::Keep(text.clone()), &state, &counters, &Cancel::new());
             assert_eq!(done, Some(ChatEvent::File(FileEvent::Kept(Ok(())))));
         }
         assert_eq!(last_conversation(&conversation).unwrap(), text);
@@ -174,7 +197,7 @@ mod tests {
             assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
         }
         std::fs::write(&conversation, "mine").unwrap();
-        let done = perform(ChatEffect::Keep(text.clone()), &state, &counters);
+        let done = perform(ChatEffect::Keep(text.clone()), &state, &counters, &Cancel::new());
         let Some(ChatEvent::File(FileEvent::Kept(Err(why)))) = done else { panic!("{done:?}") };
         assert!(why.contains("last.json: ") && why.contains("move it away"), "{why}");
         assert_eq!(std::fs::read_to_string(&conversation).unwrap(), "mine");

@@ -9,10 +9,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use moelten_engine::runtime::cancel::Cancel;
+use moelten_engine::runtime::supervise::supervised;
+
 use super::file_jobs::{self, StatePaths};
 use super::file_names;
 use super::message::WorkerMessage;
-use super::supervise::supervised;
 use crate::chat::{ChatEffect, ChatEvent, Counters};
 use crate::screen::{CompletionRequest, ScreenEvent};
 
@@ -27,6 +29,8 @@ pub struct FileWorker {
     texts: Sender<FileJob>,
     /// The last count that was requested; earlier ones are skipped.
     counted: Arc<AtomicU64>,
+    /// Whether counting is to stop, because the chat has ended.
+    stop: Cancel,
     /// The thread that writes conversations. Its result is `None` after a panic.
     writer: JoinHandle<Option<()>>,
 }
@@ -43,18 +47,19 @@ impl FileWorker {
     /// # Errors
     /// A thread cannot be started.
     pub fn start(state: &StatePaths, tell: &Sender<WorkerMessage>) -> io::Result<Self> {
-        let counted = Arc::<AtomicU64>::default();
+        let (counted, stop) = (Arc::<AtomicU64>::default(), Cancel::new());
         let begin = |name: &str| {
             let (jobs, todo) = channel();
-            let (state, tell, counted) = (state.clone(), tell.clone(), Arc::clone(&counted));
+            let (state, tell) = (state.clone(), tell.clone());
+            let (counted, stop) = (Arc::clone(&counted), stop.clone());
             let panicked = tell.clone();
-            let work = move || work(todo, &state, &tell, &counted);
+            let work = move || work(todo, &state, &tell, &counted, &stop);
             let on_panic = move |message| drop(panicked.send(WorkerMessage::Panicked(message)));
             io::Result::Ok((jobs, supervised(name, on_panic, work)?))
         };
         let (conversations, writer) = begin("files")?;
         let (texts, _) = begin("texts")?;
-        Ok(Self { conversations, texts, counted, writer })
+        Ok(Self { conversations, texts, counted, stop, writer })
     }
 
     /// Hands over an effect of the conversation. If the thread has panicked the job is lost;
@@ -79,6 +84,7 @@ impl FileWorker {
     /// Waits until all conversations are written, at most for [`SAVE_WAIT_MAX`]. A warning if the last
     /// changes may be lost.
     pub fn close(self) -> Option<&'static str> {
+        self.stop.cancel();
         drop(self.conversations);
         let asked = Instant::now();
         while !self.writer.is_finished() {
@@ -96,7 +102,13 @@ impl FileWorker {
     }
 }
 
-fn work(todo: Receiver<FileJob>, state: &StatePaths, tell: &Sender<WorkerMessage>, counted: &AtomicU64) {
+fn work(
+    todo: Receiver<FileJob>,
+    state: &StatePaths,
+    tell: &Sender<WorkerMessage>,
+    counted: &AtomicU64,
+    stop: &Cancel,
+) {
     for job in todo {
         let event = match job {
             FileJob::Complete(request) => {
@@ -108,7 +120,7 @@ fn work(todo: Receiver<FileJob>, state: &StatePaths, tell: &Sender<WorkerMessage
                 Some(ScreenEvent::Chat(ChatEvent::Counted { number, tokens: None }))
             }
             FileJob::Chat(effect, counters) => {
-                file_jobs::perform(effect, state, &counters).map(ScreenEvent::Chat)
+                file_jobs::perform(effect, state, &counters, stop).map(ScreenEvent::Chat)
             }
         };
         if let Some(event) = event {
@@ -125,8 +137,8 @@ mod tests {
     use moelten_engine::api::ExpertMap;
 
     use super::*;
-    use crate::chat::FileEvent;
     use crate::chat::transcript::Transcript;
+    use crate::chat::{FileEvent, TokenCount};
 
     #[test]
     fn saving_does_not_wait_for_counting() {
@@ -138,17 +150,17 @@ mod tests {
         let (hold, held) = channel::<()>();
         let held = Mutex::new(held);
         let counters = Counters {
-            text: Arc::new(move |_| {
+            text: Arc::new(move |_, _, _| {
                 let _ = held.lock().unwrap().recv();
-                Ok(1)
+                Ok(TokenCount::Exactly(1))
             }),
-            conversation: Arc::new(|_| None),
+            conversation: Arc::new(|_, _, _| None),
             experts: Arc::new(ExpertMap::default),
         };
         let (tell, told) = channel();
         let state = StatePaths { history: None, conversation: Some(conversation.clone()) };
         let worker = FileWorker::start(&state, &tell).unwrap();
-        worker.perform(ChatEffect::Attach { path: text }, counters.clone());
+        worker.perform(ChatEffect::Attach { path: text, limit: 9 }, counters.clone());
         let last = Transcript::new("m", None, vec![]).to_json();
         worker.perform(ChatEffect::Keep(last.clone()), counters);
         assert_eq!(worker.close(), None);
@@ -164,16 +176,16 @@ mod tests {
     #[test]
     fn a_panic_of_either_thread_is_reported() {
         let counters = Counters {
-            text: Arc::new(|_| panic!("no tokenizer")),
-            conversation: Arc::new(|_| panic!("no template")),
+            text: Arc::new(|_, _, _| panic!("no tokenizer")),
+            conversation: Arc::new(|_, _, _| panic!("no template")),
             experts: Arc::new(ExpertMap::default),
         };
         let (tell, told) = channel();
         let worker = FileWorker::start(&StatePaths::default(), &tell).unwrap();
-        worker.perform(ChatEffect::Count { number: 1, messages: Vec::new() }, counters.clone());
+        worker.perform(ChatEffect::Count { number: 1, messages: Vec::new(), limit: 9 }, counters.clone());
         let Ok(WorkerMessage::Panicked(message)) = told.recv() else { panic!("no report of the panic") };
         assert_eq!(message, "texts: no template");
-        worker.perform(ChatEffect::Count { number: 2, messages: Vec::new() }, counters);
+        worker.perform(ChatEffect::Count { number: 2, messages: Vec::new(), limit: 9 }, counters);
         assert_eq!(worker.close(), None, "the other thread is well");
     }
 }

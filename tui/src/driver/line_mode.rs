@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
 
+use moelten_engine::runtime::cancel::Cancel;
+
 use super::answer_stream::AnswerStream;
 use super::clipboard;
 use super::file_jobs::{self, StatePaths};
@@ -47,7 +49,8 @@ pub fn run(
                 return Ok(());
             }
             Some(effect) => show(effect, chat, input, notes)
-                .and_then(|file| file_jobs::perform(file, state, &backend.counters())),
+                // Nothing stops a count here: Ctrl-C ends the program.
+                .and_then(|file| file_jobs::perform(file, state, &backend.counters(), &Cancel::new())),
         };
         todo.extend(event.into_iter().flat_map(|event| chat.handle(event)));
     }
@@ -98,7 +101,7 @@ fn answer(
 /// Saves the conversation at the end, if the last attempt failed.
 fn leave(chat: &mut Chat, backend: &mut dyn Backend, notes: Notes, state: &StatePaths) {
     let Some(keep) = chat.leave("") else { return };
-    let saved = file_jobs::perform(keep, state, &backend.counters());
+    let saved = file_jobs::perform(keep, state, &backend.counters(), &Cancel::new());
     for effect in saved.into_iter().flat_map(|event| chat.handle(event)) {
         if let ChatEffect::Note(tone, text) = effect {
             notes.line(tone, &text);

@@ -8,14 +8,14 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Instant;
 
 use moelten_engine::api::Event as EngineEvent;
+use moelten_engine::runtime::supervise::supervised;
 
 use super::file_names::expand;
 use super::message::WorkerMessage;
-use super::supervise::supervised;
 use crate::chat::{Backend, ChatEvent, Request};
 use crate::screen::ScreenEvent;
 
-/// A job for the model.
+/// What the thread does next; jobs are done in order.
 pub enum ModelJob {
     /// Compute an answer.
     Answer(Request),
@@ -104,7 +104,7 @@ mod tests {
     use moelten_loader::text::chat::{Message, Role};
 
     use super::*;
-    use crate::chat::{Counters, Facts, Failure, NotSwitched, Switched, Tell, Tone};
+    use crate::chat::{Counters, Facts, Failure, NotSwitched, Switched, Tell, TokenCount, Tone};
 
     /// Repeats the question; fails after "half", panics at "bug".
     struct Echo;
@@ -131,8 +131,8 @@ mod tests {
 
         fn counters(&self) -> Counters {
             Counters {
-                text: Arc::new(|text| Ok(text.len())),
-                conversation: Arc::new(|messages| Some(messages.len())),
+                text: Arc::new(|text, _, _| Ok(TokenCount::Exactly(text.len()))),
+                conversation: Arc::new(|messages, _, _| Some(TokenCount::Exactly(messages.len()))),
                 experts: Arc::new(ExpertMap::default),
             }
         }

@@ -31,8 +31,8 @@ pub fn create(path: &Path) -> io::Result<()> {
     options.open(path).map(drop)
 }
 
-/// Replaces a file, durably and at once: readers see the old content or the new one. If that fails, the old file stays.
-/// Where `path` is a link, the file that it leads to is replaced.
+/// Replaces a file, durably and at once: readers see the old content or the new one. If that fails, the old
+/// file stays. Where `path` is a link, the file that it leads to is replaced.
 ///
 /// # Errors
 /// Writing failed, or another process is replacing the same file.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crossterm::event::{Event as TerminalEvent, KeyCode, KeyEvent, KeyModifiers};
+use moelten_engine::runtime::supervise::supervised;
 
 use super::clipboard;
 use super::editor::{self, Edited, JobControl};
@@ -20,7 +21,6 @@ use super::message::WorkerMessage;
 use super::model_worker::{ModelJob, ModelWorker};
 use super::notes::{Notes, stdout_styled};
 use super::signal::SignalRequest;
-use super::supervise::supervised;
 use super::terminal::{self, KeyWait};
 use crate::chat::{Backend, ChatEffect, ChatEvent, Counters, FileEvent, Tone};
 use crate::screen::{ModelSearch, Screen, ScreenEffect, ScreenEvent, SearchStep, Urgency};

@@ -1,6 +1,6 @@
 //! What a signal asks of the chat. Plain data; the program around the chat catches the signals.
 
-/// The request of a signal.
+/// What the program around the chat has made of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignalRequest {
     /// SIGINT: as Ctrl-C.

@@ -64,7 +64,7 @@ impl Command {
     }
 }
 
-/// A format of `/export`.
+/// What `/export` writes, chosen by the extension of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExportFormat {
     /// Markdown, for people.

@@ -36,7 +36,7 @@ pub struct Composer {
 /// A text with its cursor, to be restored later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ComposerSnapshot {
-    /// The text.
+    /// Everything that was composed.
     pub text: String,
     cursor: usize,
 }

@@ -18,9 +18,9 @@ pub enum Role {
     Accent,
     /// Success.
     Good,
-    /// A warning.
+    /// Something the user should notice.
     Warning,
-    /// An error.
+    /// Something failed.
     Error,
     /// Borders and rules.
     Frame,
@@ -32,7 +32,7 @@ pub enum Role {
     Heading,
     /// Inline code.
     Code,
-    /// A code block.
+    /// Plain text inside a code block.
     CodeBlock,
     /// Keywords inside a code block.
     Keyword,

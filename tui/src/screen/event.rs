@@ -31,7 +31,7 @@ pub enum ScreenEvent {
     Edited(Result<String, String>),
     /// The file names that complete a request.
     Files {
-        /// The request.
+        /// What was asked for; the composed text may have changed since.
         request: CompletionRequest,
         /// The names.
         found: Vec<String>,
@@ -57,7 +57,7 @@ pub enum ScreenEffect {
     Complete(CompletionRequest),
     /// Search for models; then [`ScreenEvent::Search`] follows, several times.
     StartSearch,
-    /// Stop the search.
+    /// The list was closed: further steps of the search are not needed.
     StopSearch,
     /// Return to the shell until the program is continued.
     Suspend,

@@ -203,7 +203,7 @@ fn role(content: &Content) -> Role {
     }
 }
 
-/// The role of a tone.
+/// How a note of this tone is drawn.
 pub fn tone_role(tone: Tone) -> Role {
     match tone {
         Tone::Plain => Role::Text,

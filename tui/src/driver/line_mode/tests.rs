@@ -1,4 +1,4 @@
-//! The driver with a scripted person and a scripted model.
+//! The driver with a scripted user and a scripted model.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -9,7 +9,7 @@ use moelten_engine::api::{
 };
 
 use super::*;
-use crate::chat::{Counters, Facts, Failure, NotSwitched, PreviousModel, Switched, Tell};
+use crate::chat::{Counters, Facts, Failure, NotSwitched, PreviousModel, Switched, Tell, TokenCount};
 use crate::driver::line_input::PlainInput;
 
 /// Repeats the last message, refuses the word "fail".
@@ -46,8 +46,8 @@ impl Backend for Echo {
 
     fn counters(&self) -> Counters {
         Counters {
-            text: Arc::new(|text| Ok(text.split(' ').count())),
-            conversation: Arc::new(|_| None),
+            text: Arc::new(|text, _, _| Ok(TokenCount::Exactly(text.split(' ').count()))),
+            conversation: Arc::new(|_, _, _| None),
             experts: Arc::new(ExpertMap::default),
         }
     }
@@ -89,7 +89,7 @@ fn conversations_go_to_files_and_back() {
 }
 
 #[test]
-fn files_lie_beside_questions() {
+fn attached_files_are_sent_with_the_message() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("notes.txt");
     std::fs::write(&file, "two words").unwrap();
@@ -98,7 +98,7 @@ fn files_lie_beside_questions() {
     assert_eq!(chat.turns()[0].message().content, "File notes.txt:\n```\ntwo words\n```\n\nwhat is this?");
 }
 
-/// Somebody with a line editor.
+/// A user with a line editor.
 struct Editing {
     lines: VecDeque<&'static str>,
     prefilled: Vec<String>,
@@ -116,7 +116,7 @@ impl Input for Editing {
 }
 
 #[test]
-fn what_a_line_editor_begins_with_commands_no_terminal() {
+fn prefilled_text_has_no_control_characters() {
     let mut chat = Chat::new(Facts::default(), GenerateParams::default(), None);
     let lines = ["one\u{1b}]0;title\u{7}", "/edit", "anew"].into();
     let mut input = Editing { lines, prefilled: Vec::new() };

@@ -74,8 +74,8 @@ impl Backend for Echo {
 
     fn counters(&self) -> Counters {
         Counters {
-            text: Arc::new(|_| panic!("cannot count")),
-            conversation: Arc::new(|_| None),
+            text: Arc::new(|_, _, _| panic!("cannot count")),
+            conversation: Arc::new(|_, _, _| None),
             experts: Arc::new(ExpertMap::default),
         }
     }

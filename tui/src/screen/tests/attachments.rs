@@ -1,10 +1,10 @@
 //! Attached files, and the context meter.
 
 use super::*;
-use crate::chat::{Attachment, FileEvent};
+use crate::chat::{AttachError, Attachment, FileEvent};
 
-fn read(result: Result<Attachment, String>) -> ScreenEvent {
-    ScreenEvent::Chat(ChatEvent::File(FileEvent::Attached { path: "a.txt".into(), result, replaced: false }))
+fn read(result: Result<Attachment, AttachError>) -> ScreenEvent {
+    ScreenEvent::Chat(ChatEvent::File(FileEvent::Attached { path: "a.txt".into(), result }))
 }
 
 fn file(text: &str, tokens: usize) -> Attachment {
@@ -15,7 +15,7 @@ fn file(text: &str, tokens: usize) -> Attachment {
 fn attached_files_are_shown() {
     let mut person = Person::new();
     let effects = person.enter("/file a.txt");
-    assert_eq!(effects, [ScreenEffect::Chat(ChatEffect::Attach { path: "a.txt".into() })]);
+    assert_eq!(effects, [ScreenEffect::Chat(ChatEffect::Attach { path: "a.txt".into(), limit: 1000 })]);
     // The model gets control characters unchanged.
     person.see(read(Ok(file("x ``` \u{1b}[2J y", 310))));
     person.shows("attached: a.txt (310 tokens)");

@@ -6,11 +6,7 @@ use crate::chat::{NotSwitched, PreviousModel};
 
 fn read(name: &str) -> ScreenEvent {
     let file = Attachment { name: name.into(), text: "text".into(), tokens: 3 };
-    ScreenEvent::Chat(ChatEvent::File(FileEvent::Attached {
-        path: name.into(),
-        result: Ok(file),
-        replaced: false,
-    }))
+    ScreenEvent::Chat(ChatEvent::File(FileEvent::Attached { path: name.into(), result: Ok(file) }))
 }
 
 #[test]
