@@ -1,5 +1,5 @@
-//! A model's weights outside its expert banks, ready to compute with: small vectors in f32, places of the large matrices. They
-//! are built from a spec and its tensors once. Nothing here knows a tensor's name.
+//! A model's weights outside its expert banks, ready to compute with: small vectors in f32, places of the
+//! large matrices. They are built from a spec and its tensors once. Nothing here knows a tensor's name.
 
 mod build;
 pub mod embedding;

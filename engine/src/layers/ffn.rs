@@ -1,4 +1,5 @@
-//! Layers that compute each token by itself: dense feed-forward blocks, and mixtures of experts with their routers.
+//! Layers that compute each token by itself: dense feed-forward blocks, and mixtures of experts with their
+//! routers.
 
 pub mod group;
 pub mod mlp;

@@ -1,5 +1,5 @@
-//! Several sequences in one pass: each has the bits that it has alone, whatever is computed beside it, and each can be
-//! cancelled by itself.
+//! Several sequences in one pass: each has the bits that it has alone, whatever is computed beside it, and
+//! each can be cancelled by itself.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! The mixture of experts (arXiv 1701.06538, 2401.04088): route, gather each expert's tokens, then expert by expert, each
-//! over all tokens of the batch that chose it. The order of summation is fixed: expert id, shared expert last. It must not
-//! know which layer it is, nor how experts are stored.
+//! The mixture of experts (arXiv 1701.06538, 2401.04088): route, gather each expert's tokens, then expert by
+//! expert, each over all tokens of the batch that chose it. The order of summation is fixed: expert id,
+//! shared expert last. It must not know which layer it is, nor how experts are stored.
 
 use moelten_loader::spec::MoeSpec;
 use moelten_loader::tensors::bank::MatrixRef;
@@ -153,8 +153,8 @@ pub struct MoeInput<'a> {
 }
 
 impl Moe {
-    /// The experts of each token of `x`, `[tokens, d_model]`, into `s.routing`, where they stay for observers. Tokens that
-    /// are not `wanted` any more get none.
+    /// The experts of each token of `x`, `[tokens, d_model]`, into `s.routing`, where they stay for
+    /// observers. Tokens that are not `wanted` any more get none.
     pub fn route(
         &self,
         compute: Compute<'_>,
@@ -175,8 +175,8 @@ impl Moe {
         s.routing.route(&self.spec.router, logits, experts, wanted);
     }
 
-    /// `out = moe(x)`, both `[tokens, d_model]`, after [`Self::route`]. `meanwhile` runs while the first missing experts are
-    /// being read; `squares` gets those of the hidden layers.
+    /// `out = moe(x)`, both `[tokens, d_model]`, after [`Self::route`]. `meanwhile` runs while the first
+    /// missing experts are being read; `squares` gets those of the hidden layers.
     ///
     /// # Errors
     /// As [`Acquired::wait`].
@@ -224,8 +224,8 @@ impl Moe {
         let grouped = &mut grouped[..tokens * d_model];
         let (mut next, mut from) = (0, 0);
         while next < visits.experts.len() {
-            // Decoding takes on all experts that have a slot, and those that are here do not wait for the others. A prompt takes
-            // what is here, in order, and gives it up before it takes more.
+            // Decoding takes on all experts that have a slot, and those that are here do not wait for the
+            // others. A prompt takes what is here, in order, and gives it up before it takes more.
             let wait_later = phase == Phase::Decode;
             if !wait_later {
                 wait(compute, &mut acquired, next)?;

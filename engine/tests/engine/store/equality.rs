@@ -64,7 +64,8 @@ fn check(case: &Case, setup: Setup) {
     at_rest("after a prompt");
 }
 
-/// The corners of what can be set, and some of what lies between: everything with everything would take too long.
+/// The corners of what can be set, and some of what lies between: everything with everything would take too
+/// long.
 fn setups() -> Vec<Setup> {
     let mut all = Vec::new();
     let percents = [0, 25, 50, 75, 100];

@@ -1,4 +1,5 @@
-//! The live picture of the experts: what it shows at rest is what the store says, and taking it changes nothing.
+//! The live picture of the experts: what it shows at rest is what the store says, and taking it changes
+//! nothing.
 
 use moelten_loader::spec::BankKey;
 use std::collections::BTreeSet;
