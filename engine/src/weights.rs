@@ -6,7 +6,8 @@ pub mod embedding;
 
 use moelten_loader::spec::{BankKey, Join, RopeSpec};
 
-use crate::layers::ffn::moe::{Mlp, Moe};
+use crate::layers::ffn::dense::Mlp;
+use crate::layers::ffn::moe::Moe;
 use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
 use crate::layers::norm::Norm;
