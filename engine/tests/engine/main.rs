@@ -4,6 +4,7 @@
 
 mod bad_models;
 mod batch;
+mod branches;
 mod common;
 mod conversion;
 mod equality;

@@ -132,6 +132,22 @@ pub fn logits(session: &mut Sequence, ids: &[u32]) -> (Vec<f32>, Routes) {
     (all, routes)
 }
 
+/// Bits of the logits of a text read in one go.
+pub fn whole(sequence: &mut Sequence, ids: &[u32]) -> Vec<u32> {
+    logits(sequence, ids).0.iter().map(|logit| logit.to_bits()).collect()
+}
+
+/// Bits of the logits of a text read token by token.
+pub fn stepwise(sequence: &mut Sequence, ids: &[u32]) -> Vec<u32> {
+    let cancel = Cancel::new();
+    let mut all = Vec::new();
+    for &id in ids {
+        sequence.decode(id, &cancel, &mut ()).unwrap();
+        all.extend(sequence.logits().iter().map(|logit| logit.to_bits()));
+    }
+    all
+}
+
 /// Greedy continuation by single steps.
 pub fn greedy(session: &mut Sequence, prompt: &[u32], steps: usize) -> Vec<u32> {
     let cancel = Cancel::new();

@@ -12,9 +12,9 @@ use moelten_loader::load::load_static;
 use moelten_quant::Format;
 
 use super::disk::Behaviour;
-use super::setup::{Case, From, Setup, session, stepwise, whole};
+use super::setup::{Case, From, Setup, session};
 use crate::common::wide::{converted, wide};
-use crate::common::{How, folder, golden};
+use crate::common::{How, folder, golden, stepwise, whole};
 
 /// Golden families with experts.
 const MOE: [&str; 6] = ["mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe", "phimoe"];
