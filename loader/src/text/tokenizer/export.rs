@@ -9,13 +9,15 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokenizers::{Model, PreTokenizerWrapper, SplitDelimiterBehavior};
 
-use super::build::{Algorithm, Parts, model};
+use super::build::{Parts, model};
 use super::charsmap::base64;
+use super::cuts::Algorithm;
 use super::gguf::{GgufVocab, derive_merges};
+use super::hf;
+use super::kind::{TOKENS_MAX, TokenKind};
 use super::pre::{self, PreTokenizer};
 use super::stages::Stage;
 use super::stream::{Piece, Spelling};
-use super::{TOKENS_MAX, TokenKind, hf};
 use crate::error::{Fault, LoadError, Result};
 use crate::text::chat;
 

@@ -10,10 +10,12 @@ use tokenizers::NormalizerWrapper;
 use tokenizers::normalizers::{Precompiled, Prepend, Replace, Sequence, Strip};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 
-use super::build::{Algorithm, Matching, Parts, check_count, vocabulary};
+use super::build::{Matching, Parts, check_count, vocabulary};
+use super::cuts::Algorithm;
+use super::kind::{MERGES_MAX, TOKENS_MAX, TokenKind};
 use super::stages::Stage;
 use super::stream::{Piece, Spelling, byte_of};
-use super::{MERGES_MAX, TOKENS_MAX, TokenKind, charsmap, pre};
+use super::{charsmap, pre};
 use crate::error::{Fault, LoadError, Result};
 
 /// The `tokenizer.ggml.*` metadata of a GGUF file.

@@ -13,10 +13,12 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use tokenizers::{NormalizerWrapper, PreTokenizerWrapper};
 
-use super::build::{Algorithm, Matching, Parts, vocabulary};
+use super::build::{Matching, Parts, vocabulary};
+use super::charsmap;
+use super::cuts::Algorithm;
+use super::kind::{MERGES_MAX, TOKENS_MAX, TokenKind};
 use super::stages::Stage;
 use super::stream::{Piece, Spelling, byte_of};
-use super::{MERGES_MAX, TOKENS_MAX, TokenKind, charsmap};
 use crate::error::{Fault, LoadError, Result};
 use crate::io::json;
 

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::TokenKind;
+use super::kind::TokenKind;
 
 /// How pieces spell bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,18 @@ impl PieceTable {
 
     pub(super) fn len(&self) -> usize {
         self.pieces.len()
+    }
+
+    /// Bytes of text that the longest token stands for, of those that text can become.
+    pub(super) fn longest(&self) -> usize {
+        let mut bytes = Vec::new();
+        let text = (0_u32..).zip(&self.pieces).filter(|(_, piece)| piece.kind != TokenKind::Control);
+        let lens = text.map(|(id, _)| {
+            bytes.clear();
+            self.spell(id, &mut bytes);
+            bytes.len()
+        });
+        lens.max().unwrap_or(0)
     }
 
     fn get(&self, id: u32) -> Option<&Piece> {
