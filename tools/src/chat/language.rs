@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moelten_engine::runtime::cancel::Cancel;
+use moelten_engine::runtime::supervise::supervised;
 use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Role};
 use moelten_loader::text::tokenizer::{Markup, Tokenizer};
 use moelten_tui::chat::{Request, TokenCount};
@@ -165,7 +166,7 @@ impl Language {
     /// if `cancel` came first.
     ///
     /// # Errors
-    /// As [`Self::conversation`]; a thread that cannot be started.
+    /// As [`Self::conversation`]; a thread that cannot be started, or panics.
     pub fn prompt(self: &Arc<Self>, request: &Request, cancel: &Cancel) -> anyhow::Result<Option<Prompt>> {
         let (language, request) = (Arc::clone(self), request.clone());
         run_cancellable(cancel, move || {
@@ -195,21 +196,18 @@ fn run_cancellable<T: Send + 'static>(
     work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> Option<anyhow::Result<T>> {
     let (done, result) = channel();
+    let failed = done.clone();
     // The receiver is gone after a stop.
     let work = move || drop(done.send(work()));
-    let thread = match std::thread::Builder::new().name("prompt".into()).spawn(work) {
-        Ok(thread) => thread,
-        Err(error) => return Some(Err(error.into())),
-    };
+    let on_panic = move |message| drop(failed.send(Err(anyhow::Error::msg(message))));
+    if let Err(error) = supervised("prompt", on_panic, work) {
+        return Some(Err(error.into()));
+    }
     loop {
         match result.recv_timeout(LOOK) {
-            Ok(result) => return Some(result),
             Err(RecvTimeoutError::Timeout) if cancel.is_cancelled() => return None,
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => match thread.join() {
-                Err(panic) => std::panic::resume_unwind(panic),
-                Ok(()) => unreachable!("it sends before it ends"),
-            },
+            received => return Some(received.expect("the thread sends its result or its panic")),
         }
     }
 }
@@ -224,6 +222,8 @@ mod tests {
     fn stopped_work_is_not_waited_for() {
         let cancel = Cancel::new();
         assert_eq!(run_cancellable(&cancel, || Ok(5)).unwrap().unwrap(), 5);
+        let panicked = run_cancellable::<u8>(&cancel, || panic!("no such token")).unwrap();
+        assert_eq!(panicked.unwrap_err().to_string(), "prompt: no such token");
         let started = Instant::now();
         let (go, wait) = channel::<()>();
         std::thread::scope(|scope| {

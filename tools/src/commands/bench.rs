@@ -21,7 +21,7 @@ use crate::bench::measure::{Work, measure};
 use crate::bench::peak::Peak;
 use crate::bench::shape::Shape;
 use crate::chat::prompt;
-use crate::exit::CommandError;
+use crate::exit::{self, CommandError};
 use crate::open::{self, ComputeArgs};
 use crate::report::bench::BenchReport;
 use crate::signals::Polling;
@@ -85,7 +85,7 @@ struct Subject {
 
 /// Runs the command.
 pub fn run(args: BenchArgs) -> anyhow::Result<()> {
-    let peak = Peak::begin();
+    let peak = Peak::begin(exit::on_bug);
     let mut work = work(&args)?;
     let subject = subject(&args)?;
     let session = |work: Work| SequenceOptions { context: Some(work.tokens()), kv: work.kv };
@@ -126,7 +126,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     if let Some(trace) = trace {
         trace.finish()?;
     }
-    let peak_owned_bytes = peak.end();
+    let peak_owned_bytes = peak.end()?;
     let limits = Limits {
         ram_gb_per_s: ram_first.max(ram()?),
         weights_gb_per_s: (!work.streams).then(|| limits::weights(runtime.pool(), kernels, model.tensors())),
