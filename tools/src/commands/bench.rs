@@ -26,9 +26,10 @@ use crate::open::{self, ComputeArgs};
 use crate::report::bench::BenchReport;
 use crate::signals::Polling;
 
-/// Measure how fast a model runs, compared with the hardware's limits Times prefill and decode several times,
-/// over random tokens or a text. The limits of RAM, disk and int8 units are measured in the same run, with
-/// the same threads.
+/// Measure how fast a model runs, compared with the hardware's limits
+///
+/// Times prefill and decode several times, over random tokens or a text. The limits of RAM, disk and int8
+/// units are measured in the same run, with the same threads.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
     /// GGUF file or model folder; the built-in model if there is none

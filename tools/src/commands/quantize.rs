@@ -23,8 +23,10 @@ use crate::report::progress::{Progress, Unit, bytes};
 use crate::report::quantize_plan::{QuantizePlan, free_bytes};
 use crate::signals::Polling;
 
-/// Convert a model folder or GGUF file to another weight type or layout Reads the source and writes the final
-/// file in one pass and in bounded memory. If it is stopped or the disk is full, the same command resumes.
+/// Convert a model folder or GGUF file to another weight type or layout
+///
+/// Reads the source and writes the final file in one pass and in bounded memory. If it is stopped or the disk
+/// is full, the same command resumes.
 #[derive(Debug, clap::Args)]
 pub struct QuantizeArgs {
     /// Model folder or GGUF file

@@ -21,8 +21,10 @@ use crate::chat::sampling::SamplingArgs;
 use crate::exit::CommandError;
 use crate::open::{self, SessionArgs};
 
-/// Answer one prompt and exit The prompt comes from --prompt, --file or a pipe. With an option and a pipe,
-/// the piped text follows the prompt.
+/// Answer one prompt and exit
+///
+/// The prompt comes from --prompt, --file or a pipe. With an option and a pipe, the piped text follows the
+/// prompt.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// GGUF file or model folder; the built-in model if there is none
