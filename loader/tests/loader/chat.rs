@@ -1,8 +1,6 @@
 //! Chat templates and the guard around messages, on small vocabularies made here.
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod vocab;
-
 use moelten_loader::error::LoadError;
 use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Role};
 use moelten_loader::text::tokenizer::{GgufVocab, Markup, Tokenizer};
@@ -22,7 +20,7 @@ fn ids(tokenizer: &Tokenizer, source: &str, messages: &[Message]) -> Vec<u32> {
 
 /// A byte-level vocabulary: the 256 bytes, one merge, and control tokens.
 fn byte_vocab() -> GgufVocab {
-    vocab::byte_vocab(&["<|endoftext|>", "<|im_start|>", "<|im_end|>", "</s>"], &["</think>"])
+    crate::vocab::byte_vocab(&["<|endoftext|>", "<|im_start|>", "<|im_end|>", "</s>"], &["</think>"])
 }
 
 fn tokenizer() -> Tokenizer {
