@@ -8,6 +8,7 @@ mod journal;
 mod metadata;
 mod pieces;
 pub mod provenance;
+mod threads;
 pub mod types;
 pub mod verify;
 mod write;

@@ -19,7 +19,6 @@ mod private_file;
 mod prompt_progress;
 mod screen_mode;
 mod signal;
-mod supervise;
 pub mod terminal;
 
 pub use answer_stream::AnswerStream;

@@ -11,10 +11,12 @@ use twox_hash::XxHash3_64;
 use super::ahead::{batched, each_batch};
 use super::journal::{Entry, Journal};
 use super::pieces::{Maker, Piece};
+use super::threads::Threads;
 use super::{Conversion, Event, Output};
 use crate::container::gguf::write::GgufWriter;
 use crate::error::{LoadError, Result};
 use crate::io::output::{PartialFile, apart};
+use crate::supervise::caught;
 
 /// Bytes of the output, or of the source if they are more, that are made together, if memory allows. While a batch is made
 /// one is read and two wait to be written.
@@ -161,13 +163,16 @@ impl Conversion<'_> {
         on_event: &mut dyn FnMut(Event) -> bool,
     ) -> Result<End> {
         let (maker, outputs, total) = (self.maker(), &self.outputs, self.bytes());
-        let pool = thread_pool(work.threads)?;
+        let threads = Threads::new(work.threads)?;
         let batches = batched(self.pieces(&maker, done), batch_bytes(work), |(piece, _)| maker.weight(piece));
         let mut written = resumed;
         let mut end = End::Complete;
         std::thread::scope(|scope| {
             let (to_write, made) = sync_channel(WAITING);
-            let writer = scope.spawn(move || sink.run(&made));
+            let write = move || {
+                caught("writer", || sink.run(&made)).unwrap_or_else(|panic| Err(LoadError::panicked(panic)))
+            };
+            let writer = scope.spawn(write);
             let name = |piece: &Piece| outputs.get(piece.output).map_or("?", |o| o.plan.name.as_str());
             let make = |(piece, last): &(Piece, bool)| {
                 let made = maker.make(piece, name(piece))?;
@@ -177,8 +182,8 @@ impl Conversion<'_> {
                 batches,
                 |(piece, _)| maker.window(piece),
                 |batch| {
-                    let bytes: Vec<Bytes> =
-                        pool.install(|| batch.par_iter().map(make).collect::<Result<_>>())?;
+                    let bytes =
+                        threads.run(|| batch.par_iter().map(make).collect::<Result<Vec<Bytes>>>())??;
                     written += bytes.iter().map(|bytes| bytes.bytes.len() as u64).sum::<u64>();
                     // A writer that does not take it has failed, and says why below.
                     let taken = to_write.send(bytes).is_ok();
@@ -189,7 +194,7 @@ impl Conversion<'_> {
                 },
             );
             drop(to_write);
-            writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            writer.join().expect("its panics are errors")?;
             worked
         })?;
         Ok(end)
@@ -201,7 +206,7 @@ impl Conversion<'_> {
     /// the bytes that were read, until it returns `false`.
     pub(super) fn each_source(
         &self,
-        pool: &rayon::ThreadPool,
+        threads: &Threads,
         look: &mut dyn FnMut(&str, u64, u64) -> bool,
     ) -> Result<()> {
         let (maker, mut hash, mut bytes) = (self.maker(), XxHash3_64::with_seed(0), 0);
@@ -211,7 +216,7 @@ impl Conversion<'_> {
             |(piece, _)| maker.window(piece),
             |batch| {
                 let sums: Vec<_> =
-                    pool.install(|| batch.par_iter().map(|(piece, _)| maker.source(piece)).collect());
+                    threads.run(|| batch.par_iter().map(|(piece, _)| maker.source(piece)).collect())?;
                 for ((piece, last), sum) in batch.iter().zip(sums) {
                     if let Some(sum) = sum {
                         hash.write(&sum.to_le_bytes());
@@ -242,12 +247,6 @@ impl Conversion<'_> {
             pieces.into_iter().enumerate().map(move |(i, piece)| Ok((piece, i + 1 == count))).chain(error)
         })
     }
-}
-
-/// Threads of its own for one piece of work.
-pub(super) fn thread_pool(threads: usize) -> Result<rayon::ThreadPool> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
-    pool.map_err(|error| LoadError::io(Path::new("threads"), "start threads", std::io::Error::other(error)))
 }
 
 /// Where bytes go: into the file, and into the checksums of their tensor.

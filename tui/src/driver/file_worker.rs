@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use super::file_jobs::{self, StatePaths};
 use super::file_names;
 use super::message::WorkerMessage;
-use super::supervise::supervised;
 use crate::chat::{ChatEffect, ChatEvent, Counters};
 use crate::screen::{CompletionRequest, ScreenEvent};
+use moelten_loader::supervise::supervised;
 
 /// How long the end of the program waits for files that are being written.
 pub const SAVE_WAIT_MAX: Duration = Duration::from_secs(1);

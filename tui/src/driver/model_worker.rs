@@ -11,9 +11,9 @@ use moelten_engine::api::Event as EngineEvent;
 
 use super::file_names::expand;
 use super::message::WorkerMessage;
-use super::supervise::supervised;
 use crate::chat::{Backend, ChatEvent, Request};
 use crate::screen::ScreenEvent;
+use moelten_loader::supervise::supervised;
 
 /// A job for the model.
 pub enum ModelJob {

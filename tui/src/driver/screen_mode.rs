@@ -20,10 +20,10 @@ use super::message::WorkerMessage;
 use super::model_worker::{ModelJob, ModelWorker};
 use super::notes::{Notes, stdout_styled};
 use super::signal::SignalRequest;
-use super::supervise::supervised;
 use super::terminal::{self, KeyWait};
 use crate::chat::{Backend, ChatEffect, ChatEvent, Counters, FileEvent, Tone};
 use crate::screen::{ModelSearch, Screen, ScreenEffect, ScreenEvent, SearchStep, Urgency};
+use moelten_loader::supervise::supervised;
 
 /// Time between two frames after a key.
 const FRAME: Duration = Duration::from_millis(33);
