@@ -10,10 +10,12 @@ use rayon::prelude::*;
 use twox_hash::XxHash3_64;
 
 use super::ahead::{Window, batched, each_batch};
-use super::provenance::{Recorded, recorded};
+use super::checksums::{Recorded, recorded};
+use super::output::{FileLayout, Types};
+use super::plan::Conversion;
+use super::source::{RowPairs, experts_role, first_path, row_pairs};
 use super::threads::Threads;
 use super::types::{Class, matrices};
-use super::{Conversion, FileLayout, RowPairs, Types, experts_role, row_pairs};
 use crate::container::catalog::TensorInfo;
 use crate::container::packed::record_of_name;
 use crate::error::{LoadError, Result};
@@ -232,7 +234,7 @@ fn looks(model: &LoadedModel, source: Option<&LoadedModel>) -> Result<Vec<Look>>
         });
     if !same {
         return Err(LoadError::Unsupported {
-            path: super::first_path(source).to_owned(),
+            path: first_path(source).to_owned(),
             feature: "comparing with a model of another shape".into(),
             hint: "give the model that the file was made from".into(),
         });

@@ -10,9 +10,10 @@ use twox_hash::XxHash3_64;
 
 use super::ahead::{batched, each_batch};
 use super::journal::{Entry, Journal};
-use super::pieces::{Maker, Piece};
+use super::output::Output;
+use super::pieces::{Maker, OutputPiece};
+use super::plan::Conversion;
 use super::threads::Threads;
-use super::{Conversion, Event, Output};
 use crate::container::gguf::write::GgufWriter;
 use crate::error::{LoadError, Result};
 use crate::io::output::{PartialFile, apart};
@@ -23,6 +24,35 @@ use crate::supervise::caught;
 const BATCH_BYTES: u64 = 32 << 20;
 /// Batches that may wait to be written.
 const WAITING: usize = 2;
+
+/// What happens while a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// An unfinished file of the same conversion is being checked: so many bytes of weights are in order.
+    Checked {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// The work goes on after so many bytes of weights.
+    Resumed {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// An unfinished file of so many bytes is of no use and replaced.
+    Replaced {
+        /// Bytes.
+        bytes: u64,
+        /// Whether it was of another source or other options.
+        foreign: bool,
+    },
+    /// So many bytes of weights are made, those from before included.
+    Written {
+        /// Bytes.
+        bytes: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+}
 
 /// How to write.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +98,14 @@ struct Bytes {
 }
 
 impl Conversion<'_> {
+    /// Writes the file as is quickest: [`Self::write_with`].
+    ///
+    /// # Errors
+    /// As [`Self::write_with`].
+    pub fn write(&self, target: &Path, on_event: &mut dyn FnMut(Event) -> bool) -> Result<bool> {
+        self.write_with(target, Work::default(), on_event)
+    }
+
     /// Writes the file; the bytes are the same for any number of threads and any memory. `on_event` is called after each
     /// batch, and ends the work by returning `false`; the result is then `Ok(false)`.
     ///
@@ -173,8 +211,8 @@ impl Conversion<'_> {
                 caught("writer", || sink.run(&made)).unwrap_or_else(|panic| Err(LoadError::panicked(panic)))
             };
             let writer = scope.spawn(write);
-            let name = |piece: &Piece| outputs.get(piece.output).map_or("?", |o| o.plan.name.as_str());
-            let make = |(piece, last): &(Piece, bool)| {
+            let name = |piece: &OutputPiece| outputs.get(piece.output).map_or("?", |o| o.plan.name.as_str());
+            let make = |(piece, last): &(OutputPiece, bool)| {
                 let made = maker.make(piece, name(piece))?;
                 Ok(Bytes { output: piece.output, bytes: made.bytes, source: made.source, last: *last })
             };
@@ -237,7 +275,7 @@ impl Conversion<'_> {
         &'m self,
         maker: &'m Maker<'m>,
         first: usize,
-    ) -> impl Iterator<Item = Result<(Piece, bool)>> + 'm {
+    ) -> impl Iterator<Item = Result<(OutputPiece, bool)>> + 'm {
         self.outputs.iter().enumerate().skip(first).flat_map(|(index, output)| {
             let (pieces, error) = match maker.pieces(index, output) {
                 Ok(pieces) => (pieces, None),

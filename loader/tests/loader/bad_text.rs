@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use moelten_loader::error::{ErrorKind, Fault, LoadError, Result};
-use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Role};
+use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Speaker};
 use moelten_loader::text::tokenizer::{GgufVocab, TOKENS_MAX, Tokenizer, gguf_metadata};
 
 /// Runs `work` within the two seconds that any bad input may take.
@@ -244,7 +244,7 @@ fn render(source: &str) -> Result<String> {
     let tokenizer = file(crate::vocab::byte_vocab(&["<|im_end|>"], &[])).unwrap();
     timed(|| {
         let template = ChatTemplate::new("bad", source)?;
-        let messages = [Message::new(Role::User, "hello")];
+        let messages = [Message::new(Speaker::User, "hello")];
         let markup = template.render(&tokenizer, &messages, &RenderOptions::default())?;
         Ok(markup.text().into_owned())
     })

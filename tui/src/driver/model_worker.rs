@@ -101,7 +101,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use moelten_engine::api::{Answer, ExpertMap, GenerateParams, GenerateStats, StopReason};
-    use moelten_loader::text::chat::{Message, Role};
+    use moelten_loader::text::chat::{Message, Speaker};
 
     use super::*;
     use crate::chat::{Counters, Facts, Failure, NotSwitched, Switched, Tell, Tone};
@@ -144,7 +144,7 @@ mod tests {
     }
 
     fn ask(text: &str) -> ModelJob {
-        let messages = vec![Message::new(Role::User, text)];
+        let messages = vec![Message::new(Speaker::User, text)];
         let params = GenerateParams::default();
         ModelJob::Answer(Request { messages, begun: String::new(), think: true, params })
     }

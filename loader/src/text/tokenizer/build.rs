@@ -18,7 +18,7 @@ use super::encode::Tokenizer;
 use super::kind::{MERGES_MAX, TOKENS_MAX, TokenKind};
 use super::markup::{Mark, Marks};
 use super::stages::Stage;
-use super::stream::{Piece, PieceTable, Spelling, byte_of, byte_of_char};
+use super::stream::{PieceTable, Spelling, VocabPiece, byte_of, byte_of_char};
 use crate::error::{Fault, LoadError, Result};
 
 /// Most bytes of text in all tokens together that are matched in text as they are (control, user-defined).
@@ -61,7 +61,7 @@ pub(super) struct Matching {
 #[derive(Debug)]
 pub(super) struct Parts {
     /// By id; an empty text is an id without a token.
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<VocabPiece>,
     pub algorithm: Algorithm,
     pub normalizer: Option<NormalizerWrapper>,
     pub stages: Vec<Stage>,

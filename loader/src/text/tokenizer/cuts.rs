@@ -10,7 +10,7 @@ use tokenizers::{NormalizedString, Normalizer, NormalizerWrapper};
 use super::kind::TokenKind;
 use super::split::Spans;
 use super::stages::Stage;
-use super::stream::{Piece, byte_of};
+use super::stream::{VocabPiece, byte_of};
 
 /// Bytes of a part, about. The library takes some 300 bytes of memory for each byte of a part.
 pub(super) const PART: usize = 16 << 10;
@@ -50,7 +50,7 @@ impl Cuts {
     /// The rule for a pipeline. `unknown`: what the vocabulary does not have becomes an unknown token.
     pub fn of(
         algorithm: &Algorithm,
-        pieces: &[Piece],
+        pieces: &[VocabPiece],
         unknown: bool,
         normalizer: Option<&NormalizerWrapper>,
         stages: &[Stage],
@@ -73,7 +73,7 @@ impl Cuts {
 impl Merges {
     fn of(
         merges: &[(String, String)],
-        pieces: &[Piece],
+        pieces: &[VocabPiece],
         normalizer: Option<&NormalizerWrapper>,
         stages: &[Stage],
     ) -> Option<Self> {
@@ -129,7 +129,7 @@ impl Merges {
 }
 
 /// Whether a vocabulary has a token for each byte.
-pub(super) fn has_all_bytes(pieces: &[Piece]) -> bool {
+pub(super) fn has_all_bytes(pieces: &[VocabPiece]) -> bool {
     let bytes = pieces.iter().filter(|piece| piece.kind == TokenKind::Byte);
     bytes.filter_map(|piece| byte_of(&piece.text)).collect::<HashSet<u8>>().len() == 256
 }
