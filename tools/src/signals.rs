@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use moelten_engine::runtime::cancel::Cancel;
 #[cfg(unix)]
-use moelten_engine::runtime::supervise::supervised;
+use moelten_loader::supervise::supervised;
 use moelten_tui::driver::SignalRequest;
 #[cfg(unix)]
 use moelten_tui::{chat::FORCE_QUIT_WITHIN, driver::SAVE_WAIT_MAX};

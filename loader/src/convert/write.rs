@@ -10,17 +10,49 @@ use twox_hash::XxHash3_64;
 
 use super::ahead::{batched, each_batch};
 use super::journal::{Entry, Journal};
-use super::pieces::{Maker, Piece};
-use super::{Conversion, Event, Output};
+use super::output::Output;
+use super::pieces::{Maker, OutputPiece};
+use super::plan::Conversion;
+use super::threads::Threads;
 use crate::container::gguf::write::GgufWriter;
 use crate::error::{LoadError, Result};
 use crate::io::output::{PartialFile, apart};
+use crate::supervise::caught;
 
 /// Bytes of the output, or of the source if they are more, that are made together, if memory allows. While a batch is made
 /// one is read and two wait to be written.
 const BATCH_BYTES: u64 = 32 << 20;
 /// Batches that may wait to be written.
 const WAITING: usize = 2;
+
+/// What happens while a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// An unfinished file of the same conversion is being checked: so many bytes of weights are in order.
+    Checked {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// The work goes on after so many bytes of weights.
+    Resumed {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// An unfinished file of so many bytes is of no use and replaced.
+    Replaced {
+        /// Bytes.
+        bytes: u64,
+        /// Whether it was of another source or other options.
+        foreign: bool,
+    },
+    /// So many bytes of weights are made, those from before included.
+    Written {
+        /// Bytes.
+        bytes: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+}
 
 /// How to write.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +98,14 @@ struct Bytes {
 }
 
 impl Conversion<'_> {
+    /// Writes the file as is quickest: [`Self::write_with`].
+    ///
+    /// # Errors
+    /// As [`Self::write_with`].
+    pub fn write(&self, target: &Path, on_event: &mut dyn FnMut(Event) -> bool) -> Result<bool> {
+        self.write_with(target, Work::default(), on_event)
+    }
+
     /// Writes the file; the bytes are the same for any number of threads and any memory. `on_event` is called after each
     /// batch, and ends the work by returning `false`; the result is then `Ok(false)`.
     ///
@@ -161,15 +201,18 @@ impl Conversion<'_> {
         on_event: &mut dyn FnMut(Event) -> bool,
     ) -> Result<End> {
         let (maker, outputs, total) = (self.maker(), &self.outputs, self.bytes());
-        let pool = thread_pool(work.threads)?;
+        let threads = Threads::new(work.threads)?;
         let batches = batched(self.pieces(&maker, done), batch_bytes(work), |(piece, _)| maker.weight(piece));
         let mut written = resumed;
         let mut end = End::Complete;
         std::thread::scope(|scope| {
             let (to_write, made) = sync_channel(WAITING);
-            let writer = scope.spawn(move || sink.run(&made));
-            let name = |piece: &Piece| outputs.get(piece.output).map_or("?", |o| o.plan.name.as_str());
-            let make = |(piece, last): &(Piece, bool)| {
+            let write = move || {
+                caught("writer", || sink.run(&made)).unwrap_or_else(|panic| Err(LoadError::panicked(panic)))
+            };
+            let writer = scope.spawn(write);
+            let name = |piece: &OutputPiece| outputs.get(piece.output).map_or("?", |o| o.plan.name.as_str());
+            let make = |(piece, last): &(OutputPiece, bool)| {
                 let made = maker.make(piece, name(piece))?;
                 Ok(Bytes { output: piece.output, bytes: made.bytes, source: made.source, last: *last })
             };
@@ -177,8 +220,8 @@ impl Conversion<'_> {
                 batches,
                 |(piece, _)| maker.window(piece),
                 |batch| {
-                    let bytes: Vec<Bytes> =
-                        pool.install(|| batch.par_iter().map(make).collect::<Result<_>>())?;
+                    let bytes =
+                        threads.run(|| batch.par_iter().map(make).collect::<Result<Vec<Bytes>>>())??;
                     written += bytes.iter().map(|bytes| bytes.bytes.len() as u64).sum::<u64>();
                     // A writer that does not take it has failed, and says why below.
                     let taken = to_write.send(bytes).is_ok();
@@ -189,7 +232,7 @@ impl Conversion<'_> {
                 },
             );
             drop(to_write);
-            writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            writer.join().expect("its panics are errors")?;
             worked
         })?;
         Ok(end)
@@ -201,7 +244,7 @@ impl Conversion<'_> {
     /// the bytes that were read, until it returns `false`.
     pub(super) fn each_source(
         &self,
-        pool: &rayon::ThreadPool,
+        threads: &Threads,
         look: &mut dyn FnMut(&str, u64, u64) -> bool,
     ) -> Result<()> {
         let (maker, mut hash, mut bytes) = (self.maker(), XxHash3_64::with_seed(0), 0);
@@ -211,7 +254,7 @@ impl Conversion<'_> {
             |(piece, _)| maker.window(piece),
             |batch| {
                 let sums: Vec<_> =
-                    pool.install(|| batch.par_iter().map(|(piece, _)| maker.source(piece)).collect());
+                    threads.run(|| batch.par_iter().map(|(piece, _)| maker.source(piece)).collect())?;
                 for ((piece, last), sum) in batch.iter().zip(sums) {
                     if let Some(sum) = sum {
                         hash.write(&sum.to_le_bytes());
@@ -232,7 +275,7 @@ impl Conversion<'_> {
         &'m self,
         maker: &'m Maker<'m>,
         first: usize,
-    ) -> impl Iterator<Item = Result<(Piece, bool)>> + 'm {
+    ) -> impl Iterator<Item = Result<(OutputPiece, bool)>> + 'm {
         self.outputs.iter().enumerate().skip(first).flat_map(|(index, output)| {
             let (pieces, error) = match maker.pieces(index, output) {
                 Ok(pieces) => (pieces, None),
@@ -242,12 +285,6 @@ impl Conversion<'_> {
             pieces.into_iter().enumerate().map(move |(i, piece)| Ok((piece, i + 1 == count))).chain(error)
         })
     }
-}
-
-/// Threads of its own for one piece of work.
-pub(super) fn thread_pool(threads: usize) -> Result<rayon::ThreadPool> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
-    pool.map_err(|error| LoadError::io(Path::new("threads"), "start threads", std::io::Error::other(error)))
 }
 
 /// Where bytes go: into the file, and into the checksums of their tensor.

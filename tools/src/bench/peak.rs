@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use moelten_engine::runtime::memory;
-use moelten_engine::runtime::supervise::supervised;
+use moelten_loader::supervise::supervised;
 
 /// Time between two samples.
 const INTERVAL: Duration = Duration::from_millis(50);

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::Context;
-use moelten_engine::runtime::supervise::supervised;
+use moelten_loader::supervise::supervised;
 use moelten_tui::driver::{NOT_UTF8, lossy};
 use moelten_tui::terminal::{Notes, Tone};
 

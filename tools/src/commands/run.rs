@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use moelten_engine::api::{Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, StopReason};
 use moelten_engine::error::EngineError;
 use moelten_engine::sequence::saved::Restored;
-use moelten_loader::text::chat::{Message, Role};
+use moelten_loader::text::chat::{Message, Speaker};
 use moelten_tui::chat::Tell;
 use moelten_tui::chat::summary;
 use moelten_tui::driver::{AnswerStream, PromptProgress};
@@ -70,9 +70,9 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         answerer.language().plain(&text)?
     } else {
         answerer.check(system.as_deref())?;
-        let system = system.into_iter().map(|system| Message::new(Role::System, system));
+        let system = system.into_iter().map(|system| Message::new(Speaker::System, system));
         // A pipe usually adds a line end, which is not part of the prompt.
-        let user = Message::new(Role::User, text.trim_end_matches(['\n', '\r']));
+        let user = Message::new(Speaker::User, text.trim_end_matches(['\n', '\r']));
         answerer.language().conversation(&system.chain([user]).collect::<Vec<_>>())?
     };
     let chatty = args.verbose || (notes.terminal && !args.json);

@@ -55,8 +55,8 @@ impl AddedWords {
     }
 
     /// Takes a text apart.
-    pub fn spans<'w, 't>(&'w self, text: &'t str) -> Spans<'w, 't> {
-        Spans { words: self, text, at: 0, begun: 0, found: VecDeque::new() }
+    pub fn spans<'w, 't>(&'w self, text: &'t str) -> WordSpans<'w, 't> {
+        WordSpans { words: self, text, at: 0, begun: 0, found: VecDeque::new() }
     }
 
     /// The surroundings of the next words from `at` on: no word reaches over its ends or touches them, and what decides
@@ -95,7 +95,7 @@ impl AddedWords {
 }
 
 /// The parts of a text, in order; together they are the text.
-pub(super) struct Spans<'w, 't> {
+pub(super) struct WordSpans<'w, 't> {
     words: &'w AddedWords,
     text: &'t str,
     /// Words before it have been found.
@@ -105,7 +105,7 @@ pub(super) struct Spans<'w, 't> {
     found: VecDeque<Span>,
 }
 
-impl Spans<'_, '_> {
+impl WordSpans<'_, '_> {
     fn text_until(&mut self, end: usize) {
         if self.begun < end {
             self.found.push_back(Span::Text(self.begun..end));
@@ -114,7 +114,7 @@ impl Spans<'_, '_> {
     }
 }
 
-impl Iterator for Spans<'_, '_> {
+impl Iterator for WordSpans<'_, '_> {
     type Item = Span;
 
     fn next(&mut self) -> Option<Span> {

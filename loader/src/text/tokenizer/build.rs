@@ -13,12 +13,12 @@ use tokenizers::models::unigram::Unigram;
 use tokenizers::{AddedToken, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use super::added::AddedWords;
-use super::cuts::{Algorithm, Cuts, PART};
+use super::cuts::{Algorithm, Cuts, PART, has_all_bytes};
 use super::encode::Tokenizer;
 use super::kind::{MERGES_MAX, TOKENS_MAX, TokenKind};
 use super::markup::{Mark, Marks};
 use super::stages::Stage;
-use super::stream::{Piece, PieceTable, Spelling, byte_of, byte_of_char};
+use super::stream::{PieceTable, Spelling, VocabPiece, byte_of, byte_of_char};
 use crate::error::{Fault, LoadError, Result};
 
 /// Most bytes of text in all tokens together that are matched in text as they are (control, user-defined).
@@ -61,7 +61,7 @@ pub(super) struct Matching {
 #[derive(Debug)]
 pub(super) struct Parts {
     /// By id; an empty text is an id without a token.
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<VocabPiece>,
     pub algorithm: Algorithm,
     pub normalizer: Option<NormalizerWrapper>,
     pub stages: Vec<Stage>,
@@ -97,11 +97,7 @@ pub(super) fn assemble(path: &Path, mut parts: Parts, notices: &mut Vec<String>)
     }));
     let (model, words) =
         built.map_err(|_| library("made the tokenizer library fail".to_owned()))?.map_err(library)?;
-    let cuts = match parts.normalizer.is_some() && parts.matching.values().any(|rules| rules.normalized) {
-        // Such words are found only when a whole text has been normalised.
-        true => Cuts::Nowhere,
-        false => Cuts::of(&parts.algorithm, &parts.pieces, parts.normalizer.as_ref(), &parts.stages),
-    };
+    let cuts = cuts(&parts);
     let spells_all = spells_all_bytes(&parts, &cuts);
     let table = Arc::new(PieceTable::new(parts.pieces, parts.spelling));
     Ok(Tokenizer {
@@ -122,6 +118,17 @@ pub(super) fn assemble(path: &Path, mut parts: Parts, notices: &mut Vec<String>)
         adds_eos: parts.adds_eos && parts.eos.is_some(),
         ends,
     })
+}
+
+/// Where texts may be cut.
+fn cuts(parts: &Parts) -> Cuts {
+    if parts.normalizer.is_some() && parts.matching.values().any(|rules| rules.normalized) {
+        // Such words are found only when a whole text has been normalised.
+        return Cuts::Nowhere;
+    }
+    let unknown = parts.unknown.and_then(|id| parts.pieces.get(id as usize));
+    let unknown = unknown.is_some_and(|piece| in_model(piece.kind));
+    Cuts::of(&parts.algorithm, &parts.pieces, unknown, parts.normalizer.as_ref(), &parts.stages)
 }
 
 /// All checks that need no library object; makes control tokens of those that must be.
@@ -271,9 +278,8 @@ fn spells_all_bytes(parts: &Parts, cuts: &Cuts) -> bool {
             others.len() == 1 && others.iter().all(plain) && missing_bytes(parts) == 0
         }
         Cuts::Merges(_) => {
-            let bytes = parts.pieces.iter().filter(|piece| piece.kind == TokenKind::Byte);
-            let bytes: HashSet<Option<u8>> = bytes.map(|piece| byte_of(&piece.text)).collect();
-            matches!(parts.algorithm, Algorithm::Bpe { byte_fallback: true, .. }) && bytes.len() == 256
+            matches!(parts.algorithm, Algorithm::Bpe { byte_fallback: true, .. })
+                && has_all_bytes(&parts.pieces)
         }
         Cuts::Nowhere => false,
     }

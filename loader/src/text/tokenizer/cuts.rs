@@ -10,7 +10,7 @@ use tokenizers::{NormalizedString, Normalizer, NormalizerWrapper};
 use super::kind::TokenKind;
 use super::split::Spans;
 use super::stages::Stage;
-use super::stream::{Piece, byte_of};
+use super::stream::{VocabPiece, byte_of};
 
 /// Bytes of a part, about. The library takes some 300 bytes of memory for each byte of a part.
 pub(super) const PART: usize = 16 << 10;
@@ -40,15 +40,18 @@ pub(super) struct Merges {
     joined: HashSet<(char, char)>,
     /// Characters that are tokens: unknown ones may become one token with their neighbours.
     known: HashSet<char>,
+    /// Whether unknown characters become tokens. Where they vanish, what stands beside them meets.
+    keeps_unknown: bool,
     /// The normaliser within a text: without what it puts in front of one.
     pub within: Option<NormalizerWrapper>,
 }
 
 impl Cuts {
-    /// The rule for a pipeline.
+    /// The rule for a pipeline. `unknown`: what the vocabulary does not have becomes an unknown token.
     pub fn of(
         algorithm: &Algorithm,
-        pieces: &[Piece],
+        pieces: &[VocabPiece],
+        unknown: bool,
         normalizer: Option<&NormalizerWrapper>,
         stages: &[Stage],
     ) -> Self {
@@ -57,8 +60,10 @@ impl Cuts {
             return Self::Units(units);
         }
         match algorithm {
-            Algorithm::Bpe { merges, ignore_merges: false, .. } => {
-                Merges::of(merges, pieces, normalizer, stages).map_or(Self::Nowhere, Self::Merges)
+            Algorithm::Bpe { merges, ignore_merges: false, byte_fallback, .. } => {
+                let keeps_unknown = unknown || (*byte_fallback && has_all_bytes(pieces));
+                let rule = Merges::of(merges, pieces, normalizer, stages);
+                rule.map_or(Self::Nowhere, |rule| Self::Merges(Merges { keeps_unknown, ..rule }))
             }
             _ => Self::Nowhere,
         }
@@ -68,7 +73,7 @@ impl Cuts {
 impl Merges {
     fn of(
         merges: &[(String, String)],
-        pieces: &[Piece],
+        pieces: &[VocabPiece],
         normalizer: Option<&NormalizerWrapper>,
         stages: &[Stage],
     ) -> Option<Self> {
@@ -92,13 +97,15 @@ impl Merges {
             Stage::Split { splitter, .. } => splitter.source() == " " && within.is_some(),
             Stage::Library(_) => false,
         };
-        stages.iter().all(harmless).then_some(Self { joined, known, within })
+        stages.iter().all(harmless).then_some(Self { joined, known, keeps_unknown: false, within })
     }
 
     /// Whether text may be cut between two characters.
     fn between(&self, left: char, right: char) -> bool {
         let (left, right) = (visible(left), visible(right));
-        self.known.contains(&right) && !self.joined.contains(&(left, right))
+        self.known.contains(&right)
+            && (self.keeps_unknown || self.known.contains(&left))
+            && !self.joined.contains(&(left, right))
     }
 
     /// The parts of a text, each of `bytes` bytes or a little more.
@@ -119,6 +126,12 @@ impl Merges {
             Some(begin..start)
         })
     }
+}
+
+/// Whether a vocabulary has a token for each byte.
+pub(super) fn has_all_bytes(pieces: &[VocabPiece]) -> bool {
+    let bytes = pieces.iter().filter(|piece| piece.kind == TokenKind::Byte);
+    bytes.filter_map(|piece| byte_of(&piece.text)).collect::<HashSet<u8>>().len() == 256
 }
 
 const VISIBLE_SPACE: char = '\u{2581}';

@@ -16,7 +16,7 @@ use super::added::{AddedWords, Span};
 use super::cuts::{self, Cuts, Units};
 use super::kind::TokenKind;
 use super::markup::{self, Marks, Markup};
-use super::stages::{Place, Stage};
+use super::stages::{Stage, TextPlace};
 use super::stream::{PieceTable, StreamDecoder};
 use crate::error::{Fault, LoadError, Result};
 
@@ -225,14 +225,15 @@ impl Tokenizer {
     /// Encodes text between control tokens; `first` if nothing came before it.
     fn encode_run(&self, text: &str, first: bool, sink: &mut Sink<'_>) -> tokenizers::Result<()> {
         if matches!(self.cuts, Cuts::Nowhere) {
-            let place = if first { Place::First } else { Place::Later };
+            let place = if first { TextPlace::First } else { TextPlace::Later };
             return self.encode_whole(text, place, sink);
         }
         for span in self.words.spans(text) {
             match span {
                 Span::Word(id, place) => sink.take(place.len(), [id]),
                 Span::Text(place) => {
-                    let place_of_text = if first && place.start == 0 { Place::First } else { Place::Later };
+                    let place_of_text =
+                        if first && place.start == 0 { TextPlace::First } else { TextPlace::Later };
                     self.encode_between(&text[place], place_of_text, sink)?;
                 }
             }
@@ -244,7 +245,7 @@ impl Tokenizer {
     }
 
     /// Encodes text that has no added word in it.
-    fn encode_between(&self, text: &str, place: Place, sink: &mut Sink<'_>) -> tokenizers::Result<()> {
+    fn encode_between(&self, text: &str, place: TextPlace, sink: &mut Sink<'_>) -> tokenizers::Result<()> {
         match &self.cuts {
             Cuts::Units(stages) => {
                 let in_form = match &self.normalizer {
@@ -262,7 +263,7 @@ impl Tokenizer {
                 for part in merges.parts(text, self.part) {
                     let (normalizer, place) = match part.start {
                         0 => (self.normalizer.as_ref(), place),
-                        _ => (merges.within.as_ref(), Place::Within),
+                        _ => (merges.within.as_ref(), TextPlace::Within),
                     };
                     let text = &text[part];
                     if !sink.has_room_for(text.len(), self.longest) {
@@ -285,7 +286,7 @@ impl Tokenizer {
         &self,
         text: &str,
         stages: usize,
-        mut place: Place,
+        mut place: TextPlace,
         sink: &mut Sink<'_>,
     ) -> tokenizers::Result<()> {
         let (isolating, others) = self.stages.split_at(stages);
@@ -298,7 +299,7 @@ impl Tokenizer {
             let mut pieces = PreTokenizedString::from(part);
             let known = KnownUnits(std::mem::take(units));
             pieces.split(|_, piece| piece.split(&known, SplitDelimiterBehavior::Isolated))?;
-            let of_part = std::mem::replace(&mut place, Place::Later);
+            let of_part = std::mem::replace(&mut place, TextPlace::Later);
             self.encode_part(pieces, others, of_part, part.len(), sink)
         };
         for unit in Units::new(isolating, text) {
@@ -316,7 +317,7 @@ impl Tokenizer {
     }
 
     /// Encodes text with all that is in it at once.
-    fn encode_whole(&self, text: &str, place: Place, sink: &mut Sink<'_>) -> tokenizers::Result<()> {
+    fn encode_whole(&self, text: &str, place: TextPlace, sink: &mut Sink<'_>) -> tokenizers::Result<()> {
         if text.is_empty() || !sink.takes_whole(text.len()) {
             return Ok(());
         }
@@ -329,7 +330,7 @@ impl Tokenizer {
         &self,
         mut pieces: PreTokenizedString,
         stages: &[Stage],
-        place: Place,
+        place: TextPlace,
         bytes: usize,
         sink: &mut Sink<'_>,
     ) -> tokenizers::Result<()> {

@@ -14,7 +14,7 @@ use super::split::Splitter;
 
 /// Where a text stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum TextPlace {
     /// Nothing stands before it, not even a control token.
     First,
     /// Behind a control token, an added word or another piece.
@@ -89,7 +89,7 @@ impl Stage {
     }
 
     /// Splits `pieces` of a text further.
-    pub(super) fn apply(&self, pieces: &mut PreTokenizedString, place: Place) -> tokenizers::Result<()> {
+    pub(super) fn apply(&self, pieces: &mut PreTokenizedString, place: TextPlace) -> tokenizers::Result<()> {
         match self {
             Self::Split { splitter, behavior, invert: false } => {
                 pieces.split(|_, piece| piece.split(splitter, *behavior))
@@ -98,8 +98,8 @@ impl Stage {
                 pieces.split(|_, piece| piece.split(Invert(splitter), *behavior))
             }
             Self::Metaspace(metaspace)
-                if place == Place::Within
-                    || place == Place::Later && metaspace.prepend_scheme == PrependScheme::First =>
+                if place == TextPlace::Within
+                    || place == TextPlace::Later && metaspace.prepend_scheme == PrependScheme::First =>
             {
                 let mut later = metaspace.clone();
                 later.set_prepend_scheme(PrependScheme::Never);

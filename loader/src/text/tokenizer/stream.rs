@@ -20,19 +20,19 @@ pub(super) enum Spelling {
 
 /// One token of a vocabulary under construction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Piece {
+pub(super) struct VocabPiece {
     pub text: String,
     pub kind: TokenKind,
 }
 
 /// All pieces by id; shared by the tokenizer and its decoders.
 pub(super) struct PieceTable {
-    pieces: Vec<Piece>,
+    pieces: Vec<VocabPiece>,
     spelling: Spelling,
 }
 
 impl PieceTable {
-    pub(super) fn new(pieces: Vec<Piece>, spelling: Spelling) -> Self {
+    pub(super) fn new(pieces: Vec<VocabPiece>, spelling: Spelling) -> Self {
         Self { pieces, spelling }
     }
 
@@ -52,7 +52,7 @@ impl PieceTable {
         lens.max().unwrap_or(0)
     }
 
-    fn get(&self, id: u32) -> Option<&Piece> {
+    fn get(&self, id: u32) -> Option<&VocabPiece> {
         self.pieces.get(usize::try_from(id).ok()?)
     }
 

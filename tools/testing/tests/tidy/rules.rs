@@ -15,9 +15,9 @@ pub const FUNCTION_LINES: usize = 70;
 pub const COMMENT_COLUMNS: usize = 110;
 /// Where `unsafe` may stand.
 pub const UNSAFE: [&str; 5] =
-    ["quant/src/kernel", "quant/tests/", "quant/examples/", "loader/src/io", "loader/tests/files/meter.rs"];
+    ["quant/src/kernel", "quant/tests/", "quant/examples/", "loader/src/io", "loader/tests/loader/meter.rs"];
 /// Where threads are started.
-pub const THREADS: [&str; 2] = ["engine/src/runtime/supervise.rs", "tui/src/driver/supervise.rs"];
+pub const THREADS: [&str; 1] = ["loader/src/supervise.rs"];
 /// Words that say nothing about an item.
 const STOP_WORDS: [&str; 24] = [
     "a", "an", "the", "of", "its", "it", "this", "that", "is", "are", "be", "for", "to", "in", "on", "by",

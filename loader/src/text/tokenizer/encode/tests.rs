@@ -1,6 +1,6 @@
-//! Encoding in parts against encoding at once, over real vocabularies where the shared ones are there and over small ones.
+//! Encoding in parts against encoding at once, over real vocabularies and small ones.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use proptest::prelude::*;
@@ -10,18 +10,14 @@ use crate::container::gguf::Gguf;
 use crate::text::gguf_vocab;
 use crate::text::tokenizer::GgufVocab;
 
-const SHARED: [&str; 6] = ["deepseek-llm", "gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2"];
+const REAL: [&str; 6] = ["deepseek-llm", "gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2"];
 
-fn shared() -> Option<PathBuf> {
-    let path = std::env::var_os("MOELTEN_SHARED").map(PathBuf::from);
-    let path = path.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"));
-    path.is_dir().then_some(path)
-}
-
-fn of_gguf(name: &str) -> Option<Tokenizer> {
-    let path = shared()?.join(format!("tokenizers/ggml-vocab-{name}.gguf"));
+/// A real vocabulary, from the folder that `MOELTEN_VOCABULARIES` names.
+fn real(name: &str) -> Tokenizer {
+    let folder = std::env::var_os("MOELTEN_VOCABULARIES").expect("MOELTEN_VOCABULARIES names a folder");
+    let path = Path::new(&folder).join(format!("ggml-vocab-{name}.gguf"));
     let vocab = gguf_vocab(&Gguf::open(&path).unwrap().metadata).unwrap();
-    Some(Tokenizer::from_gguf(&path, vocab).unwrap().0)
+    Tokenizer::from_gguf(&path, vocab).unwrap().0
 }
 
 /// A SentencePiece vocabulary of a few letters, with words and without all bytes.
@@ -147,14 +143,17 @@ fn same_ids(mut tokenizer: Tokenizer, name: &str, nowhere: bool, cases: u32) {
 }
 
 #[test]
+#[ignore = "needs MOELTEN_VOCABULARIES, a folder of real vocabularies"]
 fn parts_give_the_ids_of_the_whole_with_real_vocabularies() {
-    if shared().is_none() {
-        println!("skipped: no shared folder");
-        return;
+    for name in REAL {
+        same_ids(real(name), name, false, 400);
     }
-    for name in SHARED {
-        same_ids(of_gguf(name).unwrap(), name, false, 400);
-    }
+}
+
+#[test]
+fn parts_give_the_ids_of_the_whole_with_the_built_in_vocabulary() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tiny-tales");
+    same_ids(Tokenizer::from_hf_folder(&folder).unwrap().0, "tiny-tales", false, 1000);
 }
 
 #[test]
