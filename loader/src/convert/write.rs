@@ -14,7 +14,7 @@ use super::output::Output;
 use super::pieces::{Maker, OutputPiece};
 use super::plan::Conversion;
 use super::threads::Threads;
-use crate::container::gguf::write::GgufWriter;
+use crate::container::gguf::write::{GgufPlan, GgufWriter};
 use crate::error::{LoadError, Result};
 use crate::io::output::{PartialFile, apart};
 use crate::supervise::caught;
@@ -89,6 +89,21 @@ enum End {
     Stopped,
 }
 
+/// What an earlier call has left, or nothing yet.
+struct Unfinished {
+    file: PartialFile,
+    journal: Journal,
+    /// Bytes that were there.
+    found: u64,
+    /// Whether they are of another source or other options.
+    foreign: bool,
+}
+
+/// The journal beside an unfinished file cannot be written.
+fn not_kept(partial: &Path, source: std::io::Error) -> LoadError {
+    LoadError::io(&Journal::path(partial), "keep the journal", source)
+}
+
 /// What the writer gets: bytes in order. The flag says that the output is complete with them.
 struct Bytes {
     output: usize,
@@ -122,38 +137,11 @@ impl Conversion<'_> {
         on_event: &mut dyn FnMut(Event) -> bool,
     ) -> Result<bool> {
         let plan = self.layout(target)?;
-        let inputs = self.inputs();
-        let sources: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
-        let (_, partial) = PartialFile::places(target, &sources)?;
-        let beside = Journal::path(&partial);
-        apart(&beside, &sources)?;
-        let ours = beside.exists();
-        let mut file = PartialFile::resume(target, &sources)?;
-        let found = std::fs::metadata(&partial).map_or(0, |found| found.len());
-        // Whatever goes wrong from here on, what was there stays until it is known to be of no use.
-        file.set_resumable(found > 0);
-        if found > 0 && !ours {
-            let message = "it is not an unfinished file of this program, which would have a journal beside it; remove it";
-            let source = std::io::Error::new(std::io::ErrorKind::AlreadyExists, message);
-            return Err(LoadError::io(&partial, "write the file", source));
-        }
-        let failed = |source| LoadError::io(&beside, "keep the journal", source);
-        let (mut journal, foreign) = Journal::open(&partial, self.fingerprint(&plan)).map_err(failed)?;
-        let (mut done, mut resumed) = (0, 0);
-        while let (Some(entry), Some(output)) = (journal.entries().get(done), self.outputs.get(done)) {
-            let mut hash = XxHash3_64::with_seed(0);
-            let (offset, bytes) = plan.place(done);
-            let whole = file.read_back(offset, bytes, &mut |piece| hash.write(piece))?;
-            if !whole || hash.finish() != entry.output {
-                break;
-            }
-            resumed += output.bytes;
-            done += 1;
-            if !on_event(Event::Checked { bytes: resumed }) {
-                return Ok(false);
-            }
-        }
-        journal.keep(done).map_err(failed)?;
+        let Unfinished { mut file, mut journal, found, foreign } = self.unfinished(target, &plan)?;
+        let Some((done, resumed)) = self.completed(&plan, &mut file, &journal, on_event)? else {
+            return Ok(false);
+        };
+        journal.keep(done).map_err(|source| not_kept(file.path(), source))?;
         file.set_resumable(done > 0);
         if resumed > 0 {
             on_event(Event::Resumed { bytes: resumed });
@@ -189,6 +177,53 @@ impl Conversion<'_> {
             }
             End::Stopped => Ok(false),
         }
+    }
+
+    /// Opens what an earlier call has left of the file, or a new one.
+    fn unfinished(&self, target: &Path, plan: &GgufPlan) -> Result<Unfinished> {
+        let inputs = self.inputs();
+        let sources: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+        let (_, partial) = PartialFile::places(target, &sources)?;
+        let beside = Journal::path(&partial);
+        apart(&beside, &sources)?;
+        let ours = beside.exists();
+        let mut file = PartialFile::resume(target, &sources)?;
+        let found = std::fs::metadata(&partial).map_or(0, |found| found.len());
+        // Whatever goes wrong from here on, what was there stays until it is known to be of no use.
+        file.set_resumable(found > 0);
+        if found > 0 && !ours {
+            let message = "it is not an unfinished file of this program, which would have a journal beside it; remove it";
+            let source = std::io::Error::new(std::io::ErrorKind::AlreadyExists, message);
+            return Err(LoadError::io(&partial, "write the file", source));
+        }
+        let opened = Journal::open(&partial, self.fingerprint(plan));
+        let (journal, foreign) = opened.map_err(|source| not_kept(&partial, source))?;
+        Ok(Unfinished { file, journal, found, foreign })
+    }
+
+    /// How many outputs are complete in the file as the journal says, and their bytes; `None` when told to stop.
+    fn completed(
+        &self,
+        plan: &GgufPlan,
+        file: &mut PartialFile,
+        journal: &Journal,
+        on_event: &mut dyn FnMut(Event) -> bool,
+    ) -> Result<Option<(usize, u64)>> {
+        let (mut done, mut bytes_done) = (0, 0);
+        for (entry, output) in journal.entries().iter().zip(&self.outputs) {
+            let mut hash = XxHash3_64::with_seed(0);
+            let (offset, bytes) = plan.place(done);
+            let whole = file.read_back(offset, bytes, &mut |piece| hash.write(piece))?;
+            if !whole || hash.finish() != entry.output {
+                break;
+            }
+            bytes_done += output.bytes;
+            done += 1;
+            if !on_event(Event::Checked { bytes: bytes_done }) {
+                return Ok(None);
+            }
+        }
+        Ok(Some((done, bytes_done)))
     }
 
     /// Makes and writes all outputs from `done` on.
