@@ -1,5 +1,5 @@
-//! What goes in and comes out of the engine while it generates: plain data, no handles, no behaviour. This is the
-//! boundary that user interfaces are written against.
+//! What goes in and comes out of the engine while it generates: plain data, no handles, no behaviour. This is
+//! the boundary that user interfaces are written against.
 
 use std::time::Duration;
 
@@ -128,7 +128,8 @@ impl CacheUse {
         share(self.guesses_used, self.guesses_read)
     }
 
-    /// Speed of reading while there was something to read, in 10^9 bytes per second; `None` if nothing was read.
+    /// Speed of reading while there was something to read, in 10^9 bytes per second; `None` if nothing was
+    /// read.
     pub fn read_gb_per_s(&self) -> Option<f64> {
         let seconds = self.reading.as_secs_f64();
         (self.read_bytes > 0 && seconds > 0.0).then(|| self.read_bytes as f64 / seconds / 1e9)
@@ -169,8 +170,8 @@ pub struct Answer {
     pub stats: GenerateStats,
 }
 
-/// The experts of a model at one moment: where each is, who was used, what was foreseen, and what that cost. Counts are since
-/// the model was opened; the difference of two pictures is what happened between them.
+/// The experts of a model at one moment: where each is, who was used, what was foreseen, and what that cost.
+/// Counts are since the model was opened; the difference of two pictures is what happened between them.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ExpertMap {
     /// The expert banks of the layers, in order.

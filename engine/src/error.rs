@@ -1,4 +1,5 @@
-//! What can go wrong while a model runs: one error type with numbers in it. It must not know how a terminal prints.
+//! What can go wrong while a model runs: one error type with numbers in it. It must not know how a terminal
+//! prints.
 
 use std::io;
 

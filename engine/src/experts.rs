@@ -1,5 +1,6 @@
-//! Expert weights: which are in memory, which are on their way, and where they come from. [`store::ExpertStore`] is the only
-//! way by which layers get them. Nothing here knows how experts are multiplied, nor tensor names.
+//! Expert weights: which are in memory, which are on their way, and where they come from.
+//! [`store::ExpertStore`] is the only way by which layers get them. Nothing here knows how experts are
+//! multiplied, nor tensor names.
 
 mod acquired;
 pub mod cache;

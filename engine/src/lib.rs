@@ -1,6 +1,7 @@
 //! The engine: forward pass, router, expert store, states, sampler, sequences.
 //!
-//! It never knows tensor names, file formats or terminals. [`api`] is what user interfaces are written against.
+//! It never knows tensor names, file formats or terminals. [`api`] is what user interfaces are written
+//! against.
 
 pub mod api;
 pub mod error;

@@ -1,5 +1,5 @@
-//! What is recorded of passes and used later: routing traces and what they say about caches, and the sizes of inputs that
-//! quantising wants to know.
+//! What is recorded of passes and used later: routing traces and what they say about caches, and the sizes of
+//! inputs that quantising wants to know.
 
 pub mod importance;
 pub mod replay;

@@ -1,6 +1,6 @@
-//! What is kept in memory, decided before anything large is allocated: the model as it lies in its files, if all of it fits
-//! the budget, and otherwise everything but the experts and as many of these as there is room for. The same plan is what
-//! `fit` prints. It must not allocate, nor know how fast anything is.
+//! What is kept in memory, decided before anything large is allocated: the model as it lies in its files, if
+//! all of it fits the budget, and otherwise everything but the experts and as many of these as there is room
+//! for. The same plan is what `fit` prints. It must not allocate, nor know how fast anything is.
 
 pub mod context;
 
@@ -21,7 +21,8 @@ use context::{ContextChoice, ContextLimit};
 const SLACK: u64 = 24 << 20;
 /// Bytes by which the program may be larger when it is started again with what a refusal advised.
 pub const GROWTH: u64 = 1 << 20;
-/// Of the free memory at least this stays free when nobody names a number, and at least one part in [`LEAVE_PART`].
+/// Of the free memory at least this stays free when nobody names a number, and at least one part in
+/// [`LEAVE_PART`].
 const LEAVE: u64 = 192 << 20;
 /// See [`LEAVE`].
 const LEAVE_PART: u64 = 16;

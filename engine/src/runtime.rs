@@ -6,7 +6,6 @@ pub mod ledger;
 pub mod memory;
 pub mod pool;
 mod rest;
-pub mod supervise;
 pub mod system;
 pub mod topology;
 

@@ -2,5 +2,6 @@
 
 pub mod generate;
 pub mod sampler;
+pub mod saved;
 pub mod session;
 pub mod stop;

@@ -15,14 +15,12 @@ use moelten_quant::Kernels;
 
 use crate::runtime::pool::Pool;
 use branches::BranchStates;
+pub use contract::MOST_NEW_TOKENS;
 use contract::{BranchState, NeedsReplay, Snapshot};
 use kv::format::KvFormat;
 use kv::layer::KvLayer;
 use kv::{KvState, KvView};
 use window::WindowState;
-
-/// The most tokens of one sequence that a pass adds.
-pub const MOST_NEW_TOKENS: usize = 2048;
 
 /// The state of one branch of a layer.
 pub enum LayerState {
@@ -32,7 +30,7 @@ pub enum LayerState {
     Window(WindowState),
 }
 
-/// The states of a sequence.
+/// The states of all branches of a sequence on a model.
 pub type SequenceState = BranchStates<LayerState>;
 
 impl SequenceState {

@@ -1,12 +1,13 @@
-//! A model's weights outside its expert banks, ready to compute with: small vectors in f32, places of the large matrices. They
-//! are built from a spec and its tensors once. Nothing here knows a tensor's name.
+//! A model's weights outside its expert banks, ready to compute with: small vectors in f32, places of the
+//! large matrices. They are built from a spec and its tensors once. Nothing here knows a tensor's name.
 
 mod build;
 pub mod embedding;
 
 use moelten_loader::spec::{BankKey, Join, RopeSpec};
 
-use crate::layers::ffn::moe::{Mlp, Moe};
+use crate::layers::ffn::dense::Mlp;
+use crate::layers::ffn::moe::Moe;
 use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
 use crate::layers::norm::Norm;

@@ -1,5 +1,5 @@
-//! Every family against what Hugging Face transformers computes from the same bfloat16 weights in f32: logits at
-//! every position, the experts chosen, and greedy text. See `golden/README.md`.
+//! Every family against what Hugging Face transformers computes from the same bfloat16 weights in f32: logits
+//! at every position, the experts chosen, and greedy text. See `golden/README.md`.
 
 #[path = "engine/common/mod.rs"]
 mod common;

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Role};
+use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Speaker};
 use moelten_loader::text::tokenizer::{GgufVocab, TokenKind, Tokenizer};
 
 fn tokenizer() -> Tokenizer {
@@ -25,7 +25,7 @@ fuzz_target!(|input: (&str, &str)| {
     let (source, content) = input;
     let Ok(template) = ChatTemplate::new("fuzz", source) else { return };
     let tokenizer = tokenizer();
-    let messages = [Message::new(Role::User, content), Message::new(Role::Assistant, "a")];
+    let messages = [Message::new(Speaker::User, content), Message::new(Speaker::Assistant, "a")];
     let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
     let Ok(markup) = template.render(&tokenizer, &messages, &options) else { return };
     let ids = tokenizer.encode_markup(&markup).expect("every text has an encoding");

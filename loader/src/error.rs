@@ -313,6 +313,11 @@ impl LoadError {
         Self::Malformed { path: path.to_owned(), field: field.into(), offset: None, fault }
     }
 
+    /// A thread ended with this panic, and what it worked on cannot be used.
+    pub(crate) fn panicked(message: String) -> Self {
+        Self::io(Path::new("a thread"), "finish its work", io::Error::other(message))
+    }
+
     /// A [`LoadError::Io`].
     pub fn io(path: &Path, action: &'static str, source: io::Error) -> Self {
         Self::Io { path: path.to_owned(), action, source }

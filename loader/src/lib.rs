@@ -12,5 +12,6 @@ pub mod imatrix;
 pub mod io;
 pub mod load;
 pub mod spec;
+pub mod supervise;
 pub mod tensors;
 pub mod text;

@@ -272,14 +272,24 @@ pub fn guarded(program: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
         Ok(Err(error)) => report(&error),
         Err(_) => {
             let message = PANIC.lock().map(|message| message.clone()).unwrap_or_default();
-            let text = format!(
-                "{message}\nThis is a bug in moelten. Please report it with the command that caused it."
-            );
-            Report { code: "E-BUG-01", exit: 1, text }
+            bug(&message)
         }
     };
     print(&ended);
     ended.exit.into()
+}
+
+/// Ends the program because a thread that it cannot do without has panicked.
+pub fn on_bug(message: String) {
+    moelten_tui::driver::terminal::restore();
+    print(&bug(&message));
+    std::process::exit(1)
+}
+
+fn bug(message: &str) -> Report {
+    let text =
+        format!("{message}\nThis is a bug in moelten. Please report it with the command that caused it.");
+    Report { code: "E-BUG-01", exit: 1, text }
 }
 
 /// Prints `error[E-XXX-NN]: ...` to stderr.

@@ -68,7 +68,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 
 fn main() -> ExitCode {
     exit::guarded(|| {
-        signals::install(exit::IO);
+        signals::install(exit::IO, exit::on_bug);
         open::prefer_as_oom_victim();
         run(exit::parse::<Cli>()?)
     })

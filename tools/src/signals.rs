@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use moelten_engine::runtime::cancel::Cancel;
+#[cfg(unix)]
+use moelten_loader::supervise::supervised;
 use moelten_tui::driver::SignalRequest;
 #[cfg(unix)]
 use moelten_tui::{chat::FORCE_QUIT_WITHIN, driver::SAVE_WAIT_MAX};
@@ -73,9 +75,9 @@ pub fn ended() -> bool {
 }
 
 /// Reports SIGTSTP and SIGCONT through [`asked`] from now on, so that the terminal can be restored before the
-/// process is suspended.
+/// process is suspended. `on_panic` gets the message if the thread fails.
 #[cfg(unix)]
-pub fn watch_job_control() {
+pub fn watch_job_control(on_panic: fn(String)) {
     use signal_hook::consts::{SIGCONT, SIGTSTP};
     // Without handlers the process is suspended with the terminal as it is; the shell restores it.
     let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGTSTP, SIGCONT]) else { return };
@@ -84,12 +86,12 @@ pub fn watch_job_control() {
         let _ = ASKED.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
     };
     let waiting = move || signals.forever().for_each(ask);
-    let _ = std::thread::Builder::new().name("job control".into()).spawn(waiting);
+    let _ = supervised("job control", on_panic, waiting);
 }
 
 /// Without job control there is nothing to watch.
 #[cfg(not(unix))]
-pub fn watch_job_control() {}
+pub fn watch_job_control(_on_panic: fn(String)) {}
 
 /// Suspends this process group until a shell continues it.
 ///
@@ -116,9 +118,9 @@ pub fn exit_code() -> u8 {
 }
 
 /// Starts the thread that waits for signals. `lost_bytes` is the exit code after a mapped file became
-/// shorter.
+/// shorter; `on_panic` gets the message if the thread fails.
 #[cfg(unix)]
-pub fn install(lost_bytes: u8) {
+pub fn install(lost_bytes: u8, on_panic: fn(String)) {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
     moelten_loader::io::fault::end_on_lost_bytes(LOST_BYTES, lost_bytes.into());
@@ -145,12 +147,12 @@ pub fn install(lost_bytes: u8) {
             }
         }
     };
-    let _ = std::thread::Builder::new().name("signals".into()).spawn(waiting);
+    let _ = supervised("signals", on_panic, waiting);
 }
 
 /// Nothing to install: the system's default handling ends the process.
 #[cfg(not(unix))]
-pub fn install(_lost_bytes: u8) {}
+pub fn install(_lost_bytes: u8, _on_panic: fn(String)) {}
 
 /// As `exit::print` would word it, which a signal handler cannot call.
 #[cfg(unix)]

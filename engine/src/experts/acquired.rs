@@ -1,4 +1,5 @@
-//! The experts of one request, held in place until they have been used. It must not know how experts are multiplied.
+//! The experts of one request, held in place until they have been used. It must not know how experts are
+//! multiplied.
 
 use std::io;
 use std::ops::Range;
@@ -72,7 +73,8 @@ impl<'a> Acquired<'a> {
         Self { tensors, board, streamed: None, bank, ids, held, stop, phase }
     }
 
-    /// Takes hold of the experts that are here and begins to read the others, in order, as far as there is room.
+    /// Takes hold of the experts that are here and begins to read the others, in order, as far as there is
+    /// room.
     pub(super) fn streamed(
         streamed: &'a Streamed,
         board: &'a Board,

@@ -1,4 +1,5 @@
-//! Whether experts of the next bank are guessed and read ahead, and whether that pays. It must not know how a guess is made.
+//! Whether experts of the next bank are guessed and read ahead, and whether that pays. It must not know how a
+//! guess is made.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,6 +1,6 @@
-//! What the expert store is doing, for whoever watches from another thread: plain atomics that the store writes as it goes and
-//! nobody waits for. A picture taken in the midst of a step may show one bank before it and the next one after it. It must
-//! not know who watches.
+//! What the expert store is doing, for whoever watches from another thread: plain atomics that the store
+//! writes as it goes and nobody waits for. A picture taken in the midst of a step may show one bank before it
+//! and the next one after it. It must not know who watches.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -13,8 +13,8 @@ use super::stats::{Phase, PhaseStats, StoreStats};
 use crate::api::{ExpertCell, ExpertGuess, ExpertMap, ExpertPlace, ExpertRow, ExpertUse, MemoryUse};
 use crate::runtime::memory;
 
-/// Where the store notes what it does. Each number has one writer at a time: whoever runs the forward pass, or holds the lock
-/// of the cache.
+/// Where the store notes what it does. Each number has one writer at a time: whoever runs the forward pass,
+/// or holds the lock of the cache.
 #[derive(Debug)]
 pub struct Board {
     banks: Vec<BankBoard>,

@@ -1,8 +1,9 @@
-//! Who leaves: ranks the experts of a bank by what was used so far. Pure and deterministic, without clocks: the same
-//! uses give the same order, in the store as in `replay`. It must not know what is resident, nor where bytes are.
+//! Who leaves: ranks the experts of a bank by what was used so far. Pure and deterministic, without clocks:
+//! the same uses give the same order, in the store as in `replay`. It must not know what is resident, nor
+//! where bytes are.
 //!
-//! Time is counted in events: one token, or one chunk of a prompt, has passed the bank. All experts of an event are
-//! equally recent; how many tokens of a chunk chose each decides between them.
+//! Time is counted in events: one token, or one chunk of a prompt, has passed the bank. All experts of an
+//! event are equally recent; how many tokens of a chunk chose each decides between them.
 
 /// How experts are ranked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -11,8 +12,9 @@ pub enum Policy {
     Lru,
     /// The one that was used by the fewest tokens ever leaves. Never forgets; here to compare with.
     Lfu,
-    /// The one with the lowest aged frequency leaves: every use counts, and counts less with every event after it (LRFU,
-    /// IEEE Transactions on Computers 50(12), 2001). What the store uses: `docs/cache.md` has the figures.
+    /// The one with the lowest aged frequency leaves: every use counts, and counts less with every event
+    /// after it (LRFU, IEEE Transactions on Computers 50(12), 2001). What the store uses: `docs/cache.md` has
+    /// the figures.
     #[default]
     Aged,
 }
@@ -35,8 +37,8 @@ impl Policy {
 const AGING_SHIFT: u32 = 6;
 /// What one use by one token counts, with room below for aging and above for chunks.
 const USE: u64 = 1 << 32;
-/// The most used expert of a chunk counts as if this many tokens had used it, the others in proportion: the hottest of a
-/// prompt come first, and what is decoded after it soon counts more.
+/// The most used expert of a chunk counts as if this many tokens had used it, the others in proportion: the
+/// hottest of a prompt come first, and what is decoded after it soon counts more.
 const CHUNK_USES: u32 = 16;
 
 /// Rank of an expert: lower leaves first. No two experts have the same.

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use super::room::Cached;
 use super::store::ExpertStore;
 use crate::runtime::memory;
-use crate::runtime::supervise::supervised;
 use crate::runtime::system::System;
+use moelten_loader::supervise::supervised;
 
 /// Time between two looks: less than others need to take what is left free. A look takes some ten microseconds.
 pub const INTERVAL: Duration = Duration::from_millis(100);

@@ -13,7 +13,7 @@ use super::cache::{Cache, State};
 use super::source::{PART, Part, Source, Tensors};
 use super::stats::StoreStats;
 use super::touch::{Due, Touch};
-use crate::runtime::supervise::{caught, supervised};
+use moelten_loader::supervise::{caught, supervised};
 
 /// Reads on their way at the same time.
 pub const DEPTH: usize = 4;

@@ -1,5 +1,5 @@
-//! How many experts there is room for: slots of each size, and how many each bank keeps. Plain numbers; it must not know what is
-//! in a slot.
+//! How many experts there is room for: slots of each size, and how many each bank keeps. Plain numbers; it
+//! must not know what is in a slot.
 
 /// The shape of a cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +52,8 @@ impl Cached {
         slots
     }
 
-    /// Slots of each bank if all of them together may take `bytes`: as many for each, and one more for the first.
+    /// Slots of each bank if all of them together may take `bytes`: as many for each, and one more for the
+    /// first.
     pub fn quotas_for(&self, bytes: u64) -> Vec<usize> {
         let Shape { experts, classes, .. } = &self.shape;
         let none = vec![0; experts.len()];

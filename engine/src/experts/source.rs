@@ -1,5 +1,5 @@
-//! Where expert bytes come from when they are not all in memory: direct reads into slots, or the mapped file, whose pages
-//! are asked for and given back. It must not know who needs an expert, nor for how long it stays.
+//! Where expert bytes come from when they are not all in memory: direct reads into slots, or the mapped file,
+//! whose pages are asked for and given back. It must not know who needs an expert, nor for how long it stays.
 
 use std::io;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use moelten_loader::tensors::bank::RecordRef;
 use moelten_loader::tensors::store::TensorStore;
 use moelten_quant::QMatrix;
 
-/// Bytes of a read: large enough for any drive's best speed, small enough that several share the work and that a guess
-/// in front of a need is soon out of the way.
+/// Bytes of a read: large enough for any drive's best speed, small enough that several share the work and
+/// that a guess in front of a need is soon out of the way.
 pub const PART: usize = 1 << 20;
 
 /// Parts of an expert whose slot has so many bytes, at most.
@@ -108,7 +108,8 @@ impl Source {
         (0..tensors.bank(bank).experts()).map(expert).max().unwrap_or(0)
     }
 
-    /// Cuts `slot` into the parts that bring an expert, handing each to `part`; what is left over stays with the caller.
+    /// Cuts `slot` into the parts that bring an expert, handing each to `part`; what is left over stays with
+    /// the caller.
     pub fn parts(
         &self,
         tensors: &TensorStore,

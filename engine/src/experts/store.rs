@@ -1,7 +1,7 @@
-//! The expert store: the only way by which layers get expert weights. `acquire` names the experts of a bank; what it returns
-//! gives each expert's weights as soon as they are here and keeps them in place until they have been used. What is
-//! resident, what is evicted and where bytes come from is decided behind this interface and never changes a result. It must
-//! not know tensor names, nor how experts are multiplied.
+//! The expert store: the only way by which layers get expert weights. `acquire` names the experts of a bank;
+//! what it returns gives each expert's weights as soon as they are here and keeps them in place until they
+//! have been used. What is resident, what is evicted and where bytes come from is decided behind this
+//! interface and never changes a result. It must not know tensor names, nor how experts are multiplied.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -91,8 +91,8 @@ impl ExpertStore {
         }
     }
 
-    /// Takes hold of the experts of a request. What is missing begins to be read, in order, as far as there is room. One
-    /// request at a time: a forward pass is one.
+    /// Takes hold of the experts of a request. What is missing begins to be read, in order, as far as there
+    /// is room. One request at a time: a forward pass is one.
     pub fn acquire<'a>(&'a self, request: &Request<'a>, held: &'a mut Held) -> Acquired<'a> {
         let &Request { bank, ids, tokens, phase, .. } = request;
         self.board.asked(bank, ids, tokens, phase);
@@ -115,7 +115,8 @@ impl ExpertStore {
         self.streamed().is_some_and(|streamed| streamed.guessing.wanted(&streamed.readers))
     }
 
-    /// Reads the likely experts of a bank, the likeliest first, as far as they are missing, while nothing else is read.
+    /// Reads the likely experts of a bank, the likeliest first, as far as they are missing, while nothing
+    /// else is read.
     pub fn look_ahead(&self, bank: usize, likely: &[u32]) {
         if let Some(streamed) = self.streamed() {
             streamed.look_ahead(bank, likely);

@@ -1,5 +1,5 @@
-//! Experts of which only some are in memory: beginning reads, and telling the source which experts have left. It must not know
-//! what an expert is used for.
+//! Experts of which only some are in memory: beginning reads, and telling the source which experts have left.
+//! It must not know what an expert is used for.
 
 use std::sync::Arc;
 
@@ -23,7 +23,8 @@ pub struct Streamed {
 }
 
 impl Streamed {
-    /// Reads the likely experts of a bank, the likeliest first, as far as they are missing, while nothing else is read.
+    /// Reads the likely experts of a bank, the likeliest first, as far as they are missing, while nothing
+    /// else is read.
     pub fn look_ahead(&self, bank: usize, likely: &[u32]) {
         self.guessing.note(bank, likely);
         let mut shared = self.readers.lock();

@@ -98,9 +98,11 @@ impl Decoder<'_> {
                 Wanted::Last => end - 1..end,
                 Wanted::All => first..end,
             };
-            let into = rows * d..(rows + wanted.len()) * d;
-            let x = &s.x[wanted.start * d..wanted.end * d];
-            self.weights.final_norm.apply(self.compute, x, &mut s.normed[into]);
+            if !wanted.is_empty() {
+                let into = rows * d..(rows + wanted.len()) * d;
+                let x = &s.x[wanted.start * d..wanted.end * d];
+                self.weights.final_norm.apply(self.compute, x, &mut s.normed[into]);
+            }
             (first, rows) = (end, rows + wanted.len());
         }
         if let Some(inputs) = observer.inputs().filter(|_| rows > 0) {

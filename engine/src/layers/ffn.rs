@@ -1,5 +1,7 @@
-//! Layers that compute each token by itself: dense feed-forward blocks, and mixtures of experts with their routers.
+//! Layers that compute each token by itself: dense feed-forward blocks, and mixtures of experts with their
+//! routers.
 
+pub mod dense;
 pub mod group;
 pub mod mlp;
 pub mod moe;

@@ -1,7 +1,8 @@
 //! Matrix products over the worker threads, and what a layer needs to call them.
 //!
-//! Products take activations by blocks of 32 columns and give outputs by groups of 32 rows, `[rows / 32, tokens, 32]`
-//! ("grouped"): each task writes one contiguous part. [`Compute::ungroup`] makes rows of tokens of them.
+//! Products take activations by blocks of 32 columns and give outputs by groups of 32 rows, `[rows / 32,
+//! tokens, 32]` ("grouped"): each task writes one contiguous part. [`Compute::ungroup`] makes rows of tokens
+//! of them.
 
 use moelten_loader::tensors::bank::MatrixRef;
 use moelten_loader::tensors::store::TensorStore;
@@ -17,7 +18,8 @@ const TOKENS: usize = 16;
 const SMALL: usize = 1 << 14;
 /// Tasks of one token's products for each thread, if their rows suffice.
 const TASKS_PER_THREAD: usize = 4;
-/// Bytes that a lane of a kernel should read in a row: fewer, and the processor has just found the streams when they end.
+/// Bytes that a lane of a kernel should read in a row: fewer, and the processor has just found the streams
+/// when they end.
 const STREAM_BYTES: usize = 8 << 10;
 /// Matrices that can be multiplied in one region.
 const MOST_PRODUCTS: usize = 3;
@@ -121,8 +123,8 @@ impl Compute<'_> {
         });
     }
 
-    /// Products of up to three matrices with the same tokens, in one region: `out` is their grouped outputs one after
-    /// the other.
+    /// Products of up to three matrices with the same tokens, in one region: `out` is their grouped outputs
+    /// one after the other.
     ///
     /// # Panics
     /// If there are more.
@@ -160,15 +162,16 @@ impl Compute<'_> {
         });
     }
 
-    /// Rows of a task where one token's products read `rows` rows of `row_bytes` bytes: threads should finish together, but a
-    /// kernel reads as many streams as it has lanes, which should be long.
+    /// Rows of a task where one token's products read `rows` rows of `row_bytes` bytes: threads should finish
+    /// together, but a kernel reads as many streams as it has lanes, which should be long.
     pub(crate) fn rows_per_task(&self, rows: usize, row_bytes: usize) -> usize {
         let streams = 16 * STREAM_BYTES.div_ceil(row_bytes.max(1));
         let most_tasks = (rows / (self.pool.threads() * streams)).clamp(1, TASKS_PER_THREAD);
         rows.div_ceil(self.pool.threads() * most_tasks).next_multiple_of(GROUP_ROWS)
     }
 
-    /// `out[t, r] = x[t] . w[r] + bias[r]`; `out` is `[tokens, rows]`, `tmp` holds as much unless it is one token.
+    /// `out[t, r] = x[t] . w[r] + bias[r]`; `out` is `[tokens, rows]`, `tmp` holds as much unless it is one
+    /// token.
     pub fn linear(&self, linear: &Linear, x: &Packed, out: &mut [f32], tmp: &mut [f32]) {
         let w = self.tensors.view(&linear.weight);
         if x.tokens == 1 {

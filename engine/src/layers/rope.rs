@@ -1,5 +1,6 @@
-//! Rotary position embedding (arXiv 2104.09864). Frequencies are fixed when a sequence begins; the sines and cosines of a
-//! batch's positions are computed once and shared by all layers with the same rope. It must not know attention.
+//! Rotary position embedding (arXiv 2104.09864). Frequencies are fixed when a sequence begins; the sines and
+//! cosines of a batch's positions are computed once and shared by all layers with the same rope. It must not
+//! know attention.
 
 use moelten_loader::spec::{Pairing, RopeSpec};
 

@@ -1,5 +1,5 @@
-//! The buffers that layers work in. They are allocated once for the largest pass, so that decode never allocates. It must not
-//! know how large they are, nor which pass uses them.
+//! The buffers that layers work in. They are allocated once for the largest pass, so that decode never
+//! allocates. It must not know how large they are, nor which pass uses them.
 
 use moelten_quant::{Line, Running};
 
@@ -8,8 +8,8 @@ use crate::layers::ffn::router::Routing;
 use crate::layers::ffn::visits::Visits;
 use crate::layers::linear::Packed;
 
-/// Tokens that pass through attention, a dense block or an expert at once: enough for fast products, few enough for
-/// buffers of some MiB. What a chunk is larger for is that each expert is read once for all of it.
+/// Tokens that pass through attention, a dense block or an expert at once: enough for fast products, few
+/// enough for buffers of some MiB. What a chunk is larger for is that each expert is read once for all of it.
 pub const PASS: usize = 512;
 
 /// Queries, keys, values and their mix.
@@ -30,8 +30,8 @@ pub struct AttentionScratch {
 pub struct AttendScratch {
     /// `[tokens, heads]`.
     pub running: Vec<Running>,
-    /// One token's rows by head of the cache and span of positions `[kv_heads, spans, heads / kv_heads, head_dim]`; empty where
-    /// the context is a single span.
+    /// One token's rows by head of the cache and span of positions `[kv_heads, spans, heads / kv_heads,
+    /// head_dim]`; empty where the context is a single span.
     pub spans: Vec<f32>,
     /// `[kv_heads, spans, heads / kv_heads]`.
     pub spans_running: Vec<Running>,

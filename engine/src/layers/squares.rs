@@ -1,5 +1,5 @@
-//! Sums of squares of the inputs of matrices, as quantising wants them: how large inputs are, column by column. It must not
-//! know which matrices a model has.
+//! Sums of squares of the inputs of matrices, as quantising wants them: how large inputs are, column by
+//! column. It must not know which matrices a model has.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -1,7 +1,9 @@
-//! What quantising wants to know of a model at work: how large the inputs of each matrix are, column by column. Errors
-//! of weights in columns with large inputs cost more. Roles, not names; what becomes of the sums is the caller's business.
+//! What quantising wants to know of a model at work: how large the inputs of each matrix are, column by
+//! column. Errors of weights in columns with large inputs cost more. Roles, not names; what becomes of the
+//! sums is the caller's business.
 //!
-//! Inputs are taken before they are packed for products, so that the sums do not depend on the types of the weights' file.
+//! Inputs are taken before they are packed for products, so that the sums do not depend on the types of the
+//! weights' file.
 
 use std::sync::Arc;
 
@@ -19,7 +21,8 @@ use crate::runtime::pool::Pool;
 /// Sums of one branch; what it does not have is empty.
 #[derive(Debug)]
 struct BranchSquares {
-    /// Into queries, keys and values, or into the router and into gate and up of the block that every token visits.
+    /// Into queries, keys and values, or into the router and into gate and up of the block that every token
+    /// visits.
     input: Squares,
     /// Into the attention's output projection, or into down of the block that every token visits.
     output: Squares,
@@ -29,8 +32,8 @@ struct BranchSquares {
     expert_hidden: Squares,
 }
 
-/// Sums of squares of the inputs of all matrices of a model, of all tokens that were run with this as the observer. After a
-/// forward pass that has failed they hold some of its inputs and not others.
+/// Sums of squares of the inputs of all matrices of a model, of all tokens that were run with this as the
+/// observer. After a forward pass that has failed they hold some of its inputs and not others.
 #[derive(Debug)]
 pub struct InputSquares {
     layers: Vec<Vec<BranchSquares>>,
@@ -67,7 +70,8 @@ impl InputSquares {
         (sums * size_of::<f32>() + MOST_VISITS * widest(spec) * size_of::<f64>()) as u64
     }
 
-    /// The sums by matrix, in the order of the layers. A head that is the embedding has its sums under [`Role::Embed`].
+    /// The sums by matrix, in the order of the layers. A head that is the embedding has its sums under
+    /// [`Role::Embed`].
     pub fn by_role<'a>(&'a self, spec: &ModelSpec) -> Vec<(Role, &'a Squares)> {
         let mut out = Vec::new();
         for (index, (squares, layer)) in self.layers.iter().zip(&spec.layers).enumerate() {

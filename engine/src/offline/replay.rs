@@ -1,13 +1,15 @@
-//! What a cache would have done: runs a routing trace against the policies, and against the best that any policy could
-//! do, at every size of the cache at once. Pure; it must not know files or terminals.
+//! What a cache would have done: runs a routing trace against the policies, and against the best that any
+//! policy could do, at every size of the cache at once. Pure; it must not know files or terminals.
 //!
-//! A bank's cache starts empty. An event is a token, or a chunk of tokens (prefill), that passes the bank: every expert
-//! it needs is used once, a hit if it is resident and else a read. Afterwards those with the highest values stay, as many
-//! as there are slots, whether they were read just now or not: what the store does.
+//! A bank's cache starts empty. An event is a token, or a chunk of tokens (prefill), that passes the bank:
+//! every expert it needs is used once, a hit if it is resident and else a read. Afterwards those with the
+//! highest values stay, as many as there are slots, whether they were read just now or not: what the store
+//! does.
 //!
-//! Values do not depend on the number of slots, so a smaller cache always holds a part of what a larger one holds. The
-//! experts can therefore stand in one line (the stack of Mattson et al., IBM Systems Journal 9(2), 1970, for requests of
-//! several items): the first `n` are what `n` slots hold, and one pass over a trace counts the hits of every size.
+//! Values do not depend on the number of slots, so a smaller cache always holds a part of what a larger one
+//! holds. The experts can therefore stand in one line (the stack of Mattson et al., IBM Systems Journal 9(2),
+//! 1970, for requests of several items): the first `n` are what `n` slots hold, and one pass over a trace
+//! counts the hits of every size.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -21,8 +23,8 @@ use crate::experts::policy::{Policy, Ranking, Value};
 pub enum Replacement {
     /// A policy, which knows what was used.
     Policy(Policy),
-    /// The expert whose next use is farthest away leaves. Knows what will be used; no policy reads less (Belady, IBM
-    /// Systems Journal 5(2), 1966).
+    /// The expert whose next use is farthest away leaves. Knows what will be used; no policy reads less
+    /// (Belady, IBM Systems Journal 5(2), 1966).
     Belady,
 }
 
@@ -145,7 +147,8 @@ impl Places {
 }
 
 impl Replay {
-    /// Runs `trace` against `replacement`. The first `skip` single tokens only fill the caches; their uses do not count.
+    /// Runs `trace` against `replacement`. The first `skip` single tokens only fill the caches; their uses do
+    /// not count.
     pub fn run(trace: &Trace, replacement: Replacement, skip: u64) -> Self {
         let reuse = |(events, bank): (Vec<Event>, &TracedBank)| {
             // Banks without experts, and those that nothing is known of.
@@ -302,8 +305,9 @@ fn count<O: Order>(events: &[Event], mut order: O, skip: u64) -> (Places, Places
             }
         }
         order.used(event);
-        // A cache of `n` slots has its residents and what the event used before it, and keeps the best. If the smaller
-        // ones did so, what it keeps and they do not is the best of what they dropped and of the one it alone had.
+        // A cache of `n` slots has its residents and what the event used before it, and keeps the best. If
+        // the smaller ones did so, what it keeps and they do not is the best of what they dropped and of the
+        // one it alone had.
         waiting.extend(event.uses.iter().map(|&(expert, _)| (order.value(expert), expert)));
         for place in &mut line {
             if event.uses.binary_search_by_key(&*place, |&(expert, _)| expert).is_err() {
@@ -444,7 +448,8 @@ mod tests {
 
     #[test]
     fn lru_by_hand() {
-        // Two slots: a prompt of two tokens chooses 0, 1 and 1, 2, and the hottest and the last id stay: 1, 2.
+        // Two slots: a prompt of two tokens chooses 0, 1 and 1, 2, and the hottest and the last id stay: 1,
+        // 2.
         let single = |id: u16| vec![vec![id]];
         let mut events = vec![vec![vec![0, 1], vec![1, 2]]];
         events.extend([1, 0, 1, 2, 0].map(single));

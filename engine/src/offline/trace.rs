@@ -1,5 +1,5 @@
-//! Routing traces: which experts each token of a run chose, bank by bank, as a file. The writer watches forward passes;
-//! the reader believes nothing. Neither knows what traces are used for.
+//! Routing traces: which experts each token of a run chose, bank by bank, as a file. The writer watches
+//! forward passes; the reader believes nothing. Neither knows what traces are used for.
 //!
 //! Little-endian. The names are those of the error messages.
 //!
@@ -118,7 +118,8 @@ impl Trace {
         Self::read(FileBytes::open(path)?.cursor())
     }
 
-    /// Reads the bytes of a trace file; `path` is for messages. Allocates no more than a small multiple of them.
+    /// Reads the bytes of a trace file; `path` is for messages. Allocates no more than a small multiple of
+    /// them.
     ///
     /// # Errors
     /// [`LoadError::Malformed`] with the field and the byte at which it is.
@@ -275,8 +276,8 @@ pub struct TraceWriter {
 }
 
 impl TraceWriter {
-    /// Begins a trace. The file has its name once [`Self::finish`] is done; until then it is a partial one, and dropping
-    /// the writer leaves nothing.
+    /// Begins a trace. The file has its name once [`Self::finish`] is done; until then it is a partial one,
+    /// and dropping the writer leaves nothing.
     ///
     /// # Errors
     /// [`LoadError::Io`]; [`LoadError::Unsupported`] for a model that is beyond the format.
@@ -308,8 +309,8 @@ impl TraceWriter {
         Ok(Self { file, failed: None, banks: header.banks.clone(), events: 0, bytes })
     }
 
-    /// Adds an event: the choices of each token of a chunk. After a failed write it does nothing: [`Self::finish`] says
-    /// what failed.
+    /// Adds an event: the choices of each token of a chunk. After a failed write it does nothing:
+    /// [`Self::finish`] says what failed.
     ///
     /// # Panics
     /// If the bank has no such experts, or there is no token or more than the format holds.
@@ -443,8 +444,9 @@ mod tests {
         bytes
     }
 
-    // Where things are in `written`: magic 0, version 8, name 12 (9 bytes long, from 20), banks 29, the three of them
-    // from 37 on, 20 bytes each; events at 97 (2 + 4 + 6 + 2), 111 (2 + 4 + 8 + 4) and 129 (2 + 4 + 4); the end at 139.
+    // Where things are in `written`: magic 0, version 8, name 12 (9 bytes long, from 20), banks 29, the three
+    // of them from 37 on, 20 bytes each; events at 97 (2 + 4 + 6 + 2), 111 (2 + 4 + 8 + 4) and 129 (2 + 4 +
+    // 4); the end at 139.
     const BANKS: usize = 29;
     const FIRST: usize = 97;
     const SECOND: usize = 111;

@@ -1,4 +1,5 @@
-//! How long a context is: what was asked for, what the model was made for, what memory there is. It must not know experts.
+//! How long a context is: what was asked for, what the model was made for, what memory there is. It must not
+//! know experts.
 
 use moelten_loader::spec::ModelSpec;
 
@@ -41,8 +42,9 @@ pub enum ContextLimit {
     Asked,
 }
 
-/// The smallest of the model's context, 8192, and what fits into `room` bytes with the buffers. A model with two sets of
-/// rope frequencies stays within the one for short texts, because a sequence has one set and most texts are short.
+/// The smallest of the model's context, 8192, and what fits into `room` bytes with the buffers. A model with
+/// two sets of rope frequencies stays within the one for short texts, because a sequence has one set and most
+/// texts are short.
 pub fn default_context(spec: &ModelSpec, kv: KvFormat, room: u64) -> ContextChoice {
     let fits = fitting(spec, room, kv);
     let (tokens, limit) = [
@@ -60,6 +62,11 @@ pub fn default_context(spec: &ModelSpec, kv: KvFormat, room: u64) -> ContextChoi
 /// Bytes of the buffers that passes over a context of `context` tokens work in, the states not counted.
 pub fn buffer_bytes(spec: &ModelSpec, context: usize) -> u64 {
     Executor::bytes_for(spec, MOST_NEW_TOKENS.min(context), context)
+}
+
+/// Bytes of the states of a sequence with a context of `context` tokens.
+pub fn state_bytes(spec: &ModelSpec, context: usize, kv: KvFormat) -> u64 {
+    SequenceState::bytes_for(spec, context, kv)
 }
 
 /// Bytes of the states and of the buffers.

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use moelten_loader::text::tokenizer::Tokenizer;
+use moelten_loader::text::tokenizer::{StreamDecoder, Tokenizer};
 
 use crate::api::{Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, StopReason};
 use crate::error::{EngineError, Result};
@@ -30,17 +30,11 @@ impl Sequence {
         cancel: &Cancel,
         on_event: &mut dyn FnMut(Event),
     ) -> Result<Answer> {
-        if prompt.is_empty() {
-            let (found, must) = ("no tokens".to_owned(), "at least one token");
-            return Err(EngineError::Setting { setting: "prompt", found, must });
-        }
-        if prompt.len() > self.context() {
-            return Err(EngineError::ContextFull { tokens: prompt.len(), context: self.context() });
-        }
+        self.check_prompt(prompt)?;
         let mut sampler = Sampler::new(params.sampler, self.model().spec().vocab)?;
         let experts_before = self.model().experts().stats();
         let started = Instant::now();
-        // The last token is read again even if it is cached: its logits are not.
+        // The last token is read again even if its state is there: its logits are not.
         let cached = self.keep_prefix(&prompt[..prompt.len() - 1]);
         let mut stats =
             GenerateStats { prompt_tokens: prompt.len(), cached_tokens: cached, ..Default::default() };
@@ -50,50 +44,24 @@ impl Sequence {
             on_event(Event::Prompt { done: cached + done, total });
         });
         stats.prompt_time = started.elapsed();
-        // Another answer to the same prompt begins here.
-        self.snapshot();
         let experts_between = self.model().experts().stats();
 
         let decoding = Instant::now();
-        let mut text = StopFilter::new(&params.stop);
-        let mut stream = tokenizer.decode_stream();
-        let mut ids = Vec::new();
-        let step = || -> Result<StopReason> {
-            read?;
-            if params.max_tokens == Some(0) {
-                return Ok(StopReason::MaxTokens);
-            }
-            loop {
-                let id = sampler
-                    .sample(self.logits(), self.tokens())
-                    .ok_or(EngineError::NotANumber { tokens: self.tokens().len() })?;
-                ids.push(id);
-                if tokenizer.is_end(id) {
-                    return Ok(StopReason::EndOfTurn);
-                }
-                if let Some(piece) = stream.push(id)
-                    && let Some(stop) = text.push(&piece, &mut |part| on_event(Event::Text(part.to_owned())))
-                {
-                    return Ok(StopReason::StopText(stop));
-                }
-                // Nothing is computed for a token that will not be drawn.
-                if params.max_tokens == Some(ids.len()) {
-                    return Ok(StopReason::MaxTokens);
-                }
-                if self.tokens().len() == self.context() {
-                    return Ok(StopReason::ContextFull);
-                }
-                self.decode(id, cancel, &mut ())?;
-            }
+        let mut answer = Writing {
+            text: StopFilter::new(&params.stop),
+            stream: tokenizer.decode_stream(),
+            ids: Vec::new(),
         };
-        let reason = match step() {
+        let decoded = read.and_then(|()| {
+            // Another answer to the same prompt begins here.
+            self.snapshot();
+            answer.decode(self, tokenizer, &mut sampler, params.max_tokens, cancel, on_event)
+        });
+        let reason = match decoded {
             Err(EngineError::Cancelled) => StopReason::Cancelled,
             other => other?,
         };
-        if let Some(rest) = stream.finish().filter(|_| !matches!(reason, StopReason::StopText(_))) {
-            text.push(&rest, &mut |part| on_event(Event::Text(part.to_owned())));
-        }
-        text.finish(&mut |part| on_event(Event::Text(part.to_owned())));
+        let (text, ids) = answer.finish(&reason, on_event);
         let answer_use = self.model().experts().stats().since(&experts_between);
         let prompt_use = experts_between.since(&experts_before);
         stats.generate_time = decoding.elapsed();
@@ -103,7 +71,73 @@ impl Sequence {
         stats.experts_used = prompt_use.experts_used() + answer_use.experts_used();
         stats.expert_bytes = prompt_use.bytes_used() + answer_use.bytes_used();
         stats.cache = cache_stats(self.model(), &prompt_use, &answer_use);
-        Ok(Answer { text: text.into_text(), ids, reason, stats })
+        Ok(Answer { text, ids, reason, stats })
+    }
+
+    fn check_prompt(&self, prompt: &[u32]) -> Result<()> {
+        if prompt.is_empty() {
+            let (found, must) = ("no tokens".to_owned(), "at least one token");
+            return Err(EngineError::Setting { setting: "prompt", found, must });
+        }
+        if prompt.len() > self.context() {
+            return Err(EngineError::ContextFull { tokens: prompt.len(), context: self.context() });
+        }
+        Ok(())
+    }
+}
+
+/// An answer that is being written.
+struct Writing<'a> {
+    text: StopFilter<'a>,
+    stream: StreamDecoder,
+    ids: Vec<u32>,
+}
+
+impl Writing<'_> {
+    /// Draws and computes tokens until something ends the answer.
+    fn decode(
+        &mut self,
+        sequence: &mut Sequence,
+        tokenizer: &Tokenizer,
+        sampler: &mut Sampler,
+        max_tokens: Option<usize>,
+        cancel: &Cancel,
+        on_event: &mut dyn FnMut(Event),
+    ) -> Result<StopReason> {
+        if max_tokens == Some(0) {
+            return Ok(StopReason::MaxTokens);
+        }
+        loop {
+            let id = sampler
+                .sample(sequence.logits(), sequence.tokens())
+                .ok_or(EngineError::NotANumber { tokens: sequence.tokens().len() })?;
+            self.ids.push(id);
+            if tokenizer.is_end(id) {
+                return Ok(StopReason::EndOfTurn);
+            }
+            if let Some(piece) = self.stream.push(id)
+                && let Some(stop) = self.text.push(&piece, &mut |part| on_event(Event::Text(part.to_owned())))
+            {
+                return Ok(StopReason::StopText(stop));
+            }
+            // Nothing is computed for a token that will not be drawn.
+            if max_tokens == Some(self.ids.len()) {
+                return Ok(StopReason::MaxTokens);
+            }
+            if sequence.tokens().len() == sequence.context() {
+                return Ok(StopReason::ContextFull);
+            }
+            sequence.decode(id, cancel, &mut ())?;
+        }
+    }
+
+    /// The text and the tokens, once what was held back has been sent.
+    fn finish(mut self, reason: &StopReason, on_event: &mut dyn FnMut(Event)) -> (String, Vec<u32>) {
+        if let Some(rest) = self.stream.finish().filter(|_| !matches!(reason, StopReason::StopText(_))) {
+            self.text.push(&rest, &mut |part| on_event(Event::Text(part.to_owned())));
+        }
+        self.text.finish(&mut |part| on_event(Event::Text(part.to_owned())));
+        (self.text.into_text(), self.ids)
     }
 }
 

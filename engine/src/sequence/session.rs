@@ -94,6 +94,16 @@ impl Sequence {
         &self.tokens
     }
 
+    /// Precision of its keys and values.
+    pub fn kv_format(&self) -> KvFormat {
+        self.kv_format
+    }
+
+    /// What decides about its bits besides the model and the tokens.
+    pub(crate) fn settings(&self) -> (KvFormat, &[Rope]) {
+        (self.kv_format, &self.ropes)
+    }
+
     /// Bytes of its states, and of the buffers of its model's passes.
     pub fn bytes(&self) -> (u64, u64) {
         let states = SequenceState::bytes_for(self.model.spec(), self.context, self.kv_format);

@@ -5,6 +5,9 @@
 use std::any::Any;
 use std::io::{self, Read, Write};
 
+/// The most tokens of one sequence that a pass adds.
+pub const MOST_NEW_TOKENS: usize = 2048;
+
 /// The state of one branch of a layer for one sequence: keys and values, a window of them, a recurrence.
 ///
 /// `len` is the number of committed tokens. Only committed tokens count for everything but the pass itself.

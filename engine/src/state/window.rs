@@ -9,8 +9,7 @@ use std::io::{self, Read, Write};
 use moelten_loader::spec::AttentionSpec;
 use moelten_quant::{Kernels, SPAN};
 
-use super::MOST_NEW_TOKENS;
-use super::contract::{BranchState, NeedsReplay, Snapshot};
+use super::contract::{BranchState, MOST_NEW_TOKENS, NeedsReplay, Snapshot};
 use super::kv::KvView;
 use super::kv::format::KvFormat;
 use super::kv::layer::KvLayer;

@@ -1,5 +1,5 @@
-//! Building weights from a spec and its tensors: what is damaged is found here, before anything is computed. It must not know
-//! how they are used.
+//! Building weights from a spec and its tensors: what is damaged is found here, before anything is computed.
+//! It must not know how they are used.
 
 use moelten_loader::spec::{
     Activation, AttentionSpec, BankKey, BranchSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Part, QkNorm,
@@ -12,13 +12,15 @@ use moelten_loader::tensors::store::TensorStore;
 use super::embedding::Embedding;
 use super::{Branch, Layer, OpWeights, Weights};
 use crate::error::{EngineError, Result};
-use crate::layers::ffn::moe::{Mlp, Moe, OwnBiases, Shared};
+use crate::layers::ffn::dense::{Mlp, OwnBiases};
+use crate::layers::ffn::moe::{Moe, Shared};
 use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
 use crate::layers::norm::Norm;
 
 impl Weights {
-    /// Weights of `spec` in `tensors`, the embedding read from its file for each token if `embedding_in_file`.
+    /// Weights of `spec` in `tensors`, the embedding read from its file for each token if
+    /// `embedding_in_file`.
     ///
     /// # Errors
     /// Norms, biases or routers with NaN or infinity; an embedding whose file cannot be opened again.
@@ -175,7 +177,8 @@ impl OfLayer<'_> {
         })
     }
 
-    /// The router, which is small and decides everything: NaN or infinity in it is found now, not as a strange answer.
+    /// The router, which is small and decides everything: NaN or infinity in it is found now, not as a
+    /// strange answer.
     fn router(self) -> Result<MatrixRef> {
         self.tensors.check_finite(self.role(LayerTensor::Router))?;
         Ok(self.matrix(LayerTensor::Router))

@@ -1,5 +1,6 @@
-//! Rows of the embedding: out of memory, or, where memory is better used for experts, out of the file. Rows of a prompt are
-//! sorted, so that each is read once and neighbours share a read. It must not know what a token means.
+//! Rows of the embedding: out of memory, or, where memory is better used for experts, out of the file. Rows
+//! of a prompt are sorted, so that each is read once and neighbours share a read. It must not know what a
+//! token means.
 
 use std::io;
 use std::ops::Range;

@@ -1,6 +1,6 @@
-//! Configurations and weights that contradict themselves or each other: each is refused with the field at fault, before
-//! anything is computed. Every test starts from a sound golden folder and breaks one thing. B-numbers are the project's
-//! list of bad inputs.
+//! Configurations and weights that contradict themselves or each other: each is refused with the field at
+//! fault, before anything is computed. Every test starts from a sound golden folder and breaks one thing.
+//! B-numbers are the project's list of bad inputs.
 
 use crate::common::How;
 use std::fs;

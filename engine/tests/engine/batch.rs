@@ -1,5 +1,5 @@
-//! Several sequences in one pass: each has the bits that it has alone, whatever is computed beside it, and each can be
-//! cancelled by itself.
+//! Several sequences in one pass: each has the bits that it has alone, whatever is computed beside it, and
+//! each can be cancelled by itself.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,12 +23,12 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 }
 
 /// What one sequence appends, pass by pass: a prompt in pieces, or single tokens.
-struct Script {
+pub struct Script {
     pieces: Vec<Vec<u32>>,
 }
 
 /// Scripts for `count` sequences: prompts of different lengths, cut differently, and decoding.
-fn scripts(ids: &[u32], count: usize) -> Vec<Script> {
+pub fn scripts(ids: &[u32], count: usize) -> Vec<Script> {
     let script = |number: usize| {
         let start = number * 3 % ids.len();
         let text: Vec<u32> = ids.iter().cycle().skip(start).take(10 + 2 * number).copied().collect();
@@ -45,7 +45,7 @@ fn phase(piece: &[u32]) -> Phase {
 }
 
 /// Logits after each piece of a script, alone.
-fn alone(model: &Arc<Model>, script: &Script) -> Vec<Vec<u32>> {
+pub fn alone(model: &Arc<Model>, script: &Script) -> Vec<Vec<u32>> {
     let mut sequence = session(model, KvFormat::F16);
     let after = |piece: &Vec<u32>| {
         match piece[..] {
@@ -58,7 +58,7 @@ fn alone(model: &Arc<Model>, script: &Script) -> Vec<Vec<u32>> {
 }
 
 /// All scripts at once: pass `n` has piece `n` of each script that is long enough.
-fn check(name: &str, model: &Arc<Model>, scripts: &[Script], expected: &[Vec<Vec<u32>>]) {
+pub fn check_batch(name: &str, model: &Arc<Model>, scripts: &[Script], expected: &[Vec<Vec<u32>>]) {
     let mut sequences: Vec<Sequence> = scripts.iter().map(|_| session(model, KvFormat::F16)).collect();
     let cancel = Cancel::new();
     let longest = scripts.iter().map(|script| script.pieces.len()).max().unwrap();
@@ -92,7 +92,7 @@ fn neighbours_in_a_batch_never_change_a_bit() {
             let expected: Vec<_> = all.iter().map(|script| alone(&model, script)).collect();
             for count in [1, 2, 3, 8] {
                 let name = format!("{family} on {}, {count} sequences", isa.name());
-                check(&name, &model, &all[..count], &expected[..count]);
+                check_batch(&name, &model, &all[..count], &expected[..count]);
             }
         }
     }
@@ -122,7 +122,7 @@ fn neighbours_never_change_a_bit_while_experts_stream() {
             assert!(model.experts().streams());
             for count in [2, 5, 8] {
                 let name = format!("{family}, {prefetch:?}, {count} sequences");
-                check(&name, &model, &all[..count], &expected[..count]);
+                check_batch(&name, &model, &all[..count], &expected[..count]);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Folders converted to GGUF: the F32 file computes what the folder does, the Q8_0 file within the rounding of its
-//! weights. Covers names, row order of Q and K, fused banks and metadata of every family.
+//! Folders converted to GGUF: the F32 file computes what the folder does, the Q8_0 file within the rounding
+//! of its weights. Covers names, row order of Q and K, fused banks and metadata of every family.
 
 use std::path::Path;
 
@@ -17,8 +17,8 @@ fn convert(family: &str, format: Format, dir: &Path) -> std::path::PathBuf {
     target
 }
 
-/// Rows of Q and K are permuted for families whose GGUF files pair neighbours, and Llama 3 divisors are rounded to
-/// f32; nothing else may differ, so the bound is that of the goldens themselves.
+/// Rows of Q and K are permuted for families whose GGUF files pair neighbours, and Llama 3 divisors are
+/// rounded to f32; nothing else may differ, so the bound is that of the goldens themselves.
 #[test]
 fn f32_files_match_the_goldens() {
     let dir = tempfile::tempdir().unwrap();
@@ -59,8 +59,8 @@ fn q8_0_files_stay_within_the_rounding_of_their_numbers() {
     }
 }
 
-/// The kernels read every format as it means: a file and an F32 copy of its decoded weights differ by the rounding of
-/// activations alone.
+/// The kernels read every format as it means: a file and an F32 copy of its decoded weights differ by the
+/// rounding of activations alone.
 #[test]
 fn quantised_files_compute_what_their_decoded_weights_do() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! What must never change a bit of the output: the number of threads, how a text is cut into chunks, what was cached
-//! before. On every golden family and instruction set, with float and with quantised weights.
+//! What must never change a bit of the output: the number of threads, how a text is cut into chunks, what was
+//! cached before. On every golden family and instruction set, with float and with quantised weights.
 
 use moelten_loader::spec::BankKey;
 use std::path::PathBuf;
@@ -130,7 +130,8 @@ fn quantised_models_never_change_a_bit() {
     }
 }
 
-/// Contexts that threads share by spans of positions, with and without a window, and key heads that queries share or not.
+/// Contexts that threads share by spans of positions, with and without a window, and key heads that queries
+/// share or not.
 #[test]
 fn long_contexts_never_change_a_bit() {
     let cancel = Cancel::new();

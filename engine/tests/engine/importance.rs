@@ -1,5 +1,5 @@
-//! Sums of squares of the matrices' inputs: against numpy, however the text was cut and wherever the experts lie, and
-//! without a trace in the logits.
+//! Sums of squares of the matrices' inputs: against numpy, however the text was cut and wherever the experts
+//! lie, and without a trace in the logits.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

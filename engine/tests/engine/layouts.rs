@@ -1,6 +1,6 @@
-//! One model in every layout that files come in: fused banks, one tensor per expert, gate and up in one tensor, parts
-//! of different types, split files, version 2, sharded folders, both forms of `config.json`. What is stored alike
-//! computes alike, bit for bit.
+//! One model in every layout that files come in: fused banks, one tensor per expert, gate and up in one
+//! tensor, parts of different types, split files, version 2, sharded folders, both forms of `config.json`.
+//! What is stored alike computes alike, bit for bit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -94,7 +94,8 @@ fn one_tensor_per_expert_as_in_older_mixtral_files() {
     assert!(error.contains("blk.1.ffn_up.5.weight") && error.contains("missing"), "{error}");
 }
 
-/// Every expert a copy of the dense block: whichever are picked, weights that sum to one give the dense model's output.
+/// Every expert a copy of the dense block: whichever are picked, weights that sum to one give the dense
+/// model's output.
 #[test]
 fn a_dense_model_upcycled_to_experts_computes_the_same() {
     let dir = tempfile::tempdir().unwrap();
@@ -155,8 +156,8 @@ fn gate_and_up_in_one_tensor() {
     assert!(packed_bits(&path) == bits(&standard));
 }
 
-/// The golden Mixtral with a format for each tensor, and an F32 file of the values that it stores: what the types lose is
-/// taken out of comparisons. The third has the first's bytes with a tensor for each expert.
+/// The golden Mixtral with a format for each tensor, and an F32 file of the values that it stores: what the
+/// types lose is taken out of comparisons. The third has the first's bytes with a tensor for each expert.
 fn mixed(dir: &Path, format: impl Fn(&str) -> Format) -> [PathBuf; 3] {
     let gguf = Gguf::open(&standard(dir)).unwrap();
     let (mut mixed, mut stored) = (Vec::new(), Vec::new());

@@ -1,8 +1,10 @@
-//! The engine's tests but for the goldens: what never changes a bit, what is refused, what the expert store survives.
+//! The engine's tests but for the goldens: what never changes a bit, what is refused, what the expert store
+//! survives.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 mod bad_models;
 mod batch;
+mod branches;
 mod common;
 mod conversion;
 mod equality;
@@ -11,5 +13,6 @@ mod layouts;
 mod packed;
 mod pressure;
 mod quantized;
+mod saved;
 mod store;
 mod variants;

@@ -1,5 +1,5 @@
-//! Packed files: what is computed from records is what is computed from banks, bit for bit, on every instruction set; and
-//! the way back gives the tensors that were there.
+//! Packed files: what is computed from records is what is computed from banks, bit for bit, on every
+//! instruction set; and the way back gives the tensors that were there.
 
 use std::path::{Path, PathBuf};
 
@@ -44,7 +44,8 @@ fn standard_files(dir: &Path) -> Vec<(&'static str, PathBuf)> {
     files.into_iter().enumerate().map(number).collect()
 }
 
-/// Every expert has a sound record, in which its matrices lie with the bytes that they have in the standard file.
+/// Every expert has a sound record, in which its matrices lie with the bytes that they have in the standard
+/// file.
 fn check_records(loaded: &LoadedModel, standard: &LoadedModel) {
     for (packed_bank, bank) in loaded.tensors.banks().iter().zip(standard.tensors.banks()) {
         assert_eq!((packed_bank.key, packed_bank.experts()), (bank.key, bank.experts()));

@@ -1,5 +1,6 @@
-//! Folders quantised as `moelten quantize` does it: every golden family in every mixture that its widths allow, its weights
-//! within the error of the type, its logits within what noise of that size does, and the same bytes for any number of threads.
+//! Folders quantised as `moelten quantize` does it: every golden family in every mixture that its widths
+//! allow, its weights within the error of the type, its logits within what noise of that size does, and the
+//! same bytes for any number of threads.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,8 +12,8 @@ use moelten_loader::convert::{Conversion, Event, FileLayout, Types, Work};
 use moelten_loader::load::load;
 use moelten_quant::Format;
 
-/// Error of a type as a share of the weights, for weights drawn like those of the goldens, a tenth above what it is: what a
-/// wrong scale or order would be far outside of.
+/// Error of a type as a share of the weights, for weights drawn like those of the goldens, a tenth above what
+/// it is: what a wrong scale or order would be far outside of.
 fn error_of(format: Format) -> f64 {
     match format {
         Format::F32 => 0.0,
@@ -107,7 +108,8 @@ fn threads_and_memory_change_no_byte() {
     }
 }
 
-/// Stopped while it writes, and again while what there is of it is being checked: nothing complete is done twice.
+/// Stopped while it writes, and again while what there is of it is being checked: nothing complete is done
+/// twice.
 #[test]
 fn stopping_never_loses_what_is_complete() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
-//! What real configurations and files leave out or say otherwise than the golden folders: fields that fall back to the
-//! defaults of the configuration classes, keys that converters do not write, a clamp on q, k and v.
+//! What real configurations and files leave out or say otherwise than the golden folders: fields that fall
+//! back to the defaults of the configuration classes, keys that converters do not write, a clamp on q, k and
+//! v.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -66,8 +67,8 @@ fn windows(spec: &ModelSpec) -> Vec<Option<usize>> {
     spec.attention_layers().map(|attention| attention.window).collect()
 }
 
-/// OLMoE norms q and k first and clamps then. With both matrices eight times as large the norms give the same, so a
-/// clamp behind them changes nothing; one in front of them would cut eight times as much.
+/// OLMoE norms q and k first and clamps then. With both matrices eight times as large the norms give the
+/// same, so a clamp behind them changes nothing; one in front of them would cut eight times as much.
 #[test]
 fn clip_qkv_comes_after_the_norms() {
     let dir = tempfile::tempdir().unwrap();
@@ -199,8 +200,8 @@ fn a_recommended_top_k_below_one_is_off() {
     }
 }
 
-/// Buffers count, not only the cache, so that a session that does not fit is refused before it allocates: what is counted
-/// is what would be allocated, and an expert may be wide where everything else is small.
+/// Buffers count, not only the cache, so that a session that does not fit is refused before it allocates:
+/// what is counted is what would be allocated, and an expert may be wide where everything else is small.
 #[test]
 fn buffers_are_counted_before_they_are_allocated() {
     for family in FAMILIES {
@@ -239,7 +240,8 @@ fn buffers_are_counted_before_they_are_allocated() {
     assert!([dense, experts, shared].into_iter().all(|bytes| bytes > hidden), "{dense} {experts} {shared}");
 }
 
-/// Converted Llama 3 files carry divisors; a linear factor beside them divides again, another scheme contradicts them.
+/// Converted Llama 3 files carry divisors; a linear factor beside them divides again, another scheme
+/// contradicts them.
 #[test]
 fn divisors_and_a_linear_factor_both_count() {
     let dir = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::container::gguf::Gguf;
 use crate::container::hf_folder::{CONFIG, HfFolder, INDEX, SINGLE};
-use crate::container::sniff::{self, Kind};
+use crate::container::sniff::{self, FileKind};
 use crate::error::{Fault, LoadError, Result};
 use crate::io::RegularFile;
 
@@ -28,8 +28,8 @@ pub fn open_model(path: &Path) -> Result<ModelFiles> {
     let head = RegularFile::open(path)?.head(sniff::HEAD);
     sniff::not_foreign(path, &head)?;
     match sniff::kind(&head) {
-        Kind::Safetensors | Kind::Json => open_folder_of(path),
-        Kind::Unknown if sniff::is_text(&head) => Err(not_a_model(
+        FileKind::Safetensors | FileKind::Json => open_folder_of(path),
+        FileKind::Unknown if sniff::is_text(&head) => Err(not_a_model(
             path,
             "a text".to_owned(),
             "give a .gguf file, or a folder with config.json and safetensors files",

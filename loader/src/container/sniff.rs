@@ -11,7 +11,7 @@ pub(crate) const HEAD: usize = 512;
 
 /// What a file is by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum FileKind {
     Gguf,
     Safetensors,
     Json,
@@ -21,35 +21,35 @@ pub(crate) enum Kind {
 }
 
 /// Recognises the file that begins with `bytes`.
-pub(crate) fn kind(bytes: &[u8]) -> Kind {
+pub(crate) fn kind(bytes: &[u8]) -> FileKind {
     let head = bytes.get(..HEAD).unwrap_or(bytes);
     let text: Vec<u8> = head.trim_ascii_start().to_ascii_lowercase();
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
     let web = "download the file itself, not the page about it";
     let torch = "convert the checkpoint to safetensors or GGUF first";
     match head {
-        _ if head.starts_with(b"GGUF") => Kind::Gguf,
-        _ if head.starts_with(b"version https://git-lfs") => Kind::Foreign(
+        _ if head.starts_with(b"GGUF") => FileKind::Gguf,
+        _ if head.starts_with(b"version https://git-lfs") => FileKind::Foreign(
             "a Git LFS pointer, not the file it points to",
             "fetch the file with `git lfs pull`",
         ),
         _ if text.starts_with(b"<!doctype html") || text.starts_with(b"<html") => {
-            Kind::Foreign("a web page", web)
+            FileKind::Foreign("a web page", web)
         }
-        _ if text.starts_with(b"<?xml") => Kind::Foreign("an XML document", web),
+        _ if text.starts_with(b"<?xml") => FileKind::Foreign("an XML document", web),
         _ if head.starts_with(b"PK\x03\x04") => {
-            Kind::Foreign("a zip archive, probably a PyTorch checkpoint", torch)
+            FileKind::Foreign("a zip archive, probably a PyTorch checkpoint", torch)
         }
-        [0x80, 2..=5, ..] => Kind::Foreign("a Python pickle, probably a PyTorch checkpoint", torch),
+        [0x80, 2..=5, ..] => FileKind::Foreign("a Python pickle, probably a PyTorch checkpoint", torch),
         _ if [b"lmgg", b"tjgg", b"fmgg", b"algg"].iter().any(|magic| head.starts_with(*magic)) => {
-            Kind::Foreign("a GGML file from before GGUF", "convert the original model to GGUF")
+            FileKind::Foreign("a GGML file from before GGUF", "convert the original model to GGUF")
         }
         _ if head.starts_with(b"\x1f\x8b") || head.starts_with(b"\x28\xb5\x2f\xfd") => {
-            Kind::Foreign("a compressed file", "decompress it first")
+            FileKind::Foreign("a compressed file", "decompress it first")
         }
-        _ if head.get(8) == Some(&b'{') && head.get(7) == Some(&0) => Kind::Safetensors,
-        _ if text.starts_with(b"{") => Kind::Json,
-        _ => Kind::Unknown,
+        _ if head.get(8) == Some(&b'{') && head.get(7) == Some(&0) => FileKind::Safetensors,
+        _ if text.starts_with(b"{") => FileKind::Json,
+        _ => FileKind::Unknown,
     }
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn explain_file(file: &FileBytes, error: LoadError) -> LoadError {
 /// [`LoadError::NotAModel`].
 pub(crate) fn not_foreign(path: &Path, bytes: &[u8]) -> Result<()> {
     match kind(bytes) {
-        Kind::Foreign(found, hint) => {
+        FileKind::Foreign(found, hint) => {
             Err(LoadError::NotAModel { path: path.to_owned(), found: found.to_owned(), hint })
         }
         _ => Ok(()),
@@ -106,13 +106,13 @@ mod tests {
 
     #[test]
     fn knows_formats_and_look_alikes() {
-        assert_eq!(kind(b"GGUF\x03\0\0\0"), Kind::Gguf);
-        assert_eq!(kind(b"\x10\0\0\0\0\0\0\0{\"a\":1}"), Kind::Safetensors);
-        assert_eq!(kind(b" {\"weight_map\": {}}"), Kind::Json);
-        assert!(matches!(kind(b"\n<!DOCTYPE html><html>"), Kind::Foreign("a web page", _)));
-        assert!(matches!(kind(b"PK\x03\x04..."), Kind::Foreign(..)));
-        assert!(matches!(kind(b"\x80\x02}q\x00"), Kind::Foreign(..)));
-        assert_eq!(kind(b""), Kind::Unknown);
-        assert_eq!(kind(b"GGU"), Kind::Unknown);
+        assert_eq!(kind(b"GGUF\x03\0\0\0"), FileKind::Gguf);
+        assert_eq!(kind(b"\x10\0\0\0\0\0\0\0{\"a\":1}"), FileKind::Safetensors);
+        assert_eq!(kind(b" {\"weight_map\": {}}"), FileKind::Json);
+        assert!(matches!(kind(b"\n<!DOCTYPE html><html>"), FileKind::Foreign("a web page", _)));
+        assert!(matches!(kind(b"PK\x03\x04..."), FileKind::Foreign(..)));
+        assert!(matches!(kind(b"\x80\x02}q\x00"), FileKind::Foreign(..)));
+        assert_eq!(kind(b""), FileKind::Unknown);
+        assert_eq!(kind(b"GGU"), FileKind::Unknown);
     }
 }

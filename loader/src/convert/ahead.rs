@@ -5,6 +5,7 @@ use std::sync::mpsc::sync_channel;
 
 use crate::error::{LoadError, Result};
 use crate::io::FileBytes;
+use crate::supervise::caught;
 
 /// Bytes of a file.
 #[derive(Debug, Clone, Copy)]
@@ -55,8 +56,12 @@ pub(super) fn each_batch<'f, T: Send, W: IntoIterator<Item = Window<'f>>>(
     std::thread::scope(|scope| {
         let (to_work, ready) = sync_channel(0);
         scope.spawn(move || {
-            // Nobody takes a batch any more once the work has ended.
-            let _ended = batches.map(read).try_for_each(|batch| to_work.send(batch));
+            let failed = to_work.clone();
+            // No batch is taken any more once the work has ended.
+            let all = move || drop(batches.map(read).try_for_each(|batch| to_work.send(batch)));
+            if let Err(panic) = caught("read-ahead", all) {
+                let _ended = failed.send(Err(LoadError::panicked(panic)));
+            }
         });
         for batch in ready {
             let batch = batch?;
@@ -85,4 +90,26 @@ fn runs<'f>(windows: impl Iterator<Item = Window<'f>>) -> Vec<Window<'f>> {
         }
     }
     merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_reader_is_an_error() {
+        let batches = (1..4).map(|i| {
+            assert_ne!(i, 3, "the third batch");
+            Ok(vec![i])
+        });
+        let mut seen = Vec::new();
+        let windows = |_: &i32| None::<Window<'_>>;
+        let result = each_batch(batches, windows, |batch| {
+            seen.extend_from_slice(batch);
+            Ok(true)
+        });
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains("read-ahead: ") && message.contains("the third batch"), "{message}");
+        assert_eq!(seen, [1, 2]);
+    }
 }

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::Conversion;
 use super::pieces::Kind;
+use super::plan::Conversion;
 use super::write::{IN_MEMORY, OF_A_THREAD, Work, batch_bytes};
 use crate::error::Result;
 

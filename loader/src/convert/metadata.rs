@@ -1,7 +1,6 @@
 //! Metadata of an output: what its source said, what its layout needs, and where it comes from. It must not know how values
 //! are made.
 
-use super::Entries;
 use crate::config::write as gguf_keys;
 use crate::container::gguf::{ALIGNMENT_KEY, Value};
 use crate::container::packed;
@@ -9,6 +8,9 @@ use crate::error::Result;
 use crate::load::{LoadedModel, Source};
 use crate::text::tokenizer::gguf_metadata;
 use crate::text::{self, TEMPLATE_KEY};
+
+/// Keys and values of an output.
+pub(super) type Entries = Vec<(String, Value)>;
 
 /// Metadata of the output, but what describes its types and layout, and notices for people.
 pub(super) fn metadata(model: &LoadedModel) -> Result<(Entries, Vec<String>)> {

@@ -10,7 +10,8 @@ use moelten_quant::{EncodeError, Format, encode_weighted};
 use twox_hash::XxHash3_64;
 
 use super::ahead::Window;
-use super::{Importance, Output, RowPairs, Values, experts_role};
+use super::output::{Output, Values};
+use super::source::{RowPairs, experts_role};
 use crate::container::packed::{self, PackedIndex, PackedMatrix};
 use crate::error::{Fault, LoadError, Result};
 use crate::io::reader::len_u64;
@@ -26,6 +27,18 @@ const BYTES_AT_ONCE: u64 = 1 << 20;
 /// Pieces have a multiple of so many rows. Part of what a source checksum means as well.
 const ROWS_AT_ONCE: usize = 16;
 
+/// By how much errors count in the columns of matrices.
+pub trait Importance: Sync {
+    /// A number for each of the `cols` columns of a matrix, or of that of one expert; `None` where nothing is known.
+    ///
+    /// # Errors
+    /// When what is known is of another model.
+    fn columns(&self, role: Role, expert: Option<usize>, cols: usize) -> Result<Option<Vec<f32>>>;
+
+    /// Something that differs where the numbers do.
+    fn fingerprint(&self) -> u64;
+}
+
 /// Bytes of a file of the source.
 #[derive(Debug, Clone, Copy)]
 struct Span {
@@ -36,7 +49,7 @@ struct Span {
 
 /// A run of bytes of an output tensor, and what it is made of.
 #[derive(Debug, Clone)]
-pub(super) struct Piece {
+pub(super) struct OutputPiece {
     /// Index of the output.
     pub output: usize,
     make: Make,
@@ -87,7 +100,7 @@ pub(super) struct Maker<'a> {
 
 impl Maker<'_> {
     /// The pieces of an output, in order.
-    pub fn pieces(&self, index: usize, output: &Output) -> Result<Vec<Piece>> {
+    pub fn pieces(&self, index: usize, output: &Output) -> Result<Vec<OutputPiece>> {
         let mut out = Vec::new();
         match &output.values {
             Values::Numbers(numbers) => {
@@ -119,7 +132,7 @@ impl Maker<'_> {
                 self.record(*layer, *expert, *encode, &mut out)?;
             }
         }
-        Ok(out.into_iter().map(|make| Piece { output: index, make }).collect())
+        Ok(out.into_iter().map(|make| OutputPiece { output: index, make }).collect())
     }
 
     /// The pieces of a record.
@@ -153,7 +166,7 @@ impl Maker<'_> {
     }
 
     /// What of the source a piece reads.
-    pub fn window(&self, piece: &Piece) -> Option<Window<'_>> {
+    pub fn window(&self, piece: &OutputPiece) -> Option<Window<'_>> {
         let Span { file, offset, bytes } = match &piece.make {
             Make::Zeros(_) | Make::Numbers(_) => return None,
             Make::Bytes(span) => *span,
@@ -173,7 +186,7 @@ impl Maker<'_> {
     }
 
     /// About how many bytes a piece keeps in memory: of the source or of what it becomes, whichever are more.
-    pub fn weight(&self, piece: &Piece) -> u64 {
+    pub fn weight(&self, piece: &OutputPiece) -> u64 {
         let made = match &piece.make {
             Make::Zeros(len) => len_u64(*len),
             Make::Numbers(bytes) => len_u64(bytes.len()),
@@ -187,7 +200,7 @@ impl Maker<'_> {
     }
 
     /// Its kind; `None` for what is made of nothing.
-    pub fn kind(&self, piece: &Piece) -> Option<Kind> {
+    pub fn kind(&self, piece: &OutputPiece) -> Option<Kind> {
         match &piece.make {
             Make::Zeros(_) | Make::Numbers(_) | Make::Record { .. } => None,
             Make::Bytes(_) => Some((Format::F32, None, false)),
@@ -196,7 +209,7 @@ impl Maker<'_> {
     }
 
     /// The checksum of what a piece is made from.
-    pub fn source(&self, piece: &Piece) -> Option<u64> {
+    pub fn source(&self, piece: &OutputPiece) -> Option<u64> {
         match &piece.make {
             Make::Zeros(_) | Make::Numbers(_) | Make::Record { .. } => None,
             Make::Bytes(span) => Some(XxHash3_64::oneshot(self.bytes(*span))),
@@ -210,7 +223,7 @@ impl Maker<'_> {
     }
 
     /// The bytes of a piece; `name` is the tensor's, for messages.
-    pub fn make(&self, piece: &Piece, name: &str) -> Result<Made> {
+    pub fn make(&self, piece: &OutputPiece, name: &str) -> Result<Made> {
         Ok(match &piece.make {
             Make::Zeros(len) => Made { bytes: vec![0; *len], source: None },
             Make::Numbers(bytes) => Made { bytes: bytes.to_vec(), source: None },

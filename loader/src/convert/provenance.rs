@@ -7,26 +7,20 @@ use std::path::{Component, Path};
 
 use twox_hash::XxHash3_64;
 
-use super::Conversion;
+use super::checksums;
 use super::journal::Entry;
 use super::metadata::set;
+use super::plan::Conversion;
 use crate::container::gguf::write::{GgufPlan, GgufWriter};
-use crate::container::gguf::{Array, Metadata, Value};
+use crate::container::gguf::{Array, Value};
 use crate::container::packed;
 use crate::error::Result;
 use crate::io::FileBytes;
 use crate::load::Source;
 
-/// Names of the tensors that have checksums.
-const NAMES_KEY: &str = "moelten.checksums.tensors";
-/// XXH3 of their bytes; filled in when all are written.
-const OUTPUTS_KEY: &str = "moelten.checksums.values";
-/// XXH3 of what each was made from: of the checksums of the pieces that were read.
-const SOURCES_KEY: &str = "moelten.checksums.sources";
-
 /// What a person or a program asked for.
 #[derive(Debug, Clone, Default)]
-pub struct Provenance {
+pub struct Description {
     /// Version of the program.
     pub version: String,
     /// Options that matter for the bytes, as on a command line.
@@ -46,7 +40,7 @@ struct Snapshot {
 
 impl Conversion<'_> {
     /// Writes into the metadata where the file comes from.
-    pub fn describe(&mut self, about: &Provenance) {
+    pub fn describe(&mut self, about: &Description) {
         let files = self.model.tensors.catalog().files();
         let text = |text: &str| Some(Value::Str(text.to_owned()));
         let texts = |texts: Vec<String>| Some(Value::Array(Array::Str(texts)));
@@ -78,30 +72,10 @@ impl Conversion<'_> {
         if let Some(repository) = snapshot.repository {
             set(&mut self.metadata, "general.source.huggingface.repository", Some(Value::Str(repository)));
         }
-        self.make_room_for_checksums();
+        checksums::make_room(&mut self.metadata, &self.outputs);
+        self.described = true;
         for (key, value) in &about.more {
             set(&mut self.metadata, key, Some(value.clone()));
-        }
-    }
-
-    /// Puts the names of all tensors into the metadata, and room for their checksums.
-    fn make_room_for_checksums(&mut self) {
-        let names: Vec<String> = self.outputs.iter().map(|output| output.plan.name.clone()).collect();
-        let none = || Some(Value::Array(Array::U64(vec![0; names.len()])));
-        for (key, value) in [
-            (OUTPUTS_KEY, none()),
-            (SOURCES_KEY, none()),
-            (NAMES_KEY, Some(Value::Array(Array::Str(names.clone())))),
-        ] {
-            set(&mut self.metadata, key, value);
-        }
-        self.described = true;
-    }
-
-    /// A source that has checksums of its tensors gives an output with those of its own, which may be other tensors.
-    pub(super) fn renew_checksums(&mut self) {
-        if self.metadata.iter().any(|(key, _)| key == NAMES_KEY) {
-            self.make_room_for_checksums();
         }
     }
 
@@ -133,41 +107,11 @@ impl Conversion<'_> {
             writer.replace(packed::CHECKSUMS_KEY, &sums(|entry| entry.output, records))?;
         }
         if self.described {
-            writer.replace(OUTPUTS_KEY, &sums(|entry| entry.output, entries.len()))?;
-            writer.replace(SOURCES_KEY, &sums(|entry| entry.source, entries.len()))?;
+            writer.replace(checksums::OUTPUTS_KEY, &sums(|entry| entry.output, entries.len()))?;
+            writer.replace(checksums::SOURCES_KEY, &sums(|entry| entry.source, entries.len()))?;
         }
         Ok(())
     }
-}
-
-/// Checksums of a tensor, as the file says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recorded {
-    /// The tensor's name.
-    pub name: String,
-    /// Of its bytes.
-    pub values: u64,
-    /// Of what it was made from.
-    pub source: u64,
-}
-
-/// The checksums that a file has of its tensors; empty for files of other programs.
-///
-/// # Errors
-/// [`crate::error::LoadError::Malformed`] for keys of other types or lengths.
-pub fn recorded(metadata: &Metadata) -> Result<Vec<Recorded>> {
-    let Some(names) = metadata.strings(NAMES_KEY)? else { return Ok(Vec::new()) };
-    let sums = |key: &str| {
-        let found = metadata.u64s(key)?.unwrap_or_default();
-        if found.len() == names.len() {
-            return Ok(found);
-        }
-        let (found, other) = (format!("{} elements", found.len()), format!("the {} names", names.len()));
-        Err(metadata.fault(key, crate::error::Fault::Contradiction { found, other }))
-    };
-    let (values, sources) = (sums(OUTPUTS_KEY)?, sums(SOURCES_KEY)?);
-    let all = names.iter().cloned().zip(values).zip(sources);
-    Ok(all.map(|((name, values), source)| Recorded { name, values, source }).collect())
 }
 
 /// The last part of a path.

@@ -7,7 +7,7 @@ use std::fmt;
 use moelten_quant::Format;
 use regex_automata::meta::Regex;
 
-use super::expert_layers;
+use super::source::{bank, expert_layers, experts_role, first_expert, is_router};
 use crate::load::LoadedModel;
 use crate::spec::ModelSpec;
 use crate::spec::Part;
@@ -37,7 +37,7 @@ impl Class {
     /// Of a role whose matrix has `rows` rows.
     pub fn of(role: Role, rows: usize) -> Self {
         match role {
-            _ if super::is_router(role) => Self::Router,
+            _ if is_router(role) => Self::Router,
             _ if rows == 1 => Self::Vectors,
             Role::Embed => Self::Embedding,
             Role::Head => Self::Head,
@@ -354,8 +354,8 @@ fn narrower(wanted: Format, cols: usize) -> Format {
 /// All matrices by role; of experts, the first of their layer stands for all.
 pub fn matrices(model: &LoadedModel) -> Vec<(Role, MatrixRef)> {
     let experts = expert_layers(model).flat_map(|(layer, _)| {
-        let bank = super::bank(model, layer);
-        Part::ALL.map(|part| (super::experts_role(layer, part), *super::first_expert(bank, part)))
+        let bank = bank(model, layer);
+        Part::ALL.map(|part| (experts_role(layer, part), *first_expert(bank, part)))
     });
     model.tensors.dense().chain(experts).collect()
 }

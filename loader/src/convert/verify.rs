@@ -10,10 +10,12 @@ use rayon::prelude::*;
 use twox_hash::XxHash3_64;
 
 use super::ahead::{Window, batched, each_batch};
-use super::provenance::{Recorded, recorded};
+use super::checksums::{Recorded, recorded};
+use super::output::{FileLayout, Types};
+use super::plan::Conversion;
+use super::source::{RowPairs, experts_role, first_path, row_pairs};
+use super::threads::Threads;
 use super::types::{Class, matrices};
-use super::write::thread_pool;
-use super::{Conversion, FileLayout, RowPairs, Types, experts_role, row_pairs};
 use crate::container::catalog::TensorInfo;
 use crate::container::packed::record_of_name;
 use crate::error::{LoadError, Result};
@@ -123,7 +125,7 @@ pub fn verify(
 ) -> Result<Option<Report>> {
     let mut report = Report::default();
     let looks = looks(model, source)?;
-    let pool = thread_pool(threads)?;
+    let threads = Threads::new(threads)?;
     let both = Both { model: &model.tensors, source: source.map(|source| &source.tensors) };
     let of_looks: u64 =
         looks.iter().map(|look| look.matrix.bytes + look.source.as_ref().map_or(0, |(m, _)| m.bytes)).sum();
@@ -136,9 +138,9 @@ pub fn verify(
         progress(done.min(total), total)
     };
     let complete = checksums(model, &mut report, &mut step)?
-        && weights(&looks, both, &pool, &mut report, &mut step)?
+        && weights(&looks, both, &threads, &mut report, &mut step)?
         && match source {
-            Some(source) => sources(model, source, &pool, &mut report, &mut step)?,
+            Some(source) => sources(model, source, &threads, &mut report, &mut step)?,
             None => true,
         };
     Ok(complete.then_some(report))
@@ -232,7 +234,7 @@ fn looks(model: &LoadedModel, source: Option<&LoadedModel>) -> Result<Vec<Look>>
         });
     if !same {
         return Err(LoadError::Unsupported {
-            path: super::first_path(source).to_owned(),
+            path: first_path(source).to_owned(),
             feature: "comparing with a model of another shape".into(),
             hint: "give the model that the file was made from".into(),
         });
@@ -347,7 +349,7 @@ fn decoded(view: &QMatrix<'_>) -> Vec<f32> {
 fn weights(
     looks: &[Look],
     both: Both<'_>,
-    pool: &rayon::ThreadPool,
+    threads: &Threads,
     report: &mut Report,
     step: &mut dyn FnMut(u64) -> bool,
 ) -> Result<bool> {
@@ -363,7 +365,7 @@ fn weights(
         batched(pieces, BATCH_BYTES, bytes),
         |piece| both.windows(piece),
         |batch| {
-            let seen: Vec<Seen> = pool.install(|| batch.par_iter().map(|piece| both.look(piece)).collect());
+            let seen: Vec<Seen> = threads.run(|| batch.par_iter().map(|piece| both.look(piece)).collect())?;
             // One after the other, so that sums do not depend on threads.
             for (Piece { look, rows }, seen) in batch.iter().zip(seen) {
                 let place = (look.role, look.expert);
@@ -391,7 +393,7 @@ fn weights(
 fn sources(
     model: &LoadedModel,
     source: &LoadedModel,
-    pool: &rayon::ThreadPool,
+    threads: &Threads,
     report: &mut Report,
     step: &mut dyn FnMut(u64) -> bool,
 ) -> Result<bool> {
@@ -404,7 +406,7 @@ fn sources(
     let choose = |role: Role| formats.get(&role).copied().unwrap_or(Format::F32);
     let conversion = Conversion::plan_as(source, layout, Types::Chosen(&choose))?;
     let mut go_on = true;
-    conversion.each_source(pool, &mut |name, sum, bytes| {
+    conversion.each_source(threads, &mut |name, sum, bytes| {
         match expected.get(name) {
             Some(&expected) if expected == sum => report.from_source += 1,
             Some(_) => report.damage.push(Damage::Source { tensor: name.to_owned() }),

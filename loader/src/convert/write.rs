@@ -10,17 +10,49 @@ use twox_hash::XxHash3_64;
 
 use super::ahead::{batched, each_batch};
 use super::journal::{Entry, Journal};
-use super::pieces::{Maker, Piece};
-use super::{Conversion, Event, Output};
-use crate::container::gguf::write::GgufWriter;
+use super::output::Output;
+use super::pieces::{Maker, OutputPiece};
+use super::plan::Conversion;
+use super::threads::Threads;
+use crate::container::gguf::write::{GgufPlan, GgufWriter};
 use crate::error::{LoadError, Result};
 use crate::io::output::{PartialFile, apart};
+use crate::supervise::caught;
 
 /// Bytes of the output, or of the source if they are more, that are made together, if memory allows. While a batch is made
 /// one is read and two wait to be written.
 const BATCH_BYTES: u64 = 32 << 20;
 /// Batches that may wait to be written.
 const WAITING: usize = 2;
+
+/// What happens while a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// An unfinished file of the same conversion is being checked: so many bytes of weights are in order.
+    Checked {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// The work goes on after so many bytes of weights.
+    Resumed {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// An unfinished file of so many bytes is of no use and replaced.
+    Replaced {
+        /// Bytes.
+        bytes: u64,
+        /// Whether it was of another source or other options.
+        foreign: bool,
+    },
+    /// So many bytes of weights are made, those from before included.
+    Written {
+        /// Bytes.
+        bytes: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+}
 
 /// How to write.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +89,21 @@ enum End {
     Stopped,
 }
 
+/// What an earlier call has left, or nothing yet.
+struct Unfinished {
+    file: PartialFile,
+    journal: Journal,
+    /// Bytes that were there.
+    found: u64,
+    /// Whether they are of another source or other options.
+    foreign: bool,
+}
+
+/// The journal beside an unfinished file cannot be written.
+fn not_kept(partial: &Path, source: std::io::Error) -> LoadError {
+    LoadError::io(&Journal::path(partial), "keep the journal", source)
+}
+
 /// What the writer gets: bytes in order. The flag says that the output is complete with them.
 struct Bytes {
     output: usize,
@@ -66,6 +113,14 @@ struct Bytes {
 }
 
 impl Conversion<'_> {
+    /// Writes the file as is quickest: [`Self::write_with`].
+    ///
+    /// # Errors
+    /// As [`Self::write_with`].
+    pub fn write(&self, target: &Path, on_event: &mut dyn FnMut(Event) -> bool) -> Result<bool> {
+        self.write_with(target, Work::default(), on_event)
+    }
+
     /// Writes the file; the bytes are the same for any number of threads and any memory. `on_event` is called after each
     /// batch, and ends the work by returning `false`; the result is then `Ok(false)`.
     ///
@@ -82,38 +137,11 @@ impl Conversion<'_> {
         on_event: &mut dyn FnMut(Event) -> bool,
     ) -> Result<bool> {
         let plan = self.layout(target)?;
-        let inputs = self.inputs();
-        let sources: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
-        let (_, partial) = PartialFile::places(target, &sources)?;
-        let beside = Journal::path(&partial);
-        apart(&beside, &sources)?;
-        let ours = beside.exists();
-        let mut file = PartialFile::resume(target, &sources)?;
-        let found = std::fs::metadata(&partial).map_or(0, |found| found.len());
-        // Whatever goes wrong from here on, what was there stays until it is known to be of no use.
-        file.set_resumable(found > 0);
-        if found > 0 && !ours {
-            let message = "it is not an unfinished file of this program, which would have a journal beside it; remove it";
-            let source = std::io::Error::new(std::io::ErrorKind::AlreadyExists, message);
-            return Err(LoadError::io(&partial, "write the file", source));
-        }
-        let failed = |source| LoadError::io(&beside, "keep the journal", source);
-        let (mut journal, foreign) = Journal::open(&partial, self.fingerprint(&plan)).map_err(failed)?;
-        let (mut done, mut resumed) = (0, 0);
-        while let (Some(entry), Some(output)) = (journal.entries().get(done), self.outputs.get(done)) {
-            let mut hash = XxHash3_64::with_seed(0);
-            let (offset, bytes) = plan.place(done);
-            let whole = file.read_back(offset, bytes, &mut |piece| hash.write(piece))?;
-            if !whole || hash.finish() != entry.output {
-                break;
-            }
-            resumed += output.bytes;
-            done += 1;
-            if !on_event(Event::Checked { bytes: resumed }) {
-                return Ok(false);
-            }
-        }
-        journal.keep(done).map_err(failed)?;
+        let Unfinished { mut file, mut journal, found, foreign } = self.unfinished(target, &plan)?;
+        let Some((done, resumed)) = self.completed(&plan, &mut file, &journal, on_event)? else {
+            return Ok(false);
+        };
+        journal.keep(done).map_err(|source| not_kept(file.path(), source))?;
         file.set_resumable(done > 0);
         if resumed > 0 {
             on_event(Event::Resumed { bytes: resumed });
@@ -151,6 +179,53 @@ impl Conversion<'_> {
         }
     }
 
+    /// Opens what an earlier call has left of the file, or a new one.
+    fn unfinished(&self, target: &Path, plan: &GgufPlan) -> Result<Unfinished> {
+        let inputs = self.inputs();
+        let sources: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+        let (_, partial) = PartialFile::places(target, &sources)?;
+        let beside = Journal::path(&partial);
+        apart(&beside, &sources)?;
+        let ours = beside.exists();
+        let mut file = PartialFile::resume(target, &sources)?;
+        let found = std::fs::metadata(&partial).map_or(0, |found| found.len());
+        // Whatever goes wrong from here on, what was there stays until it is known to be of no use.
+        file.set_resumable(found > 0);
+        if found > 0 && !ours {
+            let message = "it is not an unfinished file of this program, which would have a journal beside it; remove it";
+            let source = std::io::Error::new(std::io::ErrorKind::AlreadyExists, message);
+            return Err(LoadError::io(&partial, "write the file", source));
+        }
+        let opened = Journal::open(&partial, self.fingerprint(plan));
+        let (journal, foreign) = opened.map_err(|source| not_kept(&partial, source))?;
+        Ok(Unfinished { file, journal, found, foreign })
+    }
+
+    /// How many outputs are complete in the file as the journal says, and their bytes; `None` when told to stop.
+    fn completed(
+        &self,
+        plan: &GgufPlan,
+        file: &mut PartialFile,
+        journal: &Journal,
+        on_event: &mut dyn FnMut(Event) -> bool,
+    ) -> Result<Option<(usize, u64)>> {
+        let (mut done, mut bytes_done) = (0, 0);
+        for (entry, output) in journal.entries().iter().zip(&self.outputs) {
+            let mut hash = XxHash3_64::with_seed(0);
+            let (offset, bytes) = plan.place(done);
+            let whole = file.read_back(offset, bytes, &mut |piece| hash.write(piece))?;
+            if !whole || hash.finish() != entry.output {
+                break;
+            }
+            bytes_done += output.bytes;
+            done += 1;
+            if !on_event(Event::Checked { bytes: bytes_done }) {
+                return Ok(None);
+            }
+        }
+        Ok(Some((done, bytes_done)))
+    }
+
     /// Makes and writes all outputs from `done` on.
     fn pump(
         &self,
@@ -161,15 +236,18 @@ impl Conversion<'_> {
         on_event: &mut dyn FnMut(Event) -> bool,
     ) -> Result<End> {
         let (maker, outputs, total) = (self.maker(), &self.outputs, self.bytes());
-        let pool = thread_pool(work.threads)?;
+        let threads = Threads::new(work.threads)?;
         let batches = batched(self.pieces(&maker, done), batch_bytes(work), |(piece, _)| maker.weight(piece));
         let mut written = resumed;
         let mut end = End::Complete;
         std::thread::scope(|scope| {
             let (to_write, made) = sync_channel(WAITING);
-            let writer = scope.spawn(move || sink.run(&made));
-            let name = |piece: &Piece| outputs.get(piece.output).map_or("?", |o| o.plan.name.as_str());
-            let make = |(piece, last): &(Piece, bool)| {
+            let write = move || {
+                caught("writer", || sink.run(&made)).unwrap_or_else(|panic| Err(LoadError::panicked(panic)))
+            };
+            let writer = scope.spawn(write);
+            let name = |piece: &OutputPiece| outputs.get(piece.output).map_or("?", |o| o.plan.name.as_str());
+            let make = |(piece, last): &(OutputPiece, bool)| {
                 let made = maker.make(piece, name(piece))?;
                 Ok(Bytes { output: piece.output, bytes: made.bytes, source: made.source, last: *last })
             };
@@ -177,8 +255,8 @@ impl Conversion<'_> {
                 batches,
                 |(piece, _)| maker.window(piece),
                 |batch| {
-                    let bytes: Vec<Bytes> =
-                        pool.install(|| batch.par_iter().map(make).collect::<Result<_>>())?;
+                    let bytes =
+                        threads.run(|| batch.par_iter().map(make).collect::<Result<Vec<Bytes>>>())??;
                     written += bytes.iter().map(|bytes| bytes.bytes.len() as u64).sum::<u64>();
                     // A writer that does not take it has failed, and says why below.
                     let taken = to_write.send(bytes).is_ok();
@@ -189,7 +267,7 @@ impl Conversion<'_> {
                 },
             );
             drop(to_write);
-            writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            writer.join().expect("its panics are errors")?;
             worked
         })?;
         Ok(end)
@@ -201,7 +279,7 @@ impl Conversion<'_> {
     /// the bytes that were read, until it returns `false`.
     pub(super) fn each_source(
         &self,
-        pool: &rayon::ThreadPool,
+        threads: &Threads,
         look: &mut dyn FnMut(&str, u64, u64) -> bool,
     ) -> Result<()> {
         let (maker, mut hash, mut bytes) = (self.maker(), XxHash3_64::with_seed(0), 0);
@@ -211,7 +289,7 @@ impl Conversion<'_> {
             |(piece, _)| maker.window(piece),
             |batch| {
                 let sums: Vec<_> =
-                    pool.install(|| batch.par_iter().map(|(piece, _)| maker.source(piece)).collect());
+                    threads.run(|| batch.par_iter().map(|(piece, _)| maker.source(piece)).collect())?;
                 for ((piece, last), sum) in batch.iter().zip(sums) {
                     if let Some(sum) = sum {
                         hash.write(&sum.to_le_bytes());
@@ -232,7 +310,7 @@ impl Conversion<'_> {
         &'m self,
         maker: &'m Maker<'m>,
         first: usize,
-    ) -> impl Iterator<Item = Result<(Piece, bool)>> + 'm {
+    ) -> impl Iterator<Item = Result<(OutputPiece, bool)>> + 'm {
         self.outputs.iter().enumerate().skip(first).flat_map(|(index, output)| {
             let (pieces, error) = match maker.pieces(index, output) {
                 Ok(pieces) => (pieces, None),
@@ -242,12 +320,6 @@ impl Conversion<'_> {
             pieces.into_iter().enumerate().map(move |(i, piece)| Ok((piece, i + 1 == count))).chain(error)
         })
     }
-}
-
-/// Threads of its own for one piece of work.
-pub(super) fn thread_pool(threads: usize) -> Result<rayon::ThreadPool> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
-    pool.map_err(|error| LoadError::io(Path::new("threads"), "start threads", std::io::Error::other(error)))
 }
 
 /// Where bytes go: into the file, and into the checksums of their tensor.

@@ -3,8 +3,8 @@
 //! bank have one count; one that no token went to has the same number in all columns.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
+use super::entry::{MatrixSums, Provenance};
 use crate::error::{Fault, Result};
-use crate::imatrix::{Entry, Provenance};
 use crate::io::FileBytes;
 use crate::io::reader::{Reader, name_fault, printable};
 
@@ -14,7 +14,7 @@ const MAX_ENTRIES: i32 = 1 << 20;
 const MAX_NAME: i32 = 1 << 12;
 
 /// Entries and provenance of a file.
-pub(super) fn read(file: &FileBytes) -> Result<(Vec<Entry>, Provenance)> {
+pub(super) fn read(file: &FileBytes) -> Result<(Vec<MatrixSums>, Provenance)> {
     let mut reader = file.cursor();
     let number = number(&mut reader, "number of entries of an importance file", 1, MAX_ENTRIES)?;
     let mut entries = Vec::new();
@@ -31,7 +31,7 @@ pub(super) fn read(file: &FileBytes) -> Result<(Vec<Entry>, Provenance)> {
         let len = self::number(&mut reader, &format!("{field}: number of its sums"), 1, i32::MAX)?;
         let offset = reader.offset();
         reader.skip(len.saturating_mul(4), &field)?;
-        entries.push(Entry {
+        entries.push(MatrixSums {
             name,
             expert: None,
             offset,

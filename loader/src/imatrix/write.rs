@@ -5,11 +5,11 @@ use std::path::Path;
 
 use moelten_quant::Format;
 
+use super::entry::{CHUNK_SIZE_KEY, CHUNKS_KEY, COUNTS, DATASETS_KEY, Provenance, SUMS, TYPE, TYPE_KEY};
 use crate::container::catalog::Storage;
 use crate::container::gguf::write::{GgufWriter, TensorPlan};
 use crate::container::gguf::{Array, Value};
 use crate::error::{Fault, LoadError, Result};
-use crate::imatrix::{CHUNK_SIZE_KEY, CHUNKS_KEY, COUNTS, DATASETS_KEY, Provenance, SUMS, TYPE, TYPE_KEY};
 use crate::io::reader::{Scalar, len_u64};
 use crate::tensors::roles::{Role, gguf_name};
 

@@ -56,6 +56,7 @@ pub fn read_speed(path: &Path, pattern: Pattern) -> Result<DiskSpeed, String> {
     use super::Memory;
     use super::pieces::PAGE;
     use super::read_at::{Access, DirectFile, read_fully};
+    use crate::supervise::on_threads;
 
     // What is not a regular file may block or have effects when it is opened.
     let found = std::fs::metadata(path).map_err(|error| format!("cannot open the file: {error}"))?;
@@ -94,14 +95,9 @@ pub fn read_speed(path: &Path, pattern: Pattern) -> Result<DiskSpeed, String> {
             *problem = Some(error);
         }
     };
-    std::thread::scope(|scope| {
-        for _ in 1..pattern.depth {
-            // Where there is no room for another thread, fewer reads are on their way.
-            let _ = std::thread::Builder::new().spawn_scoped(scope, reader);
-        }
-        reader();
-    });
+    let panic = on_threads("disk probe", pattern.depth, reader);
     let time = started.elapsed();
+    panic?;
     match problem.into_inner() {
         Ok(None) => Ok(DiskSpeed { bytes: done.into_inner() * block as u64, time }),
         Ok(Some(error)) => Err(format!("a direct read failed: {error}")),

@@ -3,10 +3,11 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::io::{FileBytes, Memory};
+use crate::supervise::on_threads;
 use crate::tensors::bank::MatrixRef;
 use crate::tensors::roles::Role;
 use crate::tensors::store::TensorStore;
@@ -38,7 +39,8 @@ impl TensorStore {
     /// The same tensors, these of them in memory of our own.
     ///
     /// # Errors
-    /// When the system has no address space left; [`io::ErrorKind::Interrupted`] when `stop` turned true.
+    /// When the system has no address space left; [`io::ErrorKind::Interrupted`] when `stop` turned true;
+    /// what a panic on one of the threads said.
     pub fn copied(mut self, which: Copied, threads: usize, stop: Option<&AtomicBool>) -> io::Result<Self> {
         let len = usize::try_from(self.copied_bytes(which)).map_err(io::Error::other)?;
         let mut memory = Memory::zeroed(len)?;
@@ -59,13 +61,7 @@ impl TensorStore {
                 self.copy(&matrix, part);
             }
         };
-        std::thread::scope(|scope| {
-            for _ in 1..threads {
-                // Where there is no room for another thread, those that run do its share.
-                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
-            }
-            work();
-        });
+        on_threads("copier", threads, work).map_err(io::Error::other)?;
         drop(jobs);
         if stopped() {
             return Err(io::ErrorKind::Interrupted.into());
@@ -100,5 +96,5 @@ impl TensorStore {
 
 /// The next job, taken so that others can take theirs meanwhile.
 fn next<J>(jobs: &Mutex<impl Iterator<Item = J>>) -> Option<J> {
-    jobs.lock().expect("no job panics").next()
+    jobs.lock().unwrap_or_else(PoisonError::into_inner).next()
 }

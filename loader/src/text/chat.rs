@@ -32,7 +32,7 @@ const OUTPUT_BYTES_MAX: usize = 16 << 20;
 /// Who says something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
+pub enum Speaker {
     /// Instructions for the whole conversation.
     System,
     /// The person.
@@ -43,7 +43,7 @@ pub enum Role {
     Tool,
 }
 
-impl std::str::FromStr for Role {
+impl std::str::FromStr for Speaker {
     type Err = String;
 
     fn from_str(name: &str) -> std::result::Result<Self, String> {
@@ -61,14 +61,14 @@ impl std::str::FromStr for Role {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// Who says it.
-    pub role: Role,
+    pub role: Speaker,
     /// What is said.
     pub content: String,
 }
 
 impl Message {
     /// A message.
-    pub fn new(role: Role, content: impl Into<String>) -> Self {
+    pub fn new(role: Speaker, content: impl Into<String>) -> Self {
         Self { role, content: content.into() }
     }
 }
@@ -111,9 +111,9 @@ impl ChatTemplate {
             LoadError::malformed(path, "chat_template", fault)
         })?;
         let mut template = Self { source_name: source_name.to_owned(), source, supports_system: false };
-        let question = [Message::new(Role::User, "Hello")];
+        let question = [Message::new(Speaker::User, "Hello")];
         template.try_out(&question)?;
-        let instructed = [Message::new(Role::System, "Be brief."), question[0].clone()];
+        let instructed = [Message::new(Speaker::System, "Be brief."), question[0].clone()];
         template.supports_system = template.try_out(&instructed).is_ok_and(|text| text.contains("Be brief."));
         Ok(template)
     }

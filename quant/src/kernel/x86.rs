@@ -23,16 +23,36 @@ mod tier;
 mod unpack;
 mod vector;
 
+use avx2::Avx2;
+use avx512::Avx512;
+use rows256::{Avx2Dot, Rows256, VnniDot};
+use rows512::Rows512;
+use tier::{Tier, Work};
+
 use crate::Isa;
+use crate::activations::{Columns, Record};
 use crate::kernel::{Codes, Kernels};
 
-pub(super) static AVX2: Kernels =
-    Kernels { isa: Isa::Avx2, floats: &avx2::FLOATS, codes: &codes_avx2::CODES };
-pub(super) static AVX_VNNI: Kernels =
-    Kernels { isa: Isa::AvxVnni, floats: &avx2::FLOATS, codes: &codes_avx_vnni::CODES };
-pub(super) static AVX512_VNNI: Kernels =
-    Kernels { isa: Isa::Avx512Vnni, floats: &avx512::FLOATS, codes: &codes_avx512_vnni::CODES };
-pub(super) static AMX: Kernels = Kernels { isa: Isa::Amx, floats: &avx512::FLOATS, codes: &codes_amx::CODES };
+pub(super) static AVX2: Kernels = Kernels {
+    isa: Isa::Avx2,
+    floats: &avx2::FLOATS,
+    codes: &Codes { product: product8::product::<Rows256<Avx2Dot>>, fill: fill::<Avx2> },
+};
+pub(super) static AVX_VNNI: Kernels = Kernels {
+    isa: Isa::AvxVnni,
+    floats: &avx2::FLOATS,
+    codes: &Codes { product: product8::product::<Rows256<VnniDot>>, fill: fill::<Avx2> },
+};
+pub(super) static AVX512_VNNI: Kernels = Kernels {
+    isa: Isa::Avx512Vnni,
+    floats: &avx512::FLOATS,
+    codes: &Codes { product: product8::product::<Rows512>, fill: fill::<Avx512> },
+};
+pub(super) static AMX: Kernels = Kernels {
+    isa: Isa::Amx,
+    floats: &avx512::FLOATS,
+    codes: &Codes { product: amx::product, fill: fill::<Avx512> },
+};
 
 /// Makes the table `FLOATS` of a tier from its `Lanes` and its instructions: each entry is a generic function compiled with
 /// these instructions.
@@ -93,64 +113,27 @@ macro_rules! float_tier {
 
 use float_tier;
 
-/// Makes the module of a tier's integer kernels, with its table `CODES`: the
-/// product by `$tile` over `$rows` is compiled once for each format with these instructions.
-macro_rules! codes_tier {
-    ($module:ident, $rows:ty, $tile:ty, $features:literal) => {
-        mod $module {
-            use super::*;
-            use crate::activations::{Activations, Columns, Record};
-            use crate::{Format, QMatrix};
-
-            pub(super) static CODES: Codes = Codes { product, fill };
-
-            #[target_feature(enable = $features)]
-            unsafe fn of<B: blocks::Blocks>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
-                // SAFETY: the attribute gives the instructions; the caller vouches for the rest.
-                unsafe { product8::product::<$rows, B, $tile>(w, x, out) }
-            }
-
-            #[target_feature(enable = $features)]
-            unsafe fn fill(from: Columns<'_>, first: usize, record: Record<'_>) {
-                crate::activations::fill(from, first, record);
-            }
-
-            unsafe fn product(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
-                // SAFETY: the caller vouches for the instructions and the arguments.
-                unsafe {
-                    match w.format() {
-                        Format::F32 | Format::F16 | Format::BF16 => unreachable!("floats have no codes"),
-                        Format::Q4_0 => of::<blocks::Q4_0>(w, x, out),
-                        Format::Q4_1 => of::<blocks::Q4_1>(w, x, out),
-                        Format::Q5_0 => of::<blocks::Q5_0>(w, x, out),
-                        Format::Q5_1 => of::<blocks::Q5_1>(w, x, out),
-                        Format::Q8_0 => of::<blocks::Q8_0>(w, x, out),
-                        Format::Q2K => of::<blocks::Q2K>(w, x, out),
-                        Format::Q3K => of::<blocks::Q3K>(w, x, out),
-                        Format::Q4K => of::<blocks::Q4K>(w, x, out),
-                        Format::Q5K => of::<blocks::Q5K>(w, x, out),
-                        Format::Q6K => of::<blocks::Q6K>(w, x, out),
-                        Format::Iq4Nl => of::<blocks::Iq4Nl>(w, x, out),
-                        Format::Iq4Xs => of::<blocks::Iq4Xs>(w, x, out),
-                        Format::Mxfp4 => of::<blocks::Mxfp4>(w, x, out),
-                    }
-                }
-            }
-        }
-    };
+/// [`crate::activations::fill`].
+struct Fill<'a> {
+    from: Columns<'a>,
+    first: usize,
+    record: Record<'a>,
 }
 
-codes_tier!(codes_avx2, rows256::Rows256<rows256::Avx2Dot>, product8::Vectors, "avx2,fma,f16c");
-codes_tier!(codes_avx_vnni, rows256::Rows256<rows256::VnniDot>, product8::Vectors, "avx2,fma,f16c,avxvnni");
-codes_tier!(
-    codes_avx512_vnni,
-    rows512::Rows512,
-    product8::Vectors,
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"
-);
-codes_tier!(
-    codes_amx,
-    rows512::Rows512,
-    amx::Tiles,
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"
-);
+impl<T: Tier> Work<T> for Fill<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run(self) {
+        crate::activations::fill(self.from, self.first, self.record);
+    }
+}
+
+/// [`crate::activations::fill`], compiled with the instructions of a tier.
+///
+/// # Safety
+/// The processor has them.
+unsafe fn fill<T: Tier>(from: Columns<'_>, first: usize, record: Record<'_>) {
+    // SAFETY: as for this function; the work asks for no more.
+    unsafe { T::call(Fill { from, first, record }) }
+}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use moelten_engine::api::{Answer, Event, GenerateParams};
 use moelten_engine::error::EngineError;
+use moelten_engine::plan::context::state_bytes;
 use moelten_engine::runtime::Runtime;
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::sequence::session::Sequence;
@@ -164,9 +165,7 @@ impl Answerer {
 
     /// Bytes of the KV cache of a context of this many tokens.
     pub fn kv_bytes(&self, context: usize) -> u64 {
-        // The cache has one row per token in every layer.
-        let (bytes, _) = self.session.bytes();
-        bytes / self.session.context() as u64 * context as u64
+        state_bytes(self.session.model().spec(), context, self.session.kv_format())
     }
 
     /// Tokenizer and chat template.

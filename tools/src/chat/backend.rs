@@ -214,7 +214,7 @@ fn failure(error: anyhow::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use moelten_loader::text::chat::{Message, Role};
+    use moelten_loader::text::chat::{Message, Speaker};
 
     use super::*;
     use crate::signals;
@@ -255,7 +255,7 @@ mod tests {
             assert!(Arc::ptr_eq(&language, &backend.language), "the model is unchanged");
         }
         let request = Request {
-            messages: vec![Message::new(Role::User, "Hello")],
+            messages: vec![Message::new(Speaker::User, "Hello")],
             begun: String::new(),
             think: true,
             params: backend.params().unwrap(),

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moelten_engine::runtime::cancel::Cancel;
-use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Role};
+use moelten_loader::supervise::supervised;
+use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Speaker};
 use moelten_loader::text::tokenizer::{Markup, Tokenizer};
 use moelten_tui::chat::{Request, TokenCount};
 use moelten_tui::thinking;
@@ -78,7 +79,7 @@ impl Language {
 
     /// Whether the template can turn reasoning off.
     pub fn can_skip_thinking(&self) -> bool {
-        let question = [Message::new(Role::User, "Hello")];
+        let question = [Message::new(Speaker::User, "Hello")];
         let with = |think| self.render(&question, true, think).map(|markup| markup.text().into_owned()).ok();
         with(true) != with(false)
     }
@@ -132,12 +133,12 @@ impl Language {
     }
 
     fn count_whole(&self, messages: &[Message]) -> Option<usize> {
-        if messages.iter().any(|message| message.role != Role::System) {
+        if messages.iter().any(|message| message.role != Speaker::System) {
             return self.length(messages);
         }
         // Some templates refuse a system prompt alone: take the difference that it makes to a question.
         self.length(messages).or_else(|| {
-            let question = [Message::new(Role::User, "Hello")];
+            let question = [Message::new(Speaker::User, "Hello")];
             self.length(&[messages, &question].concat())?.checked_sub(self.length(&question)?)
         })
     }
@@ -165,7 +166,7 @@ impl Language {
     /// if `cancel` came first.
     ///
     /// # Errors
-    /// As [`Self::conversation`]; a thread that cannot be started.
+    /// As [`Self::conversation`]; a thread that cannot be started, or panics.
     pub fn prompt(self: &Arc<Self>, request: &Request, cancel: &Cancel) -> anyhow::Result<Option<Prompt>> {
         let (language, request) = (Arc::clone(self), request.clone());
         run_cancellable(cancel, move || {
@@ -195,21 +196,18 @@ fn run_cancellable<T: Send + 'static>(
     work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> Option<anyhow::Result<T>> {
     let (done, result) = channel();
+    let failed = done.clone();
     // The receiver is gone after a stop.
     let work = move || drop(done.send(work()));
-    let thread = match std::thread::Builder::new().name("prompt".into()).spawn(work) {
-        Ok(thread) => thread,
-        Err(error) => return Some(Err(error.into())),
-    };
+    let on_panic = move |message| drop(failed.send(Err(anyhow::Error::msg(message))));
+    if let Err(error) = supervised("prompt", on_panic, work) {
+        return Some(Err(error.into()));
+    }
     loop {
         match result.recv_timeout(LOOK) {
-            Ok(result) => return Some(result),
             Err(RecvTimeoutError::Timeout) if cancel.is_cancelled() => return None,
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => match thread.join() {
-                Err(panic) => std::panic::resume_unwind(panic),
-                Ok(()) => unreachable!("it sends before it ends"),
-            },
+            received => return Some(received.expect("the thread sends its result or its panic")),
         }
     }
 }
@@ -224,6 +222,8 @@ mod tests {
     fn stopped_work_is_not_waited_for() {
         let cancel = Cancel::new();
         assert_eq!(run_cancellable(&cancel, || Ok(5)).unwrap().unwrap(), 5);
+        let panicked = run_cancellable::<u8>(&cancel, || panic!("no such token")).unwrap();
+        assert_eq!(panicked.unwrap_err().to_string(), "prompt: no such token");
         let started = Instant::now();
         let (go, wait) = channel::<()>();
         std::thread::scope(|scope| {
@@ -246,7 +246,7 @@ mod tests {
         };
         let each = "{% for message in messages %}{{ message.content }} {% endfor %}";
         let refuses = "{% if messages[-1].role == 'system' %}{{ raise_exception('no question') }}{% endif %}";
-        let system = [Message::new(Role::System, "You are a kind dog.")];
+        let system = [Message::new(Speaker::System, "You are a kind dog.")];
         let tokens = language(each).count_whole(&system);
         assert!(tokens.is_some_and(|tokens| tokens > 3), "{tokens:?}");
         assert_eq!(language(&format!("{refuses}{each}")).count_whole(&system), tokens);
@@ -267,7 +267,8 @@ mod tests {
             assert_eq!(count(1000, &go_on), TokenCount::MoreThan(1000));
             assert_eq!(count(tokens / 2, &go_on), TokenCount::MoreThan(tokens / 2));
             assert_eq!(count(tokens, &cancelled), TokenCount::MoreThan(tokens), "stopped");
-            let messages = [Message::new(Role::User, "Hello"), Message::new(Role::Assistant, text.as_str())];
+            let messages =
+                [Message::new(Speaker::User, "Hello"), Message::new(Speaker::Assistant, text.as_str())];
             assert_eq!(language.count(&messages, 1000, &go_on), Some(TokenCount::MoreThan(1000)));
         }
         assert_eq!(language.count_text("", 0, &go_on).unwrap(), TokenCount::Exactly(0));
@@ -284,7 +285,7 @@ mod tests {
         let template = loaded.chat_template().unwrap();
         let language = Arc::new(Language::new("m".into(), loaded.text().unwrap().tokenizer, template));
         let request = Request {
-            messages: vec![Message::new(Role::User, "Hello")],
+            messages: vec![Message::new(Speaker::User, "Hello")],
             begun: String::new(),
             think: true,
             params: Default::default(),

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::Context;
+use moelten_loader::supervise::supervised;
 use moelten_tui::driver::{NOT_UTF8, lossy};
 use moelten_tui::terminal::{Notes, Tone};
 
@@ -55,7 +56,7 @@ pub fn piped(notes: Notes) -> anyhow::Result<Option<String>> {
         }
     };
     // Without a thread there is no reminder.
-    let _ = std::thread::Builder::new().spawn(reminder);
+    let _ = supervised("reminder", move |message| notes.line(Tone::Warning, &message), reminder);
     let text = read(io::stdin().lock(), "stdin", notes).context("cannot read stdin");
     drop(done);
     text.map(Some)

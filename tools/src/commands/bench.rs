@@ -21,14 +21,15 @@ use crate::bench::measure::{Work, measure};
 use crate::bench::peak::Peak;
 use crate::bench::shape::Shape;
 use crate::chat::prompt;
-use crate::exit::CommandError;
+use crate::exit::{self, CommandError};
 use crate::open::{self, ComputeArgs};
 use crate::report::bench::BenchReport;
 use crate::signals::Polling;
 
-/// Measure how fast a model runs, compared with the hardware's limits Times prefill and decode several times,
-/// over random tokens or a text. The limits of RAM, disk and int8 units are measured in the same run, with
-/// the same threads.
+/// Measure how fast a model runs, compared with the hardware's limits
+///
+/// Times prefill and decode several times, over random tokens or a text. The limits of RAM, disk and int8
+/// units are measured in the same run, with the same threads.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
     /// GGUF file or model folder; the built-in model if there is none
@@ -85,7 +86,7 @@ struct Subject {
 
 /// Runs the command.
 pub fn run(args: BenchArgs) -> anyhow::Result<()> {
-    let peak = Peak::begin();
+    let peak = Peak::begin(exit::on_bug);
     let mut work = work(&args)?;
     let subject = subject(&args)?;
     let session = |work: Work| SequenceOptions { context: Some(work.tokens()), kv: work.kv };
@@ -126,7 +127,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     if let Some(trace) = trace {
         trace.finish()?;
     }
-    let peak_owned_bytes = peak.end();
+    let peak_owned_bytes = peak.end()?;
     let limits = Limits {
         ram_gb_per_s: ram_first.max(ram()?),
         weights_gb_per_s: (!work.streams).then(|| limits::weights(runtime.pool(), kernels, model.tensors())),

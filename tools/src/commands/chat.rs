@@ -16,7 +16,7 @@ use crate::chat::answerer::About;
 use crate::chat::backend::ChatBackend;
 use crate::chat::prompt;
 use crate::chat::sampling::SamplingArgs;
-use crate::exit::CommandError;
+use crate::exit::{self, CommandError};
 use crate::open::SessionArgs;
 use crate::open::builtin;
 use crate::signals::{self, Polling};
@@ -149,7 +149,7 @@ fn full_screen(
 ) -> anyhow::Result<()> {
     // A signal must not end the program before the screen is restored.
     let polling = Polling::begin();
-    signals::watch_job_control();
+    signals::watch_job_control(exit::on_bug);
     let mut greeting = greeting;
     let history = kept.history.clone().and_then(|path| match HistoryFile::open(path) {
         Ok(history) => Some(history),

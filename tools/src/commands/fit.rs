@@ -22,8 +22,10 @@ use crate::report::forecast::{Forecast, Span, Speeds, TOLERANCE};
 use crate::report::memory_words;
 use crate::report::progress::bytes;
 
-/// Show whether a model fits, what stays in memory, and how fast it will be Plans as `chat` and `run` do,
-/// measures RAM and disk briefly, and loads no weights. Exit code 0 if the model runs, 5 if it does not.
+/// Show whether a model fits, what stays in memory, and how fast it will be
+///
+/// Plans as `chat` and `run` do, measures RAM and disk briefly, and loads no weights. Exit code 0 if the
+/// model runs, 5 if it does not.
 #[derive(Debug, clap::Args)]
 pub struct FitArgs {
     /// GGUF file or model folder; the built-in model if there is none

@@ -10,9 +10,10 @@ use moelten_tui::terminal::{Notes, Tone};
 use crate::models::{ModelInspector, Places};
 use crate::open::SessionArgs;
 
-/// List the models on this machine, whether they fit, and how fast they are Searches the current folder,
-/// `models` there and in the home folder, the folders of llama.cpp and LM Studio, and the Hugging Face cache.
-/// Loads no weights and never uses the network.
+/// List the models on this machine, whether they fit, and how fast they are
+///
+/// Searches the current folder, `models` there and in the home folder, the folders of llama.cpp and LM
+/// Studio, and the Hugging Face cache. Loads no weights and never uses the network.
 #[derive(Debug, clap::Args)]
 pub struct ModelsArgs {
     #[command(flatten)]

@@ -1,7 +1,9 @@
 //! `moelten ppl`: perplexity of a text, and the divergence of a model's predictions from another's. The
 //! tokens are cut into windows; within a window every token but the first is predicted from the tokens before
-//! it. Two models run one after the other, each with the whole memory budget. The logits of the first are
-//! kept in an unnamed temporary file, which the system removes with the process.
+//! it.
+//!
+//! Two models run one after the other, each with the whole memory budget. The logits of the first are kept in
+//! an unnamed temporary file, which the system removes with the process.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::builder::PossibleValue;
 use moelten_engine::runtime::memory;
 use moelten_loader::container::gguf::Value;
-use moelten_loader::convert::provenance::Provenance;
+use moelten_loader::convert::Description;
 use moelten_loader::convert::types::{MIXTURES, Mixture, Override, TypeError, TypePlan, matrices};
 use moelten_loader::convert::{Conversion, Event, FileLayout, Types, Work};
 use moelten_loader::imatrix::ImportanceFile;
@@ -23,8 +23,10 @@ use crate::report::progress::{Progress, Unit, bytes};
 use crate::report::quantize_plan::{QuantizePlan, free_bytes};
 use crate::signals::Polling;
 
-/// Convert a model folder or GGUF file to another weight type or layout Reads the source and writes the final
-/// file in one pass and in bounded memory. If it is stopped or the disk is full, the same command resumes.
+/// Convert a model folder or GGUF file to another weight type or layout
+///
+/// Reads the source and writes the final file in one pass and in bounded memory. If it is stopped or the disk
+/// is full, the same command resumes.
 #[derive(Debug, clap::Args)]
 pub struct QuantizeArgs {
     /// Model folder or GGUF file
@@ -126,7 +128,7 @@ pub fn run(args: QuantizeArgs) -> anyhow::Result<()> {
         args.imatrix.iter().for_each(|path| conversion.protect(path));
     }
     if let Some(Kind(mixture)) = args.kind {
-        conversion.describe(&Provenance {
+        conversion.describe(&Description {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             options: args.options(),
             file_type: Some(mixture.file_type),

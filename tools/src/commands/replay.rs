@@ -17,9 +17,10 @@ use crate::open;
 use crate::report::plot;
 use crate::report::progress::bytes;
 
-/// Compare cache policies and sizes on a routing trace from `moelten bench --trace` Shows the hit rate and
-/// the bytes read from disk for caches that hold a part of all experts. Belady's policy knows the future: no
-/// policy does better.
+/// Compare cache policies and sizes on a routing trace from `moelten bench --trace`
+///
+/// Shows the hit rate and the bytes read from disk for caches that hold a part of all experts. Belady's
+/// policy knows the future: no policy does better.
 #[derive(Debug, clap::Args)]
 pub struct ReplayArgs {
     /// Trace file, recorded with `moelten bench --trace`

@@ -2,11 +2,12 @@
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use moelten_engine::api::{Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, StopReason};
 use moelten_engine::error::EngineError;
-use moelten_loader::text::chat::{Message, Role};
+use moelten_engine::sequence::saved::Restored;
+use moelten_loader::text::chat::{Message, Speaker};
 use moelten_tui::chat::Tell;
 use moelten_tui::chat::summary;
 use moelten_tui::driver::{AnswerStream, PromptProgress};
@@ -20,8 +21,10 @@ use crate::chat::sampling::SamplingArgs;
 use crate::exit::CommandError;
 use crate::open::{self, SessionArgs};
 
-/// Answer one prompt and exit The prompt comes from --prompt, --file or a pipe. With an option and a pipe,
-/// the piped text follows the prompt.
+/// Answer one prompt and exit
+///
+/// The prompt comes from --prompt, --file or a pipe. With an option and a pipe, the piped text follows the
+/// prompt.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// GGUF file or model folder; the built-in model if there is none
@@ -38,6 +41,9 @@ pub struct RunArgs {
     /// Continue the text as it is, without the chat template (for base models)
     #[arg(long, visible_alias = "raw-prompt")]
     no_template: bool,
+    /// Keep what was computed of the text in FILE, and start from it the next time the text begins the same
+    #[arg(long, value_name = "FILE")]
+    prompt_cache: Option<PathBuf>,
     /// Print one JSON object: answer, reason, ids, stats, model, context, seed, notices
     #[arg(long)]
     json: bool,
@@ -64,9 +70,9 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         answerer.language().plain(&text)?
     } else {
         answerer.check(system.as_deref())?;
-        let system = system.into_iter().map(|system| Message::new(Role::System, system));
+        let system = system.into_iter().map(|system| Message::new(Speaker::System, system));
         // A pipe usually adds a line end, which is not part of the prompt.
-        let user = Message::new(Role::User, text.trim_end_matches(['\n', '\r']));
+        let user = Message::new(Speaker::User, text.trim_end_matches(['\n', '\r']));
         answerer.language().conversation(&system.chain([user]).collect::<Vec<_>>())?
     };
     let chatty = args.verbose || (notes.terminal && !args.json);
@@ -81,12 +87,18 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     if !args.json {
         open::mention(&about.notices);
     }
+    if let Some(path) = &args.prompt_cache {
+        restore(&mut answerer, path, notes)?;
+    }
     let answered = if args.json {
         collect(&mut answerer, &ids, &params, notes)
     } else {
         stream(&mut answerer, &ids, &params, notes)?
     };
     let answer = answered.map_err(|error| with_advice(error, &answerer))?;
+    if let Some(path) = &args.prompt_cache {
+        answerer.session.save_to(path)?;
+    }
     if args.json {
         let object = object(&answer, &answerer, params.sampler.seed);
         writeln!(io::stdout(), "{}", printable(&object))?;
@@ -113,6 +125,22 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Starts from a prompt cache, if there is one that this model can use.
+fn restore(answerer: &mut Answerer, path: &Path, notes: Notes) -> anyhow::Result<()> {
+    let unused = match answerer.session.load_from(path)? {
+        Restored::Absent | Restored::Tokens(_) => return Ok(()),
+        Restored::OtherModel => "it was made with another model, processor or setting".to_owned(),
+        Restored::TooLong(tokens) => format!(
+            "it has {} tokens, the context holds {}",
+            open::count(tokens),
+            open::count(answerer.context())
+        ),
+    };
+    let line = format!("{}: the prompt cache cannot be used and is replaced: {unused}", path.display());
+    notes.line(Tone::Warning, &line);
+    Ok(())
 }
 
 /// The prompt: from an option, a pipe, or both, the pipe last.

@@ -13,9 +13,10 @@ use crate::open;
 use crate::report::progress::{Progress, Unit, bytes};
 use crate::signals::Polling;
 
-/// Check a model file: checksums, finite weights, error against the original Files written by `moelten
-/// quantize` have a checksum for each tensor. Every weight must be a finite number. With --source, the error
-/// against the original weights is reported too.
+/// Check a model file: checksums, finite weights, error against the original
+///
+/// Files written by `moelten quantize` have a checksum for each tensor. Every weight must be a finite number.
+/// With --source, the error against the original weights is reported too.
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
     /// GGUF file or model folder

@@ -3,6 +3,8 @@
 #[cfg(target_os = "linux")]
 pub mod cgroup;
 pub mod hostile;
+#[cfg(target_os = "linux")]
+pub mod peak;
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};

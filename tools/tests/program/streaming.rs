@@ -12,6 +12,7 @@ use moelten_loader::container::gguf::{Gguf, Value};
 use moelten_testing::skip;
 
 use crate::common::cgroup::{self, Group};
+use crate::common::peak::Peak;
 use crate::common::{Outcome, builtin, clean, finish, moelten, run};
 
 /// Options that keep a run going for thousands of tokens.
@@ -221,16 +222,6 @@ fn many_experts(target: &Path) {
     writer.finish().unwrap();
 }
 
-/// Bytes owned by a process: anonymous, shared and locked.
-fn owned(pid: u32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|rest| rest.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or(0) * 1024
-    };
-    field("RssAnon") + field("RssShmem") + field("VmLck")
-}
-
 /// F16, and the promise of `--ram`: looked at every few milliseconds from the start through a long prompt and
 /// 200 tokens.
 #[test]
@@ -251,17 +242,9 @@ fn f16_a_budget_is_kept_inside_a_group_that_is_little_larger() {
     command.args(["--seed", "1", "--temp", "100", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--json"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
     let (started, child) = (Instant::now(), command.spawn().unwrap());
-    let pid = child.id();
-    let sampler = std::thread::spawn(move || {
-        let mut most = 0;
-        while Path::new(&format!("/proc/{pid}/status")).exists() {
-            most = most.max(owned(pid));
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        most
-    });
+    let peak = Peak::of(&child, Duration::from_millis(5));
     let outcome = finish(child, started).fine();
-    let most = sampler.join().unwrap();
+    let most = peak.bytes();
     assert_eq!(group.kills(), 0, "{outcome:?}");
     assert!(most <= BUDGET + (64 << 20), "{most} bytes owned of {BUDGET}");
     let answer: serde_json::Value = serde_json::from_slice(&outcome.out).unwrap();

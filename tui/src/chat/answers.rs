@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use moelten_engine::api::{Answer, GenerateStats, StopReason};
-use moelten_loader::text::chat::Role;
+use moelten_loader::text::chat::Speaker;
 
 use super::backend::Failure;
 use super::event::ChatEffect;
@@ -132,7 +132,7 @@ impl Chat {
     /// or the question stays unanswered.
     pub(super) fn settle(&mut self, begun: String, replaced: Replaced, text: String) -> AnswerOutcome {
         if !text.is_empty() {
-            self.turns.push(Turn::new(Role::Assistant, begun + &text));
+            self.turns.push(Turn::new(Speaker::Assistant, begun + &text));
             return AnswerOutcome::Answered;
         }
         let Replaced { from, turns } = replaced;

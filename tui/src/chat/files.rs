@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use moelten_loader::text::chat::Role;
+use moelten_loader::text::chat::Speaker;
 
 use super::event::{AttachError, ChatEffect, FileEvent, Overwrite};
 use super::figures;
@@ -101,7 +101,7 @@ impl Chat {
     /// Attaches the files of a withdrawn question to the next one, except those that the last question
     /// already has.
     pub(super) fn reattach(&mut self, files: &[Attachment]) {
-        let last = self.turns.iter().rfind(|turn| turn.role == Role::User);
+        let last = self.turns.iter().rfind(|turn| turn.role == Speaker::User);
         let present: &[Attachment] = last.map_or(&[], |turn| &turn.files);
         let new = files.iter().filter(|file| !present.contains(file) && !self.attached.contains(file));
         let new: Vec<_> = new.cloned().collect();
@@ -159,7 +159,7 @@ impl Chat {
 
     pub(super) fn copy(&self, what: CopyTarget) -> Vec<ChatEffect> {
         let turns = self.settled_turns();
-        let answer = turns.iter().rfind(|turn| turn.role == Role::Assistant);
+        let answer = turns.iter().rfind(|turn| turn.role == Speaker::Assistant);
         let Some(answer) = answer.map(|turn| thinking::answer(&turn.content)) else {
             return note(Tone::Error, "There is no answer yet.");
         };

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use moelten_loader::text::chat::Role;
+use moelten_loader::text::chat::Speaker;
 
 use super::event::{ChatEffect, ChatEvent, OverflowChoice};
 use super::reports;
@@ -138,16 +138,16 @@ impl Chat {
         }
         if let Some(before) = self.editing.take() {
             let files = std::mem::replace(&mut self.attached, before);
-            return vec![self.replace_question(Turn { role: Role::User, content: text, files })];
+            return vec![self.replace_question(Turn { role: Speaker::User, content: text, files })];
         }
         let mut effects = Vec::new();
         let mut files = Vec::new();
-        if let Some(unanswered) = self.turns.pop_if(|turn| turn.role == Role::User) {
+        if let Some(unanswered) = self.turns.pop_if(|turn| turn.role == Speaker::User) {
             effects.extend(note(Tone::Dim, dropped_text(&unanswered)));
             files = unanswered.files;
         }
         files.append(&mut self.attached);
-        self.turns.push(Turn { role: Role::User, content: text, files });
+        self.turns.push(Turn { role: Speaker::User, content: text, files });
         effects.push(self.request(String::new(), Vec::new()));
         effects
     }

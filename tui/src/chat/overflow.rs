@@ -2,7 +2,7 @@
 //! cut without asking.
 
 use moelten_engine::api::StopReason;
-use moelten_loader::text::chat::{Message, Role};
+use moelten_loader::text::chat::{Message, Speaker};
 
 use super::backend::{Failure, Request};
 use super::event::{ChatEffect, OverflowChoice};
@@ -69,7 +69,7 @@ impl Chat {
             OverflowChoice::Summarise => {
                 let upto = self.hidden + self.turns_to_summarise(&overflow);
                 let mut messages = self.messages(upto);
-                messages.push(Message::new(Role::User, SUMMARY_QUESTION));
+                messages.push(Message::new(Speaker::User, SUMMARY_QUESTION));
                 let mut params = self.params.clone();
                 params.max_tokens = Some(SUMMARY_TOKENS_MAX.min(overflow.context / 8).max(1));
                 self.busy = Some(Busy::Summarising { upto, pending: overflow.pending });
@@ -132,7 +132,7 @@ impl Chat {
 
     /// Turns that the model sees, before the last question.
     fn older(&self) -> &[Turn] {
-        let question = self.turns.iter().rposition(|turn| turn.role == Role::User).unwrap_or(0);
+        let question = self.turns.iter().rposition(|turn| turn.role == Speaker::User).unwrap_or(0);
         &self.turns[self.hidden.min(question)..question]
     }
 

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use moelten_loader::text::chat::Role;
+use moelten_loader::text::chat::Speaker;
 
 use super::event::ChatEffect;
 use super::state::{Busy, Chat, Meter, Replaced, note};
@@ -26,12 +26,12 @@ impl Chat {
 
     /// Requests a new answer to the last question, in place of the present one.
     pub(super) fn answer_again(&mut self) -> ChatEffect {
-        let replaced = self.turns.pop_if(|turn| turn.role == Role::Assistant);
+        let replaced = self.turns.pop_if(|turn| turn.role == Speaker::Assistant);
         self.request(String::new(), Vec::from_iter(replaced))
     }
 
     pub(super) fn more(&mut self) -> Vec<ChatEffect> {
-        match self.turns.pop_if(|turn| turn.role == Role::Assistant) {
+        match self.turns.pop_if(|turn| turn.role == Speaker::Assistant) {
             Some(answer) => vec![self.request(answer.content.clone(), vec![answer])],
             None => note(Tone::Error, "There is no answer to continue."),
         }
@@ -51,7 +51,7 @@ impl Chat {
     }
 
     fn last_question(&self) -> Option<usize> {
-        self.turns.iter().rposition(|turn| turn.role == Role::User)
+        self.turns.iter().rposition(|turn| turn.role == Speaker::User)
     }
 
     /// The conversation without the answer in progress: the turns that it replaces are still part of it.
@@ -89,7 +89,7 @@ impl Chat {
         if self.turns.is_empty() {
             return note(Tone::Error, "There is no turn to remove.");
         }
-        let questions = self.turns.iter().filter(|turn| turn.role == Role::User).count();
+        let questions = self.turns.iter().filter(|turn| turn.role == Speaker::User).count();
         let left = questions.saturating_sub(turns);
         self.turns.truncate(2 * left);
         self.warned = false;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use moelten_engine::api::{GenerateParams, GenerateStats};
-use moelten_loader::text::chat::{Message, Role};
+use moelten_loader::text::chat::{Message, Speaker};
 
 use super::backend::Request;
 use super::event::ChatEffect;
@@ -204,7 +204,7 @@ impl Chat {
 
     /// Whether the last turn is a question, so that it has no answer (yet).
     pub(super) fn question_is_last(&self) -> bool {
-        self.turns.last().is_some_and(|turn| turn.role == Role::User)
+        self.turns.last().is_some_and(|turn| turn.role == Speaker::User)
     }
 
     /// Requests an answer to the last question. The answer begins with `begun`; if there is none, `replaced`
@@ -232,11 +232,11 @@ impl Chat {
     /// What the model sees of the turns before `upto`. Earlier reasoning is left out: models are trained that
     /// way.
     pub(super) fn messages(&self, upto: usize) -> Vec<Message> {
-        let system = self.system.iter().map(|text| Message::new(Role::System, text.as_str()));
+        let system = self.system.iter().map(|text| Message::new(Speaker::System, text.as_str()));
         let mut messages: Vec<_> = system.collect();
         let first = messages.len();
         messages.extend(self.turns[self.hidden..upto].iter().map(|turn| match turn.role {
-            Role::Assistant => Message::new(Role::Assistant, thinking::answer(&turn.content)),
+            Speaker::Assistant => Message::new(Speaker::Assistant, thinking::answer(&turn.content)),
             _ => turn.message(),
         }));
         if let (Some(summary), Some(question)) = (&self.summary, messages.get_mut(first)) {

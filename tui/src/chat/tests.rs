@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use moelten_engine::api::{Answer, CacheStats, GenerateParams, GenerateStats, StopReason};
 
-use moelten_loader::text::chat::{Message, Role};
+use moelten_loader::text::chat::{Message, Speaker};
 
 use super::*;
 use crate::input::command::TABLE;
@@ -61,10 +61,10 @@ fn said(effects: &[ChatEffect]) -> String {
 /// Messages, one letter of the role before each text.
 fn texts(messages: &[Message]) -> Vec<String> {
     let letter = |role| match role {
-        Role::System => 's',
-        Role::User => 'u',
-        Role::Assistant => 'a',
-        Role::Tool => 't',
+        Speaker::System => 's',
+        Speaker::User => 'u',
+        Speaker::Assistant => 'a',
+        Speaker::Tool => 't',
     };
     messages.iter().map(|m| format!("{}:{}", letter(m.role), m.content)).collect()
 }

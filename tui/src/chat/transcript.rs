@@ -1,7 +1,7 @@
 //! Saved conversations: JSON that `/load` reads, and exports as Markdown and JSON. It must not know where
 //! files are.
 
-use moelten_loader::text::chat::{Message, Role};
+use moelten_loader::text::chat::{Message, Speaker};
 use serde::{Deserialize, Serialize};
 
 use super::thinking;
@@ -60,7 +60,7 @@ impl Transcript {
                 found.version
             ));
         }
-        let expected = [Role::User, Role::Assistant].into_iter().cycle();
+        let expected = [Speaker::User, Speaker::Assistant].into_iter().cycle();
         for (index, (message, expected)) in found.messages.iter().zip(expected).enumerate() {
             if message.role != expected {
                 return Err(format!("message {} is from {:?}, not {expected:?}", index + 1, message.role));
@@ -78,7 +78,7 @@ pub fn to_markdown(model: &str, system: Option<&str>, turns: &[Turn]) -> String 
     }
     for turn in turns {
         let whole = turn.message().content;
-        let (title, body) = if turn.role == Role::User {
+        let (title, body) = if turn.role == Speaker::User {
             ("Question", &*whole)
         } else {
             ("Answer", thinking::answer(&whole))
@@ -90,7 +90,7 @@ pub fn to_markdown(model: &str, system: Option<&str>, turns: &[Turn]) -> String 
 
 /// The conversation as JSON, `{"messages": [{"role", "content"}]}`: the format of chat APIs.
 pub fn to_messages(system: Option<&str>, turns: &[Turn]) -> String {
-    let system = system.map(|text| Message::new(Role::System, text));
+    let system = system.map(|text| Message::new(Speaker::System, text));
     let messages: Vec<_> = system.into_iter().chain(turns.iter().map(Turn::message)).collect();
     let mut text = serde_json::to_string_pretty(&serde_json::json!({ "messages": messages }))
         .expect("texts are always valid JSON");
@@ -127,7 +127,8 @@ mod tests {
     use crate::chat::turn::Attachment;
 
     fn sample() -> Transcript {
-        let messages = vec![Turn::new(Role::User, "Hi\n\u{1b}"), Turn::new(Role::Assistant, "Hello \"you\"")];
+        let messages =
+            vec![Turn::new(Speaker::User, "Hi\n\u{1b}"), Turn::new(Speaker::Assistant, "Hello \"you\"")];
         Transcript::new("m", Some("Be kind.".into()), messages)
     }
 
@@ -142,7 +143,7 @@ mod tests {
         assert!(sample().to_json().contains("\"version\": 1"));
         let old = "{\"format\": \"moelten conversation\", \"version\": 1, \"model\": \"m\", \"system\": null, \
                    \"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}";
-        assert_eq!(Transcript::from_json(old).unwrap().messages, [Turn::new(Role::User, "Hi")]);
+        assert_eq!(Transcript::from_json(old).unwrap().messages, [Turn::new(Speaker::User, "Hi")]);
         let mut with_file = sample();
         let file = Attachment { name: "a".into(), text: "t\u{1b}".into(), tokens: 3 };
         with_file.messages[0].files.push(file);
@@ -155,8 +156,8 @@ mod tests {
     #[test]
     fn exports_are_readable() {
         let turns = [
-            Turn::new(Role::User, "Hi"),
-            Turn::new(Role::Assistant, "<think>\nhm\n</think>\n\nHello\u{1b}[2J!\n"),
+            Turn::new(Speaker::User, "Hi"),
+            Turn::new(Speaker::Assistant, "<think>\nhm\n</think>\n\nHello\u{1b}[2J!\n"),
         ];
         let text = to_markdown("m", Some("Be kind.\nAlways."), &turns);
         assert_eq!(

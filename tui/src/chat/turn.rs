@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use moelten_loader::text::chat::{Message, Role};
+use moelten_loader::text::chat::{Message, Speaker};
 use serde::{Deserialize, Serialize};
 
 use super::figures;
@@ -12,8 +12,8 @@ use super::figures;
 /// A question or an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Turn {
-    /// [`Role::User`] for a question, [`Role::Assistant`] for an answer.
-    pub role: Role,
+    /// [`Speaker::User`] for a question, [`Speaker::Assistant`] for an answer.
+    pub role: Speaker,
     /// The text; of an answer, with its reasoning.
     pub content: String,
     /// The attached files.
@@ -35,7 +35,7 @@ pub struct Attachment {
 
 impl Turn {
     /// A turn without files.
-    pub fn new(role: Role, content: impl Into<String>) -> Self {
+    pub fn new(role: Speaker, content: impl Into<String>) -> Self {
         Self { role, content: content.into(), files: Vec::new() }
     }
 

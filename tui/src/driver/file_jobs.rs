@@ -112,7 +112,7 @@ mod tests {
     use std::sync::Arc;
 
     use moelten_engine::api::ExpertMap;
-    use moelten_loader::text::chat::{Message, Role};
+    use moelten_loader::text::chat::{Message, Speaker};
 
     use super::*;
 
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_conversation_is_counted_up_to_the_limit() {
-        let messages = vec![Message::new(Role::User, "one"); 3];
+        let messages = vec![Message::new(Speaker::User, "one"); 3];
         for (limit, tokens) in [(5, 3), (2, 3), (1, 2)] {
             let count = ChatEffect::Count { number: 7, messages: messages.clone(), limit };
             let counted = perform(count, &StatePaths::default(), &counters(), &Cancel::new());

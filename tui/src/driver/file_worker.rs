@@ -10,13 +10,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use moelten_engine::runtime::cancel::Cancel;
-use moelten_engine::runtime::supervise::supervised;
 
 use super::file_jobs::{self, StatePaths};
 use super::file_names;
 use super::message::WorkerMessage;
 use crate::chat::{ChatEffect, ChatEvent, Counters};
 use crate::screen::{CompletionRequest, ScreenEvent};
+use moelten_loader::supervise::supervised;
 
 /// How long the end of the program waits for files that are being written.
 pub const SAVE_WAIT_MAX: Duration = Duration::from_secs(1);

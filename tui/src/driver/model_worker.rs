@@ -8,12 +8,12 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Instant;
 
 use moelten_engine::api::Event as EngineEvent;
-use moelten_engine::runtime::supervise::supervised;
 
 use super::file_names::expand;
 use super::message::WorkerMessage;
 use crate::chat::{Backend, ChatEvent, Request};
 use crate::screen::ScreenEvent;
+use moelten_loader::supervise::supervised;
 
 /// What the thread does next; jobs are done in order.
 pub enum ModelJob {
@@ -101,7 +101,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use moelten_engine::api::{Answer, ExpertMap, GenerateParams, GenerateStats, StopReason};
-    use moelten_loader::text::chat::{Message, Role};
+    use moelten_loader::text::chat::{Message, Speaker};
 
     use super::*;
     use crate::chat::{Counters, Facts, Failure, NotSwitched, Switched, Tell, TokenCount, Tone};
@@ -144,7 +144,7 @@ mod tests {
     }
 
     fn ask(text: &str) -> ModelJob {
-        let messages = vec![Message::new(Role::User, text)];
+        let messages = vec![Message::new(Speaker::User, text)];
         let params = GenerateParams::default();
         ModelJob::Answer(Request { messages, begun: String::new(), think: true, params })
     }

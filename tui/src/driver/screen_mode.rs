@@ -9,7 +9,6 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crossterm::event::{Event as TerminalEvent, KeyCode, KeyEvent, KeyModifiers};
-use moelten_engine::runtime::supervise::supervised;
 
 use super::clipboard;
 use super::editor::{self, Edited, JobControl};
@@ -24,6 +23,7 @@ use super::signal::SignalRequest;
 use super::terminal::{self, KeyWait};
 use crate::chat::{Backend, ChatEffect, ChatEvent, Counters, FileEvent, Tone};
 use crate::screen::{ModelSearch, Screen, ScreenEffect, ScreenEvent, SearchStep, Urgency};
+use moelten_loader::supervise::supervised;
 
 /// Time between two frames after a key.
 const FRAME: Duration = Duration::from_millis(33);

@@ -1,5 +1,5 @@
-//! Experts of a mixture that are computed together: how many fit into the buffers, the inputs of each, and their visits. It
-//! must not know where experts come from, nor how they are multiplied.
+//! Experts of a mixture that are computed together: how many fit into the buffers, the inputs of each, and
+//! their visits. It must not know where experts come from, nor how they are multiplied.
 
 use std::ops::Range;
 
@@ -12,7 +12,8 @@ use crate::layers::linear::{Compute, Packed};
 use crate::layers::scratch::PASS;
 use crate::layers::squares::HiddenSum;
 
-/// Where the matrices of an expert are, in the order of its bank: `down` last, the gate first if there is one.
+/// Where the matrices of an expert are, in the order of its bank: `down` last, the gate first if there is
+/// one.
 pub(super) type ExpertRef<'a> = &'a [MatrixRef];
 
 /// The matrices that take the expert's input: gate and up, or up alone.
@@ -62,8 +63,8 @@ pub(super) struct ExpertGroup {
 }
 
 impl ExpertGroup {
-    /// As many as there are buffers for, and one at least, beginning with visitor `from` of expert number `next`.
-    /// `room` is lines for hidden layers and for gathered inputs.
+    /// As many as there are buffers for, and one at least, beginning with visitor `from` of expert number
+    /// `next`. `room` is lines for hidden layers and for gathered inputs.
     pub fn fill<'a>(
         visits: &Visits,
         mut next: usize,

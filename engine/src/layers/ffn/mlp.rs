@@ -1,7 +1,8 @@
-//! Feed-forward blocks: `down(act(gate(x)) * up(x))` (arXiv 2002.05202), or `down(act(up(x)))` without a gate, with or without
-//! biases. Dense layers, shared experts and routed experts are such blocks, several at a time and each over the tokens
-//! that visit it. Two regions: gate, up and activation of all blocks, 32 rows of a block at a time, straight into the packed
-//! input of `down`; then `down`, adding up the blocks in order. It must not know where weights come from.
+//! Feed-forward blocks: `down(act(gate(x)) * up(x))` (arXiv 2002.05202), or `down(act(up(x)))` without a
+//! gate, with or without biases. Dense layers, shared experts and routed experts are such blocks, several at
+//! a time and each over the tokens that visit it. Two regions: gate, up and activation of all blocks, 32 rows
+//! of a block at a time, straight into the packed input of `down`; then `down`, adding up the blocks in
+//! order. It must not know where weights come from.
 
 use std::array;
 use std::ops::Range;
@@ -20,8 +21,8 @@ const TOKENS: usize = 128;
 const ROWS: usize = 2048;
 /// With no more visitors than these, less of the stack is cleared.
 const FEW: usize = 32;
-/// Tasks per thread of the second region: enough to finish together, few enough that the inputs of a block, which each
-/// task reads, stay in the cache while it goes through its rows.
+/// Tasks per thread of the second region: enough to finish together, few enough that the inputs of a block,
+/// which each task reads, stay in the cache while it goes through its rows.
 const DOWN_TASKS: usize = 4;
 
 /// The matrices of a block, ready to multiply with.
@@ -86,8 +87,8 @@ impl MlpView<'_> {
     }
 }
 
-/// `out[token] += weight * mlp(x[token])` for every visit in order and each of its visitors. `out` is grouped,
-/// `[d_model / 32, tokens, 32]`; `hidden` has [`MlpView::hidden_lines`] for all visits.
+/// `out[token] += weight * mlp(x[token])` for every visit in order and each of its visitors. `out` is
+/// grouped, `[d_model / 32, tokens, 32]`; `hidden` has [`MlpView::hidden_lines`] for all visits.
 ///
 /// # Panics
 /// If there are more than [`MOST_VISITS`].
@@ -102,8 +103,8 @@ pub fn add_visits(
     add_outputs(compute, visits, hidden, out, d_model);
 }
 
-/// The first half of [`add_visits`]: packed hidden layers of all visits, one after the other. Visits may be given in several
-/// calls, each with its part of `hidden`.
+/// The first half of [`add_visits`]: packed hidden layers of all visits, one after the other. Visits may be
+/// given in several calls, each with its part of `hidden`.
 pub fn hidden_layers(compute: Compute<'_>, visits: &[Visit<'_>], hidden: &mut [Line]) {
     let first_line = first_lines(visits);
     let groups_per_task = match visits {
@@ -190,7 +191,8 @@ fn first_lines(visits: &[Visit<'_>]) -> [usize; MOST_VISITS + 1] {
     first
 }
 
-/// Rows of gate and up of one visitor from `group` on, as many as `lines` take: as [`hidden_group`], in one product each.
+/// Rows of gate and up of one visitor from `group` on, as many as `lines` take: as [`hidden_group`], in one
+/// product each.
 fn hidden_rows(kernels: &Kernels, visit: &Visit<'_>, group: usize, lines: &mut [Line]) {
     let (mlp, kind) = (&visit.mlp, visit.mlp.hidden_kind());
     let record = kind.record_lines(1);
@@ -244,7 +246,8 @@ fn hidden_group<const N: usize>(kernels: &Kernels, visit: &Visit<'_>, group: usi
     }
 }
 
-/// 32 rows of `down`, times the weights of the visitors, added to their tokens, `N` at a time: `out` is `[tokens, 32]`.
+/// 32 rows of `down`, times the weights of the visitors, added to their tokens, `N` at a time: `out` is
+/// `[tokens, 32]`.
 fn add_down_group<const N: usize>(
     kernels: &Kernels,
     visit: &Visit<'_>,
@@ -268,7 +271,8 @@ fn add_down_group<const N: usize>(
     }
 }
 
-/// The hidden layer of some visitors, before it is packed, in `upped`: `rows` of its columns, `[visitors, rows]`.
+/// The hidden layer of some visitors, before it is packed, in `upped`: `rows` of its columns, `[visitors,
+/// rows]`.
 fn hidden_values(
     kernels: &Kernels,
     visit: &Visit<'_>,

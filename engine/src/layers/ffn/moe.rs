@@ -1,6 +1,6 @@
-//! The mixture of experts (arXiv 1701.06538, 2401.04088): route, gather each expert's tokens, then expert by expert, each
-//! over all tokens of the batch that chose it. The order of summation is fixed: expert id, shared expert last. It must not
-//! know which layer it is, nor how experts are stored.
+//! The mixture of experts (arXiv 1701.06538, 2401.04088): route, gather each expert's tokens, then expert by
+//! expert, each over all tokens of the batch that chose it. The order of summation is fixed: expert id,
+//! shared expert last. It must not know which layer it is, nor how experts are stored.
 
 use moelten_loader::spec::MoeSpec;
 use moelten_loader::tensors::bank::MatrixRef;
@@ -9,11 +9,13 @@ use moelten_quant::{Activations, Line};
 use crate::error::Result;
 use crate::experts::stats::Phase;
 use crate::experts::store::{Acquired, ExpertStore, Request};
+use crate::layers::ffn::dense::{Mlp, OwnBiases, add_whole_batch};
 use crate::layers::ffn::group::{ExpertGroup, takes_input};
-use crate::layers::ffn::mlp::{Biases, MOST_VISITS, MlpView, Visit, add_outputs, add_visits, hidden_layers};
+use crate::layers::ffn::mlp::{MOST_VISITS, MlpView, Visit, add_outputs, hidden_layers};
+use crate::layers::ffn::visits::Visits;
 use crate::layers::linear::{Compute, Packed};
-use crate::layers::scratch::{MoeScratch, PASS, ProductScratch, RouteScratch};
-use crate::layers::squares::{HiddenSquares, HiddenSum};
+use crate::layers::scratch::{MoeScratch, ProductScratch, RouteScratch};
+use crate::layers::squares::{HiddenSquares, HiddenSum, Squares};
 
 /// One layer's router and shared expert; the routed experts are the store's.
 #[derive(Debug, Clone)]
@@ -39,107 +41,6 @@ pub struct Shared {
     pub gate: Option<MatrixRef>,
 }
 
-/// A feed-forward block outside the expert store.
-#[derive(Debug, Clone)]
-pub struct Mlp {
-    /// `[d_ff, d_model]`; `None` for a block of two matrices.
-    pub gate: Option<MatrixRef>,
-    /// `[d_ff, d_model]`.
-    pub up: MatrixRef,
-    /// `[d_model, d_ff]`.
-    pub down: MatrixRef,
-    /// `[rows]` each.
-    pub biases: OwnBiases,
-    /// Applied to the gate, or to `up` without one.
-    pub activation: moelten_loader::spec::Activation,
-}
-
-/// Biases in memory, `[blocks, rows]` each; empty where there are none.
-#[derive(Debug, Clone, Default)]
-pub struct OwnBiases {
-    /// Of the gate.
-    pub gate: Vec<f32>,
-    /// Of `up`.
-    pub up: Vec<f32>,
-    /// Of `down`.
-    pub down: Vec<f32>,
-}
-
-impl OwnBiases {
-    /// Those of one block of hidden width `d_ff`.
-    fn of(&self, block: usize, d_ff: usize, d_model: usize) -> Biases<'_> {
-        fn part(all: &[f32], block: usize, rows: usize) -> Option<&[f32]> {
-            (!all.is_empty()).then(|| &all[block * rows..(block + 1) * rows])
-        }
-        Biases {
-            gate: part(&self.gate, block, d_ff),
-            up: part(&self.up, block, d_ff),
-            down: part(&self.down, block, d_model),
-        }
-    }
-}
-
-impl Mlp {
-    /// The matrices, ready to multiply with.
-    pub fn view<'a>(&'a self, compute: Compute<'a>) -> MlpView<'a> {
-        let view = |matrix| compute.tensors.view(matrix);
-        MlpView {
-            gate: self.gate.as_ref().map(view),
-            up: view(&self.up),
-            down: view(&self.down),
-            biases: self.biases.of(0, self.up.rows, self.down.rows),
-            activation: self.activation,
-        }
-    }
-
-    /// `out = mlp(x)`, both `[tokens, d_model]`; `squares` gets those of the hidden layer.
-    pub fn forward(
-        &self,
-        compute: Compute<'_>,
-        x: &[f32],
-        s: &mut ProductScratch,
-        squares: Option<HiddenSquares<'_>>,
-        out: &mut [f32],
-    ) {
-        let (mlp, d_model) = (self.view(compute), self.up.cols);
-        let grouped = &mut s.grouped[..out.len()];
-        grouped.fill(0.0);
-        s.visitors.clear();
-        s.visitors.extend((0..x.len() / d_model).map(|token| (token as u32, 1.0)));
-        compute.pack(x, d_model, [mlp.up.format()], &mut s.packed);
-        let sum = squares.as_ref().map(|squares| &squares.sums[0]);
-        add_whole_batch(compute, &mlp, x, &s.visitors, &mut s.packed, &mut s.hidden, sum, grouped);
-        if let Some(HiddenSquares { whole, sums, .. }) = squares {
-            whole.add_hidden(0, s.visitors.len(), &mut sums[0]);
-        }
-        compute.ungroup(grouped, d_model, None, out);
-    }
-}
-
-/// Adds a block that every token visits; `packed` is of this `x`.
-#[allow(clippy::too_many_arguments, reason = "every argument is one of the operation's operands")]
-fn add_whole_batch(
-    compute: Compute<'_>,
-    mlp: &MlpView<'_>,
-    x: &[f32],
-    visitors: &[(u32, f32)],
-    packed: &mut Packed,
-    hidden: &mut [Line],
-    squares: Option<&HiddenSum>,
-    grouped: &mut [f32],
-) {
-    let d_model = mlp.up.cols();
-    let gate = mlp.gate.as_ref().unwrap_or(&mlp.up);
-    compute.pack_also(x, [gate.format(), mlp.up.format()], packed);
-    let (to_gate, to_up) = (packed.for_matrix(gate), packed.for_matrix(&mlp.up));
-    for (first, visitors) in (0..).step_by(PASS).zip(visitors.chunks(PASS)) {
-        let tokens = first..first + visitors.len();
-        let (to_gate, to_up) = (to_gate.slice_tokens(tokens.clone()), to_up.slice_tokens(tokens));
-        let visit = Visit { mlp: *mlp, to_gate, to_up, visitors, squares };
-        add_visits(compute, &[visit], hidden, grouped, d_model);
-    }
-}
-
 /// What a mixture computes with besides its buffers.
 pub struct MoeInput<'a> {
     /// Where experts come from.
@@ -153,8 +54,8 @@ pub struct MoeInput<'a> {
 }
 
 impl Moe {
-    /// The experts of each token of `x`, `[tokens, d_model]`, into `s.routing`, where they stay for observers. Tokens that
-    /// are not `wanted` any more get none.
+    /// The experts of each token of `x`, `[tokens, d_model]`, into `s.routing`, where they stay for
+    /// observers. Tokens that are not `wanted` any more get none.
     pub fn route(
         &self,
         compute: Compute<'_>,
@@ -175,8 +76,8 @@ impl Moe {
         s.routing.route(&self.spec.router, logits, experts, wanted);
     }
 
-    /// `out = moe(x)`, both `[tokens, d_model]`, after [`Self::route`]. `meanwhile` runs while the first missing experts are
-    /// being read; `squares` gets those of the hidden layers.
+    /// `out = moe(x)`, both `[tokens, d_model]`, after [`Self::route`]. `meanwhile` runs while the first
+    /// missing experts are being read; `squares` gets those of the hidden layers.
     ///
     /// # Errors
     /// As [`Acquired::wait`].
@@ -224,8 +125,8 @@ impl Moe {
         let grouped = &mut grouped[..tokens * d_model];
         let (mut next, mut from) = (0, 0);
         while next < visits.experts.len() {
-            // Decoding takes on all experts that have a slot, and those that are here do not wait for the others. A prompt takes
-            // what is here, in order, and gives it up before it takes more.
+            // Decoding takes on all experts that have a slot, and those that are here do not wait for the
+            // others. A prompt takes what is here, in order, and gives it up before it takes more.
             let wait_later = phase == Phase::Decode;
             if !wait_later {
                 wait(compute, &mut acquired, next)?;
@@ -282,7 +183,7 @@ fn wait(compute: Compute<'_>, acquired: &mut Acquired<'_>, index: usize) -> Resu
 struct GroupWork<'a> {
     moe: &'a Moe,
     group: &'a ExpertGroup,
-    visits: &'a crate::layers::ffn::visits::Visits,
+    visits: &'a Visits,
     inputs: &'a [Option<(Activations<'a>, Activations<'a>)>; MOST_VISITS],
     sums: Option<&'a [HiddenSum]>,
 }
@@ -347,7 +248,7 @@ impl Shared {
         x: &[f32],
         scores: &mut [f32],
         products: &mut ProductScratch,
-        squares: Option<(&mut crate::layers::squares::Squares, &mut HiddenSum)>,
+        squares: Option<(&mut Squares, &mut HiddenSum)>,
     ) {
         let d_model = self.mlp.up.cols;
         let tokens = x.len() / d_model;

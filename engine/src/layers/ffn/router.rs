@@ -1,5 +1,5 @@
-//! From router logits to experts and weights. Exact and deterministic: plain f32 in a fixed order, ties to the
-//! lower expert id. It must not know where expert weights are.
+//! From router logits to experts and weights. Exact and deterministic: plain f32 in a fixed order, ties to
+//! the lower expert id. It must not know where expert weights are.
 
 use moelten_loader::spec::{RouterSpec, Select};
 
@@ -28,7 +28,8 @@ impl Routing {
         }
     }
 
-    /// Routes every token of `logits` `[tokens, experts]`. A token that is not `wanted` any more gets no expert.
+    /// Routes every token of `logits` `[tokens, experts]`. A token that is not `wanted` any more gets no
+    /// expert.
     pub fn route(
         &mut self,
         spec: &RouterSpec,

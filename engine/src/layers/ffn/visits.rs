@@ -1,4 +1,5 @@
-//! Which tokens visit which experts: the routing of a batch, sorted by expert. It must not know where experts are.
+//! Which tokens visit which experts: the routing of a batch, sorted by expert. It must not know where experts
+//! are.
 
 use crate::layers::ffn::router::Routing;
 

@@ -1,5 +1,6 @@
-//! Attention to the cache: which thread attends with which queries to which positions. The arithmetic and the reason why
-//! none of this changes a bit are the kernel's (`moelten_quant::Attend`). It must not know projections or ropes.
+//! Attention to the cache: which thread attends with which queries to which positions. The arithmetic and the
+//! reason why none of this changes a bit are the kernel's (`moelten_quant::Attend`). It must not know
+//! projections or ropes.
 
 use std::ops::Range;
 
@@ -24,8 +25,8 @@ pub fn most_spans(spec: &AttentionSpec, context: usize) -> usize {
     spec.window.map_or(all, |window| all.min(window.div_ceil(SPAN).saturating_add(1)))
 }
 
-/// `out = softmax(scale * q K^T) V` over the positions that each token may see. `q` and `out` are
-/// `[tokens, heads * head_dim]`, the first token stands at position `first`; its keys and values are in `kv` already.
+/// `out = softmax(scale * q K^T) V` over the positions that each token may see. `q` and `out` are `[tokens,
+/// heads * head_dim]`, the first token stands at position `first`; its keys and values are in `kv` already.
 pub fn attend(
     compute: Compute<'_>,
     spec: &AttentionSpec,
@@ -44,7 +45,8 @@ pub fn attend(
     }
 }
 
-/// The kernel's task for the queries of some tokens that share `kv_head`, without spans yet. `queries` begins with the first token.
+/// The kernel's task for the queries of some tokens that share `kv_head`, without spans yet. `queries` begins
+/// with the first token.
 fn task<'a>(
     spec: &AttentionSpec,
     kv: &'a KvLayer,
@@ -101,8 +103,9 @@ fn tiles(
     });
 }
 
-/// One token: a task is a span of positions with one head of the cache, so that threads share even a single head. The spans
-/// of a head follow each other: what the kernel asks for at the end of one is read in the next.
+/// One token: a task is a span of positions with one head of the cache, so that threads share even a single
+/// head. The spans of a head follow each other: what the kernel asks for at the end of one is read in the
+/// next.
 fn one_token(
     compute: Compute<'_>,
     spec: &AttentionSpec,

@@ -1,5 +1,6 @@
-//! An attention branch: projections, norms and rope around the attention to the state (arXiv 1706.03762, 2305.13245), which is
-//! `attend`. Projections take the tokens of all sequences of a batch together. It must not know what a state holds.
+//! An attention branch: projections, norms and rope around the attention to the state (arXiv 1706.03762,
+//! 2305.13245), which is `attend`. Projections take the tokens of all sequences of a batch together. It must
+//! not know what a state holds.
 
 use std::ops::Range;
 
@@ -34,8 +35,8 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// Queries, keys and values of `x`, `[tokens, d_model]`, into `s`, normed and rotated. `angles` has those of the token number
-    /// `first` of the batch for the first of them.
+    /// Queries, keys and values of `x`, `[tokens, d_model]`, into `s`, normed and rotated. `angles` has those
+    /// of the token number `first` of the batch for the first of them.
     pub fn project(
         &self,
         compute: Compute<'_>,
@@ -72,8 +73,8 @@ impl Attention {
         }
     }
 
-    /// Tokens of one sequence attend, after [`Self::project`]: `tokens` are their numbers in `s`, the first stands at `position`.
-    /// Their keys and values are appended to the state.
+    /// Tokens of one sequence attend, after [`Self::project`]: `tokens` are their numbers in `s`, the first
+    /// stands at `position`. Their keys and values are appended to the state.
     pub fn mix(
         &self,
         compute: Compute<'_>,

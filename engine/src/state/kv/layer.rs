@@ -140,9 +140,10 @@ impl KvLayer {
         let size = self.format.bytes();
         let mut row = vec![0; self.head_dim * size];
         for (head, position) in self.rows(positions) {
-            for (dim, number) in row.chunks_exact_mut(size).enumerate() {
-                let at = self.place(head, position, dim) * size;
-                number.copy_from_slice(&self.memory.bytes()[at..at + size]);
+            let (first, stride) = self.place(head, position);
+            let numbers = self.memory.bytes()[first * size..].chunks_exact(size).step_by(stride);
+            for (number, stored) in row.chunks_exact_mut(size).zip(numbers) {
+                number.copy_from_slice(stored);
             }
             out.write_all(&row)?;
         }
@@ -158,9 +159,10 @@ impl KvLayer {
         let mut row = vec![0; self.head_dim * size];
         for (head, position) in self.rows(positions.clone()) {
             from.read_exact(&mut row)?;
-            for (dim, number) in row.chunks_exact(size).enumerate() {
-                let at = self.place(head, position, dim) * size;
-                self.memory.bytes_mut()[at..at + size].copy_from_slice(number);
+            let (first, stride) = self.place(head, position);
+            let numbers = self.memory.bytes_mut()[first * size..].chunks_exact_mut(size).step_by(stride);
+            for (number, stored) in row.chunks_exact(size).zip(numbers) {
+                stored.copy_from_slice(number);
             }
         }
         self.gather(positions);
@@ -172,16 +174,15 @@ impl KvLayer {
         (0..2 * self.kv_heads).flat_map(move |head| positions.clone().map(move |position| (head, position)))
     }
 
-    /// The number of dimension `dim` of a row among all numbers.
-    fn place(&self, head: usize, position: usize, dim: usize) -> usize {
-        let keys = head < self.kv_heads;
-        let group = position / KEY_GROUP * KEY_GROUP * self.head_dim;
-        let inside = if keys {
-            group + dim * KEY_GROUP + position % KEY_GROUP
+    /// Where a row's first number is among all numbers, and how far apart its numbers are.
+    fn place(&self, head: usize, position: usize) -> (usize, usize) {
+        let of_head = head * self.width;
+        if head < self.kv_heads {
+            let group = position / KEY_GROUP * KEY_GROUP * self.head_dim;
+            (of_head + group + position % KEY_GROUP, KEY_GROUP)
         } else {
-            position * self.head_dim + dim
-        };
-        head * self.width + inside
+            (of_head + position * self.head_dim, 1)
+        }
     }
 }
 

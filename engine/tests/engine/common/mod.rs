@@ -132,6 +132,22 @@ pub fn logits(session: &mut Sequence, ids: &[u32]) -> (Vec<f32>, Routes) {
     (all, routes)
 }
 
+/// Bits of the logits of a text read in one go.
+pub fn whole(sequence: &mut Sequence, ids: &[u32]) -> Vec<u32> {
+    logits(sequence, ids).0.iter().map(|logit| logit.to_bits()).collect()
+}
+
+/// Bits of the logits of a text read token by token.
+pub fn stepwise(sequence: &mut Sequence, ids: &[u32]) -> Vec<u32> {
+    let cancel = Cancel::new();
+    let mut all = Vec::new();
+    for &id in ids {
+        sequence.decode(id, &cancel, &mut ()).unwrap();
+        all.extend(sequence.logits().iter().map(|logit| logit.to_bits()));
+    }
+    all
+}
+
 /// Greedy continuation by single steps.
 pub fn greedy(session: &mut Sequence, prompt: &[u32], steps: usize) -> Vec<u32> {
     let cancel = Cancel::new();
@@ -181,11 +197,12 @@ pub fn run_on(isa: Isa, path: &Path, ids: &[u32]) -> (Vec<f32>, Vec<(usize, Vec<
 
 /// What rounding to 8 bits may do to logits `[ids, vocab]`, as [`deviation`].
 ///
-/// That is a property of the model, so it is measured on it: an F32 file with uniform noise of exactly the size of the
-/// rounding, half a step of `max / 127` of each block of 32, in every weight that Q8_0 rounds. Rounding the weights is one
-/// draw of such noise, flipped routes included. Products with quantised weights also round their activations, to codes of
-/// the same blocks: one more draw, and both together about 1.4 times one. Twice the worst of several draws has room for
-/// chance, and any error of layout, scale or kernel is far outside.
+/// That is a property of the model, so it is measured on it: an F32 file with uniform noise of exactly the
+/// size of the rounding, half a step of `max / 127` of each block of 32, in every weight that Q8_0 rounds.
+/// Rounding the weights is one draw of such noise, flipped routes included. Products with quantised weights
+/// also round their activations, to codes of the same blocks: one more draw, and both together about 1.4
+/// times one. Twice the worst of several draws has room for chance, and any error of layout, scale or kernel
+/// is far outside.
 pub fn rounding_bound(file: &Path, ids: &[u32], expected: &[f32]) -> f32 {
     let bound = 2.0
         * worst_noise(file, 6, ids, expected, &|block| {
@@ -195,8 +212,8 @@ pub fn rounding_bound(file: &Path, ids: &[u32], expected: &[f32]) -> f32 {
     bound
 }
 
-/// The worst of some draws of noise in the weights of an F32 file, as [`deviation`]. Noise is uniform; `step` says how
-/// wide, for a block of 32 weights.
+/// The worst of some draws of noise in the weights of an F32 file, as [`deviation`]. Noise is uniform; `step`
+/// says how wide, for a block of 32 weights.
 pub fn worst_noise(
     file: &Path,
     draws: u64,

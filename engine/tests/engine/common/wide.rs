@@ -16,8 +16,9 @@ const WIDTH: u64 = 256;
 /// Layers that are kept.
 const LAYERS: u64 = 2;
 
-/// A size of a golden checkpoint in its wide form: counts of heads and experts and the vocabulary stay, feed-forward blocks
-/// get one super-block, and the rest four times its size, which keeps models whole: 64 becomes a super-block.
+/// A size of a golden checkpoint in its wide form: counts of heads and experts and the vocabulary stay,
+/// feed-forward blocks get one super-block, and the rest four times its size, which keeps models whole: 64
+/// becomes a super-block.
 fn wider(size: u64) -> u64 {
     match size {
         ..=16 | 320 => size,

@@ -12,9 +12,9 @@ use moelten_loader::load::load_static;
 use moelten_quant::Format;
 
 use super::disk::Behaviour;
-use super::setup::{Case, From, Setup, session, stepwise, whole};
+use super::setup::{Case, From, Setup, session};
 use crate::common::wide::{converted, wide};
-use crate::common::{How, folder, golden};
+use crate::common::{How, folder, golden, stepwise, whole};
 
 /// Golden families with experts.
 const MOE: [&str; 6] = ["mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe", "phimoe"];
@@ -64,7 +64,8 @@ fn check(case: &Case, setup: Setup) {
     at_rest("after a prompt");
 }
 
-/// The corners of what can be set, and some of what lies between: everything with everything would take too long.
+/// The corners of what can be set, and some of what lies between: everything with everything would take too
+/// long.
 fn setups() -> Vec<Setup> {
     let mut all = Vec::new();
     let percents = [0, 25, 50, 75, 100];

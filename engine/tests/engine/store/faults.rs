@@ -14,8 +14,8 @@ use moelten_engine::sequence::session::Sequence;
 use moelten_loader::load::load;
 
 use super::disk::{Behaviour, EIO, chance};
-use super::setup::{Case, From, Setup, session, stepwise, whole};
-use crate::common::{How, folder, golden};
+use super::setup::{Case, From, Setup, session};
+use crate::common::{How, folder, golden, stepwise, whole};
 
 /// Ends the test when `work` does not end.
 fn within<T: Send + 'static>(seconds: u64, work: impl FnOnce() -> T + Send + 'static) -> T {

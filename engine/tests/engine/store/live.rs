@@ -1,4 +1,5 @@
-//! The live picture of the experts: what it shows at rest is what the store says, and taking it changes nothing.
+//! The live picture of the experts: what it shows at rest is what the store says, and taking it changes
+//! nothing.
 
 use moelten_loader::spec::BankKey;
 use std::collections::BTreeSet;
@@ -13,8 +14,8 @@ use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::sequence::session::Sequence;
 
 use super::disk::Behaviour;
-use super::setup::{Case, From, Setup, session, stepwise, whole};
-use crate::common::{How, folder, golden, model};
+use super::setup::{Case, From, Setup, session};
+use crate::common::{How, folder, golden, model, stepwise, whole};
 
 /// The experts that each layer chose last.
 #[derive(Default)]

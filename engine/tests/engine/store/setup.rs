@@ -1,6 +1,6 @@
 //! Models with room for a share of their experts, from any source.
 
-use crate::common::How;
+use crate::common::{How, whole};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,7 +8,6 @@ use moelten_engine::experts::store::Prefetch;
 use moelten_engine::model::{Model, ModelOptions};
 use moelten_engine::plan::SequenceOptions;
 use moelten_engine::plan::{Experts, Io, Plan, PlanOptions, Ram};
-use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::sequence::session::Sequence;
 use moelten_engine::state::kv::format::KvFormat;
 use moelten_loader::io::read_at::ReadAt;
@@ -109,20 +108,4 @@ impl Case {
         let expected = whole(&mut session(&model), &ids);
         Self { name: name.to_owned(), path, ids, expected }
     }
-}
-
-/// Bits of the logits of a text read in one go.
-pub fn whole(session: &mut Sequence, ids: &[u32]) -> Vec<u32> {
-    crate::common::logits(session, ids).0.iter().map(|logit| logit.to_bits()).collect()
-}
-
-/// Bits of the logits of a text read token by token.
-pub fn stepwise(session: &mut Sequence, ids: &[u32]) -> Vec<u32> {
-    let cancel = Cancel::new();
-    let mut all = Vec::new();
-    for &id in ids {
-        session.decode(id, &cancel, &mut ()).unwrap();
-        all.extend(session.logits().iter().map(|logit| logit.to_bits()));
-    }
-    all
 }

@@ -240,6 +240,17 @@ impl Meter {
     }
 
     fn install(&self, environment: &mut Environment<'_>) {
+        self.install_operators(environment);
+        self.install_containers(environment);
+        self.install_filters(environment);
+        let meter = self.clone();
+        environment.set_formatter(move |out, state, value| {
+            meter.charge_text(value)?;
+            minijinja::escape_formatter(out, state, value)
+        });
+    }
+
+    fn install_operators(&self, environment: &mut Environment<'_>) {
         let meter = self.clone();
         environment.add_function("~", move |a: Value, b: Value| {
             meter.charge_text(&a)?;
@@ -256,6 +267,9 @@ impl Meter {
             meter.charge_copy(&a)?;
             plain("a[from:to:step]", [("a", a), ("from", from), ("to", to), ("step", step)])
         });
+    }
+
+    fn install_containers(&self, environment: &mut Environment<'_>) {
         let meter = self.clone();
         environment.add_function("[]", move |items: Rest<ValueOrKwargs>| {
             let items = items.into_values();
@@ -294,6 +308,9 @@ impl Meter {
                 call_plain(name, &[Value::from_pairs(pairs)])
             });
         }
+    }
+
+    fn install_filters(&self, environment: &mut Environment<'_>) {
         for name in FILTERS {
             let meter = self.clone();
             environment.add_filter(name, move |items: Rest<ValueOrKwargs>| {
@@ -320,11 +337,6 @@ impl Meter {
                 Ok(made)
             },
         );
-        let meter = self.clone();
-        environment.set_formatter(move |out, state, value| {
-            meter.charge_text(value)?;
-            minijinja::escape_formatter(out, state, value)
-        });
     }
 
     fn operator(&self, name: &str, expression: &'static str, a: &Value, b: &Value) -> Result<Value, Error> {

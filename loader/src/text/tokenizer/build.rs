@@ -10,12 +10,15 @@ use std::sync::Arc;
 
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::models::unigram::Unigram;
-use tokenizers::{AddedToken, AddedVocabulary, ModelWrapper, NormalizerWrapper};
+use tokenizers::{AddedToken, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
+use super::added::AddedWords;
+use super::cuts::{Algorithm, Cuts, PART, has_all_bytes};
+use super::encode::Tokenizer;
+use super::kind::{MERGES_MAX, TOKENS_MAX, TokenKind};
 use super::markup::{Mark, Marks};
 use super::stages::Stage;
-use super::stream::{Piece, PieceTable, Spelling, byte_of};
-use super::{MERGES_MAX, TOKENS_MAX, TokenKind, Tokenizer};
+use super::stream::{PieceTable, Spelling, VocabPiece, byte_of, byte_of_char};
 use crate::error::{Fault, LoadError, Result};
 
 /// Most bytes of text in all tokens together that are matched in text as they are (control, user-defined).
@@ -45,15 +48,6 @@ const WELL_KNOWN_ENDS: [&str; 18] = [
     "[e~[",
 ];
 
-/// How text becomes pieces.
-#[derive(Debug)]
-pub(super) enum Algorithm {
-    /// Byte-pair encoding; merges in order of rank.
-    Bpe { merges: Vec<(String, String)>, byte_fallback: bool, ignore_merges: bool, fuse_unknown: bool },
-    /// The most likely segmentation; one score per id.
-    Unigram { scores: Vec<f64>, byte_fallback: bool },
-}
-
 /// How a token that is not made by the model is matched.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Matching {
@@ -67,7 +61,7 @@ pub(super) struct Matching {
 #[derive(Debug)]
 pub(super) struct Parts {
     /// By id; an empty text is an id without a token.
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<VocabPiece>,
     pub algorithm: Algorithm,
     pub normalizer: Option<NormalizerWrapper>,
     pub stages: Vec<Stage>,
@@ -101,15 +95,21 @@ pub(super) fn assemble(path: &Path, mut parts: Parts, notices: &mut Vec<String>)
         let added = added(&parts, &model)?;
         Ok::<_, String>((model, added))
     }));
-    let (model, added) =
+    let (model, words) =
         built.map_err(|_| library("made the tokenizer library fail".to_owned()))?.map_err(library)?;
+    let cuts = cuts(&parts);
+    let spells_all = spells_all_bytes(&parts, &cuts);
+    let table = Arc::new(PieceTable::new(parts.pieces, parts.spelling));
     Ok(Tokenizer {
         source: path.to_owned(),
-        table: Arc::new(PieceTable::new(parts.pieces, parts.spelling)),
         model,
         normalizer: parts.normalizer,
         stages: parts.stages,
-        added,
+        words,
+        cuts,
+        part: PART,
+        longest: spells_all.then(|| table.longest().max(1)),
+        table,
         marks,
         bos: parts.bos,
         eos: parts.eos,
@@ -118,6 +118,17 @@ pub(super) fn assemble(path: &Path, mut parts: Parts, notices: &mut Vec<String>)
         adds_eos: parts.adds_eos && parts.eos.is_some(),
         ends,
     })
+}
+
+/// Where texts may be cut.
+fn cuts(parts: &Parts) -> Cuts {
+    if parts.normalizer.is_some() && parts.matching.values().any(|rules| rules.normalized) {
+        // Such words are found only when a whole text has been normalised.
+        return Cuts::Nowhere;
+    }
+    let unknown = parts.unknown.and_then(|id| parts.pieces.get(id as usize));
+    let unknown = unknown.is_some_and(|piece| in_model(piece.kind));
+    Cuts::of(&parts.algorithm, &parts.pieces, unknown, parts.normalizer.as_ref(), &parts.stages)
 }
 
 /// All checks that need no library object; makes control tokens of those that must be.
@@ -239,17 +250,39 @@ fn ends(parts: &Parts) -> Vec<u32> {
 
 /// How many bytes of UTF-8 text a byte-level vocabulary has no piece for.
 fn unspellable_bytes(parts: &Parts) -> usize {
-    if parts.spelling != Spelling::ByteLevel || parts.unknown.is_some() {
-        return 0;
-    }
+    if parts.spelling != Spelling::ByteLevel || parts.unknown.is_some() { 0 } else { missing_bytes(parts) }
+}
+
+fn missing_bytes(parts: &Parts) -> usize {
     let mut missing: HashSet<u8> = (0..=0xbf).chain(0xc2..=0xf4).collect();
     for piece in &parts.pieces {
         let mut chars = piece.text.chars();
         if let (Some(c), None) = (chars.next(), chars.next()) {
-            super::stream::byte_of_char(c).map(|byte| missing.remove(&byte));
+            byte_of_char(c).map(|byte| missing.remove(&byte));
         }
     }
     missing.len()
+}
+
+/// Whether every byte of a text that is cut so becomes a part of a token.
+fn spells_all_bytes(parts: &Parts, cuts: &Cuts) -> bool {
+    match cuts {
+        Cuts::Units(units) => {
+            let plain = |stage: &Stage| match stage {
+                Stage::Library(PreTokenizerWrapper::ByteLevel(bytes)) => {
+                    !bytes.add_prefix_space && !bytes.use_regex
+                }
+                _ => false,
+            };
+            let others = parts.stages.get(*units..).unwrap_or_default();
+            others.len() == 1 && others.iter().all(plain) && missing_bytes(parts) == 0
+        }
+        Cuts::Merges(_) => {
+            matches!(parts.algorithm, Algorithm::Bpe { byte_fallback: true, .. })
+                && has_all_bytes(&parts.pieces)
+        }
+        Cuts::Nowhere => false,
+    }
 }
 
 /// Whether the model itself may produce such a token.
@@ -326,12 +359,12 @@ pub(super) fn model(parts: &Parts) -> std::result::Result<ModelWrapper, String> 
     }
 }
 
-fn added(parts: &Parts, model: &ModelWrapper) -> std::result::Result<AddedVocabulary, String> {
-    let mut tokens = Vec::new();
+fn added(parts: &Parts, model: &ModelWrapper) -> std::result::Result<AddedWords, String> {
+    let mut words = Vec::new();
     for (id, piece) in (0_u32..).zip(&parts.pieces) {
         if piece.kind == TokenKind::UserDefined && !piece.text.is_empty() {
             let matching = parts.matching.get(&id).copied().unwrap_or_default();
-            tokens.push(
+            words.push(
                 AddedToken::from(piece.text.clone(), false)
                     .lstrip(matching.lstrip)
                     .rstrip(matching.rstrip)
@@ -340,7 +373,5 @@ fn added(parts: &Parts, model: &ModelWrapper) -> std::result::Result<AddedVocabu
             );
         }
     }
-    let mut added = AddedVocabulary::new();
-    added.add_tokens(tokens, model, parts.normalizer.as_ref()).map_err(|error| error.to_string())?;
-    Ok(added)
+    AddedWords::new(words, model, parts.normalizer.as_ref())
 }

@@ -9,13 +9,15 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokenizers::{Model, PreTokenizerWrapper, SplitDelimiterBehavior};
 
-use super::build::{Algorithm, Parts, model};
+use super::build::{Parts, model};
 use super::charsmap::base64;
+use super::cuts::Algorithm;
 use super::gguf::{GgufVocab, derive_merges};
+use super::hf;
+use super::kind::{TOKENS_MAX, TokenKind};
 use super::pre::{self, PreTokenizer};
 use super::stages::Stage;
-use super::stream::{Piece, Spelling};
-use super::{TOKENS_MAX, TokenKind, hf};
+use super::stream::{Spelling, VocabPiece};
 use crate::error::{Fault, LoadError, Result};
 use crate::text::chat;
 
@@ -82,7 +84,7 @@ fn unsupported(path: &Path, feature: String) -> LoadError {
     LoadError::Unsupported { path: path.to_owned(), feature, hint }
 }
 
-fn tokens(path: &Path, pieces: &[Piece], rows: Option<usize>) -> Result<(Vec<String>, Vec<i32>)> {
+fn tokens(path: &Path, pieces: &[VocabPiece], rows: Option<usize>) -> Result<(Vec<String>, Vec<i32>)> {
     let rows = rows.unwrap_or(pieces.len());
     if rows < pieces.len() || rows > TOKENS_MAX {
         let fault =
@@ -262,7 +264,7 @@ fn sentence_piece(path: &Path, parts: &Parts) -> Result<GgufVocab> {
         rank.entry(format!("{left}{right}")).or_insert(at);
     }
     let unranked = merges.len();
-    let score = |piece: &Piece| -(rank.get(&piece.text).copied().unwrap_or(unranked) as f32);
+    let score = |piece: &VocabPiece| -(rank.get(&piece.text).copied().unwrap_or(unranked) as f32);
     let scores: Vec<f32> = parts.pieces.iter().map(score).collect();
     // Merges of one piece share its score; their order among themselves is not part of the format.
     let ranks = merges.iter().map(|(left, right)| rank.get(&format!("{left}{right}")));

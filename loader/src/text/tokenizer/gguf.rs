@@ -10,10 +10,12 @@ use tokenizers::NormalizerWrapper;
 use tokenizers::normalizers::{Precompiled, Prepend, Replace, Sequence, Strip};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 
-use super::build::{Algorithm, Matching, Parts, check_count, vocabulary};
+use super::build::{Matching, Parts, check_count, vocabulary};
+use super::cuts::Algorithm;
+use super::kind::{MERGES_MAX, TOKENS_MAX, TokenKind};
 use super::stages::Stage;
-use super::stream::{Piece, Spelling, byte_of};
-use super::{MERGES_MAX, TOKENS_MAX, TokenKind, charsmap, pre};
+use super::stream::{Spelling, VocabPiece, byte_of};
+use super::{charsmap, pre};
 use crate::error::{Fault, LoadError, Result};
 
 /// The `tokenizer.ggml.*` metadata of a GGUF file.
@@ -166,7 +168,7 @@ fn unigram(path: &Path, vocab: GgufVocab, _notices: &mut [String]) -> Result<Par
 }
 
 /// What all models share; the caller fills in the rest.
-fn common(vocab: GgufVocab, pieces: Vec<Piece>, adds_bos: bool, adds_eos: bool) -> Parts {
+fn common(vocab: GgufVocab, pieces: Vec<VocabPiece>, adds_bos: bool, adds_eos: bool) -> Parts {
     Parts {
         pieces,
         algorithm: Algorithm::Unigram { scores: Vec::new(), byte_fallback: false },
@@ -183,14 +185,14 @@ fn common(vocab: GgufVocab, pieces: Vec<Piece>, adds_bos: bool, adds_eos: bool) 
     }
 }
 
-fn common_with_unknown(vocab: GgufVocab, pieces: Vec<Piece>, adds_bos: bool, adds_eos: bool) -> Parts {
+fn common_with_unknown(vocab: GgufVocab, pieces: Vec<VocabPiece>, adds_bos: bool, adds_eos: bool) -> Parts {
     let marked = pieces.iter().position(|piece| piece.kind == TokenKind::Unknown);
     let mut parts = common(vocab, pieces, adds_bos, adds_eos);
     parts.unknown = parts.unknown.or_else(|| marked.and_then(|id| u32::try_from(id).ok()));
     parts
 }
 
-fn pieces(path: &Path, vocab: &GgufVocab, guess_bytes: bool) -> Result<Vec<Piece>> {
+fn pieces(path: &Path, vocab: &GgufVocab, guess_bytes: bool) -> Result<Vec<VocabPiece>> {
     if !vocab.types.is_empty() && vocab.types.len() != vocab.tokens.len() {
         return Err(contradiction(path, "tokenizer.ggml.token_type", vocab.types.len(), vocab.tokens.len()));
     }
@@ -210,7 +212,7 @@ fn pieces(path: &Path, vocab: &GgufVocab, guess_bytes: bool) -> Result<Vec<Piece
             }
         };
         let kind = if text.is_empty() { TokenKind::Unused } else { kind };
-        pieces.push(Piece { text: text.clone(), kind });
+        pieces.push(VocabPiece { text: text.clone(), kind });
     }
     Ok(pieces)
 }
@@ -258,7 +260,11 @@ fn merges(path: &Path, lines: &[String]) -> Result<Vec<(String, String)>> {
 
 /// The merges that a SentencePiece BPE vocabulary implies: a pair merges if its union is a token, better scores
 /// first; of the ways to make one token, longer left parts first.
-pub(super) fn derive_merges(path: &Path, pieces: &[Piece], scores: &[f32]) -> Result<Vec<(String, String)>> {
+pub(super) fn derive_merges(
+    path: &Path,
+    pieces: &[VocabPiece],
+    scores: &[f32],
+) -> Result<Vec<(String, String)>> {
     let ids: HashMap<&str, usize> = pieces
         .iter()
         .enumerate()
@@ -303,7 +309,7 @@ pub(super) fn derive_merges(path: &Path, pieces: &[Piece], scores: &[f32]) -> Re
 
 /// Phi-3 and Phi-3.5 were trained with control tokens that swallow the white space after them, which GGUF
 /// metadata has no key for. Such a vocabulary is recognised by its placeholder tokens.
-fn phi3_matching(pieces: &[Piece]) -> HashMap<u32, Matching> {
+fn phi3_matching(pieces: &[VocabPiece]) -> HashMap<u32, Matching> {
     let control =
         |text: &str| pieces.iter().any(|piece| piece.text == text && piece.kind == TokenKind::Control);
     if !(control("<|placeholder1|>") && control("<|assistant|>") && control("<|end|>")) {

@@ -13,10 +13,12 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use tokenizers::{NormalizerWrapper, PreTokenizerWrapper};
 
-use super::build::{Algorithm, Matching, Parts, vocabulary};
+use super::build::{Matching, Parts, vocabulary};
+use super::charsmap;
+use super::cuts::Algorithm;
+use super::kind::{MERGES_MAX, TOKENS_MAX, TokenKind};
 use super::stages::Stage;
-use super::stream::{Piece, Spelling, byte_of};
-use super::{MERGES_MAX, TOKENS_MAX, TokenKind, charsmap};
+use super::stream::{Spelling, VocabPiece, byte_of};
 use crate::error::{Fault, LoadError, Result};
 use crate::io::json;
 
@@ -100,7 +102,7 @@ fn no_tokenizer(dir: &Path, path: PathBuf) -> LoadError {
     }
 }
 
-fn position(pieces: &[Piece], text: &str) -> Option<u32> {
+fn position(pieces: &[VocabPiece], text: &str) -> Option<u32> {
     pieces.iter().position(|piece| piece.text == text).and_then(|id| u32::try_from(id).ok())
 }
 
@@ -109,7 +111,7 @@ fn unsupported(path: &Path, feature: String, hint: &str) -> LoadError {
 }
 
 /// Puts `piece` at `id`, which must be free.
-fn place(path: &Path, pieces: &mut Vec<Piece>, id: u32, piece: Piece) -> Result<()> {
+fn place(path: &Path, pieces: &mut Vec<VocabPiece>, id: u32, piece: VocabPiece) -> Result<()> {
     let field = || format!("token {:?}", piece.text);
     let at = id as usize;
     if at >= TOKENS_MAX {
@@ -117,7 +119,7 @@ fn place(path: &Path, pieces: &mut Vec<Piece>, id: u32, piece: Piece) -> Result<
         return Err(LoadError::malformed(path, field(), fault));
     }
     if at >= pieces.len() {
-        pieces.resize(at + 1, Piece { text: String::new(), kind: TokenKind::Unused });
+        pieces.resize(at + 1, VocabPiece { text: String::new(), kind: TokenKind::Unused });
     }
     let slot = &mut pieces[at];
     if !slot.text.is_empty() && slot.text != piece.text {
@@ -129,7 +131,7 @@ fn place(path: &Path, pieces: &mut Vec<Piece>, id: u32, piece: Piece) -> Result<
     Ok(())
 }
 
-fn model(path: &Path, file: &TokenizerFile, pieces: &mut Vec<Piece>) -> Result<Algorithm> {
+fn model(path: &Path, file: &TokenizerFile, pieces: &mut Vec<VocabPiece>) -> Result<Algorithm> {
     let model = &file.model;
     for (name, affix) in [
         ("continuing_subword_prefix", &model.continuing_subword_prefix),
@@ -145,7 +147,7 @@ fn model(path: &Path, file: &TokenizerFile, pieces: &mut Vec<Piece>) -> Result<A
     match (model.kind.as_deref(), &model.vocab) {
         (Some("BPE") | None, Entries::Ids(entries)) => {
             for (text, id) in entries {
-                place(path, pieces, *id, Piece { text: text.clone(), kind: kind(text) })?;
+                place(path, pieces, *id, VocabPiece { text: text.clone(), kind: kind(text) })?;
             }
             Ok(Algorithm::Bpe {
                 merges: model.merges.iter().map(|merge| (merge.0.clone(), merge.1.clone())).collect(),
@@ -156,7 +158,7 @@ fn model(path: &Path, file: &TokenizerFile, pieces: &mut Vec<Piece>) -> Result<A
         }
         (Some("Unigram") | None, Entries::Scores(entries)) => {
             for (id, (text, _)) in (0_u32..).zip(entries) {
-                place(path, pieces, id, Piece { text: text.clone(), kind: kind(text) })?;
+                place(path, pieces, id, VocabPiece { text: text.clone(), kind: kind(text) })?;
             }
             let scores = entries.iter().map(|(_, score)| *score).collect();
             Ok(Algorithm::Unigram { scores, byte_fallback: model.byte_fallback })
@@ -172,7 +174,7 @@ fn model(path: &Path, file: &TokenizerFile, pieces: &mut Vec<Piece>) -> Result<A
 fn add_tokens(
     path: &Path,
     file: &TokenizerFile,
-    pieces: &mut Vec<Piece>,
+    pieces: &mut Vec<VocabPiece>,
     matching: &mut HashMap<u32, Matching>,
 ) -> Result<()> {
     let unknown = file.model.unk_token.as_deref();
@@ -193,7 +195,7 @@ fn add_tokens(
             true => TokenKind::Control,
             false => TokenKind::UserDefined,
         };
-        place(path, pieces, token.id, Piece { text: token.content.clone(), kind })?;
+        place(path, pieces, token.id, VocabPiece { text: token.content.clone(), kind })?;
         let rules = Matching {
             lstrip: token.lstrip,
             rstrip: token.rstrip,

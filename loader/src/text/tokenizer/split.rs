@@ -99,71 +99,105 @@ fn linear(patterns: &[&str]) -> Result<meta::Regex, String> {
         .map_err(|error| error.to_string())
 }
 
+impl Splitter {
+    /// Matches and the gaps between them, found one after the other; together they cover the text. Empty matches are
+    /// among them.
+    pub(crate) fn spans<'s, 't>(&'s self, inside: &'t str) -> Spans<'s, 't> {
+        let matches = match &self.engine {
+            Engine::Linear(regex) => Matches::Linear(regex.find_iter(inside)),
+            Engine::LinearWithTail(regex) => Matches::LinearWithTail { regex, at: 0 },
+            Engine::Backtracking(regex) => Matches::Backtracking(regex.find_iter(inside)),
+        };
+        Spans { inside, matches, covered: 0, pending: None }
+    }
+}
+
 impl Pattern for &Splitter {
     fn find_matches(&self, inside: &str) -> tokenizers::Result<Vec<(Offsets, bool)>> {
         if inside.is_empty() {
             return Ok(vec![((0, 0), false)]);
         }
-        let mut spans = Spans { covered: 0, out: Vec::with_capacity(inside.len() / 4 + 1) };
-        match &self.engine {
-            Engine::Linear(regex) => {
-                for found in regex.find_iter(inside) {
-                    spans.push(found.start(), found.end());
-                }
-            }
-            Engine::LinearWithTail(regex) => {
-                let mut at = 0;
-                while let Some(found) = regex.find(regex_automata::Input::new(inside).range(at..)) {
-                    let (start, mut end) = (found.start(), found.end());
-                    if found.pattern().as_usize() == 1 && end < inside.len() {
-                        let last = inside[start..end].chars().next_back().map_or(0, char::len_utf8);
-                        if end - last > start {
-                            end -= last;
-                        }
-                    }
-                    if end > start {
-                        spans.push(start, end);
-                        at = end;
-                    } else {
-                        // An empty match: step over one character, which stays outside of any match.
-                        at = end + inside[end..].chars().next().map_or(1, char::len_utf8);
-                    }
-                    if at >= inside.len() {
-                        break;
-                    }
-                }
-            }
-            Engine::Backtracking(regex) => {
-                for found in regex.find_iter(inside) {
-                    let found = found?;
-                    spans.push(found.start(), found.end());
-                }
-            }
-        }
-        Ok(spans.finish(inside.len()))
+        self.spans(inside).collect()
     }
 }
 
-/// Collects matches and the gaps between them, so that together they cover the text.
-struct Spans {
+enum Matches<'s, 't> {
+    Linear(meta::FindMatches<'s, 't>),
+    LinearWithTail { regex: &'s meta::Regex, at: usize },
+    Backtracking(fancy_regex::Matches<'s, 't>),
+}
+
+impl Matches<'_, '_> {
+    fn next(&mut self, inside: &str) -> Option<tokenizers::Result<Offsets>> {
+        match self {
+            Self::Linear(matches) => matches.next().map(|found| Ok((found.start(), found.end()))),
+            Self::LinearWithTail { regex, at } => next_with_tail(regex, inside, at).map(Ok),
+            Self::Backtracking(matches) => matches
+                .next()
+                .map(|found| found.map(|found| (found.start(), found.end())).map_err(Into::into)),
+        }
+    }
+}
+
+/// The next match from `at` on, where pattern 1 is the white space tail.
+fn next_with_tail(regex: &meta::Regex, inside: &str, at: &mut usize) -> Option<Offsets> {
+    while *at < inside.len() {
+        let found = regex.find(regex_automata::Input::new(inside).range(*at..))?;
+        let (start, mut end) = (found.start(), found.end());
+        if found.pattern().as_usize() == 1 && end < inside.len() {
+            let last = inside[start..end].chars().next_back().map_or(0, char::len_utf8);
+            if end - last > start {
+                end -= last;
+            }
+        }
+        if end > start {
+            *at = end;
+            return Some((start, end));
+        }
+        // An empty match: step over one character, which stays outside of any match.
+        *at = end + inside[end..].chars().next().map_or(1, char::len_utf8);
+    }
+    None
+}
+
+/// See [`Splitter::spans`]. Each item says whether it is a match.
+pub(crate) struct Spans<'s, 't> {
+    inside: &'t str,
+    matches: Matches<'s, 't>,
+    /// Where the next item begins.
     covered: usize,
-    out: Vec<(Offsets, bool)>,
+    /// A match that a gap stands before.
+    pending: Option<Offsets>,
 }
 
-impl Spans {
-    fn push(&mut self, start: usize, end: usize) {
-        if start > self.covered {
-            self.out.push(((self.covered, start), false));
-        }
-        self.out.push(((start, end), true));
-        self.covered = end;
-    }
+impl Iterator for Spans<'_, '_> {
+    type Item = tokenizers::Result<(Offsets, bool)>;
 
-    fn finish(mut self, len: usize) -> Vec<(Offsets, bool)> {
-        if self.covered < len {
-            self.out.push(((self.covered, len), false));
+    fn next(&mut self) -> Option<Self::Item> {
+        let found = match self.pending.take() {
+            Some(found) => Some(found),
+            None => match self.matches.next(self.inside).transpose() {
+                Ok(found) => found,
+                Err(error) => return Some(Err(error)),
+            },
+        };
+        let begun = self.covered;
+        match found {
+            Some((start, end)) if start > begun => {
+                self.pending = Some((start, end));
+                self.covered = start;
+                Some(Ok(((begun, start), false)))
+            }
+            Some((start, end)) => {
+                self.covered = end;
+                Some(Ok(((start, end), true)))
+            }
+            None if begun < self.inside.len() => {
+                self.covered = self.inside.len();
+                Some(Ok(((begun, self.inside.len()), false)))
+            }
+            None => None,
         }
-        self.out
     }
 }
 

@@ -12,6 +12,17 @@ use tokenizers::{PreTokenizedString, PreTokenizer, PreTokenizerWrapper, SplitDel
 use super::pre;
 use super::split::Splitter;
 
+/// Where a text stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TextPlace {
+    /// Nothing stands before it, not even a control token.
+    First,
+    /// Behind a control token, an added word or another piece.
+    Later,
+    /// In the middle of a piece.
+    Within,
+}
+
 /// One step.
 #[derive(Debug)]
 pub(super) enum Stage {
@@ -69,8 +80,16 @@ impl Stage {
         }
     }
 
-    /// Splits `pieces` further. `first`: nothing stands before this text, not even a control token.
-    pub(super) fn apply(&self, pieces: &mut PreTokenizedString, first: bool) -> tokenizers::Result<()> {
+    /// The expression of a step that isolates every match of it, and so every gap between two.
+    pub(super) fn isolates(&self) -> Option<&Splitter> {
+        match self {
+            Self::Split { splitter, behavior: SplitDelimiterBehavior::Isolated, .. } => Some(splitter),
+            _ => None,
+        }
+    }
+
+    /// Splits `pieces` of a text further.
+    pub(super) fn apply(&self, pieces: &mut PreTokenizedString, place: TextPlace) -> tokenizers::Result<()> {
         match self {
             Self::Split { splitter, behavior, invert: false } => {
                 pieces.split(|_, piece| piece.split(splitter, *behavior))
@@ -78,7 +97,10 @@ impl Stage {
             Self::Split { splitter, behavior, invert: true } => {
                 pieces.split(|_, piece| piece.split(Invert(splitter), *behavior))
             }
-            Self::Metaspace(metaspace) if !first && metaspace.prepend_scheme == PrependScheme::First => {
+            Self::Metaspace(metaspace)
+                if place == TextPlace::Within
+                    || place == TextPlace::Later && metaspace.prepend_scheme == PrependScheme::First =>
+            {
                 let mut later = metaspace.clone();
                 later.set_prepend_scheme(PrependScheme::Never);
                 later.pre_tokenize(pieces)

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::TokenKind;
+use super::kind::TokenKind;
 
 /// How pieces spell bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,19 +20,19 @@ pub(super) enum Spelling {
 
 /// One token of a vocabulary under construction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Piece {
+pub(super) struct VocabPiece {
     pub text: String,
     pub kind: TokenKind,
 }
 
 /// All pieces by id; shared by the tokenizer and its decoders.
 pub(super) struct PieceTable {
-    pieces: Vec<Piece>,
+    pieces: Vec<VocabPiece>,
     spelling: Spelling,
 }
 
 impl PieceTable {
-    pub(super) fn new(pieces: Vec<Piece>, spelling: Spelling) -> Self {
+    pub(super) fn new(pieces: Vec<VocabPiece>, spelling: Spelling) -> Self {
         Self { pieces, spelling }
     }
 
@@ -40,7 +40,19 @@ impl PieceTable {
         self.pieces.len()
     }
 
-    fn get(&self, id: u32) -> Option<&Piece> {
+    /// Bytes of text that the longest token stands for, of those that text can become.
+    pub(super) fn longest(&self) -> usize {
+        let mut bytes = Vec::new();
+        let text = (0_u32..).zip(&self.pieces).filter(|(_, piece)| piece.kind != TokenKind::Control);
+        let lens = text.map(|(id, _)| {
+            bytes.clear();
+            self.spell(id, &mut bytes);
+            bytes.len()
+        });
+        lens.max().unwrap_or(0)
+    }
+
+    fn get(&self, id: u32) -> Option<&VocabPiece> {
         self.pieces.get(usize::try_from(id).ok()?)
     }
 

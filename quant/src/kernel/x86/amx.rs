@@ -12,11 +12,15 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use super::blocks::{Blocks, ScalesOf};
-use super::product8::{Consumer, TileProduct, Tokens, Vectors, walk};
-use super::rows::{CODE_WORDS, Rows, Source};
+use super::blocks::{Blocks, ScalesOf, for_format};
+use super::product8::{Chunk, Consumer, TileProduct, Tiles, Tokens, fits, multiply, walk};
+use super::rows::{CODE_WORDS, Rows, Stock};
+use super::rows512::Rows512;
+use super::tier::{Tier, Work};
 use crate::activations::TILE_FROM;
+use crate::codes::Shape;
 use crate::kernel::prefetch::prefetch;
+use crate::{Activations, QMatrix};
 
 /// Why this process may not use AMX tiles of int8, if it may not. Linux gives a process the state component only when it
 /// asks, before the threads that will use it start; the answer of the first call is kept.
@@ -88,9 +92,6 @@ const AHEAD: usize = 2;
 /// Memory for products, one more than wait.
 const SETS: usize = AHEAD + 1;
 
-/// With tiles where there are tokens enough, and vectors otherwise.
-pub(super) struct Tiles;
-
 /// The shape of the tile registers (Intel SDM, `LDTILECFG`).
 #[repr(C, align(64))]
 struct Config {
@@ -127,60 +128,111 @@ thread_local! {
     static SLAB_OF_THREAD: RefCell<Option<Box<Slab>>> = const { RefCell::new(None) };
 }
 
-impl TileProduct for Tiles {
+/// [`super::product8::product`], with tiles where they are faster: not for few tokens, which do not repay the unpacking to
+/// memory, and not with two scales for a block.
+///
+/// # Safety
+/// As there, and this process may use tiles.
+pub(super) unsafe fn product(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
+    // SAFETY: the caller vouches for everything.
+    unsafe {
+        if x.tokens() < TILE_FROM || Shape::of(w.format()).halves || !fits::<Rows512>(w) {
+            return super::product8::product::<Rows512>(w, x, out);
+        }
+        Chunk::each(w, x, out, |chunk| {
+            if chunk.x.count < TILE_FROM || !has_room(chunk.x) {
+                return multiply::<Rows512>(chunk);
+            }
+            for_format!(w.format(), |B| {
+                if const { B::SHAPE.halves } {
+                    unreachable!("blocks with two scales are multiplied by vectors");
+                } else {
+                    Rows512::call(Tiles::<B, Registers>::of(chunk));
+                }
+            });
+        });
+    }
+}
+
+/// Whether a record has room for whole tiles: the last may reach beyond the tokens.
+fn has_room(x: Tokens<'_>) -> bool {
+    x.first + x.count.next_multiple_of(TILE) <= x.room
+}
+
+/// With tile registers. The tokens are at least one, and the record has room for whole tiles.
+struct Registers;
+
+impl TileProduct for Registers {
     #[inline(always)]
-    unsafe fn tile<R: Rows, B: Blocks, S: Source<R>>(
-        tile: S,
+    unsafe fn tile<R: Rows, B: Blocks>(
+        rows: Stock<false>,
         units: usize,
         x: Tokens<'_>,
         sums: *mut f32,
         stride: usize,
     ) {
-        // SAFETY: the caller vouches for instructions, rows, tokens and sums.
+        let step = SLAB / B::PIECES;
+        // SAFETY: the caller vouches for instructions, rows, tokens and sums; any bytes are a slab. The registers are
+        // configured before their first use and released after the last. In between no other function of this thread
+        // uses them: those that are called are ours, and the compiler itself uses none without the feature `amx-tile`.
         unsafe {
-            // Fewer tokens do not repay the unpacking to memory, and with two scales for a block vectors are faster. The last tile
-            // may reach beyond the tokens, but not beyond the room that the record has.
-            if B::SHAPE.halves || x.count < TILE_FROM || x.first + x.count.next_multiple_of(TILE) > x.room {
-                return Vectors::tile::<R, B, S>(tile, units, x, sums, stride);
-            }
             let mut kept = SLAB_OF_THREAD.take();
             let slab = kept.get_or_insert_with(|| Box::new_zeroed().assume_init());
-            tiles::<R, B, S>(tile, units, x, sums, stride, slab);
+            configure();
+            for first in (0..units).step_by(step) {
+                let some = first..units.min(first + step);
+                let blocks = some.start * B::PIECES..some.end * B::PIECES;
+                walk::<R, B, _, _>(rows, some, &mut Unpack { slab, first: blocks.start });
+                for tile in (0..x.count).step_by(TILE) {
+                    let live = TILE.min(x.count - tile);
+                    let x = Tokens { first: x.first + tile, ..x };
+                    let (blocks, sums) = (blocks.clone(), sums.add(tile * stride));
+                    let first = first == 0;
+                    if const { B::SHAPE.minima } {
+                        R::call(AddTile::<true> { x, blocks, slab, first, sums, stride, live });
+                    } else {
+                        R::call(AddTile::<false> { x, blocks, slab, first, sums, stride, live });
+                    }
+                }
+            }
+            release();
             SLAB_OF_THREAD.set(kept);
         }
     }
 }
 
-/// As [`TileProduct::tile`].
+/// Gives the tile registers their shapes and sets them to zero.
 ///
 /// # Safety
-/// As [`TileProduct::tile`]; the record has room for whole tiles.
+/// This process may use tiles.
 #[inline(always)]
-unsafe fn tiles<R: Rows, B: Blocks, S: Source<R>>(
-    rows: S,
-    units: usize,
-    x: Tokens<'_>,
-    sums: *mut f32,
-    stride: usize,
-    slab: &mut Slab,
-) {
-    let step = SLAB / B::PIECES;
-    // SAFETY: the caller vouches for instructions, rows, tokens and sums. The registers are configured before their first
-    // use and released after the last; nothing else on this thread uses them in between.
+unsafe fn configure() {
+    // SAFETY: the configuration is one that the processor takes, and all registers are declared as changed.
     unsafe {
-        asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, preserves_flags, readonly));
-        for first in (0..units).step_by(step) {
-            let some = first..units.min(first + step);
-            let blocks = some.start * B::PIECES..some.end * B::PIECES;
-            walk::<R, B, S, _>(rows, some, &mut Unpack { slab, first: blocks.start });
-            for tile in (0..x.count).step_by(TILE) {
-                let live = TILE.min(x.count - tile);
-                let x = Tokens { first: x.first + tile, ..x };
-                let sums = sums.add(tile * stride);
-                add_tile::<R, B>(x, blocks.clone(), slab, first == 0, sums, stride, live);
-            }
-        }
-        asm!("tilerelease", options(nostack, nomem, preserves_flags));
+        asm!(
+            "ldtilecfg [{}]",
+            in(reg) &raw const CONFIG,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, preserves_flags, readonly)
+        );
+    }
+}
+
+/// Leaves the tile registers without shapes, so that the system need not save them.
+///
+/// # Safety
+/// This process may use tiles.
+#[inline(always)]
+unsafe fn release() {
+    // SAFETY: all registers are declared as changed.
+    unsafe {
+        asm!(
+            "tilerelease",
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, nomem, preserves_flags)
+        );
     }
 }
 
@@ -209,20 +261,23 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for Unpack<'_> {
     }
 }
 
-/// `products = activations x weights` in the given registers.
+/// `products = activations x weights` in the given registers, which hold nothing before or after.
 macro_rules! multiply {
-    ($a:expr, $w:expr, $a_tile:literal, $w_tile:literal, $sum:literal, $to:expr) => {
+    ($a:expr, $w:expr, $a_tile:tt, $w_tile:tt, $sum:tt, $to:expr) => {
         asm!(
-            concat!("tilezero tmm", $sum),
-            concat!("tileloadd tmm", $a_tile, ", [{a} + {token}]"),
-            concat!("tileloadd tmm", $w_tile, ", [{w} + {line}]"),
-            concat!("tdpbssd tmm", $sum, ", tmm", $a_tile, ", tmm", $w_tile),
-            concat!("tilestored [{to} + {line}], tmm", $sum),
+            concat!("tilezero ", $sum),
+            concat!("tileloadd ", $a_tile, ", [{a} + {token}]"),
+            concat!("tileloadd ", $w_tile, ", [{w} + {line}]"),
+            concat!("tdpbssd ", $sum, ", ", $a_tile, ", ", $w_tile),
+            concat!("tilestored [{to} + {line}], ", $sum),
             a = in(reg) $a,
             w = in(reg) $w,
             to = in(reg) $to,
             token = in(reg) 4 * CODE_WORDS,
             line = in(reg) 64_usize,
+            out($a_tile) _,
+            out($w_tile) _,
+            out($sum) _,
             options(nostack, preserves_flags)
         )
     };
@@ -230,57 +285,64 @@ macro_rules! multiply {
 
 /// Adds a slab of blocks times 16 tokens to the sums of the first `live` of them, which stay in registers on the way.
 ///
-/// # Safety
-/// As [`tiles`], with the registers configured and `blocks` in the slab.
-#[inline(always)]
-unsafe fn add_tile<R: Rows, B: Blocks>(
-    x: Tokens<'_>,
+/// As [`TileProduct::tile`], with the registers configured and `blocks` in the slab, with `MINIMA` or without.
+struct AddTile<'a, const MINIMA: bool> {
+    x: Tokens<'a>,
     blocks: Range<usize>,
-    slab: &Slab,
+    slab: &'a Slab,
+    /// Whether the sums begin here.
     first: bool,
     sums: *mut f32,
     stride: usize,
     live: usize,
-) {
-    // SAFETY: the caller vouches for everything that is read and written: 16 tokens of each block, which the record has
-    // room for, and the sums of `live` of them.
-    unsafe {
-        let mut acc = [R::splat_f(0.0); TILE];
-        if !first {
-            for (t, acc) in acc.iter_mut().enumerate().take(live) {
-                *acc = R::load(sums.add(t * stride));
-            }
-        }
-        let mut products = [const { Tile([[0; 16]; TILE]) }; SETS];
-        let n = blocks.len();
-        for b in 0..n + AHEAD {
-            if b < n {
-                let (a, _) = x.sides(blocks.start + b);
-                let (w, to) = (slab.codes[b].0.as_ptr(), products[b % SETS].0.as_mut_ptr());
-                // The processor does not foresee where the next block's codes of these tokens are.
-                prefetch(a.wrapping_add(AHEAD * x.record).cast(), TILE * 4 * CODE_WORDS);
-                if b % 2 == 0 {
-                    multiply!(a, w, 2, 4, 0, to);
-                } else {
-                    multiply!(a, w, 3, 5, 1, to);
+}
+
+impl<R: Rows, const MINIMA: bool> Work<R> for AddTile<'_, MINIMA> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run(self) {
+        let Self { x, blocks, slab, first, sums, stride, live } = self;
+        // SAFETY: the caller vouches for everything that is read and written: 16 tokens of each block, which the record has
+        // room for, and the sums of `live` of them.
+        unsafe {
+            let mut acc = [R::splat_f(0.0); TILE];
+            if !first {
+                for (t, acc) in acc.iter_mut().enumerate().take(live) {
+                    *acc = R::load(sums.add(t * stride));
                 }
             }
-            if b >= AHEAD {
-                let b = b - AHEAD;
-                let (_, sides) = x.sides(blocks.start + b);
-                let [scale, min] = &slab.sides[b];
-                let (scale, min) = (R::load(scale.as_ptr()), R::load(min.as_ptr()));
-                for (t, (acc, product)) in acc.iter_mut().zip(&products[b % SETS].0).enumerate() {
-                    let mut v = R::mul(R::float(R::load_bits(product.as_ptr())), scale);
-                    if B::SHAPE.minima {
-                        v = R::fma(R::float(R::splat(sides.minus_sums[0].add(t).read())), min, v);
+            let mut products = [const { Tile([[0; 16]; TILE]) }; SETS];
+            let n = blocks.len();
+            for b in 0..n + AHEAD {
+                if b < n {
+                    let (a, _) = x.sides(blocks.start + b);
+                    let (w, to) = (slab.codes[b].0.as_ptr(), products[b % SETS].0.as_mut_ptr());
+                    // The processor does not foresee where the next block's codes of these tokens are.
+                    prefetch(a.wrapping_add(AHEAD * x.record).cast(), TILE * 4 * CODE_WORDS);
+                    if b % 2 == 0 {
+                        multiply!(a, w, "tmm2", "tmm4", "tmm0", to);
+                    } else {
+                        multiply!(a, w, "tmm3", "tmm5", "tmm1", to);
                     }
-                    *acc = R::fma(v, R::splat_f(sides.scales.add(t).read()), *acc);
+                }
+                if b >= AHEAD {
+                    let b = b - AHEAD;
+                    let (_, sides) = x.sides(blocks.start + b);
+                    let [scale, min] = &slab.sides[b];
+                    let (scale, min) = (R::load(scale.as_ptr()), R::load(min.as_ptr()));
+                    for (t, (acc, product)) in acc.iter_mut().zip(&products[b % SETS].0).enumerate() {
+                        let mut v = R::mul(R::float(R::load_bits(product.as_ptr())), scale);
+                        if MINIMA {
+                            v = R::fma(R::float(R::splat(sides.minus_sums[0].add(t).read())), min, v);
+                        }
+                        *acc = R::fma(v, R::splat_f(sides.scales.add(t).read()), *acc);
+                    }
                 }
             }
-        }
-        for (t, acc) in acc.iter().enumerate().take(live) {
-            R::store(sums.add(t * stride), *acc);
+            for (t, acc) in acc.iter().enumerate().take(live) {
+                R::store(sums.add(t * stride), *acc);
+            }
         }
     }
 }

@@ -224,6 +224,26 @@ const fn above_zero(table: [i8; 16], zero: i16) -> [u8; 16] {
 static IQ4_UNSIGNED: [u8; 16] = above_zero(IQ4_VALUES, 128);
 static E2M1_UNSIGNED: [u8; 16] = above_zero(E2M1_DOUBLED, 16);
 
+/// Runs an expression for the [`Blocks`] of a quantised format, which it knows as a type.
+macro_rules! for_format {
+    ($format:expr, |$B:ident| $body:expr) => {
+        for_format!(@ $format, $B, $body, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K Iq4Nl Iq4Xs Mxfp4)
+    };
+    (@ $format:expr, $B:ident, $body:expr, $($name:ident)*) => {
+        match $format {
+            $($crate::Format::$name => {
+                type $B = $crate::kernel::x86::blocks::$name;
+                $body
+            })*
+            format @ ($crate::Format::F32 | $crate::Format::F16 | $crate::Format::BF16) => {
+                unreachable!("{format} has no codes")
+            }
+        }
+    };
+}
+
+pub(super) use for_format;
+
 /// Declares the formats: number of scales, zero and top of the codes, and how both are read. The bodies run in unsafe
 /// blocks, with `R` as the tier.
 macro_rules! blocks {

@@ -4,11 +4,13 @@
 //!
 //! Steps and their order are those of `codes`, so the bits are too, for any number of tokens.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::blocks::{Blocks, ScalesOf};
+use super::blocks::{Blocks, ScalesOf, for_format};
 use super::rows::{CODE_WORDS, Rows, Source, Stock};
+use super::tier::Work;
 use crate::activations::room;
 use crate::kernel::out_at;
 use crate::{Activations, QMatrix};
@@ -257,10 +259,10 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for Many<'_> {
             let mut t = 0;
             while t < self.x.count {
                 let at = (a.add(t * CODE_WORDS), sides.from(t), self.acc.add(t * self.stride));
-                t += match (self.x.count - t, R::BATCH) {
-                    (8.., 8) => self.batch::<R, B, 8>(codes, scales, i, at),
-                    (4.., 4..) => self.batch::<R, B, 4>(codes, scales, i, at),
-                    (2.., 2) => self.batch::<R, B, 2>(codes, scales, i, at),
+                t += match self.x.count - t {
+                    8.. if const { R::BATCH == 8 } => self.batch::<R, B, 8>(codes, scales, i, at),
+                    4.. if const { R::BATCH >= 4 } => self.batch::<R, B, 4>(codes, scales, i, at),
+                    2.. if const { R::BATCH == 2 } => self.batch::<R, B, 2>(codes, scales, i, at),
                     _ => self.batch::<R, B, 1>(codes, scales, i, at),
                 };
             }
@@ -296,14 +298,14 @@ impl Many<'_> {
     }
 }
 
-/// One tile: `sums[t * stride + r]` of its rows and the tokens of `x`.
+/// One tile of several tokens: `sums[t * stride + r]` of its rows and the tokens of `x`.
 pub(super) trait TileProduct {
     /// Computes a tile.
     ///
     /// # Safety
     /// As [`Source`] for `units` blocks; the tokens exist, and `sums` is good for writing.
-    unsafe fn tile<R: Rows, B: Blocks, S: Source<R>>(
-        tile: S,
+    unsafe fn tile<R: Rows, B: Blocks>(
+        tile: Stock<false>,
         units: usize,
         x: Tokens<'_>,
         sums: *mut f32,
@@ -311,13 +313,13 @@ pub(super) trait TileProduct {
     );
 }
 
-/// With vectors alone.
-pub(super) struct Vectors;
+/// With vectors.
+struct Vectors;
 
 impl TileProduct for Vectors {
     #[inline(always)]
-    unsafe fn tile<R: Rows, B: Blocks, S: Source<R>>(
-        tile: S,
+    unsafe fn tile<R: Rows, B: Blocks>(
+        tile: Stock<false>,
         units: usize,
         x: Tokens<'_>,
         sums: *mut f32,
@@ -325,93 +327,138 @@ impl TileProduct for Vectors {
     ) {
         // SAFETY: the caller vouches for the instructions, the rows and the tokens.
         unsafe {
-            if x.count == 1 {
-                let mut one = One::<R> { x, acc: R::splat_f(0.0) };
-                walk::<R, B, S, _>(tile, 0..units, &mut one);
-                R::store(sums, one.acc);
-            } else {
-                for t in 0..x.count {
-                    R::store(sums.add(t * stride), R::splat_f(0.0));
-                }
-                walk::<R, B, S, _>(
-                    tile,
-                    0..units,
-                    &mut Many { x, acc: sums, stride, minus_zeros: [[0; TOKENS]; 2] },
-                );
+            for t in 0..x.count {
+                R::store(sums.add(t * stride), R::splat_f(0.0));
             }
+            let mut many = Many { x, acc: sums, stride, minus_zeros: [[0; TOKENS]; 2] };
+            walk::<R, B, _, _>(tile, 0..units, &mut many);
         }
     }
 }
 
-/// `out` of the whole product, laid out as [`crate::Kernels::matmul`] says, by `P`.
+/// `out` of the whole product, laid out as [`crate::Kernels::matmul`] says.
 ///
 /// # Safety
 /// As [`Rows`]. `x` is `Q8`, as wide as the matrix, and not empty; `out` is `rows * tokens` long.
-#[inline(always)]
-pub(super) unsafe fn product<R: Rows, B: Blocks, P: TileProduct>(
-    w: QMatrix<'_>,
-    x: Activations<'_>,
-    out: &mut [f32],
-) {
-    if w.rows() < R::ROWS || w.row_bytes() > MAX_STRIDE {
+pub(super) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
+    if !fits::<R>(w) {
         return crate::kernel::scalar::product(w, x, out);
     }
     // SAFETY: the caller vouches for everything; rows are where their matrix says.
     unsafe {
         if x.tokens() == 1 {
-            stream_product::<R, B, P>(w, Tokens::of(x), out);
+            let x = Tokens::of(x);
+            for_format!(w.format(), |B| R::call(Stream { w, x, out, blocks: PhantomData::<B> }));
         } else {
-            stock_product::<R, B, P>(w, x, out);
+            Chunk::each(w, x, out, |chunk| multiply::<R>(chunk));
         }
     }
 }
 
-/// Stock rows and one token. Lane `l` of the tiles goes through one of as many runs of rows as a tile has lanes, so that each
+/// Whether vectors can go through the rows of a matrix; the scalar reference takes the others.
+pub(super) fn fits<R: Rows>(w: QMatrix<'_>) -> bool {
+    w.rows() >= R::ROWS && w.row_bytes() <= MAX_STRIDE
+}
+
+/// Computes a chunk with vectors.
+///
+/// # Safety
+/// As [`Rows`].
+pub(super) unsafe fn multiply<R: Rows>(chunk: Chunk<'_>) {
+    // SAFETY: as for this function.
+    unsafe { for_format!(chunk.w.format(), |B| R::call(Tiles::<B, Vectors>::of(chunk))) }
+}
+
+/// A product with one token. Lane `l` of the tiles goes through one of as many runs of rows as a tile has lanes, so that each
 /// reads one stream from its beginning to its end.
 ///
-/// # Safety
 /// As [`product`], with rows for a tile.
-#[inline(always)]
-unsafe fn stream_product<R: Rows, B: Blocks, P: TileProduct>(w: QMatrix<'_>, x: Tokens<'_>, out: &mut [f32]) {
-    let (rows, row_bytes) = (w.rows(), w.row_bytes());
-    let mut first = 0;
-    while first < rows {
-        // Rows that do not fill a tile are computed with the rows before them.
-        let start = first.min(rows - R::ROWS);
-        let run = ((rows - start) / R::ROWS).min(MAX_STRIDE / row_bytes);
-        for row in start..start + run {
-            let mut sums = [0.0; 16];
-            // SAFETY: the caller vouches for the instructions and the token. `ROWS` rows, `run` apart, from this one on exist,
-            // and are as many sums.
-            unsafe {
-                let tile =
-                    Stock::<true> { at: w.data().as_ptr().add(row * row_bytes), stride: run * row_bytes };
-                let units = w.cols() / B::FORMAT.block_len();
-                P::tile::<R, B, Stock<true>>(tile, units, x, sums.as_mut_ptr(), R::ROWS);
+struct Stream<'a, B> {
+    w: QMatrix<'a>,
+    x: Tokens<'a>,
+    out: &'a mut [f32],
+    blocks: PhantomData<B>,
+}
+
+impl<R: Rows, B: Blocks> Work<R> for Stream<'_, B> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run(self) {
+        let Self { w, x, out, .. } = self;
+        let (rows, row_bytes) = (w.rows(), w.row_bytes());
+        let mut first = 0;
+        while first < rows {
+            // Rows that do not fill a tile are computed with the rows before them.
+            let start = first.min(rows - R::ROWS);
+            let run = ((rows - start) / R::ROWS).min(MAX_STRIDE / row_bytes);
+            for row in start..start + run {
+                let mut sums = [0.0; 16];
+                // SAFETY: the caller vouches for the instructions and the token. `ROWS` rows, `run` apart, from this one on
+                // exist, and are as many sums.
+                unsafe {
+                    let at = w.data().as_ptr().add(row * row_bytes);
+                    let tile = Stock::<true> { at, stride: run * row_bytes };
+                    let mut one = One::<R> { x, acc: R::splat_f(0.0) };
+                    walk::<R, B, _, _>(tile, 0..w.cols() / B::FORMAT.block_len(), &mut one);
+                    R::store(sums.as_mut_ptr(), one.acc);
+                }
+                for (lane, sum) in sums.iter().enumerate().take(R::ROWS) {
+                    out[row + lane * run] = *sum;
+                }
             }
-            for (lane, sum) in sums.iter().enumerate().take(R::ROWS) {
-                out[row + lane * run] = *sum;
-            }
+            first = start + R::ROWS * run;
         }
-        first = start + R::ROWS * run;
     }
 }
 
-/// Stock rows and several tokens. Rows that do not fill a tile are computed with the rows before them.
+/// All rows of a product and some of its tokens, at most [`TOKENS`].
+#[derive(Clone, Copy)]
+pub(super) struct Chunk<'a> {
+    w: QMatrix<'a>,
+    /// The tokens.
+    pub x: Tokens<'a>,
+    /// Number of tokens of the product, and of those before these.
+    all: usize,
+    before: usize,
+    /// Of the whole product.
+    out: *mut f32,
+}
+
+impl<'a> Chunk<'a> {
+    /// Runs `multiply` for each chunk of a product.
+    pub fn each(w: QMatrix<'a>, x: Activations<'a>, out: &mut [f32], multiply: impl Fn(Chunk<'a>)) {
+        let (all, x) = (x.tokens(), Tokens::of(x));
+        for before in (0..all).step_by(TOKENS) {
+            let x = Tokens { first: x.first + before, count: TOKENS.min(all - before), ..x };
+            multiply(Chunk { w, x, all, before, out: out.as_mut_ptr() });
+        }
+    }
+}
+
+/// A chunk, computed by `P`. Rows that do not fill a tile are computed with the rows before them.
 ///
-/// # Safety
 /// As [`product`], with rows for a tile.
-#[inline(always)]
-unsafe fn stock_product<R: Rows, B: Blocks, P: TileProduct>(
-    w: QMatrix<'_>,
-    x: Activations<'_>,
-    out: &mut [f32],
-) {
-    let (rows, tokens, x) = (w.rows(), x.tokens(), Tokens::of(x));
-    for first in (0..tokens).step_by(TOKENS) {
-        let x = Tokens { first: x.first + first, count: TOKENS.min(tokens - first), ..x };
+pub(super) struct Tiles<'a, B, P> {
+    chunk: Chunk<'a>,
+    how: PhantomData<(B, P)>,
+}
+
+impl<'a, B, P> Tiles<'a, B, P> {
+    pub fn of(chunk: Chunk<'a>) -> Self {
+        Self { chunk, how: PhantomData }
+    }
+}
+
+impl<R: Rows, B: Blocks, P: TileProduct> Work<R> for Tiles<'_, B, P> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run(self) {
+        let Chunk { w, x, all, before, out } = self.chunk;
+        let (rows, row_bytes) = (w.rows(), w.row_bytes());
         for row in (0..rows).step_by(R::ROWS) {
-            let at = out_at(rows, tokens, row, first);
+            let at = out_at(rows, all, row, before);
             let start = row.min(rows - R::ROWS);
             // Sums of several tokens next to each other, which is faster than where they go, and of a tile that ends with the
             // last row and has rows before `row`.
@@ -419,13 +466,9 @@ unsafe fn stock_product<R: Rows, B: Blocks, P: TileProduct>(
             // SAFETY: the caller vouches for the instructions. `start + ROWS <= rows`; `out` has `stride` sums for each token
             // of the group, from this row on `ROWS` or all that are left; `spare` has `ROWS` for each, all written.
             unsafe {
-                let (out, sums) = (out.as_mut_ptr().add(at.start), spare.as_mut_ptr().cast());
-                let tile = Stock::<false> {
-                    at: w.data().as_ptr().add(start * w.row_bytes()),
-                    stride: w.row_bytes(),
-                };
-                let units = w.cols() / B::FORMAT.block_len();
-                P::tile::<R, B, Stock<false>>(tile, units, x, sums, R::ROWS);
+                let (out, sums) = (out.add(at.start), spare.as_mut_ptr().cast());
+                let tile = Stock::<false> { at: w.data().as_ptr().add(start * row_bytes), stride: row_bytes };
+                P::tile::<R, B>(tile, w.cols() / B::FORMAT.block_len(), x, sums, R::ROWS);
                 for t in 0..x.count {
                     let new = sums.add(t * R::ROWS + (row - start));
                     out.add(t * at.stride).copy_from_nonoverlapping(new, R::ROWS.min(rows - row));

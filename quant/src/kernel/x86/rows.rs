@@ -4,13 +4,14 @@
 //! Lanes as rows mean that a block's integer sum is complete in its lane: nothing is added across lanes, a scale is one
 //! vector for all rows, and the result is the same however many tokens are multiplied together.
 
+use super::tier::Tier;
 use crate::kernel::prefetch::prefetch;
 
 /// A tier's vector of one word for each of `ROWS` rows.
 ///
 /// # Safety
 /// Every function needs the tier's instructions, and pointers good for what the function says; no alignment is needed.
-pub(super) trait Rows {
+pub(super) trait Rows: Tier {
     /// Rows in a vector: 8 or 16.
     const ROWS: usize;
     /// Integers.

@@ -9,6 +9,7 @@ use core::arch::x86_64::*;
 use core::marker::PhantomData;
 
 use super::rows::{CODE_WORDS, Rows, rows_functions};
+use super::tier::{Tier, impl_tier};
 
 /// Eight rows; `D` multiplies.
 pub(super) struct Rows256<D>(PhantomData<D>);
@@ -141,7 +142,13 @@ impl<D> Rows256<D> {
     }
 }
 
-impl<D: Dot> Rows for Rows256<D> {
+impl_tier!(Rows256<Avx2Dot>, "avx2,fma,f16c");
+impl_tier!(Rows256<VnniDot>, "avx2,fma,f16c,avxvnni");
+
+impl<D: Dot> Rows for Rows256<D>
+where
+    Self: Tier,
+{
     const ROWS: usize = 8;
     type I = __m256i;
     type F = __m256;

@@ -6,6 +6,7 @@
 use core::arch::x86_64::*;
 
 use super::rows::{CODE_WORDS, Rows, rows_functions};
+use super::tier::impl_tier;
 
 pub(super) struct Rows512;
 
@@ -21,6 +22,8 @@ impl Rows512 {
         }
     }
 }
+
+impl_tier!(Rows512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
 
 impl Rows for Rows512 {
     const ROWS: usize = 16;

@@ -35,7 +35,7 @@ const NOT_YET: [(&str, &str); 15] = [
 type Rule = fn(&[Source]) -> Vec<Fault>;
 
 /// Every rule with its name.
-const RULES: [(&str, Rule); 10] = [
+const RULES: [(&str, Rule); 11] = [
     ("crates", rules::crates),
     ("circles", rules::circles),
     ("files", rules::files),
@@ -43,6 +43,7 @@ const RULES: [(&str, Rule); 10] = [
     ("functions", rules::functions_rule),
     ("comments", rules::comments),
     ("unsafe", rules::unsafe_code),
+    ("threads", rules::threads),
     ("types", rules::types),
     ("docs", rules::docs),
     ("families", rules::families),

@@ -15,7 +15,9 @@ pub const FUNCTION_LINES: usize = 70;
 pub const COMMENT_COLUMNS: usize = 110;
 /// Where `unsafe` may stand.
 pub const UNSAFE: [&str; 5] =
-    ["quant/src/kernel", "quant/tests/", "quant/examples/", "loader/src/io", "loader/tests/files/meter.rs"];
+    ["quant/src/kernel", "quant/tests/", "quant/examples/", "loader/src/io", "loader/tests/loader/meter.rs"];
+/// Where threads are started.
+pub const THREADS: [&str; 1] = ["loader/src/supervise.rs"];
 /// Words that say nothing about an item.
 const STOP_WORDS: [&str; 24] = [
     "a", "an", "the", "of", "its", "it", "this", "that", "is", "are", "be", "for", "to", "in", "on", "by",
@@ -144,6 +146,30 @@ pub fn unsafe_code(sources: &[Source]) -> Vec<Fault> {
     faults
 }
 
+/// Threads are started in their places only, where a panic reaches whatever waits for them. Threads in a
+/// scope may be started anywhere: the scope passes a panic on.
+pub fn threads(sources: &[Source]) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let elsewhere = sources.iter().filter(|source| !THREADS.contains(&source.name.as_str()));
+    for source in elsewhere.filter(|source| source.in_src.is_some()) {
+        let tokens = source.tokens();
+        let (code, _) = shipped(&tokens);
+        for (at, token) in code.iter().enumerate().filter(|(_, token)| token.is("thread")) {
+            let starts =
+                |words: &[&str]| words.iter().zip(&code[at + 1..]).all(|(word, token)| token.is(word));
+            let statement = code[at..].iter().take_while(|token| !token.is(";"));
+            let builds = [&[":", ":", "Builder"][..], &[":", ":", "{"]].into_iter().any(starts)
+                && statement.clone().any(|token| token.is("Builder"))
+                && !statement.clone().any(|token| token.is("spawn_scoped"));
+            if starts(&[":", ":", "spawn"]) || builds {
+                let text = "starts a thread whose panic is silent; use `supervised`".to_owned();
+                faults.push(fault(source, token.line, text));
+            }
+        }
+    }
+    faults
+}
+
 /// A public type's name is its own within the crate. The same name twice in one file is one type for two
 /// systems.
 pub fn types(sources: &[Source]) -> Vec<Fault> {
@@ -255,6 +281,16 @@ mod tests {
     fn unsafe_outside_of_its_places_is_a_fault() {
         let code = "// unsafe\nfn f() { \"unsafe\"; }\nunsafe fn g() {}";
         assert_eq!(places(unsafe_code, &[("a.rs", code), ("quant/src/kernel/b.rs", code)]), ["a.rs:3"]);
+    }
+
+    #[test]
+    fn threads_outside_of_their_places_are_faults() {
+        let free = "fn f() { std::thread::spawn(g); }\nuse std::thread::{self, Builder};\n\
+                    fn h() { thread::Builder::new().name(n).spawn(g); }";
+        let scoped = "fn f() { std::thread::scope(|s| { s.spawn(g); thread::Builder::new().spawn_scoped(s, g); }) }\n\
+                      use std::thread::{self, JoinHandle}; #[cfg(test)] mod tests { fn f() { thread::spawn(g); } }";
+        assert_eq!(places(threads, &[("a.rs", free), ("b.rs", scoped)]), ["a.rs:1", "a.rs:2", "a.rs:3"]);
+        assert_eq!(places(threads, &[(THREADS[0], free)]), [""; 0]);
     }
 
     #[test]

@@ -244,7 +244,7 @@ fn a_failed_save_is_repeated() {
 #[test]
 fn a_given_system_prompt_stays_and_a_loaded_file_brings_its_own() {
     let saved = |system: Option<&str>| {
-        let turns = vec![Turn::new(Role::User, "one"), Turn::new(Role::Assistant, "first")];
+        let turns = vec![Turn::new(Speaker::User, "one"), Turn::new(Speaker::Assistant, "first")];
         transcript::Transcript::new("m", system.map(String::from), turns).to_json()
     };
     let last = |chat: &mut Chat, system| {

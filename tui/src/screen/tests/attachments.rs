@@ -107,7 +107,7 @@ fn the_meter_shows_the_current_conversation() {
     let text = chat::transcript::Transcript::new(
         "tiny.gguf",
         None,
-        vec![chat::Turn::new(moelten_loader::text::chat::Role::User, "hi")],
+        vec![chat::Turn::new(moelten_loader::text::chat::Speaker::User, "hi")],
     );
     let loaded = FileEvent::Read { path: "x.json".into(), result: Ok(text.to_json()) };
     let effects = person.screen.open(Some(loaded));

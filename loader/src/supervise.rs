@@ -5,6 +5,7 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 /// Starts a thread called `name` that does `work`. If `work` panics, `on_panic` is called on that thread with what the
@@ -30,6 +31,27 @@ pub fn caught<T>(name: &str, work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| format!("{name}: {}", message(&*panic)))
 }
 
+/// Does the same `work` on `count` threads, this one among them, and waits for all. Where the system starts fewer threads,
+/// those that run do the work of the others.
+///
+/// # Errors
+/// What the first panic said.
+pub fn on_threads(name: &str, count: usize, work: impl Fn() + Sync) -> Result<(), String> {
+    let failed = Mutex::new(None);
+    let work = || {
+        if let Err(message) = caught(name, &work) {
+            failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..count {
+            let _ = Builder::new().name(name.to_owned()).spawn_scoped(scope, work);
+        }
+        work();
+    });
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
 /// What a panic said, as far as it is text.
 fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
@@ -38,6 +60,7 @@ fn message(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::channel;
 
     use super::*;
@@ -63,5 +86,15 @@ mod tests {
         let thread = supervised("adder", |_| unreachable!("nothing panics"), || 1 + 1);
         assert_eq!(thread.unwrap().join().unwrap(), Some(2));
         assert_eq!(caught::<()>("task", || panic!("{}", "in words")), Err("task: in words".to_owned()));
+    }
+
+    #[test]
+    fn a_panic_on_one_of_several_threads_is_an_error() {
+        let calls = AtomicUsize::new(0);
+        let work = || assert_ne!(calls.fetch_add(1, Ordering::Relaxed), 2, "the third call");
+        let message = on_threads("copier", 4, work).unwrap_err();
+        assert!(message.starts_with("copier: assertion") && message.contains("the third call"), "{message}");
+        assert_eq!(calls.into_inner(), 4, "the others have done their work");
+        assert_eq!(on_threads("copier", 3, || ()), Ok(()));
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use moelten_loader::error::{Fault, LoadError, Result};
 
 /// More than any refusal may allocate.
-const MEMORY: isize = 64 << 20;
+const MEMORY: usize = 64 << 20;
 /// Longer than any refusal may take.
 const TIME: Duration = Duration::from_secs(2);
 
@@ -45,12 +45,19 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
+/// The result of `work` and the most memory that it had taken on this thread, in bytes.
+pub fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let before = NOW.get();
+    PEAK.set(before);
+    let result = work();
+    (result, usize::try_from(PEAK.get() - before).unwrap_or(0))
+}
+
 /// The result of `open`, which must cost no more than a refusal may.
 pub fn metered<T>(open: impl FnOnce() -> Result<T>) -> Result<T> {
-    let (before, start) = (NOW.get(), Instant::now());
-    PEAK.set(before);
-    let result = open();
-    let (grown, time) = (PEAK.get() - before, start.elapsed());
+    let start = Instant::now();
+    let (result, grown) = peak(open);
+    let time = start.elapsed();
     assert!(grown <= MEMORY, "allocated {grown} bytes");
     assert!(time <= TIME, "took {time:?}");
     result

@@ -1,13 +1,11 @@
 //! Hostile tokenizers and templates: each gives the error it should, quickly, and nothing panics.
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod vocab;
-
 use std::path::Path;
 use std::time::Instant;
 
 use moelten_loader::error::{ErrorKind, Fault, LoadError, Result};
-use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Role};
+use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Speaker};
 use moelten_loader::text::tokenizer::{GgufVocab, TOKENS_MAX, Tokenizer, gguf_metadata};
 
 /// Runs `work` within the two seconds that any bad input may take.
@@ -72,9 +70,10 @@ fn b52_missing() {
 
     let fault = fault(file(GgufVocab { model: "gpt2".into(), ..GgufVocab::default() }));
     assert!(matches!(fault, Fault::OutOfRange { .. }), "{fault}");
-    let error = file(GgufVocab { model: "bert".into(), ..vocab::byte_vocab(&[], &[]) }).unwrap_err();
+    let error = file(GgufVocab { model: "bert".into(), ..crate::vocab::byte_vocab(&[], &[]) }).unwrap_err();
     assert!(matches!(&error, LoadError::Unsupported { feature, .. } if feature.contains("bert")), "{error}");
-    let error = file(GgufVocab { pre: Some("new-bpe".into()), ..vocab::byte_vocab(&[], &[]) }).unwrap_err();
+    let error =
+        file(GgufVocab { pre: Some("new-bpe".into()), ..crate::vocab::byte_vocab(&[], &[]) }).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("new-bpe") && text.contains("llama-bpe") && text.contains("qwen2"), "{text}");
 }
@@ -107,19 +106,20 @@ fn b54_duplicate_ids_gaps_and_ids_beyond_the_vocabulary() {
     assert!(notices[0].contains("4 ids of 8"), "{notices:?}");
     assert_eq!(tokenizer.decode(&[5, 8, u32::MAX]), "");
 
-    let mut doubled = vocab::byte_vocab(&[], &[]);
+    let mut doubled = crate::vocab::byte_vocab(&[], &[]);
     doubled.tokens[7] = doubled.tokens[8].clone();
     assert_eq!(fault(file(doubled)), Fault::Duplicate);
     for id in [257, u32::MAX] {
-        let beyond = GgufVocab { eos: Some(id), ..vocab::byte_vocab(&[], &[]) };
+        let beyond = GgufVocab { eos: Some(id), ..crate::vocab::byte_vocab(&[], &[]) };
         assert!(matches!(fault(file(beyond)), Fault::OutOfRange { .. }));
     }
-    let many = GgufVocab { tokens: vec![String::new(); TOKENS_MAX + 1], ..vocab::byte_vocab(&[], &[]) };
+    let many =
+        GgufVocab { tokens: vec![String::new(); TOKENS_MAX + 1], ..crate::vocab::byte_vocab(&[], &[]) };
     assert!(matches!(fault(file(many)), Fault::OutOfRange { .. }));
-    let mut types = vocab::byte_vocab(&[], &[]);
+    let mut types = crate::vocab::byte_vocab(&[], &[]);
     types.types[0] = 77;
     assert_eq!(fault(file(types)), Fault::UnknownType { found: 77 });
-    let mut types = vocab::byte_vocab(&[], &[]);
+    let mut types = crate::vocab::byte_vocab(&[], &[]);
     types.types.pop();
     assert!(matches!(fault(file(types)), Fault::Contradiction { .. }));
 }
@@ -131,11 +131,11 @@ fn b55_a_merge_of_an_unknown_token() {
         assert!(matches!(fault, Fault::Vocabulary { .. } | Fault::Json { .. }), "{merges}: {fault}");
     }
     for merge in ["t", "", " ", "t ", "q q", "t h e"] {
-        let vocab = GgufVocab { merges: vec![merge.into()], ..vocab::byte_vocab(&[], &[]) };
+        let vocab = GgufVocab { merges: vec![merge.into()], ..crate::vocab::byte_vocab(&[], &[]) };
         assert!(matches!(fault(file(vocab)), Fault::Vocabulary { .. }), "{merge:?}");
     }
     assert!(matches!(
-        fault(file(GgufVocab { merges: Vec::new(), ..vocab::byte_vocab(&[], &[]) })),
+        fault(file(GgufVocab { merges: Vec::new(), ..crate::vocab::byte_vocab(&[], &[]) })),
         Fault::OutOfRange { .. }
     ));
 }
@@ -241,10 +241,10 @@ fn export_refuses_what_the_metadata_cannot_say() {
 }
 
 fn render(source: &str) -> Result<String> {
-    let tokenizer = file(vocab::byte_vocab(&["<|im_end|>"], &[])).unwrap();
+    let tokenizer = file(crate::vocab::byte_vocab(&["<|im_end|>"], &[])).unwrap();
     timed(|| {
         let template = ChatTemplate::new("bad", source)?;
-        let messages = [Message::new(Role::User, "hello")];
+        let messages = [Message::new(Speaker::User, "hello")];
         let markup = template.render(&tokenizer, &messages, &RenderOptions::default())?;
         Ok(markup.text().into_owned())
     })

@@ -1,8 +1,6 @@
 //! Tokenizers end to end: both sources agree, ids turn back into text, streams never cut a character.
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-mod vocab;
-
 use moelten_loader::text::tokenizer::{GgufVocab, Markup, TokenKind, Tokenizer, gguf_metadata};
 
 const TEXTS: [&str; 8] = [
@@ -18,7 +16,7 @@ const TEXTS: [&str; 8] = [
 
 #[test]
 fn tiny_tales_loads_and_round_trips() {
-    let dir = vocab::tiny_tales();
+    let dir = crate::vocab::tiny_tales();
     let (tokenizer, notices) = Tokenizer::from_hf_folder(&dir).unwrap();
     assert!(notices.is_empty(), "{notices:?}");
     assert_eq!(tokenizer.end_ids(), [0, 2]);
@@ -37,7 +35,7 @@ fn tiny_tales_loads_and_round_trips() {
 #[ignore = "needs MOELTEN_VOCABULARIES, a folder of real vocabularies"]
 fn real_vocabularies_round_trip() {
     for name in ["deepseek-llm", "gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2"] {
-        let tokenizer = vocab::tokenizer(name);
+        let tokenizer = crate::vocab::tokenizer(name);
         for text in TEXTS {
             assert_eq!(tokenizer.decode(&tokenizer.encode_text(text).unwrap()), text, "{name}");
         }
@@ -65,15 +63,15 @@ fn a_megabyte_is_quick(name: &str, tokenizer: &Tokenizer, units: [&str; 3]) {
 
 #[test]
 fn a_megabyte_of_anything_is_quick() {
-    let (tokenizer, _) = Tokenizer::from_hf_folder(&vocab::tiny_tales()).unwrap();
+    let (tokenizer, _) = Tokenizer::from_hf_folder(&crate::vocab::tiny_tales()).unwrap();
     a_megabyte_is_quick("tiny-tales", &tokenizer, ["a", " ", "😀"]);
 }
 
 #[test]
 #[ignore = "needs MOELTEN_VOCABULARIES, a folder of real vocabularies"]
 fn a_megabyte_of_anything_is_quick_with_real_vocabularies() {
-    a_megabyte_is_quick("llama-bpe", &vocab::tokenizer("llama-bpe"), ["a", " ", "😀"]);
-    a_megabyte_is_quick("llama-spm", &vocab::tokenizer("llama-spm"), ["a", " ", "  x"]);
+    a_megabyte_is_quick("llama-bpe", &crate::vocab::tokenizer("llama-bpe"), ["a", " ", "😀"]);
+    a_megabyte_is_quick("llama-spm", &crate::vocab::tokenizer("llama-spm"), ["a", " ", "  x"]);
 }
 
 fn same_ids(left: &Tokenizer, right: &Tokenizer, texts: &[&str]) {
@@ -85,7 +83,7 @@ fn same_ids(left: &Tokenizer, right: &Tokenizer, texts: &[&str]) {
 
 #[test]
 fn tiny_tales_survives_the_way_to_gguf() {
-    let dir = vocab::tiny_tales();
+    let dir = crate::vocab::tiny_tales();
     let (folder, _) = Tokenizer::from_hf_folder(&dir).unwrap();
     let export = gguf_metadata(&dir, None).unwrap();
     assert!(export.notices.is_empty(), "{:?}", export.notices);
@@ -252,7 +250,7 @@ fn a_stream_gives_whole_characters_as_soon_as_they_are_certain() {
 /// Every byte is a token of its own here, so that all of them end within a character.
 #[test]
 fn a_stream_of_bytes_is_the_text() {
-    let (tokenizer, _) = Tokenizer::from_gguf("small".as_ref(), vocab::byte_vocab(&[], &[])).unwrap();
+    let (tokenizer, _) = Tokenizer::from_gguf("small".as_ref(), crate::vocab::byte_vocab(&[], &[])).unwrap();
     for text in TEXTS {
         let mut stream = tokenizer.decode_stream();
         let mut out: String = text.bytes().filter_map(|byte| stream.push(u32::from(byte))).collect();

@@ -1,0 +1,289 @@
+//! Branches of shapes that no released model has yet: feed-forward blocks of two matrices, biases, norms of
+//! outputs, parallel branches, layers with one branch and with three, two expert banks in a layer. Each model
+//! computes what a naive oracle computes, and the same bits whatever the threads, the chunks, the memory and
+//! the neighbours in a batch.
+
+mod made;
+mod oracle;
+
+use std::sync::Arc;
+
+use moelten_engine::experts::store::Prefetch;
+use moelten_engine::forward::observe::Observer;
+use moelten_engine::layers::ffn::router::Routing;
+use moelten_engine::model::Model;
+use moelten_engine::plan::{Io, Ram, SequenceOptions};
+use moelten_engine::runtime::cancel::Cancel;
+use moelten_engine::sequence::session::Sequence;
+use moelten_engine::state::kv::format::KvFormat;
+use moelten_loader::spec::{BankKey, LayerSpec, ModelSpec, NormSpec, Op, Place, SharedExpert};
+use moelten_quant::{Format, Isa};
+
+use crate::batch::{alone, check_batch, scripts};
+use crate::common::{How, deviation, distance, logits, session, spread, stepwise, whole};
+use Place::{Ffn, Mixer};
+use made::{D_FF, D_FF_BLOCKS, EXPERTS, Made, VOCAB, attention, branch, layer, mlp, model, moe, parallel};
+
+/// Largest error of a logit, as a share of the standard deviation of all.
+const TOLERANCE: f32 = 1e-4;
+/// Root mean square of the errors that rounding activations to 8 bits may cause, as the same share.
+const ROUNDING: f32 = 0.05;
+
+fn text(tokens: usize) -> Vec<u32> {
+    (0..tokens).map(|i| (i * i * 7 + i * 5 + 3) as u32 % VOCAB as u32).collect()
+}
+
+/// Against the oracle, on every instruction set.
+fn check_values(made: &Made, ids: &[u32]) {
+    let expected = oracle::logits(made, ids);
+    for isa in Isa::available() {
+        let model = made.model(How { isa: Some(isa), threads: Some(2), ..Default::default() });
+        let (got, _) = logits(&mut sequence(&model, ids.len()), ids);
+        let error = distance(&got, &expected) / spread(&expected);
+        println!("{:30} {:8} worst logit error {error:.1e} of the spread", made.name, isa.name());
+        assert!(error <= TOLERANCE, "{} on {}: {error}", made.name, isa.name());
+    }
+}
+
+/// A sequence with a cache in single precision.
+fn sequence(model: &Arc<Model>, context: usize) -> Sequence {
+    let options = SequenceOptions { context: Some(context), kv: KvFormat::F32 };
+    Sequence::new(Arc::clone(model), options).unwrap()
+}
+
+/// Bits of the logits of a text that is read in pieces of these lengths in turn.
+fn in_pieces(sequence: &mut Sequence, ids: &[u32], lengths: &[usize]) -> Vec<u32> {
+    let (mut rest, mut all) = (ids, Vec::new());
+    for &length in lengths.iter().cycle() {
+        let (piece, others) = rest.split_at(length.min(rest.len()));
+        all.extend(whole(sequence, piece));
+        rest = others;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    all
+}
+
+/// Threads, chunks, the least memory and neighbours in a batch never change a bit.
+fn check_bits(made: &Made, ids: &[u32]) {
+    let name = &made.name;
+    let one_thread = made.model(How { threads: Some(1), ..Default::default() });
+    assert!(!one_thread.experts().streams(), "{name}");
+    let expected = whole(&mut sequence(&one_thread, ids.len()), ids);
+    let scripts = scripts(ids, 4);
+    let of_scripts: Vec<_> = scripts.iter().map(|script| alone(&one_thread, script)).collect();
+    let check = |model: &Arc<Model>, how: &str| {
+        let new = || sequence(model, ids.len());
+        assert!(whole(&mut new(), ids) == expected, "{name}, {how}: whole");
+        for lengths in [&[1, 7, 4][..], &[9]] {
+            assert!(in_pieces(&mut new(), ids, lengths) == expected, "{name}, {how}: {lengths:?}");
+        }
+        assert!(stepwise(&mut new(), ids) == expected, "{name}, {how}: token by token");
+        for count in [2, 4] {
+            check_batch(&format!("{name}, {how}, {count}"), model, &scripts[..count], &of_scripts[..count]);
+        }
+    };
+    check(&one_thread, "1 thread");
+    for threads in [2, 3] {
+        let model = made.model(How { threads: Some(threads), ..Default::default() });
+        check(&model, &format!("{threads} threads"));
+    }
+    if made.spec.banks().next().is_some() {
+        for prefetch in [Prefetch::Off, Prefetch::On] {
+            let how = How { threads: Some(2), ram: Ram::Min, io: Io::Direct, prefetch, ..Default::default() };
+            let model = made.model(how);
+            assert!(model.experts().streams(), "{name}");
+            check(&model, &format!("streamed, {prefetch:?}"));
+            let stats = model.experts().stats();
+            assert!(stats.decode.missed > 0 && stats.prefill.missed > 0, "{name}: {stats:?}");
+        }
+    }
+}
+
+/// F32 weights against the oracle, and the bits of F32 and of quantised weights. `layers` takes the width of
+/// hidden layers.
+fn check(name: &str, layers: impl Fn(usize) -> Vec<LayerSpec>) {
+    check_spec(name, |d_ff| model(layers(d_ff)));
+}
+
+fn check_spec(name: &str, spec: impl Fn(usize) -> ModelSpec) {
+    let dir = tempfile::tempdir().unwrap();
+    let ids = text(24);
+    let exact = Made::new(dir.path(), name, spec(D_FF), &[Format::F32]);
+    check_values(&exact, &ids);
+    check_bits(&exact, &ids);
+    // Formats of both kinds of activations, next to each other in a block.
+    let formats = [Format::Q4_0, Format::F32, Format::Q8_0, Format::Q4_0, Format::BF16];
+    let quantised = Made::new(dir.path(), &format!("{name}-quantised"), spec(D_FF_BLOCKS), &formats);
+    check_bits(&quantised, &ids);
+    // Codes of activations are rounded, which may move a token to another expert.
+    let model = quantised.model(How { threads: Some(2), ..Default::default() });
+    let (got, _) = logits(&mut sequence(&model, ids.len()), &ids);
+    let error = deviation(&got, &oracle::logits(&quantised, &ids));
+    println!("{:30} rms logit error {error:.1e} of the spread", quantised.name);
+    assert!(error <= ROUNDING, "{}: {error}", quantised.name);
+}
+
+fn dense(d_ff: usize, gated: bool, bias: bool) -> Op {
+    Op::Mlp(mlp(d_ff, gated, bias))
+}
+
+#[test]
+fn feed_forward_blocks_of_two_matrices() {
+    check("two-matrices-dense", |d_ff| {
+        let layers =
+            (0..2).map(|_| layer([branch(Mixer, attention(false)), branch(Ffn, dense(d_ff, false, false))]));
+        layers.collect()
+    });
+    check("two-matrices-experts", |d_ff| {
+        let expert = mlp(d_ff, false, false);
+        let shared = [SharedExpert::None, SharedExpert::Plain(mlp(2 * d_ff, false, false))];
+        let layers = shared
+            .into_iter()
+            .map(|shared| layer([branch(Mixer, attention(false)), branch(Ffn, moe(expert, shared))]));
+        layers.collect()
+    });
+}
+
+/// Blocks of three and of two matrices: dense, shared with and without a gate, and experts.
+#[test]
+fn biases_everywhere() {
+    check_spec("biases", |d_ff| {
+        let mixer = || branch(Mixer, attention(true));
+        let blocks = [true, false].into_iter().flat_map(|gated| {
+            let block = mlp(d_ff, gated, true);
+            let shared = [SharedExpert::Plain(mlp(2 * d_ff, gated, true)), SharedExpert::Gated(block)];
+            let experts = shared.map(|shared| moe(block, shared));
+            [Op::Mlp(block)].into_iter().chain(experts)
+        });
+        let norm = NormSpec::Layer { eps: 1e-5 };
+        let layers = blocks.map(|block| {
+            let mut both = layer([mixer(), branch(Ffn, block)]);
+            both.branches.iter_mut().for_each(|branch| branch.pre_norm = Some(norm));
+            both
+        });
+        ModelSpec { final_norm: norm, ..model(layers.collect()) }
+    });
+}
+
+/// Norms of outputs, beside norms of inputs and instead of them, and factors on what joins.
+#[test]
+fn norms_of_outputs() {
+    check("post-norms", |d_ff| {
+        let (rms, norm) = (NormSpec::Rms { eps: 1e-5 }, NormSpec::Layer { eps: 1e-5 });
+        let experts = moe(mlp(d_ff, true, false), SharedExpert::None);
+        let ffns = [dense(d_ff, true, false), experts.clone(), experts];
+        let kinds = [(Some(rms), rms), (None, rms), (Some(norm), norm)];
+        let layers = ffns.into_iter().zip(kinds).map(|(ffn, (pre, post))| {
+            let mut both = layer([branch(Mixer, attention(false)), branch(Ffn, ffn)]);
+            for (branch, scale) in both.branches.iter_mut().zip([0.7, 1.3]) {
+                (branch.pre_norm, branch.post_norm, branch.scale) = (pre, Some(post), scale);
+            }
+            both
+        });
+        layers.collect()
+    });
+}
+
+/// Attention and feed-forward blocks that read the same residual stream, in either order.
+fn parallel_layers(d_ff: usize) -> Vec<LayerSpec> {
+    let block = || branch(Ffn, dense(d_ff, true, false));
+    let experts = || branch(Ffn, moe(mlp(d_ff, true, false), SharedExpert::None));
+    let mixer = || branch(Mixer, attention(false));
+    let mut scaled = layer([mixer(), parallel(experts())]);
+    scaled.branches[0].scale = 0.6;
+    scaled.branches[1].post_norm = Some(NormSpec::Rms { eps: 1e-5 });
+    vec![layer([mixer(), parallel(block())]), scaled, layer([block(), parallel(mixer())])]
+}
+
+#[test]
+fn parallel_branches() {
+    check("parallel", parallel_layers);
+}
+
+#[test]
+fn layers_with_one_branch() {
+    check("one-branch", |d_ff| {
+        let experts = moe(mlp(d_ff, true, false), SharedExpert::None);
+        let branches = [
+            branch(Ffn, dense(d_ff, true, false)),
+            branch(Mixer, attention(false)),
+            branch(Ffn, experts.clone()),
+            branch(Mixer, attention(false)),
+            branch(Ffn, experts),
+        ];
+        branches.map(|branch| layer([branch])).into()
+    });
+}
+
+/// Attention, a dense block and experts, joined in every way; and two attentions in one layer, each with its
+/// own state.
+fn layers_of_three(d_ff: usize) -> Vec<LayerSpec> {
+    let mixer = || branch(Mixer, attention(false));
+    let block = || branch(Ffn, dense(d_ff, true, false));
+    let experts = || branch(Ffn, moe(mlp(d_ff, true, false), SharedExpert::None));
+    vec![
+        layer([mixer(), block(), experts()]),
+        layer([mixer(), parallel(block()), parallel(experts())]),
+        layer([mixer(), parallel(experts()), block()]),
+        layer([mixer(), block(), parallel(experts())]),
+        layer([mixer(), block(), mixer()]),
+    ]
+}
+
+#[test]
+fn layers_with_three_branches() {
+    check("three-branches", layers_of_three);
+}
+
+/// Texts that are longer than a pass of attention.
+#[test]
+fn long_chunks_of_parallel_branches() {
+    let dir = tempfile::tempdir().unwrap();
+    let ids = text(530);
+    let made = Made::new(dir.path(), "parallel-long", model(parallel_layers(D_FF)), &[Format::F32]);
+    check_values(&made, &ids);
+    let model = made.model(How { threads: Some(2), ..Default::default() });
+    let expected = whole(&mut sequence(&model, ids.len()), &ids);
+    assert!(in_pieces(&mut sequence(&model, ids.len()), &ids, &[100, 415, 1]) == expected);
+}
+
+/// The banks that routers have chosen from, in the order of computation.
+#[derive(Default)]
+struct Banks(Vec<BankKey>);
+
+impl Observer for Banks {
+    fn routed(&mut self, bank: BankKey, _: &Routing) {
+        self.0.push(bank);
+    }
+}
+
+/// Files have names for one bank of a layer. So both banks of a layer hold the same experts here, and differ
+/// in the norm of their input alone.
+#[test]
+fn two_banks_in_a_layer() {
+    let layers = |d_ff| {
+        let experts = || moe(mlp(d_ff, true, false), SharedExpert::None);
+        let in_order = layer([branch(Mixer, experts()), branch(Ffn, experts())]);
+        let mixer = branch(Mixer, attention(false));
+        let at_once = layer([mixer, branch(Ffn, experts()), parallel(branch(Mixer, experts()))]);
+        vec![in_order, at_once]
+    };
+    check("two-banks", layers);
+    let dir = tempfile::tempdir().unwrap();
+    let made = Made::new(dir.path(), "two-banks", model(layers(D_FF)), &[Format::F32]);
+    let expected: Vec<BankKey> =
+        [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(layer, bank)| BankKey { layer, bank }).into();
+    for ram in [Ram::Auto, Ram::Min] {
+        let model = made.model(How { ram, io: Io::Auto, ..Default::default() });
+        let (mut sequence, mut banks) = (session(&model, KvFormat::F32), Banks::default());
+        sequence.append(&text(5), &Cancel::new(), &mut banks, &mut |_| {}).unwrap();
+        assert_eq!(banks.0, expected);
+        let rows = model.live().map().rows;
+        let keys: Vec<BankKey> =
+            rows.iter().map(|row| BankKey { layer: row.layer, bank: row.bank }).collect();
+        assert_eq!(keys, expected, "{ram:?}");
+        assert!(rows.iter().all(|row| row.cells.len() == EXPERTS && row.asked > 0), "{rows:?}");
+    }
+}

@@ -1,0 +1,203 @@
+//! Small models of any shape, with random weights, in GGUF files without metadata: the spec is made here, so
+//! that shapes that no released model has can be run. It must not know how a layer computes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use moelten_engine::model::Model;
+use moelten_loader::container::catalog::Storage;
+use moelten_loader::container::gguf::Gguf;
+use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
+use moelten_loader::spec::{
+    Activation, AttentionSpec, BankMatrix, BranchSpec, HeadSpec, Join, LayerSpec, MlpSpec, ModelSpec,
+    MoeSpec, NormSpec, Op, Pairing, Place, QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,
+};
+use moelten_loader::tensors::needed::needed;
+use moelten_loader::tensors::roles::{GGUF_NAMES, LayerTensor, Role, gguf_name};
+use moelten_loader::tensors::store::TensorStore;
+use moelten_quant::{Format, decode, encode};
+
+use crate::common::How;
+
+/// Width of the residual stream.
+pub const D_MODEL: usize = 64;
+/// Width of hidden layers in F32 files: a group of 32 rows and a part of one.
+pub const D_FF: usize = 40;
+/// Width of hidden layers in quantised files: whole blocks.
+pub const D_FF_BLOCKS: usize = 96;
+/// Tokens that the models know.
+pub const VOCAB: usize = 48;
+/// Experts of a bank.
+pub const EXPERTS: usize = 5;
+
+/// A model in a file, and its weights as the kernels see them.
+pub struct Made {
+    pub name: String,
+    pub spec: ModelSpec,
+    pub path: PathBuf,
+    weights: BTreeMap<Role, Vec<f32>>,
+}
+
+impl Made {
+    /// Writes a model of this spec whose matrices have these formats in turn. Vectors and routers are F32.
+    pub fn new(dir: &Path, name: &str, spec: ModelSpec, formats: &[Format]) -> Self {
+        let path = dir.join(format!("{name}.gguf"));
+        let shapes = shapes(&spec);
+        let mut formats = formats.iter().copied().cycle();
+        let plans: Vec<TensorPlan> = shapes
+            .iter()
+            .map(|(&role, shape)| {
+                let format = if is_matrix(role) { formats.next().unwrap() } else { Format::F32 };
+                let shape = shape.iter().map(|&size| size as u64).collect();
+                TensorPlan { name: gguf_name(role), storage: Storage::Known(format), shape }
+            })
+            .collect();
+        let mut writer = GgufWriter::create(&path, &[], &plans, &[]).unwrap();
+        let (mut weights, mut random) = (BTreeMap::new(), Random(1));
+        for ((&role, shape), plan) in shapes.iter().zip(&plans) {
+            let Storage::Known(format) = plan.storage else { unreachable!("known formats were planned") };
+            let drawn = random.tensor(role, shape);
+            let cols = shape[shape.len() - 1];
+            let mut bytes = vec![0; drawn.len() / cols * format.row_bytes(cols).unwrap()];
+            let blocks = bytes.chunks_exact_mut(format.block_bytes());
+            for (values, block) in drawn.chunks_exact(format.block_len()).zip(blocks) {
+                encode(format, values, block).unwrap();
+            }
+            let mut values = vec![0.0; drawn.len()];
+            decode(format, &bytes, &mut values);
+            writer.write_tensor(&plan.name, &bytes).unwrap();
+            weights.insert(role, values);
+        }
+        writer.finish().unwrap();
+        Self { name: name.to_owned(), spec, path, weights }
+    }
+
+    /// The weights of a role, row by row.
+    pub fn weights(&self, role: Role) -> &[f32] {
+        &self.weights[&role]
+    }
+
+    /// The same for tensors that only some models have.
+    pub fn weights_if(&self, there: bool, role: Role) -> Option<&[f32]> {
+        there.then(|| self.weights(role))
+    }
+
+    /// The model, ready to run.
+    pub fn model(&self, how: How) -> Arc<Model> {
+        let catalog = Gguf::open(&self.path).unwrap().catalog;
+        let tensors = TensorStore::resolve(&self.spec, catalog, GGUF_NAMES).unwrap();
+        let model = Model::new(&how.runtime(), self.spec.clone(), tensors, &how.options());
+        Arc::new(model.unwrap_or_else(|error| panic!("{}: {error}", self.name)))
+    }
+}
+
+/// Every tensor of a spec with its shape, outermost dimension first.
+fn shapes(spec: &ModelSpec) -> BTreeMap<Role, Vec<usize>> {
+    let dense = needed(spec).into_iter().map(|(role, rows, cols)| {
+        let shape = if rows == 1 { vec![cols] } else { vec![rows, cols] };
+        (role, shape)
+    });
+    let banks = spec.banks().flat_map(|(key, bank)| {
+        let role = move |part| Role::Layer(key.layer, LayerTensor::Experts(part));
+        let tensor = move |m: BankMatrix| (role(m.part), vec![bank.experts, m.rows, m.cols]);
+        bank.matrices.into_iter().map(tensor)
+    });
+    dense.chain(banks).collect()
+}
+
+/// Whether a tensor may be quantised.
+fn is_matrix(role: Role) -> bool {
+    match role {
+        Role::Embed | Role::Head => true,
+        Role::Layer(_, LayerTensor::Router | LayerTensor::SharedInput) => false,
+        Role::Layer(_, tensor) => tensor.is_matrix(),
+        _ => false,
+    }
+}
+
+/// Knuth's MMIX generator; its high bits are good enough for weights.
+struct Random(u64);
+
+impl Random {
+    fn unit(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+    }
+
+    /// Matrices keep the size of what they multiply. Norms vary around 1, biases around 0.
+    fn tensor(&mut self, role: Role, shape: &[usize]) -> Vec<f32> {
+        use LayerTensor as T;
+        let cols = shape[shape.len() - 1] as f32;
+        let (middle, reach) = match role {
+            Role::Embed => (0.0, 1.7),
+            Role::FinalNorm | Role::Layer(_, T::PreNorm(_) | T::PostNorm(_) | T::QNorm | T::KNorm) => {
+                (1.0, 0.5)
+            }
+            Role::FinalNormBias | Role::HeadBias => (0.0, 0.5),
+            Role::Layer(_, tensor) if !tensor.is_matrix() => (0.0, 0.5),
+            _ => (0.0, (3.0 / cols).sqrt()),
+        };
+        (0..shape.iter().product()).map(|_| middle + reach * self.unit()).collect()
+    }
+}
+
+/// A model of these layers.
+pub fn model(layers: Vec<LayerSpec>) -> ModelSpec {
+    ModelSpec {
+        name: "made".to_owned(),
+        family: "made",
+        vocab: VOCAB,
+        d_model: D_MODEL,
+        max_context: 4096,
+        embed_scale: 1.25,
+        layers,
+        final_norm: NormSpec::Rms { eps: 1e-5 },
+        head: HeadSpec { tied: false, bias: true, scale: 0.5 },
+    }
+}
+
+/// A layer of these branches.
+pub fn layer(branches: impl IntoIterator<Item = BranchSpec>) -> LayerSpec {
+    LayerSpec { branches: branches.into_iter().collect() }
+}
+
+/// A branch with a norm of its input, joined in order.
+pub fn branch(place: Place, op: Op) -> BranchSpec {
+    let pre_norm = Some(NormSpec::Rms { eps: 1e-5 });
+    BranchSpec { place, join: Join::InOrder, pre_norm, op, post_norm: None, scale: 1.0 }
+}
+
+/// The same branch, reading what the branch before it reads.
+pub fn parallel(branch: BranchSpec) -> BranchSpec {
+    BranchSpec { join: Join::Parallel, ..branch }
+}
+
+/// Attention of 4 heads over 2 key and value heads, with rope.
+pub fn attention(bias: bool) -> Op {
+    let rope = RopeSpec { theta: 1e4, dim: 8, pairing: Pairing::Split, scaling: RopeScaling::None };
+    Op::Attention(AttentionSpec {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 16,
+        scale: 0.25,
+        qkv_bias: bias,
+        out_bias: bias,
+        qk_norm: QkNorm::None,
+        rope: Some(rope),
+        window: None,
+        clip_qkv: None,
+    })
+}
+
+/// A feed-forward block of three matrices, or of two.
+pub fn mlp(d_ff: usize, gated: bool, bias: bool) -> MlpSpec {
+    let activation = if gated { Activation::Silu } else { Activation::GeluTanh };
+    MlpSpec { d_ff, gated, activation, bias }
+}
+
+/// Five experts, two of them for each token.
+pub fn moe(expert: MlpSpec, shared: SharedExpert) -> Op {
+    let select = Select::SoftmaxTopK { k: 2, renormalise: true };
+    Op::Moe(MoeSpec { experts: EXPERTS, expert, router: RouterSpec { select, scale: 1.5 }, shared })
+}

@@ -1,0 +1,245 @@
+//! The tensors of an output: their names, types and shapes, and where the values of each come from. It must not know how
+//! values are made.
+
+use std::collections::HashSet;
+
+use moelten_quant::Format;
+
+use super::source::{
+    RowPairs, bank, expert_layers, experts_role, first_expert, first_path, is_router, row_pairs,
+};
+use crate::container::catalog::{Storage, TensorInfo};
+use crate::container::gguf::GgmlType;
+use crate::container::gguf::write::TensorPlan;
+use crate::container::packed::{self, PackedLayer, RecordShape, record_name};
+use crate::error::{LoadError, Result};
+use crate::io::reader::{len_u64, narrow};
+use crate::load::{LoadedModel, Source};
+use crate::spec::{ModelSpec, Part, RopeScaling, RopeSpec};
+use crate::tensors::bank::MatrixRef;
+use crate::tensors::roles::{GGUF_NAMES, Role, gguf_name};
+
+/// How the experts of the output lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FileLayout {
+    /// In banks, a tensor for all gates of a layer, one for all ups, one for all downs: what every reader of GGUF knows.
+    #[default]
+    Standard,
+    /// In records, a tensor for each expert: see [`crate::container::packed`].
+    Packed,
+}
+
+/// Types of the output's matrices.
+#[derive(Clone, Copy)]
+pub enum Types<'f> {
+    /// Those of the source, bytes as they are. Only GGUF files have types that can be kept.
+    Kept,
+    /// What the function says of each matrix; vectors are F32, and so are routers for which it says blocks.
+    Chosen(&'f dyn Fn(Role) -> Format),
+}
+
+/// A tensor of the output.
+pub(super) struct Output {
+    pub plan: TensorPlan,
+    pub bytes: u64,
+    pub values: Values,
+}
+
+/// Where its values come from. Experts' are encoded, or kept as they are.
+pub(super) enum Values {
+    /// A tensor of the source, as it is.
+    Tensor(TensorInfo),
+    /// A matrix of the source in another format.
+    Matrix { role: Role, matrix: MatrixRef, format: Format, pairs: Option<RowPairs> },
+    /// One matrix of each expert of a layer.
+    Bank { layer: usize, part: Part, encode: Option<Format> },
+    /// All matrices of one expert, as the plan's index says.
+    Record { layer: usize, expert: usize, encode: bool },
+    /// Numbers of the spec.
+    Numbers(Vec<f32>),
+}
+
+impl Output {
+    fn new(model: &LoadedModel, role: Role, shape: Vec<u64>, format: Format, values: Values) -> Result<Self> {
+        let storage = Storage::Known(format);
+        let stored = GgmlType::from_storage(storage).expect("GGUF has every format");
+        let bytes = stored
+            .tensor_bytes(&shape)
+            .map_err(|fault| LoadError::malformed(first_path(model), role.to_string(), fault))?;
+        Ok(Self { plan: TensorPlan { name: gguf_name(role), storage, shape }, bytes, values })
+    }
+
+    /// A tensor of the source as it is.
+    fn copy(tensor: &TensorInfo) -> Self {
+        let TensorInfo { name, storage, shape, bytes, .. } = tensor.clone();
+        Self { plan: TensorPlan { name, storage, shape }, bytes, values: Values::Tensor(tensor.clone()) }
+    }
+}
+
+/// Every tensor of the output outside expert banks: of a file whose types are kept, all that it has.
+pub(super) fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec<Output>> {
+    let (spec, tensors) = (&model.spec, &model.tensors);
+    let choose = match (types, &model.source) {
+        (Types::Chosen(choose), _) => choose,
+        (Types::Kept, Source::Gguf { .. }) => {
+            let of_experts = expert_tensors(model);
+            let rest = tensors.catalog().tensors().iter().filter(|t| !of_experts.contains(&t.name));
+            return Ok(rest.map(Output::copy).collect());
+        }
+        (Types::Kept, Source::Hf { path, .. }) => {
+            return Err(LoadError::Unsupported {
+                path: path.clone(),
+                feature: "keeping the types of a folder's tensors".into(),
+                hint: "choose a type".into(),
+            });
+        }
+    };
+    let mut out = rope_divisors(spec);
+    for (role, matrix) in tensors.dense() {
+        let vector = matrix.rows == 1;
+        let router = is_router(role);
+        let chosen = choose(role);
+        // What decides between experts is never rounded to blocks.
+        let exact = (vector && !router) || (router && chosen.block_len() > 1);
+        let format = if exact { Format::F32 } else { chosen };
+        let shape = if vector {
+            vec![len_u64(matrix.cols)]
+        } else {
+            vec![len_u64(matrix.rows), len_u64(matrix.cols)]
+        };
+        let values = Values::Matrix { role, matrix, format, pairs: row_pairs(spec, role) };
+        out.push(Output::new(model, role, shape, format, values)?);
+    }
+    Ok(out)
+}
+
+/// Names under which the source may have experts.
+fn expert_tensors(model: &LoadedModel) -> HashSet<String> {
+    let mut names = HashSet::new();
+    for (layer, count) in expert_layers(model) {
+        names.extend((0..count).map(|expert| record_name(layer, expert)));
+        for role in Part::ALL.map(|part| experts_role(layer, part)) {
+            for rule in GGUF_NAMES.iter().filter(|rule| rule.spells(role)) {
+                let tensors = if rule.per_expert() { count } else { 1 };
+                names.extend((0..tensors).map(|expert| rule.name(role, expert)));
+            }
+        }
+    }
+    names
+}
+
+/// Layers with experts, and the formats of their gates, ups and downs in the output.
+///
+/// # Errors
+/// [`LoadError::Unsupported`] for experts that are not of three matrices: neither layout has a place for them.
+pub(super) fn expert_types(model: &LoadedModel, types: Types<'_>) -> Result<Vec<(usize, [Format; 3])>> {
+    if let Some(bank) = model.tensors.banks().iter().find(|bank| bank.parts() != Part::ALL) {
+        return Err(LoadError::Unsupported {
+            path: first_path(model).to_owned(),
+            feature: format!("writing experts of {} matrices", bank.parts().len()),
+            hint: "files hold experts of gate, up and down".into(),
+        });
+    }
+    expert_layers(model)
+        .map(|(layer, _)| {
+            let [gate, up, down] = Part::ALL.map(|part| match types {
+                Types::Chosen(choose) => Ok(choose(experts_role(layer, part))),
+                Types::Kept => kept_type(model, layer, part),
+            });
+            Ok((layer, [gate?, up?, down?]))
+        })
+        .collect()
+}
+
+/// The one format of a matrix of all experts of a layer. Files with a tensor for each expert might have several.
+fn kept_type(model: &LoadedModel, layer: usize, part: Part) -> Result<Format> {
+    let bank = bank(model, layer);
+    let mut formats =
+        (0..bank.experts()).filter_map(|expert| bank.part(expert, part)).map(|matrix| matrix.format);
+    let first = formats.next().expect("experts have gate, up and down");
+    if let Some(other) = formats.find(|&format| format != first) {
+        return Err(LoadError::Unsupported {
+            path: first_path(model).to_owned(),
+            feature: format!("keeping {first} and {other} for experts of layer {layer}"),
+            hint: "all experts of a layer need one type: choose it".into(),
+        });
+    }
+    Ok(first)
+}
+
+/// The banks of a layer.
+pub(super) fn banks(
+    model: &LoadedModel,
+    layer: usize,
+    formats: [Format; 3],
+    encoded: bool,
+) -> Result<Vec<Output>> {
+    let bank = bank(model, layer);
+    Part::ALL
+        .into_iter()
+        .zip(formats)
+        .map(|(part, format)| {
+            let matrix = first_expert(bank, part);
+            let shape = vec![len_u64(bank.experts()), len_u64(matrix.rows), len_u64(matrix.cols)];
+            let values = Values::Bank { layer, part, encode: encoded.then_some(format) };
+            Output::new(model, experts_role(layer, part), shape, format, values)
+        })
+        .collect()
+}
+
+/// What the records of a layer look like; their checksums are not known yet.
+pub(super) fn packed_layer(model: &LoadedModel, layer: usize, formats: [Format; 3]) -> Result<PackedLayer> {
+    let bank = bank(model, layer);
+    let [gate, up, down] = formats;
+    let matrix = |part, format| {
+        let matrix = first_expert(bank, part);
+        (format, len_u64(matrix.rows), len_u64(matrix.cols))
+    };
+    let shape = RecordShape::new([matrix(Part::Gate, gate), matrix(Part::Up, up), matrix(Part::Down, down)]);
+    let shape = shape.map_err(|fault| packed::shape_fault(first_path(model), layer, fault))?;
+    Ok(PackedLayer { layer, shape, checksums: vec![0; bank.experts()] })
+}
+
+/// The records of a layer.
+pub(super) fn records(packed: &PackedLayer, encode: bool) -> impl Iterator<Item = Output> + '_ {
+    let PackedLayer { layer, shape, checksums } = packed;
+    (0..checksums.len()).map(move |expert| Output {
+        plan: TensorPlan {
+            name: record_name(*layer, expert),
+            storage: Storage::Other(packed::RECORD_TYPE),
+            shape: vec![shape.bytes],
+        },
+        bytes: shape.bytes,
+        values: Values::Record { layer: *layer, expert, encode },
+    })
+}
+
+/// Divisors that are configuration in a folder and tensors in a GGUF file.
+fn rope_divisors(spec: &ModelSpec) -> Vec<Output> {
+    let ropes = spec.attention_layers().find_map(|attention| attention.rope.as_ref());
+    let Some(rope) = ropes else { return Vec::new() };
+    let tensor = |role: Role, values: Vec<f32>| Output {
+        plan: TensorPlan {
+            name: gguf_name(role),
+            storage: Storage::Known(Format::F32),
+            shape: vec![len_u64(values.len())],
+        },
+        bytes: len_u64(size_of_val(values.as_slice())),
+        values: Values::Numbers(values),
+    };
+    match &rope.scaling {
+        RopeScaling::Llama3 { .. } => vec![tensor(Role::RopeDivisors, llama3_divisors(rope))],
+        RopeScaling::Factors { divisors } => vec![tensor(Role::RopeDivisors, divisors.clone())],
+        RopeScaling::LongRope { short, long, .. } => {
+            vec![tensor(Role::RopeShort, short.clone()), tensor(Role::RopeLong, long.clone())]
+        }
+        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } => Vec::new(),
+    }
+}
+
+/// By how much Llama 3.1's scaling divides each frequency.
+fn llama3_divisors(rope: &RopeSpec) -> Vec<f32> {
+    let frequencies = rope.frequencies(usize::MAX);
+    let plain = RopeSpec { scaling: RopeScaling::None, ..rope.clone() }.frequencies(usize::MAX);
+    plain.iter().zip(frequencies).map(|(plain, scaled)| narrow(plain / scaled)).collect()
+}

@@ -1,0 +1,437 @@
+//! The tokenizer: a vocabulary with everything needed to use it, and encoding part by part, so that a text of any length
+//! takes memory for its ids and for one part. It must not know files.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokenizers::pattern::Pattern;
+use tokenizers::{
+    Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType,
+    Offsets, PreTokenizedString, SplitDelimiterBehavior,
+};
+
+use super::added::{AddedWords, Span};
+use super::cuts::{self, Cuts, Units};
+use super::kind::TokenKind;
+use super::markup::{self, Marks, Markup};
+use super::stages::{Stage, TextPlace};
+use super::stream::{PieceTable, StreamDecoder};
+use crate::error::{Fault, LoadError, Result};
+
+/// Bytes of text for each id of a limit that a vocabulary without known cuts takes at once; no language comes near.
+const WHOLE_BYTES_PER_ID: usize = 16;
+/// Bytes of text that such a vocabulary takes at once whatever the limit.
+const WHOLE_BYTES: usize = 64 << 10;
+
+/// The ids of a text, or of its beginning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// Ids of the text up to `read`: all of them, or a few more than the limit.
+    pub ids: Vec<u32>,
+    /// Bytes of the text that `ids` stand for; about so many where a normaliser changes lengths and the text did not end.
+    pub read: usize,
+    /// Ids that the whole text has at least.
+    pub at_least: usize,
+    /// Why there are no more.
+    pub ended: Ended,
+}
+
+/// Why an encoding ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The text ended.
+    Text,
+    /// The text has more ids than the limit.
+    Limit,
+    /// It was told to stop.
+    Stopped,
+}
+
+/// A vocabulary with everything needed to use it. Cheap to share behind an `Arc`.
+pub struct Tokenizer {
+    pub(super) source: PathBuf,
+    pub(super) table: Arc<PieceTable>,
+    pub(super) model: ModelWrapper,
+    pub(super) normalizer: Option<NormalizerWrapper>,
+    pub(super) stages: Vec<Stage>,
+    /// User-defined tokens.
+    pub(super) words: AddedWords,
+    /// Where a text may be cut.
+    pub(super) cuts: Cuts,
+    /// Bytes of a part, about.
+    pub(super) part: usize,
+    /// Bytes of text that a token stands for at most; `None` if some bytes may get none.
+    pub(super) longest: Option<usize>,
+    /// Control tokens in markup.
+    pub(super) marks: Marks,
+    pub(super) bos: Option<u32>,
+    pub(super) eos: Option<u32>,
+    pub(super) unknown: Option<u32>,
+    pub(super) adds_bos: bool,
+    pub(super) adds_eos: bool,
+    pub(super) ends: Vec<u32>,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("source", &self.source)
+            .field("vocab_len", &self.vocab_len())
+            .field("bos", &self.bos)
+            .field("ends", &self.ends)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// Number of ids, gaps included: the largest id plus one.
+    pub fn vocab_len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// The token as the vocabulary writes it (`Ġthe`, `▁the`, `<0x0A>`); `None` beyond the vocabulary and for
+    /// ids without a token.
+    pub fn piece(&self, id: u32) -> Option<&str> {
+        self.table.piece(id)
+    }
+
+    /// What the token is for; `None` beyond the vocabulary.
+    pub fn kind(&self, id: u32) -> Option<TokenKind> {
+        self.table.kind(id)
+    }
+
+    /// The begin-of-text token.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The end-of-text token.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// Whether a prompt begins with [`Tokenizer::bos`].
+    pub fn adds_bos(&self) -> bool {
+        self.adds_bos
+    }
+
+    /// Whether a text for an encoder ends with [`Tokenizer::eos`].
+    pub fn adds_eos(&self) -> bool {
+        self.adds_eos
+    }
+
+    /// Whether an answer ends with this token.
+    pub fn is_end(&self, id: u32) -> bool {
+        self.ends.contains(&id)
+    }
+
+    /// All tokens that end an answer, ascending: those the files name, and control tokens with a well-known
+    /// end-of-turn spelling.
+    pub fn end_ids(&self) -> &[u32] {
+        &self.ends
+    }
+
+    /// Encodes what a person wrote: no BOS, no EOS, and never a control token, whatever the text says.
+    ///
+    /// # Errors
+    /// Only with a vocabulary that is broken in a way that shows late: a pre-tokenizer expression that runs
+    /// out of its limit, a missing unknown token.
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.encode_text_up_to(text, usize::MAX, &AtomicBool::new(false))?.ids)
+    }
+
+    /// As [`Self::encode_text`], until there are more than `limit` ids or `stop` turns true: memory is needed for the
+    /// ids and for a part of the text, not for the whole. Ids are those of the whole text, from its start.
+    ///
+    /// # Errors
+    /// As [`Self::encode_text`]; [`LoadError::Unsupported`] for a text far beyond the limit and a vocabulary that can
+    /// only be used on whole texts.
+    pub fn encode_text_up_to(&self, text: &str, limit: usize, stop: &AtomicBool) -> Result<Encoded> {
+        let mut sink = Sink::new(limit, stop);
+        self.guarded(|| self.encode_run(text, true, &mut sink))?;
+        sink.finish(self)
+    }
+
+    /// Encodes a rendered chat template. Its control tokens become ids; those that messages contained stay
+    /// text. BOS comes first if [`Tokenizer::adds_bos`] or the template says so, and only once.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_text`].
+    pub fn encode_markup(&self, markup: &Markup) -> Result<Vec<u32>> {
+        Ok(self.encode_markup_up_to(markup, usize::MAX, &AtomicBool::new(false))?.ids)
+    }
+
+    /// As [`Self::encode_markup`], with the limits of [`Self::encode_text_up_to`].
+    ///
+    /// # Errors
+    /// As [`Self::encode_text_up_to`].
+    pub fn encode_markup_up_to(&self, markup: &Markup, limit: usize, stop: &AtomicBool) -> Result<Encoded> {
+        let mut sink = Sink::new(limit, stop);
+        self.guarded(|| {
+            for (position, run) in self.marks.runs(markup).into_iter().enumerate() {
+                match run {
+                    markup::Run::Control(id) => sink.push(id),
+                    markup::Run::Text(text) => self.encode_run(&text, position == 0, &mut sink)?,
+                }
+                if sink.ended() {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        let mut encoded = sink.finish(self)?;
+        if let Some(bos) = self.bos.filter(|_| self.adds_bos) {
+            let doubled = encoded.ids.iter().take_while(|id| **id == bos).count();
+            encoded.ids.splice(..doubled, [bos]);
+        }
+        Ok(encoded)
+    }
+
+    /// The control tokens that a template can write, for the guard in front of the template.
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// The whole text of `ids`: control tokens give nothing, a leading space that encoding added is dropped,
+    /// bytes that are not UTF-8 become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let mut stream = self.decode_stream();
+        let mut text = String::new();
+        for id in ids {
+            text.extend(stream.push(*id));
+        }
+        text.extend(stream.finish());
+        text
+    }
+
+    /// A decoder for a stream of tokens that starts a text of its own.
+    pub fn decode_stream(&self) -> StreamDecoder {
+        StreamDecoder::new(Arc::clone(&self.table))
+    }
+
+    /// Runs `work`, turning a panic inside of the tokenizers crate into an error. Vocabularies are checked when
+    /// they are loaded; this is the net below.
+    fn guarded(&self, work: impl FnOnce() -> tokenizers::Result<()>) -> Result<()> {
+        let problem = match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => format!("cannot encode with this vocabulary: {error}"),
+            Err(_) => "the vocabulary made the tokenizer library fail".to_owned(),
+        };
+        Err(LoadError::malformed(&self.source, "tokenizer", Fault::Vocabulary { problem }))
+    }
+
+    /// Encodes text between control tokens; `first` if nothing came before it.
+    fn encode_run(&self, text: &str, first: bool, sink: &mut Sink<'_>) -> tokenizers::Result<()> {
+        if matches!(self.cuts, Cuts::Nowhere) {
+            let place = if first { TextPlace::First } else { TextPlace::Later };
+            return self.encode_whole(text, place, sink);
+        }
+        for span in self.words.spans(text) {
+            match span {
+                Span::Word(id, place) => sink.take(place.len(), [id]),
+                Span::Text(place) => {
+                    let place_of_text =
+                        if first && place.start == 0 { TextPlace::First } else { TextPlace::Later };
+                    self.encode_between(&text[place], place_of_text, sink)?;
+                }
+            }
+            if sink.ended() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes text that has no added word in it.
+    fn encode_between(&self, text: &str, place: TextPlace, sink: &mut Sink<'_>) -> tokenizers::Result<()> {
+        match &self.cuts {
+            Cuts::Units(stages) => {
+                let in_form = match &self.normalizer {
+                    Some(normalizer) => cuts::in_form(normalizer, text, self.part)?,
+                    None => text.into(),
+                };
+                let begun = sink.read;
+                self.encode_units(&in_form, *stages, place, sink)?;
+                // The form may be longer or shorter than the text.
+                let end = begun + text.len();
+                sink.read = if sink.ended() { sink.read.min(end) } else { end };
+                Ok(())
+            }
+            Cuts::Merges(merges) => {
+                for part in merges.parts(text, self.part) {
+                    let (normalizer, place) = match part.start {
+                        0 => (self.normalizer.as_ref(), place),
+                        _ => (merges.within.as_ref(), TextPlace::Within),
+                    };
+                    let text = &text[part];
+                    if !sink.has_room_for(text.len(), self.longest) {
+                        break;
+                    }
+                    let mut normalized = NormalizedString::from(text);
+                    if let Some(normalizer) = normalizer {
+                        normalizer.normalize(&mut normalized)?;
+                    }
+                    self.encode_part(normalized.into(), &self.stages, place, text.len(), sink)?;
+                }
+                Ok(())
+            }
+            Cuts::Nowhere => Ok(()),
+        }
+    }
+
+    /// Encodes text of which the first `stages` make units.
+    fn encode_units(
+        &self,
+        text: &str,
+        stages: usize,
+        mut place: TextPlace,
+        sink: &mut Sink<'_>,
+    ) -> tokenizers::Result<()> {
+        let (isolating, others) = self.stages.split_at(stages);
+        let (mut start, mut units) = (0, Vec::new());
+        let mut encode = |start: usize, end: usize, units: &mut Vec<_>, sink: &mut Sink<'_>| {
+            let part = &text[start..end];
+            if sink.ended() || !sink.has_room_for(part.len(), self.longest) {
+                return Ok(());
+            }
+            let mut pieces = PreTokenizedString::from(part);
+            let known = KnownUnits(std::mem::take(units));
+            pieces.split(|_, piece| piece.split(&known, SplitDelimiterBehavior::Isolated))?;
+            let of_part = std::mem::replace(&mut place, TextPlace::Later);
+            self.encode_part(pieces, others, of_part, part.len(), sink)
+        };
+        for unit in Units::new(isolating, text) {
+            let unit = unit?;
+            if !units.is_empty() && unit.end - start > self.part {
+                encode(start, unit.start, &mut units, sink)?;
+                start = unit.start;
+                if sink.ended() {
+                    return Ok(());
+                }
+            }
+            units.push(((unit.start - start, unit.end - start), false));
+        }
+        encode(start, text.len(), &mut units, sink)
+    }
+
+    /// Encodes text with all that is in it at once.
+    fn encode_whole(&self, text: &str, place: TextPlace, sink: &mut Sink<'_>) -> tokenizers::Result<()> {
+        if text.is_empty() || !sink.takes_whole(text.len()) {
+            return Ok(());
+        }
+        let pieces = self.words.library().extract_and_normalize(self.normalizer.as_ref(), text);
+        self.encode_part(pieces, &self.stages, place, text.len(), sink)
+    }
+
+    /// Lets the last stages and the model work on a part of `bytes` bytes of text.
+    fn encode_part(
+        &self,
+        mut pieces: PreTokenizedString,
+        stages: &[Stage],
+        place: TextPlace,
+        bytes: usize,
+        sink: &mut Sink<'_>,
+    ) -> tokenizers::Result<()> {
+        for stage in stages {
+            stage.apply(&mut pieces, place)?;
+        }
+        pieces.tokenize(|piece| self.model.tokenize(piece.get()))?;
+        let splits = pieces.get_splits(OffsetReferential::Normalized, OffsetType::None);
+        let tokens = splits.iter().flat_map(|(_, _, tokens)| tokens.iter().flatten());
+        // No way to a control token is known that the vocabulary leaves open; if there is one, it ends here.
+        sink.take(
+            bytes,
+            tokens.filter_map(|token| match self.table.kind(token.id) {
+                Some(TokenKind::Control) => self.unknown,
+                _ => Some(token.id),
+            }),
+        );
+        Ok(())
+    }
+}
+
+/// Units that are known already.
+struct KnownUnits(Vec<(Offsets, bool)>);
+
+impl Pattern for &KnownUnits {
+    fn find_matches(&self, _: &str) -> tokenizers::Result<Vec<(Offsets, bool)>> {
+        Ok(self.0.clone())
+    }
+}
+
+/// Takes ids until there are more than a limit.
+struct Sink<'s> {
+    ids: Vec<u32>,
+    read: usize,
+    limit: usize,
+    stop: &'s AtomicBool,
+    /// Ids that come beyond those that were taken, at least.
+    beyond: usize,
+    /// Bytes of a text that can only be encoded as a whole, if that was too much.
+    refused: Option<usize>,
+}
+
+impl<'s> Sink<'s> {
+    fn new(limit: usize, stop: &'s AtomicBool) -> Self {
+        Self { ids: Vec::new(), read: 0, limit, stop, beyond: 0, refused: None }
+    }
+
+    fn push(&mut self, id: u32) {
+        self.ids.push(id);
+    }
+
+    /// Takes the ids of so many bytes of text.
+    fn take(&mut self, bytes: usize, ids: impl IntoIterator<Item = u32>) {
+        self.read += bytes;
+        self.ids.extend(ids);
+    }
+
+    /// Whether so many bytes, each token of which stands for at most `longest`, can be within the limit.
+    fn has_room_for(&mut self, bytes: usize, longest: Option<usize>) -> bool {
+        let at_least = longest.map_or(0, |longest| bytes.div_ceil(longest));
+        if self.ids.len().saturating_add(at_least) > self.limit {
+            self.beyond = at_least;
+        }
+        self.beyond == 0
+    }
+
+    /// Whether so many bytes may be encoded at once.
+    fn takes_whole(&mut self, bytes: usize) -> bool {
+        if bytes > self.limit.saturating_mul(WHOLE_BYTES_PER_ID).max(WHOLE_BYTES) {
+            self.refused = Some(bytes);
+        }
+        self.refused.is_none()
+    }
+
+    fn at_least(&self) -> usize {
+        self.ids.len().saturating_add(self.beyond)
+    }
+
+    fn ended(&self) -> bool {
+        self.at_least() > self.limit || self.refused.is_some() || self.stop.load(Ordering::Relaxed)
+    }
+
+    fn finish(self, tokenizer: &Tokenizer) -> Result<Encoded> {
+        if let Some(bytes) = self.refused {
+            return Err(LoadError::Unsupported {
+                path: tokenizer.source.clone(),
+                feature: format!("a text of {bytes} bytes for {} tokens with this tokenizer", self.limit),
+                hint: "it encodes texts as a whole; give a shorter text".to_owned(),
+            });
+        }
+        let at_least = self.at_least();
+        let ended = if at_least > self.limit {
+            Ended::Limit
+        } else if self.stop.load(Ordering::Relaxed) {
+            Ended::Stopped
+        } else {
+            Ended::Text
+        };
+        Ok(Encoded { ids: self.ids, read: self.read, at_least, ended })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,34 @@
+//! Tokenizers from files: GGUF metadata, or a Hugging Face folder.
+
+use std::path::Path;
+
+use super::encode::Tokenizer;
+use super::gguf::GgufVocab;
+use super::{build, gguf, hf};
+use crate::error::Result;
+
+impl Tokenizer {
+    /// Builds the tokenizer that GGUF metadata describes. The second value holds notices for the user: what
+    /// the file left open or got wrong in a way that does no harm.
+    ///
+    /// # Errors
+    /// [`crate::error::LoadError::Unsupported`] for a model or pre-tokenizer this crate does not know,
+    /// [`crate::error::LoadError::Malformed`] for a vocabulary that contradicts itself.
+    pub fn from_gguf(path: &Path, vocab: GgufVocab) -> Result<(Self, Vec<String>)> {
+        let mut notices = Vec::new();
+        let parts = gguf::parts(path, vocab, &mut notices)?;
+        Ok((build::assemble(path, parts, &mut notices)?, notices))
+    }
+
+    /// Builds the tokenizer of a Hugging Face folder from `tokenizer.json`, with `tokenizer_config.json`,
+    /// `special_tokens_map.json` and `generation_config.json` where they exist. Notices as in
+    /// [`Tokenizer::from_gguf`].
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_gguf`]; also when there is no `tokenizer.json`.
+    pub fn from_hf_folder(dir: &Path) -> Result<(Self, Vec<String>)> {
+        let mut notices = Vec::new();
+        let (path, parts) = hf::parts(dir, &mut notices)?;
+        Ok((build::assemble(&path, parts, &mut notices)?, notices))
+    }
+}

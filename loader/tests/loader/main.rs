@@ -1,0 +1,19 @@
+//! The crate as others use it: containers, importance files, tokenizers and templates, good, bad and real.
+
+mod bad_gguf;
+mod bad_packed;
+mod bad_paths;
+mod bad_safetensors;
+mod bad_text;
+mod changed;
+mod chat;
+mod common;
+mod encode_memory;
+mod imatrix;
+mod meter;
+mod real;
+mod round_trip;
+mod tokenizer;
+mod tokenizer_vectors;
+mod vocab;
+mod writer;
