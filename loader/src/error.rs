@@ -1,7 +1,7 @@
-//! What can go wrong between a path and a model: one error type, with data a person can act on.
+//! The error type of the crate.
 //!
-//! Every error of this crate names the file, the field and, for binary files, the byte offset. Texts that
-//! come from the file are kept raw here; whoever prints them filters control characters.
+//! Every error names the file, the field and, for binary files, the byte offset. Texts from the file are kept
+//! as they are; the code that prints them has to filter control characters.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,19 +18,19 @@ pub enum LoadError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What was tried, as a verb phrase: "open the model", "map the file".
+        /// The failed action as a verb phrase: "open the model", "map the file".
         action: &'static str,
-        /// The system's answer.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The path is something that can never be a model (a device, a pipe, a web page, an LFS pointer).
+    /// The path is not a model: a device, a pipe, a web page, an LFS pointer.
     #[error("{path}: not a model file: {found}; {hint}", path = path.display())]
     NotAModel {
         /// The path as the user gave it.
         path: PathBuf,
-        /// What it is instead.
+        /// The kind of file.
         found: String,
-        /// What to do about it.
+        /// A remedy.
         hint: &'static str,
     },
     /// The file contradicts its format or itself.
@@ -42,44 +42,44 @@ pub enum LoadError {
         field: String,
         /// Byte offset in the file, where there is one.
         offset: Option<u64>,
-        /// How it is wrong.
+        /// What is wrong with it.
         fault: Fault,
     },
-    /// The file is sound, but needs something this version does not have.
+    /// The file is valid, but needs a feature that this version does not have.
     #[error("{path}: {feature} is not supported; {hint}", path = path.display())]
     Unsupported {
         /// The file.
         path: PathBuf,
-        /// What is missing, e.g. `architecture "rwkv7"`.
+        /// The missing feature, e.g. `architecture "rwkv7"`.
         feature: String,
-        /// What is supported, or what to do.
+        /// Supported alternatives, or a remedy.
         hint: String,
     },
-    /// A file about a model that is not this one.
+    /// A file that was made from another model.
     #[error("{path}: {matrix} has {found} here, and {expected} in the model: the file was made from another model", path = path.display())]
     OtherModel {
         /// The file.
         path: PathBuf,
-        /// A matrix in it.
+        /// Name of the first matrix that differs.
         matrix: String,
-        /// What the file has of it.
+        /// Its size in the file.
         found: String,
-        /// What the model has.
+        /// Its size in the model.
         expected: String,
     },
-    /// The chat template refused or exceeded its limits while rendering a conversation.
+    /// The chat template refused the conversation or exceeded its limits.
     #[error("chat template of {source_name}, line {line}: {problem}")]
     Template {
         /// Where the template came from: a file name or a metadata key.
         source_name: String,
         /// Line in the template, 0 when unknown.
         line: usize,
-        /// What the template engine or the template itself said.
+        /// Message of the template engine or of the template.
         problem: String,
     },
 }
 
-/// The way in which a file lies. One variant per way, so that tests and people can tell them apart.
+/// What is wrong with a field of a file.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
@@ -104,7 +104,7 @@ pub enum Fault {
         found: u64,
         /// The readable ones.
         known: &'static str,
-        /// An explanation when we have one (big-endian file, ...); empty otherwise.
+        /// An explanation, e.g. of a big-endian file; may be empty.
         hint: &'static str,
     },
     /// A count, length or number outside what is possible or allowed.
@@ -122,7 +122,7 @@ pub enum Fault {
     BadNumber {
         /// The number as text.
         found: String,
-        /// The rule.
+        /// The condition that it breaks.
         must: &'static str,
     },
     /// A type tag that does not exist.
@@ -142,7 +142,7 @@ pub enum Fault {
     /// An array within an array, or JSON nested too deep.
     #[error("is nested deeper than {limit}")]
     TooDeep {
-        /// The limit.
+        /// Deepest nesting allowed.
         limit: usize,
     },
     /// Text that is not UTF-8.
@@ -181,7 +181,7 @@ pub enum Fault {
     /// A tensor's offset breaks the file's alignment.
     #[error("offset {offset} is not a multiple of the alignment {alignment}")]
     Unaligned {
-        /// The offset.
+        /// Offset of the tensor in bytes.
         offset: u64,
         /// The file's alignment.
         alignment: u64,
@@ -214,24 +214,24 @@ pub enum Fault {
         /// Shape expected.
         expected: Vec<u64>,
     },
-    /// Something that must be there is not.
+    /// A required file, key or tensor is missing.
     #[error("is missing{hint}")]
     Missing {
-        /// What to do, beginning with punctuation; may be empty.
+        /// A remedy, beginning with punctuation; may be empty.
         hint: &'static str,
     },
     /// The parts of a split file do not belong together.
     #[error("says {found}, but the other parts say {expected}")]
     PartMismatch {
-        /// What this part says.
+        /// Value in this part.
         found: String,
-        /// What the first part says.
+        /// Value in the first part.
         expected: String,
     },
     /// JSON that does not parse.
     #[error("is not valid JSON: {message} (line {line}, column {column})")]
     Json {
-        /// The parser's words.
+        /// Message of the parser.
         message: String,
         /// Line, from 1.
         line: usize,
@@ -241,7 +241,7 @@ pub enum Fault {
     /// A shard or file name that leaves its folder.
     #[error("names {name:?}, which is not a plain file name in the model's folder")]
     BadFileName {
-        /// The name.
+        /// As the index states it.
         name: String,
     },
     /// Two settings that exclude each other.
@@ -255,7 +255,7 @@ pub enum Fault {
     /// A token, merge or piece that the vocabulary cannot contain.
     #[error("{problem}")]
     Vocabulary {
-        /// What is wrong with it.
+        /// Description of the fault.
         problem: String,
     },
     /// A chat template that does not compile.
@@ -263,15 +263,15 @@ pub enum Fault {
     TemplateSyntax {
         /// Line in the template, from 1.
         line: usize,
-        /// The template engine's words.
+        /// Message of the template engine.
         message: String,
     },
-    /// Bytes that are not what was written.
+    /// Bytes that differ from those that were written.
     #[error("has checksum {found:016x}, but {expected:016x} was written; the file or the drive is damaged")]
     Checksum {
         /// The checksum of the bytes.
         found: u64,
-        /// What it was when they were written.
+        /// The checksum when they were written.
         expected: u64,
     },
     /// NaN or infinity among the weights.
@@ -284,14 +284,14 @@ pub enum Fault {
     },
 }
 
-/// What kind of error it is: decides the exit code.
+/// Kind of an error; decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The path can never be a model, or an option is wrong.
+    /// A wrong path or option.
     Usage,
     /// The file is damaged or contradicts itself.
     Corrupt,
-    /// The file is sound but beyond this version.
+    /// The file is valid but not supported.
     Unsupported,
     /// The operating system failed.
     Io,
@@ -313,7 +313,7 @@ impl LoadError {
         Self::Malformed { path: path.to_owned(), field: field.into(), offset: None, fault }
     }
 
-    /// A thread ended with this panic, and what it worked on cannot be used.
+    /// A [`LoadError::Io`] for a thread that ended with a panic.
     pub(crate) fn panicked(message: String) -> Self {
         Self::io(Path::new("a thread"), "finish its work", io::Error::other(message))
     }

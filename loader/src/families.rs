@@ -6,10 +6,10 @@
 
 use crate::spec::Pairing;
 
-/// What holds for every model of a family.
+/// Properties that all models of a family share.
 #[derive(Debug)]
 pub struct Family {
-    /// Label for people.
+    /// Name of the family as `inspect` shows it.
     pub label: &'static str,
     /// `model_type` values in `config.json`.
     pub hf_types: &'static [&'static str],
@@ -23,19 +23,19 @@ pub struct Family {
     pub qkv_bias: Setting,
     /// Bias on the attention output.
     pub out_bias: Setting,
-    /// Bias on the head.
+    /// Whether a bias `[vocab]` is added to the logits.
     pub head_bias: Setting,
     /// Norms on queries and keys.
     pub qk_norm: QkNormKind,
     /// Which layers a sliding window covers when one is given.
     pub window: WindowRule,
-    /// Routing; families without experts never read it.
+    /// How a token's experts are chosen. Not used by families without experts.
     pub router: RouterKind,
     /// Whether chosen weights are divided by their sum.
     pub renormalise: Setting,
     /// The shared expert.
     pub shared: SharedKind,
-    /// Where the hidden width of a routed expert stands.
+    /// Which field holds the hidden width of a routed expert.
     pub expert_width: ExpertWidth,
     /// Rope base when the configuration has none.
     pub default_theta: f64,
@@ -45,32 +45,32 @@ pub struct Family {
     pub default_tied: bool,
 }
 
-/// A property that the configuration may or may not decide.
+/// A property that is fixed by the family or read from the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setting {
     /// Always so, whatever the file says.
     Fixed(bool),
-    /// As the file says, else this.
+    /// The value of the file; this one if the file has none.
     Default(bool),
 }
 
-/// Kinds of norm.
+/// The norms over the residual stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormKind {
-    /// RMS norm.
+    /// RMS norm (arXiv 1910.07467).
     Rms,
-    /// Layer norm with bias.
+    /// Layer norm with bias (arXiv 1607.06450).
     Layer,
 }
 
 /// Kinds of query and key norms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkNormKind {
-    /// None.
+    /// Queries and keys are used as projected.
     None,
-    /// Per head.
+    /// One RMS norm for each head, weight `[head_dim]`.
     PerHead,
-    /// Over all heads.
+    /// One RMS norm over all heads, weights `[heads * head_dim]`.
     Full,
 }
 
@@ -79,40 +79,40 @@ pub enum QkNormKind {
 pub enum WindowRule {
     /// All of them.
     AllLayers,
-    /// Those that the file lists; none otherwise.
+    /// The layers that the file lists; no layer without a list.
     Listed,
 }
 
 /// Kinds of routing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RouterKind {
-    /// Softmax and top-k.
+    /// The k highest of a softmax over all experts.
     SoftmaxTopK,
-    /// SparseMixer with two experts.
+    /// SparseMixer (arXiv 2409.12136), which always chooses two experts.
     SparseMixer,
 }
 
 /// Kinds of shared experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SharedKind {
-    /// None.
+    /// The family has no shared expert.
     None,
-    /// Added as it is, when the file gives it a width.
+    /// Added without a gate; only present if the file gives it a width.
     PlainIfPresent,
-    /// With a sigmoid gate.
+    /// Multiplied by a sigmoid gate.
     Gated,
 }
 
-/// Where the hidden width of a routed expert stands.
+/// Which field holds the hidden width of a routed expert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpertWidth {
-    /// The same field as the dense width.
+    /// The field of the dense width.
     AsDense,
-    /// A field of its own.
+    /// A separate field.
     Own,
 }
 
-/// Llama, and what everything else is described against.
+/// Llama. The other entries are given as differences from it.
 const LLAMA: Family = Family {
     label: "llama",
     hf_types: &["llama"],
@@ -182,7 +182,7 @@ pub const FAMILIES: &[Family] = &[
         label: "qwen3moe",
         hf_types: &["qwen3_moe"],
         gguf_arch: "qwen3moe",
-        // Folders say so or not (`config/hf`); GGUF files of this architecture are read as if they did.
+        // Folders state it (`config/hf`). GGUF files of this architecture do not; their models renormalise.
         renormalise: Setting::Default(true),
         expert_width: ExpertWidth::Own,
         ..QWEN3

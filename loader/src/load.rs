@@ -1,4 +1,4 @@
-//! From a path to everything the engine needs: the lowered spec, the tensors by role, and notices for people. It
+//! From a path to everything the engine needs: the lowered spec, the tensors by role, and notices. It
 //! must not know how a layer computes.
 
 use std::path::Path;
@@ -16,16 +16,16 @@ use crate::spec::ModelSpec;
 use crate::tensors::roles::{GGUF_NAMES, HF_NAMES};
 use crate::tensors::store::TensorStore;
 
-/// A model's files, understood.
+/// A model whose files have been opened and checked.
 #[derive(Debug)]
 pub struct LoadedModel {
-    /// What the model is.
+    /// Layers, sizes and operations of the model.
     pub spec: ModelSpec,
     /// Its tensors by role.
     pub tensors: TensorStore,
-    /// Where the rest (tokenizer, template, metadata) is read from.
+    /// The part of the files that tokenizer, template and metadata are read from.
     pub source: Source,
-    /// Oddities that do no harm, one line each, for people.
+    /// Harmless oddities of the files, one line each, to be shown to the user.
     pub notices: Vec<String>,
 }
 
@@ -34,7 +34,7 @@ pub struct LoadedModel {
 pub enum Source {
     /// A GGUF file.
     Gguf {
-        /// Its metadata.
+        /// All keys of the file, those of the tokenizer among them.
         metadata: Metadata,
         /// Format version.
         version: u32,
@@ -53,7 +53,7 @@ pub enum Source {
 /// Opens a path of any supported kind.
 ///
 /// # Errors
-/// Whatever is wrong with the files; see [`crate::error::LoadError`].
+/// Any [`crate::error::LoadError`]: the files cannot be read, are damaged or are not supported.
 pub fn load(path: &Path) -> Result<LoadedModel> {
     match open_model(path)? {
         ModelFiles::Gguf(gguf) => load_gguf(gguf),
@@ -61,7 +61,7 @@ pub fn load(path: &Path) -> Result<LoadedModel> {
     }
 }
 
-/// Opens a GGUF model that the program carries; `name` stands for the path in messages.
+/// Opens a GGUF model that is embedded in the program; messages show `name` in place of a path.
 ///
 /// # Errors
 /// As [`load`].
@@ -69,10 +69,10 @@ pub fn load_static(name: &str, bytes: &'static [u8]) -> Result<LoadedModel> {
     load_gguf(Gguf::from_static(name, bytes)?)
 }
 
-/// The spec of a `config.json` alone, before any weights are there; `path` is for messages.
+/// The spec of a `config.json` alone, without weights. Messages show `path`.
 ///
 /// # Errors
-/// What is wrong with the configuration.
+/// As [`load`], for faults of the configuration.
 pub fn spec_of_config(path: &Path, config: &serde_json::Value) -> Result<ModelSpec> {
     lower::lower(&config::hf::read(path, config)?, Container::HfFolder)
 }
@@ -98,7 +98,7 @@ fn load_hf(folder: HfFolder) -> Result<LoadedModel> {
     Ok(finish(&raw, "config.json fields", spec, tensors, source, folder.notices))
 }
 
-/// Puts a model together. `fields` is what its container calls the fields of a configuration.
+/// Collects the notices of a model. `fields` is the container's word for the fields of a configuration.
 fn finish(
     raw: &RawConfig,
     fields: &str,

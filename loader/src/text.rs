@@ -1,5 +1,5 @@
-//! The text side of a loaded model: its tokenizer, its chat template and the sampling values it recommends, from GGUF
-//! metadata or from the files of a folder. It must not know weights.
+//! The text side of a loaded model: tokenizer, chat template and recommended sampling values, from GGUF metadata or from
+//! the files of a folder. It must not know weights.
 
 pub mod chat;
 pub mod plain;
@@ -20,29 +20,29 @@ pub(crate) const TEMPLATE_KEY: &str = "tokenizer.chat_template";
 
 const TOP_K_KEY: &str = "general.sampling.top_k";
 
-/// What turns text into tokens and back.
+/// The tokenizer of a model with the notices of its files.
 #[derive(Debug)]
 pub struct TextSide {
-    /// The tokenizer.
+    /// Turns text into token ids and back.
     pub tokenizer: Tokenizer,
-    /// Oddities that do no harm, one line each, for people.
+    /// Harmless oddities of the files, one line each, to be shown to the user.
     pub notices: Vec<String>,
 }
 
-/// Sampling values that the model's files recommend; `None` where they say nothing.
+/// Sampling values that the model's files recommend; `None` where they have none.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct SamplingHints {
     /// `do_sample: false` recommends greedy decoding.
     pub greedy: bool,
-    /// Temperature.
+    /// Divisor of the logits; 0 is greedy.
     pub temperature: Option<f32>,
-    /// Top-k.
+    /// Number of the best tokens to sample from; 0 is all.
     pub top_k: Option<u64>,
-    /// Top-p.
+    /// Probability of the best tokens to sample from (arXiv 1904.09751).
     pub top_p: Option<f32>,
-    /// Min-p.
+    /// Least probability relative to the best token (arXiv 2407.01082).
     pub min_p: Option<f32>,
-    /// Repetition penalty.
+    /// Divisor of the logits of tokens that occurred before (arXiv 1909.05858).
     pub repetition_penalty: Option<f32>,
 }
 
@@ -72,7 +72,7 @@ impl LoadedModel {
     /// Compiles the chat template; `None` if the model has none.
     ///
     /// # Errors
-    /// A template that does not compile or that fails on a first question.
+    /// A template that does not compile or that fails on a first message.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         match &self.source {
             Source::Hf { path, .. } => ChatTemplate::from_hf_folder(path),

@@ -68,7 +68,7 @@ impl GgufPlace {
     }
 }
 
-/// A value as a file states it, and the name of the key that holds it or should, for messages.
+/// A value as a file states it, with the name of its key for messages.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Field<T> {
     /// Key of the file.
@@ -111,9 +111,9 @@ pub(crate) trait FieldSource {
     fn flag(&mut self, row: &FieldRow) -> Result<Field<bool>>;
     /// A list of true and false.
     fn flags(&mut self, row: &FieldRow) -> Result<Field<Vec<bool>>>;
-    /// A text.
+    /// One string.
     fn text(&mut self, row: &FieldRow) -> Result<Field<String>>;
-    /// A list of texts.
+    /// A list of strings.
     fn texts(&mut self, row: &FieldRow) -> Result<Field<Vec<String>>>;
 }
 

@@ -19,7 +19,7 @@ macro_rules! fields {
         /// A configuration as a file states it, before any meaning.
         #[derive(Debug, Clone, PartialEq)]
         pub(crate) struct RawConfig {
-            /// The file, for messages.
+            /// The path that messages show.
             pub path: PathBuf,
             /// Keys that are present and not understood.
             pub unknown: Vec<String>,
@@ -88,7 +88,7 @@ fields! {
     embed_scale: f64 = hf["embedding_multiplier"], gguf[Key("{arch}.embedding_scale")], default 1.0;
     /// Factor on what each branch adds to the residual stream.
     residual_scale: f64 = hf["residual_multiplier"], gguf[Key("{arch}.residual_scale")], default 1.0;
-    /// Divisor of the logits.
+    /// The logits are divided by it.
     logit_divisor: f64 = hf["logits_scaling"], gguf[Key("{arch}.logit_scale")], default 1.0;
 
     /// Query heads.
@@ -179,7 +179,7 @@ fields! {
     router_jitter: f64 = hf["router_jitter_noise"], gguf[Key("{arch}.router_jitter_noise")], default 0.01;
     /// Which layers have experts.
     moe_layers: Vec<bool> = hf[], gguf[PresentByLayer("blk.*.ffn_gate_inp.weight")];
-    /// Every so many layers one has experts.
+    /// Of each run of this many layers, the last one has experts.
     sparse_step: u64 = hf["decoder_sparse_step"], gguf[];
     /// Layers without experts.
     dense_layers: Vec<u64> = hf["mlp_only_layers"], gguf[];

@@ -1,5 +1,5 @@
-//! Lowering: a raw configuration plus its family gives a validated [`ModelSpec`]. Everything that a hostile or odd
-//! configuration can say is settled here; the engine sees plain numbers. It must not know containers.
+//! Lowering: a raw configuration plus its family gives a validated [`ModelSpec`]. Values of an
+//! untrusted configuration are checked here; the engine gets validated numbers. It must not know containers.
 
 use crate::config::field::Field;
 use crate::config::fields::RawConfig;
@@ -13,7 +13,7 @@ use crate::spec::{
     QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,
 };
 
-/// Upper bounds on what any model may say; far above every known one.
+/// Upper bounds of the sizes of a model, far above those of every known one.
 const MAX_LAYERS: u64 = 1024;
 const MAX_WIDTH: u64 = 1 << 17;
 const MAX_FF: u64 = 1 << 20;
@@ -21,7 +21,7 @@ const MAX_VOCAB: u64 = 1 << 22;
 const MAX_HEADS: u64 = 1024;
 const MAX_HEAD_DIM: u64 = 1024;
 const MAX_EXPERTS: u64 = 4096;
-/// Experts of all layers together: each costs memory before a weight is read.
+/// Experts of all layers together. Each takes memory before any weight is read.
 const MAX_EXPERTS_TOTAL: usize = 1 << 18;
 const MAX_CONTEXT: u64 = 1 << 26;
 

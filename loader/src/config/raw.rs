@@ -68,7 +68,7 @@ impl RawConfig {
         self.required(field).copied()
     }
 
-    /// A text; the table's default if the file has none.
+    /// One string; the table's default if the file has none.
     pub fn text(&self, field: &Field<String>) -> Result<String> {
         self.required(field).cloned()
     }

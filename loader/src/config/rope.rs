@@ -1,4 +1,4 @@
-//! The frequencies of a rope (arXiv 2104.09864) under each scheme for long contexts: what the spec's numbers mean.
+//! The frequencies of a rope (arXiv 2104.09864) under each scheme of context extension.
 #![allow(clippy::cast_precision_loss, reason = "dimensions and contexts are far below 2^52")]
 
 use std::f64::consts::TAU;
@@ -6,7 +6,7 @@ use std::f64::consts::TAU;
 use crate::spec::{ModelSpec, RopeScaling, RopeSpec};
 
 impl ModelSpec {
-    /// The longest context, in tokens, that keeps the frequencies of short texts, if the model has two sets (LongRoPE).
+    /// The longest context, in tokens, that uses the short frequencies of LongRoPE; `None` for other models.
     pub fn short_rope_context(&self) -> Option<usize> {
         let ropes = self.attention_layers().filter_map(|attention| attention.rope.as_ref());
         let limits = ropes.filter_map(|rope| match &rope.scaling {

@@ -185,7 +185,7 @@ fn experts(moe: &MoeSpec, keys: &mut Keys) {
     }
 }
 
-/// The one factor on all branches.
+/// The factor that all branches share.
 fn residual_scale(spec: &ModelSpec) -> Result<f32> {
     let mut scales = spec.layers.iter().flat_map(|layer| &layer.branches).map(|branch| branch.scale);
     let first = scales.next().unwrap_or(1.0);

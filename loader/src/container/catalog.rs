@@ -1,5 +1,5 @@
-//! The tensors of a model as its files name them, whatever the container: names, types, shapes and where
-//! the bytes are. Knows nothing of what a tensor is for; that is `roles`.
+//! The tensors of a model as its files list them, for every container: names, types, shapes and byte
+//! ranges. It must not know what a tensor is for; see `roles`.
 
 use std::path::Path;
 
@@ -15,12 +15,12 @@ pub enum Storage {
     /// In a format that the kernels read.
     Known(Format),
     /// In a type whose size is known, but which no kernel reads (`IQ2_XS`, `I32`, `F8_E4M3`). A file with such a
-    /// tensor opens; whoever needs its values raises [`LoadError::Unsupported`].
+    /// tensor opens; [`TensorInfo::known_format`] is an error.
     Other(&'static str),
 }
 
 impl Storage {
-    /// The name users know, e.g. `Q4_K`.
+    /// The usual name, e.g. `Q4_K`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Known(format) => format.name(),
@@ -61,7 +61,7 @@ pub struct TensorInfo {
 }
 
 impl TensorInfo {
-    /// The format, for whoever needs the values; `path` is for the message.
+    /// The format that the values are decoded with. The error message shows `path`.
     ///
     /// # Errors
     /// [`LoadError::Unsupported`] when no kernel reads this type.
@@ -84,7 +84,7 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// A catalogue of tensors whose ranges the caller has checked.
+    /// A catalog of tensors. The caller has checked their ranges.
     ///
     /// # Errors
     /// [`Fault::Duplicate`] when two tensors have one name.
@@ -116,10 +116,10 @@ impl Catalog {
         self.by_name.get(found).and_then(at)
     }
 
-    /// The bytes of a tensor of this catalogue.
+    /// The bytes of a tensor where they are mapped; see [`FileBytes::range`].
     ///
     /// # Panics
-    /// If `tensor` does not come from this catalogue.
+    /// If `tensor` does not come from this catalog.
     pub fn bytes(&self, tensor: &TensorInfo) -> &[u8] {
         let file = self.files.get(tensor.file).expect("a tensor of this catalogue names one of its files");
         file.range(tensor.offset, tensor.bytes).expect("the container reader checked every range")

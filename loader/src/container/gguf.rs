@@ -1,5 +1,5 @@
-//! GGUF files: metadata and a catalogue of tensors, from one file, from all parts of a split model, or from memory.
-//! Knows no architecture.
+//! GGUF files: metadata and a catalog of tensors, from one file, from all parts of a split model, or from memory.
+//! It must not know architectures.
 
 mod header;
 mod metadata;
@@ -36,7 +36,7 @@ pub struct Gguf {
     pub alignment: u64,
     /// Version of the format, 2 or 3.
     pub version: u32,
-    /// Oddities that do no harm, for people.
+    /// Harmless oddities of the files, to be shown to the user.
     pub notices: Vec<String>,
 }
 
@@ -44,7 +44,7 @@ impl Gguf {
     /// Opens a GGUF file; any part of a split model opens the whole.
     ///
     /// # Errors
-    /// [`LoadError::Io`]; [`LoadError::NotAModel`] for what is clearly something else; [`LoadError::Malformed`].
+    /// [`LoadError::Io`]; [`LoadError::NotAModel`] for files of other known kinds; [`LoadError::Malformed`].
     pub fn open(path: &Path) -> Result<Self> {
         let (file, header) = open_part(path)?;
         match split_count(&header.metadata)? {
@@ -53,7 +53,7 @@ impl Gguf {
         }
     }
 
-    /// A model that the program carries; `name` stands for the path in messages.
+    /// A model that is embedded in the program. Messages show `name` in place of a path.
     ///
     /// # Errors
     /// [`LoadError::Malformed`].
@@ -63,7 +63,7 @@ impl Gguf {
         Self::assemble(vec![(FileBytes::carried(path, bytes), header)])
     }
 
-    /// Opens the other parts of a model whose part at `path` is open already.
+    /// Opens the other parts of the model; the part at `path` is open already.
     fn open_split(path: &Path, opened: (FileBytes, Header), count: u64) -> Result<Self> {
         let own_index = opened.1.metadata.require_u64(SPLIT_NO)?;
         if own_index >= count {
@@ -144,11 +144,11 @@ fn part_path(any_part: &Path, stem: &str, index: u64, count: u64) -> PathBuf {
     any_part.with_file_name(format!("{stem}{}", part_suffix(index, count)))
 }
 
-/// A part that is not there is a damaged model, not a mistyped path.
+/// A missing part means that the model is incomplete, not that the path was mistyped.
 fn missing_part(error: LoadError) -> LoadError {
     match error {
         LoadError::Io { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            let hint = ": all parts of a split model must lie in one folder";
+            let hint = ": all parts of a split model must be in one folder";
             LoadError::malformed(&path, "split part", Fault::Missing { hint })
         }
         other => other,

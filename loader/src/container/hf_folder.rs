@@ -1,5 +1,5 @@
-//! Hugging Face model folders: `config.json` and one or many safetensors files, joined into one catalogue. Knows
-//! which files a folder has, not what the configuration means.
+//! Hugging Face model folders: `config.json` and one or many safetensors files, joined into one catalog.
+//! It must not know what the configuration means.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,9 +21,9 @@ pub const SINGLE: &str = "model.safetensors";
 /// The list of a sharded model's files.
 pub const INDEX: &str = "model.safetensors.index.json";
 
-/// Bytes of a configuration file.
+/// Largest configuration file, in bytes.
 const MAX_CONFIG: u64 = 4 << 20;
-/// Bytes of a shard index.
+/// Largest shard index, in bytes.
 const MAX_INDEX: u64 = 64 << 20;
 
 /// An open Hugging Face folder.
@@ -37,7 +37,7 @@ pub struct HfFolder {
     pub generation_config: Option<Value>,
     /// The tensors of all shards.
     pub catalog: Catalog,
-    /// Oddities that do no harm, for people.
+    /// Harmless oddities of the files, to be shown to the user.
     pub notices: Vec<String>,
 }
 
@@ -94,7 +94,7 @@ impl ShardIndex {
         Ok(Self { path: path.to_owned(), weight_map })
     }
 
-    /// The files, each once, in the order of their names.
+    /// The shards, each once, sorted by name.
     pub fn shards(&self) -> BTreeSet<&str> {
         self.weight_map.values().map(String::as_str).collect()
     }
@@ -106,13 +106,13 @@ fn read_index(path: &Path) -> Result<ShardIndex> {
     parsed.map_err(|error| sniff::explain(path, &file.head(sniff::HEAD), error))
 }
 
-/// A plain file name: nothing that could leave the folder.
+/// Whether a name is a plain file name, which cannot lead out of the folder.
 fn is_shard_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     name.strip_suffix(".safetensors").is_some_and(|stem| !stem.is_empty() && stem.chars().all(plain))
 }
 
-/// Opens all shards and holds them against the index.
+/// Opens all shards and compares them with the index.
 fn open_shards(folder: &Path, index: &ShardIndex, notices: &mut Vec<String>) -> Result<Catalog> {
     let (mut files, mut tensors) = (Vec::new(), Vec::new());
     for (file_index, shard) in index.shards().into_iter().enumerate() {
@@ -120,7 +120,7 @@ fn open_shards(folder: &Path, index: &ShardIndex, notices: &mut Vec<String>) -> 
         let unlisted =
             in_shard.iter().filter(|t| index.weight_map.get(&t.name).is_none_or(|s| s != shard)).count();
         if unlisted > 0 {
-            notices.push(format!("{shard}: {unlisted} tensors that the index does not place there"));
+            notices.push(format!("{shard}: {unlisted} tensors that the index lists elsewhere or not at all"));
         }
         files.push(file);
         tensors.extend(in_shard.into_iter().map(|tensor| TensorInfo { file: file_index, ..tensor }));
@@ -136,7 +136,7 @@ fn open_shards(folder: &Path, index: &ShardIndex, notices: &mut Vec<String>) -> 
     Ok(catalog)
 }
 
-/// A shard that is not there is an incomplete model, not a mistyped path.
+/// A missing shard means that the model is incomplete, not that the path was mistyped.
 fn missing_shard(error: LoadError) -> LoadError {
     match error {
         LoadError::Io { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {

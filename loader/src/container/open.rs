@@ -1,4 +1,5 @@
-//! From a path as a user gives it to an open model: a file or a folder, told apart by content, not by extension.
+//! From a path as a user gives it to an open model: a file or a folder, recognised by content, not by extension.
+//! It must not know architectures.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,7 @@ pub enum ModelFiles {
 /// Opens a GGUF file, a Hugging Face folder, a file of such a folder, or a folder with exactly one GGUF model.
 ///
 /// # Errors
-/// [`LoadError::Io`]; [`LoadError::NotAModel`] with what the path is instead; [`LoadError::Malformed`].
+/// [`LoadError::Io`]; [`LoadError::NotAModel`] with the kind of file that it is; [`LoadError::Malformed`].
 pub fn open_model(path: &Path) -> Result<ModelFiles> {
     if std::fs::metadata(path).map_err(|source| LoadError::io(path, "open the model", source))?.is_dir() {
         return open_folder(path);
@@ -34,7 +35,7 @@ pub fn open_model(path: &Path) -> Result<ModelFiles> {
             "a text".to_owned(),
             "give a .gguf file, or a folder with config.json and safetensors files",
         )),
-        // The GGUF reader also says what is wrong with a file that is nothing known.
+        // For a file of no known kind, the GGUF reader's error is the most helpful one.
         _ => Gguf::open(path).map(ModelFiles::Gguf),
     }
 }
@@ -88,7 +89,7 @@ fn open_folder(path: &Path) -> Result<ModelFiles> {
     Err(not_a_model(path, "a folder without a model in it".to_owned(), hint))
 }
 
-/// Names of a folder's files, sorted. Names that are not UTF-8 cannot be a model's.
+/// Names of a folder's files, sorted. Models have no names that are not UTF-8.
 fn file_names(folder: &Path) -> Result<Vec<String>> {
     let failed = |source| LoadError::io(folder, "list the folder", source);
     let mut names = Vec::new();

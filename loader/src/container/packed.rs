@@ -1,6 +1,5 @@
-//! The packed layout: each routed expert is one record, gate | up | down as standard files have them, so that one read brings
-//! all of it. What a record looks like, and what a file's metadata says of its records; to the byte in
-//! `docs/packed.md`. It must not know how records are read, written or cached.
+//! The packed layout: each routed expert is one record, gate | up | down as in standard files, so that one read loads all of
+//! it. The shape of a record and the metadata keys of a file's records; specified in `docs/packed.md`. It must not know how records are read, written or cached.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use moelten_quant::Format;
@@ -10,18 +9,18 @@ use crate::error::{Fault, LoadError, Result};
 use crate::io::reader::{align_up, len_u64, printable};
 use crate::spec::Part;
 
-/// Version of the layout. In version 1 sixteen rows of a matrix stood together, block by block.
+/// Version of the layout. In version 1, sixteen rows of a matrix were interleaved block by block.
 pub const VERSION: u32 = 2;
-/// Records begin at multiples of this many bytes of their file and are as long: what unbuffered reads ask for, everywhere.
+/// Offsets and lengths of records are multiples of this, as unbuffered reads require on every system.
 pub const RECORD_ALIGN: u32 = 65_536;
 /// The type of a record tensor.
 pub(crate) const RECORD_TYPE: &str = "I8";
-/// Matrices begin at multiples of this many bytes of their record: at a cache line.
+/// Offsets of matrices in their record are multiples of this, a cache line.
 const MATRIX_ALIGN: u64 = 64;
 /// Layers with records; the lowering refuses more.
 const MAX_LAYERS: usize = 4096;
 
-/// All keys of the layout begin so.
+/// Prefix of all keys of the layout.
 pub(crate) const KEYS: &str = "moelten.packed.";
 const VERSION_KEY: &str = "moelten.packed.version";
 /// Also the field of a layer that has no experts.
@@ -31,7 +30,7 @@ pub(crate) const EXPERTS_KEY: &str = "moelten.packed.experts";
 const TYPES_KEY: &str = "moelten.packed.types";
 /// Also the field of a shape that does not go with the model.
 pub(crate) const SHAPES_KEY: &str = "moelten.packed.shapes";
-/// Filled in when all records are written.
+/// Written when all records are complete.
 pub(crate) const CHECKSUMS_KEY: &str = "moelten.packed.checksums";
 
 /// The name of a record's tensor.
@@ -45,18 +44,18 @@ pub fn record_of_name(name: &str) -> Option<(usize, usize)> {
     Some((layer.parse().ok()?, expert.parse().ok()?))
 }
 
-/// The checksum of a record, all its bytes: XXH3 with 64 bits and seed 0. It finds damage, not malice.
+/// The checksum of a record, all its bytes: XXH3 with 64 bits and seed 0. It detects damage, not tampering.
 /// Source: the xxHash specification, version 0.2.0.
 pub fn checksum(record: &[u8]) -> u64 {
     twox_hash::XxHash3_64::oneshot(record)
 }
 
-/// Whether `record`, all bytes of a record as they were read, is what was written.
+/// Whether `record`, all bytes of a record, has the checksum that was computed when it was written.
 pub fn verify_record(record: &[u8], expected: u64) -> bool {
     checksum(record) == expected
 }
 
-/// Where a matrix lies in the records of a layer.
+/// A matrix in the records of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackedMatrix {
     /// Block format.
@@ -71,7 +70,7 @@ pub struct PackedMatrix {
     pub bytes: u64,
 }
 
-/// What the records of a layer look like.
+/// The layout of a layer's records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordShape {
     /// Gate, up, down.
@@ -122,15 +121,15 @@ impl RecordShape {
 /// The records of a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedLayer {
-    /// Which layer.
+    /// Number of the layer.
     pub layer: usize,
-    /// What each record looks like.
+    /// The layout of each record.
     pub shape: RecordShape,
     /// [`checksum`] of each record, by expert.
     pub checksums: Vec<u64>,
 }
 
-/// What a packed file's metadata says of its records.
+/// The records of a packed file, from its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedIndex {
     layers: Vec<PackedLayer>,
@@ -219,7 +218,7 @@ impl PackedIndex {
 fn ascending_layers(metadata: &Metadata) -> Result<Vec<usize>> {
     let fault = |fault| metadata.fault(LAYERS_KEY, fault);
     let Some(Value::Array(found)) = metadata.get(LAYERS_KEY) else {
-        // Says which of the two it is: missing, or of another type.
+        // The getter's error says whether it is missing or of another type.
         return array(metadata, LAYERS_KEY, 0, Metadata::u64s).map(|_| Vec::new());
     };
     let high = len_u64(MAX_LAYERS);
@@ -236,7 +235,7 @@ fn ascending_layers(metadata: &Metadata) -> Result<Vec<usize>> {
     Ok(numbers.into_iter().map(|n| usize::try_from(n).expect("4096 fits")).collect())
 }
 
-/// An array that must be there and have `len` elements, which is checked before `get` converts them.
+/// A required array of `len` elements. The length is checked before `get` converts them.
 fn array<'m, T>(
     metadata: &'m Metadata,
     key: &str,

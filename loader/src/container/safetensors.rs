@@ -85,7 +85,7 @@ fn parse_with(mut reader: Reader<'_>) -> Result<Vec<TensorInfo>> {
     Ok(tensors)
 }
 
-/// A copy of the header's JSON, given up as soon as it is seen to be beyond the limits.
+/// A copy of the header's JSON. Reading stops as soon as a limit is exceeded.
 fn read_text(reader: &mut Reader<'_>, header_len: u64) -> Result<Vec<u8>> {
     if header_len > reader.remaining() {
         let fault = Fault::Truncated { need: header_len, have: reader.remaining() };
@@ -133,7 +133,7 @@ fn parse_entries(reader: &Reader<'_>, text: &[u8]) -> Result<Vec<(String, Entry)
     }
 }
 
-/// Refuses names that occur twice (parsers disagree on which one counts) and names no message can show.
+/// Refuses names that occur twice (parsers disagree on which one counts), and empty, long and unprintable names.
 fn check_names<'a>(reader: &Reader<'_>, names: impl Iterator<Item = &'a str>, what: &str) -> Result<()> {
     let mut sorted: Vec<&str> = names.collect();
     sorted.sort_unstable();
@@ -151,7 +151,7 @@ fn check_names<'a>(reader: &Reader<'_>, names: impl Iterator<Item = &'a str>, wh
     }
 }
 
-/// Sorts the tensors by place and checks that they cover the data section exactly, each byte once.
+/// Sorts the tensors by offset and checks that they cover each byte of the data section exactly once.
 fn check_tiling(
     reader: &Reader<'_>,
     tensors: &mut [TensorInfo],
@@ -185,7 +185,7 @@ fn check_tiling(
     Ok(())
 }
 
-/// A header as its JSON says it, duplicates and all.
+/// The entries of a header, duplicates included.
 struct Entries {
     tensors: Vec<(String, Entry)>,
     metadata: Vec<(String, String)>,
@@ -198,7 +198,7 @@ struct Entry {
     data_offsets: (u64, u64),
 }
 
-/// At most [`MAX_DIMS`] dimensions, so that a hostile shape allocates nothing.
+/// At most [`MAX_DIMS`] dimensions, so that a long list takes no memory.
 struct Shape(Vec<u64>);
 
 /// A JSON object as a list, which keeps duplicates.
@@ -399,7 +399,7 @@ impl SafeTensors {
 pub struct SafeTensor<'a> {
     /// Its shape, outermost dimension first.
     pub shape: &'a [u64],
-    /// As many values as the shape says.
+    /// The values, row by row, as many as the shape has.
     pub values: SafeValues<'a>,
 }
 
@@ -434,7 +434,7 @@ impl SafeValues<'_> {
 /// [`LoadError::Io`]; in particular when `path` is one of `sources`, the files that the tensors were computed from.
 ///
 /// # Panics
-/// If a shape does not fit its values, or a name occurs twice.
+/// If the number of values differs from the shape, or a name occurs twice.
 pub fn write_safetensors(path: &Path, tensors: &[(&str, SafeTensor<'_>)], sources: &[&Path]) -> Result<()> {
     let mut header = serde_json::Map::new();
     let mut end = 0_u64;

@@ -1,5 +1,5 @@
-//! Recognises, by their first bytes, files that are not models but are often found in a model's place, and says
-//! so in words a person can act on. Knows no model format beyond its magic bytes.
+//! Recognises files by their first bytes: models, and other files that are often mistaken for models. It must not
+//! know a model format beyond its magic bytes.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ pub(crate) enum FileKind {
     Gguf,
     Safetensors,
     Json,
-    /// Never a model: what it is, and what to do.
+    /// Not a model: the kind of file, and a hint.
     Foreign(&'static str, &'static str),
     Unknown,
 }
@@ -53,12 +53,12 @@ pub(crate) fn kind(bytes: &[u8]) -> FileKind {
     }
 }
 
-/// Whether the file that begins with `bytes` is for people to read. A few bytes may be the beginning of anything.
+/// Whether the file that begins with `bytes` is plain text. Fewer than 16 bytes are not enough to tell.
 pub(crate) fn is_text(bytes: &[u8]) -> bool {
     let head = bytes.get(..HEAD).unwrap_or(bytes);
     let whole = match std::str::from_utf8(head) {
         Ok(text) => text,
-        // A character may go on behind the head.
+        // The head may end within a character.
         Err(error) if error.error_len().is_none() => {
             std::str::from_utf8(&head[..error.valid_up_to()]).unwrap_or_default()
         }
@@ -67,7 +67,7 @@ pub(crate) fn is_text(bytes: &[u8]) -> bool {
     whole.len() >= 16 && !whole.chars().any(|c| c.is_control() && !c.is_ascii_whitespace())
 }
 
-/// `error` of a reader that refused `bytes`, or a better one when they are clearly something else.
+/// `error` of a reader that refused `bytes`, or [`LoadError::NotAModel`] if they are of another known kind.
 pub(crate) fn explain(path: &Path, bytes: &[u8], error: LoadError) -> LoadError {
     not_foreign(path, bytes).err().unwrap_or(error)
 }

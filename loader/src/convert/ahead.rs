@@ -1,5 +1,5 @@
-//! Long reads of mapped files: while one batch is worked on, the system reads the next, and what was used is given back, so
-//! that a model larger than memory passes through without filling it. It must not know what the bytes are for.
+//! Long reads of mapped files: while one batch is processed, the next is read, and pages that were used are released, so
+//! that a model larger than memory does not fill it. It must not know what the bytes are for.
 
 use std::sync::mpsc::sync_channel;
 
@@ -7,7 +7,7 @@ use crate::error::{LoadError, Result};
 use crate::io::FileBytes;
 use crate::supervise::caught;
 
-/// Bytes of a file.
+/// A byte range of a file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window<'f> {
     pub file: &'f FileBytes,
@@ -15,7 +15,7 @@ pub(super) struct Window<'f> {
     pub bytes: u64,
 }
 
-/// Items in batches that keep about `most` bytes busy, by the `weight` of each.
+/// Groups items into batches of about `most` bytes; `weight` gives the bytes of an item.
 pub(super) fn batched<T>(
     mut items: impl Iterator<Item = Result<T>>,
     most: u64,
@@ -37,8 +37,11 @@ pub(super) fn batched<T>(
     })
 }
 
-/// Hands the batches to `work`, one after the other, until it returns `false` or fails. `windows` says what of which files
-/// something in a batch reads.
+/// Calls `work` with one batch after the other until it returns `false` or fails. `windows` gives the byte ranges that an
+/// item reads.
+///
+/// # Errors
+/// Those of `work` and of reading; a panic of the reading thread.
 pub(super) fn each_batch<'f, T: Send, W: IntoIterator<Item = Window<'f>>>(
     batches: impl Iterator<Item = Result<Vec<T>>> + Send,
     windows: impl Fn(&T) -> W + Sync,
@@ -57,7 +60,7 @@ pub(super) fn each_batch<'f, T: Send, W: IntoIterator<Item = Window<'f>>>(
         let (to_work, ready) = sync_channel(0);
         scope.spawn(move || {
             let failed = to_work.clone();
-            // No batch is taken any more once the work has ended.
+            // Sending fails once the work has ended.
             let all = move || drop(batches.map(read).try_for_each(|batch| to_work.send(batch)));
             if let Err(panic) = caught("read-ahead", all) {
                 let _ended = failed.send(Err(LoadError::panicked(panic)));
@@ -77,7 +80,7 @@ pub(super) fn each_batch<'f, T: Send, W: IntoIterator<Item = Window<'f>>>(
     })
 }
 
-/// Windows that follow each other, as one; those of two files may take turns.
+/// Joins adjacent windows. Those of two files may alternate.
 fn runs<'f>(windows: impl Iterator<Item = Window<'f>>) -> Vec<Window<'f>> {
     let mut merged: Vec<Window<'f>> = Vec::new();
     for window in windows {

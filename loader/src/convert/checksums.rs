@@ -1,5 +1,4 @@
-//! Checksums that an output has of its tensors and of what each was made from, in its metadata. It must not know when they
-//! are computed.
+//! Checksums of an output's tensors and of their sources, in its metadata. It must not know when they are computed.
 
 use super::metadata::{Entries, set};
 use super::output::Output;
@@ -8,12 +7,12 @@ use crate::error::{Fault, Result};
 
 /// Names of the tensors that have checksums.
 pub(super) const NAMES_KEY: &str = "moelten.checksums.tensors";
-/// XXH3 of their bytes; filled in when all are written.
+/// XXH3 of the bytes of each; 0 until all are written.
 pub(super) const OUTPUTS_KEY: &str = "moelten.checksums.values";
-/// XXH3 of what each was made from: of the checksums of the pieces that were read.
+/// XXH3 of the source of each: over the checksums of the pieces that were read.
 pub(super) const SOURCES_KEY: &str = "moelten.checksums.sources";
 
-/// Puts the names of all tensors into the metadata, and room for their checksums.
+/// Adds the names of all tensors to the metadata, with checksums of 0.
 pub(super) fn make_room(metadata: &mut Entries, outputs: &[Output]) {
     let names: Vec<String> = outputs.iter().map(|output| output.plan.name.clone()).collect();
     let none = || Some(Value::Array(Array::U64(vec![0; names.len()])));
@@ -31,18 +30,18 @@ pub(super) fn are_in(metadata: &Entries) -> bool {
     metadata.iter().any(|(key, _)| key == NAMES_KEY)
 }
 
-/// Checksums of a tensor, as the file says.
+/// Checksums of a tensor, as the file states them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
     /// The tensor's name.
     pub name: String,
-    /// Of its bytes.
+    /// XXH3 of its bytes.
     pub values: u64,
-    /// Of what it was made from.
+    /// Checksum of the source bytes that it was made from.
     pub source: u64,
 }
 
-/// The checksums that a file has of its tensors; empty for files of other programs.
+/// The checksums in a file's metadata; empty for files of other programs.
 ///
 /// # Errors
 /// [`crate::error::LoadError::Malformed`] for keys of other types or lengths.

@@ -1,5 +1,5 @@
-//! What a conversion will take: bytes to read, bytes to keep in memory, and time, from a piece of each kind that is made on
-//! the spot. It must not write anything.
+//! Estimates a conversion: bytes to read, bytes of memory, and time, measured on one piece of each kind. It must not
+//! write anything.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,22 +9,22 @@ use super::plan::Conversion;
 use super::write::{IN_MEMORY, OF_A_THREAD, Work, batch_bytes};
 use crate::error::Result;
 
-/// What a conversion will take.
+/// The cost of a conversion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
     /// Bytes of the source that are read.
     pub read: u64,
     /// Bytes that are written, header included.
     pub written: u64,
-    /// Time of one thread to make them.
+    /// Time that one thread would take.
     pub one_thread: Duration,
 }
 
 impl Conversion<'_> {
-    /// Makes one piece of each kind and multiplies.
+    /// Makes one piece of each kind, measures it and extrapolates.
     ///
     /// # Errors
-    /// What is wrong with those pieces; as [`Self::layout`].
+    /// As [`Self::write_with`] for those pieces; as [`Self::layout`].
     pub fn estimate(&self) -> Result<Estimate> {
         let maker = self.maker();
         let mut rates: BTreeMap<Kind, f64> = BTreeMap::new();
@@ -37,7 +37,7 @@ impl Conversion<'_> {
                 let rate = match rates.get(&kind) {
                     Some(&rate) => rate,
                     None => {
-                        // Once to have it in memory, once to measure.
+                        // The first run brings the source into memory, the second is measured.
                         maker.make(&piece, &output.plan.name)?;
                         let begun = Instant::now();
                         maker.make(&piece, &output.plan.name)?;

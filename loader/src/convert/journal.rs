@@ -1,5 +1,5 @@
-//! The journal of an unfinished output: which tensors are complete in the partial file beside it, and the checksums that
-//! say so. Text, a line for each tensor; a torn or foreign line ends it. It must not know what the tensors are.
+//! The journal of an unfinished output: the tensors that are complete in the partial file beside it, with their
+//! checksums. Text, one line for each tensor; an incomplete or foreign line ends it. It must not know what the tensors are.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -9,15 +9,15 @@ use twox_hash::XxHash3_64;
 
 use crate::io::output::open_regular;
 
-/// First words of the file; what follows them says which conversion it belongs to.
+/// The beginning of the file; the fingerprint of the conversion follows.
 const TITLE: &str = "moelten-journal 1";
 
 /// Checksums of a tensor that is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// Of its bytes in the output.
+    /// Checksum of its bytes in the output.
     pub output: u64,
-    /// Of what it was made from.
+    /// Checksum of the source bytes that it was made from.
     pub source: u64,
 }
 
@@ -38,8 +38,8 @@ impl Journal {
         name.into()
     }
 
-    /// Opens or begins the journal beside `partial`. The second value says whether it was about a conversion with another
-    /// `fingerprint`, whose entries are forgotten.
+    /// Opens or begins the journal beside `partial`. The second value says whether it belonged to a conversion with another
+    /// `fingerprint`; its entries are then discarded.
     pub fn open(partial: &Path, fingerprint: u64) -> io::Result<(Self, bool)> {
         let path = Self::path(partial);
         let mut file = open_regular(&path)?;
@@ -63,12 +63,12 @@ impl Journal {
         Ok((journal, !mine && !bytes.is_empty()))
     }
 
-    /// What was written down.
+    /// The entries so far.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// Forgets all but the first `count` entries.
+    /// Discards all but the first `count` entries.
     pub fn keep(&mut self, count: usize) -> io::Result<()> {
         self.entries.truncate(count);
         let title = TITLE.len() + 1 + 16 + 1;
@@ -78,7 +78,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes down that one more tensor is complete.
+    /// Records that the next tensor is complete.
     pub fn push(&mut self, entry: Entry) -> io::Result<()> {
         let line = line(entry, self.entries.len(), self.fingerprint);
         debug_assert_eq!(line.len(), LINE);
@@ -124,7 +124,7 @@ mod tests {
         drop(journal);
         let path = Journal::path(&partial);
         let whole = std::fs::read(&path).unwrap();
-        // At every length, and with every byte damaged, what is read is a beginning of what was written.
+        // Cut at every length and damaged at every byte, it reads as a prefix of the entries.
         for len in 0..=whole.len() {
             std::fs::write(&path, whole.get(..len).unwrap()).unwrap();
             let (journal, _) = Journal::open(&partial, 7).unwrap();

@@ -1,4 +1,4 @@
-//! Metadata of an output: what its source said, what its layout needs, and where it comes from. It must not know how values
+//! Metadata of an output: that of its source, what its layout needs, and its provenance. It must not know how values
 //! are made.
 
 use crate::config::write as gguf_keys;
@@ -12,11 +12,11 @@ use crate::text::{self, TEMPLATE_KEY};
 /// Keys and values of an output.
 pub(super) type Entries = Vec<(String, Value)>;
 
-/// Metadata of the output, but what describes its types and layout, and notices for people.
+/// Metadata of the output without the keys of its types and layout, and notices.
 pub(super) fn metadata(model: &LoadedModel) -> Result<(Entries, Vec<String>)> {
     let mut notices = Vec::new();
     let entries = match &model.source {
-        // Another reader may know keys that we do not: everything is kept but what describes how this very file lies.
+        // Other readers may know keys that this one does not: all are kept but those of the file's own layout.
         Source::Gguf { metadata, .. } => metadata
             .iter()
             .filter(|(key, _)| {
@@ -41,7 +41,7 @@ pub(super) fn metadata(model: &LoadedModel) -> Result<(Entries, Vec<String>)> {
     Ok((entries, notices))
 }
 
-/// Gives `key` another value, or none.
+/// Replaces the value of `key`, or removes the key.
 pub(super) fn set(metadata: &mut Entries, key: &str, value: Option<Value>) {
     metadata.retain(|(found, _)| found != key);
     metadata.extend(value.map(|value| (key.to_owned(), value)));

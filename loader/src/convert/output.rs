@@ -19,22 +19,22 @@ use crate::spec::{ModelSpec, Part, RopeScaling, RopeSpec};
 use crate::tensors::bank::MatrixRef;
 use crate::tensors::roles::{GGUF_NAMES, Role, gguf_name};
 
-/// How the experts of the output lie.
+/// The arrangement of the experts in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FileLayout {
-    /// In banks, a tensor for all gates of a layer, one for all ups, one for all downs: what every reader of GGUF knows.
+    /// One tensor for all gates of a layer, one for all ups, one for all downs: the usual GGUF layout.
     #[default]
     Standard,
-    /// In records, a tensor for each expert: see [`crate::container::packed`].
+    /// One record for each expert; see [`crate::container::packed`].
     Packed,
 }
 
 /// Types of the output's matrices.
 #[derive(Clone, Copy)]
 pub enum Types<'f> {
-    /// Those of the source, bytes as they are. Only GGUF files have types that can be kept.
+    /// Those of the source; bytes are copied. Only GGUF sources can be kept.
     Kept,
-    /// What the function says of each matrix; vectors are F32, and so are routers for which it says blocks.
+    /// Those that the function gives. Vectors are F32, and so are routers for which it gives a block format.
     Chosen(&'f dyn Fn(Role) -> Format),
 }
 
@@ -45,15 +45,15 @@ pub(super) struct Output {
     pub values: Values,
 }
 
-/// Where its values come from. Experts' are encoded, or kept as they are.
+/// The source of a tensor's values. Experts are encoded or copied.
 pub(super) enum Values {
-    /// A tensor of the source, as it is.
+    /// A copy of a tensor of the source.
     Tensor(TensorInfo),
     /// A matrix of the source in another format.
     Matrix { role: Role, matrix: MatrixRef, format: Format, pairs: Option<RowPairs> },
     /// One matrix of each expert of a layer.
     Bank { layer: usize, part: Part, encode: Option<Format> },
-    /// All matrices of one expert, as the plan's index says.
+    /// All matrices of one expert, laid out by the plan's index.
     Record { layer: usize, expert: usize, encode: bool },
     /// Numbers of the spec.
     Numbers(Vec<f32>),
@@ -76,7 +76,7 @@ impl Output {
     }
 }
 
-/// Every tensor of the output outside expert banks: of a file whose types are kept, all that it has.
+/// Every tensor of the output outside expert banks. Of a file whose types are kept, all others are copied.
 pub(super) fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec<Output>> {
     let (spec, tensors) = (&model.spec, &model.tensors);
     let choose = match (types, &model.source) {
@@ -99,7 +99,7 @@ pub(super) fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec
         let vector = matrix.rows == 1;
         let router = is_router(role);
         let chosen = choose(role);
-        // What decides between experts is never rounded to blocks.
+        // Routers are never rounded to blocks: a small error would choose other experts.
         let exact = (vector && !router) || (router && chosen.block_len() > 1);
         let format = if exact { Format::F32 } else { chosen };
         let shape = if vector {
@@ -187,7 +187,7 @@ pub(super) fn banks(
         .collect()
 }
 
-/// What the records of a layer look like; their checksums are not known yet.
+/// The shape of a layer's records. Checksums are 0 until they are computed.
 pub(super) fn packed_layer(model: &LoadedModel, layer: usize, formats: [Format; 3]) -> Result<PackedLayer> {
     let bank = bank(model, layer);
     let [gate, up, down] = formats;
@@ -237,7 +237,7 @@ fn rope_divisors(spec: &ModelSpec) -> Vec<Output> {
     }
 }
 
-/// By how much Llama 3.1's scaling divides each frequency.
+/// Divisor of each frequency under Llama 3.1's scaling, `[dim / 2]`.
 fn llama3_divisors(rope: &RopeSpec) -> Vec<f32> {
     let frequencies = rope.frequencies(usize::MAX);
     let plain = RopeSpec { scaling: RopeScaling::None, ..rope.clone() }.frequencies(usize::MAX);

@@ -1,5 +1,5 @@
-//! What the values of an output tensor are made of: pieces that any thread can make on its own, in any order, to the same
-//! bytes. It must not know files that are written, nor threads.
+//! The values of output tensors, in pieces. Any thread can make a piece, in any order, with the same bytes. It must not
+//! know the file that is written, nor threads.
 
 use std::hash::Hasher;
 use std::ops::Range;
@@ -20,26 +20,26 @@ use crate::tensors::bank::{ExpertBank, MatrixRef, RecordRef};
 use crate::tensors::roles::Role;
 use crate::tensors::store::TensorStore;
 
-/// Weights that are converted at once. Part of what a source checksum means: see [`Made::source`].
+/// Weights of a piece. The definition of source checksums depends on it; see [`Made::source`].
 const WEIGHTS_AT_ONCE: usize = 1 << 18;
-/// Bytes that are copied at once.
+/// Bytes of a copied piece.
 const BYTES_AT_ONCE: u64 = 1 << 20;
-/// Pieces have a multiple of so many rows. Part of what a source checksum means as well.
+/// The rows of a piece are a multiple of this. The definition of source checksums depends on it too.
 const ROWS_AT_ONCE: usize = 16;
 
-/// By how much errors count in the columns of matrices.
+/// How much errors in the columns of matrices matter.
 pub trait Importance: Sync {
-    /// A number for each of the `cols` columns of a matrix, or of that of one expert; `None` where nothing is known.
+    /// The weight of an error in each column of a matrix, `[cols]`, or of one expert's matrix; `None` if not known.
     ///
     /// # Errors
-    /// When what is known is of another model.
+    /// If the data belong to another model.
     fn columns(&self, role: Role, expert: Option<usize>, cols: usize) -> Result<Option<Vec<f32>>>;
 
-    /// Something that differs where the numbers do.
+    /// A hash of all data.
     fn fingerprint(&self) -> u64;
 }
 
-/// Bytes of a file of the source.
+/// A byte range of a file of the source.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     file: usize,
@@ -47,7 +47,7 @@ struct Span {
     bytes: u64,
 }
 
-/// A run of bytes of an output tensor, and what it is made of.
+/// A run of bytes of an output tensor.
 #[derive(Debug, Clone)]
 pub(super) struct OutputPiece {
     /// Index of the output.
@@ -57,13 +57,13 @@ pub(super) struct OutputPiece {
 
 #[derive(Debug, Clone)]
 enum Make {
-    /// Nothing lies here.
+    /// Padding.
     Zeros(usize),
     /// Numbers of the spec.
     Numbers(Arc<[u8]>),
-    /// Bytes as they are.
+    /// A copy of bytes of the source.
     Bytes(Span),
-    /// No bytes: a record of the source is held against its checksum before its matrices are used.
+    /// No bytes: the checksum of a record of the source is verified before its matrices are used.
     Record { layer: usize, expert: usize },
     /// Rows of a matrix.
     Rows(Rows),
@@ -76,22 +76,22 @@ struct Rows {
     rows: Range<usize>,
     format: Format,
     pairs: Option<RowPairs>,
-    /// Of the columns.
+    /// Of the columns, `[cols]`.
     importance: Option<Arc<[f32]>>,
 }
 
-/// Pieces of one kind take the same time for each byte of the source: format before and after, and whether columns count
-/// differently.
+/// Format before and after, and whether columns are weighted. Pieces of one kind take the same time for each byte of the
+/// source.
 pub(super) type Kind = (Format, Option<Format>, bool);
 
-/// What a piece became.
+/// A finished piece.
 pub(super) struct Made {
     pub bytes: Vec<u8>,
-    /// XXH3 of the bytes of the source that went in, row by row in the order of the output; `None` for what has none.
+    /// XXH3 of the source bytes, row by row in the order of the output; `None` without source bytes.
     pub source: Option<u64>,
 }
 
-/// Makes pieces, and the bytes of each.
+/// Splits outputs into pieces and makes them.
 pub(super) struct Maker<'a> {
     pub tensors: &'a TensorStore,
     pub packed: Option<&'a PackedIndex>,
@@ -116,7 +116,7 @@ impl Maker<'_> {
             Values::Bank { layer, part, encode } => {
                 let bank = bank(self.tensors, *layer);
                 for expert in 0..bank.experts() {
-                    // Once for each record: the first bank that takes something from it.
+                    // Once for each record: before the first bank that reads from it.
                     if *part == Part::Gate && bank.record(expert).is_some() {
                         out.push(Make::Record { layer: *layer, expert });
                     }
@@ -159,13 +159,13 @@ impl Maker<'_> {
         Ok(())
     }
 
-    /// What the columns of a matrix count, if that is known.
+    /// The importance of a matrix's columns, if it is known.
     fn columns(&self, role: Role, expert: Option<usize>, matrix: &MatrixRef) -> Result<Option<Arc<[f32]>>> {
         let Some(importance) = self.importance.filter(|_| matrix.rows > 1) else { return Ok(None) };
         Ok(importance.columns(role, expert, matrix.cols)?.map(Arc::from))
     }
 
-    /// What of the source a piece reads.
+    /// The byte range of the source that a piece reads.
     pub fn window(&self, piece: &OutputPiece) -> Option<Window<'_>> {
         let Span { file, offset, bytes } = match &piece.make {
             Make::Zeros(_) | Make::Numbers(_) => return None,
@@ -175,7 +175,7 @@ impl Maker<'_> {
                 Span { file, offset, bytes }
             }
             Make::Rows(Rows { matrix, rows, pairs, .. }) => {
-                // Rows move within their head only.
+                // Rows are reordered within their head only.
                 let head = pairs.map_or(1, |pairs| pairs.head_dim);
                 let end = rows.end.next_multiple_of(head).min(matrix.rows);
                 let (offset, bytes) = matrix.place_of(rows.start / head * head..end);
@@ -185,7 +185,7 @@ impl Maker<'_> {
         Some(Window { file: self.tensors.file(file), offset, bytes })
     }
 
-    /// About how many bytes a piece keeps in memory: of the source or of what it becomes, whichever are more.
+    /// About the bytes of memory that a piece takes: its source or its output, whichever is larger.
     pub fn weight(&self, piece: &OutputPiece) -> u64 {
         let made = match &piece.make {
             Make::Zeros(len) => len_u64(*len),
@@ -199,7 +199,7 @@ impl Maker<'_> {
         made.max(self.window(piece).map_or(0, |window| window.bytes))
     }
 
-    /// Its kind; `None` for what is made of nothing.
+    /// Its kind; `None` for pieces without source bytes.
     pub fn kind(&self, piece: &OutputPiece) -> Option<Kind> {
         match &piece.make {
             Make::Zeros(_) | Make::Numbers(_) | Make::Record { .. } => None,
@@ -222,7 +222,7 @@ impl Maker<'_> {
         bytes.expect("the container reader checked every range")
     }
 
-    /// The bytes of a piece; `name` is the tensor's, for messages.
+    /// Makes a piece. Messages show the tensor as `name`.
     pub fn make(&self, piece: &OutputPiece, name: &str) -> Result<Made> {
         Ok(match &piece.make {
             Make::Zeros(len) => Made { bytes: vec![0; *len], source: None },
@@ -246,9 +246,9 @@ impl Maker<'_> {
     fn values(&self, of: &Rows) -> (Vec<f32>, u64) {
         let view = self.tensors.view(&of.matrix);
         let mut hash = XxHash3_64::with_seed(0);
-        // Bytes of the source are hashed as they are read here, because reading them is what takes the time.
+        // The source is hashed while it is read for the values, so that it is read once.
         if of.matrix.rows == 1 {
-            // Of a vector the values move, as rows of a matrix do.
+            // Values of a vector are reordered like rows of a matrix.
             let mut vector = vec![0.0; of.matrix.cols];
             view.decode_row(0, &mut vector);
             hash.write(view.row(0));
@@ -323,7 +323,7 @@ fn rows(
     importance: Option<Arc<[f32]>>,
     out: &mut Vec<Make>,
 ) {
-    // Blocks that are as they should be are not rounded once more. Floats come out as they went in, and are looked at.
+    // Blocks of the right format are not rounded again. Floats are unchanged, but checked for NaN and infinity.
     let blocks = matrix.format.block_len() > 1;
     let format = format.filter(|&format| format != matrix.format || pairs.is_some() || !blocks);
     let Some(format) = format else {
@@ -347,9 +347,9 @@ fn part_of(bank: &ExpertBank, expert: usize, part: Part) -> &MatrixRef {
     bank.part(expert, part).expect("the plan refuses experts without gate, up and down")
 }
 
-/// Holds the record of an expert against its checksum.
+/// Verifies the checksum of an expert's record.
 fn verify(tensors: &TensorStore, layer: usize, expert: usize) -> Result<()> {
-    let record = bank(tensors, layer).record(expert).expect("only what has a record is held against it");
+    let record = bank(tensors, layer).record(expert).expect("such a piece is made for records only");
     let &RecordRef { file, offset, checksum: expected, .. } = record;
     let found = packed::checksum(tensors.record_bytes(record));
     if found == expected {

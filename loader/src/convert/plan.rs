@@ -26,7 +26,7 @@ use crate::spec::Part;
 use crate::tensors::bank::{ExpertBank, MatrixRef};
 use crate::tensors::roles::Role;
 
-/// What becomes of a matrix, or of one matrix of all experts of a layer.
+/// Types and sizes of a matrix before and after, or of one matrix of all experts of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
     /// What kind of matrix it is.
@@ -49,7 +49,7 @@ pub struct Conversion<'a> {
     pub(super) outputs: Vec<Output>,
     /// Layers with experts, and the formats of their gates, ups and downs.
     experts: Vec<(usize, [Format; 3])>,
-    /// What its records look like, if it has any; their checksums are not known yet.
+    /// The shapes of its records, if it has any. Checksums are 0 until they are computed.
     pub(super) packed: Option<PackedIndex>,
     pub(super) metadata: Entries,
     pub(super) importance: Option<&'a dyn Importance>,
@@ -57,7 +57,7 @@ pub struct Conversion<'a> {
     protected: Vec<PathBuf>,
     /// Whether the metadata has room for checksums of every tensor.
     pub(super) described: bool,
-    /// What the output cannot say, one line each, for people.
+    /// Properties of the source that the output cannot express, one line each.
     pub notices: Vec<String>,
 }
 
@@ -106,7 +106,7 @@ impl<'a> Conversion<'a> {
         let (mut metadata, notices) = metadata(model)?;
         if encoded {
             set(&mut metadata, "general.quantization_version", Some(Value::U32(2)));
-            // What it said of the source's types is not true any more; `describe` says what is.
+            // The source's type no longer applies; `describe` sets the new one.
             set(&mut metadata, "general.file_type", None);
             metadata.retain(|(key, _)| !key.starts_with("quantize.imatrix."));
         }
@@ -114,7 +114,7 @@ impl<'a> Conversion<'a> {
             set(&mut metadata, ALIGNMENT_KEY, Some(Value::U32(packed::RECORD_ALIGN)));
             metadata.extend(packed.metadata());
         }
-        // A source that has checksums of its tensors gives an output with those of its own, which may be other tensors.
+        // The output of a source with checksums gets its own: its tensors may be others.
         let described = checksums::are_in(&metadata);
         if described {
             checksums::make_room(&mut metadata, &outputs);
@@ -174,12 +174,12 @@ impl<'a> Conversion<'a> {
         changes
     }
 
-    /// Has errors in columns count as `importance` says, wherever that makes a difference.
+    /// Weights errors in columns by `importance`, for formats whose encoder can use it.
     pub fn weigh(&mut self, importance: &'a dyn Importance) {
         self.importance = Some(importance);
     }
 
-    /// Has `path` count as an input, which the output must not replace.
+    /// Declares `path` an input, which the output must not replace.
     pub fn protect(&mut self, path: &Path) {
         self.protected.push(path.to_owned());
     }
@@ -194,7 +194,7 @@ impl<'a> Conversion<'a> {
         PartialFile::places(target, &sources).map(drop)
     }
 
-    /// Everything that is read: weights, what lies beside them in a folder, and what else was named.
+    /// All inputs: weights, other files of the folder, and those given to [`Self::protect`].
     pub(super) fn inputs(&self) -> Vec<PathBuf> {
         let mut inputs: Vec<PathBuf> =
             self.model.tensors.catalog().files().iter().map(|file| file.path().to_owned()).collect();
@@ -210,7 +210,7 @@ impl<'a> Conversion<'a> {
         inputs
     }
 
-    /// How the file that will be `target` lies.
+    /// The header and byte ranges of the file that will be `target`.
     ///
     /// # Errors
     /// As [`GgufPlan::new`].

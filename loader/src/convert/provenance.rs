@@ -1,5 +1,5 @@
-//! Where an output comes from, written into its metadata: source, options, version, and checksums of every tensor and of
-//! what it was made from. No times and no names of machines: the same source and options give the same file. It must not
+//! The provenance of an output in its metadata: source, options, version, and checksums of every tensor and of its
+//! source. No times and no machine names: the same source and options give the same file. It must not
 //! know how values are made.
 
 use std::hash::Hasher;
@@ -18,20 +18,20 @@ use crate::error::Result;
 use crate::io::FileBytes;
 use crate::load::Source;
 
-/// What a person or a program asked for.
+/// How the conversion was requested.
 #[derive(Debug, Clone, Default)]
 pub struct Description {
     /// Version of the program.
     pub version: String,
-    /// Options that matter for the bytes, as on a command line.
+    /// Options that influence the output, as on a command line.
     pub options: String,
     /// The conventional number for the mixture of types, if there is one (`general.file_type`).
     pub file_type: Option<u32>,
-    /// More keys, of what else went in.
+    /// More keys, e.g. of the importance file.
     pub more: Vec<(String, Value)>,
 }
 
-/// What a Hugging Face cache says of a file or folder in it.
+/// Repository and revision of a file in a Hugging Face cache.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Snapshot {
     repository: Option<String>,
@@ -39,7 +39,7 @@ struct Snapshot {
 }
 
 impl Conversion<'_> {
-    /// Writes into the metadata where the file comes from.
+    /// Adds provenance to the metadata.
     pub fn describe(&mut self, about: &Description) {
         let files = self.model.tensors.catalog().files();
         let text = |text: &str| Some(Value::Str(text.to_owned()));
@@ -79,7 +79,7 @@ impl Conversion<'_> {
         }
     }
 
-    /// Something that differs where sources or options do.
+    /// A hash of sources and options.
     pub(super) fn fingerprint(&self, plan: &GgufPlan) -> u64 {
         let mut hash = XxHash3_64::with_seed(0);
         hash.write(plan.header());
@@ -95,7 +95,7 @@ impl Conversion<'_> {
         hash.finish()
     }
 
-    /// Fills in the checksums that are known now.
+    /// Writes the checksums into the header of the finished file.
     pub(super) fn seal(&self, writer: &mut GgufWriter, entries: &[Entry]) -> Result<()> {
         let sums = |of: fn(&Entry) -> u64, count: usize| {
             let last = entries.get(entries.len() - count..).unwrap_or_default();
@@ -119,7 +119,7 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// The SHA-256 of a file, where a Hugging Face cache has it as the name of the file that is linked to.
+/// The SHA-256 of a file in a Hugging Face cache, which is the name of the file that the link points to.
 fn sha256(path: &Path) -> Option<String> {
     let full = path.canonicalize().ok()?;
     let (name, folder) = (full.file_name()?.to_str()?, full.parent()?.file_name()?);

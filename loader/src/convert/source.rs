@@ -1,5 +1,5 @@
-//! What a conversion takes from a model: its experts layer by layer, and the row order of its files. It must not know what
-//! becomes of them.
+//! What a conversion reads from a model: its experts layer by layer, and the row order of its files. It must not know
+//! outputs.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::spec::{ModelSpec, Pairing, Part};
 use crate::tensors::bank::{ExpertBank, MatrixRef};
 use crate::tensors::roles::{LayerTensor, Role};
 
-/// Rows of Q and K whose rope pairs move from halves to neighbours.
+/// Rows of Q and K whose rope pairs are reordered from halves to neighbours.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RowPairs {
     pub head_dim: usize,
@@ -17,7 +17,7 @@ pub(super) struct RowPairs {
 }
 
 impl RowPairs {
-    /// The source row that stands at `row` in the output.
+    /// The source row for `row` of the output.
     pub fn source(self, row: usize) -> usize {
         let (head, inside) = (row / self.head_dim, row % self.head_dim);
         if inside >= self.rope_dim {
@@ -50,7 +50,10 @@ pub(super) fn is_router(role: Role) -> bool {
     matches!(role, Role::Layer(_, LayerTensor::Router | LayerTensor::SharedInput))
 }
 
-/// The experts of a layer that has some.
+/// The expert bank of a layer.
+///
+/// # Panics
+/// If the layer has none.
 pub(super) fn bank(model: &LoadedModel, layer: usize) -> &ExpertBank {
     model.tensors.bank_of_layer(layer).expect("only layers with experts are asked for")
 }

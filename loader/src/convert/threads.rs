@@ -1,4 +1,5 @@
-//! Threads of a conversion's own. A panic on one of them is an error of the conversion. It must not know what they do.
+//! The worker threads of a conversion. A panic on one of them becomes an error of the conversion. It must not know what
+//! they do.
 
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use crate::supervise::caught;
 pub(super) struct Threads(rayon::ThreadPool);
 
 impl Threads {
-    /// So many threads, at least one.
+    /// Starts `count` threads, at least one.
     ///
     /// # Errors
     /// [`LoadError::Io`] when the system starts none.
@@ -20,10 +21,10 @@ impl Threads {
         pool.map(Self).map_err(failed)
     }
 
-    /// Does `work` there; what it does with iterators of rayon is done on all of them.
+    /// Runs `work` on them. Its parallel iterators use all of them.
     ///
     /// # Errors
-    /// [`LoadError::Io`] with what a panic said.
+    /// [`LoadError::Io`] with the message of a panic.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         caught("conversion", || self.0.install(work)).map_err(LoadError::panicked)
     }

@@ -1,5 +1,4 @@
-//! Which type each matrix of an output gets: mixtures for people who name one type, and patterns for those who want
-//! another for some tensors. It must not know how values are encoded.
+//! The type of each matrix of an output: named mixtures of types, and patterns that set the types of some tensors. It must not know how values are encoded.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +13,7 @@ use crate::spec::Part;
 use crate::tensors::bank::MatrixRef;
 use crate::tensors::roles::{LayerTensor, Role, gguf_name};
 
-/// A kind of matrices that people think of as one.
+/// Classes of matrices for reports and type rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
     /// The token embedding.
@@ -50,7 +49,7 @@ impl Class {
         }
     }
 
-    /// For people.
+    /// Name for reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Embedding => "embedding",
@@ -64,13 +63,13 @@ impl Class {
     }
 }
 
-/// A mixture of types under one name. Experts are most of a model and get the type that it is named after; what every token
-/// reads, and what a small change of hurts most, gets as much or more.
+/// A mixture of types under one name. Experts are most of a model and get the type of that name; matrices that every token
+/// reads, and those that are sensitive to errors, get as many bits or more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mixture {
-    /// As people write it.
+    /// As on the command line.
     pub name: &'static str,
-    /// What it is good for, a line.
+    /// Its use, one line.
     pub about: &'static str,
     /// Routed experts.
     experts: Format,
@@ -177,7 +176,7 @@ pub struct Override {
     format: Format,
 }
 
-/// Why types cannot be as asked.
+/// Why the requested types are refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TypeError {
@@ -201,7 +200,7 @@ pub enum TypeError {
         /// Name of one of them.
         example: String,
     },
-    /// Blocks for what has to stay exact.
+    /// A block format for a matrix that has to stay exact.
     #[error("{role} has to stay F32, F16 or BF16, and `{pattern}` would make it {format}")]
     Exact {
         /// The tensor.
@@ -211,7 +210,7 @@ pub enum TypeError {
         /// The type asked for.
         format: Format,
     },
-    /// Rows that are no whole number of blocks.
+    /// Rows that are not a whole number of blocks.
     #[error(
         "rows of {role} have {cols} columns, which do not divide into blocks of {block} as {format} needs; choose a type with \
          blocks of 32 (q8_0, q5_1, q4_0, iq4_nl), or allow {instead} for these tensors with --allow-fallback"
@@ -225,7 +224,7 @@ pub enum TypeError {
         format: Format,
         /// Weights per block of that type.
         block: usize,
-        /// What a fallback would take.
+        /// The type that a fallback would use.
         instead: Format,
     },
     /// A type that can be read and not written.
@@ -246,7 +245,7 @@ impl Override {
             return Err(TypeError::Unwritable(format));
         }
         let compiled = Regex::new(pattern).map_err(|error| {
-            // The cause says what is wrong with the pattern, on several lines.
+            // The last line of the cause describes the fault in the pattern.
             let cause =
                 std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
             fail(cause.lines().last().unwrap_or_default().to_owned())
@@ -261,14 +260,14 @@ impl fmt::Display for Override {
     }
 }
 
-/// A matrix whose type is not the one that was wanted.
+/// A matrix that did not get the requested type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fallback {
     /// The matrix.
     pub role: Role,
-    /// What was wanted.
+    /// The requested type.
     pub wanted: Format,
-    /// What it is.
+    /// The type that it gets.
     pub got: Format,
 }
 
@@ -276,12 +275,12 @@ pub struct Fallback {
 #[derive(Debug, Clone)]
 pub struct TypePlan {
     formats: BTreeMap<Role, Format>,
-    /// What differs from what was wanted, because rows do not divide.
+    /// Matrices whose rows do not divide into blocks of the requested type.
     pub fallbacks: Vec<Fallback>,
 }
 
 impl TypePlan {
-    /// Types of all matrices of `model`: those of `mixture`, but of the last pattern that matches a name where one does.
+    /// Types of all matrices of `model`: those of `mixture`, overridden by the last pattern that matches the name.
     ///
     /// # Errors
     /// See [`TypeError`].
@@ -351,7 +350,7 @@ fn narrower(wanted: Format, cols: usize) -> Format {
     if instead.row_bytes(cols).is_some() { instead } else { F16 }
 }
 
-/// All matrices by role; of experts, the first of their layer stands for all.
+/// All matrices by role. The first expert of a layer represents all of them.
 pub fn matrices(model: &LoadedModel) -> Vec<(Role, MatrixRef)> {
     let experts = expert_layers(model).flat_map(|(layer, _)| {
         let bank = bank(model, layer);

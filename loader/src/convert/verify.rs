@@ -1,4 +1,4 @@
-//! Whether a file is what was written, and how far its weights are from those it was made from. It must not know how results
+//! Verifies a file: checksums of its tensors, and the error of its weights against the source. It must not know how results
 //! are shown.
 
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ use crate::tensors::bank::{MatrixRef, RecordRef};
 use crate::tensors::roles::{Role, gguf_name};
 use crate::tensors::store::TensorStore;
 
-/// Weights that one thread looks at without a break.
+/// Weights of a piece, which one thread checks.
 const WEIGHTS_AT_ONCE: usize = 1 << 18;
 /// Bytes of files that are read together.
 const BATCH_BYTES: u64 = 32 << 20;
@@ -34,33 +34,33 @@ const BATCH_BYTES: u64 = 32 << 20;
 /// Something wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Damage {
-    /// A tensor whose bytes are not those that were written.
+    /// A tensor whose bytes differ from those that were written.
     Checksum {
-        /// Its name.
+        /// As the file calls it.
         tensor: String,
     },
-    /// A tensor that was written and is not there.
+    /// A tensor that was written and is missing.
     Missing {
-        /// Its name.
+        /// As the checksums call it.
         tensor: String,
     },
     /// A weight that is NaN or infinite.
     NotFinite {
-        /// The matrix, as GGUF calls it.
+        /// The GGUF name of the matrix.
         tensor: String,
-        /// Which expert, if it is one's.
+        /// The expert, if the matrix belongs to one.
         expert: Option<usize>,
         /// The row of the first such weight.
         row: usize,
     },
-    /// A tensor that was made from something else than the source at hand.
+    /// A tensor that was made from another source.
     Source {
-        /// Its name.
+        /// As the file calls it.
         tensor: String,
     },
 }
 
-/// How far weights are from those they were made from.
+/// The error of weights against their source.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Distance {
     /// Sum of squares of the differences.
@@ -72,7 +72,7 @@ pub struct Distance {
 }
 
 impl Distance {
-    /// The root of the mean square difference, as a share of that of the weights.
+    /// The root mean square of the differences, divided by that of the source's weights.
     pub fn relative(&self) -> f64 {
         if self.squares > 0.0 { (self.errors / self.squares).sqrt() } else { 0.0 }
     }
@@ -93,27 +93,27 @@ pub struct Weights {
     pub count: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// From the source, if one was given.
+    /// Error against the source, if one was given.
     pub distance: Option<Distance>,
 }
 
-/// What was found.
+/// The result of a check.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Tensors with a checksum, all of which were looked at.
+    /// Tensors whose checksum was verified.
     pub checked: usize,
     /// Tensors without one.
     pub unchecked: usize,
-    /// What is wrong.
+    /// The faults, in file order.
     pub damage: Vec<Damage>,
-    /// All weights, by class and name of their type.
+    /// Statistics of all weights, by class and type.
     pub classes: BTreeMap<(Class, &'static str), Weights>,
-    /// Tensors that were made from the source at hand, by their checksums.
+    /// Tensors that were made from the given source, by their checksums.
     pub from_source: usize,
 }
 
-/// Looks at a file, and at the source it was made from, on `threads` threads. `progress` gets bytes done and bytes in all, and
-/// ends the work by returning `false`; the result is then `None`.
+/// Checks a file, and compares it with its source if one is given, on `threads` threads. `progress` gets bytes done and
+/// bytes in all, and ends the work by returning `false`; the result is then `None`.
 ///
 /// # Errors
 /// [`LoadError::Io`]; [`LoadError::Unsupported`] for a source whose matrices are others.
@@ -146,7 +146,7 @@ pub fn verify(
     Ok(complete.then_some(report))
 }
 
-/// Holds the bytes of tensors against their checksums.
+/// Verifies the checksums of tensors.
 fn checksums(model: &LoadedModel, report: &mut Report, step: &mut dyn FnMut(u64) -> bool) -> Result<bool> {
     let catalog = model.tensors.catalog();
     let mut expected: BTreeMap<String, u64> = BTreeMap::new();
@@ -214,7 +214,7 @@ fn checksums_of(model: &LoadedModel) -> Result<Vec<Recorded>> {
     }
 }
 
-/// A matrix to look at, and the one that it was made from.
+/// A matrix to check, and the one that it was made from.
 struct Look {
     role: Role,
     expert: Option<usize>,
@@ -241,7 +241,7 @@ fn looks(model: &LoadedModel, source: Option<&LoadedModel>) -> Result<Vec<Look>>
     }
     for (look, counterpart) in looks.iter_mut().zip(counterparts) {
         let of = |model: &LoadedModel| row_pairs(&model.spec, look.role);
-        // Rows moved on the way if the source pairs halves and the file neighbours.
+        // Rows were reordered if the source pairs halves and the file neighbours.
         let pairs = of(source).filter(|_| of(model).is_none());
         look.source = Some((counterpart.matrix, pairs));
     }
@@ -274,9 +274,9 @@ struct Piece<'l> {
     rows: Range<usize>,
 }
 
-/// What was seen in a piece.
+/// The result for a piece.
 struct Seen {
-    /// The first row with a weight that is no number.
+    /// The first row with a weight that is NaN or infinite.
     broken: Option<usize>,
     distance: Option<Distance>,
 }
@@ -345,7 +345,7 @@ fn decoded(view: &QMatrix<'_>) -> Vec<f32> {
     values
 }
 
-/// Looks at every weight: whether it is a number, and how far it is from what it was made from.
+/// Checks every weight: whether it is finite, and its error against the source.
 fn weights(
     looks: &[Look],
     both: Both<'_>,
@@ -366,7 +366,7 @@ fn weights(
         |piece| both.windows(piece),
         |batch| {
             let seen: Vec<Seen> = threads.run(|| batch.par_iter().map(|piece| both.look(piece)).collect())?;
-            // One after the other, so that sums do not depend on threads.
+            // In order, so that the sums do not depend on threads.
             for (Piece { look, rows }, seen) in batch.iter().zip(seen) {
                 let place = (look.role, look.expert);
                 if let Some(row) = seen.broken.filter(|_| broken_before != Some(place)) {
@@ -389,7 +389,7 @@ fn weights(
     Ok(go_on)
 }
 
-/// Holds what the file says of its source against the source at hand.
+/// Compares the source checksums in the file with the given source.
 fn sources(
     model: &LoadedModel,
     source: &LoadedModel,

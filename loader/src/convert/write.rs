@@ -1,5 +1,5 @@
-//! The work of a conversion: makes pieces on all threads, writes them in order, and keeps a journal by which
-//! an unfinished file is gone on with. It must not know what pieces are made of.
+//! Writes a conversion: makes pieces on all threads, writes them in order, and keeps a journal so that an
+//! unfinished file can be resumed. It must not know what pieces are made of.
 
 use std::hash::Hasher;
 use std::path::{Path, PathBuf};
@@ -19,37 +19,37 @@ use crate::error::{LoadError, Result};
 use crate::io::output::{PartialFile, apart};
 use crate::supervise::caught;
 
-/// Bytes of the output, or of the source if they are more, that are made together, if memory allows. While a batch is made
-/// one is read and two wait to be written.
+/// Largest batch, in bytes of the output or of the source, whichever is larger. While a batch is made, the next is read and
+/// two wait to be written.
 const BATCH_BYTES: u64 = 32 << 20;
 /// Batches that may wait to be written.
 const WAITING: usize = 2;
 
-/// What happens while a file is written.
+/// Progress of writing a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// An unfinished file of the same conversion is being checked: so many bytes of weights are in order.
+    /// An unfinished file of the same conversion is being checked.
     Checked {
-        /// Bytes.
+        /// Weights whose checksums match so far, in bytes.
         bytes: u64,
     },
-    /// The work goes on after so many bytes of weights.
+    /// An unfinished file is resumed.
     Resumed {
-        /// Bytes.
+        /// Weights that are complete, in bytes.
         bytes: u64,
     },
-    /// An unfinished file of so many bytes is of no use and replaced.
+    /// An unfinished file cannot be resumed and is replaced.
     Replaced {
-        /// Bytes.
+        /// Its length in bytes.
         bytes: u64,
         /// Whether it was of another source or other options.
         foreign: bool,
     },
-    /// So many bytes of weights are made, those from before included.
+    /// A batch has been made.
     Written {
-        /// Bytes.
+        /// Weights so far in bytes, those of a resumed file included.
         bytes: u64,
-        /// Bytes in all.
+        /// All weights of the output, in bytes.
         total: u64,
     },
 }
@@ -59,7 +59,7 @@ pub enum Event {
 pub struct Work {
     /// Threads that make pieces.
     pub threads: usize,
-    /// Bytes that may be kept in memory; `None` is what is quick. The bytes of the file do not depend on it.
+    /// Bytes of memory to use; `None` for the fastest. The file does not depend on it.
     pub memory: Option<u64>,
 }
 
@@ -69,13 +69,13 @@ impl Default for Work {
     }
 }
 
-/// Batches that may be in memory: those that wait, one on each side of them, and what the allocator holds beside.
+/// Batches in memory at once: those that wait, one that is made, one that is written, and what the allocator keeps.
 pub(super) const IN_MEMORY: u64 = WAITING as u64 + 4;
 
-/// Bytes that a thread works in: weights as floats, what becomes of them, and what its share of the allocator keeps.
+/// Bytes that a thread needs: weights as floats, encoded weights, and what the allocator keeps.
 pub(super) const OF_A_THREAD: u64 = 3 << 20;
 
-/// Bytes of a batch when this is how to write.
+/// Bytes of a batch.
 pub(super) fn batch_bytes(work: Work) -> u64 {
     let threads = u64::try_from(work.threads).unwrap_or(u64::MAX).saturating_mul(OF_A_THREAD);
     let batch = |memory: u64| (memory.saturating_sub(threads) / IN_MEMORY).clamp(1 << 20, BATCH_BYTES);
@@ -89,13 +89,13 @@ enum End {
     Stopped,
 }
 
-/// What an earlier call has left, or nothing yet.
+/// The partial file and journal that an earlier call has left, or new ones.
 struct Unfinished {
     file: PartialFile,
     journal: Journal,
-    /// Bytes that were there.
+    /// Length of the partial file that was found.
     found: u64,
-    /// Whether they are of another source or other options.
+    /// Whether it was of another source or other options.
     foreign: bool,
 }
 
@@ -104,7 +104,7 @@ fn not_kept(partial: &Path, source: std::io::Error) -> LoadError {
     LoadError::io(&Journal::path(partial), "keep the journal", source)
 }
 
-/// What the writer gets: bytes in order. The flag says that the output is complete with them.
+/// A finished piece for the writing thread. `last` says that the output is complete with it.
 struct Bytes {
     output: usize,
     bytes: Vec<u8>,
@@ -113,7 +113,7 @@ struct Bytes {
 }
 
 impl Conversion<'_> {
-    /// Writes the file as is quickest: [`Self::write_with`].
+    /// Writes the file with default settings; see [`Self::write_with`].
     ///
     /// # Errors
     /// As [`Self::write_with`].
@@ -122,10 +122,10 @@ impl Conversion<'_> {
     }
 
     /// Writes the file; the bytes are the same for any number of threads and any memory. `on_event` is called after each
-    /// batch, and ends the work by returning `false`; the result is then `Ok(false)`.
+    /// batch and ends the work by returning `false`; the result is then `Ok(false)`.
     ///
     /// Until it is complete the file is called `target.partial`, with a journal beside it. When the work ends early, both
-    /// stay if a tensor is complete, and the next call with the same source and options goes on from there.
+    /// are kept if a tensor is complete, and the next call with the same source and options resumes from there.
     ///
     /// # Errors
     /// [`crate::error::Fault::NotFinite`] for NaN or infinite weights that are not kept as they are,
@@ -157,13 +157,13 @@ impl Conversion<'_> {
             source: Default::default(),
         };
         let ended = self.pump(&mut sink, done, resumed, work, on_event);
-        // Otherwise the source is at fault, and there is nothing to go on with.
+        // On any other error the source is at fault, and resuming would fail again.
         let sound = matches!(ended, Ok(_) | Err(LoadError::Io { .. }));
         if !sound {
             sink.writer.set_resumable(false);
         }
         if !sound || sink.journal.entries().is_empty() {
-            // While the lock is held: the next one of this name may be another's.
+            // While the lock is held: afterwards the name may belong to another process.
             let _best_effort = sink.journal.remove();
         }
         match ended? {
@@ -171,7 +171,7 @@ impl Conversion<'_> {
                 let Sink { mut writer, journal, .. } = sink;
                 self.seal(&mut writer, journal.entries())?;
                 writer.finish()?;
-                // It says nothing any more, and the next conversion would see that.
+                // A journal that stays is harmless: it is discarded by the next conversion.
                 let _best_effort = journal.remove();
                 Ok(true)
             }
@@ -179,7 +179,7 @@ impl Conversion<'_> {
         }
     }
 
-    /// Opens what an earlier call has left of the file, or a new one.
+    /// Opens the partial file and journal of an earlier call, or new ones.
     fn unfinished(&self, target: &Path, plan: &GgufPlan) -> Result<Unfinished> {
         let inputs = self.inputs();
         let sources: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
@@ -189,7 +189,7 @@ impl Conversion<'_> {
         let ours = beside.exists();
         let mut file = PartialFile::resume(target, &sources)?;
         let found = std::fs::metadata(&partial).map_or(0, |found| found.len());
-        // Whatever goes wrong from here on, what was there stays until it is known to be of no use.
+        // On any error from here on, a partial file that was found is kept.
         file.set_resumable(found > 0);
         if found > 0 && !ours {
             let message = "it is not an unfinished file of this program, which would have a journal beside it; remove it";
@@ -201,7 +201,8 @@ impl Conversion<'_> {
         Ok(Unfinished { file, journal, found, foreign })
     }
 
-    /// How many outputs are complete in the file as the journal says, and their bytes; `None` when told to stop.
+    /// How many outputs are complete in the file, by the checksums of the journal, and their bytes; `None` if `on_event`
+    /// ends the work.
     fn completed(
         &self,
         plan: &GgufPlan,
@@ -258,7 +259,7 @@ impl Conversion<'_> {
                     let bytes =
                         threads.run(|| batch.par_iter().map(make).collect::<Result<Vec<Bytes>>>())??;
                     written += bytes.iter().map(|bytes| bytes.bytes.len() as u64).sum::<u64>();
-                    // A writer that does not take it has failed, and says why below.
+                    // Sending fails only after the writer has; its error is returned below.
                     let taken = to_write.send(bytes).is_ok();
                     if taken && !on_event(Event::Written { bytes: written, total }) {
                         end = End::Stopped;
@@ -275,8 +276,8 @@ impl Conversion<'_> {
 }
 
 impl Conversion<'_> {
-    /// Reads what every output would be made of, and calls `look` with its name, the checksum of what it was made from, and
-    /// the bytes that were read, until it returns `false`.
+    /// Reads the source of every output, and calls `look` with the output's name, the checksum of its source and the bytes
+    /// that were read, until it returns `false`.
     pub(super) fn each_source(
         &self,
         threads: &Threads,
@@ -305,7 +306,7 @@ impl Conversion<'_> {
         )
     }
 
-    /// The pieces of outputs from `first` on. With each goes whether it is the last of its output.
+    /// The pieces of outputs from `first` on, each with whether it is the last of its output.
     fn pieces<'m>(
         &'m self,
         maker: &'m Maker<'m>,
@@ -322,7 +323,7 @@ impl Conversion<'_> {
     }
 }
 
-/// Where bytes go: into the file, and into the checksums of their tensor.
+/// The writing thread's state: the file and the checksums of the current tensor.
 struct Sink<'a> {
     writer: GgufWriter,
     journal: Journal,
@@ -332,7 +333,7 @@ struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    /// Writes what comes until nothing more does.
+    /// Writes batches until the channel closes.
     fn run(&mut self, batches: &Receiver<Vec<Bytes>>) -> Result<()> {
         for Bytes { output, bytes, source, last } in batches.iter().flatten() {
             let name = self.outputs.get(output).map_or("?", |output| output.plan.name.as_str());
@@ -344,8 +345,8 @@ impl Sink<'_> {
             if last {
                 let take = |hash: &mut XxHash3_64| std::mem::take(hash).finish();
                 let entry = Entry { output: take(&mut self.output), source: take(&mut self.source) };
-                // What the journal says is in the file has to be there when this process dies. When the machine does,
-                // the next run finds out.
+                // A tensor in the journal must be in the file even if this process is killed. After a power failure the
+                // checksums detect what is missing.
                 self.writer.flush()?;
                 let failed = |source| LoadError::io(Path::new("the journal"), "keep the journal", source);
                 self.journal.push(entry).map_err(failed)?;

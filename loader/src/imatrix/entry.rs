@@ -1,25 +1,25 @@
-//! What both kinds of importance files have: entries with sums, and what the file was made of. It must not know how they
-//! are written.
+//! What both kinds of importance files contain: entries with sums, and the file's provenance. It must not know file
+//! formats.
 
 pub(super) const TYPE_KEY: &str = "general.type";
 pub(super) const TYPE: &str = "imatrix";
 pub(super) const DATASETS_KEY: &str = "imatrix.datasets";
 pub(super) const CHUNKS_KEY: &str = "imatrix.chunk_count";
 pub(super) const CHUNK_SIZE_KEY: &str = "imatrix.chunk_size";
-/// What follows a matrix's name in the names of its tensors.
+/// Suffixes of a matrix's name in the names of its tensors.
 pub(super) const SUMS: &str = ".in_sum2";
 pub(super) const COUNTS: &str = ".counts";
 
-/// What an importance file was made of.
+/// How an importance file was made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Provenance {
     /// Names of the texts.
     pub datasets: Vec<String>,
-    /// Pieces that the model read; 0 where the file does not say.
+    /// Chunks that the model read; 0 if unknown.
     pub chunks: u64,
-    /// Tokens of a piece; 0 where the file does not say.
+    /// Tokens of a chunk; 0 if unknown.
     pub chunk_size: u64,
-    /// Tokens that went into the matrices that all go through; 0 where the file does not say.
+    /// Tokens that the model read; 0 if unknown.
     pub tokens: u64,
 }
 
@@ -28,17 +28,17 @@ pub struct Provenance {
 pub(super) struct MatrixSums {
     /// The matrix's name in the file.
     pub name: String,
-    /// The expert, if each has an entry of its own.
+    /// The expert, if each expert has a separate entry.
     pub expert: Option<usize>,
     /// Offset of the sums in the file, f32 each, `[rows, cols]`.
     pub offset: u64,
-    /// How many they are.
+    /// Number of sums.
     pub len: usize,
-    /// Columns, where the file says.
+    /// Columns, if the file states them.
     pub cols: Option<usize>,
-    /// Inputs that were added up, `[rows]`, or one number for all rows.
+    /// Number of inputs in the sums, `[rows]`, or one number for all rows.
     pub counts: Vec<f32>,
-    /// Whether a row of equal numbers stands for an expert that no token went to.
+    /// Whether a row of equal numbers represents an expert that no token was routed to.
     pub equal_is_unseen: bool,
 }
 

@@ -1,4 +1,4 @@
-//! An open importance file, and what it says of the matrices of a model. It must not know what quantising does with it.
+//! An open importance file, queried by role. It must not know how the encoder uses it.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +17,8 @@ use crate::spec::ModelSpec;
 use crate::tensors::needed::needed;
 use crate::tensors::roles::{LayerTensor, Role, gguf_roles};
 
-/// An open importance file: every value in it is a finite number from 0 up. Values stay in the file until they are asked
-/// for.
+/// An open importance file. All values were checked to be finite and not negative. They stay in the file and are read when
+/// they are needed.
 #[derive(Debug)]
 pub struct ImportanceFile {
     file: FileBytes,
@@ -28,27 +28,27 @@ pub struct ImportanceFile {
     notices: Vec<String>,
 }
 
-/// Matrices of a model that a file knows nothing about.
+/// Matrices of a model for which a file has no data.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Gaps {
-    /// Matrices without any values, and banks none of whose experts has any.
+    /// Matrices without values, and banks in which no expert has values.
     pub matrices: Vec<Role>,
-    /// Experts that no token went to, of banks with others: they get the mean of those.
+    /// Experts that no token was routed to, in banks where others have values. They get the mean of those.
     pub experts: Vec<(Role, Vec<usize>)>,
 }
 
 impl ImportanceFile {
-    /// Opens a file of either kind and reads it through once.
+    /// Opens a file of either kind and checks all values.
     ///
     /// # Errors
-    /// [`LoadError::Io`]; [`LoadError::NotAModel`] for what is clearly something else; [`LoadError::Malformed`] for numbers that
-    /// are negative or not finite, counts of 0 beside sums that are not, missing halves of an entry, files that end early,
-    /// and files without any value.
+    /// [`LoadError::Io`]; [`LoadError::NotAModel`] for files of other known kinds; [`LoadError::Malformed`] for numbers that
+    /// are negative or not finite, sums above 0 with a count of 0, incomplete entries, files that end early, and files
+    /// without values.
     pub fn open(path: &Path) -> Result<Self> {
         Self::read(FileBytes::open(path)?)
     }
 
-    /// As [`Self::open`], of bytes that are here already.
+    /// As [`Self::open`], for an open file.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -89,22 +89,22 @@ impl ImportanceFile {
         Ok(this)
     }
 
-    /// What it was made of.
+    /// The texts and the number of tokens that it was made from.
     pub fn provenance(&self) -> &Provenance {
         &self.provenance
     }
 
-    /// Oddities that do no harm, for people.
+    /// Harmless oddities of the files, to be shown to the user.
     pub fn notices(&self) -> &[String] {
         &self.notices
     }
 
-    /// The mean square of the inputs of a matrix, `[cols]`: by how much an error in each column counts. `expert` is for banks
-    /// of experts; without it the mean over those that any token went to is meant, which also stands in for one that none
-    /// did. `None` where nothing is known: the file does not have the matrix, or no input was other than 0.
+    /// The mean square of a matrix's inputs, `[cols]`: the weight of an error in each column. `expert` selects a matrix of an
+    /// expert bank. Without it, and for an expert that no token was routed to, it is the mean over all experts with values.
+    /// `None` if the file does not have the matrix or all inputs were 0.
     ///
     /// # Errors
-    /// [`LoadError::OtherModel`] where the file has another number of columns or fewer experts.
+    /// [`LoadError::OtherModel`] if the file has another number of columns or fewer experts.
     pub fn importance(&self, role: Role, expert: Option<usize>, cols: usize) -> Result<Option<Vec<f32>>> {
         let Some(entries) = self.entries.get(&role) else { return Ok(None) };
         let (mut mean, mut inputs) = (vec![0.0_f64; cols], 0.0_f64);
@@ -131,14 +131,14 @@ impl ImportanceFile {
         self.weights(name, mean.into_iter().map(|sum| narrow(sum / inputs)).collect())
     }
 
-    /// Holds the file against a model, and says what it knows nothing about.
+    /// Compares the file with a model and lists what it has no data for.
     ///
     /// # Errors
     /// [`LoadError::OtherModel`] for matrices that the model does not have or that have other sizes.
     pub fn check(&self, spec: &ModelSpec) -> Result<Gaps> {
         let wanted = matrices(spec);
         for (role, entries) in &self.entries {
-            // A head that is the embedding may be called either.
+            // A tied head may have either name.
             let known = wanted.iter().any(|(of, ..)| of == role) || matches!(role, Role::Embed | Role::Head);
             if let (false, Some(entry)) = (known, entries.first()) {
                 return Err(self.other_model(&entry.name, "sums".to_owned(), "no place".to_owned()));
@@ -175,7 +175,7 @@ impl ImportanceFile {
         Ok(gaps)
     }
 
-    /// Rows of an entry with so many columns: several only in a bank.
+    /// Rows of an entry that has `cols` columns. Only banks have several.
     fn rows(&self, role: Role, entry: &MatrixSums, cols: usize) -> Result<usize> {
         let rows = entry.len.checked_div(cols).unwrap_or(0);
         let whole = rows > 0 && rows.checked_mul(cols) == Some(entry.len);
@@ -190,7 +190,7 @@ impl ImportanceFile {
         Ok(rows)
     }
 
-    /// Sums and count of a row, unless nothing was seen there.
+    /// Sums and count of a row; `None` if no token was routed to it.
     fn seen(
         &self,
         entry: &MatrixSums,
@@ -208,10 +208,11 @@ impl ImportanceFile {
         seen.then_some((sums, count))
     }
 
-    /// Whether all sums of an entry are numbers from 0 up, and 0 where nothing was counted.
+    /// Checks that all sums of an entry are finite and not negative, and 0 if the count is 0.
     fn check_sums(&self, entry: &MatrixSums) -> Result<()> {
         let bytes = len_u64(entry.len).saturating_mul(len_u64(size_of::<f32>()));
-        let data = self.file.range(entry.offset, bytes).expect("whoever made the entry checked its range");
+        let data =
+            self.file.range(entry.offset, bytes).expect("ranges of entries were checked when they were made");
         let per_count = entry.len.div_ceil(entry.counts.len().max(1)).max(1);
         for (index, sum) in floats(data).enumerate() {
             let count = entry.counts.get(index / per_count).copied().unwrap_or(0.0);
@@ -229,7 +230,7 @@ impl ImportanceFile {
         Ok(())
     }
 
-    /// Means of which at least one is not zero: small sums of many inputs can be too small for a number. The sums lie in the
+    /// The means, or `None` if all are 0: small sums of many inputs can be too small for a number. The sums are in the
     /// file, where another process may have changed them since they were checked.
     fn weights(&self, name: &str, means: Vec<f32>) -> Result<Option<Vec<f32>>> {
         if let Some(bad) = means.iter().find(|mean| !(mean.is_finite() && **mean >= 0.0)) {
@@ -259,7 +260,7 @@ impl Importance for ImportanceFile {
     }
 }
 
-/// The matrices of a model whose inputs can be measured: role, experts (1 for others), columns.
+/// The matrices of a model that have importance: role, experts (1 outside banks), columns.
 fn matrices(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
     let is_matrix = |role: &Role| match role {
         Role::Embed => spec.head.tied,

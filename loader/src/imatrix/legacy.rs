@@ -1,6 +1,6 @@
-//! The older binary kind of importance files, which says neither what it is nor how many columns a matrix has: a count of
-//! entries, and of each its name, how many pieces of text it has seen, and mean squares times that number. All experts of a
-//! bank have one count; one that no token went to has the same number in all columns.
+//! The older binary kind of importance files. It has no magic bytes and no column counts: a count of entries, and for each
+//! its name, the number of chunks, and the mean squares times that number. All experts of a bank have one count; an expert
+//! that no token was routed to has the same number in all columns.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use super::entry::{MatrixSums, Provenance};
@@ -8,9 +8,9 @@ use crate::error::{Fault, Result};
 use crate::io::FileBytes;
 use crate::io::reader::{Reader, name_fault, printable};
 
-/// Far more than matrices of any model, of which each expert may have its own.
+/// Most entries: far more than any model has matrices, those of experts included.
 const MAX_ENTRIES: i32 = 1 << 20;
-/// Far longer than any name.
+/// Longest name in bytes.
 const MAX_NAME: i32 = 1 << 12;
 
 /// Entries and provenance of a file.
@@ -42,7 +42,7 @@ pub(super) fn read(file: &FileBytes) -> Result<(Vec<MatrixSums>, Provenance)> {
         });
     }
     let mut provenance = Provenance::default();
-    // Files from before these were written end here.
+    // Older files end here.
     if reader.remaining() > 0 {
         provenance.chunks = self::number(&mut reader, "number of pieces", 0, i32::MAX)?;
     }
@@ -78,7 +78,7 @@ fn text(reader: &mut Reader<'_>, len: u64, field: &str) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| reader.fault_at(at, field, Fault::NotUtf8))
 }
 
-/// A count as files of the other kind have it.
+/// A count as the GGUF kind stores it.
 #[expect(clippy::as_conversions, reason = "rounding a count of millions changes nothing")]
 fn count(pieces: u64) -> f32 {
     pieces as f32

@@ -16,7 +16,7 @@ use crate::tensors::roles::{Role, gguf_name};
 /// Values that are turned into bytes at once.
 const PIECE: usize = 1 << 14;
 
-/// What goes into a file of one matrix, or of one bank of experts.
+/// The sums of one matrix, or of one bank of experts.
 #[derive(Debug, Clone, Copy)]
 pub struct ImportanceEntry<'a> {
     /// The matrix.
@@ -25,14 +25,14 @@ pub struct ImportanceEntry<'a> {
     pub cols: usize,
     /// Sums of the squares of its inputs, `[rows, cols]`: one row, or one for each expert.
     pub sums: &'a [f32],
-    /// Inputs that were added up, `[rows]`.
+    /// Number of inputs in the sums, `[rows]`.
     pub counts: &'a [u64],
 }
 
 /// Writes the file `target`, which appears complete or not at all. `sources` are files that it must not replace.
 ///
 /// # Errors
-/// As [`GgufWriter::create`], and [`Fault::OutOfRange`] for more pieces than the format can tell.
+/// As [`GgufWriter::create`], and [`Fault::OutOfRange`] for more chunks than the format can store.
 pub fn write(
     target: &Path,
     provenance: &Provenance,
@@ -82,7 +82,7 @@ fn bytes(values: impl Iterator<Item = f32>) -> Vec<u8> {
     bytes
 }
 
-/// A count as the format has it.
+/// A count as the format stores it.
 #[expect(clippy::as_conversions, reason = "rounding a count of millions changes nothing")]
 fn float(count: u64) -> f32 {
     count as f32

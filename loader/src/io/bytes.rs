@@ -1,4 +1,4 @@
-//! The bytes of a file: mapped, part of the program, or memory that was filled. It must not know what they mean.
+//! The bytes of a file: mapped, embedded in the program, or generated in memory. It must not know what they mean.
 
 use std::fs::File;
 use std::io;
@@ -13,9 +13,9 @@ use super::reader::{Reader, len_u64};
 use super::{pieces, regular::RegularFile};
 use crate::error::{LoadError, Result};
 
-/// The bytes of one file, read-only. Those of a mapped file are shared with the system's cache: another process that writes
-/// the file changes them. So what must be valid (text, counts, offsets) is copied with [`Self::cursor`] and checked in
-/// the copy, and only numbers for which any bit pattern is valid are used where they lie.
+/// The bytes of one file, read-only. A mapping is shared with the page cache: another process that writes the file changes
+/// it. So text, counts and offsets are copied with [`Self::cursor`] and checked in the copy. Only numbers for which any bit
+/// pattern is valid are used in place.
 #[derive(Clone, Debug)]
 pub struct FileBytes {
     path: PathBuf,
@@ -43,7 +43,7 @@ impl FileBytes {
     /// Maps an open regular file. An empty file gives no bytes.
     ///
     /// # Errors
-    /// What the system says when it cannot map.
+    /// The system cannot map the file.
     pub fn map(path: &Path, file: File) -> io::Result<Self> {
         if file.metadata()?.len() == 0 {
             return Ok(Self::carried(path, &[]));
@@ -56,12 +56,12 @@ impl FileBytes {
         Ok(Self { path: path.to_owned(), data: Data::Mapped(Arc::new(map), Arc::new(file)) })
     }
 
-    /// Bytes that are part of the program (the built-in model).
+    /// Bytes that are embedded in the program (the built-in model).
     pub fn carried(path: &Path, bytes: &'static [u8]) -> Self {
         Self { path: path.to_owned(), data: Data::Carried(bytes) }
     }
 
-    /// Bytes that were never in a file; `path` stands for one in messages.
+    /// Bytes that were generated in memory. Messages show `path`.
     ///
     /// # Errors
     /// When the system refuses to make the memory read-only.
@@ -69,22 +69,22 @@ impl FileBytes {
         Ok(Self { path: path.to_owned(), data: Data::Own(Arc::new(memory.make_read_only()?)) })
     }
 
-    /// Whether they lie in a file, from which they can be read again.
+    /// Whether they are in a file, from which they can be read again.
     pub fn is_file(&self) -> bool {
         matches!(self.data, Data::Mapped(..))
     }
 
-    /// Where they come from, for messages.
+    /// The path that messages show.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How many they are.
+    /// Length in bytes.
     pub fn size(&self) -> u64 {
         len_u64(self.all().len())
     }
 
-    /// A checked reader of copies of them.
+    /// A checked reader at the start. It reads copies.
     pub fn cursor(&self) -> Reader<'_> {
         Reader::of_file(&self.path, self, self.size())
     }
@@ -104,11 +104,11 @@ impl FileBytes {
         }
     }
 
-    /// Opens the same file to read past the mapping, direct if possible. Meanwhile another file may have come to the path: it is
-    /// left alone.
+    /// Opens the same file for reads beside the mapping, direct ones if possible. A file that has since replaced it at the path
+    /// is not opened.
     ///
     /// # Errors
-    /// What the system says; bytes that are in no file have no reader.
+    /// Errors of the system; [`io::ErrorKind::Unsupported`] for bytes that are in no file.
     pub fn reader(&self) -> io::Result<(Box<dyn ReadAt>, Access)> {
         let Data::Mapped(_, file) = &self.data else {
             return Err(io::ErrorKind::Unsupported.into());
@@ -121,25 +121,25 @@ impl FileBytes {
         Ok((Box::new(file), access))
     }
 
-    /// Asks the system for huge pages where it brings a mapped file into memory, which file systems with large folios give:
-    /// for files that are read again and again as a whole.
+    /// Asks for huge pages for the mapping, which file systems with large folios provide. For files that are read repeatedly
+    /// as a whole.
     pub fn prefer_huge_pages(&self) {
-        // A refusal costs speed, not correctness.
+        // A failure costs speed, not correctness.
         #[cfg(target_os = "linux")]
         if let Data::Mapped(map, _) = &self.data {
             let _ = map.advise(memmap2::Advice::HugePage);
         }
     }
 
-    /// Has the system bring a part of a mapped file into memory, and waits for it.
+    /// Reads a part of a mapped file into the page cache, and waits for it.
     ///
     /// # Errors
-    /// When the file is damaged or has become shorter.
+    /// The file cannot be read or has become shorter.
     pub fn populate(&self, offset: u64, len: u64) -> io::Result<()> {
         let Some((map, _, start, len)) = self.mapped(offset, len) else { return Ok(()) };
         #[cfg(target_os = "linux")]
         match map.advise_range(memmap2::Advice::PopulateRead, start, len) {
-            // Systems before Linux 5.14 do not know it.
+            // Linux before 5.14 does not have it.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
             done => return done,
         }
@@ -148,15 +148,15 @@ impl FileBytes {
         Ok(())
     }
 
-    /// Does nothing: Windows decides alone what it keeps of a mapped file.
+    /// Does nothing: Windows has no way to release pages of a mapping.
     #[cfg(not(unix))]
     pub fn forget(&self, _offset: u64, _len: u64) {}
 
-    /// Lets the system take back the memory that holds a part of a mapped file; whoever reads there again brings it back.
+    /// Releases the memory of a part of a mapped file. A later read brings it back.
     #[cfg(unix)]
     pub fn forget(&self, offset: u64, len: u64) {
         let Some((map, file, start, len)) = self.mapped(offset, len) else { return };
-        // Only whole pages: what lies beside may be in use.
+        // Only whole pages: the bytes beside may be in use.
         let (first, end) =
             (start.next_multiple_of(pieces::PAGE), (start + len) / pieces::PAGE * pieces::PAGE);
         if first >= end {
@@ -167,15 +167,15 @@ impl FileBytes {
         read_at::drop_cached(file, first as u64, end - first);
     }
 
-    /// A part of the file if it is mapped and has it.
+    /// Mapping, file and range, if the bytes are mapped and the range is inside.
     fn mapped(&self, offset: u64, len: u64) -> Option<(&Mmap, &File, usize, usize)> {
         let Data::Mapped(map, file) = &self.data else { return None };
         self.range(offset, len)?;
         Some((map, file, usize::try_from(offset).ok()?, usize::try_from(len).ok()?))
     }
 
-    /// `len` bytes at `offset` where they lie, or `None` when the file does not reach that far. They are for numbers alone,
-    /// such as weights: another process may change them at any time, so nothing that was found valid in them stays valid.
+    /// `len` bytes at `offset` in place, or `None` if the file is shorter. They are for numbers alone, such as weights: another
+    /// process may change them at any time, so a check of them means nothing later.
     pub fn range(&self, offset: u64, len: u64) -> Option<&[u8]> {
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(usize::try_from(len).ok()?)?;
@@ -204,7 +204,7 @@ impl ReadAt for FileBytes {
 mod tests {
     use super::*;
 
-    /// What lies at the path later is another file.
+    /// A file that replaces it at the path later is another file.
     #[test]
     fn reads_past_the_mapping_come_from_the_same_file() {
         let folder = tempfile::tempdir().unwrap();

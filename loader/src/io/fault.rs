@@ -1,11 +1,8 @@
-//! What happens when a mapped file becomes shorter, or its drive fails, while it is being used: the system can give no bytes
-//! and sends SIGBUS. There is no way back to whoever needed them, but there is one to say what happened and to end as
-//! after any other failed read. It must not know what is printed, nor with which code the program ends.
+//! SIGBUS: a mapped file has become shorter, or its drive has failed, while it is in use. The read cannot be resumed, but
+//! the program can print a message and exit as after any other failed read. It must not know the message, nor the exit code.
 
-/// Ends the program with `exit` after printing `message` to stderr when bytes of a mapped file cannot be had. What was set
-/// up by an earlier call stays.
-///
-/// Other causes of SIGBUS end it as they always do. Does nothing but on Linux.
+/// Prints `message` to stderr and exits with `exit` when bytes of a mapped file cannot be read. Only the first call has an
+/// effect, and only on Linux. Other causes of SIGBUS keep their default action.
 pub fn end_on_lost_bytes(message: &'static str, exit: i32) {
     #[cfg(target_os = "linux")]
     handler::install(message, exit);
@@ -13,7 +10,7 @@ pub fn end_on_lost_bytes(message: &'static str, exit: i32) {
     let _ = (message, exit);
 }
 
-/// What such an end writes to stdout first, for a terminal that shows something else than lines; `None` takes it back.
+/// Sets the bytes that are written to stdout before that exit, to restore a terminal; `None` writes none.
 pub fn write_before_the_end(bytes: Option<&'static &'static [u8]>) {
     #[cfg(target_os = "linux")]
     handler::write_first(bytes);
@@ -28,13 +25,13 @@ mod handler {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicPtr, Ordering};
 
-    /// What to say and how to end, set before the handler is there.
+    /// Message and exit code, set before the handler is installed.
     static LAST_WORDS: OnceLock<(&str, i32)> = OnceLock::new();
-    /// What to write before, or null.
+    /// Bytes to write first, or null.
     static FIRST_WORDS: AtomicPtr<&'static [u8]> = AtomicPtr::new(null_mut());
-    /// The modes of the terminal that stdin is, as they were found.
+    /// Modes of the terminal at stdin when the handler was installed.
     static MODES: OnceLock<libc::termios> = OnceLock::new();
-    /// `si_code` for an address that is mapped and has nothing behind it: beyond the end of the file, or a failed read.
+    /// `si_code` for a mapped address that cannot be read: beyond the end of the file, or a failed read.
     /// From `asm-generic/siginfo.h`.
     const BUS_ADRERR: i32 = 2;
 
@@ -42,7 +39,7 @@ mod handler {
         if LAST_WORDS.set((message, exit)).is_err() {
             return;
         }
-        // SAFETY: `termios` is plain data for which zeros are valid; the call fills it or says that it did not.
+        // SAFETY: `termios` is plain data for which zeros are valid; the call fills it or returns an error.
         unsafe {
             let mut modes = MaybeUninit::<libc::termios>::zeroed().assume_init();
             if libc::tcgetattr(libc::STDIN_FILENO, &raw mut modes) == 0 {
@@ -50,8 +47,8 @@ mod handler {
             }
         }
         let handle: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = lost_bytes;
-        // SAFETY: `sigaction` is plain data for which zeros are valid; it is filled as the call wants it, and the handler
-        // does only what a handler may. A refusal leaves the signal as it was.
+        // SAFETY: `sigaction` is plain data for which zeros are valid; its fields are set before the call, and the handler
+        // calls only async-signal-safe functions. If the call fails, the signal keeps its action.
         unsafe {
             let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
             action.sa_sigaction = handle as usize;
@@ -66,12 +63,12 @@ mod handler {
         FIRST_WORDS.store(bytes, Ordering::SeqCst);
     }
 
-    /// Runs on the thread that touched the bytes, in the middle of anything: only calls that are safe in a signal handler,
-    /// no locks, no memory taken.
+    /// Runs on the thread that read the bytes, at any point of its work: only async-signal-safe calls, no locks, no
+    /// allocation.
     extern "C" fn lost_bytes(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
         // SAFETY: the system hands a valid `siginfo_t` to handlers with SA_SIGINFO. `write`, `tcsetattr`, `_exit`, `signal` and
         // `raise` are async-signal-safe (POSIX 2.4.3), and reading a `OnceLock` that was set is one atomic load. What
-        // FIRST_WORDS points to, if anything, lives for ever and is never written.
+        // FIRST_WORDS points to, if anything, is static and never written.
         unsafe {
             if let Some((message, exit)) = LAST_WORDS.get()
                 && (*info).si_code == BUS_ADRERR
@@ -85,7 +82,7 @@ mod handler {
                 let _ = libc::write(libc::STDERR_FILENO, message.as_ptr().cast(), message.len());
                 libc::_exit(*exit);
             }
-            // Not ours: as if there were no handler.
+            // Any other cause: the default action.
             libc::signal(signal, libc::SIG_DFL);
             libc::raise(signal);
         }

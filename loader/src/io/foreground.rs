@@ -1,15 +1,15 @@
-//! Which processes have the terminal: those of one group at a time. Whoever touches it from the background is stopped by the
-//! system, and that includes taking it back. It must not know why somebody else has it.
+//! The foreground process group of the terminal. A background process that uses the terminal is stopped by the system, even
+//! if it only takes the foreground back. It must not know why another group has it.
 
 use std::io;
 
-/// Gives the terminal that is stdin to a group of processes, also from the background.
+/// Makes a process group the foreground group of the terminal at stdin, also from the background.
 ///
 /// # Errors
-/// Those of the system: no terminal, or no such group in its session.
+/// Errors of the system: no terminal, or no such group in its session.
 pub fn give(group: i32) -> io::Result<()> {
-    // SAFETY: a signal set is plain data that `sigemptyset` fills; the other calls take no memory of ours but the two sets,
-    // which live until the end. The mask is of this thread only, and is as before when this returns.
+    // SAFETY: a signal set is plain data that `sigemptyset` fills; the other calls use no memory but the two sets,
+    // which live until the end. Only this thread's mask changes, and it is restored before the return.
     unsafe {
         let mut stops = std::mem::zeroed::<libc::sigset_t>();
         let mut before = std::mem::zeroed::<libc::sigset_t>();

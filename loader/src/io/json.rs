@@ -1,4 +1,4 @@
-//! JSON from strangers: size, depth and member count are known before anything is built from it. Knows no field.
+//! Untrusted JSON: size, depth and number of values are checked before anything is built from it. It must not know fields.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use std::io::ErrorKind;
@@ -15,8 +15,8 @@ use crate::io::reader::len_u64;
 /// Deepest nesting of objects and arrays in any JSON file of a model. `serde_json` itself stops at 128.
 pub const MAX_DEPTH: usize = 64;
 
-/// Most values and keys in a JSON file of a model: the shard index of the largest ones has half as many. A value takes
-/// up to a hundred times the bytes of its text.
+/// Most values and keys in a JSON file of a model. The shard index of the largest models has half as many. A value takes
+/// up to a hundred times the memory of its text.
 const MAX_VALUES: u64 = 1 << 19;
 
 /// The outline of a JSON text, found without building anything.
@@ -24,7 +24,7 @@ const MAX_VALUES: u64 = 1 << 19;
 pub(crate) struct Outline {
     /// Deepest nesting of objects and arrays.
     pub depth: usize,
-    /// Members of the outermost object: its colons.
+    /// Members of the outermost object, counted by its colons.
     pub members: u64,
     /// An upper bound of the values, keys included: each follows a comma, a colon or a bracket.
     pub values: u64,
@@ -128,10 +128,10 @@ pub(crate) fn parse_text<'a, T: Deserialize<'a>>(path: &Path, field: &str, text:
     serde_json::from_str(text).map_err(|error| LoadError::malformed(path, field, fault(&error)))
 }
 
-/// A parser error as a fault. The parser's words can quote the text, so control characters are escaped.
+/// A parser error as a fault. The message can quote the text, so control characters are escaped.
 pub(crate) fn fault(error: &serde_json::Error) -> Fault {
     let message = error.to_string();
-    // The position follows in its own fields.
+    // The position has fields of its own.
     let message = message.split(" at line ").next().unwrap_or_default();
     let message =
         message.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] });

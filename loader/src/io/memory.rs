@@ -1,4 +1,5 @@
-//! Memory straight from the system, as bytes or as numbers, in huge pages at once or bit by bit. It must not know what lies in it.
+//! Memory from the system, as bytes or as numbers, in huge pages at once or on request. It must not know what it is used
+//! for.
 
 use std::io;
 use std::ops::Range;
@@ -8,7 +9,7 @@ use memmap2::{Mmap, MmapMut};
 /// Bytes of a huge page.
 pub const HUGE_PAGE: usize = 2 << 20;
 
-/// Zeroed memory, from the start of a page.
+/// Zeroed memory that starts at a page.
 #[derive(Debug)]
 pub struct Memory {
     map: MmapMut,
@@ -16,23 +17,23 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// `len` bytes, none of them touched yet, in huge pages where the system offers them.
+    /// `len` bytes, not yet backed by memory, in huge pages if the system has them.
     ///
     /// # Errors
-    /// When the system has no address space left.
+    /// No address space is left.
     pub fn zeroed(len: usize) -> io::Result<Self> {
         let map = MmapMut::map_anon(len.max(1))?;
-        // A refusal costs speed, not correctness.
+        // A failure costs speed, not correctness.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
         Ok(Self { range: 0..len, map })
     }
 
-    /// As [`Self::zeroed`], in small pages, for what may stay empty for the most part. It begins where a huge page would:
-    /// [`Self::gather`] makes some of what was filled.
+    /// As [`Self::zeroed`], in small pages, for memory that may stay mostly unused. It is aligned to a huge page, so that
+    /// [`Self::gather`] can form some where it was filled.
     ///
     /// # Errors
-    /// When the system has no address space left.
+    /// No address space is left.
     pub fn growing(len: usize) -> io::Result<Self> {
         if len < HUGE_PAGE {
             let map = MmapMut::map_anon(len.max(1))?;
@@ -44,33 +45,33 @@ impl Memory {
         Ok(Self { range: start..start + len, map })
     }
 
-    /// All of it.
+    /// The memory as bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.map[self.range.clone()]
     }
 
-    /// All of it, to write.
+    /// The memory as bytes, to write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.map[self.range.clone()]
     }
 
-    /// All of it as numbers; bytes that do not fill one are left out.
+    /// The memory as numbers; bytes at the end that do not fill a number are left out.
     pub fn numbers<T: Number>(&self) -> &[T] {
         let bytes = self.bytes();
-        // SAFETY: any bytes are such numbers, and the memory begins with a page, which is aligned for all of them. The length
-        // is rounded down.
+        // SAFETY: any bit pattern is a valid number, and the memory begins at a page, which is aligned for all of them. The
+        // length is rounded down.
         unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) }
     }
 
     /// As [`Self::numbers`], to write.
     pub fn numbers_mut<T: Number>(&mut self) -> &mut [T] {
         let bytes = self.bytes_mut();
-        // SAFETY: as for `numbers`; whatever is written is bytes again.
+        // SAFETY: as for `numbers`; any number that is written is valid as bytes.
         unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / size_of::<T>()) }
     }
 
-    /// Has the system put the whole huge pages of a range into such pages: for what was written and is read again and again. It
-    /// takes about half a millisecond for each, and nothing for those that are.
+    /// Moves a range into huge pages, as far as it fills whole ones: for memory that was written and is read repeatedly. It
+    /// takes about half a millisecond for each page that is not huge yet.
     ///
     /// # Panics
     /// If the range is not of this memory.
@@ -83,37 +84,37 @@ impl Memory {
         if len > 0 {
             /// `linux/mman.h`, since Linux 6.1.
             const MADV_COLLAPSE: libc::c_int = 25;
-            // SAFETY: the memory is this program's, private and borrowed alone here; its contents stay as they are. A refusal costs
-            // speed, not correctness.
+            // SAFETY: the memory is private to this process and borrowed exclusively here; its contents do not change. A failure
+            // costs speed, not correctness.
             unsafe { libc::madvise(whole.as_mut_ptr().cast(), len, MADV_COLLAPSE) };
         }
         #[cfg(not(target_os = "linux"))]
         let _ = len;
     }
 
-    /// Nobody writes it from here on.
+    /// Makes it read-only from here on.
     pub(super) fn make_read_only(self) -> io::Result<Mmap> {
         self.map.make_read_only()
     }
 }
 
-/// Gives what was freed back to the system: allocators keep much of it for later, which counts as owned.
+/// Returns freed memory to the system. Allocators keep much of it, and it counts as memory of the process.
 pub fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: it takes no memory from anybody, only the allocator's own.
+    // SAFETY: it releases only memory that the allocator does not use.
     unsafe {
         libc::malloc_trim(0);
     }
 }
 
-/// Numbers that any bytes are.
+/// Number types for which any bit pattern is valid.
 pub trait Number: plain::Plain {}
 
 impl Number for u16 {}
 impl Number for f32 {}
 
 mod plain {
-    /// Nobody else says what is plain.
+    /// Keeps other crates from implementing [`super::Number`].
     pub trait Plain: Copy {}
 
     impl Plain for u16 {}
@@ -124,7 +125,7 @@ mod plain {
 mod tests {
     use super::*;
 
-    /// Whether huge pages come depends on the system; what lies there never does.
+    /// Whether there are huge pages depends on the system; the contents never do.
     #[test]
     fn gathered_memory_keeps_its_contents() {
         let mut memory = Memory::growing(3 * HUGE_PAGE + 4096).unwrap();

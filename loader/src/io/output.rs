@@ -1,5 +1,5 @@
-//! Files that appear complete or not at all: written next to their final name, synced, then renamed. What is there of an
-//! unfinished one can be kept, and gone on with. Knows no format.
+//! Files that appear complete or not at all: written beside their final name, synced, then renamed. An unfinished file can
+//! be kept and resumed. It must not know formats.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{LoadError, Result};
 
-/// A file in the making. Dropped without [`Self::commit`], it leaves nothing behind, unless it can be gone on with.
+/// A file that is being written. Dropped without [`Self::commit`], it is removed, unless it is resumable.
 #[derive(Debug)]
 pub struct PartialFile {
     /// `None` once committed.
     file: Option<BufWriter<File>>,
     partial: PathBuf,
     target: PathBuf,
-    /// Whether what there is of it stays when the work ends early.
+    /// Whether it is kept when it is dropped unfinished.
     resumable: bool,
 }
 
@@ -43,7 +43,7 @@ impl PartialFile {
         Ok(file)
     }
 
-    /// As [`Self::create`], but a leftover keeps its bytes: the caller reads them and decides where to go on.
+    /// As [`Self::create`], but a leftover keeps its bytes: the caller reads them and decides where to continue.
     ///
     /// # Errors
     /// As [`Self::create`].
@@ -59,10 +59,10 @@ impl PartialFile {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(busy()),
-            // Some file systems have no locks; then the rename still keeps the result whole.
+            // Some file systems have no locks; the rename still makes the result complete.
             Err(TryLockError::Error(_)) => {}
         }
-        // Whoever had the lock until now may have finished: then this is the finished file, not the one of that name.
+        // If the process that held the lock has just finished, this is its finished file, not the one at the path.
         if !is_file_at(&file, &partial) {
             return Err(busy());
         }
@@ -70,7 +70,7 @@ impl PartialFile {
         Ok(Self { file, partial, target, resumable: false })
     }
 
-    /// Where the finished file will be, links resolved, and where it is until then.
+    /// The paths of the finished file, links resolved, and of the partial one.
     ///
     /// # Errors
     /// [`LoadError::Io`] for a target that cannot be a file of its own: a folder, a device, or one of `sources`.
@@ -87,7 +87,7 @@ impl PartialFile {
                 return refuse(io::ErrorKind::InvalidInput, "it is a device or a pipe; give a file name");
             }
         }
-        // A link stays a link: what it leads to is replaced.
+        // A link is kept; the file that it points to is replaced.
         let linked = std::fs::symlink_metadata(target).is_ok_and(|found| found.is_symlink());
         let target = if linked {
             target.canonicalize().map_err(|source| LoadError::io(target, "follow the link", source))?
@@ -106,17 +106,17 @@ impl PartialFile {
         Ok((target, partial))
     }
 
-    /// Says whether what there is of the file stays when the work ends early.
+    /// Sets whether the file is kept when it is dropped unfinished.
     pub fn set_resumable(&mut self, resumable: bool) {
         self.resumable = resumable;
     }
 
-    /// Where the bytes are until they are complete.
+    /// Path of the partial file.
     pub fn path(&self) -> &Path {
         &self.partial
     }
 
-    /// Cuts off everything from `len` on; what is written next comes there.
+    /// Truncates to `len` bytes; writing continues there.
     ///
     /// # Errors
     /// [`LoadError::Io`].
@@ -128,7 +128,7 @@ impl PartialFile {
         file.get_ref().set_len(len).map_err(failed)
     }
 
-    /// Calls `look` with the `len` bytes at `offset`, in pieces; `false` if the file is not that long.
+    /// Calls `look` with the `len` bytes at `offset`, in pieces; `false` if the file is shorter.
     ///
     /// # Errors
     /// [`LoadError::Io`].
@@ -151,7 +151,7 @@ impl PartialFile {
         Ok(true)
     }
 
-    /// Hands everything written so far to the system, from where it outlives this process.
+    /// Passes everything written so far to the system, so that it survives the end of this process.
     ///
     /// # Errors
     /// [`LoadError::Io`].
@@ -169,7 +169,7 @@ impl PartialFile {
         file.write_all(bytes).map_err(|source| LoadError::io(&self.partial, "write to the file", source))
     }
 
-    /// Writes over bytes at `offset`, all of which are there already, and goes back to the end.
+    /// Overwrites bytes at `offset` that were written before; writing continues at the end.
     ///
     /// # Errors
     /// [`LoadError::Io`].
@@ -182,17 +182,17 @@ impl PartialFile {
         Ok(())
     }
 
-    /// Makes the file durable and gives it its name.
+    /// Syncs the file to disk and renames it to its final name.
     ///
     /// # Errors
-    /// [`LoadError::Io`]; then the target is as it was.
+    /// [`LoadError::Io`]; then the target is unchanged.
     pub fn commit(mut self) -> Result<()> {
         let failed = |source| LoadError::io(&self.target, "finish the file", source);
         let file = self.file.as_mut().expect(OPEN);
         file.flush().map_err(failed)?;
         file.get_ref().sync_all().map_err(failed)?;
         if cfg!(windows) {
-            // Windows renames no open file. Elsewhere the lock is held until the name has changed.
+            // Windows cannot rename an open file. Elsewhere the lock is held until after the rename.
             drop(self.file.take().map(BufWriter::into_parts));
         }
         let failed = |source| LoadError::io(&self.target, "rename the finished file", source);
@@ -206,10 +206,10 @@ impl Drop for PartialFile {
     fn drop(&mut self) {
         if let Some(file) = self.file.take() {
             if !self.resumable && !cfg!(windows) {
-                // While the lock is held: the next one of this name may be another's.
+                // While the lock is held: afterwards the name may belong to another process.
                 let _best_effort = std::fs::remove_file(&self.partial);
             }
-            // The buffered rest was never promised to anyone.
+            // The rest of the buffer is discarded, not written.
             drop(file.into_parts());
             if !self.resumable && cfg!(windows) {
                 let _best_effort = std::fs::remove_file(&self.partial);
@@ -234,7 +234,7 @@ pub(crate) fn apart(path: &Path, sources: &[&Path]) -> Result<()> {
     Ok(())
 }
 
-/// Opens a file to read and write, which may be new. Links are not followed.
+/// Opens or creates a file to read and write. Links are not followed.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     open_with(path, OpenOptions::new())
 }
@@ -260,7 +260,7 @@ fn open_with(path: &Path, mut options: OpenOptions) -> io::Result<File> {
     options.open(path)
 }
 
-/// Whether an open file is the one that a path leads to.
+/// Whether an open file is the one at a path.
 fn is_file_at(file: &File, path: &Path) -> bool {
     #[cfg(unix)]
     {
@@ -276,7 +276,7 @@ fn is_file_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Bytes that this process may still write to the disk of `folder`; `None` where the system does not say.
+/// Free bytes for this process on the disk of `folder`; `None` if unknown.
 pub fn free_bytes(folder: &Path) -> Option<u64> {
     #[cfg(unix)]
     {
@@ -304,7 +304,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
     }
 }
 
-/// Makes a rename durable. Only Unix can open folders for this.
+/// Syncs the folder, so that the rename survives a power failure. Only Unix can open folders.
 fn sync_folder(file: &Path) -> io::Result<()> {
     if cfg!(unix) {
         let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -1,6 +1,5 @@
-//! Memory for expert weights: one reservation, cut into pieces that are owned one by one. A piece can be handed to a thread
-//! that reads into it, cut for several readers and joined again; whoever owns it has it alone. It must not know what
-//! lies in it.
+//! Memory for expert weights: one reservation, cut into pieces with one owner each. A piece can be passed to a thread that
+//! reads into it, split for several readers and joined again. It must not know what it holds.
 
 use std::io;
 use std::ops::Range;
@@ -10,14 +9,14 @@ use std::sync::Arc;
 use memmap2::UncheckedAdvice;
 use memmap2::{MmapMut, MmapRaw};
 
-/// Pieces start at multiples of this and are multiples of it: what direct reads need of memory.
+/// Pieces start at multiples of this, and their lengths are multiples of it, as direct reads require.
 pub const PAGE: usize = 4096;
 
-/// The reservation, given back when its last piece goes.
+/// The reservation, released with its last piece.
 #[derive(Debug)]
 struct Reservation(MmapRaw);
 
-/// A part of a reservation that belongs to its owner alone.
+/// A part of a reservation. It is the only reference to its bytes.
 #[derive(Debug)]
 pub struct Piece {
     of: Option<Arc<Reservation>>,
@@ -25,16 +24,16 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// One piece for each of `sizes`, zeroed, untouched, in huge pages where the system offers them. Sizes are rounded up
-    /// to [`PAGE`].
+    /// One piece for each of `sizes`, zeroed, not yet backed by memory, in huge pages if the system has them. Sizes are
+    /// rounded up to [`PAGE`].
     ///
     /// # Errors
-    /// When the system has no address space left.
+    /// No address space is left.
     pub fn reserve(sizes: impl Iterator<Item = usize> + Clone) -> io::Result<Vec<Self>> {
         let total = sizes.clone().map(round).try_fold(0, |sum: usize, size| sum.checked_add(size?));
         let total = total.ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let map = MmapMut::map_anon(total.max(1))?;
-        // A refusal costs speed, not correctness.
+        // A failure costs speed, not correctness.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
         let mut rest = Self { of: Some(Arc::new(Reservation(map.into()))), range: 0..total };
@@ -51,12 +50,12 @@ impl Piece {
         self.range.len()
     }
 
-    /// Whether it is the piece of nothing that [`Default`] gives.
+    /// Whether it has no bytes, as a [`Default`] piece.
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
 
-    /// All of it.
+    /// The memory as bytes.
     pub fn bytes(&self) -> &[u8] {
         let Some(of) = &self.of else { return &[] };
         // SAFETY: ranges of pieces lie inside the reservation and no two overlap, because pieces come only from cutting
@@ -64,7 +63,7 @@ impl Piece {
         unsafe { std::slice::from_raw_parts(of.0.as_ptr().add(self.range.start), self.range.len()) }
     }
 
-    /// All of it, to write.
+    /// The memory as bytes, to write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let Some(of) = &self.of else { return &mut [] };
         // SAFETY: as in `bytes`; `&mut self` makes it the only reference into this range.
@@ -85,7 +84,7 @@ impl Piece {
     /// Undoes [`Self::split_at`].
     ///
     /// # Panics
-    /// If `next` is not what follows.
+    /// If `next` does not follow directly.
     pub fn join(self, next: Self) -> Self {
         let same = match (&self.of, &next.of) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b) && self.range.end == next.range.start,
@@ -95,11 +94,10 @@ impl Piece {
         Self { of: self.of, range: self.range.start..next.range.end }
     }
 
-    /// Has the system bring the memory for a part of it now, instead of when it is first written: zeroed if it was untouched,
-    /// and unchanged otherwise.
+    /// Backs a part of it with memory now instead of at the first write. Its contents do not change.
     ///
     /// # Errors
-    /// When the system has no memory or no way to do this.
+    /// No memory is left, or the system cannot do this.
     ///
     /// # Panics
     /// If `range` is not inside.
@@ -116,8 +114,8 @@ impl Piece {
         }
     }
 
-    /// Gives the memory back to the system; what the piece reads as until it is written again is not known. Windows has no way
-    /// to give back a part, and keeps it.
+    /// Returns the memory to the system. Until it is written again, its contents are unspecified. Windows cannot return a part
+    /// of a reservation; there it does nothing.
     pub fn discard(&mut self) {
         #[cfg(unix)]
         self.give_back();
@@ -127,25 +125,24 @@ impl Piece {
     fn give_back(&mut self) {
         let (Some(of), false) = (&self.of, self.is_empty()) else { return };
         let advise = |advice| {
-            // SAFETY: the advice changes this piece alone, of which there is no other reference. A refusal leaves the memory
-            // as it is.
+            // SAFETY: the advice changes this piece alone, to which there is no other reference. If it fails, the memory
+            // is unchanged.
             let _ = unsafe { of.0.unchecked_advise_range(advice, self.range.start, self.range.len()) };
         };
-        // Only this splits huge pages at both ends; a part of one that is merely not needed stays taken until all of it
-        // is.
+        // `Free` splits huge pages at both ends. With `DontNeed` alone, a huge page stays in use until all of it is released.
         #[cfg(target_os = "linux")]
         advise(UncheckedAdvice::Free);
         advise(UncheckedAdvice::DontNeed);
     }
 
-    /// Where it starts in its reservation: an order for joining.
+    /// Its offset in the reservation; pieces are joined in this order.
     pub fn start(&self) -> usize {
         self.range.start
     }
 }
 
 impl Default for Piece {
-    /// A piece of nothing.
+    /// A piece without bytes.
     fn default() -> Self {
         Self { of: None, range: 0..0 }
     }
@@ -170,7 +167,7 @@ mod tests {
         let third = pieces.pop().unwrap();
         let mut first = pieces.swap_remove(0);
         drop(pieces);
-        // Where the system cannot do it nothing happens.
+        // On systems that cannot do it nothing happens.
         let _ = first.populate(0..2 * PAGE);
         assert!(first.bytes().iter().all(|&byte| byte == 1));
         let (mut a, b) = first.split_at(PAGE);

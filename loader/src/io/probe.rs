@@ -1,5 +1,5 @@
-//! How fast the disk below a file gives its bytes, past the system's cache: direct reads of blocks from all over the file,
-//! with several on their way. It writes nothing. It must not know what the file is.
+//! Read speed of a disk without the page cache: direct reads of blocks all over a file, several in flight. It writes
+//! nothing. It must not know what the file is.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,20 +9,20 @@ use std::time::Duration;
 pub struct Pattern {
     /// Bytes of a read, rounded up to whole pages.
     pub block: usize,
-    /// Reads on their way at the same time.
+    /// Reads in flight.
     pub depth: usize,
     /// Longest time.
     pub limit: Duration,
 }
 
 impl Pattern {
-    /// Large reads, as many as any drive can use at once: the most that it gives.
+    /// Large reads, enough in flight for the full speed of any drive.
     pub fn large(limit: Duration) -> Self {
         Self { block: 1 << 20, depth: 4, limit }
     }
 }
 
-/// A smaller file is read before the clock can tell.
+/// Smallest file that takes long enough to measure.
 #[cfg(target_os = "linux")]
 const BYTES_MIN: u64 = 64 << 20;
 
@@ -31,7 +31,7 @@ const BYTES_MIN: u64 = 64 << 20;
 pub struct DiskSpeed {
     /// Bytes read.
     pub bytes: u64,
-    /// From the first request to the last answer.
+    /// From the first request to the last result.
     pub time: Duration,
 }
 
@@ -42,11 +42,11 @@ impl DiskSpeed {
     }
 }
 
-/// Reads every block of the file `path` once, in an order that reading ahead does not help, until all are read or the time
-/// is over. What the drive or a hypervisor has in its own cache is beyond our sight and counts as read from the disk.
+/// Reads every block of the file `path` once, in an order in which read-ahead does not help, until all are read or the time
+/// is over. Caches of the drive or of a hypervisor cannot be told from the disk.
 ///
 /// # Errors
-/// Why there is no figure, in words for people.
+/// A sentence that says why the speed is unknown.
 #[cfg(target_os = "linux")]
 pub fn read_speed(path: &Path, pattern: Pattern) -> Result<DiskSpeed, String> {
     use std::sync::Mutex;
@@ -105,8 +105,8 @@ pub fn read_speed(path: &Path, pattern: Pattern) -> Result<DiskSpeed, String> {
     }
 }
 
-/// A step that visits each of `blocks` places once before any twice, and never the next one after the last: prime to
-/// their number, near 0.382 of it (the golden section), which spreads the places evenly.
+/// A step that visits each of `blocks` blocks once and never two adjacent ones in a row: coprime to their number and near
+/// 0.382 of it (the golden section), which spreads the reads evenly.
 #[cfg(target_os = "linux")]
 fn stride(blocks: u64) -> u64 {
     let prime = |step: u64| {
@@ -119,7 +119,7 @@ fn stride(blocks: u64) -> u64 {
     (blocks * 382 / 1000..blocks).find(|&step| prime(step)).unwrap_or(1)
 }
 
-/// Not written for this system yet.
+/// Not implemented for this system.
 ///
 /// # Errors
 /// Always.

@@ -1,32 +1,32 @@
-//! Reading a file at a place, past the system's cache: what is read once into memory of our own need not lie in the cache
-//! as well, and large direct reads are what drives are fast at. It must not know what is read, nor who waits.
+//! Reading a file at an offset without the page cache: weights that are read into the expert cache need no second copy, and
+//! large direct reads are the fastest way to read from a drive. It must not know what is read.
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// Something that can be read at a place: a file, or what stands for one in tests.
+/// A source that can be read at an offset: a file, or a test double.
 pub trait ReadAt: Send + Sync {
     /// Offsets, lengths and memory must be multiples of this power of two, at most [`super::pieces::PAGE`].
     fn align(&self) -> usize;
 
-    /// Reads into the start of `buffer` and says how much; 0 at the end of the file.
+    /// Reads into the start of `buffer` and returns the number of bytes; 0 at the end of the file.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 }
 
 /// How a file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Past the system's cache.
+    /// Without the page cache.
     Direct,
-    /// Through it, because the file system refuses anything else; what was read is dropped from it at once.
+    /// Through the page cache, because the file system has no direct reads. What was read is dropped from it at once.
     Buffered,
 }
 
-/// A file, read past the system's cache if possible.
+/// A file that is read without the page cache if possible.
 #[derive(Debug)]
 pub struct DirectFile {
     file: File,
@@ -37,7 +37,7 @@ impl DirectFile {
     /// Opens a regular file.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     pub fn open(path: &Path) -> io::Result<Self> {
         match open_direct(path) {
             Ok(file) => Ok(Self { file, access: Access::Direct }),
@@ -45,12 +45,12 @@ impl DirectFile {
         }
     }
 
-    /// Reads an open file through the system's cache.
+    /// Reads an open file through the page cache.
     pub(super) fn buffered(file: File) -> Self {
         Self { file, access: Access::Buffered }
     }
 
-    /// Whether it is this open file, not only one of the same path.
+    /// Whether it is the same file, not another one at the same path.
     pub(super) fn is(&self, file: &File) -> io::Result<bool> {
         let (a, b) = (self.file.metadata()?, file.metadata()?);
         #[cfg(unix)]
@@ -71,7 +71,7 @@ impl DirectFile {
 impl ReadAt for DirectFile {
     fn align(&self) -> usize {
         match self.access {
-            // Every drive's block divides a page.
+            // The block size of every drive divides a page.
             Access::Direct => super::pieces::PAGE,
             Access::Buffered => 1,
         }
@@ -86,7 +86,7 @@ impl ReadAt for DirectFile {
     }
 }
 
-/// An open file, read through the system's cache, where what is read stays.
+/// An open file that is read through the page cache. What is read stays there.
 pub(super) struct CachedFile<'f>(pub &'f File);
 
 impl ReadAt for CachedFile<'_> {
@@ -99,11 +99,11 @@ impl ReadAt for CachedFile<'_> {
     }
 }
 
-/// Reads what lies from `offset` to `offset + need` to the start of `buffer`, and beyond it whatever comes along. Short
-/// reads and interrupts go on; a part of a block is read again from the block's start.
+/// Reads the `need` bytes at `offset` to the start of `buffer`; bytes behind them may be read as well. Continues after short
+/// reads and interrupts; a partial block is read again from its start.
 ///
 /// # Errors
-/// [`io::ErrorKind::UnexpectedEof`] where the file ends before, and what the system says.
+/// [`io::ErrorKind::UnexpectedEof`] if the file ends before, and errors of the system.
 pub fn read_fully(from: &dyn ReadAt, buffer: &mut [u8], offset: u64, need: usize) -> io::Result<()> {
     let (align, mut done, mut idle) = (from.align(), 0, 0);
     while done < need {
@@ -113,7 +113,7 @@ pub fn read_fully(from: &dyn ReadAt, buffer: &mut [u8], offset: u64, need: usize
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             other => other?,
         };
-        // At the end of a file its last part of a block comes again and again.
+        // At the end of a file, its last partial block is returned repeatedly.
         idle = if whole + read > done { 0 } else { idle + 1 };
         if read == 0 || idle > 2 {
             let problem = format!("the file ends {} bytes too early; was it cut meanwhile?", need - done);
@@ -130,7 +130,7 @@ fn open_direct(path: &Path) -> io::Result<File> {
 
     use rustix::fs::{OFlags, fstatfs};
 
-    /// `f_type` of file systems that lie in memory: tmpfs and ramfs, from `linux/magic.h`. Direct reads mean nothing there.
+    /// `f_type` of file systems in memory: tmpfs and ramfs, from `linux/magic.h`. Direct reads have no meaning there.
     const IN_MEMORY: [i128; 2] = [0x0102_1994, 0x8584_58f6];
 
     let flags = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
@@ -142,7 +142,7 @@ fn open_direct(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// What is read does not stay in the cache, and what is there already is used: near enough. Compiled, not yet run.
+/// `F_NOCACHE`: what is read does not stay in the cache, but cached pages are used. Compiled, not run.
 #[cfg(target_os = "macos")]
 fn open_direct(path: &Path) -> io::Result<File> {
     let file = File::open(path)?;
@@ -150,8 +150,8 @@ fn open_direct(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// `FILE_FLAG_NO_BUFFERING`, from the Windows documentation of `CreateFileW`: whole sectors, memory of their alignment. Compiled, not
-/// yet run.
+/// `FILE_FLAG_NO_BUFFERING`, from the Windows documentation of `CreateFileW`: whole sectors into aligned memory. Compiled,
+/// not run.
 #[cfg(windows)]
 fn open_direct(path: &Path) -> io::Result<File> {
     use std::os::windows::fs::OpenOptionsExt;
@@ -175,11 +175,11 @@ fn read_file(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
 }
 
-/// Our share of the system's cache stays small while a model streams through it.
+/// Keeps the page cache small while a model streams through it.
 #[cfg(target_os = "linux")]
 pub(super) fn drop_cached(file: &File, offset: u64, len: usize) {
     let len = std::num::NonZeroU64::new(len as u64);
-    // A refusal costs memory of the cache, which the system takes back when it needs it.
+    // A failure costs only page cache, which the system reclaims when it needs memory.
     let _ = rustix::fs::fadvise(file, offset, len, rustix::fs::Advice::DontNeed);
 }
 
@@ -207,7 +207,7 @@ mod tests {
         assert!(DirectFile::open(&folder.path().join("none")).is_err());
     }
 
-    /// Gives bytes in odd portions, with interrupts between.
+    /// Returns bytes in odd portions, with interrupts between.
     struct Slow(Vec<u8>, std::sync::atomic::AtomicUsize);
 
     impl ReadAt for Slow {

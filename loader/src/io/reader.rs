@@ -1,5 +1,5 @@
-//! The one checked reader for binary input from strangers: every read knows how many bytes are left, every
-//! failure names file, field and byte offset. Little-endian. Knows no format.
+//! The checked reader of untrusted binary input: every read is compared with the bytes that are left, every
+//! error names file, field and byte offset. Little-endian. It must not know formats.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use std::fmt::Display;
@@ -12,8 +12,8 @@ use crate::error::{Fault, LoadError, Result};
 /// Bytes of a file that are read at a time.
 const WINDOW: u64 = 64 << 10;
 
-/// A cursor over the bytes of a file. What it gives are copies, each of bytes that were read once, so that what was checked
-/// stays as it was checked, whatever others do to the file.
+/// A cursor over the bytes of a file. It returns copies and reads each byte once, so what was checked in a copy cannot be
+/// changed by another process that writes the file.
 pub struct Reader<'a> {
     path: &'a Path,
     len: u64,
@@ -56,12 +56,12 @@ macro_rules! scalars {
 scalars!(u8, i8, u16, i16, u32, i32, u64, i64, f32, f64);
 
 impl<'a> Reader<'a> {
-    /// A reader at the start of `bytes`; `path` is for messages.
+    /// A reader at the start of `bytes`. Messages show `path`.
     pub fn new(path: &'a Path, bytes: &'a [u8]) -> Self {
         Self { path, len: len_u64(bytes.len()), at: 0, source: Source::Memory(bytes) }
     }
 
-    /// A reader at the start of a file of `len` bytes, which can be read at any offset; `path` is for messages.
+    /// A reader at the start of a file of `len` bytes, which can be read at any offset. Messages show `path`.
     pub fn of_file(path: &'a Path, file: &'a dyn ReadAt, len: u64) -> Self {
         Self { path, len, at: 0, source: Source::File(file, Window::default()) }
     }
@@ -76,7 +76,7 @@ impl<'a> Reader<'a> {
         self.len - self.at
     }
 
-    /// The file, for messages.
+    /// The path that messages show.
     pub fn path(&self) -> &'a Path {
         self.path
     }
@@ -128,7 +128,7 @@ impl<'a> Reader<'a> {
         Ok(T::from_le(number).expect("there are as many bytes as the number takes"))
     }
 
-    /// The next `count` numbers. Takes no more memory than the bytes they take, and none if there are fewer.
+    /// The next `count` numbers. Takes as much memory as they have bytes, and none if there are fewer.
     ///
     /// # Errors
     /// [`Fault::Truncated`], or [`Fault::Overflow`] when `count` numbers have no size; [`LoadError::Io`].
@@ -149,8 +149,8 @@ impl<'a> Reader<'a> {
         Ok(numbers)
     }
 
-    /// A count of records that follow: at most `cap`, and no more than fit into the bytes left when each takes at
-    /// least `record_bytes`. What passes may be used to reserve memory.
+    /// A count of records that follow: at most `cap`, and no more than fit into the bytes left if each takes at
+    /// least `record_bytes`. Memory may be reserved for that many.
     ///
     /// # Errors
     /// [`Fault::OutOfRange`] beyond the cap, [`Fault::Truncated`] beyond the file; [`LoadError::Io`].
@@ -206,7 +206,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Copies bytes that the file has. None is read twice.
+    /// Copies bytes; the caller has checked that the file has them. None is read twice.
     fn copy(&mut self, offset: u64, to: &mut [u8]) -> Result<()> {
         match &mut self.source {
             Source::Memory(bytes) => {
@@ -243,13 +243,13 @@ impl Window {
         read_fully(file, rest, offset + len_u64(first.len()), need)
     }
 
-    /// The bytes that are known from `offset` on.
+    /// The bytes in memory from `offset` on.
     fn after(&self, offset: u64) -> &[u8] {
         let passed = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
         self.bytes.get(passed..).unwrap_or_default()
     }
 
-    /// Lets the window begin at `offset`. What is known of it stays, the rest is read.
+    /// Moves the window to `offset`. Bytes in memory are kept, the rest is read.
     fn advance(&mut self, file: &dyn ReadAt, offset: u64, len: u64) -> io::Result<()> {
         let mut bytes = self.after(offset).to_vec();
         let known = bytes.len();
@@ -262,7 +262,7 @@ impl Window {
     }
 }
 
-/// What is wrong with a key or tensor name as such, if anything.
+/// The fault of a key or tensor name, if it has one.
 pub(crate) fn name_fault(name: &str) -> Option<Fault> {
     if name.is_empty() {
         return Some(Fault::Empty);
@@ -270,7 +270,7 @@ pub(crate) fn name_fault(name: &str) -> Option<Fault> {
     name.chars().any(char::is_control).then_some(Fault::ControlCharacters)
 }
 
-/// A name from a file as error texts carry it: escaped, and cut to a readable length.
+/// A name from a file for messages: escaped, and truncated to a readable length.
 pub(crate) fn printable(name: &str) -> String {
     const LONGEST: usize = 120;
     let mut text: String = name.chars().take(LONGEST).flat_map(char::escape_default).collect();
@@ -280,7 +280,7 @@ pub(crate) fn printable(name: &str) -> String {
     text
 }
 
-/// A length in memory as a length in a file.
+/// A `usize` as a `u64`.
 pub(crate) fn len_u64(len: usize) -> u64 {
     u64::try_from(len).expect("no machine has more than 64 address bits")
 }

@@ -1,5 +1,5 @@
-//! Regular files that are read into memory of our own: what is checked in the copy cannot change afterwards. It must not
-//! know what the bytes mean.
+//! Regular files that are read into memory. What is checked in the copy cannot change afterwards. It must not know what
+//! the bytes mean.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use std::fs::{File, FileType};
@@ -58,7 +58,7 @@ impl<'p> RegularFile<'p> {
         read_fully(&CachedFile(&self.file), bytes, 0, need)
     }
 
-    /// A copy of at most the first `len` bytes; empty where they cannot be read, so for explanations alone.
+    /// A copy of at most the first `len` bytes; empty if they cannot be read.
     pub fn head(&self, len: usize) -> Vec<u8> {
         let size = self.file.metadata().map_or(0, |found| found.len()).min(len_u64(len));
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(len)];
@@ -69,7 +69,7 @@ impl<'p> RegularFile<'p> {
     }
 }
 
-/// What a file is, for messages.
+/// The kind of a file for messages.
 #[cfg(unix)]
 fn kind_name(kind: FileType) -> &'static str {
     use std::os::unix::fs::FileTypeExt;
@@ -82,7 +82,7 @@ fn kind_name(kind: FileType) -> &'static str {
     }
 }
 
-/// What a file is, for messages.
+/// The kind of a file for messages.
 #[cfg(not(unix))]
 fn kind_name(kind: FileType) -> &'static str {
     match kind {

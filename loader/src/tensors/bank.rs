@@ -1,4 +1,4 @@
-//! Where matrices lie, one by one and in banks of experts. It must not know names, nor how the places were found.
+//! Byte ranges of matrices, one by one and in banks of experts. It must not know names, nor how the ranges were found.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use moelten_quant::Format;
 
 use crate::spec::{BankKey, Part};
 
-/// Where a matrix lies: a window of one file, or of memory of our own, already validated.
+/// The byte range of a matrix in a file or in memory, already validated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MatrixRef {
     /// Block format.
@@ -32,7 +32,7 @@ impl MatrixRef {
     }
 }
 
-/// All experts of a bank: where the matrices of each lie, and its record in a packed file.
+/// All experts of a bank: the matrices of each, and its record in a packed file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExpertBank {
     /// Where the bank is in the model.
@@ -92,15 +92,15 @@ impl ExpertBank {
     }
 }
 
-/// The bytes of one expert in a packed file: its three matrices and what lies between them, to be had in one read.
+/// The record of one expert in a packed file: its three matrices and the padding between them, loaded by one read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordRef {
     /// Index of the file.
     pub file: usize,
     /// Byte offset in it, a multiple of [`crate::container::packed::RECORD_ALIGN`].
     pub offset: u64,
-    /// Length in bytes, a multiple as well.
+    /// Length in bytes, a multiple of it as well.
     pub bytes: u64,
-    /// What [`crate::container::packed::verify_record`] holds the bytes against.
+    /// Checksum for [`crate::container::packed::verify_record`].
     pub checksum: u64,
 }

@@ -1,5 +1,5 @@
-//! Weights outside experts copied out of their files into memory of our own, as they are, on huge pages where the system offers
-//! them: what every token reads stays there while experts come and go. It must not know how they are multiplied.
+//! Weights outside experts copied from their files into memory, on huge pages if the system has them, so that weights that
+//! every token reads stay resident while experts are loaded and evicted. It must not know how they are multiplied.
 
 use std::io;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::tensors::bank::MatrixRef;
 use crate::tensors::roles::Role;
 use crate::tensors::store::TensorStore;
 
-/// Where matrices start in the memory: at a cache line.
+/// Alignment of matrices in the memory: a cache line.
 const ALIGN: u64 = 64;
 
 /// Which weights are copied.
@@ -36,11 +36,10 @@ impl TensorStore {
         self.to_copy(which).map(|matrix| matrix.bytes.next_multiple_of(ALIGN)).sum()
     }
 
-    /// The same tensors, these of them in memory of our own.
+    /// The same tensors, those of `which` in memory.
     ///
     /// # Errors
-    /// When the system has no address space left; [`io::ErrorKind::Interrupted`] when `stop` turned true;
-    /// what a panic on one of the threads said.
+    /// No address space is left; [`io::ErrorKind::Interrupted`] if `stop` is set; a panic of a copying thread.
     pub fn copied(mut self, which: Copied, threads: usize, stop: Option<&AtomicBool>) -> io::Result<Self> {
         let len = usize::try_from(self.copied_bytes(which)).map_err(io::Error::other)?;
         let mut memory = Memory::zeroed(len)?;
@@ -73,7 +72,7 @@ impl TensorStore {
             *matrix = MatrixRef { file, offset, ..*matrix };
             offset += matrix.bytes.next_multiple_of(ALIGN);
         }
-        // Reading ahead has brought more into the system's cache than was copied.
+        // Read-ahead has brought more into the page cache than was copied.
         for file in &self.files {
             file.forget(0, file.size());
         }
@@ -81,7 +80,7 @@ impl TensorStore {
         Ok(self)
     }
 
-    /// The matrices that are copied, in the order in which they are moved.
+    /// The matrices that are copied, in the order of the memory.
     fn to_copy(&self, which: Copied) -> impl Iterator<Item = &MatrixRef> {
         self.dense.iter().filter(move |(role, _)| which.has(**role)).map(|(_, matrix)| matrix)
     }
@@ -89,12 +88,12 @@ impl TensorStore {
     fn copy(&self, matrix: &MatrixRef, part: &mut [u8]) {
         let from = self.view(matrix).data();
         part[..from.len()].copy_from_slice(from);
-        // It is not needed twice.
+        // The copy replaces the mapped pages.
         self.file(matrix.file).forget(matrix.offset, matrix.bytes);
     }
 }
 
-/// The next job, taken so that others can take theirs meanwhile.
+/// The next job. The lock is released before it is done.
 fn next<J>(jobs: &Mutex<impl Iterator<Item = J>>) -> Option<J> {
     jobs.lock().unwrap_or_else(PoisonError::into_inner).next()
 }

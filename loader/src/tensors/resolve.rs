@@ -1,4 +1,4 @@
-//! Finding tensors in files under whichever name they use, their shapes checked once. It must not know which tensors a model
+//! Finds tensors in files under any of their names and checks their shapes. It must not know which tensors a model
 //! needs.
 
 use std::collections::HashSet;
@@ -20,7 +20,7 @@ pub(super) struct Resolver<'a> {
 }
 
 impl<'a> Resolver<'a> {
-    /// The first spelling of `role` that the files have, for expert 0 where tensors are per expert.
+    /// The first name of `role` that the files have; of expert 0 if tensors are per expert.
     fn find(&mut self, role: Role) -> Option<(&'static NameRule, &'a TensorInfo)> {
         let names: &'static [NameRule] = self.names;
         let found = names
@@ -45,7 +45,7 @@ impl<'a> Resolver<'a> {
         Ok(tensor)
     }
 
-    /// As [`Self::find`]; what is missing is named by its first spelling.
+    /// As [`Self::find`]; the error for a missing tensor shows its first name.
     fn require(&mut self, role: Role) -> Result<(&'static NameRule, &'a TensorInfo)> {
         if let Some(found) = self.find(role) {
             return Ok(found);
@@ -64,7 +64,7 @@ impl<'a> Resolver<'a> {
         self.rows_of(tensor, rule.rows, rows, cols, 0)
     }
 
-    /// A bank whose experts lie in one tensor for each part, or in tensors of their own.
+    /// A bank with one tensor for each part, or with tensors for each expert.
     pub fn bank(&mut self, key: BankKey, bank: &BankSpec) -> Result<ExpertBank> {
         let mut by_part = Vec::with_capacity(bank.matrices.len());
         for &BankMatrix { part, rows, cols } in &bank.matrices {
@@ -135,7 +135,7 @@ impl<'a> Resolver<'a> {
             }
             matrices.extend(parts.iter().map(|&part| {
                 let &PackedMatrix { format, rows, cols, offset: inside, bytes } = record.part(part);
-                // No overflow: the record lies within the file, the matrix within the record.
+                // No overflow: the record is inside the file, the matrix inside the record.
                 MatrixRef { format, rows, cols, file, offset: offset + inside, bytes }
             }));
             records.push(RecordRef { file, offset, bytes, checksum });
@@ -148,7 +148,7 @@ impl<'a> Resolver<'a> {
         LoadError::malformed(self.first_path(), packed::LAYERS_KEY, Fault::Contradiction { found, other })
     }
 
-    /// The file that carries the metadata, for messages.
+    /// The file with the metadata, for messages.
     fn first_path(&self) -> &'a Path {
         self.catalog.files().first().map_or(Path::new("?"), |file| file.path())
     }

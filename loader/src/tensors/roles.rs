@@ -1,5 +1,5 @@
-//! What a tensor is for, and how each container spells it. Two tables, one for GGUF and one for Hugging Face
-//! folders, map roles to names; they are data, and reading them backwards is how conversion names its output.
+//! Roles of tensors and their names in each container. Two tables, one for GGUF and one for Hugging Face
+//! folders, map roles to names. Conversion reads them backwards to name its output.
 //!
 //! It must not know families: a name means the same in every family that uses it.
 
@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::spec::{Part, Place};
 
-/// What a tensor is for.
+/// The purpose of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
     /// Token embedding `[vocab, d_model]`.
@@ -92,7 +92,7 @@ impl LayerTensor {
     }
 }
 
-/// Which rows of the named tensor (of each expert, in a bank) are meant.
+/// The rows of the named tensor (of each expert, in a bank) that belong to the role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rows {
     /// All of them.
@@ -103,7 +103,7 @@ pub enum Rows {
     SecondHalf,
 }
 
-/// One spelling of a role. `{L}` is the layer, `{E}` the expert (one tensor per expert instead of a bank).
+/// One name of a role. `{L}` is the layer, `{E}` the expert (one tensor per expert instead of a bank).
 #[derive(Debug, Clone, Copy)]
 pub struct NameRule {
     /// The role, with layer 0 standing for any layer.
@@ -130,7 +130,7 @@ use LayerTensor as T;
 use Part::{Down, Gate, Up};
 use Place::{Ffn, Mixer};
 
-/// Names in GGUF files. The first rule of a role is how we write it.
+/// Names in GGUF files. Files are written with the first rule of a role.
 pub const GGUF_NAMES: &[NameRule] = &[
     top(Role::Embed, "token_embd.weight"),
     top(Role::RopeDivisors, "rope_freqs.weight"),
@@ -236,7 +236,7 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::SharedInput, "model.layers.{L}.mlp.shared_expert_gate.weight"),
 ];
 
-/// Endings of tensors that real files carry and no computation needs.
+/// Suffixes of tensors in real files that no computation needs.
 pub const IGNORED_SUFFIXES: &[&str] =
     &[".rotary_emb.inv_freq", ".attn_rot_embd", ".attention.masked_bias", ".attention.bias"];
 
@@ -249,7 +249,7 @@ impl NameRule {
         }
     }
 
-    /// Whether every expert has a tensor of its own under this rule.
+    /// Whether this rule has one tensor for each expert.
     pub fn per_expert(&self) -> bool {
         self.pattern.contains("{E}")
     }
@@ -263,7 +263,7 @@ impl NameRule {
         }
     }
 
-    /// The role and the expert that a name under this rule is for: [`Self::name`] backwards.
+    /// The role and the expert of a name under this rule: the inverse of [`Self::name`].
     fn read(&self, name: &str) -> Option<(Role, Option<usize>)> {
         let (mut layer, mut expert) = (0, None);
         let (mut rest, mut pattern) = (name, self.pattern);
@@ -285,18 +285,18 @@ impl NameRule {
             Role::Layer(_, tensor) => Role::Layer(layer, tensor),
             top => top,
         };
-        // Names have one spelling: no zeros before a number.
+        // Numbers in names have no leading zeros.
         (self.name(role, expert.unwrap_or(0)) == name).then_some((role, expert))
     }
 }
 
-/// What a tensor of that name in a GGUF file is for, with the expert if it has a tensor of its own: two roles for a fused
-/// matrix, none for a name that we have no use for.
+/// The roles of a tensor name in a GGUF file, with the expert if the tensor belongs to one: two roles for a fused matrix,
+/// none for an unknown name.
 pub fn gguf_roles(name: &str) -> Vec<(Role, Option<usize>)> {
     GGUF_NAMES.iter().filter_map(|rule| rule.read(name)).collect()
 }
 
-/// How we write a role in GGUF files.
+/// The name that files are written with.
 pub fn gguf_name(role: Role) -> String {
     let rule = GGUF_NAMES.iter().find(|rule| rule.spells(role)).expect("every role has a GGUF name");
     rule.name(role, 0)

@@ -1,4 +1,4 @@
-//! Tensors by role: every tensor that a [`ModelSpec`] needs, found in the files under whichever name they use, its
+//! Tensors by role: every tensor that a [`ModelSpec`] needs, found in the files under any of its names, its
 //! shape checked once. The engine asks for roles and experts; it never sees a name.
 
 use std::collections::{BTreeMap, HashSet};
@@ -20,7 +20,7 @@ use crate::tensors::roles::{IGNORED_SUFFIXES, NameRule, Role};
 #[derive(Debug)]
 pub struct TensorStore {
     catalog: Catalog,
-    /// The catalog's files, and perhaps memory of our own.
+    /// The catalog's files, and generated memory behind them.
     pub(crate) files: Vec<FileBytes>,
     pub(crate) dense: BTreeMap<Role, MatrixRef>,
     /// In the order of [`ModelSpec::banks`].
@@ -123,7 +123,7 @@ impl TensorStore {
         self.banks.iter().find(|bank| bank.key == BankKey { layer, bank: 0 })
     }
 
-    /// The files, and perhaps memory of our own, that references name by index.
+    /// The file, or generated memory, of an index in a reference.
     ///
     /// # Panics
     /// If there is no such file.
@@ -131,29 +131,29 @@ impl TensorStore {
         self.files.get(index).expect("a reference of this store names one of its files")
     }
 
-    /// Says that everything will be used where it lies, for as long as the store lives.
+    /// Prepares the files for use in place, for the lifetime of the store.
     pub fn use_in_place(&self) {
         self.files.iter().for_each(FileBytes::prefer_huge_pages);
     }
 
-    /// Paths of the files that experts lie in.
+    /// Paths of the model's files.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.catalog.files().iter().map(FileBytes::path)
     }
 
-    /// All bytes of a record, where they lie.
+    /// All bytes of a record, in place.
     pub fn record_bytes(&self, record: &RecordRef) -> &[u8] {
         let bytes = self.file(record.file).range(record.offset, record.bytes);
         bytes.expect("records were checked when they were found")
     }
 
-    /// Whether experts lie in files, from which they can be read when they are needed.
+    /// Whether experts are in files, from which they can be streamed.
     pub fn in_files(&self) -> bool {
         let mut matrices = self.banks.iter().flat_map(|bank| &bank.matrices);
         matrices.all(|matrix| self.file(matrix.file).is_file())
     }
 
-    /// The weights of a matrix, where they lie.
+    /// The weights of a matrix, in place.
     pub fn view(&self, matrix: &MatrixRef) -> QMatrix<'_> {
         let bytes = self.file(matrix.file).range(matrix.offset, matrix.bytes);
         let bytes = bytes.expect("references were checked when they were made");
@@ -164,7 +164,7 @@ impl TensorStore {
     /// A role's values in f32, e.g. a norm weight.
     ///
     /// # Errors
-    /// [`Fault::NotFinite`] when a value is NaN or infinite: such a model cannot answer.
+    /// [`Fault::NotFinite`] for NaN and infinity, with which every logit is NaN.
     pub fn vector(&self, role: Role) -> Result<Vec<f32>> {
         let matrix = self.get(role);
         let mut out = vec![0.0; matrix.rows * matrix.cols];
@@ -173,7 +173,7 @@ impl TensorStore {
         Ok(out)
     }
 
-    /// Reads a matrix through, row by row, for values that no model can answer with.
+    /// Checks all values of a matrix, row by row.
     ///
     /// # Errors
     /// As [`Self::vector`].
@@ -187,7 +187,7 @@ impl TensorStore {
         Ok(())
     }
 
-    /// `values` stand from place `first` on in the matrix of `role`.
+    /// `values` begin at index `first` of the matrix of `role`.
     fn refuse_not_finite(&self, role: Role, matrix: &MatrixRef, values: &[f32], first: usize) -> Result<()> {
         let Some((index, value)) = values.iter().enumerate().find(|(_, value)| !value.is_finite()) else {
             return Ok(());
@@ -199,7 +199,7 @@ impl TensorStore {
         Err(LoadError::malformed(&path, role.to_string(), fault))
     }
 
-    /// Names of tensors in the files that the spec has no use for.
+    /// Names of tensors in the files that the spec does not need.
     pub fn unused(&self) -> &[String] {
         &self.unused
     }

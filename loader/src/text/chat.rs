@@ -1,8 +1,8 @@
-//! Chat templates: a conversation to the [`Markup`] that the model was trained on, by the Jinja template that
-//! came with it.
+//! Chat templates: a conversation to the [`Markup`] that the model was trained on, by the Jinja template of the
+//! model.
 //!
-//! A template is a program from the internet. It gets no loader, no files and no clock it did not ask for, and
-//! runs with limits on steps, depth and output. It never knows weights; of the tokenizer it uses the control
+//! A template is an untrusted program. It has no access to files or other templates, and runs with limits on
+//! steps, depth, memory and output. It never knows weights; of the tokenizer it uses the control
 //! tokens, to keep messages from imitating them.
 
 use std::path::Path;
@@ -29,17 +29,17 @@ const OUTPUT_BYTES_ALLOWANCE: usize = 64 << 10;
 /// Longest rendering, in bytes.
 const OUTPUT_BYTES_MAX: usize = 16 << 20;
 
-/// Who says something.
+/// The author of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Speaker {
     /// Instructions for the whole conversation.
     System,
-    /// The person.
+    /// The user's message.
     User,
-    /// The model.
+    /// An answer of the model.
     Assistant,
-    /// What a tool returned.
+    /// The result of a tool call.
     Tool,
 }
 
@@ -60,23 +60,23 @@ impl std::str::FromStr for Speaker {
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Who says it.
+    /// Its author.
     pub role: Speaker,
-    /// What is said.
+    /// Its text, without markup.
     pub content: String,
 }
 
 impl Message {
-    /// A message.
+    /// A message with this text.
     pub fn new(role: Speaker, content: impl Into<String>) -> Self {
         Self { role, content: content.into() }
     }
 }
 
-/// How to render.
+/// Options of a rendering.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RenderOptions {
-    /// End with what begins an answer.
+    /// End with the markup that begins an answer.
     pub add_generation_prompt: bool,
     /// More variables for the template, e.g. `enable_thinking`. Their texts are guarded like messages.
     pub variables: serde_json::Map<String, serde_json::Value>,
@@ -93,8 +93,8 @@ pub struct ChatTemplate {
 const TEMPLATE: &str = "chat";
 
 impl ChatTemplate {
-    /// Compiles a template and tries it on a short conversation, so that a broken one is known before the first
-    /// question. `source_name` is the file or metadata key that it came from.
+    /// Compiles a template and tries it on a short conversation, so that a broken one is found before the first
+    /// message. `source_name` is the file or metadata key that it came from.
     ///
     /// # Errors
     /// [`LoadError::Malformed`] with [`Fault::TemplateSyntax`] and its line if it does not compile;
@@ -148,7 +148,7 @@ impl ChatTemplate {
         options.variables.values().for_each(|value| collect_texts(value, &mut variable_texts));
         let all = texts.chain(variable_texts).chain([self.source.as_str()]);
         let free = free_sentinel(all);
-        // With all 32 in use (which no honest text does), one of them is given up.
+        // If a text contains all 32, occurrences of one of them are removed.
         let sentinel = free.unwrap_or('\u{fdd0}');
         let clean = |text: &str| {
             if free.is_none() { text.replace(sentinel, "\u{fffd}") } else { text.to_owned() }
@@ -247,7 +247,7 @@ pub(crate) fn template_source(dir: &Path) -> Result<Option<(String, String)>> {
     Ok(Some((path.display().to_string(), source)))
 }
 
-/// What a template can see.
+/// The variables of a template.
 #[derive(Serialize)]
 struct Context<'a> {
     messages: &'a [Message],
@@ -258,7 +258,7 @@ struct Context<'a> {
     variables: &'a serde_json::Map<String, serde_json::Value>,
 }
 
-/// Templates expect these to exist, be it without a value.
+/// Variables that templates expect, with or without a value.
 fn with_defaults(
     mut variables: serde_json::Map<String, serde_json::Value>,
 ) -> serde_json::Map<String, serde_json::Value> {
@@ -268,7 +268,7 @@ fn with_defaults(
     variables
 }
 
-/// The engine's words without the source excerpt.
+/// The engine's message without the source excerpt.
 fn describe(error: &Error) -> String {
     match error.detail() {
         Some(detail) => detail.to_owned(),

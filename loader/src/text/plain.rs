@@ -2,28 +2,28 @@
 
 use std::borrow::Cow;
 
-/// Why bytes are no text.
+/// Why bytes are not text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotText {
     /// A byte that is not part of a UTF-8 character.
     #[error("byte {offset} (0x{byte:02x}) is not valid UTF-8")]
     Utf8 {
-        /// Where it is.
+        /// Offset of the byte.
         offset: usize,
-        /// The byte.
+        /// Its value.
         byte: u8,
     },
     /// Half of a UTF-16 character, or of a code unit.
     #[error("byte {offset} does not begin a valid UTF-16 character")]
     Utf16 {
-        /// Where it would begin.
+        /// Offset of its first byte.
         offset: usize,
     },
-    /// A zero byte, which texts do not have and most other files do.
+    /// A zero byte, which occurs in most binary files and in no text.
     #[error("byte {offset} is zero")]
     Zero {
-        /// Where it is.
+        /// Offset of the byte.
         offset: usize,
     },
 }

@@ -1,11 +1,11 @@
 //! Text to token ids and back: one [`Tokenizer`] for every kind of vocabulary, built from GGUF metadata alone
 //! ([`Tokenizer::from_gguf`]) or from a Hugging Face folder ([`Tokenizer::from_hf_folder`]).
 //!
-//! Two entrances keep people and templates apart. [`Tokenizer::encode_text`] is for what a person (or a file, or
-//! a model) wrote: it never yields a control token. [`Tokenizer::encode_markup`] is for a rendered chat
+//! Text and templates are encoded separately. [`Tokenizer::encode_text`] is for untrusted text of users, files
+//! and models: it never yields a control token. [`Tokenizer::encode_markup`] is for a rendered chat
 //! template, whose own control tokens count and those inside the messages do not; see [`Markup`].
 //!
-//! It never knows weights, and it touches files only in [`Tokenizer::from_hf_folder`].
+//! It must not know weights. Only [`Tokenizer::from_hf_folder`] reads files.
 
 mod added;
 mod build;

@@ -1,5 +1,5 @@
-//! Parses everything of a GGUF file but the tensors' values: bytes in, metadata and validated tensor ranges out.
-//! Source: the GGUF specification (ggml, `docs/gguf.md`). Opens no file.
+//! Parses the header of a GGUF file: metadata and validated tensor ranges.
+//! Source: the GGUF specification (ggml, `docs/gguf.md`). It opens no file.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use std::path::Path;
@@ -11,18 +11,18 @@ use crate::error::{Fault, LoadError, Result};
 use crate::io::FileBytes;
 use crate::io::reader::{Reader, Scalar, align_up, len_u64, printable};
 
-/// Metadata entries of one file.
+/// Most metadata entries of one file.
 const MAX_ENTRIES: u64 = 1 << 16;
-/// Tensors of one file. The largest models keep fewer than 100,000 in all their files.
+/// Most tensors of one file. The largest models have fewer than 100,000 in all their files.
 const MAX_TENSORS: u64 = 1 << 18;
-/// Elements of all arrays of a file together. An empty text takes 8 bytes of the file and three times as many of
-/// ours; the largest vocabularies have a quarter of this many tokens, scores, types and merges.
+/// Most elements of all arrays of a file together. An empty text takes 8 bytes of the file and 24 bytes of memory.
+/// The largest vocabularies have a quarter as many tokens, scores, types and merges.
 const MAX_ELEMENTS: u64 = 1 << 22;
-/// Bytes of all metadata of a file; some carry a whole `tokenizer.json`.
+/// Most bytes of all metadata of a file; some have a whole `tokenizer.json` in it.
 const MAX_METADATA: u64 = 64 << 20;
-/// Bytes of a key, from the specification.
+/// Longest key in bytes, from the specification.
 const MAX_KEY: u64 = 65_535;
-/// Bytes of a tensor name, from the specification.
+/// Longest tensor name in bytes, from the specification.
 const MAX_NAME: u64 = 64;
 /// Largest alignment; the packed layout uses it.
 const MAX_ALIGNMENT: u32 = 65_536;
@@ -35,18 +35,18 @@ const ENTRY_BYTES: u64 = 8 + 4 + 1;
 /// A tensor record takes at least this: name length, dimensions, one dimension, type, offset.
 const TENSOR_BYTES: u64 = 8 + 4 + 8 + 4 + 8;
 
-/// What a GGUF file says before its tensors' values begin.
+/// Everything in a GGUF file before the values of its tensors.
 #[derive(Debug, Clone)]
 pub struct Header {
-    /// 2 or 3.
+    /// Version of the format, 2 or 3.
     pub version: u32,
-    /// The metadata.
+    /// Keys and values in file order.
     pub metadata: Metadata,
     /// The tensors in file order, with ranges inside the file; [`TensorInfo::file`] is 0.
     pub tensors: Vec<TensorInfo>,
-    /// Tensors begin at multiples of this many bytes after the header.
+    /// Tensors begin at multiples of this many bytes.
     pub alignment: u64,
-    /// Oddities that do no harm, for people.
+    /// Harmless oddities of the files, to be shown to the user.
     pub notices: Vec<String>,
 }
 
@@ -101,7 +101,7 @@ impl Header {
     }
 }
 
-/// How many of `count` records to reserve room for: a claim must not cost memory before it is read.
+/// How many of `count` records to reserve memory for. A large count alone must not take memory.
 fn reserve(count: u64) -> usize {
     usize::try_from(count.min(4096)).expect("4096 fits")
 }
@@ -139,10 +139,10 @@ fn read_metadata(reader: &mut Reader<'_>, count: u64, notices: &mut Vec<String>)
     Metadata::new(reader.path(), entries)
 }
 
-/// Reads values within the limits of one file. `field` is the key as messages show it.
+/// Reads values within the limits of one file. Messages show the key as `field`.
 struct Values<'r, 'a> {
     reader: &'r mut Reader<'a>,
-    /// Array elements that may still come.
+    /// Array elements that are still allowed.
     elements_left: u64,
     /// Texts that were not UTF-8.
     lossy: u64,
@@ -201,7 +201,7 @@ impl Values<'_, '_> {
         })
     }
 
-    /// Refuses metadata that would end later than any may, before memory is taken for the `bytes` that come next.
+    /// Refuses metadata beyond the limit before memory is taken for the next `bytes` bytes.
     fn within_limit(&self, bytes: u64) -> Result<()> {
         let end = self.reader.offset().saturating_add(bytes);
         if end > MAX_METADATA {
@@ -261,7 +261,7 @@ fn alignment(metadata: &Metadata) -> Result<u64> {
     Ok(found.into())
 }
 
-/// Whether tensors can be aligned so.
+/// Refuses an alignment that is out of range or no power of two.
 fn check_alignment(alignment: u32) -> Result<(), Fault> {
     if !(1..=MAX_ALIGNMENT).contains(&alignment) {
         return Err(Fault::OutOfRange { found: alignment.to_string(), low: 1, high: MAX_ALIGNMENT.into() });
@@ -272,7 +272,7 @@ fn check_alignment(alignment: u32) -> Result<(), Fault> {
     Ok(())
 }
 
-/// A tensor whose offset still counts from the start of the data section, and the place of its record.
+/// A tensor whose offset still counts from the start of the data section, and the offset of its record.
 struct Record {
     at: u64,
     tensor: TensorInfo,
@@ -302,7 +302,7 @@ fn read_tensor(reader: &mut Reader<'_>, index: u64) -> Result<Record> {
     Ok(Record { at, tensor: TensorInfo { name, storage: ggml_type.storage, shape, file: 0, offset, bytes } })
 }
 
-/// Turns offsets into places in the file and checks that the tensors lie in it, aligned and apart.
+/// Makes offsets relative to the file and checks that the tensors are inside it, aligned and disjoint.
 fn place(
     reader: &Reader<'_>,
     file_len: u64,
@@ -399,7 +399,7 @@ mod tests {
         out
     }
 
-    /// What is checked is a copy: no byte is read twice, so a file that changes meanwhile is read as it was at one moment.
+    /// No byte is read twice. What is checked is a copy, so a file that changes meanwhile cannot change it.
     #[test]
     fn each_byte_is_read_once() {
         let (path, bytes) = (Path::new("f"), large());

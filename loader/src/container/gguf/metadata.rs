@@ -1,5 +1,5 @@
 //! GGUF metadata: typed values under string keys, in file order, with getters that turn a missing key or a wrong
-//! type into an error with the key's name. Knows no key's meaning.
+//! type into an error with the key's name. It must not know what a key means.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use std::collections::HashMap;
@@ -65,7 +65,7 @@ impl Value {
         }
     }
 
-    /// The type for people: `u32`, `array of str`.
+    /// The name of the type for messages: `u32`, `array of str`.
     pub fn type_name(&self) -> &'static str {
         match self {
             Self::U8(_) => "u8",
@@ -201,7 +201,7 @@ impl Metadata {
         Ok(Self { path: path.to_owned(), entries, index })
     }
 
-    /// The file, for messages.
+    /// The path that messages show.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -227,7 +227,7 @@ impl Metadata {
         })
     }
 
-    /// A truth value.
+    /// A value that is true or false.
     ///
     /// # Errors
     /// [`Fault::WrongType`].
@@ -282,7 +282,7 @@ impl Metadata {
         })
     }
 
-    /// Truth values.
+    /// A list of values that are true or false.
     ///
     /// # Errors
     /// [`Fault::WrongType`].

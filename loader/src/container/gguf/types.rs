@@ -1,4 +1,4 @@
-//! The table of tensor types: ggml's numbers, and the block sizes of the types that no kernel of ours reads.
+//! The table of tensor types: ggml's numbers, and the block sizes of the types that no kernel reads.
 //! Source: the GGUF specification and the constants of the `gguf` Python package.
 
 use moelten_quant::Format;
@@ -12,7 +12,7 @@ use crate::io::reader::len_u64;
 pub struct GgmlType {
     /// The number in the file.
     pub id: u32,
-    /// What it is for us.
+    /// How the rest of the crate sees it.
     pub storage: Storage,
     block_len: u64,
     block_bytes: u64,
@@ -38,8 +38,8 @@ const KNOWN: [(u32, Format); 16] = [
     (39, Format::Mxfp4),
 ];
 
-/// The others: `(number, name, values per block, bytes per block)`. 4, 5, 31 to 33 and 36 to 38 were given up by ggml
-/// and count as unknown.
+/// The others: `(number, name, values per block, bytes per block)`. 4, 5, 31 to 33 and 36 to 38 were removed from ggml
+/// and are unknown types.
 const OTHER: [(u32, &str, u64, u64); 18] = [
     (9, "Q8_1", 32, 40),
     (15, "Q8_K", 256, 292),

@@ -15,7 +15,7 @@ use crate::io::reader::{Scalar, align_up, len_u64, printable};
 /// A tensor that will be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorPlan {
-    /// Its name.
+    /// As other files call it, e.g. `blk.0.attn_q.weight`.
     pub name: String,
     /// Type of its values.
     pub storage: Storage,
@@ -23,12 +23,12 @@ pub struct TensorPlan {
     pub shape: Vec<u64>,
 }
 
-/// The beginning of a GGUF file and where everything in it will lie.
+/// The header of a GGUF file that will be written, and the byte ranges of its tensors.
 #[derive(Debug, Clone)]
 pub struct GgufPlan {
     header: Vec<u8>,
     alignment: u64,
-    /// Keys of the metadata and where their values lie in the header, in order.
+    /// Keys of the metadata and the offsets of their values in the header, in order.
     values: Vec<(String, Range<usize>)>,
     /// The tensors, in order.
     tensors: Vec<Planned>,
@@ -36,7 +36,7 @@ pub struct GgufPlan {
     file_len: u64,
 }
 
-/// Where the values of a tensor will lie.
+/// Byte range of the values of a tensor.
 #[derive(Debug, Clone)]
 struct Planned {
     name: String,
@@ -87,13 +87,13 @@ impl GgufPlan {
         let file_len = data_start
             .checked_add(data_len)
             .ok_or_else(|| LoadError::malformed(target, "the file", Fault::Overflow))?;
-        // What we write, we can read.
+        // What is written must pass the reader's checks.
         Header::parse_prefix(target, &header, file_len)?;
         planned.iter_mut().for_each(|tensor| tensor.offset += data_start);
         Ok(Self { header, alignment, values, tensors: planned, file_len })
     }
 
-    /// What the file begins with: all but the values of tensors, and the zeros before them.
+    /// The header, with the zeros that align the first tensor.
     pub fn header(&self) -> &[u8] {
         &self.header
     }
@@ -113,7 +113,8 @@ impl GgufPlan {
     }
 }
 
-/// A GGUF file in the making. Dropped without [`Self::finish`], it leaves nothing behind, unless it can be gone on with.
+/// A GGUF file that is being written. Dropped without [`Self::finish`], it removes what was written, unless it is
+/// resumable.
 #[derive(Debug)]
 pub struct GgufWriter {
     file: PartialFile,
@@ -140,7 +141,7 @@ impl GgufWriter {
         Self::resume(plan, PartialFile::create(target, sources)?, 0)
     }
 
-    /// Goes on with a file whose first `done` tensors are there already.
+    /// Resumes a file whose first `done` tensors are complete.
     ///
     /// # Errors
     /// [`LoadError::Io`].
@@ -171,7 +172,7 @@ impl GgufWriter {
         let next = self.plan.tensors.get(self.current);
         let left = next.filter(|next| next.name == name).map(|next| next.bytes - self.written);
         let Some(left) = left else {
-            // Writing nothing to a tensor without values is in order whenever it comes.
+            // A tensor without values may be written at any time.
             assert!(bytes.is_empty(), "{name} is written when {:?} comes next", next.map(|next| &next.name));
             return Ok(());
         };
@@ -181,8 +182,8 @@ impl GgufWriter {
         self.skip_complete()
     }
 
-    /// Gives `key` of the metadata another value, of the same type and size: one that is known only when the tensors are
-    /// written.
+    /// Replaces a metadata value by one of the same type and size, for values that are known only when the tensors
+    /// are written.
     ///
     /// # Errors
     /// [`LoadError::Io`].
@@ -198,10 +199,10 @@ impl GgufWriter {
         self.file.write_over(len_u64(place.start), &bytes)
     }
 
-    /// Makes the file durable and gives it its name.
+    /// Syncs the file to disk and renames it to its final name.
     ///
     /// # Errors
-    /// [`LoadError::Io`]; then a file that had the name before is as it was.
+    /// [`LoadError::Io`]; then a file of that name is unchanged.
     ///
     /// # Panics
     /// If a tensor is missing or incomplete.
@@ -212,7 +213,7 @@ impl GgufWriter {
         self.file.commit()
     }
 
-    /// Hands everything written so far to the system, from where it outlives this process.
+    /// Passes everything written so far to the system, so that it survives the end of this process.
     ///
     /// # Errors
     /// [`LoadError::Io`].
@@ -220,12 +221,12 @@ impl GgufWriter {
         self.file.flush()
     }
 
-    /// Says whether what there is of the file stays when the work ends early, for [`Self::resume`].
+    /// Sets whether an incomplete file is kept for [`Self::resume`].
     pub fn set_resumable(&mut self, resumable: bool) {
         self.file.set_resumable(resumable);
     }
 
-    /// Moves on from tensors that have all their values.
+    /// Advances to the next tensor that is not complete.
     fn skip_complete(&mut self) -> Result<()> {
         while let Some(&Planned { bytes, .. }) = self.plan.tensors.get(self.current)
             && bytes == self.written

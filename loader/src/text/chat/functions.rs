@@ -1,7 +1,7 @@
-//! What a chat template may call, and the engine set up as the `transformers` library sets up Jinja2: trimmed
+//! The functions of chat templates, and the engine configured as `transformers` configures Jinja2: trimmed
 //! blocks, `raise_exception`, `strftime_now`, a `tojson` that writes plain JSON.
 //!
-//! It knows nothing of conversations.
+//! It must not know conversations.
 
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,7 +24,7 @@ pub(super) fn syntax() -> SyntaxConfig {
     builder.expect("no delimiter was changed")
 }
 
-/// Takes out `{% generation %}` and `{% endgeneration %}`, which mark the parts to train on and mean nothing here.
+/// Removes `{% generation %}` and `{% endgeneration %}`, which mark the parts to train on and have no meaning here.
 pub(super) fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;

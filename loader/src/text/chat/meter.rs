@@ -3,7 +3,7 @@
 //!
 //! The engine counts its steps, but one step can double a string; sixty steps make more bytes than there are.
 //! So after compiling, the instructions that make values are replaced by calls of metered functions that do
-//! the same, and the allocating filters are wrapped. It knows nothing of conversations.
+//! the same, and the allocating filters are wrapped. It must not know conversations.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -25,7 +25,7 @@ const ITEM_BYTES: usize = 32;
 const ARGUMENT_MAX: i64 = 1 << 16;
 /// A key that every namespace has and no template can write.
 const NAMESPACE_MARK: &str = "\u{1}namespace";
-/// What the error says; recognised by [`exhausted`].
+/// Message of the error; recognised by [`exhausted`].
 const EXHAUSTED: &str = "the template makes too much text";
 
 /// Filters whose result is not bounded by a number or a truth value.
@@ -109,18 +109,18 @@ pub(super) fn compile<'a>(
     Ok((metered(&instructions), blocks))
 }
 
-/// The compiler evaluates constant expressions, and `'x' * 99999999` is one: tags that multiply by so much are
-/// refused before it does.
+/// Refuses tags that multiply by more than the largest product, because the compiler evaluates constant expressions like
+/// `'x' * 99999999`.
 fn check_constants(source: &str, syntax: &SyntaxConfig) -> Result<(), Error> {
     const PRODUCT_MAX: u128 = 100_000;
     let (mut product, mut multiplies) = (1_u128, false);
     for token in tokenize(source, false, syntax.clone()) {
-        // What is wrong with the tokens themselves, the parser says better.
+        // Faults of the tokens are left to the parser, which has better messages.
         let Ok((token, span)) = token else { return Ok(()) };
         match token {
             Token::VariableStart | Token::BlockStart => (product, multiplies) = (1, false),
             Token::Mul => multiplies = true,
-            // `10 ** 8`: no matter which numbers, it serves no template together with a product.
+            // A power like `10 ** 8` together with a product is refused; no real template needs it.
             Token::Pow => product = u128::MAX,
             Token::Int(number) => product = product.saturating_mul(u128::from(number.max(1))),
             Token::Int128(_) => product = u128::MAX,
@@ -138,7 +138,7 @@ fn check_constants(source: &str, syntax: &SyntaxConfig) -> Result<(), Error> {
 /// writes without asking the formatter, as a constant that is written.
 fn metered<'a>(plain: &Instructions<'a>) -> Instructions<'a> {
     let all: Vec<&Instruction<'a>> = (0..).map_while(|at| plain.get(at)).collect();
-    // Where each instruction, and the end, goes.
+    // New index of each instruction, and of the end.
     let mut moved = Vec::with_capacity(all.len() + 1);
     let mut next = 0_u32;
     for instruction in &all {
@@ -158,7 +158,7 @@ fn metered<'a>(plain: &Instructions<'a>) -> Instructions<'a> {
                 add(&mut out, Instruction::LoadConst(Value::from(*text)), plain, at);
                 Instruction::Emit
             }
-            // The value lies below the namespace.
+            // On the stack, the value is below the namespace.
             Instruction::SetAttr(name) => {
                 add(&mut out, Instruction::Swap, plain, at);
                 add(&mut out, call("=", 1), plain, at);
@@ -176,7 +176,7 @@ fn metered<'a>(plain: &Instructions<'a>) -> Instructions<'a> {
             Instruction::Mul => call("*", 2),
             Instruction::Rem => call("%", 2),
             Instruction::Slice => call("[:]", 4),
-            // Longer lists are written out in the source, which bounds them.
+            // Longer lists are bounded by the source, in which all items are written.
             Instruction::BuildList(Some(count)) if *count < 10_000 => call("[]", *count),
             Instruction::BuildTuple(Some(count)) if *count < 10_000 => call("()", *count),
             Instruction::BuildMap(pairs) if *pairs < 10_000 => call("{}", 2 * pairs),
@@ -191,7 +191,7 @@ fn call(name: &'static str, arguments: usize) -> Instruction<'static> {
     Instruction::CallFunction(name, u16::try_from(arguments).ok())
 }
 
-/// Appends `instruction` with the place in the source that instruction `at` of `plain` has.
+/// Appends `instruction` with the source position of instruction `at` of `plain`.
 fn add<'a>(out: &mut Instructions<'a>, instruction: Instruction<'a>, plain: &Instructions<'a>, at: u32) {
     match (plain.get_span(at), plain.get_line(at).and_then(|line| u16::try_from(line).ok())) {
         (Some(span), _) => out.add_with_span(instruction, span),
@@ -215,7 +215,7 @@ impl Meter {
             Some(text) => self.charge(text.len()),
             None => {
                 let mut counter = Counter { left: self.0.load(Ordering::Relaxed), counted: 0 };
-                // A formatting error means that the counter ran out, which the charge then reports.
+                // A formatting error means that the counter is exhausted; the charge reports it.
                 let whole = write!(counter, "{value}").is_ok();
                 self.charge(if whole { counter.counted } else { usize::MAX })
             }
@@ -230,7 +230,8 @@ impl Meter {
         }
     }
 
-    /// Charges what is put into a container. By charging the whole text, sharing cannot hide exponential growth.
+    /// Charges the items of a new container. Each is charged with its whole text, so shared parts cannot hide exponential
+    /// growth.
     fn charge_contents(&self, items: &[Value]) -> Result<(), Error> {
         items.iter().try_for_each(|item| {
             not_a_namespace(item)?;
@@ -367,7 +368,7 @@ impl Meter {
         plain(expression, [("a", a.clone()), ("b", b.clone())])
     }
 
-    /// Charges what the filter or method `name` is about to make of `items`, the first of which is its subject.
+    /// Charges the result of the filter or method `name` before it is called. The first of `items` is its subject.
     fn filter(&self, name: &str, items: &[Value]) -> Result<(), Error> {
         let Some((subject, arguments)) = items.split_first() else { return Ok(()) };
         arguments.iter().try_for_each(not_a_namespace)?;
@@ -384,7 +385,7 @@ impl Meter {
                 let places = text.matches(argument(0)).count();
                 self.charge(places.saturating_mul(argument(1).len()).saturating_add(text.len()))
             }
-            // As a filter the list comes first, as a method the separator does.
+            // A filter has the list first, a method the separator.
             "join" => {
                 let (list, separator) = match arguments.first() {
                     Some(list) if subject.as_str().is_some() && list.as_str().is_none() => (list, text),
@@ -407,7 +408,7 @@ impl Meter {
         }
     }
 
-    /// Charges a printf or `str.format` call. A width of five digits serves no template.
+    /// Charges a printf or `str.format` call. No real template needs a width of five digits.
     fn formatting(&self, pattern: &Value, arguments: &[Value]) -> Result<(), Error> {
         let text = pattern.as_str().unwrap_or_default();
         let wide = text.as_bytes().windows(5).any(|digits| digits.iter().all(u8::is_ascii_digit));
@@ -417,15 +418,15 @@ impl Meter {
         }
         let fields = text.matches(['%', '{']).count();
         self.charge(text.len().saturating_add(fields.saturating_mul(10_000)))?;
-        // A field may be used again and again.
+        // A field may be used repeatedly.
         arguments
             .iter()
             .try_for_each(|argument| (0..fields.max(1)).try_for_each(|_| self.charge_text(argument)))
     }
 }
 
-/// The only mutable objects are namespaces: kept out of containers and of each other, they form no circle, on which
-/// printing would not end. Macros hold on to the namespaces they use.
+/// The only mutable objects are namespaces: kept out of containers and of each other, they form no cycle, which
+/// would be printed without end. Macros keep the namespaces that they use.
 fn not_a_namespace(value: &Value) -> Result<(), Error> {
     if value.kind() == ValueKind::Plain
         || value.kind() == ValueKind::Map && value.get_attr(NAMESPACE_MARK).is_ok_and(|mark| mark.is_true())

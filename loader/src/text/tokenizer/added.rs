@@ -1,6 +1,6 @@
-//! Words added to a vocabulary by hand, found in a text one after the other, without a copy of the text. The rules of
-//! matching (longest first, white space that a word swallows, whole words) are those of the tokenizers crate, which is
-//! given only the surroundings of each word. It must not know how the text between is encoded.
+//! Added words of a vocabulary, found in a text one after the other without a copy of the text. The rules of matching
+//! (longest first, white space that a word absorbs, whole words) are those of the tokenizers crate, which gets only the
+//! surroundings of each word. It must not know how the text between is encoded.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,25 +13,25 @@ use tokenizers::{
 /// The added words of a vocabulary.
 pub(super) struct AddedWords {
     library: AddedVocabulary,
-    /// Finds all places where a word stands; `None` without words.
+    /// Finds all occurrences of words; `None` without words.
     finder: Option<AhoCorasick>,
     /// Bytes of the longest word.
     longest: usize,
-    /// Whether any word swallows white space beside it.
+    /// Whether any word absorbs white space beside it.
     spaces: bool,
 }
 
 /// A part of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Span {
-    /// An added word, with the white space that it swallows.
+    /// An added word, with the white space that it absorbs.
     Word(u32, Range<usize>),
     /// Text that has no added word in it.
     Text(Range<usize>),
 }
 
 impl AddedWords {
-    /// Words are matched in text as it is; `normalizer` only shapes those that are matched in normalised text.
+    /// Builds the matchers. `normalizer` applies to words that are matched in normalised text.
     pub fn new(
         words: Vec<AddedToken>,
         model: &ModelWrapper,
@@ -54,16 +54,16 @@ impl AddedWords {
         &self.library
     }
 
-    /// Takes a text apart.
+    /// Splits a text into words and text between them.
     pub fn spans<'w, 't>(&'w self, text: &'t str) -> WordSpans<'w, 't> {
         WordSpans { words: self, text, at: 0, begun: 0, found: VecDeque::new() }
     }
 
-    /// The surroundings of the next words from `at` on: no word reaches over its ends or touches them, and what decides
-    /// about a word inside lies inside.
+    /// The surroundings of the next words from `at` on. No word overlaps or touches the ends, and all text that decides
+    /// about a word inside is inside.
     fn surroundings(&self, text: &str, at: usize) -> Option<Range<usize>> {
         let finder = self.finder.as_ref()?;
-        // The match that ends first; a longer one may begin up to the longest word before.
+        // This match ends first. Another one may begin before it, by at most the longest word.
         let first = finder.find(Input::new(text).range(at..))?;
         let mut start = text.floor_char_boundary(first.start().saturating_sub(self.longest)).max(at);
         let before = |start: usize| text[at..start].chars().next_back();
@@ -77,7 +77,7 @@ impl AddedWords {
             if found.start() <= reach {
                 end = end.max(found.end());
             } else if found.end() > reach + self.longest {
-                // Matches come in the order of their ends: all others begin later.
+                // Matches are ordered by their ends, so all others begin later.
                 break;
             }
         }
@@ -100,7 +100,7 @@ pub(super) struct WordSpans<'w, 't> {
     text: &'t str,
     /// Words before it have been found.
     at: usize,
-    /// Text from here on has not been given out.
+    /// Text before it has been returned.
     begun: usize,
     found: VecDeque<Span>,
 }

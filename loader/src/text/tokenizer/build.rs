@@ -1,5 +1,5 @@
-//! From the parts of a vocabulary, wherever they came from, to a [`Tokenizer`]: here all checks are made that do
-//! not depend on the file format, and the library's objects are built.
+//! From the parts of a vocabulary to a [`Tokenizer`]: all checks that do not depend on the file format, and the
+//! construction of the library's objects.
 //!
 //! Control tokens are kept out of the model and out of the merges, so that no text can spell them.
 
@@ -21,12 +21,12 @@ use super::stages::Stage;
 use super::stream::{PieceTable, Spelling, VocabPiece, byte_of, byte_of_char};
 use crate::error::{Fault, LoadError, Result};
 
-/// Most bytes of text in all tokens together that are matched in text as they are (control, user-defined).
+/// Most bytes of all control and user-defined tokens together.
 const ADDED_BYTES_MAX: usize = 1 << 20;
 /// Longest token, in bytes.
 const PIECE_BYTES_MAX: usize = 64 << 10;
 
-/// Control tokens with these spellings end an answer whether or not the file says so.
+/// Control tokens with these spellings end an answer even if the file does not list them.
 const WELL_KNOWN_ENDS: [&str; 18] = [
     "<|im_end|>",
     "<|eot_id|>",
@@ -89,7 +89,7 @@ pub(super) fn assemble(path: &Path, mut parts: Parts, notices: &mut Vec<String>)
         ));
     }
     let library = |problem: String| vocabulary(path, "tokenizer", problem);
-    // The library indexes with what the file says in some places: a panic is the file's fault.
+    // The library indexes with values of the file in some places: a panic is a fault of the file.
     let built = catch_unwind(AssertUnwindSafe(|| {
         let model = model(&parts)?;
         let added = added(&parts, &model)?;
@@ -185,8 +185,8 @@ fn check_sizes(path: &Path, parts: &Parts) -> Result<()> {
     Ok(())
 }
 
-/// Special ids must exist. Begin and end tokens that look like markup are control tokens, whatever the file
-/// says, or text could spell them.
+/// Special ids must exist. Begin and end tokens that look like markup become control tokens even if the file marks
+/// them otherwise, so that text cannot spell them.
 fn check_special_ids(path: &Path, parts: &mut Parts, notices: &mut Vec<String>) -> Result<()> {
     let count = parts.pieces.len();
     let named = [("bos", parts.bos), ("eos", parts.eos), ("unknown", parts.unknown)];
@@ -314,7 +314,7 @@ pub(super) fn model(parts: &Parts) -> std::result::Result<ModelWrapper, String> 
                 if parts.into_iter().any(|part| control.contains(part.as_str())) {
                     continue;
                 }
-                // The library checks this too, but trips over some merges before it does.
+                // The library checks this too, but panics at some merges before it does.
                 if let Some(missing) = parts.into_iter().find(|part| !vocab.contains_key(*part)) {
                     return Err(format!(
                         "the merge {left:?} + {right:?} needs the token {missing:?}, which does not exist"
@@ -333,7 +333,7 @@ pub(super) fn model(parts: &Parts) -> std::result::Result<ModelWrapper, String> 
             builder.build().map(ModelWrapper::BPE).map_err(|error| error.to_string())
         }
         Algorithm::Unigram { scores, byte_fallback } => {
-            // Worse than any way of spelling a text with unknown tokens, so never chosen.
+            // Lower than any segmentation with unknown tokens, so never chosen.
             const NEVER: f64 = -1e30;
             let scored = parts.pieces.iter().zip(scores).enumerate();
             let mut worst = f64::INFINITY;

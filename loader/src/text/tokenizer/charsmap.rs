@@ -1,17 +1,17 @@
 //! SentencePiece's precompiled character maps: a double-array trie (Aoe 1989, in the layout of darts-clone) from
 //! byte sequences to offsets into a blob of NUL-terminated replacements.
 //!
-//! The library follows the trie without looking, so everything that it can reach is checked here first. It
-//! knows no vocabulary.
+//! The library follows the trie without bounds checks, so every reachable node is checked here first. It must
+//! not know vocabularies.
 
 use serde_json::Value;
 
-/// Largest map, in bytes; real ones have 0.3 MB.
+/// Largest map, in bytes. Real maps have 0.3 MB.
 const BYTES_MAX: usize = 4 << 20;
-/// Longest replacement, in bytes; with it, text cannot grow without bound.
+/// Longest replacement, in bytes; bounds the growth of a text.
 const REPLACEMENT_BYTES_MAX: usize = 256;
 
-/// Fails unless `map` is sound.
+/// Fails unless every path through `map` stays inside it.
 pub(super) fn check(map: &[u8]) -> Result<(), String> {
     let wrong = |problem: &str| Err(format!("is no character map: {problem}"));
     if map.len() > BYTES_MAX {
@@ -37,7 +37,7 @@ pub(super) fn check(map: &[u8]) -> Result<(), String> {
     let mut seen = vec![false; units.len()];
     let mut open = vec![offset(units[0])];
     while let Some(node) = open.pop() {
-        // A child's place is the node's, with a byte mixed into the lowest bits.
+        // The index of a child is the node's, XORed with a byte.
         if node | 0xff >= units.len() {
             return wrong("its trie leaves the file");
         }

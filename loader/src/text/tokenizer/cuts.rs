@@ -1,5 +1,5 @@
-//! Where a text may be cut: at places that no rule of the tokenizer looks across, so that the parts, encoded one after the
-//! other, give exactly the ids of the whole, in memory that depends on the size of a part. It must not know ids.
+//! Positions at which a text may be cut: no rule of the tokenizer looks across them, so the parts, encoded one after the
+//! other, give exactly the ids of the whole text. It must not know ids.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -12,7 +12,7 @@ use super::split::Spans;
 use super::stages::Stage;
 use super::stream::{VocabPiece, byte_of};
 
-/// Bytes of a part, about. The library takes some 300 bytes of memory for each byte of a part.
+/// Approximate size of a part in bytes. The library takes about 300 bytes of memory for each byte.
 pub(super) const PART: usize = 16 << 10;
 
 /// How text becomes pieces.
@@ -24,30 +24,31 @@ pub(super) enum Algorithm {
     Unigram { scores: Vec<f64>, byte_fallback: bool },
 }
 
-/// The rule of a vocabulary.
+/// Cutting rule of a vocabulary.
 pub(super) enum Cuts {
-    /// Behind each match and each gap of so many first stages, which isolate what they match and see the whole text.
+    /// After each match and each gap of the first stages, of which this is the number. They isolate their matches and are
+    /// applied to the whole text.
     Units(usize),
     /// Between two characters that no merge joins.
     Merges(Merges),
-    /// Nowhere that is known.
+    /// No safe position is known.
     Nowhere,
 }
 
 /// Pairs of characters that merges join.
 pub(super) struct Merges {
-    /// The last character of a left side and the first of a right side.
+    /// The last character of the left side and the first of the right side of each merge.
     joined: HashSet<(char, char)>,
     /// Characters that are tokens: unknown ones may become one token with their neighbours.
     known: HashSet<char>,
-    /// Whether unknown characters become tokens. Where they vanish, what stands beside them meets.
+    /// Whether unknown characters become tokens. If they vanish, the characters beside them become neighbours.
     keeps_unknown: bool,
-    /// The normaliser within a text: without what it puts in front of one.
+    /// The normaliser for parts within a text: without the prefix of a text.
     pub within: Option<NormalizerWrapper>,
 }
 
 impl Cuts {
-    /// The rule for a pipeline. `unknown`: what the vocabulary does not have becomes an unknown token.
+    /// The rule for a pipeline. `unknown` says that characters without a token become the unknown token.
     pub fn of(
         algorithm: &Algorithm,
         pieces: &[VocabPiece],
@@ -93,7 +94,7 @@ impl Merges {
         let within = within(normalizer)?;
         let harmless = |stage: &Stage| match stage {
             Stage::Metaspace(space) => space.get_replacement() == VISIBLE_SPACE,
-            // Finds no space where the normaliser has made all of them visible.
+            // Never matches: the normaliser has replaced all spaces.
             Stage::Split { splitter, .. } => splitter.source() == " " && within.is_some(),
             Stage::Library(_) => false,
         };
@@ -140,7 +141,7 @@ fn visible(c: char) -> char {
     if c == ' ' { VISIBLE_SPACE } else { c }
 }
 
-/// What a normaliser that makes spaces visible does within a text; `None` for any other normaliser.
+/// The steps of a space-replacing normaliser that apply within a text; `None` for any other normaliser.
 fn within(normalizer: Option<&NormalizerWrapper>) -> Option<Option<NormalizerWrapper>> {
     let Some(normalizer) = normalizer else { return Some(None) };
     let mut replace = None;
@@ -163,19 +164,19 @@ fn steps(normalizer: &NormalizerWrapper) -> Vec<&NormalizerWrapper> {
     }
 }
 
-/// Whether a replacement is that of spaces by visible ones.
+/// Whether a step replaces spaces by U+2581.
 fn replaces_spaces(replace: &NormalizerWrapper) -> bool {
     let description = serde_json::to_value(replace).unwrap_or_default();
     description["pattern"]["String"] == " " && description["content"] == "\u{2581}"
 }
 
-/// Whether a normaliser only makes a Unicode normalisation form.
+/// Whether a normaliser is a Unicode normalisation form.
 fn is_unicode_form(normalizer: &NormalizerWrapper) -> bool {
     use NormalizerWrapper::{NFC, NFD, NFKC, NFKD};
     steps(normalizer).iter().all(|step| matches!(step, NFC(_) | NFD(_) | NFKC(_) | NFKD(_)))
 }
 
-/// `text` in the form that [`is_unicode_form`] means, made in parts of `bytes` bytes; a copy only where it differs.
+/// `text` in a Unicode normalisation form, made in parts of `bytes` bytes. It is copied only if it changes.
 pub(super) fn in_form<'t>(
     normalizer: &NormalizerWrapper,
     text: &'t str,
@@ -202,18 +203,19 @@ pub(super) fn in_form<'t>(
     Ok(out.map_or(Cow::Borrowed(text), Cow::Owned))
 }
 
-/// Characters that no form joins with one before them: ASCII, Greek and Cyrillic letters, Kana, Han, Hangul syllables.
+/// Characters that never compose with the one before: ASCII, Greek and Cyrillic letters, Kana, Han, Hangul syllables.
 fn begins_anew(c: char) -> bool {
     matches!(c,
         '\0'..='\u{7f}' | '\u{391}'..='\u{3a9}' | '\u{3b1}'..='\u{3c9}' | '\u{410}'..='\u{44f}'
         | '\u{3041}'..='\u{3096}' | '\u{30a1}'..='\u{30fa}' | '\u{4e00}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}')
 }
 
-/// What the first stages of a pipeline make of a text, one unit after the other; together they are the text.
+/// The pieces into which the first stages of a pipeline split a text, computed one after the other. Together they are the
+/// text.
 pub(super) struct Units<'s, 't> {
     stages: &'s [Stage],
     text: &'t str,
-    /// One iterator for each stage that has begun, and where its text begins.
+    /// For each stage that is open, its iterator and the offset of its text.
     open: Vec<(Spans<'s, 't>, usize)>,
     started: bool,
 }

@@ -1,5 +1,5 @@
-//! The tokenizer: a vocabulary with everything needed to use it, and encoding part by part, so that a text of any length
-//! takes memory for its ids and for one part. It must not know files.
+//! The tokenizer: a vocabulary with its pipeline. Texts are encoded part by part, so that a text of any length takes memory
+//! for its ids and for one part. It must not know files.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -20,9 +20,10 @@ use super::stages::{Stage, TextPlace};
 use super::stream::{PieceTable, StreamDecoder};
 use crate::error::{Fault, LoadError, Result};
 
-/// Bytes of text for each id of a limit that a vocabulary without known cuts takes at once; no language comes near.
+/// A vocabulary without safe cuts encodes at most this many bytes for each id of the limit. No language has such long
+/// tokens.
 const WHOLE_BYTES_PER_ID: usize = 16;
-/// Bytes of text that such a vocabulary takes at once whatever the limit.
+/// Bytes that such a vocabulary encodes whatever the limit.
 const WHOLE_BYTES: usize = 64 << 10;
 
 /// The ids of a text, or of its beginning.
@@ -30,11 +31,11 @@ const WHOLE_BYTES: usize = 64 << 10;
 pub struct Encoded {
     /// Ids of the text up to `read`: all of them, or a few more than the limit.
     pub ids: Vec<u32>,
-    /// Bytes of the text that `ids` stand for; about so many where a normaliser changes lengths and the text did not end.
+    /// Bytes of the text that were encoded. Approximate if a normaliser changes lengths and the text did not end.
     pub read: usize,
-    /// Ids that the whole text has at least.
+    /// A lower bound of the number of ids of the whole text.
     pub at_least: usize,
-    /// Why there are no more.
+    /// Why encoding ended.
     pub ended: Ended,
 }
 
@@ -45,11 +46,11 @@ pub enum Ended {
     Text,
     /// The text has more ids than the limit.
     Limit,
-    /// It was told to stop.
+    /// `stop` was set.
     Stopped,
 }
 
-/// A vocabulary with everything needed to use it. Cheap to share behind an `Arc`.
+/// A vocabulary with its pipeline. Meant to be shared behind an `Arc`.
 pub struct Tokenizer {
     pub(super) source: PathBuf,
     pub(super) table: Arc<PieceTable>,
@@ -60,9 +61,9 @@ pub struct Tokenizer {
     pub(super) words: AddedWords,
     /// Where a text may be cut.
     pub(super) cuts: Cuts,
-    /// Bytes of a part, about.
+    /// Approximate size of a part in bytes.
     pub(super) part: usize,
-    /// Bytes of text that a token stands for at most; `None` if some bytes may get none.
+    /// Longest text of a token in bytes; `None` if text can vanish or become one unknown token.
     pub(super) longest: Option<usize>,
     /// Control tokens in markup.
     pub(super) marks: Marks,
@@ -133,29 +134,29 @@ impl Tokenizer {
         &self.ends
     }
 
-    /// Encodes what a person wrote: no BOS, no EOS, and never a control token, whatever the text says.
+    /// Encodes untrusted text: no BOS, no EOS, and never a control token, whatever the text contains.
     ///
     /// # Errors
-    /// Only with a vocabulary that is broken in a way that shows late: a pre-tokenizer expression that runs
-    /// out of its limit, a missing unknown token.
+    /// Faults of a vocabulary that only some texts reveal: a pre-tokenizer expression that exceeds its limit, a
+    /// missing unknown token.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.encode_text_up_to(text, usize::MAX, &AtomicBool::new(false))?.ids)
     }
 
-    /// As [`Self::encode_text`], until there are more than `limit` ids or `stop` turns true: memory is needed for the
-    /// ids and for a part of the text, not for the whole. Ids are those of the whole text, from its start.
+    /// As [`Self::encode_text`], until there are more than `limit` ids or `stop` is set. It takes memory for the ids and
+    /// for a part of the text, not for the whole text. The ids are the first ones of the whole text.
     ///
     /// # Errors
-    /// As [`Self::encode_text`]; [`LoadError::Unsupported`] for a text far beyond the limit and a vocabulary that can
-    /// only be used on whole texts.
+    /// As [`Self::encode_text`]; [`LoadError::Unsupported`] for a text far beyond the limit with a vocabulary that has
+    /// no safe cuts.
     pub fn encode_text_up_to(&self, text: &str, limit: usize, stop: &AtomicBool) -> Result<Encoded> {
         let mut sink = Sink::new(limit, stop);
         self.guarded(|| self.encode_run(text, true, &mut sink))?;
         sink.finish(self)
     }
 
-    /// Encodes a rendered chat template. Its control tokens become ids; those that messages contained stay
-    /// text. BOS comes first if [`Tokenizer::adds_bos`] or the template says so, and only once.
+    /// Encodes a rendered chat template. Its control tokens become ids; those inside messages stay text. BOS comes
+    /// first if [`Tokenizer::adds_bos`] or the template says so, and only once.
     ///
     /// # Errors
     /// As [`Tokenizer::encode_text`].
@@ -189,7 +190,7 @@ impl Tokenizer {
         Ok(encoded)
     }
 
-    /// The control tokens that a template can write, for the guard in front of the template.
+    /// The control tokens that a template can write, for guarding messages.
     pub(crate) fn marks(&self) -> &Marks {
         &self.marks
     }
@@ -212,7 +213,7 @@ impl Tokenizer {
     }
 
     /// Runs `work`, turning a panic inside of the tokenizers crate into an error. Vocabularies are checked when
-    /// they are loaded; this is the net below.
+    /// they are loaded; this is the last resort.
     fn guarded(&self, work: impl FnOnce() -> tokenizers::Result<()>) -> Result<()> {
         let problem = match catch_unwind(AssertUnwindSafe(work)) {
             Ok(Ok(())) => return Ok(()),
@@ -254,7 +255,7 @@ impl Tokenizer {
                 };
                 let begun = sink.read;
                 self.encode_units(&in_form, *stages, place, sink)?;
-                // The form may be longer or shorter than the text.
+                // The normalised text may be longer or shorter.
                 let end = begun + text.len();
                 sink.read = if sink.ended() { sink.read.min(end) } else { end };
                 Ok(())
@@ -325,7 +326,7 @@ impl Tokenizer {
         self.encode_part(pieces, &self.stages, place, text.len(), sink)
     }
 
-    /// Lets the last stages and the model work on a part of `bytes` bytes of text.
+    /// Applies `stages` and the model to a part of `bytes` bytes of text.
     fn encode_part(
         &self,
         mut pieces: PreTokenizedString,
@@ -340,7 +341,7 @@ impl Tokenizer {
         pieces.tokenize(|piece| self.model.tokenize(piece.get()))?;
         let splits = pieces.get_splits(OffsetReferential::Normalized, OffsetType::None);
         let tokens = splits.iter().flat_map(|(_, _, tokens)| tokens.iter().flatten());
-        // No way to a control token is known that the vocabulary leaves open; if there is one, it ends here.
+        // Control tokens are kept out of the model; this check holds even if a vocabulary gets around that.
         sink.take(
             bytes,
             tokens.filter_map(|token| match self.table.kind(token.id) {
@@ -352,7 +353,7 @@ impl Tokenizer {
     }
 }
 
-/// Units that are known already.
+/// Units that were computed on the whole text.
 struct KnownUnits(Vec<(Offsets, bool)>);
 
 impl Pattern for &KnownUnits {
@@ -367,9 +368,9 @@ struct Sink<'s> {
     read: usize,
     limit: usize,
     stop: &'s AtomicBool,
-    /// Ids that come beyond those that were taken, at least.
+    /// Lower bound of the number of ids after those taken.
     beyond: usize,
-    /// Bytes of a text that can only be encoded as a whole, if that was too much.
+    /// Size of a text that was too long for a vocabulary without safe cuts.
     refused: Option<usize>,
 }
 
@@ -382,13 +383,13 @@ impl<'s> Sink<'s> {
         self.ids.push(id);
     }
 
-    /// Takes the ids of so many bytes of text.
+    /// Takes the ids of the next `bytes` bytes of text.
     fn take(&mut self, bytes: usize, ids: impl IntoIterator<Item = u32>) {
         self.read += bytes;
         self.ids.extend(ids);
     }
 
-    /// Whether so many bytes, each token of which stands for at most `longest`, can be within the limit.
+    /// Whether `bytes` more bytes can be within the limit if no token is longer than `longest`.
     fn has_room_for(&mut self, bytes: usize, longest: Option<usize>) -> bool {
         let at_least = longest.map_or(0, |longest| bytes.div_ceil(longest));
         if self.ids.len().saturating_add(at_least) > self.limit {
@@ -397,7 +398,7 @@ impl<'s> Sink<'s> {
         self.beyond == 0
     }
 
-    /// Whether so many bytes may be encoded at once.
+    /// Whether a vocabulary without safe cuts may encode `bytes` bytes.
     fn takes_whole(&mut self, bytes: usize) -> bool {
         if bytes > self.limit.saturating_mul(WHOLE_BYTES_PER_ID).max(WHOLE_BYTES) {
             self.refused = Some(bytes);

@@ -1,7 +1,6 @@
-//! The way back: the tokenizer of a Hugging Face folder as the metadata of a GGUF file.
+//! Export: the tokenizer of a Hugging Face folder as the metadata of a GGUF file.
 //!
-//! Whatever the metadata cannot say is an error or, where it does no harm to usual texts, a notice; nothing is
-//! approximated silently. It writes no file.
+//! What the metadata cannot express is an error or, if usual texts are not affected, a notice. It writes no file.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -21,14 +20,14 @@ use super::stream::{Spelling, VocabPiece};
 use crate::error::{Fault, LoadError, Result};
 use crate::text::chat;
 
-/// What a GGUF file says about a tokenizer.
+/// The tokenizer's part of GGUF metadata.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GgufTokenizerExport {
     /// The `tokenizer.ggml.*` keys.
     pub vocab: GgufVocab,
     /// `tokenizer.chat_template`.
     pub chat_template: Option<String>,
-    /// What got lost, for the user.
+    /// Properties that the metadata cannot express.
     pub notices: Vec<String>,
 }
 
@@ -36,7 +35,7 @@ pub struct GgufTokenizerExport {
 /// vocabulary has ids, pass them as `rows`: the rest becomes unused `[PADn]` tokens.
 ///
 /// # Errors
-/// [`LoadError::Unsupported`] if the metadata has no words for this tokenizer, e.g. for a pre-tokenizer without
+/// [`LoadError::Unsupported`] if the metadata cannot express this tokenizer, e.g. a pre-tokenizer without
 /// a name; otherwise as [`Tokenizer::from_hf_folder`](super::Tokenizer::from_hf_folder).
 pub fn gguf_metadata(dir: &Path, rows: Option<usize>) -> Result<GgufTokenizerExport> {
     let mut notices = Vec::new();
@@ -80,7 +79,7 @@ pub fn gguf_metadata(dir: &Path, rows: Option<usize>) -> Result<GgufTokenizerExp
 }
 
 fn unsupported(path: &Path, feature: String) -> LoadError {
-    let hint = "GGUF metadata has no words for it".to_owned();
+    let hint = "GGUF metadata cannot express it".to_owned();
     LoadError::Unsupported { path: path.to_owned(), feature, hint }
 }
 
@@ -146,7 +145,7 @@ fn pre_tokenizer(path: &Path, parts: &Parts) -> Result<&'static PreTokenizer> {
             Stage::Split { splitter, behavior: SplitDelimiterBehavior::Isolated, invert: false } => {
                 canonical(splitter.source())
             }
-            // The usual spelling of the expression in older files: keep the matches, drop nothing.
+            // The form of older files: matches are kept, nothing is removed.
             Stage::Split { splitter, behavior: SplitDelimiterBehavior::Removed, invert: true } => {
                 canonical(splitter.source())
             }
@@ -171,7 +170,7 @@ fn pre_tokenizer(path: &Path, parts: &Parts) -> Result<&'static PreTokenizer> {
     })
 }
 
-/// One spelling for expressions that say the same.
+/// A canonical form of equivalent expressions.
 fn canonical(expression: &str) -> String {
     expression
         .replace('\r', r"\r")
@@ -183,7 +182,7 @@ fn canonical(expression: &str) -> String {
         .replace(r"\p{N}{1}|", r"\p{N}|")
 }
 
-/// Whether every piece comes out whole by merges alone. Then `ignore_merges` makes no difference.
+/// Whether merges alone produce every piece. Then `ignore_merges` makes no difference.
 fn whole_pieces_survive(path: &Path, parts: &Parts) -> Result<()> {
     let Algorithm::Bpe { merges, byte_fallback, fuse_unknown, .. } = &parts.algorithm else { return Ok(()) };
     let plain = Parts {
@@ -253,12 +252,12 @@ fn sentence_piece(path: &Path, parts: &Parts) -> Result<GgufVocab> {
                 prefix = metaspace.get_prepend_scheme()
                     != tokenizers::pre_tokenizers::metaspace::PrependScheme::Never;
             }
-            // After the normaliser there is no space left to split at.
+            // The normaliser leaves no space to split at.
             Stage::Split { splitter, .. } if replaced && matches!(splitter.source(), " " | r"\ ") => {}
             other => return Err(unsupported(path, format!("the pre-tokenizer stage {other:?}"))),
         }
     }
-    // The score of a piece is the rank of the first merge that makes it, which has to give the merges back.
+    // The score of a piece is the rank of the first merge that makes it. The merges must follow from the scores.
     let mut rank: HashMap<String, usize> = HashMap::new();
     for (at, (left, right)) in merges.iter().enumerate() {
         rank.entry(format!("{left}{right}")).or_insert(at);
@@ -266,7 +265,7 @@ fn sentence_piece(path: &Path, parts: &Parts) -> Result<GgufVocab> {
     let unranked = merges.len();
     let score = |piece: &VocabPiece| -(rank.get(&piece.text).copied().unwrap_or(unranked) as f32);
     let scores: Vec<f32> = parts.pieces.iter().map(score).collect();
-    // Merges of one piece share its score; their order among themselves is not part of the format.
+    // Merges of one piece share its score; the format does not store their order.
     let ranks = merges.iter().map(|(left, right)| rank.get(&format!("{left}{right}")));
     if !ranks.is_sorted() {
         return Err(unsupported(path, "a merge list whose order scores cannot express".to_owned()));

@@ -1,7 +1,6 @@
 //! Vocabularies from GGUF metadata (the `tokenizer.ggml.*` keys).
 //!
-//! It knows no file: the reader fills [`GgufVocab`]. What the keys mean is the convention of the GGUF
-//! ecosystem; where a key is missing, the value is the one its writers leave out.
+//! It must not know files: the reader fills [`GgufVocab`]. Keys and defaults follow the convention of llama.cpp.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -49,11 +48,11 @@ pub struct GgufVocab {
     pub add_bos: Option<bool>,
     /// `add_eos_token`.
     pub add_eos: Option<bool>,
-    /// `add_space_prefix`.
+    /// `add_space_prefix`: a text begins with a space.
     pub add_space_prefix: Option<bool>,
-    /// `remove_extra_whitespaces`.
+    /// `remove_extra_whitespaces`: runs of spaces become one.
     pub remove_extra_whitespaces: Option<bool>,
-    /// `precompiled_charsmap`.
+    /// `precompiled_charsmap`: SentencePiece's normalisation rules.
     pub precompiled_charsmap: Option<Vec<u8>>,
 }
 
@@ -159,7 +158,7 @@ fn unigram(path: &Path, vocab: GgufVocab, _notices: &mut [String]) -> Result<Par
     Ok(Parts {
         algorithm: Algorithm::Unigram { scores, byte_fallback },
         normalizer: (!normalizers.is_empty()).then(|| Sequence::new(normalizers).into()),
-        // Pieces may span several spaces where those are kept; then the text is not split at them.
+        // If runs of spaces are kept, pieces may span several, and the text is not split at them.
         stages: vec![Stage::Metaspace(Metaspace::new('\u{2581}', scheme, squeeze))],
         spelling: Spelling::Metaspace { strip_first: prefix },
         matching: HashMap::new(),
@@ -167,7 +166,7 @@ fn unigram(path: &Path, vocab: GgufVocab, _notices: &mut [String]) -> Result<Par
     })
 }
 
-/// What all models share; the caller fills in the rest.
+/// The parts that all models share; the caller sets the rest.
 fn common(vocab: GgufVocab, pieces: Vec<VocabPiece>, adds_bos: bool, adds_eos: bool) -> Parts {
     Parts {
         pieces,
@@ -307,8 +306,8 @@ pub(super) fn derive_merges(
     Ok(found.into_iter().map(|(_, _, _, left, right)| (left.to_owned(), right.to_owned())).collect())
 }
 
-/// Phi-3 and Phi-3.5 were trained with control tokens that swallow the white space after them, which GGUF
-/// metadata has no key for. Such a vocabulary is recognised by its placeholder tokens.
+/// Phi-3 and Phi-3.5 were trained with control tokens that absorb the white space after them. GGUF metadata has
+/// no key for it. Such a vocabulary is recognised by its placeholder tokens.
 fn phi3_matching(pieces: &[VocabPiece]) -> HashMap<u32, Matching> {
     let control =
         |text: &str| pieces.iter().any(|piece| piece.text == text && piece.kind == TokenKind::Control);

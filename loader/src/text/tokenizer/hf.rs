@@ -1,8 +1,8 @@
-//! Vocabularies from Hugging Face folders: `tokenizer.json`, and the small files beside it that say what begins
-//! and ends a text.
+//! Vocabularies from Hugging Face folders: `tokenizer.json`, and the small files beside it with begin and end
+//! tokens.
 //!
-//! The file is read into our own types, with limits, and only its pipeline descriptions (normaliser,
-//! pre-tokenizer) go to the tokenizers crate. It knows no GGUF.
+//! The file is read into types of this crate, with limits. Only its pipeline descriptions (normaliser,
+//! pre-tokenizer) are passed to the tokenizers crate. It must not know GGUF.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,7 +24,7 @@ use crate::io::json;
 
 /// Largest `tokenizer.json`, in bytes.
 const FILE_BYTES_MAX: u64 = 64 << 20;
-/// Longest description of a normaliser (the largest carry a character map) or pre-tokenizer, in bytes.
+/// Longest description of a normaliser (the largest contain a character map) or pre-tokenizer, in bytes.
 const PIPELINE_BYTES_MAX: usize = 4 << 20;
 
 /// Reads the folder into parts; also gives the path of the main file, for messages.
@@ -223,7 +223,7 @@ where
         .unwrap_or_else(|_| Err(vocabulary(path, field, "makes the tokenizer library fail".to_owned())))
 }
 
-/// How pieces spell bytes, by the description of the decoder.
+/// The spelling of pieces, from the description of the decoder.
 fn spelling(path: &Path, raw: Option<&RawValue>, stages: &[Stage]) -> Result<Spelling> {
     #[derive(Deserialize)]
     struct Decoder {
@@ -322,7 +322,7 @@ fn post_processor(
     Ok((id(items.first().filter(|_| text > 0)), id(items.last().filter(|_| text + 1 < items.len()))))
 }
 
-/// What the small files say about special tokens.
+/// Special tokens of the small files.
 #[derive(Debug, Default)]
 struct Specials {
     bos: Option<String>,
@@ -385,7 +385,7 @@ impl Specials {
     }
 }
 
-/// `tokenizer.json`, as far as it is used here.
+/// The fields of `tokenizer.json` that are used here.
 #[derive(Deserialize)]
 struct TokenizerFile<'a> {
     #[serde(default)]

@@ -1,13 +1,13 @@
 //! Rendered chat templates, and the guard that keeps messages from writing their control tokens.
 //!
-//! A template weaves trusted text (its own) and untrusted text (the messages) into one string, in which only the
+//! A template joins trusted text (its own) and untrusted text (the messages) into one string, in which only the
 //! template's control tokens may count. So before rendering, every control token inside a message is broken
 //! with a *sentinel*: a Unicode noncharacter (U+FDD0 to U+FDEF) that occurs in no message and not in the
 //! template. After rendering, broken tokens match nothing, and the sentinels are removed before the text is
 //! encoded. Messages without control tokens stay as they are, so that templates can search and split
-//! them, and innocent conversations get exactly the ids of the plain rendered string.
+//! them, and other conversations get exactly the ids of the plain rendered string.
 //!
-//! It never knows what a template is.
+//! It must not know templates.
 
 use std::borrow::Cow;
 
@@ -24,17 +24,17 @@ pub struct Markup {
 }
 
 impl Markup {
-    /// Text of which every control token counts. Not for anything that a person, a file or a model wrote.
+    /// Text in which every control token counts. Not for text of users, files or models.
     pub fn trusted(text: impl Into<String>) -> Self {
         Self { text: text.into(), sentinel: None }
     }
 
-    /// A rendered text in which `sentinel` marks what must not match.
+    /// A rendered text in which `sentinel` breaks the control tokens of messages.
     pub(crate) fn guarded(text: String, sentinel: char) -> Self {
         Self { text, sentinel: Some(sentinel) }
     }
 
-    /// The rendered text as the template's author would see it.
+    /// The rendered text without sentinels.
     pub fn text(&self) -> Cow<'_, str> {
         self.without_sentinel(&self.text)
     }
@@ -65,9 +65,9 @@ pub(crate) fn free_sentinel<'a>(texts: impl Iterator<Item = &'a str>) -> Option<
 pub(super) struct Mark {
     pub text: String,
     pub id: u32,
-    /// Swallows white space before it.
+    /// Absorbs white space before it.
     pub lstrip: bool,
-    /// Swallows white space after it.
+    /// Absorbs white space after it.
     pub rstrip: bool,
 }
 
@@ -78,7 +78,7 @@ pub(super) enum Run<'a> {
     Text(Cow<'a, str>),
 }
 
-/// The control tokens of a vocabulary, ready to be found.
+/// Matcher of a vocabulary's control tokens.
 pub(crate) struct Marks {
     marks: Vec<Mark>,
     matcher: Option<AhoCorasick>,
@@ -105,7 +105,7 @@ impl Marks {
         Ok(Self { matcher: (!marks.is_empty()).then_some(matcher), marks, forward, backward, bytes_max })
     }
 
-    /// `content` with every control token broken, also those that the text around it could complete.
+    /// `content` with every control token broken, also those that surrounding text could complete.
     pub(crate) fn guard<'a>(&self, content: &'a str, sentinel: char) -> Cow<'a, str> {
         let mut breaks = Vec::new();
         let Some(matcher) = &self.matcher else { return content.into() };
@@ -158,7 +158,7 @@ impl Marks {
         })
     }
 
-    /// Takes markup apart at its control tokens. Text between two of them is one run, without sentinels.
+    /// Splits markup at its control tokens. Text between two of them is one run, without sentinels.
     pub(super) fn runs<'a>(&self, markup: &'a Markup) -> Vec<Run<'a>> {
         let mut runs = Vec::new();
         let mut copied = 0;

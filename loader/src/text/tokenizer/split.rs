@@ -2,11 +2,11 @@
 //!
 //! Nearly every expression in use ends in `\s+(?!\S)|\s+`: a run of white space is cut before its last
 //! character when a word follows. That look-ahead is the only thing that keeps them from a linear-time
-//! engine, and a backtracking engine overflows its stack on a megabyte of spaces. So the tail is taken off,
-//! matched as a plain `\s+`, and the match shortened by hand. What cannot be rewritten goes to the
-//! backtracking engine with a limit, and running into the limit is an error, never a shorter answer.
+//! engine, and a backtracking engine overflows its stack on a megabyte of spaces. So the tail is removed,
+//! matched as a plain `\s+`, and the match is shortened afterwards. Other look-around is matched by the
+//! backtracking engine with a limit; exceeding it is an error, never a shorter result.
 //!
-//! It knows nothing of tokens.
+//! It must not know tokens.
 
 use regex_automata::meta;
 use tokenizers::Offsets;
@@ -30,18 +30,18 @@ pub(crate) struct Splitter {
 enum Engine {
     /// Linear time, no tail.
     Linear(meta::Regex),
-    /// Linear time; pattern 1 is the white space tail, whose match gives back its last character.
+    /// Linear time; pattern 1 is the white space tail, whose match is shortened by its last character.
     LinearWithTail(meta::Regex),
     /// Look-around beyond the tail.
     Backtracking(Box<fancy_regex::Regex>),
 }
 
 /// The tails that [`Engine::LinearWithTail`] stands for. The second one leaves a single white space before a
-/// word unmatched, which isolates it just the same.
+/// word unmatched; as a gap it is isolated all the same.
 const TAILS: [&str; 2] = [r"|\s+(?!\S)|\s+", r"|\s+(?!\S)"];
 
 impl Splitter {
-    /// Compiles `source`; the error is the engine's own words.
+    /// Compiles `source`; the error is the engine's message.
     pub(crate) fn new(source: &str) -> Result<Self, String> {
         if source.len() > EXPRESSION_BYTES_MAX {
             return Err(format!(
@@ -50,8 +50,8 @@ impl Splitter {
             ));
         }
         let engine = match TAILS.iter().find_map(|tail| source.strip_suffix(tail)) {
-            // A group or class that the cut leaves open does not compile, and alternatives are tried in
-            // order: an anchor or word boundary before the tail means the same with and without it.
+            // If the cut is inside a group or class, the rest does not compile. Alternatives are tried in order,
+            // so an anchor or word boundary before the tail means the same without it.
             Some(body) => match linear(&[body, r"\s+"]) {
                 Ok(regex) => Engine::LinearWithTail(regex),
                 Err(_) => Self::backtracking(source)?,
@@ -78,7 +78,7 @@ impl Splitter {
         &self.source
     }
 
-    /// Fails for expressions that blow up on short texts, so that a bad file is known when it is opened.
+    /// Fails for expressions that exceed the limit on short texts, so that a bad file is refused when it is opened.
     pub(crate) fn probe(&self) -> Result<(), String> {
         if !matches!(self.engine, Engine::Backtracking(_)) {
             return Ok(());

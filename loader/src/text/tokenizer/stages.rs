@@ -1,7 +1,7 @@
-//! The steps between normalised text and the model, each splitting what the one before left.
+//! The stages between normalised text and the model; each splits the pieces of the one before.
 //!
-//! Expressions are ours ([`Splitter`]), because the library's own stages stop silently where an expression runs
-//! out of its limit; the rest is the library's.
+//! Expressions use [`Splitter`], because the library's stages stop silently when an expression exceeds its limit.
+//! The other stages are the library's.
 
 use tokenizers::pattern::Invert;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -12,30 +12,30 @@ use tokenizers::{PreTokenizedString, PreTokenizer, PreTokenizerWrapper, SplitDel
 use super::pre;
 use super::split::Splitter;
 
-/// Where a text stands.
+/// Position of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TextPlace {
-    /// Nothing stands before it, not even a control token.
+    /// Nothing comes before it, not even a control token.
     First,
-    /// Behind a control token, an added word or another piece.
+    /// After a control token, an added word or another piece.
     Later,
     /// In the middle of a piece.
     Within,
 }
 
-/// One step.
+/// One stage.
 #[derive(Debug)]
 pub(super) enum Stage {
     /// Split by an expression.
     Split {
         /// The expression.
         splitter: Splitter,
-        /// What becomes of the matches.
+        /// How matches are joined with the gaps.
         behavior: SplitDelimiterBehavior,
         /// Whether matches and gaps change roles.
         invert: bool,
     },
-    /// SentencePiece's visible space; apart because its prefix depends on where the text stands.
+    /// SentencePiece's visible space. Its prefix depends on the position of the text.
     Metaspace(Metaspace),
     /// Any other stage of the library.
     Library(PreTokenizerWrapper),
@@ -53,7 +53,7 @@ impl Stage {
         Self::Library(PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, false, false)))
     }
 
-    /// Takes the library's pre-tokenizer apart into steps.
+    /// Converts the library's pre-tokenizer into stages.
     pub(super) fn from_library(wrapper: PreTokenizerWrapper) -> Result<Vec<Self>, String> {
         match wrapper {
             PreTokenizerWrapper::Sequence(sequence) => {
@@ -80,7 +80,7 @@ impl Stage {
         }
     }
 
-    /// The expression of a step that isolates every match of it, and so every gap between two.
+    /// The expression of a stage that isolates every match, and so every gap between two.
     pub(super) fn isolates(&self) -> Option<&Splitter> {
         match self {
             Self::Split { splitter, behavior: SplitDelimiterBehavior::Isolated, .. } => Some(splitter),

@@ -1,6 +1,6 @@
 //! From ids back to text: what each piece spells, and a decoder that never cuts a character.
 //!
-//! It knows nothing of how text becomes ids.
+//! It must not know how text becomes ids.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ pub(super) enum Spelling {
     ByteLevel,
     /// SentencePiece: U+2581 is a space, `<0x..>` a byte.
     Metaspace {
-        /// Whether encoding put a space in front of the text, which decoding takes off.
+        /// Whether encoding adds a space in front of the text, which decoding removes.
         strip_first: bool,
     },
 }
@@ -40,7 +40,7 @@ impl PieceTable {
         self.pieces.len()
     }
 
-    /// Bytes of text that the longest token stands for, of those that text can become.
+    /// Longest text of a token in bytes, control tokens excluded.
     pub(super) fn longest(&self) -> usize {
         let mut bytes = Vec::new();
         let text = (0_u32..).zip(&self.pieces).filter(|(_, piece)| piece.kind != TokenKind::Control);
@@ -81,7 +81,7 @@ impl PieceTable {
                 for c in text.chars() {
                     match byte_of_char(c) {
                         Some(byte) => out.push(byte),
-                        // Not written in the alphabet: an added word, plain text as a whole.
+                        // Not in the alphabet: an added word, which is plain text.
                         None => {
                             out.truncate(start);
                             out.extend_from_slice(text.as_bytes());
@@ -121,7 +121,7 @@ pub(super) fn byte_of_char(c: char) -> Option<u8> {
     }
 }
 
-/// Turns tokens into text as they come. Holds back bytes until they are whole characters.
+/// Decodes a stream of tokens. Incomplete characters are held back.
 pub struct StreamDecoder {
     table: Arc<PieceTable>,
     /// Bytes of a character that is not complete.
@@ -143,7 +143,7 @@ impl StreamDecoder {
         Self { table, pending: Vec::new(), at_start, show_control: false }
     }
 
-    /// For tokens that go on from a text already shown: a leading space is kept.
+    /// For tokens that continue a text: a leading space is kept.
     #[must_use]
     pub fn continuing(mut self) -> Self {
         self.at_start = false;
@@ -157,8 +157,8 @@ impl StreamDecoder {
         self
     }
 
-    /// Takes the next token; gives the text that is certain by now. `None` if there is none yet. Ids beyond the
-    /// vocabulary give nothing.
+    /// Takes the next token; returns the text that is complete now, or `None`. Ids beyond the vocabulary are
+    /// ignored.
     pub fn push(&mut self, id: u32) -> Option<String> {
         match self.table.kind(id)? {
             TokenKind::Control | TokenKind::Unused if !self.show_control => return None,
