@@ -356,7 +356,7 @@ fn charge_weights(runtime: &Runtime, plan: &Plan) -> Result<Vec<Charge>> {
     // Of what the process owned before, other models of the runtime have charged their part.
     let program = plan.base.saturating_sub(ledger.used());
     let parts = [("the program", program), ("the weights outside experts", plan.dense), experts];
-    let hint = |_| "--ram names the budget".to_owned();
+    let hint = |_| "raise the limit with --ram".to_owned();
     parts.into_iter().map(|(what, bytes)| ledger.charge(what, bytes, hint)).collect()
 }
 
