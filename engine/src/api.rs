@@ -1,32 +1,32 @@
-//! What goes in and comes out of the engine while it generates: plain data, no handles, no behaviour. This is
-//! the boundary that user interfaces are written against.
+//! The engine's inputs and outputs during generation, as plain data without handles or behaviour. User
+//! interfaces are written against these types. It must not know models, threads or files.
 
 use std::time::Duration;
 
 use crate::sequence::sampler::SamplerParams;
 
-/// How to answer.
+/// Settings of one answer.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct GenerateParams {
-    /// Most tokens of the answer; `None` is up to the end of the context.
+    /// Most tokens of the answer; `None` means until the context is full.
     pub max_tokens: Option<usize>,
-    /// Texts that end the answer; they are not part of it.
+    /// Texts that end the answer. The answer does not include them.
     pub stop: Vec<String>,
-    /// How tokens are drawn.
+    /// Temperature, truncation, penalties and seed of the sampler.
     pub sampler: SamplerParams,
 }
 
-/// Something happened.
+/// Progress of one answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The prompt is being read.
+    /// Prefill: the prompt is being read.
     Prompt {
-        /// Tokens read, those found in the cache included.
+        /// Prompt tokens in the KV cache so far, reused ones included.
         done: usize,
-        /// Tokens of the prompt.
+        /// Length of the whole prompt in tokens.
         total: usize,
     },
-    /// More of the answer: whole UTF-8 characters.
+    /// The next part of the answer, whole UTF-8 characters.
     Text(String),
 }
 
@@ -35,11 +35,11 @@ pub enum Event {
 pub enum StopReason {
     /// The model ended its turn.
     EndOfTurn,
-    /// A stop text appeared.
+    /// The model produced this stop text.
     StopText(String),
     /// `max_tokens` was reached.
     MaxTokens,
-    /// The context is full.
+    /// No token fits after the last one.
     ContextFull,
     /// The caller asked to stop.
     Cancelled,
@@ -48,88 +48,88 @@ pub enum StopReason {
 /// Times and counts of one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct GenerateStats {
-    /// Tokens of the prompt.
+    /// Length of the prompt in tokens.
     pub prompt_tokens: usize,
-    /// How many of them were still in the cache.
+    /// Prompt tokens that were in the KV cache already.
     pub cached_tokens: usize,
-    /// Time to read the rest.
+    /// Prefill time of the other prompt tokens.
     pub prompt_time: Duration,
     /// Tokens of the answer, an end token included.
     pub generated_tokens: usize,
-    /// Time from the first to the last of them: one step of the model less than there are tokens.
+    /// Time from the first generated token to the last. It covers one decode step less than there are tokens.
     pub generate_time: Duration,
-    /// Tokens in the context afterwards.
+    /// Tokens in the context after the answer.
     pub context_used: usize,
-    /// Size of the context.
+    /// Most tokens that the context holds.
     pub context_size: usize,
-    /// Routed experts that were multiplied, over all layers.
+    /// Routed experts that were evaluated, summed over all layers and passes.
     pub experts_used: u64,
-    /// Bytes of their weights.
+    /// Bytes of the weights of these experts.
     pub expert_bytes: u64,
-    /// What the expert cache did; `None` if all experts are in memory.
+    /// Work of the expert cache; `None` if all experts are resident.
     pub cache: Option<CacheStats>,
 }
 
-/// What the expert cache did for one answer, and memory afterwards.
+/// Work of the expert cache for one answer, and memory after it.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct CacheStats {
-    /// While the prompt was read.
+    /// During prefill.
     pub prompt: CacheUse,
-    /// While the answer was written.
+    /// During decode.
     pub answer: CacheUse,
-    /// Bytes of its slots.
+    /// Bytes of all cache slots, those of released slots excluded.
     pub slot_bytes: u64,
-    /// Bytes that it gave back since the start because memory got tight.
-    pub given_back_bytes: u64,
-    /// Bytes that the process owns, where the system says.
+    /// Bytes of cache slots that were released to the system because free memory ran short, since the model
+    /// was opened.
+    pub released_bytes: u64,
+    /// Bytes that the process owns; `None` where the system does not report them.
     pub owned_bytes: Option<u64>,
-    /// Bytes that it may own.
+    /// Bytes that the process may own.
     pub budget_bytes: u64,
 }
 
-/// What the expert cache did for a while.
+/// Work of the expert cache during a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct CacheUse {
-    /// Bytes of experts asked for.
+    /// Bytes of requested experts.
     pub used_bytes: u64,
-    /// How many of them had to be read.
+    /// Bytes of requested experts that had to be read.
     pub missed_bytes: u64,
-    /// Bytes read, guesses included.
+    /// Bytes read from files, prefetches included.
     pub read_bytes: u64,
-    /// Time with a read on its way.
+    /// Time during which at least one read was in flight.
     pub reading: Duration,
-    /// Time that computing stood still for reads.
+    /// Time during which computing was stalled on reads.
     pub stall: Duration,
-    /// Reads that failed once and then came.
+    /// Reads that succeeded only when they were repeated.
     pub retries: u64,
-    /// Experts chosen where they had been guessed at before...
+    /// Experts that routers chose in requests for which a prediction existed.
     pub chosen: u64,
-    /// ... and how many of them the guess named.
-    pub foreseen: u64,
-    /// Experts read because of a guess...
-    pub guesses_read: u64,
-    /// ... and how many of them were then chosen.
-    pub guesses_used: u64,
+    /// Experts among [`Self::chosen`] that had been predicted.
+    pub predicted: u64,
+    /// Experts read by prefetch.
+    pub prefetched: u64,
+    /// Prefetched experts that a router then chose.
+    pub prefetched_used: u64,
 }
 
 impl CacheUse {
-    /// Share of the bytes asked for that were here, 0 to 1; `None` if nothing was asked for.
+    /// Share of the requested bytes that were resident, 0 to 1; `None` without requests.
     pub fn hit_rate(&self) -> Option<f64> {
         share(self.used_bytes.saturating_sub(self.missed_bytes), self.used_bytes)
     }
 
-    /// Share of the chosen experts that were foreseen, 0 to 1; `None` without guesses.
-    pub fn foreseen_share(&self) -> Option<f64> {
-        share(self.foreseen, self.chosen)
+    /// Share of the chosen experts that had been predicted, 0 to 1; `None` without predictions.
+    pub fn prefetch_recall(&self) -> Option<f64> {
+        share(self.predicted, self.chosen)
     }
 
-    /// Share of the guesses read that were used, 0 to 1; `None` without any.
-    pub fn useful_share(&self) -> Option<f64> {
-        share(self.guesses_used, self.guesses_read)
+    /// Share of the prefetched experts that were then chosen, 0 to 1; `None` without prefetches.
+    pub fn prefetch_precision(&self) -> Option<f64> {
+        share(self.prefetched_used, self.prefetched)
     }
 
-    /// Speed of reading while there was something to read, in 10^9 bytes per second; `None` if nothing was
-    /// read.
+    /// Read speed while reads were in flight, in 10^9 bytes per second; `None` if nothing was read.
     pub fn read_gb_per_s(&self) -> Option<f64> {
         let seconds = self.reading.as_secs_f64();
         (self.read_bytes > 0 && seconds > 0.0).then(|| self.read_bytes as f64 / seconds / 1e9)
@@ -141,12 +141,13 @@ fn share(part: u64, whole: u64) -> Option<f64> {
 }
 
 impl GenerateStats {
-    /// Prompt tokens per second, those from the cache not counted.
+    /// Prefill speed in tokens per second. Tokens reused from the KV cache do not count.
     pub fn prompt_tokens_per_s(&self) -> f64 {
         per_second(self.prompt_tokens - self.cached_tokens, self.prompt_time)
     }
 
-    /// Answer tokens per second, the first not counted: it comes out of the prompt. 0 for a single token.
+    /// Decode speed in tokens per second. The first token does not count, because prefill computes its
+    /// logits. 0 for a single token.
     pub fn generated_tokens_per_s(&self) -> f64 {
         per_second(self.generated_tokens.saturating_sub(1), self.generate_time)
     }
@@ -160,125 +161,125 @@ fn per_second(tokens: usize, time: Duration) -> f64 {
 /// A finished answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// Its text, as it was sent in events.
+    /// The text, the same as in the events together.
     pub text: String,
-    /// Its token ids, an end token included.
+    /// The token ids, an end token included.
     pub ids: Vec<u32>,
-    /// Why it ended.
+    /// Why generation ended.
     pub reason: StopReason,
     /// Times and counts.
     pub stats: GenerateStats,
 }
 
-/// The experts of a model at one moment: where each is, who was used, what was foreseen, and what that cost.
-/// Counts are since the model was opened; the difference of two pictures is what happened between them.
+/// A picture of all experts of a model at one moment: residency, use, predictions and their cost. Counts
+/// start when the model is opened. The difference of two pictures is the work between them.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ExpertMap {
-    /// The expert banks of the layers, in order.
+    /// One row for each expert bank, in the order of computation.
     pub rows: Vec<ExpertRow>,
-    /// Passes of one token.
+    /// Requests of passes that only decode.
     pub decode: ExpertUse,
-    /// Passes of several.
+    /// Requests of passes that read prompts.
     pub prefill: ExpertUse,
-    /// Bytes read from files, guesses included.
+    /// Bytes read from files, prefetches included.
     pub read_bytes: u64,
-    /// Reads that brought them.
+    /// Number of reads behind [`Self::read_bytes`].
     pub reads: u64,
-    /// Computing stands still until an expert has been read.
-    pub waiting: bool,
-    /// Memory.
+    /// Whether computing is stalled on the read of an expert now.
+    pub stalled: bool,
+    /// Memory of the process and of the cache.
     pub memory: MemoryUse,
 }
 
 /// The experts of one bank.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ExpertRow {
-    /// The layer's number in the model.
+    /// The layer of the bank, counted from 0.
     pub layer: usize,
-    /// Which of the layer's expert banks it is.
+    /// The number of the bank among those of its layer.
     pub bank: usize,
-    /// Experts that it keeps in memory; all of them if nothing is ever read.
+    /// Experts that the bank keeps resident between requests; all of them if nothing is ever read.
     pub slots: usize,
-    /// Each expert.
+    /// One cell for each expert, by expert id.
     pub cells: Vec<ExpertCell>,
-    /// Experts asked for...
-    pub asked: u64,
-    /// ... and how many of them had to be read.
+    /// Experts that were requested.
+    pub requested: u64,
+    /// Requested experts that had to be read.
     pub missed: u64,
-    /// Experts chosen where they had been guessed at before...
+    /// Experts that the router chose in requests for which a prediction existed.
     pub chosen: u64,
-    /// ... and how many of them the guess named.
-    pub foreseen: u64,
+    /// Experts among [`Self::chosen`] that had been predicted.
+    pub predicted: u64,
 }
 
 impl ExpertRow {
-    /// Share of what was asked for that was in memory, 0 to 1; `None` if nothing was asked for.
+    /// Share of the requested experts that were resident, 0 to 1; `None` without requests.
     pub fn hit_rate(&self) -> Option<f64> {
-        share(self.asked.saturating_sub(self.missed), self.asked)
+        share(self.requested.saturating_sub(self.missed), self.requested)
     }
 
-    /// Share of the chosen experts that were foreseen, 0 to 1; `None` without guesses.
-    pub fn recall(&self) -> Option<f64> {
-        share(self.foreseen, self.chosen)
+    /// Share of the chosen experts that had been predicted, 0 to 1; `None` without predictions.
+    pub fn prefetch_recall(&self) -> Option<f64> {
+        share(self.predicted, self.chosen)
     }
 }
 
-/// One expert. Ages are in tokens: 0 is the one that is being computed.
+/// One expert. Ages are in tokens: 0 is the token that is being computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ExpertCell {
     /// Where its weights are.
     pub place: ExpertPlace,
-    /// When it was last used, if ever.
+    /// Age of its last use; `None` if it was never used.
     pub used: Option<u64>,
-    /// When it was last guessed that it would be used, if ever.
-    pub guessed: Option<ExpertGuess>,
+    /// Its last prediction; `None` if it was never predicted.
+    pub prediction: Option<ExpertPrediction>,
 }
 
 /// Where the weights of an expert are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ExpertPlace {
-    /// On the disk.
+    /// In the file only.
     #[default]
     Absent,
-    /// On their way.
+    /// Being read into a slot.
     Loading,
     /// In memory.
     Resident,
 }
 
-/// A guess that an expert would be used.
+/// A prediction that a router would choose an expert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ExpertGuess {
-    /// Whether it was.
-    pub right: bool,
-    /// How long ago, in tokens.
+pub struct ExpertPrediction {
+    /// Whether the router then chose it.
+    pub correct: bool,
+    /// Age in tokens.
     pub age: u64,
 }
 
-/// What passes asked of the experts.
+/// Experts that the passes of one phase requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ExpertUse {
-    /// Tokens of the passes that have begun.
+    /// Tokens of all passes that have begun.
     pub tokens: u64,
-    /// Experts asked for.
+    /// Experts that were requested.
     pub used: u64,
-    /// Bytes of their weights.
+    /// Bytes of requested experts.
     pub used_bytes: u64,
-    /// How many of them had to be read.
+    /// Bytes of requested experts that had to be read.
     pub missed_bytes: u64,
-    /// Time that computing stood still for reads.
+    /// Time during which computing was stalled on reads.
     pub stall: Duration,
 }
 
 /// Memory of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemoryUse {
-    /// Bytes that it owns, where the system says.
+    /// Bytes that the process owns; `None` where the system does not report them.
     pub owned_bytes: Option<u64>,
-    /// Bytes that it may own.
+    /// Bytes that the process may own.
     pub budget_bytes: u64,
-    /// Bytes of the slots for experts; 0 if none is ever read.
+    /// Bytes of the cache slots; 0 if no expert is ever read.
     pub slot_bytes: u64,
-    /// Bytes of slots that were given back because memory got tight.
-    pub given_back_bytes: u64,
+    /// Bytes of cache slots that were released to the system because free memory ran short.
+    pub released_bytes: u64,
 }

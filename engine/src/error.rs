@@ -1,5 +1,5 @@
-//! What can go wrong while a model runs: one error type with numbers in it. It must not know how a terminal
-//! prints.
+//! The engine's error type. Each message says what happened, with numbers; advice that needs the command line
+//! is added by the programs. It must not know how a terminal prints.
 
 use std::io;
 
@@ -9,115 +9,118 @@ use moelten_quant::IsaError;
 /// The crate's result type.
 pub type Result<T> = std::result::Result<T, EngineError>;
 
-/// Why the engine stopped.
+/// Why the engine cannot open a model or go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// The model's files are at fault.
+    /// The model's files are damaged, incomplete or not supported.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The forced instruction set does not exist here.
+    /// The processor lacks the instruction set that was forced.
     #[error(transparent)]
     Isa(#[from] IsaError),
-    /// A large buffer does not fit.
-    #[error("{what} needs {}, {} are available; {hint}", size(*need_bytes), size(*available_bytes))]
+    /// A part of the model or of a sequence does not fit the memory budget.
+    #[error(
+        "not enough memory for {what}: {} needed, {} available; {hint}",
+        size(*need_bytes), size(*available_bytes)
+    )]
     Memory {
-        /// The buffer.
+        /// The part, with its article.
         what: &'static str,
-        /// Bytes needed.
+        /// Bytes that it takes.
         need_bytes: u64,
-        /// Bytes available.
+        /// Bytes of the budget that are not taken yet.
         available_bytes: u64,
-        /// What would fit.
+        /// What would fit, or which option changes that.
         hint: String,
     },
-    /// The memory budget is below what the model runs with at least.
+    /// The memory budget is smaller than the least that the model runs with.
     #[error(
-        "a budget of {} is too small: this model with this context needs {} at least, and {} with the shortest context; \
-         --ram min takes as little as possible",
+        "the memory budget of {} is too small: the model needs at least {} with this context, and {} with the \
+         shortest; --ram min uses the least memory possible",
         size(*budget_bytes), size(*need_bytes), size(*shortest_bytes)
     )]
     Budget {
-        /// Bytes needed.
+        /// Bytes that the model takes with the planned context and no cached expert.
         need_bytes: u64,
-        /// The budget.
+        /// Bytes that the process may own.
         budget_bytes: u64,
-        /// Bytes needed with a context of one token, or the one asked for.
+        /// Bytes that it takes with a context of one token, or with the requested context.
         shortest_bytes: u64,
     },
-    /// Memory for copied weights could not be had.
-    #[error("cannot copy weights to memory: {0}; a smaller --ram takes less")]
+    /// The system has no memory for the weights that are copied out of the files.
+    #[error("cannot copy the weights into memory: {0}; a smaller --ram copies less")]
     Copy(#[source] io::Error),
-    /// Memory for keys and values could not be had.
-    #[error("cannot reserve memory for the context: {0}; a smaller --ctx takes less")]
+    /// The system has no address space for the states of a sequence.
+    #[error("cannot reserve memory for the KV cache: {0}; a smaller --ctx needs less")]
     KvCache(#[source] io::Error),
-    /// The expert store could not be set up.
+    /// A file of the expert store, its slots or its threads could not be set up.
     #[error("cannot set up the expert store: {0}")]
     Store(#[source] io::Error),
-    /// More tokens than the context holds.
-    #[error("the text is {tokens} tokens long, the context holds {context}")]
+    /// A text does not fit the context.
+    #[error("the text has {tokens} tokens but the context holds {context}")]
     ContextFull {
-        /// Tokens that would be in the context.
+        /// Tokens that the context would have to hold.
         tokens: usize,
-        /// Its size.
+        /// Most tokens that the context holds.
         context: usize,
     },
-    /// A token id beyond the vocabulary.
-    #[error("token id {id} does not exist, the model's vocabulary has {vocab}")]
+    /// A token id is not in the vocabulary.
+    #[error("token id {id} is outside the model's vocabulary of {vocab} tokens")]
     TokenRange {
-        /// The id.
+        /// The token id, counted from 0.
         id: u32,
         /// Rows of the embedding.
         vocab: usize,
     },
-    /// Expert weights could not be read.
-    #[error("reading expert {expert} of layer {layer} failed: {source}")]
+    /// The weights of an expert could not be read.
+    #[error("cannot read expert {expert} of layer {layer}: {source}")]
     Expert {
-        /// The layer.
+        /// The layer, counted from 0.
         layer: usize,
-        /// The expert.
+        /// The expert's id in its bank, counted from 0.
         expert: usize,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
     /// A row of the embedding could not be read.
-    #[error("reading the embedding of token {token} failed: {source}")]
+    #[error("cannot read the embedding of token {token}: {source}")]
     Embedding {
-        /// The token.
+        /// The id of the token, which is the row.
         token: u32,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
     /// The worker threads could not be started.
     #[error("cannot start {threads} worker threads: {problem}")]
     Threads {
-        /// Threads asked for.
+        /// Number of threads.
         threads: usize,
-        /// What the system said.
+        /// The system's error.
         problem: String,
     },
-    /// A sampling or generation setting out of range.
+    /// A setting is out of its range.
     #[error("{setting} is {found}, but must be {must}")]
     Setting {
-        /// The setting's name.
+        /// Name of the setting.
         setting: &'static str,
         /// Its value.
         found: String,
-        /// The rule.
+        /// The allowed values, in words.
         must: &'static str,
     },
-    /// Logits are NaN: the weights are damaged.
+    /// Logits are NaN, which only damaged weights cause.
     #[error("the model computed NaN after {tokens} tokens; its weights are damaged")]
     NotANumber {
         /// Tokens in the context.
         tokens: usize,
     },
-    /// The caller asked to stop.
+    /// The caller cancelled the work.
     #[error("stopped")]
     Cancelled,
 }
 
-/// Bytes in words, in powers of ten.
+/// A number of bytes in words, in powers of ten.
 fn size(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{bytes} bytes"),

@@ -1,12 +1,12 @@
-//! Expert weights: which are in memory, which are on their way, and where they come from.
+//! Expert weights: which experts are resident, which are being read, and where they come from.
 //! [`store::ExpertStore`] is the only way by which layers get them. Nothing here knows how experts are
 //! multiplied, nor tensor names.
 
 mod acquired;
 pub mod cache;
-mod guessing;
 pub mod live;
 pub mod policy;
+mod prefetch;
 pub mod pressure;
 mod readers;
 pub mod room;

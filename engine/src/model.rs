@@ -1,5 +1,5 @@
-//! A model ready to run: spec, weights, expert store, and the buffers of the pass that runs. Many sequences share it; one pass
-//! runs at a time. It must not know text.
+//! A model ready to run: spec, weights, expert store, and the buffers of the pass that runs. Many sequences
+//! share it; one pass runs at a time. It must not know text.
 
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,12 +10,12 @@ use moelten_loader::tensors::copied::Copied;
 use moelten_loader::tensors::store::TensorStore;
 
 use crate::error::{EngineError, Result};
-use crate::experts::live::Live;
+use crate::experts::live::LiveView;
 use crate::experts::pressure::{self, Keeper, Watch};
 use crate::experts::room::Cached;
 use crate::experts::slots::Slots;
 use crate::experts::source::Source;
-use crate::experts::store::{ExpertStore, LOOK, Prefetch};
+use crate::experts::store::{CANCEL_POLL, ExpertStore, Prefetch};
 use crate::forward::batch::Batch;
 use crate::forward::decoder::Decoder;
 use crate::forward::executor::Executor;
@@ -95,7 +95,8 @@ impl Model {
     /// Takes a spec and its tensors.
     ///
     /// # Errors
-    /// Damaged norms or biases; [`EngineError::Budget`] and [`EngineError::Memory`] for budgets that are too small.
+    /// Damaged norms or biases; [`EngineError::Budget`] and [`EngineError::Memory`] for budgets that are too
+    /// small.
     pub fn new(
         runtime: &Arc<Runtime>,
         spec: ModelSpec,
@@ -106,8 +107,8 @@ impl Model {
         Self::with_plan(runtime, spec, tensors, options, plan, None)
     }
 
-    /// As [`Self::new`], by a plan that was made before, and with `files` in place of those that `tensors` names when the
-    /// plan says that experts are read directly.
+    /// As [`Self::new`], by a plan that was made before, and with `files` in place of those that `tensors`
+    /// names when the plan says that experts are read directly.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -186,17 +187,17 @@ impl Model {
     }
 
     /// What takes pictures of its experts while it computes.
-    pub fn live(&self) -> Live {
+    pub fn live(&self) -> LiveView {
         let slot_bytes = match &self.plan.experts {
             Experts::Cached(cached) => cached.bytes(),
             Experts::InPlace => 0,
         };
-        let given_back = self.watch.as_ref().map(|watch| Arc::clone(watch.given_back_counter()));
-        Live {
-            board: Arc::clone(self.experts.board()),
+        let released = self.watch.as_ref().map(|watch| Arc::clone(watch.given_back_counter()));
+        LiveView {
+            state: Arc::clone(self.experts.live()),
             budget_bytes: self.plan.budget,
             slot_bytes,
-            given_back,
+            released,
         }
     }
 
@@ -229,11 +230,11 @@ impl Model {
             if stop() {
                 return Err(EngineError::Cancelled);
             }
-            taken = self.free.wait_timeout(taken, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+            taken = self.free.wait_timeout(taken, CANCEL_POLL).unwrap_or_else(PoisonError::into_inner).0;
         }
         *taken = true;
         drop(taken);
-        self.experts.pass(true);
+        self.experts.pass_begun();
         let executor = self.executor.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Turn { model: self, executor })
     }
@@ -290,8 +291,9 @@ impl Model {
 }
 
 impl Turn<'_> {
-    /// Computes a batch. The logits of runs that want those of their last token are left in the runs; for those of all tokens
-    /// see [`Self::logits`]. Either all runs that were not cancelled move on, or, on an error, none does.
+    /// Computes a batch. The logits of runs that want those of their last token are left in the runs; for
+    /// those of all tokens see [`Self::logits`]. Either all runs that were not cancelled move on, or, on an
+    /// error, none does.
     ///
     /// # Errors
     /// [`EngineError::Cancelled`] once all runs are cancelled; failed reads.
@@ -316,7 +318,8 @@ impl Turn<'_> {
         model.runtime.pool().install_beside(work, beside)
     }
 
-    /// Logits of some of the wanted rows of the last batch, at most [`crate::forward::decoder::HEAD_ROWS`]: `[rows, vocab]`.
+    /// Logits of some of the wanted rows of the last batch, at most [`crate::forward::decoder::HEAD_ROWS`]:
+    /// `[rows, vocab]`.
     pub fn logits(&mut self, rows: Range<usize>) -> &[f32] {
         let (model, executor) = (self.model, executor(&mut self.executor));
         model.runtime.pool().install(|| model.decoder().head(executor, rows));
@@ -332,7 +335,7 @@ impl Turn<'_> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let Self { model, .. } = self;
-        model.experts.pass(false);
+        model.experts.pass_ended();
         *model.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
         model.free.notify_one();
     }
@@ -353,7 +356,7 @@ fn charge_weights(runtime: &Runtime, plan: &Plan) -> Result<Vec<Charge>> {
     // Of what the process owned before, other models of the runtime have charged their part.
     let program = plan.base.saturating_sub(ledger.used());
     let parts = [("the program", program), ("the weights outside experts", plan.dense), experts];
-    let hint = |_| "--ram names the budget".to_owned();
+    let hint = |_| "raise the limit with --ram".to_owned();
     parts.into_iter().map(|(what, bytes)| ledger.charge(what, bytes, hint)).collect()
 }
 

@@ -1,6 +1,6 @@
-//! What is kept in memory, decided before anything large is allocated: the model as it lies in its files, if
-//! all of it fits the budget, and otherwise everything but the experts and as many of these as there is room
-//! for. The same plan is what `fit` prints. It must not allocate, nor know how fast anything is.
+//! The memory plan: what stays in memory, decided before anything large is allocated. If the whole model fits
+//! the budget it is used in its mapped files; otherwise everything but the experts is copied and a cache gets
+//! the rest of the budget. `fit` prints the same plan. It must not allocate, nor know speeds.
 
 pub mod context;
 
@@ -17,26 +17,27 @@ use crate::state::SequenceState;
 pub use context::SequenceOptions;
 use context::{ContextChoice, ContextLimit};
 
-/// Memory of threads' stacks, of small vectors and of what the allocator rounds up.
+/// Bytes for thread stacks, small vectors and what the allocator rounds up.
 const SLACK: u64 = 24 << 20;
-/// Bytes by which the program may be larger when it is started again with what a refusal advised.
+/// Bytes by which the program may be larger when it is started again with the budget that an error message
+/// advised.
 pub const GROWTH: u64 = 1 << 20;
-/// Of the free memory at least this stays free when nobody names a number, and at least one part in
-/// [`LEAVE_PART`].
-const LEAVE: u64 = 192 << 20;
-/// See [`LEAVE`].
-const LEAVE_PART: u64 = 16;
-/// An embedding smaller than this is not worth reading row by row.
+/// Bytes of free memory that [`Ram::Auto`] leaves free, unless [`RESERVE_PART`] is more.
+const RESERVE: u64 = 192 << 20;
+/// [`Ram::Auto`] leaves at least this part of the free memory free: one in so many bytes.
+const RESERVE_PART: u64 = 16;
+/// An embedding smaller than this is always in memory.
 const EMBEDDING_IN_FILE: u64 = 16 << 20;
-/// A context that nobody asked for takes at most this part of what streamed experts could use...
+/// With streamed experts, a context that was not requested takes at most one in so many bytes of what they
+/// could use.
 const CONTEXT_PART: u64 = 4;
-/// ... but is not made shorter than this for it.
+/// Tokens below which a context that was not requested is not shortened for the sake of experts.
 const CONTEXT_LEAST: usize = 512;
 
 /// How much memory the process may own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ram {
-    /// What is free, with something left for others.
+    /// The free memory but for a reserve.
     #[default]
     Auto,
     /// As little as the model runs with.
@@ -45,79 +46,79 @@ pub enum Ram {
     Bytes(u64),
 }
 
-/// How expert weights come from their files.
+/// How expert weights get from their files into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Io {
-    /// In place if all fits, and direct reads otherwise.
+    /// Mapped if the whole model fits, else direct reads.
     #[default]
     Auto,
-    /// Mapped, whatever fits.
+    /// Always mapped.
     Mmap,
-    /// Direct reads, whatever fits.
+    /// Always direct reads.
     Direct,
 }
 
-/// What a plan is made from.
+/// The options that a plan depends on.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PlanOptions {
-    /// Budget.
+    /// The memory budget.
     pub ram: Ram,
-    /// Where experts come from.
+    /// How expert weights get into memory.
     pub io: Io,
-    /// The sequence there will be.
+    /// The sequence that the plan has room for.
     pub sequence: SequenceOptions,
-    /// Bytes that the caller will take for something else.
+    /// Bytes of the budget that the caller needs for itself.
     pub extra: u64,
 }
 
 /// Where the experts are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Experts {
-    /// In the mapped files, all of them, with everything else.
+    /// All of them in the mapped files, like all other weights.
     InPlace,
-    /// Some in memory, the others in the files.
+    /// Some in a cache, all of them in the files.
     Cached(Cached),
 }
 
-/// What is kept in memory.
+/// What stays in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// Bytes that may be owned.
+    /// Bytes that the process may own.
     pub budget: u64,
-    /// Bytes that the process owned before, and small things to come.
+    /// Bytes that the process owned before, and an allowance for small allocations.
     pub base: u64,
-    /// Bytes of all weights but the experts'.
+    /// Bytes of all weights outside experts, as far as they are in memory.
     pub dense: u64,
     /// Bytes of all experts in the files.
     pub expert_bytes: u64,
-    /// The context.
+    /// Length of the context, and its reason.
     pub context: ContextChoice,
-    /// Bytes of keys and values.
+    /// Bytes of the states of a sequence.
     pub kv: u64,
-    /// Bytes of buffers.
+    /// Bytes of the buffers that passes compute in.
     pub scratch: u64,
-    /// Bytes that the caller takes.
+    /// Bytes that the caller needs for itself.
     pub extra: u64,
-    /// The experts.
+    /// Where the experts are, and the cache if there is one.
     pub experts: Experts,
 }
 
 impl Plan {
-    /// Plans for a model on this machine, now.
-    ///
-    /// `charged` bytes of the budget are taken already, by other models of the process.
+    /// Plans for a model on this machine, now. Other models of the process have `charged` bytes of the
+    /// budget.
     ///
     /// # Errors
-    /// [`EngineError::Memory`] when the budget is below what the model needs at least.
+    /// [`EngineError::Budget`] and [`EngineError::Memory`] when the budget is below the least that the model
+    /// needs.
     pub fn new(spec: &ModelSpec, tensors: &TensorStore, options: PlanOptions, charged: u64) -> Result<Self> {
-        Self::after(spec, tensors, options, charged, 0)
+        Self::after_release(spec, tensors, options, charged, 0)
     }
 
-    /// As [`Self::new`], once the process has given back `released` bytes of what it owns.
+    /// As [`Self::new`], for the time when the process has released `released` bytes of what it owns.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn after(
+    pub fn after_release(
         spec: &ModelSpec,
         tensors: &TensorStore,
         options: PlanOptions,
@@ -125,16 +126,17 @@ impl Plan {
         released: u64,
     ) -> Result<Self> {
         let owned = memory::owned_bytes().unwrap_or(0);
-        let here = System::here();
-        let free = memory::free_bytes(&here).map(|free| free.saturating_sub(LEAVE.max(free / LEAVE_PART)));
-        // Address space is nobody else's: of that nothing has to be left.
-        let room = [free, memory::address_space_headroom(&here)].into_iter().flatten().min();
+        let system = System::here();
+        let free =
+            memory::free_bytes(&system).map(|free| free.saturating_sub(RESERVE.max(free / RESERVE_PART)));
+        // Address space is not shared with other processes, so it needs no reserve.
+        let room = [free, memory::address_space_headroom(&system)].into_iter().flatten().min();
         let auto = room.map_or(u64::MAX, |room| owned.saturating_add(room));
-        // What is charged may not have been written to yet.
+        // Charged memory may not have been written to yet, and is not owned then.
         Self::with_memory(spec, tensors, options, owned.saturating_sub(released).max(charged), auto)
     }
 
-    /// As [`Self::new`], on a machine where the process owns `owned` bytes and may own `auto`.
+    /// As [`Self::new`], on a machine where the process owns `owned` bytes and [`Ram::Auto`] is `auto` bytes.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -145,83 +147,24 @@ impl Plan {
         owned: u64,
         auto: u64,
     ) -> Result<Self> {
-        let (kv_format, asked) = (options.sequence.kv, options.sequence.context);
         let limit = match options.ram {
             Ram::Auto | Ram::Min => auto,
             Ram::Bytes(bytes) => bytes,
         };
-        let (base, expert_bytes) = (owned + SLACK, tensors.expert_bytes());
-        let least_context = asked.unwrap_or(1);
-        let free = limit.saturating_sub(base);
-        let usual = context::default_context(spec, kv_format, u64::MAX);
-        let context = match asked {
-            Some(tokens) => ContextChoice { tokens, limit: ContextLimit::Asked },
-            None => {
-                let half = context::default_context(spec, kv_format, free / 2);
-                let least = CONTEXT_LEAST.min(usual.tokens);
-                let short = ContextChoice { tokens: least, limit: ContextLimit::Memory };
-                if half.tokens < least { short } else { half }
-            }
-        };
-        let with_context = |context: ContextChoice, experts| {
-            let mut dense = tensors.dense_bytes();
-            if matches!(&experts, Experts::Cached(cached) if cached.embedding_in_file) {
-                dense -= tensors.get(Role::Embed).bytes;
-            }
-            let kv = SequenceState::bytes_for(spec, context.tokens, kv_format);
-            let scratch = context::buffer_bytes(spec, context.tokens);
-            let extra = options.extra;
-            Self { budget: limit, base, dense, expert_bytes, context, kv, scratch, extra, experts }
-        };
-        let whole = with_context(context, Experts::InPlace);
+        let planner = Planner { spec, tensors, options, limit, base: owned + SLACK };
+        let context = planner.context();
+        let whole = planner.plan(context, Experts::InPlace);
         let fits = whole.needs() <= limit && options.ram != Ram::Min;
-        // What the program carries or made up itself is in memory anyway.
-        if expert_bytes == 0 || !tensors.in_files() || (fits && options.io != Io::Direct) {
-            let beside = whole.needs().saturating_sub(whole.kv.saturating_add(whole.scratch));
-            let fitting = |room| context::fitting(spec, room, kv_format);
-            let fits = fitting(limit.saturating_sub(beside));
-            if asked.is_none() && (CONTEXT_LEAST..context.tokens).contains(&fits) {
-                let shorter = ContextChoice { tokens: fits, limit: ContextLimit::Memory };
-                return Ok(with_context(shorter, Experts::InPlace));
-            }
-            let hint = match fitting(limit.saturating_sub(beside.saturating_add(GROWTH))) {
-                0 => "no context would fit".to_owned(),
-                fits => format!("a context of {fits} would fit"),
-            };
-            return whole.checked("the model, its context and buffers", &hint);
-        }
-        let direct = options.io != Io::Mmap;
-        let mut cached = room(spec, tensors, direct);
-        let least = |context| with_context(context, Experts::Cached(cached.clone())).needs();
-        let context = if asked.is_some() {
-            context
+        // Weights that are in no file are in memory anyway.
+        let stays = tensors.expert_bytes() == 0 || !tensors.in_files();
+        if stays || (fits && options.io != Io::Direct) {
+            planner.in_place(whole)
         } else {
-            // With a tight budget experts need the memory more.
-            let shortest = ContextChoice { tokens: 1, limit: ContextLimit::Memory };
-            let beside = limit.saturating_sub(least(shortest));
-            let fits = context::fitting(spec, beside / CONTEXT_PART, kv_format);
-            let most = match options.ram {
-                Ram::Min => CONTEXT_LEAST,
-                Ram::Auto | Ram::Bytes(_) => fits.max(CONTEXT_LEAST),
-            };
-            let limited = ContextChoice { tokens: most, limit: ContextLimit::Memory };
-            if usual.tokens > most { limited } else { usual }
-        };
-        let need = least(context);
-        let budget = if options.ram == Ram::Min { need } else { limit };
-        if need > budget {
-            let shortest = least(ContextChoice { tokens: least_context, limit: ContextLimit::Asked });
-            return Err(EngineError::Budget {
-                need_bytes: need,
-                budget_bytes: budget,
-                shortest_bytes: shortest,
-            });
+            planner.cached(context)
         }
-        cached.shape.quotas = cached.quotas_for(budget - need + cached.bytes());
-        Ok(Self { budget, ..with_context(context, Experts::Cached(cached)) })
     }
 
-    /// Bytes that it takes in all, mapped ones included.
+    /// Bytes of the whole plan, mapped files included.
     pub fn needs(&self) -> u64 {
         let experts = match &self.experts {
             Experts::InPlace => self.expert_bytes,
@@ -232,7 +175,7 @@ impl Plan {
             .fold(0, u64::saturating_add)
     }
 
-    /// Bytes of them that are mapped, which the system can take back.
+    /// Bytes of mapped files, whose pages the system can take back.
     pub fn mapped(&self) -> u64 {
         match &self.experts {
             Experts::InPlace => self.dense + self.expert_bytes,
@@ -241,22 +184,119 @@ impl Plan {
         }
     }
 
-    /// Bytes that must stay free for others: half of what a budget that nobody named left to them.
+    /// Bytes that must stay free on the machine while the model runs: half of the reserve of [`Ram::Auto`].
     pub fn floor(&self) -> u64 {
-        LEAVE.max(self.budget.saturating_sub(self.base) / (LEAVE_PART - 1)) / 2
-    }
-
-    fn checked(self, what: &'static str, hint: &str) -> Result<Self> {
-        let (need_bytes, available_bytes) = (self.needs(), self.budget);
-        if need_bytes > available_bytes {
-            return Err(EngineError::Memory { what, need_bytes, available_bytes, hint: hint.to_owned() });
-        }
-        Ok(self)
+        RESERVE.max(self.budget.saturating_sub(self.base) / (RESERVE_PART - 1)) / 2
     }
 }
 
-/// Slots by size, without a quota for any bank yet.
-fn room(spec: &ModelSpec, tensors: &TensorStore, direct: bool) -> Cached {
+/// Makes plans for one model under one limit.
+struct Planner<'a> {
+    spec: &'a ModelSpec,
+    tensors: &'a TensorStore,
+    options: PlanOptions,
+    /// Bytes that the process may own.
+    limit: u64,
+    /// Bytes that it owned before, and [`SLACK`].
+    base: u64,
+}
+
+impl Planner<'_> {
+    /// The requested context, or a default within half of the free budget.
+    fn context(&self) -> ContextChoice {
+        if let Some(tokens) = self.options.sequence.context {
+            return ContextChoice { tokens, limit: ContextLimit::Requested };
+        }
+        let half = self.default_context(self.limit.saturating_sub(self.base) / 2);
+        let least = CONTEXT_LEAST.min(self.default_context(u64::MAX).tokens);
+        if half.tokens < least { by_memory(least) } else { half }
+    }
+
+    fn default_context(&self, room: u64) -> ContextChoice {
+        context::default_context(self.spec, self.options.sequence.kv, room)
+    }
+
+    /// The longest context whose states and buffers fit `room` bytes.
+    fn fitting(&self, room: u64) -> usize {
+        context::fitting(self.spec, room, self.options.sequence.kv)
+    }
+
+    /// The plan with this context and these experts, whether it fits or not.
+    fn plan(&self, context: ContextChoice, experts: Experts) -> Plan {
+        let mut dense = self.tensors.dense_bytes();
+        if matches!(&experts, Experts::Cached(cached) if cached.embedding_in_file) {
+            dense -= self.tensors.get(Role::Embed).bytes;
+        }
+        Plan {
+            budget: self.limit,
+            base: self.base,
+            dense,
+            expert_bytes: self.tensors.expert_bytes(),
+            context,
+            kv: SequenceState::bytes_for(self.spec, context.tokens, self.options.sequence.kv),
+            scratch: context::buffer_bytes(self.spec, context.tokens),
+            extra: self.options.extra,
+            experts,
+        }
+    }
+
+    /// The model used in place, with a shorter context than in `whole` where only that fits.
+    fn in_place(&self, whole: Plan) -> Result<Plan> {
+        let without_context = whole.needs().saturating_sub(whole.kv.saturating_add(whole.scratch));
+        let fits = self.fitting(self.limit.saturating_sub(without_context));
+        let requested = self.options.sequence.context.is_some();
+        if !requested && (CONTEXT_LEAST..whole.context.tokens).contains(&fits) {
+            return Ok(self.plan(by_memory(fits), Experts::InPlace));
+        }
+        let (need_bytes, available_bytes) = (whole.needs(), self.limit);
+        if need_bytes <= available_bytes {
+            return Ok(whole);
+        }
+        let hint = match self.fitting(self.limit.saturating_sub(without_context.saturating_add(GROWTH))) {
+            0 => "no context would fit".to_owned(),
+            fits => format!("a context of {fits} would fit"),
+        };
+        let what = "the model, its context and buffers";
+        Err(EngineError::Memory { what, need_bytes, available_bytes, hint })
+    }
+
+    /// The model with an expert cache that gets what the rest leaves of the budget.
+    fn cached(&self, context: ContextChoice) -> Result<Plan> {
+        let mut cached = least_cache(self.spec, self.tensors, self.options.io != Io::Mmap);
+        let least = |context| self.plan(context, Experts::Cached(cached.clone())).needs();
+        let requested = self.options.sequence.context;
+        let context = if requested.is_some() { context } else { self.context_beside(least(by_memory(1))) };
+        let need_bytes = least(context);
+        let budget_bytes = if self.options.ram == Ram::Min { need_bytes } else { self.limit };
+        if need_bytes > budget_bytes {
+            let shortest_bytes = least(by_memory(requested.unwrap_or(1)));
+            return Err(EngineError::Budget { need_bytes, budget_bytes, shortest_bytes });
+        }
+        cached.shape.quotas = cached.quotas_for(budget_bytes - need_bytes + cached.bytes());
+        Ok(Plan { budget: budget_bytes, ..self.plan(context, Experts::Cached(cached)) })
+    }
+
+    /// The default context beside streamed experts, which need the memory more. With the shortest context the
+    /// plan needs `least` bytes.
+    fn context_beside(&self, least: u64) -> ContextChoice {
+        let most = match self.options.ram {
+            Ram::Min => CONTEXT_LEAST,
+            Ram::Auto | Ram::Bytes(_) => {
+                self.fitting(self.limit.saturating_sub(least) / CONTEXT_PART).max(CONTEXT_LEAST)
+            }
+        };
+        let usual = self.default_context(u64::MAX);
+        if usual.tokens > most { by_memory(most) } else { usual }
+    }
+}
+
+/// A context of `tokens` tokens that memory limits.
+fn by_memory(tokens: usize) -> ContextChoice {
+    ContextChoice { tokens, limit: ContextLimit::Memory }
+}
+
+/// The smallest cache that the model runs with: spare slots of each size, and no quota for any bank.
+fn least_cache(spec: &ModelSpec, tensors: &TensorStore, direct: bool) -> Cached {
     let (mut slot_bytes, mut spare) = (Vec::new(), Vec::new());
     let (mut experts, mut classes) = (Vec::new(), Vec::new());
     for (number, (_, bank)) in spec.banks().enumerate() {
@@ -267,12 +307,12 @@ fn room(spec: &ModelSpec, tensors: &TensorStore, direct: bool) -> Cached {
             spare.push(0);
             slot_bytes.len() - 1
         });
-        // One to compute with while the next is read, and all of one token.
+        // All experts of one token, and at least one to compute with while another is read.
         spare[class] = bank.most_per_token.max(2).max(spare[class]);
         classes.push(class as u32);
     }
     let quotas = vec![0; experts.len()];
-    // A tied head reads all of it for every token.
+    // A tied head reads the whole embedding for every token.
     let embedding_in_file = direct && !spec.head.tied && tensors.get(Role::Embed).bytes >= EMBEDDING_IN_FILE;
     let shape = Shape { experts, quotas, classes, spare };
     Cached { direct, embedding_in_file, shape, slot_bytes }

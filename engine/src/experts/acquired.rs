@@ -1,5 +1,5 @@
-//! The experts of one request, held in place until they have been used. It must not know how experts are
-//! multiplied.
+//! The experts of one request: pinning them, starting their reads and waiting for them. It must not know how
+//! experts are multiplied.
 
 use std::io;
 use std::ops::Range;
@@ -11,164 +11,167 @@ use moelten_loader::tensors::store::TensorStore;
 use moelten_quant::QMatrix;
 
 use super::cache::{Slot, State};
-use super::live::Board;
+use super::live::LiveState;
 use super::readers::Queues;
 use super::stats::Phase;
 use super::streamed::Streamed;
 use crate::error::{EngineError, Result};
 
-/// How often a thread that waits for a read checks whether to stop.
-pub const LOOK: Duration = Duration::from_millis(20);
+/// Interval at which a thread that waits for a read checks whether it was cancelled.
+pub const CANCEL_POLL: Duration = Duration::from_millis(20);
 
-/// No entry of the cache.
+/// Marks an expert without a cache entry.
 const NONE: u32 = u32::MAX;
 
-/// The experts of a request, remembered between calls so that no request allocates.
+/// Buffers of a request. The caller keeps them between requests, so that no request allocates.
 #[derive(Default)]
-pub struct Held {
+pub struct AcquireBuffers {
+    /// The pinned cache entry of each expert, or [`NONE`].
     entries: Vec<u32>,
+    /// The pinned slot of each expert.
     slots: Vec<Option<Slot>>,
-    /// The first that may have no slot yet.
+    /// The first expert that may have no slot yet.
     next: usize,
 }
 
 /// What a layer asks of the store.
 pub struct Request<'a> {
-    /// The bank.
+    /// The number of the bank in the store.
     pub bank: usize,
-    /// Its experts that are needed, ascending.
+    /// The requested experts, in ascending order.
     pub ids: &'a [u32],
-    /// How many tokens use each of them, by its place in `ids`.
+    /// Number of tokens that use an expert, by its index in `ids`.
     pub uses: &'a dyn Fn(usize) -> u32,
     /// Tokens of the batch.
     pub tokens: usize,
     /// Whether the batch reads prompts or decodes.
     pub phase: Phase,
-    /// Says whether to give up waiting.
+    /// Returns whether the request was cancelled.
     pub stop: &'a (dyn Fn() -> bool + 'a),
 }
 
-/// Experts of one bank in the order of their use, held in place until they are done.
+/// The experts of a request in the order of their use. Each stays in its slot until [`Self::release`] or the
+/// drop.
 pub struct Acquired<'a> {
     tensors: &'a TensorStore,
-    board: &'a Board,
-    /// `None` where every expert is used in place.
+    live: &'a LiveState,
+    /// `None` where all experts are used in place.
     streamed: Option<&'a Streamed>,
     bank: usize,
     ids: &'a [u32],
-    held: &'a mut Held,
+    buffers: &'a mut AcquireBuffers,
     stop: &'a (dyn Fn() -> bool + 'a),
     phase: Phase,
 }
 
 impl<'a> Acquired<'a> {
-    /// Experts that are all in place.
+    /// A request to a store whose experts are all used in place.
     pub(super) fn in_place(
         tensors: &'a TensorStore,
-        board: &'a Board,
+        live: &'a LiveState,
         request: &Request<'a>,
-        held: &'a mut Held,
+        buffers: &'a mut AcquireBuffers,
     ) -> Self {
         let &Request { bank, ids, phase, stop, .. } = request;
-        Self { tensors, board, streamed: None, bank, ids, held, stop, phase }
+        Self { tensors, live, streamed: None, bank, ids, buffers, stop, phase }
     }
 
-    /// Takes hold of the experts that are here and begins to read the others, in order, as far as there is
-    /// room.
+    /// Pins the experts that have a slot and begins to read the others in order, as far as slots are free.
     pub(super) fn streamed(
         streamed: &'a Streamed,
-        board: &'a Board,
+        live: &'a LiveState,
         request: &Request<'a>,
-        held: &'a mut Held,
+        buffers: &'a mut AcquireBuffers,
     ) -> Self {
         let &Request { bank, ids, phase, stop, .. } = request;
         let tensors = &*streamed.tensors;
-        held.entries.clear();
-        held.slots.clear();
-        held.entries.resize(ids.len(), NONE);
-        held.slots.resize(ids.len(), None);
-        held.next = 0;
-        let mut acquired = Self { tensors, board, streamed: Some(streamed), bank, ids, held, stop, phase };
+        buffers.entries.clear();
+        buffers.slots.clear();
+        buffers.entries.resize(ids.len(), NONE);
+        buffers.slots.resize(ids.len(), None);
+        buffers.next = 0;
+        let mut acquired = Self { tensors, live, streamed: Some(streamed), bank, ids, buffers, stop, phase };
         let mut shared = streamed.readers.lock();
-        streamed.guessing.compare(bank, ids, &mut shared, board);
+        streamed.prefetcher.score(bank, ids, &mut shared, live);
         let uses = ids.iter().enumerate().map(|(i, &id)| (id, (request.uses)(i)));
-        shared.stats.ahead[bank].useful += shared.cache.request(bank, uses);
+        shared.stats.prefetch[bank].used += shared.cache.request(bank, uses);
         shared.recall_wrong();
         let mut missed = 0;
         for (i, &id) in ids.iter().enumerate() {
             let size = tensors.bank(bank).expert_bytes(id as usize);
             let found = shared.cache.find(bank, id);
-            let here =
+            let resident =
                 found.is_some_and(|entry| matches!(shared.cache.entry(entry).state, State::Here { .. }));
-            // Read ahead is read.
-            let ahead = found.is_some_and(|entry| shared.cache.guessed_right(entry));
+            // A prefetched expert had to be read too.
+            let prefetched = found.is_some_and(|entry| shared.cache.guessed_right(entry));
             let count = shared.stats.phase(phase);
             count.used += 1;
             count.used_bytes += size;
-            if !here || ahead {
+            if !resident || prefetched {
                 count.missed += 1;
                 count.missed_bytes += size;
                 missed += 1;
             }
             if let Some(entry) = found {
-                if !here {
+                if !resident {
                     shared.promote(entry);
                 }
-                acquired.hold(&mut shared, i, entry);
+                acquired.pin(&mut shared, i, entry);
             }
         }
-        acquired.pump(streamed, &mut shared);
-        board.missed(bank, missed);
-        board.counters(&shared.stats);
+        acquired.start_reads(streamed, &mut shared);
+        live.missed(bank, missed);
+        live.set_counters(&shared.stats);
         drop(shared);
         acquired
     }
 
-    /// Whether an expert, by its place in the list, is here.
+    /// Whether an expert, by its index in the request, is resident.
     pub fn ready(&self, index: usize) -> bool {
-        let here = || self.held.slots[index].as_ref().is_some_and(|slot| slot.get().is_some());
-        self.streamed.is_none() || here()
+        let resident = || self.buffers.slots[index].as_ref().is_some_and(|slot| slot.get().is_some());
+        self.streamed.is_none() || resident()
     }
 
-    /// Whether an expert, by its place in the list, has a slot: it is here or on its way.
-    pub fn coming(&self, index: usize) -> bool {
-        self.streamed.is_none() || self.held.entries[index] != NONE
+    /// Whether an expert, by its index in the request, has a slot: it is resident or being read.
+    pub fn has_slot(&self, index: usize) -> bool {
+        self.streamed.is_none() || self.buffers.entries[index] != NONE
     }
 
-    /// Waits until an expert is here.
+    /// Waits until an expert is resident.
     ///
     /// # Errors
-    /// [`EngineError::Expert`] when it could not be read, [`EngineError::Cancelled`].
+    /// [`EngineError::Expert`] when it could not be read, [`EngineError::Cancelled`] when the request was
+    /// cancelled.
     pub fn wait(&mut self, index: usize) -> Result<()> {
         let Some(streamed) = self.streamed.filter(|_| !self.ready(index)) else { return Ok(()) };
         let readers = &streamed.readers;
         let mut shared = readers.lock();
         let since = Instant::now();
-        let _waiting = self.board.waits();
+        let _stalled = self.live.stall();
         loop {
-            self.pump(streamed, &mut shared);
+            self.start_reads(streamed, &mut shared);
             if self.ready(index) {
                 shared.stats.phase(self.phase).stall += since.elapsed();
-                self.board.counters(&shared.stats);
+                self.live.set_counters(&shared.stats);
                 return Ok(());
             }
-            if let Some(source) = self.problem(&mut shared, index) {
+            if let Some(source) = self.read_error(&mut shared, index) {
                 let (layer, expert) = (self.tensors.bank(self.bank).key.layer, self.ids[index] as usize);
                 return Err(EngineError::Expert { layer, expert, source });
             }
             if (self.stop)() {
                 return Err(EngineError::Cancelled);
             }
-            shared = readers.wait(shared, LOOK);
+            shared = readers.wait(shared, CANCEL_POLL);
         }
     }
 
-    /// Why an expert will not come, if it will not.
-    fn problem(&self, shared: &mut MutexGuard<'_, Queues>, index: usize) -> Option<io::Error> {
+    /// The error of an expert that will not become resident.
+    fn read_error(&self, shared: &mut MutexGuard<'_, Queues>, index: usize) -> Option<io::Error> {
         if let Some(message) = &shared.broken {
             return Some(io::Error::other(message.clone()));
         }
-        let entry = self.held.entries[index];
+        let entry = self.buffers.entries[index];
         if entry == NONE {
             return None;
         }
@@ -178,13 +181,13 @@ impl<'a> Acquired<'a> {
         }
         let at = shared.problems.iter().position(|(of, _)| *of == entry);
         let first = at.map(|at| shared.problems.swap_remove(at).1);
-        Some(first.unwrap_or_else(|| io::Error::other("it failed before it was asked for")))
+        Some(first.unwrap_or_else(|| io::Error::other("an earlier read of it failed")))
     }
 
-    /// The matrices of an expert that is here, in the order of its bank.
+    /// The matrices of a resident expert, in the order of its bank.
     ///
     /// # Panics
-    /// If it is not here.
+    /// If the expert is not resident.
     pub fn view(&self, index: usize) -> [Option<QMatrix<'_>>; MOST_MATRICES] {
         let id = self.ids[index];
         match self.streamed {
@@ -193,51 +196,51 @@ impl<'a> Acquired<'a> {
                 std::array::from_fn(|i| matrices.get(i).map(|matrix| self.tensors.view(matrix)))
             }
             Some(streamed) => {
-                let slot = self.held.slots[index].as_ref().and_then(|slot| slot.get());
-                let slot = slot.expect("experts are viewed when they are here");
+                let slot = self.buffers.slots[index].as_ref().and_then(|slot| slot.get());
+                let slot = slot.expect("only resident experts are viewed");
                 streamed.readers.source().view(self.tensors, self.bank, id, slot)
             }
         }
     }
 
-    /// These have been used: their slots may serve others.
-    pub fn done(&mut self, range: Range<usize>) {
+    /// Unpins experts that have been used. Their slots may then hold others.
+    pub fn release(&mut self, range: Range<usize>) {
         let Some(streamed) = self.streamed else { return };
         let mut shared = streamed.readers.lock();
-        range.for_each(|index| self.let_go(&mut shared, index));
-        self.pump(streamed, &mut shared);
+        range.for_each(|index| self.unpin(&mut shared, index));
+        self.start_reads(streamed, &mut shared);
     }
 
-    fn hold(&mut self, shared: &mut Queues, index: usize, entry: u32) {
+    fn pin(&mut self, shared: &mut Queues, index: usize, entry: u32) {
         let found = shared.cache.entry_mut(entry);
         found.pins += 1;
-        self.held.entries[index] = entry;
-        self.held.slots[index] = Some(Arc::clone(&found.slot));
+        self.buffers.entries[index] = entry;
+        self.buffers.slots[index] = Some(Arc::clone(&found.slot));
     }
 
-    fn let_go(&mut self, shared: &mut Queues, index: usize) {
-        self.held.slots[index] = None;
-        let entry = std::mem::replace(&mut self.held.entries[index], NONE);
+    fn unpin(&mut self, shared: &mut Queues, index: usize) {
+        self.buffers.slots[index] = None;
+        let entry = std::mem::replace(&mut self.buffers.entries[index], NONE);
         if entry != NONE && shared.cache.unpin(entry) {
             shared.recall(entry);
         }
     }
 
-    /// Begins as many of the missing reads as there are slots for.
-    fn pump(&mut self, streamed: &Streamed, shared: &mut Queues) {
-        streamed.forget(shared);
+    /// Begins the missing reads in order, as far as slots are free.
+    fn start_reads(&mut self, streamed: &Streamed, shared: &mut Queues) {
+        streamed.notify_evicted(shared);
         let mut begun = false;
-        while self.held.next < self.ids.len() {
-            let index = self.held.next;
-            if self.held.entries[index] == NONE {
+        while self.buffers.next < self.ids.len() {
+            let index = self.buffers.next;
+            if self.buffers.entries[index] == NONE {
                 if !streamed.start(shared, self.bank, self.ids[index], false) {
                     break;
                 }
-                let entry = shared.cache.find(self.bank, self.ids[index]).expect("it has just begun");
-                self.hold(shared, index, entry);
+                let entry = shared.cache.find(self.bank, self.ids[index]).expect("its read has just begun");
+                self.pin(shared, index, entry);
                 begun = true;
             }
-            self.held.next += 1;
+            self.buffers.next += 1;
         }
         if begun {
             streamed.readers.wake();
@@ -249,10 +252,10 @@ impl Drop for Acquired<'_> {
     fn drop(&mut self) {
         let Some(streamed) = self.streamed else { return };
         let mut shared = streamed.readers.lock();
-        for index in 0..self.held.entries.len() {
-            self.let_go(&mut shared, index);
+        for index in 0..self.buffers.entries.len() {
+            self.unpin(&mut shared, index);
         }
         shared.problems.clear();
-        streamed.forget(&mut shared);
+        streamed.notify_evicted(&mut shared);
     }
 }

@@ -1,16 +1,16 @@
-//! Which experts are in memory, which are on their way, and who makes room: the store's bookkeeping, without any reading
-//! or waiting of its own. Slots are shared by banks whose experts have one size; how many experts a bank keeps when it
-//! is at rest is its quota. A few spare slots hold what is on its way or used only once.
+//! Which experts are in memory, which are on their way, and who makes room: the store's bookkeeping, without
+//! any reading or waiting of its own. Slots are shared by banks whose experts have one size; how many experts
+//! a bank keeps when it is at rest is its quota. A few spare slots hold what is on its way or used only once.
 //!
-//! What a bank keeps is decided when its experts are asked for, from the ranking alone, never from the order in which
-//! reads end: for one trace of requests the content is always the same.
+//! What a bank keeps is decided when its experts are asked for, from the ranking alone, never from the order
+//! in which reads end: for one trace of requests the content is always the same.
 
 use std::cmp::Reverse;
 use std::sync::{Arc, OnceLock};
 
 use moelten_loader::io::pieces::Piece;
 
-use super::live::Board;
+use super::live::LiveState;
 use super::policy::{Policy, Ranking};
 use super::room::Shape;
 use crate::api::ExpertPlace;
@@ -91,7 +91,7 @@ struct Bank {
 #[derive(Debug)]
 pub struct Cache {
     /// Where everything is, for those who watch.
-    board: Arc<Board>,
+    live: Arc<LiveState>,
     entries: Vec<Entry>,
     /// Free entries of each size.
     free: Vec<Vec<u32>>,
@@ -119,7 +119,7 @@ impl Cache {
         policy: Policy,
         slots: Vec<Vec<Piece>>,
         most_parts: usize,
-        board: Arc<Board>,
+        live: Arc<LiveState>,
     ) -> Self {
         let mut entries = Vec::new();
         let mut free = Vec::new();
@@ -145,7 +145,7 @@ impl Cache {
         });
         let most = shape.experts.iter().copied().max().unwrap_or(0);
         Self {
-            board,
+            live,
             entries,
             spare: shape.spare.clone(),
             debts: vec![0; free.len()],
@@ -161,8 +161,8 @@ impl Cache {
     }
 
     /// Where everything is, for those who watch.
-    pub fn board(&self) -> &Arc<Board> {
-        &self.board
+    pub fn live(&self) -> &Arc<LiveState> {
+        &self.live
     }
 
     /// An entry by its number.
@@ -200,16 +200,17 @@ impl Cache {
         self.entries.iter().filter(|entry| entry.state != State::Retired).count()
     }
 
-    /// A bank's experts are asked for, each by a number of tokens. What stays of it and of what is here is decided; the
-    /// rest, as far as nobody uses it, leaves. Guesses that were wrong are given up: see [`Self::next_wrong`]; returns how many
-    /// were right.
+    /// A bank's experts are asked for, each by a number of tokens. What stays of it and of what is here is
+    /// decided; the rest, as far as nobody uses it, leaves. Guesses that were wrong are given up: see
+    /// [`Self::next_wrong`]; returns how many were right.
     pub fn request(&mut self, bank: usize, uses: impl Iterator<Item = (u32, u32)> + Clone) -> u64 {
         let state = &mut self.banks[bank];
         state.ranking.used(uses.clone());
         state.keep.fill(false);
         uses.clone().for_each(|(expert, _)| state.keep[expert as usize] = true);
-        // Wrong guesses first, here or on their way, whichever bank they were for: they do not compete.
-        // More experts than there are spare slots are used one after the other: a guess would hold one against that order.
+        // Wrong guesses first, here or on their way, whichever bank they were for: they do not compete. More
+        // experts than there are spare slots are used one after the other: a guess would hold one against
+        // that order.
         let few = uses.count() <= self.spare[self.banks[bank].class as usize];
         self.give_up_guesses(|cache, entry, of, expert| {
             let failed = matches!(cache.entry(entry).state, State::Reading(reading) if reading.failed);
@@ -236,8 +237,8 @@ impl Cache {
         self.right.contains(&entry)
     }
 
-    /// Gives up all guesses since the last request, because a need for an expert of `bank` finds no free slot. See
-    /// [`Self::next_wrong`].
+    /// Gives up all guesses since the last request, because a need for an expert of `bank` finds no free
+    /// slot. See [`Self::next_wrong`].
     pub fn make_way(&mut self, bank: usize) {
         if self.free(bank) == 0 {
             self.give_up_guesses(|_, _, _, _| false);
@@ -285,8 +286,8 @@ impl Cache {
         }
     }
 
-    /// One user less. What its bank does not keep leaves; a read that nobody waits for any more is given up, and the caller
-    /// is told so: its parts need not be read.
+    /// One user less. What its bank does not keep leaves; a read that nobody waits for any more is given up,
+    /// and the caller is told so: its parts need not be read.
     pub fn unpin(&mut self, entry: u32) -> bool {
         let found = &mut self.entries[entry as usize];
         found.pins -= 1;
@@ -300,8 +301,8 @@ impl Cache {
                 }
                 false
             }
-            // It failed, its memory is back, and it waited for its users to see that. Without memory it is being looked at
-            // by a reader, who has yet to finish it.
+            // It failed, its memory is back, and it waited for its users to see that. Without memory it is
+            // being looked at by a reader, who has yet to finish it.
             State::Reading(Reading { left: 0, failed: true, .. }) if !found.back.is_empty() => {
                 self.set_free(entry);
                 false
@@ -320,21 +321,21 @@ impl Cache {
     fn leave(&mut self, entry: u32) {
         if let State::Here { bank, expert } = self.entries[entry as usize].state {
             self.banks[bank as usize].entries[expert as usize] = NONE;
-            self.board.place(bank as usize, expert, ExpertPlace::Absent);
+            self.live.set_place(bank as usize, expert, ExpertPlace::Absent);
             self.evicted.push((bank, expert));
             self.set_free(entry);
         }
     }
 
-    /// A free slot for an expert of `bank` that is neither here nor on its way. Its memory is the caller's until the last
-    /// part has come back.
+    /// A free slot for an expert of `bank` that is neither here nor on its way. Its memory is the caller's
+    /// until the last part has come back.
     pub fn begin(&mut self, bank: usize, expert: u32, guess: bool) -> Option<(u32, Piece)> {
         let class = self.banks[bank].class;
         let entry = self.free[class as usize].pop()?;
         let place = &mut self.banks[bank].entries[expert as usize];
         debug_assert_eq!(*place, NONE, "one read for each expert");
         *place = entry;
-        self.board.place(bank, expert, ExpertPlace::Loading);
+        self.live.set_place(bank, expert, ExpertPlace::Loading);
         let found = &mut self.entries[entry as usize];
         let bank = bank as u32;
         found.state = State::Reading(Reading { bank, expert, left: 0, guess, orphan: false, failed: false });
@@ -347,8 +348,8 @@ impl Cache {
         Some((entry, piece))
     }
 
-    /// A free slot whose memory nobody has touched yet, and its memory, which is the caller's until [`Self::touched`]. The one
-    /// that the next reads would take first.
+    /// A free slot whose memory nobody has touched yet, and its memory, which is the caller's until
+    /// [`Self::touched`]. The one that the next reads would take first.
     pub fn next_untouched(&mut self) -> Option<(u32, Piece)> {
         let Self { entries, free, .. } = self;
         let (list, at) = free.iter_mut().find_map(|list| {
@@ -392,8 +393,8 @@ impl Cache {
         Some(found.back.drain(..).reduce(Piece::join).unwrap_or_default())
     }
 
-    /// The whole slot of a finished read: the expert is here, or the slot is free if nobody wants it or it failed.
-    /// Says whether the expert is here.
+    /// The whole slot of a finished read: the expert is here, or the slot is free if nobody wants it or it
+    /// failed. Says whether the expert is here.
     pub fn finish(&mut self, entry: u32, slot: Piece) -> bool {
         let found = &mut self.entries[entry as usize];
         let State::Reading(reading) = found.state else { unreachable!("only reads finish") };
@@ -401,7 +402,7 @@ impl Cache {
         if orphan || failed {
             if !orphan {
                 self.banks[bank as usize].entries[expert as usize] = NONE;
-                self.board.place(bank as usize, expert, ExpertPlace::Absent);
+                self.live.set_place(bank as usize, expert, ExpertPlace::Absent);
             }
             // Not into the slot: those who hold it would take it for the expert.
             found.back.push(slot);
@@ -414,14 +415,14 @@ impl Cache {
         let empty = found.slot.set(slot).is_ok();
         debug_assert!(empty, "a slot is filled once");
         found.state = State::Here { bank, expert };
-        self.board.place(bank as usize, expert, ExpertPlace::Resident);
+        self.live.set_place(bank as usize, expert, ExpertPlace::Resident);
         true
     }
 
     fn abandon(&mut self, entry: u32, reading: Reading) {
         self.entries[entry as usize].state = State::Reading(Reading { orphan: true, ..reading });
         self.banks[reading.bank as usize].entries[reading.expert as usize] = NONE;
-        self.board.place(reading.bank as usize, reading.expert, ExpertPlace::Absent);
+        self.live.set_place(reading.bank as usize, reading.expert, ExpertPlace::Absent);
     }
 
     /// Frees a slot whose memory is back.
@@ -437,8 +438,8 @@ impl Cache {
         self.pay(class);
     }
 
-    /// Gives memory of slots that nobody uses back to the system, as much as is owed; the spare ones stay, without which
-    /// a request might wait for ever. Returns the bytes.
+    /// Gives memory of slots that nobody uses back to the system, as much as is owed; the spare ones stay,
+    /// without which a request might wait for ever. Returns the bytes.
     fn pay(&mut self, class: usize) -> usize {
         let mut bytes = 0;
         while self.debts[class] > 0 && self.free[class].len() > self.spare[class] {
@@ -449,7 +450,8 @@ impl Cache {
         bytes
     }
 
-    /// Retires a free slot. Its memory goes back to the system when it is discarded: see [`Self::next_retired`].
+    /// Retires a free slot. Its memory goes back to the system when it is discarded: see
+    /// [`Self::next_retired`].
     fn retire(&mut self, entry: u32) -> usize {
         let found = &mut self.entries[entry as usize];
         found.state = State::Retired;
@@ -495,8 +497,8 @@ impl Cache {
         self.evicted.drain(..)
     }
 
-    /// Lowers quotas to these at most: experts that nobody uses leave, and the memory of as many slots goes back to the
-    /// system, of those in use later. Returns the bytes that went back now.
+    /// Lowers quotas to these at most: experts that nobody uses leave, and the memory of as many slots goes
+    /// back to the system, of those in use later. Returns the bytes that went back now.
     pub fn shrink(&mut self, quotas: &[usize]) -> usize {
         let mut bytes = 0;
         for (bank, &quota) in quotas.iter().enumerate() {
@@ -506,7 +508,7 @@ impl Cache {
                 continue;
             }
             state.quota = quota;
-            self.board.slots(bank, quota);
+            self.live.set_slots(bank, quota);
             let class = state.class as usize;
             // What the present request wants to keep counts, whether it has been read or not.
             let (keep, ranking) = (&state.keep, &state.ranking);
@@ -523,8 +525,8 @@ impl Cache {
         bytes
     }
 
-    /// Raises quotas to these at least, where [`Self::shrink`] has lowered them: slots whose memory went back to the system are
-    /// free again, and memory comes when they are written.
+    /// Raises quotas to these at least, where [`Self::shrink`] has lowered them: slots whose memory went back
+    /// to the system are free again, and memory comes when they are written.
     ///
     /// # Panics
     /// If a quota is above what it was at first.
@@ -533,7 +535,7 @@ impl Cache {
             let state = &mut self.banks[bank];
             let more = quota.saturating_sub(state.quota);
             state.quota += more;
-            self.board.slots(bank, state.quota);
+            self.live.set_slots(bank, state.quota);
             let class = state.class as usize;
             let still_here = more.min(self.debts[class]);
             self.debts[class] -= still_here;

@@ -1,6 +1,6 @@
-//! What the expert store is doing, for whoever watches from another thread: plain atomics that the store
-//! writes as it goes and nobody waits for. A picture taken in the midst of a step may show one bank before it
-//! and the next one after it. It must not know who watches.
+//! State and counters of the expert store for readers on other threads: plain atomics that the store writes
+//! and never waits for. A picture taken during a pass may show one bank before a request and the next one
+//! after it. It must not know its readers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -10,44 +10,45 @@ use moelten_loader::spec::BankKey;
 use moelten_loader::tensors::bank::ExpertBank;
 
 use super::stats::{Phase, PhaseStats, StoreStats};
-use crate::api::{ExpertCell, ExpertGuess, ExpertMap, ExpertPlace, ExpertRow, ExpertUse, MemoryUse};
+use crate::api::{ExpertCell, ExpertMap, ExpertPlace, ExpertPrediction, ExpertRow, ExpertUse, MemoryUse};
 use crate::runtime::memory;
 
-/// Where the store notes what it does. Each number has one writer at a time: whoever runs the forward pass,
-/// or holds the lock of the cache.
+/// State and counters of the store. Each number has one writer at a time: the thread that runs the forward
+/// pass, or the holder of the cache's lock.
 #[derive(Debug)]
-pub struct Board {
-    banks: Vec<BankBoard>,
-    /// Tokens of the passes that have begun; stamps are taken from it.
+pub struct LiveState {
+    banks: Vec<BankState>,
+    /// Tokens of all passes that have begun. Uses and predictions are stamped with it.
     clock: AtomicU64,
-    /// The bank that was asked last.
-    last: AtomicUsize,
-    decode: PhaseBoard,
-    prefill: PhaseBoard,
+    /// The bank of the last request; `usize::MAX` before the first.
+    last_bank: AtomicUsize,
+    decode: PhaseCounts,
+    prefill: PhaseCounts,
     read_bytes: AtomicU64,
     reads: AtomicU64,
-    waiting: AtomicBool,
+    stalled: AtomicBool,
 }
 
 #[derive(Debug)]
-struct BankBoard {
+struct BankState {
     key: BankKey,
-    /// Experts that are kept at rest.
+    /// Experts that the bank keeps resident between requests.
     slots: AtomicUsize,
-    /// A code of [`ExpertPlace`] for each expert.
+    /// The [`code`] of each expert's place.
     places: Vec<AtomicU8>,
-    /// The clock when each expert was last used, 0 if never.
+    /// The clock at each expert's last use; 0 if it was never used.
     used: Vec<AtomicU64>,
-    /// Twice the clock when each expert was last guessed, and one more if rightly; 0 if never.
-    guessed: Vec<AtomicU64>,
-    asked: AtomicU64,
+    /// Twice the clock at each expert's last prediction, plus 1 if it was correct; 0 if it was never
+    /// predicted.
+    predictions: Vec<AtomicU64>,
+    requested: AtomicU64,
     missed: AtomicU64,
     chosen: AtomicU64,
-    foreseen: AtomicU64,
+    predicted: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct PhaseBoard {
+struct PhaseCounts {
     tokens: AtomicU64,
     used: AtomicU64,
     used_bytes: AtomicU64,
@@ -55,118 +56,118 @@ struct PhaseBoard {
     stall_ns: AtomicU64,
 }
 
-/// Computing stands still.
-pub struct Waiting<'a>(&'a Board);
+/// While it lives, the store shows that computing is stalled on a read.
+pub struct Stalled<'a>(&'a LiveState);
 
-impl Drop for Waiting<'_> {
+impl Drop for Stalled<'_> {
     fn drop(&mut self) {
-        self.0.waiting.store(false, Relaxed);
+        self.0.stalled.store(false, Relaxed);
     }
 }
 
-/// Adds to a number that nobody else writes now: cheaper than an atomic addition.
+/// Adds to a number that has no other writer now, which is cheaper than an atomic addition.
 fn add(to: &AtomicU64, more: u64) {
     to.store(to.load(Relaxed) + more, Relaxed);
 }
 
-impl Board {
-    /// For these banks, each of which keeps so many experts; all experts are elsewhere.
+impl LiveState {
+    /// State of these banks with `slots[bank]` slots each and no expert resident.
     pub fn new(banks: &[ExpertBank], slots: &[usize]) -> Self {
         let shape = banks.iter().zip(slots).map(|(bank, &slots)| (bank.key, bank.experts(), slots));
         Self::of_shape(shape)
     }
 
-    /// For banks of these keys, numbers of experts and slots.
+    /// State of banks of these keys, numbers of experts and numbers of slots, with no expert resident.
     pub(super) fn of_shape(banks: impl Iterator<Item = (BankKey, usize, usize)>) -> Self {
-        let banks = banks.map(|(key, experts, slots)| BankBoard {
+        let banks = banks.map(|(key, experts, slots)| BankState {
             key,
             slots: AtomicUsize::new(slots),
             places: (0..experts).map(|_| AtomicU8::new(0)).collect(),
             used: (0..experts).map(|_| AtomicU64::new(0)).collect(),
-            guessed: (0..experts).map(|_| AtomicU64::new(0)).collect(),
-            asked: AtomicU64::new(0),
+            predictions: (0..experts).map(|_| AtomicU64::new(0)).collect(),
+            requested: AtomicU64::new(0),
             missed: AtomicU64::new(0),
             chosen: AtomicU64::new(0),
-            foreseen: AtomicU64::new(0),
+            predicted: AtomicU64::new(0),
         });
         Self {
             banks: banks.collect(),
             clock: AtomicU64::new(0),
-            last: AtomicUsize::new(usize::MAX),
-            decode: PhaseBoard::default(),
-            prefill: PhaseBoard::default(),
+            last_bank: AtomicUsize::new(usize::MAX),
+            decode: PhaseCounts::default(),
+            prefill: PhaseCounts::default(),
             read_bytes: AtomicU64::new(0),
             reads: AtomicU64::new(0),
-            waiting: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
         }
     }
 
-    /// For banks all of whose experts are in memory.
+    /// State of banks whose experts are all resident.
     pub fn resident(banks: &[ExpertBank]) -> Self {
-        let board = Self::new(banks, &banks.iter().map(ExpertBank::experts).collect::<Vec<_>>());
-        let places = board.banks.iter().flat_map(|bank| &bank.places);
+        let state = Self::new(banks, &banks.iter().map(ExpertBank::experts).collect::<Vec<_>>());
+        let places = state.banks.iter().flat_map(|bank| &bank.places);
         places.for_each(|place| place.store(code(ExpertPlace::Resident), Relaxed));
-        board
+        state
     }
 
-    /// A bank's experts are asked for by so many tokens.
-    pub fn asked(&self, bank: usize, experts: &[u32], tokens: usize, phase: Phase) {
-        // A pass has begun when the number does not grow.
-        if bank <= self.last.swap(bank, Relaxed) {
+    /// Counts a request for these experts of a bank by a pass of `tokens` tokens.
+    pub fn requested(&self, bank: usize, experts: &[u32], tokens: usize, phase: Phase) {
+        // Banks are requested in ascending order, so a number that does not grow begins a pass.
+        if bank <= self.last_bank.swap(bank, Relaxed) {
             add(&self.clock, tokens as u64);
             add(&self.phase(phase).tokens, tokens as u64);
         }
         let clock = self.clock.load(Relaxed);
         let bank = &self.banks[bank];
-        add(&bank.asked, experts.len() as u64);
+        add(&bank.requested, experts.len() as u64);
         for &expert in experts {
             bank.used[expert as usize].store(clock, Relaxed);
         }
     }
 
-    /// Of what was asked of a bank so many were not there.
+    /// Counts requested experts of a bank that had to be read.
     pub fn missed(&self, bank: usize, experts: u64) {
         add(&self.banks[bank].missed, experts);
     }
 
-    /// A bank's experts were guessed before it chose.
-    pub fn guessed(&self, bank: usize, guesses: &[u32], chosen: &[u32], foreseen: u64) {
+    /// Counts a prediction that was made for a bank: the `likeliest` experts, the `chosen` ones, and how many
+    /// are both.
+    pub fn predicted(&self, bank: usize, likeliest: &[u32], chosen: &[u32], both: u64) {
         let clock = self.clock.load(Relaxed);
         let bank = &self.banks[bank];
         add(&bank.chosen, chosen.len() as u64);
-        add(&bank.foreseen, foreseen);
-        for expert in guesses {
-            let right = u64::from(chosen.contains(expert));
-            bank.guessed[*expert as usize].store((clock << 1) | right, Relaxed);
+        add(&bank.predicted, both);
+        for expert in likeliest {
+            let correct = u64::from(chosen.contains(expert));
+            bank.predictions[*expert as usize].store((clock << 1) | correct, Relaxed);
         }
     }
 
-    /// An expert comes, is here, or has left.
-    pub fn place(&self, bank: usize, expert: u32, place: ExpertPlace) {
+    /// Shows where an expert is now.
+    pub fn set_place(&self, bank: usize, expert: u32, place: ExpertPlace) {
         self.banks[bank].places[expert as usize].store(code(place), Relaxed);
     }
 
-    /// A bank keeps fewer experts.
-    pub fn slots(&self, bank: usize, slots: usize) {
+    /// Shows how many experts a bank keeps resident between requests.
+    pub fn set_slots(&self, bank: usize, slots: usize) {
         self.banks[bank].slots.store(slots, Relaxed);
     }
 
-    /// Computing stands still until the result is dropped.
-    pub fn waits(&self) -> Waiting<'_> {
-        self.waiting.store(true, Relaxed);
-        Waiting(self)
+    /// Shows that computing is stalled, until the result is dropped.
+    pub fn stall(&self) -> Stalled<'_> {
+        self.stalled.store(true, Relaxed);
+        Stalled(self)
     }
 
-    /// The store's counters of now.
-    pub fn counters(&self, stats: &StoreStats) {
-        for (board, phase) in [(&self.decode, &stats.decode), (&self.prefill, &stats.prefill)] {
-            board.counters(phase);
-        }
+    /// Shows the store's counters.
+    pub fn set_counters(&self, stats: &StoreStats) {
+        self.decode.set(&stats.decode);
+        self.prefill.set(&stats.prefill);
         self.read_bytes.store(stats.bytes_read, Relaxed);
         self.reads.store(stats.reads, Relaxed);
     }
 
-    fn phase(&self, phase: Phase) -> &PhaseBoard {
+    fn phase(&self, phase: Phase) -> &PhaseCounts {
         match phase {
             Phase::Prefill => &self.prefill,
             Phase::Decode => &self.decode,
@@ -174,8 +175,8 @@ impl Board {
     }
 }
 
-impl PhaseBoard {
-    fn counters(&self, phase: &PhaseStats) {
+impl PhaseCounts {
+    fn set(&self, phase: &PhaseStats) {
         self.used.store(phase.used, Relaxed);
         self.used_bytes.store(phase.used_bytes, Relaxed);
         self.missed_bytes.store(phase.missed_bytes, Relaxed);
@@ -209,57 +210,57 @@ fn place(code: u8) -> ExpertPlace {
     }
 }
 
-/// Takes pictures of the experts of a model while it computes. Any thread may; computing never waits for it.
+/// Shows the experts of a model while it computes. Any thread may use it; computing never waits for it.
 #[derive(Debug, Clone)]
-pub struct Live {
-    pub(crate) board: Arc<Board>,
+pub struct LiveView {
+    pub(crate) state: Arc<LiveState>,
     pub(crate) budget_bytes: u64,
     pub(crate) slot_bytes: u64,
-    /// Bytes that went back because memory got tight; `None` where nobody watches that.
-    pub(crate) given_back: Option<Arc<AtomicU64>>,
+    /// Bytes of slots that were released because free memory ran short; `None` where the cache never shrinks.
+    pub(crate) released: Option<Arc<AtomicU64>>,
 }
 
-impl Live {
-    /// What is where now, and what happened so far.
+impl LiveView {
+    /// A picture of all experts now, and counts since the model was opened.
     pub fn map(&self) -> ExpertMap {
-        let board = &*self.board;
-        let clock = board.clock.load(Relaxed);
-        // Whoever computes may be ahead of what was read first.
+        let state = &*self.state;
+        let clock = state.clock.load(Relaxed);
+        // The pass goes on while this reads: a stamp may be later than the clock that was read first.
         let age = |stamp: u64| clock.saturating_sub(stamp);
-        let row = |bank: &BankBoard| {
-            let cell = |((place_code, used), guessed): ((&AtomicU8, &AtomicU64), &AtomicU64)| {
-                let (used, guessed) = (used.load(Relaxed), guessed.load(Relaxed));
+        let row = |bank: &BankState| {
+            let cell = |((place_code, used), predicted): ((&AtomicU8, &AtomicU64), &AtomicU64)| {
+                let (used, predicted) = (used.load(Relaxed), predicted.load(Relaxed));
                 ExpertCell {
                     place: place(place_code.load(Relaxed)),
                     used: (used > 0).then(|| age(used)),
-                    guessed: (guessed > 0)
-                        .then(|| ExpertGuess { right: guessed & 1 == 1, age: age(guessed >> 1) }),
+                    prediction: (predicted > 0)
+                        .then(|| ExpertPrediction { correct: predicted & 1 == 1, age: age(predicted >> 1) }),
                 }
             };
             ExpertRow {
                 layer: bank.key.layer,
                 bank: bank.key.bank,
                 slots: bank.slots.load(Relaxed),
-                cells: bank.places.iter().zip(&bank.used).zip(&bank.guessed).map(cell).collect(),
-                asked: bank.asked.load(Relaxed),
+                cells: bank.places.iter().zip(&bank.used).zip(&bank.predictions).map(cell).collect(),
+                requested: bank.requested.load(Relaxed),
                 missed: bank.missed.load(Relaxed),
                 chosen: bank.chosen.load(Relaxed),
-                foreseen: bank.foreseen.load(Relaxed),
+                predicted: bank.predicted.load(Relaxed),
             }
         };
-        let given_back_bytes = self.given_back.as_ref().map_or(0, |bytes| bytes.load(Relaxed));
+        let released_bytes = self.released.as_ref().map_or(0, |bytes| bytes.load(Relaxed));
         ExpertMap {
-            rows: board.banks.iter().map(row).collect(),
-            decode: board.decode.read(),
-            prefill: board.prefill.read(),
-            read_bytes: board.read_bytes.load(Relaxed),
-            reads: board.reads.load(Relaxed),
-            waiting: board.waiting.load(Relaxed),
+            rows: state.banks.iter().map(row).collect(),
+            decode: state.decode.read(),
+            prefill: state.prefill.read(),
+            read_bytes: state.read_bytes.load(Relaxed),
+            reads: state.reads.load(Relaxed),
+            stalled: state.stalled.load(Relaxed),
             memory: MemoryUse {
                 owned_bytes: memory::owned_bytes(),
                 budget_bytes: self.budget_bytes,
-                slot_bytes: self.slot_bytes.saturating_sub(given_back_bytes),
-                given_back_bytes,
+                slot_bytes: self.slot_bytes.saturating_sub(released_bytes),
+                released_bytes,
             },
         }
     }

@@ -1,29 +1,29 @@
-//! Who leaves: ranks the experts of a bank by what was used so far. Pure and deterministic, without clocks:
-//! the same uses give the same order, in the store as in `replay`. It must not know what is resident, nor
-//! where bytes are.
+//! Which expert is evicted: ranks the experts of a bank by their past uses. It is pure and deterministic,
+//! without clocks: the same uses give the same order, in the store as in `replay`. It must not know which
+//! experts are resident, nor where their bytes are.
 //!
-//! Time is counted in events: one token, or one chunk of a prompt, has passed the bank. All experts of an
-//! event are equally recent; how many tokens of a chunk chose each decides between them.
+//! Time is counted in events. An event is one token, or one chunk of a prompt, that passes the bank. All
+//! experts of an event are equally recent; the number of tokens that chose each decides between them.
 
 /// How experts are ranked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Policy {
-    /// The one whose last use is longest ago leaves.
+    /// Evicts the least recently used expert.
     Lru,
-    /// The one that was used by the fewest tokens ever leaves. Never forgets; here to compare with.
+    /// Evicts the expert that the fewest tokens have used. Counts never age; it is kept for comparison.
     Lfu,
-    /// The one with the lowest aged frequency leaves: every use counts, and counts less with every event
-    /// after it (LRFU, IEEE Transactions on Computers 50(12), 2001). What the store uses: `docs/cache.md` has
-    /// the figures.
+    /// Evicts the expert with the lowest aged frequency: every use counts, and counts less with every later
+    /// event (LRFU, IEEE Transactions on Computers 50(12), 2001). The store uses it; `docs/cache.md` has the
+    /// measurements.
     #[default]
     Aged,
 }
 
 impl Policy {
-    /// All of them.
+    /// Every policy.
     pub const ALL: [Self; 3] = [Self::Lru, Self::Lfu, Self::Aged];
 
-    /// Its name in options and output.
+    /// The name in options and output.
     pub fn name(self) -> &'static str {
         match self {
             Self::Lru => "lru",
@@ -33,22 +33,22 @@ impl Policy {
     }
 }
 
-/// With every event a count loses this power of two of itself: half of it in 44 events.
+/// Every event lowers a count by `1 / 2^AGING_SHIFT` of itself. It halves in 44 events.
 const AGING_SHIFT: u32 = 6;
-/// What one use by one token counts, with room below for aging and above for chunks.
+/// The count of one use by one token. Its low bits leave room for aging, its high bits for chunks.
 const USE: u64 = 1 << 32;
-/// The most used expert of a chunk counts as if this many tokens had used it, the others in proportion: the
-/// hottest of a prompt come first, and what is decoded after it soon counts more.
+/// The most used expert of a chunk counts as this many uses at most, the others in proportion. So the hottest
+/// experts of a prompt rank first, and the uses of decoded tokens soon outweigh them.
 const CHUNK_USES: u32 = 16;
 
-/// Rank of an expert: lower leaves first. No two experts have the same.
+/// The rank of an expert. Lower ranks are evicted first; no two experts of a bank have the same rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Value {
-    /// What the policy goes by.
-    first: u64,
-    /// Event of the last use, 0 if there was none.
+    /// The count of the policy.
+    count: u64,
+    /// The event of the last use; 0 if there was none.
     last: u64,
-    /// Tokens of that event that used it.
+    /// Tokens of that event that used the expert.
     tokens: u32,
     expert: u32,
 }
@@ -59,25 +59,25 @@ pub struct Ranking {
     policy: Policy,
     /// Events so far.
     now: u64,
-    /// Of each expert.
-    uses: Vec<Uses>,
-    /// Counts of [`Policy::Lfu`] and [`Policy::Aged`], of each expert.
+    /// The last use of each expert.
+    uses: Vec<LastUse>,
+    /// The counts of [`Policy::Lfu`] and [`Policy::Aged`] for each expert.
     counts: Vec<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Uses {
+struct LastUse {
     last: u64,
     tokens: u32,
 }
 
 impl Ranking {
-    /// Of a bank with so many experts, none of them used. Nothing is allocated afterwards.
+    /// The ranking of `experts` unused experts. Later calls allocate nothing.
     pub fn new(policy: Policy, experts: usize) -> Self {
-        Self { policy, now: 0, uses: vec![Uses::default(); experts], counts: vec![0; experts] }
+        Self { policy, now: 0, uses: vec![LastUse::default(); experts], counts: vec![0; experts] }
     }
 
-    /// A token or a chunk of tokens has used these experts, each of them as many tokens as stand beside it.
+    /// Counts an event: experts, and the number of tokens that used each.
     ///
     /// # Panics
     /// If the bank has no such expert.
@@ -85,11 +85,11 @@ impl Ranking {
         self.now += 1;
         let mut most = 1;
         for (expert, tokens) in uses {
-            self.uses[expert as usize] = Uses { last: self.now, tokens };
+            self.uses[expert as usize] = LastUse { last: self.now, tokens };
             most = most.max(tokens);
         }
         let counts = self.counts.iter_mut().zip(&self.uses);
-        let used_now = |uses: &Uses| if uses.last == self.now { u64::from(uses.tokens) } else { 0 };
+        let used_now = |uses: &LastUse| if uses.last == self.now { u64::from(uses.tokens) } else { 0 };
         match self.policy {
             Policy::Lru => {}
             Policy::Lfu => counts.for_each(|(count, uses)| *count += used_now(uses)),
@@ -102,13 +102,13 @@ impl Ranking {
         }
     }
 
-    /// Rank of an expert among those of its bank. Never used is lowest.
+    /// The rank of an expert among those of its bank. An expert that was never used ranks lowest.
     ///
     /// # Panics
     /// If the bank has no such expert.
     pub fn value(&self, expert: u32) -> Value {
-        let Uses { last, tokens } = self.uses[expert as usize];
-        Value { first: self.counts[expert as usize], last, tokens, expert }
+        let LastUse { last, tokens } = self.uses[expert as usize];
+        Value { count: self.counts[expert as usize], last, tokens, expert }
     }
 }
 
@@ -116,7 +116,7 @@ impl Ranking {
 mod tests {
     use super::*;
 
-    /// Experts from the first that leaves to the last.
+    /// Experts in the order of eviction.
     fn order(ranking: &Ranking) -> Vec<u32> {
         let mut experts: Vec<u32> = (0..ranking.uses.len() as u32).collect();
         experts.sort_by_key(|&expert| ranking.value(expert));
@@ -130,17 +130,17 @@ mod tests {
     }
 
     #[test]
-    fn the_never_used_leave_first_and_ties_are_decided() {
+    fn unused_experts_are_evicted_first_and_ties_are_broken() {
         for policy in Policy::ALL {
             assert_eq!(ranked(policy, 4, &[]), [0, 1, 2, 3], "{policy:?}");
             assert_eq!(ranked(policy, 5, &[&[(3, 1), (1, 1)]]), [0, 2, 4, 1, 3], "{policy:?}");
-            // Tokens of a chunk decide between the equally recent.
+            // Equally recent experts rank by their tokens of the chunk.
             assert_eq!(ranked(policy, 4, &[&[(0, 9), (1, 300), (2, 8)]]), [3, 2, 0, 1], "{policy:?}");
         }
     }
 
     #[test]
-    fn lru_goes_by_the_last_event_and_lfu_by_tokens() {
+    fn lru_ranks_by_the_last_event_and_lfu_by_tokens() {
         let events: [&[(u32, u32)]; 4] = [&[(0, 50), (1, 40)], &[(2, 1)], &[(1, 1)], &[(3, 1)]];
         assert_eq!(ranked(Policy::Lru, 4, &events), [0, 2, 1, 3]);
         assert_eq!(ranked(Policy::Lfu, 4, &events), [2, 3, 1, 0]);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn aged_keeps_the_often_used_for_a_while_and_then_forgets() {
+    fn aged_keeps_frequent_experts_until_their_counts_have_faded() {
         let mut ranking = Ranking::new(Policy::Aged, 3);
         for _ in 0..20 {
             ranking.used([(0, 1)]);
@@ -194,7 +194,7 @@ mod tests {
         assert!(ranking.value(0) > ranking.value(1));
     }
 
-    /// What the policies mean, from the whole history and in floating point.
+    /// The definition of the policies over the whole history, in floating point.
     fn naive(policy: Policy, experts: usize, history: &[Vec<(u32, u32)>]) -> Vec<u32> {
         let now = history.len();
         let value = |expert: u32| {
@@ -219,7 +219,7 @@ mod tests {
         let mut order: Vec<u32> = (0..experts as u32).collect();
         order.sort_by(|&a, &b| {
             let ((count_a, last_a), (count_b, last_b)) = (value(a), value(b));
-            // Integers forget what is smaller than this.
+            // Integer counts drop fractions smaller than this.
             let close = (count_a - count_b).abs() < 1e-6;
             let by_count = if close { std::cmp::Ordering::Equal } else { count_a.total_cmp(&count_b) };
             by_count.then(last_a.cmp(&last_b)).then(a.cmp(&b))
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn rankings_are_what_the_whole_history_says() {
+    fn rankings_match_a_naive_computation_over_the_whole_history() {
         let mut random = 7_u64;
         let mut draw = move |below: u64| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -1,5 +1,6 @@
-//! The threads that read, and the lock that they share with requests: two queues, needs before guesses. They are no workers of
-//! the pool and tied to no CPU; they mostly sleep in the system. They must not know what an expert is for.
+//! The threads that read, and the lock that they share with requests: two queues, needs before guesses. They
+//! are no workers of the pool and tied to no CPU; they mostly sleep in the system. They must not know what an
+//! expert is for.
 
 use std::collections::VecDeque;
 use std::io;
@@ -210,7 +211,8 @@ impl Inner {
         shared
     }
 
-    /// Has the system bring the memory of a free slot, a part at a time: as soon as somebody computes it is given back.
+    /// Has the system bring the memory of a free slot, a part at a time: as soon as somebody computes it is
+    /// given back.
     fn touch<'a>(&'a self, mut shared: MutexGuard<'a, Queues>) -> MutexGuard<'a, Queues> {
         let Some((entry, mut slot)) = shared.cache.next_untouched() else {
             shared.touch.over();
@@ -247,7 +249,7 @@ impl Inner {
         if result.is_ok() {
             shared.stats.bytes_read += part.need() as u64;
             shared.stats.reads += 1;
-            shared.cache.board().counters(&shared.stats);
+            shared.cache.live().set_counters(&shared.stats);
         }
         let (entry, read) = (part.entry, result.is_ok());
         if let Err(error) = result {

@@ -1,29 +1,29 @@
-//! How many experts there is room for: slots of each size, and how many each bank keeps. Plain numbers; it
+//! The plan of an expert cache: slots of each size, and how many experts each bank keeps. Plain numbers; it
 //! must not know what is in a slot.
 
-/// The shape of a cache.
+/// The slots of a cache and the banks that share them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
-    /// Experts of each bank.
+    /// Number of experts, `[bank]`.
     pub experts: Vec<usize>,
-    /// Experts each bank keeps.
+    /// Experts that each bank keeps resident between requests, `[bank]`.
     pub quotas: Vec<usize>,
-    /// Size of the slots that each bank uses, an index into `spare`.
+    /// Size class of the slots that each bank uses, `[bank]`; an index into `spare`.
     pub classes: Vec<u32>,
-    /// Slots of each size beyond the quotas.
+    /// Slots beyond the quotas, `[class]`. They hold experts while they are read or used once.
     pub spare: Vec<usize>,
 }
 
-/// Room for some of the experts.
+/// The plan of a cache that holds some of the experts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cached {
-    /// Read directly, or mapped.
+    /// Whether experts are read directly into slots; otherwise they are used in the mapped file.
     pub direct: bool,
-    /// Whether the embedding stays in its file: a token reads one row of it.
+    /// Whether the embedding stays in its file, of which a token reads one row.
     pub embedding_in_file: bool,
-    /// How many of each bank.
+    /// Slots and banks.
     pub shape: Shape,
-    /// Bytes of a slot of each size.
+    /// Bytes of a slot, `[class]`.
     pub slot_bytes: Vec<usize>,
 }
 
@@ -33,7 +33,7 @@ impl Cached {
         self.bytes_with(&self.shape.quotas)
     }
 
-    /// Bytes of all slots if banks kept as many as `quotas` says.
+    /// Bytes of all slots with other quotas, `[bank]`.
     pub fn bytes_with(&self, quotas: &[usize]) -> u64 {
         let spare = self.shape.spare.iter().zip(&self.slot_bytes);
         let spare: u64 = spare.map(|(&slots, &bytes)| slots as u64 * bytes as u64).sum();
@@ -43,7 +43,7 @@ impl Cached {
         spare + banks
     }
 
-    /// Slots of each size.
+    /// Number of slots, `[class]`.
     pub fn slots(&self) -> Vec<usize> {
         let mut slots = self.shape.spare.clone();
         for (&quota, &class) in self.shape.quotas.iter().zip(&self.shape.classes) {
@@ -52,8 +52,8 @@ impl Cached {
         slots
     }
 
-    /// Slots of each bank if all of them together may take `bytes`: as many for each, and one more for the
-    /// first.
+    /// Quotas, `[bank]`, for slots that may take `bytes` together. Every bank gets the same number; slots
+    /// that are left over go to the first banks, one each.
     pub fn quotas_for(&self, bytes: u64) -> Vec<usize> {
         let Shape { experts, classes, .. } = &self.shape;
         let none = vec![0; experts.len()];
@@ -74,7 +74,7 @@ impl Cached {
         }
     }
 
-    /// Share of the experts that can stay.
+    /// Share of the experts that stay resident between requests, 0 to 1.
     pub fn share(&self) -> f64 {
         let (quotas, experts): (usize, usize) =
             (self.shape.quotas.iter().sum(), self.shape.experts.iter().sum());

@@ -1,5 +1,6 @@
-//! Where expert bytes come from when they are not all in memory: direct reads into slots, or the mapped file,
-//! whose pages are asked for and given back. It must not know who needs an expert, nor for how long it stays.
+//! Where expert bytes come from when not all of them stay in memory: direct reads into slots, or the mapped
+//! file, whose pages are populated and released. It must not know which experts are needed, nor how long they
+//! stay.
 
 use std::io;
 use std::sync::Arc;
@@ -13,11 +14,11 @@ use moelten_loader::tensors::bank::RecordRef;
 use moelten_loader::tensors::store::TensorStore;
 use moelten_quant::QMatrix;
 
-/// Bytes of a read: large enough for any drive's best speed, small enough that several share the work and
-/// that a guess in front of a need is soon out of the way.
+/// Most bytes of one read. It is large enough for full speed on any drive, and small enough that several
+/// readers share an expert and that a prefetch in progress delays a requested expert only briefly.
 pub const PART: usize = 1 << 20;
 
-/// Parts of an expert whose slot has so many bytes, at most.
+/// The most parts of an expert whose slot has `slot_bytes` bytes.
 pub fn most_parts(slot_bytes: usize) -> usize {
     slot_bytes.div_ceil(PART) + MOST_MATRICES
 }
@@ -31,46 +32,46 @@ struct Extent {
 }
 
 impl Extent {
-    /// Bytes before it in the page where it starts.
+    /// Bytes between the start of its first page and its own start.
     fn lead(&self) -> usize {
         (self.offset % PAGE as u64) as usize
     }
 
-    /// Bytes of the whole pages that it touches.
+    /// Bytes of all pages that it touches.
     fn padded(&self) -> usize {
         (self.lead() + self.bytes as usize).next_multiple_of(PAGE)
     }
 }
 
-/// Part of an expert on its way.
+/// A part of an expert that is being read.
 #[derive(Debug)]
 pub struct Part {
-    /// The entry of the cache that waits for it.
+    /// The cache entry of the expert.
     pub entry: u32,
     file: usize,
     offset: u64,
-    /// Bytes that must come.
+    /// Bytes to read.
     need: usize,
-    /// Where they go; empty when the file is mapped.
+    /// Where they are read to; empty when the file is mapped.
     pub piece: Piece,
 }
 
 impl Part {
-    /// Bytes that must come.
+    /// Bytes to read. The file may end after them, even if the last page is not full.
     pub fn need(&self) -> usize {
         self.need
     }
 }
 
-/// How expert bytes come.
+/// How expert bytes get into memory.
 pub enum Source {
     /// Read into slots.
     Slots {
-        /// The files, in the order of the tensor store's.
+        /// The files, in the order of the tensor store.
         files: Vec<Box<dyn ReadAt>>,
-        /// Whether a file system refused direct reads.
+        /// Direct, or buffered if a file system refuses direct reads.
         access: Access,
-        /// Records whose checksum has been found right, `[bank][expert]`.
+        /// Whether the checksum of a record has been verified, `[bank][expert]`.
         verified: Vec<Vec<AtomicBool>>,
     },
     /// Used in the mapped file.
@@ -81,7 +82,7 @@ impl Source {
     /// Opens the files of `tensors` for direct reads.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error when a file cannot be opened.
     pub fn open(tensors: &TensorStore) -> io::Result<Self> {
         let mut access = Access::Direct;
         let mut files: Vec<Box<dyn ReadAt>> = Vec::new();
@@ -95,7 +96,7 @@ impl Source {
         Ok(Self::slots(tensors, files, access))
     }
 
-    /// Reads from `files`, which stand for those of `tensors`.
+    /// A source that reads `files` in place of the files of `tensors`.
     pub fn slots(tensors: &TensorStore, files: Vec<Box<dyn ReadAt>>, access: Access) -> Self {
         let verified =
             tensors.banks().iter().map(|bank| bank.iter().map(|_| AtomicBool::new(false)).collect());
@@ -108,8 +109,8 @@ impl Source {
         (0..tensors.bank(bank).experts()).map(expert).max().unwrap_or(0)
     }
 
-    /// Cuts `slot` into the parts that bring an expert, handing each to `part`; what is left over stays with
-    /// the caller.
+    /// Cuts the memory of `slot` into the parts of an expert and passes each to `part`. Returns the memory
+    /// that no part needs.
     pub fn parts(
         &self,
         tensors: &TensorStore,
@@ -139,10 +140,10 @@ impl Source {
         slot
     }
 
-    /// Brings a part.
+    /// Reads a part into its memory, or populates its pages where the file is mapped.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error, or [`io::ErrorKind::UnexpectedEof`] when the file has become shorter.
     pub fn read(&self, tensors: &TensorStore, part: &mut Part) -> io::Result<()> {
         match self {
             Self::Slots { files, .. } => {
@@ -153,10 +154,10 @@ impl Source {
         }
     }
 
-    /// Looks at a whole expert once, if its file has a checksum for it.
+    /// Verifies the checksum of an expert the first time that it is read, if its file has one.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] when it is not what was written.
+    /// [`io::ErrorKind::InvalidData`] when the bytes are not those that were written.
     pub fn verify(&self, tensors: &TensorStore, bank: usize, expert: u32, slot: &Piece) -> io::Result<()> {
         let Self::Slots { verified, .. } = self else { return Ok(()) };
         let Some(record) = tensors.bank(bank).record(expert as usize) else { return Ok(()) };
@@ -164,16 +165,16 @@ impl Source {
         if seen.load(Ordering::Relaxed) {
             return Ok(());
         }
-        // Records start at pages.
+        // A record starts at the start of a page, so it starts with the slot.
         if !verify_record(&slot.bytes()[..record.bytes as usize], record.checksum) {
-            let problem = "its bytes are not those that were written: the file or the disk is damaged";
+            let problem = "checksum mismatch; the file or the disk is damaged";
             return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
         }
         seen.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// An expert has left.
+    /// Tells the source that an expert was evicted. The pages of a mapped file go back to the system.
     pub fn evicted(&self, tensors: &TensorStore, bank: usize, expert: u32) {
         if matches!(self, Self::Mapped) {
             for extent in extents(tensors, bank, expert as usize).iter().flatten() {
@@ -182,7 +183,8 @@ impl Source {
         }
     }
 
-    /// The matrices of an expert in `slot`, in the order of its bank.
+    /// The matrices of a resident expert, in the order of its bank. `slot` holds its bytes unless the file is
+    /// mapped.
     pub fn view<'a>(
         &self,
         tensors: &'a TensorStore,
@@ -214,7 +216,7 @@ impl Source {
     }
 }
 
-/// What must be read for an expert: its record, or its matrices.
+/// The runs of bytes to read for an expert: its record, or each of its matrices.
 fn extents(tensors: &TensorStore, bank: usize, expert: usize) -> [Option<Extent>; MOST_MATRICES] {
     let bank = tensors.bank(bank);
     let mut extents = [None; MOST_MATRICES];
@@ -228,5 +230,5 @@ fn extents(tensors: &TensorStore, bank: usize, expert: usize) -> [Option<Extent>
     extents
 }
 
-/// Shared by the store and its readers.
+/// The tensors, shared by the store and its readers.
 pub type Tensors = Arc<TensorStore>;

@@ -1,29 +1,30 @@
-//! What the store counts. Plain numbers; it must not know where they come from or who prints them.
+//! The counters of the expert store, as plain numbers. It must not know how they are counted, nor how they
+//! are shown.
 
 use std::time::Duration;
 
-/// What the store did so far.
+/// Counters of the store since it was opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoreStats {
     /// Requests of passes that only decode.
     pub decode: PhaseStats,
     /// Requests of passes that read prompts.
     pub prefill: PhaseStats,
-    /// Bytes read from files, guesses included.
+    /// Bytes read from files, prefetches included.
     pub bytes_read: u64,
-    /// Reads that brought them.
+    /// Number of reads behind [`Self::bytes_read`].
     pub reads: u64,
-    /// Time with a read on its way.
+    /// Time during which at least one read was in flight.
     pub busy: Duration,
-    /// Reads that failed once and then came.
+    /// Reads that succeeded only when they were repeated.
     pub retries: u64,
-    /// Slots whose memory the system brought while nothing was computed.
+    /// Slots whose memory was touched while nothing was computed, so that reads find it mapped.
     pub touched: u64,
-    /// Guesses, by bank.
-    pub ahead: Vec<Ahead>,
+    /// Predictions and prefetches, by bank.
+    pub prefetch: Vec<PrefetchStats>,
 }
 
-/// What a pass is for. It is said by the code that begins the pass, never guessed from the number of tokens.
+/// What a pass is for. The code that begins a pass names it; it is never inferred from the number of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Reading the tokens of a prompt.
@@ -32,28 +33,28 @@ pub enum Phase {
     Decode,
 }
 
-/// Requests for the experts of a bank.
+/// Requests of one phase.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PhaseStats {
-    /// Experts asked for.
+    /// Experts that were requested.
     pub used: u64,
-    /// Bytes of their weights.
+    /// Bytes of requested experts.
     pub used_bytes: u64,
-    /// Experts that were not here and had to be read.
+    /// Requested experts that were not resident. An expert that a prefetch has just read counts too.
     pub missed: u64,
-    /// Bytes of their weights.
+    /// Bytes of the experts in [`Self::missed`].
     pub missed_bytes: u64,
-    /// Time that computing stood still for them.
+    /// Time during which computing was stalled on reads.
     pub stall: Duration,
 }
 
 impl PhaseStats {
-    /// Share of the bytes asked for that was here, 0 to 1; 1 when nothing was asked for.
+    /// Share of the requested bytes that were resident, 0 to 1; 1 without requests.
     pub fn hit_rate(&self) -> f64 {
         if self.used_bytes == 0 { 1.0 } else { 1.0 - self.missed_bytes as f64 / self.used_bytes as f64 }
     }
 
-    /// What came since `before`.
+    /// The counts since `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         Self {
@@ -66,21 +67,23 @@ impl PhaseStats {
     }
 }
 
-/// Guesses at a bank's experts, made one bank before.
+/// Predictions of the experts of a bank, made while the bank before it is computed, and the prefetches that
+/// follow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Ahead {
-    /// Experts that the bank then chose, of requests that were guessed at.
+pub struct PrefetchStats {
+    /// Experts that the router chose in requests for which a prediction existed.
     pub chosen: u64,
-    /// How many of them were among as many guesses.
-    pub foreseen: u64,
-    /// Guesses that were read, at least in part.
+    /// Experts among [`Self::chosen`] that the prediction named. As many predicted experts count as were
+    /// chosen.
+    pub predicted: u64,
+    /// Experts whose prefetch was started.
     pub read: u64,
-    /// How many of them were chosen.
-    pub useful: u64,
+    /// Prefetched experts that the router then chose.
+    pub used: u64,
 }
 
 impl StoreStats {
-    /// The counts of a phase.
+    /// The counts of a phase, to add to.
     pub fn phase(&mut self, phase: Phase) -> &mut PhaseStats {
         match phase {
             Phase::Prefill => &mut self.prefill,
@@ -88,27 +91,27 @@ impl StoreStats {
         }
     }
 
-    /// Experts asked for.
+    /// Experts that were requested in both phases.
     pub fn experts_used(&self) -> u64 {
         self.decode.used + self.prefill.used
     }
 
-    /// Bytes of their weights.
+    /// Bytes of the requested experts in both phases.
     pub fn bytes_used(&self) -> u64 {
         self.decode.used_bytes + self.prefill.used_bytes
     }
 
-    /// What came since `before`.
+    /// The counts since `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
-        let none = Ahead::default();
-        let ahead = self.ahead.iter().enumerate().map(|(bank, now)| {
-            let before = before.ahead.get(bank).unwrap_or(&none);
-            Ahead {
+        let none = PrefetchStats::default();
+        let prefetch = self.prefetch.iter().enumerate().map(|(bank, now)| {
+            let before = before.prefetch.get(bank).unwrap_or(&none);
+            PrefetchStats {
                 chosen: now.chosen - before.chosen,
-                foreseen: now.foreseen - before.foreseen,
+                predicted: now.predicted - before.predicted,
                 read: now.read - before.read,
-                useful: now.useful - before.useful,
+                used: now.used - before.used,
             }
         });
         Self {
@@ -119,23 +122,23 @@ impl StoreStats {
             busy: self.busy.saturating_sub(before.busy),
             retries: self.retries - before.retries,
             touched: self.touched - before.touched,
-            ahead: ahead.collect(),
+            prefetch: prefetch.collect(),
         }
     }
 
-    /// Bytes per second while something was being read, in 10^9; 0 when nothing was.
+    /// Read speed while reads were in flight, in 10^9 bytes per second; 0 if nothing was read.
     pub fn read_gb_per_s(&self) -> f64 {
         let seconds = self.busy.as_secs_f64();
         if seconds > 0.0 { self.bytes_read as f64 / seconds / 1e9 } else { 0.0 }
     }
 
-    /// All banks' guesses together.
-    pub fn ahead_total(&self) -> Ahead {
-        self.ahead.iter().fold(Ahead::default(), |sum, bank| Ahead {
+    /// The sum of [`Self::prefetch`] over all banks.
+    pub fn prefetch_total(&self) -> PrefetchStats {
+        self.prefetch.iter().fold(PrefetchStats::default(), |sum, bank| PrefetchStats {
             chosen: sum.chosen + bank.chosen,
-            foreseen: sum.foreseen + bank.foreseen,
+            predicted: sum.predicted + bank.predicted,
             read: sum.read + bank.read,
-            useful: sum.useful + bank.useful,
+            used: sum.used + bank.used,
         })
     }
 }

@@ -1,7 +1,7 @@
-//! The expert store: the only way by which layers get expert weights. `acquire` names the experts of a bank;
-//! what it returns gives each expert's weights as soon as they are here and keeps them in place until they
-//! have been used. What is resident, what is evicted and where bytes come from is decided behind this
-//! interface and never changes a result. It must not know tensor names, nor how experts are multiplied.
+//! The expert store: the only way by which layers get expert weights. A request names experts of a bank. Its
+//! result gives access to each expert as soon as it is resident and keeps it in its slot until it has been
+//! used. Residency, eviction and the origin of bytes are decided behind this interface and never change a
+//! result. It must not know tensor names, nor how experts are multiplied.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,46 +12,45 @@ use moelten_loader::io::read_at::Access;
 use moelten_loader::tensors::bank::MatrixRef;
 use moelten_loader::tensors::store::TensorStore;
 
-pub use super::acquired::{Acquired, Held, LOOK, Request};
+pub use super::acquired::{AcquireBuffers, Acquired, CANCEL_POLL, Request};
 use super::cache::Cache;
-use super::guessing::Guessing;
-pub use super::guessing::Prefetch;
-use super::live::Board;
+use super::live::LiveState;
 use super::policy::Policy;
+pub use super::prefetch::Prefetch;
+use super::prefetch::Prefetcher;
 pub use super::readers::DEPTH;
 use super::readers::Readers;
 use super::room::Cached;
 use super::slots::Slots;
 use super::source::{self, Source};
-use super::stats::{Ahead, StoreStats};
+use super::stats::{PrefetchStats, StoreStats};
 use super::streamed::Streamed;
 
-/// Gives out expert weights.
+/// The experts of a model, wherever their weights are.
 pub struct ExpertStore {
     tensors: Arc<TensorStore>,
-    place: Place,
-    /// What it does, for those who watch.
-    board: Arc<Board>,
+    residency: Residency,
+    live: Arc<LiveState>,
 }
 
-enum Place {
-    /// Every expert is used where the tensor store has it.
+enum Residency {
+    /// All experts are used where the tensor store has them.
     InPlace(Mutex<StoreStats>),
-    /// Some are in slots.
+    /// A cache holds some experts in slots.
     Cached(Streamed),
 }
 
 impl ExpertStore {
-    /// A store whose experts are used where `tensors` has them.
+    /// A store that uses all experts where `tensors` has them.
     pub fn in_place(tensors: Arc<TensorStore>) -> Self {
-        let board = Arc::new(Board::resident(tensors.banks()));
-        Self { tensors, place: Place::InPlace(Mutex::default()), board }
+        let live = Arc::new(LiveState::resident(tensors.banks()));
+        Self { tensors, residency: Residency::InPlace(Mutex::default()), live }
     }
 
-    /// A store that keeps the experts that there is room for, in `slots` that were reserved for it.
+    /// A store with a cache of the slots that `room` describes, whose memory is `slots`.
     ///
     /// # Errors
-    /// When the reading threads do not start.
+    /// The system's error when the reader threads cannot be started.
     pub fn cached(
         tensors: Arc<TensorStore>,
         source: Source,
@@ -61,17 +60,18 @@ impl ExpertStore {
         let pieces = slots.into_pieces();
         let longest = pieces.iter().flatten().map(Piece::len).max().unwrap_or(0);
         let most_parts = source::most_parts(longest);
-        let board = Arc::new(Board::new(tensors.banks(), &room.shape.quotas));
-        let cache = Cache::new(&room.shape, Policy::default(), pieces, most_parts, Arc::clone(&board));
-        let ahead = vec![Ahead::default(); tensors.banks().len()];
-        let stats = StoreStats { ahead, ..StoreStats::default() };
+        let live = Arc::new(LiveState::new(tensors.banks(), &room.shape.quotas));
+        let cache = Cache::new(&room.shape, Policy::default(), pieces, most_parts, Arc::clone(&live));
+        let counts = vec![PrefetchStats::default(); tensors.banks().len()];
+        let stats = StoreStats { prefetch: counts, ..StoreStats::default() };
         let readers = Readers::start(source, Arc::clone(&tensors), cache, stats)?;
-        let guessing = Guessing::new(prefetch);
-        let place = Place::Cached(Streamed { readers, guessing, tensors: Arc::clone(&tensors) });
-        Ok(Self { tensors, place, board })
+        let prefetcher = Prefetcher::new(prefetch);
+        let residency = Residency::Cached(Streamed { readers, prefetcher, tensors: Arc::clone(&tensors) });
+        Ok(Self { tensors, residency, live })
     }
 
-    /// The matrices of an expert, in the order of its bank: formats and shapes, wherever its bytes are.
+    /// Formats and shapes of the matrices of an expert, in the order of its bank. The expert need not be
+    /// resident.
     ///
     /// # Panics
     /// If the bank has no such expert.
@@ -79,70 +79,80 @@ impl ExpertStore {
         self.tensors.bank(bank).expert(expert as usize)
     }
 
-    /// Whether some experts may have to be read.
+    /// Whether experts are read from files while the model runs.
     pub fn streams(&self) -> bool {
         self.streamed().is_some()
     }
 
     fn streamed(&self) -> Option<&Streamed> {
-        match &self.place {
-            Place::InPlace(_) => None,
-            Place::Cached(streamed) => Some(streamed),
+        match &self.residency {
+            Residency::InPlace(_) => None,
+            Residency::Cached(streamed) => Some(streamed),
         }
     }
 
-    /// Takes hold of the experts of a request. What is missing begins to be read, in order, as far as there
-    /// is room. One request at a time: a forward pass is one.
-    pub fn acquire<'a>(&'a self, request: &Request<'a>, held: &'a mut Held) -> Acquired<'a> {
+    /// Pins the experts of a request. Missing experts begin to be read in the order of the request, as far as
+    /// slots are free. Only one request may live at a time; a forward pass makes one after the other.
+    pub fn acquire<'a>(&'a self, request: &Request<'a>, buffers: &'a mut AcquireBuffers) -> Acquired<'a> {
         let &Request { bank, ids, tokens, phase, .. } = request;
-        self.board.asked(bank, ids, tokens, phase);
-        match &self.place {
-            Place::InPlace(stats) => {
+        self.live.requested(bank, ids, tokens, phase);
+        match &self.residency {
+            Residency::InPlace(stats) => {
                 let mut stats = stats.lock().unwrap_or_else(PoisonError::into_inner);
                 let count = stats.phase(phase);
                 count.used += ids.len() as u64;
                 let bank = self.tensors.bank(bank);
                 count.used_bytes += ids.iter().map(|&id| bank.expert_bytes(id as usize)).sum::<u64>();
-                self.board.counters(&stats);
-                Acquired::in_place(&self.tensors, &self.board, request, held)
+                self.live.set_counters(&stats);
+                Acquired::in_place(&self.tensors, &self.live, request, buffers)
             }
-            Place::Cached(streamed) => Acquired::streamed(streamed, &self.board, request, held),
+            Residency::Cached(streamed) => Acquired::streamed(streamed, &self.live, request, buffers),
         }
     }
 
-    /// Whether it is worth guessing at the next bank's experts now.
-    pub fn guesses(&self) -> bool {
-        self.streamed().is_some_and(|streamed| streamed.guessing.wanted(&streamed.readers))
+    /// Whether the caller should predict the next bank's experts and call [`Self::prefetch`].
+    pub fn prefetches(&self) -> bool {
+        self.streamed().is_some_and(|streamed| streamed.prefetcher.enabled(&streamed.readers))
     }
 
-    /// Reads the likely experts of a bank, the likeliest first, as far as they are missing, while nothing
-    /// else is read.
-    pub fn look_ahead(&self, bank: usize, likely: &[u32]) {
+    /// Prefetches the missing ones of the predicted experts of a bank, the likeliest first. Reads for
+    /// requests come first.
+    pub fn prefetch(&self, bank: usize, likely: &[u32]) {
         if let Some(streamed) = self.streamed() {
-            streamed.look_ahead(bank, likely);
+            streamed.prefetch(bank, likely);
         }
     }
 
-    /// A sequence that may ask for experts is open, or is gone.
-    pub(crate) fn session(&self, open: bool) {
-        let Some(Streamed { readers, .. }) = self.streamed() else { return };
-        let touch = &mut readers.lock().touch;
-        if open {
-            touch.opened(Instant::now());
+    /// Notes that a sequence has been opened. Free slots are touched ahead only while there is one.
+    pub(crate) fn sequence_opened(&self) {
+        if let Some(Streamed { readers, .. }) = self.streamed() {
+            readers.lock().touch.opened(Instant::now());
             readers.wake();
-        } else {
-            touch.closed();
         }
     }
 
-    /// A forward pass begins, or has ended.
-    pub(crate) fn pass(&self, begins: bool) {
-        let Some(Streamed { readers, .. }) = self.streamed() else { return };
-        let touch = &mut readers.lock().touch;
-        if begins { touch.begun() } else { touch.ended(Instant::now()) }
+    /// Notes that a sequence has been closed.
+    pub(crate) fn sequence_closed(&self) {
+        if let Some(Streamed { readers, .. }) = self.streamed() {
+            readers.lock().touch.closed();
+        }
     }
 
-    /// How files are read; `None` where they are mapped.
+    /// Notes that a forward pass begins. No slot is touched ahead during a pass.
+    pub(crate) fn pass_begun(&self) {
+        if let Some(Streamed { readers, .. }) = self.streamed() {
+            readers.lock().touch.begun();
+        }
+    }
+
+    /// Notes that a forward pass has ended.
+    pub(crate) fn pass_ended(&self) {
+        if let Some(Streamed { readers, .. }) = self.streamed() {
+            readers.lock().touch.ended(Instant::now());
+        }
+    }
+
+    /// How files are read; `None` where experts are mapped or used in place.
     pub fn access(&self) -> Option<Access> {
         match self.streamed()?.readers.source() {
             Source::Slots { access, .. } => Some(*access),
@@ -150,52 +160,54 @@ impl ExpertStore {
         }
     }
 
-    /// What it does, for those who watch.
-    pub(crate) fn board(&self) -> &Arc<Board> {
-        &self.board
+    /// The state that [`super::live::LiveView`] shows.
+    pub(crate) fn live(&self) -> &Arc<LiveState> {
+        &self.live
     }
 
-    /// Counters since the start.
+    /// A copy of the counters.
     pub fn stats(&self) -> StoreStats {
-        match &self.place {
-            Place::InPlace(stats) => stats.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            Place::Cached(streamed) => streamed.readers.lock().stats.clone(),
+        match &self.residency {
+            Residency::InPlace(stats) => stats.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            Residency::Cached(streamed) => streamed.readers.lock().stats.clone(),
         }
     }
 
-    /// Lowers the number of experts that each bank keeps. Returns the bytes that went back to the system.
+    /// Lowers the number of experts that each bank keeps resident, and releases slots. Returns the released
+    /// bytes.
     pub fn shrink(&self, quotas: &[usize]) -> usize {
         let Some(streamed) = self.streamed() else { return 0 };
         let mut shared = streamed.readers.lock();
-        // Where memory is short nothing is taken before it is needed.
+        // Memory is short, so no slot is touched before it is needed.
         shared.touch.over();
         let bytes = shared.cache.shrink(quotas);
-        streamed.forget(&mut shared);
+        streamed.notify_evicted(&mut shared);
         drop(shared);
         streamed.readers.discard_retired();
         bytes
     }
 
-    /// From now on every request ends with this message: a thread that the store depends on has panicked.
+    /// Makes every request fail with this message. Called when a thread that the store depends on has
+    /// panicked.
     pub(crate) fn break_down(&self, message: String) {
         if let Some(streamed) = self.streamed() {
             streamed.readers.break_down(message);
         }
     }
 
-    /// Raises the number of experts that each bank keeps, where [`Self::shrink`] has lowered it.
+    /// Raises the number of experts that each bank keeps resident, after [`Self::shrink`] has lowered it.
     pub fn grow(&self, quotas: &[usize]) {
         if let Some(streamed) = self.streamed() {
             streamed.readers.lock().cache.grow(quotas);
         }
     }
 
-    /// Experts of each bank that are here; all of them where they are used in place.
+    /// The resident experts of each bank, `[bank][resident]`; all of them where they are used in place.
     pub fn resident(&self) -> Vec<Vec<u32>> {
         let banks = self.tensors.banks();
-        match &self.place {
-            Place::InPlace(_) => banks.iter().map(|bank| (0..bank.experts() as u32).collect()).collect(),
-            Place::Cached(streamed) => {
+        match &self.residency {
+            Residency::InPlace(_) => banks.iter().map(|bank| (0..bank.experts() as u32).collect()).collect(),
+            Residency::Cached(streamed) => {
                 let shared = streamed.readers.lock();
                 (0..banks.len()).map(|bank| shared.cache.here(bank).collect()).collect()
             }

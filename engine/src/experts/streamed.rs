@@ -1,35 +1,35 @@
-//! Experts of which only some are in memory: beginning reads, and telling the source which experts have left.
-//! It must not know what an expert is used for.
+//! Experts of which a cache holds only some: starting reads for requests and prefetches, and telling the
+//! source about evictions. It must not know what an expert is used for.
 
 use std::sync::Arc;
 
 use moelten_loader::tensors::store::TensorStore;
 
 use super::cache::State;
-use super::guessing::Guessing;
+use super::prefetch::Prefetcher;
 use super::readers::{Queues, Readers};
 
-/// Guesses on their way at the same time.
-const MOST_GUESSES: usize = 2;
+/// Experts of one prediction that are prefetched.
+const MOST_PREFETCHES: usize = 2;
 
-/// The cache with its readers.
+/// An expert cache with its readers.
 pub struct Streamed {
-    /// The cache, the queues, and the threads that read.
+    /// The cache, the queues and the reader threads.
     pub readers: Readers,
-    /// What is read ahead.
-    pub guessing: Guessing,
+    /// Decides about prefetching.
+    pub prefetcher: Prefetcher,
     /// Where experts are in the files.
     pub tensors: Arc<TensorStore>,
 }
 
 impl Streamed {
-    /// Reads the likely experts of a bank, the likeliest first, as far as they are missing, while nothing
-    /// else is read.
-    pub fn look_ahead(&self, bank: usize, likely: &[u32]) {
-        self.guessing.note(bank, likely);
+    /// Stores a prediction of the experts of a bank, the likeliest first, and prefetches some of its missing
+    /// experts. Readers take these reads after those of requests.
+    pub fn prefetch(&self, bank: usize, likely: &[u32]) {
+        self.prefetcher.predict(bank, likely);
         let mut shared = self.readers.lock();
         let missing = likely.iter().filter(|&&id| shared.cache.find(bank, id).is_none());
-        let missing: [Option<u32>; MOST_GUESSES] = {
+        let missing: [Option<u32>; MOST_PREFETCHES] = {
             let mut missing = missing.copied();
             std::array::from_fn(|_| missing.next())
         };
@@ -37,21 +37,22 @@ impl Streamed {
             if !self.start(&mut shared, bank, id, true) {
                 break;
             }
-            shared.stats.ahead[bank].read += 1;
+            shared.stats.prefetch[bank].read += 1;
         }
         drop(shared);
         self.readers.wake();
     }
 
-    /// Begins to read an expert if there is a free slot.
-    pub fn start(&self, shared: &mut Queues, bank: usize, id: u32, guess: bool) -> bool {
-        if !guess {
+    /// Begins to read an expert. Returns whether a slot was free for it. A read for a request may give up
+    /// prefetches to free one; a prefetch may not.
+    pub fn start(&self, shared: &mut Queues, bank: usize, id: u32, prefetch: bool) -> bool {
+        if !prefetch {
             shared.cache.make_way(bank);
             shared.recall_wrong();
         }
         let Queues { cache, needs, guesses, .. } = shared;
-        let Some((entry, slot)) = cache.begin(bank, id, guess) else { return false };
-        let queue = if guess { guesses } else { needs };
+        let Some((entry, slot)) = cache.begin(bank, id, prefetch) else { return false };
+        let queue = if prefetch { guesses } else { needs };
         let mut left = 0;
         let rest = self.readers.source().parts(&self.tensors, bank, id, entry, slot, |part| {
             queue.push_back(part);
@@ -67,8 +68,8 @@ impl Streamed {
         true
     }
 
-    /// Tells the source which experts have left.
-    pub fn forget(&self, shared: &mut Queues) {
+    /// Tells the source which experts were evicted.
+    pub fn notify_evicted(&self, shared: &mut Queues) {
         for (bank, expert) in shared.cache.drain_evicted() {
             self.readers.source().evicted(&self.tensors, bank as usize, expert);
         }

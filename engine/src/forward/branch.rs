@@ -1,5 +1,5 @@
-//! One branch of a layer: norm, operation, norm, join. What an operation computes is in `layers`; this gives it the rows of the
-//! batch, the states and the buffers. It must not know the layer's number of branches.
+//! One branch of a layer: norm, operation, norm, join. What an operation computes is in `layers`; this gives
+//! it the rows of the batch, the states and the buffers. It must not know the layer's number of branches.
 
 use std::ops::Range;
 
@@ -30,8 +30,8 @@ pub(super) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Runs a branch over all rows of the batch. Its output is added to the residual stream, or, if `parallel`, to
-    /// `s.joined`, which is added later.
+    /// Runs a branch over all rows of the batch. Its output is added to the residual stream, or, if
+    /// `parallel`, to `s.joined`, which is added later.
     pub fn branch(
         self,
         branch: &Branch,
@@ -152,9 +152,9 @@ impl Pass<'_> {
         let mut guess = || {
             let wanted = batch.phase() == Phase::Decode && rows.len() <= AHEAD_TOKENS;
             let Some((next, norm)) = self.weights.next_bank(branch).filter(|_| wanted) else { return };
-            if self.store.guesses() {
+            if self.store.prefetches() {
                 lookahead::rank(compute, norm, next, x, ahead);
-                self.store.look_ahead(next.bank, &ahead.ranked);
+                self.store.prefetch(next.bank, &ahead.ranked);
             }
         };
         let stop = || batch.all_cancelled();

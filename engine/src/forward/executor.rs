@@ -1,10 +1,10 @@
-//! The buffers of a pass, allocated once for the largest batch, so that decode never allocates. They belong to the pass that
-//! runs, not to a sequence. It must not know what is computed in them.
+//! The buffers of a pass, allocated once for the largest batch, so that decode never allocates. They belong
+//! to the pass that runs, not to a sequence. It must not know what is computed in them.
 
 use moelten_loader::spec::{Join, ModelSpec, Op, RopeSpec, SharedExpert};
 use moelten_quant::{ActivationKind, BLOCK, Line, Running};
 
-use crate::experts::store::Held;
+use crate::experts::store::AcquireBuffers;
 use crate::layers::ffn::mlp::MOST_VISITS;
 use crate::layers::ffn::router::Routing;
 use crate::layers::ffn::visits::Visits;
@@ -30,7 +30,8 @@ pub struct Executor {
     pub normed: Vec<f32>,
     /// Output of a branch `[tokens, d_model]`.
     pub branch: Vec<f32>,
-    /// Sum of the outputs of parallel branches `[tokens, d_model]`; empty where branches join one after the other.
+    /// Sum of the outputs of parallel branches `[tokens, d_model]`; empty where branches join one after the
+    /// other.
     pub joined: Vec<f32>,
     /// The positions of the batch, by rope of the model.
     pub angles: Vec<Angles>,
@@ -49,7 +50,8 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Buffers for batches of `chunk` tokens of `spec` with these ropes, in contexts of up to `context` tokens.
+    /// Buffers for batches of `chunk` tokens of `spec` with these ropes, in contexts of up to `context`
+    /// tokens.
     pub fn new(spec: &ModelSpec, ropes: &[RopeSpec], chunk: usize, context: usize) -> Self {
         let (w, d, pass) = (Widths::of(spec, context), spec.d_model, PASS.min(chunk));
         let buffer = |width: usize| vec![0.0; chunk * width];
@@ -85,7 +87,7 @@ impl Executor {
                     logits: buffer(w.experts),
                     routing: Routing::with_capacity(chunk, w.experts, w.per_token),
                 },
-                held: Held::default(),
+                acquired: AcquireBuffers::default(),
                 visits: Visits::with_capacity(chunk, w.experts, w.per_token),
                 gathered: vec![Line::ZERO; w.gathered_lines(pass, d)],
             },
@@ -201,8 +203,8 @@ impl Widths {
         (chunk * d_model.max(self.experts)).max(passing)
     }
 
-    /// Room for the hidden layer of one block that a pass of tokens visits, in the larger kind, and for all visits of experts of
-    /// quantised models, as far as they are computed at once.
+    /// Room for the hidden layer of one block that a pass of tokens visits, in the larger kind, and for all
+    /// visits of experts of quantised models, as far as they are computed at once.
     fn hidden_lines(&self, pass: usize) -> usize {
         self.visit_lines(pass, self.d_ff)
     }

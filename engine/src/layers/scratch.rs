@@ -3,7 +3,7 @@
 
 use moelten_quant::{Line, Running};
 
-use crate::experts::store::Held;
+use crate::experts::store::AcquireBuffers;
 use crate::layers::ffn::router::Routing;
 use crate::layers::ffn::visits::Visits;
 use crate::layers::linear::Packed;
@@ -80,7 +80,7 @@ pub struct MoeScratch {
     /// The same, by expert.
     pub visits: Visits,
     /// What is held of the store.
-    pub held: Held,
+    pub acquired: AcquireBuffers,
     /// Packed inputs of experts.
     pub gathered: Vec<Line>,
 }

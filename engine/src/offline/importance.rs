@@ -48,7 +48,7 @@ impl InputSquares {
     /// # Errors
     /// [`crate::error::EngineError::Memory`] when they do not fit.
     pub fn new(spec: &ModelSpec, ledger: &Arc<Ledger>) -> Result<Self> {
-        let hint = |_| "a larger --ram is needed".to_owned();
+        let hint = |_| "use a larger --ram".to_owned();
         let charge = ledger.charge("the sums of squares", Self::bytes_for(spec), hint)?;
         let branch = |branch: &BranchSpec| BranchSquares::new(spec.d_model, &branch.op);
         Ok(Self {

@@ -1,4 +1,4 @@
-//! How long a context is: what was asked for, what the model was made for, what memory there is. It must not
+//! The length of a context: what was requested, what the model was trained for, and what fits. It must not
 //! know experts.
 
 use moelten_loader::spec::ModelSpec;
@@ -7,44 +7,45 @@ use crate::forward::executor::Executor;
 use crate::state::kv::format::KvFormat;
 use crate::state::{MOST_NEW_TOKENS, SequenceState};
 
-/// Context when the user names none, if model and memory allow it.
+/// Tokens of a context that was not requested, if model and memory allow as many.
 pub const DEFAULT_CONTEXT: usize = 8192;
-/// How a sequence is set up.
+
+/// The settings of a sequence.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SequenceOptions {
-    /// Context in tokens; the one that was planned for when `None`.
+    /// Length of the context in tokens; `None` takes the one of the plan.
     pub context: Option<usize>,
-    /// Precision of the KV cache.
+    /// Number format of the KV cache.
     pub kv: KvFormat,
 }
 
-/// A context size and why it is that.
+/// The length of a context, and its reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContextChoice {
-    /// Tokens.
+    /// Most tokens that the context holds.
     pub tokens: usize,
-    /// What limited it.
+    /// Why it holds no more.
     pub limit: ContextLimit,
 }
 
-/// What limits a context that nobody asked for.
+/// What decided about the length of a context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContextLimit {
-    /// The model was made for no more.
+    /// The model was trained for no more.
     Model,
     /// [`DEFAULT_CONTEXT`].
     Default,
-    /// Beyond it the model would compute short texts with its frequencies for long ones.
+    /// In a longer context the model would use its rope frequencies for long texts on short texts too.
     ShortRope,
-    /// Memory: half of the budget, or less where experts need it more.
+    /// The memory budget: half of it, or less beside streamed experts.
     Memory,
-    /// It was asked for.
-    Asked,
+    /// The caller requested this length.
+    Requested,
 }
 
-/// The smallest of the model's context, 8192, and what fits into `room` bytes with the buffers. A model with
-/// two sets of rope frequencies stays within the one for short texts, because a sequence has one set and most
-/// texts are short.
+/// The smallest of the model's context, [`DEFAULT_CONTEXT`], and what fits `room` bytes with the buffers. A
+/// model with two sets of rope frequencies stays within the context of the first: a sequence uses one set,
+/// and most texts are short.
 pub fn default_context(spec: &ModelSpec, kv: KvFormat, room: u64) -> ContextChoice {
     let fits = fitting(spec, room, kv);
     let (tokens, limit) = [
@@ -55,11 +56,11 @@ pub fn default_context(spec: &ModelSpec, kv: KvFormat, room: u64) -> ContextChoi
     ]
     .into_iter()
     .min_by_key(|&(tokens, _)| tokens)
-    .expect("there are four");
+    .expect("there are four candidates");
     ContextChoice { tokens, limit }
 }
 
-/// Bytes of the buffers that passes over a context of `context` tokens work in, the states not counted.
+/// Bytes of the buffers of passes in a context of `context` tokens, without the states.
 pub fn buffer_bytes(spec: &ModelSpec, context: usize) -> u64 {
     Executor::bytes_for(spec, MOST_NEW_TOKENS.min(context), context)
 }
@@ -69,14 +70,14 @@ pub fn state_bytes(spec: &ModelSpec, context: usize, kv: KvFormat) -> u64 {
     SequenceState::bytes_for(spec, context, kv)
 }
 
-/// Bytes of the states and of the buffers.
+/// Bytes of the states and the buffers of a context of `context` tokens.
 pub(crate) fn need_bytes(spec: &ModelSpec, context: usize, kv: KvFormat) -> u64 {
     SequenceState::bytes_for(spec, context, kv).saturating_add(buffer_bytes(spec, context))
 }
 
-/// The largest context of which all fits into `bytes`.
+/// The longest context whose states and buffers fit `bytes`; 0 if none does.
 pub fn fitting(spec: &ModelSpec, bytes: u64, kv: KvFormat) -> usize {
-    // More than a byte per token it always is.
+    // Every token takes more than one byte.
     let (mut fits, mut too_many) = (0, usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(1));
     while fits + 1 < too_many {
         let middle = fits + (too_many - fits) / 2;

@@ -106,7 +106,10 @@ mod tests {
         let ledger = Ledger::new(100);
         let first = ledger.charge("first", 60, |_| String::new()).unwrap();
         let refused = ledger.charge("second", 41, |free| format!("{free} would")).unwrap_err();
-        assert_eq!(refused.to_string(), "second needs 41 bytes, 40 bytes are available; 40 would");
+        assert_eq!(
+            refused.to_string(),
+            "not enough memory for second: 41 bytes needed, 40 bytes available; 40 would"
+        );
         let second = ledger.charge("second", 40, |_| String::new()).unwrap();
         assert_eq!(ledger.free(), 0);
         drop(first);

@@ -1,5 +1,5 @@
-//! The decode loop: a prompt in, events out, until something ends the answer. The only part of the engine that knows
-//! text, through the tokenizer's streaming decoder.
+//! The decode loop: a prompt in, events out, until something ends the answer. The only part of the engine
+//! that knows text, through the tokenizer's streaming decoder.
 
 use std::time::Instant;
 
@@ -17,11 +17,12 @@ use crate::sequence::session::Sequence;
 use crate::sequence::stop::StopFilter;
 
 impl Sequence {
-    /// Answers a prompt: reads what is not in the cache, then draws tokens until something ends the answer. The text
-    /// that was sent stays valid whatever happens later.
+    /// Answers a prompt: reads what is not in the cache, then draws tokens until something ends the answer.
+    /// The text that was sent stays valid whatever happens later.
     ///
     /// # Errors
-    /// Failed reads, an empty prompt or one longer than the context, settings out of range. Being cancelled is not an error.
+    /// Failed reads, an empty prompt or one longer than the context, settings out of range. Being cancelled
+    /// is not an error.
     pub fn generate(
         &mut self,
         tokenizer: &Tokenizer,
@@ -144,19 +145,19 @@ impl Writing<'_> {
 /// What the cache did and what memory is like now; `None` if nothing is ever read.
 fn cache_stats(model: &Model, prompt: &StoreStats, answer: &StoreStats) -> Option<CacheStats> {
     let Experts::Cached(cached) = &model.plan().experts else { return None };
-    let given_back_bytes = model.given_back();
+    let released_bytes = model.given_back();
     Some(CacheStats {
         prompt: cache_use(prompt),
         answer: cache_use(answer),
-        slot_bytes: cached.bytes().saturating_sub(given_back_bytes),
-        given_back_bytes,
+        slot_bytes: cached.bytes().saturating_sub(released_bytes),
+        released_bytes,
         owned_bytes: memory::owned_bytes(),
         budget_bytes: model.plan().budget,
     })
 }
 
 fn cache_use(stats: &StoreStats) -> CacheUse {
-    let ahead = stats.ahead_total();
+    let prefetch = stats.prefetch_total();
     CacheUse {
         used_bytes: stats.bytes_used(),
         missed_bytes: stats.decode.missed_bytes + stats.prefill.missed_bytes,
@@ -164,9 +165,9 @@ fn cache_use(stats: &StoreStats) -> CacheUse {
         reading: stats.busy,
         stall: stats.decode.stall + stats.prefill.stall,
         retries: stats.retries,
-        chosen: ahead.chosen,
-        foreseen: ahead.foreseen,
-        guesses_read: ahead.read,
-        guesses_used: ahead.useful,
+        chosen: prefetch.chosen,
+        predicted: prefetch.predicted,
+        prefetched: prefetch.read,
+        prefetched_used: prefetch.used,
     }
 }

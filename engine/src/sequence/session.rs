@@ -1,6 +1,6 @@
-//! One sequence: its tokens and its states. Reads texts in chunks and keeps what a new text shares with the old one. Results
-//! do not depend on how a text was cut into chunks, on what was computed beside it, or on what was in the states before. It
-//! must not know text; the decode loop is `generate`.
+//! One sequence: its tokens and its states. Reads texts in chunks and keeps what a new text shares with the
+//! old one. Results do not depend on how a text was cut into chunks, on what was computed beside it, or on
+//! what was in the states before. It must not know text; the decode loop is `generate`.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -50,7 +50,7 @@ pub struct Step<'s> {
 
 impl Drop for Sequence {
     fn drop(&mut self) {
-        self.model.experts().session(false);
+        self.model.experts().sequence_closed();
     }
 }
 
@@ -58,7 +58,8 @@ impl Sequence {
     /// An empty sequence.
     ///
     /// # Errors
-    /// [`EngineError::Memory`] when the states and the buffers do not fit; [`EngineError::Setting`] for a context of 0.
+    /// [`EngineError::Memory`] when the states and the buffers do not fit; [`EngineError::Setting`] for a
+    /// context of 0.
     pub fn new(model: Arc<Model>, options: SequenceOptions) -> Result<Self> {
         let spec = model.spec();
         let context = options.context.unwrap_or(model.plan().context.tokens);
@@ -74,7 +75,7 @@ impl Sequence {
         let states = SequenceState::for_model(spec, context, options.kv).map_err(EngineError::KvCache)?;
         let ropes = model.weights().ropes.iter().map(|rope| Rope::new(rope, context)).collect();
         let (tokens, logits) = (Vec::with_capacity(context), vec![0.0; spec.vocab]);
-        model.experts().session(true);
+        model.experts().sequence_opened();
         let kv_format = options.kv;
         Ok(Self { model, states, ropes, tokens, logits, context, kv_format, _charge: charge })
     }
@@ -110,8 +111,8 @@ impl Sequence {
         (states, self.model.buffer_bytes())
     }
 
-    /// Keeps the longest start that the sequence shares with `ids`, as far as its states can go back there; returns its
-    /// length. What is missing after it must be appended again.
+    /// Keeps the longest start that the sequence shares with `ids`, as far as its states can go back there;
+    /// returns its length. What is missing after it must be appended again.
     pub fn keep_prefix(&mut self, ids: &[u32]) -> usize {
         let shared = self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count();
         let kept = self.states.go_back(shared);
@@ -119,17 +120,19 @@ impl Sequence {
         kept
     }
 
-    /// Remembers this moment, so that [`Self::keep_prefix`] can come back to it where states do not hold every length.
+    /// Remembers this moment, so that [`Self::keep_prefix`] can come back to it where states do not hold
+    /// every length.
     pub fn snapshot(&mut self) {
         self.states.snapshot();
     }
 
-    /// Appends tokens of a prompt without wanting logits of all of them; those of the last are in [`Self::logits`] afterwards.
-    /// `progress` gets the number of appended tokens, counting those that have passed some of the layers by that share.
+    /// Appends tokens of a prompt without wanting logits of all of them; those of the last are in
+    /// [`Self::logits`] afterwards. `progress` gets the number of appended tokens, counting those that have
+    /// passed some of the layers by that share.
     ///
     /// # Errors
-    /// [`EngineError::ContextFull`], [`EngineError::TokenRange`], [`EngineError::Cancelled`]; chunks that were
-    /// finished before stay in the sequence.
+    /// [`EngineError::ContextFull`], [`EngineError::TokenRange`], [`EngineError::Cancelled`]; chunks that
+    /// were finished before stay in the sequence.
     pub fn append(
         &mut self,
         ids: &[u32],
@@ -141,8 +144,8 @@ impl Sequence {
         self.read(ids, wanted, cancel, observer, progress)
     }
 
-    /// As [`Self::append`], for the observer alone: the whole model runs over every token but for the head, whose inputs are
-    /// computed. No logits are left.
+    /// As [`Self::append`], for the observer alone: the whole model runs over every token but for the head,
+    /// whose inputs are computed. No logits are left.
     ///
     /// # Errors
     /// As [`Self::append`].
@@ -199,7 +202,8 @@ impl Sequence {
         Ok(())
     }
 
-    /// Appends tokens of a prompt and hands all logits, those of some tokens at a time, `[tokens, vocab]`, to `each`.
+    /// Appends tokens of a prompt and hands all logits, those of some tokens at a time, `[tokens, vocab]`, to
+    /// `each`.
     ///
     /// # Errors
     /// As [`Self::append`].
@@ -273,11 +277,12 @@ impl Sequence {
         self.states.save(out)
     }
 
-    /// Becomes a sequence of `tokens` whose states [`Self::save`] wrote, on the same model with the same instruction set, context
-    /// and precision.
+    /// Becomes a sequence of `tokens` whose states [`Self::save`] wrote, on the same model with the same
+    /// instruction set, context and precision.
     ///
     /// # Errors
-    /// What reading says, [`io::ErrorKind::InvalidData`] for tokens that do not fit; the sequence is empty then.
+    /// What reading says, [`io::ErrorKind::InvalidData`] for tokens that do not fit; the sequence is empty
+    /// then.
     pub fn load(&mut self, tokens: &[u32], from: &mut dyn Read) -> io::Result<()> {
         self.tokens.clear();
         self.states.go_back(0);
@@ -290,12 +295,13 @@ impl Sequence {
     }
 }
 
-/// Appends tokens to several sequences of one model in one pass. Each has the logits of its last token afterwards, with the bits
-/// that it would have alone. Returns how each step ended: a cancelled sequence stays as it was while the others move on.
+/// Appends tokens to several sequences of one model in one pass. Each has the logits of its last token
+/// afterwards, with the bits that it would have alone. Returns how each step ended: a cancelled sequence
+/// stays as it was while the others move on.
 ///
 /// # Errors
-/// As [`Sequence::append`]; [`EngineError::Setting`] for more tokens than a pass takes, or sequences of different models.
-/// No sequence moves on then.
+/// As [`Sequence::append`]; [`EngineError::Setting`] for more tokens than a pass takes, or sequences of
+/// different models. No sequence moves on then.
 pub fn advance(steps: &mut [Step<'_>], observer: &mut dyn Observer) -> Result<Vec<Ended>> {
     let Some(first) = steps.first() else { return Ok(Vec::new()) };
     let model = Arc::clone(&first.sequence.model);

@@ -284,6 +284,6 @@ fn two_banks_in_a_layer() {
         let keys: Vec<BankKey> =
             rows.iter().map(|row| BankKey { layer: row.layer, bank: row.bank }).collect();
         assert_eq!(keys, expected, "{ram:?}");
-        assert!(rows.iter().all(|row| row.cells.len() == EXPERTS && row.asked > 0), "{rows:?}");
+        assert!(rows.iter().all(|row| row.cells.len() == EXPERTS && row.requested > 0), "{rows:?}");
     }
 }

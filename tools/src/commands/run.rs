@@ -109,7 +109,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             notes.line(Tone::Dim, &format!("  {name:<15} {value}"));
         }
     }
-    let given_back = answer.stats.cache.map_or(0, |cache| cache.given_back_bytes);
+    let given_back = answer.stats.cache.map_or(0, |cache| cache.released_bytes);
     if given_back > 0 && !args.json {
         notes.line(Tone::Warning, &figures::given_back(given_back));
     }
@@ -263,16 +263,16 @@ fn cache_numbers(cache: &CacheStats) -> Value {
             "read_gb_per_s": part.read_gb_per_s(),
             "stall_s": part.stall.as_secs_f64(),
             "retries": part.retries,
-            "foreseen_share": part.foreseen_share(),
-            "guesses_read": part.guesses_read,
-            "guesses_used": part.guesses_used,
+            "prefetch_recall": part.prefetch_recall(),
+            "prefetched": part.prefetched,
+            "prefetched_used": part.prefetched_used,
         })
     };
     json!({
         "prompt": part(&cache.prompt),
         "answer": part(&cache.answer),
         "slot_bytes": cache.slot_bytes,
-        "given_back_bytes": cache.given_back_bytes,
+        "released_bytes": cache.released_bytes,
         "owned_bytes": cache.owned_bytes,
         "budget_bytes": cache.budget_bytes,
     })

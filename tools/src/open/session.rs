@@ -63,7 +63,7 @@ impl SessionArgs {
     /// As [`Plan::new`].
     pub fn plan_after(&self, loaded: &LoadedModel, released: u64) -> Result<Plan, EngineError> {
         let options = self.compute.options(self.options(), 0).plan();
-        Plan::after(&loaded.spec, &loaded.tensors, options, 0, released)
+        Plan::after_release(&loaded.spec, &loaded.tensors, options, 0, released)
     }
 
     /// The smallest plan, whatever memory is free: a context of one token and no cached experts.
@@ -111,10 +111,10 @@ impl SessionArgs {
 pub fn context_words(spec: &ModelSpec, choice: ContextChoice) -> String {
     let made_for = count(spec.max_context);
     match choice.limit {
-        ContextLimit::Asked if choice.tokens > spec.max_context => {
+        ContextLimit::Requested if choice.tokens > spec.max_context => {
             format!("from --ctx; beyond the model's maximum of {made_for}")
         }
-        ContextLimit::Asked => match spec.short_rope_context().filter(|&short| choice.tokens > short) {
+        ContextLimit::Requested => match spec.short_rope_context().filter(|&short| choice.tokens > short) {
             Some(short) => {
                 format!("from --ctx; beyond {} this model handles short texts less well", count(short))
             }

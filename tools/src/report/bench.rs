@@ -149,8 +149,8 @@ impl BenchReport<'_> {
             "prefill_stall_s": prefill.map(|p| p.store.prefill.stall.as_secs_f64()),
             "prefill_read_gb_per_s": prefill.map(|p| p.store.read_gb_per_s()),
             "retries": decode.map(|d| d.store.retries),
-            "prefetch": decode.map(|d| d.store.ahead.iter().map(|layer| json!({
-                "chosen": layer.chosen, "foreseen": layer.foreseen, "read": layer.read, "useful": layer.useful,
+            "prefetch": decode.map(|d| d.store.prefetch.iter().map(|layer| json!({
+                "chosen": layer.chosen, "predicted": layer.predicted, "read": layer.read, "used": layer.used,
             })).collect::<Vec<_>>()),
         })
     }
@@ -186,13 +186,13 @@ impl BenchReport<'_> {
                 store.read_gb_per_s(),
                 100.0 * store.decode.stall.as_secs_f64() * decode.rates.median / tokens as f64,
             ));
-            let ahead = store.ahead_total();
-            if ahead.chosen > 0 {
+            let prefetch = store.prefetch_total();
+            if prefetch.chosen > 0 {
                 lines.push(format!(
                     "         prefetch: {} of the chosen experts predicted; {} read ahead, {} of them used",
-                    percent(ahead.foreseen as f64 / ahead.chosen as f64),
-                    ahead.read,
-                    percent(ahead.useful as f64 / ahead.read.max(1) as f64),
+                    percent(prefetch.predicted as f64 / prefetch.chosen as f64),
+                    prefetch.read,
+                    percent(prefetch.used as f64 / prefetch.read.max(1) as f64),
                 ));
             }
         }

@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn only_missing_memory_is_warned_of() {
-        let context = ContextChoice { tokens: 1, limit: ContextLimit::Asked };
+        let context = ContextChoice { tokens: 1, limit: ContextLimit::Requested };
         let plan = |expert_bytes| Plan {
             budget: 900,
             base: 100,

@@ -79,7 +79,7 @@ impl Chat {
         };
         if let Some(cache) = stats.cache {
             // The cache may have grown again since.
-            let before = std::mem::replace(&mut self.given_back, cache.given_back_bytes);
+            let before = std::mem::replace(&mut self.given_back, cache.released_bytes);
             if self.given_back > before {
                 effects.extend(note(Tone::Warning, figures::given_back(self.given_back)));
             }

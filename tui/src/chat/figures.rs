@@ -100,17 +100,17 @@ fn cache_use(used: &CacheUse, tokens: usize) -> Option<String> {
 }
 
 fn prefetch(used: &CacheUse) -> Option<String> {
-    let predicted = percent(used.foreseen_share()?);
-    let read = used.useful_share().map_or_else(
+    let predicted = percent(used.prefetch_recall()?);
+    let read = used.prefetch_precision().map_or_else(
         || "none prefetched".to_owned(),
-        |share| format!("{} prefetched, {} of them used", used.guesses_read, percent(share)),
+        |share| format!("{} prefetched, {} of them used", used.prefetched, percent(share)),
     );
     Some(format!("{predicted} of the next layer's experts predicted; {read}"))
 }
 
 fn memory(cache: &CacheStats) -> String {
     let owned = cache.owned_bytes.map_or_else(|| "unknown".to_owned(), bytes);
-    let given_back = match cache.given_back_bytes {
+    let given_back = match cache.released_bytes {
         0 => String::new(),
         given => format!("; {} given back under memory pressure", bytes(given)),
     };
@@ -164,14 +164,14 @@ mod tests {
             stall: Duration::from_millis(500),
             retries: 2,
             chosen: 10,
-            foreseen: 8,
-            guesses_read: 4,
-            guesses_used: 3,
+            predicted: 8,
+            prefetched: 4,
+            prefetched_used: 3,
         };
         let cache = CacheStats {
             answer,
             slot_bytes: 1_000_000,
-            given_back_bytes: 2_000_000,
+            released_bytes: 2_000_000,
             owned_bytes: Some(40_000_000),
             budget_bytes: 50_000_000,
             ..CacheStats::default()

@@ -412,7 +412,7 @@ fn a_cache_that_shrinks_is_reported_once() {
     let mut chat = chat();
     let mut given = |bytes: u64| {
         enter(&mut chat, "again");
-        let cache = CacheStats { given_back_bytes: bytes, ..CacheStats::default() };
+        let cache = CacheStats { released_bytes: bytes, ..CacheStats::default() };
         let stats = GenerateStats { prompt_tokens: 5, cache: Some(cache), ..GenerateStats::default() };
         let answer = Answer { text: "yes".into(), ids: vec![1], reason: StopReason::EndOfTurn, stats };
         said(&chat.handle(ChatEvent::Answered(Box::new(answer), at(0))))
@@ -561,7 +561,7 @@ fn another_model_counts_what_it_gives_back_from_nothing() {
     let mut chat = chat();
     let given = |chat: &mut Chat, bytes: u64| {
         enter(chat, "again");
-        let cache = CacheStats { given_back_bytes: bytes, ..CacheStats::default() };
+        let cache = CacheStats { released_bytes: bytes, ..CacheStats::default() };
         let stats = GenerateStats { prompt_tokens: 5, cache: Some(cache), ..GenerateStats::default() };
         let answer = Answer { text: "yes".into(), ids: vec![1], reason: StopReason::EndOfTurn, stats };
         said(&chat.handle(ChatEvent::Answered(Box::new(answer), at(0))))

@@ -240,9 +240,10 @@ impl Pixel {
             if let Some(age) = cell.used {
                 younger(&mut all.used, age);
             }
-            if let Some(guess) = cell.guessed {
-                let last = if guess.right { &mut all.predicted_used } else { &mut all.predicted_unused };
-                younger(last, guess.age);
+            if let Some(prediction) = cell.prediction {
+                let last =
+                    if prediction.correct { &mut all.predicted_used } else { &mut all.predicted_unused };
+                younger(last, prediction.age);
             }
         }
         (all.count > 0).then_some(all)

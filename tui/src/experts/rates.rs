@@ -69,7 +69,7 @@ impl Window {
     /// Adds a snapshot, taken at time `at`.
     pub fn push(&mut self, map: &ExpertMap, at: Duration) {
         let elapsed = at.saturating_sub(std::mem::replace(&mut self.at, at));
-        let layers = map.rows.iter().map(|row| [row.asked, row.missed, row.chosen, row.foreseen]);
+        let layers = map.rows.iter().map(|row| [row.requested, row.missed, row.chosen, row.predicted]);
         let mut sample = Sample {
             active: Duration::ZERO,
             decode: map.decode,
@@ -86,7 +86,7 @@ impl Window {
         };
         let idle =
             (newest.decode, newest.prefill, newest.read_bytes) == (map.decode, map.prefill, map.read_bytes);
-        if idle && !map.waiting {
+        if idle && !map.stalled {
             return;
         }
         sample.active = newest.active + elapsed;

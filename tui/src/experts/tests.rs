@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use moelten_engine::api::{ExpertCell, ExpertGuess, ExpertMap, ExpertPlace, ExpertRow, ExpertUse, MemoryUse};
+use moelten_engine::api::{
+    ExpertCell, ExpertMap, ExpertPlace, ExpertPrediction, ExpertRow, ExpertUse, MemoryUse,
+};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
@@ -24,8 +26,8 @@ fn map(layers: usize, experts: usize) -> ExpertMap {
                 _ => ExpertPlace::Absent,
             },
             used,
-            guessed: (expert % 11 == layer % 11)
-                .then(|| ExpertGuess { right: used == Some(0), age: used.unwrap_or(0) }),
+            prediction: (expert % 11 == layer % 11)
+                .then(|| ExpertPrediction { correct: used == Some(0), age: used.unwrap_or(0) }),
         }
     };
     let row = |layer: usize| ExpertRow {
@@ -38,7 +40,7 @@ fn map(layers: usize, experts: usize) -> ExpertMap {
         owned_bytes: Some(3_900_000_000),
         budget_bytes: 4_000_000_000,
         slot_bytes: 1 << 31,
-        given_back_bytes: 0,
+        released_bytes: 0,
     };
     ExpertMap { rows: (0..layers).map(row).collect(), memory, ..ExpertMap::default() }
 }
@@ -55,10 +57,10 @@ fn later(mut map: ExpertMap) -> ExpertMap {
     };
     map.read_bytes += 240_000_000;
     for (layer, row) in map.rows.iter_mut().enumerate() {
-        row.asked += 80;
+        row.requested += 80;
         row.missed += 8 + layer as u64 % 16;
         row.chosen += 80;
-        row.foreseen += 60;
+        row.predicted += 60;
     }
     map
 }

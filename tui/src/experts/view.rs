@@ -155,7 +155,7 @@ impl ExpertView {
                 buf.set_string(area.x + right + i as u16 * BAR + 1, area.y, name, dim);
             }
         }
-        let state = if self.map.waiting { "waiting for disk" } else { "" };
+        let state = if self.map.stalled { "waiting for disk" } else { "" };
         if width + 2 + (state.width() as u16) < right {
             buf.set_string(area.x + right - state.width() as u16, area.y, state, theme.style(Role::Loading));
         }

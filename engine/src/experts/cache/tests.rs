@@ -1,4 +1,5 @@
-//! The cache beside a naive model of what it should hold, with reads that end in any order, fail, or are given up.
+//! The cache beside a naive model of what it should hold, with reads that end in any order, fail, or are
+//! given up.
 
 use moelten_loader::io::pieces::PAGE;
 use moelten_loader::spec::BankKey;
@@ -16,7 +17,8 @@ enum Action {
     Use { bank: usize, experts: Vec<u32>, at_once: bool, guesses: Vec<u32> },
     /// The same, but after some steps nobody wants them any more.
     BreakOff { bank: usize, experts: Vec<u32>, steps: u8, guesses: Vec<u32> },
-    /// Memory is short or plenty: after some steps of the next request banks keep this part of their first quotas, in eighths.
+    /// Memory is short or plenty: after some steps of the next request banks keep this part of their first
+    /// quotas, in eighths.
     Resize { steps: u8, eighths: usize },
 }
 
@@ -101,8 +103,8 @@ impl World {
             counts.iter().map(|&count| Piece::reserve(std::iter::repeat_n(PAGES * PAGE, count)).unwrap());
         let keys = (0..).map(|layer| BankKey { layer, bank: 0 });
         let banks = keys.zip(&shape.experts).zip(&shape.quotas);
-        let board = Board::of_shape(banks.map(|((key, &experts), &slots)| (key, experts, slots)));
-        let cache = Cache::new(shape, policy(trace), slots.collect(), PAGES, Arc::new(board));
+        let live = LiveState::of_shape(banks.map(|((key, &experts), &slots)| (key, experts, slots)));
+        let cache = Cache::new(shape, policy(trace), slots.collect(), PAGES, Arc::new(live));
         Self {
             cache,
             queue: Vec::new(),

@@ -119,7 +119,7 @@ impl Moe {
         let tokens = x.len() / d_model;
         let uses = |index: usize| visits.of(index).len() as u32;
         let request = Request { bank: self.bank, ids: &visits.experts, uses: &uses, tokens, phase, stop };
-        let mut acquired = store.acquire(&request, &mut s.held);
+        let mut acquired = store.acquire(&request, &mut s.acquired);
         meanwhile();
         let ProductScratch { packed, grouped, hidden, .. } = products;
         let grouped = &mut grouped[..tokens * d_model];
@@ -132,7 +132,7 @@ impl Moe {
                 wait(compute, &mut acquired, next)?;
             }
             // An expert without a slot may get one only when others are done.
-            let taken = |index| if wait_later { acquired.coming(index) } else { acquired.ready(index) };
+            let taken = |index| if wait_later { acquired.has_slot(index) } else { acquired.ready(index) };
             let ready = |index| index == next || taken(index);
             let expert = |index: usize| store.matrices(self.bank, visits.experts[index]);
             let room = (hidden.len(), s.gathered.len());
@@ -151,7 +151,7 @@ impl Moe {
             }
             let before = next;
             (next, from) = group.end(visits);
-            acquired.done(before..next);
+            acquired.release(before..next);
         }
         Ok(())
     }

@@ -50,11 +50,11 @@ fn check(case: &Case, setup: Setup) {
         assert!(stats.decode.missed > resident, "{what}: something had to leave: {stats:?}");
     } else {
         // A right guess is a miss or not, as the disk was fast.
-        let misses = stats.decode.missed..=stats.decode.missed + stats.ahead_total().useful;
+        let misses = stats.decode.missed..=stats.decode.missed + stats.prefetch_total().used;
         assert!(misses.contains(&resident), "{what}: {resident} {stats:?}");
     }
     if setup.prefetch == Prefetch::Off {
-        assert_eq!(stats.ahead_total().read, 0, "{what}");
+        assert_eq!(stats.prefetch_total().read, 0, "{what}");
     }
     if setup.from != From::Mapped {
         assert!(stats.bytes_read >= stats.decode.missed_bytes, "{what}: {stats:?}");

@@ -54,14 +54,18 @@ fn agrees(model: &Model, map: &ExpertMap, what: &str) {
         assert_eq!(shown, (counted.used, counted.used_bytes, counted.missed_bytes, counted.stall), "{what}");
     }
     let sum = |of: fn(&ExpertRow) -> u64| map.rows.iter().map(of).sum::<u64>();
-    assert_eq!(sum(|row| row.asked), stats.experts_used(), "{what}");
+    assert_eq!(sum(|row| row.requested), stats.experts_used(), "{what}");
     assert_eq!(sum(|row| row.missed), stats.decode.missed + stats.prefill.missed, "{what}");
-    let ahead = stats.ahead_total();
-    assert_eq!((sum(|row| row.chosen), sum(|row| row.foreseen)), (ahead.chosen, ahead.foreseen), "{what}");
+    let prefetch = stats.prefetch_total();
+    assert_eq!(
+        (sum(|row| row.chosen), sum(|row| row.predicted)),
+        (prefetch.chosen, prefetch.predicted),
+        "{what}"
+    );
     let resident = cells(map, |cell| cell.place == ExpertPlace::Resident);
     let expected = model.experts().resident().into_iter().map(|row| row.into_iter().collect());
     assert_eq!(resident, expected.collect::<Vec<BTreeSet<_>>>(), "{what}");
-    assert!(!map.waiting, "{what}");
+    assert!(!map.stalled, "{what}");
 }
 
 #[test]
@@ -95,8 +99,10 @@ fn the_picture_shows_what_the_store_counts() {
         }
         // What was guessed of the last token was guessed rightly where it was used.
         if prefetch == Prefetch::On {
-            let right = cells(&map, |cell| cell.guessed.is_some_and(|guess| guess.age == 0 && guess.right));
-            let all = cells(&map, |cell| cell.guessed.is_some_and(|guess| guess.age == 0));
+            let right = cells(&map, |cell| {
+                cell.prediction.is_some_and(|prediction| prediction.age == 0 && prediction.correct)
+            });
+            let all = cells(&map, |cell| cell.prediction.is_some_and(|prediction| prediction.age == 0));
             for ((right, all), used) in right.iter().zip(&all).zip(&last.0) {
                 assert_eq!(*right, all & used, "{what}");
             }
@@ -136,7 +142,7 @@ fn whoever_watches_changes_no_bit() {
                 let (mut before, mut pictures) = (live.map(), 0);
                 while !done.load(Ordering::Relaxed) {
                     let now = live.map();
-                    let ordered = before.rows.iter().zip(&now.rows).all(|(a, b)| a.asked <= b.asked);
+                    let ordered = before.rows.iter().zip(&now.rows).all(|(a, b)| a.requested <= b.requested);
                     assert!(ordered && before.decode.tokens <= now.decode.tokens);
                     (before, pictures) = (now, pictures + 1);
                 }

@@ -35,7 +35,7 @@ fn watching() -> Person {
     let cell = |expert: usize| ExpertCell {
         place: if expert.is_multiple_of(3) { ExpertPlace::Resident } else { ExpertPlace::Absent },
         used: expert.is_multiple_of(6).then_some(0),
-        guessed: None,
+        prediction: None,
     };
     let row =
         |layer| ExpertRow { layer, slots: 6, cells: (0..16).map(cell).collect(), ..ExpertRow::default() };
@@ -43,7 +43,7 @@ fn watching() -> Person {
         owned_bytes: Some(1_200_000_000),
         budget_bytes: 4_300_000_000,
         slot_bytes: 1_000_000_000,
-        given_back_bytes: 0,
+        released_bytes: 0,
     };
     let map = ExpertMap { rows: (0..4).map(row).collect(), memory, ..ExpertMap::default() };
     person.see(ScreenEvent::Experts(Box::new(map)));
