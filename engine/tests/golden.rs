@@ -5,7 +5,7 @@
 mod common;
 
 use common::{FAMILIES, How, distance, folder, golden, greedy, logits, model, session, spread};
-use moelten_engine::state::kv::format::KvFormat;
+use moelten_engine::KvFormat;
 use moelten_quant::Isa;
 
 #[test]

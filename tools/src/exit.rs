@@ -21,7 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use moelten_engine::error::EngineError;
+use moelten_engine::EngineError;
 use moelten_loader::error::{Fault, LoadError};
 use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};

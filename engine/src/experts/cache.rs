@@ -191,11 +191,13 @@ impl Cache {
     }
 
     /// Experts a bank keeps at rest.
+    #[cfg(test)]
     pub fn quota(&self, bank: usize) -> usize {
         self.banks[bank].quota
     }
 
     /// Number of slots that hold memory.
+    #[cfg(test)]
     pub fn slots(&self) -> usize {
         self.entries.iter().filter(|entry| entry.state != State::Retired).count()
     }

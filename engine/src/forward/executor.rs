@@ -22,8 +22,6 @@ pub const AHEAD_TOKENS: usize = 8;
 pub struct Executor {
     /// Most tokens of a batch.
     pub chunk: usize,
-    /// Longest context of a sequence.
-    pub context: usize,
     /// Residual stream `[tokens, d_model]`.
     pub x: Vec<f32>,
     /// Normed input of a branch `[tokens, d_model]`.
@@ -59,7 +57,6 @@ impl Executor {
         let ahead = AHEAD_TOKENS.min(chunk);
         Self {
             chunk,
-            context,
             x: buffer(d),
             normed: buffer(d),
             branch: buffer(d),

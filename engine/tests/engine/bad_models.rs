@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::common::folder;
-use moelten_engine::error::EngineError;
-use moelten_engine::model::Model;
+use moelten_engine::EngineError;
+use moelten_engine::Model;
 use moelten_loader::error::{ErrorKind, Fault, LoadError};
 use moelten_loader::load::load;
 use serde_json::{Value, json};

@@ -4,15 +4,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use moelten_engine::error::EngineError;
-use moelten_engine::experts::store::Prefetch;
-use moelten_engine::forward::batch::{Ended, Phase};
-use moelten_engine::forward::observe::Observer;
-use moelten_engine::model::Model;
+use moelten_engine::EngineError;
+use moelten_engine::KvFormat;
+use moelten_engine::Model;
+use moelten_engine::Observer;
+use moelten_engine::Prefetch;
 use moelten_engine::plan::{Io, Ram, SequenceOptions};
 use moelten_engine::runtime::cancel::Cancel;
-use moelten_engine::sequence::session::{Sequence, Step, advance};
-use moelten_engine::state::kv::format::KvFormat;
+use moelten_engine::{Ended, Phase};
+use moelten_engine::{Sequence, Step, advance};
 use moelten_quant::{Format, Isa};
 
 use crate::common::wide::{converted, wide};

@@ -8,14 +8,14 @@ mod oracle;
 
 use std::sync::Arc;
 
-use moelten_engine::experts::store::Prefetch;
-use moelten_engine::forward::observe::Observer;
-use moelten_engine::layers::ffn::router::Routing;
-use moelten_engine::model::Model;
+use moelten_engine::KvFormat;
+use moelten_engine::Model;
+use moelten_engine::Observer;
+use moelten_engine::Prefetch;
+use moelten_engine::Routing;
+use moelten_engine::Sequence;
 use moelten_engine::plan::{Io, Ram, SequenceOptions};
 use moelten_engine::runtime::cancel::Cancel;
-use moelten_engine::sequence::session::Sequence;
-use moelten_engine::state::kv::format::KvFormat;
 use moelten_loader::spec::{BankKey, LayerSpec, ModelSpec, NormSpec, Op, Place, SharedExpert};
 use moelten_quant::{Format, Isa};
 

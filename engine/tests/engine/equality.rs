@@ -6,13 +6,13 @@ use std::path::PathBuf;
 
 use crate::common::wide::{converted, wide};
 use crate::common::{FAMILIES, How, folder, golden, logits, model, session};
-use moelten_engine::error::EngineError;
-use moelten_engine::forward::observe::Observer;
-use moelten_engine::layers::ffn::router::Routing;
+use moelten_engine::EngineError;
+use moelten_engine::KvFormat;
+use moelten_engine::Observer;
+use moelten_engine::Routing;
+use moelten_engine::Sequence;
 use moelten_engine::plan::SequenceOptions;
 use moelten_engine::runtime::cancel::Cancel;
-use moelten_engine::sequence::session::Sequence;
-use moelten_engine::state::kv::format::KvFormat;
 use moelten_quant::{Format, Isa};
 
 fn bits(logits: &[f32]) -> Vec<u32> {

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::common::{How, folder, golden, model, session};
-use moelten_engine::model::Model;
+use moelten_engine::KvFormat;
+use moelten_engine::Model;
 use moelten_engine::offline::importance::InputSquares;
 use moelten_engine::plan::{Io, Ram};
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::runtime::ledger::Ledger;
-use moelten_engine::state::kv::format::KvFormat;
 use moelten_loader::container::safetensors::SafeTensors;
 
 /// By name: the sums `[rows, cols]` and the counts `[rows]`.
@@ -86,7 +86,7 @@ fn logits_do_not_change() {
     for family in ["llama", "qwen2moe"] {
         let (model, ids) = (plain(family), golden(family).ids);
         let mut squares = InputSquares::new(model.spec(), model.runtime().ledger()).unwrap();
-        let run = |observer: &mut dyn moelten_engine::forward::observe::Observer| {
+        let run = |observer: &mut dyn moelten_engine::Observer| {
             let (mut session, mut all) = (session(&model, KvFormat::F32), Vec::new());
             let mut each = |logits: &[f32]| {
                 all.extend(logits.iter().map(|logit| logit.to_bits()));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::common::wide::{converted, wide};
 use crate::common::{How, folder, golden, logits, model, pack, session, unpack};
-use moelten_engine::state::kv::format::KvFormat;
+use moelten_engine::KvFormat;
 use moelten_loader::container::gguf::Gguf;
 use moelten_loader::container::packed;
 use moelten_loader::convert::{Conversion, FileLayout, Types};

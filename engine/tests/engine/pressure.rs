@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::common::{How, folder, golden, logits, model, session};
-use moelten_engine::experts::pressure::{Keeper, Watch};
-use moelten_engine::experts::room::Cached;
-use moelten_engine::model::Model;
+use moelten_engine::Cached;
+use moelten_engine::KvFormat;
+use moelten_engine::Model;
 use moelten_engine::plan::{Experts, Io, Ram};
 use moelten_engine::runtime::system::System;
-use moelten_engine::state::kv::format::KvFormat;
+use moelten_engine::{Keeper, Watch};
 
 const FLOOR: u64 = 100 << 20;
 

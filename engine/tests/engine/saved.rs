@@ -4,13 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use moelten_engine::error::EngineError;
-use moelten_engine::model::Model;
+use moelten_engine::EngineError;
+use moelten_engine::KvFormat;
+use moelten_engine::Model;
+use moelten_engine::Restored;
+use moelten_engine::Sequence;
 use moelten_engine::plan::SequenceOptions;
 use moelten_engine::runtime::cancel::Cancel;
-use moelten_engine::sequence::saved::Restored;
-use moelten_engine::sequence::session::Sequence;
-use moelten_engine::state::kv::format::KvFormat;
 use moelten_loader::error::LoadError;
 use moelten_quant::Format;
 

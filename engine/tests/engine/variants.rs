@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::common::{FAMILIES, How, distance, folder, golden, logits, model, session, spread};
+use moelten_engine::KvFormat;
+use moelten_engine::Sequence;
 use moelten_engine::plan::SequenceOptions;
 use moelten_engine::plan::context::{ContextLimit, buffer_bytes, default_context};
-use moelten_engine::sequence::session::Sequence;
-use moelten_engine::state::kv::format::KvFormat;
 use moelten_loader::container::catalog::TensorInfo;
 use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
 use moelten_loader::container::gguf::{Gguf, Value as Entry};

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use anyhow::Context;
-use moelten_engine::error::EngineError;
+use moelten_engine::EngineError;
 use moelten_engine::runtime::memory;
 use moelten_loader::container::catalog::{Catalog, Storage, TensorInfo};
 use moelten_loader::io::{FileBytes, Memory};

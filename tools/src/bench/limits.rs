@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use moelten_engine::error::EngineError;
+use moelten_engine::EngineError;
 use moelten_engine::runtime::memory;
 use moelten_engine::runtime::pool::Pool;
 use moelten_engine::runtime::system::System;

@@ -4,17 +4,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use moelten_engine::error::EngineError;
-use moelten_engine::experts::stats::StoreStats;
-use moelten_engine::forward::observe::Observer;
-use moelten_engine::layers::ffn::router::Routing;
-use moelten_engine::model::Model;
+use moelten_engine::EngineError;
+use moelten_engine::KvFormat;
+use moelten_engine::Model;
+use moelten_engine::Observer;
+use moelten_engine::Routing;
+use moelten_engine::Sequence;
+use moelten_engine::StoreStats;
 use moelten_engine::offline::trace::TraceWriter;
 use moelten_engine::plan::SequenceOptions;
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::runtime::memory;
-use moelten_engine::sequence::session::Sequence;
-use moelten_engine::state::kv::format::KvFormat;
 use moelten_loader::spec::BankKey;
 
 use super::traffic::{Counter, Traffic};

@@ -1,10 +1,10 @@
 //! Bytes and weights that a token reads: shared matrices, the chosen experts, keys and values. It must not
 //! know time.
 
-use moelten_engine::forward::observe::Observer;
-use moelten_engine::layers::ffn::router::Routing;
-use moelten_engine::model::Model;
-use moelten_engine::state::kv::format::KvFormat;
+use moelten_engine::KvFormat;
+use moelten_engine::Model;
+use moelten_engine::Observer;
+use moelten_engine::Routing;
 use moelten_loader::spec::{AttentionSpec, BankKey, ModelSpec};
 use moelten_loader::tensors::bank::MatrixRef;
 use moelten_loader::tensors::roles::Role;

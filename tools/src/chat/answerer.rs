@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use moelten_engine::EngineError;
+use moelten_engine::Sequence;
 use moelten_engine::api::{Answer, Event, GenerateParams};
-use moelten_engine::error::EngineError;
 use moelten_engine::plan::context::state_bytes;
 use moelten_engine::runtime::Runtime;
 use moelten_engine::runtime::cancel::Cancel;
-use moelten_engine::sequence::session::Sequence;
 use moelten_loader::load::LoadedModel;
 use moelten_loader::text::SamplingHints;
 use moelten_loader::text::chat::ChatTemplate;

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use moelten_engine::EngineError;
 use moelten_engine::api::{Answer, Event, ExpertMap, GenerateParams, GenerateStats, StopReason};
-use moelten_engine::error::EngineError;
 use moelten_engine::runtime::Runtime;
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::runtime::memory;

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use moelten_engine::model::Model;
+use moelten_engine::Model;
 use moelten_engine::offline::trace::{TraceHeader, TraceWriter, TracedBank};
 use moelten_engine::plan::SequenceOptions;
 use moelten_engine::plan::{Experts, Plan};

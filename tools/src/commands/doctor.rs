@@ -52,7 +52,7 @@ struct MemoryFindings {
 /// Runs the command.
 pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let system = System::here();
-    let pick = Isa::from_env().map_err(moelten_engine::error::EngineError::from)?;
+    let pick = Isa::from_env().map_err(moelten_engine::EngineError::from)?;
     Notes::detect().line(Tone::Dim, "measuring, a few seconds");
     let plan = ThreadPlan::here(None, Pin::Auto)?;
     let pool = Pool::new(plan.clone())?;

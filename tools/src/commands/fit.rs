@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use moelten_engine::error::EngineError;
+use moelten_engine::EngineError;
 use moelten_engine::plan::context::fitting;
 use moelten_engine::plan::{Experts, GROWTH, Plan, Ram};
 use moelten_engine::runtime::memory;

@@ -3,10 +3,10 @@
 
 use std::path::PathBuf;
 
-use moelten_engine::error::EngineError;
+use moelten_engine::EngineError;
+use moelten_engine::Sequence;
 use moelten_engine::offline::importance::InputSquares;
 use moelten_engine::plan::SequenceOptions;
-use moelten_engine::sequence::session::Sequence;
 use moelten_loader::imatrix::{ImportanceEntry, Provenance, write};
 use moelten_loader::text::TextSide;
 use moelten_tui::terminal::{Notes, Tone};

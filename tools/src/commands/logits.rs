@@ -5,11 +5,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use moelten_engine::forward::observe::Observer;
-use moelten_engine::layers::ffn::router::Routing;
+use moelten_engine::KvFormat;
+use moelten_engine::Observer;
+use moelten_engine::Routing;
+use moelten_engine::Sequence;
 use moelten_engine::plan::SequenceOptions;
-use moelten_engine::sequence::session::Sequence;
-use moelten_engine::state::kv::format::KvFormat;
 use moelten_loader::container::safetensors::{SafeTensor, SafeValues, write_safetensors};
 use moelten_loader::spec::BankKey;
 use moelten_loader::text::TextSide;

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use moelten_engine::error::EngineError;
+use moelten_engine::EngineError;
+use moelten_engine::Sequence;
 use moelten_engine::plan::SequenceOptions;
-use moelten_engine::sequence::session::Sequence;
 use moelten_loader::io::output::free_bytes;
 use moelten_loader::load::LoadedModel;
 use moelten_loader::text::TextSide;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use moelten_engine::experts::policy::Policy;
+use moelten_engine::Policy;
 use moelten_engine::offline::replay::{Outcome, Replacement, Replay, Tokens, slots_in, spread};
 use moelten_engine::offline::trace::{Trace, TraceHeader};
 use moelten_tui::filter;

@@ -4,9 +4,9 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use moelten_engine::EngineError;
+use moelten_engine::Restored;
 use moelten_engine::api::{Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, StopReason};
-use moelten_engine::error::EngineError;
-use moelten_engine::sequence::saved::Restored;
 use moelten_loader::text::chat::{Message, Speaker};
 use moelten_tui::chat::Tell;
 use moelten_tui::chat::summary;

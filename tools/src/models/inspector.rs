@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use moelten_engine::error::EngineError;
+use moelten_engine::EngineError;
 use moelten_engine::plan::Plan;
 use moelten_loader::load::LoadedModel;
 use moelten_tui::screen::{ModelEntry, Verdict};

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use moelten_engine::experts::store::Prefetch;
-use moelten_engine::model::{Model, ModelOptions};
+use moelten_engine::KvFormat;
+use moelten_engine::Prefetch;
 use moelten_engine::plan::{Io, Ram, SequenceOptions};
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::runtime::topology::Pin;
 use moelten_engine::runtime::{Runtime, RuntimeOptions};
-use moelten_engine::state::kv::format::KvFormat;
+use moelten_engine::{Model, ModelOptions};
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::tensors::store::TensorStore;
 

@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use moelten_engine::error::EngineError;
-use moelten_engine::model::{Model, ModelOptions};
+use moelten_engine::EngineError;
+use moelten_engine::Sequence;
 use moelten_engine::plan::SequenceOptions;
 use moelten_engine::plan::context::{ContextChoice, ContextLimit, DEFAULT_CONTEXT};
 use moelten_engine::plan::{Plan, PlanOptions, Ram};
 use moelten_engine::runtime::Runtime;
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::runtime::memory;
-use moelten_engine::sequence::session::Sequence;
+use moelten_engine::{Model, ModelOptions};
 use moelten_loader::load::LoadedModel;
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::tensors::store::TensorStore;

@@ -1,7 +1,7 @@
 //! What `moelten bench` prints, as text and as JSON. The names in the JSON object are a promise: other
 //! programs read them. It must not know how things are measured.
 
-use moelten_engine::model::Model;
+use moelten_engine::Model;
 use moelten_engine::plan::Experts;
 use moelten_engine::runtime::topology::Placement;
 use serde_json::{Value, json};

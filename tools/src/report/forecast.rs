@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use moelten_engine::experts::source::PART;
-use moelten_engine::experts::store::DEPTH;
+use moelten_engine::KvFormat;
+use moelten_engine::READ_BYTES;
+use moelten_engine::READ_DEPTH;
 use moelten_engine::plan::{Experts, Plan};
 use moelten_engine::runtime::topology::ThreadPlan;
-use moelten_engine::state::kv::format::KvFormat;
 use moelten_loader::io::probe::Pattern;
 use moelten_loader::load::LoadedModel;
 use moelten_loader::spec::ModelSpec;
@@ -73,7 +73,7 @@ impl Speeds {
         most: u64,
     ) -> anyhow::Result<Self> {
         let threads = ThreadPlan::here(compute.threads.map(usize::from), compute.pin.into())?;
-        let pattern = Pattern { block: slice_bytes(tensors), depth: DEPTH, limit: time };
+        let pattern = Pattern { block: slice_bytes(tensors), depth: READ_DEPTH, limit: time };
         let files = tensors.catalog().files();
         // The largest file holds the experts. The built-in model is in no file.
         let largest = files.iter().max_by_key(|file| file.size()).map(|file| file.path());
@@ -89,7 +89,7 @@ impl Speeds {
 fn slice_bytes(tensors: &TensorStore) -> usize {
     let experts = tensors.banks().iter().filter_map(|bank| bank.iter().next());
     let slices = experts.flatten().map(|matrix| matrix.bytes);
-    slices.min().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(PART).min(PART)
+    slices.min().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(READ_BYTES).min(READ_BYTES)
 }
 
 /// Predicted speed of decode, at the beginning of a context.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use moelten_engine::model::Model;
+use moelten_engine::Model;
 use moelten_engine::plan::{Experts, Plan, Ram};
 use moelten_engine::runtime::memory;
 use moelten_loader::io::read_at::Access;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use moelten_engine::model::Model;
+use moelten_engine::Model;
 use moelten_loader::container::catalog::Storage;
 use moelten_loader::container::gguf::Gguf;
 use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};

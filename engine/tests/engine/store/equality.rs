@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use moelten_engine::experts::store::Prefetch;
-use moelten_engine::model::Model;
+use moelten_engine::Model;
+use moelten_engine::Prefetch;
 use moelten_engine::plan::{Experts, Ram};
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::load::load_static;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use moelten_engine::error::EngineError;
-use moelten_engine::experts::store::Prefetch;
-use moelten_engine::model::Model;
+use moelten_engine::EngineError;
+use moelten_engine::Model;
+use moelten_engine::Prefetch;
+use moelten_engine::Sequence;
 use moelten_engine::plan::{Experts, Io, Plan, PlanOptions, Ram};
 use moelten_engine::runtime::cancel::Cancel;
-use moelten_engine::sequence::session::Sequence;
 use moelten_loader::load::load;
 
 use super::disk::{Behaviour, EIO, chance};

@@ -5,13 +5,13 @@ use moelten_loader::spec::BankKey;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use moelten_engine::Model;
+use moelten_engine::Observer;
+use moelten_engine::Prefetch;
+use moelten_engine::Routing;
+use moelten_engine::Sequence;
 use moelten_engine::api::{ExpertCell, ExpertMap, ExpertPlace, ExpertRow};
-use moelten_engine::experts::store::Prefetch;
-use moelten_engine::forward::observe::Observer;
-use moelten_engine::layers::ffn::router::Routing;
-use moelten_engine::model::Model;
 use moelten_engine::runtime::cancel::Cancel;
-use moelten_engine::sequence::session::Sequence;
 
 use super::disk::Behaviour;
 use super::setup::{Case, From, Setup, session};

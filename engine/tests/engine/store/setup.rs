@@ -4,12 +4,12 @@ use crate::common::{How, whole};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use moelten_engine::experts::store::Prefetch;
-use moelten_engine::model::{Model, ModelOptions};
+use moelten_engine::KvFormat;
+use moelten_engine::Prefetch;
+use moelten_engine::Sequence;
 use moelten_engine::plan::SequenceOptions;
 use moelten_engine::plan::{Experts, Io, Plan, PlanOptions, Ram};
-use moelten_engine::sequence::session::Sequence;
-use moelten_engine::state::kv::format::KvFormat;
+use moelten_engine::{Model, ModelOptions};
 use moelten_loader::io::read_at::ReadAt;
 use moelten_loader::load::load;
 
