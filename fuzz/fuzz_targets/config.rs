@@ -4,7 +4,6 @@
 use libfuzzer_sys::fuzz_target;
 use moelten_loader::io::json;
 use moelten_loader::load::spec_of_config;
-use moelten_loader::spec::{Ffn, Mixer};
 
 fuzz_target!(|text: &[u8]| {
     let path = "config.json".as_ref();
@@ -12,13 +11,13 @@ fuzz_target!(|text: &[u8]| {
     let Ok(spec) = spec_of_config(path, &config) else { return };
     assert!(spec.vocab > 0 && spec.d_model > 0 && !spec.layers.is_empty());
     for layer in &spec.layers {
-        let Mixer::Attention(a) = &layer.mixer;
+        let Some(a) = layer.attention() else { panic!("every layer of these families has attention") };
         assert!(a.heads.is_multiple_of(a.kv_heads) && a.head_dim > 0 && a.scale.is_finite());
         if let Some(rope) = &a.rope {
             assert!(rope.dim <= a.head_dim && rope.dim.is_multiple_of(2));
             assert!(rope.frequencies(8192).iter().all(|f| f.is_finite()));
         }
-        if let Ffn::Moe(moe) = &layer.ffn {
+        if let Some(moe) = layer.moe() {
             assert!(moe.router.select.max_experts() <= moe.experts);
         }
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use moelten_loader::container::gguf::Header;
 use moelten_loader::container::packed::{PackedIndex, RECORD_ALIGN};
-use moelten_loader::tensors::roles::Part;
+use moelten_loader::spec::Part;
 
 fuzz_target!(|bytes: &[u8]| {
     let header = match Header::parse(Path::new("f"), bytes) {

@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let header = trace.header();
     for event in trace.events() {
-        let experts = header.layers[event.layer].experts;
+        let experts = header.banks[event.bank].experts;
         assert!(event.tokens() > 0 && event.choices().iter().all(|&id| u32::from(id) < experts));
         let choices: usize = (0..event.tokens()).map(|token| event.token(token).len()).sum();
         assert_eq!(choices, event.choices().len());
