@@ -1,5 +1,5 @@
-//! File formats that hold tensors: GGUF, safetensors and folders of them, the packed layout of experts, and what a file
-//! is by its first bytes. No file here knows what a tensor is for.
+//! File formats that hold tensors: GGUF, safetensors and folders of them, the packed layout of experts, and
+//! what a file is by its first bytes. No file here knows what a tensor is for.
 
 pub mod catalog;
 pub mod gguf;

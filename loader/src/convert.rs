@@ -1,5 +1,5 @@
-//! A loaded model as one GGUF file: how it is laid out, which types its matrices get, how it is written, and whether a
-//! file is what was written. Streams: no more than a few batches of rows are in memory at once.
+//! A loaded model as one GGUF file: how it is laid out, which types its matrices get, how it is written, and
+//! whether a file is what was written. Streams: no more than a few batches of rows are in memory at once.
 
 mod ahead;
 mod checksums;

@@ -56,7 +56,7 @@ pub enum LoadError {
         hint: String,
     },
     /// A file that was made from another model.
-    #[error("{path}: {matrix} has {found} here, and {expected} in the model: the file was made from another model", path = path.display())]
+    #[error("{path}: {matrix} has {found} in this file, but {expected} in the model; the file was made from another model", path = path.display())]
     OtherModel {
         /// The file.
         path: PathBuf,
@@ -84,7 +84,7 @@ pub enum LoadError {
 #[non_exhaustive]
 pub enum Fault {
     /// Fewer bytes than the format needs here.
-    #[error("needs {need} bytes, {have} are left (is the file complete?)")]
+    #[error("needs {need} bytes, but {have} are left (is the file complete?)")]
     Truncated {
         /// Bytes needed.
         need: u64,
@@ -108,7 +108,7 @@ pub enum Fault {
         hint: &'static str,
     },
     /// A count, length or number outside what is possible or allowed.
-    #[error("is {found}, allowed is {low} to {high}")]
+    #[error("is {found}, but must be {low} to {high}")]
     OutOfRange {
         /// The number as text (it may be negative, huge or not finite).
         found: String,
@@ -152,13 +152,13 @@ pub enum Fault {
     #[error("is empty")]
     Empty,
     /// A name with control characters.
-    #[error("has control characters in it")]
+    #[error("contains control characters")]
     ControlCharacters,
     /// The same name twice.
     #[error("occurs twice")]
     Duplicate,
     /// A name longer than the format allows.
-    #[error("is {found} bytes long, at most {limit} are allowed")]
+    #[error("is {found} bytes long, but at most {limit} are allowed")]
     TooLong {
         /// Length found.
         found: u64,
@@ -207,7 +207,7 @@ pub enum Fault {
         bytes: u64,
     },
     /// A tensor with another shape than the configuration says.
-    #[error("has shape {found:?}, the configuration says {expected:?}")]
+    #[error("has shape {found:?}, but the configuration needs {expected:?}")]
     WrongShape {
         /// Shape found, outermost first.
         found: Vec<u64>,
@@ -221,7 +221,7 @@ pub enum Fault {
         hint: &'static str,
     },
     /// The parts of a split file do not belong together.
-    #[error("says {found}, but the other parts say {expected}")]
+    #[error("is {found}, but {expected} in the other parts")]
     PartMismatch {
         /// Value in this part.
         found: String,
@@ -245,7 +245,7 @@ pub enum Fault {
         name: String,
     },
     /// Two settings that exclude each other.
-    #[error("is {found}, which does not go with {other}")]
+    #[error("is {found}, which contradicts {other}")]
     Contradiction {
         /// This setting.
         found: String,
@@ -275,7 +275,7 @@ pub enum Fault {
         expected: u64,
     },
     /// NaN or infinity among the weights.
-    #[error("holds {found} at index {index}")]
+    #[error("contains {found} at index {index}")]
     NotFinite {
         /// "NaN" or "infinity".
         found: &'static str,

@@ -1,8 +1,8 @@
-//! The families: what an architecture name implies that its configuration does not say. Data only, no functions;
-//! a new model of known behaviour is one more entry here.
+//! The families: what an architecture name implies that its configuration does not say. Data only, no
+//! functions; a new model of known behaviour is one more entry here.
 //!
-//! Sources: the `configuration_*.py` and `modeling_*.py` files of Hugging Face transformers 5 for the folders, the
-//! GGUF specification and real file headers for the GGUF architecture names.
+//! Sources: the `configuration_*.py` and `modeling_*.py` files of Hugging Face transformers 5 for the
+//! folders, the GGUF specification and real file headers for the GGUF architecture names.
 
 use crate::spec::Pairing;
 

@@ -1,6 +1,6 @@
-//! Files and memory: opening and mapping files, direct reads, memory for experts, checked readers of small files, and files
-//! that are written whole. With its children it is the one place of this crate with `unsafe`. No file here knows a model
-//! format.
+//! Files and memory: opening and mapping files, direct reads, memory for experts, checked readers of small
+//! files, and files that are written whole. With its children it is the one place of this crate with
+//! `unsafe`. No file here knows a model format.
 #![allow(
     unsafe_code,
     reason = "mapping a file is unsafe by nature; it happens here and nowhere else in the crate"

@@ -1,5 +1,6 @@
-//! Files to a typed model: GGUF, safetensors, `config.json`, tokenizers, chat templates, lowered to a validated
-//! [`spec::ModelSpec`] and a store of tensors by role. All untrusted input is checked in this crate.
+//! Files to a typed model: GGUF, safetensors, `config.json`, tokenizers, chat templates, lowered to a
+//! validated [`spec::ModelSpec`] and a store of tensors by role. All untrusted input is checked in this
+//! crate.
 //!
 //! It never knows how a layer computes or what is cached.
 

@@ -109,11 +109,11 @@ fn finish(
 ) -> LoadedModel {
     if !raw.unknown.is_empty() {
         let unknown: Vec<_> = raw.unknown.iter().map(|field| printable(field)).collect();
-        notices.push(format!("{fields} not understood and not used: {}", unknown.join(", ")));
+        notices.push(format!("unknown {fields}, ignored: {}", unknown.join(", ")));
     }
     if let Some(first) = tensors.unused().first() {
         let count = tensors.unused().len();
-        notices.push(format!("{count} tensor(s) not used by this model, the first is {}", printable(first)));
+        notices.push(format!("{count} unused tensors, the first is {}", printable(first)));
     }
     LoadedModel { spec, tensors, source, notices }
 }

@@ -1,8 +1,9 @@
 //! What a model is, as data: enums and numbers, no strings to interpret, no options to default. The engine
-//! `match`es on these; a new model is a new table entry, and new behaviour is a new variant, never a name test.
+//! `match`es on these; a new model is a new table entry, and new behaviour is a new variant, never a name
+//! test.
 //!
-//! Everything here has been validated by the lowering (`families`, `lower`): divisions divide, counts are positive,
-//! numbers are finite. It must not know tensor names or containers.
+//! Everything here has been validated by the lowering (`families`, `lower`): divisions divide, counts are
+//! positive, numbers are finite. It must not know tensor names or containers.
 
 /// A whole decoder-only model.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,7 +70,8 @@ pub enum Join {
     Parallel,
 }
 
-/// What a branch computes. Latent attention, recurrences, convolutions and attention experts become further variants.
+/// What a branch computes. Latent attention, recurrences, convolutions and attention experts become further
+/// variants.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
     /// Grouped-query attention with a KV cache.
@@ -126,7 +128,8 @@ impl LayerSpec {
 }
 
 impl ModelSpec {
-    /// Every expert bank of the model in the order of computation: the numbers by which the expert store knows them.
+    /// Every expert bank of the model in the order of computation: the numbers by which the expert store
+    /// knows them.
     pub fn banks(&self) -> impl Iterator<Item = (BankKey, BankSpec)> + '_ {
         self.layers.iter().enumerate().flat_map(|(layer, spec)| {
             let banks = spec.banks(self.d_model).enumerate();
@@ -151,7 +154,7 @@ impl ModelSpec {
 /// Where an expert bank is in a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BankKey {
-    /// The layer.
+    /// Number of the layer, from 0.
     pub layer: usize,
     /// Which of the layer's banks, in the order of its branches.
     pub bank: usize,
@@ -224,7 +227,7 @@ pub struct AttentionSpec {
 /// RMS norms on queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum QkNorm {
-    /// None.
+    /// Queries and keys are used as they are projected.
     None,
     /// Each head by itself, weight `[head_dim]` (Qwen3).
     PerHead {
@@ -251,8 +254,8 @@ pub struct RopeSpec {
     pub scaling: RopeScaling,
 }
 
-/// Which two dimensions rotate together. A property of the stored Q/K row order, not of the model: GGUF files of
-/// some families store rows permuted for `Adjacent`.
+/// Which two dimensions rotate together. A property of the stored Q/K row order, not of the model: GGUF files
+/// of some families store rows permuted for `Adjacent`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pairing {
     /// Dimensions `2i` and `2i + 1`.
@@ -408,19 +411,20 @@ pub struct RouterSpec {
     pub scale: f32,
 }
 
-/// Scoring and selection. Grouped, biased-sigmoid and threshold selection become further variants; every variant
-/// gives a list of experts per token, whose length need not be a constant.
+/// Scoring and selection. Grouped, biased-sigmoid and threshold selection become further variants; every
+/// variant gives a list of experts per token, whose length need not be a constant.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Select {
     /// Softmax over all experts, the `k` best.
     SoftmaxTopK {
         /// Experts per token.
         k: usize,
-        /// Whether the chosen weights are divided by their sum (the same as a softmax over the chosen logits).
+        /// Whether the chosen weights are divided by their sum (the same as a softmax over the chosen
+        /// logits).
         renormalise: bool,
     },
-    /// SparseMixer's inference path (Phi-3.5-MoE, arXiv 2409.12136): two experts; each weight is a softmax over the
-    /// experts whose logit is within `2 * jitter` of the best, relative to the larger magnitude.
+    /// SparseMixer's inference path (Phi-3.5-MoE, arXiv 2409.12136): two experts; each weight is a softmax
+    /// over the experts whose logit is within `2 * jitter` of the best, relative to the larger magnitude.
     SparseMixer {
         /// The `router_jitter_noise` of the configuration.
         jitter: f32,

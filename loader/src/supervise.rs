@@ -1,6 +1,6 @@
-//! Starting threads so that none of them ends silently: a panic is caught, put into words, and handed to a function that
-//! passes it on to the code that waits for the thread. Every thread of the program is started here or by a pool that does the
-//! same. It must not know what a thread is for.
+//! Starting threads so that none of them ends silently: a panic is caught, put into words, and handed to a
+//! function that passes it on to the code that waits for the thread. Every thread of the program is started
+//! here or by a pool that does the same. It must not know what a thread is for.
 
 use std::any::Any;
 use std::io;
@@ -8,8 +8,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-/// Starts a thread called `name` that does `work`. If `work` panics, `on_panic` is called on that thread with what the
-/// panic said; it must make whatever waits for the thread see an error. Joining the thread gives `None` then.
+/// Starts a thread called `name` that does `work`. If `work` panics, `on_panic` is called on that thread with
+/// what the panic said; it must make whatever waits for the thread see an error. Joining the thread gives
+/// `None` then.
 ///
 /// # Errors
 /// When the system starts no thread.
@@ -27,12 +28,13 @@ pub fn supervised<T: Send + 'static>(
 /// # Errors
 /// What the panic said.
 pub fn caught<T>(name: &str, work: impl FnOnce() -> T) -> Result<T, String> {
-    // What `work` had in its hands is given up with it, or is guarded by locks whose data is whole between statements.
+    // What `work` had in its hands is given up with it, or is guarded by locks whose data is whole between
+    // statements.
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| format!("{name}: {}", message(&*panic)))
 }
 
-/// Does the same `work` on `count` threads, this one among them, and waits for all. Where the system starts fewer threads,
-/// those that run do the work of the others.
+/// Does the same `work` on `count` threads, this one among them, and waits for all. Where the system starts
+/// fewer threads, those that run do the work of the others.
 ///
 /// # Errors
 /// What the first panic said.

@@ -1,5 +1,5 @@
-//! The tensors of a model by role: which names stand for which role, where each matrix lies, and copies in memory.
-//! No file here knows how a layer computes.
+//! The tensors of a model by role: which names stand for which role, where each matrix lies, and copies in
+//! memory. No file here knows how a layer computes.
 
 pub mod bank;
 pub mod copied;

@@ -1,5 +1,5 @@
-//! The text side of a loaded model: tokenizer, chat template and recommended sampling values, from GGUF metadata or from
-//! the files of a folder. It must not know weights.
+//! The text side of a loaded model: tokenizer, chat template and recommended sampling values, from GGUF
+//! metadata or from the files of a folder. It must not know weights.
 
 pub mod chat;
 pub mod plain;
@@ -50,8 +50,8 @@ impl LoadedModel {
     /// Builds the tokenizer.
     ///
     /// # Errors
-    /// A missing or broken vocabulary, or one with more tokens than the embedding has rows. Fewer are fine: the
-    /// remaining rows are padding that no text reaches.
+    /// A missing or broken vocabulary, or one with more tokens than the embedding has rows. Fewer are fine:
+    /// the remaining rows are padding that no text reaches.
     pub fn text(&self) -> Result<TextSide> {
         let (path, (tokenizer, notices)) = match &self.source {
             Source::Gguf { metadata, .. } => {

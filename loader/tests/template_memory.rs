@@ -1,5 +1,5 @@
-//! B60: templates that grow strings and lists without end. Apart from the other tests, because what is measured
-//! is the memory of the whole process.
+//! B60: templates that grow strings and lists without end. Apart from the other tests, because what is
+//! measured is the memory of the whole process.
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use moelten_loader::error::LoadError;

@@ -1,5 +1,5 @@
-//! One field of a configuration: what a row of the table says about it, and what a file said. It must not know which fields
-//! there are.
+//! One field of a configuration: what a row of the table says about it, and what a file said. It must not
+//! know which fields there are.
 
 use crate::error::Result;
 
@@ -11,16 +11,18 @@ pub(crate) struct FieldRow {
     /// The type of its value.
     #[cfg(test)]
     pub kind: &'static str,
-    /// Keys of `config.json`, the first that has a value counts. `rope.` stands for the object with the rope's settings,
-    /// `rope_parameters` or the older `rope_scaling`. A key that is missing at the top is looked up in `text_config`, where
-    /// models for several kinds of input keep the settings of the language model.
+    /// Keys of `config.json`, the first that has a value counts. `rope.` stands for the object with the
+    /// rope's settings, `rope_parameters` or the older `rope_scaling`. A key that is missing at the top is
+    /// looked up in `text_config`, where models for several kinds of input keep the settings of the language
+    /// model.
     pub hf: &'static [&'static str],
     /// Places in GGUF files, the first that has a value counts.
     pub gguf: &'static [GgufPlace],
 }
 
 impl FieldRow {
-    /// The metadata key of an architecture that a GGUF file is written with; `None` for what stands in tensors alone.
+    /// The metadata key of an architecture that a GGUF file is written with; `None` for what stands in
+    /// tensors alone.
     pub fn gguf_key(&self, arch: &str) -> Option<String> {
         self.gguf.iter().find_map(|place| place.key(arch))
     }

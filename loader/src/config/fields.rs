@@ -1,9 +1,10 @@
-//! The table of configuration fields: each once, with its meaning, its type, its keys in `config.json` and in GGUF files
-//! and its default. [`RawConfig`], both readers, the writer and the notices about fields that are not understood are made
-//! from it. A new field is one more row. It must not know what a field means for a family.
+//! The table of configuration fields: each once, with its meaning, its type, its keys in `config.json` and in
+//! GGUF files and its default. [`RawConfig`], both readers, the writer and the notices about fields that are
+//! not understood are made from it. A new field is one more row. It must not know what a field means for a
+//! family.
 //!
-//! Sources of the keys: the `configuration_*.py` files of Hugging Face transformers 5, the GGUF specification, and headers
-//! of real files.
+//! Sources of the keys: the `configuration_*.py` files of Hugging Face transformers 5, the GGUF
+//! specification, and headers of real files.
 
 use std::path::{Path, PathBuf};
 
@@ -185,7 +186,8 @@ fields! {
     dense_layers: Vec<u64> = hf["mlp_only_layers"], gguf[];
 }
 
-/// Keys of `config.json` that change nothing about the inference of a decoder-only model, or that the tokenizer reads.
+/// Keys of `config.json` that change nothing about the inference of a decoder-only model, or that the
+/// tokenizer reads.
 pub(crate) const HF_IGNORED: &[&str] = &[
     "architectures",
     "attention_dropout",

@@ -1,6 +1,6 @@
-//! Reads the metadata of a GGUF file into a [`RawConfig`]. What a file leaves to its tensors (biases, a tied head, layers
-//! without experts, rope divisors) is read off the tensor list, as the table says. It must not know what the values mean
-//! for a model.
+//! Reads the metadata of a GGUF file into a [`RawConfig`]. What a file leaves to its tensors (biases, a tied
+//! head, layers without experts, rope divisors) is read off the tensor list, as the table says. It must not
+//! know what the values mean for a model.
 
 use crate::config::field::{Field, FieldRow, FieldSource, GgufPlace, PerLayer};
 use crate::config::fields::{FIELDS, GGUF_IGNORED, ROWS, RawConfig};
@@ -36,8 +36,8 @@ pub(crate) fn read(meta: &Metadata, catalog: &Catalog, packed: Option<&PackedInd
     Ok(raw)
 }
 
-/// Converters write LongRoPE's two lists of divisors (Phi-3.5-MoE) without naming the scheme; the specification's older key
-/// is a linear factor, and so is a factor without a name. A factor of 0 is none.
+/// Converters write LongRoPE's two lists of divisors (Phi-3.5-MoE) without naming the scheme; the
+/// specification's older key is a linear factor, and so is a factor without a name. A factor of 0 is none.
 fn rope_scaling(raw: &mut RawConfig) {
     let (kind, factor) = (&mut raw.rope_kind.value, &mut raw.rope_factor.value);
     *factor = factor.filter(|&factor| factor != 0.0);
@@ -48,7 +48,8 @@ fn rope_scaling(raw: &mut RawConfig) {
     }
 }
 
-/// Readers of GGUF multiply the factor of YaRN files with the scheme's own; for other schemes it stands for itself.
+/// Readers of GGUF multiply the factor of YaRN files with the scheme's own; for other schemes it stands for
+/// itself.
 fn attention_factor(raw: &mut RawConfig) {
     if raw.rope_kind.value.as_deref() == Some("yarn") {
         let own = f64::from(yarn_magnitude(narrow(raw.rope_factor.value.unwrap_or(1.0))));
@@ -252,7 +253,8 @@ mod tests {
         Ok((RawConfig::read(path, &mut file)?, file.unknown()))
     }
 
-    /// Each key and each tensor alone fills the rows that have it, and a value of another type is refused with its name.
+    /// Each key and each tensor alone fills the rows that have it, and a value of another type is refused
+    /// with its name.
     #[test]
     fn every_place_of_the_table_is_read() {
         for (row, &place) in ROWS.iter().flat_map(|row| row.gguf.iter().map(move |place| (row, place))) {

@@ -1,6 +1,7 @@
-//! Reads `config.json` of a Hugging Face folder into a [`RawConfig`]: the form of transformers 5 (`rope_parameters`), the
-//! older one (`rope_theta`, `rope_scaling` at the top), and settings nested in `text_config`. Keys that are not understood
-//! are listed, never ignored silently. It must not know what the values mean for a model.
+//! Reads `config.json` of a Hugging Face folder into a [`RawConfig`]: the form of transformers 5
+//! (`rope_parameters`), the older one (`rope_theta`, `rope_scaling` at the top), and settings nested in
+//! `text_config`. Keys that are not understood are listed, never ignored silently. It must not know what the
+//! values mean for a model.
 
 use std::path::Path;
 
@@ -22,8 +23,8 @@ const MAX_LAYERS: u64 = 4096;
 /// Reads a parsed `config.json`.
 ///
 /// # Errors
-/// [`LoadError::Malformed`] when a field has another type than it must have, [`LoadError::Unsupported`] for several ropes
-/// and for biases in feed-forward blocks.
+/// [`LoadError::Malformed`] when a field has another type than it must have, [`LoadError::Unsupported`] for
+/// several ropes and for biases in feed-forward blocks.
 pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
     let Value::Object(map) = config else {
         let fault = Fault::WrongType { found: kind(config).into(), expected: "a JSON object" };
@@ -312,8 +313,8 @@ mod tests {
         Ok((RawConfig::read(path, &mut file)?, file.unknown()))
     }
 
-    /// Each key alone fills exactly the rows that have it, wherever the file may have it, and a value of another type is
-    /// refused with the key's name.
+    /// Each key alone fills exactly the rows that have it, wherever the file may have it, and a value of
+    /// another type is refused with the key's name.
     #[test]
     fn every_key_of_the_table_is_read() {
         for (row, key) in ROWS.iter().flat_map(|row| row.hf.iter().map(move |key| (row, *key))) {

@@ -1,5 +1,5 @@
-//! Values of a raw configuration within bounds: what a hostile file can say ends here as an error that names its key. It
-//! must not know families.
+//! Values of a raw configuration within bounds: what a hostile file can say ends here as an error that names
+//! its key. It must not know families.
 
 use crate::config::field::{Field, PerLayer};
 use crate::config::fields::RawConfig;

@@ -1,5 +1,5 @@
-//! GGUF files: metadata and a catalog of tensors, from one file, from all parts of a split model, or from memory.
-//! It must not know architectures.
+//! GGUF files: metadata and a catalog of tensors, from one file, from all parts of a split model, or from
+//! memory. It must not know architectures.
 
 mod header;
 mod metadata;

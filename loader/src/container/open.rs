@@ -1,5 +1,5 @@
-//! From a path as a user gives it to an open model: a file or a folder, recognised by content, not by extension.
-//! It must not know architectures.
+//! From a path as a user gives it to an open model: a file or a folder, recognised by content, not by
+//! extension. It must not know architectures.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,8 @@ pub enum ModelFiles {
     Hf(HfFolder),
 }
 
-/// Opens a GGUF file, a Hugging Face folder, a file of such a folder, or a folder with exactly one GGUF model.
+/// Opens a GGUF file, a Hugging Face folder, a file of such a folder, or a folder with exactly one GGUF
+/// model.
 ///
 /// # Errors
 /// [`LoadError::Io`]; [`LoadError::NotAModel`] with the kind of file that it is; [`LoadError::Malformed`].
@@ -32,7 +33,7 @@ pub fn open_model(path: &Path) -> Result<ModelFiles> {
         FileKind::Safetensors | FileKind::Json => open_folder_of(path),
         FileKind::Unknown if sniff::is_text(&head) => Err(not_a_model(
             path,
-            "a text".to_owned(),
+            "plain text".to_owned(),
             "give a .gguf file, or a folder with config.json and safetensors files",
         )),
         // For a file of no known kind, the GGUF reader's error is the most helpful one.
@@ -47,13 +48,13 @@ fn open_folder_of(file: &Path) -> Result<ModelFiles> {
     let weights =
         name.to_str().is_some_and(|name| name.starts_with("model") && name.ends_with(".safetensors"));
     let found = if name != CONFIG && name != INDEX && !weights {
-        "not by its name a part of a model".to_owned()
+        "a file with a name that models do not use".to_owned()
     } else if !folder.join(CONFIG).exists() {
-        format!("a part of a model, without {CONFIG} beside it")
+        format!("a part of a model without {CONFIG} in its folder")
     } else {
         return open_folder(folder);
     };
-    Err(not_a_model(file, found, "give the folder that holds the whole model"))
+    Err(not_a_model(file, found, "give the folder of the whole model"))
 }
 
 fn open_folder(path: &Path) -> Result<ModelFiles> {
@@ -86,7 +87,7 @@ fn open_folder(path: &Path) -> Result<ModelFiles> {
         return Err(LoadError::malformed(&path.join(SINGLE), SINGLE, Fault::Missing { hint }));
     }
     let hint = "a model is a GGUF file, or a folder with config.json and safetensors files";
-    Err(not_a_model(path, "a folder without a model in it".to_owned(), hint))
+    Err(not_a_model(path, "a folder without a model".to_owned(), hint))
 }
 
 /// Names of a folder's files, sorted. Models have no names that are not UTF-8.

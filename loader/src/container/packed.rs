@@ -1,5 +1,6 @@
-//! The packed layout: each routed expert is one record, gate | up | down as in standard files, so that one read loads all of
-//! it. The shape of a record and the metadata keys of a file's records; specified in `docs/packed.md`. It must not know how records are read, written or cached.
+//! The packed layout: each routed expert is one record, gate | up | down as in standard files, so that one
+//! read loads all of it. The shape of a record and the metadata keys of a file's records; specified in
+//! `docs/packed.md`. It must not know how records are read, written or cached.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use moelten_quant::Format;

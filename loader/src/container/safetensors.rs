@@ -1,6 +1,7 @@
-//! The safetensors container: reads the header of one file into validated tensor ranges, gives typed access to small
-//! files, and writes small files. Source: the format's specification (huggingface/safetensors README). Stricter
-//! than it where parsers disagree: no duplicate keys, no holes, no two tensors at one place.
+//! The safetensors container: reads the header of one file into validated tensor ranges, gives typed access
+//! to small files, and writes small files. Source: the format's specification (huggingface/safetensors
+//! README). Stricter than it where parsers disagree: no duplicate keys, no holes, no two tensors at one
+//! place.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use std::fmt;
@@ -56,8 +57,8 @@ const DTYPES: [(&str, Storage, u64); 22] = [
     ("F4", Storage::Other("F4"), 4),
 ];
 
-/// Parses the header of the file `bytes` into its tensors, in the order of their data; `path` is for messages.
-/// [`TensorInfo::file`] is 0.
+/// Parses the header of the file `bytes` into its tensors, in the order of their data; `path` is for
+/// messages. [`TensorInfo::file`] is 0.
 ///
 /// # Errors
 /// [`LoadError::Malformed`].
@@ -133,7 +134,8 @@ fn parse_entries(reader: &Reader<'_>, text: &[u8]) -> Result<Vec<(String, Entry)
     }
 }
 
-/// Refuses names that occur twice (parsers disagree on which one counts), and empty, long and unprintable names.
+/// Refuses names that occur twice (parsers disagree on which one counts), and empty, long and unprintable
+/// names.
 fn check_names<'a>(reader: &Reader<'_>, names: impl Iterator<Item = &'a str>, what: &str) -> Result<()> {
     let mut sorted: Vec<&str> = names.collect();
     sorted.sort_unstable();
@@ -431,7 +433,8 @@ impl SafeValues<'_> {
 /// Writes a safetensors file of the given tensors, complete or not at all (temporary file, then rename).
 ///
 /// # Errors
-/// [`LoadError::Io`]; in particular when `path` is one of `sources`, the files that the tensors were computed from.
+/// [`LoadError::Io`]; in particular when `path` is one of `sources`, the files that the tensors were computed
+/// from.
 ///
 /// # Panics
 /// If the number of values differs from the shape, or a name occurs twice.

@@ -1,5 +1,5 @@
-//! Recognises files by their first bytes: models, and other files that are often mistaken for models. It must not
-//! know a model format beyond its magic bytes.
+//! Recognises files by their first bytes: models, and other files that are often mistaken for models. It must
+//! not know a model format beyond its magic bytes.
 
 use std::path::Path;
 

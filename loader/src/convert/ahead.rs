@@ -1,5 +1,5 @@
-//! Long reads of mapped files: while one batch is processed, the next is read, and pages that were used are released, so
-//! that a model larger than memory does not fill it. It must not know what the bytes are for.
+//! Long reads of mapped files: while one batch is processed, the next is read, and pages that were used are
+//! released, so that a model larger than memory does not fill it. It must not know what the bytes are for.
 
 use std::sync::mpsc::sync_channel;
 
@@ -37,8 +37,8 @@ pub(super) fn batched<T>(
     })
 }
 
-/// Calls `work` with one batch after the other until it returns `false` or fails. `windows` gives the byte ranges that an
-/// item reads.
+/// Calls `work` with one batch after the other until it returns `false` or fails. `windows` gives the byte
+/// ranges that an item reads.
 ///
 /// # Errors
 /// Those of `work` and of reading; a panic of the reading thread.

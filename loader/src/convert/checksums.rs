@@ -1,4 +1,5 @@
-//! Checksums of an output's tensors and of their sources, in its metadata. It must not know when they are computed.
+//! Checksums of an output's tensors and of their sources, in its metadata. It must not know when they are
+//! computed.
 
 use super::metadata::{Entries, set};
 use super::output::Output;

@@ -1,5 +1,5 @@
-//! Estimates a conversion: bytes to read, bytes of memory, and time, measured on one piece of each kind. It must not
-//! write anything.
+//! Estimates a conversion: bytes to read, bytes of memory, and time, measured on one piece of each kind. It
+//! must not write anything.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

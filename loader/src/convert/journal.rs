@@ -1,5 +1,6 @@
-//! The journal of an unfinished output: the tensors that are complete in the partial file beside it, with their
-//! checksums. Text, one line for each tensor; an incomplete or foreign line ends it. It must not know what the tensors are.
+//! The journal of an unfinished output: the tensors that are complete in the partial file beside it, with
+//! their checksums. Text, one line for each tensor; an incomplete or foreign line ends it. It must not know
+//! what the tensors are.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -38,8 +39,8 @@ impl Journal {
         name.into()
     }
 
-    /// Opens or begins the journal beside `partial`. The second value says whether it belonged to a conversion with another
-    /// `fingerprint`; its entries are then discarded.
+    /// Opens or begins the journal beside `partial`. The second value says whether it belonged to a
+    /// conversion with another `fingerprint`; its entries are then discarded.
     pub fn open(partial: &Path, fingerprint: u64) -> io::Result<(Self, bool)> {
         let path = Self::path(partial);
         let mut file = open_regular(&path)?;

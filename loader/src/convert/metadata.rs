@@ -1,5 +1,5 @@
-//! Metadata of an output: that of its source, what its layout needs, and its provenance. It must not know how values
-//! are made.
+//! Metadata of an output: that of its source, what its layout needs, and its provenance. It must not know how
+//! values are made.
 
 use crate::config::write as gguf_keys;
 use crate::container::gguf::{ALIGNMENT_KEY, Value};
@@ -16,7 +16,8 @@ pub(super) type Entries = Vec<(String, Value)>;
 pub(super) fn metadata(model: &LoadedModel) -> Result<(Entries, Vec<String>)> {
     let mut notices = Vec::new();
     let entries = match &model.source {
-        // Other readers may know keys that this one does not: all are kept but those of the file's own layout.
+        // Other readers may know keys that this one does not: all are kept but those of the file's own
+        // layout.
         Source::Gguf { metadata, .. } => metadata
             .iter()
             .filter(|(key, _)| {

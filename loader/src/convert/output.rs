@@ -1,5 +1,5 @@
-//! The tensors of an output: their names, types and shapes, and where the values of each come from. It must not know how
-//! values are made.
+//! The tensors of an output: their names, types and shapes, and where the values of each come from. It must
+//! not know how values are made.
 
 use std::collections::HashSet;
 
@@ -131,7 +131,8 @@ fn expert_tensors(model: &LoadedModel) -> HashSet<String> {
 /// Layers with experts, and the formats of their gates, ups and downs in the output.
 ///
 /// # Errors
-/// [`LoadError::Unsupported`] for experts that are not of three matrices: neither layout has a place for them.
+/// [`LoadError::Unsupported`] for experts that are not of three matrices: neither layout has a place for
+/// them.
 pub(super) fn expert_types(model: &LoadedModel, types: Types<'_>) -> Result<Vec<(usize, [Format; 3])>> {
     if let Some(bank) = model.tensors.banks().iter().find(|bank| bank.parts() != Part::ALL) {
         return Err(LoadError::Unsupported {
@@ -151,7 +152,8 @@ pub(super) fn expert_types(model: &LoadedModel, types: Types<'_>) -> Result<Vec<
         .collect()
 }
 
-/// The one format of a matrix of all experts of a layer. Files with a tensor for each expert might have several.
+/// The one format of a matrix of all experts of a layer. Files with a tensor for each expert might have
+/// several.
 fn kept_type(model: &LoadedModel, layer: usize, part: Part) -> Result<Format> {
     let bank = bank(model, layer);
     let mut formats =

@@ -1,5 +1,5 @@
-//! The values of output tensors, in pieces. Any thread can make a piece, in any order, with the same bytes. It must not
-//! know the file that is written, nor threads.
+//! The values of output tensors, in pieces. Any thread can make a piece, in any order, with the same bytes.
+//! It must not know the file that is written, nor threads.
 
 use std::hash::Hasher;
 use std::ops::Range;
@@ -29,7 +29,8 @@ const ROWS_AT_ONCE: usize = 16;
 
 /// How much errors in the columns of matrices matter.
 pub trait Importance: Sync {
-    /// The weight of an error in each column of a matrix, `[cols]`, or of one expert's matrix; `None` if not known.
+    /// The weight of an error in each column of a matrix, `[cols]`, or of one expert's matrix; `None` if not
+    /// known.
     ///
     /// # Errors
     /// If the data belong to another model.
@@ -80,8 +81,8 @@ struct Rows {
     importance: Option<Arc<[f32]>>,
 }
 
-/// Format before and after, and whether columns are weighted. Pieces of one kind take the same time for each byte of the
-/// source.
+/// Format before and after, and whether columns are weighted. Pieces of one kind take the same time for each
+/// byte of the source.
 pub(super) type Kind = (Format, Option<Format>, bool);
 
 /// A finished piece.
@@ -323,7 +324,8 @@ fn rows(
     importance: Option<Arc<[f32]>>,
     out: &mut Vec<Make>,
 ) {
-    // Blocks of the right format are not rounded again. Floats are unchanged, but checked for NaN and infinity.
+    // Blocks of the right format are not rounded again. Floats are unchanged, but checked for NaN and
+    // infinity.
     let blocks = matrix.format.block_len() > 1;
     let format = format.filter(|&format| format != matrix.format || pairs.is_some() || !blocks);
     let Some(format) = format else {

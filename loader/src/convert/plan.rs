@@ -1,6 +1,6 @@
-//! The plan of a conversion: a loaded model laid out as one GGUF file that is not written yet, with names, row order and
-//! metadata as readers of the format expect, weights in the formats that the caller chooses or as they are, experts in
-//! banks or in records. It must not know how the file is written.
+//! The plan of a conversion: a loaded model laid out as one GGUF file that is not written yet, with names,
+//! row order and metadata as readers of the format expect, weights in the formats that the caller chooses or
+//! as they are, experts in banks or in records. It must not know how the file is written.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -62,7 +62,8 @@ pub struct Conversion<'a> {
 }
 
 impl<'a> Conversion<'a> {
-    /// Lays out `model` as a standard file. `choose` names the format of each matrix, as in [`Types::Chosen`].
+    /// Lays out `model` as a standard file. `choose` names the format of each matrix, as in
+    /// [`Types::Chosen`].
     ///
     /// # Errors
     /// As [`Self::plan_as`].
@@ -73,8 +74,8 @@ impl<'a> Conversion<'a> {
     /// Lays out `model`.
     ///
     /// # Errors
-    /// [`crate::error::Fault::PartialBlock`] for rows that a format cannot hold; [`LoadError::Unsupported`] for what GGUF
-    /// or the layout cannot express.
+    /// [`crate::error::Fault::PartialBlock`] for rows that a format cannot hold; [`LoadError::Unsupported`]
+    /// for what GGUF or the layout cannot express.
     pub fn plan_as(model: &'a LoadedModel, layout: FileLayout, types: Types<'_>) -> Result<Self> {
         let mut outputs = dense_outputs(model, types)?;
         let layers = expert_types(model, types)?;

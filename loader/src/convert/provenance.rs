@@ -1,5 +1,5 @@
-//! The provenance of an output in its metadata: source, options, version, and checksums of every tensor and of its
-//! source. No times and no machine names: the same source and options give the same file. It must not
+//! The provenance of an output in its metadata: source, options, version, and checksums of every tensor and
+//! of its source. No times and no machine names: the same source and options give the same file. It must not
 //! know how values are made.
 
 use std::hash::Hasher;

@@ -1,5 +1,5 @@
-//! What a conversion reads from a model: its experts layer by layer, and the row order of its files. It must not know
-//! outputs.
+//! What a conversion reads from a model: its experts layer by layer, and the row order of its files. It must
+//! not know outputs.
 
 use std::path::Path;
 

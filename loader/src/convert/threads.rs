@@ -1,5 +1,5 @@
-//! The worker threads of a conversion. A panic on one of them becomes an error of the conversion. It must not know what
-//! they do.
+//! The worker threads of a conversion. A panic on one of them becomes an error of the conversion. It must not
+//! know what they do.
 
 use std::path::Path;
 

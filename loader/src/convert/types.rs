@@ -1,4 +1,5 @@
-//! The type of each matrix of an output: named mixtures of types, and patterns that set the types of some tensors. It must not know how values are encoded.
+//! The type of each matrix of an output: named mixtures of types, and patterns that set the types of some
+//! tensors. It must not know how values are encoded.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -63,8 +64,8 @@ impl Class {
     }
 }
 
-/// A mixture of types under one name. Experts are most of a model and get the type of that name; matrices that every token
-/// reads, and those that are sensitive to errors, get as many bits or more.
+/// A mixture of types under one name. Experts are most of a model and get the type of that name; matrices
+/// that every token reads, and those that are sensitive to errors, get as many bits or more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mixture {
     /// As on the command line.
@@ -136,7 +137,8 @@ impl Mixture {
         MIXTURES.iter().find(|mixture| mixture.name.eq_ignore_ascii_case(name))
     }
 
-    /// The type of a matrix with rows of `cols`. The head of types for rows of any width is a type for rows of any width.
+    /// The type of a matrix with rows of `cols`. The head of types for rows of any width is a type for rows
+    /// of any width.
     fn format(&self, spec: &ModelSpec, role: Role, cols: usize) -> Format {
         let down = |layer, usual| if loses_more(layer, spec.layers.len()) { self.some_down } else { usual };
         match role {
@@ -280,7 +282,8 @@ pub struct TypePlan {
 }
 
 impl TypePlan {
-    /// Types of all matrices of `model`: those of `mixture`, overridden by the last pattern that matches the name.
+    /// Types of all matrices of `model`: those of `mixture`, overridden by the last pattern that matches the
+    /// name.
     ///
     /// # Errors
     /// See [`TypeError`].

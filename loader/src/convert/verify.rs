@@ -1,5 +1,5 @@
-//! Verifies a file: checksums of its tensors, and the error of its weights against the source. It must not know how results
-//! are shown.
+//! Verifies a file: checksums of its tensors, and the error of its weights against the source. It must not
+//! know how results are shown.
 
 use std::collections::BTreeMap;
 use std::hash::Hasher;
@@ -112,8 +112,8 @@ pub struct Report {
     pub from_source: usize,
 }
 
-/// Checks a file, and compares it with its source if one is given, on `threads` threads. `progress` gets bytes done and
-/// bytes in all, and ends the work by returning `false`; the result is then `None`.
+/// Checks a file, and compares it with its source if one is given, on `threads` threads. `progress` gets
+/// bytes done and bytes in all, and ends the work by returning `false`; the result is then `None`.
 ///
 /// # Errors
 /// [`LoadError::Io`]; [`LoadError::Unsupported`] for a source whose matrices are others.

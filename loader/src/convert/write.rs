@@ -19,8 +19,8 @@ use crate::error::{LoadError, Result};
 use crate::io::output::{PartialFile, apart};
 use crate::supervise::caught;
 
-/// Largest batch, in bytes of the output or of the source, whichever is larger. While a batch is made, the next is read and
-/// two wait to be written.
+/// Largest batch, in bytes of the output or of the source, whichever is larger. While a batch is made, the
+/// next is read and two wait to be written.
 const BATCH_BYTES: u64 = 32 << 20;
 /// Batches that may wait to be written.
 const WAITING: usize = 2;
@@ -69,13 +69,14 @@ impl Default for Work {
     }
 }
 
-/// Batches in memory at once: those that wait, one that is made, one that is written, and what the allocator keeps.
+/// Batches in memory at once: those that wait, one that is made, one that is written, and what the allocator
+/// keeps.
 pub(super) const IN_MEMORY: u64 = WAITING as u64 + 4;
 
 /// Bytes that a thread needs: weights as floats, encoded weights, and what the allocator keeps.
 pub(super) const OF_A_THREAD: u64 = 3 << 20;
 
-/// Bytes of a batch.
+/// Size of a batch: what the memory allows after the threads have theirs, at most [`BATCH_BYTES`].
 pub(super) fn batch_bytes(work: Work) -> u64 {
     let threads = u64::try_from(work.threads).unwrap_or(u64::MAX).saturating_mul(OF_A_THREAD);
     let batch = |memory: u64| (memory.saturating_sub(threads) / IN_MEMORY).clamp(1 << 20, BATCH_BYTES);
@@ -121,11 +122,12 @@ impl Conversion<'_> {
         self.write_with(target, Work::default(), on_event)
     }
 
-    /// Writes the file; the bytes are the same for any number of threads and any memory. `on_event` is called after each
-    /// batch and ends the work by returning `false`; the result is then `Ok(false)`.
+    /// Writes the file; the bytes are the same for any number of threads and any memory. `on_event` is called
+    /// after each batch and ends the work by returning `false`; the result is then `Ok(false)`.
     ///
-    /// Until it is complete the file is called `target.partial`, with a journal beside it. When the work ends early, both
-    /// are kept if a tensor is complete, and the next call with the same source and options resumes from there.
+    /// Until it is complete the file is called `target.partial`, with a journal beside it. When the work ends
+    /// early, both are kept if a tensor is complete, and the next call with the same source and options
+    /// resumes from there.
     ///
     /// # Errors
     /// [`crate::error::Fault::NotFinite`] for NaN or infinite weights that are not kept as they are,
@@ -192,7 +194,7 @@ impl Conversion<'_> {
         // On any error from here on, a partial file that was found is kept.
         file.set_resumable(found > 0);
         if found > 0 && !ours {
-            let message = "it is not an unfinished file of this program, which would have a journal beside it; remove it";
+            let message = "it is not an unfinished file of this program (it has no journal); remove it";
             let source = std::io::Error::new(std::io::ErrorKind::AlreadyExists, message);
             return Err(LoadError::io(&partial, "write the file", source));
         }
@@ -201,8 +203,8 @@ impl Conversion<'_> {
         Ok(Unfinished { file, journal, found, foreign })
     }
 
-    /// How many outputs are complete in the file, by the checksums of the journal, and their bytes; `None` if `on_event`
-    /// ends the work.
+    /// How many outputs are complete in the file, by the checksums of the journal, and their bytes; `None` if
+    /// `on_event` ends the work.
     fn completed(
         &self,
         plan: &GgufPlan,
@@ -276,8 +278,8 @@ impl Conversion<'_> {
 }
 
 impl Conversion<'_> {
-    /// Reads the source of every output, and calls `look` with the output's name, the checksum of its source and the bytes
-    /// that were read, until it returns `false`.
+    /// Reads the source of every output, and calls `look` with the output's name, the checksum of its source
+    /// and the bytes that were read, until it returns `false`.
     pub(super) fn each_source(
         &self,
         threads: &Threads,
@@ -345,8 +347,8 @@ impl Sink<'_> {
             if last {
                 let take = |hash: &mut XxHash3_64| std::mem::take(hash).finish();
                 let entry = Entry { output: take(&mut self.output), source: take(&mut self.source) };
-                // A tensor in the journal must be in the file even if this process is killed. After a power failure the
-                // checksums detect what is missing.
+                // A tensor in the journal must be in the file even if this process is killed. After a power
+                // failure the checksums detect what is missing.
                 self.writer.flush()?;
                 let failed = |source| LoadError::io(Path::new("the journal"), "keep the journal", source);
                 self.journal.push(entry).map_err(failed)?;

@@ -1,5 +1,5 @@
-//! What both kinds of importance files contain: entries with sums, and the file's provenance. It must not know file
-//! formats.
+//! What both kinds of importance files contain: entries with sums, and the file's provenance. It must not
+//! know file formats.
 
 pub(super) const TYPE_KEY: &str = "general.type";
 pub(super) const TYPE: &str = "imatrix";

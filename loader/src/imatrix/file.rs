@@ -17,8 +17,8 @@ use crate::spec::ModelSpec;
 use crate::tensors::needed::needed;
 use crate::tensors::roles::{LayerTensor, Role, gguf_roles};
 
-/// An open importance file. All values were checked to be finite and not negative. They stay in the file and are read when
-/// they are needed.
+/// An open importance file. All values were checked to be finite and not negative. They stay in the file and
+/// are read when they are needed.
 #[derive(Debug)]
 pub struct ImportanceFile {
     file: FileBytes,
@@ -41,9 +41,9 @@ impl ImportanceFile {
     /// Opens a file of either kind and checks all values.
     ///
     /// # Errors
-    /// [`LoadError::Io`]; [`LoadError::NotAModel`] for files of other known kinds; [`LoadError::Malformed`] for numbers that
-    /// are negative or not finite, sums above 0 with a count of 0, incomplete entries, files that end early, and files
-    /// without values.
+    /// [`LoadError::Io`]; [`LoadError::NotAModel`] for files of other known kinds; [`LoadError::Malformed`]
+    /// for numbers that are negative or not finite, sums above 0 with a count of 0, incomplete entries, files
+    /// that end early, and files without values.
     pub fn open(path: &Path) -> Result<Self> {
         Self::read(FileBytes::open(path)?)
     }
@@ -99,9 +99,10 @@ impl ImportanceFile {
         &self.notices
     }
 
-    /// The mean square of a matrix's inputs, `[cols]`: the weight of an error in each column. `expert` selects a matrix of an
-    /// expert bank. Without it, and for an expert that no token was routed to, it is the mean over all experts with values.
-    /// `None` if the file does not have the matrix or all inputs were 0.
+    /// The mean square of a matrix's inputs, `[cols]`: the weight of an error in each column. `expert`
+    /// selects a matrix of an expert bank. Without it, and for an expert that no token was routed to, it is
+    /// the mean over all experts with values. `None` if the file does not have the matrix or all inputs were
+    /// 0.
     ///
     /// # Errors
     /// [`LoadError::OtherModel`] if the file has another number of columns or fewer experts.
@@ -230,8 +231,8 @@ impl ImportanceFile {
         Ok(())
     }
 
-    /// The means, or `None` if all are 0: small sums of many inputs can be too small for a number. The sums are in the
-    /// file, where another process may have changed them since they were checked.
+    /// The means, or `None` if all are 0: small sums of many inputs can be too small for a number. The sums
+    /// are in the file, where another process may have changed them since they were checked.
     fn weights(&self, name: &str, means: Vec<f32>) -> Result<Option<Vec<f32>>> {
         if let Some(bad) = means.iter().find(|mean| !(mean.is_finite() && **mean >= 0.0)) {
             let must = "a mean of squares: a number from 0 up (was the file changed meanwhile?)";

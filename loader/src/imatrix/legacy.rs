@@ -1,6 +1,6 @@
-//! The older binary kind of importance files. It has no magic bytes and no column counts: a count of entries, and for each
-//! its name, the number of chunks, and the mean squares times that number. All experts of a bank have one count; an expert
-//! that no token was routed to has the same number in all columns.
+//! The older binary kind of importance files. It has no magic bytes and no column counts: a count of entries,
+//! and for each its name, the number of chunks, and the mean squares times that number. All experts of a bank
+//! have one count; an expert that no token was routed to has the same number in all columns.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use super::entry::{MatrixSums, Provenance};

@@ -29,7 +29,8 @@ pub struct ImportanceEntry<'a> {
     pub counts: &'a [u64],
 }
 
-/// Writes the file `target`, which appears complete or not at all. `sources` are files that it must not replace.
+/// Writes the file `target`, which appears complete or not at all. `sources` are files that it must not
+/// replace.
 ///
 /// # Errors
 /// As [`GgufWriter::create`], and [`Fault::OutOfRange`] for more chunks than the format can store.

@@ -1,4 +1,5 @@
-//! The bytes of a file: mapped, embedded in the program, or generated in memory. It must not know what they mean.
+//! The bytes of a file: mapped, embedded in the program, or generated in memory. It must not know what they
+//! mean.
 
 use std::fs::File;
 use std::io;
@@ -13,9 +14,9 @@ use super::reader::{Reader, len_u64};
 use super::{pieces, regular::RegularFile};
 use crate::error::{LoadError, Result};
 
-/// The bytes of one file, read-only. A mapping is shared with the page cache: another process that writes the file changes
-/// it. So text, counts and offsets are copied with [`Self::cursor`] and checked in the copy. Only numbers for which any bit
-/// pattern is valid are used in place.
+/// The bytes of one file, read-only. A mapping is shared with the page cache: another process that writes the
+/// file changes it. So text, counts and offsets are copied with [`Self::cursor`] and checked in the copy.
+/// Only numbers for which any bit pattern is valid are used in place.
 #[derive(Clone, Debug)]
 pub struct FileBytes {
     path: PathBuf,
@@ -30,8 +31,8 @@ enum Data {
 }
 
 impl FileBytes {
-    /// Opens and maps a regular file. Pipes and devices are refused before they are opened, because opening one
-    /// may block or have effects.
+    /// Opens and maps a regular file. Pipes and devices are refused before they are opened, because opening
+    /// one may block or have effects.
     ///
     /// # Errors
     /// [`LoadError::Io`], or [`LoadError::NotAModel`] for what is not a regular file.
@@ -48,10 +49,10 @@ impl FileBytes {
         if file.metadata()?.len() == 0 {
             return Ok(Self::carried(path, &[]));
         }
-        // SAFETY: the mapping is read-only and shared with the file, which others may write or cut meanwhile. Slices of it
-        // are only read as bytes and as numbers, for which any bit pattern is valid; nothing is checked there and relied on
-        // afterwards. Beyond the new end of a file that was cut, a read raises SIGBUS, which ends the program: see `fault`.
-        // No slice reaches beyond the mapped length.
+        // SAFETY: the mapping is read-only and shared with the file, which others may write or cut meanwhile.
+        // Slices of it are only read as bytes and as numbers, for which any bit pattern is valid; nothing is
+        // checked there and relied on afterwards. Beyond the new end of a file that was cut, a read raises
+        // SIGBUS, which ends the program: see `fault`. No slice reaches beyond the mapped length.
         let map = unsafe { Mmap::map(&file)? };
         Ok(Self { path: path.to_owned(), data: Data::Mapped(Arc::new(map), Arc::new(file)) })
     }
@@ -104,8 +105,8 @@ impl FileBytes {
         }
     }
 
-    /// Opens the same file for reads beside the mapping, direct ones if possible. A file that has since replaced it at the path
-    /// is not opened.
+    /// Opens the same file for reads beside the mapping, direct ones if possible. A file that has since
+    /// replaced it at the path is not opened.
     ///
     /// # Errors
     /// Errors of the system; [`io::ErrorKind::Unsupported`] for bytes that are in no file.
@@ -121,8 +122,8 @@ impl FileBytes {
         Ok((Box::new(file), access))
     }
 
-    /// Asks for huge pages for the mapping, which file systems with large folios provide. For files that are read repeatedly
-    /// as a whole.
+    /// Asks for huge pages for the mapping, which file systems with large folios provide. For files that are
+    /// read repeatedly as a whole.
     pub fn prefer_huge_pages(&self) {
         // A failure costs speed, not correctness.
         #[cfg(target_os = "linux")]
@@ -162,7 +163,8 @@ impl FileBytes {
         if first >= end {
             return;
         }
-        // SAFETY: the mapping is shared with the file and never written, so dropped pages come back as they were.
+        // SAFETY: the mapping is shared with the file and never written, so dropped pages come back as they
+        // were.
         let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, end - first) };
         read_at::drop_cached(file, first as u64, end - first);
     }
@@ -174,8 +176,8 @@ impl FileBytes {
         Some((map, file, usize::try_from(offset).ok()?, usize::try_from(len).ok()?))
     }
 
-    /// `len` bytes at `offset` in place, or `None` if the file is shorter. They are for numbers alone, such as weights: another
-    /// process may change them at any time, so a check of them means nothing later.
+    /// `len` bytes at `offset` in place, or `None` if the file is shorter. They are for numbers alone, such
+    /// as weights: another process may change them at any time, so a check of them means nothing later.
     pub fn range(&self, offset: u64, len: u64) -> Option<&[u8]> {
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(usize::try_from(len).ok()?)?;

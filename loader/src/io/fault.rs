@@ -1,8 +1,9 @@
-//! SIGBUS: a mapped file has become shorter, or its drive has failed, while it is in use. The read cannot be resumed, but
-//! the program can print a message and exit as after any other failed read. It must not know the message, nor the exit code.
+//! SIGBUS: a mapped file has become shorter, or its drive has failed, while it is in use. The read cannot be
+//! resumed, but the program can print a message and exit as after any other failed read. It must not know the
+//! message, nor the exit code.
 
-/// Prints `message` to stderr and exits with `exit` when bytes of a mapped file cannot be read. Only the first call has an
-/// effect, and only on Linux. Other causes of SIGBUS keep their default action.
+/// Prints `message` to stderr and exits with `exit` when bytes of a mapped file cannot be read. Only the
+/// first call has an effect, and only on Linux. Other causes of SIGBUS keep their default action.
 pub fn end_on_lost_bytes(message: &'static str, exit: i32) {
     #[cfg(target_os = "linux")]
     handler::install(message, exit);
@@ -47,8 +48,9 @@ mod handler {
             }
         }
         let handle: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = lost_bytes;
-        // SAFETY: `sigaction` is plain data for which zeros are valid; its fields are set before the call, and the handler
-        // calls only async-signal-safe functions. If the call fails, the signal keeps its action.
+        // SAFETY: `sigaction` is plain data for which zeros are valid; its fields are set before the call,
+        // and the handler calls only async-signal-safe functions. If the call fails, the signal keeps its
+        // action.
         unsafe {
             let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
             action.sa_sigaction = handle as usize;
@@ -63,12 +65,12 @@ mod handler {
         FIRST_WORDS.store(bytes, Ordering::SeqCst);
     }
 
-    /// Runs on the thread that read the bytes, at any point of its work: only async-signal-safe calls, no locks, no
-    /// allocation.
+    /// Runs on the thread that read the bytes, at any point of its work: only async-signal-safe calls, no
+    /// locks, no allocation.
     extern "C" fn lost_bytes(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-        // SAFETY: the system hands a valid `siginfo_t` to handlers with SA_SIGINFO. `write`, `tcsetattr`, `_exit`, `signal` and
-        // `raise` are async-signal-safe (POSIX 2.4.3), and reading a `OnceLock` that was set is one atomic load. What
-        // FIRST_WORDS points to, if anything, is static and never written.
+        // SAFETY: the system hands a valid `siginfo_t` to handlers with SA_SIGINFO. `write`, `tcsetattr`,
+        // `_exit`, `signal` and `raise` are async-signal-safe (POSIX 2.4.3), and reading a `OnceLock` that
+        // was set is one atomic load. What FIRST_WORDS points to, if anything, is static and never written.
         unsafe {
             if let Some((message, exit)) = LAST_WORDS.get()
                 && (*info).si_code == BUS_ADRERR

@@ -1,5 +1,5 @@
-//! The foreground process group of the terminal. A background process that uses the terminal is stopped by the system, even
-//! if it only takes the foreground back. It must not know why another group has it.
+//! The foreground process group of the terminal. A background process that uses the terminal is stopped by
+//! the system, even if it only takes the foreground back. It must not know why another group has it.
 
 use std::io;
 
@@ -8,8 +8,8 @@ use std::io;
 /// # Errors
 /// Errors of the system: no terminal, or no such group in its session.
 pub fn give(group: i32) -> io::Result<()> {
-    // SAFETY: a signal set is plain data that `sigemptyset` fills; the other calls use no memory but the two sets,
-    // which live until the end. Only this thread's mask changes, and it is restored before the return.
+    // SAFETY: a signal set is plain data that `sigemptyset` fills; the other calls use no memory but the two
+    // sets, which live until the end. Only this thread's mask changes, and it is restored before the return.
     unsafe {
         let mut stops = std::mem::zeroed::<libc::sigset_t>();
         let mut before = std::mem::zeroed::<libc::sigset_t>();

@@ -1,4 +1,5 @@
-//! Untrusted JSON: size, depth and number of values are checked before anything is built from it. It must not know fields.
+//! Untrusted JSON: size, depth and number of values are checked before anything is built from it. It must not
+//! know fields.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use std::io::ErrorKind;
@@ -15,8 +16,8 @@ use crate::io::reader::len_u64;
 /// Deepest nesting of objects and arrays in any JSON file of a model. `serde_json` itself stops at 128.
 pub const MAX_DEPTH: usize = 64;
 
-/// Most values and keys in a JSON file of a model. The shard index of the largest models has half as many. A value takes
-/// up to a hundred times the memory of its text.
+/// Most values and keys in a JSON file of a model. The shard index of the largest models has half as many. A
+/// value takes up to a hundred times the memory of its text.
 const MAX_VALUES: u64 = 1 << 19;
 
 /// The outline of a JSON text, found without building anything.
@@ -122,8 +123,8 @@ pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>> {
     text.map(Some).map_err(|_| LoadError::malformed(path, "the file", Fault::NotUtf8))
 }
 
-/// Parses `text`, the contents of `path`, into a type that may borrow from it. Builds no tree of the whole file:
-/// nested garbage costs no more memory than its text.
+/// Parses `text`, the contents of `path`, into a type that may borrow from it. Builds no tree of the whole
+/// file: nested garbage costs no more memory than its text.
 pub(crate) fn parse_text<'a, T: Deserialize<'a>>(path: &Path, field: &str, text: &'a str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| LoadError::malformed(path, field, fault(&error)))
 }

@@ -1,5 +1,5 @@
-//! Memory from the system, as bytes or as numbers, in huge pages at once or on request. It must not know what it is used
-//! for.
+//! Memory from the system, as bytes or as numbers, in huge pages at once or on request. It must not know what
+//! it is used for.
 
 use std::io;
 use std::ops::Range;
@@ -29,8 +29,8 @@ impl Memory {
         Ok(Self { range: 0..len, map })
     }
 
-    /// As [`Self::zeroed`], in small pages, for memory that may stay mostly unused. It is aligned to a huge page, so that
-    /// [`Self::gather`] can form some where it was filled.
+    /// As [`Self::zeroed`], in small pages, for memory that may stay mostly unused. It is aligned to a huge
+    /// page, so that [`Self::gather`] can form some where it was filled.
     ///
     /// # Errors
     /// No address space is left.
@@ -58,8 +58,8 @@ impl Memory {
     /// The memory as numbers; bytes at the end that do not fill a number are left out.
     pub fn numbers<T: Number>(&self) -> &[T] {
         let bytes = self.bytes();
-        // SAFETY: any bit pattern is a valid number, and the memory begins at a page, which is aligned for all of them. The
-        // length is rounded down.
+        // SAFETY: any bit pattern is a valid number, and the memory begins at a page, which is aligned for
+        // all of them. The length is rounded down.
         unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) }
     }
 
@@ -70,8 +70,8 @@ impl Memory {
         unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / size_of::<T>()) }
     }
 
-    /// Moves a range into huge pages, as far as it fills whole ones: for memory that was written and is read repeatedly. It
-    /// takes about half a millisecond for each page that is not huge yet.
+    /// Moves a range into huge pages, as far as it fills whole ones: for memory that was written and is read
+    /// repeatedly. It takes about half a millisecond for each page that is not huge yet.
     ///
     /// # Panics
     /// If the range is not of this memory.
@@ -84,8 +84,8 @@ impl Memory {
         if len > 0 {
             /// `linux/mman.h`, since Linux 6.1.
             const MADV_COLLAPSE: libc::c_int = 25;
-            // SAFETY: the memory is private to this process and borrowed exclusively here; its contents do not change. A failure
-            // costs speed, not correctness.
+            // SAFETY: the memory is private to this process and borrowed exclusively here; its contents do
+            // not change. A failure costs speed, not correctness.
             unsafe { libc::madvise(whole.as_mut_ptr().cast(), len, MADV_COLLAPSE) };
         }
         #[cfg(not(target_os = "linux"))]

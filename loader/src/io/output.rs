@@ -1,5 +1,5 @@
-//! Files that appear complete or not at all: written beside their final name, synced, then renamed. An unfinished file can
-//! be kept and resumed. It must not know formats.
+//! Files that appear complete or not at all: written beside their final name, synced, then renamed. An
+//! unfinished file can be kept and resumed. It must not know formats.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -32,8 +32,8 @@ impl PartialFile {
         Ok(file)
     }
 
-    /// As [`Self::create`], for a file that only its owner may read and write (mode 600), whatever the process's umask and
-    /// the mode of a leftover.
+    /// As [`Self::create`], for a file that only its owner may read and write (mode 600), whatever the
+    /// process's umask and the mode of a leftover.
     ///
     /// # Errors
     /// As [`Self::create`].
@@ -43,7 +43,8 @@ impl PartialFile {
         Ok(file)
     }
 
-    /// As [`Self::create`], but a leftover keeps its bytes: the caller reads them and decides where to continue.
+    /// As [`Self::create`], but a leftover keeps its bytes: the caller reads them and decides where to
+    /// continue.
     ///
     /// # Errors
     /// As [`Self::create`].
@@ -62,7 +63,8 @@ impl PartialFile {
             // Some file systems have no locks; the rename still makes the result complete.
             Err(TryLockError::Error(_)) => {}
         }
-        // If the process that held the lock has just finished, this is its finished file, not the one at the path.
+        // If the process that held the lock has just finished, this is its finished file, not the one at the
+        // path.
         if !is_file_at(&file, &partial) {
             return Err(busy());
         }
@@ -73,7 +75,8 @@ impl PartialFile {
     /// The paths of the finished file, links resolved, and of the partial one.
     ///
     /// # Errors
-    /// [`LoadError::Io`] for a target that cannot be a file of its own: a folder, a device, or one of `sources`.
+    /// [`LoadError::Io`] for a target that cannot be a file of its own: a folder, a device, or one of
+    /// `sources`.
     pub fn places(target: &Path, sources: &[&Path]) -> Result<(PathBuf, PathBuf)> {
         let refuse = |kind, message: &'static str| Err(refusal(target, kind, message));
         if target.as_os_str().as_encoded_bytes().ends_with(b"/") {

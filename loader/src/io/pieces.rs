@@ -1,5 +1,5 @@
-//! Memory for expert weights: one reservation, cut into pieces with one owner each. A piece can be passed to a thread that
-//! reads into it, split for several readers and joined again. It must not know what it holds.
+//! Memory for expert weights: one reservation, cut into pieces with one owner each. A piece can be passed to
+//! a thread that reads into it, split for several readers and joined again. It must not know what it holds.
 
 use std::io;
 use std::ops::Range;
@@ -24,8 +24,8 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// One piece for each of `sizes`, zeroed, not yet backed by memory, in huge pages if the system has them. Sizes are
-    /// rounded up to [`PAGE`].
+    /// One piece for each of `sizes`, zeroed, not yet backed by memory, in huge pages if the system has them.
+    /// Sizes are rounded up to [`PAGE`].
     ///
     /// # Errors
     /// No address space is left.
@@ -58,8 +58,9 @@ impl Piece {
     /// The memory as bytes.
     pub fn bytes(&self) -> &[u8] {
         let Some(of) = &self.of else { return &[] };
-        // SAFETY: ranges of pieces lie inside the reservation and no two overlap, because pieces come only from cutting
-        // others apart. `&self` keeps its owner from writing meanwhile, and the memory was zeroed by the system.
+        // SAFETY: ranges of pieces lie inside the reservation and no two overlap, because pieces come only
+        // from cutting others apart. `&self` keeps its owner from writing meanwhile, and the memory was
+        // zeroed by the system.
         unsafe { std::slice::from_raw_parts(of.0.as_ptr().add(self.range.start), self.range.len()) }
     }
 
@@ -114,8 +115,8 @@ impl Piece {
         }
     }
 
-    /// Returns the memory to the system. Until it is written again, its contents are unspecified. Windows cannot return a part
-    /// of a reservation; there it does nothing.
+    /// Returns the memory to the system. Until it is written again, its contents are unspecified. Windows
+    /// cannot return a part of a reservation; there it does nothing.
     pub fn discard(&mut self) {
         #[cfg(unix)]
         self.give_back();
@@ -125,11 +126,12 @@ impl Piece {
     fn give_back(&mut self) {
         let (Some(of), false) = (&self.of, self.is_empty()) else { return };
         let advise = |advice| {
-            // SAFETY: the advice changes this piece alone, to which there is no other reference. If it fails, the memory
-            // is unchanged.
+            // SAFETY: the advice changes this piece alone, to which there is no other reference. If it fails,
+            // the memory is unchanged.
             let _ = unsafe { of.0.unchecked_advise_range(advice, self.range.start, self.range.len()) };
         };
-        // `Free` splits huge pages at both ends. With `DontNeed` alone, a huge page stays in use until all of it is released.
+        // `Free` splits huge pages at both ends. With `DontNeed` alone, a huge page stays in use until all of
+        // it is released.
         #[cfg(target_os = "linux")]
         advise(UncheckedAdvice::Free);
         advise(UncheckedAdvice::DontNeed);

@@ -1,5 +1,5 @@
-//! Read speed of a disk without the page cache: direct reads of blocks all over a file, several in flight. It writes
-//! nothing. It must not know what the file is.
+//! Read speed of a disk without the page cache: direct reads of blocks all over a file, several in flight. It
+//! writes nothing. It must not know what the file is.
 
 use std::path::Path;
 use std::time::Duration;
@@ -42,8 +42,8 @@ impl DiskSpeed {
     }
 }
 
-/// Reads every block of the file `path` once, in an order in which read-ahead does not help, until all are read or the time
-/// is over. Caches of the drive or of a hypervisor cannot be told from the disk.
+/// Reads every block of the file `path` once, in an order in which read-ahead does not help, until all are
+/// read or the time is over. Caches of the drive or of a hypervisor cannot be told from the disk.
 ///
 /// # Errors
 /// A sentence that says why the speed is unknown.
@@ -69,7 +69,7 @@ pub fn read_speed(path: &Path, pattern: Pattern) -> Result<DiskSpeed, String> {
     }
     let file = DirectFile::open(path).map_err(|error| format!("cannot open the file: {error}"))?;
     if file.access() != Access::Direct {
-        return Err("the file system refuses direct reads, or lies in memory".to_owned());
+        return Err("the file system has no direct reads or is in memory".to_owned());
     }
     let block = pattern.block.clamp(1, BYTES_MIN as usize).next_multiple_of(PAGE);
     let blocks = found.len() / block as u64;
@@ -105,8 +105,8 @@ pub fn read_speed(path: &Path, pattern: Pattern) -> Result<DiskSpeed, String> {
     }
 }
 
-/// A step that visits each of `blocks` blocks once and never two adjacent ones in a row: coprime to their number and near
-/// 0.382 of it (the golden section), which spreads the reads evenly.
+/// A step that visits each of `blocks` blocks once and never two adjacent ones in a row: coprime to their
+/// number and near 0.382 of it (the golden section), which spreads the reads evenly.
 #[cfg(target_os = "linux")]
 fn stride(blocks: u64) -> u64 {
     let prime = |step: u64| {

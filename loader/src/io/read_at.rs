@@ -1,5 +1,6 @@
-//! Reading a file at an offset without the page cache: weights that are read into the expert cache need no second copy, and
-//! large direct reads are the fastest way to read from a drive. It must not know what is read.
+//! Reading a file at an offset without the page cache: weights that are read into the expert cache need no
+//! second copy, and large direct reads are the fastest way to read from a drive. It must not know what is
+//! read.
 
 use std::fs::File;
 use std::io;
@@ -22,7 +23,8 @@ pub trait ReadAt: Send + Sync {
 pub enum Access {
     /// Without the page cache.
     Direct,
-    /// Through the page cache, because the file system has no direct reads. What was read is dropped from it at once.
+    /// Through the page cache, because the file system has no direct reads. What was read is dropped from it
+    /// at once.
     Buffered,
 }
 
@@ -99,8 +101,8 @@ impl ReadAt for CachedFile<'_> {
     }
 }
 
-/// Reads the `need` bytes at `offset` to the start of `buffer`; bytes behind them may be read as well. Continues after short
-/// reads and interrupts; a partial block is read again from its start.
+/// Reads the `need` bytes at `offset` to the start of `buffer`; bytes behind them may be read as well.
+/// Continues after short reads and interrupts; a partial block is read again from its start.
 ///
 /// # Errors
 /// [`io::ErrorKind::UnexpectedEof`] if the file ends before, and errors of the system.
@@ -130,7 +132,8 @@ fn open_direct(path: &Path) -> io::Result<File> {
 
     use rustix::fs::{OFlags, fstatfs};
 
-    /// `f_type` of file systems in memory: tmpfs and ramfs, from `linux/magic.h`. Direct reads have no meaning there.
+    /// `f_type` of file systems in memory: tmpfs and ramfs, from `linux/magic.h`. Direct reads have no
+    /// meaning there.
     const IN_MEMORY: [i128; 2] = [0x0102_1994, 0x8584_58f6];
 
     let flags = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
@@ -150,8 +153,8 @@ fn open_direct(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// `FILE_FLAG_NO_BUFFERING`, from the Windows documentation of `CreateFileW`: whole sectors into aligned memory. Compiled,
-/// not run.
+/// `FILE_FLAG_NO_BUFFERING`, from the Windows documentation of `CreateFileW`: whole sectors into aligned
+/// memory. Compiled, not run.
 #[cfg(windows)]
 fn open_direct(path: &Path) -> io::Result<File> {
     use std::os::windows::fs::OpenOptionsExt;

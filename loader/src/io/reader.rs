@@ -12,8 +12,8 @@ use crate::error::{Fault, LoadError, Result};
 /// Bytes of a file that are read at a time.
 const WINDOW: u64 = 64 << 10;
 
-/// A cursor over the bytes of a file. It returns copies and reads each byte once, so what was checked in a copy cannot be
-/// changed by another process that writes the file.
+/// A cursor over the bytes of a file. It returns copies and reads each byte once, so what was checked in a
+/// copy cannot be changed by another process that writes the file.
 pub struct Reader<'a> {
     path: &'a Path,
     len: u64,
@@ -149,8 +149,8 @@ impl<'a> Reader<'a> {
         Ok(numbers)
     }
 
-    /// A count of records that follow: at most `cap`, and no more than fit into the bytes left if each takes at
-    /// least `record_bytes`. Memory may be reserved for that many.
+    /// A count of records that follow: at most `cap`, and no more than fit into the bytes left if each takes
+    /// at least `record_bytes`. Memory may be reserved for that many.
     ///
     /// # Errors
     /// [`Fault::OutOfRange`] beyond the cap, [`Fault::Truncated`] beyond the file; [`LoadError::Io`].
@@ -310,7 +310,10 @@ mod tests {
         assert_eq!(r.scalar::<u16>("a").unwrap(), 1);
         assert_eq!(r.scalar::<i32>("b").unwrap(), 2);
         let error = r.scalar::<u64>("c").unwrap_err();
-        assert_eq!(error.to_string(), "f: c at byte 6: needs 8 bytes, 1 are left (is the file complete?)");
+        assert_eq!(
+            error.to_string(),
+            "f: c at byte 6: needs 8 bytes, but 1 are left (is the file complete?)"
+        );
         assert_eq!(r.offset(), 6, "a failed read consumes nothing");
     }
 

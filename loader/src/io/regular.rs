@@ -1,5 +1,5 @@
-//! Regular files that are read into memory. What is checked in the copy cannot change afterwards. It must not know what
-//! the bytes mean.
+//! Regular files that are read into memory. What is checked in the copy cannot change afterwards. It must not
+//! know what the bytes mean.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use std::fs::{File, FileType};
@@ -18,8 +18,8 @@ pub(crate) struct RegularFile<'p> {
 }
 
 impl<'p> RegularFile<'p> {
-    /// Opens a regular file. Pipes and devices are refused before they are opened, because opening one may block or have
-    /// effects.
+    /// Opens a regular file. Pipes and devices are refused before they are opened, because opening one may
+    /// block or have effects.
     ///
     /// # Errors
     /// [`LoadError::Io`], or [`LoadError::NotAModel`] for what is not a regular file.
@@ -36,8 +36,8 @@ impl<'p> RegularFile<'p> {
     /// A copy of the whole file.
     ///
     /// # Errors
-    /// [`Fault::TooLong`] beyond `max_bytes`, before any memory is taken; [`LoadError::Io`], also for a file that became
-    /// shorter while it was read.
+    /// [`Fault::TooLong`] beyond `max_bytes`, before any memory is taken; [`LoadError::Io`], also for a file
+    /// that became shorter while it was read.
     pub fn read(&self, max_bytes: u64) -> Result<Vec<u8>> {
         let failed = |source| LoadError::io(self.path, "read the file", source);
         let found = self.file.metadata().map_err(failed)?.len();

@@ -1,4 +1,5 @@
-//! Byte ranges of matrices, one by one and in banks of experts. It must not know names, nor how the ranges were found.
+//! Byte ranges of matrices, one by one and in banks of experts. It must not know names, nor how the ranges
+//! were found.
 
 use std::ops::Range;
 
@@ -92,7 +93,8 @@ impl ExpertBank {
     }
 }
 
-/// The record of one expert in a packed file: its three matrices and the padding between them, loaded by one read.
+/// The record of one expert in a packed file: its three matrices and the padding between them, loaded by one
+/// read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordRef {
     /// Index of the file.

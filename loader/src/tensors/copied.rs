@@ -1,5 +1,6 @@
-//! Weights outside experts copied from their files into memory, on huge pages if the system has them, so that weights that
-//! every token reads stay resident while experts are loaded and evicted. It must not know how they are multiplied.
+//! Weights outside experts copied from their files into memory, on huge pages if the system has them, so that
+//! weights that every token reads stay resident while experts are loaded and evicted. It must not know how
+//! they are multiplied.
 
 use std::io;
 use std::path::Path;
@@ -39,7 +40,8 @@ impl TensorStore {
     /// The same tensors, those of `which` in memory.
     ///
     /// # Errors
-    /// No address space is left; [`io::ErrorKind::Interrupted`] if `stop` is set; a panic of a copying thread.
+    /// No address space is left; [`io::ErrorKind::Interrupted`] if `stop` is set; a panic of a copying
+    /// thread.
     pub fn copied(mut self, which: Copied, threads: usize, stop: Option<&AtomicBool>) -> io::Result<Self> {
         let len = usize::try_from(self.copied_bytes(which)).map_err(io::Error::other)?;
         let mut memory = Memory::zeroed(len)?;

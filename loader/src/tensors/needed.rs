@@ -1,5 +1,5 @@
-//! Which tensors a [`ModelSpec`] needs outside its expert banks, and their shapes. A new operation names its tensors here. It
-//! must not know files.
+//! Which tensors a [`ModelSpec`] needs outside its expert banks, and their shapes. A new operation names its
+//! tensors here. It must not know files.
 
 use crate::spec::{
     AttentionSpec, BankMatrix, BranchSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Part, QkNorm,

@@ -1,5 +1,5 @@
-//! Finds tensors in files under any of their names and checks their shapes. It must not know which tensors a model
-//! needs.
+//! Finds tensors in files under any of their names and checks their shapes. It must not know which tensors a
+//! model needs.
 
 use std::collections::HashSet;
 use std::path::Path;

@@ -290,8 +290,8 @@ impl NameRule {
     }
 }
 
-/// The roles of a tensor name in a GGUF file, with the expert if the tensor belongs to one: two roles for a fused matrix,
-/// none for an unknown name.
+/// The roles of a tensor name in a GGUF file, with the expert if the tensor belongs to one: two roles for a
+/// fused matrix, none for an unknown name.
 pub fn gguf_roles(name: &str) -> Vec<(Role, Option<usize>)> {
     GGUF_NAMES.iter().filter_map(|rule| rule.read(name)).collect()
 }

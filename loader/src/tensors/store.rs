@@ -32,8 +32,8 @@ impl TensorStore {
     /// Finds and checks every tensor that `spec` needs.
     ///
     /// # Errors
-    /// [`LoadError::Malformed`] for a missing tensor or a wrong shape, [`LoadError::Unsupported`] for a needed
-    /// tensor of a type that cannot be computed with.
+    /// [`LoadError::Malformed`] for a missing tensor or a wrong shape, [`LoadError::Unsupported`] for a
+    /// needed tensor of a type that cannot be computed with.
     pub fn resolve(spec: &ModelSpec, catalog: Catalog, names: &'static [NameRule]) -> Result<Self> {
         Self::resolve_with(spec, catalog, names, None)
     }
@@ -41,7 +41,8 @@ impl TensorStore {
     /// As [`Self::resolve`], for a packed file: experts of the layers in `packed` are records.
     ///
     /// # Errors
-    /// As [`Self::resolve`], and [`LoadError::Malformed`] for records that are not what `spec` and `packed` say.
+    /// As [`Self::resolve`], and [`LoadError::Malformed`] for records that are not what `spec` and `packed`
+    /// say.
     pub fn resolve_packed(
         spec: &ModelSpec,
         catalog: Catalog,
@@ -118,7 +119,8 @@ impl TensorStore {
         self.banks.get(bank).expect("a bank's number comes from the spec of this model")
     }
 
-    /// The first bank of a layer, whose tensors are [`crate::tensors::roles::LayerTensor::Experts`]; `None` for layers without experts.
+    /// The first bank of a layer, whose tensors are [`crate::tensors::roles::LayerTensor::Experts`]; `None`
+    /// for layers without experts.
     pub fn bank_of_layer(&self, layer: usize) -> Option<&ExpertBank> {
         self.banks.iter().find(|bank| bank.key == BankKey { layer, bank: 0 })
     }

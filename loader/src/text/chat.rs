@@ -1,5 +1,5 @@
-//! Chat templates: a conversation to the [`Markup`] that the model was trained on, by the Jinja template of the
-//! model.
+//! Chat templates: a conversation to the [`Markup`] that the model was trained on, by the Jinja template of
+//! the model.
 //!
 //! A template is an untrusted program. It has no access to files or other templates, and runs with limits on
 //! steps, depth, memory and output. It never knows weights; of the tokenizer it uses the control
@@ -93,8 +93,8 @@ pub struct ChatTemplate {
 const TEMPLATE: &str = "chat";
 
 impl ChatTemplate {
-    /// Compiles a template and tries it on a short conversation, so that a broken one is found before the first
-    /// message. `source_name` is the file or metadata key that it came from.
+    /// Compiles a template and tries it on a short conversation, so that a broken one is found before the
+    /// first message. `source_name` is the file or metadata key that it came from.
     ///
     /// # Errors
     /// [`LoadError::Malformed`] with [`Fault::TemplateSyntax`] and its line if it does not compile;
@@ -119,8 +119,8 @@ impl ChatTemplate {
     }
 
     /// The template of a Hugging Face folder: `chat_template.jinja`, or `chat_template` in
-    /// `tokenizer_config.json` (a text, or a list of named texts of which "default" counts). `None` if the folder
-    /// has none.
+    /// `tokenizer_config.json` (a text, or a list of named texts of which "default" counts). `None` if the
+    /// folder has none.
     ///
     /// # Errors
     /// As [`ChatTemplate::new`], and for files that cannot be read.

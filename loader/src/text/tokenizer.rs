@@ -1,8 +1,8 @@
 //! Text to token ids and back: one [`Tokenizer`] for every kind of vocabulary, built from GGUF metadata alone
 //! ([`Tokenizer::from_gguf`]) or from a Hugging Face folder ([`Tokenizer::from_hf_folder`]).
 //!
-//! Text and templates are encoded separately. [`Tokenizer::encode_text`] is for untrusted text of users, files
-//! and models: it never yields a control token. [`Tokenizer::encode_markup`] is for a rendered chat
+//! Text and templates are encoded separately. [`Tokenizer::encode_text`] is for untrusted text of users,
+//! files and models: it never yields a control token. [`Tokenizer::encode_markup`] is for a rendered chat
 //! template, whose own control tokens count and those inside the messages do not; see [`Markup`].
 //!
 //! It must not know weights. Only [`Tokenizer::from_hf_folder`] reads files.

@@ -1,5 +1,5 @@
-//! Bad GGUF files, one test for each kind: refused with the right fault, cheaply. B-numbers are the project's list
-//! of bad inputs.
+//! Bad GGUF files, one test for each kind: refused with the right fault, cheaply. B-numbers are the project's
+//! list of bad inputs.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 use moelten_loader::container::catalog::Storage;
@@ -317,7 +317,7 @@ fn b25_offsets() {
     // Order in the file is free, and a gap is odd but harmless.
     let gap = GgufBytes::new().tensor("a", &[16], 0, 64).tensor("b", &[4], 0, 0).data(&[0; 128]);
     let gguf = opened(&gap);
-    assert_eq!(gguf.notices, ["32 bytes between the tensors belong to none; ignored"]);
+    assert_eq!(gguf.notices, ["32 unused bytes between tensors; ignored"]);
 }
 
 #[test]
@@ -336,7 +336,7 @@ fn b26_truncated() {
 #[test]
 fn b27_trailing_bytes() {
     let gguf = opened(&GgufBytes::sound().data(&[9; 30 + 12]));
-    assert_eq!(gguf.notices, ["12 bytes after the last tensor; ignored"]);
+    assert_eq!(gguf.notices, ["12 unused bytes after the last tensor; ignored"]);
     assert_eq!(opened(&GgufBytes::sound().data(&[0; 30])).notices, [""; 0], "padding is in order");
 }
 

@@ -1,5 +1,5 @@
-//! Bad packed files: whatever the metadata says of records, and whatever records there are, a contradiction is refused
-//! with the right fault, cheaply. The sound file is a golden checkpoint of the engine's tests.
+//! Bad packed files: whatever the metadata says of records, and whatever records there are, a contradiction
+//! is refused with the right fault, cheaply. The sound file is a golden checkpoint of the engine's tests.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 use std::fs;
@@ -284,7 +284,8 @@ fn records_off_the_grid() {
     assert!(matches!(fault, Fault::Unaligned { alignment: 65_536, .. }));
 }
 
-/// A record that is not what was written is found when its checksum is looked at, and never becomes another file.
+/// A record that is not what was written is found when its checksum is looked at, and never becomes another
+/// file.
 #[test]
 fn damaged_records_are_found() {
     let folder = Folder::new();
@@ -319,7 +320,8 @@ proptest! {
         let mut bytes = SOUND.clone();
         let index = Header::parse("f".as_ref(), &bytes).unwrap();
         let start = usize::try_from(index.tensors[0].offset).unwrap();
-        // The keys of the layout stand at the end of the metadata, the names of the records at the end of the header.
+        // The keys of the layout stand at the end of the metadata, the names of the records at the end of the
+        // header.
         let from = find(&bytes, b"moelten.packed.version");
         let header_end = start - bytes[..start].iter().rev().take_while(|&&byte| byte == 0).count();
         for (at, byte) in &damage {

@@ -22,7 +22,7 @@ fn not_a_model(path: &Path) -> String {
 #[test]
 fn b81_folders() {
     let folder = Folder::new();
-    assert_eq!(not_a_model(folder.path()), "a folder without a model in it");
+    assert_eq!(not_a_model(folder.path()), "a folder without a model");
     folder.file("pytorch_model.bin", b"PK\x03\x04");
     assert_eq!(not_a_model(folder.path()), "a folder with a PyTorch checkpoint");
     folder.file("one.gguf", GgufBytes::sound().build());
@@ -48,7 +48,7 @@ fn b81_half_a_folder() {
     for other in ["notes.json", "adapter.safetensors"] {
         assert_eq!(
             not_a_model(&folder.file(other, safetensors(b"{}", 0))),
-            "not by its name a part of a model"
+            "a file with a name that models do not use"
         );
     }
 }

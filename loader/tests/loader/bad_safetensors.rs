@@ -1,5 +1,5 @@
-//! Bad safetensors files, shard indices and configurations, one test for each kind. B-numbers are the project's list
-//! of bad inputs.
+//! Bad safetensors files, shard indices and configurations, one test for each kind. B-numbers are the
+//! project's list of bad inputs.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 use std::fmt::Write;

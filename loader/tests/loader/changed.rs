@@ -1,5 +1,5 @@
-//! Files that another process writes between opening and use: what was understood at opening stays, weights alone are read
-//! where they lie.
+//! Files that another process writes between opening and use: what was understood at opening stays, weights
+//! alone are read where they lie.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 use std::fs::OpenOptions;

@@ -1,5 +1,5 @@
-//! Importance files: what is written is read, by either kind; what lies is refused with the field that lies; and experts that
-//! no token went to leave no trace but a line.
+//! Importance files: what is written is read, by either kind; what lies is refused with the field that lies;
+//! and experts that no token went to leave no trace but a line.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 use std::path::{Path, PathBuf};
@@ -102,9 +102,9 @@ fn what_is_written_is_read() {
     assert_eq!(importance(Role::Layer(1, LayerTensor::Q), None, 3), None);
 
     for (role, expert, cols, words) in [
-        (Q, None, 4, "blk.0.attn_q.weight has 3 columns here, and 4 in the model"),
+        (Q, None, 4, "blk.0.attn_q.weight has 3 columns in this file, but 4 in the model"),
         (UP, Some(0), 3, "has 2 columns here, and 3 in"),
-        (UP, Some(3), 2, "has 3 experts here, and more than 3 in the model"),
+        (UP, Some(3), 2, "has 3 experts in this file, but more than 3 in the model"),
     ] {
         let error = file.importance(role, expert, cols).unwrap_err().to_string();
         assert!(error.contains(words) && error.ends_with("made from another model"), "{error}");
@@ -113,7 +113,8 @@ fn what_is_written_is_read() {
 
 #[test]
 fn llama_cpp_writes_such_files() {
-    // As its tool does: sums of the values themselves beside those of their squares, and matrices that no model of ours has.
+    // As its tool does: sums of the values themselves beside those of their squares, and matrices that no
+    // model of ours has.
     let folder = Folder::new();
     let file = folder.gguf(
         "imatrix",
@@ -192,7 +193,7 @@ fn what_lies_is_refused() {
         (
             "imatrix",
             &[(sums, 2, &[1.0, 1.0]), (counts, 1, &[1.0, 1.0])],
-            "is 2 counts, which does not go with 1 rows",
+            "is 2 counts, which contradicts 1 rows",
         ),
         ("imatrix", &[(sums, 2, &[0.0, 0.0]), (counts, 1, &[0.0])], "no matrix has any"),
         ("imatrix", &[(sums, 2, &[1.0, 1.0])], "tensor blk.0.attn_q.weight.counts: is missing"),
@@ -208,7 +209,7 @@ fn what_lies_is_refused() {
         ("nothing", vec![], "needs 4 bytes, 0 are left"),
         ("text", b"Once upon a time".to_vec(), "number of entries of an importance file at byte 0: is"),
         ("a web page", b"<html>".to_vec(), "a web page"),
-        ("no entries", legacy(&[], &[]), "is 0, allowed is 1"),
+        ("no entries", legacy(&[], &[]), "is 0, but must be 1"),
         ("NaN", legacy(&[("blk.0.attn_q.weight", 1, &[f32::NAN])], &[]), "is NaN"),
         ("no count", legacy(&[("blk.0.attn_q.weight", 0, &[1.0])], &[]), "its count at byte 27: is 0"),
         ("no sums", legacy(&[("blk.0.attn_q.weight", 1, &[])], &[]), "number of its sums"),

@@ -1,4 +1,5 @@
-//! Properties: what the writer writes the reader reads, and no damage to a file makes a reader panic or allocate.
+//! Properties: what the writer writes the reader reads, and no damage to a file makes a reader panic or
+//! allocate.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 use moelten_loader::container::catalog::Storage;

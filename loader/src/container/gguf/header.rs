@@ -15,8 +15,8 @@ use crate::io::reader::{Reader, Scalar, align_up, len_u64, printable};
 const MAX_ENTRIES: u64 = 1 << 16;
 /// Most tensors of one file. The largest models have fewer than 100,000 in all their files.
 const MAX_TENSORS: u64 = 1 << 18;
-/// Most elements of all arrays of a file together. An empty text takes 8 bytes of the file and 24 bytes of memory.
-/// The largest vocabularies have a quarter as many tokens, scores, types and merges.
+/// Most elements of all arrays of a file together. An empty text takes 8 bytes of the file and 24 bytes of
+/// memory. The largest vocabularies have a quarter as many tokens, scores, types and merges.
 const MAX_ELEMENTS: u64 = 1 << 22;
 /// Most bytes of all metadata of a file; some have a whole `tokenizer.json` in it.
 const MAX_METADATA: u64 = 64 << 20;
@@ -341,10 +341,10 @@ fn place(
         before = Some(tensor);
     }
     if gap_bytes > 0 {
-        notices.push(format!("{gap_bytes} bytes between the tensors belong to none; ignored"));
+        notices.push(format!("{gap_bytes} unused bytes between tensors; ignored"));
     }
     if file_len > data_end {
-        notices.push(format!("{} bytes after the last tensor; ignored", file_len - data_end));
+        notices.push(format!("{} unused bytes after the last tensor; ignored", file_len - data_end));
     }
     Ok(records.into_iter().map(|record| record.tensor).collect())
 }

@@ -1,5 +1,5 @@
-//! GGUF metadata: typed values under string keys, in file order, with getters that turn a missing key or a wrong
-//! type into an error with the key's name. It must not know what a key means.
+//! GGUF metadata: typed values under string keys, in file order, with getters that turn a missing key or a
+//! wrong type into an error with the key's name. It must not know what a key means.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use std::collections::HashMap;

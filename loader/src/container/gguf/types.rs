@@ -38,8 +38,8 @@ const KNOWN: [(u32, Format); 16] = [
     (39, Format::Mxfp4),
 ];
 
-/// The others: `(number, name, values per block, bytes per block)`. 4, 5, 31 to 33 and 36 to 38 were removed from ggml
-/// and are unknown types.
+/// The others: `(number, name, values per block, bytes per block)`. 4, 5, 31 to 33 and 36 to 38 were removed
+/// from ggml and are unknown types.
 const OTHER: [(u32, &str, u64, u64); 18] = [
     (9, "Q8_1", 32, 40),
     (15, "Q8_K", 256, 292),
@@ -92,8 +92,8 @@ impl GgmlType {
     /// Bytes of a tensor of that shape, outermost dimension first.
     ///
     /// # Errors
-    /// [`Fault::Overflow`] when the number of values or of bytes does not fit 64 bits, [`Fault::PartialBlock`]
-    /// when a row is not a whole number of blocks.
+    /// [`Fault::Overflow`] when the number of values or of bytes does not fit 64 bits,
+    /// [`Fault::PartialBlock`] when a row is not a whole number of blocks.
     pub fn tensor_bytes(&self, shape: &[u64]) -> Result<u64, Fault> {
         let product =
             |dims: &[u64]| dims.iter().try_fold(1_u64, |n, &d| n.checked_mul(d)).ok_or(Fault::Overflow);

@@ -1,6 +1,6 @@
-//! Writes GGUF files, version 3: the header is laid out from a plan, then the values follow in the plan's order as
-//! they are produced, so that a model larger than memory can be written. The file appears under its name complete or
-//! not at all. Encodes no values and knows no architecture.
+//! Writes GGUF files, version 3: the header is laid out from a plan, then the values follow in the plan's
+//! order as they are produced, so that a model larger than memory can be written. The file appears under its
+//! name complete or not at all. Encodes no values and knows no architecture.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
 use std::ops::Range;
@@ -46,12 +46,12 @@ struct Planned {
 }
 
 impl GgufPlan {
-    /// Lays out a file that will be `target`. Tensors are aligned to `general.alignment` if the metadata has it, to 32
-    /// bytes otherwise.
+    /// Lays out a file that will be `target`. Tensors are aligned to `general.alignment` if the metadata has
+    /// it, to 32 bytes otherwise.
     ///
     /// # Errors
-    /// [`LoadError::Unsupported`] for types that GGUF does not have; [`LoadError::Malformed`] if the file would break a
-    /// rule of the format that [`Header::parse`] checks.
+    /// [`LoadError::Unsupported`] for types that GGUF does not have; [`LoadError::Malformed`] if the file
+    /// would break a rule of the format that [`Header::parse`] checks.
     pub fn new(target: &Path, metadata: &[(String, Value)], tensors: &[TensorPlan]) -> Result<Self> {
         let alignment = match metadata.iter().find(|(key, _)| key == ALIGNMENT_KEY) {
             Some((_, Value::U32(given))) if *given > 0 => u64::from(*given),
@@ -113,8 +113,8 @@ impl GgufPlan {
     }
 }
 
-/// A GGUF file that is being written. Dropped without [`Self::finish`], it removes what was written, unless it is
-/// resumable.
+/// A GGUF file that is being written. Dropped without [`Self::finish`], it removes what was written, unless
+/// it is resumable.
 #[derive(Debug)]
 pub struct GgufWriter {
     file: PartialFile,
@@ -126,8 +126,8 @@ pub struct GgufWriter {
 }
 
 impl GgufWriter {
-    /// Begins the file `target`: writes the header for `metadata` and `tensors`. `sources` are files that are being read
-    /// and that `target` must not replace.
+    /// Begins the file `target`: writes the header for `metadata` and `tensors`. `sources` are files that are
+    /// being read and that `target` must not replace.
     ///
     /// # Errors
     /// As [`GgufPlan::new`], and [`LoadError::Io`], also when `target` is a folder or a source.
@@ -182,8 +182,8 @@ impl GgufWriter {
         self.skip_complete()
     }
 
-    /// Replaces a metadata value by one of the same type and size, for values that are known only when the tensors
-    /// are written.
+    /// Replaces a metadata value by one of the same type and size, for values that are known only when the
+    /// tensors are written.
     ///
     /// # Errors
     /// [`LoadError::Io`].

@@ -24,7 +24,8 @@ pub(super) fn syntax() -> SyntaxConfig {
     builder.expect("no delimiter was changed")
 }
 
-/// Removes `{% generation %}` and `{% endgeneration %}`, which mark the parts to train on and have no meaning here.
+/// Removes `{% generation %}` and `{% endgeneration %}`, which mark the parts to train on and have no meaning
+/// here.
 pub(super) fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;

@@ -109,8 +109,8 @@ pub(super) fn compile<'a>(
     Ok((metered(&instructions), blocks))
 }
 
-/// Refuses tags that multiply by more than the largest product, because the compiler evaluates constant expressions like
-/// `'x' * 99999999`.
+/// Refuses tags that multiply by more than the largest product, because the compiler evaluates constant
+/// expressions like `'x' * 99999999`.
 fn check_constants(source: &str, syntax: &SyntaxConfig) -> Result<(), Error> {
     const PRODUCT_MAX: u128 = 100_000;
     let (mut product, mut multiplies) = (1_u128, false);
@@ -134,8 +134,8 @@ fn check_constants(source: &str, syntax: &SyntaxConfig) -> Result<(), Error> {
     Ok(())
 }
 
-/// The same instructions with metered calls in place of those that make values, and raw text, which the engine
-/// writes without asking the formatter, as a constant that is written.
+/// The same instructions with metered calls in place of those that make values, and raw text, which the
+/// engine writes without asking the formatter, as a constant that is written.
 fn metered<'a>(plain: &Instructions<'a>) -> Instructions<'a> {
     let all: Vec<&Instruction<'a>> = (0..).map_while(|at| plain.get(at)).collect();
     // New index of each instruction, and of the end.
@@ -230,8 +230,8 @@ impl Meter {
         }
     }
 
-    /// Charges the items of a new container. Each is charged with its whole text, so shared parts cannot hide exponential
-    /// growth.
+    /// Charges the items of a new container. Each is charged with its whole text, so shared parts cannot hide
+    /// exponential growth.
     fn charge_contents(&self, items: &[Value]) -> Result<(), Error> {
         items.iter().try_for_each(|item| {
             not_a_namespace(item)?;
@@ -368,7 +368,8 @@ impl Meter {
         plain(expression, [("a", a.clone()), ("b", b.clone())])
     }
 
-    /// Charges the result of the filter or method `name` before it is called. The first of `items` is its subject.
+    /// Charges the result of the filter or method `name` before it is called. The first of `items` is its
+    /// subject.
     fn filter(&self, name: &str, items: &[Value]) -> Result<(), Error> {
         let Some((subject, arguments)) = items.split_first() else { return Ok(()) };
         arguments.iter().try_for_each(not_a_namespace)?;
@@ -425,8 +426,8 @@ impl Meter {
     }
 }
 
-/// The only mutable objects are namespaces: kept out of containers and of each other, they form no cycle, which
-/// would be printed without end. Macros keep the namespaces that they use.
+/// The only mutable objects are namespaces: kept out of containers and of each other, they form no cycle,
+/// which would be printed without end. Macros keep the namespaces that they use.
 fn not_a_namespace(value: &Value) -> Result<(), Error> {
     if value.kind() == ValueKind::Plain
         || value.kind() == ValueKind::Map && value.get_attr(NAMESPACE_MARK).is_ok_and(|mark| mark.is_true())

@@ -1,6 +1,6 @@
-//! Added words of a vocabulary, found in a text one after the other without a copy of the text. The rules of matching
-//! (longest first, white space that a word absorbs, whole words) are those of the tokenizers crate, which gets only the
-//! surroundings of each word. It must not know how the text between is encoded.
+//! Added words of a vocabulary, found in a text one after the other without a copy of the text. The rules of
+//! matching (longest first, white space that a word absorbs, whole words) are those of the tokenizers crate,
+//! which gets only the surroundings of each word. It must not know how the text between is encoded.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -59,8 +59,8 @@ impl AddedWords {
         WordSpans { words: self, text, at: 0, begun: 0, found: VecDeque::new() }
     }
 
-    /// The surroundings of the next words from `at` on. No word overlaps or touches the ends, and all text that decides
-    /// about a word inside is inside.
+    /// The surroundings of the next words from `at` on. No word overlaps or touches the ends, and all text
+    /// that decides about a word inside is inside.
     fn surroundings(&self, text: &str, at: usize) -> Option<Range<usize>> {
         let finder = self.finder.as_ref()?;
         // This match ends first. Another one may begin before it, by at most the longest word.

@@ -1,5 +1,5 @@
-//! From the parts of a vocabulary to a [`Tokenizer`]: all checks that do not depend on the file format, and the
-//! construction of the library's objects.
+//! From the parts of a vocabulary to a [`Tokenizer`]: all checks that do not depend on the file format, and
+//! the construction of the library's objects.
 //!
 //! Control tokens are kept out of the model and out of the merges, so that no text can spell them.
 
@@ -185,8 +185,8 @@ fn check_sizes(path: &Path, parts: &Parts) -> Result<()> {
     Ok(())
 }
 
-/// Special ids must exist. Begin and end tokens that look like markup become control tokens even if the file marks
-/// them otherwise, so that text cannot spell them.
+/// Special ids must exist. Begin and end tokens that look like markup become control tokens even if the file
+/// marks them otherwise, so that text cannot spell them.
 fn check_special_ids(path: &Path, parts: &mut Parts, notices: &mut Vec<String>) -> Result<()> {
     let count = parts.pieces.len();
     let named = [("bos", parts.bos), ("eos", parts.eos), ("unknown", parts.unknown)];

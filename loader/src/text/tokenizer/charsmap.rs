@@ -1,5 +1,5 @@
-//! SentencePiece's precompiled character maps: a double-array trie (Aoe 1989, in the layout of darts-clone) from
-//! byte sequences to offsets into a blob of NUL-terminated replacements.
+//! SentencePiece's precompiled character maps: a double-array trie (Aoe 1989, in the layout of darts-clone)
+//! from byte sequences to offsets into a blob of NUL-terminated replacements.
 //!
 //! The library follows the trie without bounds checks, so every reachable node is checked here first. It must
 //! not know vocabularies.

@@ -1,5 +1,5 @@
-//! Positions at which a text may be cut: no rule of the tokenizer looks across them, so the parts, encoded one after the
-//! other, give exactly the ids of the whole text. It must not know ids.
+//! Positions at which a text may be cut: no rule of the tokenizer looks across them, so the parts, encoded
+//! one after the other, give exactly the ids of the whole text. It must not know ids.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -26,8 +26,8 @@ pub(super) enum Algorithm {
 
 /// Cutting rule of a vocabulary.
 pub(super) enum Cuts {
-    /// After each match and each gap of the first stages, of which this is the number. They isolate their matches and are
-    /// applied to the whole text.
+    /// After each match and each gap of the first stages, of which this is the number. They isolate their
+    /// matches and are applied to the whole text.
     Units(usize),
     /// Between two characters that no merge joins.
     Merges(Merges),
@@ -41,7 +41,8 @@ pub(super) struct Merges {
     joined: HashSet<(char, char)>,
     /// Characters that are tokens: unknown ones may become one token with their neighbours.
     known: HashSet<char>,
-    /// Whether unknown characters become tokens. If they vanish, the characters beside them become neighbours.
+    /// Whether unknown characters become tokens. If they vanish, the characters beside them become
+    /// neighbours.
     keeps_unknown: bool,
     /// The normaliser for parts within a text: without the prefix of a text.
     pub within: Option<NormalizerWrapper>,
@@ -203,15 +204,16 @@ pub(super) fn in_form<'t>(
     Ok(out.map_or(Cow::Borrowed(text), Cow::Owned))
 }
 
-/// Characters that never compose with the one before: ASCII, Greek and Cyrillic letters, Kana, Han, Hangul syllables.
+/// Characters that never compose with the one before: ASCII, Greek and Cyrillic letters, Kana, Han, Hangul
+/// syllables.
 fn begins_anew(c: char) -> bool {
     matches!(c,
         '\0'..='\u{7f}' | '\u{391}'..='\u{3a9}' | '\u{3b1}'..='\u{3c9}' | '\u{410}'..='\u{44f}'
         | '\u{3041}'..='\u{3096}' | '\u{30a1}'..='\u{30fa}' | '\u{4e00}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}')
 }
 
-/// The pieces into which the first stages of a pipeline split a text, computed one after the other. Together they are the
-/// text.
+/// The pieces into which the first stages of a pipeline split a text, computed one after the other. Together
+/// they are the text.
 pub(super) struct Units<'s, 't> {
     stages: &'s [Stage],
     text: &'t str,

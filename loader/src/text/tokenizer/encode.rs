@@ -1,5 +1,5 @@
-//! The tokenizer: a vocabulary with its pipeline. Texts are encoded part by part, so that a text of any length takes memory
-//! for its ids and for one part. It must not know files.
+//! The tokenizer: a vocabulary with its pipeline. Texts are encoded part by part, so that a text of any
+//! length takes memory for its ids and for one part. It must not know files.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -20,8 +20,8 @@ use super::stages::{Stage, TextPlace};
 use super::stream::{PieceTable, StreamDecoder};
 use crate::error::{Fault, LoadError, Result};
 
-/// A vocabulary without safe cuts encodes at most this many bytes for each id of the limit. No language has such long
-/// tokens.
+/// A vocabulary without safe cuts encodes at most this many bytes for each id of the limit. No language has
+/// such long tokens.
 const WHOLE_BYTES_PER_ID: usize = 16;
 /// Bytes that such a vocabulary encodes whatever the limit.
 const WHOLE_BYTES: usize = 64 << 10;
@@ -31,7 +31,8 @@ const WHOLE_BYTES: usize = 64 << 10;
 pub struct Encoded {
     /// Ids of the text up to `read`: all of them, or a few more than the limit.
     pub ids: Vec<u32>,
-    /// Bytes of the text that were encoded. Approximate if a normaliser changes lengths and the text did not end.
+    /// Bytes of the text that were encoded. Approximate if a normaliser changes lengths and the text did not
+    /// end.
     pub read: usize,
     /// A lower bound of the number of ids of the whole text.
     pub at_least: usize,
@@ -137,26 +138,27 @@ impl Tokenizer {
     /// Encodes untrusted text: no BOS, no EOS, and never a control token, whatever the text contains.
     ///
     /// # Errors
-    /// Faults of a vocabulary that only some texts reveal: a pre-tokenizer expression that exceeds its limit, a
-    /// missing unknown token.
+    /// Faults of a vocabulary that only some texts reveal: a pre-tokenizer expression that exceeds its limit,
+    /// a missing unknown token.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.encode_text_up_to(text, usize::MAX, &AtomicBool::new(false))?.ids)
     }
 
-    /// As [`Self::encode_text`], until there are more than `limit` ids or `stop` is set. It takes memory for the ids and
-    /// for a part of the text, not for the whole text. The ids are the first ones of the whole text.
+    /// As [`Self::encode_text`], until there are more than `limit` ids or `stop` is set. It takes memory for
+    /// the ids and for a part of the text, not for the whole text. The ids are the first ones of the whole
+    /// text.
     ///
     /// # Errors
-    /// As [`Self::encode_text`]; [`LoadError::Unsupported`] for a text far beyond the limit with a vocabulary that has
-    /// no safe cuts.
+    /// As [`Self::encode_text`]; [`LoadError::Unsupported`] for a text far beyond the limit with a vocabulary
+    /// that has no safe cuts.
     pub fn encode_text_up_to(&self, text: &str, limit: usize, stop: &AtomicBool) -> Result<Encoded> {
         let mut sink = Sink::new(limit, stop);
         self.guarded(|| self.encode_run(text, true, &mut sink))?;
         sink.finish(self)
     }
 
-    /// Encodes a rendered chat template. Its control tokens become ids; those inside messages stay text. BOS comes
-    /// first if [`Tokenizer::adds_bos`] or the template says so, and only once.
+    /// Encodes a rendered chat template. Its control tokens become ids; those inside messages stay text. BOS
+    /// comes first if [`Tokenizer::adds_bos`] or the template says so, and only once.
     ///
     /// # Errors
     /// As [`Tokenizer::encode_text`].
@@ -212,8 +214,8 @@ impl Tokenizer {
         StreamDecoder::new(Arc::clone(&self.table))
     }
 
-    /// Runs `work`, turning a panic inside of the tokenizers crate into an error. Vocabularies are checked when
-    /// they are loaded; this is the last resort.
+    /// Runs `work`, turning a panic inside of the tokenizers crate into an error. Vocabularies are checked
+    /// when they are loaded; this is the last resort.
     fn guarded(&self, work: impl FnOnce() -> tokenizers::Result<()>) -> Result<()> {
         let problem = match catch_unwind(AssertUnwindSafe(work)) {
             Ok(Ok(())) => return Ok(()),

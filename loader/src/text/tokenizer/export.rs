@@ -1,6 +1,7 @@
 //! Export: the tokenizer of a Hugging Face folder as the metadata of a GGUF file.
 //!
-//! What the metadata cannot express is an error or, if usual texts are not affected, a notice. It writes no file.
+//! What the metadata cannot express is an error or, if usual texts are not affected, a notice. It writes no
+//! file.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -257,7 +258,8 @@ fn sentence_piece(path: &Path, parts: &Parts) -> Result<GgufVocab> {
             other => return Err(unsupported(path, format!("the pre-tokenizer stage {other:?}"))),
         }
     }
-    // The score of a piece is the rank of the first merge that makes it. The merges must follow from the scores.
+    // The score of a piece is the rank of the first merge that makes it. The merges must follow from the
+    // scores.
     let mut rank: HashMap<String, usize> = HashMap::new();
     for (at, (left, right)) in merges.iter().enumerate() {
         rank.entry(format!("{left}{right}")).or_insert(at);

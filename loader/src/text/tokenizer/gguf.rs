@@ -1,6 +1,7 @@
 //! Vocabularies from GGUF metadata (the `tokenizer.ggml.*` keys).
 //!
-//! It must not know files: the reader fills [`GgufVocab`]. Keys and defaults follow the convention of llama.cpp.
+//! It must not know files: the reader fills [`GgufVocab`]. Keys and defaults follow the convention of
+//! llama.cpp.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -257,8 +258,8 @@ fn merges(path: &Path, lines: &[String]) -> Result<Vec<(String, String)>> {
     lines.iter().enumerate().map(split).collect()
 }
 
-/// The merges that a SentencePiece BPE vocabulary implies: a pair merges if its union is a token, better scores
-/// first; of the ways to make one token, longer left parts first.
+/// The merges that a SentencePiece BPE vocabulary implies: a pair merges if its union is a token, better
+/// scores first; of the ways to make one token, longer left parts first.
 pub(super) fn derive_merges(
     path: &Path,
     pieces: &[VocabPiece],
@@ -306,8 +307,8 @@ pub(super) fn derive_merges(
     Ok(found.into_iter().map(|(_, _, _, left, right)| (left.to_owned(), right.to_owned())).collect())
 }
 
-/// Phi-3 and Phi-3.5 were trained with control tokens that absorb the white space after them. GGUF metadata has
-/// no key for it. Such a vocabulary is recognised by its placeholder tokens.
+/// Phi-3 and Phi-3.5 were trained with control tokens that absorb the white space after them. GGUF metadata
+/// has no key for it. Such a vocabulary is recognised by its placeholder tokens.
 fn phi3_matching(pieces: &[VocabPiece]) -> HashMap<u32, Matching> {
     let control =
         |text: &str| pieces.iter().any(|piece| piece.text == text && piece.kind == TokenKind::Control);

@@ -31,7 +31,7 @@ const PIPELINE_BYTES_MAX: usize = 4 << 20;
 pub(super) fn parts(dir: &Path, notices: &mut Vec<String>) -> Result<(PathBuf, Parts)> {
     let path = dir.join("tokenizer.json");
     let Some(text) = json::read_text(&path, FILE_BYTES_MAX)? else {
-        return Err(no_tokenizer(dir, path));
+        return Err(no_tokenizer(dir));
     };
     let file: TokenizerFile = json::parse_text(&path, "tokenizer.json", &text)?;
     let specials = Specials::read(dir)?;
@@ -88,7 +88,7 @@ pub(super) fn parts(dir: &Path, notices: &mut Vec<String>) -> Result<(PathBuf, P
     Ok((path, parts))
 }
 
-fn no_tokenizer(dir: &Path, path: PathBuf) -> LoadError {
+fn no_tokenizer(dir: &Path) -> LoadError {
     let old = ["tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"];
     match old.into_iter().find(|name| dir.join(name).exists()) {
         Some(name) => LoadError::Unsupported {
@@ -98,7 +98,7 @@ fn no_tokenizer(dir: &Path, path: PathBuf) -> LoadError {
                    transformers' AutoTokenizer.from_pretrained(dir).save_pretrained(dir)"
                 .to_owned(),
         },
-        None => LoadError::malformed(&path, "file", Fault::Missing { hint: "; the folder has no tokenizer" }),
+        None => LoadError::malformed(dir, "tokenizer.json", Fault::Missing { hint: " from this folder" }),
     }
 }
 

@@ -1,11 +1,11 @@
 //! Rendered chat templates, and the guard that keeps messages from writing their control tokens.
 //!
-//! A template joins trusted text (its own) and untrusted text (the messages) into one string, in which only the
-//! template's control tokens may count. So before rendering, every control token inside a message is broken
-//! with a *sentinel*: a Unicode noncharacter (U+FDD0 to U+FDEF) that occurs in no message and not in the
-//! template. After rendering, broken tokens match nothing, and the sentinels are removed before the text is
-//! encoded. Messages without control tokens stay as they are, so that templates can search and split
-//! them, and other conversations get exactly the ids of the plain rendered string.
+//! A template joins trusted text (its own) and untrusted text (the messages) into one string, in which only
+//! the template's control tokens may count. So before rendering, every control token inside a message is
+//! broken with a *sentinel*: a Unicode noncharacter (U+FDD0 to U+FDEF) that occurs in no message and not in
+//! the template. After rendering, broken tokens match nothing, and the sentinels are removed before the text
+//! is encoded. Messages without control tokens stay as they are, so that templates can search and split them,
+//! and other conversations get exactly the ids of the plain rendered string.
 //!
 //! It must not know templates.
 

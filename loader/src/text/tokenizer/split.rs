@@ -50,8 +50,8 @@ impl Splitter {
             ));
         }
         let engine = match TAILS.iter().find_map(|tail| source.strip_suffix(tail)) {
-            // If the cut is inside a group or class, the rest does not compile. Alternatives are tried in order,
-            // so an anchor or word boundary before the tail means the same without it.
+            // If the cut is inside a group or class, the rest does not compile. Alternatives are tried in
+            // order, so an anchor or word boundary before the tail means the same without it.
             Some(body) => match linear(&[body, r"\s+"]) {
                 Ok(regex) => Engine::LinearWithTail(regex),
                 Err(_) => Self::backtracking(source)?,
@@ -78,7 +78,8 @@ impl Splitter {
         &self.source
     }
 
-    /// Fails for expressions that exceed the limit on short texts, so that a bad file is refused when it is opened.
+    /// Fails for expressions that exceed the limit on short texts, so that a bad file is refused when it is
+    /// opened.
     pub(crate) fn probe(&self) -> Result<(), String> {
         if !matches!(self.engine, Engine::Backtracking(_)) {
             return Ok(());
@@ -100,8 +101,8 @@ fn linear(patterns: &[&str]) -> Result<meta::Regex, String> {
 }
 
 impl Splitter {
-    /// Matches and the gaps between them, found one after the other; together they cover the text. Empty matches are
-    /// among them.
+    /// Matches and the gaps between them, found one after the other; together they cover the text. Empty
+    /// matches are among them.
     pub(crate) fn spans<'s, 't>(&'s self, inside: &'t str) -> Spans<'s, 't> {
         let matches = match &self.engine {
             Engine::Linear(regex) => Matches::Linear(regex.find_iter(inside)),

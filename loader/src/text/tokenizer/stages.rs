@@ -1,7 +1,7 @@
 //! The stages between normalised text and the model; each splits the pieces of the one before.
 //!
-//! Expressions use [`Splitter`], because the library's stages stop silently when an expression exceeds its limit.
-//! The other stages are the library's.
+//! Expressions use [`Splitter`], because the library's stages stop silently when an expression exceeds its
+//! limit. The other stages are the library's.
 
 use tokenizers::pattern::Invert;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;

@@ -109,8 +109,8 @@ pub(super) fn byte_of(text: &str) -> Option<u8> {
     if valid { u8::from_str_radix(digits, 16).ok() } else { None }
 }
 
-/// The byte that a character of GPT-2's alphabet stands for: printable Latin-1 stands for itself, the other 68
-/// bytes, in order, for the characters from U+0100.
+/// The byte that a character of GPT-2's alphabet stands for: printable Latin-1 stands for itself, the other
+/// 68 bytes, in order, for the characters from U+0100.
 pub(super) fn byte_of_char(c: char) -> Option<u8> {
     match u32::from(c) {
         code @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) => u8::try_from(code).ok(),

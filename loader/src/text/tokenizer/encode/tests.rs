@@ -103,7 +103,8 @@ fn at_once(tokenizer: &mut Tokenizer, text: &str) -> Vec<u32> {
     ids
 }
 
-/// Pieces of text that rules of tokenizers look at: white space, marks that compose, digits, contractions, added words.
+/// Pieces of text that rules of tokenizers look at: white space, marks that compose, digits, contractions,
+/// added words.
 fn texts() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         4 => prop::sample::select(vec![
