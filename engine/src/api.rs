@@ -41,7 +41,7 @@ pub enum StopReason {
     MaxTokens,
     /// No token fits after the last one.
     ContextFull,
-    /// The caller asked to stop.
+    /// The caller cancelled the answer.
     Cancelled,
 }
 

@@ -1,5 +1,5 @@
-//! The building blocks of a layer: pure functions over weights, spec and scratch buffers. None of them knows
-//! which model it serves, and none reads a file.
+//! The operations of a layer: functions over weights, spec and buffers. None of them knows which model it
+//! computes, and none reads a file.
 
 pub mod ffn;
 pub mod linear;

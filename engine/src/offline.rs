@@ -1,5 +1,5 @@
-//! What is recorded of passes and used later: routing traces and what they say about caches, and the sizes of
-//! inputs that quantising wants to know.
+//! Records of passes for later use: routing traces, their replay against cache policies, and the sizes of
+//! inputs that quantising takes. It must not know how a model is quantised, nor how results are shown.
 
 pub mod importance;
 pub mod replay;

@@ -1,5 +1,5 @@
-//! A model's weights outside its expert banks, ready to compute with: small vectors in f32, places of the
-//! large matrices. They are built from a spec and its tensors once. Nothing here knows a tensor's name.
+//! A model's weights outside its expert banks, ready to compute with: small vectors in f32, and references to
+//! large matrices. They are built once from a spec and its tensors. Nothing here knows the name of a tensor.
 
 mod build;
 pub mod embedding;
@@ -13,66 +13,66 @@ use crate::layers::mixer::attention::Attention;
 use crate::layers::norm::Norm;
 use embedding::Embedding;
 
-/// Weights of a model.
+/// The weights of a model outside its expert banks.
 pub struct Weights {
     /// The layers in order.
     pub layers: Vec<Layer>,
     /// The distinct ropes of the layers.
     pub ropes: Vec<RopeSpec>,
-    /// `[vocab, d_model]`.
+    /// The token embedding, `[vocab, d_model]`.
     pub embedding: Embedding,
-    /// Norm before the head.
+    /// The norm before the head.
     pub final_norm: Norm,
-    /// The output projection.
+    /// The output projection, `[vocab, d_model]`.
     pub head: Linear,
 }
 
-/// One layer.
+/// The weights of a layer.
 pub struct Layer {
-    /// Its branches in order.
+    /// The branches in the order in which they join.
     pub branches: Vec<Branch>,
 }
 
-/// One branch of a layer.
+/// The weights of a branch.
 pub struct Branch {
-    /// Its layer, and its number there.
+    /// The layer, and the number of the branch in it.
     pub key: (usize, usize),
-    /// What it reads.
+    /// Which residual stream it reads.
     pub join: Join,
-    /// Norm of its input.
+    /// Norm of the input.
     pub pre: Option<Norm>,
-    /// What it computes.
+    /// The operation.
     pub op: OpWeights,
-    /// Norm of its output.
+    /// Norm of the output.
     pub post: Option<Norm>,
-    /// Factor on its output as it joins.
+    /// Factor on the output as it joins the residual stream.
     pub scale: f32,
 }
 
 /// The weights of an operation.
 pub enum OpWeights {
-    /// Attention, and the number of its state among those of a sequence.
+    /// Attention with a KV cache.
     Attention {
         /// Projections and norms.
         attention: Attention,
-        /// The number of its state.
+        /// The number of its state among those of a sequence.
         state: usize,
     },
-    /// A block that every token visits.
+    /// A dense feed-forward block.
     Mlp(Mlp),
-    /// A router and a bank of experts.
+    /// A mixture of experts.
     Moe {
         /// Router and shared expert.
         moe: Moe,
-        /// Where its bank is in the model.
+        /// The layer of its bank, and the number of the bank in it.
         key: BankKey,
-        /// The branch that asks for experts next: its layer and number.
+        /// The next branch with experts: its layer, and its number there. `None` for the last.
         next: Option<(usize, usize)>,
     },
 }
 
 impl Weights {
-    /// The mixture that asks for experts after this branch, and the norm of its input.
+    /// The next mixture of experts after this branch, and the norm of its input.
     pub fn next_bank(&self, branch: &Branch) -> Option<(&Moe, Option<&Norm>)> {
         let OpWeights::Moe { next: Some((layer, number)), .. } = branch.op else { return None };
         let next = self.layers.get(layer)?.branches.get(number)?;

@@ -34,7 +34,7 @@ pub struct AcquireBuffers {
     next: usize,
 }
 
-/// What a layer asks of the store.
+/// A request of a layer for experts of one bank.
 pub struct Request<'a> {
     /// The number of the bank in the store.
     pub bank: usize,

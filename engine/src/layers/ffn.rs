@@ -1,5 +1,5 @@
-//! Layers that compute each token by itself: dense feed-forward blocks, and mixtures of experts with their
-//! routers.
+//! Operations that compute each token by itself: dense feed-forward blocks, and mixtures of experts with
+//! their routers.
 
 pub mod dense;
 pub mod group;

@@ -1,8 +1,8 @@
 //! Matrix products over the worker threads, and what a layer needs to call them.
 //!
-//! Products take activations by blocks of 32 columns and give outputs by groups of 32 rows, `[rows / 32,
-//! tokens, 32]` ("grouped"): each task writes one contiguous part. [`Compute::ungroup`] makes rows of tokens
-//! of them.
+//! Products take activations in blocks of 32 columns and give outputs in groups of 32 rows, `[rows / 32,
+//! tokens, 32]`: "grouped" outputs, of which each task writes one contiguous part. [`Compute::ungroup`]
+//! reorders them to rows of tokens. It must not know which layer is computed.
 
 use moelten_loader::tensors::bank::MatrixRef;
 use moelten_loader::tensors::store::TensorStore;
@@ -12,26 +12,26 @@ use moelten_quant::{
 
 use crate::runtime::pool::Pool;
 
-/// Tokens of an ungrouping task.
+/// Tokens of one task that ungroups outputs.
 const TOKENS: usize = 16;
-/// Numbers below which packing is not worth another thread.
+/// With fewer numbers than these, packing takes one task: a second thread would not pay.
 const SMALL: usize = 1 << 14;
-/// Tasks of one token's products for each thread, if their rows suffice.
+/// Most tasks per thread of the products of a single token.
 const TASKS_PER_THREAD: usize = 4;
-/// Bytes that a lane of a kernel should read in a row: fewer, and the processor has just found the streams
-/// when they end.
+/// Bytes that a lane of a kernel should read in sequence. In shorter streams the processor's prefetcher has
+/// hardly detected the stream when it ends.
 const STREAM_BYTES: usize = 8 << 10;
-/// Matrices that can be multiplied in one region.
+/// Most matrices that are multiplied in one parallel region.
 const MOST_PRODUCTS: usize = 3;
 
-/// What every layer computes with: kernels of one instruction set, the threads, the weights.
+/// What every layer computes with: the kernels of one instruction set, the threads, the weights.
 #[derive(Clone, Copy)]
 pub struct Compute<'a> {
-    /// Kernels of the chosen tier.
+    /// The kernels of the chosen instruction set.
     pub kernels: &'static Kernels,
-    /// Worker threads; the caller is on one of them.
+    /// The worker threads. The caller runs on one of them.
     pub pool: &'a Pool,
-    /// The model's tensors.
+    /// The weights that matrix references point to.
     pub tensors: &'a TensorStore,
 }
 
@@ -40,39 +40,39 @@ pub struct Compute<'a> {
 pub struct Linear {
     /// `[rows, cols]`.
     pub weight: MatrixRef,
-    /// `[rows]`.
+    /// `[rows]`, added to the product.
     pub bias: Option<Vec<f32>>,
 }
 
-/// `[tokens, cols]` activations, packed once for all products that take them.
+/// Activations `[tokens, cols]`, packed once for all products that take them.
 pub struct Packed {
     floats: Vec<Line>,
     codes: Vec<Line>,
-    /// Whether the present activations are there as floats and as codes.
+    /// Whether the present activations are packed as floats, and as codes.
     packed: [bool; 2],
     tokens: usize,
     cols: usize,
 }
 
 impl Packed {
-    /// Room for each of these `(tokens, cols)`, in both kinds.
+    /// Room for activations of any of these shapes `(tokens, cols)`, in both kinds.
     pub fn with_capacity<const N: usize>(shapes: [(usize, usize); N]) -> Self {
         let lines = |kind: ActivationKind| vec![Line::ZERO; most_lines(kind, shapes)];
         let (floats, codes) = (lines(ActivationKind::F32), lines(ActivationKind::Q8));
         Self { floats, codes, packed: [false; 2], tokens: 0, cols: 0 }
     }
 
-    /// Lines that [`Self::with_capacity`] takes.
+    /// Lines that [`Self::with_capacity`] allocates.
     pub fn lines_for<const N: usize>(shapes: [(usize, usize); N]) -> usize {
         most_lines(ActivationKind::F32, shapes) + most_lines(ActivationKind::Q8, shapes)
     }
 
-    /// Lines it has room for.
+    /// Lines that were allocated.
     pub fn lines(&self) -> usize {
         self.floats.len() + self.codes.len()
     }
 
-    /// The activations as `kind`, which must have been packed.
+    /// The activations of a kind. It must have been packed.
     pub fn view(&self, kind: ActivationKind) -> Activations<'_> {
         let lines = match kind {
             ActivationKind::F32 => &self.floats,
@@ -81,7 +81,7 @@ impl Packed {
         Activations::new(kind, self.tokens, self.cols, &lines[..kind.lines(self.tokens, self.cols)])
     }
 
-    /// The activations as a product with `w` takes them.
+    /// The activations of the kind that products with `w` take. It must have been packed.
     pub fn for_matrix(&self, w: &QMatrix<'_>) -> Activations<'_> {
         self.view(ActivationKind::of(w.format()))
     }
@@ -98,7 +98,7 @@ impl Compute<'_> {
         self.pack_also(x, formats, into);
     }
 
-    /// Packs the same `x` for more products: what is there already is not made again.
+    /// Packs the same `x` for further formats. A kind that is packed already is not packed again.
     pub fn pack_also(&self, x: &[f32], formats: impl IntoIterator<Item = Format>, into: &mut Packed) {
         for format in formats {
             let kind = ActivationKind::of(format);
@@ -123,11 +123,11 @@ impl Compute<'_> {
         });
     }
 
-    /// Products of up to three matrices with the same tokens, in one region: `out` is their grouped outputs
-    /// one after the other.
+    /// Multiplies up to three matrices with the same tokens in one parallel region. `out` gets their grouped
+    /// outputs, one after the other.
     ///
     /// # Panics
-    /// If there are more.
+    /// If there are more than three.
     pub fn products(&self, products: &[(QMatrix<'_>, Activations<'_>)], out: &mut [f32]) {
         assert!(products.len() <= MOST_PRODUCTS, "{} products in one region", products.len());
         let Some((_, x)) = products.first() else { return };
@@ -135,10 +135,10 @@ impl Compute<'_> {
         let rows: usize = products.iter().map(|(w, _)| w.rows()).sum();
         let step = match tokens {
             1 => self.rows_per_task(rows, products[0].0.row_bytes()),
-            // Small enough for threads to finish together, in whole groups of rows.
+            // Tasks are small enough for threads to finish together. They are whole groups of rows.
             _ => rows.div_ceil(self.pool.threads() * 16).next_multiple_of(GROUP_ROWS),
         };
-        // The matrix, the rows before it, and the first row of a task.
+        // The matrix of a task, the rows of all matrices before it, and the first row of the task.
         let find = |mut task: usize| {
             let mut before = 0;
             for (w, x) in products {
@@ -149,7 +149,7 @@ impl Compute<'_> {
                 task -= tasks;
                 before += w.rows();
             }
-            unreachable!("the task is one of those counted")
+            unreachable!("tasks were counted over the same matrices")
         };
         let tasks = products.iter().map(|(w, _)| w.rows().div_ceil(step)).sum();
         let start = |task| {
@@ -162,20 +162,20 @@ impl Compute<'_> {
         });
     }
 
-    /// Rows of a task where one token's products read `rows` rows of `row_bytes` bytes: threads should finish
-    /// together, but a kernel reads as many streams as it has lanes, which should be long.
+    /// Rows of a task for products of a single token with `rows` rows of `row_bytes` bytes. More tasks let
+    /// threads finish together; fewer tasks make the streams of each lane of a kernel longer.
     pub(crate) fn rows_per_task(&self, rows: usize, row_bytes: usize) -> usize {
         let streams = 16 * STREAM_BYTES.div_ceil(row_bytes.max(1));
         let most_tasks = (rows / (self.pool.threads() * streams)).clamp(1, TASKS_PER_THREAD);
         rows.div_ceil(self.pool.threads() * most_tasks).next_multiple_of(GROUP_ROWS)
     }
 
-    /// `out[t, r] = x[t] . w[r] + bias[r]`; `out` is `[tokens, rows]`, `tmp` holds as much unless it is one
-    /// token.
+    /// `out[t, r] = x[t] . w[r] + bias[r]`; `out` is `[tokens, rows]`. `tmp` is as long, but may be empty for
+    /// one token.
     pub fn linear(&self, linear: &Linear, x: &Packed, out: &mut [f32], tmp: &mut [f32]) {
         let w = self.tensors.view(&linear.weight);
         if x.tokens == 1 {
-            // Grouped outputs of one token are its row.
+            // The grouped outputs of a single token are in order already.
             self.products(&[(w, x.for_matrix(&w))], out);
             return linear.bias.iter().for_each(|bias| self.kernels.axpy(1.0, bias, out));
         }
@@ -184,7 +184,7 @@ impl Compute<'_> {
         self.ungroup(tmp, w.rows(), linear.bias.as_deref(), out);
     }
 
-    /// Grouped outputs of `rows` rows to `[tokens, rows]`, and adds the bias.
+    /// Reorders the grouped outputs of `rows` rows to `[tokens, rows]` and adds the bias.
     pub fn ungroup(&self, grouped: &[f32], rows: usize, bias: Option<&[f32]>, out: &mut [f32]) {
         let tokens = out.len() / rows;
         self.pool.chunks(out, rows, TOKENS, |range, out| {
@@ -200,7 +200,7 @@ impl Compute<'_> {
         });
     }
 
-    /// `x += factor * y`, by token rows.
+    /// `x += factor * y`; both are `[tokens, width]`.
     pub fn add(&self, factor: f32, y: &[f32], x: &mut [f32], width: usize) {
         let kernels = self.kernels;
         self.pool.rows(x, width, |rows, x| kernels.axpy(factor, &y[rows.start * width..rows.end * width], x));

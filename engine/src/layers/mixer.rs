@@ -1,4 +1,4 @@
-//! Layers in which the tokens of a sequence exchange information.
+//! Operations in which the tokens of a sequence exchange information.
 
 pub mod attend;
 pub mod attention;

@@ -1,19 +1,19 @@
-//! Rotary position embedding (arXiv 2104.09864). Frequencies are fixed when a sequence begins; the sines and
-//! cosines of a batch's positions are computed once and shared by all layers with the same rope. It must not
-//! know attention.
+//! Rotary position embedding (arXiv 2104.09864). The frequencies are fixed when a sequence begins. Sines and
+//! cosines of the positions of a batch are computed once and shared by all layers with the same rope. It must
+//! not know attention.
 
 use moelten_loader::spec::{Pairing, RopeSpec};
 
-/// A rope of a sequence: frequencies for the context that was chosen.
+/// The rope of a sequence, with the frequencies for its context.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     /// Radians per position, `[dim / 2]`.
     frequencies: Vec<f32>,
-    /// Factor on the rotated vectors.
+    /// Factor on rotated queries and keys.
     magnitude: f32,
 }
 
-/// Sines and cosines of the positions of a batch under one rope of the model: `[tokens, dim / 2]` each.
+/// Cosines and sines for the positions of a batch under one rope of the model, `[tokens, dim / 2]` each.
 #[derive(Debug, Clone)]
 pub struct Angles {
     cos: Vec<f32>,
@@ -23,13 +23,13 @@ pub struct Angles {
 }
 
 impl Rope {
-    /// The rope of `spec` in a context of `context` tokens.
+    /// The rope for a context of `context` tokens, which decides about the frequencies of LongRoPE.
     pub fn new(spec: &RopeSpec, context: usize) -> Self {
         let frequencies = spec.frequencies(context).into_iter().map(|f| f as f32).collect();
         Self { frequencies, magnitude: spec.magnitude(context) }
     }
 
-    /// Appends the angles of positions `first..first + tokens`.
+    /// Appends the angles of positions `first..first + tokens` to `out`.
     pub fn angles(&self, first: usize, tokens: usize, out: &mut Angles) {
         for position in first..first + tokens {
             for &frequency in &self.frequencies {
@@ -42,20 +42,20 @@ impl Rope {
 }
 
 impl Angles {
-    /// Room for `tokens` positions of a rope, so that decode never allocates.
+    /// An empty list with room for `tokens` positions, so that decode never allocates.
     pub fn with_capacity(spec: &RopeSpec, tokens: usize) -> Self {
         let half = spec.dim / 2;
         let numbers = || Vec::with_capacity(tokens * half);
         Self { cos: numbers(), sin: numbers(), half, pairing: spec.pairing }
     }
 
-    /// Forgets the positions of the last batch.
+    /// Removes the positions of the last batch.
     pub fn clear(&mut self) {
         self.cos.clear();
         self.sin.clear();
     }
 
-    /// Rotates every head (`[heads, head_dim]`) of the batch's token number `token`.
+    /// Rotates `heads`, `[heads, head_dim]`, by the position of token `token` of the batch.
     pub fn rotate(&self, heads: &mut [f32], head_dim: usize, token: usize) {
         let half = self.half;
         let cos = &self.cos[token * half..][..half];
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn position_zero_changes_nothing_and_lengths_are_kept() {
+    fn position_zero_changes_nothing_and_rotation_keeps_lengths() {
         let rope = spec(Pairing::Split, RopeScaling::None);
         let head = [1.0, -2.0, 3.0, 0.5, 0.25, 4.0, -1.0, 2.0];
         assert_eq!(rotated(&rope, 0, &head), head);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn pairings_are_one_rotation_in_two_orders() {
+    fn pairings_are_the_same_rotation_in_two_orders() {
         let split = spec(Pairing::Split, RopeScaling::None);
         let adjacent = spec(Pairing::Adjacent, RopeScaling::None);
         let head = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn long_rope_picks_its_divisors_by_context() {
+    fn long_rope_selects_divisors_by_context() {
         let scaling = RopeScaling::LongRope {
             short: vec![1.0; 4],
             long: vec![4.0; 4],

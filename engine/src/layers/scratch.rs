@@ -1,4 +1,4 @@
-//! The buffers that layers work in. They are allocated once for the largest pass, so that decode never
+//! The buffers that layers compute in. They are allocated once for the largest pass, so that decode never
 //! allocates. It must not know how large they are, nor which pass uses them.
 
 use moelten_quant::{Line, Running};
@@ -8,79 +8,79 @@ use crate::layers::ffn::router::Routing;
 use crate::layers::ffn::visits::Visits;
 use crate::layers::linear::Packed;
 
-/// Tokens that pass through attention, a dense block or an expert at once: enough for fast products, few
-/// enough for buffers of some MiB. What a chunk is larger for is that each expert is read once for all of it.
+/// Tokens that attention, a dense block or an expert computes at once: enough for fast products, few enough
+/// for buffers of some MiB. A chunk may be larger, because each expert is read only once per chunk.
 pub const PASS: usize = 512;
 
-/// Queries, keys, values and their mix.
+/// Buffers of an attention branch.
 pub struct AttentionScratch {
-    /// `[tokens, heads * head_dim]`.
+    /// Queries, `[tokens, heads * head_dim]`.
     pub q: Vec<f32>,
-    /// `[tokens, kv_heads * head_dim]`.
+    /// Keys, `[tokens, kv_heads * head_dim]`.
     pub k: Vec<f32>,
-    /// `[tokens, kv_heads * head_dim]`.
+    /// Values, `[tokens, kv_heads * head_dim]`.
     pub v: Vec<f32>,
-    /// `[tokens, heads * head_dim]`.
+    /// Values mixed by attention, `[tokens, heads * head_dim]`.
     pub mixed: Vec<f32>,
-    /// Sums over positions.
+    /// Unfinished sums over positions.
     pub attend: AttendScratch,
 }
 
-/// Sums of attention before they are finished.
+/// Sums of attention before they are divided by the sum of weights.
 pub struct AttendScratch {
-    /// `[tokens, heads]`.
+    /// Maximum and sum of weights of each row, `[tokens, heads]`.
     pub running: Vec<Running>,
-    /// One token's rows by head of the cache and span of positions `[kv_heads, spans, heads / kv_heads,
-    /// head_dim]`; empty where the context is a single span.
+    /// Rows of a single token by key and value head and by span of positions, `[kv_heads, spans, heads /
+    /// kv_heads, head_dim]`. Empty where the context is one span.
     pub spans: Vec<f32>,
-    /// `[kv_heads, spans, heads / kv_heads]`.
+    /// Maximum and sum of weights of each row in `spans`, `[kv_heads, spans, heads / kv_heads]`.
     pub spans_running: Vec<Running>,
 }
 
-/// Packed inputs and grouped outputs of products, and the hidden layers of feed-forward blocks.
+/// Buffers that all branches use: packed inputs, grouped outputs, hidden layers.
 pub struct ProductScratch {
-    /// Input of the present products, as wide as any.
+    /// Packed inputs of products.
     pub packed: Packed,
-    /// Their grouped outputs, as wide as all that are multiplied in one region.
+    /// Grouped outputs of the products of one parallel region.
     pub grouped: Vec<f32>,
-    /// Packed hidden layers.
+    /// Packed hidden layers of feed-forward blocks.
     pub hidden: Vec<Line>,
-    /// The tokens of a block that every token visits, with their weights.
+    /// The visitors of a block that every token visits: token and weight.
     pub visitors: Vec<(u32, f32)>,
 }
 
-/// Norm and router of a layer that is not reached yet, of the tokens of a decode batch.
+/// Buffers for predicting the experts of the next bank for the tokens of a decode batch.
 pub struct AheadScratch {
-    /// `[tokens, d_model]`.
+    /// Input of the router, `[tokens, d_model]`.
     pub normed: Vec<f32>,
-    /// The same, packed.
+    /// Packed input of the router.
     pub packed: Packed,
-    /// `[tokens, experts]`.
+    /// Grouped logits of the router, `[tokens, experts]`.
     pub grouped: Vec<f32>,
-    /// Their routing.
+    /// Predicted routing of each token.
     pub route: RouteScratch,
-    /// Of each expert, how many tokens are expected and the best rank that one of them gives it.
+    /// For each expert, the number of tokens that it is predicted for and its best rank among them.
     pub votes: Vec<(u32, u32)>,
-    /// Experts, the likeliest first.
+    /// Predicted experts, the likeliest first.
     pub ranked: Vec<u32>,
 }
 
-/// Routing of a batch.
+/// Buffers for routing a batch.
 pub struct RouteScratch {
-    /// Router logits `[tokens, experts]`.
+    /// Router logits, `[tokens, experts]`.
     pub logits: Vec<f32>,
     /// The experts of each token.
     pub routing: Routing,
 }
 
-/// Routing and the experts' inputs.
+/// Buffers of a mixture of experts.
 pub struct MoeScratch {
-    /// Routing.
+    /// The experts of each token.
     pub route: RouteScratch,
-    /// The same, by expert.
+    /// The tokens of each expert.
     pub visits: Visits,
-    /// What is held of the store.
+    /// Buffers of the request to the store.
     pub acquired: AcquireBuffers,
-    /// Packed inputs of experts.
+    /// Packed inputs of experts, gathered from those of all tokens.
     pub gathered: Vec<Line>,
 }

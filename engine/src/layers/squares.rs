@@ -1,15 +1,16 @@
-//! Sums of squares of the inputs of matrices, as quantising wants them: how large inputs are, column by
-//! column. It must not know which matrices a model has.
+//! Sums of squares of the inputs of matrices, column by column: quantising weights columns with large inputs
+//! more. It must not know which matrices a model has.
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::layers::ffn::visits::Visits;
 use crate::runtime::pool::Pool;
 
-/// Columns of a task.
+/// Columns that one task adds up.
 const COLUMNS: usize = 64;
 
-/// Sums of squares of the inputs of one matrix, of several that share them, or of each expert of a bank.
+/// Sums of squares of the inputs of a matrix, of several matrices with the same input, or of each expert of a
+/// bank.
 #[derive(Debug, Default)]
 pub struct Squares {
     cols: usize,
@@ -18,27 +19,27 @@ pub struct Squares {
 }
 
 impl Squares {
-    /// Sums that are all 0.
+    /// Sums `[rows, cols]` that are all 0.
     pub fn new(rows: usize, cols: usize) -> Self {
         Self { cols, sums: vec![0.0; rows * cols], counts: vec![0; rows] }
     }
 
-    /// Columns of the matrices.
+    /// Number of columns of the matrices.
     pub fn cols(&self) -> usize {
         self.cols
     }
 
-    /// `[rows, cols]`: one row, or one for each expert.
+    /// `[rows, cols]`: one row, or one row for each expert.
     pub fn sums(&self) -> &[f32] {
         &self.sums
     }
 
-    /// `[rows]`: how many inputs were added up.
+    /// `[rows]`: the number of inputs in each row of sums.
     pub fn counts(&self) -> &[u64] {
         &self.counts
     }
 
-    /// Adds all tokens of `x`, `[tokens, cols]`, to the only row.
+    /// Adds all tokens of `x`, `[tokens, cols]`, to sums of one row.
     pub fn add(&mut self, pool: &Pool, x: &[f32]) {
         let cols = self.cols;
         self.counts[0] += (x.len() / cols) as u64;
@@ -47,7 +48,7 @@ impl Squares {
         });
     }
 
-    /// Adds the visitors among the tokens of `x`, `[tokens, cols]`, to the experts that they visit.
+    /// Adds the tokens of `x`, `[tokens, cols]`, to the rows of the experts that they visit.
     pub fn add_visits(&mut self, pool: &Pool, x: &[f32], visits: &Visits) {
         let cols = self.cols;
         for (index, &expert) in visits.experts.iter().enumerate() {
@@ -63,7 +64,7 @@ impl Squares {
         });
     }
 
-    /// Adds what a [`HiddenSum`] has of `inputs` inputs to a row, and clears it.
+    /// Moves a [`HiddenSum`] over `inputs` inputs to a row.
     pub fn add_hidden(&mut self, row: usize, inputs: usize, from: &mut HiddenSum) {
         let from = from.0.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.counts[row] += inputs as u64;
@@ -73,7 +74,7 @@ impl Squares {
     }
 }
 
-/// Adds squares to `sums`, each row as long, in double precision until the end.
+/// Adds the squares of `rows` to `sums`, which are as long as a row. Sums of squares are in double precision.
 fn add_columns<'a>(rows: impl Iterator<Item = &'a [f32]>, sums: &mut [f32]) {
     let mut wide = [0.0; COLUMNS];
     for row in rows {
@@ -86,17 +87,18 @@ fn add_columns<'a>(rows: impl Iterator<Item = &'a [f32]>, sums: &mut [f32]) {
     }
 }
 
-/// Squares of one visit's hidden layer: its groups of columns are added by any threads, each column by one.
+/// Sums of squares of the hidden layer of one visit. Threads add groups of columns, each column by one
+/// thread.
 #[derive(Debug, Default)]
 pub struct HiddenSum(Mutex<Vec<f64>>);
 
 impl HiddenSum {
-    /// Sums of `columns` columns, all 0.
+    /// Sums of `columns` columns that are all 0.
     pub fn new(columns: usize) -> Self {
         Self(Mutex::new(vec![0.0; columns]))
     }
 
-    /// Adds `x`, `[tokens, width]`, which are the columns from `first` on.
+    /// Adds `x`, `[tokens, width]`, to the columns from `first` on.
     pub fn add(&self, first: usize, width: usize, x: &[f32]) {
         let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let sums = &mut sums[first..first + width];
@@ -108,12 +110,12 @@ impl HiddenSum {
     }
 }
 
-/// Where the hidden layers of one feed-forward block go.
+/// The sums for the hidden layers of a branch.
 pub struct HiddenSquares<'a> {
-    /// Of the routed experts.
+    /// Sums of each routed expert.
     pub experts: &'a mut Squares,
-    /// Of the block that every token visits.
-    pub whole: &'a mut Squares,
-    /// Of each visit that is being computed.
+    /// Sums of the dense block or of the shared expert.
+    pub dense: &'a mut Squares,
+    /// Sums of each visit that is being computed.
     pub sums: &'a mut [HiddenSum],
 }

@@ -1,9 +1,8 @@
-//! What quantising wants to know of a model at work: how large the inputs of each matrix are, column by
-//! column. Errors of weights in columns with large inputs cost more. Roles, not names; what becomes of the
-//! sums is the caller's business.
+//! Importance for quantising: how large the inputs of each matrix are, column by column. Errors of weights in
+//! columns with large inputs cost more. It must not know tensor names, nor how the sums are used.
 //!
-//! Inputs are taken before they are packed for products, so that the sums do not depend on the types of the
-//! weights' file.
+//! Inputs are observed before they are packed for products, so that the sums do not depend on the formats of
+//! the weights.
 
 use std::sync::Arc;
 
@@ -18,22 +17,22 @@ use crate::layers::squares::{HiddenSquares, HiddenSum, Squares};
 use crate::runtime::ledger::{Charge, Ledger};
 use crate::runtime::pool::Pool;
 
-/// Sums of one branch; what it does not have is empty.
+/// The sums of one branch. A list is empty where the branch has no such matrices.
 #[derive(Debug)]
 struct BranchSquares {
-    /// Into queries, keys and values, or into the router and into gate and up of the block that every token
-    /// visits.
+    /// Inputs of queries, keys and values; or of the router, and of gate and up of the dense block or shared
+    /// expert.
     input: Squares,
-    /// Into the attention's output projection, or into down of the block that every token visits.
+    /// Inputs of the output projection; or of down of the dense block or shared expert.
     output: Squares,
-    /// Into gate and up of each expert.
+    /// Inputs of gate and up of each routed expert.
     experts: Squares,
-    /// Into down of each expert.
+    /// Inputs of down of each routed expert.
     expert_hidden: Squares,
 }
 
-/// Sums of squares of the inputs of all matrices of a model, of all tokens that were run with this as the
-/// observer. After a forward pass that has failed they hold some of its inputs and not others.
+/// Sums of squares of the inputs of all matrices of a model, over all tokens of the passes that it observes.
+/// After a failed pass they hold only some inputs of that pass.
 #[derive(Debug)]
 pub struct InputSquares {
     layers: Vec<Vec<BranchSquares>>,
@@ -43,7 +42,7 @@ pub struct InputSquares {
 }
 
 impl InputSquares {
-    /// Sums for a model, all 0.
+    /// Sums for a model that are all 0.
     ///
     /// # Errors
     /// [`crate::error::EngineError::Memory`] when they do not fit.
@@ -59,7 +58,7 @@ impl InputSquares {
         })
     }
 
-    /// Bytes of the sums.
+    /// Bytes that the sums for a model take.
     pub fn bytes_for(spec: &ModelSpec) -> u64 {
         let branch = |branch: &BranchSpec| {
             let shapes = Shapes::of(spec.d_model, &branch.op).all();
@@ -70,7 +69,7 @@ impl InputSquares {
         (sums * size_of::<f32>() + MOST_VISITS * widest(spec) * size_of::<f64>()) as u64
     }
 
-    /// The sums by matrix, in the order of the layers. A head that is the embedding has its sums under
+    /// The sums of each matrix, in the order of the layers. The sums of a tied head are those of
     /// [`Role::Embed`].
     pub fn by_role<'a>(&'a self, spec: &ModelSpec) -> Vec<(Role, &'a Squares)> {
         let mut out = Vec::new();
@@ -85,7 +84,8 @@ impl InputSquares {
         out
     }
 
-    /// How many tokens each expert of a layer's first bank has seen; empty for a layer without experts.
+    /// The number of tokens that visited each expert of a layer's first bank; empty for a layer without
+    /// experts.
     pub fn visitors(&self, layer: usize) -> &[u64] {
         let counts = self.layers[layer].iter().map(|branch| branch.experts.counts());
         counts.into_iter().find(|counts| !counts.is_empty()).unwrap_or_default()
@@ -112,8 +112,8 @@ impl InputObserver for InputSquares {
     }
 
     fn hidden(&mut self, (layer, branch): (usize, usize)) -> HiddenSquares<'_> {
-        let BranchSquares { output: whole, expert_hidden: experts, .. } = &mut self.layers[layer][branch];
-        HiddenSquares { experts, whole, sums: &mut self.hidden }
+        let BranchSquares { output: dense, expert_hidden: experts, .. } = &mut self.layers[layer][branch];
+        HiddenSquares { experts, dense, sums: &mut self.hidden }
     }
 
     fn head(&mut self, pool: &Pool, x: &[f32]) {
@@ -134,7 +134,7 @@ impl BranchSquares {
         Self { input, output, experts, expert_hidden }
     }
 
-    /// Hands out the sums of each matrix of the branch.
+    /// Passes each matrix of the branch and its sums to `add`.
     fn by_tensor<'a>(&'a self, op: &Op, add: &mut dyn FnMut(LayerTensor, &'a Squares)) {
         match op {
             Op::Attention(_) => {
@@ -159,23 +159,23 @@ impl BranchSquares {
     }
 }
 
-/// Hands out the sums of the matrices of a block.
+/// Passes each matrix of a feed-forward block and its sums to `add`.
 fn mlp_tensors<'a>(
     mlp: &MlpSpec,
     wrap: fn(Part) -> LayerTensor,
     [inputs, hidden]: [&'a Squares; 2],
     add: &mut dyn FnMut(LayerTensor, &'a Squares),
 ) {
-    // Only what the matrices are for counts here, not their sizes.
+    // The width is not used: only the parts matter here.
     for matrix in mlp.matrices(1) {
         add(wrap(matrix.part), if matrix.part == Part::Down { hidden } else { inputs });
     }
 }
 
-/// Rows and columns of a branch's sums.
+/// The shapes of the sums of a branch.
 struct Shapes {
     d_model: usize,
-    /// Columns of the output projection, or of down of the block that every token visits; 0 without one.
+    /// Columns of the output projection, or of down of the dense block or shared expert; 0 without one.
     output: usize,
     experts: usize,
     expert_hidden: usize,
@@ -196,7 +196,7 @@ impl Shapes {
         Self { d_model, output, experts, expert_hidden }
     }
 
-    /// In the order of [`BranchSquares`].
+    /// Rows and columns of the sums, in the order of the fields of [`BranchSquares`].
     fn all(&self) -> [(usize, usize); 4] {
         [
             (1, self.d_model),
@@ -207,7 +207,7 @@ impl Shapes {
     }
 }
 
-/// Columns of the widest hidden layer.
+/// Columns of the widest hidden layer of any branch.
 fn widest(spec: &ModelSpec) -> usize {
     let branches = spec.layers.iter().flat_map(|layer| &layer.branches);
     let shapes = branches.map(|branch| Shapes::of(spec.d_model, &branch.op));

@@ -1,15 +1,15 @@
-//! What a cache would have done: runs a routing trace against the policies, and against the best that any
-//! policy could do, at every size of the cache at once. Pure; it must not know files or terminals.
+//! Replay of a routing trace against cache policies, and against the optimum, for all sizes of the cache at
+//! once. It is pure. It must not know files or terminals.
 //!
-//! A bank's cache starts empty. An event is a token, or a chunk of tokens (prefill), that passes the bank:
-//! every expert it needs is used once, a hit if it is resident and else a read. Afterwards those with the
-//! highest values stay, as many as there are slots, whether they were read just now or not: what the store
-//! does.
+//! The cache of a bank starts empty. An event is a token, or a chunk of tokens (prefill), that passes the
+//! bank. Every expert that it needs is used once: a hit if it is resident, else a read. Afterwards the
+//! experts with the highest values stay, as many as there are slots, whether they were just read or not. The
+//! store does the same.
 //!
-//! Values do not depend on the number of slots, so a smaller cache always holds a part of what a larger one
-//! holds. The experts can therefore stand in one line (the stack of Mattson et al., IBM Systems Journal 9(2),
-//! 1970, for requests of several items): the first `n` are what `n` slots hold, and one pass over a trace
-//! counts the hits of every size.
+//! Values do not depend on the number of slots, so a smaller cache always holds a part of what a larger cache
+//! holds. Experts therefore form a stack (Mattson et al., IBM Systems Journal 9(2), 1970, for requests of
+//! several items): the first `n` are the content of `n` slots, and one pass over a trace counts the hits of
+//! every size.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,22 +18,22 @@ use std::ops::AddAssign;
 use super::trace::{Trace, TraceHeader, TracedBank};
 use crate::experts::policy::{Policy, Ranking, Value};
 
-/// Who decides what leaves.
+/// How the expert to evict is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Replacement {
-    /// A policy, which knows what was used.
+    /// A policy, which knows past uses.
     Policy(Policy),
-    /// The expert whose next use is farthest away leaves. Knows what will be used; no policy reads less
-    /// (Belady, IBM Systems Journal 5(2), 1966).
+    /// Evicts the expert whose next use is farthest in the future, which only a replay can know. No policy
+    /// reads less (Belady, IBM Systems Journal 5(2), 1966).
     Belady,
 }
 
 impl Replacement {
-    /// All policies, and the best that could be done.
+    /// All policies and the optimum.
     pub const ALL: [Self; 4] =
         [Self::Policy(Policy::Lru), Self::Policy(Policy::Lfu), Self::Policy(Policy::Aged), Self::Belady];
 
-    /// Its name in output.
+    /// The name in output.
     pub fn name(self) -> &'static str {
         match self {
             Self::Policy(policy) => policy.name(),
@@ -42,24 +42,24 @@ impl Replacement {
     }
 }
 
-/// Uses of experts, and what they cost.
+/// Uses of experts, hits and reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Uses {
-    /// Experts that events needed; each counts once per event.
+    /// Experts that events used. Each counts once per event.
     pub uses: u64,
-    /// Those that were resident.
+    /// Uses of resident experts.
     pub hits: u64,
-    /// Bytes of the others.
+    /// Bytes of the experts that were not resident.
     pub bytes_read: u64,
 }
 
 impl Uses {
-    /// Hits per use, 0 to 1; `None` without uses.
+    /// Share of the uses that were hits, 0 to 1; `None` without uses.
     pub fn hit_rate(self) -> Option<f64> {
         (self.uses > 0).then(|| self.hits as f64 / self.uses as f64)
     }
 
-    /// Uses that were no hits.
+    /// Uses that were not hits.
     pub fn misses(self) -> u64 {
         self.uses - self.hits
     }
@@ -73,26 +73,26 @@ impl AddAssign for Uses {
     }
 }
 
-/// What a cache of one size would have done.
+/// The uses and hits of a cache of one size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Outcome {
-    /// Chunks of several tokens.
+    /// Events of several tokens.
     pub prefill: Uses,
-    /// Single tokens.
+    /// Events of one token.
     pub decode: Uses,
 }
 
-/// Tokens of a trace.
+/// Numbers of tokens of a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tokens {
-    /// In chunks of several tokens.
+    /// Tokens in events of several tokens.
     pub prefill: u64,
-    /// Alone.
+    /// Tokens in events of one token.
     pub decode: u64,
 }
 
 impl Tokens {
-    /// Those that [`Replay::run`] with the same `skip` counts the uses of.
+    /// The tokens whose uses [`Replay::run`] counts with the same `skip`.
     pub fn of(trace: &Trace, skip: u64) -> Self {
         let mut most = Self::default();
         for events in events_by_bank(trace) {
@@ -105,67 +105,67 @@ impl Tokens {
     }
 }
 
-/// What a policy does with a trace, for every number of slots.
+/// The replay of a trace with one replacement, for every number of slots.
 #[derive(Debug, Clone)]
 pub struct Replay {
     banks: Vec<Reuse>,
 }
 
-/// How a bank's experts were used again.
+/// The reuse of the experts of one bank.
 #[derive(Debug, Clone, Default)]
 struct Reuse {
     expert_bytes: u64,
-    prefill: Places,
-    decode: Places,
+    prefill: Depths,
+    decode: Depths,
 }
 
-/// Where in the line experts stood when they were used.
+/// The stack depth of experts when they were used.
 #[derive(Debug, Clone, Default)]
-struct Places {
+struct Depths {
     uses: u64,
-    /// Uses of the expert that stood at each place.
+    /// Number of uses at each depth.
     at: Vec<u64>,
 }
 
-impl Places {
-    /// Counts a use of the expert at `place`, or of one that is not in the line yet.
-    fn count(&mut self, place: Option<usize>) {
+impl Depths {
+    /// Counts a use of the expert at `depth`, or of one that is not on the stack yet.
+    fn count(&mut self, depth: Option<usize>) {
         self.uses += 1;
-        if let Some(place) = place {
-            if place >= self.at.len() {
-                self.at.resize(place + 1, 0);
+        if let Some(depth) = depth {
+            if depth >= self.at.len() {
+                self.at.resize(depth + 1, 0);
             }
-            self.at[place] += 1;
+            self.at[depth] += 1;
         }
     }
 
     fn with_slots(&self, slots: u32, expert_bytes: u64) -> Uses {
         let hits = self.at.iter().take(slots as usize).sum();
-        // Bytes beyond 64 bits are not worth an error.
+        // A sum beyond 64 bits saturates: no real trace has one.
         Uses { uses: self.uses, hits, bytes_read: (self.uses - hits).saturating_mul(expert_bytes) }
     }
 }
 
 impl Replay {
-    /// Runs `trace` against `replacement`. The first `skip` single tokens only fill the caches; their uses do
-    /// not count.
+    /// Replays `trace` with `replacement`. The first `skip` events of one token only fill the caches; their
+    /// uses do not count.
     pub fn run(trace: &Trace, replacement: Replacement, skip: u64) -> Self {
         let reuse = |(events, bank): (Vec<Event>, &TracedBank)| {
-            // Banks without experts, and those that nothing is known of.
+            // Banks without experts, and banks that no event used.
             if events.is_empty() {
                 return Reuse::default();
             }
             let experts = bank.experts as usize;
             let (prefill, decode) = match replacement {
                 Replacement::Policy(policy) => count(&events, Ranking::new(policy, experts), skip),
-                Replacement::Belady => count(&events, Future::of(&events, experts), skip),
+                Replacement::Belady => count(&events, NextUses::of(&events, experts), skip),
             };
             Reuse { expert_bytes: bank.expert_bytes, prefill, decode }
         };
         Self { banks: events_by_bank(trace).into_iter().zip(&trace.header().banks).map(reuse).collect() }
     }
 
-    /// What caches with so many slots, one number for each bank, would have done.
+    /// The outcome with these numbers of slots, one for each bank.
     pub fn with_slots(&self, slots: &[u32]) -> Outcome {
         let mut outcome = Outcome::default();
         for (reuse, &slots) in self.banks.iter().zip(slots) {
@@ -176,21 +176,21 @@ impl Replay {
     }
 }
 
-/// `total` slots, spread over the banks in proportion to their experts; no bank has more slots than experts.
+/// Spreads `total` slots over the banks in proportion to their experts. No bank gets more slots than experts.
 pub fn spread(header: &TraceHeader, total: u64) -> Vec<u32> {
     let all = header.experts().max(1);
     let total = total.min(all);
     let (mut experts, mut given) = (0, 0);
     let slots = header.banks.iter().map(|bank| {
         experts += u64::from(bank.experts);
-        // Never more than there are: `total` is at most `all`.
-        let until_here = total * experts / all;
-        (until_here - std::mem::replace(&mut given, until_here)) as u32
+        // At most the number of experts, because `total` is at most `all`.
+        let until_this = total * experts / all;
+        (until_this - std::mem::replace(&mut given, until_this)) as u32
     });
     slots.collect()
 }
 
-/// The most slots that fit into `bytes` when they are [`spread`].
+/// The most slots that fit `bytes` when they are [`spread`].
 pub fn slots_in(header: &TraceHeader, bytes: u64) -> u64 {
     let cost = |slots: &[u32]| -> u128 {
         let cost = |(bank, &slots): (&TracedBank, &u32)| u128::from(slots) * u128::from(bank.expert_bytes);
@@ -198,7 +198,8 @@ pub fn slots_in(header: &TraceHeader, bytes: u64) -> u64 {
     };
     let all = header.experts();
     let everything = cost(&spread(header, all)).max(1);
-    // As if all experts were equally large, and a slot more for each bank; from there down to what is true.
+    // An upper bound: the number for experts of equal size, and one slot more for each bank. The loop lowers
+    // it.
     let guess = u128::from(all) * u128::from(bytes) / everything + header.banks.len() as u128;
     let mut slots = u64::try_from(guess).unwrap_or(u64::MAX).min(all);
     while slots > 0 && cost(&spread(header, slots)) > u128::from(bytes) {
@@ -207,11 +208,11 @@ pub fn slots_in(header: &TraceHeader, bytes: u64) -> u64 {
     slots
 }
 
-/// A token or a chunk that passed a bank.
+/// A token or a chunk of tokens that passed a bank.
 #[derive(Debug, Clone)]
 struct Event {
     tokens: usize,
-    /// Experts, ascending, and how many of the tokens chose each.
+    /// Experts in ascending order, and the number of tokens that chose each.
     uses: Vec<(u32, u32)>,
 }
 
@@ -226,15 +227,15 @@ fn events_by_bank(trace: &Trace) -> Vec<Vec<Event>> {
     banks
 }
 
-/// An order of the experts that changes with every event.
+/// An eviction order of the experts of a bank, which changes with every event.
 trait Order {
-    /// Lower leaves first; no two experts have the same.
+    /// Lower values are evicted first. No two experts have the same value.
     type Value: Ord;
 
-    /// An event has used its experts.
+    /// Counts an event.
     fn used(&mut self, event: &Event);
 
-    /// Where an expert is now.
+    /// The present value of an expert.
     fn value(&self, expert: u32) -> Self::Value;
 }
 
@@ -250,17 +251,17 @@ impl Order for Ranking {
     }
 }
 
-/// Belady's order: by next use.
-struct Future {
-    /// For each use of each event, the next event with the same expert.
+/// Belady's order, by next use.
+struct NextUses {
+    /// For each use of each event, the next event that uses the same expert.
     next: Vec<Vec<usize>>,
-    /// Events so far.
+    /// Number of events so far.
     now: usize,
-    /// Next use of each expert as of its last one.
+    /// The next use of each expert, as of its last use.
     by_expert: Vec<usize>,
 }
 
-impl Future {
+impl NextUses {
     fn of(events: &[Event], experts: usize) -> Self {
         let mut coming = vec![usize::MAX; experts];
         let of_event = |(number, event): (usize, &Event)| {
@@ -273,7 +274,7 @@ impl Future {
     }
 }
 
-impl Order for Future {
+impl Order for NextUses {
     type Value = (Reverse<usize>, u32);
 
     fn used(&mut self, event: &Event) {
@@ -288,35 +289,35 @@ impl Order for Future {
     }
 }
 
-/// Where in the line the experts of chunks and of single tokens stood, when `order` decides who leaves.
-fn count<O: Order>(events: &[Event], mut order: O, skip: u64) -> (Places, Places) {
-    let (mut prefill, mut decode) = (Places::default(), Places::default());
-    let mut line: Vec<u32> = Vec::new();
-    let mut waiting = BinaryHeap::new();
+/// The stack depths of used experts with this eviction order, for events of several tokens and of one.
+fn count<O: Order>(events: &[Event], mut order: O, skip: u64) -> (Depths, Depths) {
+    let (mut prefill, mut decode) = (Depths::default(), Depths::default());
+    let mut stack: Vec<u32> = Vec::new();
+    let mut candidates = BinaryHeap::new();
     let mut single = 0;
     for event in events {
         single += u64::from(event.tokens == 1);
         for (expert, _) in &event.uses {
-            let place = line.iter().position(|other| other == expert);
+            let depth = stack.iter().position(|other| other == expert);
             if event.tokens > 1 {
-                prefill.count(place);
+                prefill.count(depth);
             } else if single > skip {
-                decode.count(place);
+                decode.count(depth);
             }
         }
         order.used(event);
-        // A cache of `n` slots has its residents and what the event used before it, and keeps the best. If
-        // the smaller ones did so, what it keeps and they do not is the best of what they dropped and of the
-        // one it alone had.
-        waiting.extend(event.uses.iter().map(|&(expert, _)| (order.value(expert), expert)));
-        for place in &mut line {
-            if event.uses.binary_search_by_key(&*place, |&(expert, _)| expert).is_err() {
-                waiting.push((order.value(*place), *place));
+        // A cache of `n` slots keeps the best of its residents and of the used experts. The cache of `n - 1`
+        // slots has kept the best `n - 1` of a part of these. So the expert at depth `n - 1` is the best of
+        // those that the smaller caches have evicted, and of the one expert that only this cache held.
+        candidates.extend(event.uses.iter().map(|&(expert, _)| (order.value(expert), expert)));
+        for slot in &mut stack {
+            if event.uses.binary_search_by_key(&*slot, |&(expert, _)| expert).is_err() {
+                candidates.push((order.value(*slot), *slot));
             }
-            (_, *place) = waiting.pop().expect("a cache and an event have no fewer experts than the cache");
+            (_, *slot) = candidates.pop().expect("a cache and an event have no fewer experts than the cache");
         }
-        while let Some((_, expert)) = waiting.pop() {
-            line.push(expert);
+        while let Some((_, expert)) = candidates.pop() {
+            stack.push(expert);
         }
     }
     (prefill, decode)
@@ -336,7 +337,7 @@ mod tests {
             (self.0 >> 33) % below
         }
 
-        /// Some prompts, then single tokens that like some experts more than others.
+        /// Prompts and single tokens, which choose some experts more often than others.
         fn trace(&mut self, experts: u64, events: usize) -> Trace {
             let mut hot = 0;
             let events = (0..events).map(|_| {
@@ -353,7 +354,7 @@ mod tests {
         }
     }
 
-    /// What a store with `slots` slots does: reads what is missing, then lets the lowest values go.
+    /// A store with `slots` slots: it reads missing experts and then evicts the lowest values.
     fn store<O: Order>(events: &[Event], mut order: O, slots: usize, skip: u64) -> Outcome {
         let (mut resident, mut outcome, mut single) = (BTreeSet::new(), Outcome::default(), 0);
         for event in events {
@@ -380,24 +381,28 @@ mod tests {
     }
 
     #[test]
-    fn one_pass_counts_what_a_store_of_each_size_does() {
+    fn one_pass_counts_the_hits_of_stores_of_every_size() {
         let mut random = Random(1);
         for round in 0..60 {
             let (experts, skip) = (1 + random.below(10), random.below(3) * 5);
             let trace = random.trace(experts, 60);
             let events = &events_by_bank(&trace)[0];
-            for who in Replacement::ALL {
-                let replay = Replay::run(&trace, who, skip);
+            for replacement in Replacement::ALL {
+                let replay = Replay::run(&trace, replacement, skip);
                 for slots in 0..=experts as usize {
-                    let expected = match who {
+                    let expected = match replacement {
                         Replacement::Policy(policy) => {
                             store(events, Ranking::new(policy, experts as usize), slots, skip)
                         }
                         Replacement::Belady => {
-                            store(events, Future::of(events, experts as usize), slots, skip)
+                            store(events, NextUses::of(events, experts as usize), slots, skip)
                         }
                     };
-                    assert_eq!(replay.with_slots(&[slots as u32]), expected, "{who:?} {slots} {round}");
+                    assert_eq!(
+                        replay.with_slots(&[slots as u32]),
+                        expected,
+                        "{replacement:?} {slots} {round}"
+                    );
                 }
             }
         }
@@ -407,20 +412,20 @@ mod tests {
         outcome.prefill.hits + outcome.decode.hits
     }
 
-    /// The most hits of any choice of who leaves, by trying all of them.
+    /// The most hits that any choice of evicted experts gives, by trying all of them.
     fn most_hits(events: &[Event], resident: u32, slots: u32) -> u64 {
         let Some((event, rest)) = events.split_first() else { return 0 };
         let used = event.uses.iter().fold(0, |set, (expert, _)| set | 1 << expert);
         let hits = u64::from((resident & used).count_ones());
         let all = resident | used;
-        // Whoever keeps fewer than it could never hits more.
+        // Keeping fewer experts than possible never gives more hits.
         let kept = (0..=all).filter(|kept| kept & !all == 0);
         let kept = kept.filter(|kept| kept.count_ones() == slots.min(all.count_ones()));
         hits + kept.map(|kept| most_hits(rest, kept, slots)).max().unwrap_or(0)
     }
 
     #[test]
-    fn belady_is_the_best_that_can_be_done() {
+    fn belady_is_optimal() {
         let mut random = Random(2);
         for _ in 0..30 {
             let trace = random.trace(4, 7);
@@ -437,7 +442,7 @@ mod tests {
         let mut random = Random(3);
         for _ in 0..50 {
             let trace = random.trace(24, 200);
-            let replays = Replacement::ALL.map(|who| Replay::run(&trace, who, 0));
+            let replays = Replacement::ALL.map(|replacement| Replay::run(&trace, replacement, 0));
             for slots in 0..=24 {
                 let [lru, lfu, aged, best] =
                     replays.each_ref().map(|replay| hits(replay.with_slots(&[slots])));
@@ -448,8 +453,8 @@ mod tests {
 
     #[test]
     fn lru_by_hand() {
-        // Two slots: a prompt of two tokens chooses 0, 1 and 1, 2, and the hottest and the last id stay: 1,
-        // 2.
+        // Two slots: a prompt of two tokens chooses 0, 1 and 1, 2. The most used expert and the highest id
+        // stay: 1, 2.
         let single = |id: u16| vec![vec![id]];
         let mut events = vec![vec![vec![0, 1], vec![1, 2]]];
         events.extend([1, 0, 1, 2, 0].map(single));
@@ -457,11 +462,11 @@ mod tests {
         let lru = Replay::run(&trace, Replacement::Policy(Policy::Lru), 0);
         let outcome = lru.with_slots(&[2]);
         assert_eq!(outcome.prefill, Uses { uses: 3, hits: 0, bytes_read: 30 });
-        // 1 hits, 0 drives out 2, 1 hits, 2 drives out 0, 0 is missed.
+        // 1 hits, 0 evicts 2, 1 hits, 2 evicts 0, 0 is missed.
         assert_eq!(outcome.decode, Uses { uses: 5, hits: 2, bytes_read: 30 });
         assert_eq!(outcome.decode.hit_rate(), Some(0.4));
         assert_eq!(outcome.decode.misses(), 3);
-        // With room for all only the first use of each is read.
+        // With slots for all experts only the first use of each is read.
         assert_eq!(lru.with_slots(&[4]).decode, Uses { uses: 5, hits: 5, bytes_read: 0 });
         assert_eq!(lru.with_slots(&[0]).decode.hits, 0);
         // The first three single tokens do not count, but fill the cache.
@@ -472,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn uniform_routing_hits_the_share_of_slots() {
+    fn uniform_routing_has_the_hit_rate_of_the_share_of_slots() {
         let mut random = Random(4);
         let tokens = (0..4000).map(|_| {
             let mut ids = BTreeSet::new();

@@ -1,7 +1,7 @@
-//! Routing traces: which experts each token of a run chose, bank by bank, as a file. The writer watches
-//! forward passes; the reader believes nothing. Neither knows what traces are used for.
+//! Routing traces: the experts that each token of a run chose, bank by bank, as a file. The writer observes
+//! forward passes; the reader checks everything that it reads. It must not know what traces are used for.
 //!
-//! Little-endian. The names are those of the error messages.
+//! Numbers are little-endian. The fields have the names that error messages use.
 //!
 //! | bytes | field |
 //! |---|---|
@@ -9,9 +9,9 @@
 //! | 4 | version, 2 |
 //! | 8, then as many | model: length, UTF-8 |
 //! | 8 | banks, at most 4096 |
-//! | 4, 4, 4 and 8 for each bank | its layer; which of the layer's banks it is; experts; bytes of an expert's weights |
-//! | any number of events | bank (2); tokens of the batch (4); for each token its choices: count (2), expert ids (2 each) |
-//! | 2, 8 | end: 65535 in the place of a bank; number of events, so that a file cut anywhere is found out |
+//! | 4, 4, 4, 8 for each bank | layer; number of the bank in it; experts; bytes of one expert |
+//! | any number of events | bank (2); tokens (4); choices of each token: count (2), expert ids (2 each) |
+//! | 2, 8 | end: 65535 in place of a bank; number of events, so that truncation is detected |
 
 use std::path::Path;
 
@@ -26,67 +26,68 @@ use crate::layers::ffn::router::Routing;
 
 const MAGIC: &[u8; 8] = b"MOELTRAC";
 const VERSION: u32 = 2;
-/// In the place of a bank: no event follows.
+/// Stands in place of a bank after the last event.
 const END: u16 = u16::MAX;
-/// Longest name of a model in bytes.
+/// Longest name of a model, in bytes.
 const NAME_MAX: usize = 1 << 10;
-/// Banks, and experts of a bank: more than any model has, and little enough memory for a word for each.
+/// Most banks of a model, and most experts of a bank: more than any model has, and few enough for a table of
+/// them.
 const BANKS_MAX: u64 = 1 << 12;
 const EXPERTS_MAX: u32 = 1 << 13;
-/// Bytes of one expert: 1 TiB, far from overflow.
+/// Most bytes of one expert, 1 TiB. Sums of so many bytes do not overflow.
 const EXPERT_BYTES_MAX: u64 = 1 << 40;
-/// Tokens of one chunk.
+/// Most tokens of one event.
 const TOKENS_MAX: u32 = 1 << 20;
 
 /// An expert bank of the traced model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TracedBank {
-    /// Its layer.
+    /// The layer of the bank, counted from 0.
     pub layer: u32,
-    /// Which of the layer's banks it is.
+    /// The number of the bank among those of its layer.
     pub bank: u32,
     /// Number of its experts.
     pub experts: u32,
-    /// Bytes of the weights of one of them.
+    /// Bytes of the weights of one expert.
     pub expert_bytes: u64,
 }
 
-/// What a trace was recorded of.
+/// The model that a trace was recorded from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TraceHeader {
-    /// What the model is called. Comes from a file: filtered by whoever prints it.
+    /// Name of the model. It comes from a file, so it must be escaped when it is printed.
     pub model: String,
     /// All expert banks of the model.
     pub banks: Vec<TracedBank>,
 }
 
 impl TraceHeader {
-    /// Experts of all banks.
+    /// Number of experts of all banks together.
     pub fn experts(&self) -> u64 {
         self.banks.iter().map(|bank| u64::from(bank.experts)).sum()
     }
 }
 
-/// A recorded run.
+/// A recorded routing trace.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Trace {
     header: TraceHeader,
-    /// Bank of each event, and one past its last token.
+    /// Bank of each event, and one past the index of its last token.
     events: Vec<(usize, usize)>,
-    /// One past the last choice of each token of each event.
+    /// One past the index of the last choice of each token.
     ends: Vec<usize>,
     /// Choices of all tokens, best first.
     ids: Vec<u16>,
 }
 
-/// A chunk of tokens, routed by one bank.
+/// Tokens of one pass that the router of one bank has routed.
 #[derive(Debug, Clone, Copy)]
 pub struct TraceEvent<'t> {
-    /// Number of the bank in the header.
+    /// Index of the bank in the header.
     pub bank: usize,
-    /// Where the choices of each token end in `ids`.
+    /// One past the index in `ids` of the last choice of each token.
     ends: &'t [usize],
-    /// Where those of the first begin.
+    /// Index in `ids` of the first choice.
     start: usize,
     ids: &'t [u16],
 }
@@ -103,7 +104,7 @@ impl<'t> TraceEvent<'t> {
         &self.ids[start..self.ends[token]]
     }
 
-    /// The experts of all tokens, one after the other.
+    /// The experts of all tokens, token by token.
     pub fn choices(&self) -> &'t [u16] {
         &self.ids[self.start..self.ends.last().copied().unwrap_or(self.start)]
     }
@@ -113,16 +114,16 @@ impl Trace {
     /// Reads a trace file.
     ///
     /// # Errors
-    /// [`LoadError::Io`], [`LoadError::NotAModel`] for what is no regular file; else as [`Self::parse`].
+    /// [`LoadError::Io`]; [`LoadError::NotAModel`] for anything but a regular file; else as [`Self::parse`].
     pub fn open(path: &Path) -> Result<Self> {
         Self::read(FileBytes::open(path)?.cursor())
     }
 
-    /// Reads the bytes of a trace file; `path` is for messages. Allocates no more than a small multiple of
-    /// them.
+    /// Reads the bytes of a trace file. `path` is for messages. It allocates no more than a small multiple of
+    /// the bytes.
     ///
     /// # Errors
-    /// [`LoadError::Malformed`] with the field and the byte at which it is.
+    /// [`LoadError::Malformed`] with the field and its offset.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         Self::read(Reader::new(path, bytes))
     }
@@ -152,7 +153,7 @@ impl Trace {
             header.banks.push(TracedBank { layer, bank: of_layer, experts, expert_bytes });
         }
         let mut trace = Self { header, ..Self::default() };
-        // For each expert the number of the token that chose it last: no token chooses one twice.
+        // The last token that chose each expert, because no token may choose an expert twice.
         let widest = trace.header.banks.iter().map(|bank| bank.experts).max().unwrap_or(0);
         let mut chosen_by = vec![usize::MAX; widest as usize];
         while trace.event(&mut r, &mut chosen_by)? {}
@@ -168,7 +169,7 @@ impl Trace {
         Ok(trace)
     }
 
-    /// Reads the next event; `false` at the end.
+    /// Reads the next event. Returns `false` at the end.
     fn event(&mut self, r: &mut Reader<'_>, chosen_by: &mut [usize]) -> Result<bool> {
         let (at, number) = (r.offset(), self.events.len());
         let bank: u16 = r.scalar(format_args!("event {number} bank"))?;
@@ -213,12 +214,12 @@ impl Trace {
         Ok(true)
     }
 
-    /// What was recorded.
+    /// The model that was recorded.
     pub fn header(&self) -> &TraceHeader {
         &self.header
     }
 
-    /// Its events in the order in which they happened.
+    /// The events in the order of computation.
     pub fn events(&self) -> impl Iterator<Item = TraceEvent<'_>> {
         let mut first = 0;
         self.events.iter().map(move |&(bank, end)| {
@@ -232,7 +233,7 @@ impl Trace {
 
 #[cfg(test)]
 impl Trace {
-    /// Events of one bank with `experts` experts of 10 bytes, each a list of tokens with their choices.
+    /// A trace of one bank of experts of 10 bytes. Each event is a list of tokens with their choices.
     pub(super) fn of_bank(experts: u32, events: &[Vec<Vec<u16>>]) -> Self {
         let banks = vec![TracedBank { experts, expert_bytes: 10, ..TracedBank::default() }];
         let mut trace = Self { header: TraceHeader { model: "m".to_owned(), banks }, ..Self::default() };
@@ -247,7 +248,7 @@ impl Trace {
     }
 }
 
-/// A number between `low` and `high`.
+/// Reads a number and checks that it is between `low` and `high`.
 fn within<T: Scalar + ToString>(
     r: &mut Reader<'_>,
     low: u64,
@@ -263,24 +264,24 @@ fn within<T: Scalar + ToString>(
     Err(r.fault_at(at, field, Fault::OutOfRange { found: number.to_string(), low, high }))
 }
 
-/// Writes a trace while a model runs: an [`Observer`] that calls [`Self::finish`] ends.
+/// Writes a trace while a model runs. It is an [`Observer`] of passes; [`Self::finish`] completes the file.
 #[derive(Debug)]
 pub struct TraceWriter {
     file: PartialFile,
-    /// The first write that failed; nothing is written after it.
+    /// The error of the first write that failed. Nothing is written after it.
     failed: Option<LoadError>,
     banks: Vec<TracedBank>,
     events: u64,
-    /// The event in the making.
+    /// The bytes of the event that is being written.
     bytes: Vec<u8>,
 }
 
 impl TraceWriter {
-    /// Begins a trace. The file has its name once [`Self::finish`] is done; until then it is a partial one,
-    /// and dropping the writer leaves nothing.
+    /// Begins a trace. The file is a partial one until [`Self::finish`] gives it its name. Dropping the
+    /// writer removes it.
     ///
     /// # Errors
-    /// [`LoadError::Io`]; [`LoadError::Unsupported`] for a model that is beyond the format.
+    /// [`LoadError::Io`]; [`LoadError::Unsupported`] for a model that is larger than the format allows.
     pub fn create(path: &Path, header: &TraceHeader) -> Result<Self> {
         let beyond = |bank: &TracedBank| bank.experts > EXPERTS_MAX || bank.expert_bytes > EXPERT_BYTES_MAX;
         if header.banks.len() as u64 > BANKS_MAX || header.banks.iter().any(beyond) {
@@ -309,11 +310,11 @@ impl TraceWriter {
         Ok(Self { file, failed: None, banks: header.banks.clone(), events: 0, bytes })
     }
 
-    /// Adds an event: the choices of each token of a chunk. After a failed write it does nothing:
-    /// [`Self::finish`] says what failed.
+    /// Adds an event: the choices of each token of a pass. After a failed write it does nothing, and
+    /// [`Self::finish`] returns the error.
     ///
     /// # Panics
-    /// If the bank has no such experts, or there is no token or more than the format holds.
+    /// If the bank has no such expert, or there is no token or more than the format allows.
     pub fn event<'i>(&mut self, bank: usize, tokens: impl ExactSizeIterator<Item = &'i [u32]>) {
         let experts = self.banks[bank].experts;
         assert!((1..=TOKENS_MAX as usize).contains(&tokens.len()), "a chunk of {} tokens", tokens.len());
@@ -336,7 +337,7 @@ impl TraceWriter {
     /// Makes the file durable and gives it its name.
     ///
     /// # Errors
-    /// [`LoadError::Io`] of the first write that failed, or of this one; then there is no file.
+    /// [`LoadError::Io`] of the first write that failed. The file does not exist then.
     pub fn finish(self) -> Result<()> {
         let Self { mut file, failed, events, mut bytes, .. } = self;
         if let Some(error) = failed {
@@ -361,7 +362,7 @@ impl Observer for TraceWriter {
     }
 }
 
-/// `name` as the reader takes it: not empty, not too long, no control characters.
+/// A name that the reader accepts: not empty, not too long, without control characters.
 fn traceable(name: &str) -> String {
     let shown = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
     let mut name: String = name.chars().map(shown).collect();
@@ -378,7 +379,8 @@ mod tests {
         TraceHeader { model: "m\u{1b}.gguf".to_owned(), banks: vec![moe(4), TracedBank::default(), moe(300)] }
     }
 
-    /// Two tokens at once, one of them without experts, then one token; as a file and as it was read.
+    /// A trace with a pass of two tokens, one of them without experts, and passes of one token: bytes and
+    /// parsed trace.
     fn written() -> (Vec<u8>, Trace) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.trace");
@@ -392,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read() {
+    fn a_written_trace_is_read_back() {
         let (_, trace) = written();
         assert_eq!(trace.header().banks, header().banks);
         assert_eq!(trace.header().model, "m\u{fffd}.gguf");
@@ -406,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_that_is_dropped_leaves_nothing() {
+    fn a_dropped_writer_removes_its_file() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = TraceWriter::create(&folder.path().join("t.trace"), &header()).unwrap();
         writer.event(0, [&[0][..]].into_iter());
@@ -415,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn models_beyond_the_format_are_refused_before_anything_is_written() {
+    fn models_larger_than_the_format_are_refused_before_anything_is_written() {
         let folder = tempfile::tempdir().unwrap();
         for bank in [(EXPERTS_MAX + 1, 1), (1, EXPERT_BYTES_MAX + 1)] {
             let banks = vec![TracedBank { experts: bank.0, expert_bytes: bank.1, ..TracedBank::default() }];
@@ -444,7 +446,7 @@ mod tests {
         bytes
     }
 
-    // Where things are in `written`: magic 0, version 8, name 12 (9 bytes long, from 20), banks 29, the three
+    // Offsets in `written`: magic 0, version 8, name 12 (9 bytes long, from 20), banks 29, the three
     // of them from 37 on, 20 bytes each; events at 97 (2 + 4 + 6 + 2), 111 (2 + 4 + 8 + 4) and 129 (2 + 4 +
     // 4); the end at 139.
     const BANKS: usize = 29;
@@ -453,7 +455,7 @@ mod tests {
     const LAST: usize = 139;
 
     #[test]
-    fn a_trace_cut_anywhere_is_refused() {
+    fn a_truncated_trace_is_refused() {
         let (bytes, _) = written();
         assert_eq!(bytes.len(), LAST + 10);
         for len in 0..bytes.len() {
@@ -464,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_traces_are_refused_with_field_and_byte() {
+    fn damaged_traces_are_refused_with_field_and_offset() {
         let (bytes, _) = written();
         let range = |found: &str, low, high| Fault::OutOfRange { found: found.to_owned(), low, high };
         assert!(matches!(refused(&with(&bytes, 0, b"GGUF"), "magic", 0), Fault::BadMagic { .. }));

@@ -1,5 +1,5 @@
-//! Building weights from a spec and its tensors: what is damaged is found here, before anything is computed.
-//! It must not know how they are used.
+//! Builds weights from a spec and its tensors. Damaged vectors are found here, before anything is computed.
+//! It must not know how weights are used.
 
 use moelten_loader::spec::{
     Activation, AttentionSpec, BankKey, BranchSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Part, QkNorm,
@@ -12,18 +12,19 @@ use moelten_loader::tensors::store::TensorStore;
 use super::embedding::Embedding;
 use super::{Branch, Layer, OpWeights, Weights};
 use crate::error::{EngineError, Result};
-use crate::layers::ffn::dense::{Mlp, OwnBiases};
+use crate::layers::ffn::dense::{Mlp, MlpBiases};
 use crate::layers::ffn::moe::{Moe, Shared};
 use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
 use crate::layers::norm::Norm;
 
 impl Weights {
-    /// Weights of `spec` in `tensors`, the embedding read from its file for each token if
-    /// `embedding_in_file`.
+    /// The weights of `spec` in `tensors`. With `embedding_in_file` rows of the embedding are read from its
+    /// file when they are needed.
     ///
     /// # Errors
-    /// Norms, biases or routers with NaN or infinity; an embedding whose file cannot be opened again.
+    /// [`EngineError::Load`] for norms, biases or routers with NaN or infinity; [`EngineError::Store`] when
+    /// the file of the embedding cannot be opened again.
     pub fn build(spec: &ModelSpec, tensors: &TensorStore, embedding_in_file: bool) -> Result<Self> {
         let mut builder = Builder { tensors, ropes: Vec::new(), states: 0, banks: 0 };
         let mut layers = Vec::with_capacity(spec.layers.len());
@@ -52,7 +53,7 @@ impl Weights {
     }
 }
 
-/// Tells each branch with experts which branch asks for experts next.
+/// Stores in each branch with experts which branch with experts follows.
 fn link_banks(layers: &mut [Layer]) {
     let mut next_bank = None;
     for branch in layers.iter_mut().flat_map(|layer| &mut layer.branches).rev() {
@@ -73,11 +74,11 @@ fn norm(tensors: &TensorStore, spec: NormSpec, weight: Role, bias: Role) -> Resu
 /// Builds branches in order.
 struct Builder<'a> {
     tensors: &'a TensorStore,
-    /// The distinct ropes so far.
+    /// The distinct ropes of the branches so far.
     ropes: Vec<RopeSpec>,
-    /// Branches with a state so far.
+    /// Number of branches with a state so far.
     states: usize,
-    /// Banks so far.
+    /// Number of expert banks so far.
     banks: usize,
 }
 
@@ -110,7 +111,7 @@ impl Builder<'_> {
     }
 }
 
-/// Tensors of one layer.
+/// The tensors of one layer.
 #[derive(Clone, Copy)]
 struct OfLayer<'a> {
     tensors: &'a TensorStore,
@@ -177,8 +178,8 @@ impl OfLayer<'_> {
         })
     }
 
-    /// The router, which is small and decides everything: NaN or infinity in it is found now, not as a
-    /// strange answer.
+    /// The router. NaN or infinity in it is refused at once, because one such value spoils the routing of
+    /// every token.
     fn router(self) -> Result<MatrixRef> {
         self.tensors.check_finite(self.role(LayerTensor::Router))?;
         Ok(self.matrix(LayerTensor::Router))
@@ -195,12 +196,12 @@ impl OfLayer<'_> {
         })
     }
 
-    fn biases(self, role: fn(Part) -> LayerTensor, spec: &MlpSpec) -> Result<OwnBiases> {
+    fn biases(self, role: fn(Part) -> LayerTensor, spec: &MlpSpec) -> Result<MlpBiases> {
         let part = |part, has: bool| match has {
             true => self.tensors.vector(self.role(role(part))),
             false => Ok(Vec::new()),
         };
-        Ok(OwnBiases {
+        Ok(MlpBiases {
             gate: part(Part::Gate, spec.bias && spec.gated)?,
             up: part(Part::Up, spec.bias)?,
             down: part(Part::Down, spec.bias)?,

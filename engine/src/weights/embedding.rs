@@ -1,5 +1,5 @@
-//! Rows of the embedding: out of memory, or, where memory is better used for experts, out of the file. Rows
-//! of a prompt are sorted, so that each is read once and neighbours share a read. It must not know what a
+//! Rows of the token embedding: from memory, or from its file where experts need the memory more. The tokens
+//! of a prompt are sorted, so that each row is read once and neighbours share a read. It must not know what a
 //! token means.
 
 use std::io;
@@ -16,47 +16,48 @@ use moelten_quant::QMatrix;
 use crate::error::{EngineError, Result};
 use crate::runtime::cancel::Cancel;
 
-/// Rows that begin within so many bytes share a read.
+/// Rows that begin within so many bytes of the first share a read.
 const SHARED_READ: u64 = 64 << 10;
 
-/// Where the embedding is, `[vocab, d_model]`.
+/// The token embedding, `[vocab, d_model]`.
 pub enum Embedding {
     /// In memory or a mapped file.
     InMemory(MatrixRef),
-    /// In a file that is read past the system's cache.
+    /// In a file, from which rows are read past the system's page cache.
     InFile(InFile),
 }
 
-/// The embedding in its file.
+/// An embedding that stays in its file.
 pub struct InFile {
     file: Box<dyn ReadAt>,
     matrix: MatrixRef,
     buffers: Mutex<Buffers>,
 }
 
-/// What reading works in, kept so that decode never allocates.
+/// Buffers for reading, kept so that decode never allocates.
 struct Buffers {
-    /// Where rows are read to.
+    /// Memory that rows are read to.
     piece: Piece,
-    /// Tokens and their places in the text, in the order of their rows.
+    /// Token ids and their indices in the text, sorted by id.
     order: Vec<(u32, usize)>,
 }
 
 impl Embedding {
-    /// The embedding of `tensors`, in its file.
+    /// The embedding of `tensors`, left in its file.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error when the file cannot be opened or there is no memory for the buffers.
     pub fn in_file(tensors: &TensorStore) -> io::Result<Self> {
         let matrix = tensors.get(Role::Embed);
         let (file, _) = tensors.file(matrix.file).reader()?;
         InFile::new(file, matrix).map(Self::InFile)
     }
 
-    /// The rows of `tokens`: `out` is `[tokens, d_model]`.
+    /// Decodes the rows of `tokens` into `out`, `[tokens, d_model]`.
     ///
     /// # Errors
-    /// [`EngineError::Embedding`] when a row could not be read, [`EngineError::Cancelled`].
+    /// [`EngineError::Embedding`] when a row could not be read, [`EngineError::Cancelled`] when `cancel` is
+    /// set.
     pub fn rows(
         &self,
         tensors: &TensorStore,
@@ -86,7 +87,6 @@ impl InFile {
         Ok(Self { file, matrix, buffers })
     }
 
-    /// Bytes of a row.
     fn row_bytes(&self) -> u64 {
         self.matrix.bytes / self.matrix.rows as u64
     }
@@ -111,17 +111,17 @@ impl InFile {
         Ok(())
     }
 
-    /// Rows of some tokens in ascending order that one read brings.
+    /// Reads neighbouring rows with one read and decodes them. `rows` is sorted by token id.
     fn read(&self, rows: &[(u32, usize)], piece: &mut Piece, out: &mut [f32]) -> Result<()> {
         let (row_bytes, cols) = (self.row_bytes(), self.matrix.cols);
         let (first, last) = (rows[0].0, rows[rows.len() - 1].0);
         let offset = self.matrix.offset + u64::from(first) * row_bytes;
         let lead = offset % PAGE as u64;
         let need = (lead + u64::from(last - first + 1) * row_bytes) as usize;
-        // As a whole it may be longer than what is left of the file.
+        // The last page of the buffer may reach beyond the end of the file.
         let buffer = &mut piece.bytes_mut()[..need.next_multiple_of(PAGE)];
         let mut read = || read_fully(&*self.file, buffer, offset - lead, need);
-        // A drive or a network may recover.
+        // A second attempt may succeed after an error of the drive or the network.
         let result = read().or_else(|_| read());
         result.map_err(|source| EngineError::Embedding { token: first, source })?;
         let place = |token: u32| -> Range<usize> {

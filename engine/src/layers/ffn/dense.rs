@@ -1,5 +1,6 @@
-//! Feed-forward blocks outside the expert store: dense blocks and shared experts. Every token of a batch visits them. The
-//! arithmetic is that of `mlp`. It must not know layers, nor files.
+//! Feed-forward blocks outside the expert store, which every token of a batch visits: dense blocks and shared
+//! experts. The arithmetic is in `mlp`. It must not know which layer a block belongs to, nor where its
+//! weights are.
 
 use moelten_loader::spec::Activation;
 use moelten_loader::tensors::bank::MatrixRef;
@@ -10,7 +11,7 @@ use crate::layers::linear::{Compute, Packed};
 use crate::layers::scratch::{PASS, ProductScratch};
 use crate::layers::squares::{HiddenSquares, HiddenSum};
 
-/// A feed-forward block outside the expert store.
+/// The weights of a feed-forward block outside the expert store.
 #[derive(Debug, Clone)]
 pub struct Mlp {
     /// `[d_ff, d_model]`; `None` for a block of two matrices.
@@ -19,25 +20,25 @@ pub struct Mlp {
     pub up: MatrixRef,
     /// `[d_model, d_ff]`.
     pub down: MatrixRef,
-    /// `[rows]` each.
-    pub biases: OwnBiases,
-    /// Applied to the gate, or to `up` without one.
+    /// Biases of the matrices, one block.
+    pub biases: MlpBiases,
+    /// Applied to the output of the gate, or of `up` in a block without a gate.
     pub activation: Activation,
 }
 
-/// Biases in memory, `[blocks, rows]` each; empty where there are none.
+/// Biases of one block, or of all experts of a bank. A list is empty where matrices have no bias.
 #[derive(Debug, Clone, Default)]
-pub struct OwnBiases {
-    /// Of the gate.
+pub struct MlpBiases {
+    /// `[blocks, d_ff]`, added to the output of the gate.
     pub gate: Vec<f32>,
-    /// Of `up`.
+    /// `[blocks, d_ff]`, added to the output of `up`.
     pub up: Vec<f32>,
-    /// Of `down`.
+    /// `[blocks, d_model]`, added to the output of `down`.
     pub down: Vec<f32>,
 }
 
-impl OwnBiases {
-    /// Those of one block of hidden width `d_ff`.
+impl MlpBiases {
+    /// The biases of one block.
     pub fn of(&self, block: usize, d_ff: usize, d_model: usize) -> Biases<'_> {
         fn part(all: &[f32], block: usize, rows: usize) -> Option<&[f32]> {
             (!all.is_empty()).then(|| &all[block * rows..(block + 1) * rows])
@@ -51,7 +52,7 @@ impl OwnBiases {
 }
 
 impl Mlp {
-    /// The matrices, ready to multiply with.
+    /// The block as the kernels take it.
     pub fn view<'a>(&'a self, compute: Compute<'a>) -> MlpView<'a> {
         let view = |matrix| compute.tensors.view(matrix);
         MlpView {
@@ -63,7 +64,7 @@ impl Mlp {
         }
     }
 
-    /// `out = mlp(x)`, both `[tokens, d_model]`; `squares` gets those of the hidden layer.
+    /// `out = mlp(x)`, both `[tokens, d_model]`. The squares of the hidden layer are added to `squares`.
     pub fn forward(
         &self,
         compute: Compute<'_>,
@@ -79,17 +80,18 @@ impl Mlp {
         s.visitors.extend((0..x.len() / d_model).map(|token| (token as u32, 1.0)));
         compute.pack(x, d_model, [mlp.up.format()], &mut s.packed);
         let sum = squares.as_ref().map(|squares| &squares.sums[0]);
-        add_whole_batch(compute, &mlp, x, &s.visitors, &mut s.packed, &mut s.hidden, sum, grouped);
-        if let Some(HiddenSquares { whole, sums, .. }) = squares {
-            whole.add_hidden(0, s.visitors.len(), &mut sums[0]);
+        add_to_all_tokens(compute, &mlp, x, &s.visitors, &mut s.packed, &mut s.hidden, sum, grouped);
+        if let Some(HiddenSquares { dense, sums, .. }) = squares {
+            dense.add_hidden(0, s.visitors.len(), &mut sums[0]);
         }
         compute.ungroup(grouped, d_model, None, out);
     }
 }
 
-/// Adds a block that every token visits; `packed` is of this `x`.
+/// Adds the outputs of a block that every token visits to `grouped`, `[d_model / 32, tokens, 32]`. `packed`
+/// holds `x` in any kinds that were packed before.
 #[allow(clippy::too_many_arguments, reason = "every argument is one of the operation's operands")]
-pub fn add_whole_batch(
+pub fn add_to_all_tokens(
     compute: Compute<'_>,
     mlp: &MlpView<'_>,
     x: &[f32],

@@ -1,5 +1,5 @@
-//! Experts of a mixture that are computed together: how many fit into the buffers, the inputs of each, and
-//! their visits. It must not know where experts come from, nor how they are multiplied.
+//! A group of experts that are computed together: how many fit the buffers, the inputs of each, and their
+//! visits. It must not know where experts come from, nor how they are multiplied.
 
 use std::ops::Range;
 
@@ -12,8 +12,7 @@ use crate::layers::linear::{Compute, Packed};
 use crate::layers::scratch::PASS;
 use crate::layers::squares::HiddenSum;
 
-/// Where the matrices of an expert are, in the order of its bank: `down` last, the gate first if there is
-/// one.
+/// The matrices of an expert, in the order of its bank: the gate if there is one, `up`, `down`.
 pub(super) type ExpertRef<'a> = &'a [MatrixRef];
 
 /// The matrices that take the expert's input: gate and up, or up alone.
@@ -21,7 +20,7 @@ pub(super) fn takes_input(expert: ExpertRef<'_>) -> &[MatrixRef] {
     &expert[..expert.len() - 1]
 }
 
-/// The kinds of activations that these take: one or two.
+/// The kinds of packed activations that these matrices take: one or two.
 fn kinds(expert: ExpertRef<'_>) -> impl Iterator<Item = ActivationKind> + use<> {
     let kind = |matrix: &MatrixRef| ActivationKind::of(matrix.format);
     let inputs = takes_input(expert);
@@ -35,21 +34,22 @@ fn d_ff(expert: ExpertRef<'_>) -> usize {
     expert[0].rows
 }
 
-/// Width of its input.
+/// Width of an expert's input.
 fn d_model(expert: ExpertRef<'_>) -> usize {
     expert[0].cols
 }
 
-/// Inputs of an expert's gate and up.
+/// The inputs of each expert's gate and up.
 pub(super) type Inputs<'a> = [Option<(Activations<'a>, Activations<'a>)>; MOST_VISITS];
 
-/// An expert and some of its visitors.
+/// An expert, and the visitors of it that are computed.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Item {
-    /// The expert's number in the list of visits.
+    /// The expert's index in [`Visits::experts`].
     pub index: usize,
-    /// Its visitors that are meant.
+    /// The first of these visitors.
     pub from: usize,
+    /// One past the last of them.
     pub to: usize,
 }
 
@@ -58,13 +58,14 @@ pub(super) struct Item {
 pub(super) struct ExpertGroup {
     items: [Item; MOST_VISITS],
     count: usize,
-    /// Where the hidden lines of each item start.
+    /// The first line of the hidden layer of each item; beyond the last item, the end of all.
     pub lines: [usize; MOST_VISITS + 1],
 }
 
 impl ExpertGroup {
-    /// As many as there are buffers for, and one at least, beginning with visitor `from` of expert number
-    /// `next`. `room` is lines for hidden layers and for gathered inputs.
+    /// A group that begins with visitor `from` of expert `next`. It has at least one expert, and further
+    /// `ready` ones as far as the buffers have room. `room` is the number of lines for hidden layers and for
+    /// gathered inputs.
     pub fn fill<'a>(
         visits: &Visits,
         mut next: usize,
@@ -73,37 +74,37 @@ impl ExpertGroup {
         ready: impl Fn(usize) -> bool,
         expert: impl Fn(usize) -> ExpertRef<'a>,
     ) -> Self {
-        let (mut batch, mut gathered) = (Self::default(), 0);
-        while batch.count < MOST_VISITS && next < visits.experts.len() && ready(next) {
+        let (mut group, mut gathered) = (Self::default(), 0);
+        while group.count < MOST_VISITS && next < visits.experts.len() && ready(next) {
             let (matrices, all) = (expert(next), visits.of(next).len());
             let to = all.min(from + PASS);
             let down = matrices[matrices.len() - 1].format;
             let hidden = ActivationKind::of(down).lines(to - from, d_ff(matrices));
-            let lines = batch.lines[batch.count] + hidden;
+            let lines = group.lines[group.count] + hidden;
             gathered += kinds(matrices).map(|kind| kind.lines(to - from, d_model(matrices))).sum::<usize>();
-            if batch.count > 0 && (lines > room.0 || gathered > room.1) {
+            if group.count > 0 && (lines > room.0 || gathered > room.1) {
                 break;
             }
-            batch.items[batch.count] = Item { index: next, from, to };
-            batch.count += 1;
-            batch.lines[batch.count] = lines;
+            group.items[group.count] = Item { index: next, from, to };
+            group.count += 1;
+            group.lines[group.count] = lines;
             (next, from) = if to == all { (next + 1, 0) } else { (next, to) };
         }
-        batch
+        group
     }
 
-    /// The experts of the group.
+    /// The experts of the group with their visitors.
     pub fn items(&self) -> &[Item] {
         &self.items[..self.count]
     }
 
-    /// The expert and the visitor that come next.
+    /// The expert and the visitor with which the next group begins.
     pub fn end(&self, visits: &Visits) -> (usize, usize) {
         let Item { index, to, .. } = self.items[self.count - 1];
         if to == visits.of(index).len() { (index + 1, 0) } else { (index, to) }
     }
 
-    /// Inputs of the experts' visitors.
+    /// The packed inputs of the experts: those of all tokens, or the visitors' gathered into `gathered`.
     pub fn gather<'a>(
         &self,
         compute: Compute<'_>,
@@ -119,7 +120,7 @@ impl ExpertGroup {
             for (input, kind) in inputs.iter_mut().zip(kinds(matrices)) {
                 let all = packed.view(kind);
                 *input = Some(if visitors.len() == all.tokens() {
-                    // All tokens, in order.
+                    // All tokens visit this expert, in order.
                     all.slice_tokens(from..to)
                 } else {
                     let lines = kind.lines(to - from, d_model(matrices));
@@ -135,7 +136,8 @@ impl ExpertGroup {
         list
     }
 
-    /// Visits of some of the experts, whose matrices `mlp` has by their numbers in the list of visits.
+    /// Calls `work` with the visits of some of the items. `mlp` returns the matrices of an expert by its
+    /// index.
     pub fn with_visits<'v>(
         &self,
         mlp: impl Fn(usize) -> MlpView<'v>,
@@ -147,7 +149,7 @@ impl ExpertGroup {
     ) {
         let visit = |i: usize| {
             let Item { index, from, to } = self.items[i];
-            let (to_gate, to_up) = inputs[i].expect("every expert of a batch has its inputs");
+            let (to_gate, to_up) = inputs[i].expect("every expert of a group has its inputs");
             let (mlp, visitors) = (mlp(index), &visits.of(index)[from..to]);
             Visit { mlp, to_gate, to_up, visitors, squares: sums.map(|sums| &sums[i]) }
         };
@@ -159,7 +161,7 @@ impl ExpertGroup {
     }
 }
 
-/// The visitors' activations, out of those of all tokens.
+/// Copies the packed activations of some visitors out of those of all tokens.
 fn gather(compute: Compute<'_>, all: &Activations<'_>, visitors: &[(u32, f32)], lines: &mut [Line]) {
     let record = all.kind().record_lines(visitors.len());
     compute.pool.rows(lines, record, |blocks, lines| {

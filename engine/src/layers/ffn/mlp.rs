@@ -1,8 +1,9 @@
-//! Feed-forward blocks: `down(act(gate(x)) * up(x))` (arXiv 2002.05202), or `down(act(up(x)))` without a
-//! gate, with or without biases. Dense layers, shared experts and routed experts are such blocks, several at
-//! a time and each over the tokens that visit it. Two regions: gate, up and activation of all blocks, 32 rows
-//! of a block at a time, straight into the packed input of `down`; then `down`, adding up the blocks in
-//! order. It must not know where weights come from.
+//! The arithmetic of feed-forward blocks: `down(act(gate(x)) * up(x))` (arXiv 2002.05202), or
+//! `down(act(up(x)))` without a gate, with or without biases. Dense blocks, shared experts and routed experts
+//! are computed here, several at a time, each over the tokens that visit it. It takes two parallel regions.
+//! The first computes gate, up and activation of all blocks, 32 rows of a block at a time, straight into the
+//! packed input of `down`. The second computes `down` and adds up the blocks in order. It must not know where
+//! weights come from.
 
 use std::array;
 use std::ops::Range;
@@ -13,19 +14,20 @@ use moelten_quant::{ActivationKind, Activations, Columns, GROUP_ROWS, Kernels, L
 use crate::layers::linear::Compute;
 use crate::layers::squares::HiddenSum;
 
-/// Feed-forward blocks that are computed together.
+/// Most feed-forward blocks that are computed together.
 pub const MOST_VISITS: usize = 16;
-/// Tokens of an inner product: its outputs stay on the stack.
+/// Most tokens of one product in a task. Its outputs are on the stack.
 const TOKENS: usize = 128;
-/// Rows of an inner product of one token, likewise.
+/// Most rows of one product of a single token. Its outputs are on the stack.
 const ROWS: usize = 2048;
-/// With no more visitors than these, less of the stack is cleared.
+/// A block of so few visitors uses smaller arrays on the stack, which take less time to clear.
 const FEW: usize = 32;
-/// Tasks per thread of the second region: enough to finish together, few enough that the inputs of a block,
-/// which each task reads, stay in the cache while it goes through its rows.
+/// Tasks per thread of the second region. They are enough for threads to finish together. They are few enough
+/// that the inputs of a block, which every task reads, stay in the processor's cache while the task goes
+/// through its rows.
 const DOWN_TASKS: usize = 4;
 
-/// The matrices of a block, ready to multiply with.
+/// A block as the kernels take it.
 #[derive(Clone, Copy)]
 pub struct MlpView<'a> {
     /// `[d_ff, d_model]`; `None` for a block of two matrices.
@@ -34,40 +36,40 @@ pub struct MlpView<'a> {
     pub up: QMatrix<'a>,
     /// `[d_model, d_ff]`.
     pub down: QMatrix<'a>,
-    /// What is added to the outputs of each.
+    /// Added to the outputs of the matrices.
     pub biases: Biases<'a>,
-    /// Applied to the gate, or to `up` without one.
+    /// Applied to the output of the gate, or of `up` in a block without a gate.
     pub activation: Activation,
 }
 
-/// Biases of a block `[rows]`, as far as it has them.
+/// Biases of a block; `None` for matrices without one.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Biases<'a> {
-    /// Of the gate.
+    /// `[d_ff]`, added to the output of the gate.
     pub gate: Option<&'a [f32]>,
-    /// Of `up`.
+    /// `[d_ff]`, added to the output of `up`.
     pub up: Option<&'a [f32]>,
-    /// Of `down`.
+    /// `[d_model]`, added to the output of `down`.
     pub down: Option<&'a [f32]>,
 }
 
 /// A feed-forward block and the tokens that visit it.
 #[derive(Clone, Copy)]
 pub struct Visit<'a> {
-    /// The block.
+    /// The block that they visit.
     pub mlp: MlpView<'a>,
-    /// Inputs of the visitors as `gate` takes them, `[visitors, d_model]`; not used without one.
+    /// Inputs of the visitors packed for the gate, `[visitors, d_model]`; unused in a block without a gate.
     pub to_gate: Activations<'a>,
-    /// The same as `up` takes them.
+    /// The same inputs packed for `up`.
     pub to_up: Activations<'a>,
-    /// Each visitor's token and the weight of its output.
+    /// The token of each visitor, and the weight of the output for it.
     pub visitors: &'a [(u32, f32)],
-    /// Where the squares of the hidden layer go, if they are wanted.
+    /// The squares of the hidden layer are added to it.
     pub squares: Option<&'a HiddenSum>,
 }
 
 impl MlpView<'_> {
-    /// Lines of the hidden layer of `tokens` tokens.
+    /// Lines of the packed hidden layer of `tokens` tokens.
     pub fn hidden_lines(&self, tokens: usize) -> usize {
         self.hidden_kind().lines(tokens, self.d_ff())
     }
@@ -87,8 +89,8 @@ impl MlpView<'_> {
     }
 }
 
-/// `out[token] += weight * mlp(x[token])` for every visit in order and each of its visitors. `out` is
-/// grouped, `[d_model / 32, tokens, 32]`; `hidden` has [`MlpView::hidden_lines`] for all visits.
+/// `out[token] += weight * mlp(x[token])` for each visit in order and each of its visitors. `out` is grouped,
+/// `[d_model / 32, tokens, 32]`. `hidden` holds the [`MlpView::hidden_lines`] of all visits.
 ///
 /// # Panics
 /// If there are more than [`MOST_VISITS`].
@@ -103,8 +105,8 @@ pub fn add_visits(
     add_outputs(compute, visits, hidden, out, d_model);
 }
 
-/// The first half of [`add_visits`]: packed hidden layers of all visits, one after the other. Visits may be
-/// given in several calls, each with its part of `hidden`.
+/// The first half of [`add_visits`]: the packed hidden layers of all visits, one after the other. Several
+/// calls may compute some visits each, every call with its own part of `hidden`.
 pub fn hidden_layers(compute: Compute<'_>, visits: &[Visit<'_>], hidden: &mut [Line]) {
     let first_line = first_lines(visits);
     let groups_per_task = match visits {
@@ -180,7 +182,7 @@ pub fn add_outputs(
     });
 }
 
-/// Where the hidden lines of each visit start; beyond the last visit, where all end.
+/// The first line of the hidden layer of each visit; beyond the last visit, the end of all.
 fn first_lines(visits: &[Visit<'_>]) -> [usize; MOST_VISITS + 1] {
     assert!(visits.len() <= MOST_VISITS, "{} visits", visits.len());
     let mut first = [0; MOST_VISITS + 1];
@@ -191,25 +193,25 @@ fn first_lines(visits: &[Visit<'_>]) -> [usize; MOST_VISITS + 1] {
     first
 }
 
-/// Rows of gate and up of one visitor from `group` on, as many as `lines` take: as [`hidden_group`], in one
-/// product each.
+/// As [`hidden_group`] for a single visitor, with one product for all rows from group `group` on that `lines`
+/// hold.
 fn hidden_rows(kernels: &Kernels, visit: &Visit<'_>, group: usize, lines: &mut [Line]) {
     let (mlp, kind) = (&visit.mlp, visit.mlp.hidden_kind());
     let record = kind.record_lines(1);
     let first = group * GROUP_ROWS;
     let rows = first..mlp.d_ff().min(first + lines.len() / record * GROUP_ROWS);
-    let (mut gated, mut upped) = ([0.0; ROWS], [0.0; ROWS]);
-    let (gated, upped) = (&mut gated[..rows.len()], &mut upped[..rows.len()]);
-    hidden_values(kernels, visit, rows, 0..1, gated, upped);
+    let (mut gates, mut ups) = ([0.0; ROWS], [0.0; ROWS]);
+    let (gates, ups) = (&mut gates[..rows.len()], &mut ups[..rows.len()]);
+    hidden_values(kernels, visit, rows, 0..1, gates, ups);
     if let Some(squares) = visit.squares {
-        squares.add(first, upped.len(), upped);
+        squares.add(first, ups.len(), ups);
     }
     for (block, lines) in lines.chunks_exact_mut(record).enumerate() {
-        kernels.fill(Columns::of(upped, upped.len(), block), 0, Record { kind, tokens: 1, lines });
+        kernels.fill(Columns::of(ups, ups.len(), block), 0, Record { kind, tokens: 1, lines });
     }
 }
 
-/// `out += weight * down` of one visitor, for the rows of `down` from `first` on that `out` has.
+/// `out += weight * down(hidden)` for a single token. `out` holds the outputs from row `first` on.
 fn add_down_rows(
     kernels: &Kernels,
     visit: &Visit<'_>,
@@ -227,27 +229,28 @@ fn add_down_rows(
     }
 }
 
-/// 32 rows of gate and up, the activation, and their product as input of `down`, `N` tokens at a time.
+/// 32 rows of the hidden layer, packed as input of `down`: gate and up, the activation, their product. It
+/// takes `N` tokens at a time.
 fn hidden_group<const N: usize>(kernels: &Kernels, visit: &Visit<'_>, group: usize, lines: &mut [Line]) {
     let mlp = &visit.mlp;
     let rows = group * GROUP_ROWS..mlp.d_ff().min((group + 1) * GROUP_ROWS);
     let (width, visitors) = (rows.len(), visit.visitors.len());
-    let (mut gated, mut upped) = ([[0.0; GROUP_ROWS]; N], [[0.0; GROUP_ROWS]; N]);
-    let (gated, upped) = (gated.as_flattened_mut(), upped.as_flattened_mut());
+    let (mut gates, mut ups) = ([[0.0; GROUP_ROWS]; N], [[0.0; GROUP_ROWS]; N]);
+    let (gates, ups) = (gates.as_flattened_mut(), ups.as_flattened_mut());
     for first in (0..visitors).step_by(N) {
         let some = first..visitors.min(first + N);
         let (tokens, len) = (some.len(), some.len() * width);
-        hidden_values(kernels, visit, rows.clone(), some, &mut gated[..len], &mut upped[..len]);
+        hidden_values(kernels, visit, rows.clone(), some, &mut gates[..len], &mut ups[..len]);
         if let Some(squares) = visit.squares {
-            squares.add(group * GROUP_ROWS, width, &upped[..len]);
+            squares.add(group * GROUP_ROWS, width, &ups[..len]);
         }
-        let columns = Columns { x: &upped[..len], stride: width, width, tokens };
+        let columns = Columns { x: &ups[..len], stride: width, width, tokens };
         kernels.fill(columns, first, Record { kind: mlp.hidden_kind(), tokens: visitors, lines });
     }
 }
 
-/// 32 rows of `down`, times the weights of the visitors, added to their tokens, `N` at a time: `out` is
-/// `[tokens, 32]`.
+/// 32 rows of `down`, multiplied by the visitors' weights and added to their tokens. `out` is `[tokens, 32]`.
+/// It takes `N` visitors at a time.
 fn add_down_group<const N: usize>(
     kernels: &Kernels,
     visit: &Visit<'_>,
@@ -271,32 +274,31 @@ fn add_down_group<const N: usize>(
     }
 }
 
-/// The hidden layer of some visitors, before it is packed, in `upped`: `rows` of its columns, `[visitors,
-/// rows]`.
+/// Some columns of the hidden layer of some visitors, before it is packed: `ups` is `[visitors, rows]`.
 fn hidden_values(
     kernels: &Kernels,
     visit: &Visit<'_>,
     rows: Range<usize>,
     visitors: Range<usize>,
-    gated: &mut [f32],
-    upped: &mut [f32],
+    gates: &mut [f32],
+    ups: &mut [f32],
 ) {
     let MlpView { gate, up, biases, activation, .. } = &visit.mlp;
     let (to_gate, to_up) = (visit.to_gate, visit.to_up.slice_tokens(visitors.clone()));
     match gate {
         Some(gate) => {
-            kernels.matmul(gate.slice_rows(rows.clone()), to_gate.slice_tokens(visitors), gated);
-            add_bias(kernels, biases.gate, rows.clone(), gated);
-            kernels.matmul(up.slice_rows(rows.clone()), to_up, upped);
-            add_bias(kernels, biases.up, rows, upped);
+            kernels.matmul(gate.slice_rows(rows.clone()), to_gate.slice_tokens(visitors), gates);
+            add_bias(kernels, biases.gate, rows.clone(), gates);
+            kernels.matmul(up.slice_rows(rows.clone()), to_up, ups);
+            add_bias(kernels, biases.up, rows, ups);
         }
         None => {
-            kernels.matmul(up.slice_rows(rows.clone()), to_up, gated);
-            add_bias(kernels, biases.up, rows, gated);
-            upped.fill(1.0);
+            kernels.matmul(up.slice_rows(rows.clone()), to_up, gates);
+            add_bias(kernels, biases.up, rows, gates);
+            ups.fill(1.0);
         }
     }
-    activate(kernels, *activation, gated, upped);
+    activate(kernels, *activation, gates, ups);
 }
 
 /// Adds `rows` of a bias to every row of `x`, `[tokens, rows]`.

@@ -1,6 +1,7 @@
-//! The mixture of experts (arXiv 1701.06538, 2401.04088): route, gather each expert's tokens, then expert by
-//! expert, each over all tokens of the batch that chose it. The order of summation is fixed: expert id,
-//! shared expert last. It must not know which layer it is, nor how experts are stored.
+//! The mixture of experts (arXiv 1701.06538, 2401.04088): route the tokens, gather the inputs of each expert,
+//! then compute expert by expert, each over all tokens of the batch that chose it. The order of summation is
+//! fixed: ascending expert id, the shared expert last. It must not know which layer it is, nor how experts
+//! are stored.
 
 use moelten_loader::spec::MoeSpec;
 use moelten_loader::tensors::bank::MatrixRef;
@@ -9,7 +10,7 @@ use moelten_quant::{Activations, Line};
 use crate::error::Result;
 use crate::experts::stats::Phase;
 use crate::experts::store::{Acquired, ExpertStore, Request};
-use crate::layers::ffn::dense::{Mlp, OwnBiases, add_whole_batch};
+use crate::layers::ffn::dense::{Mlp, MlpBiases, add_to_all_tokens};
 use crate::layers::ffn::group::{ExpertGroup, takes_input};
 use crate::layers::ffn::mlp::{MOST_VISITS, MlpView, Visit, add_outputs, hidden_layers};
 use crate::layers::ffn::visits::Visits;
@@ -17,50 +18,50 @@ use crate::layers::linear::{Compute, Packed};
 use crate::layers::scratch::{MoeScratch, ProductScratch, RouteScratch};
 use crate::layers::squares::{HiddenSquares, HiddenSum, Squares};
 
-/// One layer's router and shared expert; the routed experts are the store's.
+/// The router and the shared expert of a mixture. The weights of routed experts are in the store.
 #[derive(Debug, Clone)]
 pub struct Moe {
-    /// Shape and routing rules.
+    /// Shapes and routing rules.
     pub spec: MoeSpec,
     /// The number of its bank in the store.
     pub bank: usize,
     /// `[experts, d_model]`.
     pub router: MatrixRef,
-    /// Biases of all experts, `[experts, rows]` each.
-    pub biases: OwnBiases,
+    /// Biases of the routed experts, one block for each.
+    pub biases: MlpBiases,
     /// The shared expert, if there is one.
     pub shared: Option<Shared>,
 }
 
-/// An expert that every token visits.
+/// A shared expert, which every token visits.
 #[derive(Debug, Clone)]
 pub struct Shared {
-    /// Its matrices and activation.
+    /// The block of the expert.
     pub mlp: Mlp,
-    /// `[1, d_model]`: its output is multiplied by `sigmoid(x . gate)`.
+    /// `[1, d_model]`: the output of the block is multiplied by `sigmoid(x . gate)`.
     pub gate: Option<MatrixRef>,
 }
 
-/// What a mixture computes with besides its buffers.
+/// The input of a mixture, and the store.
 pub struct MoeInput<'a> {
-    /// Where experts come from.
+    /// The store of the routed experts.
     pub store: &'a ExpertStore,
     /// Whether the batch reads prompts or decodes.
     pub phase: Phase,
-    /// Says whether to give up.
+    /// Returns whether the pass was cancelled.
     pub stop: &'a (dyn Fn() -> bool + 'a),
-    /// `[tokens, d_model]`.
+    /// The normed tokens, `[tokens, d_model]`.
     pub x: &'a [f32],
 }
 
 impl Moe {
-    /// The experts of each token of `x`, `[tokens, d_model]`, into `s.routing`, where they stay for
-    /// observers. Tokens that are not `wanted` any more get none.
+    /// Chooses the experts of each token of `x`, `[tokens, d_model]`. The result stays in `s.routing` for
+    /// observers. Tokens that are not `live` get no expert: their run was cancelled.
     pub fn route(
         &self,
         compute: Compute<'_>,
         x: &[f32],
-        wanted: impl Fn(usize) -> bool,
+        live: impl Fn(usize) -> bool,
         s: &mut RouteScratch,
         packed: &mut Packed,
         grouped: &mut [f32],
@@ -73,11 +74,11 @@ impl Moe {
         let by_rows = &mut grouped[..tokens * experts];
         compute.products(&[(router, packed.for_matrix(&router))], by_rows);
         compute.ungroup(by_rows, experts, None, logits);
-        s.routing.route(&self.spec.router, logits, experts, wanted);
+        s.routing.route(&self.spec.router, logits, experts, live);
     }
 
-    /// `out = moe(x)`, both `[tokens, d_model]`, after [`Self::route`]. `meanwhile` runs while the first
-    /// missing experts are being read; `squares` gets those of the hidden layers.
+    /// `out = moe(x)`, both `[tokens, d_model]`, after [`Self::route`]. `meanwhile` runs once the reads of
+    /// missing experts have begun. The squares of hidden layers are added to `squares`.
     ///
     /// # Errors
     /// As [`Acquired::wait`].
@@ -97,14 +98,14 @@ impl Moe {
         products.grouped[..grouped_len].fill(0.0);
         self.routed(compute, input, s, products, squares.as_deref_mut(), meanwhile)?;
         if let Some(shared) = &self.shared {
-            let squares = squares.as_mut().map(|squares| (&mut *squares.whole, &mut squares.sums[0]));
+            let squares = squares.as_mut().map(|squares| (&mut *squares.dense, &mut squares.sums[0]));
             shared.add(compute, x, &mut s.route.logits, products, squares);
         }
         compute.ungroup(&products.grouped[..grouped_len], d_model, None, out);
         Ok(())
     }
 
-    /// Adds the routed experts to `products.grouped`.
+    /// Adds the outputs of the routed experts to `products.grouped`.
     fn routed(
         &self,
         compute: Compute<'_>,
@@ -125,13 +126,14 @@ impl Moe {
         let grouped = &mut grouped[..tokens * d_model];
         let (mut next, mut from) = (0, 0);
         while next < visits.experts.len() {
-            // Decoding takes on all experts that have a slot, and those that are here do not wait for the
-            // others. A prompt takes what is here, in order, and gives it up before it takes more.
+            // Decode groups all experts that have a slot, and computes the resident ones while others are
+            // read. Prefill groups resident experts only, in order, and releases them before it waits for
+            // more.
             let wait_later = phase == Phase::Decode;
             if !wait_later {
                 wait(compute, &mut acquired, next)?;
             }
-            // An expert without a slot may get one only when others are done.
+            // An expert without a slot may get one only when others are released.
             let taken = |index| if wait_later { acquired.has_slot(index) } else { acquired.ready(index) };
             let ready = |index| index == next || taken(index);
             let expert = |index: usize| store.matrices(self.bank, visits.experts[index]);
@@ -156,7 +158,7 @@ impl Moe {
         Ok(())
     }
 
-    /// The matrices of an expert that is here, by its place in the list of visits.
+    /// The block of a resident expert, by its index in the request.
     fn expert<'v>(&'v self, acquired: &'v Acquired<'_>, index: usize, expert: u32) -> MlpView<'v> {
         let matrices = acquired.view(index);
         let (mut matrices, d_model) = (matrices.into_iter().flatten(), self.router.cols);
@@ -171,7 +173,7 @@ impl Moe {
     }
 }
 
-/// Waits for an expert; the workers park meanwhile.
+/// Waits for an expert. The worker threads park meanwhile.
 fn wait(compute: Compute<'_>, acquired: &mut Acquired<'_>, index: usize) -> Result<()> {
     if acquired.ready(index) {
         return Ok(());
@@ -179,7 +181,7 @@ fn wait(compute: Compute<'_>, acquired: &mut Acquired<'_>, index: usize) -> Resu
     compute.pool.rest_during(|| acquired.wait(index))
 }
 
-/// A group of experts with the inputs of their visitors.
+/// A group of experts with the inputs of their visitors, ready to compute.
 struct GroupWork<'a> {
     moe: &'a Moe,
     group: &'a ExpertGroup,
@@ -189,7 +191,7 @@ struct GroupWork<'a> {
 }
 
 impl GroupWork<'_> {
-    /// Hidden layers of all experts of the group, those that are here first.
+    /// The hidden layers of all experts of the group, the resident ones first.
     fn hidden_layers(
         &self,
         compute: Compute<'_>,
@@ -219,7 +221,7 @@ impl GroupWork<'_> {
         }
     }
 
-    /// Adds the outputs of all experts of the group, in ascending id.
+    /// Adds the outputs of all experts of the group to `grouped`, in ascending expert id.
     fn outputs(&self, compute: Compute<'_>, acquired: &Acquired<'_>, hidden: &[Line], grouped: &mut [f32]) {
         let count = self.group.items().len();
         let hidden = &hidden[..self.group.lines[count]];
@@ -241,7 +243,8 @@ impl GroupWork<'_> {
 }
 
 impl Shared {
-    /// Adds the block to `products.grouped`; `scores` has room for one number for each token.
+    /// Adds the output of the shared expert to `products.grouped`. `scores` is scratch for one number per
+    /// token.
     fn add(
         &self,
         compute: Compute<'_>,
@@ -258,7 +261,6 @@ impl Shared {
         if let Some(gate) = &self.gate {
             let gate = compute.tensors.view(gate);
             compute.pack_also(x, [gate.format()], packed);
-            // The router's logits have been used.
             let scores = &mut scores[..tokens];
             compute.products(&[(gate, packed.for_matrix(&gate))], scores);
             for ((_, weight), score) in visitors.iter_mut().zip(scores) {
@@ -268,9 +270,9 @@ impl Shared {
         let mlp = self.mlp.view(compute);
         let sum = squares.as_ref().map(|(_, sum)| &**sum);
         let grouped = &mut grouped[..tokens * d_model];
-        add_whole_batch(compute, &mlp, x, visitors, packed, hidden, sum, grouped);
-        if let Some((whole, sum)) = squares {
-            whole.add_hidden(0, tokens, sum);
+        add_to_all_tokens(compute, &mlp, x, visitors, packed, hidden, sum, grouped);
+        if let Some((dense, sum)) = squares {
+            dense.add_hidden(0, tokens, sum);
         }
     }
 }

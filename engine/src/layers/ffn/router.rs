@@ -1,23 +1,23 @@
-//! From router logits to experts and weights. Exact and deterministic: plain f32 in a fixed order, ties to
-//! the lower expert id. It must not know where expert weights are.
+//! From router logits to experts and weights. It is exact and deterministic: plain f32 in a fixed order, ties
+//! to the lower expert id. It must not know where expert weights are.
 
 use moelten_loader::spec::{RouterSpec, Select};
 
-/// The experts of a chunk's tokens. The number per token need not be a constant.
+/// The experts of each token of a batch. Tokens may have different numbers of experts.
 #[derive(Debug, Default, Clone)]
 pub struct Routing {
-    /// `ids[starts[t]..starts[t + 1]]` are token `t`'s, best first.
+    /// `ids[starts[t]..starts[t + 1]]` are the experts of token `t`, best first.
     starts: Vec<usize>,
     ids: Vec<u32>,
     weights: Vec<f32>,
-    /// Scores of one token while it is being routed, `[experts]`.
+    /// Scores of the token that is being routed, `[experts]`.
     scores: Vec<f32>,
     /// Experts in order of preference, `[experts]`.
     order: Vec<u32>,
 }
 
 impl Routing {
-    /// Room for `tokens` tokens, so that decode never allocates.
+    /// An empty routing with room for `tokens` tokens, so that decode never allocates.
     pub fn with_capacity(tokens: usize, experts: usize, per_token: usize) -> Self {
         Self {
             starts: Vec::with_capacity(tokens + 1),
@@ -28,22 +28,15 @@ impl Routing {
         }
     }
 
-    /// Routes every token of `logits` `[tokens, experts]`. A token that is not `wanted` any more gets no
-    /// expert.
-    pub fn route(
-        &mut self,
-        spec: &RouterSpec,
-        logits: &[f32],
-        experts: usize,
-        wanted: impl Fn(usize) -> bool,
-    ) {
+    /// Routes every token of `logits`, `[tokens, experts]`. Tokens that are not `live` get no expert.
+    pub fn route(&mut self, spec: &RouterSpec, logits: &[f32], experts: usize, live: impl Fn(usize) -> bool) {
         self.starts.clear();
         self.ids.clear();
         self.weights.clear();
         self.starts.push(0);
         for (number, token) in logits.chunks_exact(experts).enumerate() {
             match spec.select {
-                _ if !wanted(number) => {}
+                _ if !live(number) => {}
                 Select::SoftmaxTopK { k, renormalise } => self.softmax_top_k(token, k, renormalise),
                 Select::SparseMixer { jitter } => self.sparse_mixer(token, jitter),
             }
@@ -70,7 +63,7 @@ impl Routing {
         softmax(&mut self.scores);
         self.order.clear();
         self.order.extend(0..logits.len() as u32);
-        // Logits order as the softmax does, without its rounding; ties go to the lower id.
+        // Logits have the order of the softmax, without its rounding. Ties go to the lower id.
         self.order
             .sort_unstable_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
         let chosen = &self.order[..k];
@@ -80,7 +73,8 @@ impl Routing {
         self.weights.extend(chosen.iter().map(|&e| self.scores[e as usize] / total));
     }
 
-    /// arXiv 2409.12136, the deterministic path of `PhimoeSparseMoeBlock`.
+    /// SparseMixer (arXiv 2409.12136), as the deterministic path of `PhimoeSparseMoeBlock` in transformers
+    /// computes it.
     fn sparse_mixer(&mut self, logits: &[f32], jitter: f32) {
         let mut first = None;
         for _ in 0..2 {
@@ -132,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn ties_go_to_the_lower_id() {
+    fn ties_go_to_the_lower_expert_id() {
         let (ids, weights) = route(Select::SoftmaxTopK { k: 3, renormalise: false }, &[1.0, 2.0, 1.0, 2.0]);
         assert_eq!(ids, [1, 3, 0]);
         assert_eq!(weights[0], weights[1]);
@@ -149,11 +143,11 @@ mod tests {
     }
 
     #[test]
-    fn sparse_mixer_gives_a_lone_winner_its_full_weight() {
-        // Runner-ups are far below the best, so each softmax is over one expert.
+    fn sparse_mixer_gives_an_expert_without_close_rivals_full_weight() {
+        // The others are far below the best, so each softmax is over one expert.
         let (ids, weights) = route(Select::SparseMixer { jitter: 0.01 }, &[5.0, 1.0, 3.0]);
         assert_eq!((ids, weights), (vec![0, 2], vec![1.0, 1.0]));
-        // Within 2 * jitter of the best both share.
+        // An expert within 2 * jitter of the best shares the softmax.
         let (_, close) = route(Select::SparseMixer { jitter: 0.01 }, &[5.0, 1.0, 4.95]);
         assert!((0.5..0.52).contains(&close[0]) && close[1] == 1.0);
     }

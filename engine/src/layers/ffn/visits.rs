@@ -1,23 +1,23 @@
-//! Which tokens visit which experts: the routing of a batch, sorted by expert. It must not know where experts
-//! are.
+//! Which tokens visit which experts: the routing of a batch, sorted by expert. It must not know where expert
+//! weights are.
 
 use crate::layers::ffn::router::Routing;
 
-/// Which tokens visit which experts.
+/// The visits of a batch, by expert. A visit is one token at one expert that the router chose for it.
 #[derive(Debug, Default)]
 pub struct Visits {
-    /// Experts that any token chose, ascending.
+    /// Experts with at least one visitor, in ascending order.
     pub experts: Vec<u32>,
-    /// Expert number `i` of `experts` has the visitors from `starts[i]` to `starts[i + 1]`.
+    /// `visitors[starts[i]..starts[i + 1]]` are those of `experts[i]`.
     starts: Vec<u32>,
-    /// Tokens, ascending for each expert, and their weights.
+    /// The token of each visit, in ascending order for each expert, and its weight.
     visitors: Vec<(u32, f32)>,
-    /// Where the next visitor of each expert id goes.
+    /// The index of the next visitor of each expert id, while the list is made.
     next: Vec<u32>,
 }
 
 impl Visits {
-    /// Room for `tokens` tokens, so that decode never allocates.
+    /// An empty list with room for `tokens` tokens, so that decode never allocates.
     pub fn with_capacity(tokens: usize, experts: usize, per_token: usize) -> Self {
         Self {
             experts: Vec::with_capacity(experts),
@@ -27,7 +27,7 @@ impl Visits {
         }
     }
 
-    /// Sorts the choices of a batch by expert.
+    /// Lists the visits of a routed batch.
     pub fn list(&mut self, routing: &Routing, experts: usize) {
         self.next.clear();
         self.next.resize(experts, 0);
@@ -56,7 +56,7 @@ impl Visits {
         }
     }
 
-    /// Visitors of expert number `index` of `experts`.
+    /// The visitors of `experts[index]`: token and weight.
     pub fn of(&self, index: usize) -> &[(u32, f32)] {
         &self.visitors[self.starts[index] as usize..self.starts[index + 1] as usize]
     }

@@ -1,6 +1,6 @@
-//! Attention to the cache: which thread attends with which queries to which positions. The arithmetic and the
-//! reason why none of this changes a bit are the kernel's (`moelten_quant::Attend`). It must not know
-//! projections or ropes.
+//! Attention to the KV cache: which thread attends with which queries to which positions. The arithmetic, and
+//! the reason why this division never changes a bit, are in the kernel (`moelten_quant::Attend`). It must not
+//! know projections or ropes.
 
 use std::ops::Range;
 
@@ -12,21 +12,22 @@ use crate::layers::scratch::AttendScratch;
 use crate::state::kv::KvView;
 use crate::state::kv::layer::KvLayer;
 
-/// Rows of queries that share a pass over a head's cache: enough to hide its reading.
+/// Rows of queries that share a pass over the cache of a head: enough to hide the time of reading it.
 const TILE_ROWS: usize = 64;
-/// Fewest tokens of a full tile.
+/// Least tokens of a full tile.
 const TILE_TOKENS: usize = 8;
-/// Tiles per thread of a chunk: later tokens see more, so threads need several to finish together.
+/// Tiles per thread. Later tokens attend to more positions, so threads need several tiles to finish together.
 const TILES_PER_THREAD: usize = 4;
 
-/// Most spans of positions that one token of a context may see.
+/// Most spans of positions that one token of a context attends to.
 pub fn most_spans(spec: &AttentionSpec, context: usize) -> usize {
     let all = context.div_ceil(SPAN);
     spec.window.map_or(all, |window| all.min(window.div_ceil(SPAN).saturating_add(1)))
 }
 
-/// `out = softmax(scale * q K^T) V` over the positions that each token may see. `q` and `out` are `[tokens,
-/// heads * head_dim]`, the first token stands at position `first`; its keys and values are in `kv` already.
+/// `out = softmax(scale * q K^T) V` over the positions that each token attends to. `q` and `out` are
+/// `[tokens, heads * head_dim]`. The first token has position `first`. Keys and values of all tokens are in
+/// `kv` already.
 pub fn attend(
     compute: Compute<'_>,
     spec: &AttentionSpec,
@@ -36,7 +37,8 @@ pub fn attend(
     s: &mut AttendScratch,
     out: &mut [f32],
 ) {
-    // What is kept of a window begins at a span: seen from there, spans and blocks are the same.
+    // The kept part of a window begins at a multiple of a span, so spans and blocks stay the same when
+    // positions are counted from there.
     let (kv, first) = (kv.layer, first - kv.base);
     if q.len() == spec.heads * spec.head_dim {
         one_token(compute, spec, kv, first, q, s, out);
@@ -45,8 +47,8 @@ pub fn attend(
     }
 }
 
-/// The kernel's task for the queries of some tokens that share `kv_head`, without spans yet. `queries` begins
-/// with the first token.
+/// The kernel's task for some tokens and the query heads that share `kv_head`. `queries` begins with the
+/// first token.
 fn task<'a>(
     spec: &AttentionSpec,
     kv: &'a KvLayer,
@@ -71,13 +73,13 @@ fn task<'a>(
     }
 }
 
-/// Spans that some of the tokens from position `first` on may see.
+/// Spans that `tokens` tokens from position `first` on attend to.
 fn visible_spans(spec: &AttentionSpec, first: usize, tokens: usize) -> Range<usize> {
     let start = spec.window.map_or(0, |window| (first + 1).saturating_sub(window));
     start / SPAN..(first + tokens).div_ceil(SPAN)
 }
 
-/// Many tokens: a task is a tile of them with all heads.
+/// Attention of many tokens. A task is a tile of tokens with all heads.
 fn tiles(
     compute: Compute<'_>,
     spec: &AttentionSpec,
@@ -103,9 +105,9 @@ fn tiles(
     });
 }
 
-/// One token: a task is a span of positions with one head of the cache, so that threads share even a single
-/// head. The spans of a head follow each other: what the kernel asks for at the end of one is read in the
-/// next.
+/// Attention of one token. A task is a span of positions with one key and value head, so that threads share
+/// even a single head. The spans of a head are neighbours: what the kernel prefetches at the end of one is
+/// read in the next.
 fn one_token(
     compute: Compute<'_>,
     spec: &AttentionSpec,

@@ -1,6 +1,6 @@
-//! An attention branch: projections, norms and rope around the attention to the state (arXiv 1706.03762,
-//! 2305.13245), which is `attend`. Projections take the tokens of all sequences of a batch together. It must
-//! not know what a state holds.
+//! An attention branch (arXiv 1706.03762, 2305.13245): projections, norms and rope. Attention to the state is
+//! in `attend`. Projections take the tokens of all sequences of a batch together. It must not know how a
+//! state stores keys and values.
 
 use std::ops::Range;
 
@@ -13,30 +13,30 @@ use crate::layers::rope::Angles;
 use crate::layers::scratch::{AttentionScratch, ProductScratch};
 use crate::state::LayerState;
 
-/// One layer's attention weights.
+/// The weights of an attention branch.
 #[derive(Debug, Clone)]
 pub struct Attention {
-    /// Shape and options.
+    /// Shapes and options.
     pub spec: AttentionSpec,
-    /// `[heads * head_dim, d_model]`.
+    /// Query projection, `[heads * head_dim, d_model]`.
     pub q: Linear,
-    /// `[kv_heads * head_dim, d_model]`.
+    /// Key projection, `[kv_heads * head_dim, d_model]`.
     pub k: Linear,
-    /// `[kv_heads * head_dim, d_model]`.
+    /// Value projection, `[kv_heads * head_dim, d_model]`.
     pub v: Linear,
-    /// `[d_model, heads * head_dim]`.
+    /// Output projection, `[d_model, heads * head_dim]`.
     pub o: Linear,
-    /// Weights of the query norm; empty without one.
+    /// Weights of the query norm, `[head_dim]` or `[heads * head_dim]`; empty without one.
     pub q_norm: Vec<f32>,
-    /// Weights of the key norm; empty without one.
+    /// Weights of the key norm, `[head_dim]` or `[kv_heads * head_dim]`; empty without one.
     pub k_norm: Vec<f32>,
-    /// Index of this layer's rope among the model's.
+    /// Index of the rope among those of the model; `None` without positions.
     pub rope: Option<usize>,
 }
 
 impl Attention {
-    /// Queries, keys and values of `x`, `[tokens, d_model]`, into `s`, normed and rotated. `angles` has those
-    /// of the token number `first` of the batch for the first of them.
+    /// Computes queries, keys and values of `x`, `[tokens, d_model]`, normed and rotated, into `s`. The first
+    /// token of `x` is token `first` of the batch, by which `angles` are indexed.
     pub fn project(
         &self,
         compute: Compute<'_>,
@@ -73,8 +73,8 @@ impl Attention {
         }
     }
 
-    /// Tokens of one sequence attend, after [`Self::project`]: `tokens` are their numbers in `s`, the first
-    /// stands at `position`. Their keys and values are appended to the state.
+    /// Attention of tokens of one sequence, after [`Self::project`]. Their keys and values are appended to
+    /// the state. `tokens` are their indices in `s`; the first has position `position` in its sequence.
     pub fn mix(
         &self,
         compute: Compute<'_>,
@@ -91,18 +91,18 @@ impl Attention {
         attend(compute, &self.spec, state.view(), position, q, &mut s.attend, mixed);
     }
 
-    /// Leaves out tokens whose result does not count any more.
+    /// Sets the mixed values of tokens to 0, for runs that were cancelled.
     pub fn skip(&self, tokens: Range<usize>, s: &mut AttentionScratch) {
         let width = self.q.weight.rows;
         s.mixed[tokens.start * width..tokens.end * width].fill(0.0);
     }
 
-    /// What the first tokens have attended to, `[tokens, heads * head_dim]`.
+    /// The mixed values of the first tokens, `[tokens, heads * head_dim]`.
     pub fn mixed<'s>(&self, tokens: usize, s: &'s AttentionScratch) -> &'s [f32] {
         &s.mixed[..tokens * self.q.weight.rows]
     }
 
-    /// The output projection of what all tokens have attended to: `out` is `[tokens, d_model]`.
+    /// The output projection of the mixed values; `out` is `[tokens, d_model]`.
     pub fn output(
         &self,
         compute: Compute<'_>,
@@ -115,7 +115,7 @@ impl Attention {
         compute.linear(&self.o, &products.packed, out, &mut products.grouped);
     }
 
-    /// What happens to queries or keys `[tokens, width]` between projection and attention.
+    /// Norm, clamp and rotation of queries or keys, `[tokens, width]`.
     fn prepare(
         &self,
         compute: Compute<'_>,
