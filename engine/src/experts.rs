@@ -9,9 +9,13 @@ pub mod policy;
 pub mod pressure;
 mod readers;
 pub mod room;
+#[cfg(test)]
+mod schedules;
 pub mod slots;
 pub mod source;
 pub mod stats;
 pub mod store;
 mod streamed;
 mod touch;
+
+use crate::runtime::sync;

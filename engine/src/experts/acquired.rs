@@ -2,8 +2,8 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, MutexGuard};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use moelten_loader::spec::MOST_MATRICES;
 use moelten_loader::tensors::store::TensorStore;
@@ -14,6 +14,7 @@ use super::live::Board;
 use super::readers::Queues;
 use super::stats::Phase;
 use super::streamed::Streamed;
+use super::sync::{MutexGuard, now};
 use crate::error::{EngineError, Result};
 
 /// How often a thread that waits for a read checks whether to stop.
@@ -58,6 +59,9 @@ pub struct Acquired<'a> {
     held: &'a mut Held,
     stop: &'a (dyn Fn() -> bool + 'a),
     phase: Phase,
+    /// Whether a thread that the store depends on had panicked when the request was made: none of the experts counts as
+    /// here then, so that every wait ends with its message.
+    broken: bool,
 }
 
 impl<'a> Acquired<'a> {
@@ -69,7 +73,7 @@ impl<'a> Acquired<'a> {
         held: &'a mut Held,
     ) -> Self {
         let &Request { bank, ids, phase, stop, .. } = request;
-        Self { tensors, board, streamed: None, bank, ids, held, stop, phase }
+        Self { tensors, board, streamed: None, bank, ids, held, stop, phase, broken: false }
     }
 
     /// Takes hold of the experts that are here and begins to read the others, in order, as far as there is room.
@@ -86,8 +90,10 @@ impl<'a> Acquired<'a> {
         held.entries.resize(ids.len(), NONE);
         held.slots.resize(ids.len(), None);
         held.next = 0;
-        let mut acquired = Self { tensors, board, streamed: Some(streamed), bank, ids, held, stop, phase };
         let mut shared = streamed.readers.lock();
+        let broken = shared.broken.is_some();
+        let mut acquired =
+            Self { tensors, board, streamed: Some(streamed), bank, ids, held, stop, phase, broken };
         streamed.guessing.compare(bank, ids, &mut shared, board);
         let uses = ids.iter().enumerate().map(|(i, &id)| (id, (request.uses)(i)));
         shared.stats.ahead[bank].useful += shared.cache.request(bank, uses);
@@ -125,7 +131,7 @@ impl<'a> Acquired<'a> {
     /// Whether an expert, by its place in the list, is here.
     pub fn ready(&self, index: usize) -> bool {
         let here = || self.held.slots[index].as_ref().is_some_and(|slot| slot.get().is_some());
-        self.streamed.is_none() || here()
+        self.streamed.is_none() || !self.broken && here()
     }
 
     /// Whether an expert, by its place in the list, has a slot: it is here or on its way.
@@ -141,12 +147,12 @@ impl<'a> Acquired<'a> {
         let Some(streamed) = self.streamed.filter(|_| !self.ready(index)) else { return Ok(()) };
         let readers = &streamed.readers;
         let mut shared = readers.lock();
-        let since = Instant::now();
+        let since = now();
         let _waiting = self.board.waits();
         loop {
             self.pump(streamed, &mut shared);
             if self.ready(index) {
-                shared.stats.phase(self.phase).stall += since.elapsed();
+                shared.stats.phase(self.phase).stall += now().duration_since(since);
                 self.board.counters(&shared.stats);
                 return Ok(());
             }
@@ -204,6 +210,7 @@ impl<'a> Acquired<'a> {
         let mut shared = streamed.readers.lock();
         range.for_each(|index| self.let_go(&mut shared, index));
         self.pump(streamed, &mut shared);
+        streamed.readers.wake_for_retired(&shared);
     }
 
     fn hold(&mut self, shared: &mut Queues, index: usize, entry: u32) {
@@ -252,5 +259,6 @@ impl Drop for Acquired<'_> {
         }
         shared.problems.clear();
         streamed.forget(&mut shared);
+        streamed.readers.wake_for_retired(&shared);
     }
 }

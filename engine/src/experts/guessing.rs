@@ -1,10 +1,11 @@
 //! Whether experts of the next bank are guessed and read ahead, and whether that pays. It must not know how a guess is made.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use super::live::Board;
 use super::readers::{Queues, Readers};
 use super::stats::Ahead;
+use super::sync::{Mutex, MutexGuard};
 
 /// Guesses after which it is judged whether they pay.
 const TRIAL: u64 = 64;

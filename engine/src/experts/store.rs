@@ -4,8 +4,7 @@
 //! not know tensor names, nor how experts are multiplied.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, PoisonError};
 
 use moelten_loader::io::pieces::Piece;
 use moelten_loader::io::read_at::Access;
@@ -25,6 +24,7 @@ use super::slots::Slots;
 use super::source::{self, Source};
 use super::stats::{Ahead, StoreStats};
 use super::streamed::Streamed;
+use super::sync::{Mutex, now};
 
 /// Gives out expert weights.
 pub struct ExpertStore {
@@ -84,7 +84,7 @@ impl ExpertStore {
         self.streamed().is_some()
     }
 
-    fn streamed(&self) -> Option<&Streamed> {
+    pub(super) fn streamed(&self) -> Option<&Streamed> {
         match &self.place {
             Place::InPlace(_) => None,
             Place::Cached(streamed) => Some(streamed),
@@ -127,7 +127,7 @@ impl ExpertStore {
         let Some(Streamed { readers, .. }) = self.streamed() else { return };
         let touch = &mut readers.lock().touch;
         if open {
-            touch.opened(Instant::now());
+            touch.opened(now());
             readers.wake();
         } else {
             touch.closed();
@@ -138,7 +138,7 @@ impl ExpertStore {
     pub(crate) fn pass(&self, begins: bool) {
         let Some(Streamed { readers, .. }) = self.streamed() else { return };
         let touch = &mut readers.lock().touch;
-        if begins { touch.begun() } else { touch.ended(Instant::now()) }
+        if begins { touch.begun() } else { touch.ended(now()) }
     }
 
     /// How files are read; `None` where they are mapped.
@@ -185,7 +185,7 @@ impl ExpertStore {
     /// Raises the number of experts that each bank keeps, where [`Self::shrink`] has lowered it.
     pub fn grow(&self, quotas: &[usize]) {
         if let Some(streamed) = self.streamed() {
-            streamed.readers.lock().cache.grow(quotas);
+            streamed.readers.grow(quotas);
         }
     }
 
