@@ -10,9 +10,13 @@ mod prefetch;
 pub mod pressure;
 mod readers;
 pub mod room;
+#[cfg(test)]
+mod schedules;
 pub mod slots;
 pub mod source;
 pub mod stats;
 pub mod store;
 mod streamed;
 mod touch;
+
+use crate::runtime::sync;

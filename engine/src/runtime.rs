@@ -2,10 +2,13 @@
 //! runtime serves any number of models. Nothing here knows what a model is.
 
 pub mod cancel;
+mod idle;
 pub mod ledger;
 pub mod memory;
 pub mod pool;
-mod rest;
+#[cfg(test)]
+mod schedules;
+pub(crate) mod sync;
 pub mod system;
 pub mod topology;
 

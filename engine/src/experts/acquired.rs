@@ -3,8 +3,8 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, MutexGuard};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use moelten_loader::spec::MOST_MATRICES;
 use moelten_loader::tensors::store::TensorStore;
@@ -15,6 +15,7 @@ use super::live::LiveState;
 use super::readers::Queues;
 use super::stats::Phase;
 use super::streamed::Streamed;
+use super::sync::{MutexGuard, now};
 use crate::error::{EngineError, Result};
 
 /// Interval at which a thread that waits for a read checks whether it was cancelled.
@@ -62,6 +63,9 @@ pub struct Acquired<'a> {
     buffers: &'a mut AcquireBuffers,
     stop: &'a (dyn Fn() -> bool + 'a),
     phase: Phase,
+    /// Whether a thread that the store depends on had panicked when the request was made: none of the experts counts as
+    /// here then, so that every wait ends with its message.
+    broken: bool,
 }
 
 impl<'a> Acquired<'a> {
@@ -73,7 +77,7 @@ impl<'a> Acquired<'a> {
         buffers: &'a mut AcquireBuffers,
     ) -> Self {
         let &Request { bank, ids, phase, stop, .. } = request;
-        Self { tensors, live, streamed: None, bank, ids, buffers, stop, phase }
+        Self { tensors, live, streamed: None, bank, ids, buffers, stop, phase, broken: false }
     }
 
     /// Pins the experts that have a slot and begins to read the others in order, as far as slots are free.
@@ -90,8 +94,10 @@ impl<'a> Acquired<'a> {
         buffers.entries.resize(ids.len(), NONE);
         buffers.slots.resize(ids.len(), None);
         buffers.next = 0;
-        let mut acquired = Self { tensors, live, streamed: Some(streamed), bank, ids, buffers, stop, phase };
         let mut shared = streamed.readers.lock();
+        let broken = shared.broken.is_some();
+        let mut acquired =
+            Self { tensors, live, streamed: Some(streamed), bank, ids, buffers, stop, phase, broken };
         streamed.prefetcher.score(bank, ids, &mut shared, live);
         let uses = ids.iter().enumerate().map(|(i, &id)| (id, (request.uses)(i)));
         shared.stats.prefetch[bank].used += shared.cache.request(bank, uses);
@@ -129,7 +135,7 @@ impl<'a> Acquired<'a> {
     /// Whether an expert, by its index in the request, is resident.
     pub fn ready(&self, index: usize) -> bool {
         let resident = || self.buffers.slots[index].as_ref().is_some_and(|slot| slot.get().is_some());
-        self.streamed.is_none() || resident()
+        self.streamed.is_none() || !self.broken && resident()
     }
 
     /// Whether an expert, by its index in the request, has a slot: it is resident or being read.
@@ -146,12 +152,12 @@ impl<'a> Acquired<'a> {
         let Some(streamed) = self.streamed.filter(|_| !self.ready(index)) else { return Ok(()) };
         let readers = &streamed.readers;
         let mut shared = readers.lock();
-        let since = Instant::now();
+        let since = now();
         let _stalled = self.live.stall();
         loop {
             self.start_reads(streamed, &mut shared);
             if self.ready(index) {
-                shared.stats.phase(self.phase).stall += since.elapsed();
+                shared.stats.phase(self.phase).stall += now().duration_since(since);
                 self.live.set_counters(&shared.stats);
                 return Ok(());
             }
@@ -209,6 +215,7 @@ impl<'a> Acquired<'a> {
         let mut shared = streamed.readers.lock();
         range.for_each(|index| self.unpin(&mut shared, index));
         self.start_reads(streamed, &mut shared);
+        streamed.readers.wake_for_retired(&shared);
     }
 
     fn pin(&mut self, shared: &mut Queues, index: usize, entry: u32) {
@@ -257,5 +264,6 @@ impl Drop for Acquired<'_> {
         }
         shared.problems.clear();
         streamed.notify_evicted(&mut shared);
+        streamed.readers.wake_for_retired(&shared);
     }
 }

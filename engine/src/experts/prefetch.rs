@@ -1,11 +1,12 @@
 //! Whether the next bank's experts are prefetched, whether that pays, and how good the predictions are. It
 //! must not know how experts are predicted.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use super::live::LiveState;
 use super::readers::{Queues, Readers};
 use super::stats::PrefetchStats;
+use super::sync::{Mutex, MutexGuard};
 
 /// Prefetched experts after which [`Prefetch::Auto`] judges whether prefetching pays.
 const TRIAL_READS: u64 = 64;

@@ -1,11 +1,13 @@
-//! The threads that read, and the lock that they share with requests: two queues, needs before guesses. They
-//! are no workers of the pool and tied to no CPU; they mostly sleep in the system. They must not know what an
-//! expert is for.
+//! The threads that read, and the lock that they share with requests: two queues, needs before guesses. They are not
+//! workers of the pool and tied to no CPU; they mostly sleep in the system. They must not know what an expert is for.
+//!
+//! What changes under the lock is announced by one of two condition variables: `work` when there is something for
+//! readers (a part to read, memory to discard, the end), `arrived` when there is something for requests (an expert, an
+//! error, a slot that became free).
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use moelten_loader::io::pieces::Piece;
@@ -13,8 +15,9 @@ use moelten_loader::io::pieces::Piece;
 use super::cache::{Cache, State};
 use super::source::{PART, Part, Source, Tensors};
 use super::stats::StoreStats;
+use super::sync::{Condvar, JoinHandle, Mutex, MutexGuard, now, supervised};
 use super::touch::{Due, Touch};
-use moelten_loader::supervise::{caught, supervised};
+use moelten_loader::supervise::caught;
 
 /// Reads on their way at the same time.
 pub const DEPTH: usize = 4;
@@ -24,7 +27,7 @@ const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What the lock guards.
 pub struct Queues {
-    /// Who is where.
+    /// What is in which slot.
     pub cache: Cache,
     /// Parts of reads that a request waits for.
     pub needs: VecDeque<Part>,
@@ -38,7 +41,7 @@ pub struct Queues {
     busy: (usize, Option<Instant>),
     /// Whether free slots are to be touched.
     pub touch: Touch,
-    /// Why no read will end any more, if a reader has panicked.
+    /// Why requests fail from now on, if a thread that the store depends on has panicked.
     pub broken: Option<String>,
     stop: bool,
 }
@@ -113,14 +116,31 @@ impl Readers {
         self.inner.break_down(message);
     }
 
-    /// Gives the memory of retired slots back to the system.
+    /// Gives the memory of all retired slots back to the system.
     pub fn discard_retired(&self) {
-        drop(self.inner.discard_retired(self.lock()));
+        let mut shared = self.lock();
+        while shared.cache.has_retired() {
+            shared = self.inner.discard(shared);
+        }
     }
 
     /// Readers have more to do.
     pub fn wake(&self) {
         self.inner.work.notify_all();
+    }
+
+    /// Has readers give back the memory of slots that were retired when they became free.
+    pub fn wake_for_retired(&self, shared: &Queues) {
+        if shared.cache.has_retired() {
+            self.wake();
+        }
+    }
+
+    /// Raises the number of experts that each bank keeps.
+    pub fn grow(&self, quotas: &[usize]) {
+        self.lock().cache.grow(quotas);
+        // A request may wait for a slot.
+        self.inner.arrived.notify_all();
     }
 
     /// Waits until something arrives, or for a short time, after which the caller checks whether to stop.
@@ -134,8 +154,8 @@ impl Drop for Readers {
         let mut shared = self.lock();
         shared.stop = true;
         self.wake();
-        let asked = Instant::now();
-        while shared.busy.0 > 0 && asked.elapsed() < PATIENCE {
+        let asked = now();
+        while shared.busy.0 > 0 && now().duration_since(asked) < PATIENCE {
             shared = self.wait(shared, Duration::from_millis(5));
         }
         if shared.busy.0 > 0 {
@@ -162,10 +182,10 @@ impl Inner {
         while !shared.stop {
             let Some(mut part) = shared.take() else {
                 if shared.cache.has_retired() {
-                    shared = self.discard_retired(shared);
+                    shared = self.discard(shared);
                     continue;
                 }
-                let due = if touches { shared.touch.due(Instant::now()) } else { Due::NotBefore };
+                let due = if touches { shared.touch.due(now()) } else { Due::NotBefore };
                 shared = match due {
                     Due::NotBefore => self.work.wait(shared).unwrap_or_else(PoisonError::into_inner),
                     Due::Now => self.touch(shared),
@@ -200,26 +220,26 @@ impl Inner {
         self.arrived.notify_all();
     }
 
-    /// Gives the memory of retired slots back to the system, without holding up requests.
-    fn discard_retired<'a>(&'a self, mut shared: MutexGuard<'a, Queues>) -> MutexGuard<'a, Queues> {
-        while let Some((entry, mut piece)) = shared.cache.next_retired() {
-            drop(shared);
-            piece.discard();
-            shared = self.lock();
-            shared.cache.discarded(entry, piece);
-        }
+    /// Gives the memory of a retired slot back to the system, without the lock.
+    fn discard<'a>(&'a self, mut shared: MutexGuard<'a, Queues>) -> MutexGuard<'a, Queues> {
+        let Some((entry, mut piece)) = shared.cache.next_retired() else { return shared };
+        drop(shared);
+        piece.discard();
+        shared = self.lock();
+        shared.cache.discarded(entry, piece);
+        // If the cache has grown meanwhile, the slot is free, and a request may wait for one.
+        self.arrived.notify_all();
         shared
     }
 
-    /// Has the system bring the memory of a free slot, a part at a time: as soon as somebody computes it is
-    /// given back.
+    /// Has the system bring the memory of a free slot, a part at a time; it stops as soon as a pass begins.
     fn touch<'a>(&'a self, mut shared: MutexGuard<'a, Queues>) -> MutexGuard<'a, Queues> {
         let Some((entry, mut slot)) = shared.cache.next_untouched() else {
             shared.touch.over();
             return shared;
         };
         let (mut done, mut refused) = (0, false);
-        while !refused && done < slot.len() && !shared.stop && shared.touch.due(Instant::now()) == Due::Now {
+        while !refused && done < slot.len() && !shared.stop && shared.touch.due(now()) == Due::Now {
             drop(shared);
             let part = done..slot.len().min(done + PART);
             done = part.end;
@@ -233,7 +253,7 @@ impl Inner {
             shared.touch.over();
         }
         shared.cache.touched(entry, slot, all);
-        // Somebody may wait for just this slot.
+        // A request may wait for just this slot.
         self.arrived.notify_all();
         shared
     }
@@ -255,9 +275,13 @@ impl Inner {
         if let Err(error) = result {
             shared.fail(entry, error);
         }
-        let Some(slot) = shared.cache.came_back(entry, part.piece, read) else { return shared };
-        shared = self.finish(shared, entry, slot);
-        self.arrived.notify_all();
+        if let Some(slot) = shared.cache.came_back(entry, part.piece, read) {
+            shared = self.finish(shared, entry, slot);
+            self.arrived.notify_all();
+        } else if shared.stop {
+            // The store's end waits for the last part.
+            self.arrived.notify_all();
+        }
         shared
     }
 
@@ -292,7 +316,7 @@ impl Queues {
     fn take(&mut self) -> Option<Part> {
         let part = self.needs.pop_front().or_else(|| self.guesses.pop_front())?;
         if self.busy.0 == 0 {
-            self.busy.1 = Some(Instant::now());
+            self.busy.1 = Some(now());
         }
         self.busy.0 += 1;
         Some(part)
@@ -303,7 +327,7 @@ impl Queues {
         if self.busy.0 == 0
             && let Some(since) = self.busy.1.take()
         {
-            self.stats.busy += since.elapsed();
+            self.stats.busy += now().duration_since(since);
         }
     }
 
@@ -314,7 +338,7 @@ impl Queues {
         }
     }
 
-    /// Parts of a guess come to be needed.
+    /// A guess has become a need.
     pub fn promote(&mut self, entry: u32) {
         for _ in 0..self.guesses.len() {
             let Some(part) = self.guesses.pop_front() else { break };
@@ -333,7 +357,7 @@ impl Queues {
         }
     }
 
-    /// Parts of a read that nobody wants any more and no reader has taken yet go back unread.
+    /// Parts of a read that was given up go back unread if no reader has taken them yet.
     pub fn recall(&mut self, entry: u32) {
         let Self { needs, guesses, cache, .. } = self;
         let mut whole = None;

@@ -4,8 +4,7 @@
 //! result. It must not know tensor names, nor how experts are multiplied.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, PoisonError};
 
 use moelten_loader::io::pieces::Piece;
 use moelten_loader::io::read_at::Access;
@@ -25,6 +24,7 @@ use super::slots::Slots;
 use super::source::{self, Source};
 use super::stats::{PrefetchStats, StoreStats};
 use super::streamed::Streamed;
+use super::sync::{Mutex, now};
 
 /// The experts of a model, wherever their weights are.
 pub struct ExpertStore {
@@ -84,7 +84,7 @@ impl ExpertStore {
         self.streamed().is_some()
     }
 
-    fn streamed(&self) -> Option<&Streamed> {
+    pub(super) fn streamed(&self) -> Option<&Streamed> {
         match &self.residency {
             Residency::InPlace(_) => None,
             Residency::Cached(streamed) => Some(streamed),
@@ -126,7 +126,7 @@ impl ExpertStore {
     /// Notes that a sequence has been opened. Free slots are touched ahead only while there is one.
     pub(crate) fn sequence_opened(&self) {
         if let Some(Streamed { readers, .. }) = self.streamed() {
-            readers.lock().touch.opened(Instant::now());
+            readers.lock().touch.opened(now());
             readers.wake();
         }
     }
@@ -148,7 +148,7 @@ impl ExpertStore {
     /// Notes that a forward pass has ended.
     pub(crate) fn pass_ended(&self) {
         if let Some(Streamed { readers, .. }) = self.streamed() {
-            readers.lock().touch.ended(Instant::now());
+            readers.lock().touch.ended(now());
         }
     }
 
@@ -198,7 +198,7 @@ impl ExpertStore {
     /// Raises the number of experts that each bank keeps resident, after [`Self::shrink`] has lowered it.
     pub fn grow(&self, quotas: &[usize]) {
         if let Some(streamed) = self.streamed() {
-            streamed.readers.lock().cache.grow(quotas);
+            streamed.readers.grow(quotas);
         }
     }
 

@@ -3,29 +3,26 @@
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use crate::error::{EngineError, Result};
-use crate::runtime::rest::Rest;
+use crate::runtime::idle::{Idle, Pass};
 use crate::runtime::topology::{Placement, ThreadPlan};
 
 /// Tasks per thread in a parallel region: enough for threads to finish together, few enough to cost nothing.
 const TASKS_PER_THREAD: usize = 4;
-/// Looks for tasks before a worker offers its core to other processes: some microseconds.
-const PATIENCE: u32 = 64;
 /// Parts per thread of a region that is split by halves, at the finest.
 const FINEST: usize = 32;
 /// Rows of a task are a multiple of this, so that kernels work on whole register tiles.
 const ROW_STEP: usize = 8;
-
-/// Looks for tasks of a worker during a rest before it parks: about as long as waking it takes.
+/// Looks for tasks of a worker before it parks while passes wait: about as long as waking it takes.
 const LAST_LOOKS: u32 = 2048;
 
 /// Worker threads.
 pub struct Pool {
     pool: rayon::ThreadPool,
     plan: ThreadPlan,
-    rest: Rest,
+    idle: Arc<Idle>,
 }
 
 impl Pool {
@@ -50,7 +47,7 @@ impl Pool {
             })
             .build()
             .map_err(|error| EngineError::Threads { threads, problem: error.to_string() })?;
-        Ok(Self { pool, plan, rest: Rest::default() })
+        Ok(Self { pool, plan, idle: Arc::new(Idle::new(LAST_LOOKS)) })
     }
 
     /// How many workers there are and where they run.
@@ -65,72 +62,58 @@ impl Pool {
 
     /// Runs `work(index)` on every worker at the same time and collects what it returns, by worker.
     pub fn broadcast<R: Send>(&self, work: impl Fn(usize) -> R + Sync) -> Vec<R> {
-        self.pool.broadcast(|context| work(context.index()))
+        // Wakes workers that are parked.
+        let _pass = self.idle.begin();
+        self.pool.broadcast(|context| {
+            let _busy = Busy::begin();
+            work(context.index())
+        })
     }
 
-    /// Runs `work` on a worker; the other methods must be called from inside. While it runs the other workers look for
+    /// Runs `work`, a pass, on a worker; the other methods must be called from inside. Meanwhile the other workers look for
     /// tasks instead of falling asleep between regions: waking one takes longer than many a region. No region waits for a
-    /// worker that the system has taken off its core: its tasks are taken by others.
+    /// worker that the system has taken off its core: its tasks are taken by others. A panic of `work` or of a task goes on
+    /// in the caller.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(|| {
-            if self.threads() == 1 {
-                return work();
-            }
-            let (ended, worker) = (AtomicBool::new(false), rayon::current_thread_index());
-            rayon::scope(|scope| {
-                scope.spawn_broadcast(|_, context| {
-                    if Some(context.index()) != worker {
-                        self.look_for_tasks(&ended);
-                    }
-                });
-                // Also when `work` panics.
-                let _end = EndOnDrop(&ended);
-                work()
-            })
-        })
+        let pass = self.begin();
+        self.pool.install(|| self.run_pass(pass, work))
     }
 
     /// As [`Self::install`], while `beside` runs on this thread, which is none of the workers.
     pub fn install_beside<R: Send>(&self, work: impl FnOnce() -> R + Send, mut beside: impl FnMut()) -> R {
         let mut result = None;
+        let pass = self.begin();
         self.pool.in_place_scope(|scope| {
-            scope.spawn(|_| result = Some(self.install(work)));
+            scope.spawn(|_| result = Some(self.run_pass(pass, work)));
             beside();
         });
         result.expect("the scope has waited for it")
     }
 
-    /// Does `work`, which waits for something and computes nothing, on this worker. The others park meanwhile.
+    /// Does `work`, which waits for the disk and computes nothing, in the pass that this worker runs. The other workers park
+    /// meanwhile if no other pass computes.
     pub fn rest_during<R>(&self, work: impl FnOnce() -> R) -> R {
-        let _resting = self.rest.begin();
+        let _resting = (self.threads() > 1).then(|| self.idle.rest());
         work()
     }
 
-    /// Takes tasks of the pool until `ended`.
-    fn look_for_tasks(&self, ended: &AtomicBool) {
-        // A worker that was quicker to take a task than to look may come here while it waits inside that task: what ends the
-        // looking would wait for the task, and the task for this.
-        if WAITING.get() > 0 {
-            return;
+    /// A pass begins. This comes before a worker is asked to run it, because all of them may be parked. Also says how many
+    /// look for tasks.
+    fn begin(&self) -> Option<(Pass<'_>, usize)> {
+        (self.threads() > 1).then(|| self.idle.begin())
+    }
+
+    /// Runs a pass on this worker, while the others look for tasks.
+    fn run_pass<R>(&self, pass: Option<(Pass<'_>, usize)>, work: impl FnOnce() -> R) -> R {
+        let _busy = Busy::begin();
+        let Some((_pass, looking)) = pass else { return work() };
+        // This worker may have found the pass while it looked.
+        let others = self.threads() - 1 + usize::from(LOOKING.get());
+        if looking < others {
+            let idle = Arc::clone(&self.idle);
+            self.pool.spawn_broadcast(move |_| look_for_tasks(&idle));
         }
-        let mut idle = 0_u32;
-        while !ended.load(Ordering::Acquire) {
-            match rayon::yield_now() {
-                Some(rayon::Yield::Executed) => idle = 0,
-                _ => {
-                    idle = idle.saturating_add(1);
-                    std::hint::spin_loop();
-                    if idle.is_multiple_of(PATIENCE) {
-                        // Another process may want the core.
-                        std::thread::yield_now();
-                    }
-                    if idle >= LAST_LOOKS && self.rest.is_resting() {
-                        self.rest.park();
-                        idle = 0;
-                    }
-                }
-            }
-        }
+        work()
     }
 
     /// Splits `out` (`[rows, width]`) into runs of rows and calls `work(rows, their part of out)` for each.
@@ -206,17 +189,39 @@ impl Pool {
 }
 
 thread_local! {
-    /// Regions that this thread waits in.
-    static WAITING: Cell<u32> = const { Cell::new(0) };
+    /// Pieces of work of this module that this thread is inside of.
+    static BUSY: Cell<u32> = const { Cell::new(0) };
+    /// Whether the first of them is looking for tasks.
+    static LOOKING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Sets a flag when it goes.
-struct EndOnDrop<'a>(&'a AtomicBool);
+/// While this lives its thread is busy.
+struct Busy;
 
-impl Drop for EndOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
+impl Busy {
+    fn begin() -> Self {
+        BUSY.set(BUSY.get() + 1);
+        Self
     }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        BUSY.set(BUSY.get() - 1);
+    }
+}
+
+/// Takes tasks of the pool as long as there is a pass.
+fn look_for_tasks(idle: &Idle) {
+    // A worker may come here while it waits for tasks of a region that others have taken: the region would wait for the end
+    // of the pass, and the pass for the region.
+    if BUSY.get() > 0 {
+        return;
+    }
+    let _busy = Busy::begin();
+    LOOKING.set(true);
+    idle.look(|| matches!(rayon::yield_now(), Some(rayon::Yield::Executed)));
+    LOOKING.set(false);
 }
 
 /// Memory that tasks write, each a part of it.
@@ -270,38 +275,36 @@ fn split<P: Part>(
     }
     let middle = tasks.start + tasks.len() / 2;
     let (left, right) = out.cut(start(middle) - start(tasks.start));
-    let _waiting = Waiting::begin();
+    let _busy = Busy::begin();
     rayon::join(
         || split(left, tasks.start..middle, alone, start, work),
         || split(right, middle..tasks.end, alone, start, work),
     );
 }
 
-/// While this lives its thread waits in a region.
-struct Waiting;
-
-impl Waiting {
-    fn begin() -> Self {
-        WAITING.set(WAITING.get() + 1);
-        Self
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        WAITING.set(WAITING.get() - 1);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::{Duration, Instant};
+
     use super::*;
     use crate::runtime::topology::Pin;
+    use moelten_loader::supervise::caught;
+
+    fn pool(threads: usize) -> Pool {
+        Pool::new(ThreadPlan::here(Some(threads), Pin::Off).unwrap()).unwrap()
+    }
+
+    /// A region that needs every worker: each task waits until all are there.
+    fn meet(pool: &Pool) {
+        let there = std::sync::Barrier::new(pool.threads());
+        pool.chunks(&mut vec![0; pool.threads()], 1, 1, |_, _| _ = there.wait());
+    }
 
     #[test]
     fn every_row_is_given_out_once() {
         for threads in [1, 2, 3] {
-            let pool = Pool::new(ThreadPlan::here(Some(threads), Pin::Off).unwrap()).unwrap();
+            let pool = pool(threads);
             for (rows, step) in [(0, 1), (1, 1), (7, 2), (64, 5), (1000, 3)] {
                 let (mut a, mut b) = (vec![0; rows * 3], vec![0; rows * 2]);
                 pool.install(|| {
@@ -324,11 +327,65 @@ mod tests {
     /// A worker that takes a task before it is told to look for tasks must not look from inside that task.
     #[test]
     fn workers_that_look_for_tasks_never_stand_in_their_way() {
-        let pool = Pool::new(ThreadPlan::here(Some(3), Pin::Off).unwrap()).unwrap();
+        let pool = pool(3);
         let mut out = vec![0_u32; 96];
         for _ in 0..50_000 {
             pool.install(|| pool.chunks(&mut out, 1, 1, |_, part| part.iter_mut().for_each(|x| *x += 1)));
         }
         assert!(out.iter().all(|&x| x == 50_000));
+    }
+
+    /// All workers may be parked when it comes.
+    #[test]
+    fn a_pass_is_served_while_another_waits_for_the_disk() {
+        let pool = pool(2);
+        std::thread::scope(|scope| {
+            let ((answer, disk), (began, begun)) = (channel(), channel());
+            let pool = &pool;
+            let waiting = scope.spawn(move || {
+                pool.install(move || {
+                    pool.rest_during(|| {
+                        began.send(()).unwrap();
+                        disk.recv_timeout(Duration::from_secs(20))
+                    })
+                })
+            });
+            begun.recv().unwrap();
+            // Long enough for the other worker to park.
+            std::thread::sleep(Duration::from_millis(50));
+            pool.install(|| pool.chunks(&mut [0; 64], 1, 1, |_, part| part[0] += 1));
+            answer.send(()).unwrap();
+            assert_eq!(waiting.join().unwrap(), Ok(()), "the other pass did not wait for this one");
+        });
+    }
+
+    #[test]
+    fn a_panic_goes_on_in_the_caller_and_the_workers_go_on() {
+        let pool = pool(3);
+        for round in 0..50 {
+            let broken = caught("pass", || {
+                pool.install(|| {
+                    if round % 2 == 0 {
+                        pool.rest_during(|| panic!("of the pass"));
+                    }
+                    pool.chunks(&mut [0; 96], 1, 1, |rows, _| assert!(rows.start != 77, "of a task"));
+                });
+            });
+            let message = if round % 2 == 0 { "pass: of the pass" } else { "pass: of a task" };
+            assert_eq!(broken, Err(message.to_owned()));
+            assert_eq!(pool.broadcast(|index| index), [0, 1, 2], "all workers are there");
+            pool.install(|| meet(&pool));
+        }
+        let beside = caught("pass", || pool.install_beside(|| panic!("beside"), || ()));
+        assert_eq!(beside, Err("pass: beside".to_owned()));
+        let started = Instant::now();
+        while !pool.idle.is_unused() {
+            assert!(
+                started.elapsed() < Duration::from_secs(10),
+                "workers look without a pass: {:?}",
+                pool.idle
+            );
+            std::thread::yield_now();
+        }
     }
 }

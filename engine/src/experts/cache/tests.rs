@@ -7,6 +7,33 @@ use proptest::prelude::*;
 
 use super::*;
 
+impl Cache {
+    /// Whether no slot is being read, touched or discarded, nor waits for that.
+    pub(in crate::experts) fn is_at_rest(&self) -> bool {
+        let out = |entry: &Entry| entry.state == State::Retired && entry.slot.get().is_none();
+        let busy = |entry: &Entry| matches!(entry.state, State::Reading(_) | State::Touching) || out(entry);
+        !self.entries.iter().any(busy) && !self.has_retired()
+    }
+
+    /// Checks that every slot is free, holds an expert or is retired, in one place and with all of its memory, and that
+    /// there are as many as there should be.
+    pub(in crate::experts) fn check_at_rest(&self, slot_bytes: usize) {
+        let listed = self.banks.iter().flat_map(|bank| &bank.entries).filter(|&&entry| entry != NONE);
+        let mut listed: Vec<u32> = listed.chain(self.free.iter().flatten()).copied().collect();
+        listed.sort_unstable();
+        let live = |&entry: &u32| self.entry(entry).state != State::Retired;
+        let entries: Vec<u32> = (0..self.entries.len() as u32).filter(live).collect();
+        assert_eq!(listed, entries, "every slot that was not retired is free or an expert's, once");
+        for entry in &self.entries {
+            assert_eq!((entry.pins, entry.back.len()), (0, 0), "{entry:?}");
+            assert_eq!(entry.slot.get().map(Piece::len), Some(slot_bytes), "{entry:?}");
+        }
+        let kept: usize = self.banks.iter().map(|bank| bank.quota).sum();
+        let owed: usize = self.debts.iter().sum();
+        assert_eq!(listed.len(), kept + owed + self.spare.iter().sum::<usize>());
+    }
+}
+
 /// Pages of a slot.
 const PAGES: usize = 3;
 
