@@ -1,7 +1,8 @@
 //! The engine: forward pass, router, expert store, states, sampler, sequences.
 //!
-//! It never knows tensor names, file formats or terminals. [`api`] is what user interfaces are written against. A program starts a
-//! [`runtime::Runtime`], opens a [`Model`] on it, and appends tokens to a [`Sequence`].
+//! It never knows tensor names, file formats or terminals. [`api`] is what user interfaces are written
+//! against. A program starts a [`runtime::Runtime`], opens a [`Model`] on it, and appends tokens to a
+//! [`Sequence`].
 
 pub mod api;
 mod error;

@@ -1,5 +1,5 @@
-//! What all models of a process share: kernels, worker threads, the memory budget, what the system says of the machine. One
-//! runtime serves any number of models. Nothing here knows what a model is.
+//! What all models of a process share: kernels, worker threads, the memory budget, what the system says of
+//! the machine. One runtime serves any number of models. Nothing here knows what a model is.
 
 pub mod cancel;
 mod idle;
@@ -43,7 +43,8 @@ impl Runtime {
     /// Picks the kernels and starts the worker threads. The budget has no limit until a model is planned.
     ///
     /// # Errors
-    /// [`crate::error::EngineError::Isa`] for an instruction set that is not here, [`crate::error::EngineError::Threads`].
+    /// [`crate::error::EngineError::Isa`] for an instruction set that is not here,
+    /// [`crate::error::EngineError::Threads`].
     pub fn start(options: RuntimeOptions) -> Result<Arc<Self>> {
         let isa = options.isa.map_or_else(Isa::from_env, Ok)?;
         let kernels = Kernels::for_isa(isa).expect("an instruction set that was found here has kernels");

@@ -1,6 +1,6 @@
-//! What a sequence keeps between passes: one variant for each kind of memory that a layer has, under one contract
-//! ([`contract::BranchState`]). A new kind of state is a variant here with a file of its own. Nothing here knows how a
-//! layer computes.
+//! What a sequence keeps between passes: one variant for each kind of memory that a layer has, under one
+//! contract ([`contract::BranchState`]). A new kind of state is a variant here with a file of its own.
+//! Nothing here knows how a layer computes.
 
 pub mod branches;
 pub mod contract;
@@ -39,7 +39,8 @@ impl SequenceState {
     /// # Errors
     /// When the system has no address space left.
     pub fn for_model(spec: &ModelSpec, context: usize, format: KvFormat) -> io::Result<Self> {
-        // The huge pages of all layers are due with the same token. Each layer has its own turn, or that token would take long.
+        // The huge pages of all layers are due with the same token. Each layer has its own turn, or that
+        // token would take long.
         let states = stateful(spec)
             .enumerate()
             .map(|(delay, attention)| LayerState::of_attention(attention, context, format, delay));
@@ -84,7 +85,8 @@ impl LayerState {
         })
     }
 
-    /// Writes keys and values (`[tokens, kv_heads, head_dim]` each) of tokens of the present pass, from position `first` on.
+    /// Writes keys and values (`[tokens, kv_heads, head_dim]` each) of tokens of the present pass, from
+    /// position `first` on.
     pub fn write(&mut self, pool: &Pool, kernels: &Kernels, first: usize, keys: &[f32], values: &[f32]) {
         match self {
             Self::Kv(state) => state.write(pool, kernels, first, keys, values),

@@ -1,5 +1,5 @@
-//! What one pass computes: runs of tokens of several sequences, each with its phase, its wanted rows and its own request to
-//! stop. It must not know how layers compute.
+//! What one pass computes: runs of tokens of several sequences, each with its phase, its wanted rows and its
+//! own request to stop. It must not know how layers compute.
 
 use std::ops::Range;
 
@@ -124,7 +124,8 @@ impl<'b, 'a> Batch<'b, 'a> {
         self.runs.iter().all(|run| run.cancel.is_cancelled())
     }
 
-    /// Notes which runs have been cancelled. Their rows are computed no further than is cheaper than leaving them out.
+    /// Notes which runs have been cancelled. Their rows are computed no further than is cheaper than leaving
+    /// them out.
     pub(super) fn note_cancelled(&mut self) {
         for run in self.runs.iter_mut().filter(|run| run.cancel.is_cancelled()) {
             run.ended = Ended::Cancelled;

@@ -18,7 +18,7 @@ use crate::weights::{Branch, OpWeights, Weights};
 
 /// What a pass computes with.
 #[derive(Clone, Copy)]
-pub(super) struct Pass<'a> {
+pub(super) struct PassContext<'a> {
     /// Kernels, threads, tensors.
     pub compute: Compute<'a>,
     /// The model.
@@ -29,7 +29,7 @@ pub(super) struct Pass<'a> {
     pub d_model: usize,
 }
 
-impl Pass<'_> {
+impl PassContext<'_> {
     /// Runs a branch over all rows of the batch. Its output is added to the residual stream, or, if
     /// `parallel`, to `s.joined`, which is added later.
     pub fn branch(

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::batch::{Batch, Ended, Wanted};
-use super::branch::Pass;
+use super::branch::PassContext;
 use super::executor::Executor;
 use super::observe::Observer;
 use crate::error::{EngineError, Result};
@@ -29,8 +29,9 @@ pub struct Decoder<'a> {
 }
 
 impl Decoder<'_> {
-    /// Computes a batch. The logits of runs that want those of their last token are left in the runs; for those of all tokens
-    /// see [`Self::head`]. Either all runs that were not cancelled move on, or, on an error, none does.
+    /// Computes a batch. The logits of runs that want those of their last token are left in the runs; for
+    /// those of all tokens see [`Self::head`]. Either all runs that were not cancelled move on, or, on an
+    /// error, none does.
     ///
     /// # Errors
     /// [`EngineError::Cancelled`] between layers once all runs are cancelled, or failed reads.
@@ -63,7 +64,7 @@ impl Decoder<'_> {
             }
         }
         let Self { compute, weights, store, spec } = *self;
-        let pass = Pass { compute, weights, store, d_model: spec.d_model };
+        let pass = PassContext { compute, weights, store, d_model: spec.d_model };
         for (index, layer) in weights.layers.iter().enumerate() {
             if batch.all_cancelled() {
                 return Err(EngineError::Cancelled);
@@ -138,7 +139,8 @@ impl Decoder<'_> {
         }
     }
 
-    /// Logits of some of the wanted rows of the last batch, at most [`HEAD_ROWS`]: in `s.logits`, `[rows, vocab]`.
+    /// Logits of some of the wanted rows of the last batch, at most [`HEAD_ROWS`]: in `s.logits`, `[rows,
+    /// vocab]`.
     pub fn head(&self, s: &mut Executor, rows: Range<usize>) {
         let Self { compute, spec, weights, .. } = *self;
         let (d, count) = (spec.d_model, rows.len());

@@ -33,7 +33,7 @@ pub struct Executor {
     pub joined: Vec<f32>,
     /// The positions of the batch, by rope of the model.
     pub angles: Vec<Angles>,
-    /// Attention.
+    /// Queries, keys, values and sums over positions.
     pub attention: AttentionScratch,
     /// What all branches share.
     pub products: ProductScratch,

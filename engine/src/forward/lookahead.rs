@@ -1,14 +1,15 @@
-//! Guessing the experts of the next bank while those of the present one are read. It must not know where experts are.
+//! Guessing the experts of the next bank while those of the present one are read. It must not know where
+//! experts are.
 
 use crate::layers::ffn::moe::Moe;
 use crate::layers::linear::Compute;
 use crate::layers::norm::Norm;
 use crate::layers::scratch::AheadScratch;
 
-/// Ranks the experts that a later branch will probably choose, the likeliest first, in `s.ranked`. `x` is the residual stream
-/// `[tokens, d_model]` that the present branch has not added to yet: what one layer adds is little, so the next router mostly
-/// decides the same (arXiv 2312.17238). The order is the router's own preference, whatever its scores mean; experts that
-/// more tokens prefer come first.
+/// Ranks the experts that a later branch will probably choose, the likeliest first, in `s.ranked`. `x` is the
+/// residual stream `[tokens, d_model]` that the present branch has not added to yet: what one layer adds is
+/// little, so the next router mostly decides the same (arXiv 2312.17238). The order is the router's own
+/// preference, whatever its scores mean; experts that more tokens prefer come first.
 pub(super) fn rank(compute: Compute<'_>, norm: Option<&Norm>, moe: &Moe, x: &[f32], s: &mut AheadScratch) {
     let normed = &mut s.normed[..x.len()];
     match norm {

@@ -1,4 +1,5 @@
-//! Watching a forward pass: routing traces, progress, the inputs of matrices. It must not know what becomes of what is seen.
+//! Watching a forward pass: routing traces, progress, the inputs of matrices. It must not know what becomes
+//! of what is seen.
 
 use moelten_loader::spec::BankKey;
 
@@ -26,7 +27,8 @@ impl Observer for () {}
 
 /// Sees the inputs of all matrices. Branches are named by their layer and their number in it.
 pub trait InputObserver {
-    /// The inputs of an attention branch, `[tokens, d_model]`, and of its output projection, `[tokens, heads * head_dim]`.
+    /// The inputs of an attention branch, `[tokens, d_model]`, and of its output projection, `[tokens, heads
+    /// * head_dim]`.
     fn attention(&mut self, pool: &Pool, branch: (usize, usize), x: &[f32], mixed: &[f32]);
 
     /// The inputs of a feed-forward branch, `[tokens, d_model]`, and which experts they visit.

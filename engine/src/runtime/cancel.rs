@@ -1,5 +1,5 @@
-//! A request to stop, shared by the code that asks and the code that computes. Each sequence and each long job has its own.
-//! It must not know what is stopped.
+//! A request to stop, shared by the code that asks and the code that computes. Each sequence and each long
+//! job has its own. It must not know what is stopped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,5 @@
-//! The memory budget and what is taken of it. Every large buffer is charged before it is allocated and given back when it
-//! goes. It must not know what a buffer is for.
+//! The memory budget and what is taken of it. Every large buffer is charged before it is allocated and given
+//! back when it goes. It must not know what a buffer is for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

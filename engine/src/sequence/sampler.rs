@@ -1,6 +1,6 @@
-//! From logits to a token: repetition penalty, temperature, top-k, top-p, min-p, in that order (the order of Hugging
-//! Face generation configurations, which carry the models' recommended values). Greedy decoding is exact; sampling
-//! is repeatable for a seed. It must not know text.
+//! From logits to a token: repetition penalty, temperature, top-k, top-p, min-p, in that order (the order of
+//! Hugging Face generation configurations, which carry the models' recommended values). Greedy decoding is
+//! exact; sampling is repeatable for a seed. It must not know text.
 
 use crate::error::{EngineError, Result};
 
@@ -95,7 +95,8 @@ impl Sampler {
                 .reduce(|a, b| if b.0 > a.0 { b } else { a })
                 .map(|(_, id)| id);
         }
-        // Relative to the best, so that a tiny temperature makes the others unlikely instead of everything infinite.
+        // Relative to the best, so that a tiny temperature makes the others unlikely instead of everything
+        // infinite.
         let best = self.candidates.iter().map(|&(logit, _)| logit).reduce(f32::max)?;
         self.candidates.iter_mut().for_each(|(logit, _)| *logit = (*logit - best) / self.params.temperature);
         self.keep_likely();

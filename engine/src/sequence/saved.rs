@@ -1,5 +1,6 @@
-//! Sequences in files: tokens and states, so that a text that was read once need not be read again by another process. A file
-//! is used only by the model, instruction set and settings that wrote it. It must not know what the text says.
+//! Sequences in files: tokens and states, so that a text that was read once need not be read again by another
+//! process. A file is used only by the model, instruction set and settings that wrote it. It must not know
+//! what the text says.
 //!
 //! Little-endian. Everything before the checksum is covered by it.
 //!
@@ -74,7 +75,8 @@ impl Sequence {
     /// Becomes the sequence of a file, whatever it was before.
     ///
     /// # Errors
-    /// [`LoadError::Io`]; [`LoadError::Malformed`] for a damaged file, or one of another kind. The sequence is empty then.
+    /// [`LoadError::Io`]; [`LoadError::Malformed`] for a damaged file, or one of another kind. The sequence
+    /// is empty then.
     pub fn load_from(&mut self, path: &Path) -> Result<Restored> {
         self.keep_prefix(&[]);
         let file = match File::open(path) {

@@ -38,7 +38,7 @@ pub struct Sequence {
 
 /// What a pass does for a sequence, beside other sequences.
 pub struct Step<'s> {
-    /// The sequence.
+    /// What is appended to.
     pub sequence: &'s mut Sequence,
     /// The tokens that are appended to it.
     pub tokens: &'s [u32],

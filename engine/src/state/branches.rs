@@ -1,6 +1,6 @@
-//! The states of all branches of a sequence that keep something between passes. They move together: a pass commits all of
-//! them or none, and a length that one of them cannot go back to is one that none goes back to. It must not know what a
-//! state holds.
+//! The states of all branches of a sequence that keep something between passes. They move together: a pass
+//! commits all of them or none, and a length that one of them cannot go back to is one that none goes back
+//! to. It must not know what a state holds.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -71,8 +71,9 @@ impl<S: BranchState> BranchStates<S> {
         self.snapshots.push_back((self.len, snapshots));
     }
 
-    /// Goes back to `len` tokens, or, where a state no longer holds that moment, to the latest moment before it that is
-    /// remembered, or to the start. Returns the tokens that are left: those after them must be read again.
+    /// Goes back to `len` tokens, or, where a state no longer holds that moment, to the latest moment before
+    /// it that is remembered, or to the start. Returns the tokens that are left: those after them must be
+    /// read again.
     pub fn go_back(&mut self, len: usize) -> usize {
         if len >= self.len {
             return self.len;

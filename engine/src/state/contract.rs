@@ -1,6 +1,6 @@
-//! What every kind of state that a layer keeps between passes promises. A pass begins by saying how many tokens it adds, works
-//! on the state, and ends with a commit or a rollback: after a rollback the state is what it was. It must not know what a
-//! state holds, nor which layer it belongs to.
+//! What every kind of state that a layer keeps between passes promises. A pass begins by saying how many
+//! tokens it adds, works on the state, and ends with a commit or a rollback: after a rollback the state is
+//! what it was. It must not know what a state holds, nor which layer it belongs to.
 
 use std::any::Any;
 use std::io::{self, Read, Write};
@@ -41,7 +41,8 @@ pub trait BranchState {
     /// Forgets everything.
     fn clear(&mut self);
 
-    /// What [`Self::restore`] needs to come back to this moment. States that only append keep a mark and copy nothing.
+    /// What [`Self::restore`] needs to come back to this moment. States that only append keep a mark and copy
+    /// nothing.
     fn snapshot(&self) -> Snapshot;
 
     /// Whether [`Self::restore`] from this snapshot would succeed.
@@ -53,8 +54,8 @@ pub trait BranchState {
     /// [`NeedsReplay`] when what the snapshot refers to has been overwritten since; nothing changes then.
     fn restore(&mut self, snapshot: &Snapshot) -> Result<(), NeedsReplay>;
 
-    /// Writes what the next tokens need of the committed ones. Two states that answer alike write the same bytes,
-    /// whatever was rolled back, truncated or restored before.
+    /// Writes what the next tokens need of the committed ones. Two states that answer alike write the same
+    /// bytes, whatever was rolled back, truncated or restored before.
     ///
     /// # Errors
     /// What writing says.
@@ -63,7 +64,8 @@ pub trait BranchState {
     /// Becomes the state of `len` tokens that [`Self::save`] wrote.
     ///
     /// # Errors
-    /// What reading says, [`io::ErrorKind::InvalidData`] for what no such state writes. The state is empty then.
+    /// What reading says, [`io::ErrorKind::InvalidData`] for what no such state writes. The state is empty
+    /// then.
     fn load(&mut self, len: usize, from: &mut dyn Read) -> io::Result<()>;
 }
 

@@ -1,5 +1,6 @@
-//! Keys and values of all tokens so far: the state of attention without a window. Positions are only ever appended, so a
-//! rollback has nothing to undo and a snapshot is a mark. It must not know how attention reads them.
+//! Keys and values of all tokens so far: the state of attention without a window. Positions are only ever
+//! appended, so a rollback has nothing to undo and a snapshot is a mark. It must not know how attention reads
+//! them.
 
 pub mod format;
 pub mod layer;
@@ -45,7 +46,8 @@ impl KvState {
         Ok(Self { layer, len: 0, pending: 0, capacity, marks: Marks::default() })
     }
 
-    /// Writes keys and values (`[tokens, kv_heads, head_dim]` each) of tokens of the present pass, from position `first` on.
+    /// Writes keys and values (`[tokens, kv_heads, head_dim]` each) of tokens of the present pass, from
+    /// position `first` on.
     pub fn write(&mut self, pool: &Pool, kernels: &Kernels, first: usize, keys: &[f32], values: &[f32]) {
         self.layer.write(pool, kernels, first, keys, values);
     }

@@ -1,5 +1,5 @@
-//! Which snapshots of an append-only state still hold: a mark is a length, and it holds until the state was cut below that
-//! length. It must not know what the state stores.
+//! Which snapshots of an append-only state still hold: a mark is a length, and it holds until the state was
+//! cut below that length. It must not know what the state stores.
 
 use super::contract::{NeedsReplay, Snapshot};
 

@@ -1,5 +1,6 @@
-//! The contract of states, over every variant and over a recurrence that no layer has: whatever is begun, given up, cut back,
-//! remembered, restored, saved and loaded, a state is what the committed tokens make of an empty one.
+//! The contract of states, over every variant and over a recurrence that no layer has: whatever is begun,
+//! given up, cut back, remembered, restored, saved and loaded, a state is what the committed tokens make of
+//! an empty one.
 
 use std::io::{self, Read, Write};
 
@@ -22,8 +23,8 @@ const HEAD_DIM: usize = 4;
 /// Tokens of a context here: several times what a small window keeps.
 const CONTEXT: usize = 16_384;
 
-/// A state that is not a KV cache: a number for each channel that forgets slowly. It cannot go back by itself, so it keeps a copy
-/// while a pass runs.
+/// A state that is not a KV cache: a number for each channel that forgets slowly. It cannot go back by
+/// itself, so it keeps a copy while a pass runs.
 #[derive(Default)]
 struct Recurrent {
     now: Vec<f32>,
@@ -344,7 +345,8 @@ proptest! {
         check(&[KINDS[kind]], &actions);
     }
 
-    /// The states of a sequence move together: where one cannot go back, all come back to a snapshot or to the start.
+    /// The states of a sequence move together: where one cannot go back, all come back to a snapshot or to
+    /// the start.
     #[test]
     fn states_of_a_sequence_move_together(
         kinds in prop::collection::vec(0..KINDS.len(), 1..4),

@@ -1,8 +1,10 @@
-//! Keys and values of a sliding window: the state of attention that sees only the last tokens. It keeps the window and some
-//! room to append; when that is full, what is still seen moves to the start. It must not know how attention reads it.
+//! Keys and values of a sliding window: the state of attention that sees only the last tokens. It keeps the
+//! window and some room to append; when that is full, what is still seen moves to the start. It must not know
+//! how attention reads it.
 //!
-//! What is kept begins at a multiple of a span, so that sums over positions have the bits that they have with all of the
-//! context in memory. Some tokens before the window are kept as well, so that the last answer can be taken back.
+//! What is kept begins at a multiple of a span, so that sums over positions have the bits that they have with
+//! all of the context in memory. Some tokens before the window are kept as well, so that the last answer can
+//! be taken back.
 
 use std::io::{self, Read, Write};
 
@@ -36,7 +38,8 @@ pub struct WindowState {
 }
 
 impl WindowState {
-    /// Positions of memory that a window takes: itself, what is behind it, one pass, and what rounding to a span adds.
+    /// Positions of memory that a window takes: itself, what is behind it, one pass, and what rounding to a
+    /// span adds.
     pub fn capacity_for(window: usize) -> usize {
         let kept = (window - 1).saturating_add(BEHIND + SPAN - 1);
         let capacity = kept.saturating_add(MOST_NEW_TOKENS);
@@ -62,7 +65,8 @@ impl WindowState {
         })
     }
 
-    /// Writes keys and values (`[tokens, kv_heads, head_dim]` each) of tokens of the present pass, from position `first` on.
+    /// Writes keys and values (`[tokens, kv_heads, head_dim]` each) of tokens of the present pass, from
+    /// position `first` on.
     pub fn write(&mut self, pool: &Pool, kernels: &Kernels, first: usize, keys: &[f32], values: &[f32]) {
         self.layer.write(pool, kernels, first - self.base, keys, values);
     }

@@ -1,5 +1,6 @@
-//! Keys and values of one layer in f16 or f32, laid out as the attention kernels read them (`moelten_quant::Attend`). Sized
-//! once; decode never allocates. It must not know which positions count, nor what they are for.
+//! Keys and values of one layer in f16 or f32, laid out as the attention kernels read them
+//! (`moelten_quant::Attend`). Sized once; decode never allocates. It must not know which positions count, nor
+//! what they are for.
 
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -13,11 +14,12 @@ use super::format::KvFormat;
 use super::write::NewRows;
 use crate::runtime::pool::Pool;
 
-/// Keys and values of one layer: `[2, kv_heads, width]` numbers, keys first. Keys of a head are `[capacity / KEY_GROUP, head_dim,
-/// KEY_GROUP]`, values `[capacity, head_dim]`.
+/// Keys and values of one layer: `[2, kv_heads, width]` numbers, keys first. Keys of a head are `[capacity /
+/// KEY_GROUP, head_dim, KEY_GROUP]`, values `[capacity, head_dim]`.
 ///
-/// Positions count from 0 within this memory. Memory is untouched until it is used. Huge pages, in which it is read a fifth faster, are made as soon as half of one is
-/// filled; had they been there from the start, the first token would touch one for each head.
+/// Positions count from 0 within this memory. Memory is untouched until it is used. Huge pages, in which it
+/// is read a fifth faster, are made as soon as half of one is filled; had they been there from the start, the
+/// first token would touch one for each head.
 pub struct KvLayer {
     memory: Memory,
     format: KvFormat,
