@@ -1,7 +1,8 @@
 //! The engine: forward pass, router, expert store, states, sampler, sequences.
 //!
-//! It never knows tensor names, file formats or terminals. [`api`] is what user interfaces are written against. A program starts a
-//! [`runtime::Runtime`], opens a [`Model`] on it, and appends tokens to a [`Sequence`].
+//! It never knows tensor names, file formats or terminals. [`api`] is what user interfaces are written
+//! against. A program starts a [`runtime::Runtime`], opens a [`Model`] on it, and appends tokens to a
+//! [`Sequence`].
 
 pub mod api;
 mod error;
@@ -20,7 +21,7 @@ pub use error::{EngineError, Result};
 pub use experts::live::LiveView;
 pub use experts::policy::Policy;
 pub use experts::pressure::{Keeper, Watch};
-pub use experts::room::{Cached, Shape};
+pub use experts::room::{CachePlan, CacheShape};
 pub use experts::source::PART as READ_BYTES;
 pub use experts::stats::{Phase, PhaseStats, PrefetchStats, StoreStats};
 pub use experts::store::{DEPTH as READ_DEPTH, ExpertStore, Prefetch};

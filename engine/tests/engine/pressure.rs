@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::common::{How, folder, golden, logits, model, session};
-use moelten_engine::Cached;
+use moelten_engine::CachePlan;
 use moelten_engine::KvFormat;
 use moelten_engine::Model;
 use moelten_engine::plan::{Experts, Io, Ram};
@@ -22,7 +22,7 @@ fn free(root: &Path, bytes: u64) {
     fs::rename(root.join("next"), root.join("proc/meminfo")).unwrap();
 }
 
-fn streaming(ram: Ram) -> (Arc<Model>, Cached) {
+fn streaming(ram: Ram) -> (Arc<Model>, CachePlan) {
     let options = How { ram, io: Io::Direct, threads: Some(1), ..Default::default() };
     let model = model(&folder("mixtral"), options);
     let Experts::Cached(cached) = model.plan().experts.clone() else { panic!("{:?}", model.plan()) };
