@@ -21,7 +21,7 @@ pub use error::{EngineError, Result};
 pub use experts::live::LiveView;
 pub use experts::policy::Policy;
 pub use experts::pressure::{Keeper, Watch};
-pub use experts::room::{Cached, Shape};
+pub use experts::room::{CachePlan, CacheShape};
 pub use experts::source::PART as READ_BYTES;
 pub use experts::stats::{Phase, PhaseStats, PrefetchStats, StoreStats};
 pub use experts::store::{DEPTH as READ_DEPTH, ExpertStore, Prefetch};

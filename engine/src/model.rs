@@ -12,7 +12,7 @@ use moelten_loader::tensors::store::TensorStore;
 use crate::error::{EngineError, Result};
 use crate::experts::live::LiveView;
 use crate::experts::pressure::{self, Keeper, Watch};
-use crate::experts::room::Cached;
+use crate::experts::room::CachePlan;
 use crate::experts::slots::Slots;
 use crate::experts::source::Source;
 use crate::experts::store::{CANCEL_POLL, ExpertStore, Prefetch};
@@ -365,7 +365,7 @@ fn copied(
     runtime: &Runtime,
     tensors: TensorStore,
     slots: &mut Slots,
-    cached: &Cached,
+    cached: &CachePlan,
     plan: &Plan,
     options: &ModelOptions,
 ) -> Result<TensorStore> {

@@ -9,7 +9,7 @@ use moelten_loader::tensors::roles::Role;
 use moelten_loader::tensors::store::TensorStore;
 
 use crate::error::{EngineError, Result};
-use crate::experts::room::{Cached, Shape};
+use crate::experts::room::{CachePlan, CacheShape};
 use crate::experts::source::Source;
 use crate::runtime::memory;
 use crate::runtime::system::System;
@@ -77,7 +77,7 @@ pub enum Experts {
     /// All of them in the mapped files, like all other weights.
     InPlace,
     /// Some in a cache, all of them in the files.
-    Cached(Cached),
+    Cached(CachePlan),
 }
 
 /// What stays in memory.
@@ -296,7 +296,7 @@ fn by_memory(tokens: usize) -> ContextChoice {
 }
 
 /// The smallest cache that the model runs with: spare slots of each size, and no quota for any bank.
-fn least_cache(spec: &ModelSpec, tensors: &TensorStore, direct: bool) -> Cached {
+fn least_cache(spec: &ModelSpec, tensors: &TensorStore, direct: bool) -> CachePlan {
     let (mut slot_bytes, mut spare) = (Vec::new(), Vec::new());
     let (mut experts, mut classes) = (Vec::new(), Vec::new());
     for (number, (_, bank)) in spec.banks().enumerate() {
@@ -314,6 +314,6 @@ fn least_cache(spec: &ModelSpec, tensors: &TensorStore, direct: bool) -> Cached 
     let quotas = vec![0; experts.len()];
     // A tied head reads the whole embedding for every token.
     let embedding_in_file = direct && !spec.head.tied && tensors.get(Role::Embed).bytes >= EMBEDDING_IN_FILE;
-    let shape = Shape { experts, quotas, classes, spare };
-    Cached { direct, embedding_in_file, shape, slot_bytes }
+    let shape = CacheShape { experts, quotas, classes, spare };
+    CachePlan { direct, embedding_in_file, shape, slot_bytes }
 }

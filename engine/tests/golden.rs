@@ -1,5 +1,5 @@
-//! Every family against what Hugging Face transformers computes from the same bfloat16 weights in f32: logits
-//! at every position, the experts chosen, and greedy text. See `golden/README.md`.
+//! Every family against Hugging Face transformers with the same bfloat16 weights in f32: logits at every
+//! position, chosen experts, and greedy text. See `golden/README.md`.
 
 #[path = "engine/common/mod.rs"]
 mod common;
@@ -41,8 +41,8 @@ fn half_precision_kv_stays_close() {
         let golden = golden(family);
         let model = model(&folder(family), How::default());
         let (got, _) = logits(&mut session(&model, KvFormat::F16), &golden.ids[..1]);
-        // One token attends to itself alone: its value is rounded to 11 bits and nothing else changes, so the
-        // first position bounds the error without any route having had a chance to flip.
+        // The first token attends to itself alone: only its value is rounded, to 11 bits. So the first
+        // position bounds the error before any route can change.
         let vocab = model.spec().vocab;
         let error = distance(&got, &golden.logits[..vocab]) / spread(&golden.logits);
         assert!(error <= 2e-2, "{family}: {error}");

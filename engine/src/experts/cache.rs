@@ -12,7 +12,7 @@ use moelten_loader::io::pieces::Piece;
 
 use super::live::LiveState;
 use super::policy::{Policy, Ranking};
-use super::room::Shape;
+use super::room::CacheShape;
 use crate::api::ExpertPlace;
 
 /// Memory of an expert: empty while it is being read.
@@ -115,7 +115,7 @@ pub struct Cache {
 impl Cache {
     /// An empty cache; `slots[class]` has the memory of each size, as much as quotas and spare slots need.
     pub fn new(
-        shape: &Shape,
+        shape: &CacheShape,
         policy: Policy,
         slots: Vec<Vec<Piece>>,
         most_parts: usize,

@@ -10,7 +10,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::room::Cached;
+use super::room::CachePlan;
 use super::store::ExpertStore;
 use crate::runtime::memory;
 use crate::runtime::system::System;
@@ -77,7 +77,7 @@ pub enum Quotas {
 #[derive(Debug)]
 pub struct Keeper {
     system: System,
-    cached: Cached,
+    cached: CachePlan,
     /// Experts that each layer may still keep, and bytes that the cache may still take.
     quotas: Vec<usize>,
     bytes: u64,
@@ -95,7 +95,7 @@ pub struct Keeper {
 
 impl Keeper {
     /// For a cache of this shape, on a machine where `floor` bytes are to stay free.
-    pub fn new(system: System, cached: Cached, floor: u64) -> Self {
+    pub fn new(system: System, cached: CachePlan, floor: u64) -> Self {
         let (bytes, quotas) = (cached.bytes(), cached.shape.quotas.clone());
         let (taken_again, owned_then) = (0, 0);
         Self {
@@ -238,14 +238,15 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::experts::room::Shape;
+    use crate::experts::room::CacheShape;
 
     const MB: u64 = 1 << 20;
 
     /// Four layers of eight experts, six of each kept, a megabyte each, two slots to spare.
-    fn cached() -> Cached {
-        let shape = Shape { experts: vec![8; 4], quotas: vec![6; 4], classes: vec![0; 4], spare: vec![2] };
-        Cached { direct: true, embedding_in_file: false, shape, slot_bytes: vec![MB as usize] }
+    fn cached() -> CachePlan {
+        let shape =
+            CacheShape { experts: vec![8; 4], quotas: vec![6; 4], classes: vec![0; 4], spare: vec![2] };
+        CachePlan { direct: true, embedding_in_file: false, shape, slot_bytes: vec![MB as usize] }
     }
 
     fn machine(root: &Path, free: u64, stalled_us: u64) {
@@ -336,10 +337,11 @@ mod tests {
     #[test]
     fn layers_with_slots_of_two_sizes_go_one_way() {
         let root = tempfile::tempdir().unwrap();
-        let shape = Shape { experts: vec![8; 2], quotas: vec![5, 4], classes: vec![0, 1], spare: vec![0, 0] };
+        let shape =
+            CacheShape { experts: vec![8; 2], quotas: vec![5, 4], classes: vec![0, 1], spare: vec![0, 0] };
         let slot_bytes = vec![6 * MB as usize, 4 * MB as usize];
         let first = shape.quotas.clone();
-        let cached = Cached { direct: true, embedding_in_file: false, shape, slot_bytes };
+        let cached = CachePlan { direct: true, embedding_in_file: false, shape, slot_bytes };
         for missing in 1..46 {
             let mut keeper = Keeper::new(System::at(root.path()), cached.clone(), 8 * MB);
             let at = |free| Look { free: Some(free), taken: 0, owned: 0, stalled: 0.0 };

@@ -3,7 +3,7 @@
 
 /// The slots of a cache and the banks that share them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shape {
+pub struct CacheShape {
     /// Number of experts, `[bank]`.
     pub experts: Vec<usize>,
     /// Experts that each bank keeps resident between requests, `[bank]`.
@@ -16,18 +16,18 @@ pub struct Shape {
 
 /// The plan of a cache that holds some of the experts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cached {
+pub struct CachePlan {
     /// Whether experts are read directly into slots; otherwise they are used in the mapped file.
     pub direct: bool,
     /// Whether the embedding stays in its file, of which a token reads one row.
     pub embedding_in_file: bool,
     /// Slots and banks.
-    pub shape: Shape,
+    pub shape: CacheShape,
     /// Bytes of a slot, `[class]`.
     pub slot_bytes: Vec<usize>,
 }
 
-impl Cached {
+impl CachePlan {
     /// Bytes of all slots.
     pub fn bytes(&self) -> u64 {
         self.bytes_with(&self.shape.quotas)
@@ -55,7 +55,7 @@ impl Cached {
     /// Quotas, `[bank]`, for slots that may take `bytes` together. Every bank gets the same number; slots
     /// that are left over go to the first banks, one each.
     pub fn quotas_for(&self, bytes: u64) -> Vec<usize> {
-        let Shape { experts, classes, .. } = &self.shape;
+        let CacheShape { experts, classes, .. } = &self.shape;
         let none = vec![0; experts.len()];
         let mut left = bytes.saturating_sub(self.bytes_with(&none));
         let mut quotas = none;

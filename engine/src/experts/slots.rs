@@ -8,7 +8,7 @@ use std::thread;
 
 use moelten_loader::io::pieces::Piece;
 
-use super::room::Cached;
+use super::room::CachePlan;
 use super::source::PART;
 
 /// Parts between two looks at whether there is room for more.
@@ -22,7 +22,7 @@ impl Slots {
     ///
     /// # Errors
     /// When the system has no address space left.
-    pub fn reserve(room: &Cached) -> io::Result<Self> {
+    pub fn reserve(room: &CachePlan) -> io::Result<Self> {
         let of_size = |(slots, &bytes): (usize, &usize)| {
             Piece::reserve(std::iter::repeat_n(if room.direct { bytes } else { 0 }, slots))
         };
@@ -76,11 +76,12 @@ impl Drop for Done<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::experts::room::Shape;
+    use crate::experts::room::CacheShape;
 
-    fn room(direct: bool) -> Cached {
-        let shape = Shape { experts: vec![8; 2], quotas: vec![3, 2], classes: vec![0, 1], spare: vec![1, 1] };
-        Cached { direct, embedding_in_file: false, shape, slot_bytes: vec![3 << 20, 5000] }
+    fn room(direct: bool) -> CachePlan {
+        let shape =
+            CacheShape { experts: vec![8; 2], quotas: vec![3, 2], classes: vec![0, 1], spare: vec![1, 1] };
+        CachePlan { direct, embedding_in_file: false, shape, slot_bytes: vec![3 << 20, 5000] }
     }
 
     #[test]

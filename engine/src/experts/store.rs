@@ -19,7 +19,7 @@ pub use super::prefetch::Prefetch;
 use super::prefetch::Prefetcher;
 pub use super::readers::DEPTH;
 use super::readers::Readers;
-use super::room::Cached;
+use super::room::CachePlan;
 use super::slots::Slots;
 use super::source::{self, Source};
 use super::stats::{PrefetchStats, StoreStats};
@@ -54,7 +54,7 @@ impl ExpertStore {
     pub fn cached(
         tensors: Arc<TensorStore>,
         source: Source,
-        (room, slots): (&Cached, Slots),
+        (room, slots): (&CachePlan, Slots),
         prefetch: Prefetch,
     ) -> io::Result<Self> {
         let pieces = slots.into_pieces();

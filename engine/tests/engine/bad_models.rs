@@ -1,6 +1,6 @@
-//! Configurations and weights that contradict themselves or each other: each is refused with the field at
-//! fault, before anything is computed. Every test starts from a sound golden folder and breaks one thing.
-//! B-numbers are the project's list of bad inputs.
+//! Configurations and weights that contradict themselves or each other: each is refused with the faulty
+//! field, before anything is computed. Every test starts from a sound golden folder and breaks one thing.
+//! B-numbers refer to the project's list of bad inputs.
 
 use crate::common::How;
 use std::fs;
@@ -78,7 +78,7 @@ fn b44_missing_huge_and_odd_numbers() {
             matches!(f, Fault::OutOfRange { .. })
         });
     }
-    // JSON has no NaN; Python writes one all the same.
+    // JSON has no NaN, but Python writes it.
     let dir = changed("mixtral", "rms_norm_eps", json!("EPS"));
     let config = dir.path().join("config.json");
     let text = fs::read_to_string(&config).unwrap();
@@ -97,7 +97,8 @@ fn b45_layer_counts() {
     assert_field("llama", "num_hidden_layers", &[json!(0), json!(1_000_000_000)], |f| {
         matches!(f, Fault::OutOfRange { .. })
     });
-    // One layer too many is a missing tensor, one too few leaves tensors over, which is said.
+    // With a layer too many a tensor is missing. With a layer too few some tensors are not used, and a notice
+    // says so.
     let (field, missing) = fault("llama", "num_hidden_layers", json!(4));
     assert!(field.contains("layers.3.") && matches!(missing, Fault::Missing { .. }));
     let fewer = changed("llama", "num_hidden_layers", json!(2));
@@ -114,7 +115,7 @@ fn b46_expert_counts() {
     assert_field("mixtral", "num_experts_per_tok", &[json!(0), json!(9)], |f| {
         matches!(f, Fault::OutOfRange { .. })
     });
-    // Each within its bounds, together too many to list.
+    // Each count is within its bounds, but their product is not.
     let dir = changed("mixtral", "num_local_experts", json!(4096));
     let path = dir.path().join("config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -208,7 +209,7 @@ fn b51_nan_and_infinity_in_norms_and_routers() {
             let dir = poison("mixtral", tensor, value);
             let error = refused(dir.path());
             assert!(matches!(error, LoadError::Malformed { fault: Fault::NotFinite { index: 0, .. }, .. }));
-            // Conversion refuses it too, and leaves nothing behind.
+            // Conversion refuses it too, and removes its file.
             let target = dir.path().join("out.gguf");
             let loaded = load(dir.path()).unwrap();
             let format = moelten_quant::Format::Q8_0;

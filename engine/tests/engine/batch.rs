@@ -1,5 +1,5 @@
 //! Several sequences in one pass: each has the bits that it has alone, whatever is computed beside it, and
-//! each can be cancelled by itself.
+//! each can be cancelled on its own.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|logit| logit.to_bits()).collect()
 }
 
-/// What one sequence appends, pass by pass: a prompt in pieces, or single tokens.
+/// The tokens that one sequence appends in each pass: pieces of a prompt, then single tokens.
 pub struct Script {
     pieces: Vec<Vec<u32>>,
 }
@@ -44,7 +44,7 @@ fn phase(piece: &[u32]) -> Phase {
     if piece.len() == 1 { Phase::Decode } else { Phase::Prefill }
 }
 
-/// Logits after each piece of a script, alone.
+/// Bits of the logits after each piece of a script that is computed without neighbours.
 pub fn alone(model: &Arc<Model>, script: &Script) -> Vec<Vec<u32>> {
     let mut sequence = session(model, KvFormat::F16);
     let after = |piece: &Vec<u32>| {
@@ -57,7 +57,7 @@ pub fn alone(model: &Arc<Model>, script: &Script) -> Vec<Vec<u32>> {
     script.pieces.iter().map(after).collect()
 }
 
-/// All scripts at once: pass `n` has piece `n` of each script that is long enough.
+/// Computes all scripts in shared passes: pass `n` has piece `n` of each script that is long enough.
 pub fn check_batch(name: &str, model: &Arc<Model>, scripts: &[Script], expected: &[Vec<Vec<u32>>]) {
     let mut sequences: Vec<Sequence> = scripts.iter().map(|_| session(model, KvFormat::F16)).collect();
     let cancel = Cancel::new();
@@ -128,7 +128,7 @@ fn neighbours_never_change_a_bit_while_experts_stream() {
     }
 }
 
-/// Cancels a sequence's run when a layer begins.
+/// Cancels when a layer begins: the layer, and what to cancel.
 struct CancelAt<'a>(usize, &'a Cancel);
 
 impl Observer for CancelAt<'_> {
@@ -140,7 +140,7 @@ impl Observer for CancelAt<'_> {
 }
 
 #[test]
-fn a_cancelled_sequence_stays_as_it_was_while_others_move_on() {
+fn a_cancelled_sequence_is_unchanged_while_others_are_committed() {
     for family in ["mixtral", "mistral-window", "qwen2moe"] {
         let ids = golden(family).ids;
         let model = model(&folder(family), How::default());
@@ -162,9 +162,9 @@ fn a_cancelled_sequence_stays_as_it_was_while_others_move_on() {
             assert_eq!((stays.tokens(), moves.tokens()), (&ids[..4], &ids[..]));
             assert!(bits(moves.logits()) == expected, "{family}: the neighbour of a cancelled sequence");
             stays.append(&ids[4..], &never, &mut (), &mut |_| {}).unwrap();
-            assert!(bits(stays.logits()) == expected, "{family}: it goes on from where it was");
+            assert!(bits(stays.logits()) == expected, "{family}: it continues from its state");
         }
-        // When all are cancelled the pass ends early and no sequence moves.
+        // When all runs are cancelled the pass ends early and no state changes.
         let (mut one, cancel) = (session(&model, KvFormat::F16), Cancel::new());
         let mut steps = [Step { sequence: &mut one, tokens: &ids, phase: Phase::Prefill, cancel: &cancel }];
         let ended = advance(&mut steps, &mut CancelAt(0, &cancel));
@@ -187,10 +187,10 @@ fn a_second_sequence_costs_its_states_and_no_buffers() {
     assert!(buffers > 0 && states > 0);
     assert_eq!((one, two), (states + buffers, 2 * states + buffers));
     drop((first, second));
-    assert_eq!(runtime.ledger().used() - before, buffers, "states go back with their sequences");
+    assert_eq!(runtime.ledger().used() - before, buffers, "states are freed with their sequences");
 }
 
-/// Two models on one runtime share threads and budget and know nothing of each other.
+/// Two models on one runtime share its threads and its budget, and do not affect each other.
 #[test]
 fn models_share_a_runtime() {
     let runtime = How { threads: Some(2), ..Default::default() }.runtime();

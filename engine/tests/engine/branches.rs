@@ -1,7 +1,6 @@
 //! Branches of shapes that no released model has yet: feed-forward blocks of two matrices, biases, norms of
 //! outputs, parallel branches, layers with one branch and with three, two expert banks in a layer. Each model
-//! computes what a naive oracle computes, and the same bits whatever the threads, the chunks, the memory and
-//! the neighbours in a batch.
+//! computes what a naive oracle computes. Threads, chunks, memory and batch neighbours never change a bit.
 
 mod made;
 mod oracle;
@@ -33,7 +32,7 @@ fn text(tokens: usize) -> Vec<u32> {
     (0..tokens).map(|i| (i * i * 7 + i * 5 + 3) as u32 % VOCAB as u32).collect()
 }
 
-/// Against the oracle, on every instruction set.
+/// Compares logits with the oracle on every instruction set.
 fn check_values(made: &Made, ids: &[u32]) {
     let expected = oracle::logits(made, ids);
     for isa in Isa::available() {

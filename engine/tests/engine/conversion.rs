@@ -1,5 +1,6 @@
-//! Folders converted to GGUF: the F32 file computes what the folder does, the Q8_0 file within the rounding
-//! of its weights. Covers names, row order of Q and K, fused banks and metadata of every family.
+//! Folders converted to GGUF: the F32 file computes what the folder computes, the Q8_0 file within the
+//! rounding of its weights. The tests cover names, row order of Q and K, fused banks and metadata of every
+//! family.
 
 use std::path::Path;
 
@@ -43,9 +44,9 @@ fn f32_files_match_the_goldens() {
     }
 }
 
-/// Against the goldens on every tier: the rounding of weights, and that of activations.
+/// Compares with the goldens on every instruction set. Weights and activations are rounded.
 #[test]
-fn q8_0_files_stay_within_the_rounding_of_their_numbers() {
+fn q8_0_files_stay_within_the_rounding_of_their_weights() {
     let dir = tempfile::tempdir().unwrap();
     for family in FAMILIES {
         let golden = golden(family);
@@ -59,8 +60,8 @@ fn q8_0_files_stay_within_the_rounding_of_their_numbers() {
     }
 }
 
-/// The kernels read every format as it means: a file and an F32 copy of its decoded weights differ by the
-/// rounding of activations alone.
+/// Kernels read every format correctly: a file and an F32 copy of its decoded weights differ by the rounding
+/// of activations alone.
 #[test]
 fn quantised_files_compute_what_their_decoded_weights_do() {
     let dir = tempfile::tempdir().unwrap();
@@ -69,7 +70,7 @@ fn quantised_files_compute_what_their_decoded_weights_do() {
         let format = formats[i % formats.len()];
         check_decoded(family, &convert(family, format, dir.path()));
     }
-    // Formats of super-blocks need wider models.
+    // Formats of super-blocks need wide models.
     for (family, format) in [("mixtral", Format::Q4K), ("olmoe", Format::Q6K), ("qwen2moe", Format::Q5K)] {
         let file = dir.path().join("wide.gguf");
         converted(&wide(family, dir.path()), &[format], &file);
@@ -88,8 +89,8 @@ fn check_decoded(family: &str, file: &Path) {
     let choices = || got_routes.iter().zip(&routes).flat_map(|(a, b)| a.1.iter().zip(&b.1));
     let (others, all) = (choices().filter(|(a, b)| a != b).count(), choices().count());
     println!("{file}: {got:.1e} of the spread, bound {bound:.1e}; {others} of {all} experts are others");
-    // Without any error the products would not round at all.
+    // An error of 0 would mean that activations were not rounded.
     assert!(0.0 < got && got <= bound, "{file}: {got} is above {bound}");
-    // Where experts are close the choice may turn, but most are not.
+    // Routes may change where router logits are close, which is rare.
     assert!(others * 4 <= all, "{file}: {others} of {all} experts are others");
 }

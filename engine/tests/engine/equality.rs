@@ -1,5 +1,6 @@
-//! What must never change a bit of the output: the number of threads, how a text is cut into chunks, what was
-//! cached before. On every golden family and instruction set, with float and with quantised weights.
+//! Invariants of the bits: the number of threads, the cut of a text into chunks, and the previous content of
+//! the cache never change the output. The tests run every golden family on every instruction set, with float
+//! and with quantised weights.
 
 use moelten_loader::spec::BankKey;
 use std::path::PathBuf;
@@ -27,12 +28,12 @@ struct Case {
 }
 
 impl Case {
-    /// The text again and again, `tokens` long.
+    /// The text repeated up to `tokens` tokens.
     fn new(name: String, path: PathBuf, family: &str, tokens: usize) -> Self {
         Self { name, path, ids: golden(family).ids.into_iter().cycle().take(tokens).collect() }
     }
 
-    /// Runs with any number of threads are the same.
+    /// Runs with any number of threads have the same bits.
     fn check_threads(&self, isa: Isa, counts: &[usize]) {
         let run = |threads| {
             let options = How { threads: Some(threads), isa: Some(isa), ..Default::default() };
@@ -44,14 +45,14 @@ impl Case {
         }
     }
 
-    /// Runs in any pieces, and with another text before, are the same.
+    /// Runs in any pieces, and after another text, have the same bits.
     fn check_pieces(&self, isa: Isa) {
         let (name, ids, isa_name) = (&self.name, &self.ids, isa.name());
         let cancel = Cancel::new();
         let model = model(&self.path, How { isa: Some(isa), ..Default::default() });
         let whole = bits(&logits(&mut session(&model, KvFormat::F16), ids).0);
         let last = &whole[whole.len() - model.spec().vocab..];
-        // Token by token, as in decoding.
+        // Token by token, as decode does.
         let mut single = session(&model, KvFormat::F16);
         let stepwise: Vec<u32> = ids
             .iter()
@@ -67,7 +68,7 @@ impl Case {
             pieces.append(piece, &cancel, &mut (), &mut |_| {}).unwrap();
         }
         assert!(bits(pieces.logits()) == last, "{name} on {isa_name}: pieces");
-        // Another text first, of which a part stays in the cache.
+        // After another text, of which a prefix stays in the KV cache.
         let other: Vec<u32> = ids[..11].iter().copied().chain([5, 9, 17]).collect();
         let mut reused = session(&model, KvFormat::F16);
         reused.append(&other, &cancel, &mut (), &mut |_| {}).unwrap();
@@ -113,13 +114,13 @@ fn quantised_models_never_change_a_bit() {
         ("granitemoe", &[Iq4Nl, F32, Q5_1, Q4K, Q6K]),
     ];
     let small = FAMILIES.map(|family| (family, folder(family), &[Q8_0][..], 24));
-    // Enough tokens for some experts to get a tile of them.
+    // Enough tokens for a tile of them at some experts.
     let wide = wide_models.map(|(family, formats)| (family, wide(family, dir.path()), formats, 60));
     for (family, source, formats, tokens) in small.into_iter().chain(wide) {
         let path = dir.path().join("quantised.gguf");
         converted(&source, formats, &path);
         let mut case = Case::new(format!("{family} {formats:?}"), path, family, tokens);
-        // The fastest first: the reference is slow and reads less.
+        // The fastest instruction set first. The scalar one is slow and gets a shorter text.
         for isa in Isa::available().into_iter().rev() {
             if isa == Isa::Scalar {
                 case.ids.truncate(20);
@@ -130,8 +131,8 @@ fn quantised_models_never_change_a_bit() {
     }
 }
 
-/// Contexts that threads share by spans of positions, with and without a window, and key heads that queries
-/// share or not.
+/// Contexts whose spans of positions are divided among threads, with and without a window, with and without
+/// grouped queries.
 #[test]
 fn long_contexts_never_change_a_bit() {
     let cancel = Cancel::new();
@@ -178,7 +179,7 @@ impl Observer for CancelAt<'_> {
 }
 
 #[test]
-fn a_cancelled_chunk_leaves_the_sequence_as_it_was() {
+fn a_cancelled_chunk_does_not_change_the_sequence() {
     let ids = golden("mixtral").ids;
     let model = model(&folder("mixtral"), How::default());
     let never = Cancel::new();

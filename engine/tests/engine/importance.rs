@@ -1,5 +1,5 @@
-//! Sums of squares of the matrices' inputs: against numpy, however the text was cut and wherever the experts
-//! lie, and without a trace in the logits.
+//! Sums of squares of the inputs of matrices: they match numpy for every cut of the text and every residency
+//! of the experts, and observing them changes no logit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::runtime::ledger::Ledger;
 use moelten_loader::container::safetensors::SafeTensors;
 
-/// By name: the sums `[rows, cols]` and the counts `[rows]`.
+/// The sums `[rows, cols]` and the counts `[rows]` of each matrix, by name.
 type Sums = BTreeMap<String, (Vec<f32>, Vec<u64>)>;
 
 /// The sums of the golden prompt, read in pieces of `piece` tokens.
@@ -35,7 +35,7 @@ fn plain(family: &str) -> Arc<Model> {
 }
 
 #[test]
-fn sums_are_those_of_numpy() {
+fn sums_match_numpy() {
     for family in ["llama", "mixtral", "qwen2moe"] {
         let expected = SafeTensors::open(&folder(family).join("squares.safetensors")).unwrap();
         let found = sums(&plain(family), &golden(family).ids, 64);
@@ -67,13 +67,13 @@ fn sums_are_those_of_numpy() {
 }
 
 #[test]
-fn sums_do_not_depend_on_threads_or_on_where_experts_lie() {
+fn sums_do_not_depend_on_threads_or_residency() {
     let path = folder("qwen2moe");
     let ids = golden("qwen2moe").ids;
     let expected = sums(&plain("qwen2moe"), &ids, 64);
     let few = How { threads: Some(1), ram: Ram::Min, io: Io::Direct, ..How::default() };
     assert_eq!(sums(&model(&path, few), &ids, 64), expected);
-    // Pieces change only where f32 sums are rounded.
+    // Pieces change only the rounding of f32 sums.
     for (name, (found, counts)) in sums(&plain("qwen2moe"), &ids, 5) {
         let (whole, all) = &expected[&name];
         assert_eq!(&counts, all, "{name}");

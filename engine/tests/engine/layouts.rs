@@ -1,6 +1,6 @@
-//! One model in every layout that files come in: fused banks, one tensor per expert, gate and up in one
-//! tensor, parts of different types, split files, version 2, sharded folders, both forms of `config.json`.
-//! What is stored alike computes alike, bit for bit.
+//! One model in every layout that files have: fused banks, one tensor per expert, gate and up in one tensor,
+//! parts of different types, split files, version 2, sharded folders, both forms of `config.json`. Equal
+//! weights give equal bits.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn bits(path: &Path) -> Vec<u32> {
     run(path).iter().map(|logit| logit.to_bits()).collect()
 }
 
-/// The bits of a packed file made of `path`, which leaves out nothing.
+/// The bits of the logits of a packed file made from `path`. It has every tensor.
 fn packed_bits(path: &Path) -> Vec<u32> {
     let packed = path.with_extension("packed");
     pack(path, &packed);
@@ -87,15 +87,15 @@ fn one_tensor_per_expert_as_in_older_mixtral_files() {
     write(&path, &gguf, &[], &old);
     assert!(bits(&path) == bits(&standard));
     assert!(packed_bits(&path) == bits(&standard));
-    // One of them missing is an error that names it.
+    // A missing expert tensor is an error that names it.
     old.retain(|(name, _, _)| name != "blk.1.ffn_up.5.weight");
     write(&path, &gguf, &[], &old);
     let error = load(&path).unwrap_err().to_string();
     assert!(error.contains("blk.1.ffn_up.5.weight") && error.contains("missing"), "{error}");
 }
 
-/// Every expert a copy of the dense block: whichever are picked, weights that sum to one give the dense
-/// model's output.
+/// Every expert is a copy of the dense block. Weights that sum to 1 give the output of the dense model for
+/// any choice of experts.
 #[test]
 fn a_dense_model_upcycled_to_experts_computes_the_same() {
     let dir = tempfile::tempdir().unwrap();
@@ -115,7 +115,7 @@ fn a_dense_model_upcycled_to_experts_computes_the_same() {
     }
     let width = loaded.spec.d_model;
     for layer in 0..loaded.spec.layers.len() {
-        // Some router: any numbers that tell experts apart.
+        // A router of any numbers that differ between experts.
         let weights = (0..6 * width).map(|i| ((i * 7919 + layer) % 613) as f32 / 613.0 - 0.5);
         let bytes = weights.flat_map(f32::to_le_bytes).collect();
         upcycled.push((format!("blk.{layer}.ffn_gate_inp.weight"), vec![6, width as u64], bytes));
@@ -156,8 +156,9 @@ fn gate_and_up_in_one_tensor() {
     assert!(packed_bits(&path) == bits(&standard));
 }
 
-/// The golden Mixtral with a format for each tensor, and an F32 file of the values that it stores: what the
-/// types lose is taken out of comparisons. The third has the first's bytes with a tensor for each expert.
+/// The golden Mixtral in three files: with a format for each tensor; the decoded values of that file in F32,
+/// so that comparisons are free of rounding of weights; and the bytes of the first with a tensor for each
+/// expert.
 fn mixed(dir: &Path, format: impl Fn(&str) -> Format) -> [PathBuf; 3] {
     let gguf = Gguf::open(&standard(dir)).unwrap();
     let (mut mixed, mut stored) = (Vec::new(), Vec::new());
@@ -202,7 +203,7 @@ fn gate_up_and_down_of_different_types_in_one_layer() {
         if [gate, up, down, q].iter().all(|format| format.block_len() == 1) {
             assert!(distance(&got, &expected) <= 1e-4 * spread(&expected));
         } else {
-            // Some products round their activations.
+            // Products with quantised weights round their activations.
             let (got, bound) = (deviation(&got, &expected), rounding_bound(&stored, &ids, &expected));
             println!("{gate} {up} {down} {q}: {got:.1e} of the spread, bound {bound:.1e}");
             assert!(got <= bound, "{gate} {up} {down} {q}: {got} is above {bound}");
@@ -218,7 +219,7 @@ fn split_files_open_by_any_part() {
     let all = tensors(&gguf);
     let total = Value::I32(i32::try_from(all.len()).unwrap());
     let name = |part: usize| dir.path().join(format!("model-{part:05}-of-00003.gguf"));
-    // As in files from the wild, the first part may hold metadata only.
+    // As in published files, the first part may hold metadata only.
     for (part, tensors) in [&all[..0], &all[..9], &all[9..]].into_iter().enumerate() {
         let keys = [
             ("split.no", Value::U16(u16::try_from(part).unwrap())),
@@ -287,7 +288,7 @@ fn sharded_folders_compute_as_whole_ones() {
 }
 
 #[test]
-fn the_older_form_of_configurations_means_the_same() {
+fn the_older_form_of_configurations_gives_the_same_spec() {
     for family in ["llama3-rope", "mixtral", "qwen3moe"] {
         let dir = tempfile::tempdir().unwrap();
         let source = folder(family);

@@ -1,5 +1,4 @@
-//! The engine's tests but for the goldens: what never changes a bit, what is refused, what the expert store
-//! survives.
+//! The engine's tests except for the goldens: invariants of the bits, refused models, faults of the disk.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 mod bad_models;

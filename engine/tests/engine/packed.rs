@@ -1,5 +1,5 @@
-//! Packed files: what is computed from records is what is computed from banks, bit for bit, on every
-//! instruction set; and the way back gives the tensors that were there.
+//! Packed files: records give the same bits as banks on every instruction set, and unpacking gives the
+//! original tensors.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ fn bits(path: &Path, ids: &[u32], options: How) -> Vec<u32> {
     logits.iter().map(|logit| logit.to_bits()).collect()
 }
 
-/// Standard files of small models: the golden ones, and wider ones for formats of super-blocks.
+/// Standard files of small models: the golden ones, and wide ones for formats of super-blocks.
 fn standard_files(dir: &Path) -> Vec<(&'static str, PathBuf)> {
     let golden = [
         ("mixtral", &[Format::Q4_0][..]),
@@ -44,8 +44,7 @@ fn standard_files(dir: &Path) -> Vec<(&'static str, PathBuf)> {
     files.into_iter().enumerate().map(number).collect()
 }
 
-/// Every expert has a sound record, in which its matrices lie with the bytes that they have in the standard
-/// file.
+/// Every expert has a sound record that holds the bytes of its matrices in the standard file.
 fn check_records(loaded: &LoadedModel, standard: &LoadedModel) {
     for (packed_bank, bank) in loaded.tensors.banks().iter().zip(standard.tensors.banks()) {
         assert_eq!((packed_bank.key, packed_bank.experts()), (bank.key, bank.experts()));
@@ -90,7 +89,7 @@ fn packed_files_compute_the_same_bits() {
 }
 
 #[test]
-fn the_way_back_gives_the_same_file() {
+fn unpacking_gives_the_same_file() {
     let dir = tempfile::tempdir().unwrap();
     for (family, standard) in standard_files(dir.path()) {
         let (packed, back) = (standard.with_extension("packed"), standard.with_extension("back"));
@@ -102,9 +101,9 @@ fn the_way_back_gives_the_same_file() {
             assert_eq!((found.storage, &found.shape), (tensor.storage, &tensor.shape), "{}", tensor.name);
             assert!(new.catalog.bytes(found) == old.catalog.bytes(tensor), "{family} {}", tensor.name);
         }
-        // What we wrote ourselves is the same in every byte, metadata included.
+        // Files that moelten wrote are the same in every byte, metadata included.
         assert!(std::fs::read(&standard).unwrap() == std::fs::read(&back).unwrap(), "{family}");
-        // A packed file packed again is itself.
+        // Packing a packed file changes no byte.
         let again = standard.with_extension("again");
         pack(&packed, &again);
         assert!(std::fs::read(&packed).unwrap() == std::fs::read(&again).unwrap(), "{family}");
@@ -126,7 +125,7 @@ fn a_folder_is_packed_in_one_step() {
     assert!(bits(&standard, &ids, options()) == bits(&packed, &ids, options()));
     let (direct, source) = (Gguf::open(&packed).unwrap(), Gguf::open(&standard).unwrap());
     assert_eq!(direct.metadata.get("general.file_type"), source.metadata.get("general.file_type"));
-    // Types of a packed file can be chosen anew as well.
+    // A packed file can be converted to other types too.
     let loaded = load(&packed).unwrap();
     let types = Types::Chosen(&|_| Format::F32);
     let plan = Conversion::plan_as(&loaded, FileLayout::Packed, types).unwrap();

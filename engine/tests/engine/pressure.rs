@@ -1,4 +1,4 @@
-//! What happens to a running model when memory gets tight: the cache becomes smaller, and no logit changes.
+//! A running model while free memory runs short: the cache becomes smaller, and no logit changes.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::common::{How, folder, golden, logits, model, session};
-use moelten_engine::Cached;
+use moelten_engine::CachePlan;
 use moelten_engine::KvFormat;
 use moelten_engine::Model;
 use moelten_engine::plan::{Experts, Io, Ram};
@@ -17,12 +17,12 @@ const FLOOR: u64 = 100 << 20;
 
 fn free(root: &Path, bytes: u64) {
     fs::create_dir_all(root.join("proc")).unwrap();
-    // Complete or not at all, as the kernel writes it.
+    // Replaced atomically, because the kernel never shows a part of it.
     fs::write(root.join("next"), format!("MemAvailable: {} kB\n", bytes / 1024)).unwrap();
     fs::rename(root.join("next"), root.join("proc/meminfo")).unwrap();
 }
 
-fn streaming(ram: Ram) -> (Arc<Model>, Cached) {
+fn streaming(ram: Ram) -> (Arc<Model>, CachePlan) {
     let options = How { ram, io: Io::Direct, threads: Some(1), ..Default::default() };
     let model = model(&folder("mixtral"), options);
     let Experts::Cached(cached) = model.plan().experts.clone() else { panic!("{:?}", model.plan()) };
@@ -33,7 +33,7 @@ fn resident(model: &Model) -> usize {
     model.experts().resident().iter().map(Vec::len).sum()
 }
 
-/// Looks until `done`, at most ten seconds.
+/// Waits until `done`, at most ten seconds.
 fn until(done: impl Fn() -> bool) {
     let started = Instant::now();
     while !done() {
@@ -59,10 +59,10 @@ fn a_shortage_shrinks_the_cache_and_changes_no_bit() {
     let keeper = Keeper::new(System::at(root.path()), cached.clone(), FLOOR);
     let watch = Watch::begin(Arc::clone(model.experts()), keeper, Duration::from_millis(10)).unwrap();
     std::thread::sleep(Duration::from_millis(100));
-    assert_eq!((watch.given_back(), resident(&model)), (0, full), "there is enough");
+    assert_eq!((watch.given_back(), resident(&model)), (0, full), "memory is plentiful");
     free(root.path(), FLOOR / 2);
     let all = cached.bytes() - cached.bytes_with(&vec![0; cached.shape.quotas.len()]);
-    // Nothing that the cache gives back frees the recorded machine, so all of it goes.
+    // Released memory does not show in the recorded machine, so the cache releases all of it.
     until(|| watch.given_back() == all);
     assert_eq!(resident(&model), 0);
     assert!(before == bits(&model));
@@ -70,13 +70,13 @@ fn a_shortage_shrinks_the_cache_and_changes_no_bit() {
 }
 
 #[test]
-fn slots_in_use_go_back_when_they_are_free() {
+fn slots_in_use_are_released_when_they_are_free() {
     let (model, cached) = streaming(Ram::Bytes(1 << 30));
     let ids = golden("mixtral").ids;
     let expected = logits(&mut session(&model, KvFormat::F32), &ids).0;
     let (plan, full) = (cached.clone(), resident(&model));
     assert!(full > 0);
-    // In the middle of forward passes, again and again.
+    // During forward passes, repeatedly.
     let store = Arc::clone(model.experts());
     let shrinker = std::thread::spawn(move || {
         let mut quotas = cached.shape.quotas.clone();
@@ -99,14 +99,14 @@ fn slots_in_use_go_back_when_they_are_free() {
     }
     shrinker.join().unwrap();
     assert_eq!(resident(&model), 0);
-    // All that was given back can be used again.
+    // All released slots can be used again.
     model.experts().grow(&plan.shape.quotas);
     assert!(expected == logits(&mut session(&model, KvFormat::F32), &ids).0);
     assert_eq!(resident(&model), full);
 }
 
 #[test]
-fn only_a_budget_that_nobody_named_is_watched() {
+fn only_an_automatic_budget_is_watched() {
     let (model, _) = streaming(Ram::Auto);
     assert!(model.plan().floor() >= 96 << 20);
     assert_eq!(model.given_back(), 0);

@@ -1,6 +1,6 @@
 //! Folders quantised as `moelten quantize` does it: every golden family in every mixture that its widths
-//! allow, its weights within the error of the type, its logits within what noise of that size does, and the
-//! same bytes for any number of threads.
+//! allow. Weights are within the error of the type, logits within the effect of noise of that size, and any
+//! number of threads gives the same bytes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,8 +12,8 @@ use moelten_loader::convert::{Conversion, Event, FileLayout, Types, Work};
 use moelten_loader::load::load;
 use moelten_quant::Format;
 
-/// Error of a type as a share of the weights, for weights drawn like those of the goldens, a tenth above what
-/// it is: what a wrong scale or order would be far outside of.
+/// Bound for the error of a type as a share of the weights, for weights drawn like those of the goldens. It
+/// is a tenth above the measured error; a wrong scale or order is far outside.
 fn error_of(format: Format) -> f64 {
     match format {
         Format::F32 => 0.0,
@@ -69,9 +69,9 @@ fn every_family_in_every_mixture_its_widths_allow() {
             }
             // Uniform noise as large as the error of the coarsest type, in all matrices.
             let bound = *bounds.entry(largest.to_bits()).or_insert_with(|| {
-                // Products round activations as well.
+                // Products also round activations.
                 let share = (largest as f32).max(error_of(Format::Q8_0) as f32);
-                // A good rounding is better than noise; the rest is room for chance.
+                // Good rounding is better than noise; the rest is room for chance.
                 1.3 * worst_noise(&exact, 3, &golden.ids, &golden.logits, &|block| {
                     let mean = block.iter().map(|x| x * x).sum::<f32>() / block.len() as f32;
                     share * 12.0_f32.sqrt() * mean.sqrt()
@@ -82,7 +82,7 @@ fn every_family_in_every_mixture_its_widths_allow() {
             assert!(got <= bound, "{family} {}: {got} is above {bound}", mixture.name);
         }
     }
-    // The K-quants at least once, the others nearly everywhere.
+    // K-quants fit at least once, other types nearly everywhere.
     for mixture in &MIXTURES {
         let count = written.get(mixture.name).copied().unwrap_or(0);
         assert!(count >= 1, "{} was never written", mixture.name);
@@ -108,10 +108,9 @@ fn threads_and_memory_change_no_byte() {
     }
 }
 
-/// Stopped while it writes, and again while what there is of it is being checked: nothing complete is done
-/// twice.
+/// Stopped while it writes, and again while the partial file is checked: no complete tensor is made twice.
 #[test]
-fn stopping_never_loses_what_is_complete() {
+fn stopping_never_loses_complete_tensors() {
     let dir = tempfile::tempdir().unwrap();
     let loaded = load(&folder("mixtral-256")).unwrap();
     let types = TypePlan::new(&loaded, Mixture::named("q4_k_m").unwrap(), &[], false).unwrap();

@@ -1,4 +1,4 @@
-//! Sequences in files: what was saved goes on with the same bits, and whatever is wrong with a file is found.
+//! Sequences in files: a saved sequence continues with the same bits, and every fault of a file is detected.
 
 use std::fs;
 use std::path::Path;
@@ -25,7 +25,7 @@ fn append(sequence: &mut Sequence, ids: &[u32]) {
     sequence.append(ids, &Cancel::new(), &mut (), &mut |_| {}).unwrap();
 }
 
-/// Another process: a model that was opened anew.
+/// A model that is opened again, as in another process.
 fn check(name: &str, path: &Path, ids: &[u32], kv: KvFormat, file: &Path) {
     let (before, after) = ids.split_at(ids.len() / 2);
     let mut whole = session(&model(path, How::default()), kv);
@@ -38,14 +38,14 @@ fn check(name: &str, path: &Path, ids: &[u32], kv: KvFormat, file: &Path) {
     assert_eq!(again.tokens(), before);
     append(&mut again, after);
     assert!(bits(&again) == bits(&whole), "{name}, {}", kv.name());
-    // A part of it is as good.
+    // A prefix of the saved text can be used too.
     let kept = again.keep_prefix(&ids[..5]);
     append(&mut again, &ids[kept..]);
     assert!(bits(&again) == bits(&whole), "{name}, {}: from {kept} on", kv.name());
 }
 
 #[test]
-fn a_saved_sequence_goes_on_with_the_same_bits() {
+fn a_saved_sequence_continues_with_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("sequence");
     for family in FAMILIES {
@@ -72,15 +72,15 @@ fn a_window_that_has_moved_is_saved() {
     append(&mut whole, &ids[..8500]);
     whole.save_to(&file).unwrap();
     let (states, _) = whole.bytes();
-    assert!(fs::metadata(&file).unwrap().len() < states / 10, "most positions are out of sight");
+    assert!(fs::metadata(&file).unwrap().len() < states / 10, "most positions are outside the window");
     append(&mut whole, &ids[8500..]);
     let mut again = open();
     assert_eq!(again.load_from(&file).unwrap(), Restored::Tokens(8500));
     append(&mut again, &ids[8500..]);
     assert!(bits(&again) == bits(&whole));
-    // What the window no longer has must be read again, and gives the same.
+    // Positions outside the window must be computed again, and give the same bits.
     let kept = again.keep_prefix(&ids[..4000]);
-    assert_eq!(kept, 0, "nothing before the window is left");
+    assert_eq!(kept, 0, "nothing before the window was saved");
     append(&mut again, &ids);
     assert!(bits(&again) == bits(&whole));
 }
@@ -95,7 +95,7 @@ fn refused(sequence: &mut Sequence, file: &Path) -> LoadError {
 }
 
 #[test]
-fn whatever_is_wrong_with_a_file_is_found() {
+fn every_fault_of_a_file_is_detected() {
     let dir = tempfile::tempdir().unwrap();
     let (file, ids) = (dir.path().join("sequence"), golden("qwen3moe").ids);
     let of = |family: &str| -> Arc<Model> { model(&folder(family), How::default()) };
@@ -114,7 +114,7 @@ fn whatever_is_wrong_with_a_file_is_found() {
     let small = SequenceOptions { context: Some(8), kv: KvFormat::F16 };
     let mut small = Sequence::new(Arc::clone(&qwen), small).unwrap();
     assert_eq!(small.load_from(&file).unwrap(), Restored::TooLong(ids.len()));
-    // Cut anywhere, with another byte anywhere, or no such file at all.
+    // Truncated at any byte, changed at any byte, or not such a file at all.
     for len in [0, 7, 8, 11, 19, 20, 27, 30, sound.len() / 2, sound.len() - 9, sound.len() - 1] {
         fs::write(&file, &sound[..len]).unwrap();
         refused(&mut sequence, &file);
@@ -137,5 +137,5 @@ fn whatever_is_wrong_with_a_file_is_found() {
     assert_eq!(sequence.load_from(&file).unwrap(), Restored::Tokens(ids.len()));
     sequence.keep_prefix(&ids[..ids.len() - 1]);
     append(&mut sequence, &ids[ids.len() - 1..]);
-    assert!(bits(&sequence) == expected, "after all that");
+    assert!(bits(&sequence) == expected, "after all refusals");
 }

@@ -1,5 +1,4 @@
-//! Proof of the expert store: what is resident, where bytes come from and what goes wrong on the way never
-//! changes a bit of the output.
+//! The expert store: residency, the origin of bytes and faults of the disk never change a bit of the output.
 
 mod disk;
 mod equality;

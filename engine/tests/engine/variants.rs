@@ -1,6 +1,5 @@
-//! What real configurations and files leave out or say otherwise than the golden folders: fields that fall
-//! back to the defaults of the configuration classes, keys that converters do not write, a clamp on q, k and
-//! v.
+//! Configurations and files that omit fields or state them otherwise than the golden folders: defaults of the
+//! configuration classes, keys that converters do not write, a clamp on q, k and v.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -67,15 +66,15 @@ fn windows(spec: &ModelSpec) -> Vec<Option<usize>> {
     spec.attention_layers().map(|attention| attention.window).collect()
 }
 
-/// OLMoE norms q and k first and clamps then. With both matrices eight times as large the norms give the
-/// same, so a clamp behind them changes nothing; one in front of them would cut eight times as much.
+/// OLMoE applies norms to q and k before the clamp. With both matrices eight times as large the norms give
+/// the same output, so the clamp after them cuts the same. A clamp before them would cut more.
 #[test]
 fn clip_qkv_comes_after_the_norms() {
     let dir = tempfile::tempdir().unwrap();
     let free = run(&folder("olmoe"), "olmoe");
     let mut config = config("olmoe");
     config["clip_qkv"] = json!(0.5);
-    // Without it the norms would not be quite blind to the size of what they norm.
+    // A larger epsilon would make the norms depend on the size of their input.
     config["rms_norm_eps"] = json!(1e-12);
     let path = reconfigured("olmoe", &config, dir.path());
     let clipped = run(&path, "olmoe");
@@ -100,9 +99,9 @@ fn clip_qkv_comes_after_the_norms() {
     assert!(distance(&run(&path, "olmoe"), &clipped) <= 1e-4 * spread(&free));
 }
 
-/// Files of Phi-3.5-MoE carry two tensors of divisors and no name of the scheme.
+/// Files of Phi-3.5-MoE have two tensors of divisors, and no key with the name of the scheme.
 #[test]
-fn longrope_is_known_by_its_tensors() {
+fn longrope_is_recognised_by_its_tensors() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config("phimoe");
     let divisors = |step: f64| (0..8).map(|i| 1.0 + step * f64::from(i)).collect::<Vec<_>>();
@@ -119,10 +118,10 @@ fn longrope_is_known_by_its_tensors() {
     let (expected, found) = (load(&source).unwrap(), load(&file).unwrap());
     assert!(matches!(rope(&found.spec).scaling, RopeScaling::LongRope { long_factor: 1.25, .. }));
     assert_eq!(found.spec.layers, expected.spec.layers);
-    // Short texts keep their frequencies unless someone asks for more.
+    // The default context keeps the frequencies for short texts.
     let choice = default_context(&expected.spec, KvFormat::F16, 1 << 30);
     assert_eq!((choice.tokens, choice.limit), (64, ContextLimit::ShortRope));
-    // GGUF has one attention factor: two different ones are not written as one.
+    // GGUF has one attention factor, so two different ones cannot be written.
     config["rope_scaling"]["long_mscale"] = json!(1.5);
     let uneven = reconfigured("phimoe", &config, dir.path());
     let loaded = load(&uneven).unwrap();
@@ -149,7 +148,7 @@ fn linear_scaling_has_an_older_key_and_needs_no_name() {
 
 /// Older files of Qwen's MoE models have no keys for the widths of experts.
 #[test]
-fn expert_widths_are_read_off_the_tensors() {
+fn expert_widths_are_taken_from_the_tensors() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("old.gguf");
     let keys = ["qwen2moe.expert_feed_forward_length", "qwen2moe.expert_shared_feed_forward_length"];
@@ -158,7 +157,7 @@ fn expert_widths_are_read_off_the_tensors() {
 }
 
 #[test]
-fn what_a_configuration_leaves_out_is_as_in_its_class() {
+fn missing_fields_have_the_defaults_of_the_configuration_class() {
     let lowered = |config: &Value| spec_of_config(Path::new("config.json"), config).unwrap();
     let without = |family: &str, fields: &[&str]| {
         let mut config = config(family);
@@ -172,13 +171,13 @@ fn what_a_configuration_leaves_out_is_as_in_its_class() {
     let phi = without("phimoe", &["attention_bias", "lm_head_bias"]);
     let attention = phi.layers[0].attention().unwrap();
     assert!(!attention.qkv_bias && !attention.out_bias && !phi.head.bias);
-    // Dense layers may be listed without a step.
+    // `mlp_only_layers` counts without `decoder_sparse_step` too.
     let mut sparse = config("qwen3moe");
     sparse.as_object_mut().unwrap().remove("decoder_sparse_step");
     sparse["mlp_only_layers"] = json!([1]);
     let dense: Vec<bool> = lowered(&sparse).layers.iter().map(|l| l.mlp().is_some()).collect();
     assert_eq!(dense[..2], [false, true]);
-    // A window of the Qwen kind is off unless it is switched on.
+    // The window of Qwen models is off unless `use_sliding_window` is set.
     let mut qwen = config("qwen2");
     qwen["sliding_window"] = json!(8);
     qwen["max_window_layers"] = json!(1);
@@ -200,8 +199,9 @@ fn a_recommended_top_k_below_one_is_off() {
     }
 }
 
-/// Buffers count, not only the cache, so that a session that does not fit is refused before it allocates:
-/// what is counted is what would be allocated, and an expert may be wide where everything else is small.
+/// Buffers count against the budget like the KV cache, so that a sequence that does not fit is refused before
+/// it allocates. The count equals the allocation, also for models whose hidden layers are much wider than
+/// everything else.
 #[test]
 fn buffers_are_counted_before_they_are_allocated() {
     for family in FAMILIES {
@@ -212,7 +212,7 @@ fn buffers_are_counted_before_they_are_allocated() {
             assert_eq!(buffers, buffer_bytes(model.spec(), context), "{family}, a context of {context}");
         }
     }
-    // The hidden layer of a whole chunk alone.
+    // Bytes of the hidden layer of a whole pass.
     let wide = 1 << 20;
     let hidden = 512 * wide as u64 * size_of::<f32>() as u64;
     let with = |family: &str, change: fn(&mut Op, usize)| {
@@ -240,7 +240,7 @@ fn buffers_are_counted_before_they_are_allocated() {
     assert!([dense, experts, shared].into_iter().all(|bytes| bytes > hidden), "{dense} {experts} {shared}");
 }
 
-/// Converted Llama 3 files carry divisors; a linear factor beside them divides again, another scheme
+/// Converted Llama 3 files have divisors. A linear factor beside them divides again; another scheme
 /// contradicts them.
 #[test]
 fn divisors_and_a_linear_factor_both_count() {
@@ -258,7 +258,7 @@ fn divisors_and_a_linear_factor_both_count() {
 }
 
 #[test]
-fn unknown_fields_are_reported_inside_of_rope_too() {
+fn unknown_fields_are_reported_inside_rope_too() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config("llama");
     config["rope_parameters"]["mscale"] = json!(0.7);

@@ -51,7 +51,7 @@ enum Action {
 
 #[derive(Debug, Clone)]
 struct Trace {
-    shape: Shape,
+    shape: CacheShape,
     actions: Vec<Action>,
     /// Decides in which order reads end and which of them fail.
     seed: u64,
@@ -65,7 +65,7 @@ fn traces() -> impl Strategy<Value = Trace> {
         let experts: Vec<usize> = banks.iter().map(|bank| bank.0).collect();
         let quotas = banks.iter().map(|bank| bank.1.min(bank.0)).collect();
         let classes = banks.iter().map(|bank| bank.2).collect();
-        let shape = Shape { experts: experts.clone(), quotas, classes, spare: vec![spare; 2] };
+        let shape = CacheShape { experts: experts.clone(), quotas, classes, spare: vec![spare; 2] };
         let some = move |bank: usize, experts: &[usize]| {
             prop::sample::subsequence((0..experts[bank] as u32).collect::<Vec<_>>(), 1..=experts[bank])
         };
@@ -516,7 +516,7 @@ proptest! {
 
 /// Room for two experts in a single bank beside two spare slots.
 fn small() -> World {
-    let shape = Shape { experts: vec![8, 8], quotas: vec![0, 0], classes: vec![0, 0], spare: vec![2] };
+    let shape = CacheShape { experts: vec![8, 8], quotas: vec![0, 0], classes: vec![0, 0], spare: vec![2] };
     World::new(&Trace { shape, actions: Vec::new(), seed: 2, failures: false })
 }
 

@@ -36,13 +36,13 @@ pub const FAMILIES: [&str; 11] = [
     "phimoe",
 ];
 
-/// What Hugging Face transformers computed from a checkpoint.
+/// The results of Hugging Face transformers for a checkpoint.
 pub struct Golden {
-    /// The prompt.
+    /// The tokens of the prompt.
     pub ids: Vec<u32>,
-    /// `[prompt, vocab]`.
+    /// Logits after every token, `[prompt, vocab]`.
     pub logits: Vec<f32>,
-    /// Continuation of the prompt.
+    /// Greedy continuation of the prompt.
     pub greedy: Vec<u32>,
     /// Experts per MoE layer, `[prompt, k]`, best first.
     pub routes: Vec<(usize, Vec<u32>)>,
@@ -69,7 +69,7 @@ pub fn golden(family: &str) -> Golden {
     }
 }
 
-/// How to run a model.
+/// Options for running a model.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct How {
     pub threads: Option<usize>,
@@ -95,7 +95,7 @@ pub fn model(path: &Path, how: How) -> Arc<Model> {
     on(&how.runtime(), path, how)
 }
 
-/// A model on a runtime that others may use as well.
+/// A model on a runtime that may have other models.
 pub fn on(runtime: &Arc<Runtime>, path: &Path, how: How) -> Arc<Model> {
     let loaded = load(path).unwrap_or_else(|error| panic!("{error}"));
     let model = Model::new(runtime, loaded.spec, loaded.tensors, &how.options());
@@ -120,7 +120,7 @@ impl Observer for Routes {
     }
 }
 
-/// Logits `[ids, vocab]` and routes of a text read at once.
+/// Logits `[ids, vocab]` and routes of a text that is appended at once.
 pub fn logits(session: &mut Sequence, ids: &[u32]) -> (Vec<f32>, Routes) {
     let (mut all, mut routes) = (Vec::new(), Routes::default());
     session
@@ -132,12 +132,12 @@ pub fn logits(session: &mut Sequence, ids: &[u32]) -> (Vec<f32>, Routes) {
     (all, routes)
 }
 
-/// Bits of the logits of a text read in one go.
+/// Bits of the logits, `[ids, vocab]`, of a text that is appended at once.
 pub fn whole(sequence: &mut Sequence, ids: &[u32]) -> Vec<u32> {
     logits(sequence, ids).0.iter().map(|logit| logit.to_bits()).collect()
 }
 
-/// Bits of the logits of a text read token by token.
+/// Bits of the logits, `[ids, vocab]`, of a text that is decoded token by token.
 pub fn stepwise(sequence: &mut Sequence, ids: &[u32]) -> Vec<u32> {
     let cancel = Cancel::new();
     let mut all = Vec::new();
@@ -170,7 +170,7 @@ pub fn spread(values: &[f32]) -> f32 {
     variance.sqrt() as f32
 }
 
-/// Largest difference.
+/// Largest absolute difference.
 pub fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
@@ -183,26 +183,26 @@ pub fn deviation(got: &[f32], expected: &[f32]) -> f32 {
     spread(&differences) / spread(expected)
 }
 
-/// Logits and routes of a model for a text, with its cache in single precision.
+/// Logits and routes of a model for a text, with a KV cache in single precision.
 pub fn run(path: &Path, ids: &[u32]) -> (Vec<f32>, Vec<(usize, Vec<u32>)>) {
     run_on(Isa::best(), path, ids)
 }
 
-/// The same on a tier.
+/// The same on an instruction set.
 pub fn run_on(isa: Isa, path: &Path, ids: &[u32]) -> (Vec<f32>, Vec<(usize, Vec<u32>)>) {
     let model = model(path, How { isa: Some(isa), ..Default::default() });
     let (logits, routes) = logits(&mut session(&model, KvFormat::F32), ids);
     (logits, routes.0)
 }
 
-/// What rounding to 8 bits may do to logits `[ids, vocab]`, as [`deviation`].
+/// A bound for the [`deviation`] of logits `[ids, vocab]` that rounding to 8 bits causes.
 ///
-/// That is a property of the model, so it is measured on it: an F32 file with uniform noise of exactly the
-/// size of the rounding, half a step of `max / 127` of each block of 32, in every weight that Q8_0 rounds.
-/// Rounding the weights is one draw of such noise, flipped routes included. Products with quantised weights
-/// also round their activations, to codes of the same blocks: one more draw, and both together about 1.4
-/// times one. Twice the worst of several draws has room for chance, and any error of layout, scale or kernel
-/// is far outside.
+/// It is measured on the model: an F32 file gets uniform noise of the size of the rounding, half a step of
+/// `max / 127` of each block of 32, in every weight that Q8_0 rounds. Rounding the weights acts like one draw
+/// of such noise, changed routes included. Products with quantised weights also round their activations to
+/// codes of the same blocks. That acts like another draw, and both together are about 1.4 times as large as
+/// one. Twice the worst of several draws leaves room for chance; an error of layout, scale or kernel is far
+/// larger.
 pub fn rounding_bound(file: &Path, ids: &[u32], expected: &[f32]) -> f32 {
     let bound = 2.0
         * worst_noise(file, 6, ids, expected, &|block| {
@@ -212,8 +212,8 @@ pub fn rounding_bound(file: &Path, ids: &[u32], expected: &[f32]) -> f32 {
     bound
 }
 
-/// The worst of some draws of noise in the weights of an F32 file, as [`deviation`]. Noise is uniform; `step`
-/// says how wide, for a block of 32 weights.
+/// The largest [`deviation`] that several draws of noise in the weights of an F32 file cause. Noise is
+/// uniform; `step` returns its width for a block of 32 weights.
 pub fn worst_noise(
     file: &Path,
     draws: u64,
@@ -245,7 +245,8 @@ fn rewrite(source: &Path, target: &Path, layout: FileLayout) {
     assert!(plan.write(target, &mut |_| true).unwrap_or_else(|error| panic!("{error}")));
 }
 
-/// Copies an F32 GGUF file, moving every weight that a quantised file would round by a random part of a step.
+/// Copies an F32 GGUF file and moves every weight that a quantised file would round by a random part of a
+/// step.
 fn add_noise(source: &Path, target: &Path, seed: u64, step: &dyn Fn(&[f32]) -> f32) {
     let model = load(source).unwrap();
     let mut bytes = std::fs::read(source).unwrap();

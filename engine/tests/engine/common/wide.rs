@@ -11,14 +11,14 @@ use serde_json::{Map, Value, json};
 
 use super::folder;
 
-/// Blocks of the largest formats.
+/// Weights in a block of the largest formats.
 const WIDTH: u64 = 256;
 /// Layers that are kept.
 const LAYERS: u64 = 2;
 
-/// A size of a golden checkpoint in its wide form: counts of heads and experts and the vocabulary stay,
-/// feed-forward blocks get one super-block, and the rest four times its size, which keeps models whole: 64
-/// becomes a super-block.
+/// The wide form of a size of a golden checkpoint. Numbers of heads and experts and the vocabulary stay,
+/// hidden layers become one super-block wide, and other sizes become four times as large: 64 becomes a
+/// super-block.
 fn wider(size: u64) -> u64 {
     match size {
         ..=16 | 320 => size,
@@ -56,7 +56,7 @@ pub fn wide(family: &str, dir: &Path) -> PathBuf {
     let mut state = 1u64;
     for tensor in file.catalog().tensors().iter().filter(|t| !t.name.contains("layers.2.")) {
         let shape: Vec<u64> = tensor.shape.iter().map(|&size| wider(size)).collect();
-        // Products keep the size of what they multiply; norms vary around one, biases around zero.
+        // Matrices keep the size of what they multiply. Norms vary around 1, biases around 0.
         let (middle, spread) = match shape[..] {
             [_] if tensor.name.ends_with("bias") => (0.0, 0.3),
             [_] => (1.0, 0.5),
@@ -79,7 +79,7 @@ pub fn wide(family: &str, dir: &Path) -> PathBuf {
     target
 }
 
-/// A GGUF file of a model, its matrices in these formats in turn.
+/// Converts a model to a GGUF file whose matrices have these formats in turn.
 pub fn converted(source: &Path, formats: &[Format], target: &Path) {
     let loaded = load(source).unwrap_or_else(|error| panic!("{}: {error}", source.display()));
     let turn = Cell::new(0);

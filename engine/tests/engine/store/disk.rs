@@ -1,4 +1,4 @@
-//! A disk that behaves badly in a way that can be repeated.
+//! A simulated disk with faults that can be repeated.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,22 +9,22 @@ use moelten_loader::io::read_at::ReadAt;
 /// `EIO` of Linux and of most others.
 pub const EIO: i32 = 5;
 
-/// What is wrong with it. Reads are counted from 0, in the order in which they come.
+/// The fault of a disk. Reads are counted from 0, in the order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behaviour {
-    /// Each read takes up to 400 microseconds, by chance of this seed, so that they end in any order.
+    /// Each read takes a random time of up to 400 microseconds, by this seed, so that reads end in any order.
     Late(u64),
-    /// Reads bring a part of what was asked for, with interrupts between.
+    /// Reads return only a part of the bytes, with interrupts between them.
     Short(u64),
-    /// Reads bring one byte.
+    /// Reads return one byte.
     Bytes,
-    /// These reads fail.
+    /// `count` reads from read `from` on fail.
     Errors { from: u64, count: u64 },
-    /// One read in so many fails, by chance of a seed.
+    /// One in `one_in` reads fails, at random by this seed.
     Flaky { seed: u64, one_in: u64 },
-    /// The read of this number takes so many milliseconds.
+    /// Read `at` takes `millis` milliseconds.
     Stall { at: u64, millis: u64 },
-    /// After so many reads the file has only so many bytes.
+    /// From read `from` on the file has only `len` bytes.
     Cut { from: u64, len: u64 },
 }
 
@@ -40,7 +40,7 @@ impl Disk {
         Self { bytes, behaviour, reads: AtomicU64::new(0) }
     }
 
-    /// As a file of `len` bytes gives them.
+    /// Reads as from a file of `len` bytes. Returns the number of bytes.
     fn bytes(&self, buffer: &mut [u8], offset: u64, len: u64) -> usize {
         let whole = self.bytes.get(..usize::try_from(len).unwrap()).unwrap_or(&self.bytes);
         let rest = whole.get(usize::try_from(offset).unwrap()..).unwrap_or_default();
@@ -50,7 +50,7 @@ impl Disk {
     }
 }
 
-/// A number that a seed and a place in a sequence decide (SplitMix64, Steele and others, 2014).
+/// The random number at an index of the sequence of a seed (SplitMix64, Steele, Lea, Flood 2014).
 pub fn chance(seed: u64, index: u64) -> u64 {
     let mut z = seed.wrapping_add((index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -70,7 +70,7 @@ impl ReadAt for Disk {
         assert!(offset.is_multiple_of(self.align() as u64) && buffer.len().is_multiple_of(self.align()));
         let read = self.reads.fetch_add(1, Ordering::Relaxed);
         let failed = || io::Error::from_raw_os_error(EIO);
-        let (mut wanted, mut len) = (buffer.len(), u64::MAX);
+        let (mut most, mut len) = (buffer.len(), u64::MAX);
         match self.behaviour {
             Behaviour::Late(seed) => {
                 std::thread::sleep(Duration::from_micros(chance(seed, read) % 400));
@@ -80,11 +80,11 @@ impl ReadAt for Disk {
                 if dice.is_multiple_of(3) {
                     return Err(io::ErrorKind::Interrupted.into());
                 }
-                wanted = wanted.min(1 + dice as usize / 3 % 9000);
+                most = most.min(1 + dice as usize / 3 % 9000);
             }
-            Behaviour::Bytes => wanted = 1,
+            Behaviour::Bytes => most = 1,
             Behaviour::Errors { from, count } if (from..from.saturating_add(count)).contains(&read) => {
-                // Something came before it failed.
+                // A failed read may have written to the buffer.
                 buffer.fill(0xa5);
                 return Err(failed());
             }
@@ -98,6 +98,6 @@ impl ReadAt for Disk {
             Behaviour::Cut { from, len: left } if read >= from => len = left,
             _ => {}
         }
-        Ok(self.bytes(&mut buffer[..wanted], offset, len))
+        Ok(self.bytes(&mut buffer[..most], offset, len))
     }
 }

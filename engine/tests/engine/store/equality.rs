@@ -1,4 +1,4 @@
-//! Room, sources, prefetch, threads and the order in which reads end never change a bit.
+//! Cache size, source, prefetch, threads and the order in which reads end never change a bit.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ fn builtin_path() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-tales.gguf")
 }
 
-/// Runs a text on a model with room for some experts and looks at everything.
+/// Runs a text on a model with a cache, and checks bits, residency and counters.
 fn check(case: &Case, setup: Setup) {
     let what = format!("{}: {setup:?}", case.name);
     let model = setup.model(&case.path);
@@ -47,9 +47,9 @@ fn check(case: &Case, setup: Setup) {
     let stats = model.experts().stats();
     assert!(stats.decode.missed > 0 && stats.decode.missed <= stats.decode.used, "{what}: {stats:?}");
     if setup.percent < 100 {
-        assert!(stats.decode.missed > resident, "{what}: something had to leave: {stats:?}");
+        assert!(stats.decode.missed > resident, "{what}: some experts must have been evicted: {stats:?}");
     } else {
-        // A right guess is a miss or not, as the disk was fast.
+        // A prefetched expert counts as missed or not, depending on the speed of the disk.
         let misses = stats.decode.missed..=stats.decode.missed + stats.prefetch_total().used;
         assert!(misses.contains(&resident), "{what}: {resident} {stats:?}");
     }
@@ -64,8 +64,7 @@ fn check(case: &Case, setup: Setup) {
     at_rest("after a prompt");
 }
 
-/// The corners of what can be set, and some of what lies between: everything with everything would take too
-/// long.
+/// The extremes of all settings and some combinations between them. All combinations would take too long.
 fn setups() -> Vec<Setup> {
     let mut all = Vec::new();
     let percents = [0, 25, 50, 75, 100];
@@ -77,7 +76,7 @@ fn setups() -> Vec<Setup> {
             all.push(Setup { from, percent, prefetch, threads: 1 + (i + j) % 2, sessions: 1 });
         }
     }
-    // The smallest room with everything.
+    // The smallest cache with every other setting.
     for prefetch in prefetches {
         for from in froms {
             all.push(Setup { from, percent: 0, prefetch, threads: 2, sessions: 1 });
@@ -88,13 +87,13 @@ fn setups() -> Vec<Setup> {
 
 #[test]
 fn golden_families_give_the_same_bits() {
-    // Each family takes a third of them: every one of them has two families.
+    // Each family takes a third of the setups, so that every setup has two families.
     for (i, case) in goldens().enumerate() {
         setups().into_iter().skip(i % 3).step_by(3).for_each(|setup| check(&case, setup));
     }
 }
 
-/// Experts of several formats and of more than one part, which reads bring one by one.
+/// Experts of several formats, and experts of more than one part, each of which takes a read.
 #[test]
 fn quantised_models_give_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
@@ -119,7 +118,7 @@ fn the_builtin_model_gives_the_same_bits() {
     check(&case, Setup { from: From::Mapped, percent: 25, prefetch: Prefetch::On, ..Default::default() });
 }
 
-/// A model that lies in no file is used where it is: there is nothing to read it from.
+/// A model that is in no file is used in place, because it cannot be read again.
 #[test]
 fn a_model_in_no_file_gives_the_same_bits() {
     let case = Case::new("tiny-tales", builtin_path(), (1..20).map(|i| i * 131 % 4096).collect());
@@ -132,9 +131,9 @@ fn a_model_in_no_file_gives_the_same_bits() {
     assert!(whole(&mut session(&model), &case.ids) == case.expected);
 }
 
-/// What is resident afterwards is decided by what was asked for alone.
+/// Residency after a text depends on the requests alone.
 #[test]
-fn what_stays_does_not_depend_on_guesses_or_on_the_disk() {
+fn residency_does_not_depend_on_prefetch_or_the_disk() {
     let (path, ids) = (folder("qwen3moe"), golden("qwen3moe").ids);
     let froms =
         [From::Direct, From::Mapped].into_iter().chain((0..4).map(|s| From::Disk(Behaviour::Late(s))));
@@ -154,19 +153,19 @@ fn what_stays_does_not_depend_on_guesses_or_on_the_disk() {
     }
 }
 
-/// Slots are touched while a sequence rests, all that are free and no more, and again after an answer.
+/// All free slots are touched while a sequence is idle, before the first answer and after one.
 #[cfg(target_os = "linux")]
 #[test]
 fn slots_that_were_touched_ahead_give_the_same_bits() {
     use moelten_loader::io::pieces::{PAGE, Piece};
     if Piece::reserve([PAGE].into_iter()).unwrap()[0].populate(0..PAGE).is_err() {
-        println!("skipped: this system brings no memory before it is written");
+        println!("skipped: this system cannot populate memory before it is written");
         return;
     }
     let case = Case::new("olmoe", folder("olmoe"), golden("olmoe").ids);
     for first in [0, 1] {
         let model = Setup { percent: 75, threads: 2, ..Default::default() }.model(&case.path);
-        let Experts::Cached(cached) = &model.plan().experts else { panic!("not all fits") };
+        let Experts::Cached(cached) = &model.plan().experts else { panic!("the model has a cache") };
         let slots: usize = cached.slots().iter().sum();
         let mut session = session(&model);
         session.append(&case.ids[..first], &Cancel::new(), &mut (), &mut |_| {}).unwrap();
@@ -178,14 +177,14 @@ fn slots_that_were_touched_ahead_give_the_same_bits() {
             std::thread::sleep(Duration::from_millis(10));
         }
         let touched = model.experts().stats();
-        assert_eq!(touched.bytes_read, stats.bytes_read, "touching reads nothing");
+        assert_eq!(touched.bytes_read, stats.bytes_read, "touching slots reads nothing");
         session.keep_prefix(&[]);
         assert!(stepwise(&mut session, &case.ids) == case.expected, "after {first}");
-        assert_eq!(model.experts().stats().touched, touched.touched, "nothing is touched twice");
+        assert_eq!(model.experts().stats().touched, touched.touched, "no slot is touched twice");
     }
 }
 
-/// The cache gives up experts between texts and goes on with fewer.
+/// The cache shrinks between texts and goes on with fewer slots.
 #[test]
 fn a_smaller_cache_goes_on() {
     let case = Case::new("olmoe", folder("olmoe"), golden("olmoe").ids);

@@ -1,4 +1,5 @@
-//! A disk that fails: the right bits or a clean error, never a hang, and the sequence goes on afterwards.
+//! A disk that fails: the right bits or a clean error, never a hang, and the sequence can continue
+//! afterwards.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use super::disk::{Behaviour, EIO, chance};
 use super::setup::{Case, From, Setup, session};
 use crate::common::{How, folder, golden, stepwise, whole};
 
-/// Ends the test when `work` does not end.
+/// Fails the test when `work` takes longer than `seconds`.
 fn within<T: Send + 'static>(seconds: u64, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = mpsc::channel();
     let worker = std::thread::spawn(move || done.send(work()).unwrap());
@@ -36,7 +37,7 @@ fn on(behaviour: Behaviour) -> Setup {
     Setup { from: From::Disk(behaviour), percent: 25, ..Default::default() }
 }
 
-/// Appends a piece again and again until it goes; returns its logits and how often it failed.
+/// Appends a piece until it succeeds. Returns the bits of the logits and the number of failures.
 fn insist(session: &mut Sequence, piece: &[u32]) -> (Vec<u32>, usize) {
     let cancel = Cancel::new();
     for failures in 0..200 {
@@ -82,7 +83,7 @@ fn f02_one_error_is_one_retry() {
 }
 
 #[test]
-fn f01_a_disk_that_fails_for_ever_is_a_clean_error() {
+fn f01_a_disk_that_always_fails_is_a_clean_error() {
     within(60, || {
         let case = olmoe();
         for prefetch in [Prefetch::Off, Prefetch::On] {
@@ -108,7 +109,7 @@ fn f01_a_disk_that_fails_for_ever_is_a_clean_error() {
                 assert!(*layer < 3 && *expert < 16);
                 assert_eq!(source.raw_os_error(), Some(EIO), "{error}");
                 assert_eq!(session.tokens(), &case.ids[..token], "what was read before stays");
-                // Nor does it hang when asked again.
+                // A second attempt fails too, and does not hang.
                 let again = session.append(&case.ids[token..], &cancel, &mut (), &mut |_| {});
                 assert!(matches!(again, Err(EngineError::Expert { .. })), "{again:?}");
             }
@@ -117,7 +118,7 @@ fn f01_a_disk_that_fails_for_ever_is_a_clean_error() {
 }
 
 #[test]
-fn after_an_error_the_same_sequence_goes_on_with_the_right_bits() {
+fn after_an_error_the_sequence_continues_with_the_right_bits() {
     within(100, || {
         let case = olmoe();
         let vocab = case.expected.len() / case.ids.len();
@@ -144,9 +145,9 @@ fn after_an_error_the_same_sequence_goes_on_with_the_right_bits() {
     });
 }
 
-/// Pieces of a few tokens want more experts than there are slots when there is the least room.
+/// In the smallest cache, pieces of a few tokens need more experts than there are slots.
 #[test]
-fn pieces_of_any_length_go_through_the_least_room() {
+fn pieces_of_any_length_run_in_the_smallest_cache() {
     within(60, || {
         let case = olmoe();
         for prefetch in [Prefetch::Off, Prefetch::On] {
@@ -172,11 +173,11 @@ fn f04_a_disk_that_sleeps_for_two_seconds_is_waited_for() {
     });
 }
 
-/// Stopping takes 20 ms, the rest is for a busy machine.
+/// Cancelling takes 20 ms; the rest is an allowance for a busy machine.
 const SOON: Duration = Duration::from_millis(200);
 
 #[test]
-fn f04_stopping_and_leaving_do_not_wait_for_the_disk() {
+fn f04_cancelling_and_closing_do_not_wait_for_the_disk() {
     within(25, || {
         let case = olmoe();
         for prefetch in [Prefetch::Off, Prefetch::On] {
@@ -198,18 +199,18 @@ fn f04_stopping_and_leaving_do_not_wait_for_the_disk() {
             assert!(matches!(result, Err(EngineError::Cancelled)), "{result:?}");
             let took = asked.1.recv().unwrap().elapsed();
             assert!(took < SOON, "stopped after {took:?}");
-            // The other readers go on; the slot that the disk has stays away.
+            // The other readers go on. The slot of the stalled read stays unavailable.
             session.keep_prefix(&[]);
             assert!(stepwise(&mut session, &case.ids) == case.expected);
-            let left = Instant::now();
+            let closing = Instant::now();
             drop(session);
-            assert!(left.elapsed() < SOON, "left after {:?}", left.elapsed());
+            assert!(closing.elapsed() < SOON, "closed after {:?}", closing.elapsed());
         }
     });
 }
 
 #[test]
-fn a_file_that_was_cut_is_told() {
+fn a_truncated_file_is_a_clean_error() {
     within(60, || {
         let case = olmoe();
         let len = std::fs::metadata(case.path.join("model.safetensors")).unwrap().len() / 3;
@@ -221,9 +222,9 @@ fn a_file_that_was_cut_is_told() {
     });
 }
 
-/// Two sequences share the model, its slots and its reads.
+/// Two sequences share the model, its slots and its readers.
 #[test]
-fn sequences_at_the_same_time_do_not_disturb_each_other() {
+fn concurrent_sequences_have_the_same_bits() {
     within(60, || {
         let case = Arc::new(olmoe());
         for (percent, prefetch) in [(0, Prefetch::On), (25, Prefetch::Off), (50, Prefetch::On)] {
@@ -247,9 +248,9 @@ fn sequences_at_the_same_time_do_not_disturb_each_other() {
     });
 }
 
-/// Whoever waits for another sequence can be stopped as well.
+/// A sequence that waits for another one can be cancelled.
 #[test]
-fn stopping_does_not_wait_for_another_sequence() {
+fn cancelling_does_not_wait_for_another_sequence() {
     within(25, || {
         let case = Arc::new(olmoe());
         let setup = Setup { sessions: 2, ..on(Behaviour::Stall { at: 0, millis: 4000 }) };
@@ -275,15 +276,15 @@ fn stopping_does_not_wait_for_another_sequence() {
         assert!(matches!(result, Err(EngineError::Cancelled)), "{result:?}");
         let took = stopper.join().unwrap().elapsed();
         assert!(took < SOON, "stopped after {took:?}");
-        assert!(!first.is_finished(), "the other one still has the turn");
+        assert!(!first.is_finished(), "the other sequence is still computing");
         first.join().unwrap();
         assert!(whole(&mut second, &case.ids) == case.expected);
     });
 }
 
-/// Broken off at any time, a sequence goes on and a model can go.
+/// After a cancellation at any time a sequence continues, and a model can be closed.
 #[test]
-fn breaking_off_at_any_time_does_no_harm() {
+fn cancelling_at_any_time_is_safe() {
     within(100, || {
         let case = olmoe();
         for seed in 0..16 {
@@ -313,7 +314,7 @@ fn breaking_off_at_any_time_does_no_harm() {
             }
             assert!(stopped > 2, "{stopped} of 12 prove little");
             if seed % 4 == 0 {
-                continue; // leaves while reads are on their way
+                continue; // closes while reads are in flight
             }
             session.keep_prefix(&[]);
             assert!(stepwise(&mut session, &case.ids) == case.expected, "{setup:?}");
@@ -322,7 +323,7 @@ fn breaking_off_at_any_time_does_no_harm() {
 }
 
 #[test]
-fn f15_slots_that_no_memory_holds_are_a_clean_error() {
+fn f15_slots_larger_than_memory_are_a_clean_error() {
     let loaded = load(&folder("olmoe")).unwrap();
     let options = PlanOptions { ram: Ram::Min, io: Io::Direct, ..Default::default() };
     let mut plan = Plan::with_memory(&loaded.spec, &loaded.tensors, options, 0, 1 << 40).unwrap();
@@ -332,7 +333,7 @@ fn f15_slots_that_no_memory_holds_are_a_clean_error() {
     plan.budget = u64::MAX;
     let how = How { threads: Some(1), ..Default::default() };
     let model = Model::with_plan(&how.runtime(), loaded.spec, loaded.tensors, &how.options(), plan, None);
-    let Err(error) = model else { panic!("no machine has as much") };
+    let Err(error) = model else { panic!("no machine has so much memory") };
     let EngineError::Store(source) = &error else { panic!("{error}") };
     assert_eq!(source.kind(), io::ErrorKind::OutOfMemory, "{error}");
 }

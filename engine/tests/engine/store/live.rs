@@ -1,5 +1,4 @@
-//! The live picture of the experts: what it shows at rest is what the store says, and taking it changes
-//! nothing.
+//! The live picture of the experts: at rest it agrees with the store, and taking it changes nothing.
 
 use moelten_loader::spec::BankKey;
 use std::collections::BTreeSet;
@@ -17,7 +16,7 @@ use super::disk::Behaviour;
 use super::setup::{Case, From, Setup, session};
 use crate::common::{How, folder, golden, model, stepwise, whole};
 
-/// The experts that each layer chose last.
+/// The experts that the last pass chose in each layer.
 #[derive(Default)]
 struct Last(Vec<BTreeSet<u32>>);
 
@@ -40,13 +39,14 @@ fn decode(session: &mut Sequence, id: u32) -> Last {
     last
 }
 
-fn cells(map: &ExpertMap, wanted: impl Fn(&ExpertCell) -> bool) -> Vec<BTreeSet<u32>> {
-    let row =
-        |row: &ExpertRow| (0..).zip(&row.cells).filter(|(_, cell)| wanted(cell)).map(|(id, _)| id).collect();
+fn cells(map: &ExpertMap, matching: impl Fn(&ExpertCell) -> bool) -> Vec<BTreeSet<u32>> {
+    let row = |row: &ExpertRow| {
+        (0..).zip(&row.cells).filter(|(_, cell)| matching(cell)).map(|(id, _)| id).collect()
+    };
     map.rows.iter().map(row).collect()
 }
 
-/// Every number of the picture that the store knows as well.
+/// Compares the picture with the counters and the residency of the store.
 fn agrees(model: &Model, map: &ExpertMap, what: &str) {
     let stats = model.experts().stats();
     for (shown, counted) in [(map.decode, stats.decode), (map.prefill, stats.prefill)] {
@@ -97,14 +97,14 @@ fn the_picture_shows_what_the_store_counts() {
             let stats = session.model().experts().stats();
             assert_eq!((map.read_bytes, map.reads), (stats.bytes_read, stats.reads), "{what}");
         }
-        // What was guessed of the last token was guessed rightly where it was used.
+        // A prediction for the last token is correct exactly where the token used the expert.
         if prefetch == Prefetch::On {
-            let right = cells(&map, |cell| {
+            let correct = cells(&map, |cell| {
                 cell.prediction.is_some_and(|prediction| prediction.age == 0 && prediction.correct)
             });
             let all = cells(&map, |cell| cell.prediction.is_some_and(|prediction| prediction.age == 0));
-            for ((right, all), used) in right.iter().zip(&all).zip(&last.0) {
-                assert_eq!(*right, all & used, "{what}");
+            for ((correct, all), used) in correct.iter().zip(&all).zip(&last.0) {
+                assert_eq!(*correct, all & used, "{what}");
             }
             assert!(all.iter().any(|row| !row.is_empty()), "{what}");
         }
@@ -116,7 +116,7 @@ fn the_picture_shows_what_the_store_counts() {
 }
 
 #[test]
-fn a_model_in_memory_shows_who_is_used() {
+fn a_model_in_place_shows_used_experts() {
     let (path, ids) = (folder("olmoe"), golden("olmoe").ids);
     let model = model(&path, How { threads: Some(1), ..Default::default() });
     let mut session = session(&model);
@@ -131,7 +131,7 @@ fn a_model_in_memory_shows_who_is_used() {
 }
 
 #[test]
-fn whoever_watches_changes_no_bit() {
+fn taking_pictures_changes_no_bit() {
     let case = Case::new("qwen3moe", folder("qwen3moe"), golden("qwen3moe").ids);
     for from in [From::Direct, From::Disk(Behaviour::Late(3))] {
         let setup = Setup { from, percent: 25, prefetch: Prefetch::On, threads: 2, ..Default::default() };
@@ -153,7 +153,7 @@ fn whoever_watches_changes_no_bit() {
             drop(one);
             assert!(whole(&mut session(&model), &case.ids) == case.expected, "{from:?}: in one go");
             done.store(true, Ordering::Relaxed);
-            assert!(watcher.join().unwrap() > 0, "it was watched");
+            assert!(watcher.join().unwrap() > 0, "at least one picture was taken");
         });
         agrees(&model, &live.map(), "afterwards");
     }

@@ -1,4 +1,4 @@
-//! Models with room for a share of their experts, from any source.
+//! Models with a cache for a share of their experts, from any source.
 
 use crate::common::{How, whole};
 use std::path::{Path, PathBuf};
@@ -15,15 +15,15 @@ use moelten_loader::load::load;
 
 use super::disk::{Behaviour, Disk};
 
-/// Tokens of the sessions here.
+/// Length of the context of sequences in these tests.
 pub const CONTEXT: usize = 128;
-/// More than any model here takes.
+/// More bytes than any model in these tests needs.
 const PLENTY: u64 = 1 << 40;
 
-/// Where expert bytes come from.
+/// Where expert bytes are read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum From {
-    /// The file past the cache, as far as the file system allows.
+    /// Direct reads of the file, as far as the file system allows.
     Direct,
     /// The mapped file.
     Mapped,
@@ -31,15 +31,15 @@ pub enum From {
     Disk(Behaviour),
 }
 
-/// How to run a model.
+/// Options for running a model with a cache.
 #[derive(Debug, Clone, Copy)]
 pub struct Setup {
     pub from: From,
-    /// Percent of the experts that there is room for; 0 is the least that works.
+    /// Percentage of the experts that have slots; 0 is the smallest cache that works.
     pub percent: usize,
     pub prefetch: Prefetch,
     pub threads: usize,
-    /// Sessions at the same time.
+    /// Sequences that are open at the same time.
     pub sessions: u64,
 }
 
@@ -50,7 +50,7 @@ impl Default for Setup {
 }
 
 impl Setup {
-    /// A model of which only a part is in memory. The plan does not depend on what else this process owns.
+    /// A model with a cache. The plan does not depend on the memory of this process.
     pub fn model(self, path: &Path) -> Arc<Model> {
         let loaded = load(path).unwrap_or_else(|error| panic!("{error}"));
         let sequence = SequenceOptions { context: Some(CONTEXT), kv: KvFormat::F16 };
@@ -91,7 +91,7 @@ fn disks(paths: &[&Path], behaviour: Behaviour) -> Vec<Box<dyn ReadAt>> {
     paths.iter().map(|path| Box::new(disk(path)) as Box<dyn ReadAt>).collect()
 }
 
-/// A model that lies entirely in memory, and a text for it.
+/// A model, a text, and its logits with all experts in place.
 pub struct Case {
     pub name: String,
     pub path: PathBuf,
