@@ -22,7 +22,7 @@ use shuttle::thread::{spawn, yield_now};
 use super::{cache, live, policy, room, slots, source, stats, touch};
 use crate::error::EngineError;
 use crate::runtime::sync::modelled as sync;
-use room::{Cached, Shape};
+use room::{CachePlan, CacheShape};
 use slots::Slots;
 use source::Source;
 use stats::Phase;
@@ -120,16 +120,16 @@ impl ReadAt for Disk {
     }
 }
 
-fn the_room() -> Cached {
+fn the_room() -> CachePlan {
     let banks = FILES.tensors.banks();
-    let shape = Shape {
+    let shape = CacheShape {
         experts: banks.iter().map(|bank| bank.experts()).collect(),
         quotas: vec![QUOTA; banks.len()],
         classes: vec![0; banks.len()],
         spare: vec![SPARE],
     };
     let slot_bytes = (0..banks.len()).map(|bank| Source::slot_bytes(&FILES.tensors, bank)).max().unwrap();
-    Cached { direct: true, embedding_in_file: false, shape, slot_bytes: vec![slot_bytes] }
+    CachePlan { direct: true, embedding_in_file: false, shape, slot_bytes: vec![slot_bytes] }
 }
 
 fn new_store(fault: Fault, gate: &Arc<Gate>) -> Arc<ExpertStore> {
