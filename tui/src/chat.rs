@@ -3,7 +3,7 @@
 //! not see a tensor, nor the text of an answer before the answer is complete.
 
 mod answers;
-pub mod backend;
+mod backend;
 mod event;
 mod facts;
 pub mod figures;
@@ -17,7 +17,7 @@ mod revise;
 mod state;
 pub mod thinking;
 mod tone;
-pub mod transcript;
+pub(crate) mod transcript;
 mod turn;
 
 pub use backend::{

@@ -32,4 +32,3 @@ pub use line_mode::run as run_lines;
 pub use prompt_progress::PromptProgress;
 pub use screen_mode::{Controls, ScreenError, run as run_screen};
 pub use signal::SignalRequest;
-pub use text_file::{TextError, decode as decode_text, read as read_text};

@@ -12,7 +12,7 @@ mod live;
 mod log;
 mod model_entry;
 mod picker;
-pub mod progress;
+pub(crate) mod progress;
 mod state;
 mod status;
 
