@@ -30,7 +30,7 @@ pub(super) enum Cuts {
     /// matches and are applied to the whole text.
     Units(usize),
     /// Between two characters that no merge joins.
-    Merges(Merges),
+    Merges(Box<Merges>),
     /// No safe position is known.
     Nowhere,
 }
@@ -65,7 +65,7 @@ impl Cuts {
             Algorithm::Bpe { merges, ignore_merges: false, byte_fallback, .. } => {
                 let keeps_unknown = unknown || (*byte_fallback && has_all_bytes(pieces));
                 let rule = Merges::of(merges, pieces, normalizer, stages);
-                rule.map_or(Self::Nowhere, |rule| Self::Merges(Merges { keeps_unknown, ..rule }))
+                rule.map_or(Self::Nowhere, |rule| Self::Merges(Box::new(Merges { keeps_unknown, ..rule })))
             }
             _ => Self::Nowhere,
         }
