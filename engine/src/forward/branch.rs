@@ -159,9 +159,10 @@ impl PassContext<'_> {
         };
         let stop = || batch.all_cancelled();
         let input = MoeInput { store: self.store, phase: batch.phase(), stop: &stop, x: normed };
-        let mut hidden = observer.inputs().map(|inputs| inputs.hidden(branch.key));
-        moe.forward(compute, &input, &mut s.moe, products, hidden.as_mut(), out, &mut guess)?;
-        drop(hidden);
+        {
+            let mut hidden = observer.inputs().map(|inputs| inputs.hidden(branch.key));
+            moe.forward(compute, &input, &mut s.moe, products, hidden.as_mut(), out, &mut guess)?;
+        }
         if let Some(inputs) = observer.inputs() {
             inputs.ffn(compute.pool, branch.key, normed, Some(&s.moe.visits));
         }

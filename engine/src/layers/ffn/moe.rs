@@ -82,6 +82,7 @@ impl Moe {
     ///
     /// # Errors
     /// As [`Acquired::wait`].
+    #[allow(clippy::too_many_arguments, reason = "every argument is one of the operation's operands")]
     pub fn forward(
         &self,
         compute: Compute<'_>,
