@@ -161,9 +161,9 @@ fn request(
         while next < ids.len() {
             let more =
                 (next + 1..ids.len()).take_while(|&index| together && acquired.has_slot(index)).count();
-            for index in next..next + 1 + more {
+            for (index, &id) in ids.iter().enumerate().skip(next).take(1 + more) {
                 acquired.wait(index)?;
-                let matrices = store.matrices(bank, ids[index]);
+                let matrices = store.matrices(bank, id);
                 for (matrix, view) in matrices.iter().zip(acquired.view(index)) {
                     assert!(
                         view.unwrap().data() == FILES.tensors.view(matrix).data(),
