@@ -238,6 +238,7 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for One<'_, R> {
 }
 
 /// Several tokens: sums `[tokens, ROWS]`, `stride` apart, rest in memory.
+#[repr(align(64))]
 struct Many<'a> {
     x: Tokens<'a>,
     acc: *mut f32,
@@ -436,6 +437,10 @@ impl<'a> Chunk<'a> {
     }
 }
 
+/// Sums of a tile.
+#[repr(C, align(64))]
+struct Spare(MaybeUninit<[f32; TOKENS * 16]>);
+
 /// A chunk, computed by `P`. Rows that do not fill a tile are computed with the rows before them.
 ///
 /// As [`product`], with rows for a tile.
@@ -462,11 +467,11 @@ impl<R: Rows, B: Blocks, P: TileProduct> Work<R> for Tiles<'_, B, P> {
             let start = row.min(rows - R::ROWS);
             // Sums of several tokens next to each other, which is faster than where they go, and of a tile that ends with the
             // last row and has rows before `row`.
-            let mut spare = [const { MaybeUninit::<f32>::uninit() }; TOKENS * 16];
+            let mut spare = Spare(MaybeUninit::uninit());
             // SAFETY: the caller vouches for the instructions. `start + ROWS <= rows`; `out` has `stride` sums for each token
             // of the group, from this row on `ROWS` or all that are left; `spare` has `ROWS` for each, all written.
             unsafe {
-                let (out, sums) = (out.add(at.start), spare.as_mut_ptr().cast());
+                let (out, sums) = (out.add(at.start), spare.0.as_mut_ptr().cast());
                 let tile = Stock::<false> { at: w.data().as_ptr().add(start * row_bytes), stride: row_bytes };
                 P::tile::<R, B>(tile, w.cols() / B::FORMAT.block_len(), x, sums, R::ROWS);
                 for t in 0..x.count {
