@@ -23,6 +23,7 @@ use std::sync::Mutex;
 
 use moelten_engine::EngineError;
 use moelten_loader::error::{Fault, LoadError};
+use moelten_loader::text::plain::NotText;
 use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 
@@ -55,6 +56,14 @@ pub enum CommandError {
     NoTemplate {
         /// File or folder, as the person named it.
         model: String,
+    },
+    /// A file or stream that holds no text, or text in an unknown encoding.
+    #[error("{name}: {why}; UTF-8, or UTF-16 with a byte order mark, is needed")]
+    NotText {
+        /// File or stream, and that it is no text.
+        name: String,
+        /// The first wrong byte.
+        why: NotText,
     },
     /// A prompt longer than the context.
     #[error("{0}")]
@@ -118,6 +127,7 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Class> {
             CommandError::Usage(_) => ("E-ARG-01", USAGE, ""),
             CommandError::Unsupported(_) => ("E-SUP-02", UNSUPPORTED, ""),
             CommandError::NoTemplate { .. } => ("E-TPL-02", UNSUPPORTED, ""),
+            CommandError::NotText { .. } => ("E-TEXT-01", USAGE, ""),
             CommandError::Context(_) => ("E-CTX-01", USAGE, ""),
             CommandError::Memory(_) => ("E-MEM-03", MEMORY, ""),
             CommandError::Room { .. } => ("E-DISK-01", DISK_FULL, ""),

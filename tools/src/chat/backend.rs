@@ -16,12 +16,17 @@ use moelten_tui::terminal::Tone;
 use moelten_tui::thinking;
 
 use crate::chat::answerer::{Answerer, Headers};
-use crate::chat::language::{Language, Prompt};
+use crate::chat::language::{Language, NoPrompt, Prompt};
 use crate::chat::sampling::SamplingArgs;
 use crate::exit::{self, CommandError};
 use crate::models::{ModelInspector, Places};
 use crate::open::{self, SessionArgs};
 use crate::signals::Polling;
+
+/// A conversation is counted to its end up to this many times the context.
+const COUNTED: usize = 4;
+/// Texts of more bytes leave memory that is worth giving back.
+const LARGE: usize = 1 << 20;
 
 /// The model of a chat.
 pub struct ChatBackend {
@@ -123,11 +128,23 @@ impl Backend for ChatBackend {
             return Err(Failure::Other("No model is loaded; /model FILE loads one".to_owned()));
         };
         let polling = Polling::begin();
-        let Some(prompt) = self.language.prompt(request, polling.stop()).map_err(failure)? else {
-            let stats = GenerateStats { context_size: answerer.context(), ..GenerateStats::default() };
-            return Ok(Answer { text: String::new(), ids: Vec::new(), reason: StopReason::Cancelled, stats });
+        let context = answerer.context();
+        // Beyond the context a few more tokens are counted, so that the chat knows how many there are too
+        // many.
+        let prompt = self.language.prompt(request, context.saturating_mul(COUNTED), polling.stop());
+        let Prompt { ids, opened } = match prompt {
+            Ok(prompt) => prompt,
+            Err(NoPrompt::TooLong(found)) => {
+                give_back();
+                return Err(Failure::ContextFull { tokens: found.tokens, context });
+            }
+            Err(NoPrompt::Cancelled) => {
+                let stats = GenerateStats { context_size: context, ..GenerateStats::default() };
+                let reason = StopReason::Cancelled;
+                return Ok(Answer { text: String::new(), ids: Vec::new(), reason, stats });
+            }
+            Err(NoPrompt::Failed(error)) => return Err(failure(error)),
         };
-        let Prompt { ids, opened } = prompt;
         // Reasoning that the template opens is part of the answer, so that the screen recognises it.
         let adds = opened && request.begun.is_empty();
         let mut first = adds;
@@ -188,7 +205,11 @@ impl Backend for ChatBackend {
         let live = self.answerer.as_ref().map(|answerer| answerer.session.model().live());
         Counters {
             text: Arc::new(move |text, limit, stop| {
-                counter.count_text(text, limit, stop).map_err(|error| message(&error))
+                let count = counter.count_text(text, limit, stop).map_err(|error| message(&error));
+                if text.len() > LARGE {
+                    give_back();
+                }
+                count
             }),
             conversation: Arc::new(move |messages, limit, stop| conversations.count(messages, limit, stop)),
             experts: Arc::new(move || live.as_ref().map_or_else(ExpertMap::default, |live| live.map())),

@@ -1,26 +1,16 @@
 //! Tokenizer and chat template of a model, shared by answering and counting. It must not know the engine.
 
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
 use moelten_engine::runtime::cancel::Cancel;
-use moelten_loader::supervise::supervised;
 use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Speaker};
-use moelten_loader::text::tokenizer::{Markup, Tokenizer};
+use moelten_loader::text::tokenizer::{Encoded, Ended, Markup, Tokenizer};
 use moelten_tui::chat::{Request, TokenCount};
 use moelten_tui::thinking;
 use serde_json::Value;
 
 use crate::exit::CommandError;
 
-/// Bytes of a text that are encoded at a time for a count.
-const COUNTED_BYTES: usize = 64 << 10;
-/// Tokens by which a piece may count more than the same bytes inside the whole text: tokens that span two
-/// pieces, and the space that some tokenizers add before a text.
-const COUNTED_MORE_MAX: usize = 4;
-/// Time between two polls of the stop flag while a prompt is made.
-const LOOK: Duration = Duration::from_millis(10);
+/// Texts of more bytes are measured before a template copies them.
+const LONG: usize = 64 << 10;
 
 /// Tokenizer and chat template of one model.
 pub struct Language {
@@ -28,8 +18,6 @@ pub struct Language {
     template: Option<ChatTemplate>,
     /// For error messages.
     model: String,
-    /// Held while a prompt is made: a cancelled one ends before the next begins.
-    working: Mutex<()>,
 }
 
 /// The tokens of a prompt.
@@ -41,10 +29,62 @@ pub struct Prompt {
     pub opened: bool,
 }
 
+/// Why there is no prompt.
+#[derive(Debug)]
+pub enum NoPrompt {
+    /// It has more tokens than the limit.
+    TooLong(TooLong),
+    /// It was cancelled.
+    Cancelled,
+    /// The template refuses the conversation, or the tokenizer the text.
+    Failed(anyhow::Error),
+}
+
+/// The size of a prompt beyond its limit, which was tokenised up to the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLong {
+    /// Its tokens: all of them if `exact`, and extrapolated otherwise.
+    pub tokens: usize,
+    /// Whether all of it was tokenised.
+    pub exact: bool,
+    /// Bytes of its text.
+    pub bytes: usize,
+}
+
+impl TooLong {
+    /// From the encoding of `bytes` bytes that stopped at its limit.
+    fn of(encoded: &Encoded, bytes: usize) -> Self {
+        let read = encoded.read.max(1);
+        let tokens = (encoded.ids.len() as f64 * bytes as f64 / read as f64) as usize;
+        Self { tokens: tokens.max(encoded.at_least), exact: encoded.read == bytes, bytes }
+    }
+}
+
+impl From<anyhow::Error> for NoPrompt {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<moelten_loader::error::LoadError> for NoPrompt {
+    fn from(error: moelten_loader::error::LoadError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// The ids of a whole text of `bytes` bytes.
+fn whole(encoded: Encoded, bytes: usize) -> Result<Vec<u32>, NoPrompt> {
+    match encoded.ended {
+        Ended::Text => Ok(encoded.ids),
+        Ended::Limit => Err(NoPrompt::TooLong(TooLong::of(&encoded, bytes))),
+        Ended::Stopped => Err(NoPrompt::Cancelled),
+    }
+}
+
 impl Language {
     /// Combines them; `model` is the name in error messages.
     pub fn new(model: String, tokenizer: Tokenizer, template: Option<ChatTemplate>) -> Self {
-        Self { tokenizer, template, model, working: Mutex::default() }
+        Self { tokenizer, template, model }
     }
 
     /// Whether there is a chat template.
@@ -57,12 +97,47 @@ impl Language {
         self.template.as_ref().is_some_and(ChatTemplate::supports_system)
     }
 
-    /// The tokens of a conversation up to the beginning of the answer.
+    /// The tokens of a conversation up to the beginning of the answer, at most `limit`.
     ///
     /// # Errors
-    /// No template, or one that refuses the conversation.
-    pub fn conversation(&self, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
-        Ok(self.tokenizer.encode_markup(&self.render(messages, true, true)?)?)
+    /// See [`NoPrompt`].
+    pub fn conversation(
+        &self,
+        messages: &[Message],
+        limit: usize,
+        cancel: &Cancel,
+    ) -> Result<Vec<u32>, NoPrompt> {
+        self.fits(messages, limit, cancel)?;
+        let markup = self.render(messages, true, true)?;
+        self.encode(&markup, limit, cancel)
+    }
+
+    fn encode(&self, markup: &Markup, limit: usize, cancel: &Cancel) -> Result<Vec<u32>, NoPrompt> {
+        let encoded = self.tokenizer.encode_markup_up_to(markup, limit, cancel.flag())?;
+        // After `fits` little is left beyond the limit: it counts as tokenised.
+        let bytes = encoded.read;
+        whole(encoded, bytes)
+    }
+
+    /// Refuses long messages that have more than `limit` tokens by themselves, before a template copies them.
+    fn fits(&self, messages: &[Message], limit: usize, cancel: &Cancel) -> Result<(), NoPrompt> {
+        let bytes = messages.iter().map(|message| message.content.len()).sum();
+        if bytes <= LONG {
+            return Ok(());
+        }
+        let mut all = Encoded { ids: Vec::new(), read: 0, at_least: 0, ended: Ended::Text };
+        for message in messages {
+            let left = limit.saturating_sub(all.ids.len());
+            let encoded = self.tokenizer.encode_text_up_to(&message.content, left, cancel.flag())?;
+            all.at_least = all.ids.len().saturating_add(encoded.at_least);
+            all.ids.extend(encoded.ids);
+            all.read += encoded.read;
+            all.ended = encoded.ended;
+            if all.ended != Ended::Text {
+                break;
+            }
+        }
+        whole(all, bytes).map(drop)
     }
 
     /// The text of a conversation; with `asked`, up to the beginning of the answer.
@@ -84,179 +159,107 @@ impl Language {
         with(true) != with(false)
     }
 
-    /// Counts the tokens of a text. A text that clearly has more than `limit` is not encoded as a whole. If
-    /// `stop` is cancelled, the result is arbitrary.
+    /// Counts the tokens of a text, up to `limit`. If `stop` is cancelled, the result is arbitrary.
     ///
     /// # Errors
     /// The tokenizer cannot encode the text.
     pub fn count_text(&self, text: &str, limit: usize, stop: &Cancel) -> anyhow::Result<TokenCount> {
-        if self.exceeds([text].into_iter(), limit, stop)? {
-            return Ok(TokenCount::MoreThan(limit));
-        }
-        Ok(TokenCount::Exactly(self.tokenizer.encode_text(text)?.len()))
-    }
-
-    /// Whether texts clearly have more than `limit` tokens together. They are encoded in pieces, of which no
-    /// more is kept than a count. Also true if `stop` is cancelled.
-    fn exceeds<'a>(
-        &self,
-        texts: impl Iterator<Item = &'a str>,
-        limit: usize,
-        stop: &Cancel,
-    ) -> anyhow::Result<bool> {
-        let mut tokens = 0_usize;
-        for text in texts {
-            let mut rest = text;
-            while rest.len() > COUNTED_BYTES {
-                if tokens > limit || stop.is_cancelled() {
-                    return Ok(true);
-                }
-                let end = rest.floor_char_boundary(COUNTED_BYTES);
-                // Cut at a line end if there is one: tokens rarely span it.
-                let end = rest[..end].rfind('\n').map_or(end, |line| line + 1);
-                let (piece, others) = rest.split_at(end);
-                tokens += self.tokenizer.encode_text(piece)?.len().saturating_sub(COUNTED_MORE_MAX);
-                rest = others;
-            }
-        }
-        Ok(tokens > limit)
+        let encoded = self.tokenizer.encode_text_up_to(text, limit, stop.flag())?;
+        Ok(match encoded.ended {
+            Ended::Text => TokenCount::Exactly(encoded.ids.len()),
+            Ended::Limit | Ended::Stopped => TokenCount::MoreThan(limit),
+        })
     }
 
     /// Counts the tokens of a conversation without the answer, as [`Self::count_text`]; `None` if the
     /// template refuses it.
     pub fn count(&self, messages: &[Message], limit: usize, stop: &Cancel) -> Option<TokenCount> {
-        let texts = messages.iter().map(|message| message.content.as_str());
-        if self.exceeds(texts, limit, stop).ok()? {
-            return Some(TokenCount::MoreThan(limit));
+        match self.fits(messages, limit, stop).and_then(|()| self.length(messages, limit, stop)) {
+            Ok(tokens) => Some(TokenCount::Exactly(tokens)),
+            Err(NoPrompt::TooLong(_) | NoPrompt::Cancelled) => Some(TokenCount::MoreThan(limit)),
+            // Some templates refuse a system prompt alone: take the difference that it makes to a question.
+            Err(NoPrompt::Failed(_)) if messages.iter().all(|message| message.role == Speaker::System) => {
+                let question = [Message::new(Speaker::User, "Hello")];
+                let both = self.length(&[messages, &question].concat(), usize::MAX, stop).ok()?;
+                let tokens = both.checked_sub(self.length(&question, usize::MAX, stop).ok()?)?;
+                Some(TokenCount::Exactly(tokens))
+            }
+            Err(NoPrompt::Failed(_)) => None,
         }
-        self.count_whole(messages).map(TokenCount::Exactly)
     }
 
-    fn count_whole(&self, messages: &[Message]) -> Option<usize> {
-        if messages.iter().any(|message| message.role != Speaker::System) {
-            return self.length(messages);
-        }
-        // Some templates refuse a system prompt alone: take the difference that it makes to a question.
-        self.length(messages).or_else(|| {
-            let question = [Message::new(Speaker::User, "Hello")];
-            self.length(&[messages, &question].concat())?.checked_sub(self.length(&question)?)
-        })
+    fn length(&self, messages: &[Message], limit: usize, stop: &Cancel) -> Result<usize, NoPrompt> {
+        Ok(self.encode(&self.render(messages, false, true)?, limit, stop)?.len())
     }
 
-    fn length(&self, messages: &[Message]) -> Option<usize> {
-        let markup = self.render(messages, false, true).ok()?;
-        Some(self.tokenizer.encode_markup(&markup).ok()?.len())
-    }
-
-    /// The tokens of a text to be continued. Nothing in it becomes a control token.
+    /// The tokens of a text to be continued, at most `limit`. Nothing in it becomes a control token.
     ///
     /// # Errors
-    /// A text without tokens.
-    pub fn plain(&self, text: &str) -> anyhow::Result<Vec<u32>> {
+    /// See [`NoPrompt`]; a text without tokens.
+    pub fn plain(&self, text: &str, limit: usize, cancel: &Cancel) -> Result<Vec<u32>, NoPrompt> {
         let bos = self.tokenizer.bos().filter(|_| self.tokenizer.adds_bos());
-        let ids: Vec<u32> = bos.into_iter().chain(self.tokenizer.encode_text(text)?).collect();
+        let left = limit.saturating_sub(usize::from(bos.is_some()));
+        let encoded = self.tokenizer.encode_text_up_to(text, left, cancel.flag())?;
+        let ids: Vec<u32> = bos.into_iter().chain(whole(encoded, text.len())?).collect();
         if ids.is_empty() {
             let problem = "the prompt is empty; this model needs at least one token";
-            return Err(CommandError::Usage(problem.into()).into());
+            return Err(NoPrompt::Failed(CommandError::Usage(problem.into()).into()));
         }
         Ok(ids)
     }
 
-    /// The prompt for a request. Megabytes of text take seconds, so it is made on a thread of its own; `None`
-    /// if `cancel` came first.
+    /// The prompt for a request, of at most `limit` tokens.
     ///
     /// # Errors
-    /// As [`Self::conversation`]; a thread that cannot be started, or panics.
-    pub fn prompt(self: &Arc<Self>, request: &Request, cancel: &Cancel) -> anyhow::Result<Option<Prompt>> {
-        let (language, request) = (Arc::clone(self), request.clone());
-        run_cancellable(cancel, move || {
-            let _alone = language.working.lock().unwrap_or_else(PoisonError::into_inner);
-            language.prompt_now(&request)
-        })
-        .transpose()
-    }
-
-    fn prompt_now(&self, request: &Request) -> anyhow::Result<Prompt> {
+    /// See [`NoPrompt`].
+    pub fn prompt(&self, request: &Request, limit: usize, cancel: &Cancel) -> Result<Prompt, NoPrompt> {
+        self.fits(&request.messages, limit, cancel)?;
         let markup = self.render(&request.messages, true, request.think)?;
-        let mut ids = self.tokenizer.encode_markup(&markup)?;
+        let mut ids = self.encode(&markup, limit, cancel)?;
         let opened = thinking::opened_by(&markup.text());
         // The template has already written the opening of the reasoning.
         let begun =
             request.begun.strip_prefix(thinking::OPENING).filter(|_| opened).unwrap_or(&request.begun);
         if !begun.is_empty() {
-            ids.extend(self.tokenizer.encode_text(begun)?);
+            let left = limit.saturating_sub(ids.len());
+            let encoded = self.tokenizer.encode_text_up_to(begun, left, cancel.flag())?;
+            ids.extend(whole(encoded, begun.len())?);
         }
         Ok(Prompt { ids, opened })
     }
 }
 
-/// Runs `work` on a thread of its own; `None` if `cancel` comes first: then its result is dropped.
-fn run_cancellable<T: Send + 'static>(
-    cancel: &Cancel,
-    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
-) -> Option<anyhow::Result<T>> {
-    let (done, result) = channel();
-    let failed = done.clone();
-    // The receiver is gone after a stop.
-    let work = move || drop(done.send(work()));
-    let on_panic = move |message| drop(failed.send(Err(anyhow::Error::msg(message))));
-    if let Err(error) = supervised("prompt", on_panic, work) {
-        return Some(Err(error.into()));
-    }
-    loop {
-        match result.recv_timeout(LOOK) {
-            Err(RecvTimeoutError::Timeout) if cancel.is_cancelled() => return None,
-            Err(RecvTimeoutError::Timeout) => {}
-            received => return Some(received.expect("the thread sends its result or its panic")),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
-    #[test]
-    fn stopped_work_is_not_waited_for() {
-        let cancel = Cancel::new();
-        assert_eq!(run_cancellable(&cancel, || Ok(5)).unwrap().unwrap(), 5);
-        let panicked = run_cancellable::<u8>(&cancel, || panic!("no such token")).unwrap();
-        assert_eq!(panicked.unwrap_err().to_string(), "prompt: no such token");
-        let started = Instant::now();
-        let (go, wait) = channel::<()>();
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                std::thread::sleep(Duration::from_millis(30));
-                cancel.cancel();
-            });
-            assert!(run_cancellable(&cancel, move || Ok(wait.recv()?)).is_none());
-        });
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-        drop(go);
+    /// The built-in model's tokenizer with its own template, or with another one.
+    fn language(source: Option<&str>) -> Language {
+        let loaded = crate::open::builtin::load().unwrap();
+        let template = match source {
+            None => loaded.chat_template().unwrap(),
+            Some(source) => Some(ChatTemplate::new("test", source).unwrap()),
+        };
+        Language::new("m".into(), loaded.text().unwrap().tokenizer, template)
     }
 
     #[test]
     fn a_system_prompt_is_counted_even_if_the_template_refuses_it_alone() {
-        let loaded = crate::open::builtin::load().unwrap();
-        let language = |source: &str| {
-            let template = ChatTemplate::new("test", source).unwrap();
-            Language::new("m".into(), loaded.text().unwrap().tokenizer, Some(template))
-        };
         let each = "{% for message in messages %}{{ message.content }} {% endfor %}";
         let refuses = "{% if messages[-1].role == 'system' %}{{ raise_exception('no question') }}{% endif %}";
         let system = [Message::new(Speaker::System, "You are a kind dog.")];
-        let tokens = language(each).count_whole(&system);
-        assert!(tokens.is_some_and(|tokens| tokens > 3), "{tokens:?}");
-        assert_eq!(language(&format!("{refuses}{each}")).count_whole(&system), tokens);
+        let go_on = Cancel::new();
+        let count = |language: Language| language.count(&system, 1000, &go_on);
+        let tokens = count(language(Some(each)));
+        assert!(matches!(tokens, Some(TokenCount::Exactly(4..))), "{tokens:?}");
+        assert_eq!(count(language(Some(&format!("{refuses}{each}")))), tokens);
     }
 
     #[test]
     fn a_text_is_counted_up_to_a_limit() {
-        let loaded = crate::open::builtin::load().unwrap();
-        let template = loaded.chat_template().unwrap();
-        let language = Language::new("m".into(), loaded.text().unwrap().tokenizer, template);
+        let language = language(None);
         let (go_on, cancelled) = (Cancel::new(), Cancel::new());
         cancelled.cancel();
         // Lines, and a single one; both of several pieces.
@@ -280,25 +283,49 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_prompt_ends_before_the_next_begins() {
-        let loaded = crate::open::builtin::load().unwrap();
-        let template = loaded.chat_template().unwrap();
-        let language = Arc::new(Language::new("m".into(), loaded.text().unwrap().tokenizer, template));
-        let request = Request {
-            messages: vec![Message::new(Speaker::User, "Hello")],
+    fn a_prompt_longer_than_the_limit_is_measured_and_not_made() {
+        let (language, go_on) = (language(None), Cancel::new());
+        let text = "Once upon a time there was a dog. ".repeat(200_000);
+        let tokens = language.tokenizer.encode_text(&text[..text.len() / 50]).unwrap().len() * 50;
+        let messages =
+            [Message::new(Speaker::System, "Be kind."), Message::new(Speaker::User, text.as_str())];
+        let started = Instant::now();
+        for made in [language.conversation(&messages, 500, &go_on), language.plain(&text, 500, &go_on)] {
+            let Err(NoPrompt::TooLong(found)) = made else { panic!("{made:?}") };
+            assert!(!found.exact && found.tokens.abs_diff(tokens) < tokens / 20, "{found:?} of {tokens}");
+        }
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        // A text of a few pages is counted to its end.
+        let Err(NoPrompt::TooLong(found)) = language.plain(&text[..4000], 500, &go_on) else { panic!() };
+        let tokens = language.tokenizer.encode_text(&text[..4000]).unwrap().len();
+        assert_eq!((found.tokens, found.exact), (tokens, true));
+    }
+
+    #[test]
+    fn a_prompt_can_be_cancelled_while_it_is_made() {
+        let language = language(None);
+        let request = |content: &str| Request {
+            messages: vec![Message::new(Speaker::User, content)],
             begun: String::new(),
             think: true,
             params: Default::default(),
         };
-        let go_on = Cancel::new();
-        let prompt = language.prompt(&request, &go_on).unwrap().unwrap();
-        assert_eq!(prompt.ids, language.conversation(&request.messages).unwrap());
-        assert!(language.count_whole(&request.messages).is_some_and(|tokens| tokens <= prompt.ids.len()));
-        let working = language.working.lock().unwrap();
-        let cancelled = Cancel::new();
-        cancelled.cancel();
-        assert_eq!(language.prompt(&request, &cancelled).unwrap(), None);
-        drop(working);
-        assert_eq!(language.prompt(&request, &go_on).unwrap(), Some(prompt));
+        let cancel = Cancel::new();
+        let prompt = language.prompt(&request("Hello"), 100, &cancel).unwrap();
+        let messages = request("Hello").messages;
+        assert_eq!(prompt.ids, language.conversation(&messages, 100, &cancel).unwrap());
+        let counted = language.count(&messages, 100, &cancel).unwrap();
+        assert!(counted.at_least() <= prompt.ids.len());
+        let long = request(&"All the dogs and cats of the village. ".repeat(1 << 20));
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(30));
+                cancel.cancel();
+            });
+            let made = language.prompt(&long, usize::MAX, &cancel);
+            assert!(matches!(made, Err(NoPrompt::Cancelled)), "{made:?}");
+        });
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     }
 }

@@ -1,5 +1,6 @@
 //! Texts from the command line, files and pipes. It must not know what they are for.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::Path;
@@ -8,13 +9,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 use moelten_loader::supervise::supervised;
+use moelten_loader::text::plain::{NotText, text_of};
 use moelten_tui::driver::{NOT_UTF8, lossy};
 use moelten_tui::terminal::{Notes, Tone};
 
 use crate::exit::CommandError;
 
 /// Longest text in bytes, far beyond any context.
-const BYTES_MAX: u64 = 64 << 20;
+pub const BYTES_MAX: u64 = 64 << 20;
+/// Bytes at the beginning of a file that show whether it is text.
+const HEAD_BYTES: u64 = 64 << 10;
 
 /// Time after which a silent pipe is mentioned.
 const REMINDER_AFTER: Duration = Duration::from_secs(2);
@@ -22,21 +26,67 @@ const REMINDER_AFTER: Duration = Duration::from_secs(2);
 /// A text, or for `@FILE` the content of the file.
 ///
 /// # Errors
-/// Files that cannot be read.
-pub fn text_or_file(argument: &str, notes: Notes) -> anyhow::Result<String> {
+/// As [`file`].
+pub fn text_or_file(argument: &str) -> anyhow::Result<String> {
     match argument.strip_prefix('@') {
-        Some(path) => file(Path::new(path), notes),
+        Some(path) => file(Path::new(path)),
         None => Ok(argument.to_owned()),
     }
 }
 
-/// The content of a file.
+/// The content of a text file.
 ///
 /// # Errors
-/// Files that cannot be read or are too large.
-pub fn file(path: &Path, notes: Notes) -> anyhow::Result<String> {
-    let open = || read(File::open(path)?, &path.display().to_string(), notes);
-    open().with_context(|| format!("cannot read {}", path.display()))
+/// Files that cannot be read, are too large, or are not text.
+pub fn file(path: &Path) -> anyhow::Result<String> {
+    let (text, whole) = beginning(path)?;
+    if !whole {
+        let problem = format!("{} holds more than {} MiB of text", path.display(), BYTES_MAX >> 20);
+        return Err(CommandError::Usage(problem).into());
+    }
+    Ok(text)
+}
+
+/// The first [`BYTES_MAX`] bytes of a text file, and whether that is all of it.
+///
+/// # Errors
+/// Files that cannot be read or are not text.
+pub fn beginning(path: &Path) -> anyhow::Result<(String, bool)> {
+    let failed = || format!("cannot read {}", path.display());
+    let mut source = File::open(path).with_context(failed)?;
+    let not_text =
+        |why| CommandError::NotText { name: format!("{} is not a text file", path.display()), why };
+    let mut bytes = Vec::new();
+    // A binary file is known by its beginning; the rest of it is not read.
+    source.by_ref().take(HEAD_BYTES).read_to_end(&mut bytes).with_context(failed)?;
+    let whole = (bytes.len() as u64) < HEAD_BYTES;
+    text_of(until_character(&bytes, whole)).map_err(not_text)?;
+    source.take(BYTES_MAX - HEAD_BYTES + 1).read_to_end(&mut bytes).with_context(failed)?;
+    let whole = bytes.len() as u64 <= BYTES_MAX;
+    bytes.truncate(BYTES_MAX as usize);
+    bytes.truncate(until_character(&bytes, whole).len());
+    Ok((decoded(bytes).map_err(not_text)?, whole))
+}
+
+/// Bytes that end with a whole character, if they are UTF-8 or UTF-16 and `whole` does not say that they are
+/// all.
+fn until_character(bytes: &[u8], whole: bool) -> &[u8] {
+    let cut = match text_of(bytes) {
+        Err(NotText::Utf8 { offset, .. } | NotText::Utf16 { offset }) if !whole => offset,
+        _ => bytes.len(),
+    };
+    // A character has at most four bytes: more are no cut, but an error.
+    if bytes.len() - cut < 4 { &bytes[..cut] } else { bytes }
+}
+
+/// The text in `bytes`, in the same memory if it is UTF-8.
+fn decoded(mut bytes: Vec<u8>) -> Result<String, NotText> {
+    let mark = match text_of(&bytes)? {
+        Cow::Owned(text) => return Ok(text),
+        Cow::Borrowed(text) => bytes.len() - text.len(),
+    };
+    bytes.drain(..mark);
+    Ok(String::from_utf8(bytes).expect("it was checked above"))
 }
 
 /// The content of stdin if it is a pipe or file; `None` if it is a terminal or another device.
@@ -57,7 +107,7 @@ pub fn piped(notes: Notes) -> anyhow::Result<Option<String>> {
     };
     // Without a thread there is no reminder.
     let _ = supervised("reminder", move |message| notes.line(Tone::Warning, &message), reminder);
-    let text = read(io::stdin().lock(), "stdin", notes).context("cannot read stdin");
+    let text = read_stdin(notes);
     drop(done);
     text.map(Some)
 }
@@ -71,16 +121,77 @@ fn connected() -> bool {
     !io::stdin().is_terminal()
 }
 
-fn read(source: impl Read, name: &str, notes: Notes) -> anyhow::Result<String> {
+/// Reads all of stdin. Wrong bytes are replaced; a stream that mostly consists of such is refused.
+fn read_stdin(notes: Notes) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
-    source.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    io::stdin().lock().take(BYTES_MAX + 1).read_to_end(&mut bytes).context("cannot read stdin")?;
     if bytes.len() as u64 > BYTES_MAX {
-        let problem = format!("{name} holds more than {} MiB of text", BYTES_MAX >> 20);
+        let problem = format!("stdin holds more than {} MiB of text", BYTES_MAX >> 20);
         return Err(CommandError::Usage(problem).into());
+    }
+    let head = &bytes[..bytes.len().min(HEAD_BYTES as usize)];
+    match text_of(&bytes) {
+        Ok(_) => return Ok(decoded(bytes).expect("it was checked above")),
+        Err(why) if is_binary(head) => {
+            return Err(CommandError::NotText { name: "stdin is not text".to_owned(), why }.into());
+        }
+        Err(_) => {}
     }
     let (text, replaced) = lossy(bytes);
     if replaced {
         notes.line(Tone::Warning, NOT_UTF8);
     }
     Ok(text)
+}
+
+/// Whether more than a tenth of the bytes is no text. Too few bytes are not judged.
+fn is_binary(bytes: &[u8]) -> bool {
+    let valid = bytes.utf8_chunks().map(|chunk| chunk.valid().bytes().filter(|&byte| byte != 0).count());
+    let valid: usize = valid.sum();
+    bytes.len() >= 1024 && bytes.len() - valid > bytes.len() / 10
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> anyhow::Result<(String, bool)> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        beginning(file.path())
+    }
+
+    #[test]
+    fn text_files_are_decoded_and_others_refused() {
+        for bytes in [&b"caf\xc3\xa9\n"[..], b"\xef\xbb\xbfcaf\xc3\xa9\n", b"\xff\xfec\0a\0f\0\xe9\0\n\0"] {
+            assert_eq!(read(bytes).unwrap(), ("caf\u{e9}\n".to_owned(), true));
+        }
+        assert_eq!(read(b"").unwrap(), (String::new(), true));
+        for (bytes, why) in
+            [(&b"caf\xe9"[..], "byte 3 (0xe9)"), (b"caf\xc3", "byte 3"), (b"GGUF\x03\0\0", "is zero")]
+        {
+            let error = read(bytes).unwrap_err().to_string();
+            assert!(error.contains("is not a text file") && error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_character_on_the_border_of_two_reads_is_whole() {
+        // Every character has two bytes, and the border is between them.
+        let text = format!("a{}", "\u{e9}".repeat(HEAD_BYTES as usize));
+        assert_eq!(read(text.as_bytes()).unwrap(), (text.clone(), true));
+        let mut broken = text.into_bytes();
+        broken[HEAD_BYTES as usize + 100] = b'x';
+        assert!(read(&broken).is_err());
+    }
+
+    #[test]
+    fn only_streams_of_bytes_that_are_no_text_are_binary() {
+        let noise: Vec<u8> = (0..=255).cycle().take(2000).collect();
+        assert!(is_binary(&noise) && is_binary(&[0; 2000]));
+        assert!(
+            !is_binary(&noise[..1000]) && !is_binary(&b"a nice old dog \xff".repeat(500)) && !is_binary(b"")
+        );
+        assert!(!is_binary("\u{4e2d}".repeat(1000).as_bytes()));
+    }
 }

@@ -20,10 +20,10 @@ use crate::bench::limits::{self, Limits};
 use crate::bench::measure::{Work, measure};
 use crate::bench::peak::Peak;
 use crate::bench::shape::Shape;
-use crate::chat::prompt;
 use crate::exit::{self, CommandError};
 use crate::open::{self, ComputeArgs};
 use crate::report::bench::BenchReport;
+use crate::report::windows;
 use crate::signals::Polling;
 
 /// Measure how fast a model runs, compared with the hardware's limits
@@ -88,7 +88,8 @@ struct Subject {
 pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let peak = Peak::begin(exit::on_bug);
     let mut work = work(&args)?;
-    let subject = subject(&args)?;
+    // Streaming needs the most tokens; whether it does is not known yet.
+    let subject = subject(&args, Work { streams: true, ..work }.tokens())?;
     let session = |work: Work| SequenceOptions { context: Some(work.tokens()), kv: work.kv };
     // The plan counts what the threads take.
     let runtime = args.compute.runtime()?;
@@ -119,10 +120,8 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let ram_first = ram()?;
     let int8 = limits::int8(runtime.pool(), kernels);
     let disk = limits::disk(subject.file.as_deref());
-    let mut trace = match &args.trace {
-        Some(path) => Some(begin_trace(path, &subject.name, &model)?),
-        None => None,
-    };
+    let begin = |path: &PathBuf| begin_trace(path, &subject.name, &model);
+    let mut trace = args.trace.as_ref().map(begin).transpose()?;
     let measured = measure(&model, &tokens, work, trace.as_mut(), polling.stop())?;
     if let Some(trace) = trace {
         trace.finish()?;
@@ -178,7 +177,8 @@ fn work(args: &BenchArgs) -> Result<Work, CommandError> {
     Ok(work)
 }
 
-fn subject(args: &BenchArgs) -> anyhow::Result<Subject> {
+/// The model, with at most `most` tokens of the text.
+fn subject(args: &BenchArgs, most: usize) -> anyhow::Result<Subject> {
     if let Some(shape) = &args.shape {
         let shape = Shape::find(shape, args.layers.map(usize::from))?;
         let spec = shape.spec();
@@ -200,11 +200,10 @@ fn subject(args: &BenchArgs) -> anyhow::Result<Subject> {
     let tokens = match &args.text {
         None => None,
         Some(path) => {
-            let text = prompt::file(path, Notes::detect())?;
             let TextSide { tokenizer, notices } = loaded.text()?;
             open::mention(&notices);
             let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-            Some(bos.into_iter().chain(tokenizer.encode_text(&text)?).collect())
+            Some(bos.into_iter().chain(windows::ids(path, &tokenizer, most)?).collect())
         }
     };
     let files = loaded.tensors.catalog().files();

@@ -14,7 +14,7 @@ use moelten_tui::terminal::{Notes, Tone};
 use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
 use crate::report::progress::{Progress, Unit};
-use crate::report::windows::Windows;
+use crate::report::windows::{Most, Windows};
 use crate::signals::Polling;
 
 /// Tokens below which an expert's importance is a poor estimate.
@@ -49,9 +49,9 @@ pub fn run(args: ImatrixArgs) -> anyhow::Result<()> {
     open::mention(&loaded.notices);
     let TextSide { tokenizer, notices } = loaded.text()?;
     open::mention(&notices);
-    let mut windows = Windows::read(&args.text, &tokenizer, args.ctx, None)?;
+    let most = args.chunks.map_or(Most::All, Most::Windows);
+    let windows = Windows::read(&args.text, &tokenizer, args.ctx, most)?;
     drop(tokenizer);
-    windows.keep(args.chunks.unwrap_or(usize::MAX));
     let mut sources: Vec<PathBuf> = loaded.tensors.paths().map(ToOwned::to_owned).collect();
     sources.push(args.text.clone());
     let options = SequenceOptions { context: Some(windows.context()), kv: args.compute.kv() };

@@ -24,7 +24,7 @@ use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
 use crate::report::divergence::{Divergence, Estimate, Spread, negative_log_likelihood};
 use crate::report::progress::{Progress, Unit, bytes};
-use crate::report::windows::Windows;
+use crate::report::windows::{Most, Windows};
 use crate::signals::Polling;
 
 /// Measure the perplexity of a text, or the divergence from another model
@@ -58,7 +58,8 @@ pub struct PplArgs {
 pub fn run(args: PplArgs) -> anyhow::Result<()> {
     let loaded = open::load(Some(&args.model))?;
     let tokenizer = mentioned(&loaded)?;
-    let windows = Windows::read(&args.text, &tokenizer, args.window, args.tokens)?;
+    let windows =
+        Windows::read(&args.text, &tokenizer, args.window, args.tokens.map_or(Most::All, Most::Tokens))?;
     let started = Instant::now();
     let (ppl, compared) = match &args.against {
         None => (perplexity(loaded, &windows, &args.compute, 0, "perplexity", &mut |_, _| Ok(()))?, None),

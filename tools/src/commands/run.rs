@@ -16,10 +16,12 @@ use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
 use crate::chat::answerer::Answerer;
+use crate::chat::language::{NoPrompt, TooLong};
 use crate::chat::prompt;
 use crate::chat::sampling::SamplingArgs;
 use crate::exit::CommandError;
 use crate::open::{self, SessionArgs};
+use crate::signals::Polling;
 
 /// Answer one prompt and exit
 ///
@@ -60,21 +62,16 @@ pub struct RunArgs {
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let text = prompt_text(&args, notes)?;
-    let system = args.system.as_deref().map(|text| prompt::text_or_file(text, notes)).transpose()?;
+    let system = args.system.as_deref().map(|text| prompt::text_or_file(text)).transpose()?;
     let mut say = |tone, line: String| notes.line(tone, &line);
     let told: Option<Tell<'_>> = if args.json { None } else { Some(&mut say) };
     let mut answerer = Answerer::open(args.model.as_deref(), &args.session, !args.no_template, told)?;
     let about = answerer.about().clone();
     let params = args.sampling.resolve(&about.hints)?;
-    let ids = if args.no_template {
-        answerer.language().plain(&text)?
-    } else {
+    if !args.no_template {
         answerer.check(system.as_deref())?;
-        let system = system.into_iter().map(|system| Message::new(Speaker::System, system));
-        // A pipe usually adds a line end, which is not part of the prompt.
-        let user = Message::new(Speaker::User, text.trim_end_matches(['\n', '\r']));
-        answerer.language().conversation(&system.chain([user]).collect::<Vec<_>>())?
-    };
+    }
+    let ids = tokens(&answerer, args.no_template, system, text)?;
     let chatty = args.verbose || (notes.terminal && !args.json);
     if chatty {
         let name = &about.name;
@@ -95,7 +92,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     } else {
         stream(&mut answerer, &ids, &params, notes)?
     };
-    let answer = answered.map_err(|error| with_advice(error, &answerer))?;
+    let answer = answered?;
     if let Some(path) = &args.prompt_cache {
         answerer.session.save_to(path)?;
     }
@@ -127,6 +124,29 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     }
 }
 
+/// The tokens of the prompt.
+fn tokens(
+    answerer: &Answerer,
+    plain: bool,
+    system: Option<String>,
+    text: String,
+) -> anyhow::Result<Vec<u32>> {
+    let (language, context, polling) = (answerer.language(), answerer.context(), Polling::begin());
+    let ids = if plain {
+        language.plain(&text, context, polling.stop())
+    } else {
+        let system = system.into_iter().map(|system| Message::new(Speaker::System, system));
+        // A pipe usually adds a line end, which is not part of the prompt.
+        let user = Message::new(Speaker::User, text.trim_end_matches(['\n', '\r']));
+        language.conversation(&system.chain([user]).collect::<Vec<_>>(), context, polling.stop())
+    };
+    ids.map_err(|error| match error {
+        NoPrompt::TooLong(found) => too_long(found, answerer).into(),
+        NoPrompt::Cancelled => CommandError::Stopped.into(),
+        NoPrompt::Failed(error) => error,
+    })
+}
+
 /// Starts from a prompt cache, if there is one that this model can use.
 fn restore(answerer: &mut Answerer, path: &Path, notes: Notes) -> anyhow::Result<()> {
     let unused = match answerer.session.load_from(path)? {
@@ -147,7 +167,7 @@ fn restore(answerer: &mut Answerer, path: &Path, notes: Notes) -> anyhow::Result
 fn prompt_text(args: &RunArgs, notes: Notes) -> anyhow::Result<String> {
     let asked = match (&args.prompt, &args.file) {
         (Some(text), _) => Some(text.clone()),
-        (None, Some(path)) => Some(prompt::file(path, notes)?),
+        (None, Some(path)) => Some(prompt::file(path)?),
         (None, None) => None,
     };
     let piped = prompt::piped(notes)?.filter(|text| !text.is_empty());
@@ -194,24 +214,29 @@ fn collect(answerer: &mut Answerer, ids: &[u32], params: &GenerateParams, notes:
     answered
 }
 
-/// Adds to the error of a prompt longer than the context the size that would be enough and its memory.
-fn with_advice(error: EngineError, answerer: &Answerer) -> anyhow::Error {
-    let EngineError::ContextFull { tokens, context } = error else { return error.into() };
-    let enough = (tokens + tokens / 4).next_multiple_of(1024);
+/// The error for a prompt longer than the context, with the context that would be enough and its memory.
+fn too_long(found: TooLong, answerer: &Answerer) -> CommandError {
+    let (context, made_for) = (answerer.context(), answerer.about().made_for);
+    let enough = (found.tokens + found.tokens / 4).next_multiple_of(1024);
     let more = answerer.kv_bytes(enough).saturating_sub(answerer.kv_bytes(context));
-    let made_for = answerer.about().made_for;
+    let tokens = open::count(found.tokens);
+    let has = match found.exact {
+        true => format!("{tokens} tokens"),
+        false => {
+            let (context, text) = (open::count(context), figures::bytes(found.bytes as u64));
+            format!("more than {context} tokens ({text} of text, about {tokens} tokens)")
+        }
+    };
     let beyond = match made_for < enough {
         true => format!("; the model's maximum is {}, answers beyond it get worse", open::count(made_for)),
         false => String::new(),
     };
     CommandError::Context(format!(
-        "the prompt is {} tokens long, the context holds {}. Nothing was cut and nothing computed. Use --ctx {enough} \
-         (+{:.2} GiB of memory) or a shorter prompt{beyond}",
-        open::count(tokens),
+        "the prompt has {has}, the context holds {}. Nothing was cut and nothing computed. Use --ctx {enough} (+{:.2} GiB \
+         of memory) or a shorter prompt{beyond}",
         open::count(context),
         more as f64 / f64::from(1 << 30)
     ))
-    .into()
 }
 
 fn object(answer: &Answer, answerer: &Answerer, seed: u64) -> Value {

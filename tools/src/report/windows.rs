@@ -2,11 +2,14 @@
 //! measured with them.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
-use anyhow::Context;
+use moelten_loader::io::give_back;
 use moelten_loader::text::tokenizer::Tokenizer;
 
+use crate::chat::prompt;
 use crate::exit::CommandError;
+use crate::open::count;
 
 /// Tokens of a text, by windows.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,36 +20,41 @@ pub struct Windows {
     step: usize,
 }
 
+/// How much of a text is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Most {
+    /// The whole text.
+    All,
+    /// The first tokens, this many.
+    Tokens(usize),
+    /// The first windows, this many.
+    Windows(usize),
+}
+
+impl Most {
+    fn tokens(self, step: usize) -> usize {
+        match self {
+            Self::All => usize::MAX,
+            Self::Tokens(tokens) => tokens,
+            Self::Windows(windows) => windows.saturating_mul(step),
+        }
+    }
+}
+
 impl Windows {
-    /// Reads a text in UTF-8, at most `most` tokens of it, for windows of `window` tokens, counting BOS if
-    /// the tokenizer adds one.
+    /// Reads a text for windows of `window` tokens, counting BOS if the tokenizer adds one.
     ///
     /// # Errors
-    /// What keeps the file from being read; [`CommandError::Usage`] for other bytes than UTF-8 and for texts
-    /// or windows of less than two tokens.
-    pub fn read(
-        path: &Path,
-        tokenizer: &Tokenizer,
-        window: usize,
-        most: Option<usize>,
-    ) -> anyhow::Result<Self> {
-        let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-        let text = String::from_utf8(text)
-            .map_err(|error| CommandError::Usage(format!("{} is not UTF-8: {error}", path.display())))?;
-        let mut ids = tokenizer.encode_text(&text)?;
-        ids.truncate(most.unwrap_or(usize::MAX));
+    /// As [`ids`]; [`CommandError::Usage`] for texts or windows of less than two tokens.
+    pub fn read(path: &Path, tokenizer: &Tokenizer, window: usize, most: Most) -> anyhow::Result<Self> {
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
         let step = window.saturating_sub(usize::from(bos.is_some()));
+        let ids = ids(path, tokenizer, most.tokens(step))?;
         if step < 2 || ids.len() < 2 {
             let problem = format!("{} tokens in windows of {window} leave nothing to predict", ids.len());
             return Err(CommandError::Usage(problem).into());
         }
         Ok(Self { ids, bos, step })
-    }
-
-    /// Keeps no more than so many windows.
-    pub fn keep(&mut self, windows: usize) {
-        self.ids.truncate(windows.saturating_mul(self.step));
     }
 
     /// Tokens of the text.
@@ -76,19 +84,55 @@ impl Windows {
     }
 }
 
+/// The first `most` tokens of a text file, or all of them.
+///
+/// # Errors
+/// As [`Windows::read`].
+pub fn ids(path: &Path, tokenizer: &Tokenizer, most: usize) -> anyhow::Result<Vec<u32>> {
+    let (text, whole) = prompt::beginning(path)?;
+    let mut ids = tokenizer.encode_text_up_to(&text, most, &AtomicBool::new(false))?.ids;
+    if !whole && ids.len() < most {
+        let problem = format!(
+            "{} holds more than {} MiB of text, of which {} tokens were read; limit the number of tokens, or use a part \
+             of the file",
+            path.display(),
+            prompt::BYTES_MAX >> 20,
+            count(ids.len())
+        );
+        return Err(CommandError::Usage(problem).into());
+    }
+    ids.truncate(most);
+    ids.shrink_to_fit();
+    // The text and the parts that it was tokenised in were larger than the ids.
+    drop(text);
+    give_back();
+    Ok(ids)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn windows_share_the_text() {
-        let mut windows = Windows { ids: vec![5, 6, 7, 8, 9], bos: Some(1), step: 2 };
-        let all: Vec<_> = windows.iter().collect();
+        let windows = |ids: &[u32], bos| Windows { ids: ids.to_vec(), bos, step: 2 };
+        let five = windows(&[5, 6, 7, 8, 9], Some(1));
+        let all: Vec<_> = five.iter().collect();
         assert_eq!(all, [(0, vec![1, 5, 6]), (2, vec![1, 7, 8]), (4, vec![1, 9])]);
-        assert_eq!((windows.len(), windows.context(), windows.predicted()), (3, 3, 5));
-        windows.keep(2);
-        assert_eq!((windows.len(), windows.tokens()), (2, 4));
-        windows.bos = None;
-        assert_eq!((windows.context(), windows.predicted()), (2, 2));
+        assert_eq!((five.len(), five.context(), five.predicted()), (3, 3, 5));
+        let without = windows(&[5, 6, 7, 8], None);
+        assert_eq!((without.len(), without.context(), without.predicted()), (2, 2, 2));
+    }
+
+    #[test]
+    fn a_part_of_a_text_is_its_beginning() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "Once upon a time there was a dog. ".repeat(10_000)).unwrap();
+        let tokenizer = crate::open::builtin::load().unwrap().text().unwrap().tokenizer;
+        let read = |most| Windows::read(file.path(), &tokenizer, 16, most).unwrap();
+        let all = read(Most::All);
+        let (few, chunks) = (read(Most::Tokens(50)), read(Most::Windows(3)));
+        assert_eq!((few.tokens(), chunks.len(), chunks.tokens()), (50, 3, 3 * chunks.step));
+        assert!(all.tokens() > 60_000 && all.ids.starts_with(&few.ids) && all.ids.starts_with(&chunks.ids));
     }
 }

@@ -1,4 +1,4 @@
-//! Runs the program as people do and looks at everything that comes out.
+//! Runs the program from outside and checks everything that it prints.
 
 #[cfg(target_os = "linux")]
 pub mod cgroup;
@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
 use moelten_loader::container::gguf::{Array, Gguf, Value};
 
-/// The program in a clean environment. One thread: tests run beside each other.
+/// The program in a clean environment, with one thread, since tests run in parallel.
 pub fn moelten() -> Command {
     clean(Command::new(env!("CARGO_BIN_EXE_moelten")))
 }
 
-/// `program` in an environment without settings of ours.
+/// `program` without the settings of moelten in its environment.
 pub fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("MOELTEN_") || name == "NO_COLOR" {
@@ -34,7 +34,7 @@ pub fn clean(mut command: Command) -> Command {
 /// Options for short, repeatable answers.
 pub const BRIEF: [&str; 4] = ["--max-tokens", "8", "--seed", "1"];
 
-/// What a run left behind.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
     /// Exit code; `None` after a signal.
@@ -43,7 +43,7 @@ pub struct Outcome {
     pub out: Vec<u8>,
     /// stderr.
     pub err: String,
-    /// From start to end.
+    /// Wall time.
     pub took: Duration,
 }
 
@@ -53,14 +53,14 @@ impl Outcome {
         std::str::from_utf8(&self.out).expect("answers are UTF-8")
     }
 
-    /// It worked, and nothing in its output steers a terminal.
+    /// Checks that it succeeded and printed no control characters.
     #[track_caller]
     pub fn fine(self) -> Self {
         assert_eq!(self.code, Some(0), "{self:?}");
         self.harmless()
     }
 
-    /// It ended with this exit code and this code in its message, without a word about a bug.
+    /// Checks the exit code and the code in the message, and that it is not reported as a bug.
     #[track_caller]
     pub fn refused(self, exit: i32, code: &str) -> Self {
         assert_eq!(self.code, Some(exit), "{self:?}");
@@ -70,7 +70,7 @@ impl Outcome {
         self.harmless()
     }
 
-    /// No control characters but line ends and tabs.
+    /// Checks that there are no control characters except line ends and tabs.
     #[track_caller]
     pub fn harmless(self) -> Self {
         for text in [self.text(), &self.err] {
@@ -89,7 +89,7 @@ pub fn run(command: &mut Command, stdin: &[u8]) -> Outcome {
     let mut child = command.spawn().expect("the program starts");
     let mut input = child.stdin.take().expect("stdin is piped");
     let bytes = stdin.to_owned();
-    // A program that ends before it reads everything is no problem of the writer.
+    // The program may end before it has read everything.
     let writer = std::thread::spawn(move || drop(input.write_all(&bytes)));
     let outcome = finish(child, started);
     writer.join().expect("the writer does not panic");
@@ -163,8 +163,7 @@ pub fn set(metadata: &mut [(String, Value)], key: &str, change: impl FnOnce(&mut
     change(value);
 }
 
-/// A character as byte-level vocabularies spell its bytes (GPT-2's table: printable bytes stand for
-/// themselves).
+/// A text in the spelling of byte-level vocabularies (GPT-2's table: printable bytes stand for themselves).
 fn spelled(text: &str) -> String {
     let others = (0..=255u8).filter(|b| !matches!(b, 33..=126 | 161..=172 | 174..));
     let others: Vec<u8> = others.collect();
@@ -175,8 +174,7 @@ fn spelled(text: &str) -> String {
     text.bytes().map(spell).collect()
 }
 
-/// Puts other words into a model's vocabulary: every token of several characters says what `word` makes of
-/// its id.
+/// Changes a model's vocabulary: every token of several characters becomes `word` of its id.
 pub fn with_words(metadata: &mut [(String, Value)], word: impl Fn(usize) -> String) {
     // With a single merge, texts are spelled with single characters, which stay as they are.
     let mut merged = String::new();

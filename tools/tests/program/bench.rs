@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::common::{args, builtin, moelten, run};
 
-/// A run so short that it measures nothing, but does everything once.
+/// A run that is too short to measure anything, but does everything once.
 const TINY: [&str; 6] = ["--prefill", "8", "--decode", "2", "--repeat", "1"];
 
 fn json(arguments: &[&str]) -> Value {
@@ -44,7 +44,7 @@ fn bench_prints_the_object_that_other_programs_rely_on() {
     assert_eq!(object["threads"], 1);
     assert_eq!(object["pinned"], false);
     assert!(object["isa"].is_string());
-    // A small file is no measure for a disk, and the object says so instead of a number.
+    // A small file cannot measure a disk: there is a reason instead of a number.
     assert!(object["limits"]["disk_gb_per_s"].is_null());
     assert!(object["limits"]["disk_problem"].as_str().unwrap().contains("too little"), "{object}");
     // All of it is in memory.

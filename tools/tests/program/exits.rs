@@ -1,5 +1,4 @@
-//! Every way out: exit codes and messages for wrong paths, missing rights, odd environments, signals, closed
-//! pipes.
+//! Exit codes and messages for wrong paths, missing rights, unusual environments, signals, closed pipes.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -68,7 +67,7 @@ fn b82_a_model_that_may_not_be_read() {
     std::fs::set_permissions(&model, std::fs::Permissions::from_mode(0o000)).unwrap();
     let root = folder.path().metadata().unwrap().uid() == 0;
     let mut command = if root {
-        // Without this capability even root has to ask.
+        // Without this capability permissions apply to root too.
         let mut command = clean(Command::new("setpriv"));
         command.arg("--bounding-set=-dac_override,-dac_read_search").arg(env!("CARGO_BIN_EXE_moelten"));
         command
@@ -103,7 +102,7 @@ fn f18_a_context_beyond_the_address_space_is_refused() {
     shell("exec prlimit --as=160000000 $M run -p hello --max-tokens 4").fine();
 }
 
-/// Limits are tried from below: in the smallest ones the program does not even start.
+/// Limits from small to large: with the smallest ones the program does not start.
 #[test]
 fn f18_little_address_space_is_refused_with_numbers_or_enough() {
     let model = builtin();
@@ -159,7 +158,7 @@ fn a_file_beyond_the_limit_of_its_size_never_gets_its_name() {
         command.args([limit, env!("CARGO_BIN_EXE_moelten"), "quantize"]).arg(builtin());
         run(command.arg(&target).args(["--type", "f32"]), b"")
     };
-    // Nothing complete, nothing left; something complete, and it is gone on with.
+    // Without a complete tensor nothing is kept; with one, the conversion resumes.
     quantize("--fsize=1000000").refused(6, "E-IO-05");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     let outcome = quantize("--fsize=9000000").refused(6, "E-IO-05");
@@ -252,7 +251,7 @@ fn f23_odd_homes_and_locales() {
     }
 }
 
-/// A processor without vector instructions, by the override, from one end to the other; and every other tier.
+/// Every tier from end to end, including a processor without vector instructions.
 #[test]
 fn f26_every_instruction_set_answers() {
     let folder = tempfile::tempdir().unwrap();
@@ -286,7 +285,7 @@ fn f26_an_instruction_set_that_is_not_there_is_wrong_use() {
     run(moelten().args(["run", "-p", "hello", "--max-tokens", "4"]).env("MOELTEN_ISA", ""), b"").fine();
 }
 
-/// A chat or run that would answer for a very long time.
+/// A chat or run with an endless answer.
 fn endless(arguments: &[&str]) -> Command {
     let mut command = moelten();
     command.env("MOELTEN_ISA", "scalar").args(arguments);
@@ -327,8 +326,8 @@ fn the_oom_killer_prefers_it() {
     assert_eq!(adjusted.trim(), "500");
 }
 
-/// The rule: a vocabulary may have fewer tokens than the embedding has rows, the rest is padding that no text
-/// reaches; more are refused.
+/// A vocabulary may have fewer tokens than the embedding has rows, since the rest is padding; more are
+/// refused.
 #[test]
 fn b58_a_vocabulary_of_another_size_than_the_embedding() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! `moelten fit` and what `run` and `chat` say about memory, on the built-in model as a file.
+//! `moelten fit`, and the messages of `run` and `chat` about memory, with the built-in model as a file.
 
 use std::sync::OnceLock;
 
@@ -65,7 +65,7 @@ fn a_model_that_does_not_fit_streams() {
     assert!((low - share).abs() < 0.05 && low < high, "{report}");
     let total = report["memory"]["total_bytes"].as_u64().unwrap();
     assert!(total <= budget.parse().unwrap(), "{report}");
-    // A hit rate that was measured replaces the guess.
+    // A given hit rate replaces the estimate.
     let known = json(&[&options[..], &["--hit-rate", "0.75"]].concat());
     assert_eq!((&known["hit_rate"]["low"], &known["hit_rate"]["high"]), (&0.75.into(), &0.75.into()));
 }
@@ -81,7 +81,7 @@ fn a_model_that_cannot_run_says_what_would() {
     let report: Value = serde_json::from_str(outcome.text()).unwrap();
     assert_eq!((&report["verdict"], &report["longest_context"]), (&"no".into(), &0.into()));
     let least = report["least_budget_bytes"].as_u64().unwrap();
-    // A little more than what it names: the program grows by a page or two from run to run.
+    // Slightly more than the named size: the program's size varies by a page or two between runs.
     let enough = (least + (2 << 20)).to_string();
     assert_eq!(json(&["--ram", &enough, "--ctx", "256"])["verdict"], "stream");
     // The longest context that fits is named.
@@ -93,7 +93,7 @@ fn a_model_that_cannot_run_says_what_would() {
     assert_eq!(json(&["--ram", &enough, "--ctx", &shorter])["verdict"], "stream");
 }
 
-/// What the program carries is in memory as a whole.
+/// The built-in model is in memory as a whole.
 #[test]
 fn a_default_context_shrinks_first() {
     let carried = |options: &[&str]| args([&["fit", "--json"], options].concat());

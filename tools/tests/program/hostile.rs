@@ -1,4 +1,5 @@
-//! A model that attacks the terminal: with its name, its template, its tokens. Nothing of it may come out.
+//! A model that attacks the terminal with its name, its template and its tokens. No control sequence may be
+//! printed.
 
 use moelten_loader::container::gguf::Value;
 
@@ -11,7 +12,7 @@ fn b68_words_that_attack_come_out_as_words() {
     let model = hostile(&folder);
     let model = model.to_str().unwrap();
     let seeds: Vec<String> = (1..30).map(|seed| seed.to_string()).collect();
-    // What a seed says depends on the last bits of the arithmetic, so one is looked for that does attack.
+    // The answer depends on the last bits of the arithmetic, so find a seed whose answer attacks.
     fn options(seed: &str) -> [&str; 8] {
         ["-p", "hello", "--max-tokens", "60", "--temp", "5", "--seed", seed]
     }

@@ -1,4 +1,4 @@
-//! The program from end to end: run as people run it, without a terminal.
+//! The program from end to end, without a terminal.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 #[allow(dead_code, reason = "each test binary uses a part of it")]
@@ -22,3 +22,5 @@ mod replay;
 mod run;
 #[cfg(target_os = "linux")]
 mod streaming;
+#[cfg(target_os = "linux")]
+mod texts;

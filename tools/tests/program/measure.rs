@@ -1,5 +1,5 @@
-//! `moelten imatrix` and `moelten ppl --against`: what a model costs against itself and against worse ones,
-//! and importance files that do not depend on how they were made.
+//! `moelten ppl --against`: a model against itself and against worse ones. `moelten imatrix`: files that do
+//! not depend on threads or cache.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -1,5 +1,4 @@
-//! `moelten models` on a made-up home: what lies there is listed, whatever it is called and however damaged
-//! it is.
+//! `moelten models` with a generated home folder: all files are listed, whatever their names and damage.
 
 use std::fs;
 use std::path::Path;

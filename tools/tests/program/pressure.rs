@@ -1,5 +1,4 @@
-//! F17: memory gets tight while a chat goes on, really: other processes fill the control group that it runs
-//! in.
+//! F17: other processes fill the control group of a running chat, so that memory gets tight.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -12,7 +11,7 @@ use crate::common::cgroup::{self, Group};
 use crate::common::{BRIEF, builtin, clean};
 
 const LIMIT: u64 = 320 << 20;
-/// Leaves less than the 96 MiB that the program wants to stay free, and more than nothing.
+/// Leaves less free than the floor of 96 MiB, and more than nothing.
 const BALLAST: u64 = 250 << 20;
 
 /// Runs `line` of shell in the group; `$M` is the program and `$F` its model.
@@ -32,7 +31,7 @@ fn f17_the_cache_shrinks_when_others_need_memory() {
     let mut chat = shell(&group, &format!("exec \"$M\" chat \"$F\" --io direct {options}"));
     let mut input = chat.stdin.take().unwrap();
     let lines = BufReader::new(chat.stderr.take().unwrap()).lines().map(Result::unwrap);
-    // What it says comes through a thread, so that nothing here waits forever.
+    // A thread reads the messages, so that this test cannot wait forever.
     let (send, said) = std::sync::mpsc::channel();
     let reader = std::thread::spawn(move || lines.for_each(|line| drop(send.send(line))));
     let wait_for = |part: &str| {
@@ -57,7 +56,7 @@ fn f17_the_cache_shrinks_when_others_need_memory() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(group.used() >= BALLAST, "the ballast is there");
-    // Two seconds it may take.
+    // Two seconds are allowed.
     std::thread::sleep(Duration::from_secs(2));
     writeln!(input, "hello again").unwrap();
     let notice = wait_for("Memory pressure");
@@ -68,7 +67,7 @@ fn f17_the_cache_shrinks_when_others_need_memory() {
     drop(input);
     assert!(chat.wait().unwrap().success());
     reader.join().unwrap();
-    // The shell's children are in the group; they end with it.
+    // The shell's children are in the group and must end with it.
     let procs = fs::read_to_string(group.members()).unwrap();
     for pid in procs.lines() {
         let _ = Command::new("kill").arg(pid).status();

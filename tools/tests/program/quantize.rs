@@ -1,5 +1,4 @@
-//! `moelten quantize` as people use it: layouts there and back, what it refuses, and what `inspect` says of
-//! the result.
+//! `moelten quantize`: conversion between layouts, refusals, and what `inspect` shows of the result.
 
 use std::path::Path;
 
@@ -38,7 +37,7 @@ fn packed_and_back() {
     assert_eq!(answer(&packed), expected);
 }
 
-/// Rows had another order there: reading them as they are would give wrong answers.
+/// Rows had another order in version 1: reading them unchanged would give wrong answers.
 #[test]
 fn a_packed_file_of_version_1_is_to_be_made_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -149,7 +148,7 @@ fn b88_patterns() {
         assert!(outcome.err.contains(part), "{rules:?}: {part} is not in {}", outcome.err);
         assert!(!target.exists());
     }
-    // The last match counts, for routers too.
+    // The last match wins, for routers too.
     with(&["ffn_=q8_0", "ffn_gate_inp=f32"]).fine();
     with(&["ffn_.*_exps=q5_1", r"blk\.0\.ffn_down_exps=q8_0", "ffn_gate_inp=f16"]).fine();
     let report = args(["verify", target.to_str().unwrap(), "--json"]).fine();
@@ -186,7 +185,7 @@ fn a_dry_run_says_what_will_be_and_writes_nothing() {
     assert_eq!(sizes(&plan), sizes(&report));
 }
 
-/// Checksums are of the tensors that a file has, whatever way it came.
+/// Checksums belong to the tensors of the file, however it was made.
 #[test]
 fn layouts_there_and_back_stay_sound() {
     let dir = tempfile::tempdir().unwrap();
@@ -201,7 +200,7 @@ fn layouts_there_and_back_stay_sound() {
     }
 }
 
-/// Gates of shared experts are one row, and a matrix all the same.
+/// Gates of shared experts have one row, but are matrices.
 #[test]
 fn gates_of_shared_experts_have_the_type_that_is_written_down() {
     let dir = tempfile::tempdir().unwrap();
@@ -232,7 +231,7 @@ fn verify_finds_damage_and_other_sources() {
     let outcome = args(["verify", name]).refused(9, "E-VERIFY-01");
     assert!(outcome.err.contains("checksum mismatch"), "{}", outcome.err);
 
-    // The same shape, one weight of the source moved.
+    // The same shapes, one weight of the source changed.
     std::fs::write(&target, &sound).unwrap();
     let other = dir.path().join("other");
     std::fs::create_dir(&other).unwrap();
@@ -250,7 +249,7 @@ fn verify_finds_damage_and_other_sources() {
     assert!(outcome.err.contains("another shape"), "{}", outcome.err);
 }
 
-/// Weights that are no numbers: refused when they are rounded, found when they are there.
+/// Weights that are not finite numbers: `quantize` refuses them, `verify` finds them.
 #[test]
 fn b51_weights_that_are_no_numbers() {
     let dir = tempfile::tempdir().unwrap();
@@ -273,7 +272,7 @@ fn b51_weights_that_are_no_numbers() {
     }
     let outcome = args(["verify", folder.to_str().unwrap()]).refused(9, "E-VERIFY-01");
     assert!(outcome.err.contains("in row 0 is not a finite number"), "{}", outcome.err);
-    // In the middle of the file are matrices, of the type that is asked for already.
+    // The middle of the file has matrices that already have the target type.
     let mut bytes = std::fs::read(golden("mixtral-256").join("model.safetensors")).unwrap();
     let middle = end / 4 * 2;
     bytes[middle..middle + 2].copy_from_slice(&[0xc0, 0x7f]);
@@ -321,7 +320,7 @@ fn b84_outputs_that_cannot_be() {
     quantize(&source, &dir.path().join("no/such/folder/x.gguf"), &[]).refused(6, "E-IO-01");
     assert!(std::fs::read(&source).unwrap() == std::fs::read(builtin()).unwrap());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
-    // A budget that nothing can be done with, and one that is kept.
+    // A budget below the minimum, and one that is kept.
     let target = dir.path().join("out.gguf");
     quantize(&source, &target, &["--type", "f32", "--ram", "1M"]).refused(5, "E-MEM-03");
     quantize(&source, &target, &["--type", "f32", "--ram", "64M", "--threads", "2"]).fine();
@@ -348,7 +347,7 @@ fn b87_importance() {
     ] {
         assert!(about.contains(key), "{key} is not in {about}");
     }
-    // Other codes, and better ones where that text is concerned.
+    // Other codes, and a smaller error on that text.
     let divergence = |model: &Path| {
         let against = builtin();
         let line = [
@@ -365,7 +364,7 @@ fn b87_importance() {
     };
     let (plain, weighed) = (divergence(&plain), divergence(&weighed));
     assert!(0.0 < weighed && weighed < plain, "{weighed} with importance, {plain} without");
-    // The file of another model, and one that is none.
+    // A file of another model, and one that is not an importance file.
     let other = golden("qwen3moe");
     let target = dir.path().join("x.gguf");
     quantize(&other, &target, &["--type", "q4_0", "--imatrix", file]).refused(2, "E-ARG-05");

@@ -18,7 +18,7 @@ fn original() -> PathBuf {
 
 const FILES: [&str; 2] = ["config.json", "model.safetensors"];
 
-/// A folder with a source, where it is converted to, and what it becomes if nothing happens.
+/// A folder with a source and its target, and the bytes of an undisturbed conversion.
 struct Setting {
     folder: tempfile::TempDir,
     source: PathBuf,
@@ -47,7 +47,7 @@ impl Setting {
         command
     }
 
-    /// Absent or complete; whether it is complete.
+    /// Checks that the target is absent or complete; whether it is complete.
     fn complete(&self) -> bool {
         let complete = self.target.exists();
         if complete {
@@ -61,7 +61,7 @@ impl Setting {
         complete
     }
 
-    /// Nothing but the source and, perhaps, the finished file.
+    /// Checks that there are no files but the source and the target.
     fn clean(&self) {
         let names: Vec<_> =
             std::fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -75,7 +75,7 @@ fn command(source: &Path, target: &Path) -> Command {
     command
 }
 
-/// Numbers that look random and are the same every time. Source: Knuth's MMIX generator.
+/// Pseudo-random numbers: Knuth's MMIX generator.
 fn random(state: &mut u64) -> u64 {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     *state >> 33
@@ -109,7 +109,7 @@ fn f11_killed_at_200_points() {
     println!("complete before the signal came: {completed} of 200");
 }
 
-/// A limit of the file size stands for a full disk: the write fails at that very byte.
+/// A file size limit simulates a full disk: the write fails at exactly that byte.
 #[test]
 fn f09_no_room_at_200_points() {
     let setting = Setting::new();
@@ -117,7 +117,7 @@ fn f09_no_room_at_200_points() {
     let mut state = 11;
     let mut resumed = 0;
     for point in 0..200 {
-        // Some from the very beginning, some where the last one ended.
+        // Some start over, some resume.
         if point % 4 == 0 {
             for name in ["out.gguf.partial", "out.gguf.partial.journal"] {
                 let _ = std::fs::remove_file(setting.folder.path().join(name));
@@ -137,7 +137,7 @@ fn f09_no_room_at_200_points() {
     setting.clean();
 }
 
-/// A disk that is too small, where this process may have one: refused before anything is written.
+/// A disk that is too small: refused before anything is written.
 #[test]
 #[cfg(target_os = "linux")]
 fn f09_a_small_disk() {
@@ -160,7 +160,7 @@ fn f09_a_small_disk() {
     setting.clean();
 }
 
-/// Stopped by a signal: the exit code says which, and the same command goes on.
+/// Stopped by a signal: the exit code names it, and the same command resumes.
 #[test]
 fn f13_signals_leave_what_can_be_resumed_with() {
     let setting = Setting::new();
@@ -174,7 +174,7 @@ fn f13_signals_leave_what_can_be_resumed_with() {
             if setting.complete() {
                 std::fs::remove_file(&setting.target).unwrap();
             } else {
-                // The very first moments belong to the system's own handling of signals.
+                // The first moments have the system's default signal handling.
                 assert!(status.code().is_none_or(|found| found == code), "signal {signal}: {status}");
                 stopped |= status.code() == Some(code);
             }
@@ -201,7 +201,7 @@ fn f24_two_do_not_write_one_file() {
     setting.clean();
 }
 
-/// What was written by another conversion, or damaged since, is not gone on with.
+/// Partial files of another conversion, or damaged ones, are not resumed.
 #[test]
 fn leftovers_are_looked_at() {
     let setting = Setting::new();
@@ -217,7 +217,7 @@ fn leftovers_are_looked_at() {
     assert!(setting.complete());
     std::fs::remove_file(&setting.target).unwrap();
 
-    // A byte in the middle of what is complete: everything before it counts.
+    // A damaged byte in the complete part: everything before it is kept.
     unfinished(&TYPE, size * 3 / 4);
     let partial = setting.folder.path().join("out.gguf.partial");
     let mut bytes = std::fs::read(&partial).unwrap();
@@ -230,7 +230,7 @@ fn leftovers_are_looked_at() {
     setting.clean();
 }
 
-/// Nothing that is read is ever written to, whatever the names are.
+/// No input is ever written to, whatever the names are.
 #[test]
 fn inputs_are_never_outputs() {
     let setting = Setting::new();
@@ -252,18 +252,18 @@ fn inputs_are_never_outputs() {
         assert!(std::fs::read(&source).unwrap() == sound, "{name}");
         std::fs::remove_file(link).unwrap();
     }
-    // What another program left is not ours to overwrite.
+    // Files of other programs are not overwritten.
     std::fs::write(folder.join("o.gguf.partial"), b"half a download").unwrap();
     let outcome = packed(&source, &folder.join("o.gguf")).refused(6, "E-IO-05");
     assert!(outcome.err.contains("not an unfinished file of this program"), "{}", outcome.err);
     assert_eq!(std::fs::read(folder.join("o.gguf.partial")).unwrap(), b"half a download");
-    // What lies beside the weights is read as well, and a folder is no file.
+    // The other files of the folder are inputs too, and a folder is not a file.
     run(command(&setting.source, &setting.source.join("config.json")).args(TYPE), b"").refused(6, "E-IO-05");
     run(command(&setting.source, &folder.join("new/")).args(TYPE), b"").refused(6, "E-IO-05");
     setting.complete();
 }
 
-/// A link to another place stays one; the file lands where it leads.
+/// A symbolic link stays one; the file is written to its target.
 #[test]
 fn links_are_followed_to_where_the_file_belongs() {
     let setting = Setting::new();

@@ -1,5 +1,5 @@
-//! `moelten bench --trace` and `moelten replay` from outside: what is recorded, the table, the drawing, the
-//! JSON that other programs rely on, and wrong or damaged input.
+//! `moelten bench --trace` and `moelten replay`: the trace, the table, the plot, the stable JSON, and wrong
+//! or damaged input.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -35,7 +35,7 @@ fn bench_records_each_token_once_and_replay_shows_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = record(folder.path());
     let trace = Trace::open(&path).unwrap();
-    // The prompt, what the depth has beyond it, then single tokens: no warm-up and no repetition.
+    // The prompt, the rest of the depth, then decoded tokens, without warm-up and repetitions.
     assert_eq!(Tokens::of(&trace, 0), Tokens { prefill: 50, decode: 30 });
     let header = trace.header();
     assert!(header.experts() > 0 && header.model.starts_with("tiny-tales"), "{header:?}");

@@ -1,4 +1,4 @@
-//! `moelten run`: where questions come from, where answers go, what is said about it.
+//! `moelten run`: sources of the prompt, output, and messages.
 
 use serde_json::Value;
 
@@ -35,7 +35,7 @@ fn json_says_what_happened() {
     );
     let stat = |name: &str| object["stats"][name].as_u64().unwrap();
     assert!(stat("prompt_tokens") > 1);
-    // The last token is drawn and not computed.
+    // The last token is sampled and not computed.
     assert_eq!(stat("context_used"), stat("prompt_tokens") + stat("generated_tokens") - 1);
     assert!(["max_tokens", "end"].contains(&object["reason"].as_str().unwrap()));
 }

@@ -1,5 +1,4 @@
-//! Models that do not fit: what happens when files change, memory is short or the system refuses, from one
-//! end to the other.
+//! Models that do not fit, from end to end: files that change, little memory, refusals of the system.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -19,7 +18,7 @@ use crate::common::{Outcome, builtin, clean, finish, moelten, run};
 const LONG: [&str; 12] =
     ["-p", "hello", "--temp", "100", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--seed", "1"];
 
-/// A copy of the built-in model that may be harmed.
+/// A copy of the built-in model that may be damaged.
 fn victim(folder: &Path) -> PathBuf {
     let path = folder.join("victim.gguf");
     fs::copy(builtin(), &path).unwrap();
@@ -37,7 +36,7 @@ fn begin(model: &Path, options: &[&str]) -> Child {
     child
 }
 
-/// Cuts the file of a run that has begun.
+/// Truncates the file of a run that has begun.
 fn cut(options: &[&str]) -> Outcome {
     let folder = tempfile::tempdir().unwrap();
     let model = victim(folder.path());
@@ -56,7 +55,7 @@ fn f05_a_file_that_is_cut_while_experts_are_read_directly() {
 
 #[test]
 fn f05_a_file_that_is_cut_while_it_is_mapped() {
-    // All of it in place: the processor finds nothing where there were weights.
+    // Mapped in place: access to the missing pages raises SIGBUS.
     let outcome = cut(&["--ctx", "8k"]).refused(6, "E-IO-06");
     assert!(outcome.err.contains("became shorter"), "{outcome:?}");
     // Some experts at a time: the first access reports it.
@@ -116,7 +115,7 @@ fn f01_a_chat_goes_on_after_a_failed_read() {
     input.write_all(b"tell me about a dog\nand a cat\n").unwrap();
     drop(input);
     let outcome = finish(child, Instant::now()).harmless();
-    // On a slow machine the first one may not be done yet either.
+    // On a slow machine the first answer may not be complete yet.
     let told = outcome.err.matches("error[E-IO-03]").count();
     assert!((2..=3).contains(&told), "each question hears of it: {outcome:?}");
     assert!(!outcome.err.contains("bug"), "{outcome:?}");
@@ -180,7 +179,7 @@ fn f15_f18_memory_that_the_system_refuses_is_a_clean_error() {
 /// Copies of each expert of the built-in model.
 const COPIES: u64 = 12;
 
-/// The built-in model with many more experts, chosen by a router that knows nothing: about 120 MB.
+/// The built-in model with many more experts and a random router: about 120 MB.
 fn many_experts(target: &Path) {
     let source = Gguf::open(&builtin()).unwrap();
     let metadata: Vec<_> = (source.metadata.iter())
@@ -208,7 +207,7 @@ fn many_experts(target: &Path) {
         if tensor.name.contains("ffn_gate_inp.") {
             assert_eq!(bytes.len() as u64, 4 * tensor.shape.iter().product::<u64>(), "routers are F32");
             let random = (0..bytes.len() as u64 / 4 * COPIES).flat_map(|_| {
-                // Knuth's MMIX generator; its high bits are good enough for weights.
+                // Knuth's MMIX generator; its high bits are random enough for weights.
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 ((state >> 40) as f32 / (1_u32 << 23) as f32 - 1.0).to_le_bytes()
             });
@@ -222,8 +221,7 @@ fn many_experts(target: &Path) {
     writer.finish().unwrap();
 }
 
-/// F16, and the promise of `--ram`: looked at every few milliseconds from the start through a long prompt and
-/// 200 tokens.
+/// F16, and the limit of `--ram`: sampled every few milliseconds over a long prompt and 200 tokens.
 #[test]
 fn f16_a_budget_is_kept_inside_a_group_that_is_little_larger() {
     const BUDGET: u64 = 72 << 20;

@@ -1,4 +1,4 @@
-//! The chat line by line in a real terminal: what a person sees, and what the terminal is like afterwards.
+//! The chat in plain lines in a real terminal: what is visible, and that the terminal is restored.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
@@ -59,7 +59,7 @@ fn ctrl_c_leaves_a_question_that_is_written_anew_as_it_was() {
     chat(&terminal, "--max-tokens 12 --seed 3");
     terminal.enter("Tell me about a dog.");
     terminal.wait("tok/s, context", 1);
-    // On the line that it begins with, on an empty one, and in the middle of several.
+    // On the first line, on an empty line, and in the middle of several lines.
     for (times, keys) in [&["C-c"][..], &["C-u", "C-c"], &["\\", "Enter", "C-c"]].into_iter().enumerate() {
         terminal.enter("/edit");
         terminal.wait("Ctrl-C cancels.", times + 1);
@@ -138,7 +138,7 @@ fn ctrl_c_on_a_line_with_text_only_clears_it() {
         terminal.press("C-c");
         terminal.wait("\n>", index + 2);
     }
-    // Lines that continue are thrown away with what they continue.
+    // Continued lines are dropped together.
     terminal.enter("one\\");
     terminal.wait("\n.", 1);
     terminal.press("C-c");
@@ -178,7 +178,7 @@ fn plain_and_small_terminals() {
     for (columns, rows) in [(1, 1), (20, 5)] {
         let Some(terminal) = Terminal::open(columns, rows) else { skip!("tmux is not installed") };
         terminal.enter("$M chat --plain --max-tokens 12; echo rc=$? > rc");
-        // Typed before the chat is there: nothing of it may get lost.
+        // Typed before the chat has started: it must not get lost.
         terminal.enter("hello");
         terminal.enter("/quit");
         let started = Instant::now();

@@ -1,4 +1,4 @@
-//! The full screen in a real terminal: what a person sees, and what the terminal is like afterwards.
+//! The full screen in a real terminal: what is visible, and that the terminal is restored.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ fn chat(terminal: &Terminal, options: &str) {
     terminal.see("Type a message");
 }
 
-/// Answers that are complete have such a line each.
+/// Number of complete answers: each has one such line.
 fn answers(sight: &str) -> usize {
     sight.matches("tok/s, context").count()
 }
@@ -53,7 +53,7 @@ fn a_conversation() {
     terminal.press("C-c");
     terminal.enter("/quit");
     terminal.over(0);
-    // The conversation stays where everything else is.
+    // The conversation is in the scrollback.
     let screen = terminal.screen();
     assert!(screen.contains("> Tell me about a dog. And a cat."), "{screen}");
     for name in ["moelten/history", "moelten/last-conversation.json"] {
@@ -64,7 +64,7 @@ fn a_conversation() {
     terminal.enter("clear; $M chat --continue --max-tokens 12");
     terminal.see("Loaded 2 messages.");
     terminal.see("dog. And a cat.");
-    // What was loaded is counted without an answer.
+    // A loaded conversation is counted before the first answer.
     terminal.until("counted", |sight| {
         sight.contains("ctx ") && !sight.contains("ctx ?") && !sight.contains("\u{2500} 0%")
     });
@@ -152,7 +152,7 @@ fn resizing_while_an_answer_is_written_and_ctrl_c() {
     }
     terminal.resize(90, 24);
     terminal.see("writing");
-    // Keys are seen while all cores compute.
+    // Keys are handled while all cores compute.
     terminal.press("x");
     terminal.see("\u{203a} x");
     terminal.press("C-c");
@@ -165,7 +165,7 @@ fn resizing_while_an_answer_is_written_and_ctrl_c() {
     terminal.over(0);
 }
 
-/// Megabytes take seconds until their tokens are known; the meter counts them too.
+/// Tokenising megabytes takes time; the meter counts them too.
 #[test]
 fn a_prompt_of_megabytes_can_be_stopped() {
     let Some(terminal) = Terminal::open(100, 30) else { skip!("tmux is not installed") };
@@ -262,7 +262,7 @@ fn a_file_is_a_line_beside_its_question() {
     terminal.over(0);
 }
 
-/// The editor has a group of its own, so that all of it can be suspended and ended with the chat.
+/// The editor has its own process group, which is suspended and ended with the chat.
 #[test]
 fn an_editor_is_suspended_and_ended_with_the_chat() {
     for signal in ["TERM", "HUP"] {
@@ -276,7 +276,7 @@ fn an_editor_is_suspended_and_ended_with_the_chat() {
         terminal.see("Stopped");
         terminal.enter("clear; fg; echo rc=$?; stty -a > after; echo over");
         terminal.until("the editor has it again", |sight| !sight.contains("Stopped"));
-        // To the chat alone, as a system does that ends a service.
+        // To the chat alone, as when a system ends a service.
         terminal.signal(signal);
         terminal.over(if signal == "TERM" { 143 } else { 129 });
         assert!(!editor_is_there(&terminal), "nor what it started");
@@ -354,7 +354,7 @@ fn small_and_colourless_terminals() {
     for (columns, rows) in [(1, 1), (20, 5)] {
         let Some(terminal) = Terminal::open(columns, rows) else { skip!("tmux is not installed") };
         terminal.enter("$M chat --max-tokens 12; echo rc=$? > rc");
-        // Typed before the chat is there: nothing of it may get lost.
+        // Typed before the chat has started: it must not get lost.
         terminal.enter("hello");
         let started = Instant::now();
         while !terminal.file("moelten/last-conversation.json").exists() {
@@ -381,8 +381,7 @@ fn small_and_colourless_terminals() {
     terminal.over(0);
 }
 
-/// A program in the background that touches the terminal is stopped by the system, and then nothing but kill
-/// -9 ends it.
+/// The system stops a background program that touches the terminal, and then only SIGKILL ends it.
 #[test]
 fn a_suspended_chat_can_be_ended() {
     for editing in [false, true] {
@@ -407,14 +406,14 @@ fn a_suspended_chat_can_be_ended() {
     }
 }
 
-/// Makes an editor that stays open and has something started.
+/// Creates an editor that stays open and has a child process.
 fn editor(terminal: &Terminal) {
     let script = "#!/bin/sh\necho $$ > editor-pid\necho it is open\nsleep 1000\ntrue\n";
     std::fs::write(terminal.file("editor"), script).unwrap();
     terminal.enter("chmod +x editor; export VISUAL=./editor; clear");
 }
 
-/// Whether anything is left of its group.
+/// Whether its process group still has members.
 fn editor_is_there(terminal: &Terminal) -> bool {
     let leader = std::fs::read_to_string(terminal.file("editor-pid")).unwrap();
     let group = format!("-{}", leader.trim());

@@ -1,5 +1,5 @@
-//! A model that thinks before it speaks, on the full screen: its thoughts are folded to a line while they
-//! come and afterwards.
+//! A reasoning model on the full screen: its reasoning is folded to a line, while it is written and
+//! afterwards.
 
 use moelten_loader::container::gguf::Value;
 use moelten_testing::skip;
@@ -7,7 +7,7 @@ use moelten_testing::skip;
 use crate::common::{model_with, with_words};
 use crate::tmux::Terminal;
 
-/// The built-in model with a template that opens a thought; every thirtieth word closes it.
+/// The built-in model with a template that opens the reasoning; every thirtieth word closes it.
 fn thinker(terminal: &Terminal) {
     let template = "{% for message in messages %}{{ message.content }}\n{% endfor %}\
                     {% if add_generation_prompt %}<think>\n{% endif %}";
@@ -29,8 +29,8 @@ fn thoughts_are_folded_as_they_come_and_afterwards() {
     terminal.begin("--ctx 1k --max-tokens 150 --temp 5 --top-k 0 --top-p 1 --min-p 0 --seed 1 thinker.gguf");
     terminal.see("Type a message");
     terminal.enter("hello");
-    // Which words come depends on the last bits of the arithmetic: one answer of a few begins with a word and
-    // ends the thought.
+    // The sampled words depend on the last bits of the arithmetic: one of several answers begins with a word
+    // and closes the reasoning.
     let answered = |sight: &str| sight.matches("tok/s, context").count() == 1;
     for _ in 0..5 {
         terminal.until("answered", |sight| answered(sight) || sight.contains("Stopped before"));

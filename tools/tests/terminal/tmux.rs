@@ -24,14 +24,14 @@ impl Terminal {
         Some(terminal)
     }
 
-    /// tmux, of this terminal.
+    /// A tmux command for this terminal.
     pub fn command(&self) -> Command {
         let mut command = Command::new("tmux");
         command.arg("-S").arg(self.file("tmux.sock"));
         command
     }
 
-    /// A file in the folder that the shell is in, which is its home too.
+    /// A file in the shell's working folder, which is also its home.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -54,18 +54,18 @@ impl Terminal {
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     }
 
-    /// Everything, as text.
+    /// The screen and its scrollback, as text.
     pub fn screen(&self) -> String {
         self.capture(false)
     }
 
-    /// What is in sight, as text.
+    /// The visible screen, as text.
     pub fn sight(&self) -> String {
         let output = self.command().args(["capture-pane", "-p"]).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Waits until this is so of what is in sight.
+    /// Waits until `so` holds for the visible screen; `what` names it in the failure.
     #[track_caller]
     pub fn until(&self, what: &str, so: impl Fn(&str) -> bool) {
         let started = Instant::now();
@@ -76,7 +76,7 @@ impl Terminal {
         }
     }
 
-    /// Waits until this is in sight.
+    /// Waits until `text` is visible.
     #[track_caller]
     pub fn see(&self, text: &str) {
         self.until(text, |sight| sight.contains(text));
@@ -88,14 +88,14 @@ impl Terminal {
         assert!(Command::new("kill").args(["-s", name, pid.trim()]).status().unwrap().success());
     }
 
-    /// Gives the terminal another size.
+    /// Resizes the terminal.
     pub fn resize(&self, columns: u16, rows: u16) {
         let (columns, rows) = (columns.to_string(), rows.to_string());
         let status = self.command().args(["resize-window", "-x", &columns, "-y", &rows]).status();
         assert!(status.unwrap().success());
     }
 
-    /// Pastes a text as a terminal does when it was asked to mark pastes.
+    /// Pastes a text with the marks of bracketed paste.
     pub fn paste(&self, text: &str) {
         self.pour(text, &["-p"]);
     }
@@ -112,7 +112,7 @@ impl Terminal {
         assert!(self.command().arg("paste-buffer").args(options).status().unwrap().success());
     }
 
-    /// Waits until `text` was seen `count` times.
+    /// Waits until `text` is on the screen or in its scrollback `count` times.
     #[track_caller]
     pub fn wait(&self, text: &str, count: usize) {
         let started = Instant::now();
@@ -123,7 +123,7 @@ impl Terminal {
         }
     }
 
-    /// Starts a chat with these options and notes the terminal's modes before it.
+    /// Starts a chat with these options and records the terminal's modes before it.
     pub fn begin(&self, options: &str) {
         self.enter("stty -a > before");
         self.enter(&format!(
@@ -131,13 +131,13 @@ impl Terminal {
         ));
     }
 
-    /// The chat ended with this code and left the terminal as it was.
+    /// Checks that the chat ended with this code and restored the terminal.
     #[track_caller]
     pub fn over(&self, code: i32) {
         self.wait("\nover", 1);
         let screen = self.screen();
         assert!(screen.contains(&format!("rc={code}\n")), "{screen}");
-        // The first line is speed and size, which windows change.
+        // The first line has speed and size, which resizing changes.
         let modes = |name| {
             let text = std::fs::read_to_string(self.file(name)).unwrap();
             text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
@@ -153,5 +153,5 @@ impl Drop for Terminal {
     }
 }
 
-/// Options under which the model talks for minutes.
+/// Options with which an answer takes minutes.
 pub const ENDLESS: &str = "--ctx 200k --temp 100 --top-k 0 --top-p 1 --min-p 0 --seed 6";

@@ -269,7 +269,7 @@ impl Tokenizer {
                         _ => (merges.within.as_ref(), TextPlace::Within),
                     };
                     let text = &text[part];
-                    if !sink.has_room_for(text.len(), self.longest) {
+                    if sink.ended() || !sink.has_room_for(text.len(), self) {
                         break;
                     }
                     let mut normalized = NormalizedString::from(text);
@@ -296,7 +296,7 @@ impl Tokenizer {
         let (mut start, mut units) = (0, Vec::new());
         let mut encode = |start: usize, end: usize, units: &mut Vec<_>, sink: &mut Sink<'_>| {
             let part = &text[start..end];
-            if sink.ended() || !sink.has_room_for(part.len(), self.longest) {
+            if sink.ended() || !sink.has_room_for(part.len(), self) {
                 return Ok(());
             }
             let mut pieces = PreTokenizedString::from(part);
@@ -391,13 +391,16 @@ impl<'s> Sink<'s> {
         self.ids.extend(ids);
     }
 
-    /// Whether `bytes` more bytes can be within the limit if no token is longer than `longest`.
-    fn has_room_for(&mut self, bytes: usize, longest: Option<usize>) -> bool {
+    /// Whether a part of `bytes` bytes can be within the limit. Parts of the usual size are always taken, so that
+    /// the first ids of a text are there whatever the limit; a longer part is a single unit, which cannot be cut.
+    fn has_room_for(&mut self, bytes: usize, tokenizer: &Tokenizer) -> bool {
+        let longest = tokenizer.longest.filter(|_| bytes > tokenizer.part.saturating_mul(2));
         let at_least = longest.map_or(0, |longest| bytes.div_ceil(longest));
         if self.ids.len().saturating_add(at_least) > self.limit {
             self.beyond = at_least;
+            return false;
         }
-        self.beyond == 0
+        true
     }
 
     /// Whether a vocabulary without safe cuts may encode `bytes` bytes.

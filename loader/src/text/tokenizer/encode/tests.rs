@@ -225,8 +225,15 @@ fn a_text_far_beyond_the_limit_is_given_up_early() {
     assert_eq!((found.ended, found.ids.len(), found.read), (Ended::Limit, 0, 0));
     assert_eq!(found.at_least, (1_usize << 20).div_ceil(tokenizer.longest.unwrap()));
     let words = "ab ".repeat(1 << 20);
-    let found = tokenizer.encode_text_up_to(&words, 1000, &stop).unwrap();
-    assert!(found.ended == Ended::Limit && found.ids.len() < 20_000, "{}", found.ids.len());
+    for limit in [0, 10, 1000] {
+        let found = tokenizer.encode_text_up_to(&words, limit, &stop).unwrap();
+        assert!(
+            found.ended == Ended::Limit && (limit..20_000).contains(&found.ids.len()),
+            "{}",
+            found.ids.len()
+        );
+        assert_eq!(found.at_least, found.ids.len());
+    }
     stop.store(true, Ordering::Relaxed);
     let found = tokenizer.encode_text_up_to(&words, usize::MAX, &stop).unwrap();
     assert!(found.ended == Ended::Stopped && found.read < 40_000, "{}", found.read);
