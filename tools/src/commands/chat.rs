@@ -91,7 +91,7 @@ impl ChatArgs {
 /// Runs the command.
 pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     let notes = Notes::detect();
-    let system = args.system.as_deref().map(|text| prompt::text_or_file(text)).transpose()?;
+    let system = args.system.as_deref().map(prompt::text_or_file).transpose()?;
     // Messages from before the screen opens are repeated on it.
     let mut said = Vec::new();
     let mut say = |tone: Tone, text: String| {

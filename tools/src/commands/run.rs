@@ -62,7 +62,7 @@ pub struct RunArgs {
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let text = prompt_text(&args, notes)?;
-    let system = args.system.as_deref().map(|text| prompt::text_or_file(text)).transpose()?;
+    let system = args.system.as_deref().map(prompt::text_or_file).transpose()?;
     let mut say = |tone, line: String| notes.line(tone, &line);
     let told: Option<Tell<'_>> = if args.json { None } else { Some(&mut say) };
     let mut answerer = Answerer::open(args.model.as_deref(), &args.session, !args.no_template, told)?;
