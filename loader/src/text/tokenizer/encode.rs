@@ -391,8 +391,9 @@ impl<'s> Sink<'s> {
         self.ids.extend(ids);
     }
 
-    /// Whether a part of `bytes` bytes can be within the limit. Parts of the usual size are always taken, so that
-    /// the first ids of a text are there whatever the limit; a longer part is a single unit, which cannot be cut.
+    /// Whether a part of `bytes` bytes can be within the limit. Parts of the usual size are always taken, so
+    /// that the first ids of a text are there whatever the limit; a longer part is a single unit, which
+    /// cannot be cut.
     fn has_room_for(&mut self, bytes: usize, tokenizer: &Tokenizer) -> bool {
         let longest = tokenizer.longest.filter(|_| bytes > tokenizer.part.saturating_mul(2));
         let at_least = longest.map_or(0, |longest| bytes.div_ceil(longest));
