@@ -136,13 +136,6 @@ impl Readers {
         }
     }
 
-    /// Raises the number of experts that each bank keeps.
-    pub fn grow(&self, quotas: &[usize]) {
-        self.lock().cache.grow(quotas);
-        // A request may wait for a slot.
-        self.inner.arrived.notify_all();
-    }
-
     /// Waits until something arrives, or for a short time, after which the caller checks whether to stop.
     pub fn wait<'a>(&self, shared: MutexGuard<'a, Queues>, time: Duration) -> MutexGuard<'a, Queues> {
         self.inner.arrived.wait_timeout(shared, time).unwrap_or_else(PoisonError::into_inner).0

@@ -41,10 +41,12 @@ mod store;
 #[path = "streamed.rs"]
 mod streamed;
 
-/// Experts that each bank keeps.
+/// Experts that each bank keeps, if a test does not say otherwise.
 const QUOTA: usize = 2;
 /// Slots beyond that.
 const SPARE: usize = 2;
+/// Schedules of each test.
+const RUNS: usize = 1500;
 
 /// A model of three layers with eight experts, and the bytes of its files.
 struct Files {
@@ -120,25 +122,29 @@ impl ReadAt for Disk {
     }
 }
 
-fn the_room() -> CachePlan {
+fn the_room(quota: usize, spare: usize) -> CachePlan {
     let banks = FILES.tensors.banks();
     let shape = CacheShape {
         experts: banks.iter().map(|bank| bank.experts()).collect(),
-        quotas: vec![QUOTA; banks.len()],
+        quotas: vec![quota; banks.len()],
         classes: vec![0; banks.len()],
-        spare: vec![SPARE],
+        spare: vec![spare],
     };
     let slot_bytes = (0..banks.len()).map(|bank| Source::slot_bytes(&FILES.tensors, bank)).max().unwrap();
     CachePlan { direct: true, embedding_in_file: false, shape, slot_bytes: vec![slot_bytes] }
 }
 
 fn new_store(fault: Fault, gate: &Arc<Gate>) -> Arc<ExpertStore> {
+    store_of(QUOTA, SPARE, fault, gate)
+}
+
+fn store_of(quota: usize, spare: usize, fault: Fault, gate: &Arc<Gate>) -> Arc<ExpertStore> {
     let tensors = Arc::clone(&FILES.tensors);
     let disk = |bytes: &Arc<Vec<u8>>| -> Box<dyn ReadAt> {
         Box::new(Disk { bytes: Arc::clone(bytes), fault, gate: Arc::clone(gate) })
     };
     let source = Source::slots(&tensors, FILES.bytes.iter().map(disk).collect(), Access::Direct);
-    let room = the_room();
+    let room = the_room(quota, spare);
     let slots = Slots::reserve(&room).unwrap();
     Arc::new(ExpertStore::cached(tensors, source, (&room, slots), Prefetch::On).unwrap())
 }
@@ -151,9 +157,10 @@ fn request(
     together: bool,
     stop: &dyn Fn() -> bool,
 ) -> Result<(), EngineError> {
-    let (mut held, phase) =
-        (AcquireBuffers::default(), if together { Phase::Decode } else { Phase::Prefill });
-    let request = Request { bank, ids, uses: &|index| 1 + index as u32, tokens: 1, phase, stop };
+    let phase = if together { Phase::Decode } else { Phase::Prefill };
+    let (mut held, first_most) = (AcquireBuffers::default(), thread_rng().r#gen());
+    let uses = |index: usize| 1 + (if first_most { ids.len() - index } else { index }) as u32;
+    let request = Request { bank, ids, uses: &uses, tokens: 1, phase, stop };
     store.pass_begun();
     let mut acquired = store.acquire(&request, &mut held);
     let mut next = 0;
@@ -189,7 +196,7 @@ fn at_rest(store: &ExpertStore) {
         let shared = readers.lock();
         let queued = shared.needs.len() + shared.guesses.len();
         if queued == 0 && shared.cache.is_at_rest() {
-            shared.cache.check_at_rest(the_room().slot_bytes[0]);
+            shared.cache.check_at_rest(the_room(QUOTA, SPARE).slot_bytes[0]);
             assert_eq!(shared.problems.len(), 0);
             return;
         }
@@ -245,7 +252,7 @@ fn some_pressure(store: &ExpertStore) {
 
 fn requests_and_pressure(fault: Fault) {
     LazyLock::force(&FILES);
-    explore(600, move || {
+    explore(RUNS, move || {
         let store = new_store(fault, &Arc::default());
         let pressure = {
             let store = Arc::clone(&store);
@@ -278,7 +285,7 @@ fn requests_end_while_readers_panic() {
 #[test]
 fn a_request_is_stopped_and_the_store_can_go_while_the_disk_stands_still() {
     LazyLock::force(&FILES);
-    explore(400, || {
+    explore(RUNS, || {
         let gate = Arc::<Gate>::default();
         let store = new_store(Fault::None, &gate);
         gate.set(true);
@@ -306,33 +313,34 @@ fn a_request_is_stopped_and_the_store_can_go_while_the_disk_stands_still() {
 #[test]
 fn requests_end_with_the_message_of_a_thread_that_has_panicked() {
     LazyLock::force(&FILES);
-    explore(400, || {
+    explore(RUNS, || {
         let gate = Arc::<Gate>::default();
         let store = new_store(Fault::None, &gate);
-        assert!(request(&store, 0, &[1, 4], true, &|| false).is_ok());
+        assert!(request(&store, 1, &[1, 4], true, &|| false).is_ok());
         // Reads that are asked for from now on end only after the request has.
         gate.set(true);
         let watch = {
             let store = Arc::clone(&store);
             spawn(move || store.break_down("watch: out of its depth".to_owned()))
         };
-        let failed = |ids| match request(&store, 0, ids, true, &|| false) {
+        let failed = |bank, ids| match request(&store, bank, ids, true, &|| false) {
             Err(EngineError::Expert { source, .. }) => source.to_string() == "watch: out of its depth",
             other => panic!("{other:?}"),
         };
-        assert!(failed(&[2, 3]), "what has to be read");
+        assert!(failed(0, &[2, 3]), "what has to be read");
         watch.join().unwrap();
-        assert!(failed(&[1, 4]), "what is here");
+        assert!(failed(1, &[1, 4]), "what is here");
         gate.set(false);
         at_rest(&store);
     });
 }
 
+/// Touching may hold the only free slot.
 #[test]
 fn slots_are_touched_while_a_sequence_rests_and_are_there_for_requests() {
     LazyLock::force(&FILES);
-    explore(400, || {
-        let store = new_store(Fault::None, &Arc::default());
+    explore(RUNS, || {
+        let store = store_of(0, 1, Fault::None, &Arc::default());
         let clock = spawn(|| {
             for _ in 0..6 {
                 advance(touch::CALM);
@@ -344,5 +352,42 @@ fn slots_are_touched_while_a_sequence_rests_and_are_there_for_requests() {
         clock.join().unwrap();
         store.sequence_closed();
         at_rest(&store);
+    });
+}
+
+/// A slot whose memory is being discarded may be the only one that a request can get.
+#[test]
+fn slots_that_come_back_from_being_discarded_are_there_for_requests() {
+    LazyLock::force(&FILES);
+    let banks = FILES.tensors.banks().len();
+    explore(RUNS, move || {
+        let store = store_of(1, 1, Fault::None, &Arc::default());
+        let fill = |expert| (0..banks).all(|bank| request(&store, bank, &[expert], true, &|| false).is_ok());
+        assert!(fill(1));
+        let pressure = {
+            let store = Arc::clone(&store);
+            spawn(move || store.shrink(&vec![0; banks]))
+        };
+        store.grow(&vec![1; banks]);
+        assert!(fill(2));
+        store.grow(&vec![1; banks]);
+        // One of them stays, and the other one needs a slot as well.
+        assert!(request(&store, 0, &[3, 4], true, &|| false).is_ok());
+        pressure.join().unwrap();
+        at_rest(&store);
+    });
+}
+
+#[test]
+fn the_store_can_go_while_reads_are_on_their_way() {
+    LazyLock::force(&FILES);
+    explore(RUNS, || {
+        let store = new_store(Fault::None, &Arc::default());
+        store.prefetch(0, &[1, 2]);
+        if thread_rng().r#gen() {
+            let left = Cell::new(thread_rng().gen_range(0..4_u32));
+            let stop = || left.replace(left.get().saturating_sub(1)) == 0;
+            let _ = request(&store, 0, &[1, 5], true, &stop);
+        }
     });
 }

@@ -198,7 +198,7 @@ impl ExpertStore {
     /// Raises the number of experts that each bank keeps resident, after [`Self::shrink`] has lowered it.
     pub fn grow(&self, quotas: &[usize]) {
         if let Some(streamed) = self.streamed() {
-            streamed.readers.grow(quotas);
+            streamed.readers.lock().cache.grow(quotas);
         }
     }
 
