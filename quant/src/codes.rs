@@ -16,8 +16,10 @@
 
 use half::f16;
 
+use crate::activations::Activations;
 use crate::decode::{E2M1_DOUBLED, IQ4_VALUES, e8m0_half, iq4_xs_scales, k_scales, q3_k_scales};
-use crate::{Activations, Format, QMatrix};
+use crate::format::Format;
+use crate::matrix::QMatrix;
 
 /// 32 weights: `scale[h] * code - min[h]` with `h = i / 16`.
 #[derive(Debug, Clone, Copy, PartialEq)]

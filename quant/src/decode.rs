@@ -6,7 +6,7 @@
 
 use half::f16;
 
-use crate::Format;
+use crate::format::Format;
 
 /// The 16 values of `IQ4_NL` and `IQ4_XS`: denser near zero, as weights are.
 pub(crate) const IQ4_VALUES: [i8; 16] =

@@ -5,13 +5,15 @@ mod arith;
 mod blocks;
 mod pack;
 mod plain;
+mod range;
 mod search;
 mod super_blocks;
 
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
-use crate::Format;
+use crate::format::Format;
+use range::OutOfRange;
 
 /// Why floats could not be stored in a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,32 +168,11 @@ fn check(format: Format, src: &[f32], out: &[u8]) -> Result<(), EncodeError> {
     Ok(())
 }
 
-/// A block whose scale is beyond the largest half-precision number. Its largest value is to blame.
-struct OutOfRange;
-
-impl OutOfRange {
-    /// The error of block `i`, which holds `x`.
-    fn at<const N: usize>(i: usize, x: &[f32; N]) -> EncodeError {
-        let largest = x.iter().fold(0.0, |largest, x| x.abs().max(largest));
-        let at = x.iter().position(|x| x.abs() == largest).expect("one of them is the largest");
-        EncodeError::OutOfRange { index: i * N + at }
-    }
-}
-
-/// `x` in half precision.
-#[inline]
-fn finite_half(x: f32) -> Result<f16, OutOfRange> {
-    let half = f16::from_f32(x);
-    if half.is_finite() { Ok(half) } else { Err(OutOfRange) }
-}
-
-/// `x`, a scale for other scales, in half precision. Where halves are subnormal, and so the rounding large, it is
-/// away from zero: a multiple can make up for a scale that is too large, but not for one that is too small, or
-/// zero.
-fn half_at_least(x: f32) -> Result<f16, OutOfRange> {
-    let half = finite_half(x)?;
-    let short = x.abs() < f16::MIN_POSITIVE.to_f32() && half.to_f32().abs() < x.abs();
-    Ok(if short { f16::from_bits(half.to_bits() + 1) } else { half })
+/// The error of block `i`, which holds `x`.
+fn out_of_range<const N: usize>(i: usize, x: &[f32; N]) -> EncodeError {
+    let largest = x.iter().fold(0.0, |largest, x| x.abs().max(largest));
+    let at = x.iter().position(|x| x.abs() == largest).expect("one of them is the largest");
+    EncodeError::OutOfRange { index: i * N + at }
 }
 
 /// Stores two bytes for each value. `convert` fills a piece; an exponent as that of `infinity` is an overflow.
@@ -223,7 +204,7 @@ fn each<const N: usize, const B: usize>(
     block: impl Fn(&[f32; N]) -> Result<[u8; B], OutOfRange>,
 ) -> Result<(), EncodeError> {
     for (i, (x, b)) in src.as_chunks::<N>().0.iter().zip(out.as_chunks_mut::<B>().0).enumerate() {
-        *b = block(x).map_err(|_| OutOfRange::at(i, x))?;
+        *b = block(x).map_err(|_| out_of_range(i, x))?;
     }
     Ok(())
 }
@@ -237,7 +218,7 @@ fn each_weighted<const N: usize, const B: usize>(
 ) -> Result<(), EncodeError> {
     let blocks = src.as_chunks::<N>().0.iter().zip(importance.as_chunks::<N>().0.iter().cycle());
     for (i, ((x, w), b)) in blocks.zip(out.as_chunks_mut::<B>().0).enumerate() {
-        *b = block(x, w).map_err(|_| OutOfRange::at(i, x))?;
+        *b = block(x, w).map_err(|_| out_of_range(i, x))?;
     }
     Ok(())
 }

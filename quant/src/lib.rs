@@ -32,10 +32,11 @@ mod isa;
 mod kernel;
 mod matrix;
 
-pub use activations::{ActivationKind, Activations, BLOCK, Columns, Line, Record, activations};
+pub use activations::{ActivationKind, Activations, BLOCK, Columns, Record};
 pub use decode::decode;
 pub use encode::{EncodeError, encode, encode_weighted};
 pub use format::Format;
 pub use isa::{Isa, IsaError};
-pub use kernel::{Attend, GROUP_ROWS, KEY_GROUP, Kernels, KvHead, MAX_HEAD_DIM, Running, SPAN};
+pub use kernel::lines::Line;
+pub use kernel::{Attend, GROUP_ROWS, KEY_GROUP, Kernels, KvHead, MAX_HEAD_DIM, Running, SPAN, activations};
 pub use matrix::{QMatrix, ShapeError};

@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use crate::{Format, decode};
+use crate::decode::decode;
+use crate::format::Format;
 
 /// A `[rows, cols]` matrix, its rows one after the other, each a whole number of blocks. The bytes may have any alignment.
 #[derive(Debug, Clone, Copy)]

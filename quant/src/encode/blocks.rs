@@ -4,9 +4,11 @@
 use half::f16;
 
 use super::arith::{MAGIC, clamp, dot, inverse, largest, map, round};
-use super::search::{Affine, AffineSearch, Lanes, Scaled, codes, fit_affine, fit_scale, weights};
-use super::{OutOfRange, finite_half, plain};
-use crate::decode::{IQ4_VALUES, e8m0_half};
+use super::plain;
+use super::range::{OutOfRange, finite_half};
+use super::search::{Affine, AffineSearch, Scaled, Searches, codes, fit_affine, fit_scale, weights};
+use crate::decode::{IQ4_VALUES, decode, e8m0_half};
+use crate::format::Format;
 
 /// The inverse of the scale as stored, for values divided by `unit`; 0 when the scale is stored as zero.
 fn stored_inverse(stored: f16, unit: f32) -> f32 {
@@ -22,7 +24,7 @@ pub(super) fn signed_scale<const N: usize>(x: &[f32; N], w: &[f32; N], half: f32
 }
 
 /// The whole numbers from `-half` to `half - 1` nearest to those given.
-pub(super) fn signed_nearest(half: f32) -> impl Fn(Lanes) -> Lanes {
+pub(super) fn signed_nearest(half: f32) -> impl Fn(Searches) -> Searches {
     move |x| x.map(|x| clamp(round(x), -half, half - 1.0))
 }
 
@@ -82,7 +84,7 @@ pub(super) fn mxfp4(x: &[f32; 32], importance: &[f32; 32]) -> [u8; 17] {
     let largest = importance.iter().fold(f32::MIN_POSITIVE, |a, &b| a.max(b));
     let loss = |block: &[u8; 17]| {
         let mut back = [0.0; 32];
-        crate::decode(crate::Format::Mxfp4, block, &mut back);
+        decode(Format::Mxfp4, block, &mut back);
         let errors: [f32; 32] = std::array::from_fn(|i| (x[i] - back[i]) / unit);
         dot(&map(&errors, |e| e * e), &map(importance, |w| w / largest))
     };
@@ -136,7 +138,7 @@ fn half_step(x: f32) -> usize {
 
 /// The table values nearest to those given.
 #[inline(always)]
-pub(super) fn iq4_nearest(x: Lanes) -> Lanes {
+pub(super) fn iq4_nearest(x: Searches) -> Searches {
     x.map(half_step).map(|step| NEAREST_VALUE[step])
 }
 

@@ -4,7 +4,8 @@
 use half::f16;
 
 use super::arith::{floor, inverse, largest, low_byte, magnitude, map, max, min, round};
-use super::{OutOfRange, finite_half, pack};
+use super::pack;
+use super::range::{OutOfRange, finite_half};
 
 // A scale too small for its inverse to be a number is stored as zero, and then any code decodes to zero.
 

@@ -7,14 +7,14 @@
 //! All of it works on values brought to a common magnitude by a power of two, so nothing can overflow or vanish. It
 //! must not know block layouts.
 
-use super::OutOfRange;
 use super::arith::{self, clamp, dot, low_byte, magnitude, map, max, min, round, sum};
+use super::range::OutOfRange;
 
 /// Searches that run side by side.
 pub(super) const LANES: usize = 8;
 
 /// One number for each search.
-pub(super) type Lanes = [f32; LANES];
+pub(super) type Searches = [f32; LANES];
 
 /// A block brought to magnitudes below 2.
 pub(super) struct Scaled<const N: usize> {
@@ -66,9 +66,9 @@ pub(super) fn weights<const N: usize>(x: &[f32; N], importance: &[f32; N], mean_
 pub(super) fn fit_scale<const N: usize>(
     x: &[f32; N],
     w: &[f32; N],
-    mut inverse: Lanes,
+    mut inverse: Searches,
     rounds: u32,
-    nearest: impl Fn(Lanes) -> Lanes,
+    nearest: impl Fn(Searches) -> Searches,
 ) -> f32 {
     let (mut scale, mut gain) = ([0.0; LANES], [0.0; LANES]);
     for _ in 0..rounds {
@@ -118,7 +118,7 @@ pub(super) struct AffineSearch {
     /// Whether the offset may be above zero.
     pub(super) positive_offset: bool,
     /// The first scales tried: `range / (top + starts)`.
-    pub(super) starts: Lanes,
+    pub(super) starts: Searches,
     /// Refits.
     pub(super) rounds: u32,
 }
@@ -194,10 +194,10 @@ impl Fixed {
 pub(super) fn affine_losses<const N: usize>(
     x: &[f32; N],
     w: &[f32; N],
-    scale: &Lanes,
-    offset: &Lanes,
+    scale: &Searches,
+    offset: &Searches,
     top: f32,
-) -> Lanes {
+) -> Searches {
     let inverse = scale.map(arith::inverse);
     let mut losses = [0.0; LANES];
     for (&x, &w) in x.iter().zip(w) {
@@ -215,9 +215,9 @@ pub(super) fn affine_losses<const N: usize>(
 pub(super) fn scale_losses<const N: usize>(
     x: &[f32; N],
     w: &[f32; N],
-    scale: &Lanes,
-    nearest: impl Fn(Lanes) -> Lanes,
-) -> Lanes {
+    scale: &Searches,
+    nearest: impl Fn(Searches) -> Searches,
+) -> Searches {
     let inverse = scale.map(arith::inverse);
     let mut losses = [0.0; LANES];
     for (&x, &w) in x.iter().zip(w) {

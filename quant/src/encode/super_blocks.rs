@@ -6,10 +6,11 @@ use half::f16;
 
 use super::arith::{clamp, dot, floor, inverse, largest, low_byte, magnitude, map, max};
 use super::blocks::{by_size, iq4_codes, iq4_nearest, iq4_scale, signed_nearest, signed_scale};
+use super::pack;
+use super::range::{OutOfRange, half_at_least};
 use super::search::{
-    Affine, AffineSearch, Lanes, Scaled, affine_losses, best, codes, fit_affine, scale_losses, weights,
+    Affine, AffineSearch, Scaled, Searches, affine_losses, best, codes, fit_affine, scale_losses, weights,
 };
-use super::{OutOfRange, half_at_least, pack};
 
 /// Sub-block `i` of the importance.
 fn part<const N: usize>(importance: Option<&[f32; 256]>, i: usize) -> Option<&[f32; N]> {
@@ -57,8 +58,9 @@ impl Affines {
             // Rounding both to the nearest multiple is not the best pair: where one goes up the other may have to.
             let near_scale = floor(fits[i].scale * inverse(step)) - 1.0;
             let near_minimum = floor(-fits[i].offset * inverse(down));
-            let try_scales: Lanes = std::array::from_fn(|i| clamp(near_scale + (i % 4) as f32, 0.0, 63.0));
-            let try_minima: Lanes = std::array::from_fn(|i| clamp(near_minimum + (i / 4) as f32, 0.0, 63.0));
+            let try_scales: Searches = std::array::from_fn(|i| clamp(near_scale + (i % 4) as f32, 0.0, 63.0));
+            let try_minima: Searches =
+                std::array::from_fn(|i| clamp(near_minimum + (i / 4) as f32, 0.0, 63.0));
             let losses = affine_losses(
                 &parts[i],
                 &w[i],
@@ -131,7 +133,7 @@ impl<const PARTS: usize> Multiples<PARTS> {
         importance: Option<&[f32; 256]>,
         half: f32,
         fit: impl Fn(&[f32; N], &[f32; N]) -> f32,
-        nearest: impl Fn(Lanes) -> Lanes,
+        nearest: impl Fn(Searches) -> Searches,
     ) -> Result<Self, OutOfRange> {
         let parts = block.x.as_chunks::<N>().0;
         let mean_square = block.mean_square();
@@ -144,7 +146,7 @@ impl<const PARTS: usize> Multiples<PARTS> {
         let step = scale.to_f32() / block.unit;
         let multiples = std::array::from_fn(|i| {
             let near = floor(fits[i] * inverse(step)) - 3.0;
-            let tries: Lanes = std::array::from_fn(|lane| clamp(near + lane as f32, -half, half - 1.0));
+            let tries: Searches = std::array::from_fn(|lane| clamp(near + lane as f32, -half, half - 1.0));
             let losses =
                 scale_losses(&parts[i], &weights(i), &tries.map(|multiple| multiple * step), &nearest);
             tries[best(&losses.map(|loss| -loss))]

@@ -15,14 +15,9 @@
 //! the keys and values that it sees: not on the tokens computed beside it, not on how spans are shared out, and not on
 //! what the cache holds elsewhere, were it NaN.
 
-#![allow(unsafe_code, reason = "kernels are reached through pointers whose instructions were detected")]
-
 use std::ops::Range;
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
-
-use super::Kernels;
 
 /// Positions whose keys are stored together: a line of the cache in half precision.
 pub const KEY_GROUP: usize = 32;
@@ -119,7 +114,7 @@ impl Attend<'_> {
         span == self.spans.start.max(self.sees(row).start / SPAN)
     }
 
-    fn check(&self, out: &[f32], state: &[Running]) {
+    pub(super) fn check(&self, out: &[f32], state: &[Running]) {
         let Self { head_dim, stride, group, tokens, .. } = *self;
         assert!((1..=MAX_HEAD_DIM).contains(&head_dim), "attend: a head of {head_dim}");
         assert!(group > 0 && tokens > 0, "attend needs a query");
@@ -139,126 +134,7 @@ impl Attend<'_> {
     }
 }
 
-impl Kernels {
-    /// For every query of the task, the sum of `exp(score - max) * value` over the positions of the task's spans that its
-    /// token sees, `score = scale * q . key`. The row is left in `out`, laid out as the queries, its maximum and the sum of its
-    /// weights in `state`, whose index is that of the row in `out` divided by `head_dim`. Rows that see nothing of the spans
-    /// keep what was there.
-    ///
-    /// # Panics
-    /// If a length disagrees with the shape, or the cache ends before the last position.
-    pub fn attend(&self, task: &Attend<'_>, out: &mut [f32], state: &mut [Running]) {
-        task.check(out, state);
-        // SAFETY: `for_isa` detected the tier's instructions; every length was checked just now.
-        unsafe { (self.floats.attend)(task, out, state) }
-    }
-
-    /// Adds a row that [`Kernels::attend`] left for later spans to the row of the spans before them. In ascending order, the
-    /// result has the bits of one call for all spans.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub fn attend_merge(&self, later: &[f32], later_state: Running, out: &mut [f32], state: &mut Running) {
-        assert_eq!(later.len(), out.len(), "attend_merge");
-        // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
-        unsafe { (self.floats.attend_merge)(later, later_state, out, state) }
-    }
-}
-
 /// What scores are taken relative to: their maximum, or 0 where all are minus infinity and have weight 0.
 pub(super) fn base(max: f32) -> f32 {
     if max == f32::NEG_INFINITY { 0.0 } else { max }
-}
-
-/// [`Kernels::attend`] in plain Rust.
-pub(super) fn scalar(task: &Attend<'_>, out: &mut [f32], state: &mut [Running]) {
-    for span in task.spans.clone() {
-        for row in 0..task.rows() {
-            let sees = task.sees(row);
-            let seen = sees.start.max(span * SPAN)..sees.end.min((span + 1) * SPAN);
-            if seen.is_empty() {
-                continue;
-            }
-            let (at, head_dim) = (task.at(row), task.head_dim);
-            let (out, state) = (&mut out[at..at + head_dim], &mut state[at / head_dim]);
-            if task.begins(row, span) {
-                *state = scalar_span(task, row, seen, out);
-            } else {
-                let later = &mut [0.0; MAX_HEAD_DIM][..head_dim];
-                let later_state = scalar_span(task, row, seen, later);
-                scalar_merge(later, later_state, out, state);
-            }
-        }
-    }
-}
-
-/// One row, one span.
-fn scalar_span(task: &Attend<'_>, row: usize, seen: Range<usize>, out: &mut [f32]) -> Running {
-    let query = &task.queries[task.at(row)..][..task.head_dim];
-    let mut state = Running::default();
-    out.fill(0.0);
-    for block in (seen.start / BLOCK * BLOCK..seen.end).step_by(BLOCK) {
-        let seen = seen.start.max(block)..seen.end.min(block + BLOCK);
-        let mut weights = [f32::NEG_INFINITY; BLOCK];
-        scalar_scores(task, query, block, &seen, &mut weights);
-        let max = weights.iter().copied().fold(state.max, f32::max);
-        let shrink = (state.max - base(max)).exp();
-        let mut sums = [0.0; KEY_GROUP];
-        for weights in weights.chunks_exact_mut(KEY_GROUP) {
-            for (weight, sum) in weights.iter_mut().zip(&mut sums) {
-                *weight = (*weight - base(max)).exp();
-                *sum += *weight;
-            }
-        }
-        state = Running { max, sum: state.sum * shrink + sums.iter().sum::<f32>() };
-        out.iter_mut().for_each(|out| *out *= shrink);
-        for (position, &weight) in seen.clone().zip(&weights[seen.start - block..]) {
-            let at = position * task.head_dim;
-            match task.kv {
-                KvHead::F16 { values, .. } => {
-                    super::scalar::axpy_f16(weight, &values[at..at + out.len()], out)
-                }
-                KvHead::F32 { values, .. } => super::scalar::axpy(weight, &values[at..at + out.len()], out),
-            }
-        }
-    }
-    state
-}
-
-/// Scores of the positions that are seen; the others keep minus infinity.
-fn scalar_scores(
-    task: &Attend<'_>,
-    query: &[f32],
-    block: usize,
-    seen: &Range<usize>,
-    out: &mut [f32; BLOCK],
-) {
-    for group in (seen.start / KEY_GROUP * KEY_GROUP..seen.end).step_by(KEY_GROUP) {
-        let mut scores = [0.0; KEY_GROUP];
-        for (dim, q) in query.iter().enumerate() {
-            let at = group * task.head_dim + dim * KEY_GROUP;
-            let mut wide = [0.0; KEY_GROUP];
-            match task.kv {
-                KvHead::F16 { keys, .. } => keys[at..at + KEY_GROUP].convert_to_f32_slice(&mut wide),
-                KvHead::F32 { keys, .. } => wide.copy_from_slice(&keys[at..at + KEY_GROUP]),
-            }
-            let q = q * task.scale;
-            scores.iter_mut().zip(wide).for_each(|(score, key)| *score += q * key);
-        }
-        for (position, score) in (group..group + KEY_GROUP).zip(scores) {
-            if seen.contains(&position) {
-                out[position - block] = score;
-            }
-        }
-    }
-}
-
-/// [`Kernels::attend_merge`] in plain Rust.
-pub(super) fn scalar_merge(later: &[f32], later_state: Running, out: &mut [f32], state: &mut Running) {
-    let max = state.max.max(later_state.max);
-    let (shrink, weight) = ((state.max - base(max)).exp(), (later_state.max - base(max)).exp());
-    for (out, later) in out.iter_mut().zip(later) {
-        *out = *out * shrink + later * weight;
-    }
-    *state = Running { max, sum: state.sum * shrink + later_state.sum * weight };
 }

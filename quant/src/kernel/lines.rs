@@ -1,6 +1,14 @@
 //! Cache lines seen as their words, and words as the floats that they are the bits of. It must not know what the words mean.
 
-use crate::Line;
+/// A cache line, the unit of activation memory: words that are floats, integers or four codes each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Line([u32; 16]);
+
+impl Line {
+    /// A line of zeros.
+    pub const ZERO: Self = Self([0; 16]);
+}
 
 /// The words of lines.
 #[inline(always)]

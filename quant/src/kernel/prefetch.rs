@@ -13,7 +13,7 @@ pub(super) fn prefetch(from: *const u8, len: usize) {
 }
 
 /// As [`prefetch`], into the second-level cache.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 #[inline(always)]
 pub(super) fn prefetch_far(from: *const u8, len: usize) {
     use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};

@@ -1,164 +1,37 @@
-//! The tier that every machine has: plain Rust on the reference decode. It is kept simple on purpose; compilers find
-//! vectors in the eight-lane loops by themselves. No unsafe code here.
+//! The tier that every machine has: plain Rust on the reference decode, kept simple on purpose. No unsafe code here.
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
+mod attend;
+pub(super) mod codes;
+mod floats;
+mod peaks;
 
-use super::tiled::{Block, DEPTH, TOKENS};
-use super::{Codes, Floats, attend, out_at};
-use crate::activations::{BLOCK, fill};
-use crate::codes::row_product;
-use crate::{Activations, QMatrix, decode};
+use super::table::{Codes, Floats, Kernels, Peaks};
+use crate::activations::fill;
+use crate::decode::decode;
+use crate::isa::Isa;
 
-/// Accumulators per sum.
-const LANES: usize = 8;
-
-/// What silu and gelu clamp their input to: both are 0 there in single precision, and minus infinity would be NaN.
-const GATE_MIN: f32 = -120.0;
-
-pub(super) static CODES: Codes = Codes { product, fill };
-
-pub(super) static FLOATS: Floats = Floats {
-    lanes: LANES,
-    unpack: decode,
-    fused: None,
-    block,
-    dot,
-    axpy,
-    to_f16,
-    scale,
-    rms_norm,
-    layer_norm,
-    attend: attend::scalar,
-    attend_merge: attend::scalar_merge,
-    silu_mul,
-    gelu_tanh_mul,
+pub(super) static SCALAR: Kernels = Kernels {
+    isa: Isa::Scalar,
+    floats: &FLOATS,
+    codes: &Codes { product: codes::product, fill },
+    peaks: &PEAKS,
 };
 
-/// The product of quantised weights, by the definition.
-pub(super) fn product(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
-    for row in 0..w.rows() {
-        let at = out_at(w.rows(), x.tokens(), row, 0);
-        let out = out[at.start..].iter_mut().step_by(at.stride).take(x.tokens());
-        row_product(w, row, x, out);
-    }
-}
+static FLOATS: Floats = Floats {
+    lanes: floats::LANES,
+    unpack: decode,
+    fused: None,
+    block: floats::block,
+    dot: floats::dot,
+    axpy: floats::axpy,
+    to_f16: floats::to_f16,
+    scale: floats::scale,
+    rms_norm: floats::rms_norm,
+    layer_norm: floats::layer_norm,
+    attend: attend::attend,
+    attend_merge: attend::attend_merge,
+    silu_mul: floats::silu_mul,
+    gelu_tanh_mul: floats::gelu_tanh_mul,
+};
 
-fn block(block: Block<'_>) {
-    for r in 0..block.rows {
-        let w = &block.w[r * DEPTH..][..block.depth];
-        for t in 0..block.tokens {
-            let acc = &mut block.acc[(r * TOKENS + t) * LANES..][..LANES];
-            let mut lanes = [0.0; LANES];
-            if !block.first {
-                lanes.copy_from_slice(acc);
-            }
-            for (w, x) in w.chunks_exact(BLOCK).zip(block.x.chunks(block.x_stride)) {
-                multiply_add(&mut lanes, w, &x[t * BLOCK..][..BLOCK]);
-            }
-            if block.last {
-                block.out[t * block.out_stride + r] = sum(lanes);
-            } else {
-                acc.copy_from_slice(&lanes);
-            }
-        }
-    }
-}
-
-/// `lanes[i % LANES] += a[i] * b[i]`, in ascending order.
-fn multiply_add(lanes: &mut [f32; LANES], a: &[f32], b: &[f32]) {
-    let (a, a_rest) = a.as_chunks::<LANES>();
-    let (b, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a.iter().zip(b) {
-        for j in 0..LANES {
-            lanes[j] += a[j] * b[j];
-        }
-    }
-    for (lane, (a, b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
-        *lane += a * b;
-    }
-}
-
-/// The lanes, added pairwise in a fixed order.
-fn sum(l: [f32; LANES]) -> f32 {
-    ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0; LANES];
-    multiply_add(&mut lanes, a, b);
-    sum(lanes)
-}
-
-/// Half-precision values are widened this many at a time, on the stack.
-const WIDEN: usize = 64;
-
-pub(super) fn axpy(alpha: f32, x: &[f32], y: &mut [f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y += alpha * x;
-    }
-}
-
-/// `y += alpha * x`, for attention.
-pub(super) fn axpy_f16(alpha: f32, x: &[f16], y: &mut [f32]) {
-    for (x, y) in x.chunks(WIDEN).zip(y.chunks_mut(WIDEN)) {
-        let mut wide = [0.0; WIDEN];
-        x.convert_to_f32_slice(&mut wide[..x.len()]);
-        axpy(alpha, &wide[..x.len()], y);
-    }
-}
-
-fn to_f16(src: &[f32], dst: &mut [f16]) {
-    dst.convert_from_f32_slice(src);
-}
-
-fn scale(alpha: f32, x: &mut [f32]) {
-    for x in x {
-        *x *= alpha;
-    }
-}
-
-fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    let inverse = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
-    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
-        *out = x * inverse * weight;
-    }
-}
-
-fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
-    let n = x.len() as f32;
-    let mut lanes = [0.0; LANES];
-    for x in x.chunks(LANES) {
-        lanes.iter_mut().zip(x).for_each(|(lane, x)| *lane += x);
-    }
-    let mean = sum(lanes) / n;
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = x - mean;
-    }
-    let inverse = 1.0 / (dot(out, out) / n + eps).sqrt();
-    for ((out, weight), bias) in out.iter_mut().zip(weight).zip(bias) {
-        *out = *out * inverse * weight + bias;
-    }
-}
-
-/// `g`, but at least [`GATE_MIN`]; NaN stays.
-fn clamp_gate(g: f32) -> f32 {
-    if g < GATE_MIN { GATE_MIN } else { g }
-}
-
-fn silu_mul(gate: &[f32], up: &mut [f32]) {
-    for (up, &g) in up.iter_mut().zip(gate) {
-        let g = clamp_gate(g);
-        *up *= g / (1.0 + (-g).exp());
-    }
-}
-
-fn gelu_tanh_mul(gate: &[f32], up: &mut [f32]) {
-    // sqrt(2 / pi), as `std::f32::consts::FRAC_2_SQRT_PI / SQRT_2`.
-    let c = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
-    for (up, &g) in up.iter_mut().zip(gate) {
-        let g = clamp_gate(g);
-        let u = c * (g + 0.044715 * (g * g * g));
-        *up *= g / (1.0 + (-2.0 * u).exp());
-    }
-}
+static PEAKS: Peaks = Peaks { read: peaks::read, multiply: peaks::multiply };

@@ -15,17 +15,13 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use super::outputs::out_at;
+use super::piece::{DEPTH, PieceProduct, ROWS, TOKENS};
 use super::prefetch::prefetch;
-use super::{Kernels, out_at};
-use crate::activations::BLOCK;
-use crate::{Activations, QMatrix};
+use super::table::Kernels;
+use crate::activations::{Activations, BLOCK};
+use crate::matrix::QMatrix;
 
-/// Rows of a piece.
-pub(super) const ROWS: usize = 16;
-/// Columns of a piece: a multiple of every block length and every lane count.
-pub(super) const DEPTH: usize = 512;
-/// Tokens that a piece is multiplied with before the next is unpacked.
-pub(super) const TOKENS: usize = 64;
 /// Rows whose accumulators may rest at once.
 const GROUP: usize = 64;
 /// Activations that a second-level cache surely holds, next to other things: 512 KiB.
@@ -39,45 +35,6 @@ const PIECE_ACC: usize = ROWS * TOKENS * MAX_LANES;
 
 /// Floats of scratch: a piece of the matrix, and the accumulators of a group of rows.
 pub(super) const SCRATCH: usize = ROWS * DEPTH + GROUP / ROWS * PIECE_ACC + LINE;
-
-/// One piece of the matrix against up to [`TOKENS`] tokens.
-pub(super) struct Block<'a> {
-    /// Unpacked weights, `[rows, DEPTH]`, of which the first `depth` columns count.
-    pub w: &'a [f32],
-    /// At most [`ROWS`].
-    pub rows: usize,
-    /// Columns in this piece, at most [`DEPTH`], padded with zeros to whole blocks of activations.
-    pub depth: usize,
-    /// Activations from the first token's first column of this piece; the next token is [`BLOCK`] further, the next block
-    /// of columns `x_stride`.
-    pub x: &'a [f32],
-    /// Floats of a block of activations of all tokens.
-    pub x_stride: usize,
-    /// At most [`TOKENS`].
-    pub tokens: usize,
-    /// Accumulators, `[rows, TOKENS, lanes]`.
-    pub acc: &'a mut [f32],
-    /// Start from zero and not from `acc`.
-    pub first: bool,
-    /// Add the lanes and write to `out`, not to `acc`.
-    pub last: bool,
-    /// Outputs from the first row and token of this piece; the next token is `out_stride` further.
-    pub out: &'a mut [f32],
-    /// Rows of the group of outputs.
-    pub out_stride: usize,
-}
-
-impl Block<'_> {
-    /// Asserts that every index that the fields imply is within its slice: all that a tier's `block` relies on.
-    fn check(&self, lanes: usize) {
-        assert!(0 < self.rows && self.rows <= ROWS && 0 < self.tokens && self.tokens <= TOKENS);
-        assert!(0 < self.depth && self.depth <= DEPTH && self.depth.is_multiple_of(BLOCK));
-        assert!(self.w.len() >= self.rows * DEPTH && self.rows <= self.out_stride);
-        assert!(self.x.len() >= (self.depth / BLOCK - 1) * self.x_stride + self.tokens * BLOCK);
-        assert!(self.out.len() >= (self.tokens - 1) * self.out_stride + self.rows);
-        assert!(self.acc.len() >= self.rows * TOKENS * lanes);
-    }
-}
 
 thread_local! {
     static SCRATCH_OF_THREAD: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
@@ -101,7 +58,7 @@ pub(super) fn matmul(kernels: &Kernels, w: QMatrix<'_>, x: Activations<'_>, out:
                         let rows = row..rows.end.min(row + ROWS);
                         unpack_piece(kernels, w, rows.clone(), columns.clone(), piece);
                         let at = out_at(w.rows(), tokens, row, some.start);
-                        let block = Block {
+                        let block = PieceProduct {
                             w: piece,
                             rows: rows.len(),
                             depth: columns.len().next_multiple_of(BLOCK),

@@ -10,6 +10,7 @@ mod encode;
 mod float_products;
 #[cfg(unix)]
 mod guard;
+mod peaks;
 mod products;
 mod reference;
 mod vectors;

@@ -70,5 +70,3 @@ impl Lanes for Avx2 {
         }
     }
 }
-
-super::float_tier!(Avx2, "avx2,fma,f16c");

@@ -57,5 +57,3 @@ impl Lanes for Avx512 {
         fn largest(v: __m512) -> f32 { Avx2::largest(_mm256_max_ps(_mm512_castps512_ps256(v), Self::upper(v))) }
     }
 }
-
-super::float_tier!(Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");

@@ -5,9 +5,9 @@
 //! what is multiplied.
 
 use super::rows::{Rows, Source};
-use crate::Format;
 use crate::codes::Shape;
 use crate::decode::{E2M1_DOUBLED, IQ4_VALUES};
+use crate::format::Format;
 
 /// A quantised format.
 ///
@@ -231,11 +231,11 @@ macro_rules! for_format {
     };
     (@ $format:expr, $B:ident, $body:expr, $($name:ident)*) => {
         match $format {
-            $($crate::Format::$name => {
+            $($crate::format::Format::$name => {
                 type $B = $crate::kernel::x86::blocks::$name;
                 $body
             })*
-            format @ ($crate::Format::F32 | $crate::Format::F16 | $crate::Format::BF16) => {
+            format @ ($crate::format::Format::F32 | $crate::format::Format::F16 | $crate::format::Format::BF16) => {
                 unreachable!("{format} has no codes")
             }
         }

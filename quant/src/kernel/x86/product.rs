@@ -4,9 +4,11 @@
 use super::lanes::Lanes;
 use super::unpack::{BF16, F16, F32, Sink, Unpack};
 use crate::activations::BLOCK;
+use crate::decode::decode;
+use crate::format::Format;
+use crate::kernel::piece::{DEPTH, PieceProduct, TOKENS};
 use crate::kernel::prefetch::prefetch;
-use crate::kernel::tiled::{Block, DEPTH, TOKENS};
-use crate::{Format, QMatrix, decode};
+use crate::matrix::QMatrix;
 
 /// Rows of a register tile, and rows that a fused product takes together to hide the latency of the additions.
 const TILE_ROWS: usize = 4;
@@ -155,9 +157,9 @@ unsafe fn fused_rows<L: Lanes, U: Unpack, const R: usize>(
 /// All register tiles of a block.
 ///
 /// # Safety
-/// As [`Lanes`]. [`Block::check`] passed.
+/// As [`Lanes`]. [`PieceProduct::check`] passed.
 #[inline(always)]
-pub(super) unsafe fn block<L: Lanes>(mut block: Block<'_>) {
+pub(super) unsafe fn block<L: Lanes>(mut block: PieceProduct<'_>) {
     let mut token = 0;
     while token < block.tokens {
         let tokens = L::TILE_TOKENS.min(block.tokens - token);
@@ -180,7 +182,7 @@ pub(super) unsafe fn block<L: Lanes>(mut block: Block<'_>) {
 /// # Safety
 /// As [`block`], with tokens `token .. token + T` in the block.
 #[inline(always)]
-unsafe fn column_of_tiles<L: Lanes, const T: usize>(block: &mut Block<'_>, token: usize) {
+unsafe fn column_of_tiles<L: Lanes, const T: usize>(block: &mut PieceProduct<'_>, token: usize) {
     let mut row = 0;
     // SAFETY: the caller vouches for instructions and tokens; the rows are in the block.
     unsafe {
@@ -200,8 +202,12 @@ unsafe fn column_of_tiles<L: Lanes, const T: usize>(block: &mut Block<'_>, token
 /// # Safety
 /// As [`block`], with the rows and tokens in the block.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const R: usize, const T: usize>(block: &mut Block<'_>, row: usize, token: usize) {
-    // SAFETY: `Block::check` put every index that follows within its slice: rows and tokens are in the block, and columns
+unsafe fn tile<L: Lanes, const R: usize, const T: usize>(
+    block: &mut PieceProduct<'_>,
+    row: usize,
+    token: usize,
+) {
+    // SAFETY: `PieceProduct::check` put every index that follows within its slice: rows and tokens are in the block, and columns
     // below `depth`.
     unsafe {
         let w = block.w.as_ptr().add(row * DEPTH);

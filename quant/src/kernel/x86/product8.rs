@@ -11,9 +11,10 @@ use std::ops::Range;
 use super::blocks::{Blocks, ScalesOf, for_format};
 use super::rows::{CODE_WORDS, Rows, Source, Stock};
 use super::tier::Work;
+use crate::activations::Activations;
 use crate::activations::room;
-use crate::kernel::out_at;
-use crate::{Activations, QMatrix};
+use crate::kernel::outputs::out_at;
+use crate::matrix::QMatrix;
 
 /// Tokens that a tile is multiplied with before its weights are unpacked again: their activations should stay in the
 /// second-level cache.
@@ -343,7 +344,7 @@ impl TileProduct for Vectors {
 /// As [`Rows`]. `x` is `Q8`, as wide as the matrix, and not empty; `out` is `rows * tokens` long.
 pub(super) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
     if !fits::<R>(w) {
-        return crate::kernel::scalar::product(w, x, out);
+        return crate::kernel::scalar::codes::product(w, x, out);
     }
     // SAFETY: the caller vouches for everything; rows are where their matrix says.
     unsafe {

@@ -2,7 +2,7 @@
 //! floats: they go into a [`Sink`].
 
 use super::lanes::Lanes;
-use crate::Format;
+use crate::format::Format;
 
 /// Takes the weights of a unit, each vector once, in ascending order.
 pub(super) trait Sink<L: Lanes> {

@@ -17,11 +17,11 @@ const AHEAD: usize = 3072;
 const ACCUMULATORS: usize = 12;
 
 /// Operations of a round with 32 products in a register.
-pub(in crate::kernel) const ROUND_256: u64 = (ACCUMULATORS * 32 * 2) as u64;
+const ROUND_256: u64 = (ACCUMULATORS * 32 * 2) as u64;
 /// Operations of a round with 64 products in a register.
-pub(in crate::kernel) const ROUND_512: u64 = (ACCUMULATORS * 64 * 2) as u64;
+const ROUND_512: u64 = (ACCUMULATORS * 64 * 2) as u64;
 /// Operations of a round of four tile products, 16 x 16 x 64 each.
-pub(in crate::kernel) const ROUND_AMX: u64 = 4 * 16 * 16 * 64 * 2;
+const ROUND_AMX: u64 = 4 * 16 * 16 * 64 * 2;
 
 /// The exclusive or of all 64-bit words. Half lines at a time: with whole lines, as AVX-512 would read them, the same loop
 /// gets a tenth less out of the RAM of the machine it was measured on.
@@ -29,7 +29,7 @@ pub(in crate::kernel) const ROUND_AMX: u64 = 4 * 16 * 16 * 64 * 2;
 /// # Safety
 /// The processor has the instructions.
 #[target_feature(enable = "avx2")]
-pub(in crate::kernel) unsafe fn read_avx2(lines: &[[u8; 64]]) -> u64 {
+pub(super) unsafe fn read_avx2(lines: &[[u8; 64]]) -> u64 {
     const PER_LINE: usize = 2;
     let step = lines.len() / (STREAMS * LINES) * LINES;
     let mut folds = [[_mm256_setzero_si256(); LINES]; STREAMS];
@@ -76,7 +76,7 @@ fn another(mut value: __m256i) -> __m256i {
 /// # Safety
 /// The processor has the instructions.
 #[target_feature(enable = "avx2")]
-pub(in crate::kernel) unsafe fn multiply_avx2(rounds: usize) {
+pub(super) unsafe fn multiply_avx2(rounds: usize) -> u64 {
     let (mut a, b, ones) = (_mm256_set1_epi8(3), _mm256_set1_epi8(-5), _mm256_set1_epi16(1));
     let mut sums = [_mm256_setzero_si256(); ACCUMULATORS];
     for _ in 0..rounds {
@@ -86,6 +86,7 @@ pub(in crate::kernel) unsafe fn multiply_avx2(rounds: usize) {
         }
     }
     black_box(sums);
+    rounds as u64 * ROUND_256
 }
 
 /// `vpdpbusd` on 32 numbers.
@@ -93,7 +94,7 @@ pub(in crate::kernel) unsafe fn multiply_avx2(rounds: usize) {
 /// # Safety
 /// The processor has the instructions.
 #[target_feature(enable = "avx2,avxvnni")]
-pub(in crate::kernel) unsafe fn multiply_avx_vnni(rounds: usize) {
+pub(super) unsafe fn multiply_avx_vnni(rounds: usize) -> u64 {
     let (a, b) = (black_box(_mm256_set1_epi8(3)), black_box(_mm256_set1_epi8(-5)));
     let mut sums = [_mm256_setzero_si256(); ACCUMULATORS];
     for _ in 0..rounds {
@@ -102,6 +103,7 @@ pub(in crate::kernel) unsafe fn multiply_avx_vnni(rounds: usize) {
         }
     }
     black_box(sums);
+    rounds as u64 * ROUND_256
 }
 
 /// `vpdpbusd` on 64 numbers.
@@ -109,7 +111,7 @@ pub(in crate::kernel) unsafe fn multiply_avx_vnni(rounds: usize) {
 /// # Safety
 /// The processor has the instructions.
 #[target_feature(enable = "avx512f,avx512vnni")]
-pub(in crate::kernel) unsafe fn multiply_avx512_vnni(rounds: usize) {
+pub(super) unsafe fn multiply_avx512_vnni(rounds: usize) -> u64 {
     let (a, b) = (black_box(_mm512_set1_epi8(3)), black_box(_mm512_set1_epi8(-5)));
     let mut sums = [_mm512_setzero_si512(); ACCUMULATORS];
     for _ in 0..rounds {
@@ -118,6 +120,7 @@ pub(in crate::kernel) unsafe fn multiply_avx512_vnni(rounds: usize) {
         }
     }
     black_box(sums);
+    rounds as u64 * ROUND_512
 }
 
 /// `tdpbssd` on tiles of 16 rows of 64 bytes, four accumulators in turn. The thread's tile configuration is put back, its
@@ -125,7 +128,7 @@ pub(in crate::kernel) unsafe fn multiply_avx512_vnni(rounds: usize) {
 ///
 /// # Safety
 /// The processor has AMX tiles of int8 and the system permitted them.
-pub(in crate::kernel) unsafe fn multiply_amx(rounds: usize) {
+pub(super) unsafe fn multiply_amx(rounds: usize) -> u64 {
     /// Tile configuration, Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, 18.3.
     #[repr(C, align(64))]
     struct Configuration {
@@ -175,4 +178,5 @@ pub(in crate::kernel) unsafe fn multiply_amx(rounds: usize) {
             options(nostack)
         );
     }
+    rounds as u64 * ROUND_AMX
 }

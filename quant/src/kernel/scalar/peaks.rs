@@ -1,0 +1,29 @@
+//! What a core can do at most in plain Rust, for figures to be put beside. It must not know clocks.
+
+/// Numbers of a round.
+const ROUND: usize = 1024;
+
+/// The exclusive or of all words of some lines.
+pub(in crate::kernel) fn read(lines: &[[u8; 64]]) -> u64 {
+    let mut folds = [0_u64; 8];
+    for line in lines {
+        for (fold, bytes) in folds.iter_mut().zip(line.as_chunks::<8>().0) {
+            *fold ^= u64::from_le_bytes(*bytes);
+        }
+    }
+    folds.into_iter().fold(0, |all, fold| all ^ fold)
+}
+
+/// A dot product of numbers that lie in the first cache, as the compiler makes it. They are widened already: what widening
+/// costs is no limit, as a product of several tokens does it once.
+pub(in crate::kernel) fn multiply(rounds: usize) -> u64 {
+    let (mut a, mut b) = ([3_i16; ROUND], [-5_i16; ROUND]);
+    let mut sum = 0_i32;
+    for _ in 0..rounds {
+        let (a, b) = (std::hint::black_box(&mut a), std::hint::black_box(&mut b));
+        let dot: i32 = a.iter().zip(&*b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
+        sum = sum.wrapping_add(dot);
+    }
+    std::hint::black_box(sum);
+    (rounds * ROUND * 2) as u64
+}

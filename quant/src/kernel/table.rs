@@ -1,0 +1,69 @@
+//! What a tier consists of: a table of functions. It must not know any tier, nor what is asked of it.
+
+use half::f16;
+
+use super::attend::{Attend, Running};
+use super::piece::PieceProduct;
+use crate::activations::{Activations, Columns, Record};
+use crate::format::Format;
+use crate::isa::Isa;
+use crate::matrix::QMatrix;
+
+/// Layer normalisation: `x`, weight, bias, epsilon, `out`.
+type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
+/// A product of float weights with one token: matrix, `x`, `out`.
+type Fused = unsafe fn(QMatrix<'_>, &[f32], &mut [f32]);
+
+/// The kernels of one tier. Get one from [`Kernels::for_isa`]; it lives forever and any thread may use it.
+///
+/// The functions are `unsafe` to call because they may need instructions that the machine lacks. The table itself is
+/// only handed out after they were detected, which makes its methods safe.
+pub struct Kernels {
+    pub(super) isa: Isa,
+    pub(super) floats: &'static Floats,
+    pub(super) codes: &'static Codes,
+    pub(super) peaks: &'static Peaks,
+}
+
+/// Kernels on int8 activations.
+pub(super) struct Codes {
+    /// A product of quantised weights.
+    pub product: unsafe fn(QMatrix<'_>, Activations<'_>, &mut [f32]),
+    /// [`crate::activations::fill`].
+    pub fill: unsafe fn(Columns<'_>, usize, Record<'_>),
+}
+
+/// Kernels on floats. Tiers that differ only in their integer instructions share one.
+pub(super) struct Floats {
+    /// Floats per accumulator of `block`.
+    pub lanes: usize,
+    /// Decodes floats of any format.
+    pub unpack: unsafe fn(Format, &[u8], &mut [f32]),
+    /// A product with one token straight from the matrix; a tier without one unpacks first.
+    pub fused: Option<Fused>,
+    pub block: unsafe fn(PieceProduct<'_>),
+    pub dot: unsafe fn(&[f32], &[f32]) -> f32,
+    pub axpy: unsafe fn(f32, &[f32], &mut [f32]),
+    pub to_f16: unsafe fn(&[f32], &mut [f16]),
+    pub scale: unsafe fn(f32, &mut [f32]),
+    pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    pub layer_norm: LayerNorm,
+    pub attend: unsafe fn(&Attend<'_>, &mut [f32], &mut [Running]),
+    pub attend_merge: unsafe fn(&[f32], Running, &mut [f32], &mut Running),
+    pub silu_mul: unsafe fn(&[f32], &mut [f32]),
+    pub gelu_tanh_mul: unsafe fn(&[f32], &mut [f32]),
+}
+
+/// Loops that show what a core can do at most.
+pub(super) struct Peaks {
+    /// The exclusive or of all 64-bit words.
+    pub read: unsafe fn(&[[u8; 64]]) -> u64,
+    /// Multiplies in registers as many rounds as are asked for; the result is the number of operations.
+    pub multiply: unsafe fn(usize) -> u64,
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernels").field("isa", &self.isa).finish_non_exhaustive()
+    }
+}

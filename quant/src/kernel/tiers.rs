@@ -1,0 +1,21 @@
+//! The kernels of each tier. It must not know what a tier does.
+
+use super::scalar::SCALAR;
+use super::table::Kernels;
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
+use super::x86::tables;
+use crate::isa::Isa;
+
+impl Kernels {
+    /// The kernels of a tier, or `None` if this machine cannot run it.
+    pub fn for_isa(isa: Isa) -> Option<&'static Self> {
+        match isa {
+            Isa::Scalar => Some(&SCALAR),
+            _ if !isa.is_available() => None,
+            #[cfg(all(target_arch = "x86_64", not(fuzzing)))]
+            vectors => tables::of(vectors),
+            #[cfg(any(not(target_arch = "x86_64"), fuzzing))]
+            _ => None,
+        }
+    }
+}
