@@ -7,17 +7,15 @@ use std::time::Duration;
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::supervise::supervised;
 use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Speaker};
-use moelten_loader::text::tokenizer::{Markup, Tokenizer};
+use moelten_loader::text::tokenizer::{Ended, Markup, Tokenizer};
 use moelten_tui::chat::{Request, TokenCount};
 use moelten_tui::thinking;
 use serde_json::Value;
 
 use crate::exit::CommandError;
 
-/// Bytes of a text that are encoded at a time for a count.
-const COUNTED_BYTES: usize = 64 << 10;
-/// Tokens by which a piece may count more than the same bytes inside the whole text: tokens that span two
-/// pieces, and the space that some tokenizers add before a text.
+/// Tokens by which a message may count more alone than inside the rendered conversation: tokens that span the
+/// template's text and the message, and the space that some tokenizers add before a text.
 const COUNTED_MORE_MAX: usize = 4;
 /// Time between two polls of the stop flag while a prompt is made.
 const LOOK: Duration = Duration::from_millis(10);
@@ -84,49 +82,38 @@ impl Language {
         with(true) != with(false)
     }
 
-    /// Counts the tokens of a text. A text that clearly has more than `limit` is not encoded as a whole. If
-    /// `stop` is cancelled, the result is arbitrary.
+    /// Counts the tokens of a text. Encoding ends once there are more than `limit`. If `stop` is cancelled, the
+    /// result is arbitrary.
     ///
     /// # Errors
     /// The tokenizer cannot encode the text.
     pub fn count_text(&self, text: &str, limit: usize, stop: &Cancel) -> anyhow::Result<TokenCount> {
-        if self.exceeds([text].into_iter(), limit, stop)? {
-            return Ok(TokenCount::MoreThan(limit));
-        }
-        Ok(TokenCount::Exactly(self.tokenizer.encode_text(text)?.len()))
+        let encoded = self.tokenizer.encode_text_up_to(text, limit, stop.flag())?;
+        Ok(match encoded.ended {
+            Ended::Text => TokenCount::Exactly(encoded.ids.len()),
+            Ended::Limit | Ended::Stopped => TokenCount::MoreThan(limit),
+        })
     }
 
-    /// Whether texts clearly have more than `limit` tokens together. They are encoded in pieces, of which no
-    /// more is kept than a count. Also true if `stop` is cancelled.
-    fn exceeds<'a>(
-        &self,
-        texts: impl Iterator<Item = &'a str>,
-        limit: usize,
-        stop: &Cancel,
-    ) -> anyhow::Result<bool> {
+    /// Whether the texts of messages have more than `limit` tokens together, whatever the template adds. Also
+    /// true if `stop` is cancelled.
+    fn exceeds(&self, messages: &[Message], limit: usize, stop: &Cancel) -> anyhow::Result<bool> {
         let mut tokens = 0_usize;
-        for text in texts {
-            let mut rest = text;
-            while rest.len() > COUNTED_BYTES {
-                if tokens > limit || stop.is_cancelled() {
-                    return Ok(true);
-                }
-                let end = rest.floor_char_boundary(COUNTED_BYTES);
-                // Cut at a line end if there is one: tokens rarely span it.
-                let end = rest[..end].rfind('\n').map_or(end, |line| line + 1);
-                let (piece, others) = rest.split_at(end);
-                tokens += self.tokenizer.encode_text(piece)?.len().saturating_sub(COUNTED_MORE_MAX);
-                rest = others;
+        for message in messages {
+            let most = (limit - tokens).saturating_add(COUNTED_MORE_MAX);
+            match self.count_text(&message.content, most, stop)? {
+                TokenCount::Exactly(more) => tokens += more.saturating_sub(COUNTED_MORE_MAX),
+                TokenCount::MoreThan(_) => return Ok(true),
             }
         }
-        Ok(tokens > limit)
+        Ok(false)
     }
 
     /// Counts the tokens of a conversation without the answer, as [`Self::count_text`]; `None` if the
     /// template refuses it.
     pub fn count(&self, messages: &[Message], limit: usize, stop: &Cancel) -> Option<TokenCount> {
-        let texts = messages.iter().map(|message| message.content.as_str());
-        if self.exceeds(texts, limit, stop).ok()? {
+        // Too long texts are not rendered.
+        if self.exceeds(messages, limit, stop).ok()? {
             return Some(TokenCount::MoreThan(limit));
         }
         self.count_whole(messages).map(TokenCount::Exactly)

@@ -2,6 +2,7 @@
 //! measured with them.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use moelten_loader::text::tokenizer::Tokenizer;
@@ -33,8 +34,9 @@ impl Windows {
         let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         let text = String::from_utf8(text)
             .map_err(|error| CommandError::Usage(format!("{} is not UTF-8: {error}", path.display())))?;
-        let mut ids = tokenizer.encode_text(&text)?;
-        ids.truncate(most.unwrap_or(usize::MAX));
+        let most = most.unwrap_or(usize::MAX);
+        let mut ids = tokenizer.encode_text_up_to(&text, most, &AtomicBool::new(false))?.ids;
+        ids.truncate(most);
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
         let step = window.saturating_sub(usize::from(bos.is_some()));
         if step < 2 || ids.len() < 2 {
