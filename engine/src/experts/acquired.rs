@@ -63,8 +63,8 @@ pub struct Acquired<'a> {
     buffers: &'a mut AcquireBuffers,
     stop: &'a (dyn Fn() -> bool + 'a),
     phase: Phase,
-    /// Whether a thread that the store depends on had panicked when the request was made: none of the experts counts as
-    /// here then, so that every wait ends with its message.
+    /// Whether a thread that the store depends on had panicked when the request was made. No expert counts as
+    /// resident then, so that every wait returns the error.
     broken: bool,
 }
 

@@ -103,7 +103,7 @@ fn b45_layer_counts() {
     assert!(field.contains("layers.3.") && matches!(missing, Fault::Missing { .. }));
     let fewer = changed("llama", "num_hidden_layers", json!(2));
     assert!(
-        load(fewer.path()).unwrap().notices.iter().any(|n| n.contains("not used") && n.contains("layers.2."))
+        load(fewer.path()).unwrap().notices.iter().any(|n| n.contains("unused") && n.contains("layers.2."))
     );
 }
 
