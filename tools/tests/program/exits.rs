@@ -117,7 +117,7 @@ fn f18_little_address_space_is_refused_with_numbers_or_enough() {
     for outcome in tried {
         match outcome.code {
             Some(0) => used += 1,
-            Some(5) => refused += usize::from(outcome.err.contains("MB at least")),
+            Some(5) => refused += usize::from(outcome.err.contains("needs at least")),
             _ => panic!("{outcome:?}"),
         }
         assert!(!outcome.err.contains("bug"), "{outcome:?}");
