@@ -82,6 +82,11 @@ impl<'b, 'a> Batch<'b, 'a> {
         self.runs.iter().map(|run| run.tokens.len()).sum()
     }
 
+    /// The tokens of all runs, one run after the other.
+    pub(super) fn token_ids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.runs.iter().flat_map(|run| run.tokens).copied()
+    }
+
     /// The phase of the pass: it decodes if all runs do.
     pub fn phase(&self) -> Phase {
         let decodes = self.runs.iter().all(|run| run.phase == Phase::Decode);

@@ -154,14 +154,12 @@ impl Decoder<'_> {
     }
 
     /// Rows of the embedding, scaled, into `s.x`.
-    fn embed(&self, s: &mut Executor, batch: &mut Batch<'_, '_>) -> Result<()> {
-        let (d, mut first) = (self.spec.d_model, 0);
-        for run in batch.runs().iter() {
-            let x = &mut s.x[first * d..(first + run.tokens.len()) * d];
-            self.weights.embedding.rows(self.compute.tensors, run.tokens, run.cancel, x)?;
-            self.compute.kernels.scale(self.spec.embed_scale, x);
-            first += run.tokens.len();
-        }
+    fn embed(&self, s: &mut Executor, batch: &Batch<'_, '_>) -> Result<()> {
+        let Self { compute, weights, .. } = self;
+        let x = &mut s.x[..batch.tokens() * self.spec.d_model];
+        let from = (compute.tensors, compute.pool);
+        weights.embedding.rows(from, batch.token_ids(), &|| batch.all_cancelled(), x)?;
+        compute.kernels.scale(self.spec.embed_scale, x);
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use moelten_loader::tensors::store::TensorStore;
 use moelten_quant::QMatrix;
 
 use crate::error::{EngineError, Result};
-use crate::runtime::cancel::Cancel;
+use crate::runtime::pool::Pool;
 
 /// Rows that begin within so many bytes of the first share a read.
 const SHARED_READ: u64 = 64 << 10;
@@ -53,27 +53,27 @@ impl Embedding {
         InFile::new(file, matrix).map(Self::InFile)
     }
 
-    /// Decodes the rows of `tokens` into `out`, `[tokens, d_model]`.
+    /// Decodes the rows of `tokens` into `out`, `[tokens, d_model]`. The workers of `pool`, of which this thread
+    /// is one, park while rows are read; between two reads `stop` is asked whether to give up.
     ///
     /// # Errors
-    /// [`EngineError::Embedding`] when a row could not be read, [`EngineError::Cancelled`] when `cancel` is
-    /// set.
+    /// [`EngineError::Embedding`] when a row could not be read, [`EngineError::Cancelled`] after `stop`.
     pub fn rows(
         &self,
-        tensors: &TensorStore,
-        tokens: &[u32],
-        cancel: &Cancel,
+        (tensors, pool): (&TensorStore, &Pool),
+        tokens: impl Iterator<Item = u32>,
+        stop: &dyn Fn() -> bool,
         out: &mut [f32],
     ) -> Result<()> {
         match self {
             Self::InMemory(matrix) => {
                 let view = tensors.view(matrix);
-                for (&token, out) in tokens.iter().zip(out.chunks_exact_mut(matrix.cols)) {
+                for (token, out) in tokens.zip(out.chunks_exact_mut(matrix.cols)) {
                     view.decode_row(token as usize, out);
                 }
                 Ok(())
             }
-            Self::InFile(embedding) => embedding.rows(tokens, cancel, out),
+            Self::InFile(embedding) => pool.rest_during(|| embedding.rows(tokens, stop, out)),
         }
     }
 }
@@ -91,15 +91,20 @@ impl InFile {
         self.matrix.bytes / self.matrix.rows as u64
     }
 
-    fn rows(&self, tokens: &[u32], cancel: &Cancel, out: &mut [f32]) -> Result<()> {
+    fn rows(
+        &self,
+        tokens: impl Iterator<Item = u32>,
+        stop: &dyn Fn() -> bool,
+        out: &mut [f32],
+    ) -> Result<()> {
         let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         let Buffers { piece, order } = &mut *buffers;
         order.clear();
-        order.extend(tokens.iter().copied().zip(0..));
+        order.extend(tokens.zip(0..));
         order.sort_unstable();
         let mut next = 0;
         while next < order.len() {
-            if cancel.is_cancelled() {
+            if stop() {
                 return Err(EngineError::Cancelled);
             }
             let (first, row_bytes) = (order[next].0, self.row_bytes());
@@ -141,3 +146,6 @@ impl InFile {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,4 +14,5 @@ mod pressure;
 mod quantized;
 mod saved;
 mod store;
+mod threads;
 mod variants;

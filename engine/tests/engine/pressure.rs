@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::common::{How, folder, golden, logits, model, session};
 use moelten_engine::CachePlan;
+use moelten_engine::EngineError;
 use moelten_engine::KvFormat;
 use moelten_engine::Model;
 use moelten_engine::plan::{Experts, Io, Ram};
+use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::runtime::system::System;
 use moelten_engine::{Keeper, Watch};
 
@@ -110,4 +112,35 @@ fn only_an_automatic_budget_is_watched() {
     let (model, _) = streaming(Ram::Auto);
     assert!(model.plan().floor() >= 96 << 20);
     assert_eq!(model.given_back(), 0);
+}
+
+/// Without the thread that yields memory to others, requests must not go on as if it were there.
+#[test]
+fn a_panic_of_the_watch_is_the_error_of_every_request() {
+    let (model, mut cached) = streaming(Ram::Bytes(1 << 30));
+    let ids = golden("mixtral").ids;
+    logits(&mut session(&model, KvFormat::F32), &ids);
+    // A bank that the cache does not have.
+    cached.shape.experts.push(8);
+    cached.shape.quotas.push(8);
+    cached.shape.classes.push(0);
+    let root = tempfile::tempdir().unwrap();
+    free(root.path(), 1 << 10);
+    let keeper = Keeper::new(System::at(root.path()), cached, 1 << 16);
+    let _watch = Watch::begin(Arc::clone(model.experts()), keeper, Duration::from_millis(10)).unwrap();
+    let mut one = session(&model, KvFormat::F32);
+    let (cancel, started) = (Cancel::new(), Instant::now());
+    let first = loop {
+        assert!(started.elapsed() < Duration::from_secs(10), "requests go on");
+        one.keep_prefix(&[]);
+        if let Err(error) = one.append(&ids, &cancel, &mut (), &mut |_| {}) {
+            break error;
+        }
+    };
+    let second = session(&model, KvFormat::F32).append(&ids, &cancel, &mut (), &mut |_| {}).unwrap_err();
+    for error in [first, second] {
+        let EngineError::Expert { source, .. } = &error else { panic!("{error}") };
+        let message = source.to_string();
+        assert!(message.starts_with("moelten-pressure: index out of bounds"), "{message}");
+    }
 }

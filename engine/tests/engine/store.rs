@@ -1,7 +1,8 @@
 //! The expert store: residency, the origin of bytes and faults of the disk never change a bit of the output.
 
-mod disk;
+pub mod disk;
 mod equality;
 mod faults;
 mod live;
-mod setup;
+mod panics;
+pub mod setup;

@@ -9,6 +9,9 @@ use moelten_loader::io::read_at::ReadAt;
 /// `EIO` of Linux and of most others.
 pub const EIO: i32 = 5;
 
+/// What a panic of a disk says.
+pub const PANIC: &str = "the driver has a bug";
+
 /// The fault of a disk. Reads are counted from 0, in the order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behaviour {
@@ -22,6 +25,10 @@ pub enum Behaviour {
     Errors { from: u64, count: u64 },
     /// One in `one_in` reads fails, at random by this seed.
     Flaky { seed: u64, one_in: u64 },
+    /// `count` reads from read `from` on panic.
+    Panics { from: u64, count: u64 },
+    /// One in `one_in` reads panics, at random by this seed.
+    Panicky { seed: u64, one_in: u64 },
     /// Read `at` takes `millis` milliseconds.
     Stall { at: u64, millis: u64 },
     /// From read `from` on the file has only `len` bytes.
@@ -92,6 +99,10 @@ impl ReadAt for Disk {
                 buffer.fill(0x5a);
                 return Err(failed());
             }
+            Behaviour::Panics { from, count } if (from..from.saturating_add(count)).contains(&read) => {
+                panics()
+            }
+            Behaviour::Panicky { seed, one_in } if chance(seed, read).is_multiple_of(one_in) => panics(),
             Behaviour::Stall { at, millis } if read == at => {
                 std::thread::sleep(Duration::from_millis(millis));
             }
@@ -100,4 +111,9 @@ impl ReadAt for Disk {
         }
         Ok(self.bytes(&mut buffer[..most], offset, len))
     }
+}
+
+/// Panics without a message on the terminal.
+fn panics() -> ! {
+    std::panic::resume_unwind(Box::new(PANIC))
 }
