@@ -1,9 +1,11 @@
-//! Speed of attention for each tier: while decoding, bytes of cached keys and values read per second; in prefill, GFLOP/s.
+//! Speed of attention for each tier: while decoding, bytes of cached keys and values read per second; in
+//! prefill, GFLOP/s.
 //!
 //! `cargo run --release -p moelten-quant --example attend [THREADS [TIER]]`
 //!
-//! Decoding walks through 1 GiB of caches for each thread, as many layers with all their weights in between would leave
-//! nothing in the processor's caches. Beside it stands what a plain sum over the same memory reads.
+//! Decoding walks through 1 GiB of caches for each thread, because in a model the weights of many layers
+//! are read in between and evict the processor's caches. A plain sum over the same memory is printed for
+//! comparison.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -105,7 +107,7 @@ impl Shape {
     fn decode(self, kernels: &Kernels, caches: &[f16], context: usize) -> usize {
         let queries = vec![0.1; self.group * self.head_dim];
         let (mut out, mut state) = (queries.clone(), vec![Running::default(); self.group]);
-        // Heads of a layer lie one after the other: a bit apart, as their context is not full.
+        // Heads of a layer lie one after the other: with gaps, as their context is not full.
         let mut bytes = 0;
         for cache in caches.chunks_exact(2 * context * self.head_dim) {
             let task = self.task(cache, context, &queries, 1);

@@ -18,7 +18,7 @@ fn main() {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 8) as f32 / (1 << 24) as f32
     };
-    // The sum of twelve uniform numbers is as good as normal here.
+    // The sum of twelve uniform numbers is nearly normal.
     let values: Vec<f32> = (0..ROWS * COLS).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect();
     let importance: Vec<f32> = (0..COLS).map(|_| uniform().powi(4) + 0.001).collect();
 

@@ -62,7 +62,8 @@ fn weights(format: Format, n: usize) -> Vec<u8> {
     let mut bytes = vec![0; format.row_bytes(n).expect("rows are whole blocks")];
     let values: Vec<f32> = (0..n).map(|_| next() as f32 / 32768.0 - 1.0).collect();
     if encode(format, &values, &mut bytes).is_err() {
-        // No encoder: random codes, and no byte that could give a half-precision scale or an E8M0 all its bits.
+        // No encoder: random codes, and no byte that could give a half-precision scale or an E8M0 all its
+        // bits.
         bytes.fill_with(|| next() as u8 & 0x77);
         if format == Format::Mxfp4 {
             bytes.iter_mut().step_by(format.block_bytes()).for_each(|scale| *scale = 120);

@@ -1,12 +1,13 @@
-//! Activations as products take them: by blocks of 32 columns, as floats or as int8 codes with a scale per block and
-//! token. It must not know weights or instruction sets.
+//! Activations as products take them: by blocks of 32 columns, as floats or as int8 codes with a scale per
+//! block and token. It must not know weights or instruction sets.
 //!
-//! **Layout.** Block `b` of all tokens is one run of cache lines, a *record*; records follow each other. So whoever computes
-//! 32 outputs of all tokens writes one contiguous piece of the next layer's input.
+//! **Layout.** Block `b` of all tokens is one run of cache lines, a *record*; records follow each other. So a
+//! thread that computes 32 outputs of all tokens writes one contiguous piece of the next layer's input.
 //! - `F32`: `[tokens, 32]` floats.
-//! - `Q8`: `[tokens, 32]` codes, then `[tokens]` scales, then `[tokens]` negated sums of the codes, then `[tokens]` negated
-//!   sums of the first 16 codes; padded to a line. From [`TILE_FROM`] tokens on there is room for a multiple of 16, so that
-//!   tiles of 16 tokens can be read; what stands in the room is never used.
+//! - `Q8`: `[tokens, 32]` codes, then `[tokens]` scales, then `[tokens]` negated sums of the codes, then
+//!   `[tokens]` negated sums of the first 16 codes; padded to a line. From [`TILE_FROM`] tokens on a record
+//!   is padded to a multiple of 16 tokens, because tiles of 16 tokens are read; the padding never changes a
+//!   result.
 //!
 //! A last block that is not full is padded with zeros.
 
@@ -18,12 +19,13 @@ use crate::kernel::lines::{Line, floats, words, words_mut};
 /// Columns of a block.
 pub const BLOCK: usize = 32;
 
-/// How activations are represented.
+/// Representation of activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ActivationKind {
     /// Single precision, for weights that are floats.
     F32,
-    /// Codes -127..=127 and a scale for each 32, for quantised weights. `x = scale * code`, `scale = max |x| / 127`.
+    /// Codes -127..=127 and a scale for each 32, for quantised weights. `x = scale * code`,
+    /// `scale = max |x| / 127`.
     Q8,
 }
 
@@ -47,10 +49,11 @@ impl ActivationKind {
     }
 }
 
-/// Fewer tokens than this are not multiplied by tiles: measured, they do not repay the unpacking to memory.
+/// Tiles multiply this many tokens or more. With fewer, unpacking weights to memory costs more than tiles
+/// save (measured).
 pub(crate) const TILE_FROM: usize = 32;
 
-/// Tokens that a `Q8` record of `tokens` has room for.
+/// Tokens of a `Q8` record of `tokens`, padding included.
 pub(crate) const fn room(tokens: usize) -> usize {
     if tokens < TILE_FROM { tokens } else { tokens.next_multiple_of(16) }
 }
@@ -93,27 +96,27 @@ impl<'a> Activations<'a> {
         Self { first: self.first + tokens.start, tokens: tokens.len(), ..*self }
     }
 
-    /// How they are represented.
+    /// Whether they are floats or codes.
     pub fn kind(&self) -> ActivationKind {
         self.kind
     }
 
-    /// Number of tokens.
+    /// Tokens of this view; the records may hold more.
     pub fn tokens(&self) -> usize {
         self.tokens
     }
 
-    /// Number of columns.
+    /// Columns of the `[tokens, cols]` matrix, without the padding of the last block.
     pub fn cols(&self) -> usize {
         self.cols
     }
 
-    /// Tokens of the records, and the first of them that is one of these.
+    /// How many tokens the records hold, and the index of the first token of this view.
     pub(crate) fn place(&self) -> (usize, usize) {
         (self.all, self.first)
     }
 
-    /// Words of all records, and of one.
+    /// The words of all records, and how many of them one record has.
     #[cfg(all(target_arch = "x86_64", not(fuzzing)))]
     pub(crate) fn words(&self) -> (&'a [u32], usize) {
         (words(self.lines), self.kind.record_lines(self.all) * 16)
@@ -140,7 +143,8 @@ impl<'a> Activations<'a> {
         &self.lines[block * lines..(block + 1) * lines]
     }
 
-    /// Writes block `block` of the tokens `chosen` into `record`, as if they were all there are: the inputs of an expert.
+    /// Copies block `block` of the tokens `chosen` into `record`, a record of these tokens alone: the
+    /// inputs of an expert.
     ///
     /// # Panics
     /// If a token or the block does not exist or `record` is not of as many tokens.
@@ -182,14 +186,14 @@ impl<'a> Activations<'a> {
     }
 }
 
-/// A record that is being filled.
+/// One block of all tokens, to be written by [`crate::Kernels::fill`].
 #[derive(Debug)]
 pub struct Record<'a> {
-    /// How.
+    /// Floats or codes.
     pub kind: ActivationKind,
-    /// Tokens of the record.
+    /// Tokens that the record holds.
     pub tokens: usize,
-    /// Its lines.
+    /// [`ActivationKind::record_lines`] of memory.
     pub lines: &'a mut [Line],
 }
 
@@ -202,7 +206,7 @@ pub struct Columns<'a> {
     pub stride: usize,
     /// Columns, at most 32.
     pub width: usize,
-    /// Number of tokens.
+    /// Tokens to write.
     pub tokens: usize,
 }
 
@@ -223,8 +227,8 @@ const TINY: f32 = f32::from_bits((127 - 100) << 23);
 
 /// Writes tokens `first ..` of a record: the reference. Every tier gives the same bits.
 ///
-/// Rounding is to nearest even. A block of values below 2^-100 becomes zero; one that holds NaN or infinity gets a NaN
-/// scale, so that it is seen in the result.
+/// Rounding is to nearest even. A block of values below 2^-100 becomes zero; one that holds NaN or infinity
+/// gets a NaN scale, so that it is seen in the result.
 #[inline(always)]
 pub(crate) fn fill(from: Columns<'_>, first: usize, record: Record<'_>) {
     let out = words_mut(record.lines);

@@ -1,9 +1,10 @@
-//! Quantised blocks as whole numbers, and what a product with int8 activations is: the scalar reference. Every integer
-//! kernel gives the same bits as this file, on every tier and for any number of tokens.
+//! Quantised blocks as whole numbers, and what a product with int8 activations is: the scalar reference.
+//! Every integer kernel gives the same bits as this file, on every tier and for any number of tokens.
 //!
-//! **The product.** Weights come in blocks of 32 codes `q` with a scale `s` and a minimum `m` (`w = s q - m`), or in halves of
-//! 16 with a scale and a minimum each; activations in blocks of 32 codes `a` with a scale `t` per token. In order of the
-//! blocks, and of the halves within them, all in single precision with the marked steps rounded once:
+//! **The product.** Weights come in blocks of 32 codes `q` with a scale `s` and a minimum `m`
+//! (`w = s q - m`), or in halves of 16 with a scale and a minimum each; activations in blocks of 32 codes
+//! `a` with a scale `t` per token. In order of the blocks, and of the halves within them, all in single
+//! precision with the marked steps rounded once:
 //!
 //! ```text
 //! v   = float(sum q a) * s
@@ -11,8 +12,8 @@
 //! out = fma(v, t, out)
 //! ```
 //!
-//! The integer sums are exact: `|sum q a| <= 32 * 128 * 127 < 2^24`, so their floats are too. What the bytes mean is
-//! `decode`: `s q - m` are its weights, bit for bit.
+//! The integer sums are exact: `|sum q a| <= 32 * 128 * 127 < 2^24`, so their floats are too. What the
+//! bytes mean is `decode`: `s q - m` are its weights, bit for bit.
 
 use half::f16;
 
@@ -121,7 +122,8 @@ pub(crate) fn piece(format: Format, b: &[u8], p: usize) -> Piece {
     }
 }
 
-/// Outputs of row `row` of a product of a quantised matrix with `Q8` activations, for each token in its order.
+/// Outputs of row `row` of a product of a quantised matrix with `Q8` activations, for each token in its
+/// order.
 pub(crate) fn row_product<'o>(
     w: QMatrix<'_>,
     row: usize,

@@ -1,8 +1,10 @@
-//! Block bytes to floats: the scalar reference, and with it the meaning of each format. Every vector kernel is tested
-//! for equality with this file, bit by bit, so the order of the float operations here is part of the format.
+//! Block bytes to floats: the scalar reference, and with it the meaning of each format. Every vector kernel
+//! is tested for equality with this file, bit by bit, so the order of the float operations here is part of
+//! the format.
 //!
-//! Layouts and operation order follow the ggml block formats as published with the GGUF specification; MXFP4 is the
-//! OCP Microscaling Formats specification 1.0. It must not know rows, matrices or instruction sets.
+//! Layouts and operation order follow the ggml block formats as published with the GGUF specification;
+//! MXFP4 is the OCP Microscaling Formats specification 1.0. It must not know rows, matrices or instruction
+//! sets.
 
 use half::f16;
 
@@ -65,7 +67,8 @@ fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// Code `i` of 32 four-bit codes in 16 bytes: the low nibbles hold the first half, the high nibbles the second.
+/// Code `i` of 32 four-bit codes in 16 bytes: the low nibbles hold the first half, the high nibbles the
+/// second.
 fn nibble(qs: &[u8], i: usize) -> u8 {
     if i < 16 { qs[i] & 15 } else { qs[i - 16] >> 4 }
 }
@@ -204,8 +207,8 @@ fn q5_k(b: &[u8; 176], y: &mut [f32; 256]) {
     }
 }
 
-/// `128 x low nibbles | 64 x four high pairs | 16 x i8 scale | d: f16`, `w = (d * scale) * (q - 32)`, a scale for
-/// each 16 weights.
+/// `128 x low nibbles | 64 x four high pairs | 16 x i8 scale | d: f16`, `w = (d * scale) * (q - 32)`, a
+/// scale for each 16 weights.
 fn q6_k(b: &[u8; 210], y: &mut [f32; 256]) {
     let (low, high, scales) = (&b[..128], &b[128..192], &b[192..208]);
     let d = half_at(b, 208);
@@ -223,8 +226,8 @@ fn iq4_nl(b: &[u8; 18], y: &mut [f32; 32]) {
     }
 }
 
-/// `d: f16 | 8 x high pair | 8 x low nibble (scales, 6 bits) | 8 x 16 nibbles`, `w = (d * (scale - 32)) * table[q]`, a
-/// scale for each 32 weights.
+/// `d: f16 | 8 x high pair | 8 x low nibble (scales, 6 bits) | 8 x 16 nibbles`,
+/// `w = (d * (scale - 32)) * table[q]`, a scale for each 32 weights.
 fn iq4_xs(b: &[u8; 136], y: &mut [f32; 256]) {
     let d = half_at(b, 0);
     let scales = iq4_xs_scales(b[2..8].as_array().expect("6 bytes"));
@@ -251,8 +254,8 @@ fn mxfp4(b: &[u8; 17], y: &mut [f32; 32]) {
     }
 }
 
-/// Half of the E8M0 scale `2^(e - 127)`. The two smallest results are subnormal; 255, NaN in the specification, is
-/// read as the power of two that it would be, as ggml does.
+/// Half of the E8M0 scale `2^(e - 127)`. The two smallest results are subnormal; 255, NaN in the
+/// specification, is read as the power of two that it would be, as ggml does.
 pub(crate) fn e8m0_half(e: u8) -> f32 {
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (u32::from(e) - 1) << 23 })
 }

@@ -1,5 +1,6 @@
-//! Floats to block bytes. Each block depends on its own values (and the importance of their columns) alone, so rows
-//! can be encoded in any pieces, by any number of threads, to the same bytes. It must not know files or threads.
+//! Floats to block bytes. Each block depends on its own values (and the importance of their columns) alone,
+//! so rows can be encoded in any pieces, by any number of threads, to the same bytes. It must not know
+//! files or threads.
 
 mod arith;
 mod blocks;
@@ -67,12 +68,12 @@ impl std::error::Error for EncodeError {}
 ///
 /// - `F16`, `BF16`: rounded to nearest even.
 /// - `Q8_0`, `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `MXFP4`: byte for byte as ggml's reference quantisers.
-/// - `Q4_K`, `Q5_K`, `Q6_K`, `IQ4_NL`, `IQ4_XS`: scales searched for the least squared error, in which larger values
-///   count more.
+/// - `Q4_K`, `Q5_K`, `Q6_K`, `IQ4_NL`, `IQ4_XS`: scales searched for the least squared error, in which
+///   larger values count more.
 /// - `Q2_K`, `Q3_K`: not supported.
 ///
-/// Scales are stored in half precision, whose smallest number is `6e-8`: values well below that become zeros, and small
-/// ones near it lose digits.
+/// Scales are stored in half precision, whose smallest number is `6e-8`: values well below that become
+/// zeros, and small ones near it lose digits.
 ///
 /// # Errors
 /// See [`EncodeError`]; `out` is then partly written. What is written without one decodes to finite values.
@@ -110,9 +111,10 @@ pub fn encode(format: Format, src: &[f32], out: &mut [u8]) -> Result<(), EncodeE
 
 /// Encodes whole rows of finite values where errors in some columns matter more than in others.
 ///
-/// `src` is `[rows, cols]`, `importance` is `[cols]`: by how much a squared error in that column counts, in any
-/// unit, as the mean square of the activations it multiplies (an "importance matrix") says. Without importance this
-/// is [`encode`], and so it is for `F32`, `F16`, `BF16` and `Q8_0`, whose codes leave nothing to choose.
+/// `src` is `[rows, cols]`, `importance` is `[cols]`: by how much a squared error in that column counts, in
+/// any unit, as the mean square of the activations it multiplies (an "importance matrix") says. Without
+/// importance this is [`encode`], and so it is for `F32`, `F16`, `BF16` and `Q8_0`, whose codes follow from
+/// the values alone.
 ///
 /// # Errors
 /// See [`EncodeError`]; `out` is then partly written. What is written without one decodes to finite values.
@@ -175,7 +177,8 @@ fn out_of_range<const N: usize>(i: usize, x: &[f32; N]) -> EncodeError {
     EncodeError::OutOfRange { index: i * N + at }
 }
 
-/// Stores two bytes for each value. `convert` fills a piece; an exponent as that of `infinity` is an overflow.
+/// Stores two bytes for each value. `convert` fills a piece; an exponent as that of `infinity` is an
+/// overflow.
 fn sixteen_bits(
     src: &[f32],
     out: &mut [u8],

@@ -96,7 +96,8 @@ impl Format {
         self.row().2
     }
 
-    /// Bytes of a row of `cols` weights; `None` when `cols` is not a whole number of blocks or the size overflows.
+    /// Bytes of a row of `cols` weights; `None` when `cols` is not a whole number of blocks or the size
+    /// overflows.
     pub const fn row_bytes(self, cols: usize) -> Option<usize> {
         if !cols.is_multiple_of(self.block_len()) {
             return None;

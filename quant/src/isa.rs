@@ -1,15 +1,15 @@
-//! The instruction set tiers: their names, which of them this machine has, and the `MOELTEN_ISA` override. What a tier
-//! does is `kernel`.
+//! The instruction set tiers: their names, which of them this machine has, and the `MOELTEN_ISA` override.
+//! What a tier does is `kernel`.
 
 use std::fmt;
 
-/// A tier of kernels. Within one, results never differ. Between tiers, products of quantised weights have the same bits, but
-/// those of floats, norms and attention differ in the last ones, and that may turn the code of an activation or the choice of
-/// an expert: logits of a whole model can differ visibly.
+/// A tier of kernels. Within one, results never differ. Between tiers, products of quantised weights have
+/// the same bits, but those of floats, norms and attention differ in the last ones, and that may change the
+/// code of an activation or the choice of an expert: logits of a whole model can differ visibly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Isa {
-    /// Plain Rust, on every machine.
+    /// Plain Rust, available on every machine.
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
@@ -24,7 +24,7 @@ pub enum Isa {
 /// `MOELTEN_ISA` names a tier that does not exist or that this machine lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IsaError {
-    /// What the variable said.
+    /// The value of the variable.
     pub requested: String,
     /// The tiers of this machine, slowest first.
     pub available: Vec<Isa>,
@@ -90,8 +90,8 @@ impl Isa {
         }
     }
 
-    /// What this machine lacks of the tier: instructions by their CPUID names, or a permission in words. Empty if it can run
-    /// the tier.
+    /// What this machine lacks for the tier: instructions by their CPUID names, or a permission in words.
+    /// Empty if it can run the tier.
     #[cfg(all(target_arch = "x86_64", not(fuzzing)))]
     pub fn missing(self) -> Vec<&'static str> {
         macro_rules! lacking {
@@ -115,8 +115,9 @@ impl Isa {
         missing
     }
 
-    /// What this machine lacks of the tier. Empty if it can run the tier. Fuzz targets are built with the scalar tier alone: what
-    /// they look at does not depend on the tier, and the others take most of the time of a build.
+    /// What this machine lacks for the tier. Empty if it can run the tier. Fuzz targets are built with the
+    /// scalar tier alone: what they test does not depend on the tier, and the others take most of the build
+    /// time.
     #[cfg(any(not(target_arch = "x86_64"), fuzzing))]
     pub fn missing(self) -> Vec<&'static str> {
         let lacking = if cfg!(fuzzing) { "a build without fuzzing" } else { "an x86-64 processor" };

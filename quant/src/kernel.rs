@@ -1,4 +1,4 @@
-//! The kernels: for each tier a [`Kernels`], a table of functions on the same data with the same meaning.
+//! The kernels. Every tier has a [`Kernels`]: a table of functions that do the same on the same data.
 
 #![allow(unsafe_code, reason = "kernels are reached through pointers whose instructions were detected")]
 

@@ -1,12 +1,13 @@
-//! A weight matrix as a checked view of block bytes. Its one constructor checks everything, so kernels check nothing. It
-//! must not own memory or know where the bytes come from.
+//! A weight matrix as a checked view of block bytes. Its one constructor checks everything, so kernels
+//! check nothing. It must not own memory or know where the bytes come from.
 
 use std::ops::Range;
 
 use crate::decode::decode;
 use crate::format::Format;
 
-/// A `[rows, cols]` matrix, its rows one after the other, each a whole number of blocks. The bytes may have any alignment.
+/// A `[rows, cols]` matrix, its rows one after the other, each a whole number of blocks. The bytes may have
+/// any alignment.
 #[derive(Debug, Clone, Copy)]
 pub struct QMatrix<'a> {
     format: Format,

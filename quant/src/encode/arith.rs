@@ -1,9 +1,9 @@
-//! Float helpers written so that the compiler makes vectors of them: fixed lanes, no calls, no branches. The
-//! results are the same on every CPU, because nothing here depends on how wide the vectors are. It must not know
-//! formats.
+//! Float helpers written so that the compiler makes vectors of them: fixed lanes, no calls, no branches.
+//! The results are the same on every CPU, because nothing here depends on how wide the vectors are. It must
+//! not know formats.
 
-/// `1.5 * 2^23`: adding it to a number within ±2^22 rounds that to a whole one (half to even), which then stands in
-/// the low bits.
+/// `1.5 * 2^23`: adding it to a number within ±2^22 rounds that to a whole one (half to even), which then
+/// stands in the low bits.
 pub(super) const MAGIC: f32 = 12_582_912.0;
 
 /// The nearest whole number, half to even, of a number within ±2^22.
@@ -64,8 +64,8 @@ pub(super) fn sum<const N: usize>(x: &[f32; N]) -> f32 {
     dot(x, &[1.0; N])
 }
 
-/// The bits of a float as an integer in the same order, and back. The compiler takes the least of some integers in
-/// any order, and so in vectors; of floats it must keep the order, and makes scalars of them.
+/// The bits of a float as an integer in the same order, and back. The compiler takes the least of some
+/// integers in any order, and so in vectors; of floats it must keep the order, and makes scalars of them.
 #[inline(always)]
 fn ordered(bits: i32) -> i32 {
     bits ^ ((bits >> 31) & i32::MAX)

@@ -1,5 +1,5 @@
-//! Blocks of 32 values whose scale is searched for: the plain formats where columns have importance, and `IQ4_NL`.
-//! It must not know super-blocks.
+//! Blocks of 32 values whose scale is searched for: the plain formats where columns have importance, and
+//! `IQ4_NL`. It must not know super-blocks.
 
 use half::f16;
 
@@ -15,8 +15,8 @@ fn stored_inverse(stored: f16, unit: f32) -> f32 {
     inverse(stored.to_f32() / unit)
 }
 
-/// The best scale for the codes from `-half` to `half - 1`, from those around the one under which the largest value
-/// gets `-half`.
+/// The best scale for the codes from `-half` to `half - 1`, from those around the one under which the
+/// largest value gets `-half`.
 pub(super) fn signed_scale<const N: usize>(x: &[f32; N], w: &[f32; N], half: f32) -> f32 {
     let largest = largest(x);
     let starts = [-1.0, -0.7, -0.45, -0.2, 0.0, 0.25, 0.5, 0.8];
@@ -101,14 +101,14 @@ pub(super) fn mxfp4(x: &[f32; 32], importance: &[f32; 32]) -> [u8; 17] {
     best
 }
 
-/// The nearest `IQ4_NL` code for each half step from -128 on: the midpoints between the values are whole or half
-/// numbers.
+/// The nearest `IQ4_NL` code for each half step from -128 on: the midpoints between the values are whole or
+/// half numbers.
 const NEAREST: [u8; 512] = {
     let mut table = [0; 512];
     let (mut i, mut code) = (0, 0);
     while i < 512 {
-        // The half step `i` ends at `(i + 1) / 2 - 128`; `code` holds while that is not above the midpoint to the
-        // next value.
+        // The half step `i` ends at `(i + 1) / 2 - 128`; `code` holds while that is not above the midpoint
+        // to the next value.
         while code < 15 && i as i32 + 1 - 256 > IQ4_VALUES[code] as i32 + IQ4_VALUES[code + 1] as i32 {
             code += 1;
         }

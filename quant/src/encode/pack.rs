@@ -1,7 +1,7 @@
 //! Codes to the bit layouts of the blocks: the inverse of the accessors in `decode`. It must not know floats.
 
-/// 32 four-bit codes in 16 bytes: the low nibbles hold the first half, the high nibbles the second. Higher bits of
-/// the codes are dropped.
+/// 32 four-bit codes in 16 bytes: the low nibbles hold the first half, the high nibbles the second. Higher
+/// bits of the codes are dropped.
 pub(super) fn nibbles(codes: &[u8; 32]) -> [u8; 16] {
     let [first, second] = halves(codes);
     std::array::from_fn(|i| first[i] & 15 | second[i] << 4)
@@ -18,13 +18,15 @@ pub(super) fn fifth_bits(codes: &[u8; 32]) -> [u8; 4] {
     let mut bits = [0; 4];
     for (byte, codes) in bits.iter_mut().zip(codes.as_chunks::<8>().0) {
         let ones = u64::from_le_bytes(*codes) >> 4 & 0x0101_0101_0101_0101;
-        // A power of two for each byte of `ones` moves it to its place in the top byte; no two meet elsewhere.
+        // A power of two for each byte of `ones` moves it to its place in the top byte; no two meet
+        // elsewhere.
         *byte = (ones.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
     }
     bits
 }
 
-/// 256 four-bit codes in 128 bytes: each 64 are 32 bytes, low nibbles first. Higher bits of the codes are dropped.
+/// 256 four-bit codes in 128 bytes: each 64 are 32 bytes, low nibbles first. Higher bits of the codes are
+/// dropped.
 pub(super) fn four_bits(codes: &[u8; 256]) -> [u8; 128] {
     let mut bytes = [0; 128];
     for (bytes, codes) in bytes.as_chunks_mut::<32>().0.iter_mut().zip(codes.as_chunks::<64>().0) {
@@ -46,8 +48,8 @@ pub(super) fn high_bits(codes: &[u8; 256]) -> [u8; 32] {
     bytes
 }
 
-/// 256 six-bit codes: the low nibbles in 128 bytes (each 128 codes are 64 bytes, low nibbles first), the high pairs
-/// in 64 (each 128 codes are 32 bytes at shifts 0, 2, 4, 6).
+/// 256 six-bit codes: the low nibbles in 128 bytes (each 128 codes are 64 bytes, low nibbles first), the
+/// high pairs in 64 (each 128 codes are 32 bytes at shifts 0, 2, 4, 6).
 pub(super) fn six_bits(codes: &[u8; 256]) -> ([u8; 128], [u8; 64]) {
     let (mut low, mut high) = ([0; 128], [0; 64]);
     for (half, codes) in codes.as_chunks::<128>().0.iter().enumerate() {
@@ -71,7 +73,8 @@ pub(super) fn k_scales(scales: &[u8; 8], minima: &[u8; 8]) -> [u8; 12] {
     })
 }
 
-/// The 8 scales of an `IQ4_XS` block, 0..=63 (32 stands for zero): two bytes of high pairs, four of low nibbles.
+/// The 8 scales of an `IQ4_XS` block, 0..=63 (32 stands for zero): two bytes of high pairs, four of low
+/// nibbles.
 pub(super) fn iq4_xs_scales(scales: &[u8; 8]) -> [u8; 6] {
     let high = scales.iter().rev().fold(0u16, |high, scale| high << 2 | u16::from(scale >> 4));
     let [a, b] = high.to_le_bytes();

@@ -1,5 +1,5 @@
-//! Blocks whose codes follow from the extremes of their values in one pass, byte for byte what ggml's reference
-//! quantisers and the PyPI package `gguf` make of them. It must not know importance.
+//! Blocks whose codes follow from the extremes of their values in one pass, byte for byte what ggml's
+//! reference quantisers and the PyPI package `gguf` make of them. It must not know importance.
 
 use half::f16;
 
@@ -18,7 +18,8 @@ pub(super) fn q8_0(x: &[f32; 32]) -> Result<[u8; 34], OutOfRange> {
     block[..2].copy_from_slice(&stored.to_le_bytes());
     for (code, x) in block[2..].iter_mut().zip(x) {
         let scaled = x * inverse;
-        // Half to even first: `even` is off by one where it took the tie towards zero. The difference is exact.
+        // Half to even first: `even` is off by one where a tie was rounded towards zero. The difference is
+        // exact.
         let even = round(scaled);
         let half = 0.5f32.copysign(scaled);
         let away = if scaled - even == half { even + 2.0 * half } else { even };
@@ -101,8 +102,8 @@ pub(super) fn q5_1_block(scale: f16, minimum: f16, codes: &[u8; 32]) -> [u8; 24]
     block
 }
 
-/// The exponent of the largest magnitude, less 2, is the scale: OCP Microscaling Formats 1.0, section 6.3, where 6,
-/// the largest E2M1 number, is `1.5 * 2^2`.
+/// The exponent of the largest magnitude, less 2, is the scale: OCP Microscaling Formats 1.0, section 6.3,
+/// where 6, the largest E2M1 number, is `1.5 * 2^2`.
 pub(super) fn mxfp4(x: &[f32; 32]) -> [u8; 17] {
     mxfp4_block(mxfp4_exponent(x), x)
 }

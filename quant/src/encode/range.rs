@@ -2,7 +2,7 @@
 
 use half::f16;
 
-/// A block whose scale is beyond the largest half-precision number. Its largest value is to blame.
+/// The scale of a block is beyond the largest half-precision number.
 pub(super) struct OutOfRange;
 
 /// `x` in half precision.
@@ -12,9 +12,9 @@ pub(super) fn finite_half(x: f32) -> Result<f16, OutOfRange> {
     if half.is_finite() { Ok(half) } else { Err(OutOfRange) }
 }
 
-/// `x`, a scale for other scales, in half precision. Where halves are subnormal, and so the rounding large, it is
-/// away from zero: a multiple can make up for a scale that is too large, but not for one that is too small, or
-/// zero.
+/// `x`, a scale for other scales, in half precision. Where halves are subnormal, and so the rounding large,
+/// it is away from zero: a multiple can make up for a scale that is too large, but not for one that is too
+/// small, or zero.
 pub(super) fn half_at_least(x: f32) -> Result<f16, OutOfRange> {
     let half = finite_half(x)?;
     let short = x.abs() < f16::MIN_POSITIVE.to_f32() && half.to_f32().abs() < x.abs();

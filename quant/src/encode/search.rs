@@ -1,11 +1,11 @@
-//! The searches for the scale, or the scale and the offset, under which a few values lose least: weighted least
-//! squares by Lloyd's iteration (S. Lloyd, "Least squares quantization in PCM", 1982). The best codes of a given
-//! scale are the nearest ones, the best scale of given codes is a linear fit, and taking turns can only lower the
-//! error. It ends in a local minimum, so eight searches start from different scales and run side by side, one in
-//! each lane of the vectors.
+//! The searches for the scale, or the scale and the offset, under which a few values lose least: weighted
+//! least squares by Lloyd's iteration (S. Lloyd, "Least squares quantization in PCM", 1982). The best codes
+//! of a given scale are the nearest ones, the best scale of given codes is a linear fit, and taking turns
+//! can only lower the error. It ends in a local minimum, so eight searches start from different scales and
+//! run side by side, one in each lane of the vectors.
 //!
-//! All of it works on values brought to a common magnitude by a power of two, so nothing can overflow or vanish. It
-//! must not know block layouts.
+//! All of it works on values brought to a common magnitude by a power of two, so nothing can overflow or
+//! vanish. It must not know block layouts.
 
 use super::arith::{self, clamp, dot, low_byte, magnitude, map, max, min, round, sum};
 use super::range::OutOfRange;
@@ -31,8 +31,8 @@ impl<const N: usize> Scaled<N> {
     /// A value that is too large for one, whatever the format.
     pub(super) fn new(x: &[f32; N]) -> Result<Option<Self>, OutOfRange> {
         let largest = magnitude(x);
-        // Half the smallest half is 2^-25, the largest value of any format 2^28: what lies outside needs no search,
-        // and the inverse of the unit of what is left is a normal number.
+        // Half the smallest half is 2^-25, the largest value of any format 2^28: what lies outside needs no
+        // search, and the inverse of the unit of what is left is a normal number.
         if largest < 2f32.powi(-30) {
             return Ok(None);
         }
@@ -50,8 +50,9 @@ impl<const N: usize> Scaled<N> {
     }
 }
 
-/// The weight of each error when columns have importance: the importance, and within it more for larger values,
-/// since those move the result more; `sqrt(2 * mean_square + x^2)` keeps small ones from being ignored.
+/// The weight of each error when columns have importance: the importance, and within it more for larger
+/// values, since those move the result more; `sqrt(2 * mean_square + x^2)` keeps small ones from being
+/// ignored.
 pub(super) fn weights<const N: usize>(x: &[f32; N], importance: &[f32; N], mean_square: f32) -> [f32; N] {
     let largest = max(importance);
     // No column matters: none more than another.
@@ -60,8 +61,8 @@ pub(super) fn weights<const N: usize>(x: &[f32; N], importance: &[f32; N], mean_
     std::array::from_fn(|i| (base + importance[i] * inverse) * (2.0 * mean_square + x[i] * x[i]).sqrt())
 }
 
-/// The scale `s` for which `sum w * (x - s * q)^2` is least among those found from the inverse scales given; 0 when
-/// the values are. `nearest` gives the best codes, as numbers, of `x * inverse`.
+/// The scale `s` for which `sum w * (x - s * q)^2` is least among those found from the inverse scales
+/// given; 0 when the values are. `nearest` gives the best codes, as numbers, of `x * inverse`.
 #[inline(always)]
 pub(super) fn fit_scale<const N: usize>(
     x: &[f32; N],
@@ -82,8 +83,8 @@ pub(super) fn fit_scale<const N: usize>(
             }
         }
         for i in 0..LANES {
-            // The best scale for these codes; with it the error is sum(wxx) less the gain. Codes that are all zero
-            // fit nothing.
+            // The best scale for these codes; with it the error is sum(wxx) less the gain. Codes that are
+            // all zero fit nothing.
             scale[i] = if wqq[i] > 0.0 { wqx[i] / wqq[i] } else { 0.0 };
             gain[i] = wqx[i] * scale[i];
             inverse[i] = arith::inverse(scale[i]);
@@ -123,8 +124,8 @@ pub(super) struct AffineSearch {
     pub(super) rounds: u32,
 }
 
-/// The scale and offset for which `sum w * (x - scale * q - offset)^2` is least among those found by the search
-/// given.
+/// The scale and offset for which `sum w * (x - scale * q - offset)^2` is least among those found by the
+/// search given.
 #[inline(always)]
 pub(super) fn fit_affine<const N: usize>(x: &[f32; N], w: &[f32; N], search: AffineSearch) -> Affine {
     let AffineSearch { top, .. } = search;
@@ -189,8 +190,8 @@ impl Fixed {
     }
 }
 
-/// `sum w * (x - scale * q - offset)^2` with the best codes `q` from 0 to `top`, for eight scales and offsets. A
-/// scale of 0 leaves the offset.
+/// `sum w * (x - scale * q - offset)^2` with the best codes `q` from 0 to `top`, for eight scales and
+/// offsets. A scale of 0 leaves the offset.
 pub(super) fn affine_losses<const N: usize>(
     x: &[f32; N],
     w: &[f32; N],

@@ -1,6 +1,6 @@
-//! Blocks of 256 values with coarse scales for each 16 or 32 and half-precision scales for those. Each sub-block is
-//! searched on its own first, then its scale is rounded, then its codes are taken anew under the scale as stored.
-//! It must not know formats without sub-blocks.
+//! Blocks of 256 values with coarse scales for each 16 or 32 and half-precision scales for those. Each
+//! sub-block is searched on its own first, then its scale is rounded, then its codes are taken anew under
+//! the scale as stored. It must not know formats without sub-blocks.
 
 use half::f16;
 
@@ -55,7 +55,8 @@ impl Affines {
 
         let (mut scales, mut minima, mut all) = ([0; 8], [0; 8], [0; 256]);
         for (i, codes_out) in all.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            // Rounding both to the nearest multiple is not the best pair: where one goes up the other may have to.
+            // Rounding both to the nearest multiple is not the best pair: where one goes up the other may
+            // have to.
             let near_scale = floor(fits[i].scale * inverse(step)) - 1.0;
             let near_minimum = floor(-fits[i].offset * inverse(down));
             let try_scales: Searches = std::array::from_fn(|i| clamp(near_scale + (i % 4) as f32, 0.0, 63.0));
@@ -125,8 +126,8 @@ struct Multiples<const PARTS: usize> {
 }
 
 impl<const PARTS: usize> Multiples<PARTS> {
-    /// Multiples from `-half` to `half - 1`; `fit` finds the scale of a sub-block, `nearest` the codes of `x /
-    /// scale`, as numbers.
+    /// Multiples from `-half` to `half - 1`; `fit` finds the scale of a sub-block, `nearest` the codes of
+    /// `x / scale`, as numbers.
     #[inline(always)]
     fn new<const N: usize>(
         block: &Scaled<256>,

@@ -1,19 +1,21 @@
-//! Attention of some tokens to the cached keys and values of one head: the layout of the cache, the operation, its checks
-//! and the plain version that defines it. It must not know layers, threads or who keeps the cache.
+//! Attention of some tokens to the cached keys and values of one head: the layout of the cache, the
+//! operation, its checks and constants. It must not know layers, threads or where the cache is allocated.
 //!
-//! **Layout.** Keys lie in groups of [`KEY_GROUP`] positions, transposed: `[groups, head_dim, KEY_GROUP]`. A vector holds
-//! one dimension of several positions, so their scores need no sum across lanes, and each loaded vector serves all
-//! queries that share the head. Values are `[positions, head_dim]`: a vector holds dimensions of one position.
+//! **Layout.** Keys lie in groups of [`KEY_GROUP`] positions, transposed: `[groups, head_dim, KEY_GROUP]`.
+//! A vector holds one dimension of several positions, so their scores need no sum across lanes, and each
+//! loaded vector serves all queries that share the head. Values are `[positions, head_dim]`: a vector holds
+//! dimensions of one position.
 //!
-//! **Softmax** is computed online (arXiv 1805.02867, 2205.14135): blocks of [`BLOCK`] positions are weighed relative to the
-//! largest score so far. Spans of [`SPAN`] positions are summed apart from each other and merged in ascending order, which
-//! lets threads share one long context.
+//! **Softmax** is computed online (arXiv 1805.02867, 2205.14135): blocks of [`BLOCK`] positions are weighed
+//! relative to the largest score so far. Spans of [`SPAN`] positions are summed apart from each other and
+//! merged in ascending order, which lets threads share one long context.
 //!
-//! **Invariance.** Blocks and spans begin at multiples of their size, whatever a token sees of them. A score is one chain of
-//! additions over the dimensions, an output one chain over the positions of a span; what a token does not see has weight 0 in
-//! the sum of weights and is not multiplied with values at all. So the bits of a token's result depend on its query and on
-//! the keys and values that it sees: not on the tokens computed beside it, not on how spans are shared out, and not on
-//! what the cache holds elsewhere, were it NaN.
+//! **Invariance.** Blocks and spans begin at multiples of their size, independent of what a token sees. A
+//! score is one chain of additions over the dimensions, an output one chain over the positions of a span;
+//! what a token does not see has weight 0 in the sum of weights and is not multiplied with values at all.
+//! So the bits of a token's result depend on its query and on the keys and values that it sees: not on the
+//! other tokens of the batch, not on how spans are divided among threads, and not on the rest of the cache,
+//! even if it holds NaN.
 
 use std::ops::Range;
 
@@ -23,9 +25,9 @@ use half::f16;
 pub const KEY_GROUP: usize = 32;
 /// Positions of a softmax block.
 pub(super) const BLOCK: usize = 64;
-/// Positions of a span.
+/// Positions that are summed as one unit of work; see the module.
 pub const SPAN: usize = 1024;
-/// Widest head.
+/// Largest supported `head_dim`.
 pub const MAX_HEAD_DIM: usize = 1024;
 
 const _: () = assert!(BLOCK.is_multiple_of(KEY_GROUP) && SPAN.is_multiple_of(BLOCK));
@@ -33,23 +35,24 @@ const _: () = assert!(BLOCK.is_multiple_of(KEY_GROUP) && SPAN.is_multiple_of(BLO
 /// Cached keys `[capacity / KEY_GROUP, head_dim, KEY_GROUP]` and values `[capacity, head_dim]` of one head.
 #[derive(Debug, Clone, Copy)]
 pub enum KvHead<'a> {
-    /// Half precision.
+    /// Half precision, the default of the cache.
     F16 {
-        /// Keys in groups.
+        /// `[groups, head_dim, KEY_GROUP]`.
         keys: &'a [f16],
-        /// Values by position.
+        /// `[positions, head_dim]`.
         values: &'a [f16],
     },
-    /// Single precision.
+    /// Single precision, for comparisons.
     F32 {
-        /// Keys in groups.
+        /// `[groups, head_dim, KEY_GROUP]`.
         keys: &'a [f32],
-        /// Values by position.
+        /// `[positions, head_dim]`.
         values: &'a [f32],
     },
 }
 
-/// What a row of weighted values stands relative to: divided by `sum` it is the result.
+/// State of an online softmax. A row of weighted values is relative to `max`; divided by `sum` it is the
+/// result.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Running {
     /// The largest score.
@@ -58,7 +61,7 @@ pub struct Running {
     pub sum: f32,
 }
 
-/// A row of which nothing was seen yet.
+/// No position seen yet: maximum -infinity, sum 0.
 impl Default for Running {
     fn default() -> Self {
         Self { max: f32::NEG_INFINITY, sum: 0.0 }
@@ -68,11 +71,11 @@ impl Default for Running {
 /// Tokens at consecutive positions that attend to one head of the cache with `group` queries each.
 #[derive(Debug, Clone)]
 pub struct Attend<'a> {
-    /// The cache of the head.
+    /// Cached keys and values of one head.
     pub kv: KvHead<'a>,
-    /// Whether most of it lies in huge pages. It changes what is asked for ahead of time, never results.
+    /// Whether most of the cache is in huge pages. Changes prefetching, never results.
     pub huge_pages: bool,
-    /// Width of a query, key and value.
+    /// Width of a query, key and value: 1 to [`MAX_HEAD_DIM`].
     pub head_dim: usize,
     /// Factor on `q . k`.
     pub scale: f32,
@@ -84,11 +87,11 @@ pub struct Attend<'a> {
     pub stride: usize,
     /// Queries per token.
     pub group: usize,
-    /// Number of tokens.
+    /// Tokens, at consecutive positions.
     pub tokens: usize,
     /// Position of the first token.
     pub first: usize,
-    /// Which spans to attend to, span `s` being positions `s * SPAN..(s + 1) * SPAN`.
+    /// Spans to attend to: span `s` is the positions `s * SPAN..(s + 1) * SPAN`.
     pub spans: Range<usize>,
 }
 
@@ -109,7 +112,7 @@ impl Attend<'_> {
         self.window.map_or(0, |window| end.saturating_sub(window))..end
     }
 
-    /// Whether `span` is the first of the task's that a row sees some of; it then replaces what stood in the output.
+    /// Whether `span` is the first span of the task that a row sees; its result then overwrites the output.
     pub(super) fn begins(&self, row: usize, span: usize) -> bool {
         span == self.spans.start.max(self.sees(row).start / SPAN)
     }
@@ -134,7 +137,7 @@ impl Attend<'_> {
     }
 }
 
-/// What scores are taken relative to: their maximum, or 0 where all are minus infinity and have weight 0.
+/// The offset of scores in the exponential: their maximum, or 0 if all are -infinity and have weight 0.
 pub(super) fn base(max: f32) -> f32 {
     if max == f32::NEG_INFINITY { 0.0 } else { max }
 }

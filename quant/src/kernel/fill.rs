@@ -25,7 +25,8 @@ mod tests {
     use crate::isa::Isa;
     use crate::kernel::lines::words;
 
-    /// What kernels read: codes, scales, negated sums of all and of the first 16 codes, each in its place for the room.
+    /// What kernels read: codes, scales, negated sums of all and of the first 16 codes, each in its place
+    /// for the room.
     #[test]
     fn a_record_is_laid_out_as_it_says() {
         let kernels = Kernels::for_isa(Isa::best()).expect("the best is available");

@@ -1,8 +1,8 @@
-//! The safe functions of [`Kernels`]: every shape is asserted here, once, so that the functions of the tables need not. It
-//! must not know how any tier works.
+//! The safe functions of [`Kernels`]: every shape is asserted here, so the functions of the tables need no
+//! checks. It must not know how any tier works.
 //!
-//! **Invariance.** For one tier, the bits of an output depend only on the values that define it, never on how many tokens
-//! or rows were asked for together. `tiled` says why this holds for products.
+//! **Invariance.** For one tier, the bits of an output depend only on the values that define it, never on
+//! how many tokens or rows are computed together. `tiled` says why this holds for products.
 
 use half::f16;
 
@@ -14,22 +14,23 @@ use crate::isa::Isa;
 use crate::matrix::QMatrix;
 
 impl Kernels {
-    /// The tier.
+    /// The instruction set that the functions were compiled for.
     pub fn isa(&self) -> Isa {
         self.isa
     }
 
-    /// `out[r, t] = sum over k of w[r, k] * x[t, k]`. Outputs are grouped as the next product's activations are: `out` is
-    /// `[rows / 32, tokens, 32]`, the last group having only the rows that are left; with one token that is `[rows]`. Threads
-    /// share a product by ranges of rows that start at multiples of [`GROUP_ROWS`]: these are contiguous in `out`, and
-    /// the split changes no bit.
+    /// `out[r, t] = sum over k of w[r, k] * x[t, k]`. Outputs are grouped like activations of the next
+    /// product: `out` is `[rows / 32, tokens, 32]`, the last group holding the remaining rows; with one
+    /// token that is `[rows]`. Threads share a product by ranges of rows that start at multiples of
+    /// [`GROUP_ROWS`]: these are contiguous in `out`, and the split changes no bit.
     ///
-    /// Float weights are summed in `f32`. Quantised weights follow the definition in `codes`, to the last bit on every
-    /// tier. Each thread keeps a scratch of [`Kernels::SCRATCH_BYTES`] for float weights and, with AMX, a
-    /// smaller one for quantised ones; nothing else is allocated.
+    /// Float weights are summed in `f32`. Quantised weights follow the definition in `codes`, to the last
+    /// bit on every tier. Each thread keeps a scratch of [`Kernels::SCRATCH_BYTES`] for float weights and,
+    /// with AMX, a smaller one for quantised ones; nothing else is allocated.
     ///
     /// # Panics
-    /// If the activations are not of the kind or width that the matrix takes, or `out` is not `rows * tokens` long.
+    /// If the activations are not of the kind or width that the matrix takes, or `out` is not
+    /// `rows * tokens` long.
     pub fn matmul(&self, w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
         assert_eq!(x.kind(), ActivationKind::of(w.format()), "matmul: activations for {}", w.format());
         assert_eq!(x.cols(), w.cols(), "matmul: x is not [tokens, cols]");
@@ -39,8 +40,8 @@ impl Kernels {
             return;
         }
         match (x.kind(), self.floats.fused) {
-            // SAFETY: `for_isa` detected the tier's instructions; the matrix and the activations were checked when they
-            // were built, and that they and `out` belong together just now.
+            // SAFETY: `for_isa` detected the tier's instructions; the matrix and the activations were
+            // checked when they were built, and their shapes and that of `out` above.
             (ActivationKind::Q8, _) => unsafe { (self.codes.product)(w, x, out) },
             // SAFETY: as above; the records hold one token.
             (ActivationKind::F32, Some(fused)) if x.place().0 == 1 => unsafe { fused(w, x.floats(), out) },
@@ -48,7 +49,8 @@ impl Kernels {
         }
     }
 
-    /// Bytes of scratch that each thread keeps after its first [`Kernels::matmul`] of float weights and several tokens.
+    /// Bytes of scratch that each thread keeps after its first [`Kernels::matmul`] of float weights and
+    /// several tokens.
     pub const SCRATCH_BYTES: usize = tiled::SCRATCH * size_of::<f32>();
 
     /// Writes columns of some tokens into a record, as its tokens `first ..`: the same bits on every tier.
@@ -59,7 +61,7 @@ impl Kernels {
         assert!(0 < from.width && from.width <= BLOCK, "fill: {} columns", from.width);
         assert!(first + from.tokens <= record.tokens, "fill: the record has {} tokens", record.tokens);
         assert_eq!(record.lines.len(), record.kind.record_lines(record.tokens), "fill: lines of the record");
-        // SAFETY: `for_isa` detected the tier's instructions; nothing else is asked of the arguments.
+        // SAFETY: `for_isa` detected the tier's instructions; the function has no other requirements.
         unsafe { (self.codes.fill)(from, first, record) }
     }
 
@@ -83,7 +85,7 @@ impl Kernels {
         unsafe { (self.floats.axpy)(alpha, x, y) }
     }
 
-    /// Rounds to half precision, to nearest even; what is too large becomes infinite.
+    /// Rounds to half precision, to nearest even; values out of range become infinite.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -109,8 +111,8 @@ impl Kernels {
         unsafe { (self.floats.rms_norm)(x, weight, eps, out) }
     }
 
-    /// Layer normalisation (arXiv 1607.06450): `out = (x - mean) / sqrt(var + eps) * weight + bias`, with the population
-    /// variance.
+    /// Layer normalisation (arXiv 1607.06450): `out = (x - mean) / sqrt(var + eps) * weight + bias`, with
+    /// the population variance.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -142,21 +144,21 @@ impl Kernels {
         unsafe { (self.floats.gelu_tanh_mul)(gate, up) }
     }
 
-    /// For every query of the task, the sum of `exp(score - max) * value` over the positions of the task's spans that its
-    /// token sees, `score = scale * q . key`. The row is left in `out`, laid out as the queries, its maximum and the sum of its
-    /// weights in `state`, whose index is that of the row in `out` divided by `head_dim`. Rows that see nothing of the spans
-    /// keep what was there.
+    /// For every query of the task, the sum of `exp(score - max) * value` over the positions of the task's
+    /// spans that its token sees, `score = scale * q . key`. The row is written to `out`, laid out as the
+    /// queries; its maximum and the sum of its weights to `state`, at the index of the row in `out` divided
+    /// by `head_dim`. Rows that see no position of the spans are left unchanged.
     ///
     /// # Panics
     /// If a length disagrees with the shape, or the cache ends before the last position.
     pub fn attend(&self, task: &Attend<'_>, out: &mut [f32], state: &mut [Running]) {
         task.check(out, state);
-        // SAFETY: `for_isa` detected the tier's instructions; every length was checked just now.
+        // SAFETY: `for_isa` detected the tier's instructions; every length was checked above.
         unsafe { (self.floats.attend)(task, out, state) }
     }
 
-    /// Adds a row that [`Kernels::attend`] left for later spans to the row of the spans before them. In ascending order, the
-    /// result has the bits of one call for all spans.
+    /// Merges a row that [`Kernels::attend`] computed for later spans into the row of the spans before
+    /// them. In ascending order, the result has the same bits as one call for all spans.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -166,8 +168,9 @@ impl Kernels {
         unsafe { (self.floats.attend_merge)(later, later_state, out, state) }
     }
 
-    /// Reads every byte of `data` once, with nothing to do but fold it, and returns the fold so that no read can be left
-    /// out. Time it over far more than the caches hold to get the speed of the RAM. The fold may differ between tiers.
+    /// Reads every byte of `data` once, folds it with exclusive or, and returns the fold so that the
+    /// compiler cannot drop a read. Timed over much more data than the caches hold, it gives the bandwidth
+    /// of the RAM. The fold may differ between tiers.
     pub fn read_through(&self, data: &[u8]) -> u64 {
         let (lines, rest) = data.as_chunks::<64>();
         // SAFETY: `for_isa` detected the tier's instructions.
@@ -175,8 +178,9 @@ impl Kernels {
         rest.iter().fold(folded, |folded, &byte| folded ^ u64::from(byte))
     }
 
-    /// Multiplies int8 numbers that stay in registers, the way the products of this tier do, `rounds` times; returns the
-    /// number of operations done, a multiplication and an addition counted as two. Time it to get the peak of a core.
+    /// Multiplies int8 numbers in registers, with the instructions that products of this tier use, `rounds`
+    /// times. Returns the number of operations; a multiplication and an addition are two. Timed, it gives
+    /// the peak of a core.
     pub fn multiply_int8(&self, rounds: usize) -> u64 {
         // SAFETY: `for_isa` detected the tier's instructions; tiles only after the system permitted them.
         unsafe { (self.peaks.multiply)(rounds) }

@@ -1,14 +1,15 @@
-//! Where the outputs of a product stand: in groups of 32 rows, each with all tokens. It must not know what is computed.
+//! The layout of a product's outputs: groups of 32 rows, `[rows / 32, tokens, 32]`. It must not know what
+//! is computed.
 
-/// Rows whose outputs stand together: as many as an activation block has columns.
+/// Rows of an output group: as many as an activation block has columns.
 pub const GROUP_ROWS: usize = 32;
 
-/// Where the outputs of a row and its followers in the same group of 32 rows stand.
+/// Place of the outputs of a row; the rows after it in the same group follow directly.
 #[derive(Clone, Copy)]
 pub(super) struct OutAt {
-    /// Output of the row and the first token.
+    /// Index of the output of the row and the first token.
     pub start: usize,
-    /// From token to token.
+    /// Distance from token to token.
     pub stride: usize,
 }
 

@@ -1,4 +1,5 @@
-//! One piece of a product of float weights, as `tiled` hands it to a tier. It must not know how pieces follow each other.
+//! One piece of a product of float weights, the unit that `tiled` gives to a tier. It must not know the
+//! order of pieces.
 
 use crate::activations::BLOCK;
 
@@ -16,8 +17,8 @@ pub(super) struct PieceProduct<'a> {
     pub rows: usize,
     /// Columns in this piece, at most [`DEPTH`], padded with zeros to whole blocks of activations.
     pub depth: usize,
-    /// Activations from the first token's first column of this piece; the next token is [`BLOCK`] further, the next block
-    /// of columns `x_stride`.
+    /// Activations from the first token's first column of this piece; the next token is [`BLOCK`] further,
+    /// the next block of columns `x_stride`.
     pub x: &'a [f32],
     /// Floats of a block of activations of all tokens.
     pub x_stride: usize,
@@ -36,7 +37,8 @@ pub(super) struct PieceProduct<'a> {
 }
 
 impl PieceProduct<'_> {
-    /// Asserts that every index that the fields imply is within its slice: all that a tier's `block` relies on.
+    /// Asserts that every index that the fields imply is within its slice: a tier's `block` relies on
+    /// nothing else.
     pub(super) fn check(&self, lanes: usize) {
         assert!(0 < self.rows && self.rows <= ROWS && 0 < self.tokens && self.tokens <= TOKENS);
         assert!(0 < self.depth && self.depth <= DEPTH && self.depth.is_multiple_of(BLOCK));

@@ -1,7 +1,8 @@
-//! Asking for weights before they are needed. The rows of a product are read as several streams of a few hundred bytes,
-//! too short for the processor to see where they go on. It changes times, never results.
+//! Prefetch instructions. The rows of a product are several streams of a few hundred bytes, too short for
+//! the prefetcher of the processor to follow. They change times, never results.
 
-/// Asks for `len` bytes to be brought near. They need not exist.
+/// Prefetches `len` bytes into the first-level cache. A prefetch never faults, so the range may lie past
+/// the end.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn prefetch(from: *const u8, len: usize) {

@@ -1,4 +1,5 @@
-//! The tier that every machine has: plain Rust on the reference decode, kept simple on purpose. No unsafe code here.
+//! The tier that every machine has: plain Rust on the reference decode, kept simple because it is the
+//! reference. No unsafe code.
 
 mod attend;
 pub(super) mod codes;

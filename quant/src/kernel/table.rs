@@ -1,4 +1,4 @@
-//! What a tier consists of: a table of functions. It must not know any tier, nor what is asked of it.
+//! The tables of functions that make up a tier. It must not know any tier.
 
 use half::f16;
 
@@ -14,10 +14,10 @@ type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 /// A product of float weights with one token: matrix, `x`, `out`.
 type Fused = unsafe fn(QMatrix<'_>, &[f32], &mut [f32]);
 
-/// The kernels of one tier. Get one from [`Kernels::for_isa`]; it lives forever and any thread may use it.
+/// The kernels of one tier. [`Kernels::for_isa`] returns a `'static` one that any thread may use.
 ///
-/// The functions are `unsafe` to call because they may need instructions that the machine lacks. The table itself is
-/// only handed out after they were detected, which makes its methods safe.
+/// The functions are `unsafe` to call because they may need instructions that the machine lacks. `for_isa`
+/// returns a table only after it detected them, which makes the methods safe.
 pub struct Kernels {
     pub(super) isa: Isa,
     pub(super) floats: &'static Floats,
@@ -54,7 +54,7 @@ pub(super) struct Floats {
     pub gelu_tanh_mul: unsafe fn(&[f32], &mut [f32]),
 }
 
-/// Loops that show what a core can do at most.
+/// Loops that measure the limits of a core.
 pub(super) struct Peaks {
     /// The exclusive or of all 64-bit words.
     pub read: unsafe fn(&[[u8; 64]]) -> u64,

@@ -1,16 +1,17 @@
-//! Products of float weights with several tokens: the loops around a tier's `unpack` and `block`. Plain Rust, shared by
-//! all tiers; it must not know formats or instructions.
+//! Products of float weights with several tokens: the loops around a tier's `unpack` and `block`. Plain
+//! Rust, shared by all tiers; it must not know formats or instructions.
 //!
-//! Rows are taken [`ROWS`] at a time and columns [`DEPTH`] at a time: that piece of the matrix is unpacked once into a
-//! scratch that stays in the first-level cache, and multiplied with up to [`TOKENS`] tokens. A piece usually moves along its
-//! rows. When the activations of these tokens are more than the second-level cache holds, it first moves down
-//! [`GROUP`] rows, so that their columns are used that many times for each time they are fetched.
+//! Rows are taken [`ROWS`] at a time and columns [`DEPTH`] at a time: that piece of the matrix is unpacked
+//! once into a scratch that stays in the first-level cache, and multiplied with up to [`TOKENS`] tokens. A
+//! piece usually moves along its rows. When the activations of these tokens are more than the second-level
+//! cache holds, it first moves down [`GROUP`] rows, so that each fetched column is used that many times.
 //!
-//! **Why the bits do not depend on the tiling.** An output `(r, t)` has one accumulator of `lanes` floats. Lane `j` adds
-//! the products of the columns `k` with `k % lanes == j`, in ascending order, and at the end the lanes are added in a fixed
-//! order. Between pieces of columns the accumulator rests in the scratch, which does not round; pieces start at multiples of
-//! every lane count. So an output's value is a function of its row and its token alone. Fused products with one
-//! token keep the same accumulator and are equal to the last bit.
+//! **Why the bits do not depend on the tiling.** An output `(r, t)` has one accumulator of `lanes` floats.
+//! Lane `j` adds the products of the columns `k` with `k % lanes == j`, in ascending order, and at the end
+//! the lanes are added in a fixed order. Between pieces of columns the accumulator is stored in the
+//! scratch, unrounded; pieces start at multiples of every lane count. So an output's value is a function of
+//! its row and its token alone. Fused products with one token keep the same accumulator and are equal to
+//! the last bit.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -22,9 +23,9 @@ use super::table::Kernels;
 use crate::activations::{Activations, BLOCK};
 use crate::matrix::QMatrix;
 
-/// Rows whose accumulators may rest at once.
+/// Rows whose accumulators fit the scratch.
 const GROUP: usize = 64;
-/// Activations that a second-level cache surely holds, next to other things: 512 KiB.
+/// Activations that fit a second-level cache beside other data: 512 KiB.
 const CACHED: usize = 128 * 1024;
 /// The widest accumulator of any tier.
 const MAX_LANES: usize = 16;
@@ -81,8 +82,8 @@ pub(super) fn matmul(kernels: &Kernels, w: QMatrix<'_>, x: Activations<'_>, out:
     });
 }
 
-/// Decodes a range of rows and columns into `piece`, `[ROWS, DEPTH]`, and asks for what follows: the next columns of these
-/// rows, or the start of the rows after them.
+/// Decodes a range of rows and columns into `piece`, `[ROWS, DEPTH]`, and prefetches the next columns of
+/// these rows, or the start of the rows after them.
 fn unpack_piece(
     kernels: &Kernels,
     w: QMatrix<'_>,

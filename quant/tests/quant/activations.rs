@@ -1,5 +1,5 @@
-//! How activations are packed: codes and scales are what the format says, and every tier writes the same bits, in pieces or
-//! at once. What is done with them is in `products.rs` and `float_products.rs`.
+//! How activations are packed: codes and scales are what the format says, and every tier writes the same
+//! bits, in pieces or at once. What is done with them is in `products.rs` and `float_products.rs`.
 use crate::common::{Inputs, Packed, Rng, bits, tiers};
 use moelten_quant::{ActivationKind, Activations, BLOCK, Columns, Format, Isa, Kernels, Line, Record};
 
@@ -10,7 +10,8 @@ fn scalar() -> &'static Kernels {
     Kernels::for_isa(Isa::Scalar).unwrap()
 }
 
-/// What a block of values becomes, from the definition: `max |x| / 127` times the nearest whole number, ties to even.
+/// What a block of values becomes, from the definition: `max |x| / 127` times the nearest whole number,
+/// ties to even.
 fn rounded(x: &[f32]) -> Vec<f32> {
     if x.iter().any(|x| !x.is_finite()) {
         return vec![f32::NAN; x.len()];

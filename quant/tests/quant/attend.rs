@@ -17,7 +17,8 @@ struct Cache {
 }
 
 impl Cache {
-    /// Keys and values `[positions, head_dim]` that half precision can hold, in memory that ends with the last group.
+    /// Keys and values `[positions, head_dim]` that half precision can hold, in memory that ends with the
+    /// last group.
     fn new(head_dim: usize, positions: usize, rng: &mut Rng) -> Self {
         let round = |x: Vec<f32>| x.iter().map(|&x| f16::from_f32(x).to_f32()).collect::<Vec<_>>();
         let keys = round(rng.floats(positions * head_dim));
@@ -38,7 +39,7 @@ impl Cache {
         ]
     }
 
-    /// Puts something else where nobody may look.
+    /// Overwrites positions that no token of the task may read.
     fn spoil(&mut self, positions: std::ops::Range<usize>, with: f32) {
         for position in positions {
             for dim in 0..self.head_dim {
@@ -75,7 +76,7 @@ impl Shape {
         Attend { kv, huge_pages, head_dim, scale, window, queries, stride, group, tokens, first, spans }
     }
 
-    /// Queries with one head of somebody else after each token's.
+    /// Queries with one head that is not of the task after each token's.
     fn queries(&self, head_dim: usize, rng: &mut Rng) -> Vec<f32> {
         rng.floats(self.tokens * (self.group + 1) * head_dim)
     }
@@ -98,7 +99,8 @@ fn rows(shape: Shape) -> impl Iterator<Item = (usize, usize)> {
         .flat_map(move |token| (0..shape.group).map(move |g| (token, token * (shape.group + 1) + g)))
 }
 
-/// `softmax(scale q K^T) V` in double precision, and a bound on what single precision may make of each output.
+/// `softmax(scale q K^T) V` in double precision, and a bound on what single precision may make of each
+/// output.
 fn exact(cache: &Cache, task: &Attend<'_>, token: usize, row: usize) -> Vec<(f64, f64)> {
     let n = task.head_dim;
     let query = &task.queries[row * n..][..n];
@@ -117,9 +119,9 @@ fn exact(cache: &Cache, task: &Attend<'_>, token: usize, row: usize) -> Vec<(f64
     let min = scores.iter().copied().fold(f64::MAX, f64::min);
     let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
     let total: f64 = weights.iter().sum();
-    // A weight is a product of exponentials, one for each block and span that raised the maximum: each takes a difference,
-    // rounded, of scores that are off, to an exponential within 2 units in the last place, and multiplies once. A sum adds
-    // every position and the blocks once more.
+    // A weight is a product of exponentials, one for each block and span that raised the maximum: each
+    // takes a difference, rounded, of scores that are off, to an exponential within 2 units in the last
+    // place, and multiplies once. A sum adds every position and the blocks once more.
     let steps = (scores.len() / 64 + scores.len() / SPAN + 4) as f64;
     let relative = 2.0 * score_error + U * (max - min) + steps * 6.0 * U + (2 * scores.len() + 8) as f64 * U;
     let value = |i: usize, dim: usize| f64::from(cache.values[(start + i) * n + dim]);
@@ -169,7 +171,7 @@ fn outputs_are_close_to_the_exact_ones() {
                             );
                         }
                     }
-                    // Rows between the task's are somebody else's.
+                    // Rows between those of the task are not written.
                     assert!(
                         got.chunks(head_dim)
                             .skip(shape.group)
@@ -225,7 +227,7 @@ fn merged(kernels: &Kernels, task: &Attend<'_>) -> Vec<f32> {
     out
 }
 
-/// Caches keep what was there before: tokens that were taken back, and what a window has left behind.
+/// Caches hold stale data: tokens that were rolled back, and positions that a window has passed.
 #[test]
 fn what_is_not_seen_has_no_influence() {
     let mut rng = Rng(3);
@@ -246,7 +248,7 @@ fn what_is_not_seen_has_no_influence() {
             }
             assert_eq!(all(&cache), expected);
         }
-        // A later token of the same tile may even be broken without an earlier one noticing.
+        // NaN of a later token in the same tile does not change an earlier one.
         cache.spoil(last - 1..last, f32::NAN);
         let earlier = (shape.tokens - 1) * (shape.group + 1) * head_dim;
         for (got, expected) in all(&cache).iter().zip(&expected) {

@@ -1,5 +1,5 @@
-//! What the kernel tests share: numbers from a seed, weights in every format, activations of every kind, products in plain
-//! order, and the tiers of this machine.
+//! What the kernel tests share: numbers from a seed, weights in every format, activations of every kind,
+//! products in plain order, and the tiers of this machine.
 
 use std::io::Write;
 use std::sync::Once;
@@ -206,7 +206,7 @@ pub fn product(kernels: &Kernels, w: QMatrix<'_>, x: Activations<'_>) -> Vec<f32
     out
 }
 
-/// Asserts that results are the same to the last bit, but for what kind of NaN a NaN is.
+/// Asserts equal bits; all NaNs count as equal.
 #[track_caller]
 pub fn assert_same(got: &[f32], expected: &[f32], what: &dyn Fn() -> String) {
     assert_eq!(got.len(), expected.len(), "{}", what());
@@ -216,9 +216,9 @@ pub fn assert_same(got: &[f32], expected: &[f32], what: &dyn Fn() -> String) {
     }
 }
 
-/// The kernels of every tier of this machine, which the run prints (past the capture of passing tests).
-/// `MOELTEN_REQUIRE_ISA`, a comma-separated list, makes it an error that one is missing, so that a machine that should test
-/// a tier cannot skip it in silence.
+/// The kernels of every tier of this machine. The run prints their names, also if all tests pass.
+/// `MOELTEN_REQUIRE_ISA`, a comma-separated list, makes it an error that one is missing, so that a machine
+/// that should test a tier cannot skip it in silence.
 pub fn tiers() -> Vec<&'static Kernels> {
     static PRINT: Once = Once::new();
     let tiers: Vec<_> = Isa::available().into_iter().map(|isa| Kernels::for_isa(isa).unwrap()).collect();

@@ -37,8 +37,8 @@ impl Rng {
     }
 }
 
-/// Importance `[256]` over three orders of magnitude, and values `[64, 256]`: near normal, with a few four times as
-/// large.
+/// Importance `[256]` over three orders of magnitude, and values `[64, 256]`: near normal, with a few four
+/// times as large.
 fn tensor() -> (Vec<f32>, Vec<f32>) {
     let mut rng = Rng(1);
     let importance = (0..256).map(|_| rng.next().powi(4) + 0.001).collect();
@@ -141,8 +141,8 @@ fn rows_do_not_depend_on_their_neighbours() {
     }
 }
 
-/// Blocks of 256 that upset divisions, searches and conversions, with the largest error allowed relative to the
-/// largest value.
+/// Blocks of 256 that upset divisions, searches and conversions, with the largest error allowed relative to
+/// the largest value.
 fn traps() -> Vec<(&'static str, Vec<f32>)> {
     let one_hot = |at: usize, value: f32| (0..256).map(|i| if i == at { value } else { 0.0 }).collect();
     vec![
@@ -175,7 +175,8 @@ fn awkward_blocks_come_back() {
         ("extremes", Some((0..256).map(|i| if i % 2 == 0 { f32::MAX } else { f32::MIN_POSITIVE }).collect())),
     ];
     for format in block_formats() {
-        // A step in the middle of the codes, relative to the largest value; a scale below 2^-25 is stored as zero.
+        // A step in the middle of the codes, relative to the largest value; a scale below 2^-25 is stored
+        // as zero.
         let step = match format {
             Format::Q8_0 => 1.0 / 127.0,
             Format::Q6K => 1.0 / 31.0,
@@ -291,9 +292,9 @@ fn output_of_another_length_is_refused() {
 }
 
 proptest! {
-    /// Half a step of the format, a whole one where the codes of one sign end a step early, plus what rounding the
-    /// stored numbers to half precision may add: their relative error 2^-11 (2^-25 where subnormal) times the
-    /// largest code.
+    /// Half a step of the format, a whole one where the codes of one sign end a step early, plus what
+    /// rounding the stored numbers to half precision may add: their relative error 2^-11 (2^-25 where
+    /// subnormal) times the largest code.
     #[test]
     fn plain_formats_round_trip_within_their_step(
         values in prop::collection::vec(-1000f32..1000.0, 32),
@@ -343,8 +344,8 @@ proptest! {
         shift in 0u32..8,
         importance in prop::collection::vec(any::<u32>(), 256),
     ) {
-        // Bit 23 is cleared, and so no exponent is that of infinity; without a shift every block would hold values
-        // too large.
+        // Bit 23 is cleared, and so no exponent is that of infinity; without a shift every block would hold
+        // values too large.
         let values: Vec<f32> =
             bits.iter().map(|&b| f32::from_bits(b & 0x8000_0000 | (b & 0x7f7f_ffff) >> shift)).collect();
         let importance: Vec<f32> = importance.iter().map(|&b| f32::from_bits(b & 0x7f7f_ffff)).collect();

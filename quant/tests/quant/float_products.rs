@@ -1,5 +1,5 @@
-//! Products of float weights with float activations, of every tier: against double precision, against themselves in other
-//! batches, and against another library.
+//! Products of float weights with float activations, of every tier: against double precision, against
+//! themselves in other batches, and against another library.
 use crate::common::{Inputs, Packed, Rng, Weights, assert_same, product, tiers};
 use moelten_quant::{Activations, Format, Line, QMatrix, decode};
 
@@ -9,9 +9,10 @@ const COLUMNS: [usize; 10] = [1, 7, 8, 31, 32, 33, 100, 519, 544, 1061];
 
 /// Checks `out` (`[tokens, rows]`) against double precision.
 ///
-/// With `u = 2^-24` and `n` roundings on the way of a term into the result, `|error| <= n u / (1 - n u) * sum |w x|` (Higham,
-/// Accuracy and Stability, section 3.1). Every tier has at least 8 lanes, so a term sees `ceil(cols / 8)` additions in its
-/// lane and 4 across 16 lanes, and one more for a product that is not fused. Subnormal products lose up to 2^-149 each.
+/// With `u = 2^-24` and `n` roundings on the way of a term into the result,
+/// `|error| <= n u / (1 - n u) * sum |w x|` (Higham, Accuracy and Stability, section 3.1). Every tier has
+/// at least 8 lanes, so a term sees `ceil(cols / 8)` additions in its lane and 4 across 16 lanes, and one
+/// more for a product that is not fused. Subnormal products lose up to 2^-149 each.
 fn check(w: &[f32], x: &[f32], [rows, cols, tokens]: [usize; 3], out: &[f32], what: &str) {
     let n = (cols.div_ceil(8) + 5) as f64 * 2f64.powi(-24);
     for r in 0..rows {
@@ -91,11 +92,12 @@ fn products_with_unit_vectors_are_the_weights() {
     }
 }
 
-/// The promise that prefill and decode give the same logits: an output's bits depend on its row and token alone.
+/// The promise that prefill and decode give the same logits: an output's bits depend on its row and token
+/// alone.
 #[test]
 fn a_product_does_not_depend_on_its_batch_or_on_the_split_of_rows() {
     let mut rng = Rng(4);
-    // Large enough for every order of the loops: 64 tokens here are more than a cache is trusted with.
+    // Large enough for every order of the loops: 64 tokens here are more than the limit for one cache.
     let (rows, cols, most) = (70, 2309, 200);
     for kernels in tiers() {
         for format in FLOATS {
@@ -157,7 +159,8 @@ fn a_product_does_not_depend_on_its_batch_or_on_the_split_of_rows() {
     }
 }
 
-/// Not our own arithmetic: the crate `gemm` on the same numbers. Both are within the bound of [`check`] of the truth.
+/// An independent implementation, the crate `gemm`, on the same numbers. Both are within the bound of
+/// [`check`] of the truth.
 #[test]
 #[allow(unsafe_code, reason = "gemm takes pointers")]
 fn f32_products_agree_with_the_gemm_crate() {

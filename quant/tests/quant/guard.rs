@@ -1,5 +1,5 @@
-//! No kernel reads or writes past its slices: every slice ends where memory that may not be touched begins; of matrices and
-//! activations another copy begins where it ends.
+//! No kernel reads or writes past its slices: every slice ends where memory that may not be touched begins;
+//! of matrices and activations another copy begins where it ends.
 
 #![allow(unsafe_code, reason = "a guard page is made with mmap and mprotect")]
 
@@ -38,8 +38,8 @@ impl<T: Copy> Guarded<T> {
         // SAFETY: sysconf has no preconditions.
         let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap();
         let map_len = bytes.next_multiple_of(page) + 2 * page;
-        // SAFETY: a new private mapping; its first and last page lose their access, and the values are copied to what is
-        // between, which is long enough.
+        // SAFETY: a new private mapping; its first and last page lose their access, and the values are
+        // copied to what is between, which is long enough.
         unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANON;
             let map =
@@ -66,8 +66,8 @@ impl<T> Drop for Guarded<T> {
     }
 }
 
-/// Weights, activations and outputs at a guard page, for rows that do and do not fill a vector, and tokens that do and do not
-/// fill a tile; all of them, and some at the end of the records.
+/// Weights, activations and outputs at a guard page, for rows that do and do not fill a vector, and tokens
+/// that do and do not fill a tile; all of them, and some at the end of the records.
 #[test]
 fn products_stay_within_their_slices() {
     let mut rng = Rng(1);
@@ -165,7 +165,7 @@ fn attention_stays_within_its_slices() {
                 let mut state = Guarded::new(&vec![Running::default(); tokens * group]);
                 let floats = KvHead::F32 { keys: keys.get(), values: values.get() };
                 let halves = KvHead::F16 { keys: half_keys.get(), values: half_values.get() };
-                // What is asked for ahead lies beyond the guard page, too.
+                // Prefetches reach beyond the guard page, too.
                 for (kv, huge_pages) in [(floats, false), (halves, false), (floats, true), (halves, true)] {
                     let (queries, stride) = (&*queries.get(), group * head_dim);
                     let (scale, window, spans) = (0.1, None, 0..1);

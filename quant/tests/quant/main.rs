@@ -1,5 +1,6 @@
-//! The tests of the public interface, one binary: kernels of every tier against the scalar reference and double precision,
-//! the encoders, and what is read and written. Private parts are tested beside their code.
+//! The tests of the public interface, one binary: kernels of every tier against the scalar reference and
+//! double precision, the encoders, and what is read and written. Private parts are tested beside their
+//! code.
 
 #![allow(clippy::unwrap_used, reason = "a helper of tests fails with the test")]
 

@@ -1,4 +1,4 @@
-//! The loops that show what a core can do at most: they leave nothing out, and count what they do.
+//! The loops that measure the limits of a core: they read every byte, and count their operations.
 
 use crate::common::tiers;
 

@@ -1,6 +1,6 @@
-//! Products of quantised weights with int8 activations: every tier and format gives the bits of the scalar reference for any
-//! number of rows and tokens and whatever they stand beside, and these are within the derived bound of double
-//! precision. `float_products.rs` has float weights, `guard.rs` what is read.
+//! Products of quantised weights with int8 activations: every tier and format gives the bits of the scalar
+//! reference for any number of rows and tokens and whatever they stand beside, and these are within the
+//! derived bound of double precision. `float_products.rs` has float weights, `guard.rs` what is read.
 use crate::common::{Inputs, Packed, Rng, Weights, assert_same, product, quantised, tiers};
 use moelten_quant::{ActivationKind, Activations, Format, Isa, Kernels, Line, QMatrix, decode};
 
@@ -48,13 +48,14 @@ impl Exact {
 
     /// Checks `[tokens, rows]` outputs.
     ///
-    /// Let `u = 2^-24` and `P` be the number of sums of a row: its blocks of 32, or halves of those. By the definition in
-    /// `codes`, the exact `sum q a` of a block is rounded when it is scaled, when the minimum is subtracted, and each of up to
-    /// `P` times that the output is added to. Here, a decoded weight `s q - m` is rounded twice and a value `t a` once. So each
-    /// term has at most `n = P + 5` roundings, and `|error| <= n u / (1 - n u) * sum (|s q| + |m|) |t a|` (Higham, Accuracy
-    /// and Stability, section 3.1), where `|s q| <= |w| + |m|`. Subnormal results lose up to 2^-150 each: three in a
-    /// block, of which two are scaled by `t`, and two in each weight, scaled by `|t a|`; `t` is below the sum of `|t a|`.
-    /// One percent covers that the bound is made of rounded numbers.
+    /// Let `u = 2^-24` and `P` be the number of sums of a row: its blocks of 32, or halves of those. By the
+    /// definition in `codes`, the exact `sum q a` of a block is rounded when it is scaled, when the minimum
+    /// is subtracted, and each of up to `P` times that the output is added to. Here, a decoded weight
+    /// `s q - m` is rounded twice and a value `t a` once. So each term has at most `n = P + 5` roundings,
+    /// and `|error| <= n u / (1 - n u) * sum (|s q| + |m|) |t a|` (Higham, Accuracy and Stability, section
+    /// 3.1), where `|s q| <= |w| + |m|`. Subnormal results lose up to 2^-150 each: three in a block, of
+    /// which two are scaled by `t`, and two in each weight, scaled by `|t a|`; `t` is below the sum of
+    /// `|t a|`. One percent covers that the bound is made of rounded numbers.
     fn check(&self, x: Activations<'_>, out: &[f32], what: &dyn Fn() -> String) {
         let rows = self.weights.len() / self.cols;
         let sums =
@@ -147,8 +148,18 @@ fn every_kind_of_number_has_the_bits_of_the_reference() {
     }
 }
 
-/// Rows of more blocks than are unpacked at a time, and an output from parts of everything: some rows, some tokens of the
-/// records, tokens gathered in another order.
+/// Records of the tokens `chosen` alone.
+fn gathered(x: Activations<'_>, chosen: &[usize]) -> Vec<Line> {
+    let lines = x.kind().record_lines(chosen.len());
+    let mut gathered = vec![Line::ZERO; x.cols() / 32 * lines];
+    for (block, record) in gathered.chunks_mut(lines).enumerate() {
+        x.gather(block, chosen.iter().copied(), record);
+    }
+    gathered
+}
+
+/// Rows of more blocks than are unpacked at a time, and an output from parts of everything: some rows, some
+/// tokens of the records, tokens gathered in another order.
 #[test]
 fn a_product_does_not_depend_on_what_is_computed_beside_it() {
     let mut rng = Rng(3);
@@ -160,7 +171,8 @@ fn a_product_does_not_depend_on_what_is_computed_beside_it() {
         let packed = Packed::new(scalar(), format, &rng.floats(most * cols), cols);
         let x = packed.view();
         let tiers = tiers();
-        // By the test of shapes the fastest stands for all; a few rows and tokens show that this holds for long rows.
+        // The test of shapes shows that tiers agree, so the fastest stands for all; a few rows and tokens
+        // check long rows.
         let whole = product(tiers[tiers.len() - 1], matrix, x);
         let few = (matrix.slice_rows(3..20), x.slice_tokens(5..14));
         Exact::new(format, few.0.data(), cols)
@@ -206,13 +218,8 @@ fn a_product_does_not_depend_on_what_is_computed_beside_it() {
                 ((0..40).rev().collect(), 0..most),
                 ((0..100).map(|i| i * 49 % 137).collect::<Vec<_>>(), 13..most),
             ] {
-                let from = x.slice_tokens(slice.clone());
-                let lines = x.kind().record_lines(chosen.len());
-                let mut gathered = vec![Line::ZERO; cols / 32 * lines];
-                for (block, record) in gathered.chunks_mut(lines).enumerate() {
-                    from.gather(block, chosen.iter().copied(), record);
-                }
-                let got = product(kernels, matrix, Activations::new(x.kind(), chosen.len(), cols, &gathered));
+                let lines = gathered(x.slice_tokens(slice.clone()), &chosen);
+                let got = product(kernels, matrix, Activations::new(x.kind(), chosen.len(), cols, &lines));
                 let expected: Vec<f32> = chosen
                     .iter()
                     .flat_map(|t| part(&whole, rows, 0..rows, slice.start + t..slice.start + t + 1))
@@ -223,7 +230,7 @@ fn a_product_does_not_depend_on_what_is_computed_beside_it() {
     }
 }
 
-/// Records have room for whole tiles of tokens. What an earlier text left there is not used.
+/// Records have room for whole tiles of tokens. Stale data in the padding is not used.
 #[test]
 fn what_is_left_in_the_room_of_a_record_is_not_used() {
     let mut rng = Rng(4);
@@ -298,7 +305,7 @@ fn a_shape_that_does_not_fit_is_an_error() {
     assert_eq!(new(Format::F32, 1, usize::MAX, 0), Some(Overflow { rows: 1, cols: usize::MAX }));
 }
 
-/// Multiplies one row of `Q4_0` with what does not belong to it.
+/// Multiplies one row of `Q4_0` with activations of another shape.
 fn misuse(format: Format, cols: usize, outputs: usize) {
     let bytes = [0; 18];
     let x = Packed::new(scalar(), format, &vec![0.0; 2 * cols], cols);

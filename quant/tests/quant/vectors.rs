@@ -24,7 +24,8 @@ fn dots_and_sums() {
             let what = format!("{} {n}", kernels.isa());
             let (a, b) = (rng.floats(n), rng.floats(n));
             let terms = || wide(&a).into_iter().zip(wide(&b)).map(|(a, b)| a * b);
-            // As for products: additions in a lane of at least 8, across lanes and accumulators, and the product.
+            // As for products: additions in a lane of at least 8, across lanes and accumulators, and the
+            // product.
             let roundings = (n.div_ceil(8) + 7) as f64;
             let bound = 1.01 * roundings * U * terms().map(f64::abs).sum::<f64>();
             close(kernels.dot(&a, &b), terms().sum(), bound, &what);
@@ -77,7 +78,8 @@ fn norms() {
             let mean = wx.iter().sum::<f64>() / len;
             let inverse =
                 1.0 / (wx.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / len + f64::from(eps)).sqrt();
-            // The mean is off by up to its roundings times the mean magnitude, at most 1; all is scaled by `inverse`.
+            // The mean is off by up to its roundings times the mean magnitude, at most 1; all is scaled by
+            // `inverse`.
             let mean_error = (n.div_ceil(8) + 7) as f64 * U;
             for i in 0..n {
                 let normal = (wx[i] - mean) * inverse;

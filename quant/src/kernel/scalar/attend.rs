@@ -1,4 +1,4 @@
-//! Attention in plain Rust, which defines it. It must not know vectors.
+//! Attention in plain Rust: the definition that other tiers are tested against. It must not know vectors.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! Kernels on floats in plain Rust; compilers find vectors in the eight-lane loops by themselves. It must not know formats.
+//! Kernels on floats in plain Rust; the compiler vectorises the eight-lane loops. It must not know formats.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -9,7 +9,8 @@ use crate::kernel::piece::{DEPTH, PieceProduct, TOKENS};
 /// Accumulators per sum.
 pub(super) const LANES: usize = 8;
 
-/// What silu and gelu clamp their input to: both are 0 there in single precision, and minus infinity would be NaN.
+/// What silu and gelu clamp their input to: both are 0 there in single precision, and minus infinity would
+/// be NaN.
 const GATE_MIN: f32 = -120.0;
 
 pub(super) fn block(block: PieceProduct<'_>) {

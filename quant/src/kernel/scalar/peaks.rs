@@ -1,4 +1,4 @@
-//! What a core can do at most in plain Rust, for figures to be put beside. It must not know clocks.
+//! The limits of a core in plain Rust. It must not know clocks.
 
 /// Numbers of a round.
 const ROUND: usize = 1024;
@@ -14,8 +14,8 @@ pub(in crate::kernel) fn read(lines: &[[u8; 64]]) -> u64 {
     folds.into_iter().fold(0, |all, fold| all ^ fold)
 }
 
-/// A dot product of numbers that lie in the first cache, as the compiler makes it. They are widened already: what widening
-/// costs is no limit, as a product of several tokens does it once.
+/// A dot product of numbers in the first-level cache, vectorised by the compiler. They are widened already:
+/// a product of several tokens widens once, so the cost of widening is no limit.
 pub(in crate::kernel) fn multiply(rounds: usize) -> u64 {
     let (mut a, mut b) = ([3_i16; ROUND], [-5_i16; ROUND]);
     let mut sum = 0_i32;

@@ -1,10 +1,11 @@
-//! The tier of AMX int8 tiles: whether this process may use them, and the product of many tokens on them. Tile
-//! instructions are not stable in Rust, so they are written in assembly. It must not know formats.
+//! The product of many tokens on AMX int8 tiles; everything else of the tier is that of AVX-512. Tile
+//! instructions are not stable in Rust, so they are inline assembly. It must not know formats.
 //!
-//! A block of 16 rows is a tile of 8 lines: line `g` holds columns `4 g .. 4 g + 4` of each row, which is what `Blocks::codes`
-//! gives. 16 tokens' codes of the block, as they lie in the record, are the other tile. Their product is the sum of one
-//! block, exact as everywhere (`vpdpbusd` needs unsigned weights and a correction, `tdpbssd` does not), so the floating-point
-//! steps that follow are those of `codes`, and the bits are too.
+//! A block of 16 rows is a tile of 8 lines: line `g` holds columns `4 g .. 4 g + 4` of each row, the result
+//! of `Blocks::codes`. The other tile is the codes of the block of 16 tokens, read from the record without
+//! a copy. Their product is the exact integer sum of one block (`vpdpbusd` needs unsigned weights and a
+//! correction, `tdpbssd` does not). The floating-point steps that follow are those of `codes`, so the bits
+//! are the same.
 
 use core::arch::asm;
 use std::cell::RefCell;
@@ -25,10 +26,10 @@ use crate::matrix::QMatrix;
 const TILE: usize = 16;
 /// Blocks that are unpacked before they are multiplied with one run of 16 tokens after the other.
 const SLAB: usize = 64;
-/// How many products are computed ahead of the one that is added: the processor does not forward a stored tile to the
-/// loads that follow, so they wait until the store is done.
+/// Products that are computed ahead of the one that is added: the processor does not forward a stored tile
+/// to the loads that follow, so a load would wait for the store.
 const AHEAD: usize = 2;
-/// Memory for products, one more than wait.
+/// Buffers for products: those ahead and the one that is added.
 const SETS: usize = AHEAD + 1;
 
 /// The shape of the tile registers (Intel SDM, `LDTILECFG`).
@@ -67,13 +68,13 @@ thread_local! {
     static SLAB_OF_THREAD: RefCell<Option<Box<Slab>>> = const { RefCell::new(None) };
 }
 
-/// [`super::product8::product`], with tiles where they are faster: not for few tokens, which do not repay the unpacking to
-/// memory, and not with two scales for a block.
+/// [`super::product8::product`], with tiles where they are faster: not for few tokens, which do not repay
+/// the unpacking to memory, and not with two scales for a block.
 ///
 /// # Safety
 /// As there, and this process may use tiles.
 pub(super) unsafe fn product(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
-    // SAFETY: the caller vouches for everything.
+    // SAFETY: as for this function.
     unsafe {
         if x.tokens() < TILE_FROM || Shape::of(w.format()).halves || !fits::<Rows512>(w) {
             return super::product8::product::<Rows512>(w, x, out);
@@ -93,7 +94,7 @@ pub(super) unsafe fn product(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]
     }
 }
 
-/// Whether a record has room for whole tiles: the last may reach beyond the tokens.
+/// Whether whole tiles lie within a record: the last may reach beyond the tokens.
 fn has_room(x: Tokens<'_>) -> bool {
     x.first + x.count.next_multiple_of(TILE) <= x.room
 }
@@ -111,9 +112,10 @@ impl TileProduct for Registers {
         stride: usize,
     ) {
         let step = SLAB / B::PIECES;
-        // SAFETY: the caller vouches for instructions, rows, tokens and sums; any bytes are a slab. The registers are
-        // configured before their first use and released after the last. In between no other function of this thread
-        // uses them: those that are called are ours, and the compiler itself uses none without the feature `amx-tile`.
+        // SAFETY: the caller guarantees instructions, rows, tokens and sums; any bytes are a slab. The
+        // registers are configured before their first use and released after the last. In between no other
+        // function of this thread uses them: those that are called are ours, and the compiler itself uses
+        // none without the feature `amx-tile`.
         unsafe {
             let mut kept = SLAB_OF_THREAD.take();
             let slab = kept.get_or_insert_with(|| Box::new_zeroed().assume_init());
@@ -186,7 +188,7 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for Unpack<'_> {
     unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize) {
         let (Tile(lines), sides) =
             (&mut self.slab.codes[block - self.first], &mut self.slab.sides[block - self.first]);
-        // SAFETY: the caller vouches for the instructions; a line and a side hold a vector.
+        // SAFETY: the caller guarantees the instructions; a line and a side hold a vector.
         unsafe {
             let zero = R::splat(B::ZERO * 0x0101_0101);
             for (line, codes) in lines.iter_mut().zip(codes) {
@@ -222,9 +224,11 @@ macro_rules! multiply {
     };
 }
 
-/// Adds a slab of blocks times 16 tokens to the sums of the first `live` of them, which stay in registers on the way.
+/// Adds a slab of blocks times 16 tokens to the sums of the first `live` of them, which stay in registers
+/// on the way.
 ///
-/// As [`TileProduct::tile`], with the registers configured and `blocks` in the slab, with `MINIMA` or without.
+/// As [`TileProduct::tile`], with the registers configured and `blocks` in the slab, with `MINIMA` or
+/// without.
 struct AddTile<'a, const MINIMA: bool> {
     x: Tokens<'a>,
     blocks: Range<usize>,
@@ -242,8 +246,8 @@ impl<R: Rows, const MINIMA: bool> Work<R> for AddTile<'_, MINIMA> {
     #[inline(always)]
     unsafe fn run(self) {
         let Self { x, blocks, slab, first, sums, stride, live } = self;
-        // SAFETY: the caller vouches for everything that is read and written: 16 tokens of each block, which the record has
-        // room for, and the sums of `live` of them.
+        // SAFETY: the caller guarantees everything that is read and written: 16 tokens of each block, which
+        // the record has room for, and the sums of `live` of them.
         unsafe {
             let mut acc = [R::splat_f(0.0); TILE];
             if !first {
@@ -257,7 +261,7 @@ impl<R: Rows, const MINIMA: bool> Work<R> for AddTile<'_, MINIMA> {
                 if b < n {
                     let (a, _) = x.sides(blocks.start + b);
                     let (w, to) = (slab.codes[b].0.as_ptr(), products[b % SETS].0.as_mut_ptr());
-                    // The processor does not foresee where the next block's codes of these tokens are.
+                    // The prefetcher of the processor does not find the next block's codes of these tokens.
                     prefetch(a.wrapping_add(AHEAD * x.record).cast(), TILE * 4 * CODE_WORDS);
                     if b % 2 == 0 {
                         multiply!(a, w, "tmm2", "tmm4", "tmm0", to);

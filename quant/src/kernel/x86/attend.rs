@@ -1,9 +1,11 @@
-//! Attention over any [`Lanes`]: register tiles of some query rows by two vectors of positions (scores) or of dimensions
-//! (weighted values). It must not know layers. The order of every sum is the one that [`crate::kernel::attend`] promises.
+//! Attention over any [`Lanes`]: register tiles of some query rows by two vectors of positions (scores) or
+//! of dimensions (weighted values). It must not know layers. The order of every sum is the one that
+//! [`crate::kernel::attend`] promises.
 //!
-//! Keys and values take turns, and each is too short a stream for the processor to fetch it by itself in time. So while keys are
-//! multiplied the values of the block are asked for, line by line, and while values are, the keys of the next block: into the
-//! first-level cache, or where many small pages have to be looked up, which holds it up, into the second.
+//! Keys and values alternate, and each stream is too short for the prefetcher of the processor. So the
+//! kernel prefetches the values of a block while it multiplies the keys, and the keys of the next block
+//! while it multiplies the values: into the first-level cache with huge pages, into the second with small
+//! ones, where page walks would stall the first.
 
 use core::mem::MaybeUninit;
 use core::ops::Range;
@@ -29,13 +31,14 @@ impl<S> Head<S> {
         Self { keys: self.keys.wrapping_add(at), values: self.values.wrapping_add(at), ..self }
     }
 
-    /// Keys or values of it that are read later.
+    /// Keys or values to prefetch.
     fn ahead(self, at: *const S) -> Ahead<S> {
         Ahead { at, huge_pages: self.huge_pages }
     }
 }
 
-/// What a register tile works in, for rows of up to [`MAX_HEAD_DIM`]. Nothing is read before it was written.
+/// Scratch of a register tile, for rows of up to [`MAX_HEAD_DIM`]. Every element is written before it is
+/// read.
 #[repr(C, align(64))]
 struct Buffers {
     /// `[head_dim, rows]`, times the scale.
@@ -120,9 +123,9 @@ impl Tile<'_> {
         let highest = seen[..rows].iter().map(|seen| seen.end).max().unwrap_or(lowest);
         let all_see = common(&seen[..rows]);
         let mut tile_state = [Running::default(); MAX_ROWS];
-        // SAFETY: the task was checked: the cache has the positions below `highest` and its keys are whole groups. The
-        // buffers hold `MAX_ROWS` rows of at most `MAX_HEAD_DIM`, and all that is read of them is written before: queries
-        // and sums here, the weights by `Scores`.
+        // SAFETY: the task was checked: the cache has the positions below `highest` and its keys are whole
+        // groups. The buffers hold `MAX_ROWS` rows of at most `MAX_HEAD_DIM`, and all that is read of them
+        // is written before: queries and sums here, the weights by `Scores`.
         unsafe {
             self.take_queries(buffers.queries.as_mut_ptr().cast());
             buffers.sums.as_mut_ptr().cast::<f32>().write_bytes(0, rows * head_dim);
@@ -156,7 +159,7 @@ impl Tile<'_> {
         }
     }
 
-    /// Leaves the sums of the span in the output, or adds them to those of the spans before it.
+    /// Writes the sums of the span to the output, or merges them with those of the spans before it.
     ///
     /// # Safety
     /// As [`Tile::attend`], with `sums` of the rows.
@@ -242,7 +245,7 @@ fn overlap(range: &Range<usize>, start: usize, len: usize) -> Range<usize> {
     range.start.clamp(start, start + len)..range.end.clamp(start, start + len)
 }
 
-/// What rows see of a block of positions, given what they see of all.
+/// The positions of a block that each row sees, given those of the whole span.
 #[inline(always)]
 fn parts_of(block: usize, seen: &[Range<usize>]) -> [Range<usize>; MAX_ROWS] {
     let mut parts = [const { 0..0 }; MAX_ROWS];
@@ -260,7 +263,7 @@ fn common(seen: &[Range<usize>]) -> Range<usize> {
     start..seen.iter().map(|seen| seen.end).min().unwrap_or(0).max(start)
 }
 
-/// Gives what a row does not see of a block the lowest score.
+/// Sets the scores of positions that a row does not see to -infinity.
 ///
 /// # Safety
 /// `weights` is `[rows, BLOCK]`, the ranges are of its columns.
@@ -289,8 +292,8 @@ impl<L: Lanes, S: Stored> Work<L> for WeighParts<'_, S> {
     #[inline(always)]
     unsafe fn run(self) {
         let Self { values, weights, parts, shrink, sums } = self;
-        // What all rows see they weigh together. What only some see, before and after it, each weighs by itself: a value
-        // that is not seen is not even multiplied by zero.
+        // Positions that all rows see are weighed for all rows together, positions before and after them
+        // row by row: a value that a row does not see is not multiplied at all, as it may be NaN.
         let all = common(parts);
         let ragged = parts.iter().any(|part| *part != all);
         let alone = |r: usize, seen, shrink| {

@@ -1,5 +1,6 @@
-//! The parts of attention that run in registers, over any [`Lanes`]: some query rows by two vectors of positions (scores) or of
-//! dimensions (weighted values). Each number of rows is compiled apart. It must not know tasks or what a row sees.
+//! The parts of attention that run in registers, over any [`Lanes`]: some query rows by two vectors of
+//! positions (scores) or of dimensions (weighted values). Each number of rows is compiled apart. It must
+//! not know tasks or what a row sees.
 
 use core::ops::Range;
 
@@ -16,7 +17,8 @@ const VECTORS: usize = 2;
 /// Most numbers of a vector, in any tier.
 const MAX_LANES: usize = 16;
 
-/// Calls work for `rows` query rows, at most [`Lanes::ATTEND_ROWS`]: in the work, `R` is their number as a constant.
+/// Calls work for `rows` query rows, at most [`Lanes::ATTEND_ROWS`]: in the work, `R` is their number as a
+/// constant.
 macro_rules! call_for_rows {
     ($L:ident, $rows:expr, $R:ident, $work:expr) => {
         match $rows {
@@ -39,7 +41,7 @@ macro_rules! call_for_rows {
 
 pub(super) use call_for_rows;
 
-/// A number as the cache stores it.
+/// A number format of the cache.
 pub(super) trait Stored: Copy {
     /// The first `n` elements, `1..=N`, then zeros.
     ///
@@ -51,7 +53,7 @@ pub(super) trait Stored: Copy {
 impl Stored for f32 {
     #[inline(always)]
     unsafe fn load<L: Lanes>(from: *const Self, n: usize) -> L::V {
-        // SAFETY: the caller vouches for the instructions and for `n` elements.
+        // SAFETY: the caller guarantees the instructions and `n` elements.
         unsafe { L::load_up_to(from, n) }
     }
 }
@@ -60,12 +62,12 @@ impl Stored for f32 {
 impl Stored for u16 {
     #[inline(always)]
     unsafe fn load<L: Lanes>(from: *const Self, n: usize) -> L::V {
-        // SAFETY: the caller vouches for the instructions and for `n` elements.
+        // SAFETY: the caller guarantees the instructions and `n` elements.
         unsafe { L::load_f16_up_to(from, n) }
     }
 }
 
-/// Numbers that are read later.
+/// Numbers to prefetch.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead<S> {
     pub at: *const S,
@@ -78,7 +80,7 @@ impl<S> Ahead<S> {
         Self { at: self.at.wrapping_add(numbers), ..self }
     }
 
-    /// Asks for some of them. They need not exist.
+    /// Prefetches some of them. The range may lie past the end.
     #[inline(always)]
     fn ask(self, from: usize, numbers: usize) {
         let (from, len) = (self.at.wrapping_add(from).cast(), numbers * size_of::<S>());
@@ -88,8 +90,8 @@ impl<S> Ahead<S> {
 
 /// `weights[r, p] = query[r] . key[p]` for the positions of some groups of a block.
 ///
-/// As [`Lanes`]. `keys` are those of the block, `queries` is `[head_dim, R]`, `weights` is `[R, BLOCK]`. `ahead` is only asked
-/// for: the values of the block.
+/// As [`Lanes`]. `keys` are those of the block, `queries` is `[head_dim, R]`, `weights` is `[R, BLOCK]`.
+/// `ahead`, the values of the block, is only prefetched.
 pub(super) struct Scores<S, const R: usize> {
     pub keys: *const S,
     pub queries: *const f32,
@@ -134,8 +136,9 @@ impl<L: Lanes, S: Stored, const R: usize> Work<L> for Scores<S, R> {
     }
 }
 
-/// Scores of a block become weights; the result is each row's factor on what was weighed before. Rows go through every step
-/// together and all blocks are whole here, so that nothing waits for one row and no jump depends on numbers.
+/// Scores of a block become weights; the result is each row's factor on what was weighed before. Rows go
+/// through every step together and all blocks are whole here, so that no step waits for one row and no
+/// branch depends on the numbers.
 ///
 /// As [`Lanes`]. `weights` is `[R, BLOCK]`.
 pub(super) struct Softmax<'a, const R: usize> {
@@ -151,14 +154,15 @@ impl<L: Lanes, const R: usize> Work<L> for Softmax<'_, R> {
         let Self { weights, state } = self;
         // One vector of factors serves all rows.
         const { assert!(R <= MAX_ROWS && MAX_ROWS <= L::N) };
-        // SAFETY: all accesses are of vectors within a row of `weights`; `before` has a vector's elements or more.
+        // SAFETY: all accesses are of vectors within a row of `weights`; `before` has a vector's elements
+        // or more.
         unsafe {
             let mut bases = [0.0; R];
             let mut before = [0.0; MAX_LANES];
             for (r, state) in state.iter_mut().enumerate().take(R) {
                 let mut largest = L::splat(state.max);
                 for at in (0..BLOCK).step_by(L::N) {
-                    // NaN is passed over here and comes back through `exp`.
+                    // The maximum ignores NaN; it reappears through `exp`.
                     largest = L::max(L::load(weights.add(r * BLOCK + at)), largest);
                 }
                 let max = L::largest(largest);
@@ -192,7 +196,7 @@ impl<L: Lanes, const R: usize> Work<L> for Softmax<'_, R> {
 pub(super) struct Values<S> {
     pub at: *const S,
     pub head_dim: usize,
-    /// What is only asked for: the keys of the next block.
+    /// The keys of the next block, to prefetch.
     pub ahead: Ahead<S>,
 }
 

@@ -1,8 +1,8 @@
-//! Each quantised format's blocks as codes and scales of many rows at once, written once for all tiers over [`Rows`]. What the
-//! bytes mean is `decode`; the codes and scales are those of `codes`, bit for bit.
+//! Each quantised format's blocks as codes and scales of many rows at once, written once for all tiers over
+//! [`Rows`]. What the bytes mean is `decode`; the codes and scales are those of `codes`, bit for bit.
 //!
-//! Codes come out unsigned, at most `TOP`, with `ZERO` still to subtract: the dot products want it so. It must not know
-//! what is multiplied.
+//! Codes come out unsigned, at most `TOP`, with `ZERO` still to subtract: the dot products need unsigned
+//! bytes. It must not know activations.
 
 use super::rows::{Rows, Source};
 use crate::codes::Shape;
@@ -14,7 +14,7 @@ use crate::format::Format;
 /// # Safety
 /// All functions are as [`Source`], with `unit` at a block.
 pub(super) trait Blocks {
-    /// Which one.
+    /// The format that this type stands for.
     const FORMAT: Format;
     /// How its pieces are summed.
     const SHAPE: Shape = Shape::of(Self::FORMAT);
@@ -29,8 +29,8 @@ pub(super) trait Blocks {
 
     /// Scales of a block.
     unsafe fn scales<R: Rows, S: Source<R>>(unit: S) -> Self::Scales<R>;
-    /// Codes of piece `first + NTH`: columns `4 g ..` in vector `g`. `first` is a multiple of four, `NTH` below four and
-    /// known to the compiler, which reads bytes that several pieces share once.
+    /// Codes of piece `first + NTH`: columns `4 g ..` in vector `g`. `first` is a multiple of four, `NTH`
+    /// below four and known to the compiler, which reads bytes that several pieces share once.
     unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(unit: S, first: usize) -> [R::I; 8];
 }
 
@@ -58,8 +58,8 @@ impl<R: Rows, const N: usize> ScalesOf<R> for Scales<R, N> {
     }
 }
 
-/// An array of as many elements as the context wants, from the index. The closures of `std::array::from_fn` are functions
-/// without the tier's instructions, which the compiler may leave as calls.
+/// An array built from the index; its length follows from the context. Not `std::array::from_fn`: its
+/// closures lack the tier's instructions, and the compiler may not inline them.
 macro_rules! array {
     ($init:expr, |$i:ident| $element:expr) => {{
         let mut out = [$init; _];
@@ -94,7 +94,7 @@ fn one<R: Rows>(scale: R::F) -> Scales<R, 1> {
 /// As [`Source`].
 #[inline(always)]
 unsafe fn scale_and_offset<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 1> {
-    // SAFETY: the caller vouches for the block.
+    // SAFETY: the caller guarantees the block.
     unsafe { Scales { scale: [unit.halves(0)], min: [R::negated(unit.halves(2))] } }
 }
 
@@ -104,7 +104,7 @@ unsafe fn scale_and_offset<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 1> {
 /// As [`Rows`].
 #[inline(always)]
 unsafe fn nibbles<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
-    // SAFETY: the caller vouches for the instructions and for 16 bytes of each row.
+    // SAFETY: the caller guarantees the instructions and 16 bytes of each row.
     unsafe {
         let q = unit.quads(offset);
         let low = R::splat(0x0f0f_0f0f);
@@ -118,7 +118,7 @@ unsafe fn nibbles<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
 /// As [`Rows`].
 #[inline(always)]
 unsafe fn fields<R: Rows, S: Source<R>>(unit: S, offset: usize, shift: i32, mask: i32) -> [R::I; 8] {
-    // SAFETY: the caller vouches for the instructions and for 32 bytes of each row.
+    // SAFETY: the caller guarantees the instructions and 32 bytes of each row.
     unsafe {
         let (a, b) = (unit.quads(offset), unit.quads(offset + 16));
         let mask = R::splat(mask * 0x0101_0101);
@@ -126,18 +126,20 @@ unsafe fn fields<R: Rows, S: Source<R>>(unit: S, offset: usize, shift: i32, mask
     }
 }
 
-/// Four bits for each of 8 vectors, spread to bit 4 of its bytes: the fifth bits of 32 codes in a word of each row.
+/// Four bits for each of 8 vectors, spread to bit 4 of its bytes: the fifth bits of 32 codes in a word of
+/// each row.
 ///
 /// # Safety
 /// As [`Rows`].
 #[inline(always)]
 unsafe fn with_fifth_bits<R: Rows>(codes: [R::I; 8], bits: R::I) -> [R::I; 8] {
-    // SAFETY: the caller vouches for the instructions.
+    // SAFETY: the caller guarantees the instructions.
     unsafe {
         let each = R::splat(0x8040_2010_u32 as i32);
         let sixteen = R::splat(0x1010_1010);
         ints!(|g| {
-            // Bits 4 g .. 4 g + 4 are a nibble of byte g / 2; in all bytes, as high nibble, each byte keeps its own.
+            // Bits 4 g .. 4 g + 4 are a nibble of byte g / 2; in all bytes, as high nibble, each byte keeps
+            // its own.
             let byte = R::replicate(bits, g / 2);
             let high = if g % 2 == 0 { R::shl(byte, 4) } else { byte };
             R::or(codes[g], R::min_bytes(R::and(high, each), sixteen))
@@ -151,7 +153,7 @@ unsafe fn with_fifth_bits<R: Rows>(codes: [R::I; 8], bits: R::I) -> [R::I; 8] {
 /// As [`Rows`].
 #[inline(always)]
 unsafe fn with_high<R: Rows>(codes: [R::I; 8], high: [R::I; 8], shift: i32) -> [R::I; 8] {
-    // SAFETY: the caller vouches for the instructions.
+    // SAFETY: the caller guarantees the instructions.
     unsafe { ints!(|g| R::or(codes[g], R::shl(high[g], shift))) }
 }
 
@@ -161,7 +163,7 @@ unsafe fn with_high<R: Rows>(codes: [R::I; 8], high: [R::I; 8], shift: i32) -> [
 /// As [`Rows`].
 #[inline(always)]
 unsafe fn looked_up<R: Rows>(table: &'static [u8; 16], codes: [R::I; 8]) -> [R::I; 8] {
-    // SAFETY: the caller vouches for the instructions; the table has 16 bytes.
+    // SAFETY: the caller guarantees the instructions; the table has 16 bytes.
     unsafe {
         let table = R::table(table.as_ptr());
         ints!(|g| R::lookup(table, codes[g]))
@@ -174,7 +176,7 @@ unsafe fn looked_up<R: Rows>(table: &'static [u8; 16], codes: [R::I; 8]) -> [R::
 /// As [`Rows`].
 #[inline(always)]
 unsafe fn byte<R: Rows>(words: R::I, n: usize) -> R::F {
-    // SAFETY: the caller vouches for the instructions.
+    // SAFETY: the caller guarantees the instructions.
     unsafe { R::float(R::and(R::shr(words, 8 * n as i32), R::splat(255))) }
 }
 
@@ -184,7 +186,7 @@ unsafe fn byte<R: Rows>(words: R::I, n: usize) -> R::F {
 /// As [`Rows`].
 #[inline(always)]
 unsafe fn signed_byte<R: Rows>(words: R::I, n: usize) -> R::F {
-    // SAFETY: the caller vouches for the instructions.
+    // SAFETY: the caller guarantees the instructions.
     unsafe { R::float(R::sar(R::shl(words, 24 - 8 * n as i32), 24)) }
 }
 
@@ -194,7 +196,7 @@ unsafe fn signed_byte<R: Rows>(words: R::I, n: usize) -> R::F {
 /// As [`Rows`].
 #[inline(always)]
 unsafe fn k_scales<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 8> {
-    // SAFETY: the caller vouches for the instructions and for 16 bytes of each row.
+    // SAFETY: the caller guarantees the instructions and 16 bytes of each row.
     unsafe {
         let (d, dmin) = (unit.halves(0), unit.halves(2));
         let (a, b, c) = (unit.words(4), unit.words(8), unit.words(12));
@@ -244,8 +246,8 @@ macro_rules! for_format {
 
 pub(super) use for_format;
 
-/// Declares the formats: number of scales, zero and top of the codes, and how both are read. The bodies run in unsafe
-/// blocks, with `R` as the tier.
+/// Declares the formats: number of scales, zero and top of the codes, and how both are read. The bodies run
+/// in unsafe blocks, with `R` as the tier.
 macro_rules! blocks {
     ($(
         $format:ident: [$n:literal], $zero:literal, $top:literal;
@@ -262,8 +264,8 @@ macro_rules! blocks {
 
             #[inline(always)]
             unsafe fn scales<R: Rows, S: Source<R>>($unit: S) -> Self::Scales<R> {
-                // SAFETY: the caller vouches for the instructions and the block of each row; every read is within
-                // it as `decode` lays it out.
+                // SAFETY: the caller guarantees the instructions and the block of each row; every read is
+                // within it as `decode` lays it out.
                 unsafe { $scales }
             }
 

@@ -1,13 +1,13 @@
-//! What the generic kernels need from a tier: one vector of floats and about twenty operations on it. It must not know
-//! formats or products.
+//! What the generic kernels need from a tier: one vector of floats and about twenty operations on it. It
+//! must not know formats or products.
 
 use super::tier::Tier;
 
 /// A tier's vector of `N` floats.
 ///
 /// # Safety
-/// Every function needs the tier's instructions. Those that take a pointer need it good for `N` elements, or for `n` where
-/// that is given; no alignment is needed.
+/// Every function needs the tier's instructions. Those that take a pointer need it good for `N` elements,
+/// or for `n` where that is given; no alignment is needed.
 pub(super) trait Lanes: Tier {
     /// Floats in a vector: 8 or 16.
     const N: usize;
@@ -54,21 +54,22 @@ pub(super) trait Lanes: Tier {
     /// The first `n` elements, `1..=N`, then zeros.
     #[inline(always)]
     unsafe fn load_up_to(from: *const f32, n: usize) -> Self::V {
-        // SAFETY: the caller vouches for the instructions and for `n` elements.
+        // SAFETY: the caller guarantees the instructions and `n` elements.
         unsafe { if n == Self::N { Self::load(from) } else { Self::load_part(from, n) } }
     }
 
     /// Writes the first `n` elements, `1..=N`.
     #[inline(always)]
     unsafe fn store_up_to(to: *mut f32, n: usize, v: Self::V) {
-        // SAFETY: the caller vouches for the instructions and for `n` elements.
+        // SAFETY: the caller guarantees the instructions and `n` elements.
         unsafe { if n == Self::N { Self::store(to, v) } else { Self::store_part(to, n, v) } }
     }
 
     /// The first `n` halves, `1..=N`, then zeros.
     #[inline(always)]
     unsafe fn load_f16_up_to(from: *const u16, n: usize) -> Self::V {
-        // SAFETY: the caller vouches for the instructions and for `n` elements; a short read goes through the stack.
+        // SAFETY: the caller guarantees the instructions and `n` elements; a short read goes through
+        // the stack.
         unsafe {
             if n == Self::N {
                 return Self::load_f16(from);
@@ -82,7 +83,8 @@ pub(super) trait Lanes: Tier {
     /// Writes the first `n` halves, `1..=N`.
     #[inline(always)]
     unsafe fn store_f16_up_to(to: *mut u16, n: usize, v: Self::V) {
-        // SAFETY: the caller vouches for the instructions and for `n` elements; a short write goes through the stack.
+        // SAFETY: the caller guarantees the instructions and `n` elements; a short write goes through
+        // the stack.
         unsafe {
             if n == Self::N {
                 return Self::store_f16(to, v);
@@ -99,7 +101,7 @@ macro_rules! lanes_functions {
     ($(fn $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? { $($body:tt)* })*) => {$(
         #[inline(always)]
         unsafe fn $name($($arg: $type),*) $(-> $result)? {
-            // SAFETY: the caller vouches for the instructions and the pointers, as the trait asks.
+            // SAFETY: the caller guarantees the instructions and the pointers, as the trait asks.
             unsafe { $($body)* }
         }
     )*};

@@ -1,5 +1,6 @@
-//! The loops behind `Kernels::read_through` and `Kernels::multiply_int8` for x86-64. The products run in registers with as
-//! many accumulators as hide their latency; what they add up is of no use to anyone.
+//! The loops behind `Kernels::read_through` and `Kernels::multiply_int8` for x86-64. The products run in
+//! registers with enough accumulators to hide their latency; the sums are meaningless. It must not know
+//! clocks.
 
 use core::arch::asm;
 use core::arch::x86_64::*;
@@ -7,11 +8,11 @@ use std::hint::black_box;
 
 use crate::kernel::prefetch::prefetch;
 
-/// Streams that are read in turn: one alone does not keep enough lines on their way.
+/// Streams that are read in turn: one alone does not keep enough loads in flight.
 const STREAMS: usize = 4;
 /// Lines of a stream that are read together.
 const LINES: usize = 4;
-/// How far ahead of a stream its lines are asked for, in bytes.
+/// Prefetch distance of a stream, in bytes.
 const AHEAD: usize = 3072;
 /// Accumulators of the vector loops.
 const ACCUMULATORS: usize = 12;
@@ -23,8 +24,8 @@ const ROUND_512: u64 = (ACCUMULATORS * 64 * 2) as u64;
 /// Operations of a round of four tile products, 16 x 16 x 64 each.
 const ROUND_AMX: u64 = 4 * 16 * 16 * 64 * 2;
 
-/// The exclusive or of all 64-bit words. Half lines at a time: with whole lines, as AVX-512 would read them, the same loop
-/// gets a tenth less out of the RAM of the machine it was measured on.
+/// The exclusive or of all 64-bit words. Half lines at a time: with whole lines, as AVX-512 would read
+/// them, the same loop gets a tenth less out of the RAM of the machine it was measured on.
 ///
 /// # Safety
 /// The processor has the instructions.
@@ -40,8 +41,8 @@ pub(super) unsafe fn read_avx2(lines: &[[u8; 64]]) -> u64 {
             prefetch(from.cast::<u8>().wrapping_add(AHEAD), LINES * 64);
             for (line, fold) in folds.iter_mut().enumerate() {
                 for part in 0..PER_LINE {
-                    // SAFETY: `stream * step + at + line` is below `STREAMS * step`, which is at most the number of
-                    // lines; the loads need no alignment.
+                    // SAFETY: `stream * step + at + line` is below `STREAMS * step`, which is at most the
+                    // number of lines; the loads need no alignment.
                     let bytes = unsafe { _mm256_loadu_si256(from.add(line).cast::<__m256i>().add(part)) };
                     *fold = _mm256_xor_si256(*fold, bytes);
                 }
@@ -62,7 +63,7 @@ pub(super) unsafe fn read_avx2(lines: &[[u8; 64]]) -> u64 {
     words.into_iter().fold(0, |a, b| a ^ b)
 }
 
-/// The same value, which the compiler takes for another: what it would compute once is then computed every time.
+/// The same value, opaque to the compiler, so that it cannot move a computation out of the loop.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn another(mut value: __m256i) -> __m256i {
@@ -123,8 +124,8 @@ pub(super) unsafe fn multiply_avx512_vnni(rounds: usize) -> u64 {
     rounds as u64 * ROUND_512
 }
 
-/// `tdpbssd` on tiles of 16 rows of 64 bytes, four accumulators in turn. The thread's tile configuration is put back, its
-/// tiles are zero afterwards.
+/// `tdpbssd` on tiles of 16 rows of 64 bytes, four accumulators in turn. Restores the thread's tile
+/// configuration; its tiles are zero afterwards.
 ///
 /// # Safety
 /// The processor has AMX tiles of int8 and the system permitted them.
@@ -145,8 +146,9 @@ pub(super) unsafe fn multiply_amx(rounds: usize) -> u64 {
     let mut before = [0_u8; 128];
     let skip = before.as_ptr().align_offset(64);
     let before = &mut before[skip..skip + 64];
-    // SAFETY: `before` and `ours` are 64 bytes at a cache line, as the configuration instructions want. Tiles 0 to 7 exist in
-    // `ours` and are declared as changed. Putting a configuration back that was stored is always in order.
+    // SAFETY: `before` and `ours` are 64 bytes at a cache line, as the configuration instructions want.
+    // Tiles 0 to 7 exist in `ours` and are declared as changed. A configuration that was stored may always
+    // be loaded.
     unsafe {
         asm!(
             "sttilecfg [{before}]",

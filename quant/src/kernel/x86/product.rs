@@ -1,5 +1,6 @@
-//! Products of float weights over any [`Lanes`]: unpacking rows, the fused product with one token, and the register tiles of
-//! `tiled`. It must not know formats. The order of additions is the one `tiled` promises: one vector accumulator for each output.
+//! Products of float weights over any [`Lanes`]: unpacking rows, the fused product with one token, and the
+//! register tiles of `tiled`. It must not know formats. The order of additions is the one `tiled` promises:
+//! one vector accumulator for each output.
 
 use super::lanes::Lanes;
 use super::unpack::{BF16, F16, F32, Sink, Unpack};
@@ -10,7 +11,8 @@ use crate::kernel::piece::{DEPTH, PieceProduct, TOKENS};
 use crate::kernel::prefetch::prefetch;
 use crate::matrix::QMatrix;
 
-/// Rows of a register tile, and rows that a fused product takes together to hide the latency of the additions.
+/// Rows of a register tile, and rows that a fused product takes together to hide the latency of the
+/// additions.
 const TILE_ROWS: usize = 4;
 
 /// Writes weights to memory.
@@ -44,7 +46,7 @@ impl<L: Lanes> Sink<L> for MultiplyAdd<L> {
 /// As [`Lanes`]. `bytes` is as long as `out.len()` weights take.
 #[inline(always)]
 pub(super) unsafe fn unpack<L: Lanes>(format: Format, bytes: &[u8], out: &mut [f32]) {
-    // SAFETY: the caller vouches for the instructions and the lengths.
+    // SAFETY: the caller guarantees the instructions and the lengths.
     unsafe {
         match format {
             Format::F32 => unpack_as::<L, F32>(bytes, out),
@@ -80,7 +82,7 @@ unsafe fn unpack_as<L: Lanes, U: Unpack>(bytes: &[u8], out: &mut [f32]) {
 /// As [`Lanes`]. `x` is `[cols]`, padded with zeros to whole blocks, and `out` is `[rows]`.
 #[inline(always)]
 pub(super) unsafe fn fused<L: Lanes>(w: QMatrix<'_>, x: &[f32], out: &mut [f32]) {
-    // SAFETY: the caller vouches for the instructions and the lengths.
+    // SAFETY: the caller guarantees the instructions and the lengths.
     unsafe {
         match w.format() {
             Format::F32 => fused_as::<L, F32>(w, x, out),
@@ -119,7 +121,8 @@ unsafe fn fused_rows<L: Lanes, U: Unpack, const R: usize>(
     out: &mut [f32; R],
 ) {
     let units = w.cols() / U::LEN;
-    // SAFETY: the rows exist, each has `units` units and `x` as many times `LEN` activations, and one more for a tail.
+    // SAFETY: the rows exist, each has `units` units and `x` as many times `LEN` activations, and one more
+    // for a tail.
     unsafe {
         let bytes = w.data().as_ptr().add(row * w.row_bytes());
         let mut acc = [L::splat(0.0); R];
@@ -163,7 +166,7 @@ pub(super) unsafe fn block<L: Lanes>(mut block: PieceProduct<'_>) {
     let mut token = 0;
     while token < block.tokens {
         let tokens = L::TILE_TOKENS.min(block.tokens - token);
-        // SAFETY: the caller vouches for the instructions; the tiles lie within the block.
+        // SAFETY: the caller guarantees the instructions; the tiles lie within the block.
         unsafe {
             match tokens {
                 1 => column_of_tiles::<L, 1>(&mut block, token),
@@ -184,7 +187,7 @@ pub(super) unsafe fn block<L: Lanes>(mut block: PieceProduct<'_>) {
 #[inline(always)]
 unsafe fn column_of_tiles<L: Lanes, const T: usize>(block: &mut PieceProduct<'_>, token: usize) {
     let mut row = 0;
-    // SAFETY: the caller vouches for instructions and tokens; the rows are in the block.
+    // SAFETY: the caller guarantees instructions and tokens; the rows are in the block.
     unsafe {
         while row + TILE_ROWS <= block.rows {
             tile::<L, TILE_ROWS, T>(block, row, token);
@@ -207,8 +210,8 @@ unsafe fn tile<L: Lanes, const R: usize, const T: usize>(
     row: usize,
     token: usize,
 ) {
-    // SAFETY: `PieceProduct::check` put every index that follows within its slice: rows and tokens are in the block, and columns
-    // below `depth`.
+    // SAFETY: `PieceProduct::check` put every index that follows within its slice: rows and tokens are in
+    // the block, and columns below `depth`.
     unsafe {
         let w = block.w.as_ptr().add(row * DEPTH);
         let x = block.x.as_ptr().add(token * BLOCK);

@@ -1,6 +1,6 @@
-//! Products of quantised weights with int8 activations over any [`Rows`] and [`Blocks`]: a tile of as many rows as a
-//! vector has lanes, block by block; each block's codes are unpacked once, straight into registers, and multiplied with every
-//! token. It must not know formats.
+//! Products of quantised weights with int8 activations over any [`Rows`] and [`Blocks`]: a tile of as many
+//! rows as a vector has lanes, block by block; each block's codes are unpacked once, straight into
+//! registers, and multiplied with every token. It must not know formats.
 //!
 //! Steps and their order are those of `codes`, so the bits are too, for any number of tokens.
 
@@ -16,21 +16,21 @@ use crate::activations::room;
 use crate::kernel::outputs::out_at;
 use crate::matrix::QMatrix;
 
-/// Tokens that a tile is multiplied with before its weights are unpacked again: their activations should stay in the
-/// second-level cache.
+/// Tokens that a tile is multiplied with before its weights are unpacked again: their activations should
+/// stay in the second-level cache.
 pub(super) const TOKENS: usize = 128;
 
 /// The largest distance of rows, so that offsets of 16 of them are 32-bit words.
 const MAX_STRIDE: usize = 1 << 26;
 
-/// A run of tokens of `Q8` activations, as a kernel walks through it.
+/// A run of tokens of `Q8` activations.
 #[derive(Clone, Copy)]
 pub(super) struct Tokens<'a> {
     /// Words of all records.
     pub words: &'a [u32],
     /// Words of one.
     pub record: usize,
-    /// Tokens that a record has room for.
+    /// Tokens of a record, padding included.
     pub room: usize,
     /// The first of the run.
     pub first: usize,
@@ -44,7 +44,7 @@ impl<'a> Tokens<'a> {
         Self { words, record, room: room(all), first, count: x.tokens() }
     }
 
-    /// The codes of the first token in block `block`, and what goes with them.
+    /// The codes of the first token in block `block`, and its other parts.
     ///
     /// # Safety
     /// The block must exist.
@@ -101,7 +101,7 @@ pub(super) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consumer<R, B>>(
     // Bytes of a piece of 16 rows.
     let bytes = 16 * B::FORMAT.block_bytes() / B::PIECES;
     for unit in units {
-        // SAFETY: the caller vouches for the instructions and for the blocks.
+        // SAFETY: the caller guarantees the instructions and the blocks.
         unsafe {
             let at = tile.block(unit, B::FORMAT.block_bytes());
             let scales = B::scales::<R, S>(at);
@@ -146,7 +146,7 @@ unsafe fn add_piece<R: Rows, B: Blocks, const T: usize>(
     sides: Sides,
     acc: [R::F; T],
 ) -> [R::F; T] {
-    // SAFETY: the caller vouches for the instructions and for the tokens.
+    // SAFETY: the caller guarantees the instructions and the tokens.
     unsafe {
         let [sum, low] = sides.minus_sums;
         if !B::SHAPE.halves {
@@ -184,7 +184,7 @@ unsafe fn add_dots<R: Rows, B: Blocks, const T: usize>(
     mut acc: [R::F; T],
 ) -> [R::F; T] {
     for t in 0..T {
-        // SAFETY: the caller vouches for the instructions and for `T` scales.
+        // SAFETY: the caller guarantees the instructions and `T` scales.
         unsafe {
             let mut v = R::mul(R::float(dots[t]), scales.scale(i));
             if B::SHAPE.minima {
@@ -206,7 +206,7 @@ unsafe fn times_zero(zero: i32, halves: bool, [sums, lows]: [*const i32; 2], n: 
         return;
     }
     for t in 0..n {
-        // SAFETY: the caller vouches for `n` of everything.
+        // SAFETY: the caller guarantees `n` sums and outputs.
         unsafe {
             let (sum, low) = (sums.add(t).read(), lows.add(t).read());
             out[0].add(t).write(if halves { low } else { sum } * zero);
@@ -226,7 +226,7 @@ struct One<'a, R: Rows> {
 impl<R: Rows, B: Blocks> Consumer<R, B> for One<'_, R> {
     #[inline(always)]
     unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize) {
-        // SAFETY: the caller vouches for the instructions and the block.
+        // SAFETY: the caller guarantees the instructions and the block.
         unsafe {
             let mut zeros = [0; 2];
             let [first, second] = &mut zeros;
@@ -238,7 +238,7 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for One<'_, R> {
     }
 }
 
-/// Several tokens: sums `[tokens, ROWS]`, `stride` apart, rest in memory.
+/// Several tokens: sums `[tokens, ROWS]`, `stride` apart, in memory.
 #[repr(align(64))]
 struct Many<'a> {
     x: Tokens<'a>,
@@ -251,7 +251,8 @@ struct Many<'a> {
 impl<R: Rows, B: Blocks> Consumer<R, B> for Many<'_> {
     #[inline(always)]
     unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize) {
-        // SAFETY: the caller vouches for the instructions and the block, whoever made `self` for `count` sums.
+        // SAFETY: the caller guarantees the instructions and the block; `acc` has `count` sums by
+        // construction.
         unsafe {
             let (a, mut sides) = self.x.sides(block);
             let [first, second] = &mut self.minus_zeros;
@@ -285,7 +286,7 @@ impl Many<'_> {
         i: usize,
         (a, sides, sums): (*const u32, Sides, *mut f32),
     ) -> usize {
-        // SAFETY: the caller vouches for the instructions, the tokens and the sums.
+        // SAFETY: the caller guarantees the instructions, the tokens and the sums.
         unsafe {
             let mut acc = [R::splat_f(0.0); T];
             for (t, acc) in acc.iter_mut().enumerate() {
@@ -327,7 +328,7 @@ impl TileProduct for Vectors {
         sums: *mut f32,
         stride: usize,
     ) {
-        // SAFETY: the caller vouches for the instructions, the rows and the tokens.
+        // SAFETY: the caller guarantees the instructions, the rows and the tokens.
         unsafe {
             for t in 0..x.count {
                 R::store(sums.add(t * stride), R::splat_f(0.0));
@@ -346,7 +347,7 @@ pub(super) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &
     if !fits::<R>(w) {
         return crate::kernel::scalar::codes::product(w, x, out);
     }
-    // SAFETY: the caller vouches for everything; rows are where their matrix says.
+    // SAFETY: as for this function; rows are where their matrix says.
     unsafe {
         if x.tokens() == 1 {
             let x = Tokens::of(x);
@@ -357,7 +358,7 @@ pub(super) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &
     }
 }
 
-/// Whether vectors can go through the rows of a matrix; the scalar reference takes the others.
+/// Whether a matrix suits vectors; the scalar reference multiplies the others.
 pub(super) fn fits<R: Rows>(w: QMatrix<'_>) -> bool {
     w.rows() >= R::ROWS && w.row_bytes() <= MAX_STRIDE
 }
@@ -371,8 +372,8 @@ pub(super) unsafe fn multiply<R: Rows>(chunk: Chunk<'_>) {
     unsafe { for_format!(chunk.w.format(), |B| R::call(Tiles::<B, Vectors>::of(chunk))) }
 }
 
-/// A product with one token. Lane `l` of the tiles goes through one of as many runs of rows as a tile has lanes, so that each
-/// reads one stream from its beginning to its end.
+/// A product with one token. Lane `l` of the tiles goes through one of as many runs of rows as a tile has
+/// lanes, so that each reads one stream from its beginning to its end.
 ///
 /// As [`product`], with rows for a tile.
 struct Stream<'a, B> {
@@ -396,8 +397,8 @@ impl<R: Rows, B: Blocks> Work<R> for Stream<'_, B> {
             let run = ((rows - start) / R::ROWS).min(MAX_STRIDE / row_bytes);
             for row in start..start + run {
                 let mut sums = [0.0; 16];
-                // SAFETY: the caller vouches for the instructions and the token. `ROWS` rows, `run` apart, from this one on
-                // exist, and are as many sums.
+                // SAFETY: the caller guarantees the instructions and the token. `ROWS` rows, `run` apart,
+                // from this one on exist, and are as many sums.
                 unsafe {
                     let at = w.data().as_ptr().add(row * row_bytes);
                     let tile = Stock::<true> { at, stride: run * row_bytes };
@@ -466,11 +467,12 @@ impl<R: Rows, B: Blocks, P: TileProduct> Work<R> for Tiles<'_, B, P> {
         for row in (0..rows).step_by(R::ROWS) {
             let at = out_at(rows, all, row, before);
             let start = row.min(rows - R::ROWS);
-            // Sums of several tokens next to each other, which is faster than where they go, and of a tile that ends with the
-            // last row and has rows before `row`.
+            // Adjacent sums of several tokens, which is faster than writing to `out` directly. A tile that
+            // ends with the last row also has rows before `row`, which are not copied.
             let mut spare = Spare(MaybeUninit::uninit());
-            // SAFETY: the caller vouches for the instructions. `start + ROWS <= rows`; `out` has `stride` sums for each token
-            // of the group, from this row on `ROWS` or all that are left; `spare` has `ROWS` for each, all written.
+            // SAFETY: the caller guarantees the instructions. `start + ROWS <= rows`; `out` has `stride`
+            // sums for each token of the group, from this row on `ROWS` or all that are left; `spare` has
+            // `ROWS` for each, all written.
             unsafe {
                 let (out, sums) = (out.add(at.start), spare.0.as_mut_ptr().cast());
                 let tile = Stock::<false> { at: w.data().as_ptr().add(start * row_bytes), stride: row_bytes };

@@ -1,8 +1,9 @@
-//! What the integer kernels need from a tier: one vector whose lanes are rows of the matrix, and operations on it. A lane
-//! is a 32-bit word: four codes, a sum, or a float. It must not know formats or products.
+//! What the integer kernels need from a tier: one vector whose lanes are rows of the matrix, and operations
+//! on it. A lane is a 32-bit word: four codes, a sum, or a float. It must not know formats or products.
 //!
-//! Lanes as rows mean that a block's integer sum is complete in its lane: nothing is added across lanes, a scale is one
-//! vector for all rows, and the result is the same however many tokens are multiplied together.
+//! Lanes as rows mean that a block's integer sum is complete in its lane: nothing is added across lanes, a
+//! scale is one vector for all rows, and the result is the same however many tokens are multiplied
+//! together.
 
 use super::tier::Tier;
 use crate::kernel::prefetch::prefetch;
@@ -10,7 +11,8 @@ use crate::kernel::prefetch::prefetch;
 /// A tier's vector of one word for each of `ROWS` rows.
 ///
 /// # Safety
-/// Every function needs the tier's instructions, and pointers good for what the function says; no alignment is needed.
+/// Every function needs the tier's instructions, and pointers good for what the function says; no alignment
+/// is needed.
 pub(super) trait Rows: Tier {
     /// Rows in a vector: 8 or 16.
     const ROWS: usize;
@@ -62,13 +64,14 @@ pub(super) trait Rows: Tier {
     /// `a * b + c`, rounded once.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
 
-    /// Tokens that a block is multiplied with at a time: while one product waits for the one before it, those of other
-    /// tokens run.
+    /// Tokens that a block is multiplied with at a time: while one product waits for the one before it,
+    /// those of other tokens run.
     const BATCH: usize;
 
-    /// `sum of (w - zero) * a` over `4 * N` columns, for each of `T` tokens: lane `r` of `w[g]` holds four codes of row `r`,
-    /// unsigned and at most `top`; at `a`, and every [`CODE_WORDS`] words, are as many signed codes, none of them -128;
-    /// `minus_zeros` holds `-zero` times their sum, and is not read if `zero` is 0.
+    /// `sum of (w - zero) * a` over `4 * N` columns, for each of `T` tokens: lane `r` of `w[g]` holds four
+    /// codes of row `r`, unsigned and at most `top`; at `a`, and every [`CODE_WORDS`] words, are as many
+    /// signed codes, none of them -128; `minus_zeros` holds `-zero` times their sum, and is not read if
+    /// `zero` is 0.
     ///
     /// `zero` is 0 or a power of two up to 128, and 128 if `top` is more than 127.
     unsafe fn dot<const N: usize, const T: usize>(
@@ -97,12 +100,13 @@ pub(super) trait Source<R: Rows>: Copy {
     unsafe fn last_halves(self, offset: usize) -> R::F;
     /// A byte of each row, which three more of the block follow.
     unsafe fn bytes(self, offset: usize) -> R::I;
-    /// Asks for what will be needed some time after part `part` of the tile, of parts that take `bytes` bytes of 16 rows each.
+    /// Prefetches what is needed some time after part `part` of the tile; a part is `bytes` bytes of 16 rows.
     fn prefetch(self, part: usize, bytes: usize);
 }
 
-/// Rows as files have them. With `STREAMS` those of a tile are far apart, and the next tile's rows follow them: as many streams
-/// as rows, which the processor follows by itself. Otherwise they are one after the other.
+/// Rows as files have them. With `STREAMS` those of a tile are far apart, and the next tile's rows follow
+/// them: as many streams as rows, which the prefetcher of the processor follows. Otherwise they are one
+/// after the other.
 #[derive(Clone, Copy)]
 pub(super) struct Stock<const STREAMS: bool> {
     /// At a block of the first row.
@@ -118,18 +122,18 @@ impl<R: Rows, const STREAMS: bool> Source<R> for Stock<STREAMS> {
         reason = "the assembly is empty: nothing is read or written"
     )]
     unsafe fn block(self, n: usize, bytes: usize) -> Self {
-        // SAFETY: the caller vouches for the block; the assembly is empty.
+        // SAFETY: the caller guarantees the block; the assembly is empty.
         unsafe {
             let mut at = self.at.add(n * bytes);
-            // To the compiler this is a new pointer for each block. Otherwise it keeps sixteen of them, one for each row, in
-            // memory, and steps them all.
+            // To the compiler this is a new pointer for each block. Otherwise it keeps sixteen of them, one
+            // for each row, in memory, and steps them all.
             core::arch::asm!("/* {0} */", inout(reg) at, options(nomem, nostack, preserves_flags));
             Self { at, ..self }
         }
     }
     #[inline(always)]
     unsafe fn quads(self, offset: usize) -> [R::I; 4] {
-        // SAFETY: the caller vouches for the block; so below.
+        // SAFETY: the caller guarantees the block; so below.
         unsafe { R::quads(self.at.add(offset), self.stride) }
     }
     #[inline(always)]
@@ -163,8 +167,8 @@ impl<R: Rows, const STREAMS: bool> Source<R> for Stock<STREAMS> {
                 prefetch(at.wrapping_add((part * lines + line) % R::ROWS * self.stride), 64);
             }
         } else {
-            // Rows next to each other are too many streams in too few pages for the processor to follow, so all of the next
-            // tile is asked for in the order of its addresses.
+            // Rows next to each other are too many streams in too few pages for the processor to follow, so
+            // the whole next tile is prefetched in the order of its addresses.
             prefetch(self.at.wrapping_add(R::ROWS * self.stride + part * bytes), bytes);
         }
     }
@@ -182,7 +186,7 @@ macro_rules! rows_functions {
         $(#[$doc])*
         #[inline(always)]
         unsafe fn $name($($arg: $type),*) $(-> $result)? {
-            // SAFETY: the caller vouches for the instructions and the pointers, as the trait asks.
+            // SAFETY: the caller guarantees the instructions and the pointers, as the trait asks.
             unsafe { $($body)* }
         }
     )*};

@@ -1,9 +1,10 @@
 //! Eight rows in a `ymm` register, with the dot products of AVX2 or of AVX-VNNI.
 //!
-//! **Range.** `vpmaddubsw` adds two products of an unsigned and a signed byte to a 16-bit sum that saturates at 32767. With
-//! codes of at most `top` and activations of at most 127 a pair is at most `254 top`: for nibbles eight pairs fit, for five
-//! bits four, for six bits two. Wider codes take their magnitude as the unsigned side and give their sign to the
-//! activation: `2 * 128 * 127 = 32512`. The 32-bit sums of AVX-VNNI do not saturate; see `rows512`.
+//! **Range.** `vpmaddubsw` adds two products of an unsigned and a signed byte to a 16-bit sum that
+//! saturates at 32767. With codes of at most `top` and activations of at most 127 a pair is at most
+//! `254 top`: for nibbles eight pairs fit, for five bits four, for six bits two. Wider codes take their
+//! magnitude as the unsigned side and give their sign to the activation: `2 * 128 * 127 = 32512`. The
+//! 32-bit sums of AVX-VNNI do not saturate; see `rows512`.
 
 use core::arch::x86_64::*;
 use core::marker::PhantomData;
@@ -43,7 +44,7 @@ pub(super) struct VnniDot;
 /// As [`Rows::dot`].
 #[inline(always)]
 unsafe fn starts<const T: usize>(zero: i32, minus_zeros: *const i32) -> [__m256i; T] {
-    // SAFETY: the caller vouches for the instructions and for `T` corrections, if there is a zero.
+    // SAFETY: the caller guarantees the instructions and `T` corrections, if there is a zero.
     unsafe {
         let mut sums = [_mm256_setzero_si256(); T];
         if zero > 0 {
@@ -61,7 +62,7 @@ unsafe fn starts<const T: usize>(zero: i32, minus_zeros: *const i32) -> [__m256i
 /// As [`Rows::dot`].
 #[inline(always)]
 unsafe fn word(a: *const u32, t: usize, g: usize) -> __m256i {
-    // SAFETY: the caller vouches for the instructions and the word.
+    // SAFETY: the caller guarantees the instructions and the word.
     unsafe { _mm256_set1_epi32(a.add(t * CODE_WORDS + g).read() as i32) }
 }
 
@@ -76,7 +77,7 @@ impl Dot for Avx2Dot {
         a: *const u32,
         minus_zeros: *const i32,
     ) -> [__m256i; T] {
-        // SAFETY: the caller vouches for the instructions and for what is read.
+        // SAFETY: the caller guarantees the instructions and what is read.
         unsafe {
             let ones = _mm256_set1_epi16(1);
             if top > 127 {
@@ -119,7 +120,7 @@ impl Dot for VnniDot {
         a: *const u32,
         minus_zeros: *const i32,
     ) -> [__m256i; T] {
-        // SAFETY: the caller vouches for the instructions and for what is read.
+        // SAFETY: the caller guarantees the instructions and what is read.
         unsafe {
             let mut sums = starts(zero, minus_zeros);
             for (g, w) in w.iter().enumerate() {
@@ -168,7 +169,8 @@ where
             ]
         }
         fn words(at: *const u8, stride: usize) -> __m256i {
-            // Not a gather: those are ten times slower on the many laptops whose microcode guards against Downfall.
+            // Not a gather: those are ten times slower on the many laptops whose microcode guards against
+            // Downfall.
             let word = |r: usize| at.add(r * stride).cast::<i32>().read_unaligned();
             _mm256_setr_epi32(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7))
         }
@@ -218,7 +220,7 @@ where
         a: *const u32,
         minus_zeros: *const i32,
     ) -> [__m256i; T] {
-        // SAFETY: the caller vouches for what the trait asks.
+        // SAFETY: the caller guarantees what the trait asks.
         unsafe { D::dot(w, zero, top, a, minus_zeros) }
     }
 }

@@ -1,7 +1,8 @@
 //! Sixteen rows in a `zmm` register, with the dot products of AVX-512 VNNI.
 //!
-//! **Range.** `vpdpbusd` adds four products of an unsigned and a signed byte to a 32-bit sum without saturating on the way:
-//! `4 * 255 * 127` eight times stays below 2^21, and the correction `128 * 32 * 127` below 2^20.
+//! **Range.** `vpdpbusd` adds four products of an unsigned and a signed byte to a 32-bit sum without
+//! saturating on the way: `4 * 255 * 127` eight times stays below 2^21, and the correction `128 * 32 * 127`
+//! below 2^20.
 
 use core::arch::x86_64::*;
 
@@ -91,7 +92,7 @@ impl Rows for Rows512 {
         a: *const u32,
         minus_zeros: *const i32,
     ) -> [__m512i; T] {
-        // SAFETY: the caller vouches for the instructions and for what is read.
+        // SAFETY: the caller guarantees the instructions and what is read.
         unsafe {
             let mut sums = [_mm512_setzero_si512(); T];
             if zero > 0 {

@@ -56,7 +56,8 @@ static AMX: Kernels = Kernels {
     peaks: &Peaks { read: peaks::read_avx2, multiply: peaks::multiply_amx },
 };
 
-/// Makes a table of floats from `Lanes` and instructions: each entry is a generic function compiled with them.
+/// Makes a table of floats from `Lanes` and instructions: each entry is a generic function compiled with
+/// them.
 macro_rules! float_table {
     ($table:ident, $lanes:ty, $features:literal) => {
         impl_tier!($lanes, $features);
@@ -106,7 +107,7 @@ macro_rules! float_table {
     )* })*) => {$($(
         #[target_feature(enable = $features)]
         unsafe fn $name($($arg: $type),*) $(-> $result)? {
-            // SAFETY: the attribute gives the instructions; the caller vouches for the rest.
+            // SAFETY: the attribute gives the instructions; the caller guarantees the rest.
             unsafe { $module::$name::<$lanes>($($arg),*) }
         }
     )*)*};

@@ -1,8 +1,8 @@
 //! How parts of a generic kernel become functions of their own. It must not know what they do.
 //!
-//! A generic kernel is `#[inline(always)]` down to the intrinsics, so that it becomes one function with the instructions of
-//! a tier. The time that the compiler takes for a function grows much faster than its size: parts that run long enough to
-//! be worth a call are therefore [`Work`], which each tier compiles apart.
+//! A generic kernel is `#[inline(always)]` down to the intrinsics, so that it becomes one function with the
+//! instructions of a tier. The time that the compiler takes for a function grows much faster than its size:
+//! parts that run long enough to be worth a call are therefore [`Work`], which each tier compiles apart.
 
 /// A set of instructions that functions are compiled with.
 pub(super) trait Tier: Sized {
@@ -32,7 +32,7 @@ macro_rules! impl_tier {
             #[target_feature(enable = $features)]
             #[inline(never)]
             unsafe fn call<W: $crate::kernel::x86::tier::Work<Self>>(work: W) -> W::Out {
-                // SAFETY: the attribute gives the instructions; the caller vouches for the rest.
+                // SAFETY: the attribute gives the instructions; the caller guarantees the rest.
                 unsafe { work.run() }
             }
         }

@@ -1,5 +1,5 @@
-//! Float formats to vectors of floats, once for all tiers, with the bits of `decode`. It must not know what becomes of the
-//! floats: they go into a [`Sink`].
+//! Float formats to vectors of floats, once for all tiers, with the bits of `decode`. It must not know what
+//! the floats are used for: they go into a [`Sink`].
 
 use super::lanes::Lanes;
 use crate::format::Format;
@@ -15,7 +15,7 @@ pub(super) trait Sink<L: Lanes> {
 
 /// A float format, unpacked by units of 32.
 pub(super) trait Unpack {
-    /// Which one.
+    /// The format that this type stands for.
     const FORMAT: Format;
     /// Weights of a unit.
     const LEN: usize = 32;
@@ -40,7 +40,7 @@ macro_rules! formats {
             #[inline(always)]
             unsafe fn unit<L: Lanes>($unit: *const u8, sink: &mut impl Sink<L>) {
                 for $at in (0..Self::LEN).step_by(L::N) {
-                    // SAFETY: the caller vouches for the instructions and for `BYTES` bytes.
+                    // SAFETY: the caller guarantees the instructions and `BYTES` bytes.
                     unsafe { sink.put($at, $load) };
                 }
             }

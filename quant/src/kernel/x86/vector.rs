@@ -1,17 +1,18 @@
 //! Kernels on plain vectors, over any [`Lanes`]. It must not know matrices.
 //!
-//! Every element goes through the same vector operations wherever it stands, tails included, so the result of an
-//! elementwise kernel does not depend on how a caller cuts its slices. [`exp`] is within 2 units in the last place.
+//! Every element goes through the same vector operations wherever it stands, tails included, so the result
+//! of an elementwise kernel does not depend on how a caller cuts its slices. [`exp`] is within 2 units in
+//! the last place.
 
 use half::f16;
 
 use super::lanes::Lanes;
 
-/// Below this silu and gelu are 0 in single precision; minus infinity is brought here, as it would be NaN.
+/// Below this silu and gelu are 0 in single precision; -infinity is clamped to it, as it would give NaN.
 const GATE_MIN: f32 = -120.0;
 
-/// Declares kernels: `#[inline(always)]`, `unsafe` as [`Lanes`], the body in an unsafe block. `n`, the length, is of the
-/// first slice; all slices have it.
+/// Declares kernels: `#[inline(always)]`, `unsafe` as [`Lanes`], the body in an unsafe block. `n`, the
+/// length, is of the first slice; all slices have it.
 macro_rules! kernels {
     ($(
         $(#[$doc:meta])*
@@ -23,7 +24,8 @@ macro_rules! kernels {
         /// As [`Lanes`]. All slices have the same length.
         #[inline(always)]
         pub(super) unsafe fn $name<L: Lanes>($($arg: $type),*) $(-> $result)? {
-            // SAFETY: the caller vouches for the instructions and the lengths; every access is of elements below them.
+            // SAFETY: the caller guarantees the instructions and the lengths; every access is of elements
+            // below them.
             unsafe { $($body)* }
         }
     )*};
@@ -142,14 +144,14 @@ kernels! {
         });
     }
 
-    /// `e^x` within 2 units in the last place, gradual underflow included; 0, infinity and NaN as they should be.
+    /// `e^x` within 2 units in the last place, gradual underflow included; 0, infinity and NaN are exact.
     ///
-    /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, `ln 2` in two parts (Cody and Waite, 1980), and the Taylor polynomial of degree
-    /// 7 in `r`: what it leaves out is at most `r^8 / 8! < 2^-27` of the result.
+    /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, `ln 2` in two parts (Cody and Waite, 1980), and the Taylor
+    /// polynomial of degree 7 in `r`: the remainder is at most `r^8 / 8! < 2^-27` of the result.
     fn exp<L>(x: L::V) -> L::V {
         const LN_2_HIGH: f32 = 355.0 / 512.0; // `n` times it is exact
         const LN_2_LOW: f32 = -2.121_944_4e-4;
-        // Past these the result is 0 or infinity in single precision. NaN is the second operand and stays.
+        // Beyond these the result is 0 or infinity in single precision. NaN is the second operand and stays.
         let x = L::min(L::splat(100.0), L::max(L::splat(-104.0), x));
         let n = L::round(L::mul(x, L::splat(std::f32::consts::LOG2_E)));
         let r = L::fma(n, L::splat(-LN_2_HIGH), x);
