@@ -2,6 +2,8 @@
 //! decode without making a control token from text.
 #![no_main]
 
+use std::sync::atomic::AtomicBool;
+
 use libfuzzer_sys::fuzz_target;
 use moelten_loader::text::tokenizer::{GgufVocab, TokenKind, Tokenizer, gguf_metadata};
 
@@ -9,6 +11,9 @@ fn exercise(tokenizer: &Tokenizer, text: &str) {
     if let Ok(ids) = tokenizer.encode_text(text) {
         assert!(ids.iter().all(|id| tokenizer.kind(*id) != Some(TokenKind::Control)));
         tokenizer.decode(&ids);
+        if let Ok(some) = tokenizer.encode_text_up_to(text, 3, &AtomicBool::new(false)) {
+            assert!(ids.starts_with(&some.ids) && ids.len() >= some.at_least);
+        }
     }
     let ids: Vec<u32> = (0..tokenizer.vocab_len().min(300) as u32 + 2).collect();
     tokenizer.decode(&ids);

@@ -1,0 +1,110 @@
+//! What a family is: the properties that an architecture name implies and its configuration does not state.
+//! Plain types without functions. It must not know which families there are.
+
+use crate::spec::Pairing;
+
+/// Properties that all models of a family share.
+#[derive(Debug)]
+pub struct Family {
+    /// Name of the family as `inspect` shows it.
+    pub label: &'static str,
+    /// `model_type` values in `config.json`.
+    pub hf_types: &'static [&'static str],
+    /// `general.architecture` in GGUF files; the same name may serve several families of equal meaning.
+    pub gguf_arch: &'static str,
+    /// Q/K row order of GGUF files (Hugging Face folders are always `Split`).
+    pub gguf_pairing: Pairing,
+    /// Norms over the residual stream.
+    pub norm: NormKind,
+    /// Biases on q, k, v.
+    pub qkv_bias: Setting,
+    /// Bias on the attention output.
+    pub out_bias: Setting,
+    /// Whether a bias `[vocab]` is added to the logits.
+    pub head_bias: Setting,
+    /// Norms on queries and keys.
+    pub qk_norm: QkNormKind,
+    /// Which layers a sliding window covers when one is given.
+    pub window: WindowRule,
+    /// How a token's experts are chosen. Not used by families without experts.
+    pub router: RouterKind,
+    /// Whether chosen weights are divided by their sum.
+    pub renormalise: Setting,
+    /// The shared expert.
+    pub shared: SharedKind,
+    /// Which field holds the hidden width of a routed expert.
+    pub expert_width: ExpertWidth,
+    /// Rope base when the configuration has none.
+    pub default_theta: f64,
+    /// Epsilon of the norms when the configuration has none.
+    pub default_eps: f64,
+    /// Whether head and embedding are one matrix when a folder's configuration does not say.
+    pub default_tied: bool,
+}
+
+/// A property that is fixed by the family or read from the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    /// Always so, whatever the file says.
+    Fixed(bool),
+    /// The value of the file; this one if the file has none.
+    Default(bool),
+}
+
+/// The norms over the residual stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// RMS norm (arXiv 1910.07467).
+    Rms,
+    /// Layer norm with bias (arXiv 1607.06450).
+    Layer,
+}
+
+/// Kinds of query and key norms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNormKind {
+    /// Queries and keys are used as projected.
+    None,
+    /// One RMS norm for each head, weight `[head_dim]`.
+    PerHead,
+    /// One RMS norm over all heads, weights `[heads * head_dim]`.
+    Full,
+}
+
+/// Which layers a sliding window covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WindowRule {
+    /// All of them.
+    AllLayers,
+    /// The layers that the file lists; no layer without a list.
+    Listed,
+}
+
+/// Kinds of routing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouterKind {
+    /// The k highest of a softmax over all experts.
+    SoftmaxTopK,
+    /// SparseMixer (arXiv 2409.12136), which always chooses two experts.
+    SparseMixer,
+}
+
+/// Kinds of shared experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SharedKind {
+    /// The family has no shared expert.
+    None,
+    /// Added without a gate; only present if the file gives it a width.
+    PlainIfPresent,
+    /// Multiplied by a sigmoid gate.
+    Gated,
+}
+
+/// Which field holds the hidden width of a routed expert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpertWidth {
+    /// The field of the dense width.
+    AsDense,
+    /// A separate field.
+    Own,
+}
