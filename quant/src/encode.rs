@@ -41,7 +41,7 @@ pub enum EncodeError {
     },
     /// The importance of a column is negative, infinite or not a number.
     Importance {
-        /// The column.
+        /// The first such column.
         column: usize,
     },
 }

@@ -50,9 +50,9 @@ pub enum State {
     Reading(Reading),
     /// An expert is here.
     Here {
-        /// Its bank.
+        /// Number of the bank that the expert belongs to.
         bank: u32,
-        /// Its number.
+        /// Number of the expert in its bank.
         expert: u32,
     },
 }
@@ -60,9 +60,9 @@ pub enum State {
 /// An expert on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
-    /// Its bank.
+    /// Number of the bank that the expert belongs to.
     pub bank: u32,
-    /// Its number.
+    /// Number of the expert in its bank.
     pub expert: u32,
     /// Parts that have not come back.
     pub left: u32,

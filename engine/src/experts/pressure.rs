@@ -1,7 +1,8 @@
-//! Gives memory of the expert cache back when the machine runs short of it: a thread that looks ten times a second at what is
-//! free, and lowers the quotas of the cache until a floor is free again. When there has been plenty for a while it takes a part of
-//! what it gave back: memory that came free may be wanted by whoever made it free, so this is slow and giving back is quick.
-//! It must not know what the experts are, nor who reads notices.
+//! Gives memory of the expert cache back when the machine runs short of it. A thread checks ten times a
+//! second how much memory is free, and lowers the quotas of the cache until a floor is free again. After a
+//! long time with plenty of free memory, the cache takes a part back. Giving back is quick and taking is
+//! slow, because other processes may need the memory again. It must not know what an expert is or where
+//! notices are shown.
 
 use std::io;
 use std::sync::Arc;
@@ -16,13 +17,16 @@ use crate::runtime::memory;
 use crate::runtime::system::System;
 use moelten_loader::supervise::supervised;
 
-/// Time between two looks: less than others need to take what is left free. A look takes some ten microseconds.
+/// Time between two looks: less than others need to take what is left free. A look takes some ten
+/// microseconds.
 pub const INTERVAL: Duration = Duration::from_millis(100);
 /// Share of the time that somebody may stand still for memory without this being a shortage.
 const STALLED: f64 = 0.1;
-/// More than the floor is made free, by one part in so many of it, so that not every look finds a little missing.
+/// More than the floor is made free, by one part in so many of it, so that not every look finds a little
+/// missing.
 const MARGIN_PART: u64 = 4;
-/// Others are expected to go on taking as they did since the last look, for so many looks: giving back takes time.
+/// Others are expected to go on taking as they did since the last look, for so many looks: giving back
+/// takes time.
 const LOOKS_AHEAD: u64 = 2;
 
 /// There is plenty when so many floors are free...
@@ -57,7 +61,8 @@ pub fn to_give_back(look: Look, floor: u64) -> u64 {
     }
 }
 
-/// Bytes that may be taken again: nothing that comes near the floor, also when `promised` bytes will have been written to.
+/// Bytes that may be taken again: nothing that comes near the floor, also when `promised` bytes will have
+/// been written to.
 fn to_take(look: Look, promised: u64, floor: u64) -> u64 {
     let kept = floor.saturating_mul(PLENTY).saturating_add(promised);
     let above = look.free.map_or(0, |free| free.saturating_sub(kept));
@@ -81,7 +86,8 @@ pub struct Keeper {
     /// Experts that each layer may still keep, and bytes that the cache may still take.
     quotas: Vec<usize>,
     bytes: u64,
-    /// Bytes that were taken again, of which some may not have been written to, and what the process owned then.
+    /// Bytes that were taken again, of which some may not have been written to, and what the process owned
+    /// then.
     taken_again: u64,
     owned_then: u64,
     floor: u64,
@@ -129,14 +135,15 @@ impl Keeper {
         Look { free, taken, owned: ours, stalled: stalled.min(1.0) }
     }
 
-    /// The quotas that end a shortage, if there is one and something is left to give back, or those that take memory again
-    /// that has not been wanted for a while; never more than there was at first.
+    /// The quotas that end a shortage, if there is one and something is left to give back, or those that
+    /// take memory again that has not been wanted for a while; never more than there was at first.
     pub fn quotas(&mut self, look: Look) -> Option<Quotas> {
         let bytes = to_give_back(look, self.floor);
         if bytes > 0 {
             (self.calm, self.taken_again) = (0, 0);
-            // A part of a slot cannot be given back: where one is missing a whole one goes. Where layers have slots of
-            // different sizes, fewer bytes may mean more of the small ones: no layer gets any now.
+            // A part of a slot cannot be given back: where one is missing a whole one goes. Where layers
+            // have slots of different sizes, fewer bytes may mean more of the small ones: no layer gets any
+            // now.
             let fewer = self.cached.quotas_for(self.bytes.saturating_sub(bytes));
             let quotas = self.each_layer(fewer, |_, now, new| new.min(now));
             return (self.set(&quotas) < 0).then_some(Quotas::Fewer(quotas));
@@ -333,7 +340,8 @@ mod tests {
         assert_eq!(keeper.quotas(at(32 * MB, 7 * MB)), Some(Quotas::More(vec![6; 4])));
     }
 
-    /// Quotas for fewer bytes can have more of the small slots: layers go one way only, and never above what they had.
+    /// Quotas for fewer bytes can have more of the small slots: layers go one way only, and never above
+    /// what they had.
     #[test]
     fn layers_with_slots_of_two_sizes_go_one_way() {
         let root = tempfile::tempdir().unwrap();

@@ -1,9 +1,10 @@
-//! The threads that read, and the lock that they share with requests: two queues, needs before guesses. They are not
-//! workers of the pool and tied to no CPU; they mostly sleep in the system. They must not know what an expert is for.
+//! The threads that read, and the lock that they share with requests: two queues, needs before guesses.
+//! They are not workers of the pool and tied to no CPU; they mostly sleep in the system. They must not know
+//! what an expert is for.
 //!
-//! What changes under the lock is announced by one of two condition variables: `work` when there is something for
-//! readers (a part to read, memory to discard, the end), `arrived` when there is something for requests (an expert, an
-//! error, a slot that became free).
+//! What changes under the lock is announced by one of two condition variables: `work` when there is
+//! something for readers (a part to read, memory to discard, the end), `arrived` when there is something
+//! for requests (an expert, an error, a slot that became free).
 
 use std::collections::VecDeque;
 use std::io;
@@ -106,7 +107,7 @@ impl Readers {
         &self.inner.source
     }
 
-    /// The lock.
+    /// Locks the queues and the cache.
     pub fn lock(&self) -> MutexGuard<'_, Queues> {
         self.inner.lock()
     }

@@ -1,6 +1,6 @@
-//! The memory of slots, from its reservation until a cache takes it. The system brings it when it is first written, zeroed, which
-//! can take longer than reading an expert into it; so it is brought while somebody waits for something else. It must not
-//! know what comes into slots.
+//! The memory of slots, from its reservation until a cache takes it. The system brings it when it is first
+//! written, zeroed, which can take longer than reading an expert into it; so it is brought while somebody
+//! waits for something else. It must not know what comes into slots.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +29,8 @@ impl Slots {
         room.slots().into_iter().zip(&room.slot_bytes).map(of_size).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Does `work`, and has the system bring memory on another thread until it is done or there is no `room` for more.
+    /// Does `work`, and has the system bring memory on another thread until it is done or there is no
+    /// `room` for more.
     pub fn touch_during<R>(&mut self, room: impl Fn() -> bool + Sync, work: impl FnOnce() -> R) -> R {
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -41,8 +42,8 @@ impl Slots {
         })
     }
 
-    /// Until all memory is there, the system refuses it, there is no `room`, or `done`: those first that a cache uses first.
-    /// Returns how many parts it brought.
+    /// Until all memory is there, the system refuses it, there is no `room`, or `done`: those first that a
+    /// cache uses first. Returns how many parts it brought.
     fn touch(&mut self, done: &AtomicBool, room: &impl Fn() -> bool) -> usize {
         let mut parts = 0;
         for slot in self.0.iter_mut().flat_map(|slots| slots.iter_mut().rev()) {

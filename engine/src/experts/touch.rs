@@ -1,6 +1,7 @@
-//! When to touch slots that have not been used yet. The system brings memory when it is first written, zeroed, and that takes
-//! computing time: a whole core for as long as it lasts. While a person reads an answer or writes the next question cores are
-//! idle. It must not know how memory is touched, nor by which thread.
+//! When to touch slots that have not been used yet. The system brings memory when it is first written,
+//! zeroed, and that takes computing time: a whole core for as long as it lasts. While a person reads an
+//! answer or writes the next question cores are idle. It must not know how memory is touched, nor by which
+//! thread.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ pub const CALM: Duration = Duration::from_millis(500);
 /// When slots are to be touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
-    /// Now.
+    /// It must be looked at at once.
     Now,
     /// It should be looked at again after this time.
     In(Duration),

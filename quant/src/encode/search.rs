@@ -44,7 +44,7 @@ impl<const N: usize> Scaled<N> {
         Ok(Some(Self { x: map(x, |x| x * inverse), unit }))
     }
 
-    /// The mean of the squares.
+    /// Mean of `x * x` over the block.
     pub(super) fn mean_square(&self) -> f32 {
         dot(&self.x, &self.x) / N as f32
     }

@@ -15,8 +15,8 @@ impl Cache {
         !self.entries.iter().any(busy) && !self.has_retired()
     }
 
-    /// Checks that every slot is free, holds an expert or is retired, in one place and with all of its memory, and that
-    /// there are as many as there should be.
+    /// Checks that every slot is free, holds an expert or is retired, in one place and with all of its
+    /// memory, and that there are as many as there should be.
     pub(in crate::experts) fn check_at_rest(&self, slot_bytes: usize) {
         let listed = self.banks.iter().flat_map(|bank| &bank.entries).filter(|&&entry| entry != NONE);
         let mut listed: Vec<u32> = listed.chain(self.free.iter().flatten()).copied().collect();
@@ -482,7 +482,12 @@ fn run(trace: &Trace) {
             naive.broken_off(bank, here);
         }
     }
-    // Nobody wants anything any more: all memory comes back, and no bank holds more than it may.
+    all_memory_comes_back(&mut world, &mut naive, trace);
+}
+
+/// When nothing is requested any more, all memory comes back, and no bank holds more than its quota.
+fn all_memory_comes_back(world: &mut World, naive: &mut Naive, trace: &Trace) {
+    let (shape, banks) = (&trace.shape, trace.shape.experts.len());
     for bank in 0..banks {
         world.request(bank, &[]);
         naive.request(bank, &[]);
