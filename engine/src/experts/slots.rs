@@ -4,9 +4,10 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use moelten_loader::io::pieces::Piece;
+use moelten_loader::supervise::supervised_in;
 
 use super::room::CachePlan;
 use super::source::PART;
@@ -30,14 +31,25 @@ impl Slots {
     }
 
     /// Does `work`, and has the system bring memory on another thread until it is done or there is no `room` for more.
-    pub fn touch_during<R>(&mut self, room: impl Fn() -> bool + Sync, work: impl FnOnce() -> R) -> R {
+    ///
+    /// # Errors
+    /// Those of `work`, and a panic of the other thread.
+    pub fn touch_during<R>(
+        &mut self,
+        room: impl Fn() -> bool + Sync,
+        work: impl FnOnce() -> io::Result<R>,
+    ) -> io::Result<R> {
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
-            // Where there is no thread for it, memory comes when it is written.
-            let touch = || self.touch(&done, &room);
-            let _ = thread::Builder::new().name("touch".into()).spawn_scoped(scope, touch);
-            let _at_the_end = Done(&done);
-            work()
+            let touching = supervised_in(scope, "moelten-touch", || self.touch(&done, &room));
+            let at_the_end = Done(&done);
+            let result = work();
+            drop(at_the_end);
+            // Where the system starts no thread for it, memory comes when it is written.
+            match touching.map(ScopedJoinHandle::join) {
+                Ok(Ok(Err(message))) => Err(io::Error::other(message)),
+                _ => result,
+            }
         })
     }
 
@@ -91,7 +103,7 @@ mod tests {
         if slots.touch(&done, &|| true) > 0 {
             assert_eq!(slots.touch(&done, &|| true), 4 * 3 + 3, "parts of 1 MiB and slots of less");
         }
-        assert_eq!(slots.touch_during(|| true, || 7), 7);
+        assert_eq!(slots.touch_during(|| true, || Ok(7)).unwrap(), 7);
         let mut pieces = slots.into_pieces();
         assert_eq!(pieces.iter().map(Vec::len).collect::<Vec<_>>(), [4, 3]);
         for piece in pieces.iter_mut().flatten() {
@@ -114,9 +126,17 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_of_the_thread_is_the_error() {
+        let mut slots = Slots::reserve(&room(true)).unwrap();
+        let room = || std::panic::resume_unwind(Box::new("no such file"));
+        let error = slots.touch_during(room, || Ok(7)).unwrap_err();
+        assert_eq!(error.to_string(), "moelten-touch: no such file");
+    }
+
+    #[test]
     fn mapped_files_have_slots_without_memory() {
         let mut slots = Slots::reserve(&room(false)).unwrap();
-        assert_eq!(slots.touch_during(|| true, || 7), 7);
+        assert_eq!(slots.touch_during(|| true, || Ok(7)).unwrap(), 7);
         assert!(slots.into_pieces().iter().flatten().all(Piece::is_empty));
     }
 }
