@@ -1,6 +1,6 @@
-//! The memory of slots, from its reservation until a cache takes it. The system brings it when it is first written, zeroed, which
-//! can take longer than reading an expert into it; so it is brought while somebody waits for something else. It must not
-//! know what comes into slots.
+//! The memory of slots, from its reservation until a cache takes it. The system brings memory when it is
+//! first written, and zeroes it, which can take longer than reading an expert into it. So it is brought while
+//! a model is being loaded. It must not know what comes into slots.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,7 @@ const LOOK_EVERY: usize = 64;
 pub struct Slots(Vec<Vec<Piece>>);
 
 impl Slots {
-    /// As many and as large as the plan says; without memory where files are mapped.
+    /// Reserves the slots of a plan; slots for mapped files have no memory.
     ///
     /// # Errors
     /// When the system has no address space left.
@@ -30,7 +30,8 @@ impl Slots {
         room.slots().into_iter().zip(&room.slot_bytes).map(of_size).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Does `work`, and has the system bring memory on another thread until it is done or there is no `room` for more.
+    /// Does `work`. Meanwhile another thread has the system bring memory, as long as there is `room` for
+    /// more.
     ///
     /// # Errors
     /// Those of `work`, and a panic of the other thread.
@@ -53,8 +54,8 @@ impl Slots {
         })
     }
 
-    /// Until all memory is there, the system refuses it, there is no `room`, or `done`: those first that a cache uses first.
-    /// Returns how many parts it brought.
+    /// Has the system bring memory until it is all there or refused, there is no `room`, or `done` is set.
+    /// Slots that a cache uses first come first. Returns the number of parts that it brought.
     fn touch(&mut self, done: &AtomicBool, room: &impl Fn() -> bool) -> usize {
         let mut parts = 0;
         for slot in self.0.iter_mut().flat_map(|slots| slots.iter_mut().rev()) {
@@ -76,7 +77,7 @@ impl Slots {
     }
 }
 
-/// Says that work is done, even if it panics: the scope would otherwise wait for all memory.
+/// Sets a flag when dropped, also by a panic: the scope would otherwise wait until all memory is there.
 struct Done<'a>(&'a AtomicBool);
 
 impl Drop for Done<'_> {

@@ -1,5 +1,5 @@
-//! How much memory this process may still take: the system's estimate, capped by the control groups it is in and by
-//! the limit of its address space (`ulimit -v`).
+//! How much memory this process may still take: the system's estimate, capped by the control groups it is in
+//! and by the limit of its address space (`ulimit -v`).
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ pub fn free_bytes(system: &System) -> Option<u64> {
     [machine, cgroup_headroom(system)].into_iter().flatten().min()
 }
 
-/// How long, since the machine started, some process stood still because memory was short (pressure stall information,
-/// `Documentation/accounting/psi.rst` of Linux).
+/// How long, since the machine started, some process stood still because memory was short (pressure stall
+/// information, `Documentation/accounting/psi.rst` of Linux).
 pub fn stalled(system: &System) -> Option<Duration> {
     let text = system.text("proc/pressure/memory")?;
     let line = text.lines().find_map(|line| line.strip_prefix("some "))?;
@@ -26,7 +26,7 @@ pub fn stalled(system: &System) -> Option<Duration> {
     total.parse().ok().map(Duration::from_micros)
 }
 
-/// Bytes of memory that nobody else could use while this process lives: anonymous, shared and locked.
+/// Bytes of memory that no other process can use while this one lives: anonymous, shared and locked.
 pub fn owned_bytes() -> Option<u64> {
     owned_bytes_on(&System::here())
 }
@@ -54,8 +54,8 @@ fn address_space_limit(limits: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// The tightest headroom of the memory control groups above this process. Pages of files that the kernel would give back
-/// first do not count as used.
+/// The tightest headroom of the memory control groups above this process. Pages of files that the kernel
+/// would give back first do not count as used.
 fn cgroup_headroom(system: &System) -> Option<u64> {
     limited_groups(system).filter_map(|(group, limit)| headroom(&group, limit)).min()
 }

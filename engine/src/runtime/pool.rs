@@ -1,5 +1,6 @@
-//! The worker threads: one rayon pool, placed as `topology` planned, and one way to split rows over it. Every row is
-//! computed by exactly one task in a fixed order, so the number of threads never changes a bit of a result.
+//! The worker threads: one rayon pool, placed as `topology` planned, and one way to split rows over it. Every
+//! row is computed by exactly one task in a fixed order, so the number of threads never changes a bit of a
+//! result.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -70,10 +71,10 @@ impl Pool {
         })
     }
 
-    /// Runs `work`, a pass, on a worker; the other methods must be called from inside. Meanwhile the other workers look for
-    /// tasks instead of falling asleep between regions: waking one takes longer than many a region. No region waits for a
-    /// worker that the system has taken off its core: its tasks are taken by others. A panic of `work` or of a task goes on
-    /// in the caller.
+    /// Runs `work`, a pass, on a worker; the other methods must be called from inside. Meanwhile the other
+    /// workers look for tasks instead of falling asleep between regions: waking one takes longer than many a
+    /// region. No region waits for a worker that the system has taken off its core: its tasks are taken by
+    /// others. A panic of `work` or of a task goes on in the caller.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         let pass = self.begin();
         self.pool.install(|| self.run_pass(pass, work))
@@ -90,15 +91,15 @@ impl Pool {
         result.expect("the scope has waited for it")
     }
 
-    /// Does `work`, which waits for the disk and computes nothing, in the pass that this worker runs. The other workers park
-    /// meanwhile if no other pass computes.
+    /// Does `work`, which waits for the disk and computes nothing, in the pass that this worker runs. The
+    /// other workers park meanwhile if no other pass computes.
     pub fn rest_during<R>(&self, work: impl FnOnce() -> R) -> R {
         let _resting = (self.threads() > 1).then(|| self.idle.rest());
         work()
     }
 
-    /// A pass begins. This comes before a worker is asked to run it, because all of them may be parked. Also says how many
-    /// look for tasks.
+    /// Begins a pass, before a worker is asked to run it, because all of them may be parked. Also returns how
+    /// many workers look for tasks. `None` where there is only one worker.
     fn begin(&self) -> Option<(Pass<'_>, usize)> {
         (self.threads() > 1).then(|| self.idle.begin())
     }
@@ -164,8 +165,9 @@ impl Pool {
         );
     }
 
-    /// Calls `work(task, its part of out)` for each of `tasks` tasks; `start(task)` is where a part starts, and the last ends
-    /// where `out` ends. Neighbouring tasks mostly stay on one thread, which is where the memory they read is.
+    /// Calls `work(task, its part of out)` for each of `tasks` tasks; `start(task)` is where a part starts,
+    /// and the last ends where `out` ends. Neighbouring tasks mostly stay on one thread, which is where the
+    /// memory they read is.
     pub fn parts<T: Send>(
         &self,
         out: &mut [T],
@@ -189,13 +191,13 @@ impl Pool {
 }
 
 thread_local! {
-    /// Pieces of work of this module that this thread is inside of.
+    /// How many passes, regions and loops of this module are on this thread's stack.
     static BUSY: Cell<u32> = const { Cell::new(0) };
-    /// Whether the first of them is looking for tasks.
+    /// Whether the outermost of them looks for tasks.
     static LOOKING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// While this lives its thread is busy.
+/// Counts as busy the thread that it lives on.
 struct Busy;
 
 impl Busy {
@@ -213,8 +215,8 @@ impl Drop for Busy {
 
 /// Takes tasks of the pool as long as there is a pass.
 fn look_for_tasks(idle: &Idle) {
-    // A worker may come here while it waits for tasks of a region that others have taken: the region would wait for the end
-    // of the pass, and the pass for the region.
+    // A worker may come here while it waits for tasks of a region that others have taken: the region would
+    // wait for the end of the pass, and the pass for the region.
     if BUSY.get() > 0 {
         return;
     }

@@ -1,5 +1,5 @@
-//! Locks, atomics, threads and the clock of code whose schedules are tested: the standard library's. Those tests compile
-//! the same code once more with [`modelled`] in its place. It must not know what is locked.
+//! Locks, atomics, threads and the clock of code whose schedules are tested: the standard library's. Those
+//! tests compile the same code once more with [`modelled`] in its place. It must not know what is locked.
 
 #[cfg(test)]
 pub mod modelled;

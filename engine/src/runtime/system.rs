@@ -1,5 +1,5 @@
-//! What Linux says about itself in `/proc` and `/sys`: reading and parsing, nothing more. Other systems have no such files,
-//! so every answer may be missing. It must not know what the answers are used for.
+//! What Linux says about itself in `/proc` and `/sys`: reading and parsing, nothing more. Other systems have
+//! no such files, so every answer may be missing. It must not know what the answers are used for.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,8 @@ impl System {
         value.strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
     }
 
-    /// The control groups of this process that may limit `controller` (`memory`, `cpu`), innermost first, versions 1 and 2.
+    /// The control groups of this process that may limit `controller` (`memory`, `cpu`), innermost first,
+    /// versions 1 and 2.
     pub fn groups(&self, controller: &str) -> Vec<Group> {
         let text = self.text("proc/self/cgroup").unwrap_or_default();
         let mut groups = Vec::new();

@@ -1,6 +1,6 @@
-//! Which CPUs the worker threads belong on: cores and their hyperthreads, performance and efficiency cores, the affinity mask
-//! and the CPU quota, and from these how many threads there should be and whether each is tied to its core. It must not
-//! know what the threads do.
+//! Which CPUs the worker threads belong on: cores and their hyperthreads, performance and efficiency cores,
+//! the affinity mask and the CPU quota, and from these how many threads there should be and whether each is
+//! tied to its core. It must not know what the threads do.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::error::{EngineError, Result};
 use crate::runtime::system::System;
 
-/// A core this much slower than the fastest is an efficiency core, in percent. Favoured cores of desktops differ by less.
+/// A core this much slower than the fastest is an efficiency core, in percent. Favoured cores of desktops
+/// differ by less.
 const PERFORMANCE_PERCENT: u64 = 80;
 /// How often the number of running tasks is looked at, and how long apart.
 const LOOKS: usize = 5;
@@ -17,7 +18,8 @@ const LOOK_EVERY: Duration = Duration::from_micros(400);
 /// Whether worker threads are tied to CPUs (`--pin`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Pin {
-    /// When there is one thread for each performance core, the whole machine is ours to use and others leave room.
+    /// If there is one thread for each performance core, the whole machine may be used, and other programs
+    /// leave room.
     #[default]
     Auto,
     /// Always.
@@ -109,8 +111,8 @@ impl Topology {
         (!allowed.is_empty()).then(|| Self { cores, allowed, online: online.len(), quota: quota(system) })
     }
 
-    /// The cores that compute: performance cores with a CPU in the affinity mask, or whatever cores there are if the mask
-    /// has no fast one. Each is given by its first CPU in the mask.
+    /// The cores that compute: performance cores with a CPU in the affinity mask, or whatever cores there are
+    /// if the mask has no fast one. Each is given by its first CPU in the mask.
     pub fn workers(&self) -> Vec<usize> {
         let fast = self.first_cpus(|core| core.performance);
         if fast.is_empty() { self.first_cpus(|_| true) } else { fast }
@@ -121,7 +123,8 @@ impl Topology {
         self.cores.iter().filter(|core| wanted(core)).filter_map(first).collect()
     }
 
-    /// Every CPU of the mask, best first: one of each performance core, one of each other core, then second hyperthreads.
+    /// Every CPU of the mask, best first: one of each performance core, one of each other core, then second
+    /// hyperthreads.
     fn by_preference(&self) -> Vec<usize> {
         let mut order = self.first_cpus(|core| core.performance);
         order.extend(self.first_cpus(|core| !core.performance));
@@ -130,7 +133,8 @@ impl Topology {
         order
     }
 
-    /// Threads when nobody says how many: one for each of [`Self::workers`], but no more than the quota keeps busy.
+    /// The default number of threads: one for each of [`Self::workers`], but no more than the quota keeps
+    /// busy.
     pub fn default_threads(&self) -> usize {
         let cores = self.workers().len();
         self.quota.map_or(cores, |quota| cores.min(quota.ceil() as usize)).max(1)

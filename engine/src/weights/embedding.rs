@@ -53,8 +53,8 @@ impl Embedding {
         InFile::new(file, matrix).map(Self::InFile)
     }
 
-    /// Decodes the rows of `tokens` into `out`, `[tokens, d_model]`. The workers of `pool`, of which this thread
-    /// is one, park while rows are read; between two reads `stop` is asked whether to give up.
+    /// Decodes the rows of `tokens` into `out`, `[tokens, d_model]`. The workers of `pool`, of which this
+    /// thread is one, park while rows are read; between two reads `stop` is asked whether to give up.
     ///
     /// # Errors
     /// [`EngineError::Embedding`] when a row could not be read, [`EngineError::Cancelled`] after `stop`.

@@ -17,7 +17,7 @@ const PAGES: usize = 3;
 enum Action {
     /// A bank's experts are asked for and used, those of another are guessed at meanwhile.
     Use { bank: usize, experts: Vec<u32>, at_once: bool, guesses: Vec<u32> },
-    /// The same, but after some steps nobody wants them any more.
+    /// The same, but the request is given up after some steps.
     BreakOff { bank: usize, experts: Vec<u32>, steps: u8, guesses: Vec<u32> },
     /// Memory is short or plenty: after some steps of the next request banks keep this part of their first
     /// quotas, in eighths.

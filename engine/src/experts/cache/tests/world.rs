@@ -13,8 +13,8 @@ impl Cache {
         !self.entries.iter().any(busy) && !self.has_retired()
     }
 
-    /// Checks that every slot is free, holds an expert or is retired, in one place and with all of its memory, and that
-    /// there are as many as there should be.
+    /// Checks that every slot is free, holds an expert or is retired, in one place and with all of its
+    /// memory, and that there are as many as there should be.
     pub(in crate::experts) fn check_at_rest(&self, slot_bytes: usize) {
         let listed = self.banks.iter().flat_map(|bank| &bank.entries).filter(|&&entry| entry != NONE);
         let mut listed: Vec<u32> = listed.chain(self.free.iter().flatten()).copied().collect();
@@ -33,7 +33,7 @@ impl Cache {
 }
 
 /// A part with a reader, or in the queue.
-pub struct Part {
+pub struct TaggedPart {
     entry: u32,
     pub piece: Piece,
     tag: u8,
@@ -44,11 +44,11 @@ fn tag(bank: u32, expert: u32) -> u8 {
     (1 + bank * 16 + expert) as u8
 }
 
-/// The cache with readers whose steps are taken one by one, and whoever uses it.
+/// The cache, readers whose steps are taken one by one, and a request.
 pub struct World {
     pub cache: Cache,
-    pub queue: Vec<Part>,
-    pub reading: Vec<Part>,
+    pub queue: Vec<TaggedPart>,
+    pub reading: Vec<TaggedPart>,
     pub verifying: Vec<(u32, Piece)>,
     touching: Option<(u32, Piece)>,
     discarding: Option<(u32, Piece)>,
@@ -111,7 +111,7 @@ impl World {
         for _ in 0..parts {
             let (piece, others) = rest.split_at(PAGE);
             rest = others;
-            self.queue.push(Part { entry, piece, tag: tag(bank as u32, expert) });
+            self.queue.push(TaggedPart { entry, piece, tag: tag(bank as u32, expert) });
         }
         let found = self.cache.entry_mut(entry);
         if !rest.is_empty() {
@@ -262,7 +262,7 @@ impl World {
             {
                 return false;
             }
-            assert!(self.step(), "somebody waits for ever");
+            assert!(self.step(), "a request waits for ever");
             self.check();
         }
     }
@@ -324,7 +324,7 @@ impl World {
                 State::Free | State::Here { .. } => (false, 1),
                 State::Touching => (true, 0),
                 State::Retired => (away > 0, 0),
-                // Of a read that failed only those know who wait for it.
+                // A failed read is known only to the requests that wait for it.
                 State::Reading(r) => (true, usize::from(!r.orphan && (r.left > 0 || !r.failed))),
             };
             assert!(reads || inside == PAGES * PAGE, "slot {number}: {entry:?}");
