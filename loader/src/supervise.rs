@@ -6,7 +6,7 @@ use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
 /// Starts a thread called `name` that does `work`. If `work` panics, `on_panic` is called on that thread with
 /// what the panic said; it must make whatever waits for the thread see an error. Joining the thread gives
@@ -21,6 +21,20 @@ pub fn supervised<T: Send + 'static>(
 ) -> io::Result<JoinHandle<Option<T>>> {
     let of_thread = name.to_owned();
     Builder::new().name(name.to_owned()).spawn(move || caught(&of_thread, work).map_err(on_panic).ok())
+}
+
+/// As [`supervised`], for a thread that borrows and ends before `scope` does. Joining it gives the result of
+/// `work`, or what a panic said.
+///
+/// # Errors
+/// When the system starts no thread.
+pub fn supervised_in<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> io::Result<ScopedJoinHandle<'scope, Result<T, String>>> {
+    let of_thread = name.to_owned();
+    Builder::new().name(name.to_owned()).spawn_scoped(scope, move || caught(&of_thread, work))
 }
 
 /// Does `work` on this thread; a panic becomes its message with the name of the thread or task.

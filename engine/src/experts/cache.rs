@@ -1,9 +1,10 @@
-//! Which experts are in memory, which are on their way, and who makes room: the store's bookkeeping, without
-//! any reading or waiting of its own. Slots are shared by banks whose experts have one size; how many experts
-//! a bank keeps when it is at rest is its quota. A few spare slots hold what is on its way or used only once.
+//! The expert cache: which experts are resident, which are loading, and which are evicted. Plain bookkeeping;
+//! it must neither read nor wait. Banks whose experts have one size share slots. The quota of a bank is the
+//! number of experts that it keeps between requests. A few spare slots are for experts that are loading or
+//! used only once.
 //!
-//! What a bank keeps is decided when its experts are asked for, from the ranking alone, never from the order
-//! in which reads end: for one trace of requests the content is always the same.
+//! What a bank keeps is decided when its experts are requested, from the ranking alone and never from the
+//! order in which reads end. One trace of requests always leaves the same content.
 
 use std::cmp::Reverse;
 use std::sync::{Arc, OnceLock};
@@ -15,105 +16,107 @@ use super::policy::{Policy, Ranking};
 use super::room::CacheShape;
 use crate::api::ExpertPlace;
 
-/// Memory of an expert: empty while it is being read.
+/// The memory of an expert; empty while it is loading.
 pub type Slot = Arc<OnceLock<Piece>>;
 
-/// No entry.
+/// The number of no entry.
 const NONE: u32 = u32::MAX;
 
-/// A slot and what it is used for.
+/// A slot and its use.
 #[derive(Debug)]
 pub struct Entry {
-    /// Its memory.
+    /// The memory, unless it is out with readers.
     pub slot: Slot,
-    /// What of it is not out with readers: what no part needed, and parts that came back.
+    /// Pieces of the memory that are not out with readers: the rest that no part needed, and parts that came
+    /// back.
     pub back: Vec<Piece>,
-    /// The expert, and what is known of it.
+    /// What the slot is used for.
     pub state: State,
-    /// Who uses it now.
+    /// Requests that hold the expert.
     pub pins: u32,
     class: u32,
-    /// Whether the system has brought its memory: who writes there first waits for that.
+    /// Whether the system has brought the memory. The first write to it takes longer otherwise.
     touched: bool,
 }
 
-/// What a slot is used for.
+/// The use of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Nothing.
+    /// None.
     Free,
-    /// Nothing, but its memory is out to be touched or discarded.
+    /// None, while the memory is out to be touched or discarded.
     Touching,
-    /// Its memory was given back to the system.
+    /// None: the memory goes back to the system, and the slot does not count until the cache grows.
     Retired,
-    /// An expert is being read.
+    /// An expert is loading into it.
     Reading(Reading),
-    /// An expert is here.
+    /// An expert is resident in it.
     Here {
-        /// Number of the bank that the expert belongs to.
+        /// The expert's bank.
         bank: u32,
-        /// Number of the expert in its bank.
+        /// The expert's id in the bank.
         expert: u32,
     },
 }
 
-/// An expert on its way.
+/// An expert that is loading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
-    /// Number of the bank that the expert belongs to.
+    /// The expert's bank.
     pub bank: u32,
-    /// Number of the expert in its bank.
+    /// The expert's id in the bank.
     pub expert: u32,
     /// Parts that have not come back.
     pub left: u32,
-    /// Whether it is only a guess.
+    /// Whether it is only a prefetch.
     pub guess: bool,
-    /// Nobody wants it any more: its slot becomes free when its last part is back.
+    /// The read was given up: the slot becomes free when the last part is back.
     pub orphan: bool,
     /// A part could not be read.
     pub failed: bool,
 }
 
-/// One bank.
+/// A bank's experts.
 #[derive(Debug)]
 struct Bank {
     /// Entry of each expert, or `NONE`.
     entries: Vec<u32>,
     ranking: Ranking,
-    /// Experts it keeps at rest.
+    /// Experts that stay resident between requests, at most.
     quota: usize,
     class: u32,
-    /// Of the present request: experts that stay.
+    /// Experts that the bank keeps after the present request.
     keep: Vec<bool>,
 }
 
-/// The bookkeeping.
+/// Slots, the experts in them, and what each bank keeps.
 #[derive(Debug)]
 pub struct Cache {
-    /// Where everything is, for those who watch.
+    /// A copy of the places of all experts, for views.
     live: Arc<LiveState>,
     entries: Vec<Entry>,
     /// Free entries of each size.
     free: Vec<Vec<u32>>,
     banks: Vec<Bank>,
-    /// For sorting.
+    /// Memory for sorting.
     order: Vec<u32>,
     evicted: Vec<(u32, u32)>,
     wrong: Vec<u32>,
-    /// Slots of each size that stay free when a bank gives up places.
+    /// Slots of each size that are never retired.
     spare: Vec<usize>,
-    /// Slots of each size beyond them whose memory goes back to the system when they become free.
+    /// Slots of each size that are to be retired when they become free.
     debts: Vec<usize>,
-    /// Right guesses of the present request.
+    /// Entries of prefetched experts that the present request uses.
     right: Vec<u32>,
-    /// Guesses since the last request: entry, bank and expert.
+    /// Prefetches since the last request: entry, bank and expert.
     guessed: Vec<(u32, u32, u32)>,
     /// Retired slots whose memory may still be there.
     retired: Vec<u32>,
 }
 
 impl Cache {
-    /// An empty cache; `slots[class]` has the memory of each size, as much as quotas and spare slots need.
+    /// An empty cache. `slots[class]` is the memory of the slots of each size: as many as quotas and spare
+    /// slots.
     pub fn new(
         shape: &CacheShape,
         policy: Policy,
@@ -160,7 +163,7 @@ impl Cache {
         }
     }
 
-    /// Where everything is, for those who watch.
+    /// The places of all experts, for views.
     pub fn live(&self) -> &Arc<LiveState> {
         &self.live
     }
@@ -170,18 +173,18 @@ impl Cache {
         &self.entries[entry as usize]
     }
 
-    /// An entry by its number, to change.
+    /// As [`Self::entry`], to change.
     pub fn entry_mut(&mut self, entry: u32) -> &mut Entry {
         &mut self.entries[entry as usize]
     }
 
-    /// The entry of an expert that is here or on its way.
+    /// The entry of an expert that is resident or loading.
     pub fn find(&self, bank: usize, expert: u32) -> Option<u32> {
         let entry = self.banks[bank].entries[expert as usize];
         (entry != NONE).then_some(entry)
     }
 
-    /// Experts of a bank that are here.
+    /// Resident experts of a bank.
     pub fn here(&self, bank: usize) -> impl Iterator<Item = u32> + '_ {
         let entries = self.banks[bank].entries.iter().enumerate();
         entries.filter_map(|(expert, &entry)| {
@@ -190,29 +193,28 @@ impl Cache {
         })
     }
 
-    /// Experts a bank keeps at rest.
+    /// The number of experts that a bank keeps.
     #[cfg(test)]
     pub fn quota(&self, bank: usize) -> usize {
         self.banks[bank].quota
     }
 
-    /// Number of slots that hold memory.
+    /// The number of slots that are not retired.
     #[cfg(test)]
     pub fn slots(&self) -> usize {
         self.entries.iter().filter(|entry| entry.state != State::Retired).count()
     }
 
-    /// A bank's experts are asked for, each by a number of tokens. What stays of it and of what is here is
-    /// decided; the rest, as far as nobody uses it, leaves. Guesses that were wrong are given up: see
-    /// [`Self::next_wrong`]; returns how many were right.
+    /// Requests experts of a bank, each with the number of tokens that use it. Decides which experts the bank
+    /// keeps, and evicts the others unless a request holds them. Prefetches that the request does not use are
+    /// given up (see [`Self::next_wrong`]). Returns the number of those that it uses.
     pub fn request(&mut self, bank: usize, uses: impl Iterator<Item = (u32, u32)> + Clone) -> u64 {
         let state = &mut self.banks[bank];
         state.ranking.used(uses.clone());
         state.keep.fill(false);
         uses.clone().for_each(|(expert, _)| state.keep[expert as usize] = true);
-        // Wrong guesses first, here or on their way, whichever bank they were for: they do not compete. More
-        // experts than there are spare slots are used one after the other: a guess would hold one against
-        // that order.
+        // Wrong prefetches of all banks go first: they do not compete. A request for more experts than there
+        // are spare slots uses one after the other, and a prefetched expert would hold its slot out of turn.
         let few = uses.count() <= self.spare[self.banks[bank].class as usize];
         self.give_up_guesses(|cache, entry, of, expert| {
             let failed = matches!(cache.entry(entry).state, State::Reading(reading) if reading.failed);
@@ -227,32 +229,32 @@ impl Cache {
         order.sort_unstable_by_key(|&expert| Reverse(ranking.value(expert)));
         state.keep.fill(false);
         order.iter().take(state.quota).for_each(|&expert| state.keep[expert as usize] = true);
-        // They have just been read: they stay until they have been used.
+        // Prefetched experts of this request stay until they have been used.
         self.right.iter().for_each(|&entry| self.entries[entry as usize].pins += 1);
         self.make_room(bank);
         self.right.iter().for_each(|&entry| self.entries[entry as usize].pins -= 1);
         self.right.len() as u64
     }
 
-    /// Whether an entry was guessed for the present request.
+    /// Whether an entry was prefetched for the present request.
     pub fn guessed_right(&self, entry: u32) -> bool {
         self.right.contains(&entry)
     }
 
-    /// Gives up all guesses since the last request, because a need for an expert of `bank` finds no free
-    /// slot. See [`Self::next_wrong`].
+    /// Gives up all prefetches since the last request if no slot is free for a needed expert of `bank`. See
+    /// [`Self::next_wrong`].
     pub fn make_way(&mut self, bank: usize) {
         if self.free(bank) == 0 {
             self.give_up_guesses(|_, _, _, _| false);
         }
     }
 
-    /// Gives up the guesses since the last request but those that are `right`, which are listed.
+    /// Gives up the prefetches since the last request except those that are `right`, which are listed.
     fn give_up_guesses(&mut self, right: impl Fn(&Self, u32, u32, u32) -> bool) {
         self.right.clear();
         while let Some((entry, bank, expert)) = self.guessed.pop() {
             let found = &self.entries[entry as usize];
-            // The slot may serve another expert by now.
+            // The slot may have another use by now.
             let same = match found.state {
                 State::Reading(r) => r.guess && !r.orphan && (r.bank, r.expert) == (bank, expert),
                 State::Here { bank: l, expert: e } => found.pins == 0 && (l, e) == (bank, expert),
@@ -272,12 +274,12 @@ impl Cache {
         }
     }
 
-    /// A guess that was given up, whose parts nobody needs to read.
+    /// A prefetch that was given up: its parts need not be read.
     pub fn next_wrong(&mut self) -> Option<u32> {
         self.wrong.pop()
     }
 
-    /// Lets go of what a bank does not keep and nobody uses.
+    /// Evicts the experts that a bank does not keep and no request holds.
     fn make_room(&mut self, bank: usize) {
         for expert in 0..self.banks[bank].entries.len() {
             let state = &self.banks[bank];
@@ -288,8 +290,8 @@ impl Cache {
         }
     }
 
-    /// One user less. What its bank does not keep leaves; a read that nobody waits for any more is given up,
-    /// and the caller is told so: its parts need not be read.
+    /// A request holds the entry no longer. If it was the last one, an expert that its bank does not keep is
+    /// evicted, and a read is given up. Returns whether a read was given up: its parts need not be read.
     pub fn unpin(&mut self, entry: u32) -> bool {
         let found = &mut self.entries[entry as usize];
         found.pins -= 1;
@@ -303,8 +305,8 @@ impl Cache {
                 }
                 false
             }
-            // It failed, its memory is back, and it waited for its users to see that. Without memory it is
-            // being looked at by a reader, who has yet to finish it.
+            // A failed read whose memory is back: it was kept so that requests see the error. Without the
+            // memory a reader is still verifying the expert and will finish the read.
             State::Reading(Reading { left: 0, failed: true, .. }) if !found.back.is_empty() => {
                 self.set_free(entry);
                 false
@@ -319,7 +321,7 @@ impl Cache {
         }
     }
 
-    /// An entry that is here leaves; one that is on its way is left alone.
+    /// Evicts a resident expert; does nothing to an entry that is loading.
     fn leave(&mut self, entry: u32) {
         if let State::Here { bank, expert } = self.entries[entry as usize].state {
             self.banks[bank as usize].entries[expert as usize] = NONE;
@@ -329,8 +331,8 @@ impl Cache {
         }
     }
 
-    /// A free slot for an expert of `bank` that is neither here nor on its way. Its memory is the caller's
-    /// until the last part has come back.
+    /// Takes a free slot for an expert of `bank` that is neither resident nor loading. The memory is the
+    /// caller's until the last part has come back. `None` if no slot is free.
     pub fn begin(&mut self, bank: usize, expert: u32, guess: bool) -> Option<(u32, Piece)> {
         let class = self.banks[bank].class;
         let entry = self.free[class as usize].pop()?;
@@ -345,13 +347,13 @@ impl Cache {
         if guess {
             self.guessed.push((entry, bank, expert));
         }
-        let slot = Arc::get_mut(&mut found.slot).expect("nobody uses a free slot");
+        let slot = Arc::get_mut(&mut found.slot).expect("a free slot is not shared");
         let piece = slot.take().expect("a free slot has its memory");
         Some((entry, piece))
     }
 
-    /// A free slot whose memory nobody has touched yet, and its memory, which is the caller's until
-    /// [`Self::touched`]. The one that the next reads would take first.
+    /// A free slot whose memory the system has not brought yet, with the memory, which is the caller's until
+    /// [`Self::touched`]. The first one that reads would take.
     pub fn next_untouched(&mut self) -> Option<(u32, Piece)> {
         let Self { entries, free, .. } = self;
         let (list, at) = free.iter_mut().find_map(|list| {
@@ -361,11 +363,11 @@ impl Cache {
         let entry = list.remove(at);
         let found = &mut entries[entry as usize];
         found.state = State::Touching;
-        let slot = Arc::get_mut(&mut found.slot).expect("nobody uses a free slot");
+        let slot = Arc::get_mut(&mut found.slot).expect("a free slot is not shared");
         Some((entry, slot.take().expect("a free slot has its memory")))
     }
 
-    /// The memory of [`Self::next_untouched`] comes back; `all` of it was touched or not.
+    /// Takes back the memory of [`Self::next_untouched`]. `all` says whether all of it was touched.
     pub fn touched(&mut self, entry: u32, piece: Piece, all: bool) {
         let found = &mut self.entries[entry as usize];
         debug_assert_eq!(found.state, State::Touching, "only these come back");
@@ -374,12 +376,12 @@ impl Cache {
         self.set_free(entry);
     }
 
-    /// Free slots of the size that a bank uses.
+    /// The number of free slots of the size that a bank uses.
     pub fn free(&self, bank: usize) -> usize {
         self.free[self.banks[bank].class as usize].len()
     }
 
-    /// A part has come back. When it was the last, the whole slot.
+    /// Takes back a part of a read. Returns the whole memory of the slot if it was the last part.
     pub fn came_back(&mut self, entry: u32, piece: Piece, read: bool) -> Option<Piece> {
         let found = &mut self.entries[entry as usize];
         let State::Reading(reading) = &mut found.state else { unreachable!("parts belong to reads") };
@@ -395,8 +397,8 @@ impl Cache {
         Some(found.back.drain(..).reduce(Piece::join).unwrap_or_default())
     }
 
-    /// The whole slot of a finished read: the expert is here, or the slot is free if nobody wants it or it
-    /// failed. Says whether the expert is here.
+    /// Ends a read with the whole memory of the slot. Returns whether the expert is resident now; it is not
+    /// if the read failed or was given up, and the slot is free then.
     pub fn finish(&mut self, entry: u32, slot: Piece) -> bool {
         let found = &mut self.entries[entry as usize];
         let State::Reading(reading) = found.state else { unreachable!("only reads finish") };
@@ -406,9 +408,9 @@ impl Cache {
                 self.banks[bank as usize].entries[expert as usize] = NONE;
                 self.live.set_place(bank as usize, expert, ExpertPlace::Absent);
             }
-            // Not into the slot: those who hold it would take it for the expert.
+            // Not into the slot: a request that holds it would take it for the expert.
             found.back.push(slot);
-            // Those who wait hold it until they have seen the error.
+            // Requests hold the entry until they have seen the error.
             if found.pins == 0 {
                 self.set_free(entry);
             }
@@ -440,8 +442,8 @@ impl Cache {
         self.pay(class);
     }
 
-    /// Gives memory of slots that nobody uses back to the system, as much as is owed; the spare ones stay,
-    /// without which a request might wait for ever. Returns the bytes.
+    /// Retires free slots, as many as are to be retired. The spare ones stay: without them a request might
+    /// wait for ever. Returns the bytes of the retired slots.
     fn pay(&mut self, class: usize) -> usize {
         let mut bytes = 0;
         while self.debts[class] > 0 && self.free[class].len() > self.spare[class] {
@@ -453,7 +455,7 @@ impl Cache {
     }
 
     /// Retires a free slot. Its memory goes back to the system when it is discarded: see
-    /// [`Self::next_retired`].
+    /// [`Self::next_retired`]. Returns its bytes.
     fn retire(&mut self, entry: u32) -> usize {
         let found = &mut self.entries[entry as usize];
         found.state = State::Retired;
@@ -461,12 +463,12 @@ impl Cache {
         found.slot.get().map_or(0, Piece::len)
     }
 
-    /// Whether some retired slots may still have their memory.
+    /// Whether retired slots may have memory that was not discarded.
     pub fn has_retired(&self) -> bool {
         !self.retired.is_empty()
     }
 
-    /// A retired slot whose memory is still there, and its memory, which is the caller's to discard until
+    /// A retired slot whose memory was not discarded, with the memory, which is the caller's to discard until
     /// [`Self::discarded`].
     pub fn next_retired(&mut self) -> Option<(u32, Piece)> {
         while let Some(entry) = self.retired.pop() {
@@ -479,12 +481,12 @@ impl Cache {
         None
     }
 
-    /// The memory of [`Self::next_retired`] comes back, empty.
+    /// Takes back the memory of [`Self::next_retired`].
     pub fn discarded(&mut self, entry: u32, piece: Piece) {
         let found = &mut self.entries[entry as usize];
         found.back.push(piece);
         match found.state {
-            // It was wanted again meanwhile.
+            // The cache has grown meanwhile.
             State::Touching => self.set_free(entry),
             _ => {
                 let piece = found.back.pop();
@@ -494,13 +496,14 @@ impl Cache {
         }
     }
 
-    /// Experts that have left since the last call.
+    /// Experts that were evicted since the last call, as bank and id.
     pub fn drain_evicted(&mut self) -> impl Iterator<Item = (u32, u32)> + '_ {
         self.evicted.drain(..)
     }
 
-    /// Lowers quotas to these at most: experts that nobody uses leave, and the memory of as many slots goes
-    /// back to the system, of those in use later. Returns the bytes that went back now.
+    /// Lowers quotas to at most these: evicts experts that no request holds, and retires as many slots as
+    /// quotas fell by, those in use when they become free. Returns the bytes of the slots that were retired
+    /// now. Nothing is discarded here: see [`Self::next_retired`].
     pub fn shrink(&mut self, quotas: &[usize]) -> usize {
         let mut bytes = 0;
         for (bank, &quota) in quotas.iter().enumerate() {
@@ -512,7 +515,7 @@ impl Cache {
             state.quota = quota;
             self.live.set_slots(bank, quota);
             let class = state.class as usize;
-            // What the present request wants to keep counts, whether it has been read or not.
+            // Experts that the present request keeps count, even if they are still loading.
             let (keep, ranking) = (&state.keep, &state.ranking);
             self.order.clear();
             self.order.extend((0..keep.len() as u32).filter(|&expert| keep[expert as usize]));
@@ -527,11 +530,11 @@ impl Cache {
         bytes
     }
 
-    /// Raises quotas to these at least, where [`Self::shrink`] has lowered them: slots whose memory went back
-    /// to the system are free again, and memory comes when they are written.
+    /// Raises quotas to at least these, after [`Self::shrink`] has lowered them: retired slots become free
+    /// again, and the system brings their memory when it is written.
     ///
     /// # Panics
-    /// If a quota is above what it was at first.
+    /// If a quota is above its first value.
     pub fn grow(&mut self, quotas: &[usize]) {
         for (bank, &quota) in quotas.iter().enumerate() {
             let state = &mut self.banks[bank];

@@ -1,8 +1,8 @@
-//! Gives memory of the expert cache back when the machine runs short of it. A thread checks ten times a
-//! second how much memory is free, and lowers the quotas of the cache until a floor is free again. After a
-//! long time with plenty of free memory, the cache takes a part back. Giving back is quick and taking is
-//! slow, because other processes may need the memory again. It must not know what an expert is or where
-//! notices are shown.
+//! Releases memory of the expert cache when the machine runs short of it. A thread looks ten times a second
+//! at the free memory and lowers the quotas of the cache until a floor is free again. When memory has been
+//! plentiful for half a minute, it raises them by a part of what it released. Releasing is fast and taking is
+//! slow, because the program that freed memory may need it again. It must not know what experts are, nor what
+//! is done with its counters.
 
 use std::io;
 use std::sync::Arc;
@@ -17,90 +17,88 @@ use crate::runtime::memory;
 use crate::runtime::system::System;
 use moelten_loader::supervise::supervised;
 
-/// Time between two looks: less than others need to take what is left free. A look takes some ten
+/// Time between two looks: less than other processes need to use up the floor. A look takes about ten
 /// microseconds.
 pub const INTERVAL: Duration = Duration::from_millis(100);
-/// Share of the time that somebody may stand still for memory without this being a shortage.
+/// Share of the time that processes may be stalled on memory without this being a shortage.
 const STALLED: f64 = 0.1;
-/// More than the floor is made free, by one part in so many of it, so that not every look finds a little
-/// missing.
+/// The part of the floor that is released in addition, so that not every look finds a little missing.
 const MARGIN_PART: u64 = 4;
-/// Others are expected to go on taking as they did since the last look, for so many looks: giving back
-/// takes time.
+/// The growth of other processes is extrapolated this many looks ahead, since releasing memory takes time.
 const LOOKS_AHEAD: u64 = 2;
 
-/// There is plenty when so many floors are free...
+/// Memory is plentiful when this many floors are free.
 const PLENTY: u64 = 3;
-/// ... and so much of what lies above that is taken again at a time...
+/// The part of the memory above [`PLENTY`] that is taken again at a time.
 const TAKE_PART: u64 = 2;
-/// ... when there was plenty at so many looks in a row: half a minute.
+/// Looks in a row that must find plenty before memory is taken again: half a minute.
 const CALM_LOOKS: u32 = 300;
 
-/// What a look found.
+/// The state of the machine's memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Look {
-    /// Bytes that are free without swapping, where the system says.
+    /// Bytes that are free without swapping; `None` where the system does not say.
     pub free: Option<u64>,
-    /// Bytes that others took since the last look.
+    /// Bytes that other processes took since the last look.
     pub taken: u64,
     /// Bytes that this process owns.
     pub owned: u64,
-    /// Share of the time since the last look that somebody stood still because memory was short, 0 to 1.
+    /// Share of the time since the last look in which some process was stalled on memory, 0 to 1.
     pub stalled: f64,
 }
 
-/// Bytes to give back so that `floor` bytes are free at the next look.
+/// Bytes to release so that `floor` bytes are free at the next look.
 pub fn to_give_back(look: Look, floor: u64) -> u64 {
     let margin = floor / MARGIN_PART;
     let wanted = floor.saturating_add(look.taken.saturating_mul(LOOKS_AHEAD));
     match look.free {
         Some(free) if free < wanted => wanted - free + margin,
-        // Others already wait, and little is left: the estimate of what is free may be too kind.
+        // Processes are stalled and little is free: the system's estimate may be too high.
         Some(free) if free < floor.saturating_mul(2) && look.stalled > STALLED => margin,
         _ => 0,
     }
 }
 
-/// Bytes that may be taken again: nothing that comes near the floor, also when `promised` bytes will have
-/// been written to.
+/// Bytes that may be taken again without coming near the floor, even after `promised` bytes have been
+/// written.
 fn to_take(look: Look, promised: u64, floor: u64) -> u64 {
     let kept = floor.saturating_mul(PLENTY).saturating_add(promised);
     let above = look.free.map_or(0, |free| free.saturating_sub(kept));
     if look.stalled > STALLED { 0 } else { above / TAKE_PART }
 }
 
-/// How many experts each layer may keep from now on.
+/// New quotas: how many experts each bank keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Quotas {
     /// Memory is short.
     Fewer(Vec<usize>),
-    /// There is plenty again.
+    /// Memory is plentiful again.
     More(Vec<usize>),
 }
 
-/// Decides, look by look, how many experts each layer may keep.
+/// Decides at each look how many experts each bank keeps.
 #[derive(Debug)]
 pub struct Keeper {
     system: System,
     cached: CachePlan,
-    /// Experts that each layer may still keep, and bytes that the cache may still take.
+    /// The present quotas, and the bytes of the cache with them.
     quotas: Vec<usize>,
     bytes: u64,
-    /// Bytes that were taken again, of which some may not have been written to, and what the process owned
-    /// then.
+    /// Bytes that were taken again, of which some may not have been written yet, and what the process owned
+    /// at that time.
     taken_again: u64,
     owned_then: u64,
     floor: u64,
     /// Looks in a row that found plenty.
     calm: u32,
-    /// Bytes that were free at the last look, and those of this process.
+    /// Free bytes and bytes of this process at the last look, added.
     before: Option<u64>,
-    /// When the last look was, and how long somebody had stood still until then.
+    /// The time of the last look, and how long processes had been stalled until then.
     stalled: Option<(Instant, Duration)>,
 }
 
 impl Keeper {
-    /// For a cache of this shape, on a machine where `floor` bytes are to stay free.
+    /// A keeper for a cache of this shape, on a machine where `floor` bytes are to stay free.
     pub fn new(system: System, cached: CachePlan, floor: u64) -> Self {
         let (bytes, quotas) = (cached.bytes(), cached.shape.quotas.clone());
         let (taken_again, owned_then) = (0, 0);
@@ -127,7 +125,7 @@ impl Keeper {
         });
         self.stalled = now;
         let free = memory::free_bytes(&self.system);
-        // What this process took or gave back is nobody else's doing.
+        // What this process took or released is not growth of others.
         let ours = memory::owned_bytes_on(&self.system).unwrap_or(0);
         let both = free.map(|free| free + ours);
         let taken = self.before.zip(both).map_or(0, |(before, both)| before.saturating_sub(both));
@@ -135,15 +133,14 @@ impl Keeper {
         Look { free, taken, owned: ours, stalled: stalled.min(1.0) }
     }
 
-    /// The quotas that end a shortage, if there is one and something is left to give back, or those that
-    /// take memory again that has not been wanted for a while; never more than there was at first.
+    /// New quotas: lower ones in a shortage if anything is left to release, higher ones when memory has been
+    /// plentiful for a while, never above the first ones. `None` if nothing changes.
     pub fn quotas(&mut self, look: Look) -> Option<Quotas> {
         let bytes = to_give_back(look, self.floor);
         if bytes > 0 {
             (self.calm, self.taken_again) = (0, 0);
-            // A part of a slot cannot be given back: where one is missing a whole one goes. Where layers
-            // have slots of different sizes, fewer bytes may mean more of the small ones: no layer gets any
-            // now.
+            // A slot is released as a whole. Where banks have slots of different sizes, quotas for fewer
+            // bytes may have more of the small ones: no bank gets any now.
             let fewer = self.cached.quotas_for(self.bytes.saturating_sub(bytes));
             let quotas = self.each_layer(fewer, |_, now, new| new.min(now));
             return (self.set(&quotas) < 0).then_some(Quotas::Fewer(quotas));
@@ -163,13 +160,13 @@ impl Keeper {
         (taken > 0).then_some(Quotas::More(quotas))
     }
 
-    /// Quotas from those that there were at first, those of now, and new ones.
+    /// Chooses a quota for each bank from the first one, the present one and a new one.
     fn each_layer(&self, new: Vec<usize>, choose: impl Fn(usize, usize, usize) -> usize) -> Vec<usize> {
         let first_and_now = self.cached.shape.quotas.iter().zip(&self.quotas);
         first_and_now.zip(new).map(|((&first, &now), new)| choose(first, now, new)).collect()
     }
 
-    /// Notes new quotas; returns how many bytes more the cache may take with them.
+    /// Sets the quotas; returns by how many bytes the cache may grow with them.
     fn set(&mut self, quotas: &[usize]) -> i64 {
         let after = self.cached.bytes_with(quotas);
         let more = after as i64 - self.bytes as i64;
@@ -177,13 +174,13 @@ impl Keeper {
         more
     }
 
-    /// Bytes that the cache may still take.
+    /// Bytes of the cache with the present quotas.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 }
 
-/// The thread that looks. Ends with this.
+/// The thread that looks; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Watch {
     given_back: Arc<AtomicU64>,
@@ -192,10 +189,10 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to look every `interval`.
+    /// Starts a thread that looks every `interval`.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system starts no thread.
     pub fn begin(store: Arc<ExpertStore>, mut keeper: Keeper, interval: Duration) -> io::Result<Self> {
         let given_back = Arc::new(AtomicU64::new(0));
         let (stop, stopped) = channel();
@@ -212,13 +209,13 @@ impl Watch {
                 counter.store(whole - keeper.bytes(), Ordering::Relaxed);
             }
         };
-        // Without this thread the cache no longer yields to others: requests must not go on as if it did.
+        // Without this thread the cache no longer yields to other programs, so requests must not go on.
         let broken = move |message| watched.break_down(message);
         let thread = supervised("moelten-pressure", broken, work)?;
         Ok(Self { given_back, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Bytes that the cache gave back and has not taken again.
+    /// Bytes that the cache has released and not taken again.
     pub fn given_back(&self) -> u64 {
         self.given_back.load(Ordering::Relaxed)
     }
@@ -272,7 +269,7 @@ mod tests {
         // Waiting counts only where little is left.
         assert_eq!((look(Some(150), 0.5), look(Some(250), 0.5), look(Some(150), 0.05)), (25, 0, 0));
         assert_eq!(look(None, 1.0), 0);
-        // Whoever takes 60 will take more.
+        // A growth of 60 is expected to go on.
         assert_eq!(to_give_back(Look { free: Some(200), taken: 60, owned: 0, stalled: 0.0 }, 100), 45);
         assert_eq!(to_give_back(Look { free: Some(220), taken: 60, owned: 0, stalled: 0.0 }, 100), 0);
     }
@@ -298,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_back_is_taken_again_when_nobody_wants_it() {
+    fn what_was_released_is_taken_again_when_memory_is_plentiful() {
         let root = tempfile::tempdir().unwrap();
         let mut keeper = Keeper::new(System::at(root.path()), cached(), 8 * MB);
         let at = |free| Look { free: Some(free), taken: 0, owned: 0, stalled: 0.0 };
@@ -340,8 +337,8 @@ mod tests {
         assert_eq!(keeper.quotas(at(32 * MB, 7 * MB)), Some(Quotas::More(vec![6; 4])));
     }
 
-    /// Quotas for fewer bytes can have more of the small slots: layers go one way only, and never above
-    /// what they had.
+    /// Quotas for fewer bytes can have more of the small slots: banks go one way only, never above their
+    /// first quotas.
     #[test]
     fn layers_with_slots_of_two_sizes_go_one_way() {
         let root = tempfile::tempdir().unwrap();

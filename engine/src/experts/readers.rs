@@ -1,10 +1,10 @@
-//! The threads that read, and the lock that they share with requests: two queues, needs before guesses.
+//! The threads that read, and the lock that they share with requests: two queues, needs before prefetches.
 //! They are not workers of the pool and tied to no CPU; they mostly sleep in the system. They must not know
 //! what an expert is for.
 //!
-//! What changes under the lock is announced by one of two condition variables: `work` when there is
-//! something for readers (a part to read, memory to discard, the end), `arrived` when there is something
-//! for requests (an expert, an error, a slot that became free).
+//! What changes under the lock is announced by one of two condition variables: `work` when there is something
+//! for readers (a part to read, memory to discard, the end), `arrived` when there is something for requests
+//! (an expert, an error, a slot that became free).
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,25 +20,25 @@ use super::sync::{Condvar, JoinHandle, Mutex, MutexGuard, now, supervised};
 use super::touch::{Due, Touch};
 use moelten_loader::supervise::caught;
 
-/// Reads on their way at the same time.
+/// The number of readers, each with one read in flight.
 pub const DEPTH: usize = 4;
 
-/// How long readers may take to end.
+/// How long the drop of a store waits for reads in flight.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What the lock guards.
 pub struct Queues {
-    /// What is in which slot.
+    /// Which expert is in which slot.
     pub cache: Cache,
     /// Parts of reads that a request waits for.
     pub needs: VecDeque<Part>,
-    /// Parts of guesses.
+    /// Parts of prefetches.
     pub guesses: VecDeque<Part>,
-    /// The first problem of each entry that a request waits for.
+    /// The first error of each entry that a request waits for.
     pub problems: Vec<(u32, io::Error)>,
-    /// Counters.
+    /// Counters of reads and requests.
     pub stats: StoreStats,
-    /// Reads on their way, and since when there is one.
+    /// The number of reads in flight, and since when there has been one.
     busy: (usize, Option<Instant>),
     /// Whether free slots are to be touched.
     pub touch: Touch,
@@ -67,7 +67,7 @@ impl Readers {
     /// Starts the threads.
     ///
     /// # Errors
-    /// When the system gives no thread at all.
+    /// When the system starts no thread at all.
     pub fn start(source: Source, tensors: Tensors, cache: Cache, stats: StoreStats) -> io::Result<Self> {
         let shared = Queues {
             cache,
@@ -95,14 +95,14 @@ impl Readers {
             match supervised(&name, broken, move || reader.work(index == 0)) {
                 Ok(thread) => threads.push(thread),
                 Err(error) if threads.is_empty() => return Err(error),
-                // Fewer are slower, not wrong.
+                // With fewer readers the store is slower, not wrong.
                 Err(_) => break,
             }
         }
         Ok(Self { inner, threads })
     }
 
-    /// Where bytes come from.
+    /// Where the bytes of experts come from.
     pub fn source(&self) -> &Source {
         &self.inner.source
     }
@@ -112,7 +112,7 @@ impl Readers {
         self.inner.lock()
     }
 
-    /// From now on every request ends with this message: a thread that it depends on has panicked.
+    /// Makes every request fail with this message, because a thread that the store depends on has panicked.
     pub fn break_down(&self, message: String) {
         self.inner.break_down(message);
     }
@@ -125,19 +125,19 @@ impl Readers {
         }
     }
 
-    /// Readers have more to do.
+    /// Wakes the readers, because there is something for them to do.
     pub fn wake(&self) {
         self.inner.work.notify_all();
     }
 
-    /// Has readers give back the memory of slots that were retired when they became free.
+    /// Wakes the readers if slots were retired whose memory has to be discarded.
     pub fn wake_for_retired(&self, shared: &Queues) {
         if shared.cache.has_retired() {
             self.wake();
         }
     }
 
-    /// Waits until something arrives, or for a short time, after which the caller checks whether to stop.
+    /// Waits until something arrives, at most for `time`: then the caller checks whether to stop.
     pub fn wait<'a>(&self, shared: MutexGuard<'a, Queues>, time: Duration) -> MutexGuard<'a, Queues> {
         self.inner.arrived.wait_timeout(shared, time).unwrap_or_else(PoisonError::into_inner).0
     }
@@ -153,7 +153,7 @@ impl Drop for Readers {
             shared = self.wait(shared, Duration::from_millis(5));
         }
         if shared.busy.0 > 0 {
-            // A drive does not answer. What its readers use is theirs as well, and they end when it does.
+            // A drive does not answer. Its readers share ownership of what they use, and end when it answers.
             return;
         }
         drop(shared);
@@ -166,7 +166,7 @@ impl Drop for Readers {
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, Queues> {
-        // Bookkeeping is whole between statements that can panic.
+        // The cache and the queues are consistent between statements that can panic.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -193,7 +193,7 @@ impl Inner {
             let mut result = self.read(&mut part);
             let retried = result.is_err();
             if retried {
-                // A drive or a network may recover.
+                // A second attempt may succeed after an error of the drive or the network.
                 result = self.read(&mut part);
             }
             shared = self.lock();
@@ -202,13 +202,13 @@ impl Inner {
         }
     }
 
-    /// Brings a part. A panic is an error like any other: the request that waits for the part sees it.
+    /// Reads a part. A panic becomes an error of the read, which the request that waits for the part sees.
     fn read(&self, part: &mut Part) -> io::Result<()> {
         let read = caught("reading an expert", || self.source.read(&self.tensors, part));
         read.unwrap_or_else(|message| Err(io::Error::other(message)))
     }
 
-    /// From now on every request ends with this message.
+    /// Makes every request fail with this message.
     fn break_down(&self, message: String) {
         self.lock().broken.get_or_insert(message);
         self.arrived.notify_all();
@@ -243,7 +243,7 @@ impl Inner {
         let all = done == slot.len() && !refused;
         shared.stats.touched += u64::from(all);
         if refused {
-            // Reads bring it as well, only later.
+            // The memory comes when an expert is read into it.
             shared.touch.over();
         }
         shared.cache.touched(entry, slot, all);
@@ -252,7 +252,7 @@ impl Inner {
         shared
     }
 
-    /// A part has come back.
+    /// Takes back a part after its read.
     fn back<'a>(
         &'a self,
         mut shared: MutexGuard<'a, Queues>,
@@ -279,7 +279,8 @@ impl Inner {
         shared
     }
 
-    /// All parts of a read are back.
+    /// Ends a read of which all parts are back: verifies the expert, without the lock, if all reads were
+    /// good.
     fn finish<'a>(
         &'a self,
         mut shared: MutexGuard<'a, Queues>,
@@ -306,7 +307,7 @@ impl Inner {
 }
 
 impl Queues {
-    /// The next part: needs before guesses.
+    /// Takes the next part to read: needs before prefetches.
     fn take(&mut self) -> Option<Part> {
         let part = self.needs.pop_front().or_else(|| self.guesses.pop_front())?;
         if self.busy.0 == 0 {
@@ -332,7 +333,7 @@ impl Queues {
         }
     }
 
-    /// A guess has become a need.
+    /// Turns a prefetch into a need.
     pub fn promote(&mut self, entry: u32) {
         for _ in 0..self.guesses.len() {
             let Some(part) = self.guesses.pop_front() else { break };
@@ -344,14 +345,14 @@ impl Queues {
         }
     }
 
-    /// Takes back the parts of guesses that the cache has given up.
+    /// Takes the parts of prefetches that the cache has given up off the queues.
     pub fn recall_wrong(&mut self) {
         while let Some(wrong) = self.cache.next_wrong() {
             self.recall(wrong);
         }
     }
 
-    /// Parts of a read that was given up go back unread if no reader has taken them yet.
+    /// Takes the parts of a read that was given up off the queues, unread.
     pub fn recall(&mut self, entry: u32) {
         let Self { needs, guesses, cache, .. } = self;
         let mut whole = None;

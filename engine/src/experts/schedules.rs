@@ -1,6 +1,6 @@
-//! The expert store under many schedules of its threads: the store, its requests and its readers as they
-//! are, on modelled locks and threads, with a disk in memory. No wait times out unless a test moves the
-//! clock, so a lost wake-up is a deadlock, which fails the test.
+//! The expert store under many schedules of its threads: the store, its requests and its readers as they are,
+//! on modelled locks and threads, with a disk in memory. No wait times out unless a test moves the clock, so
+//! a lost wake-up is a deadlock, which fails the test.
 #![allow(
     dead_code,
     unused_imports,

@@ -1,12 +1,13 @@
-//! The memory of slots, from its reservation until a cache takes it. The system brings it when it is first
-//! written, zeroed, which can take longer than reading an expert into it; so it is brought while somebody
-//! waits for something else. It must not know what comes into slots.
+//! The memory of slots, from its reservation until a cache takes it. The system brings memory when it is
+//! first written, and zeroes it, which can take longer than reading an expert into it. So it is brought while
+//! a model is being loaded. It must not know what comes into slots.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use moelten_loader::io::pieces::Piece;
+use moelten_loader::supervise::supervised_in;
 
 use super::room::CachePlan;
 use super::source::PART;
@@ -18,7 +19,7 @@ const LOOK_EVERY: usize = 64;
 pub struct Slots(Vec<Vec<Piece>>);
 
 impl Slots {
-    /// As many and as large as the plan says; without memory where files are mapped.
+    /// Reserves the slots of a plan; slots for mapped files have no memory.
     ///
     /// # Errors
     /// When the system has no address space left.
@@ -29,21 +30,32 @@ impl Slots {
         room.slots().into_iter().zip(&room.slot_bytes).map(of_size).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Does `work`, and has the system bring memory on another thread until it is done or there is no
-    /// `room` for more.
-    pub fn touch_during<R>(&mut self, room: impl Fn() -> bool + Sync, work: impl FnOnce() -> R) -> R {
+    /// Does `work`. Meanwhile another thread has the system bring memory, as long as there is `room` for
+    /// more.
+    ///
+    /// # Errors
+    /// Those of `work`, and a panic of the other thread.
+    pub fn touch_during<R>(
+        &mut self,
+        room: impl Fn() -> bool + Sync,
+        work: impl FnOnce() -> io::Result<R>,
+    ) -> io::Result<R> {
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
-            // Where there is no thread for it, memory comes when it is written.
-            let touch = || self.touch(&done, &room);
-            let _ = thread::Builder::new().name("touch".into()).spawn_scoped(scope, touch);
-            let _at_the_end = Done(&done);
-            work()
+            let touching = supervised_in(scope, "moelten-touch", || self.touch(&done, &room));
+            let at_the_end = Done(&done);
+            let result = work();
+            drop(at_the_end);
+            // Where the system starts no thread for it, memory comes when it is written.
+            match touching.map(ScopedJoinHandle::join) {
+                Ok(Ok(Err(message))) => Err(io::Error::other(message)),
+                _ => result,
+            }
         })
     }
 
-    /// Until all memory is there, the system refuses it, there is no `room`, or `done`: those first that a
-    /// cache uses first. Returns how many parts it brought.
+    /// Has the system bring memory until it is all there or refused, there is no `room`, or `done` is set.
+    /// Slots that a cache uses first come first. Returns the number of parts that it brought.
     fn touch(&mut self, done: &AtomicBool, room: &impl Fn() -> bool) -> usize {
         let mut parts = 0;
         for slot in self.0.iter_mut().flat_map(|slots| slots.iter_mut().rev()) {
@@ -65,7 +77,7 @@ impl Slots {
     }
 }
 
-/// Says that work is done, even if it panics: the scope would otherwise wait for all memory.
+/// Sets a flag when dropped, also by a panic: the scope would otherwise wait until all memory is there.
 struct Done<'a>(&'a AtomicBool);
 
 impl Drop for Done<'_> {
@@ -92,7 +104,7 @@ mod tests {
         if slots.touch(&done, &|| true) > 0 {
             assert_eq!(slots.touch(&done, &|| true), 4 * 3 + 3, "parts of 1 MiB and slots of less");
         }
-        assert_eq!(slots.touch_during(|| true, || 7), 7);
+        assert_eq!(slots.touch_during(|| true, || Ok(7)).unwrap(), 7);
         let mut pieces = slots.into_pieces();
         assert_eq!(pieces.iter().map(Vec::len).collect::<Vec<_>>(), [4, 3]);
         for piece in pieces.iter_mut().flatten() {
@@ -115,9 +127,17 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_of_the_thread_is_the_error() {
+        let mut slots = Slots::reserve(&room(true)).unwrap();
+        let room = || std::panic::resume_unwind(Box::new("no such file"));
+        let error = slots.touch_during(room, || Ok(7)).unwrap_err();
+        assert_eq!(error.to_string(), "moelten-touch: no such file");
+    }
+
+    #[test]
     fn mapped_files_have_slots_without_memory() {
         let mut slots = Slots::reserve(&room(false)).unwrap();
-        assert_eq!(slots.touch_during(|| true, || 7), 7);
+        assert_eq!(slots.touch_during(|| true, || Ok(7)).unwrap(), 7);
         assert!(slots.into_pieces().iter().flatten().all(Piece::is_empty));
     }
 }

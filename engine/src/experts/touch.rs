@@ -1,60 +1,59 @@
-//! When to touch slots that have not been used yet. The system brings memory when it is first written,
-//! zeroed, and that takes computing time: a whole core for as long as it lasts. While a person reads an
-//! answer or writes the next question cores are idle. It must not know how memory is touched, nor by which
-//! thread.
+//! When to touch slots that have not been used yet. The system brings memory when it is first written, and
+//! zeroes it, which keeps a core busy. Cores are idle between two answers, so slots are touched then. It must
+//! not know how memory is touched, nor by which thread.
 
 use std::time::{Duration, Instant};
 
-/// Time after the last pass before anything is touched: an answer's tokens follow each other faster.
+/// Time after a pass before a slot is touched: the tokens of an answer follow each other faster.
 pub const CALM: Duration = Duration::from_millis(500);
 
-/// When slots are to be touched.
+/// When to touch the next slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
-    /// It must be looked at at once.
+    /// At once: a sequence is open, and it rests.
     Now,
-    /// It should be looked at again after this time.
+    /// Perhaps after this time: ask again then.
     In(Duration),
-    /// Not before a sequence is opened; perhaps never.
+    /// Not before a sequence is opened, or never.
     NotBefore,
 }
 
-/// Whether this is the time.
+/// What decides when slots are touched.
 #[derive(Debug, Default)]
 pub struct Touch {
-    /// Sequences that are open: without one no expert may ever be asked for.
+    /// Open sequences. Without one, no expert may ever be requested.
     sessions: usize,
     computing: bool,
     /// When a sequence was opened or a pass ended last.
     since: Option<Instant>,
-    /// Everything is touched, or the system does not do it.
+    /// Every slot has been touched, or the system refuses to.
     over: bool,
 }
 
 impl Touch {
-    /// A sequence is open.
+    /// Notes that a sequence was opened.
     pub fn opened(&mut self, now: Instant) {
         self.sessions += 1;
         self.since = Some(now);
     }
 
-    /// A sequence is gone.
+    /// Notes that a sequence was dropped.
     pub fn closed(&mut self) {
         self.sessions -= 1;
     }
 
-    /// A forward pass begins.
+    /// Notes that a forward pass begins.
     pub fn begun(&mut self) {
         self.computing = true;
     }
 
-    /// A forward pass has ended.
+    /// Notes that a forward pass has ended.
     pub fn ended(&mut self, now: Instant) {
         self.computing = false;
         self.since = Some(now);
     }
 
-    /// There is nothing left to touch.
+    /// Ends all touching.
     pub fn over(&mut self) {
         self.over = true;
     }

@@ -1,7 +1,7 @@
-//! What a worker thread does that has no task. While a pass computes, it looks for one: waking it would
-//! take longer than many a parallel region lasts. While every pass waits for the disk, it parks: a spinning
-//! worker would take a core from the readers and drain a battery. Without a pass it stops looking. It must
-//! not know what a pass computes, nor what it waits for.
+//! What a worker thread does without a task. While a pass computes, it looks for one: waking it would take
+//! longer than many a parallel region lasts. While every pass waits for the disk, it parks: a spinning worker
+//! would take a core from the readers and drain a battery. Without a pass it stops looking. It must not know
+//! what a pass computes, nor what it waits for.
 
 use std::sync::PoisonError;
 
@@ -50,8 +50,7 @@ impl Idle {
         Self { counts: Mutex::default(), wake: Condvar::new(), passes, computing, last_looks }
     }
 
-    /// A pass begins. Also says how many workers look for tasks or are about to: the others have to be told
-    /// to.
+    /// Begins a pass. Also returns how many workers look for tasks: the others have to be asked to.
     pub fn begin(&self) -> (Pass<'_>, usize) {
         let looking = self.change(|counts| {
             counts.passes += 1;
@@ -61,7 +60,7 @@ impl Idle {
         (Pass(self), looking)
     }
 
-    /// The pass of this thread begins to wait. `None` if no pass computes that could.
+    /// Notes that the pass of this thread waits from now on. `None` if no pass computes.
     pub fn rest(&self) -> Option<Resting<'_>> {
         self.change(|counts| {
             let others = counts.computing.checked_sub(1)?;

@@ -1,5 +1,5 @@
-//! How much memory this process may still take: the system's estimate, capped by the control groups it is
-//! in and by the limit of its address space (`ulimit -v`).
+//! How much memory this process may still take: the system's estimate, capped by the control groups it is in
+//! and by the limit of its address space (`ulimit -v`).
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub fn stalled(system: &System) -> Option<Duration> {
     total.parse().ok().map(Duration::from_micros)
 }
 
-/// Bytes of memory that nobody else could use while this process lives: anonymous, shared and locked.
+/// Bytes of memory that no other process can use while this one lives: anonymous, shared and locked.
 pub fn owned_bytes() -> Option<u64> {
     owned_bytes_on(&System::here())
 }

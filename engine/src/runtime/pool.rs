@@ -1,6 +1,6 @@
-//! The worker threads: one rayon pool, placed as `topology` planned, and one way to split rows over it.
-//! Every row is computed by exactly one task in a fixed order, so the number of threads never changes a bit
-//! of a result.
+//! The worker threads: one rayon pool, placed as `topology` planned, and one way to split rows over it. Every
+//! row is computed by exactly one task in a fixed order, so the number of threads never changes a bit of a
+//! result.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -72,9 +72,9 @@ impl Pool {
     }
 
     /// Runs `work`, a pass, on a worker; the other methods must be called from inside. Meanwhile the other
-    /// workers look for tasks instead of falling asleep between regions: waking one takes longer than many
-    /// a region. No region waits for a worker that the system has taken off its core: its tasks are taken
-    /// by others. A panic of `work` or of a task goes on in the caller.
+    /// workers look for tasks instead of falling asleep between regions: waking one takes longer than many a
+    /// region. No region waits for a worker that the system has taken off its core: its tasks are taken by
+    /// others. A panic of `work` or of a task goes on in the caller.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         let pass = self.begin();
         self.pool.install(|| self.run_pass(pass, work))
@@ -98,8 +98,8 @@ impl Pool {
         work()
     }
 
-    /// A pass begins. This comes before a worker is asked to run it, because all of them may be parked.
-    /// Also says how many look for tasks.
+    /// Begins a pass, before a worker is asked to run it, because all of them may be parked. Also returns how
+    /// many workers look for tasks. `None` where there is only one worker.
     fn begin(&self) -> Option<(Pass<'_>, usize)> {
         (self.threads() > 1).then(|| self.idle.begin())
     }
@@ -191,13 +191,13 @@ impl Pool {
 }
 
 thread_local! {
-    /// Pieces of work of this module that this thread is inside of.
+    /// How many passes, regions and loops of this module are on this thread's stack.
     static BUSY: Cell<u32> = const { Cell::new(0) };
-    /// Whether the first of them is looking for tasks.
+    /// Whether the outermost of them looks for tasks.
     static LOOKING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// While this lives its thread is busy.
+/// Counts as busy the thread that it lives on.
 struct Busy;
 
 impl Busy {

@@ -1,5 +1,5 @@
-//! [`super::idle`] under many schedules: a pool of modelled workers in place of rayon's, whose tasks wake
-//! no worker. So a region ends only if the workers that should look for tasks do.
+//! [`super::idle`] under many schedules: a pool of modelled workers in place of rayon's, whose tasks wake no
+//! worker. So a region ends only if the workers that should look for tasks do.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

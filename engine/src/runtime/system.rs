@@ -1,5 +1,5 @@
-//! What Linux says about itself in `/proc` and `/sys`: reading and parsing, nothing more. Other systems
-//! have no such files, so every answer may be missing. It must not know what the answers are used for.
+//! What Linux says about itself in `/proc` and `/sys`: reading and parsing, nothing more. Other systems have
+//! no such files, so every answer may be missing. It must not know what the answers are used for.
 
 use std::fs;
 use std::path::{Path, PathBuf};

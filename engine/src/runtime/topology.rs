@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_micros(400);
 /// Whether worker threads are tied to CPUs (`--pin`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Pin {
-    /// When there is one thread for each performance core, the whole machine is ours to use and others
+    /// If there is one thread for each performance core, the whole machine may be used, and other programs
     /// leave room.
     #[default]
     Auto,
@@ -111,8 +111,8 @@ impl Topology {
         (!allowed.is_empty()).then(|| Self { cores, allowed, online: online.len(), quota: quota(system) })
     }
 
-    /// The cores that compute: performance cores with a CPU in the affinity mask, or whatever cores there
-    /// are if the mask has no fast one. Each is given by its first CPU in the mask.
+    /// The cores that compute: performance cores with a CPU in the affinity mask, or whatever cores there are
+    /// if the mask has no fast one. Each is given by its first CPU in the mask.
     pub fn workers(&self) -> Vec<usize> {
         let fast = self.first_cpus(|core| core.performance);
         if fast.is_empty() { self.first_cpus(|_| true) } else { fast }
@@ -133,8 +133,8 @@ impl Topology {
         order
     }
 
-    /// Threads when nobody says how many: one for each of [`Self::workers`], but no more than the quota
-    /// keeps busy.
+    /// The default number of threads: one for each of [`Self::workers`], but no more than the quota keeps
+    /// busy.
     pub fn default_threads(&self) -> usize {
         let cores = self.workers().len();
         self.quota.map_or(cores, |quota| cores.min(quota.ceil() as usize)).max(1)

@@ -1,6 +1,6 @@
-//! What [`super`] has, from a scheduler that runs one thread at a time and tries many orders of their
-//! steps. It finds deadlocks and lost wake-ups: no wait times out unless a test says so. It must not know
-//! what is tested.
+//! What [`super`] has, from a scheduler that runs one thread at a time and tries many orders of their steps.
+//! It finds deadlocks and lost wake-ups: no wait times out unless a test says so. It must not know what is
+//! tested.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -28,8 +28,8 @@ thread_local! {
     static LIMITED: RefCell<Vec<Arc<shuttle::sync::Condvar>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `work` under `runs` schedules, half of them random, half with few preemptions; the same ones in
-/// every test run.
+/// Runs `work` under `runs` schedules, half of them random, half with few preemptions; the same ones in every
+/// test run.
 pub fn explore(runs: usize, work: impl Fn() + Send + Sync + Clone + 'static) {
     let mut config = Config::new();
     config.stack_size = STACK;
