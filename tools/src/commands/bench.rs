@@ -8,6 +8,7 @@ use moelten_engine::Model;
 use moelten_engine::offline::trace::{TraceHeader, TraceWriter, TracedBank};
 use moelten_engine::plan::SequenceOptions;
 use moelten_engine::plan::{Experts, Plan};
+use moelten_engine::runtime::memory;
 use moelten_engine::runtime::topology::ThreadPlan;
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::tensors::store::TensorStore;
@@ -116,7 +117,9 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let polling = Polling::begin();
     // Before and after, as the machine may be busy at one of these times; the larger one is nearer to the
     // truth.
-    let ram = || ram_before.map_or_else(|| limits::ram(runtime.pool(), kernels), Ok);
+    // The buffer has to fit into the budget beside what the process owns.
+    let room = plan.budget.saturating_sub(memory::owned_bytes().unwrap_or(0));
+    let ram = || ram_before.map_or_else(|| limits::ram_within(runtime.pool(), kernels, room), Ok);
     let ram_first = ram()?;
     let int8 = limits::int8(runtime.pool(), kernels);
     let disk = limits::disk(subject.file.as_deref());

@@ -89,7 +89,8 @@ pub fn run(args: FitArgs) -> anyhow::Result<()> {
         }
     };
     Notes::detect().line(Tone::Dim, "measuring, a second or two");
-    let speeds = Speeds::probe(args.session.compute(), &loaded.tensors, PROBE, PROBE_BYTES)?;
+    let speeds =
+        Speeds::probe(args.session.compute(), &loaded.tensors, PROBE, PROBE_BYTES.min(plan.budget / 2))?;
     let forecast = Forecast::new(&loaded, &plan, args.session.compute().kv(), &speeds, args.hit_rate);
     let free = memory::available_bytes();
     let report = Report { name, loaded: &loaded, session: &args.session, plan, speeds, forecast, free };

@@ -74,7 +74,7 @@ impl QuantizePlan {
     ) -> anyhow::Result<Self> {
         let session = SessionArgs::usual()?;
         let layout = conversion.layout(target)?;
-        let speeds = Speeds::probe(session.compute(), &source.tensors, PROBE, PROBE_BYTES)?;
+        let speeds = Speeds::probe(session.compute(), &source.tensors, PROBE, PROBE_BYTES.min(memory / 2))?;
         let rows = rows(conversion);
         Ok(Self {
             target: target.to_owned(),
