@@ -99,13 +99,9 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     work.streams = matches!(plan.experts, Experts::Cached(_));
     let tokens = known_or_random(subject.tokens, subject.spec.vocab, work.tokens())?;
     // A cache leaves no memory for the buffer that this needs.
-    let ram_before = match work.streams {
-        true => {
-            let threads = ThreadPlan::here(args.compute.threads.map(usize::from), args.compute.pin.into())?;
-            Some(limits::ram_before(threads, plan.budget / 2)?)
-        }
-        false => None,
-    };
+    let threads = || ThreadPlan::here(args.compute.threads.map(usize::from), args.compute.pin.into());
+    let before = || anyhow::Ok(limits::ram_before(threads()?, plan.budget / 2)?);
+    let ram_before = work.streams.then(before).transpose()?;
     let model = args.compute.model(&runtime, subject.spec, subject.tensors, session(work), 0)?;
     let kernels = runtime.kernels();
     let notes = Notes::detect();
