@@ -129,8 +129,12 @@ mod tests {
     #[test]
     fn a_panic_of_the_thread_is_the_error() {
         let mut slots = Slots::reserve(&room(true)).unwrap();
-        let room = || std::panic::resume_unwind(Box::new("no such file"));
-        let error = slots.touch_during(room, || Ok(7)).unwrap_err();
+        let (asks, asked) = std::sync::mpsc::channel();
+        let room = || {
+            asks.send(()).unwrap();
+            std::panic::resume_unwind(Box::new("no such file"))
+        };
+        let error = slots.touch_during(room, || asked.recv().map_err(io::Error::other)).unwrap_err();
         assert_eq!(error.to_string(), "moelten-touch: no such file");
     }
 
