@@ -41,7 +41,7 @@ def blocks_of(name: str, rng: np.random.Generator) -> np.ndarray:
     size = GGML_QUANT_SIZES[T[name]][1]
     if name in ("F32", "F16", "BF16"):
         blocks = rng.integers(0, 256, (256, size), dtype=np.uint8)
-        # Clear one exponent bit: no infinities and no NaN, whose payloads are nobody's promise.
+        # Clear one exponent bit: no infinities and no NaN, because conversions may change the payload of a NaN.
         blocks[:, -1] &= 0xBF
         return blocks
     if name == "MXFP4":

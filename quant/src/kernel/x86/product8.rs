@@ -125,7 +125,7 @@ pub(super) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consumer<R, B>>(
 /// What `Q8` tokens `t ..` of a record contribute besides their codes.
 #[derive(Clone, Copy)]
 pub(super) struct Sides {
-    /// One for each token, `[8]`.
+    /// One for each token from `t` on; how many may be read depends on the record.
     pub scales: *const f32,
     /// Negated sums of the codes, whole and of the first half.
     pub minus_sums: [*const i32; 2],
