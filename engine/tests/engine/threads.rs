@@ -1,46 +1,4 @@
-//! Threads: what they cost while there is nothing to compute, and that none of them can end silently.
-
-use std::path::Path;
-
-/// Where threads may be started: these files pass on what a panic said.
-const STARTS_THREADS: [&str; 3] = ["runtime/supervise.rs", "runtime/pool.rs", "runtime/sync/modelled.rs"];
-/// What starts a thread.
-const STARTS: [&str; 6] = [
-    "thread::spawn",
-    "Builder::new()",
-    ".spawn_scoped(",
-    ".spawn_unchecked(",
-    "ThreadPoolBuilder",
-    "scope.spawn(",
-];
-
-/// A panic on a thread that was started in any other way reaches nothing that waits for the thread.
-#[test]
-fn every_thread_is_supervised() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let (mut folders, mut supervised) = (vec![source.clone()], 0);
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let name = path.strip_prefix(&source).unwrap().to_string_lossy().replace('\\', "/");
-            let text = std::fs::read_to_string(&path).unwrap();
-            // Tests come last in a file, or have one of their own.
-            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
-            supervised += code.matches("supervised(").count();
-            let own = ["tests.rs", "schedules.rs"].iter().any(|file| name.ends_with(file));
-            if own || STARTS_THREADS.contains(&name.as_str()) {
-                continue;
-            }
-            let found = STARTS.iter().find(|start| code.contains(**start));
-            assert_eq!(found, None, "{name} starts a thread by itself: use runtime::supervise");
-        }
-    }
-    assert!(supervised >= 3, "the scan looks at the engine: {supervised}");
-}
+//! Threads: what they cost while there is nothing to compute.
 
 #[cfg(target_os = "linux")]
 mod measured {
