@@ -103,7 +103,7 @@ fn what_is_written_is_read() {
 
     for (role, expert, cols, words) in [
         (Q, None, 4, "blk.0.attn_q.weight has 3 columns in this file, but 4 in the model"),
-        (UP, Some(0), 3, "has 2 columns here, and 3 in"),
+        (UP, Some(0), 3, "has 2 columns in this file, but 3 in"),
         (UP, Some(3), 2, "has 3 experts in this file, but more than 3 in the model"),
     ] {
         let error = file.importance(role, expert, cols).unwrap_err().to_string();
@@ -206,7 +206,7 @@ fn what_lies_is_refused() {
         assert!(error.contains(words), "{tensors:?}: {error}");
     }
     for (name, bytes, words) in [
-        ("nothing", vec![], "needs 4 bytes, 0 are left"),
+        ("nothing", vec![], "needs 4 bytes, but 0 are left"),
         ("text", b"Once upon a time".to_vec(), "number of entries of an importance file at byte 0: is"),
         ("a web page", b"<html>".to_vec(), "a web page"),
         ("no entries", legacy(&[], &[]), "is 0, but must be 1"),
@@ -254,14 +254,14 @@ fn a_model_is_held_against_the_file() {
 
     type Shape = (Role, usize, usize);
     let others: [(Shape, &str); 5] = [
-        ((Q, 1, 32), "has 32 columns here, and 64 in"),
-        ((Role::Layer(3, LayerTensor::Q), 1, 64), "blk.3.attn_q.weight has sums here, and no place in"),
+        ((Q, 1, 32), "has 32 columns in this file, but 64 in"),
+        ((Role::Layer(3, LayerTensor::Q), 1, 64), "blk.3.attn_q.weight has sums in this file, but no place in"),
         (
             (Role::Layer(0, LayerTensor::Dense(Part::Up)), 1, 64),
-            "blk.0.ffn_up.weight has sums here, and no place in",
+            "blk.0.ffn_up.weight has sums in this file, but no place in",
         ),
-        ((UP, 4, 64), "has 4 experts here, and 8 in"),
-        ((UP, 9, 64), "has 9 experts here, and 8 in"),
+        ((UP, 4, 64), "has 4 experts in this file, but 8 in"),
+        ((UP, 9, 64), "has 9 experts in this file, but 8 in"),
     ];
     for ((role, rows, cols), words) in others {
         let (sums, counts) = (vec![1.0; rows * cols], vec![1; rows]);
