@@ -255,7 +255,10 @@ fn a_model_is_held_against_the_file() {
     type Shape = (Role, usize, usize);
     let others: [(Shape, &str); 5] = [
         ((Q, 1, 32), "has 32 columns in this file, but 64 in"),
-        ((Role::Layer(3, LayerTensor::Q), 1, 64), "blk.3.attn_q.weight has sums in this file, but no place in"),
+        (
+            (Role::Layer(3, LayerTensor::Q), 1, 64),
+            "blk.3.attn_q.weight has sums in this file, but no place in",
+        ),
         (
             (Role::Layer(0, LayerTensor::Dense(Part::Up)), 1, 64),
             "blk.0.ffn_up.weight has sums in this file, but no place in",
