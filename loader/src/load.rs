@@ -11,9 +11,10 @@ use crate::container::hf_folder::{CONFIG, HfFolder};
 use crate::container::open::{ModelFiles, open_model};
 use crate::container::packed::PackedIndex;
 use crate::error::Result;
+use crate::families::{FAMILIES, family_of};
 use crate::io::reader::printable;
 use crate::spec::ModelSpec;
-use crate::tensors::roles::{GGUF_NAMES, HF_NAMES};
+use crate::tensors::roles::{GGUF_NAMES, HF_NAMES, Names};
 use crate::tensors::store::TensorStore;
 
 /// A model whose files have been opened and checked.
@@ -77,13 +78,20 @@ pub fn spec_of_config(path: &Path, config: &serde_json::Value) -> Result<ModelSp
     lower::lower(&config::hf::read(path, config)?, Container::HfFolder)
 }
 
+/// The names of tensors in GGUF files of the family of `spec`; those of all families if it has none.
+pub fn gguf_names(spec: &ModelSpec) -> Names {
+    let family = FAMILIES.iter().find(|family| family.label == spec.family);
+    Names { own: family.map_or(&[], |family| family.gguf_names), common: GGUF_NAMES }
+}
+
 fn load_gguf(gguf: Gguf) -> Result<LoadedModel> {
     let packed = PackedIndex::read(&gguf.metadata)?;
     let raw = config::gguf::read(&gguf.metadata, &gguf.catalog, packed.as_ref())?;
     let spec = lower::lower(&raw, Container::Gguf)?;
+    let names = gguf_names(&spec);
     let tensors = match &packed {
-        Some(packed) => TensorStore::resolve_packed(&spec, gguf.catalog, GGUF_NAMES, packed)?,
-        None => TensorStore::resolve(&spec, gguf.catalog, GGUF_NAMES)?,
+        Some(packed) => TensorStore::resolve_packed(&spec, gguf.catalog, names, packed)?,
+        None => TensorStore::resolve(&spec, gguf.catalog, names)?,
     };
     let source = Source::Gguf { metadata: gguf.metadata, version: gguf.version };
     Ok(finish(&raw, "metadata keys", spec, tensors, source, gguf.notices))
@@ -94,7 +102,8 @@ fn load_hf(folder: HfFolder) -> Result<LoadedModel> {
     let source =
         Source::Hf { path: folder.path, config: folder.config, generation_config: folder.generation_config };
     let spec = lower::lower(&raw, Container::HfFolder)?;
-    let tensors = TensorStore::resolve(&spec, folder.catalog, HF_NAMES)?;
+    let names = Names { own: family_of(&spec).folder_names, common: HF_NAMES };
+    let tensors = TensorStore::resolve(&spec, folder.catalog, names)?;
     Ok(finish(&raw, "config.json fields", spec, tensors, source, folder.notices))
 }
 

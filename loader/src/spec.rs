@@ -214,6 +214,9 @@ pub struct AttentionSpec {
     pub qkv_bias: bool,
     /// Bias on the output projection.
     pub out_bias: bool,
+    /// Whether each query head has a learned logit, the sink, that takes part in the softmax and has no value
+    /// (gpt-oss).
+    pub sinks: bool,
     /// Norms on queries and keys before rope.
     pub qk_norm: QkNorm,
     /// Rotary positions; `None` for layers without positions.
@@ -336,7 +339,7 @@ pub enum NormSpec {
 }
 
 /// A feed-forward block: `down(act(gate(x)) * up(x))` with three matrices, or `down(act(up(x)))` with two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MlpSpec {
     /// Width of the hidden layer.
     pub d_ff: usize,
@@ -381,12 +384,20 @@ impl Part {
 }
 
 /// Activations of feed-forward blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Activation {
     /// `x * sigmoid(x)`.
     Silu,
     /// GELU, tanh approximation.
     GeluTanh,
+    /// `g * sigmoid(alpha * g) * (u + 1)` of the gate `g`, at most `limit`, and `u`, within `-limit..=limit`
+    /// (gpt-oss).
+    ClampedSwiglu {
+        /// Steepness of the sigmoid.
+        alpha: f32,
+        /// Bound of both inputs.
+        limit: f32,
+    },
 }
 
 /// A mixture of experts.
@@ -405,6 +416,8 @@ pub struct MoeSpec {
 /// From router logits to experts and weights. Selection is on f32; ties go to the lower expert id.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouterSpec {
+    /// Whether a bias `[experts]` is added to the logits.
+    pub bias: bool,
     /// How experts are scored and picked.
     pub select: Select,
     /// Factor on the final weights.

@@ -155,6 +155,7 @@ impl OfLayer<'_> {
             o: linear(LayerTensor::O, LayerTensor::OBias, spec.out_bias)?,
             q_norm: qk_norm(LayerTensor::QNorm)?,
             k_norm: qk_norm(LayerTensor::KNorm)?,
+            sinks: if spec.sinks { self.tensors.vector(self.role(LayerTensor::Sinks))? } else { Vec::new() },
             rope,
             spec: spec.clone(),
         })
@@ -166,6 +167,10 @@ impl OfLayer<'_> {
             spec: spec.clone(),
             bank,
             router: self.router()?,
+            router_bias: match spec.router.bias {
+                true => Some(self.tensors.vector(self.role(LayerTensor::RouterBias))?),
+                false => None,
+            },
             biases: self.biases(LayerTensor::ExpertsBias, &spec.expert)?,
             shared: match &spec.shared {
                 SharedExpert::None => None,

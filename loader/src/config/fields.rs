@@ -133,7 +133,8 @@ fields! {
         gguf[Key("{arch}.rope.scaling.factor"), Key("{arch}.rope.scale_linear")], default 1.0;
     /// Context of the original training, in tokens; by default the longest context.
     rope_original_context: u64 =
-        hf["rope.original_max_position_embeddings", "original_max_position_embeddings"],
+        hf["rope.original_max_position_embeddings", "original_max_position_embeddings",
+            "initial_context_length"],
         gguf[Key("{arch}.rope.scaling.original_context_length")];
     /// Llama 3: the end of the ramp at low frequencies.
     rope_low_freq_factor: f64 = hf["rope.low_freq_factor"], gguf[], default 1.0;
@@ -145,8 +146,8 @@ fields! {
     rope_beta_slow: f64 = hf["rope.beta_slow"], gguf[Key("{arch}.rope.scaling.yarn_beta_slow")], default 1.0;
     /// YaRN and LongRoPE: factor on queries and keys; the default is the scheme's formula.
     rope_attention_factor: f64 = hf["rope.attention_factor"], gguf[Key("{arch}.rope.scaling.attn_factor")];
-    /// YaRN: whether the correction range is rounded to whole dimensions.
-    rope_truncate: bool = hf["rope.truncate"], gguf[], default true;
+    /// YaRN: whether the correction range is rounded to whole dimensions; the default is the family's.
+    rope_truncate: bool = hf["rope.truncate"], gguf[Key("{arch}.rope.scaling.yarn_truncate")];
     /// LongRoPE: divisors up to the original context, one for each frequency.
     rope_short_divisors: Vec<f64> = hf["rope.short_factor"], gguf[Values("rope_factors_short.weight")];
     /// LongRoPE: divisors beyond the original context, one for each frequency.
@@ -162,12 +163,16 @@ fields! {
     d_ff: u64 = hf["intermediate_size"], gguf[Key("{arch}.feed_forward_length")];
     /// Activation of feed-forward blocks.
     activation: String = hf["hidden_act"], gguf[], default "silu".to_owned();
+    /// Clamped SwiGLU: steepness of the sigmoid.
+    swiglu_alpha: f64 = hf["swiglu_alpha"], gguf[Key("{arch}.swiglu_alpha")], default 1.702;
+    /// Clamped SwiGLU: bound of gate and up.
+    swiglu_limit: f64 = hf["swiglu_limit"], gguf[Key("{arch}.swiglu_limit")], default 7.0;
     /// Biases in feed-forward blocks.
     mlp_bias: bool = hf["mlp_bias"], gguf[], default false;
     /// Routed experts of a layer.
     experts: u64 = hf["num_local_experts", "num_experts"], gguf[Key("{arch}.expert_count")];
     /// Routed experts of a token.
-    experts_used: u64 = hf["num_experts_per_tok"], gguf[Key("{arch}.expert_used_count")];
+    experts_used: u64 = hf["num_experts_per_tok", "experts_per_token"], gguf[Key("{arch}.expert_used_count")];
     /// Hidden width of a routed expert. Older GGUF files have no key for it.
     expert_d_ff: u64 = hf["moe_intermediate_size"],
         gguf[Key("{arch}.expert_feed_forward_length"), Columns("blk.*.ffn_down_exps.weight")];

@@ -5,7 +5,8 @@ use crate::config::field::Field;
 use crate::config::fields::RawConfig;
 use crate::error::{Fault, LoadError, Result};
 use crate::families::{
-    ExpertWidth, FAMILIES, Family, NormKind, QkNormKind, RouterKind, Setting, SharedKind, WindowRule,
+    ActivationKind, ExpertWidth, FAMILIES, Family, NormKind, QkNormKind, RouterKind, Setting, SharedKind,
+    WindowRule,
 };
 use crate::io::reader::narrow;
 use crate::spec::{
@@ -144,6 +145,7 @@ fn attention_layers(
             scale: raw.positive_or(&raw.attention_scale, default_scale)?,
             qkv_bias: setting(family.qkv_bias, &raw.qkv_bias),
             out_bias: setting(family.out_bias, &raw.out_bias),
+            sinks: family.sinks,
             qk_norm: match family.qk_norm {
                 QkNormKind::None => QkNorm::None,
                 QkNormKind::PerHead => QkNorm::PerHead { eps },
@@ -201,6 +203,9 @@ fn windows(raw: &RawConfig, family: &Family, layers: usize) -> Result<Vec<Option
         )),
         (None, WindowRule::AllLayers) => Ok(vec![Some(window); layers]),
         (None, WindowRule::Listed) => Ok(vec![None; layers]),
+        (None, WindowRule::EverySecond) => {
+            Ok((0..layers).map(|layer| layer.is_multiple_of(2).then_some(window)).collect())
+        }
     }
 }
 
@@ -220,11 +225,11 @@ fn rope(raw: &RawConfig, family: &Family, container: Container, head_dim: usize)
             Container::Gguf => family.gguf_pairing,
             Container::HfFolder => Pairing::Split,
         },
-        scaling: rope_scaling(raw, dim)?,
+        scaling: rope_scaling(raw, family, dim)?,
     })
 }
 
-fn rope_scaling(raw: &RawConfig, dim: usize) -> Result<RopeScaling> {
+fn rope_scaling(raw: &RawConfig, family: &Family, dim: usize) -> Result<RopeScaling> {
     let factor = || raw.positive(&raw.rope_factor);
     if raw.rope_divisors.value.is_some() {
         let mut divisors = divisors(raw, &raw.rope_divisors, dim)?;
@@ -266,7 +271,7 @@ fn rope_scaling(raw: &RawConfig, dim: usize) -> Result<RopeScaling> {
                 beta_fast: raw.positive(&raw.rope_beta_fast)?,
                 beta_slow: raw.positive(&raw.rope_beta_slow)?,
                 attention_factor: raw.positive_or(&raw.rope_attention_factor, default)?,
-                truncate: raw.flag(&raw.rope_truncate)?,
+                truncate: raw.rope_truncate.value.unwrap_or(family.yarn_truncate),
             })
         }
         Some("longrope" | "su") => {
@@ -315,7 +320,7 @@ fn divisors(raw: &RawConfig, field: &Field<Vec<f64>>, dim: usize) -> Result<Vec<
 
 /// The feed-forward operation of each layer.
 fn ffn_layers(raw: &RawConfig, family: &Family, layers: usize) -> Result<Vec<Op>> {
-    let activation = activation(raw)?;
+    let activation = activation(raw, family)?;
     let mlp = |field: &Field<u64>| -> Result<MlpSpec> {
         Ok(MlpSpec::gated(raw.count(field, 1, MAX_FF)?, activation))
     };
@@ -352,6 +357,7 @@ fn moe(raw: &RawConfig, family: &Family, mlp: &dyn Fn(&Field<u64>) -> Result<Mlp
         ExpertWidth::Own => mlp(&raw.expert_d_ff)?,
         ExpertWidth::AsDense => mlp(&raw.d_ff)?,
     };
+    let expert = MlpSpec { bias: family.expert_bias, ..expert };
     let shared = match (family.shared, raw.shared_d_ff.value) {
         (SharedKind::None, _) | (SharedKind::PlainIfPresent, None | Some(0)) => SharedExpert::None,
         (SharedKind::PlainIfPresent, Some(_)) => SharedExpert::Plain(mlp(&raw.shared_d_ff)?),
@@ -374,10 +380,19 @@ fn moe(raw: &RawConfig, family: &Family, mlp: &dyn Fn(&Field<u64>) -> Result<Mlp
             ));
         }
     };
-    Ok(MoeSpec { experts, expert, router: RouterSpec { select, scale: 1.0 }, shared })
+    Ok(MoeSpec {
+        experts,
+        expert,
+        router: RouterSpec { bias: family.router_bias, select, scale: 1.0 },
+        shared,
+    })
 }
 
-fn activation(raw: &RawConfig) -> Result<Activation> {
+fn activation(raw: &RawConfig, family: &Family) -> Result<Activation> {
+    if family.activation == ActivationKind::ClampedSwiglu {
+        let (alpha, limit) = (raw.positive(&raw.swiglu_alpha)?, raw.positive(&raw.swiglu_limit)?);
+        return Ok(Activation::ClampedSwiglu { alpha, limit });
+    }
     match raw.activation.get().map(String::as_str) {
         None | Some("silu" | "swish") => Ok(Activation::Silu),
         Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),

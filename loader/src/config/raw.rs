@@ -63,11 +63,6 @@ impl RawConfig {
         self.finite(field, value, value >= 0.0, "a finite number of at least zero")
     }
 
-    /// True or false; the table's default if the file says neither.
-    pub fn flag(&self, field: &Field<bool>) -> Result<bool> {
-        self.required(field).copied()
-    }
-
     /// One string; the table's default if the file has none.
     pub fn text(&self, field: &Field<String>) -> Result<String> {
         self.required(field).cloned()

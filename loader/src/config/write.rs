@@ -5,30 +5,21 @@ use crate::config::field::FieldRow;
 use crate::config::fields::{FIELDS, VOCAB_KEY};
 use crate::container::gguf::{Array, Value};
 use crate::error::{LoadError, Result};
-use crate::families::{FAMILIES, Family};
+use crate::families::{Family, family_of};
 use crate::io::reader::narrow;
 use crate::spec::{
-    AttentionSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, RopeScaling, RopeSpec, Select, SharedExpert,
+    Activation, AttentionSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, RopeScaling, RopeSpec, Select,
+    SharedExpert,
 };
-
-/// The family of a spec.
-///
-/// # Panics
-/// If the spec was not lowered by this crate.
-pub(crate) fn family_of(spec: &ModelSpec) -> &'static Family {
-    FAMILIES
-        .iter()
-        .find(|family| family.label == spec.family)
-        .expect("every lowered spec carries its family's label")
-}
 
 /// The keys that describe `spec`.
 ///
 /// # Errors
 /// [`LoadError::Unsupported`] for a spec that GGUF has no key for.
 pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
-    let arch = family_of(spec).gguf_arch;
-    let mut keys = Keys { arch, out: Vec::new() };
+    let family = family_of(spec);
+    let arch = family.gguf_arch;
+    let mut keys = Keys { family, arch, out: Vec::new() };
     keys.add(&FIELDS.architecture, Value::Str(arch.into()));
     keys.add(&FIELDS.model_name, Value::Str(spec.name.clone()));
     keys.u32(&FIELDS.layers, spec.layers.len());
@@ -52,6 +43,7 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
 }
 
 struct Keys {
+    family: &'static Family,
     arch: &'static str,
     out: Vec<(String, Value)>,
 }
@@ -131,11 +123,12 @@ fn rope_keys(rope: &RopeSpec, keys: &mut Keys) -> Result<()> {
             kind("linear");
             keys.f32(&FIELDS.rope_factor, *factor);
         }
-        RopeScaling::Yarn { truncate: false, .. } => {
-            return Err(unsupported("YaRN whose correction range is not rounded"));
-        }
-        RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, attention_factor, .. } => {
+        RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, attention_factor, truncate } => {
             kind("yarn");
+            // Other readers know no such key; they do what the family's models need.
+            if *truncate != keys.family.yarn_truncate {
+                keys.add(&FIELDS.rope_truncate, Value::Bool(*truncate));
+            }
             keys.f32(&FIELDS.rope_factor, *factor);
             keys.u32(&FIELDS.rope_original_context, *original_context);
             keys.f32(&FIELDS.rope_beta_fast, *beta_fast);
@@ -169,6 +162,10 @@ fn feed_forward(spec: &ModelSpec, keys: &mut Keys) {
     }
     if let Some(moe) = moe {
         experts(moe, keys);
+        if let Activation::ClampedSwiglu { alpha, limit } = moe.expert.activation {
+            keys.f32_unless(&FIELDS.swiglu_alpha, alpha, 1.702);
+            keys.f32_unless(&FIELDS.swiglu_limit, limit, 7.0);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::container::gguf::write::TensorPlan;
 use crate::container::packed::{self, PackedLayer, RecordShape, record_name};
 use crate::error::{LoadError, Result};
 use crate::io::reader::{len_u64, narrow};
-use crate::load::{LoadedModel, Source};
+use crate::load::{LoadedModel, Source, gguf_names};
 use crate::spec::{ModelSpec, Part, RopeScaling, RopeSpec};
 use crate::tensors::bank::MatrixRef;
 use crate::tensors::roles::{GGUF_NAMES, Role, gguf_name};
@@ -66,7 +66,8 @@ impl Output {
         let bytes = stored
             .tensor_bytes(&shape)
             .map_err(|fault| LoadError::malformed(first_path(model), role.to_string(), fault))?;
-        Ok(Self { plan: TensorPlan { name: gguf_name(role), storage, shape }, bytes, values })
+        let name = gguf_names(&model.spec).name(role);
+        Ok(Self { plan: TensorPlan { name, storage, shape }, bytes, values })
     }
 
     /// A tensor of the source as it is.

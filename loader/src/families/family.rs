@@ -2,6 +2,7 @@
 //! Plain types without functions. It must not know which families there are.
 
 use crate::spec::Pairing;
+use crate::tensors::roles::NameRule;
 
 /// Properties that all models of a family share.
 #[derive(Debug)]
@@ -22,24 +23,38 @@ pub struct Family {
     pub out_bias: Setting,
     /// Whether a bias `[vocab]` is added to the logits.
     pub head_bias: Setting,
+    /// Whether query heads have sinks.
+    pub sinks: bool,
     /// Norms on queries and keys.
     pub qk_norm: QkNormKind,
     /// Which layers a sliding window covers when one is given.
     pub window: WindowRule,
     /// How a token's experts are chosen. Not used by families without experts.
     pub router: RouterKind,
+    /// Whether the router has a bias.
+    pub router_bias: bool,
+    /// Whether the matrices of experts have biases.
+    pub expert_bias: bool,
+    /// The activation of feed-forward blocks.
+    pub activation: ActivationKind,
     /// Whether chosen weights are divided by their sum.
     pub renormalise: Setting,
     /// The shared expert.
     pub shared: SharedKind,
     /// Which field holds the hidden width of a routed expert.
     pub expert_width: ExpertWidth,
+    /// Whether YaRN rounds its range to whole dimensions when the configuration does not say.
+    pub yarn_truncate: bool,
     /// Rope base when the configuration has none.
     pub default_theta: f64,
     /// Epsilon of the norms when the configuration has none.
     pub default_eps: f64,
     /// Whether head and embedding are one matrix when a folder's configuration does not say.
     pub default_tied: bool,
+    /// Names of tensors that have another sense in other families' GGUF files.
+    pub gguf_names: &'static [NameRule],
+    /// The same in Hugging Face folders.
+    pub folder_names: &'static [NameRule],
 }
 
 /// A property that is fixed by the family or read from the configuration.
@@ -78,6 +93,17 @@ pub enum WindowRule {
     AllLayers,
     /// The layers that the file lists; no layer without a list.
     Listed,
+    /// The layers that the file lists; without a list every second layer, from the first on.
+    EverySecond,
+}
+
+/// The activation of feed-forward blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActivationKind {
+    /// The one that the file names.
+    Named,
+    /// The clamped activation of gpt-oss, whatever the file names.
+    ClampedSwiglu,
 }
 
 /// Kinds of routing.

@@ -4,8 +4,11 @@
 //! Sources: the `configuration_*.py` and `modeling_*.py` files of Hugging Face transformers 5 for the
 //! folders, the GGUF specification and real file headers for the GGUF architecture names.
 
-use super::family::{ExpertWidth, Family, NormKind, QkNormKind, RouterKind, Setting, SharedKind, WindowRule};
-use crate::spec::Pairing;
+use super::family::{
+    ActivationKind, ExpertWidth, Family, NormKind, QkNormKind, RouterKind, Setting, SharedKind, WindowRule,
+};
+use crate::spec::{ModelSpec, Pairing, Place};
+use crate::tensors::roles::{LayerTensor, NameRule, layer};
 
 /// Llama. The other entries are given as differences from it.
 const LLAMA: Family = Family {
@@ -17,15 +20,22 @@ const LLAMA: Family = Family {
     qkv_bias: Setting::Default(false),
     out_bias: Setting::Default(false),
     head_bias: Setting::Fixed(false),
+    sinks: false,
     qk_norm: QkNormKind::None,
     window: WindowRule::AllLayers,
     router: RouterKind::SoftmaxTopK,
+    router_bias: false,
+    expert_bias: false,
+    activation: ActivationKind::Named,
     renormalise: Setting::Fixed(true),
     shared: SharedKind::None,
     expert_width: ExpertWidth::AsDense,
+    yarn_truncate: true,
     default_theta: 10_000.0,
     default_eps: 1e-6,
     default_tied: false,
+    gguf_names: &[],
+    folder_names: &[],
 };
 
 const QWEN2: Family = Family {
@@ -115,7 +125,41 @@ pub const FAMILIES: &[Family] = &[
         default_eps: 1e-5,
         ..LLAMA
     },
+    // The gpt-oss model card (arXiv 2508.10925) and its reference implementation.
+    Family {
+        label: "gpt-oss",
+        hf_types: &[],
+        gguf_arch: "gpt-oss",
+        gguf_pairing: Pairing::Split,
+        qkv_bias: Setting::Default(true),
+        out_bias: Setting::Default(true),
+        sinks: true,
+        window: WindowRule::EverySecond,
+        router_bias: true,
+        expert_bias: true,
+        activation: ActivationKind::ClampedSwiglu,
+        yarn_truncate: false,
+        default_theta: 150_000.0,
+        default_eps: 1e-5,
+        gguf_names: FFN_NORM_AFTER_ATTENTION,
+        ..LLAMA
+    },
 ];
+
+/// The norm before the feed-forward block has the name of what comes before it.
+const FFN_NORM_AFTER_ATTENTION: &[NameRule] = &[
+    layer(LayerTensor::PreNorm(Place::Ffn), "blk.{L}.post_attention_norm.weight"),
+    layer(LayerTensor::PreNormBias(Place::Ffn), "blk.{L}.post_attention_norm.bias"),
+];
+
+/// The family of a spec.
+///
+/// # Panics
+/// If the spec was not lowered by this crate.
+pub(crate) fn family_of(spec: &ModelSpec) -> &'static Family {
+    let found = FAMILIES.iter().find(|family| family.label == spec.family);
+    found.expect("every lowered spec carries its family's label")
+}
 
 #[cfg(test)]
 mod tests {

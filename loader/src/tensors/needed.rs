@@ -65,6 +65,9 @@ fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
     if a.out_bias {
         add(T::OBias, 1, d_model);
     }
+    if a.sinks {
+        add(T::Sinks, 1, a.heads);
+    }
     match a.qk_norm {
         QkNorm::None => {}
         QkNorm::PerHead { .. } => {
@@ -95,6 +98,9 @@ fn moe_tensors(moe: &MoeSpec, d_model: usize, add: Add<'_>) {
         mlp_tensors(mlp, d_model, (T::Shared, T::SharedBias), add);
     }
     add(T::Router, moe.experts, d_model);
+    if moe.router.bias {
+        add(T::RouterBias, 1, moe.experts);
+    }
     if matches!(moe.shared, SharedExpert::Gated(_)) {
         add(T::SharedInput, 1, d_model);
     }

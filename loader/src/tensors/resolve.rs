@@ -9,12 +9,12 @@ use crate::container::packed::{self, PackedLayer, PackedMatrix, shape_fault};
 use crate::error::{Fault, LoadError, Result};
 use crate::spec::{BankKey, BankMatrix, BankSpec, Part};
 use crate::tensors::bank::{ExpertBank, MatrixRef, RecordRef};
-use crate::tensors::roles::{LayerTensor, NameRule, Role, Rows};
+use crate::tensors::roles::{LayerTensor, NameRule, Names, Role, Rows};
 
 /// Finds tensors by role and notes which it has found.
 pub(super) struct Resolver<'a> {
     pub catalog: &'a Catalog,
-    pub names: &'static [NameRule],
+    pub names: Names,
     /// Names of tensors that were found.
     pub used: HashSet<&'a str>,
 }
@@ -22,11 +22,8 @@ pub(super) struct Resolver<'a> {
 impl<'a> Resolver<'a> {
     /// The first name of `role` that the files have; of expert 0 if tensors are per expert.
     fn find(&mut self, role: Role) -> Option<(&'static NameRule, &'a TensorInfo)> {
-        let names: &'static [NameRule] = self.names;
-        let found = names
-            .iter()
-            .filter(|rule| rule.spells(role))
-            .find_map(|rule| Some((rule, self.catalog.get(&rule.name(role, 0))?)))?;
+        let found =
+            self.names.of(role).find_map(|rule| Some((rule, self.catalog.get(&rule.name(role, 0))?)))?;
         self.used.insert(found.1.name.as_str());
         Some(found)
     }
@@ -50,7 +47,7 @@ impl<'a> Resolver<'a> {
         if let Some(found) = self.find(role) {
             return Ok(found);
         }
-        let rule = self.names.iter().find(|rule| rule.spells(role)).expect("every role has a spelling");
+        let rule = self.names.of(role).next().expect("every role has a spelling");
         Ok((rule, self.named(&rule.name(role, 0))?))
     }
 

@@ -1,7 +1,7 @@
 //! Roles of tensors and their names in each container. Two tables, one for GGUF and one for Hugging Face
 //! folders, map roles to names. Conversion reads them backwards to name its output.
 //!
-//! It must not know families: a name means the same in every family that uses it.
+//! It must not know families. A name that one family uses in another sense is in that family's own table.
 
 use std::fmt;
 
@@ -57,6 +57,8 @@ pub enum LayerTensor {
     VBias,
     /// Output bias `[d_model]`.
     OBias,
+    /// Logits of the attention sinks `[heads]`.
+    Sinks,
     /// Query norm `[head_dim]` or `[heads * head_dim]`.
     QNorm,
     /// Key norm `[head_dim]` or `[kv_heads * head_dim]`.
@@ -67,6 +69,8 @@ pub enum LayerTensor {
     DenseBias(Part),
     /// Router `[experts, d_model]`.
     Router,
+    /// Its bias `[experts]`.
+    RouterBias,
     /// The experts' matrices.
     Experts(Part),
     /// Their biases `[experts, rows]`.
@@ -88,6 +92,7 @@ impl LayerTensor {
             Self::PreNorm(_) | Self::PreNormBias(_) | Self::PostNorm(_) | Self::PostNormBias(_) => false,
             Self::DenseBias(_) | Self::ExpertsBias(_) | Self::SharedBias(_) => false,
             Self::QBias | Self::KBias | Self::VBias | Self::OBias | Self::QNorm | Self::KNorm => false,
+            Self::Sinks | Self::RouterBias => false,
         }
     }
 }
@@ -118,7 +123,8 @@ const fn top(role: Role, pattern: &'static str) -> NameRule {
     NameRule { role, pattern, rows: Rows::All }
 }
 
-const fn layer(tensor: LayerTensor, pattern: &'static str) -> NameRule {
+/// The rule of a tensor of a layer that is whole.
+pub(crate) const fn layer(tensor: LayerTensor, pattern: &'static str) -> NameRule {
     NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::All }
 }
 
@@ -150,6 +156,7 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::VBias, "blk.{L}.attn_v.bias"),
     layer(T::O, "blk.{L}.attn_output.weight"),
     layer(T::OBias, "blk.{L}.attn_output.bias"),
+    layer(T::Sinks, "blk.{L}.attn_sinks.weight"),
     layer(T::QNorm, "blk.{L}.attn_q_norm.weight"),
     layer(T::KNorm, "blk.{L}.attn_k_norm.weight"),
     layer(T::PreNorm(Ffn), "blk.{L}.ffn_norm.weight"),
@@ -165,6 +172,7 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::DenseBias(Up), "blk.{L}.ffn_up.bias"),
     layer(T::DenseBias(Down), "blk.{L}.ffn_down.bias"),
     layer(T::Router, "blk.{L}.ffn_gate_inp.weight"),
+    layer(T::RouterBias, "blk.{L}.ffn_gate_inp.bias"),
     layer(T::Experts(Gate), "blk.{L}.ffn_gate_exps.weight"),
     layer(T::Experts(Up), "blk.{L}.ffn_up_exps.weight"),
     layer(T::Experts(Down), "blk.{L}.ffn_down_exps.weight"),
@@ -202,6 +210,7 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::VBias, "model.layers.{L}.self_attn.v_proj.bias"),
     layer(T::O, "model.layers.{L}.self_attn.o_proj.weight"),
     layer(T::OBias, "model.layers.{L}.self_attn.o_proj.bias"),
+    layer(T::Sinks, "model.layers.{L}.self_attn.sinks"),
     layer(T::QNorm, "model.layers.{L}.self_attn.q_norm.weight"),
     layer(T::KNorm, "model.layers.{L}.self_attn.k_norm.weight"),
     layer(T::PreNorm(Ffn), "model.layers.{L}.post_attention_layernorm.weight"),
@@ -213,6 +222,8 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::DenseBias(Up), "model.layers.{L}.mlp.up_proj.bias"),
     layer(T::DenseBias(Down), "model.layers.{L}.mlp.down_proj.bias"),
     layer(T::Router, "model.layers.{L}.mlp.gate.weight"),
+    layer(T::Router, "model.layers.{L}.mlp.router.weight"),
+    layer(T::RouterBias, "model.layers.{L}.mlp.router.bias"),
     layer(T::Router, "model.layers.{L}.block_sparse_moe.gate.weight"),
     layer(T::Router, "model.layers.{L}.block_sparse_moe.router.layer.weight"),
     layer(T::Experts(Gate), "model.layers.{L}.mlp.experts.{E}.gate_proj.weight"),
@@ -235,6 +246,40 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::Shared(Down), "model.layers.{L}.shared_mlp.output_linear.weight"),
     layer(T::SharedInput, "model.layers.{L}.mlp.shared_expert_gate.weight"),
 ];
+
+/// The names of a container as a family uses them.
+#[derive(Debug, Clone, Copy)]
+pub struct Names {
+    /// Names that mean something else in this family, or that it alone has. A role that is spelled here has
+    /// no other name.
+    pub own: &'static [NameRule],
+    /// The names of the container: [`GGUF_NAMES`] or [`HF_NAMES`].
+    pub common: &'static [NameRule],
+}
+
+impl Names {
+    /// The names of `role`, the usual one first.
+    pub fn of(self, role: Role) -> impl Iterator<Item = &'static NameRule> {
+        let own = self.own.iter().any(|rule| rule.spells(role));
+        let rules = if own { self.own } else { self.common };
+        rules.iter().filter(move |rule| rule.spells(role))
+    }
+
+    /// The name that files are written with.
+    ///
+    /// # Panics
+    /// If the container has no name for the role.
+    pub fn name(self, role: Role) -> String {
+        self.of(role).next().expect("every role has a name").name(role, 0)
+    }
+}
+
+/// A container's names without those of a family.
+impl From<&'static [NameRule]> for Names {
+    fn from(common: &'static [NameRule]) -> Self {
+        Self { own: &[], common }
+    }
+}
 
 /// Suffixes of tensors in real files that no computation needs.
 pub const IGNORED_SUFFIXES: &[&str] =
@@ -298,8 +343,7 @@ pub fn gguf_roles(name: &str) -> Vec<(Role, Option<usize>)> {
 
 /// The name that files are written with.
 pub fn gguf_name(role: Role) -> String {
-    let rule = GGUF_NAMES.iter().find(|rule| rule.spells(role)).expect("every role has a GGUF name");
-    rule.name(role, 0)
+    Names::from(GGUF_NAMES).name(role)
 }
 
 impl fmt::Display for Role {

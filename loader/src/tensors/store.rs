@@ -14,7 +14,7 @@ use crate::spec::{BankKey, ModelSpec};
 use crate::tensors::bank::{ExpertBank, MatrixRef, RecordRef};
 use crate::tensors::needed::needed;
 use crate::tensors::resolve::Resolver;
-use crate::tensors::roles::{IGNORED_SUFFIXES, NameRule, Role};
+use crate::tensors::roles::{IGNORED_SUFFIXES, Names, Role};
 
 /// Every tensor a model needs, by role.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl TensorStore {
     /// # Errors
     /// [`LoadError::Malformed`] for a missing tensor or a wrong shape, [`LoadError::Unsupported`] for a
     /// needed tensor of a type that cannot be computed with.
-    pub fn resolve(spec: &ModelSpec, catalog: Catalog, names: &'static [NameRule]) -> Result<Self> {
+    pub fn resolve(spec: &ModelSpec, catalog: Catalog, names: Names) -> Result<Self> {
         Self::resolve_with(spec, catalog, names, None)
     }
 
@@ -46,7 +46,7 @@ impl TensorStore {
     pub fn resolve_packed(
         spec: &ModelSpec,
         catalog: Catalog,
-        names: &'static [NameRule],
+        names: Names,
         packed: &PackedIndex,
     ) -> Result<Self> {
         Self::resolve_with(spec, catalog, names, Some(packed))
@@ -55,7 +55,7 @@ impl TensorStore {
     fn resolve_with(
         spec: &ModelSpec,
         catalog: Catalog,
-        names: &'static [NameRule],
+        names: Names,
         packed: Option<&PackedIndex>,
     ) -> Result<Self> {
         let mut resolver = Resolver { catalog: &catalog, names, used: HashSet::new() };

@@ -120,7 +120,7 @@ mod tests {
 
     fn route(select: Select, logits: &[f32]) -> (Vec<u32>, Vec<f32>) {
         let mut routing = Routing::default();
-        routing.route(&RouterSpec { select, scale: 1.0 }, logits, logits.len(), |_| true);
+        routing.route(&RouterSpec { bias: false, select, scale: 1.0 }, logits, logits.len(), |_| true);
         let (ids, weights) = routing.token(0);
         (ids.to_vec(), weights.to_vec())
     }

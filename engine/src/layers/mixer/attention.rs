@@ -30,6 +30,8 @@ pub struct Attention {
     pub q_norm: Vec<f32>,
     /// Weights of the key norm, `[head_dim]` or `[kv_heads * head_dim]`; empty without one.
     pub k_norm: Vec<f32>,
+    /// Logits of the sinks, `[heads]`; empty without them.
+    pub sinks: Vec<f32>,
     /// Index of the rope among those of the model; `None` without positions.
     pub rope: Option<usize>,
 }
@@ -88,7 +90,7 @@ impl Attention {
         let (k, v) = (&s.k[narrow.clone()], &s.v[narrow]);
         state.write(compute.pool, compute.kernels, position, k, v);
         let (q, mixed) = (&s.q[wide.clone()], &mut s.mixed[wide]);
-        attend(compute, &self.spec, state.view(), position, q, &mut s.attend, mixed);
+        attend(compute, (&self.spec, &self.sinks), state.view(), position, q, &mut s.attend, mixed);
     }
 
     /// Sets the mixed values of tokens to 0, for runs that were cancelled.

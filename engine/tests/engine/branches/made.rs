@@ -86,7 +86,7 @@ impl Made {
     /// The model, ready to run.
     pub fn model(&self, how: How) -> Arc<Model> {
         let catalog = Gguf::open(&self.path).unwrap().catalog;
-        let tensors = TensorStore::resolve(&self.spec, catalog, GGUF_NAMES).unwrap();
+        let tensors = TensorStore::resolve(&self.spec, catalog, GGUF_NAMES.into()).unwrap();
         let model = Model::new(&how.runtime(), self.spec.clone(), tensors, &how.options());
         Arc::new(model.unwrap_or_else(|error| panic!("{}: {error}", self.name)))
     }
@@ -183,6 +183,7 @@ pub fn attention(bias: bool) -> Op {
         scale: 0.25,
         qkv_bias: bias,
         out_bias: bias,
+        sinks: bias,
         qk_norm: QkNorm::None,
         rope: Some(rope),
         window: None,
@@ -192,12 +193,21 @@ pub fn attention(bias: bool) -> Op {
 
 /// A feed-forward block of three matrices, or of two.
 pub fn mlp(d_ff: usize, gated: bool, bias: bool) -> MlpSpec {
-    let activation = if gated { Activation::Silu } else { Activation::GeluTanh };
+    let activation = match (gated, bias) {
+        (true, false) => Activation::Silu,
+        (true, true) => Activation::ClampedSwiglu { alpha: 1.7, limit: 0.5 },
+        (false, _) => Activation::GeluTanh,
+    };
     MlpSpec { d_ff, gated, activation, bias }
 }
 
 /// Five experts, two of them for each token.
 pub fn moe(expert: MlpSpec, shared: SharedExpert) -> Op {
     let select = Select::SoftmaxTopK { k: 2, renormalise: true };
-    Op::Moe(MoeSpec { experts: EXPERTS, expert, router: RouterSpec { select, scale: 1.5 }, shared })
+    Op::Moe(MoeSpec {
+        experts: EXPERTS,
+        expert,
+        router: RouterSpec { bias: expert.bias, select, scale: 1.5 },
+        shared,
+    })
 }

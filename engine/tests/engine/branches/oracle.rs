@@ -96,9 +96,10 @@ impl<'a> Layer<'a> {
                 .flat_map(|h| {
                     let query = head(&q, t, h);
                     let score = |s| dot(&query, &head(&k, s, h / group)) * f64::from(spec.scale);
-                    let weights = softmax(&(0..=t).map(score).collect::<Vec<_>>());
+                    let sink = self.weights_if(spec.sinks, T::Sinks).map(|sinks| f64::from(sinks[h]));
+                    let weights = softmax(&(0..=t).map(score).chain(sink).collect::<Vec<_>>());
                     let mut out = vec![0.0; spec.head_dim];
-                    for (s, weight) in weights.into_iter().enumerate() {
+                    for (s, weight) in weights.into_iter().take(t + 1).enumerate() {
                         let value = head(&v, s, h / group);
                         out.iter_mut().zip(value).for_each(|(out, v)| *out += weight * v);
                     }
@@ -111,7 +112,8 @@ impl<'a> Layer<'a> {
     }
 
     fn moe(self, spec: &MoeSpec, x: &[f64]) -> Vec<f64> {
-        let scores = softmax(&linear(self.weights(T::Router), None, x));
+        let scores =
+            softmax(&linear(self.weights(T::Router), self.weights_if(spec.router.bias, T::RouterBias), x));
         let Select::SoftmaxTopK { k, renormalise } = spec.router.select else {
             unreachable!("made models route by softmax")
         };
@@ -186,10 +188,21 @@ impl<'a> Block<'a> {
             None => up.into_iter().map(|up| self.activate(up)).collect(),
             Some(gate) => {
                 let gate = linear(gate, self.gate_bias, x);
-                gate.into_iter().zip(up).map(|(gate, up)| self.activate(gate) * up).collect()
+                gate.into_iter().zip(up).map(|(gate, up)| self.gated(gate, up)).collect()
             }
         };
         linear(self.down, self.down_bias, &hidden)
+    }
+
+    fn gated(&self, gate: f64, up: f64) -> f64 {
+        match self.spec.activation {
+            Activation::ClampedSwiglu { alpha, limit } => {
+                let (alpha, limit) = (f64::from(alpha), f64::from(limit));
+                let gate = gate.min(limit);
+                gate / (1.0 + (-alpha * gate).exp()) * (up.clamp(-limit, limit) + 1.0)
+            }
+            _ => self.activate(gate) * up,
+        }
     }
 
     fn activate(&self, x: f64) -> f64 {
@@ -199,6 +212,7 @@ impl<'a> Block<'a> {
                 let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
                 0.5 * x * (1.0 + inner.tanh())
             }
+            Activation::ClampedSwiglu { .. } => unreachable!("it needs a gate"),
         }
     }
 }

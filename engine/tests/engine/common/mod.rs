@@ -22,7 +22,7 @@ use moelten_loader::spec::BankKey;
 use moelten_quant::Isa;
 
 /// One checkpoint per supported family and variant.
-pub const FAMILIES: [&str; 11] = [
+pub const FAMILIES: [&str; 12] = [
     "llama",
     "llama3-rope",
     "mistral-window",
@@ -34,6 +34,7 @@ pub const FAMILIES: [&str; 11] = [
     "olmoe",
     "granitemoe",
     "phimoe",
+    "gptoss",
 ];
 
 /// The results of Hugging Face transformers for a checkpoint.
@@ -48,12 +49,19 @@ pub struct Golden {
     pub routes: Vec<(usize, Vec<u32>)>,
 }
 
-pub fn folder(family: &str) -> PathBuf {
+/// Where the files of a checkpoint are.
+fn checkpoint(family: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(family)
 }
 
+/// The model of a checkpoint: its folder, or its file where it is a GGUF file.
+pub fn folder(family: &str) -> PathBuf {
+    let (folder, file) = (checkpoint(family), checkpoint(family).join("model.gguf"));
+    if file.exists() { file } else { folder }
+}
+
 pub fn golden(family: &str) -> Golden {
-    let file = SafeTensors::open(&folder(family).join("golden.safetensors")).unwrap();
+    let file = SafeTensors::open(&checkpoint(family).join("golden.safetensors")).unwrap();
     let ids = |name: &str| {
         file.i32s(name).unwrap().1.iter().map(|&id| id.try_into().unwrap()).collect::<Vec<u32>>()
     };
