@@ -5,7 +5,9 @@ use std::path::Path;
 
 use crate::config;
 use crate::config::fields::RawConfig;
-use crate::config::lower::{self, Container};
+use crate::config::limits::Container;
+use crate::config::lower;
+use crate::config::write::family_of;
 use crate::container::gguf::{Gguf, Metadata};
 use crate::container::hf_folder::{CONFIG, HfFolder};
 use crate::container::open::{ModelFiles, open_model};
@@ -13,7 +15,7 @@ use crate::container::packed::PackedIndex;
 use crate::error::Result;
 use crate::io::reader::printable;
 use crate::spec::ModelSpec;
-use crate::tensors::roles::{GGUF_NAMES, HF_NAMES};
+use crate::tensors::roles::{GGUF_NAMES, HF_NAMES, Names};
 use crate::tensors::store::TensorStore;
 
 /// A model whose files have been opened and checked.
@@ -81,9 +83,10 @@ fn load_gguf(gguf: Gguf) -> Result<LoadedModel> {
     let packed = PackedIndex::read(&gguf.metadata)?;
     let raw = config::gguf::read(&gguf.metadata, &gguf.catalog, packed.as_ref())?;
     let spec = lower::lower(&raw, Container::Gguf)?;
+    let names = Names { own: family_of(&spec).gguf_names, common: GGUF_NAMES };
     let tensors = match &packed {
-        Some(packed) => TensorStore::resolve_packed(&spec, gguf.catalog, GGUF_NAMES, packed)?,
-        None => TensorStore::resolve(&spec, gguf.catalog, GGUF_NAMES)?,
+        Some(packed) => TensorStore::resolve_packed(&spec, gguf.catalog, names, packed)?,
+        None => TensorStore::resolve(&spec, gguf.catalog, names)?,
     };
     let source = Source::Gguf { metadata: gguf.metadata, version: gguf.version };
     Ok(finish(&raw, "metadata keys", spec, tensors, source, gguf.notices))
@@ -94,7 +97,8 @@ fn load_hf(folder: HfFolder) -> Result<LoadedModel> {
     let source =
         Source::Hf { path: folder.path, config: folder.config, generation_config: folder.generation_config };
     let spec = lower::lower(&raw, Container::HfFolder)?;
-    let tensors = TensorStore::resolve(&spec, folder.catalog, HF_NAMES)?;
+    let names = Names { own: family_of(&spec).folder_names, common: HF_NAMES };
+    let tensors = TensorStore::resolve(&spec, folder.catalog, names)?;
     Ok(finish(&raw, "config.json fields", spec, tensors, source, folder.notices))
 }
 

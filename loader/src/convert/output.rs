@@ -8,6 +8,7 @@ use moelten_quant::Format;
 use super::source::{
     RowPairs, bank, expert_layers, experts_role, first_expert, first_path, is_router, row_pairs,
 };
+use crate::config::write::family_of;
 use crate::container::catalog::{Storage, TensorInfo};
 use crate::container::gguf::GgmlType;
 use crate::container::gguf::write::TensorPlan;
@@ -17,7 +18,7 @@ use crate::io::reader::{len_u64, narrow};
 use crate::load::{LoadedModel, Source};
 use crate::spec::{ModelSpec, Part, RopeScaling, RopeSpec};
 use crate::tensors::bank::MatrixRef;
-use crate::tensors::roles::{GGUF_NAMES, Role, gguf_name};
+use crate::tensors::roles::{GGUF_NAMES, Names, Role};
 
 /// The arrangement of the experts in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,6 +37,15 @@ pub enum Types<'f> {
     Kept,
     /// Those that the function gives. Vectors are F32, and so are routers for which it gives a block format.
     Chosen(&'f dyn Fn(Role) -> Format),
+}
+
+/// The names of GGUF files of the model's family.
+fn gguf_names(spec: &ModelSpec) -> Names {
+    Names { own: family_of(spec).gguf_names, common: GGUF_NAMES }
+}
+
+fn written_name(spec: &ModelSpec, role: Role) -> String {
+    gguf_names(spec).name(role)
 }
 
 /// A tensor of the output.
@@ -66,7 +76,7 @@ impl Output {
         let bytes = stored
             .tensor_bytes(&shape)
             .map_err(|fault| LoadError::malformed(first_path(model), role.to_string(), fault))?;
-        Ok(Self { plan: TensorPlan { name: gguf_name(role), storage, shape }, bytes, values })
+        Ok(Self { plan: TensorPlan { name: written_name(&model.spec, role), storage, shape }, bytes, values })
     }
 
     /// A tensor of the source as it is.
@@ -119,7 +129,7 @@ fn expert_tensors(model: &LoadedModel) -> HashSet<String> {
     for (layer, count) in expert_layers(model) {
         names.extend((0..count).map(|expert| record_name(layer, expert)));
         for role in Part::ALL.map(|part| experts_role(layer, part)) {
-            for rule in GGUF_NAMES.iter().filter(|rule| rule.spells(role)) {
+            for rule in gguf_names(&model.spec).of(role) {
                 let tensors = if rule.per_expert() { count } else { 1 };
                 names.extend((0..tensors).map(|expert| rule.name(role, expert)));
             }
@@ -222,7 +232,7 @@ fn rope_divisors(spec: &ModelSpec) -> Vec<Output> {
     let Some(rope) = ropes else { return Vec::new() };
     let tensor = |role: Role, values: Vec<f32>| Output {
         plan: TensorPlan {
-            name: gguf_name(role),
+            name: written_name(spec, role),
             storage: Storage::Known(Format::F32),
             shape: vec![len_u64(values.len())],
         },

@@ -53,7 +53,11 @@ pub fn folder(family: &str) -> PathBuf {
 }
 
 pub fn golden(family: &str) -> Golden {
-    let file = SafeTensors::open(&folder(family).join("golden.safetensors")).unwrap();
+    golden_in(&folder(family))
+}
+
+pub fn golden_in(folder: &Path) -> Golden {
+    let file = SafeTensors::open(&folder.join("golden.safetensors")).unwrap();
     let ids = |name: &str| {
         file.i32s(name).unwrap().1.iter().map(|&id| id.try_into().unwrap()).collect::<Vec<u32>>()
     };
