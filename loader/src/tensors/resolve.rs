@@ -44,13 +44,23 @@ impl<'a> Resolver<'a> {
         Ok(tensor)
     }
 
-    /// As [`Self::find`]; the error for a missing tensor shows its first name.
+    /// As [`Self::find`]; the error for a missing tensor shows the name that fits its neighbours in the file.
     fn require(&mut self, role: Role) -> Result<(&'static NameRule, &'a TensorInfo)> {
         if let Some(found) = self.find(role) {
             return Ok(found);
         }
-        let rule = self.names.of(role).next().expect("every role has a spelling");
+        let mut rules = self.names.of(role);
+        let first = rules.next().expect("every role has a spelling");
+        let fits = |rule: &&NameRule| self.has_neighbours(&rule.name(role, 0));
+        let rule = std::iter::once(first).chain(rules).find(fits).unwrap_or(first);
         Ok((rule, self.named(&rule.name(role, 0))?))
+    }
+
+    /// Whether the files have other tensors of the module that a name belongs to.
+    fn has_neighbours(&self, name: &str) -> bool {
+        let stem = name.strip_suffix(".weight").or_else(|| name.strip_suffix(".bias")).unwrap_or(name);
+        let module = stem.rfind('.').map_or("", |dot| &stem[..=dot]);
+        self.catalog.tensors().iter().any(|tensor| tensor.name.starts_with(module))
     }
 
     /// A matrix outside the expert banks; a vector is one row.

@@ -22,7 +22,7 @@ use moelten_loader::spec::BankKey;
 use moelten_quant::Isa;
 
 /// One checkpoint per supported family and variant.
-pub const FAMILIES: [&str; 11] = [
+pub const FAMILIES: [&str; 12] = [
     "llama",
     "llama3-rope",
     "mistral-window",
@@ -34,6 +34,7 @@ pub const FAMILIES: [&str; 11] = [
     "olmoe",
     "granitemoe",
     "phimoe",
+    "glm4moe",
 ];
 
 /// The results of Hugging Face transformers for a checkpoint.
