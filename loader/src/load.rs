@@ -5,7 +5,8 @@ use std::path::Path;
 
 use crate::config;
 use crate::config::fields::RawConfig;
-use crate::config::lower::{self, Container};
+use crate::config::limits::Container;
+use crate::config::lower;
 use crate::container::gguf::{Gguf, Metadata};
 use crate::container::hf_folder::{CONFIG, HfFolder};
 use crate::container::open::{ModelFiles, open_model};
@@ -120,9 +121,63 @@ fn finish(
         let unknown: Vec<_> = raw.unknown.iter().map(|field| printable(field)).collect();
         notices.push(format!("unknown {fields}, ignored: {}", unknown.join(", ")));
     }
-    if let Some(first) = tensors.unused().first() {
-        let count = tensors.unused().len();
+    let (unused, skipped) = skipped_parts(raw, &spec, tensors.unused());
+    notices.extend(skipped);
+    if let Some(first) = unused.first() {
+        let count = unused.len();
         notices.push(format!("{count} unused tensors, the first is {}", printable(first)));
     }
     LoadedModel { spec, tensors, source, notices }
+}
+
+/// Parts of models that are not run, and what their tensors' names begin with.
+const OTHER_PARTS: [(&str, &[&str]); 2] = [
+    (
+        "the part for images or sound",
+        &[
+            "model.visual.",
+            "model.vision_tower.",
+            "model.audio_tower.",
+            "model.multi_modal_projector.",
+            "model.embed_vision.",
+            "model.embed_audio.",
+            "visual.",
+            "vision_tower.",
+            "vision_model.",
+            "audio_tower.",
+            "multi_modal_projector.",
+        ],
+    ),
+    ("the part that predicts several tokens at once", &["model.mtp.", "mtp."]),
+];
+
+/// Tensors that no known part has, and a notice for each part that is not run.
+fn skipped_parts<'a>(
+    raw: &RawConfig,
+    spec: &ModelSpec,
+    unused: &'a [String],
+) -> (Vec<&'a String>, Vec<String>) {
+    let mut rest: Vec<&String> = unused.iter().collect();
+    let mut notices = Vec::new();
+    let mut skip = |part: &str, belongs: &dyn Fn(&str) -> bool| {
+        let before = rest.len();
+        rest.retain(|name| !belongs(name));
+        if rest.len() < before {
+            notices.push(format!("{part} is not run: {} tensors are skipped", before - rest.len()));
+        }
+    };
+    for (part, prefixes) in OTHER_PARTS {
+        skip(part, &|name| prefixes.iter().any(|prefix| name.starts_with(prefix)));
+    }
+    let predicting = raw.predicting_layers.value.and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+    let own = spec.layers.len();
+    let behind = own..own.saturating_add(predicting);
+    skip(OTHER_PARTS[1].0, &|name| layer_of(name).is_some_and(|layer| behind.contains(&layer)));
+    (rest, notices)
+}
+
+/// The layer that a tensor's name says it belongs to.
+fn layer_of(name: &str) -> Option<usize> {
+    let rest = name.strip_prefix("blk.").or_else(|| name.strip_prefix("model.layers."))?;
+    rest.split('.').next()?.parse().ok()
 }

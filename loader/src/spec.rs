@@ -227,13 +227,18 @@ pub struct AttentionSpec {
     pub clip_qkv: Option<f32>,
 }
 
-/// RMS norms on queries and keys.
+/// RMS norms on queries and keys, before rope if a variant does not say otherwise.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum QkNorm {
     /// Queries and keys are used as they are projected.
     None,
     /// Each head by itself, weight `[head_dim]` (Qwen3).
     PerHead {
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// As `PerHead`, but applied to the rotated queries and keys (Hunyuan).
+    PerHeadAfterRope {
         /// Added to the mean square.
         eps: f32,
     },
@@ -424,8 +429,8 @@ pub struct RouterSpec {
     pub scale: f32,
 }
 
-/// Scoring and selection. Grouped, biased-sigmoid and threshold selection become further variants; every
-/// variant gives a list of experts per token, whose length need not be a constant.
+/// Scoring and selection. Every variant gives a list of experts per token, whose length need not be a
+/// constant.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Select {
     /// Softmax over all experts, the `k` best.
@@ -435,6 +440,20 @@ pub enum Select {
         /// Whether the chosen weights are divided by their sum (the same as a softmax over the chosen
         /// logits).
         renormalise: bool,
+    },
+    /// Each expert is scored, and the `k` best are chosen by score plus bias (DeepSeek-V3, arXiv 2412.19437,
+    /// section 2.1.2). The weights are the scores without the bias.
+    Scored {
+        /// Experts per token.
+        k: usize,
+        /// From a logit to a score.
+        scoring: Scoring,
+        /// Whether a bias `[experts]` is added to the scores for the choice alone.
+        bias: bool,
+        /// The groups that choice is limited to.
+        groups: Option<ExpertGroups>,
+        /// What becomes of the weights of the chosen experts.
+        renormalise: Renormalise,
     },
     /// SparseMixer's inference path (Phi-3.5-MoE, arXiv 2409.12136): two experts; each weight is a softmax
     /// over the experts whose logit is within `2 * jitter` of the best, relative to the larger magnitude.
@@ -448,10 +467,45 @@ impl Select {
     /// The most experts one token can get.
     pub fn max_experts(&self) -> usize {
         match self {
-            Self::SoftmaxTopK { k, .. } => *k,
+            Self::SoftmaxTopK { k, .. } | Self::Scored { k, .. } => *k,
             Self::SparseMixer { .. } => 2,
         }
     }
+
+    /// Whether the router has a bias `[experts]` that is added to scores for the choice alone.
+    pub fn has_bias(&self) -> bool {
+        matches!(self, Self::Scored { bias: true, .. })
+    }
+}
+
+/// From a router's logits to scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scoring {
+    /// Softmax over all experts.
+    Softmax,
+    /// `1 / (1 + exp(-logit))` of each expert by itself.
+    Sigmoid,
+}
+
+/// Experts in groups of equal size, neighbours by id. A group counts by the sum of its two highest scores
+/// with bias; experts outside the best groups are not chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertGroups {
+    /// Number of groups; it divides the number of experts, and each group has at least two.
+    pub count: usize,
+    /// How many groups experts are chosen from.
+    pub kept: usize,
+}
+
+/// Whether and how the weights of the chosen experts are divided by their sum.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Renormalise {
+    /// They stay the scores.
+    No,
+    /// Divided by their sum plus this.
+    Plus(f32),
+    /// Divided by their sum, or by this if it is larger.
+    AtLeast(f32),
 }
 
 /// An expert that every token visits.

@@ -139,7 +139,9 @@ impl OfLayer<'_> {
         };
         let qk_norm = |tensor| match spec.qk_norm {
             QkNorm::None => Ok(Vec::new()),
-            QkNorm::PerHead { .. } | QkNorm::Full { .. } => self.tensors.vector(self.role(tensor)),
+            QkNorm::PerHead { .. } | QkNorm::PerHeadAfterRope { .. } | QkNorm::Full { .. } => {
+                self.tensors.vector(self.role(tensor))
+            }
         };
         // Layers with equal ropes share one set of angles.
         let rope = spec.rope.as_ref().map(|rope| {
@@ -170,6 +172,10 @@ impl OfLayer<'_> {
             router_bias: match spec.router.bias {
                 true => Some(self.tensors.vector(self.role(LayerTensor::RouterBias))?),
                 false => None,
+            },
+            select_bias: match spec.router.select.has_bias() {
+                true => self.tensors.vector(self.role(LayerTensor::SelectBias))?,
+                false => Vec::new(),
             },
             biases: self.biases(LayerTensor::ExpertsBias, &spec.expert)?,
             shared: match &spec.shared {

@@ -8,9 +8,9 @@ use crate::io::reader::narrow;
 
 impl RawConfig {
     /// A required whole number from `low` to `high`.
-    pub fn count(&self, field: &Field<u64>, low: u64, high: u64) -> Result<usize> {
+    pub fn count<N: Copy + Into<u64>>(&self, field: &Field<N>, low: u64, high: u64) -> Result<usize> {
         match field.get() {
-            Some(&value) => self.bounded(&field.name, value, low, high),
+            Some(&value) => self.bounded(&field.name, value.into(), low, high),
             None => Err(self.missing(&field.name)),
         }
     }

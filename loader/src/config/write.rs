@@ -5,11 +5,11 @@ use crate::config::field::FieldRow;
 use crate::config::fields::{FIELDS, VOCAB_KEY};
 use crate::container::gguf::{Array, Value};
 use crate::error::{LoadError, Result};
-use crate::families::{Family, family_of};
+use crate::families::{Family, SharedKind, family_of};
 use crate::io::reader::narrow;
 use crate::spec::{
-    Activation, AttentionSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, RopeScaling, RopeSpec, Select,
-    SharedExpert,
+    Activation, AttentionSpec, ExpertGroups, LayerSpec, ModelSpec, MoeSpec, NormSpec, Renormalise,
+    RopeScaling, RopeSpec, Scoring, Select, SharedExpert,
 };
 
 /// The keys that describe `spec`.
@@ -166,6 +166,7 @@ fn feed_forward(spec: &ModelSpec, keys: &mut Keys) {
             keys.f32_unless(&FIELDS.swiglu_alpha, alpha, 1.702);
             keys.f32_unless(&FIELDS.swiglu_limit, limit, 7.0);
         }
+        sparse_layers(spec, keys);
     }
 }
 
@@ -174,11 +175,49 @@ fn experts(moe: &MoeSpec, keys: &mut Keys) {
     keys.u32(&FIELDS.experts_used, moe.router.select.max_experts());
     keys.u32(&FIELDS.expert_d_ff, moe.expert.d_ff);
     if let SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) = moe.shared {
-        keys.u32(&FIELDS.shared_d_ff, mlp.d_ff);
+        shared(mlp.d_ff, moe.expert.d_ff, keys);
     }
+    keys.f32_unless(&FIELDS.router_scale, moe.router.scale, 1.0);
     match moe.router.select {
         Select::SoftmaxTopK { renormalise, .. } => keys.add(&FIELDS.renormalise, Value::Bool(renormalise)),
+        Select::Scored { scoring, groups, renormalise, .. } => {
+            let number = match scoring {
+                Scoring::Softmax => 1,
+                Scoring::Sigmoid => 2,
+            };
+            keys.u32(&FIELDS.scoring_number, number);
+            if let Some(ExpertGroups { count, kept }) = groups {
+                keys.u32(&FIELDS.expert_groups, count);
+                keys.u32(&FIELDS.expert_groups_used, kept);
+            }
+            keys.add(&FIELDS.renormalise, Value::Bool(renormalise != Renormalise::No));
+        }
         Select::SparseMixer { jitter } => keys.f32(&FIELDS.router_jitter, jitter),
+    }
+}
+
+/// The width of the shared expert. Readers of some families multiply the two numbers, readers of others use
+/// one of them.
+fn shared(width: usize, expert: usize, keys: &mut Keys) {
+    let count = if width.is_multiple_of(expert) { width / expert } else { 1 };
+    match keys.family.shared {
+        SharedKind::Several => {
+            keys.u32(&FIELDS.shared_d_ff, width / count);
+            keys.u32(&FIELDS.shared_count, count);
+        }
+        SharedKind::Counted => {
+            keys.u32(&FIELDS.shared_d_ff, width);
+            keys.u32(&FIELDS.shared_count, count);
+        }
+        _ => keys.u32(&FIELDS.shared_d_ff, width),
+    }
+}
+
+/// Which layers have experts.
+fn sparse_layers(spec: &ModelSpec, keys: &mut Keys) {
+    let leading = spec.layers.iter().take_while(|layer| layer.moe().is_none()).count();
+    if leading > 0 {
+        keys.u32(&FIELDS.leading_dense, leading);
     }
 }
 

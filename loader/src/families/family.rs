@@ -1,7 +1,7 @@
 //! What a family is: the properties that an architecture name implies and its configuration does not state.
 //! Plain types without functions. It must not know which families there are.
 
-use crate::spec::Pairing;
+use crate::spec::{Pairing, Renormalise, Scoring};
 use crate::tensors::roles::NameRule;
 
 /// Properties that all models of a family share.
@@ -13,8 +13,14 @@ pub struct Family {
     pub hf_types: &'static [&'static str],
     /// `general.architecture` in GGUF files; the same name may serve several families of equal meaning.
     pub gguf_arch: &'static str,
-    /// Q/K row order of GGUF files (Hugging Face folders are always `Split`).
+    /// Q/K row order of GGUF files.
     pub gguf_pairing: Pairing,
+    /// Q/K row order of folders.
+    pub folder_pairing: Pairing,
+    /// Tensors of GGUF files whose names mean something else in this family, or that it alone has.
+    pub gguf_names: &'static [NameRule],
+    /// The same of folders.
+    pub folder_names: &'static [NameRule],
     /// Norms over the residual stream.
     pub norm: NormKind,
     /// Biases on q, k, v.
@@ -27,6 +33,8 @@ pub struct Family {
     pub sinks: bool,
     /// Norms on queries and keys.
     pub qk_norm: QkNormKind,
+    /// Whether a model of the family has these norms.
+    pub has_qk_norm: Setting,
     /// Which layers a sliding window covers when one is given.
     pub window: WindowRule,
     /// How a token's experts are chosen. Not used by families without experts.
@@ -39,6 +47,8 @@ pub struct Family {
     pub activation: ActivationKind,
     /// Whether chosen weights are divided by their sum.
     pub renormalise: Setting,
+    /// The same for folders that do not say, where files may.
+    pub folder_renormalises: bool,
     /// The shared expert.
     pub shared: SharedKind,
     /// Which field holds the hidden width of a routed expert.
@@ -51,10 +61,6 @@ pub struct Family {
     pub default_eps: f64,
     /// Whether head and embedding are one matrix when a folder's configuration does not say.
     pub default_tied: bool,
-    /// Names of tensors that have another sense in other families' GGUF files.
-    pub gguf_names: &'static [NameRule],
-    /// The same in Hugging Face folders.
-    pub folder_names: &'static [NameRule],
 }
 
 /// A property that is fixed by the family or read from the configuration.
@@ -82,6 +88,8 @@ pub enum QkNormKind {
     None,
     /// One RMS norm for each head, weight `[head_dim]`.
     PerHead,
+    /// The same, applied to rotated queries and keys.
+    PerHeadAfterRope,
     /// One RMS norm over all heads, weights `[heads * head_dim]`.
     Full,
 }
@@ -107,10 +115,19 @@ pub enum ActivationKind {
 }
 
 /// Kinds of routing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RouterKind {
     /// The k highest of a softmax over all experts.
     SoftmaxTopK,
+    /// The k highest of scores plus a bias, perhaps out of the best groups (arXiv 2412.19437).
+    Scored {
+        /// From logits to scores, if the file does not say.
+        scoring: Scoring,
+        /// Whether there is a bias.
+        bias: Setting,
+        /// How weights are divided by their sum, where they are.
+        divisor: Renormalise,
+    },
     /// SparseMixer (arXiv 2409.12136), which always chooses two experts.
     SparseMixer,
 }
@@ -122,6 +139,10 @@ pub enum SharedKind {
     None,
     /// Added without a gate; only present if the file gives it a width.
     PlainIfPresent,
+    /// Added without a gate. If the file has no width for it, the width of that many routed experts.
+    Counted,
+    /// Added without a gate. That many times the width of the file, or else of a routed expert.
+    Several,
     /// Multiplied by a sigmoid gate.
     Gated,
 }

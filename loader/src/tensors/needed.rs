@@ -70,7 +70,7 @@ fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
     }
     match a.qk_norm {
         QkNorm::None => {}
-        QkNorm::PerHead { .. } => {
+        QkNorm::PerHead { .. } | QkNorm::PerHeadAfterRope { .. } => {
             add(T::QNorm, 1, a.head_dim);
             add(T::KNorm, 1, a.head_dim);
         }
@@ -100,6 +100,9 @@ fn moe_tensors(moe: &MoeSpec, d_model: usize, add: Add<'_>) {
     add(T::Router, moe.experts, d_model);
     if moe.router.bias {
         add(T::RouterBias, 1, moe.experts);
+    }
+    if moe.router.select.has_bias() {
+        add(T::SelectBias, 1, moe.experts);
     }
     if matches!(moe.shared, SharedExpert::Gated(_)) {
         add(T::SharedInput, 1, d_model);

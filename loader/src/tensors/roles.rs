@@ -71,6 +71,8 @@ pub enum LayerTensor {
     Router,
     /// Its bias `[experts]`.
     RouterBias,
+    /// Added to the scores of experts for the choice alone `[experts]`.
+    SelectBias,
     /// The experts' matrices.
     Experts(Part),
     /// Their biases `[experts, rows]`.
@@ -92,7 +94,7 @@ impl LayerTensor {
             Self::PreNorm(_) | Self::PreNormBias(_) | Self::PostNorm(_) | Self::PostNormBias(_) => false,
             Self::DenseBias(_) | Self::ExpertsBias(_) | Self::SharedBias(_) => false,
             Self::QBias | Self::KBias | Self::VBias | Self::OBias | Self::QNorm | Self::KNorm => false,
-            Self::Sinks | Self::RouterBias => false,
+            Self::Sinks | Self::RouterBias | Self::SelectBias => false,
         }
     }
 }
@@ -106,6 +108,8 @@ pub enum Rows {
     FirstHalf,
     /// The lower half.
     SecondHalf,
+    /// The rows of one of several roles of the same layer whose matrices are stacked in this order.
+    Stacked(&'static [LayerTensor]),
 }
 
 /// One name of a role. `{L}` is the layer, `{E}` the expert (one tensor per expert instead of a bank).
@@ -130,6 +134,15 @@ pub(crate) const fn layer(tensor: LayerTensor, pattern: &'static str) -> NameRul
 
 const fn half(tensor: LayerTensor, pattern: &'static str, rows: Rows) -> NameRule {
     NameRule { role: Role::Layer(0, tensor), pattern, rows }
+}
+
+/// Query, key and value rows of a fused projection.
+const QKV: &[LayerTensor] = &[T::Q, T::K, T::V];
+/// The same for its biases.
+const QKV_BIAS: &[LayerTensor] = &[T::QBias, T::KBias, T::VBias];
+
+const fn stacked(tensor: LayerTensor, pattern: &'static str, all: &'static [LayerTensor]) -> NameRule {
+    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::Stacked(all) }
 }
 
 use LayerTensor as T;
@@ -157,6 +170,12 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::O, "blk.{L}.attn_output.weight"),
     layer(T::OBias, "blk.{L}.attn_output.bias"),
     layer(T::Sinks, "blk.{L}.attn_sinks.weight"),
+    stacked(T::Q, "blk.{L}.attn_qkv.weight", QKV),
+    stacked(T::K, "blk.{L}.attn_qkv.weight", QKV),
+    stacked(T::V, "blk.{L}.attn_qkv.weight", QKV),
+    stacked(T::QBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
+    stacked(T::KBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
+    stacked(T::VBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
     layer(T::QNorm, "blk.{L}.attn_q_norm.weight"),
     layer(T::KNorm, "blk.{L}.attn_k_norm.weight"),
     layer(T::PreNorm(Ffn), "blk.{L}.ffn_norm.weight"),
@@ -173,6 +192,7 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::DenseBias(Down), "blk.{L}.ffn_down.bias"),
     layer(T::Router, "blk.{L}.ffn_gate_inp.weight"),
     layer(T::RouterBias, "blk.{L}.ffn_gate_inp.bias"),
+    layer(T::SelectBias, "blk.{L}.exp_probs_b.bias"),
     layer(T::Experts(Gate), "blk.{L}.ffn_gate_exps.weight"),
     layer(T::Experts(Up), "blk.{L}.ffn_up_exps.weight"),
     layer(T::Experts(Down), "blk.{L}.ffn_down_exps.weight"),
@@ -196,6 +216,7 @@ pub const GGUF_NAMES: &[NameRule] = &[
 /// Names in Hugging Face folders.
 pub const HF_NAMES: &[NameRule] = &[
     top(Role::Embed, "model.embed_tokens.weight"),
+    top(Role::Embed, "model.word_embeddings.weight"),
     top(Role::FinalNorm, "model.norm.weight"),
     top(Role::FinalNormBias, "model.norm.bias"),
     top(Role::Head, "lm_head.weight"),
@@ -213,6 +234,18 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::Sinks, "model.layers.{L}.self_attn.sinks"),
     layer(T::QNorm, "model.layers.{L}.self_attn.q_norm.weight"),
     layer(T::KNorm, "model.layers.{L}.self_attn.k_norm.weight"),
+    layer(T::QNorm, "model.layers.{L}.self_attn.query_layernorm.weight"),
+    layer(T::KNorm, "model.layers.{L}.self_attn.key_layernorm.weight"),
+    stacked(T::Q, "model.layers.{L}.attention.query_key_value.weight", QKV),
+    stacked(T::K, "model.layers.{L}.attention.query_key_value.weight", QKV),
+    stacked(T::V, "model.layers.{L}.attention.query_key_value.weight", QKV),
+    stacked(T::QBias, "model.layers.{L}.attention.query_key_value.bias", QKV_BIAS),
+    stacked(T::KBias, "model.layers.{L}.attention.query_key_value.bias", QKV_BIAS),
+    stacked(T::VBias, "model.layers.{L}.attention.query_key_value.bias", QKV_BIAS),
+    layer(T::O, "model.layers.{L}.attention.dense.weight"),
+    layer(T::OBias, "model.layers.{L}.attention.dense.bias"),
+    layer(T::QNorm, "model.layers.{L}.attention.query_layernorm.weight"),
+    layer(T::KNorm, "model.layers.{L}.attention.key_layernorm.weight"),
     layer(T::PreNorm(Ffn), "model.layers.{L}.post_attention_layernorm.weight"),
     layer(T::PreNormBias(Ffn), "model.layers.{L}.post_attention_layernorm.bias"),
     layer(T::Dense(Gate), "model.layers.{L}.mlp.gate_proj.weight"),
@@ -226,6 +259,12 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::RouterBias, "model.layers.{L}.mlp.router.bias"),
     layer(T::Router, "model.layers.{L}.block_sparse_moe.gate.weight"),
     layer(T::Router, "model.layers.{L}.block_sparse_moe.router.layer.weight"),
+    layer(T::Router, "model.layers.{L}.mlp.gate.wg.weight"),
+    layer(T::SelectBias, "model.layers.{L}.mlp.gate.e_score_correction_bias"),
+    layer(T::SelectBias, "model.layers.{L}.mlp.moe_statics.e_score_correction_bias"),
+    layer(T::SelectBias, "model.layers.{L}.block_sparse_moe.e_score_correction_bias"),
+    layer(T::SelectBias, "model.layers.{L}.mlp.e_score_correction_bias"),
+    layer(T::SelectBias, "model.layers.{L}.mlp.gate.expert_bias"),
     layer(T::Experts(Gate), "model.layers.{L}.mlp.experts.{E}.gate_proj.weight"),
     layer(T::Experts(Up), "model.layers.{L}.mlp.experts.{E}.up_proj.weight"),
     layer(T::Experts(Down), "model.layers.{L}.mlp.experts.{E}.down_proj.weight"),
@@ -241,6 +280,12 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::Shared(Gate), "model.layers.{L}.mlp.shared_expert.gate_proj.weight"),
     layer(T::Shared(Up), "model.layers.{L}.mlp.shared_expert.up_proj.weight"),
     layer(T::Shared(Down), "model.layers.{L}.mlp.shared_expert.down_proj.weight"),
+    layer(T::Shared(Gate), "model.layers.{L}.mlp.shared_experts.gate_proj.weight"),
+    layer(T::Shared(Up), "model.layers.{L}.mlp.shared_experts.up_proj.weight"),
+    layer(T::Shared(Down), "model.layers.{L}.mlp.shared_experts.down_proj.weight"),
+    layer(T::Shared(Gate), "model.layers.{L}.mlp.shared_mlp.gate_proj.weight"),
+    layer(T::Shared(Up), "model.layers.{L}.mlp.shared_mlp.up_proj.weight"),
+    layer(T::Shared(Down), "model.layers.{L}.mlp.shared_mlp.down_proj.weight"),
     half(T::Shared(Gate), "model.layers.{L}.shared_mlp.input_linear.weight", Rows::FirstHalf),
     half(T::Shared(Up), "model.layers.{L}.shared_mlp.input_linear.weight", Rows::SecondHalf),
     layer(T::Shared(Down), "model.layers.{L}.shared_mlp.output_linear.weight"),
@@ -341,7 +386,7 @@ pub fn gguf_roles(name: &str) -> Vec<(Role, Option<usize>)> {
     GGUF_NAMES.iter().filter_map(|rule| rule.read(name)).collect()
 }
 
-/// The name that files are written with.
+/// The name that files are written with, but for families with names of their own: see [`Names::name`].
 pub fn gguf_name(role: Role) -> String {
     Names::from(GGUF_NAMES).name(role)
 }
@@ -372,7 +417,12 @@ mod tests {
             };
             let found = gguf_roles(&rule.name(role, 34));
             assert!(found.contains(&(role, rule.per_expert().then_some(34))), "{}: {found:?}", rule.pattern);
-            assert_eq!(found.len(), if rule.rows == Rows::All { 1 } else { 2 });
+            let sharing = match rule.rows {
+                Rows::All => 1,
+                Rows::FirstHalf | Rows::SecondHalf => 2,
+                Rows::Stacked(all) => all.len(),
+            };
+            assert_eq!(found.len(), sharing, "{}", rule.pattern);
         }
         for other in [
             "",

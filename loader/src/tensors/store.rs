@@ -34,8 +34,8 @@ impl TensorStore {
     /// # Errors
     /// [`LoadError::Malformed`] for a missing tensor or a wrong shape, [`LoadError::Unsupported`] for a
     /// needed tensor of a type that cannot be computed with.
-    pub fn resolve(spec: &ModelSpec, catalog: Catalog, names: Names) -> Result<Self> {
-        Self::resolve_with(spec, catalog, names, None)
+    pub fn resolve(spec: &ModelSpec, catalog: Catalog, names: impl Into<Names>) -> Result<Self> {
+        Self::resolve_with(spec, catalog, names.into(), None)
     }
 
     /// As [`Self::resolve`], for a packed file: experts of the layers in `packed` are records.
@@ -58,9 +58,12 @@ impl TensorStore {
         names: Names,
         packed: Option<&PackedIndex>,
     ) -> Result<Self> {
-        let mut resolver = Resolver { catalog: &catalog, names, used: HashSet::new() };
+        let needed = needed(spec);
+        let size = |&(role, rows, cols): &(Role, usize, usize)| (role, if rows == 1 { cols } else { rows });
+        let sizes = needed.iter().map(size).collect();
+        let mut resolver = Resolver { catalog: &catalog, names, sizes, used: HashSet::new() };
         let mut dense = BTreeMap::new();
-        for (role, rows, cols) in needed(spec) {
+        for (role, rows, cols) in needed {
             dense.insert(role, resolver.matrix(role, rows, cols)?);
         }
         let mut banks = Vec::new();

@@ -138,6 +138,9 @@ impl Attention {
                 if let Some(angles) = angles {
                     angles.rotate(x, self.spec.head_dim, first + token);
                 }
+                if let QkNorm::PerHeadAfterRope { eps } = self.spec.qk_norm {
+                    rms_in_place(compute.kernels, x, norm, eps);
+                }
             }
         });
     }

@@ -86,7 +86,7 @@ impl Made {
     /// The model, ready to run.
     pub fn model(&self, how: How) -> Arc<Model> {
         let catalog = Gguf::open(&self.path).unwrap().catalog;
-        let tensors = TensorStore::resolve(&self.spec, catalog, GGUF_NAMES.into()).unwrap();
+        let tensors = TensorStore::resolve(&self.spec, catalog, GGUF_NAMES).unwrap();
         let model = Model::new(&how.runtime(), self.spec.clone(), tensors, &how.options());
         Arc::new(model.unwrap_or_else(|error| panic!("{}: {error}", self.name)))
     }

@@ -22,7 +22,7 @@ use moelten_loader::spec::BankKey;
 use moelten_quant::Isa;
 
 /// One checkpoint per supported family and variant.
-pub const FAMILIES: [&str; 12] = [
+pub const FAMILIES: [&str; 13] = [
     "llama",
     "llama3-rope",
     "mistral-window",
@@ -35,6 +35,7 @@ pub const FAMILIES: [&str; 12] = [
     "granitemoe",
     "phimoe",
     "gptoss",
+    "glm4moe",
 ];
 
 /// The results of Hugging Face transformers for a checkpoint.
@@ -61,7 +62,11 @@ pub fn folder(family: &str) -> PathBuf {
 }
 
 pub fn golden(family: &str) -> Golden {
-    let file = SafeTensors::open(&checkpoint(family).join("golden.safetensors")).unwrap();
+    golden_in(&checkpoint(family))
+}
+
+pub fn golden_in(folder: &Path) -> Golden {
+    let file = SafeTensors::open(&folder.join("golden.safetensors")).unwrap();
     let ids = |name: &str| {
         file.i32s(name).unwrap().1.iter().map(|&id| id.try_into().unwrap()).collect::<Vec<u32>>()
     };
