@@ -6,6 +6,7 @@ mod field;
 pub(crate) mod fields;
 pub(crate) mod gguf;
 pub(crate) mod hf;
+mod latent;
 pub(crate) mod limits;
 pub(crate) mod lower;
 mod raw;

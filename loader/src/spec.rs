@@ -70,12 +70,13 @@ pub enum Join {
     Parallel,
 }
 
-/// What a branch computes. Latent attention, recurrences, convolutions and attention experts become further
-/// variants.
+/// What a branch computes. Recurrences, convolutions and attention experts become further variants.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
     /// Grouped-query attention with a KV cache.
     Attention(AttentionSpec),
+    /// Attention whose keys and values are made from one latent vector for each token, which is cached.
+    Latent(LatentSpec),
     /// A feed-forward block that every token visits.
     Mlp(MlpSpec),
     /// A router and a bank of feed-forward experts.
@@ -99,9 +100,14 @@ impl LayerSpec {
 
     /// Its attention, if it has one.
     pub fn attention(&self) -> Option<&AttentionSpec> {
+        self.branches.iter().find_map(|branch| branch.op.attention())
+    }
+
+    /// Its latent attention, if it has one.
+    pub fn latent(&self) -> Option<&LatentSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
-            Op::Attention(attention) => Some(attention),
-            Op::Mlp(_) | Op::Moe(_) => None,
+            Op::Latent(latent) => Some(latent),
+            Op::Attention(_) | Op::Mlp(_) | Op::Moe(_) => None,
         })
     }
 
@@ -109,7 +115,7 @@ impl LayerSpec {
     pub fn mlp(&self) -> Option<&MlpSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
             Op::Mlp(mlp) => Some(mlp),
-            Op::Attention(_) | Op::Moe(_) => None,
+            Op::Attention(_) | Op::Latent(_) | Op::Moe(_) => None,
         })
     }
 
@@ -117,7 +123,7 @@ impl LayerSpec {
     pub fn moe(&self) -> Option<&MoeSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
             Op::Moe(moe) => Some(moe),
-            Op::Attention(_) | Op::Mlp(_) => None,
+            Op::Attention(_) | Op::Latent(_) | Op::Mlp(_) => None,
         })
     }
 
@@ -194,7 +200,16 @@ impl Op {
                 matrices: moe.expert.matrices(d_model).collect(),
                 most_per_token: moe.router.select.max_experts(),
             }),
-            Self::Attention(_) | Self::Mlp(_) => None,
+            Self::Attention(_) | Self::Latent(_) | Self::Mlp(_) => None,
+        }
+    }
+
+    /// Attention to the cache as this operation does it, if it does.
+    pub fn attention(&self) -> Option<&AttentionSpec> {
+        match self {
+            Self::Attention(attention) => Some(attention),
+            Self::Latent(latent) => Some(&latent.attention),
+            Self::Mlp(_) | Self::Moe(_) => None,
         }
     }
 }
@@ -225,6 +240,39 @@ pub struct AttentionSpec {
     pub window: Option<usize>,
     /// Clamp on q, k and v, after the norms and before rope (OLMoE's `clip_qkv`).
     pub clip_qkv: Option<f32>,
+}
+
+/// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1). Each token caches a latent vector
+/// `[rank]` and a rotated key `[rope]` that all heads share. The matrix from the latent vector to a head's keys
+/// is applied to its query instead, and that to its values to the mixed latent vectors ("absorbed").
+#[derive(Debug, Clone, PartialEq)]
+pub struct LatentSpec {
+    /// Attention to the cache: one key head of `rank + rope` numbers, as many query heads as the model has.
+    pub attention: AttentionSpec,
+    /// Width of the latent vector.
+    pub rank: usize,
+    /// Width of the part of a head's query that is not rotated.
+    pub nope: usize,
+    /// Width of a head's value.
+    pub value_dim: usize,
+    /// Width of the latent query; `None` where queries are projected at once.
+    pub query_rank: Option<usize>,
+    /// Added to the mean square in the norms of the latent vector and of the latent query.
+    pub norm_eps: f32,
+    /// Whether the file has the matrices for keys and for values apart, those for keys transposed.
+    pub split: bool,
+}
+
+impl LatentSpec {
+    /// Width of the rotated part of queries and keys.
+    pub fn rope_dim(&self) -> usize {
+        self.attention.head_dim - self.rank
+    }
+
+    /// Width of a head's query as it is projected.
+    pub fn query_dim(&self) -> usize {
+        self.nope + self.rope_dim()
+    }
 }
 
 /// RMS norms on queries and keys, before rope if a variant does not say otherwise.
@@ -487,7 +535,7 @@ pub enum Scoring {
     Sigmoid,
 }
 
-/// Experts in groups of equal size, neighbours by id. A group counts by the sum of its two highest scores
+/// Experts in groups of equal size, neighbours by id. A group counts by the sum of its highest scores
 /// with bias; experts outside the best groups are not chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExpertGroups {
@@ -495,6 +543,8 @@ pub struct ExpertGroups {
     pub count: usize,
     /// How many groups experts are chosen from.
     pub kept: usize,
+    /// How many scores of a group are summed: 2 in DeepSeek-V3, 1 in DeepSeek-V2.
+    pub summed: usize,
 }
 
 /// Whether and how the weights of the chosen experts are divided by their sum.

@@ -4,6 +4,7 @@
 use crate::config::experts::ffn_layers;
 use crate::config::field::Field;
 use crate::config::fields::RawConfig;
+use crate::config::latent::latent_layers;
 use crate::config::limits::{
     Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, setting,
 };
@@ -57,13 +58,18 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         NormKind::Rms => NormSpec::Rms { eps },
         NormKind::Layer => NormSpec::Layer { eps },
     };
-    let attention = attention_layers(raw, family, container, layer_count, d_model, eps)?;
+    let mixers: Vec<Op> = if family.latent {
+        latent_layers(raw, family, container, layer_count, eps)?.into_iter().map(Op::Latent).collect()
+    } else {
+        let layers = attention_layers(raw, family, container, layer_count, d_model, eps)?;
+        layers.into_iter().map(Op::Attention).collect()
+    };
     let ffn = ffn_layers(raw, family, container, layer_count)?;
     let residual_scale = raw.positive(&raw.residual_scale)?;
-    let layers = attention
+    let layers = mixers
         .into_iter()
         .zip(ffn)
-        .map(|(attention, ffn)| LayerSpec::pre_norm(norm, Op::Attention(attention), ffn, residual_scale))
+        .map(|(mixer, ffn)| LayerSpec::pre_norm(norm, mixer, ffn, residual_scale))
         .collect();
     Ok(ModelSpec {
         name: raw.text(&raw.model_name)?,
@@ -183,7 +189,12 @@ fn windows(raw: &RawConfig, family: &Family, layers: usize) -> Result<Vec<Option
     }
 }
 
-fn rope(raw: &RawConfig, family: &Family, container: Container, head_dim: usize) -> Result<RopeSpec> {
+pub(super) fn rope(
+    raw: &RawConfig,
+    family: &Family,
+    container: Container,
+    head_dim: usize,
+) -> Result<RopeSpec> {
     let limit = u64::try_from(head_dim).unwrap_or(MAX_HEAD_DIM);
     let dim = raw.count_or(&raw.rope_dim, head_dim, 2, limit)?;
     if !dim.is_multiple_of(2) {
@@ -253,8 +264,11 @@ fn rope_scaling(raw: &RawConfig, family: &Family, dim: usize) -> Result<RopeScal
         }),
         Some("yarn") => {
             let factor = factor()?;
-            // arXiv 2309.00071, equation 22: 0.1 ln(s) + 1.
-            let default = 0.1 * f64::from(factor).ln().max(0.0) + 1.0;
+            // arXiv 2309.00071, equation 22: 0.1 ln(s) + 1. DeepSeek-V2 gives the ratio of two such factors.
+            let magnitude = |strength: f32| 0.1 * f64::from(strength) * f64::from(factor).ln().max(0.0) + 1.0;
+            let (own, all) = (raw.non_negative(&raw.rope_mscale)?, raw.non_negative(&raw.rope_mscale_all)?);
+            let default =
+                if own > 0.0 && all > 0.0 { magnitude(own) / magnitude(all) } else { magnitude(1.0) };
             Ok(RopeScaling::Yarn {
                 factor,
                 original_context: original()?,

@@ -20,6 +20,7 @@ const LLAMA: Family = Family {
     folder_pairing: Pairing::Split,
     gguf_names: &[],
     folder_names: &[],
+    latent: false,
     norm: NormKind::Rms,
     qkv_bias: Setting::Default(false),
     out_bias: Setting::Default(false),
@@ -65,7 +66,7 @@ const QWEN3: Family = Family {
 
 /// A router of DeepSeek-V3's kind (arXiv 2412.19437).
 const V3_ROUTER: RouterKind = RouterKind::Scored {
-    scoring: Scoring::Sigmoid,
+    scoring: Some(Scoring::Sigmoid),
     bias: Setting::Fixed(true),
     divisor: Renormalise::Plus(1e-20),
 };
@@ -92,6 +93,26 @@ const GLM4MOE: Family = Family {
 
 /// GGUF files of some families name the norm before the feed-forward block after its place behind attention.
 const NORM_AFTER_ATTENTION: &[NameRule] = &[layer(T::PreNorm(Ffn), "blk.{L}.post_attention_norm.weight")];
+
+/// DeepSeek-V3 and R1 (arXiv 2412.19437), Kimi-K2. GGUF files of all models with this attention have the same
+/// architecture; they say by their tensors whether the router has a bias.
+const DEEPSEEK3: Family = Family {
+    label: "deepseek3",
+    hf_types: &["deepseek_v3", "kimi_k2"],
+    gguf_arch: "deepseek2",
+    folder_pairing: Pairing::Adjacent,
+    latent: true,
+    router: RouterKind::Scored {
+        scoring: None,
+        bias: Setting::Default(true),
+        divisor: Renormalise::Plus(1e-20),
+    },
+    renormalise: Setting::Default(false),
+    folder_renormalises: true,
+    shared: SharedKind::Counted,
+    expert_width: ExpertWidth::Own,
+    ..LLAMA
+};
 
 /// Every family. A GGUF architecture belongs to the first entry that names it.
 pub const FAMILIES: &[Family] = &[
@@ -160,6 +181,27 @@ pub const FAMILIES: &[Family] = &[
         ..LLAMA
     },
     GLM4MOE,
+    DEEPSEEK3,
+    // arXiv 2405.04434.
+    Family {
+        label: "deepseek2",
+        hf_types: &["deepseek_v2"],
+        router: RouterKind::Scored {
+            scoring: Some(Scoring::Softmax),
+            bias: Setting::Default(false),
+            divisor: Renormalise::Plus(1e-20),
+        },
+        folder_renormalises: false,
+        ..DEEPSEEK3
+    },
+    // GLM-4.7-Flash.
+    Family {
+        label: "glm4moelite",
+        hf_types: &["glm4_moe_lite"],
+        default_theta: 1_000_000.0,
+        default_eps: 1e-5,
+        ..DEEPSEEK3
+    },
     // arXiv 2506.05767.
     Family {
         label: "dots1",
@@ -180,7 +222,7 @@ pub const FAMILIES: &[Family] = &[
         folder_pairing: Pairing::Adjacent,
         out_bias: Setting::Default(false),
         router: RouterKind::Scored {
-            scoring: Scoring::Softmax,
+            scoring: Some(Scoring::Softmax),
             bias: Setting::Fixed(true),
             divisor: Renormalise::AtLeast(1e-12),
         },
@@ -214,7 +256,7 @@ pub const FAMILIES: &[Family] = &[
         out_bias: Setting::Default(false),
         has_qk_norm: Setting::Fixed(true),
         router: RouterKind::Scored {
-            scoring: Scoring::Sigmoid,
+            scoring: Some(Scoring::Sigmoid),
             bias: Setting::Default(true),
             divisor: Renormalise::Plus(1e-20),
         },
@@ -308,7 +350,9 @@ mod tests {
         for a in FAMILIES {
             for b in FAMILIES.iter().filter(|b| b.gguf_arch == a.gguf_arch) {
                 assert_eq!(a.gguf_pairing, b.gguf_pairing);
-                assert_eq!((a.norm, a.qk_norm, a.router), (b.norm, b.qk_norm, b.router));
+                assert_eq!((a.norm, a.qk_norm, a.latent), (b.norm, b.qk_norm, b.latent));
+                // GGUF files with a scored router say what folders leave to the family.
+                assert_eq!(std::mem::discriminant(&a.router), std::mem::discriminant(&b.router));
                 assert_eq!((a.qkv_bias, a.out_bias, a.head_bias), (b.qkv_bias, b.out_bias, b.head_bias));
                 assert_eq!(
                     (a.renormalise, a.expert_width, a.shared),

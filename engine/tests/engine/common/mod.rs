@@ -22,7 +22,7 @@ use moelten_loader::spec::BankKey;
 use moelten_quant::Isa;
 
 /// One checkpoint per supported family and variant.
-pub const FAMILIES: [&str; 13] = [
+pub const FAMILIES: [&str; 14] = [
     "llama",
     "llama3-rope",
     "mistral-window",
@@ -36,7 +36,11 @@ pub const FAMILIES: [&str; 13] = [
     "phimoe",
     "gptoss",
     "glm4moe",
+    "deepseek2",
 ];
+
+/// Checkpoints with matrices that are too narrow for blocks.
+pub const NARROW: [&str; 2] = ["deepseek3", "glm4moelite"];
 
 /// The results of Hugging Face transformers for a checkpoint.
 pub struct Golden {
