@@ -4,6 +4,7 @@ mod family;
 mod table;
 
 pub(crate) use family::{
-    ActivationKind, ExpertWidth, Family, NormKind, QkNormKind, RouterKind, Setting, SharedKind, WindowRule,
+    ActivationKind, ExpertWidth, Family, LocalRope, LogitScale, NormKind, NormPlaces, QkNormKind, RopeLayers,
+    RouterKind, Setting, SharedKind, WindowRule,
 };
 pub(crate) use table::{FAMILIES, family_of};

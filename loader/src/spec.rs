@@ -225,6 +225,41 @@ pub struct AttentionSpec {
     pub window: Option<usize>,
     /// Clamp on q, k and v, after the norms and before rope (OLMoE's `clip_qkv`).
     pub clip_qkv: Option<f32>,
+    /// `Some(c)`: a score `s` becomes `c * tanh(s / c)` before the softmax (Gemma 2, arXiv 2408.00118).
+    pub softcap: Option<f32>,
+    /// Factor on queries that grows with their position.
+    pub temperature: Option<Temperature>,
+    /// Gate on the mixed values before the output projection.
+    pub gate: Option<OutputGate>,
+}
+
+/// A query at position `p` is multiplied by `1 + beta * ln(1 + floor(p / period))` (Llama 4, Ministral 3).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Temperature {
+    /// How fast it grows.
+    pub beta: f32,
+    /// Positions with one factor.
+    pub period: usize,
+}
+
+/// Mixed values are multiplied by a function of `W x`, where `x` is the branch's normed input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputGate {
+    /// `sigmoid`, for each value: `W` is `[heads * head_dim, d_model]` (AFMoE).
+    SigmoidPerValue,
+    /// `softplus`, one for all values of a head: `W` is `[heads, d_model]` (Laguna).
+    SoftplusPerHead,
+}
+
+impl AttentionSpec {
+    /// Rows of the gate's matrix; 0 without a gate.
+    pub fn gate_rows(&self) -> usize {
+        match self.gate {
+            None => 0,
+            Some(OutputGate::SigmoidPerValue) => self.heads * self.head_dim,
+            Some(OutputGate::SoftplusPerHead) => self.heads,
+        }
+    }
 }
 
 /// RMS norms on queries and keys, before rope if a variant does not say otherwise.
@@ -341,6 +376,11 @@ pub enum NormSpec {
         /// Added to the variance.
         eps: f32,
     },
+    /// As `Layer`, without `b` (Cohere 2).
+    LayerUnbiased {
+        /// Added to the variance.
+        eps: f32,
+    },
 }
 
 /// A feed-forward block: `down(act(gate(x)) * up(x))` with three matrices, or `down(act(up(x)))` with two.
@@ -395,6 +435,8 @@ pub enum Activation {
     Silu,
     /// GELU, tanh approximation.
     GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
     /// `g * sigmoid(alpha * g) * (u + 1)` of the gate `g`, at most `limit`, and `u`, within `-limit..=limit`
     /// (gpt-oss).
     ClampedSwiglu {
@@ -528,4 +570,6 @@ pub struct HeadSpec {
     pub bias: bool,
     /// Factor on the logits.
     pub scale: f32,
+    /// `Some(c)`: a logit `l`, after the factor, becomes `c * tanh(l / c)` (Gemma 2, arXiv 2408.00118).
+    pub softcap: Option<f32>,
 }

@@ -125,6 +125,7 @@ impl PassContext<'_> {
             }
             next = part.rows.end;
         }
+        attention.apply_gate(compute, x.len() / d, scratch);
         if let Some(inputs) = observer.inputs() {
             let mixed = attention.mixed(x.len() / d, scratch);
             inputs.attention(compute.pool, branch.key, x, mixed);

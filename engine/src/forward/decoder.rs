@@ -151,6 +151,9 @@ impl Decoder<'_> {
         compute.pack(x, d, [weights.head.weight.format], packed);
         compute.linear(&weights.head, packed, &mut s.logits, &mut s.head_grouped);
         compute.kernels.scale(spec.head.scale, &mut s.logits);
+        if let Some(cap) = spec.head.softcap {
+            s.logits.iter_mut().for_each(|logit| *logit = cap * (*logit / cap).tanh());
+        }
     }
 
     /// Rows of the embedding, scaled, into `s.x`.

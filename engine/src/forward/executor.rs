@@ -66,6 +66,7 @@ impl Executor {
                 q: small(w.q),
                 k: small(w.kv),
                 v: small(w.kv),
+                gate: small(w.gate),
                 mixed: small(w.q),
                 attend: AttendScratch {
                     running: vec![Running::default(); pass * w.heads],
@@ -109,7 +110,8 @@ impl Executor {
         let (w, d, pass) = (Widths::of(spec, context), spec.d_model, PASS.min(chunk));
         let lines = Packed::lines_for(w.packed(chunk, d)) + w.hidden_lines(pass) + w.gathered_lines(pass, d);
         let streams = if w.parallel { 4 } else { 3 };
-        let numbers = chunk * (streams * d + w.experts) + pass * (2 * w.q + 2 * w.kv) + w.grouped(chunk, d);
+        let numbers =
+            chunk * (streams * d + w.experts) + pass * (2 * w.q + 2 * w.kv + w.gate) + w.grouped(chunk, d);
         let numbers = numbers.saturating_add(spec.vocab).saturating_add(w.spans);
         let running = (pass * w.heads).saturating_add(w.span_heads);
         let bytes = |count: usize, size: usize| (count as u64).saturating_mul(size as u64);
@@ -129,6 +131,7 @@ impl Executor {
             &a.q,
             &a.k,
             &a.v,
+            &a.gate,
             &a.mixed,
             &a.attend.spans,
             &self.products.grouped,
@@ -147,6 +150,7 @@ impl Executor {
 struct Widths {
     q: usize,
     kv: usize,
+    gate: usize,
     heads: usize,
     /// Numbers of a token's rows by span; spans times heads.
     spans: usize,
@@ -168,6 +172,7 @@ impl Widths {
                 Op::Attention(a) => {
                     w.q = w.q.max(a.heads * a.head_dim);
                     w.kv = w.kv.max(a.kv_heads * a.head_dim);
+                    w.gate = w.gate.max(a.gate_rows());
                     w.heads = w.heads.max(a.heads);
                     let spans = most_spans(a, context);
                     if spans > 1 {

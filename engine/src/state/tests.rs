@@ -158,6 +158,9 @@ fn spec(window: Option<usize>) -> AttentionSpec {
         rope: None,
         window,
         clip_qkv: None,
+        softcap: None,
+        temperature: None,
+        gate: None,
     }
 }
 

@@ -64,11 +64,13 @@ fn link_banks(layers: &mut [Layer]) {
 }
 
 fn norm(tensors: &TensorStore, spec: NormSpec, weight: Role, bias: Role) -> Result<Norm> {
+    let weight = tensors.vector(weight)?;
     let bias = match spec {
         NormSpec::Rms { .. } => Vec::new(),
         NormSpec::Layer { .. } => tensors.vector(bias)?,
+        NormSpec::LayerUnbiased { .. } => vec![0.0; weight.len()],
     };
-    Ok(Norm { spec, weight: tensors.vector(weight)?, bias })
+    Ok(Norm { spec, weight, bias })
 }
 
 /// Builds branches in order.
@@ -155,6 +157,7 @@ impl OfLayer<'_> {
             k: linear(LayerTensor::K, LayerTensor::KBias, spec.qkv_bias)?,
             v: linear(LayerTensor::V, LayerTensor::VBias, spec.qkv_bias)?,
             o: linear(LayerTensor::O, LayerTensor::OBias, spec.out_bias)?,
+            gate: spec.gate.map(|_| self.matrix(LayerTensor::AttentionGate)),
             q_norm: qk_norm(LayerTensor::QNorm)?,
             k_norm: qk_norm(LayerTensor::KNorm)?,
             sinks: if spec.sinks { self.tensors.vector(self.role(LayerTensor::Sinks))? } else { Vec::new() },

@@ -2,16 +2,19 @@
 //! untrusted configuration are checked here; the engine gets validated numbers. It must not know containers.
 
 use crate::config::experts::ffn_layers;
-use crate::config::field::Field;
+use crate::config::field::{Field, PerLayer};
 use crate::config::fields::RawConfig;
 use crate::config::limits::{
     Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, setting,
 };
 use crate::error::{Fault, LoadError, Result};
-use crate::families::{FAMILIES, Family, NormKind, QkNormKind, WindowRule};
+use crate::families::{
+    FAMILIES, Family, LocalRope, LogitScale, NormKind, NormPlaces, QkNormKind, RopeLayers, WindowRule,
+};
 use crate::io::reader::narrow;
 use crate::spec::{
-    AttentionSpec, HeadSpec, LayerSpec, ModelSpec, NormSpec, Op, QkNorm, RopeScaling, RopeSpec,
+    AttentionSpec, HeadSpec, Join, LayerSpec, ModelSpec, NormSpec, Op, Place, QkNorm, RopeScaling, RopeSpec,
+    Temperature,
 };
 
 /// The family of a configuration.
@@ -56,6 +59,7 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
     let norm = match family.norm {
         NormKind::Rms => NormSpec::Rms { eps },
         NormKind::Layer => NormSpec::Layer { eps },
+        NormKind::LayerUnbiased => NormSpec::LayerUnbiased { eps },
     };
     let attention = attention_layers(raw, family, container, layer_count, d_model, eps)?;
     let ffn = ffn_layers(raw, family, container, layer_count)?;
@@ -63,7 +67,7 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
     let layers = attention
         .into_iter()
         .zip(ffn)
-        .map(|(attention, ffn)| LayerSpec::pre_norm(norm, Op::Attention(attention), ffn, residual_scale))
+        .map(|(attention, ffn)| layer(family, norm, attention, ffn, residual_scale))
         .collect();
     Ok(ModelSpec {
         name: raw.text(&raw.model_name)?,
@@ -71,15 +75,58 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         vocab: raw.count(&raw.vocab, 1, MAX_VOCAB)?,
         d_model,
         max_context: raw.count(&raw.max_context, 1, MAX_CONTEXT)?,
-        embed_scale: raw.positive(&raw.embed_scale)?,
+        embed_scale: embed_scale(raw, family, d_model)?,
         layers,
         final_norm: norm,
         head: HeadSpec {
             tied: raw.tied.value.unwrap_or(family.default_tied),
             bias: setting(family.head_bias, &raw.head_bias),
-            scale: 1.0 / raw.positive(&raw.logit_divisor)?,
+            scale: logit_scale(raw, family)?,
+            softcap: optional(raw, &raw.logit_softcap)?,
         },
     })
+}
+
+/// A layer with its norms where the family has them.
+fn layer(family: &Family, norm: NormSpec, attention: AttentionSpec, ffn: Op, scale: f32) -> LayerSpec {
+    let mut layer = LayerSpec::pre_norm(norm, Op::Attention(attention), ffn, scale);
+    for branch in &mut layer.branches {
+        if family.norms == NormPlaces::After {
+            branch.pre_norm = None;
+        }
+        if family.norms != NormPlaces::Before {
+            branch.post_norm = Some(norm);
+        }
+        if family.parallel && branch.place == Place::Ffn {
+            branch.join = Join::Parallel;
+        }
+    }
+    layer
+}
+
+fn embed_scale(raw: &RawConfig, family: &Family, d_model: usize) -> Result<f32> {
+    let scale = raw.positive(&raw.embed_scale)?;
+    Ok(match setting(family.embed_root, &raw.embed_root) {
+        true => scale * narrow(root(d_model)),
+        false => scale,
+    })
+}
+
+fn logit_scale(raw: &RawConfig, family: &Family) -> Result<f32> {
+    match family.logit_scale {
+        LogitScale::Divides => Ok(1.0 / raw.positive_or(&raw.logit_scale, 1.0)?),
+        LogitScale::Multiplies { default } => raw.positive_or(&raw.logit_scale, default),
+    }
+}
+
+/// A number above zero; `None` if the file has none.
+fn optional(raw: &RawConfig, field: &Field<f64>) -> Result<Option<f32>> {
+    field.value.map(|_| raw.positive(field)).transpose()
+}
+
+/// The square root of a width.
+fn root(width: usize) -> f64 {
+    f64::from(u32::try_from(width).unwrap_or(u32::MAX)).sqrt()
 }
 
 fn attention_layers(
@@ -90,18 +137,17 @@ fn attention_layers(
     d_model: usize,
     eps: f32,
 ) -> Result<Vec<AttentionSpec>> {
-    let heads = raw.per_layer(&raw.heads, layers, 1, MAX_HEADS)?;
+    let heads = heads(raw, layers)?;
     let kv_heads = match raw.kv_heads.value {
         Some(_) => raw.per_layer(&raw.kv_heads, layers, 1, MAX_HEADS)?,
         None => heads.clone(),
     };
     let windows = windows(raw, family, layers)?;
-    let clip_qkv = match raw.clip_qkv.value {
-        Some(_) => Some(raw.positive(&raw.clip_qkv)?),
-        None => None,
-    };
+    let (clip_qkv, softcap) = (optional(raw, &raw.clip_qkv)?, optional(raw, &raw.attention_softcap)?);
+    let temperature = temperature(raw)?;
+    let roped = roped_layers(raw, family, &windows)?;
     let mut specs = Vec::with_capacity(layers);
-    for ((&heads, &kv_heads), window) in heads.iter().zip(&kv_heads).zip(windows) {
+    for (((&heads, &kv_heads), window), roped) in heads.iter().zip(&kv_heads).zip(windows).zip(roped) {
         if heads % kv_heads != 0 {
             return Err(raw.fault(
                 &raw.kv_heads.name,
@@ -109,12 +155,15 @@ fn attention_layers(
             ));
         }
         let head_dim = head_dim(raw, heads, d_model)?;
-        let default_scale = 1.0 / f64::from(u32::try_from(head_dim).unwrap_or(u32::MAX)).sqrt();
+        let rope = match roped {
+            true => Some(layer_rope(raw, family, container, head_dim, window.is_some())?),
+            false => None,
+        };
         specs.push(AttentionSpec {
             heads,
             kv_heads,
             head_dim,
-            scale: raw.positive_or(&raw.attention_scale, default_scale)?,
+            scale: score_scale(raw, family, container, d_model / heads, head_dim)?,
             qkv_bias: setting(family.qkv_bias, &raw.qkv_bias),
             out_bias: setting(family.out_bias, &raw.out_bias),
             sinks: family.sinks,
@@ -125,12 +174,50 @@ fn attention_layers(
                 QkNormKind::PerHeadAfterRope => QkNorm::PerHeadAfterRope { eps },
                 QkNormKind::Full => QkNorm::Full { eps },
             },
-            rope: Some(rope(raw, family, container, head_dim)?),
+            rope,
             window,
             clip_qkv,
+            softcap,
+            temperature,
+            gate: family.gate.filter(|_| raw.attention_gate.value.unwrap_or(true)),
         });
     }
     Ok(specs)
+}
+
+fn heads(raw: &RawConfig, layers: usize) -> Result<Vec<usize>> {
+    match &raw.layer_heads.value {
+        None => raw.per_layer(&raw.heads, layers, 1, MAX_HEADS),
+        Some(listed) => {
+            let listed = Field::new(raw.layer_heads.name.clone(), Some(PerLayer(listed.clone())));
+            raw.per_layer(&listed, layers, 1, MAX_HEADS)
+        }
+    }
+}
+
+/// Factor on attention scores, of `heads` heads that would each be `share` wide if they shared the residual
+/// stream, and are `head_dim` wide.
+fn score_scale(
+    raw: &RawConfig,
+    family: &Family,
+    container: Container,
+    share: usize,
+    head_dim: usize,
+) -> Result<f32> {
+    if raw.query_scalar.value.is_some() {
+        return Ok(1.0 / raw.positive(&raw.query_scalar)?.sqrt());
+    }
+    let layers = raw.layers.value.unwrap_or(0);
+    let by_share = container == Container::Gguf && family.gguf_share_layers == Some(layers);
+    raw.positive_or(&raw.attention_scale, 1.0 / root(if by_share { share } else { head_dim }))
+}
+
+fn temperature(raw: &RawConfig) -> Result<Option<Temperature>> {
+    if matches!(raw.temperature.value, None | Some(0.0)) {
+        return Ok(None);
+    }
+    let period = raw.count(&raw.rope_original_context, 1, MAX_CONTEXT)?;
+    Ok(Some(Temperature { beta: raw.positive(&raw.temperature)?, period }))
 }
 
 fn head_dim(raw: &RawConfig, heads: usize, d_model: usize) -> Result<usize> {
@@ -177,21 +264,82 @@ fn windows(raw: &RawConfig, family: &Family, layers: usize) -> Result<Vec<Option
         )),
         (None, WindowRule::AllLayers) => Ok(vec![Some(window); layers]),
         (None, WindowRule::Listed) => Ok(vec![None; layers]),
-        (None, WindowRule::EverySecond) => {
-            Ok((0..layers).map(|layer| layer.is_multiple_of(2).then_some(window)).collect())
+        (None, WindowRule::Periodic { period, first_is_full }) => {
+            let period = match raw.window_period.value {
+                Some(_) => raw.count(&raw.window_period, 1, MAX_LAYERS)?,
+                None => period,
+            };
+            let full = if first_is_full { 0 } else { period - 1 };
+            Ok((0..layers).map(|layer| (layer % period != full).then_some(window)).collect())
         }
     }
 }
 
-fn rope(raw: &RawConfig, family: &Family, container: Container, head_dim: usize) -> Result<RopeSpec> {
-    let limit = u64::try_from(head_dim).unwrap_or(MAX_HEAD_DIM);
-    let dim = raw.count_or(&raw.rope_dim, head_dim, 2, limit)?;
-    if !dim.is_multiple_of(2) {
-        return Err(raw.fault(
-            &raw.rope_dim.name,
-            Fault::Contradiction { found: dim.to_string(), other: "pairs of dimensions".into() },
-        ));
+/// Which layers have a rope.
+fn roped_layers(raw: &RawConfig, family: &Family, windows: &[Option<usize>]) -> Result<Vec<bool>> {
+    let layers = windows.len();
+    let every = |period: usize| (0..layers).map(|layer| (layer + 1) % period != 0).collect();
+    match (&raw.rope_layers.value, family.rope_layers) {
+        (Some(listed), _) if listed.len() == layers => Ok(listed.iter().map(|&roped| roped != 0).collect()),
+        (Some(listed), _) => Err(raw.fault(
+            &raw.rope_layers.name,
+            Fault::Contradiction {
+                found: format!("a list of {} layers", listed.len()),
+                other: format!("{layers} layers"),
+            },
+        )),
+        (None, RopeLayers::All) => Ok(vec![true; layers]),
+        (None, RopeLayers::Windowed) if windows.iter().all(Option::is_none) => Ok(vec![true; layers]),
+        (None, RopeLayers::Windowed) => Ok(windows.iter().map(Option::is_some).collect()),
+        (None, RopeLayers::AllButEvery(period)) => match raw.rope_period.value {
+            Some(_) => Ok(every(raw.count(&raw.rope_period, 1, MAX_LAYERS)?)),
+            None => Ok(every(period)),
+        },
     }
+}
+
+/// The rope of a layer with or without a window.
+fn layer_rope(
+    raw: &RawConfig,
+    family: &Family,
+    container: Container,
+    head_dim: usize,
+    windowed: bool,
+) -> Result<RopeSpec> {
+    let global = rope(raw, family, container, head_dim)?;
+    let apart = raw.local_rope_kind.value.is_some();
+    let theta = match family.local_rope {
+        _ if !windowed => return Ok(global),
+        LocalRope::Same if !apart => return Ok(global),
+        LocalRope::Same | LocalRope::Plain { theta: None } => f64::from(global.theta),
+        LocalRope::Plain { theta: Some(theta) } => theta,
+    };
+    if let Some(kind) = raw.local_rope_kind.value.as_deref().filter(|&kind| kind != "default") {
+        return Err(LoadError::Unsupported {
+            path: raw.path.clone(),
+            feature: format!("{} = \"{}\"", raw.local_rope_kind.name, kind.escape_default()),
+            hint: "layers with a window have a plain rope".into(),
+        });
+    }
+    let theta = raw.positive_or(&raw.local_rope_theta, theta)?;
+    let default_dim = if apart { head_dim } else { global.dim };
+    let dim = rope_dim(raw, &raw.local_rope_dim, default_dim, head_dim)?;
+    Ok(RopeSpec { theta, dim, pairing: global.pairing, scaling: RopeScaling::None })
+}
+
+/// How many dimensions of a head rotate.
+fn rope_dim(raw: &RawConfig, field: &Field<u64>, default: usize, head_dim: usize) -> Result<usize> {
+    let limit = u64::try_from(head_dim).unwrap_or(MAX_HEAD_DIM);
+    let dim = raw.count_or(field, default, 2, limit)?;
+    if !dim.is_multiple_of(2) {
+        let (found, other) = (dim.to_string(), "pairs of dimensions".into());
+        return Err(raw.fault(&field.name, Fault::Contradiction { found, other }));
+    }
+    Ok(dim)
+}
+
+fn rope(raw: &RawConfig, family: &Family, container: Container, head_dim: usize) -> Result<RopeSpec> {
+    let dim = rope_dim(raw, &raw.rope_dim, head_dim, head_dim)?;
     Ok(RopeSpec {
         theta: rope_theta(raw, family, dim)?,
         dim,
@@ -253,8 +401,14 @@ fn rope_scaling(raw: &RawConfig, family: &Family, dim: usize) -> Result<RopeScal
         }),
         Some("yarn") => {
             let factor = factor()?;
-            // arXiv 2309.00071, equation 22: 0.1 ln(s) + 1.
-            let default = 0.1 * f64::from(factor).ln().max(0.0) + 1.0;
+            // arXiv 2309.00071, equation 22: 0.1 ln(s) + 1. With two "mscale" it is a quotient of such factors.
+            let magnitude = |mscale: f64| 0.1 * mscale * f64::from(factor).ln().max(0.0) + 1.0;
+            let default = match (raw.rope_mscale.value, raw.rope_mscale_all.value) {
+                (Some(mscale), Some(all)) if mscale != 0.0 && all != 0.0 => {
+                    magnitude(mscale) / magnitude(all)
+                }
+                _ => magnitude(1.0),
+            };
             Ok(RopeScaling::Yarn {
                 factor,
                 original_context: original()?,
@@ -269,7 +423,7 @@ fn rope_scaling(raw: &RawConfig, family: &Family, dim: usize) -> Result<RopeScal
             let longest = raw.count(&raw.max_context, 1, MAX_CONTEXT)?;
             let default = match raw.rope_attention_factor.value {
                 Some(given) => given,
-                None => long_rope_factor(longest, original_context),
+                None => long_rope_factor(raw.rope_factor.value, longest, original_context),
             };
             Ok(RopeScaling::LongRope {
                 short: divisors(raw, &raw.rope_short_divisors, dim)?,
@@ -287,10 +441,11 @@ fn rope_scaling(raw: &RawConfig, family: &Family, dim: usize) -> Result<RopeScal
     }
 }
 
-/// LongRoPE's attention factor (arXiv 2402.13753): `sqrt(1 + ln(s) / ln(original))`.
+/// LongRoPE's attention factor (arXiv 2402.13753): `sqrt(1 + ln(s) / ln(original))`. `s` is the file's factor,
+/// or the longest context over the original one.
 #[allow(clippy::cast_precision_loss, reason = "context lengths are far below 2^52")]
-fn long_rope_factor(longest: usize, original: usize) -> f64 {
-    let ratio = longest as f64 / original as f64;
+fn long_rope_factor(factor: Option<f64>, longest: usize, original: usize) -> f64 {
+    let ratio = factor.unwrap_or(longest as f64 / original as f64);
     if ratio <= 1.0 || original < 2 { 1.0 } else { (1.0 + ratio.ln() / (original as f64).ln()).sqrt() }
 }
 

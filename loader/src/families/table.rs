@@ -5,11 +5,13 @@
 //! folders, the GGUF specification and real file headers for the GGUF architecture names.
 
 use super::family::{
-    ActivationKind, ExpertWidth, Family, NormKind, QkNormKind, RouterKind, Setting, SharedKind, WindowRule,
+    ActivationKind, ExpertWidth, Family, LocalRope, LogitScale, NormKind, NormPlaces, QkNormKind, RopeLayers,
+    RouterKind, Setting, SharedKind, WindowRule,
 };
-use crate::spec::Place::Ffn;
-use crate::spec::{ModelSpec, Pairing, Renormalise, Scoring};
-use crate::tensors::roles::{LayerTensor as T, NameRule, layer};
+use crate::spec::Part::{Gate, Up};
+use crate::spec::Place::{Ffn, Mixer};
+use crate::spec::{Activation, ModelSpec, OutputGate, Pairing, Renormalise, Scoring};
+use crate::tensors::roles::{LayerTensor as T, NameRule, Rows, half, layer};
 
 /// Llama. The other entries are given as differences from it.
 const LLAMA: Family = Family {
@@ -21,6 +23,9 @@ const LLAMA: Family = Family {
     gguf_names: &[],
     folder_names: &[],
     norm: NormKind::Rms,
+    norms: NormPlaces::Before,
+    folder_norms_centred: false,
+    parallel: false,
     qkv_bias: Setting::Default(false),
     out_bias: Setting::Default(false),
     head_bias: Setting::Fixed(false),
@@ -28,10 +33,16 @@ const LLAMA: Family = Family {
     qk_norm: QkNormKind::None,
     has_qk_norm: Setting::Fixed(true),
     window: WindowRule::AllLayers,
+    rope_layers: RopeLayers::All,
+    local_rope: LocalRope::Same,
+    gguf_share_layers: None,
+    gate: None,
+    embed_root: Setting::Fixed(false),
+    logit_scale: LogitScale::Divides,
     router: RouterKind::SoftmaxTopK,
     router_bias: false,
     expert_bias: false,
-    activation: ActivationKind::Named,
+    activation: ActivationKind::Named(Activation::Silu),
     renormalise: Setting::Fixed(true),
     folder_renormalises: false,
     shared: SharedKind::None,
@@ -92,6 +103,55 @@ const GLM4MOE: Family = Family {
 
 /// GGUF files of some families name the norm before the feed-forward block after its place behind attention.
 const NORM_AFTER_ATTENTION: &[NameRule] = &[layer(T::PreNorm(Ffn), "blk.{L}.post_attention_norm.weight")];
+
+/// Tensors of folders with norms of outputs.
+const POST_NORMS: &[NameRule] = &[
+    layer(T::PostNorm(Mixer), "model.layers.{L}.post_attention_layernorm.weight"),
+    layer(T::PostNorm(Ffn), "model.layers.{L}.post_feedforward_layernorm.weight"),
+];
+
+/// GGUF files of some families have gate and up in one tensor.
+const FUSED_UP: &[NameRule] = &[
+    half(T::Dense(Gate), "blk.{L}.ffn_up.weight", Rows::FirstHalf),
+    half(T::Dense(Up), "blk.{L}.ffn_up.weight", Rows::SecondHalf),
+];
+
+/// OLMo 2 and 3 (arXiv 2501.00656). Others with norms of outputs are given as differences from it.
+const OLMO2: Family = Family {
+    label: "olmo2",
+    hf_types: &["olmo2", "olmo3"],
+    gguf_arch: "olmo2",
+    gguf_pairing: Pairing::Split,
+    folder_names: POST_NORMS,
+    norms: NormPlaces::After,
+    qk_norm: QkNormKind::Full,
+    window: WindowRule::Periodic { period: 4, first_is_full: false },
+    local_rope: LocalRope::Plain { theta: None },
+    default_eps: 1e-5,
+    ..LLAMA
+};
+
+/// Gemma 2 (arXiv 2408.00118).
+const GEMMA2: Family = Family {
+    label: "gemma2",
+    hf_types: &["gemma2"],
+    gguf_arch: "gemma2",
+    gguf_pairing: Pairing::Split,
+    folder_names: &[
+        layer(T::PostNorm(Mixer), "model.layers.{L}.post_attention_layernorm.weight"),
+        layer(T::PreNorm(Ffn), "model.layers.{L}.pre_feedforward_layernorm.weight"),
+        layer(T::PostNorm(Ffn), "model.layers.{L}.post_feedforward_layernorm.weight"),
+    ],
+    norms: NormPlaces::Both,
+    folder_norms_centred: true,
+    window: WindowRule::Periodic { period: 2, first_is_full: false },
+    // The model of 27 billion weights.
+    gguf_share_layers: Some(46),
+    activation: ActivationKind::Named(Activation::GeluTanh),
+    embed_root: Setting::Fixed(true),
+    default_tied: true,
+    ..LLAMA
+};
 
 /// Every family. A GGUF architecture belongs to the first entry that names it.
 pub const FAMILIES: &[Family] = &[
@@ -260,6 +320,173 @@ pub const FAMILIES: &[Family] = &[
         default_eps: 1e-6,
         ..GLM4MOE
     },
+    OLMO2,
+    // arXiv 2507.07024. No other program writes GGUF files of it.
+    Family {
+        label: "flexolmo",
+        hf_types: &["flex_olmo"],
+        gguf_arch: "flexolmo",
+        window: WindowRule::Listed,
+        local_rope: LocalRope::Same,
+        renormalise: Setting::Default(false),
+        default_theta: 500_000.0,
+        ..OLMO2
+    },
+    // arXiv 2507.11407.
+    Family {
+        label: "exaone4",
+        hf_types: &["exaone4"],
+        gguf_arch: "exaone4",
+        qk_norm: QkNormKind::PerHead,
+        rope_layers: RopeLayers::Windowed,
+        local_rope: LocalRope::Same,
+        ..OLMO2
+    },
+    Family {
+        label: "exaone-moe",
+        hf_types: &["exaone_moe"],
+        gguf_arch: "exaone-moe",
+        gguf_names: &[],
+        out_bias: Setting::Default(false),
+        has_qk_norm: Setting::Fixed(true),
+        window: WindowRule::Periodic { period: 4, first_is_full: false },
+        rope_layers: RopeLayers::Windowed,
+        ..GLM4MOE
+    },
+    Family {
+        label: "smollm3",
+        hf_types: &["smollm3"],
+        gguf_arch: "smollm3",
+        window: WindowRule::Listed,
+        rope_layers: RopeLayers::AllButEvery(4),
+        default_theta: 2_000_000.0,
+        default_tied: true,
+        ..LLAMA
+    },
+    Family {
+        label: "seed-oss",
+        hf_types: &["seed_oss"],
+        gguf_arch: "seed_oss",
+        gguf_pairing: Pairing::Split,
+        gguf_names: NORM_AFTER_ATTENTION,
+        qkv_bias: Setting::Default(true),
+        ..LLAMA
+    },
+    Family {
+        label: "glm4",
+        hf_types: &["glm4"],
+        gguf_arch: "glm4",
+        folder_pairing: Pairing::Adjacent,
+        gguf_names: FUSED_UP,
+        folder_names: &[
+            layer(T::PostNorm(Mixer), "model.layers.{L}.post_self_attn_layernorm.weight"),
+            layer(T::PostNorm(Ffn), "model.layers.{L}.post_mlp_layernorm.weight"),
+        ],
+        norms: NormPlaces::Both,
+        out_bias: Setting::Fixed(false),
+        default_eps: 1.5625e-7,
+        ..LLAMA
+    },
+    // arXiv 2504.00698.
+    Family {
+        label: "cohere2",
+        hf_types: &["cohere2"],
+        gguf_arch: "cohere2",
+        folder_pairing: Pairing::Adjacent,
+        gguf_names: &[layer(T::PreNorm(Ffn), "blk.{L}.attn_norm.weight")],
+        folder_names: &[layer(T::PreNorm(Ffn), "model.layers.{L}.input_layernorm.weight")],
+        norm: NormKind::LayerUnbiased,
+        parallel: true,
+        window: WindowRule::Periodic { period: 4, first_is_full: false },
+        rope_layers: RopeLayers::Windowed,
+        logit_scale: LogitScale::Multiplies { default: 0.0625 },
+        default_eps: 1e-5,
+        default_tied: true,
+        ..LLAMA
+    },
+    Family {
+        label: "mellum",
+        hf_types: &["mellum"],
+        gguf_arch: "mellum",
+        window: WindowRule::Periodic { period: 4, first_is_full: false },
+        local_rope: LocalRope::Plain { theta: None },
+        renormalise: Setting::Default(true),
+        folder_renormalises: true,
+        expert_width: ExpertWidth::Own,
+        ..QWEN3
+    },
+    // The text of models for text and images, whose ropes give a text plain positions.
+    Family {
+        label: "qwen3vlmoe",
+        hf_types: &["qwen3_vl_moe", "qwen3_vl_moe_text"],
+        gguf_arch: "qwen3vlmoe",
+        renormalise: Setting::Default(true),
+        folder_renormalises: true,
+        expert_width: ExpertWidth::Own,
+        ..QWEN3
+    },
+    Family {
+        label: "ministral3",
+        hf_types: &["ministral3", "mistral3"],
+        gguf_arch: "mistral3",
+        default_theta: 1_000_000.0,
+        default_eps: 1e-5,
+        ..LLAMA
+    },
+    // arXiv 2404.14219.
+    Family {
+        label: "phi3",
+        hf_types: &["phi3"],
+        gguf_arch: "phi3",
+        gguf_pairing: Pairing::Split,
+        gguf_names: FUSED_UP,
+        default_eps: 1e-5,
+        ..LLAMA
+    },
+    GEMMA2,
+    // arXiv 2503.19786.
+    Family {
+        label: "gemma3",
+        hf_types: &["gemma3_text", "gemma3"],
+        gguf_arch: "gemma3",
+        qk_norm: QkNormKind::PerHead,
+        window: WindowRule::Periodic { period: 6, first_is_full: false },
+        local_rope: LocalRope::Plain { theta: Some(10_000.0) },
+        gguf_share_layers: Some(62),
+        default_theta: 1_000_000.0,
+        ..GEMMA2
+    },
+    Family {
+        label: "afmoe",
+        hf_types: &["afmoe"],
+        gguf_arch: "afmoe",
+        gguf_names: &[],
+        folder_names: &[
+            layer(T::PostNorm(Mixer), "model.layers.{L}.post_attention_layernorm.weight"),
+            layer(T::PreNorm(Ffn), "model.layers.{L}.pre_mlp_layernorm.weight"),
+            layer(T::PostNorm(Ffn), "model.layers.{L}.post_mlp_layernorm.weight"),
+        ],
+        norms: NormPlaces::Both,
+        has_qk_norm: Setting::Fixed(true),
+        window: WindowRule::Periodic { period: 4, first_is_full: false },
+        rope_layers: RopeLayers::Windowed,
+        gate: Some(OutputGate::SigmoidPerValue),
+        embed_root: Setting::Default(true),
+        ..GLM4MOE
+    },
+    Family {
+        label: "laguna",
+        hf_types: &["laguna"],
+        gguf_arch: "laguna",
+        gguf_names: &[],
+        has_qk_norm: Setting::Fixed(true),
+        window: WindowRule::Periodic { period: 4, first_is_full: true },
+        local_rope: LocalRope::Plain { theta: Some(10_000.0) },
+        gate: Some(OutputGate::SoftplusPerHead),
+        shared: SharedKind::PlainIfPresent,
+        default_eps: 1e-6,
+        ..GLM4MOE
+    },
     // The gpt-oss model card (arXiv 2508.10925) and its reference implementation.
     Family {
         label: "gpt-oss",
@@ -269,7 +496,7 @@ pub const FAMILIES: &[Family] = &[
         qkv_bias: Setting::Default(true),
         out_bias: Setting::Default(true),
         sinks: true,
-        window: WindowRule::EverySecond,
+        window: WindowRule::Periodic { period: 2, first_is_full: false },
         router_bias: true,
         expert_bias: true,
         activation: ActivationKind::ClampedSwiglu,

@@ -57,6 +57,9 @@ fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
     add(T::K, kv, d_model);
     add(T::V, kv, d_model);
     add(T::O, d_model, q);
+    if a.gate.is_some() {
+        add(T::AttentionGate, a.gate_rows(), d_model);
+    }
     if a.qkv_bias {
         add(T::QBias, 1, q);
         add(T::KBias, 1, kv);

@@ -49,6 +49,8 @@ pub enum LayerTensor {
     V,
     /// Output projection `[d_model, heads * head_dim]`.
     O,
+    /// Gate on the mixed values `[heads * head_dim, d_model]` or `[heads, d_model]`.
+    AttentionGate,
     /// Query bias.
     QBias,
     /// Key bias.
@@ -85,11 +87,20 @@ pub enum LayerTensor {
     SharedInput,
 }
 
+impl Role {
+    /// Whether it is the weight of a norm.
+    pub fn is_norm(self) -> bool {
+        use LayerTensor::{KNorm, PostNorm, PreNorm, QNorm};
+        matches!(self, Self::FinalNorm | Self::Layer(_, PreNorm(_) | PostNorm(_) | QNorm | KNorm))
+    }
+}
+
 impl LayerTensor {
     /// Whether it is multiplied with inputs, and not a vector beside such a matrix.
     pub fn is_matrix(self) -> bool {
         match self {
-            Self::Q | Self::K | Self::V | Self::O | Self::Router | Self::SharedInput => true,
+            Self::Q | Self::K | Self::V | Self::O | Self::AttentionGate => true,
+            Self::Router | Self::SharedInput => true,
             Self::Dense(_) | Self::Experts(_) | Self::Shared(_) => true,
             Self::PreNorm(_) | Self::PreNormBias(_) | Self::PostNorm(_) | Self::PostNormBias(_) => false,
             Self::DenseBias(_) | Self::ExpertsBias(_) | Self::SharedBias(_) => false,
@@ -132,7 +143,8 @@ pub(crate) const fn layer(tensor: LayerTensor, pattern: &'static str) -> NameRul
     NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::All }
 }
 
-const fn half(tensor: LayerTensor, pattern: &'static str, rows: Rows) -> NameRule {
+/// The rule of a half of a fused matrix.
+pub(crate) const fn half(tensor: LayerTensor, pattern: &'static str, rows: Rows) -> NameRule {
     NameRule { role: Role::Layer(0, tensor), pattern, rows }
 }
 
@@ -176,6 +188,7 @@ pub const GGUF_NAMES: &[NameRule] = &[
     stacked(T::QBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
     stacked(T::KBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
     stacked(T::VBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
+    layer(T::AttentionGate, "blk.{L}.attn_gate.weight"),
     layer(T::QNorm, "blk.{L}.attn_q_norm.weight"),
     layer(T::KNorm, "blk.{L}.attn_k_norm.weight"),
     layer(T::PreNorm(Ffn), "blk.{L}.ffn_norm.weight"),
@@ -231,6 +244,11 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::VBias, "model.layers.{L}.self_attn.v_proj.bias"),
     layer(T::O, "model.layers.{L}.self_attn.o_proj.weight"),
     layer(T::OBias, "model.layers.{L}.self_attn.o_proj.bias"),
+    stacked(T::Q, "model.layers.{L}.self_attn.qkv_proj.weight", QKV),
+    stacked(T::K, "model.layers.{L}.self_attn.qkv_proj.weight", QKV),
+    stacked(T::V, "model.layers.{L}.self_attn.qkv_proj.weight", QKV),
+    layer(T::AttentionGate, "model.layers.{L}.self_attn.gate_proj.weight"),
+    layer(T::AttentionGate, "model.layers.{L}.self_attn.g_proj.weight"),
     layer(T::Sinks, "model.layers.{L}.self_attn.sinks"),
     layer(T::QNorm, "model.layers.{L}.self_attn.q_norm.weight"),
     layer(T::KNorm, "model.layers.{L}.self_attn.k_norm.weight"),
@@ -251,6 +269,8 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::Dense(Gate), "model.layers.{L}.mlp.gate_proj.weight"),
     layer(T::Dense(Up), "model.layers.{L}.mlp.up_proj.weight"),
     layer(T::Dense(Down), "model.layers.{L}.mlp.down_proj.weight"),
+    half(T::Dense(Gate), "model.layers.{L}.mlp.gate_up_proj.weight", Rows::FirstHalf),
+    half(T::Dense(Up), "model.layers.{L}.mlp.gate_up_proj.weight", Rows::SecondHalf),
     layer(T::DenseBias(Gate), "model.layers.{L}.mlp.gate_proj.bias"),
     layer(T::DenseBias(Up), "model.layers.{L}.mlp.up_proj.bias"),
     layer(T::DenseBias(Down), "model.layers.{L}.mlp.down_proj.bias"),
@@ -260,6 +280,9 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::Router, "model.layers.{L}.block_sparse_moe.gate.weight"),
     layer(T::Router, "model.layers.{L}.block_sparse_moe.router.layer.weight"),
     layer(T::Router, "model.layers.{L}.mlp.gate.wg.weight"),
+    layer(T::Router, "model.layers.{L}.mlp.router.gate.weight"),
+    layer(T::SelectBias, "model.layers.{L}.mlp.expert_bias"),
+    layer(T::SelectBias, "model.layers.{L}.mlp.experts.e_score_correction_bias"),
     layer(T::SelectBias, "model.layers.{L}.mlp.gate.e_score_correction_bias"),
     layer(T::SelectBias, "model.layers.{L}.mlp.moe_statics.e_score_correction_bias"),
     layer(T::SelectBias, "model.layers.{L}.block_sparse_moe.e_score_correction_bias"),

@@ -211,6 +211,9 @@ impl Shape {
                 }),
                 window: self.window.filter(|_| index.is_multiple_of(self.window_every)),
                 clip_qkv: None,
+                softcap: None,
+                temperature: None,
+                gate: None,
             };
             let moe = MoeSpec {
                 experts: self.experts,
@@ -233,7 +236,7 @@ impl Shape {
             embed_scale: 1.0,
             layers: (0..self.layers).map(layer).collect(),
             final_norm: norm,
-            head: HeadSpec { tied: self.tied_head, bias: false, scale: 1.0 },
+            head: HeadSpec { tied: self.tied_head, bias: false, scale: 1.0, softcap: None },
         }
     }
 }

@@ -4,7 +4,8 @@
 
 use std::ops::Range;
 
-use moelten_loader::spec::{AttentionSpec, QkNorm};
+use moelten_loader::spec::{AttentionSpec, OutputGate, QkNorm, Temperature};
+use moelten_loader::tensors::bank::MatrixRef;
 
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::mixer::attend::attend;
@@ -26,6 +27,8 @@ pub struct Attention {
     pub v: Linear,
     /// Output projection, `[d_model, heads * head_dim]`.
     pub o: Linear,
+    /// Gate on the mixed values, `[heads * head_dim, d_model]` or `[heads, d_model]`.
+    pub gate: Option<MatrixRef>,
     /// Weights of the query norm, `[head_dim]` or `[heads * head_dim]`; empty without one.
     pub q_norm: Vec<f32>,
     /// Weights of the key norm, `[head_dim]` or `[kv_heads * head_dim]`; empty without one.
@@ -55,6 +58,14 @@ impl Attention {
         let linears = [&self.q, &self.k, &self.v];
         let packed = &mut products.packed;
         compute.pack(x, self.q.weight.cols, linears.map(|linear| linear.weight.format), packed);
+        if let Some(gate) = &self.gate {
+            let gate = compute.tensors.view(gate);
+            compute.pack_also(x, [gate.format()], packed);
+            let out = &mut s.gate[..tokens * gate.rows()];
+            let grouped = &mut products.grouped[..out.len()];
+            compute.products(&[(gate, packed.for_matrix(&gate))], grouped);
+            compute.ungroup(grouped, gate.rows(), None, out);
+        }
         let views = linears.map(|linear| {
             let w = compute.tensors.view(&linear.weight);
             (w, packed.for_matrix(&w))
@@ -89,8 +100,34 @@ impl Attention {
         let (wide, narrow) = (rows(self.q.weight.rows), rows(self.k.weight.rows));
         let (k, v) = (&s.k[narrow.clone()], &s.v[narrow]);
         state.write(compute.pool, compute.kernels, position, k, v);
-        let (q, mixed) = (&s.q[wide.clone()], &mut s.mixed[wide]);
+        let (q, mixed) = (&mut s.q[wide.clone()], &mut s.mixed[wide]);
+        if let Some(temperature) = self.spec.temperature {
+            for (q, position) in q.chunks_exact_mut(self.q.weight.rows).zip(position..) {
+                compute.kernels.scale(factor(temperature, position), q);
+            }
+        }
         attend(compute, (&self.spec, &self.sinks), state.view(), position, q, &mut s.attend, mixed);
+    }
+
+    /// Multiplies the mixed values of the first tokens by their gates.
+    pub fn apply_gate(&self, compute: Compute<'_>, tokens: usize, s: &mut AttentionScratch) {
+        let Some(kind) = self.spec.gate else { return };
+        let (width, head_dim) = (self.q.weight.rows, self.spec.head_dim);
+        let gates_of_token = self.spec.gate_rows();
+        let gates = &s.gate[..tokens * gates_of_token];
+        compute.pool.rows(&mut s.mixed[..tokens * width], width, |range, mixed| {
+            let gates = &gates[range.start * gates_of_token..range.end * gates_of_token];
+            match kind {
+                OutputGate::SigmoidPerValue => {
+                    mixed.iter_mut().zip(gates).for_each(|(x, gate)| *x *= 1.0 / (1.0 + (-gate).exp()));
+                }
+                OutputGate::SoftplusPerHead => {
+                    for (head, gate) in mixed.chunks_exact_mut(head_dim).zip(gates) {
+                        compute.kernels.scale(softplus(*gate), head);
+                    }
+                }
+            }
+        });
     }
 
     /// Sets the mixed values of tokens to 0, for runs that were cancelled.
@@ -144,4 +181,14 @@ impl Attention {
             }
         });
     }
+}
+
+/// `ln(1 + exp(x))`, without an overflow for large `x`.
+fn softplus(x: f32) -> f32 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
+/// The factor on queries at a position.
+fn factor(Temperature { beta, period }: Temperature, position: usize) -> f32 {
+    1.0 + beta * ((position / period) as f32).ln_1p()
 }

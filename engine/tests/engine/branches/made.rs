@@ -153,7 +153,7 @@ pub fn model(layers: Vec<LayerSpec>) -> ModelSpec {
         embed_scale: 1.25,
         layers,
         final_norm: NormSpec::Rms { eps: 1e-5 },
-        head: HeadSpec { tied: false, bias: true, scale: 0.5 },
+        head: HeadSpec { tied: false, bias: true, scale: 0.5, softcap: None },
     }
 }
 
@@ -188,6 +188,9 @@ pub fn attention(bias: bool) -> Op {
         rope: Some(rope),
         window: None,
         clip_qkv: None,
+        softcap: None,
+        temperature: None,
+        gate: None,
     })
 }
 

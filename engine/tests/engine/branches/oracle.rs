@@ -208,6 +208,7 @@ impl<'a> Block<'a> {
     fn activate(&self, x: f64) -> f64 {
         match self.spec.activation {
             Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::Relu => x.max(0.0),
             Activation::GeluTanh => {
                 let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
                 0.5 * x * (1.0 + inner.tanh())
@@ -232,7 +233,7 @@ fn norm(spec: NormSpec, weight: &[f32], bias: Option<&[f32]>, x: &[f64]) -> Vec<
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let (centre, eps) = match spec {
         NormSpec::Rms { eps } => (0.0, eps),
-        NormSpec::Layer { eps } => (mean(x), eps),
+        NormSpec::Layer { eps } | NormSpec::LayerUnbiased { eps } => (mean(x), eps),
     };
     let squares: Vec<f64> = x.iter().map(|x| (x - centre).powi(2)).collect();
     let size = (mean(&squares) + f64::from(eps)).sqrt();
