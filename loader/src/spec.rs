@@ -59,6 +59,8 @@ pub enum Place {
     Mixer,
     /// Where each token is computed by itself.
     Ffn,
+    /// Where experts are, in layers that have them beside a dense block (Arctic).
+    Experts,
 }
 
 /// What a branch reads.
@@ -68,6 +70,8 @@ pub enum Join {
     InOrder,
     /// The residual stream that the branch before it read: both outputs are added afterwards, in order.
     Parallel,
+    /// The residual stream as the layer received it. The output is added in order (Arctic).
+    Outset,
 }
 
 /// What a branch computes. Latent attention, recurrences, convolutions and attention experts become further
@@ -456,8 +460,27 @@ pub struct MoeSpec {
     pub expert: MlpSpec,
     /// How experts are chosen for a token.
     pub router: RouterSpec,
+    /// What the router reads.
+    pub router_input: RouterInput,
     /// Experts that every token visits.
     pub shared: SharedExpert,
+}
+
+/// What a router reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouterInput {
+    /// The normed input of its branch, as the experts do.
+    Branch,
+    /// The residual stream as the layer received it, before any norm (SmallThinker, arXiv 2507.20984).
+    Outset,
+}
+
+impl LayerSpec {
+    /// Whether a branch of the layer reads what the layer received.
+    pub fn reads_outset(&self) -> bool {
+        let of_router = |op: &Op| matches!(op, Op::Moe(moe) if moe.router_input == RouterInput::Outset);
+        self.branches.iter().any(|branch| branch.join == Join::Outset || of_router(&branch.op))
+    }
 }
 
 /// From router logits to experts and weights. Selection is on f32; ties go to the lower expert id.

@@ -1,7 +1,7 @@
 //! The buffers of a pass, allocated once for the largest batch, so that decode never allocates. They belong
 //! to the pass that runs, not to a sequence. It must not know what is computed in them.
 
-use moelten_loader::spec::{Join, ModelSpec, Op, RopeSpec, SharedExpert};
+use moelten_loader::spec::{Join, LayerSpec, ModelSpec, Op, RopeSpec, SharedExpert};
 use moelten_quant::{ActivationKind, BLOCK, Line, Running};
 
 use crate::experts::store::AcquireBuffers;
@@ -31,6 +31,9 @@ pub struct Executor {
     /// Sum of the outputs of parallel branches `[tokens, d_model]`; empty where branches join one after the
     /// other.
     pub joined: Vec<f32>,
+    /// The residual stream as the present layer received it `[tokens, d_model]`; empty where no branch reads
+    /// it.
+    pub outset: Vec<f32>,
     /// The positions of the batch, by rope of the model.
     pub angles: Vec<Angles>,
     /// Queries, keys, values and sums over positions.
@@ -61,6 +64,7 @@ impl Executor {
             normed: buffer(d),
             branch: buffer(d),
             joined: buffer(if w.parallel { d } else { 0 }),
+            outset: buffer(if w.outset { d } else { 0 }),
             angles: ropes.iter().map(|rope| Angles::with_capacity(rope, chunk)).collect(),
             attention: AttentionScratch {
                 q: small(w.q),
@@ -109,7 +113,7 @@ impl Executor {
     pub fn bytes_for(spec: &ModelSpec, chunk: usize, context: usize) -> u64 {
         let (w, d, pass) = (Widths::of(spec, context), spec.d_model, PASS.min(chunk));
         let lines = Packed::lines_for(w.packed(chunk, d)) + w.hidden_lines(pass) + w.gathered_lines(pass, d);
-        let streams = if w.parallel { 4 } else { 3 };
+        let streams = 3 + usize::from(w.parallel) + usize::from(w.outset);
         let numbers =
             chunk * (streams * d + w.experts) + pass * (2 * w.q + 2 * w.kv + w.gate) + w.grouped(chunk, d);
         let numbers = numbers.saturating_add(spec.vocab).saturating_add(w.spans);
@@ -128,6 +132,7 @@ impl Executor {
             &self.normed,
             &self.branch,
             &self.joined,
+            &self.outset,
             &a.q,
             &a.k,
             &a.v,
@@ -160,12 +165,15 @@ struct Widths {
     per_token: usize,
     /// Whether some branches are parallel.
     parallel: bool,
+    /// Whether some branches read what their layer received.
+    outset: bool,
 }
 
 impl Widths {
     /// The widest of each over all branches.
     fn of(spec: &ModelSpec, context: usize) -> Self {
-        let mut w = Self::default();
+        let outset = spec.layers.iter().any(LayerSpec::reads_outset);
+        let mut w = Self { outset, ..Self::default() };
         for branch in spec.layers.iter().flat_map(|layer| &layer.branches) {
             w.parallel |= branch.join == Join::Parallel;
             match &branch.op {

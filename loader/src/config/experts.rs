@@ -72,7 +72,7 @@ fn moe(
     let shared = shared(raw, family, width, mlp)?;
     let expert = MlpSpec { bias: family.expert_bias, ..mlp(width) };
     let router = RouterSpec { bias: family.router_bias, select, scale };
-    Ok(MoeSpec { experts, expert, router, shared })
+    Ok(MoeSpec { experts, expert, router, router_input: family.router_input, shared })
 }
 
 /// The shared expert beside routed experts of `width`.

@@ -13,8 +13,8 @@ use crate::families::{
 };
 use crate::io::reader::narrow;
 use crate::spec::{
-    AttentionSpec, HeadSpec, Join, LayerSpec, ModelSpec, NormSpec, Op, Place, QkNorm, RopeScaling, RopeSpec,
-    Temperature,
+    AttentionSpec, BranchSpec, HeadSpec, Join, LayerSpec, MlpSpec, ModelSpec, NormSpec, Op, Place, QkNorm,
+    RopeScaling, RopeSpec, Temperature,
 };
 
 /// The family of a configuration.
@@ -67,7 +67,10 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
     let layers = attention
         .into_iter()
         .zip(ffn)
-        .map(|(attention, ffn)| layer(family, norm, attention, ffn, residual_scale))
+        .map(|(attention, ffn)| match family.experts_beside_dense {
+            true => beside_dense(layer(family, norm, attention, ffn, residual_scale), d_model),
+            false => layer(family, norm, attention, ffn, residual_scale),
+        })
         .collect();
     Ok(ModelSpec {
         name: raw.text(&raw.model_name)?,
@@ -102,6 +105,19 @@ fn layer(family: &Family, norm: NormSpec, attention: AttentionSpec, ffn: Op, sca
         }
     }
     layer
+}
+
+/// The layer with a dense block, as wide as the residual stream, before its experts.
+fn beside_dense(layer: LayerSpec, d_model: usize) -> LayerSpec {
+    let branches = layer.branches.into_iter().flat_map(|branch| match &branch.op {
+        Op::Moe(moe) => {
+            let dense = MlpSpec { d_ff: d_model, ..moe.expert };
+            let dense = BranchSpec { op: Op::Mlp(dense), ..branch.clone() };
+            vec![dense, BranchSpec { place: Place::Experts, join: Join::Outset, ..branch }]
+        }
+        _ => vec![branch],
+    });
+    LayerSpec { branches: branches.collect() }
 }
 
 fn embed_scale(raw: &RawConfig, family: &Family, d_model: usize) -> Result<f32> {

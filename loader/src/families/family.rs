@@ -1,7 +1,7 @@
 //! What a family is: the properties that an architecture name implies and its configuration does not state.
 //! Plain types without functions. It must not know which families there are.
 
-use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
+use crate::spec::{Activation, OutputGate, Pairing, Renormalise, RouterInput, Scoring};
 use crate::tensors::roles::NameRule;
 
 /// Properties that all models of a family share.
@@ -58,6 +58,11 @@ pub struct Family {
     pub logit_scale: LogitScale,
     /// How a token's experts are chosen. Not used by families without experts.
     pub router: RouterKind,
+    /// What the router reads.
+    pub router_input: RouterInput,
+    /// Whether experts stand beside a dense block as wide as the residual stream, and read what their layer
+    /// received.
+    pub experts_beside_dense: bool,
     /// Whether the router has a bias.
     pub router_bias: bool,
     /// Whether the matrices of experts have biases.

@@ -10,8 +10,8 @@ use super::family::{
 };
 use crate::spec::Part::{Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
-use crate::spec::{Activation, ModelSpec, OutputGate, Pairing, Renormalise, Scoring};
-use crate::tensors::roles::{LayerTensor as T, NameRule, Rows, half, layer};
+use crate::spec::{Activation, ModelSpec, OutputGate, Pairing, Renormalise, RouterInput, Scoring};
+use crate::tensors::roles::{LayerTensor as T, NameRule, QKV, Rows, half, layer, stacked};
 
 /// Llama. The other entries are given as differences from it.
 const LLAMA: Family = Family {
@@ -40,6 +40,8 @@ const LLAMA: Family = Family {
     embed_root: Setting::Fixed(false),
     logit_scale: LogitScale::Divides,
     router: RouterKind::SoftmaxTopK,
+    router_input: RouterInput::Branch,
+    experts_beside_dense: false,
     router_bias: false,
     expert_bias: false,
     activation: ActivationKind::Named(Activation::Silu),
@@ -108,6 +110,13 @@ const NORM_AFTER_ATTENTION: &[NameRule] = &[layer(T::PreNorm(Ffn), "blk.{L}.post
 const POST_NORMS: &[NameRule] = &[
     layer(T::PostNorm(Mixer), "model.layers.{L}.post_attention_layernorm.weight"),
     layer(T::PostNorm(Ffn), "model.layers.{L}.post_feedforward_layernorm.weight"),
+];
+
+/// GGUF files of some families have queries, keys and values in one tensor.
+const FUSED_QKV: &[NameRule] = &[
+    stacked(T::Q, "blk.{L}.attn_qkv.weight", QKV),
+    stacked(T::K, "blk.{L}.attn_qkv.weight", QKV),
+    stacked(T::V, "blk.{L}.attn_qkv.weight", QKV),
 ];
 
 /// GGUF files of some families have gate and up in one tensor.
@@ -270,7 +279,7 @@ pub const FAMILIES: &[Family] = &[
         label: "bailingmoe2",
         hf_types: &["bailing_moe_v2"],
         gguf_arch: "bailingmoe2",
-        gguf_names: &[],
+        gguf_names: FUSED_QKV,
         out_bias: Setting::Default(false),
         has_qk_norm: Setting::Fixed(true),
         router: RouterKind::Scored {
@@ -345,6 +354,7 @@ pub const FAMILIES: &[Family] = &[
     Family {
         label: "exaone-moe",
         hf_types: &["exaone_moe"],
+        folder_names: &[layer(T::SelectBias, "model.layers.{L}.mlp.e_score_correction_bias")],
         gguf_arch: "exaone-moe",
         gguf_names: &[],
         out_bias: Setting::Default(false),
@@ -465,6 +475,7 @@ pub const FAMILIES: &[Family] = &[
             layer(T::PostNorm(Mixer), "model.layers.{L}.post_attention_layernorm.weight"),
             layer(T::PreNorm(Ffn), "model.layers.{L}.pre_mlp_layernorm.weight"),
             layer(T::PostNorm(Ffn), "model.layers.{L}.post_mlp_layernorm.weight"),
+            layer(T::SelectBias, "model.layers.{L}.mlp.expert_bias"),
         ],
         norms: NormPlaces::Both,
         has_qk_norm: Setting::Fixed(true),
@@ -474,9 +485,38 @@ pub const FAMILIES: &[Family] = &[
         embed_root: Setting::Default(true),
         ..GLM4MOE
     },
+    // arXiv 2507.20984. Its routers are read before attention.
+    Family {
+        label: "smallthinker",
+        hf_types: &[],
+        gguf_arch: "smallthinker",
+        gguf_pairing: Pairing::Split,
+        window: WindowRule::Periodic { period: 4, first_is_full: true },
+        rope_layers: RopeLayers::Windowed,
+        router: RouterKind::Scored {
+            scoring: Scoring::Sigmoid,
+            bias: Setting::Fixed(false),
+            divisor: Renormalise::AtLeast(6.1e-5),
+        },
+        router_input: RouterInput::Outset,
+        activation: ActivationKind::Named(Activation::Relu),
+        expert_width: ExpertWidth::Own,
+        default_theta: 1_500_000.0,
+        ..LLAMA
+    },
+    // The Snowflake Arctic model card.
+    Family {
+        label: "arctic",
+        hf_types: &[],
+        gguf_arch: "arctic",
+        experts_beside_dense: true,
+        default_eps: 1e-5,
+        ..LLAMA
+    },
     Family {
         label: "laguna",
         hf_types: &["laguna"],
+        folder_names: &[layer(T::SelectBias, "model.layers.{L}.mlp.experts.e_score_correction_bias")],
         gguf_arch: "laguna",
         gguf_names: &[],
         has_qk_norm: Setting::Fixed(true),

@@ -149,11 +149,16 @@ pub(crate) const fn half(tensor: LayerTensor, pattern: &'static str, rows: Rows)
 }
 
 /// Query, key and value rows of a fused projection.
-const QKV: &[LayerTensor] = &[T::Q, T::K, T::V];
+pub(crate) const QKV: &[LayerTensor] = &[T::Q, T::K, T::V];
 /// The same for its biases.
 const QKV_BIAS: &[LayerTensor] = &[T::QBias, T::KBias, T::VBias];
 
-const fn stacked(tensor: LayerTensor, pattern: &'static str, all: &'static [LayerTensor]) -> NameRule {
+/// The rule of a tensor that holds several roles.
+pub(crate) const fn stacked(
+    tensor: LayerTensor,
+    pattern: &'static str,
+    all: &'static [LayerTensor],
+) -> NameRule {
     NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::Stacked(all) }
 }
 
@@ -193,6 +198,7 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::KNorm, "blk.{L}.attn_k_norm.weight"),
     layer(T::PreNorm(Ffn), "blk.{L}.ffn_norm.weight"),
     layer(T::PreNormBias(Ffn), "blk.{L}.ffn_norm.bias"),
+    layer(T::PreNorm(Place::Experts), "blk.{L}.ffn_norm_exps.weight"),
     layer(T::PostNorm(Mixer), "blk.{L}.post_attention_norm.weight"),
     layer(T::PostNormBias(Mixer), "blk.{L}.post_attention_norm.bias"),
     layer(T::PostNorm(Ffn), "blk.{L}.post_ffw_norm.weight"),
@@ -281,12 +287,9 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::Router, "model.layers.{L}.block_sparse_moe.router.layer.weight"),
     layer(T::Router, "model.layers.{L}.mlp.gate.wg.weight"),
     layer(T::Router, "model.layers.{L}.mlp.router.gate.weight"),
-    layer(T::SelectBias, "model.layers.{L}.mlp.expert_bias"),
-    layer(T::SelectBias, "model.layers.{L}.mlp.experts.e_score_correction_bias"),
     layer(T::SelectBias, "model.layers.{L}.mlp.gate.e_score_correction_bias"),
     layer(T::SelectBias, "model.layers.{L}.mlp.moe_statics.e_score_correction_bias"),
     layer(T::SelectBias, "model.layers.{L}.block_sparse_moe.e_score_correction_bias"),
-    layer(T::SelectBias, "model.layers.{L}.mlp.e_score_correction_bias"),
     layer(T::SelectBias, "model.layers.{L}.mlp.gate.expert_bias"),
     layer(T::Experts(Gate), "model.layers.{L}.mlp.experts.{E}.gate_proj.weight"),
     layer(T::Experts(Up), "model.layers.{L}.mlp.experts.{E}.up_proj.weight"),

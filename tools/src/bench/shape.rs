@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use moelten_loader::spec::{
     Activation, AttentionSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Pairing,
-    QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,
+    QkNorm, RopeScaling, RopeSpec, RouterInput, RouterSpec, Select, SharedExpert,
 };
 use serde::Deserialize;
 
@@ -223,6 +223,7 @@ impl Shape {
                     select: Select::SoftmaxTopK { k: self.experts_per_token, renormalise: self.renormalise },
                     scale: 1.0,
                 },
+                router_input: RouterInput::Branch,
                 shared: self.shared_d_ff.map_or(SharedExpert::None, |d_ff| SharedExpert::Plain(mlp(d_ff))),
             };
             LayerSpec::pre_norm(norm, Op::Attention(attention), Op::Moe(moe), 1.0)

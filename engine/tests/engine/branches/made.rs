@@ -11,7 +11,8 @@ use moelten_loader::container::gguf::Gguf;
 use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
 use moelten_loader::spec::{
     Activation, AttentionSpec, BankMatrix, BranchSpec, HeadSpec, Join, LayerSpec, MlpSpec, ModelSpec,
-    MoeSpec, NormSpec, Op, Pairing, Place, QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,
+    MoeSpec, NormSpec, Op, Pairing, Place, QkNorm, RopeScaling, RopeSpec, RouterInput, RouterSpec, Select,
+    SharedExpert,
 };
 use moelten_loader::tensors::needed::needed;
 use moelten_loader::tensors::roles::{GGUF_NAMES, LayerTensor, Role, gguf_name};
@@ -211,6 +212,7 @@ pub fn moe(expert: MlpSpec, shared: SharedExpert) -> Op {
         experts: EXPERTS,
         expert,
         router: RouterSpec { bias: expert.bias, select, scale: 1.5 },
+        router_input: RouterInput::Branch,
         shared,
     })
 }

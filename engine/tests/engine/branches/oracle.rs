@@ -2,7 +2,8 @@
 //! weight. It follows the definitions in `moelten_loader::spec` and shares no code with the engine.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BranchSpec, Join, MlpSpec, MoeSpec, NormSpec, Op, Part, Select, SharedExpert,
+    Activation, AttentionSpec, BranchSpec, ExpertGroups, Join, MlpSpec, MoeSpec, NormSpec, Op, OutputGate,
+    Part, QkNorm, Renormalise, RouterInput, Select, SharedExpert, Temperature,
 };
 use moelten_loader::tensors::roles::{LayerTensor as T, Role};
 
@@ -19,12 +20,14 @@ pub fn logits(made: &Made, ids: &[u32]) -> Vec<f32> {
     let row = |&id: &u32| &embed[id as usize * spec.d_model..][..spec.d_model];
     let mut x: Rows = ids.iter().map(|id| row(id).iter().map(|&w| f64::from(w) * scale).collect()).collect();
     for (layer, of) in spec.layers.iter().enumerate() {
-        let mut input = x.clone();
+        let (outset, mut input) = (x.clone(), x.clone());
         for branch in &of.branches {
-            if branch.join == Join::InOrder {
-                input.clone_from(&x);
+            match branch.join {
+                Join::InOrder => input.clone_from(&x),
+                Join::Parallel => {}
+                Join::Outset => input.clone_from(&outset),
             }
-            let out = Layer { made, layer }.branch(branch, &input);
+            let out = Layer { made, layer }.branch(branch, &input, &outset);
             for (x, out) in x.iter_mut().flatten().zip(out.iter().flatten()) {
                 *x += f64::from(branch.scale) * out;
             }
@@ -37,7 +40,11 @@ pub fn logits(made: &Made, ids: &[u32]) -> Vec<f32> {
         let normed = norm(spec.final_norm, made.weights(Role::FinalNorm), norm_bias, x);
         linear(head, bias, &normed)
     };
-    x.iter().flat_map(token).map(|logit| (logit * f64::from(spec.head.scale)) as f32).collect()
+    let cap = |logit: f64| match spec.head.softcap.map(f64::from) {
+        Some(cap) => cap * (logit / cap).tanh(),
+        None => logit,
+    };
+    x.iter().flat_map(token).map(|logit| cap(logit * f64::from(spec.head.scale)) as f32).collect()
 }
 
 /// One layer of a model.
@@ -56,7 +63,7 @@ impl<'a> Layer<'a> {
         self.made.weights_if(there, Role::Layer(self.layer, tensor))
     }
 
-    fn branch(self, branch: &BranchSpec, x: &Rows) -> Rows {
+    fn branch(self, branch: &BranchSpec, x: &Rows, outset: &Rows) -> Rows {
         let normed = self.norm(branch.pre_norm, T::PreNorm(branch.place), T::PreNormBias(branch.place), x);
         let out = match &branch.op {
             Op::Attention(spec) => self.attention(spec, &normed),
@@ -64,7 +71,10 @@ impl<'a> Layer<'a> {
                 let block = Block::new(self, spec, T::Dense, T::DenseBias);
                 normed.iter().map(|x| block.apply(x)).collect()
             }
-            Op::Moe(spec) => normed.iter().map(|x| self.moe(spec, x)).collect(),
+            Op::Moe(spec) => {
+                let of_router = if spec.router_input == RouterInput::Outset { outset } else { &normed };
+                normed.iter().zip(of_router).map(|(x, of_router)| self.moe(spec, x, of_router)).collect()
+            }
         };
         self.norm(branch.post_norm, T::PostNorm(branch.place), T::PostNormBias(branch.place), &out)
     }
@@ -81,9 +91,24 @@ impl<'a> Layer<'a> {
             x.iter().map(|x| linear(self.weights(weight), bias, x)).collect()
         };
         let (mut q, mut k, v) = (project(T::Q, T::QBias), project(T::K, T::KBias), project(T::V, T::VBias));
-        for rows in [&mut q, &mut k] {
+        for (rows, weight) in [(&mut q, T::QNorm), (&mut k, T::KNorm)] {
+            let after = match spec.qk_norm {
+                QkNorm::PerHeadAfterRope { eps } => Some(NormSpec::Rms { eps }),
+                _ => None,
+            };
             for (position, row) in rows.iter_mut().enumerate() {
-                row.chunks_exact_mut(spec.head_dim).for_each(|head| rotate(spec, position, head));
+                for head in row.chunks_exact_mut(spec.head_dim) {
+                    rotate(spec, position, head);
+                    if let Some(spec) = after {
+                        head.copy_from_slice(&norm(spec, self.weights(weight), None, head));
+                    }
+                }
+            }
+        }
+        if let Some(Temperature { beta, period }) = spec.temperature {
+            for (position, row) in q.iter_mut().enumerate() {
+                let factor = 1.0 + f64::from(beta) * (1.0 + (position / period) as f64).ln();
+                row.iter_mut().for_each(|q| *q *= factor);
             }
         }
         let group = spec.heads / spec.kv_heads;
@@ -92,10 +117,14 @@ impl<'a> Layer<'a> {
         };
         let bias = self.weights_if(spec.out_bias, T::OBias);
         let token = |t: usize| {
-            let mixed: Vec<f64> = (0..spec.heads)
+            let mut mixed: Vec<f64> = (0..spec.heads)
                 .flat_map(|h| {
                     let query = head(&q, t, h);
-                    let score = |s| dot(&query, &head(&k, s, h / group)) * f64::from(spec.scale);
+                    let cap = |score: f64| match spec.softcap.map(f64::from) {
+                        Some(cap) => cap * (score / cap).tanh(),
+                        None => score,
+                    };
+                    let score = |s| cap(dot(&query, &head(&k, s, h / group)) * f64::from(spec.scale));
                     let sink = self.weights_if(spec.sinks, T::Sinks).map(|sinks| f64::from(sinks[h]));
                     let weights = softmax(&(0..=t).map(score).chain(sink).collect::<Vec<_>>());
                     let mut out = vec![0.0; spec.head_dim];
@@ -106,19 +135,36 @@ impl<'a> Layer<'a> {
                     out
                 })
                 .collect();
+            if let Some(kind) = spec.gate {
+                let gates = linear(self.weights(T::AttentionGate), None, &x[t]);
+                for (i, mixed) in mixed.iter_mut().enumerate() {
+                    *mixed *= match kind {
+                        OutputGate::SigmoidPerValue => 1.0 / (1.0 + (-gates[i]).exp()),
+                        OutputGate::SoftplusPerHead => gates[i / spec.head_dim].exp().ln_1p(),
+                    };
+                }
+            }
             linear(self.weights(T::O), bias, &mixed)
         };
         (0..x.len()).map(token).collect()
     }
 
-    fn moe(self, spec: &MoeSpec, x: &[f64]) -> Vec<f64> {
-        let scores =
-            softmax(&linear(self.weights(T::Router), self.weights_if(spec.router.bias, T::RouterBias), x));
-        let Select::SoftmaxTopK { k, renormalise } = spec.router.select else {
-            unreachable!("made models route by softmax")
+    fn moe(self, spec: &MoeSpec, x: &[f64], of_router: &[f64]) -> Vec<f64> {
+        let logits =
+            linear(self.weights(T::Router), self.weights_if(spec.router.bias, T::RouterBias), of_router);
+        let (k, renormalise, scores, choice) = match &spec.router.select {
+            Select::SoftmaxTopK { k, renormalise } => (*k, *renormalise, softmax(&logits), softmax(&logits)),
+            Select::Scored { k, groups, renormalise, .. } => {
+                let scores: Vec<f64> = logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect();
+                let bias = self.weights(T::SelectBias);
+                let biased: Vec<f64> = scores.iter().zip(bias).map(|(s, &b)| s + f64::from(b)).collect();
+                let choice = groups.map_or(biased.clone(), |groups| best_groups(&biased, groups));
+                (*k, *renormalise != Renormalise::No, scores, choice)
+            }
+            Select::SparseMixer { .. } => unreachable!("made models do not route by SparseMixer"),
         };
         let mut order: Vec<usize> = (0..spec.experts).collect();
-        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+        order.sort_by(|&a, &b| choice[b].total_cmp(&choice[a]));
         let chosen = &order[..k];
         let total: f64 = if renormalise { chosen.iter().map(|&e| scores[e]).sum() } else { 1.0 };
         let mut out = vec![0.0; x.len()];
@@ -216,6 +262,21 @@ impl<'a> Block<'a> {
             Activation::ClampedSwiglu { .. } => unreachable!("it needs a gate"),
         }
     }
+}
+
+/// Scores, -infinity outside the groups with the highest sums of two.
+fn best_groups(scores: &[f64], groups: ExpertGroups) -> Vec<f64> {
+    let size = scores.len() / groups.count;
+    let sum = |group: usize| {
+        let mut sorted = scores[group * size..][..size].to_vec();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        sorted[0] + sorted[1]
+    };
+    let mut order: Vec<usize> = (0..groups.count).collect();
+    order.sort_by(|&a, &b| sum(b).total_cmp(&sum(a)));
+    let kept = &order[..groups.kept];
+    let score = |(expert, &score)| if kept.contains(&(expert / size)) { score } else { f64::NEG_INFINITY };
+    scores.iter().enumerate().map(score).collect()
 }
 
 /// `w x + bias`, `w` is `[rows, x.len()]`.

@@ -22,7 +22,7 @@ use moelten_loader::spec::BankKey;
 use moelten_quant::Isa;
 
 /// One checkpoint per supported family and variant.
-pub const FAMILIES: [&str; 13] = [
+pub const FAMILIES: [&str; 19] = [
     "llama",
     "llama3-rope",
     "mistral-window",
@@ -36,6 +36,12 @@ pub const FAMILIES: [&str; 13] = [
     "phimoe",
     "gptoss",
     "glm4moe",
+    "phi3",
+    "exaone4",
+    "cohere2",
+    "gemma3-scale",
+    "smollm3",
+    "gemma2",
 ];
 
 /// The results of Hugging Face transformers for a checkpoint.
