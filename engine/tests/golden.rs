@@ -106,7 +106,7 @@ fn families_in(folder: &Path) -> Vec<PathBuf> {
         return vec![folder.to_owned()];
     }
     let entries = std::fs::read_dir(folder).expect("a folder");
-    let mut found: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(is_family).collect();
+    let mut found: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).filter(is_family).collect();
     found.sort();
     found
 }
@@ -116,7 +116,7 @@ fn compare(runtime: &Arc<Runtime>, path: &Path, golden: &Golden) -> Option<Strin
     let model = on(runtime, path, How::default());
     let context = golden.ids.len() + golden.greedy.len();
     let options = SequenceOptions { context: Some(context), kv: KvFormat::F32 };
-    let sequence = || Sequence::new(Arc::clone(&model), options).unwrap();
+    let sequence = || Sequence::new(Arc::clone(&model), options).expect("a sequence");
     let (got, routes) = logits(&mut sequence(), &golden.ids);
     if got.len() != golden.logits.len() {
         return Some(format!("{}: {} logits, not {}", path.display(), got.len(), golden.logits.len()));
