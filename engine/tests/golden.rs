@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{
-    FAMILIES, Golden, How, distance, folder, golden, golden_in, greedy, logits, model, on, session, spread,
+    FAMILIES, Golden, How, NARROW, distance, folder, golden, golden_in, greedy, logits, model, on, session,
+    spread,
 };
 use moelten_engine::plan::SequenceOptions;
 use moelten_engine::runtime::Runtime;
@@ -21,7 +22,7 @@ use moelten_quant::Isa;
 fn logits_and_routes_match_on_every_instruction_set() {
     let tiers = Isa::available();
     println!("instruction sets covered: {}", tiers.iter().map(|i| i.name()).collect::<Vec<_>>().join(", "));
-    for family in FAMILIES {
+    for family in FAMILIES.into_iter().chain(NARROW) {
         let golden = golden(family);
         for &isa in &tiers {
             let model = model(&folder(family), How { isa: Some(isa), ..Default::default() });
@@ -36,7 +37,7 @@ fn logits_and_routes_match_on_every_instruction_set() {
 
 #[test]
 fn greedy_text_matches() {
-    for family in FAMILIES {
+    for family in FAMILIES.into_iter().chain(NARROW) {
         let golden = golden(family);
         let model = model(&folder(family), How::default());
         let got = greedy(&mut session(&model, KvFormat::F32), &golden.ids, golden.greedy.len());
@@ -46,7 +47,7 @@ fn greedy_text_matches() {
 
 #[test]
 fn half_precision_kv_stays_close() {
-    for family in FAMILIES {
+    for family in FAMILIES.into_iter().chain(NARROW) {
         let golden = golden(family);
         let model = model(&folder(family), How::default());
         let (got, _) = logits(&mut session(&model, KvFormat::F16), &golden.ids[..1]);

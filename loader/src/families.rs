@@ -1,5 +1,6 @@
 //! The families of models: what an architecture name implies that its configuration does not state, as data.
 
+mod bases;
 mod family;
 mod table;
 

@@ -25,7 +25,9 @@ use moelten_quant::{Format, Isa};
 use crate::batch::{alone, check_batch, scripts};
 use crate::common::{How, deviation, distance, logits, session, spread, stepwise, whole};
 use Place::{Ffn, Mixer};
-use made::{D_FF, D_FF_BLOCKS, EXPERTS, Made, VOCAB, attention, branch, layer, mlp, model, moe, parallel};
+use made::{
+    D_FF, D_FF_BLOCKS, EXPERTS, Made, VOCAB, attention, branch, latent, layer, mlp, model, moe, parallel,
+};
 
 /// Largest error of a logit, as a share of the standard deviation of all.
 const TOLERANCE: f32 = 1e-4;
@@ -149,6 +151,17 @@ fn feed_forward_blocks_of_two_matrices() {
     });
 }
 
+#[test]
+fn latent_attention() {
+    check("latent", |d_ff| {
+        let kinds = [(None, false), (Some(64), false), (None, true), (Some(32), true)];
+        let layers = kinds.into_iter().map(|(query_rank, split)| {
+            layer([branch(Mixer, latent(query_rank, split)), branch(Ffn, dense(d_ff, true, false))])
+        });
+        layers.collect()
+    });
+}
+
 /// Blocks of three and of two matrices: dense, shared with and without a gate, and experts.
 #[test]
 fn biases_everywhere() {
@@ -220,7 +233,7 @@ fn attention_of_other_kinds() {
 #[test]
 fn experts_by_score_and_bias() {
     check("scored-experts", |d_ff| {
-        let groups = [None, Some(ExpertGroups { count: 3, kept: 2 })];
+        let groups = [None, Some(ExpertGroups { count: 3, kept: 2, summed: 2 })];
         let layers = groups.into_iter().zip([Renormalise::No, Renormalise::Plus(1e-20)]);
         let layers = layers.map(|(groups, renormalise)| {
             let Op::Moe(mut spec) = moe(mlp(d_ff, true, false), SharedExpert::None) else {

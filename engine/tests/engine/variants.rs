@@ -261,11 +261,11 @@ fn divisors_and_a_linear_factor_both_count() {
 fn unknown_fields_are_reported_inside_rope_too() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config("llama");
-    config["rope_parameters"]["shimmer"] = json!(0.7);
+    config["rope_parameters"]["sparkle"] = json!(0.7);
     config["glitter"] = json!(true);
     let notices = load(&reconfigured("llama", &config, dir.path())).unwrap().notices;
     assert!(
-        notices.iter().any(|n| n.contains("rope_parameters.shimmer") && n.contains("glitter")),
+        notices.iter().any(|n| n.contains("rope_parameters.sparkle") && n.contains("glitter")),
         "{notices:?}"
     );
 }

@@ -109,13 +109,19 @@ fn select(raw: &RawConfig, family: &Family, container: Container, experts: usize
     };
     match family.router {
         RouterKind::SoftmaxTopK => Ok(Select::SoftmaxTopK { k, renormalise }),
-        RouterKind::Scored { scoring, bias, divisor } => Ok(Select::Scored {
-            k,
-            scoring: stated_scoring(raw)?.unwrap_or(scoring),
-            bias: setting(bias, &raw.select_bias),
-            groups: groups(raw, experts, k)?,
-            renormalise: if renormalise { divisor } else { Renormalise::No },
-        }),
+        RouterKind::Scored { scoring, bias, divisor } => {
+            let bias = setting(bias, &raw.select_bias);
+            Ok(Select::Scored {
+                k,
+                scoring: stated_scoring(raw)?.or(scoring).unwrap_or(match bias {
+                    true => Scoring::Sigmoid,
+                    false => Scoring::Softmax,
+                }),
+                bias,
+                groups: groups(raw, experts, k, bias)?,
+                renormalise: if renormalise { divisor } else { Renormalise::No },
+            })
+        }
         RouterKind::SparseMixer if k == 2 && experts > 1 => {
             Ok(Select::SparseMixer { jitter: raw.non_negative(&raw.router_jitter)? })
         }
@@ -142,11 +148,12 @@ fn stated_scoring(raw: &RawConfig) -> Result<Option<Scoring>> {
     }
 }
 
-/// The groups of a router that chooses `k` of `experts`; `None` for a single group.
-fn groups(raw: &RawConfig, experts: usize, k: usize) -> Result<Option<ExpertGroups>> {
+/// The groups of a router that chooses `k` of `experts`; `None` for a single group. Routers with a bias rank
+/// groups as DeepSeek-V3 does, others as DeepSeek-V2.
+fn groups(raw: &RawConfig, experts: usize, k: usize, bias: bool) -> Result<Option<ExpertGroups>> {
     let limit = |count: usize| u64::try_from(count).unwrap_or(MAX_EXPERTS);
     let count = raw.count(&raw.expert_groups, 0, limit(experts))?;
-    if count <= 1 {
+    if count <= 1 || raw.choice.value.as_deref() == Some("greedy") {
         return Ok(None);
     }
     let kept = raw.count_or(&raw.expert_groups_used, count, 1, limit(count))?;
@@ -160,7 +167,7 @@ fn groups(raw: &RawConfig, experts: usize, k: usize) -> Result<Option<ExpertGrou
     if k > kept * size {
         return contradiction(&raw.expert_groups_used.name, kept, format!("{k} experts of a token"));
     }
-    Ok((kept < count).then_some(ExpertGroups { count, kept }))
+    Ok((kept < count).then_some(ExpertGroups { count, kept, summed: if bias { 2 } else { 1 } }))
 }
 
 fn activation(raw: &RawConfig, family: &Family) -> Result<Activation> {

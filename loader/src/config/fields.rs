@@ -132,6 +132,23 @@ fields! {
     /// Clamp on q, k and v.
     clip_qkv: f64 = hf["clip_qkv"], gguf[Key("{arch}.attention.clamp_kqv")];
 
+    /// Latent attention: width of the latent vector.
+    kv_rank: u64 = hf["kv_lora_rank"], gguf[Key("{arch}.attention.kv_lora_rank")];
+    /// Latent attention: width of the latent query; without one queries are projected at once.
+    query_rank: u64 = hf["q_lora_rank"], gguf[Key("{arch}.attention.q_lora_rank")];
+    /// Latent attention: dimensions of a head's query that are not rotated.
+    nope_dim: u64 = hf["qk_nope_head_dim"], gguf[];
+    /// Latent attention: dimensions of a head's query that are rotated.
+    latent_rope_dim: u64 = hf["qk_rope_head_dim"], gguf[];
+    /// Latent attention: dimensions of a head's query.
+    latent_key_dim: u64 = hf["qk_head_dim"],
+        gguf[Key("{arch}.attention.key_length_mla"), Key("{arch}.attention.key_length")];
+    /// Latent attention: dimensions of a head's value.
+    latent_value_dim: u64 = hf["v_head_dim"],
+        gguf[Key("{arch}.attention.value_length_mla"), Key("{arch}.attention.value_length")];
+    /// Latent attention: the matrices for keys and for values are apart.
+    kv_split: bool = hf[], gguf[PresentInSome("blk.*.attn_k_b.weight")];
+
     /// Sliding window, in tokens.
     window: u64 = hf["sliding_window"], gguf[Key("{arch}.attention.sliding_window")];
     /// Which layers use the window.
@@ -189,13 +206,16 @@ fields! {
     rope_attention_factor: f64 = hf["rope.attention_factor"], gguf[Key("{arch}.rope.scaling.attn_factor")];
     /// YaRN: the same, as the whole factor, which readers do not multiply with the scheme's own.
     rope_whole_factor: f64 = hf[], gguf[Key("{arch}.rope.scaling.yarn_attn_factor")];
-    /// YaRN: numerator and denominator of the factor on queries and keys, as DeepSeek's configurations have
-    /// them. GGUF files have the second alone, where both are equal.
-    rope_mscale: f64 = hf["rope.mscale"], gguf[];
-    /// See `rope_mscale`.
-    rope_mscale_all: f64 = hf["rope.mscale_all_dim"], gguf[Key("{arch}.rope.scaling.yarn_log_multiplier")];
     /// YaRN: whether the correction range is rounded to whole dimensions; the default is the family's.
     rope_truncate: bool = hf["rope.truncate"], gguf[Key("{arch}.rope.scaling.yarn_truncate")];
+    /// YaRN: numerator of the factor on queries and keys; used with the next.
+    rope_mscale: f64 = hf["rope.mscale"], gguf[], default 0.0;
+    /// YaRN: denominator of that factor. Latent attention: strength of the factor on scores.
+    rope_mscale_all: f64 = hf["rope.mscale_all_dim"], gguf[], default 0.0;
+    /// Latent attention: a tenth of the row above.
+    yarn_log_multiplier: f64 = hf[], gguf[Key("{arch}.rope.scaling.yarn_log_multiplier")], default 0.0;
+    /// Latent attention: whether rotated pairs are neighbours; by default they are.
+    rope_interleave: bool = hf["rope_interleave"], gguf[];
     /// LongRoPE: divisors up to the original context, one for each frequency.
     rope_short_divisors: Vec<f64> = hf["rope.short_factor"], gguf[Values("rope_factors_short.weight")];
     /// LongRoPE: divisors beyond the original context, one for each frequency.
@@ -237,6 +257,8 @@ fields! {
     scoring: String = hf["scoring_func", "score_func", "score_function"], gguf[];
     /// The same by number: 1 for a softmax, 2 for a sigmoid, 0 for the family's.
     scoring_number: u64 = hf[], gguf[Key("{arch}.expert_gating_func")];
+    /// How experts are chosen; `greedy` ignores groups.
+    choice: String = hf["topk_method"], gguf[];
     /// Whether a bias is added to the scores for the choice; the default is the family's.
     select_bias: bool = hf["use_routing_bias", "moe_router_enable_expert_bias"],
         gguf[PresentInSome("blk.*.exp_probs_b.bias")];

@@ -56,7 +56,7 @@ fn attention_factor(raw: &mut RawConfig) {
         let own = f64::from(yarn_magnitude(narrow(raw.rope_factor.value.unwrap_or(1.0))));
         let whole = raw.rope_whole_factor.value;
         let factor = &mut raw.rope_attention_factor.value;
-        *factor = match raw.rope_mscale_all.value {
+        *factor = match raw.yarn_log_multiplier.value {
             // The factor of the keys cancels that of the scheme.
             Some(mscale) if mscale != 0.0 => Some(factor.unwrap_or(1.0)),
             _ => whole.or(Some(factor.unwrap_or(1.0) * own)),

@@ -8,8 +8,8 @@ use crate::error::{LoadError, Result};
 use crate::families::{Family, LogitScale, Setting, SharedKind, family_of};
 use crate::io::reader::narrow;
 use crate::spec::{
-    Activation, AttentionSpec, ExpertGroups, LayerSpec, ModelSpec, MoeSpec, NormSpec, Renormalise,
-    RopeScaling, RopeSpec, Scoring, Select, SharedExpert, Temperature,
+    Activation, AttentionSpec, ExpertGroups, LatentSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec,
+    Renormalise, RopeScaling, RopeSpec, Scoring, Select, SharedExpert, Temperature,
 };
 
 /// The keys that describe `spec`.
@@ -100,6 +100,9 @@ fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
     if layers.len() != spec.layers.len() {
         return Err(unsupported("layers without attention"));
     }
+    if let Some(latent) = spec.layers.first().and_then(LayerSpec::latent) {
+        return latent_keys(spec, latent, keys);
+    }
     let column = |get: fn(&AttentionSpec) -> usize| layers.iter().map(|a| get(a)).collect::<Vec<_>>();
     keys.per_layer(&FIELDS.heads, &column(|a| a.heads));
     keys.per_layer(&FIELDS.kv_heads, &column(|a| a.kv_heads));
@@ -161,6 +164,54 @@ fn ropes(layers: &[&AttentionSpec], keys: &mut Keys) -> Result<()> {
     }
 }
 
+/// Latent attention, whose cache files describe in one of two forms: by heads where keys and values have one
+/// matrix, else as attention with one key head.
+fn latent_keys(spec: &ModelSpec, latent: &LatentSpec, keys: &mut Keys) -> Result<()> {
+    if spec.layers.iter().any(|layer| layer.latent() != Some(latent)) {
+        return Err(unsupported("layers with different latent attention"));
+    }
+    let (attention, whole) = (&latent.attention, latent.query_dim());
+    keys.u32(&FIELDS.heads, attention.heads);
+    keys.u32(&FIELDS.kv_rank, latent.rank);
+    if let Some(rank) = latent.query_rank {
+        keys.u32(&FIELDS.query_rank, rank);
+    }
+    if latent.split {
+        keys.u32(&FIELDS.kv_heads, 1);
+        keys.u32(&FIELDS.head_dim, attention.head_dim);
+        keys.u32(&FIELDS.value_dim, latent.rank);
+        keys.u32(&FIELDS.latent_key_dim, whole);
+        keys.u32(&FIELDS.latent_value_dim, latent.value_dim);
+    } else {
+        keys.u32(&FIELDS.kv_heads, attention.heads);
+        keys.u32(&FIELDS.head_dim, whole);
+        keys.u32(&FIELDS.value_dim, latent.value_dim);
+    }
+    let rope = attention.rope.as_ref().ok_or_else(|| unsupported("latent attention without positions"))?;
+    if rope.pairing != keys.family.gguf_pairing {
+        return Err(unsupported("latent attention whose rotated pairs are halves"));
+    }
+    match rope.scaling {
+        RopeScaling::None => rope_keys(rope, keys),
+        RopeScaling::Yarn { attention_factor, factor, .. } => {
+            if attention_factor.to_bits() != 1.0_f32.to_bits() {
+                return Err(unsupported("latent attention with a factor on rotated parts"));
+            }
+            let mut neutral = rope.scaling.clone();
+            if let RopeScaling::Yarn { attention_factor, .. } = &mut neutral {
+                *attention_factor = yarn_magnitude(factor);
+            }
+            rope_keys(&RopeSpec { scaling: neutral, ..rope.clone() }, keys)?;
+            let width = f64::from(u32::try_from(whole).unwrap_or(u32::MAX)).sqrt();
+            let magnitude = (f64::from(attention.scale) * width).sqrt();
+            let per_log = (magnitude - 1.0) / f64::from(factor).ln().max(f64::MIN_POSITIVE);
+            keys.f32_unless(&FIELDS.yarn_log_multiplier, narrow(per_log), 0.0);
+            Ok(())
+        }
+        _ => Err(unsupported("latent attention with this scaling of the rope")),
+    }
+}
+
 fn rope_keys(rope: &RopeSpec, keys: &mut Keys) -> Result<()> {
     keys.f32(&FIELDS.rope_theta, rope.theta);
     keys.u32(&FIELDS.rope_dim, rope.dim);
@@ -184,7 +235,7 @@ fn rope_keys(rope: &RopeSpec, keys: &mut Keys) -> Result<()> {
             keys.f32(&FIELDS.rope_beta_slow, *beta_slow);
             if attention_factor.to_bits() == 1.0f32.to_bits() && *factor > 1.0 {
                 // Both factors of DeepSeek's form, which cancel each other.
-                keys.f32(&FIELDS.rope_mscale_all, 1.0);
+                keys.f32(&FIELDS.yarn_log_multiplier, 1.0);
             } else {
                 let own = yarn_magnitude(*factor);
                 keys.f32_unless(&FIELDS.rope_attention_factor, attention_factor / own, 1.0);
@@ -241,7 +292,7 @@ fn experts(moe: &MoeSpec, keys: &mut Keys) {
                 Scoring::Sigmoid => 2,
             };
             keys.u32(&FIELDS.scoring_number, number);
-            if let Some(ExpertGroups { count, kept }) = groups {
+            if let Some(ExpertGroups { count, kept, .. }) = groups {
                 keys.u32(&FIELDS.expert_groups, count);
                 keys.u32(&FIELDS.expert_groups_used, kept);
             }

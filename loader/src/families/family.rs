@@ -21,6 +21,8 @@ pub struct Family {
     pub gguf_names: &'static [NameRule],
     /// The same of folders.
     pub folder_names: &'static [NameRule],
+    /// Whether attention is latent (DeepSeek-V2).
+    pub latent: bool,
     /// Norms over the residual stream.
     pub norm: NormKind,
     /// Where the norms of a branch are.
@@ -198,8 +200,8 @@ pub enum RouterKind {
     SoftmaxTopK,
     /// The k highest of scores plus a bias, perhaps out of the best groups (arXiv 2412.19437).
     Scored {
-        /// From logits to scores, if the file does not say.
-        scoring: Scoring,
+        /// From logits to scores, if the file does not say. `None`: a sigmoid with a bias, a softmax without.
+        scoring: Option<Scoring>,
         /// Whether there is a bias.
         bias: Setting,
         /// How weights are divided by their sum, where they are.

@@ -4,163 +4,16 @@
 //! Sources: the `configuration_*.py` and `modeling_*.py` files of Hugging Face transformers 5 for the
 //! folders, the GGUF specification and real file headers for the GGUF architecture names.
 
+use super::bases::{
+    DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GLM4MOE, LLAMA, NORM_AFTER_ATTENTION, OLMO2, QWEN2, QWEN3,
+};
 use super::family::{
     ActivationKind, ExpertWidth, Family, LocalRope, LogitScale, NormKind, NormPlaces, QkNormKind, RopeLayers,
     RouterKind, Setting, SharedKind, WindowRule,
 };
-use crate::spec::Part::{Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
 use crate::spec::{Activation, ModelSpec, OutputGate, Pairing, Renormalise, RouterInput, Scoring};
-use crate::tensors::roles::{LayerTensor as T, NameRule, QKV, Rows, half, layer, stacked};
-
-/// Llama. The other entries are given as differences from it.
-const LLAMA: Family = Family {
-    label: "llama",
-    hf_types: &["llama"],
-    gguf_arch: "llama",
-    gguf_pairing: Pairing::Adjacent,
-    folder_pairing: Pairing::Split,
-    gguf_names: &[],
-    folder_names: &[],
-    norm: NormKind::Rms,
-    norms: NormPlaces::Before,
-    folder_norms_centred: false,
-    parallel: false,
-    qkv_bias: Setting::Default(false),
-    out_bias: Setting::Default(false),
-    head_bias: Setting::Fixed(false),
-    sinks: false,
-    qk_norm: QkNormKind::None,
-    has_qk_norm: Setting::Fixed(true),
-    window: WindowRule::AllLayers,
-    rope_layers: RopeLayers::All,
-    local_rope: LocalRope::Same,
-    gguf_share_layers: None,
-    gate: None,
-    embed_root: Setting::Fixed(false),
-    logit_scale: LogitScale::Divides,
-    router: RouterKind::SoftmaxTopK,
-    router_input: RouterInput::Branch,
-    experts_beside_dense: false,
-    router_bias: false,
-    expert_bias: false,
-    activation: ActivationKind::Named(Activation::Silu),
-    renormalise: Setting::Fixed(true),
-    folder_renormalises: false,
-    shared: SharedKind::None,
-    expert_width: ExpertWidth::AsDense,
-    yarn_truncate: true,
-    default_theta: 10_000.0,
-    default_eps: 1e-6,
-    default_tied: false,
-};
-
-const QWEN2: Family = Family {
-    label: "qwen2",
-    hf_types: &["qwen2"],
-    gguf_arch: "qwen2",
-    gguf_pairing: Pairing::Split,
-    qkv_bias: Setting::Fixed(true),
-    out_bias: Setting::Fixed(false),
-    window: WindowRule::Listed,
-    ..LLAMA
-};
-
-const QWEN3: Family = Family {
-    label: "qwen3",
-    hf_types: &["qwen3"],
-    gguf_arch: "qwen3",
-    qkv_bias: Setting::Default(false),
-    out_bias: Setting::Default(false),
-    qk_norm: QkNormKind::PerHead,
-    ..QWEN2
-};
-
-/// A router of DeepSeek-V3's kind (arXiv 2412.19437).
-const V3_ROUTER: RouterKind = RouterKind::Scored {
-    scoring: Scoring::Sigmoid,
-    bias: Setting::Fixed(true),
-    divisor: Renormalise::Plus(1e-20),
-};
-
-/// GLM-4.5 (arXiv 2508.06471). Others with DeepSeek-V3's experts are given as differences from it.
-const GLM4MOE: Family = Family {
-    label: "glm4moe",
-    hf_types: &["glm4_moe"],
-    gguf_arch: "glm4moe",
-    gguf_pairing: Pairing::Split,
-    gguf_names: NORM_AFTER_ATTENTION,
-    out_bias: Setting::Fixed(false),
-    qk_norm: QkNormKind::PerHead,
-    has_qk_norm: Setting::Default(false),
-    window: WindowRule::Listed,
-    router: V3_ROUTER,
-    renormalise: Setting::Default(true),
-    folder_renormalises: true,
-    shared: SharedKind::Counted,
-    expert_width: ExpertWidth::Own,
-    default_eps: 1e-5,
-    ..LLAMA
-};
-
-/// GGUF files of some families name the norm before the feed-forward block after its place behind attention.
-const NORM_AFTER_ATTENTION: &[NameRule] = &[layer(T::PreNorm(Ffn), "blk.{L}.post_attention_norm.weight")];
-
-/// Tensors of folders with norms of outputs.
-const POST_NORMS: &[NameRule] = &[
-    layer(T::PostNorm(Mixer), "model.layers.{L}.post_attention_layernorm.weight"),
-    layer(T::PostNorm(Ffn), "model.layers.{L}.post_feedforward_layernorm.weight"),
-];
-
-/// GGUF files of some families have queries, keys and values in one tensor.
-const FUSED_QKV: &[NameRule] = &[
-    stacked(T::Q, "blk.{L}.attn_qkv.weight", QKV),
-    stacked(T::K, "blk.{L}.attn_qkv.weight", QKV),
-    stacked(T::V, "blk.{L}.attn_qkv.weight", QKV),
-];
-
-/// GGUF files of some families have gate and up in one tensor.
-const FUSED_UP: &[NameRule] = &[
-    half(T::Dense(Gate), "blk.{L}.ffn_up.weight", Rows::FirstHalf),
-    half(T::Dense(Up), "blk.{L}.ffn_up.weight", Rows::SecondHalf),
-];
-
-/// OLMo 2 and 3 (arXiv 2501.00656). Others with norms of outputs are given as differences from it.
-const OLMO2: Family = Family {
-    label: "olmo2",
-    hf_types: &["olmo2", "olmo3"],
-    gguf_arch: "olmo2",
-    gguf_pairing: Pairing::Split,
-    folder_names: POST_NORMS,
-    norms: NormPlaces::After,
-    qk_norm: QkNormKind::Full,
-    window: WindowRule::Periodic { period: 4, first_is_full: false },
-    local_rope: LocalRope::Plain { theta: None },
-    default_eps: 1e-5,
-    ..LLAMA
-};
-
-/// Gemma 2 (arXiv 2408.00118).
-const GEMMA2: Family = Family {
-    label: "gemma2",
-    hf_types: &["gemma2"],
-    gguf_arch: "gemma2",
-    gguf_pairing: Pairing::Split,
-    folder_names: &[
-        layer(T::PostNorm(Mixer), "model.layers.{L}.post_attention_layernorm.weight"),
-        layer(T::PreNorm(Ffn), "model.layers.{L}.pre_feedforward_layernorm.weight"),
-        layer(T::PostNorm(Ffn), "model.layers.{L}.post_feedforward_layernorm.weight"),
-    ],
-    norms: NormPlaces::Both,
-    folder_norms_centred: true,
-    window: WindowRule::Periodic { period: 2, first_is_full: false },
-    // The model of 27 billion weights.
-    gguf_share_layers: Some(46),
-    activation: ActivationKind::Named(Activation::GeluTanh),
-    embed_root: Setting::Fixed(true),
-    default_tied: true,
-    ..LLAMA
-};
+use crate::tensors::roles::{LayerTensor as T, layer};
 
 /// Every family. A GGUF architecture belongs to the first entry that names it.
 pub const FAMILIES: &[Family] = &[
@@ -229,6 +82,27 @@ pub const FAMILIES: &[Family] = &[
         ..LLAMA
     },
     GLM4MOE,
+    DEEPSEEK3,
+    // arXiv 2405.04434.
+    Family {
+        label: "deepseek2",
+        hf_types: &["deepseek_v2"],
+        router: RouterKind::Scored {
+            scoring: Some(Scoring::Softmax),
+            bias: Setting::Default(false),
+            divisor: Renormalise::Plus(1e-20),
+        },
+        folder_renormalises: false,
+        ..DEEPSEEK3
+    },
+    // GLM-4.7-Flash.
+    Family {
+        label: "glm4moelite",
+        hf_types: &["glm4_moe_lite"],
+        default_theta: 1_000_000.0,
+        default_eps: 1e-5,
+        ..DEEPSEEK3
+    },
     // arXiv 2506.05767.
     Family {
         label: "dots1",
@@ -249,7 +123,7 @@ pub const FAMILIES: &[Family] = &[
         folder_pairing: Pairing::Adjacent,
         out_bias: Setting::Default(false),
         router: RouterKind::Scored {
-            scoring: Scoring::Softmax,
+            scoring: Some(Scoring::Softmax),
             bias: Setting::Fixed(true),
             divisor: Renormalise::AtLeast(1e-12),
         },
@@ -283,7 +157,7 @@ pub const FAMILIES: &[Family] = &[
         out_bias: Setting::Default(false),
         has_qk_norm: Setting::Fixed(true),
         router: RouterKind::Scored {
-            scoring: Scoring::Sigmoid,
+            scoring: Some(Scoring::Sigmoid),
             bias: Setting::Default(true),
             divisor: Renormalise::Plus(1e-20),
         },
@@ -494,7 +368,7 @@ pub const FAMILIES: &[Family] = &[
         window: WindowRule::Periodic { period: 4, first_is_full: true },
         rope_layers: RopeLayers::Windowed,
         router: RouterKind::Scored {
-            scoring: Scoring::Sigmoid,
+            scoring: Some(Scoring::Sigmoid),
             bias: Setting::Fixed(false),
             divisor: Renormalise::AtLeast(6.1e-5),
         },
@@ -575,7 +449,9 @@ mod tests {
         for a in FAMILIES {
             for b in FAMILIES.iter().filter(|b| b.gguf_arch == a.gguf_arch) {
                 assert_eq!(a.gguf_pairing, b.gguf_pairing);
-                assert_eq!((a.norm, a.qk_norm, a.router), (b.norm, b.qk_norm, b.router));
+                assert_eq!((a.norm, a.qk_norm, a.latent), (b.norm, b.qk_norm, b.latent));
+                // GGUF files with a scored router say what folders leave to the family.
+                assert_eq!(std::mem::discriminant(&a.router), std::mem::discriminant(&b.router));
                 assert_eq!((a.qkv_bias, a.out_bias, a.head_bias), (b.qkv_bias, b.out_bias, b.head_bias));
                 assert_eq!(
                     (a.renormalise, a.expert_width, a.shared),

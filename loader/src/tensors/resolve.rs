@@ -87,8 +87,15 @@ impl<'a> Resolver<'a> {
         }
         let whole = whole_rows(rule, rows);
         let vector = rows == 1 && tensor.shape.len() == 1;
-        let expected = if vector { shape(&[cols]) } else { shape(&[whole, cols]) };
-        self.check_shape(tensor, &expected)?;
+        let by_head = match tensor.shape[..] {
+            [heads, of_head, inner] => shape(&[whole, cols]) == [heads.saturating_mul(of_head), inner],
+            _ => false,
+        };
+        // Matrices that lie head by head may have the heads as a dimension of their own.
+        if !by_head {
+            let expected = if vector { shape(&[cols]) } else { shape(&[whole, cols]) };
+            self.check_shape(tensor, &expected)?;
+        }
         self.rows_of(tensor, skipped(rule, rows), (whole, rows), cols, 0)
     }
 

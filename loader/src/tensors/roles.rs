@@ -51,6 +51,22 @@ pub enum LayerTensor {
     O,
     /// Gate on the mixed values `[heads * head_dim, d_model]` or `[heads, d_model]`.
     AttentionGate,
+    /// Projection to the latent query `[query_rank, d_model]`.
+    QDown,
+    /// Norm of the latent query `[query_rank]`.
+    QDownNorm,
+    /// From the latent query to queries `[heads * (nope + rope), query_rank]`.
+    QUp,
+    /// Projection to the latent vector and the shared key `[rank + rope, d_model]`.
+    KvDown,
+    /// Norm of the latent vector `[rank]`.
+    KvDownNorm,
+    /// From the latent vector to keys and values, head by head `[heads * (nope + value_dim), rank]`.
+    KvUp,
+    /// From queries to the latent space, head by head `[heads * rank, nope]`.
+    KUp,
+    /// From the latent vector to values, head by head `[heads * value_dim, rank]`.
+    VUp,
     /// Query bias.
     QBias,
     /// Key bias.
@@ -101,6 +117,8 @@ impl LayerTensor {
         match self {
             Self::Q | Self::K | Self::V | Self::O | Self::AttentionGate => true,
             Self::Router | Self::SharedInput => true,
+            Self::QDown | Self::QUp | Self::KvDown | Self::KvUp | Self::KUp | Self::VUp => true,
+            Self::QDownNorm | Self::KvDownNorm => false,
             Self::Dense(_) | Self::Experts(_) | Self::Shared(_) => true,
             Self::PreNorm(_) | Self::PreNormBias(_) | Self::PostNorm(_) | Self::PostNormBias(_) => false,
             Self::DenseBias(_) | Self::ExpertsBias(_) | Self::SharedBias(_) => false,
@@ -194,6 +212,14 @@ pub const GGUF_NAMES: &[NameRule] = &[
     stacked(T::KBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
     stacked(T::VBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
     layer(T::AttentionGate, "blk.{L}.attn_gate.weight"),
+    layer(T::QDown, "blk.{L}.attn_q_a.weight"),
+    layer(T::QDownNorm, "blk.{L}.attn_q_a_norm.weight"),
+    layer(T::QUp, "blk.{L}.attn_q_b.weight"),
+    layer(T::KvDown, "blk.{L}.attn_kv_a_mqa.weight"),
+    layer(T::KvDownNorm, "blk.{L}.attn_kv_a_norm.weight"),
+    layer(T::KvUp, "blk.{L}.attn_kv_b.weight"),
+    layer(T::KUp, "blk.{L}.attn_k_b.weight"),
+    layer(T::VUp, "blk.{L}.attn_v_b.weight"),
     layer(T::QNorm, "blk.{L}.attn_q_norm.weight"),
     layer(T::KNorm, "blk.{L}.attn_k_norm.weight"),
     layer(T::PreNorm(Ffn), "blk.{L}.ffn_norm.weight"),
@@ -256,6 +282,12 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::AttentionGate, "model.layers.{L}.self_attn.gate_proj.weight"),
     layer(T::AttentionGate, "model.layers.{L}.self_attn.g_proj.weight"),
     layer(T::Sinks, "model.layers.{L}.self_attn.sinks"),
+    layer(T::QDown, "model.layers.{L}.self_attn.q_a_proj.weight"),
+    layer(T::QDownNorm, "model.layers.{L}.self_attn.q_a_layernorm.weight"),
+    layer(T::QUp, "model.layers.{L}.self_attn.q_b_proj.weight"),
+    layer(T::KvDown, "model.layers.{L}.self_attn.kv_a_proj_with_mqa.weight"),
+    layer(T::KvDownNorm, "model.layers.{L}.self_attn.kv_a_layernorm.weight"),
+    layer(T::KvUp, "model.layers.{L}.self_attn.kv_b_proj.weight"),
     layer(T::QNorm, "model.layers.{L}.self_attn.q_norm.weight"),
     layer(T::KNorm, "model.layers.{L}.self_attn.k_norm.weight"),
     layer(T::QNorm, "model.layers.{L}.self_attn.query_layernorm.weight"),

@@ -156,12 +156,17 @@ fn sort_by_score(order: &mut Vec<u32>, scores: &[f32]) {
 /// Sets the scores of experts outside the best groups to -infinity. `ranked` is scratch.
 fn keep_best_groups(scores: &mut [f32], groups: ExpertGroups, ranked: &mut Vec<(f32, u32)>) {
     let size = scores.len() / groups.count;
+    let rank = if groups.summed == 1 { highest } else { best_two };
     ranked.clear();
-    ranked.extend(scores.chunks_exact(size).zip(0..).map(|(group, number)| (best_two(group), number)));
+    ranked.extend(scores.chunks_exact(size).zip(0..).map(|(group, number)| (rank(group), number)));
     ranked.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     for &(_, group) in &ranked[groups.kept..] {
         scores[group as usize * size..][..size].fill(f32::NEG_INFINITY);
     }
+}
+
+fn highest(values: &[f32]) -> f32 {
+    values.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// The sum of the two highest values.
@@ -262,7 +267,7 @@ mod tests {
     fn experts_come_from_the_groups_with_the_best_two() {
         // The best expert is alone in its group; the other group has two good ones.
         let logits = [4.0, -9.0, -9.0, 2.0, 2.0, -9.0];
-        let groups = |kept| Some(ExpertGroups { count: 2, kept });
+        let groups = |kept| Some(ExpertGroups { count: 2, kept, summed: 2 });
         let route = |kept| route_with_bias(scored(groups(kept), Renormalise::No), &[0.0; 6], &logits).0;
         assert_eq!(route(1), [3, 4]);
         assert_eq!(route(2), [0, 3]);

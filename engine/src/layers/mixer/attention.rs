@@ -9,9 +9,10 @@ use moelten_loader::tensors::bank::MatrixRef;
 
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::mixer::attend::attend;
+use crate::layers::mixer::contract::Mixer;
 use crate::layers::norm::rms_in_place;
 use crate::layers::rope::Angles;
-use crate::layers::scratch::{AttentionScratch, ProductScratch};
+use crate::layers::scratch::{AttentionScratch, PASS, ProductScratch};
 use crate::state::LayerState;
 
 /// The weights of an attention branch.
@@ -39,10 +40,8 @@ pub struct Attention {
     pub rope: Option<usize>,
 }
 
-impl Attention {
-    /// Computes queries, keys and values of `x`, `[tokens, d_model]`, normed and rotated, into `s`. The first
-    /// token of `x` is token `first` of the batch, by which `angles` are indexed.
-    pub fn project(
+impl Mixer for Attention {
+    fn project(
         &self,
         compute: Compute<'_>,
         angles: &[Angles],
@@ -86,9 +85,7 @@ impl Attention {
         }
     }
 
-    /// Attention of tokens of one sequence, after [`Self::project`]. Their keys and values are appended to
-    /// the state. `tokens` are their indices in `s`; the first has position `position` in its sequence.
-    pub fn mix(
+    fn mix(
         &self,
         compute: Compute<'_>,
         state: &mut LayerState,
@@ -109,8 +106,34 @@ impl Attention {
         attend(compute, (&self.spec, &self.sinks), state.view(), position, q, &mut s.attend, mixed);
     }
 
+    fn skip(&self, tokens: Range<usize>, s: &mut AttentionScratch) {
+        let width = self.q.weight.rows;
+        s.mixed[tokens.start * width..tokens.end * width].fill(0.0);
+    }
+
+    fn output<'s>(
+        &self,
+        compute: Compute<'_>,
+        s: &'s mut AttentionScratch,
+        products: &mut ProductScratch,
+        out: &mut [f32],
+    ) -> &'s [f32] {
+        let tokens = out.len() / self.o.weight.rows;
+        self.apply_gate(compute, tokens, s);
+        let mixed = &s.mixed[..tokens * self.q.weight.rows];
+        compute.pack(mixed, self.o.weight.cols, [self.o.weight.format], &mut products.packed);
+        compute.linear(&self.o, &products.packed, out, &mut products.grouped);
+        mixed
+    }
+
+    fn pass_tokens(&self) -> usize {
+        PASS
+    }
+}
+
+impl Attention {
     /// Multiplies the mixed values of the first tokens by their gates.
-    pub fn apply_gate(&self, compute: Compute<'_>, tokens: usize, s: &mut AttentionScratch) {
+    fn apply_gate(&self, compute: Compute<'_>, tokens: usize, s: &mut AttentionScratch) {
         let Some(kind) = self.spec.gate else { return };
         let (width, head_dim) = (self.q.weight.rows, self.spec.head_dim);
         let gates_of_token = self.spec.gate_rows();
@@ -128,30 +151,6 @@ impl Attention {
                 }
             }
         });
-    }
-
-    /// Sets the mixed values of tokens to 0, for runs that were cancelled.
-    pub fn skip(&self, tokens: Range<usize>, s: &mut AttentionScratch) {
-        let width = self.q.weight.rows;
-        s.mixed[tokens.start * width..tokens.end * width].fill(0.0);
-    }
-
-    /// The mixed values of the first tokens, `[tokens, heads * head_dim]`.
-    pub fn mixed<'s>(&self, tokens: usize, s: &'s AttentionScratch) -> &'s [f32] {
-        &s.mixed[..tokens * self.q.weight.rows]
-    }
-
-    /// The output projection of the mixed values; `out` is `[tokens, d_model]`.
-    pub fn output(
-        &self,
-        compute: Compute<'_>,
-        s: &AttentionScratch,
-        products: &mut ProductScratch,
-        out: &mut [f32],
-    ) {
-        let mixed = self.mixed(out.len() / self.o.weight.rows, s);
-        compute.pack(mixed, self.o.weight.cols, [self.o.weight.format], &mut products.packed);
-        compute.linear(&self.o, &products.packed, out, &mut products.grouped);
     }
 
     /// Norm, clamp and rotation of queries or keys, `[tokens, width]`.

@@ -2,8 +2,8 @@
 //! weight. It follows the definitions in `moelten_loader::spec` and shares no code with the engine.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BranchSpec, ExpertGroups, Join, MlpSpec, MoeSpec, NormSpec, Op, OutputGate,
-    Part, QkNorm, Renormalise, RouterInput, Select, SharedExpert, Temperature,
+    Activation, AttentionSpec, BranchSpec, ExpertGroups, Join, LatentSpec, MlpSpec, MoeSpec, NormSpec, Op,
+    OutputGate, Part, QkNorm, Renormalise, RouterInput, Select, SharedExpert, Temperature,
 };
 use moelten_loader::tensors::roles::{LayerTensor as T, Role};
 
@@ -67,6 +67,7 @@ impl<'a> Layer<'a> {
         let normed = self.norm(branch.pre_norm, T::PreNorm(branch.place), T::PreNormBias(branch.place), x);
         let out = match &branch.op {
             Op::Attention(spec) => self.attention(spec, &normed),
+            Op::Latent(spec) => self.latent(spec, &normed),
             Op::Mlp(spec) => {
                 let block = Block::new(self, spec, T::Dense, T::DenseBias);
                 normed.iter().map(|x| block.apply(x)).collect()
@@ -147,6 +148,61 @@ impl<'a> Layer<'a> {
             linear(self.weights(T::O), bias, &mixed)
         };
         (0..x.len()).map(token).collect()
+    }
+
+    /// As the paper defines it: keys and values of all heads are expanded from the latent vectors.
+    fn latent(self, spec: &LatentSpec, x: &Rows) -> Rows {
+        let (core, rank, nope, value) = (&spec.attention, spec.rank, spec.nope, spec.value_dim);
+        let rms = NormSpec::Rms { eps: spec.norm_eps };
+        let project = |weight: T, x: &[f64]| linear(self.weights(weight), None, x);
+        let tokens = x.iter().enumerate().map(|(position, x)| {
+            let mut q = match spec.query_rank {
+                None => project(T::Q, x),
+                Some(_) => {
+                    project(T::QUp, &norm(rms, self.weights(T::QDownNorm), None, &project(T::QDown, x)))
+                }
+            };
+            q.chunks_exact_mut(spec.query_dim()).for_each(|head| rotate(core, position, &mut head[nope..]));
+            let mut down = project(T::KvDown, x);
+            rotate(core, position, &mut down[rank..]);
+            let latent = norm(rms, self.weights(T::KvDownNorm), None, &down[..rank]);
+            let heads: Vec<(Vec<f64>, Vec<f64>)> = (0..core.heads)
+                .map(|head| {
+                    let (mut key, values) = if spec.split {
+                        // `[rank, nope]` of the head, transposed.
+                        let up = &self.weights(T::KUp)[head * rank * nope..][..rank * nope];
+                        let column =
+                            |n: usize| (0..rank).map(|r| f64::from(up[r * nope + n]) * latent[r]).sum();
+                        let values = &self.weights(T::VUp)[head * value * rank..][..value * rank];
+                        ((0..nope).map(column).collect::<Vec<f64>>(), linear(values, None, &latent))
+                    } else {
+                        let rows = (nope + value) * rank;
+                        let both = linear(&self.weights(T::KvUp)[head * rows..][..rows], None, &latent);
+                        (both[..nope].to_vec(), both[nope..].to_vec())
+                    };
+                    key.extend_from_slice(&down[rank..]);
+                    (key, values)
+                })
+                .collect();
+            (q, heads)
+        });
+        let tokens: Vec<_> = tokens.collect();
+        let mix = |t: usize| {
+            let mixed: Vec<f64> = (0..core.heads)
+                .flat_map(|head| {
+                    let query = &tokens[t].0[head * spec.query_dim()..][..spec.query_dim()];
+                    let score = |s: usize| dot(query, &tokens[s].1[head].0) * f64::from(core.scale);
+                    let weights = softmax(&(0..=t).map(score).collect::<Vec<_>>());
+                    let mut out = vec![0.0; value];
+                    for (s, weight) in weights.into_iter().enumerate() {
+                        out.iter_mut().zip(&tokens[s].1[head].1).for_each(|(out, v)| *out += weight * v);
+                    }
+                    out
+                })
+                .collect();
+            project(T::O, &mixed)
+        };
+        (0..x.len()).map(mix).collect()
     }
 
     fn moe(self, spec: &MoeSpec, x: &[f64], of_router: &[f64]) -> Vec<f64> {
@@ -270,7 +326,7 @@ fn best_groups(scores: &[f64], groups: ExpertGroups) -> Vec<f64> {
     let sum = |group: usize| {
         let mut sorted = scores[group * size..][..size].to_vec();
         sorted.sort_by(|a, b| b.total_cmp(a));
-        sorted[0] + sorted[1]
+        sorted[..groups.summed].iter().sum::<f64>()
     };
     let mut order: Vec<usize> = (0..groups.count).collect();
     order.sort_by(|&a, &b| sum(b).total_cmp(&sum(a)));

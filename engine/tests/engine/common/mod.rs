@@ -22,7 +22,7 @@ use moelten_loader::spec::BankKey;
 use moelten_quant::Isa;
 
 /// One checkpoint per supported family and variant.
-pub const FAMILIES: [&str; 19] = [
+pub const FAMILIES: [&str; 20] = [
     "llama",
     "llama3-rope",
     "mistral-window",
@@ -42,7 +42,11 @@ pub const FAMILIES: [&str; 19] = [
     "gemma3-scale",
     "smollm3",
     "gemma2",
+    "deepseek2",
 ];
+
+/// Checkpoints with matrices that are too narrow for blocks.
+pub const NARROW: [&str; 2] = ["deepseek3", "glm4moelite"];
 
 /// The results of Hugging Face transformers for a checkpoint.
 pub struct Golden {
