@@ -15,6 +15,7 @@ use crate::layers::linear::Compute;
 use crate::layers::mixer::contract::Mixer;
 use crate::layers::scratch::PASS;
 use crate::weights::{Branch, OpWeights, Weights};
+use moelten_loader::spec::{Join, RouterInput};
 
 /// What a pass computes with.
 #[derive(Clone, Copy)]
@@ -45,7 +46,8 @@ impl PassContext<'_> {
         for first in (0..rows).step_by(step) {
             let piece = first..rows.min(first + step);
             let at = piece.start * d..piece.end * d;
-            let (x, normed) = (&s.x[at.clone()], &mut s.normed[at.clone()]);
+            let from = if branch.join == Join::Outset { &s.outset } else { &s.x };
+            let (x, normed) = (&from[at.clone()], &mut s.normed[at.clone()]);
             match &branch.pre {
                 Some(norm) => norm.apply(self.compute, x, normed),
                 None => normed.copy_from_slice(x),
@@ -149,7 +151,15 @@ impl PassContext<'_> {
         let out = &mut s.branch[..rows.end * d];
         let products = &mut s.products;
         let live = |row| batch.is_live(row);
-        moe.route(compute, normed, live, &mut s.moe.route, &mut products.packed, &mut products.grouped);
+        let of_router = match moe.spec.router_input {
+            RouterInput::Branch => normed,
+            RouterInput::Outset => &s.outset[..rows.end * d],
+        };
+        moe.route(compute, of_router, live, &mut s.moe.route, &mut products.packed, &mut products.grouped);
+        if moe.spec.router_input == RouterInput::Outset {
+            // The experts read other inputs than those that were packed for the router.
+            compute.pack(normed, d, [], &mut products.packed);
+        }
         let ahead = &mut s.ahead;
         let mut guess = || {
             let wanted = batch.phase() == Phase::Decode && rows.len() <= AHEAD_TOKENS;

@@ -3,7 +3,7 @@
 use crate::config::field::Field;
 use crate::config::fields::RawConfig;
 use crate::config::limits::{Container, MAX_HEAD_DIM, MAX_HEADS, MAX_WIDTH};
-use crate::config::lower::rope;
+use crate::config::positions::rope;
 use crate::error::{Fault, LoadError, Result};
 use crate::families::Family;
 use crate::io::reader::narrow;
@@ -63,6 +63,9 @@ pub(super) fn latent_layers(
                 rope: Some(rope.clone()),
                 window: None,
                 clip_qkv: None,
+                softcap: None,
+                temperature: None,
+                gate: None,
             },
             rank,
             nope,
