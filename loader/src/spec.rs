@@ -5,9 +5,11 @@
 //! Everything here has been validated by the lowering (`families`, `lower`): divisions divide, counts are
 //! positive, numbers are finite. It must not know tensor names or containers.
 
+mod delta;
 mod ffn;
 mod mixer;
 
+pub use delta::*;
 pub use ffn::*;
 pub use mixer::*;
 
@@ -87,6 +89,8 @@ pub enum Op {
     Attention(AttentionSpec),
     /// Attention whose keys and values are made from one latent vector for each token, which is cached.
     Latent(LatentSpec),
+    /// A recurrence whose matrices forget and are corrected.
+    Delta(DeltaSpec),
     /// A feed-forward block that every token visits.
     Mlp(MlpSpec),
     /// A router and a bank of feed-forward experts.
@@ -117,7 +121,7 @@ impl LayerSpec {
     pub fn latent(&self) -> Option<&LatentSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
             Op::Latent(latent) => Some(latent),
-            Op::Attention(_) | Op::Mlp(_) | Op::Moe(_) => None,
+            Op::Attention(_) | Op::Delta(_) | Op::Mlp(_) | Op::Moe(_) => None,
         })
     }
 
@@ -125,7 +129,7 @@ impl LayerSpec {
     pub fn mlp(&self) -> Option<&MlpSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
             Op::Mlp(mlp) => Some(mlp),
-            Op::Attention(_) | Op::Latent(_) | Op::Moe(_) => None,
+            Op::Attention(_) | Op::Latent(_) | Op::Delta(_) | Op::Moe(_) => None,
         })
     }
 
@@ -133,7 +137,7 @@ impl LayerSpec {
     pub fn moe(&self) -> Option<&MoeSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
             Op::Moe(moe) => Some(moe),
-            Op::Attention(_) | Op::Latent(_) | Op::Mlp(_) => None,
+            Op::Attention(_) | Op::Latent(_) | Op::Delta(_) | Op::Mlp(_) => None,
         })
     }
 
@@ -207,7 +211,7 @@ impl Op {
                 matrices: moe.expert.matrices(d_model).collect(),
                 most_per_token: moe.router.select.max_experts(),
             }),
-            Self::Attention(_) | Self::Latent(_) | Self::Mlp(_) => None,
+            Self::Attention(_) | Self::Latent(_) | Self::Delta(_) | Self::Mlp(_) => None,
         }
     }
 
@@ -216,7 +220,7 @@ impl Op {
         match self {
             Self::Attention(attention) => Some(attention),
             Self::Latent(latent) => Some(&latent.attention),
-            Self::Mlp(_) | Self::Moe(_) => None,
+            Self::Delta(_) | Self::Mlp(_) | Self::Moe(_) => None,
         }
     }
 }

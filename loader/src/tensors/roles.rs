@@ -67,6 +67,28 @@ pub enum LayerTensor {
     KUp,
     /// From the latent vector to values, head by head `[heads * value_dim, rank]`.
     VUp,
+    /// Queries, keys and values of a delta net `[channels, d_model]`.
+    DeltaQkv,
+    /// Its gates `[values, d_model]`.
+    DeltaGate,
+    /// Its strengths `[value_heads, d_model]`.
+    DeltaStrength,
+    /// Its steps `[value_heads, d_model]`.
+    DeltaStep,
+    /// Its strengths and steps by key head `[2 * value_heads, d_model]`.
+    DeltaRates,
+    /// Its queries, keys, values and gates by key head `[channels + values, d_model]`.
+    DeltaByKeyHead,
+    /// Taps of its convolution `[channels, kernel]`.
+    DeltaConv,
+    /// Its rates of forgetting `[value_heads]`.
+    DeltaDecay,
+    /// Biases of its steps `[value_heads]`.
+    DeltaStepBias,
+    /// Norm of its outputs `[value_dim]`.
+    DeltaNorm,
+    /// Its output projection `[d_model, values]`.
+    DeltaOut,
     /// Query bias.
     QBias,
     /// Key bias.
@@ -119,6 +141,9 @@ impl LayerTensor {
             Self::Router | Self::SharedInput => true,
             Self::QDown | Self::QUp | Self::KvDown | Self::KvUp | Self::KUp | Self::VUp => true,
             Self::QDownNorm | Self::KvDownNorm => false,
+            Self::DeltaQkv | Self::DeltaGate | Self::DeltaStrength | Self::DeltaStep => true,
+            Self::DeltaRates | Self::DeltaByKeyHead | Self::DeltaOut => true,
+            Self::DeltaConv | Self::DeltaDecay | Self::DeltaStepBias | Self::DeltaNorm => false,
             Self::Dense(_) | Self::Experts(_) | Self::Shared(_) => true,
             Self::PreNorm(_) | Self::PreNormBias(_) | Self::PostNorm(_) | Self::PostNormBias(_) => false,
             Self::DenseBias(_) | Self::ExpertsBias(_) | Self::SharedBias(_) => false,
@@ -212,6 +237,17 @@ pub const GGUF_NAMES: &[NameRule] = &[
     stacked(T::KBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
     stacked(T::VBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
     layer(T::AttentionGate, "blk.{L}.attn_gate.weight"),
+    layer(T::DeltaQkv, "blk.{L}.linear_attn_qkv.weight"),
+    layer(T::DeltaGate, "blk.{L}.linear_attn_gate.weight"),
+    layer(T::DeltaStrength, "blk.{L}.ssm_beta.weight"),
+    layer(T::DeltaStep, "blk.{L}.ssm_alpha.weight"),
+    layer(T::DeltaRates, "blk.{L}.ssm_ba.weight"),
+    layer(T::DeltaByKeyHead, "blk.{L}.linear_attn_qkvz.weight"),
+    layer(T::DeltaConv, "blk.{L}.ssm_conv1d.weight"),
+    layer(T::DeltaDecay, "blk.{L}.ssm_a"),
+    layer(T::DeltaStepBias, "blk.{L}.ssm_dt.bias"),
+    layer(T::DeltaNorm, "blk.{L}.ssm_norm.weight"),
+    layer(T::DeltaOut, "blk.{L}.ssm_out.weight"),
     layer(T::QDown, "blk.{L}.attn_q_a.weight"),
     layer(T::QDownNorm, "blk.{L}.attn_q_a_norm.weight"),
     layer(T::QUp, "blk.{L}.attn_q_b.weight"),
@@ -279,6 +315,17 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::AttentionGate, "model.layers.{L}.self_attn.gate_proj.weight"),
     layer(T::AttentionGate, "model.layers.{L}.self_attn.g_proj.weight"),
     layer(T::Sinks, "model.layers.{L}.self_attn.sinks"),
+    layer(T::DeltaQkv, "model.layers.{L}.linear_attn.in_proj_qkv.weight"),
+    layer(T::DeltaGate, "model.layers.{L}.linear_attn.in_proj_z.weight"),
+    layer(T::DeltaStrength, "model.layers.{L}.linear_attn.in_proj_b.weight"),
+    layer(T::DeltaStep, "model.layers.{L}.linear_attn.in_proj_a.weight"),
+    layer(T::DeltaRates, "model.layers.{L}.linear_attn.in_proj_ba.weight"),
+    layer(T::DeltaByKeyHead, "model.layers.{L}.linear_attn.in_proj_qkvz.weight"),
+    layer(T::DeltaConv, "model.layers.{L}.linear_attn.conv1d.weight"),
+    layer(T::DeltaDecay, "model.layers.{L}.linear_attn.A_log"),
+    layer(T::DeltaStepBias, "model.layers.{L}.linear_attn.dt_bias"),
+    layer(T::DeltaNorm, "model.layers.{L}.linear_attn.norm.weight"),
+    layer(T::DeltaOut, "model.layers.{L}.linear_attn.out_proj.weight"),
     layer(T::QDown, "model.layers.{L}.self_attn.q_a_proj.weight"),
     layer(T::QDownNorm, "model.layers.{L}.self_attn.q_a_layernorm.weight"),
     layer(T::QUp, "model.layers.{L}.self_attn.q_b_proj.weight"),
@@ -470,11 +517,8 @@ mod tests {
             };
             let found = gguf_roles(&rule.name(role, 34));
             assert!(found.contains(&(role, rule.per_expert().then_some(34))), "{}: {found:?}", rule.pattern);
-            let sharing = match rule.rows {
-                Rows::All => 1,
-                Rows::FirstHalf | Rows::SecondHalf => 2,
-                Rows::Stacked(all) => all.len(),
-            };
+            // Rows of a fused tensor belong to several roles, and a name may have one in each of two families.
+            let sharing = GGUF_NAMES.iter().filter(|other| other.pattern == rule.pattern).count();
             assert_eq!(found.len(), sharing, "{}", rule.pattern);
         }
         for other in [
