@@ -2,10 +2,12 @@
 
 mod bases;
 mod family;
+mod find;
 mod table;
 
 pub(crate) use family::{
     ActivationKind, DeltaKind, ExpertWidth, Family, LocalRope, LogitScale, NormKind, NormPlaces, QkNormKind,
     RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
 };
-pub(crate) use table::{FAMILIES, family_of};
+pub(crate) use find::family_of;
+pub(crate) use table::FAMILIES;

@@ -5,10 +5,12 @@
 //! Everything here has been validated by the lowering (`families`, `lower`): divisions divide, counts are
 //! positive, numbers are finite. It must not know tensor names or containers.
 
+mod delta;
 mod ffn;
 mod mixer;
 mod recurrence;
 
+pub use delta::*;
 pub use ffn::*;
 pub use mixer::*;
 pub use recurrence::*;

@@ -14,7 +14,7 @@ use crate::layers::ffn::moe::{Moe, MoeInput};
 use crate::layers::linear::Compute;
 use crate::layers::mixer::contract::Mixer;
 use crate::layers::scratch::PASS;
-use crate::weights::{Branch, OpWeights, Weights};
+use crate::weights::{Branch, Layer, OpWeights, Weights};
 use moelten_loader::spec::{Join, RouterInput};
 
 /// What a pass computes with.
@@ -62,6 +62,22 @@ impl PassContext<'_> {
             self.compute.add(branch.scale, out, &mut into[at], d);
         }
         Ok(())
+    }
+
+    /// Prefetches the experts of routers that read what the layer received: they are known before attention
+    /// runs, so this is never wrong. `s.outset` is what the layer received.
+    pub fn prefetch_known(self, layer: &Layer, batch: &Batch<'_, '_>, s: &mut Executor) {
+        let rows = batch.tokens();
+        if batch.phase() != Phase::Decode || rows > AHEAD_TOKENS || !self.store.prefetches() {
+            return;
+        }
+        for branch in &layer.branches {
+            let OpWeights::Moe { moe, .. } = &branch.op else { continue };
+            if moe.spec.router_input == RouterInput::Outset {
+                lookahead::rank(self.compute, None, moe, &s.outset[..rows * self.d_model], &mut s.ahead);
+                self.store.prefetch(moe.bank, &s.ahead.ranked);
+            }
+        }
     }
 
     /// `s.branch = op(s.normed)` for some rows.
@@ -164,7 +180,8 @@ impl PassContext<'_> {
         let mut guess = || {
             let wanted = batch.phase() == Phase::Decode && rows.len() <= AHEAD_TOKENS;
             let Some((next, norm)) = self.weights.next_bank(branch).filter(|_| wanted) else { return };
-            if self.store.prefetches() {
+            // What a router reads that stands before attention is known soon enough.
+            if next.spec.router_input == RouterInput::Branch && self.store.prefetches() {
                 lookahead::rank(compute, norm, next, x, ahead);
                 self.store.prefetch(next.bank, &ahead.ranked);
             }

@@ -74,6 +74,7 @@ impl Decoder<'_> {
             if spec.layers.get(index).is_some_and(LayerSpec::reads_outset) {
                 let rows = batch.tokens() * spec.d_model;
                 s.outset[..rows].copy_from_slice(&s.x[..rows]);
+                pass.prefetch_known(layer, batch, s);
             }
             for (number, branch) in layer.branches.iter().enumerate() {
                 let next = layer.branches.get(number + 1).map(|next| next.join);

@@ -1,8 +1,6 @@
 //! Guessing the experts of the next bank while those of the present one are read. It must not know where
 //! experts are.
 
-use moelten_loader::spec::RouterInput;
-
 use crate::layers::ffn::moe::Moe;
 use crate::layers::linear::Compute;
 use crate::layers::norm::Norm;
@@ -14,7 +12,7 @@ use crate::layers::scratch::AheadScratch;
 /// preference, whatever its scores mean; experts that more tokens prefer come first.
 pub(super) fn rank(compute: Compute<'_>, norm: Option<&Norm>, moe: &Moe, x: &[f32], s: &mut AheadScratch) {
     let normed = &mut s.normed[..x.len()];
-    match norm.filter(|_| moe.spec.router_input == RouterInput::Branch) {
+    match norm {
         Some(norm) => norm.apply(compute, x, normed),
         None => normed.copy_from_slice(x),
     }

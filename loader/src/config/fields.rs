@@ -279,7 +279,7 @@ fields! {
     /// Whether a bias is added to the scores for the choice; the default is the family's.
     select_bias: bool = hf["use_routing_bias", "moe_router_enable_expert_bias"],
         gguf[PresentInSome("blk.*.exp_probs_b.bias")];
-    /// Groups of experts.
+    /// How many groups of neighbours the experts form, of which a token's are chosen.
     expert_groups: u64 = hf["n_group"], gguf[Key("{arch}.expert_group_count")], default 1;
     /// Groups that experts are chosen from; by default all.
     expert_groups_used: u64 = hf["topk_group"], gguf[Key("{arch}.expert_group_used_count")];

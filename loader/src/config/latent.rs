@@ -9,7 +9,8 @@ use crate::families::Family;
 use crate::io::reader::narrow;
 use crate::spec::{AttentionSpec, LatentSpec, Pairing, QkNorm, RopeScaling};
 
-/// Epsilon of the inner norms of folders, whatever their `rms_norm_eps` is. GGUF files have one for all norms.
+/// Epsilon of the inner norms of folders, whatever their `rms_norm_eps` is. GGUF files have one for all
+/// norms.
 const INNER_EPS: f32 = 1e-6;
 
 /// The latent attention of each layer. `eps` is that of the other norms.
@@ -104,8 +105,8 @@ fn widths(raw: &RawConfig, container: Container) -> Result<(usize, usize)> {
         .fault(name, Fault::Contradiction { found: rope.to_string(), other: "pairs of dimensions".into() }))
 }
 
-/// What YaRN multiplies the scores with beside the rotated parts. Files say it by `mscale_all_dim`, GGUF files
-/// by a tenth of it.
+/// What YaRN multiplies the scores with beside the rotated parts. Files say it by `mscale_all_dim`, GGUF
+/// files by a tenth of it.
 fn score_magnitude(raw: &RawConfig, container: Container, scaling: &mut RopeScaling) -> Result<f64> {
     let RopeScaling::Yarn { factor, attention_factor, .. } = scaling else { return Ok(1.0) };
     let per_log = match container {

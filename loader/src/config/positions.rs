@@ -105,24 +105,29 @@ fn rope_theta(raw: &RawConfig, family: &Family, dim: usize) -> Result<f32> {
     Ok(scaled)
 }
 
+/// The divisors of a file, whatever the scheme that they come from.
+fn given_divisors(raw: &RawConfig, dim: usize) -> Result<RopeScaling> {
+    let mut divisors = divisors(raw, &raw.rope_divisors, dim)?;
+    match raw.rope_kind.value.as_deref() {
+        None | Some("default" | "none") => {}
+        // Both divide the frequencies.
+        Some("linear") => {
+            let factor = raw.positive(&raw.rope_factor)?;
+            divisors.iter_mut().for_each(|divisor| *divisor *= factor);
+        }
+        Some(other) => {
+            let found = format!("\"{}\"", other.escape_default());
+            let other = format!("the divisors in {}", raw.rope_divisors.name);
+            return Err(raw.fault(&raw.rope_kind.name, Fault::Contradiction { found, other }));
+        }
+    }
+    Ok(RopeScaling::Factors { divisors })
+}
+
 fn rope_scaling(raw: &RawConfig, family: &Family, dim: usize) -> Result<RopeScaling> {
     let factor = || raw.positive(&raw.rope_factor);
     if raw.rope_divisors.value.is_some() {
-        let mut divisors = divisors(raw, &raw.rope_divisors, dim)?;
-        match raw.rope_kind.value.as_deref() {
-            None | Some("default" | "none") => {}
-            // Both divide the frequencies.
-            Some("linear") => {
-                let factor = factor()?;
-                divisors.iter_mut().for_each(|divisor| *divisor *= factor);
-            }
-            Some(other) => {
-                let found = format!("\"{}\"", other.escape_default());
-                let other = format!("the divisors in {}", raw.rope_divisors.name);
-                return Err(raw.fault(&raw.rope_kind.name, Fault::Contradiction { found, other }));
-            }
-        }
-        return Ok(RopeScaling::Factors { divisors });
+        return given_divisors(raw, dim);
     }
     let original = || match raw.rope_original_context.value {
         Some(_) => raw.count(&raw.rope_original_context, 1, MAX_CONTEXT),
@@ -177,8 +182,8 @@ fn rope_scaling(raw: &RawConfig, family: &Family, dim: usize) -> Result<RopeScal
     }
 }
 
-/// LongRoPE's attention factor (arXiv 2402.13753): `sqrt(1 + ln(s) / ln(original))`. `s` is the file's factor,
-/// or the longest context over the original one.
+/// LongRoPE's attention factor (arXiv 2402.13753): `sqrt(1 + ln(s) / ln(original))`. `s` is the file's
+/// factor, or the longest context over the original one.
 #[allow(clippy::cast_precision_loss, reason = "context lengths are far below 2^52")]
 fn long_rope_factor(factor: Option<f64>, longest: usize, original: usize) -> f64 {
     let ratio = factor.unwrap_or(longest as f64 / original as f64);

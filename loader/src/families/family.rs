@@ -127,7 +127,7 @@ pub enum NormPlaces {
     Before,
     /// Of its output.
     After,
-    /// Of both.
+    /// Of its input and of its output.
     Both,
 }
 

@@ -12,9 +12,27 @@ use super::family::{
     ActivationKind, DeltaKind, ExpertWidth, Family, LocalRope, LogitScale, NormKind, NormPlaces, QkNormKind,
     RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
 };
+use crate::spec::Part::{Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
-use crate::spec::{Activation, ModelSpec, OutputGate, Pairing, Renormalise, RouterInput, Scoring};
-use crate::tensors::roles::{LayerTensor as T, layer};
+use crate::spec::{Activation, OutputGate, Pairing, Renormalise, RouterInput, Scoring};
+use crate::tensors::roles::{LayerTensor as T, NameRule, QKV, Rows, half, layer, stacked};
+
+/// DBRX: the norm before the experts has the name of its place, and there is one projection.
+const DBRX_GGUF: &[NameRule] = &[
+    layer(T::PreNorm(Ffn), "blk.{L}.attn_output_norm.weight"),
+    stacked(T::Q, "blk.{L}.attn_qkv.weight", QKV),
+    stacked(T::K, "blk.{L}.attn_qkv.weight", QKV),
+    stacked(T::V, "blk.{L}.attn_qkv.weight", QKV),
+];
+
+/// Phi-3: fused projections.
+const PHI3_FOLDER: &[NameRule] = &[
+    stacked(T::Q, "model.layers.{L}.self_attn.qkv_proj.weight", QKV),
+    stacked(T::K, "model.layers.{L}.self_attn.qkv_proj.weight", QKV),
+    stacked(T::V, "model.layers.{L}.self_attn.qkv_proj.weight", QKV),
+    half(T::Dense(Gate), "model.layers.{L}.mlp.gate_up_proj.weight", Rows::FirstHalf),
+    half(T::Dense(Up), "model.layers.{L}.mlp.gate_up_proj.weight", Rows::SecondHalf),
+];
 
 /// Every family. A GGUF architecture belongs to the first entry that names it.
 pub const FAMILIES: &[Family] = &[
@@ -284,6 +302,8 @@ pub const FAMILIES: &[Family] = &[
         folder_names: &[
             layer(T::PostNorm(Mixer), "model.layers.{L}.post_self_attn_layernorm.weight"),
             layer(T::PostNorm(Ffn), "model.layers.{L}.post_mlp_layernorm.weight"),
+            half(T::Dense(Gate), "model.layers.{L}.mlp.gate_up_proj.weight", Rows::FirstHalf),
+            half(T::Dense(Up), "model.layers.{L}.mlp.gate_up_proj.weight", Rows::SecondHalf),
         ],
         norms: NormPlaces::Both,
         out_bias: Setting::Fixed(false),
@@ -340,6 +360,7 @@ pub const FAMILIES: &[Family] = &[
     Family {
         label: "phi3",
         hf_types: &["phi3"],
+        folder_names: PHI3_FOLDER,
         gguf_arch: "phi3",
         gguf_pairing: Pairing::Split,
         gguf_names: FUSED_UP,
@@ -406,6 +427,18 @@ pub const FAMILIES: &[Family] = &[
         default_eps: 1e-5,
         ..LLAMA
     },
+    // The DBRX model card.
+    Family {
+        label: "dbrx",
+        hf_types: &[],
+        gguf_arch: "dbrx",
+        gguf_pairing: Pairing::Split,
+        gguf_names: DBRX_GGUF,
+        norm: NormKind::LayerUnbiased,
+        default_theta: 500_000.0,
+        default_eps: 1e-5,
+        ..LLAMA
+    },
     Family {
         label: "laguna",
         hf_types: &["laguna"],
@@ -440,15 +473,6 @@ pub const FAMILIES: &[Family] = &[
         ..LLAMA
     },
 ];
-
-/// The family of a spec.
-///
-/// # Panics
-/// If the spec was not lowered by this crate.
-pub(crate) fn family_of(spec: &ModelSpec) -> &'static Family {
-    let found = FAMILIES.iter().find(|family| family.label == spec.family);
-    found.expect("every lowered spec carries its family's label")
-}
 
 #[cfg(test)]
 mod tests {

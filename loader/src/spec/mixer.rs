@@ -73,9 +73,10 @@ impl AttentionSpec {
     }
 }
 
-/// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1). Each token caches a latent vector
-/// `[rank]` and a rotated key `[rope]` that all heads share. The matrix from the latent vector to a head's keys
-/// is applied to its query instead, and that to its values to the mixed latent vectors ("absorbed").
+/// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1). Each token caches a latent
+/// vector `[rank]` and a rotated key `[rope]` that all heads share. The matrix from the latent vector to a
+/// head's keys is applied to its query instead, and that to its values to the mixed latent vectors
+/// ("absorbed").
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatentSpec {
     /// Attention to the cache: one key head of `rank + rope` numbers, as many query heads as the model has.
