@@ -2,6 +2,7 @@
 //! metadata or from the files of a folder. It must not know weights.
 
 pub mod chat;
+mod jinja;
 pub mod plain;
 pub mod tokenizer;
 
