@@ -6,6 +6,7 @@
 //! tokens, to keep messages from imitating them.
 
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +93,8 @@ pub struct ChatTemplate {
     source_name: String,
     source: String,
     compiled: Template,
+    /// Whether `tools` and `documents` are none rather than undefined if there are none.
+    needs_none: bool,
     supports_system: bool,
 }
 
@@ -113,9 +116,13 @@ impl ChatTemplate {
             LoadError::malformed(path, "chat_template", fault)
         })?;
         let (source_name, source) = (source_name.to_owned(), source.to_owned());
-        let mut template = Self { source_name, source, compiled, supports_system: false };
+        let mut template = Self { source_name, source, compiled, needs_none: false, supports_system: false };
         let question = [Message::new(Speaker::User, "Hello")];
-        template.try_out(&question)?;
+        // Most templates ask whether `tools` is defined; some know only the none that `transformers` passes.
+        if let Err(error) = template.try_out(&question) {
+            template.needs_none = true;
+            template.try_out(&question).map_err(|_| error)?;
+        }
         let instructed = [Message::new(Speaker::System, "Be brief."), question[0].clone()];
         template.supports_system = template.try_out(&instructed).is_ok_and(|text| text.contains("Be brief."));
         Ok(template)
@@ -181,14 +188,18 @@ impl ChatTemplate {
     ) -> Result<String> {
         let input: usize = messages.iter().map(|message| message.content.len()).sum();
         let limit = input.saturating_add(OUTPUT_BYTES_ALLOWANCE).saturating_mul(4).min(OUTPUT_BYTES_MAX);
-        let list = messages.iter().map(|message| {
-            serde_json::json!({ "role": message.role.name(), "content": message.content })
-        });
+        let list = messages
+            .iter()
+            .map(|message| serde_json::json!({ "role": message.role.name(), "content": message.content }));
         variables.insert("messages".to_owned(), list.collect());
+        for name in ["tools", "documents"].into_iter().filter(|_| self.needs_none) {
+            variables.entry(name).or_insert(serde_json::Value::Null);
+        }
         variables.insert("add_generation_prompt".to_owned(), add_generation_prompt.into());
         variables.insert("bos_token".to_owned(), bos.into());
         variables.insert("eos_token".to_owned(), eos.into());
-        let text = self.compiled.render(&variables).map_err(|problem| self.failure(problem))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+        let text = self.compiled.render(&variables, now).map_err(|problem| self.failure(problem))?;
         if text.len() > limit {
             let problem = format!("the rendering is {} bytes long, at most {limit} are allowed", text.len());
             return Err(LoadError::Template { source_name: self.source_name.clone(), line: 0, problem });

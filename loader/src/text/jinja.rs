@@ -28,6 +28,8 @@ mod operators;
 mod parser;
 mod percent;
 mod problem;
+#[cfg(test)]
+mod recorded;
 mod show;
 mod statements;
 mod strftime;

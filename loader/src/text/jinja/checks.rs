@@ -23,8 +23,24 @@ pub(super) fn test(meter: &Meter, name: &str, subject: &Datum, given: Given) -> 
     }
     let needs = matches!(
         name,
-        "divisibleby" | "eq" | "equalto" | "==" | "ge" | ">=" | "gt" | "greaterthan" | ">" | "in" | "le" | "<="
-            | "lt" | "lessthan" | "<" | "ne" | "!=" | "sameas"
+        "divisibleby"
+            | "eq"
+            | "equalto"
+            | "=="
+            | "ge"
+            | ">="
+            | "gt"
+            | "greaterthan"
+            | ">"
+            | "in"
+            | "le"
+            | "<="
+            | "lt"
+            | "lessthan"
+            | "<"
+            | "ne"
+            | "!="
+            | "sameas"
     );
     if !needs {
         let [] = given.bind(name, [], 0)?;

@@ -49,6 +49,8 @@ pub(super) enum Form {
 pub(super) struct Items {
     pub list: Vec<Datum>,
     depth: usize,
+    /// Whether it is a group of `groupby`, whose items have the names `grouper` and `list`.
+    pub grouped: bool,
 }
 
 /// `range(start, stop, step)`; `count` items.
@@ -275,13 +277,13 @@ pub(super) fn depth_over<'a>(items: impl IntoIterator<Item = &'a Datum>) -> Done
 impl Items {
     /// Checks the depth of `list`.
     pub(super) fn new(list: Vec<Datum>) -> Done<Self> {
-        Ok(Self { depth: depth_over(&list)?, list })
+        Ok(Self { depth: depth_over(&list)?, list, grouped: false })
     }
 }
 
 impl Default for Items {
     fn default() -> Self {
-        Self { list: Vec::new(), depth: 1 }
+        Self { list: Vec::new(), depth: 1, grouped: false }
     }
 }
 
@@ -479,7 +481,11 @@ pub(super) fn contains(meter: &Meter, container: &Datum, item: &Datum) -> Done<b
             Ok(text.contains(part))
         }
         Datum::Map(map) => Ok(map.get(item)?.is_some()),
-        Datum::Namespace(_) | Datum::Object(_) | Datum::None | Datum::Int(_) | Datum::Bool(_)
+        Datum::Namespace(_)
+        | Datum::Object(_)
+        | Datum::None
+        | Datum::Int(_)
+        | Datum::Bool(_)
         | Datum::Float(_) => {
             let name = container.type_name();
             Err(Problem::failed(format!("argument of type '{name}' is not iterable")))

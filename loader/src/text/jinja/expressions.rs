@@ -58,7 +58,13 @@ impl Machine<'_> {
         }
     }
 
-    fn choice(&mut self, condition: &Expr, value: &Expr, other: Option<&Expr>, scope: &Rc<Scope>) -> Done<Datum> {
+    fn choice(
+        &mut self,
+        condition: &Expr,
+        value: &Expr,
+        other: Option<&Expr>,
+        scope: &Rc<Scope>,
+    ) -> Done<Datum> {
         if self.value(condition, scope)?.truth() {
             return self.value(value, scope);
         }
@@ -120,12 +126,7 @@ impl Machine<'_> {
         }
     }
 
-    fn comparison(
-        &mut self,
-        first: &Expr,
-        more: &[(Comparison, Expr)],
-        scope: &Rc<Scope>,
-    ) -> Done<Datum> {
+    fn comparison(&mut self, first: &Expr, more: &[(Comparison, Expr)], scope: &Rc<Scope>) -> Done<Datum> {
         let mut left = self.value(first, scope)?;
         for (comparison, expr) in more {
             let right = self.value(expr, scope)?;
@@ -287,7 +288,7 @@ impl Machine<'_> {
             });
         };
         if let Some(Builtin(name)) = known(object) {
-            return functions::call(self.meter, name, given, &mut self.namespaces);
+            return functions::call(self.meter, name, given, self.now, &mut self.namespaces);
         }
         if let Some(value) = known::<MacroValue>(object) {
             return self.call_macro(value, given);

@@ -1,12 +1,15 @@
 //! The filters of Jinja2 by name, and those that apply other filters and tests to each item. It must not
 //! know expressions.
 
+use std::sync::Arc;
+
 use super::checks;
 use super::datum::Datum;
 use super::given::{Given, flag, text};
 use super::list_filters;
 use super::lookup;
 use super::meter::Meter;
+use super::methods;
 use super::names::FILTERS;
 use super::problem::{Done, Problem};
 use super::text_filters;
@@ -20,14 +23,20 @@ pub(super) fn apply(meter: &Meter, name: &str, subject: &Datum, given: Given) ->
     match name {
         "default" | "d" => {
             let [default, boolean] = given.bind(name, ["default_value", "boolean"], 0)?;
-            let missing =
-                subject.is_undefined() || flag(boolean.as_ref(), false) && !subject.truth();
+            let missing = subject.is_undefined() || flag(boolean.as_ref(), false) && !subject.truth();
             Ok(if missing { default.unwrap_or(Datum::text("")) } else { subject.clone() })
         }
         "attr" => {
             let [attribute] = given.bind(name, ["name"], 1)?;
             let attribute = attribute.unwrap_or(Datum::None);
-            lookup::attribute(meter, subject, &text(&attribute)?.into())
+            let attribute: Arc<str> = text(&attribute)?.into();
+            // Unlike `a.b`, it does not look for the item of a mapping.
+            match subject {
+                Datum::Map(_) if !methods::has(subject, &attribute) => {
+                    Ok(Datum::undefined(format!("'dict object' has no attribute '{attribute}'")))
+                }
+                _ => lookup::attribute(meter, subject, &attribute),
+            }
         }
         "map" => map(meter, subject, given),
         "select" | "reject" => chosen(meter, subject, given, name == "select", false),
@@ -64,13 +73,7 @@ fn map(meter: &Meter, subject: &Datum, mut given: Given) -> Done<Datum> {
 }
 
 /// The items for which a test is `wanted`, of an attribute if `by_attribute`.
-fn chosen(
-    meter: &Meter,
-    subject: &Datum,
-    mut given: Given,
-    wanted: bool,
-    by_attribute: bool,
-) -> Done<Datum> {
+fn chosen(meter: &Meter, subject: &Datum, mut given: Given, wanted: bool, by_attribute: bool) -> Done<Datum> {
     let mut made = Vec::new();
     if !subject.truth() {
         return Datum::stream(meter, made);

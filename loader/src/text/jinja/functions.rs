@@ -4,7 +4,6 @@ use std::any::Any;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::datum::{Datum, Mapping, Namespace, Object, Steps, depth_over};
 use super::given::{Given, int, text};
@@ -105,7 +104,8 @@ impl Joiner {
     }
 }
 
-/// Calls the global function `name`. Namespaces are left in `namespaces`, whose owner takes them apart.
+/// Calls the global function `name` at the time `now`, in seconds since the beginning of 1970. Namespaces are
+/// left in `namespaces`, whose owner takes them apart.
 ///
 /// # Errors
 /// Wrong arguments, and what the template raises.
@@ -113,6 +113,7 @@ pub(super) fn call(
     meter: &Meter,
     name: &str,
     given: Given,
+    now: u64,
     namespaces: &mut Vec<Rc<Namespace>>,
 ) -> Done<Datum> {
     match name {
@@ -125,9 +126,8 @@ pub(super) fn call(
         "strftime_now" => {
             let [format] = given.bind(name, ["format"], 1)?;
             let format = format.unwrap_or(Datum::None);
-            let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
             meter.bytes(text(&format)?.len().saturating_mul(16))?;
-            strftime(text(&format)?, seconds).map(Datum::text)
+            strftime(text(&format)?, now).map(Datum::text)
         }
         "dict" => Ok(Datum::Map(Rc::new(mapping(meter, given)?))),
         "namespace" => {

@@ -43,9 +43,7 @@ impl Given {
             }
         }
         match bound.iter().zip(names).take(required).find(|(value, _)| value.is_none()) {
-            Some((_, name)) => {
-                Err(Problem::failed(format!("{what}() missing required argument: '{name}'")))
-            }
+            Some((_, name)) => Err(Problem::failed(format!("{what}() missing required argument: '{name}'"))),
             None => Ok(bound),
         }
     }

@@ -57,10 +57,8 @@ fn write(out: &mut Growing<'_>, meter: &Meter, value: &Datum, style: &JsonStyle,
                     Datum::Int(value) => value.to_string(),
                     Datum::Float(value) => number(*value),
                     other => {
-                        let problem = format!(
-                            "keys must be str, int, float, bool or None, not {}",
-                            other.type_name()
-                        );
+                        let problem =
+                            format!("keys must be str, int, float, bool or None, not {}", other.type_name());
                         return Err(Problem::failed(problem));
                     }
                 };

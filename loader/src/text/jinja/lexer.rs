@@ -337,7 +337,8 @@ impl<'a> Lexer<'a> {
         }
         let text = rest[..end].replace('_', "");
         self.advance(end);
-        let number = if float { text.parse().ok().map(Lexeme::Float) } else { text.parse().ok().map(Lexeme::Int) };
+        let number =
+            if float { text.parse().ok().map(Lexeme::Float) } else { text.parse().ok().map(Lexeme::Int) };
         number.map_or_else(|| self.fail("this number is too large"), Ok)
     }
 

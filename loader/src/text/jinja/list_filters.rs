@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::datum::{Datum, equal, order};
+use super::datum::{Datum, Form, Items, equal, order};
 use super::given::{Given, flag, size, text, wrong};
 use super::lookup;
 use super::meter::Meter;
@@ -14,8 +14,8 @@ use super::syntax::Arithmetic;
 
 /// The filters of this file.
 pub(super) const NAMES: [&str; 17] = [
-    "batch", "slice", "count", "length", "dictsort", "first", "last", "groupby", "items", "join", "list", "max",
-    "min", "reverse", "sort", "sum", "unique",
+    "batch", "slice", "count", "length", "dictsort", "first", "last", "groupby", "items", "join", "list",
+    "max", "min", "reverse", "sort", "sum", "unique",
 ];
 
 /// `subject|name(arguments)`
@@ -30,7 +30,10 @@ pub(super) fn apply(meter: &Meter, name: &str, subject: &Datum, given: Given) ->
         }
         "first" => {
             let [] = given.bind(name, [], 0)?;
-            Ok(subject.walk()?.next().unwrap_or_else(|| Datum::undefined("No first item, sequence was empty.")))
+            Ok(subject
+                .walk()?
+                .next()
+                .unwrap_or_else(|| Datum::undefined("No first item, sequence was empty.")))
         }
         "last" => {
             let [] = given.bind(name, [], 0)?;
@@ -68,7 +71,8 @@ pub(super) fn apply(meter: &Meter, name: &str, subject: &Datum, given: Given) ->
         "min" | "max" => extreme(meter, name, subject, given),
         "sum" => sum(meter, subject, given),
         "sort" => {
-            let [reverse, case, attribute] = given.bind(name, ["reverse", "case_sensitive", "attribute"], 0)?;
+            let [reverse, case, attribute] =
+                given.bind(name, ["reverse", "case_sensitive", "attribute"], 0)?;
             let keys = Keys { attribute, case: flag(case.as_ref(), false), default: None };
             let sorted = sort(meter, keys.of(meter, subject.items(meter)?)?, flag(reverse.as_ref(), false))?;
             Datum::list(meter, sorted.into_iter().map(|(_, item)| item).collect())
@@ -271,7 +275,10 @@ fn group(meter: &Meter, subject: &Datum, given: Given) -> Done<Datum> {
         let Some(first) = items.first() else { continue };
         let key = own.key(meter, first)?.into_iter().next().unwrap_or(Datum::None);
         let items = Datum::list(meter, items)?;
-        made.push(Datum::tuple(meter, vec![key, items])?);
+        meter.items(3)?;
+        let mut group = Items::new(vec![key, items])?;
+        group.grouped = true;
+        made.push(Datum::Seq(Form::Tuple, group.into()));
     }
     Datum::list(meter, made)
 }

@@ -54,15 +54,18 @@ pub(super) fn attribute(meter: &Meter, subject: &Datum, name: &Arc<str>) -> Done
 pub(super) fn item(meter: &Meter, subject: &Datum, key: &Datum) -> Done<Datum> {
     if let Datum::Text(name) = key {
         let found = own(meter, subject, name)?;
-        return if found.is_undefined() && methods::has(subject, name) { bound(subject, name) } else { Ok(found) };
+        return if found.is_undefined() && methods::has(subject, name) {
+            bound(subject, name)
+        } else {
+            Ok(found)
+        };
     }
     if let Datum::Undefined(message) = subject {
         return Err(Problem::failed(&**message));
     }
     let found = subscripts::item(meter, subject, key)?;
-    Ok(found.unwrap_or_else(|| {
-        Datum::undefined(format!("'{} object' has no such element", subject.type_name()))
-    }))
+    Ok(found
+        .unwrap_or_else(|| Datum::undefined(format!("'{} object' has no such element", subject.type_name()))))
 }
 
 fn bound(subject: &Datum, name: &Arc<str>) -> Done<Datum> {
@@ -84,6 +87,11 @@ fn own(meter: &Meter, subject: &Datum, name: &Arc<str>) -> Done<Datum> {
             attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
         }
         Datum::Object(object) => object.attribute(name),
+        Datum::Seq(_, items) if items.grouped => match &**name {
+            "grouper" => items.list.first().cloned(),
+            "list" => items.list.get(1).cloned(),
+            _ => None,
+        },
         _ => None,
     };
     Ok(found.unwrap_or_else(|| {

@@ -15,6 +15,8 @@ use super::syntax::{ForNode, MacroNode};
 /// A rendering.
 pub(super) struct Machine<'a> {
     pub meter: &'a Meter,
+    /// The time for `strftime_now`, in seconds since the beginning of 1970.
+    pub now: u64,
     /// Everything that can be part of a circle, to be taken apart at the end.
     pub namespaces: Vec<Rc<Namespace>>,
     pub captured: Vec<Rc<Scope>>,
@@ -22,8 +24,8 @@ pub(super) struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     /// A machine that has made nothing yet.
-    pub(super) fn new(meter: &'a Meter) -> Self {
-        Self { meter, namespaces: Vec::new(), captured: Vec::new() }
+    pub(super) fn new(meter: &'a Meter, now: u64) -> Self {
+        Self { meter, now, namespaces: Vec::new(), captured: Vec::new() }
     }
 
     /// Remembers that a value refers to `scope`.

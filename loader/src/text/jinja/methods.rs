@@ -10,11 +10,51 @@ use super::show;
 
 /// Methods of texts.
 const OF_TEXTS: [&str; 45] = [
-    "capitalize", "casefold", "center", "count", "endswith", "expandtabs", "find", "format", "index", "isalnum",
-    "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier", "islower", "isnumeric", "isprintable", "isspace",
-    "istitle", "isupper", "join", "ljust", "lower", "lstrip", "partition", "removeprefix", "removesuffix",
-    "replace", "rfind", "rindex", "rjust", "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith",
-    "strip", "swapcase", "title", "upper", "zfill", "encode", "translate",
+    "capitalize",
+    "casefold",
+    "center",
+    "count",
+    "endswith",
+    "expandtabs",
+    "find",
+    "format",
+    "index",
+    "isalnum",
+    "isalpha",
+    "isascii",
+    "isdecimal",
+    "isdigit",
+    "isidentifier",
+    "islower",
+    "isnumeric",
+    "isprintable",
+    "isspace",
+    "istitle",
+    "isupper",
+    "join",
+    "ljust",
+    "lower",
+    "lstrip",
+    "partition",
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "rfind",
+    "rindex",
+    "rjust",
+    "rpartition",
+    "rsplit",
+    "rstrip",
+    "split",
+    "splitlines",
+    "startswith",
+    "strip",
+    "swapcase",
+    "title",
+    "upper",
+    "zfill",
+    "encode",
+    "translate",
 ];
 /// Methods of mappings.
 const OF_MAPS: [&str; 5] = ["get", "items", "keys", "values", "copy"];
@@ -179,7 +219,15 @@ pub(super) fn cased(meter: &Meter, subject: &str, name: &str) -> Done<Datum> {
         // A word ends where no letter is; `capitalize` has one word.
         _ => {
             for c in subject.chars() {
-                if inside { made.extend(c.to_lowercase()) } else { made.extend(c.to_uppercase()) }
+                match c {
+                    _ if inside => made.extend(c.to_lowercase()),
+                    // The letters of two letters have a case for the beginning of a word.
+                    'Ǆ'..='ǆ' => made.push('ǅ'),
+                    'Ǉ'..='ǉ' => made.push('ǈ'),
+                    'Ǌ'..='ǌ' => made.push('ǋ'),
+                    'Ǳ'..='ǳ' => made.push('ǲ'),
+                    _ => made.extend(c.to_uppercase()),
+                }
                 inside = if name == "title" { c.is_alphabetic() } else { true };
             }
         }
@@ -235,7 +283,11 @@ fn split(meter: &Meter, subject: &str, name: &str, given: Given) -> Done<Datum> 
 /// Words between white space, at most `most` and the rest; from the right they come in reverse order.
 fn words(subject: &str, most: usize, from_right: bool) -> Vec<&str> {
     let mut found = Vec::new();
-    let mut rest = subject.trim_matches(is_space);
+    // White space at the far end counts only behind the last cut.
+    let mut rest = match from_right {
+        true => subject.trim_end_matches(is_space),
+        false => subject.trim_start_matches(is_space),
+    };
     while !rest.is_empty() {
         if found.len() == most {
             found.push(rest);
@@ -246,13 +298,13 @@ fn words(subject: &str, most: usize, from_right: bool) -> Vec<&str> {
             found.push(rest);
             break;
         };
-        let (left, right) = rest.split_at(cut);
+        let space = rest[cut..].chars().next().map_or(0, char::len_utf8);
         if from_right {
-            found.push(right.trim_start_matches(is_space));
-            rest = left.trim_end_matches(is_space);
+            found.push(&rest[cut + space..]);
+            rest = rest[..cut].trim_end_matches(is_space);
         } else {
-            found.push(left);
-            rest = right.trim_start_matches(is_space);
+            found.push(&rest[..cut]);
+            rest = rest[cut + space..].trim_start_matches(is_space);
         }
     }
     found

@@ -56,7 +56,8 @@ fn sign(operator: Arithmetic) -> &'static str {
 
 /// Sums and multiples of texts and lists.
 fn joined(meter: &Meter, operator: Arithmetic, a: &Datum, b: &Datum) -> Done<Option<Datum>> {
-    let times = |count: &Datum| count.as_int().map(|count| usize::try_from(count.max(0)).unwrap_or(usize::MAX));
+    let times =
+        |count: &Datum| count.as_int().map(|count| usize::try_from(count.max(0)).unwrap_or(usize::MAX));
     match (operator, a, b) {
         (Arithmetic::Add, Datum::Text(a), Datum::Text(b)) => {
             meter.bytes(a.len() + b.len())?;
@@ -68,7 +69,8 @@ fn joined(meter: &Meter, operator: Arithmetic, a: &Datum, b: &Datum) -> Done<Opt
             meter.items(a.list.len() + b.list.len())?;
             Datum::seq(meter, *form, a.list.iter().chain(&b.list).cloned().collect()).map(Some)
         }
-        (Arithmetic::Multiply, Datum::Text(text), count) | (Arithmetic::Multiply, count, Datum::Text(text)) => {
+        (Arithmetic::Multiply, Datum::Text(text), count)
+        | (Arithmetic::Multiply, count, Datum::Text(text)) => {
             let Some(count) = times(count) else { return Ok(None) };
             let mut out = Growing::new(meter);
             out.push_times(text, count)?;
@@ -82,7 +84,8 @@ fn joined(meter: &Meter, operator: Arithmetic, a: &Datum, b: &Datum) -> Done<Opt
             meter.items(items.list.len().saturating_mul(count))?;
             // An empty list has no items however often it is repeated.
             let count = if items.list.is_empty() { 0 } else { count };
-            Datum::seq(meter, *form, std::iter::repeat_n(&items.list, count).flatten().cloned().collect()).map(Some)
+            Datum::seq(meter, *form, std::iter::repeat_n(&items.list, count).flatten().cloned().collect())
+                .map(Some)
         }
         _ => Ok(None),
     }
@@ -108,7 +111,9 @@ fn whole(operator: Arithmetic, a: i128, b: i128) -> Done<Option<Datum>> {
             // Euclid's remainder is never negative, Python's has the sign of the divisor.
             if b < 0 && a.checked_rem_euclid(b)? != 0 { quotient.checked_sub(1) } else { Some(quotient) }
         }),
-        Arithmetic::Remainder => a.checked_rem(b).map(|rest| if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest }),
+        Arithmetic::Remainder => {
+            a.checked_rem(b).map(|rest| if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest })
+        }
         Arithmetic::Power if b < 0 => {
             if a == 0 {
                 return Err(Problem::failed("0.0 cannot be raised to a negative power"));

@@ -142,11 +142,8 @@ impl<'a> Parser<'a> {
                 return self.fail("too many conditions in one expression");
             }
             let condition = self.or()?;
-            let other = if self.skip_name("else")? {
-                Some(Box::new(self.nested(Self::conditional)?))
-            } else {
-                None
-            };
+            let other =
+                if self.skip_name("else")? { Some(Box::new(self.nested(Self::conditional)?)) } else { None };
             value = Expr::If(Box::new(condition), Box::new(value), other);
         }
         Ok(value)

@@ -120,7 +120,8 @@ fn percent_field(meter: &Meter, out: &mut Growing<'_>, spec: &Spec, value: &Datu
     let kind = spec.kind.unwrap_or('s');
     match kind {
         's' | 'r' | 'a' => {
-            let text = if kind == 's' { show::text_of(meter, value)? } else { show::repr(meter, value)?.into() };
+            let text =
+                if kind == 's' { show::text_of(meter, value)? } else { show::repr(meter, value)?.into() };
             let spec = Spec { align: spec.align.or(Some('>')), zero: false, ..spec.clone() };
             padded_text(out, &spec, &text)
         }
@@ -155,10 +156,11 @@ fn percent_field(meter: &Meter, out: &mut Growing<'_>, spec: &Spec, value: &Datu
             padded_number(out, spec, number < 0, if spec.alternate { prefix } else { "" }, &digits)
         }
         'e' | 'E' | 'f' | 'F' | 'g' | 'G' => {
-            let number = value.as_float().ok_or_else(|| {
-                Problem::failed(format!("must be real number, not {}", value.type_name()))
-            })?;
-            let digits = float_digits(meter, number.abs(), kind, spec.precision.unwrap_or(6), spec.alternate)?;
+            let number = value
+                .as_float()
+                .ok_or_else(|| Problem::failed(format!("must be real number, not {}", value.type_name())))?;
+            let digits =
+                float_digits(meter, number.abs(), kind, spec.precision.unwrap_or(6), spec.alternate)?;
             padded_number(out, spec, number.is_sign_negative(), "", &digits)
         }
         other => Err(Problem::failed(format!("unsupported format character '{other}'"))),
@@ -207,7 +209,11 @@ fn float_digits(meter: &Meter, number: f64, kind: char, precision: usize, keep: 
             let (digits, exponent) = scientific(precision - 1);
             let short = |text: &str| {
                 let cut = !keep && text.contains('.');
-                if cut { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text.to_owned() }
+                if cut {
+                    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+                } else {
+                    text.to_owned()
+                }
             };
             if exponent < -4 || exponent >= i32::try_from(precision).unwrap_or(i32::MAX) {
                 exponential(&short(&digits), exponent)
@@ -236,14 +242,12 @@ fn padded_text(out: &mut Growing<'_>, spec: &Spec, text: &str) -> Done<()> {
     out.push_times(&fill, after)
 }
 
-fn padded_number(
-    out: &mut Growing<'_>,
-    spec: &Spec,
-    negative: bool,
-    prefix: &str,
-    digits: &str,
-) -> Done<()> {
-    let sign = if negative { "-" } else { spec.sign.filter(|c| *c != '-').map_or("", |c| if c == '+' { "+" } else { " " }) };
+fn padded_number(out: &mut Growing<'_>, spec: &Spec, negative: bool, prefix: &str, digits: &str) -> Done<()> {
+    let sign = if negative {
+        "-"
+    } else {
+        spec.sign.filter(|c| *c != '-').map_or("", |c| if c == '+' { "+" } else { " " })
+    };
     let digits = match spec.grouping {
         Some(separator) => grouped(digits, separator),
         None => digits.to_owned(),
@@ -364,9 +368,7 @@ fn field_value(meter: &Meter, path: &str, given: &Given, next: &mut usize) -> Do
         None => given.named.iter().find(|(known, _)| **known == *name).map(|(_, value)| value.clone()),
     };
     let missing = || match position {
-        Some(at) => {
-            Problem::failed(format!("Replacement index {at} out of range for positional args tuple"))
-        }
+        Some(at) => Problem::failed(format!("Replacement index {at} out of range for positional args tuple")),
         None => Problem::failed(format!("'{name}'")),
     };
     let mut value = found.ok_or_else(missing)?;
@@ -374,9 +376,9 @@ fn field_value(meter: &Meter, path: &str, given: &Given, next: &mut usize) -> Do
         meter.steps(1)?;
         let (key, after) = match steps.strip_prefix('.') {
             Some(_) => return Err(Problem::failed(format!("'{path}': attributes are not supported"))),
-            None => steps[1..]
-                .split_once(']')
-                .ok_or_else(|| Problem::failed("Missing ']' in format string"))?,
+            None => {
+                steps[1..].split_once(']').ok_or_else(|| Problem::failed("Missing ']' in format string"))?
+            }
         };
         let index = key.parse::<i128>().map_or_else(|_| Datum::text(key), Datum::Int);
         value = subscripts::item(meter, &value, &index)?
@@ -390,7 +392,9 @@ fn write_field(meter: &Meter, out: &mut Growing<'_>, value: &Datum, text: &str) 
     let spec = field_spec(text)?;
     match value {
         Datum::Bool(_) if text.is_empty() => out.push(&show::text_of(meter, value)?),
-        Datum::Int(_) | Datum::Bool(_) if !matches!(spec.kind, Some('e' | 'E' | 'f' | 'F' | 'g' | 'G' | '%')) => {
+        Datum::Int(_) | Datum::Bool(_)
+            if !matches!(spec.kind, Some('e' | 'E' | 'f' | 'F' | 'g' | 'G' | '%')) =>
+        {
             let number = value.as_int().unwrap_or(0);
             let (prefix, digits) = match spec.kind {
                 Some(kind @ ('x' | 'X' | 'o' | 'b')) => radix(number.unsigned_abs(), kind),

@@ -24,13 +24,18 @@ impl Template {
         Ok(Self { nodes: blocks::parse(source)? })
     }
 
-    /// The text that the template makes of `variables`.
+    /// The text that the template makes of `variables` at the time `now`, in seconds since the beginning of
+    /// 1970.
     ///
     /// # Errors
     /// What the template raises, operations that Jinja2 refuses, and exceeded limits, each with its line.
-    pub(crate) fn render(&self, variables: &serde_json::Map<String, serde_json::Value>) -> Done<String> {
+    pub(crate) fn render(
+        &self,
+        variables: &serde_json::Map<String, serde_json::Value>,
+        now: u64,
+    ) -> Done<String> {
         let meter = Meter::new();
-        let mut machine = Machine::new(&meter);
+        let mut machine = Machine::new(&meter, now);
         let scope = Rc::new(Scope::default());
         for (name, value) in variables {
             scope.set(&name.as_str().into(), from_json(&meter, value)?);

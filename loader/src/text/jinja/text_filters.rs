@@ -105,7 +105,11 @@ fn title(meter: &Meter, subject: &str) -> Done<Datum> {
     let mut out = String::with_capacity(subject.len());
     let mut inside = false;
     for c in subject.chars() {
-        if inside { out.extend(c.to_lowercase()) } else { out.extend(c.to_uppercase()) }
+        if inside {
+            out.extend(c.to_lowercase())
+        } else {
+            out.extend(c.to_uppercase())
+        }
         inside = !(is_space(c) || "-({[<".contains(c));
     }
     Ok(Datum::text(out))
@@ -154,8 +158,7 @@ fn indent(meter: &Meter, subject: &str, given: Given) -> Done<Datum> {
 }
 
 fn truncate(meter: &Meter, subject: &str, given: Given) -> Done<Datum> {
-    let [length, kill, end, leeway] =
-        given.bind("truncate", ["length", "killwords", "end", "leeway"], 0)?;
+    let [length, kill, end, leeway] = given.bind("truncate", ["length", "killwords", "end", "leeway"], 0)?;
     let end = end.unwrap_or(Datum::text("..."));
     let end = text(&end)?;
     let length = int(length.as_ref(), 255)?;
@@ -169,7 +172,8 @@ fn truncate(meter: &Meter, subject: &str, given: Given) -> Done<Datum> {
     }
     let most = usize::try_from(length - ending).unwrap_or(usize::MAX);
     let cut = subject.char_indices().nth(most).map_or(subject, |(at, _)| &subject[..at]);
-    let kept = if flag(kill.as_ref(), false) { cut } else { cut.rsplit_once(' ').map_or(cut, |(left, _)| left) };
+    let kept =
+        if flag(kill.as_ref(), false) { cut } else { cut.rsplit_once(' ').map_or(cut, |(left, _)| left) };
     made(meter, &format!("{kept}{end}"))
 }
 
