@@ -168,9 +168,7 @@ impl ChatTemplate {
             messages.iter().map(|message| Message::new(message.role, guard(&message.content))).collect();
         let mut variables = options.variables.clone();
         variables.values_mut().for_each(|value| guard_texts(value, &guard));
-        let token_text = |id: Option<u32>| id.and_then(|id| tokenizer.piece(id)).unwrap_or_default();
-        let tokens = (token_text(tokenizer.bos()), token_text(tokenizer.eos()));
-        let text = self.run(&messages, options.add_generation_prompt, tokens, variables)?;
+        let text = self.run(&messages, options.add_generation_prompt, token_texts(tokenizer), variables)?;
         Ok(Markup::guarded(text, sentinel))
     }
 
@@ -178,28 +176,34 @@ impl ChatTemplate {
         self.run(messages, true, ("<s>", "</s>"), serde_json::Map::new())
     }
 
+    /// Renders messages with whatever members they have. Nothing in them is guarded.
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub(crate) fn render_raw(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: Vec<serde_json::Value>,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        let variables = serde_json::Map::new();
+        self.run_raw(messages, add_generation_prompt, token_texts(tokenizer), variables)
+    }
+
     /// Renders `messages` with the texts of the begin and end tokens and further variables.
     fn run(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
-        (bos, eos): (&str, &str),
-        mut variables: serde_json::Map<String, serde_json::Value>,
+        tokens: (&str, &str),
+        variables: serde_json::Map<String, serde_json::Value>,
     ) -> Result<String> {
         let input: usize = messages.iter().map(|message| message.content.len()).sum();
         let limit = input.saturating_add(OUTPUT_BYTES_ALLOWANCE).saturating_mul(4).min(OUTPUT_BYTES_MAX);
         let list = messages
             .iter()
             .map(|message| serde_json::json!({ "role": message.role.name(), "content": message.content }));
-        variables.insert("messages".to_owned(), list.collect());
-        for name in ["tools", "documents"].into_iter().filter(|_| self.needs_none) {
-            variables.entry(name).or_insert(serde_json::Value::Null);
-        }
-        variables.insert("add_generation_prompt".to_owned(), add_generation_prompt.into());
-        variables.insert("bos_token".to_owned(), bos.into());
-        variables.insert("eos_token".to_owned(), eos.into());
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
-        let text = self.compiled.render(&variables, now).map_err(|problem| self.failure(problem))?;
+        let text = self.run_raw(list.collect(), add_generation_prompt, tokens, variables)?;
         if text.len() > limit {
             let problem = format!("the rendering is {} bytes long, at most {limit} are allowed", text.len());
             return Err(LoadError::Template { source_name: self.source_name.clone(), line: 0, problem });
@@ -207,10 +211,34 @@ impl ChatTemplate {
         Ok(text)
     }
 
+    fn run_raw(
+        &self,
+        messages: Vec<serde_json::Value>,
+        add_generation_prompt: bool,
+        (bos, eos): (&str, &str),
+        mut variables: serde_json::Map<String, serde_json::Value>,
+    ) -> Result<String> {
+        variables.insert("messages".to_owned(), messages.into());
+        for name in ["tools", "documents"].into_iter().filter(|_| self.needs_none) {
+            variables.entry(name).or_insert(serde_json::Value::Null);
+        }
+        variables.insert("add_generation_prompt".to_owned(), add_generation_prompt.into());
+        variables.insert("bos_token".to_owned(), bos.into());
+        variables.insert("eos_token".to_owned(), eos.into());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+        self.compiled.render(&variables, now).map_err(|problem| self.failure(problem))
+    }
+
     fn failure(&self, problem: Problem) -> LoadError {
         let (source_name, line) = (self.source_name.clone(), problem.line);
         LoadError::Template { source_name, line, problem: problem.message }
     }
+}
+
+/// The begin and end tokens as a template writes them; empty texts where there are none.
+fn token_texts(tokenizer: &Tokenizer) -> (&str, &str) {
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.piece(id)).unwrap_or_default();
+    (text(tokenizer.bos()), text(tokenizer.eos()))
 }
 
 /// Name and text of the chat template of a Hugging Face folder; `None` if it has none.

@@ -493,13 +493,8 @@ pub(super) fn is_all(subject: &str, name: &str) -> bool {
             chars.next().is_some_and(|c| c == '_' || c.is_alphabetic())
                 && chars.all(|c| c == '_' || c.is_alphanumeric())
         }
-        "islower" | "isupper" => {
-            let (right, wrong): (fn(char) -> bool, fn(char) -> bool) = match name {
-                "islower" => (char::is_lowercase, char::is_uppercase),
-                _ => (char::is_uppercase, char::is_lowercase),
-            };
-            subject.chars().any(right) && !subject.chars().any(wrong)
-        }
+        "islower" => subject.chars().any(char::is_lowercase) && !subject.chars().any(char::is_uppercase),
+        "isupper" => subject.chars().any(char::is_uppercase) && !subject.chars().any(char::is_lowercase),
         "istitle" => {
             let (mut inside, mut any) = (false, false);
             for c in subject.chars() {
