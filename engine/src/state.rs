@@ -10,7 +10,7 @@ pub mod window;
 
 use std::io::{self, Read, Write};
 
-use moelten_loader::spec::{AttentionSpec, ModelSpec, Op};
+use moelten_loader::spec::{AttentionSpec, ModelSpec};
 use moelten_quant::Kernels;
 
 use crate::runtime::pool::Pool;
@@ -60,10 +60,7 @@ impl SequenceState {
 
 /// The branches that keep a state, in order.
 fn stateful(spec: &ModelSpec) -> impl Iterator<Item = &AttentionSpec> {
-    spec.layers.iter().flat_map(|layer| &layer.branches).filter_map(|branch| match &branch.op {
-        Op::Attention(attention) => Some(attention),
-        Op::Mlp(_) | Op::Moe(_) => None,
-    })
+    spec.layers.iter().flat_map(|layer| &layer.branches).filter_map(|branch| branch.op.attention())
 }
 
 /// The window of a layer, if keeping it takes less than keeping the context.

@@ -2,3 +2,5 @@
 
 pub mod attend;
 pub mod attention;
+pub mod contract;
+pub mod latent;

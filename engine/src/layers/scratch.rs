@@ -24,6 +24,23 @@ pub struct AttentionScratch {
     pub mixed: Vec<f32>,
     /// Unfinished sums over positions.
     pub attend: AttendScratch,
+    /// What latent attention has beside.
+    pub latent: LatentScratch,
+}
+
+/// Buffers of a latent attention branch; empty in models without one.
+pub struct LatentScratch {
+    /// Latent queries, `[tokens, query_rank]`.
+    pub narrow: Vec<f32>,
+    /// Queries as they are projected, `[tokens, heads * (nope + rope)]`, and later values, `[tokens, heads *
+    /// value_dim]`.
+    pub wide: Vec<f32>,
+    /// Inputs of the heads' own products, head by head.
+    pub inputs: Vec<f32>,
+    /// Their outputs.
+    pub outputs: Vec<f32>,
+    /// The packed inputs.
+    pub packed: Packed,
 }
 
 /// Sums of attention before they are divided by the sum of weights.

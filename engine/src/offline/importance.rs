@@ -143,6 +143,12 @@ impl BranchSquares {
                 }
                 add(LayerTensor::O, &self.output);
             }
+            Op::Latent(latent) => {
+                let query = if latent.query_rank.is_some() { LayerTensor::QDown } else { LayerTensor::Q };
+                add(query, &self.input);
+                add(LayerTensor::KvDown, &self.input);
+                add(LayerTensor::O, &self.output);
+            }
             Op::Mlp(mlp) => mlp_tensors(mlp, LayerTensor::Dense, [&self.input, &self.output], add),
             Op::Moe(moe) => {
                 let of_experts = [&self.experts, &self.expert_hidden];
@@ -185,6 +191,7 @@ impl Shapes {
     fn of(d_model: usize, op: &Op) -> Self {
         let (output, experts, expert_hidden) = match op {
             Op::Attention(a) => (a.heads * a.head_dim, 0, 0),
+            Op::Latent(a) => (a.attention.heads * a.value_dim, 0, 0),
             Op::Mlp(mlp) => (mlp.d_ff, 0, 0),
             Op::Moe(moe) => match &moe.shared {
                 SharedExpert::None => (0, moe.experts, moe.expert.d_ff),

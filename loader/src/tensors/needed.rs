@@ -2,8 +2,8 @@
 //! tensors here. It must not know files.
 
 use crate::spec::{
-    AttentionSpec, BankMatrix, BranchSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Part, QkNorm,
-    SharedExpert,
+    AttentionSpec, BankMatrix, BranchSpec, LatentSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Part,
+    QkNorm, SharedExpert,
 };
 use crate::tensors::roles::{LayerTensor, LayerTensor as T, Role};
 
@@ -26,6 +26,7 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
             norms(branch, d, &mut add);
             match &branch.op {
                 Op::Attention(attention) => attention_tensors(attention, d, &mut add),
+                Op::Latent(latent) => latent_tensors(latent, d, &mut add),
                 Op::Mlp(mlp) => mlp_tensors(mlp, d, (T::Dense, T::DenseBias), &mut add),
                 Op::Moe(moe) => moe_tensors(moe, d, &mut add),
             }
@@ -65,9 +66,12 @@ fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
     if a.out_bias {
         add(T::OBias, 1, d_model);
     }
+    if a.sinks {
+        add(T::Sinks, 1, a.heads);
+    }
     match a.qk_norm {
         QkNorm::None => {}
-        QkNorm::PerHead { .. } => {
+        QkNorm::PerHead { .. } | QkNorm::PerHeadAfterRope { .. } => {
             add(T::QNorm, 1, a.head_dim);
             add(T::KNorm, 1, a.head_dim);
         }
@@ -76,6 +80,27 @@ fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
             add(T::KNorm, 1, kv);
         }
     }
+}
+
+fn latent_tensors(a: &LatentSpec, d_model: usize, add: Add<'_>) {
+    let (heads, queries) = (a.attention.heads, a.attention.heads * a.query_dim());
+    match a.query_rank {
+        None => add(T::Q, queries, d_model),
+        Some(rank) => {
+            add(T::QDown, rank, d_model);
+            add(T::QDownNorm, 1, rank);
+            add(T::QUp, queries, rank);
+        }
+    }
+    add(T::KvDown, a.rank + a.rope_dim(), d_model);
+    add(T::KvDownNorm, 1, a.rank);
+    if a.split {
+        add(T::KUp, heads * a.rank, a.nope);
+        add(T::VUp, heads * a.value_dim, a.rank);
+    } else {
+        add(T::KvUp, heads * (a.nope + a.value_dim), a.rank);
+    }
+    add(T::O, d_model, heads * a.value_dim);
 }
 
 /// The roles of a block's matrices and of their biases.
@@ -95,6 +120,12 @@ fn moe_tensors(moe: &MoeSpec, d_model: usize, add: Add<'_>) {
         mlp_tensors(mlp, d_model, (T::Shared, T::SharedBias), add);
     }
     add(T::Router, moe.experts, d_model);
+    if moe.router.bias {
+        add(T::RouterBias, 1, moe.experts);
+    }
+    if moe.router.select.has_bias() {
+        add(T::SelectBias, 1, moe.experts);
+    }
     if matches!(moe.shared, SharedExpert::Gated(_)) {
         add(T::SharedInput, 1, d_model);
     }

@@ -157,6 +157,15 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
         norms(branch, out)?;
         match &branch.op {
             Op::Attention(a) => attention(a, out),
+            Op::Latent(latent) => {
+                let (rank, nope, rope) = (latent.rank, latent.nope, latent.rope_dim());
+                writeln!(
+                    out,
+                    "    latent attention {} heads, latent vector {rank}, queries {nope} + {rope} rotated, values {}",
+                    latent.attention.heads, latent.value_dim
+                )?;
+                attention(&latent.attention, out)
+            }
             Op::Mlp(mlp) => writeln!(out, "    dense {mlp:?}"),
             Op::Moe(moe) => {
                 writeln!(out, "    {} experts {:?}, shared {:?}", moe.experts, moe.expert, moe.shared)?;
