@@ -7,6 +7,11 @@
 //! interpreter is our own because a meter has to stand in front of every operator, which no library offers by
 //! a stable interface, and because operators, printing and scopes have to be Python's to the character.
 //!
+//! On purpose it differs from Jinja2 in this: `escape` and `safe` give plain texts, which are not escaped again
+//! when they are joined; texts have no bytes (`encode`); `random`, `lipsum`, `urlize` and `xmlattr`, the tags
+//! `include`, `import`, `extends` and `autoescape`, and attributes in the fields of `format` are errors; numbers
+//! end at 127 bits; dates are in UTC. `do` and namespaces in namespaces work.
+//!
 //! It must not know conversations.
 
 mod blocks;

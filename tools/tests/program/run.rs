@@ -197,7 +197,7 @@ fn startup_times() {
 fn end_token_s_beside_eos() {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/end_token_s_beside_eos.gguf");
     let outcome = args(["run", model, "-p", "Hello", "--temp", "0", "--max-tokens", "8", "--json"]).fine();
-    let object: serde_json::Value = serde_json::from_slice(&outcome.out).unwrap();
+    let object: Value = serde_json::from_slice(&outcome.out).unwrap();
     assert_eq!(object["reason"], "end", "{outcome:?}");
     // Without a template nothing tells of turns, but `</s>` is known.
     let plain = ["--no-template", "-p", "Hello", "--temp", "0", "--max-tokens", "8", "--json"];
