@@ -11,6 +11,7 @@ use crate::layers::ffn::moe::Moe;
 use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
 use crate::layers::mixer::contract::Mixer;
+use crate::layers::mixer::delta::Delta;
 use crate::layers::mixer::latent::Latent;
 use crate::layers::norm::Norm;
 use embedding::Embedding;
@@ -67,6 +68,13 @@ pub enum OpWeights {
         /// The number of its state among those of a sequence.
         state: usize,
     },
+    /// A gated delta net.
+    Delta {
+        /// Projections, convolution, rates.
+        delta: Delta,
+        /// The number of its state among those of a sequence.
+        state: usize,
+    },
     /// A dense feed-forward block.
     Mlp(Mlp),
     /// A mixture of experts.
@@ -86,6 +94,7 @@ impl OpWeights {
         match self {
             Self::Attention { attention, state } => Some((attention, *state)),
             Self::Latent { latent, state } => Some((latent, *state)),
+            Self::Delta { delta, state } => Some((delta, *state)),
             Self::Mlp(_) | Self::Moe { .. } => None,
         }
     }
@@ -98,7 +107,8 @@ impl Weights {
         let next = self.layers.get(layer)?.branches.get(number)?;
         match &next.op {
             OpWeights::Moe { moe, .. } => Some((moe, next.pre.as_ref())),
-            OpWeights::Attention { .. } | OpWeights::Latent { .. } | OpWeights::Mlp(_) => None,
+            OpWeights::Attention { .. } | OpWeights::Latent { .. } => None,
+            OpWeights::Delta { .. } | OpWeights::Mlp(_) => None,
         }
     }
 }

@@ -80,6 +80,10 @@ impl PassContext<'_> {
                 self.mix(branch, (latent, *state), rows, batch, s, observer);
                 Ok(())
             }
+            OpWeights::Delta { delta, state } => {
+                self.mix(branch, (delta, *state), rows, batch, s, observer);
+                Ok(())
+            }
             OpWeights::Mlp(mlp) => {
                 let d = self.d_model;
                 let (normed, out) = (&s.normed[..rows.end * d], &mut s.branch[..rows.end * d]);

@@ -13,8 +13,8 @@ use crate::layers::mixer::attend::most_spans;
 use crate::layers::mixer::latent::pass_tokens;
 use crate::layers::rope::Angles;
 use crate::layers::scratch::{
-    AheadScratch, AttendScratch, AttentionScratch, LatentScratch, MoeScratch, PASS, ProductScratch,
-    RouteScratch,
+    AheadScratch, AttendScratch, AttentionScratch, DeltaScratch, LatentScratch, MoeScratch, PASS,
+    ProductScratch, RouteScratch,
 };
 
 /// The most sequences of a decode batch whose next experts are guessed.
@@ -81,6 +81,7 @@ impl Executor {
                     outputs: vec![0.0; w.latent.outputs],
                     packed: Packed::with_capacity([w.latent.packed]),
                 },
+                delta: DeltaScratch::new(pass, w.delta),
             },
             products: ProductScratch {
                 packed: Packed::with_capacity(w.packed(chunk, d)),
@@ -122,8 +123,11 @@ impl Executor {
             + w.gathered_lines(pass, d);
         let streams = if w.parallel { 4 } else { 3 };
         let numbers = chunk * (streams * d + w.experts) + pass * (2 * w.q + 2 * w.kv) + w.grouped(chunk, d);
-        let numbers =
-            numbers.saturating_add(spec.vocab).saturating_add(w.spans).saturating_add(w.latent.numbers());
+        let numbers = numbers
+            .saturating_add(spec.vocab)
+            .saturating_add(w.spans)
+            .saturating_add(w.latent.numbers())
+            .saturating_add(DeltaScratch::numbers_for(pass, w.delta));
         let running = (pass * w.heads).saturating_add(w.span_heads);
         let bytes = |count: usize, size: usize| (count as u64).saturating_mul(size as u64);
         [(numbers, size_of::<f32>()), (running, size_of::<Running>()), (lines, size_of::<Line>())]
@@ -152,7 +156,7 @@ impl Executor {
             &self.moe.route.logits,
             &self.logits,
         ];
-        let numbers = numbers.iter().map(|buffer| buffer.capacity()).sum::<usize>();
+        let numbers = numbers.iter().map(|buffer| buffer.capacity()).sum::<usize>() + a.delta.numbers();
         let packed = self.products.packed.lines() + a.latent.packed.lines();
         let lines = packed + self.products.hidden.capacity() + self.moe.gathered.capacity();
         let running = a.attend.running.capacity() + a.attend.spans_running.capacity();
@@ -174,6 +178,8 @@ struct Widths {
     /// Whether some branches are parallel.
     parallel: bool,
     latent: LatentWidths,
+    /// Channels, values and value heads of delta nets.
+    delta: [usize; 3],
 }
 
 /// Numbers in the buffers of latent attention.
@@ -233,6 +239,10 @@ impl Widths {
                     w.latent.include(latent, tokens);
                     w.spans(a, context);
                 }
+                Op::Delta(delta) => {
+                    let widths = [delta.channels(), delta.values(), delta.value_heads];
+                    w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
+                }
                 Op::Mlp(mlp) => w.d_ff = w.d_ff.max(mlp.d_ff),
                 Op::Moe(moe) => {
                     w.d_ff = w.d_ff.max(moe.expert.d_ff);
@@ -257,13 +267,14 @@ impl Widths {
     }
 
     /// Inputs of products: tokens and columns of the largest.
-    fn packed(&self, chunk: usize, d_model: usize) -> [(usize, usize); 3] {
-        [(chunk, d_model), (PASS.min(chunk), self.q), self.latent.product]
+    fn packed(&self, chunk: usize, d_model: usize) -> [(usize, usize); 4] {
+        let pass = PASS.min(chunk);
+        [(chunk, d_model), (pass, self.q), self.latent.product, (pass, self.delta[1])]
     }
 
     /// The widest grouped outputs of a region.
     fn grouped(&self, chunk: usize, d_model: usize) -> usize {
-        let passing = PASS.min(chunk) * (self.q + 2 * self.kv);
+        let passing = PASS.min(chunk) * (self.q + 2 * self.kv).max(self.delta[0] + self.delta[1]);
         (chunk * d_model.max(self.experts)).max(passing).max(self.latent.wide).max(self.latent.narrow)
     }
 

@@ -3,4 +3,5 @@
 pub mod attend;
 pub mod attention;
 pub mod contract;
+pub mod delta;
 pub mod latent;

@@ -2,10 +2,11 @@
 //! It must not know how weights are used.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BankKey, BranchSpec, LatentSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op,
-    Part, QkNorm, RopeSpec, SharedExpert,
+    Activation, AttentionSpec, BankKey, BranchSpec, DeltaSpec, LatentSpec, MlpSpec, ModelSpec, MoeSpec,
+    NormSpec, Op, Part, QkNorm, RopeSpec, SharedExpert,
 };
 use moelten_loader::tensors::bank::MatrixRef;
+use moelten_loader::tensors::needed::delta_inputs;
 use moelten_loader::tensors::roles::{LayerTensor, Role};
 use moelten_loader::tensors::store::TensorStore;
 
@@ -16,6 +17,7 @@ use crate::layers::ffn::dense::{Mlp, MlpBiases};
 use crate::layers::ffn::moe::{Moe, Shared};
 use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
+use crate::layers::mixer::delta::Delta;
 use crate::layers::mixer::latent::{HeadMatrices, Latent, Query};
 use crate::layers::norm::Norm;
 
@@ -106,6 +108,11 @@ impl Builder<'_> {
                 self.states += 1;
                 OpWeights::Latent { latent: of_layer.latent(latent, &mut self.ropes)?, state }
             }
+            Op::Delta(delta) => {
+                let state = self.states;
+                self.states += 1;
+                OpWeights::Delta { delta: of_layer.delta(delta)?, state }
+            }
             Op::Mlp(mlp) => OpWeights::Mlp(of_layer.mlp((LayerTensor::Dense, LayerTensor::DenseBias), mlp)?),
             Op::Moe(moe) => {
                 let number = self.banks;
@@ -168,6 +175,25 @@ impl OfLayer<'_> {
             sinks: if spec.sinks { self.tensors.vector(self.role(LayerTensor::Sinks))? } else { Vec::new() },
             rope,
             spec: spec.clone(),
+        })
+    }
+
+    fn delta(self, spec: &DeltaSpec) -> Result<Delta> {
+        use LayerTensor as T;
+        let linear = |tensor| Linear { weight: self.matrix(tensor), bias: None };
+        let vector = |tensor| self.tensors.vector(self.role(tensor));
+        let mut decay = vector(T::DeltaDecay)?;
+        if spec.log_decay {
+            decay.iter_mut().for_each(|rate| *rate = -rate.exp());
+        }
+        Ok(Delta {
+            spec: *spec,
+            inputs: delta_inputs(spec.layout).iter().map(|&tensor| linear(tensor)).collect(),
+            conv: vector(T::DeltaConv)?,
+            decay,
+            step_bias: vector(T::DeltaStepBias)?,
+            norm: vector(T::DeltaNorm)?,
+            out: linear(T::DeltaOut),
         })
     }
 

@@ -2,8 +2,8 @@
 //! tensors here. It must not know files.
 
 use crate::spec::{
-    AttentionSpec, BankMatrix, BranchSpec, LatentSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Part,
-    QkNorm, SharedExpert,
+    AttentionSpec, BankMatrix, BranchSpec, DeltaLayout, DeltaSpec, LatentSpec, MlpSpec, ModelSpec, MoeSpec,
+    NormSpec, Op, Part, QkNorm, SharedExpert,
 };
 use crate::tensors::roles::{LayerTensor, LayerTensor as T, Role};
 
@@ -26,6 +26,7 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
             norms(branch, d, &mut add);
             match &branch.op {
                 Op::Attention(attention) => attention_tensors(attention, d, &mut add),
+                Op::Delta(delta) => delta_tensors(delta, d, &mut add),
                 Op::Latent(latent) => latent_tensors(latent, d, &mut add),
                 Op::Mlp(mlp) => mlp_tensors(mlp, d, (T::Dense, T::DenseBias), &mut add),
                 Op::Moe(moe) => moe_tensors(moe, d, &mut add),
@@ -80,6 +81,34 @@ fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
             add(T::KNorm, 1, kv);
         }
     }
+}
+
+/// The projections of a delta net's input, in order.
+pub fn delta_inputs(layout: DeltaLayout) -> &'static [LayerTensor] {
+    match layout {
+        DeltaLayout::Apart => &[T::DeltaQkv, T::DeltaGate, T::DeltaStrength, T::DeltaStep],
+        DeltaLayout::StepsByKeyHead => &[T::DeltaQkv, T::DeltaGate, T::DeltaRates],
+        DeltaLayout::ByKeyHead => &[T::DeltaByKeyHead, T::DeltaRates],
+    }
+}
+
+fn delta_tensors(a: &DeltaSpec, d_model: usize, add: Add<'_>) {
+    let (channels, values, heads) = (a.channels(), a.values(), a.value_heads);
+    for &tensor in delta_inputs(a.layout) {
+        let rows = match tensor {
+            T::DeltaByKeyHead => channels + values,
+            T::DeltaQkv => channels,
+            T::DeltaGate => values,
+            T::DeltaRates => 2 * heads,
+            _ => heads,
+        };
+        add(tensor, rows, d_model);
+    }
+    add(T::DeltaConv, channels, a.conv_kernel);
+    add(T::DeltaDecay, 1, heads);
+    add(T::DeltaStepBias, 1, heads);
+    add(T::DeltaNorm, 1, a.value_dim);
+    add(T::DeltaOut, d_model, values);
 }
 
 fn latent_tensors(a: &LatentSpec, d_model: usize, add: Add<'_>) {

@@ -65,6 +65,28 @@ pub enum LayerTensor {
     KUp,
     /// From the latent vector to values, head by head `[heads * value_dim, rank]`.
     VUp,
+    /// Queries, keys and values of a delta net `[channels, d_model]`.
+    DeltaQkv,
+    /// Its gates `[values, d_model]`.
+    DeltaGate,
+    /// Its strengths `[value_heads, d_model]`.
+    DeltaStrength,
+    /// Its steps `[value_heads, d_model]`.
+    DeltaStep,
+    /// Its strengths and steps by key head `[2 * value_heads, d_model]`.
+    DeltaRates,
+    /// Its queries, keys, values and gates by key head `[channels + values, d_model]`.
+    DeltaByKeyHead,
+    /// Taps of its convolution `[channels, kernel]`.
+    DeltaConv,
+    /// Its rates of forgetting `[value_heads]`.
+    DeltaDecay,
+    /// Biases of its steps `[value_heads]`.
+    DeltaStepBias,
+    /// Norm of its outputs `[value_dim]`.
+    DeltaNorm,
+    /// Its output projection `[d_model, values]`.
+    DeltaOut,
     /// Query bias.
     QBias,
     /// Key bias.
@@ -108,6 +130,9 @@ impl LayerTensor {
             Self::Q | Self::K | Self::V | Self::O | Self::Router | Self::SharedInput => true,
             Self::QDown | Self::QUp | Self::KvDown | Self::KvUp | Self::KUp | Self::VUp => true,
             Self::QDownNorm | Self::KvDownNorm => false,
+            Self::DeltaQkv | Self::DeltaGate | Self::DeltaStrength | Self::DeltaStep => true,
+            Self::DeltaRates | Self::DeltaByKeyHead | Self::DeltaOut => true,
+            Self::DeltaConv | Self::DeltaDecay | Self::DeltaStepBias | Self::DeltaNorm => false,
             Self::Dense(_) | Self::Experts(_) | Self::Shared(_) => true,
             Self::PreNorm(_) | Self::PreNormBias(_) | Self::PostNorm(_) | Self::PostNormBias(_) => false,
             Self::DenseBias(_) | Self::ExpertsBias(_) | Self::SharedBias(_) => false,
@@ -194,6 +219,17 @@ pub const GGUF_NAMES: &[NameRule] = &[
     stacked(T::QBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
     stacked(T::KBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
     stacked(T::VBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
+    layer(T::DeltaQkv, "blk.{L}.linear_attn_qkv.weight"),
+    layer(T::DeltaGate, "blk.{L}.linear_attn_gate.weight"),
+    layer(T::DeltaStrength, "blk.{L}.ssm_beta.weight"),
+    layer(T::DeltaStep, "blk.{L}.ssm_alpha.weight"),
+    layer(T::DeltaRates, "blk.{L}.ssm_ba.weight"),
+    layer(T::DeltaByKeyHead, "blk.{L}.linear_attn_qkvz.weight"),
+    layer(T::DeltaConv, "blk.{L}.ssm_conv1d.weight"),
+    layer(T::DeltaDecay, "blk.{L}.ssm_a"),
+    layer(T::DeltaStepBias, "blk.{L}.ssm_dt.bias"),
+    layer(T::DeltaNorm, "blk.{L}.ssm_norm.weight"),
+    layer(T::DeltaOut, "blk.{L}.ssm_out.weight"),
     layer(T::QDown, "blk.{L}.attn_q_a.weight"),
     layer(T::QDownNorm, "blk.{L}.attn_q_a_norm.weight"),
     layer(T::QUp, "blk.{L}.attn_q_b.weight"),
@@ -258,6 +294,17 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::O, "model.layers.{L}.self_attn.o_proj.weight"),
     layer(T::OBias, "model.layers.{L}.self_attn.o_proj.bias"),
     layer(T::Sinks, "model.layers.{L}.self_attn.sinks"),
+    layer(T::DeltaQkv, "model.layers.{L}.linear_attn.in_proj_qkv.weight"),
+    layer(T::DeltaGate, "model.layers.{L}.linear_attn.in_proj_z.weight"),
+    layer(T::DeltaStrength, "model.layers.{L}.linear_attn.in_proj_b.weight"),
+    layer(T::DeltaStep, "model.layers.{L}.linear_attn.in_proj_a.weight"),
+    layer(T::DeltaRates, "model.layers.{L}.linear_attn.in_proj_ba.weight"),
+    layer(T::DeltaByKeyHead, "model.layers.{L}.linear_attn.in_proj_qkvz.weight"),
+    layer(T::DeltaConv, "model.layers.{L}.linear_attn.conv1d.weight"),
+    layer(T::DeltaDecay, "model.layers.{L}.linear_attn.A_log"),
+    layer(T::DeltaStepBias, "model.layers.{L}.linear_attn.dt_bias"),
+    layer(T::DeltaNorm, "model.layers.{L}.linear_attn.norm.weight"),
+    layer(T::DeltaOut, "model.layers.{L}.linear_attn.out_proj.weight"),
     layer(T::QDown, "model.layers.{L}.self_attn.q_a_proj.weight"),
     layer(T::QDownNorm, "model.layers.{L}.self_attn.q_a_layernorm.weight"),
     layer(T::QUp, "model.layers.{L}.self_attn.q_b_proj.weight"),

@@ -167,6 +167,11 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
                 )?;
                 attention(&latent.attention, out)
             }
+            Op::Delta(delta) => writeln!(
+                out,
+                "    gated delta net {} key heads of {}, {} value heads of {}, convolution over {} tokens",
+                delta.key_heads, delta.key_dim, delta.value_heads, delta.value_dim, delta.conv_kernel
+            ),
             Op::Mlp(mlp) => writeln!(out, "    dense {mlp:?}"),
             Op::Moe(moe) => {
                 writeln!(out, "    {} experts {:?}, shared {:?}", moe.experts, moe.expert, moe.shared)?;
