@@ -2,8 +2,10 @@
 //! metadata or from the files of a folder. It must not know weights.
 
 pub mod chat;
+mod jinja;
 pub mod plain;
 pub mod tokenizer;
+mod turns;
 
 use std::path::Path;
 
@@ -47,13 +49,14 @@ pub struct SamplingHints {
 }
 
 impl LoadedModel {
-    /// Builds the tokenizer.
+    /// Builds the tokenizer. Besides the tokens that the files name, those end an answer with which the chat
+    /// template closes the assistant's turn or opens the next one.
     ///
     /// # Errors
     /// A missing or broken vocabulary, or one with more tokens than the embedding has rows. Fewer are fine:
     /// the remaining rows are padding that no text reaches.
     pub fn text(&self) -> Result<TextSide> {
-        let (path, (tokenizer, notices)) = match &self.source {
+        let (path, (mut tokenizer, notices)) = match &self.source {
             Source::Gguf { metadata, .. } => {
                 (metadata.path(), Tokenizer::from_gguf(metadata.path(), gguf_vocab(metadata)?)?)
             }
@@ -65,6 +68,11 @@ impl LoadedModel {
                 other: format!("{} rows of the embedding", self.spec.vocab),
             };
             return Err(LoadError::malformed(path, "vocabulary", fault));
+        }
+        // What is wrong with a template is said by the code that renders it.
+        if let Ok(Some(template)) = self.chat_template() {
+            let turns = turns::turn_tokens(&template, &tokenizer);
+            tokenizer.learn_ends(&turns.ends, &turns.within);
         }
         Ok(TextSide { tokenizer, notices })
     }

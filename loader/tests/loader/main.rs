@@ -8,6 +8,7 @@ mod bad_text;
 mod changed;
 mod chat;
 mod common;
+mod deep_templates;
 mod encode_memory;
 mod imatrix;
 mod meter;
