@@ -8,12 +8,10 @@
 mod delta;
 mod ffn;
 mod mixer;
-mod recurrence;
 
 pub use delta::*;
 pub use ffn::*;
 pub use mixer::*;
-pub use recurrence::*;
 
 /// A whole decoder-only model.
 #[derive(Debug, Clone, PartialEq)]
