@@ -159,7 +159,7 @@ fields! {
     rope_divisors: Vec<f64> = hf[], gguf[Values("rope_freqs.weight")];
 
     /// Hidden width of dense feed-forward blocks.
-    d_ff: u64 = hf["intermediate_size"], gguf[Key("{arch}.feed_forward_length")];
+    d_ff: PerLayer = hf["intermediate_size"], gguf[Key("{arch}.feed_forward_length")];
     /// Activation of feed-forward blocks.
     activation: String = hf["hidden_act"], gguf[], default "silu".to_owned();
     /// Biases in feed-forward blocks.

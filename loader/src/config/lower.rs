@@ -319,6 +319,10 @@ fn ffn_layers(raw: &RawConfig, family: &Family, layers: usize) -> Result<Vec<Op>
     let mlp = |field: &Field<u64>| -> Result<MlpSpec> {
         Ok(MlpSpec::gated(raw.count(field, 1, MAX_FF)?, activation))
     };
+    let dense = |layer: usize| -> Result<MlpSpec> {
+        let widths = raw.per_layer(&raw.d_ff, layers, 1, MAX_FF)?;
+        Ok(MlpSpec::gated(widths.get(layer).copied().unwrap_or(1), activation))
+    };
     let listed = raw.moe_layers.value.as_deref();
     if let Some(listed) = listed
         && listed.len() != layers
@@ -328,7 +332,7 @@ fn ffn_layers(raw: &RawConfig, family: &Family, layers: usize) -> Result<Vec<Op>
             .fault(&raw.moe_layers.name, Fault::Contradiction { found, other: format!("{layers} layers") }));
     }
     let has_experts = raw.experts.value.is_some();
-    let moe = if has_experts { Some(moe(raw, family, &mlp)?) } else { None };
+    let moe = if has_experts { Some(moe(raw, family, &mlp, &dense)?) } else { None };
     if let Some(moe) = moe.as_ref().filter(|moe| moe.experts.saturating_mul(layers) > MAX_EXPERTS_TOTAL) {
         let other = format!("{layers} layers: more than {MAX_EXPERTS_TOTAL} experts in all");
         return Err(
@@ -338,19 +342,28 @@ fn ffn_layers(raw: &RawConfig, family: &Family, layers: usize) -> Result<Vec<Op>
     (0..layers)
         .map(|layer| match &moe {
             Some(moe) if listed.is_none_or(|l| l.get(layer).copied().unwrap_or(true)) => {
-                Ok(Op::Moe(moe.clone()))
+                let expert = match family.expert_width {
+                    ExpertWidth::Own => moe.expert,
+                    ExpertWidth::AsDense => dense(layer)?,
+                };
+                Ok(Op::Moe(MoeSpec { expert, ..moe.clone() }))
             }
-            _ => Ok(Op::Mlp(mlp(&raw.d_ff)?)),
+            _ => Ok(Op::Mlp(dense(layer)?)),
         })
         .collect()
 }
 
-fn moe(raw: &RawConfig, family: &Family, mlp: &dyn Fn(&Field<u64>) -> Result<MlpSpec>) -> Result<MoeSpec> {
+fn moe(
+    raw: &RawConfig,
+    family: &Family,
+    mlp: &dyn Fn(&Field<u64>) -> Result<MlpSpec>,
+    dense: &dyn Fn(usize) -> Result<MlpSpec>,
+) -> Result<MoeSpec> {
     let experts = raw.count(&raw.experts, 1, MAX_EXPERTS)?;
     let k = raw.count(&raw.experts_used, 1, u64::try_from(experts).unwrap_or(MAX_EXPERTS))?;
     let expert = match family.expert_width {
         ExpertWidth::Own => mlp(&raw.expert_d_ff)?,
-        ExpertWidth::AsDense => mlp(&raw.d_ff)?,
+        ExpertWidth::AsDense => dense(0)?,
     };
     let shared = match (family.shared, raw.shared_d_ff.value) {
         (SharedKind::None, _) | (SharedKind::PlainIfPresent, None | Some(0)) => SharedExpert::None,

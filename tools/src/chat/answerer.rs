@@ -116,7 +116,7 @@ impl Answerer {
         let Headers { loaded, template, name } = headers;
         check_stop()?;
         let text = loaded.text()?;
-        let hints = loaded.sampling_hints()?;
+        let (hints, unusable) = loaded.sampling_hints();
         let family = loaded.spec.family;
         let mut tell = tell;
         let mut limits = Limits::default();
@@ -130,6 +130,7 @@ impl Answerer {
         let format = models::weight_type(&loaded);
         let mut notices = loaded.notices;
         notices.extend(text.notices);
+        notices.extend(unusable);
         let model = options.model(runtime, loaded.spec, loaded.tensors, cancel)?;
         check_stop()?;
         if let (Some(tell), Some(line)) = (tell, memory_words::after_start(&model)) {
