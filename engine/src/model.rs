@@ -92,6 +92,14 @@ pub struct Turn<'m> {
 }
 
 impl Model {
+    /// Reads the weights that are checked when a model is made (norms, biases, routers), and keeps nothing.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`] that have nothing to do with memory: damaged norms, biases or routers.
+    pub fn check(spec: &ModelSpec, tensors: &TensorStore) -> Result<()> {
+        Weights::build(spec, tensors, false).map(drop)
+    }
+
     /// Takes a spec and its tensors.
     ///
     /// # Errors
