@@ -142,6 +142,8 @@ fn f15_an_allocation_that_fails_is_an_error() {
             format!("run {} -p hello --ram min --max-tokens 3 --threads 2", model.display()),
             format!("run {} -p hello --ram min --ctx 64 --max-tokens 3", model.display()),
             "run -p hello --max-tokens 3".to_owned(),
+            format!("quantize {} {}/out.gguf --type q8_0", model.display(), folder.path().display()),
+            format!("chat {} --max-tokens 3", model.display()),
         ] {
             let outcome = limited(limit, &line);
             match outcome.code {
