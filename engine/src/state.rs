@@ -6,20 +6,22 @@ pub mod branches;
 pub mod contract;
 pub mod kv;
 mod marks;
+pub mod recurrent;
 pub mod window;
 
 use std::io::{self, Read, Write};
 
-use moelten_loader::spec::{AttentionSpec, ModelSpec, Op};
+use moelten_loader::spec::{AttentionSpec, DeltaSpec, ModelSpec, Op};
 use moelten_quant::Kernels;
 
 use crate::runtime::pool::Pool;
-use branches::BranchStates;
+use branches::{BranchStates, MOST_SNAPSHOTS};
 pub use contract::MOST_NEW_TOKENS;
 use contract::{BranchState, NeedsReplay, Snapshot};
 use kv::format::KvFormat;
 use kv::layer::KvLayer;
 use kv::{KvState, KvView};
+use recurrent::{COPIES, RecurrentState};
 use window::WindowState;
 
 /// The state of one branch of a layer.
@@ -28,6 +30,8 @@ pub enum LayerState {
     Kv(KvState),
     /// Keys and values of the tokens that a window shows.
     Window(WindowState),
+    /// The numbers of a recurrence.
+    Recurrent(RecurrentState),
 }
 
 /// The states of all branches of a sequence on a model.
@@ -41,27 +45,43 @@ impl SequenceState {
     pub fn for_model(spec: &ModelSpec, context: usize, format: KvFormat) -> io::Result<Self> {
         // The huge pages of all layers are due with the same token. Each layer has its own turn, or that
         // token would take long.
-        let states = stateful(spec)
-            .enumerate()
-            .map(|(delay, attention)| LayerState::of_attention(attention, context, format, delay));
+        let states = stateful(spec).enumerate().map(|(delay, kept)| match kept {
+            Kept::Attention(spec) => LayerState::of_attention(spec, context, format, delay),
+            Kept::Delta(spec) => RecurrentState::new(spec.state_numbers()).map(LayerState::Recurrent),
+        });
         Ok(Self::new(states.collect::<io::Result<_>>()?))
     }
 
     /// Bytes that the states of a sequence take.
     pub fn bytes_for(spec: &ModelSpec, context: usize, format: KvFormat) -> u64 {
         stateful(spec)
-            .map(|attention| {
-                let capacity = window_of(attention, context).map_or(context, WindowState::capacity_for);
-                KvLayer::bytes_for(attention, capacity, format)
+            .map(|kept| match kept {
+                Kept::Attention(attention) => {
+                    let capacity = window_of(attention, context).map_or(context, WindowState::capacity_for);
+                    KvLayer::bytes_for(attention, capacity, format)
+                }
+                // Snapshots are copies.
+                Kept::Delta(delta) => {
+                    ((COPIES + MOST_SNAPSHOTS) * delta.state_numbers() * size_of::<f32>()) as u64
+                }
             })
             .fold(0, u64::saturating_add)
     }
 }
 
+/// What a branch keeps a state for.
+enum Kept<'a> {
+    Attention(&'a AttentionSpec),
+    Delta(&'a DeltaSpec),
+}
+
 /// The branches that keep a state, in order.
-fn stateful(spec: &ModelSpec) -> impl Iterator<Item = &AttentionSpec> {
-    spec.layers.iter().flat_map(|layer| &layer.branches).filter_map(|branch| match &branch.op {
-        Op::Attention(attention) => Some(attention),
+fn stateful(spec: &ModelSpec) -> impl Iterator<Item = Kept<'_>> {
+    let branches = spec.layers.iter().flat_map(|layer| &layer.branches);
+    branches.filter_map(|branch| match &branch.op {
+        Op::Attention(attention) => Some(Kept::Attention(attention)),
+        Op::Latent(latent) => Some(Kept::Attention(&latent.attention)),
+        Op::Delta(delta) => Some(Kept::Delta(delta)),
         Op::Mlp(_) | Op::Moe(_) => None,
     })
 }
@@ -91,6 +111,7 @@ impl LayerState {
         match self {
             Self::Kv(state) => state.write(pool, kernels, first, keys, values),
             Self::Window(state) => state.write(pool, kernels, first, keys, values),
+            Self::Recurrent(_) => unreachable!("a recurrence has no keys"),
         }
     }
 
@@ -99,6 +120,7 @@ impl LayerState {
         match self {
             Self::Kv(state) => state.view(),
             Self::Window(state) => state.view(),
+            Self::Recurrent(_) => unreachable!("a recurrence has no keys"),
         }
     }
 
@@ -106,6 +128,7 @@ impl LayerState {
         match self {
             Self::Kv(state) => state,
             Self::Window(state) => state,
+            Self::Recurrent(state) => state,
         }
     }
 
@@ -113,6 +136,7 @@ impl LayerState {
         match self {
             Self::Kv(state) => state,
             Self::Window(state) => state,
+            Self::Recurrent(state) => state,
         }
     }
 }

@@ -10,6 +10,9 @@ use crate::layers::ffn::dense::Mlp;
 use crate::layers::ffn::moe::Moe;
 use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
+use crate::layers::mixer::contract::Mixer;
+use crate::layers::mixer::delta::Delta;
+use crate::layers::mixer::latent::Latent;
 use crate::layers::norm::Norm;
 use embedding::Embedding;
 
@@ -58,6 +61,20 @@ pub enum OpWeights {
         /// The number of its state among those of a sequence.
         state: usize,
     },
+    /// Latent attention.
+    Latent {
+        /// Projections and norms.
+        latent: Latent,
+        /// The number of its state among those of a sequence.
+        state: usize,
+    },
+    /// A gated delta net.
+    Delta {
+        /// Projections, convolution, rates.
+        delta: Delta,
+        /// The number of its state among those of a sequence.
+        state: usize,
+    },
     /// A dense feed-forward block.
     Mlp(Mlp),
     /// A mixture of experts.
@@ -71,6 +88,18 @@ pub enum OpWeights {
     },
 }
 
+impl OpWeights {
+    /// The operation as one with a state, and the number of that state.
+    pub fn mixer(&self) -> Option<(&dyn Mixer, usize)> {
+        match self {
+            Self::Attention { attention, state } => Some((attention, *state)),
+            Self::Latent { latent, state } => Some((latent, *state)),
+            Self::Delta { delta, state } => Some((delta, *state)),
+            Self::Mlp(_) | Self::Moe { .. } => None,
+        }
+    }
+}
+
 impl Weights {
     /// The next mixture of experts after this branch, and the norm of its input.
     pub fn next_bank(&self, branch: &Branch) -> Option<(&Moe, Option<&Norm>)> {
@@ -78,7 +107,8 @@ impl Weights {
         let next = self.layers.get(layer)?.branches.get(number)?;
         match &next.op {
             OpWeights::Moe { moe, .. } => Some((moe, next.pre.as_ref())),
-            OpWeights::Attention { .. } | OpWeights::Mlp(_) => None,
+            OpWeights::Attention { .. } | OpWeights::Latent { .. } => None,
+            OpWeights::Delta { .. } | OpWeights::Mlp(_) => None,
         }
     }
 }

@@ -4,15 +4,25 @@
 #[path = "engine/common/mod.rs"]
 mod common;
 
-use common::{FAMILIES, How, distance, folder, golden, greedy, logits, model, session, spread};
-use moelten_engine::KvFormat;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::{
+    FAMILIES, Golden, How, NARROW, distance, folder, golden, golden_in, greedy, logits, model, on, session,
+    spread,
+};
+use moelten_engine::plan::SequenceOptions;
+use moelten_engine::runtime::Runtime;
+use moelten_engine::{KvFormat, Sequence};
+use moelten_loader::error::LoadError;
+use moelten_loader::load::load;
 use moelten_quant::Isa;
 
 #[test]
 fn logits_and_routes_match_on_every_instruction_set() {
     let tiers = Isa::available();
     println!("instruction sets covered: {}", tiers.iter().map(|i| i.name()).collect::<Vec<_>>().join(", "));
-    for family in FAMILIES {
+    for family in FAMILIES.into_iter().chain(NARROW) {
         let golden = golden(family);
         for &isa in &tiers {
             let model = model(&folder(family), How { isa: Some(isa), ..Default::default() });
@@ -27,7 +37,7 @@ fn logits_and_routes_match_on_every_instruction_set() {
 
 #[test]
 fn greedy_text_matches() {
-    for family in FAMILIES {
+    for family in FAMILIES.into_iter().chain(NARROW) {
         let golden = golden(family);
         let model = model(&folder(family), How::default());
         let got = greedy(&mut session(&model, KvFormat::F32), &golden.ids, golden.greedy.len());
@@ -37,7 +47,7 @@ fn greedy_text_matches() {
 
 #[test]
 fn half_precision_kv_stays_close() {
-    for family in FAMILIES {
+    for family in FAMILIES.into_iter().chain(NARROW) {
         let golden = golden(family);
         let model = model(&folder(family), How::default());
         let (got, _) = logits(&mut session(&model, KvFormat::F16), &golden.ids[..1]);
@@ -47,4 +57,83 @@ fn half_precision_kv_stays_close() {
         let error = distance(&got, &golden.logits[..vocab]) / spread(&golden.logits);
         assert!(error <= 2e-2, "{family}: {error}");
     }
+}
+
+/// Files that say less than the folder beside them, or something else, and what it is.
+const OTHER_FILES: [(&str, &str); 2] = [
+    ("gptoss-mxfp4", "products with MXFP4 round activations to 8 bits"),
+    ("phi3-longrope-cross", "the text crosses the original context"),
+];
+
+/// Every family in the folders that `MOELTEN_FAMILIES` lists, separated by colons: as a folder and as
+/// `model.gguf`, which another program made. Families that are not supported are printed.
+#[test]
+#[ignore = "needs MOELTEN_FAMILIES, folders of model folders with golden.safetensors"]
+fn families_elsewhere_match() {
+    let folders = std::env::var("MOELTEN_FAMILIES").expect("MOELTEN_FAMILIES names folders");
+    let runtime = How::default().runtime();
+    let (mut checked, mut faults) = (0, Vec::new());
+    for family in folders.split(':').flat_map(|folder| families_in(Path::new(folder))) {
+        let name = family.file_name().unwrap().to_string_lossy().into_owned();
+        let golden = golden_in(&family);
+        let file = family.join("model.gguf");
+        let other = OTHER_FILES.iter().find(|(other, _)| *other == name);
+        let is_folder = family.join("model.safetensors").exists();
+        let paths = [(is_folder, family.clone()), (file.exists(), file)];
+        for (_, path) in paths.iter().filter(|(there, _)| *there) {
+            if let Some((_, why)) = other.filter(|_| path.ends_with("model.gguf")) {
+                println!("{name}: not compared: {why}");
+                continue;
+            }
+            match load(path) {
+                Err(error @ LoadError::Unsupported { .. }) => println!("{name}: {error}"),
+                Err(error) => faults.push(format!("{}: {error}", path.display())),
+                Ok(_) => {
+                    faults.extend(compare(&runtime, path, &golden));
+                    checked += 1;
+                }
+            }
+        }
+    }
+    println!("{checked} folders and files were compared");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(checked > 0, "no family was compared");
+}
+
+/// The model folders in a folder, or the folder itself.
+fn families_in(folder: &Path) -> Vec<PathBuf> {
+    let is_family = |path: &PathBuf| path.join("golden.safetensors").exists();
+    if is_family(&folder.to_owned()) {
+        return vec![folder.to_owned()];
+    }
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    let mut found: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(is_family).collect();
+    found.sort();
+    found
+}
+
+/// What differs between a model and its golden.
+fn compare(runtime: &Arc<Runtime>, path: &Path, golden: &Golden) -> Option<String> {
+    let model = on(runtime, path, How::default());
+    let context = golden.ids.len() + golden.greedy.len();
+    let options = SequenceOptions { context: Some(context), kv: KvFormat::F32 };
+    let sequence = || Sequence::new(Arc::clone(&model), options).unwrap();
+    let (got, routes) = logits(&mut sequence(), &golden.ids);
+    if got.len() != golden.logits.len() {
+        return Some(format!("{}: {} logits, not {}", path.display(), got.len(), golden.logits.len()));
+    }
+    let error = distance(&got, &golden.logits) / spread(&golden.logits);
+    println!("{}: worst logit error {error:.1e} of the spread", path.display());
+    let text = greedy(&mut sequence(), &golden.ids, golden.greedy.len());
+    let mut wrong = Vec::new();
+    if error.is_nan() || error > 1e-3 {
+        wrong.push(format!("logits differ by {error:.1e} of their spread"));
+    }
+    if !golden.routes.is_empty() && routes.0 != golden.routes {
+        wrong.push("experts differ".to_owned());
+    }
+    if text != golden.greedy {
+        wrong.push(format!("the text is {text:?}, not {:?}", golden.greedy));
+    }
+    (!wrong.is_empty()).then(|| format!("{}: {}", path.display(), wrong.join("; ")))
 }

@@ -1,10 +1,13 @@
 //! Configurations: the keys of GGUF metadata and of `config.json`, read into one form and lowered to a
 //! [`crate::spec::ModelSpec`], and that spec written as GGUF metadata. No file here reads tensors.
 
+mod experts;
 mod field;
 pub(crate) mod fields;
 pub(crate) mod gguf;
 pub(crate) mod hf;
+mod latent;
+pub(crate) mod limits;
 pub(crate) mod lower;
 mod raw;
 mod rope;

@@ -4,6 +4,6 @@ mod family;
 mod table;
 
 pub(crate) use family::{
-    ExpertWidth, Family, NormKind, QkNormKind, RouterKind, Setting, SharedKind, WindowRule,
+    ActivationKind, ExpertWidth, Family, NormKind, QkNormKind, RouterKind, Setting, SharedKind, WindowRule,
 };
-pub(crate) use table::FAMILIES;
+pub(crate) use table::{FAMILIES, family_of};

@@ -5,15 +5,17 @@ use std::path::Path;
 
 use crate::config;
 use crate::config::fields::RawConfig;
-use crate::config::lower::{self, Container};
+use crate::config::limits::Container;
+use crate::config::lower;
 use crate::container::gguf::{Gguf, Metadata};
 use crate::container::hf_folder::{CONFIG, HfFolder};
 use crate::container::open::{ModelFiles, open_model};
 use crate::container::packed::PackedIndex;
 use crate::error::Result;
+use crate::families::{FAMILIES, family_of};
 use crate::io::reader::printable;
 use crate::spec::ModelSpec;
-use crate::tensors::roles::{GGUF_NAMES, HF_NAMES};
+use crate::tensors::roles::{GGUF_NAMES, HF_NAMES, Names};
 use crate::tensors::store::TensorStore;
 
 /// A model whose files have been opened and checked.
@@ -77,13 +79,20 @@ pub fn spec_of_config(path: &Path, config: &serde_json::Value) -> Result<ModelSp
     lower::lower(&config::hf::read(path, config)?, Container::HfFolder)
 }
 
+/// The names of tensors in GGUF files of the family of `spec`; those of all families if it has none.
+pub fn gguf_names(spec: &ModelSpec) -> Names {
+    let family = FAMILIES.iter().find(|family| family.label == spec.family);
+    Names { own: family.map_or(&[], |family| family.gguf_names), common: GGUF_NAMES }
+}
+
 fn load_gguf(gguf: Gguf) -> Result<LoadedModel> {
     let packed = PackedIndex::read(&gguf.metadata)?;
     let raw = config::gguf::read(&gguf.metadata, &gguf.catalog, packed.as_ref())?;
     let spec = lower::lower(&raw, Container::Gguf)?;
+    let names = gguf_names(&spec);
     let tensors = match &packed {
-        Some(packed) => TensorStore::resolve_packed(&spec, gguf.catalog, GGUF_NAMES, packed)?,
-        None => TensorStore::resolve(&spec, gguf.catalog, GGUF_NAMES)?,
+        Some(packed) => TensorStore::resolve_packed(&spec, gguf.catalog, names, packed)?,
+        None => TensorStore::resolve(&spec, gguf.catalog, names)?,
     };
     let source = Source::Gguf { metadata: gguf.metadata, version: gguf.version };
     Ok(finish(&raw, "metadata keys", spec, tensors, source, gguf.notices))
@@ -94,7 +103,8 @@ fn load_hf(folder: HfFolder) -> Result<LoadedModel> {
     let source =
         Source::Hf { path: folder.path, config: folder.config, generation_config: folder.generation_config };
     let spec = lower::lower(&raw, Container::HfFolder)?;
-    let tensors = TensorStore::resolve(&spec, folder.catalog, HF_NAMES)?;
+    let names = Names { own: family_of(&spec).folder_names, common: HF_NAMES };
+    let tensors = TensorStore::resolve(&spec, folder.catalog, names)?;
     Ok(finish(&raw, "config.json fields", spec, tensors, source, folder.notices))
 }
 
@@ -111,9 +121,63 @@ fn finish(
         let unknown: Vec<_> = raw.unknown.iter().map(|field| printable(field)).collect();
         notices.push(format!("unknown {fields}, ignored: {}", unknown.join(", ")));
     }
-    if let Some(first) = tensors.unused().first() {
-        let count = tensors.unused().len();
+    let (unused, skipped) = skipped_parts(raw, &spec, tensors.unused());
+    notices.extend(skipped);
+    if let Some(first) = unused.first() {
+        let count = unused.len();
         notices.push(format!("{count} unused tensors, the first is {}", printable(first)));
     }
     LoadedModel { spec, tensors, source, notices }
+}
+
+/// Parts of models that are not run, and what their tensors' names begin with.
+const OTHER_PARTS: [(&str, &[&str]); 2] = [
+    (
+        "the part for images or sound",
+        &[
+            "model.visual.",
+            "model.vision_tower.",
+            "model.audio_tower.",
+            "model.multi_modal_projector.",
+            "model.embed_vision.",
+            "model.embed_audio.",
+            "visual.",
+            "vision_tower.",
+            "vision_model.",
+            "audio_tower.",
+            "multi_modal_projector.",
+        ],
+    ),
+    ("the part that predicts several tokens at once", &["model.mtp.", "mtp."]),
+];
+
+/// Tensors that no known part has, and a notice for each part that is not run.
+fn skipped_parts<'a>(
+    raw: &RawConfig,
+    spec: &ModelSpec,
+    unused: &'a [String],
+) -> (Vec<&'a String>, Vec<String>) {
+    let mut rest: Vec<&String> = unused.iter().collect();
+    let mut notices = Vec::new();
+    let mut skip = |part: &str, belongs: &dyn Fn(&str) -> bool| {
+        let before = rest.len();
+        rest.retain(|name| !belongs(name));
+        if rest.len() < before {
+            notices.push(format!("{part} is not run: {} tensors are skipped", before - rest.len()));
+        }
+    };
+    for (part, prefixes) in OTHER_PARTS {
+        skip(part, &|name| prefixes.iter().any(|prefix| name.starts_with(prefix)));
+    }
+    let predicting = raw.predicting_layers.value.and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+    let own = spec.layers.len();
+    let behind = own..own.saturating_add(predicting);
+    skip(OTHER_PARTS[1].0, &|name| layer_of(name).is_some_and(|layer| behind.contains(&layer)));
+    (rest, notices)
+}
+
+/// The layer that a tensor's name says it belongs to.
+fn layer_of(name: &str) -> Option<usize> {
+    let rest = name.strip_prefix("blk.").or_else(|| name.strip_prefix("model.layers."))?;
+    rest.split('.').next()?.parse().ok()
 }

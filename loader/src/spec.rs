@@ -70,12 +70,15 @@ pub enum Join {
     Parallel,
 }
 
-/// What a branch computes. Latent attention, recurrences, convolutions and attention experts become further
-/// variants.
+/// What a branch computes. Recurrences, convolutions and attention experts become further variants.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
     /// Grouped-query attention with a KV cache.
     Attention(AttentionSpec),
+    /// Attention whose keys and values are made from one latent vector for each token, which is cached.
+    Latent(LatentSpec),
+    /// A recurrence whose matrices forget and are corrected.
+    Delta(DeltaSpec),
     /// A feed-forward block that every token visits.
     Mlp(MlpSpec),
     /// A router and a bank of feed-forward experts.
@@ -99,9 +102,14 @@ impl LayerSpec {
 
     /// Its attention, if it has one.
     pub fn attention(&self) -> Option<&AttentionSpec> {
+        self.branches.iter().find_map(|branch| branch.op.attention())
+    }
+
+    /// Its latent attention, if it has one.
+    pub fn latent(&self) -> Option<&LatentSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
-            Op::Attention(attention) => Some(attention),
-            Op::Mlp(_) | Op::Moe(_) => None,
+            Op::Latent(latent) => Some(latent),
+            Op::Attention(_) | Op::Delta(_) | Op::Mlp(_) | Op::Moe(_) => None,
         })
     }
 
@@ -109,7 +117,7 @@ impl LayerSpec {
     pub fn mlp(&self) -> Option<&MlpSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
             Op::Mlp(mlp) => Some(mlp),
-            Op::Attention(_) | Op::Moe(_) => None,
+            Op::Attention(_) | Op::Latent(_) | Op::Delta(_) | Op::Moe(_) => None,
         })
     }
 
@@ -117,7 +125,7 @@ impl LayerSpec {
     pub fn moe(&self) -> Option<&MoeSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
             Op::Moe(moe) => Some(moe),
-            Op::Attention(_) | Op::Mlp(_) => None,
+            Op::Attention(_) | Op::Latent(_) | Op::Delta(_) | Op::Mlp(_) => None,
         })
     }
 
@@ -194,7 +202,16 @@ impl Op {
                 matrices: moe.expert.matrices(d_model).collect(),
                 most_per_token: moe.router.select.max_experts(),
             }),
-            Self::Attention(_) | Self::Mlp(_) => None,
+            Self::Attention(_) | Self::Latent(_) | Self::Delta(_) | Self::Mlp(_) => None,
+        }
+    }
+
+    /// Attention to the cache as this operation does it, if it does.
+    pub fn attention(&self) -> Option<&AttentionSpec> {
+        match self {
+            Self::Attention(attention) => Some(attention),
+            Self::Latent(latent) => Some(&latent.attention),
+            Self::Delta(_) | Self::Mlp(_) | Self::Moe(_) => None,
         }
     }
 }
@@ -214,6 +231,9 @@ pub struct AttentionSpec {
     pub qkv_bias: bool,
     /// Bias on the output projection.
     pub out_bias: bool,
+    /// Whether each query head has a learned logit, the sink, that takes part in the softmax and has no value
+    /// (gpt-oss).
+    pub sinks: bool,
     /// Norms on queries and keys before rope.
     pub qk_norm: QkNorm,
     /// Rotary positions; `None` for layers without positions.
@@ -224,13 +244,118 @@ pub struct AttentionSpec {
     pub clip_qkv: Option<f32>,
 }
 
-/// RMS norms on queries and keys.
+/// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1). Each token caches a latent vector
+/// `[rank]` and a rotated key `[rope]` that all heads share. The matrix from the latent vector to a head's keys
+/// is applied to its query instead, and that to its values to the mixed latent vectors ("absorbed").
+#[derive(Debug, Clone, PartialEq)]
+pub struct LatentSpec {
+    /// Attention to the cache: one key head of `rank + rope` numbers, as many query heads as the model has.
+    pub attention: AttentionSpec,
+    /// Width of the latent vector.
+    pub rank: usize,
+    /// Width of the part of a head's query that is not rotated.
+    pub nope: usize,
+    /// Width of a head's value.
+    pub value_dim: usize,
+    /// Width of the latent query; `None` where queries are projected at once.
+    pub query_rank: Option<usize>,
+    /// Added to the mean square in the norms of the latent vector and of the latent query.
+    pub norm_eps: f32,
+    /// Whether the file has the matrices for keys and for values apart, those for keys transposed.
+    pub split: bool,
+}
+
+impl LatentSpec {
+    /// Width of the rotated part of queries and keys.
+    pub fn rope_dim(&self) -> usize {
+        self.attention.head_dim - self.rank
+    }
+
+    /// Width of a head's query as it is projected.
+    pub fn query_dim(&self) -> usize {
+        self.nope + self.rope_dim()
+    }
+}
+
+/// A gated delta net (arXiv 2412.06464), as Qwen3-Next has it. For each value head a matrix `S` `[key_dim,
+/// value_dim]`: `S *= e^g`, `S += k (b (v - S^T k))^T`, `y = S^T q`, with queries and keys of length 1 after a
+/// short convolution, and rates `g` and `b` of each token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeltaSpec {
+    /// Heads of queries and keys.
+    pub key_heads: usize,
+    /// Heads of values, a multiple of the former.
+    pub value_heads: usize,
+    /// Width of a query or key.
+    pub key_dim: usize,
+    /// Width of a value.
+    pub value_dim: usize,
+    /// Tokens that the convolution sees, the present one among them.
+    pub conv_kernel: usize,
+    /// Added to the mean square in the norm of outputs.
+    pub norm_eps: f32,
+    /// How the file arranges the projections.
+    pub layout: DeltaLayout,
+    /// Which key head a value head has.
+    pub order: DeltaOrder,
+    /// Whether the file has the logarithm of the rate of forgetting, and not the negative rate.
+    pub log_decay: bool,
+}
+
+/// How the projections of a gated delta net are arranged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeltaLayout {
+    /// Queries, keys and values in one matrix; gates, strengths and steps in one each (Qwen3.5).
+    Apart,
+    /// As `Apart`, but strengths and steps are together, those of each key head one after the other.
+    StepsByKeyHead,
+    /// Everything by key head: queries, keys, values and gates; strengths and steps (Qwen3-Next).
+    ByKeyHead,
+}
+
+/// The order of value heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeltaOrder {
+    /// Those of the first key head, those of the second, and so on.
+    Grouped,
+    /// The first of each key head, the second of each, and so on.
+    Tiled,
+}
+
+impl DeltaSpec {
+    /// Channels of the convolution: queries, keys and values.
+    pub fn channels(&self) -> usize {
+        2 * self.key_heads * self.key_dim + self.values()
+    }
+
+    /// Width of the values of all heads.
+    pub fn values(&self) -> usize {
+        self.value_heads * self.value_dim
+    }
+
+    /// Numbers that the convolution keeps between tokens.
+    pub fn conv_numbers(&self) -> usize {
+        (self.conv_kernel - 1) * self.channels()
+    }
+
+    /// Numbers that are kept between tokens.
+    pub fn state_numbers(&self) -> usize {
+        self.conv_numbers() + self.value_heads * self.key_dim * self.value_dim
+    }
+}
+
+/// RMS norms on queries and keys, before rope if a variant does not say otherwise.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum QkNorm {
     /// Queries and keys are used as they are projected.
     None,
     /// Each head by itself, weight `[head_dim]` (Qwen3).
     PerHead {
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// As `PerHead`, but applied to the rotated queries and keys (Hunyuan).
+    PerHeadAfterRope {
         /// Added to the mean square.
         eps: f32,
     },
@@ -336,7 +461,7 @@ pub enum NormSpec {
 }
 
 /// A feed-forward block: `down(act(gate(x)) * up(x))` with three matrices, or `down(act(up(x)))` with two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MlpSpec {
     /// Width of the hidden layer.
     pub d_ff: usize,
@@ -381,12 +506,20 @@ impl Part {
 }
 
 /// Activations of feed-forward blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Activation {
     /// `x * sigmoid(x)`.
     Silu,
     /// GELU, tanh approximation.
     GeluTanh,
+    /// `g * sigmoid(alpha * g) * (u + 1)` of the gate `g`, at most `limit`, and `u`, within `-limit..=limit`
+    /// (gpt-oss).
+    ClampedSwiglu {
+        /// Steepness of the sigmoid.
+        alpha: f32,
+        /// Bound of both inputs.
+        limit: f32,
+    },
 }
 
 /// A mixture of experts.
@@ -405,14 +538,16 @@ pub struct MoeSpec {
 /// From router logits to experts and weights. Selection is on f32; ties go to the lower expert id.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouterSpec {
+    /// Whether a bias `[experts]` is added to the logits.
+    pub bias: bool,
     /// How experts are scored and picked.
     pub select: Select,
     /// Factor on the final weights.
     pub scale: f32,
 }
 
-/// Scoring and selection. Grouped, biased-sigmoid and threshold selection become further variants; every
-/// variant gives a list of experts per token, whose length need not be a constant.
+/// Scoring and selection. Every variant gives a list of experts per token, whose length need not be a
+/// constant.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Select {
     /// Softmax over all experts, the `k` best.
@@ -422,6 +557,20 @@ pub enum Select {
         /// Whether the chosen weights are divided by their sum (the same as a softmax over the chosen
         /// logits).
         renormalise: bool,
+    },
+    /// Each expert is scored, and the `k` best are chosen by score plus bias (DeepSeek-V3, arXiv 2412.19437,
+    /// section 2.1.2). The weights are the scores without the bias.
+    Scored {
+        /// Experts per token.
+        k: usize,
+        /// From a logit to a score.
+        scoring: Scoring,
+        /// Whether a bias `[experts]` is added to the scores for the choice alone.
+        bias: bool,
+        /// The groups that choice is limited to.
+        groups: Option<ExpertGroups>,
+        /// What becomes of the weights of the chosen experts.
+        renormalise: Renormalise,
     },
     /// SparseMixer's inference path (Phi-3.5-MoE, arXiv 2409.12136): two experts; each weight is a softmax
     /// over the experts whose logit is within `2 * jitter` of the best, relative to the larger magnitude.
@@ -435,10 +584,47 @@ impl Select {
     /// The most experts one token can get.
     pub fn max_experts(&self) -> usize {
         match self {
-            Self::SoftmaxTopK { k, .. } => *k,
+            Self::SoftmaxTopK { k, .. } | Self::Scored { k, .. } => *k,
             Self::SparseMixer { .. } => 2,
         }
     }
+
+    /// Whether the router has a bias `[experts]` that is added to scores for the choice alone.
+    pub fn has_bias(&self) -> bool {
+        matches!(self, Self::Scored { bias: true, .. })
+    }
+}
+
+/// From a router's logits to scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scoring {
+    /// Softmax over all experts.
+    Softmax,
+    /// `1 / (1 + exp(-logit))` of each expert by itself.
+    Sigmoid,
+}
+
+/// Experts in groups of equal size, neighbours by id. A group counts by the sum of its highest scores
+/// with bias; experts outside the best groups are not chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertGroups {
+    /// Number of groups; it divides the number of experts, and each group has at least two.
+    pub count: usize,
+    /// How many groups experts are chosen from.
+    pub kept: usize,
+    /// How many scores of a group are summed: 2 in DeepSeek-V3, 1 in DeepSeek-V2.
+    pub summed: usize,
+}
+
+/// Whether and how the weights of the chosen experts are divided by their sum.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Renormalise {
+    /// They stay the scores.
+    No,
+    /// Divided by their sum plus this.
+    Plus(f32),
+    /// Divided by their sum, or by this if it is larger.
+    AtLeast(f32),
 }
 
 /// An expert that every token visits.

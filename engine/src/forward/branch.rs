@@ -12,7 +12,7 @@ use crate::experts::stats::Phase;
 use crate::experts::store::ExpertStore;
 use crate::layers::ffn::moe::{Moe, MoeInput};
 use crate::layers::linear::Compute;
-use crate::layers::mixer::attention::Attention;
+use crate::layers::mixer::contract::Mixer;
 use crate::layers::scratch::PASS;
 use crate::weights::{Branch, OpWeights, Weights};
 
@@ -41,10 +41,7 @@ impl PassContext<'_> {
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let (rows, d) = (batch.tokens(), self.d_model);
-        let step = match &branch.op {
-            OpWeights::Attention { .. } => PASS,
-            OpWeights::Mlp(_) | OpWeights::Moe { .. } => rows,
-        };
+        let step = branch.op.mixer().map_or(rows, |(mixer, _)| mixer.pass_tokens());
         for first in (0..rows).step_by(step) {
             let piece = first..rows.min(first + step);
             let at = piece.start * d..piece.end * d;
@@ -76,7 +73,15 @@ impl PassContext<'_> {
     ) -> Result<()> {
         match &branch.op {
             OpWeights::Attention { attention, state } => {
-                self.attention(branch, attention, *state, rows, batch, s, observer);
+                self.mix(branch, (attention, *state), rows, batch, s, observer);
+                Ok(())
+            }
+            OpWeights::Latent { latent, state } => {
+                self.mix(branch, (latent, *state), rows, batch, s, observer);
+                Ok(())
+            }
+            OpWeights::Delta { delta, state } => {
+                self.mix(branch, (delta, *state), rows, batch, s, observer);
                 Ok(())
             }
             OpWeights::Mlp(mlp) => {
@@ -95,13 +100,11 @@ impl PassContext<'_> {
         }
     }
 
-    /// Attention of some rows: each run attends to its own state.
-    #[allow(clippy::too_many_arguments, reason = "every argument is one of the operation's operands")]
-    fn attention(
+    /// An operation with a state, over some rows: each run has its own state.
+    fn mix(
         self,
         branch: &Branch,
-        attention: &Attention,
-        state: usize,
+        (mixer, state): (&dyn Mixer, usize),
         rows: Range<usize>,
         batch: &mut Batch<'_, '_>,
         s: &mut Executor,
@@ -111,25 +114,24 @@ impl PassContext<'_> {
         let at = rows.start * d..rows.end * d;
         let (x, out) = (&s.normed[at.clone()], &mut s.branch[at]);
         let scratch = &mut s.attention;
-        attention.project(compute, &s.angles, rows.start, x, scratch, &mut s.products);
+        mixer.project(compute, &s.angles, rows.start, x, scratch, &mut s.products);
         let mut next = rows.start;
         while next < rows.end {
             let part = batch.runs_of(next..rows.end).next().expect("every row belongs to a run");
             let run = &mut batch.runs()[part.run];
             let inside = part.rows.start - rows.start..part.rows.end - rows.start;
             if run.ended == Ended::Cancelled {
-                attention.skip(inside, scratch);
+                mixer.skip(inside, scratch);
             } else {
                 let state = run.states.state_mut(state);
-                attention.mix(compute, state, part.position, inside, scratch);
+                mixer.mix(compute, state, part.position, inside, scratch);
             }
             next = part.rows.end;
         }
+        let mixed = mixer.output(compute, scratch, &mut s.products, out);
         if let Some(inputs) = observer.inputs() {
-            let mixed = attention.mixed(x.len() / d, scratch);
             inputs.attention(compute.pool, branch.key, x, mixed);
         }
-        attention.output(compute, scratch, &mut s.products, out);
     }
 
     /// A mixture of experts over all rows.

@@ -1,7 +1,7 @@
 //! The buffers of a pass, allocated once for the largest batch, so that decode never allocates. They belong
 //! to the pass that runs, not to a sequence. It must not know what is computed in them.
 
-use moelten_loader::spec::{Join, ModelSpec, Op, RopeSpec, SharedExpert};
+use moelten_loader::spec::{AttentionSpec, Join, LatentSpec, ModelSpec, Op, RopeSpec, SharedExpert};
 use moelten_quant::{ActivationKind, BLOCK, Line, Running};
 
 use crate::experts::store::AcquireBuffers;
@@ -10,9 +10,11 @@ use crate::layers::ffn::router::Routing;
 use crate::layers::ffn::visits::Visits;
 use crate::layers::linear::Packed;
 use crate::layers::mixer::attend::most_spans;
+use crate::layers::mixer::latent::pass_tokens;
 use crate::layers::rope::Angles;
 use crate::layers::scratch::{
-    AheadScratch, AttendScratch, AttentionScratch, MoeScratch, PASS, ProductScratch, RouteScratch,
+    AheadScratch, AttendScratch, AttentionScratch, DeltaScratch, LatentScratch, MoeScratch, PASS,
+    ProductScratch, RouteScratch,
 };
 
 /// The most sequences of a decode batch whose next experts are guessed.
@@ -51,7 +53,7 @@ impl Executor {
     /// Buffers for batches of `chunk` tokens of `spec` with these ropes, in contexts of up to `context`
     /// tokens.
     pub fn new(spec: &ModelSpec, ropes: &[RopeSpec], chunk: usize, context: usize) -> Self {
-        let (w, d, pass) = (Widths::of(spec, context), spec.d_model, PASS.min(chunk));
+        let (w, d, pass) = (Widths::of(spec, chunk, context), spec.d_model, PASS.min(chunk));
         let buffer = |width: usize| vec![0.0; chunk * width];
         let small = |width: usize| vec![0.0; pass * width];
         let ahead = AHEAD_TOKENS.min(chunk);
@@ -72,6 +74,14 @@ impl Executor {
                     spans: vec![0.0; w.spans],
                     spans_running: vec![Running::default(); w.span_heads],
                 },
+                latent: LatentScratch {
+                    narrow: vec![0.0; w.latent.narrow],
+                    wide: vec![0.0; w.latent.wide],
+                    inputs: vec![0.0; w.latent.inputs],
+                    outputs: vec![0.0; w.latent.outputs],
+                    packed: Packed::with_capacity([w.latent.packed]),
+                },
+                delta: DeltaScratch::new(pass, w.delta),
             },
             products: ProductScratch {
                 packed: Packed::with_capacity(w.packed(chunk, d)),
@@ -106,11 +116,18 @@ impl Executor {
 
     /// Bytes that [`Self::new`] would allocate, but for a few lists of token numbers.
     pub fn bytes_for(spec: &ModelSpec, chunk: usize, context: usize) -> u64 {
-        let (w, d, pass) = (Widths::of(spec, context), spec.d_model, PASS.min(chunk));
-        let lines = Packed::lines_for(w.packed(chunk, d)) + w.hidden_lines(pass) + w.gathered_lines(pass, d);
+        let (w, d, pass) = (Widths::of(spec, chunk, context), spec.d_model, PASS.min(chunk));
+        let lines = Packed::lines_for(w.packed(chunk, d))
+            + Packed::lines_for([w.latent.packed])
+            + w.hidden_lines(pass)
+            + w.gathered_lines(pass, d);
         let streams = if w.parallel { 4 } else { 3 };
         let numbers = chunk * (streams * d + w.experts) + pass * (2 * w.q + 2 * w.kv) + w.grouped(chunk, d);
-        let numbers = numbers.saturating_add(spec.vocab).saturating_add(w.spans);
+        let numbers = numbers
+            .saturating_add(spec.vocab)
+            .saturating_add(w.spans)
+            .saturating_add(w.latent.numbers())
+            .saturating_add(DeltaScratch::numbers_for(pass, w.delta));
         let running = (pass * w.heads).saturating_add(w.span_heads);
         let bytes = |count: usize, size: usize| (count as u64).saturating_mul(size as u64);
         [(numbers, size_of::<f32>()), (running, size_of::<Running>()), (lines, size_of::<Line>())]
@@ -131,13 +148,17 @@ impl Executor {
             &a.v,
             &a.mixed,
             &a.attend.spans,
+            &a.latent.narrow,
+            &a.latent.wide,
+            &a.latent.inputs,
+            &a.latent.outputs,
             &self.products.grouped,
             &self.moe.route.logits,
             &self.logits,
         ];
-        let numbers = numbers.iter().map(|buffer| buffer.capacity()).sum::<usize>();
-        let lines =
-            self.products.packed.lines() + self.products.hidden.capacity() + self.moe.gathered.capacity();
+        let numbers = numbers.iter().map(|buffer| buffer.capacity()).sum::<usize>() + a.delta.numbers();
+        let packed = self.products.packed.lines() + a.latent.packed.lines();
+        let lines = packed + self.products.hidden.capacity() + self.moe.gathered.capacity();
         let running = a.attend.running.capacity() + a.attend.spans_running.capacity();
         (numbers * size_of::<f32>() + lines * size_of::<Line>() + running * size_of::<Running>()) as u64
     }
@@ -156,11 +177,47 @@ struct Widths {
     per_token: usize,
     /// Whether some branches are parallel.
     parallel: bool,
+    latent: LatentWidths,
+    /// Channels, values and value heads of delta nets.
+    delta: [usize; 3],
+}
+
+/// Numbers in the buffers of latent attention.
+#[derive(Default)]
+struct LatentWidths {
+    narrow: usize,
+    wide: usize,
+    inputs: usize,
+    outputs: usize,
+    /// Tokens and columns of the largest inputs of heads.
+    packed: (usize, usize),
+    /// Tokens of a pass, and the widest input of a product beside that of the layer.
+    product: (usize, usize),
+}
+
+impl LatentWidths {
+    /// Room for a branch as well.
+    fn include(&mut self, spec: &LatentSpec, tokens: usize) {
+        let (heads, rank) = (spec.attention.heads, spec.rank);
+        let (queries, values) = (heads * spec.query_dim(), heads * spec.value_dim);
+        let inner = spec.query_rank.unwrap_or(0);
+        let both = |a: (usize, usize), b: (usize, usize)| (a.0.max(b.0), a.1.max(b.1));
+        self.narrow = self.narrow.max(tokens * inner);
+        self.wide = self.wide.max(tokens * queries.max(values));
+        self.inputs = self.inputs.max(tokens * heads * rank.max(spec.nope));
+        self.outputs = self.outputs.max(tokens * heads * rank.max(spec.value_dim));
+        self.packed = both(self.packed, (tokens * heads, rank.max(spec.nope)));
+        self.product = both(self.product, (tokens, values.max(inner)));
+    }
+
+    fn numbers(&self) -> usize {
+        self.narrow + self.wide + self.inputs + self.outputs
+    }
 }
 
 impl Widths {
     /// The widest of each over all branches.
-    fn of(spec: &ModelSpec, context: usize) -> Self {
+    fn of(spec: &ModelSpec, chunk: usize, context: usize) -> Self {
         let mut w = Self::default();
         for branch in spec.layers.iter().flat_map(|layer| &layer.branches) {
             w.parallel |= branch.join == Join::Parallel;
@@ -169,11 +226,22 @@ impl Widths {
                     w.q = w.q.max(a.heads * a.head_dim);
                     w.kv = w.kv.max(a.kv_heads * a.head_dim);
                     w.heads = w.heads.max(a.heads);
-                    let spans = most_spans(a, context);
-                    if spans > 1 {
-                        w.spans = w.spans.max(spans.saturating_mul(a.heads * a.head_dim));
-                        w.span_heads = w.span_heads.max(spans.saturating_mul(a.heads));
-                    }
+                    w.spans(a, context);
+                }
+                Op::Latent(latent) => {
+                    let (a, pass) = (&latent.attention, PASS.min(chunk));
+                    let tokens = pass_tokens(latent).min(pass);
+                    // Buffers are for a whole pass, of which this branch takes a part.
+                    let share = |width: usize| (width * tokens).div_ceil(pass);
+                    w.q = w.q.max(share(a.heads * a.head_dim));
+                    w.kv = w.kv.max(a.head_dim);
+                    w.heads = w.heads.max(a.heads);
+                    w.latent.include(latent, tokens);
+                    w.spans(a, context);
+                }
+                Op::Delta(delta) => {
+                    let widths = [delta.channels(), delta.values(), delta.value_heads];
+                    w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
                 }
                 Op::Mlp(mlp) => w.d_ff = w.d_ff.max(mlp.d_ff),
                 Op::Moe(moe) => {
@@ -189,15 +257,25 @@ impl Widths {
         w
     }
 
+    /// Room for the spans of a branch.
+    fn spans(&mut self, a: &AttentionSpec, context: usize) {
+        let spans = most_spans(a, context);
+        if spans > 1 {
+            self.spans = self.spans.max(spans.saturating_mul(a.heads * a.head_dim));
+            self.span_heads = self.span_heads.max(spans.saturating_mul(a.heads));
+        }
+    }
+
     /// Inputs of products: tokens and columns of the largest.
-    fn packed(&self, chunk: usize, d_model: usize) -> [(usize, usize); 2] {
-        [(chunk, d_model), (PASS.min(chunk), self.q)]
+    fn packed(&self, chunk: usize, d_model: usize) -> [(usize, usize); 4] {
+        let pass = PASS.min(chunk);
+        [(chunk, d_model), (pass, self.q), self.latent.product, (pass, self.delta[1])]
     }
 
     /// The widest grouped outputs of a region.
     fn grouped(&self, chunk: usize, d_model: usize) -> usize {
-        let passing = PASS.min(chunk) * (self.q + 2 * self.kv);
-        (chunk * d_model.max(self.experts)).max(passing)
+        let passing = PASS.min(chunk) * (self.q + 2 * self.kv).max(self.delta[0] + self.delta[1]);
+        (chunk * d_model.max(self.experts)).max(passing).max(self.latent.wide).max(self.latent.narrow)
     }
 
     /// Room for the hidden layer of one block that a pass of tokens visits, in the larger kind, and for all

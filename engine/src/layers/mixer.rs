@@ -2,3 +2,6 @@
 
 pub mod attend;
 pub mod attention;
+pub mod contract;
+pub mod delta;
+pub mod latent;

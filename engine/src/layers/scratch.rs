@@ -24,6 +24,79 @@ pub struct AttentionScratch {
     pub mixed: Vec<f32>,
     /// Unfinished sums over positions.
     pub attend: AttendScratch,
+    /// What latent attention has beside.
+    pub latent: LatentScratch,
+    /// What a delta net has in place of all of these.
+    pub delta: DeltaScratch,
+}
+
+/// Buffers of a gated delta net; empty in models without one.
+#[derive(Default)]
+pub struct DeltaScratch {
+    /// Projections, one after the other.
+    pub projected: Vec<f32>,
+    /// Inputs of the convolution, `[tokens, channels]`.
+    pub channels: Vec<f32>,
+    /// Its outputs, `[tokens, channels]`.
+    pub convolved: Vec<f32>,
+    /// Gates, `[tokens, values]`.
+    pub gates: Vec<f32>,
+    /// Logits of strengths and of steps, `[tokens, 2, value_heads]`.
+    pub steps: Vec<f32>,
+    /// Outputs of the heads, `[value_heads, tokens, value_dim]`.
+    pub by_head: Vec<f32>,
+    /// The same by token, `[tokens, values]`.
+    pub mixed: Vec<f32>,
+}
+
+impl DeltaScratch {
+    /// Buffers for delta nets of up to so many channels, values and value heads.
+    pub fn new(tokens: usize, [channels, values, heads]: [usize; 3]) -> Self {
+        let numbers = |width: usize| vec![0.0; tokens * width];
+        Self {
+            projected: numbers(channels + values + 2 * heads),
+            channels: numbers(channels),
+            convolved: numbers(channels),
+            gates: numbers(values),
+            steps: numbers(2 * heads),
+            by_head: numbers(values),
+            mixed: numbers(values),
+        }
+    }
+
+    /// Numbers that [`Self::new`] allocates.
+    pub fn numbers_for(tokens: usize, [channels, values, heads]: [usize; 3]) -> usize {
+        tokens * (3 * channels + 4 * values + 4 * heads)
+    }
+
+    /// Numbers of the buffers.
+    pub fn numbers(&self) -> usize {
+        let all = [
+            &self.projected,
+            &self.channels,
+            &self.convolved,
+            &self.gates,
+            &self.steps,
+            &self.by_head,
+            &self.mixed,
+        ];
+        all.iter().map(|buffer| buffer.capacity()).sum()
+    }
+}
+
+/// Buffers of a latent attention branch; empty in models without one.
+pub struct LatentScratch {
+    /// Latent queries, `[tokens, query_rank]`.
+    pub narrow: Vec<f32>,
+    /// Queries as they are projected, `[tokens, heads * (nope + rope)]`, and later values, `[tokens, heads *
+    /// value_dim]`.
+    pub wide: Vec<f32>,
+    /// Inputs of the heads' own products, head by head.
+    pub inputs: Vec<f32>,
+    /// Their outputs.
+    pub outputs: Vec<f32>,
+    /// The packed inputs.
+    pub packed: Packed,
 }
 
 /// Sums of attention before they are divided by the sum of weights.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use moelten_loader::spec::{BranchSpec, MlpSpec, ModelSpec, Op, Part, SharedExpert};
+use moelten_loader::tensors::needed::delta_inputs;
 use moelten_loader::tensors::roles::{LayerTensor, Role};
 
 use crate::error::Result;
@@ -143,6 +144,16 @@ impl BranchSquares {
                 }
                 add(LayerTensor::O, &self.output);
             }
+            Op::Latent(latent) => {
+                let query = if latent.query_rank.is_some() { LayerTensor::QDown } else { LayerTensor::Q };
+                add(query, &self.input);
+                add(LayerTensor::KvDown, &self.input);
+                add(LayerTensor::O, &self.output);
+            }
+            Op::Delta(delta) => {
+                delta_inputs(delta.layout).iter().for_each(|&tensor| add(tensor, &self.input));
+                add(LayerTensor::DeltaOut, &self.output);
+            }
             Op::Mlp(mlp) => mlp_tensors(mlp, LayerTensor::Dense, [&self.input, &self.output], add),
             Op::Moe(moe) => {
                 let of_experts = [&self.experts, &self.expert_hidden];
@@ -185,6 +196,8 @@ impl Shapes {
     fn of(d_model: usize, op: &Op) -> Self {
         let (output, experts, expert_hidden) = match op {
             Op::Attention(a) => (a.heads * a.head_dim, 0, 0),
+            Op::Latent(a) => (a.attention.heads * a.value_dim, 0, 0),
+            Op::Delta(delta) => (delta.values(), 0, 0),
             Op::Mlp(mlp) => (mlp.d_ff, 0, 0),
             Op::Moe(moe) => match &moe.shared {
                 SharedExpert::None => (0, moe.experts, moe.expert.d_ff),

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use super::contract::{BranchState, Snapshot};
 
 /// Moments that a sequence can come back to besides those that its states still hold.
-const MOST_SNAPSHOTS: usize = 4;
+pub const MOST_SNAPSHOTS: usize = 4;
 
 /// The states of a sequence, in the order of its branches.
 pub struct BranchStates<S> {

@@ -153,6 +153,7 @@ fn spec(window: Option<usize>) -> AttentionSpec {
         scale: 0.5,
         qkv_bias: false,
         out_bias: false,
+        sinks: false,
         qk_norm: QkNorm::None,
         rope: None,
         window,
@@ -428,7 +429,7 @@ fn both_attend(pool: &Pool, kernels: &'static Kernels, window: usize, format: Kv
             state.begin(count);
             state.write(pool, kernels, position, &k, &v);
             let compute = Compute { kernels, pool, tensors: &tensors };
-            pool.install(|| attend(compute, &spec, state.view(), position, &q, &mut scratch, out));
+            pool.install(|| attend(compute, (&spec, &[]), state.view(), position, &q, &mut scratch, out));
             state.commit();
         }
         assert!(outs[0] == outs[1], "a window of {window}, piece {index} at {position}");

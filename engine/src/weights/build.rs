@@ -2,10 +2,11 @@
 //! It must not know how weights are used.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BankKey, BranchSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Part, QkNorm,
-    RopeSpec, SharedExpert,
+    Activation, AttentionSpec, BankKey, BranchSpec, DeltaSpec, LatentSpec, MlpSpec, ModelSpec, MoeSpec,
+    NormSpec, Op, Part, QkNorm, RopeSpec, SharedExpert,
 };
 use moelten_loader::tensors::bank::MatrixRef;
+use moelten_loader::tensors::needed::delta_inputs;
 use moelten_loader::tensors::roles::{LayerTensor, Role};
 use moelten_loader::tensors::store::TensorStore;
 
@@ -16,6 +17,8 @@ use crate::layers::ffn::dense::{Mlp, MlpBiases};
 use crate::layers::ffn::moe::{Moe, Shared};
 use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
+use crate::layers::mixer::delta::Delta;
+use crate::layers::mixer::latent::{HeadMatrices, Latent, Query};
 use crate::layers::norm::Norm;
 
 impl Weights {
@@ -100,6 +103,16 @@ impl Builder<'_> {
                 let attention = of_layer.attention(attention, &mut self.ropes)?;
                 OpWeights::Attention { attention, state }
             }
+            Op::Latent(latent) => {
+                let state = self.states;
+                self.states += 1;
+                OpWeights::Latent { latent: of_layer.latent(latent, &mut self.ropes)?, state }
+            }
+            Op::Delta(delta) => {
+                let state = self.states;
+                self.states += 1;
+                OpWeights::Delta { delta: of_layer.delta(delta)?, state }
+            }
             Op::Mlp(mlp) => OpWeights::Mlp(of_layer.mlp((LayerTensor::Dense, LayerTensor::DenseBias), mlp)?),
             Op::Moe(moe) => {
                 let number = self.banks;
@@ -109,6 +122,14 @@ impl Builder<'_> {
         };
         Ok(Branch { key, join: spec.join, pre, op, post, scale: spec.scale })
     }
+}
+
+/// The index of a rope among those of the model. Layers with equal ropes share one set of angles.
+fn shared_rope(rope: &RopeSpec, ropes: &mut Vec<RopeSpec>) -> usize {
+    ropes.iter().position(|known| known == rope).unwrap_or_else(|| {
+        ropes.push(rope.clone());
+        ropes.len() - 1
+    })
 }
 
 /// The tensors of one layer.
@@ -139,15 +160,11 @@ impl OfLayer<'_> {
         };
         let qk_norm = |tensor| match spec.qk_norm {
             QkNorm::None => Ok(Vec::new()),
-            QkNorm::PerHead { .. } | QkNorm::Full { .. } => self.tensors.vector(self.role(tensor)),
+            QkNorm::PerHead { .. } | QkNorm::PerHeadAfterRope { .. } | QkNorm::Full { .. } => {
+                self.tensors.vector(self.role(tensor))
+            }
         };
-        // Layers with equal ropes share one set of angles.
-        let rope = spec.rope.as_ref().map(|rope| {
-            ropes.iter().position(|known| known == rope).unwrap_or_else(|| {
-                ropes.push(rope.clone());
-                ropes.len() - 1
-            })
-        });
+        let rope = spec.rope.as_ref().map(|rope| shared_rope(rope, ropes));
         Ok(Attention {
             q: linear(LayerTensor::Q, LayerTensor::QBias, spec.qkv_bias)?,
             k: linear(LayerTensor::K, LayerTensor::KBias, spec.qkv_bias)?,
@@ -155,7 +172,56 @@ impl OfLayer<'_> {
             o: linear(LayerTensor::O, LayerTensor::OBias, spec.out_bias)?,
             q_norm: qk_norm(LayerTensor::QNorm)?,
             k_norm: qk_norm(LayerTensor::KNorm)?,
+            sinks: if spec.sinks { self.tensors.vector(self.role(LayerTensor::Sinks))? } else { Vec::new() },
             rope,
+            spec: spec.clone(),
+        })
+    }
+
+    fn delta(self, spec: &DeltaSpec) -> Result<Delta> {
+        use LayerTensor as T;
+        let linear = |tensor| Linear { weight: self.matrix(tensor), bias: None };
+        let vector = |tensor| self.tensors.vector(self.role(tensor));
+        let mut decay = vector(T::DeltaDecay)?;
+        if spec.log_decay {
+            decay.iter_mut().for_each(|rate| *rate = -rate.exp());
+        }
+        Ok(Delta {
+            spec: *spec,
+            inputs: delta_inputs(spec.layout).iter().map(|&tensor| linear(tensor)).collect(),
+            conv: vector(T::DeltaConv)?,
+            decay,
+            step_bias: vector(T::DeltaStepBias)?,
+            norm: vector(T::DeltaNorm)?,
+            out: linear(T::DeltaOut),
+        })
+    }
+
+    fn latent(self, spec: &LatentSpec, ropes: &mut Vec<RopeSpec>) -> Result<Latent> {
+        let linear = |tensor| Linear { weight: self.matrix(tensor), bias: None };
+        let query = match spec.query_rank {
+            None => Query::Direct(linear(LayerTensor::Q)),
+            Some(_) => Query::Latent {
+                down: linear(LayerTensor::QDown),
+                norm: self.tensors.vector(self.role(LayerTensor::QDownNorm))?,
+                up: linear(LayerTensor::QUp),
+            },
+        };
+        let heads = match spec.split {
+            true => HeadMatrices::Split {
+                keys: self.matrix(LayerTensor::KUp),
+                values: self.matrix(LayerTensor::VUp),
+            },
+            false => HeadMatrices::Whole(self.matrix(LayerTensor::KvUp)),
+        };
+        let rope = spec.attention.rope.as_ref().expect("the lowering gives latent attention a rope");
+        Ok(Latent {
+            query,
+            down: linear(LayerTensor::KvDown),
+            norm: self.tensors.vector(self.role(LayerTensor::KvDownNorm))?,
+            heads,
+            o: linear(LayerTensor::O),
+            rope: shared_rope(rope, ropes),
             spec: spec.clone(),
         })
     }
@@ -166,6 +232,14 @@ impl OfLayer<'_> {
             spec: spec.clone(),
             bank,
             router: self.router()?,
+            router_bias: match spec.router.bias {
+                true => Some(self.tensors.vector(self.role(LayerTensor::RouterBias))?),
+                false => None,
+            },
+            select_bias: match spec.router.select.has_bias() {
+                true => self.tensors.vector(self.role(LayerTensor::SelectBias))?,
+                false => Vec::new(),
+            },
             biases: self.biases(LayerTensor::ExpertsBias, &spec.expert)?,
             shared: match &spec.shared {
                 SharedExpert::None => None,

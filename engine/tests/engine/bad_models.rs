@@ -260,3 +260,60 @@ fn b20_dimension_zero_in_a_used_tensor() {
         }
     }
 }
+
+/// A copy of a golden folder in which one tensor has another name of the same length.
+fn without(family: &str, tensor: &str) -> tempfile::TempDir {
+    let dir = changed(family, "bos_token_id", json!(1));
+    let path = dir.path().join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let name = format!("\"{tensor}\"");
+    let at = bytes.windows(name.len()).position(|part| part == name.as_bytes());
+    bytes[at.expect("the folder has the tensor") + 1] = b'x';
+    fs::write(&path, bytes).unwrap();
+    dir
+}
+
+#[test]
+fn tensors_of_one_family_are_missed_by_name() {
+    for (family, tensor) in [
+        ("glm4moe", "model.layers.1.mlp.gate.e_score_correction_bias"),
+        ("glm4moe", "model.layers.2.mlp.shared_experts.up_proj.weight"),
+        ("glm4moe", "model.layers.0.mlp.gate_proj.weight"),
+    ] {
+        match refused(without(family, tensor).path()) {
+            LoadError::Malformed { field, fault: Fault::Missing { .. }, .. } => {
+                assert!(field.contains(tensor), "{field}");
+            }
+            other => panic!("{family} without {tensor}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn routers_that_contradict_themselves() {
+    assert_field("glm4moe", "n_group", &[json!(9)], |f| matches!(f, Fault::OutOfRange { .. }));
+    // Groups of different sizes, and groups of one expert, which have no best two.
+    assert_field("glm4moe", "n_group", &[json!(3), json!(8)], |f| matches!(f, Fault::Contradiction { .. }));
+    // One group of two experts is too small for more experts of a token.
+    let dir = changed("glm4moe", "n_group", json!(4));
+    let path = dir.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["num_experts_per_tok"] = json!(3);
+    fs::write(&path, config.to_string()).unwrap();
+    let error = refused(dir.path()).to_string();
+    assert!(error.contains("topk_group"), "{error}");
+    assert_field("glm4moe", "routed_scaling_factor", &[json!(-1), json!(1e300)], |f| {
+        matches!(f, Fault::BadNumber { .. })
+    });
+    assert_field("glm4moe", "n_shared_experts", &[json!([1, 2]), json!([])], |f| {
+        matches!(f, Fault::WrongType { .. })
+    });
+    assert_field("glm4moe", "n_shared_experts", &[json!(1_u64 << 40)], |f| {
+        matches!(f, Fault::OutOfRange { .. })
+    });
+    assert_field("glm4moe", "moe_layer_end_index", &[json!(3), json!(0.5), json!(-2)], |f| {
+        matches!(f, Fault::BadNumber { .. })
+    });
+    let unknown = changed("glm4moe", "scoring_func", json!("tanh"));
+    assert!(matches!(refused(unknown.path()), LoadError::Unsupported { .. }));
+}

@@ -21,7 +21,9 @@ use moelten_quant::{Format, Isa};
 use crate::batch::{alone, check_batch, scripts};
 use crate::common::{How, deviation, distance, logits, session, spread, stepwise, whole};
 use Place::{Ffn, Mixer};
-use made::{D_FF, D_FF_BLOCKS, EXPERTS, Made, VOCAB, attention, branch, layer, mlp, model, moe, parallel};
+use made::{
+    D_FF, D_FF_BLOCKS, EXPERTS, Made, VOCAB, attention, branch, latent, layer, mlp, model, moe, parallel,
+};
 
 /// Largest error of a logit, as a share of the standard deviation of all.
 const TOLERANCE: f32 = 1e-4;
@@ -141,6 +143,17 @@ fn feed_forward_blocks_of_two_matrices() {
         let layers = shared
             .into_iter()
             .map(|shared| layer([branch(Mixer, attention(false)), branch(Ffn, moe(expert, shared))]));
+        layers.collect()
+    });
+}
+
+#[test]
+fn latent_attention() {
+    check("latent", |d_ff| {
+        let kinds = [(None, false), (Some(64), false), (None, true), (Some(32), true)];
+        let layers = kinds.into_iter().map(|(query_rank, split)| {
+            layer([branch(Mixer, latent(query_rank, split)), branch(Ffn, dense(d_ff, true, false))])
+        });
         layers.collect()
     });
 }

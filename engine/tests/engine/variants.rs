@@ -261,11 +261,38 @@ fn divisors_and_a_linear_factor_both_count() {
 fn unknown_fields_are_reported_inside_rope_too() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config("llama");
-    config["rope_parameters"]["mscale"] = json!(0.7);
+    config["rope_parameters"]["sparkle"] = json!(0.7);
     config["glitter"] = json!(true);
     let notices = load(&reconfigured("llama", &config, dir.path())).unwrap().notices;
     assert!(
-        notices.iter().any(|n| n.contains("rope_parameters.mscale") && n.contains("glitter")),
+        notices.iter().any(|n| n.contains("rope_parameters.sparkle") && n.contains("glitter")),
         "{notices:?}"
     );
+}
+
+/// GGUF files count layers that predict several tokens at once among their layers. They are not run, and a
+/// notice says so.
+#[test]
+fn predicting_layers_are_skipped_with_a_notice() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("predicting.gguf");
+    let count = |key: &'static str, n| (key, Entry::U32(n));
+    let layers = ["glm4moe.block_count"];
+    let more = [count("glm4moe.block_count", 3), count("glm4moe.nextn_predict_layers", 1)];
+    rekeyed(&folder("glm4moe"), &file, &layers, &more);
+    let loaded = load(&file).unwrap();
+    assert_eq!(loaded.spec.layers.len(), 2);
+    let told = |notice: &String| notice.contains("predicts several tokens") && notice.contains("skipped");
+    assert!(loaded.notices.iter().any(told), "{:?}", loaded.notices);
+    assert!(!loaded.notices.iter().any(|notice| notice.contains("unused")), "{:?}", loaded.notices);
+    let all = [count("glm4moe.block_count", 3), count("glm4moe.nextn_predict_layers", 3)];
+    rekeyed(&folder("glm4moe"), &file, &layers, &all);
+    assert!(load(&file).unwrap_err().to_string().contains("nextn_predict_layers"));
+    rekeyed(
+        &folder("glm4moe"),
+        &file,
+        &["glm4moe.expert_gating_func"],
+        &[count("glm4moe.expert_gating_func", 9)],
+    );
+    assert!(load(&file).unwrap_err().to_string().contains("expert_gating_func = 9"));
 }

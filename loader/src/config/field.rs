@@ -41,6 +41,8 @@ pub(crate) enum GgufPlace {
     Present(&'static str),
     /// True if the file does not have the tensor.
     Absent(&'static str),
+    /// True if any layer has the tensor.
+    PresentInSome(&'static str),
     /// For each layer, whether it has the tensor; no value if none has.
     PresentByLayer(&'static str),
     /// The values of a small tensor.
@@ -64,6 +66,7 @@ impl GgufPlace {
             | Self::Columns(tensor)
             | Self::Present(tensor)
             | Self::Absent(tensor)
+            | Self::PresentInSome(tensor)
             | Self::PresentByLayer(tensor)
             | Self::Values(tensor) => tensor.to_owned(),
         }
@@ -97,12 +100,32 @@ impl<T> Field<T> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PerLayer(pub Vec<u64>);
 
+/// A whole number of at least zero, which some files give once for each layer, always the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Uniform(pub u64);
+
+impl Uniform {
+    /// The one value of a list; `None` if it is empty or has several.
+    pub fn of(values: &[u64]) -> Option<Self> {
+        let first = *values.first()?;
+        values.iter().all(|&value| value == first).then_some(Self(first))
+    }
+}
+
+impl From<Uniform> for u64 {
+    fn from(Uniform(value): Uniform) -> Self {
+        value
+    }
+}
+
 /// A file that fields can be read from, one method for each type.
 pub(crate) trait FieldSource {
     /// A whole number of at least zero.
     fn count(&mut self, row: &FieldRow) -> Result<Field<u64>>;
     /// A whole number of at least zero, or one for each layer.
     fn per_layer(&mut self, row: &FieldRow) -> Result<Field<PerLayer>>;
+    /// A whole number of at least zero, or a list that repeats it.
+    fn uniform(&mut self, row: &FieldRow) -> Result<Field<Uniform>>;
     /// A list of whole numbers of at least zero.
     fn counts(&mut self, row: &FieldRow) -> Result<Field<Vec<u64>>>;
     /// Any number; it may be infinite or not a number.
@@ -135,6 +158,6 @@ macro_rules! field_types {
     )*};
 }
 field_types! {
-    u64: count, PerLayer: per_layer, Vec<u64>: counts, f64: number, Vec<f64>: numbers, bool: flag, Vec<bool>: flags,
+    u64: count, PerLayer: per_layer, Uniform: uniform, Vec<u64>: counts, f64: number, Vec<f64>: numbers, bool: flag, Vec<bool>: flags,
     String: text, Vec<String>: texts,
 }

@@ -8,8 +8,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::field::GgufPlace::{Absent, Columns, Key, Present, PresentByLayer, Rows, Values};
-use crate::config::field::{Field, FieldRow, FieldSource, FieldType, PerLayer};
+use crate::config::field::GgufPlace::{
+    Absent, Columns, Key, Present, PresentByLayer, PresentInSome, Rows, Values,
+};
+use crate::config::field::{Field, FieldRow, FieldSource, FieldType, PerLayer, Uniform};
 use crate::error::Result;
 
 macro_rules! fields {
@@ -76,10 +78,13 @@ fields! {
     d_model: u64 = hf["hidden_size"], gguf[Key("{arch}.embedding_length")];
     /// Number of layers.
     layers: u64 = hf["num_hidden_layers"], gguf[Key("{arch}.block_count")];
+    /// Layers behind the others that predict several tokens at once. GGUF files count them as layers.
+    predicting_layers: u64 =
+        hf["num_nextn_predict_layers"], gguf[Key("{arch}.nextn_predict_layers")], default 0;
     /// Longest context, in tokens.
     max_context: u64 = hf["max_position_embeddings"], gguf[Key("{arch}.context_length")];
     /// Epsilon of the norms; the default is the family's.
-    norm_eps: f64 = hf["rms_norm_eps", "layer_norm_epsilon", "norm_eps"],
+    norm_eps: f64 = hf["rms_norm_eps", "layer_norm_epsilon", "norm_eps", "layer_norm_eps"],
         gguf[Key("{arch}.attention.layer_norm_rms_epsilon"), Key("{arch}.attention.layer_norm_epsilon")];
     /// Head and embedding are one matrix; the default is the family's.
     tied: bool = hf["tie_word_embeddings"], gguf[Absent("output.weight")];
@@ -103,11 +108,31 @@ fields! {
     /// Factor on attention scores; by default one over the root of the head's width.
     attention_scale: f64 = hf["attention_multiplier"], gguf[Key("{arch}.attention.scale")];
     /// Biases on q, k and v; the default is the family's.
-    qkv_bias: bool = hf["qkv_bias", "attention_bias"], gguf[Present("blk.0.attn_q.bias")];
+    qkv_bias: bool = hf["qkv_bias", "attention_bias", "use_qkv_bias", "use_bias"],
+        gguf[Present("blk.0.attn_q.bias")];
     /// Bias on the attention output; the default is the family's.
-    out_bias: bool = hf["attention_bias"], gguf[Present("blk.0.attn_output.bias")];
+    out_bias: bool = hf["attention_bias", "use_bias"], gguf[Present("blk.0.attn_output.bias")];
+    /// Whether queries and keys are normed; the default is the family's.
+    qk_norm: bool = hf["use_qk_norm"], gguf[Present("blk.0.attn_q_norm.weight")];
     /// Clamp on q, k and v.
     clip_qkv: f64 = hf["clip_qkv"], gguf[Key("{arch}.attention.clamp_kqv")];
+
+    /// Latent attention: width of the latent vector.
+    kv_rank: u64 = hf["kv_lora_rank"], gguf[Key("{arch}.attention.kv_lora_rank")];
+    /// Latent attention: width of the latent query; without one queries are projected at once.
+    query_rank: u64 = hf["q_lora_rank"], gguf[Key("{arch}.attention.q_lora_rank")];
+    /// Latent attention: dimensions of a head's query that are not rotated.
+    nope_dim: u64 = hf["qk_nope_head_dim"], gguf[];
+    /// Latent attention: dimensions of a head's query that are rotated.
+    latent_rope_dim: u64 = hf["qk_rope_head_dim"], gguf[];
+    /// Latent attention: dimensions of a head's query.
+    latent_key_dim: u64 = hf["qk_head_dim"],
+        gguf[Key("{arch}.attention.key_length_mla"), Key("{arch}.attention.key_length")];
+    /// Latent attention: dimensions of a head's value.
+    latent_value_dim: u64 = hf["v_head_dim"],
+        gguf[Key("{arch}.attention.value_length_mla"), Key("{arch}.attention.value_length")];
+    /// Latent attention: the matrices for keys and for values are apart.
+    kv_split: bool = hf[], gguf[PresentInSome("blk.*.attn_k_b.weight")];
 
     /// Sliding window, in tokens.
     window: u64 = hf["sliding_window"], gguf[Key("{arch}.attention.sliding_window")];
@@ -125,15 +150,18 @@ fields! {
     /// Base of the frequencies; the default is the family's.
     rope_theta: f64 = hf["rope.rope_theta", "rope_theta"], gguf[Key("{arch}.rope.freq_base")];
     /// How many dimensions of a head rotate; by default all.
-    rope_dim: u64 = hf[], gguf[Key("{arch}.rope.dimension_count")];
+    rope_dim: u64 = hf["rotary_dim"], gguf[Key("{arch}.rope.dimension_count")];
     /// The part of a head's dimensions that rotates, above 0 and at most 1.
     rope_part: f64 = hf["rope.partial_rotary_factor", "partial_rotary_factor"], gguf[];
     /// Context extension factor.
     rope_factor: f64 = hf["rope.factor"],
         gguf[Key("{arch}.rope.scaling.factor"), Key("{arch}.rope.scale_linear")], default 1.0;
+    /// Hunyuan: the base is multiplied by a power of it.
+    rope_alpha: f64 = hf["rope.alpha"], gguf[];
     /// Context of the original training, in tokens; by default the longest context.
     rope_original_context: u64 =
-        hf["rope.original_max_position_embeddings", "original_max_position_embeddings"],
+        hf["rope.original_max_position_embeddings", "original_max_position_embeddings",
+            "initial_context_length"],
         gguf[Key("{arch}.rope.scaling.original_context_length")];
     /// Llama 3: the end of the ramp at low frequencies.
     rope_low_freq_factor: f64 = hf["rope.low_freq_factor"], gguf[], default 1.0;
@@ -145,8 +173,16 @@ fields! {
     rope_beta_slow: f64 = hf["rope.beta_slow"], gguf[Key("{arch}.rope.scaling.yarn_beta_slow")], default 1.0;
     /// YaRN and LongRoPE: factor on queries and keys; the default is the scheme's formula.
     rope_attention_factor: f64 = hf["rope.attention_factor"], gguf[Key("{arch}.rope.scaling.attn_factor")];
-    /// YaRN: whether the correction range is rounded to whole dimensions.
-    rope_truncate: bool = hf["rope.truncate"], gguf[], default true;
+    /// YaRN: whether the correction range is rounded to whole dimensions; the default is the family's.
+    rope_truncate: bool = hf["rope.truncate"], gguf[Key("{arch}.rope.scaling.yarn_truncate")];
+    /// YaRN: numerator of the factor on queries and keys; used with the next.
+    rope_mscale: f64 = hf["rope.mscale"], gguf[], default 0.0;
+    /// YaRN: denominator of that factor. Latent attention: strength of the factor on scores.
+    rope_mscale_all: f64 = hf["rope.mscale_all_dim"], gguf[], default 0.0;
+    /// Latent attention: a tenth of the row above.
+    yarn_log_multiplier: f64 = hf[], gguf[Key("{arch}.rope.scaling.yarn_log_multiplier")], default 0.0;
+    /// Latent attention: whether rotated pairs are neighbours; by default they are.
+    rope_interleave: bool = hf["rope_interleave"], gguf[];
     /// LongRoPE: divisors up to the original context, one for each frequency.
     rope_short_divisors: Vec<f64> = hf["rope.short_factor"], gguf[Values("rope_factors_short.weight")];
     /// LongRoPE: divisors beyond the original context, one for each frequency.
@@ -162,18 +198,44 @@ fields! {
     d_ff: PerLayer = hf["intermediate_size"], gguf[Key("{arch}.feed_forward_length")];
     /// Activation of feed-forward blocks.
     activation: String = hf["hidden_act"], gguf[], default "silu".to_owned();
+    /// Clamped SwiGLU: steepness of the sigmoid.
+    swiglu_alpha: f64 = hf["swiglu_alpha"], gguf[Key("{arch}.swiglu_alpha")], default 1.702;
+    /// Clamped SwiGLU: bound of gate and up.
+    swiglu_limit: f64 = hf["swiglu_limit"], gguf[Key("{arch}.swiglu_limit")], default 7.0;
     /// Biases in feed-forward blocks.
-    mlp_bias: bool = hf["mlp_bias"], gguf[], default false;
+    mlp_bias: bool = hf["mlp_bias", "use_bias"], gguf[], default false;
     /// Routed experts of a layer.
-    experts: u64 = hf["num_local_experts", "num_experts"], gguf[Key("{arch}.expert_count")];
+    experts: u64 = hf["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"],
+        gguf[Key("{arch}.expert_count")];
     /// Routed experts of a token.
-    experts_used: u64 = hf["num_experts_per_tok"], gguf[Key("{arch}.expert_used_count")];
+    experts_used: Uniform = hf["num_experts_per_tok", "experts_per_token", "moe_k", "moe_topk"],
+        gguf[Key("{arch}.expert_used_count")];
     /// Hidden width of a routed expert. Older GGUF files have no key for it.
-    expert_d_ff: u64 = hf["moe_intermediate_size"],
+    expert_d_ff: Uniform = hf["moe_intermediate_size"],
         gguf[Key("{arch}.expert_feed_forward_length"), Columns("blk.*.ffn_down_exps.weight")];
     /// Hidden width of the shared expert.
     shared_d_ff: u64 = hf["shared_expert_intermediate_size", "shared_intermediate_size"],
         gguf[Key("{arch}.expert_shared_feed_forward_length"), Columns("blk.*.ffn_down_shexp.weight")];
+    /// How many routed experts' widths the shared expert has.
+    shared_count: Uniform =
+        hf["n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts"],
+        gguf[Key("{arch}.expert_shared_count")];
+    /// From router logits to scores, by name; the default is the family's.
+    scoring: String = hf["scoring_func", "score_func", "score_function"], gguf[];
+    /// The same by number: 1 for a softmax, 2 for a sigmoid, 0 for the family's.
+    scoring_number: u64 = hf[], gguf[Key("{arch}.expert_gating_func")];
+    /// How experts are chosen; `greedy` ignores groups.
+    choice: String = hf["topk_method"], gguf[];
+    /// Whether a bias is added to the scores for the choice; the default is the family's.
+    select_bias: bool = hf["use_routing_bias", "moe_router_enable_expert_bias"],
+        gguf[PresentInSome("blk.*.exp_probs_b.bias")];
+    /// Groups of experts.
+    expert_groups: u64 = hf["n_group"], gguf[Key("{arch}.expert_group_count")], default 1;
+    /// Groups that experts are chosen from; by default all.
+    expert_groups_used: u64 = hf["topk_group"], gguf[Key("{arch}.expert_group_used_count")];
+    /// Factor on the weights of routed experts; 0 stands for 1.
+    router_scale: f64 = hf["routed_scaling_factor", "route_scale"],
+        gguf[Key("{arch}.expert_weights_scale")], default 1.0;
     /// Divide the weights of the chosen experts by their sum; the default is the family's.
     renormalise: bool = hf["norm_topk_prob"], gguf[Key("{arch}.expert_weights_norm")];
     /// SparseMixer: width of the training noise, which sets which experts compete.
@@ -181,9 +243,17 @@ fields! {
     /// Which layers have experts.
     moe_layers: Vec<bool> = hf[], gguf[PresentByLayer("blk.*.ffn_gate_inp.weight")];
     /// Of each run of this many layers, the last one has experts.
-    sparse_step: u64 = hf["decoder_sparse_step"], gguf[];
+    sparse_step: u64 = hf["decoder_sparse_step", "moe_layer_interval"],
+        gguf[Key("{arch}.interleave_moe_layer_step")];
+    /// Leading layers without experts.
+    leading_dense: u64 = hf["first_k_dense_replace", "moe_layer_start_index"],
+        gguf[Key("{arch}.leading_dense_block_count")];
+    /// The last layer with experts; -1 for the last of all.
+    last_sparse: f64 = hf["moe_layer_end_index"], gguf[];
     /// Layers without experts.
     dense_layers: Vec<u64> = hf["mlp_only_layers"], gguf[];
+    /// The kind of each layer's feed-forward block, `sparse` or `dense`.
+    mlp_types: Vec<String> = hf["mlp_layer_types"], gguf[];
 }
 
 /// Keys of `config.json` that change nothing about the inference of a decoder-only model, or that the
@@ -200,6 +270,7 @@ pub(crate) const HF_IGNORED: &[&str] = &[
     "hidden_dropout_prob",
     "initializer_range",
     "input_jitter_noise",
+    "moe_norm_min",
     "output_router_logits",
     "pad_token_id",
     "pretraining_tp",
@@ -212,7 +283,7 @@ pub(crate) const HF_IGNORED: &[&str] = &[
 
 /// Metadata keys of a GGUF file's architecture that say nothing beyond its tensors and the other keys.
 pub(crate) const GGUF_IGNORED: &[&str] =
-    &[VOCAB_KEY, "{arch}.expert_shared_count", "{arch}.rope.scaling.finetuned", "{arch}.tensor_data_layout"];
+    &[VOCAB_KEY, "{arch}.rope.scaling.finetuned", "{arch}.tensor_data_layout"];
 
 /// A key that writers of GGUF files add; readers count the rows of the embedding.
 pub(crate) const VOCAB_KEY: &str = "{arch}.vocab_size";

@@ -2,7 +2,7 @@
 //! head, layers without experts, rope divisors) is read off the tensor list, as the table says. It must not
 //! know what the values mean for a model.
 
-use crate::config::field::{Field, FieldRow, FieldSource, GgufPlace, PerLayer};
+use crate::config::field::{Field, FieldRow, FieldSource, GgufPlace, PerLayer, Uniform};
 use crate::config::fields::{FIELDS, GGUF_IGNORED, ROWS, RawConfig};
 use crate::config::write::yarn_magnitude;
 use crate::container::catalog::{Catalog, TensorInfo};
@@ -26,11 +26,12 @@ pub(crate) fn read(meta: &Metadata, catalog: &Catalog, packed: Option<&PackedInd
     raw.model_name.value.get_or_insert_with(|| "unnamed model".to_owned());
     if let Some(layer) = packed.and_then(|packed| packed.layers().first()) {
         let columns = layer.shape.part(Part::Down).cols;
-        raw.expert_d_ff.value = raw.expert_d_ff.value.or(u64::try_from(columns).ok());
+        raw.expert_d_ff.value = raw.expert_d_ff.value.or(u64::try_from(columns).ok().map(Uniform));
     }
-    if raw.experts.value == Some(0) && raw.experts_used.value.unwrap_or(0) == 0 {
+    if raw.experts.value == Some(0) && raw.experts_used.value.is_none_or(|Uniform(used)| used == 0) {
         raw.experts.value = None; // how some dense files say "no experts"
     }
+    raw.layers.value = file.own_layers(&raw)?;
     attention_factor(&mut raw);
     rope_scaling(&mut raw);
     Ok(raw)
@@ -71,8 +72,22 @@ impl<'a> GgufFile<'a> {
     fn new(meta: &'a Metadata, catalog: &'a Catalog) -> Result<Self> {
         let mut file = Self { meta, catalog, arch: String::new(), layers: 0 };
         file.arch = file.text(&FIELDS.architecture)?.value.unwrap_or_default();
-        file.layers = file.count(&FIELDS.layers)?.value.unwrap_or(0).min(MAX_LAYERS);
+        let predicting = file.count(&FIELDS.predicting_layers)?.value.unwrap_or(0);
+        let layers = file.count(&FIELDS.layers)?.value.unwrap_or(0);
+        file.layers = layers.saturating_sub(predicting).min(MAX_LAYERS);
         Ok(file)
+    }
+
+    /// Layers without those that predict several tokens at once.
+    fn own_layers(&self, raw: &RawConfig) -> Result<Option<u64>> {
+        let (Some(layers), Some(predicting)) = (raw.layers.value, raw.predicting_layers.value) else {
+            return Ok(raw.layers.value);
+        };
+        if predicting > 0 && predicting >= layers {
+            let (found, other) = (predicting.to_string(), format!("{layers} layers in all"));
+            return Err(raw.fault(&raw.predicting_layers.name, Fault::Contradiction { found, other }));
+        }
+        Ok(Some(layers - predicting))
     }
 
     /// The first place of a row that has a value.
@@ -158,6 +173,30 @@ impl FieldSource for GgufFile<'_> {
         })
     }
 
+    fn uniform(&mut self, row: &FieldRow) -> Result<Field<Uniform>> {
+        let found = self.first(row, |file, place| match place {
+            GgufPlace::Columns(name) => Ok(file
+                .by_layer(name)
+                .flatten()
+                .find_map(|t| t.shape.last().copied())
+                .map(|columns| vec![columns])),
+            _ => match place.key(&file.arch) {
+                Some(key) if file.is_array(&key) => file.meta.u64s(&key),
+                Some(key) => Ok(file.meta.u64(&key)?.map(|value| vec![value])),
+                None => Ok(None),
+            },
+        })?;
+        let value = found.value.as_deref().map(|values| {
+            Uniform::of(values).ok_or_else(|| {
+                let found_values = format!("a list of {} different numbers", values.len());
+                let fault =
+                    Fault::WrongType { found: found_values, expected: "the same number for each layer" };
+                LoadError::malformed(self.meta.path(), found.name.clone(), fault)
+            })
+        });
+        Ok(Field::new(found.name.clone(), value.transpose()?))
+    }
+
     fn counts(&mut self, row: &FieldRow) -> Result<Field<Vec<u64>>> {
         self.first_key(row, Metadata::u64s)
     }
@@ -180,6 +219,7 @@ impl FieldSource for GgufFile<'_> {
         self.first(row, |file, place| match place {
             GgufPlace::Present(name) => Ok(Some(file.catalog.get(name).is_some())),
             GgufPlace::Absent(name) => Ok(Some(file.catalog.get(name).is_none())),
+            GgufPlace::PresentInSome(name) => Ok(Some(file.by_layer(name).any(|tensor| tensor.is_some()))),
             _ => place.key(&file.arch).map_or(Ok(None), |key| file.meta.bool(&key)),
         })
     }
@@ -225,6 +265,7 @@ mod tests {
     fn sample(kind: &str) -> (Value, String) {
         match kind {
             "u64" => (Value::U32(7), "7".into()),
+            "Uniform" => (Value::Array(Array::U32(vec![7, 7])), "Uniform(7)".into()),
             "PerLayer" => (Value::Array(Array::U32(vec![4, 8])), "PerLayer([4, 8])".into()),
             "f64" => (Value::F32(0.5), "0.5".into()),
             "bool" => (Value::Bool(true), "true".into()),
@@ -275,8 +316,9 @@ mod tests {
                     (raw, unknown, shown)
                 }
                 GgufPlace::Rows(name) => tensor(name, "3"),
+                GgufPlace::Columns(name) if row.kind == "Uniform" => tensor(name, "Uniform(1)"),
                 GgufPlace::Columns(name) => tensor(name, "1"),
-                GgufPlace::Present(name) => tensor(name, "true"),
+                GgufPlace::Present(name) | GgufPlace::PresentInSome(name) => tensor(name, "true"),
                 GgufPlace::Absent(name) => tensor(name, "false"),
                 GgufPlace::PresentByLayer(name) => tensor(name, "[false, true]"),
                 GgufPlace::Values(name) => tensor(name, "[0.0, 0.0, 0.0]"),
@@ -294,7 +336,7 @@ mod tests {
     #[test]
     fn keys_that_no_row_has_are_listed() {
         let found = |key: &str| fields_of(Some((key.to_owned(), Value::U32(1))), None).unwrap().1;
-        assert_eq!(found("arch.expert_gating_func"), ["arch.expert_gating_func"]);
+        assert_eq!(found("arch.expert_of_the_day"), ["arch.expert_of_the_day"]);
         assert_eq!(found("arch.vocab_size"), [""; 0]);
         assert_eq!(found("general.file_type"), [""; 0], "of no architecture");
         assert_eq!(found("archaic.key"), [""; 0]);

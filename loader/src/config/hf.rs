@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::config::field::{Field, FieldRow, FieldSource, PerLayer};
+use crate::config::field::{Field, FieldRow, FieldSource, PerLayer, Uniform};
 use crate::config::fields::{FIELDS, HF_IGNORED, ROWS, RawConfig};
 use crate::error::{Fault, LoadError, Result};
 use crate::io::json;
@@ -36,11 +36,11 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
     raw.unknown = file.unknown();
     raw.model_name.value = raw.model_name.value.filter(|name| !name.is_empty());
     raw.model_name.value.get_or_insert_with(|| folder_name(path));
-    raw.rope_dim = Field { name: raw.rope_part.name.clone(), ..Field::new("", rotated(&raw)?) };
+    if raw.rope_dim.value.is_none() {
+        raw.rope_dim = Field { name: raw.rope_part.name.clone(), ..Field::new("", rotated(&raw)?) };
+    }
     raw.window_layers = window_layers(&raw);
     raw.moe_layers = moe_layers(&raw)?;
-    // The configuration classes default to false, whatever the family.
-    raw.renormalise.value.get_or_insert(false);
     // Configurations of the Qwen kind have the window off unless they say that it is on.
     let qwen_kind = raw.window_from.value.is_some();
     if !raw.window_on.value.unwrap_or(!qwen_kind) {
@@ -75,24 +75,53 @@ fn window_layers(raw: &RawConfig) -> Field<Vec<bool>> {
     Field::new(raw.window_from.name.clone(), value)
 }
 
-/// Qwen-style sparsity: every `decoder_sparse_step`-th layer, minus `mlp_only_layers`.
+/// Which layers have experts: as `mlp_layer_types` lists, or every `decoder_sparse_step`-th layer of a range,
+/// minus `mlp_only_layers`.
 fn moe_layers(raw: &RawConfig) -> Result<Field<Vec<bool>>> {
+    if let Some(types) = &raw.mlp_types.value {
+        let name = raw.mlp_types.name.clone();
+        return Ok(Field::new(name, Some(types.iter().map(|kind| kind == "sparse").collect())));
+    }
     let (step, dense) = (&raw.sparse_step, raw.dense_layers.value.as_deref());
-    let bounded = raw.layers.value.filter(|&n| n <= MAX_LAYERS);
-    // One of the two fields is enough: every layer counts unless the step says otherwise.
-    let value = match (step.value.or(dense.is_some().then_some(1)), bounded) {
-        (None, _) | (_, None) => None,
-        (Some(0), _) => {
+    let stated = step.value.is_some() || dense.is_some() || raw.leading_dense.value.is_some();
+    let bounded = raw.layers.value.filter(|&n| stated && n <= MAX_LAYERS);
+    // One of the fields is enough: every layer counts unless the step says otherwise.
+    let value = match (step.value.unwrap_or(1), bounded) {
+        (_, None) => None,
+        (0, _) => {
             let fault = Fault::OutOfRange { found: "0".into(), low: 1, high: MAX_LAYERS };
             return Err(raw.fault(&step.name, fault));
         }
-        (Some(step), Some(n)) => {
+        (step, Some(n)) => {
+            let (first, end) = (raw.leading_dense.value.unwrap_or(0), sparse_end(raw, n)?);
             let dense = dense.unwrap_or_default();
-            let sparse = |layer: u64| !dense.contains(&layer) && layer.saturating_add(1).is_multiple_of(step);
+            let sparse = |layer: u64| {
+                (first..end).contains(&layer)
+                    && !dense.contains(&layer)
+                    && layer.saturating_add(1).is_multiple_of(step)
+            };
             Some((0..n).map(sparse).collect())
         }
     };
     Ok(Field::new(step.name.clone(), value))
+}
+
+/// The end of the range of layers that may have experts.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "the number is checked to be a layer's"
+)]
+fn sparse_end(raw: &RawConfig, layers: u64) -> Result<u64> {
+    match raw.last_sparse.value {
+        None | Some(-1.0) => Ok(layers),
+        Some(last) if last.fract() == 0.0 && last >= 0.0 && last < layers as f64 => Ok(last as u64 + 1),
+        Some(last) => {
+            let fault = Fault::BadNumber { found: last.to_string(), must: "a layer's number, or -1" };
+            Err(raw.fault(&raw.last_sparse.name, fault))
+        }
+    }
 }
 
 /// How many dimensions of a head rotate under a partial factor.
@@ -265,6 +294,13 @@ impl FieldSource for ConfigFile<'_> {
         })
     }
 
+    fn uniform(&mut self, row: &FieldRow) -> Result<Field<Uniform>> {
+        self.first(row, "a whole number of at least zero, or a list that repeats one", |value| match value {
+            Value::Array(values) => Uniform::of(&values.iter().map(whole).collect::<Option<Vec<_>>>()?),
+            _ => whole(value).map(Uniform),
+        })
+    }
+
     fn counts(&mut self, row: &FieldRow) -> Result<Field<Vec<u64>>> {
         self.first(row, "a list of whole numbers", |value| value.as_array()?.iter().map(whole).collect())
     }
@@ -341,6 +377,7 @@ mod tests {
     fn sample(kind: &str) -> (Value, String) {
         match kind {
             "u64" => (json!(7), "7".into()),
+            "Uniform" => (json!([7, 7]), "Uniform(7)".into()),
             "PerLayer" => (json!(7), "PerLayer([7])".into()),
             "f64" => (json!(0.5), "0.5".into()),
             "bool" => (json!(true), "true".into()),

@@ -1,38 +1,19 @@
 //! Lowering: a raw configuration plus its family gives a validated [`ModelSpec`]. Values of an
 //! untrusted configuration are checked here; the engine gets validated numbers. It must not know containers.
 
+use crate::config::experts::ffn_layers;
 use crate::config::field::Field;
 use crate::config::fields::RawConfig;
-use crate::error::{Fault, LoadError, Result};
-use crate::families::{
-    ExpertWidth, FAMILIES, Family, NormKind, QkNormKind, RouterKind, Setting, SharedKind, WindowRule,
+use crate::config::latent::latent_layers;
+use crate::config::limits::{
+    Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, setting,
 };
+use crate::error::{Fault, LoadError, Result};
+use crate::families::{FAMILIES, Family, NormKind, QkNormKind, WindowRule};
 use crate::io::reader::narrow;
 use crate::spec::{
-    Activation, AttentionSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Pairing,
-    QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,
+    AttentionSpec, HeadSpec, LayerSpec, ModelSpec, NormSpec, Op, QkNorm, RopeScaling, RopeSpec,
 };
-
-/// Upper bounds of the sizes of a model, far above those of every known one.
-const MAX_LAYERS: u64 = 1024;
-const MAX_WIDTH: u64 = 1 << 17;
-const MAX_FF: u64 = 1 << 20;
-const MAX_VOCAB: u64 = 1 << 22;
-const MAX_HEADS: u64 = 1024;
-const MAX_HEAD_DIM: u64 = 1024;
-const MAX_EXPERTS: u64 = 4096;
-/// Experts of all layers together. Each takes memory before any weight is read.
-const MAX_EXPERTS_TOTAL: usize = 1 << 18;
-const MAX_CONTEXT: u64 = 1 << 26;
-
-/// Which container a configuration came from; decides the Q/K row order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Container {
-    /// A GGUF file.
-    Gguf,
-    /// A Hugging Face folder.
-    HfFolder,
-}
 
 /// The family of a configuration.
 ///
@@ -77,13 +58,18 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         NormKind::Rms => NormSpec::Rms { eps },
         NormKind::Layer => NormSpec::Layer { eps },
     };
-    let attention = attention_layers(raw, family, container, layer_count, d_model, eps)?;
-    let ffn = ffn_layers(raw, family, layer_count)?;
+    let mixers: Vec<Op> = if family.latent {
+        latent_layers(raw, family, container, layer_count, eps)?.into_iter().map(Op::Latent).collect()
+    } else {
+        let layers = attention_layers(raw, family, container, layer_count, d_model, eps)?;
+        layers.into_iter().map(Op::Attention).collect()
+    };
+    let ffn = ffn_layers(raw, family, container, layer_count)?;
     let residual_scale = raw.positive(&raw.residual_scale)?;
-    let layers = attention
+    let layers = mixers
         .into_iter()
         .zip(ffn)
-        .map(|(attention, ffn)| LayerSpec::pre_norm(norm, Op::Attention(attention), ffn, residual_scale))
+        .map(|(mixer, ffn)| LayerSpec::pre_norm(norm, mixer, ffn, residual_scale))
         .collect();
     Ok(ModelSpec {
         name: raw.text(&raw.model_name)?,
@@ -100,13 +86,6 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
             scale: 1.0 / raw.positive(&raw.logit_divisor)?,
         },
     })
-}
-
-fn setting(rule: Setting, field: &Field<bool>) -> bool {
-    match rule {
-        Setting::Fixed(value) => value,
-        Setting::Default(value) => field.value.unwrap_or(value),
-    }
 }
 
 fn attention_layers(
@@ -144,9 +123,12 @@ fn attention_layers(
             scale: raw.positive_or(&raw.attention_scale, default_scale)?,
             qkv_bias: setting(family.qkv_bias, &raw.qkv_bias),
             out_bias: setting(family.out_bias, &raw.out_bias),
+            sinks: family.sinks,
             qk_norm: match family.qk_norm {
+                _ if !setting(family.has_qk_norm, &raw.qk_norm) => QkNorm::None,
                 QkNormKind::None => QkNorm::None,
                 QkNormKind::PerHead => QkNorm::PerHead { eps },
+                QkNormKind::PerHeadAfterRope => QkNorm::PerHeadAfterRope { eps },
                 QkNormKind::Full => QkNorm::Full { eps },
             },
             rope: Some(rope(raw, family, container, head_dim)?),
@@ -201,10 +183,18 @@ fn windows(raw: &RawConfig, family: &Family, layers: usize) -> Result<Vec<Option
         )),
         (None, WindowRule::AllLayers) => Ok(vec![Some(window); layers]),
         (None, WindowRule::Listed) => Ok(vec![None; layers]),
+        (None, WindowRule::EverySecond) => {
+            Ok((0..layers).map(|layer| layer.is_multiple_of(2).then_some(window)).collect())
+        }
     }
 }
 
-fn rope(raw: &RawConfig, family: &Family, container: Container, head_dim: usize) -> Result<RopeSpec> {
+pub(super) fn rope(
+    raw: &RawConfig,
+    family: &Family,
+    container: Container,
+    head_dim: usize,
+) -> Result<RopeSpec> {
     let limit = u64::try_from(head_dim).unwrap_or(MAX_HEAD_DIM);
     let dim = raw.count_or(&raw.rope_dim, head_dim, 2, limit)?;
     if !dim.is_multiple_of(2) {
@@ -214,17 +204,32 @@ fn rope(raw: &RawConfig, family: &Family, container: Container, head_dim: usize)
         ));
     }
     Ok(RopeSpec {
-        theta: raw.positive_or(&raw.rope_theta, family.default_theta)?,
+        theta: rope_theta(raw, family, dim)?,
         dim,
         pairing: match container {
             Container::Gguf => family.gguf_pairing,
-            Container::HfFolder => Pairing::Split,
+            Container::HfFolder => family.folder_pairing,
         },
-        scaling: rope_scaling(raw, dim)?,
+        scaling: rope_scaling(raw, family, dim)?,
     })
 }
 
-fn rope_scaling(raw: &RawConfig, dim: usize) -> Result<RopeScaling> {
+/// The base of the frequencies. Hunyuan's "dynamic" scaling with `alpha` is one larger base at all lengths.
+fn rope_theta(raw: &RawConfig, family: &Family, dim: usize) -> Result<f32> {
+    let theta = raw.positive_or(&raw.rope_theta, family.default_theta)?;
+    if raw.rope_alpha.value.is_none() || dim <= 2 {
+        return Ok(theta);
+    }
+    let (alpha, dim) = (raw.positive(&raw.rope_alpha)?, f64::from(u32::try_from(dim).unwrap_or(u32::MAX)));
+    let scaled = narrow(f64::from(theta) * f64::from(alpha).powf(dim / (dim - 2.0)));
+    if !scaled.is_finite() {
+        let must = "a factor that leaves the base finite";
+        return Err(raw.fault(&raw.rope_alpha.name, Fault::BadNumber { found: alpha.to_string(), must }));
+    }
+    Ok(scaled)
+}
+
+fn rope_scaling(raw: &RawConfig, family: &Family, dim: usize) -> Result<RopeScaling> {
     let factor = || raw.positive(&raw.rope_factor);
     if raw.rope_divisors.value.is_some() {
         let mut divisors = divisors(raw, &raw.rope_divisors, dim)?;
@@ -249,6 +254,7 @@ fn rope_scaling(raw: &RawConfig, dim: usize) -> Result<RopeScaling> {
     };
     match raw.rope_kind.value.as_deref() {
         None | Some("default" | "none") => Ok(RopeScaling::None),
+        Some("dynamic") if raw.rope_alpha.value.is_some() => Ok(RopeScaling::None),
         Some("linear") => Ok(RopeScaling::Linear { factor: factor()? }),
         Some("llama3") => Ok(RopeScaling::Llama3 {
             factor: factor()?,
@@ -258,15 +264,18 @@ fn rope_scaling(raw: &RawConfig, dim: usize) -> Result<RopeScaling> {
         }),
         Some("yarn") => {
             let factor = factor()?;
-            // arXiv 2309.00071, equation 22: 0.1 ln(s) + 1.
-            let default = 0.1 * f64::from(factor).ln().max(0.0) + 1.0;
+            // arXiv 2309.00071, equation 22: 0.1 ln(s) + 1. DeepSeek-V2 gives the ratio of two such factors.
+            let magnitude = |strength: f32| 0.1 * f64::from(strength) * f64::from(factor).ln().max(0.0) + 1.0;
+            let (own, all) = (raw.non_negative(&raw.rope_mscale)?, raw.non_negative(&raw.rope_mscale_all)?);
+            let default =
+                if own > 0.0 && all > 0.0 { magnitude(own) / magnitude(all) } else { magnitude(1.0) };
             Ok(RopeScaling::Yarn {
                 factor,
                 original_context: original()?,
                 beta_fast: raw.positive(&raw.rope_beta_fast)?,
                 beta_slow: raw.positive(&raw.rope_beta_slow)?,
                 attention_factor: raw.positive_or(&raw.rope_attention_factor, default)?,
-                truncate: raw.flag(&raw.rope_truncate)?,
+                truncate: raw.rope_truncate.value.unwrap_or(family.yarn_truncate),
             })
         }
         Some("longrope" | "su") => {
@@ -311,93 +320,4 @@ fn divisors(raw: &RawConfig, field: &Field<Vec<f64>>, dim: usize) -> Result<Vec<
         return Err(raw.fault(&field.name, Fault::BadNumber { found: bad.to_string(), must }));
     }
     Ok(values.iter().map(|&v| narrow(v)).collect())
-}
-
-/// The feed-forward operation of each layer.
-fn ffn_layers(raw: &RawConfig, family: &Family, layers: usize) -> Result<Vec<Op>> {
-    let activation = activation(raw)?;
-    let mlp = |field: &Field<u64>| -> Result<MlpSpec> {
-        Ok(MlpSpec::gated(raw.count(field, 1, MAX_FF)?, activation))
-    };
-    let dense = |layer: usize| -> Result<MlpSpec> {
-        let widths = raw.per_layer(&raw.d_ff, layers, 1, MAX_FF)?;
-        Ok(MlpSpec::gated(widths.get(layer).copied().unwrap_or(1), activation))
-    };
-    let listed = raw.moe_layers.value.as_deref();
-    if let Some(listed) = listed
-        && listed.len() != layers
-    {
-        let found = format!("a list of {} layers", listed.len());
-        return Err(raw
-            .fault(&raw.moe_layers.name, Fault::Contradiction { found, other: format!("{layers} layers") }));
-    }
-    let has_experts = raw.experts.value.is_some();
-    let moe = if has_experts { Some(moe(raw, family, &mlp, &dense)?) } else { None };
-    if let Some(moe) = moe.as_ref().filter(|moe| moe.experts.saturating_mul(layers) > MAX_EXPERTS_TOTAL) {
-        let other = format!("{layers} layers: more than {MAX_EXPERTS_TOTAL} experts in all");
-        return Err(
-            raw.fault(&raw.experts.name, Fault::Contradiction { found: moe.experts.to_string(), other })
-        );
-    }
-    (0..layers)
-        .map(|layer| match &moe {
-            Some(moe) if listed.is_none_or(|l| l.get(layer).copied().unwrap_or(true)) => {
-                let expert = match family.expert_width {
-                    ExpertWidth::Own => moe.expert,
-                    ExpertWidth::AsDense => dense(layer)?,
-                };
-                Ok(Op::Moe(MoeSpec { expert, ..moe.clone() }))
-            }
-            _ => Ok(Op::Mlp(dense(layer)?)),
-        })
-        .collect()
-}
-
-fn moe(
-    raw: &RawConfig,
-    family: &Family,
-    mlp: &dyn Fn(&Field<u64>) -> Result<MlpSpec>,
-    dense: &dyn Fn(usize) -> Result<MlpSpec>,
-) -> Result<MoeSpec> {
-    let experts = raw.count(&raw.experts, 1, MAX_EXPERTS)?;
-    let k = raw.count(&raw.experts_used, 1, u64::try_from(experts).unwrap_or(MAX_EXPERTS))?;
-    let expert = match family.expert_width {
-        ExpertWidth::Own => mlp(&raw.expert_d_ff)?,
-        ExpertWidth::AsDense => dense(0)?,
-    };
-    let shared = match (family.shared, raw.shared_d_ff.value) {
-        (SharedKind::None, _) | (SharedKind::PlainIfPresent, None | Some(0)) => SharedExpert::None,
-        (SharedKind::PlainIfPresent, Some(_)) => SharedExpert::Plain(mlp(&raw.shared_d_ff)?),
-        (SharedKind::Gated, _) => SharedExpert::Gated(mlp(&raw.shared_d_ff)?),
-    };
-    let select = match family.router {
-        RouterKind::SoftmaxTopK => {
-            Select::SoftmaxTopK { k, renormalise: setting(family.renormalise, &raw.renormalise) }
-        }
-        RouterKind::SparseMixer if k == 2 && experts > 1 => {
-            Select::SparseMixer { jitter: raw.non_negative(&raw.router_jitter)? }
-        }
-        RouterKind::SparseMixer => {
-            return Err(raw.fault(
-                &raw.experts_used.name,
-                Fault::Contradiction {
-                    found: k.to_string(),
-                    other: "SparseMixer routing, which picks 2".into(),
-                },
-            ));
-        }
-    };
-    Ok(MoeSpec { experts, expert, router: RouterSpec { select, scale: 1.0 }, shared })
-}
-
-fn activation(raw: &RawConfig) -> Result<Activation> {
-    match raw.activation.get().map(String::as_str) {
-        None | Some("silu" | "swish") => Ok(Activation::Silu),
-        Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
-        Some(other) => Err(LoadError::Unsupported {
-            path: raw.path.clone(),
-            feature: format!("activation \"{}\"", other.escape_default()),
-            hint: "supported are silu, gelu_pytorch_tanh".into(),
-        }),
-    }
 }

@@ -8,9 +8,9 @@ use crate::io::reader::narrow;
 
 impl RawConfig {
     /// A required whole number from `low` to `high`.
-    pub fn count(&self, field: &Field<u64>, low: u64, high: u64) -> Result<usize> {
+    pub fn count<N: Copy + Into<u64>>(&self, field: &Field<N>, low: u64, high: u64) -> Result<usize> {
         match field.get() {
-            Some(&value) => self.bounded(&field.name, value, low, high),
+            Some(&value) => self.bounded(&field.name, value.into(), low, high),
             None => Err(self.missing(&field.name)),
         }
     }
@@ -61,11 +61,6 @@ impl RawConfig {
     pub fn non_negative(&self, field: &Field<f64>) -> Result<f32> {
         let value = *self.required(field)?;
         self.finite(field, value, value >= 0.0, "a finite number of at least zero")
-    }
-
-    /// True or false; the table's default if the file says neither.
-    pub fn flag(&self, field: &Field<bool>) -> Result<bool> {
-        self.required(field).copied()
     }
 
     /// One string; the table's default if the file has none.

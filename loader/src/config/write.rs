@@ -5,30 +5,21 @@ use crate::config::field::FieldRow;
 use crate::config::fields::{FIELDS, VOCAB_KEY};
 use crate::container::gguf::{Array, Value};
 use crate::error::{LoadError, Result};
-use crate::families::{FAMILIES, Family};
+use crate::families::{Family, SharedKind, family_of};
 use crate::io::reader::narrow;
 use crate::spec::{
-    AttentionSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec, RopeScaling, RopeSpec, Select, SharedExpert,
+    Activation, AttentionSpec, ExpertGroups, LatentSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec,
+    Renormalise, RopeScaling, RopeSpec, Scoring, Select, SharedExpert,
 };
-
-/// The family of a spec.
-///
-/// # Panics
-/// If the spec was not lowered by this crate.
-pub(crate) fn family_of(spec: &ModelSpec) -> &'static Family {
-    FAMILIES
-        .iter()
-        .find(|family| family.label == spec.family)
-        .expect("every lowered spec carries its family's label")
-}
 
 /// The keys that describe `spec`.
 ///
 /// # Errors
 /// [`LoadError::Unsupported`] for a spec that GGUF has no key for.
 pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
-    let arch = family_of(spec).gguf_arch;
-    let mut keys = Keys { arch, out: Vec::new() };
+    let family = family_of(spec);
+    let arch = family.gguf_arch;
+    let mut keys = Keys { family, arch, out: Vec::new() };
     keys.add(&FIELDS.architecture, Value::Str(arch.into()));
     keys.add(&FIELDS.model_name, Value::Str(spec.name.clone()));
     keys.u32(&FIELDS.layers, spec.layers.len());
@@ -52,6 +43,7 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
 }
 
 struct Keys {
+    family: &'static Family,
     arch: &'static str,
     out: Vec<(String, Value)>,
 }
@@ -93,6 +85,9 @@ fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
     if layers.len() != spec.layers.len() {
         return Err(unsupported("layers without attention"));
     }
+    if let Some(latent) = spec.layers.first().and_then(LayerSpec::latent) {
+        return latent_keys(spec, latent, keys);
+    }
     let column = |get: fn(&AttentionSpec) -> usize| layers.iter().map(|a| get(a)).collect::<Vec<_>>();
     keys.per_layer(&FIELDS.heads, &column(|a| a.heads));
     keys.per_layer(&FIELDS.kv_heads, &column(|a| a.kv_heads));
@@ -120,6 +115,54 @@ fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
     Ok(())
 }
 
+/// Latent attention, whose cache files describe in one of two forms: by heads where keys and values have one
+/// matrix, else as attention with one key head.
+fn latent_keys(spec: &ModelSpec, latent: &LatentSpec, keys: &mut Keys) -> Result<()> {
+    if spec.layers.iter().any(|layer| layer.latent() != Some(latent)) {
+        return Err(unsupported("layers with different latent attention"));
+    }
+    let (attention, whole) = (&latent.attention, latent.query_dim());
+    keys.u32(&FIELDS.heads, attention.heads);
+    keys.u32(&FIELDS.kv_rank, latent.rank);
+    if let Some(rank) = latent.query_rank {
+        keys.u32(&FIELDS.query_rank, rank);
+    }
+    if latent.split {
+        keys.u32(&FIELDS.kv_heads, 1);
+        keys.u32(&FIELDS.head_dim, attention.head_dim);
+        keys.u32(&FIELDS.value_dim, latent.rank);
+        keys.u32(&FIELDS.latent_key_dim, whole);
+        keys.u32(&FIELDS.latent_value_dim, latent.value_dim);
+    } else {
+        keys.u32(&FIELDS.kv_heads, attention.heads);
+        keys.u32(&FIELDS.head_dim, whole);
+        keys.u32(&FIELDS.value_dim, latent.value_dim);
+    }
+    let rope = attention.rope.as_ref().ok_or_else(|| unsupported("latent attention without positions"))?;
+    if rope.pairing != keys.family.gguf_pairing {
+        return Err(unsupported("latent attention whose rotated pairs are halves"));
+    }
+    match rope.scaling {
+        RopeScaling::None => rope_keys(rope, keys),
+        RopeScaling::Yarn { attention_factor, factor, .. } => {
+            if attention_factor.to_bits() != 1.0_f32.to_bits() {
+                return Err(unsupported("latent attention with a factor on rotated parts"));
+            }
+            let mut neutral = rope.scaling.clone();
+            if let RopeScaling::Yarn { attention_factor, .. } = &mut neutral {
+                *attention_factor = yarn_magnitude(factor);
+            }
+            rope_keys(&RopeSpec { scaling: neutral, ..rope.clone() }, keys)?;
+            let width = f64::from(u32::try_from(whole).unwrap_or(u32::MAX)).sqrt();
+            let magnitude = (f64::from(attention.scale) * width).sqrt();
+            let per_log = (magnitude - 1.0) / f64::from(factor).ln().max(f64::MIN_POSITIVE);
+            keys.f32_unless(&FIELDS.yarn_log_multiplier, narrow(per_log), 0.0);
+            Ok(())
+        }
+        _ => Err(unsupported("latent attention with this scaling of the rope")),
+    }
+}
+
 fn rope_keys(rope: &RopeSpec, keys: &mut Keys) -> Result<()> {
     keys.f32(&FIELDS.rope_theta, rope.theta);
     keys.u32(&FIELDS.rope_dim, rope.dim);
@@ -131,11 +174,12 @@ fn rope_keys(rope: &RopeSpec, keys: &mut Keys) -> Result<()> {
             kind("linear");
             keys.f32(&FIELDS.rope_factor, *factor);
         }
-        RopeScaling::Yarn { truncate: false, .. } => {
-            return Err(unsupported("YaRN whose correction range is not rounded"));
-        }
-        RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, attention_factor, .. } => {
+        RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, attention_factor, truncate } => {
             kind("yarn");
+            // Other readers know no such key; they do what the family's models need.
+            if *truncate != keys.family.yarn_truncate {
+                keys.add(&FIELDS.rope_truncate, Value::Bool(*truncate));
+            }
             keys.f32(&FIELDS.rope_factor, *factor);
             keys.u32(&FIELDS.rope_original_context, *original_context);
             keys.f32(&FIELDS.rope_beta_fast, *beta_fast);
@@ -174,6 +218,11 @@ fn feed_forward(spec: &ModelSpec, keys: &mut Keys) {
     }
     if let Some(moe) = moe {
         experts(moe, keys);
+        if let Activation::ClampedSwiglu { alpha, limit } = moe.expert.activation {
+            keys.f32_unless(&FIELDS.swiglu_alpha, alpha, 1.702);
+            keys.f32_unless(&FIELDS.swiglu_limit, limit, 7.0);
+        }
+        sparse_layers(spec, keys);
     }
 }
 
@@ -182,11 +231,49 @@ fn experts(moe: &MoeSpec, keys: &mut Keys) {
     keys.u32(&FIELDS.experts_used, moe.router.select.max_experts());
     keys.u32(&FIELDS.expert_d_ff, moe.expert.d_ff);
     if let SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) = moe.shared {
-        keys.u32(&FIELDS.shared_d_ff, mlp.d_ff);
+        shared(mlp.d_ff, moe.expert.d_ff, keys);
     }
+    keys.f32_unless(&FIELDS.router_scale, moe.router.scale, 1.0);
     match moe.router.select {
         Select::SoftmaxTopK { renormalise, .. } => keys.add(&FIELDS.renormalise, Value::Bool(renormalise)),
+        Select::Scored { scoring, groups, renormalise, .. } => {
+            let number = match scoring {
+                Scoring::Softmax => 1,
+                Scoring::Sigmoid => 2,
+            };
+            keys.u32(&FIELDS.scoring_number, number);
+            if let Some(ExpertGroups { count, kept, .. }) = groups {
+                keys.u32(&FIELDS.expert_groups, count);
+                keys.u32(&FIELDS.expert_groups_used, kept);
+            }
+            keys.add(&FIELDS.renormalise, Value::Bool(renormalise != Renormalise::No));
+        }
         Select::SparseMixer { jitter } => keys.f32(&FIELDS.router_jitter, jitter),
+    }
+}
+
+/// The width of the shared expert. Readers of some families multiply the two numbers, readers of others use
+/// one of them.
+fn shared(width: usize, expert: usize, keys: &mut Keys) {
+    let count = if width.is_multiple_of(expert) { width / expert } else { 1 };
+    match keys.family.shared {
+        SharedKind::Several => {
+            keys.u32(&FIELDS.shared_d_ff, width / count);
+            keys.u32(&FIELDS.shared_count, count);
+        }
+        SharedKind::Counted => {
+            keys.u32(&FIELDS.shared_d_ff, width);
+            keys.u32(&FIELDS.shared_count, count);
+        }
+        _ => keys.u32(&FIELDS.shared_d_ff, width),
+    }
+}
+
+/// Which layers have experts.
+fn sparse_layers(spec: &ModelSpec, keys: &mut Keys) {
+    let leading = spec.layers.iter().take_while(|layer| layer.moe().is_none()).count();
+    if leading > 0 {
+        keys.u32(&FIELDS.leading_dense, leading);
     }
 }
 

@@ -14,10 +14,10 @@ use crate::container::gguf::write::TensorPlan;
 use crate::container::packed::{self, PackedLayer, RecordShape, record_name};
 use crate::error::{LoadError, Result};
 use crate::io::reader::{len_u64, narrow};
-use crate::load::{LoadedModel, Source};
+use crate::load::{LoadedModel, Source, gguf_names};
 use crate::spec::{ModelSpec, Part, RopeScaling, RopeSpec};
 use crate::tensors::bank::MatrixRef;
-use crate::tensors::roles::{GGUF_NAMES, Role, gguf_name};
+use crate::tensors::roles::Role;
 
 /// The arrangement of the experts in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,7 +66,8 @@ impl Output {
         let bytes = stored
             .tensor_bytes(&shape)
             .map_err(|fault| LoadError::malformed(first_path(model), role.to_string(), fault))?;
-        Ok(Self { plan: TensorPlan { name: gguf_name(role), storage, shape }, bytes, values })
+        let name = gguf_names(&model.spec).name(role);
+        Ok(Self { plan: TensorPlan { name, storage, shape }, bytes, values })
     }
 
     /// A tensor of the source as it is.
@@ -119,7 +120,7 @@ fn expert_tensors(model: &LoadedModel) -> HashSet<String> {
     for (layer, count) in expert_layers(model) {
         names.extend((0..count).map(|expert| record_name(layer, expert)));
         for role in Part::ALL.map(|part| experts_role(layer, part)) {
-            for rule in GGUF_NAMES.iter().filter(|rule| rule.spells(role)) {
+            for rule in gguf_names(&model.spec).of(role) {
                 let tensors = if rule.per_expert() { count } else { 1 };
                 names.extend((0..tensors).map(|expert| rule.name(role, expert)));
             }
@@ -222,7 +223,7 @@ fn rope_divisors(spec: &ModelSpec) -> Vec<Output> {
     let Some(rope) = ropes else { return Vec::new() };
     let tensor = |role: Role, values: Vec<f32>| Output {
         plan: TensorPlan {
-            name: gguf_name(role),
+            name: gguf_names(spec).name(role),
             storage: Storage::Known(Format::F32),
             shape: vec![len_u64(values.len())],
         },

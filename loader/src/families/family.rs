@@ -1,7 +1,8 @@
 //! What a family is: the properties that an architecture name implies and its configuration does not state.
 //! Plain types without functions. It must not know which families there are.
 
-use crate::spec::Pairing;
+use crate::spec::{Pairing, Renormalise, Scoring};
+use crate::tensors::roles::NameRule;
 
 /// Properties that all models of a family share.
 #[derive(Debug)]
@@ -12,8 +13,16 @@ pub struct Family {
     pub hf_types: &'static [&'static str],
     /// `general.architecture` in GGUF files; the same name may serve several families of equal meaning.
     pub gguf_arch: &'static str,
-    /// Q/K row order of GGUF files (Hugging Face folders are always `Split`).
+    /// Q/K row order of GGUF files.
     pub gguf_pairing: Pairing,
+    /// Q/K row order of folders.
+    pub folder_pairing: Pairing,
+    /// Tensors of GGUF files whose names mean something else in this family, or that it alone has.
+    pub gguf_names: &'static [NameRule],
+    /// The same of folders.
+    pub folder_names: &'static [NameRule],
+    /// Whether attention is latent (DeepSeek-V2).
+    pub latent: bool,
     /// Norms over the residual stream.
     pub norm: NormKind,
     /// Biases on q, k, v.
@@ -22,18 +31,32 @@ pub struct Family {
     pub out_bias: Setting,
     /// Whether a bias `[vocab]` is added to the logits.
     pub head_bias: Setting,
+    /// Whether query heads have sinks.
+    pub sinks: bool,
     /// Norms on queries and keys.
     pub qk_norm: QkNormKind,
+    /// Whether a model of the family has these norms.
+    pub has_qk_norm: Setting,
     /// Which layers a sliding window covers when one is given.
     pub window: WindowRule,
     /// How a token's experts are chosen. Not used by families without experts.
     pub router: RouterKind,
+    /// Whether the router has a bias.
+    pub router_bias: bool,
+    /// Whether the matrices of experts have biases.
+    pub expert_bias: bool,
+    /// The activation of feed-forward blocks.
+    pub activation: ActivationKind,
     /// Whether chosen weights are divided by their sum.
     pub renormalise: Setting,
+    /// The same for folders that do not say, where files may.
+    pub folder_renormalises: bool,
     /// The shared expert.
     pub shared: SharedKind,
     /// Which field holds the hidden width of a routed expert.
     pub expert_width: ExpertWidth,
+    /// Whether YaRN rounds its range to whole dimensions when the configuration does not say.
+    pub yarn_truncate: bool,
     /// Rope base when the configuration has none.
     pub default_theta: f64,
     /// Epsilon of the norms when the configuration has none.
@@ -67,6 +90,8 @@ pub enum QkNormKind {
     None,
     /// One RMS norm for each head, weight `[head_dim]`.
     PerHead,
+    /// The same, applied to rotated queries and keys.
+    PerHeadAfterRope,
     /// One RMS norm over all heads, weights `[heads * head_dim]`.
     Full,
 }
@@ -78,13 +103,33 @@ pub enum WindowRule {
     AllLayers,
     /// The layers that the file lists; no layer without a list.
     Listed,
+    /// The layers that the file lists; without a list every second layer, from the first on.
+    EverySecond,
+}
+
+/// The activation of feed-forward blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActivationKind {
+    /// The one that the file names.
+    Named,
+    /// The clamped activation of gpt-oss, whatever the file names.
+    ClampedSwiglu,
 }
 
 /// Kinds of routing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RouterKind {
     /// The k highest of a softmax over all experts.
     SoftmaxTopK,
+    /// The k highest of scores plus a bias, perhaps out of the best groups (arXiv 2412.19437).
+    Scored {
+        /// From logits to scores, if the file does not say. `None`: a sigmoid with a bias, a softmax without.
+        scoring: Option<Scoring>,
+        /// Whether there is a bias.
+        bias: Setting,
+        /// How weights are divided by their sum, where they are.
+        divisor: Renormalise,
+    },
     /// SparseMixer (arXiv 2409.12136), which always chooses two experts.
     SparseMixer,
 }
@@ -96,6 +141,10 @@ pub enum SharedKind {
     None,
     /// Added without a gate; only present if the file gives it a width.
     PlainIfPresent,
+    /// Added without a gate. If the file has no width for it, the width of that many routed experts.
+    Counted,
+    /// Added without a gate. That many times the width of the file, or else of a routed expert.
+    Several,
     /// Multiplied by a sigmoid gate.
     Gated,
 }

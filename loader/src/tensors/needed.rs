@@ -2,8 +2,8 @@
 //! tensors here. It must not know files.
 
 use crate::spec::{
-    AttentionSpec, BankMatrix, BranchSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Part, QkNorm,
-    SharedExpert,
+    AttentionSpec, BankMatrix, BranchSpec, DeltaLayout, DeltaSpec, LatentSpec, MlpSpec, ModelSpec, MoeSpec,
+    NormSpec, Op, Part, QkNorm, SharedExpert,
 };
 use crate::tensors::roles::{LayerTensor, LayerTensor as T, Role};
 
@@ -26,6 +26,8 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
             norms(branch, d, &mut add);
             match &branch.op {
                 Op::Attention(attention) => attention_tensors(attention, d, &mut add),
+                Op::Delta(delta) => delta_tensors(delta, d, &mut add),
+                Op::Latent(latent) => latent_tensors(latent, d, &mut add),
                 Op::Mlp(mlp) => mlp_tensors(mlp, d, (T::Dense, T::DenseBias), &mut add),
                 Op::Moe(moe) => moe_tensors(moe, d, &mut add),
             }
@@ -65,9 +67,12 @@ fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
     if a.out_bias {
         add(T::OBias, 1, d_model);
     }
+    if a.sinks {
+        add(T::Sinks, 1, a.heads);
+    }
     match a.qk_norm {
         QkNorm::None => {}
-        QkNorm::PerHead { .. } => {
+        QkNorm::PerHead { .. } | QkNorm::PerHeadAfterRope { .. } => {
             add(T::QNorm, 1, a.head_dim);
             add(T::KNorm, 1, a.head_dim);
         }
@@ -76,6 +81,55 @@ fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
             add(T::KNorm, 1, kv);
         }
     }
+}
+
+/// The projections of a delta net's input, in order.
+pub fn delta_inputs(layout: DeltaLayout) -> &'static [LayerTensor] {
+    match layout {
+        DeltaLayout::Apart => &[T::DeltaQkv, T::DeltaGate, T::DeltaStrength, T::DeltaStep],
+        DeltaLayout::StepsByKeyHead => &[T::DeltaQkv, T::DeltaGate, T::DeltaRates],
+        DeltaLayout::ByKeyHead => &[T::DeltaByKeyHead, T::DeltaRates],
+    }
+}
+
+fn delta_tensors(a: &DeltaSpec, d_model: usize, add: Add<'_>) {
+    let (channels, values, heads) = (a.channels(), a.values(), a.value_heads);
+    for &tensor in delta_inputs(a.layout) {
+        let rows = match tensor {
+            T::DeltaByKeyHead => channels + values,
+            T::DeltaQkv => channels,
+            T::DeltaGate => values,
+            T::DeltaRates => 2 * heads,
+            _ => heads,
+        };
+        add(tensor, rows, d_model);
+    }
+    add(T::DeltaConv, channels, a.conv_kernel);
+    add(T::DeltaDecay, 1, heads);
+    add(T::DeltaStepBias, 1, heads);
+    add(T::DeltaNorm, 1, a.value_dim);
+    add(T::DeltaOut, d_model, values);
+}
+
+fn latent_tensors(a: &LatentSpec, d_model: usize, add: Add<'_>) {
+    let (heads, queries) = (a.attention.heads, a.attention.heads * a.query_dim());
+    match a.query_rank {
+        None => add(T::Q, queries, d_model),
+        Some(rank) => {
+            add(T::QDown, rank, d_model);
+            add(T::QDownNorm, 1, rank);
+            add(T::QUp, queries, rank);
+        }
+    }
+    add(T::KvDown, a.rank + a.rope_dim(), d_model);
+    add(T::KvDownNorm, 1, a.rank);
+    if a.split {
+        add(T::KUp, heads * a.rank, a.nope);
+        add(T::VUp, heads * a.value_dim, a.rank);
+    } else {
+        add(T::KvUp, heads * (a.nope + a.value_dim), a.rank);
+    }
+    add(T::O, d_model, heads * a.value_dim);
 }
 
 /// The roles of a block's matrices and of their biases.
@@ -95,6 +149,12 @@ fn moe_tensors(moe: &MoeSpec, d_model: usize, add: Add<'_>) {
         mlp_tensors(mlp, d_model, (T::Shared, T::SharedBias), add);
     }
     add(T::Router, moe.experts, d_model);
+    if moe.router.bias {
+        add(T::RouterBias, 1, moe.experts);
+    }
+    if moe.router.select.has_bias() {
+        add(T::SelectBias, 1, moe.experts);
+    }
     if matches!(moe.shared, SharedExpert::Gated(_)) {
         add(T::SharedInput, 1, d_model);
     }

@@ -1,7 +1,7 @@
 //! Finds tensors in files under any of their names and checks their shapes. It must not know which tensors a
 //! model needs.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use crate::container::catalog::{Catalog, TensorInfo};
@@ -9,12 +9,14 @@ use crate::container::packed::{self, PackedLayer, PackedMatrix, shape_fault};
 use crate::error::{Fault, LoadError, Result};
 use crate::spec::{BankKey, BankMatrix, BankSpec, Part};
 use crate::tensors::bank::{ExpertBank, MatrixRef, RecordRef};
-use crate::tensors::roles::{LayerTensor, NameRule, Role, Rows};
+use crate::tensors::roles::{LayerTensor, NameRule, Names, Role, Rows};
 
 /// Finds tensors by role and notes which it has found.
 pub(super) struct Resolver<'a> {
     pub catalog: &'a Catalog,
-    pub names: &'static [NameRule],
+    pub names: Names,
+    /// Rows of every role outside expert banks; for a vector, its length.
+    pub sizes: HashMap<Role, usize>,
     /// Names of tensors that were found.
     pub used: HashSet<&'a str>,
 }
@@ -22,11 +24,8 @@ pub(super) struct Resolver<'a> {
 impl<'a> Resolver<'a> {
     /// The first name of `role` that the files have; of expert 0 if tensors are per expert.
     fn find(&mut self, role: Role) -> Option<(&'static NameRule, &'a TensorInfo)> {
-        let names: &'static [NameRule] = self.names;
-        let found = names
-            .iter()
-            .filter(|rule| rule.spells(role))
-            .find_map(|rule| Some((rule, self.catalog.get(&rule.name(role, 0))?)))?;
+        let found =
+            self.names.of(role).find_map(|rule| Some((rule, self.catalog.get(&rule.name(role, 0))?)))?;
         self.used.insert(found.1.name.as_str());
         Some(found)
     }
@@ -45,23 +44,65 @@ impl<'a> Resolver<'a> {
         Ok(tensor)
     }
 
-    /// As [`Self::find`]; the error for a missing tensor shows its first name.
+    /// As [`Self::find`]; the error for a missing tensor shows the name that fits its neighbours in the file.
     fn require(&mut self, role: Role) -> Result<(&'static NameRule, &'a TensorInfo)> {
         if let Some(found) = self.find(role) {
             return Ok(found);
         }
-        let rule = self.names.iter().find(|rule| rule.spells(role)).expect("every role has a spelling");
+        let mut rules = self.names.of(role);
+        let first = rules.next().expect("every role has a spelling");
+        let fits = |rule: &&NameRule| self.has_neighbours(&rule.name(role, 0));
+        let rule = std::iter::once(first).chain(rules).find(fits).unwrap_or(first);
         Ok((rule, self.named(&rule.name(role, 0))?))
+    }
+
+    /// Whether the files have other tensors of the module that a name belongs to.
+    fn has_neighbours(&self, name: &str) -> bool {
+        let stem = name.strip_suffix(".weight").or_else(|| name.strip_suffix(".bias")).unwrap_or(name);
+        let module = stem.rfind('.').map_or("", |dot| &stem[..=dot]);
+        self.catalog.tensors().iter().any(|tensor| tensor.name.starts_with(module))
     }
 
     /// A matrix outside the expert banks; a vector is one row.
     pub fn matrix(&mut self, role: Role, rows: usize, cols: usize) -> Result<MatrixRef> {
         let (rule, tensor) = self.require(role)?;
+        if let Rows::Stacked(all) = rule.rows {
+            return self.stacked(tensor, role, all, rows, cols);
+        }
         let whole = whole_rows(rule, rows);
         let vector = rows == 1 && tensor.shape.len() == 1;
-        let expected = if vector { shape(&[cols]) } else { shape(&[whole, cols]) };
-        self.check_shape(tensor, &expected)?;
-        self.rows_of(tensor, rule.rows, rows, cols, 0)
+        let by_head = match tensor.shape[..] {
+            [heads, of_head, inner] => shape(&[whole, cols]) == [heads.saturating_mul(of_head), inner],
+            _ => false,
+        };
+        // Matrices that lie head by head may have the heads as a dimension of their own.
+        if !by_head {
+            let expected = if vector { shape(&[cols]) } else { shape(&[whole, cols]) };
+            self.check_shape(tensor, &expected)?;
+        }
+        self.rows_of(tensor, skipped(rule, rows), (whole, rows), cols, 0)
+    }
+
+    /// The part of a fused matrix, or of its fused bias, that belongs to a role.
+    fn stacked(
+        &self,
+        tensor: &TensorInfo,
+        role: Role,
+        all: &[LayerTensor],
+        rows: usize,
+        cols: usize,
+    ) -> Result<MatrixRef> {
+        let Role::Layer(layer, own) = role else { unreachable!("only tensors of a layer are stacked") };
+        let size = |tensor: &LayerTensor| self.sizes.get(&Role::Layer(layer, *tensor)).copied().unwrap_or(0);
+        let whole = all.iter().map(size).fold(0, usize::saturating_add);
+        let skip = all.iter().take_while(|&&tensor| tensor != own).map(size).fold(0, usize::saturating_add);
+        if rows > 1 || own.is_matrix() {
+            self.check_shape(tensor, &shape(&[whole, cols]))?;
+            return self.rows_of(tensor, skip, (whole, rows), cols, 0);
+        }
+        self.check_shape(tensor, &shape(&[whole]))?;
+        let part = self.rows_of(tensor, skip, (whole, cols), 1, 0)?;
+        Ok(MatrixRef { rows, cols, ..part })
     }
 
     /// A bank with one tensor for each part, or with tensors for each expert.
@@ -93,12 +134,12 @@ impl<'a> Resolver<'a> {
                 .map(|e| {
                     let tensor = self.named(&rule.name(role, e))?;
                     self.check_shape(tensor, &shape(&[whole, cols]))?;
-                    self.rows_of(tensor, rule.rows, rows, cols, 0)
+                    self.rows_of(tensor, skipped(rule, rows), (whole, rows), cols, 0)
                 })
                 .collect();
         }
         self.check_shape(bank, &shape(&[experts, whole, cols]))?;
-        (0..experts).map(|e| self.rows_of(bank, rule.rows, rows, cols, e)).collect()
+        (0..experts).map(|e| self.rows_of(bank, skipped(rule, rows), (whole, rows), cols, e)).collect()
     }
 
     /// A bank whose experts have records.
@@ -161,12 +202,13 @@ impl<'a> Resolver<'a> {
         Err(LoadError::malformed(self.catalog.path(tensor), format!("tensor {}", tensor.name), fault))
     }
 
-    /// A run of rows of (one expert of) a tensor whose shape has been checked.
+    /// A run of rows of (one expert of) a tensor whose shape has been checked: `rows` of the `whole` rows,
+    /// after the first `skip`.
     fn rows_of(
         &self,
         tensor: &TensorInfo,
-        take: Rows,
-        rows: usize,
+        skip: usize,
+        (whole, rows): (usize, usize),
         cols: usize,
         expert: usize,
     ) -> Result<MatrixRef> {
@@ -178,12 +220,7 @@ impl<'a> Resolver<'a> {
             let fault = Fault::PartialBlock { columns, format: format.name(), block: format.block_len() };
             LoadError::malformed(path, format!("tensor {}", tensor.name), fault)
         })?;
-        let (per_expert, skip) = match take {
-            Rows::All => (rows, 0),
-            Rows::FirstHalf => (rows * 2, 0),
-            Rows::SecondHalf => (rows * 2, rows),
-        };
-        let first = per_expert.checked_mul(expert).and_then(|r| r.checked_add(skip)).ok_or_else(overflow)?;
+        let first = whole.checked_mul(expert).and_then(|r| r.checked_add(skip)).ok_or_else(overflow)?;
         let start = first.checked_mul(row_bytes).and_then(|b| u64::try_from(b).ok()).ok_or_else(overflow)?;
         let bytes = rows.checked_mul(row_bytes).and_then(|b| u64::try_from(b).ok()).ok_or_else(overflow)?;
         let offset = tensor.offset.checked_add(start).ok_or_else(overflow)?;
@@ -191,8 +228,17 @@ impl<'a> Resolver<'a> {
     }
 }
 
+/// Rows of the whole tensor, for roles that are not stacked with others.
 fn whole_rows(rule: &NameRule, rows: usize) -> usize {
-    if rule.rows == Rows::All { rows } else { rows.saturating_mul(2) }
+    match rule.rows {
+        Rows::FirstHalf | Rows::SecondHalf => rows.saturating_mul(2),
+        Rows::All | Rows::Stacked(_) => rows,
+    }
+}
+
+/// Rows of the tensor before those of the role.
+fn skipped(rule: &NameRule, rows: usize) -> usize {
+    if rule.rows == Rows::SecondHalf { rows } else { 0 }
 }
 
 fn shape(dims: &[usize]) -> Vec<u64> {

@@ -1,7 +1,7 @@
 //! Roles of tensors and their names in each container. Two tables, one for GGUF and one for Hugging Face
 //! folders, map roles to names. Conversion reads them backwards to name its output.
 //!
-//! It must not know families: a name means the same in every family that uses it.
+//! It must not know families. A name that one family uses in another sense is in that family's own table.
 
 use std::fmt;
 
@@ -49,6 +49,44 @@ pub enum LayerTensor {
     V,
     /// Output projection `[d_model, heads * head_dim]`.
     O,
+    /// Projection to the latent query `[query_rank, d_model]`.
+    QDown,
+    /// Norm of the latent query `[query_rank]`.
+    QDownNorm,
+    /// From the latent query to queries `[heads * (nope + rope), query_rank]`.
+    QUp,
+    /// Projection to the latent vector and the shared key `[rank + rope, d_model]`.
+    KvDown,
+    /// Norm of the latent vector `[rank]`.
+    KvDownNorm,
+    /// From the latent vector to keys and values, head by head `[heads * (nope + value_dim), rank]`.
+    KvUp,
+    /// From queries to the latent space, head by head `[heads * rank, nope]`.
+    KUp,
+    /// From the latent vector to values, head by head `[heads * value_dim, rank]`.
+    VUp,
+    /// Queries, keys and values of a delta net `[channels, d_model]`.
+    DeltaQkv,
+    /// Its gates `[values, d_model]`.
+    DeltaGate,
+    /// Its strengths `[value_heads, d_model]`.
+    DeltaStrength,
+    /// Its steps `[value_heads, d_model]`.
+    DeltaStep,
+    /// Its strengths and steps by key head `[2 * value_heads, d_model]`.
+    DeltaRates,
+    /// Its queries, keys, values and gates by key head `[channels + values, d_model]`.
+    DeltaByKeyHead,
+    /// Taps of its convolution `[channels, kernel]`.
+    DeltaConv,
+    /// Its rates of forgetting `[value_heads]`.
+    DeltaDecay,
+    /// Biases of its steps `[value_heads]`.
+    DeltaStepBias,
+    /// Norm of its outputs `[value_dim]`.
+    DeltaNorm,
+    /// Its output projection `[d_model, values]`.
+    DeltaOut,
     /// Query bias.
     QBias,
     /// Key bias.
@@ -57,6 +95,8 @@ pub enum LayerTensor {
     VBias,
     /// Output bias `[d_model]`.
     OBias,
+    /// Logits of the attention sinks `[heads]`.
+    Sinks,
     /// Query norm `[head_dim]` or `[heads * head_dim]`.
     QNorm,
     /// Key norm `[head_dim]` or `[kv_heads * head_dim]`.
@@ -67,6 +107,10 @@ pub enum LayerTensor {
     DenseBias(Part),
     /// Router `[experts, d_model]`.
     Router,
+    /// Its bias `[experts]`.
+    RouterBias,
+    /// Added to the scores of experts for the choice alone `[experts]`.
+    SelectBias,
     /// The experts' matrices.
     Experts(Part),
     /// Their biases `[experts, rows]`.
@@ -84,10 +128,16 @@ impl LayerTensor {
     pub fn is_matrix(self) -> bool {
         match self {
             Self::Q | Self::K | Self::V | Self::O | Self::Router | Self::SharedInput => true,
+            Self::QDown | Self::QUp | Self::KvDown | Self::KvUp | Self::KUp | Self::VUp => true,
+            Self::QDownNorm | Self::KvDownNorm => false,
+            Self::DeltaQkv | Self::DeltaGate | Self::DeltaStrength | Self::DeltaStep => true,
+            Self::DeltaRates | Self::DeltaByKeyHead | Self::DeltaOut => true,
+            Self::DeltaConv | Self::DeltaDecay | Self::DeltaStepBias | Self::DeltaNorm => false,
             Self::Dense(_) | Self::Experts(_) | Self::Shared(_) => true,
             Self::PreNorm(_) | Self::PreNormBias(_) | Self::PostNorm(_) | Self::PostNormBias(_) => false,
             Self::DenseBias(_) | Self::ExpertsBias(_) | Self::SharedBias(_) => false,
             Self::QBias | Self::KBias | Self::VBias | Self::OBias | Self::QNorm | Self::KNorm => false,
+            Self::Sinks | Self::RouterBias | Self::SelectBias => false,
         }
     }
 }
@@ -101,6 +151,8 @@ pub enum Rows {
     FirstHalf,
     /// The lower half.
     SecondHalf,
+    /// The rows of one of several roles of the same layer whose matrices are stacked in this order.
+    Stacked(&'static [LayerTensor]),
 }
 
 /// One name of a role. `{L}` is the layer, `{E}` the expert (one tensor per expert instead of a bank).
@@ -118,12 +170,22 @@ const fn top(role: Role, pattern: &'static str) -> NameRule {
     NameRule { role, pattern, rows: Rows::All }
 }
 
-const fn layer(tensor: LayerTensor, pattern: &'static str) -> NameRule {
+/// The rule of a tensor of a layer that is whole.
+pub(crate) const fn layer(tensor: LayerTensor, pattern: &'static str) -> NameRule {
     NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::All }
 }
 
 const fn half(tensor: LayerTensor, pattern: &'static str, rows: Rows) -> NameRule {
     NameRule { role: Role::Layer(0, tensor), pattern, rows }
+}
+
+/// Query, key and value rows of a fused projection.
+const QKV: &[LayerTensor] = &[T::Q, T::K, T::V];
+/// The same for its biases.
+const QKV_BIAS: &[LayerTensor] = &[T::QBias, T::KBias, T::VBias];
+
+const fn stacked(tensor: LayerTensor, pattern: &'static str, all: &'static [LayerTensor]) -> NameRule {
+    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::Stacked(all) }
 }
 
 use LayerTensor as T;
@@ -150,6 +212,32 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::VBias, "blk.{L}.attn_v.bias"),
     layer(T::O, "blk.{L}.attn_output.weight"),
     layer(T::OBias, "blk.{L}.attn_output.bias"),
+    layer(T::Sinks, "blk.{L}.attn_sinks.weight"),
+    stacked(T::Q, "blk.{L}.attn_qkv.weight", QKV),
+    stacked(T::K, "blk.{L}.attn_qkv.weight", QKV),
+    stacked(T::V, "blk.{L}.attn_qkv.weight", QKV),
+    stacked(T::QBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
+    stacked(T::KBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
+    stacked(T::VBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
+    layer(T::DeltaQkv, "blk.{L}.linear_attn_qkv.weight"),
+    layer(T::DeltaGate, "blk.{L}.linear_attn_gate.weight"),
+    layer(T::DeltaStrength, "blk.{L}.ssm_beta.weight"),
+    layer(T::DeltaStep, "blk.{L}.ssm_alpha.weight"),
+    layer(T::DeltaRates, "blk.{L}.ssm_ba.weight"),
+    layer(T::DeltaByKeyHead, "blk.{L}.linear_attn_qkvz.weight"),
+    layer(T::DeltaConv, "blk.{L}.ssm_conv1d.weight"),
+    layer(T::DeltaDecay, "blk.{L}.ssm_a"),
+    layer(T::DeltaStepBias, "blk.{L}.ssm_dt.bias"),
+    layer(T::DeltaNorm, "blk.{L}.ssm_norm.weight"),
+    layer(T::DeltaOut, "blk.{L}.ssm_out.weight"),
+    layer(T::QDown, "blk.{L}.attn_q_a.weight"),
+    layer(T::QDownNorm, "blk.{L}.attn_q_a_norm.weight"),
+    layer(T::QUp, "blk.{L}.attn_q_b.weight"),
+    layer(T::KvDown, "blk.{L}.attn_kv_a_mqa.weight"),
+    layer(T::KvDownNorm, "blk.{L}.attn_kv_a_norm.weight"),
+    layer(T::KvUp, "blk.{L}.attn_kv_b.weight"),
+    layer(T::KUp, "blk.{L}.attn_k_b.weight"),
+    layer(T::VUp, "blk.{L}.attn_v_b.weight"),
     layer(T::QNorm, "blk.{L}.attn_q_norm.weight"),
     layer(T::KNorm, "blk.{L}.attn_k_norm.weight"),
     layer(T::PreNorm(Ffn), "blk.{L}.ffn_norm.weight"),
@@ -165,6 +253,8 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::DenseBias(Up), "blk.{L}.ffn_up.bias"),
     layer(T::DenseBias(Down), "blk.{L}.ffn_down.bias"),
     layer(T::Router, "blk.{L}.ffn_gate_inp.weight"),
+    layer(T::RouterBias, "blk.{L}.ffn_gate_inp.bias"),
+    layer(T::SelectBias, "blk.{L}.exp_probs_b.bias"),
     layer(T::Experts(Gate), "blk.{L}.ffn_gate_exps.weight"),
     layer(T::Experts(Up), "blk.{L}.ffn_up_exps.weight"),
     layer(T::Experts(Down), "blk.{L}.ffn_down_exps.weight"),
@@ -188,6 +278,7 @@ pub const GGUF_NAMES: &[NameRule] = &[
 /// Names in Hugging Face folders.
 pub const HF_NAMES: &[NameRule] = &[
     top(Role::Embed, "model.embed_tokens.weight"),
+    top(Role::Embed, "model.word_embeddings.weight"),
     top(Role::FinalNorm, "model.norm.weight"),
     top(Role::FinalNormBias, "model.norm.bias"),
     top(Role::Head, "lm_head.weight"),
@@ -202,8 +293,38 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::VBias, "model.layers.{L}.self_attn.v_proj.bias"),
     layer(T::O, "model.layers.{L}.self_attn.o_proj.weight"),
     layer(T::OBias, "model.layers.{L}.self_attn.o_proj.bias"),
+    layer(T::Sinks, "model.layers.{L}.self_attn.sinks"),
+    layer(T::DeltaQkv, "model.layers.{L}.linear_attn.in_proj_qkv.weight"),
+    layer(T::DeltaGate, "model.layers.{L}.linear_attn.in_proj_z.weight"),
+    layer(T::DeltaStrength, "model.layers.{L}.linear_attn.in_proj_b.weight"),
+    layer(T::DeltaStep, "model.layers.{L}.linear_attn.in_proj_a.weight"),
+    layer(T::DeltaRates, "model.layers.{L}.linear_attn.in_proj_ba.weight"),
+    layer(T::DeltaByKeyHead, "model.layers.{L}.linear_attn.in_proj_qkvz.weight"),
+    layer(T::DeltaConv, "model.layers.{L}.linear_attn.conv1d.weight"),
+    layer(T::DeltaDecay, "model.layers.{L}.linear_attn.A_log"),
+    layer(T::DeltaStepBias, "model.layers.{L}.linear_attn.dt_bias"),
+    layer(T::DeltaNorm, "model.layers.{L}.linear_attn.norm.weight"),
+    layer(T::DeltaOut, "model.layers.{L}.linear_attn.out_proj.weight"),
+    layer(T::QDown, "model.layers.{L}.self_attn.q_a_proj.weight"),
+    layer(T::QDownNorm, "model.layers.{L}.self_attn.q_a_layernorm.weight"),
+    layer(T::QUp, "model.layers.{L}.self_attn.q_b_proj.weight"),
+    layer(T::KvDown, "model.layers.{L}.self_attn.kv_a_proj_with_mqa.weight"),
+    layer(T::KvDownNorm, "model.layers.{L}.self_attn.kv_a_layernorm.weight"),
+    layer(T::KvUp, "model.layers.{L}.self_attn.kv_b_proj.weight"),
     layer(T::QNorm, "model.layers.{L}.self_attn.q_norm.weight"),
     layer(T::KNorm, "model.layers.{L}.self_attn.k_norm.weight"),
+    layer(T::QNorm, "model.layers.{L}.self_attn.query_layernorm.weight"),
+    layer(T::KNorm, "model.layers.{L}.self_attn.key_layernorm.weight"),
+    stacked(T::Q, "model.layers.{L}.attention.query_key_value.weight", QKV),
+    stacked(T::K, "model.layers.{L}.attention.query_key_value.weight", QKV),
+    stacked(T::V, "model.layers.{L}.attention.query_key_value.weight", QKV),
+    stacked(T::QBias, "model.layers.{L}.attention.query_key_value.bias", QKV_BIAS),
+    stacked(T::KBias, "model.layers.{L}.attention.query_key_value.bias", QKV_BIAS),
+    stacked(T::VBias, "model.layers.{L}.attention.query_key_value.bias", QKV_BIAS),
+    layer(T::O, "model.layers.{L}.attention.dense.weight"),
+    layer(T::OBias, "model.layers.{L}.attention.dense.bias"),
+    layer(T::QNorm, "model.layers.{L}.attention.query_layernorm.weight"),
+    layer(T::KNorm, "model.layers.{L}.attention.key_layernorm.weight"),
     layer(T::PreNorm(Ffn), "model.layers.{L}.post_attention_layernorm.weight"),
     layer(T::PreNormBias(Ffn), "model.layers.{L}.post_attention_layernorm.bias"),
     layer(T::Dense(Gate), "model.layers.{L}.mlp.gate_proj.weight"),
@@ -213,8 +334,16 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::DenseBias(Up), "model.layers.{L}.mlp.up_proj.bias"),
     layer(T::DenseBias(Down), "model.layers.{L}.mlp.down_proj.bias"),
     layer(T::Router, "model.layers.{L}.mlp.gate.weight"),
+    layer(T::Router, "model.layers.{L}.mlp.router.weight"),
+    layer(T::RouterBias, "model.layers.{L}.mlp.router.bias"),
     layer(T::Router, "model.layers.{L}.block_sparse_moe.gate.weight"),
     layer(T::Router, "model.layers.{L}.block_sparse_moe.router.layer.weight"),
+    layer(T::Router, "model.layers.{L}.mlp.gate.wg.weight"),
+    layer(T::SelectBias, "model.layers.{L}.mlp.gate.e_score_correction_bias"),
+    layer(T::SelectBias, "model.layers.{L}.mlp.moe_statics.e_score_correction_bias"),
+    layer(T::SelectBias, "model.layers.{L}.block_sparse_moe.e_score_correction_bias"),
+    layer(T::SelectBias, "model.layers.{L}.mlp.e_score_correction_bias"),
+    layer(T::SelectBias, "model.layers.{L}.mlp.gate.expert_bias"),
     layer(T::Experts(Gate), "model.layers.{L}.mlp.experts.{E}.gate_proj.weight"),
     layer(T::Experts(Up), "model.layers.{L}.mlp.experts.{E}.up_proj.weight"),
     layer(T::Experts(Down), "model.layers.{L}.mlp.experts.{E}.down_proj.weight"),
@@ -230,11 +359,51 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::Shared(Gate), "model.layers.{L}.mlp.shared_expert.gate_proj.weight"),
     layer(T::Shared(Up), "model.layers.{L}.mlp.shared_expert.up_proj.weight"),
     layer(T::Shared(Down), "model.layers.{L}.mlp.shared_expert.down_proj.weight"),
+    layer(T::Shared(Gate), "model.layers.{L}.mlp.shared_experts.gate_proj.weight"),
+    layer(T::Shared(Up), "model.layers.{L}.mlp.shared_experts.up_proj.weight"),
+    layer(T::Shared(Down), "model.layers.{L}.mlp.shared_experts.down_proj.weight"),
+    layer(T::Shared(Gate), "model.layers.{L}.mlp.shared_mlp.gate_proj.weight"),
+    layer(T::Shared(Up), "model.layers.{L}.mlp.shared_mlp.up_proj.weight"),
+    layer(T::Shared(Down), "model.layers.{L}.mlp.shared_mlp.down_proj.weight"),
     half(T::Shared(Gate), "model.layers.{L}.shared_mlp.input_linear.weight", Rows::FirstHalf),
     half(T::Shared(Up), "model.layers.{L}.shared_mlp.input_linear.weight", Rows::SecondHalf),
     layer(T::Shared(Down), "model.layers.{L}.shared_mlp.output_linear.weight"),
     layer(T::SharedInput, "model.layers.{L}.mlp.shared_expert_gate.weight"),
 ];
+
+/// The names of a container as a family uses them.
+#[derive(Debug, Clone, Copy)]
+pub struct Names {
+    /// Names that mean something else in this family, or that it alone has. A role that is spelled here has
+    /// no other name.
+    pub own: &'static [NameRule],
+    /// The names of the container: [`GGUF_NAMES`] or [`HF_NAMES`].
+    pub common: &'static [NameRule],
+}
+
+impl Names {
+    /// The names of `role`, the usual one first.
+    pub fn of(self, role: Role) -> impl Iterator<Item = &'static NameRule> {
+        let own = self.own.iter().any(|rule| rule.spells(role));
+        let rules = if own { self.own } else { self.common };
+        rules.iter().filter(move |rule| rule.spells(role))
+    }
+
+    /// The name that files are written with.
+    ///
+    /// # Panics
+    /// If the container has no name for the role.
+    pub fn name(self, role: Role) -> String {
+        self.of(role).next().expect("every role has a name").name(role, 0)
+    }
+}
+
+/// A container's names without those of a family.
+impl From<&'static [NameRule]> for Names {
+    fn from(common: &'static [NameRule]) -> Self {
+        Self { own: &[], common }
+    }
+}
 
 /// Suffixes of tensors in real files that no computation needs.
 pub const IGNORED_SUFFIXES: &[&str] =
@@ -296,10 +465,9 @@ pub fn gguf_roles(name: &str) -> Vec<(Role, Option<usize>)> {
     GGUF_NAMES.iter().filter_map(|rule| rule.read(name)).collect()
 }
 
-/// The name that files are written with.
+/// The name that files are written with, but for families with names of their own: see [`Names::name`].
 pub fn gguf_name(role: Role) -> String {
-    let rule = GGUF_NAMES.iter().find(|rule| rule.spells(role)).expect("every role has a GGUF name");
-    rule.name(role, 0)
+    Names::from(GGUF_NAMES).name(role)
 }
 
 impl fmt::Display for Role {
@@ -328,7 +496,12 @@ mod tests {
             };
             let found = gguf_roles(&rule.name(role, 34));
             assert!(found.contains(&(role, rule.per_expert().then_some(34))), "{}: {found:?}", rule.pattern);
-            assert_eq!(found.len(), if rule.rows == Rows::All { 1 } else { 2 });
+            let sharing = match rule.rows {
+                Rows::All => 1,
+                Rows::FirstHalf | Rows::SecondHalf => 2,
+                Rows::Stacked(all) => all.len(),
+            };
+            assert_eq!(found.len(), sharing, "{}", rule.pattern);
         }
         for other in [
             "",

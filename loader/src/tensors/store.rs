@@ -14,7 +14,7 @@ use crate::spec::{BankKey, ModelSpec};
 use crate::tensors::bank::{ExpertBank, MatrixRef, RecordRef};
 use crate::tensors::needed::needed;
 use crate::tensors::resolve::Resolver;
-use crate::tensors::roles::{IGNORED_SUFFIXES, NameRule, Role};
+use crate::tensors::roles::{IGNORED_SUFFIXES, Names, Role};
 
 /// Every tensor a model needs, by role.
 #[derive(Debug)]
@@ -34,8 +34,8 @@ impl TensorStore {
     /// # Errors
     /// [`LoadError::Malformed`] for a missing tensor or a wrong shape, [`LoadError::Unsupported`] for a
     /// needed tensor of a type that cannot be computed with.
-    pub fn resolve(spec: &ModelSpec, catalog: Catalog, names: &'static [NameRule]) -> Result<Self> {
-        Self::resolve_with(spec, catalog, names, None)
+    pub fn resolve(spec: &ModelSpec, catalog: Catalog, names: impl Into<Names>) -> Result<Self> {
+        Self::resolve_with(spec, catalog, names.into(), None)
     }
 
     /// As [`Self::resolve`], for a packed file: experts of the layers in `packed` are records.
@@ -46,7 +46,7 @@ impl TensorStore {
     pub fn resolve_packed(
         spec: &ModelSpec,
         catalog: Catalog,
-        names: &'static [NameRule],
+        names: Names,
         packed: &PackedIndex,
     ) -> Result<Self> {
         Self::resolve_with(spec, catalog, names, Some(packed))
@@ -55,12 +55,15 @@ impl TensorStore {
     fn resolve_with(
         spec: &ModelSpec,
         catalog: Catalog,
-        names: &'static [NameRule],
+        names: Names,
         packed: Option<&PackedIndex>,
     ) -> Result<Self> {
-        let mut resolver = Resolver { catalog: &catalog, names, used: HashSet::new() };
+        let needed = needed(spec);
+        let size = |&(role, rows, cols): &(Role, usize, usize)| (role, if rows == 1 { cols } else { rows });
+        let sizes = needed.iter().map(size).collect();
+        let mut resolver = Resolver { catalog: &catalog, names, sizes, used: HashSet::new() };
         let mut dense = BTreeMap::new();
-        for (role, rows, cols) in needed(spec) {
+        for (role, rows, cols) in needed {
             dense.insert(role, resolver.matrix(role, rows, cols)?);
         }
         let mut banks = Vec::new();

@@ -11,9 +11,10 @@ use moelten_engine::EngineError;
 use moelten_engine::runtime::memory;
 use moelten_loader::container::catalog::{Catalog, Storage, TensorInfo};
 use moelten_loader::io::{FileBytes, Memory};
+use moelten_loader::load::gguf_names;
 use moelten_loader::spec::{ModelSpec, Part};
 use moelten_loader::tensors::needed::needed;
-use moelten_loader::tensors::roles::{GGUF_NAMES, LayerTensor, Role, gguf_name};
+use moelten_loader::tensors::roles::{LayerTensor, Role};
 use moelten_loader::tensors::store::TensorStore;
 use moelten_quant::{Format, encode};
 
@@ -137,8 +138,9 @@ pub fn generate(spec: &ModelSpec, mix: Mix) -> anyhow::Result<TensorStore> {
     let path = Path::new(&spec.name);
     let file =
         FileBytes::generated(path, memory).context("the generated weights cannot be made read-only")?;
+    let names = gguf_names(spec);
     let tensors = plan.into_iter().map(|tensor| TensorInfo {
-        name: gguf_name(tensor.role),
+        name: names.name(tensor.role),
         storage: Storage::Known(tensor.format),
         shape: tensor.shape,
         file: 0,
@@ -146,7 +148,7 @@ pub fn generate(spec: &ModelSpec, mix: Mix) -> anyhow::Result<TensorStore> {
         bytes: tensor.bytes,
     });
     let catalog = Catalog::new(vec![file], tensors.collect())?;
-    Ok(TensorStore::resolve(spec, catalog, GGUF_NAMES)?)
+    Ok(TensorStore::resolve(spec, catalog, names)?)
 }
 
 /// All tensors of `spec` with their offsets, and the total bytes.

@@ -197,6 +197,7 @@ impl Shape {
                 scale: (self.head_dim as f32).powf(-0.5),
                 qkv_bias: self.qkv_bias,
                 out_bias: self.out_bias,
+                sinks: false,
                 qk_norm: match self.qk_norm {
                     ShapeQkNorm::None => QkNorm::None,
                     ShapeQkNorm::PerHead => QkNorm::PerHead { eps: EPS },
@@ -215,6 +216,7 @@ impl Shape {
                 experts: self.experts,
                 expert: mlp(self.expert_d_ff),
                 router: RouterSpec {
+                    bias: false,
                     select: Select::SoftmaxTopK { k: self.experts_per_token, renormalise: self.renormalise },
                     scale: 1.0,
                 },

@@ -157,6 +157,20 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
         norms(branch, out)?;
         match &branch.op {
             Op::Attention(a) => attention(a, out),
+            Op::Latent(latent) => {
+                let (rank, nope, rope) = (latent.rank, latent.nope, latent.rope_dim());
+                writeln!(
+                    out,
+                    "    latent attention {} heads, latent vector {rank}, queries {nope} + {rope} rotated, values {}",
+                    latent.attention.heads, latent.value_dim
+                )?;
+                attention(&latent.attention, out)
+            }
+            Op::Delta(delta) => writeln!(
+                out,
+                "    gated delta net {} key heads of {}, {} value heads of {}, convolution over {} tokens",
+                delta.key_heads, delta.key_dim, delta.value_heads, delta.value_dim, delta.conv_kernel
+            ),
             Op::Mlp(mlp) => writeln!(out, "    dense {mlp:?}"),
             Op::Moe(moe) => {
                 writeln!(out, "    {} experts {:?}, shared {:?}", moe.experts, moe.expert, moe.shared)?;

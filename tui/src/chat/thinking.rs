@@ -1,4 +1,5 @@
-//! The reasoning of a model: the part of an answer between `<think>` and `</think>`. It must not know how
+//! The reasoning of a model: the part of an answer between `<think>` and `</think>`, or, in the Harmony format of
+//! gpt-oss, the messages before the one in the channel `final`. It must not know how
 //! reasoning is shown.
 
 const OPEN: &str = "<think>";
@@ -18,6 +19,9 @@ pub struct AnswerParts<'a> {
 /// Splits an answer that may still grow. An incomplete tag at its end belongs to neither part.
 pub fn parts(text: &str) -> AnswerParts<'_> {
     let begun = text.trim_start();
+    if let Some(parts) = harmony(begun) {
+        return parts;
+    }
     if !begun.is_empty() && OPEN.starts_with(begun) {
         return AnswerParts { reasoning: None, unfinished: true, answer: "" };
     }
@@ -46,8 +50,53 @@ pub fn opened_by(prompt: &str) -> bool {
 pub const OPENING: &str = "<think>\n";
 
 fn without_partial_tag(text: &str) -> &str {
-    let longest = (1..CLOSE.len()).rev().find(|&len| text.ends_with(&CLOSE[..len]));
+    without_partial(text, CLOSE)
+}
+
+/// The text without the beginning of `tag` at its end.
+fn without_partial<'a>(text: &'a str, tag: &str) -> &'a str {
+    let longest = (1..tag.len()).rev().find(|&len| text.ends_with(&tag[..len]));
     &text[..text.len() - longest.unwrap_or(0)]
+}
+
+/// What Harmony messages begin with, what their header ends with, and what ends a message within an answer.
+const CHANNEL: &str = "<|channel|>";
+const MESSAGE: &str = "<|message|>";
+const END: &str = "<|end|>";
+/// The channel of the answer proper.
+const FINAL: &str = "final";
+
+/// Splits an answer in the Harmony format, `<|channel|>NAME<|message|>TEXT<|end|><|start|>assistant` and so on;
+/// `None` for other answers. Several messages of reasoning are one text, with the marks between them.
+fn harmony(text: &str) -> Option<AnswerParts<'_>> {
+    if !text.is_empty() && CHANNEL.starts_with(text) {
+        return Some(AnswerParts { reasoning: None, unfinished: true, answer: "" });
+    }
+    if !text.starts_with(CHANNEL) {
+        return None;
+    }
+    let mut reasoning: Option<(usize, usize)> = None;
+    let mut at = 0;
+    let before = |span: Option<(usize, usize)>| {
+        let text = span.and_then(|(start, end)| text.get(start..end)).unwrap_or_default().trim();
+        Some(text).filter(|text| !text.is_empty())
+    };
+    while let Some(header) = text[at..].find(CHANNEL).map(|found| at + found + CHANNEL.len()) {
+        let Some(body) = text[header..].find(MESSAGE).map(|found| header + found + MESSAGE.len()) else {
+            break;
+        };
+        let name = text[header..body - MESSAGE.len()].split_whitespace().next();
+        let end = text[body..].find(END).map(|found| body + found);
+        if name == Some(FINAL) {
+            let answer = &text[body..end.unwrap_or(text.len())];
+            let answer = if end.is_none() { without_partial(answer, END) } else { answer };
+            return Some(AnswerParts { reasoning: before(reasoning), unfinished: false, answer });
+        }
+        let shown = end.unwrap_or(body + without_partial(&text[body..], END).len());
+        reasoning = Some((reasoning.map_or(body, |(start, _)| start), shown));
+        at = end.map_or(text.len(), |end| end + END.len());
+    }
+    Some(AnswerParts { reasoning: before(reasoning), unfinished: true, answer: "" })
 }
 
 #[cfg(test)]
@@ -74,6 +123,24 @@ mod tests {
         ] {
             assert_eq!(parts(text), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn harmony_channels_are_reasoning_and_answer() {
+        let analysis = "<|channel|>analysis<|message|>Count them.";
+        let last = "<|end|><|start|>assistant<|channel|>final<|message|>";
+        assert_eq!(parts("<|chan"), of(None, true, ""));
+        assert_eq!(parts("<|channel|>analysis<|mess"), of(None, true, ""));
+        assert_eq!(parts(analysis), of(Some("Count them."), true, ""));
+        assert_eq!(parts(&format!("{analysis}<|e")), of(Some("Count them."), true, ""));
+        assert_eq!(parts(&format!("{analysis}<|end|><|start|>assis")), of(Some("Count them."), true, ""));
+        assert_eq!(parts(&format!("{analysis}{last}Three.")), of(Some("Count them."), false, "Three."));
+        assert_eq!(parts("<|channel|>final<|message|>Hi"), of(None, false, "Hi"));
+        let two = format!("{analysis}<|end|><|start|>assistant<|channel|>commentary<|message|>Now.{last}3");
+        let both = parts(&two);
+        assert!(both.reasoning.is_some_and(|text| text.starts_with("Count") && text.ends_with("Now.")));
+        assert_eq!(both.answer, "3");
+        assert_eq!(parts("About <|channel|>final"), of(None, false, "About <|channel|>final"));
     }
 
     #[test]

@@ -309,9 +309,15 @@ fn add_bias(kernels: &Kernels, bias: Option<&[f32]>, rows: Range<usize>, x: &mut
 }
 
 /// `up = act(gate) * up`.
-fn activate(kernels: &Kernels, activation: Activation, gate: &[f32], up: &mut [f32]) {
+fn activate(kernels: &Kernels, activation: Activation, gate: &mut [f32], up: &mut [f32]) {
     match activation {
         Activation::Silu => kernels.silu_mul(gate, up),
         Activation::GeluTanh => kernels.gelu_tanh_mul(gate, up),
+        Activation::ClampedSwiglu { alpha, limit } => {
+            // NaN stays NaN. g * sigmoid(alpha * g) * (u + 1) = silu(alpha * g) * (u + 1) / alpha.
+            gate.iter_mut().for_each(|g| *g = alpha * if *g > limit { limit } else { *g });
+            up.iter_mut().for_each(|u| *u = (u.clamp(-limit, limit) + 1.0) / alpha);
+            kernels.silu_mul(gate, up);
+        }
     }
 }

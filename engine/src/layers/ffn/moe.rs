@@ -27,6 +27,10 @@ pub struct Moe {
     pub bank: usize,
     /// `[experts, d_model]`.
     pub router: MatrixRef,
+    /// `[experts]`, added to the logits.
+    pub router_bias: Option<Vec<f32>>,
+    /// Added to the scores of experts for the choice alone, `[experts]`; empty without one.
+    pub select_bias: Vec<f32>,
     /// Biases of the routed experts, one block for each.
     pub biases: MlpBiases,
     /// The shared expert, if there is one.
@@ -73,8 +77,8 @@ impl Moe {
         let logits = &mut s.logits[..tokens * experts];
         let by_rows = &mut grouped[..tokens * experts];
         compute.products(&[(router, packed.for_matrix(&router))], by_rows);
-        compute.ungroup(by_rows, experts, None, logits);
-        s.routing.route(&self.spec.router, logits, experts, live);
+        compute.ungroup(by_rows, experts, self.router_bias.as_deref(), logits);
+        s.routing.route(&self.spec.router, &self.select_bias, logits, experts, live);
     }
 
     /// `out = moe(x)`, both `[tokens, d_model]`, after [`Self::route`]. `meanwhile` runs once the reads of

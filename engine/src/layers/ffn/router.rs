@@ -1,7 +1,7 @@
 //! From router logits to experts and weights. It is exact and deterministic: plain f32 in a fixed order, ties
 //! to the lower expert id. It must not know where expert weights are.
 
-use moelten_loader::spec::{RouterSpec, Select};
+use moelten_loader::spec::{ExpertGroups, Renormalise, RouterSpec, Scoring, Select};
 
 /// The experts of each token of a batch. Tokens may have different numbers of experts.
 #[derive(Debug, Default, Clone)]
@@ -14,6 +14,21 @@ pub struct Routing {
     scores: Vec<f32>,
     /// Experts in order of preference, `[experts]`.
     order: Vec<u32>,
+    /// What the choice goes by, `[experts]`: scores with their bias, -infinity outside the best groups.
+    choice: Vec<f32>,
+    /// The score of each group, and its number.
+    groups: Vec<(f32, u32)>,
+}
+
+/// What the experts of a token are chosen with.
+#[derive(Debug, Clone, Copy)]
+struct ScoredChoice<'a> {
+    k: usize,
+    scoring: Scoring,
+    /// `[experts]`; empty without one.
+    bias: &'a [f32],
+    groups: Option<ExpertGroups>,
+    renormalise: Renormalise,
 }
 
 impl Routing {
@@ -25,11 +40,21 @@ impl Routing {
             weights: Vec::with_capacity(tokens * per_token),
             scores: Vec::with_capacity(experts),
             order: Vec::with_capacity(experts),
+            choice: Vec::with_capacity(experts),
+            groups: Vec::with_capacity(experts),
         }
     }
 
-    /// Routes every token of `logits`, `[tokens, experts]`. Tokens that are not `live` get no expert.
-    pub fn route(&mut self, spec: &RouterSpec, logits: &[f32], experts: usize, live: impl Fn(usize) -> bool) {
+    /// Routes every token of `logits`, `[tokens, experts]`. `bias` is `[experts]`, or empty if the router has
+    /// none. Tokens that are not `live` get no expert.
+    pub fn route(
+        &mut self,
+        spec: &RouterSpec,
+        bias: &[f32],
+        logits: &[f32],
+        experts: usize,
+        live: impl Fn(usize) -> bool,
+    ) {
         self.starts.clear();
         self.ids.clear();
         self.weights.clear();
@@ -38,6 +63,9 @@ impl Routing {
             match spec.select {
                 _ if !live(number) => {}
                 Select::SoftmaxTopK { k, renormalise } => self.softmax_top_k(token, k, renormalise),
+                Select::Scored { k, scoring, groups, renormalise, .. } => {
+                    self.scored(token, ScoredChoice { k, scoring, bias, groups, renormalise });
+                }
                 Select::SparseMixer { jitter } => self.sparse_mixer(token, jitter),
             }
             let start = self.starts.last().copied().unwrap_or(0);
@@ -61,16 +89,40 @@ impl Routing {
         self.scores.clear();
         self.scores.extend_from_slice(logits);
         softmax(&mut self.scores);
-        self.order.clear();
-        self.order.extend(0..logits.len() as u32);
-        // Logits have the order of the softmax, without its rounding. Ties go to the lower id.
-        self.order
-            .sort_unstable_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+        // Logits have the order of the softmax, without its rounding.
+        sort_by_score(&mut self.order, logits);
         let chosen = &self.order[..k];
         let total: f32 =
             if renormalise { chosen.iter().map(|&e| self.scores[e as usize]).sum() } else { 1.0 };
         self.ids.extend_from_slice(chosen);
         self.weights.extend(chosen.iter().map(|&e| self.scores[e as usize] / total));
+    }
+
+    /// Choice by score plus bias (arXiv 2412.19437).
+    fn scored(&mut self, logits: &[f32], rule: ScoredChoice<'_>) {
+        self.scores.clear();
+        self.scores.extend_from_slice(logits);
+        match rule.scoring {
+            Scoring::Softmax => softmax(&mut self.scores),
+            Scoring::Sigmoid => self.scores.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
+        }
+        self.choice.clear();
+        self.choice.extend_from_slice(&self.scores);
+        self.choice.iter_mut().zip(rule.bias).for_each(|(score, bias)| *score += bias);
+        if let Some(groups) = rule.groups {
+            keep_best_groups(&mut self.choice, groups, &mut self.groups);
+        }
+        sort_by_score(&mut self.order, &self.choice);
+        let chosen = &self.order[..rule.k];
+        let score = |&expert: &u32| self.scores[expert as usize];
+        let total: f32 = chosen.iter().map(score).sum();
+        let divisor = match rule.renormalise {
+            Renormalise::No => 1.0,
+            Renormalise::Plus(eps) => total + eps,
+            Renormalise::AtLeast(least) => total.max(least),
+        };
+        self.ids.extend_from_slice(chosen);
+        self.weights.extend(chosen.iter().map(|expert| score(expert) / divisor));
     }
 
     /// SparseMixer (arXiv 2409.12136), as the deterministic path of `PhimoeSparseMoeBlock` in transformers
@@ -92,6 +144,42 @@ impl Routing {
             first = Some(best);
         }
     }
+}
+
+/// All experts in `order`, the highest score first. Ties go to the lower id.
+fn sort_by_score(order: &mut Vec<u32>, scores: &[f32]) {
+    order.clear();
+    order.extend(0..scores.len() as u32);
+    order.sort_unstable_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b)));
+}
+
+/// Sets the scores of experts outside the best groups to -infinity. `ranked` is scratch.
+fn keep_best_groups(scores: &mut [f32], groups: ExpertGroups, ranked: &mut Vec<(f32, u32)>) {
+    let size = scores.len() / groups.count;
+    let rank = if groups.summed == 1 { highest } else { best_two };
+    ranked.clear();
+    ranked.extend(scores.chunks_exact(size).zip(0..).map(|(group, number)| (rank(group), number)));
+    ranked.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    for &(_, group) in &ranked[groups.kept..] {
+        scores[group as usize * size..][..size].fill(f32::NEG_INFINITY);
+    }
+}
+
+fn highest(values: &[f32]) -> f32 {
+    values.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// The sum of the two highest values.
+fn best_two(values: &[f32]) -> f32 {
+    let (mut first, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+    for &value in values {
+        if value > first {
+            (first, second) = (value, first);
+        } else if value > second {
+            second = value;
+        }
+    }
+    first + second
 }
 
 fn best_of(logits: &[f32], open: impl Fn(usize) -> bool) -> usize {
@@ -120,7 +208,7 @@ mod tests {
 
     fn route(select: Select, logits: &[f32]) -> (Vec<u32>, Vec<f32>) {
         let mut routing = Routing::default();
-        routing.route(&RouterSpec { select, scale: 1.0 }, logits, logits.len(), |_| true);
+        routing.route(&RouterSpec { bias: false, select, scale: 1.0 }, &[], logits, logits.len(), |_| true);
         let (ids, weights) = routing.token(0);
         (ids.to_vec(), weights.to_vec())
     }
@@ -150,5 +238,41 @@ mod tests {
         // An expert within 2 * jitter of the best shares the softmax.
         let (_, close) = route(Select::SparseMixer { jitter: 0.01 }, &[5.0, 1.0, 4.95]);
         assert!((0.5..0.52).contains(&close[0]) && close[1] == 1.0);
+    }
+
+    fn scored(groups: Option<ExpertGroups>, renormalise: Renormalise) -> Select {
+        Select::Scored { k: 2, scoring: Scoring::Sigmoid, bias: true, groups, renormalise }
+    }
+
+    fn route_with_bias(select: Select, bias: &[f32], logits: &[f32]) -> (Vec<u32>, Vec<f32>) {
+        let mut routing = Routing::default();
+        routing.route(&RouterSpec { bias: false, select, scale: 2.0 }, bias, logits, logits.len(), |_| true);
+        let (ids, weights) = routing.token(0);
+        (ids.to_vec(), weights.to_vec())
+    }
+
+    #[test]
+    fn the_bias_chooses_and_the_score_weighs() {
+        let (logits, bias) = ([0.0, 0.0, 0.0, 3.0], [0.0, 0.1, 0.9, 0.0]);
+        let (ids, weights) = route_with_bias(scored(None, Renormalise::No), &bias, &logits);
+        assert_eq!(ids, [2, 3], "0.5 + 0.9 is above 0.95");
+        assert_eq!(weights[0], 2.0 * 0.5);
+        let (_, weights) = route_with_bias(scored(None, Renormalise::Plus(1e-20)), &bias, &logits);
+        assert!((weights.iter().sum::<f32>() - 2.0).abs() < 1e-6, "the factor comes after the division");
+        let (_, weights) = route_with_bias(scored(None, Renormalise::AtLeast(4.0)), &bias, &logits);
+        assert_eq!(weights[0], 2.0 * 0.5 / 4.0);
+    }
+
+    #[test]
+    fn experts_come_from_the_groups_with_the_best_two() {
+        // The best expert is alone in its group; the other group has two good ones.
+        let logits = [4.0, -9.0, -9.0, 2.0, 2.0, -9.0];
+        let groups = |kept| Some(ExpertGroups { count: 2, kept, summed: 2 });
+        let route = |kept| route_with_bias(scored(groups(kept), Renormalise::No), &[0.0; 6], &logits).0;
+        assert_eq!(route(1), [3, 4]);
+        assert_eq!(route(2), [0, 3]);
+        // The bias counts for groups, too.
+        let bias = [0.0, 0.9, 0.0, 0.0, 0.0, 0.0];
+        assert_eq!(route_with_bias(scored(groups(1), Renormalise::No), &bias, &logits).0, [0, 1]);
     }
 }

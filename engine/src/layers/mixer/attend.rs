@@ -27,10 +27,10 @@ pub fn most_spans(spec: &AttentionSpec, context: usize) -> usize {
 
 /// `out = softmax(scale * q K^T) V` over the positions that each token attends to. `q` and `out` are
 /// `[tokens, heads * head_dim]`. The first token has position `first`. Keys and values of all tokens are in
-/// `kv` already.
+/// `kv` already. A query head with a sink has one more score in its softmax, which weighs no value.
 pub fn attend(
     compute: Compute<'_>,
-    spec: &AttentionSpec,
+    (spec, sinks): (&AttentionSpec, &[f32]),
     kv: KvView<'_>,
     first: usize,
     q: &[f32],
@@ -42,8 +42,9 @@ pub fn attend(
     let (kv, first) = (kv.layer, first - kv.base);
     if q.len() == spec.heads * spec.head_dim {
         one_token(compute, spec, kv, first, q, s, out);
+        finish(compute, (spec, sinks), out, &s.running[..spec.heads]);
     } else {
-        tiles(compute, spec, kv, first, q, &mut s.running, out);
+        tiles(compute, (spec, sinks), kv, first, q, &mut s.running, out);
     }
 }
 
@@ -82,7 +83,7 @@ fn visible_spans(spec: &AttentionSpec, first: usize, tokens: usize) -> Range<usi
 /// Attention of many tokens. A task is a tile of tokens with all heads.
 fn tiles(
     compute: Compute<'_>,
-    spec: &AttentionSpec,
+    (spec, sinks): (&AttentionSpec, &[f32]),
     kv: &KvLayer,
     first: usize,
     q: &[f32],
@@ -101,7 +102,7 @@ fn tiles(
             let head = kv_head * group;
             compute.kernels.attend(&task, &mut out[head * head_dim..], &mut running[head..]);
         }
-        finish(compute, head_dim, out, running);
+        finish(compute, (spec, sinks), out, running);
     });
 }
 
@@ -151,12 +152,18 @@ fn one_token(
             }
         });
     }
-    finish(compute, head_dim, out, &s.running[..heads]);
 }
 
-/// Divides each row by its sum of weights.
-fn finish(compute: Compute<'_>, head_dim: usize, out: &mut [f32], running: &[Running]) {
-    for (row, state) in out.chunks_exact_mut(head_dim).zip(running) {
-        compute.kernels.scale(1.0 / state.sum, row);
+/// Divides each row by its sum of weights, that of its head's sink among them. Rows are `[tokens, heads]`.
+fn finish(
+    compute: Compute<'_>,
+    (spec, sinks): (&AttentionSpec, &[f32]),
+    out: &mut [f32],
+    running: &[Running],
+) {
+    for (row, (out, state)) in out.chunks_exact_mut(spec.head_dim).zip(running).enumerate() {
+        // A sink far above every score gives infinity, and the row is 0 as it should be.
+        let sink = sinks.get(row % spec.heads).map_or(0.0, |sink| (sink - state.max).exp());
+        compute.kernels.scale(1.0 / (state.sum + sink), out);
     }
 }

@@ -8,9 +8,10 @@ use moelten_loader::spec::{AttentionSpec, QkNorm};
 
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::mixer::attend::attend;
+use crate::layers::mixer::contract::Mixer;
 use crate::layers::norm::rms_in_place;
 use crate::layers::rope::Angles;
-use crate::layers::scratch::{AttentionScratch, ProductScratch};
+use crate::layers::scratch::{AttentionScratch, PASS, ProductScratch};
 use crate::state::LayerState;
 
 /// The weights of an attention branch.
@@ -30,14 +31,14 @@ pub struct Attention {
     pub q_norm: Vec<f32>,
     /// Weights of the key norm, `[head_dim]` or `[kv_heads * head_dim]`; empty without one.
     pub k_norm: Vec<f32>,
+    /// Logits of the sinks, `[heads]`; empty without them.
+    pub sinks: Vec<f32>,
     /// Index of the rope among those of the model; `None` without positions.
     pub rope: Option<usize>,
 }
 
-impl Attention {
-    /// Computes queries, keys and values of `x`, `[tokens, d_model]`, normed and rotated, into `s`. The first
-    /// token of `x` is token `first` of the batch, by which `angles` are indexed.
-    pub fn project(
+impl Mixer for Attention {
+    fn project(
         &self,
         compute: Compute<'_>,
         angles: &[Angles],
@@ -73,9 +74,7 @@ impl Attention {
         }
     }
 
-    /// Attention of tokens of one sequence, after [`Self::project`]. Their keys and values are appended to
-    /// the state. `tokens` are their indices in `s`; the first has position `position` in its sequence.
-    pub fn mix(
+    fn mix(
         &self,
         compute: Compute<'_>,
         state: &mut LayerState,
@@ -88,33 +87,34 @@ impl Attention {
         let (k, v) = (&s.k[narrow.clone()], &s.v[narrow]);
         state.write(compute.pool, compute.kernels, position, k, v);
         let (q, mixed) = (&s.q[wide.clone()], &mut s.mixed[wide]);
-        attend(compute, &self.spec, state.view(), position, q, &mut s.attend, mixed);
+        attend(compute, (&self.spec, &self.sinks), state.view(), position, q, &mut s.attend, mixed);
     }
 
-    /// Sets the mixed values of tokens to 0, for runs that were cancelled.
-    pub fn skip(&self, tokens: Range<usize>, s: &mut AttentionScratch) {
+    fn skip(&self, tokens: Range<usize>, s: &mut AttentionScratch) {
         let width = self.q.weight.rows;
         s.mixed[tokens.start * width..tokens.end * width].fill(0.0);
     }
 
-    /// The mixed values of the first tokens, `[tokens, heads * head_dim]`.
-    pub fn mixed<'s>(&self, tokens: usize, s: &'s AttentionScratch) -> &'s [f32] {
-        &s.mixed[..tokens * self.q.weight.rows]
-    }
-
-    /// The output projection of the mixed values; `out` is `[tokens, d_model]`.
-    pub fn output(
+    fn output<'s>(
         &self,
         compute: Compute<'_>,
-        s: &AttentionScratch,
+        s: &'s mut AttentionScratch,
         products: &mut ProductScratch,
         out: &mut [f32],
-    ) {
-        let mixed = self.mixed(out.len() / self.o.weight.rows, s);
+    ) -> &'s [f32] {
+        let tokens = out.len() / self.o.weight.rows;
+        let mixed = &s.mixed[..tokens * self.q.weight.rows];
         compute.pack(mixed, self.o.weight.cols, [self.o.weight.format], &mut products.packed);
         compute.linear(&self.o, &products.packed, out, &mut products.grouped);
+        mixed
     }
 
+    fn pass_tokens(&self) -> usize {
+        PASS
+    }
+}
+
+impl Attention {
     /// Norm, clamp and rotation of queries or keys, `[tokens, width]`.
     fn prepare(
         &self,
@@ -135,6 +135,9 @@ impl Attention {
                 }
                 if let Some(angles) = angles {
                     angles.rotate(x, self.spec.head_dim, first + token);
+                }
+                if let QkNorm::PerHeadAfterRope { eps } = self.spec.qk_norm {
+                    rms_in_place(compute.kernels, x, norm, eps);
                 }
             }
         });

@@ -217,6 +217,7 @@ mod tests {
             scale: 1.0,
             qkv_bias: false,
             out_bias: false,
+            sinks: false,
             qk_norm: QkNorm::None,
             rope: None,
             window: None,

@@ -10,8 +10,9 @@ use moelten_loader::container::catalog::Storage;
 use moelten_loader::container::gguf::Gguf;
 use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BankMatrix, BranchSpec, HeadSpec, Join, LayerSpec, MlpSpec, ModelSpec,
-    MoeSpec, NormSpec, Op, Pairing, Place, QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,
+    Activation, AttentionSpec, BankMatrix, BranchSpec, HeadSpec, Join, LatentSpec, LayerSpec, MlpSpec,
+    ModelSpec, MoeSpec, NormSpec, Op, Pairing, Place, QkNorm, RopeScaling, RopeSpec, RouterSpec, Select,
+    SharedExpert,
 };
 use moelten_loader::tensors::needed::needed;
 use moelten_loader::tensors::roles::{GGUF_NAMES, LayerTensor, Role, gguf_name};
@@ -131,9 +132,11 @@ impl Random {
         let cols = shape[shape.len() - 1] as f32;
         let (middle, reach) = match role {
             Role::Embed => (0.0, 1.7),
-            Role::FinalNorm | Role::Layer(_, T::PreNorm(_) | T::PostNorm(_) | T::QNorm | T::KNorm) => {
-                (1.0, 0.5)
-            }
+            Role::FinalNorm
+            | Role::Layer(
+                _,
+                T::PreNorm(_) | T::PostNorm(_) | T::QNorm | T::KNorm | T::QDownNorm | T::KvDownNorm,
+            ) => (1.0, 0.5),
             Role::FinalNormBias | Role::HeadBias => (0.0, 0.5),
             Role::Layer(_, tensor) if !tensor.is_matrix() => (0.0, 0.5),
             _ => (0.0, (3.0 / cols).sqrt()),
@@ -183,6 +186,7 @@ pub fn attention(bias: bool) -> Op {
         scale: 0.25,
         qkv_bias: bias,
         out_bias: bias,
+        sinks: bias,
         qk_norm: QkNorm::None,
         rope: Some(rope),
         window: None,
@@ -190,14 +194,43 @@ pub fn attention(bias: bool) -> Op {
     })
 }
 
+/// Latent attention of 4 heads, with or without a latent query, with one matrix for keys and values or two.
+pub fn latent(query_rank: Option<usize>, split: bool) -> Op {
+    let rope = RopeSpec { theta: 1e4, dim: 8, pairing: Pairing::Split, scaling: RopeScaling::None };
+    let (rank, nope) = (32, 32);
+    let attention = AttentionSpec {
+        heads: 4,
+        kv_heads: 1,
+        head_dim: rank + rope.dim,
+        scale: 0.15,
+        qkv_bias: false,
+        out_bias: false,
+        sinks: false,
+        qk_norm: QkNorm::None,
+        rope: Some(rope),
+        window: None,
+        clip_qkv: None,
+    };
+    Op::Latent(LatentSpec { attention, rank, nope, value_dim: 64, query_rank, norm_eps: 1e-6, split })
+}
+
 /// A feed-forward block of three matrices, or of two.
 pub fn mlp(d_ff: usize, gated: bool, bias: bool) -> MlpSpec {
-    let activation = if gated { Activation::Silu } else { Activation::GeluTanh };
+    let activation = match (gated, bias) {
+        (true, false) => Activation::Silu,
+        (true, true) => Activation::ClampedSwiglu { alpha: 1.7, limit: 0.5 },
+        (false, _) => Activation::GeluTanh,
+    };
     MlpSpec { d_ff, gated, activation, bias }
 }
 
 /// Five experts, two of them for each token.
 pub fn moe(expert: MlpSpec, shared: SharedExpert) -> Op {
     let select = Select::SoftmaxTopK { k: 2, renormalise: true };
-    Op::Moe(MoeSpec { experts: EXPERTS, expert, router: RouterSpec { select, scale: 1.5 }, shared })
+    Op::Moe(MoeSpec {
+        experts: EXPERTS,
+        expert,
+        router: RouterSpec { bias: expert.bias, select, scale: 1.5 },
+        shared,
+    })
 }

@@ -2,7 +2,8 @@
 //! weight. It follows the definitions in `moelten_loader::spec` and shares no code with the engine.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BranchSpec, Join, MlpSpec, MoeSpec, NormSpec, Op, Part, Select, SharedExpert,
+    Activation, AttentionSpec, BranchSpec, Join, LatentSpec, MlpSpec, MoeSpec, NormSpec, Op, Part, Select,
+    SharedExpert,
 };
 use moelten_loader::tensors::roles::{LayerTensor as T, Role};
 
@@ -60,6 +61,7 @@ impl<'a> Layer<'a> {
         let normed = self.norm(branch.pre_norm, T::PreNorm(branch.place), T::PreNormBias(branch.place), x);
         let out = match &branch.op {
             Op::Attention(spec) => self.attention(spec, &normed),
+            Op::Latent(spec) => self.latent(spec, &normed),
             Op::Mlp(spec) => {
                 let block = Block::new(self, spec, T::Dense, T::DenseBias);
                 normed.iter().map(|x| block.apply(x)).collect()
@@ -96,9 +98,10 @@ impl<'a> Layer<'a> {
                 .flat_map(|h| {
                     let query = head(&q, t, h);
                     let score = |s| dot(&query, &head(&k, s, h / group)) * f64::from(spec.scale);
-                    let weights = softmax(&(0..=t).map(score).collect::<Vec<_>>());
+                    let sink = self.weights_if(spec.sinks, T::Sinks).map(|sinks| f64::from(sinks[h]));
+                    let weights = softmax(&(0..=t).map(score).chain(sink).collect::<Vec<_>>());
                     let mut out = vec![0.0; spec.head_dim];
-                    for (s, weight) in weights.into_iter().enumerate() {
+                    for (s, weight) in weights.into_iter().take(t + 1).enumerate() {
                         let value = head(&v, s, h / group);
                         out.iter_mut().zip(value).for_each(|(out, v)| *out += weight * v);
                     }
@@ -110,8 +113,64 @@ impl<'a> Layer<'a> {
         (0..x.len()).map(token).collect()
     }
 
+    /// As the paper defines it: keys and values of all heads are expanded from the latent vectors.
+    fn latent(self, spec: &LatentSpec, x: &Rows) -> Rows {
+        let (core, rank, nope, value) = (&spec.attention, spec.rank, spec.nope, spec.value_dim);
+        let rms = NormSpec::Rms { eps: spec.norm_eps };
+        let project = |weight: T, x: &[f64]| linear(self.weights(weight), None, x);
+        let tokens = x.iter().enumerate().map(|(position, x)| {
+            let mut q = match spec.query_rank {
+                None => project(T::Q, x),
+                Some(_) => {
+                    project(T::QUp, &norm(rms, self.weights(T::QDownNorm), None, &project(T::QDown, x)))
+                }
+            };
+            q.chunks_exact_mut(spec.query_dim()).for_each(|head| rotate(core, position, &mut head[nope..]));
+            let mut down = project(T::KvDown, x);
+            rotate(core, position, &mut down[rank..]);
+            let latent = norm(rms, self.weights(T::KvDownNorm), None, &down[..rank]);
+            let heads: Vec<(Vec<f64>, Vec<f64>)> = (0..core.heads)
+                .map(|head| {
+                    let (mut key, values) = if spec.split {
+                        // `[rank, nope]` of the head, transposed.
+                        let up = &self.weights(T::KUp)[head * rank * nope..][..rank * nope];
+                        let column =
+                            |n: usize| (0..rank).map(|r| f64::from(up[r * nope + n]) * latent[r]).sum();
+                        let values = &self.weights(T::VUp)[head * value * rank..][..value * rank];
+                        ((0..nope).map(column).collect::<Vec<f64>>(), linear(values, None, &latent))
+                    } else {
+                        let rows = (nope + value) * rank;
+                        let both = linear(&self.weights(T::KvUp)[head * rows..][..rows], None, &latent);
+                        (both[..nope].to_vec(), both[nope..].to_vec())
+                    };
+                    key.extend_from_slice(&down[rank..]);
+                    (key, values)
+                })
+                .collect();
+            (q, heads)
+        });
+        let tokens: Vec<_> = tokens.collect();
+        let mix = |t: usize| {
+            let mixed: Vec<f64> = (0..core.heads)
+                .flat_map(|head| {
+                    let query = &tokens[t].0[head * spec.query_dim()..][..spec.query_dim()];
+                    let score = |s: usize| dot(query, &tokens[s].1[head].0) * f64::from(core.scale);
+                    let weights = softmax(&(0..=t).map(score).collect::<Vec<_>>());
+                    let mut out = vec![0.0; value];
+                    for (s, weight) in weights.into_iter().enumerate() {
+                        out.iter_mut().zip(&tokens[s].1[head].1).for_each(|(out, v)| *out += weight * v);
+                    }
+                    out
+                })
+                .collect();
+            project(T::O, &mixed)
+        };
+        (0..x.len()).map(mix).collect()
+    }
+
     fn moe(self, spec: &MoeSpec, x: &[f64]) -> Vec<f64> {
-        let scores = softmax(&linear(self.weights(T::Router), None, x));
+        let scores =
+            softmax(&linear(self.weights(T::Router), self.weights_if(spec.router.bias, T::RouterBias), x));
         let Select::SoftmaxTopK { k, renormalise } = spec.router.select else {
             unreachable!("made models route by softmax")
         };
@@ -186,10 +245,21 @@ impl<'a> Block<'a> {
             None => up.into_iter().map(|up| self.activate(up)).collect(),
             Some(gate) => {
                 let gate = linear(gate, self.gate_bias, x);
-                gate.into_iter().zip(up).map(|(gate, up)| self.activate(gate) * up).collect()
+                gate.into_iter().zip(up).map(|(gate, up)| self.gated(gate, up)).collect()
             }
         };
         linear(self.down, self.down_bias, &hidden)
+    }
+
+    fn gated(&self, gate: f64, up: f64) -> f64 {
+        match self.spec.activation {
+            Activation::ClampedSwiglu { alpha, limit } => {
+                let (alpha, limit) = (f64::from(alpha), f64::from(limit));
+                let gate = gate.min(limit);
+                gate / (1.0 + (-alpha * gate).exp()) * (up.clamp(-limit, limit) + 1.0)
+            }
+            _ => self.activate(gate) * up,
+        }
     }
 
     fn activate(&self, x: f64) -> f64 {
@@ -199,6 +269,7 @@ impl<'a> Block<'a> {
                 let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
                 0.5 * x * (1.0 + inner.tanh())
             }
+            Activation::ClampedSwiglu { .. } => unreachable!("it needs a gate"),
         }
     }
 }

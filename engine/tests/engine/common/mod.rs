@@ -22,7 +22,7 @@ use moelten_loader::spec::BankKey;
 use moelten_quant::Isa;
 
 /// One checkpoint per supported family and variant.
-pub const FAMILIES: [&str; 11] = [
+pub const FAMILIES: [&str; 14] = [
     "llama",
     "llama3-rope",
     "mistral-window",
@@ -34,7 +34,13 @@ pub const FAMILIES: [&str; 11] = [
     "olmoe",
     "granitemoe",
     "phimoe",
+    "gptoss",
+    "glm4moe",
+    "deepseek2",
 ];
+
+/// Checkpoints with matrices that are too narrow for blocks.
+pub const NARROW: [&str; 2] = ["deepseek3", "glm4moelite"];
 
 /// The results of Hugging Face transformers for a checkpoint.
 pub struct Golden {
@@ -48,12 +54,23 @@ pub struct Golden {
     pub routes: Vec<(usize, Vec<u32>)>,
 }
 
-pub fn folder(family: &str) -> PathBuf {
+/// Where the files of a checkpoint are.
+fn checkpoint(family: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(family)
 }
 
+/// The model of a checkpoint: its folder, or its file where it is a GGUF file.
+pub fn folder(family: &str) -> PathBuf {
+    let (folder, file) = (checkpoint(family), checkpoint(family).join("model.gguf"));
+    if file.exists() { file } else { folder }
+}
+
 pub fn golden(family: &str) -> Golden {
-    let file = SafeTensors::open(&folder(family).join("golden.safetensors")).unwrap();
+    golden_in(&checkpoint(family))
+}
+
+pub fn golden_in(folder: &Path) -> Golden {
+    let file = SafeTensors::open(&folder.join("golden.safetensors")).unwrap();
     let ids = |name: &str| {
         file.i32s(name).unwrap().1.iter().map(|&id| id.try_into().unwrap()).collect::<Vec<u32>>()
     };

@@ -1,0 +1,192 @@
+//! Lowering of feed-forward operations: dense blocks, mixtures of experts, their routers. It must not know
+//! attention.
+
+use crate::config::field::Field;
+use crate::config::fields::RawConfig;
+use crate::config::limits::{Container, MAX_EXPERTS, MAX_EXPERTS_TOTAL, MAX_FF, setting};
+use crate::error::{Fault, LoadError, Result};
+use crate::families::{ActivationKind, ExpertWidth, Family, RouterKind, Setting, SharedKind};
+use crate::spec::{
+    Activation, ExpertGroups, MlpSpec, MoeSpec, Op, Renormalise, RouterSpec, Scoring, Select, SharedExpert,
+};
+
+/// The feed-forward operation of each layer.
+pub(super) fn ffn_layers(
+    raw: &RawConfig,
+    family: &Family,
+    container: Container,
+    layers: usize,
+) -> Result<Vec<Op>> {
+    let activation = activation(raw, family)?;
+    let mlp = |d_ff: usize| MlpSpec::gated(d_ff, activation);
+    let dense = |layer: usize| dense_width(raw, layers, layer);
+    let listed = raw.moe_layers.value.as_deref();
+    if let Some(listed) = listed
+        && listed.len() != layers
+    {
+        let found = format!("a list of {} layers", listed.len());
+        return Err(raw
+            .fault(&raw.moe_layers.name, Fault::Contradiction { found, other: format!("{layers} layers") }));
+    }
+    let has_experts = raw.experts.value.is_some();
+    let moe = if has_experts { Some(moe(raw, family, container, layers, &mlp)?) } else { None };
+    if let Some(moe) = moe.as_ref().filter(|moe| moe.experts.saturating_mul(layers) > MAX_EXPERTS_TOTAL) {
+        let other = format!("{layers} layers: more than {MAX_EXPERTS_TOTAL} experts in all");
+        return Err(
+            raw.fault(&raw.experts.name, Fault::Contradiction { found: moe.experts.to_string(), other })
+        );
+    }
+    (0..layers)
+        .map(|layer| match &moe {
+            Some(moe) if listed.is_none_or(|l| l.get(layer).copied().unwrap_or(true)) => {
+                let d_ff = match family.expert_width {
+                    ExpertWidth::Own => moe.expert.d_ff,
+                    ExpertWidth::AsDense => dense(layer)?,
+                };
+                Ok(Op::Moe(MoeSpec { expert: MlpSpec { d_ff, ..moe.expert }, ..moe.clone() }))
+            }
+            _ => Ok(Op::Mlp(mlp(dense(layer)?))),
+        })
+        .collect()
+}
+
+/// The hidden width of a layer's dense block. A list may have 0 for layers that have none.
+fn dense_width(raw: &RawConfig, layers: usize, layer: usize) -> Result<usize> {
+    let widths = raw.per_layer(&raw.d_ff, layers, 0, MAX_FF)?;
+    let width = widths.get(layer).and_then(|width| u64::try_from(*width).ok());
+    raw.count(&Field::new(raw.d_ff.name.clone(), width), 1, MAX_FF)
+}
+
+fn moe(
+    raw: &RawConfig,
+    family: &Family,
+    container: Container,
+    layers: usize,
+    mlp: &dyn Fn(usize) -> MlpSpec,
+) -> Result<MoeSpec> {
+    let experts = raw.count(&raw.experts, 1, MAX_EXPERTS)?;
+    let width = match family.expert_width {
+        ExpertWidth::Own => raw.count(&raw.expert_d_ff, 1, MAX_FF)?,
+        ExpertWidth::AsDense => dense_width(raw, layers, 0)?,
+    };
+    let select = select(raw, family, container, experts)?;
+    let scale = match raw.router_scale.get() {
+        Some(&scale) if scale != 0.0 => raw.positive(&raw.router_scale)?,
+        _ => 1.0,
+    };
+    let shared = shared(raw, family, width, mlp)?;
+    let expert = MlpSpec { bias: family.expert_bias, ..mlp(width) };
+    let router = RouterSpec { bias: family.router_bias, select, scale };
+    Ok(MoeSpec { experts, expert, router, shared })
+}
+
+/// The shared expert beside routed experts of `width`.
+fn shared(
+    raw: &RawConfig,
+    family: &Family,
+    width: usize,
+    mlp: &dyn Fn(usize) -> MlpSpec,
+) -> Result<SharedExpert> {
+    let own = || raw.count(&raw.shared_d_ff, 1, MAX_FF);
+    let stated = raw.shared_d_ff.value.is_some_and(|width| width > 0);
+    let count = || raw.count(&raw.shared_count, 0, MAX_EXPERTS);
+    let times = |width: usize, count: usize| {
+        let product = u64::try_from(width.saturating_mul(count)).unwrap_or(u64::MAX);
+        raw.count(&Field::new(raw.shared_count.name.clone(), Some(product)), 0, MAX_FF)
+    };
+    let width = match family.shared {
+        SharedKind::None => 0,
+        SharedKind::Gated => return Ok(SharedExpert::Gated(mlp(own()?))),
+        SharedKind::PlainIfPresent if !stated => 0,
+        SharedKind::PlainIfPresent => own()?,
+        SharedKind::Counted if stated => own()?,
+        SharedKind::Counted => times(width, count()?)?,
+        SharedKind::Several => times(if stated { own()? } else { width }, count()?)?,
+    };
+    Ok(if width == 0 { SharedExpert::None } else { SharedExpert::Plain(mlp(width)) })
+}
+
+fn select(raw: &RawConfig, family: &Family, container: Container, experts: usize) -> Result<Select> {
+    let k = raw.count(&raw.experts_used, 1, u64::try_from(experts).unwrap_or(MAX_EXPERTS))?;
+    let renormalise = match (family.renormalise, container, raw.renormalise.value) {
+        (Setting::Default(_), Container::HfFolder, None) => family.folder_renormalises,
+        (rule, ..) => setting(rule, &raw.renormalise),
+    };
+    match family.router {
+        RouterKind::SoftmaxTopK => Ok(Select::SoftmaxTopK { k, renormalise }),
+        RouterKind::Scored { scoring, bias, divisor } => {
+            let bias = setting(bias, &raw.select_bias);
+            Ok(Select::Scored {
+                k,
+                scoring: stated_scoring(raw)?.or(scoring).unwrap_or(match bias {
+                    true => Scoring::Sigmoid,
+                    false => Scoring::Softmax,
+                }),
+                bias,
+                groups: groups(raw, experts, k, bias)?,
+                renormalise: if renormalise { divisor } else { Renormalise::No },
+            })
+        }
+        RouterKind::SparseMixer if k == 2 && experts > 1 => {
+            Ok(Select::SparseMixer { jitter: raw.non_negative(&raw.router_jitter)? })
+        }
+        RouterKind::SparseMixer => {
+            let (found, other) = (k.to_string(), "SparseMixer routing, which picks 2".into());
+            Err(raw.fault(&raw.experts_used.name, Fault::Contradiction { found, other }))
+        }
+    }
+}
+
+/// How the file says that experts are scored.
+fn stated_scoring(raw: &RawConfig) -> Result<Option<Scoring>> {
+    let unsupported = |name: &str, found: &str| LoadError::Unsupported {
+        path: raw.path.clone(),
+        feature: format!("{name} = {}", found.escape_default()),
+        hint: "supported are softmax (1) and sigmoid (2)".into(),
+    };
+    match (raw.scoring.value.as_deref(), raw.scoring_number.value) {
+        (Some("softmax"), _) | (None, Some(1)) => Ok(Some(Scoring::Softmax)),
+        (Some("sigmoid"), _) | (None, Some(2)) => Ok(Some(Scoring::Sigmoid)),
+        (None, None | Some(0)) => Ok(None),
+        (Some(other), _) => Err(unsupported(&raw.scoring.name, other)),
+        (None, Some(other)) => Err(unsupported(&raw.scoring_number.name, &other.to_string())),
+    }
+}
+
+/// The groups of a router that chooses `k` of `experts`; `None` for a single group. Routers with a bias rank
+/// groups as DeepSeek-V3 does, others as DeepSeek-V2.
+fn groups(raw: &RawConfig, experts: usize, k: usize, bias: bool) -> Result<Option<ExpertGroups>> {
+    let limit = |count: usize| u64::try_from(count).unwrap_or(MAX_EXPERTS);
+    let count = raw.count(&raw.expert_groups, 0, limit(experts))?;
+    if count <= 1 || raw.choice.value.as_deref() == Some("greedy") {
+        return Ok(None);
+    }
+    let kept = raw.count_or(&raw.expert_groups_used, count, 1, limit(count))?;
+    let size = experts / count;
+    let contradiction = |name: &str, found: usize, other: String| {
+        Err(raw.fault(name, Fault::Contradiction { found: found.to_string(), other }))
+    };
+    if !experts.is_multiple_of(count) || size < 2 {
+        return contradiction(&raw.expert_groups.name, count, format!("{experts} experts"));
+    }
+    if k > kept * size {
+        return contradiction(&raw.expert_groups_used.name, kept, format!("{k} experts of a token"));
+    }
+    Ok((kept < count).then_some(ExpertGroups { count, kept, summed: if bias { 2 } else { 1 } }))
+}
+
+fn activation(raw: &RawConfig, family: &Family) -> Result<Activation> {
+    if family.activation == ActivationKind::ClampedSwiglu {
+        let (alpha, limit) = (raw.positive(&raw.swiglu_alpha)?, raw.positive(&raw.swiglu_limit)?);
+        return Ok(Activation::ClampedSwiglu { alpha, limit });
+    }
+    match raw.activation.get().map(String::as_str) {
+        None | Some("silu" | "swish") => Ok(Activation::Silu),
+        Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
+        Some(other) => Err(LoadError::Unsupported {
+            path: raw.path.clone(),
+            feature: format!("activation \"{}\"", other.escape_default()),
+            hint: "supported are silu, gelu_pytorch_tanh".into(),
+        }),
+    }
+}
