@@ -245,7 +245,7 @@ fields! {
     rope_divisors: Vec<f64> = hf[], gguf[Values("rope_freqs.weight")];
 
     /// Hidden width of dense feed-forward blocks.
-    d_ff: u64 = hf["intermediate_size"], gguf[Key("{arch}.feed_forward_length")];
+    d_ff: PerLayer = hf["intermediate_size"], gguf[Key("{arch}.feed_forward_length")];
     /// Activation of feed-forward blocks; the default is the family's.
     activation: String = hf["hidden_act", "hidden_activation"], gguf[];
     /// Clamped SwiGLU: steepness of the sigmoid.

@@ -70,7 +70,6 @@ impl<'a> Layer<'a> {
             Op::Attention(spec) => self.attention(spec, &normed),
             Op::Delta(spec) => self.delta(spec, &normed),
             Op::Latent(spec) => self.latent(spec, &normed),
-            Op::Delta(_) => unreachable!("no made model has a delta net"),
             Op::Mlp(spec) => {
                 let block = Block::new(self, spec, T::Dense, T::DenseBias);
                 normed.iter().map(|x| block.apply(x)).collect()
