@@ -8,8 +8,8 @@ use super::bases::{
     DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GLM4MOE, LLAMA, NORM_AFTER_ATTENTION, OLMO2, QWEN2, QWEN3,
 };
 use super::family::{
-    ActivationKind, ExpertWidth, Family, LocalRope, LogitScale, NormKind, NormPlaces, QkNormKind, RopeLayers,
-    RouterKind, Setting, SharedKind, WindowRule,
+    ActivationKind, ExpertWidth, Family, FolderSizes, LocalRope, LogitScale, NormKind, NormPlaces,
+    QkNormKind, RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
 };
 use crate::spec::Part::{Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
@@ -358,6 +358,14 @@ pub const FAMILIES: &[Family] = &[
         window: WindowRule::Periodic { period: 6, first_is_full: false },
         local_rope: LocalRope::Plain { theta: Some(10_000.0) },
         gguf_share_layers: Some(62),
+        // Of the smallest model for text and images, whose folder has none of them.
+        folder_sizes: Some(FolderSizes {
+            vocab: 262_208,
+            heads: 8,
+            kv_heads: 4,
+            head_dim: 256,
+            max_context: 131_072,
+        }),
         default_theta: 1_000_000.0,
         ..GEMMA2
     },
