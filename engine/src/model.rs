@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use moelten_loader::io::read_at::{Access, ReadAt};
+use moelten_loader::io::room_for;
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::tensors::copied::Copied;
 use moelten_loader::tensors::store::TensorStore;
@@ -92,6 +93,14 @@ pub struct Turn<'m> {
 }
 
 impl Model {
+    /// Reads the weights that are checked when a model is made (norms, biases, routers), and keeps nothing.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`] that have nothing to do with memory: damaged norms, biases or routers.
+    pub fn check(spec: &ModelSpec, tensors: &TensorStore) -> Result<()> {
+        Weights::build(spec, tensors, false).map(drop)
+    }
+
     /// Takes a spec and its tensors.
     ///
     /// # Errors
@@ -259,6 +268,7 @@ impl Model {
         let need = Executor::bytes_for(&self.spec, chunk, context);
         let grown = need.saturating_sub(reserved.charge.as_ref().map_or(0, Charge::bytes));
         let mut charge = ledger.charge("the KV cache and the buffers", more.saturating_add(grown), hint)?;
+        room_for(grown).map_err(|_| no_address_space("the buffers", grown))?;
         let mut turn = self.turn(&Cancel::new())?;
         // The old buffers go first: for a moment there are none.
         *turn.executor = None;
@@ -288,6 +298,13 @@ impl Model {
             store: &self.experts,
         }
     }
+}
+
+/// The error for buffers that fit the budget, but not what is left of the address space.
+fn no_address_space(what: &'static str, need_bytes: u64) -> EngineError {
+    let available_bytes = memory::address_space_headroom(&System::here()).unwrap_or(0);
+    let hint = "the address space is limited (ulimit -v); give a smaller --ctx or lift the limit".to_owned();
+    EngineError::Memory { what, need_bytes, available_bytes, hint }
 }
 
 impl Turn<'_> {

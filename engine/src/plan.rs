@@ -22,8 +22,11 @@ const SLACK: u64 = 24 << 20;
 /// Bytes by which the program may be larger when it is started again with the budget that an error message
 /// advised.
 pub const GROWTH: u64 = 1 << 20;
-/// Bytes of free memory that [`Ram::Auto`] leaves free, unless [`RESERVE_PART`] is more.
+/// Bytes of free memory that [`Ram::Auto`] leaves free, unless [`RESERVE_PART`] is more, or there is so little
+/// that it would be more than one byte in [`SMALL_PART`].
 const RESERVE: u64 = 192 << 20;
+/// Of little memory [`Ram::Auto`] leaves one in so many bytes free.
+const SMALL_PART: u64 = 4;
 /// [`Ram::Auto`] leaves at least this part of the free memory free: one in so many bytes.
 const RESERVE_PART: u64 = 16;
 /// An embedding smaller than this is always in memory.
@@ -99,8 +102,15 @@ pub struct Plan {
     pub scratch: u64,
     /// Bytes that the caller needs for itself.
     pub extra: u64,
+    /// Least part of the free memory that stays free, in bytes.
+    pub reserve: u64,
     /// Where the experts are, and the cache if there is one.
     pub experts: Experts,
+}
+
+/// Bytes that [`Ram::Auto`] leaves of `free` bytes.
+fn reserve(free: u64) -> u64 {
+    RESERVE.min(free / SMALL_PART).max(free / RESERVE_PART)
 }
 
 impl Plan {
@@ -127,8 +137,7 @@ impl Plan {
     ) -> Result<Self> {
         let owned = memory::owned_bytes().unwrap_or(0);
         let system = System::here();
-        let free =
-            memory::free_bytes(&system).map(|free| free.saturating_sub(RESERVE.max(free / RESERVE_PART)));
+        let free = memory::free_bytes(&system).map(|free| free - reserve(free));
         // Address space is not shared with other processes, so it needs no reserve.
         let room = [free, memory::address_space_headroom(&system)].into_iter().flatten().min();
         let auto = room.map_or(u64::MAX, |room| owned.saturating_add(room));
@@ -151,7 +160,9 @@ impl Plan {
             Ram::Auto | Ram::Min => auto,
             Ram::Bytes(bytes) => bytes,
         };
-        let planner = Planner { spec, tensors, options, limit, base: owned + SLACK };
+        // What is left for this process is the free memory less its reserve.
+        let reserve = RESERVE.min(auto.saturating_sub(owned) / (SMALL_PART - 1));
+        let planner = Planner { spec, tensors, options, limit, base: owned + SLACK, reserve };
         let context = planner.context();
         let whole = planner.plan(context, Experts::InPlace);
         let fits = whole.needs() <= limit && options.ram != Ram::Min;
@@ -186,7 +197,7 @@ impl Plan {
 
     /// Bytes that must stay free on the machine while the model runs: half of the reserve of [`Ram::Auto`].
     pub fn floor(&self) -> u64 {
-        RESERVE.max(self.budget.saturating_sub(self.base) / (RESERVE_PART - 1)) / 2
+        self.reserve.max(self.budget.saturating_sub(self.base) / (RESERVE_PART - 1)) / 2
     }
 }
 
@@ -199,6 +210,8 @@ struct Planner<'a> {
     limit: u64,
     /// Bytes that it owned before, and [`SLACK`].
     base: u64,
+    /// Least part of the free memory that stays free, in bytes.
+    reserve: u64,
 }
 
 impl Planner<'_> {
@@ -236,6 +249,7 @@ impl Planner<'_> {
             kv: SequenceState::bytes_for(self.spec, context.tokens, self.options.sequence.kv),
             scratch: context::buffer_bytes(self.spec, context.tokens),
             extra: self.options.extra,
+            reserve: self.reserve,
             experts,
         }
     }
@@ -316,4 +330,17 @@ fn least_cache(spec: &ModelSpec, tensors: &TensorStore, direct: bool) -> CachePl
     let embedding_in_file = direct && !spec.head.tied && tensors.get(Role::Embed).bytes >= EMBEDDING_IN_FILE;
     let shape = CacheShape { experts, quotas, classes, spare };
     CachePlan { direct, embedding_in_file, shape, slot_bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_memory_is_shared_and_much_has_a_reserve() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!([0, 200 * MIB, 400 * MIB].map(reserve), [0, 50 * MIB, 100 * MIB]);
+        assert_eq!([768 * MIB, 1024 * MIB, 3072 * MIB].map(reserve), [RESERVE; 3]);
+        assert_eq!(reserve(16 << 30), 1 << 30);
+    }
 }

@@ -6,7 +6,7 @@ mod find;
 mod table;
 
 pub(crate) use family::{
-    ActivationKind, ExpertWidth, Family, FolderSizes, LocalRope, LogitScale, NormKind, NormPlaces,
+    ActivationKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, LogitScale, NormKind, NormPlaces,
     QkNormKind, RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
 };
 pub(crate) use find::family_of;

@@ -6,6 +6,7 @@
     reason = "mapping a file is unsafe by nature; it happens here and nowhere else in the crate"
 )]
 
+mod allocator;
 mod bytes;
 pub mod fault;
 #[cfg(unix)]
@@ -19,6 +20,7 @@ pub mod read_at;
 pub mod reader;
 mod regular;
 
+pub use allocator::{End, LastWord, OrEnd, room_for};
 pub use bytes::FileBytes;
 pub use memory::{HUGE_PAGE, Memory, Number, give_back};
 pub(crate) use regular::RegularFile;

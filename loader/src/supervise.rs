@@ -8,6 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
+use crate::io::room_for;
+
 /// Starts a thread called `name` that does `work`. If `work` panics, `on_panic` is called on that thread with
 /// what the panic said; it must make whatever waits for the thread see an error. Joining the thread gives
 /// `None` then.
@@ -20,6 +22,7 @@ pub fn supervised<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<Option<T>>> {
     let of_thread = name.to_owned();
+    room_for_threads(1)?;
     Builder::new().name(name.to_owned()).spawn(move || caught(&of_thread, work).map_err(on_panic).ok())
 }
 
@@ -34,7 +37,23 @@ pub fn supervised_in<'scope, T: Send + 'scope>(
     work: impl FnOnce() -> T + Send + 'scope,
 ) -> io::Result<ScopedJoinHandle<'scope, Result<T, String>>> {
     let of_thread = name.to_owned();
+    room_for_threads(1)?;
     Builder::new().name(name.to_owned()).spawn_scoped(scope, move || caught(&of_thread, work))
+}
+
+/// Whether the address space has room for `count` threads and for what they allocate at once. Where it has not,
+/// the C library ends the process as soon as a thread has begun.
+///
+/// # Errors
+/// [`io::ErrorKind::OutOfMemory`].
+pub fn room_for_threads(count: usize) -> io::Result<()> {
+    /// A stack of 2 MiB, and something beside it.
+    const EACH: u64 = 6 << 20;
+    /// More than so many are not looked for at once: the system lends address space beyond its memory, but
+    /// not in one piece.
+    const MOST: u64 = 16;
+    let count = u64::try_from(count).unwrap_or(MOST).min(MOST);
+    room_for(EACH * count).map_err(|_| io::ErrorKind::OutOfMemory.into())
 }
 
 /// Does `work` on this thread; a panic becomes its message with the name of the thread or task.
@@ -60,7 +79,7 @@ pub fn on_threads(name: &str, count: usize, work: impl Fn() + Sync) -> Result<()
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..count {
+        for _ in (1..count).take_while(|_| room_for_threads(1).is_ok()) {
             let _ = Builder::new().name(name.to_owned()).spawn_scoped(scope, work);
         }
         work();

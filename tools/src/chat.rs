@@ -3,6 +3,7 @@
 
 pub mod answerer;
 pub mod backend;
+pub mod headers;
 pub mod language;
 pub mod prompt;
 pub mod sampling;

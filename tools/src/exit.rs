@@ -22,7 +22,10 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use moelten_engine::EngineError;
+use moelten_engine::runtime::memory;
+use moelten_engine::runtime::system::System;
 use moelten_loader::error::{Fault, LoadError};
+use moelten_loader::io::{End, LastWord};
 use moelten_loader::text::plain::NotText;
 use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
@@ -162,6 +165,11 @@ fn classify_engine(error: &EngineError) -> Option<Class> {
         EngineError::Expert { .. } | EngineError::Embedding { .. } => {
             ("E-IO-03", IO, "check the disk and the file on it")
         }
+        EngineError::Threads { .. } if little_address_space() => (
+            "E-MEM-02",
+            MEMORY,
+            "lift the limit of the address space (ulimit -v), or give a smaller --threads",
+        ),
         EngineError::Threads { .. } => ("E-IO-04", IO, "a smaller --threads may help"),
         EngineError::Setting { .. } => ("E-ARG-02", USAGE, ""),
         EngineError::NotANumber { .. } => ("E-FILE-04", CORRUPT, "download or convert the model again"),
@@ -169,6 +177,14 @@ fn classify_engine(error: &EngineError) -> Option<Class> {
         // `EngineError` is non-exhaustive.
         _ => return None,
     })
+}
+
+const NO_STACK: &str = "lift the limit of the address space (ulimit -v), or give a smaller --threads";
+
+/// Whether so little of the address space is left that no thread's stack may fit.
+fn little_address_space() -> bool {
+    const STACKS: u64 = 64 << 20;
+    memory::address_space_headroom(&System::here()).is_some_and(|left| left < STACKS)
 }
 
 fn classify_load(error: &LoadError) -> Class {
@@ -197,6 +213,8 @@ fn classify_io(error: &io::Error) -> Class {
         io::ErrorKind::PermissionDenied => ("E-IO-02", IO, "check the permissions"),
         io::ErrorKind::StorageFull => ("E-DISK-01", DISK_FULL, "free disk space and try again"),
         io::ErrorKind::OutOfMemory => ("E-MEM-02", MEMORY, "close other programs or lift the limit"),
+        // What the system says when a thread's stack does not fit.
+        io::ErrorKind::WouldBlock if little_address_space() => ("E-MEM-02", MEMORY, NO_STACK),
         // Errors made by moelten, whose text is complete.
         io::ErrorKind::Other | io::ErrorKind::AlreadyExists | io::ErrorKind::InvalidInput
             if error.raw_os_error().is_none() =>
@@ -294,6 +312,25 @@ pub fn on_bug(message: String) {
     moelten_tui::driver::terminal::restore();
     print(&bug(&message));
     std::process::exit(1)
+}
+
+/// The end of the program where the system refuses memory to code that cannot go on without.
+pub const WITHOUT_MEMORY: End = End {
+    with_message: on_refused_memory,
+    last_words: "error[E-MEM-02]: the system refuses more memory; close other programs or lift the limit (ulimit -v)\n",
+    code: MEMORY as i32,
+};
+
+/// Ends the program because the system refused it `bytes` bytes of memory, on whichever thread that was.
+fn on_refused_memory(bytes: usize) -> LastWord {
+    moelten_tui::driver::terminal::restore();
+    let text = format!(
+        "the system refuses {} more of memory; close other programs, lift the limit (ulimit -v), or give a smaller --ram \
+         or --ctx",
+        moelten_tui::figures::bytes(bytes as u64)
+    );
+    print(&Report { code: "E-MEM-02", exit: MEMORY, text });
+    std::process::exit(MEMORY.into())
 }
 
 fn bug(message: &str) -> Report {

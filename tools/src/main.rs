@@ -13,6 +13,10 @@ mod signals;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use moelten_loader::io::OrEnd;
+
+#[global_allocator]
+static ALLOCATOR: OrEnd = OrEnd;
 
 /// Runs Mixture-of-Experts language models on a laptop, even when the model is larger than RAM.
 ///
@@ -67,6 +71,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 fn main() -> ExitCode {
+    OrEnd::install(exit::WITHOUT_MEMORY);
     exit::guarded(|| {
         signals::install(exit::IO, exit::on_bug);
         open::prefer_as_oom_victim();

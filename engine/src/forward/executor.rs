@@ -239,7 +239,7 @@ impl Widths {
                 Op::Attention(a) => {
                     w.q = w.q.max(a.heads * a.head_dim);
                     w.kv = w.kv.max(a.kv_heads * a.head_dim);
-                    w.gate = w.gate.max(a.gate_rows());
+                    w.gate = w.gate.max(if a.gate.is_some() { a.query_rows() } else { 0 });
                     w.heads = w.heads.max(a.heads);
                     w.spans(a, context);
                 }
@@ -289,7 +289,8 @@ impl Widths {
 
     /// The widest grouped outputs of a region.
     fn grouped(&self, chunk: usize, d_model: usize) -> usize {
-        let passing = PASS.min(chunk) * (self.q + 2 * self.kv).max(self.delta[0] + self.delta[1]);
+        let passing =
+            PASS.min(chunk) * (self.q.max(self.gate) + 2 * self.kv).max(self.delta[0] + self.delta[1]);
         (chunk * d_model.max(self.experts)).max(passing).max(self.latent.wide).max(self.latent.narrow)
     }
 

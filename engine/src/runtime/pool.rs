@@ -6,6 +6,8 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
+use moelten_loader::supervise::room_for_threads;
+
 use crate::error::{EngineError, Result};
 use crate::runtime::idle::{Idle, Pass};
 use crate::runtime::topology::{Placement, ThreadPlan};
@@ -37,6 +39,8 @@ impl Pool {
             Placement::Pinned(cpus) => cpus.clone(),
             Placement::Free(_) => Vec::new(),
         };
+        let refused = |problem: String| EngineError::Threads { threads, problem };
+        room_for_threads(threads).map_err(|error| refused(error.to_string()))?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("moelten-{index}"))
@@ -47,7 +51,7 @@ impl Pool {
                 }
             })
             .build()
-            .map_err(|error| EngineError::Threads { threads, problem: error.to_string() })?;
+            .map_err(|error| refused(error.to_string()))?;
         Ok(Self { pool, plan, idle: Arc::new(Idle::new(LAST_LOOKS)) })
     }
 

@@ -26,7 +26,8 @@ use crate::batch::{alone, check_batch, scripts};
 use crate::common::{How, deviation, distance, logits, session, spread, stepwise, whole};
 use Place::{Ffn, Mixer};
 use made::{
-    D_FF, D_FF_BLOCKS, EXPERTS, Made, VOCAB, attention, branch, latent, layer, mlp, model, moe, parallel,
+    D_FF, D_FF_BLOCKS, EXPERTS, Made, VOCAB, attention, branch, delta, latent, layer, mlp, model, moe,
+    parallel,
 };
 
 /// Largest error of a logit, as a share of the standard deviation of all.
@@ -152,6 +153,23 @@ fn feed_forward_blocks_of_two_matrices() {
 }
 
 #[test]
+fn gated_delta_nets() {
+    use moelten_loader::spec::{DeltaLayout as Layout, DeltaOrder as Order};
+    check("delta", |d_ff| {
+        let kinds = [
+            (Layout::Apart, Order::Grouped, true),
+            (Layout::Apart, Order::Tiled, false),
+            (Layout::StepsByKeyHead, Order::Grouped, false),
+            (Layout::ByKeyHead, Order::Grouped, true),
+        ];
+        let layers = kinds.into_iter().map(|(layout, order, log)| {
+            layer([branch(Mixer, delta(layout, order, log)), branch(Ffn, dense(d_ff, true, false))])
+        });
+        layers.chain([layer([branch(Mixer, attention(false))])]).collect()
+    });
+}
+
+#[test]
 fn latent_attention() {
     check("latent", |d_ff| {
         let kinds = [(None, false), (Some(64), false), (None, true), (Some(32), true)];
@@ -218,6 +236,7 @@ fn attention_of_other_kinds() {
         };
         let layers = vec![
             with(&|spec| spec.gate = Some(OutputGate::SigmoidPerValue)),
+            with(&|spec| spec.gate = Some(OutputGate::SigmoidWithQuery)),
             with(&|spec| spec.gate = Some(OutputGate::SoftplusPerHead)),
             with(&|spec| spec.softcap = Some(0.75)),
             with(&|spec| spec.temperature = Some(Temperature { beta: 0.5, period: 3 })),

@@ -195,7 +195,7 @@ fn a_recommended_top_k_below_one_is_off() {
     for (stated, expected) in [(-1, 0), (0, 0), (20, 20)] {
         let file = dir.path().join("hints.gguf");
         rekeyed(&folder("llama"), &file, &[], &[("general.sampling.top_k", Entry::I32(stated))]);
-        assert_eq!(load(&file).unwrap().sampling_hints().unwrap().top_k, Some(expected));
+        assert_eq!(load(&file).unwrap().sampling_hints().0.top_k, Some(expected));
     }
 }
 

@@ -27,6 +27,7 @@ pub(super) fn ffn_layers(
         });
     }
     let mlp = |d_ff: usize| MlpSpec::gated(d_ff, activation);
+    let dense = |layer: usize| dense_width(raw, layers, layer);
     let listed = raw.moe_layers.value.as_deref();
     if let Some(listed) = listed
         && listed.len() != layers
@@ -36,7 +37,7 @@ pub(super) fn ffn_layers(
             .fault(&raw.moe_layers.name, Fault::Contradiction { found, other: format!("{layers} layers") }));
     }
     let has_experts = raw.experts.value.is_some();
-    let moe = if has_experts { Some(moe(raw, family, container, &mlp)?) } else { None };
+    let moe = if has_experts { Some(moe(raw, family, container, layers, &mlp)?) } else { None };
     if let Some(moe) = moe.as_ref().filter(|moe| moe.experts.saturating_mul(layers) > MAX_EXPERTS_TOTAL) {
         let other = format!("{layers} layers: more than {MAX_EXPERTS_TOTAL} experts in all");
         return Err(
@@ -46,23 +47,35 @@ pub(super) fn ffn_layers(
     (0..layers)
         .map(|layer| match &moe {
             Some(moe) if listed.is_none_or(|l| l.get(layer).copied().unwrap_or(true)) => {
-                Ok(Op::Moe(moe.clone()))
+                let d_ff = match family.expert_width {
+                    ExpertWidth::Own => moe.expert.d_ff,
+                    ExpertWidth::AsDense => dense(layer)?,
+                };
+                Ok(Op::Moe(MoeSpec { expert: MlpSpec { d_ff, ..moe.expert }, ..moe.clone() }))
             }
-            _ => Ok(Op::Mlp(MlpSpec { bias, ..mlp(raw.count(&raw.d_ff, 1, MAX_FF)?) })),
+            _ => Ok(Op::Mlp(MlpSpec { bias, ..mlp(dense(layer)?) })),
         })
         .collect()
+}
+
+/// The hidden width of a layer's dense block. A list may have 0 for layers that have none.
+fn dense_width(raw: &RawConfig, layers: usize, layer: usize) -> Result<usize> {
+    let widths = raw.per_layer(&raw.d_ff, layers, 0, MAX_FF)?;
+    let width = widths.get(layer).and_then(|width| u64::try_from(*width).ok());
+    raw.count(&Field::new(raw.d_ff.name.clone(), width), 1, MAX_FF)
 }
 
 fn moe(
     raw: &RawConfig,
     family: &Family,
     container: Container,
+    layers: usize,
     mlp: &dyn Fn(usize) -> MlpSpec,
 ) -> Result<MoeSpec> {
     let experts = raw.count(&raw.experts, 1, MAX_EXPERTS)?;
     let width = match family.expert_width {
         ExpertWidth::Own => raw.count(&raw.expert_d_ff, 1, MAX_FF)?,
-        ExpertWidth::AsDense => raw.count(&raw.d_ff, 1, MAX_FF)?,
+        ExpertWidth::AsDense => dense_width(raw, layers, 0)?,
     };
     let select = select(raw, family, container, experts)?;
     let scale = match raw.router_scale.get() {

@@ -149,6 +149,23 @@ fields! {
     /// Latent attention: the matrices for keys and for values are apart.
     kv_split: bool = hf[], gguf[PresentInSome("blk.*.attn_k_b.weight")];
 
+    /// Delta nets: heads of queries and keys.
+    delta_key_heads: u64 = hf["linear_num_key_heads"], gguf[Key("{arch}.ssm.group_count")];
+    /// Delta nets: heads of values.
+    delta_value_heads: u64 = hf["linear_num_value_heads"], gguf[Key("{arch}.ssm.time_step_rank")];
+    /// Delta nets: width of a query or key.
+    delta_key_dim: u64 = hf["linear_key_head_dim"], gguf[Key("{arch}.ssm.state_size")];
+    /// Delta nets: width of a value.
+    delta_value_dim: u64 = hf["linear_value_head_dim"], gguf[];
+    /// Delta nets: width of the values of all heads.
+    delta_inner: u64 = hf[], gguf[Key("{arch}.ssm.inner_size")];
+    /// Delta nets: tokens that the convolution sees.
+    delta_kernel: u64 = hf["linear_conv_kernel_dim"], gguf[Key("{arch}.ssm.conv_kernel")];
+    /// Which layers have a recurrence in place of attention.
+    recurrent_layers: Vec<bool> = hf[], gguf[Key("{arch}.attention.recurrent_layers")];
+    /// Of each run of this many layers, the last one has attention, where there is no list.
+    attention_every: u64 = hf["full_attention_interval"], gguf[Key("{arch}.full_attention_interval")];
+
     /// Sliding window, in tokens.
     window: u64 = hf["sliding_window"], gguf[Key("{arch}.attention.sliding_window")];
     /// Which layers use the window.
@@ -228,7 +245,7 @@ fields! {
     rope_divisors: Vec<f64> = hf[], gguf[Values("rope_freqs.weight")];
 
     /// Hidden width of dense feed-forward blocks.
-    d_ff: u64 = hf["intermediate_size"], gguf[Key("{arch}.feed_forward_length")];
+    d_ff: PerLayer = hf["intermediate_size"], gguf[Key("{arch}.feed_forward_length")];
     /// Activation of feed-forward blocks; the default is the family's.
     activation: String = hf["hidden_act", "hidden_activation"], gguf[];
     /// Clamped SwiGLU: steepness of the sigmoid.

@@ -244,8 +244,12 @@ impl FieldSource for GgufFile<'_> {
                 let list: Vec<bool> = file.by_layer(name).map(|tensor| tensor.is_some()).collect();
                 Ok(Some(list).filter(|list| list.contains(&true)))
             }
-            _ => match place.key(&file.arch).filter(|key| file.is_array(key)) {
-                Some(key) => Ok(file.meta.bools(&key)?.map(<[bool]>::to_vec)),
+            _ => match place.key(&file.arch) {
+                Some(key) if file.is_array(&key) => file.meta.bools(&key),
+                Some(key) => Ok(match file.meta.get(&key) {
+                    Some(Value::Bool(all)) => Some((0..file.layers).map(|_| *all).collect()),
+                    _ => None,
+                }),
                 None => Ok(None),
             },
         })

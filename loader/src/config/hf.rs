@@ -8,8 +8,9 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::config::field::{Field, FieldRow, FieldSource, PerLayer, Period, Uniform};
-use crate::config::fields::{HF_IGNORED, ROWS, RawConfig};
+use crate::config::fields::{FIELDS, HF_IGNORED, ROWS, RawConfig};
 use crate::error::{Fault, LoadError, Result};
+use crate::io::json;
 
 /// The object in which models for several kinds of input keep the settings of the language model.
 const NESTED: &str = "text_config";
@@ -210,12 +211,32 @@ struct ConfigFile<'a> {
     nested: Option<&'a Map<String, Value>>,
     /// The objects of [`ROPE`] and [`LOCAL_ROPE`].
     ropes: [Option<Object<'a>>; 2],
+    /// The number of layers, as far as a list can have as many values.
+    layers: Option<usize>,
 }
 
 impl<'a> ConfigFile<'a> {
     fn new(path: &'a Path, map: &'a Map<String, Value>) -> Result<Self> {
         let nested = map.get(NESTED).and_then(Value::as_object);
-        Ok(Self { path, map, nested, ropes: rope_objects(path, map, nested)? })
+        let mut file = Self { path, map, nested, ropes: rope_objects(path, map, nested)?, layers: None };
+        let layers = FIELDS.layers.hf.iter().find_map(|key| whole(file.get(key).1?));
+        file.layers = layers.and_then(|layers| usize::try_from(layers).ok());
+        Ok(file)
+    }
+
+    /// The values of a list that has one for each layer.
+    fn layer_list<T>(&self, value: &Value, convert: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+        let list = value.as_array().filter(|list| Some(list.len()) == self.layers)?;
+        list.iter().map(convert).collect()
+    }
+
+    /// One value for all layers, or a list that has the same one for each.
+    fn one<T: PartialEq + Copy>(&self, value: &Value, convert: impl Fn(&Value) -> Option<T>) -> Option<T> {
+        convert(value).or_else(|| {
+            let list = self.layer_list(value, convert)?;
+            let (first, rest) = list.split_first()?;
+            rest.iter().all(|value| value == first).then_some(*first)
+        })
     }
 
     /// The value of a key of the table, and its name in this file.
@@ -288,20 +309,20 @@ impl<'a> ConfigFile<'a> {
 
 impl FieldSource for ConfigFile<'_> {
     fn count(&mut self, row: &FieldRow) -> Result<Field<u64>> {
-        self.first(row, "a whole number of at least zero", Value::as_u64)
+        self.first(row, "a whole number of at least zero", |value| self.one(value, whole))
     }
 
-    /// Released models with lists are of families that are not supported.
     fn per_layer(&mut self, row: &FieldRow) -> Result<Field<PerLayer>> {
-        self.first(row, "a whole number of at least zero", |value| Some(PerLayer(vec![value.as_u64()?])))
+        self.first(row, "a whole number of at least zero", |value| {
+            let one = whole(value).map(|value| vec![value]);
+            Some(PerLayer(one.or_else(|| self.layer_list(value, whole))?))
+        })
     }
 
     fn uniform(&mut self, row: &FieldRow) -> Result<Field<Uniform>> {
         self.first(row, "a whole number of at least zero, or a list that repeats one", |value| match value {
-            Value::Array(values) => {
-                Uniform::of(&values.iter().map(Value::as_u64).collect::<Option<Vec<_>>>()?)
-            }
-            _ => value.as_u64().map(Uniform),
+            Value::Array(values) => Uniform::of(&values.iter().map(whole).collect::<Option<Vec<_>>>()?),
+            _ => whole(value).map(Uniform),
         })
     }
 
@@ -315,26 +336,25 @@ impl FieldSource for ConfigFile<'_> {
     }
 
     fn counts(&mut self, row: &FieldRow) -> Result<Field<Vec<u64>>> {
-        self.first(row, "a list of whole numbers", |value| {
-            value.as_array()?.iter().map(Value::as_u64).collect()
-        })
+        self.first(row, "a list of whole numbers", |value| value.as_array()?.iter().map(whole).collect())
     }
 
     fn number(&mut self, row: &FieldRow) -> Result<Field<f64>> {
-        self.first(row, "a number", Value::as_f64)
+        self.first(row, "a number", |value| self.one(value, number))
     }
 
     fn numbers(&mut self, row: &FieldRow) -> Result<Field<Vec<f64>>> {
-        self.first(row, "a list of numbers", |value| value.as_array()?.iter().map(Value::as_f64).collect())
+        self.first(row, "a list of numbers", |value| value.as_array()?.iter().map(number).collect())
     }
 
     fn flag(&mut self, row: &FieldRow) -> Result<Field<bool>> {
-        self.first(row, "true or false", Value::as_bool)
+        self.first(row, "true or false", |value| self.one(value, flag))
     }
 
     fn flags(&mut self, row: &FieldRow) -> Result<Field<Vec<bool>>> {
         self.first(row, "a list of true and false", |value| {
-            value.as_array()?.iter().map(Value::as_bool).collect()
+            let all = || Some(vec![value.as_bool()?; self.layers?]);
+            value.as_array().map_or_else(all, |list| list.iter().map(flag).collect())
         })
     }
 
@@ -346,6 +366,30 @@ impl FieldSource for ConfigFile<'_> {
         let text = |value: &Value| Some(value.as_str()?.to_owned());
         self.first(row, "a list of strings", |value| value.as_array()?.iter().map(text).collect())
     }
+}
+
+/// A whole number of at least zero; some programs write it as `32.0`.
+fn whole(value: &Value) -> Option<u64> {
+    // 2^53: beyond it a float does not say which integer was meant.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let float = || value.as_f64().filter(|x| x.fract() == 0.0 && (0.0..=EXACT).contains(x));
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole and within 0..=2^53")]
+    value.as_u64().or_else(|| float().map(|x| x as u64))
+}
+
+/// Any number, also those that JSON has no form for; see [`crate::io::json::NOT_FINITE`].
+fn number(value: &Value) -> Option<f64> {
+    let name = || json::NOT_FINITE.iter().find(|(name, _)| value.as_str() == Some(name));
+    value.as_f64().or_else(|| name().map(|(_, number)| *number))
+}
+
+/// True or false, also as 1 or 0.
+fn flag(value: &Value) -> Option<bool> {
+    value.as_bool().or_else(|| match value.as_u64()? {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    })
 }
 
 fn kind(value: &Value) -> &'static str {

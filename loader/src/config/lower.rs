@@ -1,6 +1,7 @@
 //! Lowering: a raw configuration plus its family gives a validated [`ModelSpec`]. Values of an
 //! untrusted configuration are checked here; the engine gets validated numbers. It must not know containers.
 
+use crate::config::delta::delta_layers;
 use crate::config::experts::ffn_layers;
 use crate::config::field::{Field, PerLayer};
 use crate::config::fields::RawConfig;
@@ -72,7 +73,12 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         latent_layers(raw, family, container, layer_count, eps)?.into_iter().map(Op::Latent).collect()
     } else {
         let layers = attention_layers(raw, family, container, layer_count, d_model, eps)?;
-        layers.into_iter().map(Op::Attention).collect()
+        let deltas = match family.delta {
+            Some(kind) => delta_layers(raw, kind, container, layer_count, eps)?,
+            None => vec![None; layer_count],
+        };
+        let both = layers.into_iter().zip(deltas);
+        both.map(|(attention, delta)| delta.map_or(Op::Attention(attention), Op::Delta)).collect()
     };
     let ffn = ffn_layers(raw, family, container, layer_count)?;
     let residual_scale = raw.positive(&raw.residual_scale)?;

@@ -263,8 +263,13 @@ pub(crate) fn yarn_magnitude(factor: f32) -> f32 {
 fn feed_forward(spec: &ModelSpec, keys: &mut Keys) {
     let dense = spec.layers.iter().find_map(|layer| layer.mlp().map(|mlp| mlp.d_ff));
     let moe = spec.layers.iter().find_map(LayerSpec::moe);
-    if let Some(width) = dense.or(moe.map(|moe| moe.expert.d_ff)) {
-        keys.u32(&FIELDS.d_ff, width);
+    // Readers take the width of the dense layers for a layer that has experts alone.
+    let width = |layer: &LayerSpec| {
+        let own = layer.mlp().map(|mlp| mlp.d_ff).or(dense);
+        own.or(layer.moe().map(|moe| moe.expert.d_ff))
+    };
+    if let Some(widths) = spec.layers.iter().map(width).collect::<Option<Vec<_>>>() {
+        keys.per_layer(&FIELDS.d_ff, &widths);
     }
     if let Some(moe) = moe {
         experts(moe, keys);

@@ -3,9 +3,10 @@
 
 use std::sync::mpsc::sync_channel;
 
+use super::threads::not_started;
 use crate::error::{LoadError, Result};
 use crate::io::FileBytes;
-use crate::supervise::caught;
+use crate::supervise::{caught, supervised_in};
 
 /// A byte range of a file.
 #[derive(Debug, Clone, Copy)]
@@ -58,14 +59,15 @@ pub(super) fn each_batch<'f, T: Send, W: IntoIterator<Item = Window<'f>>>(
     };
     std::thread::scope(|scope| {
         let (to_work, ready) = sync_channel(0);
-        scope.spawn(move || {
+        let reader = move || {
             let failed = to_work.clone();
             // Sending fails once the work has ended.
             let all = move || drop(batches.map(read).try_for_each(|batch| to_work.send(batch)));
             if let Err(panic) = caught("read-ahead", all) {
                 let _ended = failed.send(Err(LoadError::panicked(panic)));
             }
-        });
+        };
+        supervised_in(scope, "read-ahead", reader).map_err(not_started)?;
         for batch in ready {
             let batch = batch?;
             let go_on = work(&batch)?;

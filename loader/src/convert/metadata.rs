@@ -27,12 +27,14 @@ pub(super) fn metadata(model: &LoadedModel) -> Result<(Entries, Vec<String>)> {
             .collect(),
         Source::Hf { path, .. } => {
             let mut entries = gguf_keys::metadata(&model.spec)?;
-            entries.extend(sampling(model)?);
+            let (sampling, unusable) = sampling(model);
+            entries.extend(sampling);
+            notices = unusable;
             if path.join("tokenizer.json").exists() {
                 let export = gguf_metadata(path, Some(model.spec.vocab))?;
                 entries.extend(text::vocab_keys(export.vocab));
                 entries.extend(export.chat_template.map(|source| (TEMPLATE_KEY.into(), Value::Str(source))));
-                notices = export.notices;
+                notices.extend(export.notices);
             } else {
                 notices.push("the folder has no tokenizer.json, so the file has no tokenizer".into());
             }
@@ -48,20 +50,19 @@ pub(super) fn set(metadata: &mut Entries, key: &str, value: Option<Value>) {
     metadata.extend(value.map(|value| (key.to_owned(), value)));
 }
 
-fn sampling(model: &LoadedModel) -> Result<Vec<(String, Value)>> {
-    let hints = model.sampling_hints()?;
+/// The recommended sampling values as keys, and notices about those that no sampler can follow.
+fn sampling(model: &LoadedModel) -> (Entries, Vec<String>) {
+    let (hints, notices) = model.sampling_hints();
     let float =
         |key: &str, value: Option<f32>| value.map(|v| (format!("general.sampling.{key}"), Value::F32(v)));
     let top_k = hints.top_k.and_then(|k| i32::try_from(k).ok());
     let temperature = if hints.greedy { Some(0.0) } else { hints.temperature };
-    Ok([
+    let entries = [
         float("temp", temperature),
         top_k.map(|k| ("general.sampling.top_k".to_owned(), Value::I32(k))),
         float("top_p", hints.top_p),
         float("min_p", hints.min_p),
         float("penalty_repeat", hints.repetition_penalty),
-    ]
-    .into_iter()
-    .flatten()
-    .collect())
+    ];
+    (entries.into_iter().flatten().collect(), notices)
 }

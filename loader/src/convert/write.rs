@@ -13,11 +13,11 @@ use super::journal::{Entry, Journal};
 use super::output::Output;
 use super::pieces::{Maker, OutputPiece};
 use super::plan::Conversion;
-use super::threads::Threads;
+use super::threads::{Threads, not_started};
 use crate::container::gguf::write::{GgufPlan, GgufWriter};
 use crate::error::{LoadError, Result};
 use crate::io::output::{PartialFile, apart};
-use crate::supervise::caught;
+use crate::supervise::supervised_in;
 
 /// Largest batch, in bytes of the output or of the source, whichever is larger. While a batch is made, the
 /// next is read and two wait to be written.
@@ -245,10 +245,8 @@ impl Conversion<'_> {
         let mut end = End::Complete;
         std::thread::scope(|scope| {
             let (to_write, made) = sync_channel(WAITING);
-            let write = move || {
-                caught("writer", || sink.run(&made)).unwrap_or_else(|panic| Err(LoadError::panicked(panic)))
-            };
-            let writer = scope.spawn(write);
+            let write = move || sink.run(&made);
+            let writer = supervised_in(scope, "writer", write).map_err(not_started)?;
             let name = |piece: &OutputPiece| outputs.get(piece.output).map_or("?", |o| o.plan.name.as_str());
             let make = |(piece, last): &(OutputPiece, bool)| {
                 let made = maker.make(piece, name(piece))?;
@@ -270,7 +268,7 @@ impl Conversion<'_> {
                 },
             );
             drop(to_write);
-            writer.join().expect("its panics are errors")?;
+            writer.join().expect("its panics are errors").map_err(LoadError::panicked)??;
             worked
         })?;
         Ok(end)

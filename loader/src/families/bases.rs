@@ -2,12 +2,12 @@
 //! of them share. Data only, no functions. It must not know the table.
 
 use super::family::{
-    ActivationKind, ExpertWidth, Family, LocalRope, LogitScale, NormKind, NormPlaces, QkNormKind, RopeLayers,
-    RouterKind, Setting, SharedKind, WindowRule,
+    ActivationKind, DeltaKind, ExpertWidth, Family, LocalRope, LogitScale, NormKind, NormPlaces, QkNormKind,
+    RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
 };
 use crate::spec::Part::{Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
-use crate::spec::{Activation, Pairing, Renormalise, RouterInput, Scoring};
+use crate::spec::{Activation, OutputGate, Pairing, Renormalise, RouterInput, Scoring};
 use crate::tensors::roles::{LayerTensor as T, NameRule, QKV, Rows, half, layer, stacked};
 
 /// Llama. The other entries are given as differences from it.
@@ -20,6 +20,7 @@ pub(super) const LLAMA: Family = Family {
     gguf_names: &[],
     folder_names: &[],
     latent: false,
+    delta: None,
     norm: NormKind::Rms,
     norms: NormPlaces::Before,
     folder_norms_centred: false,
@@ -74,6 +75,31 @@ pub(super) const QWEN3: Family = Family {
     qk_norm: QkNormKind::PerHead,
     ..QWEN2
 };
+
+/// Qwen3-Next: gated delta nets, and gated attention in every fourth layer (arXiv 2412.06464, and the model
+/// card). Qwen3.5 is given as a difference from it.
+pub(super) const QWEN3NEXT: Family = Family {
+    label: "qwen3next",
+    hf_types: &["qwen3_next"],
+    gguf_arch: "qwen3next",
+    gguf_names: DELTA_NAMES,
+    delta: Some(DeltaKind::ByKeyHead),
+    folder_norms_centred: true,
+    gate: Some(OutputGate::SigmoidWithQuery),
+    renormalise: Setting::Default(true),
+    shared: SharedKind::Gated,
+    expert_width: ExpertWidth::Own,
+    default_theta: 10_000_000.0,
+    ..QWEN3
+};
+
+/// Tensors of GGUF files with delta nets, and the name that these files have for the norm before the
+/// feed-forward block.
+const DELTA_NAMES: &[NameRule] = &[
+    layer(T::DeltaQkv, "blk.{L}.attn_qkv.weight"),
+    layer(T::DeltaGate, "blk.{L}.attn_gate.weight"),
+    layer(T::PreNorm(Ffn), "blk.{L}.post_attention_norm.weight"),
+];
 
 /// A router of DeepSeek-V3's kind (arXiv 2412.19437).
 pub(super) const V3_ROUTER: RouterKind = RouterKind::Scored {

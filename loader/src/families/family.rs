@@ -23,6 +23,8 @@ pub struct Family {
     pub folder_names: &'static [NameRule],
     /// Whether attention is latent (DeepSeek-V2).
     pub latent: bool,
+    /// How delta nets are stored, in families that have them.
+    pub delta: Option<DeltaKind>,
     /// Norms over the residual stream.
     pub norm: NormKind,
     /// Where the norms of a branch are.
@@ -113,6 +115,15 @@ pub enum Setting {
     Fixed(bool),
     /// The value of the file; this one if the file has none.
     Default(bool),
+}
+
+/// How the projections of delta nets are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeltaKind {
+    /// In one matrix each; GGUF files reorder the value heads (Qwen3.5).
+    Apart,
+    /// By key head, which GGUF files take apart as far as strengths and steps (Qwen3-Next).
+    ByKeyHead,
 }
 
 /// The norms over the residual stream.

@@ -6,9 +6,10 @@
 
 use super::bases::{
     DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GLM4MOE, LLAMA, NORM_AFTER_ATTENTION, OLMO2, QWEN2, QWEN3,
+    QWEN3NEXT,
 };
 use super::family::{
-    ActivationKind, ExpertWidth, Family, FolderSizes, LocalRope, LogitScale, NormKind, NormPlaces,
+    ActivationKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, LogitScale, NormKind, NormPlaces,
     QkNormKind, RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
 };
 use crate::spec::Part::{Gate, Up};
@@ -100,6 +101,24 @@ pub const FAMILIES: &[Family] = &[
         ..LLAMA
     },
     GLM4MOE,
+    QWEN3NEXT,
+    // Qwen3.5 and 3.6. Folders may nest the language model.
+    Family {
+        label: "qwen35moe",
+        hf_types: &["qwen3_5_moe", "qwen3_5_moe_text"],
+        gguf_arch: "qwen35moe",
+        delta: Some(DeltaKind::Apart),
+        renormalise: Setting::Fixed(true),
+        ..QWEN3NEXT
+    },
+    Family {
+        label: "qwen35",
+        hf_types: &["qwen3_5", "qwen3_5_text"],
+        gguf_arch: "qwen35",
+        delta: Some(DeltaKind::Apart),
+        shared: SharedKind::None,
+        ..QWEN3NEXT
+    },
     DEEPSEEK3,
     // arXiv 2405.04434.
     Family {

@@ -2,6 +2,7 @@
 //! know fields.
 #![deny(clippy::as_conversions, clippy::indexing_slicing)]
 
+use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -12,6 +13,7 @@ use crate::container::sniff;
 use crate::error::{Fault, LoadError, Result};
 use crate::io::RegularFile;
 use crate::io::reader::len_u64;
+use crate::text::plain::text_of;
 
 /// Deepest nesting of objects and arrays in any JSON file of a model. `serde_json` itself stops at 128.
 pub const MAX_DEPTH: usize = 64;
@@ -94,11 +96,8 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: &[u8], max_bytes: u64) -> R
     if len_u64(text.len()) > max_bytes {
         return fail(Fault::TooLong { found: len_u64(text.len()), limit: max_bytes });
     }
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    if std::str::from_utf8(text).is_err() {
-        return fail(Fault::NotUtf8);
-    }
-    let outline = outline(text);
+    let Some(text) = as_json(text) else { return fail(Fault::NotUtf8) };
+    let outline = outline(text.as_bytes());
     if outline.depth > MAX_DEPTH {
         return fail(Fault::TooDeep { limit: MAX_DEPTH });
     }
@@ -106,7 +105,55 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: &[u8], max_bytes: u64) -> R
         let fault = Fault::OutOfRange { found: outline.values.to_string(), low: 0, high: MAX_VALUES };
         return Err(LoadError::malformed(path, "number of values", fault));
     }
-    serde_json::from_slice(text).or_else(|error| fail(fault(&error)))
+    serde_json::from_str(&text).or_else(|error| fail(fault(&error)))
+}
+
+/// What Python writes for numbers that JSON has no form for. They are read as texts: a field that needs a
+/// number takes them for what they are, and fields that no reader knows do no harm.
+pub(crate) const NOT_FINITE: [(&str, f64); 3] =
+    [("NaN", f64::NAN), ("Infinity", f64::INFINITY), ("-Infinity", f64::NEG_INFINITY)];
+
+/// The text of a JSON file as other programs write it: without its byte order mark, in UTF-8 if it was
+/// UTF-16, with [`NOT_FINITE`] numbers as texts. `None` if it is neither UTF-8 nor UTF-16.
+fn as_json(bytes: &[u8]) -> Option<Cow<'_, str>> {
+    let text = match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => text_of(bytes).ok()?,
+        _ => Cow::Borrowed(std::str::from_utf8(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)).ok()?),
+    };
+    Some(match quoted_numbers(&text) {
+        Some(quoted) => Cow::Owned(quoted),
+        None => text,
+    })
+}
+
+/// `text` with quotes around [`NOT_FINITE`] numbers; `None` if it has none outside of strings.
+fn quoted_numbers(text: &str) -> Option<String> {
+    let (mut out, mut copied) = (None::<String>, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    let mut after = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if at < after => {}
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'N' | b'I' | b'-' if !in_string => {
+                let rest = text.get(at..).unwrap_or_default();
+                let Some((name, _)) = NOT_FINITE.iter().find(|(name, _)| rest.starts_with(name)) else {
+                    continue;
+                };
+                let out = out.get_or_insert_default();
+                out.push_str(text.get(copied..at).unwrap_or_default());
+                out.extend(["\"", name, "\""]);
+                after = at + name.len();
+                copied = after;
+            }
+            _ => {}
+        }
+    }
+    let mut out = out?;
+    out.push_str(text.get(copied..).unwrap_or_default());
+    Some(out)
 }
 
 /// Largest of the small configuration files, in bytes.
@@ -119,8 +166,13 @@ pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>> {
         Err(LoadError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let text = String::from_utf8(file.read(bytes_max)?);
-    text.map(Some).map_err(|_| LoadError::malformed(path, "the file", Fault::NotUtf8))
+    let bytes = file.read(bytes_max)?;
+    let not_utf8 = || LoadError::malformed(path, "the file", Fault::NotUtf8);
+    match as_json(&bytes).ok_or_else(not_utf8)? {
+        Cow::Borrowed(text) if text.len() < bytes.len() => Ok(Some(text.to_owned())),
+        Cow::Borrowed(_) => String::from_utf8(bytes).map(Some).map_err(|_| not_utf8()),
+        Cow::Owned(text) => Ok(Some(text)),
+    }
 }
 
 /// Parses `text`, the contents of `path`, into a type that may borrow from it. Builds no tree of the whole
@@ -150,6 +202,22 @@ mod tests {
             Outline { depth: 3, members: 2, values: 8 }
         );
         assert_eq!(outline(b"]]}["), Outline { depth: 1, members: 0, values: 1 });
+    }
+
+    #[test]
+    fn texts_as_other_programs_write_them_are_read() {
+        let read = |bytes: &[u8]| parse::<serde_json::Value>(Path::new("f"), bytes, 1 << 20).unwrap();
+        let expected = serde_json::json!({ "a": 1 });
+        assert_eq!(read(b"\xef\xbb\xbf{\"a\": 1}"), expected);
+        let utf_16 =
+            |bytes: fn(u16) -> [u8; 2]| "\u{feff}{\"a\": 1}".encode_utf16().flat_map(bytes).collect();
+        let (little, big): (Vec<u8>, Vec<u8>) = (utf_16(u16::to_le_bytes), utf_16(u16::to_be_bytes));
+        assert_eq!((read(&little), read(&big)), (expected.clone(), expected));
+        assert_eq!(
+            read(br#"{"a": [NaN, -Infinity,Infinity], "NaN": "-Infinity, \"NaN", "b": -1}"#),
+            serde_json::json!({ "a": ["NaN", "-Infinity", "Infinity"], "NaN": "-Infinity, \"NaN", "b": -1 })
+        );
+        assert_eq!(quoted_numbers(r#"{"NaN": 1, "I": "\\"}"#), None);
     }
 
     #[test]

@@ -49,16 +49,25 @@ pub struct Temperature {
 pub enum OutputGate {
     /// `sigmoid`, for each value: `W` is `[heads * head_dim, d_model]` (AFMoE).
     SigmoidPerValue,
+    /// As `SigmoidPerValue`, with the rows of `W` in the query projection: those of a head follow the rows of its
+    /// query (Qwen3-Next).
+    SigmoidWithQuery,
     /// `softplus`, one for all values of a head: `W` is `[heads, d_model]` (Laguna).
     SoftplusPerHead,
 }
 
 impl AttentionSpec {
-    /// Rows of the gate's matrix; 0 without a gate.
+    /// Rows of the query projection.
+    pub fn query_rows(&self) -> usize {
+        let with_gate = self.gate == Some(OutputGate::SigmoidWithQuery);
+        self.heads * self.head_dim * if with_gate { 2 } else { 1 }
+    }
+
+    /// Gates of a token; 0 without a gate.
     pub fn gate_rows(&self) -> usize {
         match self.gate {
             None => 0,
-            Some(OutputGate::SigmoidPerValue) => self.heads * self.head_dim,
+            Some(OutputGate::SigmoidPerValue | OutputGate::SigmoidWithQuery) => self.heads * self.head_dim,
             Some(OutputGate::SoftplusPerHead) => self.heads,
         }
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use moelten_loader::error::{ErrorKind, Fault, LoadError, Result};
 use moelten_loader::text::chat::{ChatTemplate, Message, RenderOptions, Speaker};
-use moelten_loader::text::tokenizer::{GgufVocab, TOKENS_MAX, Tokenizer, gguf_metadata};
+use moelten_loader::text::tokenizer::{GgufVocab, TOKENS_MAX, TokenKind, Tokenizer, gguf_metadata};
 
 /// Runs `work` within the two seconds that any bad input may take.
 fn timed<T>(work: impl FnOnce() -> T) -> T {
@@ -93,8 +93,6 @@ fn b53_sixty_four_megabytes_of_nested_arrays() {
 fn b54_duplicate_ids_gaps_and_ids_beyond_the_vocabulary() {
     let two_tokens_one_id = json("model.vocab", r#"{"a": 0, "b": 0, "ab": 2}"#);
     assert!(matches!(fault(folder(&two_tokens_one_id)), Fault::Contradiction { .. }));
-    let one_token_two_ids = json("added_tokens", r#"[{"id": 9, "content": "ab", "special": true}]"#);
-    assert!(matches!(fault(folder(&one_token_two_ids)), Fault::Contradiction { .. }));
     let huge = json("model.vocab", r#"{"a": 0, "b": 1, "ab": 4000000000}"#);
     assert!(matches!(fault(folder(&huge)), Fault::OutOfRange { .. }));
 
@@ -106,22 +104,9 @@ fn b54_duplicate_ids_gaps_and_ids_beyond_the_vocabulary() {
     assert!(notices[0].contains("4 ids of 8"), "{notices:?}");
     assert_eq!(tokenizer.decode(&[5, 8, u32::MAX]), "");
 
-    let mut doubled = crate::vocab::byte_vocab(&[], &[]);
-    doubled.tokens[7] = doubled.tokens[8].clone();
-    assert_eq!(fault(file(doubled)), Fault::Duplicate);
-    for id in [257, u32::MAX] {
-        let beyond = GgufVocab { eos: Some(id), ..crate::vocab::byte_vocab(&[], &[]) };
-        assert!(matches!(fault(file(beyond)), Fault::OutOfRange { .. }));
-    }
     let many =
         GgufVocab { tokens: vec![String::new(); TOKENS_MAX + 1], ..crate::vocab::byte_vocab(&[], &[]) };
     assert!(matches!(fault(file(many)), Fault::OutOfRange { .. }));
-    let mut types = crate::vocab::byte_vocab(&[], &[]);
-    types.types[0] = 77;
-    assert_eq!(fault(file(types)), Fault::UnknownType { found: 77 });
-    let mut types = crate::vocab::byte_vocab(&[], &[]);
-    types.types.pop();
-    assert!(matches!(fault(file(types)), Fault::Contradiction { .. }));
 }
 
 #[test]
@@ -150,7 +135,10 @@ fn b56_bytes_that_are_none() {
             types: vec![1, 6],
             ..GgufVocab::default()
         };
-        assert!(matches!(fault(file(vocab)), Fault::Vocabulary { .. }), "{piece}");
+        // Text never becomes a byte that does not exist.
+        let (tokenizer, notices) = Tokenizer::from_gguf(Path::new("bad.gguf"), vocab).unwrap();
+        assert!(notices[0].contains("type 6"), "{piece}: {notices:?}");
+        assert_ne!(tokenizer.kind(1), Some(TokenKind::Byte), "{piece}");
     }
 }
 
@@ -206,7 +194,13 @@ fn scores_must_be_numbers_and_tokens_short() {
     };
     assert!(matches!(fault(file(spm(vec!["a".into()], vec![f32::NAN]))), Fault::BadNumber { .. }));
     assert!(matches!(fault(file(spm(vec!["a".into()], vec![]))), Fault::Missing { .. }));
-    assert!(matches!(fault(file(spm(vec!["a".into()], vec![0.0; 2]))), Fault::Contradiction { .. }));
+    for scores in [vec![0.0; 3], vec![0.0]] {
+        let (tokenizer, notices) =
+            Tokenizer::from_gguf(Path::new("bad.gguf"), spm(vec!["a".into(), "\u{2581}a".into()], scores))
+                .unwrap();
+        assert!(notices[0].contains("for 2 tokens"), "{notices:?}");
+        assert!(tokenizer.encode_text("a").is_ok());
+    }
     let long: Vec<String> = (1..=60_000).step_by(20).map(|len| "a".repeat(len)).collect();
     let scores = vec![0.0; long.len()];
     assert!(matches!(fault(file(spm(long, scores))), Fault::Vocabulary { .. }));

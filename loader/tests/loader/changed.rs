@@ -31,7 +31,7 @@ fn the_header_of_a_gguf_file_is_a_copy() {
     overwrite(&path, tensor.offset, &2_f32.to_le_bytes());
 
     assert_eq!(gguf.metadata.require_str("general.architecture").unwrap(), "llama");
-    assert_eq!(gguf_vocab(&gguf.metadata).unwrap().tokens, ["a", "b"]);
+    assert_eq!(gguf_vocab(&gguf.metadata).unwrap().0.tokens, ["a", "b"]);
     assert_eq!(gguf.catalog.get("a"), Some(&tensor));
     let values = gguf.catalog.bytes(&tensor);
     assert_eq!(values.len(), 32);

@@ -24,7 +24,7 @@ pub fn real(name: &str, suffix: &str) -> PathBuf {
 /// The vocabulary in a GGUF file's metadata.
 pub fn vocab(path: &Path) -> GgufVocab {
     let gguf = Gguf::open(path).unwrap();
-    gguf_vocab(&gguf.metadata).unwrap()
+    gguf_vocab(&gguf.metadata).unwrap().0
 }
 
 /// The tokenizer of a real vocabulary.

@@ -11,49 +11,19 @@ use moelten_engine::api::{Answer, Event, GenerateParams};
 use moelten_engine::plan::context::state_bytes;
 use moelten_engine::runtime::Runtime;
 use moelten_engine::runtime::cancel::Cancel;
-use moelten_loader::load::LoadedModel;
 use moelten_loader::text::SamplingHints;
-use moelten_loader::text::chat::ChatTemplate;
 use moelten_tui::chat::Facts;
 use moelten_tui::chat::Limits;
 use moelten_tui::chat::Tell;
 use moelten_tui::terminal::Tone;
 
+use crate::chat::headers::Headers;
 use crate::chat::language::Language;
 use crate::exit::CommandError;
 use crate::models;
 use crate::open::{self, SessionArgs};
 use crate::report::memory_words;
 use crate::signals::Polling;
-
-/// A model whose headers are read and whose weights are not.
-pub struct Headers {
-    loaded: LoadedModel,
-    template: Option<ChatTemplate>,
-    name: String,
-}
-
-impl Headers {
-    /// Reads the headers of a model; `None` is the built-in one. The chat template is compiled only
-    /// `with_template`.
-    ///
-    /// # Errors
-    /// Files that cannot be read or are invalid.
-    pub fn read(model: Option<&Path>, with_template: bool) -> anyhow::Result<Self> {
-        let loaded = open::load(model)?;
-        let template = if with_template { loaded.chat_template()? } else { None };
-        Ok(Self { loaded, template, name: open::name(model) })
-    }
-
-    /// Refuses a model without a chat template.
-    ///
-    /// # Errors
-    /// [`CommandError::NoTemplate`].
-    pub fn check_template(&self) -> Result<(), CommandError> {
-        let name = || CommandError::NoTemplate { model: self.name.clone() };
-        self.template.as_ref().map(drop).ok_or_else(name)
-    }
-}
 
 /// A model ready to answer.
 pub struct Answerer {
@@ -113,10 +83,8 @@ impl Answerer {
         cancel: &Cancel,
     ) -> anyhow::Result<Self> {
         let check_stop = || if cancel.is_cancelled() { Err(CommandError::Stopped) } else { Ok(()) };
-        let Headers { loaded, template, name } = headers;
+        let Headers { loaded, language, hints, notices, name } = headers;
         check_stop()?;
-        let text = loaded.text()?;
-        let hints = loaded.sampling_hints()?;
         let family = loaded.spec.family;
         let mut tell = tell;
         let mut limits = Limits::default();
@@ -128,8 +96,6 @@ impl Answerer {
         }
         check_stop()?;
         let format = models::weight_type(&loaded);
-        let mut notices = loaded.notices;
-        notices.extend(text.notices);
         let model = options.model(runtime, loaded.spec, loaded.tensors, cancel)?;
         check_stop()?;
         if let (Some(tell), Some(line)) = (tell, memory_words::after_start(&model)) {
@@ -149,8 +115,7 @@ impl Answerer {
             compute: compute_text,
             limits,
         };
-        let language = Arc::new(Language::new(about.name.clone(), text.tokenizer, template));
-        Ok(Self { session, language, about })
+        Ok(Self { session, language: Arc::new(language), about })
     }
 
     /// Facts for people.

@@ -15,7 +15,8 @@ use moelten_tui::screen::{ModelSearch, SearchStep};
 use moelten_tui::terminal::Tone;
 use moelten_tui::thinking;
 
-use crate::chat::answerer::{Answerer, Headers};
+use crate::chat::answerer::Answerer;
+use crate::chat::headers::Headers;
 use crate::chat::language::{Language, NoPrompt, Prompt};
 use crate::chat::sampling::SamplingArgs;
 use crate::exit::{self, CommandError};

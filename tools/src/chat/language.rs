@@ -112,6 +112,23 @@ impl Language {
         self.encode(&markup, limit, cancel)
     }
 
+    /// Tokenises a first question, so that a vocabulary or a template that cannot is known when the model is
+    /// opened.
+    ///
+    /// # Errors
+    /// The error that an answer would give.
+    pub fn probe(&self) -> anyhow::Result<()> {
+        const QUESTION: &str = "Hello";
+        let asked = match self.has_template() {
+            true => self.conversation(&[Message::new(Speaker::User, QUESTION)], usize::MAX, &Cancel::new()),
+            false => self.plain(QUESTION, usize::MAX, &Cancel::new()),
+        };
+        match asked {
+            Err(NoPrompt::Failed(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     fn encode(&self, markup: &Markup, limit: usize, cancel: &Cancel) -> Result<Vec<u32>, NoPrompt> {
         let encoded = self.tokenizer.encode_markup_up_to(markup, limit, cancel.flag())?;
         // After `fits` little is left beyond the limit: it counts as tokenised.

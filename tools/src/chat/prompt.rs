@@ -47,6 +47,14 @@ pub fn file(path: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// Says that a text was not UTF-8 but UTF-16 when it was read.
+fn mention_utf_16(name: &str, bytes: &[u8]) {
+    if matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) {
+        let line = format!("note: {name} is UTF-16 and was converted to UTF-8");
+        Notes::detect().line(Tone::Dim, &line);
+    }
+}
+
 /// The first [`BYTES_MAX`] bytes of a text file, and whether that is all of it.
 ///
 /// # Errors
@@ -65,6 +73,7 @@ pub fn beginning(path: &Path) -> anyhow::Result<(String, bool)> {
     let whole = bytes.len() as u64 <= BYTES_MAX;
     bytes.truncate(BYTES_MAX as usize);
     bytes.truncate(until_character(&bytes, whole).len());
+    mention_utf_16(&path.display().to_string(), &bytes);
     Ok((decoded(bytes).map_err(not_text)?, whole))
 }
 
@@ -131,7 +140,10 @@ fn read_stdin(notes: Notes) -> anyhow::Result<String> {
     }
     let head = &bytes[..bytes.len().min(HEAD_BYTES as usize)];
     match text_of(&bytes) {
-        Ok(_) => return Ok(decoded(bytes).expect("it was checked above")),
+        Ok(_) => {
+            mention_utf_16("stdin", &bytes);
+            return Ok(decoded(bytes).expect("it was checked above"));
+        }
         Err(why) if is_binary(head) => {
             return Err(CommandError::NotText { name: "stdin is not text".to_owned(), why }.into());
         }

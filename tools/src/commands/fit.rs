@@ -17,6 +17,7 @@ use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
+use crate::chat::headers::Headers;
 use crate::open::{self, SessionArgs};
 use crate::report::forecast::{Forecast, Span, Speeds, TOLERANCE};
 use crate::report::memory_words;
@@ -51,6 +52,8 @@ type Row = (&'static str, String, String);
 /// Everything that is printed of a model that runs.
 struct Report<'a> {
     name: String,
+    /// Whether it has a chat template.
+    chats: bool,
     loaded: &'a LoadedModel,
     session: &'a SessionArgs,
     plan: Plan,
@@ -74,10 +77,10 @@ struct Refusal {
 
 /// Runs the command.
 pub fn run(args: FitArgs) -> anyhow::Result<()> {
-    let loaded = open::load(args.model.as_deref())?;
-    let name = open::name(args.model.as_deref());
-    // `chat` and `run` hold these when they plan, so they count here too.
-    let _language = (loaded.text().ok(), loaded.chat_template().ok());
+    let headers = Headers::read(args.model.as_deref(), true)?;
+    let chats = headers.language.has_template();
+    // `chat` and `run` hold the language when they plan, so it counts here too.
+    let Headers { loaded, name, language: _language, .. } = headers;
     let plan = match args.session.plan(&loaded) {
         Ok(plan) => plan,
         Err(error) => {
@@ -93,7 +96,8 @@ pub fn run(args: FitArgs) -> anyhow::Result<()> {
         Speeds::probe(args.session.compute(), &loaded.tensors, PROBE, PROBE_BYTES.min(plan.budget / 2))?;
     let forecast = Forecast::new(&loaded, &plan, args.session.compute().kv(), &speeds, args.hit_rate);
     let free = memory::available_bytes();
-    let report = Report { name, loaded: &loaded, session: &args.session, plan, speeds, forecast, free };
+    let report =
+        Report { name, chats, loaded: &loaded, session: &args.session, plan, speeds, forecast, free };
     if args.json {
         writeln!(io::stdout(), "{}", filter::clean(&report.json().to_string()))?;
     } else {
@@ -178,6 +182,12 @@ impl Report<'_> {
         writeln!(out, "{}: {}, {what}\n", self.name, self.verdict())?;
         for (name, value, words) in self.memory_rows().into_iter().chain(self.speed_rows()) {
             writeln!(out, "{}", format!("  {name:<15} {value:>12}  {words}").trim_end())?;
+        }
+        if !self.chats {
+            writeln!(
+                out,
+                "\nno chat template: `moelten run --no-template` continues texts, `chat` refuses it"
+            )?;
         }
         if let Some(line) = memory_words::tight(self.loaded, &self.plan) {
             writeln!(out, "\n{line}")?;
@@ -290,6 +300,7 @@ impl Report<'_> {
         json!({
             "model": self.name,
             "verdict": self.verdict().to_lowercase(),
+            "chat_template": self.chats,
             "budget_bytes": plan.budget,
             "free_bytes": self.free,
             "context": plan.context.tokens,

@@ -12,12 +12,14 @@ use moelten_loader::convert::Description;
 use moelten_loader::convert::types::{MIXTURES, Mixture, Override, TypeError, TypePlan, matrices};
 use moelten_loader::convert::{Conversion, Event, FileLayout, Types, Work};
 use moelten_loader::imatrix::ImportanceFile;
+use moelten_loader::io::give_back;
 use moelten_loader::load::{LoadedModel, Source};
 use moelten_loader::tensors::roles::Role;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::json;
 
-use crate::exit::CommandError;
+use crate::chat::headers::Headers;
+use crate::exit::{self, CommandError};
 use crate::open;
 use crate::report::progress::{Progress, Unit, bytes};
 use crate::report::quantize_plan::{QuantizePlan, free_bytes};
@@ -118,6 +120,7 @@ impl From<LayoutArg> for FileLayout {
 pub fn run(args: QuantizeArgs) -> anyhow::Result<()> {
     let model = open::load(Some(&args.source))?;
     open::mention(&model.notices);
+    warn_of_refusal(&args.source, &model);
     let types = args.types(&model)?;
     let choose = types.as_ref().map(|types| |role: Role| types.format(role));
     let wanted = choose.as_ref().map_or(Types::Kept, |choose| Types::Chosen(choose));
@@ -174,6 +177,15 @@ pub fn run(args: QuantizeArgs) -> anyhow::Result<()> {
     let line = format!("{}: {}, {} ({about})", args.target.display(), model.spec.name, bytes(size));
     out.notes.line(Tone::Plain, &line);
     out.event(&json!({ "event": "done", "target": args.target.display().to_string(), "bytes": size }))
+}
+
+/// Says it when `run` would refuse the model: other programs may still want the file.
+fn warn_of_refusal(source: &Path, model: &LoadedModel) {
+    if let Err(error) = Headers::check(model, &open::name(Some(source))) {
+        let line = format!("warning: `moelten run` refuses this model: {}", exit::report(&error).text);
+        Notes::detect().line(Tone::Warning, &line);
+    }
+    give_back();
 }
 
 /// Opens an importance file for this model, and warns of its gaps.

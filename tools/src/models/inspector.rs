@@ -1,4 +1,4 @@
-//! The type of a model and whether it fits, from its header alone. It must not know how models are found or
+//! The type of a model and whether it fits, from its headers. It must not know how models are found or
 //! shown.
 
 use std::collections::BTreeMap;
@@ -10,8 +10,9 @@ use moelten_loader::load::LoadedModel;
 use moelten_tui::screen::{ModelEntry, Verdict};
 
 use super::places::Candidate;
+use crate::chat::headers::Headers;
 use crate::exit;
-use crate::open::{self, SessionArgs};
+use crate::open::SessionArgs;
 use crate::report::forecast::{Forecast, Speeds};
 use crate::report::memory_words;
 use crate::report::progress::bytes;
@@ -39,8 +40,8 @@ impl<'a> ModelInspector<'a> {
         let Candidate { path, name, place } = candidate.clone();
         let entry =
             |bytes, kind, verdict| ModelEntry { name, place, path: path.clone(), bytes, kind, verdict };
-        let loaded = match open::load(path.as_deref()) {
-            Ok(loaded) => loaded,
+        let Headers { loaded, language: _language, .. } = match Headers::read(path.as_deref(), true) {
+            Ok(headers) => headers,
             Err(error) => {
                 return entry(None, String::new(), Verdict::Unreadable(exit::report(&error).text));
             }

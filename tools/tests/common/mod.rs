@@ -3,6 +3,7 @@
 #[cfg(target_os = "linux")]
 pub mod cgroup;
 pub mod hostile;
+pub mod mini;
 #[cfg(target_os = "linux")]
 pub mod peak;
 

@@ -24,3 +24,4 @@ mod run;
 mod streaming;
 #[cfg(target_os = "linux")]
 mod texts;
+mod wild;

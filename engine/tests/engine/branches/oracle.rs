@@ -2,8 +2,9 @@
 //! weight. It follows the definitions in `moelten_loader::spec` and shares no code with the engine.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BranchSpec, ExpertGroups, Join, LatentSpec, MlpSpec, MoeSpec, NormSpec, Op,
-    OutputGate, Part, QkNorm, Renormalise, RouterInput, Select, SharedExpert, Temperature,
+    Activation, AttentionSpec, BranchSpec, DeltaLayout, DeltaOrder, DeltaSpec, ExpertGroups, Join,
+    LatentSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, Renormalise, RouterInput, Select,
+    SharedExpert, Temperature,
 };
 use moelten_loader::tensors::roles::{LayerTensor as T, Role};
 
@@ -67,8 +68,8 @@ impl<'a> Layer<'a> {
         let normed = self.norm(branch.pre_norm, T::PreNorm(branch.place), T::PreNormBias(branch.place), x);
         let out = match &branch.op {
             Op::Attention(spec) => self.attention(spec, &normed),
+            Op::Delta(spec) => self.delta(spec, &normed),
             Op::Latent(spec) => self.latent(spec, &normed),
-            Op::Delta(_) => unreachable!("no made model has a delta net"),
             Op::Mlp(spec) => {
                 let block = Block::new(self, spec, T::Dense, T::DenseBias);
                 normed.iter().map(|x| block.apply(x)).collect()
@@ -93,6 +94,16 @@ impl<'a> Layer<'a> {
             x.iter().map(|x| linear(self.weights(weight), bias, x)).collect()
         };
         let (mut q, mut k, v) = (project(T::Q, T::QBias), project(T::K, T::KBias), project(T::V, T::VBias));
+        // Gates after the query of each head.
+        let mut gates: Rows = Vec::new();
+        if spec.gate == Some(OutputGate::SigmoidWithQuery) {
+            let (d, both) = (spec.head_dim, 2 * spec.head_dim);
+            let of = |row: &Vec<f64>, from: usize| {
+                row.chunks(both).flat_map(|head| head[from..from + d].to_vec()).collect::<Vec<f64>>()
+            };
+            gates = q.iter().map(|row| of(row, d)).collect();
+            q = q.iter().map(|row| of(row, 0)).collect();
+        }
         for (rows, weight) in [(&mut q, T::QNorm), (&mut k, T::KNorm)] {
             let after = match spec.qk_norm {
                 QkNorm::PerHeadAfterRope { eps } => Some(NormSpec::Rms { eps }),
@@ -138,10 +149,15 @@ impl<'a> Layer<'a> {
                 })
                 .collect();
             if let Some(kind) = spec.gate {
-                let gates = linear(self.weights(T::AttentionGate), None, &x[t]);
+                let gates = match gates.get(t) {
+                    Some(gates) => gates.clone(),
+                    None => linear(self.weights(T::AttentionGate), None, &x[t]),
+                };
                 for (i, mixed) in mixed.iter_mut().enumerate() {
                     *mixed *= match kind {
-                        OutputGate::SigmoidPerValue => 1.0 / (1.0 + (-gates[i]).exp()),
+                        OutputGate::SigmoidPerValue | OutputGate::SigmoidWithQuery => {
+                            1.0 / (1.0 + (-gates[i]).exp())
+                        }
                         OutputGate::SoftplusPerHead => gates[i / spec.head_dim].exp().ln_1p(),
                     };
                 }
@@ -149,6 +165,83 @@ impl<'a> Layer<'a> {
             linear(self.weights(T::O), bias, &mixed)
         };
         (0..x.len()).map(token).collect()
+    }
+
+    /// Token by token, head by head, one matrix for each value head.
+    fn delta(self, spec: &DeltaSpec, x: &Rows) -> Rows {
+        let project = |weight: T, x: &[f64]| linear(self.weights(weight), None, x);
+        let (keys, r) = (spec.key_heads * spec.key_dim, spec.value_heads / spec.key_heads);
+        let rates = |rates: Vec<f64>| -> (Vec<f64>, Vec<f64>) {
+            let of = |half: usize| rates.chunks(2 * r).flat_map(|c| c[half * r..][..r].to_vec()).collect();
+            (of(0), of(1))
+        };
+        let parts = |x: &[f64]| match spec.layout {
+            DeltaLayout::Apart => {
+                let rates = (project(T::DeltaStrength, x), project(T::DeltaStep, x));
+                (project(T::DeltaQkv, x), project(T::DeltaGate, x), rates)
+            }
+            DeltaLayout::StepsByKeyHead => {
+                (project(T::DeltaQkv, x), project(T::DeltaGate, x), rates(project(T::DeltaRates, x)))
+            }
+            DeltaLayout::ByKeyHead => {
+                let all = project(T::DeltaByKeyHead, x);
+                let heads: Vec<_> = all.chunks(2 * spec.key_dim + 2 * r * spec.value_dim).collect();
+                let of =
+                    |from: usize, len: usize| heads.iter().flat_map(move |h| h[from..from + len].to_vec());
+                let (d, v) = (spec.key_dim, r * spec.value_dim);
+                let qkv = of(0, d).chain(of(d, d)).chain(of(2 * d, v)).collect();
+                (qkv, of(2 * d + v, v).collect(), rates(project(T::DeltaRates, x)))
+            }
+        };
+        let tokens: Vec<_> = x.iter().map(|x| parts(x)).collect();
+        let taps = self.weights(T::DeltaConv);
+        let conv = |t: usize, channel: usize| {
+            let tap = |i: usize| {
+                let before = (t + i).checked_sub(spec.conv_kernel - 1);
+                let input = before.map_or(0.0, |at| tokens[at].0[channel]);
+                f64::from(taps[channel * spec.conv_kernel + i]) * input
+            };
+            let sum: f64 = (0..spec.conv_kernel).map(tap).sum();
+            sum / (1.0 + (-sum).exp())
+        };
+        let mut memories = vec![vec![vec![0.0; spec.value_dim]; spec.key_dim]; spec.value_heads];
+        let unit = |x: &[f64]| -> Vec<f64> {
+            let size = (dot(x, x) + 1e-6).sqrt();
+            x.iter().map(|x| x / size).collect()
+        };
+        let mut token = |t: usize| {
+            let all: Vec<f64> = (0..spec.channels()).map(|channel| conv(t, channel)).collect();
+            let (_, gates, (strengths, steps)) = &tokens[t];
+            let mut mixed = Vec::new();
+            for (head, memory) in memories.iter_mut().enumerate() {
+                let key_head = match spec.order {
+                    DeltaOrder::Grouped => head / r,
+                    DeltaOrder::Tiled => head % spec.key_heads,
+                };
+                let q = unit(&all[key_head * spec.key_dim..][..spec.key_dim]);
+                let k = unit(&all[keys + key_head * spec.key_dim..][..spec.key_dim]);
+                let v = &all[2 * keys + head * spec.value_dim..][..spec.value_dim];
+                let decay = f64::from(self.weights(T::DeltaDecay)[head]);
+                let rate = if spec.log_decay { -decay.exp() } else { decay };
+                let step = steps[head] + f64::from(self.weights(T::DeltaStepBias)[head]);
+                let keep = (rate * (1.0 + step.exp()).ln()).exp();
+                let strength = 1.0 / (1.0 + (-strengths[head]).exp());
+                memory.iter_mut().flatten().for_each(|x| *x *= keep);
+                for column in 0..spec.value_dim {
+                    let known: f64 = (0..spec.key_dim).map(|i| memory[i][column] * k[i]).sum();
+                    (0..spec.key_dim)
+                        .for_each(|i| memory[i][column] += k[i] * strength * (v[column] - known));
+                }
+                let read = |column: usize| (0..spec.key_dim).map(|i| memory[i][column] * q[i]).sum::<f64>();
+                let root = (spec.key_dim as f64).sqrt();
+                let y: Vec<f64> = (0..spec.value_dim).map(|column| read(column) / root).collect();
+                let y = norm(NormSpec::Rms { eps: spec.norm_eps }, self.weights(T::DeltaNorm), None, &y);
+                let gate = &gates[head * spec.value_dim..][..spec.value_dim];
+                mixed.extend(y.iter().zip(gate).map(|(y, z)| y * z / (1.0 + (-z).exp())));
+            }
+            project(T::DeltaOut, &mixed)
+        };
+        (0..x.len()).map(&mut token).collect()
     }
 
     /// As the paper defines it: keys and values of all heads are expanded from the latent vectors.

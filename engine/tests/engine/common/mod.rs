@@ -46,7 +46,7 @@ pub const FAMILIES: [&str; 20] = [
 ];
 
 /// Checkpoints with matrices that are too narrow for blocks.
-pub const NARROW: [&str; 2] = ["deepseek3", "glm4moelite"];
+pub const NARROW: [&str; 4] = ["deepseek3", "glm4moelite", "qwen3next", "qwen35moe"];
 
 /// The results of Hugging Face transformers for a checkpoint.
 pub struct Golden {

@@ -84,9 +84,12 @@ impl Value {
         }
     }
 
-    /// Any integer type.
+    /// A whole number, whichever number type holds it.
     fn integer(&self) -> Option<i128> {
         Some(match *self {
+            Self::F32(x) => whole(x.into())?,
+            Self::F64(x) => whole(x)?,
+            Self::Bool(b) => b.into(),
             Self::U8(n) => n.into(),
             Self::I8(n) => n.into(),
             Self::U16(n) => n.into(),
@@ -99,12 +102,15 @@ impl Value {
         })
     }
 
-    /// An array of any integer type.
+    /// Whole numbers, whichever number type holds them.
     fn integers(&self) -> Option<Vec<i128>> {
         fn widen<T: Copy + Into<i128>>(values: &[T]) -> Vec<i128> {
             values.iter().map(|&v| v.into()).collect()
         }
         Some(match self {
+            Self::Array(Array::F32(v)) => v.iter().map(|&x| whole(x.into())).collect::<Option<_>>()?,
+            Self::Array(Array::F64(v)) => v.iter().map(|&x| whole(x)).collect::<Option<_>>()?,
+            Self::Array(Array::Bool(v)) => widen(v),
             Self::Array(Array::U8(v)) => widen(v),
             Self::Array(Array::I8(v)) => widen(v),
             Self::Array(Array::U16(v)) => widen(v),
@@ -116,6 +122,20 @@ impl Value {
             _ => return None,
         })
     }
+}
+
+/// The number if it is whole and exact in 64 bits.
+fn whole(x: f64) -> Option<i128> {
+    // 2^53: beyond it a float does not say which integer was meant.
+    let exact = x.fract() == 0.0 && x.abs() <= 9_007_199_254_740_992.0;
+    // Printing is exact, and the module does without `as`.
+    if exact { format!("{x:.0}").parse().ok() } else { None }
+}
+
+/// The nearest f32 of an integer.
+fn nearest(n: i128) -> f32 {
+    // Parsing rounds to nearest, and the module does without `as`.
+    n.to_string().parse().unwrap_or(f32::NAN)
 }
 
 impl Array {
@@ -176,6 +196,32 @@ impl Array {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Numbers of any type, each as the nearest f32.
+    fn floats(&self) -> Option<Vec<f32>> {
+        fn near<T: Copy + Into<i128>>(values: &[T]) -> Option<Vec<f32>> {
+            Some(values.iter().map(|&v| nearest(v.into())).collect())
+        }
+        match self {
+            Self::F32(v) => Some(v.clone()),
+            Self::F64(v) => Some(v.iter().copied().map(narrow).collect()),
+            Self::U8(v) => near(v),
+            Self::I8(v) => near(v),
+            Self::U16(v) => near(v),
+            Self::I16(v) => near(v),
+            Self::U32(v) => near(v),
+            Self::I32(v) => near(v),
+            Self::U64(v) => near(v),
+            Self::I64(v) => near(v),
+            Self::Bool(_) | Self::Str(_) => None,
+        }
+    }
+}
+
+/// The value of a list whose values are all equal.
+fn same<T: Copy + PartialEq>(values: &[T]) -> Option<T> {
+    let (first, rest) = values.split_first()?;
+    rest.iter().all(|value| value == first).then_some(*first)
 }
 
 /// The metadata of a file. Getters give `None` for a missing key and an error for a value of another type.
@@ -227,18 +273,20 @@ impl Metadata {
         })
     }
 
-    /// A value that is true or false.
+    /// A value that is true or false; numbers that say so are 0 and 1.
     ///
     /// # Errors
     /// [`Fault::WrongType`].
     pub fn bool(&self, key: &str) -> Result<Option<bool>> {
-        self.typed(key, "bool", |value| match value {
-            Value::Bool(b) => Some(*b),
+        self.typed(key, "bool", |value| match value.integer() {
+            Some(0) => Some(false),
+            Some(1) => Some(true),
             _ => None,
         })
     }
 
-    /// A float of either width, as f32; it may be infinite or not a number.
+    /// A number of any type, as f32; it may be infinite or not a number. A list of equal numbers, one for
+    /// each layer, is that number.
     ///
     /// # Errors
     /// [`Fault::WrongType`].
@@ -246,16 +294,22 @@ impl Metadata {
         self.typed(key, "f32 or f64", |value| match value {
             Value::F32(x) => Some(*x),
             Value::F64(x) => Some(narrow(*x)),
-            _ => None,
+            Value::Array(array) => same(&array.floats()?),
+            Value::Bool(_) => None,
+            other => other.integer().map(nearest),
         })
     }
 
-    /// A count: any integer type, not negative.
+    /// A count of any number type, not negative. A list of equal counts, one for each layer, is that count.
     ///
     /// # Errors
-    /// [`Fault::WrongType`], [`Fault::OutOfRange`].
+    /// [`Fault::WrongType`], also for a list of different counts; [`Fault::OutOfRange`].
     pub fn u64(&self, key: &str) -> Result<Option<u64>> {
-        let Some(n) = self.typed(key, "an integer", Value::integer)? else { return Ok(None) };
+        let number = |value: &Value| match value {
+            Value::Bool(_) | Value::Array(Array::Bool(_)) => None,
+            _ => value.integer().or_else(|| same(&value.integers()?)),
+        };
+        let Some(n) = self.typed(key, "an integer", number)? else { return Ok(None) };
         self.fit(key, n, u64::MAX).map(Some)
     }
 
@@ -270,27 +324,28 @@ impl Metadata {
         })
     }
 
-    /// Floats of either width, as f32.
+    /// Numbers of any type, as f32.
     ///
     /// # Errors
     /// [`Fault::WrongType`].
     pub fn f32s(&self, key: &str) -> Result<Option<Vec<f32>>> {
         self.typed(key, "array of f32 or f64", |value| match value {
-            Value::Array(Array::F32(v)) => Some(v.clone()),
-            Value::Array(Array::F64(v)) => Some(v.iter().copied().map(narrow).collect()),
+            Value::Array(array) => array.floats(),
             _ => None,
         })
     }
 
-    /// A list of values that are true or false.
+    /// A list of values that are true or false; numbers that say so are 0 and 1.
     ///
     /// # Errors
     /// [`Fault::WrongType`].
-    pub fn bools(&self, key: &str) -> Result<Option<&[bool]>> {
-        self.typed(key, "array of bool", |value| match value {
-            Value::Array(Array::Bool(v)) => Some(v.as_slice()),
+    pub fn bools(&self, key: &str) -> Result<Option<Vec<bool>>> {
+        let flag = |n: i128| match n {
+            0 => Some(false),
+            1 => Some(true),
             _ => None,
-        })
+        };
+        self.typed(key, "array of bool", |value| value.integers()?.into_iter().map(flag).collect())
     }
 
     /// Bytes, e.g. a precompiled character map.

@@ -48,6 +48,23 @@ const WELL_KNOWN_ENDS: [&str; 18] = [
     "[e~[",
 ];
 
+/// So do these, but only where the file marks them as control tokens: some are ordinary text elsewhere. Models
+/// that were trained further under another end token still make the one of their base.
+const ENDS_IF_CONTROL: [&str; 6] = ["</s>", "<eos>", "<|eos|>", "<EOS>", "[EOS]", "<|end▁of▁sentence|>"];
+/// Control tokens with these spellings open a turn or name its speaker. Files of fine-tuned models often mark
+/// them as added words, which text could spell.
+const WELL_KNOWN_ROLES: [&str; 9] = [
+    "<|im_start|>",
+    "<start_of_turn>",
+    "<|turn>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|START_OF_TURN_TOKEN|>",
+];
+
 /// How a token that is not made by the model is matched.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Matching {
@@ -75,13 +92,34 @@ pub(super) struct Parts {
     pub ends: Vec<u32>,
     pub adds_bos: bool,
     pub adds_eos: bool,
+    /// Ids that text never becomes, because another one has the same spelling. Found by [`check`].
+    pub doubled: HashSet<u32>,
+}
+
+impl Parts {
+    /// Leaves out the tokens beyond the `rows` of an embedding, and the merges that need them.
+    pub fn cut(&mut self, rows: usize, notices: &mut Vec<String>) {
+        let Some(first) = self.pieces.get(rows).map(|piece| piece.text.clone()) else { return };
+        let count = self.pieces.len() - rows;
+        notices.push(format!(
+            "{count} tokens have no row in the embedding of {rows} rows and are left out, the first is {first:?}"
+        ));
+        let gone: HashSet<String> = self.pieces.drain(rows..).map(|piece| piece.text).collect();
+        match &mut self.algorithm {
+            Algorithm::Bpe { merges, .. } => merges.retain(|(left, right)| {
+                !gone.contains(left) && !gone.contains(right) && !gone.contains(&format!("{left}{right}"))
+            }),
+            Algorithm::Unigram { scores, .. } => scores.truncate(rows),
+        }
+        self.matching.retain(|id, _| (*id as usize) < rows);
+    }
 }
 
 /// Checks `parts` and builds the tokenizer.
 pub(super) fn assemble(path: &Path, mut parts: Parts, notices: &mut Vec<String>) -> Result<Tokenizer> {
     check(path, &mut parts, notices)?;
     let marks = marks(path, &parts)?;
-    let ends = ends(&parts);
+    let (named_ends, ends) = ends(&parts);
     let unspellable = unspellable_bytes(&parts);
     if unspellable > 0 {
         notices.push(format!(
@@ -117,6 +155,8 @@ pub(super) fn assemble(path: &Path, mut parts: Parts, notices: &mut Vec<String>)
         adds_bos: parts.adds_bos && parts.bos.is_some(),
         adds_eos: parts.adds_eos && parts.eos.is_some(),
         ends,
+        named_ends,
+        rows: usize::MAX,
     })
 }
 
@@ -134,7 +174,9 @@ fn cuts(parts: &Parts) -> Cuts {
 /// All checks that need no library object; makes control tokens of those that must be.
 pub(super) fn check(path: &Path, parts: &mut Parts, notices: &mut Vec<String>) -> Result<()> {
     check_sizes(path, parts)?;
-    check_special_ids(path, parts, notices)
+    one_token_for_each_text(parts, notices);
+    check_special_ids(parts, notices);
+    Ok(())
 }
 
 /// A vocabulary error.
@@ -153,16 +195,12 @@ pub(super) fn check_count(path: &Path, field: &str, found: usize, limit: usize) 
 
 fn check_sizes(path: &Path, parts: &Parts) -> Result<()> {
     check_count(path, "tokens", parts.pieces.len(), TOKENS_MAX)?;
-    let mut seen = HashSet::with_capacity(parts.pieces.len());
     let mut added_bytes = 0_usize;
     for (id, piece) in parts.pieces.iter().enumerate() {
         let text = piece.text.as_str();
         if text.len() > PIECE_BYTES_MAX {
             let fault = Fault::TooLong { found: text.len() as u64, limit: PIECE_BYTES_MAX as u64 };
             return Err(LoadError::malformed(path, format!("token {id}"), fault));
-        }
-        if !text.is_empty() && !seen.insert(text) {
-            return Err(LoadError::malformed(path, format!("token {id} {text:?}"), Fault::Duplicate));
         }
         if matches!(piece.kind, TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown) {
             added_bytes = added_bytes.saturating_add(text.len());
@@ -185,36 +223,81 @@ fn check_sizes(path: &Path, parts: &Parts) -> Result<()> {
     Ok(())
 }
 
-/// Special ids must exist. Begin and end tokens that look like markup become control tokens even if the file
-/// marks them otherwise, so that text cannot spell them.
-fn check_special_ids(path: &Path, parts: &mut Parts, notices: &mut Vec<String>) -> Result<()> {
-    let count = parts.pieces.len();
-    let named = [("bos", parts.bos), ("eos", parts.eos), ("unknown", parts.unknown)];
-    let ends = parts.ends.iter().map(|id| ("end of turn", Some(*id)));
-    for (name, id) in named.into_iter().chain(ends) {
-        let Some(id) = id else { continue };
-        if id as usize >= count {
-            let fault = Fault::OutOfRange { found: id.to_string(), low: 0, high: count as u64 - 1 };
-            return Err(LoadError::malformed(path, format!("{name} token id"), fault));
+/// Text must become one token. Of several with the same spelling it is the last one that text can make, as
+/// other programs do it; the others are only read. Text makes no control token in any case.
+fn one_token_for_each_text(parts: &mut Parts, notices: &mut Vec<String>) {
+    let rank = |kind: TokenKind| match kind {
+        TokenKind::Unused => 0,
+        TokenKind::Unknown => 1,
+        _ => 2,
+    };
+    let (mut last, mut losers) = (HashMap::<&str, u32>::with_capacity(parts.pieces.len()), Vec::new());
+    let texts = (0_u32..).zip(&parts.pieces);
+    for (id, piece) in texts.filter(|(_, piece)| !piece.text.is_empty() && in_model(piece.kind)) {
+        let Some(before) = last.insert(&piece.text, id) else { continue };
+        if parts.pieces.get(before as usize).is_some_and(|before| rank(before.kind) > rank(piece.kind)) {
+            last.insert(&piece.text, before);
+            losers.push(id);
+        } else {
+            losers.push(before);
         }
     }
+    let first = losers.first().and_then(|id| parts.pieces.get(*id as usize));
+    if let Some(VocabPiece { text, .. }) = first {
+        notices.push(format!(
+            "{} tokens have the spelling of another token, the first is {text:?}; text becomes the last of them",
+            losers.len()
+        ));
+    }
+    parts.doubled = losers.into_iter().collect();
+}
+
+/// Special ids beyond the vocabulary stand for nothing. Begin and end tokens that look like markup become
+/// control tokens even if the file marks them otherwise, so that text cannot spell them; neither may text that
+/// cannot be spelled become one of them.
+fn check_special_ids(parts: &mut Parts, notices: &mut Vec<String>) {
+    let count = parts.pieces.len();
+    let mut exists = |name: &str, id: &u32| {
+        let exists = (*id as usize) < count;
+        if !exists {
+            notices.push(format!("the {name} token is {id}, but there are {count} tokens; ignored"));
+        }
+        exists
+    };
+    parts.bos = parts.bos.filter(|id| exists("begin-of-text", id));
+    parts.eos = parts.eos.filter(|id| exists("end-of-text", id));
+    parts.unknown = parts.unknown.filter(|id| exists("unknown", id));
+    parts.ends.retain(|id| exists("end-of-turn", id));
     let structural: Vec<u32> =
         parts.bos.into_iter().chain(parts.eos).chain(parts.ends.iter().copied()).collect();
-    for (id, piece) in parts.pieces.iter_mut().enumerate() {
+    for (id, piece) in (0_u32..).zip(parts.pieces.iter_mut()) {
+        let listed = structural.contains(&id);
         let plain = matches!(piece.kind, TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused);
-        let listed = structural.iter().any(|wanted| *wanted as usize == id) && looks_like_markup(&piece.text);
-        if plain && (listed || WELL_KNOWN_ENDS.contains(&piece.text.as_str())) {
+        let text = piece.text.as_str();
+        let known = WELL_KNOWN_ENDS.contains(&text) || WELL_KNOWN_ROLES.contains(&text);
+        if plain && (listed && looks_like_markup(&piece.text) || known) {
             notices.push(format!(
                 "token {id} {:?} is not marked as a control token; treated as one",
                 piece.text
             ));
             piece.kind = TokenKind::Control;
         }
+        // Files mark the unknown token as control, and name an end token as the unknown one.
+        if parts.unknown == Some(id) && piece.kind == TokenKind::Control && !listed && !known {
+            piece.kind = TokenKind::Unknown;
+        } else if listed && piece.kind == TokenKind::Unknown {
+            piece.kind = TokenKind::Control;
+        }
     }
-    Ok(())
+    let kind = |id: u32| parts.pieces.get(id as usize).map(|piece| piece.kind);
+    if let Some(id) = parts.unknown.filter(|id| kind(*id) == Some(TokenKind::Control)) {
+        notices.push(format!("token {id} is a control token, so text that has no token does not become it"));
+        parts.unknown = None;
+    }
 }
 
-fn looks_like_markup(text: &str) -> bool {
+/// Whether a piece is written as structure, not as text.
+pub(super) fn looks_like_markup(text: &str) -> bool {
     text.len() >= 3
         && (text.starts_with('<') && text.ends_with('>') || text.starts_with('[') && text.ends_with(']'))
 }
@@ -230,22 +313,26 @@ fn marks(path: &Path, parts: &Parts) -> Result<Marks> {
     Marks::new(marks).map_err(|problem| vocabulary(path, "control tokens", problem))
 }
 
-fn ends(parts: &Parts) -> Vec<u32> {
-    let mut ends: Vec<u32> = parts.ends.iter().copied().chain(parts.eos).collect();
-    let control = |text: &str| {
-        let found =
-            parts.pieces.iter().position(|piece| piece.text == text && piece.kind == TokenKind::Control);
-        found.and_then(|id| u32::try_from(id).ok())
+/// The tokens that the file names as ends, and with them those with well-known spellings.
+fn ends(parts: &Parts) -> (Vec<u32>, Vec<u32>) {
+    let named: Vec<u32> = parts.ends.iter().copied().chain(parts.eos).collect();
+    let mut ends = named.clone();
+    let all = |text: &'static str| {
+        let pieces = (0_u32..).zip(&parts.pieces);
+        pieces
+            .filter(move |(_, piece)| piece.text == text && piece.kind == TokenKind::Control)
+            .map(|(id, _)| id)
     };
+    let control = |text: &'static str| all(text).next();
     // In gpt-oss vocabularies `<|end|>` closes a message within an answer; `<|return|>` closes the answer.
     let within_answer = control("<|return|>").and(control("<|call|>")).and(control("<|end|>"));
-    for text in WELL_KNOWN_ENDS {
-        ends.extend(control(text));
+    for text in WELL_KNOWN_ENDS.into_iter().chain(ENDS_IF_CONTROL) {
+        ends.extend(all(text));
     }
     ends.retain(|id| Some(*id) != within_answer);
     ends.sort_unstable();
     ends.dedup();
-    ends
+    (named, ends)
 }
 
 /// How many bytes of UTF-8 text a byte-level vocabulary has no piece for.
@@ -255,7 +342,7 @@ fn unspellable_bytes(parts: &Parts) -> usize {
 
 fn missing_bytes(parts: &Parts) -> usize {
     let mut missing: HashSet<u8> = (0..=0xbf).chain(0xc2..=0xf4).collect();
-    for piece in &parts.pieces {
+    for piece in parts.pieces.iter().filter(|piece| in_model(piece.kind)) {
         let mut chars = piece.text.chars();
         if let (Some(c), None) = (chars.next(), chars.next()) {
             byte_of_char(c).map(|byte| missing.remove(&byte));
@@ -297,6 +384,7 @@ pub(super) fn model(parts: &Parts) -> std::result::Result<ModelWrapper, String> 
             let vocab: Vocab = (0_u32..)
                 .zip(&parts.pieces)
                 .filter(|(_, piece)| !piece.text.is_empty() && in_model(piece.kind))
+                .filter(|(id, _)| !parts.doubled.contains(id))
                 .map(|(id, piece)| (piece.text.clone(), id))
                 .collect();
             let control: HashSet<&str> = parts
@@ -335,10 +423,11 @@ pub(super) fn model(parts: &Parts) -> std::result::Result<ModelWrapper, String> 
         Algorithm::Unigram { scores, byte_fallback } => {
             // Lower than any segmentation with unknown tokens, so never chosen.
             const NEVER: f64 = -1e30;
-            let scored = parts.pieces.iter().zip(scores).enumerate();
+            let scored = (0_u32..).zip(parts.pieces.iter().zip(scores));
             let mut worst = f64::INFINITY;
             let vocab = scored
                 .map(|(id, (piece, score))| match piece.kind {
+                    _ if parts.doubled.contains(&id) => (format!("\u{fffe} {id}"), NEVER),
                     TokenKind::Normal if !piece.text.is_empty() => {
                         worst = worst.min(*score);
                         (piece.text.clone(), *score)
@@ -362,7 +451,8 @@ pub(super) fn model(parts: &Parts) -> std::result::Result<ModelWrapper, String> 
 fn added(parts: &Parts, model: &ModelWrapper) -> std::result::Result<AddedWords, String> {
     let mut words = Vec::new();
     for (id, piece) in (0_u32..).zip(&parts.pieces) {
-        if piece.kind == TokenKind::UserDefined && !piece.text.is_empty() {
+        let doubled = parts.doubled.contains(&id);
+        if piece.kind == TokenKind::UserDefined && !piece.text.is_empty() && !doubled {
             let matching = parts.matching.get(&id).copied().unwrap_or_default();
             words.push(
                 AddedToken::from(piece.text.clone(), false)

@@ -74,6 +74,10 @@ pub struct Tokenizer {
     pub(super) adds_bos: bool,
     pub(super) adds_eos: bool,
     pub(super) ends: Vec<u32>,
+    /// Those of `ends` that the file names.
+    pub(super) named_ends: Vec<u32>,
+    /// Ids from this one on cannot be used: the embedding has no rows for them.
+    pub(super) rows: usize,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -91,6 +95,18 @@ impl Tokenizer {
     /// Number of ids, gaps included: the largest id plus one.
     pub fn vocab_len(&self) -> usize {
         self.table.len()
+    }
+
+    /// Takes the rows of the model's embedding: tokens beyond them are refused when a text or a template needs
+    /// one. Gives a notice if there are any.
+    pub fn limit(&mut self, rows: usize) -> Option<String> {
+        self.rows = rows;
+        self.ends.retain(|id| (*id as usize) < rows);
+        let first = self.piece(u32::try_from(rows).ok()?).unwrap_or_default();
+        let count = self.vocab_len().checked_sub(rows).filter(|count| *count > 0)?;
+        Some(format!(
+            "{count} tokens have no row in the embedding of {rows} rows and cannot be used, the first is {first:?}"
+        ))
     }
 
     /// The token as the vocabulary writes it (`Ġthe`, `▁the`, `<0x0A>`); `None` beyond the vocabulary and for
@@ -129,10 +145,19 @@ impl Tokenizer {
         self.ends.contains(&id)
     }
 
-    /// All tokens that end an answer, ascending: those the files name, and control tokens with a well-known
-    /// end-of-turn spelling.
+    /// All tokens that end an answer, ascending: those the files name, control tokens with a well-known
+    /// end-of-turn spelling, and, for the tokenizer of a whole model, those with which its chat template
+    /// closes the assistant's turn or opens the next one.
     pub fn end_ids(&self) -> &[u32] {
         &self.ends
+    }
+
+    /// Adds the tokens `ends`. Tokens `within` an answer end it only if the file says so.
+    pub(crate) fn learn_ends(&mut self, ends: &[u32], within: &[u32]) {
+        self.ends.retain(|id| !within.contains(id) || self.named_ends.contains(id));
+        self.ends.extend(ends);
+        self.ends.sort_unstable();
+        self.ends.dedup();
     }
 
     /// Encodes untrusted text: no BOS, no EOS, and never a control token, whatever the text contains.
@@ -154,7 +179,7 @@ impl Tokenizer {
     pub fn encode_text_up_to(&self, text: &str, limit: usize, stop: &AtomicBool) -> Result<Encoded> {
         let mut sink = Sink::new(limit, stop);
         self.guarded(|| self.encode_run(text, true, &mut sink))?;
-        sink.finish(self)
+        self.usable(sink.finish(self)?)
     }
 
     /// Encodes a rendered chat template. Its control tokens become ids; those inside messages stay text. BOS
@@ -189,7 +214,18 @@ impl Tokenizer {
             let doubled = encoded.ids.iter().take_while(|id| **id == bos).count();
             encoded.ids.splice(..doubled, [bos]);
         }
-        Ok(encoded)
+        self.usable(encoded)
+    }
+
+    /// Refuses tokens that the model has no embedding for.
+    fn usable(&self, encoded: Encoded) -> Result<Encoded> {
+        let Some(id) = encoded.ids.iter().find(|id| **id as usize >= self.rows) else { return Ok(encoded) };
+        let problem = format!(
+            "{:?} is needed here, but the embedding has {} rows",
+            self.piece(*id).unwrap_or_default(),
+            self.rows
+        );
+        Err(LoadError::malformed(&self.source, format!("token {id}"), Fault::Vocabulary { problem }))
     }
 
     /// The control tokens that a template can write, for guarding messages.

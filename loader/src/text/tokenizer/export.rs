@@ -41,6 +41,9 @@ pub struct GgufTokenizerExport {
 pub fn gguf_metadata(dir: &Path, rows: Option<usize>) -> Result<GgufTokenizerExport> {
     let mut notices = Vec::new();
     let (path, mut parts) = hf::parts(dir, &mut notices)?;
+    if let Some(rows) = rows.filter(|rows| *rows > 0) {
+        parts.cut(rows, &mut notices);
+    }
     // The same checks that reading the result will make.
     super::build::check(&path, &mut parts, &mut notices)?;
     let chat_template = chat::template_source(dir)?.map(|(_, source)| source);
@@ -110,16 +113,19 @@ fn byte_level(path: &Path, parts: &Parts, notices: &mut Vec<String>) -> Result<G
     let Algorithm::Bpe { merges, ignore_merges, .. } = &parts.algorithm else {
         return Err(unsupported(path, "this tokenizer model".to_owned()));
     };
-    match normalizer(parts).as_slice() {
-        [] => {}
-        [form] if form["type"] == "NFC" => notices.push(
-            "the tokenizer composes characters first (NFC), which the GGUF form does not: text with \
-             combining accents gets other tokens"
-                .to_owned(),
-        ),
+    let composes = match normalizer(parts).as_slice() {
+        [] => false,
+        [form] if form["type"] == "NFC" => true,
         other => return Err(unsupported(path, format!("the normalizer {}", Value::from(other.to_vec())))),
+    };
+    let row = pre_tokenizer(path, parts, composes)?;
+    if row.composes != composes {
+        let (does, others) = if composes { ("composes", "does not") } else { ("does not compose", "does") };
+        notices.push(format!(
+            "the tokenizer {does} characters first (NFC), the GGUF form {others}: text with combining accents gets \
+             other tokens"
+        ));
     }
-    let row = pre_tokenizer(path, parts)?;
     if row.ignore_merges != *ignore_merges {
         whole_pieces_survive(path, parts)?;
     }
@@ -131,8 +137,8 @@ fn byte_level(path: &Path, parts: &Parts, notices: &mut Vec<String>) -> Result<G
     })
 }
 
-/// The row of the table that splits as `parts` do.
-fn pre_tokenizer(path: &Path, parts: &Parts) -> Result<&'static PreTokenizer> {
+/// The row of the table that splits as `parts` do, and composes as they do if there is one.
+fn pre_tokenizer(path: &Path, parts: &Parts, composes: bool) -> Result<&'static PreTokenizer> {
     let Some((Stage::Library(PreTokenizerWrapper::ByteLevel(last)), splits)) = parts.stages.split_last()
     else {
         return Err(unsupported(path, "a pre-tokenizer that does not end in ByteLevel".to_owned()));
@@ -163,8 +169,11 @@ fn pre_tokenizer(path: &Path, parts: &Parts) -> Result<&'static PreTokenizer> {
     let same =
         |row: &&PreTokenizer| row.splits.iter().map(|split| canonical(split)).eq(found.iter().cloned());
     let rows: Vec<&'static PreTokenizer> = pre::TABLE.iter().filter(same).collect();
-    let exact = rows.iter().find(|row| row.ignore_merges == *ignore_merges);
-    exact.or(rows.first()).copied().ok_or_else(|| LoadError::Unsupported {
+    let merges_so = |row: &&&PreTokenizer| row.ignore_merges == *ignore_merges;
+    let composes_so = |row: &&&PreTokenizer| row.composes == composes;
+    let exact = rows.iter().find(|row| merges_so(row) && composes_so(row));
+    let near = exact.or_else(|| rows.iter().find(composes_so)).or_else(|| rows.iter().find(merges_so));
+    near.or(rows.first()).copied().ok_or_else(|| LoadError::Unsupported {
         path: path.to_owned(),
         feature: format!("a pre-tokenizer that splits by {found:?}"),
         hint: format!("pre-tokenizers with a name are {}", pre::names()),
@@ -199,6 +208,7 @@ fn whole_pieces_survive(path: &Path, parts: &Parts) -> Result<()> {
         spelling: parts.spelling,
         matching: HashMap::new(),
         ends: Vec::new(),
+        doubled: parts.doubled.clone(),
         ..*parts
     };
     let failed = |problem: String| super::build::vocabulary(path, "model", problem);

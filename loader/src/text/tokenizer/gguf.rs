@@ -3,14 +3,14 @@
 //! It must not know files: the reader fills [`GgufVocab`]. Keys and defaults follow the convention of
 //! llama.cpp.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use tokenizers::NormalizerWrapper;
-use tokenizers::normalizers::{Precompiled, Prepend, Replace, Sequence, Strip};
+use tokenizers::normalizers::{NFC, Precompiled, Prepend, Replace, Sequence, Strip};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 
-use super::build::{Matching, Parts, check_count, vocabulary};
+use super::build::{Matching, Parts, check_count, looks_like_markup, vocabulary};
 use super::cuts::Algorithm;
 use super::kind::{MERGES_MAX, TOKENS_MAX, TokenKind};
 use super::stages::Stage;
@@ -96,7 +96,7 @@ fn byte_level(path: &Path, vocab: GgufVocab, notices: &mut Vec<String>) -> Resul
     }
     stages.push(Stage::byte_level());
     let merges = merges(path, &vocab.merges)?;
-    let pieces = pieces(path, &vocab, false)?;
+    let pieces = pieces(&vocab, false, notices);
     let adds_bos = vocab.add_bos.unwrap_or(pre.adds_bos);
     Ok(Parts {
         algorithm: Algorithm::Bpe {
@@ -105,7 +105,12 @@ fn byte_level(path: &Path, vocab: GgufVocab, notices: &mut Vec<String>) -> Resul
             ignore_merges: pre.ignore_merges,
             fuse_unknown: false,
         },
-        normalizer: None,
+        normalizer: pre.composes.then(|| {
+            notices.push(format!(
+                "characters are composed first (NFC), as tokenizers of the kind {name:?} do; the file cannot say it"
+            ));
+            NFC.into()
+        }),
         stages,
         spelling: Spelling::ByteLevel,
         matching: HashMap::new(),
@@ -114,9 +119,9 @@ fn byte_level(path: &Path, vocab: GgufVocab, notices: &mut Vec<String>) -> Resul
     })
 }
 
-fn sentence_piece_bpe(path: &Path, vocab: GgufVocab, _notices: &mut [String]) -> Result<Parts> {
-    check_scores(path, &vocab)?;
-    let pieces = pieces(path, &vocab, true)?;
+fn sentence_piece_bpe(path: &Path, mut vocab: GgufVocab, notices: &mut Vec<String>) -> Result<Parts> {
+    check_scores(path, &mut vocab, notices)?;
+    let pieces = pieces(&vocab, true, notices);
     let prefix = vocab.add_space_prefix.unwrap_or(true);
     let byte_fallback = pieces.iter().any(|piece| piece.kind == TokenKind::Byte);
     let merges = derive_merges(path, &pieces, &vocab.scores)?;
@@ -137,9 +142,9 @@ fn sentence_piece_bpe(path: &Path, vocab: GgufVocab, _notices: &mut [String]) ->
     })
 }
 
-fn unigram(path: &Path, vocab: GgufVocab, _notices: &mut [String]) -> Result<Parts> {
-    check_scores(path, &vocab)?;
-    let pieces = pieces(path, &vocab, false)?;
+fn unigram(path: &Path, mut vocab: GgufVocab, notices: &mut Vec<String>) -> Result<Parts> {
+    check_scores(path, &mut vocab, notices)?;
+    let pieces = pieces(&vocab, false, notices);
     let prefix = vocab.add_space_prefix.unwrap_or(true);
     let squeeze = vocab.remove_extra_whitespaces.unwrap_or(false);
     let problem = |problem: String| vocabulary(path, "tokenizer.ggml.precompiled_charsmap", problem);
@@ -182,6 +187,7 @@ fn common(vocab: GgufVocab, pieces: Vec<VocabPiece>, adds_bos: bool, adds_eos: b
         ends: vocab.eot.into_iter().chain(vocab.eom).collect(),
         adds_bos: vocab.add_bos.unwrap_or(adds_bos),
         adds_eos: vocab.add_eos.unwrap_or(adds_eos),
+        doubled: HashSet::new(),
     }
 }
 
@@ -192,11 +198,16 @@ fn common_with_unknown(vocab: GgufVocab, pieces: Vec<VocabPiece>, adds_bos: bool
     parts
 }
 
-fn pieces(path: &Path, vocab: &GgufVocab, guess_bytes: bool) -> Result<Vec<VocabPiece>> {
+/// The pieces with their kinds. A kind that is missing or that no specification knows is that of ordinary
+/// text, unless the piece looks like structure.
+fn pieces(vocab: &GgufVocab, guess_bytes: bool, notices: &mut Vec<String>) -> Vec<VocabPiece> {
     if !vocab.types.is_empty() && vocab.types.len() != vocab.tokens.len() {
-        return Err(contradiction(path, "tokenizer.ggml.token_type", vocab.types.len(), vocab.tokens.len()));
+        let (types, tokens) = (vocab.types.len(), vocab.tokens.len());
+        notices.push(format!(
+            "tokenizer.ggml.token_type has {types} entries for {tokens} tokens; tokens without one are text"
+        ));
     }
-    let mut pieces = Vec::with_capacity(vocab.tokens.len());
+    let (mut pieces, mut unknown) = (Vec::with_capacity(vocab.tokens.len()), Vec::new());
     for (id, text) in vocab.tokens.iter().enumerate() {
         let kind = match vocab.types.get(id) {
             None if guess_bytes && byte_of(text).is_some() => TokenKind::Byte,
@@ -205,27 +216,28 @@ fn pieces(path: &Path, vocab: &GgufVocab, guess_bytes: bool) -> Result<Vec<Vocab
             Some(3) => TokenKind::Control,
             Some(4) => TokenKind::UserDefined,
             Some(5) => TokenKind::Unused,
-            Some(6) => TokenKind::Byte,
+            Some(6) if byte_of(text).is_some() => TokenKind::Byte,
             Some(other) => {
-                let fault = Fault::UnknownType { found: i64::from(*other) };
-                return Err(LoadError::malformed(path, format!("tokenizer.ggml.token_type[{id}]"), fault));
+                unknown.push((id, *other));
+                if looks_like_markup(text) { TokenKind::Control } else { TokenKind::Normal }
             }
         };
         let kind = if text.is_empty() { TokenKind::Unused } else { kind };
         pieces.push(VocabPiece { text: text.clone(), kind });
     }
-    Ok(pieces)
+    if let Some((id, kind)) = unknown.first() {
+        let text = vocab.tokens.get(*id).map_or("", String::as_str);
+        notices.push(format!(
+            "{} tokens have a type that does not suit them, the first is token {id} {text:?} with type {kind}; they are \
+             text, or control tokens if they look so",
+            unknown.len()
+        ));
+    }
+    pieces
 }
 
-fn contradiction(path: &Path, field: &str, found: usize, tokens: usize) -> LoadError {
-    let fault = Fault::Contradiction {
-        found: format!("{found} entries long"),
-        other: format!("{tokens} tokens (tokenizer.ggml.tokens)"),
-    };
-    LoadError::malformed(path, field, fault)
-}
-
-fn check_scores(path: &Path, vocab: &GgufVocab) -> Result<()> {
+/// Each token needs a score. Where the list is too short, the rest is less likely than all others.
+fn check_scores(path: &Path, vocab: &mut GgufVocab, notices: &mut Vec<String>) -> Result<()> {
     let field = "tokenizer.ggml.scores";
     if vocab.scores.is_empty() {
         return Err(LoadError::malformed(
@@ -234,12 +246,17 @@ fn check_scores(path: &Path, vocab: &GgufVocab) -> Result<()> {
             Fault::Missing { hint: "; this tokenizer model needs it" },
         ));
     }
-    if vocab.scores.len() != vocab.tokens.len() {
-        return Err(contradiction(path, field, vocab.scores.len(), vocab.tokens.len()));
-    }
     if let Some(id) = vocab.scores.iter().position(|score| score.is_nan()) {
         let fault = Fault::BadNumber { found: "NaN".to_owned(), must: "a number" };
         return Err(LoadError::malformed(path, format!("{field}[{id}]"), fault));
+    }
+    let (scores, tokens) = (vocab.scores.len(), vocab.tokens.len());
+    if scores != tokens {
+        notices.push(format!(
+            "{field} has {scores} entries for {tokens} tokens; tokens without one are the least likely"
+        ));
+        let least = vocab.scores.iter().copied().filter(|score| score.is_finite()).fold(0.0, f32::min);
+        vocab.scores.resize(tokens, least - 1.0);
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! The file is read into types of this crate, with limits. Only its pipeline descriptions (normaliser,
 //! pre-tokenizer) are passed to the tokenizers crate. It must not know GGUF.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -34,11 +34,11 @@ pub(super) fn parts(dir: &Path, notices: &mut Vec<String>) -> Result<(PathBuf, P
         return Err(no_tokenizer(dir));
     };
     let file: TokenizerFile = json::parse_text(&path, "tokenizer.json", &text)?;
-    let specials = Specials::read(dir)?;
+    let specials = Specials::read(dir, notices)?;
     let mut pieces = Vec::new();
     let mut matching = HashMap::new();
     let algorithm = model(&path, &file, &mut pieces)?;
-    add_tokens(&path, &file, &mut pieces, &mut matching)?;
+    add_tokens(&path, &file, &mut pieces, &mut matching, notices)?;
     let gaps = pieces.iter().filter(|piece| piece.text.is_empty()).count();
     if gaps > 0 {
         notices.push(format!("{gaps} ids of {} have no token in tokenizer.json", pieces.len()));
@@ -83,6 +83,7 @@ pub(super) fn parts(dir: &Path, notices: &mut Vec<String>) -> Result<(PathBuf, P
         eos: eos.or(template_eos).or(specials.end_ids.first().copied()),
         unknown,
         ends: specials.end_ids,
+        doubled: HashSet::new(),
         pieces,
     };
     Ok((path, parts))
@@ -171,31 +172,39 @@ fn model(path: &Path, file: &TokenizerFile, pieces: &mut Vec<VocabPiece>) -> Res
     }
 }
 
+/// Adds the tokens of `added_tokens`. As in the library, a token that the vocabulary has keeps its id there,
+/// whatever the list says, and one whose id is taken gets the next free one.
 fn add_tokens(
     path: &Path,
     file: &TokenizerFile,
     pieces: &mut Vec<VocabPiece>,
     matching: &mut HashMap<u32, Matching>,
+    notices: &mut Vec<String>,
 ) -> Result<()> {
     let unknown = file.model.unk_token.as_deref();
-    let known: HashMap<String, usize> =
-        pieces.iter().enumerate().map(|(id, piece)| (piece.text.clone(), id)).collect();
-    for token in &file.added_tokens {
-        if token.content.is_empty() {
-            continue;
-        }
-        if known.get(&token.content).is_some_and(|id| *id != token.id as usize) {
-            let found = format!("id {}", token.id);
-            let other = "another id of the same token in model.vocab".to_owned();
-            let field = format!("added_tokens {:?}", token.content);
-            return Err(LoadError::malformed(path, field, Fault::Contradiction { found, other }));
+    let ids = (0_u32..).zip(pieces.iter());
+    let mut known: HashMap<String, u32> = ids.map(|(id, piece)| (piece.text.clone(), id)).collect();
+    for token in file.added_tokens.iter().filter(|token| !token.content.is_empty()) {
+        let taken = pieces
+            .get(token.id as usize)
+            .is_some_and(|piece| !piece.text.is_empty() && piece.text != token.content);
+        let free = || u32::try_from(pieces.len()).unwrap_or(u32::MAX);
+        let own = if taken { free() } else { token.id };
+        let id = known.get(&token.content).copied().unwrap_or(own);
+        if id != token.id {
+            let text = &token.content;
+            notices.push(format!(
+                "tokenizer.json: added_tokens gives {text:?} the id {}; {id} is used",
+                token.id
+            ));
         }
         let kind = match token.special {
             _ if unknown == Some(token.content.as_str()) => TokenKind::Unknown,
             true => TokenKind::Control,
             false => TokenKind::UserDefined,
         };
-        place(path, pieces, token.id, VocabPiece { text: token.content.clone(), kind })?;
+        place(path, pieces, id, VocabPiece { text: token.content.clone(), kind })?;
+        known.insert(token.content.clone(), id);
         let rules = Matching {
             lstrip: token.lstrip,
             rstrip: token.rstrip,
@@ -203,7 +212,7 @@ fn add_tokens(
             normalized: token.normalized,
         };
         if rules != Matching::default() {
-            matching.insert(token.id, rules);
+            matching.insert(id, rules);
         }
     }
     Ok(())
@@ -219,8 +228,28 @@ where
         let fault = Fault::TooLong { found: raw.get().len() as u64, limit: PIPELINE_BYTES_MAX as u64 };
         return Err(LoadError::malformed(path, field, fault));
     }
-    std::panic::catch_unwind(|| json::parse_text::<Option<T>>(path, field, raw.get()))
+    let parse = || {
+        json::parse_text::<Option<T>>(path, field, raw.get()).or_else(|error| {
+            // A member that is null stands for one that is missing, which the library's types do not know.
+            let value = serde_json::from_str(raw.get()).map(without_nulls);
+            value.and_then(serde_json::from_value).map_err(|_| error)
+        })
+    };
+    std::panic::catch_unwind(parse)
         .unwrap_or_else(|_| Err(vocabulary(path, field, "makes the tokenizer library fail".to_owned())))
+}
+
+/// `value` without members that are null.
+fn without_nulls(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Object(map) => {
+            let kept = map.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(kept.map(|(key, value)| (key, without_nulls(value))).collect())
+        }
+        Value::Array(list) => Value::Array(list.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
 }
 
 /// The spelling of pieces, from the description of the decoder.
@@ -229,9 +258,9 @@ fn spelling(path: &Path, raw: Option<&RawValue>, stages: &[Stage]) -> Result<Spe
     struct Decoder {
         #[serde(rename = "type")]
         kind: String,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "or_default")]
         decoders: Vec<Decoder>,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "or_default")]
         start: usize,
         prepend_scheme: Option<String>,
         add_prefix_space: Option<bool>,
@@ -291,9 +320,9 @@ fn post_processor(
 ) -> Result<(Option<u32>, Option<u32>)> {
     #[derive(Deserialize)]
     struct Processor {
-        #[serde(default)]
+        #[serde(default, deserialize_with = "or_default")]
         processors: Vec<Processor>,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "or_default")]
         single: Vec<Item>,
     }
     #[derive(Deserialize)]
@@ -333,7 +362,7 @@ struct Specials {
 }
 
 impl Specials {
-    fn read(dir: &Path) -> Result<Self> {
+    fn read(dir: &Path, notices: &mut Vec<String>) -> Result<Self> {
         #[derive(Default, Deserialize)]
         struct Named {
             bos_token: Option<Name>,
@@ -354,8 +383,9 @@ impl Specials {
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Ids {
-            One(u32),
-            Many(Vec<u32>),
+            One(i64),
+            Many(Vec<i64>),
+            Other(de::IgnoredAny),
         }
         fn file<T: Default + for<'a> Deserialize<'a>>(dir: &Path, name: &str) -> Result<T> {
             let path = dir.join(name);
@@ -371,16 +401,22 @@ impl Specials {
         let map: Named = file(dir, "special_tokens_map.json")?;
         let generation: Generation = file(dir, "generation_config.json")?;
         let model: Generation = file(dir, "config.json")?;
+        let listed = match generation.eos_token_id.or(model.eos_token_id) {
+            Some(Ids::One(id)) => vec![id],
+            Some(Ids::Many(ids)) => ids,
+            Some(Ids::Other(_)) => {
+                notices.push("eos_token_id is neither a token id nor a list of them; ignored".to_owned());
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
         Ok(Self {
             bos: config.bos_token.or(map.bos_token).map(text),
             eos: config.eos_token.or(map.eos_token).map(text),
             add_bos: config.add_bos_token,
             add_eos: config.add_eos_token,
-            end_ids: match generation.eos_token_id.or(model.eos_token_id) {
-                Some(Ids::One(id)) => vec![id],
-                Some(Ids::Many(ids)) => ids,
-                None => Vec::new(),
-            },
+            // -1 is "none"; ids beyond the vocabulary are said when it is checked.
+            end_ids: listed.into_iter().filter_map(|id| u32::try_from(id).ok()).collect(),
         })
     }
 }
@@ -388,7 +424,7 @@ impl Specials {
 /// The fields of `tokenizer.json` that are used here.
 #[derive(Deserialize)]
 struct TokenizerFile<'a> {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     added_tokens: Vec<AddedTokenEntry>,
     #[serde(borrow)]
     normalizer: Option<&'a RawValue>,
@@ -405,15 +441,15 @@ struct TokenizerFile<'a> {
 struct AddedTokenEntry {
     id: u32,
     content: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     single_word: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     lstrip: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     rstrip: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     normalized: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     special: bool,
 }
 
@@ -428,11 +464,11 @@ struct ModelEntry {
     unk_id: Option<u32>,
     continuing_subword_prefix: Option<String>,
     end_of_word_suffix: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     fuse_unk: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     byte_fallback: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     ignore_merges: bool,
 }
 
@@ -508,6 +544,9 @@ fn merges<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("a list of merges")
         }
+        fn visit_unit<E: de::Error>(self) -> std::result::Result<Vec<Merge>, E> {
+            Ok(Vec::new())
+        }
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Vec<Merge>, A::Error> {
             let mut merges = Vec::new();
             while let Some(merge) = seq.next_element()? {
@@ -517,7 +556,14 @@ fn merges<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec
             Ok(merges)
         }
     }
-    deserializer.deserialize_seq(MergesVisitor)
+    deserializer.deserialize_any(MergesVisitor)
+}
+
+/// A value; `null` stands for the default, as Python programs write it.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> std::result::Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 fn at_most<E: de::Error>(found: usize, limit: usize, what: &str) -> std::result::Result<(), E> {

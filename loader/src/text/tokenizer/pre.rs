@@ -1,6 +1,6 @@
 //! The pre-tokenizers of byte-level BPE vocabularies by the name that GGUF files give them
 //! (`tokenizer.ggml.pre`), as data: a name, the expressions that split the text one after the other, and
-//! two switches.
+//! three switches.
 //!
 //! The expressions are those of each model's own `tokenizer.json`; the names are the convention of the GGUF
 //! ecosystem. It must not know vocabularies.
@@ -16,6 +16,8 @@ pub(crate) struct PreTokenizer {
     pub ignore_merges: bool,
     /// Whether a text starts with BOS if the file does not state it.
     pub adds_bos: bool,
+    /// Characters are composed before the text is split (NFC), which files have no key for.
+    pub composes: bool,
 }
 
 pub(crate) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
@@ -68,15 +70,20 @@ pub(crate) const TABLE: &[PreTokenizer] = &[
         splits: &[LLAMA3],
         ignore_merges: true,
         adds_bos: true,
+        composes: false,
     },
     row(&["dbrx", "smaug-bpe", "chatglm-bpe", "glm4"], &[LLAMA3]),
-    row(
-        &["qwen2", "deepseek-r1-qwen", "megrez", "kormo", "stablelm2", "hunyuan", "grok-2", "solar-open"],
-        &[QWEN2],
-    ),
-    row(&["qwen35"], &[QWEN35]),
+    composing(row(&["qwen2"], &[QWEN2])),
+    row(&["deepseek-r1-qwen", "megrez", "kormo", "stablelm2", "hunyuan", "grok-2", "solar-open"], &[QWEN2]),
+    composing(row(&["qwen35"], &[QWEN35])),
     row(&["gpt-4o", "llama4", "kanana2", "minimax-m2"], &[O200K]),
-    PreTokenizer { names: &["tekken"], splits: &[TEKKEN], ignore_merges: true, adds_bos: true },
+    PreTokenizer {
+        names: &["tekken"],
+        splits: &[TEKKEN],
+        ignore_merges: true,
+        adds_bos: true,
+        composes: false,
+    },
     row(&["kimi-k2"], &[KIMI_K2]),
     row(
         &["deepseek-llm"],
@@ -100,7 +107,11 @@ pub(crate) const TABLE: &[PreTokenizer] = &[
 ];
 
 const fn row(names: &'static [&'static str], splits: &'static [&'static str]) -> PreTokenizer {
-    PreTokenizer { names, splits, ignore_merges: false, adds_bos: false }
+    PreTokenizer { names, splits, ignore_merges: false, adds_bos: false, composes: false }
+}
+
+const fn composing(row: PreTokenizer) -> PreTokenizer {
+    PreTokenizer { composes: true, ..row }
 }
 
 /// The row with that name.

@@ -16,7 +16,7 @@ const REAL: [&str; 6] = ["deepseek-llm", "gpt-2", "llama-bpe", "llama-spm", "phi
 fn real(name: &str) -> Tokenizer {
     let folder = std::env::var_os("MOELTEN_VOCABULARIES").expect("MOELTEN_VOCABULARIES names a folder");
     let path = Path::new(&folder).join(format!("ggml-vocab-{name}.gguf"));
-    let vocab = gguf_vocab(&Gguf::open(&path).unwrap().metadata).unwrap();
+    let vocab = gguf_vocab(&Gguf::open(&path).unwrap().metadata).unwrap().0;
     Tokenizer::from_gguf(&path, vocab).unwrap().0
 }
 

@@ -1,0 +1,78 @@
+//! The one check that every command makes when it opens a model: what `fit` and `models` accept, `run` and
+//! `chat` start, and what these refuse, all refuse with the same words. It must not know memory budgets.
+
+use std::path::Path;
+
+use moelten_engine::Model;
+use moelten_loader::load::LoadedModel;
+use moelten_loader::text::{SamplingHints, TextSide};
+
+use crate::chat::language::Language;
+use crate::exit::CommandError;
+use crate::open;
+
+/// A model whose headers, text side and small weights are read and found sound, and whose other weights are
+/// not read.
+pub struct Headers {
+    /// Spec and tensors.
+    pub loaded: LoadedModel,
+    /// Tokenizer and chat template.
+    pub language: Language,
+    /// What the model's files recommend.
+    pub hints: SamplingHints,
+    /// Harmless oddities of all its files.
+    pub notices: Vec<String>,
+    /// File or folder name.
+    pub name: String,
+}
+
+impl Headers {
+    /// Reads the headers of a model; `None` is the built-in one. The chat template is compiled and used only
+    /// `with_template`.
+    ///
+    /// # Errors
+    /// Files that cannot be read or are invalid.
+    pub fn read(model: Option<&Path>, with_template: bool) -> anyhow::Result<Self> {
+        let (loaded, name) = (open::load(model)?, open::name(model));
+        let (language, of_text) = language(&loaded, &name, with_template)?;
+        let (hints, of_hints) = loaded.sampling_hints();
+        let notices = [&loaded.notices[..], &of_text, &of_hints].concat();
+        Ok(Self { loaded, language, hints, notices, name })
+    }
+
+    /// The check alone, of a model that is open.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn check(loaded: &LoadedModel, name: &str) -> anyhow::Result<()> {
+        language(loaded, name, true).map(drop)
+    }
+
+    /// Refuses a model without a chat template.
+    ///
+    /// # Errors
+    /// [`CommandError::NoTemplate`].
+    pub fn check_template(&self) -> Result<(), CommandError> {
+        if self.language.has_template() {
+            return Ok(());
+        }
+        Err(CommandError::NoTemplate { model: self.name.clone() })
+    }
+}
+
+/// Tokenizer and template of a model whose parts are all checked, and notices about its text side.
+fn language(
+    loaded: &LoadedModel,
+    name: &str,
+    with_template: bool,
+) -> anyhow::Result<(Language, Vec<String>)> {
+    let TextSide { tokenizer, notices } = loaded.text()?;
+    let template = if with_template { loaded.chat_template()? } else { None };
+    let language = Language::new(name.to_owned(), tokenizer, template);
+    Model::check(&loaded.spec, &loaded.tensors)?;
+    language.probe()?;
+    Ok((language, notices))
+}
+
+#[cfg(test)]
+mod tests;
