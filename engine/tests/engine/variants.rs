@@ -296,3 +296,30 @@ fn predicting_layers_are_skipped_with_a_notice() {
     );
     assert!(load(&file).unwrap_err().to_string().contains("expert_gating_func = 9"));
 }
+
+/// Gemma 3 of 4 billion weights, as released: the text's settings are nested, most sizes are left out, and the
+/// rope is in the older form.
+#[test]
+fn gemma3_folders_may_leave_out_sizes() {
+    let text = json!({
+        "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
+        "rope_scaling": { "factor": 8.0, "rope_type": "linear" }, "sliding_window": 1024,
+    });
+    let config = json!({ "model_type": "gemma3", "text_config": text });
+    let spec = spec_of_config(Path::new("gemma3"), &config).unwrap();
+    assert_eq!((spec.vocab, spec.max_context, spec.head.tied), (262_208, 131_072, true));
+    for (layer, attention) in spec.attention_layers().enumerate() {
+        let sizes = (attention.heads, attention.kv_heads, attention.head_dim, attention.scale);
+        assert_eq!(sizes, (8, 4, 256, 1.0 / 16.0));
+        let rope = attention.rope.as_ref().unwrap();
+        match attention.window {
+            None => {
+                assert_eq!(layer % 6, 5);
+                assert_eq!((rope.theta, &rope.scaling), (1e6, &RopeScaling::Linear { factor: 8.0 }));
+            }
+            Some(window) => {
+                assert_eq!((window, rope.theta, &rope.scaling), (1024, 1e4, &RopeScaling::None));
+            }
+        }
+    }
+}

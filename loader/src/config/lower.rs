@@ -11,7 +11,9 @@ use crate::config::limits::{
 };
 use crate::config::positions::{layer_rope, roped_layers};
 use crate::error::{Fault, LoadError, Result};
-use crate::families::{FAMILIES, Family, LogitScale, NormKind, NormPlaces, QkNormKind, WindowRule};
+use crate::families::{
+    FAMILIES, Family, FolderSizes, LogitScale, NormKind, NormPlaces, QkNormKind, WindowRule,
+};
 use crate::io::reader::narrow;
 use crate::spec::{
     AttentionSpec, BranchSpec, HeadSpec, Join, LayerSpec, MlpSpec, ModelSpec, NormSpec, Op, Place, QkNorm,
@@ -54,6 +56,11 @@ pub fn supported(container: Container) -> Vec<&'static str> {
 /// [`LoadError::Malformed`] naming the field, or [`LoadError::Unsupported`].
 pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
     let family = family(raw, container)?;
+    let filled = match (family.folder_sizes, container) {
+        (Some(sizes), Container::HfFolder) => Some(with_sizes(raw, sizes)),
+        _ => None,
+    };
+    let raw = filled.as_ref().unwrap_or(raw);
     let layer_count = raw.count(&raw.layers, 1, MAX_LAYERS)?;
     let d_model = raw.count(&raw.d_model, 1, MAX_WIDTH)?;
     let eps = raw.positive_or(&raw.norm_eps, family.default_eps)?;
@@ -99,6 +106,17 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
             softcap: optional(raw, &raw.logit_softcap)?,
         },
     })
+}
+
+/// A configuration with the sizes that it leaves out.
+fn with_sizes(raw: &RawConfig, sizes: FolderSizes) -> RawConfig {
+    let mut raw = raw.clone();
+    raw.vocab.value.get_or_insert(sizes.vocab);
+    raw.heads.value.get_or_insert(PerLayer(vec![sizes.heads]));
+    raw.kv_heads.value.get_or_insert(PerLayer(vec![sizes.kv_heads]));
+    raw.head_dim.value.get_or_insert(sizes.head_dim);
+    raw.max_context.value.get_or_insert(sizes.max_context);
+    raw
 }
 
 /// A layer with its norms where the family has them.

@@ -49,6 +49,7 @@ pub(super) const LLAMA: Family = Family {
     shared: SharedKind::None,
     expert_width: ExpertWidth::AsDense,
     yarn_truncate: true,
+    folder_sizes: None,
     default_theta: 10_000.0,
     default_eps: 1e-6,
     default_tied: false,

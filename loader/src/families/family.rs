@@ -83,12 +83,29 @@ pub struct Family {
     pub expert_width: ExpertWidth,
     /// Whether YaRN rounds its range to whole dimensions when the configuration does not say.
     pub yarn_truncate: bool,
+    /// Sizes that folders may leave out.
+    pub folder_sizes: Option<FolderSizes>,
     /// Rope base when the configuration has none.
     pub default_theta: f64,
     /// Epsilon of the norms when the configuration has none.
     pub default_eps: f64,
     /// Whether head and embedding are one matrix when a folder's configuration does not say.
     pub default_tied: bool,
+}
+
+/// Sizes that `config.json` leaves out where they are those of the configuration's class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FolderSizes {
+    /// Rows of the embedding.
+    pub vocab: u64,
+    /// Query heads.
+    pub heads: u64,
+    /// Key and value heads.
+    pub kv_heads: u64,
+    /// Width of a head.
+    pub head_dim: u64,
+    /// Longest context, in tokens.
+    pub max_context: u64,
 }
 
 /// A property that is fixed by the family or read from the configuration.

@@ -9,8 +9,8 @@ use super::bases::{
     QWEN3NEXT,
 };
 use super::family::{
-    ActivationKind, DeltaKind, ExpertWidth, Family, LocalRope, LogitScale, NormKind, NormPlaces, QkNormKind,
-    RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
+    ActivationKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, LogitScale, NormKind, NormPlaces,
+    QkNormKind, RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
 };
 use crate::spec::Part::{Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
@@ -377,6 +377,14 @@ pub const FAMILIES: &[Family] = &[
         window: WindowRule::Periodic { period: 6, first_is_full: false },
         local_rope: LocalRope::Plain { theta: Some(10_000.0) },
         gguf_share_layers: Some(62),
+        // Of the smallest model for text and images, whose folder has none of them.
+        folder_sizes: Some(FolderSizes {
+            vocab: 262_208,
+            heads: 8,
+            kv_heads: 4,
+            head_dim: 256,
+            max_context: 131_072,
+        }),
         default_theta: 1_000_000.0,
         ..GEMMA2
     },

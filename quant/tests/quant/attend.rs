@@ -74,7 +74,7 @@ impl Shape {
         let (scale, stride) = (0.3, (group + 1) * head_dim);
         let huge_pages = first % 2 == 0;
         // Low enough to change most scores.
-        let softcap = (group == 8 || tokens == 9).then_some(1.25);
+        let softcap = (head_dim % 4 == 2 || head_dim == 80).then_some(1.25);
         Attend {
             kv,
             huge_pages,
