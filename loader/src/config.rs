@@ -1,6 +1,7 @@
 //! Configurations: the keys of GGUF metadata and of `config.json`, read into one form and lowered to a
 //! [`crate::spec::ModelSpec`], and that spec written as GGUF metadata. No file here reads tensors.
 
+mod delta;
 mod experts;
 mod field;
 pub(crate) mod fields;
@@ -9,6 +10,7 @@ pub(crate) mod hf;
 mod latent;
 pub(crate) mod limits;
 pub(crate) mod lower;
+mod positions;
 mod raw;
 mod rope;
 pub(crate) mod write;

@@ -104,7 +104,10 @@ fn load_hf(folder: HfFolder) -> Result<LoadedModel> {
         Source::Hf { path: folder.path, config: folder.config, generation_config: folder.generation_config };
     let spec = lower::lower(&raw, Container::HfFolder)?;
     let names = Names { own: family_of(&spec).folder_names, common: HF_NAMES };
-    let tensors = TensorStore::resolve(&spec, folder.catalog, names)?;
+    let mut tensors = TensorStore::resolve(&spec, folder.catalog, names)?;
+    if family_of(&spec).folder_norms_centred {
+        tensors = tensors.with_centred_norms();
+    }
     Ok(finish(&raw, "config.json fields", spec, tensors, source, folder.notices))
 }
 

@@ -3,8 +3,10 @@
 
 pub mod chat;
 mod hints;
+mod jinja;
 pub mod plain;
 pub mod tokenizer;
+mod turns;
 
 use crate::container::gguf::{Array, Metadata, Value as Entry};
 use crate::error::Result;
@@ -26,7 +28,8 @@ pub struct TextSide {
 }
 
 impl LoadedModel {
-    /// Builds the tokenizer.
+    /// Builds the tokenizer. Besides the tokens that the files name, those end an answer with which the chat
+    /// template closes the assistant's turn or opens the next one.
     ///
     /// # Errors
     /// A missing or broken vocabulary. One with fewer tokens than the embedding has rows is fine: the other
@@ -43,6 +46,11 @@ impl LoadedModel {
             Source::Hf { path, .. } => Tokenizer::from_hf_folder(path)?,
         };
         notices.extend(tokenizer.limit(self.spec.vocab));
+        // What is wrong with a template is said by the code that renders it.
+        if let Ok(Some(template)) = self.chat_template() {
+            let turns = turns::turn_tokens(&template, &tokenizer);
+            tokenizer.learn_ends(&turns.ends, &turns.within);
+        }
         Ok(TextSide { tokenizer, notices })
     }
 

@@ -93,6 +93,7 @@ impl Shape {
             huge_pages: false,
             head_dim: self.head_dim,
             scale: 1.0 / (self.head_dim as f32).sqrt(),
+            softcap: None,
             window: None,
             queries,
             stride: self.group * self.head_dim,

@@ -14,7 +14,8 @@ use crate::layers::ffn::moe::{Moe, MoeInput};
 use crate::layers::linear::Compute;
 use crate::layers::mixer::contract::Mixer;
 use crate::layers::scratch::PASS;
-use crate::weights::{Branch, OpWeights, Weights};
+use crate::weights::{Branch, Layer, OpWeights, Weights};
+use moelten_loader::spec::{Join, RouterInput};
 
 /// What a pass computes with.
 #[derive(Clone, Copy)]
@@ -45,7 +46,8 @@ impl PassContext<'_> {
         for first in (0..rows).step_by(step) {
             let piece = first..rows.min(first + step);
             let at = piece.start * d..piece.end * d;
-            let (x, normed) = (&s.x[at.clone()], &mut s.normed[at.clone()]);
+            let from = if branch.join == Join::Outset { &s.outset } else { &s.x };
+            let (x, normed) = (&from[at.clone()], &mut s.normed[at.clone()]);
             match &branch.pre {
                 Some(norm) => norm.apply(self.compute, x, normed),
                 None => normed.copy_from_slice(x),
@@ -60,6 +62,22 @@ impl PassContext<'_> {
             self.compute.add(branch.scale, out, &mut into[at], d);
         }
         Ok(())
+    }
+
+    /// Prefetches the experts of routers that read what the layer received: they are known before attention
+    /// runs, so this is never wrong. `s.outset` is what the layer received.
+    pub fn prefetch_known(self, layer: &Layer, batch: &Batch<'_, '_>, s: &mut Executor) {
+        let rows = batch.tokens();
+        if batch.phase() != Phase::Decode || rows > AHEAD_TOKENS || !self.store.prefetches() {
+            return;
+        }
+        for branch in &layer.branches {
+            let OpWeights::Moe { moe, .. } = &branch.op else { continue };
+            if moe.spec.router_input == RouterInput::Outset {
+                lookahead::rank(self.compute, None, moe, &s.outset[..rows * self.d_model], &mut s.ahead);
+                self.store.prefetch(moe.bank, &s.ahead.ranked);
+            }
+        }
     }
 
     /// `s.branch = op(s.normed)` for some rows.
@@ -149,12 +167,21 @@ impl PassContext<'_> {
         let out = &mut s.branch[..rows.end * d];
         let products = &mut s.products;
         let live = |row| batch.is_live(row);
-        moe.route(compute, normed, live, &mut s.moe.route, &mut products.packed, &mut products.grouped);
+        let of_router = match moe.spec.router_input {
+            RouterInput::Branch => normed,
+            RouterInput::Outset => &s.outset[..rows.end * d],
+        };
+        moe.route(compute, of_router, live, &mut s.moe.route, &mut products.packed, &mut products.grouped);
+        if moe.spec.router_input == RouterInput::Outset {
+            // The experts read other inputs than those that were packed for the router.
+            compute.pack(normed, d, [], &mut products.packed);
+        }
         let ahead = &mut s.ahead;
         let mut guess = || {
             let wanted = batch.phase() == Phase::Decode && rows.len() <= AHEAD_TOKENS;
             let Some((next, norm)) = self.weights.next_bank(branch).filter(|_| wanted) else { return };
-            if self.store.prefetches() {
+            // What a router reads that stands before attention is known soon enough.
+            if next.spec.router_input == RouterInput::Branch && self.store.prefetches() {
                 lookahead::rank(compute, norm, next, x, ahead);
                 self.store.prefetch(next.bank, &ahead.ranked);
             }

@@ -10,7 +10,7 @@ use crate::error::{EngineError, Result};
 use crate::experts::store::ExpertStore;
 use crate::layers::linear::Compute;
 use crate::weights::Weights;
-use moelten_loader::spec::{Join, ModelSpec};
+use moelten_loader::spec::{Join, LayerSpec, ModelSpec};
 
 /// Rows that go through the head at once: enough to share its weights, few enough for a small buffer.
 pub const HEAD_ROWS: usize = 16;
@@ -71,6 +71,11 @@ impl Decoder<'_> {
             }
             batch.note_cancelled();
             observer.layer(index);
+            if spec.layers.get(index).is_some_and(LayerSpec::reads_outset) {
+                let rows = batch.tokens() * spec.d_model;
+                s.outset[..rows].copy_from_slice(&s.x[..rows]);
+                pass.prefetch_known(layer, batch, s);
+            }
             for (number, branch) in layer.branches.iter().enumerate() {
                 let next = layer.branches.get(number + 1).map(|next| next.join);
                 let parallel = branch.join == Join::Parallel || next == Some(Join::Parallel);
@@ -151,6 +156,9 @@ impl Decoder<'_> {
         compute.pack(x, d, [weights.head.weight.format], packed);
         compute.linear(&weights.head, packed, &mut s.logits, &mut s.head_grouped);
         compute.kernels.scale(spec.head.scale, &mut s.logits);
+        if let Some(cap) = spec.head.softcap {
+            s.logits.iter_mut().for_each(|logit| *logit = cap * (*logit / cap).tanh());
+        }
     }
 
     /// Rows of the embedding, scaled, into `s.x`.

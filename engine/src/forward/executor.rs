@@ -1,7 +1,9 @@
 //! The buffers of a pass, allocated once for the largest batch, so that decode never allocates. They belong
 //! to the pass that runs, not to a sequence. It must not know what is computed in them.
 
-use moelten_loader::spec::{AttentionSpec, Join, LatentSpec, ModelSpec, Op, RopeSpec, SharedExpert};
+use moelten_loader::spec::{
+    AttentionSpec, Join, LatentSpec, LayerSpec, ModelSpec, Op, RopeSpec, SharedExpert,
+};
 use moelten_quant::{ActivationKind, BLOCK, Line, Running};
 
 use crate::experts::store::AcquireBuffers;
@@ -33,6 +35,9 @@ pub struct Executor {
     /// Sum of the outputs of parallel branches `[tokens, d_model]`; empty where branches join one after the
     /// other.
     pub joined: Vec<f32>,
+    /// The residual stream as the present layer received it `[tokens, d_model]`; empty where no branch reads
+    /// it.
+    pub outset: Vec<f32>,
     /// The positions of the batch, by rope of the model.
     pub angles: Vec<Angles>,
     /// Queries, keys, values and sums over positions.
@@ -63,11 +68,13 @@ impl Executor {
             normed: buffer(d),
             branch: buffer(d),
             joined: buffer(if w.parallel { d } else { 0 }),
+            outset: buffer(if w.outset { d } else { 0 }),
             angles: ropes.iter().map(|rope| Angles::with_capacity(rope, chunk)).collect(),
             attention: AttentionScratch {
                 q: small(w.q),
                 k: small(w.kv),
                 v: small(w.kv),
+                gate: small(w.gate),
                 mixed: small(w.q),
                 attend: AttendScratch {
                     running: vec![Running::default(); pass * w.heads],
@@ -121,8 +128,9 @@ impl Executor {
             + Packed::lines_for([w.latent.packed])
             + w.hidden_lines(pass)
             + w.gathered_lines(pass, d);
-        let streams = if w.parallel { 4 } else { 3 };
-        let numbers = chunk * (streams * d + w.experts) + pass * (2 * w.q + 2 * w.kv) + w.grouped(chunk, d);
+        let streams = 3 + usize::from(w.parallel) + usize::from(w.outset);
+        let numbers =
+            chunk * (streams * d + w.experts) + pass * (2 * w.q + 2 * w.kv + w.gate) + w.grouped(chunk, d);
         let numbers = numbers
             .saturating_add(spec.vocab)
             .saturating_add(w.spans)
@@ -143,9 +151,11 @@ impl Executor {
             &self.normed,
             &self.branch,
             &self.joined,
+            &self.outset,
             &a.q,
             &a.k,
             &a.v,
+            &a.gate,
             &a.mixed,
             &a.attend.spans,
             &a.latent.narrow,
@@ -168,6 +178,7 @@ impl Executor {
 struct Widths {
     q: usize,
     kv: usize,
+    gate: usize,
     heads: usize,
     /// Numbers of a token's rows by span; spans times heads.
     spans: usize,
@@ -177,6 +188,8 @@ struct Widths {
     per_token: usize,
     /// Whether some branches are parallel.
     parallel: bool,
+    /// Whether some branches read what their layer received.
+    outset: bool,
     latent: LatentWidths,
     /// Channels, values and value heads of delta nets.
     delta: [usize; 3],
@@ -218,13 +231,15 @@ impl LatentWidths {
 impl Widths {
     /// The widest of each over all branches.
     fn of(spec: &ModelSpec, chunk: usize, context: usize) -> Self {
-        let mut w = Self::default();
+        let outset = spec.layers.iter().any(LayerSpec::reads_outset);
+        let mut w = Self { outset, ..Self::default() };
         for branch in spec.layers.iter().flat_map(|layer| &layer.branches) {
             w.parallel |= branch.join == Join::Parallel;
             match &branch.op {
                 Op::Attention(a) => {
                     w.q = w.q.max(a.heads * a.head_dim);
                     w.kv = w.kv.max(a.kv_heads * a.head_dim);
+                    w.gate = w.gate.max(if a.gate.is_some() { a.query_rows() } else { 0 });
                     w.heads = w.heads.max(a.heads);
                     w.spans(a, context);
                 }
@@ -274,7 +289,8 @@ impl Widths {
 
     /// The widest grouped outputs of a region.
     fn grouped(&self, chunk: usize, d_model: usize) -> usize {
-        let passing = PASS.min(chunk) * (self.q + 2 * self.kv).max(self.delta[0] + self.delta[1]);
+        let passing =
+            PASS.min(chunk) * (self.q.max(self.gate) + 2 * self.kv).max(self.delta[0] + self.delta[1]);
         (chunk * d_model.max(self.experts)).max(passing).max(self.latent.wide).max(self.latent.narrow)
     }
 

@@ -13,7 +13,7 @@ pub struct Norm {
     pub spec: NormSpec,
     /// Factors, `[d_model]`.
     pub weight: Vec<f32>,
-    /// Offsets, `[d_model]`; empty for RMS norms.
+    /// Offsets, `[d_model]`; zeros for a layer norm without bias, empty for RMS norms.
     pub bias: Vec<f32>,
 }
 
@@ -27,7 +27,9 @@ impl Norm {
             for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
                 match self.spec {
                     NormSpec::Rms { eps } => kernels.rms_norm(x, &self.weight, eps, out),
-                    NormSpec::Layer { eps } => kernels.layer_norm(x, &self.weight, &self.bias, eps, out),
+                    NormSpec::Layer { eps } | NormSpec::LayerUnbiased { eps } => {
+                        kernels.layer_norm(x, &self.weight, &self.bias, eps, out)
+                    }
                 }
             }
         });

@@ -20,6 +20,8 @@ pub struct AttentionScratch {
     pub k: Vec<f32>,
     /// Values, `[tokens, kv_heads * head_dim]`.
     pub v: Vec<f32>,
+    /// Gates on the mixed values before their function, `[tokens, gates]`; empty without gates.
+    pub gate: Vec<f32>,
     /// Values mixed by attention, `[tokens, heads * head_dim]`.
     pub mixed: Vec<f32>,
     /// Unfinished sums over positions.

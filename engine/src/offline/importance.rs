@@ -138,7 +138,10 @@ impl BranchSquares {
     /// Passes each matrix of the branch and its sums to `add`.
     fn by_tensor<'a>(&'a self, op: &Op, add: &mut dyn FnMut(LayerTensor, &'a Squares)) {
         match op {
-            Op::Attention(_) => {
+            Op::Attention(attention) => {
+                if attention.gate.is_some() {
+                    add(LayerTensor::AttentionGate, &self.input);
+                }
                 for tensor in [LayerTensor::Q, LayerTensor::K, LayerTensor::V] {
                     add(tensor, &self.input);
                 }

@@ -1,4 +1,4 @@
-//! The contract of states, over every variant and over a recurrence that no layer has: whatever is begun,
+//! The contract of states, over every variant: whatever is begun,
 //! given up, cut back, remembered, restored, saved and loaded, a state is what the committed tokens make of
 //! an empty one.
 
@@ -12,6 +12,7 @@ use super::branches::BranchStates;
 use super::contract::{BranchState, NeedsReplay, Snapshot};
 use super::kv::KvState;
 use super::kv::format::KvFormat;
+use super::recurrent::RecurrentState;
 use super::window::WindowState;
 use super::{LayerState, MOST_NEW_TOKENS};
 use crate::layers::linear::Compute;
@@ -23,110 +24,13 @@ const HEAD_DIM: usize = 4;
 /// Tokens of a context here: several times what a small window keeps.
 const CONTEXT: usize = 16_384;
 
-/// A state that is not a KV cache: a number for each channel that forgets slowly. It cannot go back by
-/// itself, so it keeps a copy while a pass runs.
-#[derive(Default)]
-struct Recurrent {
-    now: Vec<f32>,
-    len: usize,
-    before: Option<(Vec<f32>, usize)>,
-}
-
-impl Recurrent {
-    fn new() -> Self {
-        Self { now: vec![0.0; HEAD_DIM], ..Self::default() }
-    }
-
-    fn write(&mut self, tokens: &[u32]) {
-        for &token in tokens {
-            for (channel, now) in self.now.iter_mut().enumerate() {
-                *now = 0.75 * *now + number(token, channel);
-            }
-        }
-        self.len += tokens.len();
-    }
-}
-
-impl BranchState for Recurrent {
-    fn len(&self) -> usize {
-        self.before.as_ref().map_or(self.len, |(_, len)| *len)
-    }
-
-    fn begin(&mut self, _: usize) {
-        self.before = Some((self.now.clone(), self.len));
-    }
-
-    fn commit(&mut self) {
-        self.before = None;
-    }
-
-    fn rollback(&mut self) {
-        if let Some((now, len)) = self.before.take() {
-            (self.now, self.len) = (now, len);
-        }
-    }
-
-    fn can_truncate(&self, len: usize) -> bool {
-        len >= self.len || len == 0
-    }
-
-    fn truncate(&mut self, len: usize) -> Result<(), NeedsReplay> {
-        match len {
-            _ if len >= self.len => Ok(()),
-            0 => {
-                self.clear();
-                Ok(())
-            }
-            _ => Err(NeedsReplay),
-        }
-    }
-
-    fn clear(&mut self) {
-        *self = Self::new();
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let bytes = size_of_val(&*self.now) as u64;
-        Snapshot { len: self.len, bytes, data: Box::new(self.now.clone()) }
-    }
-
-    fn can_restore(&self, snapshot: &Snapshot) -> bool {
-        snapshot.data.is::<Vec<f32>>()
-    }
-
-    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), NeedsReplay> {
-        let now = snapshot.data.downcast_ref::<Vec<f32>>().ok_or(NeedsReplay)?;
-        (self.now, self.len) = (now.clone(), snapshot.len);
-        Ok(())
-    }
-
-    fn save(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.now.iter().try_for_each(|now| out.write_all(&now.to_le_bytes()))
-    }
-
-    fn load(&mut self, len: usize, from: &mut dyn Read) -> io::Result<()> {
-        self.clear();
-        let mut bytes = [0; 4];
-        let mut now = Vec::new();
-        for _ in 0..HEAD_DIM {
-            from.read_exact(&mut bytes)?;
-            now.push(f32::from_le_bytes(bytes));
-        }
-        (self.now, self.len) = (now, len);
-        Ok(())
-    }
-}
-
 /// A number that a token leaves in a channel, exact in half precision.
 fn number(token: u32, channel: usize) -> f32 {
     ((token as usize * 31 + channel * 7) % 512) as f32
 }
 
-/// What tests write to: a state of a layer, or the recurrence.
-enum TestState {
-    Layer(LayerState),
-    Recurrent(Recurrent),
-}
+/// What tests write to.
+struct TestState(LayerState);
 
 /// The kinds of states that there are.
 #[derive(Debug, Clone, Copy)]
@@ -158,6 +62,9 @@ fn spec(window: Option<usize>) -> AttentionSpec {
         rope: None,
         window,
         clip_qkv: None,
+        softcap: None,
+        temperature: None,
+        gate: None,
     }
 }
 
@@ -166,43 +73,44 @@ impl TestState {
         match kind {
             Kind::Kv(format) => {
                 let state = KvState::new(&spec(None), CONTEXT, format, 0).unwrap();
-                Self::Layer(LayerState::Kv(state))
+                Self(LayerState::Kv(state))
             }
             Kind::Window(window, format) => {
                 let state = WindowState::new(&spec(Some(window)), window, format, 0).unwrap();
-                Self::Layer(LayerState::Window(state))
+                Self(LayerState::Window(state))
             }
-            Kind::Recurrent => Self::Recurrent(Recurrent::new()),
+            Kind::Recurrent => Self(LayerState::Recurrent(RecurrentState::new(HEAD_DIM).unwrap())),
         }
     }
 
     /// What a pass does to the state between `begin` and `commit`.
     fn write(&mut self, pool: &Pool, first: usize, tokens: &[u32]) {
-        match self {
-            Self::Layer(state) => {
-                let rows = |of: usize| -> Vec<f32> {
-                    let row = |&token: &u32| (0..HEADS * HEAD_DIM).map(move |c| number(token, c + of));
-                    tokens.iter().flat_map(row).collect()
-                };
-                let kernels = Kernels::for_isa(Isa::best()).unwrap();
-                state.write(pool, kernels, first, &rows(0), &rows(100));
+        if let LayerState::Recurrent(state) = &mut self.0 {
+            let (before, numbers) = state.step();
+            if let Some(before) = before {
+                numbers.copy_from_slice(before);
             }
-            Self::Recurrent(state) => state.write(tokens),
+            for &token in tokens {
+                for (channel, now) in numbers.iter_mut().enumerate() {
+                    *now = 0.75 * *now + number(token, channel);
+                }
+            }
+            return;
         }
+        let rows = |of: usize| -> Vec<f32> {
+            let row = |&token: &u32| (0..HEADS * HEAD_DIM).map(move |c| number(token, c + of));
+            tokens.iter().flat_map(row).collect()
+        };
+        let kernels = Kernels::for_isa(Isa::best()).unwrap();
+        self.0.write(pool, kernels, first, &rows(0), &rows(100));
     }
 
     fn inner(&self) -> &dyn BranchState {
-        match self {
-            Self::Layer(state) => state,
-            Self::Recurrent(state) => state,
-        }
+        &self.0
     }
 
     fn inner_mut(&mut self) -> &mut dyn BranchState {
-        match self {
-            Self::Layer(state) => state,
-            Self::Recurrent(state) => state,
-        }
+        &mut self.0
     }
 }
 

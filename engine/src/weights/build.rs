@@ -3,7 +3,7 @@
 
 use moelten_loader::spec::{
     Activation, AttentionSpec, BankKey, BranchSpec, DeltaSpec, LatentSpec, MlpSpec, ModelSpec, MoeSpec,
-    NormSpec, Op, Part, QkNorm, RopeSpec, SharedExpert,
+    NormSpec, Op, OutputGate, Part, QkNorm, RopeSpec, SharedExpert,
 };
 use moelten_loader::tensors::bank::MatrixRef;
 use moelten_loader::tensors::needed::delta_inputs;
@@ -67,11 +67,13 @@ fn link_banks(layers: &mut [Layer]) {
 }
 
 fn norm(tensors: &TensorStore, spec: NormSpec, weight: Role, bias: Role) -> Result<Norm> {
+    let weight = tensors.vector(weight)?;
     let bias = match spec {
         NormSpec::Rms { .. } => Vec::new(),
         NormSpec::Layer { .. } => tensors.vector(bias)?,
+        NormSpec::LayerUnbiased { .. } => vec![0.0; weight.len()],
     };
-    Ok(Norm { spec, weight: tensors.vector(weight)?, bias })
+    Ok(Norm { spec, weight, bias })
 }
 
 /// Builds branches in order.
@@ -170,6 +172,10 @@ impl OfLayer<'_> {
             k: linear(LayerTensor::K, LayerTensor::KBias, spec.qkv_bias)?,
             v: linear(LayerTensor::V, LayerTensor::VBias, spec.qkv_bias)?,
             o: linear(LayerTensor::O, LayerTensor::OBias, spec.out_bias)?,
+            gate: match spec.gate {
+                None | Some(OutputGate::SigmoidWithQuery) => None,
+                Some(_) => Some(self.matrix(LayerTensor::AttentionGate)),
+            },
             q_norm: qk_norm(LayerTensor::QNorm)?,
             k_norm: qk_norm(LayerTensor::KNorm)?,
             sinks: if spec.sinks { self.tensors.vector(self.role(LayerTensor::Sinks))? } else { Vec::new() },

@@ -279,6 +279,12 @@ fn tensors_of_one_family_are_missed_by_name() {
         ("glm4moe", "model.layers.1.mlp.gate.e_score_correction_bias"),
         ("glm4moe", "model.layers.2.mlp.shared_experts.up_proj.weight"),
         ("glm4moe", "model.layers.0.mlp.gate_proj.weight"),
+        ("phi3", "model.layers.1.self_attn.qkv_proj.weight"),
+        ("phi3", "model.layers.0.mlp.gate_up_proj.weight"),
+        ("exaone4", "model.layers.1.post_feedforward_layernorm.weight"),
+        ("gemma2", "model.layers.1.pre_feedforward_layernorm.weight"),
+        ("gemma3-scale", "model.layers.2.self_attn.k_norm.weight"),
+        ("cohere2", "model.layers.3.input_layernorm.weight"),
     ] {
         match refused(without(family, tensor).path()) {
             LoadError::Malformed { field, fault: Fault::Missing { .. }, .. } => {
@@ -316,4 +322,56 @@ fn routers_that_contradict_themselves() {
     });
     let unknown = changed("glm4moe", "scoring_func", json!("tanh"));
     assert!(matches!(refused(unknown.path()), LoadError::Unsupported { .. }));
+}
+
+#[test]
+fn windows_and_ropes_by_layer() {
+    assert_field("smollm3", "no_rope_layers", &[json!([1, 1]), json!([])], |f| {
+        matches!(f, Fault::Contradiction { .. })
+    });
+    assert_field("cohere2", "layer_types", &[json!(["full_attention"])], |f| {
+        matches!(f, Fault::Contradiction { .. })
+    });
+    assert_field("gemma3-scale", "sliding_window_pattern", &[json!("LGL"), json!(""), json!([4])], |f| {
+        matches!(f, Fault::WrongType { .. })
+    });
+    // The period counts where no list of layers does.
+    let dir = changed("cohere2", "sliding_window_pattern", json!(0));
+    let path = dir.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["layer_types"] = Value::Null;
+    fs::write(&path, config.to_string()).unwrap();
+    let error = refused(dir.path()).to_string();
+    assert!(error.contains("sliding_window_pattern"), "{error}");
+    let local = "rope_parameters.sliding_attention";
+    assert_field("gemma3-scale", &format!("{local}.rope_theta"), &[json!(0), json!(-1)], |f| {
+        matches!(f, Fault::BadNumber { .. })
+    });
+    assert_field("gemma3-scale", &format!("{local}.partial_rotary_factor"), &[json!(0), json!(1.5)], |f| {
+        matches!(f, Fault::BadNumber { .. })
+    });
+    for (field, value) in
+        [(format!("{local}.rope_type"), json!("yarn")), ("rope_parameters.other".into(), json!({}))]
+    {
+        let dir = changed("gemma3-scale", &field, value);
+        let error = refused(dir.path());
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{field}: {error}");
+    }
+}
+
+#[test]
+fn caps_and_scales_out_of_range() {
+    for (family, field) in [
+        ("gemma2", "attn_logit_softcapping"),
+        ("gemma2", "final_logit_softcapping"),
+        ("gemma2", "query_pre_attn_scalar"),
+        ("cohere2", "logit_scale"),
+    ] {
+        assert_field(family, field, &[json!(0), json!(-2.5), json!(1e300)], |f| {
+            matches!(f, Fault::BadNumber { .. })
+        });
+    }
+    // Experts with biases of their own need a family that has them.
+    let biased = changed("glm4moe", "mlp_bias", json!(true));
+    assert_eq!(refused(biased.path()).kind(), ErrorKind::Unsupported);
 }

@@ -16,7 +16,7 @@ use moelten_engine::{Sequence, Step, advance};
 use moelten_quant::{Format, Isa};
 
 use crate::common::wide::{converted, wide};
-use crate::common::{FAMILIES, How, folder, golden, model, on, session};
+use crate::common::{FAMILIES, How, NARROW, folder, golden, model, on, session};
 
 fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|logit| logit.to_bits()).collect()
@@ -83,7 +83,7 @@ pub fn check_batch(name: &str, model: &Arc<Model>, scripts: &[Script], expected:
 
 #[test]
 fn neighbours_in_a_batch_never_change_a_bit() {
-    for family in FAMILIES {
+    for family in FAMILIES.into_iter().chain(NARROW) {
         let ids = golden(family).ids;
         for isa in Isa::available() {
             let model =

@@ -15,14 +15,19 @@ use moelten_engine::Routing;
 use moelten_engine::Sequence;
 use moelten_engine::plan::{Io, Ram, SequenceOptions};
 use moelten_engine::runtime::cancel::Cancel;
-use moelten_loader::spec::{BankKey, LayerSpec, ModelSpec, NormSpec, Op, Place, SharedExpert};
+use moelten_loader::spec::{
+    Activation, AttentionSpec, BankKey, BranchSpec, ExpertGroups, Join, LayerSpec, MlpSpec, ModelSpec,
+    MoeSpec, NormSpec, Op, OutputGate, Place, QkNorm, Renormalise, RouterInput, Scoring, Select,
+    SharedExpert, Temperature,
+};
 use moelten_quant::{Format, Isa};
 
 use crate::batch::{alone, check_batch, scripts};
 use crate::common::{How, deviation, distance, logits, session, spread, stepwise, whole};
 use Place::{Ffn, Mixer};
 use made::{
-    D_FF, D_FF_BLOCKS, EXPERTS, Made, VOCAB, attention, branch, latent, layer, mlp, model, moe, parallel,
+    D_FF, D_FF_BLOCKS, EXPERTS, Made, VOCAB, attention, branch, delta, latent, layer, mlp, model, moe,
+    parallel,
 };
 
 /// Largest error of a logit, as a share of the standard deviation of all.
@@ -148,6 +153,23 @@ fn feed_forward_blocks_of_two_matrices() {
 }
 
 #[test]
+fn gated_delta_nets() {
+    use moelten_loader::spec::{DeltaLayout as Layout, DeltaOrder as Order};
+    check("delta", |d_ff| {
+        let kinds = [
+            (Layout::Apart, Order::Grouped, true),
+            (Layout::Apart, Order::Tiled, false),
+            (Layout::StepsByKeyHead, Order::Grouped, false),
+            (Layout::ByKeyHead, Order::Grouped, true),
+        ];
+        let layers = kinds.into_iter().map(|(layout, order, log)| {
+            layer([branch(Mixer, delta(layout, order, log)), branch(Ffn, dense(d_ff, true, false))])
+        });
+        layers.chain([layer([branch(Mixer, attention(false))])]).collect()
+    });
+}
+
+#[test]
 fn latent_attention() {
     check("latent", |d_ff| {
         let kinds = [(None, false), (Some(64), false), (None, true), (Some(32), true)];
@@ -195,6 +217,68 @@ fn norms_of_outputs() {
             both
         });
         layers.collect()
+    });
+}
+
+/// Gates on mixed values, capped scores, queries that grow with their position, norms after rope; a layer
+/// norm without bias, ReLU, and a head whose logits are capped.
+#[test]
+fn attention_of_other_kinds() {
+    check_spec("attention-kinds", |d_ff| {
+        let with = |change: &dyn Fn(&mut AttentionSpec)| {
+            let Op::Attention(mut spec) = attention(false) else { unreachable!("it is attention") };
+            change(&mut spec);
+            let relu = MlpSpec { activation: Activation::Relu, ..mlp(d_ff, true, false) };
+            let mut both = layer([branch(Mixer, Op::Attention(spec)), branch(Ffn, Op::Mlp(relu))]);
+            let norm = NormSpec::LayerUnbiased { eps: 1e-5 };
+            both.branches.iter_mut().for_each(|branch| branch.pre_norm = Some(norm));
+            both
+        };
+        let layers = vec![
+            with(&|spec| spec.gate = Some(OutputGate::SigmoidPerValue)),
+            with(&|spec| spec.gate = Some(OutputGate::SigmoidWithQuery)),
+            with(&|spec| spec.gate = Some(OutputGate::SoftplusPerHead)),
+            with(&|spec| spec.softcap = Some(0.75)),
+            with(&|spec| spec.temperature = Some(Temperature { beta: 0.5, period: 3 })),
+            with(&|spec| spec.qk_norm = QkNorm::PerHeadAfterRope { eps: 1e-5 }),
+        ];
+        let mut spec = model(layers);
+        spec.head.softcap = Some(0.8);
+        spec
+    });
+}
+
+/// Experts chosen by score and bias, out of all of them and out of the best groups.
+#[test]
+fn experts_by_score_and_bias() {
+    check("scored-experts", |d_ff| {
+        let groups = [None, Some(ExpertGroups { count: 3, kept: 2, summed: 2 })];
+        let layers = groups.into_iter().zip([Renormalise::No, Renormalise::Plus(1e-20)]);
+        let layers = layers.map(|(groups, renormalise)| {
+            let Op::Moe(mut spec) = moe(mlp(d_ff, true, false), SharedExpert::None) else {
+                unreachable!("it is a mixture")
+            };
+            spec.experts = 6;
+            spec.router.select =
+                Select::Scored { k: 3, scoring: Scoring::Sigmoid, bias: true, groups, renormalise };
+            layer([branch(Mixer, attention(false)), branch(Ffn, Op::Moe(spec))])
+        });
+        layers.collect()
+    });
+}
+
+/// Experts beside a dense block, and a router before attention: both read what the layer received.
+#[test]
+fn branches_that_read_what_the_layer_received() {
+    check("outset", |d_ff| {
+        let experts = || moe(mlp(d_ff, true, false), SharedExpert::None);
+        let beside = BranchSpec { join: Join::Outset, ..branch(Place::Experts, experts()) };
+        let Op::Moe(spec) = experts() else { unreachable!("it is a mixture") };
+        let early = Op::Moe(MoeSpec { router_input: RouterInput::Outset, ..spec });
+        vec![
+            layer([branch(Mixer, attention(false)), branch(Ffn, dense(d_ff, true, false)), beside]),
+            layer([branch(Mixer, attention(false)), branch(Ffn, early)]),
+        ]
     });
 }
 

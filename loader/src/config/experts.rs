@@ -18,6 +18,14 @@ pub(super) fn ffn_layers(
     layers: usize,
 ) -> Result<Vec<Op>> {
     let activation = activation(raw, family)?;
+    let bias = raw.mlp_bias.get() == Some(&true);
+    if bias && raw.experts.value.is_some() {
+        return Err(LoadError::Unsupported {
+            path: raw.path.clone(),
+            feature: format!("{} = true in a model with experts", raw.mlp_bias.name),
+            hint: "biases in dense feed-forward blocks are".into(),
+        });
+    }
     let mlp = |d_ff: usize| MlpSpec::gated(d_ff, activation);
     let dense = |layer: usize| dense_width(raw, layers, layer);
     let listed = raw.moe_layers.value.as_deref();
@@ -45,7 +53,7 @@ pub(super) fn ffn_layers(
                 };
                 Ok(Op::Moe(MoeSpec { expert: MlpSpec { d_ff, ..moe.expert }, ..moe.clone() }))
             }
-            _ => Ok(Op::Mlp(mlp(dense(layer)?))),
+            _ => Ok(Op::Mlp(MlpSpec { bias, ..mlp(dense(layer)?) })),
         })
         .collect()
 }
@@ -77,7 +85,7 @@ fn moe(
     let shared = shared(raw, family, width, mlp)?;
     let expert = MlpSpec { bias: family.expert_bias, ..mlp(width) };
     let router = RouterSpec { bias: family.router_bias, select, scale };
-    Ok(MoeSpec { experts, expert, router, shared })
+    Ok(MoeSpec { experts, expert, router, router_input: family.router_input, shared })
 }
 
 /// The shared expert beside routed experts of `width`.
@@ -176,17 +184,22 @@ fn groups(raw: &RawConfig, experts: usize, k: usize, bias: bool) -> Result<Optio
 }
 
 fn activation(raw: &RawConfig, family: &Family) -> Result<Activation> {
-    if family.activation == ActivationKind::ClampedSwiglu {
-        let (alpha, limit) = (raw.positive(&raw.swiglu_alpha)?, raw.positive(&raw.swiglu_limit)?);
-        return Ok(Activation::ClampedSwiglu { alpha, limit });
-    }
-    match raw.activation.get().map(String::as_str) {
-        None | Some("silu" | "swish") => Ok(Activation::Silu),
+    let default = match family.activation {
+        ActivationKind::Named(default) => default,
+        ActivationKind::ClampedSwiglu => {
+            let (alpha, limit) = (raw.positive(&raw.swiglu_alpha)?, raw.positive(&raw.swiglu_limit)?);
+            return Ok(Activation::ClampedSwiglu { alpha, limit });
+        }
+    };
+    match raw.activation.value.as_deref() {
+        None => Ok(default),
+        Some("silu" | "swish") => Ok(Activation::Silu),
+        Some("relu") => Ok(Activation::Relu),
         Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
         Some(other) => Err(LoadError::Unsupported {
             path: raw.path.clone(),
             feature: format!("activation \"{}\"", other.escape_default()),
-            hint: "supported are silu, gelu_pytorch_tanh".into(),
+            hint: "supported are silu, gelu_pytorch_tanh, relu".into(),
         }),
     }
 }

@@ -118,6 +118,16 @@ impl From<Uniform> for u64 {
     }
 }
 
+/// Of each run of so many layers one has no window: a number, or a string of one letter for each layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Period(pub u64);
+
+impl From<Period> for u64 {
+    fn from(Period(value): Period) -> Self {
+        value
+    }
+}
+
 /// A file that fields can be read from, one method for each type.
 pub(crate) trait FieldSource {
     /// A whole number of at least zero.
@@ -126,6 +136,8 @@ pub(crate) trait FieldSource {
     fn per_layer(&mut self, row: &FieldRow) -> Result<Field<PerLayer>>;
     /// A whole number of at least zero, or a list that repeats it.
     fn uniform(&mut self, row: &FieldRow) -> Result<Field<Uniform>>;
+    /// A period of layers; no value where the file has a list of layers in its place.
+    fn period(&mut self, row: &FieldRow) -> Result<Field<Period>>;
     /// A list of whole numbers of at least zero.
     fn counts(&mut self, row: &FieldRow) -> Result<Field<Vec<u64>>>;
     /// Any number; it may be infinite or not a number.
@@ -158,6 +170,6 @@ macro_rules! field_types {
     )*};
 }
 field_types! {
-    u64: count, PerLayer: per_layer, Uniform: uniform, Vec<u64>: counts, f64: number, Vec<f64>: numbers, bool: flag, Vec<bool>: flags,
+    u64: count, PerLayer: per_layer, Uniform: uniform, Period: period, Vec<u64>: counts, f64: number, Vec<f64>: numbers, bool: flag, Vec<bool>: flags,
     String: text, Vec<String>: texts,
 }

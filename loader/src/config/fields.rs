@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::config::field::GgufPlace::{
     Absent, Columns, Key, Present, PresentByLayer, PresentInSome, Rows, Values,
 };
-use crate::config::field::{Field, FieldRow, FieldSource, FieldType, PerLayer, Uniform};
+use crate::config::field::{Field, FieldRow, FieldSource, FieldType, PerLayer, Period, Uniform};
 use crate::error::Result;
 
 macro_rules! fields {
@@ -94,9 +94,16 @@ fields! {
     embed_scale: f64 = hf["embedding_multiplier"], gguf[Key("{arch}.embedding_scale")], default 1.0;
     /// Factor on what each branch adds to the residual stream.
     residual_scale: f64 = hf["residual_multiplier"], gguf[Key("{arch}.residual_scale")], default 1.0;
-    /// The logits are divided by it.
-    logit_divisor: f64 = hf["logits_scaling"], gguf[Key("{arch}.logit_scale")], default 1.0;
+    /// The logits are divided by it, or multiplied with it: that is the family's.
+    logit_scale: f64 = hf["logits_scaling", "logit_scale"], gguf[Key("{arch}.logit_scale")], default 1.0;
 
+    /// Bound that logits approach.
+    logit_softcap: f64 = hf["final_logit_softcapping"], gguf[Key("{arch}.final_logit_softcapping")];
+    /// Whether the embedding is multiplied with the root of its width; the default is the family's.
+    embed_root: bool = hf["mup_enabled"], gguf[];
+
+    /// Query heads of each layer.
+    layer_heads: Vec<u64> = hf["num_attention_heads_per_layer"], gguf[];
     /// Query heads.
     heads: PerLayer = hf["num_attention_heads"], gguf[Key("{arch}.attention.head_count")];
     /// Key and value heads; by default as many as query heads.
@@ -107,11 +114,19 @@ fields! {
     value_dim: u64 = hf[], gguf[Key("{arch}.attention.value_length")];
     /// Factor on attention scores; by default one over the root of the head's width.
     attention_scale: f64 = hf["attention_multiplier"], gguf[Key("{arch}.attention.scale")];
+    /// The same as the square of a divisor.
+    query_scalar: f64 = hf["query_pre_attn_scalar"], gguf[];
+    /// Bound that attention scores approach.
+    attention_softcap: f64 = hf["attn_logit_softcapping"], gguf[Key("{arch}.attn_logit_softcapping")];
+    /// How fast queries grow with their position.
+    temperature: f64 = hf["rope.llama_4_scaling_beta"], gguf[Key("{arch}.attention.temperature_scale")];
+    /// Whether mixed values have a gate; the default is the family's.
+    attention_gate: bool = hf["gating"], gguf[];
     /// Biases on q, k and v; the default is the family's.
     qkv_bias: bool = hf["qkv_bias", "attention_bias", "use_qkv_bias", "use_bias"],
         gguf[Present("blk.0.attn_q.bias")];
     /// Bias on the attention output; the default is the family's.
-    out_bias: bool = hf["attention_bias", "use_bias"], gguf[Present("blk.0.attn_output.bias")];
+    out_bias: bool = hf["attention_out_bias", "attention_bias", "use_bias"], gguf[Present("blk.0.attn_output.bias")];
     /// Whether queries and keys are normed; the default is the family's.
     qk_norm: bool = hf["use_qk_norm"], gguf[Present("blk.0.attn_q_norm.weight")];
     /// Clamp on q, k and v.
@@ -134,10 +149,30 @@ fields! {
     /// Latent attention: the matrices for keys and for values are apart.
     kv_split: bool = hf[], gguf[PresentInSome("blk.*.attn_k_b.weight")];
 
+    /// Delta nets: heads of queries and keys.
+    delta_key_heads: u64 = hf["linear_num_key_heads"], gguf[Key("{arch}.ssm.group_count")];
+    /// Delta nets: heads of values.
+    delta_value_heads: u64 = hf["linear_num_value_heads"], gguf[Key("{arch}.ssm.time_step_rank")];
+    /// Delta nets: width of a query or key.
+    delta_key_dim: u64 = hf["linear_key_head_dim"], gguf[Key("{arch}.ssm.state_size")];
+    /// Delta nets: width of a value.
+    delta_value_dim: u64 = hf["linear_value_head_dim"], gguf[];
+    /// Delta nets: width of the values of all heads.
+    delta_inner: u64 = hf[], gguf[Key("{arch}.ssm.inner_size")];
+    /// Delta nets: tokens that the convolution sees.
+    delta_kernel: u64 = hf["linear_conv_kernel_dim"], gguf[Key("{arch}.ssm.conv_kernel")];
+    /// Which layers have a recurrence in place of attention.
+    recurrent_layers: Vec<bool> = hf[], gguf[Key("{arch}.attention.recurrent_layers")];
+    /// Of each run of this many layers, the last one has attention, where there is no list.
+    attention_every: u64 = hf["full_attention_interval"], gguf[Key("{arch}.full_attention_interval")];
+
     /// Sliding window, in tokens.
     window: u64 = hf["sliding_window"], gguf[Key("{arch}.attention.sliding_window")];
     /// Which layers use the window.
     window_layers: Vec<bool> = hf[], gguf[Key("{arch}.attention.sliding_window_pattern")];
+    /// Of each run of this many layers one has no window, where the file does not list layers.
+    window_period: Period = hf["sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers"],
+        gguf[Key("{arch}.attention.sliding_window_pattern")];
     /// The kind of each layer's attention, `sliding_attention` or another.
     layer_types: Vec<String> = hf["layer_types"], gguf[];
     /// The first layer with a window, where `layer_types` is missing.
@@ -145,6 +180,19 @@ fields! {
     /// False turns the window off.
     window_on: bool = hf["use_sliding_window"], gguf[];
 
+    /// For each layer, 1 if it has a rope and 0 if it has none.
+    rope_layers: Vec<u64> = hf["no_rope_layers"], gguf[];
+    /// Of each run of this many layers, the last one has no rope.
+    rope_period: u64 = hf["no_rope_layer_interval"], gguf[];
+    /// Scheme of the rope of layers with a window, where it is their own.
+    local_rope_kind: String = hf["local_rope.rope_type"], gguf[];
+    /// Base of its frequencies.
+    local_rope_theta: f64 = hf["local_rope.rope_theta", "rope_local_base_freq"],
+        gguf[Key("{arch}.rope.freq_base_swa")];
+    /// How many dimensions it rotates.
+    local_rope_dim: u64 = hf[], gguf[Key("{arch}.rope.dimension_count_swa")];
+    /// The part of a head's dimensions that it rotates.
+    local_rope_part: f64 = hf["local_rope.partial_rotary_factor"], gguf[];
     /// Scheme of the rope's frequencies: `linear`, `llama3`, `yarn`, `longrope`.
     rope_kind: String = hf["rope.rope_type", "rope.type"], gguf[Key("{arch}.rope.scaling.type")];
     /// Base of the frequencies; the default is the family's.
@@ -173,6 +221,8 @@ fields! {
     rope_beta_slow: f64 = hf["rope.beta_slow"], gguf[Key("{arch}.rope.scaling.yarn_beta_slow")], default 1.0;
     /// YaRN and LongRoPE: factor on queries and keys; the default is the scheme's formula.
     rope_attention_factor: f64 = hf["rope.attention_factor"], gguf[Key("{arch}.rope.scaling.attn_factor")];
+    /// YaRN: the same, as the whole factor, which readers do not multiply with the scheme's own.
+    rope_whole_factor: f64 = hf[], gguf[Key("{arch}.rope.scaling.yarn_attn_factor")];
     /// YaRN: whether the correction range is rounded to whole dimensions; the default is the family's.
     rope_truncate: bool = hf["rope.truncate"], gguf[Key("{arch}.rope.scaling.yarn_truncate")];
     /// YaRN: numerator of the factor on queries and keys; used with the next.
@@ -196,14 +246,14 @@ fields! {
 
     /// Hidden width of dense feed-forward blocks.
     d_ff: PerLayer = hf["intermediate_size"], gguf[Key("{arch}.feed_forward_length")];
-    /// Activation of feed-forward blocks.
-    activation: String = hf["hidden_act"], gguf[], default "silu".to_owned();
+    /// Activation of feed-forward blocks; the default is the family's.
+    activation: String = hf["hidden_act", "hidden_activation"], gguf[];
     /// Clamped SwiGLU: steepness of the sigmoid.
     swiglu_alpha: f64 = hf["swiglu_alpha"], gguf[Key("{arch}.swiglu_alpha")], default 1.702;
     /// Clamped SwiGLU: bound of gate and up.
     swiglu_limit: f64 = hf["swiglu_limit"], gguf[Key("{arch}.swiglu_limit")], default 7.0;
     /// Biases in feed-forward blocks.
-    mlp_bias: bool = hf["mlp_bias", "use_bias"], gguf[], default false;
+    mlp_bias: bool = hf["mlp_bias", "use_bias"], gguf[Present("blk.0.ffn_up.bias")], default false;
     /// Routed experts of a layer.
     experts: u64 = hf["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"],
         gguf[Key("{arch}.expert_count")];
@@ -229,15 +279,15 @@ fields! {
     /// Whether a bias is added to the scores for the choice; the default is the family's.
     select_bias: bool = hf["use_routing_bias", "moe_router_enable_expert_bias"],
         gguf[PresentInSome("blk.*.exp_probs_b.bias")];
-    /// Groups of experts.
+    /// How many groups of neighbours the experts form, of which a token's are chosen.
     expert_groups: u64 = hf["n_group"], gguf[Key("{arch}.expert_group_count")], default 1;
     /// Groups that experts are chosen from; by default all.
     expert_groups_used: u64 = hf["topk_group"], gguf[Key("{arch}.expert_group_used_count")];
     /// Factor on the weights of routed experts; 0 stands for 1.
-    router_scale: f64 = hf["routed_scaling_factor", "route_scale"],
+    router_scale: f64 = hf["routed_scaling_factor", "route_scale", "moe_routed_scaling_factor"],
         gguf[Key("{arch}.expert_weights_scale")], default 1.0;
     /// Divide the weights of the chosen experts by their sum; the default is the family's.
-    renormalise: bool = hf["norm_topk_prob"], gguf[Key("{arch}.expert_weights_norm")];
+    renormalise: bool = hf["norm_topk_prob", "route_norm"], gguf[Key("{arch}.expert_weights_norm")];
     /// SparseMixer: width of the training noise, which sets which experts compete.
     router_jitter: f64 = hf["router_jitter_noise"], gguf[Key("{arch}.router_jitter_noise")], default 0.01;
     /// Which layers have experts.
@@ -246,7 +296,7 @@ fields! {
     sparse_step: u64 = hf["decoder_sparse_step", "moe_layer_interval"],
         gguf[Key("{arch}.interleave_moe_layer_step")];
     /// Leading layers without experts.
-    leading_dense: u64 = hf["first_k_dense_replace", "moe_layer_start_index"],
+    leading_dense: u64 = hf["first_k_dense_replace", "moe_layer_start_index", "num_dense_layers"],
         gguf[Key("{arch}.leading_dense_block_count")];
     /// The last layer with experts; -1 for the last of all.
     last_sparse: f64 = hf["moe_layer_end_index"], gguf[];

@@ -2,7 +2,7 @@
 //! head, layers without experts, rope divisors) is read off the tensor list, as the table says. It must not
 //! know what the values mean for a model.
 
-use crate::config::field::{Field, FieldRow, FieldSource, GgufPlace, PerLayer, Uniform};
+use crate::config::field::{Field, FieldRow, FieldSource, GgufPlace, PerLayer, Period, Uniform};
 use crate::config::fields::{FIELDS, GGUF_IGNORED, ROWS, RawConfig};
 use crate::config::write::yarn_magnitude;
 use crate::container::catalog::{Catalog, TensorInfo};
@@ -54,8 +54,13 @@ fn rope_scaling(raw: &mut RawConfig) {
 fn attention_factor(raw: &mut RawConfig) {
     if raw.rope_kind.value.as_deref() == Some("yarn") {
         let own = f64::from(yarn_magnitude(narrow(raw.rope_factor.value.unwrap_or(1.0))));
+        let whole = raw.rope_whole_factor.value;
         let factor = &mut raw.rope_attention_factor.value;
-        *factor = Some(factor.unwrap_or(1.0) * own);
+        *factor = match raw.yarn_log_multiplier.value {
+            // The factor of the keys cancels that of the scheme.
+            Some(mscale) if mscale != 0.0 => Some(factor.unwrap_or(1.0)),
+            _ => whole.or(Some(factor.unwrap_or(1.0) * own)),
+        };
     }
 }
 
@@ -197,6 +202,13 @@ impl FieldSource for GgufFile<'_> {
         Ok(Field::new(found.name.clone(), value.transpose()?))
     }
 
+    fn period(&mut self, row: &FieldRow) -> Result<Field<Period>> {
+        self.first(row, |file, place| match place.key(&file.arch).filter(|key| !file.is_array(key)) {
+            Some(key) => Ok(file.meta.u64(&key)?.map(Period)),
+            None => Ok(None),
+        })
+    }
+
     fn counts(&mut self, row: &FieldRow) -> Result<Field<Vec<u64>>> {
         self.first_key(row, Metadata::u64s)
     }
@@ -266,6 +278,7 @@ mod tests {
         match kind {
             "u64" => (Value::U32(7), "7".into()),
             "Uniform" => (Value::Array(Array::U32(vec![7, 7])), "Uniform(7)".into()),
+            "Period" => (Value::U32(4), "Period(4)".into()),
             "PerLayer" => (Value::Array(Array::U32(vec![4, 8])), "PerLayer([4, 8])".into()),
             "f64" => (Value::F32(0.5), "0.5".into()),
             "bool" => (Value::Bool(true), "true".into()),

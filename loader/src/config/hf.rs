@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::config::field::{Field, FieldRow, FieldSource, PerLayer, Uniform};
+use crate::config::field::{Field, FieldRow, FieldSource, PerLayer, Period, Uniform};
 use crate::config::fields::{FIELDS, HF_IGNORED, ROWS, RawConfig};
 use crate::error::{Fault, LoadError, Result};
 use crate::io::json;
@@ -16,8 +16,14 @@ use crate::io::json;
 const NESTED: &str = "text_config";
 /// The object with the settings of the rope, and its older name.
 const ROPE_OBJECTS: [&str; 2] = ["rope_parameters", "rope_scaling"];
-/// What a key of the table begins with that stands in the rope's object.
+/// What a key of the table begins with that stands in the rope's object; where layers of different types
+/// have ropes of their own, in that of [`FULL`] attention.
 const ROPE: &str = "rope.";
+/// The same for layers with a window: keys of the object of [`LOCAL`] attention.
+const LOCAL_ROPE: &str = "local_rope.";
+/// Types of layers with ropes of their own.
+const FULL: &str = "full_attention";
+const LOCAL: &str = "sliding_attention";
 /// Layers that a list is made for; the lowering refuses more.
 const MAX_LAYERS: u64 = 4096;
 
@@ -25,7 +31,7 @@ const MAX_LAYERS: u64 = 4096;
 ///
 /// # Errors
 /// [`LoadError::Malformed`] when a field has another type than it must have, [`LoadError::Unsupported`] for
-/// several ropes and for biases in feed-forward blocks.
+/// ropes of other types of layers than those with and without a window.
 pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
     let Value::Object(map) = config else {
         let fault = Fault::WrongType { found: kind(config).into(), expected: "a JSON object" };
@@ -37,7 +43,12 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
     raw.model_name.value = raw.model_name.value.filter(|name| !name.is_empty());
     raw.model_name.value.get_or_insert_with(|| folder_name(path));
     if raw.rope_dim.value.is_none() {
-        raw.rope_dim = Field { name: raw.rope_part.name.clone(), ..Field::new("", rotated(&raw)?) };
+        let dim = rotated_part(&raw, &raw.rope_part)?;
+        raw.rope_dim = Field { name: raw.rope_part.name.clone(), ..Field::new("", dim) };
+    }
+    if raw.local_rope_part.value.is_some() {
+        let dim = rotated_part(&raw, &raw.local_rope_part)?;
+        raw.local_rope_dim = Field { name: raw.local_rope_part.name.clone(), ..Field::new("", dim) };
     }
     raw.window_layers = window_layers(&raw);
     raw.moe_layers = moe_layers(&raw)?;
@@ -45,13 +56,6 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
     let qwen_kind = raw.window_from.value.is_some();
     if !raw.window_on.value.unwrap_or(!qwen_kind) {
         raw.window.value = None;
-    }
-    if raw.mlp_bias.get() == Some(&true) {
-        return Err(LoadError::Unsupported {
-            path: path.to_owned(),
-            feature: "mlp_bias = true".into(),
-            hint: "no released model of the supported families uses it".into(),
-        });
     }
     Ok(raw)
 }
@@ -131,27 +135,30 @@ fn sparse_end(raw: &RawConfig, layers: u64) -> Result<u64> {
     clippy::cast_precision_loss,
     reason = "the factor is checked to be within 0..=1 and head widths are small"
 )]
-fn rotated(raw: &RawConfig) -> Result<Option<u64>> {
+fn rotated_part(raw: &RawConfig, part: &Field<f64>) -> Result<Option<u64>> {
     let heads = raw.heads.value.as_ref().and_then(|PerLayer(heads)| heads.first().copied());
     let width = raw.head_dim.value.or_else(|| raw.d_model.value?.checked_div(heads?));
-    match (raw.rope_part.value, width) {
+    match (part.value, width) {
         (Some(factor), Some(width)) if factor > 0.0 && factor <= 1.0 => {
             Ok(Some((width as f64 * factor) as u64))
         }
         (Some(factor), Some(_)) => {
             let fault = Fault::BadNumber { found: factor.to_string(), must: "above 0 and at most 1" };
-            Err(raw.fault(&raw.rope_part.name, fault))
+            Err(raw.fault(&part.name, fault))
         }
         _ => Ok(None),
     }
 }
 
-/// The object with the rope's settings, and what keys in it begin with in messages.
-fn rope_object<'a>(
+/// An object of the configuration, and what its keys begin with in messages.
+type Object<'a> = (String, &'a Map<String, Value>);
+
+/// The objects with the rope's settings: of all layers or of those without a window, and of layers with one.
+fn rope_objects<'a>(
     path: &Path,
     map: &'a Map<String, Value>,
     nested: Option<&'a Map<String, Value>>,
-) -> Result<Option<(String, &'a Map<String, Value>)>> {
+) -> Result<[Option<Object<'a>>; 2]> {
     let places = [(String::new(), Some(map)), (format!("{NESTED}."), nested)];
     let mut other = None;
     for (prefix, map) in places {
@@ -159,9 +166,7 @@ fn rope_object<'a>(
             match map.and_then(|map| map.get(object)) {
                 None | Some(Value::Null) => {}
                 Some(Value::Object(found)) => {
-                    let prefix = format!("{prefix}{object}.");
-                    one_rope(path, &prefix, found)?;
-                    return Ok(Some((prefix, found)));
+                    return by_layer_type(path, format!("{prefix}{object}."), found);
                 }
                 Some(found) => {
                     other.get_or_insert((format!("{prefix}{}", ROPE_OBJECTS[0]), kind(found)));
@@ -170,7 +175,7 @@ fn rope_object<'a>(
         }
     }
     match other {
-        None => Ok(None),
+        None => Ok([None, None]),
         Some((name, found)) => {
             let fault = Fault::WrongType { found: found.into(), expected: "a JSON object" };
             Err(LoadError::malformed(path, name, fault))
@@ -178,13 +183,25 @@ fn rope_object<'a>(
     }
 }
 
-fn one_rope(path: &Path, prefix: &str, rope: &Map<String, Value>) -> Result<()> {
-    let Some((key, _)) = rope.iter().find(|(_, value)| value.is_object()) else { return Ok(()) };
-    Err(LoadError::Unsupported {
-        path: path.to_owned(),
-        feature: format!("{prefix}{} (a rope per layer type)", key.escape_default()),
-        hint: "one rope for all layers is".into(),
-    })
+/// The settings for layers without and with a window, if the object has them apart.
+fn by_layer_type<'a>(
+    path: &Path,
+    prefix: String,
+    rope: &'a Map<String, Value>,
+) -> Result<[Option<Object<'a>>; 2]> {
+    let known = |key: &str| key == FULL || key == LOCAL;
+    if let Some((key, _)) = rope.iter().find(|(key, value)| value.is_object() && !known(key)) {
+        return Err(LoadError::Unsupported {
+            path: path.to_owned(),
+            feature: format!("{prefix}{} (a rope for this type of layers)", key.escape_default()),
+            hint: format!("ropes for {FULL} and {LOCAL} are"),
+        });
+    }
+    let part = |key: &str| Some((format!("{prefix}{key}."), rope.get(key)?.as_object()?));
+    match (part(FULL), part(LOCAL)) {
+        (None, local) => Ok([Some((prefix, rope)), local]),
+        parts => Ok(parts.into()),
+    }
 }
 
 /// A parsed file with its nested objects.
@@ -192,8 +209,8 @@ struct ConfigFile<'a> {
     path: &'a Path,
     map: &'a Map<String, Value>,
     nested: Option<&'a Map<String, Value>>,
-    /// What its keys begin with in messages, and the object.
-    rope: Option<(String, &'a Map<String, Value>)>,
+    /// The objects of [`ROPE`] and [`LOCAL_ROPE`].
+    ropes: [Option<Object<'a>>; 2],
     /// The number of layers, as far as a list can have as many values.
     layers: Option<usize>,
 }
@@ -201,7 +218,7 @@ struct ConfigFile<'a> {
 impl<'a> ConfigFile<'a> {
     fn new(path: &'a Path, map: &'a Map<String, Value>) -> Result<Self> {
         let nested = map.get(NESTED).and_then(Value::as_object);
-        let mut file = Self { path, map, nested, rope: rope_object(path, map, nested)?, layers: None };
+        let mut file = Self { path, map, nested, ropes: rope_objects(path, map, nested)?, layers: None };
         let layers = FIELDS.layers.hf.iter().find_map(|key| whole(file.get(key).1?));
         file.layers = layers.and_then(|layers| usize::try_from(layers).ok());
         Ok(file)
@@ -225,10 +242,12 @@ impl<'a> ConfigFile<'a> {
     /// The value of a key of the table, and its name in this file.
     fn get(&self, key: &str) -> (String, Option<&'a Value>) {
         let value = |map: &'a Map<String, Value>, key| map.get(key).filter(|value| !value.is_null());
-        if let Some(key) = key.strip_prefix(ROPE) {
-            return match &self.rope {
+        for (object, prefix) in self.ropes.iter().zip([ROPE, LOCAL_ROPE]) {
+            let Some(key) = key.strip_prefix(prefix) else { continue };
+            return match object {
                 Some((prefix, rope)) => (format!("{prefix}{key}"), value(rope, key)),
-                None => (format!("{}.{key}", ROPE_OBJECTS[0]), None),
+                None if prefix == ROPE => (format!("{}.{key}", ROPE_OBJECTS[0]), None),
+                None => (format!("{}.{LOCAL}.{key}", ROPE_OBJECTS[0]), None),
             };
         }
         match (value(self.map, key), self.nested) {
@@ -270,14 +289,20 @@ impl<'a> ConfigFile<'a> {
                 || ROPE_OBJECTS.contains(&key)
                 || ROWS.iter().any(|row| row.hf.contains(&key))
         };
-        let inside =
-            |key: &str| ROWS.iter().flat_map(|row| row.hf).any(|hf| hf.strip_prefix(ROPE) == Some(key));
         let object = self.nested.map(|_| NESTED);
         let top = self.map.keys().filter(|key| !outside(key) && object != Some(key.as_str()));
         let nested = self.nested.into_iter().flat_map(Map::keys).filter(|key| !outside(key));
-        let rope = self.rope.iter().flat_map(|(prefix, rope)| {
-            rope.keys().filter(|key| !inside(key)).map(move |key| format!("{prefix}{key}"))
-        });
+        let known = |prefix: &str, key: &str| {
+            ROWS.iter().flat_map(|row| row.hf).any(|hf| hf.strip_prefix(prefix) == Some(key))
+        };
+        let parts = |key: &str| key == FULL || key == LOCAL;
+        let objects = self.ropes.iter().zip([ROPE, LOCAL_ROPE]);
+        let rope = objects.filter_map(|(object, prefix)| Some((object.as_ref()?, prefix))).flat_map(
+            |((shown, rope), prefix)| {
+                let keys = rope.keys().filter(move |key| !known(prefix, key) && !parts(key));
+                keys.map(move |key| format!("{shown}{key}"))
+            },
+        );
         top.cloned().chain(nested.map(|key| format!("{NESTED}.{key}"))).chain(rope).collect()
     }
 }
@@ -298,6 +323,15 @@ impl FieldSource for ConfigFile<'_> {
         self.first(row, "a whole number of at least zero, or a list that repeats one", |value| match value {
             Value::Array(values) => Uniform::of(&values.iter().map(whole).collect::<Option<Vec<_>>>()?),
             _ => whole(value).map(Uniform),
+        })
+    }
+
+    fn period(&mut self, row: &FieldRow) -> Result<Field<Period>> {
+        // "LLLG": three layers with a window and one without.
+        let letters = |text: &str| text.len().checked_sub(1).filter(|&last| text.find('G') == Some(last));
+        self.first(row, "a number of layers, or letters like LLLG", |value| match value.as_str() {
+            Some(text) => Some(Period(u64::try_from(letters(text)? + 1).ok()?)),
+            None => value.as_u64().map(Period),
         })
     }
 
@@ -378,6 +412,7 @@ mod tests {
         match kind {
             "u64" => (json!(7), "7".into()),
             "Uniform" => (json!([7, 7]), "Uniform(7)".into()),
+            "Period" => (json!("LLG"), "Period(3)".into()),
             "PerLayer" => (json!(7), "PerLayer([7])".into()),
             "f64" => (json!(0.5), "0.5".into()),
             "bool" => (json!(true), "true".into()),
@@ -403,9 +438,10 @@ mod tests {
         for (row, key) in ROWS.iter().flat_map(|row| row.hf.iter().map(move |key| (row, *key))) {
             let rows: Vec<_> = ROWS.iter().filter(|row| row.hf.contains(&key)).collect();
             let (value, shown) = sample(row.kind);
-            let mut places = match key.strip_prefix(ROPE) {
-                Some(key) => ROPE_OBJECTS.map(|object| format!("{object}.{key}")).to_vec(),
-                None => vec![key.to_owned()],
+            let mut places = match (key.strip_prefix(ROPE), key.strip_prefix(LOCAL_ROPE)) {
+                (Some(key), _) => ROPE_OBJECTS.map(|object| format!("{object}.{key}")).to_vec(),
+                (_, Some(key)) => ROPE_OBJECTS.map(|object| format!("{object}.{LOCAL}.{key}")).to_vec(),
+                _ => vec![key.to_owned()],
             };
             places.extend(places.clone().iter().map(|place| format!("{NESTED}.{place}")));
             for name in places {

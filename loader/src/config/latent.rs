@@ -3,13 +3,14 @@
 use crate::config::field::Field;
 use crate::config::fields::RawConfig;
 use crate::config::limits::{Container, MAX_HEAD_DIM, MAX_HEADS, MAX_WIDTH};
-use crate::config::lower::rope;
+use crate::config::positions::rope;
 use crate::error::{Fault, LoadError, Result};
 use crate::families::Family;
 use crate::io::reader::narrow;
 use crate::spec::{AttentionSpec, LatentSpec, Pairing, QkNorm, RopeScaling};
 
-/// Epsilon of the inner norms of folders, whatever their `rms_norm_eps` is. GGUF files have one for all norms.
+/// Epsilon of the inner norms of folders, whatever their `rms_norm_eps` is. GGUF files have one for all
+/// norms.
 const INNER_EPS: f32 = 1e-6;
 
 /// The latent attention of each layer. `eps` is that of the other norms.
@@ -63,6 +64,9 @@ pub(super) fn latent_layers(
                 rope: Some(rope.clone()),
                 window: None,
                 clip_qkv: None,
+                softcap: None,
+                temperature: None,
+                gate: None,
             },
             rank,
             nope,
@@ -101,8 +105,8 @@ fn widths(raw: &RawConfig, container: Container) -> Result<(usize, usize)> {
         .fault(name, Fault::Contradiction { found: rope.to_string(), other: "pairs of dimensions".into() }))
 }
 
-/// What YaRN multiplies the scores with beside the rotated parts. Files say it by `mscale_all_dim`, GGUF files
-/// by a tenth of it.
+/// What YaRN multiplies the scores with beside the rotated parts. Files say it by `mscale_all_dim`, GGUF
+/// files by a tenth of it.
 fn score_magnitude(raw: &RawConfig, container: Container, scaling: &mut RopeScaling) -> Result<f64> {
     let RopeScaling::Yarn { factor, attention_factor, .. } = scaling else { return Ok(1.0) };
     let per_log = match container {

@@ -5,11 +5,11 @@ use crate::config::field::FieldRow;
 use crate::config::fields::{FIELDS, VOCAB_KEY};
 use crate::container::gguf::{Array, Value};
 use crate::error::{LoadError, Result};
-use crate::families::{Family, SharedKind, family_of};
+use crate::families::{Family, LogitScale, Setting, SharedKind, family_of};
 use crate::io::reader::narrow;
 use crate::spec::{
     Activation, AttentionSpec, ExpertGroups, LatentSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec,
-    Renormalise, RopeScaling, RopeSpec, Scoring, Select, SharedExpert,
+    Renormalise, RopeScaling, RopeSpec, Scoring, Select, SharedExpert, Temperature,
 };
 
 /// The keys that describe `spec`.
@@ -29,16 +29,25 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
     match spec.final_norm {
         NormSpec::Rms { eps } => keys.f32(&FIELDS.norm_eps, eps),
         // Readers of phimoe files look for the key of the other norm.
-        NormSpec::Layer { eps } => {
+        NormSpec::Layer { eps } | NormSpec::LayerUnbiased { eps } => {
             let both = FIELDS.norm_eps.gguf.iter().rev().filter_map(|place| place.key(arch));
             keys.out.extend(both.map(|key| (key, Value::F32(eps))));
         }
     }
     attention(spec, &mut keys)?;
     feed_forward(spec, &mut keys);
-    keys.f32_unless(&FIELDS.embed_scale, spec.embed_scale, 1.0);
+    let family = family_of(spec);
+    // Readers of some families multiply with the root of the width unasked.
+    let width = u32::try_from(spec.d_model).unwrap_or(u32::MAX);
+    let root = narrow(f64::from(width).sqrt());
+    let unasked = matches!(family.embed_root, Setting::Fixed(true) | Setting::Default(true));
+    keys.f32_unless(&FIELDS.embed_scale, spec.embed_scale, if unasked { root } else { 1.0 });
     keys.f32_unless(&FIELDS.residual_scale, residual_scale(spec)?, 1.0);
-    keys.f32_unless(&FIELDS.logit_divisor, 1.0 / spec.head.scale, 1.0);
+    match family.logit_scale {
+        LogitScale::Divides => keys.f32_unless(&FIELDS.logit_scale, 1.0 / spec.head.scale, 1.0),
+        LogitScale::Multiplies { .. } => keys.f32(&FIELDS.logit_scale, spec.head.scale),
+    }
+    keys.f32_if(&FIELDS.logit_softcap, spec.head.softcap);
     Ok(keys.out)
 }
 
@@ -68,6 +77,12 @@ impl Keys {
         }
     }
 
+    fn f32_if(&mut self, row: &FieldRow, value: Option<f32>) {
+        if let Some(value) = value {
+            self.f32(row, value);
+        }
+    }
+
     /// One number if all layers agree, else one per layer.
     fn per_layer(&mut self, row: &FieldRow, values: &[usize]) {
         match values {
@@ -92,15 +107,24 @@ fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
     keys.per_layer(&FIELDS.heads, &column(|a| a.heads));
     keys.per_layer(&FIELDS.kv_heads, &column(|a| a.kv_heads));
     let first = *layers.first().expect("a lowered spec has layers");
-    if layers.iter().any(|a| a.head_dim != first.head_dim || a.rope != first.rope) {
-        return Err(unsupported("layers with different head widths or ropes"));
+    if layers.iter().any(|a| a.head_dim != first.head_dim) {
+        return Err(unsupported("layers with different head widths"));
     }
     keys.u32(&FIELDS.head_dim, first.head_dim);
     keys.u32(&FIELDS.value_dim, first.head_dim);
     let width = u32::try_from(first.head_dim).unwrap_or(u32::MAX);
     keys.f32_unless(&FIELDS.attention_scale, first.scale, narrow(1.0 / f64::from(width).sqrt()));
-    if let Some(limit) = first.clip_qkv {
-        keys.f32(&FIELDS.clip_qkv, limit);
+    keys.f32_if(&FIELDS.clip_qkv, first.clip_qkv);
+    keys.f32_if(&FIELDS.attention_softcap, first.softcap);
+    if let Some(Temperature { beta, period }) = first.temperature {
+        keys.f32(&FIELDS.temperature, beta);
+        let of_rope = first.rope.as_ref().is_some_and(|rope| match rope.scaling {
+            RopeScaling::Yarn { original_context, .. } => original_context == period,
+            _ => false,
+        });
+        if !of_rope {
+            return Err(unsupported("queries that grow over another length than that of YaRN"));
+        }
     }
     if let Some(window) = layers.iter().find_map(|a| a.window) {
         keys.u32(&FIELDS.window, window);
@@ -109,10 +133,35 @@ fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
             keys.add(&FIELDS.window_layers, Value::Array(Array::Bool(windowed)));
         }
     }
-    if let Some(rope) = &first.rope {
+    ropes(&layers, keys)
+}
+
+/// The rope of layers without a window, and that of layers with one.
+fn ropes(layers: &[&AttentionSpec], keys: &mut Keys) -> Result<()> {
+    let of = |windowed: bool| -> Result<Option<&RopeSpec>> {
+        let alike = layers.iter().filter(|a| a.window.is_some() == windowed);
+        let mut ropes = alike.filter_map(|a| a.rope.as_ref());
+        let first = ropes.next();
+        match ropes.all(|rope| Some(rope) == first) {
+            true => Ok(first),
+            false => Err(unsupported("layers with different ropes")),
+        }
+    };
+    let (full, local) = (of(false)?, of(true)?);
+    if let Some(rope) = full.or(local) {
         rope_keys(rope, keys)?;
     }
-    Ok(())
+    match (full, local) {
+        (Some(full), Some(local)) if full != local => {
+            if local.scaling != RopeScaling::None {
+                return Err(unsupported("a scaled rope of layers with a window"));
+            }
+            keys.f32(&FIELDS.local_rope_theta, local.theta);
+            keys.u32(&FIELDS.local_rope_dim, local.dim);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Latent attention, whose cache files describe in one of two forms: by heads where keys and values have one
@@ -184,7 +233,13 @@ fn rope_keys(rope: &RopeSpec, keys: &mut Keys) -> Result<()> {
             keys.u32(&FIELDS.rope_original_context, *original_context);
             keys.f32(&FIELDS.rope_beta_fast, *beta_fast);
             keys.f32(&FIELDS.rope_beta_slow, *beta_slow);
-            keys.f32_unless(&FIELDS.rope_attention_factor, attention_factor / yarn_magnitude(*factor), 1.0);
+            if attention_factor.to_bits() == 1.0f32.to_bits() && *factor > 1.0 {
+                // Both factors of DeepSeek's form, which cancel each other.
+                keys.f32(&FIELDS.yarn_log_multiplier, 1.0);
+            } else {
+                let own = yarn_magnitude(*factor);
+                keys.f32_unless(&FIELDS.rope_attention_factor, attention_factor / own, 1.0);
+            }
         }
         RopeScaling::LongRope { short_factor, long_factor, .. }
             if short_factor.to_bits() != long_factor.to_bits() =>

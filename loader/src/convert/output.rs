@@ -17,7 +17,7 @@ use crate::io::reader::{len_u64, narrow};
 use crate::load::{LoadedModel, Source, gguf_names};
 use crate::spec::{ModelSpec, Part, RopeScaling, RopeSpec};
 use crate::tensors::bank::MatrixRef;
-use crate::tensors::roles::Role;
+use crate::tensors::roles::{LayerTensor, NameRule, Role, Rows};
 
 /// The arrangement of the experts in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,6 +51,8 @@ pub(super) enum Values {
     Tensor(TensorInfo),
     /// A matrix of the source in another format.
     Matrix { role: Role, matrix: MatrixRef, format: Format, pairs: Option<RowPairs> },
+    /// Matrices of the source, or vectors, one below the other, in another format.
+    Stack { parts: Vec<(Role, MatrixRef, Option<RowPairs>)>, format: Format },
     /// One matrix of each expert of a layer.
     Bank { layer: usize, part: Part, encode: Option<Format> },
     /// All matrices of one expert, laid out by the plan's index.
@@ -95,23 +97,73 @@ pub(super) fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec
             });
         }
     };
+    let names = gguf_names(spec);
     let mut out = rope_divisors(spec);
+    let mut written = HashSet::new();
     for (role, matrix) in tensors.dense() {
-        let vector = matrix.rows == 1;
-        let router = is_router(role);
-        let chosen = choose(role);
-        // Routers are never rounded to blocks: a small error would choose other experts.
-        let exact = (vector && !router) || (router && chosen.block_len() > 1);
-        let format = if exact { Format::F32 } else { chosen };
-        let shape = if vector {
-            vec![len_u64(matrix.cols)]
-        } else {
-            vec![len_u64(matrix.rows), len_u64(matrix.cols)]
-        };
-        let values = Values::Matrix { role, matrix, format, pairs: row_pairs(spec, role) };
-        out.push(Output::new(model, role, shape, format, values)?);
+        let rule = names.of(role).next().expect("every role has a name");
+        // One tensor may serve two roles, or hold those of several.
+        if !written.insert(rule.name(role, 0)) {
+            continue;
+        }
+        out.push(match stacked_with(rule, role) {
+            Some(roles) => stack(model, role, roles, choose)?,
+            None if tensors.is_centred(role) => numbers(spec, role, tensors.vector(role)?),
+            None => dense_output(model, role, matrix, choose)?,
+        });
     }
     Ok(out)
+}
+
+/// The roles that the tensor of a rule holds, in order; `None` if it is one role's alone.
+fn stacked_with(rule: &NameRule, role: Role) -> Option<Vec<Role>> {
+    let Role::Layer(layer, own) = role else { return None };
+    let others: Vec<LayerTensor> = match (rule.rows, own) {
+        (Rows::All, _) => return None,
+        (Rows::Stacked(all), _) => all.to_vec(),
+        (_, LayerTensor::Shared(_)) => vec![LayerTensor::Shared(Part::Gate), LayerTensor::Shared(Part::Up)],
+        _ => vec![LayerTensor::Dense(Part::Gate), LayerTensor::Dense(Part::Up)],
+    };
+    Some(others.into_iter().map(|tensor| Role::Layer(layer, tensor)).collect())
+}
+
+/// A tensor that holds several roles. `first` gives the name and the format.
+fn stack(
+    model: &LoadedModel,
+    first: Role,
+    roles: Vec<Role>,
+    choose: &dyn Fn(Role) -> Format,
+) -> Result<Output> {
+    let (spec, tensors) = (&model.spec, &model.tensors);
+    let part = |role| (role, tensors.get(role), row_pairs(spec, role));
+    let parts: Vec<(Role, MatrixRef, Option<RowPairs>)> = roles.into_iter().map(part).collect();
+    let vectors = parts.iter().all(|(_, matrix, _)| matrix.rows == 1);
+    let size = |matrix: &MatrixRef| len_u64(if vectors { matrix.cols } else { matrix.rows });
+    let mut shape = vec![parts.iter().map(|(_, matrix, _)| size(matrix)).sum()];
+    if !vectors {
+        shape.extend(parts.first().map(|(_, matrix, _)| len_u64(matrix.cols)));
+    }
+    let format = if vectors { Format::F32 } else { choose(first) };
+    Output::new(model, first, shape, format, Values::Stack { parts, format })
+}
+
+/// A tensor of one role.
+fn dense_output(
+    model: &LoadedModel,
+    role: Role,
+    matrix: MatrixRef,
+    choose: &dyn Fn(Role) -> Format,
+) -> Result<Output> {
+    let vector = matrix.rows == 1;
+    let router = is_router(role);
+    let chosen = choose(role);
+    // Routers are never rounded to blocks: a small error would choose other experts.
+    let exact = (vector && !router) || (router && chosen.block_len() > 1);
+    let format = if exact { Format::F32 } else { chosen };
+    let shape =
+        if vector { vec![len_u64(matrix.cols)] } else { vec![len_u64(matrix.rows), len_u64(matrix.cols)] };
+    let values = Values::Matrix { role, matrix, format, pairs: row_pairs(&model.spec, role) };
+    Output::new(model, role, shape, format, values)
 }
 
 /// Names under which the source may have experts.
@@ -221,15 +273,7 @@ pub(super) fn records(packed: &PackedLayer, encode: bool) -> impl Iterator<Item 
 fn rope_divisors(spec: &ModelSpec) -> Vec<Output> {
     let ropes = spec.attention_layers().find_map(|attention| attention.rope.as_ref());
     let Some(rope) = ropes else { return Vec::new() };
-    let tensor = |role: Role, values: Vec<f32>| Output {
-        plan: TensorPlan {
-            name: gguf_names(spec).name(role),
-            storage: Storage::Known(Format::F32),
-            shape: vec![len_u64(values.len())],
-        },
-        bytes: len_u64(size_of_val(values.as_slice())),
-        values: Values::Numbers(values),
-    };
+    let tensor = |role, values| numbers(spec, role, values);
     match &rope.scaling {
         RopeScaling::Llama3 { .. } => vec![tensor(Role::RopeDivisors, llama3_divisors(rope))],
         RopeScaling::Factors { divisors } => vec![tensor(Role::RopeDivisors, divisors.clone())],
@@ -237,6 +281,19 @@ fn rope_divisors(spec: &ModelSpec) -> Vec<Output> {
             vec![tensor(Role::RopeShort, short.clone()), tensor(Role::RopeLong, long.clone())]
         }
         RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } => Vec::new(),
+    }
+}
+
+/// A vector of the spec, or one that is computed from the source's.
+fn numbers(spec: &ModelSpec, role: Role, values: Vec<f32>) -> Output {
+    Output {
+        plan: TensorPlan {
+            name: gguf_names(spec).name(role),
+            storage: Storage::Known(Format::F32),
+            shape: vec![len_u64(values.len())],
+        },
+        bytes: len_u64(size_of_val(values.as_slice())),
+        values: Values::Numbers(values),
     }
 }
 

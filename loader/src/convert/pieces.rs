@@ -114,6 +114,12 @@ impl Maker<'_> {
                 let importance = self.columns(*role, None, matrix)?;
                 rows(*matrix, Some(*format), *pairs, importance, &mut out);
             }
+            Values::Stack { parts, format } => {
+                for (role, matrix, pairs) in parts {
+                    let importance = self.columns(*role, None, matrix)?;
+                    rows(*matrix, Some(*format), *pairs, importance, &mut out);
+                }
+            }
             Values::Bank { layer, part, encode } => {
                 let bank = bank(self.tensors, *layer);
                 for expert in 0..bank.experts() {

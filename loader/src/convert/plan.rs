@@ -157,9 +157,10 @@ impl<'a> Conversion<'a> {
         let chosen: BTreeMap<Role, Format> = self
             .outputs
             .iter()
-            .filter_map(|output| match output.values {
-                Values::Matrix { role, format, .. } => Some((role, format)),
-                _ => None,
+            .flat_map(|output| match &output.values {
+                Values::Matrix { role, format, .. } => vec![(*role, *format)],
+                Values::Stack { parts, format } => parts.iter().map(|&(role, ..)| (role, *format)).collect(),
+                _ => Vec::new(),
             })
             .collect();
         for (role, matrix) in tensors.dense() {

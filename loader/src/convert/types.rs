@@ -44,6 +44,7 @@ impl Class {
             Role::Layer(_, LayerTensor::Q | LayerTensor::K | LayerTensor::V | LayerTensor::O) => {
                 Self::Attention
             }
+            Role::Layer(_, LayerTensor::AttentionGate) => Self::Attention,
             Role::Layer(_, LayerTensor::Experts(_)) => Self::Experts,
             Role::Layer(_, LayerTensor::Dense(_) | LayerTensor::Shared(_)) => Self::FeedForward,
             _ => Self::Vectors,

@@ -325,6 +325,9 @@ impl<'m> Both<'m> {
                     from
                 }
             };
+            // A folder may store the weights of norms less 1.
+            let centre = if tensors.is_centred(look.role) { 1.0 } else { 0.0 };
+            let from: Vec<f32> = from.into_iter().map(|value| value + centre).collect();
             values.iter().zip(&from).fold(Distance::default(), |sum, (a, b)| {
                 let error = a - b;
                 sum.and(Distance {

@@ -1,7 +1,7 @@
 //! What a family is: the properties that an architecture name implies and its configuration does not state.
 //! Plain types without functions. It must not know which families there are.
 
-use crate::spec::{Pairing, Renormalise, Scoring};
+use crate::spec::{Activation, OutputGate, Pairing, Renormalise, RouterInput, Scoring};
 use crate::tensors::roles::NameRule;
 
 /// Properties that all models of a family share.
@@ -23,8 +23,16 @@ pub struct Family {
     pub folder_names: &'static [NameRule],
     /// Whether attention is latent (DeepSeek-V2).
     pub latent: bool,
+    /// How delta nets are stored, in families that have them.
+    pub delta: Option<DeltaKind>,
     /// Norms over the residual stream.
     pub norm: NormKind,
+    /// Where the norms of a branch are.
+    pub norms: NormPlaces,
+    /// Whether norms of folders are stored less 1; those of GGUF files never are.
+    pub folder_norms_centred: bool,
+    /// Whether attention and feed-forward block read the same input, and their outputs are added together.
+    pub parallel: bool,
     /// Biases on q, k, v.
     pub qkv_bias: Setting,
     /// Bias on the attention output.
@@ -39,8 +47,26 @@ pub struct Family {
     pub has_qk_norm: Setting,
     /// Which layers a sliding window covers when one is given.
     pub window: WindowRule,
+    /// Which layers have a rope, where the file has no list.
+    pub rope_layers: RopeLayers,
+    /// The rope of layers with a window.
+    pub local_rope: LocalRope,
+    /// GGUF files of a model with so many layers scale scores by the width of the residual stream over the
+    /// heads, and do not say so.
+    pub gguf_share_layers: Option<u64>,
+    /// Gate on mixed values.
+    pub gate: Option<OutputGate>,
+    /// Whether the embedding is multiplied with the root of its width.
+    pub embed_root: Setting,
+    /// What the factor on logits does.
+    pub logit_scale: LogitScale,
     /// How a token's experts are chosen. Not used by families without experts.
     pub router: RouterKind,
+    /// What the router reads.
+    pub router_input: RouterInput,
+    /// Whether experts stand beside a dense block as wide as the residual stream, and read what their layer
+    /// received.
+    pub experts_beside_dense: bool,
     /// Whether the router has a bias.
     pub router_bias: bool,
     /// Whether the matrices of experts have biases.
@@ -74,6 +100,15 @@ pub enum Setting {
     Default(bool),
 }
 
+/// How the projections of delta nets are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeltaKind {
+    /// In one matrix each; GGUF files reorder the value heads (Qwen3.5).
+    Apart,
+    /// By key head, which GGUF files take apart as far as strengths and steps (Qwen3-Next).
+    ByKeyHead,
+}
+
 /// The norms over the residual stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormKind {
@@ -81,6 +116,54 @@ pub enum NormKind {
     Rms,
     /// Layer norm with bias (arXiv 1607.06450).
     Layer,
+    /// Layer norm without bias.
+    LayerUnbiased,
+}
+
+/// The norms of a branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormPlaces {
+    /// Of its input.
+    Before,
+    /// Of its output.
+    After,
+    /// Of its input and of its output.
+    Both,
+}
+
+/// Which layers have a rope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeLayers {
+    /// All of them.
+    All,
+    /// Those with a window; all of a model without windows.
+    Windowed,
+    /// All but the last of each run of so many layers.
+    AllButEvery(usize),
+}
+
+/// The rope of layers with a window.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum LocalRope {
+    /// That of the other layers, unless a folder describes another.
+    Same,
+    /// Without extension of the context.
+    Plain {
+        /// Its base, where the file has none; `None` for that of the other layers.
+        theta: Option<f64>,
+    },
+}
+
+/// What the factor on logits in a file does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum LogitScale {
+    /// Logits are divided by it.
+    Divides,
+    /// Logits are multiplied with it.
+    Multiplies {
+        /// The factor of files without one.
+        default: f64,
+    },
 }
 
 /// Kinds of query and key norms.
@@ -103,15 +186,20 @@ pub enum WindowRule {
     AllLayers,
     /// The layers that the file lists; no layer without a list.
     Listed,
-    /// The layers that the file lists; without a list every second layer, from the first on.
-    EverySecond,
+    /// The layers that the file lists; without a list all but one of each run of `period` layers.
+    Periodic {
+        /// Layers of a run, where the file does not say.
+        period: usize,
+        /// Whether the first of a run has no window; else the last.
+        first_is_full: bool,
+    },
 }
 
 /// The activation of feed-forward blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ActivationKind {
-    /// The one that the file names.
-    Named,
+    /// The one that the file names; this one if it names none.
+    Named(Activation),
     /// The clamped activation of gpt-oss, whatever the file names.
     ClampedSwiglu,
 }

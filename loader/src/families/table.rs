@@ -4,115 +4,35 @@
 //! Sources: the `configuration_*.py` and `modeling_*.py` files of Hugging Face transformers 5 for the
 //! folders, the GGUF specification and real file headers for the GGUF architecture names.
 
+use super::bases::{
+    DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GLM4MOE, LLAMA, NORM_AFTER_ATTENTION, OLMO2, QWEN2, QWEN3,
+    QWEN3NEXT,
+};
 use super::family::{
-    ActivationKind, ExpertWidth, Family, NormKind, QkNormKind, RouterKind, Setting, SharedKind, WindowRule,
+    ActivationKind, DeltaKind, ExpertWidth, Family, LocalRope, LogitScale, NormKind, NormPlaces, QkNormKind,
+    RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
 };
-use crate::spec::Place::Ffn;
-use crate::spec::{ModelSpec, Pairing, Renormalise, Scoring};
-use crate::tensors::roles::{LayerTensor as T, NameRule, layer};
+use crate::spec::Part::{Gate, Up};
+use crate::spec::Place::{Ffn, Mixer};
+use crate::spec::{Activation, OutputGate, Pairing, Renormalise, RouterInput, Scoring};
+use crate::tensors::roles::{LayerTensor as T, NameRule, QKV, Rows, half, layer, stacked};
 
-/// Llama. The other entries are given as differences from it.
-const LLAMA: Family = Family {
-    label: "llama",
-    hf_types: &["llama"],
-    gguf_arch: "llama",
-    gguf_pairing: Pairing::Adjacent,
-    folder_pairing: Pairing::Split,
-    gguf_names: &[],
-    folder_names: &[],
-    latent: false,
-    norm: NormKind::Rms,
-    qkv_bias: Setting::Default(false),
-    out_bias: Setting::Default(false),
-    head_bias: Setting::Fixed(false),
-    sinks: false,
-    qk_norm: QkNormKind::None,
-    has_qk_norm: Setting::Fixed(true),
-    window: WindowRule::AllLayers,
-    router: RouterKind::SoftmaxTopK,
-    router_bias: false,
-    expert_bias: false,
-    activation: ActivationKind::Named,
-    renormalise: Setting::Fixed(true),
-    folder_renormalises: false,
-    shared: SharedKind::None,
-    expert_width: ExpertWidth::AsDense,
-    yarn_truncate: true,
-    default_theta: 10_000.0,
-    default_eps: 1e-6,
-    default_tied: false,
-};
+/// DBRX: the norm before the experts has the name of its place, and there is one projection.
+const DBRX_GGUF: &[NameRule] = &[
+    layer(T::PreNorm(Ffn), "blk.{L}.attn_output_norm.weight"),
+    stacked(T::Q, "blk.{L}.attn_qkv.weight", QKV),
+    stacked(T::K, "blk.{L}.attn_qkv.weight", QKV),
+    stacked(T::V, "blk.{L}.attn_qkv.weight", QKV),
+];
 
-const QWEN2: Family = Family {
-    label: "qwen2",
-    hf_types: &["qwen2"],
-    gguf_arch: "qwen2",
-    gguf_pairing: Pairing::Split,
-    qkv_bias: Setting::Fixed(true),
-    out_bias: Setting::Fixed(false),
-    window: WindowRule::Listed,
-    ..LLAMA
-};
-
-const QWEN3: Family = Family {
-    label: "qwen3",
-    hf_types: &["qwen3"],
-    gguf_arch: "qwen3",
-    qkv_bias: Setting::Default(false),
-    out_bias: Setting::Default(false),
-    qk_norm: QkNormKind::PerHead,
-    ..QWEN2
-};
-
-/// A router of DeepSeek-V3's kind (arXiv 2412.19437).
-const V3_ROUTER: RouterKind = RouterKind::Scored {
-    scoring: Some(Scoring::Sigmoid),
-    bias: Setting::Fixed(true),
-    divisor: Renormalise::Plus(1e-20),
-};
-
-/// GLM-4.5 (arXiv 2508.06471). Others with DeepSeek-V3's experts are given as differences from it.
-const GLM4MOE: Family = Family {
-    label: "glm4moe",
-    hf_types: &["glm4_moe"],
-    gguf_arch: "glm4moe",
-    gguf_pairing: Pairing::Split,
-    gguf_names: NORM_AFTER_ATTENTION,
-    out_bias: Setting::Fixed(false),
-    qk_norm: QkNormKind::PerHead,
-    has_qk_norm: Setting::Default(false),
-    window: WindowRule::Listed,
-    router: V3_ROUTER,
-    renormalise: Setting::Default(true),
-    folder_renormalises: true,
-    shared: SharedKind::Counted,
-    expert_width: ExpertWidth::Own,
-    default_eps: 1e-5,
-    ..LLAMA
-};
-
-/// GGUF files of some families name the norm before the feed-forward block after its place behind attention.
-const NORM_AFTER_ATTENTION: &[NameRule] = &[layer(T::PreNorm(Ffn), "blk.{L}.post_attention_norm.weight")];
-
-/// DeepSeek-V3 and R1 (arXiv 2412.19437), Kimi-K2. GGUF files of all models with this attention have the same
-/// architecture; they say by their tensors whether the router has a bias.
-const DEEPSEEK3: Family = Family {
-    label: "deepseek3",
-    hf_types: &["deepseek_v3", "kimi_k2"],
-    gguf_arch: "deepseek2",
-    folder_pairing: Pairing::Adjacent,
-    latent: true,
-    router: RouterKind::Scored {
-        scoring: None,
-        bias: Setting::Default(true),
-        divisor: Renormalise::Plus(1e-20),
-    },
-    renormalise: Setting::Default(false),
-    folder_renormalises: true,
-    shared: SharedKind::Counted,
-    expert_width: ExpertWidth::Own,
-    ..LLAMA
-};
+/// Phi-3: fused projections.
+const PHI3_FOLDER: &[NameRule] = &[
+    stacked(T::Q, "model.layers.{L}.self_attn.qkv_proj.weight", QKV),
+    stacked(T::K, "model.layers.{L}.self_attn.qkv_proj.weight", QKV),
+    stacked(T::V, "model.layers.{L}.self_attn.qkv_proj.weight", QKV),
+    half(T::Dense(Gate), "model.layers.{L}.mlp.gate_up_proj.weight", Rows::FirstHalf),
+    half(T::Dense(Up), "model.layers.{L}.mlp.gate_up_proj.weight", Rows::SecondHalf),
+];
 
 /// Every family. A GGUF architecture belongs to the first entry that names it.
 pub const FAMILIES: &[Family] = &[
@@ -181,6 +101,24 @@ pub const FAMILIES: &[Family] = &[
         ..LLAMA
     },
     GLM4MOE,
+    QWEN3NEXT,
+    // Qwen3.5 and 3.6. Folders may nest the language model.
+    Family {
+        label: "qwen35moe",
+        hf_types: &["qwen3_5_moe", "qwen3_5_moe_text"],
+        gguf_arch: "qwen35moe",
+        delta: Some(DeltaKind::Apart),
+        renormalise: Setting::Fixed(true),
+        ..QWEN3NEXT
+    },
+    Family {
+        label: "qwen35",
+        hf_types: &["qwen3_5", "qwen3_5_text"],
+        gguf_arch: "qwen35",
+        delta: Some(DeltaKind::Apart),
+        shared: SharedKind::None,
+        ..QWEN3NEXT
+    },
     DEEPSEEK3,
     // arXiv 2405.04434.
     Family {
@@ -252,7 +190,7 @@ pub const FAMILIES: &[Family] = &[
         label: "bailingmoe2",
         hf_types: &["bailing_moe_v2"],
         gguf_arch: "bailingmoe2",
-        gguf_names: &[],
+        gguf_names: FUSED_QKV,
         out_bias: Setting::Default(false),
         has_qk_norm: Setting::Fixed(true),
         router: RouterKind::Scored {
@@ -302,6 +240,219 @@ pub const FAMILIES: &[Family] = &[
         default_eps: 1e-6,
         ..GLM4MOE
     },
+    OLMO2,
+    // arXiv 2507.07024. No other program writes GGUF files of it.
+    Family {
+        label: "flexolmo",
+        hf_types: &["flex_olmo"],
+        gguf_arch: "flexolmo",
+        window: WindowRule::Listed,
+        local_rope: LocalRope::Same,
+        renormalise: Setting::Default(false),
+        default_theta: 500_000.0,
+        ..OLMO2
+    },
+    // arXiv 2507.11407.
+    Family {
+        label: "exaone4",
+        hf_types: &["exaone4"],
+        gguf_arch: "exaone4",
+        qk_norm: QkNormKind::PerHead,
+        rope_layers: RopeLayers::Windowed,
+        local_rope: LocalRope::Same,
+        ..OLMO2
+    },
+    Family {
+        label: "exaone-moe",
+        hf_types: &["exaone_moe"],
+        folder_names: &[layer(T::SelectBias, "model.layers.{L}.mlp.e_score_correction_bias")],
+        gguf_arch: "exaone-moe",
+        gguf_names: &[],
+        out_bias: Setting::Default(false),
+        has_qk_norm: Setting::Fixed(true),
+        window: WindowRule::Periodic { period: 4, first_is_full: false },
+        rope_layers: RopeLayers::Windowed,
+        ..GLM4MOE
+    },
+    Family {
+        label: "smollm3",
+        hf_types: &["smollm3"],
+        gguf_arch: "smollm3",
+        window: WindowRule::Listed,
+        rope_layers: RopeLayers::AllButEvery(4),
+        default_theta: 2_000_000.0,
+        default_tied: true,
+        ..LLAMA
+    },
+    Family {
+        label: "seed-oss",
+        hf_types: &["seed_oss"],
+        gguf_arch: "seed_oss",
+        gguf_pairing: Pairing::Split,
+        gguf_names: NORM_AFTER_ATTENTION,
+        qkv_bias: Setting::Default(true),
+        ..LLAMA
+    },
+    Family {
+        label: "glm4",
+        hf_types: &["glm4"],
+        gguf_arch: "glm4",
+        folder_pairing: Pairing::Adjacent,
+        gguf_names: FUSED_UP,
+        folder_names: &[
+            layer(T::PostNorm(Mixer), "model.layers.{L}.post_self_attn_layernorm.weight"),
+            layer(T::PostNorm(Ffn), "model.layers.{L}.post_mlp_layernorm.weight"),
+            half(T::Dense(Gate), "model.layers.{L}.mlp.gate_up_proj.weight", Rows::FirstHalf),
+            half(T::Dense(Up), "model.layers.{L}.mlp.gate_up_proj.weight", Rows::SecondHalf),
+        ],
+        norms: NormPlaces::Both,
+        out_bias: Setting::Fixed(false),
+        default_eps: 1.5625e-7,
+        ..LLAMA
+    },
+    // arXiv 2504.00698.
+    Family {
+        label: "cohere2",
+        hf_types: &["cohere2"],
+        gguf_arch: "cohere2",
+        folder_pairing: Pairing::Adjacent,
+        gguf_names: &[layer(T::PreNorm(Ffn), "blk.{L}.attn_norm.weight")],
+        folder_names: &[layer(T::PreNorm(Ffn), "model.layers.{L}.input_layernorm.weight")],
+        norm: NormKind::LayerUnbiased,
+        parallel: true,
+        window: WindowRule::Periodic { period: 4, first_is_full: false },
+        rope_layers: RopeLayers::Windowed,
+        logit_scale: LogitScale::Multiplies { default: 0.0625 },
+        default_eps: 1e-5,
+        default_tied: true,
+        ..LLAMA
+    },
+    Family {
+        label: "mellum",
+        hf_types: &["mellum"],
+        gguf_arch: "mellum",
+        window: WindowRule::Periodic { period: 4, first_is_full: false },
+        local_rope: LocalRope::Plain { theta: None },
+        renormalise: Setting::Default(true),
+        folder_renormalises: true,
+        expert_width: ExpertWidth::Own,
+        ..QWEN3
+    },
+    // The text of models for text and images, whose ropes give a text plain positions.
+    Family {
+        label: "qwen3vlmoe",
+        hf_types: &["qwen3_vl_moe", "qwen3_vl_moe_text"],
+        gguf_arch: "qwen3vlmoe",
+        renormalise: Setting::Default(true),
+        folder_renormalises: true,
+        expert_width: ExpertWidth::Own,
+        ..QWEN3
+    },
+    Family {
+        label: "ministral3",
+        hf_types: &["ministral3", "mistral3"],
+        gguf_arch: "mistral3",
+        default_theta: 1_000_000.0,
+        default_eps: 1e-5,
+        ..LLAMA
+    },
+    // arXiv 2404.14219.
+    Family {
+        label: "phi3",
+        hf_types: &["phi3"],
+        folder_names: PHI3_FOLDER,
+        gguf_arch: "phi3",
+        gguf_pairing: Pairing::Split,
+        gguf_names: FUSED_UP,
+        default_eps: 1e-5,
+        ..LLAMA
+    },
+    GEMMA2,
+    // arXiv 2503.19786.
+    Family {
+        label: "gemma3",
+        hf_types: &["gemma3_text", "gemma3"],
+        gguf_arch: "gemma3",
+        qk_norm: QkNormKind::PerHead,
+        window: WindowRule::Periodic { period: 6, first_is_full: false },
+        local_rope: LocalRope::Plain { theta: Some(10_000.0) },
+        gguf_share_layers: Some(62),
+        default_theta: 1_000_000.0,
+        ..GEMMA2
+    },
+    Family {
+        label: "afmoe",
+        hf_types: &["afmoe"],
+        gguf_arch: "afmoe",
+        gguf_names: &[],
+        folder_names: &[
+            layer(T::PostNorm(Mixer), "model.layers.{L}.post_attention_layernorm.weight"),
+            layer(T::PreNorm(Ffn), "model.layers.{L}.pre_mlp_layernorm.weight"),
+            layer(T::PostNorm(Ffn), "model.layers.{L}.post_mlp_layernorm.weight"),
+            layer(T::SelectBias, "model.layers.{L}.mlp.expert_bias"),
+        ],
+        norms: NormPlaces::Both,
+        has_qk_norm: Setting::Fixed(true),
+        window: WindowRule::Periodic { period: 4, first_is_full: false },
+        rope_layers: RopeLayers::Windowed,
+        gate: Some(OutputGate::SigmoidPerValue),
+        embed_root: Setting::Default(true),
+        ..GLM4MOE
+    },
+    // arXiv 2507.20984. Its routers are read before attention.
+    Family {
+        label: "smallthinker",
+        hf_types: &[],
+        gguf_arch: "smallthinker",
+        gguf_pairing: Pairing::Split,
+        window: WindowRule::Periodic { period: 4, first_is_full: true },
+        rope_layers: RopeLayers::Windowed,
+        router: RouterKind::Scored {
+            scoring: Some(Scoring::Sigmoid),
+            bias: Setting::Fixed(false),
+            divisor: Renormalise::AtLeast(6.1e-5),
+        },
+        router_input: RouterInput::Outset,
+        activation: ActivationKind::Named(Activation::Relu),
+        expert_width: ExpertWidth::Own,
+        default_theta: 1_500_000.0,
+        ..LLAMA
+    },
+    // The Snowflake Arctic model card.
+    Family {
+        label: "arctic",
+        hf_types: &[],
+        gguf_arch: "arctic",
+        experts_beside_dense: true,
+        default_eps: 1e-5,
+        ..LLAMA
+    },
+    // The DBRX model card.
+    Family {
+        label: "dbrx",
+        hf_types: &[],
+        gguf_arch: "dbrx",
+        gguf_pairing: Pairing::Split,
+        gguf_names: DBRX_GGUF,
+        norm: NormKind::LayerUnbiased,
+        default_theta: 500_000.0,
+        default_eps: 1e-5,
+        ..LLAMA
+    },
+    Family {
+        label: "laguna",
+        hf_types: &["laguna"],
+        folder_names: &[layer(T::SelectBias, "model.layers.{L}.mlp.experts.e_score_correction_bias")],
+        gguf_arch: "laguna",
+        gguf_names: &[],
+        has_qk_norm: Setting::Fixed(true),
+        window: WindowRule::Periodic { period: 4, first_is_full: true },
+        local_rope: LocalRope::Plain { theta: Some(10_000.0) },
+        gate: Some(OutputGate::SoftplusPerHead),
+        shared: SharedKind::PlainIfPresent,
+        default_eps: 1e-6,
+        ..GLM4MOE
+    },
     // The gpt-oss model card (arXiv 2508.10925) and its reference implementation.
     Family {
         label: "gpt-oss",
@@ -311,7 +462,7 @@ pub const FAMILIES: &[Family] = &[
         qkv_bias: Setting::Default(true),
         out_bias: Setting::Default(true),
         sinks: true,
-        window: WindowRule::EverySecond,
+        window: WindowRule::Periodic { period: 2, first_is_full: false },
         router_bias: true,
         expert_bias: true,
         activation: ActivationKind::ClampedSwiglu,
@@ -322,15 +473,6 @@ pub const FAMILIES: &[Family] = &[
         ..LLAMA
     },
 ];
-
-/// The family of a spec.
-///
-/// # Panics
-/// If the spec was not lowered by this crate.
-pub(crate) fn family_of(spec: &ModelSpec) -> &'static Family {
-    let found = FAMILIES.iter().find(|family| family.label == spec.family);
-    found.expect("every lowered spec carries its family's label")
-}
 
 #[cfg(test)]
 mod tests {

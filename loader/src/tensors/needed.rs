@@ -3,7 +3,7 @@
 
 use crate::spec::{
     AttentionSpec, BankMatrix, BranchSpec, DeltaLayout, DeltaSpec, LatentSpec, MlpSpec, ModelSpec, MoeSpec,
-    NormSpec, Op, Part, QkNorm, SharedExpert,
+    NormSpec, Op, OutputGate, Part, QkNorm, SharedExpert,
 };
 use crate::tensors::roles::{LayerTensor, LayerTensor as T, Role};
 
@@ -55,12 +55,15 @@ fn norms(branch: &BranchSpec, d_model: usize, add: Add<'_>) {
 
 fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
     let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-    add(T::Q, q, d_model);
+    add(T::Q, a.query_rows(), d_model);
     add(T::K, kv, d_model);
     add(T::V, kv, d_model);
     add(T::O, d_model, q);
+    if a.gate.is_some_and(|gate| gate != OutputGate::SigmoidWithQuery) {
+        add(T::AttentionGate, a.gate_rows(), d_model);
+    }
     if a.qkv_bias {
-        add(T::QBias, 1, q);
+        add(T::QBias, 1, a.query_rows());
         add(T::KBias, 1, kv);
         add(T::VBias, 1, kv);
     }

@@ -11,6 +11,14 @@ use crate::spec::{BankKey, BankMatrix, BankSpec, Part};
 use crate::tensors::bank::{ExpertBank, MatrixRef, RecordRef};
 use crate::tensors::roles::{LayerTensor, NameRule, Names, Role, Rows};
 
+/// What names of a language model begin with, and what they begin with inside a model for several kinds of
+/// input.
+const WRAPPED: [(&str, &str); 3] = [
+    ("model.", "model.language_model."),
+    ("model.", "language_model.model."),
+    ("lm_head.", "language_model.lm_head."),
+];
+
 /// Finds tensors by role and notes which it has found.
 pub(super) struct Resolver<'a> {
     pub catalog: &'a Catalog,
@@ -24,10 +32,18 @@ pub(super) struct Resolver<'a> {
 impl<'a> Resolver<'a> {
     /// The first name of `role` that the files have; of expert 0 if tensors are per expert.
     fn find(&mut self, role: Role) -> Option<(&'static NameRule, &'a TensorInfo)> {
-        let found =
-            self.names.of(role).find_map(|rule| Some((rule, self.catalog.get(&rule.name(role, 0))?)))?;
+        let found = self.names.of(role).find_map(|rule| Some((rule, self.get(&rule.name(role, 0))?)))?;
         self.used.insert(found.1.name.as_str());
         Some(found)
+    }
+
+    /// A tensor of the language model, which folders of models for several kinds of input may have wrapped.
+    fn get(&self, name: &str) -> Option<&'a TensorInfo> {
+        let wrapped = |(plain, wrapped): &(&str, &str)| {
+            let rest = name.strip_prefix(plain)?;
+            self.catalog.get(&format!("{wrapped}{rest}"))
+        };
+        self.catalog.get(name).or_else(|| WRAPPED.iter().find_map(wrapped))
     }
 
     pub fn mark_configuration(&mut self, role: Role) {
@@ -36,7 +52,7 @@ impl<'a> Resolver<'a> {
 
     /// A tensor by the file's name for it.
     fn named(&mut self, name: &str) -> Result<&'a TensorInfo> {
-        let tensor = self.catalog.get(name).ok_or_else(|| {
+        let tensor = self.get(name).ok_or_else(|| {
             let fault = Fault::Missing { hint: "; the file is not complete" };
             LoadError::malformed(self.first_path(), format!("tensor {name}"), fault)
         })?;

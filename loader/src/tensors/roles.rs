@@ -49,6 +49,8 @@ pub enum LayerTensor {
     V,
     /// Output projection `[d_model, heads * head_dim]`.
     O,
+    /// Gate on the mixed values `[heads * head_dim, d_model]` or `[heads, d_model]`.
+    AttentionGate,
     /// Projection to the latent query `[query_rank, d_model]`.
     QDown,
     /// Norm of the latent query `[query_rank]`.
@@ -123,11 +125,20 @@ pub enum LayerTensor {
     SharedInput,
 }
 
+impl Role {
+    /// Whether it is the weight of a norm.
+    pub fn is_norm(self) -> bool {
+        use LayerTensor::{KNorm, PostNorm, PreNorm, QNorm};
+        matches!(self, Self::FinalNorm | Self::Layer(_, PreNorm(_) | PostNorm(_) | QNorm | KNorm))
+    }
+}
+
 impl LayerTensor {
     /// Whether it is multiplied with inputs, and not a vector beside such a matrix.
     pub fn is_matrix(self) -> bool {
         match self {
-            Self::Q | Self::K | Self::V | Self::O | Self::Router | Self::SharedInput => true,
+            Self::Q | Self::K | Self::V | Self::O | Self::AttentionGate => true,
+            Self::Router | Self::SharedInput => true,
             Self::QDown | Self::QUp | Self::KvDown | Self::KvUp | Self::KUp | Self::VUp => true,
             Self::QDownNorm | Self::KvDownNorm => false,
             Self::DeltaQkv | Self::DeltaGate | Self::DeltaStrength | Self::DeltaStep => true,
@@ -175,16 +186,22 @@ pub(crate) const fn layer(tensor: LayerTensor, pattern: &'static str) -> NameRul
     NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::All }
 }
 
-const fn half(tensor: LayerTensor, pattern: &'static str, rows: Rows) -> NameRule {
+/// The rule of a half of a fused matrix.
+pub(crate) const fn half(tensor: LayerTensor, pattern: &'static str, rows: Rows) -> NameRule {
     NameRule { role: Role::Layer(0, tensor), pattern, rows }
 }
 
 /// Query, key and value rows of a fused projection.
-const QKV: &[LayerTensor] = &[T::Q, T::K, T::V];
+pub(crate) const QKV: &[LayerTensor] = &[T::Q, T::K, T::V];
 /// The same for its biases.
 const QKV_BIAS: &[LayerTensor] = &[T::QBias, T::KBias, T::VBias];
 
-const fn stacked(tensor: LayerTensor, pattern: &'static str, all: &'static [LayerTensor]) -> NameRule {
+/// The rule of a tensor that holds several roles.
+pub(crate) const fn stacked(
+    tensor: LayerTensor,
+    pattern: &'static str,
+    all: &'static [LayerTensor],
+) -> NameRule {
     NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::Stacked(all) }
 }
 
@@ -219,6 +236,7 @@ pub const GGUF_NAMES: &[NameRule] = &[
     stacked(T::QBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
     stacked(T::KBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
     stacked(T::VBias, "blk.{L}.attn_qkv.bias", QKV_BIAS),
+    layer(T::AttentionGate, "blk.{L}.attn_gate.weight"),
     layer(T::DeltaQkv, "blk.{L}.linear_attn_qkv.weight"),
     layer(T::DeltaGate, "blk.{L}.linear_attn_gate.weight"),
     layer(T::DeltaStrength, "blk.{L}.ssm_beta.weight"),
@@ -242,6 +260,7 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::KNorm, "blk.{L}.attn_k_norm.weight"),
     layer(T::PreNorm(Ffn), "blk.{L}.ffn_norm.weight"),
     layer(T::PreNormBias(Ffn), "blk.{L}.ffn_norm.bias"),
+    layer(T::PreNorm(Place::Experts), "blk.{L}.ffn_norm_exps.weight"),
     layer(T::PostNorm(Mixer), "blk.{L}.post_attention_norm.weight"),
     layer(T::PostNormBias(Mixer), "blk.{L}.post_attention_norm.bias"),
     layer(T::PostNorm(Ffn), "blk.{L}.post_ffw_norm.weight"),
@@ -293,6 +312,8 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::VBias, "model.layers.{L}.self_attn.v_proj.bias"),
     layer(T::O, "model.layers.{L}.self_attn.o_proj.weight"),
     layer(T::OBias, "model.layers.{L}.self_attn.o_proj.bias"),
+    layer(T::AttentionGate, "model.layers.{L}.self_attn.gate_proj.weight"),
+    layer(T::AttentionGate, "model.layers.{L}.self_attn.g_proj.weight"),
     layer(T::Sinks, "model.layers.{L}.self_attn.sinks"),
     layer(T::DeltaQkv, "model.layers.{L}.linear_attn.in_proj_qkv.weight"),
     layer(T::DeltaGate, "model.layers.{L}.linear_attn.in_proj_z.weight"),
@@ -339,10 +360,10 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::Router, "model.layers.{L}.block_sparse_moe.gate.weight"),
     layer(T::Router, "model.layers.{L}.block_sparse_moe.router.layer.weight"),
     layer(T::Router, "model.layers.{L}.mlp.gate.wg.weight"),
+    layer(T::Router, "model.layers.{L}.mlp.router.gate.weight"),
     layer(T::SelectBias, "model.layers.{L}.mlp.gate.e_score_correction_bias"),
     layer(T::SelectBias, "model.layers.{L}.mlp.moe_statics.e_score_correction_bias"),
     layer(T::SelectBias, "model.layers.{L}.block_sparse_moe.e_score_correction_bias"),
-    layer(T::SelectBias, "model.layers.{L}.mlp.e_score_correction_bias"),
     layer(T::SelectBias, "model.layers.{L}.mlp.gate.expert_bias"),
     layer(T::Experts(Gate), "model.layers.{L}.mlp.experts.{E}.gate_proj.weight"),
     layer(T::Experts(Up), "model.layers.{L}.mlp.experts.{E}.up_proj.weight"),
@@ -496,11 +517,8 @@ mod tests {
             };
             let found = gguf_roles(&rule.name(role, 34));
             assert!(found.contains(&(role, rule.per_expert().then_some(34))), "{}: {found:?}", rule.pattern);
-            let sharing = match rule.rows {
-                Rows::All => 1,
-                Rows::FirstHalf | Rows::SecondHalf => 2,
-                Rows::Stacked(all) => all.len(),
-            };
+            // Rows of a fused tensor belong to several roles, and a name may have one in each of two families.
+            let sharing = GGUF_NAMES.iter().filter(|other| other.pattern == rule.pattern).count();
             assert_eq!(found.len(), sharing, "{}", rule.pattern);
         }
         for other in [

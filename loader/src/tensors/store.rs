@@ -26,6 +26,8 @@ pub struct TensorStore {
     /// In the order of [`ModelSpec::banks`].
     banks: Vec<ExpertBank>,
     unused: Vec<String>,
+    /// Whether the weights of norms are stored less 1.
+    centred_norms: bool,
 }
 
 impl TensorStore {
@@ -93,7 +95,17 @@ impl TensorStore {
             .map(|t| t.name.clone())
             .collect();
         let files = catalog.files().to_vec();
-        Ok(Self { catalog, files, dense, banks, unused })
+        Ok(Self { catalog, files, dense, banks, unused, centred_norms: false })
+    }
+
+    /// The same tensors, of a folder whose norms are stored less 1.
+    pub(crate) fn with_centred_norms(self) -> Self {
+        Self { centred_norms: true, ..self }
+    }
+
+    /// Whether the values of a role are what is stored plus 1.
+    pub(crate) fn is_centred(&self, role: Role) -> bool {
+        self.centred_norms && role.is_norm()
     }
 
     /// The matrix of a role that the spec needs; vectors are one row.
@@ -175,6 +187,9 @@ impl TensorStore {
         let mut out = vec![0.0; matrix.rows * matrix.cols];
         moelten_quant::decode(matrix.format, self.view(&matrix).data(), &mut out);
         self.refuse_not_finite(role, &matrix, &out, 0)?;
+        if self.is_centred(role) {
+            out.iter_mut().for_each(|weight| *weight += 1.0);
+        }
         Ok(out)
     }
 

@@ -6,24 +6,17 @@
 //! tokens, to keep messages from imitating them.
 
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::value::Serde;
-use minijinja::{Error, ErrorKind, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, LoadError, Result};
 use crate::io::json;
+use crate::text::jinja::{Problem, Template};
 use crate::text::tokenizer::{Markup, Tokenizer, free_sentinel};
-
-mod functions;
-mod meter;
 
 /// Longest template, in bytes.
 pub const SOURCE_BYTES_MAX: usize = 1 << 20;
-/// Steps of the template engine for one rendering.
-const FUEL: u64 = 2_000_000;
-/// Nesting of macro calls and the like.
-const RECURSION_MAX: usize = 64;
 /// The output may be four times the input and this allowance, and no more than [`OUTPUT_BYTES_MAX`].
 const OUTPUT_BYTES_ALLOWANCE: usize = 64 << 10;
 /// Longest rendering, in bytes.
@@ -41,6 +34,18 @@ pub enum Speaker {
     Assistant,
     /// The result of a tool call.
     Tool,
+}
+
+impl Speaker {
+    /// The role as templates know it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+            Self::Tool => "tool",
+        }
+    }
 }
 
 impl std::str::FromStr for Speaker {
@@ -87,10 +92,11 @@ pub struct RenderOptions {
 pub struct ChatTemplate {
     source_name: String,
     source: String,
+    compiled: Template,
+    /// Whether `tools` and `documents` are none rather than undefined if there are none.
+    needs_none: bool,
     supports_system: bool,
 }
-
-const TEMPLATE: &str = "chat";
 
 impl ChatTemplate {
     /// Compiles a template and tries it on a short conversation, so that a broken one is found before the
@@ -105,14 +111,18 @@ impl ChatTemplate {
             let fault = Fault::TooLong { found: source.len() as u64, limit: SOURCE_BYTES_MAX as u64 };
             return Err(LoadError::malformed(path, "chat_template", fault));
         }
-        let source = functions::without_generation_tags(source);
-        meter::compile(functions::syntax(), TEMPLATE, &source).map_err(|error| {
-            let fault = Fault::TemplateSyntax { line: error.line().unwrap_or(0), message: describe(&error) };
+        let compiled = Template::compile(source).map_err(|problem| {
+            let fault = Fault::TemplateSyntax { line: problem.line, message: problem.message };
             LoadError::malformed(path, "chat_template", fault)
         })?;
-        let mut template = Self { source_name: source_name.to_owned(), source, supports_system: false };
+        let (source_name, source) = (source_name.to_owned(), source.to_owned());
+        let mut template = Self { source_name, source, compiled, needs_none: false, supports_system: false };
         let question = [Message::new(Speaker::User, "Hello")];
-        template.try_out(&question)?;
+        // Most templates ask whether `tools` is defined; some know only the none that `transformers` passes.
+        if let Err(error) = template.try_out(&question) {
+            template.needs_none = true;
+            template.try_out(&question).map_err(|_| error)?;
+        }
         let instructed = [Message::new(Speaker::System, "Be brief."), question[0].clone()];
         template.supports_system = template.try_out(&instructed).is_ok_and(|text| text.contains("Be brief."));
         Ok(template)
@@ -158,37 +168,42 @@ impl ChatTemplate {
             messages.iter().map(|message| Message::new(message.role, guard(&message.content))).collect();
         let mut variables = options.variables.clone();
         variables.values_mut().for_each(|value| guard_texts(value, &guard));
-        let variables = with_defaults(variables);
-        let token_text = |id: Option<u32>| id.and_then(|id| tokenizer.piece(id)).unwrap_or_default();
-        let context = Context {
-            messages: &messages,
-            add_generation_prompt: options.add_generation_prompt,
-            bos_token: token_text(tokenizer.bos()),
-            eos_token: token_text(tokenizer.eos()),
-            variables: &variables,
-        };
-        Ok(Markup::guarded(self.run(&context)?, sentinel))
+        let text = self.run(&messages, options.add_generation_prompt, token_texts(tokenizer), variables)?;
+        Ok(Markup::guarded(text, sentinel))
     }
 
     fn try_out(&self, messages: &[Message]) -> Result<String> {
-        self.run(&Context {
-            messages,
-            add_generation_prompt: true,
-            bos_token: "<s>",
-            eos_token: "</s>",
-            variables: &with_defaults(serde_json::Map::new()),
-        })
+        self.run(messages, true, ("<s>", "</s>"), serde_json::Map::new())
     }
 
-    fn run(&self, context: &Context<'_>) -> Result<String> {
-        let input: usize = context.messages.iter().map(|message| message.content.len()).sum();
+    /// Renders messages with whatever members they have. Nothing in them is guarded.
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub(crate) fn render_raw(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: Vec<serde_json::Value>,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        let variables = serde_json::Map::new();
+        self.run_raw(messages, add_generation_prompt, token_texts(tokenizer), variables)
+    }
+
+    /// Renders `messages` with the texts of the begin and end tokens and further variables.
+    fn run(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        tokens: (&str, &str),
+        variables: serde_json::Map<String, serde_json::Value>,
+    ) -> Result<String> {
+        let input: usize = messages.iter().map(|message| message.content.len()).sum();
         let limit = input.saturating_add(OUTPUT_BYTES_ALLOWANCE).saturating_mul(4).min(OUTPUT_BYTES_MAX);
-        let mut environment = functions::environment();
-        environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(RECURSION_MAX);
-        let context = Value::from(Serde(context));
-        let text = meter::render(environment, functions::syntax(), TEMPLATE, &self.source, context)
-            .map_err(|error| self.failure(&error))?;
+        let list = messages
+            .iter()
+            .map(|message| serde_json::json!({ "role": message.role.name(), "content": message.content }));
+        let text = self.run_raw(list.collect(), add_generation_prompt, tokens, variables)?;
         if text.len() > limit {
             let problem = format!("the rendering is {} bytes long, at most {limit} are allowed", text.len());
             return Err(LoadError::Template { source_name: self.source_name.clone(), line: 0, problem });
@@ -196,20 +211,34 @@ impl ChatTemplate {
         Ok(text)
     }
 
-    fn failure(&self, error: &Error) -> LoadError {
-        let problem = match error.kind() {
-            ErrorKind::OutOfFuel => format!("it takes more than {FUEL} steps"),
-            _ if meter::exhausted(error) => {
-                format!("it makes more than {} MiB of text", meter::MADE_BYTES_MAX >> 20)
-            }
-            _ => describe(error),
-        };
-        LoadError::Template {
-            source_name: self.source_name.clone(),
-            line: error.line().unwrap_or(0),
-            problem,
+    fn run_raw(
+        &self,
+        messages: Vec<serde_json::Value>,
+        add_generation_prompt: bool,
+        (bos, eos): (&str, &str),
+        mut variables: serde_json::Map<String, serde_json::Value>,
+    ) -> Result<String> {
+        variables.insert("messages".to_owned(), messages.into());
+        for name in ["tools", "documents"].into_iter().filter(|_| self.needs_none) {
+            variables.entry(name).or_insert(serde_json::Value::Null);
         }
+        variables.insert("add_generation_prompt".to_owned(), add_generation_prompt.into());
+        variables.insert("bos_token".to_owned(), bos.into());
+        variables.insert("eos_token".to_owned(), eos.into());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+        self.compiled.render(&variables, now).map_err(|problem| self.failure(problem))
     }
+
+    fn failure(&self, problem: Problem) -> LoadError {
+        let (source_name, line) = (self.source_name.clone(), problem.line);
+        LoadError::Template { source_name, line, problem: problem.message }
+    }
+}
+
+/// The begin and end tokens as a template writes them; empty texts where there are none.
+fn token_texts(tokenizer: &Tokenizer) -> (&str, &str) {
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.piece(id)).unwrap_or_default();
+    (text(tokenizer.bos()), text(tokenizer.eos()))
 }
 
 /// Name and text of the chat template of a Hugging Face folder; `None` if it has none.
@@ -245,35 +274,6 @@ pub(crate) fn template_source(dir: &Path) -> Result<Option<(String, String)>> {
         },
     };
     Ok(Some((path.display().to_string(), source)))
-}
-
-/// The variables of a template.
-#[derive(Serialize)]
-struct Context<'a> {
-    messages: &'a [Message],
-    add_generation_prompt: bool,
-    bos_token: &'a str,
-    eos_token: &'a str,
-    #[serde(flatten)]
-    variables: &'a serde_json::Map<String, serde_json::Value>,
-}
-
-/// Variables that templates expect, with or without a value.
-fn with_defaults(
-    mut variables: serde_json::Map<String, serde_json::Value>,
-) -> serde_json::Map<String, serde_json::Value> {
-    for name in ["tools", "documents"] {
-        variables.entry(name).or_insert(serde_json::Value::Null);
-    }
-    variables
-}
-
-/// The engine's message without the source excerpt.
-fn describe(error: &Error) -> String {
-    match error.detail() {
-        Some(detail) => detail.to_owned(),
-        None => error.kind().to_string(),
-    }
 }
 
 fn collect_texts<'a>(value: &'a serde_json::Value, out: &mut Vec<&'a str>) {

@@ -245,3 +245,44 @@ fn a_conversation_of_a_thousand_turns_renders() {
     let markup = template.render(&tokenizer, &messages, &prompt()).unwrap();
     assert!(markup.text().len() > 1_000_000);
 }
+
+/// The rendering of a question by `source`, in which [`CHATML`] stands behind `before`.
+fn after(before: &str, source: &str) -> String {
+    let template = ChatTemplate::new("fault", &format!("{before}{source}")).unwrap();
+    let messages = [Message::new(Speaker::User, "Hello")];
+    template.render(&tokenizer(), &messages, &prompt()).unwrap().text().into_owned()
+}
+
+const HELLO: &str = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n";
+
+#[test]
+fn tmpl_none_is_iterable() {
+    let test = "{%- if tools is iterable and tools | length > 0 %}{{ 'TOOLS' }}{%- endif %}";
+    assert_eq!(after(test, CHATML), HELLO);
+    let none = "{%- set tools = none %}";
+    assert_eq!(after(&format!("{none}{test}"), CHATML), HELLO);
+}
+
+#[test]
+fn tmpl_undefined_length() {
+    assert_eq!(after("{%- if functions | length > 0 %}{{ 'TOOLS' }}{%- endif %}", CHATML), HELLO);
+}
+
+#[test]
+fn tmpl_strftime_dash() {
+    assert_eq!(after("{% set d = strftime_now('%B %-d, %Y') %}", CHATML), HELLO);
+}
+
+#[test]
+fn tmpl_crlf() {
+    let windows = CHATML.replace("\\n", "\r\n");
+    assert_eq!(after("", &windows), HELLO);
+    assert_eq!(after("{#\r\n#}\r\n", &windows.replace("{% endfor %}", "{% endfor %}\r\n")), HELLO);
+}
+
+/// `tools` is no variable if there are none; it is none for templates that know only that.
+#[test]
+fn tools_are_absent_unless_the_template_needs_none() {
+    assert_eq!(after("{% if tools is defined %}TOOLS{% endif %}", CHATML), HELLO);
+    assert_eq!(after("{% if tools is not none %}{{ tools[0].name }}{% endif %}", CHATML), HELLO);
+}

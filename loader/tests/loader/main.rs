@@ -9,6 +9,7 @@ mod changed;
 mod chat;
 mod common;
 mod control;
+mod deep_templates;
 mod encode_memory;
 mod from_the_wild;
 mod imatrix;

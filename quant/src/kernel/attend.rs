@@ -79,6 +79,8 @@ pub struct Attend<'a> {
     pub head_dim: usize,
     /// Factor on `q . k`.
     pub scale: f32,
+    /// `Some(c)`: a score `s` becomes `c * tanh(s / c)`; `c` is above zero.
+    pub softcap: Option<f32>,
     /// `Some(w)`: a token sees itself and the `w - 1` tokens before it; `None`: all before it.
     pub window: Option<usize>,
     /// The queries `[group, head_dim]` of token `t` begin at `t * stride`.

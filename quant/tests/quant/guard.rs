@@ -174,6 +174,7 @@ fn attention_stays_within_its_slices() {
                         huge_pages,
                         head_dim,
                         scale,
+                        softcap: huge_pages.then_some(0.5),
                         window,
                         queries,
                         stride,

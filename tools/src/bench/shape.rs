@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use moelten_loader::spec::{
     Activation, AttentionSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Pairing,
-    QkNorm, RopeScaling, RopeSpec, RouterSpec, Select, SharedExpert,
+    QkNorm, RopeScaling, RopeSpec, RouterInput, RouterSpec, Select, SharedExpert,
 };
 use serde::Deserialize;
 
@@ -211,6 +211,9 @@ impl Shape {
                 }),
                 window: self.window.filter(|_| index.is_multiple_of(self.window_every)),
                 clip_qkv: None,
+                softcap: None,
+                temperature: None,
+                gate: None,
             };
             let moe = MoeSpec {
                 experts: self.experts,
@@ -220,6 +223,7 @@ impl Shape {
                     select: Select::SoftmaxTopK { k: self.experts_per_token, renormalise: self.renormalise },
                     scale: 1.0,
                 },
+                router_input: RouterInput::Branch,
                 shared: self.shared_d_ff.map_or(SharedExpert::None, |d_ff| SharedExpert::Plain(mlp(d_ff))),
             };
             LayerSpec::pre_norm(norm, Op::Attention(attention), Op::Moe(moe), 1.0)
@@ -233,7 +237,7 @@ impl Shape {
             embed_scale: 1.0,
             layers: (0..self.layers).map(layer).collect(),
             final_norm: norm,
-            head: HeadSpec { tied: self.tied_head, bias: false, scale: 1.0 },
+            head: HeadSpec { tied: self.tied_head, bias: false, scale: 1.0, softcap: None },
         }
     }
 }

@@ -36,6 +36,7 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     let mut out = String::new();
     metadata(&model, &mut out)?;
     layers(&model, &mut out)?;
+    text_side(&model, &mut out)?;
     sizes(&model, &mut out)?;
     records(&model, &mut out)?;
     if !args.brief {
@@ -198,6 +199,32 @@ fn attention(a: &AttentionSpec, out: &mut String) -> std::fmt::Result {
         writeln!(out, "    rope {}", shortened(&format!("{rope:?}")))?;
     }
     Ok(())
+}
+
+/// The vocabulary, the template, and all tokens that end an answer.
+fn text_side(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
+    match model.text() {
+        Err(error) => writeln!(out, "\ntext: {error}")?,
+        Ok(side) => {
+            let tokenizer = side.tokenizer;
+            writeln!(out, "\ntext: {} tokens", tokenizer.vocab_len())?;
+            let shown = |id: &u32| {
+                let piece = tokenizer.piece(*id).unwrap_or_default();
+                format!("{id} {:?}", shortened(piece))
+            };
+            let ends: Vec<String> = tokenizer.end_ids().iter().map(shown).collect();
+            let ends = if ends.is_empty() { "no token".to_owned() } else { ends.join(", ") };
+            writeln!(out, "  an answer ends with {ends}")?;
+        }
+    }
+    match model.chat_template() {
+        Err(error) => writeln!(out, "  {error}"),
+        Ok(None) => writeln!(out, "  no chat template"),
+        Ok(Some(template)) => {
+            let system = if template.supports_system() { "is" } else { "is not" };
+            writeln!(out, "  the chat template renders; a system prompt {system} passed on")
+        }
+    }
 }
 
 /// Bytes per expert, and bytes of weights read per token.

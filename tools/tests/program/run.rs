@@ -192,3 +192,19 @@ fn startup_times() {
     println!("--help {help:?}, first token of the built-in model {token:?}");
     assert!(help.as_millis() < 50 && token.as_millis() < 1000);
 }
+
+#[test]
+fn end_token_s_beside_eos() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/end_token_s_beside_eos.gguf");
+    let outcome = args(["run", model, "-p", "Hello", "--temp", "0", "--max-tokens", "8", "--json"]).fine();
+    let object: Value = serde_json::from_slice(&outcome.out).unwrap();
+    assert_eq!(object["reason"], "end", "{outcome:?}");
+    // Without a template nothing tells of turns, but `</s>` is known.
+    let plain = ["--no-template", "-p", "Hello", "--temp", "0", "--max-tokens", "8", "--json"];
+    args(["run", model].iter().chain(&plain)).fine();
+    // The template's own tokens are shown as ends too.
+    let about = args(["inspect", "--brief", model]).fine();
+    for end in ["257 \"<|endoftext|>\"", "258 \"<|im_start|>\"", "259 \"</s>\"", "260 \"<|im_end|>\""] {
+        assert!(about.text().contains(end), "{about:?}");
+    }
+}

@@ -64,6 +64,7 @@ fn task<'a>(
         huge_pages: kv.gathered(first),
         head_dim,
         scale: spec.scale,
+        softcap: spec.softcap,
         window: spec.window,
         queries: &queries[kv_head * group * head_dim..],
         stride: spec.heads * head_dim,

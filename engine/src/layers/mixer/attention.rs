@@ -4,7 +4,8 @@
 
 use std::ops::Range;
 
-use moelten_loader::spec::{AttentionSpec, QkNorm};
+use moelten_loader::spec::{AttentionSpec, OutputGate, QkNorm, Temperature};
+use moelten_loader::tensors::bank::MatrixRef;
 
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::mixer::attend::attend;
@@ -19,7 +20,7 @@ use crate::state::LayerState;
 pub struct Attention {
     /// Shapes and options.
     pub spec: AttentionSpec,
-    /// Query projection, `[heads * head_dim, d_model]`.
+    /// Query projection, `[heads * head_dim, d_model]`, with the gate's rows where they are in it.
     pub q: Linear,
     /// Key projection, `[kv_heads * head_dim, d_model]`.
     pub k: Linear,
@@ -27,6 +28,8 @@ pub struct Attention {
     pub v: Linear,
     /// Output projection, `[d_model, heads * head_dim]`.
     pub o: Linear,
+    /// Gate on the mixed values, `[heads * head_dim, d_model]` or `[heads, d_model]`.
+    pub gate: Option<MatrixRef>,
     /// Weights of the query norm, `[head_dim]` or `[heads * head_dim]`; empty without one.
     pub q_norm: Vec<f32>,
     /// Weights of the key norm, `[head_dim]` or `[kv_heads * head_dim]`; empty without one.
@@ -48,7 +51,10 @@ impl Mixer for Attention {
         products: &mut ProductScratch,
     ) {
         let tokens = x.len() / self.q.weight.cols;
-        let q = &mut s.q[..tokens * self.q.weight.rows];
+        let width = self.width();
+        let with_gate = self.spec.gate == Some(OutputGate::SigmoidWithQuery);
+        let q = if with_gate { &mut s.gate } else { &mut s.q };
+        let q = &mut q[..tokens * self.q.weight.rows];
         let k = &mut s.k[..tokens * self.k.weight.rows];
         let v = &mut s.v[..tokens * self.v.weight.rows];
         let linears = [&self.q, &self.k, &self.v];
@@ -66,8 +72,21 @@ impl Mixer for Attention {
             rest = others;
             compute.ungroup(part, linear.weight.rows, linear.bias.as_deref(), out);
         }
+        if let Some(gate) = &self.gate {
+            let gate = compute.tensors.view(gate);
+            compute.pack_also(x, [gate.format()], packed);
+            let out = &mut s.gate[..tokens * gate.rows()];
+            let grouped = &mut products.grouped[..out.len()];
+            compute.products(&[(gate, packed.for_matrix(&gate))], grouped);
+            compute.ungroup(grouped, gate.rows(), None, out);
+        }
+        if with_gate {
+            take_apart(&mut s.gate[..2 * tokens * width], self.spec.head_dim, &mut s.q[..tokens * width]);
+        }
+        let (q, k) = (&mut s.q[..tokens * width], &mut s.k[..tokens * self.k.weight.rows]);
+        let v = &mut s.v[..tokens * self.v.weight.rows];
         let angles = self.rope.map(|index| &angles[index]);
-        self.prepare(compute, &self.q_norm, angles, first, q, self.q.weight.rows);
+        self.prepare(compute, &self.q_norm, angles, first, q, width);
         self.prepare(compute, &self.k_norm, angles, first, k, self.k.weight.rows);
         if let Some(limit) = self.spec.clip_qkv {
             v.iter_mut().for_each(|v| *v = v.clamp(-limit, limit));
@@ -83,15 +102,20 @@ impl Mixer for Attention {
         s: &mut AttentionScratch,
     ) {
         let rows = |width: usize| tokens.start * width..tokens.end * width;
-        let (wide, narrow) = (rows(self.q.weight.rows), rows(self.k.weight.rows));
+        let (wide, narrow) = (rows(self.width()), rows(self.k.weight.rows));
         let (k, v) = (&s.k[narrow.clone()], &s.v[narrow]);
         state.write(compute.pool, compute.kernels, position, k, v);
-        let (q, mixed) = (&s.q[wide.clone()], &mut s.mixed[wide]);
+        let (q, mixed) = (&mut s.q[wide.clone()], &mut s.mixed[wide]);
+        if let Some(temperature) = self.spec.temperature {
+            for (q, position) in q.chunks_exact_mut(self.width()).zip(position..) {
+                compute.kernels.scale(factor(temperature, position), q);
+            }
+        }
         attend(compute, (&self.spec, &self.sinks), state.view(), position, q, &mut s.attend, mixed);
     }
 
     fn skip(&self, tokens: Range<usize>, s: &mut AttentionScratch) {
-        let width = self.q.weight.rows;
+        let width = self.width();
         s.mixed[tokens.start * width..tokens.end * width].fill(0.0);
     }
 
@@ -103,7 +127,8 @@ impl Mixer for Attention {
         out: &mut [f32],
     ) -> &'s [f32] {
         let tokens = out.len() / self.o.weight.rows;
-        let mixed = &s.mixed[..tokens * self.q.weight.rows];
+        self.apply_gate(compute, tokens, s);
+        let mixed = &s.mixed[..tokens * self.width()];
         compute.pack(mixed, self.o.weight.cols, [self.o.weight.format], &mut products.packed);
         compute.linear(&self.o, &products.packed, out, &mut products.grouped);
         mixed
@@ -115,6 +140,32 @@ impl Mixer for Attention {
 }
 
 impl Attention {
+    /// Width of a token's queries.
+    fn width(&self) -> usize {
+        self.spec.heads * self.spec.head_dim
+    }
+
+    /// Multiplies the mixed values of the first tokens by their gates.
+    fn apply_gate(&self, compute: Compute<'_>, tokens: usize, s: &mut AttentionScratch) {
+        let Some(kind) = self.spec.gate else { return };
+        let (width, head_dim) = (self.width(), self.spec.head_dim);
+        let gates_of_token = self.spec.gate_rows();
+        let gates = &s.gate[..tokens * gates_of_token];
+        compute.pool.rows(&mut s.mixed[..tokens * width], width, |range, mixed| {
+            let gates = &gates[range.start * gates_of_token..range.end * gates_of_token];
+            match kind {
+                OutputGate::SigmoidPerValue | OutputGate::SigmoidWithQuery => {
+                    mixed.iter_mut().zip(gates).for_each(|(x, gate)| *x *= 1.0 / (1.0 + (-gate).exp()));
+                }
+                OutputGate::SoftplusPerHead => {
+                    for (head, gate) in mixed.chunks_exact_mut(head_dim).zip(gates) {
+                        compute.kernels.scale(softplus(*gate), head);
+                    }
+                }
+            }
+        });
+    }
+
     /// Norm, clamp and rotation of queries or keys, `[tokens, width]`.
     fn prepare(
         &self,
@@ -141,5 +192,25 @@ impl Attention {
                 }
             }
         });
+    }
+}
+
+/// `ln(1 + exp(x))`, without an overflow for large `x`.
+fn softplus(x: f32) -> f32 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
+/// The factor on queries at a position.
+fn factor(Temperature { beta, period }: Temperature, position: usize) -> f32 {
+    1.0 + beta * ((position / period) as f32).ln_1p()
+}
+
+/// Queries and gates of every head, `[tokens, heads, 2, head_dim]`, to queries in `q` and to gates at the start of
+/// where both were, `[tokens, heads * head_dim]` each.
+fn take_apart(both: &mut [f32], head_dim: usize, q: &mut [f32]) {
+    for (head, q) in q.chunks_exact_mut(head_dim).enumerate() {
+        let at = 2 * head * head_dim;
+        q.copy_from_slice(&both[at..at + head_dim]);
+        both.copy_within(at + head_dim..at + 2 * head_dim, head * head_dim);
     }
 }

@@ -222,6 +222,9 @@ mod tests {
             rope: None,
             window: None,
             clip_qkv: None,
+            softcap: None,
+            temperature: None,
+            gate: None,
         };
         let pool = Pool::new(ThreadPlan::here(Some(2), Pin::Off).unwrap()).unwrap();
         let kernels = Kernels::for_isa(Isa::best()).unwrap();

@@ -10,9 +10,9 @@ use moelten_loader::container::catalog::Storage;
 use moelten_loader::container::gguf::Gguf;
 use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BankMatrix, BranchSpec, HeadSpec, Join, LatentSpec, LayerSpec, MlpSpec,
-    ModelSpec, MoeSpec, NormSpec, Op, Pairing, Place, QkNorm, RopeScaling, RopeSpec, RouterSpec, Select,
-    SharedExpert,
+    Activation, AttentionSpec, BankMatrix, BranchSpec, DeltaLayout, DeltaOrder, DeltaSpec, HeadSpec, Join,
+    LatentSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Pairing, Place, QkNorm, RopeScaling,
+    RopeSpec, RouterInput, RouterSpec, Select, SharedExpert,
 };
 use moelten_loader::tensors::needed::needed;
 use moelten_loader::tensors::roles::{GGUF_NAMES, LayerTensor, Role, gguf_name};
@@ -137,6 +137,8 @@ impl Random {
                 _,
                 T::PreNorm(_) | T::PostNorm(_) | T::QNorm | T::KNorm | T::QDownNorm | T::KvDownNorm,
             ) => (1.0, 0.5),
+            // Memories must forget, or their size runs away.
+            Role::Layer(_, T::DeltaDecay) => (-0.7, 0.3),
             Role::FinalNormBias | Role::HeadBias => (0.0, 0.5),
             Role::Layer(_, tensor) if !tensor.is_matrix() => (0.0, 0.5),
             _ => (0.0, (3.0 / cols).sqrt()),
@@ -156,7 +158,7 @@ pub fn model(layers: Vec<LayerSpec>) -> ModelSpec {
         embed_scale: 1.25,
         layers,
         final_norm: NormSpec::Rms { eps: 1e-5 },
-        head: HeadSpec { tied: false, bias: true, scale: 0.5 },
+        head: HeadSpec { tied: false, bias: true, scale: 0.5, softcap: None },
     }
 }
 
@@ -191,6 +193,26 @@ pub fn attention(bias: bool) -> Op {
         rope: Some(rope),
         window: None,
         clip_qkv: None,
+        softcap: None,
+        temperature: None,
+        gate: None,
+    })
+}
+
+/// A gated delta net of 2 key heads and 4 value heads.
+pub fn delta(layout: DeltaLayout, order: DeltaOrder, log_decay: bool) -> Op {
+    let (key_heads, value_heads, key_dim, value_dim) = (2, 4, 16, 32);
+    let norm_eps = 1e-5;
+    Op::Delta(DeltaSpec {
+        key_heads,
+        value_heads,
+        key_dim,
+        value_dim,
+        conv_kernel: 4,
+        norm_eps,
+        layout,
+        order,
+        log_decay,
     })
 }
 
@@ -210,6 +232,9 @@ pub fn latent(query_rank: Option<usize>, split: bool) -> Op {
         rope: Some(rope),
         window: None,
         clip_qkv: None,
+        softcap: None,
+        temperature: None,
+        gate: None,
     };
     Op::Latent(LatentSpec { attention, rank, nope, value_dim: 64, query_rank, norm_eps: 1e-6, split })
 }
@@ -231,6 +256,7 @@ pub fn moe(expert: MlpSpec, shared: SharedExpert) -> Op {
         experts: EXPERTS,
         expert,
         router: RouterSpec { bias: expert.bias, select, scale: 1.5 },
+        router_input: RouterInput::Branch,
         shared,
     })
 }

@@ -2,8 +2,9 @@
 //! weight. It follows the definitions in `moelten_loader::spec` and shares no code with the engine.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BranchSpec, Join, LatentSpec, MlpSpec, MoeSpec, NormSpec, Op, Part, Select,
-    SharedExpert,
+    Activation, AttentionSpec, BranchSpec, DeltaLayout, DeltaOrder, DeltaSpec, ExpertGroups, Join,
+    LatentSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, Renormalise, RouterInput, Select,
+    SharedExpert, Temperature,
 };
 use moelten_loader::tensors::roles::{LayerTensor as T, Role};
 
@@ -20,12 +21,14 @@ pub fn logits(made: &Made, ids: &[u32]) -> Vec<f32> {
     let row = |&id: &u32| &embed[id as usize * spec.d_model..][..spec.d_model];
     let mut x: Rows = ids.iter().map(|id| row(id).iter().map(|&w| f64::from(w) * scale).collect()).collect();
     for (layer, of) in spec.layers.iter().enumerate() {
-        let mut input = x.clone();
+        let (outset, mut input) = (x.clone(), x.clone());
         for branch in &of.branches {
-            if branch.join == Join::InOrder {
-                input.clone_from(&x);
+            match branch.join {
+                Join::InOrder => input.clone_from(&x),
+                Join::Parallel => {}
+                Join::Outset => input.clone_from(&outset),
             }
-            let out = Layer { made, layer }.branch(branch, &input);
+            let out = Layer { made, layer }.branch(branch, &input, &outset);
             for (x, out) in x.iter_mut().flatten().zip(out.iter().flatten()) {
                 *x += f64::from(branch.scale) * out;
             }
@@ -38,7 +41,11 @@ pub fn logits(made: &Made, ids: &[u32]) -> Vec<f32> {
         let normed = norm(spec.final_norm, made.weights(Role::FinalNorm), norm_bias, x);
         linear(head, bias, &normed)
     };
-    x.iter().flat_map(token).map(|logit| (logit * f64::from(spec.head.scale)) as f32).collect()
+    let cap = |logit: f64| match spec.head.softcap.map(f64::from) {
+        Some(cap) => cap * (logit / cap).tanh(),
+        None => logit,
+    };
+    x.iter().flat_map(token).map(|logit| cap(logit * f64::from(spec.head.scale)) as f32).collect()
 }
 
 /// One layer of a model.
@@ -57,16 +64,20 @@ impl<'a> Layer<'a> {
         self.made.weights_if(there, Role::Layer(self.layer, tensor))
     }
 
-    fn branch(self, branch: &BranchSpec, x: &Rows) -> Rows {
+    fn branch(self, branch: &BranchSpec, x: &Rows, outset: &Rows) -> Rows {
         let normed = self.norm(branch.pre_norm, T::PreNorm(branch.place), T::PreNormBias(branch.place), x);
         let out = match &branch.op {
             Op::Attention(spec) => self.attention(spec, &normed),
+            Op::Delta(spec) => self.delta(spec, &normed),
             Op::Latent(spec) => self.latent(spec, &normed),
             Op::Mlp(spec) => {
                 let block = Block::new(self, spec, T::Dense, T::DenseBias);
                 normed.iter().map(|x| block.apply(x)).collect()
             }
-            Op::Moe(spec) => normed.iter().map(|x| self.moe(spec, x)).collect(),
+            Op::Moe(spec) => {
+                let of_router = if spec.router_input == RouterInput::Outset { outset } else { &normed };
+                normed.iter().zip(of_router).map(|(x, of_router)| self.moe(spec, x, of_router)).collect()
+            }
         };
         self.norm(branch.post_norm, T::PostNorm(branch.place), T::PostNormBias(branch.place), &out)
     }
@@ -83,9 +94,34 @@ impl<'a> Layer<'a> {
             x.iter().map(|x| linear(self.weights(weight), bias, x)).collect()
         };
         let (mut q, mut k, v) = (project(T::Q, T::QBias), project(T::K, T::KBias), project(T::V, T::VBias));
-        for rows in [&mut q, &mut k] {
+        // Gates after the query of each head.
+        let mut gates: Rows = Vec::new();
+        if spec.gate == Some(OutputGate::SigmoidWithQuery) {
+            let (d, both) = (spec.head_dim, 2 * spec.head_dim);
+            let of = |row: &Vec<f64>, from: usize| {
+                row.chunks(both).flat_map(|head| head[from..from + d].to_vec()).collect::<Vec<f64>>()
+            };
+            gates = q.iter().map(|row| of(row, d)).collect();
+            q = q.iter().map(|row| of(row, 0)).collect();
+        }
+        for (rows, weight) in [(&mut q, T::QNorm), (&mut k, T::KNorm)] {
+            let after = match spec.qk_norm {
+                QkNorm::PerHeadAfterRope { eps } => Some(NormSpec::Rms { eps }),
+                _ => None,
+            };
             for (position, row) in rows.iter_mut().enumerate() {
-                row.chunks_exact_mut(spec.head_dim).for_each(|head| rotate(spec, position, head));
+                for head in row.chunks_exact_mut(spec.head_dim) {
+                    rotate(spec, position, head);
+                    if let Some(spec) = after {
+                        head.copy_from_slice(&norm(spec, self.weights(weight), None, head));
+                    }
+                }
+            }
+        }
+        if let Some(Temperature { beta, period }) = spec.temperature {
+            for (position, row) in q.iter_mut().enumerate() {
+                let factor = 1.0 + f64::from(beta) * (1.0 + (position / period) as f64).ln();
+                row.iter_mut().for_each(|q| *q *= factor);
             }
         }
         let group = spec.heads / spec.kv_heads;
@@ -94,10 +130,14 @@ impl<'a> Layer<'a> {
         };
         let bias = self.weights_if(spec.out_bias, T::OBias);
         let token = |t: usize| {
-            let mixed: Vec<f64> = (0..spec.heads)
+            let mut mixed: Vec<f64> = (0..spec.heads)
                 .flat_map(|h| {
                     let query = head(&q, t, h);
-                    let score = |s| dot(&query, &head(&k, s, h / group)) * f64::from(spec.scale);
+                    let cap = |score: f64| match spec.softcap.map(f64::from) {
+                        Some(cap) => cap * (score / cap).tanh(),
+                        None => score,
+                    };
+                    let score = |s| cap(dot(&query, &head(&k, s, h / group)) * f64::from(spec.scale));
                     let sink = self.weights_if(spec.sinks, T::Sinks).map(|sinks| f64::from(sinks[h]));
                     let weights = softmax(&(0..=t).map(score).chain(sink).collect::<Vec<_>>());
                     let mut out = vec![0.0; spec.head_dim];
@@ -108,9 +148,100 @@ impl<'a> Layer<'a> {
                     out
                 })
                 .collect();
+            if let Some(kind) = spec.gate {
+                let gates = match gates.get(t) {
+                    Some(gates) => gates.clone(),
+                    None => linear(self.weights(T::AttentionGate), None, &x[t]),
+                };
+                for (i, mixed) in mixed.iter_mut().enumerate() {
+                    *mixed *= match kind {
+                        OutputGate::SigmoidPerValue | OutputGate::SigmoidWithQuery => {
+                            1.0 / (1.0 + (-gates[i]).exp())
+                        }
+                        OutputGate::SoftplusPerHead => gates[i / spec.head_dim].exp().ln_1p(),
+                    };
+                }
+            }
             linear(self.weights(T::O), bias, &mixed)
         };
         (0..x.len()).map(token).collect()
+    }
+
+    /// Token by token, head by head, one matrix for each value head.
+    fn delta(self, spec: &DeltaSpec, x: &Rows) -> Rows {
+        let project = |weight: T, x: &[f64]| linear(self.weights(weight), None, x);
+        let (keys, r) = (spec.key_heads * spec.key_dim, spec.value_heads / spec.key_heads);
+        let rates = |rates: Vec<f64>| -> (Vec<f64>, Vec<f64>) {
+            let of = |half: usize| rates.chunks(2 * r).flat_map(|c| c[half * r..][..r].to_vec()).collect();
+            (of(0), of(1))
+        };
+        let parts = |x: &[f64]| match spec.layout {
+            DeltaLayout::Apart => {
+                let rates = (project(T::DeltaStrength, x), project(T::DeltaStep, x));
+                (project(T::DeltaQkv, x), project(T::DeltaGate, x), rates)
+            }
+            DeltaLayout::StepsByKeyHead => {
+                (project(T::DeltaQkv, x), project(T::DeltaGate, x), rates(project(T::DeltaRates, x)))
+            }
+            DeltaLayout::ByKeyHead => {
+                let all = project(T::DeltaByKeyHead, x);
+                let heads: Vec<_> = all.chunks(2 * spec.key_dim + 2 * r * spec.value_dim).collect();
+                let of =
+                    |from: usize, len: usize| heads.iter().flat_map(move |h| h[from..from + len].to_vec());
+                let (d, v) = (spec.key_dim, r * spec.value_dim);
+                let qkv = of(0, d).chain(of(d, d)).chain(of(2 * d, v)).collect();
+                (qkv, of(2 * d + v, v).collect(), rates(project(T::DeltaRates, x)))
+            }
+        };
+        let tokens: Vec<_> = x.iter().map(|x| parts(x)).collect();
+        let taps = self.weights(T::DeltaConv);
+        let conv = |t: usize, channel: usize| {
+            let tap = |i: usize| {
+                let before = (t + i).checked_sub(spec.conv_kernel - 1);
+                let input = before.map_or(0.0, |at| tokens[at].0[channel]);
+                f64::from(taps[channel * spec.conv_kernel + i]) * input
+            };
+            let sum: f64 = (0..spec.conv_kernel).map(tap).sum();
+            sum / (1.0 + (-sum).exp())
+        };
+        let mut memories = vec![vec![vec![0.0; spec.value_dim]; spec.key_dim]; spec.value_heads];
+        let unit = |x: &[f64]| -> Vec<f64> {
+            let size = (dot(x, x) + 1e-6).sqrt();
+            x.iter().map(|x| x / size).collect()
+        };
+        let mut token = |t: usize| {
+            let all: Vec<f64> = (0..spec.channels()).map(|channel| conv(t, channel)).collect();
+            let (_, gates, (strengths, steps)) = &tokens[t];
+            let mut mixed = Vec::new();
+            for (head, memory) in memories.iter_mut().enumerate() {
+                let key_head = match spec.order {
+                    DeltaOrder::Grouped => head / r,
+                    DeltaOrder::Tiled => head % spec.key_heads,
+                };
+                let q = unit(&all[key_head * spec.key_dim..][..spec.key_dim]);
+                let k = unit(&all[keys + key_head * spec.key_dim..][..spec.key_dim]);
+                let v = &all[2 * keys + head * spec.value_dim..][..spec.value_dim];
+                let decay = f64::from(self.weights(T::DeltaDecay)[head]);
+                let rate = if spec.log_decay { -decay.exp() } else { decay };
+                let step = steps[head] + f64::from(self.weights(T::DeltaStepBias)[head]);
+                let keep = (rate * (1.0 + step.exp()).ln()).exp();
+                let strength = 1.0 / (1.0 + (-strengths[head]).exp());
+                memory.iter_mut().flatten().for_each(|x| *x *= keep);
+                for column in 0..spec.value_dim {
+                    let known: f64 = (0..spec.key_dim).map(|i| memory[i][column] * k[i]).sum();
+                    (0..spec.key_dim)
+                        .for_each(|i| memory[i][column] += k[i] * strength * (v[column] - known));
+                }
+                let read = |column: usize| (0..spec.key_dim).map(|i| memory[i][column] * q[i]).sum::<f64>();
+                let root = (spec.key_dim as f64).sqrt();
+                let y: Vec<f64> = (0..spec.value_dim).map(|column| read(column) / root).collect();
+                let y = norm(NormSpec::Rms { eps: spec.norm_eps }, self.weights(T::DeltaNorm), None, &y);
+                let gate = &gates[head * spec.value_dim..][..spec.value_dim];
+                mixed.extend(y.iter().zip(gate).map(|(y, z)| y * z / (1.0 + (-z).exp())));
+            }
+            project(T::DeltaOut, &mixed)
+        };
+        (0..x.len()).map(&mut token).collect()
     }
 
     /// As the paper defines it: keys and values of all heads are expanded from the latent vectors.
@@ -168,14 +299,22 @@ impl<'a> Layer<'a> {
         (0..x.len()).map(mix).collect()
     }
 
-    fn moe(self, spec: &MoeSpec, x: &[f64]) -> Vec<f64> {
-        let scores =
-            softmax(&linear(self.weights(T::Router), self.weights_if(spec.router.bias, T::RouterBias), x));
-        let Select::SoftmaxTopK { k, renormalise } = spec.router.select else {
-            unreachable!("made models route by softmax")
+    fn moe(self, spec: &MoeSpec, x: &[f64], of_router: &[f64]) -> Vec<f64> {
+        let logits =
+            linear(self.weights(T::Router), self.weights_if(spec.router.bias, T::RouterBias), of_router);
+        let (k, renormalise, scores, choice) = match &spec.router.select {
+            Select::SoftmaxTopK { k, renormalise } => (*k, *renormalise, softmax(&logits), softmax(&logits)),
+            Select::Scored { k, groups, renormalise, .. } => {
+                let scores: Vec<f64> = logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect();
+                let bias = self.weights(T::SelectBias);
+                let biased: Vec<f64> = scores.iter().zip(bias).map(|(s, &b)| s + f64::from(b)).collect();
+                let choice = groups.map_or(biased.clone(), |groups| best_groups(&biased, groups));
+                (*k, *renormalise != Renormalise::No, scores, choice)
+            }
+            Select::SparseMixer { .. } => unreachable!("made models do not route by SparseMixer"),
         };
         let mut order: Vec<usize> = (0..spec.experts).collect();
-        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+        order.sort_by(|&a, &b| choice[b].total_cmp(&choice[a]));
         let chosen = &order[..k];
         let total: f64 = if renormalise { chosen.iter().map(|&e| scores[e]).sum() } else { 1.0 };
         let mut out = vec![0.0; x.len()];
@@ -265,6 +404,7 @@ impl<'a> Block<'a> {
     fn activate(&self, x: f64) -> f64 {
         match self.spec.activation {
             Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::Relu => x.max(0.0),
             Activation::GeluTanh => {
                 let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
                 0.5 * x * (1.0 + inner.tanh())
@@ -272,6 +412,21 @@ impl<'a> Block<'a> {
             Activation::ClampedSwiglu { .. } => unreachable!("it needs a gate"),
         }
     }
+}
+
+/// Scores, -infinity outside the groups with the highest sums of two.
+fn best_groups(scores: &[f64], groups: ExpertGroups) -> Vec<f64> {
+    let size = scores.len() / groups.count;
+    let sum = |group: usize| {
+        let mut sorted = scores[group * size..][..size].to_vec();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        sorted[..groups.summed].iter().sum::<f64>()
+    };
+    let mut order: Vec<usize> = (0..groups.count).collect();
+    order.sort_by(|&a, &b| sum(b).total_cmp(&sum(a)));
+    let kept = &order[..groups.kept];
+    let score = |(expert, &score)| if kept.contains(&(expert / size)) { score } else { f64::NEG_INFINITY };
+    scores.iter().enumerate().map(score).collect()
 }
 
 /// `w x + bias`, `w` is `[rows, x.len()]`.
@@ -289,7 +444,7 @@ fn norm(spec: NormSpec, weight: &[f32], bias: Option<&[f32]>, x: &[f64]) -> Vec<
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let (centre, eps) = match spec {
         NormSpec::Rms { eps } => (0.0, eps),
-        NormSpec::Layer { eps } => (mean(x), eps),
+        NormSpec::Layer { eps } | NormSpec::LayerUnbiased { eps } => (mean(x), eps),
     };
     let squares: Vec<f64> = x.iter().map(|x| (x - centre).powi(2)).collect();
     let size = (mean(&squares) + f64::from(eps)).sqrt();

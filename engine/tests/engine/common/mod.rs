@@ -22,7 +22,7 @@ use moelten_loader::spec::BankKey;
 use moelten_quant::Isa;
 
 /// One checkpoint per supported family and variant.
-pub const FAMILIES: [&str; 14] = [
+pub const FAMILIES: [&str; 20] = [
     "llama",
     "llama3-rope",
     "mistral-window",
@@ -36,11 +36,17 @@ pub const FAMILIES: [&str; 14] = [
     "phimoe",
     "gptoss",
     "glm4moe",
+    "phi3",
+    "exaone4",
+    "cohere2",
+    "gemma3-scale",
+    "smollm3",
+    "gemma2",
     "deepseek2",
 ];
 
 /// Checkpoints with matrices that are too narrow for blocks.
-pub const NARROW: [&str; 2] = ["deepseek3", "glm4moelite"];
+pub const NARROW: [&str; 4] = ["deepseek3", "glm4moelite", "qwen3next", "qwen35moe"];
 
 /// The results of Hugging Face transformers for a checkpoint.
 pub struct Golden {

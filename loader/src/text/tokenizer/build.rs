@@ -48,6 +48,9 @@ const WELL_KNOWN_ENDS: [&str; 18] = [
     "[e~[",
 ];
 
+/// So do these, but only where the file marks them as control tokens: some are ordinary text elsewhere. Models
+/// that were trained further under another end token still make the one of their base.
+const ENDS_IF_CONTROL: [&str; 6] = ["</s>", "<eos>", "<|eos|>", "<EOS>", "[EOS]", "<|end▁of▁sentence|>"];
 /// Control tokens with these spellings open a turn or name its speaker. Files of fine-tuned models often mark
 /// them as added words, which text could spell.
 const WELL_KNOWN_ROLES: [&str; 9] = [
@@ -116,7 +119,7 @@ impl Parts {
 pub(super) fn assemble(path: &Path, mut parts: Parts, notices: &mut Vec<String>) -> Result<Tokenizer> {
     check(path, &mut parts, notices)?;
     let marks = marks(path, &parts)?;
-    let ends = ends(&parts);
+    let (named_ends, ends) = ends(&parts);
     let unspellable = unspellable_bytes(&parts);
     if unspellable > 0 {
         notices.push(format!(
@@ -152,6 +155,7 @@ pub(super) fn assemble(path: &Path, mut parts: Parts, notices: &mut Vec<String>)
         adds_bos: parts.adds_bos && parts.bos.is_some(),
         adds_eos: parts.adds_eos && parts.eos.is_some(),
         ends,
+        named_ends,
         rows: usize::MAX,
     })
 }
@@ -309,8 +313,10 @@ fn marks(path: &Path, parts: &Parts) -> Result<Marks> {
     Marks::new(marks).map_err(|problem| vocabulary(path, "control tokens", problem))
 }
 
-fn ends(parts: &Parts) -> Vec<u32> {
-    let mut ends: Vec<u32> = parts.ends.iter().copied().chain(parts.eos).collect();
+/// The tokens that the file names as ends, and with them those with well-known spellings.
+fn ends(parts: &Parts) -> (Vec<u32>, Vec<u32>) {
+    let named: Vec<u32> = parts.ends.iter().copied().chain(parts.eos).collect();
+    let mut ends = named.clone();
     let all = |text: &'static str| {
         let pieces = (0_u32..).zip(&parts.pieces);
         pieces
@@ -320,13 +326,13 @@ fn ends(parts: &Parts) -> Vec<u32> {
     let control = |text: &'static str| all(text).next();
     // In gpt-oss vocabularies `<|end|>` closes a message within an answer; `<|return|>` closes the answer.
     let within_answer = control("<|return|>").and(control("<|call|>")).and(control("<|end|>"));
-    for text in WELL_KNOWN_ENDS {
+    for text in WELL_KNOWN_ENDS.into_iter().chain(ENDS_IF_CONTROL) {
         ends.extend(all(text));
     }
     ends.retain(|id| Some(*id) != within_answer);
     ends.sort_unstable();
     ends.dedup();
-    ends
+    (named, ends)
 }
 
 /// How many bytes of UTF-8 text a byte-level vocabulary has no piece for.

@@ -74,6 +74,8 @@ pub struct Tokenizer {
     pub(super) adds_bos: bool,
     pub(super) adds_eos: bool,
     pub(super) ends: Vec<u32>,
+    /// Those of `ends` that the file names.
+    pub(super) named_ends: Vec<u32>,
     /// Ids from this one on cannot be used: the embedding has no rows for them.
     pub(super) rows: usize,
 }
@@ -143,10 +145,19 @@ impl Tokenizer {
         self.ends.contains(&id)
     }
 
-    /// All tokens that end an answer, ascending: those the files name, and control tokens with a well-known
-    /// end-of-turn spelling.
+    /// All tokens that end an answer, ascending: those the files name, control tokens with a well-known
+    /// end-of-turn spelling, and, for the tokenizer of a whole model, those with which its chat template
+    /// closes the assistant's turn or opens the next one.
     pub fn end_ids(&self) -> &[u32] {
         &self.ends
+    }
+
+    /// Adds the tokens `ends`. Tokens `within` an answer end it only if the file says so.
+    pub(crate) fn learn_ends(&mut self, ends: &[u32], within: &[u32]) {
+        self.ends.retain(|id| !within.contains(id) || self.named_ends.contains(id));
+        self.ends.extend(ends);
+        self.ends.sort_unstable();
+        self.ends.dedup();
     }
 
     /// Encodes untrusted text: no BOS, no EOS, and never a control token, whatever the text contains.

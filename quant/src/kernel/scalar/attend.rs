@@ -74,6 +74,9 @@ fn scores(task: &Attend<'_>, query: &[f32], block: usize, seen: &Range<usize>, o
             let q = q * task.scale;
             scores.iter_mut().zip(wide).for_each(|(score, key)| *score += q * key);
         }
+        if let Some(cap) = task.softcap {
+            scores.iter_mut().for_each(|score| *score = cap * (*score / cap).tanh());
+        }
         for (position, score) in (group..group + KEY_GROUP).zip(scores) {
             if seen.contains(&position) {
                 out[position - block] = score;

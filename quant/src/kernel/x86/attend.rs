@@ -10,7 +10,7 @@
 use core::mem::MaybeUninit;
 use core::ops::Range;
 
-use super::attend_tile::{Ahead, MAX_ROWS, Scores, Softmax, Stored, Values, Weigh, call_for_rows};
+use super::attend_tile::{Ahead, Cap, MAX_ROWS, Scores, Softmax, Stored, Values, Weigh, call_for_rows};
 use super::lanes::Lanes;
 use super::tier::Work;
 use super::vector::exp;
@@ -134,8 +134,8 @@ impl Tile<'_> {
                     ..highest.min(block + BLOCK).next_multiple_of(KEY_GROUP) - block;
                 let whole = all_see.start <= block && block + BLOCK <= all_see.end;
                 let parts = if whole { None } else { Some(&parts_of(block, &seen[..rows])) };
-                let (head, state) = (head.from(block, head_dim), &mut tile_state);
-                L::call(AddBlock { head, head_dim, groups, rows, parts, buffers, state });
+                let (head, state, cap) = (head.from(block, head_dim), &mut tile_state, self.task.softcap);
+                L::call(AddBlock { head, head_dim, groups, rows, cap, parts, buffers, state });
             }
             self.put_sums::<L>(buffers.sums.as_ptr().cast(), &seen[..rows], &tile_state, out, state);
         }
@@ -201,6 +201,8 @@ struct AddBlock<'a, S> {
     head_dim: usize,
     groups: Range<usize>,
     rows: usize,
+    /// [`Attend::softcap`].
+    cap: Option<f32>,
     /// Which positions each row sees, if not all rows see all.
     parts: Option<&'a [Range<usize>; MAX_ROWS]>,
     buffers: &'a mut Buffers,
@@ -212,15 +214,19 @@ impl<L: Lanes, S: Stored> Work<L> for AddBlock<'_, S> {
 
     #[inline(always)]
     unsafe fn run(self) {
-        let Self { head, head_dim, groups, rows, parts, buffers, state } = self;
+        let Self { head, head_dim, groups, rows, cap, parts, buffers, state } = self;
         let weights = buffers.weights.as_mut_ptr().cast::<f32>();
         let (queries, sums) = (buffers.queries.as_ptr().cast(), buffers.sums.as_mut_ptr().cast());
         let (keys, ahead) = (head.keys, head.ahead(head.values));
         // SAFETY: as for this work.
         unsafe {
+            let scored = groups.clone();
             call_for_rows!(L, rows, R, {
                 Scores::<S, R> { keys, queries, head_dim, groups, weights, ahead }
             });
+            if let Some(cap) = cap {
+                L::call(Cap { weights, rows, columns: scored, cap });
+            }
             if let Some(parts) = parts {
                 hide(weights, &parts[..rows]);
             }

@@ -191,6 +191,38 @@ impl<L: Lanes, const R: usize> Work<L> for Softmax<'_, R> {
     }
 }
 
+/// `weights[r, p] = cap * tanh(weights[r, p] / cap)` of some columns.
+///
+/// As [`Lanes`]. `weights` is `[rows, BLOCK]`, whose `columns`, whole vectors, are written.
+pub(super) struct Cap {
+    pub weights: *mut f32,
+    pub rows: usize,
+    pub columns: Range<usize>,
+    pub cap: f32,
+}
+
+impl<L: Lanes> Work<L> for Cap {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run(self) {
+        let Self { weights, rows, columns, cap } = self;
+        // SAFETY: all accesses are of vectors within the columns of a row of `weights`.
+        unsafe {
+            let (one, two) = (L::splat(1.0), L::splat(2.0));
+            for r in 0..rows {
+                for at in columns.clone().step_by(L::N) {
+                    let at = weights.add(r * BLOCK + at);
+                    // tanh(x) = 1 - 2 / (exp(2 x) + 1), also where the exponential is infinite.
+                    let power = exp::<L>(L::mul(L::load(at), L::splat(2.0 / cap)));
+                    let tanh = L::sub(one, L::div(two, L::add(power, one)));
+                    L::store(at, L::mul(tanh, L::splat(cap)));
+                }
+            }
+        }
+    }
+}
+
 /// Values of a block from some position on.
 #[derive(Clone, Copy)]
 pub(super) struct Values<S> {

@@ -1,0 +1,209 @@
+//! Operations in which the tokens of a sequence exchange information, and their ropes, as data. It must not
+//! know layers.
+
+/// Grouped-query attention. `heads` is a multiple of `kv_heads`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttentionSpec {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of a query, key and value head.
+    pub head_dim: usize,
+    /// Factor on `q . k`.
+    pub scale: f32,
+    /// Biases on the q, k and v projections.
+    pub qkv_bias: bool,
+    /// Bias on the output projection.
+    pub out_bias: bool,
+    /// Whether each query head has a learned logit, the sink, that takes part in the softmax and has no value
+    /// (gpt-oss).
+    pub sinks: bool,
+    /// Norms on queries and keys before rope.
+    pub qk_norm: QkNorm,
+    /// Rotary positions; `None` for layers without positions.
+    pub rope: Option<RopeSpec>,
+    /// `Some(w)`: a token sees itself and the `w - 1` tokens before it.
+    pub window: Option<usize>,
+    /// Clamp on q, k and v, after the norms and before rope (OLMoE's `clip_qkv`).
+    pub clip_qkv: Option<f32>,
+    /// `Some(c)`: a score `s` becomes `c * tanh(s / c)` before the softmax (Gemma 2, arXiv 2408.00118).
+    pub softcap: Option<f32>,
+    /// Factor on queries that grows with their position.
+    pub temperature: Option<Temperature>,
+    /// Gate on the mixed values before the output projection.
+    pub gate: Option<OutputGate>,
+}
+
+/// A query at position `p` is multiplied by `1 + beta * ln(1 + floor(p / period))` (Llama 4, Ministral 3).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Temperature {
+    /// How fast it grows.
+    pub beta: f32,
+    /// Positions with one factor.
+    pub period: usize,
+}
+
+/// Mixed values are multiplied by a function of `W x`, where `x` is the branch's normed input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputGate {
+    /// `sigmoid`, for each value: `W` is `[heads * head_dim, d_model]` (AFMoE).
+    SigmoidPerValue,
+    /// As `SigmoidPerValue`, with the rows of `W` in the query projection: those of a head follow the rows of its
+    /// query (Qwen3-Next).
+    SigmoidWithQuery,
+    /// `softplus`, one for all values of a head: `W` is `[heads, d_model]` (Laguna).
+    SoftplusPerHead,
+}
+
+impl AttentionSpec {
+    /// Rows of the query projection.
+    pub fn query_rows(&self) -> usize {
+        let with_gate = self.gate == Some(OutputGate::SigmoidWithQuery);
+        self.heads * self.head_dim * if with_gate { 2 } else { 1 }
+    }
+
+    /// Gates of a token; 0 without a gate.
+    pub fn gate_rows(&self) -> usize {
+        match self.gate {
+            None => 0,
+            Some(OutputGate::SigmoidPerValue | OutputGate::SigmoidWithQuery) => self.heads * self.head_dim,
+            Some(OutputGate::SoftplusPerHead) => self.heads,
+        }
+    }
+}
+
+/// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1). Each token caches a latent
+/// vector `[rank]` and a rotated key `[rope]` that all heads share. The matrix from the latent vector to a
+/// head's keys is applied to its query instead, and that to its values to the mixed latent vectors
+/// ("absorbed").
+#[derive(Debug, Clone, PartialEq)]
+pub struct LatentSpec {
+    /// Attention to the cache: one key head of `rank + rope` numbers, as many query heads as the model has.
+    pub attention: AttentionSpec,
+    /// Width of the latent vector.
+    pub rank: usize,
+    /// Width of the part of a head's query that is not rotated.
+    pub nope: usize,
+    /// Width of a head's value.
+    pub value_dim: usize,
+    /// Width of the latent query; `None` where queries are projected at once.
+    pub query_rank: Option<usize>,
+    /// Added to the mean square in the norms of the latent vector and of the latent query.
+    pub norm_eps: f32,
+    /// Whether the file has the matrices for keys and for values apart, those for keys transposed.
+    pub split: bool,
+}
+
+impl LatentSpec {
+    /// Width of the rotated part of queries and keys.
+    pub fn rope_dim(&self) -> usize {
+        self.attention.head_dim - self.rank
+    }
+
+    /// Width of a head's query as it is projected.
+    pub fn query_dim(&self) -> usize {
+        self.nope + self.rope_dim()
+    }
+}
+
+/// RMS norms on queries and keys, before rope if a variant does not say otherwise.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum QkNorm {
+    /// Queries and keys are used as they are projected.
+    None,
+    /// Each head by itself, weight `[head_dim]` (Qwen3).
+    PerHead {
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// As `PerHead`, but applied to the rotated queries and keys (Hunyuan).
+    PerHeadAfterRope {
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// All heads together, weights `[heads * head_dim]` and `[kv_heads * head_dim]` (OLMoE).
+    Full {
+        /// Added to the mean square.
+        eps: f32,
+    },
+}
+
+/// Rotary position embedding (arXiv 2104.09864).
+#[derive(Debug, Clone, PartialEq)]
+pub struct RopeSpec {
+    /// Base of the geometric frequencies.
+    pub theta: f32,
+    /// How many leading dimensions of a head rotate; even, at most `head_dim`.
+    pub dim: usize,
+    /// Which dimensions form a pair.
+    pub pairing: Pairing,
+    /// Changes to the frequencies for long contexts.
+    pub scaling: RopeScaling,
+}
+
+/// Which two dimensions rotate together. A property of the stored Q/K row order, not of the model: GGUF files
+/// of some families store rows permuted for `Adjacent`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairing {
+    /// Dimensions `2i` and `2i + 1`.
+    Adjacent,
+    /// Dimensions `i` and `i + dim/2`.
+    Split,
+}
+
+/// Context-extension schemes for rope frequencies.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RopeScaling {
+    /// Plain frequencies.
+    None,
+    /// Positions divided by `factor`.
+    Linear {
+        /// The divisor.
+        factor: f32,
+    },
+    /// Llama 3.1: low frequencies divided by `factor`, high ones kept, a ramp between.
+    Llama3 {
+        /// The divisor of low frequencies.
+        factor: f32,
+        /// Wavelengths above `original_context / low_freq_factor` are divided.
+        low_freq_factor: f32,
+        /// Wavelengths below `original_context / high_freq_factor` are kept.
+        high_freq_factor: f32,
+        /// Context of the original training.
+        original_context: usize,
+    },
+    /// YaRN (arXiv 2309.00071).
+    Yarn {
+        /// The divisor of interpolated frequencies.
+        factor: f32,
+        /// Context of the original training.
+        original_context: usize,
+        /// Rotations above which a frequency is kept.
+        beta_fast: f32,
+        /// Rotations below which a frequency is divided.
+        beta_slow: f32,
+        /// Factor on the rotated queries and keys.
+        attention_factor: f32,
+        /// Whether the correction range is rounded to whole dimensions.
+        truncate: bool,
+    },
+    /// One divisor per frequency (`rope_freqs.weight` in GGUF files).
+    Factors {
+        /// Divisors, `[dim / 2]`.
+        divisors: Vec<f32>,
+    },
+    /// LongRoPE (arXiv 2402.13753): two sets of divisors, chosen by the length of the sequence at load.
+    LongRope {
+        /// Divisors up to `original_context`, `[dim / 2]`.
+        short: Vec<f32>,
+        /// Divisors beyond it, `[dim / 2]`.
+        long: Vec<f32>,
+        /// Context of the original training.
+        original_context: usize,
+        /// Factor on rotated queries and keys up to `original_context`.
+        short_factor: f32,
+        /// The same beyond it.
+        long_factor: f32,
+    },
+}
