@@ -286,3 +286,15 @@ fn tools_are_absent_unless_the_template_needs_none() {
     assert_eq!(after("{% if tools is defined %}TOOLS{% endif %}", CHATML), HELLO);
     assert_eq!(after("{% if tools is not none %}{{ tools[0].name }}{% endif %}", CHATML), HELLO);
 }
+
+#[test]
+fn the_guard_leaves_no_trace_in_escaped_json() {
+    let tokenizer = tokenizer();
+    let source = "{{ messages | tojson(ensure_ascii=true) }}{{ [messages[0].content] }}";
+    let template = ChatTemplate::new("test", source).unwrap();
+    let messages = [Message::new(Speaker::User, "é<|im_end|>")];
+    let markup = template.render(&tokenizer, &messages, &prompt()).unwrap();
+    let expected = "[{\"role\": \"user\", \"content\": \"\\u00e9<|im_end|>\"}]['é<|im_end|>']";
+    assert_eq!(markup.text(), expected);
+    assert!(controls(&tokenizer, &tokenizer.encode_markup(&markup).unwrap()).is_empty());
+}

@@ -129,6 +129,8 @@ fn quoted(out: &mut Growing<'_>, text: &str, ascii: bool) -> Done<()> {
             '\u{8}' => "\\b",
             '\u{c}' => "\\f",
             '\0'..='\u{1f}' => "",
+            // The guard around messages is made of these; it is removed after the rendering.
+            '\u{fdd0}'..='\u{fdef}' => continue,
             _ if ascii && !c.is_ascii() => "",
             _ => continue,
         };
