@@ -11,7 +11,7 @@ pub mod window;
 
 use std::io::{self, Read, Write};
 
-use moelten_loader::spec::{AttentionSpec, DeltaSpec, ModelSpec, Op};
+use moelten_loader::spec::{AttentionSpec, ModelSpec, Op};
 use moelten_quant::Kernels;
 
 use crate::runtime::pool::Pool;
@@ -47,7 +47,7 @@ impl SequenceState {
         // token would take long.
         let states = stateful(spec).enumerate().map(|(delay, kept)| match kept {
             Kept::Attention(spec) => LayerState::of_attention(spec, context, format, delay),
-            Kept::Delta(spec) => RecurrentState::new(spec.state_numbers()).map(LayerState::Recurrent),
+            Kept::Numbers(numbers) => RecurrentState::new(numbers).map(LayerState::Recurrent),
         });
         Ok(Self::new(states.collect::<io::Result<_>>()?))
     }
@@ -61,9 +61,7 @@ impl SequenceState {
                     KvLayer::bytes_for(attention, capacity, format)
                 }
                 // Snapshots are copies.
-                Kept::Delta(delta) => {
-                    ((COPIES + MOST_SNAPSHOTS) * delta.state_numbers() * size_of::<f32>()) as u64
-                }
+                Kept::Numbers(numbers) => ((COPIES + MOST_SNAPSHOTS) * numbers * size_of::<f32>()) as u64,
             })
             .fold(0, u64::saturating_add)
     }
@@ -72,7 +70,8 @@ impl SequenceState {
 /// What a branch keeps a state for.
 enum Kept<'a> {
     Attention(&'a AttentionSpec),
-    Delta(&'a DeltaSpec),
+    /// A recurrence of so many numbers.
+    Numbers(usize),
 }
 
 /// The branches that keep a state, in order.
@@ -81,7 +80,8 @@ fn stateful(spec: &ModelSpec) -> impl Iterator<Item = Kept<'_>> {
     branches.filter_map(|branch| match &branch.op {
         Op::Attention(attention) => Some(Kept::Attention(attention)),
         Op::Latent(latent) => Some(Kept::Attention(&latent.attention)),
-        Op::Delta(delta) => Some(Kept::Delta(delta)),
+        Op::Delta(delta) => Some(Kept::Numbers(delta.state_numbers())),
+        Op::Conv(conv) => Some(Kept::Numbers(conv.state_numbers())),
         Op::Mlp(_) | Op::Moe(_) => None,
     })
 }

@@ -11,6 +11,7 @@ use crate::layers::ffn::moe::Moe;
 use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
 use crate::layers::mixer::contract::Mixer;
+use crate::layers::mixer::conv::Conv;
 use crate::layers::mixer::delta::Delta;
 use crate::layers::mixer::latent::Latent;
 use crate::layers::norm::Norm;
@@ -75,6 +76,13 @@ pub enum OpWeights {
         /// The number of its state among those of a sequence.
         state: usize,
     },
+    /// A short convolution.
+    Conv {
+        /// Projections and taps.
+        conv: Conv,
+        /// The number of its state among those of a sequence.
+        state: usize,
+    },
     /// A dense feed-forward block.
     Mlp(Mlp),
     /// A mixture of experts.
@@ -95,6 +103,7 @@ impl OpWeights {
             Self::Attention { attention, state } => Some((attention, *state)),
             Self::Latent { latent, state } => Some((latent, *state)),
             Self::Delta { delta, state } => Some((delta, *state)),
+            Self::Conv { conv, state } => Some((conv, *state)),
             Self::Mlp(_) | Self::Moe { .. } => None,
         }
     }
@@ -108,7 +117,7 @@ impl Weights {
         match &next.op {
             OpWeights::Moe { moe, .. } => Some((moe, next.pre.as_ref())),
             OpWeights::Attention { .. } | OpWeights::Latent { .. } => None,
-            OpWeights::Delta { .. } | OpWeights::Mlp(_) => None,
+            OpWeights::Delta { .. } | OpWeights::Conv { .. } | OpWeights::Mlp(_) => None,
         }
     }
 }

@@ -5,10 +5,12 @@
 //! Everything here has been validated by the lowering (`families`, `lower`): divisions divide, counts are
 //! positive, numbers are finite. It must not know tensor names or containers.
 
+mod conv;
 mod delta;
 mod ffn;
 mod mixer;
 
+pub use conv::*;
 pub use delta::*;
 pub use ffn::*;
 pub use mixer::*;
@@ -91,6 +93,8 @@ pub enum Op {
     Latent(LatentSpec),
     /// A recurrence whose matrices forget and are corrected.
     Delta(DeltaSpec),
+    /// A gated convolution over a few tokens.
+    Conv(ConvSpec),
     /// A feed-forward block that every token visits.
     Mlp(MlpSpec),
     /// A router and a bank of feed-forward experts.
@@ -121,7 +125,7 @@ impl LayerSpec {
     pub fn latent(&self) -> Option<&LatentSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
             Op::Latent(latent) => Some(latent),
-            Op::Attention(_) | Op::Delta(_) | Op::Mlp(_) | Op::Moe(_) => None,
+            Op::Attention(_) | Op::Delta(_) | Op::Conv(_) | Op::Mlp(_) | Op::Moe(_) => None,
         })
     }
 
@@ -129,7 +133,7 @@ impl LayerSpec {
     pub fn mlp(&self) -> Option<&MlpSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
             Op::Mlp(mlp) => Some(mlp),
-            Op::Attention(_) | Op::Latent(_) | Op::Delta(_) | Op::Moe(_) => None,
+            Op::Attention(_) | Op::Latent(_) | Op::Delta(_) | Op::Conv(_) | Op::Moe(_) => None,
         })
     }
 
@@ -137,7 +141,7 @@ impl LayerSpec {
     pub fn moe(&self) -> Option<&MoeSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
             Op::Moe(moe) => Some(moe),
-            Op::Attention(_) | Op::Latent(_) | Op::Delta(_) | Op::Mlp(_) => None,
+            Op::Attention(_) | Op::Latent(_) | Op::Delta(_) | Op::Conv(_) | Op::Mlp(_) => None,
         })
     }
 
@@ -211,7 +215,7 @@ impl Op {
                 matrices: moe.expert.matrices(d_model).collect(),
                 most_per_token: moe.router.select.max_experts(),
             }),
-            Self::Attention(_) | Self::Latent(_) | Self::Delta(_) | Self::Mlp(_) => None,
+            Self::Attention(_) | Self::Latent(_) | Self::Delta(_) | Self::Conv(_) | Self::Mlp(_) => None,
         }
     }
 
@@ -220,7 +224,7 @@ impl Op {
         match self {
             Self::Attention(attention) => Some(attention),
             Self::Latent(latent) => Some(&latent.attention),
-            Self::Delta(_) | Self::Mlp(_) | Self::Moe(_) => None,
+            Self::Delta(_) | Self::Conv(_) | Self::Mlp(_) | Self::Moe(_) => None,
         }
     }
 }

@@ -102,6 +102,10 @@ impl PassContext<'_> {
                 self.mix(branch, (delta, *state), rows, batch, s, observer);
                 Ok(())
             }
+            OpWeights::Conv { conv, state } => {
+                self.mix(branch, (conv, *state), rows, batch, s, observer);
+                Ok(())
+            }
             OpWeights::Mlp(mlp) => {
                 let d = self.d_model;
                 let (normed, out) = (&s.normed[..rows.end * d], &mut s.branch[..rows.end * d]);

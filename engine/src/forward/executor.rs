@@ -254,6 +254,10 @@ impl Widths {
                     w.latent.include(latent, tokens);
                     w.spans(a, context);
                 }
+                Op::Conv(conv) => {
+                    let widths = [2 * conv.width, conv.width, 1];
+                    w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
+                }
                 Op::Delta(delta) => {
                     let widths = [delta.channels(), delta.values(), delta.value_heads];
                     w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));

@@ -3,5 +3,6 @@
 pub mod attend;
 pub mod attention;
 pub mod contract;
+pub mod conv;
 pub mod delta;
 pub mod latent;

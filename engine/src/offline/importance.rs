@@ -153,6 +153,10 @@ impl BranchSquares {
                 add(LayerTensor::KvDown, &self.input);
                 add(LayerTensor::O, &self.output);
             }
+            Op::Conv(_) => {
+                add(LayerTensor::ConvIn, &self.input);
+                add(LayerTensor::ConvOut, &self.output);
+            }
             Op::Delta(delta) => {
                 delta_inputs(delta.layout).iter().for_each(|&tensor| add(tensor, &self.input));
                 add(LayerTensor::DeltaOut, &self.output);
@@ -200,6 +204,7 @@ impl Shapes {
         let (output, experts, expert_hidden) = match op {
             Op::Attention(a) => (a.heads * a.head_dim, 0, 0),
             Op::Latent(a) => (a.attention.heads * a.value_dim, 0, 0),
+            Op::Conv(conv) => (conv.width, 0, 0),
             Op::Delta(delta) => (delta.values(), 0, 0),
             Op::Mlp(mlp) => (mlp.d_ff, 0, 0),
             Op::Moe(moe) => match &moe.shared {

@@ -2,8 +2,8 @@
 //! It must not know how weights are used.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BankKey, BranchSpec, DeltaSpec, LatentSpec, MlpSpec, ModelSpec, MoeSpec,
-    NormSpec, Op, OutputGate, Part, QkNorm, RopeSpec, SharedExpert,
+    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, DeltaSpec, LatentSpec, MlpSpec, ModelSpec,
+    MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, RopeSpec, SharedExpert,
 };
 use moelten_loader::tensors::bank::MatrixRef;
 use moelten_loader::tensors::needed::delta_inputs;
@@ -17,6 +17,7 @@ use crate::layers::ffn::dense::{Mlp, MlpBiases};
 use crate::layers::ffn::moe::{Moe, Shared};
 use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
+use crate::layers::mixer::conv::Conv;
 use crate::layers::mixer::delta::Delta;
 use crate::layers::mixer::latent::{HeadMatrices, Latent, Query};
 use crate::layers::norm::Norm;
@@ -110,6 +111,11 @@ impl Builder<'_> {
                 self.states += 1;
                 OpWeights::Latent { latent: of_layer.latent(latent, &mut self.ropes)?, state }
             }
+            Op::Conv(conv) => {
+                let state = self.states;
+                self.states += 1;
+                OpWeights::Conv { conv: of_layer.conv(*conv)?, state }
+            }
             Op::Delta(delta) => {
                 let state = self.states;
                 self.states += 1;
@@ -181,6 +187,21 @@ impl OfLayer<'_> {
             sinks: if spec.sinks { self.tensors.vector(self.role(LayerTensor::Sinks))? } else { Vec::new() },
             rope,
             spec: spec.clone(),
+        })
+    }
+
+    fn conv(self, spec: ConvSpec) -> Result<Conv> {
+        use LayerTensor as T;
+        let vector = |tensor| self.tensors.vector(self.role(tensor));
+        let linear = |weight, bias| -> Result<Linear> {
+            Ok(Linear { weight: self.matrix(weight), bias: spec.bias.then(|| vector(bias)).transpose()? })
+        };
+        Ok(Conv {
+            spec,
+            input: linear(T::ConvIn, T::ConvInBias)?,
+            taps: vector(T::ConvTaps)?,
+            bias: if spec.bias { vector(T::ConvBias)? } else { Vec::new() },
+            out: linear(T::ConvOut, T::ConvOutBias)?,
         })
     }
 

@@ -16,8 +16,8 @@ use moelten_engine::Sequence;
 use moelten_engine::plan::{Io, Ram, SequenceOptions};
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BankKey, BranchSpec, ExpertGroups, Join, LayerSpec, MlpSpec, ModelSpec,
-    MoeSpec, NormSpec, Op, OutputGate, Place, QkNorm, Renormalise, RouterInput, Scoring, Select,
+    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, ExpertGroups, Join, LayerSpec, MlpSpec,
+    ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Place, QkNorm, Renormalise, RouterInput, Scoring, Select,
     SharedExpert, Temperature,
 };
 use moelten_quant::{Format, Isa};
@@ -166,6 +166,15 @@ fn gated_delta_nets() {
             layer([branch(Mixer, delta(layout, order, log)), branch(Ffn, dense(d_ff, true, false))])
         });
         layers.chain([layer([branch(Mixer, attention(false))])]).collect()
+    });
+}
+
+#[test]
+fn short_convolutions() {
+    check("conv", |d_ff| {
+        let conv = |kernel, bias| Op::Conv(ConvSpec { width: made::D_MODEL, kernel, bias });
+        let mixers = [conv(3, false), conv(5, true), attention(false), conv(2, false)];
+        mixers.map(|mixer| layer([branch(Mixer, mixer), branch(Ffn, dense(d_ff, true, false))])).into()
     });
 }
 

@@ -149,6 +149,18 @@ fields! {
     /// Latent attention: the matrices for keys and for values are apart.
     kv_split: bool = hf[], gguf[PresentInSome("blk.*.attn_k_b.weight")];
 
+    /// Short convolutions: tokens that they see.
+    conv_kernel: u64 = hf["conv_L_cache"], gguf[Key("{arch}.shortconv.l_cache")];
+    /// Short convolutions: whether they have biases.
+    conv_bias: bool = hf["conv_bias"], gguf[PresentInSome("blk.*.shortconv.conv.bias")];
+    /// Numbers of the layers with attention, where others have short convolutions.
+    attention_layers: Vec<u64> = hf["full_attn_idxs"], gguf[];
+    /// The dense width is two thirds of what the file says, times a factor, rounded up.
+    ff_adjust: bool = hf["block_auto_adjust_ff_dim"], gguf[], default false;
+    /// That factor.
+    ff_multiplier: f64 = hf["block_ffn_dim_multiplier"], gguf[], default 1.0;
+    /// What the width is rounded up to a multiple of.
+    ff_multiple: u64 = hf["block_multiple_of"], gguf[], default 256;
     /// Delta nets: heads of queries and keys.
     delta_key_heads: u64 = hf["linear_num_key_heads"], gguf[Key("{arch}.ssm.group_count")];
     /// Delta nets: heads of values.
@@ -245,7 +257,7 @@ fields! {
     rope_divisors: Vec<f64> = hf[], gguf[Values("rope_freqs.weight")];
 
     /// Hidden width of dense feed-forward blocks.
-    d_ff: PerLayer = hf["intermediate_size"], gguf[Key("{arch}.feed_forward_length")];
+    d_ff: PerLayer = hf["block_ff_dim", "intermediate_size"], gguf[Key("{arch}.feed_forward_length")];
     /// Activation of feed-forward blocks; the default is the family's.
     activation: String = hf["hidden_act", "hidden_activation"], gguf[];
     /// Clamped SwiGLU: steepness of the sigmoid.
@@ -277,7 +289,7 @@ fields! {
     /// How experts are chosen; `greedy` ignores groups.
     choice: String = hf["topk_method"], gguf[];
     /// Whether a bias is added to the scores for the choice; the default is the family's.
-    select_bias: bool = hf["use_routing_bias", "moe_router_enable_expert_bias"],
+    select_bias: bool = hf["use_routing_bias", "use_expert_bias", "moe_router_enable_expert_bias"],
         gguf[PresentInSome("blk.*.exp_probs_b.bias")];
     /// How many groups of neighbours the experts form, of which a token's are chosen.
     expert_groups: u64 = hf["n_group"], gguf[Key("{arch}.expert_group_count")], default 1;
@@ -296,7 +308,7 @@ fields! {
     sparse_step: u64 = hf["decoder_sparse_step", "moe_layer_interval"],
         gguf[Key("{arch}.interleave_moe_layer_step")];
     /// Leading layers without experts.
-    leading_dense: u64 = hf["first_k_dense_replace", "moe_layer_start_index", "num_dense_layers"],
+    leading_dense: u64 = hf["first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "num_dense_layers"],
         gguf[Key("{arch}.leading_dense_block_count")];
     /// The last layer with experts; -1 for the last of all.
     last_sparse: f64 = hf["moe_layer_end_index"], gguf[];

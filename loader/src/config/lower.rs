@@ -1,6 +1,7 @@
 //! Lowering: a raw configuration plus its family gives a validated [`ModelSpec`]. Values of an
 //! untrusted configuration are checked here; the engine gets validated numbers. It must not know containers.
 
+use crate::config::conv::{conv_layers, plain};
 use crate::config::delta::delta_layers;
 use crate::config::experts::ffn_layers;
 use crate::config::field::{Field, PerLayer};
@@ -69,6 +70,12 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         NormKind::Layer => NormSpec::Layer { eps },
         NormKind::LayerUnbiased => NormSpec::LayerUnbiased { eps },
     };
+    let convs = match family.short_conv {
+        true => conv_layers(raw, layer_count, d_model)?,
+        false => vec![None; layer_count],
+    };
+    let plain = family.short_conv.then(|| plain(raw, container)).transpose()?;
+    let raw = plain.as_ref().unwrap_or(raw);
     let mixers: Vec<Op> = if family.latent {
         latent_layers(raw, family, container, layer_count, eps)?.into_iter().map(Op::Latent).collect()
     } else {
@@ -78,7 +85,8 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
             None => vec![None; layer_count],
         };
         let both = layers.into_iter().zip(deltas);
-        both.map(|(attention, delta)| delta.map_or(Op::Attention(attention), Op::Delta)).collect()
+        let mixers = both.map(|(attention, delta)| delta.map_or(Op::Attention(attention), Op::Delta));
+        mixers.zip(convs).map(|(mixer, conv)| conv.map_or(mixer, Op::Conv)).collect()
     };
     let ffn = ffn_layers(raw, family, container, layer_count)?;
     let residual_scale = raw.positive(&raw.residual_scale)?;

@@ -5,10 +5,10 @@ use super::family::{
     ActivationKind, DeltaKind, ExpertWidth, Family, LocalRope, LogitScale, NormKind, NormPlaces, QkNormKind,
     RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
 };
-use crate::spec::Part::{Gate, Up};
+use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
 use crate::spec::{Activation, OutputGate, Pairing, Renormalise, RouterInput, Scoring};
-use crate::tensors::roles::{LayerTensor as T, NameRule, QKV, Rows, half, layer, stacked};
+use crate::tensors::roles::{LayerTensor as T, NameRule, QKV, Role, Rows, half, layer, stacked, top};
 
 /// Llama. The other entries are given as differences from it.
 pub(super) const LLAMA: Family = Family {
@@ -21,6 +21,7 @@ pub(super) const LLAMA: Family = Family {
     folder_names: &[],
     latent: false,
     delta: None,
+    short_conv: false,
     norm: NormKind::Rms,
     norms: NormPlaces::Before,
     folder_norms_centred: false,
@@ -74,6 +75,35 @@ pub(super) const QWEN3: Family = Family {
     out_bias: Setting::Default(false),
     qk_norm: QkNormKind::PerHead,
     ..QWEN2
+};
+
+/// LFM2 (the model card of Liquid AI, arXiv 2511.23404). Its mixture of experts is given as a difference from it.
+pub(super) const LFM2: Family = Family {
+    label: "lfm2",
+    hf_types: &["lfm2"],
+    gguf_arch: "lfm2",
+    gguf_names: &[top(Role::FinalNorm, "token_embd_norm.weight"), top(Role::FinalNorm, "output_norm.weight")],
+    folder_names: &[
+        top(Role::FinalNorm, "model.embedding_norm.weight"),
+        layer(T::PreNorm(Mixer), "model.layers.{L}.operator_norm.weight"),
+        layer(T::PreNorm(Ffn), "model.layers.{L}.ffn_norm.weight"),
+        layer(T::QNorm, "model.layers.{L}.self_attn.q_layernorm.weight"),
+        layer(T::KNorm, "model.layers.{L}.self_attn.k_layernorm.weight"),
+        layer(T::O, "model.layers.{L}.self_attn.out_proj.weight"),
+        layer(T::Dense(Gate), "model.layers.{L}.feed_forward.w1.weight"),
+        layer(T::Dense(Up), "model.layers.{L}.feed_forward.w3.weight"),
+        layer(T::Dense(Down), "model.layers.{L}.feed_forward.w2.weight"),
+        layer(T::Router, "model.layers.{L}.feed_forward.gate.weight"),
+        layer(T::SelectBias, "model.layers.{L}.feed_forward.expert_bias"),
+        layer(T::Experts(Gate), "model.layers.{L}.feed_forward.experts.{E}.w1.weight"),
+        layer(T::Experts(Up), "model.layers.{L}.feed_forward.experts.{E}.w3.weight"),
+        layer(T::Experts(Down), "model.layers.{L}.feed_forward.experts.{E}.w2.weight"),
+    ],
+    short_conv: true,
+    default_theta: 1_000_000.0,
+    default_eps: 1e-5,
+    default_tied: true,
+    ..QWEN3
 };
 
 /// Qwen3-Next: gated delta nets, and gated attention in every fourth layer (arXiv 2412.06464, and the model

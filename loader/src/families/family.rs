@@ -25,6 +25,8 @@ pub struct Family {
     pub latent: bool,
     /// How delta nets are stored, in families that have them.
     pub delta: Option<DeltaKind>,
+    /// Whether layers without attention have short convolutions.
+    pub short_conv: bool,
     /// Norms over the residual stream.
     pub norm: NormKind,
     /// Where the norms of a branch are.

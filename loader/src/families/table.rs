@@ -5,7 +5,7 @@
 //! folders, the GGUF specification and real file headers for the GGUF architecture names.
 
 use super::bases::{
-    DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GLM4MOE, LLAMA, NORM_AFTER_ATTENTION, OLMO2, QWEN2, QWEN3,
+    DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GLM4MOE, LFM2, LLAMA, NORM_AFTER_ATTENTION, OLMO2, QWEN2, QWEN3,
     QWEN3NEXT,
 };
 use super::family::{
@@ -101,6 +101,20 @@ pub const FAMILIES: &[Family] = &[
         ..LLAMA
     },
     GLM4MOE,
+    LFM2,
+    Family {
+        label: "lfm2moe",
+        hf_types: &["lfm2_moe"],
+        gguf_arch: "lfm2moe",
+        router: RouterKind::Scored {
+            scoring: Some(Scoring::Sigmoid),
+            bias: Setting::Default(false),
+            divisor: Renormalise::Plus(1e-6),
+        },
+        renormalise: Setting::Default(true),
+        expert_width: ExpertWidth::Own,
+        ..LFM2
+    },
     QWEN3NEXT,
     // Qwen3.5 and 3.6. Folders may nest the language model.
     Family {

@@ -2,8 +2,8 @@
 //! tensors here. It must not know files.
 
 use crate::spec::{
-    AttentionSpec, BankMatrix, BranchSpec, DeltaLayout, DeltaSpec, LatentSpec, MlpSpec, ModelSpec, MoeSpec,
-    NormSpec, Op, OutputGate, Part, QkNorm, SharedExpert,
+    AttentionSpec, BankMatrix, BranchSpec, ConvSpec, DeltaLayout, DeltaSpec, LatentSpec, MlpSpec, ModelSpec,
+    MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, SharedExpert,
 };
 use crate::tensors::roles::{LayerTensor, LayerTensor as T, Role};
 
@@ -26,6 +26,7 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
             norms(branch, d, &mut add);
             match &branch.op {
                 Op::Attention(attention) => attention_tensors(attention, d, &mut add),
+                Op::Conv(conv) => conv_tensors(conv, d, &mut add),
                 Op::Delta(delta) => delta_tensors(delta, d, &mut add),
                 Op::Latent(latent) => latent_tensors(latent, d, &mut add),
                 Op::Mlp(mlp) => mlp_tensors(mlp, d, (T::Dense, T::DenseBias), &mut add),
@@ -92,6 +93,17 @@ pub fn delta_inputs(layout: DeltaLayout) -> &'static [LayerTensor] {
         DeltaLayout::Apart => &[T::DeltaQkv, T::DeltaGate, T::DeltaStrength, T::DeltaStep],
         DeltaLayout::StepsByKeyHead => &[T::DeltaQkv, T::DeltaGate, T::DeltaRates],
         DeltaLayout::ByKeyHead => &[T::DeltaByKeyHead, T::DeltaRates],
+    }
+}
+
+fn conv_tensors(conv: &ConvSpec, d_model: usize, add: Add<'_>) {
+    add(T::ConvIn, 3 * conv.width, d_model);
+    add(T::ConvTaps, conv.width, conv.kernel);
+    add(T::ConvOut, d_model, conv.width);
+    if conv.bias {
+        add(T::ConvInBias, 1, 3 * conv.width);
+        add(T::ConvBias, 1, conv.width);
+        add(T::ConvOutBias, 1, d_model);
     }
 }
 

@@ -89,6 +89,18 @@ pub enum LayerTensor {
     DeltaNorm,
     /// Its output projection `[d_model, values]`.
     DeltaOut,
+    /// Gates and values of a short convolution `[3 * width, d_model]`.
+    ConvIn,
+    /// Their bias.
+    ConvInBias,
+    /// Its taps `[width, kernel]`.
+    ConvTaps,
+    /// Their bias `[width]`.
+    ConvBias,
+    /// Its output projection `[d_model, width]`.
+    ConvOut,
+    /// Bias of that `[d_model]`.
+    ConvOutBias,
     /// Query bias.
     QBias,
     /// Key bias.
@@ -142,6 +154,8 @@ impl LayerTensor {
             Self::QDown | Self::QUp | Self::KvDown | Self::KvUp | Self::KUp | Self::VUp => true,
             Self::QDownNorm | Self::KvDownNorm => false,
             Self::DeltaQkv | Self::DeltaGate | Self::DeltaStrength | Self::DeltaStep => true,
+            Self::ConvIn | Self::ConvOut => true,
+            Self::ConvInBias | Self::ConvTaps | Self::ConvBias | Self::ConvOutBias => false,
             Self::DeltaRates | Self::DeltaByKeyHead | Self::DeltaOut => true,
             Self::DeltaConv | Self::DeltaDecay | Self::DeltaStepBias | Self::DeltaNorm => false,
             Self::Dense(_) | Self::Experts(_) | Self::Shared(_) => true,
@@ -177,7 +191,8 @@ pub struct NameRule {
     pub rows: Rows,
 }
 
-const fn top(role: Role, pattern: &'static str) -> NameRule {
+/// The rule of a tensor of no layer.
+pub(crate) const fn top(role: Role, pattern: &'static str) -> NameRule {
     NameRule { role, pattern, rows: Rows::All }
 }
 
@@ -248,6 +263,12 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::DeltaStepBias, "blk.{L}.ssm_dt.bias"),
     layer(T::DeltaNorm, "blk.{L}.ssm_norm.weight"),
     layer(T::DeltaOut, "blk.{L}.ssm_out.weight"),
+    layer(T::ConvIn, "blk.{L}.shortconv.in_proj.weight"),
+    layer(T::ConvInBias, "blk.{L}.shortconv.in_proj.bias"),
+    layer(T::ConvTaps, "blk.{L}.shortconv.conv.weight"),
+    layer(T::ConvBias, "blk.{L}.shortconv.conv.bias"),
+    layer(T::ConvOut, "blk.{L}.shortconv.out_proj.weight"),
+    layer(T::ConvOutBias, "blk.{L}.shortconv.out_proj.bias"),
     layer(T::QDown, "blk.{L}.attn_q_a.weight"),
     layer(T::QDownNorm, "blk.{L}.attn_q_a_norm.weight"),
     layer(T::QUp, "blk.{L}.attn_q_b.weight"),
@@ -326,6 +347,12 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::DeltaStepBias, "model.layers.{L}.linear_attn.dt_bias"),
     layer(T::DeltaNorm, "model.layers.{L}.linear_attn.norm.weight"),
     layer(T::DeltaOut, "model.layers.{L}.linear_attn.out_proj.weight"),
+    layer(T::ConvIn, "model.layers.{L}.conv.in_proj.weight"),
+    layer(T::ConvInBias, "model.layers.{L}.conv.in_proj.bias"),
+    layer(T::ConvTaps, "model.layers.{L}.conv.conv.weight"),
+    layer(T::ConvBias, "model.layers.{L}.conv.conv.bias"),
+    layer(T::ConvOut, "model.layers.{L}.conv.out_proj.weight"),
+    layer(T::ConvOutBias, "model.layers.{L}.conv.out_proj.bias"),
     layer(T::QDown, "model.layers.{L}.self_attn.q_a_proj.weight"),
     layer(T::QDownNorm, "model.layers.{L}.self_attn.q_a_layernorm.weight"),
     layer(T::QUp, "model.layers.{L}.self_attn.q_b_proj.weight"),

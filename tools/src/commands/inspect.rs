@@ -167,6 +167,9 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
                 )?;
                 attention(&latent.attention, out)
             }
+            Op::Conv(conv) => {
+                writeln!(out, "    gated convolution of {} channels over {} tokens", conv.width, conv.kernel)
+            }
             Op::Delta(delta) => writeln!(
                 out,
                 "    gated delta net {} key heads of {}, {} value heads of {}, convolution over {} tokens",

@@ -2,7 +2,7 @@
 //! weight. It follows the definitions in `moelten_loader::spec` and shares no code with the engine.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BranchSpec, DeltaLayout, DeltaOrder, DeltaSpec, ExpertGroups, Join,
+    Activation, AttentionSpec, BranchSpec, ConvSpec, DeltaLayout, DeltaOrder, DeltaSpec, ExpertGroups, Join,
     LatentSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, Renormalise, RouterInput, Select,
     SharedExpert, Temperature,
 };
@@ -68,6 +68,7 @@ impl<'a> Layer<'a> {
         let normed = self.norm(branch.pre_norm, T::PreNorm(branch.place), T::PreNormBias(branch.place), x);
         let out = match &branch.op {
             Op::Attention(spec) => self.attention(spec, &normed),
+            Op::Conv(spec) => self.conv(spec, &normed),
             Op::Delta(spec) => self.delta(spec, &normed),
             Op::Latent(spec) => self.latent(spec, &normed),
             Op::Mlp(spec) => {
@@ -163,6 +164,26 @@ impl<'a> Layer<'a> {
                 }
             }
             linear(self.weights(T::O), bias, &mixed)
+        };
+        (0..x.len()).map(token).collect()
+    }
+
+    fn conv(self, spec: &ConvSpec, x: &Rows) -> Rows {
+        let (width, bias) = (spec.width, |tensor| self.weights_if(spec.bias, tensor));
+        let parts: Rows = x.iter().map(|x| linear(self.weights(T::ConvIn), bias(T::ConvInBias), x)).collect();
+        let token = |t: usize| {
+            let mixed: Vec<f64> = (0..width)
+                .map(|channel| {
+                    let mut sum = bias(T::ConvBias).map_or(0.0, |bias| f64::from(bias[channel]));
+                    for tap in 0..spec.kernel {
+                        let Some(at) = (t + tap).checked_sub(spec.kernel - 1) else { continue };
+                        let weight = self.weights(T::ConvTaps)[channel * spec.kernel + tap];
+                        sum += f64::from(weight) * parts[at][channel] * parts[at][2 * width + channel];
+                    }
+                    sum * parts[t][width + channel]
+                })
+                .collect();
+            linear(self.weights(T::ConvOut), bias(T::ConvOutBias), &mixed)
         };
         (0..x.len()).map(token).collect()
     }
