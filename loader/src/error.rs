@@ -228,6 +228,19 @@ pub enum Fault {
         /// Value in the first part.
         expected: String,
     },
+    /// A part of a split model whose name does not say which part it is, so that the others are not found.
+    #[error(
+        "the file is part {part} of {count} of a split model, but its name does not end in {suffix:?}; give all parts \
+         their names back, NAME{suffix} and so on, in one folder, and name any of them"
+    )]
+    SplitName {
+        /// Its number, from 1.
+        part: u64,
+        /// Number of parts.
+        count: u64,
+        /// How its name must end.
+        suffix: String,
+    },
     /// JSON that does not parse.
     #[error("is not valid JSON: {message} (line {line}, column {column})")]
     Json {

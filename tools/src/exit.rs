@@ -30,6 +30,7 @@ use moelten_loader::text::plain::NotText;
 use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 
+use crate::origin;
 use crate::signals;
 
 const USAGE: u8 = 2;
@@ -195,14 +196,30 @@ fn classify_load(error: &LoadError) -> Class {
         LoadError::Malformed { fault: Fault::TemplateSyntax { .. }, .. } | LoadError::Template { .. } => {
             ("E-TPL-01", CORRUPT, "`moelten run --no-template` sends text without the template")
         }
-        LoadError::Malformed { .. } => {
-            ("E-FILE-02", CORRUPT, "download the file again, or report it if other programs can open it")
-        }
+        LoadError::Malformed { fault, .. } => ("E-FILE-02", CORRUPT, advice(fault)),
         LoadError::OtherModel { .. } => {
             ("E-ARG-05", USAGE, "make one from this model with `moelten imatrix`")
         }
         LoadError::Unsupported { .. } => ("E-SUP-01", UNSUPPORTED, ""),
         _ => ("E-FILE-03", CORRUPT, ""),
+    }
+}
+
+/// What to do about a fault of a file.
+fn advice(fault: &Fault) -> &'static str {
+    match fault {
+        // They say it themselves.
+        Fault::SplitName { .. } => "",
+        Fault::Missing { hint } if hint.starts_with(':') => "",
+        Fault::Truncated { .. } | Fault::BeyondEnd { .. } => {
+            "a download that ended early leaves such a file: finish it or download the file again"
+        }
+        Fault::Checksum { .. } | Fault::NotFinite { .. } => "copy, convert or download the file again",
+        Fault::PartMismatch { .. } => "take all parts from the same download",
+        Fault::Vocabulary { .. } | Fault::Contradiction { .. } => {
+            "report it if other programs can use the model; the download is probably complete"
+        }
+        _ => "download the file again, or report it if other programs can open it",
     }
 }
 
@@ -241,7 +258,8 @@ pub fn parse<C: clap::Parser>() -> anyhow::Result<C> {
 pub fn parse_from<C: clap::Parser>(
     line: impl IntoIterator<Item = impl Into<OsString> + Clone>,
 ) -> anyhow::Result<C> {
-    C::try_parse_from(line).or_else(|error| {
+    let line: Vec<OsString> = line.into_iter().map(Into::into).collect();
+    C::try_parse_from(&line).or_else(|error| {
         if !error.use_stderr() {
             error.print()?;
             std::process::exit(0);
@@ -249,6 +267,10 @@ pub fn parse_from<C: clap::Parser>(
         let mut text = error.render().to_string();
         if let Some(tip) = tip(&error) {
             text.push_str(&tip);
+        }
+        let words: Vec<String> = line.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        if let Some(variable) = origin::variable(&error, &C::command(), &words) {
+            text.push_str(&format!("\n  the value is that of the environment variable {variable}\n"));
         }
         // The exit code stays the same with a closed stderr.
         let _ = write!(io::stderr(), "{}", filter::clean(&text));

@@ -7,6 +7,7 @@ mod commands;
 mod exit;
 mod models;
 mod open;
+mod origin;
 mod report;
 mod signals;
 

@@ -98,7 +98,11 @@ impl Keys {
 fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
     let layers: Vec<&AttentionSpec> = spec.attention_layers().collect();
     if layers.len() != spec.layers.len() {
-        return Err(unsupported("layers without attention"));
+        return Err(LoadError::Unsupported {
+            path: "GGUF metadata".into(),
+            feature: "a conversion of layers without attention from a folder".into(),
+            hint: "a GGUF file of the same model can be quantised".into(),
+        });
     }
     if let Some(latent) = spec.layers.first().and_then(LayerSpec::latent) {
         return latent_keys(spec, latent, keys);

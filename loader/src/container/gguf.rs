@@ -71,9 +71,11 @@ impl Gguf {
             return Err(opened.1.metadata.fault(SPLIT_NO, fault));
         }
         let Some(stem) = split_stem(path, own_index, count) else {
-            let found = format!("{count} in a file named {:?}", path.file_name().unwrap_or_default());
-            let other = "the name pattern NAME-00001-of-00002.gguf of split files".to_owned();
-            return Err(opened.1.metadata.fault(SPLIT_COUNT, Fault::Contradiction { found, other }));
+            let suffix = part_suffix(own_index, count);
+            return Err(opened
+                .1
+                .metadata
+                .fault(SPLIT_COUNT, Fault::SplitName { part: own_index + 1, count, suffix }));
         };
         let mut opened = Some(opened);
         let mut parts = Vec::new();
@@ -148,7 +150,7 @@ fn part_path(any_part: &Path, stem: &str, index: u64, count: u64) -> PathBuf {
 fn missing_part(error: LoadError) -> LoadError {
     match error {
         LoadError::Io { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            let hint = ": all parts of a split model must be in one folder";
+            let hint = ": all parts of a split model must be in one folder; download those that are missing";
             LoadError::malformed(&path, "split part", Fault::Missing { hint })
         }
         other => other,

@@ -21,7 +21,7 @@ pub enum Class {
     Embedding,
     /// The output projection.
     Head,
-    /// Query, key, value and output projections.
+    /// Projections of attention and of recurrences.
     Attention,
     /// Routers and gates of shared experts.
     Router,
@@ -41,12 +41,9 @@ impl Class {
             _ if rows == 1 => Self::Vectors,
             Role::Embed => Self::Embedding,
             Role::Head => Self::Head,
-            Role::Layer(_, LayerTensor::Q | LayerTensor::K | LayerTensor::V | LayerTensor::O) => {
-                Self::Attention
-            }
-            Role::Layer(_, LayerTensor::AttentionGate) => Self::Attention,
             Role::Layer(_, LayerTensor::Experts(_)) => Self::Experts,
             Role::Layer(_, LayerTensor::Dense(_) | LayerTensor::Shared(_)) => Self::FeedForward,
+            Role::Layer(_, tensor) if tensor.is_matrix() => Self::Attention,
             _ => Self::Vectors,
         }
     }
@@ -147,6 +144,12 @@ impl Mixture {
             Role::Embed if spec.head.tied => self.head_for(cols),
             Role::Embed => self.embedding,
             Role::Layer(_, LayerTensor::K | LayerTensor::V) => self.keys_values,
+            // Their rows are as narrow as a head.
+            Role::Layer(_, LayerTensor::KUp | LayerTensor::VUp | LayerTensor::KvUp)
+                if self.base.block_len() > 1 =>
+            {
+                Q8_0
+            }
             Role::Layer(layer, LayerTensor::Experts(Part::Down)) => down(layer, self.experts),
             Role::Layer(_, LayerTensor::Experts(_)) => self.experts,
             Role::Layer(layer, LayerTensor::Dense(Part::Down) | LayerTensor::Shared(Part::Down))

@@ -167,6 +167,8 @@ pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>> {
         Err(error) => return Err(error),
     };
     let bytes = file.read(bytes_max)?;
+    // A web page or a pointer in place of the file.
+    sniff::not_foreign(path, &bytes)?;
     let not_utf8 = || LoadError::malformed(path, "the file", Fault::NotUtf8);
     match as_json(&bytes).ok_or_else(not_utf8)? {
         Cow::Borrowed(text) if text.len() < bytes.len() => Ok(Some(text.to_owned())),

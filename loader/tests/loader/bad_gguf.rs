@@ -420,7 +420,7 @@ fn b28_split_parts_that_do_not_fit() {
     // Renamed, so that the other parts cannot be found.
     let folder = Folder::new();
     let path = folder.file("renamed.gguf", two.1.build());
-    assert!(matches!(refusal(|| Gguf::open(&path)).fault, Fault::Contradiction { .. }));
+    assert!(matches!(refusal(|| Gguf::open(&path)).fault, Fault::SplitName { .. }));
     // More parts than names allow.
     let file = GgufBytes::new().kv(b"split.count", 10, &u64::MAX.to_le_bytes());
     assert!(matches!(fault(file), Fault::OutOfRange { .. }));

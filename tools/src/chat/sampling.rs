@@ -3,10 +3,12 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
+use moelten_engine::EngineError;
 use moelten_engine::api::GenerateParams;
 use moelten_loader::text::SamplingHints;
 
 use crate::open;
+use crate::origin;
 
 /// Sampling options of `chat` and `run`.
 #[derive(Debug, Clone, clap::Args)]
@@ -56,9 +58,21 @@ impl SamplingArgs {
         sampler.repetition_penalty =
             self.repeat_penalty.or(hints.repetition_penalty).unwrap_or(sampler.repetition_penalty);
         sampler.seed = self.seed.unwrap_or_else(random_seed);
-        sampler.validate()?;
+        sampler.validate().map_err(named)?;
         Ok(params)
     }
+}
+
+/// The error with the name of the option or variable that gave the value: advice of files is in range.
+fn named(error: EngineError) -> anyhow::Error {
+    let EngineError::Setting { setting, .. } = &error else { return error.into() };
+    let name = match *setting {
+        "temperature" => origin::blamed("--temp", "MOELTEN_TEMP"),
+        "top-p" => "--top-p".to_owned(),
+        "min-p" => "--min-p".to_owned(),
+        _ => "--repeat-penalty".to_owned(),
+    };
+    anyhow::Error::from(error).context(name)
 }
 
 /// 32 random bits: short enough to retype.

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod advice;
 mod bench;
 #[cfg(unix)]
 mod exits;
