@@ -22,8 +22,8 @@ const SLACK: u64 = 24 << 20;
 /// Bytes by which the program may be larger when it is started again with the budget that an error message
 /// advised.
 pub const GROWTH: u64 = 1 << 20;
-/// Bytes of free memory that [`Ram::Auto`] leaves free, unless [`RESERVE_PART`] is more, or there is so little
-/// that it would be more than one byte in [`SMALL_PART`].
+/// Bytes of free memory that [`Ram::Auto`] leaves free, unless [`RESERVE_PART`] is more, or there is so
+/// little that it would be more than one byte in [`SMALL_PART`].
 const RESERVE: u64 = 192 << 20;
 /// Of little memory [`Ram::Auto`] leaves one in so many bytes free.
 const SMALL_PART: u64 = 4;

@@ -41,8 +41,8 @@ pub fn supervised_in<'scope, T: Send + 'scope>(
     Builder::new().name(name.to_owned()).spawn_scoped(scope, move || caught(&of_thread, work))
 }
 
-/// Whether the address space has room for `count` threads and for what they allocate at once. Where it has not,
-/// the C library ends the process as soon as a thread has begun.
+/// Whether the address space has room for `count` threads and for what they allocate at once. Where it has
+/// not, the C library ends the process as soon as a thread has begun.
 ///
 /// # Errors
 /// [`io::ErrorKind::OutOfMemory`].

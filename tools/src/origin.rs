@@ -1,5 +1,5 @@
-//! Where the value of an option came from: the command line or an environment variable. Messages blame the one
-//! or the other by its name. It must not know what options mean.
+//! Where the value of an option came from: the command line or an environment variable. Messages blame the
+//! one or the other by its name. It must not know what options mean.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command};

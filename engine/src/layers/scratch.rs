@@ -32,8 +32,8 @@ pub struct AttentionScratch {
     pub delta: DeltaScratch,
 }
 
-/// Buffers of recurrences and short convolutions; empty in models without them. The lengths are those of a gated
-/// delta net.
+/// Buffers of recurrences and short convolutions; empty in models without them. The lengths are those of a
+/// gated delta net.
 #[derive(Default)]
 pub struct DeltaScratch {
     /// Projections, one after the other.

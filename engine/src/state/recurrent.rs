@@ -1,5 +1,6 @@
-//! The state of a recurrence: numbers that every token changes. A pass writes to a second copy, so that giving
-//! it up costs nothing; going back needs a snapshot, which is a copy. It must not know what the numbers mean.
+//! The state of a recurrence: numbers that every token changes. A pass writes to a second copy, so that
+//! giving it up costs nothing; going back needs a snapshot, which is a copy. It must not know what the
+//! numbers mean.
 
 use std::io::{self, Read, Write};
 

@@ -297,8 +297,8 @@ fn predicting_layers_are_skipped_with_a_notice() {
     assert!(load(&file).unwrap_err().to_string().contains("expert_gating_func = 9"));
 }
 
-/// Gemma 3 of 4 billion weights, as released: the text's settings are nested, most sizes are left out, and the
-/// rope is in the older form.
+/// Gemma 3 of 4 billion weights, as released: the text's settings are nested, most sizes are left out, and
+/// the rope is in the older form.
 #[test]
 fn gemma3_folders_may_leave_out_sizes() {
     let text = json!({

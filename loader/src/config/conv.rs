@@ -1,5 +1,5 @@
-//! Lowering of short convolutions (LFM2): which layers have one, its shape, and the width of dense blocks as these
-//! configurations state it. It must not know attention.
+//! Lowering of short convolutions (LFM2): which layers have one, its shape, and the width of dense blocks
+//! as these configurations state it. It must not know attention.
 
 use crate::config::field::{Field, PerLayer};
 use crate::config::fields::RawConfig;
@@ -10,8 +10,8 @@ use crate::spec::ConvSpec;
 /// The longest convolution.
 const MAX_KERNEL: u64 = 64;
 
-/// A configuration as other families would state it: with key heads in every layer, and with the width that dense
-/// blocks have.
+/// A configuration as other families would state it: with key heads in every layer, and with the width that
+/// dense blocks have.
 pub(super) fn plain(raw: &RawConfig, container: Container) -> Result<RawConfig> {
     let mut raw = raw.clone();
     if let Some(PerLayer(heads)) = &mut raw.kv_heads.value {

@@ -40,6 +40,11 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
     let mut file = ConfigFile::new(path, map)?;
     let mut raw = RawConfig::read(path, &mut file)?;
     raw.unknown = file.unknown();
+    // A model for several kinds of input names its language model inside.
+    let inner = map.get(NESTED).and_then(|nested| nested.get("model_type")).and_then(Value::as_str);
+    if let Some(inner) = inner {
+        raw.architecture = Field::new(format!("{NESTED}.model_type"), Some(inner.to_owned()));
+    }
     raw.model_name.value = raw.model_name.value.filter(|name| !name.is_empty());
     raw.model_name.value.get_or_insert_with(|| folder_name(path));
     if raw.rope_dim.value.is_none() {

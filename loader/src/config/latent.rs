@@ -3,7 +3,7 @@
 use crate::config::field::Field;
 use crate::config::fields::RawConfig;
 use crate::config::limits::{Container, MAX_HEAD_DIM, MAX_HEADS, MAX_WIDTH};
-use crate::config::positions::rope;
+use crate::config::positions::{rope, temperature};
 use crate::error::{Fault, LoadError, Result};
 use crate::families::Family;
 use crate::io::reader::narrow;
@@ -50,6 +50,7 @@ pub(super) fn latent_layers(
         None | Some(0) => None,
         Some(_) => Some(raw.count(&raw.query_rank, 1, MAX_WIDTH)?),
     };
+    let temperature = temperature(raw)?;
     let of_layer = |heads: usize| -> Result<LatentSpec> {
         Ok(LatentSpec {
             attention: AttentionSpec {
@@ -65,7 +66,7 @@ pub(super) fn latent_layers(
                 window: None,
                 clip_qkv: None,
                 softcap: None,
-                temperature: None,
+                temperature,
                 gate: None,
             },
             rank,

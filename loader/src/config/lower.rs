@@ -10,7 +10,7 @@ use crate::config::latent::latent_layers;
 use crate::config::limits::{
     Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, setting,
 };
-use crate::config::positions::{layer_rope, roped_layers};
+use crate::config::positions::{layer_rope, roped_layers, temperature};
 use crate::error::{Fault, LoadError, Result};
 use crate::families::{
     FAMILIES, Family, FolderSizes, LogitScale, NormKind, NormPlaces, QkNormKind, WindowRule,
@@ -18,7 +18,6 @@ use crate::families::{
 use crate::io::reader::narrow;
 use crate::spec::{
     AttentionSpec, BranchSpec, HeadSpec, Join, LayerSpec, MlpSpec, ModelSpec, NormSpec, Op, Place, QkNorm,
-    Temperature,
 };
 
 /// The family of a configuration.
@@ -263,14 +262,6 @@ fn score_scale(
     let layers = raw.layers.value.unwrap_or(0);
     let by_share = container == Container::Gguf && family.gguf_share_layers == Some(layers);
     raw.positive_or(&raw.attention_scale, 1.0 / root(if by_share { share } else { head_dim }))
-}
-
-fn temperature(raw: &RawConfig) -> Result<Option<Temperature>> {
-    if matches!(raw.temperature.value, None | Some(0.0)) {
-        return Ok(None);
-    }
-    let period = raw.count(&raw.rope_original_context, 1, MAX_CONTEXT)?;
-    Ok(Some(Temperature { beta: raw.positive(&raw.temperature)?, period }))
 }
 
 fn head_dim(raw: &RawConfig, heads: usize, d_model: usize) -> Result<usize> {

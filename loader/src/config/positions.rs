@@ -7,7 +7,7 @@ use crate::config::limits::{Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_LAYERS};
 use crate::error::{Fault, LoadError, Result};
 use crate::families::{Family, LocalRope, RopeLayers};
 use crate::io::reader::narrow;
-use crate::spec::{RopeScaling, RopeSpec};
+use crate::spec::{RopeScaling, RopeSpec, Temperature};
 
 /// Which layers have a rope.
 pub(super) fn roped_layers(raw: &RawConfig, family: &Family, windows: &[Option<usize>]) -> Result<Vec<bool>> {
@@ -202,4 +202,13 @@ fn divisors(raw: &RawConfig, field: &Field<Vec<f64>>, dim: usize) -> Result<Vec<
         return Err(raw.fault(&field.name, Fault::BadNumber { found: bad.to_string(), must }));
     }
     Ok(values.iter().map(|&v| narrow(v)).collect())
+}
+
+/// The factor on queries that grows with their position; `None` if the file has none.
+pub(super) fn temperature(raw: &RawConfig) -> Result<Option<Temperature>> {
+    if matches!(raw.temperature.value, None | Some(0.0)) {
+        return Ok(None);
+    }
+    let period = raw.count(&raw.rope_original_context, 1, MAX_CONTEXT)?;
+    Ok(Some(Temperature { beta: raw.positive(&raw.temperature)?, period }))
 }

@@ -77,7 +77,8 @@ pub(super) const QWEN3: Family = Family {
     ..QWEN2
 };
 
-/// LFM2 (the model card of Liquid AI, arXiv 2511.23404). Its mixture of experts is given as a difference from it.
+/// LFM2 (the model card of Liquid AI, arXiv 2511.23404). Its mixture of experts is given as a difference
+/// from it.
 pub(super) const LFM2: Family = Family {
     label: "lfm2",
     hf_types: &["lfm2"],

@@ -146,6 +146,18 @@ pub const FAMILIES: &[Family] = &[
         folder_renormalises: false,
         ..DEEPSEEK3
     },
+    // Its GGUF files do not say how queries grow with their position.
+    Family {
+        label: "mistral4",
+        hf_types: &["mistral4"],
+        gguf_arch: "mistral4",
+        router: RouterKind::Scored {
+            scoring: Some(Scoring::Softmax),
+            bias: Setting::Default(false),
+            divisor: Renormalise::Plus(1e-20),
+        },
+        ..DEEPSEEK3
+    },
     // GLM-4.7-Flash.
     Family {
         label: "glm4moelite",

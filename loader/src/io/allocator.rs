@@ -125,8 +125,8 @@ unsafe impl GlobalAlloc for OrEnd {
     }
 }
 
-/// Whether the system has `bytes` of address space in one piece now. Nothing is kept of it: it is a look before
-/// buffers are allocated whose allocation cannot fail.
+/// Whether the system has `bytes` of address space in one piece now. Nothing is kept of it: it is a look
+/// before buffers are allocated whose allocation cannot fail.
 ///
 /// # Errors
 /// The refusal of the system.

@@ -1,7 +1,7 @@
 //! Short convolutions, as data. It must not know layers.
 
-/// A gated short convolution (LFM2): of the projections `b`, `c` and `h` of a token, `c * conv(b * h)`, where the
-/// convolution takes each channel by itself over the last tokens.
+/// A gated short convolution (LFM2): of the projections `b`, `c` and `h` of a token, `c * conv(b * h)`,
+/// where the convolution takes each channel by itself over the last tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConvSpec {
     /// Channels.

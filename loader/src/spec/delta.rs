@@ -1,8 +1,8 @@
 //! Gated delta nets, as data. It must not know layers.
 
-/// A gated delta net (arXiv 2412.06464), as Qwen3-Next has it. For each value head a matrix `S` `[key_dim,
-/// value_dim]`: `S *= e^g`, `S += k (b (v - S^T k))^T`, `y = S^T q`, with queries and keys of length 1 after a
-/// short convolution, and rates `g` and `b` of each token.
+/// A gated delta net (arXiv 2412.06464), as Qwen3-Next has it. For each value head a matrix `S`
+/// `[key_dim, value_dim]`: `S *= e^g`, `S += k (b (v - S^T k))^T`, `y = S^T q`, with queries and keys of
+/// length 1 after a short convolution, and rates `g` and `b` of each token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DeltaSpec {
     /// Heads of queries and keys.

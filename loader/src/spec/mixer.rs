@@ -49,8 +49,8 @@ pub struct Temperature {
 pub enum OutputGate {
     /// `sigmoid`, for each value: `W` is `[heads * head_dim, d_model]` (AFMoE).
     SigmoidPerValue,
-    /// As `SigmoidPerValue`, with the rows of `W` in the query projection: those of a head follow the rows of its
-    /// query (Qwen3-Next).
+    /// As `SigmoidPerValue`, with the rows of `W` in the query projection: those of a head follow the rows
+    /// of its query (Qwen3-Next).
     SigmoidWithQuery,
     /// `softplus`, one for all values of a head: `W` is `[heads, d_model]` (Laguna).
     SoftplusPerHead,

@@ -544,7 +544,8 @@ mod tests {
             };
             let found = gguf_roles(&rule.name(role, 34));
             assert!(found.contains(&(role, rule.per_expert().then_some(34))), "{}: {found:?}", rule.pattern);
-            // Rows of a fused tensor belong to several roles, and a name may have one in each of two families.
+            // Rows of a fused tensor belong to several roles, and a name may have one in each of two
+            // families.
             let sharing = GGUF_NAMES.iter().filter(|other| other.pattern == rule.pattern).count();
             assert_eq!(found.len(), sharing, "{}", rule.pattern);
         }

@@ -1,4 +1,5 @@
-//! A mixture of experts of one layer, small enough to be written for each test, as a GGUF file and as a folder.
+//! A mixture of experts of one layer, small enough to be written for each test, as a GGUF file and as a
+//! folder.
 
 use std::path::{Path, PathBuf};
 

@@ -125,8 +125,8 @@ fn f18_little_address_space_is_refused_with_numbers_or_enough() {
     assert!(refused > 0 && used > 0, "{refused} refused, {used} used");
 }
 
-/// From the least address space in which the program starts, in small steps: an answer, or the exit code for too
-/// little memory. Whatever cannot be allocated, it is never an abort.
+/// From the least address space in which the program starts, in small steps: an answer, or the exit code
+/// for too little memory. Whatever cannot be allocated, it is never an abort.
 #[test]
 fn f15_an_allocation_that_fails_is_an_error() {
     let folder = tempfile::tempdir().unwrap();

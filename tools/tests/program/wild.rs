@@ -1,5 +1,5 @@
-//! Models and prompts as other programs write them: each runs, and says what was odd. What `run` refuses, `fit`
-//! and `models` refuse with the same words.
+//! Models and prompts as other programs write them: each runs, and says what was odd. What `run` refuses,
+//! `fit` and `models` refuse with the same words.
 
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,6 @@
-//! The reasoning of a model: the part of an answer between `<think>` and `</think>`, or, in the Harmony format of
-//! gpt-oss, the messages before the one in the channel `final`. It must not know how
-//! reasoning is shown.
+//! The reasoning of a model: the part of an answer between `<think>` and `</think>`, or, in the Harmony
+//! format of gpt-oss, the messages before the one in the channel `final`. It must not know how reasoning is
+//! shown.
 
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
@@ -66,8 +66,8 @@ const END: &str = "<|end|>";
 /// The channel of the answer proper.
 const FINAL: &str = "final";
 
-/// Splits an answer in the Harmony format, `<|channel|>NAME<|message|>TEXT<|end|><|start|>assistant` and so on;
-/// `None` for other answers. Several messages of reasoning are one text, with the marks between them.
+/// Splits an answer in the Harmony format, `<|channel|>NAME<|message|>TEXT<|end|><|start|>assistant` and so
+/// on; `None` for other answers. Several messages of reasoning are one text, with the marks between them.
 fn harmony(text: &str) -> Option<AnswerParts<'_>> {
     if !text.is_empty() && CHANNEL.starts_with(text) {
         return Some(AnswerParts { reasoning: None, unfinished: true, answer: "" });

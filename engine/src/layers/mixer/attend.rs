@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use moelten_loader::spec::AttentionSpec;
+use moelten_loader::spec::{AttentionSpec, Temperature};
 use moelten_quant::{Attend, Running, SPAN};
 
 use crate::layers::linear::Compute;
@@ -45,6 +45,15 @@ pub fn attend(
         finish(compute, (spec, sinks), out, &s.running[..spec.heads]);
     } else {
         tiles(compute, (spec, sinks), kv, first, q, &mut s.running, out);
+    }
+}
+
+/// Multiplies queries, `[tokens, heads * head_dim]`, by the factor that grows with their position. The
+/// first has position `first`.
+pub fn warm(compute: Compute<'_>, spec: &AttentionSpec, first: usize, q: &mut [f32]) {
+    let Some(Temperature { beta, period }) = spec.temperature else { return };
+    for (q, position) in q.chunks_exact_mut(spec.heads * spec.head_dim).zip(first..) {
+        compute.kernels.scale(1.0 + beta * ((position / period) as f32).ln_1p(), q);
     }
 }
 

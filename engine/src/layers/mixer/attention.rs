@@ -4,11 +4,11 @@
 
 use std::ops::Range;
 
-use moelten_loader::spec::{AttentionSpec, OutputGate, QkNorm, Temperature};
+use moelten_loader::spec::{AttentionSpec, OutputGate, QkNorm};
 use moelten_loader::tensors::bank::MatrixRef;
 
 use crate::layers::linear::{Compute, Linear};
-use crate::layers::mixer::attend::attend;
+use crate::layers::mixer::attend::{attend, warm};
 use crate::layers::mixer::contract::Mixer;
 use crate::layers::norm::rms_in_place;
 use crate::layers::rope::Angles;
@@ -106,11 +106,7 @@ impl Mixer for Attention {
         let (k, v) = (&s.k[narrow.clone()], &s.v[narrow]);
         state.write(compute.pool, compute.kernels, position, k, v);
         let (q, mixed) = (&mut s.q[wide.clone()], &mut s.mixed[wide]);
-        if let Some(temperature) = self.spec.temperature {
-            for (q, position) in q.chunks_exact_mut(self.width()).zip(position..) {
-                compute.kernels.scale(factor(temperature, position), q);
-            }
-        }
+        warm(compute, &self.spec, position, q);
         attend(compute, (&self.spec, &self.sinks), state.view(), position, q, &mut s.attend, mixed);
     }
 
@@ -200,13 +196,8 @@ fn softplus(x: f32) -> f32 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
-/// The factor on queries at a position.
-fn factor(Temperature { beta, period }: Temperature, position: usize) -> f32 {
-    1.0 + beta * ((position / period) as f32).ln_1p()
-}
-
-/// Queries and gates of every head, `[tokens, heads, 2, head_dim]`, to queries in `q` and to gates at the start of
-/// where both were, `[tokens, heads * head_dim]` each.
+/// Queries and gates of every head, `[tokens, heads, 2, head_dim]`, to queries in `q` and to gates at the
+/// start of where both were, `[tokens, heads * head_dim]` each.
 fn take_apart(both: &mut [f32], head_dim: usize, q: &mut [f32]) {
     for (head, q) in q.chunks_exact_mut(head_dim).enumerate() {
         let at = 2 * head * head_dim;

@@ -1,6 +1,6 @@
-//! What a pass needs of an operation in which the tokens of a sequence exchange information: project the tokens
-//! of all sequences, mix those of each sequence with its state, project the results. It must not know which
-//! operations there are.
+//! What a pass needs of an operation in which the tokens of a sequence exchange information: project the
+//! tokens of all sequences, mix those of each sequence with its state, project the results. It must not
+//! know which operations there are.
 
 use std::ops::Range;
 
@@ -23,8 +23,8 @@ pub trait Mixer {
         products: &mut ProductScratch,
     );
 
-    /// Mixes tokens of one sequence, after [`Self::project`]. What later tokens need is appended to the state.
-    /// `tokens` are their indices in `s`; the first has position `position` in its sequence.
+    /// Mixes tokens of one sequence, after [`Self::project`]. What later tokens need is appended to the
+    /// state. `tokens` are their indices in `s`; the first has position `position` in its sequence.
     fn mix(
         &self,
         compute: Compute<'_>,

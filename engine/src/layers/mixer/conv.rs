@@ -1,6 +1,6 @@
 //! A gated short convolution (LFM2). Tokens of a sequence are computed beside each other, each from its own
-//! inputs and those of the few before it, so the bits do not depend on how a text is cut. It must not know how a
-//! state is kept.
+//! inputs and those of the few before it, so the bits do not depend on how a text is cut. It must not know
+//! how a state is kept.
 
 use std::ops::Range;
 

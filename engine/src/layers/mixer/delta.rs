@@ -38,8 +38,8 @@ pub struct Delta {
 }
 
 impl Delta {
-    /// Sorts the projected numbers of a token: channels of the convolution, gates, and for each value head the
-    /// logits of the strength and of the step.
+    /// Sorts the projected numbers of a token: channels of the convolution, gates, and for each value head
+    /// the logits of the strength and of the step.
     fn sort(&self, parts: &[&[f32]], channels: &mut [f32], gates: &mut [f32], steps: &mut [f32]) {
         let DeltaSpec { key_heads, value_heads, key_dim, value_dim, .. } = self.spec;
         let (keys, of_key) = (key_heads * key_dim, value_heads / key_heads);

@@ -1,8 +1,8 @@
-//! A branch of multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1). What is cached for a
-//! token is its latent vector and one rotated key for all heads. The matrix from the latent vector to a head's
-//! keys is applied to the head's query, that to its values to the mixed latent vectors, so nothing is expanded
-//! for the tokens of the past. Attention to the cache is that of one key head. It must not know how a state
-//! stores keys and values.
+//! A branch of multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1). What is cached for
+//! a token is its latent vector and one rotated key for all heads. The matrix from the latent vector to a
+//! head's keys is applied to the head's query, that to its values to the mixed latent vectors, so nothing
+//! is expanded for the tokens of the past. Attention to the cache is that of one key head. It must not know
+//! how a state stores keys and values.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use moelten_loader::spec::LatentSpec;
 use moelten_loader::tensors::bank::MatrixRef;
 use moelten_quant::GROUP_ROWS;
 
-use super::attend::attend;
+use super::attend::{attend, warm};
 use super::contract::Mixer;
 use crate::layers::linear::{Compute, Linear, Packed};
 use crate::layers::norm::rms_in_place;
@@ -94,8 +94,8 @@ impl Latent {
         }
     }
 
-    /// Latent vectors and rotated keys from `s.k`, `[tokens, rank + rope]`, in place, and values to `s.v`. The
-    /// values are the latent vectors, filled up with zeros.
+    /// Latent vectors and rotated keys from `s.k`, `[tokens, rank + rope]`, in place, and values to `s.v`.
+    /// The values are the latent vectors, filled up with zeros.
     fn keys_and_values(
         &self,
         compute: Compute<'_>,
@@ -118,8 +118,8 @@ impl Latent {
         });
     }
 
-    /// The parts of queries that are not rotated go to the latent space; the others are rotated. Both together
-    /// are the queries to the cache: `s.q`, `[tokens, heads, rank + rope]`.
+    /// The parts of queries that are not rotated go to the latent space; the others are rotated. Both
+    /// together are the queries to the cache: `s.q`, `[tokens, heads, rank + rope]`.
     fn absorb(
         &self,
         compute: Compute<'_>,
@@ -231,7 +231,8 @@ impl Mixer for Latent {
         let (wide, narrow) = (rows(spec.heads * spec.head_dim), rows(spec.head_dim));
         let (k, v) = (&s.k[narrow.clone()], &s.v[narrow]);
         state.write(compute.pool, compute.kernels, position, k, v);
-        let (q, mixed) = (&s.q[wide.clone()], &mut s.mixed[wide]);
+        let (q, mixed) = (&mut s.q[wide.clone()], &mut s.mixed[wide]);
+        warm(compute, spec, position, q);
         attend(compute, (spec, &[]), state.view(), position, q, &mut s.attend, mixed);
     }
 
@@ -260,8 +261,8 @@ impl Mixer for Latent {
     }
 }
 
-/// Multiplies each head's inputs with the head's own rows of `matrix`: of `of_head` rows, `rows` from `skip` on.
-/// `inputs` is `[heads, tokens, cols]`, `out` is `[heads, tokens, rows]`.
+/// Multiplies each head's inputs with the head's own rows of `matrix`: of `of_head` rows, `rows` from
+/// `skip` on. `inputs` is `[heads, tokens, cols]`, `out` is `[heads, tokens, rows]`.
 fn per_head(
     compute: Compute<'_>,
     matrix: &MatrixRef,
@@ -299,8 +300,8 @@ fn per_head(
 /// Tokens of a head's product at once.
 const HEAD_TOKENS: usize = 32;
 
-/// As [`per_head`] with the transposed rows of a head, the first `rows` of its `of_head`: `inputs` is `[heads,
-/// tokens, rows]`, `out` is `[heads, tokens, cols]`. Each row is decoded once for all tokens.
+/// As [`per_head`] with the transposed rows of a head, the first `rows` of its `of_head`: `inputs` is
+/// `[heads, tokens, rows]`, `out` is `[heads, tokens, cols]`. Each row is decoded once for all tokens.
 fn transposed(
     compute: Compute<'_>,
     matrix: &MatrixRef,

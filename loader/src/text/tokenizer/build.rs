@@ -48,8 +48,8 @@ const WELL_KNOWN_ENDS: [&str; 18] = [
     "[e~[",
 ];
 
-/// So do these, but only where the file marks them as control tokens: some are ordinary text elsewhere. Models
-/// that were trained further under another end token still make the one of their base.
+/// So do these, but only where the file marks them as control tokens: some are ordinary text elsewhere.
+/// Models that were trained further under another end token still make the one of their base.
 const ENDS_IF_CONTROL: [&str; 6] = ["</s>", "<eos>", "<|eos|>", "<EOS>", "[EOS]", "<|end▁of▁sentence|>"];
 /// Control tokens with these spellings open a turn or name its speaker. Files of fine-tuned models often mark
 /// them as added words, which text could spell.
@@ -253,8 +253,8 @@ fn one_token_for_each_text(parts: &mut Parts, notices: &mut Vec<String>) {
 }
 
 /// Special ids beyond the vocabulary stand for nothing. Begin and end tokens that look like markup become
-/// control tokens even if the file marks them otherwise, so that text cannot spell them; neither may text that
-/// cannot be spelled become one of them.
+/// control tokens even if the file marks them otherwise, so that text cannot spell them; neither may text
+/// that cannot be spelled become one of them.
 fn check_special_ids(parts: &mut Parts, notices: &mut Vec<String>) {
     let count = parts.pieces.len();
     let mut exists = |name: &str, id: &u32| {

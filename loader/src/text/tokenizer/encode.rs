@@ -97,8 +97,8 @@ impl Tokenizer {
         self.table.len()
     }
 
-    /// Takes the rows of the model's embedding: tokens beyond them are refused when a text or a template needs
-    /// one. Gives a notice if there are any.
+    /// Takes the rows of the model's embedding: tokens beyond them are refused when a text or a template
+    /// needs one. Gives a notice if there are any.
     pub fn limit(&mut self, rows: usize) -> Option<String> {
         self.rows = rows;
         self.ends.retain(|id| (*id as usize) < rows);
