@@ -6,6 +6,7 @@ mod delta;
 mod experts;
 mod field;
 pub(crate) mod fields;
+pub(crate) mod find;
 pub(crate) mod gguf;
 pub(crate) mod hf;
 mod latent;

@@ -2,12 +2,10 @@
 
 mod bases;
 mod family;
-mod find;
 mod table;
 
 pub(crate) use family::{
     ActivationKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, LogitScale, NormKind, NormPlaces,
     QkNormKind, RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
 };
-pub(crate) use find::family_of;
 pub(crate) use table::FAMILIES;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::config;
 use crate::config::fields::RawConfig;
+use crate::config::find::family_of;
 use crate::config::limits::Container;
 use crate::config::lower;
 use crate::container::gguf::{Gguf, Metadata};
@@ -12,7 +13,7 @@ use crate::container::hf_folder::{CONFIG, HfFolder};
 use crate::container::open::{ModelFiles, open_model};
 use crate::container::packed::PackedIndex;
 use crate::error::Result;
-use crate::families::{FAMILIES, family_of};
+use crate::families::FAMILIES;
 use crate::io::reader::printable;
 use crate::spec::ModelSpec;
 use crate::tensors::roles::{GGUF_NAMES, HF_NAMES, Names};

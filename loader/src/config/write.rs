@@ -3,9 +3,10 @@
 
 use crate::config::field::FieldRow;
 use crate::config::fields::{FIELDS, VOCAB_KEY};
+use crate::config::find::family_of;
 use crate::container::gguf::{Array, Value};
 use crate::error::{LoadError, Result};
-use crate::families::{Family, LogitScale, Setting, SharedKind, family_of};
+use crate::families::{Family, LogitScale, Setting, SharedKind};
 use crate::io::reader::narrow;
 use crate::spec::{
     Activation, AttentionSpec, ExpertGroups, LatentSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec,

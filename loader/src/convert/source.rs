@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::families::family_of;
+use crate::config::find::family_of;
 use crate::load::LoadedModel;
 use crate::spec::{ModelSpec, Pairing, Part};
 use crate::tensors::bank::{ExpertBank, MatrixRef};

@@ -1,9 +1,11 @@
-//! Shapes: the dimensions of a model, from a name or a TOML file, and the spec made from them. The named
-//! shapes are TOML files in `tools/shapes`. It must not know weights.
+//! Shapes: the dimensions of a model, from a name or a file, and the spec made from them. A file is TOML
+//! with the fields below, or the `config.json` of a model. The named shapes are files in `tools/shapes`. It
+//! must not know weights.
 
 use std::path::Path;
 
 use anyhow::Context;
+use moelten_loader::load::spec_of_config;
 use moelten_loader::spec::{
     Activation, AttentionSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Pairing,
     QkNorm, RopeScaling, RopeSpec, RouterInput, RouterSpec, Select, SharedExpert,
@@ -22,10 +24,78 @@ const NAMED: [&str; 6] = [
     include_str!("../../shapes/qwen3-half.toml"),
 ];
 
+/// The named shapes that are configurations.
+const CONFIGS: [&str; 3] = [
+    include_str!("../../shapes/qwen3.5-35b-a3b.json"),
+    include_str!("../../shapes/glm-4.7-flash.json"),
+    include_str!("../../shapes/lfm2-8b-a1b.json"),
+];
+
+/// Their names.
+const CONFIG_NAMES: &str = "qwen3.5-35b-a3b, glm-4.7-flash, lfm2-8b-a1b";
+
 /// Largest shape file in bytes; usual ones have a few hundred.
 const FILE_MAX: u64 = 1 << 16;
 /// Epsilon of every norm.
 const EPS: f32 = 1e-6;
+
+/// A shape with the spec made from it.
+pub struct FoundShape {
+    /// As on the command line, or as its file calls it.
+    pub name: String,
+    /// Features of the real model that it lacks.
+    pub approximated: Option<String>,
+    /// What is computed.
+    pub spec: ModelSpec,
+}
+
+/// The shape named `argument`, or that of the file `argument`, with its first `layers` layers.
+///
+/// # Errors
+/// Unknown names, files that cannot be read, invalid dimensions.
+pub fn found(argument: &str, layers: Option<usize>) -> anyhow::Result<FoundShape> {
+    let named = CONFIGS.iter().map(|text| from_config("config.json", text));
+    for shape in named {
+        let shape = shape?;
+        if shape.name == argument {
+            return cut(shape, layers);
+        }
+    }
+    if argument.ends_with(".json") {
+        return cut(from_config(argument, &read(Path::new(argument))?)?, layers);
+    }
+    let shape = Shape::find(argument, layers)?;
+    Ok(FoundShape { spec: shape.spec(), name: shape.name, approximated: shape.approximated })
+}
+
+/// The shape with its first layers.
+fn cut(mut shape: FoundShape, layers: Option<usize>) -> anyhow::Result<FoundShape> {
+    let (all, wanted) = (shape.spec.layers.len(), layers.unwrap_or(shape.spec.layers.len()));
+    if !(1..=all).contains(&wanted) {
+        let problem = format!("{} has {all} layers, not {wanted}", shape.name);
+        return Err(CommandError::Usage(problem).into());
+    }
+    shape.spec.layers.truncate(wanted);
+    Ok(shape)
+}
+
+fn from_config(path: &str, text: &str) -> anyhow::Result<FoundShape> {
+    let failed = || format!("{path} is not the configuration of a model");
+    let config = serde_json::from_str(text).with_context(failed)?;
+    let spec = spec_of_config(Path::new(path), &config)?;
+    Ok(FoundShape { name: spec.name.clone(), approximated: None, spec })
+}
+
+/// The text of a file of a shape.
+fn read(path: &Path) -> anyhow::Result<String> {
+    let failed = || format!("cannot read {}", path.display());
+    let found = std::fs::metadata(path).with_context(failed)?;
+    if !found.is_file() || found.len() > FILE_MAX {
+        let problem = format!("{} is not a shape: not a file of at most {FILE_MAX} bytes", path.display());
+        return Err(CommandError::Usage(problem).into());
+    }
+    std::fs::read_to_string(path).with_context(failed)
+}
 
 /// Dimensions of a mixture-of-experts decoder: the fields of the TOML file.
 #[derive(Debug, Clone, Deserialize)]
@@ -118,8 +188,10 @@ impl Shape {
             Some(shape) => shape,
             None if argument.ends_with(".toml") => Self::read(Path::new(argument))?,
             None => {
-                let problem =
-                    format!("unknown shape {argument}; use {}, or a file SHAPE.toml", names.join(", "));
+                let problem = format!(
+                    "unknown shape {argument}; use {}, {CONFIG_NAMES}, or a file SHAPE.toml or config.json",
+                    names.join(", ")
+                );
                 return Err(CommandError::Usage(problem).into());
             }
         };
@@ -129,15 +201,7 @@ impl Shape {
     }
 
     fn read(path: &Path) -> anyhow::Result<Self> {
-        let failed = || format!("cannot read {}", path.display());
-        let found = std::fs::metadata(path).with_context(failed)?;
-        if !found.is_file() || found.len() > FILE_MAX {
-            let problem =
-                format!("{} is not a shape: not a file of at most {FILE_MAX} bytes", path.display());
-            return Err(CommandError::Usage(problem).into());
-        }
-        let text = std::fs::read_to_string(path).with_context(failed)?;
-        Self::parse(&text).with_context(|| format!("{} is not a shape", path.display()))
+        Self::parse(&read(path)?).with_context(|| format!("{} is not a shape", path.display()))
     }
 
     fn parse(text: &str) -> anyhow::Result<Self> {
@@ -253,6 +317,10 @@ mod tests {
             let shape = Shape::find(&name, Some(2)).unwrap();
             assert_eq!(shape.spec().layers.len(), 2, "{name}");
         }
+        for name in CONFIG_NAMES.split(", ") {
+            assert_eq!(found(name, Some(3)).unwrap().spec.layers.len(), 3, "{name}");
+        }
+        assert!(found("lfm2-8b-a1b", Some(25)).is_err());
         let windows: Vec<_> = Shape::find("gpt-oss-20b", Some(3))
             .unwrap()
             .spec()

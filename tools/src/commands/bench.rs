@@ -20,7 +20,7 @@ use crate::bench::generate::{self, Mix, Random};
 use crate::bench::limits::{self, Limits};
 use crate::bench::measure::{Work, measure};
 use crate::bench::peak::Peak;
-use crate::bench::shape::Shape;
+use crate::bench::shape::{self, FoundShape};
 use crate::exit::{self, CommandError};
 use crate::open::{self, ComputeArgs};
 use crate::report::bench::BenchReport;
@@ -52,7 +52,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "shape")]
     text: Option<PathBuf>,
     /// Generated weights of a named shape: qwen3-30b-a3b, mixtral-8x7b, olmoe, gpt-oss-20b, mixtral-mini,
-    /// qwen3-half, or FILE.toml
+    /// qwen3-half, qwen3.5-35b-a3b, glm-4.7-flash, lfm2-8b-a1b, or FILE.toml, or a model's config.json
     #[arg(long, value_name = "NAME")]
     shape: Option<String>,
     /// Number of layers of the shape [default: all of them]
@@ -179,15 +179,14 @@ fn work(args: &BenchArgs) -> Result<Work, CommandError> {
 /// The model, with at most `most` tokens of the text.
 fn subject(args: &BenchArgs, most: usize) -> anyhow::Result<Subject> {
     if let Some(shape) = &args.shape {
-        let shape = Shape::find(shape, args.layers.map(usize::from))?;
-        let spec = shape.spec();
+        let FoundShape { name, approximated, spec } = shape::found(shape, args.layers.map(usize::from))?;
         let mix = args.format.unwrap_or(Mix::Q4_0);
         let tensors = generate::generate(&spec, mix)?;
         let format = clap::ValueEnum::to_possible_value(&mix).expect("no format is hidden");
         return Ok(Subject {
-            name: format!("{} ({} layers)", shape.name, shape.layers),
+            name: format!("{name} ({} layers)", spec.layers.len()),
             generated: Some(format.get_name().to_owned()),
-            approximated: shape.approximated,
+            approximated,
             spec,
             tensors,
             tokens: None,

@@ -13,6 +13,9 @@ use super::made::Made;
 /// Vectors of all tokens.
 type Rows = Vec<Vec<f64>>;
 
+/// What a delta net projects for a token.
+type DeltaParts = (Vec<f64>, Vec<f64>, (Vec<f64>, Vec<f64>));
+
 /// Logits of every token of a text, `[ids, vocab]`.
 pub fn logits(made: &Made, ids: &[u32]) -> Vec<f32> {
     let spec = &made.spec;
@@ -95,16 +98,7 @@ impl<'a> Layer<'a> {
             x.iter().map(|x| linear(self.weights(weight), bias, x)).collect()
         };
         let (mut q, mut k, v) = (project(T::Q, T::QBias), project(T::K, T::KBias), project(T::V, T::VBias));
-        // Gates after the query of each head.
-        let mut gates: Rows = Vec::new();
-        if spec.gate == Some(OutputGate::SigmoidWithQuery) {
-            let (d, both) = (spec.head_dim, 2 * spec.head_dim);
-            let of = |row: &Vec<f64>, from: usize| {
-                row.chunks(both).flat_map(|head| head[from..from + d].to_vec()).collect::<Vec<f64>>()
-            };
-            gates = q.iter().map(|row| of(row, d)).collect();
-            q = q.iter().map(|row| of(row, 0)).collect();
-        }
+        let gates = take_gates(spec, &mut q);
         for (rows, weight) in [(&mut q, T::QNorm), (&mut k, T::KNorm)] {
             let after = match spec.qk_norm {
                 QkNorm::PerHeadAfterRope { eps } => Some(NormSpec::Rms { eps }),
@@ -188,15 +182,15 @@ impl<'a> Layer<'a> {
         (0..x.len()).map(token).collect()
     }
 
-    /// Token by token, head by head, one matrix for each value head.
-    fn delta(self, spec: &DeltaSpec, x: &Rows) -> Rows {
+    /// Inputs of the convolution, gates, and logits of strengths and steps of a token.
+    fn delta_parts(self, spec: &DeltaSpec, x: &[f64]) -> DeltaParts {
         let project = |weight: T, x: &[f64]| linear(self.weights(weight), None, x);
-        let (keys, r) = (spec.key_heads * spec.key_dim, spec.value_heads / spec.key_heads);
+        let r = spec.value_heads / spec.key_heads;
         let rates = |rates: Vec<f64>| -> (Vec<f64>, Vec<f64>) {
             let of = |half: usize| rates.chunks(2 * r).flat_map(|c| c[half * r..][..r].to_vec()).collect();
             (of(0), of(1))
         };
-        let parts = |x: &[f64]| match spec.layout {
+        match spec.layout {
             DeltaLayout::Apart => {
                 let rates = (project(T::DeltaStrength, x), project(T::DeltaStep, x));
                 (project(T::DeltaQkv, x), project(T::DeltaGate, x), rates)
@@ -213,8 +207,14 @@ impl<'a> Layer<'a> {
                 let qkv = of(0, d).chain(of(d, d)).chain(of(2 * d, v)).collect();
                 (qkv, of(2 * d + v, v).collect(), rates(project(T::DeltaRates, x)))
             }
-        };
-        let tokens: Vec<_> = x.iter().map(|x| parts(x)).collect();
+        }
+    }
+
+    /// Token by token, head by head, one matrix for each value head.
+    fn delta(self, spec: &DeltaSpec, x: &Rows) -> Rows {
+        let project = |weight: T, x: &[f64]| linear(self.weights(weight), None, x);
+        let (keys, r) = (spec.key_heads * spec.key_dim, spec.value_heads / spec.key_heads);
+        let tokens: Vec<_> = x.iter().map(|x| self.delta_parts(spec, x)).collect();
         let taps = self.weights(T::DeltaConv);
         let conv = |t: usize, channel: usize| {
             let tap = |i: usize| {
@@ -474,6 +474,20 @@ fn norm(spec: NormSpec, weight: &[f32], bias: Option<&[f32]>, x: &[f64]) -> Vec<
         (x[i] - centre) / size * f64::from(weight[i]) + bias
     };
     (0..x.len()).map(value).collect()
+}
+
+/// Takes the gates that follow the query of each head out of `q`; none where there are none.
+fn take_gates(spec: &AttentionSpec, q: &mut Rows) -> Rows {
+    if spec.gate != Some(OutputGate::SigmoidWithQuery) {
+        return Vec::new();
+    }
+    let (d, both) = (spec.head_dim, 2 * spec.head_dim);
+    let of = |row: &Vec<f64>, from: usize| {
+        row.chunks(both).flat_map(|head| head[from..from + d].to_vec()).collect::<Vec<f64>>()
+    };
+    let gates = q.iter().map(|row| of(row, d)).collect();
+    *q = q.iter().map(|row| of(row, 0)).collect();
+    gates
 }
 
 /// Rotates the leading dimensions of a head, halves paired.

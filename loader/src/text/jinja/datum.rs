@@ -92,7 +92,7 @@ pub(super) struct Namespace {
 pub(super) trait Object: Any {
     /// As `{{ value }}` prints it.
     fn shown(&self) -> String;
-    /// An attribute.
+    /// What `value.name` gives; `None` where there is no such name.
     fn attribute(&self, name: &str) -> Option<Datum>;
     /// Containers in this one.
     fn depth(&self) -> usize {
@@ -113,7 +113,6 @@ pub(super) enum Key {
 }
 
 impl Datum {
-    /// A text.
     pub(super) fn text(text: impl Into<Arc<str>>) -> Self {
         Self::Text(text.into())
     }
@@ -145,7 +144,7 @@ impl Datum {
         Self::Undefined(message.into())
     }
 
-    /// The text of a text.
+    /// The characters, where it is a string.
     pub(super) fn as_text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),

@@ -18,7 +18,7 @@ use super::operators::arithmetic;
 use super::problem::{Done, Problem};
 use super::show;
 use super::subscripts;
-use super::syntax::{Access, Call, Comparison, Expr, Passed};
+use super::syntax::{Call, Comparison, Expr, Passed, Postfix};
 
 impl Machine<'_> {
     /// The value of an expression.
@@ -153,7 +153,7 @@ impl Machine<'_> {
     pub(super) fn path(
         &mut self,
         base: &Expr,
-        steps: &[Access],
+        steps: &[Postfix],
         caller: Option<&Datum>,
         scope: &Rc<Scope>,
     ) -> Done<Datum> {
@@ -163,15 +163,15 @@ impl Machine<'_> {
             self.meter.steps(1)?;
             at += 1;
             value = match step {
-                Access::Attribute(name) => match steps.get(at) {
-                    Some(Access::Call(passed)) => {
+                Postfix::Attribute(name) => match steps.get(at) {
+                    Some(Postfix::Call(passed)) => {
                         at += 1;
                         let given = self.given(passed, caller.filter(|_| at == steps.len()), scope)?;
                         self.call_method(&value, name, given)?
                     }
                     _ => lookup::attribute(self.meter, &value, name)?,
                 },
-                Access::Call(passed) => {
+                Postfix::Call(passed) => {
                     let given = self.given(passed, caller.filter(|_| at == steps.len()), scope)?;
                     self.call(&value, given)?
                 }
@@ -181,13 +181,13 @@ impl Machine<'_> {
         Ok(value)
     }
 
-    fn accessed(&mut self, value: &Datum, step: &Access, scope: &Rc<Scope>) -> Done<Datum> {
+    fn accessed(&mut self, value: &Datum, step: &Postfix, scope: &Rc<Scope>) -> Done<Datum> {
         match step {
-            Access::Index(index) => {
+            Postfix::Index(index) => {
                 let index = self.value(index, scope)?;
                 lookup::item(self.meter, value, &index)
             }
-            Access::Slice(bounds) => {
+            Postfix::Slice(bounds) => {
                 let [start, stop, step] = &**bounds;
                 let bound = |machine: &mut Self, bound: &Option<Expr>| match bound {
                     Some(expr) => machine.value(expr, scope),
@@ -196,14 +196,14 @@ impl Machine<'_> {
                 let bounds = [bound(self, start)?, bound(self, stop)?, bound(self, step)?];
                 subscripts::slice(self.meter, value, bounds)
             }
-            Access::Filter(call) => self.filtered(value, call, scope),
-            Access::Test(call, negated) => {
+            Postfix::Filter(call) => self.filtered(value, call, scope),
+            Postfix::Test(call, negated) => {
                 let given = self.given(&call.passed, None, scope)?;
                 let holds = checks::test(self.meter, &call.name, value, given)?;
                 Ok(Datum::Bool(holds != *negated))
             }
-            Access::Attribute(name) => lookup::attribute(self.meter, value, name),
-            Access::Call(passed) => {
+            Postfix::Attribute(name) => lookup::attribute(self.meter, value, name),
+            Postfix::Call(passed) => {
                 let given = self.given(passed, None, scope)?;
                 self.call(value, given)
             }

@@ -87,7 +87,10 @@ pub(super) fn flag(value: Option<&Datum>, default: bool) -> bool {
     value.map_or(default, Datum::truth)
 }
 
-/// A text.
+/// The characters of a string.
+///
+/// # Errors
+/// Any other value.
 pub(super) fn text(value: &Datum) -> Done<&str> {
     value.as_text().ok_or_else(|| wrong(value, "a string"))
 }

@@ -12,13 +12,9 @@ use super::problem::{Done, Problem};
 pub(super) enum Lexeme {
     /// Text outside of all delimiters.
     Raw(String),
-    /// `{{`
     OutputBegin,
-    /// `}}`
     OutputEnd,
-    /// `{%`
     BlockBegin,
-    /// `%}`
     BlockEnd,
     Name(String),
     Text(String),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::lexer::{Lexeme, Lexer};
 use super::problem::{Done, Problem};
-use super::syntax::{Access, Arithmetic, Call, Comparison, Expr, Passed};
+use super::syntax::{Arithmetic, Call, Comparison, Expr, Passed, Postfix};
 
 /// Nesting of brackets and statements in a source.
 const NESTING_MAX: usize = 120;
@@ -357,28 +357,28 @@ impl<'a> Parser<'a> {
     }
 
     /// `.name`, `[index]` and `(arguments)`.
-    fn postfix(&mut self, steps: &mut Vec<Access>) -> Done<()> {
+    fn postfix(&mut self, steps: &mut Vec<Postfix>) -> Done<()> {
         loop {
             if self.skip_sign(".")? {
                 if let Lexeme::Int(index) = self.now {
                     self.take()?;
-                    steps.push(Access::Index(Expr::Int(index)));
+                    steps.push(Postfix::Index(Expr::Int(index)));
                 } else {
-                    steps.push(Access::Attribute(self.need_name("a name or a number")?));
+                    steps.push(Postfix::Attribute(self.need_name("a name or a number")?));
                 }
             } else if self.skip_sign("[")? {
                 let step = self.nested(Self::subscript)?;
                 self.need_sign("]")?;
                 steps.push(step);
             } else if self.is_sign("(") {
-                steps.push(Access::Call(self.arguments()?));
+                steps.push(Postfix::Call(self.arguments()?));
             } else {
                 return Ok(());
             }
         }
     }
 
-    fn subscript(&mut self) -> Done<Access> {
+    fn subscript(&mut self) -> Done<Postfix> {
         let first = if self.is_sign(":") { None } else { Some(self.expression(true)?) };
         if !self.is_sign(":") {
             return match first {
@@ -387,9 +387,9 @@ impl<'a> Parser<'a> {
                     while self.skip_sign(",")? {
                         items.push(self.expression(true)?);
                     }
-                    Ok(Access::Index(Expr::Tuple(items)))
+                    Ok(Postfix::Index(Expr::Tuple(items)))
                 }
-                Some(first) => Ok(Access::Index(first)),
+                Some(first) => Ok(Postfix::Index(first)),
                 None => self.expected("an expression"),
             };
         }
@@ -402,19 +402,19 @@ impl<'a> Parser<'a> {
                 *part = Some(self.expression(true)?);
             }
         }
-        Ok(Access::Slice(Box::new(parts)))
+        Ok(Postfix::Slice(Box::new(parts)))
     }
 
     /// `|filter`, `is test` and calls of their results.
-    fn filters(&mut self, steps: &mut Vec<Access>) -> Done<()> {
+    fn filters(&mut self, steps: &mut Vec<Postfix>) -> Done<()> {
         loop {
             if self.skip_sign("|")? {
-                steps.push(Access::Filter(self.call()?));
+                steps.push(Postfix::Filter(self.call()?));
             } else if self.skip_name("is")? {
                 let negated = self.skip_name("not")?;
-                steps.push(Access::Test(self.test()?, negated));
+                steps.push(Postfix::Test(self.test()?, negated));
             } else if self.is_sign("(") {
-                steps.push(Access::Call(self.arguments()?));
+                steps.push(Postfix::Call(self.arguments()?));
             } else {
                 return Ok(());
             }

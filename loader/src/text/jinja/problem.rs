@@ -5,7 +5,7 @@ use std::fmt;
 /// The result type of the template engine.
 pub(crate) type Done<T> = Result<T, Problem>;
 
-/// The kind of a [`Problem`].
+/// What went wrong: the source, the conversation, or the amount of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProblemKind {
     /// The source is no template.
@@ -19,7 +19,7 @@ pub(crate) enum ProblemKind {
 /// An error of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {
-    /// Its kind.
+    /// What went wrong.
     pub kind: ProblemKind,
     /// The line in the template, from 1; 0 while it is unknown.
     pub line: usize,

@@ -38,7 +38,7 @@ pub(super) struct ForNode {
     pub otherwise: Vec<Node>,
 }
 
-/// A macro.
+/// A template's own function, defined between `{% macro %}` and `{% endmacro %}`.
 #[derive(Debug)]
 pub(super) struct MacroNode {
     pub name: Arc<str>,
@@ -83,12 +83,12 @@ pub(super) enum Expr {
     /// Condition, value, other value.
     If(Box<Expr>, Box<Expr>, Option<Box<Expr>>),
     /// A value and what is taken from it, step by step.
-    Path(Box<Expr>, Vec<Access>),
+    Path(Box<Expr>, Vec<Postfix>),
 }
 
 /// One step of a path.
 #[derive(Debug)]
-pub(super) enum Access {
+pub(super) enum Postfix {
     Attribute(Arc<str>),
     Index(Expr),
     Slice(Box<[Option<Expr>; 3]>),

@@ -1,7 +1,6 @@
 //! Finds the family of a spec. It must not know what families imply.
 
-use super::family::Family;
-use super::table::FAMILIES;
+use crate::families::{FAMILIES, Family};
 use crate::spec::ModelSpec;
 
 /// The family of a spec.
