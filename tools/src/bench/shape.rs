@@ -82,7 +82,13 @@ fn cut(mut shape: FoundShape, layers: Option<usize>) -> anyhow::Result<FoundShap
 fn from_config(path: &str, text: &str) -> anyhow::Result<FoundShape> {
     let failed = || format!("{path} is not the configuration of a model");
     let config = serde_json::from_str(text).with_context(failed)?;
-    let spec = spec_of_config(Path::new(path), &config)?;
+    let mut spec = spec_of_config(Path::new(path), &config)?;
+    for branch in spec.layers.iter_mut().flat_map(|layer| &mut layer.branches) {
+        if let Op::Latent(latent) = &mut branch.op {
+            // As GGUF files have it.
+            latent.split = true;
+        }
+    }
     Ok(FoundShape { name: spec.name.clone(), approximated: None, spec })
 }
 

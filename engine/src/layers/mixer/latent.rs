@@ -280,6 +280,12 @@ fn per_head(
         let mut grouped = [0.0; GROUP_ROWS * HEAD_TOKENS];
         for (head, out) in range.zip(out.chunks_exact_mut(tokens * rows)) {
             let first = head * of_head + skip;
+            if tokens == 1 {
+                // The grouped outputs of a single token are in order already.
+                let w = w.slice_rows(first..first + rows);
+                compute.kernels.matmul(w, x.slice_tokens(head..head + 1), out);
+                continue;
+            }
             for row in (0..rows).step_by(GROUP_ROWS) {
                 let width = GROUP_ROWS.min(rows - row);
                 let w = w.slice_rows(first + row..first + row + width);
