@@ -25,9 +25,9 @@ pub const GROWTH: u64 = 1 << 20;
 /// Bytes of free memory that [`Ram::Auto`] leaves free, unless [`RESERVE_PART`] is more, or there is so
 /// little that it would be more than one byte in [`SMALL_PART`].
 const RESERVE: u64 = 192 << 20;
-/// Of little memory [`Ram::Auto`] leaves one in so many bytes free.
+/// Where little memory is free, [`Ram::Auto`] leaves a quarter of it free.
 const SMALL_PART: u64 = 4;
-/// [`Ram::Auto`] leaves at least this part of the free memory free: one in so many bytes.
+/// [`Ram::Auto`] leaves at least a sixteenth of the free memory free.
 const RESERVE_PART: u64 = 16;
 /// An embedding smaller than this is always in memory.
 const EMBEDDING_IN_FILE: u64 = 16 << 20;

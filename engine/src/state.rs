@@ -70,7 +70,7 @@ impl SequenceState {
 /// What a branch keeps a state for.
 enum Kept<'a> {
     Attention(&'a AttentionSpec),
-    /// A recurrence of so many numbers.
+    /// A recurrence, with the count of its numbers.
     Numbers(usize),
 }
 

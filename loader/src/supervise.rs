@@ -49,7 +49,7 @@ pub fn supervised_in<'scope, T: Send + 'scope>(
 pub fn room_for_threads(count: usize) -> io::Result<()> {
     /// A stack of 2 MiB, and something beside it.
     const EACH: u64 = 6 << 20;
-    /// More than so many are not looked for at once: the system lends address space beyond its memory, but
+    /// Stacks that are looked for at once, at most: the system lends address space beyond its memory, but
     /// not in one piece.
     const MOST: u64 = 16;
     let count = u64::try_from(count).unwrap_or(MOST).min(MOST);

@@ -5,4 +5,5 @@ pub mod attention;
 pub mod contract;
 pub mod conv;
 pub mod delta;
+pub mod history;
 pub mod latent;

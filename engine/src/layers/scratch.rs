@@ -53,7 +53,7 @@ pub struct DeltaScratch {
 }
 
 impl DeltaScratch {
-    /// Buffers for delta nets of up to so many channels, values and value heads.
+    /// Buffers for passes of `tokens` tokens. The widths are the largest of any layer.
     pub fn new(tokens: usize, [channels, values, heads]: [usize; 3]) -> Self {
         let numbers = |width: usize| vec![0.0; tokens * width];
         Self {

@@ -118,7 +118,8 @@ impl From<Uniform> for u64 {
     }
 }
 
-/// Of each run of so many layers one has no window: a number, or a string of one letter for each layer.
+/// The length of the runs of layers of which one has no window: a number, or a string of one letter for
+/// each layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Period(pub u64);
 

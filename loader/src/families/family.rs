@@ -53,8 +53,8 @@ pub struct Family {
     pub rope_layers: RopeLayers,
     /// The rope of layers with a window.
     pub local_rope: LocalRope,
-    /// GGUF files of a model with so many layers scale scores by the width of the residual stream over the
-    /// heads, and do not say so.
+    /// GGUF files of a model with this number of layers scale scores by the width of the residual stream
+    /// over the heads, and do not say so.
     pub gguf_share_layers: Option<u64>,
     /// Gate on mixed values.
     pub gate: Option<OutputGate>,
@@ -157,7 +157,7 @@ pub enum RopeLayers {
     All,
     /// Those with a window; all of a model without windows.
     Windowed,
-    /// All but the last of each run of so many layers.
+    /// All layers but the last of each run of this length.
     AllButEvery(usize),
 }
 

@@ -7,6 +7,7 @@ use std::ops::Range;
 use moelten_loader::spec::ConvSpec;
 
 use super::contract::Mixer;
+use super::history::{History, keep_last};
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::rope::Angles;
 use crate::layers::scratch::{AttentionScratch, DeltaScratch, PASS, ProductScratch};
@@ -68,32 +69,17 @@ impl Mixer for Conv {
         let x = &channels[tokens.start * width..tokens.end * width];
         let gates = &projected[tokens.start * 3 * width..tokens.end * 3 * width];
         let mixed = &mut mixed[tokens.start * width..tokens.end * width];
-        let before = &*past;
+        let history = History { before: past, present: x, width };
         compute.pool.rows(mixed, width, |range, mixed| {
             for (t, mixed) in range.zip(mixed.chunks_exact_mut(width)) {
                 for (channel, mixed) in mixed.iter_mut().enumerate() {
-                    let mut sum = self.bias.get(channel).copied().unwrap_or(0.0);
-                    for (tap, weight) in self.taps[channel * kernel..][..kernel].iter().enumerate() {
-                        sum += weight
-                            * match (t + tap).checked_sub(kernel - 1) {
-                                None => before[(t + tap) * width + channel],
-                                Some(now) => x[now * width + channel],
-                            };
-                    }
-                    *mixed = gates[(3 * t + 1) * width + channel] * sum;
+                    let taps = &self.taps[channel * kernel..][..kernel];
+                    let bias = self.bias.get(channel).copied().unwrap_or(0.0);
+                    *mixed = gates[(3 * t + 1) * width + channel] * history.convolve(t, channel, taps, bias);
                 }
             }
         });
-        for kept in 0..kernel - 1 {
-            let row = kept * width;
-            match (kept + tokens.len()).checked_sub(kernel - 1) {
-                None => {
-                    let at = (kept + tokens.len()) * width;
-                    past.copy_within(at..at + width, row);
-                }
-                Some(now) => past[row..row + width].copy_from_slice(&x[now * width..(now + 1) * width]),
-            }
-        }
+        keep_last(past, x, width);
     }
 
     fn skip(&self, tokens: Range<usize>, s: &mut AttentionScratch) {

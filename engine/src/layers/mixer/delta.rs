@@ -9,6 +9,7 @@ use moelten_loader::spec::{DeltaLayout, DeltaOrder, DeltaSpec};
 use moelten_quant::Kernels;
 
 use super::contract::Mixer;
+use super::history::{History, keep_last};
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::norm::rms_in_place;
 use crate::layers::rope::Angles;
@@ -80,27 +81,18 @@ impl Delta {
         }
     }
 
-    /// The convolution of some tokens and its activation, then norms of queries and keys, into `s.mixed`,
+    /// The convolution of some tokens and its activation, then norms of queries and keys, into `out`,
     /// `[tokens, channels]`. `before` are the channels of the tokens before them, `[kernel - 1, channels]`,
     /// which become those of the last ones.
     fn convolve(&self, compute: Compute<'_>, before: &mut [f32], x: &[f32], out: &mut [f32]) {
         let spec = &self.spec;
         let (channels, taps) = (spec.channels(), spec.conv_kernel);
         let (heads, key_dim) = (2 * spec.key_heads, spec.key_dim);
-        let past = &*before;
+        let history = History { before: &*before, present: x, width: channels };
         compute.pool.rows(out, channels, |range, out| {
             for (t, out) in range.zip(out.chunks_exact_mut(channels)) {
                 for (channel, out) in out.iter_mut().enumerate() {
-                    let weights = &self.conv[channel * taps..][..taps];
-                    let mut sum = 0.0;
-                    for (tap, weight) in weights.iter().enumerate() {
-                        let at = t + tap;
-                        let input = match at.checked_sub(taps - 1) {
-                            None => past[at * channels + channel],
-                            Some(now) => x[now * channels + channel],
-                        };
-                        sum += weight * input;
-                    }
+                    let sum = history.convolve(t, channel, &self.conv[channel * taps..][..taps], 0.0);
                     *out = sum / (1.0 + (-sum).exp());
                 }
                 for (head, numbers) in out.chunks_exact_mut(key_dim).take(heads).enumerate() {
@@ -110,16 +102,7 @@ impl Delta {
                 }
             }
         });
-        let tokens = x.len() / channels;
-        for kept in 0..taps - 1 {
-            let row = kept * channels..(kept + 1) * channels;
-            match (kept + tokens).checked_sub(taps - 1) {
-                None => {
-                    before.copy_within((kept + tokens) * channels..(kept + tokens + 1) * channels, row.start)
-                }
-                Some(now) => before[row].copy_from_slice(&x[now * channels..(now + 1) * channels]),
-            }
-        }
+        keep_last(before, x, channels);
     }
 
     /// One token of a value head: `memory` is `[key_dim, value_dim]`, `out` is `[value_dim]`.
