@@ -62,7 +62,8 @@ impl LoadedModel {
         match &self.source {
             Source::Hf { path, .. } => ChatTemplate::from_hf_folder(path),
             Source::Gguf { metadata, .. } => match metadata.str(TEMPLATE_KEY)? {
-                None => Ok(None),
+                // An empty text renders no conversation: the file has none.
+                None | Some("") => Ok(None),
                 Some(source) => {
                     let name = format!("{} ({TEMPLATE_KEY})", metadata.path().display());
                     ChatTemplate::new(&name, source).map(Some)
