@@ -7,6 +7,7 @@ mod common;
 
 mod advice;
 mod bench;
+mod determinism;
 #[cfg(unix)]
 mod exits;
 mod fit;
@@ -23,6 +24,7 @@ mod replay;
 mod run;
 #[cfg(target_os = "linux")]
 mod streaming;
+mod supply;
 #[cfg(target_os = "linux")]
 mod texts;
 mod wild;

@@ -1,0 +1,139 @@
+//! The scorecard: what the program promises, and what the last run of the tests shows of it.
+//!
+//! `cargo run -p moelten-testing --bin scorecard` runs the whole test suite and the fuzz targets, then prints each
+//! promise with its evidence. `... -- LOG...` reads what `cargo test` and `fuzz/run` printed before (2>&1). A promise
+//! whose test is missing, was left out or failed gets no points. It must not know how anything is tested.
+
+mod promises;
+mod results;
+mod score;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use promises::PROMISES;
+use results::Results;
+use score::evidence;
+
+/// Width of the text.
+const WIDTH: usize = 110;
+
+fn main() -> ExitCode {
+    let logs: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    match printed(&logs) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            let _ = writeln!(std::io::stderr(), "scorecard: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the repository.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn printed(logs: &[PathBuf]) -> Result<(), String> {
+    let mut results = Results::default();
+    for log in logs {
+        let text = std::fs::read(log).map_err(|error| format!("{}: {error}", log.display()))?;
+        results.read(&String::from_utf8_lossy(&text));
+    }
+    if logs.is_empty() {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut tests = Command::new(cargo);
+        tests.args(["test", "--release", "--no-fail-fast"]).env("MOELTEN_ALL_TESTS", "1");
+        results.read(&output(tests)?);
+        let mut fuzz = Command::new("fuzz/run");
+        fuzz.arg("20");
+        results.read(&output(fuzz)?);
+    }
+    if results.tests.is_empty() {
+        return Err("no results of tests; give what `cargo test --release 2>&1` printed".to_owned());
+    }
+    if let Some(skipped) = results.skipped.first() {
+        let others = results.skipped.len();
+        return Err(format!(
+            "{others} tests said that they cannot run here, so they show nothing: {skipped}"
+        ));
+    }
+    let long = std::fs::read_to_string(root().join("fuzz/long-run.txt"));
+    results.read(&long.map_err(|error| format!("fuzz/long-run.txt: {error}"))?);
+    print(&results, &targets()?).map_err(|error| error.to_string())
+}
+
+/// The names of all fuzz targets.
+fn targets() -> Result<Vec<String>, String> {
+    let folder = root().join("fuzz/fuzz_targets");
+    let files = std::fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut names: Vec<String> = files
+        .filter_map(|file| Some(file.ok()?.path().file_stem()?.to_string_lossy().into_owned()))
+        .collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Runs a command in the root of the repository and gives what it prints, which is shown meanwhile. Failed tests are
+/// seen in it, so its exit code does not count.
+fn output(mut command: Command) -> Result<String, String> {
+    let name = command.get_program().to_owned();
+    let failed = |error: std::io::Error| format!("{}: {error}", name.display());
+    let mut child =
+        command.current_dir(root()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
+    let read = |pipe: Option<Box<dyn Read + Send>>| {
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            for line in pipe.map(BufReader::new).into_iter().flat_map(BufReader::lines).map_while(Result::ok)
+            {
+                let _ = writeln!(std::io::stderr(), "{line}");
+                text.push_str(&line);
+                text.push('\n');
+            }
+            text
+        })
+    };
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let (out, err) = (read(out.map(|pipe| Box::new(pipe) as _)), read(err.map(|pipe| Box::new(pipe) as _)));
+    child.wait().map_err(|error| error.to_string())?;
+    let text =
+        |thread: std::thread::JoinHandle<String>| thread.join().map_err(|_| "a reader panicked".to_owned());
+    Ok(text(out)? + &text(err)?)
+}
+
+fn print(results: &Results, targets: &[String]) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let (mut got, mut absent) = (0, 0);
+    for promise in PROMISES {
+        let found = evidence(promise.needs, results, targets);
+        let points = if found.holds() { promise.points } else { 0 };
+        got += points;
+        let note = if promise.absent && points == 0 { " (this part does not exist yet)" } else { "" };
+        absent += if note.is_empty() { 0 } else { promise.points };
+        writeln!(out, "{points:>2}/{:<2} {}: {}{note}", promise.points, promise.area, promise.says)?;
+        if note.is_empty() {
+            list(&mut out, "missing", &found.lacking)?;
+            list(&mut out, "seen", &found.shown)?;
+        }
+    }
+    let failed = results.tests.values().filter(|end| **end == results::End::Failed).count();
+    writeln!(out, "\n{got} of 100 points; {} are for parts that exist", 100 - absent)?;
+    writeln!(out, "{} tests were run, {failed} failed", results.tests.len())
+}
+
+/// Writes a list in lines of at most [`WIDTH`] columns.
+fn list(out: &mut impl Write, title: &str, items: &[String]) -> std::io::Result<()> {
+    let mut line = format!("      {title}: ");
+    let indent = " ".repeat(8);
+    for (at, item) in items.iter().enumerate() {
+        let end = if at + 1 == items.len() { "" } else { ", " };
+        if line.len() + item.len() + end.len() > WIDTH && !line.trim().is_empty() {
+            writeln!(out, "{}", line.trim_end())?;
+            line.clone_from(&indent);
+        }
+        line.push_str(item);
+        line.push_str(end);
+    }
+    if items.is_empty() { Ok(()) } else { writeln!(out, "{line}") }
+}
