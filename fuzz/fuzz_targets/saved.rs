@@ -39,7 +39,9 @@ impl Open {
             let options = SequenceOptions { context: Some(16), kv: KvFormat::F16 };
             let mut sequence =
                 Sequence::new(Arc::new(model.expect("a sound model")), options).expect("a small context");
-            sequence.append(&[1, 2, 3], &Cancel::new(), &mut (), &mut |_| {}).expect("a small model computes");
+            sequence
+                .append(&[1, 2, 3], &Cancel::new(), &mut (), &mut |_| {})
+                .expect("a small model computes");
             sequence.save_to(&path).expect("a small file");
             let saved = fs::read(&path).expect("it was just written");
             (sequence, saved)
@@ -87,7 +89,10 @@ fuzz_target!(|change: Change<'_>| {
             Ok(Restored::Tokens(count)) => {
                 assert_eq!(sequence.tokens().len(), count);
                 sequence.save_to(path).expect("a small file");
-                assert!(fs::read(&*path).expect("it was just written") == file, "it is written as it was read");
+                assert!(
+                    fs::read(&*path).expect("it was just written") == file,
+                    "it is written as it was read"
+                );
                 let logits = sequence.append(&[1], &Cancel::new(), &mut (), &mut |_| {});
                 assert!(logits.is_ok() || count >= 16, "{logits:?}");
             }
