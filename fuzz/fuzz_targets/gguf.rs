@@ -52,6 +52,6 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(!(text && texts) && !((text || texts) && (one || list || truth)), "{key} is of two types");
         assert!(one || m.u64(key).is_err(), "{key} is a count and no number");
         let counts = m.i32s(key).is_ok() || m.u64s(key).is_ok() || m.u8s(key).is_ok();
-        assert!(list || !counts, "{key} is a list of counts and no list of numbers");
+        assert!(list || m.bools(key).is_ok() || !counts, "{key} is a list of counts and no list of numbers");
     }
 });

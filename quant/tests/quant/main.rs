@@ -14,4 +14,5 @@ mod guard;
 mod peaks;
 mod products;
 mod reference;
+mod small;
 mod vectors;

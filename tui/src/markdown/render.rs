@@ -346,11 +346,14 @@ impl Writer<'_> {
     }
 
     /// Writes the lines of a block with their indents.
-    fn block(&mut self, lines: Vec<Spans>) {
+    fn block(&mut self, mut lines: Vec<Spans>) {
         let narrow = self.width.saturating_sub(self.indent()) < TEXT_MIN;
         if std::mem::take(&mut self.gap) && !self.out.is_empty() {
             let open = self.indents.iter().filter(|indent| indent.first.is_none() && !narrow);
             self.out.push(trimmed(open.map(|indent| indent.rest.clone()).collect()));
+        }
+        if narrow {
+            self.marks_before(&mut lines);
         }
         for line in lines {
             let mut spans = Spans::new();
@@ -363,6 +366,23 @@ impl Writer<'_> {
             }
             spans.extend(line);
             self.out.push(trimmed(spans));
+        }
+    }
+}
+
+impl Writer<'_> {
+    /// Puts the markers of items before a block that has the whole width: on its first line if they fit there,
+    /// and otherwise on lines of their own.
+    fn marks_before(&mut self, lines: &mut Vec<Spans>) {
+        let marks: Spans = self.indents.iter_mut().filter_map(|indent| indent.first.take()).collect();
+        if marks.is_empty() {
+            return;
+        }
+        match lines.first_mut() {
+            Some(line) if wrap::columns(&marks) + wrap::columns(line) <= self.width => {
+                line.splice(0..0, marks);
+            }
+            _ => drop(lines.splice(0..0, wrap::words(&marks, self.width))),
         }
     }
 }

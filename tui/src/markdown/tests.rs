@@ -136,6 +136,24 @@ fn wide_characters_break_where_they_must() {
     assert_eq!(shown("👩‍👩‍👧 e\u{301}e\u{301}", 4), ["👩‍👩‍👧", "e\u{301}e\u{301}"]);
 }
 
+/// Found by fuzzing: a marker made the first line of a code block, a rule or a table wider than the screen.
+#[test]
+fn markers_before_blocks_keep_to_the_width() {
+    assert_eq!(shown("- ```[ ] b\n  x", 5), ["•", "[ ] b", "x"]);
+    assert_eq!(shown("- ```\n  x", 5), ["• x"]);
+    for width in 1..12 {
+        for block in
+            ["```long name\n  code that is long", "---", "***", "| a | b |\n  |---|---|\n  | 1 | 2 |", "> q"]
+        {
+            for text in [format!("- {block}\n"), format!("1. - * {block}\n"), format!("> - {block}")] {
+                for line in shown(&text, width) {
+                    assert!(line.width() <= usize::from(width.max(2)), "{line:?} of {text:?} at {width}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn finished_blocks_are_kept() {
     let mut document = Document::new();
