@@ -163,15 +163,13 @@ fn chat(inputs: &Inputs, way: &Way, to: &Path) -> Vec<u8> {
 
 fn logits(inputs: &Inputs, way: &Way, to: &Path) -> Vec<u8> {
     let file = to.join("logits.safetensors");
-    let mut command = way.computing("logits", &inputs.model, &["--ids", "5,7,9,200,31,116,104", "--out"]);
-    // The value of `--out`, before the options of the way would take its place.
-    command = with_path_after(command, "--out", &file);
-    done(command, "");
+    let command = way.computing("logits", &inputs.model, &["--ids", "5,7,9,200,31,116,104", "--out"]);
+    done(with_path_after(command, "--out", &file), "");
     std::fs::read(file).unwrap()
 }
 
 fn ppl(inputs: &Inputs, way: &Way, _: &Path) -> Vec<u8> {
-    let command = way.computing("ppl", &inputs.model, &["--ctx", "64", "--json", "--text"]);
+    let command = way.computing("ppl", &inputs.model, &["--window", "64", "--json", "--text"]);
     let mut object: Value =
         serde_json::from_slice(&done(with_path_after(command, "--text", &inputs.text), "").out).unwrap();
     object.as_object_mut().unwrap().remove("tokens_per_s").expect("a speed");
@@ -282,7 +280,10 @@ fn compare(found: &Hashes) {
                     wrong.push(format!("{name}, {isa}: {hash}, recorded {known}"));
                 }
                 Some(known) => println!("{name}, {isa}: {hash} here, {known} on x86-64"),
-                None => wrong.push(format!("{name}, {isa}: {hash} is not recorded")),
+                None if cfg!(target_arch = "x86_64") || isa == EVERY => {
+                    wrong.push(format!("{name}, {isa}: {hash} is not recorded"));
+                }
+                None => println!("{name}, {isa}: {hash}, not recorded"),
             }
         }
     }
@@ -338,7 +339,12 @@ hundred_runs! {
     i4_100_converted_folders: 8;
     i4_100_packed_files: 9;
     i4_100_verifications: 10;
-    i4_100_inspections: 11;
+}
+
+/// Their words may change, so they are not recorded.
+#[test]
+fn i3_100_inspections_and_replays() {
+    check(&CASES[11]);
 }
 
 /// Every type that can be written, of a model with rows of whole super-blocks.
