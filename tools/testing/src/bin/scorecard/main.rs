@@ -59,8 +59,8 @@ fn printed(logs: &[PathBuf]) -> Result<(), String> {
             "{others} tests said that they cannot run here, so they show nothing: {skipped}"
         ));
     }
-    let long = std::fs::read_to_string(root().join("fuzz/long-run.txt"));
-    results.read(&long.map_err(|error| format!("fuzz/long-run.txt: {error}"))?);
+    let long = std::fs::read_to_string(root().join("tools/testing/long-runs.txt"));
+    results.read(&long.map_err(|error| format!("tools/testing/long-runs.txt: {error}"))?);
     print(&results, &targets()?).map_err(|error| error.to_string())
 }
 
@@ -104,22 +104,17 @@ fn output(mut command: Command) -> Result<String, String> {
 
 fn print(results: &Results, targets: &[String]) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    let (mut got, mut absent) = (0, 0);
+    let mut got = 0;
     for promise in PROMISES {
         let found = evidence(promise.needs, results, targets);
         let points = if found.holds() { promise.points } else { 0 };
         got += points;
-        let note = if promise.absent && points == 0 { " (this part does not exist yet)" } else { "" };
-        absent += if note.is_empty() { 0 } else { promise.points };
-        writeln!(out, "{points:>2}/{:<2} {}: {}{note}", promise.points, promise.area, promise.says)?;
-        if note.is_empty() {
-            list(&mut out, "missing", &found.lacking)?;
-            list(&mut out, "seen", &found.shown)?;
-        }
+        writeln!(out, "{points:>2}/{:<2} {}: {}", promise.points, promise.area, promise.says)?;
+        list(&mut out, "missing", &found.lacking)?;
+        list(&mut out, "seen", &found.shown)?;
     }
     let failed = results.tests.values().filter(|end| **end == results::End::Failed).count();
-    writeln!(out, "\n{got} of 100 points; {} are for parts that exist", 100 - absent)?;
-    writeln!(out, "{} tests were run, {failed} failed", results.tests.len())
+    writeln!(out, "\n{got} of 100 points; {} tests were run, {failed} failed", results.tests.len())
 }
 
 /// Writes a list in lines of at most [`WIDTH`] columns.

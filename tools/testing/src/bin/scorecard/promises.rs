@@ -3,10 +3,10 @@
 
 use crate::score::{Need, Promise};
 
-use Need::{EveryTarget, LongRun, Nothing, Numbered, Test};
+use Need::{EveryTarget, LongRun, LongSoak, Nothing, Numbered, Test};
 
 const fn promise(area: &'static str, points: u32, says: &'static str, needs: &'static [Need]) -> Promise {
-    Promise { area, points, says, needs, absent: false }
+    Promise { area, points, says, needs }
 }
 
 const MEMORY: &str = "Memory cap";
@@ -17,6 +17,7 @@ const SAME: &str = "Determinism";
 const FILES: &str = "Written files";
 const FUZZ: &str = "Fuzzing";
 const SOAK: &str = "Soak";
+const SERVER: &str = "Server";
 const TERMINAL: &str = "Terminal";
 const FORESEEN: &str = "Prediction";
 const SUPPLY: &str = "Supply chain";
@@ -26,8 +27,15 @@ pub const PROMISES: &[Promise] = &[
     promise(
         MEMORY,
         9,
-        "Every command owns at most its budget and 64 MiB, sampled every 50 ms, also with hostile sizes",
-        &[Test("i1"), Test("long_texts_are_measured_within_the_budget")],
+        "Every command owns at most its budget and 64 MiB, sampled while it works, also with hostile sizes",
+        &[
+            Test("prompts_of_megabytes_stay_within_the_budget"),
+            Test("chats_stay_within_the_budget"),
+            Test("answers_and_templates_stay_within_the_budget"),
+            Test("measuring_stays_within_the_budget"),
+            Test("commands_on_files_own_little"),
+            Test("long_texts_are_measured_within_the_budget"),
+        ],
     ),
     promise(
         MEMORY,
@@ -69,10 +77,11 @@ pub const PROMISES: &[Promise] = &[
     promise(FAULTS, 3, "Writing that fails at any point: F09 to F12", &[Numbered('f', 2, 9, 12)]),
     promise(
         FAULTS,
-        5,
+        4,
         "Signals, memory, limits, streams, clocks, processors: F13 to F21, F23, F24, F26",
         &[Numbered('f', 2, 13, 21), Numbered('f', 2, 23, 24), Numbered('f', 2, 26, 26)],
     ),
+    promise(FAULTS, 1, "Downloads that fail: F25", &[Numbered('f', 2, 25, 25)]),
     promise(
         SAME,
         5,
@@ -105,17 +114,28 @@ pub const PROMISES: &[Promise] = &[
     promise(FUZZ, 4, "The recorded long runs took at least 4 CPU hours and no find is open", &[LongRun(4)]),
     promise(
         SOAK,
-        8,
-        "Hours of chat, runs and quantising under pressure and faults: no growth, no lost conversation, no orphan",
-        &[Test("s1"), Test("s3"), Test("s4"), Test("s5"), Test("s6")],
+        4,
+        "Chat, run and quantise in turns, full disks, little memory, 1,000 resizes, 200 kills: in short",
+        &[
+            Test("soak_of_seconds"),
+            Test("f20_a_storm_of_a_thousand_resizes"),
+            Test("f11_killed_at_200_points"),
+            Test("f09_no_room_at_200_points"),
+            Test("f17_the_cache_shrinks_when_others_need_memory"),
+        ],
     ),
-    Promise {
-        area: "Server",
-        points: 6,
-        says: "Requests B70 to B80, keys, hosts, cancelling, F22, F25",
-        needs: &[Numbered('b', 2, 70, 80), Numbered('f', 2, 22, 22), Numbered('f', 2, 25, 25)],
-        absent: true,
-    },
+    promise(
+        SOAK,
+        4,
+        "The same for an hour: no growth, no lost conversation, no orphan file",
+        &[LongSoak(3600)],
+    ),
+    promise(
+        SERVER,
+        6,
+        "No command waits for requests: there is no server that B70 to B80 and F22 could be about",
+        &[Numbered('f', 2, 22, 22)],
+    ),
     promise(
         TERMINAL,
         2,
@@ -126,12 +146,7 @@ pub const PROMISES: &[Promise] = &[
         TERMINAL,
         2,
         "The terminal is as before however the program ends; any size; suspended and resumed",
-        &[
-            Numbered('f', 2, 13, 14),
-            Numbered('f', 2, 20, 20),
-            Test("signals_leave_the_terminal_as_it_was"),
-            Test("signals_leave_the_terminal_as_it_was_and_keep_what_was_written"),
-        ],
+        &[Numbered('f', 2, 13, 14), Numbered('f', 2, 20, 20)],
     ),
     promise(
         FORESEEN,
@@ -148,7 +163,7 @@ pub const PROMISES: &[Promise] = &[
     promise(
         SUPPLY,
         2,
-        "Dependencies have known licences, known checksums and no known advisory; nothing opens a socket",
+        "Dependencies have known licences, known checksums and no known advisory; models run without a network",
         &[
             Test("licences_are_allowed"),
             Test("no_dependency_has_an_open_advisory"),

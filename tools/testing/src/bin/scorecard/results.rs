@@ -40,10 +40,12 @@ pub struct Results {
     pub long: BTreeMap<String, f64>,
     /// Finds of the recorded long runs that are not mended.
     pub open_finds: u64,
+    /// Seconds of the recorded soaks that went without a fault.
+    pub soaked: f64,
 }
 
 impl Results {
-    /// Adds what a log says: lines of `cargo test`, of `fuzz/run`, and of `fuzz/long-run.txt`.
+    /// Adds what a log says: lines of `cargo test`, of `fuzz/run`, and of `long-runs.txt`.
     pub fn read(&mut self, log: &str) {
         for line in log.lines() {
             let line = line.trim_end();
@@ -63,16 +65,28 @@ impl Results {
         }
     }
 
-    /// `long run: TARGET, SECONDS CPU seconds, RUNS runs, FINDS open finds`.
+    /// `long run: TARGET, SECONDS CPU seconds, RUNS runs, FINDS open finds` or `long soak: SECONDS seconds,
+    /// FAULTS faults`.
     fn long_line(&mut self, line: &str) {
-        let Some(rest) = line.strip_prefix("long run: ") else { return };
-        let parts: Vec<&str> = rest.split(", ").collect();
-        let [target, seconds, _, finds] = parts[..] else { return };
         let number = |text: &str, unit: &str| text.strip_suffix(unit)?.trim().parse::<f64>().ok();
-        let Some(seconds) = number(seconds, "CPU seconds") else { return };
-        *self.long.entry(target.to_owned()).or_default() += seconds;
-        // A number that cannot be read counts as a find.
-        self.open_finds += number(finds, "open finds").map_or(1, |finds| finds as u64);
+        let parts = |rest: &str| -> Vec<String> {
+            let facts = rest.split_once(';').map_or(rest, |(facts, _machine)| facts);
+            facts.split(", ").map(str::to_owned).collect()
+        };
+        if let Some(rest) = line.strip_prefix("long run: ")
+            && let [target, seconds, _, finds] = &parts(rest)[..]
+            && let Some(seconds) = number(seconds, "CPU seconds")
+        {
+            *self.long.entry(target.clone()).or_default() += seconds;
+            // A number that cannot be read counts as a find.
+            self.open_finds += number(finds, "open finds").map_or(1, |finds| finds as u64);
+        }
+        if let Some(rest) = line.strip_prefix("long soak: ")
+            && let [seconds, faults] = &parts(rest)[..]
+            && number(faults, "faults") == Some(0.0)
+        {
+            self.soaked += number(seconds, "seconds").unwrap_or(0.0);
+        }
     }
 
     /// The tests for whose name `wanted` is true: path and end.
@@ -148,10 +162,11 @@ mod tests {
              fuzz/run: trace failed; the input is in fuzz/artifacts\n\
              long run: gguf, 1500.5 CPU seconds, 100 runs, 0 open finds\n\
              long run: jinja, 10 CPU seconds, 100 runs, 2 open finds\n\
-             long run: saved, 10 CPU seconds, 100 runs, some open finds\n",
+             long run: saved, 10 CPU seconds, 100 runs, some open finds; 2 cores\n\
+             long soak: 3600 seconds, 0 faults; 2 cores\nlong soak: 60 seconds, 1 faults\n",
         );
         assert_eq!(results.fuzzed, BTreeMap::from([("gguf".to_owned(), 111)]));
         assert_eq!(results.found, BTreeSet::from(["trace".to_owned()]));
-        assert_eq!((results.long["gguf"], results.open_finds), (1500.5, 3));
+        assert_eq!((results.long["gguf"], results.open_finds, results.soaked), (1500.5, 3, 3600.0));
     }
 }

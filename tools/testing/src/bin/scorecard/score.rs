@@ -16,6 +16,8 @@ pub enum Need {
     EveryTarget,
     /// The recorded long runs took so many CPU hours and no find is open.
     LongRun(u32),
+    /// The recorded soaks without a fault took so many seconds.
+    LongSoak(u32),
     /// Nothing shows this yet; why.
     Nothing(&'static str),
 }
@@ -31,8 +33,6 @@ pub struct Promise {
     pub says: &'static str,
     /// All of it is needed.
     pub needs: &'static [Need],
-    /// It is about a part of the program that does not exist yet.
-    pub absent: bool,
 }
 
 /// What was found for a promise.
@@ -70,6 +70,12 @@ pub fn evidence(needs: &[Need], results: &Results, targets: &[String]) -> Eviden
             }
             Need::EveryTarget => found.targets(results, targets),
             Need::LongRun(hours) => found.long_run(results, hours),
+            Need::LongSoak(seconds) => {
+                found.shown.push(format!("{} seconds of soaks", results.soaked));
+                if results.soaked < f64::from(seconds) {
+                    found.lacking.push(format!("{} of {seconds} seconds of soaks", results.soaked));
+                }
+            }
             Need::Nothing(why) => found.lacking.push(why.to_owned()),
         }
     }
@@ -174,6 +180,14 @@ mod tests {
             )
             .holds()
         );
+    }
+
+    #[test]
+    fn a_soak_counts_only_without_faults() {
+        let log = "long soak: 3600 seconds, 0 faults; 2 cores\n";
+        assert!(of(log, &[Need::LongSoak(3600)]).holds());
+        assert!(!of(log, &[Need::LongSoak(3601)]).holds());
+        assert!(!of(&log.replace("0 f", "1 f"), &[Need::LongSoak(3600)]).holds());
     }
 
     #[test]
