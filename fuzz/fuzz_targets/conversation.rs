@@ -1,5 +1,5 @@
-//! Saved conversations, commands and settings: any file is loaded or refused, any entry is a question, a command or
-//! an error, and what is saved can be loaded again, equal to what was saved.
+//! Saved conversations, commands and settings: any file is loaded or refused, any entry is a question, a
+//! command or an error, and what is saved can be loaded again, equal to what was saved.
 #![no_main]
 
 use std::path::PathBuf;

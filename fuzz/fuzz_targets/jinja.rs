@@ -1,5 +1,5 @@
-//! The Jinja interpreter: any template ends with a text or an error, the same each time, within the allowances of its
-//! meter, and templates whose answers were recorded from Jinja2 keep them.
+//! The Jinja interpreter: any template ends with a text or an error, the same each time, within the
+//! allowances of its meter, and templates whose answers were recorded from Jinja2 keep them.
 #![no_main]
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};

@@ -1,5 +1,5 @@
-//! Answers on a terminal: whatever a model writes, in whatever pieces, the filter lets no control character through,
-//! and the Markdown becomes lines of the width asked for, the same for every way to cut the text.
+//! Answers on a terminal: whatever a model writes, in whatever pieces, the filter lets no control character
+//! through, and the Markdown becomes lines of the width asked for, the same for every way to cut the text.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

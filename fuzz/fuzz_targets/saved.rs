@@ -1,5 +1,6 @@
-//! Saved sequences (`--prompt-cache`): whatever a file of the right model holds, it is loaded or refused; what is
-//! loaded can be written again, and the next token can be computed. What is refused leaves an empty sequence.
+//! Saved sequences (`--prompt-cache`): whatever a file of the right model holds, it is loaded or refused;
+//! what is loaded can be written again, and the next token can be computed. What is refused leaves an empty
+//! sequence.
 #![no_main]
 
 use std::cell::RefCell;

@@ -1,5 +1,5 @@
-//! Shape files of `bench`, in TOML and as `config.json`: any file is a shape or an error, and a shape keeps its
-//! promises.
+//! Shape files of `bench`, in TOML and as `config.json`: any file is a shape or an error, and a shape keeps
+//! its promises.
 #![no_main]
 
 use std::fs;

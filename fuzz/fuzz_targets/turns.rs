@@ -1,5 +1,5 @@
-//! The tokens that end an answer, found in a chat template: any template gives few of them, each of the vocabulary and
-//! a control token, none of them both an end and a part of an answer.
+//! The tokens that end an answer, found in a chat template: any template gives few of them, each of the
+//! vocabulary and a control token, none of them both an end and a part of an answer.
 #![no_main]
 
 use std::sync::OnceLock;

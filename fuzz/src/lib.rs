@@ -1,5 +1,5 @@
-//! What fuzz targets share: a vocabulary of single bytes, and the recorded answers of Jinja2. It must not know what
-//! a target checks.
+//! What fuzz targets share: a vocabulary of single bytes, and the recorded answers of Jinja2. It must not
+//! know what a target checks.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;

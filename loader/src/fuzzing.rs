@@ -1,5 +1,5 @@
-//! What fuzz targets need beyond the public interface. It exists in builds for fuzzing only, and must not know what
-//! the targets check.
+//! What fuzz targets need beyond the public interface. It exists in builds for fuzzing only, and must not
+//! know what the targets check.
 
 use serde_json::{Map, Value};
 

@@ -1,5 +1,5 @@
-//! What fuzz targets need beyond the public interface. It exists in builds for fuzzing only, and must not know what
-//! the targets check.
+//! What fuzz targets need beyond the public interface. It exists in builds for fuzzing only, and must not
+//! know what the targets check.
 
 pub use crate::chat::transcript::{Transcript, code_blocks, to_markdown};
 pub use crate::input::settings::Setting;

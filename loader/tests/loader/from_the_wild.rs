@@ -156,8 +156,8 @@ fn a_byte_order_mark_before_json() {
     assert_eq!(tokenizer.encode_text("ab").unwrap(), [2]);
 }
 
-/// Some families' tokenizers compose characters; a GGUF file cannot say so, but its name for the pre-tokenizer
-/// does.
+/// Some families' tokenizers compose characters; a GGUF file cannot say so, but its name for the
+/// pre-tokenizer does.
 #[test]
 fn characters_are_composed_where_the_family_does() {
     let vocab = |pre: &str| GgufVocab { pre: Some(pre.into()), ..byte_vocab(&[], &[]) };

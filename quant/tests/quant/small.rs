@@ -1,5 +1,5 @@
-//! Every function of every tier on small shapes: fast enough for Miri, which checks every access of the scalar tier
-//! (`.ci/miri`). What results have to be, the other files test.
+//! Every function of every tier on small shapes: fast enough for Miri, which checks every access of the
+//! scalar tier (`.ci/miri`). What results have to be, the other files test.
 
 use half::f16;
 use moelten_quant::{

@@ -1,6 +1,6 @@
-//! The same work gives the same bytes: 100 runs of each of twelve commands, over threads, budgets, ways of reading
-//! experts, prefetching and instruction sets. What they give is compared with hashes in the repository, so that every
-//! machine that runs the tests also compares itself with the machines before it.
+//! The same work gives the same bytes: 100 runs of each of twelve commands, over threads, budgets, ways of
+//! reading experts, prefetching and instruction sets. What they give is compared with hashes in the
+//! repository, so that every machine that runs the tests also compares itself with the machines before it.
 //!
 //! `MOELTEN_RECORD_HASHES=1` writes the hashes anew; docs/trust.md says when that is right.
 

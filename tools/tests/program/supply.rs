@@ -1,5 +1,5 @@
-//! What the program is made of: licences, checksums and known faults of its dependencies, and that it opens no
-//! connection. Nothing here needs the network: advisories are those of a snapshot in `tests/data`.
+//! What the program is made of: licences, checksums and known faults of its dependencies, and that it opens
+//! no connection. Nothing here needs the network: advisories are those of a snapshot in `tests/data`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -222,7 +222,8 @@ fn normal_dependencies(node: &Value) -> Vec<String> {
     all.filter(normal).map(|dependency| dependency["pkg"].as_str().unwrap().to_owned()).collect()
 }
 
-/// A chat that has answered and waits has no socket of the network, only the pair that its signals come through.
+/// A chat that has answered and waits has no socket of the network, only the pair that its signals come
+/// through.
 #[cfg(target_os = "linux")]
 #[test]
 fn i14_a_chat_opens_no_connection() {

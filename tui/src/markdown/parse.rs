@@ -49,8 +49,8 @@ pub(super) fn with_definitions(text: &str) -> (Cow<'_, str>, Vec<usize>) {
     (Cow::Owned(out), added)
 }
 
-/// The bytes at which the lines of the outermost blocks begin, with link definitions taken as text: as they are
-/// drawn.
+/// The bytes at which the lines of the outermost blocks begin, with link definitions taken as text: as they
+/// are drawn.
 pub(super) fn block_starts(text: &str) -> Vec<usize> {
     let (escaped, added) = with_definitions(text);
     let (mut depth, mut starts) = (0usize, Vec::new());

@@ -341,8 +341,8 @@ impl Writer<'_> {
 }
 
 impl Writer<'_> {
-    /// Puts the markers of items before a block that has the whole width: on its first line if they fit there,
-    /// and otherwise on lines of their own.
+    /// Puts the markers of items before a block that has the whole width: on its first line if they fit
+    /// there, and otherwise on lines of their own.
     fn marks_before(&mut self, lines: &mut Vec<Spans>) {
         let marks: Spans = self.indents.iter_mut().filter_map(|indent| indent.first.take()).collect();
         if marks.is_empty() {

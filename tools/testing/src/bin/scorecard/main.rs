@@ -1,14 +1,15 @@
 //! The scorecard: what the program promises, and what the last run of the tests shows of it.
 //!
-//! `cargo run -p moelten-testing --bin scorecard` runs the whole test suite and the fuzz targets, then prints each
-//! promise with its evidence. `... -- LOG...` reads what `cargo test` and `fuzz/run` printed before (2>&1). A promise
-//! whose test is missing, was left out or failed gets no points. It must not know how anything is tested.
+//! `cargo run -p moelten-testing --bin scorecard` runs the whole test suite and the fuzz targets, then prints
+//! each promise with its evidence. `... -- LOG...` reads what `cargo test` and `fuzz/run` printed before
+//! (2>&1). A promise whose test is missing, was left out or failed gets no points. It must not know how
+//! anything is tested.
 
 mod promises;
 mod results;
 mod score;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -42,13 +43,8 @@ fn printed(logs: &[PathBuf]) -> Result<(), String> {
         results.read(&String::from_utf8_lossy(&text));
     }
     if logs.is_empty() {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut tests = Command::new(cargo);
-        tests.args(["test", "--release", "--no-fail-fast"]).env("MOELTEN_ALL_TESTS", "1");
-        results.read(&output(tests)?);
-        let mut fuzz = Command::new("fuzz/run");
-        fuzz.arg("20");
-        results.read(&output(fuzz)?);
+        results.read(&output("cargo test --release --no-fail-fast")?);
+        results.read(&output("fuzz/run 20")?);
     }
     if results.tests.is_empty() {
         return Err("no results of tests; give what `cargo test --release 2>&1` printed".to_owned());
@@ -75,31 +71,23 @@ fn targets() -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-/// Runs a command in the root of the repository and gives what it prints, which is shown meanwhile. Failed tests are
-/// seen in it, so its exit code does not count.
-fn output(mut command: Command) -> Result<String, String> {
-    let name = command.get_program().to_owned();
-    let failed = |error: std::io::Error| format!("{}: {error}", name.display());
-    let mut child =
-        command.current_dir(root()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
-    let read = |pipe: Option<Box<dyn Read + Send>>| {
-        std::thread::spawn(move || {
-            let mut text = String::new();
-            for line in pipe.map(BufReader::new).into_iter().flat_map(BufReader::lines).map_while(Result::ok)
-            {
-                let _ = writeln!(std::io::stderr(), "{line}");
-                text.push_str(&line);
-                text.push('\n');
-            }
-            text
-        })
-    };
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    let (out, err) = (read(out.map(|pipe| Box::new(pipe) as _)), read(err.map(|pipe| Box::new(pipe) as _)));
-    child.wait().map_err(|error| error.to_string())?;
-    let text =
-        |thread: std::thread::JoinHandle<String>| thread.join().map_err(|_| "a reader panicked".to_owned());
-    Ok(text(out)? + &text(err)?)
+/// Runs a command of the shell in the root of the repository and gives what it prints, which is shown
+/// meanwhile. Failed tests are seen in it, so its exit code does not count.
+fn output(line: &str) -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("{line}: {error}");
+    let mut command = Command::new("sh");
+    // Results of tests come on one stream, the programs that they are of on the other.
+    command.args(["-c", &format!("{line} 2>&1")]).env("MOELTEN_ALL_TESTS", "1").current_dir(root());
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let mut text = String::new();
+    for printed in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufReader::lines) {
+        let printed = printed.map_err(failed)?;
+        let _ = writeln!(std::io::stderr(), "{printed}");
+        text.push_str(&printed);
+        text.push('\n');
+    }
+    child.wait().map_err(failed)?;
+    Ok(text)
 }
 
 fn print(results: &Results, targets: &[String]) -> std::io::Result<()> {

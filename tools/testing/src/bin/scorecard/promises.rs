@@ -1,5 +1,5 @@
-//! The promises of the program, their points and the tests that show whether they are kept: 100 points in twelve
-//! areas. `docs/trust.md` explains them; a test keeps the two alike. It must not know results.
+//! The promises of the program, their points and the tests that show whether they are kept: 100 points in
+//! twelve areas. `docs/trust.md` explains them; a test keeps the two alike. It must not know results.
 
 use crate::score::{Need, Promise};
 

@@ -1,21 +1,21 @@
-//! Results of tests and fuzz targets, read from what `cargo test` and `fuzz/run` print. It must not know what they are
-//! evidence for.
+//! Results of tests and fuzz targets, read from what `cargo test` and `fuzz/run` print. It must not know what
+//! they are evidence for.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How a test ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum End {
-    /// It passed.
+    /// It ran to its end and found nothing wrong.
     Passed,
     /// It was left out, or it is only run on request.
     Ignored,
-    /// It failed.
+    /// An assertion in it was wrong, or it panicked.
     Failed,
 }
 
 impl End {
-    /// The word for it.
+    /// `ok`, `ignored` or `FAILED`, as test programs print it.
     pub fn word(self) -> &'static str {
         match self {
             Self::Passed => "ok",
@@ -28,7 +28,8 @@ impl End {
 /// What was run.
 #[derive(Debug, Default, PartialEq)]
 pub struct Results {
-    /// Tests by their path within their program, `module::name`. Of tests with the same path the worst counts.
+    /// Tests by their path within their program, `module::name`. Of tests with the same path the worst
+    /// counts.
     pub tests: BTreeMap<String, End>,
     /// Tests that said that they cannot run here: file, line and reason.
     pub skipped: Vec<String>,

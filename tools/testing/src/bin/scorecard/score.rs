@@ -1,5 +1,5 @@
-//! Points for promises from the results of tests. A promise gets all of its points if everything that it needs was run
-//! and passed, and none otherwise. It must not know which promises there are.
+//! Points for promises from the results of tests. A promise gets all of its points if everything that it
+//! needs was run and passed, and none otherwise. It must not know which promises there are.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,8 @@ use crate::results::{End, Results};
 pub enum Need {
     /// A test whose name begins so and goes on with `_`, or is this.
     Test(&'static str),
-    /// A test for each number: `Numbered('b', 2, 1, 28)` are `b01_` to `b28_`. A name may begin with several numbers.
+    /// A test for each number: `Numbered('b', 2, 1, 28)` are `b01_` to `b28_`. A name may begin with several
+    /// numbers.
     Numbered(char, usize, u32, u32),
     /// Every fuzz target was run and found nothing.
     EveryTarget,
