@@ -7,11 +7,17 @@ mod common;
 
 mod advice;
 mod bench;
+#[cfg(target_os = "linux")]
+mod clock;
 #[cfg(unix)]
 mod exits;
 mod fit;
 mod hostile;
+#[cfg(target_os = "linux")]
+mod machine;
 mod measure;
+#[cfg(target_os = "linux")]
+mod memory;
 mod models;
 mod pipe_chat;
 #[cfg(target_os = "linux")]
@@ -23,6 +29,8 @@ mod replay;
 mod run;
 #[cfg(target_os = "linux")]
 mod streaming;
+#[cfg(target_os = "linux")]
+mod system_faults;
 #[cfg(target_os = "linux")]
 mod texts;
 mod wild;

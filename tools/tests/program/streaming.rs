@@ -180,7 +180,7 @@ fn f15_f18_memory_that_the_system_refuses_is_a_clean_error() {
 const COPIES: u64 = 12;
 
 /// The built-in model with many more experts and a random router: about 120 MB.
-fn many_experts(target: &Path) {
+pub fn many_experts(target: &Path) {
     let source = Gguf::open(&builtin()).unwrap();
     let metadata: Vec<_> = (source.metadata.iter())
         .map(|(key, value)| match value {
