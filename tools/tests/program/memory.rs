@@ -12,8 +12,9 @@ use moelten_loader::container::gguf::Value;
 use moelten_testing::skip;
 
 use crate::common::cgroup::{self, Group};
+use crate::common::hostile::talkative;
 use crate::common::peak::Peak;
-use crate::common::{Outcome, builtin, clean, finish, mini, model_with, moelten, set, with_words};
+use crate::common::{Outcome, builtin, clean, finish, mini, model_with, moelten, set};
 use crate::streaming::many_experts;
 
 /// `--ram` of every command that has it, and as words on a command line.
@@ -86,21 +87,6 @@ impl Commands {
 fn tale(bytes: usize) -> String {
     let sentence = "Once upon a time there was a lion who lived in a forest, and a bird that sang to him. ";
     sentence.repeat(bytes / sentence.len())
-}
-
-/// The built-in model with words of hundreds of bytes each, full of Markdown: its answers are enormous.
-fn talkative(path: &Path) {
-    model_with(path, |metadata| {
-        with_words(metadata, |id| {
-            let unit = [
-                " **bold** `code` ",
-                "\n| a | b |\n|---|---|\n| 1 | 2 |\n",
-                "\n```rust\nfn f() {}\n",
-                "\n- > item ",
-            ];
-            unit[id % unit.len()].repeat(900 / unit[id % unit.len()].len())
-        });
-    });
 }
 
 #[test]

@@ -165,6 +165,37 @@ fn resizing_while_an_answer_is_written_and_ctrl_c() {
     terminal.over(0);
 }
 
+/// Answers of a megabyte of Markdown, drawn, wrapped and drawn anew, within the budget and 64 MiB.
+#[test]
+#[cfg(target_os = "linux")]
+fn enormous_answers_stay_within_the_budget() {
+    let Some(terminal) = Terminal::open(100, 30) else { skip!("tmux is not installed") };
+    crate::common::hostile::talkative(&terminal.file("talkative.gguf"));
+    chat(
+        &terminal,
+        "talkative.gguf --ram 80M --max-tokens 300 --temp 100 --top-k 0 --top-p 1 --min-p 0 --seed 1",
+    );
+    let pid = std::fs::read_to_string(terminal.file("pid")).unwrap().trim().parse().unwrap();
+    let peak = crate::common::peak::Peak::of_process(pid, Duration::from_millis(50));
+    let kept = terminal.file("moelten/last-conversation.json");
+    for (index, question) in ["hello", "and more", "and more of it"].into_iter().enumerate() {
+        terminal.enter(question);
+        terminal.until("answered and saved", |_| {
+            let text = std::fs::read_to_string(&kept).unwrap_or_default();
+            text.matches("\"assistant\"").count() > index
+        });
+        (40..60).for_each(|columns| terminal.resize(columns, 20));
+        terminal.resize(100, 30);
+        terminal.press("Home");
+        terminal.press("End");
+    }
+    terminal.press("C-d");
+    terminal.over(0);
+    let peak = peak.bytes();
+    println!("{} MiB owned of 80", peak >> 20);
+    assert!(peak <= (80 + 64) << 20, "{peak} bytes");
+}
+
 /// Resizing faster than the screen is drawn, down to a single cell. No word of the answer is lost by it.
 #[test]
 fn f20_a_storm_of_a_thousand_resizes() {

@@ -31,7 +31,7 @@ const TURNS: usize = 6;
 
 #[test]
 fn soak_of_seconds() {
-    soak(Duration::from_secs(8));
+    soak(Duration::from_secs(5));
 }
 
 #[test]
