@@ -165,7 +165,7 @@ fn chats_stay_within_the_budget() {
         let loaded = outcome.err.contains("Loaded");
         assert_eq!(loaded, count < 250_000, "{case}: {outcome:?}");
         for name in ["saved.json", "saved.md"] {
-            assert_eq!(fs::remove_file(all.path(name)).is_ok(), loaded, "{case}: {name}");
+            fs::remove_file(all.path(name)).unwrap_or_else(|error| panic!("{case}: {name}: {error}"));
         }
     }
     all.check();
@@ -243,12 +243,12 @@ fn measuring_stays_within_the_budget() {
     all.check();
 }
 
-/// A trace as long as a day of decoding.
+/// A trace of hours of decoding, 7 MB.
 fn long_trace(path: &Path) {
     let banks =
         (0..6).map(|layer| TracedBank { layer, bank: 0, experts: 64, expert_bytes: 1 << 20 }).collect();
     let mut trace = TraceWriter::create(path, &TraceHeader { model: "m".into(), banks }).unwrap();
-    for token in 0..400_000_u32 {
+    for token in 0..50_000_u32 {
         let ids: [u32; 8] = std::array::from_fn(|at| (token * 7 + at as u32 * 5) % 64);
         (0..6).for_each(|bank| trace.event(bank, [&ids[..]].into_iter()));
     }
@@ -262,17 +262,8 @@ fn commands_on_files_own_little() {
     let many = all.word("many.gguf");
     many_experts(Path::new(&many));
     let (out, trace) = (all.word("out.gguf"), all.word("long.trace"));
-    for (ram, budget) in [("64M", 64 << 20), ("128M", 128 << 20)] {
-        let line = ["quantize", &many, &out, "--type", "f16", "--ram", ram];
-        all.within(&format!("quantize --ram {ram}"), budget, moelten().args(line), "/dev/null").fine();
-    }
-    all.within(
-        "quantize",
-        256 << 20,
-        moelten().args(["quantize", &many, &out, "--layout", "packed"]),
-        "/dev/null",
-    )
-    .fine();
+    let quantize = ["quantize", &many, &out, "--layout", "packed", "--ram", "64M"];
+    all.within("quantize --ram 64M", 64 << 20, moelten().args(quantize), "/dev/null").fine();
     all.within("verify --source", 0, moelten().args(["verify", &out, "--source", &many]), "/dev/null").fine();
     all.within("inspect", 0, moelten().args(["inspect", &many]), "/dev/null").fine();
     fs::remove_file(&out).unwrap();
@@ -281,7 +272,7 @@ fn commands_on_files_own_little() {
     all.within("replay --json", 0, moelten().args(["replay", &trace, "--json"]), "/dev/null").fine();
     // Metadata and headers of many megabytes.
     let wide = all.word("wide.gguf");
-    let keys = (0..100_000).map(|i| (format!("general.key.{i}"), Value::Str(format!("value {i}"))));
+    let keys = (0..60_000).map(|i| (format!("general.key.{i}"), Value::Str(format!("value {i:0200}"))));
     mini::write(
         Path::new(&wide),
         &mini::keys().into_iter().chain(keys).collect::<Vec<_>>(),

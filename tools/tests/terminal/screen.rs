@@ -173,7 +173,7 @@ fn enormous_answers_stay_within_the_budget() {
     crate::common::hostile::talkative(&terminal.file("talkative.gguf"));
     chat(
         &terminal,
-        "talkative.gguf --ram 80M --max-tokens 300 --temp 100 --top-k 0 --top-p 1 --min-p 0 --seed 1",
+        "talkative.gguf --ram 80M --max-tokens 250 --temp 100 --top-k 0 --top-p 1 --min-p 0 --seed 1",
     );
     let pid = std::fs::read_to_string(terminal.file("pid")).unwrap().trim().parse().unwrap();
     let peak = crate::common::peak::Peak::of_process(pid, Duration::from_millis(50));

@@ -26,6 +26,8 @@ const MEMORY: u64 = 320 << 20;
 const BALLAST: u64 = 250 << 20;
 /// Owned memory of the chat may drift by this many bytes.
 const DRIFT: u64 = 16 << 20;
+/// Longest wait for an answer: a long soak has the lowest priority.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Questions until the conversation is cleared, so that the context never fills up.
 const TURNS: usize = 6;
 
@@ -141,6 +143,13 @@ fn quantize(mut command: Command, target: &Path) -> Command {
     command
 }
 
+/// Checks how a command ended. It may take its time, since a long soak has the lowest priority.
+#[track_caller]
+fn refused(ended: &Outcome, exit: i32, code: &str) {
+    assert_eq!(ended.code, Some(exit), "{ended:?}");
+    assert!(ended.err.contains(&format!("error[{code}]: ")) && !ended.err.contains("bug"), "{ended:?}");
+}
+
 /// An answer with experts that are read from the disk.
 fn ask(mut command: Command) -> Outcome {
     command.arg("run").arg(builtin()).args(["-p", "Tell me a story", "--temp", "0", "--max-tokens", "16"]);
@@ -183,8 +192,8 @@ impl<'w> World<'w> {
         }
         self.chat(round, full);
         if full {
-            let refused = run(&mut quantize(program(), &self.disk.file("out.gguf")), b"");
-            refused.refused(7, "E-DISK-01");
+            let ended = run(&mut quantize(program(), &self.disk.file("out.gguf")), b"");
+            refused(&ended, 7, "E-DISK-01");
             self.disk.empty();
             self.chat(round, false);
         }
@@ -226,16 +235,21 @@ impl<'w> World<'w> {
         let question = format!("question {} of round {round}", self.asked.len());
         self.terminal.enter(&question);
         self.asked.push(question.clone());
-        self.terminal.until(&format!("answered: {question}"), |sight| {
-            let after = sight.rfind(question.as_str()).map(|at| &sight[at..]);
-            after.is_some_and(|after| after.contains("tok/s, context"))
-        });
+        let started = Instant::now();
+        let answered = || {
+            let sight = self.terminal.sight();
+            let after = sight.rfind(question.as_str()).map(|at| sight[at..].contains("tok/s, context"));
+            after.unwrap_or(false)
+        };
+        while !answered() {
+            assert!(started.elapsed() < PATIENCE, "round {round}: no answer on\n{}", self.terminal.sight());
+            std::thread::sleep(Duration::from_millis(20));
+        }
         if full {
             // What was saved before is still complete.
             let _ = self.kept();
             return;
         }
-        let started = Instant::now();
         loop {
             let kept = self.kept().unwrap_or_default();
             let messages = kept["messages"].as_array().cloned().unwrap_or_default();
@@ -243,7 +257,7 @@ impl<'w> World<'w> {
             if messages.len() == 2 * self.asked.len() && found.eq(self.asked.iter()) {
                 break;
             }
-            assert!(started.elapsed() < Duration::from_secs(20), "round {round}: {:?}, {kept}", self.asked);
+            assert!(started.elapsed() < PATIENCE, "round {round}: {:?}, {kept}", self.asked);
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -265,7 +279,7 @@ impl<'w> World<'w> {
                 let mut limited = clean(Command::new("prlimit"));
                 let limit = round * 7919 % self.converted.len();
                 limited.arg(format!("--fsize={limit}")).arg(env!("CARGO_BIN_EXE_moelten"));
-                run(&mut quantize(limited, &target), b"").refused(6, "E-IO-05");
+                refused(&run(&mut quantize(limited, &target), b""), 6, "E-IO-05");
             }
             _ => {}
         }
