@@ -1,5 +1,6 @@
 //! Disks that fail and machines that lose power: watches that refuse or record operations, and what a record
 //! can leave on a disk when it ends early.
+#![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
 
 use std::collections::BTreeMap;
 use std::io;
