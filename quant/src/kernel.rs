@@ -11,6 +11,7 @@ mod ops;
 mod outputs;
 mod piece;
 mod prefetch;
+mod runs;
 mod scalar;
 mod table;
 mod tiers;

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use super::blocks::{Blocks, ScalesOf, for_format};
 use super::product8::{Chunk, Consumer, TileProduct, Tiles, Tokens, fits, multiply, walk};
-use super::rows::{CODE_WORDS, Rows, Stock};
+use super::rows::{CODE_WORDS, Neighbours, Rows, Stock};
 use super::rows512::Rows512;
 use super::tier::{Tier, Work};
 use crate::activations::Activations;
@@ -105,7 +105,7 @@ struct Registers;
 impl TileProduct for Registers {
     #[inline(always)]
     unsafe fn tile<R: Rows, B: Blocks>(
-        rows: Stock<false>,
+        rows: Stock<Neighbours>,
         units: usize,
         x: Tokens<'_>,
         sums: *mut f32,

@@ -88,14 +88,37 @@ fn one<R: Rows>(scale: R::F) -> Scales<R, 1> {
     Scales { scale: [scale], min: [scale] }
 }
 
-/// The first two f16 of a block as scale and minimum; in the formats that have them so, the minimum is added.
+/// Two f16 in a word as scale and minimum; in the formats that have them so, the minimum is added.
 ///
 /// # Safety
-/// As [`Source`].
+/// As [`Rows`].
 #[inline(always)]
-unsafe fn scale_and_offset<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 1> {
-    // SAFETY: the caller guarantees the block.
-    unsafe { Scales { scale: [unit.halves(0)], min: [R::negated(unit.halves(2))] } }
+unsafe fn scale_and_offset<R: Rows>(pair: R::I) -> Scales<R, 1> {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe {
+        let (scale, offset) = halves_of::<R>(pair);
+        Scales { scale: [scale], min: [R::negated(offset)] }
+    }
+}
+
+/// The two f16 of each lane.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn halves_of<R: Rows>(pair: R::I) -> (R::F, R::F) {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe { (R::half(pair), R::half(R::shr(pair, 16))) }
+}
+
+/// The last two bytes of `low` and the first two of `high`.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn between<R: Rows>(low: R::I, high: R::I) -> R::I {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe { R::or(R::shr(low, 16), R::shl(high, 16)) }
 }
 
 /// The 32 four-bit codes of 16 bytes: low nibbles are the first half.
@@ -112,17 +135,21 @@ unsafe fn nibbles<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
     }
 }
 
-/// Bits `shift ..` of 32 bytes, masked with `mask` in each byte.
+/// Bits `from ..` of 32 bytes, as bits `to ..`, as many as `mask` has.
 ///
 /// # Safety
 /// As [`Rows`].
 #[inline(always)]
-unsafe fn fields<R: Rows, S: Source<R>>(unit: S, offset: usize, shift: i32, mask: i32) -> [R::I; 8] {
+unsafe fn fields<R: Rows, S: Source<R>>(unit: S, offset: usize, from: i32, to: i32, mask: i32) -> [R::I; 8] {
     // SAFETY: the caller guarantees the instructions and 32 bytes of each row.
     unsafe {
         let (a, b) = (unit.quads(offset), unit.quads(offset + 16));
-        let mask = R::splat(mask * 0x0101_0101);
-        ints!(|g| R::and(R::shr(if g < 4 { a[g] } else { b[g - 4] }, shift), mask))
+        // One shift of whole words: the mask removes what came from the neighbouring byte.
+        let mask = R::splat((mask << to) * 0x0101_0101);
+        ints!(|g| {
+            let word = if g < 4 { a[g] } else { b[g - 4] };
+            R::and(if from >= to { R::shr(word, from - to) } else { R::shl(word, to - from) }, mask)
+        })
     }
 }
 
@@ -147,14 +174,14 @@ unsafe fn with_fifth_bits<R: Rows>(codes: [R::I; 8], bits: R::I) -> [R::I; 8] {
     }
 }
 
-/// `codes | high << shift`.
+/// `codes | high`.
 ///
 /// # Safety
 /// As [`Rows`].
 #[inline(always)]
-unsafe fn with_high<R: Rows>(codes: [R::I; 8], high: [R::I; 8], shift: i32) -> [R::I; 8] {
+unsafe fn with_high<R: Rows>(codes: [R::I; 8], high: [R::I; 8]) -> [R::I; 8] {
     // SAFETY: the caller guarantees the instructions.
-    unsafe { ints!(|g| R::or(codes[g], R::shl(high[g], shift))) }
+    unsafe { ints!(|g| R::or(codes[g], high[g])) }
 }
 
 /// Bytes of a 16-entry table.
@@ -198,8 +225,9 @@ unsafe fn signed_byte<R: Rows>(words: R::I, n: usize) -> R::F {
 unsafe fn k_scales<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 8> {
     // SAFETY: the caller guarantees the instructions and 16 bytes of each row.
     unsafe {
-        let (d, dmin) = (unit.halves(0), unit.halves(2));
-        let (a, b, c) = (unit.words(4), unit.words(8), unit.words(12));
+        // All at once: 16 bytes of each row cost little more than one word of each.
+        let [ds, a, b, c] = unit.quads(0);
+        let (d, dmin) = halves_of::<R>(ds);
         let (six, four, two) = (R::splat(0x3f3f_3f3f), R::splat(0x0f0f_0f0f), R::splat(0x3030_3030));
         let high_scales = R::or(R::and(c, four), R::and(R::shr(a, 2), two));
         let high_minima = R::or(R::and(R::shr(c, 4), four), R::and(R::shr(b, 2), two));
@@ -284,19 +312,20 @@ blocks! {
     |unit, _| { nibbles(unit, 2) }
 
     Q4_1: [1], 0, 15;
-    |unit| { scale_and_offset(unit) }
+    |unit| { scale_and_offset::<R>(unit.words(0)) }
     |unit, _| { nibbles(unit, 4) }
 
     Q5_0: [1], 16, 31;
-    |unit| { one(unit.halves(0)) }
+    |unit| { one(R::half(unit.quads(0)[0])) }
     |unit, _| {
-        with_fifth_bits::<R>(nibbles(unit, 6), unit.words(2))
+        let [first, second, ..] = unit.quads(0);
+        with_fifth_bits::<R>(nibbles(unit, 6), between::<R>(first, second))
     }
 
     Q5_1: [1], 0, 31;
-    |unit| { scale_and_offset(unit) }
+    |unit| { scale_and_offset::<R>(unit.quads(0)[0]) }
     |unit, _| {
-        with_fifth_bits::<R>(nibbles(unit, 8), unit.words(4))
+        with_fifth_bits::<R>(nibbles(unit, 8), unit.quads(0)[1])
     }
 
     Q8_0: [1], 128, 255;
@@ -310,27 +339,25 @@ blocks! {
     Q2K: [16], 0, 3;
     |unit| {
         let packed = unit.quads(0);
-        let (d, dmin) = (unit.halves(80), unit.last_halves(82));
+        let (d, dmin) = halves_of::<R>(unit.words(80));
         let low = R::splat(0x0f0f_0f0f);
         Scales {
             scale: floats!(|i| R::mul(d, byte::<R>(R::and(packed[i / 4], low), i % 4))),
             min: floats!(|i| R::mul(dmin, byte::<R>(R::and(R::shr(packed[i / 4], 4), low), i % 4))),
         }
     }
-    |unit, first| { fields(unit, 16 + first / 4 * 32, 2 * NTH as i32, 3) }
+    |unit, first| { fields(unit, 16 + first / 4 * 32, 2 * NTH as i32, 0, 3) }
 
     Q3K: [16], 4, 7;
     |unit| {
-        let (a, b, c) = (
-            unit.words(96),
-            unit.words(100),
-            unit.words(104),
-        );
-        let d = unit.last_halves(108);
-        let (four, two) = (R::splat(0x0f0f_0f0f), R::splat(0x0303_0303));
+        // The 12 bytes of scales begin in the middle of a word of the last 16 bytes.
+        let [p, q, r, s] = unit.quads(94);
+        let (a, b, c) = (between::<R>(p, q), between::<R>(q, r), between::<R>(r, s));
+        let d = R::half(R::shr(s, 16));
+        let (four, two) = (R::splat(0x0f0f_0f0f), R::splat(0x3030_3030));
         let low = [a, b, R::shr(a, 4), R::shr(b, 4)];
-        let high = [c, R::shr(c, 2), R::shr(c, 4), R::shr(c, 6)];
-        let scales: [R::I; 4] = ints!(|i| R::or(R::and(low[i], four), R::shl(R::and(high[i], two), 4)));
+        let high = [R::shl(c, 4), R::shl(c, 2), c, R::shr(c, 2)];
+        let scales: [R::I; 4] = ints!(|i| R::or(R::and(low[i], four), R::and(high[i], two)));
         let scale = floats!(|i| {
             let unsigned = R::and(R::shr(scales[i / 4], 8 * (i % 4) as i32), R::splat(255));
             R::mul(d, R::float(R::add(unsigned, R::splat(-32))))
@@ -338,19 +365,19 @@ blocks! {
         Scales { scale, min: scale }
     }
     |unit, first| {
-        let low = fields(unit, 32 + first / 4 * 32, 2 * NTH as i32, 3);
-        with_high::<R>(low, fields(unit, 0, (first + NTH) as i32, 1), 2)
+        let low = fields(unit, 32 + first / 4 * 32, 2 * NTH as i32, 0, 3);
+        with_high::<R>(low, fields(unit, 0, (first + NTH) as i32, 2, 1))
     }
 
     Q4K: [8], 0, 15;
     |unit| { k_scales(unit) }
-    |unit, first| { fields(unit, 16 + (first + NTH) / 2 * 32, 4 * (NTH % 2) as i32, 15) }
+    |unit, first| { fields(unit, 16 + (first + NTH) / 2 * 32, 4 * (NTH % 2) as i32, 0, 15) }
 
     Q5K: [8], 0, 31;
     |unit| { k_scales(unit) }
     |unit, first| {
-        let low = fields(unit, 48 + (first + NTH) / 2 * 32, 4 * (NTH % 2) as i32, 15);
-        with_high::<R>(low, fields(unit, 16, (first + NTH) as i32, 1), 4)
+        let low = fields(unit, 48 + (first + NTH) / 2 * 32, 4 * (NTH % 2) as i32, 0, 15);
+        with_high::<R>(low, fields(unit, 16, (first + NTH) as i32, 4, 1))
     }
 
     Q6K: [16], 32, 63;
@@ -361,9 +388,9 @@ blocks! {
         Scales { scale, min: scale }
     }
     |unit, first| {
-        let low = fields(unit, first / 4 * 64 + NTH % 2 * 32, 4 * (NTH / 2) as i32, 15);
-        let high = fields(unit, 128 + first / 4 * 32, 2 * NTH as i32, 3);
-        with_high::<R>(low, high, 4)
+        let low = fields(unit, first / 4 * 64 + NTH % 2 * 32, 4 * (NTH / 2) as i32, 0, 15);
+        let high = fields(unit, 128 + first / 4 * 32, 2 * NTH as i32, 4, 3);
+        with_high::<R>(low, high)
     }
 
     Iq4Nl: [1], 128, 241;
@@ -372,7 +399,7 @@ blocks! {
 
     Iq4Xs: [8], 128, 241;
     |unit| {
-        let (first, low) = (unit.words(0), unit.words(4));
+        let [first, low, ..] = unit.quads(0);
         let d = R::half(first);
         let scale = floats!(|i| {
             let low = R::and(R::shr(low, 4 * i as i32), R::splat(15));

@@ -9,11 +9,12 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::blocks::{Blocks, ScalesOf, for_format};
-use super::rows::{CODE_WORDS, Rows, Source, Stock};
+use super::rows::{CODE_WORDS, Neighbours, Rows, Source, Stock, Streams};
 use super::tier::Work;
 use crate::activations::Activations;
 use crate::activations::room;
 use crate::kernel::outputs::out_at;
+use crate::kernel::runs::run_of;
 use crate::matrix::QMatrix;
 
 /// Tokens that a tile is multiplied with before its weights are unpacked again: their activations should
@@ -308,7 +309,7 @@ pub(super) trait TileProduct {
     /// # Safety
     /// As [`Source`] for `units` blocks; the tokens exist, and `sums` is good for writing.
     unsafe fn tile<R: Rows, B: Blocks>(
-        tile: Stock<false>,
+        tile: Stock<Neighbours>,
         units: usize,
         x: Tokens<'_>,
         sums: *mut f32,
@@ -322,7 +323,7 @@ struct Vectors;
 impl TileProduct for Vectors {
     #[inline(always)]
     unsafe fn tile<R: Rows, B: Blocks>(
-        tile: Stock<false>,
+        tile: Stock<Neighbours>,
         units: usize,
         x: Tokens<'_>,
         sums: *mut f32,
@@ -373,7 +374,8 @@ pub(super) unsafe fn multiply<R: Rows>(chunk: Chunk<'_>) {
 }
 
 /// A product with one token. Lane `l` of the tiles goes through one of as many runs of rows as a tile has
-/// lanes, so that each reads one stream from its beginning to its end.
+/// lanes, so that each reads one stream from its beginning to its end; `runs` says how long these are. Which
+/// lane a row is in changes no bit of its sum.
 ///
 /// As [`product`], with rows for a tile.
 struct Stream<'a, B> {
@@ -390,19 +392,29 @@ impl<R: Rows, B: Blocks> Work<R> for Stream<'_, B> {
     unsafe fn run(self) {
         let Self { w, x, out, .. } = self;
         let (rows, row_bytes) = (w.rows(), w.row_bytes());
-        let mut first = 0;
-        while first < rows {
+        let runs_from = |first: usize| {
             // Rows that do not fill a tile are computed with the rows before them.
             let start = first.min(rows - R::ROWS);
-            let run = ((rows - start) / R::ROWS).min(MAX_STRIDE / row_bytes);
-            for row in start..start + run {
+            (first < rows).then(|| (start, run_of(rows - start, row_bytes, R::ROWS, MAX_STRIDE)))
+        };
+        let tile =
+            |row: usize, run: usize| (w.data().as_ptr().wrapping_add(row * row_bytes), run * row_bytes);
+        let mut runs = runs_from(0);
+        while let Some((start, run)) = runs {
+            runs = runs_from(start + R::ROWS * run);
+            let end = start + run;
+            for row in start..end {
+                let (at, stride) = tile(row, run);
+                let next = match runs {
+                    Some((first, run)) if row + 1 == end => tile(first, run),
+                    _ => (at.wrapping_add(row_bytes), stride),
+                };
                 let mut sums = [0.0; 16];
                 // SAFETY: the caller guarantees the instructions and the token. `ROWS` rows, `run` apart,
                 // from this one on exist, and are as many sums.
                 unsafe {
-                    let at = w.data().as_ptr().add(row * row_bytes);
-                    let tile = Stock::<true> { at, stride: run * row_bytes };
                     let mut one = One::<R> { x, acc: R::splat_f(0.0) };
+                    let tile = Stock { at, stride, ahead: Streams { row_bytes, next } };
                     walk::<R, B, _, _>(tile, 0..w.cols() / B::FORMAT.block_len(), &mut one);
                     R::store(sums.as_mut_ptr(), one.acc);
                 }
@@ -410,7 +422,6 @@ impl<R: Rows, B: Blocks> Work<R> for Stream<'_, B> {
                     out[row + lane * run] = *sum;
                 }
             }
-            first = start + R::ROWS * run;
         }
     }
 }
@@ -475,7 +486,8 @@ impl<R: Rows, B: Blocks, P: TileProduct> Work<R> for Tiles<'_, B, P> {
             // `ROWS` for each, all written.
             unsafe {
                 let (out, sums) = (out.add(at.start), spare.0.as_mut_ptr().cast());
-                let tile = Stock::<false> { at: w.data().as_ptr().add(start * row_bytes), stride: row_bytes };
+                let first = w.data().as_ptr().add(start * row_bytes);
+                let tile = Stock { at: first, stride: row_bytes, ahead: Neighbours };
                 P::tile::<R, B>(tile, w.cols() / B::FORMAT.block_len(), x, sums, R::ROWS);
                 for t in 0..x.count {
                     let new = sums.add(t * R::ROWS + (row - start));
