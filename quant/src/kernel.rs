@@ -11,11 +11,14 @@ mod ops;
 mod outputs;
 mod piece;
 mod prefetch;
+#[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(fuzzing)))]
 mod runs;
 mod scalar;
 mod table;
 mod tiers;
 mod tiled;
+#[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(fuzzing)))]
+mod wide;
 #[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 pub(crate) mod x86;
 

@@ -13,7 +13,7 @@ use crate::kernel::prefetch::prefetch;
 /// # Safety
 /// Every function needs the tier's instructions, and pointers good for what the function says; no alignment
 /// is needed.
-pub(super) trait Rows: Tier {
+pub(in crate::kernel) trait Rows: Tier {
     /// Rows in a vector: 8 or 16.
     const ROWS: usize;
     /// Integers.
@@ -87,7 +87,7 @@ pub(super) trait Rows: Tier {
 ///
 /// # Safety
 /// As [`Rows`], with whole blocks of all rows there, and offsets of fields within a block.
-pub(super) trait Source<R: Rows>: Copy {
+pub(in crate::kernel) trait Source<R: Rows>: Copy {
     /// The block `n` blocks of `bytes` bytes further.
     unsafe fn block(self, n: usize, bytes: usize) -> Self;
     /// 16 bytes of each row: bytes `4 j .. 4 j + 4` in vector `j`.
@@ -105,14 +105,14 @@ pub(super) trait Source<R: Rows>: Copy {
 }
 
 /// What a tile prefetches.
-pub(super) trait Ahead: Copy {
+pub(in crate::kernel) trait Ahead: Copy {
     /// As [`Source::prefetch`] for a tile of rows `stride` bytes apart, the first at `at`.
     fn prefetch<R: Rows>(self, at: *const u8, stride: usize, part: usize, bytes: usize);
 }
 
 /// Rows as files have them.
 #[derive(Clone, Copy)]
-pub(super) struct Stock<A> {
+pub(in crate::kernel) struct Stock<A> {
     /// At a block of the first row.
     pub at: *const u8,
     /// Bytes from row to row of the tile.
@@ -123,7 +123,7 @@ pub(super) struct Stock<A> {
 
 /// The rows of a tile are one after the other, and those of the next tile follow.
 #[derive(Clone, Copy)]
-pub(super) struct Neighbours;
+pub(in crate::kernel) struct Neighbours;
 
 impl Ahead for Neighbours {
     #[inline(always)]
@@ -138,7 +138,7 @@ impl Ahead for Neighbours {
 /// The rows of a tile are far apart: as many streams as rows, which the prefetcher of the processor follows
 /// once it has found them.
 #[derive(Clone, Copy)]
-pub(super) struct Streams {
+pub(in crate::kernel) struct Streams {
     /// Bytes of a row.
     pub row_bytes: usize,
     /// The first row of the next tile, and the bytes from row to row of it.
@@ -212,7 +212,7 @@ impl<R: Rows, A: Ahead> Source<R> for Stock<A> {
 const STREAM_AHEAD: usize = 384;
 
 /// Words from the codes of a token to those of the next.
-pub(super) const CODE_WORDS: usize = 8;
+pub(in crate::kernel) const CODE_WORDS: usize = 8;
 
 /// Writes functions of a `Rows` implementation.
 macro_rules! rows_functions {
@@ -226,4 +226,4 @@ macro_rules! rows_functions {
     )*};
 }
 
-pub(super) use rows_functions;
+pub(in crate::kernel) use rows_functions;
