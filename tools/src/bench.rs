@@ -4,6 +4,7 @@
 pub mod beside;
 pub mod generate;
 pub mod limits;
+pub mod loops;
 pub mod measure;
 pub mod peak;
 pub mod shape;

@@ -142,7 +142,7 @@ pub fn weights(pool: &Pool, kernels: &Kernels, tensors: &TensorStore) -> f64 {
 }
 
 /// Bytes of the largest cache of the first CPU.
-fn largest_cache(system: &System) -> Option<u64> {
+pub fn largest_cache(system: &System) -> Option<u64> {
     let size = |index: usize| {
         let text = system.text(&format!("sys/devices/system/cpu/cpu0/cache/index{index}/size"))?;
         text.trim().strip_suffix('K')?.parse::<u64>().ok()?.checked_mul(1024)
