@@ -8,6 +8,7 @@ pub mod memory;
 pub mod pool;
 #[cfg(test)]
 mod schedules;
+mod shares;
 pub(crate) mod sync;
 pub mod system;
 pub mod topology;
