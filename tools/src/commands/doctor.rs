@@ -148,7 +148,7 @@ impl Findings {
             "  one thread, {TIER_FORMAT} weights: peak in registers, one token, {TIER_TOKENS} tokens"
         )?;
         writeln!(out, "* used: {} ({})", self.pick, self.why())?;
-        if cfg!(not(target_arch = "x86_64")) {
+        if cfg!(not(any(target_arch = "x86_64", target_arch = "aarch64"))) {
             writeln!(
                 out,
                 "  there are no kernels for this processor yet; the portable ones have not been tested on it"

@@ -1,8 +1,8 @@
 //! Each quantised format's blocks as codes and scales of many rows at once, written once for all tiers over
 //! [`Rows`]. What the bytes mean is `decode`; the codes and scales are those of `codes`, bit for bit.
 //!
-//! Codes come out unsigned, at most `TOP`, with `ZERO` still to subtract: the dot products need unsigned
-//! bytes. It must not know activations.
+//! Codes come out unsigned, at most `TOP`, with `ZERO` still to subtract: most dot products need unsigned
+//! bytes; see [`Rows::SIGNED`] for the others. It must not know activations.
 
 use super::rows::{Rows, Source};
 use crate::codes::Shape;
@@ -106,9 +106,8 @@ unsafe fn scale_and_offset<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 1> {
 unsafe fn nibbles<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
     // SAFETY: the caller guarantees the instructions and 16 bytes of each row.
     unsafe {
-        let q = unit.quads(offset);
-        let low = R::splat(0x0f0f_0f0f);
-        ints!(|g| if g < 4 { R::and(q[g], low) } else { R::and(R::shr(q[g - 4], 4), low) })
+        let q = unit.columns(offset);
+        ints!(|g| if g < 4 { R::field(q[g], 0, 15) } else { R::field(q[g - 4], 4, 15) })
     }
 }
 
@@ -120,30 +119,8 @@ unsafe fn nibbles<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
 unsafe fn fields<R: Rows, S: Source<R>>(unit: S, offset: usize, shift: i32, mask: i32) -> [R::I; 8] {
     // SAFETY: the caller guarantees the instructions and 32 bytes of each row.
     unsafe {
-        let (a, b) = (unit.quads(offset), unit.quads(offset + 16));
-        let mask = R::splat(mask * 0x0101_0101);
-        ints!(|g| R::and(R::shr(if g < 4 { a[g] } else { b[g - 4] }, shift), mask))
-    }
-}
-
-/// Four bits for each of 8 vectors, spread to bit 4 of its bytes: the fifth bits of 32 codes in a word of
-/// each row.
-///
-/// # Safety
-/// As [`Rows`].
-#[inline(always)]
-unsafe fn with_fifth_bits<R: Rows>(codes: [R::I; 8], bits: R::I) -> [R::I; 8] {
-    // SAFETY: the caller guarantees the instructions.
-    unsafe {
-        let each = R::splat(0x8040_2010_u32 as i32);
-        let sixteen = R::splat(0x1010_1010);
-        ints!(|g| {
-            // Bits 4 g .. 4 g + 4 are a nibble of byte g / 2; in all bytes, as high nibble, each byte keeps
-            // its own.
-            let byte = R::replicate(bits, g / 2);
-            let high = if g % 2 == 0 { R::shl(byte, 4) } else { byte };
-            R::or(codes[g], R::min_bytes(R::and(high, each), sixteen))
-        })
+        let (a, b) = (unit.columns(offset), unit.columns(offset + 16));
+        ints!(|g| R::field(if g < 4 { a[g] } else { b[g - 4] }, shift, mask))
     }
 }
 
@@ -154,7 +131,7 @@ unsafe fn with_fifth_bits<R: Rows>(codes: [R::I; 8], bits: R::I) -> [R::I; 8] {
 #[inline(always)]
 unsafe fn with_high<R: Rows>(codes: [R::I; 8], high: [R::I; 8], shift: i32) -> [R::I; 8] {
     // SAFETY: the caller guarantees the instructions.
-    unsafe { ints!(|g| R::or(codes[g], R::shl(high[g], shift))) }
+    unsafe { ints!(|g| R::with_high(codes[g], high[g], shift)) }
 }
 
 /// Bytes of a 16-entry table.
@@ -223,8 +200,21 @@ const fn above_zero(table: [i8; 16], zero: i16) -> [u8; 16] {
     out
 }
 
+static IQ4_SIGNED: [u8; 16] = above_zero(IQ4_VALUES, 0);
 static IQ4_UNSIGNED: [u8; 16] = above_zero(IQ4_VALUES, 128);
 static E2M1_UNSIGNED: [u8; 16] = above_zero(E2M1_DOUBLED, 16);
+
+/// The table of `IQ4_NL` and `IQ4_XS` as dot products of a tier take codes of more than seven bits.
+#[inline(always)]
+fn iq4_table<R: Rows>() -> &'static [u8; 16] {
+    if R::SIGNED { &IQ4_SIGNED } else { &IQ4_UNSIGNED }
+}
+
+/// What remains to subtract from the codes of a format: see [`Rows::SIGNED`].
+#[inline(always)]
+pub(in crate::kernel) const fn zero_of<R: Rows, B: Blocks>() -> i32 {
+    if R::SIGNED && B::TOP > 127 { 0 } else { B::ZERO }
+}
 
 /// Runs an expression for the [`Blocks`] of a quantised format, which it knows as a type.
 macro_rules! for_format {
@@ -290,20 +280,20 @@ blocks! {
     Q5_0: [1], 16, 31;
     |unit| { one(unit.halves(0)) }
     |unit, _| {
-        with_fifth_bits::<R>(nibbles(unit, 6), unit.words(2))
+        R::with_fifth_bits(nibbles(unit, 6), unit.words(2))
     }
 
     Q5_1: [1], 0, 31;
     |unit| { scale_and_offset(unit) }
     |unit, _| {
-        with_fifth_bits::<R>(nibbles(unit, 8), unit.words(4))
+        R::with_fifth_bits(nibbles(unit, 8), unit.words(4))
     }
 
     Q8_0: [1], 128, 255;
     |unit| { one(unit.halves(0)) }
     |unit, _| {
-        let (a, b) = (unit.quads(2), unit.quads(18));
-        let sign = R::splat(0x8080_8080_u32 as i32);
+        let (a, b) = (unit.columns(2), unit.columns(18));
+        let sign = R::splat(if R::SIGNED { 0 } else { 0x8080_8080_u32 as i32 });
         ints!(|g| R::xor(if g < 4 { a[g] } else { b[g - 4] }, sign))
     }
 
@@ -368,7 +358,7 @@ blocks! {
 
     Iq4Nl: [1], 128, 241;
     |unit| { one(unit.halves(0)) }
-    |unit, _| { looked_up::<R>(&IQ4_UNSIGNED, nibbles(unit, 2)) }
+    |unit, _| { looked_up::<R>(iq4_table::<R>(), nibbles(unit, 2)) }
 
     Iq4Xs: [8], 128, 241;
     |unit| {
@@ -382,7 +372,7 @@ blocks! {
         });
         Scales { scale, min: scale }
     }
-    |unit, first| { looked_up::<R>(&IQ4_UNSIGNED, nibbles(unit, 8 + 16 * (first + NTH))) }
+    |unit, first| { looked_up::<R>(iq4_table::<R>(), nibbles(unit, 8 + 16 * (first + NTH))) }
 
     Mxfp4: [1], 16, 28;
     |unit| {
