@@ -2,11 +2,11 @@
 
 #![allow(unsafe_code, reason = "kernels are reached through pointers whose instructions were detected")]
 
+#[cfg(all(target_arch = "aarch64", not(fuzzing)))]
+mod arm;
 mod attend;
 mod fill;
 pub(crate) mod lines;
-#[cfg(target_arch = "aarch64")]
-mod neon;
 mod ops;
 mod outputs;
 mod picks;

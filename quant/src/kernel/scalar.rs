@@ -4,7 +4,7 @@
 mod attend;
 pub(super) mod codes;
 mod floats;
-mod peaks;
+pub(super) mod peaks;
 
 use super::table::{Codes, Floats, Kernels, Peaks};
 use crate::activations::fill;

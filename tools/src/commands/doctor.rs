@@ -153,7 +153,7 @@ impl Findings {
         )?;
         writeln!(out, "* used: {} ({})", self.pick, self.why())?;
         self.loops_text(&mut out)?;
-        if cfg!(not(target_arch = "x86_64")) {
+        if cfg!(not(any(target_arch = "x86_64", target_arch = "aarch64"))) {
             writeln!(
                 out,
                 "  there are no kernels for this processor yet; the portable ones have not been tested on it"

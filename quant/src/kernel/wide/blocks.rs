@@ -1,8 +1,8 @@
 //! Each quantised format's blocks as codes and scales of many rows at once, written once for all tiers over
 //! [`Rows`]. What the bytes mean is `decode`; the codes and scales are those of `codes`, bit for bit.
 //!
-//! Codes come out unsigned, at most `TOP`, with `ZERO` still to subtract: the dot products need unsigned
-//! bytes. It must not know activations.
+//! Codes come out unsigned, at most `TOP`, with `ZERO` still to subtract: most dot products need unsigned
+//! bytes; see [`Rows::SIGNED`] for the others. It must not know activations.
 
 use super::rows::{Rows, Source};
 use crate::codes::Shape;
@@ -26,12 +26,19 @@ pub(in crate::kernel) trait Blocks {
     const TOP: i32;
     /// Scales and minima of a block.
     type Scales<R: Rows>: ScalesOf<R>;
+    /// Bytes that hold bits of several pieces, 32 of each row in eight vectors.
+    type Shared<R: Rows>;
 
     /// Scales of a block.
     unsafe fn scales<R: Rows, S: Source<R>>(unit: S) -> Self::Scales<R>;
-    /// Codes of piece `first + NTH`: columns `4 g ..` in vector `g`. `first` is a multiple of four, `NTH`
-    /// below four and known to the compiler, which reads bytes that several pieces share once.
-    unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(unit: S, first: usize) -> [R::I; 8];
+    /// What pieces `first .. first + 4` share; `first` is a multiple of four. It is read once for all of them.
+    unsafe fn shared<R: Rows, S: Source<R>>(unit: S, first: usize) -> Self::Shared<R>;
+    /// Codes of piece `first + NTH`: columns `4 g ..` in vector `g`. `NTH` is below four.
+    unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(
+        unit: S,
+        shared: &Self::Shared<R>,
+        first: usize,
+    ) -> [R::I; 8];
 }
 
 /// `N` scales and minima.
@@ -121,6 +128,19 @@ unsafe fn between<R: Rows>(low: R::I, high: R::I) -> R::I {
     unsafe { R::or(R::shr(low, 16), R::shl(high, 16)) }
 }
 
+/// 32 bytes of codes of each row.
+///
+/// # Safety
+/// As [`Source`].
+#[inline(always)]
+unsafe fn columns<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
+    // SAFETY: the caller guarantees the bytes.
+    unsafe {
+        let ([a, b, c, d], [e, f, g, h]) = (unit.columns(offset), unit.columns(offset + 16));
+        [a, b, c, d, e, f, g, h]
+    }
+}
+
 /// The 32 four-bit codes of 16 bytes: low nibbles are the first half.
 ///
 /// # Safety
@@ -129,59 +149,35 @@ unsafe fn between<R: Rows>(low: R::I, high: R::I) -> R::I {
 unsafe fn nibbles<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
     // SAFETY: the caller guarantees the instructions and 16 bytes of each row.
     unsafe {
-        let q = unit.quads(offset);
-        let low = R::splat(0x0f0f_0f0f);
-        ints!(|g| if g < 4 { R::and(q[g], low) } else { R::and(R::shr(q[g - 4], 4), low) })
+        let q = unit.columns(offset);
+        ints!(|g| if g < 4 { R::field(q[g], 0, 15) } else { R::field(q[g - 4], 4, 15) })
     }
 }
 
-/// Bits `from ..` of 32 bytes, as bits `to ..`, as many as `mask` has.
+/// Bits `shift ..` of 32 bytes, masked with `mask` in each byte.
 ///
 /// # Safety
 /// As [`Rows`].
 #[inline(always)]
-unsafe fn fields<R: Rows, S: Source<R>>(unit: S, offset: usize, from: i32, to: i32, mask: i32) -> [R::I; 8] {
-    // SAFETY: the caller guarantees the instructions and 32 bytes of each row.
-    unsafe {
-        let (a, b) = (unit.quads(offset), unit.quads(offset + 16));
-        // One shift of whole words: the mask removes what came from the neighbouring byte.
-        let mask = R::splat((mask << to) * 0x0101_0101);
-        ints!(|g| {
-            let word = if g < 4 { a[g] } else { b[g - 4] };
-            R::and(if from >= to { R::shr(word, from - to) } else { R::shl(word, to - from) }, mask)
-        })
-    }
-}
-
-/// Four bits for each of 8 vectors, spread to bit 4 of its bytes: the fifth bits of 32 codes in a word of
-/// each row.
-///
-/// # Safety
-/// As [`Rows`].
-#[inline(always)]
-unsafe fn with_fifth_bits<R: Rows>(codes: [R::I; 8], bits: R::I) -> [R::I; 8] {
+unsafe fn fields<R: Rows>(bytes: &[R::I; 8], shift: i32, mask: i32) -> [R::I; 8] {
     // SAFETY: the caller guarantees the instructions.
-    unsafe {
-        let each = R::splat(0x8040_2010_u32 as i32);
-        let sixteen = R::splat(0x1010_1010);
-        ints!(|g| {
-            // Bits 4 g .. 4 g + 4 are a nibble of byte g / 2; in all bytes, as high nibble, each byte keeps
-            // its own.
-            let byte = R::replicate(bits, g / 2);
-            let high = if g % 2 == 0 { R::shl(byte, 4) } else { byte };
-            R::or(codes[g], R::min_bytes(R::and(high, each), sixteen))
-        })
-    }
+    unsafe { ints!(|g| R::field(bytes[g], shift, mask)) }
 }
 
-/// `codes | high`.
+/// `codes` with bits `from ..` of 32 bytes, masked with `mask`, as their bits `to ..`.
 ///
 /// # Safety
 /// As [`Rows`].
 #[inline(always)]
-unsafe fn with_high<R: Rows>(codes: [R::I; 8], high: [R::I; 8]) -> [R::I; 8] {
+unsafe fn with_fields<R: Rows>(
+    codes: [R::I; 8],
+    bytes: &[R::I; 8],
+    from: i32,
+    to: i32,
+    mask: i32,
+) -> [R::I; 8] {
     // SAFETY: the caller guarantees the instructions.
-    unsafe { ints!(|g| R::or(codes[g], high[g])) }
+    unsafe { ints!(|g| R::with_field(codes[g], bytes[g], from, to, mask)) }
 }
 
 /// Bytes of a 16-entry table.
@@ -251,8 +247,21 @@ const fn above_zero(table: [i8; 16], zero: i16) -> [u8; 16] {
     out
 }
 
+static IQ4_SIGNED: [u8; 16] = above_zero(IQ4_VALUES, 0);
 static IQ4_UNSIGNED: [u8; 16] = above_zero(IQ4_VALUES, 128);
 static E2M1_UNSIGNED: [u8; 16] = above_zero(E2M1_DOUBLED, 16);
+
+/// The table of `IQ4_NL` and `IQ4_XS` as dot products of a tier take codes of more than seven bits.
+#[inline(always)]
+fn iq4_table<R: Rows>() -> &'static [u8; 16] {
+    if R::SIGNED { &IQ4_SIGNED } else { &IQ4_UNSIGNED }
+}
+
+/// What remains to subtract from the codes of a format: see [`Rows::SIGNED`].
+#[inline(always)]
+pub(in crate::kernel) const fn zero_of<R: Rows, B: Blocks>() -> i32 {
+    if R::SIGNED && B::TOP > 127 { 0 } else { B::ZERO }
+}
 
 /// Runs an expression for the [`Blocks`] of a quantised format, which it knows as a type.
 macro_rules! for_format {
@@ -274,13 +283,15 @@ macro_rules! for_format {
 
 pub(in crate::kernel) use for_format;
 
-/// Declares the formats: number of scales, zero and top of the codes, and how both are read. The bodies run
-/// in unsafe blocks, with `R` as the tier.
+/// Declares the formats: number of scales, zero and top of the codes, how scales are read, how many times 32
+/// bytes pieces share and how these are read, and how codes are. The bodies run in unsafe blocks, with `R` as
+/// the tier.
 macro_rules! blocks {
     ($(
         $format:ident: [$n:literal], $zero:literal, $top:literal;
         |$unit:ident| $scales:block
-        |$codes_unit:ident, $p:pat_param| $codes:block
+        [$k:literal] |$shared_unit:pat_param, $q:pat_param| $shared:block
+        |$codes_unit:pat_param, $bytes:pat_param, $p:pat_param| $codes:block
     )*) => {$(
         pub(in crate::kernel) struct $format;
 
@@ -289,6 +300,7 @@ macro_rules! blocks {
             const ZERO: i32 = $zero;
             const TOP: i32 = $top;
             type Scales<R: Rows> = Scales<R, $n>;
+            type Shared<R: Rows> = [[R::I; 8]; $k];
 
             #[inline(always)]
             unsafe fn scales<R: Rows, S: Source<R>>($unit: S) -> Self::Scales<R> {
@@ -298,7 +310,18 @@ macro_rules! blocks {
             }
 
             #[inline(always)]
-            unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>($codes_unit: S, $p: usize) -> [R::I; 8] {
+            #[allow(unused_unsafe, reason = "pieces of many formats share nothing")]
+            unsafe fn shared<R: Rows, S: Source<R>>($shared_unit: S, $q: usize) -> Self::Shared<R> {
+                // SAFETY: as above.
+                unsafe { $shared }
+            }
+
+            #[inline(always)]
+            unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(
+                $codes_unit: S,
+                $bytes: &Self::Shared<R>,
+                $p: usize,
+            ) -> [R::I; 8] {
                 // SAFETY: as above.
                 unsafe { $codes }
             }
@@ -309,31 +332,36 @@ macro_rules! blocks {
 blocks! {
     Q4_0: [1], 8, 15;
     |unit| { one(unit.halves(0)) }
-    |unit, _| { nibbles(unit, 2) }
+    [0] |_, _| { [] }
+    |unit, _, _| { nibbles(unit, 2) }
 
     Q4_1: [1], 0, 15;
     |unit| { scale_and_offset::<R>(unit.words(0)) }
-    |unit, _| { nibbles(unit, 4) }
+    [0] |_, _| { [] }
+    |unit, _, _| { nibbles(unit, 4) }
 
     Q5_0: [1], 16, 31;
     |unit| { one(R::half(unit.quads(0)[0])) }
-    |unit, _| {
+    [0] |_, _| { [] }
+    |unit, _, _| {
         let [first, second, ..] = unit.quads(0);
-        with_fifth_bits::<R>(nibbles(unit, 6), between::<R>(first, second))
+        R::with_fifth_bits(nibbles(unit, 6), between::<R>(first, second))
     }
 
     Q5_1: [1], 0, 31;
     |unit| { scale_and_offset::<R>(unit.quads(0)[0]) }
-    |unit, _| {
-        with_fifth_bits::<R>(nibbles(unit, 8), unit.quads(0)[1])
+    [0] |_, _| { [] }
+    |unit, _, _| {
+        R::with_fifth_bits(nibbles(unit, 8), unit.quads(0)[1])
     }
 
     Q8_0: [1], 128, 255;
     |unit| { one(unit.halves(0)) }
-    |unit, _| {
-        let (a, b) = (unit.quads(2), unit.quads(18));
-        let sign = R::splat(0x8080_8080_u32 as i32);
-        ints!(|g| R::xor(if g < 4 { a[g] } else { b[g - 4] }, sign))
+    [0] |_, _| { [] }
+    |unit, _, _| {
+        let bytes = columns(unit, 2);
+        let sign = R::splat(if R::SIGNED { 0 } else { 0x8080_8080_u32 as i32 });
+        ints!(|g| R::xor(bytes[g], sign))
     }
 
     Q2K: [16], 0, 3;
@@ -346,7 +374,8 @@ blocks! {
             min: floats!(|i| R::mul(dmin, byte::<R>(R::and(R::shr(packed[i / 4], 4), low), i % 4))),
         }
     }
-    |unit, first| { fields(unit, 16 + first / 4 * 32, 2 * NTH as i32, 0, 3) }
+    [1] |unit, first| { [columns(unit, 16 + first / 4 * 32)] }
+    |_, [bytes], _| { fields::<R>(bytes, 2 * NTH as i32, 3) }
 
     Q3K: [16], 4, 7;
     |unit| {
@@ -364,20 +393,24 @@ blocks! {
         });
         Scales { scale, min: scale }
     }
-    |unit, first| {
-        let low = fields(unit, 32 + first / 4 * 32, 2 * NTH as i32, 0, 3);
-        with_high::<R>(low, fields(unit, 0, (first + NTH) as i32, 2, 1))
+    [2] |unit, first| { [columns(unit, 32 + first / 4 * 32), columns(unit, 0)] }
+    |_, [low, high], first| {
+        with_fields::<R>(fields::<R>(low, 2 * NTH as i32, 3), high, (first + NTH) as i32, 2, 1)
     }
 
     Q4K: [8], 0, 15;
     |unit| { k_scales(unit) }
-    |unit, first| { fields(unit, 16 + (first + NTH) / 2 * 32, 4 * (NTH % 2) as i32, 0, 15) }
+    [2] |unit, first| { [columns(unit, 16 + first / 2 * 32), columns(unit, 48 + first / 2 * 32)] }
+    |_, bytes, _| { fields::<R>(&bytes[NTH / 2], 4 * (NTH % 2) as i32, 15) }
 
     Q5K: [8], 0, 31;
     |unit| { k_scales(unit) }
-    |unit, first| {
-        let low = fields(unit, 48 + (first + NTH) / 2 * 32, 4 * (NTH % 2) as i32, 0, 15);
-        with_high::<R>(low, fields(unit, 16, (first + NTH) as i32, 4, 1))
+    [3] |unit, first| {
+        [columns(unit, 48 + first / 2 * 32), columns(unit, 80 + first / 2 * 32), columns(unit, 16)]
+    }
+    |_, bytes, first| {
+        let low = fields::<R>(&bytes[NTH / 2], 4 * (NTH % 2) as i32, 15);
+        with_fields::<R>(low, &bytes[2], (first + NTH) as i32, 4, 1)
     }
 
     Q6K: [16], 32, 63;
@@ -387,15 +420,19 @@ blocks! {
         let scale = floats!(|i| R::mul(d, signed_byte::<R>(packed[i / 4], i % 4)));
         Scales { scale, min: scale }
     }
-    |unit, first| {
-        let low = fields(unit, first / 4 * 64 + NTH % 2 * 32, 4 * (NTH / 2) as i32, 0, 15);
-        let high = fields(unit, 128 + first / 4 * 32, 2 * NTH as i32, 4, 3);
-        with_high::<R>(low, high)
+    [3] |unit, first| {
+        let at = first / 4 * 64;
+        [columns(unit, at), columns(unit, at + 32), columns(unit, 128 + at / 2)]
+    }
+    |_, bytes, _| {
+        let low = fields::<R>(&bytes[NTH % 2], 4 * (NTH / 2) as i32, 15);
+        with_fields::<R>(low, &bytes[2], 2 * NTH as i32, 4, 3)
     }
 
     Iq4Nl: [1], 128, 241;
     |unit| { one(unit.halves(0)) }
-    |unit, _| { looked_up::<R>(&IQ4_UNSIGNED, nibbles(unit, 2)) }
+    [0] |_, _| { [] }
+    |unit, _, _| { looked_up::<R>(iq4_table::<R>(), nibbles(unit, 2)) }
 
     Iq4Xs: [8], 128, 241;
     |unit| {
@@ -409,7 +446,8 @@ blocks! {
         });
         Scales { scale, min: scale }
     }
-    |unit, first| { looked_up::<R>(&IQ4_UNSIGNED, nibbles(unit, 8 + 16 * (first + NTH))) }
+    [0] |_, _| { [] }
+    |unit, _, first| { looked_up::<R>(iq4_table::<R>(), nibbles(unit, 8 + 16 * (first + NTH))) }
 
     Mxfp4: [1], 16, 28;
     |unit| {
@@ -419,5 +457,6 @@ blocks! {
         let subnormal = R::add(R::splat(0x0020_0000), R::shl(R::min(e, R::splat(1)), 21));
         one(R::from_bits(R::max(normal, subnormal)))
     }
-    |unit, _| { looked_up::<R>(&E2M1_UNSIGNED, nibbles(unit, 1)) }
+    [0] |_, _| { [] }
+    |unit, _, _| { looked_up::<R>(&E2M1_UNSIGNED, nibbles(unit, 1)) }
 }

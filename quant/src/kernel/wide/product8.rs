@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::blocks::{Blocks, ScalesOf, for_format};
+use super::blocks::{Blocks, ScalesOf, for_format, zero_of};
 use super::rows::{CODE_WORDS, Neighbours, Rows, Source, Stock, Streams};
 use super::tier::Work;
 use crate::activations::Activations;
@@ -107,16 +107,20 @@ pub(in crate::kernel) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consum
             let at = tile.block(unit, B::FORMAT.block_bytes());
             let scales = B::scales::<R, S>(at);
             for first in (0..B::PIECES).step_by(4) {
-                let block = unit * B::PIECES + first;
-                tile.prefetch(block, bytes);
-                consumer.take(block, &B::codes::<R, S, 0>(at, first), &scales, first);
+                let (block, shared) = (unit * B::PIECES + first, B::shared::<R, S>(at, first));
+                // Prefetches come after all reads of a piece: to the compiler they may write.
+                macro_rules! take {
+                    ($nth:literal) => {
+                        let codes = B::codes::<R, S, $nth>(at, &shared, first);
+                        tile.prefetch(block + $nth, bytes);
+                        consumer.take(block + $nth, &codes, &scales, first + $nth);
+                    };
+                }
+                take!(0);
                 if B::PIECES > 1 {
-                    tile.prefetch(block + 1, bytes);
-                    consumer.take(block + 1, &B::codes::<R, S, 1>(at, first), &scales, first + 1);
-                    tile.prefetch(block + 2, bytes);
-                    consumer.take(block + 2, &B::codes::<R, S, 2>(at, first), &scales, first + 2);
-                    tile.prefetch(block + 3, bytes);
-                    consumer.take(block + 3, &B::codes::<R, S, 3>(at, first), &scales, first + 3);
+                    take!(1);
+                    take!(2);
+                    take!(3);
                 }
             }
         }
@@ -134,12 +138,13 @@ pub(in crate::kernel) struct Sides {
     minus_zeros: [*const i32; 2],
 }
 
-/// Adds piece `i` times the codes at `a` of `T` tokens to `acc`.
+/// Adds piece `i` times the codes at `a` of `T` tokens to `acc`; codes are arranged if there are `MANY`
+/// tokens.
 ///
 /// # Safety
 /// As [`Rows`]; the tokens exist in `a` and in `sides`.
 #[inline(always)]
-unsafe fn add_piece<R: Rows, B: Blocks, const T: usize>(
+unsafe fn add_piece<R: Rows, B: Blocks, const T: usize, const MANY: bool>(
     codes: &[R::I; 8],
     scales: &B::Scales<R>,
     i: usize,
@@ -151,7 +156,7 @@ unsafe fn add_piece<R: Rows, B: Blocks, const T: usize>(
     unsafe {
         let [sum, low] = sides.minus_sums;
         if !B::SHAPE.halves {
-            let dots = R::dot::<8, T>(codes, B::ZERO, B::TOP, a, sides.minus_zeros[0]);
+            let dots = dot::<R, B, 8, T, MANY>(codes, a, sides.minus_zeros[0]);
             let mut minus_sums = [0; T];
             for (t, out) in minus_sums.iter_mut().enumerate() {
                 *out = sum.add(t).read();
@@ -164,10 +169,31 @@ unsafe fn add_piece<R: Rows, B: Blocks, const T: usize>(
             highs[t] = sum.add(t).read() - lows[t];
         }
         let [c0, c1, c2, c3, c4, c5, c6, c7] = *codes;
-        let dots = R::dot::<4, T>(&[c0, c1, c2, c3], B::ZERO, B::TOP, a, sides.minus_zeros[0]);
+        let dots = dot::<R, B, 4, T, MANY>(&[c0, c1, c2, c3], a, sides.minus_zeros[0]);
         let acc = add_dots::<R, B, T>(dots, scales, 2 * i, sides.scales, lows, acc);
-        let dots = R::dot::<4, T>(&[c4, c5, c6, c7], B::ZERO, B::TOP, a.add(4), sides.minus_zeros[1]);
+        let dots = dot::<R, B, 4, T, MANY>(&[c4, c5, c6, c7], a.add(4), sides.minus_zeros[1]);
         add_dots::<R, B, T>(dots, scales, 2 * i + 1, sides.scales, highs, acc)
+    }
+}
+
+/// [`Rows::dot`] or [`Rows::dots`] of a format's codes.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn dot<R: Rows, B: Blocks, const N: usize, const T: usize, const MANY: bool>(
+    codes: &[R::I; N],
+    a: *const u32,
+    minus_zeros: *const i32,
+) -> [R::I; T] {
+    let zero = const { zero_of::<R, B>() };
+    // SAFETY: as for this function.
+    unsafe {
+        if MANY {
+            R::dots::<N, T>(codes, zero, B::TOP, a, minus_zeros)
+        } else {
+            R::dot::<N, T>(codes, zero, B::TOP, a, minus_zeros)
+        }
     }
 }
 
@@ -232,9 +258,9 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for One<'_, R> {
             let mut zeros = [0; 2];
             let [first, second] = &mut zeros;
             let (a, mut sides) = self.x.sides(block);
-            times_zero(B::ZERO, B::SHAPE.halves, sides.minus_sums, 1, [first, second]);
+            times_zero(const { zero_of::<R, B>() }, B::SHAPE.halves, sides.minus_sums, 1, [first, second]);
             sides.minus_zeros = [&raw const zeros[0], &raw const zeros[1]];
-            [self.acc] = add_piece::<R, B, 1>(codes, scales, i, a, sides, [self.acc]);
+            [self.acc] = add_piece::<R, B, 1, false>(codes, scales, i, a, sides, [self.acc]);
         }
     }
 }
@@ -258,8 +284,9 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for Many<'_> {
             let (a, mut sides) = self.x.sides(block);
             let [first, second] = &mut self.minus_zeros;
             let out = [first.as_mut_ptr(), second.as_mut_ptr()];
-            times_zero(B::ZERO, B::SHAPE.halves, sides.minus_sums, self.x.count, out);
+            times_zero(const { zero_of::<R, B>() }, B::SHAPE.halves, sides.minus_sums, self.x.count, out);
             sides.minus_zeros = out.map(<*mut i32>::cast_const);
+            let codes = &R::arrange(codes);
             let mut t = 0;
             while t < self.x.count {
                 let at = (a.add(t * CODE_WORDS), sides.from(t), self.acc.add(t * self.stride));
@@ -293,7 +320,7 @@ impl Many<'_> {
             for (t, acc) in acc.iter_mut().enumerate() {
                 *acc = R::load(sums.add(t * self.stride));
             }
-            acc = add_piece::<R, B, T>(codes, scales, i, a, sides, acc);
+            acc = add_piece::<R, B, T, true>(codes, scales, i, a, sides, acc);
             for (t, acc) in acc.into_iter().enumerate() {
                 R::store(sums.add(t * self.stride), acc);
             }
@@ -303,12 +330,12 @@ impl Many<'_> {
 }
 
 /// One tile of several tokens: `sums[t * stride + r]` of its rows and the tokens of `x`.
-pub(in crate::kernel) trait TileProduct {
+pub(in crate::kernel) trait TileProduct<R: Rows> {
     /// Computes a tile.
     ///
     /// # Safety
     /// As [`Source`] for `units` blocks; the tokens exist, and `sums` is good for writing.
-    unsafe fn tile<R: Rows, B: Blocks>(
+    unsafe fn tile<B: Blocks>(
         tile: Stock<Neighbours>,
         units: usize,
         x: Tokens<'_>,
@@ -317,12 +344,12 @@ pub(in crate::kernel) trait TileProduct {
     );
 }
 
-/// Products of tiles without AMX.
+/// Products of tiles by [`Rows::dots`].
 struct Vectors;
 
-impl TileProduct for Vectors {
+impl<R: Rows> TileProduct<R> for Vectors {
     #[inline(always)]
-    unsafe fn tile<R: Rows, B: Blocks>(
+    unsafe fn tile<B: Blocks>(
         tile: Stock<Neighbours>,
         units: usize,
         x: Tokens<'_>,
@@ -468,7 +495,7 @@ impl<'a, B, P> Tiles<'a, B, P> {
     }
 }
 
-impl<R: Rows, B: Blocks, P: TileProduct> Work<R> for Tiles<'_, B, P> {
+impl<R: Rows, B: Blocks, P: TileProduct<R>> Work<R> for Tiles<'_, B, P> {
     type Out = ();
 
     #[inline(always)]
@@ -488,7 +515,7 @@ impl<R: Rows, B: Blocks, P: TileProduct> Work<R> for Tiles<'_, B, P> {
                 let (out, sums) = (out.add(at.start), spare.0.as_mut_ptr().cast());
                 let first = w.data().as_ptr().add(start * row_bytes);
                 let tile = Stock { at: first, stride: row_bytes, ahead: Neighbours };
-                P::tile::<R, B>(tile, w.cols() / B::FORMAT.block_len(), x, sums, R::ROWS);
+                P::tile::<B>(tile, w.cols() / B::FORMAT.block_len(), x, sums, R::ROWS);
                 for t in 0..x.count {
                     let new = sums.add(t * R::ROWS + (row - start));
                     out.add(t * at.stride).copy_from_nonoverlapping(new, R::ROWS.min(rows - row));

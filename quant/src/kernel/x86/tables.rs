@@ -14,11 +14,11 @@ use crate::kernel::wide::product8;
 /// The table of a tier of this architecture. The machine may lack its instructions.
 pub(in crate::kernel) fn of(isa: Isa) -> Option<&'static Kernels> {
     match isa {
-        Isa::Scalar => None,
         Isa::Avx2 => Some(&AVX2),
         Isa::AvxVnni => Some(&AVX_VNNI),
         Isa::Avx512Vnni => Some(&AVX512_VNNI),
         Isa::Amx => Some(&AMX),
+        _ => None,
     }
 }
 
