@@ -15,4 +15,5 @@ pub(crate) mod lower;
 mod positions;
 mod raw;
 mod rope;
+mod sources;
 pub(crate) mod write;

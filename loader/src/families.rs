@@ -5,7 +5,7 @@ mod family;
 mod table;
 
 pub(crate) use family::{
-    ActivationKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, LogitScale, NormKind, NormPlaces,
-    QkNormKind, RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
+    ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, LogitScale, NormKind,
+    NormPlaces, QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, WindowRule,
 };
 pub(crate) use table::FAMILIES;

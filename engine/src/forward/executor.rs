@@ -15,9 +15,10 @@ use crate::layers::mixer::attend::most_spans;
 use crate::layers::mixer::latent::pass_tokens;
 use crate::layers::rope::Angles;
 use crate::layers::scratch::{
-    AheadScratch, AttendScratch, AttentionScratch, DeltaScratch, LatentScratch, MoeScratch, PASS,
-    ProductScratch, RouteScratch,
+    AheadScratch, AttendScratch, AttentionScratch, DeltaScratch, LatentScratch, LayerInputScratch,
+    MoeScratch, PASS, ProductScratch, RouteScratch,
 };
+use crate::weights::layer_inputs::LAYER_INPUT_TOKENS;
 
 /// The most sequences of a decode batch whose next experts are guessed.
 pub const AHEAD_TOKENS: usize = 8;
@@ -46,6 +47,8 @@ pub struct Executor {
     pub products: ProductScratch,
     /// Experts.
     pub moe: MoeScratch,
+    /// The numbers that every layer gets of a token.
+    pub layer_input: LayerInputScratch,
     /// The guess at the next bank's experts.
     pub ahead: AheadScratch,
     /// Logits of some rows `[rows, vocab]`.
@@ -105,6 +108,7 @@ impl Executor {
                 visits: Visits::with_capacity(chunk, w.experts, w.per_token),
                 gathered: vec![Line::ZERO; w.gathered_lines(pass, d)],
             },
+            layer_input: LayerInputScratch::new(chunk, pass, w.layer_input),
             ahead: AheadScratch {
                 normed: vec![0.0; ahead * d],
                 packed: Packed::with_capacity([(ahead, d)]),
@@ -135,7 +139,8 @@ impl Executor {
             .saturating_add(spec.vocab)
             .saturating_add(w.spans)
             .saturating_add(w.latent.numbers())
-            .saturating_add(DeltaScratch::numbers_for(pass, w.delta));
+            .saturating_add(DeltaScratch::numbers_for(pass, w.delta))
+            .saturating_add(LayerInputScratch::numbers_for(chunk, pass, w.layer_input));
         let running = (pass * w.heads).saturating_add(w.span_heads);
         let bytes = |count: usize, size: usize| (count as u64).saturating_mul(size as u64);
         [(numbers, size_of::<f32>()), (running, size_of::<Running>()), (lines, size_of::<Line>())]
@@ -166,7 +171,9 @@ impl Executor {
             &self.moe.route.logits,
             &self.logits,
         ];
-        let numbers = numbers.iter().map(|buffer| buffer.capacity()).sum::<usize>() + a.delta.numbers();
+        let numbers = numbers.iter().map(|buffer| buffer.capacity()).sum::<usize>()
+            + a.delta.numbers()
+            + self.layer_input.numbers();
         let packed = self.products.packed.lines() + a.latent.packed.lines();
         let lines = packed + self.products.hidden.capacity() + self.moe.gathered.capacity();
         let running = a.attend.running.capacity() + a.attend.spans_running.capacity();
@@ -193,6 +200,8 @@ struct Widths {
     latent: LatentWidths,
     /// Channels, values and value heads of delta nets.
     delta: [usize; 3],
+    /// Layers that get numbers of a token, and how many each gets.
+    layer_input: (usize, usize),
 }
 
 /// Numbers in the buffers of latent attention.
@@ -232,7 +241,9 @@ impl Widths {
     /// The widest of each over all branches.
     fn of(spec: &ModelSpec, chunk: usize, context: usize) -> Self {
         let outset = spec.layers.iter().any(LayerSpec::reads_outset);
-        let mut w = Self { outset, ..Self::default() };
+        let width = spec.layer_inputs.map_or(0, |inputs| inputs.width);
+        let layer_input = if width > 0 { (spec.layers.len(), width) } else { (0, 0) };
+        let mut w = Self { outset, layer_input, ..Self::default() };
         for branch in spec.layers.iter().flat_map(|layer| &layer.branches) {
             w.parallel |= branch.join == Join::Parallel;
             match &branch.op {
@@ -262,6 +273,7 @@ impl Widths {
                     let widths = [delta.channels(), delta.values(), delta.value_heads];
                     w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
                 }
+                Op::LayerInput(_) => {}
                 Op::Mlp(mlp) => w.d_ff = w.d_ff.max(mlp.d_ff),
                 Op::Moe(moe) => {
                     w.d_ff = w.d_ff.max(moe.expert.d_ff);
@@ -286,16 +298,20 @@ impl Widths {
     }
 
     /// Inputs of products: tokens and columns of the largest.
-    fn packed(&self, chunk: usize, d_model: usize) -> [(usize, usize); 4] {
+    fn packed(&self, chunk: usize, d_model: usize) -> [(usize, usize); 5] {
         let pass = PASS.min(chunk);
-        [(chunk, d_model), (pass, self.q), self.latent.product, (pass, self.delta[1])]
+        let own = (pass, self.layer_input.1);
+        [(chunk, d_model), (pass, self.q), self.latent.product, (pass, self.delta[1]), own]
     }
 
     /// The widest grouped outputs of a region.
     fn grouped(&self, chunk: usize, d_model: usize) -> usize {
         let passing =
             PASS.min(chunk) * (self.q.max(self.gate) + 2 * self.kv).max(self.delta[0] + self.delta[1]);
-        (chunk * d_model.max(self.experts)).max(passing).max(self.latent.wide).max(self.latent.narrow)
+        let (layers, width) = self.layer_input;
+        let of_layers = (chunk.min(LAYER_INPUT_TOKENS) * layers * width).max(PASS.min(chunk) * width);
+        let all = (chunk * d_model.max(self.experts)).max(passing).max(of_layers);
+        all.max(self.latent.wide).max(self.latent.narrow)
     }
 
     /// Room for the hidden layer of one block that a pass of tokens visits, in the larger kind, and for all

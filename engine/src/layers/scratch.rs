@@ -113,6 +113,16 @@ pub struct AttendScratch {
     pub spans_running: Vec<Running>,
 }
 
+/// Buffers of the numbers that every layer gets of a token; empty in models without them.
+pub struct LayerInputScratch {
+    /// All of them, `[tokens, layers, width]`.
+    pub all: Vec<f32>,
+    /// What a layer's gate gives, `[tokens, width]`.
+    pub gates: Vec<f32>,
+    /// A layer's numbers times its gates, `[tokens, width]`.
+    pub hidden: Vec<f32>,
+}
+
 /// Buffers that all branches use: packed inputs, grouped outputs, hidden layers.
 pub struct ProductScratch {
     /// Packed inputs of products.

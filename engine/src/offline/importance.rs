@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use moelten_loader::spec::{BranchSpec, MlpSpec, ModelSpec, Op, Part, SharedExpert};
+use moelten_loader::spec::{BranchSpec, KvSource, MlpSpec, ModelSpec, Op, Part, RouterInput, SharedExpert};
 use moelten_loader::tensors::needed::delta_inputs;
 use moelten_loader::tensors::roles::{LayerTensor, Role};
 
@@ -142,8 +142,12 @@ impl BranchSquares {
                 if attention.gate.is_some() {
                     add(LayerTensor::AttentionGate, &self.input);
                 }
-                for tensor in [LayerTensor::Q, LayerTensor::K, LayerTensor::V] {
-                    add(tensor, &self.input);
+                add(LayerTensor::Q, &self.input);
+                if !matches!(attention.source, KvSource::Layer(_)) {
+                    add(LayerTensor::K, &self.input);
+                }
+                if attention.source == KvSource::Projected {
+                    add(LayerTensor::V, &self.input);
                 }
                 add(LayerTensor::O, &self.output);
             }
@@ -161,6 +165,10 @@ impl BranchSquares {
                 delta_inputs(delta.layout).iter().for_each(|&tensor| add(tensor, &self.input));
                 add(LayerTensor::DeltaOut, &self.output);
             }
+            Op::LayerInput(_) => {
+                add(LayerTensor::LayerInputGate, &self.input);
+                add(LayerTensor::LayerInputUp, &self.output);
+            }
             Op::Mlp(mlp) => mlp_tensors(mlp, LayerTensor::Dense, [&self.input, &self.output], add),
             Op::Moe(moe) => {
                 let of_experts = [&self.experts, &self.expert_hidden];
@@ -168,7 +176,10 @@ impl BranchSquares {
                 if let SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) = &moe.shared {
                     mlp_tensors(mlp, LayerTensor::Shared, [&self.input, &self.output], add);
                 }
-                add(LayerTensor::Router, &self.input);
+                // The sums are not of what other routers read.
+                if moe.router_input == RouterInput::Branch {
+                    add(LayerTensor::Router, &self.input);
+                }
                 if matches!(moe.shared, SharedExpert::Gated(_)) {
                     add(LayerTensor::SharedInput, &self.input);
                 }
@@ -206,6 +217,7 @@ impl Shapes {
             Op::Latent(a) => (a.attention.heads * a.value_dim, 0, 0),
             Op::Conv(conv) => (conv.width, 0, 0),
             Op::Delta(delta) => (delta.values(), 0, 0),
+            Op::LayerInput(input) => (input.width, 0, 0),
             Op::Mlp(mlp) => (mlp.d_ff, 0, 0),
             Op::Moe(moe) => match &moe.shared {
                 SharedExpert::None => (0, moe.experts, moe.expert.d_ff),

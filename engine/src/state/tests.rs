@@ -4,7 +4,7 @@
 
 use std::io::{self, Read, Write};
 
-use moelten_loader::spec::{AttentionSpec, QkNorm};
+use moelten_loader::spec::{AttentionSpec, KvSource, QkNorm};
 use moelten_quant::{Isa, Kernels, SPAN};
 use proptest::prelude::*;
 
@@ -65,6 +65,8 @@ fn spec(window: Option<usize>) -> AttentionSpec {
         softcap: None,
         temperature: None,
         gate: None,
+        source: KvSource::Projected,
+        value_norm: None,
     }
 }
 

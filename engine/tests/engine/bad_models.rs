@@ -261,6 +261,39 @@ fn b20_dimension_zero_in_a_used_tensor() {
     }
 }
 
+#[test]
+fn keys_of_other_layers_and_numbers_of_layers() {
+    let gemma = |field: &str, values: &[Value], expected: fn(&Fault) -> bool| {
+        for value in values {
+            let (found, fault) = fault("gemma4-ple", field, value.clone());
+            assert!(found.starts_with(field) && expected(&fault), "{field} = {value}: {found}: {fault}");
+        }
+    };
+    let range: fn(&Fault) -> bool = |f| matches!(f, Fault::OutOfRange { .. });
+    let contradiction: fn(&Fault) -> bool = |f| matches!(f, Fault::Contradiction { .. });
+    let wrong_type: fn(&Fault) -> bool = |f| matches!(f, Fault::WrongType { .. });
+    gemma("num_kv_shared_layers", &[json!(6), json!(1_u64 << 40)], range);
+    // No earlier layer is without a window.
+    gemma("num_kv_shared_layers", &[json!(4)], contradiction);
+    gemma("hidden_size_per_layer_input", &[json!(1 << 20)], range);
+    gemma("vocab_size_per_layer_input", &[json!(319)], contradiction);
+    gemma("per_layer_config", &[json!({ "6": { "head_dim": 32 } }), json!({ "x": {} })], contradiction);
+    gemma(
+        "per_layer_config",
+        &[json!([32]), json!({ "2": 32 }), json!({ "2": { "head_dim": "wide" } })],
+        wrong_type,
+    );
+    gemma("per_layer_config", &[json!({ "2": { "head_dim": 2048 } })], range);
+    let part = "rope_parameters.full_attention.partial_rotary_factor";
+    gemma(part, &[json!(0), json!(1.5), json!(-1)], |f| matches!(f, Fault::BadNumber { .. }));
+    assert_field("gemma4moe", "text_config.global_head_dim", &[json!(0), json!(4096)], range);
+    assert_field("gemma4moe", "text_config.num_global_key_value_heads", &[json!(0)], range);
+    assert_field("gemma4moe", "text_config.num_global_key_value_heads", &[json!(3)], |f| {
+        matches!(f, Fault::Contradiction { .. })
+    });
+    assert_field("gemma4moe", "text_config.top_k_experts", &[json!(0), json!(9)], range);
+}
+
 /// A copy of a golden folder in which one tensor has another name of the same length.
 fn without(family: &str, tensor: &str) -> tempfile::TempDir {
     let dir = changed(family, "bos_token_id", json!(1));
@@ -285,10 +318,24 @@ fn tensors_of_one_family_are_missed_by_name() {
         ("gemma2", "model.layers.1.pre_feedforward_layernorm.weight"),
         ("gemma3-scale", "model.layers.2.self_attn.k_norm.weight"),
         ("cohere2", "model.layers.3.input_layernorm.weight"),
+        ("gemma4moe", "model.language_model.layers.1.layer_scalar"),
+        ("gemma4moe", "model.language_model.layers.2.router.scale"),
+        ("gemma4moe", "model.language_model.layers.0.router.per_expert_scale"),
+        ("gemma4moe", "model.language_model.layers.3.post_feedforward_layernorm.weight"),
+        ("gemma4moe", "model.language_model.layers.3.post_feedforward_layernorm_1.weight"),
+        ("gemma4moe", "model.language_model.layers.4.pre_feedforward_layernorm_2.weight"),
+        ("gemma4moe", "model.language_model.layers.1.self_attn.v_proj.weight"),
+        ("gemma4moe", "model.language_model.layers.1.experts.gate_up_proj"),
+        ("gemma4-ple", "model.embed_tokens_per_layer.weight"),
+        ("gemma4-ple", "model.per_layer_model_projection.weight"),
+        ("gemma4-ple", "model.per_layer_projection_norm.weight"),
+        ("gemma4-ple", "model.layers.5.per_layer_input_gate.weight"),
+        ("gemma4-ple", "model.layers.0.post_per_layer_input_norm.weight"),
+        ("gemma4-ple", "model.layers.2.self_attn.k_proj.weight"),
     ] {
         match refused(without(family, tensor).path()) {
             LoadError::Malformed { field, fault: Fault::Missing { .. }, .. } => {
-                assert!(field.contains(tensor), "{field}");
+                assert!(field.contains(&tensor.replace("language_model.", "")), "{field}");
             }
             other => panic!("{family} without {tensor}: {other}"),
         }

@@ -16,9 +16,9 @@ use moelten_engine::Sequence;
 use moelten_engine::plan::{Io, Ram, SequenceOptions};
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, ExpertGroups, Join, LayerSpec, MlpSpec,
-    ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Place, QkNorm, Renormalise, RouterInput, Scoring, Select,
-    SharedExpert, Temperature,
+    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, ExpertGroups, Join, KvSource, LayerInputSpec,
+    LayerInputs, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Place, QkNorm,
+    Renormalise, RouterInput, Scoring, Select, SharedExpert, Temperature,
 };
 use moelten_quant::{Format, Isa};
 
@@ -254,6 +254,62 @@ fn attention_of_other_kinds() {
         let mut spec = model(layers);
         spec.head.softcap = Some(0.8);
         spec
+    });
+}
+
+/// Keys that are values, too, values with a norm, keys of an earlier layer.
+#[test]
+fn keys_and_values_from_elsewhere() {
+    check("kv-sources", |d_ff| {
+        let with = |source, value_norm| {
+            let Op::Attention(spec) = attention(false) else { unreachable!("it is attention") };
+            let qk_norm = QkNorm::PerHeadAfterRope { eps: 1e-5 };
+            let spec = AttentionSpec { source, value_norm, qk_norm, ..spec };
+            layer([branch(Mixer, Op::Attention(spec)), branch(Ffn, dense(d_ff, true, false))])
+        };
+        vec![
+            with(KvSource::Projected, None),
+            with(KvSource::Shared, Some(1e-5)),
+            with(KvSource::Layer(1), Some(1e-5)),
+            with(KvSource::Layer(0), None),
+        ]
+    });
+}
+
+/// Experts beside a dense block whose sum has a norm, with a router that has its own norm and factors of
+/// experts; a factor on the residual stream; the layer's own numbers of a token.
+#[test]
+fn sums_with_a_norm_and_numbers_of_a_layer() {
+    check_spec("gemma4", |d_ff| {
+        let experts = || {
+            let Op::Moe(mut spec) = moe(mlp(d_ff, true, false), SharedExpert::None) else {
+                unreachable!("it is a mixture")
+            };
+            spec.router.expert_scales = true;
+            spec.router_input = RouterInput::Residual { eps: 1e-5 };
+            let post_norm = Some(NormSpec::Rms { eps: 1e-5 });
+            BranchSpec { post_norm, ..parallel(branch(Place::Experts, Op::Moe(spec))) }
+        };
+        let width = 32;
+        let own = || {
+            let spec = LayerInputSpec { width, activation: Activation::GeluTanh };
+            let post_norm = Some(NormSpec::Rms { eps: 1e-5 });
+            let branch = branch(Place::LayerInput, Op::LayerInput(spec));
+            BranchSpec { pre_norm: None, post_norm, ..branch }
+        };
+        let mixer = || branch(Mixer, attention(false));
+        let block = |place| branch(place, dense(d_ff, true, false));
+        let summed = LayerSpec {
+            sum_norm: Some(NormSpec::Rms { eps: 1e-5 }),
+            ..layer([mixer(), block(Place::Dense), experts()])
+        };
+        let scaled = LayerSpec { scaled: true, ..layer([mixer(), block(Ffn), own()]) };
+        let mut both = LayerSpec { scaled: true, ..summed.clone() };
+        both.branches.push(own());
+        ModelSpec {
+            layer_inputs: Some(LayerInputs { width, eps: 1e-5 }),
+            ..model(vec![summed, scaled, both])
+        }
     });
 }
 

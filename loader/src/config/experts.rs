@@ -4,10 +4,14 @@
 use crate::config::field::Field;
 use crate::config::fields::RawConfig;
 use crate::config::limits::{Container, MAX_EXPERTS, MAX_EXPERTS_TOTAL, MAX_FF, setting};
+use crate::config::sources::sharing_layers;
 use crate::error::{Fault, LoadError, Result};
-use crate::families::{ActivationKind, ExpertWidth, Family, RouterKind, Setting, SharedKind};
+use crate::families::{
+    ActivationKind, ExpertWidth, Family, RouterInputKind, RouterKind, Setting, SharedKind,
+};
 use crate::spec::{
-    Activation, ExpertGroups, MlpSpec, MoeSpec, Op, Renormalise, RouterSpec, Scoring, Select, SharedExpert,
+    Activation, ExpertGroups, MlpSpec, MoeSpec, Op, Renormalise, RouterInput, RouterSpec, Scoring, Select,
+    SharedExpert,
 };
 
 /// The feed-forward operation of each layer.
@@ -59,9 +63,11 @@ pub(super) fn ffn_layers(
 }
 
 /// The hidden width of a layer's dense block. A list may have 0 for layers that have none.
-fn dense_width(raw: &RawConfig, layers: usize, layer: usize) -> Result<usize> {
+pub(super) fn dense_width(raw: &RawConfig, layers: usize, layer: usize) -> Result<usize> {
     let widths = raw.per_layer(&raw.d_ff, layers, 0, MAX_FF)?;
     let width = widths.get(layer).and_then(|width| u64::try_from(*width).ok());
+    let twice = raw.double_wide.get() == Some(&true) && layer >= layers - sharing_layers(raw, layers)?;
+    let width = if twice { width.map(|width| width.saturating_mul(2)) } else { width };
     raw.count(&Field::new(raw.d_ff.name.clone(), width), 1, MAX_FF)
 }
 
@@ -84,8 +90,16 @@ fn moe(
     };
     let shared = shared(raw, family, width, mlp)?;
     let expert = MlpSpec { bias: family.expert_bias, ..mlp(width) };
-    let router = RouterSpec { bias: family.router_bias, select, scale };
-    Ok(MoeSpec { experts, expert, router, router_input: family.router_input, shared })
+    let expert_scales = family.expert_scales;
+    let router = RouterSpec { bias: family.router_bias, select, scale, expert_scales };
+    let router_input = match family.router_input {
+        RouterInputKind::Branch => RouterInput::Branch,
+        RouterInputKind::Outset => RouterInput::Outset,
+        RouterInputKind::Residual => {
+            RouterInput::Residual { eps: raw.positive_or(&raw.norm_eps, family.default_eps)? }
+        }
+    };
+    Ok(MoeSpec { experts, expert, router, router_input, shared })
 }
 
 /// The shared expert beside routed experts of `width`.
@@ -183,7 +197,7 @@ fn groups(raw: &RawConfig, experts: usize, k: usize, bias: bool) -> Result<Optio
     Ok((kept < count).then_some(ExpertGroups { count, kept, summed: if bias { 2 } else { 1 } }))
 }
 
-fn activation(raw: &RawConfig, family: &Family) -> Result<Activation> {
+pub(super) fn activation(raw: &RawConfig, family: &Family) -> Result<Activation> {
     let default = match family.activation {
         ActivationKind::Named(default) => default,
         ActivationKind::ClampedSwiglu => {

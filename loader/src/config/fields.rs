@@ -110,6 +110,27 @@ fields! {
     kv_heads: PerLayer = hf["num_key_value_heads"], gguf[Key("{arch}.attention.head_count_kv")];
     /// Width of a head; by default the width of the residual stream over the heads.
     head_dim: u64 = hf["head_dim"], gguf[Key("{arch}.attention.key_length")];
+    /// Width of a head of layers with a window; by default as in others.
+    local_head_dim: u64 = hf[], gguf[Key("{arch}.attention.key_length_swa")];
+    /// Width of a value head of these layers.
+    local_value_dim: u64 = hf[], gguf[Key("{arch}.attention.value_length_swa")];
+    /// Width of a head of layers without a window; by default as in others.
+    full_head_dim: u64 = hf["global_head_dim"], gguf[];
+    /// Width of a head of each layer.
+    layer_head_dims: PerLayer = hf[], gguf[];
+    /// Key and value heads of layers without a window; by default as in others.
+    full_kv_heads: u64 = hf["num_global_key_value_heads"], gguf[];
+    /// Keys before their norm are the values of layers without a window.
+    keys_as_values: bool = hf["attention_k_eq_v"], gguf[], default false;
+    /// Which layers have a projection for values.
+    value_layers: Vec<bool> = hf[], gguf[PresentByLayer("blk.*.attn_v.weight")];
+    /// How many of the last layers have the keys and values of earlier ones.
+    sharing_layers: u64 = hf["num_kv_shared_layers"], gguf[Key("{arch}.attention.shared_kv_layers")], default 0;
+    /// Numbers of each layer for a token; 0 for none.
+    layer_input_width: u64 = hf["hidden_size_per_layer_input"],
+        gguf[Key("{arch}.embedding_length_per_layer_input")], default 0;
+    /// Rows of the table that they are in; by default those of the embedding.
+    layer_input_vocab: u64 = hf["vocab_size_per_layer_input"], gguf[Rows("per_layer_token_embd.weight")];
     /// Width of a value head, when it may differ.
     value_dim: u64 = hf[], gguf[Key("{arch}.attention.value_length")];
     /// Factor on attention scores; by default one over the root of the head's width.
@@ -258,6 +279,8 @@ fields! {
 
     /// Hidden width of dense feed-forward blocks.
     d_ff: PerLayer = hf["block_ff_dim", "intermediate_size"], gguf[Key("{arch}.feed_forward_length")];
+    /// The width is twice as large in layers that have the keys and values of earlier ones.
+    double_wide: bool = hf["use_double_wide_mlp"], gguf[], default false;
     /// Activation of feed-forward blocks; the default is the family's.
     activation: String = hf["hidden_act", "hidden_activation"], gguf[];
     /// Clamped SwiGLU: steepness of the sigmoid.
@@ -270,7 +293,7 @@ fields! {
     experts: u64 = hf["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"],
         gguf[Key("{arch}.expert_count")];
     /// Routed experts of a token.
-    experts_used: Uniform = hf["num_experts_per_tok", "experts_per_token", "moe_k", "moe_topk"],
+    experts_used: Uniform = hf["num_experts_per_tok", "experts_per_token", "moe_k", "moe_topk", "top_k_experts"],
         gguf[Key("{arch}.expert_used_count")];
     /// Hidden width of a routed expert. Older GGUF files have no key for it.
     expert_d_ff: Uniform = hf["moe_intermediate_size"],
@@ -327,6 +350,7 @@ pub(crate) const HF_IGNORED: &[&str] = &[
     "bos_token_id",
     "dtype",
     "embd_pdrop",
+    "enable_moe_block",
     "eos_token_id",
     "hidden_dropout",
     "hidden_dropout_prob",
@@ -340,6 +364,7 @@ pub(crate) const HF_IGNORED: &[&str] = &[
     "router_aux_loss_coef",
     "torch_dtype",
     "transformers_version",
+    "use_bidirectional_attention",
     "use_cache",
 ];
 

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::config::field::{Field, FieldRow, FieldSource, PerLayer, Period, Uniform};
 use crate::config::fields::{FIELDS, HF_IGNORED, ROWS, RawConfig};
+use crate::config::positions::PROPORTIONAL;
 use crate::error::{Fault, LoadError, Result};
 use crate::io::json;
 
@@ -24,6 +25,8 @@ const LOCAL_ROPE: &str = "local_rope.";
 /// Types of layers with ropes of their own.
 const FULL: &str = "full_attention";
 const LOCAL: &str = "sliding_attention";
+/// The object with settings of single layers.
+const BY_LAYER: &str = "per_layer_config";
 /// Layers that a list is made for; the lowering refuses more.
 const MAX_LAYERS: u64 = 4096;
 
@@ -47,7 +50,8 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
     }
     raw.model_name.value = raw.model_name.value.filter(|name| !name.is_empty());
     raw.model_name.value.get_or_insert_with(|| folder_name(path));
-    if raw.rope_dim.value.is_none() {
+    // A proportional rope has as many dimensions as a head. Some of them do not turn.
+    if raw.rope_dim.value.is_none() && raw.rope_kind.value.as_deref() != Some(PROPORTIONAL) {
         let dim = rotated_part(&raw, &raw.rope_part)?;
         raw.rope_dim = Field { name: raw.rope_part.name.clone(), ..Field::new("", dim) };
     }
@@ -55,6 +59,7 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
         let dim = rotated_part(&raw, &raw.local_rope_part)?;
         raw.local_rope_dim = Field { name: raw.local_rope_part.name.clone(), ..Field::new("", dim) };
     }
+    layer_config(&mut raw, &file)?;
     raw.window_layers = window_layers(&raw);
     raw.moe_layers = moe_layers(&raw)?;
     // Configurations of the Qwen kind have the window off unless they say that it is on.
@@ -63,6 +68,37 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
         raw.window.value = None;
     }
     Ok(raw)
+}
+
+/// Settings of single layers, by the number of the layer: widths of heads.
+fn layer_config(raw: &mut RawConfig, file: &ConfigFile<'_>) -> Result<()> {
+    const WIDTH: &str = "head_dim";
+    let (name, Some(value)) = file.get(BY_LAYER) else { return Ok(()) };
+    let wrong = |field: String, found: &Value, expected: &'static str| {
+        LoadError::malformed(&raw.path, field, Fault::WrongType { found: kind(found).into(), expected })
+    };
+    let Value::Object(layers) = value else { return Err(wrong(name, value, "a JSON object")) };
+    let (count, width) = (file.layers.unwrap_or(0), raw.head_dim.value);
+    let mut widths = vec![width.unwrap_or(0); count.min(MAX_LAYERS as usize)];
+    let mut unknown = Vec::new();
+    for (layer, settings) in layers {
+        let field = format!("{name}.{layer}");
+        let Value::Object(settings) = settings else { return Err(wrong(field, settings, "a JSON object")) };
+        let Some(place) = layer.parse().ok().and_then(|layer: usize| widths.get_mut(layer)) else {
+            let (found, other) = (format!("layer {layer}"), format!("{count} layers"));
+            return Err(raw.fault(&name, Fault::Contradiction { found, other }));
+        };
+        for (key, value) in settings.iter().filter(|(_, value)| !value.is_null()) {
+            match (key.as_str(), whole(value)) {
+                (WIDTH, Some(width)) => *place = width,
+                (WIDTH, None) => return Err(wrong(format!("{field}.{key}"), value, "a whole number")),
+                _ => unknown.push(format!("{field}.{key}")),
+            }
+        }
+    }
+    raw.layer_head_dims = Field::new(format!("{name}.{WIDTH}"), Some(PerLayer(widths)));
+    raw.unknown.extend(unknown);
+    Ok(())
 }
 
 fn folder_name(path: &Path) -> String {
@@ -292,6 +328,7 @@ impl<'a> ConfigFile<'a> {
         let outside = |key: &str| {
             HF_IGNORED.contains(&key)
                 || ROPE_OBJECTS.contains(&key)
+                || key == BY_LAYER
                 || ROWS.iter().any(|row| row.hf.contains(&key))
         };
         let object = self.nested.map(|_| NESTED);

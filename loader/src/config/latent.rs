@@ -7,7 +7,7 @@ use crate::config::positions::{rope, temperature};
 use crate::error::{Fault, LoadError, Result};
 use crate::families::Family;
 use crate::io::reader::narrow;
-use crate::spec::{AttentionSpec, LatentSpec, Pairing, QkNorm, RopeScaling};
+use crate::spec::{AttentionSpec, KvSource, LatentSpec, Pairing, QkNorm, RopeScaling};
 
 /// Epsilon of the inner norms of folders, whatever their `rms_norm_eps` is. GGUF files have one for all
 /// norms.
@@ -68,6 +68,8 @@ pub(super) fn latent_layers(
                 softcap: None,
                 temperature,
                 gate: None,
+                source: KvSource::Projected,
+                value_norm: None,
             },
             rank,
             nope,

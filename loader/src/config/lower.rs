@@ -3,7 +3,7 @@
 
 use crate::config::conv::{conv_layers, plain};
 use crate::config::delta::delta_layers;
-use crate::config::experts::ffn_layers;
+use crate::config::experts::{activation, dense_width, ffn_layers};
 use crate::config::field::{Field, PerLayer};
 use crate::config::fields::RawConfig;
 use crate::config::latent::latent_layers;
@@ -11,13 +11,15 @@ use crate::config::limits::{
     Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, setting,
 };
 use crate::config::positions::{layer_rope, roped_layers, temperature};
+use crate::config::sources::{kv_heads, layer_input_width, of_layer, sources};
 use crate::error::{Fault, LoadError, Result};
 use crate::families::{
-    FAMILIES, Family, FolderSizes, LogitScale, NormKind, NormPlaces, QkNormKind, WindowRule,
+    BesideKind, FAMILIES, Family, FolderSizes, LogitScale, NormKind, NormPlaces, QkNormKind, WindowRule,
 };
 use crate::io::reader::narrow;
 use crate::spec::{
-    AttentionSpec, BranchSpec, HeadSpec, Join, LayerSpec, MlpSpec, ModelSpec, NormSpec, Op, Place, QkNorm,
+    AttentionSpec, BranchSpec, HeadSpec, Join, LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, ModelSpec,
+    NormSpec, Op, Place, QkNorm,
 };
 
 /// The family of a configuration.
@@ -75,28 +77,30 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
     };
     let plain = family.short_conv.then(|| plain(raw, container)).transpose()?;
     let raw = plain.as_ref().unwrap_or(raw);
-    let mixers: Vec<Op> = if family.latent {
-        latent_layers(raw, family, container, layer_count, eps)?.into_iter().map(Op::Latent).collect()
-    } else {
-        let layers = attention_layers(raw, family, container, layer_count, d_model, eps)?;
-        let deltas = match family.delta {
-            Some(kind) => delta_layers(raw, kind, container, layer_count, eps)?,
-            None => vec![None; layer_count],
-        };
-        let both = layers.into_iter().zip(deltas);
-        let mixers = both.map(|(attention, delta)| delta.map_or(Op::Attention(attention), Op::Delta));
-        mixers.zip(convs).map(|(mixer, conv)| conv.map_or(mixer, Op::Conv)).collect()
-    };
+    let sizes = Sizes { layers: layer_count, d_model, eps };
+    let mixers = mixers(raw, family, container, sizes)?;
+    let mixers = mixers.into_iter().zip(convs).map(|(mixer, conv)| conv.map_or(mixer, Op::Conv));
     let ffn = ffn_layers(raw, family, container, layer_count)?;
     let residual_scale = raw.positive(&raw.residual_scale)?;
-    let layers = mixers
-        .into_iter()
-        .zip(ffn)
-        .map(|(mixer, ffn)| match family.experts_beside_dense {
-            true => beside_dense(layer(family, norm, mixer, ffn, residual_scale), d_model),
-            false => layer(family, norm, mixer, ffn, residual_scale),
-        })
-        .collect();
+    let own = layer_input_width(raw)?.map(|width| LayerInputs { width, eps });
+    let layers = mixers.zip(ffn).enumerate().map(|(index, (mixer, ffn))| {
+        let mut layer = layer(family, norm, mixer, ffn, residual_scale);
+        match family.beside {
+            BesideKind::None => {}
+            BesideKind::Outset => layer = beside_dense(layer, d_model),
+            BesideKind::Sum => sum_with_dense(&mut layer, norm, || dense_width(raw, layer_count, index))?,
+        }
+        if let Some(LayerInputs { width, .. }) = own {
+            let op = Op::LayerInput(LayerInputSpec { width, activation: activation(raw, family)? });
+            let (place, post_norm) = (Place::LayerInput, Some(norm));
+            let scale = residual_scale;
+            let branch = BranchSpec { place, join: Join::InOrder, pre_norm: None, op, post_norm, scale };
+            layer.branches.push(branch);
+        }
+        layer.scaled = family.layer_scale;
+        Ok(layer)
+    });
+    let layers = layers.collect::<Result<_>>()?;
     Ok(ModelSpec {
         name: raw.text(&raw.model_name)?,
         family: family.label,
@@ -104,6 +108,7 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         d_model,
         max_context: raw.count(&raw.max_context, 1, MAX_CONTEXT)?,
         embed_scale: embed_scale(raw, family, d_model)?,
+        layer_inputs: own,
         layers,
         final_norm: norm,
         head: HeadSpec {
@@ -153,7 +158,52 @@ fn beside_dense(layer: LayerSpec, d_model: usize) -> LayerSpec {
         }
         _ => vec![branch],
     });
-    LayerSpec { branches: branches.collect() }
+    LayerSpec { branches: branches.collect(), ..layer }
+}
+
+/// Adds a dense block of `width` to the experts of a layer that has them: both read the same, and what they
+/// add up to has a norm.
+fn sum_with_dense(
+    layer: &mut LayerSpec,
+    norm: NormSpec,
+    width: impl FnOnce() -> Result<usize>,
+) -> Result<()> {
+    let Some(at) = layer.branches.iter().position(|branch| matches!(branch.op, Op::Moe(_))) else {
+        return Ok(());
+    };
+    let Some(experts) = layer.branches.get_mut(at) else { return Ok(()) };
+    let Op::Moe(moe) = &experts.op else { return Ok(()) };
+    let op = Op::Mlp(MlpSpec { d_ff: width()?, ..moe.expert });
+    let dense = BranchSpec { place: Place::Dense, op, ..experts.clone() };
+    (experts.place, experts.join) = (Place::Experts, Join::Parallel);
+    layer.branches.insert(at, dense);
+    layer.sum_norm = Some(norm);
+    Ok(())
+}
+
+/// Sizes that every layer has.
+#[derive(Clone, Copy)]
+struct Sizes {
+    layers: usize,
+    d_model: usize,
+    /// Of the norms.
+    eps: f32,
+}
+
+/// The operation of each layer in which tokens exchange information.
+fn mixers(raw: &RawConfig, family: &Family, container: Container, sizes: Sizes) -> Result<Vec<Op>> {
+    let Sizes { layers, d_model, eps } = sizes;
+    if family.latent {
+        let latent = latent_layers(raw, family, container, layers, eps)?;
+        return Ok(latent.into_iter().map(Op::Latent).collect());
+    }
+    let attention = attention_layers(raw, family, container, layers, d_model, eps)?;
+    let deltas = match family.delta {
+        Some(kind) => delta_layers(raw, kind, container, layers, eps)?,
+        None => vec![None; layers],
+    };
+    let both = attention.into_iter().zip(deltas);
+    Ok(both.map(|(attention, delta)| delta.map_or(Op::Attention(attention), Op::Delta)).collect())
 }
 
 fn embed_scale(raw: &RawConfig, family: &Family, d_model: usize) -> Result<f32> {
@@ -190,7 +240,7 @@ fn attention_layers(
     eps: f32,
 ) -> Result<Vec<AttentionSpec>> {
     let heads = heads(raw, layers)?;
-    let kv_heads = match raw.kv_heads.value {
+    let listed = match raw.kv_heads.value {
         Some(_) => raw.per_layer(&raw.kv_heads, layers, 1, MAX_HEADS)?,
         None => heads.clone(),
     };
@@ -198,11 +248,15 @@ fn attention_layers(
     let (clip_qkv, softcap) = (optional(raw, &raw.clip_qkv)?, optional(raw, &raw.attention_softcap)?);
     let temperature = temperature(raw)?;
     let roped = roped_layers(raw, family, &windows)?;
+    let sources = sources(raw, container, &windows)?;
+    let of_layers = heads.iter().zip(&listed).zip(windows).zip(roped).zip(sources);
     let mut specs = Vec::with_capacity(layers);
-    for (((&heads, &kv_heads), window), roped) in heads.iter().zip(&kv_heads).zip(windows).zip(roped) {
+    for (layer, ((((&heads, &listed), window), roped), source)) in of_layers.enumerate() {
+        let raw = &of_layer(raw, layer, window.is_some());
+        let (kv_heads, field) = kv_heads(raw, listed, window.is_some())?;
         if heads % kv_heads != 0 {
             return Err(raw.fault(
-                &raw.kv_heads.name,
+                field,
                 Fault::Contradiction { found: kv_heads.to_string(), other: format!("{heads} query heads") },
             ));
         }
@@ -216,6 +270,8 @@ fn attention_layers(
             kv_heads,
             head_dim,
             scale: score_scale(raw, family, container, d_model / heads, head_dim)?,
+            source,
+            value_norm: family.value_norm.then_some(eps),
             qkv_bias: setting(family.qkv_bias, &raw.qkv_bias),
             out_bias: setting(family.out_bias, &raw.out_bias),
             sinks: family.sinks,
@@ -261,7 +317,8 @@ fn score_scale(
     }
     let layers = raw.layers.value.unwrap_or(0);
     let by_share = container == Container::Gguf && family.gguf_share_layers == Some(layers);
-    raw.positive_or(&raw.attention_scale, 1.0 / root(if by_share { share } else { head_dim }))
+    let root = root(if by_share { share } else { head_dim });
+    raw.positive_or(&raw.attention_scale, if family.unscaled { 1.0 } else { 1.0 / root })
 }
 
 fn head_dim(raw: &RawConfig, heads: usize, d_model: usize) -> Result<usize> {

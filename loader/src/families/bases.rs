@@ -2,12 +2,12 @@
 //! of them share. Data only, no functions. It must not know the table.
 
 use super::family::{
-    ActivationKind, DeltaKind, ExpertWidth, Family, LocalRope, LogitScale, NormKind, NormPlaces, QkNormKind,
-    RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
+    ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, LocalRope, LogitScale, NormKind, NormPlaces,
+    QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, WindowRule,
 };
 use crate::spec::Part::{Down, Gate, Up};
-use crate::spec::Place::{Ffn, Mixer};
-use crate::spec::{Activation, OutputGate, Pairing, Renormalise, RouterInput, Scoring};
+use crate::spec::Place::{self, Ffn, Mixer};
+use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
 use crate::tensors::roles::{LayerTensor as T, NameRule, QKV, Role, Rows, half, layer, stacked, top};
 
 /// Llama. The other entries are given as differences from it.
@@ -35,13 +35,17 @@ pub(super) const LLAMA: Family = Family {
     window: WindowRule::AllLayers,
     rope_layers: RopeLayers::All,
     local_rope: LocalRope::Same,
+    unscaled: false,
+    value_norm: false,
+    layer_scale: false,
     gguf_share_layers: None,
     gate: None,
     embed_root: Setting::Fixed(false),
     logit_scale: LogitScale::Divides,
     router: RouterKind::SoftmaxTopK,
-    router_input: RouterInput::Branch,
-    experts_beside_dense: false,
+    router_input: RouterInputKind::Branch,
+    beside: BesideKind::None,
+    expert_scales: false,
     router_bias: false,
     expert_bias: false,
     activation: ActivationKind::Named(Activation::Silu),
@@ -218,6 +222,45 @@ pub(super) const GEMMA2: Family = Family {
     default_tied: true,
     ..LLAMA
 };
+
+/// Gemma 4 (its model card). Its small models have numbers for each layer and token.
+pub(super) const GEMMA4: Family = Family {
+    label: "gemma4",
+    hf_types: &["gemma4_text", "gemma4"],
+    gguf_arch: "gemma4",
+    gguf_names: &[layer(T::PreNorm(Place::Experts), "blk.{L}.pre_ffw_norm_2.weight")],
+    folder_names: GEMMA4_FOLDER,
+    folder_norms_centred: false,
+    qk_norm: QkNormKind::PerHead,
+    value_norm: true,
+    unscaled: true,
+    layer_scale: true,
+    window: WindowRule::Periodic { period: 6, first_is_full: false },
+    local_rope: LocalRope::Plain { theta: Some(10_000.0) },
+    gguf_share_layers: None,
+    router_input: RouterInputKind::Residual,
+    beside: BesideKind::Sum,
+    expert_scales: true,
+    expert_width: ExpertWidth::Own,
+    default_theta: 1_000_000.0,
+    ..GEMMA2
+};
+
+/// Tensors of Gemma 4's folders.
+const GEMMA4_FOLDER: &[NameRule] = &[
+    layer(T::PostNorm(Mixer), "model.layers.{L}.post_attention_layernorm.weight"),
+    layer(T::PreNorm(Ffn), "model.layers.{L}.pre_feedforward_layernorm.weight"),
+    layer(T::PostNorm(Ffn), "model.layers.{L}.post_feedforward_layernorm.weight"),
+    layer(T::PreNorm(Place::Dense), "model.layers.{L}.pre_feedforward_layernorm.weight"),
+    layer(T::PostNorm(Place::Dense), "model.layers.{L}.post_feedforward_layernorm_1.weight"),
+    layer(T::PreNorm(Place::Experts), "model.layers.{L}.pre_feedforward_layernorm_2.weight"),
+    layer(T::PostNorm(Place::Experts), "model.layers.{L}.post_feedforward_layernorm_2.weight"),
+    layer(T::SumNorm, "model.layers.{L}.post_feedforward_layernorm.weight"),
+    layer(T::Router, "model.layers.{L}.router.proj.weight"),
+    half(T::Experts(Gate), "model.layers.{L}.experts.gate_up_proj", Rows::FirstHalf),
+    half(T::Experts(Up), "model.layers.{L}.experts.gate_up_proj", Rows::SecondHalf),
+    layer(T::Experts(Down), "model.layers.{L}.experts.down_proj"),
+];
 
 /// DeepSeek-V3 and R1 (arXiv 2412.19437), Kimi-K2. GGUF files of all models with this attention have the same
 /// architecture; they say by their tensors whether the router has a bias.

@@ -1,7 +1,7 @@
 //! What a family is: the properties that an architecture name implies and its configuration does not state.
 //! Plain types without functions. It must not know which families there are.
 
-use crate::spec::{Activation, OutputGate, Pairing, Renormalise, RouterInput, Scoring};
+use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
 use crate::tensors::roles::NameRule;
 
 /// Properties that all models of a family share.
@@ -53,6 +53,12 @@ pub struct Family {
     pub rope_layers: RopeLayers,
     /// The rope of layers with a window.
     pub local_rope: LocalRope,
+    /// Whether scores are not scaled, where the file does not say how.
+    pub unscaled: bool,
+    /// Whether values have a norm.
+    pub value_norm: bool,
+    /// Whether the residual stream is multiplied at the end of a layer.
+    pub layer_scale: bool,
     /// GGUF files of a model with this number of layers scale scores by the width of the residual stream
     /// over the heads, and do not say so.
     pub gguf_share_layers: Option<u64>,
@@ -65,10 +71,11 @@ pub struct Family {
     /// How a token's experts are chosen. Not used by families without experts.
     pub router: RouterKind,
     /// What the router reads.
-    pub router_input: RouterInput,
-    /// Whether experts stand beside a dense block as wide as the residual stream, and read what their layer
-    /// received.
-    pub experts_beside_dense: bool,
+    pub router_input: RouterInputKind,
+    /// Which dense block stands beside experts.
+    pub beside: BesideKind,
+    /// Whether each expert has a factor on its weights.
+    pub expert_scales: bool,
     /// Whether the router has a bias.
     pub router_bias: bool,
     /// Whether the matrices of experts have biases.
@@ -148,6 +155,28 @@ pub enum NormPlaces {
     After,
     /// Of its input and of its output.
     Both,
+}
+
+/// The dense block beside experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BesideKind {
+    /// There is none.
+    None,
+    /// As wide as the residual stream; experts read what their layer received (Arctic).
+    Outset,
+    /// Of the file's width; both read the same, and their sum has a norm (Gemma 4).
+    Sum,
+}
+
+/// What a router reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouterInputKind {
+    /// The normed input of its branch.
+    Branch,
+    /// What its layer received.
+    Outset,
+    /// The input of its branch under its own norm.
+    Residual,
 }
 
 /// Which layers have a rope.

@@ -5,16 +5,16 @@
 //! folders, the GGUF specification and real file headers for the GGUF architecture names.
 
 use super::bases::{
-    DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GLM4MOE, LFM2, LLAMA, NORM_AFTER_ATTENTION, OLMO2, QWEN2, QWEN3,
-    QWEN3NEXT,
+    DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GEMMA4, GLM4MOE, LFM2, LLAMA, NORM_AFTER_ATTENTION, OLMO2, QWEN2,
+    QWEN3, QWEN3NEXT,
 };
 use super::family::{
-    ActivationKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, LogitScale, NormKind, NormPlaces,
-    QkNormKind, RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
+    ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, LogitScale, NormKind,
+    NormPlaces, QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, WindowRule,
 };
 use crate::spec::Part::{Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
-use crate::spec::{Activation, OutputGate, Pairing, Renormalise, RouterInput, Scoring};
+use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
 use crate::tensors::roles::{LayerTensor as T, NameRule, QKV, Rows, half, layer, stacked};
 
 /// DBRX: the norm before the experts has the name of its place, and there is one projection.
@@ -414,6 +414,7 @@ pub const FAMILIES: &[Family] = &[
         default_theta: 1_000_000.0,
         ..GEMMA2
     },
+    GEMMA4,
     Family {
         label: "afmoe",
         hf_types: &["afmoe"],
@@ -446,7 +447,7 @@ pub const FAMILIES: &[Family] = &[
             bias: Setting::Fixed(false),
             divisor: Renormalise::AtLeast(6.1e-5),
         },
-        router_input: RouterInput::Outset,
+        router_input: RouterInputKind::Outset,
         activation: ActivationKind::Named(Activation::Relu),
         expert_width: ExpertWidth::Own,
         default_theta: 1_500_000.0,
@@ -457,7 +458,7 @@ pub const FAMILIES: &[Family] = &[
         label: "arctic",
         hf_types: &[],
         gguf_arch: "arctic",
-        experts_beside_dense: true,
+        beside: BesideKind::Outset,
         default_eps: 1e-5,
         ..LLAMA
     },

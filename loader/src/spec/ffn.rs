@@ -75,6 +75,15 @@ pub enum Activation {
     },
 }
 
+/// `W_up (act(W_gate x) * n)` with the layer's own numbers `n` of a token, see [`crate::spec::LayerInputs`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LayerInputSpec {
+    /// How many they are.
+    pub width: usize,
+    /// Applied to what the gate gives.
+    pub activation: Activation,
+}
+
 /// A mixture of experts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MoeSpec {
@@ -91,12 +100,18 @@ pub struct MoeSpec {
 }
 
 /// What a router reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RouterInput {
     /// The normed input of its branch, as the experts do.
     Branch,
     /// The residual stream as the layer received it, before any norm (SmallThinker, arXiv 2507.20984).
     Outset,
+    /// What the branch reads, under an RMS norm of the router's own, whose weights are divided by the root of
+    /// the width (Gemma 4).
+    Residual {
+        /// Added to the mean square.
+        eps: f32,
+    },
 }
 
 /// From router logits to experts and weights. Selection is on f32; ties go to the lower expert id.
@@ -108,6 +123,8 @@ pub struct RouterSpec {
     pub select: Select,
     /// Factor on the final weights.
     pub scale: f32,
+    /// Whether each expert has a factor of its own on its weights, `[experts]` (Gemma 4).
+    pub expert_scales: bool,
 }
 
 /// Scoring and selection. Every variant gives a list of experts per token, whose length need not be a

@@ -33,6 +33,21 @@ pub struct AttentionSpec {
     pub temperature: Option<Temperature>,
     /// Gate on the mixed values before the output projection.
     pub gate: Option<OutputGate>,
+    /// Where keys and values come from.
+    pub source: KvSource,
+    /// `Some(eps)`: values have an RMS norm without weights, each head by itself (Gemma 4).
+    pub value_norm: Option<f32>,
+}
+
+/// Where keys and values of attention come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvSource {
+    /// A projection each.
+    Projected,
+    /// One projection for both: values are what keys are before their norm (Gemma 4).
+    Shared,
+    /// Those of an earlier layer with the same shapes and the same window, by its number (Gemma 3n and 4).
+    Layer(usize),
 }
 
 /// A query at position `p` is multiplied by `1 + beta * ln(1 + floor(p / period))` (Llama 4, Ministral 3).

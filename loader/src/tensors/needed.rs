@@ -2,8 +2,9 @@
 //! tensors here. It must not know files.
 
 use crate::spec::{
-    AttentionSpec, BankMatrix, BranchSpec, ConvSpec, DeltaLayout, DeltaSpec, LatentSpec, MlpSpec, ModelSpec,
-    MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, SharedExpert,
+    AttentionSpec, BankMatrix, BranchSpec, ConvSpec, DeltaLayout, DeltaSpec, KvSource, LatentSpec,
+    LayerInputs, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, RouterInput,
+    SharedExpert,
 };
 use crate::tensors::roles::{LayerTensor, LayerTensor as T, Role};
 
@@ -20,7 +21,19 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
     if spec.head.bias {
         out.push((Role::HeadBias, 1, spec.vocab));
     }
+    if let Some(LayerInputs { width, .. }) = spec.layer_inputs {
+        let all = spec.layers.len() * width;
+        out.push((Role::LayerInputTable, spec.vocab, all));
+        out.push((Role::LayerInputProjection, all, d));
+        out.push((Role::LayerInputNorm, 1, width));
+    }
     for (index, layer) in spec.layers.iter().enumerate() {
+        if layer.sum_norm.is_some() {
+            out.push((Role::Layer(index, T::SumNorm), 1, d));
+        }
+        if layer.scaled {
+            out.push((Role::Layer(index, T::LayerScale), 1, 1));
+        }
         for branch in &layer.branches {
             let mut add = |tensor, rows, cols| out.push((Role::Layer(index, tensor), rows, cols));
             norms(branch, d, &mut add);
@@ -31,6 +44,10 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
                 Op::Latent(latent) => latent_tensors(latent, d, &mut add),
                 Op::Mlp(mlp) => mlp_tensors(mlp, d, (T::Dense, T::DenseBias), &mut add),
                 Op::Moe(moe) => moe_tensors(moe, d, &mut add),
+                Op::LayerInput(input) => {
+                    add(T::LayerInputGate, input.width, d);
+                    add(T::LayerInputUp, d, input.width);
+                }
             }
         }
     }
@@ -57,16 +74,24 @@ fn norms(branch: &BranchSpec, d_model: usize, add: Add<'_>) {
 fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
     let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
     add(T::Q, a.query_rows(), d_model);
-    add(T::K, kv, d_model);
-    add(T::V, kv, d_model);
+    if !matches!(a.source, KvSource::Layer(_)) {
+        add(T::K, kv, d_model);
+    }
+    if a.source == KvSource::Projected {
+        add(T::V, kv, d_model);
+    }
     add(T::O, d_model, q);
     if a.gate.is_some_and(|gate| gate != OutputGate::SigmoidWithQuery) {
         add(T::AttentionGate, a.gate_rows(), d_model);
     }
     if a.qkv_bias {
         add(T::QBias, 1, a.query_rows());
-        add(T::KBias, 1, kv);
-        add(T::VBias, 1, kv);
+        if !matches!(a.source, KvSource::Layer(_)) {
+            add(T::KBias, 1, kv);
+        }
+        if a.source == KvSource::Projected {
+            add(T::VBias, 1, kv);
+        }
     }
     if a.out_bias {
         add(T::OBias, 1, d_model);
@@ -78,7 +103,9 @@ fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
         QkNorm::None => {}
         QkNorm::PerHead { .. } | QkNorm::PerHeadAfterRope { .. } => {
             add(T::QNorm, 1, a.head_dim);
-            add(T::KNorm, 1, a.head_dim);
+            if !matches!(a.source, KvSource::Layer(_)) {
+                add(T::KNorm, 1, a.head_dim);
+            }
         }
         QkNorm::Full { .. } => {
             add(T::QNorm, 1, q);
@@ -166,6 +193,12 @@ fn moe_tensors(moe: &MoeSpec, d_model: usize, add: Add<'_>) {
     add(T::Router, moe.experts, d_model);
     if moe.router.bias {
         add(T::RouterBias, 1, moe.experts);
+    }
+    if matches!(moe.router_input, RouterInput::Residual { .. }) {
+        add(T::RouterNorm, 1, d_model);
+    }
+    if moe.router.expert_scales {
+        add(T::ExpertScales, 1, moe.experts);
     }
     if moe.router.select.has_bias() {
         add(T::SelectBias, 1, moe.experts);

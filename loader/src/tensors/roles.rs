@@ -26,6 +26,12 @@ pub enum Role {
     Head,
     /// Bias of the output projection `[vocab]`.
     HeadBias,
+    /// Numbers of every layer by token `[vocab, layers * width]`.
+    LayerInputTable,
+    /// Projection of the embedding to numbers of every layer `[layers * width, d_model]`.
+    LayerInputProjection,
+    /// Norm of what that gives `[width]`.
+    LayerInputNorm,
     /// A tensor of one layer.
     Layer(usize, LayerTensor),
 }
@@ -41,6 +47,14 @@ pub enum LayerTensor {
     PostNorm(Place),
     /// Its bias `[d_model]`.
     PostNormBias(Place),
+    /// Norm of the sum of parallel branches `[d_model]`.
+    SumNorm,
+    /// Factor on the residual stream at the end of the layer `[1]`.
+    LayerScale,
+    /// Gate on the layer's own numbers of a token `[width, d_model]`.
+    LayerInputGate,
+    /// From these numbers to the residual stream `[d_model, width]`.
+    LayerInputUp,
     /// Query projection `[heads * head_dim, d_model]`.
     Q,
     /// Key projection `[kv_heads * head_dim, d_model]`.
@@ -123,6 +137,10 @@ pub enum LayerTensor {
     Router,
     /// Its bias `[experts]`.
     RouterBias,
+    /// Norm of its input, times the root of the width `[d_model]`.
+    RouterNorm,
+    /// Factors on the weights of experts `[experts]`.
+    ExpertScales,
     /// Added to the scores of experts for the choice alone `[experts]`.
     SelectBias,
     /// The experts' matrices.
@@ -151,6 +169,8 @@ impl LayerTensor {
         match self {
             Self::Q | Self::K | Self::V | Self::O | Self::AttentionGate => true,
             Self::Router | Self::SharedInput => true,
+            Self::LayerInputGate | Self::LayerInputUp => true,
+            Self::SumNorm | Self::LayerScale | Self::RouterNorm | Self::ExpertScales => false,
             Self::QDown | Self::QUp | Self::KvDown | Self::KvUp | Self::KUp | Self::VUp => true,
             Self::QDownNorm | Self::KvDownNorm => false,
             Self::DeltaQkv | Self::DeltaGate | Self::DeltaStrength | Self::DeltaStep => true,
@@ -230,6 +250,9 @@ pub const GGUF_NAMES: &[NameRule] = &[
     top(Role::RopeDivisors, "rope_freqs.weight"),
     top(Role::RopeShort, "rope_factors_short.weight"),
     top(Role::RopeLong, "rope_factors_long.weight"),
+    top(Role::LayerInputTable, "per_layer_token_embd.weight"),
+    top(Role::LayerInputProjection, "per_layer_model_proj.weight"),
+    top(Role::LayerInputNorm, "per_layer_proj_norm.weight"),
     top(Role::FinalNorm, "output_norm.weight"),
     top(Role::FinalNormBias, "output_norm.bias"),
     top(Role::Head, "output.weight"),
@@ -286,6 +309,14 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::PostNormBias(Mixer), "blk.{L}.post_attention_norm.bias"),
     layer(T::PostNorm(Ffn), "blk.{L}.post_ffw_norm.weight"),
     layer(T::PostNormBias(Ffn), "blk.{L}.post_ffw_norm.bias"),
+    layer(T::PreNorm(Place::Dense), "blk.{L}.ffn_norm.weight"),
+    layer(T::PostNorm(Place::Dense), "blk.{L}.post_ffw_norm_1.weight"),
+    layer(T::PostNorm(Place::Experts), "blk.{L}.post_ffw_norm_2.weight"),
+    layer(T::SumNorm, "blk.{L}.post_ffw_norm.weight"),
+    layer(T::LayerScale, "blk.{L}.layer_output_scale.weight"),
+    layer(T::PostNorm(Place::LayerInput), "blk.{L}.post_norm.weight"),
+    layer(T::LayerInputGate, "blk.{L}.inp_gate.weight"),
+    layer(T::LayerInputUp, "blk.{L}.proj.weight"),
     layer(T::Dense(Gate), "blk.{L}.ffn_gate.weight"),
     layer(T::Dense(Up), "blk.{L}.ffn_up.weight"),
     layer(T::Dense(Down), "blk.{L}.ffn_down.weight"),
@@ -294,6 +325,8 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::DenseBias(Down), "blk.{L}.ffn_down.bias"),
     layer(T::Router, "blk.{L}.ffn_gate_inp.weight"),
     layer(T::RouterBias, "blk.{L}.ffn_gate_inp.bias"),
+    layer(T::RouterNorm, "blk.{L}.ffn_gate_inp.scale"),
+    layer(T::ExpertScales, "blk.{L}.ffn_down_exps.scale"),
     layer(T::SelectBias, "blk.{L}.exp_probs_b.bias"),
     layer(T::Experts(Gate), "blk.{L}.ffn_gate_exps.weight"),
     layer(T::Experts(Up), "blk.{L}.ffn_up_exps.weight"),
@@ -319,6 +352,9 @@ pub const GGUF_NAMES: &[NameRule] = &[
 pub const HF_NAMES: &[NameRule] = &[
     top(Role::Embed, "model.embed_tokens.weight"),
     top(Role::Embed, "model.word_embeddings.weight"),
+    top(Role::LayerInputTable, "model.embed_tokens_per_layer.weight"),
+    top(Role::LayerInputProjection, "model.per_layer_model_projection.weight"),
+    top(Role::LayerInputNorm, "model.per_layer_projection_norm.weight"),
     top(Role::FinalNorm, "model.norm.weight"),
     top(Role::FinalNormBias, "model.norm.bias"),
     top(Role::Head, "lm_head.weight"),
@@ -388,6 +424,12 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::Router, "model.layers.{L}.block_sparse_moe.router.layer.weight"),
     layer(T::Router, "model.layers.{L}.mlp.gate.wg.weight"),
     layer(T::Router, "model.layers.{L}.mlp.router.gate.weight"),
+    layer(T::RouterNorm, "model.layers.{L}.router.scale"),
+    layer(T::ExpertScales, "model.layers.{L}.router.per_expert_scale"),
+    layer(T::LayerScale, "model.layers.{L}.layer_scalar"),
+    layer(T::PostNorm(Place::LayerInput), "model.layers.{L}.post_per_layer_input_norm.weight"),
+    layer(T::LayerInputGate, "model.layers.{L}.per_layer_input_gate.weight"),
+    layer(T::LayerInputUp, "model.layers.{L}.per_layer_projection.weight"),
     layer(T::SelectBias, "model.layers.{L}.mlp.gate.e_score_correction_bias"),
     layer(T::SelectBias, "model.layers.{L}.mlp.moe_statics.e_score_correction_bias"),
     layer(T::SelectBias, "model.layers.{L}.block_sparse_moe.e_score_correction_bias"),

@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::Context;
 use moelten_loader::load::spec_of_config;
 use moelten_loader::spec::{
-    Activation, AttentionSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Pairing,
-    QkNorm, RopeScaling, RopeSpec, RouterInput, RouterSpec, Select, SharedExpert,
+    Activation, AttentionSpec, HeadSpec, KvSource, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op,
+    Pairing, QkNorm, RopeScaling, RopeSpec, RouterInput, RouterSpec, Select, SharedExpert,
 };
 use serde::Deserialize;
 
@@ -284,6 +284,8 @@ impl Shape {
                 softcap: None,
                 temperature: None,
                 gate: None,
+                source: KvSource::Projected,
+                value_norm: None,
             };
             let moe = MoeSpec {
                 experts: self.experts,
@@ -292,6 +294,7 @@ impl Shape {
                     bias: false,
                     select: Select::SoftmaxTopK { k: self.experts_per_token, renormalise: self.renormalise },
                     scale: 1.0,
+                    expert_scales: false,
                 },
                 router_input: RouterInput::Branch,
                 shared: self.shared_d_ff.map_or(SharedExpert::None, |d_ff| SharedExpert::Plain(mlp(d_ff))),
@@ -305,6 +308,7 @@ impl Shape {
             d_model: self.d_model,
             max_context: self.context,
             embed_scale: 1.0,
+            layer_inputs: None,
             layers: (0..self.layers).map(layer).collect(),
             final_norm: norm,
             head: HeadSpec { tied: self.tied_head, bias: false, scale: 1.0, softcap: None },

@@ -175,6 +175,9 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
                 "    gated delta net {} key heads of {}, {} value heads of {}, convolution over {} tokens",
                 delta.key_heads, delta.key_dim, delta.value_heads, delta.value_dim, delta.conv_kernel
             ),
+            Op::LayerInput(input) => {
+                writeln!(out, "    {} numbers of its own for each token, gate {:?}", input.width, input.activation)
+            }
             Op::Mlp(mlp) => writeln!(out, "    dense {mlp:?}"),
             Op::Moe(moe) => {
                 writeln!(out, "    {} experts {:?}, shared {:?}", moe.experts, moe.expert, moe.shared)?;

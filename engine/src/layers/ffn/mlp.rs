@@ -309,7 +309,7 @@ fn add_bias(kernels: &Kernels, bias: Option<&[f32]>, rows: Range<usize>, x: &mut
 }
 
 /// `up = act(gate) * up`.
-fn activate(kernels: &Kernels, activation: Activation, gate: &mut [f32], up: &mut [f32]) {
+pub fn activate(kernels: &Kernels, activation: Activation, gate: &mut [f32], up: &mut [f32]) {
     match activation {
         Activation::Silu => kernels.silu_mul(gate, up),
         Activation::GeluTanh => kernels.gelu_tanh_mul(gate, up),

@@ -15,6 +15,7 @@ use crate::layers::ffn::group::{ExpertGroup, takes_input};
 use crate::layers::ffn::mlp::{MOST_VISITS, MlpView, Visit, add_outputs, hidden_layers};
 use crate::layers::ffn::visits::Visits;
 use crate::layers::linear::{Compute, Packed};
+use crate::layers::norm::Norm;
 use crate::layers::scratch::{MoeScratch, ProductScratch, RouteScratch};
 use crate::layers::squares::{HiddenSquares, HiddenSum, Squares};
 
@@ -29,6 +30,10 @@ pub struct Moe {
     pub router: MatrixRef,
     /// `[experts]`, added to the logits.
     pub router_bias: Option<Vec<f32>>,
+    /// The norm of what the router reads, where it has its own.
+    pub router_norm: Option<Norm>,
+    /// Factors on the weights of experts, `[experts]`; empty without them.
+    pub expert_scales: Vec<f32>,
     /// Added to the scores of experts for the choice alone, `[experts]`; empty without one.
     pub select_bias: Vec<f32>,
     /// Biases of the routed experts, one block for each.
@@ -79,6 +84,7 @@ impl Moe {
         compute.products(&[(router, packed.for_matrix(&router))], by_rows);
         compute.ungroup(by_rows, experts, self.router_bias.as_deref(), logits);
         s.routing.route(&self.spec.router, &self.select_bias, logits, experts, live);
+        s.routing.scale_experts(&self.expert_scales);
     }
 
     /// `out = moe(x)`, both `[tokens, d_model]`, after [`Self::route`]. `meanwhile` runs once the reads of

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use moelten_loader::spec::{AttentionSpec, OutputGate, QkNorm};
+use moelten_loader::spec::{AttentionSpec, KvSource, OutputGate, QkNorm};
 use moelten_loader::tensors::bank::MatrixRef;
 
 use crate::layers::linear::{Compute, Linear};
@@ -22,10 +22,10 @@ pub struct Attention {
     pub spec: AttentionSpec,
     /// Query projection, `[heads * head_dim, d_model]`, with the gate's rows where they are in it.
     pub q: Linear,
-    /// Key projection, `[kv_heads * head_dim, d_model]`.
-    pub k: Linear,
-    /// Value projection, `[kv_heads * head_dim, d_model]`.
-    pub v: Linear,
+    /// Key projection, `[kv_heads * head_dim, d_model]`; `None` where another layer's keys are read.
+    pub k: Option<Linear>,
+    /// Value projection, `[kv_heads * head_dim, d_model]`; `None` where the values are keys, too.
+    pub v: Option<Linear>,
     /// Output projection, `[d_model, heads * head_dim]`.
     pub o: Linear,
     /// Gate on the mixed values, `[heads * head_dim, d_model]` or `[heads, d_model]`.
@@ -34,6 +34,8 @@ pub struct Attention {
     pub q_norm: Vec<f32>,
     /// Weights of the key norm, `[head_dim]` or `[kv_heads * head_dim]`; empty without one.
     pub k_norm: Vec<f32>,
+    /// Ones, `[head_dim]`, where values have a norm; else empty.
+    pub v_norm: Vec<f32>,
     /// Logits of the sinks, `[heads]`; empty without them.
     pub sinks: Vec<f32>,
     /// Index of the rope among those of the model; `None` without positions.
@@ -55,9 +57,13 @@ impl Mixer for Attention {
         let with_gate = self.spec.gate == Some(OutputGate::SigmoidWithQuery);
         let q = if with_gate { &mut s.gate } else { &mut s.q };
         let q = &mut q[..tokens * self.q.weight.rows];
-        let k = &mut s.k[..tokens * self.k.weight.rows];
-        let v = &mut s.v[..tokens * self.v.weight.rows];
-        let linears = [&self.q, &self.k, &self.v];
+        // Projections are missing from the end.
+        let linears = [Some(&self.q), self.k.as_ref(), self.v.as_ref()];
+        let count = linears.iter().flatten().count();
+        let linears = linears.map(|linear| linear.unwrap_or(&self.q));
+        let narrow = |there: bool| if there { tokens * self.kv_width() } else { 0 };
+        let k = &mut s.k[..narrow(count > 1)];
+        let v = &mut s.v[..narrow(count > 2)];
         let packed = &mut products.packed;
         compute.pack(x, self.q.weight.cols, linears.map(|linear| linear.weight.format), packed);
         let views = linears.map(|linear| {
@@ -65,9 +71,9 @@ impl Mixer for Attention {
             (w, packed.for_matrix(&w))
         });
         let grouped = &mut products.grouped[..q.len() + k.len() + v.len()];
-        compute.products(&views, grouped);
+        compute.products(&views[..count], grouped);
         let mut rest = &*grouped;
-        for (linear, out) in linears.into_iter().zip([&mut *q, &mut *k, &mut *v]) {
+        for (linear, out) in linears.into_iter().take(count).zip([&mut *q, &mut *k, &mut *v]) {
             let (part, others) = rest.split_at(out.len());
             rest = others;
             compute.ungroup(part, linear.weight.rows, linear.bias.as_deref(), out);
@@ -83,11 +89,20 @@ impl Mixer for Attention {
         if with_gate {
             take_apart(&mut s.gate[..2 * tokens * width], self.spec.head_dim, &mut s.q[..tokens * width]);
         }
-        let (q, k) = (&mut s.q[..tokens * width], &mut s.k[..tokens * self.k.weight.rows]);
-        let v = &mut s.v[..tokens * self.v.weight.rows];
         let angles = self.rope.map(|index| &angles[index]);
-        self.prepare(compute, &self.q_norm, angles, first, q, width);
-        self.prepare(compute, &self.k_norm, angles, first, k, self.k.weight.rows);
+        self.prepare(compute, &self.q_norm, angles, first, &mut s.q[..tokens * width], width);
+        if matches!(self.spec.source, KvSource::Layer(_)) {
+            return;
+        }
+        let narrow = tokens * self.kv_width();
+        let (k, v) = (&mut s.k[..narrow], &mut s.v[..narrow]);
+        if self.spec.source == KvSource::Shared {
+            v.copy_from_slice(k);
+        }
+        self.prepare(compute, &self.k_norm, angles, first, k, self.kv_width());
+        if let Some(eps) = self.spec.value_norm {
+            compute.pool.rows(v, self.kv_width(), |_, v| rms_in_place(compute.kernels, v, &self.v_norm, eps));
+        }
         if let Some(limit) = self.spec.clip_qkv {
             v.iter_mut().for_each(|v| *v = v.clamp(-limit, limit));
         }
@@ -102,9 +117,11 @@ impl Mixer for Attention {
         s: &mut AttentionScratch,
     ) {
         let rows = |width: usize| tokens.start * width..tokens.end * width;
-        let (wide, narrow) = (rows(self.width()), rows(self.k.weight.rows));
-        let (k, v) = (&s.k[narrow.clone()], &s.v[narrow]);
-        state.write(compute.pool, compute.kernels, position, k, v);
+        let (wide, narrow) = (rows(self.width()), rows(self.kv_width()));
+        if !matches!(self.spec.source, KvSource::Layer(_)) {
+            let (k, v) = (&s.k[narrow.clone()], &s.v[narrow]);
+            state.write(compute.pool, compute.kernels, position, k, v);
+        }
         let (q, mixed) = (&mut s.q[wide.clone()], &mut s.mixed[wide]);
         warm(compute, &self.spec, position, q);
         attend(compute, (&self.spec, &self.sinks), state.view(), position, q, &mut s.attend, mixed);
@@ -139,6 +156,11 @@ impl Attention {
     /// Width of a token's queries.
     fn width(&self) -> usize {
         self.spec.heads * self.spec.head_dim
+    }
+
+    /// Width of a token's keys, and of its values.
+    fn kv_width(&self) -> usize {
+        self.spec.kv_heads * self.spec.head_dim
     }
 
     /// Multiplies the mixed values of the first tokens by their gates.

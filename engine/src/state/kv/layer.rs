@@ -190,7 +190,7 @@ impl KvLayer {
 
 #[cfg(test)]
 mod tests {
-    use moelten_loader::spec::QkNorm;
+    use moelten_loader::spec::{KvSource, QkNorm};
     use moelten_quant::Isa;
 
     use super::*;
@@ -225,6 +225,8 @@ mod tests {
             softcap: None,
             temperature: None,
             gate: None,
+            source: KvSource::Projected,
+            value_norm: None,
         };
         let pool = Pool::new(ThreadPlan::here(Some(2), Pin::Off).unwrap()).unwrap();
         let kernels = Kernels::for_isa(Isa::best()).unwrap();

@@ -3,8 +3,8 @@
 
 use moelten_loader::spec::{
     Activation, AttentionSpec, BranchSpec, ConvSpec, DeltaLayout, DeltaOrder, DeltaSpec, ExpertGroups, Join,
-    LatentSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, Renormalise, RouterInput, Select,
-    SharedExpert, Temperature,
+    KvSource, LatentSpec, LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate,
+    Part, QkNorm, Renormalise, RouterInput, Select, SharedExpert, Temperature,
 };
 use moelten_loader::tensors::roles::{LayerTensor as T, Role};
 
@@ -23,19 +23,12 @@ pub fn logits(made: &Made, ids: &[u32]) -> Vec<f32> {
     let embed = made.weights(Role::Embed);
     let row = |&id: &u32| &embed[id as usize * spec.d_model..][..spec.d_model];
     let mut x: Rows = ids.iter().map(|id| row(id).iter().map(|&w| f64::from(w) * scale).collect()).collect();
+    let numbers: Vec<Rows> = ids.iter().zip(&x).map(|(&id, x)| layer_inputs(made, id, x)).collect();
+    // Keys and values of the layers so far.
+    let mut caches = Vec::new();
     for (layer, of) in spec.layers.iter().enumerate() {
-        let (outset, mut input) = (x.clone(), x.clone());
-        for branch in &of.branches {
-            match branch.join {
-                Join::InOrder => input.clone_from(&x),
-                Join::Parallel => {}
-                Join::Outset => input.clone_from(&outset),
-            }
-            let out = Layer { made, layer }.branch(branch, &input, &outset);
-            for (x, out) in x.iter_mut().flatten().zip(out.iter().flatten()) {
-                *x += f64::from(branch.scale) * out;
-            }
-        }
+        let own: Rows = numbers.iter().filter_map(|numbers| numbers.get(layer).cloned()).collect();
+        Layer { made, layer, own: &own }.run(of, &mut x, &mut caches);
     }
     let bias = spec.head.bias.then(|| made.weights(Role::HeadBias));
     let norm_bias = made.weights_if(matches!(spec.final_norm, NormSpec::Layer { .. }), Role::FinalNormBias);
@@ -51,12 +44,33 @@ pub fn logits(made: &Made, ids: &[u32]) -> Vec<f32> {
     x.iter().flat_map(token).map(|logit| cap(logit * f64::from(spec.head.scale)) as f32).collect()
 }
 
+/// The numbers of every layer for a token with embedding `x`.
+fn layer_inputs(made: &Made, id: u32, x: &[f64]) -> Rows {
+    let Some(LayerInputs { width, eps }) = made.spec.layer_inputs else { return Vec::new() };
+    let all = made.spec.layers.len() * width;
+    let table = &made.weights(Role::LayerInputTable)[id as usize * all..][..all];
+    let projected = linear(made.weights(Role::LayerInputProjection), None, x);
+    let root = (x.len() as f64).sqrt();
+    let of_layer = |(numbers, table): (&[f64], &[f32])| {
+        let scaled: Vec<f64> = numbers.iter().map(|number| number / root).collect();
+        let normed = norm(NormSpec::Rms { eps }, made.weights(Role::LayerInputNorm), None, &scaled);
+        let sum = |(x, &row): (&f64, &f32)| (x + f64::from(row) * (width as f64).sqrt()) / 2.0_f64.sqrt();
+        normed.iter().zip(table).map(sum).collect()
+    };
+    projected.chunks(width).zip(table.chunks(width)).map(of_layer).collect()
+}
+
 /// One layer of a model.
 #[derive(Clone, Copy)]
 struct Layer<'a> {
     made: &'a Made,
     layer: usize,
+    /// Its own numbers of each token.
+    own: &'a Rows,
 }
+
+/// Keys and values of attention by layer.
+type Caches = Vec<(usize, (Rows, Rows))>;
 
 impl<'a> Layer<'a> {
     fn weights(self, tensor: T) -> &'a [f32] {
@@ -67,10 +81,41 @@ impl<'a> Layer<'a> {
         self.made.weights_if(there, Role::Layer(self.layer, tensor))
     }
 
-    fn branch(self, branch: &BranchSpec, x: &Rows, outset: &Rows) -> Rows {
+    /// Runs the layer on the residual stream.
+    fn run(self, spec: &LayerSpec, x: &mut Rows, caches: &mut Caches) {
+        let (outset, mut input) = (x.clone(), x.clone());
+        let mut sum: Rows = x.iter().map(|x| vec![0.0; x.len()]).collect();
+        for (number, branch) in spec.branches.iter().enumerate() {
+            match branch.join {
+                Join::InOrder => input.clone_from(x),
+                Join::Parallel => {}
+                Join::Outset => input.clone_from(&outset),
+            }
+            let out = self.branch(branch, &input, &outset, caches);
+            let next = spec.branches.get(number + 1).map(|next| next.join);
+            let parallel = branch.join == Join::Parallel || next == Some(Join::Parallel);
+            let summed = spec.sum_norm.filter(|_| parallel);
+            let into = if summed.is_some() { &mut sum } else { &mut *x };
+            for (x, out) in into.iter_mut().flatten().zip(out.iter().flatten()) {
+                *x += f64::from(branch.scale) * out;
+            }
+            if summed.is_some() && next != Some(Join::Parallel) {
+                let normed = self.norm(summed, T::SumNorm, T::SumNorm, &sum);
+                x.iter_mut().flatten().zip(normed.iter().flatten()).for_each(|(x, sum)| *x += sum);
+                sum.iter_mut().flatten().for_each(|sum| *sum = 0.0);
+            }
+        }
+        if spec.scaled {
+            let scale = f64::from(self.weights(T::LayerScale)[0]);
+            x.iter_mut().flatten().for_each(|x| *x *= scale);
+        }
+    }
+
+    fn branch(self, branch: &BranchSpec, x: &Rows, outset: &Rows, caches: &mut Caches) -> Rows {
         let normed = self.norm(branch.pre_norm, T::PreNorm(branch.place), T::PreNormBias(branch.place), x);
         let out = match &branch.op {
-            Op::Attention(spec) => self.attention(spec, &normed),
+            Op::Attention(spec) => self.attention(spec, &normed, caches),
+            Op::LayerInput(spec) => self.layer_input(spec, &normed),
             Op::Conv(spec) => self.conv(spec, &normed),
             Op::Delta(spec) => self.delta(spec, &normed),
             Op::Latent(spec) => self.latent(spec, &normed),
@@ -79,8 +124,18 @@ impl<'a> Layer<'a> {
                 normed.iter().map(|x| block.apply(x)).collect()
             }
             Op::Moe(spec) => {
-                let of_router = if spec.router_input == RouterInput::Outset { outset } else { &normed };
-                normed.iter().zip(of_router).map(|(x, of_router)| self.moe(spec, x, of_router)).collect()
+                let of_router = match spec.router_input {
+                    RouterInput::Branch => normed.clone(),
+                    RouterInput::Outset => outset.clone(),
+                    RouterInput::Residual { eps } => {
+                        let mut rows =
+                            self.norm(Some(NormSpec::Rms { eps }), T::RouterNorm, T::RouterNorm, x);
+                        let root = (self.made.spec.d_model as f64).sqrt();
+                        rows.iter_mut().flatten().for_each(|x| *x /= root);
+                        rows
+                    }
+                };
+                normed.iter().zip(&of_router).map(|(x, of_router)| self.moe(spec, x, of_router)).collect()
             }
         };
         self.norm(branch.post_norm, T::PostNorm(branch.place), T::PostNormBias(branch.place), &out)
@@ -92,12 +147,33 @@ impl<'a> Layer<'a> {
         x.iter().map(|x| norm(spec, self.weights(weight), bias, x)).collect()
     }
 
-    fn attention(self, spec: &AttentionSpec, x: &Rows) -> Rows {
+    fn layer_input(self, spec: &LayerInputSpec, x: &Rows) -> Rows {
+        let block = MlpSpec { d_ff: spec.width, gated: false, activation: spec.activation, bias: false };
+        let token = |(x, own): (&Vec<f64>, &Vec<f64>)| {
+            let gates = linear(self.weights(T::LayerInputGate), None, x);
+            let hidden: Vec<f64> = gates.iter().zip(own).map(|(&g, n)| activate(&block, g) * n).collect();
+            linear(self.weights(T::LayerInputUp), None, &hidden)
+        };
+        x.iter().zip(self.own).map(token).collect()
+    }
+
+    fn attention(self, spec: &AttentionSpec, x: &Rows, caches: &mut Caches) -> Rows {
         let project = |weight, bias| -> Rows {
             let bias = self.weights_if(spec.qkv_bias, bias);
             x.iter().map(|x| linear(self.weights(weight), bias, x)).collect()
         };
-        let (mut q, mut k, v) = (project(T::Q, T::QBias), project(T::K, T::KBias), project(T::V, T::VBias));
+        let mut q = project(T::Q, T::QBias);
+        let (mut k, mut v) = match spec.source {
+            KvSource::Layer(_) => (Vec::new(), Vec::new()),
+            KvSource::Shared => (project(T::K, T::KBias), project(T::K, T::KBias)),
+            KvSource::Projected => (project(T::K, T::KBias), project(T::V, T::VBias)),
+        };
+        if let Some(eps) = spec.value_norm {
+            let ones = vec![1.0; spec.head_dim];
+            for head in v.iter_mut().flat_map(|row| row.chunks_exact_mut(spec.head_dim)) {
+                head.copy_from_slice(&norm(NormSpec::Rms { eps }, &ones, None, head));
+            }
+        }
         let gates = take_gates(spec, &mut q);
         for (rows, weight) in [(&mut q, T::QNorm), (&mut k, T::KNorm)] {
             let after = match spec.qk_norm {
@@ -118,6 +194,13 @@ impl<'a> Layer<'a> {
                 let factor = 1.0 + f64::from(beta) * (1.0 + (position / period) as f64).ln();
                 row.iter_mut().for_each(|q| *q *= factor);
             }
+        }
+        match spec.source {
+            KvSource::Layer(from) => {
+                let known = caches.iter().find(|(layer, _)| *layer == from);
+                (k, v) = known.expect("an earlier layer has keys").1.clone();
+            }
+            KvSource::Shared | KvSource::Projected => caches.push((self.layer, (k.clone(), v.clone()))),
         }
         let group = spec.heads / spec.kv_heads;
         let head = |rows: &Rows, token: usize, head: usize| -> Vec<f64> {
@@ -344,7 +427,9 @@ impl<'a> Layer<'a> {
         };
         for &expert in chosen {
             let all = Block::new(self, &spec.expert, T::Experts, T::ExpertsBias);
-            let weight = scores[expert] / total * f64::from(spec.router.scale);
+            let own = self.weights_if(spec.router.expert_scales, T::ExpertScales);
+            let own = own.map_or(1.0, |scales| f64::from(scales[expert]));
+            let weight = scores[expert] / total * f64::from(spec.router.scale) * own;
             add(weight, all.of_expert(expert, x.len()).apply(x));
         }
         match &spec.shared {
@@ -402,7 +487,7 @@ impl<'a> Block<'a> {
     fn apply(&self, x: &[f64]) -> Vec<f64> {
         let up = linear(self.up, self.up_bias, x);
         let hidden: Vec<f64> = match self.gate {
-            None => up.into_iter().map(|up| self.activate(up)).collect(),
+            None => up.into_iter().map(|up| activate(&self.spec, up)).collect(),
             Some(gate) => {
                 let gate = linear(gate, self.gate_bias, x);
                 gate.into_iter().zip(up).map(|(gate, up)| self.gated(gate, up)).collect()
@@ -418,20 +503,21 @@ impl<'a> Block<'a> {
                 let gate = gate.min(limit);
                 gate / (1.0 + (-alpha * gate).exp()) * (up.clamp(-limit, limit) + 1.0)
             }
-            _ => self.activate(gate) * up,
+            _ => activate(&self.spec, gate) * up,
         }
     }
+}
 
-    fn activate(&self, x: f64) -> f64 {
-        match self.spec.activation {
-            Activation::Silu => x / (1.0 + (-x).exp()),
-            Activation::Relu => x.max(0.0),
-            Activation::GeluTanh => {
-                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
-                0.5 * x * (1.0 + inner.tanh())
-            }
-            Activation::ClampedSwiglu { .. } => unreachable!("it needs a gate"),
+/// The activation of a block without a gate.
+fn activate(block: &MlpSpec, x: f64) -> f64 {
+    match block.activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Relu => x.max(0.0),
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
         }
+        Activation::ClampedSwiglu { .. } => unreachable!("it needs a gate"),
     }
 }
 
