@@ -16,6 +16,7 @@ use crate::layers::mixer::contract::Mixer;
 use crate::layers::mixer::conv::Conv;
 use crate::layers::mixer::delta::Delta;
 use crate::layers::mixer::latent::Latent;
+use crate::layers::mixer::ssm::Ssm;
 use crate::layers::norm::Norm;
 use embedding::Embedding;
 use layer_inputs::LayerInputWeights;
@@ -85,6 +86,13 @@ pub enum OpWeights {
         /// The number of its state among those of a sequence.
         state: usize,
     },
+    /// A Mamba-2 block.
+    Ssm {
+        /// Projections, convolution, rates.
+        ssm: Ssm,
+        /// The number of its state among those of a sequence.
+        state: usize,
+    },
     /// A short convolution.
     Conv {
         /// Projections and taps.
@@ -115,6 +123,7 @@ impl OpWeights {
             Self::Latent { latent, state } => Some((latent, *state)),
             Self::Delta { delta, state } => Some((delta, *state)),
             Self::Conv { conv, state } => Some((conv, *state)),
+            Self::Ssm { ssm, state } => Some((ssm, *state)),
             Self::LayerInput(_) | Self::Mlp(_) | Self::Moe { .. } => None,
         }
     }

@@ -16,4 +16,5 @@ mod positions;
 mod raw;
 mod rope;
 mod sources;
+mod ssm;
 pub(crate) mod write;

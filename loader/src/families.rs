@@ -6,6 +6,7 @@ mod table;
 
 pub(crate) use family::{
     ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, LogitScale, NormKind,
-    NormPlaces, QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, WindowRule,
+    NormPlaces, QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SsmKind,
+    WindowRule,
 };
 pub(crate) use table::FAMILIES;

@@ -9,11 +9,13 @@ mod conv;
 mod delta;
 mod ffn;
 mod mixer;
+mod ssm;
 
 pub use conv::*;
 pub use delta::*;
 pub use ffn::*;
 pub use mixer::*;
+pub use ssm::*;
 
 /// A whole decoder-only model.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,6 +116,8 @@ pub enum Op {
     Latent(LatentSpec),
     /// A recurrence whose matrices forget and are corrected.
     Delta(DeltaSpec),
+    /// A recurrence whose memories forget (Mamba-2).
+    Ssm(SsmSpec),
     /// A gated convolution over a few tokens.
     Conv(ConvSpec),
     /// A feed-forward block that every token visits.
@@ -127,7 +131,14 @@ pub enum Op {
 impl LayerSpec {
     /// A layer of two branches in order, as most decoders have it: `x += scale * mixer(norm(x))`, then
     /// `x += scale * ffn(norm(x))`.
-    pub fn pre_norm(norm: NormSpec, mixer: Op, ffn: Op, scale: f32) -> Self {
+    ///
+    /// Either may be missing.
+    pub fn pre_norm(
+        norm: NormSpec,
+        mixer: impl Into<Option<Op>>,
+        ffn: impl Into<Option<Op>>,
+        scale: f32,
+    ) -> Self {
         let branch = |place, op| BranchSpec {
             place,
             join: Join::InOrder,
@@ -136,7 +147,9 @@ impl LayerSpec {
             post_norm: None,
             scale,
         };
-        let branches = vec![branch(Place::Mixer, mixer), branch(Place::Ffn, ffn)];
+        let mixer = mixer.into().map(|op| branch(Place::Mixer, op));
+        let ffn = ffn.into().map(|op| branch(Place::Ffn, op));
+        let branches = mixer.into_iter().chain(ffn).collect();
         Self { branches, sum_norm: None, scaled: false }
     }
 
@@ -236,7 +249,7 @@ impl Op {
         match self {
             Self::Moe(moe) => Some(BankSpec {
                 experts: moe.experts,
-                matrices: moe.expert.matrices(d_model).collect(),
+                matrices: moe.expert.matrices(moe.latent.unwrap_or(d_model)).collect(),
                 most_per_token: moe.router.select.max_experts(),
             }),
             _ => None,

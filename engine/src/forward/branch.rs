@@ -102,6 +102,10 @@ impl PassContext<'_> {
                 self.mix(branch, (delta, *state), rows, batch, s, observer);
                 Ok(())
             }
+            OpWeights::Ssm { ssm, state } => {
+                self.mix(branch, (ssm, *state), rows, batch, s, observer);
+                Ok(())
+            }
             OpWeights::Conv { conv, state } => {
                 self.mix(branch, (conv, *state), rows, batch, s, observer);
                 Ok(())
@@ -216,7 +220,8 @@ impl PassContext<'_> {
             moe.forward(compute, &input, &mut s.moe, products, hidden.as_mut(), out, &mut guess)?;
         }
         if let Some(inputs) = observer.inputs() {
-            inputs.ffn(compute.pool, branch.key, normed, Some(&s.moe.visits));
+            let visits = moe.latent.is_none().then_some(&s.moe.visits);
+            inputs.ffn(compute.pool, branch.key, normed, visits);
         }
         if let OpWeights::Moe { key, .. } = &branch.op {
             observer.routed(*key, &s.moe.route.routing);

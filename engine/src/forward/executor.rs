@@ -107,6 +107,7 @@ impl Executor {
                 acquired: AcquireBuffers::default(),
                 visits: Visits::with_capacity(chunk, w.experts, w.per_token),
                 gathered: vec![Line::ZERO; w.gathered_lines(pass, d)],
+                latent: buffer(w.expert_width),
             },
             layer_input: LayerInputScratch::new(chunk, pass, w.layer_input),
             ahead: AheadScratch {
@@ -133,8 +134,9 @@ impl Executor {
             + w.hidden_lines(pass)
             + w.gathered_lines(pass, d);
         let streams = 3 + usize::from(w.parallel) + usize::from(w.outset);
-        let numbers =
-            chunk * (streams * d + w.experts) + pass * (2 * w.q + 2 * w.kv + w.gate) + w.grouped(chunk, d);
+        let numbers = chunk * (streams * d + w.experts + w.expert_width)
+            + pass * (2 * w.q + 2 * w.kv + w.gate)
+            + w.grouped(chunk, d);
         let numbers = numbers
             .saturating_add(spec.vocab)
             .saturating_add(w.spans)
@@ -169,6 +171,7 @@ impl Executor {
             &a.latent.outputs,
             &self.products.grouped,
             &self.moe.route.logits,
+            &self.moe.latent,
             &self.logits,
         ];
         let numbers = numbers.iter().map(|buffer| buffer.capacity()).sum::<usize>()
@@ -193,6 +196,8 @@ struct Widths {
     d_ff: usize,
     experts: usize,
     per_token: usize,
+    /// Width of what experts read, where it is their own.
+    expert_width: usize,
     /// Whether some branches are parallel.
     parallel: bool,
     /// Whether some branches read what their layer received.
@@ -269,6 +274,10 @@ impl Widths {
                     let widths = [2 * conv.width, conv.width, 1];
                     w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
                 }
+                Op::Ssm(ssm) => {
+                    let widths = [ssm.channels(), ssm.inner(), ssm.heads];
+                    w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
+                }
                 Op::Delta(delta) => {
                     let widths = [delta.channels(), delta.values(), delta.value_heads];
                     w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
@@ -281,6 +290,7 @@ impl Widths {
                         w.d_ff = w.d_ff.max(m.d_ff);
                     }
                     w.experts = w.experts.max(moe.experts);
+                    w.expert_width = w.expert_width.max(moe.latent.unwrap_or(0));
                     w.per_token = w.per_token.max(moe.router.select.max_experts());
                 }
             }
@@ -298,19 +308,26 @@ impl Widths {
     }
 
     /// Inputs of products: tokens and columns of the largest.
-    fn packed(&self, chunk: usize, d_model: usize) -> [(usize, usize); 5] {
+    fn packed(&self, chunk: usize, d_model: usize) -> [(usize, usize); 6] {
         let pass = PASS.min(chunk);
         let own = (pass, self.layer_input.1);
-        [(chunk, d_model), (pass, self.q), self.latent.product, (pass, self.delta[1]), own]
+        [
+            (chunk, d_model),
+            (pass, self.q),
+            self.latent.product,
+            (pass, self.delta[1]),
+            own,
+            (chunk, self.expert_width),
+        ]
     }
 
     /// The widest grouped outputs of a region.
     fn grouped(&self, chunk: usize, d_model: usize) -> usize {
         let passing =
-            PASS.min(chunk) * (self.q.max(self.gate) + 2 * self.kv).max(self.delta[0] + self.delta[1]);
+            PASS.min(chunk) * (self.q.max(self.gate) + 2 * self.kv).max(self.delta.iter().sum::<usize>());
         let (layers, width) = self.layer_input;
         let of_layers = (chunk.min(LAYER_INPUT_TOKENS) * layers * width).max(PASS.min(chunk) * width);
-        let all = (chunk * d_model.max(self.experts)).max(passing).max(of_layers);
+        let all = (chunk * d_model.max(self.experts).max(self.expert_width)).max(passing).max(of_layers);
         all.max(self.latent.wide).max(self.latent.narrow)
     }
 
@@ -325,7 +342,8 @@ impl Widths {
         if self.experts == 0 {
             return 0;
         }
-        self.visit_lines(pass, d_model).max(Packed::lines_for([(pass, d_model)]))
+        let width = d_model.max(self.expert_width);
+        self.visit_lines(pass, width).max(Packed::lines_for([(pass, width)]))
     }
 
     fn visit_lines(&self, pass: usize, width: usize) -> usize {

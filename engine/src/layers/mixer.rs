@@ -7,3 +7,4 @@ pub mod conv;
 pub mod delta;
 pub mod history;
 pub mod latent;
+pub mod ssm;

@@ -169,4 +169,6 @@ pub struct MoeScratch {
     pub acquired: AcquireBuffers,
     /// Packed inputs of experts, gathered from those of all tokens.
     pub gathered: Vec<Line>,
+    /// Inputs of experts that are narrower than the residual stream, `[tokens, latent]`; empty without them.
+    pub latent: Vec<f32>,
 }

@@ -157,6 +157,10 @@ impl BranchSquares {
                 add(LayerTensor::KvDown, &self.input);
                 add(LayerTensor::O, &self.output);
             }
+            Op::Ssm(_) => {
+                add(LayerTensor::SsmIn, &self.input);
+                add(LayerTensor::SsmOut, &self.output);
+            }
             Op::Conv(_) => {
                 add(LayerTensor::ConvIn, &self.input);
                 add(LayerTensor::ConvOut, &self.output);
@@ -171,8 +175,17 @@ impl BranchSquares {
             }
             Op::Mlp(mlp) => mlp_tensors(mlp, LayerTensor::Dense, [&self.input, &self.output], add),
             Op::Moe(moe) => {
-                let of_experts = [&self.experts, &self.expert_hidden];
-                mlp_tensors(&moe.expert, LayerTensor::Experts, of_experts, add);
+                match moe.latent {
+                    // What experts read is not observed.
+                    Some(_) => {
+                        add(LayerTensor::Experts(Part::Down), &self.expert_hidden);
+                        add(LayerTensor::LatentDown, &self.input);
+                    }
+                    None => {
+                        let of_experts = [&self.experts, &self.expert_hidden];
+                        mlp_tensors(&moe.expert, LayerTensor::Experts, of_experts, add);
+                    }
+                }
                 if let SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) = &moe.shared {
                     mlp_tensors(mlp, LayerTensor::Shared, [&self.input, &self.output], add);
                 }
@@ -216,6 +229,7 @@ impl Shapes {
             Op::Attention(a) => (a.heads * a.head_dim, 0, 0),
             Op::Latent(a) => (a.attention.heads * a.value_dim, 0, 0),
             Op::Conv(conv) => (conv.width, 0, 0),
+            Op::Ssm(ssm) => (ssm.inner(), 0, 0),
             Op::Delta(delta) => (delta.values(), 0, 0),
             Op::LayerInput(input) => (input.width, 0, 0),
             Op::Mlp(mlp) => (mlp.d_ff, 0, 0),

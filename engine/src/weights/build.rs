@@ -4,7 +4,7 @@
 use moelten_loader::spec::{
     Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, DeltaSpec, KvSource, LatentSpec,
     LayerInputSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, RopeSpec,
-    RouterInput, SharedExpert,
+    RouterInput, SharedExpert, SsmSpec,
 };
 use moelten_loader::tensors::bank::MatrixRef;
 use moelten_loader::tensors::needed::delta_inputs;
@@ -16,13 +16,14 @@ use super::layer_inputs::LayerInputWeights;
 use super::{Branch, Layer, OpWeights, Weights};
 use crate::error::{EngineError, Result};
 use crate::layers::ffn::dense::{Mlp, MlpBiases};
-use crate::layers::ffn::moe::{Moe, Shared};
+use crate::layers::ffn::moe::{LatentProjections, Moe, Shared};
 use crate::layers::layer_input::LayerInput;
 use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
 use crate::layers::mixer::conv::Conv;
 use crate::layers::mixer::delta::Delta;
 use crate::layers::mixer::latent::{HeadMatrices, Latent, Query};
+use crate::layers::mixer::ssm::Ssm;
 use crate::layers::norm::Norm;
 
 /// Which tables stay in their files.
@@ -149,6 +150,11 @@ impl Builder<'_> {
                 self.states += 1;
                 OpWeights::Conv { conv: of_layer.conv(*conv)?, state }
             }
+            Op::Ssm(ssm) => {
+                let state = self.states;
+                self.states += 1;
+                OpWeights::Ssm { ssm: of_layer.ssm(*ssm)?, state }
+            }
             Op::Delta(delta) => {
                 let state = self.states;
                 self.states += 1;
@@ -255,6 +261,27 @@ impl OfLayer<'_> {
         })
     }
 
+    fn ssm(self, spec: SsmSpec) -> Result<Ssm> {
+        use LayerTensor as T;
+        let linear = |tensor| Linear { weight: self.matrix(tensor), bias: None };
+        let vector = |tensor| self.tensors.vector(self.role(tensor));
+        let mut decay = vector(T::SsmDecay)?;
+        if spec.log_decay {
+            decay.iter_mut().for_each(|rate| *rate = -rate.exp());
+        }
+        Ok(Ssm {
+            spec,
+            input: linear(T::SsmIn),
+            conv: vector(T::SsmConv)?,
+            conv_bias: if spec.conv_bias { vector(T::SsmConvBias)? } else { Vec::new() },
+            decay,
+            step_bias: vector(T::SsmStepBias)?,
+            skip: vector(T::SsmSkip)?,
+            norm: vector(T::SsmNorm)?,
+            out: linear(T::SsmOut),
+        })
+    }
+
     fn delta(self, spec: &DeltaSpec) -> Result<Delta> {
         use LayerTensor as T;
         let linear = |tensor| Linear { weight: self.matrix(tensor), bias: None };
@@ -323,6 +350,10 @@ impl OfLayer<'_> {
                 false => Vec::new(),
             },
             biases: self.biases(LayerTensor::ExpertsBias, &spec.expert)?,
+            latent: spec.latent.map(|_| LatentProjections {
+                down: self.matrix(LayerTensor::LatentDown),
+                up: self.matrix(LayerTensor::LatentUp),
+            }),
             shared: match &spec.shared {
                 SharedExpert::None => None,
                 SharedExpert::Plain(mlp) => Some(Shared { mlp: self.mlp(shared_roles, mlp)?, gate: None }),

@@ -294,6 +294,30 @@ fn keys_of_other_layers_and_numbers_of_layers() {
     assert_field("gemma4moe", "text_config.top_k_experts", &[json!(0), json!(9)], range);
 }
 
+#[test]
+fn recurrences() {
+    let range: fn(&Fault) -> bool = |f| matches!(f, Fault::OutOfRange { .. });
+    let contradiction: fn(&Fault) -> bool = |f| matches!(f, Fault::Contradiction { .. });
+    for field in ["mamba_n_heads", "mamba_d_head", "mamba_n_groups", "mamba_d_state"] {
+        assert_field("granitehybrid", field, &[json!(0), json!(1 << 20)], range);
+    }
+    assert_field("granitehybrid", "mamba_d_conv", &[json!(0), json!(1), json!(65)], range);
+    assert_field("granitehybrid", "mamba_n_groups", &[json!(3)], contradiction);
+    assert_field("granitehybrid", "layer_types", &[json!(["mamba"])], contradiction);
+    assert_field("nemotronh", "hybrid_override_pattern", &[json!("MEM"), json!("MEM*EMEM")], contradiction);
+    for (family, field, value) in [
+        ("granitehybrid", "layer_types", json!(["mamba", "spiral", "attention", "mamba"])),
+        ("granitehybrid", "mamba_proj_bias", json!(true)),
+        ("nemotronh", "hybrid_override_pattern", json!("MEMXEME")),
+        ("nemotronh", "mlp_hidden_act", json!("gelu3")),
+    ] {
+        let error = refused(changed(family, field, value).path());
+        assert!(matches!(error, LoadError::Unsupported { .. }), "{field}: {error}");
+    }
+    let (found, missing) = fault("nemotronh", "moe_latent_size", json!(32));
+    assert!(found.contains("fc1_latent_proj") && matches!(missing, Fault::Missing { .. }), "{found}");
+}
+
 /// A copy of a golden folder in which one tensor has another name of the same length.
 fn without(family: &str, tensor: &str) -> tempfile::TempDir {
     let dir = changed(family, "bos_token_id", json!(1));
@@ -326,6 +350,15 @@ fn tensors_of_one_family_are_missed_by_name() {
         ("gemma4moe", "model.language_model.layers.4.pre_feedforward_layernorm_2.weight"),
         ("gemma4moe", "model.language_model.layers.1.self_attn.v_proj.weight"),
         ("gemma4moe", "model.language_model.layers.1.experts.gate_up_proj"),
+        ("granitehybrid", "model.layers.0.mamba.conv1d.bias"),
+        ("granitehybrid", "model.layers.1.mamba.A_log"),
+        ("granitehybrid", "model.layers.3.mamba.D"),
+        ("granitehybrid", "model.layers.1.mamba.dt_bias"),
+        ("nemotronh", "backbone.layers.0.mixer.in_proj.weight"),
+        ("nemotronh", "backbone.layers.0.mixer.norm.weight"),
+        ("nemotronh", "backbone.layers.1.mixer.experts.3.up_proj.weight"),
+        ("nemotronh", "backbone.layers.3.mixer.v_proj.weight"),
+        ("nemotronh", "backbone.layers.4.norm.weight"),
         ("gemma4-ple", "model.embed_tokens_per_layer.weight"),
         ("gemma4-ple", "model.per_layer_model_projection.weight"),
         ("gemma4-ple", "model.per_layer_projection_norm.weight"),

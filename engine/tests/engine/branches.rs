@@ -18,7 +18,7 @@ use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::spec::{
     Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, ExpertGroups, Join, KvSource, LayerInputSpec,
     LayerInputs, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Place, QkNorm,
-    Renormalise, RouterInput, Scoring, Select, SharedExpert, Temperature,
+    Renormalise, RouterInput, Scoring, Select, SharedExpert, SsmSpec, Temperature,
 };
 use moelten_quant::{Format, Isa};
 
@@ -166,6 +166,40 @@ fn gated_delta_nets() {
             layer([branch(Mixer, delta(layout, order, log)), branch(Ffn, dense(d_ff, true, false))])
         });
         layers.chain([layer([branch(Mixer, attention(false))])]).collect()
+    });
+}
+
+/// Mamba-2 blocks, alone in their layers and beside others; blocks of two matrices with a squared ReLU.
+#[test]
+fn state_space_recurrences() {
+    check("ssm", |d_ff| {
+        let ssm = |heads, groups, conv_bias, log_decay| {
+            let (head_dim, state, conv_kernel, norm_eps) = (16, 24, 4, 1e-5);
+            Op::Ssm(SsmSpec { heads, head_dim, groups, state, conv_kernel, conv_bias, norm_eps, log_decay })
+        };
+        let squared = MlpSpec { activation: Activation::ReluSquared, ..mlp(d_ff, false, false) };
+        vec![
+            layer([branch(Mixer, ssm(8, 2, true, false))]),
+            layer([branch(Mixer, Op::Mlp(squared))]),
+            layer([branch(Mixer, ssm(4, 1, false, true)), branch(Ffn, Op::Mlp(squared))]),
+            layer([branch(Mixer, attention(false))]),
+        ]
+    });
+}
+
+/// Experts that are narrower than the residual stream.
+#[test]
+fn latent_experts() {
+    check("latent-experts", |d_ff| {
+        let shared = [SharedExpert::None, SharedExpert::Plain(mlp(d_ff, false, false))];
+        let layers = shared.into_iter().map(|shared| {
+            let Op::Moe(mut spec) = moe(mlp(d_ff, false, false), shared) else {
+                unreachable!("it is a mixture")
+            };
+            spec.latent = Some(32);
+            layer([branch(Mixer, attention(false)), branch(Ffn, Op::Moe(spec))])
+        });
+        layers.collect()
     });
 }
 

@@ -3,7 +3,7 @@
 
 use crate::config::field::Field;
 use crate::config::fields::RawConfig;
-use crate::config::limits::{Container, MAX_EXPERTS, MAX_EXPERTS_TOTAL, MAX_FF, setting};
+use crate::config::limits::{Container, MAX_EXPERTS, MAX_EXPERTS_TOTAL, MAX_FF, MAX_WIDTH, setting};
 use crate::config::sources::sharing_layers;
 use crate::error::{Fault, LoadError, Result};
 use crate::families::{
@@ -30,7 +30,7 @@ pub(super) fn ffn_layers(
             hint: "biases in dense feed-forward blocks are".into(),
         });
     }
-    let mlp = |d_ff: usize| MlpSpec::gated(d_ff, activation);
+    let mlp = |d_ff: usize| MlpSpec { d_ff, gated: !family.ungated, activation, bias: false };
     let dense = |layer: usize| dense_width(raw, layers, layer);
     let listed = raw.moe_layers.value.as_deref();
     if let Some(listed) = listed
@@ -99,7 +99,11 @@ fn moe(
             RouterInput::Residual { eps: raw.positive_or(&raw.norm_eps, family.default_eps)? }
         }
     };
-    Ok(MoeSpec { experts, expert, router, router_input, shared })
+    let latent = match raw.latent_width.value {
+        None | Some(0) => None,
+        Some(_) => Some(raw.count(&raw.latent_width, 1, MAX_WIDTH)?),
+    };
+    Ok(MoeSpec { experts, expert, router, router_input, shared, latent })
 }
 
 /// The shared expert beside routed experts of `width`.
@@ -209,11 +213,12 @@ pub(super) fn activation(raw: &RawConfig, family: &Family) -> Result<Activation>
         None => Ok(default),
         Some("silu" | "swish") => Ok(Activation::Silu),
         Some("relu") => Ok(Activation::Relu),
+        Some("relu2") => Ok(Activation::ReluSquared),
         Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
         Some(other) => Err(LoadError::Unsupported {
             path: raw.path.clone(),
             feature: format!("activation \"{}\"", other.escape_default()),
-            hint: "supported are silu, gelu_pytorch_tanh, relu".into(),
+            hint: "supported are silu, gelu_pytorch_tanh, relu, relu2".into(),
         }),
     }
 }

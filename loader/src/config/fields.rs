@@ -194,6 +194,28 @@ fields! {
     delta_inner: u64 = hf[], gguf[Key("{arch}.ssm.inner_size")];
     /// Delta nets: tokens that the convolution sees.
     delta_kernel: u64 = hf["linear_conv_kernel_dim"], gguf[Key("{arch}.ssm.conv_kernel")];
+    /// Mamba-2: heads.
+    ssm_heads: u64 = hf["mamba_n_heads", "mamba_num_heads", "num_heads"], gguf[Key("{arch}.ssm.time_step_rank")];
+    /// Mamba-2: width of a head.
+    ssm_head_dim: u64 = hf["mamba_d_head", "mamba_head_dim", "head_dim"], gguf[];
+    /// Mamba-2: width of all heads.
+    ssm_inner: u64 = hf[], gguf[Key("{arch}.ssm.inner_size")];
+    /// Mamba-2: groups of heads with the same inputs to their memories.
+    ssm_groups: u64 = hf["mamba_n_groups", "n_groups"], gguf[Key("{arch}.ssm.group_count")];
+    /// Mamba-2: width of these inputs.
+    ssm_state: u64 = hf["mamba_d_state", "ssm_state_size", "state_size"], gguf[Key("{arch}.ssm.state_size")];
+    /// Mamba-2: tokens that the convolution sees.
+    ssm_kernel: u64 = hf["mamba_d_conv", "conv_kernel"], gguf[Key("{arch}.ssm.conv_kernel")];
+    /// Mamba-2: whether the convolution has biases; by default it has.
+    ssm_conv_bias: bool = hf["mamba_conv_bias", "use_conv_bias"], gguf[PresentInSome("blk.*.ssm_conv1d.bias")];
+    /// Mamba-2: whether the projections have biases.
+    ssm_bias: bool = hf["mamba_proj_bias"], gguf[PresentInSome("blk.*.ssm_in.bias")], default false;
+    /// What each layer has, a letter for each.
+    layer_pattern: String = hf["hybrid_override_pattern"], gguf[];
+    /// How positions are told, `rope` or another way.
+    positions: String = hf["position_embedding_type"], gguf[];
+    /// Whether positions are told by ropes.
+    positions_are_ropes: bool = hf[], gguf[Key("{arch}.rope.scaling.finetuned")];
     /// Which layers have a recurrence in place of attention.
     recurrent_layers: Vec<bool> = hf[], gguf[Key("{arch}.attention.recurrent_layers")];
     /// Of each run of this many layers, the last one has attention, where there is no list.
@@ -207,7 +229,7 @@ fields! {
     window_period: Period = hf["sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers"],
         gguf[Key("{arch}.attention.sliding_window_pattern")];
     /// The kind of each layer's attention, `sliding_attention` or another.
-    layer_types: Vec<String> = hf["layer_types"], gguf[];
+    layer_types: Vec<String> = hf["layer_types", "layers_block_type"], gguf[];
     /// The first layer with a window, where `layer_types` is missing.
     window_from: u64 = hf["max_window_layers"], gguf[];
     /// False turns the window off.
@@ -282,7 +304,7 @@ fields! {
     /// The width is twice as large in layers that have the keys and values of earlier ones.
     double_wide: bool = hf["use_double_wide_mlp"], gguf[], default false;
     /// Activation of feed-forward blocks; the default is the family's.
-    activation: String = hf["hidden_act", "hidden_activation"], gguf[];
+    activation: String = hf["hidden_act", "hidden_activation", "mlp_hidden_act"], gguf[];
     /// Clamped SwiGLU: steepness of the sigmoid.
     swiglu_alpha: f64 = hf["swiglu_alpha"], gguf[Key("{arch}.swiglu_alpha")], default 1.702;
     /// Clamped SwiGLU: bound of gate and up.
@@ -299,8 +321,11 @@ fields! {
     expert_d_ff: Uniform = hf["moe_intermediate_size"],
         gguf[Key("{arch}.expert_feed_forward_length"), Columns("blk.*.ffn_down_exps.weight")];
     /// Hidden width of the shared expert.
-    shared_d_ff: u64 = hf["shared_expert_intermediate_size", "shared_intermediate_size"],
+    shared_d_ff: u64 = hf["shared_expert_intermediate_size", "shared_intermediate_size",
+            "moe_shared_expert_intermediate_size"],
         gguf[Key("{arch}.expert_shared_feed_forward_length"), Columns("blk.*.ffn_down_shexp.weight")];
+    /// Width of what routed experts read, where it is their own.
+    latent_width: u64 = hf["moe_latent_size"], gguf[Key("{arch}.moe_latent_size")];
     /// How many routed experts' widths the shared expert has.
     shared_count: Uniform =
         hf["n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts"],
@@ -348,29 +373,49 @@ pub(crate) const HF_IGNORED: &[&str] = &[
     "attention_dropout",
     "auto_map",
     "bos_token_id",
+    // How the recurrence of a prompt is cut into pieces.
+    "chunk_size",
+    "mamba_chunk_size",
     "dtype",
     "embd_pdrop",
     "enable_moe_block",
     "eos_token_id",
+    // The width over that of the residual stream, which heads and their width give as well.
+    "expand",
+    "mamba_expand",
     "hidden_dropout",
     "hidden_dropout_prob",
     "initializer_range",
     "input_jitter_noise",
+    "mamba_hidden_act",
+    "mamba_ssm_cache_dtype",
     "moe_norm_min",
+    "moe_shared_expert_overlap",
+    "mtp_layers_block_type",
+    "num_logits_to_keep",
     "output_router_logits",
     "pad_token_id",
     "pretraining_tp",
+    "rescale_prenorm_residual",
     "resid_pdrop",
+    "residual_in_fp32",
     "router_aux_loss_coef",
+    // Transformers clamps the steps of prompts, and not those of single tokens. Released bounds are those of no
+    // bound.
+    "time_step_floor",
+    "time_step_limit",
+    "time_step_max",
+    "time_step_min",
+    "time_step_rank",
     "torch_dtype",
     "transformers_version",
     "use_bidirectional_attention",
     "use_cache",
+    "use_mamba_kernels",
 ];
 
 /// Metadata keys of a GGUF file's architecture that say nothing beyond its tensors and the other keys.
-pub(crate) const GGUF_IGNORED: &[&str] =
-    &[VOCAB_KEY, "{arch}.rope.scaling.finetuned", "{arch}.tensor_data_layout"];
+pub(crate) const GGUF_IGNORED: &[&str] = &[VOCAB_KEY, "{arch}.tensor_data_layout"];
 
 /// A key that writers of GGUF files add; readers count the rows of the embedding.
 pub(crate) const VOCAB_KEY: &str = "{arch}.vocab_size";

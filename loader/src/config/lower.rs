@@ -12,9 +12,11 @@ use crate::config::limits::{
 };
 use crate::config::positions::{layer_rope, roped_layers, temperature};
 use crate::config::sources::{kv_heads, layer_input_width, of_layer, sources};
+use crate::config::ssm::{Hybrid, LayerKind, hybrid};
 use crate::error::{Fault, LoadError, Result};
 use crate::families::{
-    BesideKind, FAMILIES, Family, FolderSizes, LogitScale, NormKind, NormPlaces, QkNormKind, WindowRule,
+    BesideKind, FAMILIES, Family, FolderSizes, LogitScale, NormKind, NormPlaces, QkNormKind, SsmKind,
+    WindowRule,
 };
 use crate::io::reader::narrow;
 use crate::spec::{
@@ -78,12 +80,23 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
     let plain = family.short_conv.then(|| plain(raw, container)).transpose()?;
     let raw = plain.as_ref().unwrap_or(raw);
     let sizes = Sizes { layers: layer_count, d_model, eps };
-    let mixers = mixers(raw, family, container, sizes)?;
-    let mixers = mixers.into_iter().zip(convs).map(|(mixer, conv)| conv.map_or(mixer, Op::Conv));
-    let ffn = ffn_layers(raw, family, container, layer_count)?;
+    let hybrid = match family.ssm {
+        SsmKind::None => None,
+        kind => Some(hybrid(raw, kind, container, layer_count, eps)?),
+    };
+    let raw = hybrid.as_ref().map_or(raw, |hybrid| &hybrid.raw);
+    let (mixers, ffn): LayerOps = match &hybrid {
+        None => {
+            let mixers = mixers_of(raw, family, container, sizes)?;
+            let mixers = mixers.into_iter().zip(convs).map(|(mixer, conv)| conv.map_or(mixer, Op::Conv));
+            let ffn = ffn_layers(raw, family, container, layer_count)?;
+            (mixers.map(Some).collect(), ffn.into_iter().map(Some).collect())
+        }
+        Some(hybrid) => hybrid_layers(hybrid, family, container, sizes)?,
+    };
     let residual_scale = raw.positive(&raw.residual_scale)?;
     let own = layer_input_width(raw)?.map(|width| LayerInputs { width, eps });
-    let layers = mixers.zip(ffn).enumerate().map(|(index, (mixer, ffn))| {
+    let layers = mixers.into_iter().zip(ffn).enumerate().map(|(index, (mixer, ffn))| {
         let mut layer = layer(family, norm, mixer, ffn, residual_scale);
         match family.beside {
             BesideKind::None => {}
@@ -132,7 +145,7 @@ fn with_sizes(raw: &RawConfig, sizes: FolderSizes) -> RawConfig {
 }
 
 /// A layer with its norms where the family has them.
-fn layer(family: &Family, norm: NormSpec, mixer: Op, ffn: Op, scale: f32) -> LayerSpec {
+fn layer(family: &Family, norm: NormSpec, mixer: Option<Op>, ffn: Option<Op>, scale: f32) -> LayerSpec {
     let mut layer = LayerSpec::pre_norm(norm, mixer, ffn, scale);
     for branch in &mut layer.branches {
         if family.norms == NormPlaces::After {
@@ -190,8 +203,31 @@ struct Sizes {
     eps: f32,
 }
 
+/// What each layer has in which tokens exchange information, and what it has for each token by itself.
+type LayerOps = (Vec<Option<Op>>, Vec<Option<Op>>);
+
+/// The operations of a model with recurrences.
+fn hybrid_layers(hybrid: &Hybrid, family: &Family, container: Container, sizes: Sizes) -> Result<LayerOps> {
+    let Hybrid { raw, kinds, spec } = hybrid;
+    let ssm = |kind: LayerKind| (kind == LayerKind::Ssm).then_some(Op::Ssm(*spec));
+    let mut mixers: Vec<Option<Op>> = kinds.iter().map(|&kind| ssm(kind)).collect();
+    if kinds.contains(&LayerKind::Attention) {
+        let attention = mixers_of(raw, family, container, sizes)?;
+        for ((mixer, kind), attention) in mixers.iter_mut().zip(kinds).zip(attention) {
+            *mixer = if *kind == LayerKind::Attention { Some(attention) } else { mixer.take() };
+        }
+    }
+    let alone = family.ssm == SsmKind::SingleOps;
+    let wanted = |kind: LayerKind| !alone || matches!(kind, LayerKind::Dense | LayerKind::Experts);
+    if family.ssm == SsmKind::Alone || !kinds.iter().any(|&kind| wanted(kind)) {
+        return Ok((mixers, vec![None; sizes.layers]));
+    }
+    let ffn = ffn_layers(raw, family, container, sizes.layers)?;
+    Ok((mixers, ffn.into_iter().zip(kinds).map(|(ffn, &kind)| wanted(kind).then_some(ffn)).collect()))
+}
+
 /// The operation of each layer in which tokens exchange information.
-fn mixers(raw: &RawConfig, family: &Family, container: Container, sizes: Sizes) -> Result<Vec<Op>> {
+fn mixers_of(raw: &RawConfig, family: &Family, container: Container, sizes: Sizes) -> Result<Vec<Op>> {
     let Sizes { layers, d_model, eps } = sizes;
     if family.latent {
         let latent = latent_layers(raw, family, container, layers, eps)?;
@@ -247,7 +283,7 @@ fn attention_layers(
     let windows = windows(raw, family, layers)?;
     let (clip_qkv, softcap) = (optional(raw, &raw.clip_qkv)?, optional(raw, &raw.attention_softcap)?);
     let temperature = temperature(raw)?;
-    let roped = roped_layers(raw, family, &windows)?;
+    let roped = roped_layers(raw, family, container, &windows)?;
     let sources = sources(raw, container, &windows)?;
     let of_layers = heads.iter().zip(&listed).zip(windows).zip(roped).zip(sources);
     let mut specs = Vec::with_capacity(layers);

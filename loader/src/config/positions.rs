@@ -15,7 +15,12 @@ pub(super) const PROPORTIONAL: &str = "proportional";
 const STILL: f32 = 1e30;
 
 /// Which layers have a rope.
-pub(super) fn roped_layers(raw: &RawConfig, family: &Family, windows: &[Option<usize>]) -> Result<Vec<bool>> {
+pub(super) fn roped_layers(
+    raw: &RawConfig,
+    family: &Family,
+    container: Container,
+    windows: &[Option<usize>],
+) -> Result<Vec<bool>> {
     let layers = windows.len();
     let every = |period: usize| (0..layers).map(|layer| (layer + 1) % period != 0).collect();
     match (&raw.rope_layers.value, family.rope_layers) {
@@ -28,6 +33,12 @@ pub(super) fn roped_layers(raw: &RawConfig, family: &Family, windows: &[Option<u
             },
         )),
         (None, RopeLayers::All) => Ok(vec![true; layers]),
+        (None, RopeLayers::None) => Ok(vec![false; layers]),
+        (None, RopeLayers::Stated) => {
+            let folder = raw.positions.value.as_deref() == Some("rope");
+            let file = raw.positions_are_ropes.value.unwrap_or(true);
+            Ok(vec![if container == Container::Gguf { file } else { folder }; layers])
+        }
         (None, RopeLayers::Windowed) if windows.iter().all(Option::is_none) => Ok(vec![true; layers]),
         (None, RopeLayers::Windowed) => Ok(windows.iter().map(Option::is_some).collect()),
         (None, RopeLayers::AllButEvery(period)) => match raw.rope_period.value {

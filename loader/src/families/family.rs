@@ -25,6 +25,8 @@ pub struct Family {
     pub latent: bool,
     /// How delta nets are stored, in families that have them.
     pub delta: Option<DeltaKind>,
+    /// Which layers have Mamba-2 blocks.
+    pub ssm: SsmKind,
     /// Whether layers without attention have short convolutions.
     pub short_conv: bool,
     /// Norms over the residual stream.
@@ -82,6 +84,8 @@ pub struct Family {
     pub expert_bias: bool,
     /// The activation of feed-forward blocks.
     pub activation: ActivationKind,
+    /// Whether these blocks have no gate.
+    pub ungated: bool,
     /// Whether chosen weights are divided by their sum.
     pub renormalise: Setting,
     /// The same for folders that do not say, where files may.
@@ -124,6 +128,19 @@ pub enum Setting {
     Fixed(bool),
     /// The value of the file; this one if the file has none.
     Default(bool),
+}
+
+/// Which layers have Mamba-2 blocks (arXiv 2405.21060).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SsmKind {
+    /// None has.
+    None,
+    /// All of them, and nothing else.
+    Alone,
+    /// Some, in place of attention.
+    BesideAttention,
+    /// Some. Each layer has one operation: a Mamba-2 block, attention, a dense block or experts.
+    SingleOps,
 }
 
 /// How the projections of delta nets are stored.
@@ -184,6 +201,10 @@ pub enum RouterInputKind {
 pub enum RopeLayers {
     /// All of them.
     All,
+    /// All of them, if the file says that positions are ropes. A GGUF file says when they are not.
+    Stated,
+    /// None.
+    None,
     /// Those with a window; all of a model without windows.
     Windowed,
     /// All layers but the last of each run of this length.

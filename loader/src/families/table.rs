@@ -5,8 +5,8 @@
 //! folders, the GGUF specification and real file headers for the GGUF architecture names.
 
 use super::bases::{
-    DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GEMMA4, GLM4MOE, LFM2, LLAMA, NORM_AFTER_ATTENTION, OLMO2, QWEN2,
-    QWEN3, QWEN3NEXT,
+    DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GEMMA4, GLM4MOE, GRANITE_HYBRID, LFM2, LLAMA, MAMBA2, NEMOTRON_H,
+    NORM_AFTER_ATTENTION, OLMO2, QWEN2, QWEN3, QWEN3NEXT,
 };
 use super::family::{
     ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, LogitScale, NormKind,
@@ -87,6 +87,11 @@ pub const FAMILIES: &[Family] = &[
         shared: SharedKind::PlainIfPresent,
         ..LLAMA
     },
+    GRANITE_HYBRID,
+    MAMBA2,
+    NEMOTRON_H,
+    // Without experts.
+    Family { label: "nemotron-h-dense", hf_types: &[], gguf_arch: "nemotron_h", ..NEMOTRON_H },
     // arXiv 2404.14219, 2409.12136.
     Family {
         label: "phimoe",

@@ -65,6 +65,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// `max(x, 0)^2`.
+    ReluSquared,
     /// `g * sigmoid(alpha * g) * (u + 1)` of the gate `g`, at most `limit`, and `u`, within `-limit..=limit`
     /// (gpt-oss).
     ClampedSwiglu {
@@ -97,6 +99,9 @@ pub struct MoeSpec {
     pub router_input: RouterInput,
     /// Experts that every token visits.
     pub shared: SharedExpert,
+    /// Width of what routed experts read and give, where it is not that of the residual stream: a projection
+    /// before them and one after their sum (Nemotron-3).
+    pub latent: Option<usize>,
 }
 
 /// What a router reads.

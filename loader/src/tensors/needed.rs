@@ -4,7 +4,7 @@
 use crate::spec::{
     AttentionSpec, BankMatrix, BranchSpec, ConvSpec, DeltaLayout, DeltaSpec, KvSource, LatentSpec,
     LayerInputs, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, RouterInput,
-    SharedExpert,
+    SharedExpert, SsmSpec,
 };
 use crate::tensors::roles::{LayerTensor, LayerTensor as T, Role};
 
@@ -40,6 +40,7 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
             match &branch.op {
                 Op::Attention(attention) => attention_tensors(attention, d, &mut add),
                 Op::Conv(conv) => conv_tensors(conv, d, &mut add),
+                Op::Ssm(ssm) => ssm_tensors(ssm, d, &mut add),
                 Op::Delta(delta) => delta_tensors(delta, d, &mut add),
                 Op::Latent(latent) => latent_tensors(latent, d, &mut add),
                 Op::Mlp(mlp) => mlp_tensors(mlp, d, (T::Dense, T::DenseBias), &mut add),
@@ -134,6 +135,19 @@ fn conv_tensors(conv: &ConvSpec, d_model: usize, add: Add<'_>) {
     }
 }
 
+fn ssm_tensors(a: &SsmSpec, d_model: usize, add: Add<'_>) {
+    add(T::SsmIn, a.projected(), d_model);
+    add(T::SsmConv, a.channels(), a.conv_kernel);
+    if a.conv_bias {
+        add(T::SsmConvBias, 1, a.channels());
+    }
+    add(T::SsmDecay, 1, a.heads);
+    add(T::SsmStepBias, 1, a.heads);
+    add(T::SsmSkip, 1, a.heads);
+    add(T::SsmNorm, 1, a.inner());
+    add(T::SsmOut, d_model, a.inner());
+}
+
 fn delta_tensors(a: &DeltaSpec, d_model: usize, add: Add<'_>) {
     let (channels, values, heads) = (a.channels(), a.values(), a.value_heads);
     for &tensor in delta_inputs(a.layout) {
@@ -205,6 +219,10 @@ fn moe_tensors(moe: &MoeSpec, d_model: usize, add: Add<'_>) {
     }
     if matches!(moe.shared, SharedExpert::Gated(_)) {
         add(T::SharedInput, 1, d_model);
+    }
+    if let Some(latent) = moe.latent {
+        add(T::LatentDown, latent, d_model);
+        add(T::LatentUp, d_model, latent);
     }
     if moe.expert.bias {
         moe.expert.matrices(d_model).for_each(|m| add(T::ExpertsBias(m.part), moe.experts, m.rows));

@@ -89,6 +89,8 @@ impl<'a> Resolver<'a> {
         let vector = rows == 1 && tensor.shape.len() == 1;
         let by_head = match tensor.shape[..] {
             [heads, of_head, inner] => shape(&[whole, cols]) == [heads.saturating_mul(of_head), inner],
+            // Vectors, too: groups of numbers, or one number in each row.
+            [groups, of_group] if rows == 1 => shape(&[cols]) == [groups.saturating_mul(of_group)],
             _ => false,
         };
         // Matrices that lie head by head may have the heads as a dimension of their own.

@@ -103,6 +103,22 @@ pub enum LayerTensor {
     DeltaNorm,
     /// Its output projection `[d_model, values]`.
     DeltaOut,
+    /// Projection of a Mamba-2 block `[projected, d_model]`.
+    SsmIn,
+    /// Taps of its convolution `[channels, kernel]`.
+    SsmConv,
+    /// Their bias `[channels]`.
+    SsmConvBias,
+    /// Its rates of forgetting `[heads]`.
+    SsmDecay,
+    /// Biases of its steps `[heads]`.
+    SsmStepBias,
+    /// What goes past its memories `[heads]`.
+    SsmSkip,
+    /// Norm of its outputs `[inner]`.
+    SsmNorm,
+    /// Its output projection `[d_model, inner]`.
+    SsmOut,
     /// Gates and values of a short convolution `[3 * width, d_model]`.
     ConvIn,
     /// Their bias.
@@ -143,6 +159,10 @@ pub enum LayerTensor {
     ExpertScales,
     /// Added to the scores of experts for the choice alone `[experts]`.
     SelectBias,
+    /// Projection before routed experts `[latent, d_model]`.
+    LatentDown,
+    /// Projection after them `[d_model, latent]`.
+    LatentUp,
     /// The experts' matrices.
     Experts(Part),
     /// Their biases `[experts, rows]`.
@@ -174,7 +194,10 @@ impl LayerTensor {
             Self::QDown | Self::QUp | Self::KvDown | Self::KvUp | Self::KUp | Self::VUp => true,
             Self::QDownNorm | Self::KvDownNorm => false,
             Self::DeltaQkv | Self::DeltaGate | Self::DeltaStrength | Self::DeltaStep => true,
-            Self::ConvIn | Self::ConvOut => true,
+            Self::ConvIn | Self::ConvOut | Self::SsmIn | Self::SsmOut => true,
+            Self::LatentDown | Self::LatentUp => true,
+            Self::SsmConv | Self::SsmConvBias | Self::SsmDecay | Self::SsmStepBias => false,
+            Self::SsmSkip | Self::SsmNorm => false,
             Self::ConvInBias | Self::ConvTaps | Self::ConvBias | Self::ConvOutBias => false,
             Self::DeltaRates | Self::DeltaByKeyHead | Self::DeltaOut => true,
             Self::DeltaConv | Self::DeltaDecay | Self::DeltaStepBias | Self::DeltaNorm => false,
@@ -286,6 +309,14 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::DeltaStepBias, "blk.{L}.ssm_dt.bias"),
     layer(T::DeltaNorm, "blk.{L}.ssm_norm.weight"),
     layer(T::DeltaOut, "blk.{L}.ssm_out.weight"),
+    layer(T::SsmIn, "blk.{L}.ssm_in.weight"),
+    layer(T::SsmConv, "blk.{L}.ssm_conv1d.weight"),
+    layer(T::SsmConvBias, "blk.{L}.ssm_conv1d.bias"),
+    layer(T::SsmDecay, "blk.{L}.ssm_a"),
+    layer(T::SsmStepBias, "blk.{L}.ssm_dt.bias"),
+    layer(T::SsmSkip, "blk.{L}.ssm_d"),
+    layer(T::SsmNorm, "blk.{L}.ssm_norm.weight"),
+    layer(T::SsmOut, "blk.{L}.ssm_out.weight"),
     layer(T::ConvIn, "blk.{L}.shortconv.in_proj.weight"),
     layer(T::ConvInBias, "blk.{L}.shortconv.in_proj.bias"),
     layer(T::ConvTaps, "blk.{L}.shortconv.conv.weight"),
@@ -328,6 +359,8 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::RouterNorm, "blk.{L}.ffn_gate_inp.scale"),
     layer(T::ExpertScales, "blk.{L}.ffn_down_exps.scale"),
     layer(T::SelectBias, "blk.{L}.exp_probs_b.bias"),
+    layer(T::LatentDown, "blk.{L}.ffn_latent_down.weight"),
+    layer(T::LatentUp, "blk.{L}.ffn_latent_up.weight"),
     layer(T::Experts(Gate), "blk.{L}.ffn_gate_exps.weight"),
     layer(T::Experts(Up), "blk.{L}.ffn_up_exps.weight"),
     layer(T::Experts(Down), "blk.{L}.ffn_down_exps.weight"),
@@ -383,6 +416,14 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::DeltaStepBias, "model.layers.{L}.linear_attn.dt_bias"),
     layer(T::DeltaNorm, "model.layers.{L}.linear_attn.norm.weight"),
     layer(T::DeltaOut, "model.layers.{L}.linear_attn.out_proj.weight"),
+    layer(T::SsmIn, "model.layers.{L}.mamba.in_proj.weight"),
+    layer(T::SsmConv, "model.layers.{L}.mamba.conv1d.weight"),
+    layer(T::SsmConvBias, "model.layers.{L}.mamba.conv1d.bias"),
+    layer(T::SsmDecay, "model.layers.{L}.mamba.A_log"),
+    layer(T::SsmStepBias, "model.layers.{L}.mamba.dt_bias"),
+    layer(T::SsmSkip, "model.layers.{L}.mamba.D"),
+    layer(T::SsmNorm, "model.layers.{L}.mamba.norm.weight"),
+    layer(T::SsmOut, "model.layers.{L}.mamba.out_proj.weight"),
     layer(T::ConvIn, "model.layers.{L}.conv.in_proj.weight"),
     layer(T::ConvInBias, "model.layers.{L}.conv.in_proj.bias"),
     layer(T::ConvTaps, "model.layers.{L}.conv.conv.weight"),

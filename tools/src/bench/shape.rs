@@ -298,6 +298,7 @@ impl Shape {
                 },
                 router_input: RouterInput::Branch,
                 shared: self.shared_d_ff.map_or(SharedExpert::None, |d_ff| SharedExpert::Plain(mlp(d_ff))),
+                latent: None,
             };
             LayerSpec::pre_norm(norm, Op::Attention(attention), Op::Moe(moe), 1.0)
         };

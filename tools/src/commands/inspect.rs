@@ -170,6 +170,11 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
             Op::Conv(conv) => {
                 writeln!(out, "    gated convolution of {} channels over {} tokens", conv.width, conv.kernel)
             }
+            Op::Ssm(ssm) => writeln!(
+                out,
+                "    recurrence (Mamba-2) of {} heads of {}, {} groups of state {}, convolution over {} tokens",
+                ssm.heads, ssm.head_dim, ssm.groups, ssm.state, ssm.conv_kernel
+            ),
             Op::Delta(delta) => writeln!(
                 out,
                 "    gated delta net {} key heads of {}, {} value heads of {}, convolution over {} tokens",

@@ -314,6 +314,9 @@ pub fn activate(kernels: &Kernels, activation: Activation, gate: &mut [f32], up:
         Activation::Silu => kernels.silu_mul(gate, up),
         Activation::GeluTanh => kernels.gelu_tanh_mul(gate, up),
         Activation::Relu => up.iter_mut().zip(gate).for_each(|(up, gate)| *up *= gate.max(0.0)),
+        Activation::ReluSquared => {
+            up.iter_mut().zip(gate).for_each(|(up, gate)| *up *= gate.max(0.0) * gate.max(0.0));
+        }
         Activation::ClampedSwiglu { alpha, limit } => {
             // NaN stays NaN. g * sigmoid(alpha * g) * (u + 1) = silu(alpha * g) * (u + 1) / alpha.
             gate.iter_mut().for_each(|g| *g = alpha * if *g > limit { limit } else { *g });

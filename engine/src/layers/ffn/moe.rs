@@ -14,7 +14,7 @@ use crate::layers::ffn::dense::{Mlp, MlpBiases, add_to_all_tokens};
 use crate::layers::ffn::group::{ExpertGroup, takes_input};
 use crate::layers::ffn::mlp::{MOST_VISITS, MlpView, Visit, add_outputs, hidden_layers};
 use crate::layers::ffn::visits::Visits;
-use crate::layers::linear::{Compute, Packed};
+use crate::layers::linear::{Compute, Linear, Packed};
 use crate::layers::norm::Norm;
 use crate::layers::scratch::{MoeScratch, ProductScratch, RouteScratch};
 use crate::layers::squares::{HiddenSquares, HiddenSum, Squares};
@@ -38,8 +38,19 @@ pub struct Moe {
     pub select_bias: Vec<f32>,
     /// Biases of the routed experts, one block for each.
     pub biases: MlpBiases,
+    /// What is before and after routed experts that are narrower than the residual stream.
+    pub latent: Option<LatentProjections>,
     /// The shared expert, if there is one.
     pub shared: Option<Shared>,
+}
+
+/// The projections around routed experts (Nemotron-3).
+#[derive(Debug, Clone, Copy)]
+pub struct LatentProjections {
+    /// `[latent, d_model]`.
+    pub down: MatrixRef,
+    /// `[d_model, latent]`.
+    pub up: MatrixRef,
 }
 
 /// A shared expert, which every token visits.
@@ -106,14 +117,60 @@ impl Moe {
         let (x, d_model) = (input.x, self.router.cols);
         s.visits.list(&s.route.routing, self.spec.experts);
         let grouped_len = out.len();
-        products.grouped[..grouped_len].fill(0.0);
-        self.routed(compute, input, s, products, squares.as_deref_mut(), meanwhile)?;
+        match &self.latent {
+            None => {
+                products.grouped[..grouped_len].fill(0.0);
+                self.routed(compute, input, s, products, squares.as_deref_mut(), meanwhile)?;
+            }
+            Some(latent) => {
+                let squares = squares.as_deref_mut();
+                self.in_latent_space(compute, *latent, input, s, products, squares, meanwhile)?;
+            }
+        }
         if let Some(shared) = &self.shared {
             let squares = squares.as_mut().map(|squares| (&mut *squares.dense, &mut squares.sums[0]));
             shared.add(compute, x, &mut s.route.logits, products, squares);
         }
         compute.ungroup(&products.grouped[..grouped_len], d_model, None, out);
         Ok(())
+    }
+
+    /// Sets `products.grouped` to the outputs of routed experts that are narrower than the residual stream.
+    #[allow(clippy::too_many_arguments, reason = "every argument is one of the operation's operands")]
+    fn in_latent_space(
+        &self,
+        compute: Compute<'_>,
+        latent: LatentProjections,
+        input: &MoeInput<'_>,
+        s: &mut MoeScratch,
+        products: &mut ProductScratch,
+        squares: Option<&mut HiddenSquares<'_>>,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<()> {
+        let (d_model, width) = (latent.down.cols, latent.down.rows);
+        let tokens = input.x.len() / d_model;
+        // It comes back before the end.
+        let mut buffer = std::mem::take(&mut s.latent);
+        let narrow = &mut buffer[..tokens * width];
+        compute.pack_also(input.x, [latent.down.format], &mut products.packed);
+        let down = Linear { weight: latent.down, bias: None };
+        compute.linear(&down, &products.packed, narrow, &mut products.grouped);
+        compute.pack(narrow, width, [], &mut products.packed);
+        products.grouped[..tokens * width].fill(0.0);
+        let result = self.routed(compute, &MoeInput { x: narrow, ..*input }, s, products, squares, meanwhile);
+        compute.ungroup(&products.grouped[..tokens * width], width, None, narrow);
+        compute.pack(narrow, width, [latent.up.format], &mut products.packed);
+        let up = compute.tensors.view(&latent.up);
+        let grouped = &mut products.grouped[..tokens * d_model];
+        compute.products(&[(up, products.packed.for_matrix(&up))], grouped);
+        compute.pack(input.x, d_model, [], &mut products.packed);
+        s.latent = buffer;
+        result
+    }
+
+    /// Width of what routed experts read and give.
+    fn expert_width(&self) -> usize {
+        self.latent.map_or(self.router.cols, |latent| latent.down.rows)
     }
 
     /// Adds the outputs of the routed experts to `products.grouped`.
@@ -127,7 +184,7 @@ impl Moe {
         meanwhile: &mut dyn FnMut(),
     ) -> Result<()> {
         let &MoeInput { store, phase, stop, x } = input;
-        let (visits, d_model) = (&s.visits, self.router.cols);
+        let (visits, d_model) = (&s.visits, self.expert_width());
         let tokens = x.len() / d_model;
         let uses = |index: usize| visits.of(index).len() as u32;
         let request = Request { bank: self.bank, ids: &visits.experts, uses: &uses, tokens, phase, stop };
@@ -172,7 +229,7 @@ impl Moe {
     /// The block of a resident expert, by its index in the request.
     fn expert<'v>(&'v self, acquired: &'v Acquired<'_>, index: usize, expert: u32) -> MlpView<'v> {
         let matrices = acquired.view(index);
-        let (mut matrices, d_model) = (matrices.into_iter().flatten(), self.router.cols);
+        let (mut matrices, d_model) = (matrices.into_iter().flatten(), self.expert_width());
         let mut next = || matrices.next().expect("the bank has the matrices of its spec");
         MlpView {
             gate: self.spec.expert.gated.then(&mut next),
@@ -237,7 +294,7 @@ impl GroupWork<'_> {
         let count = self.group.items().len();
         let hidden = &hidden[..self.group.lines[count]];
         self.with_visits(acquired, 0..count, None, |all| {
-            add_outputs(compute, all, hidden, grouped, self.moe.router.cols);
+            add_outputs(compute, all, hidden, grouped, self.moe.expert_width());
         });
     }
 

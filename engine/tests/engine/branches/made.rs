@@ -144,6 +144,7 @@ impl Random {
                 | T::PostNorm(_)
                 | T::SumNorm
                 | T::LayerScale
+                | T::SsmNorm
                 | T::ExpertScales
                 | T::QNorm
                 | T::KNorm
@@ -151,7 +152,7 @@ impl Random {
                 | T::KvDownNorm,
             ) => (1.0, 0.5),
             // Memories must forget, or their size runs away.
-            Role::Layer(_, T::DeltaDecay) => (-0.7, 0.3),
+            Role::Layer(_, T::DeltaDecay | T::SsmDecay) => (-0.7, 0.3),
             Role::FinalNormBias | Role::HeadBias => (0.0, 0.5),
             Role::Layer(_, tensor) if !tensor.is_matrix() => (0.0, 0.5),
             _ => (0.0, (3.0 / cols).sqrt()),
@@ -276,5 +277,6 @@ pub fn moe(expert: MlpSpec, shared: SharedExpert) -> Op {
         router: RouterSpec { bias: expert.bias, select, scale: 1.5, expert_scales: false },
         router_input: RouterInput::Branch,
         shared,
+        latent: None,
     })
 }

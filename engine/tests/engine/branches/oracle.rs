@@ -4,7 +4,7 @@
 use moelten_loader::spec::{
     Activation, AttentionSpec, BranchSpec, ConvSpec, DeltaLayout, DeltaOrder, DeltaSpec, ExpertGroups, Join,
     KvSource, LatentSpec, LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate,
-    Part, QkNorm, Renormalise, RouterInput, Select, SharedExpert, Temperature,
+    Part, QkNorm, Renormalise, RouterInput, Select, SharedExpert, SsmSpec, Temperature,
 };
 use moelten_loader::tensors::roles::{LayerTensor as T, Role};
 
@@ -118,6 +118,7 @@ impl<'a> Layer<'a> {
             Op::LayerInput(spec) => self.layer_input(spec, &normed),
             Op::Conv(spec) => self.conv(spec, &normed),
             Op::Delta(spec) => self.delta(spec, &normed),
+            Op::Ssm(spec) => self.ssm(spec, &normed),
             Op::Latent(spec) => self.latent(spec, &normed),
             Op::Mlp(spec) => {
                 let block = Block::new(self, spec, T::Dense, T::DenseBias);
@@ -263,6 +264,49 @@ impl<'a> Layer<'a> {
             linear(self.weights(T::ConvOut), bias(T::ConvOutBias), &mixed)
         };
         (0..x.len()).map(token).collect()
+    }
+
+    /// Token by token, head by head, one memory for each.
+    fn ssm(self, spec: &SsmSpec, x: &Rows) -> Rows {
+        let (inner, channels) = (spec.inner(), spec.channels());
+        let rows: Rows = x.iter().map(|x| linear(self.weights(T::SsmIn), None, x)).collect();
+        let (taps, bias) = (self.weights(T::SsmConv), self.weights_if(spec.conv_bias, T::SsmConvBias));
+        let conv = |t: usize, channel: usize| {
+            let mut sum = bias.map_or(0.0, |bias| f64::from(bias[channel]));
+            for tap in 0..spec.conv_kernel {
+                let Some(at) = (t + tap).checked_sub(spec.conv_kernel - 1) else { continue };
+                sum += f64::from(taps[channel * spec.conv_kernel + tap]) * rows[at][inner + channel];
+            }
+            sum / (1.0 + (-sum).exp())
+        };
+        let mut memories = vec![vec![vec![0.0; spec.state]; spec.head_dim]; spec.heads];
+        let mut token = |t: usize| {
+            let all: Vec<f64> = (0..channels).map(|channel| conv(t, channel)).collect();
+            let mut mixed = Vec::new();
+            for (head, memory) in memories.iter_mut().enumerate() {
+                let group = head / (spec.heads / spec.groups);
+                let b = &all[inner + group * spec.state..][..spec.state];
+                let c = &all[inner + (spec.groups + group) * spec.state..][..spec.state];
+                let logit = rows[t][inner + channels + head] + f64::from(self.weights(T::SsmStepBias)[head]);
+                let step = logit.exp().ln_1p();
+                let decay = f64::from(self.weights(T::SsmDecay)[head]);
+                let rate = if spec.log_decay { -decay.exp() } else { decay };
+                for (i, row) in memory.iter_mut().enumerate() {
+                    let x = all[head * spec.head_dim + i];
+                    let cells = row.iter_mut().zip(b);
+                    cells.for_each(|(cell, b)| *cell = *cell * (rate * step).exp() + step * x * b);
+                    let skip = f64::from(self.weights(T::SsmSkip)[head]);
+                    let z = rows[t][head * spec.head_dim + i];
+                    mixed.push((dot(row, c) + skip * x) * z / (1.0 + (-z).exp()));
+                }
+            }
+            let width = inner / spec.groups;
+            let weights = self.weights(T::SsmNorm).chunks(width);
+            let rms = NormSpec::Rms { eps: spec.norm_eps };
+            let groups = mixed.chunks(width).zip(weights).flat_map(|(x, w)| norm(rms, w, None, x));
+            linear(self.weights(T::SsmOut), None, &groups.collect::<Vec<_>>())
+        };
+        (0..x.len()).map(&mut token).collect()
     }
 
     /// Inputs of the convolution, gates, and logits of strengths and steps of a token.
@@ -425,12 +469,19 @@ impl<'a> Layer<'a> {
         let mut add = |weight: f64, y: Vec<f64>| {
             out.iter_mut().zip(y).for_each(|(out, y)| *out += weight * y);
         };
+        let narrow = spec.latent.map(|_| linear(self.weights(T::LatentDown), None, x));
+        let of_experts = narrow.as_deref().unwrap_or(x);
         for &expert in chosen {
             let all = Block::new(self, &spec.expert, T::Experts, T::ExpertsBias);
             let own = self.weights_if(spec.router.expert_scales, T::ExpertScales);
             let own = own.map_or(1.0, |scales| f64::from(scales[expert]));
             let weight = scores[expert] / total * f64::from(spec.router.scale) * own;
-            add(weight, all.of_expert(expert, x.len()).apply(x));
+            let mut y = all.of_expert(expert, of_experts.len()).apply(of_experts);
+            if spec.latent.is_some() {
+                // The projection of the sum is the sum of projections.
+                y = linear(self.weights(T::LatentUp), None, &y);
+            }
+            add(weight, y);
         }
         match &spec.shared {
             SharedExpert::None => {}
@@ -513,6 +564,7 @@ fn activate(block: &MlpSpec, x: f64) -> f64 {
     match block.activation {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Relu => x.max(0.0),
+        Activation::ReluSquared => x.max(0.0) * x.max(0.0),
         Activation::GeluTanh => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
             0.5 * x * (1.0 + inner.tanh())

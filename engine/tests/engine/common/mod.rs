@@ -46,8 +46,17 @@ pub const FAMILIES: [&str; 20] = [
 ];
 
 /// Checkpoints with matrices that are too narrow for blocks.
-pub const NARROW: [&str; 6] =
-    ["deepseek3", "glm4moelite", "qwen3next", "qwen35moe", "gemma4moe", "gemma4-ple"];
+pub const NARROW: [&str; 9] = [
+    "deepseek3",
+    "glm4moelite",
+    "qwen3next",
+    "qwen35moe",
+    "gemma4moe",
+    "gemma4-ple",
+    "granitehybrid",
+    "nemotronh",
+    "mamba2",
+];
 
 /// The results of Hugging Face transformers for a checkpoint.
 pub struct Golden {
