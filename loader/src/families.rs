@@ -5,8 +5,8 @@ mod family;
 mod table;
 
 pub(crate) use family::{
-    ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, LogitScale, NormKind,
-    NormPlaces, QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SsmKind,
-    WindowRule,
+    ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, FolderSizes, Growth, LocalRope, LogitScale,
+    NormKind, NormPlaces, QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind,
+    SinkLayers, SsmKind, WindowRule,
 };
 pub(crate) use table::FAMILIES;

@@ -290,7 +290,11 @@ impl Widths {
                         w.d_ff = w.d_ff.max(m.d_ff);
                     }
                     w.experts = w.experts.max(moe.experts);
-                    w.expert_width = w.expert_width.max(moe.latent.unwrap_or(0));
+                    w.expert_width = w.expert_width.max(moe.latent.unwrap_or(if moe.weighs_inputs {
+                        spec.d_model
+                    } else {
+                        0
+                    }));
                     w.per_token = w.per_token.max(moe.router.select.max_experts());
                 }
             }

@@ -226,7 +226,7 @@ struct Shapes {
 impl Shapes {
     fn of(d_model: usize, op: &Op) -> Self {
         let (output, experts, expert_hidden) = match op {
-            Op::Attention(a) => (a.heads * a.head_dim, 0, 0),
+            Op::Attention(a) => (a.heads * a.value_dim, 0, 0),
             Op::Latent(a) => (a.attention.heads * a.value_dim, 0, 0),
             Op::Conv(conv) => (conv.width, 0, 0),
             Op::Ssm(ssm) => (ssm.inner(), 0, 0),

@@ -54,6 +54,7 @@ fn spec(window: Option<usize>) -> AttentionSpec {
         heads: 2 * HEADS,
         kv_heads: HEADS,
         head_dim: HEAD_DIM,
+        value_dim: HEAD_DIM,
         scale: 0.5,
         qkv_bias: false,
         out_bias: false,
@@ -67,6 +68,8 @@ fn spec(window: Option<usize>) -> AttentionSpec {
         gate: None,
         source: KvSource::Projected,
         value_norm: None,
+        value_scale: 1.0,
+        chunk: None,
     }
 }
 

@@ -208,6 +208,7 @@ impl OfLayer<'_> {
         };
         let qk_norm = |tensor| match spec.qk_norm {
             QkNorm::None => Ok(Vec::new()),
+            QkNorm::PlainAfterRope { .. } => Ok(vec![1.0; spec.head_dim]),
             QkNorm::PerHead { .. } | QkNorm::PerHeadAfterRope { .. } | QkNorm::Full { .. } => {
                 self.tensors.vector(self.role(tensor))
             }
@@ -233,7 +234,7 @@ impl OfLayer<'_> {
                 KvSource::Layer(_) => Vec::new(),
                 _ => qk_norm(LayerTensor::KNorm)?,
             },
-            v_norm: spec.value_norm.map_or_else(Vec::new, |_| vec![1.0; spec.head_dim]),
+            v_norm: spec.value_norm.map_or_else(Vec::new, |_| vec![1.0; spec.value_dim]),
             sinks: if spec.sinks { self.tensors.vector(self.role(LayerTensor::Sinks))? } else { Vec::new() },
             rope,
             spec: spec.clone(),
@@ -356,10 +357,14 @@ impl OfLayer<'_> {
             }),
             shared: match &spec.shared {
                 SharedExpert::None => None,
-                SharedExpert::Plain(mlp) => Some(Shared { mlp: self.mlp(shared_roles, mlp)?, gate: None }),
+                SharedExpert::Plain(mlp) => {
+                    let scale = spec.shared_scale;
+                    Some(Shared { mlp: self.mlp(shared_roles, mlp)?, gate: None, scale })
+                }
                 SharedExpert::Gated(mlp) => Some(Shared {
                     mlp: self.mlp(shared_roles, mlp)?,
                     gate: Some(self.matrix(LayerTensor::SharedInput)),
+                    scale: spec.shared_scale,
                 }),
             },
         })

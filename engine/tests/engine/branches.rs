@@ -187,6 +187,25 @@ fn state_space_recurrences() {
     });
 }
 
+/// Experts whose inputs are weighed, a shared expert that counts half, and a bounded activation.
+#[test]
+fn experts_with_weighed_inputs() {
+    check("weighed-inputs", |d_ff| {
+        let layers = [0.4, 2.0].map(|limit| {
+            let bounded = MlpSpec { activation: Activation::BoundedSilu { limit }, ..mlp(d_ff, true, false) };
+            let Op::Moe(mut spec) = moe(bounded, SharedExpert::Plain(bounded)) else {
+                unreachable!("it is a mixture")
+            };
+            let (scoring, groups) = (Scoring::Sigmoid, None);
+            let renormalise = Renormalise::No;
+            spec.router.select = Select::Scored { k: 1, scoring, bias: false, groups, renormalise };
+            (spec.weighs_inputs, spec.shared_scale) = (true, 0.5);
+            layer([branch(Mixer, attention(false)), branch(Ffn, Op::Moe(spec))])
+        });
+        layers.into()
+    });
+}
+
 /// Experts that are narrower than the residual stream.
 #[test]
 fn latent_experts() {
@@ -263,8 +282,8 @@ fn norms_of_outputs() {
     });
 }
 
-/// Gates on mixed values, capped scores, queries that grow with their position, norms after rope; a layer
-/// norm without bias, ReLU, and a head whose logits are capped.
+/// Gates on mixed values, capped scores, queries that grow with their position, norms after rope, runs of
+/// tokens, values that are narrower than keys; a layer norm without bias, ReLU, and a head whose logits are capped.
 #[test]
 fn attention_of_other_kinds() {
     check_spec("attention-kinds", |d_ff| {
@@ -282,7 +301,14 @@ fn attention_of_other_kinds() {
             with(&|spec| spec.gate = Some(OutputGate::SigmoidWithQuery)),
             with(&|spec| spec.gate = Some(OutputGate::SoftplusPerHead)),
             with(&|spec| spec.softcap = Some(0.75)),
-            with(&|spec| spec.temperature = Some(Temperature { beta: 0.5, period: 3 })),
+            with(&|spec| spec.temperature = Some(Temperature { beta: 0.5, period: 3, offset: 1 })),
+            with(&|spec| spec.gate = Some(OutputGate::SigmoidPerHead)),
+            with(&|spec| spec.qk_norm = QkNorm::PlainAfterRope { eps: 1e-5 }),
+            with(&|spec| spec.chunk = Some(5)),
+            with(&|spec| (spec.value_dim, spec.value_scale) = (8, 0.7)),
+            with(&|spec| {
+                (spec.value_dim, spec.gate) = (8, Some(OutputGate::SigmoidPerValue));
+            }),
             with(&|spec| spec.qk_norm = QkNorm::PerHeadAfterRope { eps: 1e-5 }),
         ];
         let mut spec = model(layers);

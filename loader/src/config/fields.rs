@@ -84,7 +84,7 @@ fields! {
     /// Longest context, in tokens.
     max_context: u64 = hf["max_position_embeddings"], gguf[Key("{arch}.context_length")];
     /// Epsilon of the norms; the default is the family's.
-    norm_eps: f64 = hf["rms_norm_eps", "layer_norm_epsilon", "norm_eps", "layer_norm_eps"],
+    norm_eps: f64 = hf["rms_norm_eps", "layernorm_epsilon", "layer_norm_epsilon", "norm_eps", "layer_norm_eps"],
         gguf[Key("{arch}.attention.layer_norm_rms_epsilon"), Key("{arch}.attention.layer_norm_epsilon")];
     /// Head and embedding are one matrix; the default is the family's.
     tied: bool = hf["tie_word_embeddings"], gguf[Absent("output.weight")];
@@ -111,13 +111,21 @@ fields! {
     /// Width of a head; by default the width of the residual stream over the heads.
     head_dim: u64 = hf["head_dim"], gguf[Key("{arch}.attention.key_length")];
     /// Width of a head of layers with a window; by default as in others.
-    local_head_dim: u64 = hf[], gguf[Key("{arch}.attention.key_length_swa")];
+    local_head_dim: u64 = hf["swa_head_dim"], gguf[Key("{arch}.attention.key_length_swa")];
     /// Width of a value head of these layers.
-    local_value_dim: u64 = hf[], gguf[Key("{arch}.attention.value_length_swa")];
+    local_value_dim: u64 = hf["swa_v_head_dim"], gguf[Key("{arch}.attention.value_length_swa")];
     /// Width of a head of layers without a window; by default as in others.
     full_head_dim: u64 = hf["global_head_dim"], gguf[];
     /// Width of a head of each layer.
     layer_head_dims: PerLayer = hf[], gguf[];
+    /// Key and value heads of layers with a window; by default as in others.
+    local_kv_heads: u64 = hf["swa_num_key_value_heads"], gguf[];
+    /// Query heads of layers with a window, which must be as many as in others.
+    local_heads: u64 = hf["swa_num_attention_heads"], gguf[];
+    /// Whether layers with a window have sinks; by default they have, in families that have sinks there.
+    local_sinks: bool = hf["add_swa_attention_sink_bias"], gguf[PresentInSome("blk.*.attn_sinks.weight")];
+    /// Whether layers without a window have sinks.
+    full_sinks: bool = hf["add_full_attention_sink_bias"], gguf[], default false;
     /// Key and value heads of layers without a window; by default as in others.
     full_kv_heads: u64 = hf["num_global_key_value_heads"], gguf[];
     /// Keys before their norm are the values of layers without a window.
@@ -132,15 +140,23 @@ fields! {
     /// Rows of the table that they are in; by default those of the embedding.
     layer_input_vocab: u64 = hf["vocab_size_per_layer_input"], gguf[Rows("per_layer_token_embd.weight")];
     /// Width of a value head, when it may differ.
-    value_dim: u64 = hf[], gguf[Key("{arch}.attention.value_length")];
+    value_dim: u64 = hf["v_head_dim"], gguf[Key("{arch}.attention.value_length")];
     /// Factor on attention scores; by default one over the root of the head's width.
     attention_scale: f64 = hf["attention_multiplier"], gguf[Key("{arch}.attention.scale")];
     /// The same as the square of a divisor.
     query_scalar: f64 = hf["query_pre_attn_scalar"], gguf[];
     /// Bound that attention scores approach.
     attention_softcap: f64 = hf["attn_logit_softcapping"], gguf[Key("{arch}.attn_logit_softcapping")];
+    /// Factor on values.
+    value_scale: f64 = hf["attention_value_scale"], gguf[Key("{arch}.attention.value_scale")], default 1.0;
+    /// Tokens of a run outside of which layers with a rope see nothing.
+    attention_chunk: u64 = hf["attention_chunk_size"], gguf[Key("{arch}.attention.chunk_size")];
     /// How fast queries grow with their position.
-    temperature: f64 = hf["rope.llama_4_scaling_beta"], gguf[Key("{arch}.attention.temperature_scale")];
+    temperature: f64 = hf["rope.llama_4_scaling_beta", "attn_scale"], gguf[Key("{arch}.attention.temperature_scale")];
+    /// Positions with one factor.
+    temperature_period: u64 = hf["floor_scale"], gguf[Key("{arch}.attention.temperature_length")];
+    /// Whether queries grow at all.
+    temperature_on: bool = hf["attn_temperature_tuning"], gguf[];
     /// Whether mixed values have a gate; the default is the family's.
     attention_gate: bool = hf["gating"], gguf[];
     /// Biases on q, k and v; the default is the family's.
@@ -228,6 +244,8 @@ fields! {
     /// Of each run of this many layers one has no window, where the file does not list layers.
     window_period: Period = hf["sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers"],
         gguf[Key("{arch}.attention.sliding_window_pattern")];
+    /// For each layer, 1 if it has a window and 0 if it has none.
+    window_flags: Vec<u64> = hf["hybrid_layer_pattern"], gguf[];
     /// The kind of each layer's attention, `sliding_attention` or another.
     layer_types: Vec<String> = hf["layer_types", "layers_block_type"], gguf[];
     /// The first layer with a window, where `layer_types` is missing.
@@ -242,7 +260,7 @@ fields! {
     /// Scheme of the rope of layers with a window, where it is their own.
     local_rope_kind: String = hf["local_rope.rope_type"], gguf[];
     /// Base of its frequencies.
-    local_rope_theta: f64 = hf["local_rope.rope_theta", "rope_local_base_freq"],
+    local_rope_theta: f64 = hf["local_rope.rope_theta", "rope_local_base_freq", "swa_rope_theta"],
         gguf[Key("{arch}.rope.freq_base_swa")];
     /// How many dimensions it rotates.
     local_rope_dim: u64 = hf[], gguf[Key("{arch}.rope.dimension_count_swa")];
@@ -299,6 +317,8 @@ fields! {
     /// One divisor for each frequency, whatever the scheme.
     rope_divisors: Vec<f64> = hf[], gguf[Values("rope_freqs.weight")];
 
+    /// Hidden width of dense blocks, where experts have the field below.
+    dense_d_ff: u64 = hf["prefix_dense_intermediate_size", "intermediate_size_mlp"], gguf[];
     /// Hidden width of dense feed-forward blocks.
     d_ff: PerLayer = hf["block_ff_dim", "intermediate_size"], gguf[Key("{arch}.feed_forward_length")];
     /// The width is twice as large in layers that have the keys and values of earlier ones.
@@ -309,6 +329,10 @@ fields! {
     swiglu_alpha: f64 = hf["swiglu_alpha"], gguf[Key("{arch}.swiglu_alpha")], default 1.702;
     /// Clamped SwiGLU: bound of gate and up.
     swiglu_limit: f64 = hf["swiglu_limit"], gguf[Key("{arch}.swiglu_limit")], default 7.0;
+    /// Bound of the activation of each layer's experts; 0 for none.
+    expert_bounds: Vec<f64> = hf[], gguf[Key("{arch}.swiglu_clamp_exp")];
+    /// The same of shared experts and dense blocks.
+    shared_bounds: Vec<f64> = hf[], gguf[Key("{arch}.swiglu_clamp_shexp")];
     /// Biases in feed-forward blocks.
     mlp_bias: bool = hf["mlp_bias", "use_bias"], gguf[Present("blk.0.ffn_up.bias")], default false;
     /// Routed experts of a layer.
@@ -331,9 +355,11 @@ fields! {
         hf["n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts"],
         gguf[Key("{arch}.expert_shared_count")];
     /// From router logits to scores, by name; the default is the family's.
-    scoring: String = hf["scoring_func", "score_func", "score_function"], gguf[];
+    scoring: String = hf["scoring_func", "score_func", "score_function", "expert_selection_fn"], gguf[];
     /// The same by number: 1 for a softmax, 2 for a sigmoid, 0 for the family's.
     scoring_number: u64 = hf[], gguf[Key("{arch}.expert_gating_func")];
+    /// How routed and shared experts come together, `average` or `sum`.
+    shared_combination: String = hf["shared_expert_combination_strategy"], gguf[];
     /// How experts are chosen; `greedy` ignores groups.
     choice: String = hf["topk_method"], gguf[];
     /// Whether a bias is added to the scores for the choice; the default is the family's.
@@ -344,7 +370,7 @@ fields! {
     /// Groups that experts are chosen from; by default all.
     expert_groups_used: u64 = hf["topk_group"], gguf[Key("{arch}.expert_group_used_count")];
     /// Factor on the weights of routed experts; 0 stands for 1.
-    router_scale: f64 = hf["routed_scaling_factor", "route_scale", "moe_routed_scaling_factor"],
+    router_scale: f64 = hf["routed_scaling_factor", "router_scaling_factor", "route_scale", "moe_routed_scaling_factor"],
         gguf[Key("{arch}.expert_weights_scale")], default 1.0;
     /// Divide the weights of the chosen experts by their sum; the default is the family's.
     renormalise: bool = hf["norm_topk_prob", "route_norm"], gguf[Key("{arch}.expert_weights_norm")];
@@ -362,6 +388,8 @@ fields! {
     last_sparse: f64 = hf["moe_layer_end_index"], gguf[];
     /// Layers without experts.
     dense_layers: Vec<u64> = hf["mlp_only_layers"], gguf[];
+    /// For each layer, 1 if it has experts and 0 if it has none.
+    moe_flags: PerLayer = hf["moe_layer_freq"], gguf[];
     /// The kind of each layer's feed-forward block, `sparse` or `dense`.
     mlp_types: Vec<String> = hf["mlp_layer_types"], gguf[];
 }
@@ -378,6 +406,7 @@ pub(crate) const HF_IGNORED: &[&str] = &[
     "mamba_chunk_size",
     "dtype",
     "embd_pdrop",
+    "enable_moe_fp32_combine",
     "enable_moe_block",
     "eos_token_id",
     // The width over that of the residual stream, which heads and their width give as well.
@@ -395,6 +424,7 @@ pub(crate) const HF_IGNORED: &[&str] = &[
     "num_logits_to_keep",
     "output_router_logits",
     "pad_token_id",
+    "prefix_dense_sliding_window_pattern",
     "pretraining_tp",
     "rescale_prenorm_residual",
     "resid_pdrop",

@@ -112,6 +112,10 @@ fn window_layers(raw: &RawConfig) -> Field<Vec<bool>> {
         let windowed = types.iter().map(|kind| kind == "sliding_attention").collect();
         return Field::new(raw.layer_types.name.clone(), Some(windowed));
     }
+    if let Some(flags) = &raw.window_flags.value {
+        let windowed = flags.iter().map(|&flag| flag != 0).collect();
+        return Field::new(raw.window_flags.name.clone(), Some(windowed));
+    }
     let bounded = raw.layers.value.filter(|&n| n <= MAX_LAYERS);
     let value = match (raw.window_from.value, bounded) {
         (Some(from), Some(n)) => Some((0..n).map(|layer| layer >= from).collect()),
@@ -126,6 +130,18 @@ fn moe_layers(raw: &RawConfig) -> Result<Field<Vec<bool>>> {
     if let Some(types) = &raw.mlp_types.value {
         let name = raw.mlp_types.name.clone();
         return Ok(Field::new(name, Some(types.iter().map(|kind| kind == "sparse").collect())));
+    }
+    match raw.moe_flags.value.as_ref().map(|PerLayer(flags)| flags.as_slice()) {
+        None | Some([1]) => {}
+        // Models that say how often experts come have them in every layer behind the first dense ones.
+        Some(&[often]) => {
+            let fault = Fault::OutOfRange { found: often.to_string(), low: 1, high: 1 };
+            return Err(raw.fault(&raw.moe_flags.name, fault));
+        }
+        Some(flags) => {
+            let sparse = flags.iter().map(|&flag| flag != 0).collect();
+            return Ok(Field::new(raw.moe_flags.name.clone(), Some(sparse)));
+        }
     }
     let (step, dense) = (&raw.sparse_step, raw.dense_layers.value.as_deref());
     let stated = step.value.is_some() || dense.is_some() || raw.leading_dense.value.is_some();

@@ -50,7 +50,7 @@ pub(super) fn latent_layers(
         None | Some(0) => None,
         Some(_) => Some(raw.count(&raw.query_rank, 1, MAX_WIDTH)?),
     };
-    let temperature = temperature(raw)?;
+    let temperature = temperature(raw, family, true)?;
     let of_layer = |heads: usize| -> Result<LatentSpec> {
         Ok(LatentSpec {
             attention: AttentionSpec {
@@ -70,6 +70,9 @@ pub(super) fn latent_layers(
                 gate: None,
                 source: KvSource::Projected,
                 value_norm: None,
+                value_dim: head_dim,
+                value_scale: 1.0,
+                chunk: None,
             },
             rank,
             nope,

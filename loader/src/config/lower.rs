@@ -15,8 +15,8 @@ use crate::config::sources::{kv_heads, layer_input_width, of_layer, sources};
 use crate::config::ssm::{Hybrid, LayerKind, hybrid};
 use crate::error::{Fault, LoadError, Result};
 use crate::families::{
-    BesideKind, FAMILIES, Family, FolderSizes, LogitScale, NormKind, NormPlaces, QkNormKind, SsmKind,
-    WindowRule,
+    BesideKind, FAMILIES, Family, FolderSizes, LogitScale, NormKind, NormPlaces, QkNormKind, SinkLayers,
+    SsmKind, WindowRule,
 };
 use crate::io::reader::narrow;
 use crate::spec::{
@@ -282,13 +282,12 @@ fn attention_layers(
     };
     let windows = windows(raw, family, layers)?;
     let (clip_qkv, softcap) = (optional(raw, &raw.clip_qkv)?, optional(raw, &raw.attention_softcap)?);
-    let temperature = temperature(raw)?;
     let roped = roped_layers(raw, family, container, &windows)?;
     let sources = sources(raw, container, &windows)?;
     let of_layers = heads.iter().zip(&listed).zip(windows).zip(roped).zip(sources);
     let mut specs = Vec::with_capacity(layers);
     for (layer, ((((&heads, &listed), window), roped), source)) in of_layers.enumerate() {
-        let raw = &of_layer(raw, layer, window.is_some());
+        let raw = &of_layer(raw, family, container, layer, window.is_some())?;
         let (kv_heads, field) = kv_heads(raw, listed, window.is_some())?;
         if heads % kv_heads != 0 {
             return Err(raw.fault(
@@ -310,10 +309,20 @@ fn attention_layers(
             value_norm: family.value_norm.then_some(eps),
             qkv_bias: setting(family.qkv_bias, &raw.qkv_bias),
             out_bias: setting(family.out_bias, &raw.out_bias),
-            sinks: family.sinks,
+            value_dim: value_dim(raw, head_dim)?,
+            value_scale: raw.positive(&raw.value_scale)?,
+            chunk: chunk(raw, family)?.filter(|_| roped),
+            sinks: match family.sinks {
+                SinkLayers::None => false,
+                SinkLayers::All => true,
+                SinkLayers::Windowed if window.is_some() => raw.local_sinks.value.unwrap_or(true),
+                SinkLayers::Windowed => raw.full_sinks.get() == Some(&true),
+            },
             qk_norm: match family.qk_norm {
-                _ if !setting(family.has_qk_norm, &raw.qk_norm) => QkNorm::None,
+                _ if !has_qk_norm(raw, family, container) => QkNorm::None,
                 QkNormKind::None => QkNorm::None,
+                QkNormKind::PlainAfterRope { .. } if !roped => QkNorm::None,
+                QkNormKind::PlainAfterRope { .. } => QkNorm::PlainAfterRope { eps },
                 QkNormKind::PerHead => QkNorm::PerHead { eps },
                 QkNormKind::PerHeadAfterRope => QkNorm::PerHeadAfterRope { eps },
                 QkNormKind::Full => QkNorm::Full { eps },
@@ -322,11 +331,38 @@ fn attention_layers(
             window,
             clip_qkv,
             softcap,
-            temperature,
+            temperature: temperature(raw, family, roped)?,
             gate: family.gate.filter(|_| raw.attention_gate.value.unwrap_or(true)),
         });
     }
     Ok(specs)
+}
+
+/// Whether queries and keys have norms.
+fn has_qk_norm(raw: &RawConfig, family: &Family, container: Container) -> bool {
+    match (family.qk_norm, container) {
+        (QkNormKind::PlainAfterRope { but_of }, Container::Gguf) => raw.experts.value != Some(but_of),
+        (QkNormKind::PlainAfterRope { .. }, Container::HfFolder) => raw.qk_norm.value.unwrap_or(true),
+        _ => setting(family.has_qk_norm, &raw.qk_norm),
+    }
+}
+
+/// Tokens of a run outside of which nothing is seen.
+fn chunk(raw: &RawConfig, family: &Family) -> Result<Option<usize>> {
+    family.chunk.map(|default| raw.count_or(&raw.attention_chunk, default, 1, MAX_CONTEXT)).transpose()
+}
+
+/// Width of a value head beside keys of `head_dim`.
+fn value_dim(raw: &RawConfig, head_dim: usize) -> Result<usize> {
+    let width = raw.count_or(&raw.value_dim, head_dim, 1, MAX_HEAD_DIM)?;
+    if width <= head_dim {
+        return Ok(width);
+    }
+    Err(LoadError::Unsupported {
+        path: raw.path.clone(),
+        feature: format!("{} = {width} beside key heads of {head_dim}", raw.value_dim.name),
+        hint: "values must not be wider than keys".into(),
+    })
 }
 
 fn heads(raw: &RawConfig, layers: usize) -> Result<Vec<usize>> {
@@ -372,14 +408,7 @@ fn head_dim(raw: &RawConfig, heads: usize, d_model: usize) -> Result<usize> {
             Fault::Contradiction { found: format!("a head width of {head_dim}"), other: "rope pairs".into() },
         ));
     }
-    match raw.value_dim.value {
-        Some(other) if usize::try_from(other) != Ok(head_dim) => Err(LoadError::Unsupported {
-            path: raw.path.clone(),
-            feature: format!("{} = {other} beside key heads of {head_dim}", raw.value_dim.name),
-            hint: "keys and values must be equally wide".into(),
-        }),
-        _ => Ok(head_dim),
-    }
+    Ok(head_dim)
 }
 
 fn windows(raw: &RawConfig, family: &Family, layers: usize) -> Result<Vec<Option<usize>>> {

@@ -5,7 +5,7 @@ use crate::config::field::Field;
 use crate::config::fields::RawConfig;
 use crate::config::limits::{Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_LAYERS};
 use crate::error::{Fault, LoadError, Result};
-use crate::families::{Family, LocalRope, RopeLayers};
+use crate::families::{Family, Growth, LocalRope, RopeLayers};
 use crate::io::reader::narrow;
 use crate::spec::{Pairing, RopeScaling, RopeSpec, Temperature};
 
@@ -38,6 +38,11 @@ pub(super) fn roped_layers(
             let folder = raw.positions.value.as_deref() == Some("rope");
             let file = raw.positions_are_ropes.value.unwrap_or(true);
             Ok(vec![if container == Container::Gguf { file } else { folder }; layers])
+        }
+        (None, RopeLayers::WindowedOrDense) => {
+            let experts = raw.moe_layers.value.as_deref().unwrap_or_default();
+            let dense = |layer: usize| experts.get(layer) == Some(&false);
+            Ok(windows.iter().enumerate().map(|(layer, window)| window.is_some() || dense(layer)).collect())
         }
         (None, RopeLayers::Windowed) if windows.iter().all(Option::is_none) => Ok(vec![true; layers]),
         (None, RopeLayers::Windowed) => Ok(windows.iter().map(Option::is_some).collect()),
@@ -249,11 +254,20 @@ fn divisors(raw: &RawConfig, field: &Field<Vec<f64>>, dim: usize) -> Result<Vec<
     Ok(values.iter().map(|&v| narrow(v)).collect())
 }
 
-/// The factor on queries that grows with their position; `None` if the file has none.
-pub(super) fn temperature(raw: &RawConfig) -> Result<Option<Temperature>> {
+/// The factor on queries that grows with their position, of a layer with or without a rope; `None` if it has
+/// none.
+pub(super) fn temperature(raw: &RawConfig, family: &Family, roped: bool) -> Result<Option<Temperature>> {
+    if let Some(Growth { beta, period, offset }) = family.growth {
+        if roped || raw.temperature_on.value == Some(false) {
+            return Ok(None);
+        }
+        let beta = raw.positive_or(&raw.temperature, beta)?;
+        let period = raw.count_or(&raw.temperature_period, period, 1, MAX_CONTEXT)?;
+        return Ok(Some(Temperature { beta, period, offset }));
+    }
     if matches!(raw.temperature.value, None | Some(0.0)) {
         return Ok(None);
     }
     let period = raw.count(&raw.rope_original_context, 1, MAX_CONTEXT)?;
-    Ok(Some(Temperature { beta: raw.positive(&raw.temperature)?, period }))
+    Ok(Some(Temperature { beta: raw.positive(&raw.temperature)?, period, offset: 0 }))
 }

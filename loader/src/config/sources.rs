@@ -4,6 +4,7 @@
 use crate::config::fields::RawConfig;
 use crate::config::limits::{Container, MAX_HEAD_DIM, MAX_HEADS};
 use crate::error::{Fault, LoadError, Result};
+use crate::families::Family;
 use crate::spec::KvSource;
 
 /// How many of the last layers have the keys and values of earlier ones.
@@ -46,9 +47,33 @@ pub(super) fn sources(
         .collect()
 }
 
-/// The configuration of a layer with its own width of heads.
-pub(super) fn of_layer(raw: &RawConfig, layer: usize, windowed: bool) -> RawConfig {
+/// The configuration of a layer with its own width of heads and its own rope.
+pub(super) fn of_layer(
+    raw: &RawConfig,
+    family: &Family,
+    container: Container,
+    layer: usize,
+    windowed: bool,
+) -> Result<RawConfig> {
     let mut raw = raw.clone();
+    if family.gguf_half_rope && container == Container::Gguf {
+        // Divisors are for the layers that rotate half as much as the file says.
+        if let Some(dim) = raw.rope_dim.value.as_mut().filter(|_| !windowed) {
+            *dim /= 2;
+        }
+        let pairs = raw.rope_dim.value.and_then(|dim| usize::try_from(dim / 2).ok());
+        if let (Some(divisors), Some(pairs)) = (&mut raw.rope_divisors.value, pairs) {
+            divisors.truncate(pairs);
+        }
+    }
+    if let (Some(local), Some(heads)) = (raw.local_heads.value.filter(|_| windowed), &raw.heads.value)
+        && heads.0.first() != Some(&local)
+    {
+        let other = format!("{} of other layers", raw.heads.name);
+        return Err(
+            raw.fault(&raw.local_heads.name, Fault::Contradiction { found: local.to_string(), other })
+        );
+    }
     let apart = if windowed { &raw.local_head_dim } else { &raw.full_head_dim };
     if apart.value.is_some() {
         raw.head_dim = apart.clone();
@@ -60,15 +85,16 @@ pub(super) fn of_layer(raw: &RawConfig, layer: usize, windowed: bool) -> RawConf
         raw.head_dim.value = listed.0.get(layer).copied().filter(|&width| width > 0).or(raw.head_dim.value);
         raw.head_dim.name.clone_from(&raw.layer_head_dims.name);
     }
-    raw
+    Ok(raw)
 }
 
 /// Key and value heads of a layer of which the file says `listed`, and the name of the field.
 pub(super) fn kv_heads(raw: &RawConfig, listed: usize, windowed: bool) -> Result<(usize, &str)> {
-    if windowed || raw.full_kv_heads.value.is_none() {
-        return Ok((listed, &raw.kv_heads.name));
+    let apart = if windowed { &raw.local_kv_heads } else { &raw.full_kv_heads };
+    match apart.value {
+        None => Ok((listed, &raw.kv_heads.name)),
+        Some(_) => Ok((raw.count(apart, 1, MAX_HEADS)?, &apart.name)),
     }
-    Ok((raw.count(&raw.full_kv_heads, 1, MAX_HEADS)?, &raw.full_kv_heads.name))
 }
 
 /// The numbers that each layer has of a token: how many, or none.

@@ -125,7 +125,12 @@ fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
     }
     keys.f32_if(&FIELDS.clip_qkv, first.clip_qkv);
     keys.f32_if(&FIELDS.attention_softcap, first.softcap);
-    if let Some(Temperature { beta, period }) = first.temperature {
+    if layers.iter().any(|a| {
+        a.value_dim != a.head_dim || a.chunk.is_some() || a.value_scale.to_bits() != 1.0_f32.to_bits()
+    }) {
+        return Err(unsupported("values of another width or scale, or runs of tokens"));
+    }
+    if let Some(Temperature { beta, period, .. }) = first.temperature {
         keys.f32(&FIELDS.temperature, beta);
         let of_rope = first.rope.as_ref().is_some_and(|rope| match rope.scaling {
             RopeScaling::Yarn { original_context, .. } => original_context == period,

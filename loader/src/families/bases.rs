@@ -3,7 +3,8 @@
 
 use super::family::{
     ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, LocalRope, LogitScale, NormKind, NormPlaces,
-    QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SsmKind, WindowRule,
+    QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers, SsmKind,
+    WindowRule,
 };
 use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::Place::{self, Ffn, Mixer};
@@ -30,7 +31,7 @@ pub(super) const LLAMA: Family = Family {
     qkv_bias: Setting::Default(false),
     out_bias: Setting::Default(false),
     head_bias: Setting::Fixed(false),
-    sinks: false,
+    sinks: SinkLayers::None,
     qk_norm: QkNormKind::None,
     has_qk_norm: Setting::Fixed(true),
     window: WindowRule::AllLayers,
@@ -40,6 +41,9 @@ pub(super) const LLAMA: Family = Family {
     value_norm: false,
     layer_scale: false,
     gguf_share_layers: None,
+    chunk: None,
+    growth: None,
+    gguf_half_rope: false,
     gate: None,
     embed_root: Setting::Fixed(false),
     logit_scale: LogitScale::Divides,
@@ -50,7 +54,10 @@ pub(super) const LLAMA: Family = Family {
     router_bias: false,
     expert_bias: false,
     activation: ActivationKind::Named(Activation::Silu),
+    bounded: false,
     ungated: false,
+    averages: false,
+    weighs_inputs: false,
     renormalise: Setting::Fixed(true),
     folder_renormalises: false,
     shared: SharedKind::None,
@@ -280,6 +287,24 @@ pub(super) const OLMO2: Family = Family {
     window: WindowRule::Periodic { period: 4, first_is_full: false },
     local_rope: LocalRope::Plain { theta: None },
     default_eps: 1e-5,
+    ..LLAMA
+};
+
+/// Command R7B and Command A (arXiv 2504.00698).
+pub(super) const COHERE2: Family = Family {
+    label: "cohere2",
+    hf_types: &["cohere2"],
+    gguf_arch: "cohere2",
+    folder_pairing: Pairing::Adjacent,
+    gguf_names: &[layer(T::PreNorm(Ffn), "blk.{L}.attn_norm.weight")],
+    folder_names: &[layer(T::PreNorm(Ffn), "model.layers.{L}.input_layernorm.weight")],
+    norm: NormKind::LayerUnbiased,
+    parallel: true,
+    window: WindowRule::Periodic { period: 4, first_is_full: false },
+    rope_layers: RopeLayers::Windowed,
+    logit_scale: LogitScale::Multiplies { default: 0.0625 },
+    default_eps: 1e-5,
+    default_tied: true,
     ..LLAMA
 };
 

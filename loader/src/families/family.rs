@@ -43,8 +43,8 @@ pub struct Family {
     pub out_bias: Setting,
     /// Whether a bias `[vocab]` is added to the logits.
     pub head_bias: Setting,
-    /// Whether query heads have sinks.
-    pub sinks: bool,
+    /// In which layers query heads have sinks.
+    pub sinks: SinkLayers,
     /// Norms on queries and keys.
     pub qk_norm: QkNormKind,
     /// Whether a model of the family has these norms.
@@ -64,6 +64,12 @@ pub struct Family {
     /// GGUF files of a model with this number of layers scale scores by the width of the residual stream
     /// over the heads, and do not say so.
     pub gguf_share_layers: Option<u64>,
+    /// Runs of tokens that layers with a rope see, where the file does not say.
+    pub chunk: Option<usize>,
+    /// How queries of layers without a rope grow, where the file does not say.
+    pub growth: Option<Growth>,
+    /// Whether layers without a window rotate half of what GGUF files say.
+    pub gguf_half_rope: bool,
     /// Gate on mixed values.
     pub gate: Option<OutputGate>,
     /// Whether the embedding is multiplied with the root of its width.
@@ -84,8 +90,14 @@ pub struct Family {
     pub expert_bias: bool,
     /// The activation of feed-forward blocks.
     pub activation: ActivationKind,
+    /// Whether bounds of the activation by layer are those of `silu`.
+    pub bounded: bool,
     /// Whether these blocks have no gate.
     pub ungated: bool,
+    /// Whether the sum of routed and shared experts is halved, where the file does not say.
+    pub averages: bool,
+    /// Whether weights are multiplied with inputs of experts.
+    pub weighs_inputs: bool,
     /// Whether chosen weights are divided by their sum.
     pub renormalise: Setting,
     /// The same for folders that do not say, where files may.
@@ -174,6 +186,28 @@ pub enum NormPlaces {
     Both,
 }
 
+/// Layers with sinks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SinkLayers {
+    /// None.
+    None,
+    /// All.
+    All,
+    /// Those with a window.
+    Windowed,
+}
+
+/// How queries grow with their position.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Growth {
+    /// How fast.
+    pub beta: f64,
+    /// Positions with one factor.
+    pub period: usize,
+    /// Added to positions.
+    pub offset: usize,
+}
+
 /// The dense block beside experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BesideKind {
@@ -207,6 +241,8 @@ pub enum RopeLayers {
     None,
     /// Those with a window; all of a model without windows.
     Windowed,
+    /// Those with a window, and those without experts.
+    WindowedOrDense,
     /// All layers but the last of each run of this length.
     AllButEvery(usize),
 }
@@ -244,6 +280,12 @@ pub enum QkNormKind {
     PerHead,
     /// The same, applied to rotated queries and keys.
     PerHeadAfterRope,
+    /// A norm without weights for each rotated head, of layers with a rope. GGUF files do not say so; models
+    /// with this number of experts have none.
+    PlainAfterRope {
+        /// The number.
+        but_of: u64,
+    },
     /// One RMS norm over all heads, weights `[heads * head_dim]`.
     Full,
 }
@@ -313,4 +355,6 @@ pub enum ExpertWidth {
     AsDense,
     /// A separate field.
     Own,
+    /// A separate field, or else the one of the dense width, where dense blocks have a field of their own.
+    Either,
 }

@@ -61,6 +61,11 @@ impl Part {
 pub enum Activation {
     /// `x * sigmoid(x)`.
     Silu,
+    /// `min(silu(g), limit) * clamp(u, -limit, limit)` of the gate `g` and `u` (Step 3.5).
+    BoundedSilu {
+        /// The bound.
+        limit: f32,
+    },
     /// GELU, tanh approximation.
     GeluTanh,
     /// `max(x, 0)`.
@@ -102,6 +107,11 @@ pub struct MoeSpec {
     /// Width of what routed experts read and give, where it is not that of the residual stream: a projection
     /// before them and one after their sum (Nemotron-3).
     pub latent: Option<usize>,
+    /// Factor on what the shared expert gives (Cohere 2).
+    pub shared_scale: f32,
+    /// Whether a token's weight is multiplied with the input of its expert, and not with its output: each token
+    /// has one expert then (Llama 4).
+    pub weighs_inputs: bool,
 }
 
 /// What a router reads.

@@ -8,8 +8,10 @@ pub struct AttentionSpec {
     pub heads: usize,
     /// Key and value heads.
     pub kv_heads: usize,
-    /// Width of a query, key and value head.
+    /// Width of a query and key head.
     pub head_dim: usize,
+    /// Width of a value head, at most that of a key.
+    pub value_dim: usize,
     /// Factor on `q . k`.
     pub scale: f32,
     /// Biases on the q, k and v projections.
@@ -37,6 +39,10 @@ pub struct AttentionSpec {
     pub source: KvSource,
     /// `Some(eps)`: values have an RMS norm without weights, each head by itself (Gemma 4).
     pub value_norm: Option<f32>,
+    /// Factor on values (MiMo-V2).
+    pub value_scale: f32,
+    /// `Some(c)`: a token sees itself and the tokens before it in its run of `c` tokens (Llama 4).
+    pub chunk: Option<usize>,
 }
 
 /// Where keys and values of attention come from.
@@ -50,13 +56,16 @@ pub enum KvSource {
     Layer(usize),
 }
 
-/// A query at position `p` is multiplied by `1 + beta * ln(1 + floor(p / period))` (Llama 4, Ministral 3).
+/// A query at position `p` is multiplied by `1 + beta * ln(1 + floor((p + offset) / period))` (Llama 4,
+/// Ministral 3).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Temperature {
     /// How fast it grows.
     pub beta: f32,
     /// Positions with one factor.
     pub period: usize,
+    /// Added to positions.
+    pub offset: usize,
 }
 
 /// Mixed values are multiplied by a function of `W x`, where `x` is the branch's normed input.
@@ -67,6 +76,8 @@ pub enum OutputGate {
     /// As `SigmoidPerValue`, with the rows of `W` in the query projection: those of a head follow the rows
     /// of its query (Qwen3-Next).
     SigmoidWithQuery,
+    /// `sigmoid`, one for all values of a head: `W` is `[heads, d_model]` (Step 3.5).
+    SigmoidPerHead,
     /// `softplus`, one for all values of a head: `W` is `[heads, d_model]` (Laguna).
     SoftplusPerHead,
 }
@@ -82,8 +93,8 @@ impl AttentionSpec {
     pub fn gate_rows(&self) -> usize {
         match self.gate {
             None => 0,
-            Some(OutputGate::SigmoidPerValue | OutputGate::SigmoidWithQuery) => self.heads * self.head_dim,
-            Some(OutputGate::SoftplusPerHead) => self.heads,
+            Some(OutputGate::SigmoidPerValue | OutputGate::SigmoidWithQuery) => self.heads * self.value_dim,
+            Some(OutputGate::SigmoidPerHead | OutputGate::SoftplusPerHead) => self.heads,
         }
     }
 }
@@ -134,6 +145,11 @@ pub enum QkNorm {
     },
     /// As `PerHead`, but applied to the rotated queries and keys (Hunyuan).
     PerHeadAfterRope {
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// As `PerHeadAfterRope`, without weights (Llama 4).
+    PlainAfterRope {
         /// Added to the mean square.
         eps: f32,
     },

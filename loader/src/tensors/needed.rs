@@ -79,9 +79,9 @@ fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
         add(T::K, kv, d_model);
     }
     if a.source == KvSource::Projected {
-        add(T::V, kv, d_model);
+        add(T::V, a.kv_heads * a.value_dim, d_model);
     }
-    add(T::O, d_model, q);
+    add(T::O, d_model, a.heads * a.value_dim);
     if a.gate.is_some_and(|gate| gate != OutputGate::SigmoidWithQuery) {
         add(T::AttentionGate, a.gate_rows(), d_model);
     }
@@ -91,7 +91,7 @@ fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
             add(T::KBias, 1, kv);
         }
         if a.source == KvSource::Projected {
-            add(T::VBias, 1, kv);
+            add(T::VBias, 1, a.kv_heads * a.value_dim);
         }
     }
     if a.out_bias {
@@ -101,7 +101,7 @@ fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
         add(T::Sinks, 1, a.heads);
     }
     match a.qk_norm {
-        QkNorm::None => {}
+        QkNorm::None | QkNorm::PlainAfterRope { .. } => {}
         QkNorm::PerHead { .. } | QkNorm::PerHeadAfterRope { .. } => {
             add(T::QNorm, 1, a.head_dim);
             if !matches!(a.source, KvSource::Layer(_)) {

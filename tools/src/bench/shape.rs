@@ -264,6 +264,7 @@ impl Shape {
                 heads: self.heads,
                 kv_heads: self.kv_heads,
                 head_dim: self.head_dim,
+                value_dim: self.head_dim,
                 scale: (self.head_dim as f32).powf(-0.5),
                 qkv_bias: self.qkv_bias,
                 out_bias: self.out_bias,
@@ -286,6 +287,8 @@ impl Shape {
                 gate: None,
                 source: KvSource::Projected,
                 value_norm: None,
+                value_scale: 1.0,
+                chunk: None,
             };
             let moe = MoeSpec {
                 experts: self.experts,
@@ -299,6 +302,8 @@ impl Shape {
                 router_input: RouterInput::Branch,
                 shared: self.shared_d_ff.map_or(SharedExpert::None, |d_ff| SharedExpert::Plain(mlp(d_ff))),
                 latent: None,
+                shared_scale: 1.0,
+                weighs_inputs: false,
             };
             LayerSpec::pre_norm(norm, Op::Attention(attention), Op::Moe(moe), 1.0)
         };

@@ -314,6 +314,14 @@ pub fn activate(kernels: &Kernels, activation: Activation, gate: &mut [f32], up:
         Activation::Silu => kernels.silu_mul(gate, up),
         Activation::GeluTanh => kernels.gelu_tanh_mul(gate, up),
         Activation::Relu => up.iter_mut().zip(gate).for_each(|(up, gate)| *up *= gate.max(0.0)),
+        Activation::BoundedSilu { limit } => {
+            // NaN stays NaN.
+            up.iter_mut().for_each(|u| *u = u.clamp(-limit, limit));
+            for (up, gate) in up.iter_mut().zip(gate) {
+                let gate = *gate / (1.0 + (-*gate).exp());
+                *up *= if gate > limit { limit } else { gate };
+            }
+        }
         Activation::ReluSquared => {
             up.iter_mut().zip(gate).for_each(|(up, gate)| *up *= gate.max(0.0) * gate.max(0.0));
         }

@@ -60,6 +60,8 @@ pub struct Shared {
     pub mlp: Mlp,
     /// `[1, d_model]`: the output of the block is multiplied by `sigmoid(x . gate)`.
     pub gate: Option<MatrixRef>,
+    /// Factor on the output.
+    pub scale: f32,
 }
 
 /// The input of a mixture, and the store.
@@ -118,6 +120,9 @@ impl Moe {
         s.visits.list(&s.route.routing, self.spec.experts);
         let grouped_len = out.len();
         match &self.latent {
+            None if self.spec.weighs_inputs => {
+                self.weighed(compute, input, s, products, squares.as_deref_mut(), meanwhile)?;
+            }
             None => {
                 products.grouped[..grouped_len].fill(0.0);
                 self.routed(compute, input, s, products, squares.as_deref_mut(), meanwhile)?;
@@ -163,6 +168,36 @@ impl Moe {
         let up = compute.tensors.view(&latent.up);
         let grouped = &mut products.grouped[..tokens * d_model];
         compute.products(&[(up, products.packed.for_matrix(&up))], grouped);
+        compute.pack(input.x, d_model, [], &mut products.packed);
+        s.latent = buffer;
+        result
+    }
+
+    /// Sets `products.grouped` to the outputs of routed experts whose inputs are weighed. Each token has one
+    /// expert at most.
+    fn weighed(
+        &self,
+        compute: Compute<'_>,
+        input: &MoeInput<'_>,
+        s: &mut MoeScratch,
+        products: &mut ProductScratch,
+        squares: Option<&mut HiddenSquares<'_>>,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<()> {
+        let d_model = self.router.cols;
+        // It comes back before the end.
+        let mut buffer = std::mem::take(&mut s.latent);
+        let weighed = &mut buffer[..input.x.len()];
+        weighed.copy_from_slice(input.x);
+        for (token, x) in weighed.chunks_exact_mut(d_model).enumerate() {
+            let weight = s.route.routing.token(token).1.first().copied().unwrap_or(0.0);
+            compute.kernels.scale(weight, x);
+        }
+        s.visits.weigh_equally();
+        compute.pack(weighed, d_model, [], &mut products.packed);
+        products.grouped[..weighed.len()].fill(0.0);
+        let result =
+            self.routed(compute, &MoeInput { x: weighed, ..*input }, s, products, squares, meanwhile);
         compute.pack(input.x, d_model, [], &mut products.packed);
         s.latent = buffer;
         result
@@ -325,14 +360,14 @@ impl Shared {
         let tokens = x.len() / d_model;
         let ProductScratch { packed, grouped, hidden, visitors } = products;
         visitors.clear();
-        visitors.extend((0..tokens as u32).map(|token| (token, 1.0)));
+        visitors.extend((0..tokens as u32).map(|token| (token, self.scale)));
         if let Some(gate) = &self.gate {
             let gate = compute.tensors.view(gate);
             compute.pack_also(x, [gate.format()], packed);
             let scores = &mut scores[..tokens];
             compute.products(&[(gate, packed.for_matrix(&gate))], scores);
             for ((_, weight), score) in visitors.iter_mut().zip(scores) {
-                *weight = 1.0 / (1.0 + (-*score).exp());
+                *weight *= 1.0 / (1.0 + (-*score).exp());
             }
         }
         let mlp = self.mlp.view(compute);

@@ -214,6 +214,7 @@ mod tests {
             heads: kv_heads,
             kv_heads,
             head_dim,
+            value_dim: head_dim,
             scale: 1.0,
             qkv_bias: false,
             out_bias: false,
@@ -227,6 +228,8 @@ mod tests {
             gate: None,
             source: KvSource::Projected,
             value_norm: None,
+            value_scale: 1.0,
+            chunk: None,
         };
         let pool = Pool::new(ThreadPlan::here(Some(2), Pin::Off).unwrap()).unwrap();
         let kernels = Kernels::for_isa(Isa::best()).unwrap();

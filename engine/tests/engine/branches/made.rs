@@ -200,6 +200,7 @@ pub fn attention(bias: bool) -> Op {
         heads: 4,
         kv_heads: 2,
         head_dim: 16,
+        value_dim: 16,
         scale: 0.25,
         qkv_bias: bias,
         out_bias: bias,
@@ -213,6 +214,8 @@ pub fn attention(bias: bool) -> Op {
         gate: None,
         source: KvSource::Projected,
         value_norm: None,
+        value_scale: 1.0,
+        chunk: None,
     })
 }
 
@@ -241,6 +244,7 @@ pub fn latent(query_rank: Option<usize>, split: bool) -> Op {
         heads: 4,
         kv_heads: 1,
         head_dim: rank + rope.dim,
+        value_dim: rank + rope.dim,
         scale: 0.15,
         qkv_bias: false,
         out_bias: false,
@@ -254,6 +258,8 @@ pub fn latent(query_rank: Option<usize>, split: bool) -> Op {
         gate: None,
         source: KvSource::Projected,
         value_norm: None,
+        value_scale: 1.0,
+        chunk: None,
     };
     Op::Latent(LatentSpec { attention, rank, nope, value_dim: 64, query_rank, norm_eps: 1e-6, split })
 }
@@ -278,5 +284,7 @@ pub fn moe(expert: MlpSpec, shared: SharedExpert) -> Op {
         router_input: RouterInput::Branch,
         shared,
         latent: None,
+        shared_scale: 1.0,
+        weighs_inputs: false,
     })
 }

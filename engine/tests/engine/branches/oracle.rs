@@ -170,29 +170,35 @@ impl<'a> Layer<'a> {
             KvSource::Projected => (project(T::K, T::KBias), project(T::V, T::VBias)),
         };
         if let Some(eps) = spec.value_norm {
-            let ones = vec![1.0; spec.head_dim];
-            for head in v.iter_mut().flat_map(|row| row.chunks_exact_mut(spec.head_dim)) {
+            let ones = vec![1.0; spec.value_dim];
+            for head in v.iter_mut().flat_map(|row| row.chunks_exact_mut(spec.value_dim)) {
                 head.copy_from_slice(&norm(NormSpec::Rms { eps }, &ones, None, head));
             }
         }
+        v.iter_mut().flatten().for_each(|v| *v *= f64::from(spec.value_scale));
         let gates = take_gates(spec, &mut q);
         for (rows, weight) in [(&mut q, T::QNorm), (&mut k, T::KNorm)] {
             let after = match spec.qk_norm {
-                QkNorm::PerHeadAfterRope { eps } => Some(NormSpec::Rms { eps }),
+                QkNorm::PerHeadAfterRope { eps } | QkNorm::PlainAfterRope { eps } => {
+                    Some(NormSpec::Rms { eps })
+                }
                 _ => None,
             };
             for (position, row) in rows.iter_mut().enumerate() {
                 for head in row.chunks_exact_mut(spec.head_dim) {
                     rotate(spec, position, head);
-                    if let Some(spec) = after {
-                        head.copy_from_slice(&norm(spec, self.weights(weight), None, head));
+                    if let Some(rms) = after {
+                        let plain = matches!(spec.qk_norm, QkNorm::PlainAfterRope { .. });
+                        let ones = vec![1.0; head.len()];
+                        let weights = if plain { &ones } else { self.weights(weight) };
+                        head.copy_from_slice(&norm(rms, weights, None, head));
                     }
                 }
             }
         }
-        if let Some(Temperature { beta, period }) = spec.temperature {
+        if let Some(Temperature { beta, period, offset }) = spec.temperature {
             for (position, row) in q.iter_mut().enumerate() {
-                let factor = 1.0 + f64::from(beta) * (1.0 + (position / period) as f64).ln();
+                let factor = 1.0 + f64::from(beta) * (1.0 + ((position + offset) / period) as f64).ln();
                 row.iter_mut().for_each(|q| *q *= factor);
             }
         }
@@ -218,10 +224,11 @@ impl<'a> Layer<'a> {
                     };
                     let score = |s| cap(dot(&query, &head(&k, s, h / group)) * f64::from(spec.scale));
                     let sink = self.weights_if(spec.sinks, T::Sinks).map(|sinks| f64::from(sinks[h]));
-                    let weights = softmax(&(0..=t).map(score).chain(sink).collect::<Vec<_>>());
-                    let mut out = vec![0.0; spec.head_dim];
-                    for (s, weight) in weights.into_iter().take(t + 1).enumerate() {
-                        let value = head(&v, s, h / group);
+                    let first = spec.chunk.map_or(0, |chunk| t / chunk * chunk);
+                    let weights = softmax(&(first..=t).map(score).chain(sink).collect::<Vec<_>>());
+                    let mut out = vec![0.0; spec.value_dim];
+                    for (s, weight) in (first..=t).zip(weights) {
+                        let value = v[s][h / group * spec.value_dim..][..spec.value_dim].to_vec();
                         out.iter_mut().zip(value).for_each(|(out, v)| *out += weight * v);
                     }
                     out
@@ -237,7 +244,8 @@ impl<'a> Layer<'a> {
                         OutputGate::SigmoidPerValue | OutputGate::SigmoidWithQuery => {
                             1.0 / (1.0 + (-gates[i]).exp())
                         }
-                        OutputGate::SoftplusPerHead => gates[i / spec.head_dim].exp().ln_1p(),
+                        OutputGate::SigmoidPerHead => 1.0 / (1.0 + (-gates[i / spec.value_dim]).exp()),
+                        OutputGate::SoftplusPerHead => gates[i / spec.value_dim].exp().ln_1p(),
                     };
                 }
             }
@@ -454,8 +462,9 @@ impl<'a> Layer<'a> {
             Select::SoftmaxTopK { k, renormalise } => (*k, *renormalise, softmax(&logits), softmax(&logits)),
             Select::Scored { k, groups, renormalise, .. } => {
                 let scores: Vec<f64> = logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect();
-                let bias = self.weights(T::SelectBias);
-                let biased: Vec<f64> = scores.iter().zip(bias).map(|(s, &b)| s + f64::from(b)).collect();
+                let bias = self.weights_if(spec.router.select.has_bias(), T::SelectBias);
+                let bias = |expert: usize| bias.map_or(0.0, |bias| f64::from(bias[expert]));
+                let biased: Vec<f64> = scores.iter().enumerate().map(|(e, s)| s + bias(e)).collect();
                 let choice = groups.map_or(biased.clone(), |groups| best_groups(&biased, groups));
                 (*k, *renormalise != Renormalise::No, scores, choice)
             }
@@ -476,6 +485,11 @@ impl<'a> Layer<'a> {
             let own = self.weights_if(spec.router.expert_scales, T::ExpertScales);
             let own = own.map_or(1.0, |scales| f64::from(scales[expert]));
             let weight = scores[expert] / total * f64::from(spec.router.scale) * own;
+            if spec.weighs_inputs {
+                let weighed: Vec<f64> = x.iter().map(|x| x * weight).collect();
+                add(1.0, all.of_expert(expert, x.len()).apply(&weighed));
+                continue;
+            }
             let mut y = all.of_expert(expert, of_experts.len()).apply(of_experts);
             if spec.latent.is_some() {
                 // The projection of the sum is the sum of projections.
@@ -485,7 +499,10 @@ impl<'a> Layer<'a> {
         }
         match &spec.shared {
             SharedExpert::None => {}
-            SharedExpert::Plain(mlp) => add(1.0, Block::new(self, mlp, T::Shared, T::SharedBias).apply(x)),
+            SharedExpert::Plain(mlp) => {
+                let y = Block::new(self, mlp, T::Shared, T::SharedBias).apply(x);
+                add(f64::from(spec.shared_scale), y);
+            }
             SharedExpert::Gated(mlp) => {
                 let logit = linear(self.weights(T::SharedInput), None, x)[0];
                 let weight = 1.0 / (1.0 + (-logit).exp());
@@ -554,6 +571,10 @@ impl<'a> Block<'a> {
                 let gate = gate.min(limit);
                 gate / (1.0 + (-alpha * gate).exp()) * (up.clamp(-limit, limit) + 1.0)
             }
+            Activation::BoundedSilu { limit } => {
+                let limit = f64::from(limit);
+                (gate / (1.0 + (-gate).exp())).min(limit) * up.clamp(-limit, limit)
+            }
             _ => activate(&self.spec, gate) * up,
         }
     }
@@ -569,7 +590,7 @@ fn activate(block: &MlpSpec, x: f64) -> f64 {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
             0.5 * x * (1.0 + inner.tanh())
         }
-        Activation::ClampedSwiglu { .. } => unreachable!("it needs a gate"),
+        Activation::ClampedSwiglu { .. } | Activation::BoundedSilu { .. } => unreachable!("it needs a gate"),
     }
 }
 
