@@ -15,6 +15,7 @@ use crate::layers::mixer::attention::Attention;
 use crate::layers::mixer::contract::Mixer;
 use crate::layers::mixer::conv::Conv;
 use crate::layers::mixer::delta::Delta;
+use crate::layers::mixer::kda::Kda;
 use crate::layers::mixer::latent::Latent;
 use crate::layers::mixer::ssm::Ssm;
 use crate::layers::norm::Norm;
@@ -86,6 +87,13 @@ pub enum OpWeights {
         /// The number of its state among those of a sequence.
         state: usize,
     },
+    /// Kimi delta attention.
+    Kda {
+        /// Projections, convolutions, rates.
+        kda: Box<Kda>,
+        /// The number of its state among those of a sequence.
+        state: usize,
+    },
     /// A Mamba-2 block.
     Ssm {
         /// Projections, convolution, rates.
@@ -124,6 +132,7 @@ impl OpWeights {
             Self::Delta { delta, state } => Some((delta, *state)),
             Self::Conv { conv, state } => Some((conv, *state)),
             Self::Ssm { ssm, state } => Some((ssm, *state)),
+            Self::Kda { kda, state } => Some((&**kda, *state)),
             Self::LayerInput(_) | Self::Mlp(_) | Self::Moe { .. } => None,
         }
     }

@@ -9,6 +9,7 @@ pub(crate) mod fields;
 pub(crate) mod find;
 pub(crate) mod gguf;
 pub(crate) mod hf;
+mod kda;
 mod latent;
 pub(crate) mod limits;
 pub(crate) mod lower;

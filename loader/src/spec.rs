@@ -8,12 +8,14 @@
 mod conv;
 mod delta;
 mod ffn;
+mod kda;
 mod mixer;
 mod ssm;
 
 pub use conv::*;
 pub use delta::*;
 pub use ffn::*;
+pub use kda::*;
 pub use mixer::*;
 pub use ssm::*;
 
@@ -116,6 +118,8 @@ pub enum Op {
     Latent(LatentSpec),
     /// A recurrence whose matrices forget and are corrected.
     Delta(DeltaSpec),
+    /// A recurrence whose matrices forget row by row and are corrected.
+    Kda(KdaSpec),
     /// A recurrence whose memories forget (Mamba-2).
     Ssm(SsmSpec),
     /// A gated convolution over a few tokens.

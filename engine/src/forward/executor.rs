@@ -203,8 +203,8 @@ struct Widths {
     /// Whether some branches read what their layer received.
     outset: bool,
     latent: LatentWidths,
-    /// Channels, values and value heads of delta nets.
-    delta: [usize; 3],
+    /// Channels, values, value heads and rates of recurrences.
+    delta: [usize; 4],
     /// Layers that get numbers of a token, and how many each gets.
     layer_input: (usize, usize),
 }
@@ -266,20 +266,25 @@ impl Widths {
                     let share = |width: usize| (width * tokens).div_ceil(pass);
                     w.q = w.q.max(share(a.heads * a.head_dim));
                     w.kv = w.kv.max(a.head_dim);
+                    w.gate = w.gate.max(if a.gate.is_some() { a.heads } else { 0 });
                     w.heads = w.heads.max(a.heads);
                     w.latent.include(latent, tokens);
                     w.spans(a, context);
                 }
                 Op::Conv(conv) => {
-                    let widths = [2 * conv.width, conv.width, 1];
+                    let widths = [2 * conv.width, conv.width, 1, 0];
+                    w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
+                }
+                Op::Kda(kda) => {
+                    let widths = [3 * kda.inner(), kda.inner(), kda.heads, kda.inner()];
                     w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
                 }
                 Op::Ssm(ssm) => {
-                    let widths = [ssm.channels(), ssm.inner(), ssm.heads];
+                    let widths = [ssm.channels(), ssm.inner(), ssm.heads, 0];
                     w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
                 }
                 Op::Delta(delta) => {
-                    let widths = [delta.channels(), delta.values(), delta.value_heads];
+                    let widths = [delta.channels(), delta.values(), delta.value_heads, 0];
                     w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
                 }
                 Op::LayerInput(_) => {}

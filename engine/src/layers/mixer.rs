@@ -6,5 +6,6 @@ pub mod contract;
 pub mod conv;
 pub mod delta;
 pub mod history;
+pub mod kda;
 pub mod latent;
 pub mod ssm;

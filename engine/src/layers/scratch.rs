@@ -46,6 +46,8 @@ pub struct DeltaScratch {
     pub gates: Vec<f32>,
     /// Logits of strengths and of steps, `[tokens, 2, value_heads]`.
     pub steps: Vec<f32>,
+    /// Logits of rates by row, `[tokens, rates]`; empty in all but Kimi delta attention.
+    pub rates: Vec<f32>,
     /// Outputs of the heads, `[value_heads, tokens, value_dim]`.
     pub by_head: Vec<f32>,
     /// The same by token, `[tokens, values]`.
@@ -54,7 +56,7 @@ pub struct DeltaScratch {
 
 impl DeltaScratch {
     /// Buffers for passes of `tokens` tokens. The widths are the largest of any layer.
-    pub fn new(tokens: usize, [channels, values, heads]: [usize; 3]) -> Self {
+    pub fn new(tokens: usize, [channels, values, heads, rates]: [usize; 4]) -> Self {
         let numbers = |width: usize| vec![0.0; tokens * width];
         Self {
             projected: numbers(channels + values + 2 * heads),
@@ -62,14 +64,15 @@ impl DeltaScratch {
             convolved: numbers(channels),
             gates: numbers(values),
             steps: numbers(2 * heads),
+            rates: numbers(rates),
             by_head: numbers(values),
             mixed: numbers(values),
         }
     }
 
     /// Numbers that [`Self::new`] allocates.
-    pub fn numbers_for(tokens: usize, [channels, values, heads]: [usize; 3]) -> usize {
-        tokens * (3 * channels + 4 * values + 4 * heads)
+    pub fn numbers_for(tokens: usize, [channels, values, heads, rates]: [usize; 4]) -> usize {
+        tokens * (3 * channels + 4 * values + 4 * heads + rates)
     }
 
     /// Numbers of the buffers.
@@ -80,6 +83,7 @@ impl DeltaScratch {
             &self.convolved,
             &self.gates,
             &self.steps,
+            &self.rates,
             &self.by_head,
             &self.mixed,
         ];

@@ -157,6 +157,18 @@ impl BranchSquares {
                 add(LayerTensor::KvDown, &self.input);
                 add(LayerTensor::O, &self.output);
             }
+            Op::Kda(kda) => {
+                for tensor in [LayerTensor::Q, LayerTensor::K, LayerTensor::V, LayerTensor::DeltaStrength] {
+                    add(tensor, &self.input);
+                }
+                let (rates, gates) = match kda.rank {
+                    Some(_) => (LayerTensor::KdaRateDown, LayerTensor::KdaGateDown),
+                    None => (LayerTensor::KdaRateUp, LayerTensor::KdaGateUp),
+                };
+                add(rates, &self.input);
+                add(gates, &self.input);
+                add(LayerTensor::O, &self.output);
+            }
             Op::Ssm(_) => {
                 add(LayerTensor::SsmIn, &self.input);
                 add(LayerTensor::SsmOut, &self.output);
@@ -230,6 +242,7 @@ impl Shapes {
             Op::Latent(a) => (a.attention.heads * a.value_dim, 0, 0),
             Op::Conv(conv) => (conv.width, 0, 0),
             Op::Ssm(ssm) => (ssm.inner(), 0, 0),
+            Op::Kda(kda) => (kda.inner(), 0, 0),
             Op::Delta(delta) => (delta.values(), 0, 0),
             Op::LayerInput(input) => (input.width, 0, 0),
             Op::Mlp(mlp) => (mlp.d_ff, 0, 0),

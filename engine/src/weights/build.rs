@@ -2,7 +2,7 @@
 //! It must not know how weights are used.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, DeltaSpec, KvSource, LatentSpec,
+    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, DeltaSpec, KdaSpec, KvSource, LatentSpec,
     LayerInputSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, RopeSpec,
     RouterInput, SharedExpert, SsmSpec,
 };
@@ -22,6 +22,7 @@ use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
 use crate::layers::mixer::conv::Conv;
 use crate::layers::mixer::delta::Delta;
+use crate::layers::mixer::kda::{Kda, Narrowed};
 use crate::layers::mixer::latent::{HeadMatrices, Latent, Query};
 use crate::layers::mixer::ssm::Ssm;
 use crate::layers::norm::Norm;
@@ -150,6 +151,11 @@ impl Builder<'_> {
                 self.states += 1;
                 OpWeights::Conv { conv: of_layer.conv(*conv)?, state }
             }
+            Op::Kda(kda) => {
+                let state = self.states;
+                self.states += 1;
+                OpWeights::Kda { kda: Box::new(of_layer.kda(*kda)?), state }
+            }
             Op::Ssm(ssm) => {
                 let state = self.states;
                 self.states += 1;
@@ -262,6 +268,32 @@ impl OfLayer<'_> {
         })
     }
 
+    fn kda(self, spec: KdaSpec) -> Result<Kda> {
+        use LayerTensor as T;
+        let linear = |tensor| Linear { weight: self.matrix(tensor), bias: None };
+        let vector = |tensor| self.tensors.vector(self.role(tensor));
+        let narrowed = |down, up| Narrowed { down: spec.rank.map(|_| linear(down)), up: linear(up) };
+        let mut decay = vector(T::DeltaDecay)?;
+        if spec.log_decay {
+            decay.iter_mut().for_each(|rate| *rate = -rate.exp());
+        }
+        let mut conv = vector(T::KdaConvQ)?;
+        conv.extend(vector(T::KdaConvK)?);
+        conv.extend(vector(T::KdaConvV)?);
+        Ok(Kda {
+            spec,
+            qkv: [T::Q, T::K, T::V].map(linear),
+            strength: linear(T::DeltaStrength),
+            rates: narrowed(T::KdaRateDown, T::KdaRateUp),
+            gates: narrowed(T::KdaGateDown, T::KdaGateUp),
+            conv,
+            decay,
+            rate_bias: vector(T::DeltaStepBias)?,
+            norm: vector(T::DeltaNorm)?,
+            out: linear(T::O),
+        })
+    }
+
     fn ssm(self, spec: SsmSpec) -> Result<Ssm> {
         use LayerTensor as T;
         let linear = |tensor| Linear { weight: self.matrix(tensor), bias: None };
@@ -319,14 +351,16 @@ impl OfLayer<'_> {
             },
             false => HeadMatrices::Whole(self.matrix(LayerTensor::KvUp)),
         };
-        let rope = spec.attention.rope.as_ref().expect("the lowering gives latent attention a rope");
+        let rope = spec.attention.rope.as_ref().map(|rope| shared_rope(rope, ropes));
+        let gate = spec.attention.gate.map(|_| linear(LayerTensor::AttentionGate));
         Ok(Latent {
             query,
             down: linear(LayerTensor::KvDown),
             norm: self.tensors.vector(self.role(LayerTensor::KvDownNorm))?,
             heads,
             o: linear(LayerTensor::O),
-            rope: shared_rope(rope, ropes),
+            rope,
+            gate,
             spec: spec.clone(),
         })
     }

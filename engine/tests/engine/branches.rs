@@ -16,9 +16,9 @@ use moelten_engine::Sequence;
 use moelten_engine::plan::{Io, Ram, SequenceOptions};
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, ExpertGroups, Join, KvSource, LayerInputSpec,
-    LayerInputs, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Place, QkNorm,
-    Renormalise, RouterInput, Scoring, Select, SharedExpert, SsmSpec, Temperature,
+    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, ExpertGroups, Join, KdaSpec, KvSource,
+    LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Place,
+    QkNorm, Renormalise, RouterInput, Scoring, Select, SharedExpert, SsmSpec, Temperature,
 };
 use moelten_quant::{Format, Isa};
 
@@ -184,6 +184,30 @@ fn state_space_recurrences() {
             layer([branch(Mixer, ssm(4, 1, false, true)), branch(Ffn, Op::Mlp(squared))]),
             layer([branch(Mixer, attention(false))]),
         ]
+    });
+}
+
+/// Delta attention with rates by row, beside latent attention without positions and with gates of heads.
+#[test]
+fn kimi_delta_attention() {
+    check("kda", |d_ff| {
+        let kda = |rank, lower_bound, log_decay| {
+            let (heads, head_dim, conv_kernel, norm_eps) = (4, 32, 4, 1e-5);
+            Op::Kda(KdaSpec { heads, head_dim, conv_kernel, rank, lower_bound, norm_eps, log_decay })
+        };
+        let latent = |rope: bool, gate| {
+            let Op::Latent(mut spec) = latent(None, true) else { unreachable!("it is latent") };
+            spec.attention.gate = gate;
+            spec.attention.rope = spec.attention.rope.filter(|_| rope);
+            Op::Latent(spec)
+        };
+        let mixers = [
+            kda(Some(32), None, false),
+            latent(false, None),
+            kda(None, Some(-5.0), true),
+            latent(true, Some(OutputGate::SigmoidPerHead)),
+        ];
+        mixers.map(|mixer| layer([branch(Mixer, mixer), branch(Ffn, dense(d_ff, true, false))])).into()
     });
 }
 

@@ -82,7 +82,7 @@ fields! {
     predicting_layers: u64 =
         hf["num_nextn_predict_layers"], gguf[Key("{arch}.nextn_predict_layers")], default 0;
     /// Longest context, in tokens.
-    max_context: u64 = hf["max_position_embeddings"], gguf[Key("{arch}.context_length")];
+    max_context: u64 = hf["max_position_embeddings", "model_max_length"], gguf[Key("{arch}.context_length")];
     /// Epsilon of the norms; the default is the family's.
     norm_eps: f64 = hf["rms_norm_eps", "layernorm_epsilon", "layer_norm_epsilon", "norm_eps", "layer_norm_eps"],
         gguf[Key("{arch}.attention.layer_norm_rms_epsilon"), Key("{arch}.attention.layer_norm_epsilon")];
@@ -210,6 +210,22 @@ fields! {
     delta_inner: u64 = hf[], gguf[Key("{arch}.ssm.inner_size")];
     /// Delta nets: tokens that the convolution sees.
     delta_kernel: u64 = hf["linear_conv_kernel_dim"], gguf[Key("{arch}.ssm.conv_kernel")];
+    /// Kimi delta attention: heads.
+    kda_heads: u64 = hf["linear_attn_config.num_heads", "linear_num_heads"], gguf[];
+    /// Kimi delta attention: width of a head.
+    kda_head_dim: u64 = hf["linear_attn_config.head_dim", "linear_head_dim"], gguf[Key("{arch}.kda.head_dim")];
+    /// Kimi delta attention: tokens that the convolutions see.
+    kda_kernel: u64 = hf["linear_attn_config.short_conv_kernel_size", "short_conv_kernel_size",
+            "linear_conv_kernel_dim"],
+        gguf[Key("{arch}.ssm.conv_kernel")];
+    /// Kimi delta attention: whether rates have a lower bound.
+    kda_safe: bool = hf["kda_safe_gate"], gguf[], default false;
+    /// That bound, below 0.
+    kda_lower_bound: f64 = hf["kda_lower_bound"], gguf[];
+    /// Numbers of the layers without delta attention, from 1.
+    full_layers: Vec<u64> = hf["linear_attn_config.full_attn_layers"], gguf[];
+    /// The numbers of the other layers.
+    recurrent_list: Vec<u64> = hf["linear_attn_config.kda_layers"], gguf[];
     /// Mamba-2: heads.
     ssm_heads: u64 = hf["mamba_n_heads", "mamba_num_heads", "num_heads"], gguf[Key("{arch}.ssm.time_step_rank")];
     /// Mamba-2: width of a head.
@@ -339,7 +355,7 @@ fields! {
     experts: u64 = hf["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"],
         gguf[Key("{arch}.expert_count")];
     /// Routed experts of a token.
-    experts_used: Uniform = hf["num_experts_per_tok", "experts_per_token", "moe_k", "moe_topk", "top_k_experts"],
+    experts_used: Uniform = hf["num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_k", "moe_topk", "top_k_experts"],
         gguf[Key("{arch}.expert_used_count")];
     /// Hidden width of a routed expert. Older GGUF files have no key for it.
     expert_d_ff: Uniform = hf["moe_intermediate_size"],
@@ -355,7 +371,7 @@ fields! {
         hf["n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts"],
         gguf[Key("{arch}.expert_shared_count")];
     /// From router logits to scores, by name; the default is the family's.
-    scoring: String = hf["scoring_func", "score_func", "score_function", "expert_selection_fn"], gguf[];
+    scoring: String = hf["scoring_func", "score_func", "score_function", "expert_selection_fn", "moe_router_activation_func"], gguf[];
     /// The same by number: 1 for a softmax, 2 for a sigmoid, 0 for the family's.
     scoring_number: u64 = hf[], gguf[Key("{arch}.expert_gating_func")];
     /// How routed and shared experts come together, `average` or `sum`.
@@ -366,14 +382,14 @@ fields! {
     select_bias: bool = hf["use_routing_bias", "use_expert_bias", "moe_router_enable_expert_bias"],
         gguf[PresentInSome("blk.*.exp_probs_b.bias")];
     /// How many groups of neighbours the experts form, of which a token's are chosen.
-    expert_groups: u64 = hf["n_group"], gguf[Key("{arch}.expert_group_count")], default 1;
+    expert_groups: u64 = hf["n_group", "num_expert_group"], gguf[Key("{arch}.expert_group_count")], default 1;
     /// Groups that experts are chosen from; by default all.
     expert_groups_used: u64 = hf["topk_group"], gguf[Key("{arch}.expert_group_used_count")];
     /// Factor on the weights of routed experts; 0 stands for 1.
     router_scale: f64 = hf["routed_scaling_factor", "router_scaling_factor", "route_scale", "moe_routed_scaling_factor"],
         gguf[Key("{arch}.expert_weights_scale")], default 1.0;
     /// Divide the weights of the chosen experts by their sum; the default is the family's.
-    renormalise: bool = hf["norm_topk_prob", "route_norm"], gguf[Key("{arch}.expert_weights_norm")];
+    renormalise: bool = hf["norm_topk_prob", "route_norm", "moe_renormalize"], gguf[Key("{arch}.expert_weights_norm")];
     /// SparseMixer: width of the training noise, which sets which experts compete.
     router_jitter: f64 = hf["router_jitter_noise"], gguf[Key("{arch}.router_jitter_noise")], default 0.01;
     /// Which layers have experts.
@@ -416,9 +432,11 @@ pub(crate) const HF_IGNORED: &[&str] = &[
     "hidden_dropout_prob",
     "initializer_range",
     "input_jitter_noise",
+    "layer_group_size",
     "mamba_hidden_act",
     "mamba_ssm_cache_dtype",
     "moe_norm_min",
+    "mtp_loss_scaling_factor",
     "moe_shared_expert_overlap",
     "mtp_layers_block_type",
     "num_logits_to_keep",

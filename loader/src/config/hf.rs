@@ -307,6 +307,15 @@ impl<'a> ConfigFile<'a> {
                 None => (format!("{}.{LOCAL}.{key}", ROPE_OBJECTS[0]), None),
             };
         }
+        if let Some((group, inner)) = key.split_once('.') {
+            let of = |map: &'a Map<String, Value>| map.get(group)?.as_object();
+            let found = [(String::new(), Some(self.map)), (format!("{NESTED}."), self.nested)];
+            let object = found.into_iter().find_map(|(prefix, map)| Some((prefix, of(map?)?)));
+            return match object {
+                Some((prefix, object)) => (format!("{prefix}{key}"), value(object, inner)),
+                None => (key.to_owned(), None),
+            };
+        }
         match (value(self.map, key), self.nested) {
             (None, Some(nested)) => (format!("{NESTED}.{key}"), value(nested, key)),
             (found, _) => (key.to_owned(), found),
@@ -345,6 +354,10 @@ impl<'a> ConfigFile<'a> {
             HF_IGNORED.contains(&key)
                 || ROPE_OBJECTS.contains(&key)
                 || key == BY_LAYER
+                || ROWS
+                    .iter()
+                    .flat_map(|row| row.hf)
+                    .any(|hf| hf.split_once('.').is_some_and(|(g, _)| g == key))
                 || ROWS.iter().any(|row| row.hf.contains(&key))
         };
         let object = self.nested.map(|_| NESTED);

@@ -6,6 +6,7 @@ use crate::config::delta::delta_layers;
 use crate::config::experts::{activation, dense_width, ffn_layers};
 use crate::config::field::{Field, PerLayer};
 use crate::config::fields::RawConfig;
+use crate::config::kda::kda_layers;
 use crate::config::latent::latent_layers;
 use crate::config::limits::{
     Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, setting,
@@ -231,7 +232,9 @@ fn mixers_of(raw: &RawConfig, family: &Family, container: Container, sizes: Size
     let Sizes { layers, d_model, eps } = sizes;
     if family.latent {
         let latent = latent_layers(raw, family, container, layers, eps)?;
-        return Ok(latent.into_iter().map(Op::Latent).collect());
+        let kda = kda_layers(raw, family.kda, container, layers, eps)?;
+        let both = latent.into_iter().zip(kda);
+        return Ok(both.map(|(latent, kda)| kda.map_or(Op::Latent(latent), Op::Kda)).collect());
     }
     let attention = attention_layers(raw, family, container, layers, d_model, eps)?;
     let deltas = match family.delta {

@@ -2,9 +2,9 @@
 //! of them share. Data only, no functions. It must not know the table.
 
 use super::family::{
-    ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, LocalRope, LogitScale, NormKind, NormPlaces,
-    QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers, SsmKind,
-    WindowRule,
+    ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, KdaKind, LocalRope, LogitScale, NormKind,
+    NormPlaces, QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers,
+    SsmKind, WindowRule,
 };
 use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::Place::{self, Ffn, Mixer};
@@ -21,6 +21,8 @@ pub(super) const LLAMA: Family = Family {
     gguf_names: &[],
     folder_names: &[],
     latent: false,
+    latent_rope: true,
+    kda: KdaKind::None,
     delta: None,
     ssm: SsmKind::None,
     short_conv: false,
@@ -143,86 +145,6 @@ const DELTA_NAMES: &[NameRule] = &[
     layer(T::DeltaQkv, "blk.{L}.attn_qkv.weight"),
     layer(T::DeltaGate, "blk.{L}.attn_gate.weight"),
     layer(T::PreNorm(Ffn), "blk.{L}.post_attention_norm.weight"),
-];
-
-/// Granite 4 (the model card of granite-4.0-h). Its position embeddings are mostly none.
-pub(super) const GRANITE_HYBRID: Family = Family {
-    label: "granitehybrid",
-    hf_types: &["granitemoehybrid"],
-    gguf_arch: "granitehybrid",
-    ssm: SsmKind::BesideAttention,
-    folder_names: &[
-        half(T::Dense(Gate), "model.layers.{L}.shared_mlp.input_linear.weight", Rows::FirstHalf),
-        half(T::Dense(Up), "model.layers.{L}.shared_mlp.input_linear.weight", Rows::SecondHalf),
-        layer(T::Dense(Down), "model.layers.{L}.shared_mlp.output_linear.weight"),
-    ],
-    window: WindowRule::Listed,
-    rope_layers: RopeLayers::Stated,
-    shared: SharedKind::PlainIfPresent,
-    ..LLAMA
-};
-
-/// Mamba-2 alone (arXiv 2405.21060).
-pub(super) const MAMBA2: Family = Family {
-    label: "mamba2",
-    hf_types: &["mamba2"],
-    gguf_arch: "mamba2",
-    ssm: SsmKind::Alone,
-    folder_names: BACKBONE,
-    default_eps: 1e-5,
-    default_tied: true,
-    ..LLAMA
-};
-
-/// Nemotron-H and Nemotron-3 (arXiv 2504.03624, 2512.20848): layers of one operation each.
-pub(super) const NEMOTRON_H: Family = Family {
-    label: "nemotron-h",
-    hf_types: &["nemotron_h"],
-    gguf_arch: "nemotron_h_moe",
-    gguf_names: &[layer(T::PreNorm(Ffn), "blk.{L}.attn_norm.weight")],
-    ssm: SsmKind::SingleOps,
-    window: WindowRule::Listed,
-    rope_layers: RopeLayers::None,
-    router: V3_ROUTER,
-    renormalise: Setting::Default(true),
-    folder_renormalises: true,
-    shared: SharedKind::Counted,
-    expert_width: ExpertWidth::Own,
-    activation: ActivationKind::Named(Activation::ReluSquared),
-    ungated: true,
-    default_tied: false,
-    ..MAMBA2
-};
-
-/// Tensors of folders whose layers are called mixers.
-const BACKBONE: &[NameRule] = &[
-    top(Role::Embed, "backbone.embeddings.weight"),
-    top(Role::Embed, "backbone.embedding.weight"),
-    top(Role::FinalNorm, "backbone.norm_f.weight"),
-    layer(T::PreNorm(Mixer), "backbone.layers.{L}.norm.weight"),
-    layer(T::PreNorm(Ffn), "backbone.layers.{L}.norm.weight"),
-    layer(T::SsmIn, "backbone.layers.{L}.mixer.in_proj.weight"),
-    layer(T::SsmConv, "backbone.layers.{L}.mixer.conv1d.weight"),
-    layer(T::SsmConvBias, "backbone.layers.{L}.mixer.conv1d.bias"),
-    layer(T::SsmDecay, "backbone.layers.{L}.mixer.A_log"),
-    layer(T::SsmStepBias, "backbone.layers.{L}.mixer.dt_bias"),
-    layer(T::SsmSkip, "backbone.layers.{L}.mixer.D"),
-    layer(T::SsmNorm, "backbone.layers.{L}.mixer.norm.weight"),
-    layer(T::SsmOut, "backbone.layers.{L}.mixer.out_proj.weight"),
-    layer(T::Q, "backbone.layers.{L}.mixer.q_proj.weight"),
-    layer(T::K, "backbone.layers.{L}.mixer.k_proj.weight"),
-    layer(T::V, "backbone.layers.{L}.mixer.v_proj.weight"),
-    layer(T::O, "backbone.layers.{L}.mixer.o_proj.weight"),
-    layer(T::Dense(Up), "backbone.layers.{L}.mixer.up_proj.weight"),
-    layer(T::Dense(Down), "backbone.layers.{L}.mixer.down_proj.weight"),
-    layer(T::Router, "backbone.layers.{L}.mixer.gate.weight"),
-    layer(T::SelectBias, "backbone.layers.{L}.mixer.gate.e_score_correction_bias"),
-    layer(T::Experts(Up), "backbone.layers.{L}.mixer.experts.{E}.up_proj.weight"),
-    layer(T::Experts(Down), "backbone.layers.{L}.mixer.experts.{E}.down_proj.weight"),
-    layer(T::LatentDown, "backbone.layers.{L}.mixer.fc1_latent_proj.weight"),
-    layer(T::LatentUp, "backbone.layers.{L}.mixer.fc2_latent_proj.weight"),
-    layer(T::Shared(Up), "backbone.layers.{L}.mixer.shared_experts.up_proj.weight"),
-    layer(T::Shared(Down), "backbone.layers.{L}.mixer.shared_experts.down_proj.weight"),
 ];
 
 /// A router of DeepSeek-V3's kind (arXiv 2412.19437).

@@ -23,6 +23,10 @@ pub struct Family {
     pub folder_names: &'static [NameRule],
     /// Whether attention is latent (DeepSeek-V2).
     pub latent: bool,
+    /// Whether latent attention has a rope.
+    pub latent_rope: bool,
+    /// Which layers of latent attention have Kimi delta attention in its place, and how it is stored.
+    pub kda: KdaKind,
     /// How delta nets are stored, in families that have them.
     pub delta: Option<DeltaKind>,
     /// Which layers have Mamba-2 blocks.
@@ -153,6 +157,17 @@ pub enum SsmKind {
     BesideAttention,
     /// Some. Each layer has one operation: a Mamba-2 block, attention, a dense block or experts.
     SingleOps,
+}
+
+/// How the rates and gates of Kimi delta attention are stored (arXiv 2510.26692).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KdaKind {
+    /// There is none.
+    None,
+    /// As two matrices each (Kimi Linear).
+    LowRank,
+    /// As one matrix each (Ling 3).
+    Whole,
 }
 
 /// How the projections of delta nets are stored.

@@ -5,14 +5,15 @@
 //! folders, the GGUF specification and real file headers for the GGUF architecture names.
 
 use super::bases::{
-    COHERE2, DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GEMMA4, GLM4MOE, GRANITE_HYBRID, LFM2, LLAMA, MAMBA2,
-    NEMOTRON_H, NORM_AFTER_ATTENTION, OLMO2, QWEN2, QWEN3, QWEN3NEXT,
+    COHERE2, DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GEMMA4, GLM4MOE, LFM2, LLAMA, NORM_AFTER_ATTENTION,
+    OLMO2, QWEN2, QWEN3, QWEN3NEXT,
 };
 use super::family::{
-    ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, FolderSizes, Growth, LocalRope, NormKind,
-    NormPlaces, QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers,
-    WindowRule,
+    ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, NormKind, NormPlaces,
+    QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers, WindowRule,
 };
+use super::hybrids::{BAILING_HYBRID, GRANITE_HYBRID, KIMI_LINEAR, MAMBA2, NEMOTRON_H};
+use super::recent::{COHERE2MOE, HYV3, LLAMA4, MIMO2, PLM, STEP35};
 use crate::spec::Part::{Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
 use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
@@ -88,80 +89,13 @@ pub const FAMILIES: &[Family] = &[
         shared: SharedKind::PlainIfPresent,
         ..LLAMA
     },
-    // Hunyuan 3.
-    Family {
-        label: "hyv3",
-        hf_types: &["hy_v3"],
-        folder_names: &[layer(T::SelectBias, "model.layers.{L}.mlp.expert_bias")],
-        gguf_arch: "hy_v3",
-        gguf_names: &[layer(T::SelectBias, "blk.{L}.exp_probs_b")],
-        out_bias: Setting::Default(false),
-        has_qk_norm: Setting::Fixed(true),
-        ..GLM4MOE
-    },
-    // MiMo-V2-Flash.
-    Family {
-        label: "mimo2",
-        hf_types: &["mimo_v2_flash"],
-        folder_names: &[layer(T::Sinks, "model.layers.{L}.self_attn.attention_sink_bias")],
-        gguf_arch: "mimo2",
-        gguf_names: &[],
-        out_bias: Setting::Default(false),
-        sinks: SinkLayers::Windowed,
-        has_qk_norm: Setting::Fixed(false),
-        local_rope: LocalRope::Plain { theta: Some(10_000.0) },
-        shared: SharedKind::None,
-        default_theta: 5_000_000.0,
-        ..GLM4MOE
-    },
-    // Step 3.5 and 3.7 Flash.
-    Family {
-        label: "step35",
-        hf_types: &[],
-        gguf_arch: "step35",
-        gguf_names: &[],
-        out_bias: Setting::Default(false),
-        has_qk_norm: Setting::Default(false),
-        local_rope: LocalRope::Plain { theta: None },
-        gguf_half_rope: true,
-        gate: Some(OutputGate::SigmoidPerHead),
-        bounded: true,
-        shared: SharedKind::PlainIfPresent,
-        ..GLM4MOE
-    },
-    // The Llama 4 model card, its text.
-    Family {
-        label: "llama4",
-        hf_types: &[],
-        gguf_arch: "llama4",
-        qk_norm: QkNormKind::PlainAfterRope { but_of: 128 },
-        chunk: Some(8192),
-        growth: Some(Growth { beta: 0.1, period: 8192, offset: 1 }),
-        window: WindowRule::Listed,
-        rope_layers: RopeLayers::AllButEvery(4),
-        router: RouterKind::Scored {
-            scoring: Some(Scoring::Sigmoid),
-            bias: Setting::Fixed(false),
-            divisor: Renormalise::Plus(1e-20),
-        },
-        weighs_inputs: true,
-        renormalise: Setting::Fixed(false),
-        shared: SharedKind::PlainIfPresent,
-        expert_width: ExpertWidth::Either,
-        default_theta: 500_000.0,
-        default_eps: 1e-5,
-        ..LLAMA
-    },
-    // PLM-1.8B (arXiv 2503.12167): latent attention, dense.
-    Family {
-        label: "plm",
-        hf_types: &[],
-        gguf_arch: "plm",
-        activation: ActivationKind::Named(Activation::ReluSquared),
-        ungated: true,
-        default_tied: true,
-        ..DEEPSEEK3
-    },
+    HYV3,
+    MIMO2,
+    STEP35,
+    LLAMA4,
+    PLM,
+    KIMI_LINEAR,
+    BAILING_HYBRID,
     GRANITE_HYBRID,
     MAMBA2,
     NEMOTRON_H,
@@ -417,23 +351,7 @@ pub const FAMILIES: &[Family] = &[
         ..LLAMA
     },
     COHERE2,
-    Family {
-        label: "cohere2moe",
-        hf_types: &["cohere2_moe"],
-        gguf_arch: "cohere2moe",
-        rope_layers: RopeLayers::WindowedOrDense,
-        router: RouterKind::Scored {
-            scoring: Some(Scoring::Sigmoid),
-            bias: Setting::Fixed(false),
-            divisor: Renormalise::Plus(1e-20),
-        },
-        averages: true,
-        renormalise: Setting::Default(true),
-        folder_renormalises: true,
-        shared: SharedKind::Counted,
-        expert_width: ExpertWidth::Either,
-        ..COHERE2
-    },
+    COHERE2MOE,
     Family {
         label: "mellum",
         hf_types: &["mellum"],

@@ -2,7 +2,7 @@
 //! tensors here. It must not know files.
 
 use crate::spec::{
-    AttentionSpec, BankMatrix, BranchSpec, ConvSpec, DeltaLayout, DeltaSpec, KvSource, LatentSpec,
+    AttentionSpec, BankMatrix, BranchSpec, ConvSpec, DeltaLayout, DeltaSpec, KdaSpec, KvSource, LatentSpec,
     LayerInputs, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, RouterInput,
     SharedExpert, SsmSpec,
 };
@@ -41,6 +41,7 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
                 Op::Attention(attention) => attention_tensors(attention, d, &mut add),
                 Op::Conv(conv) => conv_tensors(conv, d, &mut add),
                 Op::Ssm(ssm) => ssm_tensors(ssm, d, &mut add),
+                Op::Kda(kda) => kda_tensors(kda, d, &mut add),
                 Op::Delta(delta) => delta_tensors(delta, d, &mut add),
                 Op::Latent(latent) => latent_tensors(latent, d, &mut add),
                 Op::Mlp(mlp) => mlp_tensors(mlp, d, (T::Dense, T::DenseBias), &mut add),
@@ -135,6 +136,27 @@ fn conv_tensors(conv: &ConvSpec, d_model: usize, add: Add<'_>) {
     }
 }
 
+fn kda_tensors(a: &KdaSpec, d_model: usize, add: Add<'_>) {
+    let inner = a.inner();
+    for tensor in [T::Q, T::K, T::V] {
+        add(tensor, inner, d_model);
+    }
+    for tensor in [T::KdaConvQ, T::KdaConvK, T::KdaConvV] {
+        add(tensor, inner, a.conv_kernel);
+    }
+    add(T::DeltaStrength, a.heads, d_model);
+    for (down, up) in [(T::KdaRateDown, T::KdaRateUp), (T::KdaGateDown, T::KdaGateUp)] {
+        if let Some(rank) = a.rank {
+            add(down, rank, d_model);
+        }
+        add(up, inner, a.rank.unwrap_or(d_model));
+    }
+    add(T::DeltaDecay, 1, a.heads);
+    add(T::DeltaStepBias, 1, inner);
+    add(T::DeltaNorm, 1, a.head_dim);
+    add(T::O, d_model, inner);
+}
+
 fn ssm_tensors(a: &SsmSpec, d_model: usize, add: Add<'_>) {
     add(T::SsmIn, a.projected(), d_model);
     add(T::SsmConv, a.channels(), a.conv_kernel);
@@ -186,6 +208,9 @@ fn latent_tensors(a: &LatentSpec, d_model: usize, add: Add<'_>) {
         add(T::KvUp, heads * (a.nope + a.value_dim), a.rank);
     }
     add(T::O, d_model, heads * a.value_dim);
+    if a.attention.gate.is_some() {
+        add(T::AttentionGate, heads, d_model);
+    }
 }
 
 /// The roles of a block's matrices and of their biases.

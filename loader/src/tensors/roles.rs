@@ -1,4 +1,4 @@
-//! Roles of tensors and their names in each container. Two tables, one for GGUF and one for Hugging Face
+//! Names of tensors in each container. Two tables, one for GGUF and one for Hugging Face
 //! folders, map roles to names. Conversion reads them backwards to name its output.
 //!
 //! It must not know families. A name that one family uses in another sense is in that family's own table.
@@ -6,209 +6,7 @@
 use std::fmt;
 
 use crate::spec::{Part, Place};
-
-/// The purpose of a tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Role {
-    /// Token embedding `[vocab, d_model]`.
-    Embed,
-    /// Divisors of the rope frequencies `[rope_dim / 2]`.
-    RopeDivisors,
-    /// LongRoPE divisors up to the original context `[rope_dim / 2]`.
-    RopeShort,
-    /// LongRoPE divisors beyond the original context `[rope_dim / 2]`.
-    RopeLong,
-    /// Weight of the last norm `[d_model]`.
-    FinalNorm,
-    /// Bias of the last norm `[d_model]`.
-    FinalNormBias,
-    /// Output projection `[vocab, d_model]`.
-    Head,
-    /// Bias of the output projection `[vocab]`.
-    HeadBias,
-    /// Numbers of every layer by token `[vocab, layers * width]`.
-    LayerInputTable,
-    /// Projection of the embedding to numbers of every layer `[layers * width, d_model]`.
-    LayerInputProjection,
-    /// Norm of what that gives `[width]`.
-    LayerInputNorm,
-    /// A tensor of one layer.
-    Layer(usize, LayerTensor),
-}
-
-/// Tensors of a layer. Expert banks hold all experts of the layer: `[experts, rows, cols]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum LayerTensor {
-    /// Norm of a branch's input `[d_model]`.
-    PreNorm(Place),
-    /// Its bias `[d_model]`.
-    PreNormBias(Place),
-    /// Norm of a branch's output `[d_model]`.
-    PostNorm(Place),
-    /// Its bias `[d_model]`.
-    PostNormBias(Place),
-    /// Norm of the sum of parallel branches `[d_model]`.
-    SumNorm,
-    /// Factor on the residual stream at the end of the layer `[1]`.
-    LayerScale,
-    /// Gate on the layer's own numbers of a token `[width, d_model]`.
-    LayerInputGate,
-    /// From these numbers to the residual stream `[d_model, width]`.
-    LayerInputUp,
-    /// Query projection `[heads * head_dim, d_model]`.
-    Q,
-    /// Key projection `[kv_heads * head_dim, d_model]`.
-    K,
-    /// Value projection `[kv_heads * head_dim, d_model]`.
-    V,
-    /// Output projection `[d_model, heads * head_dim]`.
-    O,
-    /// Gate on the mixed values `[heads * head_dim, d_model]` or `[heads, d_model]`.
-    AttentionGate,
-    /// Projection to the latent query `[query_rank, d_model]`.
-    QDown,
-    /// Norm of the latent query `[query_rank]`.
-    QDownNorm,
-    /// From the latent query to queries `[heads * (nope + rope), query_rank]`.
-    QUp,
-    /// Projection to the latent vector and the shared key `[rank + rope, d_model]`.
-    KvDown,
-    /// Norm of the latent vector `[rank]`.
-    KvDownNorm,
-    /// From the latent vector to keys and values, head by head `[heads * (nope + value_dim), rank]`.
-    KvUp,
-    /// From queries to the latent space, head by head `[heads * rank, nope]`.
-    KUp,
-    /// From the latent vector to values, head by head `[heads * value_dim, rank]`.
-    VUp,
-    /// Queries, keys and values of a delta net `[channels, d_model]`.
-    DeltaQkv,
-    /// Its gates `[values, d_model]`.
-    DeltaGate,
-    /// Its strengths `[value_heads, d_model]`.
-    DeltaStrength,
-    /// Its steps `[value_heads, d_model]`.
-    DeltaStep,
-    /// Its strengths and steps by key head `[2 * value_heads, d_model]`.
-    DeltaRates,
-    /// Its queries, keys, values and gates by key head `[channels + values, d_model]`.
-    DeltaByKeyHead,
-    /// Taps of its convolution `[channels, kernel]`.
-    DeltaConv,
-    /// Its rates of forgetting `[value_heads]`.
-    DeltaDecay,
-    /// Biases of its steps `[value_heads]`.
-    DeltaStepBias,
-    /// Norm of its outputs `[value_dim]`.
-    DeltaNorm,
-    /// Its output projection `[d_model, values]`.
-    DeltaOut,
-    /// Projection of a Mamba-2 block `[projected, d_model]`.
-    SsmIn,
-    /// Taps of its convolution `[channels, kernel]`.
-    SsmConv,
-    /// Their bias `[channels]`.
-    SsmConvBias,
-    /// Its rates of forgetting `[heads]`.
-    SsmDecay,
-    /// Biases of its steps `[heads]`.
-    SsmStepBias,
-    /// What goes past its memories `[heads]`.
-    SsmSkip,
-    /// Norm of its outputs `[inner]`.
-    SsmNorm,
-    /// Its output projection `[d_model, inner]`.
-    SsmOut,
-    /// Gates and values of a short convolution `[3 * width, d_model]`.
-    ConvIn,
-    /// Their bias.
-    ConvInBias,
-    /// Its taps `[width, kernel]`.
-    ConvTaps,
-    /// Their bias `[width]`.
-    ConvBias,
-    /// Its output projection `[d_model, width]`.
-    ConvOut,
-    /// Bias of that `[d_model]`.
-    ConvOutBias,
-    /// Query bias.
-    QBias,
-    /// Key bias.
-    KBias,
-    /// Value bias.
-    VBias,
-    /// Output bias `[d_model]`.
-    OBias,
-    /// Logits of the attention sinks `[heads]`.
-    Sinks,
-    /// Query norm `[head_dim]` or `[heads * head_dim]`.
-    QNorm,
-    /// Key norm `[head_dim]` or `[kv_heads * head_dim]`.
-    KNorm,
-    /// A matrix of the dense feed-forward block.
-    Dense(Part),
-    /// Its bias `[rows]`.
-    DenseBias(Part),
-    /// Router `[experts, d_model]`.
-    Router,
-    /// Its bias `[experts]`.
-    RouterBias,
-    /// Norm of its input, times the root of the width `[d_model]`.
-    RouterNorm,
-    /// Factors on the weights of experts `[experts]`.
-    ExpertScales,
-    /// Added to the scores of experts for the choice alone `[experts]`.
-    SelectBias,
-    /// Projection before routed experts `[latent, d_model]`.
-    LatentDown,
-    /// Projection after them `[d_model, latent]`.
-    LatentUp,
-    /// The experts' matrices.
-    Experts(Part),
-    /// Their biases `[experts, rows]`.
-    ExpertsBias(Part),
-    /// A matrix of the shared expert.
-    Shared(Part),
-    /// Its bias `[rows]`.
-    SharedBias(Part),
-    /// Gate of the shared expert `[1, d_model]`.
-    SharedInput,
-}
-
-impl Role {
-    /// Whether it is the weight of a norm.
-    pub fn is_norm(self) -> bool {
-        use LayerTensor::{KNorm, PostNorm, PreNorm, QNorm};
-        matches!(self, Self::FinalNorm | Self::Layer(_, PreNorm(_) | PostNorm(_) | QNorm | KNorm))
-    }
-}
-
-impl LayerTensor {
-    /// Whether it is multiplied with inputs, and not a vector beside such a matrix.
-    pub fn is_matrix(self) -> bool {
-        match self {
-            Self::Q | Self::K | Self::V | Self::O | Self::AttentionGate => true,
-            Self::Router | Self::SharedInput => true,
-            Self::LayerInputGate | Self::LayerInputUp => true,
-            Self::SumNorm | Self::LayerScale | Self::RouterNorm | Self::ExpertScales => false,
-            Self::QDown | Self::QUp | Self::KvDown | Self::KvUp | Self::KUp | Self::VUp => true,
-            Self::QDownNorm | Self::KvDownNorm => false,
-            Self::DeltaQkv | Self::DeltaGate | Self::DeltaStrength | Self::DeltaStep => true,
-            Self::ConvIn | Self::ConvOut | Self::SsmIn | Self::SsmOut => true,
-            Self::LatentDown | Self::LatentUp => true,
-            Self::SsmConv | Self::SsmConvBias | Self::SsmDecay | Self::SsmStepBias => false,
-            Self::SsmSkip | Self::SsmNorm => false,
-            Self::ConvInBias | Self::ConvTaps | Self::ConvBias | Self::ConvOutBias => false,
-            Self::DeltaRates | Self::DeltaByKeyHead | Self::DeltaOut => true,
-            Self::DeltaConv | Self::DeltaDecay | Self::DeltaStepBias | Self::DeltaNorm => false,
-            Self::Dense(_) | Self::Experts(_) | Self::Shared(_) => true,
-            Self::PreNorm(_) | Self::PreNormBias(_) | Self::PostNorm(_) | Self::PostNormBias(_) => false,
-            Self::DenseBias(_) | Self::ExpertsBias(_) | Self::SharedBias(_) => false,
-            Self::QBias | Self::KBias | Self::VBias | Self::OBias | Self::QNorm | Self::KNorm => false,
-            Self::Sinks | Self::RouterBias | Self::SelectBias => false,
-        }
-    }
-}
+pub use crate::tensors::role::{LayerTensor, Role};
 
 /// The rows of the named tensor (of each expert, in a bank) that belong to the role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -309,6 +107,13 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::DeltaStepBias, "blk.{L}.ssm_dt.bias"),
     layer(T::DeltaNorm, "blk.{L}.ssm_norm.weight"),
     layer(T::DeltaOut, "blk.{L}.ssm_out.weight"),
+    layer(T::KdaConvQ, "blk.{L}.ssm_conv1d_q.weight"),
+    layer(T::KdaConvK, "blk.{L}.ssm_conv1d_k.weight"),
+    layer(T::KdaConvV, "blk.{L}.ssm_conv1d_v.weight"),
+    layer(T::KdaRateDown, "blk.{L}.ssm_f_a.weight"),
+    layer(T::KdaRateUp, "blk.{L}.ssm_f_b.weight"),
+    layer(T::KdaGateDown, "blk.{L}.ssm_g_a.weight"),
+    layer(T::KdaGateUp, "blk.{L}.ssm_g_b.weight"),
     layer(T::SsmIn, "blk.{L}.ssm_in.weight"),
     layer(T::SsmConv, "blk.{L}.ssm_conv1d.weight"),
     layer(T::SsmConvBias, "blk.{L}.ssm_conv1d.bias"),
@@ -416,6 +221,13 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::DeltaStepBias, "model.layers.{L}.linear_attn.dt_bias"),
     layer(T::DeltaNorm, "model.layers.{L}.linear_attn.norm.weight"),
     layer(T::DeltaOut, "model.layers.{L}.linear_attn.out_proj.weight"),
+    layer(T::KdaConvQ, "model.layers.{L}.self_attn.q_conv1d.weight"),
+    layer(T::KdaConvK, "model.layers.{L}.self_attn.k_conv1d.weight"),
+    layer(T::KdaConvV, "model.layers.{L}.self_attn.v_conv1d.weight"),
+    layer(T::KdaRateDown, "model.layers.{L}.self_attn.f_a_proj.weight"),
+    layer(T::KdaRateUp, "model.layers.{L}.self_attn.f_b_proj.weight"),
+    layer(T::KdaGateDown, "model.layers.{L}.self_attn.g_a_proj.weight"),
+    layer(T::KdaGateUp, "model.layers.{L}.self_attn.g_b_proj.weight"),
     layer(T::SsmIn, "model.layers.{L}.mamba.in_proj.weight"),
     layer(T::SsmConv, "model.layers.{L}.mamba.conv1d.weight"),
     layer(T::SsmConvBias, "model.layers.{L}.mamba.conv1d.bias"),
@@ -496,6 +308,9 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::Shared(Gate), "model.layers.{L}.mlp.shared_mlp.gate_proj.weight"),
     layer(T::Shared(Up), "model.layers.{L}.mlp.shared_mlp.up_proj.weight"),
     layer(T::Shared(Down), "model.layers.{L}.mlp.shared_mlp.down_proj.weight"),
+    layer(T::Shared(Gate), "model.layers.{L}.block_sparse_moe.shared_experts.gate_proj.weight"),
+    layer(T::Shared(Up), "model.layers.{L}.block_sparse_moe.shared_experts.up_proj.weight"),
+    layer(T::Shared(Down), "model.layers.{L}.block_sparse_moe.shared_experts.down_proj.weight"),
     half(T::Shared(Gate), "model.layers.{L}.shared_mlp.input_linear.weight", Rows::FirstHalf),
     half(T::Shared(Up), "model.layers.{L}.shared_mlp.input_linear.weight", Rows::SecondHalf),
     layer(T::Shared(Down), "model.layers.{L}.shared_mlp.output_linear.weight"),

@@ -170,6 +170,11 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
             Op::Conv(conv) => {
                 writeln!(out, "    gated convolution of {} channels over {} tokens", conv.width, conv.kernel)
             }
+            Op::Kda(kda) => writeln!(
+                out,
+                "    delta attention of {} heads of {}, rates by row, convolution over {} tokens",
+                kda.heads, kda.head_dim, kda.conv_kernel
+            ),
             Op::Ssm(ssm) => writeln!(
                 out,
                 "    recurrence (Mamba-2) of {} heads of {}, {} groups of state {}, convolution over {} tokens",

@@ -1,10 +1,12 @@
 //! What a made model computes, written out in plain loops in double precision, token by token and weight by
 //! weight. It follows the definitions in `moelten_loader::spec` and shares no code with the engine.
 
+mod recurrences;
+
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BranchSpec, ConvSpec, DeltaLayout, DeltaOrder, DeltaSpec, ExpertGroups, Join,
-    KvSource, LatentSpec, LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate,
-    Part, QkNorm, Renormalise, RouterInput, Select, SharedExpert, SsmSpec, Temperature,
+    Activation, AttentionSpec, BranchSpec, ExpertGroups, Join, KvSource, LatentSpec, LayerInputSpec,
+    LayerInputs, LayerSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, Renormalise,
+    RouterInput, Select, SharedExpert, Temperature,
 };
 use moelten_loader::tensors::roles::{LayerTensor as T, Role};
 
@@ -12,9 +14,6 @@ use super::made::Made;
 
 /// Vectors of all tokens.
 type Rows = Vec<Vec<f64>>;
-
-/// What a delta net projects for a token.
-type DeltaParts = (Vec<f64>, Vec<f64>, (Vec<f64>, Vec<f64>));
 
 /// Logits of every token of a text, `[ids, vocab]`.
 pub fn logits(made: &Made, ids: &[u32]) -> Vec<f32> {
@@ -119,6 +118,7 @@ impl<'a> Layer<'a> {
             Op::Conv(spec) => self.conv(spec, &normed),
             Op::Delta(spec) => self.delta(spec, &normed),
             Op::Ssm(spec) => self.ssm(spec, &normed),
+            Op::Kda(spec) => self.kda(spec, &normed),
             Op::Latent(spec) => self.latent(spec, &normed),
             Op::Mlp(spec) => {
                 let block = Block::new(self, spec, T::Dense, T::DenseBias);
@@ -254,152 +254,6 @@ impl<'a> Layer<'a> {
         (0..x.len()).map(token).collect()
     }
 
-    fn conv(self, spec: &ConvSpec, x: &Rows) -> Rows {
-        let (width, bias) = (spec.width, |tensor| self.weights_if(spec.bias, tensor));
-        let parts: Rows = x.iter().map(|x| linear(self.weights(T::ConvIn), bias(T::ConvInBias), x)).collect();
-        let token = |t: usize| {
-            let mixed: Vec<f64> = (0..width)
-                .map(|channel| {
-                    let mut sum = bias(T::ConvBias).map_or(0.0, |bias| f64::from(bias[channel]));
-                    for tap in 0..spec.kernel {
-                        let Some(at) = (t + tap).checked_sub(spec.kernel - 1) else { continue };
-                        let weight = self.weights(T::ConvTaps)[channel * spec.kernel + tap];
-                        sum += f64::from(weight) * parts[at][channel] * parts[at][2 * width + channel];
-                    }
-                    sum * parts[t][width + channel]
-                })
-                .collect();
-            linear(self.weights(T::ConvOut), bias(T::ConvOutBias), &mixed)
-        };
-        (0..x.len()).map(token).collect()
-    }
-
-    /// Token by token, head by head, one memory for each.
-    fn ssm(self, spec: &SsmSpec, x: &Rows) -> Rows {
-        let (inner, channels) = (spec.inner(), spec.channels());
-        let rows: Rows = x.iter().map(|x| linear(self.weights(T::SsmIn), None, x)).collect();
-        let (taps, bias) = (self.weights(T::SsmConv), self.weights_if(spec.conv_bias, T::SsmConvBias));
-        let conv = |t: usize, channel: usize| {
-            let mut sum = bias.map_or(0.0, |bias| f64::from(bias[channel]));
-            for tap in 0..spec.conv_kernel {
-                let Some(at) = (t + tap).checked_sub(spec.conv_kernel - 1) else { continue };
-                sum += f64::from(taps[channel * spec.conv_kernel + tap]) * rows[at][inner + channel];
-            }
-            sum / (1.0 + (-sum).exp())
-        };
-        let mut memories = vec![vec![vec![0.0; spec.state]; spec.head_dim]; spec.heads];
-        let mut token = |t: usize| {
-            let all: Vec<f64> = (0..channels).map(|channel| conv(t, channel)).collect();
-            let mut mixed = Vec::new();
-            for (head, memory) in memories.iter_mut().enumerate() {
-                let group = head / (spec.heads / spec.groups);
-                let b = &all[inner + group * spec.state..][..spec.state];
-                let c = &all[inner + (spec.groups + group) * spec.state..][..spec.state];
-                let logit = rows[t][inner + channels + head] + f64::from(self.weights(T::SsmStepBias)[head]);
-                let step = logit.exp().ln_1p();
-                let decay = f64::from(self.weights(T::SsmDecay)[head]);
-                let rate = if spec.log_decay { -decay.exp() } else { decay };
-                for (i, row) in memory.iter_mut().enumerate() {
-                    let x = all[head * spec.head_dim + i];
-                    let cells = row.iter_mut().zip(b);
-                    cells.for_each(|(cell, b)| *cell = *cell * (rate * step).exp() + step * x * b);
-                    let skip = f64::from(self.weights(T::SsmSkip)[head]);
-                    let z = rows[t][head * spec.head_dim + i];
-                    mixed.push((dot(row, c) + skip * x) * z / (1.0 + (-z).exp()));
-                }
-            }
-            let width = inner / spec.groups;
-            let weights = self.weights(T::SsmNorm).chunks(width);
-            let rms = NormSpec::Rms { eps: spec.norm_eps };
-            let groups = mixed.chunks(width).zip(weights).flat_map(|(x, w)| norm(rms, w, None, x));
-            linear(self.weights(T::SsmOut), None, &groups.collect::<Vec<_>>())
-        };
-        (0..x.len()).map(&mut token).collect()
-    }
-
-    /// Inputs of the convolution, gates, and logits of strengths and steps of a token.
-    fn delta_parts(self, spec: &DeltaSpec, x: &[f64]) -> DeltaParts {
-        let project = |weight: T, x: &[f64]| linear(self.weights(weight), None, x);
-        let r = spec.value_heads / spec.key_heads;
-        let rates = |rates: Vec<f64>| -> (Vec<f64>, Vec<f64>) {
-            let of = |half: usize| rates.chunks(2 * r).flat_map(|c| c[half * r..][..r].to_vec()).collect();
-            (of(0), of(1))
-        };
-        match spec.layout {
-            DeltaLayout::Apart => {
-                let rates = (project(T::DeltaStrength, x), project(T::DeltaStep, x));
-                (project(T::DeltaQkv, x), project(T::DeltaGate, x), rates)
-            }
-            DeltaLayout::StepsByKeyHead => {
-                (project(T::DeltaQkv, x), project(T::DeltaGate, x), rates(project(T::DeltaRates, x)))
-            }
-            DeltaLayout::ByKeyHead => {
-                let all = project(T::DeltaByKeyHead, x);
-                let heads: Vec<_> = all.chunks(2 * spec.key_dim + 2 * r * spec.value_dim).collect();
-                let of =
-                    |from: usize, len: usize| heads.iter().flat_map(move |h| h[from..from + len].to_vec());
-                let (d, v) = (spec.key_dim, r * spec.value_dim);
-                let qkv = of(0, d).chain(of(d, d)).chain(of(2 * d, v)).collect();
-                (qkv, of(2 * d + v, v).collect(), rates(project(T::DeltaRates, x)))
-            }
-        }
-    }
-
-    /// Token by token, head by head, one matrix for each value head.
-    fn delta(self, spec: &DeltaSpec, x: &Rows) -> Rows {
-        let project = |weight: T, x: &[f64]| linear(self.weights(weight), None, x);
-        let (keys, r) = (spec.key_heads * spec.key_dim, spec.value_heads / spec.key_heads);
-        let tokens: Vec<_> = x.iter().map(|x| self.delta_parts(spec, x)).collect();
-        let taps = self.weights(T::DeltaConv);
-        let conv = |t: usize, channel: usize| {
-            let tap = |i: usize| {
-                let before = (t + i).checked_sub(spec.conv_kernel - 1);
-                let input = before.map_or(0.0, |at| tokens[at].0[channel]);
-                f64::from(taps[channel * spec.conv_kernel + i]) * input
-            };
-            let sum: f64 = (0..spec.conv_kernel).map(tap).sum();
-            sum / (1.0 + (-sum).exp())
-        };
-        let mut memories = vec![vec![vec![0.0; spec.value_dim]; spec.key_dim]; spec.value_heads];
-        let unit = |x: &[f64]| -> Vec<f64> {
-            let size = (dot(x, x) + 1e-6).sqrt();
-            x.iter().map(|x| x / size).collect()
-        };
-        let mut token = |t: usize| {
-            let all: Vec<f64> = (0..spec.channels()).map(|channel| conv(t, channel)).collect();
-            let (_, gates, (strengths, steps)) = &tokens[t];
-            let mut mixed = Vec::new();
-            for (head, memory) in memories.iter_mut().enumerate() {
-                let key_head = match spec.order {
-                    DeltaOrder::Grouped => head / r,
-                    DeltaOrder::Tiled => head % spec.key_heads,
-                };
-                let q = unit(&all[key_head * spec.key_dim..][..spec.key_dim]);
-                let k = unit(&all[keys + key_head * spec.key_dim..][..spec.key_dim]);
-                let v = &all[2 * keys + head * spec.value_dim..][..spec.value_dim];
-                let decay = f64::from(self.weights(T::DeltaDecay)[head]);
-                let rate = if spec.log_decay { -decay.exp() } else { decay };
-                let step = steps[head] + f64::from(self.weights(T::DeltaStepBias)[head]);
-                let keep = (rate * (1.0 + step.exp()).ln()).exp();
-                let strength = 1.0 / (1.0 + (-strengths[head]).exp());
-                memory.iter_mut().flatten().for_each(|x| *x *= keep);
-                for column in 0..spec.value_dim {
-                    let known: f64 = (0..spec.key_dim).map(|i| memory[i][column] * k[i]).sum();
-                    (0..spec.key_dim)
-                        .for_each(|i| memory[i][column] += k[i] * strength * (v[column] - known));
-                }
-                let read = |column: usize| (0..spec.key_dim).map(|i| memory[i][column] * q[i]).sum::<f64>();
-                let root = (spec.key_dim as f64).sqrt();
-                let y: Vec<f64> = (0..spec.value_dim).map(|column| read(column) / root).collect();
-                let y = norm(NormSpec::Rms { eps: spec.norm_eps }, self.weights(T::DeltaNorm), None, &y);
-                let gate = &gates[head * spec.value_dim..][..spec.value_dim];
-                mixed.extend(y.iter().zip(gate).map(|(y, z)| y * z / (1.0 + (-z).exp())));
-            }
-            project(T::DeltaOut, &mixed)
-        };
-        (0..x.len()).map(&mut token).collect()
-    }
-
     /// As the paper defines it: keys and values of all heads are expanded from the latent vectors.
     fn latent(self, spec: &LatentSpec, x: &Rows) -> Rows {
         let (core, rank, nope, value) = (&spec.attention, spec.rank, spec.nope, spec.value_dim);
@@ -450,6 +304,13 @@ impl<'a> Layer<'a> {
                     out
                 })
                 .collect();
+            let mut mixed = mixed;
+            if core.gate.is_some() {
+                let gates = project(T::AttentionGate, &x[t]);
+                for (head, gate) in mixed.chunks_exact_mut(value).zip(gates) {
+                    head.iter_mut().for_each(|x| *x /= 1.0 + (-gate).exp());
+                }
+            }
             project(T::O, &mixed)
         };
         (0..x.len()).map(mix).collect()
