@@ -25,14 +25,16 @@ const NAMED: [&str; 6] = [
 ];
 
 /// The named shapes that are configurations.
-const CONFIGS: [&str; 3] = [
+const CONFIGS: [&str; 5] = [
     include_str!("../../shapes/qwen3.5-35b-a3b.json"),
     include_str!("../../shapes/glm-4.7-flash.json"),
     include_str!("../../shapes/lfm2-8b-a1b.json"),
+    include_str!("../../shapes/gemma-4-26b-a4b.json"),
+    include_str!("../../shapes/nemotron-3-nano.json"),
 ];
 
 /// Their names.
-const CONFIG_NAMES: &str = "qwen3.5-35b-a3b, glm-4.7-flash, lfm2-8b-a1b";
+const CONFIG_NAMES: &str = "qwen3.5-35b-a3b, glm-4.7-flash, lfm2-8b-a1b, gemma-4-26b-a4b, nemotron-3-nano";
 
 /// Largest shape file in bytes; usual ones have a few hundred.
 const FILE_MAX: u64 = 1 << 16;
