@@ -84,6 +84,7 @@ fn stateful(spec: &ModelSpec) -> impl Iterator<Item = Kept<'_>> {
         Op::Delta(delta) => Some(Kept::Numbers(delta.state_numbers())),
         Op::Conv(conv) => Some(Kept::Numbers(conv.state_numbers())),
         Op::Kda(kda) => Some(Kept::Numbers(kda.state_numbers())),
+        Op::Selective(ssm) => Some(Kept::Numbers(ssm.state_numbers())),
         Op::Ssm(ssm) => Some(Kept::Numbers(ssm.state_numbers())),
         Op::Mlp(_) | Op::Moe(_) | Op::LayerInput(_) => None,
     })

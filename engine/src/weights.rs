@@ -17,6 +17,7 @@ use crate::layers::mixer::conv::Conv;
 use crate::layers::mixer::delta::Delta;
 use crate::layers::mixer::kda::Kda;
 use crate::layers::mixer::latent::Latent;
+use crate::layers::mixer::selective::Selective;
 use crate::layers::mixer::ssm::Ssm;
 use crate::layers::norm::Norm;
 use embedding::Embedding;
@@ -94,6 +95,13 @@ pub enum OpWeights {
         /// The number of its state among those of a sequence.
         state: usize,
     },
+    /// A Mamba block.
+    Selective {
+        /// Projections, convolution, rates.
+        ssm: Box<Selective>,
+        /// The number of its state among those of a sequence.
+        state: usize,
+    },
     /// A Mamba-2 block.
     Ssm {
         /// Projections, convolution, rates.
@@ -132,6 +140,7 @@ impl OpWeights {
             Self::Delta { delta, state } => Some((delta, *state)),
             Self::Conv { conv, state } => Some((conv, *state)),
             Self::Ssm { ssm, state } => Some((ssm, *state)),
+            Self::Selective { ssm, state } => Some((&**ssm, *state)),
             Self::Kda { kda, state } => Some((&**kda, *state)),
             Self::LayerInput(_) | Self::Mlp(_) | Self::Moe { .. } => None,
         }

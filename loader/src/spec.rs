@@ -122,6 +122,8 @@ pub enum Op {
     Kda(KdaSpec),
     /// A recurrence whose memories forget (Mamba-2).
     Ssm(SsmSpec),
+    /// A recurrence whose memories forget, channel by channel (Mamba).
+    Selective(SelectiveSpec),
     /// A gated convolution over a few tokens.
     Conv(ConvSpec),
     /// A feed-forward block that every token visits.

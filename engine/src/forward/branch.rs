@@ -102,6 +102,10 @@ impl PassContext<'_> {
                 self.mix(branch, (delta, *state), rows, batch, s, observer);
                 Ok(())
             }
+            OpWeights::Selective { ssm, state } => {
+                self.mix(branch, (&**ssm, *state), rows, batch, s, observer);
+                Ok(())
+            }
             OpWeights::Kda { kda, state } => {
                 self.mix(branch, (&**kda, *state), rows, batch, s, observer);
                 Ok(())

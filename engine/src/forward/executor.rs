@@ -131,6 +131,7 @@ impl Executor {
         let (w, d, pass) = (Widths::of(spec, chunk, context), spec.d_model, PASS.min(chunk));
         let lines = Packed::lines_for(w.packed(chunk, d))
             + Packed::lines_for([w.latent.packed])
+            + Packed::lines_for([(pass, w.delta[4])])
             + w.hidden_lines(pass)
             + w.gathered_lines(pass, d);
         let streams = 3 + usize::from(w.parallel) + usize::from(w.outset);
@@ -177,7 +178,7 @@ impl Executor {
         let numbers = numbers.iter().map(|buffer| buffer.capacity()).sum::<usize>()
             + a.delta.numbers()
             + self.layer_input.numbers();
-        let packed = self.products.packed.lines() + a.latent.packed.lines();
+        let packed = self.products.packed.lines() + a.latent.packed.lines() + a.delta.inner.packed.lines();
         let lines = packed + self.products.hidden.capacity() + self.moe.gathered.capacity();
         let running = a.attend.running.capacity() + a.attend.spans_running.capacity();
         (numbers * size_of::<f32>() + lines * size_of::<Line>() + running * size_of::<Running>()) as u64
@@ -203,8 +204,8 @@ struct Widths {
     /// Whether some branches read what their layer received.
     outset: bool,
     latent: LatentWidths,
-    /// Channels, values, value heads and rates of recurrences.
-    delta: [usize; 4],
+    /// Channels, values, value heads and rates of recurrences, and the width of products inside them.
+    delta: [usize; 5],
     /// Layers that get numbers of a token, and how many each gets.
     layer_input: (usize, usize),
 }
@@ -272,19 +273,25 @@ impl Widths {
                     w.spans(a, context);
                 }
                 Op::Conv(conv) => {
-                    let widths = [2 * conv.width, conv.width, 1, 0];
+                    let widths = [2 * conv.width, conv.width, 1, 0, 0];
+                    w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
+                }
+                Op::Selective(ssm) => {
+                    let narrow = ssm.projected().div_ceil(2);
+                    let widest = ssm.inner.max(ssm.projected());
+                    let widths = [ssm.inner, ssm.inner.max(ssm.rank), narrow, ssm.inner, widest];
                     w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
                 }
                 Op::Kda(kda) => {
-                    let widths = [3 * kda.inner(), kda.inner(), kda.heads, kda.inner()];
+                    let widths = [3 * kda.inner(), kda.inner(), kda.heads, kda.inner(), 0];
                     w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
                 }
                 Op::Ssm(ssm) => {
-                    let widths = [ssm.channels(), ssm.inner(), ssm.heads, 0];
+                    let widths = [ssm.channels(), ssm.inner(), ssm.heads, 0, 0];
                     w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
                 }
                 Op::Delta(delta) => {
-                    let widths = [delta.channels(), delta.values(), delta.value_heads, 0];
+                    let widths = [delta.channels(), delta.values(), delta.value_heads, 0, 0];
                     w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
                 }
                 Op::LayerInput(_) => {}

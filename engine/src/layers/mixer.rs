@@ -8,4 +8,5 @@ pub mod delta;
 pub mod history;
 pub mod kda;
 pub mod latent;
+pub mod selective;
 pub mod ssm;

@@ -34,7 +34,6 @@ pub struct AttentionScratch {
 
 /// Buffers of recurrences and short convolutions; empty in models without them. The lengths are those of a
 /// gated delta net.
-#[derive(Default)]
 pub struct DeltaScratch {
     /// Projections, one after the other.
     pub projected: Vec<f32>,
@@ -52,11 +51,21 @@ pub struct DeltaScratch {
     pub by_head: Vec<f32>,
     /// The same by token, `[tokens, values]`.
     pub mixed: Vec<f32>,
+    /// For products between the convolution and the recurrence; empty in all but Mamba.
+    pub inner: InnerProducts,
+}
+
+/// Buffers of products that an operation computes while it has its state.
+pub struct InnerProducts {
+    /// Packed inputs.
+    pub packed: Packed,
+    /// Grouped outputs.
+    pub grouped: Vec<f32>,
 }
 
 impl DeltaScratch {
     /// Buffers for passes of `tokens` tokens. The widths are the largest of any layer.
-    pub fn new(tokens: usize, [channels, values, heads, rates]: [usize; 4]) -> Self {
+    pub fn new(tokens: usize, [channels, values, heads, rates, inner]: [usize; 5]) -> Self {
         let numbers = |width: usize| vec![0.0; tokens * width];
         Self {
             projected: numbers(channels + values + 2 * heads),
@@ -67,12 +76,16 @@ impl DeltaScratch {
             rates: numbers(rates),
             by_head: numbers(values),
             mixed: numbers(values),
+            inner: InnerProducts {
+                packed: Packed::with_capacity([(tokens, inner)]),
+                grouped: numbers(inner),
+            },
         }
     }
 
     /// Numbers that [`Self::new`] allocates.
-    pub fn numbers_for(tokens: usize, [channels, values, heads, rates]: [usize; 4]) -> usize {
-        tokens * (3 * channels + 4 * values + 4 * heads + rates)
+    pub fn numbers_for(tokens: usize, [channels, values, heads, rates, inner]: [usize; 5]) -> usize {
+        tokens * (3 * channels + 4 * values + 4 * heads + rates + inner)
     }
 
     /// Numbers of the buffers.
@@ -86,6 +99,7 @@ impl DeltaScratch {
             &self.rates,
             &self.by_head,
             &self.mixed,
+            &self.inner.grouped,
         ];
         all.iter().map(|buffer| buffer.capacity()).sum()
     }

@@ -169,7 +169,7 @@ impl BranchSquares {
                 add(gates, &self.input);
                 add(LayerTensor::O, &self.output);
             }
-            Op::Ssm(_) => {
+            Op::Ssm(_) | Op::Selective(_) => {
                 add(LayerTensor::SsmIn, &self.input);
                 add(LayerTensor::SsmOut, &self.output);
             }
@@ -242,6 +242,7 @@ impl Shapes {
             Op::Latent(a) => (a.attention.heads * a.value_dim, 0, 0),
             Op::Conv(conv) => (conv.width, 0, 0),
             Op::Ssm(ssm) => (ssm.inner(), 0, 0),
+            Op::Selective(ssm) => (ssm.inner, 0, 0),
             Op::Kda(kda) => (kda.inner(), 0, 0),
             Op::Delta(delta) => (delta.values(), 0, 0),
             Op::LayerInput(input) => (input.width, 0, 0),

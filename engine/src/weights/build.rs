@@ -4,7 +4,7 @@
 use moelten_loader::spec::{
     Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, DeltaSpec, KdaSpec, KvSource, LatentSpec,
     LayerInputSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, RopeSpec,
-    RouterInput, SharedExpert, SsmSpec,
+    RouterInput, SelectiveSpec, SharedExpert, SsmSpec,
 };
 use moelten_loader::tensors::bank::MatrixRef;
 use moelten_loader::tensors::needed::delta_inputs;
@@ -24,6 +24,7 @@ use crate::layers::mixer::conv::Conv;
 use crate::layers::mixer::delta::Delta;
 use crate::layers::mixer::kda::{Kda, Narrowed};
 use crate::layers::mixer::latent::{HeadMatrices, Latent, Query};
+use crate::layers::mixer::selective::Selective;
 use crate::layers::mixer::ssm::Ssm;
 use crate::layers::norm::Norm;
 
@@ -151,6 +152,11 @@ impl Builder<'_> {
                 self.states += 1;
                 OpWeights::Conv { conv: of_layer.conv(*conv)?, state }
             }
+            Op::Selective(ssm) => {
+                let state = self.states;
+                self.states += 1;
+                OpWeights::Selective { ssm: Box::new(of_layer.selective(*ssm)?), state }
+            }
             Op::Kda(kda) => {
                 let state = self.states;
                 self.states += 1;
@@ -265,6 +271,28 @@ impl OfLayer<'_> {
             taps: vector(T::ConvTaps)?,
             bias: if spec.bias { vector(T::ConvBias)? } else { Vec::new() },
             out: linear(T::ConvOut, T::ConvOutBias)?,
+        })
+    }
+
+    fn selective(self, spec: SelectiveSpec) -> Result<Selective> {
+        use LayerTensor as T;
+        let linear = |tensor| Linear { weight: self.matrix(tensor), bias: None };
+        let vector = |tensor| self.tensors.vector(self.role(tensor));
+        let mut decay = vector(T::SsmDecay)?;
+        if spec.log_decay {
+            decay.iter_mut().for_each(|rate| *rate = -rate.exp());
+        }
+        Ok(Selective {
+            spec,
+            input: linear(T::SsmIn),
+            conv: vector(T::SsmConv)?,
+            conv_bias: if spec.conv_bias { vector(T::SsmConvBias)? } else { Vec::new() },
+            project: linear(T::SsmX),
+            norms: [vector(T::SsmStepNorm)?, vector(T::SsmBNorm)?, vector(T::SsmCNorm)?],
+            step: Linear { weight: self.matrix(T::SsmStep), bias: Some(vector(T::SsmStepBias)?) },
+            decay,
+            skip: vector(T::SsmSkip)?,
+            out: linear(T::SsmOut),
         })
     }
 

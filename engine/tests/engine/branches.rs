@@ -18,7 +18,7 @@ use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::spec::{
     Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, ExpertGroups, Join, KdaSpec, KvSource,
     LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Place,
-    QkNorm, Renormalise, RouterInput, Scoring, Select, SharedExpert, SsmSpec, Temperature,
+    QkNorm, Renormalise, RouterInput, Scoring, Select, SelectiveSpec, SharedExpert, SsmSpec, Temperature,
 };
 use moelten_quant::{Format, Isa};
 
@@ -169,7 +169,7 @@ fn gated_delta_nets() {
     });
 }
 
-/// Mamba-2 blocks, alone in their layers and beside others; blocks of two matrices with a squared ReLU.
+/// Mamba and Mamba-2 blocks, alone in their layers and beside others; blocks of two matrices with a squared ReLU.
 #[test]
 fn state_space_recurrences() {
     check("ssm", |d_ff| {
@@ -177,11 +177,17 @@ fn state_space_recurrences() {
             let (head_dim, state, conv_kernel, norm_eps) = (16, 24, 4, 1e-5);
             Op::Ssm(SsmSpec { heads, head_dim, groups, state, conv_kernel, conv_bias, norm_eps, log_decay })
         };
+        let selective = |conv_bias, log_decay| {
+            let (inner, state, rank, conv_kernel, norm_eps) = (96, 8, 32, 4, 1e-5);
+            Op::Selective(SelectiveSpec { inner, state, rank, conv_kernel, conv_bias, norm_eps, log_decay })
+        };
         let squared = MlpSpec { activation: Activation::ReluSquared, ..mlp(d_ff, false, false) };
         vec![
             layer([branch(Mixer, ssm(8, 2, true, false))]),
             layer([branch(Mixer, Op::Mlp(squared))]),
             layer([branch(Mixer, ssm(4, 1, false, true)), branch(Ffn, Op::Mlp(squared))]),
+            layer([branch(Mixer, selective(true, false)), branch(Ffn, dense(d_ff, true, false))]),
+            layer([branch(Mixer, selective(false, true))]),
             layer([branch(Mixer, attention(false))]),
         ]
     });

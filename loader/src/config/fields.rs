@@ -242,6 +242,18 @@ fields! {
     ssm_conv_bias: bool = hf["mamba_conv_bias", "use_conv_bias"], gguf[PresentInSome("blk.*.ssm_conv1d.bias")];
     /// Mamba-2: whether the projections have biases.
     ssm_bias: bool = hf["mamba_proj_bias"], gguf[PresentInSome("blk.*.ssm_in.bias")], default false;
+    /// Mamba: channels over the width of the residual stream.
+    ssm_expand: u64 = hf["mamba_expand", "expand"], gguf[], default 2;
+    /// Mamba: width of steps before their projection.
+    ssm_rank: u64 = hf["mamba_dt_rank"], gguf[Key("{arch}.ssm.time_step_rank")];
+    /// Of each run of this many layers one has attention.
+    attention_period: u64 = hf["attn_layer_period"], gguf[];
+    /// Which of the run it is.
+    attention_offset: u64 = hf["attn_layer_offset"], gguf[], default 0;
+    /// Of each run of this many layers one has experts.
+    expert_period: u64 = hf["expert_layer_period"], gguf[];
+    /// Which of the run it is.
+    expert_offset: u64 = hf["expert_layer_offset"], gguf[], default 0;
     /// What each layer has, a letter for each.
     layer_pattern: String = hf["hybrid_override_pattern"], gguf[];
     /// How positions are told, `rope` or another way.
@@ -425,9 +437,6 @@ pub(crate) const HF_IGNORED: &[&str] = &[
     "enable_moe_fp32_combine",
     "enable_moe_block",
     "eos_token_id",
-    // The width over that of the residual stream, which heads and their width give as well.
-    "expand",
-    "mamba_expand",
     "hidden_dropout",
     "hidden_dropout_prob",
     "initializer_range",
@@ -458,7 +467,9 @@ pub(crate) const HF_IGNORED: &[&str] = &[
     "torch_dtype",
     "transformers_version",
     "use_bidirectional_attention",
+    "use_associative_scan",
     "use_cache",
+    "use_mambapy",
     "use_mamba_kernels",
 ];
 

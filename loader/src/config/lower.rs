@@ -209,8 +209,8 @@ type LayerOps = (Vec<Option<Op>>, Vec<Option<Op>>);
 
 /// The operations of a model with recurrences.
 fn hybrid_layers(hybrid: &Hybrid, family: &Family, container: Container, sizes: Sizes) -> Result<LayerOps> {
-    let Hybrid { raw, kinds, spec } = hybrid;
-    let ssm = |kind: LayerKind| (kind == LayerKind::Ssm).then_some(Op::Ssm(*spec));
+    let Hybrid { raw, kinds, op } = hybrid;
+    let ssm = |kind: LayerKind| (kind == LayerKind::Ssm).then(|| op.clone());
     let mut mixers: Vec<Option<Op>> = kinds.iter().map(|&kind| ssm(kind)).collect();
     if kinds.contains(&LayerKind::Attention) {
         let attention = mixers_of(raw, family, container, sizes)?;

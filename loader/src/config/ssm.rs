@@ -3,10 +3,10 @@
 
 use crate::config::field::{Field, PerLayer};
 use crate::config::fields::RawConfig;
-use crate::config::limits::{Container, MAX_FF, MAX_HEAD_DIM, MAX_HEADS};
+use crate::config::limits::{Container, MAX_FF, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_WIDTH};
 use crate::error::{Fault, LoadError, Result};
 use crate::families::SsmKind;
-use crate::spec::SsmSpec;
+use crate::spec::{Op, SelectiveSpec, SsmSpec};
 
 /// The longest convolution.
 const MAX_KERNEL: u64 = 64;
@@ -35,7 +35,7 @@ pub(super) struct Hybrid {
     /// What each layer has.
     pub kinds: Vec<LayerKind>,
     /// The recurrence of layers that have one.
-    pub spec: SsmSpec,
+    pub op: Op,
 }
 
 /// Reads what is particular to such a model. `eps` is that of the other norms.
@@ -47,12 +47,15 @@ pub(super) fn hybrid(
     eps: f32,
 ) -> Result<Hybrid> {
     let kinds = kinds(raw, kind, container, layers)?;
-    let spec = ssm(raw, container, eps)?;
-    Ok(Hybrid { raw: plain(raw, container, &kinds, kind), kinds, spec })
+    let op = match kind {
+        SsmKind::Selective => Op::Selective(selective(raw, container, eps)?),
+        _ => Op::Ssm(ssm(raw, container, eps)?),
+    };
+    Ok(Hybrid { raw: plain(raw, container, &kinds, kind)?, kinds, op })
 }
 
 /// The configuration with the same heads in every layer, with experts where layers have them, and a context.
-fn plain(raw: &RawConfig, container: Container, kinds: &[LayerKind], kind: SsmKind) -> RawConfig {
+fn plain(raw: &RawConfig, container: Container, kinds: &[LayerKind], kind: SsmKind) -> Result<RawConfig> {
     let mut raw = raw.clone();
     for field in [&mut raw.kv_heads, &mut raw.d_ff] {
         if let Some(PerLayer(values)) = &mut field.value {
@@ -71,8 +74,19 @@ fn plain(raw: &RawConfig, container: Container, kinds: &[LayerKind], kind: SsmKi
         let experts = kinds.iter().map(|kind| *kind == LayerKind::Experts).collect();
         raw.moe_layers = Field::new(raw.moe_layers.name.clone(), Some(experts));
     }
+    if kind == SsmKind::Selective && raw.expert_period.value.is_some() {
+        let experts = periodic(&raw, &raw.expert_period, &raw.expert_offset, kinds.len())?;
+        raw.moe_layers = Field::new(raw.expert_period.name.clone(), Some(experts));
+    }
     raw.max_context.value.get_or_insert(NO_LIMIT);
-    raw
+    Ok(raw)
+}
+
+/// Which layers are the one of each run of layers that the fields say.
+fn periodic(raw: &RawConfig, period: &Field<u64>, offset: &Field<u64>, layers: usize) -> Result<Vec<bool>> {
+    let every = raw.count(period, 1, MAX_LAYERS)?;
+    let place = raw.count(offset, 0, u64::try_from(every - 1).unwrap_or(0))?;
+    Ok((0..layers).map(|layer| layer % every == place).collect())
 }
 
 /// What each layer has.
@@ -80,6 +94,11 @@ fn kinds(raw: &RawConfig, kind: SsmKind, container: Container, layers: usize) ->
     let (name, kinds) = match (kind, container) {
         (SsmKind::None, _) => return Ok(vec![LayerKind::Attention; layers]),
         (SsmKind::Alone, _) => return Ok(vec![LayerKind::Ssm; layers]),
+        (SsmKind::Selective, Container::HfFolder) => {
+            let attention = periodic(raw, &raw.attention_period, &raw.attention_offset, layers)?;
+            let kind = |attention| if attention { LayerKind::Attention } else { LayerKind::Ssm };
+            return Ok(attention.into_iter().map(kind).collect());
+        }
         (_, Container::Gguf) => return from_heads(raw, kind, layers),
         (_, Container::HfFolder) => match (&raw.layer_pattern.value, &raw.layer_types.value) {
             (Some(pattern), _) => {
@@ -148,13 +167,39 @@ fn unknown(raw: &RawConfig, name: &str, found: &str) -> LoadError {
     }
 }
 
+fn selective(raw: &RawConfig, container: Container, eps: f32) -> Result<SelectiveSpec> {
+    if raw.ssm_bias.get() == Some(&true) {
+        return Err(biased(raw));
+    }
+    let inner = match raw.ssm_inner.value {
+        Some(_) => raw.count(&raw.ssm_inner, 1, MAX_WIDTH)?,
+        None => {
+            let expand = raw.count(&raw.ssm_expand, 1, 64)?;
+            raw.count(&raw.d_model, 1, MAX_WIDTH)?.saturating_mul(expand)
+        }
+    };
+    Ok(SelectiveSpec {
+        inner,
+        state: raw.count(&raw.ssm_state, 1, MAX_STATE)?,
+        rank: raw.count(&raw.ssm_rank, 1, MAX_WIDTH)?,
+        conv_kernel: raw.count(&raw.ssm_kernel, 2, MAX_KERNEL)?,
+        conv_bias: raw.ssm_conv_bias.value.unwrap_or(true),
+        norm_eps: eps,
+        log_decay: container == Container::HfFolder,
+    })
+}
+
+fn biased(raw: &RawConfig) -> LoadError {
+    LoadError::Unsupported {
+        path: raw.path.clone(),
+        feature: format!("{} = true", raw.ssm_bias.name),
+        hint: "projections of recurrences have no bias".into(),
+    }
+}
+
 fn ssm(raw: &RawConfig, container: Container, eps: f32) -> Result<SsmSpec> {
     if raw.ssm_bias.get() == Some(&true) {
-        return Err(LoadError::Unsupported {
-            path: raw.path.clone(),
-            feature: format!("{} = true", raw.ssm_bias.name),
-            hint: "projections of recurrences have no bias".into(),
-        });
+        return Err(biased(raw));
     }
     let heads = raw.count(&raw.ssm_heads, 1, MAX_HEADS)?;
     let groups = raw.count(&raw.ssm_groups, 1, MAX_HEADS)?;

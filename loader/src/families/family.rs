@@ -155,6 +155,8 @@ pub enum SsmKind {
     Alone,
     /// Some, in place of attention.
     BesideAttention,
+    /// Some have Mamba blocks, in place of attention (Jamba).
+    Selective,
     /// Some. Each layer has one operation: a Mamba-2 block, attention, a dense block or experts.
     SingleOps,
 }

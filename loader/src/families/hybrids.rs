@@ -27,6 +27,30 @@ pub(super) const GRANITE_HYBRID: Family = Family {
     ..LLAMA
 };
 
+/// Jamba (arXiv 2403.19887).
+pub(super) const JAMBA: Family = Family {
+    label: "jamba",
+    hf_types: &["jamba"],
+    gguf_arch: "jamba",
+    ssm: SsmKind::Selective,
+    folder_names: &[
+        top(Role::FinalNorm, "model.final_layernorm.weight"),
+        layer(T::PreNorm(Ffn), "model.layers.{L}.pre_ff_layernorm.weight"),
+        layer(T::Dense(Gate), "model.layers.{L}.feed_forward.gate_proj.weight"),
+        layer(T::Dense(Up), "model.layers.{L}.feed_forward.up_proj.weight"),
+        layer(T::Dense(Down), "model.layers.{L}.feed_forward.down_proj.weight"),
+        layer(T::Router, "model.layers.{L}.feed_forward.router.weight"),
+        layer(T::Experts(Gate), "model.layers.{L}.feed_forward.experts.{E}.gate_proj.weight"),
+        layer(T::Experts(Up), "model.layers.{L}.feed_forward.experts.{E}.up_proj.weight"),
+        layer(T::Experts(Down), "model.layers.{L}.feed_forward.experts.{E}.down_proj.weight"),
+        layer(T::SsmStepBias, "model.layers.{L}.mamba.dt_proj.bias"),
+    ],
+    window: WindowRule::Listed,
+    rope_layers: RopeLayers::None,
+    renormalise: Setting::Fixed(false),
+    ..LLAMA
+};
+
 /// Kimi Linear (arXiv 2510.26692): latent attention without positions beside delta attention.
 pub(super) const KIMI_LINEAR: Family = Family {
     label: "kimi-linear",

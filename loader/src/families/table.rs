@@ -12,7 +12,7 @@ use super::family::{
     ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, NormKind, NormPlaces,
     QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers, WindowRule,
 };
-use super::hybrids::{BAILING_HYBRID, GRANITE_HYBRID, KIMI_LINEAR, MAMBA2, NEMOTRON_H};
+use super::hybrids::{BAILING_HYBRID, GRANITE_HYBRID, JAMBA, KIMI_LINEAR, MAMBA2, NEMOTRON_H};
 use super::recent::{COHERE2MOE, HYV3, LLAMA4, MIMO2, PLM, STEP35};
 use crate::spec::Part::{Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
@@ -94,6 +94,7 @@ pub const FAMILIES: &[Family] = &[
     STEP35,
     LLAMA4,
     PLM,
+    JAMBA,
     KIMI_LINEAR,
     BAILING_HYBRID,
     GRANITE_HYBRID,

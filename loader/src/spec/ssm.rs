@@ -49,3 +49,42 @@ impl SsmSpec {
         self.taps_kept() + self.inner() * self.state
     }
 }
+
+/// A Mamba block (arXiv 2312.00752) with norms of steps and inputs, as Jamba has it (arXiv 2403.19887). For each
+/// channel a memory `S` `[state]`: `S = e^(d A) S + d x B`, `y = S . C + D x`, after a short convolution over `x`;
+/// `d = softplus(W rms(t) + bias)`, where `t`, `B` and `C` are projections of `x`. Outputs are multiplied with
+/// `silu(z)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SelectiveSpec {
+    /// Channels.
+    pub inner: usize,
+    /// Numbers of a channel's memory.
+    pub state: usize,
+    /// Width of `t`.
+    pub rank: usize,
+    /// Tokens that the convolution sees, the present one among them.
+    pub conv_kernel: usize,
+    /// Whether the convolution has biases.
+    pub conv_bias: bool,
+    /// Added to the mean square in the norms of `t`, `B` and `C`.
+    pub norm_eps: f32,
+    /// Whether the file has the logarithms of the rates of forgetting, and not the negative rates.
+    pub log_decay: bool,
+}
+
+impl SelectiveSpec {
+    /// Width of `t`, `B` and `C` together.
+    pub fn projected(&self) -> usize {
+        self.rank + 2 * self.state
+    }
+
+    /// Numbers that the convolution keeps between tokens.
+    pub fn taps_kept(&self) -> usize {
+        (self.conv_kernel - 1) * self.inner
+    }
+
+    /// Numbers that are kept between tokens.
+    pub fn state_numbers(&self) -> usize {
+        self.taps_kept() + self.inner * self.state
+    }
+}

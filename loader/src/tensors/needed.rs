@@ -4,7 +4,7 @@
 use crate::spec::{
     AttentionSpec, BankMatrix, BranchSpec, ConvSpec, DeltaLayout, DeltaSpec, KdaSpec, KvSource, LatentSpec,
     LayerInputs, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, RouterInput,
-    SharedExpert, SsmSpec,
+    SelectiveSpec, SharedExpert, SsmSpec,
 };
 use crate::tensors::roles::{LayerTensor, LayerTensor as T, Role};
 
@@ -41,6 +41,7 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
                 Op::Attention(attention) => attention_tensors(attention, d, &mut add),
                 Op::Conv(conv) => conv_tensors(conv, d, &mut add),
                 Op::Ssm(ssm) => ssm_tensors(ssm, d, &mut add),
+                Op::Selective(ssm) => selective_tensors(ssm, d, &mut add),
                 Op::Kda(kda) => kda_tensors(kda, d, &mut add),
                 Op::Delta(delta) => delta_tensors(delta, d, &mut add),
                 Op::Latent(latent) => latent_tensors(latent, d, &mut add),
@@ -134,6 +135,23 @@ fn conv_tensors(conv: &ConvSpec, d_model: usize, add: Add<'_>) {
         add(T::ConvBias, 1, conv.width);
         add(T::ConvOutBias, 1, d_model);
     }
+}
+
+fn selective_tensors(a: &SelectiveSpec, d_model: usize, add: Add<'_>) {
+    add(T::SsmIn, 2 * a.inner, d_model);
+    add(T::SsmConv, a.inner, a.conv_kernel);
+    if a.conv_bias {
+        add(T::SsmConvBias, 1, a.inner);
+    }
+    add(T::SsmX, a.projected(), a.inner);
+    add(T::SsmStepNorm, 1, a.rank);
+    add(T::SsmBNorm, 1, a.state);
+    add(T::SsmCNorm, 1, a.state);
+    add(T::SsmStep, a.inner, a.rank);
+    add(T::SsmStepBias, 1, a.inner);
+    add(T::SsmDecay, a.inner, a.state);
+    add(T::SsmSkip, 1, a.inner);
+    add(T::SsmOut, d_model, a.inner);
 }
 
 fn kda_tensors(a: &KdaSpec, d_model: usize, add: Add<'_>) {

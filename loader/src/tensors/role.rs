@@ -126,6 +126,16 @@ pub enum LayerTensor {
     SsmSkip,
     /// Norm of its outputs `[inner]`.
     SsmNorm,
+    /// Projection of a Mamba block to steps and inputs `[rank + 2 * state, inner]`.
+    SsmX,
+    /// Its steps `[inner, rank]`.
+    SsmStep,
+    /// Norm of its narrow steps `[rank]`.
+    SsmStepNorm,
+    /// Norm of what its memories take up `[state]`.
+    SsmBNorm,
+    /// Norm of what its memories are read with `[state]`.
+    SsmCNorm,
     /// Its output projection `[d_model, inner]`.
     SsmOut,
     /// Gates and values of a short convolution `[3 * width, d_model]`.
@@ -204,6 +214,8 @@ impl LayerTensor {
             Self::QDownNorm | Self::KvDownNorm => false,
             Self::DeltaQkv | Self::DeltaGate | Self::DeltaStrength | Self::DeltaStep => true,
             Self::ConvIn | Self::ConvOut | Self::SsmIn | Self::SsmOut => true,
+            Self::SsmX | Self::SsmStep => true,
+            Self::SsmStepNorm | Self::SsmBNorm | Self::SsmCNorm => false,
             Self::LatentDown | Self::LatentUp => true,
             Self::KdaRateDown | Self::KdaRateUp | Self::KdaGateDown | Self::KdaGateUp => true,
             Self::KdaConvQ | Self::KdaConvK | Self::KdaConvV => false,

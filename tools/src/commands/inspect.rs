@@ -175,6 +175,11 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
                 "    delta attention of {} heads of {}, rates by row, convolution over {} tokens",
                 kda.heads, kda.head_dim, kda.conv_kernel
             ),
+            Op::Selective(ssm) => writeln!(
+                out,
+                "    recurrence (Mamba) of {} channels of state {}, convolution over {} tokens",
+                ssm.inner, ssm.state, ssm.conv_kernel
+            ),
             Op::Ssm(ssm) => writeln!(
                 out,
                 "    recurrence (Mamba-2) of {} heads of {}, {} groups of state {}, convolution over {} tokens",

@@ -145,6 +145,9 @@ impl Random {
                 | T::SumNorm
                 | T::LayerScale
                 | T::SsmNorm
+                | T::SsmStepNorm
+                | T::SsmBNorm
+                | T::SsmCNorm
                 | T::ExpertScales
                 | T::QNorm
                 | T::KNorm

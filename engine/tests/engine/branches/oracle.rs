@@ -119,6 +119,7 @@ impl<'a> Layer<'a> {
             Op::Delta(spec) => self.delta(spec, &normed),
             Op::Ssm(spec) => self.ssm(spec, &normed),
             Op::Kda(spec) => self.kda(spec, &normed),
+            Op::Selective(spec) => self.selective(spec, &normed),
             Op::Latent(spec) => self.latent(spec, &normed),
             Op::Mlp(spec) => {
                 let block = Block::new(self, spec, T::Dense, T::DenseBias);

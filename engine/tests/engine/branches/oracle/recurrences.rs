@@ -1,7 +1,9 @@
 //! What recurrences and short convolutions compute, in plain loops in double precision. It must not know how
 //! branches are joined.
 
-use moelten_loader::spec::{ConvSpec, DeltaLayout, DeltaOrder, DeltaSpec, KdaSpec, NormSpec, SsmSpec};
+use moelten_loader::spec::{
+    ConvSpec, DeltaLayout, DeltaOrder, DeltaSpec, KdaSpec, NormSpec, SelectiveSpec, SsmSpec,
+};
 use moelten_loader::tensors::roles::LayerTensor as T;
 
 use super::{Layer, Rows, dot, linear, norm};
@@ -152,6 +154,45 @@ impl Layer<'_> {
                 mixed.extend(y.iter().zip(gate).map(|(y, z)| y * z / (1.0 + (-z).exp())));
             }
             project(T::DeltaOut, &mixed)
+        };
+        (0..x.len()).map(&mut token).collect()
+    }
+
+    /// Token by token, channel by channel.
+    pub(super) fn selective(self, spec: &SelectiveSpec, x: &Rows) -> Rows {
+        let SelectiveSpec { inner, state, rank, .. } = *spec;
+        let rows: Rows = x.iter().map(|x| linear(self.weights(T::SsmIn), None, x)).collect();
+        let (taps, bias) = (self.weights(T::SsmConv), self.weights_if(spec.conv_bias, T::SsmConvBias));
+        let conv = |t: usize, channel: usize| {
+            let mut sum = bias.map_or(0.0, |bias| f64::from(bias[channel]));
+            for tap in 0..spec.conv_kernel {
+                let Some(at) = (t + tap).checked_sub(spec.conv_kernel - 1) else { continue };
+                sum += f64::from(taps[channel * spec.conv_kernel + tap]) * rows[at][channel];
+            }
+            sum / (1.0 + (-sum).exp())
+        };
+        let rms = NormSpec::Rms { eps: spec.norm_eps };
+        let mut memories = vec![vec![0.0; state]; inner];
+        let mut token = |t: usize| {
+            let x: Vec<f64> = (0..inner).map(|channel| conv(t, channel)).collect();
+            let projected = linear(self.weights(T::SsmX), None, &x);
+            let narrow = norm(rms, self.weights(T::SsmStepNorm), None, &projected[..rank]);
+            let b = norm(rms, self.weights(T::SsmBNorm), None, &projected[rank..rank + state]);
+            let c = norm(rms, self.weights(T::SsmCNorm), None, &projected[rank + state..]);
+            let steps = linear(self.weights(T::SsmStep), Some(self.weights(T::SsmStepBias)), &narrow);
+            let of_channel = |(channel, memory): (usize, &mut Vec<f64>)| {
+                let step = steps[channel].exp().ln_1p();
+                for (n, cell) in memory.iter_mut().enumerate() {
+                    let stored = f64::from(self.weights(T::SsmDecay)[channel * state + n]);
+                    let rate = if spec.log_decay { -stored.exp() } else { stored };
+                    *cell = *cell * (rate * step).exp() + step * x[channel] * b[n];
+                }
+                let z = rows[t][inner + channel];
+                let y = dot(memory, &c) + f64::from(self.weights(T::SsmSkip)[channel]) * x[channel];
+                y * z / (1.0 + (-z).exp())
+            };
+            let mixed: Vec<f64> = memories.iter_mut().enumerate().map(of_channel).collect();
+            linear(self.weights(T::SsmOut), None, &mixed)
         };
         (0..x.len()).map(&mut token).collect()
     }
