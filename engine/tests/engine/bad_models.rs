@@ -318,6 +318,43 @@ fn recurrences() {
     assert!(found.contains("fc1_latent_proj") && matches!(missing, Fault::Missing { .. }), "{found}");
 }
 
+#[test]
+fn layers_of_other_kinds() {
+    let range: fn(&Fault) -> bool = |f| matches!(f, Fault::OutOfRange { .. });
+    let contradiction: fn(&Fault) -> bool = |f| matches!(f, Fault::Contradiction { .. });
+    let number: fn(&Fault) -> bool = |f| matches!(f, Fault::BadNumber { .. });
+    for (field, values) in [
+        ("linear_attn_config.head_dim", [json!(0), json!(1 << 20)]),
+        ("linear_attn_config.num_heads", [json!(0), json!(1 << 20)]),
+        ("linear_attn_config.short_conv_kernel_size", [json!(1), json!(65)]),
+        ("linear_attn_config.full_attn_layers", [json!([5]), json!([0])]),
+    ] {
+        assert_field("kimilinear", field, &values, range);
+    }
+    for (field, values) in [
+        ("attn_layer_period", [json!(0), json!(1 << 20)]),
+        ("attn_layer_offset", [json!(4), json!(1 << 20)]),
+        ("expert_layer_period", [json!(0), json!(1 << 20)]),
+        ("expert_layer_offset", [json!(2), json!(1 << 20)]),
+        ("mamba_d_state", [json!(0), json!(1 << 20)]),
+        ("mamba_d_conv", [json!(1), json!(65)]),
+        ("mamba_dt_rank", [json!(0), json!(1 << 20)]),
+        ("mamba_expand", [json!(0), json!(65)]),
+    ] {
+        assert_field("jamba", field, &values, range);
+    }
+    assert_field("mimo2", "v_head_dim", &[json!(0)], range);
+    let wide = changed("mimo2", "v_head_dim", json!(64));
+    assert!(matches!(refused(wide.path()), LoadError::Unsupported { .. }));
+    assert_field("mimo2", "hybrid_layer_pattern", &[json!([0, 1])], contradiction);
+    assert_field("mimo2", "moe_layer_freq", &[json!([0, 1, 1, 1, 1, 1])], contradiction);
+    assert_field("mimo2", "moe_layer_freq", &[json!(2)], range);
+    assert_field("mimo2", "swa_num_key_value_heads", &[json!(0)], range);
+    assert_field("mimo2", "swa_num_key_value_heads", &[json!(3)], contradiction);
+    assert_field("mimo2", "swa_num_attention_heads", &[json!(8)], contradiction);
+    assert_field("mimo2", "attention_value_scale", &[json!(0), json!(-1)], number);
+}
+
 /// A copy of a golden folder in which one tensor has another name of the same length.
 fn without(family: &str, tensor: &str) -> tempfile::TempDir {
     let dir = changed(family, "bos_token_id", json!(1));
@@ -359,6 +396,14 @@ fn tensors_of_one_family_are_missed_by_name() {
         ("nemotronh", "backbone.layers.1.mixer.experts.3.up_proj.weight"),
         ("nemotronh", "backbone.layers.3.mixer.v_proj.weight"),
         ("nemotronh", "backbone.layers.4.norm.weight"),
+        ("kimilinear", "model.layers.0.self_attn.b_proj.weight"),
+        ("kimilinear", "model.layers.1.self_attn.k_conv1d.weight"),
+        ("kimilinear", "model.layers.2.self_attn.f_a_proj.weight"),
+        ("kimilinear", "model.layers.2.self_attn.A_log"),
+        ("jamba", "model.layers.0.mamba.dt_layernorm.weight"),
+        ("jamba", "model.layers.1.mamba.x_proj.weight"),
+        ("jamba", "model.layers.3.mamba.dt_proj.bias"),
+        ("mimo2", "model.layers.1.self_attn.attention_sink_bias"),
         ("gemma4-ple", "model.embed_tokens_per_layer.weight"),
         ("gemma4-ple", "model.per_layer_model_projection.weight"),
         ("gemma4-ple", "model.per_layer_projection_norm.weight"),

@@ -46,7 +46,7 @@ pub const FAMILIES: [&str; 20] = [
 ];
 
 /// Checkpoints with matrices that are too narrow for blocks.
-pub const NARROW: [&str; 9] = [
+pub const NARROW: [&str; 13] = [
     "deepseek3",
     "glm4moelite",
     "qwen3next",
@@ -56,6 +56,10 @@ pub const NARROW: [&str; 9] = [
     "granitehybrid",
     "nemotronh",
     "mamba2",
+    "kimilinear",
+    "jamba",
+    "mimo2",
+    "llama4",
 ];
 
 /// The results of Hugging Face transformers for a checkpoint.
