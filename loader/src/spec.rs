@@ -72,9 +72,9 @@ pub struct BranchSpec {
     pub scale: f32,
 }
 
-/// Numbers for each layer that are made once for each token (Gemma 3n and 4). For token `id` with embedding `x`
-/// they are `(rms(W x / sqrt(d_model)) + sqrt(width) * table[id]) / sqrt(2)`, `[layers, width]`, where the norm
-/// takes each layer by itself.
+/// Numbers for each layer that are made once for each token (Gemma 3n and 4). For token `id` with embedding
+/// `x` they are `(rms(W x / sqrt(d_model)) + sqrt(width) * table[id]) / sqrt(2)`, `[layers, width]`, where
+/// the norm takes each layer by itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LayerInputs {
     /// Numbers of a layer.

@@ -1,5 +1,5 @@
-//! A layer's own numbers of a token (Gemma 3n and 4): how they join the residual stream. It must not know where
-//! they come from.
+//! A layer's own numbers of a token (Gemma 3n and 4): how they join the residual stream. It must not know
+//! where they come from.
 
 use moelten_loader::spec::LayerInputSpec;
 
@@ -54,7 +54,8 @@ impl LayerInput {
 }
 
 impl LayerInputScratch {
-    /// Buffers for batches of `chunk` tokens and passes of `pass`, of `layers` layers with `width` numbers each.
+    /// Buffers for batches of `chunk` tokens and passes of `pass`, of `layers` layers with `width` numbers
+    /// each.
     pub fn new(chunk: usize, pass: usize, (layers, width): (usize, usize)) -> Self {
         let numbers = |count: usize| vec![0.0; count * width];
         Self { all: numbers(chunk * layers), gates: numbers(pass), hidden: numbers(pass) }

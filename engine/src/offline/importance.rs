@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use moelten_loader::spec::{BranchSpec, KvSource, MlpSpec, ModelSpec, Op, Part, RouterInput, SharedExpert};
+use moelten_loader::spec::{
+    AttentionSpec, BranchSpec, KvSource, MlpSpec, ModelSpec, Op, Part, RouterInput, SharedExpert,
+};
 use moelten_loader::tensors::needed::delta_inputs;
 use moelten_loader::tensors::roles::{LayerTensor, Role};
 
@@ -135,26 +137,32 @@ impl BranchSquares {
         Self { input, output, experts, expert_hidden }
     }
 
+    /// Passes each matrix of attention and its sums to `add`.
+    fn attention_tensors<'a>(&'a self, spec: &AttentionSpec, add: &mut dyn FnMut(LayerTensor, &'a Squares)) {
+        if spec.gate.is_some() {
+            add(LayerTensor::AttentionGate, &self.input);
+        }
+        add(LayerTensor::Q, &self.input);
+        if !matches!(spec.source, KvSource::Layer(_)) {
+            add(LayerTensor::K, &self.input);
+        }
+        if spec.source == KvSource::Projected {
+            add(LayerTensor::V, &self.input);
+        }
+        add(LayerTensor::O, &self.output);
+    }
+
     /// Passes each matrix of the branch and its sums to `add`.
     fn by_tensor<'a>(&'a self, op: &Op, add: &mut dyn FnMut(LayerTensor, &'a Squares)) {
         match op {
-            Op::Attention(attention) => {
-                if attention.gate.is_some() {
-                    add(LayerTensor::AttentionGate, &self.input);
-                }
-                add(LayerTensor::Q, &self.input);
-                if !matches!(attention.source, KvSource::Layer(_)) {
-                    add(LayerTensor::K, &self.input);
-                }
-                if attention.source == KvSource::Projected {
-                    add(LayerTensor::V, &self.input);
-                }
-                add(LayerTensor::O, &self.output);
-            }
+            Op::Attention(attention) => self.attention_tensors(attention, add),
             Op::Latent(latent) => {
                 let query = if latent.query_rank.is_some() { LayerTensor::QDown } else { LayerTensor::Q };
                 add(query, &self.input);
                 add(LayerTensor::KvDown, &self.input);
+                if latent.attention.gate.is_some() {
+                    add(LayerTensor::AttentionGate, &self.input);
+                }
                 add(LayerTensor::O, &self.output);
             }
             Op::Kda(kda) => {
@@ -201,8 +209,8 @@ impl BranchSquares {
                 if let SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) = &moe.shared {
                     mlp_tensors(mlp, LayerTensor::Shared, [&self.input, &self.output], add);
                 }
-                // The sums are not of what other routers read.
-                if moe.router_input == RouterInput::Branch {
+                // The sums are not of what a router under its own norm reads.
+                if !matches!(moe.router_input, RouterInput::Residual { .. }) {
                     add(LayerTensor::Router, &self.input);
                 }
                 if matches!(moe.shared, SharedExpert::Gated(_)) {

@@ -1,5 +1,6 @@
-//! The numbers that every layer gets of a token (Gemma 3n and 4): rows of a large table, of which a token needs
-//! one, and a projection of its embedding. The table stays in its file. It must not know how a layer uses them.
+//! The numbers that every layer gets of a token (Gemma 3n and 4): rows of a large table, of which a token
+//! needs one, and a projection of its embedding. The table stays in its file. It must not know how a layer
+//! uses them.
 
 use std::f32::consts::FRAC_1_SQRT_2;
 
@@ -28,8 +29,8 @@ pub struct LayerInputWeights {
 }
 
 impl LayerInputWeights {
-    /// Computes the numbers of tokens, `[tokens, layers, width]`, into `out`. `x` are their scaled embeddings,
-    /// `[tokens, d_model]`.
+    /// Computes the numbers of tokens, `[tokens, layers, width]`, into `out`. `x` are their scaled
+    /// embeddings, `[tokens, d_model]`.
     ///
     /// # Errors
     /// As [`Embedding::rows`].

@@ -169,7 +169,8 @@ fn gated_delta_nets() {
     });
 }
 
-/// Mamba and Mamba-2 blocks, alone in their layers and beside others; blocks of two matrices with a squared ReLU.
+/// Mamba and Mamba-2 blocks, alone in their layers and beside others; blocks of two matrices with a squared
+/// ReLU.
 #[test]
 fn state_space_recurrences() {
     check("ssm", |d_ff| {
@@ -313,7 +314,8 @@ fn norms_of_outputs() {
 }
 
 /// Gates on mixed values, capped scores, queries that grow with their position, norms after rope, runs of
-/// tokens, values that are narrower than keys; a layer norm without bias, ReLU, and a head whose logits are capped.
+/// tokens, values that are narrower than keys; a layer norm without bias, ReLU, and a head whose logits are
+/// capped.
 #[test]
 fn attention_of_other_kinds() {
     check_spec("attention-kinds", |d_ff| {

@@ -457,8 +457,8 @@ pub(crate) const HF_IGNORED: &[&str] = &[
     "resid_pdrop",
     "residual_in_fp32",
     "router_aux_loss_coef",
-    // Transformers clamps the steps of prompts, and not those of single tokens. Released bounds are those of no
-    // bound.
+    // Transformers clamps the steps of prompts, and not those of single tokens. Released bounds are those of
+    // no bound.
     "time_step_floor",
     "time_step_limit",
     "time_step_max",

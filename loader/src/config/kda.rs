@@ -9,7 +9,8 @@ use crate::spec::KdaSpec;
 /// The longest convolution.
 const MAX_KERNEL: u64 = 64;
 
-/// The delta attention of each layer, or none where it has latent attention. `eps` is that of the other norms.
+/// The delta attention of each layer, or none where it has latent attention. `eps` is that of the other
+/// norms.
 pub(super) fn kda_layers(
     raw: &RawConfig,
     kind: KdaKind,

@@ -97,23 +97,9 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
     };
     let residual_scale = raw.positive(&raw.residual_scale)?;
     let own = layer_input_width(raw)?.map(|width| LayerInputs { width, eps });
-    let layers = mixers.into_iter().zip(ffn).enumerate().map(|(index, (mixer, ffn))| {
-        let mut layer = layer(family, norm, mixer, ffn, residual_scale);
-        match family.beside {
-            BesideKind::None => {}
-            BesideKind::Outset => layer = beside_dense(layer, d_model),
-            BesideKind::Sum => sum_with_dense(&mut layer, norm, || dense_width(raw, layer_count, index))?,
-        }
-        if let Some(LayerInputs { width, .. }) = own {
-            let op = Op::LayerInput(LayerInputSpec { width, activation: activation(raw, family)? });
-            let (place, post_norm) = (Place::LayerInput, Some(norm));
-            let scale = residual_scale;
-            let branch = BranchSpec { place, join: Join::InOrder, pre_norm: None, op, post_norm, scale };
-            layer.branches.push(branch);
-        }
-        layer.scaled = family.layer_scale;
-        Ok(layer)
-    });
+    let with = Assembly { norm, scale: residual_scale, own };
+    let layers = mixers.into_iter().zip(ffn).enumerate();
+    let layers = layers.map(|(index, ops)| assembled(raw, family, sizes, &with, index, ops));
     let layers = layers.collect::<Result<_>>()?;
     Ok(ModelSpec {
         name: raw.text(&raw.model_name)?,
@@ -132,6 +118,40 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
             softcap: optional(raw, &raw.logit_softcap)?,
         },
     })
+}
+
+/// What every layer is put together with.
+struct Assembly {
+    norm: NormSpec,
+    /// Factor on what branches add.
+    scale: f32,
+    /// The numbers that every layer gets of a token.
+    own: Option<LayerInputs>,
+}
+
+/// A layer of these operations.
+fn assembled(
+    raw: &RawConfig,
+    family: &Family,
+    sizes: Sizes,
+    with: &Assembly,
+    index: usize,
+    (mixer, ffn): (Option<Op>, Option<Op>),
+) -> Result<LayerSpec> {
+    let &Assembly { norm, scale, own } = with;
+    let mut layer = layer(family, norm, mixer, ffn, scale);
+    match family.beside {
+        BesideKind::None => {}
+        BesideKind::Outset => layer = beside_dense(layer, sizes.d_model),
+        BesideKind::Sum => sum_with_dense(&mut layer, norm, || dense_width(raw, sizes.layers, index))?,
+    }
+    if let Some(LayerInputs { width, .. }) = own {
+        let op = Op::LayerInput(LayerInputSpec { width, activation: activation(raw, family)? });
+        let (place, join, post_norm) = (Place::LayerInput, Join::InOrder, Some(norm));
+        layer.branches.push(BranchSpec { place, join, pre_norm: None, op, post_norm, scale });
+    }
+    layer.scaled = family.layer_scale;
+    Ok(layer)
 }
 
 /// A configuration with the sizes that it leaves out.

@@ -1,5 +1,5 @@
-//! Where attention has its keys and values from, and how wide heads are, layer by layer (Gemma 4). It must not
-//! know ropes.
+//! Where attention has its keys and values from, and how wide heads are, layer by layer (Gemma 4). It must
+//! not know ropes.
 
 use crate::config::fields::RawConfig;
 use crate::config::limits::{Container, MAX_HEAD_DIM, MAX_HEADS};

@@ -1,5 +1,5 @@
-//! Lowering of Mamba-2 and of models that mix it with attention (Granite 4, Nemotron-H): which layers have what,
-//! and the shape of the recurrence. It must not know attention.
+//! Lowering of Mamba-2 and of models that mix it with attention (Granite 4, Nemotron-H): which layers have
+//! what, and the shape of the recurrence. It must not know attention.
 
 use crate::config::field::{Field, PerLayer};
 use crate::config::fields::RawConfig;
@@ -20,7 +20,7 @@ const NO_LIMIT: u64 = 1 << 20;
 pub(super) enum LayerKind {
     /// A recurrence.
     Ssm,
-    /// Attention.
+    /// Attention to the cache, and nothing recurrent.
     Attention,
     /// A dense block alone.
     Dense,
@@ -119,8 +119,8 @@ fn kinds(raw: &RawConfig, kind: SsmKind, container: Container, layers: usize) ->
     Err(raw.fault(name, Fault::Contradiction { found, other }))
 }
 
-/// In GGUF files a layer without key heads has no attention, and in models of single operations a layer with a
-/// feed-forward width has nothing else.
+/// In GGUF files a layer without key heads has no attention, and in models of single operations a layer with
+/// a feed-forward width has nothing else.
 fn from_heads(raw: &RawConfig, kind: SsmKind, layers: usize) -> Result<Vec<LayerKind>> {
     let heads = raw.per_layer(&raw.kv_heads, layers, 0, MAX_HEADS)?;
     let widths = match kind {

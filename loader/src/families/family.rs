@@ -203,12 +203,12 @@ pub enum NormPlaces {
     Both,
 }
 
-/// Layers with sinks.
+/// In which layers query heads have a logit without a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SinkLayers {
-    /// None.
+    /// In no layer.
     None,
-    /// All.
+    /// In every layer.
     All,
     /// Those with a window.
     Windowed,
@@ -254,7 +254,7 @@ pub enum RopeLayers {
     All,
     /// All of them, if the file says that positions are ropes. A GGUF file says when they are not.
     Stated,
-    /// None.
+    /// Positions are not told to attention.
     None,
     /// Those with a window; all of a model without windows.
     Windowed,

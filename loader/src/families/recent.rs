@@ -1,5 +1,5 @@
-//! Families of 2025 and later that differ from others in several properties. Data only, no functions. It must not
-//! know the table.
+//! Families of 2025 and later that differ from others in several properties. Data only, no functions. It must
+//! not know the table.
 
 use super::bases::{COHERE2, DEEPSEEK3, GLM4MOE, LLAMA};
 use super::family::{

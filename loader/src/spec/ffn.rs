@@ -109,8 +109,8 @@ pub struct MoeSpec {
     pub latent: Option<usize>,
     /// Factor on what the shared expert gives (Cohere 2).
     pub shared_scale: f32,
-    /// Whether a token's weight is multiplied with the input of its expert, and not with its output: each token
-    /// has one expert then (Llama 4).
+    /// Whether a token's weight is multiplied with the input of its expert, and not with its output: each
+    /// token has one expert then (Llama 4).
     pub weighs_inputs: bool,
 }
 

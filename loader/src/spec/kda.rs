@@ -5,13 +5,14 @@
 /// `y = S^T q`, with queries and keys of length 1 after a short convolution.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct KdaSpec {
-    /// Heads.
+    /// Heads, each with a matrix of its own.
     pub heads: usize,
     /// Width of a query, key and value.
     pub head_dim: usize,
     /// Tokens that the convolutions see, the present one among them.
     pub conv_kernel: usize,
-    /// Width between the two matrices that give rates, and the two that give gates; `None` for one matrix each.
+    /// Width between the two matrices that give rates, and the two that give gates; `None` for one matrix
+    /// each.
     pub rank: Option<usize>,
     /// `Some(l)`: rates are `l * sigmoid(e^a (f + bias))`; else `-e^a softplus(f + bias)`.
     pub lower_bound: Option<f32>,

@@ -105,8 +105,8 @@ impl AttentionSpec {
 /// ("absorbed").
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatentSpec {
-    /// Attention to the cache: one key head of `rank + rope` numbers, as many query heads as the model has. Its
-    /// gate is on the values of heads.
+    /// Attention to the cache: one key head of `rank + rope` numbers, as many query heads as the model has.
+    /// Its gate is on the values of heads.
     pub attention: AttentionSpec,
     /// Width of the latent vector.
     pub rank: usize,

@@ -1,11 +1,11 @@
 //! State-space recurrences, as data. It must not know layers.
 
-/// A Mamba-2 block (arXiv 2405.21060). For each head a memory `S` `[head_dim, state]`: with the step
-/// `d = softplus(dt + bias)`, `S = e^(d A) S + d x B^T`, `y = S C + D x`, after a short convolution over `x`, `B`
+/// A Mamba-2 block (arXiv 2405.21060). For each head a memory `S` `[head_dim, state]`: with the step `d =
+/// softplus(dt + bias)`, `S = e^(d A) S + d x B^T`, `y = S C + D x`, after a short convolution over `x`, `B`
 /// and `C`. Outputs are multiplied with `silu(z)` and normed group by group.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SsmSpec {
-    /// Heads.
+    /// Heads, each with a memory of its own.
     pub heads: usize,
     /// Width of a head.
     pub head_dim: usize,
@@ -50,10 +50,10 @@ impl SsmSpec {
     }
 }
 
-/// A Mamba block (arXiv 2312.00752) with norms of steps and inputs, as Jamba has it (arXiv 2403.19887). For each
-/// channel a memory `S` `[state]`: `S = e^(d A) S + d x B`, `y = S . C + D x`, after a short convolution over `x`;
-/// `d = softplus(W rms(t) + bias)`, where `t`, `B` and `C` are projections of `x`. Outputs are multiplied with
-/// `silu(z)`.
+/// A Mamba block (arXiv 2312.00752) with norms of steps and inputs, as Jamba has it (arXiv 2403.19887). For
+/// each channel a memory `S` `[state]`: `S = e^(d A) S + d x B`, `y = S . C + D x`, after a short convolution
+/// over `x`; `d = softplus(W rms(t) + bias)`, where `t`, `B` and `C` are projections of `x`. Outputs are
+/// multiplied with `silu(z)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SelectiveSpec {
     /// Channels.

@@ -1,7 +1,7 @@
-//! Kimi delta attention (arXiv 2510.26692): short convolutions over queries, keys and values, then for each head
-//! a matrix whose rows forget at rates of their own, which corrects what it holds under the key, and is read with
-//! the query. Tokens are computed one after the other, heads beside each other, so the bits do not depend on how
-//! a text is cut. It must not know how a state is kept.
+//! Kimi delta attention (arXiv 2510.26692): short convolutions over queries, keys and values, then for each
+//! head a matrix whose rows forget at rates of their own, which corrects what it holds under the key, and is
+//! read with the query. Tokens are computed one after the other, heads beside each other, so the bits do not
+//! depend on how a text is cut. It must not know how a state is kept.
 
 use std::ops::Range;
 
@@ -55,8 +55,8 @@ pub struct Kda {
 
 impl Kda {
     /// The convolutions of some tokens and their activation, then norms of queries and keys, into `out`,
-    /// `[tokens, 3 * inner]`. `before` are the inputs of the tokens before them, which become those of the last
-    /// ones.
+    /// `[tokens, 3 * inner]`. `before` are the inputs of the tokens before them, which become those of the
+    /// last ones.
     fn convolve(&self, compute: Compute<'_>, before: &mut [f32], x: &[f32], out: &mut [f32]) {
         let KdaSpec { heads, head_dim, conv_kernel: taps, .. } = self.spec;
         let channels = 3 * self.spec.inner();
@@ -91,8 +91,8 @@ impl Kda {
         }
     }
 
-    /// One token of a head: `memory` is `[head_dim, head_dim]`, the others are `[head_dim]`. `keep` returns what
-    /// a row keeps.
+    /// One token of a head: `memory` is `[head_dim, head_dim]`, the others are `[head_dim]`. `keep` returns
+    /// what a row keeps.
     #[allow(clippy::too_many_arguments, reason = "every argument is one of the operation's operands")]
     fn step(
         kernels: &Kernels,

@@ -1,7 +1,7 @@
 //! A Mamba block as Jamba has it (arXiv 2312.00752, 2403.19887): a short convolution, projections of what it
 //! gives, then for each channel a memory that forgets, takes up what the step weighs, and is read. Tokens are
-//! computed one after the other, channels beside each other, so the bits do not depend on how a text is cut. It
-//! must not know how a state is kept.
+//! computed one after the other, channels beside each other, so the bits do not depend on how a text is cut.
+//! It must not know how a state is kept.
 
 use std::ops::Range;
 
@@ -55,8 +55,8 @@ struct Inputs<'a> {
 }
 
 impl Selective {
-    /// The convolution of some tokens and its activation, into `out`, `[tokens, inner]`. `before` are the inputs
-    /// of the tokens before them, which become those of the last ones.
+    /// The convolution of some tokens and its activation, into `out`, `[tokens, inner]`. `before` are the
+    /// inputs of the tokens before them, which become those of the last ones.
     fn convolve(&self, compute: Compute<'_>, before: &mut [f32], x: &[f32], out: &mut [f32]) {
         let (inner, taps) = (self.spec.inner, self.spec.conv_kernel);
         let history = History { before: &*before, present: x, width: inner };

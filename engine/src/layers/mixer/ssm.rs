@@ -1,6 +1,6 @@
-//! A Mamba-2 block (arXiv 2405.21060): a short convolution, then for each head a memory that forgets, takes up
-//! what the step weighs, and is read. Tokens are computed one after the other, heads beside each other, so the
-//! bits do not depend on how a text is cut. It must not know how a state is kept.
+//! A Mamba-2 block (arXiv 2405.21060): a short convolution, then for each head a memory that forgets, takes
+//! up what the step weighs, and is read. Tokens are computed one after the other, heads beside each other, so
+//! the bits do not depend on how a text is cut. It must not know how a state is kept.
 
 use std::ops::Range;
 

@@ -210,6 +210,11 @@ impl<'a> Layer<'a> {
             }
             KvSource::Shared | KvSource::Projected => caches.push((self.layer, (k.clone(), v.clone()))),
         }
+        self.attend(spec, x, (&q, &k, &v), &gates)
+    }
+
+    /// Attention to keys and values, gates, and the output projection.
+    fn attend(self, spec: &AttentionSpec, x: &Rows, (q, k, v): (&Rows, &Rows, &Rows), gates: &Rows) -> Rows {
         let group = spec.heads / spec.kv_heads;
         let head = |rows: &Rows, token: usize, head: usize| -> Vec<f64> {
             rows[token][head * spec.head_dim..][..spec.head_dim].to_vec()
@@ -218,12 +223,12 @@ impl<'a> Layer<'a> {
         let token = |t: usize| {
             let mut mixed: Vec<f64> = (0..spec.heads)
                 .flat_map(|h| {
-                    let query = head(&q, t, h);
+                    let query = head(q, t, h);
                     let cap = |score: f64| match spec.softcap.map(f64::from) {
                         Some(cap) => cap * (score / cap).tanh(),
                         None => score,
                     };
-                    let score = |s| cap(dot(&query, &head(&k, s, h / group)) * f64::from(spec.scale));
+                    let score = |s| cap(dot(&query, &head(k, s, h / group)) * f64::from(spec.scale));
                     let sink = self.weights_if(spec.sinks, T::Sinks).map(|sinks| f64::from(sinks[h]));
                     let first = spec.chunk.map_or(0, |chunk| t / chunk * chunk);
                     let weights = softmax(&(first..=t).map(score).chain(sink).collect::<Vec<_>>());
