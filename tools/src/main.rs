@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand};
 use moelten_loader::io::OrEnd;
 
 #[global_allocator]
-static ALLOCATOR: OrEnd = OrEnd;
+static ALLOCATOR: OrEnd = OrEnd::system();
 
 /// Runs Mixture-of-Experts language models on a laptop, even when the model is larger than RAM.
 ///

@@ -172,7 +172,7 @@ fn prompt_text(args: &RunArgs, notes: Notes) -> anyhow::Result<String> {
     };
     let piped = prompt::piped(notes)?.filter(|text| !text.is_empty());
     let text = match (asked, piped) {
-        (Some(asked), Some(piped)) => format!("{asked}\n\n{piped}"),
+        (Some(asked), Some(piped)) => prompt::joined(asked, &piped)?,
         (Some(text), None) | (None, Some(text)) => text,
         (None, None) => String::new(),
     };
