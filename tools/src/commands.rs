@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod logits;
 pub mod models;
 pub mod ppl;
+pub mod pull;
 pub mod quantize;
 pub mod replay;
 pub mod run;

@@ -161,16 +161,14 @@ impl Cache {
         }
         Ok(Some(removed))
     }
+}
 
-    /// The repository and the snapshot's commit of a path in the cache.
-    pub fn owner(&self, path: &Path) -> Option<(RepoId, String)> {
-        let inside = path.strip_prefix(&self.root).ok()?;
-        let mut parts = inside.iter().map(|part| part.to_str());
-        let repo = RepoId::of_folder(parts.next()??)?;
-        let snapshots = parts.next()??;
-        let commit = parts.next()??;
-        (snapshots == "snapshots" && is_commit(commit)).then(|| (repo, commit.to_owned()))
-    }
+/// The repository of a path into a cache, wherever the cache is: `.../models--USER--REPO/snapshots/COMMIT/...`.
+pub fn repository_of(path: &Path) -> Option<RepoId> {
+    let parts: Vec<_> = path.iter().filter_map(|part| part.to_str()).collect();
+    let here =
+        |at: &[&str]| (at[1] == "snapshots" && is_commit(at[2])).then(|| RepoId::of_folder(at[0])).flatten();
+    parts.windows(3).rev().find_map(here)
 }
 
 fn collect(folder: &Path, before: &str, depth: usize, files: &mut Vec<RemoteFile>) {
@@ -253,8 +251,9 @@ mod tests {
         );
         assert_eq!(cache.commit(&repo(), "main").as_deref(), Some(commit.as_str()));
         assert_eq!(cache.files(&repo(), &commit)[0].path, "sub/m.gguf");
-        assert_eq!(cache.owner(&path), Some((repo(), commit)));
-        assert_eq!(cache.owner(Path::new("/elsewhere/m.gguf")), None);
+        assert_eq!(repository_of(&path), Some(repo()));
+        assert_eq!(repository_of(&cache.snapshot(&repo(), &commit)), Some(repo()));
+        assert_eq!(repository_of(Path::new("/elsewhere/m.gguf")), None);
     }
 
     #[test]

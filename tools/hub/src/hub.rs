@@ -2,6 +2,7 @@
 //! not know what a model is used for.
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use crate::api;
@@ -15,6 +16,9 @@ use crate::settings::Settings;
 
 /// Bytes that stay free on the disk beside a download.
 const RESERVE: u64 = 64 << 20;
+
+/// Bytes of the file that the disk is measured with.
+pub const TRIAL: u64 = 128 << 20;
 
 /// Progress of a download, and the wish to stop it.
 pub trait Watch: Sync {
@@ -169,17 +173,29 @@ impl Hub {
         http.read(&url, (from, last), stopped, &|status, headers| api::refusal(&http, name, status, headers))
     }
 
+    /// A file of [`TRIAL`] bytes in the cache's folder, to measure its disk with; deleted when it is dropped.
+    ///
+    /// # Errors
+    /// Errors of the file system.
+    pub fn trial_file(&self) -> io::Result<tempfile::NamedTempFile> {
+        let root = self.cache.root();
+        // Before the first download the folder does not exist; the disk is that of the folder above it.
+        let folder = root.ancestors().find(|folder| folder.is_dir()).unwrap_or(root);
+        let mut file = tempfile::Builder::new().prefix(".moelten-trial-").tempfile_in(folder)?;
+        let part: Vec<u8> = (0..1u32 << 18).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect();
+        for _ in 0..TRIAL / part.len() as u64 {
+            file.write_all(&part)?;
+        }
+        file.as_file().sync_all()?;
+        Ok(file)
+    }
+
     /// Deletes a repository from the cache, or counts what that would free.
     ///
     /// # Errors
     /// [`HubError::Io`].
     pub fn remove(&self, repo: &RepoId, really: bool) -> Result<Option<Removed>, HubError> {
         self.cache.remove(repo, really)
-    }
-
-    /// The repository of a path in the cache.
-    pub fn owner(&self, path: &std::path::Path) -> Option<RepoId> {
-        self.cache.owner(path).map(|(repo, _)| repo)
     }
 
     fn http(&self, what: &str) -> Result<Http, HubError> {

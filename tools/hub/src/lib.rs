@@ -15,7 +15,7 @@ mod select;
 mod settings;
 mod window;
 
-pub use cache::Removed;
+pub use cache::{Removed, repository_of};
 pub use error::HubError;
 pub use hub::{Found, Hub, Repository, Watch};
 pub use name::{ModelName, RepoId};
