@@ -47,6 +47,8 @@ enum Command {
     Bench(commands::bench::BenchArgs),
     Replay(commands::replay::ReplayArgs),
     Doctor(commands::doctor::DoctorArgs),
+    Completions(commands::completions::CompletionsArgs),
+    Man(commands::completions::ManArgs),
 }
 
 impl Command {
@@ -63,6 +65,7 @@ impl Command {
             Self::Logits(args) => args.models(),
             Self::Bench(args) => args.models(),
             Self::Fit(_) | Self::Models(_) | Self::Pull(_) | Self::Replay(_) | Self::Doctor(_) => Vec::new(),
+            Self::Completions(_) | Self::Man(_) => Vec::new(),
         }
     }
 }
@@ -106,6 +109,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Fit(args)) => commands::fit::run(args),
         Some(Command::Models(args)) => commands::models::run(args),
         Some(Command::Pull(args)) => commands::pull::run(args),
+        Some(Command::Completions(args)) => commands::completions::run(args, Cli::command()),
+        Some(Command::Man(args)) => commands::completions::man(args, Cli::command()),
         None => Ok(()),
     }
 }

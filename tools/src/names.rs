@@ -67,6 +67,19 @@ fn listed(name: &str) -> Option<PathBuf> {
     candidates.into_iter().find(|candidate| candidate.name == name)?.path
 }
 
+/// The file or folder of a model that is on this machine; the network is not used.
+///
+/// # Errors
+/// [`HubError::Name`]; a name on the hub that was not downloaded.
+pub fn on_this_machine(given: PathBuf) -> anyhow::Result<PathBuf> {
+    match remote(&given)? {
+        Some(name) => {
+            Err(CommandError::Usage(format!("{name} is not on this machine: moelten pull {name}")).into())
+        }
+        None => resolve(given),
+    }
+}
+
 /// Says which of several quantisations was chosen.
 fn say_choice(name: &ModelName, quant: Option<&(String, bool)>) {
     if let Some((quant, true)) = quant {

@@ -66,7 +66,9 @@ impl RemoteModel {
         };
         if file.path.ends_with(".gguf") {
             let mut head = more(0, FIRST)?;
-            while (head.len() as u64) < file.bytes.min(HEADER_MAX) && ends_early(&file.path, &head, file.bytes) {
+            while (head.len() as u64) < file.bytes.min(HEADER_MAX)
+                && ends_early(&file.path, &head, file.bytes)
+            {
                 let next = more(head.len() as u64, head.len() as u64)?;
                 head.extend(next);
             }
@@ -89,7 +91,10 @@ impl RemoteModel {
 /// Whether a header goes on behind these bytes.
 fn ends_early(path: &str, head: &[u8], file_len: u64) -> bool {
     let parsed = Header::parse_prefix(Path::new(path), head, file_len);
-    matches!(parsed, Err(LoadError::Malformed { fault: Fault::Truncated { .. } | Fault::BeyondEnd { .. }, .. }))
+    matches!(
+        parsed,
+        Err(LoadError::Malformed { fault: Fault::Truncated { .. } | Fault::BeyondEnd { .. }, .. })
+    )
 }
 
 /// Writes the first bytes of a file and gives it its length; the rest takes no room.

@@ -11,6 +11,7 @@ mod bench;
 mod exits;
 mod fit;
 mod hostile;
+mod hub;
 mod measure;
 mod models;
 mod pipe_chat;
