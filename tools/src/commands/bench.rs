@@ -87,6 +87,13 @@ struct Subject {
     file: Option<PathBuf>,
 }
 
+impl BenchArgs {
+    /// The models that are named, for names that are not paths.
+    pub fn models(&mut self) -> Vec<&mut PathBuf> {
+        self.model.iter_mut().collect()
+    }
+}
+
 /// Runs the command.
 pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let peak = Peak::begin(exit::on_bug);

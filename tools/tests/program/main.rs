@@ -14,6 +14,7 @@ mod determinism;
 mod exits;
 mod fit;
 mod hostile;
+mod hub;
 #[cfg(target_os = "linux")]
 mod machine;
 mod measure;
