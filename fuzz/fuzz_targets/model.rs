@@ -149,8 +149,12 @@ fn apply(change: Change, keys: &mut mini::Keys, tensors: &mut [mini::Tensor]) {
         Change::Shape { tensor, dim, size } => {
             let (_, shape, values) = &mut tensors[usize::from(tensor) % count];
             let at = usize::from(dim) % shape.len();
-            shape[at] = size.into();
-            values.resize(shape.iter().product::<u64>().min(1 << 16) as usize, 0.5);
+            let before = std::mem::replace(&mut shape[at], size.into());
+            match shape.iter().product::<u64>() {
+                count @ ..=65536 => values.resize(count as usize, 0.5),
+                // It would only take long.
+                _ => shape[at] = before,
+            }
         }
         Change::Rename { tensor, to } => {
             tensors[usize::from(tensor) % count].0.clone_from(&names[usize::from(to) % count]);
