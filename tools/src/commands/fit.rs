@@ -32,8 +32,8 @@ use crate::report::progress::bytes;
 /// model runs, 5 if it does not.
 #[derive(Debug, clap::Args)]
 pub struct FitArgs {
-    /// GGUF file, model folder, or name on the hub, which is judged by its headers without a download; the built-in
-    /// model if there is none
+    /// GGUF file, model folder, or name on the hub, which is judged by its headers without a download; the
+    /// built-in model if there is none
     model: Option<PathBuf>,
     /// Cache hit rate to assume, 0 to 1, such as one that `/stats` showed [default: estimated]
     #[arg(long, value_name = "SHARE", value_parser = share)]
@@ -127,8 +127,8 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The other quantisations of a repository: their sizes, and whether they would fit, by the parts that the judged
-/// one has.
+/// The other quantisations of a repository: their sizes, and whether they would fit, by the parts that the
+/// judged one has.
 fn others(remote: &RemoteModel, plan: &Plan) -> Result<String, std::fmt::Error> {
     let variants = variants(&remote.repository.files);
     let mut out = String::new();
