@@ -5,5 +5,6 @@ pub mod bank;
 pub mod copied;
 pub mod needed;
 mod resolve;
+mod role;
 pub mod roles;
 pub mod store;

@@ -84,7 +84,8 @@ impl PartialFile {
     /// `sources`.
     pub fn places(target: &Path, sources: &[&Path]) -> Result<(PathBuf, PathBuf)> {
         let refuse = |kind, message: &'static str| Err(refusal(target, kind, message));
-        if target.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        let last = target.as_os_str().as_encoded_bytes().last();
+        if last.is_some_and(|&last| std::path::is_separator(last.into())) {
             return refuse(io::ErrorKind::IsADirectory, "it is a folder; give a file name");
         }
         if let Ok(existing) = std::fs::metadata(target) {
@@ -226,7 +227,12 @@ impl PartialFile {
             drop(self.file.take().map(BufWriter::into_parts));
         }
         let failed = |source| LoadError::io(&self.target, "rename the finished file", source);
-        self.disk.rename(&self.partial, &self.target).map_err(failed)?;
+        let renamed = self.disk.rename(&self.partial, &self.target);
+        if renamed.is_err() && cfg!(windows) && !self.resumable {
+            // There a file that is mapped cannot be replaced. The drop removes only an open file.
+            let _best_effort = std::fs::remove_file(&self.partial);
+        }
+        renamed.map_err(failed)?;
         drop(self.file.take().map(BufWriter::into_parts));
         let action = "sync the folder (the file is complete, but a power failure now could undo it)";
         self.disk.sync_folder(&self.target).map_err(|source| LoadError::io(&self.target, action, source))

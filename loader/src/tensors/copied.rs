@@ -16,7 +16,7 @@ use crate::tensors::store::TensorStore;
 /// Alignment of matrices in the memory: a cache line.
 const ALIGN: u64 = 64;
 
-/// Which weights are copied.
+/// Which weights are copied. Numbers of every layer by token never are: a token needs one row of many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Copied {
     /// All but the experts.
@@ -27,7 +27,11 @@ pub enum Copied {
 
 impl Copied {
     fn has(self, role: Role) -> bool {
-        self != Self::DenseWithoutEmbedding || role != Role::Embed
+        match role {
+            Role::LayerInputTable => false,
+            Role::Embed => self != Self::DenseWithoutEmbedding,
+            _ => true,
+        }
     }
 }
 

@@ -9,10 +9,12 @@ mod advice;
 mod bench;
 #[cfg(target_os = "linux")]
 mod clock;
+mod determinism;
 #[cfg(unix)]
 mod exits;
 mod fit;
 mod hostile;
+mod hub;
 #[cfg(target_os = "linux")]
 mod machine;
 mod measure;
@@ -29,6 +31,7 @@ mod replay;
 mod run;
 #[cfg(target_os = "linux")]
 mod streaming;
+mod supply;
 #[cfg(target_os = "linux")]
 mod system_faults;
 #[cfg(target_os = "linux")]
