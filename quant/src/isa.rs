@@ -107,6 +107,11 @@ impl Isa {
         }
     }
 
+    /// Whether `MOELTEN_ISA` names a tier.
+    pub fn is_forced() -> bool {
+        std::env::var_os("MOELTEN_ISA").is_some_and(|name| !name.is_empty())
+    }
+
     fn choose(requested: &str) -> Result<Self, IsaError> {
         match Self::from_name(requested) {
             _ if requested.is_empty() => Ok(Self::best()),

@@ -15,6 +15,7 @@ pub(super) static SCALAR: Kernels = Kernels {
     isa: Isa::Scalar,
     floats: &FLOATS,
     codes: &Codes { product: codes::product, fill },
+    picked: None,
     peaks: &PEAKS,
 };
 

@@ -14,7 +14,7 @@ use super::rows::{RowsNeon, Two, as_bytes};
 use crate::activations::Activations;
 use crate::kernel::wide::blocks::{Blocks, ScalesOf, for_format, zero_of};
 use crate::kernel::wide::product8::{self, Chunk, Consumer, TOKENS, TileProduct, Tiles, Tokens, fits, walk};
-use crate::kernel::wide::rows::{CODE_WORDS, Rows, Stock};
+use crate::kernel::wide::rows::{CODE_WORDS, Neighbours, Rows, Stock};
 use crate::kernel::wide::tier::Tier;
 use crate::matrix::QMatrix;
 
@@ -50,7 +50,7 @@ struct Pairs;
 impl TileProduct<R> for Pairs {
     #[inline(always)]
     unsafe fn tile<B: Blocks>(
-        tile: Stock<false>,
+        tile: Stock<Neighbours>,
         units: usize,
         x: Tokens<'_>,
         sums: *mut f32,

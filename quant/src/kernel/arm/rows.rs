@@ -120,11 +120,12 @@ where
                 vandq_u8(shifted(i), vdupq_n_u8(mask as u8))
             })
         }
-        fn with_high(codes: Two, high: Two, shift: i32) -> Two {
-            bytes!(|i| match shift {
+        fn with_field(codes: Two, a: Two, from: i32, to: i32, mask: i32) -> Two {
+            let high = Self::field(a, from, mask);
+            bytes!(|i| match to {
                 2 => vsliq_n_u8::<2>(as_bytes(codes[i]), as_bytes(high[i])),
                 4 => vsliq_n_u8::<4>(as_bytes(codes[i]), as_bytes(high[i])),
-                _ => unreachable!("no format has {shift} low bits"),
+                _ => unreachable!("no format has {to} low bits"),
             })
         }
         fn with_fifth_bits(codes: [Two; 8], bits: Two) -> [Two; 8] {

@@ -25,6 +25,7 @@ static NEON: Kernels = Kernels {
     isa: Isa::Neon,
     floats: &FLOATS,
     codes: &Codes { product: product8::product::<RowsNeon<Widening>>, fill: fill::<Neon> },
+    picked: None,
     peaks: &Peaks { read, multiply: peaks::multiply_neon },
 };
 
@@ -32,6 +33,7 @@ static DOTPROD: Kernels = Kernels {
     isa: Isa::DotProd,
     floats: &FLOATS,
     codes: &Codes { product: product8::product::<RowsNeon<Sdot>>, fill: fill::<Neon> },
+    picked: None,
     peaks: &Peaks { read, multiply: peaks::multiply_dotprod },
 };
 
@@ -39,6 +41,7 @@ static I8MM: Kernels = Kernels {
     isa: Isa::I8mm,
     floats: &FLOATS,
     codes: &Codes { product: pairs::product, fill: fill::<Neon> },
+    picked: None,
     peaks: &Peaks { read, multiply: peaks::multiply_i8mm },
 };
 

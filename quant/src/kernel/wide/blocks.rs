@@ -26,12 +26,19 @@ pub(in crate::kernel) trait Blocks {
     const TOP: i32;
     /// Scales and minima of a block.
     type Scales<R: Rows>: ScalesOf<R>;
+    /// Bytes that hold bits of several pieces, 32 of each row in eight vectors.
+    type Shared<R: Rows>;
 
     /// Scales of a block.
     unsafe fn scales<R: Rows, S: Source<R>>(unit: S) -> Self::Scales<R>;
-    /// Codes of piece `first + NTH`: columns `4 g ..` in vector `g`. `first` is a multiple of four, `NTH`
-    /// below four and known to the compiler, which reads bytes that several pieces share once.
-    unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(unit: S, first: usize) -> [R::I; 8];
+    /// What pieces `first .. first + 4` share; `first` is a multiple of four. It is read once for all of them.
+    unsafe fn shared<R: Rows, S: Source<R>>(unit: S, first: usize) -> Self::Shared<R>;
+    /// Codes of piece `first + NTH`: columns `4 g ..` in vector `g`. `NTH` is below four.
+    unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(
+        unit: S,
+        shared: &Self::Shared<R>,
+        first: usize,
+    ) -> [R::I; 8];
 }
 
 /// `N` scales and minima.
@@ -88,14 +95,50 @@ fn one<R: Rows>(scale: R::F) -> Scales<R, 1> {
     Scales { scale: [scale], min: [scale] }
 }
 
-/// The first two f16 of a block as scale and minimum; in the formats that have them so, the minimum is added.
+/// Two f16 in a word as scale and minimum; in the formats that have them so, the minimum is added.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn scale_and_offset<R: Rows>(pair: R::I) -> Scales<R, 1> {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe {
+        let (scale, offset) = halves_of::<R>(pair);
+        Scales { scale: [scale], min: [R::negated(offset)] }
+    }
+}
+
+/// The two f16 of each lane.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn halves_of<R: Rows>(pair: R::I) -> (R::F, R::F) {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe { (R::half(pair), R::half(R::shr(pair, 16))) }
+}
+
+/// The last two bytes of `low` and the first two of `high`.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn between<R: Rows>(low: R::I, high: R::I) -> R::I {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe { R::or(R::shr(low, 16), R::shl(high, 16)) }
+}
+
+/// 32 bytes of codes of each row.
 ///
 /// # Safety
 /// As [`Source`].
 #[inline(always)]
-unsafe fn scale_and_offset<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 1> {
-    // SAFETY: the caller guarantees the block.
-    unsafe { Scales { scale: [unit.halves(0)], min: [R::negated(unit.halves(2))] } }
+unsafe fn columns<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
+    // SAFETY: the caller guarantees the bytes.
+    unsafe {
+        let ([a, b, c, d], [e, f, g, h]) = (unit.columns(offset), unit.columns(offset + 16));
+        [a, b, c, d, e, f, g, h]
+    }
 }
 
 /// The 32 four-bit codes of 16 bytes: low nibbles are the first half.
@@ -116,22 +159,25 @@ unsafe fn nibbles<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
 /// # Safety
 /// As [`Rows`].
 #[inline(always)]
-unsafe fn fields<R: Rows, S: Source<R>>(unit: S, offset: usize, shift: i32, mask: i32) -> [R::I; 8] {
-    // SAFETY: the caller guarantees the instructions and 32 bytes of each row.
-    unsafe {
-        let (a, b) = (unit.columns(offset), unit.columns(offset + 16));
-        ints!(|g| R::field(if g < 4 { a[g] } else { b[g - 4] }, shift, mask))
-    }
+unsafe fn fields<R: Rows>(bytes: &[R::I; 8], shift: i32, mask: i32) -> [R::I; 8] {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe { ints!(|g| R::field(bytes[g], shift, mask)) }
 }
 
-/// `codes | high << shift`.
+/// `codes` with bits `from ..` of 32 bytes, masked with `mask`, as their bits `to ..`.
 ///
 /// # Safety
 /// As [`Rows`].
 #[inline(always)]
-unsafe fn with_high<R: Rows>(codes: [R::I; 8], high: [R::I; 8], shift: i32) -> [R::I; 8] {
+unsafe fn with_fields<R: Rows>(
+    codes: [R::I; 8],
+    bytes: &[R::I; 8],
+    from: i32,
+    to: i32,
+    mask: i32,
+) -> [R::I; 8] {
     // SAFETY: the caller guarantees the instructions.
-    unsafe { ints!(|g| R::with_high(codes[g], high[g], shift)) }
+    unsafe { ints!(|g| R::with_field(codes[g], bytes[g], from, to, mask)) }
 }
 
 /// Bytes of a 16-entry table.
@@ -175,8 +221,9 @@ unsafe fn signed_byte<R: Rows>(words: R::I, n: usize) -> R::F {
 unsafe fn k_scales<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 8> {
     // SAFETY: the caller guarantees the instructions and 16 bytes of each row.
     unsafe {
-        let (d, dmin) = (unit.halves(0), unit.halves(2));
-        let (a, b, c) = (unit.words(4), unit.words(8), unit.words(12));
+        // All at once: 16 bytes of each row cost little more than one word of each.
+        let [ds, a, b, c] = unit.quads(0);
+        let (d, dmin) = halves_of::<R>(ds);
         let (six, four, two) = (R::splat(0x3f3f_3f3f), R::splat(0x0f0f_0f0f), R::splat(0x3030_3030));
         let high_scales = R::or(R::and(c, four), R::and(R::shr(a, 2), two));
         let high_minima = R::or(R::and(R::shr(c, 4), four), R::and(R::shr(b, 2), two));
@@ -236,13 +283,15 @@ macro_rules! for_format {
 
 pub(in crate::kernel) use for_format;
 
-/// Declares the formats: number of scales, zero and top of the codes, and how both are read. The bodies run
-/// in unsafe blocks, with `R` as the tier.
+/// Declares the formats: number of scales, zero and top of the codes, how scales are read, how many times 32
+/// bytes pieces share and how these are read, and how codes are. The bodies run in unsafe blocks, with `R` as
+/// the tier.
 macro_rules! blocks {
     ($(
         $format:ident: [$n:literal], $zero:literal, $top:literal;
         |$unit:ident| $scales:block
-        |$codes_unit:ident, $p:pat_param| $codes:block
+        [$k:literal] |$shared_unit:pat_param, $q:pat_param| $shared:block
+        |$codes_unit:pat_param, $bytes:pat_param, $p:pat_param| $codes:block
     )*) => {$(
         pub(in crate::kernel) struct $format;
 
@@ -251,6 +300,7 @@ macro_rules! blocks {
             const ZERO: i32 = $zero;
             const TOP: i32 = $top;
             type Scales<R: Rows> = Scales<R, $n>;
+            type Shared<R: Rows> = [[R::I; 8]; $k];
 
             #[inline(always)]
             unsafe fn scales<R: Rows, S: Source<R>>($unit: S) -> Self::Scales<R> {
@@ -260,7 +310,18 @@ macro_rules! blocks {
             }
 
             #[inline(always)]
-            unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>($codes_unit: S, $p: usize) -> [R::I; 8] {
+            #[allow(unused_unsafe, reason = "pieces of many formats share nothing")]
+            unsafe fn shared<R: Rows, S: Source<R>>($shared_unit: S, $q: usize) -> Self::Shared<R> {
+                // SAFETY: as above.
+                unsafe { $shared }
+            }
+
+            #[inline(always)]
+            unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(
+                $codes_unit: S,
+                $bytes: &Self::Shared<R>,
+                $p: usize,
+            ) -> [R::I; 8] {
                 // SAFETY: as above.
                 unsafe { $codes }
             }
@@ -271,76 +332,85 @@ macro_rules! blocks {
 blocks! {
     Q4_0: [1], 8, 15;
     |unit| { one(unit.halves(0)) }
-    |unit, _| { nibbles(unit, 2) }
+    [0] |_, _| { [] }
+    |unit, _, _| { nibbles(unit, 2) }
 
     Q4_1: [1], 0, 15;
-    |unit| { scale_and_offset(unit) }
-    |unit, _| { nibbles(unit, 4) }
+    |unit| { scale_and_offset::<R>(unit.words(0)) }
+    [0] |_, _| { [] }
+    |unit, _, _| { nibbles(unit, 4) }
 
     Q5_0: [1], 16, 31;
-    |unit| { one(unit.halves(0)) }
-    |unit, _| {
-        R::with_fifth_bits(nibbles(unit, 6), unit.words(2))
+    |unit| { one(R::half(unit.quads(0)[0])) }
+    [0] |_, _| { [] }
+    |unit, _, _| {
+        let [first, second, ..] = unit.quads(0);
+        R::with_fifth_bits(nibbles(unit, 6), between::<R>(first, second))
     }
 
     Q5_1: [1], 0, 31;
-    |unit| { scale_and_offset(unit) }
-    |unit, _| {
-        R::with_fifth_bits(nibbles(unit, 8), unit.words(4))
+    |unit| { scale_and_offset::<R>(unit.quads(0)[0]) }
+    [0] |_, _| { [] }
+    |unit, _, _| {
+        R::with_fifth_bits(nibbles(unit, 8), unit.quads(0)[1])
     }
 
     Q8_0: [1], 128, 255;
     |unit| { one(unit.halves(0)) }
-    |unit, _| {
-        let (a, b) = (unit.columns(2), unit.columns(18));
+    [0] |_, _| { [] }
+    |unit, _, _| {
+        let bytes = columns(unit, 2);
         let sign = R::splat(if R::SIGNED { 0 } else { 0x8080_8080_u32 as i32 });
-        ints!(|g| R::xor(if g < 4 { a[g] } else { b[g - 4] }, sign))
+        ints!(|g| R::xor(bytes[g], sign))
     }
 
     Q2K: [16], 0, 3;
     |unit| {
         let packed = unit.quads(0);
-        let (d, dmin) = (unit.halves(80), unit.last_halves(82));
+        let (d, dmin) = halves_of::<R>(unit.words(80));
         let low = R::splat(0x0f0f_0f0f);
         Scales {
             scale: floats!(|i| R::mul(d, byte::<R>(R::and(packed[i / 4], low), i % 4))),
             min: floats!(|i| R::mul(dmin, byte::<R>(R::and(R::shr(packed[i / 4], 4), low), i % 4))),
         }
     }
-    |unit, first| { fields(unit, 16 + first / 4 * 32, 2 * NTH as i32, 3) }
+    [1] |unit, first| { [columns(unit, 16 + first / 4 * 32)] }
+    |_, [bytes], _| { fields::<R>(bytes, 2 * NTH as i32, 3) }
 
     Q3K: [16], 4, 7;
     |unit| {
-        let (a, b, c) = (
-            unit.words(96),
-            unit.words(100),
-            unit.words(104),
-        );
-        let d = unit.last_halves(108);
-        let (four, two) = (R::splat(0x0f0f_0f0f), R::splat(0x0303_0303));
+        // The 12 bytes of scales begin in the middle of a word of the last 16 bytes.
+        let [p, q, r, s] = unit.quads(94);
+        let (a, b, c) = (between::<R>(p, q), between::<R>(q, r), between::<R>(r, s));
+        let d = R::half(R::shr(s, 16));
+        let (four, two) = (R::splat(0x0f0f_0f0f), R::splat(0x3030_3030));
         let low = [a, b, R::shr(a, 4), R::shr(b, 4)];
-        let high = [c, R::shr(c, 2), R::shr(c, 4), R::shr(c, 6)];
-        let scales: [R::I; 4] = ints!(|i| R::or(R::and(low[i], four), R::shl(R::and(high[i], two), 4)));
+        let high = [R::shl(c, 4), R::shl(c, 2), c, R::shr(c, 2)];
+        let scales: [R::I; 4] = ints!(|i| R::or(R::and(low[i], four), R::and(high[i], two)));
         let scale = floats!(|i| {
             let unsigned = R::and(R::shr(scales[i / 4], 8 * (i % 4) as i32), R::splat(255));
             R::mul(d, R::float(R::add(unsigned, R::splat(-32))))
         });
         Scales { scale, min: scale }
     }
-    |unit, first| {
-        let low = fields(unit, 32 + first / 4 * 32, 2 * NTH as i32, 3);
-        with_high::<R>(low, fields(unit, 0, (first + NTH) as i32, 1), 2)
+    [2] |unit, first| { [columns(unit, 32 + first / 4 * 32), columns(unit, 0)] }
+    |_, [low, high], first| {
+        with_fields::<R>(fields::<R>(low, 2 * NTH as i32, 3), high, (first + NTH) as i32, 2, 1)
     }
 
     Q4K: [8], 0, 15;
     |unit| { k_scales(unit) }
-    |unit, first| { fields(unit, 16 + (first + NTH) / 2 * 32, 4 * (NTH % 2) as i32, 15) }
+    [2] |unit, first| { [columns(unit, 16 + first / 2 * 32), columns(unit, 48 + first / 2 * 32)] }
+    |_, bytes, _| { fields::<R>(&bytes[NTH / 2], 4 * (NTH % 2) as i32, 15) }
 
     Q5K: [8], 0, 31;
     |unit| { k_scales(unit) }
-    |unit, first| {
-        let low = fields(unit, 48 + (first + NTH) / 2 * 32, 4 * (NTH % 2) as i32, 15);
-        with_high::<R>(low, fields(unit, 16, (first + NTH) as i32, 1), 4)
+    [3] |unit, first| {
+        [columns(unit, 48 + first / 2 * 32), columns(unit, 80 + first / 2 * 32), columns(unit, 16)]
+    }
+    |_, bytes, first| {
+        let low = fields::<R>(&bytes[NTH / 2], 4 * (NTH % 2) as i32, 15);
+        with_fields::<R>(low, &bytes[2], (first + NTH) as i32, 4, 1)
     }
 
     Q6K: [16], 32, 63;
@@ -350,19 +420,23 @@ blocks! {
         let scale = floats!(|i| R::mul(d, signed_byte::<R>(packed[i / 4], i % 4)));
         Scales { scale, min: scale }
     }
-    |unit, first| {
-        let low = fields(unit, first / 4 * 64 + NTH % 2 * 32, 4 * (NTH / 2) as i32, 15);
-        let high = fields(unit, 128 + first / 4 * 32, 2 * NTH as i32, 3);
-        with_high::<R>(low, high, 4)
+    [3] |unit, first| {
+        let at = first / 4 * 64;
+        [columns(unit, at), columns(unit, at + 32), columns(unit, 128 + at / 2)]
+    }
+    |_, bytes, _| {
+        let low = fields::<R>(&bytes[NTH % 2], 4 * (NTH / 2) as i32, 15);
+        with_fields::<R>(low, &bytes[2], 2 * NTH as i32, 4, 3)
     }
 
     Iq4Nl: [1], 128, 241;
     |unit| { one(unit.halves(0)) }
-    |unit, _| { looked_up::<R>(iq4_table::<R>(), nibbles(unit, 2)) }
+    [0] |_, _| { [] }
+    |unit, _, _| { looked_up::<R>(iq4_table::<R>(), nibbles(unit, 2)) }
 
     Iq4Xs: [8], 128, 241;
     |unit| {
-        let (first, low) = (unit.words(0), unit.words(4));
+        let [first, low, ..] = unit.quads(0);
         let d = R::half(first);
         let scale = floats!(|i| {
             let low = R::and(R::shr(low, 4 * i as i32), R::splat(15));
@@ -372,7 +446,8 @@ blocks! {
         });
         Scales { scale, min: scale }
     }
-    |unit, first| { looked_up::<R>(iq4_table::<R>(), nibbles(unit, 8 + 16 * (first + NTH))) }
+    [0] |_, _| { [] }
+    |unit, _, first| { looked_up::<R>(iq4_table::<R>(), nibbles(unit, 8 + 16 * (first + NTH))) }
 
     Mxfp4: [1], 16, 28;
     |unit| {
@@ -382,5 +457,6 @@ blocks! {
         let subnormal = R::add(R::splat(0x0020_0000), R::shl(R::min(e, R::splat(1)), 21));
         one(R::from_bits(R::max(normal, subnormal)))
     }
-    |unit, _| { looked_up::<R>(&E2M1_UNSIGNED, nibbles(unit, 1)) }
+    [0] |_, _| { [] }
+    |unit, _, _| { looked_up::<R>(&E2M1_UNSIGNED, nibbles(unit, 1)) }
 }

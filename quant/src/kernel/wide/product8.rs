@@ -9,11 +9,12 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::blocks::{Blocks, ScalesOf, for_format, zero_of};
-use super::rows::{CODE_WORDS, Rows, Source, Stock};
+use super::rows::{CODE_WORDS, Neighbours, Rows, Source, Stock, Streams};
 use super::tier::Work;
 use crate::activations::Activations;
 use crate::activations::room;
 use crate::kernel::outputs::out_at;
+use crate::kernel::runs::run_of;
 use crate::matrix::QMatrix;
 
 /// Tokens that a tile is multiplied with before its weights are unpacked again: their activations should
@@ -106,16 +107,20 @@ pub(in crate::kernel) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consum
             let at = tile.block(unit, B::FORMAT.block_bytes());
             let scales = B::scales::<R, S>(at);
             for first in (0..B::PIECES).step_by(4) {
-                let block = unit * B::PIECES + first;
-                tile.prefetch(block, bytes);
-                consumer.take(block, &B::codes::<R, S, 0>(at, first), &scales, first);
+                let (block, shared) = (unit * B::PIECES + first, B::shared::<R, S>(at, first));
+                // Prefetches come after all reads of a piece: to the compiler they may write.
+                macro_rules! take {
+                    ($nth:literal) => {
+                        let codes = B::codes::<R, S, $nth>(at, &shared, first);
+                        tile.prefetch(block + $nth, bytes);
+                        consumer.take(block + $nth, &codes, &scales, first + $nth);
+                    };
+                }
+                take!(0);
                 if B::PIECES > 1 {
-                    tile.prefetch(block + 1, bytes);
-                    consumer.take(block + 1, &B::codes::<R, S, 1>(at, first), &scales, first + 1);
-                    tile.prefetch(block + 2, bytes);
-                    consumer.take(block + 2, &B::codes::<R, S, 2>(at, first), &scales, first + 2);
-                    tile.prefetch(block + 3, bytes);
-                    consumer.take(block + 3, &B::codes::<R, S, 3>(at, first), &scales, first + 3);
+                    take!(1);
+                    take!(2);
+                    take!(3);
                 }
             }
         }
@@ -330,7 +335,13 @@ pub(in crate::kernel) trait TileProduct<R: Rows> {
     ///
     /// # Safety
     /// As [`Source`] for `units` blocks; the tokens exist, and `sums` is good for writing.
-    unsafe fn tile<B: Blocks>(tile: Stock<false>, units: usize, x: Tokens<'_>, sums: *mut f32, stride: usize);
+    unsafe fn tile<B: Blocks>(
+        tile: Stock<Neighbours>,
+        units: usize,
+        x: Tokens<'_>,
+        sums: *mut f32,
+        stride: usize,
+    );
 }
 
 /// Products of tiles by [`Rows::dots`].
@@ -339,7 +350,7 @@ struct Vectors;
 impl<R: Rows> TileProduct<R> for Vectors {
     #[inline(always)]
     unsafe fn tile<B: Blocks>(
-        tile: Stock<false>,
+        tile: Stock<Neighbours>,
         units: usize,
         x: Tokens<'_>,
         sums: *mut f32,
@@ -390,7 +401,8 @@ pub(in crate::kernel) unsafe fn multiply<R: Rows>(chunk: Chunk<'_>) {
 }
 
 /// A product with one token. Lane `l` of the tiles goes through one of as many runs of rows as a tile has
-/// lanes, so that each reads one stream from its beginning to its end.
+/// lanes, so that each reads one stream from its beginning to its end; `runs` says how long these are. Which
+/// lane a row is in changes no bit of its sum.
 ///
 /// As [`product`], with rows for a tile.
 struct Stream<'a, B> {
@@ -407,19 +419,29 @@ impl<R: Rows, B: Blocks> Work<R> for Stream<'_, B> {
     unsafe fn run(self) {
         let Self { w, x, out, .. } = self;
         let (rows, row_bytes) = (w.rows(), w.row_bytes());
-        let mut first = 0;
-        while first < rows {
+        let runs_from = |first: usize| {
             // Rows that do not fill a tile are computed with the rows before them.
             let start = first.min(rows - R::ROWS);
-            let run = ((rows - start) / R::ROWS).min(MAX_STRIDE / row_bytes);
-            for row in start..start + run {
+            (first < rows).then(|| (start, run_of(rows - start, row_bytes, R::ROWS, MAX_STRIDE)))
+        };
+        let tile =
+            |row: usize, run: usize| (w.data().as_ptr().wrapping_add(row * row_bytes), run * row_bytes);
+        let mut runs = runs_from(0);
+        while let Some((start, run)) = runs {
+            runs = runs_from(start + R::ROWS * run);
+            let end = start + run;
+            for row in start..end {
+                let (at, stride) = tile(row, run);
+                let next = match runs {
+                    Some((first, run)) if row + 1 == end => tile(first, run),
+                    _ => (at.wrapping_add(row_bytes), stride),
+                };
                 let mut sums = [0.0; 16];
                 // SAFETY: the caller guarantees the instructions and the token. `ROWS` rows, `run` apart,
                 // from this one on exist, and are as many sums.
                 unsafe {
-                    let at = w.data().as_ptr().add(row * row_bytes);
-                    let tile = Stock::<true> { at, stride: run * row_bytes };
                     let mut one = One::<R> { x, acc: R::splat_f(0.0) };
+                    let tile = Stock { at, stride, ahead: Streams { row_bytes, next } };
                     walk::<R, B, _, _>(tile, 0..w.cols() / B::FORMAT.block_len(), &mut one);
                     R::store(sums.as_mut_ptr(), one.acc);
                 }
@@ -427,7 +449,6 @@ impl<R: Rows, B: Blocks> Work<R> for Stream<'_, B> {
                     out[row + lane * run] = *sum;
                 }
             }
-            first = start + R::ROWS * run;
         }
     }
 }
@@ -492,7 +513,8 @@ impl<R: Rows, B: Blocks, P: TileProduct<R>> Work<R> for Tiles<'_, B, P> {
             // `ROWS` for each, all written.
             unsafe {
                 let (out, sums) = (out.add(at.start), spare.0.as_mut_ptr().cast());
-                let tile = Stock::<false> { at: w.data().as_ptr().add(start * row_bytes), stride: row_bytes };
+                let first = w.data().as_ptr().add(start * row_bytes);
+                let tile = Stock { at: first, stride: row_bytes, ahead: Neighbours };
                 P::tile::<B>(tile, w.cols() / B::FORMAT.block_len(), x, sums, R::ROWS);
                 for t in 0..x.count {
                     let new = sums.add(t * R::ROWS + (row - start));

@@ -57,11 +57,16 @@ pub(in crate::kernel) trait Rows: Tier {
         // SAFETY: as for this function.
         unsafe { Self::and(Self::shr(a, shift), Self::splat(mask * 0x0101_0101)) }
     }
-    /// `codes | high << shift` of bytes; the codes are below `1 << shift`.
+    /// `codes` with bits `from ..` of each byte, masked with `mask`, as bits `to ..`; the codes are below
+    /// `1 << to`.
     #[inline(always)]
-    unsafe fn with_high(codes: Self::I, high: Self::I, shift: i32) -> Self::I {
+    unsafe fn with_field(codes: Self::I, a: Self::I, from: i32, to: i32, mask: i32) -> Self::I {
         // SAFETY: as for this function.
-        unsafe { Self::or(codes, Self::shl(high, shift)) }
+        unsafe {
+            // One shift of whole words: the mask removes what came from the neighbouring byte.
+            let moved = if from >= to { Self::shr(a, from - to) } else { Self::shl(a, to - from) };
+            Self::or(codes, Self::and(moved, Self::splat((mask << to) * 0x0101_0101)))
+        }
     }
     /// Four-bit codes with bit 4 from lane `r` of `bits`: bit `c` is that of column `c` of row `r`.
     unsafe fn with_fifth_bits(codes: [Self::I; 8], bits: Self::I) -> [Self::I; 8];
@@ -141,18 +146,64 @@ pub(in crate::kernel) trait Source<R: Rows>: Copy {
     fn prefetch(self, part: usize, bytes: usize);
 }
 
-/// Rows as files have them. With `STREAMS` those of a tile are far apart, and the next tile's rows follow
-/// them: as many streams as rows, which the prefetcher of the processor follows. Otherwise they are one
-/// after the other.
+/// What a tile prefetches.
+pub(in crate::kernel) trait Ahead: Copy {
+    /// As [`Source::prefetch`] for a tile of rows `stride` bytes apart, the first at `at`.
+    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, part: usize, bytes: usize);
+}
+
+/// Rows as files have them.
 #[derive(Clone, Copy)]
-pub(in crate::kernel) struct Stock<const STREAMS: bool> {
+pub(in crate::kernel) struct Stock<A> {
     /// At a block of the first row.
     pub at: *const u8,
     /// Bytes from row to row of the tile.
     pub stride: usize,
+    /// What is prefetched.
+    pub ahead: A,
 }
 
-impl<R: Rows, const STREAMS: bool> Source<R> for Stock<STREAMS> {
+/// The rows of a tile are one after the other, and those of the next tile follow.
+#[derive(Clone, Copy)]
+pub(in crate::kernel) struct Neighbours;
+
+impl Ahead for Neighbours {
+    #[inline(always)]
+    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, part: usize, bytes: usize) {
+        let bytes = bytes * R::ROWS / 16;
+        // Rows next to each other are too many streams in too few pages for the processor to follow, so
+        // the whole next tile is prefetched in the order of its addresses.
+        prefetch(at.wrapping_add(R::ROWS * stride + part * bytes), bytes);
+    }
+}
+
+/// The rows of a tile are far apart: as many streams as rows, which the prefetcher of the processor follows
+/// once it has found them.
+#[derive(Clone, Copy)]
+pub(in crate::kernel) struct Streams {
+    /// Bytes of a row.
+    pub row_bytes: usize,
+    /// The first row of the next tile, and the bytes from row to row of it.
+    pub next: (*const u8, usize),
+}
+
+impl Ahead for Streams {
+    #[inline(always)]
+    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, part: usize, bytes: usize) {
+        let from = part * (bytes / 16) + STREAM_AHEAD;
+        let (at, stride) = match from.checked_sub(self.row_bytes) {
+            Some(from) => (self.next.0.wrapping_add(from), self.next.1),
+            None => (at.wrapping_add(from), stride),
+        };
+        // A line of as many rows as this part takes lines, in turn.
+        let lines = (bytes * R::ROWS / 16).div_ceil(64);
+        for line in 0..lines {
+            prefetch(at.wrapping_add((part * lines + line) % R::ROWS * stride), 64);
+        }
+    }
+}
+
+impl<R: Rows, A: Ahead> Source<R> for Stock<A> {
     #[inline(always)]
     #[allow(
         clippy::pointers_in_nomem_asm_block,
@@ -200,19 +251,7 @@ impl<R: Rows, const STREAMS: bool> Source<R> for Stock<STREAMS> {
     }
     #[inline(always)]
     fn prefetch(self, part: usize, bytes: usize) {
-        let (row_bytes, bytes) = (bytes / 16, bytes * R::ROWS / 16);
-        if STREAMS {
-            // A line of as many rows as this part takes lines, in turn.
-            let lines = bytes.div_ceil(64);
-            let at = self.at.wrapping_add(part * row_bytes + STREAM_AHEAD);
-            for line in 0..lines {
-                prefetch(at.wrapping_add((part * lines + line) % R::ROWS * self.stride), 64);
-            }
-        } else {
-            // Rows next to each other are too many streams in too few pages for the processor to follow, so
-            // the whole next tile is prefetched in the order of its addresses.
-            prefetch(self.at.wrapping_add(R::ROWS * self.stride + part * bytes), bytes);
-        }
+        self.ahead.prefetch::<R>(self.at, self.stride, part, bytes);
     }
 }
 

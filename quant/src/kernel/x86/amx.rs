@@ -21,7 +21,7 @@ use crate::kernel::wide::blocks::{Blocks, ScalesOf, for_format};
 use crate::kernel::wide::product8::{
     self, Chunk, Consumer, TileProduct, Tiles, Tokens, fits, multiply, walk,
 };
-use crate::kernel::wide::rows::{CODE_WORDS, Rows, Stock};
+use crate::kernel::wide::rows::{CODE_WORDS, Neighbours, Rows, Stock};
 use crate::kernel::wide::tier::{Tier, Work};
 use crate::matrix::QMatrix;
 
@@ -110,7 +110,7 @@ struct Registers;
 impl TileProduct<R> for Registers {
     #[inline(always)]
     unsafe fn tile<B: Blocks>(
-        rows: Stock<false>,
+        rows: Stock<Neighbours>,
         units: usize,
         x: Tokens<'_>,
         sums: *mut f32,
