@@ -116,9 +116,7 @@ mod tests {
             .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
         let numbers = files.flat_map(|text| {
             let numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok());
-            numbers
-                .filter(|&n: &usize| (256..=32768).contains(&n) && n.is_multiple_of(32))
-                .collect::<Vec<_>>()
+            numbers.filter(|&n: &usize| (256..32768).contains(&n) && n.is_multiple_of(32)).collect::<Vec<_>>()
         });
         let widths: Vec<usize> = numbers.collect();
         assert!(widths.len() > 20, "{widths:?}");

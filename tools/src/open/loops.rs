@@ -74,12 +74,14 @@ impl Loops {
     }
 }
 
-/// The model of the processor and its tiers, as far as the system names them.
+/// The model of the processor and its tiers, as far as the system names them. Builds for debugging have loops
+/// of other speeds.
 fn processor(system: &System) -> String {
     let field = |name: &str| system.field("proc/cpuinfo", name).unwrap_or_default();
     let fields = ["model name", "cpu family", "model", "stepping"].map(field);
     let tiers: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
-    format!("{}; {}; {}", std::env::consts::ARCH, fields.join(" "), tiers.join(" "))
+    let build = if cfg!(debug_assertions) { "; debug" } else { "" };
+    format!("{}; {}; {}{build}", std::env::consts::ARCH, fields.join(" "), tiers.join(" "))
 }
 
 fn kept_or_measured(

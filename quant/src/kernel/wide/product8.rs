@@ -108,11 +108,17 @@ pub(in crate::kernel) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consum
             let scales = B::scales::<R, S>(at);
             for first in (0..B::PIECES).step_by(4) {
                 let (block, shared) = (unit * B::PIECES + first, B::shared::<R, S>(at, first));
-                // Prefetches come after all reads of a piece: to the compiler they may write.
                 macro_rules! take {
                     ($nth:literal) => {
                         let codes = B::codes::<R, S, $nth>(at, &shared, first);
-                        tile.prefetch(block + $nth, bytes);
+                        if $nth == 0 {
+                            // After these reads: to the compiler, a prefetch may write.
+                            if B::PIECES > 1 {
+                                tile.prefetch::<4>(block, bytes);
+                            } else {
+                                tile.prefetch::<1>(block, bytes);
+                            }
+                        }
                         consumer.take(block + $nth, &codes, &scales, first + $nth);
                     };
                 }
