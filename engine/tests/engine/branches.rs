@@ -16,9 +16,10 @@ use moelten_engine::Sequence;
 use moelten_engine::plan::{Io, Ram, SequenceOptions};
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, ExpertGroups, Join, KdaSpec, KvSource,
-    LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Place,
-    QkNorm, Renormalise, RouterInput, Scoring, Select, SelectiveSpec, SharedExpert, SsmSpec, Temperature,
+    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, ExpertGroups, IndexerSpec, Join, KdaSpec,
+    KvSource, LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate,
+    Place, QkNorm, Renormalise, RouterInput, Scoring, Select, SelectiveSpec, SharedExpert, SsmSpec,
+    Temperature,
 };
 use moelten_quant::{Format, Isa};
 
@@ -215,6 +216,21 @@ fn kimi_delta_attention() {
             latent(true, Some(OutputGate::SigmoidPerHead)),
         ];
         mixers.map(|mixer| layer([branch(Mixer, mixer), branch(Ffn, dense(d_ff, true, false))])).into()
+    });
+}
+
+/// Latent attention to a choice of tokens, which a short text does not need and a longer one does.
+#[test]
+fn sparse_attention() {
+    check("sparse", |d_ff| {
+        let layers = [(6, true), (11, false)].map(|(top, split)| {
+            let Op::Latent(mut spec) = latent(Some(64), split) else { unreachable!("it is latent") };
+            let rope = spec.attention.rope.clone().expect("it has a rope");
+            // Many heads: with few of them many scores are 0, and ties decide.
+            spec.indexer = Some(IndexerSpec { heads: 16, head_dim: 32, top, rope, norm_eps: 1e-6 });
+            layer([branch(Mixer, Op::Latent(spec)), branch(Ffn, dense(d_ff, true, false))])
+        });
+        layers.into()
     });
 }
 
