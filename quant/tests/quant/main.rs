@@ -7,6 +7,7 @@
 mod activations;
 mod attend;
 mod common;
+mod eight_lanes;
 mod encode;
 mod float_products;
 #[cfg(unix)]
@@ -14,4 +15,5 @@ mod guard;
 mod peaks;
 mod products;
 mod reference;
+mod small;
 mod vectors;

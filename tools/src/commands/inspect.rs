@@ -30,6 +30,13 @@ const TEXT_SHOWN: usize = 100;
 /// Most elements of a metadata array shown.
 const ELEMENTS_SHOWN: usize = 6;
 
+impl InspectArgs {
+    /// The models that are named, for names that are not paths.
+    pub fn models(&mut self) -> Vec<&mut PathBuf> {
+        self.model.iter_mut().collect()
+    }
+}
+
 /// Runs the command.
 pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     let model = open::load(args.model.as_deref())?;

@@ -1,0 +1,463 @@
+//! Each quantised format's blocks as codes and scales of many rows at once, written once for all tiers over
+//! [`Rows`]. What the bytes mean is `decode`; the codes and scales are those of `codes`, bit for bit.
+//!
+//! Codes come out unsigned, at most `TOP`, with `ZERO` still to subtract: most dot products need unsigned
+//! bytes; see [`Rows::SIGNED`] for the others. It must not know activations.
+
+use super::rows::{Rows, Source};
+use crate::codes::Shape;
+use crate::decode::{E2M1_DOUBLED, IQ4_VALUES};
+use crate::format::Format;
+
+/// A quantised format.
+///
+/// # Safety
+/// All functions are as [`Source`], with `unit` at a block.
+pub(in crate::kernel) trait Blocks {
+    /// The format that this type stands for.
+    const FORMAT: Format;
+    /// How its pieces are summed.
+    const SHAPE: Shape = Shape::of(Self::FORMAT);
+    /// Pieces of 32 weights in a block: 1 or 8.
+    const PIECES: usize = Self::FORMAT.block_len() / 32;
+    /// Subtracted from a code: 0 or a power of two.
+    const ZERO: i32;
+    /// The largest unsigned code.
+    const TOP: i32;
+    /// Scales and minima of a block.
+    type Scales<R: Rows>: ScalesOf<R>;
+    /// Bytes that hold bits of several pieces, 32 of each row in eight vectors.
+    type Shared<R: Rows>;
+
+    /// Scales of a block.
+    unsafe fn scales<R: Rows, S: Source<R>>(unit: S) -> Self::Scales<R>;
+    /// What pieces `first .. first + 4` share; `first` is a multiple of four. It is read once for all of
+    /// them.
+    unsafe fn shared<R: Rows, S: Source<R>>(unit: S, first: usize) -> Self::Shared<R>;
+    /// Codes of piece `first + NTH`: columns `4 g ..` in vector `g`. `NTH` is below four.
+    unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(
+        unit: S,
+        shared: &Self::Shared<R>,
+        first: usize,
+    ) -> [R::I; 8];
+}
+
+/// `N` scales and minima.
+pub(in crate::kernel) struct Scales<R: Rows, const N: usize> {
+    scale: [R::F; N],
+    min: [R::F; N],
+}
+
+/// Reads [`Scales`] of any number.
+pub(in crate::kernel) trait ScalesOf<R: Rows> {
+    fn scale(&self, i: usize) -> R::F;
+    fn min(&self, i: usize) -> R::F;
+}
+
+impl<R: Rows, const N: usize> ScalesOf<R> for Scales<R, N> {
+    #[inline(always)]
+    fn scale(&self, i: usize) -> R::F {
+        self.scale[i]
+    }
+
+    #[inline(always)]
+    fn min(&self, i: usize) -> R::F {
+        self.min[i]
+    }
+}
+
+/// An array built from the index; its length follows from the context. Not `std::array::from_fn`: its
+/// closures lack the tier's instructions, and the compiler may not inline them.
+macro_rules! array {
+    ($init:expr, |$i:ident| $element:expr) => {{
+        let mut out = [$init; _];
+        for ($i, out) in out.iter_mut().enumerate() {
+            *out = $element;
+        }
+        out
+    }};
+}
+
+macro_rules! ints {
+    (|$i:ident| $element:expr) => {
+        array!(R::splat(0), |$i| $element)
+    };
+}
+
+macro_rules! floats {
+    (|$i:ident| $element:expr) => {
+        array!(R::splat_f(0.0), |$i| $element)
+    };
+}
+
+/// One scale for the block, no minimum.
+#[inline(always)]
+fn one<R: Rows>(scale: R::F) -> Scales<R, 1> {
+    Scales { scale: [scale], min: [scale] }
+}
+
+/// Two f16 in a word as scale and minimum; in the formats that have them so, the minimum is added.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn scale_and_offset<R: Rows>(pair: R::I) -> Scales<R, 1> {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe {
+        let (scale, offset) = halves_of::<R>(pair);
+        Scales { scale: [scale], min: [R::negated(offset)] }
+    }
+}
+
+/// The two f16 of each lane.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn halves_of<R: Rows>(pair: R::I) -> (R::F, R::F) {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe { (R::half(pair), R::half(R::shr(pair, 16))) }
+}
+
+/// The last two bytes of `low` and the first two of `high`.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn between<R: Rows>(low: R::I, high: R::I) -> R::I {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe { R::or(R::shr(low, 16), R::shl(high, 16)) }
+}
+
+/// 32 bytes of codes of each row.
+///
+/// # Safety
+/// As [`Source`].
+#[inline(always)]
+unsafe fn columns<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
+    // SAFETY: the caller guarantees the bytes.
+    unsafe {
+        let ([a, b, c, d], [e, f, g, h]) = (unit.columns(offset), unit.columns(offset + 16));
+        [a, b, c, d, e, f, g, h]
+    }
+}
+
+/// The 32 four-bit codes of 16 bytes: low nibbles are the first half.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn nibbles<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
+    // SAFETY: the caller guarantees the instructions and 16 bytes of each row.
+    unsafe {
+        let q = unit.columns(offset);
+        ints!(|g| if g < 4 { R::field(q[g], 0, 15) } else { R::field(q[g - 4], 4, 15) })
+    }
+}
+
+/// Bits `shift ..` of 32 bytes, masked with `mask` in each byte.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn fields<R: Rows>(bytes: &[R::I; 8], shift: i32, mask: i32) -> [R::I; 8] {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe { ints!(|g| R::field(bytes[g], shift, mask)) }
+}
+
+/// `codes` with bits `from ..` of 32 bytes, masked with `mask`, as their bits `to ..`.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn with_fields<R: Rows>(
+    codes: [R::I; 8],
+    bytes: &[R::I; 8],
+    from: i32,
+    to: i32,
+    mask: i32,
+) -> [R::I; 8] {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe { ints!(|g| R::with_field(codes[g], bytes[g], from, to, mask)) }
+}
+
+/// Bytes of a 16-entry table.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn looked_up<R: Rows>(table: &'static [u8; 16], codes: [R::I; 8]) -> [R::I; 8] {
+    // SAFETY: the caller guarantees the instructions; the table has 16 bytes.
+    unsafe {
+        let table = R::table(table.as_ptr());
+        ints!(|g| R::lookup(table, codes[g]))
+    }
+}
+
+/// Byte `n` of each lane, unsigned, as float.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn byte<R: Rows>(words: R::I, n: usize) -> R::F {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe { R::float(R::and(R::shr(words, 8 * n as i32), R::splat(255))) }
+}
+
+/// Byte `n` of each lane, signed, as float.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn signed_byte<R: Rows>(words: R::I, n: usize) -> R::F {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe { R::float(R::sar(R::shl(words, 24 - 8 * n as i32), 24)) }
+}
+
+/// The 8 scales and minima of `Q4_K` and `Q5_K` from the first 16 bytes of their blocks.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn k_scales<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 8> {
+    // SAFETY: the caller guarantees the instructions and 16 bytes of each row.
+    unsafe {
+        // All at once: 16 bytes of each row cost little more than one word of each.
+        let [ds, a, b, c] = unit.quads(0);
+        let (d, dmin) = halves_of::<R>(ds);
+        let (six, four, two) = (R::splat(0x3f3f_3f3f), R::splat(0x0f0f_0f0f), R::splat(0x3030_3030));
+        let high_scales = R::or(R::and(c, four), R::and(R::shr(a, 2), two));
+        let high_minima = R::or(R::and(R::shr(c, 4), four), R::and(R::shr(b, 2), two));
+        let scales = [R::and(a, six), high_scales];
+        let minima = [R::and(b, six), high_minima];
+        Scales {
+            scale: floats!(|i| R::mul(d, byte::<R>(scales[i / 4], i % 4))),
+            min: floats!(|i| R::mul(dmin, byte::<R>(minima[i / 4], i % 4))),
+        }
+    }
+}
+
+/// `table + zero` as unsigned bytes.
+const fn above_zero(table: [i8; 16], zero: i16) -> [u8; 16] {
+    let mut out = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        out[i] = (table[i] as i16 + zero) as u8;
+        i += 1;
+    }
+    out
+}
+
+static IQ4_SIGNED: [u8; 16] = above_zero(IQ4_VALUES, 0);
+static IQ4_UNSIGNED: [u8; 16] = above_zero(IQ4_VALUES, 128);
+static E2M1_UNSIGNED: [u8; 16] = above_zero(E2M1_DOUBLED, 16);
+
+/// The table of `IQ4_NL` and `IQ4_XS` as dot products of a tier take codes of more than seven bits.
+#[inline(always)]
+fn iq4_table<R: Rows>() -> &'static [u8; 16] {
+    if R::SIGNED { &IQ4_SIGNED } else { &IQ4_UNSIGNED }
+}
+
+/// What remains to subtract from the codes of a format: see [`Rows::SIGNED`].
+#[inline(always)]
+pub(in crate::kernel) const fn zero_of<R: Rows, B: Blocks>() -> i32 {
+    if R::SIGNED && B::TOP > 127 { 0 } else { B::ZERO }
+}
+
+/// Runs an expression for the [`Blocks`] of a quantised format, which it knows as a type.
+macro_rules! for_format {
+    ($format:expr, |$B:ident| $body:expr) => {
+        for_format!(@ $format, $B, $body, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K Iq4Nl Iq4Xs Mxfp4)
+    };
+    (@ $format:expr, $B:ident, $body:expr, $($name:ident)*) => {
+        match $format {
+            $($crate::format::Format::$name => {
+                type $B = $crate::kernel::wide::blocks::$name;
+                $body
+            })*
+            format @ ($crate::format::Format::F32 | $crate::format::Format::F16 | $crate::format::Format::BF16) => {
+                unreachable!("{format} has no codes")
+            }
+        }
+    };
+}
+
+pub(in crate::kernel) use for_format;
+
+/// Declares the formats: number of scales, zero and top of the codes, how scales are read, how many times 32
+/// bytes pieces share and how these are read, and how codes are. The bodies run in unsafe blocks, with `R` as
+/// the tier.
+macro_rules! blocks {
+    ($(
+        $format:ident: [$n:literal], $zero:literal, $top:literal;
+        |$unit:ident| $scales:block
+        [$k:literal] |$shared_unit:pat_param, $q:pat_param| $shared:block
+        |$codes_unit:pat_param, $bytes:pat_param, $p:pat_param| $codes:block
+    )*) => {$(
+        pub(in crate::kernel) struct $format;
+
+        impl Blocks for $format {
+            const FORMAT: Format = Format::$format;
+            const ZERO: i32 = $zero;
+            const TOP: i32 = $top;
+            type Scales<R: Rows> = Scales<R, $n>;
+            type Shared<R: Rows> = [[R::I; 8]; $k];
+
+            #[inline(always)]
+            unsafe fn scales<R: Rows, S: Source<R>>($unit: S) -> Self::Scales<R> {
+                // SAFETY: the caller guarantees the instructions and the block of each row; every read is
+                // within it as `decode` lays it out.
+                unsafe { $scales }
+            }
+
+            #[inline(always)]
+            #[allow(unused_unsafe, reason = "pieces of many formats share nothing")]
+            unsafe fn shared<R: Rows, S: Source<R>>($shared_unit: S, $q: usize) -> Self::Shared<R> {
+                // SAFETY: as above.
+                unsafe { $shared }
+            }
+
+            #[inline(always)]
+            unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(
+                $codes_unit: S,
+                $bytes: &Self::Shared<R>,
+                $p: usize,
+            ) -> [R::I; 8] {
+                // SAFETY: as above.
+                unsafe { $codes }
+            }
+        }
+    )*};
+}
+
+blocks! {
+    Q4_0: [1], 8, 15;
+    |unit| { one(unit.halves(0)) }
+    [0] |_, _| { [] }
+    |unit, _, _| { nibbles(unit, 2) }
+
+    Q4_1: [1], 0, 15;
+    |unit| { scale_and_offset::<R>(unit.words(0)) }
+    [0] |_, _| { [] }
+    |unit, _, _| { nibbles(unit, 4) }
+
+    Q5_0: [1], 16, 31;
+    |unit| { one(R::half(unit.quads(0)[0])) }
+    [0] |_, _| { [] }
+    |unit, _, _| {
+        let [first, second, ..] = unit.quads(0);
+        R::with_fifth_bits(nibbles(unit, 6), between::<R>(first, second))
+    }
+
+    Q5_1: [1], 0, 31;
+    |unit| { scale_and_offset::<R>(unit.quads(0)[0]) }
+    [0] |_, _| { [] }
+    |unit, _, _| {
+        R::with_fifth_bits(nibbles(unit, 8), unit.quads(0)[1])
+    }
+
+    Q8_0: [1], 128, 255;
+    |unit| { one(unit.halves(0)) }
+    [0] |_, _| { [] }
+    |unit, _, _| {
+        let bytes = columns(unit, 2);
+        let sign = R::splat(if R::SIGNED { 0 } else { 0x8080_8080_u32 as i32 });
+        ints!(|g| R::xor(bytes[g], sign))
+    }
+
+    Q2K: [16], 0, 3;
+    |unit| {
+        let packed = unit.quads(0);
+        let (d, dmin) = halves_of::<R>(unit.words(80));
+        let low = R::splat(0x0f0f_0f0f);
+        Scales {
+            scale: floats!(|i| R::mul(d, byte::<R>(R::and(packed[i / 4], low), i % 4))),
+            min: floats!(|i| R::mul(dmin, byte::<R>(R::and(R::shr(packed[i / 4], 4), low), i % 4))),
+        }
+    }
+    [1] |unit, first| { [columns(unit, 16 + first / 4 * 32)] }
+    |_, [bytes], _| { fields::<R>(bytes, 2 * NTH as i32, 3) }
+
+    Q3K: [16], 4, 7;
+    |unit| {
+        // The 12 bytes of scales begin in the middle of a word of the last 16 bytes.
+        let [p, q, r, s] = unit.quads(94);
+        let (a, b, c) = (between::<R>(p, q), between::<R>(q, r), between::<R>(r, s));
+        let d = R::half(R::shr(s, 16));
+        let (four, two) = (R::splat(0x0f0f_0f0f), R::splat(0x3030_3030));
+        let low = [a, b, R::shr(a, 4), R::shr(b, 4)];
+        let high = [R::shl(c, 4), R::shl(c, 2), c, R::shr(c, 2)];
+        let scales: [R::I; 4] = ints!(|i| R::or(R::and(low[i], four), R::and(high[i], two)));
+        let scale = floats!(|i| {
+            let unsigned = R::and(R::shr(scales[i / 4], 8 * (i % 4) as i32), R::splat(255));
+            R::mul(d, R::float(R::add(unsigned, R::splat(-32))))
+        });
+        Scales { scale, min: scale }
+    }
+    [2] |unit, first| { [columns(unit, 32 + first / 4 * 32), columns(unit, 0)] }
+    |_, [low, high], first| {
+        with_fields::<R>(fields::<R>(low, 2 * NTH as i32, 3), high, (first + NTH) as i32, 2, 1)
+    }
+
+    Q4K: [8], 0, 15;
+    |unit| { k_scales(unit) }
+    [2] |unit, first| { [columns(unit, 16 + first / 2 * 32), columns(unit, 48 + first / 2 * 32)] }
+    |_, bytes, _| { fields::<R>(&bytes[NTH / 2], 4 * (NTH % 2) as i32, 15) }
+
+    Q5K: [8], 0, 31;
+    |unit| { k_scales(unit) }
+    [3] |unit, first| {
+        [columns(unit, 48 + first / 2 * 32), columns(unit, 80 + first / 2 * 32), columns(unit, 16)]
+    }
+    |_, bytes, first| {
+        let low = fields::<R>(&bytes[NTH / 2], 4 * (NTH % 2) as i32, 15);
+        with_fields::<R>(low, &bytes[2], (first + NTH) as i32, 4, 1)
+    }
+
+    Q6K: [16], 32, 63;
+    |unit| {
+        let packed = unit.quads(192);
+        let d = unit.last_halves(208);
+        let scale = floats!(|i| R::mul(d, signed_byte::<R>(packed[i / 4], i % 4)));
+        Scales { scale, min: scale }
+    }
+    [3] |unit, first| {
+        let at = first / 4 * 64;
+        [columns(unit, at), columns(unit, at + 32), columns(unit, 128 + at / 2)]
+    }
+    |_, bytes, _| {
+        let low = fields::<R>(&bytes[NTH % 2], 4 * (NTH / 2) as i32, 15);
+        with_fields::<R>(low, &bytes[2], 2 * NTH as i32, 4, 3)
+    }
+
+    Iq4Nl: [1], 128, 241;
+    |unit| { one(unit.halves(0)) }
+    [0] |_, _| { [] }
+    |unit, _, _| { looked_up::<R>(iq4_table::<R>(), nibbles(unit, 2)) }
+
+    Iq4Xs: [8], 128, 241;
+    |unit| {
+        let [first, low, ..] = unit.quads(0);
+        let d = R::half(first);
+        let scale = floats!(|i| {
+            let low = R::and(R::shr(low, 4 * i as i32), R::splat(15));
+            let high = R::and(R::shr(first, 16 + 2 * i as i32), R::splat(3));
+            let scale = R::add(R::or(low, R::shl(high, 4)), R::splat(-32));
+            R::mul(d, R::float(scale))
+        });
+        Scales { scale, min: scale }
+    }
+    [0] |_, _| { [] }
+    |unit, _, first| { looked_up::<R>(iq4_table::<R>(), nibbles(unit, 8 + 16 * (first + NTH))) }
+
+    Mxfp4: [1], 16, 28;
+    |unit| {
+        // As `e8m0_half`: the two smallest are subnormal, and below these bits only they are larger.
+        let e = unit.bytes(0);
+        let normal = R::shl(R::add(e, R::splat(-1)), 23);
+        let subnormal = R::add(R::splat(0x0020_0000), R::shl(R::min(e, R::splat(1)), 21));
+        one(R::from_bits(R::max(normal, subnormal)))
+    }
+    [0] |_, _| { [] }
+    |unit, _, _| { looked_up::<R>(&E2M1_UNSIGNED, nibbles(unit, 1)) }
+}

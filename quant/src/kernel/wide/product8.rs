@@ -1,0 +1,531 @@
+//! Products of quantised weights with int8 activations over any [`Rows`] and [`Blocks`]: a tile of as many
+//! rows as a vector has lanes, block by block; each block's codes are unpacked once, straight into
+//! registers, and multiplied with every token. It must not know formats.
+//!
+//! Steps and their order are those of `codes`, so the bits are too, for any number of tokens.
+
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use super::blocks::{Blocks, ScalesOf, for_format, zero_of};
+use super::rows::{CODE_WORDS, Neighbours, Rows, Source, Stock, Streams};
+use super::tier::Work;
+use crate::activations::Activations;
+use crate::activations::room;
+use crate::kernel::outputs::out_at;
+use crate::kernel::runs::run_of;
+use crate::matrix::QMatrix;
+
+/// Tokens that a tile is multiplied with before its weights are unpacked again: their activations should
+/// stay in the second-level cache.
+pub(in crate::kernel) const TOKENS: usize = 128;
+
+/// The largest distance of rows, so that offsets of 16 of them are 32-bit words.
+const MAX_STRIDE: usize = 1 << 26;
+
+/// A run of tokens of `Q8` activations.
+#[derive(Clone, Copy)]
+pub(in crate::kernel) struct Tokens<'a> {
+    /// Words of all records.
+    pub words: &'a [u32],
+    /// Words of one.
+    pub record: usize,
+    /// Tokens of a record, padding included.
+    pub room: usize,
+    /// The first of the run.
+    pub first: usize,
+    /// Tokens of the run.
+    pub count: usize,
+}
+
+impl<'a> Tokens<'a> {
+    fn of(x: Activations<'a>) -> Self {
+        let ((words, record), (all, first)) = (x.words(), x.place());
+        Self { words, record, room: room(all), first, count: x.tokens() }
+    }
+
+    /// The codes of the first token in block `block`, and its other parts.
+    ///
+    /// # Safety
+    /// The block must exist.
+    #[inline(always)]
+    pub unsafe fn sides(&self, block: usize) -> (*const u32, Sides) {
+        // SAFETY: the block exists, so its record is within the words, and is laid out as `activations` says.
+        unsafe {
+            let record = self.words.as_ptr().add(block * self.record);
+            let part = |n: usize| record.add(n * self.room + self.first);
+            let minus_sums = [part(9).cast(), part(10).cast()];
+            let sides = Sides { scales: part(8).cast(), minus_sums, minus_zeros: minus_sums };
+            (record.add(CODE_WORDS * self.first), sides)
+        }
+    }
+}
+
+impl Sides {
+    /// As seen from token `t`.
+    ///
+    /// # Safety
+    /// The token exists.
+    #[inline(always)]
+    pub unsafe fn from(self, t: usize) -> Self {
+        // SAFETY: the token exists in every part.
+        unsafe {
+            Self {
+                scales: self.scales.add(t),
+                minus_sums: self.minus_sums.map(|p| p.add(t)),
+                minus_zeros: self.minus_zeros.map(|p| p.add(t)),
+            }
+        }
+    }
+}
+
+/// Takes the pieces of a tile in order.
+pub(in crate::kernel) trait Consumer<R: Rows, B: Blocks> {
+    /// Piece `i` of a block with these scales; it is block `block` of the activations.
+    ///
+    /// # Safety
+    /// As [`Rows`]; the activations have that block.
+    unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize);
+}
+
+/// Unpacks some of the blocks of a tile of rows, which starts at `tile`.
+///
+/// # Safety
+/// As [`Source`], with these blocks.
+#[inline(always)]
+pub(in crate::kernel) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consumer<R, B>>(
+    tile: S,
+    units: Range<usize>,
+    consumer: &mut C,
+) {
+    // Bytes of a piece of 16 rows.
+    let bytes = 16 * B::FORMAT.block_bytes() / B::PIECES;
+    for unit in units {
+        // SAFETY: the caller guarantees the instructions and the blocks.
+        unsafe {
+            let at = tile.block(unit, B::FORMAT.block_bytes());
+            let scales = B::scales::<R, S>(at);
+            for first in (0..B::PIECES).step_by(4) {
+                let (block, shared) = (unit * B::PIECES + first, B::shared::<R, S>(at, first));
+                // Prefetches come after all reads of a piece: to the compiler they may write.
+                macro_rules! take {
+                    ($nth:literal) => {
+                        let codes = B::codes::<R, S, $nth>(at, &shared, first);
+                        tile.prefetch(block + $nth, bytes);
+                        consumer.take(block + $nth, &codes, &scales, first + $nth);
+                    };
+                }
+                take!(0);
+                if B::PIECES > 1 {
+                    take!(1);
+                    take!(2);
+                    take!(3);
+                }
+            }
+        }
+    }
+}
+
+/// What `Q8` tokens `t ..` of a record contribute besides their codes.
+#[derive(Clone, Copy)]
+pub(in crate::kernel) struct Sides {
+    /// One for each token from `t` on; how many may be read depends on the record.
+    pub scales: *const f32,
+    /// Negated sums of the codes, whole and of the first half.
+    pub minus_sums: [*const i32; 2],
+    /// The same times the format's zero; of the first half and of the second half if the format has halves.
+    minus_zeros: [*const i32; 2],
+}
+
+/// Adds piece `i` times the codes at `a` of `T` tokens to `acc`; codes are arranged if there are `MANY`
+/// tokens.
+///
+/// # Safety
+/// As [`Rows`]; the tokens exist in `a` and in `sides`.
+#[inline(always)]
+unsafe fn add_piece<R: Rows, B: Blocks, const T: usize, const MANY: bool>(
+    codes: &[R::I; 8],
+    scales: &B::Scales<R>,
+    i: usize,
+    a: *const u32,
+    sides: Sides,
+    acc: [R::F; T],
+) -> [R::F; T] {
+    // SAFETY: the caller guarantees the instructions and the tokens.
+    unsafe {
+        let [sum, low] = sides.minus_sums;
+        if !B::SHAPE.halves {
+            let dots = dot::<R, B, 8, T, MANY>(codes, a, sides.minus_zeros[0]);
+            let mut minus_sums = [0; T];
+            for (t, out) in minus_sums.iter_mut().enumerate() {
+                *out = sum.add(t).read();
+            }
+            return add_dots::<R, B, T>(dots, scales, i, sides.scales, minus_sums, acc);
+        }
+        let (mut lows, mut highs) = ([0; T], [0; T]);
+        for t in 0..T {
+            lows[t] = low.add(t).read();
+            highs[t] = sum.add(t).read() - lows[t];
+        }
+        let [c0, c1, c2, c3, c4, c5, c6, c7] = *codes;
+        let dots = dot::<R, B, 4, T, MANY>(&[c0, c1, c2, c3], a, sides.minus_zeros[0]);
+        let acc = add_dots::<R, B, T>(dots, scales, 2 * i, sides.scales, lows, acc);
+        let dots = dot::<R, B, 4, T, MANY>(&[c4, c5, c6, c7], a.add(4), sides.minus_zeros[1]);
+        add_dots::<R, B, T>(dots, scales, 2 * i + 1, sides.scales, highs, acc)
+    }
+}
+
+/// [`Rows::dot`] or [`Rows::dots`] of a format's codes.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn dot<R: Rows, B: Blocks, const N: usize, const T: usize, const MANY: bool>(
+    codes: &[R::I; N],
+    a: *const u32,
+    minus_zeros: *const i32,
+) -> [R::I; T] {
+    let zero = const { zero_of::<R, B>() };
+    // SAFETY: as for this function.
+    unsafe {
+        if MANY {
+            R::dots::<N, T>(codes, zero, B::TOP, a, minus_zeros)
+        } else {
+            R::dot::<N, T>(codes, zero, B::TOP, a, minus_zeros)
+        }
+    }
+}
+
+/// Adds integer sums, scaled by scale `i` and each token's scale, to `acc`.
+///
+/// # Safety
+/// As [`Rows`], with `T` scales of tokens.
+#[inline(always)]
+unsafe fn add_dots<R: Rows, B: Blocks, const T: usize>(
+    dots: [R::I; T],
+    scales: &B::Scales<R>,
+    i: usize,
+    token_scales: *const f32,
+    minus_sums: [i32; T],
+    mut acc: [R::F; T],
+) -> [R::F; T] {
+    for t in 0..T {
+        // SAFETY: the caller guarantees the instructions and `T` scales.
+        unsafe {
+            let mut v = R::mul(R::float(dots[t]), scales.scale(i));
+            if B::SHAPE.minima {
+                v = R::fma(R::float(R::splat(minus_sums[t])), scales.min(i), v);
+            }
+            acc[t] = R::fma(v, R::splat_f(token_scales.add(t).read()), acc[t]);
+        }
+    }
+    acc
+}
+
+/// Writes `zero` times the negated sums of `n` tokens; of both halves if `halves`.
+///
+/// # Safety
+/// The sums exist, and the outputs are good for writing.
+#[inline(always)]
+unsafe fn times_zero(zero: i32, halves: bool, [sums, lows]: [*const i32; 2], n: usize, out: [*mut i32; 2]) {
+    if zero == 0 {
+        return;
+    }
+    for t in 0..n {
+        // SAFETY: the caller guarantees `n` sums and outputs.
+        unsafe {
+            let (sum, low) = (sums.add(t).read(), lows.add(t).read());
+            out[0].add(t).write(if halves { low } else { sum } * zero);
+            if halves {
+                out[1].add(t).write((sum - low) * zero);
+            }
+        }
+    }
+}
+
+/// One token: its sums stay in a register.
+struct One<'a, R: Rows> {
+    x: Tokens<'a>,
+    acc: R::F,
+}
+
+impl<R: Rows, B: Blocks> Consumer<R, B> for One<'_, R> {
+    #[inline(always)]
+    unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize) {
+        // SAFETY: the caller guarantees the instructions and the block.
+        unsafe {
+            let mut zeros = [0; 2];
+            let [first, second] = &mut zeros;
+            let (a, mut sides) = self.x.sides(block);
+            times_zero(const { zero_of::<R, B>() }, B::SHAPE.halves, sides.minus_sums, 1, [first, second]);
+            sides.minus_zeros = [&raw const zeros[0], &raw const zeros[1]];
+            [self.acc] = add_piece::<R, B, 1, false>(codes, scales, i, a, sides, [self.acc]);
+        }
+    }
+}
+
+/// Tokens that a piece is multiplied with at a time.
+const fn batch<R: Rows, B: Blocks>() -> usize {
+    if B::TOP > 127 { R::WIDE_BATCH } else { R::BATCH }
+}
+
+/// Several tokens: sums `[tokens, ROWS]`, `stride` apart, in memory.
+#[repr(align(64))]
+struct Many<'a> {
+    x: Tokens<'a>,
+    acc: *mut f32,
+    stride: usize,
+    /// See [`Sides::minus_zeros`].
+    minus_zeros: [[i32; TOKENS]; 2],
+}
+
+impl<R: Rows, B: Blocks> Consumer<R, B> for Many<'_> {
+    #[inline(always)]
+    unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize) {
+        // SAFETY: the caller guarantees the instructions and the block; `acc` has `count` sums by
+        // construction.
+        unsafe {
+            let (a, mut sides) = self.x.sides(block);
+            let [first, second] = &mut self.minus_zeros;
+            let out = [first.as_mut_ptr(), second.as_mut_ptr()];
+            times_zero(const { zero_of::<R, B>() }, B::SHAPE.halves, sides.minus_sums, self.x.count, out);
+            sides.minus_zeros = out.map(<*mut i32>::cast_const);
+            let codes = &R::arrange(codes);
+            let mut t = 0;
+            while t < self.x.count {
+                let at = (a.add(t * CODE_WORDS), sides.from(t), self.acc.add(t * self.stride));
+                t += match self.x.count - t {
+                    8.. if const { batch::<R, B>() == 8 } => self.batch::<R, B, 8>(codes, scales, i, at),
+                    4.. if const { batch::<R, B>() >= 4 } => self.batch::<R, B, 4>(codes, scales, i, at),
+                    2.. if const { batch::<R, B>() == 2 } => self.batch::<R, B, 2>(codes, scales, i, at),
+                    _ => self.batch::<R, B, 1>(codes, scales, i, at),
+                };
+            }
+        }
+    }
+}
+
+impl Many<'_> {
+    /// Adds a piece to the sums of `T` tokens and returns `T`.
+    ///
+    /// # Safety
+    /// As [`add_piece`], with sums for as many tokens.
+    #[inline(always)]
+    unsafe fn batch<R: Rows, B: Blocks, const T: usize>(
+        &self,
+        codes: &[R::I; 8],
+        scales: &B::Scales<R>,
+        i: usize,
+        (a, sides, sums): (*const u32, Sides, *mut f32),
+    ) -> usize {
+        // SAFETY: the caller guarantees the instructions, the tokens and the sums.
+        unsafe {
+            let mut acc = [R::splat_f(0.0); T];
+            for (t, acc) in acc.iter_mut().enumerate() {
+                *acc = R::load(sums.add(t * self.stride));
+            }
+            acc = add_piece::<R, B, T, true>(codes, scales, i, a, sides, acc);
+            for (t, acc) in acc.into_iter().enumerate() {
+                R::store(sums.add(t * self.stride), acc);
+            }
+        }
+        T
+    }
+}
+
+/// One tile of several tokens: `sums[t * stride + r]` of its rows and the tokens of `x`.
+pub(in crate::kernel) trait TileProduct<R: Rows> {
+    /// Computes a tile.
+    ///
+    /// # Safety
+    /// As [`Source`] for `units` blocks; the tokens exist, and `sums` is good for writing.
+    unsafe fn tile<B: Blocks>(
+        tile: Stock<Neighbours>,
+        units: usize,
+        x: Tokens<'_>,
+        sums: *mut f32,
+        stride: usize,
+    );
+}
+
+/// Products of tiles by [`Rows::dots`].
+struct Vectors;
+
+impl<R: Rows> TileProduct<R> for Vectors {
+    #[inline(always)]
+    unsafe fn tile<B: Blocks>(
+        tile: Stock<Neighbours>,
+        units: usize,
+        x: Tokens<'_>,
+        sums: *mut f32,
+        stride: usize,
+    ) {
+        // SAFETY: the caller guarantees the instructions, the rows and the tokens.
+        unsafe {
+            for t in 0..x.count {
+                R::store(sums.add(t * stride), R::splat_f(0.0));
+            }
+            let mut many = Many { x, acc: sums, stride, minus_zeros: [[0; TOKENS]; 2] };
+            walk::<R, B, _, _>(tile, 0..units, &mut many);
+        }
+    }
+}
+
+/// `out` of the whole product, laid out as [`crate::Kernels::matmul`] says.
+///
+/// # Safety
+/// As [`Rows`]. `x` is `Q8`, as wide as the matrix, and not empty; `out` is `rows * tokens` long.
+pub(in crate::kernel) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
+    if !fits::<R>(w) {
+        return crate::kernel::scalar::codes::product(w, x, out);
+    }
+    // SAFETY: as for this function; rows are where their matrix says.
+    unsafe {
+        if x.tokens() == 1 {
+            let x = Tokens::of(x);
+            for_format!(w.format(), |B| R::call(Stream { w, x, out, blocks: PhantomData::<B> }));
+        } else {
+            Chunk::each(w, x, out, |chunk| multiply::<R>(chunk));
+        }
+    }
+}
+
+/// Whether a matrix suits vectors; the scalar reference multiplies the others.
+pub(in crate::kernel) fn fits<R: Rows>(w: QMatrix<'_>) -> bool {
+    w.rows() >= R::ROWS && w.row_bytes() <= MAX_STRIDE
+}
+
+/// Computes a chunk with vectors.
+///
+/// # Safety
+/// As [`Rows`].
+pub(in crate::kernel) unsafe fn multiply<R: Rows>(chunk: Chunk<'_>) {
+    // SAFETY: as for this function.
+    unsafe { for_format!(chunk.w.format(), |B| R::call(Tiles::<B, Vectors>::of(chunk))) }
+}
+
+/// A product with one token. Lane `l` of the tiles goes through one of as many runs of rows as a tile has
+/// lanes, so that each reads one stream from its beginning to its end; `runs` says how long these are. Which
+/// lane a row is in changes no bit of its sum.
+///
+/// As [`product`], with rows for a tile.
+struct Stream<'a, B> {
+    w: QMatrix<'a>,
+    x: Tokens<'a>,
+    out: &'a mut [f32],
+    blocks: PhantomData<B>,
+}
+
+impl<R: Rows, B: Blocks> Work<R> for Stream<'_, B> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run(self) {
+        let Self { w, x, out, .. } = self;
+        let (rows, row_bytes) = (w.rows(), w.row_bytes());
+        let runs_from = |first: usize| {
+            // Rows that do not fill a tile are computed with the rows before them.
+            let start = first.min(rows - R::ROWS);
+            (first < rows).then(|| (start, run_of(rows - start, row_bytes, R::ROWS, MAX_STRIDE)))
+        };
+        let tile =
+            |row: usize, run: usize| (w.data().as_ptr().wrapping_add(row * row_bytes), run * row_bytes);
+        let mut runs = runs_from(0);
+        while let Some((start, run)) = runs {
+            runs = runs_from(start + R::ROWS * run);
+            let end = start + run;
+            for row in start..end {
+                let (at, stride) = tile(row, run);
+                let next = match runs {
+                    Some((first, run)) if row + 1 == end => tile(first, run),
+                    _ => (at.wrapping_add(row_bytes), stride),
+                };
+                let mut sums = [0.0; 16];
+                // SAFETY: the caller guarantees the instructions and the token. `ROWS` rows, `run` apart,
+                // from this one on exist, and are as many sums.
+                unsafe {
+                    let mut one = One::<R> { x, acc: R::splat_f(0.0) };
+                    let tile = Stock { at, stride, ahead: Streams { row_bytes, next } };
+                    walk::<R, B, _, _>(tile, 0..w.cols() / B::FORMAT.block_len(), &mut one);
+                    R::store(sums.as_mut_ptr(), one.acc);
+                }
+                for (lane, sum) in sums.iter().enumerate().take(R::ROWS) {
+                    out[row + lane * run] = *sum;
+                }
+            }
+        }
+    }
+}
+
+/// All rows of a product and some of its tokens, at most [`TOKENS`].
+#[derive(Clone, Copy)]
+pub(in crate::kernel) struct Chunk<'a> {
+    w: QMatrix<'a>,
+    /// The tokens.
+    pub x: Tokens<'a>,
+    /// Number of tokens of the product, and of those before these.
+    all: usize,
+    before: usize,
+    /// Of the whole product.
+    out: *mut f32,
+}
+
+impl<'a> Chunk<'a> {
+    /// Runs `multiply` for each chunk of a product.
+    pub fn each(w: QMatrix<'a>, x: Activations<'a>, out: &mut [f32], multiply: impl Fn(Chunk<'a>)) {
+        let (all, x) = (x.tokens(), Tokens::of(x));
+        for before in (0..all).step_by(TOKENS) {
+            let x = Tokens { first: x.first + before, count: TOKENS.min(all - before), ..x };
+            multiply(Chunk { w, x, all, before, out: out.as_mut_ptr() });
+        }
+    }
+}
+
+/// Sums of a tile.
+#[repr(C, align(64))]
+struct Spare(MaybeUninit<[f32; TOKENS * 16]>);
+
+/// A chunk, computed by `P`. Rows that do not fill a tile are computed with the rows before them.
+///
+/// As [`product`], with rows for a tile.
+pub(in crate::kernel) struct Tiles<'a, B, P> {
+    chunk: Chunk<'a>,
+    how: PhantomData<(B, P)>,
+}
+
+impl<'a, B, P> Tiles<'a, B, P> {
+    pub fn of(chunk: Chunk<'a>) -> Self {
+        Self { chunk, how: PhantomData }
+    }
+}
+
+impl<R: Rows, B: Blocks, P: TileProduct<R>> Work<R> for Tiles<'_, B, P> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run(self) {
+        let Chunk { w, x, all, before, out } = self.chunk;
+        let (rows, row_bytes) = (w.rows(), w.row_bytes());
+        for row in (0..rows).step_by(R::ROWS) {
+            let at = out_at(rows, all, row, before);
+            let start = row.min(rows - R::ROWS);
+            // Adjacent sums of several tokens, which is faster than writing to `out` directly. A tile that
+            // ends with the last row also has rows before `row`, which are not copied.
+            let mut spare = Spare(MaybeUninit::uninit());
+            // SAFETY: the caller guarantees the instructions. `start + ROWS <= rows`; `out` has `stride`
+            // sums for each token of the group, from this row on `ROWS` or all that are left; `spare` has
+            // `ROWS` for each, all written.
+            unsafe {
+                let (out, sums) = (out.add(at.start), spare.0.as_mut_ptr().cast());
+                let first = w.data().as_ptr().add(start * row_bytes);
+                let tile = Stock { at: first, stride: row_bytes, ahead: Neighbours };
+                P::tile::<B>(tile, w.cols() / B::FORMAT.block_len(), x, sums, R::ROWS);
+                for t in 0..x.count {
+                    let new = sums.add(t * R::ROWS + (row - start));
+                    out.add(t * at.stride).copy_from_nonoverlapping(new, R::ROWS.min(rows - row));
+                }
+            }
+        }
+    }
+}
