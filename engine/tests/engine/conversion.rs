@@ -18,12 +18,15 @@ fn convert(family: &str, format: Format, dir: &Path) -> std::path::PathBuf {
     target
 }
 
+/// Folders that are written in F32 alone.
+const TOO_NARROW_FOR_BLOCKS: [&str; 2] = ["gemma4moe", "gemma4-ple"];
+
 /// Rows of Q and K are permuted for families whose GGUF files pair neighbours, and Llama 3 divisors are
 /// rounded to f32; nothing else may differ, so the bound is that of the goldens themselves.
 #[test]
 fn f32_files_match_the_goldens() {
     let dir = tempfile::tempdir().unwrap();
-    for family in FAMILIES {
+    for family in FAMILIES.into_iter().chain(TOO_NARROW_FOR_BLOCKS) {
         let golden = golden(family);
         let file = convert(family, Format::F32, dir.path());
         let spec = load(&file).unwrap().spec;
