@@ -47,6 +47,20 @@ fn f32_files_match_the_goldens() {
     }
 }
 
+/// Files that folders cannot be written as are written anew from files: experts of two matrices, layers
+/// without attention, runs of tokens.
+#[test]
+fn files_of_other_kinds_are_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    for family in ["nemotronh-gguf", "llama4"] {
+        let golden = golden(family);
+        let (got, routes) = run(&convert(family, Format::F32, dir.path()), &golden.ids);
+        let error = distance(&got, &golden.logits) / spread(&golden.logits);
+        assert!(error <= 1e-3, "{family}: {error}");
+        assert_eq!(routes, golden.routes, "{family}");
+    }
+}
+
 /// Compares with the goldens on every instruction set. Weights and activations are rounded.
 #[test]
 fn q8_0_files_stay_within_the_rounding_of_their_weights() {
