@@ -186,6 +186,14 @@ fields! {
     /// Latent attention: the matrices for keys and for values are apart.
     kv_split: bool = hf[], gguf[PresentInSome("blk.*.attn_k_b.weight")];
 
+    /// Choice of tokens: its heads.
+    index_heads: u64 = hf["index_n_heads"], gguf[Key("{arch}.attention.indexer.head_count")];
+    /// Choice of tokens: width of a head.
+    index_head_dim: u64 = hf["index_head_dim"], gguf[Key("{arch}.attention.indexer.key_length")];
+    /// Choice of tokens: how many are chosen.
+    index_top: u64 = hf["index_topk"], gguf[Key("{arch}.attention.indexer.top_k")];
+    /// Choice of tokens: whether layers choose, or have the choice of the layer before.
+    index_types: Vec<String> = hf["indexer_types"], gguf[];
     /// Short convolutions: tokens that they see.
     conv_kernel: u64 = hf["conv_L_cache"], gguf[Key("{arch}.shortconv.l_cache")];
     /// Short convolutions: whether they have biases.

@@ -205,6 +205,9 @@ fn latent_keys(spec: &ModelSpec, latent: &LatentSpec, keys: &mut Keys) -> Result
     if spec.layers.iter().any(|layer| layer.latent() != Some(latent)) {
         return Err(unsupported("layers with different latent attention"));
     }
+    if latent.indexer.is_some() {
+        return Err(unsupported("sparse attention"));
+    }
     let (attention, whole) = (&latent.attention, latent.query_dim());
     keys.u32(&FIELDS.heads, attention.heads);
     keys.u32(&FIELDS.kv_rank, latent.rank);

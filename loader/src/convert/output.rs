@@ -181,26 +181,21 @@ fn expert_tensors(model: &LoadedModel) -> HashSet<String> {
     names
 }
 
-/// Layers with experts, and the formats of their gates, ups and downs in the output.
+/// The format of each matrix of a layer's experts in the output.
+pub(super) type ExpertFormats = Vec<(Part, Format)>;
+
+/// Layers with experts, and the formats of their matrices in the output.
 ///
 /// # Errors
-/// [`LoadError::Unsupported`] for experts that are not of three matrices: neither layout has a place for
-/// them.
-pub(super) fn expert_types(model: &LoadedModel, types: Types<'_>) -> Result<Vec<(usize, [Format; 3])>> {
-    if let Some(bank) = model.tensors.banks().iter().find(|bank| bank.parts() != Part::ALL) {
-        return Err(LoadError::Unsupported {
-            path: first_path(model).to_owned(),
-            feature: format!("writing experts of {} matrices", bank.parts().len()),
-            hint: "files hold experts of gate, up and down".into(),
-        });
-    }
+/// [`LoadError::Unsupported`] for experts of several formats that are to be kept.
+pub(super) fn expert_types(model: &LoadedModel, types: Types<'_>) -> Result<Vec<(usize, ExpertFormats)>> {
     expert_layers(model)
         .map(|(layer, _)| {
-            let [gate, up, down] = Part::ALL.map(|part| match types {
-                Types::Chosen(choose) => Ok(choose(experts_role(layer, part))),
-                Types::Kept => kept_type(model, layer, part),
-            });
-            Ok((layer, [gate?, up?, down?]))
+            let format = |&part: &Part| match types {
+                Types::Chosen(choose) => Ok((part, choose(experts_role(layer, part)))),
+                Types::Kept => Ok((part, kept_type(model, layer, part)?)),
+            };
+            Ok((layer, bank(model, layer).parts().iter().map(format).collect::<Result<_>>()?))
         })
         .collect()
 }
@@ -211,7 +206,7 @@ fn kept_type(model: &LoadedModel, layer: usize, part: Part) -> Result<Format> {
     let bank = bank(model, layer);
     let mut formats =
         (0..bank.experts()).filter_map(|expert| bank.part(expert, part)).map(|matrix| matrix.format);
-    let first = formats.next().expect("experts have gate, up and down");
+    let first = formats.next().expect("a bank has its parts");
     if let Some(other) = formats.find(|&format| format != first) {
         return Err(LoadError::Unsupported {
             path: first_path(model).to_owned(),
@@ -226,14 +221,13 @@ fn kept_type(model: &LoadedModel, layer: usize, part: Part) -> Result<Format> {
 pub(super) fn banks(
     model: &LoadedModel,
     layer: usize,
-    formats: [Format; 3],
+    formats: &[(Part, Format)],
     encoded: bool,
 ) -> Result<Vec<Output>> {
     let bank = bank(model, layer);
-    Part::ALL
-        .into_iter()
-        .zip(formats)
-        .map(|(part, format)| {
+    formats
+        .iter()
+        .map(|&(part, format)| {
             let matrix = first_expert(bank, part);
             let shape = vec![len_u64(bank.experts()), len_u64(matrix.rows), len_u64(matrix.cols)];
             let values = Values::Bank { layer, part, encode: encoded.then_some(format) };
@@ -243,9 +237,22 @@ pub(super) fn banks(
 }
 
 /// The shape of a layer's records. Checksums are 0 until they are computed.
-pub(super) fn packed_layer(model: &LoadedModel, layer: usize, formats: [Format; 3]) -> Result<PackedLayer> {
+///
+/// # Errors
+/// [`LoadError::Unsupported`] for experts that are not of three matrices.
+pub(super) fn packed_layer(
+    model: &LoadedModel,
+    layer: usize,
+    formats: &[(Part, Format)],
+) -> Result<PackedLayer> {
     let bank = bank(model, layer);
-    let [gate, up, down] = formats;
+    let &[(Part::Gate, gate), (Part::Up, up), (Part::Down, down)] = formats else {
+        return Err(LoadError::Unsupported {
+            path: first_path(model).to_owned(),
+            feature: format!("the packed layout of experts of {} matrices", formats.len()),
+            hint: "the standard layout is".into(),
+        });
+    };
     let matrix = |part, format| {
         let matrix = first_expert(bank, part);
         (format, len_u64(matrix.rows), len_u64(matrix.cols))

@@ -362,7 +362,8 @@ fn narrower(wanted: Format, cols: usize) -> Format {
 pub fn matrices(model: &LoadedModel) -> Vec<(Role, MatrixRef)> {
     let experts = expert_layers(model).flat_map(|(layer, _)| {
         let bank = bank(model, layer);
-        Part::ALL.map(|part| (experts_role(layer, part), *first_expert(bank, part)))
+        let first = |&part: &Part| (experts_role(layer, part), *first_expert(bank, part));
+        bank.parts().iter().map(first).collect::<Vec<_>>()
     });
     model.tensors.dense().chain(experts).collect()
 }

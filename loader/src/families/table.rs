@@ -13,7 +13,7 @@ use super::family::{
     QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers, WindowRule,
 };
 use super::hybrids::{BAILING_HYBRID, GRANITE_HYBRID, JAMBA, KIMI_LINEAR, MAMBA2, NEMOTRON_H};
-use super::recent::{COHERE2MOE, HYV3, LLAMA4, MIMO2, PLM, STEP35};
+use super::recent::{COHERE2MOE, DEEPSEEK32, GLM_DSA, HYV3, LLAMA4, MIMO2, PLM, STEP35};
 use crate::spec::Part::{Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
 use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
@@ -149,6 +149,8 @@ pub const FAMILIES: &[Family] = &[
         ..QWEN3NEXT
     },
     DEEPSEEK3,
+    DEEPSEEK32,
+    GLM_DSA,
     // arXiv 2405.04434.
     Family {
         label: "deepseek2",

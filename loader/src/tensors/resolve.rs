@@ -94,6 +94,7 @@ impl<'a> Resolver<'a> {
             // Vectors may be stored by group.
             [groups, of_group] if rows == 1 => shape(&[cols]) == [groups.saturating_mul(of_group)],
             [length] if rows == 1 => shape(&[cols]) == [length],
+            [] => shape(&[whole, cols]) == [1, 1],
             [first, second] if tensor.shape.len() > 2 => shape(&[whole, cols]) == [first, second],
             _ => false,
         };
