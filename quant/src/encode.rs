@@ -105,7 +105,7 @@ pub fn encode(format: Format, src: &[f32], out: &mut [u8]) -> Result<(), EncodeE
         Format::Q6K => each(src, out, |x| super_blocks::q6_k(x, None)),
         Format::Iq4Nl => each(src, out, |x| blocks::iq4_nl(x, None)),
         Format::Iq4Xs => each(src, out, |x| super_blocks::iq4_xs(x, None)),
-        Format::Q2K | Format::Q3K => Err(EncodeError::Unsupported(format)),
+        _ => Err(EncodeError::Unsupported(format)),
     }
 }
 
@@ -138,9 +138,6 @@ pub fn encode_weighted(
     }
     check(format, src, out)?;
     match format {
-        Format::F32 | Format::F16 | Format::BF16 | Format::Q8_0 | Format::Q2K | Format::Q3K => {
-            encode(format, src, out)
-        }
         Format::Q4_0 => each_weighted(src, weights, out, blocks::q4_0),
         Format::Q4_1 => each_weighted(src, weights, out, blocks::q4_1),
         Format::Q5_0 => each_weighted(src, weights, out, blocks::q5_0),
@@ -151,6 +148,7 @@ pub fn encode_weighted(
         Format::Q6K => each_weighted(src, weights, out, |x, w| super_blocks::q6_k(x, Some(w))),
         Format::Iq4Nl => each_weighted(src, weights, out, |x, w| blocks::iq4_nl(x, Some(w))),
         Format::Iq4Xs => each_weighted(src, weights, out, |x, w| super_blocks::iq4_xs(x, Some(w))),
+        _ => encode(format, src, out),
     }
 }
 

@@ -158,7 +158,7 @@ fn dense_output(
     let router = is_router(role);
     let chosen = choose(role);
     // Routers are never rounded to blocks: a small error would choose other experts.
-    let exact = (vector && !router) || (router && chosen.block_len() > 1);
+    let exact = (vector && !router) || (router && !chosen.is_float());
     let format = if exact { Format::F32 } else { chosen };
     let shape =
         if vector { vec![len_u64(matrix.cols)] } else { vec![len_u64(matrix.rows), len_u64(matrix.cols)] };

@@ -146,7 +146,7 @@ impl Mixture {
             Role::Layer(_, LayerTensor::K | LayerTensor::V) => self.keys_values,
             // Their rows are as narrow as a head.
             Role::Layer(_, LayerTensor::KUp | LayerTensor::VUp | LayerTensor::KvUp)
-                if self.base.block_len() > 1 =>
+                if !self.base.is_float() =>
             {
                 Q8_0
             }
@@ -311,7 +311,7 @@ impl TypePlan {
                     (*matched, wanted, last) = (true, rule.format, Some(rule));
                 }
             }
-            if let Some(rule) = last.filter(|_| exact && wanted.block_len() > 1) {
+            if let Some(rule) = last.filter(|_| exact && !wanted.is_float()) {
                 return Err(TypeError::Exact { role: name, pattern: rule.text.clone(), format: wanted });
             }
             let got = match wanted.row_bytes(matrix.cols) {

@@ -13,6 +13,7 @@ mod attend_tile;
 mod avx2;
 mod avx512;
 mod blocks;
+mod coded;
 pub(crate) mod detect;
 mod lanes;
 mod peaks;

@@ -19,7 +19,9 @@ use super::tier::{Tier, Work};
 use crate::activations::Activations;
 use crate::activations::TILE_FROM;
 use crate::codes::Shape;
+use crate::format::Format;
 use crate::kernel::prefetch::prefetch;
+use crate::lattice;
 use crate::matrix::QMatrix;
 
 /// Tokens of a tile, and rows.
@@ -76,7 +78,7 @@ thread_local! {
 pub(super) unsafe fn product(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
     // SAFETY: as for this function.
     unsafe {
-        if x.tokens() < TILE_FROM || Shape::of(w.format()).halves || !fits::<Rows512>(w) {
+        if x.tokens() < TILE_FROM || !suits(w.format()) || !fits::<Rows512>(w) {
             return super::product8::product::<Rows512>(w, x, out);
         }
         Chunk::each(w, x, out, |chunk| {
@@ -92,6 +94,11 @@ pub(super) unsafe fn product(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]
             });
         });
     }
+}
+
+/// Whether a format has one scale for each 32 weights, and vectors unpack it.
+fn suits(format: Format) -> bool {
+    !Shape::of(format).halves && !lattice::is_coded(format)
 }
 
 /// Whether whole tiles lie within a record: the last may reach beyond the tokens.

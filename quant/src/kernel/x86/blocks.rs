@@ -14,12 +14,12 @@ use crate::format::Format;
 /// # Safety
 /// All functions are as [`Source`], with `unit` at a block.
 pub(super) trait Blocks {
-    /// The format that this type stands for.
-    const FORMAT: Format;
     /// How its pieces are summed.
-    const SHAPE: Shape = Shape::of(Self::FORMAT);
-    /// Pieces of 32 weights in a block: 1 or 8.
-    const PIECES: usize = Self::FORMAT.block_len() / 32;
+    const SHAPE: Shape;
+    /// Pieces of 32 weights in a block: 1, 2, 4 or 8.
+    const PIECES: usize;
+    /// Bytes of a block.
+    const BYTES: usize;
     /// Subtracted from a code: 0 or a power of two.
     const ZERO: i32;
     /// The largest unsigned code.
@@ -86,6 +86,12 @@ macro_rules! floats {
 #[inline(always)]
 fn one<R: Rows>(scale: R::F) -> Scales<R, 1> {
     Scales { scale: [scale], min: [scale] }
+}
+
+/// The same scale for all pieces of a block, no minimum.
+#[inline(always)]
+fn same<R: Rows, const N: usize>(scale: R::F) -> Scales<R, N> {
+    Scales { scale: [scale; N], min: [scale; N] }
 }
 
 /// The first two f16 of a block as scale and minimum; in the formats that have them so, the minimum is added.
@@ -229,7 +235,7 @@ static E2M1_UNSIGNED: [u8; 16] = above_zero(E2M1_DOUBLED, 16);
 /// Runs an expression for the [`Blocks`] of a quantised format, which it knows as a type.
 macro_rules! for_format {
     ($format:expr, |$B:ident| $body:expr) => {
-        for_format!(@ $format, $B, $body, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K Iq4Nl Iq4Xs Mxfp4)
+        for_format!(@ $format, $B, $body, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K Iq4Nl Iq4Xs Mxfp4 Tq2_0 Nvfp4 Q1_0 Q8K)
     };
     (@ $format:expr, $B:ident, $body:expr, $($name:ident)*) => {
         match $format {
@@ -237,9 +243,7 @@ macro_rules! for_format {
                 type $B = $crate::kernel::x86::blocks::$name;
                 $body
             })*
-            format @ ($crate::format::Format::F32 | $crate::format::Format::F16 | $crate::format::Format::BF16) => {
-                unreachable!("{format} has no codes")
-            }
+            format => unreachable!("{format} has no codes that vectors unpack"),
         }
     };
 }
@@ -257,7 +261,9 @@ macro_rules! blocks {
         pub(super) struct $format;
 
         impl Blocks for $format {
-            const FORMAT: Format = Format::$format;
+            const SHAPE: Shape = Shape::of(Format::$format);
+            const PIECES: usize = Format::$format.block_len() / 32;
+            const BYTES: usize = Format::$format.block_bytes();
             const ZERO: i32 = $zero;
             const TOP: i32 = $top;
             type Scales<R: Rows> = Scales<R, $n>;
@@ -393,4 +399,49 @@ blocks! {
         one(R::from_bits(R::max(normal, subnormal)))
     }
     |unit, _| { looked_up::<R>(&E2M1_UNSIGNED, nibbles(unit, 1)) }
+
+    Tq2_0: [8], 1, 3;
+    |unit| { same::<R, 8>(unit.last_halves(64)) }
+    |unit, first| { fields(unit, first / 4 * 32, 2 * NTH as i32, 3) }
+
+    Nvfp4: [4], 16, 28;
+    |unit| {
+        let packed = unit.words(0);
+        let scale = floats!(|i| {
+            // As `ue4m3_half`: the bits of a half that is 2^7 times smaller, and zero for 0x7f.
+            let byte = R::and(R::shr(packed, 8 * i as i32), R::splat(255));
+            let other = R::min(R::xor(byte, R::splat(0x7f)), R::splat(1));
+            let keep = R::xor(R::add(other, R::splat(-1)), R::splat(-1));
+            let half = R::shl(R::and(byte, R::splat(0x7f)), 7);
+            R::mul(R::half(R::and(half, keep)), R::splat_f(128.0))
+        });
+        Scales { scale, min: scale }
+    }
+    |unit, first| {
+        let q = unit.quads(4 + 16 * (first + NTH));
+        let low = R::splat(0x0f0f_0f0f);
+        // Eight bytes are sixteen weights, low nibbles first.
+        let codes: [R::I; 8] = ints!(|g| {
+            let two = q[g / 4 * 2 + g % 2];
+            R::and(if g % 4 < 2 { two } else { R::shr(two, 4) }, low)
+        });
+        looked_up::<R>(&E2M1_UNSIGNED, codes)
+    }
+
+    Q1_0: [4], 1, 2;
+    |unit| { same::<R, 4>(unit.halves(0)) }
+    |unit, first| {
+        // Bits at place 4, moved to place 1: 0 or 2.
+        let bits = with_fifth_bits::<R>([R::splat(0); 8], unit.words(2 + 4 * (first + NTH)));
+        ints!(|g| R::shr(bits[g], 3))
+    }
+
+    Q8K: [8], 128, 255;
+    |unit| { same::<R, 8>(R::from_bits(unit.words(0))) }
+    |unit, first| {
+        let at = 4 + 32 * (first + NTH);
+        let (a, b) = (unit.quads(at), unit.quads(at + 16));
+        let sign = R::splat(0x8080_8080_u32 as i32);
+        ints!(|g| R::xor(if g < 4 { a[g] } else { b[g - 4] }, sign))
+    }
 }

@@ -9,11 +9,13 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::blocks::{Blocks, ScalesOf, for_format};
+use super::coded;
 use super::rows::{CODE_WORDS, Rows, Source, Stock};
 use super::tier::Work;
 use crate::activations::Activations;
 use crate::activations::room;
 use crate::kernel::outputs::out_at;
+use crate::lattice;
 use crate::matrix::QMatrix;
 
 /// Tokens that a tile is multiplied with before its weights are unpacked again: their activations should
@@ -99,11 +101,11 @@ pub(super) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consumer<R, B>>(
     consumer: &mut C,
 ) {
     // Bytes of a piece of 16 rows.
-    let bytes = 16 * B::FORMAT.block_bytes() / B::PIECES;
+    let bytes = 16 * B::BYTES / B::PIECES;
     for unit in units {
         // SAFETY: the caller guarantees the instructions and the blocks.
         unsafe {
-            let at = tile.block(unit, B::FORMAT.block_bytes());
+            let at = tile.block(unit, B::BYTES);
             let scales = B::scales::<R, S>(at);
             for first in (0..B::PIECES).step_by(4) {
                 let block = unit * B::PIECES + first;
@@ -112,6 +114,8 @@ pub(super) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consumer<R, B>>(
                 if B::PIECES > 1 {
                     tile.prefetch(block + 1, bytes);
                     consumer.take(block + 1, &B::codes::<R, S, 1>(at, first), &scales, first + 1);
+                }
+                if B::PIECES > 2 {
                     tile.prefetch(block + 2, bytes);
                     consumer.take(block + 2, &B::codes::<R, S, 2>(at, first), &scales, first + 2);
                     tile.prefetch(block + 3, bytes);
@@ -240,7 +244,7 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for One<'_, R> {
 
 /// Several tokens: sums `[tokens, ROWS]`, `stride` apart, in memory.
 #[repr(align(64))]
-struct Many<'a> {
+pub(super) struct Many<'a> {
     x: Tokens<'a>,
     acc: *mut f32,
     stride: usize,
@@ -273,7 +277,12 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for Many<'_> {
     }
 }
 
-impl Many<'_> {
+impl<'a> Many<'a> {
+    /// Adds to the sums at `acc`.
+    pub(super) fn new(x: Tokens<'a>, acc: *mut f32, stride: usize) -> Self {
+        Self { x, acc, stride, minus_zeros: [[0; TOKENS]; 2] }
+    }
+
     /// Adds a piece to the sums of `T` tokens and returns `T`.
     ///
     /// # Safety
@@ -333,7 +342,7 @@ impl TileProduct for Vectors {
             for t in 0..x.count {
                 R::store(sums.add(t * stride), R::splat_f(0.0));
             }
-            let mut many = Many { x, acc: sums, stride, minus_zeros: [[0; TOKENS]; 2] };
+            let mut many = Many::new(x, sums, stride);
             walk::<R, B, _, _>(tile, 0..units, &mut many);
         }
     }
@@ -349,6 +358,9 @@ pub(super) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &
     }
     // SAFETY: as for this function; rows are where their matrix says.
     unsafe {
+        if lattice::is_coded(w.format()) {
+            return coded::product::<R>(w, x, out);
+        }
         if x.tokens() == 1 {
             let x = Tokens::of(x);
             for_format!(w.format(), |B| R::call(Stream { w, x, out, blocks: PhantomData::<B> }));
@@ -403,7 +415,7 @@ impl<R: Rows, B: Blocks> Work<R> for Stream<'_, B> {
                     let at = w.data().as_ptr().add(row * row_bytes);
                     let tile = Stock::<true> { at, stride: run * row_bytes };
                     let mut one = One::<R> { x, acc: R::splat_f(0.0) };
-                    walk::<R, B, _, _>(tile, 0..w.cols() / B::FORMAT.block_len(), &mut one);
+                    walk::<R, B, _, _>(tile, 0..w.cols() / (32 * B::PIECES), &mut one);
                     R::store(sums.as_mut_ptr(), one.acc);
                 }
                 for (lane, sum) in sums.iter().enumerate().take(R::ROWS) {
@@ -418,14 +430,16 @@ impl<R: Rows, B: Blocks> Work<R> for Stream<'_, B> {
 /// All rows of a product and some of its tokens, at most [`TOKENS`].
 #[derive(Clone, Copy)]
 pub(super) struct Chunk<'a> {
-    w: QMatrix<'a>,
+    /// The matrix.
+    pub w: QMatrix<'a>,
     /// The tokens.
     pub x: Tokens<'a>,
-    /// Number of tokens of the product, and of those before these.
-    all: usize,
-    before: usize,
+    /// Number of tokens of the product.
+    pub all: usize,
+    /// Number of those before these.
+    pub before: usize,
     /// Of the whole product.
-    out: *mut f32,
+    pub out: *mut f32,
 }
 
 impl<'a> Chunk<'a> {
@@ -441,7 +455,7 @@ impl<'a> Chunk<'a> {
 
 /// Sums of a tile.
 #[repr(C, align(64))]
-struct Spare(MaybeUninit<[f32; TOKENS * 16]>);
+pub(super) struct Spare(pub MaybeUninit<[f32; TOKENS * 16]>);
 
 /// A chunk, computed by `P`. Rows that do not fill a tile are computed with the rows before them.
 ///
@@ -476,7 +490,7 @@ impl<R: Rows, B: Blocks, P: TileProduct> Work<R> for Tiles<'_, B, P> {
             unsafe {
                 let (out, sums) = (out.add(at.start), spare.0.as_mut_ptr().cast());
                 let tile = Stock::<false> { at: w.data().as_ptr().add(start * row_bytes), stride: row_bytes };
-                P::tile::<R, B>(tile, w.cols() / B::FORMAT.block_len(), x, sums, R::ROWS);
+                P::tile::<R, B>(tile, w.cols() / (32 * B::PIECES), x, sums, R::ROWS);
                 for t in 0..x.count {
                     let new = sums.add(t * R::ROWS + (row - start));
                     out.add(t * at.stride).copy_from_nonoverlapping(new, R::ROWS.min(rows - row));
