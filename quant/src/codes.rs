@@ -75,6 +75,25 @@ fn whole(scale: f32, min: f32, code: impl Fn(usize) -> i8) -> Piece {
     Piece { codes: std::array::from_fn(code), scale: [scale; 2], min: [min; 2] }
 }
 
+fn nvfp4(b: &[u8], p: usize) -> Piece {
+    Piece {
+        codes: std::array::from_fn(|i| E2M1_DOUBLED[usize::from(nvfp4_code(b, 32 * p + i))]),
+        scale: [0, 1].map(|h| ue4m3_half(b[2 * p + h])),
+        min: [0.0; 2],
+    }
+}
+
+/// Piece `p` of a block of a format of tables.
+fn coded(format: Format, b: &[u8], p: usize) -> Piece {
+    let mut found = Piece { codes: [0; 32], scale: [0.0; 2], min: [0.0; 2] };
+    lattice::each_piece(format, b, |index, piece| {
+        if index == p {
+            (found.codes, found.scale) = (piece.signed(), piece.scales);
+        }
+    });
+    found
+}
+
 /// Piece `p` (weights `32 p ..`) of the block `b` of a quantised format.
 ///
 /// # Panics
@@ -133,11 +152,7 @@ pub(crate) fn piece(format: Format, b: &[u8], p: usize) -> Piece {
         }
         Format::Mxfp4 => whole(e8m0_half(b[0]), 0.0, |i| E2M1_DOUBLED[usize::from(nibble(&b[1..], i))]),
         Format::Tq2_0 => whole(d(64), 0.0, |i| two_bits(0, i) as i8 - 1),
-        Format::Nvfp4 => Piece {
-            codes: std::array::from_fn(|i| E2M1_DOUBLED[usize::from(nvfp4_code(b, at(i)))]),
-            scale: [0, 1].map(|h| ue4m3_half(b[2 * p + h])),
-            min: [0.0; 2],
-        },
+        Format::Nvfp4 => nvfp4(b, p),
         Format::Q1_0 => whole(d(0), 0.0, |i| q1_0_code(b, at(i))),
         Format::Q8K => whole(f32_at(b, 0), 0.0, |i| b[4 + at(i)] as i8),
         Format::Iq1S
@@ -147,16 +162,7 @@ pub(crate) fn piece(format: Format, b: &[u8], p: usize) -> Piece {
         | Format::Iq2S
         | Format::Iq3Xxs
         | Format::Iq3S
-        | Format::Tq1_0 => {
-            let mut piece = Piece { codes: [0; 32], scale: [0.0; 2], min: [0.0; 2] };
-            lattice::each_piece(format, b, |index, coded| {
-                if index == p {
-                    piece.codes = coded.signed();
-                    piece.scale = coded.scales;
-                }
-            });
-            piece
-        }
+        | Format::Tq1_0 => coded(format, b, p),
     }
 }
 

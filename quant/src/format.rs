@@ -154,6 +154,13 @@ impl Format {
         matches!(self, Self::F32 | Self::F16 | Self::BF16 | Self::F8)
     }
 
+    /// Whether weights can be encoded in it; the others can be read alone.
+    pub const fn is_written(self) -> bool {
+        use Format::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Nvfp4, Q1_0, Q8K, Tq1_0, Tq2_0};
+        let tables = matches!(self, Iq1S | Iq1M | Iq2Xxs | Iq2Xs | Iq2S | Iq3Xxs | Iq3S | Tq1_0);
+        !tables && !matches!(self, Tq2_0 | Nvfp4 | Q1_0 | Q8K | Self::F8)
+    }
+
     /// Bytes of a row of `cols` weights; `None` when `cols` is not a whole number of blocks or the size
     /// overflows.
     pub const fn row_bytes(self, cols: usize) -> Option<usize> {

@@ -70,7 +70,7 @@ thread_local! {
     static SLAB_OF_THREAD: RefCell<Option<Box<Slab>>> = const { RefCell::new(None) };
 }
 
-/// [`super::product8::product`], with tiles where they are faster: not for few tokens, which do not repay
+/// [`super::coded::product`], with tiles where they are faster: not for few tokens, which do not repay
 /// the unpacking to memory, and not with two scales for a block.
 ///
 /// # Safety
@@ -79,7 +79,7 @@ pub(super) unsafe fn product(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]
     // SAFETY: as for this function.
     unsafe {
         if x.tokens() < TILE_FROM || !suits(w.format()) || !fits::<Rows512>(w) {
-            return super::product8::product::<Rows512>(w, x, out);
+            return super::coded::product::<Rows512>(w, x, out);
         }
         Chunk::each(w, x, out, |chunk| {
             if chunk.x.count < TILE_FROM || !has_room(chunk.x) {

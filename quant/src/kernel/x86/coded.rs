@@ -7,13 +7,13 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use super::blocks::{Blocks, ScalesOf};
-use super::product8::{Chunk, Many, Spare, Tokens, walk};
+use super::product8::{self, Chunk, Many, Spare, Tokens, walk};
 use super::rows::{Rows, Source, Stock};
 use super::tier::Work;
 use crate::activations::Activations;
 use crate::codes::Shape;
 use crate::kernel::outputs::out_at;
-use crate::lattice::each_piece;
+use crate::lattice::{each_piece, is_coded};
 use crate::matrix::QMatrix;
 
 /// Weights of a row that are written out at a time: 16 rows of them fit a second-level cache beside the
@@ -27,7 +27,7 @@ thread_local! {
 /// Pieces as [`each_piece`] gives them: `SCALES` scales (f32), then 32 signed codes.
 struct Plain<const SCALES: usize>;
 
-/// Its scales.
+/// One vector for each scale of a piece.
 struct PlainScales<R: Rows, const SCALES: usize>([R::F; SCALES]);
 
 impl<R: Rows, const SCALES: usize> ScalesOf<R> for PlainScales<R, SCALES> {
@@ -78,11 +78,15 @@ impl<const SCALES: usize> Blocks for Plain<SCALES> {
     }
 }
 
-/// [`super::product8::product`] of a format of tables.
+/// [`product8::product`], of formats of tables too.
 ///
 /// # Safety
-/// As there, with rows for a tile.
+/// As there.
 pub(super) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
+    if !is_coded(w.format()) || !product8::fits::<R>(w) {
+        // SAFETY: as for this function.
+        return unsafe { product8::product::<R>(w, x, out) };
+    }
     let halves = Shape::of(w.format()).halves;
     // SAFETY: as for this function.
     Chunk::each(w, x, out, |chunk| unsafe {

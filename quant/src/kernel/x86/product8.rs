@@ -9,13 +9,11 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::blocks::{Blocks, ScalesOf, for_format};
-use super::coded;
 use super::rows::{CODE_WORDS, Rows, Source, Stock};
 use super::tier::Work;
 use crate::activations::Activations;
 use crate::activations::room;
 use crate::kernel::outputs::out_at;
-use crate::lattice;
 use crate::matrix::QMatrix;
 
 /// Tokens that a tile is multiplied with before its weights are unpacked again: their activations should
@@ -358,9 +356,6 @@ pub(super) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &
     }
     // SAFETY: as for this function; rows are where their matrix says.
     unsafe {
-        if lattice::is_coded(w.format()) {
-            return coded::product::<R>(w, x, out);
-        }
         if x.tokens() == 1 {
             let x = Tokens::of(x);
             for_format!(w.format(), |B| R::call(Stream { w, x, out, blocks: PhantomData::<B> }));

@@ -8,7 +8,7 @@ use super::lanes::Lanes;
 use super::rows256::{Avx2Dot, Rows256, VnniDot};
 use super::rows512::Rows512;
 use super::tier::{Tier, Work, impl_tier};
-use super::{amx, attend, peaks, product, product8, vector};
+use super::{amx, attend, coded, peaks, product, vector};
 use crate::activations::{Columns, Record};
 use crate::format::Format;
 use crate::isa::Isa;
@@ -31,21 +31,21 @@ pub(in crate::kernel) fn of(isa: Isa) -> Option<&'static Kernels> {
 static AVX2: Kernels = Kernels {
     isa: Isa::Avx2,
     floats: &AVX2_FLOATS,
-    codes: &Codes { product: product8::product::<Rows256<Avx2Dot>>, fill: fill::<Avx2> },
+    codes: &Codes { product: coded::product::<Rows256<Avx2Dot>>, fill: fill::<Avx2> },
     peaks: &Peaks { read: peaks::read_avx2, multiply: peaks::multiply_avx2 },
 };
 
 static AVX_VNNI: Kernels = Kernels {
     isa: Isa::AvxVnni,
     floats: &AVX2_FLOATS,
-    codes: &Codes { product: product8::product::<Rows256<VnniDot>>, fill: fill::<Avx2> },
+    codes: &Codes { product: coded::product::<Rows256<VnniDot>>, fill: fill::<Avx2> },
     peaks: &Peaks { read: peaks::read_avx2, multiply: peaks::multiply_avx_vnni },
 };
 
 static AVX512_VNNI: Kernels = Kernels {
     isa: Isa::Avx512Vnni,
     floats: &AVX512_FLOATS,
-    codes: &Codes { product: product8::product::<Rows512>, fill: fill::<Avx512> },
+    codes: &Codes { product: coded::product::<Rows512>, fill: fill::<Avx512> },
     peaks: &Peaks { read: peaks::read_avx2, multiply: peaks::multiply_avx512_vnni },
 };
 
