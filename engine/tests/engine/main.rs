@@ -7,6 +7,7 @@ mod branches;
 mod common;
 mod conversion;
 mod equality;
+mod forms;
 mod importance;
 mod layouts;
 mod packed;

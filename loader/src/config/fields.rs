@@ -75,14 +75,14 @@ fields! {
     /// Rows of the embedding.
     vocab: u64 = hf["vocab_size"], gguf[Rows("token_embd.weight")];
     /// Width of the residual stream.
-    d_model: u64 = hf["hidden_size"], gguf[Key("{arch}.embedding_length")];
+    d_model: u64 = hf["hidden_size", "d_model"], gguf[Key("{arch}.embedding_length")];
     /// Number of layers.
-    layers: u64 = hf["num_hidden_layers"], gguf[Key("{arch}.block_count")];
+    layers: u64 = hf["num_hidden_layers", "n_layers"], gguf[Key("{arch}.block_count")];
     /// Layers behind the others that predict several tokens at once. GGUF files count them as layers.
     predicting_layers: u64 =
         hf["num_nextn_predict_layers"], gguf[Key("{arch}.nextn_predict_layers")], default 0;
     /// Longest context, in tokens.
-    max_context: u64 = hf["max_position_embeddings"], gguf[Key("{arch}.context_length")];
+    max_context: u64 = hf["max_position_embeddings", "max_seq_len"], gguf[Key("{arch}.context_length")];
     /// Epsilon of the norms; the default is the family's.
     norm_eps: f64 = hf["rms_norm_eps", "layer_norm_epsilon", "norm_eps", "layer_norm_eps"],
         gguf[Key("{arch}.attention.layer_norm_rms_epsilon"), Key("{arch}.attention.layer_norm_epsilon")];
@@ -105,9 +105,9 @@ fields! {
     /// Query heads of each layer.
     layer_heads: Vec<u64> = hf["num_attention_heads_per_layer"], gguf[];
     /// Query heads.
-    heads: PerLayer = hf["num_attention_heads"], gguf[Key("{arch}.attention.head_count")];
+    heads: PerLayer = hf["num_attention_heads", "n_heads"], gguf[Key("{arch}.attention.head_count")];
     /// Key and value heads; by default as many as query heads.
-    kv_heads: PerLayer = hf["num_key_value_heads"], gguf[Key("{arch}.attention.head_count_kv")];
+    kv_heads: PerLayer = hf["num_key_value_heads", "kv_n_heads"], gguf[Key("{arch}.attention.head_count_kv")];
     /// Width of a head; by default the width of the residual stream over the heads.
     head_dim: u64 = hf["head_dim"], gguf[Key("{arch}.attention.key_length")];
     /// Width of a value head, when it may differ.
@@ -257,7 +257,7 @@ fields! {
     rope_divisors: Vec<f64> = hf[], gguf[Values("rope_freqs.weight")];
 
     /// Hidden width of dense feed-forward blocks.
-    d_ff: PerLayer = hf["block_ff_dim", "intermediate_size"], gguf[Key("{arch}.feed_forward_length")];
+    d_ff: PerLayer = hf["block_ff_dim", "intermediate_size", "ffn_hidden_size"], gguf[Key("{arch}.feed_forward_length")];
     /// Activation of feed-forward blocks; the default is the family's.
     activation: String = hf["hidden_act", "hidden_activation"], gguf[];
     /// Clamped SwiGLU: steepness of the sigmoid.
@@ -270,7 +270,7 @@ fields! {
     experts: u64 = hf["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"],
         gguf[Key("{arch}.expert_count")];
     /// Routed experts of a token.
-    experts_used: Uniform = hf["num_experts_per_tok", "experts_per_token", "moe_k", "moe_topk"],
+    experts_used: Uniform = hf["num_experts_per_tok", "experts_per_token", "moe_k", "moe_topk", "moe_top_k"],
         gguf[Key("{arch}.expert_used_count")];
     /// Hidden width of a routed expert. Older GGUF files have no key for it.
     expert_d_ff: Uniform = hf["moe_intermediate_size"],
@@ -330,12 +330,14 @@ pub(crate) const HF_IGNORED: &[&str] = &[
     "eos_token_id",
     "hidden_dropout",
     "hidden_dropout_prob",
+    "initial_context_length",
     "initializer_range",
     "input_jitter_noise",
     "moe_norm_min",
     "output_router_logits",
     "pad_token_id",
     "pretraining_tp",
+    "quantization_config",
     "resid_pdrop",
     "router_aux_loss_coef",
     "torch_dtype",

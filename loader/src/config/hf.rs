@@ -14,6 +14,11 @@ use crate::io::json;
 
 /// The object in which models for several kinds of input keep the settings of the language model.
 const NESTED: &str = "text_config";
+/// Objects of parts of the model, whose settings are read as if they stood at the top.
+const PARTS: [&str; 2] = ["attn_config", "ffn_config"];
+/// How the weights were quantised, and the ways whose tensors say by themselves how they are read.
+const QUANTISED: (&str, &str) = ("quantization_config", "quant_method");
+const QUANT_METHODS: [&str; 4] = ["fp8", "fbgemm_fp8", "compressed-tensors", "mxfp4"];
 /// The object with the settings of the rope, and its older name.
 const ROPE_OBJECTS: [&str; 2] = ["rope_parameters", "rope_scaling"];
 /// What a key of the table begins with that stands in the rope's object; where layers of different types
@@ -37,6 +42,7 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
         let fault = Fault::WrongType { found: kind(config).into(), expected: "a JSON object" };
         return Err(LoadError::malformed(path, "the file", fault));
     };
+    quantised_as(path, map)?;
     let mut file = ConfigFile::new(path, map)?;
     let mut raw = RawConfig::read(path, &mut file)?;
     raw.unknown = file.unknown();
@@ -63,6 +69,21 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
         raw.window.value = None;
     }
     Ok(raw)
+}
+
+/// Refuses weights that were quantised in a way that is not read.
+fn quantised_as(path: &Path, map: &Map<String, Value>) -> Result<()> {
+    let inside =
+        |map: &Map<String, Value>| Some(map.get(QUANTISED.0)?.get(QUANTISED.1)?.as_str()?.to_owned());
+    let nested = || map.get(NESTED).and_then(Value::as_object).and_then(inside);
+    match inside(map).or_else(nested) {
+        Some(method) if !QUANT_METHODS.contains(&method.as_str()) => Err(LoadError::Unsupported {
+            path: path.to_owned(),
+            feature: format!("{}.{} {}", QUANTISED.0, QUANTISED.1, method.escape_default()),
+            hint: format!("supported are {}; use a GGUF file of this model", QUANT_METHODS.join(", ")),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn folder_name(path: &Path) -> String {
@@ -257,8 +278,18 @@ impl<'a> ConfigFile<'a> {
         }
         match (value(self.map, key), self.nested) {
             (None, Some(nested)) => (format!("{NESTED}.{key}"), value(nested, key)),
+            (None, None) => {
+                let inside = |part: &&str| Some((format!("{part}.{key}"), value(self.part(part)?, key)?));
+                let found = PARTS.iter().find_map(inside);
+                found.map_or((key.to_owned(), None), |(name, value)| (name, Some(value)))
+            }
             (found, _) => (key.to_owned(), found),
         }
+    }
+
+    /// An object of [`PARTS`].
+    fn part(&self, part: &str) -> Option<&'a Map<String, Value>> {
+        self.map.get(part)?.as_object()
     }
 
     /// The first key of a row that has a value; all of them must have the right type.
@@ -295,7 +326,15 @@ impl<'a> ConfigFile<'a> {
                 || ROWS.iter().any(|row| row.hf.contains(&key))
         };
         let object = self.nested.map(|_| NESTED);
-        let top = self.map.keys().filter(|key| !outside(key) && object != Some(key.as_str()));
+        let known_object =
+            |key: &str| object == Some(key) || PARTS.contains(&key) && self.part(key).is_some();
+        let top = self.map.keys().filter(|key| !outside(key) && !known_object(key));
+        let in_parts =
+            PARTS.iter().filter_map(|part| Some((part, self.part(part)?))).flat_map(|(part, map)| {
+                // An object says which it is, and lists what it leaves open.
+                let says = map.iter().filter(|(key, value)| key.as_str() != "model_type" && !value.is_null());
+                says.filter(|(key, _)| !outside(key)).map(move |(key, _)| format!("{part}.{key}"))
+            });
         let nested = self.nested.into_iter().flat_map(Map::keys).filter(|key| !outside(key));
         let known = |prefix: &str, key: &str| {
             ROWS.iter().flat_map(|row| row.hf).any(|hf| hf.strip_prefix(prefix) == Some(key))
@@ -308,7 +347,7 @@ impl<'a> ConfigFile<'a> {
                 keys.map(move |key| format!("{shown}{key}"))
             },
         );
-        top.cloned().chain(nested.map(|key| format!("{NESTED}.{key}"))).chain(rope).collect()
+        top.cloned().chain(in_parts).chain(nested.map(|key| format!("{NESTED}.{key}"))).chain(rope).collect()
     }
 }
 
