@@ -140,6 +140,32 @@ fn files_written_from_folders_hold_their_weights() {
     }
 }
 
+/// Delta nets by key head, delta nets whose value heads files reorder, short convolutions: the file says the same.
+#[test]
+fn folders_with_recurrences_are_written_as_files() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["qwen3next", "qwen35moe-folder", "lfm2moe"] {
+        let golden = golden_in(&path(name));
+        let exact = dir.path().join("exact.gguf");
+        quantise(&path(name), "f32", FileLayout::Standard, &exact);
+        let (got, routes) = run(&exact, &golden.ids);
+        let error = distance(&got, &golden.logits) / spread(&golden.logits);
+        assert!(error <= 1e-3, "{name}: {error}");
+        assert_eq!(routes, golden.routes, "{name}");
+        let source = load(&path(name)).unwrap();
+        let file = load(&exact).unwrap();
+        let report = verify(&file, Some(&source), 2, &mut |_, _| true).unwrap().unwrap();
+        assert_eq!(report.damage, [], "{name}");
+        assert!(report.classes.values().all(|class| class.distance.unwrap().largest == 0.0), "{name}");
+        // In eight bits, streamed: every matrix has a type that its rows allow.
+        let small = dir.path().join("small.gguf");
+        quantise(&path(name), "q8_0", FileLayout::Packed, &small);
+        let how = How { ram: Ram::Min, io: Io::Direct, ..Default::default() };
+        let bits = |how| whole(&mut session(&model(&small, how), KvFormat::F32), &golden.ids);
+        assert!(bits(how) == bits(How::default()), "{name}");
+    }
+}
+
 /// Qwen3-VL-MoE is published with experts that lie as columns. Its golden has rows; both have to give the
 /// same bits.
 #[test]

@@ -384,3 +384,170 @@ fn write_fours(codes: &[u8], powers: &[u8], to: &mut [u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::read_at::ReadAt;
+
+    /// A file in memory whose reads begin at multiples of a power of two.
+    struct Bytes(Vec<u8>, usize);
+
+    impl ReadAt for Bytes {
+        fn align(&self) -> usize {
+            self.1
+        }
+
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            assert!(offset.is_multiple_of(self.1 as u64));
+            let rest = self.0.get(offset as usize..).unwrap_or_default();
+            let len = rest.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&rest[..len]);
+            Ok(len)
+        }
+    }
+
+    impl Sources for [Bytes; 2] {
+        fn file(&self, index: usize) -> io::Result<&dyn ReadAt> {
+            self.get(index).map(|file| file as &dyn ReadAt).ok_or_else(|| io::ErrorKind::NotFound.into())
+        }
+    }
+
+    /// The rows of a unit, read at once, which must be those read one by one.
+    fn made(unit: Unit, weights: Vec<u8>, beside: Vec<u8>) -> Vec<Vec<u8>> {
+        let mut arranged = Arranged::default();
+        arranged.push(Unit { rows: 1, cols: 1, format: Format::F32, along: Along::Rows, ..unit });
+        let start = arranged.push(unit);
+        assert_eq!(arranged.unit(start + 3), Some((start, unit.bytes())));
+        let mut whole = vec![0; usize::try_from(unit.bytes()).unwrap()];
+        for align in [1, 4096] {
+            let files = [Bytes(weights.clone(), align), Bytes(beside.clone(), align)];
+            let mut buffers = MakeBuffers::default();
+            arranged.make(&files, &mut buffers, start, &mut whole).unwrap();
+            let row_bytes = unit.row_bytes();
+            for (first, count) in [(0, 1), (1, 2), (unit.rows - 1, 1), (0, unit.rows / 2), (unit.rows / 2, 1)]
+            {
+                let mut part = vec![0; count * row_bytes];
+                let at = start + (first * row_bytes) as u64;
+                arranged.make(&files, &mut buffers, at, &mut part).unwrap();
+                assert!(part == whole[first * row_bytes..][..part.len()], "{first}, {count}, {align}");
+            }
+            assert!(arranged.make(&files, &mut buffers, start + 1, &mut [0; 7]).is_err());
+            let mut long = vec![0; whole.len() + row_bytes];
+            assert!(arranged.make(&files, &mut buffers, start, &mut long).is_err());
+        }
+        whole.chunks(unit.row_bytes()).map(<[u8]>::to_vec).collect()
+    }
+
+    fn unit(stored: Stored, along: Along, lines: Lines, [rows, cols]: [usize; 2], format: Format) -> Unit {
+        Unit { from: SourceRun { file: 0, offset: 10 }, stored, along, lines, rows, cols, format }
+    }
+
+    /// `[rows, cols]` numbers of two bytes that say where they are in the source, behind ten other bytes.
+    fn places(rows: usize, cols: usize) -> Vec<u8> {
+        let numbers = (0..rows * cols).flat_map(|i| ((i / cols * 256 + i % cols) as u16).to_le_bytes());
+        [0; 10].into_iter().chain(numbers).collect()
+    }
+
+    #[test]
+    fn transposed_matrices_become_rows() {
+        // Long enough for rows to be read in part.
+        for (rows, cols) in [(6, 40), (5000, 33)] {
+            let stored = Stored::Floats(2);
+            let shape = [rows, cols];
+            let source: Vec<u8> = {
+                let numbers = (0..rows * cols).flat_map(|i| ((i * 7) as u16).to_le_bytes());
+                [0; 10].into_iter().chain(numbers).collect()
+            };
+            let got = made(unit(stored, Along::Columns, Lines::InOrder, shape, Format::BF16), source, vec![]);
+            for (row, got) in got.iter().enumerate() {
+                let expected: Vec<u8> =
+                    (0..cols).flat_map(|col| (((col * rows + row) * 7) as u16).to_le_bytes()).collect();
+                assert!(*got == expected, "row {row} of {rows}");
+            }
+        }
+    }
+
+    #[test]
+    fn alternating_rows_are_told_apart() {
+        let stored = Stored::Floats(2);
+        for along in [Along::Rows, Along::Columns] {
+            let source = if along == Along::Rows { places(8, 5) } else { places(5, 8) };
+            let got = made(unit(stored, along, Lines::Alternating, [8, 5], Format::F16), source, vec![]);
+            for (row, got) in got.iter().enumerate() {
+                let line = if row < 4 { 2 * row } else { 2 * (row - 4) + 1 };
+                let place = |col| if along == Along::Rows { line * 256 + col } else { col * 256 + line };
+                let expected: Vec<u8> = (0..5).flat_map(|col| (place(col) as u16).to_le_bytes()).collect();
+                assert_eq!(*got, expected, "row {row} {along:?}");
+            }
+        }
+    }
+
+    /// Scales of blocks of 32 x 64, in powers of two: by rows, and transposed.
+    #[test]
+    fn eight_bit_floats_get_the_scale_of_their_block() {
+        let (rows, cols) = (70, 128);
+        let powers: Vec<u8> = (0..6).map(|i| 125 + i).collect();
+        let place = SourceRun { file: 1, offset: 3 };
+        let beside: Vec<u8> = [0; 3].into_iter().chain(powers).collect();
+        let grid = Grid {
+            place,
+            scale: ScaleType::Power,
+            rows: 3,
+            cols: 2,
+            block_rows: 32,
+            block_cols: 64,
+            first_row: 0,
+        };
+        let source: Vec<u8> = [0; 10].into_iter().chain((0..rows * cols).map(|i| (i % 120) as u8)).collect();
+        let value = |row: usize, col: usize| {
+            let scale = 2f32.powi((row / 32 * 2 + col / 64) as i32 - 2);
+            EIGHT_BITS[(row * cols + col) % 120] * scale
+        };
+        let read = |format, row: &[u8], count: usize| {
+            let mut values = vec![0.0; count];
+            moelten_quant::decode(format, row, &mut values);
+            values
+        };
+        let stored = Stored::Scaled(grid);
+        for format in [Format::F8, Format::F32] {
+            let of_rows = unit(stored, Along::Rows, Lines::InOrder, [rows, cols], format);
+            for (row, got) in made(of_rows, source.clone(), beside.clone()).iter().enumerate() {
+                let expected: Vec<f32> = (0..cols).map(|col| value(row, col)).collect();
+                assert_eq!(read(format, got, cols), expected, "row {row}");
+            }
+        }
+        // 70 rows of the source as columns do not fill blocks.
+        let of_columns = unit(stored, Along::Columns, Lines::InOrder, [cols, rows], Format::F32);
+        for (row, got) in made(of_columns, source, beside).iter().enumerate() {
+            let expected: Vec<f32> = (0..rows).map(|col| value(col, row)).collect();
+            assert_eq!(read(Format::F32, got, rows), expected, "column {row}");
+        }
+    }
+
+    /// Neighbours of a byte go to the two halves of a block: number `i` of the source is number `i` of the
+    /// block.
+    #[test]
+    fn pairs_of_neighbours_become_blocks() {
+        let (rows, cols) = (4, 64);
+        let code = |row: usize, col: usize| (row * 5 + col * 3) % 16;
+        let source = (0..rows * cols / 2).map(|i| {
+            let (row, col) = (i / (cols / 2), i % (cols / 2) * 2);
+            (code(row, col) | code(row, col + 1) << 4) as u8
+        });
+        let source: Vec<u8> = [0; 10].into_iter().chain(source).collect();
+        let beside: Vec<u8> = (0..8).map(|i| 120 + i).collect();
+        let stored = Stored::Fours { scales: SourceRun { file: 1, offset: 0 } };
+        let fours = unit(stored, Along::Rows, Lines::InOrder, [rows, cols], Format::Mxfp4);
+        let e2m1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+        for (row, got) in made(fours, source, beside).iter().enumerate() {
+            let mut values = vec![0.0; cols];
+            moelten_quant::decode(Format::Mxfp4, got, &mut values);
+            for (col, value) in values.into_iter().enumerate() {
+                let (code, power) = (code(row, col), (row * 2 + col / 32) as i32 - 7);
+                let sign = if code < 8 { 1.0 } else { -1.0 };
+                assert_eq!(value, sign * e2m1[code % 8] * 2f32.powi(power), "{row}, {col}");
+            }
+        }
+    }
+}
