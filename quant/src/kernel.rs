@@ -15,6 +15,8 @@ mod scalar;
 mod table;
 mod tiers;
 mod tiled;
+#[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(fuzzing)))]
+mod wide;
 #[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 pub(crate) mod x86;
 

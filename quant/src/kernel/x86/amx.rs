@@ -11,16 +11,17 @@ use core::arch::asm;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::blocks::{Blocks, ScalesOf, for_format};
-use super::product8::{Chunk, Consumer, TileProduct, Tiles, Tokens, fits, multiply, walk};
-use super::rows::{CODE_WORDS, Rows, Stock};
 use super::rows512::Rows512;
-use super::tier::{Tier, Work};
 use crate::activations::Activations;
 use crate::activations::TILE_FROM;
 use crate::codes::Shape;
 use crate::format::Format;
 use crate::kernel::prefetch::prefetch;
+use crate::kernel::wide::blocks::{Blocks, ScalesOf, for_format};
+use crate::kernel::wide::coded;
+use crate::kernel::wide::product8::{Chunk, Consumer, TileProduct, Tiles, Tokens, fits, multiply, walk};
+use crate::kernel::wide::rows::{CODE_WORDS, Rows, Stock};
+use crate::kernel::wide::tier::{Tier, Work};
 use crate::lattice;
 use crate::matrix::QMatrix;
 
@@ -70,7 +71,7 @@ thread_local! {
     static SLAB_OF_THREAD: RefCell<Option<Box<Slab>>> = const { RefCell::new(None) };
 }
 
-/// [`super::coded::product`], with tiles where they are faster: not for few tokens, which do not repay
+/// [`coded::product`], with tiles where they are faster: not for few tokens, which do not repay
 /// the unpacking to memory, and not with two scales for a block.
 ///
 /// # Safety
@@ -79,7 +80,7 @@ pub(super) unsafe fn product(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]
     // SAFETY: as for this function.
     unsafe {
         if x.tokens() < TILE_FROM || !suits(w.format()) || !fits::<Rows512>(w) {
-            return super::coded::product::<Rows512>(w, x, out);
+            return coded::product::<Rows512>(w, x, out);
         }
         Chunk::each(w, x, out, |chunk| {
             if chunk.x.count < TILE_FROM || !has_room(chunk.x) {

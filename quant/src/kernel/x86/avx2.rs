@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::lanes::{Lanes, lanes_functions};
+use crate::kernel::wide::lanes::{Lanes, lanes_functions};
 
 /// Eight floats in a `ymm` register.
 pub(super) struct Avx2;

@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::avx2::Avx2;
-use super::lanes::{Lanes, lanes_functions};
+use crate::kernel::wide::lanes::{Lanes, lanes_functions};
 
 /// Sixteen floats in a `zmm` register.
 pub(super) struct Avx512;

@@ -9,8 +9,8 @@
 use core::arch::x86_64::*;
 use core::marker::PhantomData;
 
-use super::rows::{CODE_WORDS, Rows, rows_functions};
-use super::tier::{Tier, impl_tier};
+use crate::kernel::wide::rows::{CODE_WORDS, Rows, rows_functions};
+use crate::kernel::wide::tier::{Tier, impl_tier};
 
 /// Eight rows; `D` multiplies.
 pub(super) struct Rows256<D>(PhantomData<D>);

@@ -6,8 +6,8 @@
 
 use core::arch::x86_64::*;
 
-use super::rows::{CODE_WORDS, Rows, rows_functions};
-use super::tier::impl_tier;
+use crate::kernel::wide::rows::{CODE_WORDS, Rows, rows_functions};
+use crate::kernel::wide::tier::impl_tier;
 
 pub(super) struct Rows512;
 

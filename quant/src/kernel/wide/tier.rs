@@ -5,7 +5,7 @@
 //! parts that run long enough to be worth a call are therefore [`Work`], which each tier compiles apart.
 
 /// A set of instructions that functions are compiled with.
-pub(super) trait Tier: Sized {
+pub(in crate::kernel) trait Tier: Sized {
     /// Runs `work` as a function of its own that has the tier's instructions.
     ///
     /// # Safety
@@ -14,7 +14,7 @@ pub(super) trait Tier: Sized {
 }
 
 /// A part of a kernel, its arguments as fields.
-pub(super) trait Work<T: Tier> {
+pub(in crate::kernel) trait Work<T: Tier> {
     /// The result.
     type Out;
 
@@ -28,10 +28,10 @@ pub(super) trait Work<T: Tier> {
 /// Writes the `Tier` of a type with its instructions.
 macro_rules! impl_tier {
     ($tier:ty, $features:literal) => {
-        impl $crate::kernel::x86::tier::Tier for $tier {
+        impl $crate::kernel::wide::tier::Tier for $tier {
             #[target_feature(enable = $features)]
             #[inline(never)]
-            unsafe fn call<W: $crate::kernel::x86::tier::Work<Self>>(work: W) -> W::Out {
+            unsafe fn call<W: $crate::kernel::wide::tier::Work<Self>>(work: W) -> W::Out {
                 // SAFETY: the attribute gives the instructions; the caller guarantees the rest.
                 unsafe { work.run() }
             }
@@ -39,4 +39,4 @@ macro_rules! impl_tier {
     };
 }
 
-pub(super) use impl_tier;
+pub(in crate::kernel) use impl_tier;

@@ -9,7 +9,7 @@ use crate::decode::E4M3;
 /// # Safety
 /// Every function needs the tier's instructions. Those that take a pointer need it good for `N` elements,
 /// or for `n` where that is given; no alignment is needed.
-pub(super) trait Lanes: Tier {
+pub(in crate::kernel) trait Lanes: Tier {
     /// Floats in a vector: 8 or 16.
     const N: usize;
     /// Tokens of a register tile of four rows, so that accumulators and operands just fit the registers.
@@ -120,4 +120,4 @@ macro_rules! lanes_functions {
     )*};
 }
 
-pub(super) use lanes_functions;
+pub(in crate::kernel) use lanes_functions;

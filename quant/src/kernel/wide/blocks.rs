@@ -13,7 +13,7 @@ use crate::format::Format;
 ///
 /// # Safety
 /// All functions are as [`Source`], with `unit` at a block.
-pub(super) trait Blocks {
+pub(in crate::kernel) trait Blocks {
     /// How its pieces are summed.
     const SHAPE: Shape;
     /// Pieces of 32 weights in a block: 1, 2, 4 or 8.
@@ -35,13 +35,13 @@ pub(super) trait Blocks {
 }
 
 /// `N` scales and minima.
-pub(super) struct Scales<R: Rows, const N: usize> {
+pub(in crate::kernel) struct Scales<R: Rows, const N: usize> {
     scale: [R::F; N],
     min: [R::F; N],
 }
 
 /// Reads [`Scales`] of any number.
-pub(super) trait ScalesOf<R: Rows> {
+pub(in crate::kernel) trait ScalesOf<R: Rows> {
     fn scale(&self, i: usize) -> R::F;
     fn min(&self, i: usize) -> R::F;
 }
@@ -240,7 +240,7 @@ macro_rules! for_format {
     (@ $format:expr, $B:ident, $body:expr, $($name:ident)*) => {
         match $format {
             $($crate::format::Format::$name => {
-                type $B = $crate::kernel::x86::blocks::$name;
+                type $B = $crate::kernel::wide::blocks::$name;
                 $body
             })*
             format => unreachable!("{format} has no codes that vectors unpack"),
@@ -248,7 +248,7 @@ macro_rules! for_format {
     };
 }
 
-pub(super) use for_format;
+pub(in crate::kernel) use for_format;
 
 /// Declares the formats: number of scales, zero and top of the codes, and how both are read. The bodies run
 /// in unsafe blocks, with `R` as the tier.
@@ -258,7 +258,7 @@ macro_rules! blocks {
         |$unit:ident| $scales:block
         |$codes_unit:ident, $p:pat_param| $codes:block
     )*) => {$(
-        pub(super) struct $format;
+        pub(in crate::kernel) struct $format;
 
         impl Blocks for $format {
             const SHAPE: Shape = Shape::of(Format::$format);

@@ -5,7 +5,7 @@ use super::lanes::Lanes;
 use crate::format::Format;
 
 /// Takes the weights of a unit, each vector once, in ascending order.
-pub(super) trait Sink<L: Lanes> {
+pub(in crate::kernel) trait Sink<L: Lanes> {
     /// Weights `at .. at + L::N` of the unit.
     ///
     /// # Safety
@@ -14,7 +14,7 @@ pub(super) trait Sink<L: Lanes> {
 }
 
 /// A float format, unpacked by units of 32.
-pub(super) trait Unpack {
+pub(in crate::kernel) trait Unpack {
     /// The format that this type stands for.
     const FORMAT: Format;
     /// Weights of a unit.
@@ -32,7 +32,7 @@ pub(super) trait Unpack {
 /// Declares the formats by how a vector is loaded from element `$at` of `$unit`.
 macro_rules! formats {
     ($($format:ident: |$unit:ident, $at:ident| $load:expr;)*) => {$(
-        pub(super) struct $format;
+        pub(in crate::kernel) struct $format;
 
         impl Unpack for $format {
             const FORMAT: Format = Format::$format;

@@ -82,7 +82,7 @@ impl<const SCALES: usize> Blocks for Plain<SCALES> {
 ///
 /// # Safety
 /// As there.
-pub(super) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
+pub(in crate::kernel) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
     if !is_coded(w.format()) || !product8::fits::<R>(w) {
         // SAFETY: as for this function.
         return unsafe { product8::product::<R>(w, x, out) };

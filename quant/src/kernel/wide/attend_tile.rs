@@ -11,7 +11,7 @@ use crate::kernel::attend::{BLOCK, KEY_GROUP, Running, base};
 use crate::kernel::prefetch::{prefetch, prefetch_far};
 
 /// Most query rows of a register tile, in any tier.
-pub(super) const MAX_ROWS: usize = 8;
+pub(in crate::kernel) const MAX_ROWS: usize = 8;
 /// Vectors of a register tile's row.
 const VECTORS: usize = 2;
 /// Most numbers of a vector, in any tier.
@@ -39,10 +39,10 @@ macro_rules! call_for_rows {
     }};
 }
 
-pub(super) use call_for_rows;
+pub(in crate::kernel) use call_for_rows;
 
 /// A number format of the cache.
-pub(super) trait Stored: Copy {
+pub(in crate::kernel) trait Stored: Copy {
     /// The first `n` elements, `1..=N`, then zeros.
     ///
     /// # Safety
@@ -69,7 +69,7 @@ impl Stored for u16 {
 
 /// Numbers to prefetch.
 #[derive(Clone, Copy)]
-pub(super) struct Ahead<S> {
+pub(in crate::kernel) struct Ahead<S> {
     pub at: *const S,
     /// Whether they lie in huge pages.
     pub huge_pages: bool,
@@ -92,7 +92,7 @@ impl<S> Ahead<S> {
 ///
 /// As [`Lanes`]. `keys` are those of the block, `queries` is `[head_dim, R]`, `weights` is `[R, BLOCK]`.
 /// `ahead`, the values of the block, is only prefetched.
-pub(super) struct Scores<S, const R: usize> {
+pub(in crate::kernel) struct Scores<S, const R: usize> {
     pub keys: *const S,
     pub queries: *const f32,
     pub head_dim: usize,
@@ -141,7 +141,7 @@ impl<L: Lanes, S: Stored, const R: usize> Work<L> for Scores<S, R> {
 /// branch depends on the numbers.
 ///
 /// As [`Lanes`]. `weights` is `[R, BLOCK]`.
-pub(super) struct Softmax<'a, const R: usize> {
+pub(in crate::kernel) struct Softmax<'a, const R: usize> {
     pub weights: *mut f32,
     pub state: &'a mut [Running; MAX_ROWS],
 }
@@ -194,7 +194,7 @@ impl<L: Lanes, const R: usize> Work<L> for Softmax<'_, R> {
 /// `weights[r, p] = cap * tanh(weights[r, p] / cap)` of some columns.
 ///
 /// As [`Lanes`]. `weights` is `[rows, BLOCK]`, whose `columns`, whole vectors, are written.
-pub(super) struct Cap {
+pub(in crate::kernel) struct Cap {
     pub weights: *mut f32,
     pub rows: usize,
     pub columns: Range<usize>,
@@ -225,7 +225,7 @@ impl<L: Lanes> Work<L> for Cap {
 
 /// Values of a block from some position on.
 #[derive(Clone, Copy)]
-pub(super) struct Values<S> {
+pub(in crate::kernel) struct Values<S> {
     pub at: *const S,
     pub head_dim: usize,
     /// The keys of the next block, to prefetch.
@@ -235,7 +235,7 @@ pub(super) struct Values<S> {
 /// `sums[r] = sums[r] * shrink[r] + weights[r, p] * values[p]` over the positions `seen`, ascending.
 ///
 /// As [`Lanes`]. `values` are those of the block, `weights` is `[R, BLOCK]`, `sums` is `[R, head_dim]`.
-pub(super) struct Weigh<S, const R: usize> {
+pub(in crate::kernel) struct Weigh<S, const R: usize> {
     pub values: Values<S>,
     pub weights: *const f32,
     pub seen: Range<usize>,

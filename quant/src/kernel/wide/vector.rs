@@ -23,7 +23,7 @@ macro_rules! kernels {
         /// # Safety
         /// As [`Lanes`]. All slices have the same length.
         #[inline(always)]
-        pub(super) unsafe fn $name<L: Lanes>($($arg: $type),*) $(-> $result)? {
+        pub(in crate::kernel) unsafe fn $name<L: Lanes>($($arg: $type),*) $(-> $result)? {
             // SAFETY: the caller guarantees the instructions and the lengths; every access is of elements
             // below them.
             unsafe { $($body)* }

@@ -54,7 +54,7 @@ struct Buffers {
 /// # Safety
 /// As [`Lanes`]. The task was checked with `out` and `state`.
 #[inline(always)]
-pub(super) unsafe fn attend<L: Lanes>(task: &Attend<'_>, out: &mut [f32], state: &mut [Running]) {
+pub(in crate::kernel) unsafe fn attend<L: Lanes>(task: &Attend<'_>, out: &mut [f32], state: &mut [Running]) {
     let huge_pages = task.huge_pages;
     // SAFETY: as for this function.
     unsafe {
@@ -333,7 +333,7 @@ impl<L: Lanes, S: Stored> Work<L> for WeighParts<'_, S> {
 /// # Safety
 /// As [`Lanes`]. The slices have the same length.
 #[inline(always)]
-pub(super) unsafe fn attend_merge<L: Lanes>(
+pub(in crate::kernel) unsafe fn attend_merge<L: Lanes>(
     later: &[f32],
     later_state: Running,
     out: &mut [f32],

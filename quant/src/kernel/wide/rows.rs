@@ -13,7 +13,7 @@ use crate::kernel::prefetch::prefetch;
 /// # Safety
 /// Every function needs the tier's instructions, and pointers good for what the function says; no alignment
 /// is needed.
-pub(super) trait Rows: Tier {
+pub(in crate::kernel) trait Rows: Tier {
     /// Rows in a vector: 8 or 16.
     const ROWS: usize;
     /// Integers.
@@ -87,7 +87,7 @@ pub(super) trait Rows: Tier {
 ///
 /// # Safety
 /// As [`Rows`], with whole blocks of all rows there, and offsets of fields within a block.
-pub(super) trait Source<R: Rows>: Copy {
+pub(in crate::kernel) trait Source<R: Rows>: Copy {
     /// The block `n` blocks of `bytes` bytes further.
     unsafe fn block(self, n: usize, bytes: usize) -> Self;
     /// 16 bytes of each row: bytes `4 j .. 4 j + 4` in vector `j`.
@@ -108,7 +108,7 @@ pub(super) trait Source<R: Rows>: Copy {
 /// them: as many streams as rows, which the prefetcher of the processor follows. Otherwise they are one
 /// after the other.
 #[derive(Clone, Copy)]
-pub(super) struct Stock<const STREAMS: bool> {
+pub(in crate::kernel) struct Stock<const STREAMS: bool> {
     /// At a block of the first row.
     pub at: *const u8,
     /// Bytes from row to row of the tile.
@@ -178,7 +178,7 @@ impl<R: Rows, const STREAMS: bool> Source<R> for Stock<STREAMS> {
 const STREAM_AHEAD: usize = 384;
 
 /// Words from the codes of a token to those of the next.
-pub(super) const CODE_WORDS: usize = 8;
+pub(in crate::kernel) const CODE_WORDS: usize = 8;
 
 /// Writes functions of a `Rows` implementation.
 macro_rules! rows_functions {
@@ -192,4 +192,4 @@ macro_rules! rows_functions {
     )*};
 }
 
-pub(super) use rows_functions;
+pub(in crate::kernel) use rows_functions;

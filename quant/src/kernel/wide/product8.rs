@@ -18,14 +18,14 @@ use crate::matrix::QMatrix;
 
 /// Tokens that a tile is multiplied with before its weights are unpacked again: their activations should
 /// stay in the second-level cache.
-pub(super) const TOKENS: usize = 128;
+pub(in crate::kernel) const TOKENS: usize = 128;
 
 /// The largest distance of rows, so that offsets of 16 of them are 32-bit words.
 const MAX_STRIDE: usize = 1 << 26;
 
 /// A run of tokens of `Q8` activations.
 #[derive(Clone, Copy)]
-pub(super) struct Tokens<'a> {
+pub(in crate::kernel) struct Tokens<'a> {
     /// Words of all records.
     pub words: &'a [u32],
     /// Words of one.
@@ -80,7 +80,7 @@ impl Sides {
 }
 
 /// Takes the pieces of a tile in order.
-pub(super) trait Consumer<R: Rows, B: Blocks> {
+pub(in crate::kernel) trait Consumer<R: Rows, B: Blocks> {
     /// Piece `i` of a block with these scales; it is block `block` of the activations.
     ///
     /// # Safety
@@ -93,7 +93,7 @@ pub(super) trait Consumer<R: Rows, B: Blocks> {
 /// # Safety
 /// As [`Source`], with these blocks.
 #[inline(always)]
-pub(super) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consumer<R, B>>(
+pub(in crate::kernel) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consumer<R, B>>(
     tile: S,
     units: Range<usize>,
     consumer: &mut C,
@@ -126,7 +126,7 @@ pub(super) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consumer<R, B>>(
 
 /// What `Q8` tokens `t ..` of a record contribute besides their codes.
 #[derive(Clone, Copy)]
-pub(super) struct Sides {
+pub(in crate::kernel) struct Sides {
     /// One for each token from `t` on; how many may be read depends on the record.
     pub scales: *const f32,
     /// Negated sums of the codes, whole and of the first half.
@@ -309,7 +309,7 @@ impl<'a> Many<'a> {
 }
 
 /// One tile of several tokens: `sums[t * stride + r]` of its rows and the tokens of `x`.
-pub(super) trait TileProduct {
+pub(in crate::kernel) trait TileProduct {
     /// Computes a tile.
     ///
     /// # Safety
@@ -350,7 +350,7 @@ impl TileProduct for Vectors {
 ///
 /// # Safety
 /// As [`Rows`]. `x` is `Q8`, as wide as the matrix, and not empty; `out` is `rows * tokens` long.
-pub(super) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
+pub(in crate::kernel) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
     if !fits::<R>(w) {
         return crate::kernel::scalar::codes::product(w, x, out);
     }
@@ -366,7 +366,7 @@ pub(super) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &
 }
 
 /// Whether a matrix suits vectors; the scalar reference multiplies the others.
-pub(super) fn fits<R: Rows>(w: QMatrix<'_>) -> bool {
+pub(in crate::kernel) fn fits<R: Rows>(w: QMatrix<'_>) -> bool {
     w.rows() >= R::ROWS && w.row_bytes() <= MAX_STRIDE
 }
 
@@ -374,7 +374,7 @@ pub(super) fn fits<R: Rows>(w: QMatrix<'_>) -> bool {
 ///
 /// # Safety
 /// As [`Rows`].
-pub(super) unsafe fn multiply<R: Rows>(chunk: Chunk<'_>) {
+pub(in crate::kernel) unsafe fn multiply<R: Rows>(chunk: Chunk<'_>) {
     // SAFETY: as for this function.
     unsafe { for_format!(chunk.w.format(), |B| R::call(Tiles::<B, Vectors>::of(chunk))) }
 }
@@ -424,7 +424,7 @@ impl<R: Rows, B: Blocks> Work<R> for Stream<'_, B> {
 
 /// All rows of a product and some of its tokens, at most [`TOKENS`].
 #[derive(Clone, Copy)]
-pub(super) struct Chunk<'a> {
+pub(in crate::kernel) struct Chunk<'a> {
     /// The matrix.
     pub w: QMatrix<'a>,
     /// The tokens.
@@ -455,7 +455,7 @@ pub(super) struct Spare(pub MaybeUninit<[f32; TOKENS * 16]>);
 /// A chunk, computed by `P`. Rows that do not fill a tile are computed with the rows before them.
 ///
 /// As [`product`], with rows for a tile.
-pub(super) struct Tiles<'a, B, P> {
+pub(in crate::kernel) struct Tiles<'a, B, P> {
     chunk: Chunk<'a>,
     how: PhantomData<(B, P)>,
 }

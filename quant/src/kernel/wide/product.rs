@@ -45,7 +45,7 @@ impl<L: Lanes> Sink<L> for MultiplyAdd<L> {
 /// # Safety
 /// As [`Lanes`]. `bytes` is as long as `out.len()` weights take.
 #[inline(always)]
-pub(super) unsafe fn unpack<L: Lanes>(format: Format, bytes: &[u8], out: &mut [f32]) {
+pub(in crate::kernel) unsafe fn unpack<L: Lanes>(format: Format, bytes: &[u8], out: &mut [f32]) {
     // SAFETY: the caller guarantees the instructions and the lengths.
     unsafe {
         match format {
@@ -82,7 +82,7 @@ unsafe fn unpack_as<L: Lanes, U: Unpack>(bytes: &[u8], out: &mut [f32]) {
 /// # Safety
 /// As [`Lanes`]. `x` is `[cols]`, padded with zeros to whole blocks, and `out` is `[rows]`.
 #[inline(always)]
-pub(super) unsafe fn fused<L: Lanes>(w: QMatrix<'_>, x: &[f32], out: &mut [f32]) {
+pub(in crate::kernel) unsafe fn fused<L: Lanes>(w: QMatrix<'_>, x: &[f32], out: &mut [f32]) {
     // SAFETY: the caller guarantees the instructions and the lengths.
     unsafe {
         match w.format() {
@@ -164,7 +164,7 @@ unsafe fn fused_rows<L: Lanes, U: Unpack, const R: usize>(
 /// # Safety
 /// As [`Lanes`]. [`PieceProduct::check`] passed.
 #[inline(always)]
-pub(super) unsafe fn block<L: Lanes>(mut block: PieceProduct<'_>) {
+pub(in crate::kernel) unsafe fn block<L: Lanes>(mut block: PieceProduct<'_>) {
     let mut token = 0;
     while token < block.tokens {
         let tokens = L::TILE_TOKENS.min(block.tokens - token);
