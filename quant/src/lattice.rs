@@ -126,7 +126,7 @@ static SIGNS: [u64; 256] = {
     let mut masks = [0; 256];
     let mut i = 0;
     while i < 8 * 256 {
-        if i / 8 >> (i % 8) & 1 == 1 {
+        if (i / 8) >> (i % 8) & 1 == 1 {
             masks[i / 8] |= 0xff << (8 * (i % 8));
         }
         i += 1;
@@ -272,7 +272,7 @@ fn tq1_0(b: &[u8; 54], p: usize) -> Coded {
             _ => (48 + i % 4, (i - 240) / 4),
         };
         let fraction = b[byte].wrapping_mul(POWERS[digit]);
-        ((u16::from(fraction) * 3 >> 8) as u8).wrapping_sub(1)
+        (((u16::from(fraction) * 3) >> 8) as u8).wrapping_sub(1)
     };
     let codes =
         std::array::from_fn(|j| u64::from_le_bytes(std::array::from_fn(|i| digit(32 * p + 8 * j + i))));

@@ -140,7 +140,8 @@ fn files_written_from_folders_hold_their_weights() {
     }
 }
 
-/// Delta nets by key head, delta nets whose value heads files reorder, short convolutions: the file says the same.
+/// Delta nets by key head, delta nets whose value heads files reorder, short convolutions: the file says the
+/// same.
 #[test]
 fn folders_with_recurrences_are_written_as_files() {
     let dir = tempfile::tempdir().unwrap();
@@ -223,7 +224,7 @@ fn patched(name: &str, old: &str, new: &str) -> (tempfile::TempDir, String) {
     let at = bytes.windows(old.len()).position(|part| part == old.as_bytes()).expect("the header has it");
     bytes[at..at + old.len()].copy_from_slice(new.as_bytes());
     std::fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
-    let error = load(dir.path()).err().expect("it is damaged").to_string();
+    let error = load(dir.path()).expect_err("it is damaged").to_string();
     (dir, error)
 }
 
@@ -252,6 +253,6 @@ fn weights_quantised_in_other_ways_are_refused_with_the_way() {
     std::fs::write(dir.path().join("config.json"), config.replace("\"fp8\"", "\"gptq\"")).unwrap();
     std::fs::copy(path("qwen3moe-fp8").join("model.safetensors"), dir.path().join("model.safetensors"))
         .unwrap();
-    let error = load(dir.path()).err().unwrap().to_string();
+    let error = load(dir.path()).unwrap_err().to_string();
     assert!(error.contains("gptq") && error.contains("GGUF"), "{error}");
 }

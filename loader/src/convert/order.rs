@@ -16,7 +16,7 @@ pub(super) enum Order {
     Same,
     /// Rope pairs are neighbours.
     Pairs(RowPairs),
-    /// As listed.
+    /// Every row or column of the output by its number in the source.
     Listed(Arc<Listing>),
 }
 

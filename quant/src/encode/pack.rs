@@ -48,7 +48,7 @@ pub(super) fn bits_of(codes: &[u8; 256], place: u32) -> [u8; 32] {
     bytes
 }
 
-/// 256 two-bit codes in 64 bytes: each 128 codes are 32 bytes at shifts 0, 2, 4, 6. Higher bits of the codes are
+/// 256 two-bit codes in 64 bytes: each 128 codes are 32 bytes at shifts 0, 2, 4, 6. Higher bits are
 /// dropped.
 pub(super) fn two_bits(codes: &[u8; 256]) -> [u8; 64] {
     let mut bytes = [0; 64];
