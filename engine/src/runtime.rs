@@ -8,13 +8,14 @@ pub mod memory;
 pub mod pool;
 #[cfg(test)]
 mod schedules;
+mod shares;
 pub(crate) mod sync;
 pub mod system;
 pub mod topology;
 
 use std::sync::Arc;
 
-use moelten_quant::{Isa, Kernels};
+use moelten_quant::{Isa, Kernels, Picks};
 
 use crate::error::Result;
 use ledger::Ledger;
@@ -30,6 +31,8 @@ pub struct RuntimeOptions {
     pub pin: Pin,
     /// Instruction set; `MOELTEN_ISA` or the best of this machine when `None`.
     pub isa: Option<Isa>,
+    /// Loops for products of quantised weights; those of the instruction set when `None`. They change no bit.
+    pub picks: Option<Picks>,
 }
 
 /// Kernels, worker threads and the memory budget of a process.
@@ -45,9 +48,16 @@ impl Runtime {
     /// # Errors
     /// [`crate::error::EngineError::Isa`] for an instruction set that is not here,
     /// [`crate::error::EngineError::Threads`].
+    ///
+    /// # Panics
+    /// If a loop was picked whose instructions are not here.
     pub fn start(options: RuntimeOptions) -> Result<Arc<Self>> {
         let isa = options.isa.map_or_else(Isa::from_env, Ok)?;
         let kernels = Kernels::for_isa(isa).expect("an instruction set that was found here has kernels");
+        let kernels = match &options.picks {
+            Some(picks) => kernels.with_picks(picks).expect("loops are picked among those of this machine"),
+            None => kernels,
+        };
         let threads = options.threads.map(|threads| threads.max(1));
         let pool = Pool::new(ThreadPlan::here(threads, options.pin)?)?;
         Ok(Arc::new(Self { kernels, pool, ledger: Ledger::new(u64::MAX) }))

@@ -19,8 +19,7 @@ use half::f16;
 
 use crate::activations::Activations;
 use crate::decode::{
-    E2M1_DOUBLED, IQ4_VALUES, e8m0_half, f32_at, iq4_xs_scales, k_scales, nvfp4_code, q1_0_code, q3_k_scales,
-    ue4m3_half,
+    E2M1_DOUBLED, IQ4_VALUES, e8m0_half, f32_at, iq4_xs_scales, k_scales, q1_0_code, q3_k_scales,
 };
 use crate::format::Format;
 use crate::lattice;
@@ -73,14 +72,6 @@ fn nibble(qs: &[u8], i: usize) -> u8 {
 /// 32 weights from one scale and minimum.
 fn whole(scale: f32, min: f32, code: impl Fn(usize) -> i8) -> Piece {
     Piece { codes: std::array::from_fn(code), scale: [scale; 2], min: [min; 2] }
-}
-
-fn nvfp4(b: &[u8], p: usize) -> Piece {
-    Piece {
-        codes: std::array::from_fn(|i| E2M1_DOUBLED[usize::from(nvfp4_code(b, 32 * p + i))]),
-        scale: [0, 1].map(|h| ue4m3_half(b[2 * p + h])),
-        min: [0.0; 2],
-    }
 }
 
 /// Piece `p` of a block of a format of tables.
@@ -152,7 +143,6 @@ pub(crate) fn piece(format: Format, b: &[u8], p: usize) -> Piece {
         }
         Format::Mxfp4 => whole(e8m0_half(b[0]), 0.0, |i| E2M1_DOUBLED[usize::from(nibble(&b[1..], i))]),
         Format::Tq2_0 => whole(d(64), 0.0, |i| two_bits(0, i) as i8 - 1),
-        Format::Nvfp4 => nvfp4(b, p),
         Format::Q1_0 => whole(d(0), 0.0, |i| q1_0_code(b, at(i))),
         Format::Q8K => whole(f32_at(b, 0), 0.0, |i| b[4 + at(i)] as i8),
         Format::Iq1S
@@ -162,7 +152,8 @@ pub(crate) fn piece(format: Format, b: &[u8], p: usize) -> Piece {
         | Format::Iq2S
         | Format::Iq3Xxs
         | Format::Iq3S
-        | Format::Tq1_0 => coded(format, b, p),
+        | Format::Tq1_0
+        | Format::Nvfp4 => coded(format, b, p),
     }
 }
 

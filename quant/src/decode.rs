@@ -10,13 +10,11 @@ use half::f16;
 
 use crate::format::Format;
 use crate::lattice;
+pub(crate) use crate::lattice::E2M1_DOUBLED;
 
 /// The 16 values of `IQ4_NL` and `IQ4_XS`: denser near zero, as weights are.
 pub(crate) const IQ4_VALUES: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
-
-/// The 16 values of E2M1, doubled so that they are whole numbers; the scale is halved to match.
-pub(crate) const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// Decodes whole blocks: `bytes` holds `out.len()` weights of `format`.
 ///
@@ -50,7 +48,6 @@ pub fn decode(format: Format, bytes: &[u8], out: &mut [f32]) {
         Format::Iq4Xs => each(bytes, out, iq4_xs),
         Format::Mxfp4 => each(bytes, out, mxfp4),
         Format::Tq2_0 => each(bytes, out, tq2_0),
-        Format::Nvfp4 => each(bytes, out, nvfp4),
         Format::Q1_0 => each(bytes, out, q1_0),
         Format::Q8K => each(bytes, out, q8_k),
         Format::F8 => each(bytes, out, f8),
@@ -61,7 +58,8 @@ pub fn decode(format: Format, bytes: &[u8], out: &mut [f32]) {
         | Format::Iq2S
         | Format::Iq3Xxs
         | Format::Iq3S
-        | Format::Tq1_0 => lattice::each_piece(format, bytes, |index, piece| {
+        | Format::Tq1_0
+        | Format::Nvfp4 => lattice::each_piece(format, bytes, |index, piece| {
             let out = &mut out[index * 32..][..32];
             for (i, (y, code)) in out.iter_mut().zip(piece.signed()).enumerate() {
                 *y = piece.scales[i / 16] * f32::from(code);
@@ -287,24 +285,6 @@ fn tq2_0(b: &[u8; 66], y: &mut [f32; 256]) {
     }
 }
 
-/// `4 x UE4M3 scale | 4 x 8 x nibbles`, `w = scale / 2 * doubled(q)`, a scale for each 16 weights, whose low
-/// nibbles hold the first half.
-fn nvfp4(b: &[u8; 36], y: &mut [f32; 64]) {
-    for (i, y) in y.iter_mut().enumerate() {
-        *y = ue4m3_half(b[i / 16]) * f32::from(E2M1_DOUBLED[usize::from(nvfp4_code(b, i))]);
-    }
-}
-
-/// Index of weight `i` of an `NVFP4` block.
-pub(crate) fn nvfp4_code(b: &[u8], i: usize) -> u8 {
-    b[4 + i / 16 * 8 + i % 8] >> (i % 16 / 8 * 4) & 15
-}
-
-/// Half of an unsigned E4M3 number. 0x7f, which is NaN as a signed one, counts as zero, as in ggml.
-pub(crate) fn ue4m3_half(x: u8) -> f32 {
-    if x == 0x7f { 0.0 } else { f16::from_bits(u16::from(x & 0x7f) << 7).to_f32() * 128.0 }
-}
-
 /// `d: f16 | 128 bits`, `w = d` where the bit is set, else `-d`.
 fn q1_0(b: &[u8; 18], y: &mut [f32; 128]) {
     let d = half_at(b, 0);
@@ -372,8 +352,5 @@ mod tests {
         }
         assert!(e4m3(0x7f).is_nan() && e4m3(0xff).is_nan());
         assert!((0..0x7e).all(|bits| e4m3(bits) < e4m3(bits + 1)));
-        for bits in 0..0x7f {
-            assert_eq!(ue4m3_half(bits as u8) * 2.0, e4m3(bits), "{bits:#x}");
-        }
     }
 }

@@ -19,7 +19,20 @@ pub enum Isa {
     Avx512Vnni,
     /// x86-64 with AMX tiles of int8, over all that [`Isa::Avx512Vnni`] needs.
     Amx,
+    /// 64-bit ARM: NEON, which all these processors have.
+    Neon,
+    /// 64-bit ARM with `sdot` (FEAT_DotProd), over all that [`Isa::Neon`] needs: most since 2018.
+    DotProd,
+    /// 64-bit ARM with `smmla` (FEAT_I8MM), over all that [`Isa::DotProd`] needs: most since 2022.
+    I8mm,
 }
+
+/// What machines of other processors lack.
+#[cfg(any(not(target_arch = "aarch64"), fuzzing))]
+const ARM: &str = "64-bit ARM processor";
+/// What machines of other processors lack.
+#[cfg(any(not(target_arch = "x86_64"), fuzzing))]
+const X86: &str = "x86-64 processor";
 
 /// `MOELTEN_ISA` names a tier that does not exist or that this machine lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,8 +55,17 @@ impl fmt::Display for IsaError {
 impl std::error::Error for IsaError {}
 
 impl Isa {
-    /// Every tier, slowest first.
-    pub const ALL: [Self; 5] = [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni, Self::Amx];
+    /// Every tier of every processor; those of one processor slowest first.
+    pub const ALL: [Self; 8] = [
+        Self::Scalar,
+        Self::Avx2,
+        Self::AvxVnni,
+        Self::Avx512Vnni,
+        Self::Amx,
+        Self::Neon,
+        Self::DotProd,
+        Self::I8mm,
+    ];
 
     /// The tiers that this machine can run, slowest first. [`Isa::Scalar`] is always there.
     pub fn available() -> Vec<Self> {
@@ -68,6 +90,9 @@ impl Isa {
             Self::AvxVnni => "avx_vnni",
             Self::Avx512Vnni => "avx512_vnni",
             Self::Amx => "amx",
+            Self::Neon => "neon",
+            Self::DotProd => "dotprod",
+            Self::I8mm => "i8mm",
         }
     }
 
@@ -80,6 +105,11 @@ impl Isa {
             Some(name) => Self::choose(&name.to_string_lossy()),
             None => Ok(Self::best()),
         }
+    }
+
+    /// Whether `MOELTEN_ISA` names a tier.
+    pub fn is_forced() -> bool {
+        std::env::var_os("MOELTEN_ISA").is_some_and(|name| !name.is_empty())
     }
 
     fn choose(requested: &str) -> Result<Self, IsaError> {
@@ -100,6 +130,9 @@ impl Isa {
             };
         }
         let mut missing = Vec::new();
+        if self >= Self::Neon {
+            return vec![ARM];
+        }
         if self >= Self::Avx2 {
             missing.extend(lacking!("avx2" "fma" "f16c"));
         }
@@ -115,13 +148,35 @@ impl Isa {
         missing
     }
 
+    /// What this machine lacks for the tier: instructions by their names, or the processor. Empty if it can
+    /// run the tier.
+    #[cfg(all(target_arch = "aarch64", not(fuzzing)))]
+    pub fn missing(self) -> Vec<&'static str> {
+        macro_rules! lacking {
+            ($($name:tt)*) => {
+                [$((!std::arch::is_aarch64_feature_detected!($name)).then_some($name)),*].into_iter().flatten()
+            };
+        }
+        match self {
+            Self::Scalar => Vec::new(),
+            Self::Neon => lacking!("neon").collect(),
+            Self::DotProd => lacking!("neon" "dotprod").collect(),
+            Self::I8mm => lacking!("neon" "dotprod" "i8mm").collect(),
+            _ => vec![X86],
+        }
+    }
+
     /// What this machine lacks for the tier. Empty if it can run the tier. Fuzz targets are built with the
     /// scalar tier alone: what they test does not depend on the tier, and the others take most of the build
     /// time.
-    #[cfg(any(not(target_arch = "x86_64"), fuzzing))]
+    #[cfg(any(not(any(target_arch = "x86_64", target_arch = "aarch64")), fuzzing))]
     pub fn missing(self) -> Vec<&'static str> {
-        let lacking = if cfg!(fuzzing) { "a build without fuzzing" } else { "an x86-64 processor" };
-        if self == Self::Scalar { Vec::new() } else { vec![lacking] }
+        match self {
+            Self::Scalar => Vec::new(),
+            _ if cfg!(fuzzing) => vec!["build without fuzzing"],
+            Self::Neon | Self::DotProd | Self::I8mm => vec![ARM],
+            _ => vec![X86],
+        }
     }
 
     /// Whether this machine has every instruction of the tier.

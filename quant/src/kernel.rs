@@ -2,15 +2,18 @@
 
 #![allow(unsafe_code, reason = "kernels are reached through pointers whose instructions were detected")]
 
+#[cfg(all(target_arch = "aarch64", not(fuzzing)))]
+mod arm;
 mod attend;
 mod fill;
 pub(crate) mod lines;
-#[cfg(target_arch = "aarch64")]
-mod neon;
 mod ops;
 mod outputs;
+mod picks;
 mod piece;
 mod prefetch;
+#[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(fuzzing)))]
+mod runs;
 mod scalar;
 mod table;
 mod tiers;
@@ -23,4 +26,5 @@ pub(crate) mod x86;
 pub use attend::{Attend, KEY_GROUP, KvHead, MAX_HEAD_DIM, Running, SPAN};
 pub use fill::activations;
 pub use outputs::GROUP_ROWS;
+pub use picks::Picks;
 pub use table::Kernels;

@@ -31,8 +31,8 @@ impl CodedPiece {
 
 /// Whether a format is one of this file.
 pub(crate) const fn is_coded(format: Format) -> bool {
-    use Format::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Tq1_0};
-    matches!(format, Iq1S | Iq1M | Iq2Xxs | Iq2Xs | Iq2S | Iq3Xxs | Iq3S | Tq1_0)
+    use Format::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Nvfp4, Tq1_0};
+    matches!(format, Iq1S | Iq1M | Iq2Xxs | Iq2Xs | Iq2S | Iq3Xxs | Iq3S | Tq1_0 | Nvfp4)
 }
 
 /// Gives each piece of whole blocks, in order, to `put`.
@@ -41,14 +41,15 @@ pub(crate) const fn is_coded(format: Format) -> bool {
 /// If the format is none of this file.
 pub(crate) fn each_piece(format: Format, blocks: &[u8], put: impl FnMut(usize, CodedPiece)) {
     match format {
-        Format::Iq1S => each(blocks, half_at::<50, 0>, iq1_s, put),
-        Format::Iq1M => each(blocks, iq1_m_scale, iq1_m, put),
-        Format::Iq2Xxs => each(blocks, half_at::<66, 0>, iq2_xxs, put),
-        Format::Iq2Xs => each(blocks, half_at::<74, 0>, iq2_xs, put),
-        Format::Iq2S => each(blocks, half_at::<82, 0>, iq2_s, put),
-        Format::Iq3Xxs => each(blocks, half_at::<98, 0>, iq3_xxs, put),
-        Format::Iq3S => each(blocks, half_at::<110, 0>, iq3_s, put),
-        Format::Tq1_0 => each(blocks, half_at::<54, 52>, tq1_0, put),
+        Format::Iq1S => each::<_, 8>(blocks, half_at::<50, 0>, iq1_s, put),
+        Format::Iq1M => each::<_, 8>(blocks, iq1_m_scale, iq1_m, put),
+        Format::Iq2Xxs => each::<_, 8>(blocks, half_at::<66, 0>, iq2_xxs, put),
+        Format::Iq2Xs => each::<_, 8>(blocks, half_at::<74, 0>, iq2_xs, put),
+        Format::Iq2S => each::<_, 8>(blocks, half_at::<82, 0>, iq2_s, put),
+        Format::Iq3Xxs => each::<_, 8>(blocks, half_at::<98, 0>, iq3_xxs, put),
+        Format::Iq3S => each::<_, 8>(blocks, half_at::<110, 0>, iq3_s, put),
+        Format::Tq1_0 => each::<_, 8>(blocks, half_at::<54, 52>, tq1_0, put),
+        Format::Nvfp4 => each::<_, 2>(blocks, |_| 1.0, nvfp4, put),
         other => unreachable!("{other} has no table"),
     }
 }
@@ -56,10 +57,10 @@ pub(crate) fn each_piece(format: Format, blocks: &[u8], put: impl FnMut(usize, C
 /// The codes of a piece, and by what the scale of its block is multiplied for each half.
 type Coded = ([u64; 4], [f32; 2]);
 
-/// Runs over blocks of `B` bytes and their eight pieces. Multiples have few digits, so that their product
+/// Runs over blocks of `B` bytes and their `PIECES` pieces. Multiples have few digits, so that their product
 /// with a half is exact, and with a code too: the order of these products changes no bit.
 #[inline(always)]
-fn each<const B: usize>(
+fn each<const B: usize, const PIECES: usize>(
     blocks: &[u8],
     scale: impl Fn(&[u8; B]) -> f32,
     piece: impl Fn(&[u8; B], usize) -> Coded,
@@ -67,9 +68,9 @@ fn each<const B: usize>(
 ) {
     for (index, block) in blocks.as_chunks::<B>().0.iter().enumerate() {
         let scale = scale(block);
-        for p in 0..8 {
+        for p in 0..PIECES {
             let (codes, multiples) = piece(block, p);
-            put(index * 8 + p, CodedPiece { codes, scales: multiples.map(|multiple| scale * multiple) });
+            put(index * PIECES + p, CodedPiece { codes, scales: multiples.map(|multiple| scale * multiple) });
         }
     }
 }
@@ -155,6 +156,12 @@ fn even(seven: u32) -> u8 {
 #[inline(always)]
 fn add_bytes(a: u64, b: u64) -> u64 {
     ((a & !TOPS) + (b & !TOPS)) ^ ((a ^ b) & TOPS)
+}
+
+/// Codes plus 64, as unsigned bytes: none is below -62 or above 62.
+#[inline(always)]
+pub(crate) fn above_zero(codes: u64) -> u64 {
+    add_bytes(codes, 64 * ONES)
 }
 
 /// Four scale bits as `(0.5 + s) / 4`.
@@ -277,4 +284,25 @@ fn tq1_0(b: &[u8; 54], p: usize) -> Coded {
     let codes =
         std::array::from_fn(|j| u64::from_le_bytes(std::array::from_fn(|i| digit(32 * p + 8 * j + i))));
     (codes, [1.0; 2])
+}
+
+/// The 16 values of E2M1, doubled so that they are whole numbers; the scale is halved to match.
+pub(crate) const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// `4 x UE4M3 scale | 4 x 8 x nibbles`, `w = scale / 2 * doubled(q)`, a scale for each 16 weights, whose low
+/// nibbles are the first half.
+#[inline(always)]
+fn nvfp4(b: &[u8; 36], p: usize) -> Coded {
+    let codes = std::array::from_fn(|j| {
+        let (part, shift) = (2 * p + j / 2, j % 2 * 4);
+        let code = |i: usize| E2M1_DOUBLED[usize::from(b[4 + 8 * part + i] >> shift & 15)];
+        u64::from_le_bytes(std::array::from_fn(|i| code(i) as u8))
+    });
+    (codes, [0, 1].map(|h| ue4m3_half(b[2 * p + h])))
+}
+
+/// Half of an unsigned E4M3 number. 0x7f, which is NaN as a signed one, counts as zero, as in ggml.
+fn ue4m3_half(x: u8) -> f32 {
+    // The bits of a half-precision number that is 2^7 times smaller, subnormal ones too.
+    if x == 0x7f { 0.0 } else { f16::from_bits(u16::from(x & 0x7f) << 7).to_f32() * 128.0 }
 }

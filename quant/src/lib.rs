@@ -39,5 +39,7 @@ pub use encode::{EncodeError, encode, encode_weighted};
 pub use format::Format;
 pub use isa::{Isa, IsaError};
 pub use kernel::lines::Line;
-pub use kernel::{Attend, GROUP_ROWS, KEY_GROUP, Kernels, KvHead, MAX_HEAD_DIM, Running, SPAN, activations};
+pub use kernel::{
+    Attend, GROUP_ROWS, KEY_GROUP, Kernels, KvHead, MAX_HEAD_DIM, Picks, Running, SPAN, activations,
+};
 pub use matrix::{QMatrix, ShapeError};

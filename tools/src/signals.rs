@@ -7,12 +7,20 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use moelten_engine::runtime::cancel::Cancel;
 #[cfg(unix)]
 use moelten_loader::supervise::supervised;
-use moelten_tui::driver::SignalRequest;
+#[cfg(any(unix, windows))]
+use moelten_tui::chat::FORCE_QUIT_WITHIN;
 #[cfg(unix)]
-use moelten_tui::{chat::FORCE_QUIT_WITHIN, driver::SAVE_WAIT_MAX};
+use moelten_tui::driver::SAVE_WAIT_MAX;
+use moelten_tui::driver::SignalRequest;
 
 /// Set by a signal or by [`stop`]; cleared by [`Polling::begin`].
 static STOP: LazyLock<Cancel> = LazyLock::new(Cancel::new);
+#[cfg(unix)]
+use signal_hook::consts::SIGINT;
+/// The number that Unix has for Ctrl-C.
+#[cfg(windows)]
+const SIGINT: i32 = 2;
+
 /// Number of the last signal, 0 before any.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 /// Number of [`Polling`] guards that are alive.
@@ -53,8 +61,8 @@ pub fn stop() {
 pub fn asked() -> Option<SignalRequest> {
     match ASKED.swap(0, Ordering::SeqCst) {
         0 => None,
-        #[cfg(unix)]
-        signal_hook::consts::SIGINT => Some(SignalRequest::Interrupt),
+        #[cfg(any(unix, windows))]
+        SIGINT => Some(SignalRequest::Interrupt),
         #[cfg(unix)]
         signal_hook::consts::SIGTSTP => Some(SignalRequest::Suspend),
         #[cfg(unix)]
@@ -121,7 +129,7 @@ pub fn exit_code() -> u8 {
 /// shorter; `on_panic` gets the message if the thread fails.
 #[cfg(unix)]
 pub fn install(lost_bytes: u8, on_panic: fn(String)) {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+    use signal_hook::consts::{SIGHUP, SIGTERM, SIGXFSZ};
 
     moelten_loader::io::fault::end_on_lost_bytes(LOST_BYTES, lost_bytes.into());
 
@@ -150,8 +158,27 @@ pub fn install(lost_bytes: u8, on_panic: fn(String)) {
     let _ = supervised("signals", on_panic, waiting);
 }
 
+/// Has Ctrl-C and Ctrl-Break stop the computation that polls [`Polling::stop`]. Without one, and again
+/// within a short time, they end the process. The system ends it when the window is closed.
+#[cfg(windows)]
+pub fn install(_lost_bytes: u8, _on_panic: fn(String)) {
+    let mut last_interrupt: Option<std::time::Instant> = None;
+    let interrupted = move || {
+        SIGNAL.store(SIGINT, Ordering::SeqCst);
+        ASKED.store(SIGINT, Ordering::SeqCst);
+        STOP.cancel();
+        let again = last_interrupt.is_some_and(|at| at.elapsed() < FORCE_QUIT_WITHIN);
+        if POLLING.load(Ordering::SeqCst) == 0 || again {
+            end(SIGINT);
+        }
+        last_interrupt = Some(std::time::Instant::now());
+    };
+    // Without a handler they end the process directly.
+    let _ = ctrlc::set_handler(interrupted);
+}
+
 /// Nothing to install: the system's default handling ends the process.
-#[cfg(not(unix))]
+#[cfg(not(any(unix, windows)))]
 pub fn install(_lost_bytes: u8, _on_panic: fn(String)) {}
 
 /// As `exit::print` would word it, which a signal handler cannot call.
@@ -168,7 +195,7 @@ fn wait_for_the_owner() {
     }
 }
 
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 fn end(signal: i32) -> ! {
     moelten_tui::terminal::restore();
     std::process::exit(128 + signal)

@@ -16,11 +16,9 @@ use crate::runtime::pool::Pool;
 const TOKENS: usize = 16;
 /// With fewer numbers than these, packing takes one task: a second thread would not pay.
 const SMALL: usize = 1 << 14;
-/// Most tasks per thread of the products of a single token.
-const TASKS_PER_THREAD: usize = 4;
-/// Bytes that a lane of a kernel should read in sequence. In shorter streams the processor's prefetcher has
-/// hardly detected the stream when it ends.
-const STREAM_BYTES: usize = 8 << 10;
+/// Fewest bytes of a range of rows that is multiplied with a single token, as far as there are as many: with
+/// fewer, the streams that the lanes of a kernel read are too short.
+const LEAST_BYTES: usize = 64 << 10;
 /// Most matrices that are multiplied in one parallel region.
 const MOST_PRODUCTS: usize = 3;
 
@@ -33,6 +31,11 @@ pub struct Compute<'a> {
     pub pool: &'a Pool,
     /// The weights that matrix references point to.
     pub tensors: &'a TensorStore,
+}
+
+/// Fewest groups of rows of `row_bytes` bytes that one thread multiplies with a single token at a time.
+pub fn least_groups(row_bytes: usize) -> usize {
+    LEAST_BYTES.div_ceil(GROUP_ROWS * row_bytes.max(1))
 }
 
 /// A dense projection: a matrix and an optional bias `[rows]`.
@@ -132,12 +135,12 @@ impl Compute<'_> {
         assert!(products.len() <= MOST_PRODUCTS, "{} products in one region", products.len());
         let Some((_, x)) = products.first() else { return };
         let tokens = x.tokens();
+        if tokens == 1 {
+            return self.products_of_one(products, out);
+        }
         let rows: usize = products.iter().map(|(w, _)| w.rows()).sum();
-        let step = match tokens {
-            1 => self.rows_per_task(rows, products[0].0.row_bytes()),
-            // Tasks are small enough for threads to finish together. They are whole groups of rows.
-            _ => rows.div_ceil(self.pool.threads() * 16).next_multiple_of(GROUP_ROWS),
-        };
+        // Tasks are small enough for threads to finish together. They are whole groups of rows.
+        let step = rows.div_ceil(self.pool.threads() * 16).next_multiple_of(GROUP_ROWS);
         // The matrix of a task, the rows of all matrices before it, and the first row of the task.
         let find = |mut task: usize| {
             let mut before = 0;
@@ -162,12 +165,32 @@ impl Compute<'_> {
         });
     }
 
-    /// Rows of a task for products of a single token with `rows` rows of `row_bytes` bytes. More tasks let
-    /// threads finish together; fewer tasks make the streams of each lane of a kernel longer.
-    pub(crate) fn rows_per_task(&self, rows: usize, row_bytes: usize) -> usize {
-        let streams = 16 * STREAM_BYTES.div_ceil(row_bytes.max(1));
-        let most_tasks = (rows / (self.pool.threads() * streams)).clamp(1, TASKS_PER_THREAD);
-        rows.div_ceil(self.pool.threads() * most_tasks).next_multiple_of(GROUP_ROWS)
+    /// [`Self::products`] of a single token, in ranges of groups of rows.
+    fn products_of_one(&self, products: &[(QMatrix<'_>, Activations<'_>)], out: &mut [f32]) {
+        // The first group of each matrix, and the rows of all matrices before it; beyond the last, of all.
+        let mut firsts = [(0, 0); MOST_PRODUCTS + 1];
+        for i in 0..MOST_PRODUCTS {
+            let rows = products.get(i).map_or(0, |(w, _)| w.rows());
+            firsts[i + 1] = (firsts[i].0 + rows.div_ceil(GROUP_ROWS), firsts[i].1 + rows);
+        }
+        let (groups, rows) = firsts[MOST_PRODUCTS];
+        let start = |group: usize| {
+            let i = firsts.iter().rposition(|&(first, _)| first <= group).unwrap_or(0);
+            (firsts[i].1 + (group - firsts[i].0) * GROUP_ROWS).min(rows)
+        };
+        let least = least_groups(products[0].0.row_bytes());
+        self.pool.ranges(out, groups, least, start, |range, out| {
+            let mut rest = out;
+            for ((w, x), &(first, _)) in products.iter().zip(&firsts) {
+                let own = |group: usize| (group.saturating_sub(first) * GROUP_ROWS).min(w.rows());
+                let rows = own(range.start)..own(range.end);
+                let (part, others) = rest.split_at_mut(rows.len());
+                rest = others;
+                if !rows.is_empty() {
+                    self.kernels.matmul(w.slice_rows(rows), *x, part);
+                }
+            }
+        });
     }
 
     /// `out[t, r] = x[t] . w[r] + bias[r]`; `out` is `[tokens, rows]`. `tmp` is as long, but may be empty for

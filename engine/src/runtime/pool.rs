@@ -10,6 +10,7 @@ use moelten_loader::supervise::room_for_threads;
 
 use crate::error::{EngineError, Result};
 use crate::runtime::idle::{Idle, Pass};
+use crate::runtime::shares::{Board, Part, Speeds};
 use crate::runtime::topology::{Placement, ThreadPlan};
 
 /// Tasks per thread in a parallel region: enough for threads to finish together, few enough to cost nothing.
@@ -26,6 +27,7 @@ pub struct Pool {
     pool: rayon::ThreadPool,
     plan: ThreadPlan,
     idle: Arc<Idle>,
+    speeds: Speeds,
 }
 
 impl Pool {
@@ -52,7 +54,7 @@ impl Pool {
             })
             .build()
             .map_err(|error| refused(error.to_string()))?;
-        Ok(Self { pool, plan, idle: Arc::new(Idle::new(LAST_LOOKS)) })
+        Ok(Self { pool, plan, idle: Arc::new(Idle::new(LAST_LOOKS)), speeds: Speeds::alike(threads) })
     }
 
     /// How many workers there are and where they run.
@@ -182,6 +184,31 @@ impl Pool {
         self.run(out, tasks, &start, &work);
     }
 
+    /// Calls `work(units, their part of out)` for ranges of `units` units; `start(unit)` is where a unit starts
+    /// in `out`. The pool chooses the ranges, of at least `least` units as far as there are as many: long ones
+    /// first, by the speed of each worker, and short ones in the end, which go to workers that are done.
+    pub fn ranges<T: Send>(
+        &self,
+        out: &mut [T],
+        units: usize,
+        least: usize,
+        start: impl Fn(usize) -> usize + Sync,
+        work: impl Fn(Range<usize>, &mut [T]) + Sync,
+    ) {
+        if self.threads() == 1 || units < 2 * least.max(1) {
+            return if units > 0 {
+                work(0..units, out)
+            };
+        }
+        let board = Board::new(out, units, least, &start, &self.speeds);
+        let as_worker = || {
+            let index = rayon::current_thread_index().unwrap_or(0).min(self.threads() - 1);
+            board.work(index, &work);
+        };
+        on_each(self.threads(), &as_worker);
+        board.tell(&self.speeds);
+    }
+
     fn run<P: Part>(
         &self,
         out: P,
@@ -230,18 +257,6 @@ fn look_for_tasks(idle: &Idle) {
     LOOKING.set(false);
 }
 
-/// Memory that tasks write, each a part of it.
-trait Part: Send + Sized {
-    /// What is before and from `at` on, counted as `start` of a region counts.
-    fn cut(self, at: usize) -> (Self, Self);
-}
-
-impl<T: Send> Part for &mut [T] {
-    fn cut(self, at: usize) -> (Self, Self) {
-        self.split_at_mut(at)
-    }
-}
-
 /// Rows of two buffers.
 struct Two<'a, A, B> {
     a: &'a mut [A],
@@ -257,6 +272,15 @@ impl<A: Send, B: Send> Part for Two<'_, A, B> {
         let (b, b_rest) = self.b.split_at_mut(rows * b_width);
         (Self { a, a_width, b, b_width }, Self { a: a_rest, a_width, b: b_rest, b_width })
     }
+}
+
+/// Calls `work` `times` times, at the same time if workers are free.
+fn on_each(times: usize, work: &(impl Fn() + Sync)) {
+    if times <= 1 {
+        return work();
+    }
+    let _busy = Busy::begin();
+    rayon::join(|| on_each(times / 2, work), || on_each(times - times / 2, work));
 }
 
 /// Runs a range of tasks: `alone` or fewer in order, more by halves that another thread may take.

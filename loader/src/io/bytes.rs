@@ -11,7 +11,7 @@ use memmap2::Mmap;
 
 use super::made::{self, MakeBuffers, Recipe, Sources};
 use super::memory::Memory;
-use super::read_at::{self, Access, CachedFile, DirectFile, ReadAt};
+use super::read_at::{Access, CachedFile, DirectFile, ReadAt};
 use super::reader::{Reader, len_u64};
 use super::{pieces, regular::RegularFile};
 use crate::error::{LoadError, Result};
@@ -259,7 +259,7 @@ impl FileBytes {
         // SAFETY: the mapping is shared with the file and never written, so dropped pages come back as they
         // were.
         let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, end - first) };
-        read_at::drop_cached(file, first as u64, end - first);
+        super::read_at::drop_cached(file, first as u64, end - first);
     }
 
     /// Mapping, file and range, if the bytes are mapped and the range is inside.
@@ -309,7 +309,8 @@ mod tests {
         let bytes = FileBytes::open(&path).unwrap();
         let first = |bytes: &FileBytes| {
             let mut page = pieces::Piece::reserve([pieces::PAGE].into_iter()).unwrap().remove(0);
-            read_at::read_fully(&*bytes.reader().unwrap().0, page.bytes_mut(), 4096, pieces::PAGE).unwrap();
+            crate::io::read_at::read_fully(&*bytes.reader().unwrap().0, page.bytes_mut(), 4096, pieces::PAGE)
+                .unwrap();
             page.bytes().to_vec()
         };
         assert_eq!(first(&bytes), [7; pieces::PAGE]);

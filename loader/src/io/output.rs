@@ -79,7 +79,8 @@ impl PartialFile {
     /// `sources`.
     pub fn places(target: &Path, sources: &[&Path]) -> Result<(PathBuf, PathBuf)> {
         let refuse = |kind, message: &'static str| Err(refusal(target, kind, message));
-        if target.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        let last = target.as_os_str().as_encoded_bytes().last();
+        if last.is_some_and(|&last| std::path::is_separator(last.into())) {
             return refuse(io::ErrorKind::IsADirectory, "it is a folder; give a file name");
         }
         if let Ok(existing) = std::fs::metadata(target) {
@@ -199,7 +200,12 @@ impl PartialFile {
             drop(self.file.take().map(BufWriter::into_parts));
         }
         let failed = |source| LoadError::io(&self.target, "rename the finished file", source);
-        std::fs::rename(&self.partial, &self.target).map_err(failed)?;
+        let renamed = std::fs::rename(&self.partial, &self.target);
+        if renamed.is_err() && cfg!(windows) && !self.resumable {
+            // There a file that is mapped cannot be replaced. The drop removes only an open file.
+            let _best_effort = std::fs::remove_file(&self.partial);
+        }
+        renamed.map_err(failed)?;
         drop(self.file.take().map(BufWriter::into_parts));
         sync_folder(&self.target).map_err(|source| LoadError::io(&self.target, "sync the folder", source))
     }
@@ -244,13 +250,17 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
 
 /// As [`open_regular`], for a file that only its owner may read and write.
 fn open_private(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = open_with(path, options)?;
-    #[cfg(unix)]
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    Ok(file)
+    {
+        let mut options = OpenOptions::new();
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = open_with(path, options)?;
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        Ok(file)
+    }
+    // Elsewhere a file has the permissions of its folder.
+    #[cfg(not(unix))]
+    open_with(path, OpenOptions::new())
 }
 
 fn open_with(path: &Path, mut options: OpenOptions) -> io::Result<File> {

@@ -40,9 +40,9 @@ impl Kernels {
             return;
         }
         match (x.kind(), self.floats.fused) {
-            // SAFETY: `for_isa` detected the tier's instructions; the matrix and the activations were
-            // checked when they were built, and their shapes and that of `out` above.
-            (ActivationKind::Q8, _) => unsafe { (self.codes.product)(w, x, out) },
+            // SAFETY: `for_isa` and `with_picks` detected the instructions; the matrix and the activations
+            // were checked when they were built, and their shapes and that of `out` above.
+            (ActivationKind::Q8, _) => unsafe { self.product(w.format(), x.tokens())(w, x, out) },
             // SAFETY: as above; the records hold one token.
             (ActivationKind::F32, Some(fused)) if x.place().0 == 1 => unsafe { fused(w, x.floats(), out) },
             (ActivationKind::F32, _) => tiled::matmul(self, w, x, out),

@@ -13,6 +13,33 @@ pub(super) fn prefetch(from: *const u8, len: usize) {
     }
 }
 
+/// Prefetches `len` bytes into the first-level cache. A prefetch never faults, so the range may lie past
+/// the end.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+pub(super) fn prefetch(from: *const u8, len: usize) {
+    for line in (0..len).step_by(64) {
+        let at = from.wrapping_add(line);
+        // SAFETY: every processor has the instruction, which changes nothing and faults on no address.
+        unsafe {
+            core::arch::asm!("prfm pldl1keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags));
+        }
+    }
+}
+
+/// As [`prefetch`], into the second-level cache.
+#[cfg(all(target_arch = "aarch64", not(fuzzing)))]
+#[inline(always)]
+pub(super) fn prefetch_far(from: *const u8, len: usize) {
+    for line in (0..len).step_by(64) {
+        let at = from.wrapping_add(line);
+        // SAFETY: every processor has the instruction, which changes nothing and faults on no address.
+        unsafe {
+            core::arch::asm!("prfm pldl2keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags));
+        }
+    }
+}
+
 /// As [`prefetch`], into the second-level cache.
 #[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 #[inline(always)]
@@ -24,6 +51,6 @@ pub(super) fn prefetch_far(from: *const u8, len: usize) {
     }
 }
 
-/// Does nothing: stable Rust has no prefetch for this processor.
-#[cfg(not(target_arch = "x86_64"))]
+/// Does nothing: there are no kernels for this processor.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(super) fn prefetch(_from: *const u8, _len: usize) {}

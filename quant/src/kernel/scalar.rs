@@ -4,7 +4,7 @@
 mod attend;
 pub(super) mod codes;
 mod floats;
-mod peaks;
+pub(super) mod peaks;
 
 use super::table::{Codes, Floats, Kernels, Peaks};
 use crate::activations::fill;
@@ -15,6 +15,7 @@ pub(super) static SCALAR: Kernels = Kernels {
     isa: Isa::Scalar,
     floats: &FLOATS,
     codes: &Codes { product: codes::product, fill },
+    picked: None,
     peaks: &PEAKS,
 };
 

@@ -22,13 +22,25 @@ pub struct Kernels {
     pub(super) isa: Isa,
     pub(super) floats: &'static Floats,
     pub(super) codes: &'static Codes,
+    /// Loops of other tiers for products of quantised weights, if they were picked; else those of `codes`.
+    pub(super) picked: Option<Products>,
     pub(super) peaks: &'static Peaks,
+}
+
+/// A product of quantised weights.
+pub(super) type Product = unsafe fn(QMatrix<'_>, Activations<'_>, &mut [f32]);
+
+/// Products by format, with one token and with several.
+#[derive(Clone, Copy)]
+pub(super) struct Products {
+    pub one: [Product; Format::ALL.len()],
+    pub several: [Product; Format::ALL.len()],
 }
 
 /// Kernels on int8 activations.
 pub(super) struct Codes {
     /// A product of quantised weights.
-    pub product: unsafe fn(QMatrix<'_>, Activations<'_>, &mut [f32]),
+    pub product: Product,
     /// [`crate::activations::fill`].
     pub fill: unsafe fn(Columns<'_>, usize, Record<'_>),
 }

@@ -7,6 +7,7 @@
 mod activations;
 mod attend;
 mod common;
+mod eight_lanes;
 mod encode;
 mod float_products;
 #[cfg(unix)]

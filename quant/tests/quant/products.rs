@@ -2,7 +2,7 @@
 //! reference for any number of rows and tokens and whatever they stand beside, and these are within the
 //! derived bound of double precision. `float_products.rs` has float weights, `guard.rs` what is read.
 use crate::common::{Inputs, Packed, Rng, Weights, assert_same, halves, product, quantised, tiers};
-use moelten_quant::{ActivationKind, Activations, Format, Isa, Kernels, Line, QMatrix, decode};
+use moelten_quant::{ActivationKind, Activations, Format, Isa, Kernels, Line, Picks, QMatrix, decode};
 
 fn scalar() -> &'static Kernels {
     Kernels::for_isa(Isa::Scalar).unwrap()
@@ -109,6 +109,39 @@ fn every_shape_has_the_bits_of_the_reference() {
                     let expected = part(&whole, most_rows, 0..rows, 0..tokens);
                     let what = || format!("{} {format} {rows} rows, {tokens} tokens", kernels.isa());
                     assert_same(&got, &expected, &what);
+                }
+            }
+        }
+    }
+}
+
+/// Rows enough for several runs of rows per lane, and a loop of another tier for every other format and number
+/// of tokens.
+#[test]
+fn runs_and_picked_loops_have_the_bits_of_the_reference() {
+    let mut rng = Rng(7);
+    for format in quantised() {
+        let (cols, rows) = (256, 16 * 33 + 11);
+        let bytes = Weights::Random.bytes(format, rows * cols, &mut rng);
+        let matrix = QMatrix::new(format, rows, cols, &bytes).unwrap();
+        let x = rng.floats(3 * cols);
+        let whole = product(scalar(), matrix, Packed::new(scalar(), format, &x, cols).view());
+        for (n, kernels) in tiers().into_iter().enumerate() {
+            let mut picks = Picks::of(kernels.isa());
+            for (i, format) in Format::ALL.into_iter().enumerate() {
+                for tokens in [1, 2] {
+                    let candidates = Picks::candidates(tokens);
+                    picks.set(format, tokens, candidates[(n + i + tokens) % candidates.len()]);
+                }
+            }
+            let picked = kernels.with_picks(&picks).expect("candidates are here");
+            assert_eq!(picked.isa(), kernels.isa());
+            for kernels in [kernels, picked] {
+                for tokens in [1, 3] {
+                    let x = Packed::new(kernels, format, &x[..tokens * cols], cols);
+                    let expected = part(&whole, rows, 0..rows, 0..tokens);
+                    let what = || format!("{} {format} {tokens} tokens, {picks:?}", kernels.isa());
+                    assert_same(&product(kernels, matrix, x.view()), &expected, &what);
                 }
             }
         }

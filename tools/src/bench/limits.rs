@@ -25,8 +25,10 @@ const BUFFER: std::ops::RangeInclusive<u64> = 256 << 20..=1 << 30;
 const TIMES_CACHE: u64 = 4;
 /// Smallest page size of any system, in bytes.
 const PAGE: usize = 4096;
-/// Passes over the buffer. The fastest counts: disturbances only slow a pass down.
-const PASSES: usize = 6;
+/// Fewest passes over memory, and the shortest time for them. The median counts: a run that is compared with
+/// it is an average of fast and slow moments too.
+const PASSES: usize = 3;
+const READING: Duration = Duration::from_millis(100);
 /// Bytes of weights to read for [`weights`], and bytes of a part that one thread reads at a time.
 const WEIGHTS: u64 = 2 << 30;
 const PART: usize = 4 << 20;
@@ -34,19 +36,6 @@ const PART: usize = 4 << 20;
 const PRODUCTS: Duration = Duration::from_millis(20);
 /// Longest time to read a disk.
 const DISK: Duration = Duration::from_millis(1500);
-
-/// Limits measured during one run.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// RAM reads, 10^9 bytes per second.
-    pub ram_gb_per_s: f64,
-    /// Plain reads of the weights in memory, 10^9 bytes per second; `None` if experts are streamed.
-    pub weights_gb_per_s: Option<f64>,
-    /// Int8 products, 10^12 operations per second; a multiplication and an addition count as two.
-    pub int8_tops: f64,
-    /// Disk reads, 10^9 bytes per second, or why they were not measured.
-    pub disk_gb_per_s: Result<f64, String>,
-}
 
 /// Speed of RAM in 10^9 bytes per second: reads a buffer far larger than the CPU's caches on all threads of
 /// `pool`.
@@ -57,34 +46,66 @@ pub fn ram(pool: &Pool, kernels: &Kernels) -> anyhow::Result<f64> {
     ram_within(pool, kernels, u64::MAX)
 }
 
+/// A buffer far larger than the CPU's caches, to measure RAM with.
+pub struct RamBuffer {
+    buffer: Memory,
+    /// Bytes that one thread reads.
+    part: usize,
+}
+
+impl RamBuffer {
+    /// A buffer of at most `most` bytes, written once by the threads of `pool`. If it fits into the CPU's
+    /// caches, their speed is measured.
+    ///
+    /// # Errors
+    /// No memory for the buffer.
+    pub fn within(pool: &Pool, most: u64) -> anyhow::Result<Self> {
+        let free = memory::available_bytes().map_or(u64::MAX, |free| free / 4);
+        let wanted = largest_cache(&System::here()).unwrap_or(0) * TIMES_CACHE;
+        let bytes = wanted.clamp(*BUFFER.start(), *BUFFER.end()).min(free).min(most) as usize;
+        let mut buffer = Memory::zeroed(bytes).context("no memory for the buffer that measures RAM")?;
+        let part = bytes.div_ceil(pool.threads()).max(1);
+        // Before the first write all pages are the same page of zeros.
+        let places: Vec<_> = buffer.bytes_mut().chunks_mut(part).map(Mutex::new).collect();
+        pool.broadcast(|index| {
+            if let Some(Ok(mut part)) = places.get(index).map(Mutex::lock) {
+                part.iter_mut().step_by(PAGE).for_each(|byte| *byte = 1);
+            }
+        });
+        drop(places);
+        Ok(Self { buffer, part })
+    }
+
+    /// Speed of RAM in 10^9 bytes per second: the threads of `pool` read the buffer again and again.
+    pub fn gb_per_s(&self, pool: &Pool, kernels: &Kernels) -> f64 {
+        let bytes = self.buffer.bytes();
+        speed_of_passes(bytes.len(), || {
+            let own = |index| bytes.chunks(self.part).nth(index).map(|part| kernels.read_through(part));
+            black_box(pool.broadcast(own));
+        })
+    }
+}
+
+/// 10^9 bytes per second of a pass over `bytes` bytes: the median of some passes.
+fn speed_of_passes(bytes: usize, pass: impl Fn()) -> f64 {
+    let begun = Instant::now();
+    let mut speeds = Vec::new();
+    while speeds.len() < PASSES || begun.elapsed() < READING {
+        let started = Instant::now();
+        pass();
+        speeds.push(bytes as f64 / started.elapsed().as_secs_f64() / 1e9);
+    }
+    speeds.sort_by(f64::total_cmp);
+    speeds[speeds.len() / 2]
+}
+
 /// As [`ram`] with a buffer of at most `most` bytes. If it fits into the CPU's caches, their speed is
 /// measured.
 ///
 /// # Errors
 /// As [`ram`].
-pub fn ram_within(pool: &Pool, kernels: &Kernels, most: u64) -> anyhow::Result<f64> {
-    let free = memory::available_bytes().map_or(u64::MAX, |free| free / 4);
-    let wanted = largest_cache(&System::here()).unwrap_or(0) * TIMES_CACHE;
-    let bytes = wanted.clamp(*BUFFER.start(), *BUFFER.end()).min(free).min(most) as usize;
-    let mut buffer = Memory::zeroed(bytes).context("no memory for the buffer that measures RAM")?;
-    let part = bytes.div_ceil(pool.threads()).max(1);
-    // Before the first write all pages are the same page of zeros.
-    let places: Vec<_> = buffer.bytes_mut().chunks_mut(part).map(Mutex::new).collect();
-    pool.broadcast(|index| {
-        if let Some(Ok(mut part)) = places.get(index).map(Mutex::lock) {
-            part.iter_mut().step_by(PAGE).for_each(|byte| *byte = 1);
-        }
-    });
-    drop(places);
-    let mut best = 0.0_f64;
-    for _ in 0..PASSES {
-        let started = Instant::now();
-        let folds = pool
-            .broadcast(|index| buffer.bytes().chunks(part).nth(index).map(|part| kernels.read_through(part)));
-        black_box(folds);
-        best = best.max(bytes as f64 / started.elapsed().as_secs_f64() / 1e9);
-    }
-    Ok(best)
+fn ram_within(pool: &Pool, kernels: &Kernels, most: u64) -> anyhow::Result<f64> {
+    Ok(RamBuffer::within(pool, most)?.gb_per_s(pool, kernels))
 }
 
 /// As [`ram_within`] before a model is loaded: with its own threads and the instruction set that a model
@@ -113,21 +134,17 @@ pub fn weights(pool: &Pool, kernels: &Kernels, tensors: &TensorStore) -> f64 {
     });
     let some: Vec<_> = some.collect();
     let parts: Vec<_> = some.iter().flat_map(|matrix| tensors.view(matrix).data().chunks(PART)).collect();
-    let bytes: usize = parts.iter().map(|part| part.len()).sum();
     let read = |index| {
         let own = parts.iter().skip(index).step_by(pool.threads());
         own.fold(0, |folded, part| folded ^ kernels.read_through(part))
     };
-    let pass = |_| {
-        let started = Instant::now();
+    speed_of_passes(parts.iter().map(|part| part.len()).sum(), || {
         black_box(pool.broadcast(read));
-        bytes as f64 / started.elapsed().as_secs_f64() / 1e9
-    };
-    (0..PASSES).map(pass).fold(0.0, f64::max)
+    })
 }
 
 /// Bytes of the largest cache of the first CPU.
-fn largest_cache(system: &System) -> Option<u64> {
+pub fn largest_cache(system: &System) -> Option<u64> {
     let size = |index: usize| {
         let text = system.text(&format!("sys/devices/system/cpu/cpu0/cache/index{index}/size"))?;
         text.trim().strip_suffix('K')?.parse::<u64>().ok()?.checked_mul(1024)

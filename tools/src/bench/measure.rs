@@ -17,6 +17,7 @@ use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::runtime::memory;
 use moelten_loader::spec::BankKey;
 
+use super::beside::{Gauge, Pairs};
 use super::traffic::{Counter, Traffic};
 use crate::report::progress::{Progress, Unit};
 
@@ -56,8 +57,8 @@ impl Work {
     }
 }
 
-/// Tokens per second of the repetitions.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// Speeds of the repetitions, mostly tokens per second.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Rates {
     /// Median of the repetitions.
     pub median: f64,
@@ -68,7 +69,8 @@ pub struct Rates {
 }
 
 impl Rates {
-    fn of(mut rates: Vec<f64>) -> Option<Self> {
+    /// `None` without repetitions.
+    pub fn of(mut rates: Vec<f64>) -> Option<Self> {
         rates.sort_by(f64::total_cmp);
         let (&min, &max) = (rates.first()?, rates.last()?);
         Some(Self { median: (rates[(rates.len() - 1) / 2] + rates[rates.len() / 2]) / 2.0, min, max })
@@ -80,6 +82,8 @@ impl Rates {
 pub struct Prefill {
     /// Tokens per second.
     pub rates: Rates,
+    /// The same beside int8 products in registers, 10^12 operations per second.
+    pub int8: Pairs,
     /// Operations of a token's matrix products without attention; a multiplication and an addition count as
     /// two.
     pub operations_per_token: f64,
@@ -94,6 +98,10 @@ pub struct Prefill {
 pub struct Decode {
     /// Tokens per second.
     pub rates: Rates,
+    /// The same beside reads of RAM, 10^9 bytes per second.
+    pub ram: Pairs,
+    /// The same beside plain reads of the weights, if they are in memory.
+    pub weights: Option<Pairs>,
     /// Bytes of weights that a token reads.
     pub bytes_per_token: f64,
     /// Bytes of keys and values that a token reads.
@@ -127,7 +135,7 @@ impl Measured {
     }
 }
 
-/// Times `work` over `tokens`. `trace` gets the routing of the prompt and of each decoded token once.
+/// Times `work` over `tokens`, with the limits of `gauge` beside each run. `trace` gets the routing of the prompt and of each decoded token once.
 ///
 /// # Errors
 /// As [`Sequence::new`] and [`Sequence::append`]; NaN in the last logits.
@@ -135,6 +143,7 @@ pub fn measure(
     model: &Arc<Model>,
     tokens: &[u32],
     work: Work,
+    gauge: &Gauge<'_>,
     trace: Option<&mut TraceWriter>,
     stop: &Cancel,
 ) -> anyhow::Result<Measured> {
@@ -144,6 +153,7 @@ pub fn measure(
         traffic: &Traffic::of(model, work.kv),
         tokens,
         work,
+        gauge,
         trace,
         stop,
         disk_bytes: memory::disk_bytes_read().map(|_| 0),
@@ -174,11 +184,20 @@ impl Observer for Watch<'_, '_> {
     }
 }
 
+/// Timed repetitions.
+struct Repeated {
+    /// Tokens per second.
+    rates: Rates,
+    /// The same beside each of the limits.
+    beside: Vec<Pairs>,
+}
+
 struct Run<'a> {
     session: Sequence,
     traffic: &'a Traffic,
     tokens: &'a [u32],
     work: Work,
+    gauge: &'a Gauge<'a>,
     /// Taken out when its recording is complete.
     trace: Option<&'a mut TraceWriter>,
     stop: &'a Cancel,
@@ -193,7 +212,8 @@ impl Run<'_> {
         let mut progress = self.progress("prefill", prompt.len());
         let mut counter = self.traffic.counter();
         let mut before = None;
-        let rates = self.repeat(prompt.len(), &mut progress, |run, timed| {
+        let gauge = self.gauge;
+        let timed = self.repeat(prompt.len(), &mut progress, &|| gauge.int8(), |run, timed| {
             if timed && before.is_none() {
                 before = Some(run.session.model().experts().stats());
             }
@@ -211,7 +231,10 @@ impl Run<'_> {
         let store = self.session.model().experts().stats().since(&before.unwrap_or_default());
         let first_rate = tokens / self.first.as_secs_f64();
         let operations_per_token = 2.0 * weights / tokens;
-        Ok(rates.map(|rates| Prefill { rates, operations_per_token, first_rate, store }))
+        Ok(timed.and_then(|Repeated { rates, beside }| {
+            let int8 = beside.into_iter().next()?;
+            Some(Prefill { rates, int8, operations_per_token, first_rate, store })
+        }))
     }
 
     fn decode(&mut self) -> anyhow::Result<Option<Decode>> {
@@ -234,7 +257,8 @@ impl Run<'_> {
         let mut counter = self.traffic.counter();
         let before = self.disk_bytes;
         let mut store_before = None;
-        let rates = self.repeat(decode, &mut progress, |run, timed| {
+        let gauge = self.gauge;
+        let timed = self.repeat(decode, &mut progress, &|| gauge.memory(), |run, timed| {
             if !run.work.streams {
                 run.session.keep_prefix(&tokens[..depth]);
             }
@@ -260,28 +284,36 @@ impl Run<'_> {
         let (all, kv) = ((repeat * decode) as f64, (depth..depth + decode).map(|p| self.traffic.kv_bytes(p)));
         let (experts_used, experts) = counter.variety();
         let disk = before.zip(self.disk_bytes).map(|(before, after)| (after - before) as f64 / all);
-        Ok(rates.map(|rates| Decode {
-            rates,
-            bytes_per_token: every as f64 + counter.chosen.bytes as f64 / all,
-            kv_bytes_per_token: kv.sum::<u64>() as f64 / decode as f64,
-            disk_bytes_per_token: disk,
-            store: self.session.model().experts().stats().since(&store_before.unwrap_or_default()),
-            experts_used,
-            experts,
+        Ok(timed.and_then(|Repeated { rates, beside }| {
+            let mut beside = beside.into_iter();
+            Some(Decode {
+                rates,
+                ram: beside.next()?,
+                weights: beside.next(),
+                bytes_per_token: every as f64 + counter.chosen.bytes as f64 / all,
+                kv_bytes_per_token: kv.sum::<u64>() as f64 / decode as f64,
+                disk_bytes_per_token: disk,
+                store: self.session.model().experts().stats().since(&store_before.unwrap_or_default()),
+                experts_used,
+                experts,
+            })
         }))
     }
 
-    /// Runs once without timing, then `repeat` times; tokens per second.
+    /// Runs once without timing, then `repeat` times; tokens per second. `limits` are measured before the
+    /// first of these runs and after each.
     fn repeat(
         &mut self,
         tokens: usize,
         progress: &mut Progress,
+        limits: &dyn Fn() -> Vec<f64>,
         mut once: impl FnMut(&mut Self, bool) -> Result<(), EngineError>,
-    ) -> anyhow::Result<Option<Rates>> {
+    ) -> anyhow::Result<Option<Repeated>> {
         let started = Instant::now();
         once(self, false)?;
         self.first = started.elapsed();
         let mut rates = Vec::with_capacity(self.work.repeat);
+        let mut measured = vec![limits()];
         for round in 0..self.work.repeat {
             progress.set((tokens * (round + 1)) as u64);
             let before = memory::disk_bytes_read();
@@ -290,8 +322,12 @@ impl Run<'_> {
             rates.push(tokens as f64 / started.elapsed().as_secs_f64());
             let read = memory::disk_bytes_read().zip(before).map(|(after, before)| after - before);
             self.disk_bytes = self.disk_bytes.zip(read).map(|(sum, read)| sum + read);
+            measured.push(limits());
         }
-        Ok(Rates::of(rates))
+        let kinds = measured.first().map_or(0, Vec::len);
+        let limits = |kind: usize| measured.iter().filter_map(move |limits| limits.get(kind).copied());
+        let beside = (0..kinds).map(|kind| Pairs::of(&rates, limits(kind))).collect();
+        Ok(Rates::of(rates).map(|rates| Repeated { rates, beside }))
     }
 
     fn progress(&self, label: &'static str, tokens: usize) -> Progress {

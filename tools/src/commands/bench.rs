@@ -16,8 +16,9 @@ use moelten_loader::text::TextSide;
 use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 
+use crate::bench::beside::{Gauge, Ram};
 use crate::bench::generate::{self, Mix, Random};
-use crate::bench::limits::{self, Limits};
+use crate::bench::limits::{self, RamBuffer};
 use crate::bench::measure::{Work, measure};
 use crate::bench::peak::Peak;
 use crate::bench::shape::{self, FoundShape};
@@ -111,31 +112,30 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         say(&format!("note: {approximated}"));
     }
     let polling = Polling::begin();
-    // Before and after, as the machine may be busy at one of these times; the larger one is nearer to the
-    // truth.
     // The buffer has to fit into the budget beside what the process owns.
     let room = plan.budget.saturating_sub(memory::owned_bytes().unwrap_or(0));
-    let ram = || ram_before.map_or_else(|| limits::ram_within(runtime.pool(), kernels, room), Ok);
-    let ram_first = ram()?;
-    let int8 = limits::int8(runtime.pool(), kernels);
+    let gauge = Gauge {
+        pool: runtime.pool(),
+        kernels,
+        ram: match ram_before {
+            Some(speed) => Ram::Before(speed),
+            None => Ram::Buffer(RamBuffer::within(runtime.pool(), room)?),
+        },
+        weights: (!work.streams).then(|| model.tensors()),
+    };
     let disk = limits::disk(subject.file.as_deref());
     let begin = |path: &PathBuf| begin_trace(path, &subject.name, &model);
     let mut trace = args.trace.as_ref().map(begin).transpose()?;
-    let measured = measure(&model, &tokens, work, trace.as_mut(), polling.stop())?;
+    let measured = measure(&model, &tokens, work, &gauge, trace.as_mut(), polling.stop())?;
     if let Some(trace) = trace {
         trace.finish()?;
     }
     let peak_owned_bytes = peak.end()?;
-    let limits = Limits {
-        ram_gb_per_s: ram_first.max(ram()?),
-        weights_gb_per_s: (!work.streams).then(|| limits::weights(runtime.pool(), kernels, model.tensors())),
-        int8_tops: int8.max(limits::int8(runtime.pool(), kernels)),
-        disk_gb_per_s: disk.and_then(|before| {
-            let after = limits::disk(subject.file.as_deref())?;
-            // The runs themselves may have found it faster.
-            Ok(before.max(after).max(measured.read_gb_per_s()))
-        }),
-    };
+    let disk_gb_per_s = disk.and_then(|before| {
+        let after = limits::disk(subject.file.as_deref())?;
+        // The runs themselves may have found it faster.
+        Ok(before.max(after).max(measured.read_gb_per_s()))
+    });
     let report = BenchReport {
         name: &subject.name,
         generated: subject.generated.as_deref(),
@@ -144,7 +144,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         model: &model,
         measured,
         peak_owned_bytes,
-        limits,
+        disk_gb_per_s,
     };
     if args.json {
         writeln!(io::stdout(), "{}", report.json())?;

@@ -15,6 +15,8 @@ use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
 use crate::bench::limits::{self, TIER_FORMAT, TIER_TOKENS, TierSpeed};
+use crate::bench::loops::SEVERAL;
+use crate::open::loops::{self, Loops};
 use crate::report::progress::bytes;
 
 /// Show cores, memory, and instruction sets with their measured speed
@@ -37,6 +39,7 @@ struct Findings {
     tiers: Vec<(Isa, Option<TierSpeed>)>,
     pick: Isa,
     forced: bool,
+    loops: &'static Loops,
     ram_gb_per_s: f64,
     int8_tops: f64,
     disk: Option<Result<f64, String>>,
@@ -69,7 +72,8 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
         },
         tiers: Isa::ALL.into_iter().map(|isa| (isa, limits::tier(isa))).collect(),
         pick,
-        forced: std::env::var_os("MOELTEN_ISA").is_some_and(|name| !name.is_empty()),
+        forced: Isa::is_forced(),
+        loops: loops::loops()?,
         ram_gb_per_s: limits::ram(&pool, kernels)?,
         int8_tops: limits::int8(&pool, kernels),
         disk: args.disk.as_deref().map(|path| limits::disk(Some(path))),
@@ -148,13 +152,39 @@ impl Findings {
             "  one thread, {TIER_FORMAT} weights: peak in registers, one token, {TIER_TOKENS} tokens"
         )?;
         writeln!(out, "* used: {} ({})", self.pick, self.why())?;
-        if cfg!(not(target_arch = "x86_64")) {
+        self.loops_text(&mut out)?;
+        if cfg!(not(any(target_arch = "x86_64", target_arch = "aarch64"))) {
             writeln!(
                 out,
                 "  there are no kernels for this processor yet; the portable ones have not been tested on it"
             )?;
         }
         Ok(out)
+    }
+
+    /// The loops for products of quantised weights.
+    fn loops_text(&self, out: &mut String) -> std::fmt::Result {
+        let Loops { table, origin, problem, .. } = self.loops;
+        writeln!(out, "\nloops       {origin}")?;
+        if let Some(problem) = problem {
+            writeln!(out, "            not measured: {problem}")?;
+        }
+        for (tokens, unit) in [(1, "GB/s"), (SEVERAL, "GOP/s")] {
+            let mut rows = table.iter().filter(|row| row.tokens == tokens).peekable();
+            let Some(first) = rows.peek() else { continue };
+            let names: String = first.speeds.iter().map(|(isa, _)| format!("{:>13}", isa.name())).collect();
+            let title = format!("{tokens} token{}", if tokens == 1 { "" } else { "s" });
+            writeln!(out, "  {title:9} {names}   {unit}")?;
+            for row in rows {
+                let mark = |isa| if isa == row.pick { '*' } else { ' ' };
+                let speeds = row.speeds.iter().map(|&(isa, speed)| format!("{:>12.1}{}", speed, mark(isa)));
+                writeln!(out, "  {:9} {}", row.format, speeds.collect::<String>())?;
+            }
+        }
+        if !table.is_empty() {
+            writeln!(out, "  one thread, weights from RAM with one token; * used: the bits are the same")?;
+        }
+        Ok(())
     }
 
     fn json(&self) -> Value {
@@ -195,6 +225,16 @@ impl Findings {
             "isa": self.pick.name(),
             "isa_forced": self.forced,
             "tiers": tiers,
+            "loops": {
+                "origin": self.loops.origin,
+                "problem": self.loops.problem,
+                "table": self.loops.table.iter().map(|row| json!({
+                    "format": row.format.name(),
+                    "tokens": row.tokens,
+                    "speeds": row.speeds.iter().map(|(isa, speed)| json!({ "isa": isa.name(), "speed": speed })).collect::<Vec<_>>(),
+                    "pick": row.pick.name(),
+                })).collect::<Vec<_>>(),
+            },
             "limits": {
                 "ram_gb_per_s": self.ram_gb_per_s,
                 "int8_tops": self.int8_tops,

@@ -12,6 +12,8 @@ use moelten_engine::{Model, ModelOptions};
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::tensors::store::TensorStore;
 
+use super::files::mention;
+use super::loops;
 use super::sizes::ram;
 
 /// Options of every command that computes with a model.
@@ -120,13 +122,16 @@ impl From<KvArg> for KvFormat {
 }
 
 impl ComputeArgs {
-    /// Starts the threads of the process. All its models run on one runtime.
+    /// Starts the threads of the process, with the loops that are fastest on this machine. All its models run on
+    /// one runtime.
     ///
     /// # Errors
     /// As [`Runtime::start`].
     pub fn runtime(&self) -> anyhow::Result<Arc<Runtime>> {
         let (threads, pin) = (self.threads.map(usize::from), self.pin.into());
-        Ok(Runtime::start(RuntimeOptions { threads, pin, isa: None })?)
+        let loops = loops::loops()?;
+        mention(loops.notice().as_slice());
+        Ok(Runtime::start(RuntimeOptions { threads, pin, isa: None, picks: Some(loops.picks) })?)
     }
 
     /// Options of a model with room for `sequence` and for `extra` bytes of the caller.

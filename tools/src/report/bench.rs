@@ -7,7 +7,6 @@ use moelten_engine::runtime::topology::Placement;
 use serde_json::{Value, json};
 
 use super::progress::bytes;
-use crate::bench::limits::Limits;
 use crate::bench::measure::{Measured, Rates, Work};
 
 /// Everything that is printed.
@@ -26,16 +25,17 @@ pub struct BenchReport<'a> {
     pub measured: Measured,
     /// The most memory that the process owned.
     pub peak_owned_bytes: Option<u64>,
-    /// What the machine can do.
-    pub limits: Limits,
+    /// Disk reads, 10^9 bytes per second, or why they were not measured.
+    pub disk_gb_per_s: Result<f64, String>,
 }
 
 /// Derived figures of decode, for both outputs.
 struct DecodeFigures {
     gb_per_s: f64,
-    share_of_ram: f64,
+    ram_gb_per_s: Rates,
+    share_of_ram: Rates,
     gb_per_s_with_kv: f64,
-    share_of_ram_with_kv: f64,
+    share_of_ram_with_kv: Rates,
     /// The limit set by RAM and disk: the bytes of a token at the speed of RAM, or those from the disk at its
     /// speed, whichever takes longer. `None` if the speed of the disk is unknown and needed.
     bound_tokens_per_s: Option<f64>,
@@ -43,31 +43,33 @@ struct DecodeFigures {
 
 impl BenchReport<'_> {
     fn decode_figures(&self) -> Option<DecodeFigures> {
-        let (decode, ram) = (self.measured.decode.as_ref()?, self.limits.ram_gb_per_s);
+        let decode = self.measured.decode.as_ref()?;
+        let ram = decode.ram.limit();
         let rate = decode.rates.median / 1e9;
         let with_kv = decode.bytes_per_token + decode.kv_bytes_per_token;
         let from_disk = match self.work.streams {
             true => decode.store.decode.missed_bytes as f64 / (self.work.decode * self.work.repeat) as f64,
             false => decode.disk_bytes_per_token.unwrap_or(0.0),
         };
-        let disk_seconds = match &self.limits.disk_gb_per_s {
+        let disk_seconds = match &self.disk_gb_per_s {
             _ if from_disk == 0.0 => Some(0.0),
             Ok(disk) => Some(from_disk / disk / 1e9),
             Err(_) => None,
         };
         Some(DecodeFigures {
             gb_per_s: decode.bytes_per_token * rate,
-            share_of_ram: decode.bytes_per_token * rate / ram,
+            ram_gb_per_s: ram,
+            share_of_ram: decode.ram.shares(decode.bytes_per_token / 1e9),
             gb_per_s_with_kv: with_kv * rate,
-            share_of_ram_with_kv: with_kv * rate / ram,
-            bound_tokens_per_s: disk_seconds.map(|disk| 1.0 / disk.max(with_kv / ram / 1e9)),
+            share_of_ram_with_kv: decode.ram.shares(with_kv / 1e9),
+            bound_tokens_per_s: disk_seconds.map(|disk| 1.0 / disk.max(with_kv / ram.median / 1e9)),
         })
     }
 
     /// For programs.
     pub fn json(&self) -> Value {
         let Measured { prefill, decode, disk_bytes } = &self.measured;
-        let (plan, work, limits) = (self.model.runtime().pool().plan(), self.work, &self.limits);
+        let (plan, work) = (self.model.runtime().pool().plan(), self.work);
         let prefill_json = prefill.as_ref().map(|prefill| {
             let tops = prefill.operations_per_token * prefill.rates.median / 1e12;
             json!({
@@ -78,7 +80,7 @@ impl BenchReport<'_> {
                 "first_tokens_per_s": prefill.first_rate,
                 "operations_per_token": prefill.operations_per_token,
                 "int8_tops": tops,
-                "share_of_int8": tops / limits.int8_tops,
+                "share_of_int8": prefill.int8.shares(prefill.operations_per_token / 1e12).median,
             })
         });
         let decode_json = decode.as_ref().zip(self.decode_figures()).map(|(decode, figures)| {
@@ -91,14 +93,18 @@ impl BenchReport<'_> {
                 "bytes_per_token": decode.bytes_per_token,
                 "kv_bytes_per_token": decode.kv_bytes_per_token,
                 "gb_per_s": figures.gb_per_s,
-                "share_of_ram": figures.share_of_ram,
+                "share_of_ram": figures.share_of_ram.median,
+                "share_of_ram_min": figures.share_of_ram.min,
+                "share_of_ram_max": figures.share_of_ram.max,
+                "share_of_weights": decode.weights.as_ref().map(|weights| weights.shares(decode.bytes_per_token / 1e9).median),
                 "gb_per_s_with_kv": figures.gb_per_s_with_kv,
-                "share_of_ram_with_kv": figures.share_of_ram_with_kv,
+                "share_of_ram_with_kv": figures.share_of_ram_with_kv.median,
                 "bound_tokens_per_s": figures.bound_tokens_per_s,
                 "experts_used": decode.experts_used,
                 "experts": decode.experts,
             })
         });
+        let ram = decode.as_ref().map(|decode| decode.ram.limit());
         json!({
             "model": self.name,
             "generated": self.generated,
@@ -111,11 +117,13 @@ impl BenchReport<'_> {
             "prefill": prefill_json,
             "decode": decode_json,
             "limits": {
-                "ram_gb_per_s": limits.ram_gb_per_s,
-                "weights_gb_per_s": limits.weights_gb_per_s,
-                "int8_tops": limits.int8_tops,
-                "disk_gb_per_s": limits.disk_gb_per_s.as_ref().ok(),
-                "disk_problem": limits.disk_gb_per_s.as_ref().err(),
+                "ram_gb_per_s": ram.map(|ram| ram.median),
+                "ram_gb_per_s_min": ram.map(|ram| ram.min),
+                "ram_gb_per_s_max": ram.map(|ram| ram.max),
+                "weights_gb_per_s": decode.as_ref().and_then(|decode| Some(decode.weights.as_ref()?.limit().median)),
+                "int8_tops": prefill.as_ref().map(|prefill| prefill.int8.limit().median),
+                "disk_gb_per_s": self.disk_gb_per_s.as_ref().ok(),
+                "disk_problem": self.disk_gb_per_s.as_ref().err(),
             },
             "cache": self.cache_json(*disk_bytes),
             "memory": {
@@ -200,7 +208,7 @@ impl BenchReport<'_> {
 
     /// For people.
     pub fn text(&self) -> String {
-        let (work, limits) = (self.work, &self.limits);
+        let work = self.work;
         let mut lines = vec![match self.generated {
             Some(format) => format!("{}, generated weights, {format}", self.name),
             None => self.name.to_owned(),
@@ -212,23 +220,24 @@ impl BenchReport<'_> {
             work.kv.name()
         ));
         if let Some(prefill) = &self.measured.prefill {
-            let tops = prefill.operations_per_token * prefill.rates.median / 1e12;
+            let operations = prefill.operations_per_token / 1e12;
             lines.push(format!(
-                "prefill  {:>5} tokens {}   {tops:.2} of {:.2} int8 TOP/s ({:.0} %)",
+                "prefill  {:>5} tokens {}   {:.2} of {:.2} int8 TOP/s ({:.0} %)",
                 work.prefill,
                 spread(prefill.rates),
-                limits.int8_tops,
-                100.0 * tops / limits.int8_tops
+                operations * prefill.rates.median,
+                prefill.int8.limit().median,
+                100.0 * prefill.int8.shares(operations).median
             ));
         }
         if let Some((decode, figures)) = self.measured.decode.as_ref().zip(self.decode_figures()) {
             lines.push(format!(
-                "decode   {:>5} tokens {}   {:.1} of {:.1} GB/s RAM ({:.0} %)",
+                "decode   {:>5} tokens {}   {:.1} of {:.1} GB/s RAM ({})",
                 work.decode,
                 spread(decode.rates),
                 figures.gb_per_s,
-                limits.ram_gb_per_s,
-                100.0 * figures.share_of_ram
+                figures.ram_gb_per_s.median,
+                percents(figures.share_of_ram)
             ));
             lines.push(format!(
                 "         after {} tokens; {} of weights and {} of KV per token ({:.1} GB/s, {:.0} %, in total)",
@@ -236,11 +245,12 @@ impl BenchReport<'_> {
                 bytes(decode.bytes_per_token as u64),
                 bytes(decode.kv_bytes_per_token as u64),
                 figures.gb_per_s_with_kv,
-                100.0 * figures.share_of_ram_with_kv
+                100.0 * figures.share_of_ram_with_kv.median
             ));
-            if let Some(weights) = limits.weights_gb_per_s {
-                let share = 100.0 * figures.gb_per_s / weights;
-                lines.push(format!("         plain reads of the weights: {weights:.1} GB/s ({share:.0} %)"));
+            if let Some(weights) = &decode.weights {
+                let (speed, share) = (weights.limit().median, weights.shares(decode.bytes_per_token / 1e9));
+                let share = percents(share);
+                lines.push(format!("         plain reads of the weights: {speed:.1} GB/s ({share})"));
             }
             let bound = figures.bound_tokens_per_s.map_or_else(
                 || "limit unknown: the disk was not measured".to_owned(),
@@ -253,7 +263,7 @@ impl BenchReport<'_> {
             lines.push(format!("         {bound}; {used}"));
         }
         self.cache_lines(&mut lines);
-        let disk = match &limits.disk_gb_per_s {
+        let disk = match &self.disk_gb_per_s {
             Ok(speed) => format!("{speed:.2} GB/s"),
             Err(why) => format!("not measured: {why}"),
         };
@@ -270,4 +280,11 @@ impl BenchReport<'_> {
 /// Median, slowest and fastest, aligned.
 fn spread(rates: Rates) -> String {
     format!("{:>8.2} tok/s ({:.2} to {:.2})", rates.median, rates.min, rates.max)
+}
+
+/// Median of shares, and their range if it is visible: `86 %, 84 to 88`.
+fn percents(shares: Rates) -> String {
+    let [median, min, max] =
+        [shares.median, shares.min, shares.max].map(|share| format!("{:.0}", 100.0 * share));
+    if min == max { format!("{median} %") } else { format!("{median} %, {min} to {max}") }
 }

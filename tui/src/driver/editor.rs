@@ -9,6 +9,7 @@ use super::signal::SignalRequest;
 
 /// Signals and job control while the editor runs.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(unix), allow(dead_code, reason = "only Unix has job control"))]
 pub struct JobControl {
     /// The request of the last signal since the last call.
     pub requested: fn() -> Option<SignalRequest>,
@@ -25,7 +26,7 @@ pub enum Edited {
     End,
 }
 
-/// Opens a text in `$VISUAL`, `$EDITOR` or vi and waits for the end of the editor.
+/// Opens a text in `$VISUAL`, `$EDITOR` or the system's editor (vi, on Windows Notepad) and waits for the end of the editor.
 pub fn edit(text: &str, control: JobControl) -> Edited {
     let path = std::env::temp_dir().join(format!("moelten-{}.md", std::process::id()));
     let result = edit_file(&path, text, control);
@@ -39,11 +40,8 @@ fn edit_file(path: &PathBuf, text: &str, control: JobControl) -> Edited {
         return Edited::Text(Err(format!("{}: {error}", path.display())));
     }
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
-    let editor = set("VISUAL").or_else(|| set("EDITOR")).unwrap_or_else(|| "vi".to_owned());
-    // The variable may hold options and quoted paths, so a shell parses it.
-    let mut command = Command::new("sh");
-    command.args(["-c", &format!("{editor} \"$1\""), "sh"]).arg(path);
-    Edited::Text(match run(&mut command, control) {
+    let editor = set("VISUAL").or_else(|| set("EDITOR")).unwrap_or_else(|| DEFAULT_EDITOR.to_owned());
+    Edited::Text(match run(&mut command(&editor, path), control) {
         Ok(None) => return Edited::End,
         Ok(Some(status)) if status.success() => {
             std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
@@ -51,6 +49,27 @@ fn edit_file(path: &PathBuf, text: &str, control: JobControl) -> Edited {
         Ok(Some(status)) => Err(format!("{editor} ended with {status}; nothing was changed.")),
         Err(error) => Err(format!("{editor} cannot be run: {error}. Set $EDITOR to another editor.")),
     })
+}
+
+/// The editor of a user who has not named one.
+const DEFAULT_EDITOR: &str = if cfg!(windows) { "notepad" } else { "vi" };
+
+/// The command that opens a file. The variable may hold options and quoted paths, so a shell parses it.
+fn command(editor: &str, path: &Path) -> Command {
+    #[cfg(windows)]
+    {
+        use std::os::windows::process::CommandExt;
+        let mut command = Command::new("cmd");
+        // With /S, cmd takes away the outer quotes and leaves the rest as it is.
+        command.raw_arg(format!("/S /C \"{editor} \"{}\"\"", path.display()));
+        command
+    }
+    #[cfg(not(windows))]
+    {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{editor} \"$1\""), "sh"]).arg(path);
+        command
+    }
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {

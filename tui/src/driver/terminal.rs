@@ -2,8 +2,12 @@
 //! exit. It must not know what is drawn.
 
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
-use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
+#[cfg(unix)]
+use std::io::IsTerminal;
+use std::io::{self, Write};
+#[cfg(unix)]
+use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crossterm::{event, execute, terminal};

@@ -11,7 +11,7 @@ use std::ops::Range;
 use moelten_loader::spec::Activation;
 use moelten_quant::{ActivationKind, Activations, Columns, GROUP_ROWS, Kernels, Line, QMatrix, Record};
 
-use crate::layers::linear::Compute;
+use crate::layers::linear::{Compute, least_groups};
 use crate::layers::squares::HiddenSum;
 
 /// Most feed-forward blocks that are computed together.
@@ -109,35 +109,47 @@ pub fn add_visits(
 /// calls may compute some visits each, every call with its own part of `hidden`.
 pub fn hidden_layers(compute: Compute<'_>, visits: &[Visit<'_>], hidden: &mut [Line]) {
     let first_line = first_lines(visits);
-    let groups_per_task = match visits {
-        [visit, ..] if visits.iter().all(|visit| visit.visitors.len() == 1) => {
-            let (rows, row_bytes) = (visit.mlp.d_ff() * visits.len(), visit.mlp.first().row_bytes());
-            (compute.rows_per_task(rows, row_bytes).min(ROWS) / GROUP_ROWS).max(1)
-        }
-        _ => 1,
-    };
-    let tasks = |visit: &Visit<'_>| visit.mlp.d_ff().div_ceil(GROUP_ROWS * groups_per_task);
-    let mut first_task = [0; MOST_VISITS + 1];
+    // Groups of rows of all visits, one after the other: the first of each.
+    let mut first_group = [0; MOST_VISITS + 1];
     for i in 0..MOST_VISITS {
-        first_task[i + 1] = first_task[i] + visits.get(i).map_or(0, tasks);
+        first_group[i + 1] =
+            first_group[i] + visits.get(i).map_or(0, |visit| visit.mlp.d_ff().div_ceil(GROUP_ROWS));
     }
     let hidden = &mut hidden[..first_line[MOST_VISITS]];
-    let find = |task: usize| {
-        let i = first_task.iter().rposition(|&first| first <= task).unwrap_or(0).min(visits.len() - 1);
-        (i, (task - first_task[i]) * groups_per_task)
+    let find = |group: usize| {
+        let i = first_group.iter().rposition(|&first| first <= group).unwrap_or(0).min(visits.len() - 1);
+        (i, group - first_group[i])
     };
-    let start = |task: usize| {
-        let (i, group) = find(task);
-        first_line[i] + group * visits[i].mlp.hidden_kind().record_lines(visits[i].visitors.len())
+    let record = |i: usize| visits[i].mlp.hidden_kind().record_lines(visits[i].visitors.len());
+    let start = |group: usize| {
+        let (i, group) = find(group);
+        first_line[i] + group * record(i)
     };
-    compute.pool.parts(hidden, first_task[MOST_VISITS], start, |task, lines| {
-        let (i, group) = find(task);
-        match visits[i].visitors.len() {
-            1 => hidden_rows(compute.kernels, &visits[i], group, lines),
-            2..=FEW => hidden_group::<FEW>(compute.kernels, &visits[i], group, lines),
-            _ => hidden_group::<TOKENS>(compute.kernels, &visits[i], group, lines),
+    match visits {
+        [visit, ..] if visits.iter().all(|visit| visit.visitors.len() == 1) => {
+            let least = least_groups(visit.mlp.first().row_bytes());
+            compute.pool.ranges(hidden, first_group[MOST_VISITS], least, start, |range, lines| {
+                let mut rest = lines;
+                for (i, visit) in visits.iter().enumerate() {
+                    let own = |group: usize| group.clamp(first_group[i], first_group[i + 1]) - first_group[i];
+                    for group in (own(range.start)..own(range.end)).step_by(ROWS / GROUP_ROWS) {
+                        let groups = (own(range.end) - group).min(ROWS / GROUP_ROWS);
+                        let (part, others) = rest.split_at_mut(groups * record(i));
+                        rest = others;
+                        hidden_rows(compute.kernels, visit, group, part);
+                    }
+                }
+            });
         }
-    });
+        _ => compute.pool.parts(hidden, first_group[MOST_VISITS], start, |group, lines| {
+            let (i, group) = find(group);
+            match visits[i].visitors.len() {
+                1 => hidden_rows(compute.kernels, &visits[i], group, lines),
+                2..=FEW => hidden_group::<FEW>(compute.kernels, &visits[i], group, lines),
+                _ => hidden_group::<TOKENS>(compute.kernels, &visits[i], group, lines),
+            }
+        }),
+    }
 }
 
 /// The second half of [`add_visits`], over the hidden layers of all visits.
@@ -157,19 +169,21 @@ pub fn add_outputs(
     });
     let tokens = out.len() / d_model;
     let groups = d_model.div_ceil(GROUP_ROWS);
-    let step = match (tokens, visits) {
-        (1, [visit, ..]) => {
-            (compute.rows_per_task(d_model, visit.mlp.down.row_bytes()).min(ROWS) / GROUP_ROWS).max(1)
-        }
-        _ => groups.div_ceil(compute.pool.threads() * DOWN_TASKS),
-    };
+    if let (1, [first, ..]) = (tokens, visits) {
+        let start = |group: usize| (group * GROUP_ROWS).min(d_model);
+        let least = least_groups(first.mlp.down.row_bytes());
+        return compute.pool.ranges(out, groups, least, start, |range, out| {
+            for (part, row) in out.chunks_mut(ROWS).zip((range.start * GROUP_ROWS..).step_by(ROWS)) {
+                for (visit, hidden) in visits.iter().zip(hidden.iter().flatten()) {
+                    add_down_rows(compute.kernels, visit, *hidden, row, part);
+                }
+            }
+        });
+    }
+    let step = groups.div_ceil(compute.pool.threads() * DOWN_TASKS);
     let start = |task: usize| (task * step * GROUP_ROWS).min(d_model) * tokens;
     compute.pool.parts(out, groups.div_ceil(step), start, |task, out| {
         for (visit, hidden) in visits.iter().zip(hidden.iter().flatten()) {
-            if tokens == 1 {
-                add_down_rows(compute.kernels, visit, *hidden, task * step * GROUP_ROWS, out);
-                continue;
-            }
             for (i, out) in out.chunks_mut(GROUP_ROWS * tokens).enumerate() {
                 let group = task * step + i;
                 match visit.visitors.len() {

@@ -1,8 +1,8 @@
 //! Each quantised format's blocks as codes and scales of many rows at once, written once for all tiers over
 //! [`Rows`]. What the bytes mean is `decode`; the codes and scales are those of `codes`, bit for bit.
 //!
-//! Codes come out unsigned, at most `TOP`, with `ZERO` still to subtract: the dot products need unsigned
-//! bytes. It must not know activations.
+//! Codes come out unsigned, at most `TOP`, with `ZERO` still to subtract: most dot products need unsigned
+//! bytes; see [`Rows::SIGNED`] for the others. It must not know activations.
 
 use super::rows::{Rows, Source};
 use crate::codes::Shape;
@@ -16,7 +16,7 @@ use crate::format::Format;
 pub(in crate::kernel) trait Blocks {
     /// How its pieces are summed.
     const SHAPE: Shape;
-    /// Pieces of 32 weights in a block: 1, 2, 4 or 8.
+    /// Pieces of 32 weights in a block: 1, 4 or 8.
     const PIECES: usize;
     /// Bytes of a block.
     const BYTES: usize;
@@ -26,12 +26,19 @@ pub(in crate::kernel) trait Blocks {
     const TOP: i32;
     /// Scales and minima of a block.
     type Scales<R: Rows>: ScalesOf<R>;
+    /// Bytes that hold bits of several pieces, 32 of each row in eight vectors.
+    type Shared<R: Rows>;
 
     /// Scales of a block.
     unsafe fn scales<R: Rows, S: Source<R>>(unit: S) -> Self::Scales<R>;
-    /// Codes of piece `first + NTH`: columns `4 g ..` in vector `g`. `first` is a multiple of four, `NTH`
-    /// below four and known to the compiler, which reads bytes that several pieces share once.
-    unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(unit: S, first: usize) -> [R::I; 8];
+    /// What pieces `first .. first + 4` share; `first` is a multiple of four. It is read once for all of them.
+    unsafe fn shared<R: Rows, S: Source<R>>(unit: S, first: usize) -> Self::Shared<R>;
+    /// Codes of piece `first + NTH`: columns `4 g ..` in vector `g`. `NTH` is below four.
+    unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(
+        unit: S,
+        shared: &Self::Shared<R>,
+        first: usize,
+    ) -> [R::I; 8];
 }
 
 /// `N` scales and minima.
@@ -94,14 +101,50 @@ fn same<R: Rows, const N: usize>(scale: R::F) -> Scales<R, N> {
     Scales { scale: [scale; N], min: [scale; N] }
 }
 
-/// The first two f16 of a block as scale and minimum; in the formats that have them so, the minimum is added.
+/// Two f16 in a word as scale and minimum; in the formats that have them so, the minimum is added.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn scale_and_offset<R: Rows>(pair: R::I) -> Scales<R, 1> {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe {
+        let (scale, offset) = halves_of::<R>(pair);
+        Scales { scale: [scale], min: [R::negated(offset)] }
+    }
+}
+
+/// The two f16 of each lane.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn halves_of<R: Rows>(pair: R::I) -> (R::F, R::F) {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe { (R::half(pair), R::half(R::shr(pair, 16))) }
+}
+
+/// The last two bytes of `low` and the first two of `high`.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn between<R: Rows>(low: R::I, high: R::I) -> R::I {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe { R::or(R::shr(low, 16), R::shl(high, 16)) }
+}
+
+/// 32 bytes of codes of each row.
 ///
 /// # Safety
 /// As [`Source`].
 #[inline(always)]
-unsafe fn scale_and_offset<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 1> {
-    // SAFETY: the caller guarantees the block.
-    unsafe { Scales { scale: [unit.halves(0)], min: [R::negated(unit.halves(2))] } }
+unsafe fn columns<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
+    // SAFETY: the caller guarantees the bytes.
+    unsafe {
+        let ([a, b, c, d], [e, f, g, h]) = (unit.columns(offset), unit.columns(offset + 16));
+        [a, b, c, d, e, f, g, h]
+    }
 }
 
 /// The 32 four-bit codes of 16 bytes: low nibbles are the first half.
@@ -112,9 +155,8 @@ unsafe fn scale_and_offset<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 1> {
 unsafe fn nibbles<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
     // SAFETY: the caller guarantees the instructions and 16 bytes of each row.
     unsafe {
-        let q = unit.quads(offset);
-        let low = R::splat(0x0f0f_0f0f);
-        ints!(|g| if g < 4 { R::and(q[g], low) } else { R::and(R::shr(q[g - 4], 4), low) })
+        let q = unit.columns(offset);
+        ints!(|g| if g < 4 { R::field(q[g], 0, 15) } else { R::field(q[g - 4], 4, 15) })
     }
 }
 
@@ -123,44 +165,25 @@ unsafe fn nibbles<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
 /// # Safety
 /// As [`Rows`].
 #[inline(always)]
-unsafe fn fields<R: Rows, S: Source<R>>(unit: S, offset: usize, shift: i32, mask: i32) -> [R::I; 8] {
-    // SAFETY: the caller guarantees the instructions and 32 bytes of each row.
-    unsafe {
-        let (a, b) = (unit.quads(offset), unit.quads(offset + 16));
-        let mask = R::splat(mask * 0x0101_0101);
-        ints!(|g| R::and(R::shr(if g < 4 { a[g] } else { b[g - 4] }, shift), mask))
-    }
+unsafe fn fields<R: Rows>(bytes: &[R::I; 8], shift: i32, mask: i32) -> [R::I; 8] {
+    // SAFETY: the caller guarantees the instructions.
+    unsafe { ints!(|g| R::field(bytes[g], shift, mask)) }
 }
 
-/// Four bits for each of 8 vectors, spread to bit 4 of its bytes: the fifth bits of 32 codes in a word of
-/// each row.
+/// `codes` with bits `from ..` of 32 bytes, masked with `mask`, as their bits `to ..`.
 ///
 /// # Safety
 /// As [`Rows`].
 #[inline(always)]
-unsafe fn with_fifth_bits<R: Rows>(codes: [R::I; 8], bits: R::I) -> [R::I; 8] {
+unsafe fn with_fields<R: Rows>(
+    codes: [R::I; 8],
+    bytes: &[R::I; 8],
+    from: i32,
+    to: i32,
+    mask: i32,
+) -> [R::I; 8] {
     // SAFETY: the caller guarantees the instructions.
-    unsafe {
-        let each = R::splat(0x8040_2010_u32 as i32);
-        let sixteen = R::splat(0x1010_1010);
-        ints!(|g| {
-            // Bits 4 g .. 4 g + 4 are a nibble of byte g / 2; in all bytes, as high nibble, each byte keeps
-            // its own.
-            let byte = R::replicate(bits, g / 2);
-            let high = if g % 2 == 0 { R::shl(byte, 4) } else { byte };
-            R::or(codes[g], R::min_bytes(R::and(high, each), sixteen))
-        })
-    }
-}
-
-/// `codes | high << shift`.
-///
-/// # Safety
-/// As [`Rows`].
-#[inline(always)]
-unsafe fn with_high<R: Rows>(codes: [R::I; 8], high: [R::I; 8], shift: i32) -> [R::I; 8] {
-    // SAFETY: the caller guarantees the instructions.
-    unsafe { ints!(|g| R::or(codes[g], R::shl(high[g], shift))) }
+    unsafe { ints!(|g| R::with_field(codes[g], bytes[g], from, to, mask)) }
 }
 
 /// Bytes of a 16-entry table.
@@ -204,8 +227,9 @@ unsafe fn signed_byte<R: Rows>(words: R::I, n: usize) -> R::F {
 unsafe fn k_scales<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 8> {
     // SAFETY: the caller guarantees the instructions and 16 bytes of each row.
     unsafe {
-        let (d, dmin) = (unit.halves(0), unit.halves(2));
-        let (a, b, c) = (unit.words(4), unit.words(8), unit.words(12));
+        // All at once: 16 bytes of each row cost little more than one word of each.
+        let [ds, a, b, c] = unit.quads(0);
+        let (d, dmin) = halves_of::<R>(ds);
         let (six, four, two) = (R::splat(0x3f3f_3f3f), R::splat(0x0f0f_0f0f), R::splat(0x3030_3030));
         let high_scales = R::or(R::and(c, four), R::and(R::shr(a, 2), two));
         let high_minima = R::or(R::and(R::shr(c, 4), four), R::and(R::shr(b, 2), two));
@@ -229,13 +253,26 @@ const fn above_zero(table: [i8; 16], zero: i16) -> [u8; 16] {
     out
 }
 
+static IQ4_SIGNED: [u8; 16] = above_zero(IQ4_VALUES, 0);
 static IQ4_UNSIGNED: [u8; 16] = above_zero(IQ4_VALUES, 128);
 static E2M1_UNSIGNED: [u8; 16] = above_zero(E2M1_DOUBLED, 16);
+
+/// The table of `IQ4_NL` and `IQ4_XS` as dot products of a tier take codes of more than seven bits.
+#[inline(always)]
+fn iq4_table<R: Rows>() -> &'static [u8; 16] {
+    if R::SIGNED { &IQ4_SIGNED } else { &IQ4_UNSIGNED }
+}
+
+/// What remains to subtract from the codes of a format: see [`Rows::SIGNED`].
+#[inline(always)]
+pub(in crate::kernel) const fn zero_of<R: Rows, B: Blocks>() -> i32 {
+    if R::SIGNED && B::TOP > 127 { 0 } else { B::ZERO }
+}
 
 /// Runs an expression for the [`Blocks`] of a quantised format, which it knows as a type.
 macro_rules! for_format {
     ($format:expr, |$B:ident| $body:expr) => {
-        for_format!(@ $format, $B, $body, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K Iq4Nl Iq4Xs Mxfp4 Tq2_0 Nvfp4 Q1_0 Q8K)
+        for_format!(@ $format, $B, $body, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K Iq4Nl Iq4Xs Mxfp4 Tq2_0 Q1_0 Q8K)
     };
     (@ $format:expr, $B:ident, $body:expr, $($name:ident)*) => {
         match $format {
@@ -250,13 +287,15 @@ macro_rules! for_format {
 
 pub(in crate::kernel) use for_format;
 
-/// Declares the formats: number of scales, zero and top of the codes, and how both are read. The bodies run
-/// in unsafe blocks, with `R` as the tier.
+/// Declares the formats: number of scales, zero and top of the codes, how scales are read, how many times 32
+/// bytes pieces share and how these are read, and how codes are. The bodies run in unsafe blocks, with `R` as
+/// the tier.
 macro_rules! blocks {
     ($(
         $format:ident: [$n:literal], $zero:literal, $top:literal;
         |$unit:ident| $scales:block
-        |$codes_unit:ident, $p:pat_param| $codes:block
+        [$k:literal] |$shared_unit:pat_param, $q:pat_param| $shared:block
+        |$codes_unit:pat_param, $bytes:pat_param, $p:pat_param| $codes:block
     )*) => {$(
         pub(in crate::kernel) struct $format;
 
@@ -267,6 +306,7 @@ macro_rules! blocks {
             const ZERO: i32 = $zero;
             const TOP: i32 = $top;
             type Scales<R: Rows> = Scales<R, $n>;
+            type Shared<R: Rows> = [[R::I; 8]; $k];
 
             #[inline(always)]
             unsafe fn scales<R: Rows, S: Source<R>>($unit: S) -> Self::Scales<R> {
@@ -276,7 +316,18 @@ macro_rules! blocks {
             }
 
             #[inline(always)]
-            unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>($codes_unit: S, $p: usize) -> [R::I; 8] {
+            #[allow(unused_unsafe, reason = "pieces of many formats share nothing")]
+            unsafe fn shared<R: Rows, S: Source<R>>($shared_unit: S, $q: usize) -> Self::Shared<R> {
+                // SAFETY: as above.
+                unsafe { $shared }
+            }
+
+            #[inline(always)]
+            unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(
+                $codes_unit: S,
+                $bytes: &Self::Shared<R>,
+                $p: usize,
+            ) -> [R::I; 8] {
                 // SAFETY: as above.
                 unsafe { $codes }
             }
@@ -287,76 +338,85 @@ macro_rules! blocks {
 blocks! {
     Q4_0: [1], 8, 15;
     |unit| { one(unit.halves(0)) }
-    |unit, _| { nibbles(unit, 2) }
+    [0] |_, _| { [] }
+    |unit, _, _| { nibbles(unit, 2) }
 
     Q4_1: [1], 0, 15;
-    |unit| { scale_and_offset(unit) }
-    |unit, _| { nibbles(unit, 4) }
+    |unit| { scale_and_offset::<R>(unit.words(0)) }
+    [0] |_, _| { [] }
+    |unit, _, _| { nibbles(unit, 4) }
 
     Q5_0: [1], 16, 31;
-    |unit| { one(unit.halves(0)) }
-    |unit, _| {
-        with_fifth_bits::<R>(nibbles(unit, 6), unit.words(2))
+    |unit| { one(R::half(unit.quads(0)[0])) }
+    [0] |_, _| { [] }
+    |unit, _, _| {
+        let [first, second, ..] = unit.quads(0);
+        R::with_fifth_bits(nibbles(unit, 6), between::<R>(first, second))
     }
 
     Q5_1: [1], 0, 31;
-    |unit| { scale_and_offset(unit) }
-    |unit, _| {
-        with_fifth_bits::<R>(nibbles(unit, 8), unit.words(4))
+    |unit| { scale_and_offset::<R>(unit.quads(0)[0]) }
+    [0] |_, _| { [] }
+    |unit, _, _| {
+        R::with_fifth_bits(nibbles(unit, 8), unit.quads(0)[1])
     }
 
     Q8_0: [1], 128, 255;
     |unit| { one(unit.halves(0)) }
-    |unit, _| {
-        let (a, b) = (unit.quads(2), unit.quads(18));
-        let sign = R::splat(0x8080_8080_u32 as i32);
-        ints!(|g| R::xor(if g < 4 { a[g] } else { b[g - 4] }, sign))
+    [0] |_, _| { [] }
+    |unit, _, _| {
+        let bytes = columns(unit, 2);
+        let sign = R::splat(if R::SIGNED { 0 } else { 0x8080_8080_u32 as i32 });
+        ints!(|g| R::xor(bytes[g], sign))
     }
 
     Q2K: [16], 0, 3;
     |unit| {
         let packed = unit.quads(0);
-        let (d, dmin) = (unit.halves(80), unit.last_halves(82));
+        let (d, dmin) = halves_of::<R>(unit.words(80));
         let low = R::splat(0x0f0f_0f0f);
         Scales {
             scale: floats!(|i| R::mul(d, byte::<R>(R::and(packed[i / 4], low), i % 4))),
             min: floats!(|i| R::mul(dmin, byte::<R>(R::and(R::shr(packed[i / 4], 4), low), i % 4))),
         }
     }
-    |unit, first| { fields(unit, 16 + first / 4 * 32, 2 * NTH as i32, 3) }
+    [1] |unit, first| { [columns(unit, 16 + first / 4 * 32)] }
+    |_, [bytes], _| { fields::<R>(bytes, 2 * NTH as i32, 3) }
 
     Q3K: [16], 4, 7;
     |unit| {
-        let (a, b, c) = (
-            unit.words(96),
-            unit.words(100),
-            unit.words(104),
-        );
-        let d = unit.last_halves(108);
-        let (four, two) = (R::splat(0x0f0f_0f0f), R::splat(0x0303_0303));
+        // The 12 bytes of scales begin in the middle of a word of the last 16 bytes.
+        let [p, q, r, s] = unit.quads(94);
+        let (a, b, c) = (between::<R>(p, q), between::<R>(q, r), between::<R>(r, s));
+        let d = R::half(R::shr(s, 16));
+        let (four, two) = (R::splat(0x0f0f_0f0f), R::splat(0x3030_3030));
         let low = [a, b, R::shr(a, 4), R::shr(b, 4)];
-        let high = [c, R::shr(c, 2), R::shr(c, 4), R::shr(c, 6)];
-        let scales: [R::I; 4] = ints!(|i| R::or(R::and(low[i], four), R::shl(R::and(high[i], two), 4)));
+        let high = [R::shl(c, 4), R::shl(c, 2), c, R::shr(c, 2)];
+        let scales: [R::I; 4] = ints!(|i| R::or(R::and(low[i], four), R::and(high[i], two)));
         let scale = floats!(|i| {
             let unsigned = R::and(R::shr(scales[i / 4], 8 * (i % 4) as i32), R::splat(255));
             R::mul(d, R::float(R::add(unsigned, R::splat(-32))))
         });
         Scales { scale, min: scale }
     }
-    |unit, first| {
-        let low = fields(unit, 32 + first / 4 * 32, 2 * NTH as i32, 3);
-        with_high::<R>(low, fields(unit, 0, (first + NTH) as i32, 1), 2)
+    [2] |unit, first| { [columns(unit, 32 + first / 4 * 32), columns(unit, 0)] }
+    |_, [low, high], first| {
+        with_fields::<R>(fields::<R>(low, 2 * NTH as i32, 3), high, (first + NTH) as i32, 2, 1)
     }
 
     Q4K: [8], 0, 15;
     |unit| { k_scales(unit) }
-    |unit, first| { fields(unit, 16 + (first + NTH) / 2 * 32, 4 * (NTH % 2) as i32, 15) }
+    [2] |unit, first| { [columns(unit, 16 + first / 2 * 32), columns(unit, 48 + first / 2 * 32)] }
+    |_, bytes, _| { fields::<R>(&bytes[NTH / 2], 4 * (NTH % 2) as i32, 15) }
 
     Q5K: [8], 0, 31;
     |unit| { k_scales(unit) }
-    |unit, first| {
-        let low = fields(unit, 48 + (first + NTH) / 2 * 32, 4 * (NTH % 2) as i32, 15);
-        with_high::<R>(low, fields(unit, 16, (first + NTH) as i32, 1), 4)
+    [3] |unit, first| {
+        [columns(unit, 48 + first / 2 * 32), columns(unit, 80 + first / 2 * 32), columns(unit, 16)]
+    }
+    |_, bytes, first| {
+        let low = fields::<R>(&bytes[NTH / 2], 4 * (NTH % 2) as i32, 15);
+        with_fields::<R>(low, &bytes[2], (first + NTH) as i32, 4, 1)
     }
 
     Q6K: [16], 32, 63;
@@ -366,19 +426,23 @@ blocks! {
         let scale = floats!(|i| R::mul(d, signed_byte::<R>(packed[i / 4], i % 4)));
         Scales { scale, min: scale }
     }
-    |unit, first| {
-        let low = fields(unit, first / 4 * 64 + NTH % 2 * 32, 4 * (NTH / 2) as i32, 15);
-        let high = fields(unit, 128 + first / 4 * 32, 2 * NTH as i32, 3);
-        with_high::<R>(low, high, 4)
+    [3] |unit, first| {
+        let at = first / 4 * 64;
+        [columns(unit, at), columns(unit, at + 32), columns(unit, 128 + at / 2)]
+    }
+    |_, bytes, _| {
+        let low = fields::<R>(&bytes[NTH % 2], 4 * (NTH / 2) as i32, 15);
+        with_fields::<R>(low, &bytes[2], 2 * NTH as i32, 4, 3)
     }
 
     Iq4Nl: [1], 128, 241;
     |unit| { one(unit.halves(0)) }
-    |unit, _| { looked_up::<R>(&IQ4_UNSIGNED, nibbles(unit, 2)) }
+    [0] |_, _| { [] }
+    |unit, _, _| { looked_up::<R>(iq4_table::<R>(), nibbles(unit, 2)) }
 
     Iq4Xs: [8], 128, 241;
     |unit| {
-        let (first, low) = (unit.words(0), unit.words(4));
+        let [first, low, ..] = unit.quads(0);
         let d = R::half(first);
         let scale = floats!(|i| {
             let low = R::and(R::shr(low, 4 * i as i32), R::splat(15));
@@ -388,7 +452,8 @@ blocks! {
         });
         Scales { scale, min: scale }
     }
-    |unit, first| { looked_up::<R>(&IQ4_UNSIGNED, nibbles(unit, 8 + 16 * (first + NTH))) }
+    [0] |_, _| { [] }
+    |unit, _, first| { looked_up::<R>(iq4_table::<R>(), nibbles(unit, 8 + 16 * (first + NTH))) }
 
     Mxfp4: [1], 16, 28;
     |unit| {
@@ -398,50 +463,29 @@ blocks! {
         let subnormal = R::add(R::splat(0x0020_0000), R::shl(R::min(e, R::splat(1)), 21));
         one(R::from_bits(R::max(normal, subnormal)))
     }
-    |unit, _| { looked_up::<R>(&E2M1_UNSIGNED, nibbles(unit, 1)) }
+    [0] |_, _| { [] }
+    |unit, _, _| { looked_up::<R>(&E2M1_UNSIGNED, nibbles(unit, 1)) }
 
     Tq2_0: [8], 1, 3;
     |unit| { same::<R, 8>(unit.last_halves(64)) }
-    |unit, first| { fields(unit, first / 4 * 32, 2 * NTH as i32, 3) }
-
-    Nvfp4: [4], 16, 28;
-    |unit| {
-        let packed = unit.words(0);
-        let scale = floats!(|i| {
-            // As `ue4m3_half`: the bits of a half that is 2^7 times smaller, and zero for 0x7f.
-            let byte = R::and(R::shr(packed, 8 * i as i32), R::splat(255));
-            let other = R::min(R::xor(byte, R::splat(0x7f)), R::splat(1));
-            let keep = R::xor(R::add(other, R::splat(-1)), R::splat(-1));
-            let half = R::shl(R::and(byte, R::splat(0x7f)), 7);
-            R::mul(R::half(R::and(half, keep)), R::splat_f(128.0))
-        });
-        Scales { scale, min: scale }
-    }
-    |unit, first| {
-        let q = unit.quads(4 + 16 * (first + NTH));
-        let low = R::splat(0x0f0f_0f0f);
-        // Eight bytes are sixteen weights, low nibbles first.
-        let codes: [R::I; 8] = ints!(|g| {
-            let two = q[g / 4 * 2 + g % 2];
-            R::and(if g % 4 < 2 { two } else { R::shr(two, 4) }, low)
-        });
-        looked_up::<R>(&E2M1_UNSIGNED, codes)
-    }
+    [1] |unit, first| { [columns(unit, first / 4 * 32)] }
+    |_, [bytes], _| { fields::<R>(bytes, 2 * NTH as i32, 3) }
 
     Q1_0: [4], 1, 2;
     |unit| { same::<R, 4>(unit.halves(0)) }
-    |unit, first| {
+    [0] |_, _| { [] }
+    |unit, _, first| {
         // Bits at place 4, moved to place 1: 0 or 2.
-        let bits = with_fifth_bits::<R>([R::splat(0); 8], unit.words(2 + 4 * (first + NTH)));
-        ints!(|g| R::shr(bits[g], 3))
+        let bits = R::with_fifth_bits([R::splat(0); 8], unit.words(2 + 4 * (first + NTH)));
+        ints!(|g| R::field(bits[g], 3, 2))
     }
 
     Q8K: [8], 128, 255;
     |unit| { same::<R, 8>(R::from_bits(unit.words(0))) }
-    |unit, first| {
-        let at = 4 + 32 * (first + NTH);
-        let (a, b) = (unit.quads(at), unit.quads(at + 16));
-        let sign = R::splat(0x8080_8080_u32 as i32);
-        ints!(|g| R::xor(if g < 4 { a[g] } else { b[g - 4] }, sign))
+    [0] |_, _| { [] }
+    |unit, _, first| {
+        let bytes = columns(unit, 4 + 32 * (first + NTH));
+        let sign = R::splat(if R::SIGNED { 0 } else { 0x8080_8080_u32 as i32 });
+        ints!(|g| R::xor(bytes[g], sign))
     }
 }

@@ -8,12 +8,12 @@ use std::mem::MaybeUninit;
 
 use super::blocks::{Blocks, ScalesOf};
 use super::product8::{self, Chunk, Many, Spare, Tokens, walk};
-use super::rows::{Rows, Source, Stock};
+use super::rows::{Neighbours, Rows, Source, Stock};
 use super::tier::Work;
 use crate::activations::Activations;
 use crate::codes::Shape;
 use crate::kernel::outputs::out_at;
-use crate::lattice::{each_piece, is_coded};
+use crate::lattice::{above_zero, each_piece, is_coded};
 use crate::matrix::QMatrix;
 
 /// Weights of a row that are written out at a time: 16 rows of them fit a second-level cache beside the
@@ -24,7 +24,7 @@ thread_local! {
     static STRIP_OF_THREAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Pieces as [`each_piece`] gives them: `SCALES` scales (f32), then 32 signed codes.
+/// Pieces as [`each_piece`] gives them: `SCALES` scales (f32), then 32 codes plus 64.
 struct Plain<const SCALES: usize>;
 
 /// One vector for each scale of a piece.
@@ -50,6 +50,7 @@ impl<const SCALES: usize> Blocks for Plain<SCALES> {
     const ZERO: i32 = 64;
     const TOP: i32 = 127;
     type Scales<R: Rows> = PlainScales<R, SCALES>;
+    type Shared<R: Rows> = ();
 
     #[inline(always)]
     unsafe fn scales<R: Rows, S: Source<R>>(unit: S) -> Self::Scales<R> {
@@ -64,16 +65,14 @@ impl<const SCALES: usize> Blocks for Plain<SCALES> {
     }
 
     #[inline(always)]
-    unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(unit: S, _: usize) -> [R::I; 8] {
+    unsafe fn shared<R: Rows, S: Source<R>>(_: S, _: usize) {}
+
+    #[inline(always)]
+    unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(unit: S, (): &(), _: usize) -> [R::I; 8] {
         // SAFETY: as above.
         unsafe {
-            let (a, b) = (unit.quads(4 * SCALES), unit.quads(4 * SCALES + 16));
-            let minus = R::splat(0xc0c0_c0c0_u32 as i32);
-            let mut codes = [minus; 8];
-            for (g, code) in codes.iter_mut().enumerate() {
-                *code = R::sub_bytes(if g < 4 { a[g] } else { b[g - 4] }, minus);
-            }
-            codes
+            let ([a, b, c, d], [e, f, g, h]) = (unit.columns(4 * SCALES), unit.columns(4 * SCALES + 16));
+            [a, b, c, d, e, f, g, h]
         }
     }
 }
@@ -151,7 +150,7 @@ unsafe fn tile<R: Rows, B: Blocks>(w: QMatrix<'_>, x: Tokens<'_>, sums: *mut f32
             for (row, to) in strip.chunks_exact_mut(stride).enumerate() {
                 write_out(w, row, column..column + columns, B::BYTES, to);
             }
-            let tile = Stock::<false> { at: strip.as_ptr(), stride };
+            let tile = Stock { at: strip.as_ptr(), stride, ahead: Neighbours };
             let x = Tokens { words: &x.words[column / 32 * x.record..], ..x };
             walk::<R, B, _, _>(tile, 0..columns / 32, &mut Many::new(x, sums, R::ROWS));
         }
@@ -169,7 +168,7 @@ fn write_out(w: QMatrix<'_>, row: usize, columns: std::ops::Range<usize>, bytes:
             *to = scale.to_le_bytes();
         }
         for (to, word) in codes.as_chunks_mut::<8>().0.iter_mut().zip(piece.codes) {
-            *to = word.to_le_bytes();
+            *to = above_zero(word).to_le_bytes();
         }
     });
 }

@@ -8,12 +8,13 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::blocks::{Blocks, ScalesOf, for_format};
-use super::rows::{CODE_WORDS, Rows, Source, Stock};
+use super::blocks::{Blocks, ScalesOf, for_format, zero_of};
+use super::rows::{CODE_WORDS, Neighbours, Rows, Source, Stock, Streams};
 use super::tier::Work;
 use crate::activations::Activations;
 use crate::activations::room;
 use crate::kernel::outputs::out_at;
+use crate::kernel::runs::run_of;
 use crate::matrix::QMatrix;
 
 /// Tokens that a tile is multiplied with before its weights are unpacked again: their activations should
@@ -106,18 +107,20 @@ pub(in crate::kernel) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consum
             let at = tile.block(unit, B::BYTES);
             let scales = B::scales::<R, S>(at);
             for first in (0..B::PIECES).step_by(4) {
-                let block = unit * B::PIECES + first;
-                tile.prefetch(block, bytes);
-                consumer.take(block, &B::codes::<R, S, 0>(at, first), &scales, first);
-                if B::PIECES > 1 {
-                    tile.prefetch(block + 1, bytes);
-                    consumer.take(block + 1, &B::codes::<R, S, 1>(at, first), &scales, first + 1);
+                let (block, shared) = (unit * B::PIECES + first, B::shared::<R, S>(at, first));
+                // Prefetches come after all reads of a piece: to the compiler they may write.
+                macro_rules! take {
+                    ($nth:literal) => {
+                        let codes = B::codes::<R, S, $nth>(at, &shared, first);
+                        tile.prefetch(block + $nth, bytes);
+                        consumer.take(block + $nth, &codes, &scales, first + $nth);
+                    };
                 }
-                if B::PIECES > 2 {
-                    tile.prefetch(block + 2, bytes);
-                    consumer.take(block + 2, &B::codes::<R, S, 2>(at, first), &scales, first + 2);
-                    tile.prefetch(block + 3, bytes);
-                    consumer.take(block + 3, &B::codes::<R, S, 3>(at, first), &scales, first + 3);
+                take!(0);
+                if B::PIECES > 1 {
+                    take!(1);
+                    take!(2);
+                    take!(3);
                 }
             }
         }
@@ -135,12 +138,13 @@ pub(in crate::kernel) struct Sides {
     minus_zeros: [*const i32; 2],
 }
 
-/// Adds piece `i` times the codes at `a` of `T` tokens to `acc`.
+/// Adds piece `i` times the codes at `a` of `T` tokens to `acc`; codes are arranged if there are `MANY`
+/// tokens.
 ///
 /// # Safety
 /// As [`Rows`]; the tokens exist in `a` and in `sides`.
 #[inline(always)]
-unsafe fn add_piece<R: Rows, B: Blocks, const T: usize>(
+unsafe fn add_piece<R: Rows, B: Blocks, const T: usize, const MANY: bool>(
     codes: &[R::I; 8],
     scales: &B::Scales<R>,
     i: usize,
@@ -152,7 +156,7 @@ unsafe fn add_piece<R: Rows, B: Blocks, const T: usize>(
     unsafe {
         let [sum, low] = sides.minus_sums;
         if !B::SHAPE.halves {
-            let dots = R::dot::<8, T>(codes, B::ZERO, B::TOP, a, sides.minus_zeros[0]);
+            let dots = dot::<R, B, 8, T, MANY>(codes, a, sides.minus_zeros[0]);
             let mut minus_sums = [0; T];
             for (t, out) in minus_sums.iter_mut().enumerate() {
                 *out = sum.add(t).read();
@@ -165,10 +169,31 @@ unsafe fn add_piece<R: Rows, B: Blocks, const T: usize>(
             highs[t] = sum.add(t).read() - lows[t];
         }
         let [c0, c1, c2, c3, c4, c5, c6, c7] = *codes;
-        let dots = R::dot::<4, T>(&[c0, c1, c2, c3], B::ZERO, B::TOP, a, sides.minus_zeros[0]);
+        let dots = dot::<R, B, 4, T, MANY>(&[c0, c1, c2, c3], a, sides.minus_zeros[0]);
         let acc = add_dots::<R, B, T>(dots, scales, 2 * i, sides.scales, lows, acc);
-        let dots = R::dot::<4, T>(&[c4, c5, c6, c7], B::ZERO, B::TOP, a.add(4), sides.minus_zeros[1]);
+        let dots = dot::<R, B, 4, T, MANY>(&[c4, c5, c6, c7], a.add(4), sides.minus_zeros[1]);
         add_dots::<R, B, T>(dots, scales, 2 * i + 1, sides.scales, highs, acc)
+    }
+}
+
+/// [`Rows::dot`] or [`Rows::dots`] of a format's codes.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn dot<R: Rows, B: Blocks, const N: usize, const T: usize, const MANY: bool>(
+    codes: &[R::I; N],
+    a: *const u32,
+    minus_zeros: *const i32,
+) -> [R::I; T] {
+    let zero = const { zero_of::<R, B>() };
+    // SAFETY: as for this function.
+    unsafe {
+        if MANY {
+            R::dots::<N, T>(codes, zero, B::TOP, a, minus_zeros)
+        } else {
+            R::dot::<N, T>(codes, zero, B::TOP, a, minus_zeros)
+        }
     }
 }
 
@@ -233,9 +258,9 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for One<'_, R> {
             let mut zeros = [0; 2];
             let [first, second] = &mut zeros;
             let (a, mut sides) = self.x.sides(block);
-            times_zero(B::ZERO, B::SHAPE.halves, sides.minus_sums, 1, [first, second]);
+            times_zero(const { zero_of::<R, B>() }, B::SHAPE.halves, sides.minus_sums, 1, [first, second]);
             sides.minus_zeros = [&raw const zeros[0], &raw const zeros[1]];
-            [self.acc] = add_piece::<R, B, 1>(codes, scales, i, a, sides, [self.acc]);
+            [self.acc] = add_piece::<R, B, 1, false>(codes, scales, i, a, sides, [self.acc]);
         }
     }
 }
@@ -259,8 +284,9 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for Many<'_> {
             let (a, mut sides) = self.x.sides(block);
             let [first, second] = &mut self.minus_zeros;
             let out = [first.as_mut_ptr(), second.as_mut_ptr()];
-            times_zero(B::ZERO, B::SHAPE.halves, sides.minus_sums, self.x.count, out);
+            times_zero(const { zero_of::<R, B>() }, B::SHAPE.halves, sides.minus_sums, self.x.count, out);
             sides.minus_zeros = out.map(<*mut i32>::cast_const);
+            let codes = &R::arrange(codes);
             let mut t = 0;
             while t < self.x.count {
                 let at = (a.add(t * CODE_WORDS), sides.from(t), self.acc.add(t * self.stride));
@@ -299,7 +325,7 @@ impl<'a> Many<'a> {
             for (t, acc) in acc.iter_mut().enumerate() {
                 *acc = R::load(sums.add(t * self.stride));
             }
-            acc = add_piece::<R, B, T>(codes, scales, i, a, sides, acc);
+            acc = add_piece::<R, B, T, true>(codes, scales, i, a, sides, acc);
             for (t, acc) in acc.into_iter().enumerate() {
                 R::store(sums.add(t * self.stride), acc);
             }
@@ -309,13 +335,13 @@ impl<'a> Many<'a> {
 }
 
 /// One tile of several tokens: `sums[t * stride + r]` of its rows and the tokens of `x`.
-pub(in crate::kernel) trait TileProduct {
+pub(in crate::kernel) trait TileProduct<R: Rows> {
     /// Computes a tile.
     ///
     /// # Safety
     /// As [`Source`] for `units` blocks; the tokens exist, and `sums` is good for writing.
-    unsafe fn tile<R: Rows, B: Blocks>(
-        tile: Stock<false>,
+    unsafe fn tile<B: Blocks>(
+        tile: Stock<Neighbours>,
         units: usize,
         x: Tokens<'_>,
         sums: *mut f32,
@@ -323,13 +349,13 @@ pub(in crate::kernel) trait TileProduct {
     );
 }
 
-/// Products of tiles without AMX.
+/// Products of tiles by [`Rows::dots`].
 struct Vectors;
 
-impl TileProduct for Vectors {
+impl<R: Rows> TileProduct<R> for Vectors {
     #[inline(always)]
-    unsafe fn tile<R: Rows, B: Blocks>(
-        tile: Stock<false>,
+    unsafe fn tile<B: Blocks>(
+        tile: Stock<Neighbours>,
         units: usize,
         x: Tokens<'_>,
         sums: *mut f32,
@@ -380,7 +406,8 @@ pub(in crate::kernel) unsafe fn multiply<R: Rows>(chunk: Chunk<'_>) {
 }
 
 /// A product with one token. Lane `l` of the tiles goes through one of as many runs of rows as a tile has
-/// lanes, so that each reads one stream from its beginning to its end.
+/// lanes, so that each reads one stream from its beginning to its end; `runs` says how long these are. Which
+/// lane a row is in changes no bit of its sum.
 ///
 /// As [`product`], with rows for a tile.
 struct Stream<'a, B> {
@@ -397,19 +424,29 @@ impl<R: Rows, B: Blocks> Work<R> for Stream<'_, B> {
     unsafe fn run(self) {
         let Self { w, x, out, .. } = self;
         let (rows, row_bytes) = (w.rows(), w.row_bytes());
-        let mut first = 0;
-        while first < rows {
+        let runs_from = |first: usize| {
             // Rows that do not fill a tile are computed with the rows before them.
             let start = first.min(rows - R::ROWS);
-            let run = ((rows - start) / R::ROWS).min(MAX_STRIDE / row_bytes);
-            for row in start..start + run {
+            (first < rows).then(|| (start, run_of(rows - start, row_bytes, R::ROWS, MAX_STRIDE)))
+        };
+        let tile =
+            |row: usize, run: usize| (w.data().as_ptr().wrapping_add(row * row_bytes), run * row_bytes);
+        let mut runs = runs_from(0);
+        while let Some((start, run)) = runs {
+            runs = runs_from(start + R::ROWS * run);
+            let end = start + run;
+            for row in start..end {
+                let (at, stride) = tile(row, run);
+                let next = match runs {
+                    Some((first, run)) if row + 1 == end => tile(first, run),
+                    _ => (at.wrapping_add(row_bytes), stride),
+                };
                 let mut sums = [0.0; 16];
                 // SAFETY: the caller guarantees the instructions and the token. `ROWS` rows, `run` apart,
                 // from this one on exist, and are as many sums.
                 unsafe {
-                    let at = w.data().as_ptr().add(row * row_bytes);
-                    let tile = Stock::<true> { at, stride: run * row_bytes };
                     let mut one = One::<R> { x, acc: R::splat_f(0.0) };
+                    let tile = Stock { at, stride, ahead: Streams { row_bytes, next } };
                     walk::<R, B, _, _>(tile, 0..w.cols() / (32 * B::PIECES), &mut one);
                     R::store(sums.as_mut_ptr(), one.acc);
                 }
@@ -417,7 +454,6 @@ impl<R: Rows, B: Blocks> Work<R> for Stream<'_, B> {
                     out[row + lane * run] = *sum;
                 }
             }
-            first = start + R::ROWS * run;
         }
     }
 }
@@ -466,7 +502,7 @@ impl<'a, B, P> Tiles<'a, B, P> {
     }
 }
 
-impl<R: Rows, B: Blocks, P: TileProduct> Work<R> for Tiles<'_, B, P> {
+impl<R: Rows, B: Blocks, P: TileProduct<R>> Work<R> for Tiles<'_, B, P> {
     type Out = ();
 
     #[inline(always)]
@@ -484,8 +520,9 @@ impl<R: Rows, B: Blocks, P: TileProduct> Work<R> for Tiles<'_, B, P> {
             // `ROWS` for each, all written.
             unsafe {
                 let (out, sums) = (out.add(at.start), spare.0.as_mut_ptr().cast());
-                let tile = Stock::<false> { at: w.data().as_ptr().add(start * row_bytes), stride: row_bytes };
-                P::tile::<R, B>(tile, w.cols() / (32 * B::PIECES), x, sums, R::ROWS);
+                let first = w.data().as_ptr().add(start * row_bytes);
+                let tile = Stock { at: first, stride: row_bytes, ahead: Neighbours };
+                P::tile::<B>(tile, w.cols() / (32 * B::PIECES), x, sums, R::ROWS);
                 for t in 0..x.count {
                     let new = sums.add(t * R::ROWS + (row - start));
                     out.add(t * at.stride).copy_from_nonoverlapping(new, R::ROWS.min(rows - row));

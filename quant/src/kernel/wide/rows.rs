@@ -16,6 +16,8 @@ use crate::kernel::prefetch::prefetch;
 pub(in crate::kernel) trait Rows: Tier {
     /// Rows in a vector: 8 or 16.
     const ROWS: usize;
+    /// Whether [`Rows::dot`] takes codes of more than seven bits as signed ones, without a zero.
+    const SIGNED: bool = false;
     /// Integers.
     type I: Copy;
     /// Floats.
@@ -23,6 +25,13 @@ pub(in crate::kernel) trait Rows: Tier {
 
     /// Bytes `4 j .. 4 j + 4` at `at + r * stride` as lane `r` of vector `j`: 16 bytes of each row.
     unsafe fn quads(at: *const u8, stride: usize) -> [Self::I; 4];
+    /// As [`Rows::quads`], for codes: in whatever order of bytes [`Rows::dot`] takes them. What is done to
+    /// bytes of codes is done to all alike.
+    #[inline(always)]
+    unsafe fn columns(at: *const u8, stride: usize) -> [Self::I; 4] {
+        // SAFETY: as for this function.
+        unsafe { Self::quads(at, stride) }
+    }
     /// The four bytes at `at + r * stride` as lane `r`.
     unsafe fn words(at: *const u8, stride: usize) -> Self::I;
 
@@ -33,12 +42,6 @@ pub(in crate::kernel) trait Rows: Tier {
     unsafe fn add(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn min(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn max(a: Self::I, b: Self::I) -> Self::I;
-    /// Differences of bytes, wrapping.
-    unsafe fn sub_bytes(a: Self::I, b: Self::I) -> Self::I;
-    unsafe fn load_bits(from: *const i32) -> Self::I;
-    unsafe fn store_bits(to: *mut i32, v: Self::I);
-    /// The smaller of each unsigned byte.
-    unsafe fn min_bytes(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn shl(a: Self::I, n: i32) -> Self::I;
     unsafe fn shr(a: Self::I, n: i32) -> Self::I;
     /// Shift right that copies the sign.
@@ -47,8 +50,26 @@ pub(in crate::kernel) trait Rows: Tier {
     unsafe fn table(table: *const u8) -> Self::I;
     /// Bytes of `table`, which comes from [`Rows::table`], at the indices `0..16` in the bytes of `at`.
     unsafe fn lookup(table: Self::I, at: Self::I) -> Self::I;
-    /// Byte `n` of each lane in all its four bytes.
-    unsafe fn replicate(a: Self::I, n: usize) -> Self::I;
+
+    /// Bits `shift ..` of each byte, masked with `mask`, which the byte has after the shift.
+    #[inline(always)]
+    unsafe fn field(a: Self::I, shift: i32, mask: i32) -> Self::I {
+        // SAFETY: as for this function.
+        unsafe { Self::and(Self::shr(a, shift), Self::splat(mask * 0x0101_0101)) }
+    }
+    /// `codes` with bits `from ..` of each byte, masked with `mask`, as bits `to ..`; the codes are below
+    /// `1 << to`.
+    #[inline(always)]
+    unsafe fn with_field(codes: Self::I, a: Self::I, from: i32, to: i32, mask: i32) -> Self::I {
+        // SAFETY: as for this function.
+        unsafe {
+            // One shift of whole words: the mask removes what came from the neighbouring byte.
+            let moved = if from >= to { Self::shr(a, from - to) } else { Self::shl(a, to - from) };
+            Self::or(codes, Self::and(moved, Self::splat((mask << to) * 0x0101_0101)))
+        }
+    }
+    /// Four-bit codes with bit 4 from lane `r` of `bits`: bit `c` is that of column `c` of row `r`.
+    unsafe fn with_fifth_bits(codes: [Self::I; 8], bits: Self::I) -> [Self::I; 8];
 
     /// Lanes as floats.
     unsafe fn float(a: Self::I) -> Self::F;
@@ -73,7 +94,8 @@ pub(in crate::kernel) trait Rows: Tier {
     /// signed codes, none of them -128; `minus_zeros` holds `-zero` times their sum, and is not read if
     /// `zero` is 0.
     ///
-    /// `zero` is 0 or a power of two up to 128, and 128 if `top` is more than 127.
+    /// `zero` is 0 or a power of two up to 128, and 128 if `top` is more than 127, or 0 with
+    /// [`Rows::SIGNED`].
     unsafe fn dot<const N: usize, const T: usize>(
         w: &[Self::I; N],
         zero: i32,
@@ -81,6 +103,24 @@ pub(in crate::kernel) trait Rows: Tier {
         a: *const u32,
         minus_zeros: *const i32,
     ) -> [Self::I; T];
+
+    /// Codes in the order in which [`Rows::dots`] takes them, worth the work for several tokens.
+    #[inline(always)]
+    unsafe fn arrange(codes: &[Self::I; 8]) -> [Self::I; 8] {
+        *codes
+    }
+    /// As [`Rows::dot`], for the first or the second half of arranged codes or all.
+    #[inline(always)]
+    unsafe fn dots<const N: usize, const T: usize>(
+        w: &[Self::I; N],
+        zero: i32,
+        top: i32,
+        a: *const u32,
+        minus_zeros: *const i32,
+    ) -> [Self::I; T] {
+        // SAFETY: as for this function.
+        unsafe { Self::dot(w, zero, top, a, minus_zeros) }
+    }
 }
 
 /// Where the blocks of a tile of rows lie. Offsets are those of the stock block.
@@ -92,6 +132,8 @@ pub(in crate::kernel) trait Source<R: Rows>: Copy {
     unsafe fn block(self, n: usize, bytes: usize) -> Self;
     /// 16 bytes of each row: bytes `4 j .. 4 j + 4` in vector `j`.
     unsafe fn quads(self, offset: usize) -> [R::I; 4];
+    /// 16 bytes of each row, codes in the order of [`Rows::columns`].
+    unsafe fn columns(self, offset: usize) -> [R::I; 4];
     /// Four bytes of each row.
     unsafe fn words(self, offset: usize) -> R::I;
     /// An f16 of each row, which more bytes of the block follow.
@@ -104,18 +146,64 @@ pub(in crate::kernel) trait Source<R: Rows>: Copy {
     fn prefetch(self, part: usize, bytes: usize);
 }
 
-/// Rows as files have them. With `STREAMS` those of a tile are far apart, and the next tile's rows follow
-/// them: as many streams as rows, which the prefetcher of the processor follows. Otherwise they are one
-/// after the other.
+/// What a tile prefetches.
+pub(in crate::kernel) trait Ahead: Copy {
+    /// As [`Source::prefetch`] for a tile of rows `stride` bytes apart, the first at `at`.
+    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, part: usize, bytes: usize);
+}
+
+/// Rows as files have them.
 #[derive(Clone, Copy)]
-pub(in crate::kernel) struct Stock<const STREAMS: bool> {
+pub(in crate::kernel) struct Stock<A> {
     /// At a block of the first row.
     pub at: *const u8,
     /// Bytes from row to row of the tile.
     pub stride: usize,
+    /// What is prefetched.
+    pub ahead: A,
 }
 
-impl<R: Rows, const STREAMS: bool> Source<R> for Stock<STREAMS> {
+/// The rows of a tile are one after the other, and those of the next tile follow.
+#[derive(Clone, Copy)]
+pub(in crate::kernel) struct Neighbours;
+
+impl Ahead for Neighbours {
+    #[inline(always)]
+    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, part: usize, bytes: usize) {
+        let bytes = bytes * R::ROWS / 16;
+        // Rows next to each other are too many streams in too few pages for the processor to follow, so
+        // the whole next tile is prefetched in the order of its addresses.
+        prefetch(at.wrapping_add(R::ROWS * stride + part * bytes), bytes);
+    }
+}
+
+/// The rows of a tile are far apart: as many streams as rows, which the prefetcher of the processor follows
+/// once it has found them.
+#[derive(Clone, Copy)]
+pub(in crate::kernel) struct Streams {
+    /// Bytes of a row.
+    pub row_bytes: usize,
+    /// The first row of the next tile, and the bytes from row to row of it.
+    pub next: (*const u8, usize),
+}
+
+impl Ahead for Streams {
+    #[inline(always)]
+    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, part: usize, bytes: usize) {
+        let from = part * (bytes / 16) + STREAM_AHEAD;
+        let (at, stride) = match from.checked_sub(self.row_bytes) {
+            Some(from) => (self.next.0.wrapping_add(from), self.next.1),
+            None => (at.wrapping_add(from), stride),
+        };
+        // A line of as many rows as this part takes lines, in turn.
+        let lines = (bytes * R::ROWS / 16).div_ceil(64);
+        for line in 0..lines {
+            prefetch(at.wrapping_add((part * lines + line) % R::ROWS * stride), 64);
+        }
+    }
+}
+
+impl<R: Rows, A: Ahead> Source<R> for Stock<A> {
     #[inline(always)]
     #[allow(
         clippy::pointers_in_nomem_asm_block,
@@ -135,6 +223,11 @@ impl<R: Rows, const STREAMS: bool> Source<R> for Stock<STREAMS> {
     unsafe fn quads(self, offset: usize) -> [R::I; 4] {
         // SAFETY: the caller guarantees the block; so below.
         unsafe { R::quads(self.at.add(offset), self.stride) }
+    }
+    #[inline(always)]
+    unsafe fn columns(self, offset: usize) -> [R::I; 4] {
+        // SAFETY: as above.
+        unsafe { R::columns(self.at.add(offset), self.stride) }
     }
     #[inline(always)]
     unsafe fn words(self, offset: usize) -> R::I {
@@ -158,19 +251,7 @@ impl<R: Rows, const STREAMS: bool> Source<R> for Stock<STREAMS> {
     }
     #[inline(always)]
     fn prefetch(self, part: usize, bytes: usize) {
-        let (row_bytes, bytes) = (bytes / 16, bytes * R::ROWS / 16);
-        if STREAMS {
-            // A line of as many rows as this part takes lines, in turn.
-            let lines = bytes.div_ceil(64);
-            let at = self.at.wrapping_add(part * row_bytes + STREAM_AHEAD);
-            for line in 0..lines {
-                prefetch(at.wrapping_add((part * lines + line) % R::ROWS * self.stride), 64);
-            }
-        } else {
-            // Rows next to each other are too many streams in too few pages for the processor to follow, so
-            // the whole next tile is prefetched in the order of its addresses.
-            prefetch(self.at.wrapping_add(R::ROWS * self.stride + part * bytes), bytes);
-        }
+        self.ahead.prefetch::<R>(self.at, self.stride, part, bytes);
     }
 }
 

@@ -8,6 +8,7 @@
 //! are the same.
 
 use core::arch::asm;
+use core::arch::x86_64::{__m512i, _mm512_loadu_si512, _mm512_storeu_si512, _mm512_sub_epi8};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -20,11 +21,13 @@ use crate::kernel::prefetch::prefetch;
 use crate::kernel::wide::blocks::{Blocks, ScalesOf, for_format};
 use crate::kernel::wide::coded;
 use crate::kernel::wide::product8::{Chunk, Consumer, TileProduct, Tiles, Tokens, fits, multiply, walk};
-use crate::kernel::wide::rows::{CODE_WORDS, Rows, Stock};
+use crate::kernel::wide::rows::{CODE_WORDS, Neighbours, Rows, Stock};
 use crate::kernel::wide::tier::{Tier, Work};
 use crate::lattice;
 use crate::matrix::QMatrix;
 
+/// The rows of this tier.
+type R = Rows512;
 /// Tokens of a tile, and rows.
 const TILE: usize = 16;
 /// Blocks that are unpacked before they are multiplied with one run of 16 tokens after the other.
@@ -71,26 +74,26 @@ thread_local! {
     static SLAB_OF_THREAD: RefCell<Option<Box<Slab>>> = const { RefCell::new(None) };
 }
 
-/// [`coded::product`], with tiles where they are faster: not for few tokens, which do not repay
-/// the unpacking to memory, and not with two scales for a block.
+/// [`coded::product`], with tiles where they are faster: not for few tokens, which do not repay the
+/// unpacking to memory, and not with two scales for a block.
 ///
 /// # Safety
 /// As there, and this process may use tiles.
 pub(super) unsafe fn product(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
     // SAFETY: as for this function.
     unsafe {
-        if x.tokens() < TILE_FROM || !suits(w.format()) || !fits::<Rows512>(w) {
-            return coded::product::<Rows512>(w, x, out);
+        if x.tokens() < TILE_FROM || !suits(w.format()) || !fits::<R>(w) {
+            return coded::product::<R>(w, x, out);
         }
         Chunk::each(w, x, out, |chunk| {
             if chunk.x.count < TILE_FROM || !has_room(chunk.x) {
-                return multiply::<Rows512>(chunk);
+                return multiply::<R>(chunk);
             }
             for_format!(w.format(), |B| {
                 if const { B::SHAPE.halves } {
                     unreachable!("blocks with two scales are multiplied by vectors");
                 } else {
-                    Rows512::call(Tiles::<B, Registers>::of(chunk));
+                    R::call(Tiles::<B, Registers>::of(chunk));
                 }
             });
         });
@@ -110,10 +113,10 @@ fn has_room(x: Tokens<'_>) -> bool {
 /// With tile registers. The tokens are at least one, and the record has room for whole tiles.
 struct Registers;
 
-impl TileProduct for Registers {
+impl TileProduct<R> for Registers {
     #[inline(always)]
-    unsafe fn tile<R: Rows, B: Blocks>(
-        rows: Stock<false>,
+    unsafe fn tile<B: Blocks>(
+        rows: Stock<Neighbours>,
         units: usize,
         x: Tokens<'_>,
         sums: *mut f32,
@@ -191,16 +194,16 @@ struct Unpack<'a> {
     first: usize,
 }
 
-impl<R: Rows, B: Blocks> Consumer<R, B> for Unpack<'_> {
+impl<B: Blocks> Consumer<R, B> for Unpack<'_> {
     #[inline(always)]
-    unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize) {
+    unsafe fn take(&mut self, block: usize, codes: &[__m512i; 8], scales: &B::Scales<R>, i: usize) {
         let (Tile(lines), sides) =
             (&mut self.slab.codes[block - self.first], &mut self.slab.sides[block - self.first]);
         // SAFETY: the caller guarantees the instructions; a line and a side hold a vector.
         unsafe {
             let zero = R::splat(B::ZERO * 0x0101_0101);
             for (line, codes) in lines.iter_mut().zip(codes) {
-                R::store_bits(line.as_mut_ptr(), R::sub_bytes(*codes, zero));
+                _mm512_storeu_si512(line.as_mut_ptr().cast(), _mm512_sub_epi8(*codes, zero));
             }
             R::store(sides[0].as_mut_ptr(), scales.scale(i));
             if B::SHAPE.minima {
@@ -248,7 +251,7 @@ struct AddTile<'a, const MINIMA: bool> {
     live: usize,
 }
 
-impl<R: Rows, const MINIMA: bool> Work<R> for AddTile<'_, MINIMA> {
+impl<const MINIMA: bool> Work<R> for AddTile<'_, MINIMA> {
     type Out = ();
 
     #[inline(always)]
@@ -283,7 +286,7 @@ impl<R: Rows, const MINIMA: bool> Work<R> for AddTile<'_, MINIMA> {
                     let [scale, min] = &slab.sides[b];
                     let (scale, min) = (R::load(scale.as_ptr()), R::load(min.as_ptr()));
                     for (t, (acc, product)) in acc.iter_mut().zip(&products[b % SETS].0).enumerate() {
-                        let mut v = R::mul(R::float(R::load_bits(product.as_ptr())), scale);
+                        let mut v = R::mul(R::float(_mm512_loadu_si512(product.as_ptr().cast())), scale);
                         if MINIMA {
                             v = R::fma(R::float(R::splat(sides.minus_sums[0].add(t).read())), min, v);
                         }

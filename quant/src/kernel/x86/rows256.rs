@@ -140,6 +140,14 @@ impl<D> Rows256<D> {
             let load = |r: usize| _mm_loadu_si128(at.add(r * stride).cast());
             _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load(0)), load(4))
         }
+        /// Byte `n` of each lane in all its four bytes.
+        fn replicate(a: __m256i, n: usize) -> __m256i {
+            let first = n as i32 * 0x0101_0101;
+            let at = _mm_setr_epi32(first, first + 0x0404_0404, first + 0x0808_0808, first + 0x0c0c_0c0c);
+            _mm256_shuffle_epi8(a, _mm256_broadcastsi128_si256(at))
+        }
+        /// The smaller of each unsigned byte.
+        fn min_bytes(a: __m256i, b: __m256i) -> __m256i { _mm256_min_epu8(a, b) }
     }
 }
 
@@ -181,19 +189,22 @@ where
         fn add(a: __m256i, b: __m256i) -> __m256i { _mm256_add_epi32(a, b) }
         fn min(a: __m256i, b: __m256i) -> __m256i { _mm256_min_epi32(a, b) }
         fn max(a: __m256i, b: __m256i) -> __m256i { _mm256_max_epi32(a, b) }
-        fn sub_bytes(a: __m256i, b: __m256i) -> __m256i { _mm256_sub_epi8(a, b) }
-        fn load_bits(from: *const i32) -> __m256i { _mm256_loadu_si256(from.cast()) }
-        fn store_bits(to: *mut i32, v: __m256i) { _mm256_storeu_si256(to.cast(), v) }
-        fn min_bytes(a: __m256i, b: __m256i) -> __m256i { _mm256_min_epu8(a, b) }
         fn shl(a: __m256i, n: i32) -> __m256i { _mm256_sll_epi32(a, _mm_cvtsi32_si128(n)) }
         fn shr(a: __m256i, n: i32) -> __m256i { _mm256_srl_epi32(a, _mm_cvtsi32_si128(n)) }
         fn sar(a: __m256i, n: i32) -> __m256i { _mm256_sra_epi32(a, _mm_cvtsi32_si128(n)) }
         fn table(table: *const u8) -> __m256i { _mm256_broadcastsi128_si256(_mm_loadu_si128(table.cast())) }
         fn lookup(table: __m256i, at: __m256i) -> __m256i { _mm256_shuffle_epi8(table, at) }
-        fn replicate(a: __m256i, n: usize) -> __m256i {
-            let first = n as i32 * 0x0101_0101;
-            let at = _mm_setr_epi32(first, first + 0x0404_0404, first + 0x0808_0808, first + 0x0c0c_0c0c);
-            _mm256_shuffle_epi8(a, _mm256_broadcastsi128_si256(at))
+        fn with_fifth_bits(codes: [__m256i; 8], bits: __m256i) -> [__m256i; 8] {
+            let (each, sixteen) = (Self::splat(0x8040_2010_u32 as i32), Self::splat(0x1010_1010));
+            let mut codes = codes;
+            for (g, code) in codes.iter_mut().enumerate() {
+                // Bits 4 g .. 4 g + 4 are a nibble of byte g / 2; in all bytes, as high nibble, each byte
+                // keeps its own.
+                let byte = Self::replicate(bits, g / 2);
+                let high = if g % 2 == 0 { Self::shl(byte, 4) } else { byte };
+                *code = Self::or(*code, Self::min_bytes(Self::and(high, each), sixteen));
+            }
+            codes
         }
         fn float(a: __m256i) -> __m256 { _mm256_cvtepi32_ps(a) }
         fn from_bits(a: __m256i) -> __m256 { _mm256_castsi256_ps(a) }

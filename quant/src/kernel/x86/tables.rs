@@ -14,11 +14,11 @@ use crate::kernel::wide::float_table::float_table;
 /// The table of a tier of this architecture. The machine may lack its instructions.
 pub(in crate::kernel) fn of(isa: Isa) -> Option<&'static Kernels> {
     match isa {
-        Isa::Scalar => None,
         Isa::Avx2 => Some(&AVX2),
         Isa::AvxVnni => Some(&AVX_VNNI),
         Isa::Avx512Vnni => Some(&AVX512_VNNI),
         Isa::Amx => Some(&AMX),
+        _ => None,
     }
 }
 
@@ -26,6 +26,7 @@ static AVX2: Kernels = Kernels {
     isa: Isa::Avx2,
     floats: &AVX2_FLOATS,
     codes: &Codes { product: coded::product::<Rows256<Avx2Dot>>, fill: fill::<Avx2> },
+    picked: None,
     peaks: &Peaks { read: peaks::read_avx2, multiply: peaks::multiply_avx2 },
 };
 
@@ -33,6 +34,7 @@ static AVX_VNNI: Kernels = Kernels {
     isa: Isa::AvxVnni,
     floats: &AVX2_FLOATS,
     codes: &Codes { product: coded::product::<Rows256<VnniDot>>, fill: fill::<Avx2> },
+    picked: None,
     peaks: &Peaks { read: peaks::read_avx2, multiply: peaks::multiply_avx_vnni },
 };
 
@@ -40,6 +42,7 @@ static AVX512_VNNI: Kernels = Kernels {
     isa: Isa::Avx512Vnni,
     floats: &AVX512_FLOATS,
     codes: &Codes { product: coded::product::<Rows512>, fill: fill::<Avx512> },
+    picked: None,
     peaks: &Peaks { read: peaks::read_avx2, multiply: peaks::multiply_avx512_vnni },
 };
 
@@ -47,6 +50,7 @@ static AMX: Kernels = Kernels {
     isa: Isa::Amx,
     floats: &AVX512_FLOATS,
     codes: &Codes { product: amx::product, fill: fill::<Avx512> },
+    picked: None,
     peaks: &Peaks { read: peaks::read_avx2, multiply: peaks::multiply_amx },
 };
 

@@ -1,0 +1,199 @@
+//! Eight rows in two NEON registers. Codes are not transposed: see the parent.
+
+use core::arch::aarch64::*;
+use core::marker::PhantomData;
+
+use super::dots::Dot;
+use crate::kernel::wide::rows::{Rows, rows_functions};
+use crate::kernel::wide::tier::Tier;
+
+/// Eight rows; `D` multiplies.
+pub(super) struct RowsNeon<D>(PhantomData<D>);
+
+/// Words of rows 0 to 3 and 4 to 7, or 16 codes of rows `g` and `g + 4`.
+pub(super) type Two = [int32x4_t; 2];
+/// Floats of rows 0 to 3 and 4 to 7.
+type TwoF = [float32x4_t; 2];
+
+/// Applies an operation on bytes to both registers.
+macro_rules! bytes {
+    (|$i:ident| $op:expr) => {{
+        let half = |$i: usize| vreinterpretq_s32_u8($op);
+        [half(0), half(1)]
+    }};
+}
+
+/// Applies an operation on words to both registers.
+macro_rules! both {
+    (|$i:ident| $op:expr) => {{
+        let half = |$i: usize| $op;
+        [half(0), half(1)]
+    }};
+}
+
+/// A register as bytes.
+#[inline(always)]
+pub(super) fn as_bytes(v: int32x4_t) -> uint8x16_t {
+    // SAFETY: every processor of this architecture has NEON.
+    unsafe { vreinterpretq_u8_s32(v) }
+}
+
+/// Four words of four rows, transposed: word `j` of row `i` in lane `i` of register `j`.
+#[inline(always)]
+pub(super) fn transposed(rows: [int32x4_t; 4]) -> [int32x4_t; 4] {
+    let [a, b, c, d] = rows;
+    // SAFETY: every processor of this architecture has NEON.
+    unsafe {
+        let pairs = |x: int32x4_t| vreinterpretq_s64_s32(x);
+        let words = |x: int64x2_t| vreinterpretq_s32_s64(x);
+        let (ab_even, ab_odd) = (pairs(vtrn1q_s32(a, b)), pairs(vtrn2q_s32(a, b)));
+        let (cd_even, cd_odd) = (pairs(vtrn1q_s32(c, d)), pairs(vtrn2q_s32(c, d)));
+        [
+            words(vtrn1q_s64(ab_even, cd_even)),
+            words(vtrn1q_s64(ab_odd, cd_odd)),
+            words(vtrn2q_s64(ab_even, cd_even)),
+            words(vtrn2q_s64(ab_odd, cd_odd)),
+        ]
+    }
+}
+
+impl<D> RowsNeon<D> {
+    rows_functions! {
+        /// 16 bytes of row `r`.
+        fn sixteen(at: *const u8, stride: usize, r: usize) -> int32x4_t {
+            vreinterpretq_s32_u8(vld1q_u8(at.add(r * stride)))
+        }
+    }
+}
+
+impl<D: Dot> Rows for RowsNeon<D>
+where
+    Self: Tier,
+{
+    const ROWS: usize = 8;
+    const SIGNED: bool = true;
+    type I = Two;
+    type F = TwoF;
+
+    rows_functions! {
+        fn quads(at: *const u8, stride: usize) -> [Two; 4] {
+            let row = |r| Self::sixteen(at, stride, r);
+            let low = transposed([row(0), row(1), row(2), row(3)]);
+            let high = transposed([row(4), row(5), row(6), row(7)]);
+            [[low[0], high[0]], [low[1], high[1]], [low[2], high[2]], [low[3], high[3]]]
+        }
+        fn columns(at: *const u8, stride: usize) -> [Two; 4] {
+            let rows = |r| [Self::sixteen(at, stride, r), Self::sixteen(at, stride, r + 4)];
+            [rows(0), rows(1), rows(2), rows(3)]
+        }
+        fn words(at: *const u8, stride: usize) -> Two {
+            let word = |r: usize| at.add(r * stride).cast::<i32>().read_unaligned();
+            let four = |r: usize| {
+                let v = vdupq_n_s32(word(r));
+                let v = vsetq_lane_s32::<1>(word(r + 1), v);
+                vsetq_lane_s32::<3>(word(r + 3), vsetq_lane_s32::<2>(word(r + 2), v))
+            };
+            [four(0), four(4)]
+        }
+        fn splat(value: i32) -> Two { [vdupq_n_s32(value); 2] }
+        fn and(a: Two, b: Two) -> Two { both!(|i| vandq_s32(a[i], b[i])) }
+        fn or(a: Two, b: Two) -> Two { both!(|i| vorrq_s32(a[i], b[i])) }
+        fn xor(a: Two, b: Two) -> Two { both!(|i| veorq_s32(a[i], b[i])) }
+        fn add(a: Two, b: Two) -> Two { both!(|i| vaddq_s32(a[i], b[i])) }
+        fn min(a: Two, b: Two) -> Two { both!(|i| vminq_s32(a[i], b[i])) }
+        fn max(a: Two, b: Two) -> Two { both!(|i| vmaxq_s32(a[i], b[i])) }
+        fn shl(a: Two, n: i32) -> Two { both!(|i| vshlq_s32(a[i], vdupq_n_s32(n))) }
+        fn shr(a: Two, n: i32) -> Two {
+            both!(|i| vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a[i]), vdupq_n_s32(-n))))
+        }
+        fn sar(a: Two, n: i32) -> Two { both!(|i| vshlq_s32(a[i], vdupq_n_s32(-n))) }
+        fn table(table: *const u8) -> Two { [vreinterpretq_s32_u8(vld1q_u8(table)); 2] }
+        fn lookup(table: Two, at: Two) -> Two { bytes!(|i| vqtbl1q_u8(as_bytes(table[i]), as_bytes(at[i]))) }
+        fn field(a: Two, shift: i32, mask: i32) -> Two {
+            let shifted = |i: usize| {
+                if shift == 0 { as_bytes(a[i]) } else { vshlq_u8(as_bytes(a[i]), vdupq_n_s8(-shift as i8)) }
+            };
+            // The shift of bytes leaves nothing above the highest field.
+            bytes!(|i| if mask << shift >= 128 && shift > 0 {
+                shifted(i)
+            } else {
+                vandq_u8(shifted(i), vdupq_n_u8(mask as u8))
+            })
+        }
+        fn with_field(codes: Two, a: Two, from: i32, to: i32, mask: i32) -> Two {
+            let high = Self::field(a, from, mask);
+            bytes!(|i| match to {
+                2 => vsliq_n_u8::<2>(as_bytes(codes[i]), as_bytes(high[i])),
+                4 => vsliq_n_u8::<4>(as_bytes(codes[i]), as_bytes(high[i])),
+                _ => unreachable!("no format has {to} low bits"),
+            })
+        }
+        fn with_fifth_bits(codes: [Two; 8], bits: Two) -> [Two; 8] {
+            let each = vcombine_u8(vcreate_u8(0x8040_2010_0804_0201), vcreate_u8(0x8040_2010_0804_0201));
+            // Byte `n` of a row's bits eight times, then the next byte.
+            let bytes_of = |n: u64| {
+                let first = n * 0x0101_0101_0101_0101;
+                vcombine_u8(vcreate_u8(first), vcreate_u8(first + 0x0101_0101_0101_0101))
+            };
+            let mut codes = codes;
+            for (n, code) in codes.iter_mut().enumerate() {
+                let (row, half) = (n as u64 % 4, n as u64 / 4);
+                *code = bytes!(|i| {
+                    let bits = vqtbl1q_u8(as_bytes(bits[i]), bytes_of(4 * row + 2 * half));
+                    // Minus 255 times 16 is plus 16.
+                    vmlsq_u8(as_bytes(code[i]), vtstq_u8(bits, each), vdupq_n_u8(16))
+                });
+            }
+            codes
+        }
+        fn float(a: Two) -> TwoF { both!(|i| vcvtq_f32_s32(a[i])) }
+        fn from_bits(a: Two) -> TwoF { both!(|i| vreinterpretq_f32_s32(a[i])) }
+        fn half(a: Two) -> TwoF {
+            let halves = |i: usize| vreinterpretq_u16_s32(a[i]);
+            let all = vuzp1q_u16(halves(0), halves(1));
+            let float = |half| vcvt_f32_f16(vreinterpret_f16_u16(half));
+            [float(vget_low_u16(all)), float(vget_high_u16(all))]
+        }
+        fn splat_f(value: f32) -> TwoF { [vdupq_n_f32(value); 2] }
+        fn load(from: *const f32) -> TwoF { [vld1q_f32(from), vld1q_f32(from.add(4))] }
+        fn store(to: *mut f32, v: TwoF) {
+            vst1q_f32(to, v[0]);
+            vst1q_f32(to.add(4), v[1]);
+        }
+        fn negated(a: TwoF) -> TwoF { both!(|i| vnegq_f32(a[i])) }
+        fn mul(a: TwoF, b: TwoF) -> TwoF { both!(|i| vmulq_f32(a[i], b[i])) }
+        fn fma(a: TwoF, b: TwoF, c: TwoF) -> TwoF { both!(|i| vfmaq_f32(c[i], a[i], b[i])) }
+    }
+
+    const BATCH: usize = D::BATCH;
+
+    #[inline(always)]
+    unsafe fn dot<const N: usize, const T: usize>(
+        w: &[Two; N],
+        zero: i32,
+        top: i32,
+        a: *const u32,
+        minus_zeros: *const i32,
+    ) -> [Two; T] {
+        // SAFETY: the caller guarantees what the trait asks.
+        unsafe { D::dot(w, zero, top, a, minus_zeros) }
+    }
+
+    #[inline(always)]
+    unsafe fn arrange(codes: &[Two; 8]) -> [Two; 8] {
+        // SAFETY: the caller guarantees what the trait asks.
+        unsafe { D::arrange(codes) }
+    }
+
+    #[inline(always)]
+    unsafe fn dots<const N: usize, const T: usize>(
+        w: &[Two; N],
+        zero: i32,
+        top: i32,
+        a: *const u32,
+        minus_zeros: *const i32,
+    ) -> [Two; T] {
+        // SAFETY: the caller guarantees what the trait asks.
+        unsafe { D::dots(w, zero, top, a, minus_zeros) }
+    }
+}

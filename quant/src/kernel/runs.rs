@@ -1,0 +1,173 @@
+//! How many rows each lane of a tile goes through, when the lanes of a tile are distant rows. It must not
+//! know what a row means.
+//!
+//! All lanes of a tile are at the same column, so the addresses that they read are a fixed distance apart.
+//! If the distance is a multiple of the size of a way of the first-level cache, all streams need the same
+//! few sets of it and evict each other. Common widths give such distances with runs of 16, 32 or 48 rows.
+//! Runs are therefore chosen so that the streams are spread over the sets. The smallest cache in use has 8
+//! ways of 64 sets of 64 bytes (Intel before Ice Lake, AMD Zen); larger ones have as many sets or more.
+
+/// Bytes of a line, sets and ways.
+const LINE: usize = 64;
+const SETS: usize = 64;
+const WAYS: u32 = 8;
+/// Lines of a stream that are in the cache at a time: the one that is read and those that were prefetched.
+const WINDOW: u32 = 8;
+
+/// Rows of a run for `rows` rows of `row_bytes` bytes and `lanes` lanes: lane `l` of the first tile is row
+/// `l * run`. At least 1 if there are `lanes` rows, and at most `rows / lanes` and `most_bytes / row_bytes`.
+/// The rows that are left begin with a run of their own.
+///
+/// It is the longest run with well spread streams that leaves rows whose streams can be well spread too. If
+/// there is none, it is the one with the best spread.
+pub(super) fn run_of(rows: usize, row_bytes: usize, lanes: usize, most_bytes: usize) -> usize {
+    let longest = (rows / lanes).min(most_bytes / row_bytes.max(1)).max(1);
+    // A run that is much shorter would be a short stream: then some crowding costs less.
+    let candidates = |longest: usize| (longest.div_ceil(2)..=longest).rev();
+    let spread = |&run: &usize| crowd(run * row_bytes, lanes) <= evenly(lanes);
+    let left = |run: usize| (rows - lanes * run) / lanes;
+    let all_spread =
+        |run: &usize| spread(run) && (left(*run) == 0 || candidates(left(*run)).any(|run| spread(&run)));
+    let best = || candidates(longest).min_by_key(|run| crowd(run * row_bytes, lanes));
+    candidates(longest).find(all_spread).or_else(best).unwrap_or(1)
+}
+
+/// Lines in a set, of `lanes` streams that are spread about evenly: half of the ways for sixteen streams, which
+/// leaves the other half to activations.
+fn evenly(lanes: usize) -> u32 {
+    WAYS * lanes as u32 / 32
+}
+
+/// The most lines that `lanes` streams, `distance` bytes apart, have in one set at a time.
+fn crowd(distance: usize, lanes: usize) -> u32 {
+    // Bit `s` of the four words is a counter of set `s`: all of them are counted at once.
+    let mut counters = [0_u64; 5];
+    for lane in 0..lanes {
+        let set = lane * distance / LINE % SETS;
+        let mut carry = ((1_u64 << WINDOW) - 1).rotate_left(set as u32);
+        for bits in &mut counters {
+            (*bits, carry) = (*bits ^ carry, *bits & carry);
+        }
+    }
+    let (mut most, mut among) = (0, u64::MAX);
+    for bits in counters.into_iter().rev() {
+        let with = among & bits;
+        most = 2 * most + u32::from(with != 0);
+        among = if with == 0 { among } else { with };
+    }
+    most
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::Format;
+    use crate::lattice::is_coded;
+
+    /// The definition, set by set.
+    fn counted(distance: usize, lanes: usize) -> u32 {
+        let mut sets = [0; SETS];
+        for lane in 0..lanes {
+            for line in 0..WINDOW as usize {
+                sets[(lane * distance / LINE + line) % SETS] += 1;
+            }
+        }
+        sets.into_iter().max().unwrap_or(0)
+    }
+
+    #[test]
+    fn streams_are_counted_by_set() {
+        for lanes in [4, 8, 16] {
+            for distance in (0..3 * LINE * SETS).step_by(2) {
+                assert_eq!(crowd(distance, lanes), counted(distance, lanes), "{distance}, {lanes} lanes");
+            }
+        }
+        // All in one place, in two, in four, and evenly.
+        assert_eq!([4096, 2048, 1024, 256].map(|distance| crowd(distance, 16)), [16, 8, 4, 2]);
+        assert_eq!([4096, 2048, 1024, 512].map(|distance| crowd(distance, 8)), [8, 4, 2, 1]);
+    }
+
+    /// Runs of a piece of `rows` rows: rows, and lines in the fullest set.
+    fn runs(mut rows: usize, row_bytes: usize, lanes: usize) -> Vec<(usize, u32)> {
+        let mut runs = Vec::new();
+        while rows >= lanes {
+            let run = run_of(rows, row_bytes, lanes, 1 << 26);
+            assert!(
+                0 < run && run * lanes <= rows && 2 * run >= rows / lanes,
+                "{rows} of {row_bytes}: {run}"
+            );
+            runs.push((run * lanes, crowd(run * row_bytes, lanes)));
+            rows -= run * lanes;
+        }
+        runs
+    }
+
+    /// Columns of matrices of models that are run: 512 (SmolLM2: 576, 1536) to 28,672 (Llama 3 70B).
+    const WIDTHS: [usize; 42] = [
+        512, 576, 640, 704, 768, 896, 960, 1024, 1280, 1408, 1536, 1792, 2048, 2304, 2560, 2880, 3072, 3584,
+        4096, 4608, 5120, 5632, 6144, 6400, 6912, 7168, 8192, 9216, 10240, 10752, 11008, 12288, 13824, 14336,
+        16384, 17408, 18432, 18944, 20480, 24576, 25600, 28672,
+    ];
+
+    /// All numbers of the shapes of `bench` that may be columns.
+    fn widths_of_shapes() -> Vec<usize> {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tools/shapes");
+        let files = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
+        let numbers = files.flat_map(|text| {
+            let numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok());
+            numbers
+                .filter(|&n: &usize| (256..=32768).contains(&n) && n.is_multiple_of(32))
+                .collect::<Vec<_>>()
+        });
+        let widths: Vec<usize> = numbers.collect();
+        assert!(widths.len() > 20, "{widths:?}");
+        widths
+    }
+
+    /// In pieces of the size that threads share, streams leave half of the ways of every set to other data.
+    #[test]
+    fn streams_of_known_models_are_spread() {
+        let (mut shapes, mut hopeless) = (0, Vec::new());
+        for cols in WIDTHS.into_iter().chain(widths_of_shapes()) {
+            for format in Format::ALL {
+                let Some(row_bytes) =
+                    format.row_bytes(cols).filter(|_| !format.is_float() && !is_coded(format))
+                else {
+                    continue;
+                };
+                if row_bytes.is_multiple_of(LINE * SETS / 2) {
+                    // Every distance between rows is a multiple of half a way.
+                    hopeless.push((format, cols));
+                    continue;
+                }
+                for lanes in [4, 8, 16] {
+                    for rows in (128..=1024).step_by(32).chain([1792, 2048, 3584, 5120, 7168, 14336]) {
+                        let runs = runs(rows, row_bytes, lanes);
+                        let crowded =
+                            runs.iter().filter(|(_, lines)| *lines > WAYS / 2).map(|(rows, _)| rows);
+                        let crowded: usize = crowded.sum();
+                        assert!(crowded <= 16, "{rows} x {cols} of {format}, {lanes} lanes: {runs:?}");
+                        shapes += 1;
+                    }
+                }
+            }
+        }
+        assert!(shapes > 10_000, "{shapes}");
+        hopeless.retain(|(format, _)| !matches!(format, Format::Q4_1 | Format::Q5_1));
+        assert_eq!(hopeless, [], "formats in use have other row lengths");
+    }
+
+    #[test]
+    fn runs_cover_rows_and_are_long() {
+        for row_bytes in [1, 34, 432, 1152, 2048, 4032, 4096] {
+            for rows in 16..700 {
+                let covered: usize = runs(rows, row_bytes, 16).iter().map(|(rows, _)| rows).sum();
+                assert_eq!(covered, rows / 16 * 16);
+            }
+        }
+        assert_eq!(run_of(1 << 20, 1 << 20, 16, 1 << 26), 64, "the bytes of a run are limited");
+        assert_eq!(run_of(16, 1 << 27, 16, 1 << 26), 1);
+    }
+}
