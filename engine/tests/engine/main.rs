@@ -3,6 +3,7 @@
 
 mod bad_models;
 mod batch;
+mod block_types;
 mod branches;
 mod common;
 mod conversion;

@@ -15,10 +15,10 @@ pub(crate) trait Recipe: std::fmt::Debug + Send + Sync {
     /// Start and length of the unit that holds the byte at `offset`.
     fn unit(&self, offset: u64) -> Option<(u64, u64)>;
 
-    /// Makes the bytes at `offset`, which are whole rows of one unit, from `files`.
+    /// Makes the bytes at `offset`, which lie in one unit, from `files`. Whole rows cost least.
     ///
     /// # Errors
-    /// Those of reading; [`io::ErrorKind::InvalidInput`] for bytes that are no rows of a unit.
+    /// Those of reading; [`io::ErrorKind::InvalidInput`] for bytes that are not of one unit.
     fn make(
         &self,
         files: &dyn Sources,

@@ -206,12 +206,17 @@ impl Recipe for Arranged {
         let (start, unit) = self.find(offset).ok_or(io::ErrorKind::InvalidInput)?;
         let row = unit.row_bytes().max(1);
         let skipped = usize::try_from(offset - start).map_err(io::Error::other)?;
-        if !skipped.is_multiple_of(row) || !out.len().is_multiple_of(row) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let rows = skipped / row..(skipped + out.len()) / row;
+        let rows = skipped / row..(skipped + out.len()).div_ceil(row);
         if rows.end > unit.rows {
             return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if !skipped.is_multiple_of(row) || !out.len().is_multiple_of(row) {
+            // Biases of experts are parts of rows, which are made whole.
+            let mut whole = vec![0; rows.len() * row];
+            self.make(files, buffers, start + (rows.start * row) as u64, &mut whole)?;
+            let from = skipped - rows.start * row;
+            out.copy_from_slice(&whole[from..][..out.len()]);
+            return Ok(());
         }
         match unit.along {
             Along::Rows => along_rows(unit, files, buffers, rows, out),
@@ -432,7 +437,9 @@ mod tests {
                 arranged.make(&files, &mut buffers, at, &mut part).unwrap();
                 assert!(part == whole[first * row_bytes..][..part.len()], "{first}, {count}, {align}");
             }
-            assert!(arranged.make(&files, &mut buffers, start + 1, &mut [0; 7]).is_err());
+            let mut inside = [0; 7];
+            arranged.make(&files, &mut buffers, start + 1, &mut inside).unwrap();
+            assert!(inside == whole[1..8], "a part of a row");
             let mut long = vec![0; whole.len() + row_bytes];
             assert!(arranged.make(&files, &mut buffers, start, &mut long).is_err());
         }

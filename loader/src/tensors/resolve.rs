@@ -4,9 +4,12 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use moelten_quant::Format;
+
 use crate::container::catalog::{Catalog, TensorInfo};
 use crate::container::packed::{self, PackedLayer, PackedMatrix, shape_fault};
 use crate::error::{Fault, LoadError, Result};
+use crate::io::reader::printable;
 use crate::spec::{BankKey, BankMatrix, BankSpec, Part};
 use crate::tensors::arranged::{Arranged, EIGHTS};
 use crate::tensors::bank::{ExpertBank, MatrixRef, RecordRef};
@@ -253,6 +256,19 @@ impl<'a> Resolver<'a> {
         Err(LoadError::malformed(self.catalog.path(tensor), format!("tensor {}", tensor.name), fault))
     }
 
+    /// Refuses a matrix of NVFP4 that has one more scale, in a tensor beside it: products do not apply it.
+    fn refuse_scaled_as_a_whole(&self, tensor: &TensorInfo, format: Format) -> Result<()> {
+        let beside = |stem: &str| self.catalog.get(&format!("{stem}.scale"));
+        match tensor.name.strip_suffix(".weight").and_then(beside) {
+            Some(scale) if format == Format::Nvfp4 => Err(LoadError::Unsupported {
+                path: self.catalog.path(tensor).to_owned(),
+                feature: format!("tensor {} beside NVFP4 weights", printable(&scale.name)),
+                hint: "NVFP4 without scales of whole tensors is; or use a file in another type".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// A run of rows of (one expert of) a tensor whose shape has been checked: `rows` of the `whole` rows,
     /// after the first `skip`.
     fn rows_of(
@@ -271,6 +287,7 @@ impl<'a> Resolver<'a> {
         }
         let path = self.catalog.path(tensor);
         let format = tensor.known_format(path)?;
+        self.refuse_scaled_as_a_whole(tensor, format)?;
         let overflow = || LoadError::malformed(path, format!("tensor {}", tensor.name), Fault::Overflow);
         let row_bytes = format.row_bytes(cols).ok_or_else(|| {
             let columns = u64::try_from(cols).unwrap_or(u64::MAX);
