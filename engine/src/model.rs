@@ -30,6 +30,7 @@ use crate::runtime::memory;
 use crate::runtime::system::System;
 use crate::state::MOST_NEW_TOKENS;
 use crate::weights::Weights;
+use crate::weights::build::ReadRows;
 
 /// How to open a model.
 #[derive(Debug, Clone, Default)]
@@ -98,7 +99,7 @@ impl Model {
     /// # Errors
     /// Those of [`Self::new`] that have nothing to do with memory: damaged norms, biases or routers.
     pub fn check(spec: &ModelSpec, tensors: &TensorStore) -> Result<()> {
-        Weights::build(spec, tensors, false).map(drop)
+        Weights::build(spec, tensors, ReadRows::default()).map(drop)
     }
 
     /// Takes a spec and its tensors.
@@ -147,8 +148,14 @@ impl Model {
             }
         };
         let tensors = Arc::new(tensors);
-        let in_file = matches!(&plan.experts, Experts::Cached(cached) if cached.embedding_in_file);
-        let weights = Weights::build(&spec, &tensors, in_file)?;
+        let read = match &plan.experts {
+            Experts::InPlace => ReadRows::default(),
+            Experts::Cached(cached) => ReadRows {
+                embedding: cached.embedding_in_file,
+                layer_inputs: tensors.rows_in_file_bytes() > 0,
+            },
+        };
+        let weights = Weights::build(&spec, &tensors, read)?;
         let experts = match slots {
             None => ExpertStore::in_place(Arc::clone(&tensors)),
             Some(room) => {

@@ -251,7 +251,7 @@ impl Planner<'_> {
 
     /// The plan with this context and these experts, whether it fits or not.
     fn plan(&self, context: ContextChoice, experts: Experts) -> Plan {
-        let mut dense = self.tensors.dense_bytes();
+        let mut dense = self.tensors.dense_bytes() - self.tensors.rows_in_file_bytes();
         if matches!(&experts, Experts::Cached(cached) if cached.embedding_in_file) {
             dense -= self.tensors.get(Role::Embed).bytes;
         }

@@ -11,7 +11,7 @@ pub mod window;
 
 use std::io::{self, Read, Write};
 
-use moelten_loader::spec::{AttentionSpec, ModelSpec, Op};
+use moelten_loader::spec::{AttentionSpec, KvSource, ModelSpec, Op};
 use moelten_quant::Kernels;
 
 use crate::runtime::pool::Pool;
@@ -78,11 +78,15 @@ enum Kept<'a> {
 fn stateful(spec: &ModelSpec) -> impl Iterator<Item = Kept<'_>> {
     let branches = spec.layers.iter().flat_map(|layer| &layer.branches);
     branches.filter_map(|branch| match &branch.op {
+        Op::Attention(AttentionSpec { source: KvSource::Layer(_), .. }) => None,
         Op::Attention(attention) => Some(Kept::Attention(attention)),
         Op::Latent(latent) => Some(Kept::Attention(&latent.attention)),
         Op::Delta(delta) => Some(Kept::Numbers(delta.state_numbers())),
         Op::Conv(conv) => Some(Kept::Numbers(conv.state_numbers())),
-        Op::Mlp(_) | Op::Moe(_) => None,
+        Op::Kda(kda) => Some(Kept::Numbers(kda.state_numbers())),
+        Op::Selective(ssm) => Some(Kept::Numbers(ssm.state_numbers())),
+        Op::Ssm(ssm) => Some(Kept::Numbers(ssm.state_numbers())),
+        Op::Mlp(_) | Op::Moe(_) | Op::LayerInput(_) => None,
     })
 }
 

@@ -8,6 +8,7 @@
 
 mod allocator;
 mod bytes;
+pub mod disk;
 pub mod fault;
 #[cfg(unix)]
 pub mod foreground;

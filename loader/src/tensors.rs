@@ -7,5 +7,6 @@ pub mod copied;
 mod forms;
 pub mod needed;
 mod resolve;
+mod role;
 pub mod roles;
 pub mod store;

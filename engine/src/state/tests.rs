@@ -4,7 +4,7 @@
 
 use std::io::{self, Read, Write};
 
-use moelten_loader::spec::{AttentionSpec, QkNorm};
+use moelten_loader::spec::{AttentionSpec, KvSource, QkNorm};
 use moelten_quant::{Isa, Kernels, SPAN};
 use proptest::prelude::*;
 
@@ -54,6 +54,7 @@ fn spec(window: Option<usize>) -> AttentionSpec {
         heads: 2 * HEADS,
         kv_heads: HEADS,
         head_dim: HEAD_DIM,
+        value_dim: HEAD_DIM,
         scale: 0.5,
         qkv_bias: false,
         out_bias: false,
@@ -65,6 +66,10 @@ fn spec(window: Option<usize>) -> AttentionSpec {
         softcap: None,
         temperature: None,
         gate: None,
+        source: KvSource::Projected,
+        value_norm: None,
+        value_scale: 1.0,
+        chunk: None,
     }
 }
 

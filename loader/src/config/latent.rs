@@ -7,7 +7,7 @@ use crate::config::positions::{rope, temperature};
 use crate::error::{Fault, LoadError, Result};
 use crate::families::Family;
 use crate::io::reader::narrow;
-use crate::spec::{AttentionSpec, LatentSpec, Pairing, QkNorm, RopeScaling};
+use crate::spec::{AttentionSpec, KvSource, LatentSpec, Pairing, QkNorm, RopeScaling};
 
 /// Epsilon of the inner norms of folders, whatever their `rms_norm_eps` is. GGUF files have one for all
 /// norms.
@@ -50,7 +50,7 @@ pub(super) fn latent_layers(
         None | Some(0) => None,
         Some(_) => Some(raw.count(&raw.query_rank, 1, MAX_WIDTH)?),
     };
-    let temperature = temperature(raw)?;
+    let temperature = temperature(raw, family, true)?;
     let of_layer = |heads: usize| -> Result<LatentSpec> {
         Ok(LatentSpec {
             attention: AttentionSpec {
@@ -62,12 +62,17 @@ pub(super) fn latent_layers(
                 out_bias: false,
                 sinks: false,
                 qk_norm: QkNorm::None,
-                rope: Some(rope.clone()),
+                rope: family.latent_rope.then(|| rope.clone()),
                 window: None,
                 clip_qkv: None,
                 softcap: None,
                 temperature,
-                gate: None,
+                gate: family.gate,
+                source: KvSource::Projected,
+                value_norm: None,
+                value_dim: head_dim,
+                value_scale: 1.0,
+                chunk: None,
             },
             rank,
             nope,

@@ -9,8 +9,8 @@ use crate::error::{LoadError, Result};
 use crate::families::{Family, LogitScale, Setting, SharedKind};
 use crate::io::reader::narrow;
 use crate::spec::{
-    Activation, AttentionSpec, ExpertGroups, LatentSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec,
-    Renormalise, RopeScaling, RopeSpec, Scoring, Select, SharedExpert, Temperature,
+    Activation, AttentionSpec, ExpertGroups, KvSource, LatentSpec, LayerInputs, LayerSpec, ModelSpec,
+    MoeSpec, NormSpec, Renormalise, RopeScaling, RopeSpec, Scoring, Select, SharedExpert, Temperature,
 };
 
 /// The keys that describe `spec`.
@@ -37,6 +37,9 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
     }
     attention(spec, &mut keys)?;
     feed_forward(spec, &mut keys);
+    if let Some(LayerInputs { width, .. }) = spec.layer_inputs {
+        keys.u32(&FIELDS.layer_input_width, width);
+    }
     let family = family_of(spec);
     // Readers of some families multiply with the root of the width unasked.
     let width = u32::try_from(spec.d_model).unwrap_or(u32::MAX);
@@ -113,16 +116,22 @@ fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
         true => keys.per_layer(&FIELDS.kv_heads, &spec.layers.iter().map(in_layer).collect::<Vec<_>>()),
         false => keys.per_layer(&FIELDS.kv_heads, &column(|a| a.kv_heads)),
     }
-    if layers.iter().any(|a| a.head_dim != first.head_dim) {
-        return Err(unsupported("layers with different head widths"));
-    }
-    keys.u32(&FIELDS.head_dim, first.head_dim);
-    keys.u32(&FIELDS.value_dim, first.head_dim);
+    head_widths(&layers, keys)?;
     let width = u32::try_from(first.head_dim).unwrap_or(u32::MAX);
-    keys.f32_unless(&FIELDS.attention_scale, first.scale, narrow(1.0 / f64::from(width).sqrt()));
+    let usual = if keys.family.unscaled { 1.0 } else { narrow(1.0 / f64::from(width).sqrt()) };
+    keys.f32_unless(&FIELDS.attention_scale, first.scale, usual);
+    let sharing = layers.iter().filter(|a| matches!(a.source, KvSource::Layer(_))).count();
+    if sharing > 0 {
+        keys.u32(&FIELDS.sharing_layers, sharing);
+    }
     keys.f32_if(&FIELDS.clip_qkv, first.clip_qkv);
     keys.f32_if(&FIELDS.attention_softcap, first.softcap);
-    if let Some(Temperature { beta, period }) = first.temperature {
+    if layers.iter().any(|a| {
+        a.value_dim != a.head_dim || a.chunk.is_some() || a.value_scale.to_bits() != 1.0_f32.to_bits()
+    }) {
+        return Err(unsupported("values of another width or scale, or runs of tokens"));
+    }
+    if let Some(Temperature { beta, period, .. }) = first.temperature {
         keys.f32(&FIELDS.temperature, beta);
         let of_rope = first.rope.as_ref().is_some_and(|rope| match rope.scaling {
             RopeScaling::Yarn { original_context, .. } => original_context == period,
@@ -183,6 +192,27 @@ fn recurrences(spec: &ModelSpec, attention: &[&AttentionSpec], keys: &mut Keys) 
     }
     if let Some(conv) = first_conv {
         keys.u32(&FIELDS.conv_kernel, conv.kernel);
+    }
+    Ok(())
+}
+
+/// The width of heads, or two: one of layers without a window, and one of layers with a window.
+fn head_widths(layers: &[&AttentionSpec], keys: &mut Keys) -> Result<()> {
+    let of = |windowed: bool| -> Result<Option<usize>> {
+        let mut widths = layers.iter().filter(|a| a.window.is_some() == windowed).map(|a| a.head_dim);
+        let first = widths.next();
+        match widths.all(|width| Some(width) == first) {
+            true => Ok(first),
+            false => Err(unsupported("layers with different head widths")),
+        }
+    };
+    let (full, local) = (of(false)?, of(true)?);
+    let Some(width) = full.or(local) else { return Ok(()) };
+    keys.u32(&FIELDS.head_dim, width);
+    keys.u32(&FIELDS.value_dim, width);
+    if let Some(local) = local.filter(|&local| local != width) {
+        keys.u32(&FIELDS.local_head_dim, local);
+        keys.u32(&FIELDS.local_value_dim, local);
     }
     Ok(())
 }

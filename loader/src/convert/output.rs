@@ -278,8 +278,9 @@ pub(super) fn records(packed: &PackedLayer, encode: bool) -> impl Iterator<Item 
 
 /// Divisors that are configuration in a folder and tensors in a GGUF file.
 fn rope_divisors(spec: &ModelSpec) -> Vec<Output> {
-    let ropes = spec.attention_layers().find_map(|attention| attention.rope.as_ref());
-    let Some(rope) = ropes else { return Vec::new() };
+    // Layers with a window may have a plain rope beside.
+    let mut ropes = spec.attention_layers().filter_map(|attention| attention.rope.as_ref());
+    let Some(rope) = ropes.find(|rope| rope.scaling != RopeScaling::None) else { return Vec::new() };
     let tensor = |role, values| numbers(spec, role, values);
     match &rope.scaling {
         RopeScaling::Llama3 { .. } => vec![tensor(Role::RopeDivisors, llama3_divisors(rope))],

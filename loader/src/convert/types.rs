@@ -39,9 +39,10 @@ impl Class {
         match role {
             _ if is_router(role) => Self::Router,
             _ if rows == 1 => Self::Vectors,
-            Role::Embed => Self::Embedding,
+            Role::Embed | Role::LayerInputTable => Self::Embedding,
             Role::Head => Self::Head,
             Role::Layer(_, LayerTensor::Experts(_)) => Self::Experts,
+            Role::LayerInputProjection => Self::Attention,
             Role::Layer(_, LayerTensor::Dense(_) | LayerTensor::Shared(_)) => Self::FeedForward,
             Role::Layer(_, tensor) if tensor.is_matrix() => Self::Attention,
             _ => Self::Vectors,
@@ -150,7 +151,7 @@ impl Mixture {
         match role {
             Role::Head => self.head_for(cols),
             Role::Embed if spec.head.tied => self.head_for(cols),
-            Role::Embed => self.embedding,
+            Role::Embed | Role::LayerInputTable => self.embedding,
             Role::Layer(_, LayerTensor::K | LayerTensor::V) => self.keys_values,
             // Their rows are as narrow as a head.
             Role::Layer(_, LayerTensor::KUp | LayerTensor::VUp | LayerTensor::KvUp)

@@ -5,16 +5,18 @@
 //! folders, the GGUF specification and real file headers for the GGUF architecture names.
 
 use super::bases::{
-    DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GLM4MOE, LFM2, LLAMA, NORM_AFTER_ATTENTION, OLMO2, QWEN2, QWEN3,
-    QWEN3NEXT,
+    COHERE2, DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GEMMA4, GLM4MOE, LFM2, LLAMA, NORM_AFTER_ATTENTION,
+    OLMO2, QWEN2, QWEN3, QWEN3NEXT,
 };
 use super::family::{
-    ActivationKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, LogitScale, NormKind, NormPlaces,
-    QkNormKind, RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
+    ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, NormKind, NormPlaces,
+    QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers, WindowRule,
 };
+use super::hybrids::{BAILING_HYBRID, GRANITE_HYBRID, JAMBA, KIMI_LINEAR, MAMBA2, NEMOTRON_H};
+use super::recent::{COHERE2MOE, HYV3, LLAMA4, MIMO2, PLM, STEP35};
 use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
-use crate::spec::{Activation, OutputGate, Pairing, Renormalise, RouterInput, Scoring};
+use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
 use crate::tensors::roles::{
     LayerTensor as T, Lie, NameRule, QKV, Role, Rows, half, layer, lying, stacked, top,
 };
@@ -118,6 +120,19 @@ pub const FAMILIES: &[Family] = &[
         shared: SharedKind::PlainIfPresent,
         ..LLAMA
     },
+    HYV3,
+    MIMO2,
+    STEP35,
+    LLAMA4,
+    PLM,
+    JAMBA,
+    KIMI_LINEAR,
+    BAILING_HYBRID,
+    GRANITE_HYBRID,
+    MAMBA2,
+    NEMOTRON_H,
+    // Without experts.
+    Family { label: "nemotron-h-dense", hf_types: &[], gguf_arch: "nemotron_h", ..NEMOTRON_H },
     // arXiv 2404.14219, 2409.12136.
     Family {
         label: "phimoe",
@@ -367,23 +382,8 @@ pub const FAMILIES: &[Family] = &[
         default_eps: 1.5625e-7,
         ..LLAMA
     },
-    // arXiv 2504.00698.
-    Family {
-        label: "cohere2",
-        hf_types: &["cohere2"],
-        gguf_arch: "cohere2",
-        folder_pairing: Pairing::Adjacent,
-        gguf_names: &[layer(T::PreNorm(Ffn), "blk.{L}.attn_norm.weight")],
-        folder_names: &[layer(T::PreNorm(Ffn), "model.layers.{L}.input_layernorm.weight")],
-        norm: NormKind::LayerUnbiased,
-        parallel: true,
-        window: WindowRule::Periodic { period: 4, first_is_full: false },
-        rope_layers: RopeLayers::Windowed,
-        logit_scale: LogitScale::Multiplies { default: 0.0625 },
-        default_eps: 1e-5,
-        default_tied: true,
-        ..LLAMA
-    },
+    COHERE2,
+    COHERE2MOE,
     Family {
         label: "mellum",
         hf_types: &["mellum"],
@@ -445,6 +445,7 @@ pub const FAMILIES: &[Family] = &[
         default_theta: 1_000_000.0,
         ..GEMMA2
     },
+    GEMMA4,
     Family {
         label: "afmoe",
         hf_types: &["afmoe"],
@@ -477,7 +478,7 @@ pub const FAMILIES: &[Family] = &[
             bias: Setting::Fixed(false),
             divisor: Renormalise::AtLeast(6.1e-5),
         },
-        router_input: RouterInput::Outset,
+        router_input: RouterInputKind::Outset,
         activation: ActivationKind::Named(Activation::Relu),
         expert_width: ExpertWidth::Own,
         default_theta: 1_500_000.0,
@@ -488,7 +489,7 @@ pub const FAMILIES: &[Family] = &[
         label: "arctic",
         hf_types: &[],
         gguf_arch: "arctic",
-        experts_beside_dense: true,
+        beside: BesideKind::Outset,
         default_eps: 1e-5,
         ..LLAMA
     },
@@ -528,7 +529,7 @@ pub const FAMILIES: &[Family] = &[
         gguf_pairing: Pairing::Split,
         qkv_bias: Setting::Default(true),
         out_bias: Setting::Default(true),
-        sinks: true,
+        sinks: SinkLayers::All,
         window: WindowRule::Periodic { period: 2, first_is_full: false },
         router_bias: true,
         expert_bias: true,

@@ -16,7 +16,7 @@ use crate::tensors::store::TensorStore;
 /// Alignment of matrices in the memory: a cache line.
 const ALIGN: u64 = 64;
 
-/// Which weights are copied.
+/// Which weights are copied. Numbers of every layer by token never are: a token needs one row of many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Copied {
     /// All but the experts.
@@ -97,9 +97,10 @@ impl TensorStore {
 
     fn roles_to_copy(&self, which: Copied) -> impl Iterator<Item = (Role, &MatrixRef)> {
         let has = move |role: Role, matrix: &MatrixRef| match which {
+            Copied::Arranged => self.is_arranged(matrix),
+            _ if role == Role::LayerInputTable => false,
             Copied::Dense => true,
             Copied::DenseWithoutEmbedding => role != Role::Embed,
-            Copied::Arranged => self.is_arranged(matrix),
         };
         self.dense
             .iter()

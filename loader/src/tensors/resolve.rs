@@ -99,8 +99,14 @@ impl<'a> Resolver<'a> {
         }
         let whole = whole_rows(rule, rows);
         let vector = rows == 1 && tensor.shape.len() == 1;
-        let by_head = match tensor.shape[..] {
+        // Dimensions of 1 say nothing.
+        let dims: Vec<u64> = tensor.shape.iter().copied().filter(|&size| size != 1).collect();
+        let by_head = match dims[..] {
             [heads, of_head, inner] => shape(&[whole, cols]) == [heads.saturating_mul(of_head), inner],
+            // Vectors may be stored by group.
+            [groups, of_group] if rows == 1 => shape(&[cols]) == [groups.saturating_mul(of_group)],
+            [length] if rows == 1 => shape(&[cols]) == [length],
+            [first, second] if tensor.shape.len() > 2 => shape(&[whole, cols]) == [first, second],
             _ => false,
         };
         // Matrices that lie head by head may have the heads as a dimension of their own.

@@ -275,6 +275,13 @@ impl TensorStore {
         self.dense.values().map(|m| m.bytes).sum()
     }
 
+    /// Bytes of the numbers of every layer by token, if they are in a file, of which rows are read when they
+    /// are needed.
+    pub fn rows_in_file_bytes(&self) -> u64 {
+        let table = self.dense.get(&Role::LayerInputTable);
+        table.filter(|matrix| self.file(matrix.file).is_file()).map_or(0, |matrix| matrix.bytes)
+    }
+
     /// Bytes of all routed experts.
     pub fn expert_bytes(&self) -> u64 {
         self.banks.iter().flat_map(|bank| &bank.matrices).map(|matrix| matrix.bytes).sum()

@@ -32,8 +32,8 @@ pub(super) fn run_of(rows: usize, row_bytes: usize, lanes: usize, most_bytes: us
     candidates(longest).find(all_spread).or_else(best).unwrap_or(1)
 }
 
-/// Lines in a set, of `lanes` streams that are spread about evenly: half of the ways for sixteen streams, which
-/// leaves the other half to activations.
+/// Lines in a set, of `lanes` streams that are spread about evenly: half of the ways for sixteen streams,
+/// which leaves the other half to activations.
 fn evenly(lanes: usize) -> u32 {
     WAYS * lanes as u32 / 32
 }

@@ -115,8 +115,8 @@ fn every_shape_has_the_bits_of_the_reference() {
     }
 }
 
-/// Rows enough for several runs of rows per lane, and a loop of another tier for every other format and number
-/// of tokens.
+/// Rows enough for several runs of rows per lane, and a loop of another tier for every other format and
+/// number of tokens.
 #[test]
 fn runs_and_picked_loops_have_the_bits_of_the_reference() {
     let mut rng = Rng(7);

@@ -31,6 +31,13 @@ const TEXT_SHOWN: usize = 100;
 /// Most elements of a metadata array shown.
 const ELEMENTS_SHOWN: usize = 6;
 
+impl InspectArgs {
+    /// The models that are named, for names that are not paths.
+    pub fn models(&mut self) -> Vec<&mut PathBuf> {
+        self.model.iter_mut().collect()
+    }
+}
+
 /// Runs the command.
 pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     let model = open::load(args.model.as_deref())?;
@@ -169,11 +176,30 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
             Op::Conv(conv) => {
                 writeln!(out, "    gated convolution of {} channels over {} tokens", conv.width, conv.kernel)
             }
+            Op::Kda(kda) => writeln!(
+                out,
+                "    delta attention of {} heads of {}, rates by row, convolution over {} tokens",
+                kda.heads, kda.head_dim, kda.conv_kernel
+            ),
+            Op::Selective(ssm) => writeln!(
+                out,
+                "    recurrence (Mamba) of {} channels of state {}, convolution over {} tokens",
+                ssm.inner, ssm.state, ssm.conv_kernel
+            ),
+            Op::Ssm(ssm) => writeln!(
+                out,
+                "    recurrence (Mamba-2) of {} heads of {}, {} groups of state {}, convolution over {} tokens",
+                ssm.heads, ssm.head_dim, ssm.groups, ssm.state, ssm.conv_kernel
+            ),
             Op::Delta(delta) => writeln!(
                 out,
                 "    gated delta net {} key heads of {}, {} value heads of {}, convolution over {} tokens",
                 delta.key_heads, delta.key_dim, delta.value_heads, delta.value_dim, delta.conv_kernel
             ),
+            Op::LayerInput(input) => {
+                let activation = words::activation(input.activation);
+                writeln!(out, "    {} numbers of its own for each token, a gate with {activation}", input.width)
+            }
             Op::Mlp(mlp) => writeln!(out, "    dense block: {}", words::mlp(mlp)),
             Op::Moe(moe) => writeln!(out, "    {}\n    {}", words::experts(moe), words::router(moe)),
         }

@@ -116,6 +116,13 @@ impl From<LayoutArg> for FileLayout {
     }
 }
 
+impl QuantizeArgs {
+    /// The models that are named, for names that are not paths.
+    pub fn models(&mut self) -> Vec<&mut PathBuf> {
+        vec![&mut self.source]
+    }
+}
+
 /// Runs the command.
 pub fn run(args: QuantizeArgs) -> anyhow::Result<()> {
     let model = open::load(Some(&args.source))?;

@@ -1,5 +1,5 @@
-//! The loops that were picked on this machine, kept in the user's folder for caches for each model of processor
-//! and version of the program. It must not know how they are timed.
+//! The loops that were picked on this machine, kept in the user's folder for caches for each model of
+//! processor and version of the program. It must not know how they are timed.
 
 use std::fs;
 use std::io;
@@ -31,8 +31,8 @@ pub struct Loops {
 }
 
 /// The loops for products of quantised weights: those of the tier if `MOELTEN_ISA` forces one, else the kept
-/// picks, else measured now, which takes 0.2 seconds once. If they cannot be kept, they are not measured either,
-/// and the tier's own loops are used.
+/// picks, else measured now, which takes 0.2 seconds once. If they cannot be kept, they are not measured
+/// either, and the tier's own loops are used.
 ///
 /// # Errors
 /// `MOELTEN_ISA` names a tier that is not here.
@@ -114,8 +114,8 @@ fn program() -> String {
     format!("{} loops {GENERATION}", env!("CARGO_PKG_VERSION"))
 }
 
-/// The tables of all processors: none if the file is missing, damaged, or of another version. It is written anew
-/// then.
+/// The tables of all processors: none if the file is missing, damaged, or of another version. It is written
+/// anew then.
 fn read(path: &Path) -> serde_json::Map<String, Value> {
     let value = fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
     match value {

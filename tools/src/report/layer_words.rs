@@ -2,8 +2,9 @@
 //! routers. It must not know files.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, ExpertGroups, HeadSpec, MlpSpec, MoeSpec, NormSpec, OutputGate, Pairing,
-    QkNorm, Renormalise, RopeScaling, RopeSpec, RouterInput, RouterSpec, Scoring, Select, SharedExpert,
+    Activation, AttentionSpec, ExpertGroups, HeadSpec, KvSource, MlpSpec, MoeSpec, NormSpec, OutputGate,
+    Pairing, QkNorm, Renormalise, RopeScaling, RopeSpec, RouterInput, RouterSpec, Scoring, Select,
+    SharedExpert,
 };
 
 /// A norm and its epsilon.
@@ -38,16 +39,28 @@ fn also(words: &mut String, there: bool, more: impl FnOnce() -> String) {
 /// Attention of a layer, without its rope.
 pub fn attention(a: &AttentionSpec) -> String {
     let mut words = format!("attention: {} heads, {} key/value heads of {}", a.heads, a.kv_heads, a.head_dim);
-    words.push_str(&a.window.map_or_else(
-        || ", every token before".to_owned(),
-        |window| format!(", a window of {window} tokens"),
-    ));
+    also(&mut words, a.value_dim != a.head_dim, || format!("values of {}", a.value_dim));
+    also(&mut words, true, || match (a.window, a.chunk) {
+        (Some(window), _) => format!("a window of {window} tokens"),
+        (None, Some(chunk)) => format!("runs of {chunk} tokens"),
+        (None, None) => "every token before".to_owned(),
+    });
+    match a.source {
+        KvSource::Projected => {}
+        KvSource::Shared => also(&mut words, true, || "keys are values".to_owned()),
+        KvSource::Layer(layer) => {
+            also(&mut words, true, || format!("keys and values of layer {layer}"));
+        }
+    }
     also(&mut words, true, || format!("scale {}", a.scale));
     match a.qk_norm {
         QkNorm::None => {}
         QkNorm::PerHead { .. } => also(&mut words, true, || "norms of queries and keys".to_owned()),
         QkNorm::PerHeadAfterRope { .. } => {
             also(&mut words, true, || "norms of queries and keys after the rope".to_owned());
+        }
+        QkNorm::PlainAfterRope { .. } => {
+            also(&mut words, true, || "norms without weights of queries and keys after the rope".to_owned());
         }
         QkNorm::Full { .. } => {
             also(&mut words, true, || "norms of queries and keys over all heads".to_owned());
@@ -75,7 +88,9 @@ pub fn attention(a: &AttentionSpec) -> String {
         Some(OutputGate::SigmoidPerValue | OutputGate::SigmoidWithQuery) => {
             also(&mut words, true, || "a gate on each value".to_owned());
         }
-        Some(OutputGate::SoftplusPerHead) => also(&mut words, true, || "a gate on each head".to_owned()),
+        Some(OutputGate::SigmoidPerHead | OutputGate::SoftplusPerHead) => {
+            also(&mut words, true, || "a gate on each head".to_owned())
+        }
     }
     words
 }
@@ -112,14 +127,21 @@ pub fn rope(rope: Option<&RopeSpec>) -> String {
     words
 }
 
-/// A feed-forward block without a name.
-pub fn mlp(mlp: &MlpSpec) -> String {
-    let activation = match mlp.activation {
+/// An activation.
+pub fn activation(activation: Activation) -> String {
+    match activation {
         Activation::Silu => "SiLU".to_owned(),
         Activation::GeluTanh => "GELU".to_owned(),
+        Activation::BoundedSilu { limit } => format!("SiLU within {limit}"),
         Activation::Relu => "ReLU".to_owned(),
+        Activation::ReluSquared => "squared ReLU".to_owned(),
         Activation::ClampedSwiglu { alpha, limit } => format!("SwiGLU within {limit}, alpha {alpha}"),
-    };
+    }
+}
+
+/// A feed-forward block without a name.
+pub fn mlp(mlp: &MlpSpec) -> String {
+    let activation = activation(mlp.activation);
     let gate = if mlp.gated { "a gate with" } else { "no gate," };
     let mut words = format!("{} wide, {gate} {activation}", mlp.d_ff);
     also(&mut words, mlp.bias, || "biases".to_owned());
@@ -133,12 +155,18 @@ pub fn experts(moe: &MoeSpec) -> String {
         SharedExpert::Plain(shared) => format!("; one for every token, {}", mlp(shared)),
         SharedExpert::Gated(shared) => format!("; one for every token behind a gate, {}", mlp(shared)),
     };
-    format!("{} experts, each {}{shared}", moe.experts, mlp(&moe.expert))
+    let mut words = format!("{} experts, each {}", moe.experts, mlp(&moe.expert));
+    if let Some(width) = moe.latent {
+        also(&mut words, true, || format!("on {width} numbers of a projection"));
+    }
+    also(&mut words, moe.weighs_inputs, || "weights on their inputs".to_owned());
+    words.push_str(&shared);
+    words
 }
 
 /// How experts are chosen.
 pub fn router(moe: &MoeSpec) -> String {
-    let RouterSpec { bias, select, scale } = &moe.router;
+    let RouterSpec { bias, select, scale, expert_scales } = &moe.router;
     let mut words = match select {
         Select::SoftmaxTopK { k, renormalise } => {
             let weights = if *renormalise { ", weights divided by their sum" } else { "" };
@@ -161,7 +189,13 @@ pub fn router(moe: &MoeSpec) -> String {
     };
     also(&mut words, *bias, || "a bias on its logits".to_owned());
     also(&mut words, scale.to_bits() != 1.0_f32.to_bits(), || format!("weights times {scale}"));
-    also(&mut words, moe.router_input == RouterInput::Outset, || "reads what the layer received".to_owned());
+    also(&mut words, *expert_scales, || "a factor for each expert".to_owned());
+    let reads = match moe.router_input {
+        RouterInput::Branch => "",
+        RouterInput::Outset => "reads what the layer received",
+        RouterInput::Residual { .. } => "reads the residual stream under a norm of its own",
+    };
+    also(&mut words, !reads.is_empty(), || reads.to_owned());
     words
 }
 
@@ -182,9 +216,12 @@ mod tests {
         let moe = MoeSpec {
             experts: 128,
             expert,
-            router: RouterSpec { bias: false, select, scale: 2.5 },
+            router: RouterSpec { bias: false, select, scale: 2.5, expert_scales: false },
             router_input: RouterInput::Branch,
             shared: SharedExpert::Plain(expert),
+            latent: None,
+            shared_scale: 1.0,
+            weighs_inputs: false,
         };
         assert_eq!(
             experts(&moe),

@@ -7,11 +7,19 @@ mod common;
 
 mod advice;
 mod bench;
+#[cfg(target_os = "linux")]
+mod clock;
+mod determinism;
 #[cfg(unix)]
 mod exits;
 mod fit;
 mod hostile;
+mod hub;
+#[cfg(target_os = "linux")]
+mod machine;
 mod measure;
+#[cfg(target_os = "linux")]
+mod memory;
 mod models;
 mod pipe_chat;
 #[cfg(target_os = "linux")]
@@ -23,6 +31,9 @@ mod replay;
 mod run;
 #[cfg(target_os = "linux")]
 mod streaming;
+mod supply;
+#[cfg(target_os = "linux")]
+mod system_faults;
 #[cfg(target_os = "linux")]
 mod texts;
 mod wild;

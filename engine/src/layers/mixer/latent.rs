@@ -36,8 +36,10 @@ pub struct Latent {
     pub heads: HeadMatrices,
     /// Output projection, `[d_model, heads * value_dim]`.
     pub o: Linear,
-    /// Index of the rope among those of the model.
-    pub rope: usize,
+    /// Gate on the values of each head, `[heads, d_model]`.
+    pub gate: Option<Linear>,
+    /// Index of the rope among those of the model; `None` without positions.
+    pub rope: Option<usize>,
 }
 
 /// The projection of queries, `[heads * (nope + rope)]` for each token.
@@ -99,7 +101,7 @@ impl Latent {
     fn keys_and_values(
         &self,
         compute: Compute<'_>,
-        angles: &Angles,
+        angles: Option<&Angles>,
         first: usize,
         tokens: usize,
         s: &mut AttentionScratch,
@@ -111,7 +113,9 @@ impl Latent {
             for (token, (k, v)) in range.zip(rows) {
                 let (latent, rope) = k.split_at_mut(rank);
                 rms_in_place(compute.kernels, latent, &self.norm, self.spec.norm_eps);
-                angles.rotate(rope, rope.len(), first + token);
+                if let Some(angles) = angles {
+                    angles.rotate(rope, rope.len(), first + token);
+                }
                 v[..rank].copy_from_slice(latent);
                 v[rank..].fill(0.0);
             }
@@ -123,7 +127,7 @@ impl Latent {
     fn absorb(
         &self,
         compute: Compute<'_>,
-        angles: &Angles,
+        angles: Option<&Angles>,
         first: usize,
         tokens: usize,
         s: &mut AttentionScratch,
@@ -157,7 +161,9 @@ impl Latent {
                     let (latent, rope) = q.split_at_mut(rank);
                     latent.copy_from_slice(&outputs[(head * tokens + t) * rank..][..rank]);
                     rope.copy_from_slice(&wide[(t * heads + head) * of_query + nope..][..of_query - nope]);
-                    angles.rotate(rope, rope.len(), first + t);
+                    if let Some(angles) = angles {
+                        angles.rotate(rope, rope.len(), first + t);
+                    }
                 }
             }
         });
@@ -205,7 +211,7 @@ impl Mixer for Latent {
     ) {
         let (d_model, width) = (self.down.weight.cols, self.down.weight.rows);
         let tokens = x.len() / d_model;
-        let angles = &angles[self.rope];
+        let angles = self.rope.map(|rope| &angles[rope]);
         let inner = match &self.query {
             Query::Direct(linear) => linear.weight.format,
             Query::Latent { down, .. } => down.weight.format,
@@ -213,6 +219,11 @@ impl Mixer for Latent {
         compute.pack(x, d_model, [self.down.weight.format, inner], &mut products.packed);
         let k = &mut s.k[..tokens * width];
         compute.linear(&self.down, &products.packed, k, &mut products.grouped);
+        if let Some(gate) = &self.gate {
+            compute.pack_also(x, [gate.weight.format], &mut products.packed);
+            let gates = &mut s.gate[..tokens * gate.weight.rows];
+            compute.linear(gate, &products.packed, gates, &mut products.grouped);
+        }
         self.keys_and_values(compute, angles, first, tokens, s);
         self.queries(compute, tokens, s, products);
         self.absorb(compute, angles, first, tokens, s);
@@ -250,6 +261,13 @@ impl Mixer for Latent {
     ) -> &'s [f32] {
         let tokens = out.len() / self.o.weight.rows;
         self.values(compute, tokens, s);
+        if let Some(gate) = &self.gate {
+            let gates = &s.gate[..tokens * gate.weight.rows];
+            let heads = s.latent.wide[..tokens * self.o.weight.cols].chunks_exact_mut(self.spec.value_dim);
+            for (head, gate) in heads.zip(gates) {
+                compute.kernels.scale(1.0 / (1.0 + (-gate).exp()), head);
+            }
+        }
         let values = &s.latent.wide[..tokens * self.o.weight.cols];
         compute.pack(values, self.o.weight.cols, [self.o.weight.format], &mut products.packed);
         compute.linear(&self.o, &products.packed, out, &mut products.grouped);

@@ -190,7 +190,7 @@ impl KvLayer {
 
 #[cfg(test)]
 mod tests {
-    use moelten_loader::spec::QkNorm;
+    use moelten_loader::spec::{KvSource, QkNorm};
     use moelten_quant::Isa;
 
     use super::*;
@@ -214,6 +214,7 @@ mod tests {
             heads: kv_heads,
             kv_heads,
             head_dim,
+            value_dim: head_dim,
             scale: 1.0,
             qkv_bias: false,
             out_bias: false,
@@ -225,6 +226,10 @@ mod tests {
             softcap: None,
             temperature: None,
             gate: None,
+            source: KvSource::Projected,
+            value_norm: None,
+            value_scale: 1.0,
+            chunk: None,
         };
         let pool = Pool::new(ThreadPlan::here(Some(2), Pin::Off).unwrap()).unwrap();
         let kernels = Kernels::for_isa(Isa::best()).unwrap();

@@ -46,7 +46,21 @@ pub const FAMILIES: [&str; 20] = [
 ];
 
 /// Checkpoints with matrices that are too narrow for blocks.
-pub const NARROW: [&str; 4] = ["deepseek3", "glm4moelite", "qwen3next", "qwen35moe"];
+pub const NARROW: [&str; 13] = [
+    "deepseek3",
+    "glm4moelite",
+    "qwen3next",
+    "qwen35moe",
+    "gemma4moe",
+    "gemma4-ple",
+    "granitehybrid",
+    "nemotronh",
+    "mamba2",
+    "kimilinear",
+    "jamba",
+    "mimo2",
+    "llama4",
+];
 
 /// The results of Hugging Face transformers for a checkpoint.
 pub struct Golden {

@@ -31,7 +31,8 @@ pub(in crate::kernel) trait Blocks {
 
     /// Scales of a block.
     unsafe fn scales<R: Rows, S: Source<R>>(unit: S) -> Self::Scales<R>;
-    /// What pieces `first .. first + 4` share; `first` is a multiple of four. It is read once for all of them.
+    /// What pieces `first .. first + 4` share; `first` is a multiple of four. It is read once for all of
+    /// them.
     unsafe fn shared<R: Rows, S: Source<R>>(unit: S, first: usize) -> Self::Shared<R>;
     /// Codes of piece `first + NTH`: columns `4 g ..` in vector `g`. `NTH` is below four.
     unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(

@@ -265,6 +265,11 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for One<'_, R> {
     }
 }
 
+/// Tokens that a piece is multiplied with at a time.
+const fn batch<R: Rows, B: Blocks>() -> usize {
+    if B::TOP > 127 { R::WIDE_BATCH } else { R::BATCH }
+}
+
 /// Several tokens: sums `[tokens, ROWS]`, `stride` apart, in memory.
 #[repr(align(64))]
 pub(super) struct Many<'a> {
@@ -291,9 +296,9 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for Many<'_> {
             while t < self.x.count {
                 let at = (a.add(t * CODE_WORDS), sides.from(t), self.acc.add(t * self.stride));
                 t += match self.x.count - t {
-                    8.. if const { R::BATCH == 8 } => self.batch::<R, B, 8>(codes, scales, i, at),
-                    4.. if const { R::BATCH >= 4 } => self.batch::<R, B, 4>(codes, scales, i, at),
-                    2.. if const { R::BATCH == 2 } => self.batch::<R, B, 2>(codes, scales, i, at),
+                    8.. if const { batch::<R, B>() == 8 } => self.batch::<R, B, 8>(codes, scales, i, at),
+                    4.. if const { batch::<R, B>() >= 4 } => self.batch::<R, B, 4>(codes, scales, i, at),
+                    2.. if const { batch::<R, B>() == 2 } => self.batch::<R, B, 2>(codes, scales, i, at),
                     _ => self.batch::<R, B, 1>(codes, scales, i, at),
                 };
             }

@@ -88,6 +88,8 @@ pub(in crate::kernel) trait Rows: Tier {
     /// Tokens that a block is multiplied with at a time: while one product waits for the one before it,
     /// those of other tokens run.
     const BATCH: usize;
+    /// The same for codes of eight bits.
+    const WIDE_BATCH: usize = Self::BATCH;
 
     /// `sum of (w - zero) * a` over `4 * N` columns, for each of `T` tokens: lane `r` of `w[g]` holds four
     /// codes of row `r`, unsigned and at most `top`; at `a`, and every [`CODE_WORDS`] words, are as many
@@ -147,7 +149,7 @@ pub(in crate::kernel) trait Source<R: Rows>: Copy {
 }
 
 /// What a tile prefetches.
-pub(in crate::kernel) trait Ahead: Copy {
+pub(in crate::kernel) trait LookAhead: Copy {
     /// As [`Source::prefetch`] for a tile of rows `stride` bytes apart, the first at `at`.
     fn prefetch<R: Rows>(self, at: *const u8, stride: usize, part: usize, bytes: usize);
 }
@@ -167,7 +169,7 @@ pub(in crate::kernel) struct Stock<A> {
 #[derive(Clone, Copy)]
 pub(in crate::kernel) struct Neighbours;
 
-impl Ahead for Neighbours {
+impl LookAhead for Neighbours {
     #[inline(always)]
     fn prefetch<R: Rows>(self, at: *const u8, stride: usize, part: usize, bytes: usize) {
         let bytes = bytes * R::ROWS / 16;
@@ -181,13 +183,13 @@ impl Ahead for Neighbours {
 /// once it has found them.
 #[derive(Clone, Copy)]
 pub(in crate::kernel) struct Streams {
-    /// Bytes of a row.
+    /// From this byte of a row on, the next tile's row is prefetched.
     pub row_bytes: usize,
     /// The first row of the next tile, and the bytes from row to row of it.
     pub next: (*const u8, usize),
 }
 
-impl Ahead for Streams {
+impl LookAhead for Streams {
     #[inline(always)]
     fn prefetch<R: Rows>(self, at: *const u8, stride: usize, part: usize, bytes: usize) {
         let from = part * (bytes / 16) + STREAM_AHEAD;
@@ -203,7 +205,7 @@ impl Ahead for Streams {
     }
 }
 
-impl<R: Rows, A: Ahead> Source<R> for Stock<A> {
+impl<R: Rows, A: LookAhead> Source<R> for Stock<A> {
     #[inline(always)]
     #[allow(
         clippy::pointers_in_nomem_asm_block,
