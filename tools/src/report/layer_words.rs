@@ -127,7 +127,7 @@ pub fn rope(rope: Option<&RopeSpec>) -> String {
     words
 }
 
-/// An activation.
+/// The name of an activation, with its bounds.
 pub fn activation(activation: Activation) -> String {
     match activation {
         Activation::Silu => "SiLU".to_owned(),
