@@ -256,6 +256,9 @@ impl Report<'_> {
         };
         let free = self.free.map_or_else(String::new, |free| format!("; {} free now", bytes(free)));
         let place = match &plan.experts {
+            Experts::InPlace if plan.arranged > 0 => {
+                "arranged in memory; the others are mapped from the file"
+            }
             Experts::InPlace => "mapped from the file",
             Experts::Cached(cached) if cached.embedding_in_file => {
                 "copied to memory; the embedding is read from the file, one row per token"
@@ -270,7 +273,14 @@ impl Report<'_> {
             ("program", bytes(plan.base), String::new()),
             ("other weights", bytes(plan.dense), place.to_owned()),
             ("context", bytes(plan.kv), format!("{tokens} tokens in {kv} ({why_context})")),
-            ("buffers", bytes(plan.scratch), String::new()),
+            match plan.arranging {
+                0 => ("buffers", bytes(plan.scratch), String::new()),
+                arranging => {
+                    let words =
+                        format!("{} of them to arrange experts while they are read", bytes(arranging));
+                    ("buffers", bytes(plan.scratch + arranging), words)
+                }
+            },
             ("experts", expert_bytes, experts),
             ("total", bytes(plan.needs()), String::new()),
         ]
@@ -326,7 +336,11 @@ impl Report<'_> {
                 };
                 let quotas = span(kept().map(|k| *k.0).min(), kept().map(|k| *k.0).max());
                 let experts = span(kept().map(|k| *k.1).min(), kept().map(|k| *k.1).max());
-                let how = if cached.direct { "direct reads" } else { "mapped" };
+                let how = match (plan.arranging > 0, cached.direct) {
+                    (true, _) => "arranged while they are read",
+                    (false, true) => "direct reads",
+                    (false, false) => "mapped",
+                };
                 let (layers, spare) = (kept().count(), shape.spare.iter().sum::<usize>());
                 let words = format!(
                     "{quotas} of {experts} in each of {layers} layers, and {spare} slots for reads in flight; {total} in \
