@@ -17,6 +17,10 @@ pub enum Rows {
     FirstHalf,
     /// The lower half.
     SecondHalf,
+    /// The even rows of a fused gate|up matrix whose rows alternate.
+    Even,
+    /// The odd ones.
+    Odd,
     /// The rows of one of several roles of the same layer whose matrices are stacked in this order.
     Stacked(&'static [LayerTensor]),
 }
@@ -30,21 +34,39 @@ pub struct NameRule {
     pub pattern: &'static str,
     /// Which rows of that tensor.
     pub rows: Rows,
+    /// Whether rows are the tensor's columns.
+    pub lie: Lie,
+}
+
+/// How the matrices of a bank lie in their tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lie {
+    /// Row after row: `[experts, rows, cols]`.
+    AsRows,
+    /// Transposed: `[experts, cols, rows]`.
+    AsColumns,
+    /// One or the other, as the shape of the bank's first matrix that is not square says.
+    ByShape,
 }
 
 /// The rule of a tensor of no layer.
 pub(crate) const fn top(role: Role, pattern: &'static str) -> NameRule {
-    NameRule { role, pattern, rows: Rows::All }
+    NameRule { role, pattern, rows: Rows::All, lie: Lie::AsRows }
 }
 
 /// The rule of a tensor of a layer that is whole.
 pub(crate) const fn layer(tensor: LayerTensor, pattern: &'static str) -> NameRule {
-    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::All }
+    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::All, lie: Lie::AsRows }
 }
 
 /// The rule of a half of a fused matrix.
 pub(crate) const fn half(tensor: LayerTensor, pattern: &'static str, rows: Rows) -> NameRule {
-    NameRule { role: Role::Layer(0, tensor), pattern, rows }
+    NameRule { role: Role::Layer(0, tensor), pattern, rows, lie: Lie::AsRows }
+}
+
+/// The rule of rows of experts that lie in some way.
+pub(crate) const fn lying(part: Part, pattern: &'static str, rows: Rows, lie: Lie) -> NameRule {
+    NameRule { role: Role::Layer(0, LayerTensor::Experts(part)), pattern, rows, lie }
 }
 
 /// Query, key and value rows of a fused projection.
@@ -58,7 +80,7 @@ pub(crate) const fn stacked(
     pattern: &'static str,
     all: &'static [LayerTensor],
 ) -> NameRule {
-    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::Stacked(all) }
+    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::Stacked(all), lie: Lie::AsRows }
 }
 
 use LayerTensor as T;
@@ -313,9 +335,9 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::Experts(Gate), "model.layers.{L}.block_sparse_moe.experts.{E}.w1.weight"),
     layer(T::Experts(Up), "model.layers.{L}.block_sparse_moe.experts.{E}.w3.weight"),
     layer(T::Experts(Down), "model.layers.{L}.block_sparse_moe.experts.{E}.w2.weight"),
-    half(T::Experts(Gate), "model.layers.{L}.mlp.experts.gate_up_proj", Rows::FirstHalf),
-    half(T::Experts(Up), "model.layers.{L}.mlp.experts.gate_up_proj", Rows::SecondHalf),
-    layer(T::Experts(Down), "model.layers.{L}.mlp.experts.down_proj"),
+    lying(Gate, "model.layers.{L}.mlp.experts.gate_up_proj", Rows::FirstHalf, Lie::ByShape),
+    lying(Up, "model.layers.{L}.mlp.experts.gate_up_proj", Rows::SecondHalf, Lie::ByShape),
+    lying(Down, "model.layers.{L}.mlp.experts.down_proj", Rows::All, Lie::ByShape),
     half(T::Experts(Gate), "model.layers.{L}.block_sparse_moe.input_linear.weight", Rows::FirstHalf),
     half(T::Experts(Up), "model.layers.{L}.block_sparse_moe.input_linear.weight", Rows::SecondHalf),
     layer(T::Experts(Down), "model.layers.{L}.block_sparse_moe.output_linear.weight"),
@@ -373,7 +395,7 @@ impl From<&'static [NameRule]> for Names {
 
 /// Suffixes of tensors in real files that no computation needs.
 pub const IGNORED_SUFFIXES: &[&str] =
-    &[".rotary_emb.inv_freq", ".attn_rot_embd", ".attention.masked_bias", ".attention.bias"];
+    &[".rotary_emb.inv_freq", ".input_scale", ".attn_rot_embd", ".attention.masked_bias", ".attention.bias"];
 
 impl NameRule {
     /// Whether this rule spells `role` (whatever its layer).

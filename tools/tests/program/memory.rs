@@ -270,6 +270,11 @@ fn commands_on_files_own_little() {
     long_trace(Path::new(&trace));
     all.within("replay", 0, moelten().args(["replay", &trace]), "/dev/null").fine();
     all.within("replay --json", 0, moelten().args(["replay", &trace, "--json"]), "/dev/null").fine();
+    // One that is too long for the memory that is free is refused before it is read.
+    let mut limited = clean(Command::new("prlimit"));
+    limited.args(["--as=90000000", env!("CARGO_BIN_EXE_moelten"), "replay", &trace]);
+    let outcome = all.within("replay in little memory", 0, &mut limited, "/dev/null").refused(5, "E-MEM-03");
+    assert!(outcome.err.contains("record a shorter one"), "{outcome:?}");
     // Metadata and headers of many megabytes.
     let wide = all.word("wide.gguf");
     let keys = (0..60_000).map(|i| (format!("general.key.{i}"), Value::Str(format!("value {i:0200}"))));

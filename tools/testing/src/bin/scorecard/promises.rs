@@ -81,7 +81,19 @@ pub const PROMISES: &[Promise] = &[
         "Signals, memory, limits, streams, clocks, processors: F13 to F21, F23, F24, F26",
         &[Numbered('f', 2, 13, 21), Numbered('f', 2, 23, 24), Numbered('f', 2, 26, 26)],
     ),
-    promise(FAULTS, 1, "Downloads that fail: F25", &[Numbered('f', 2, 25, 25)]),
+    promise(
+        FAULTS,
+        1,
+        "Downloads that are refused, cut, damaged or led elsewhere: F25",
+        &[
+            Test("refusals_say_what_to_do"),
+            Test("busy_servers_are_asked_again_and_dead_ones_given_up"),
+            Test("cut_connections_go_on_where_they_ended"),
+            Test("wrong_bytes_of_the_right_length_are_deleted"),
+            Test("the_token_stays_with_the_hub"),
+            Test("offline_nothing_is_asked"),
+        ],
+    ),
     promise(
         SAME,
         5,

@@ -1,4 +1,7 @@
-//! Downloads from a hub on this machine, with every fault: each ends in the right file or in an error with words.
+//! Downloads from a hub on this machine, with every fault: each ends in the right file or in an error with
+//! words.
+
+mod fake_hub;
 
 use std::fs;
 use std::path::Path;
@@ -6,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use fake_hub::{COMMIT, FakeFile, FakeHub};
 use moelten_hub::{Found, Hub, HubError, ModelName, Settings, Watch};
-use moelten_testing::fake_hub::{COMMIT, FakeFile, FakeHub};
 use sha1::Digest as _;
 
 /// Bytes of the large file: several pieces, and a part.
