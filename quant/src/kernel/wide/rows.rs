@@ -144,8 +144,8 @@ pub(in crate::kernel) trait Source<R: Rows>: Copy {
     unsafe fn last_halves(self, offset: usize) -> R::F;
     /// A byte of each row, which three more of the block follow.
     unsafe fn bytes(self, offset: usize) -> R::I;
-    /// Prefetches what is needed some time after parts `part ..` of the tile: one part, or the first or second
-    /// four of a block; a part is `bytes` bytes of 16 rows.
+    /// Prefetches what is needed some time after parts `part ..` of the tile: one part, or the first or
+    /// second four of a block; a part is `bytes` bytes of 16 rows.
     fn prefetch<const PARTS: usize>(self, part: usize, bytes: usize);
 }
 
