@@ -10,7 +10,7 @@ use moelten_loader::supervise::room_for_threads;
 
 use crate::error::{EngineError, Result};
 use crate::runtime::idle::{Idle, Pass};
-use crate::runtime::shares::{Board, Part, Speeds};
+use crate::runtime::shares::{Board, Divide, Speeds};
 use crate::runtime::topology::{Placement, ThreadPlan};
 
 /// Tasks per thread in a parallel region: enough for threads to finish together, few enough to cost nothing.
@@ -184,9 +184,10 @@ impl Pool {
         self.run(out, tasks, &start, &work);
     }
 
-    /// Calls `work(units, their part of out)` for ranges of `units` units; `start(unit)` is where a unit starts
-    /// in `out`. The pool chooses the ranges, of at least `least` units as far as there are as many: long ones
-    /// first, by the speed of each worker, and short ones in the end, which go to workers that are done.
+    /// Calls `work(units, their part of out)` for ranges of `units` units; `start(unit)` is where a unit
+    /// starts in `out`. The pool chooses the ranges, of at least `least` units as far as there are as many:
+    /// long ones first, by the speed of each worker, and short ones in the end, which go to workers that are
+    /// done.
     pub fn ranges<T: Send>(
         &self,
         out: &mut [T],
@@ -209,7 +210,7 @@ impl Pool {
         board.tell(&self.speeds);
     }
 
-    fn run<P: Part>(
+    fn run<P: Divide>(
         &self,
         out: P,
         tasks: usize,
@@ -265,7 +266,7 @@ struct Two<'a, A, B> {
     b_width: usize,
 }
 
-impl<A: Send, B: Send> Part for Two<'_, A, B> {
+impl<A: Send, B: Send> Divide for Two<'_, A, B> {
     fn cut(self, rows: usize) -> (Self, Self) {
         let Self { a_width, b_width, .. } = self;
         let (a, a_rest) = self.a.split_at_mut(rows * a_width);
@@ -284,7 +285,7 @@ fn on_each(times: usize, work: &(impl Fn() + Sync)) {
 }
 
 /// Runs a range of tasks: `alone` or fewer in order, more by halves that another thread may take.
-fn split<P: Part>(
+fn split<P: Divide>(
     out: P,
     tasks: Range<usize>,
     alone: usize,

@@ -1,7 +1,7 @@
 //! A region split by the speed of the workers: each begins with a share of its own, takes it in pieces that
-//! become smaller, and then takes from the shares of others. Speeds are measured in every region, so that cores
-//! of different kinds, and cores that other programs use, get what they can do. It must not know what is
-//! computed.
+//! become smaller, and then takes from the shares of others. Speeds are measured in every region, so that
+//! cores of different kinds, and cores that other programs use, get what they can do. It must not know what
+//! is computed.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 /// Memory that tasks write, each a part of it.
-pub trait Part: Send + Sized {
+pub trait Divide: Send + Sized {
     /// What is before and from `at` on, counted as the starts of a region are.
     fn cut(self, at: usize) -> (Self, Self);
 }
 
-impl<T: Send> Part for &mut [T] {
+impl<T: Send> Divide for &mut [T] {
     fn cut(self, at: usize) -> (Self, Self) {
         self.split_at_mut(at)
     }
 }
 
 /// Weight of the newest region in the speed of a worker.
-const NEWEST: f64 = 1.0 / 16.0;
+const NEWEST: f64 = 1.0 / 8.0;
 /// Shorter times say little about speed.
 const SHORTEST: Duration = Duration::from_micros(20);
 /// The slowest worker counts as at least this fast, relative to the fastest: it could not recover otherwise.
@@ -82,7 +82,7 @@ pub struct Board<'a, P, S> {
     start: &'a S,
 }
 
-impl<'a, P: Part, S: Fn(usize) -> usize> Board<'a, P, S> {
+impl<'a, P: Divide, S: Fn(usize) -> usize> Board<'a, P, S> {
     /// Shares of `units` units by speed; `start(unit)` is where a unit begins in `out`. Ranges have at least
     /// `least` units, as far as there are as many.
     pub fn new(out: P, units: usize, least: usize, start: &'a S, speeds: &Speeds) -> Self {
@@ -208,21 +208,21 @@ mod tests {
         begun.into_inner().unwrap().unwrap().elapsed()
     }
 
-    /// Two fast cores and one of a third of their speed: the region takes as long as the sum of the speeds says,
-    /// within a tenth, even before the speeds are known.
+    /// Two fast cores and one of a third of their speed: once that is known, the region takes as long as the
+    /// sum of the speeds says, within a tenth. A core that becomes slow then is found out within some
+    /// regions.
     #[test]
     fn work_is_split_by_the_speed_of_cores() {
-        let unit = [200, 200, 600].map(Duration::from_micros);
-        let units = 700;
-        let expected = Duration::from_micros(200) * units as u32 * 3 / 7;
-        let speeds = Speeds::alike(3);
-        let times: Vec<Duration> = (0..40).map(|_| region(&speeds, units, &unit)).collect();
-        // Other programs may disturb some of the runs.
-        for (name, times) in [("first", &times[..10]), ("last", &times[30..])] {
-            let best = times.iter().min().unwrap();
-            assert!(*best < expected * 11 / 10, "{name}: {best:?}, the sum of the speeds gives {expected:?}");
+        let [fast, slow] = [200, 600].map(Duration::from_micros);
+        let (units, speeds) = (700, Speeds::alike(3));
+        let expected = fast * units as u32 * 3 / 7;
+        for unit_times in [[fast, fast, slow], [slow, fast, fast]] {
+            let times: Vec<Duration> = (0..40).map(|_| region(&speeds, units, &unit_times)).collect();
+            // Other programs may disturb some of the runs.
+            let best = times[20..].iter().min().unwrap();
+            assert!(*best < expected * 11 / 10, "{best:?}, the sum of the speeds gives {expected:?}");
         }
-        let relative = speeds.get(2) / speeds.get(0);
+        let relative = speeds.get(0) / speeds.get(2);
         assert!((0.25..0.45).contains(&relative), "{speeds:?}");
     }
 
@@ -255,7 +255,7 @@ mod tests {
         let ms = Duration::from_millis;
         (0..200).for_each(|_| speeds.learn([(100, ms(1)), (1, ms(1))].into_iter()));
         assert!(speeds.get(1) < 0.05, "{speeds:?}");
-        (0..100).for_each(|_| speeds.learn([(50, ms(1)), (50, ms(1))].into_iter()));
+        (0..60).for_each(|_| speeds.learn([(50, ms(1)), (50, ms(1))].into_iter()));
         assert!((speeds.get(1) - 1.0).abs() < 0.01, "{speeds:?}");
         // A worker without work, or alone, says nothing.
         speeds.learn([(50, ms(1)), (0, ms(0))].into_iter());

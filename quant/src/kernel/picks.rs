@@ -1,6 +1,6 @@
-//! Which tier's loop multiplies the weights of each format. The bits of a product of quantised weights are the
-//! same on every tier, so its loop may be picked by speed alone; all that depends on the tier stays with it. It
-//! must not know how speed is measured.
+//! Which tier's loop multiplies the weights of each format. The bits of a product of quantised weights are
+//! the same on every tier, so its loop may be picked by speed alone; all that depends on the tier stays with
+//! it. It must not know how speed is measured.
 
 use super::table::{Kernels, Product, Products};
 use crate::format::Format;

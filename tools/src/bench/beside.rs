@@ -7,7 +7,6 @@ use moelten_loader::tensors::store::TensorStore;
 use moelten_quant::Kernels;
 
 use super::limits::{self, RamBuffer};
-use super::measure::Rates;
 
 /// What RAM is measured with.
 pub enum Ram {
@@ -21,7 +20,7 @@ pub enum Ram {
 pub struct Gauge<'a> {
     /// The threads of the model.
     pub pool: &'a Pool,
-    /// Its kernels.
+    /// What the model computes with, and limits are measured with.
     pub kernels: &'static Kernels,
     /// See [`Ram`].
     pub ram: Ram,
@@ -43,6 +42,26 @@ impl Gauge<'_> {
         };
         let weights = self.weights.map(|tensors| limits::weights(self.pool, self.kernels, tensors));
         [Some(ram), weights].into_iter().flatten().collect()
+    }
+}
+
+/// Speeds of the repetitions, mostly tokens per second.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Rates {
+    /// Median of the repetitions.
+    pub median: f64,
+    /// Slowest repetition.
+    pub min: f64,
+    /// Fastest repetition.
+    pub max: f64,
+}
+
+impl Rates {
+    /// `None` without repetitions.
+    pub fn of(mut rates: Vec<f64>) -> Option<Self> {
+        rates.sort_by(f64::total_cmp);
+        let (&min, &max) = (rates.first()?, rates.last()?);
+        Some(Self { median: (rates[(rates.len() - 1) / 2] + rates[rates.len() / 2]) / 2.0, min, max })
     }
 }
 
@@ -72,6 +91,14 @@ impl Pairs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        let rates = |rates: &[f64]| Rates::of(rates.to_vec()).map(|r| (r.min, r.median, r.max));
+        assert_eq!(rates(&[3.0, 1.0, 2.0]), Some((1.0, 2.0, 3.0)));
+        assert_eq!(rates(&[4.0, 1.0, 2.0, 3.0]), Some((1.0, 2.5, 4.0)));
+        assert_eq!(rates(&[]), None);
+    }
 
     /// The machine slows down to half in the second run: the share stays.
     #[test]

@@ -17,7 +17,8 @@ pub const SEVERAL: usize = 64;
 const UNTIL: [Duration; 2] = [Duration::from_millis(130), Duration::from_millis(190)];
 /// Weights per row.
 const COLS: usize = 2048;
-/// Bytes of weights of a piece, about as many as a thread takes at a time, and pieces that are timed together.
+/// Bytes of weights of a piece, about as many as a thread takes at a time, and pieces that are timed
+/// together.
 const PIECE: usize = 512 << 10;
 const PIECES: usize = 6;
 /// Rows of a product with several tokens, whose weights stay in the caches.
@@ -42,8 +43,8 @@ pub struct LoopSpeeds {
     pub pick: Isa,
 }
 
-/// Times all loops of this machine within 0.2 seconds, where `tier` is the one that is used otherwise. Candidates
-/// take turns, each time with other weights.
+/// Times all loops of this machine within 0.2 seconds, where `tier` is the one that is used otherwise.
+/// Candidates take turns, each time with other weights.
 ///
 /// # Errors
 /// No memory for the weights.
@@ -52,7 +53,7 @@ pub fn measure(tier: Isa) -> anyhow::Result<Vec<LoopSpeeds>> {
     let mut all = Vec::new();
     for tokens in [1, SEVERAL] {
         let candidates = Picks::candidates(tokens);
-        for format in Format::ALL.into_iter().filter(|format| format.block_len() > 1) {
+        for format in Format::ALL.into_iter().filter(|format| !format.is_float()) {
             all.push(Timed {
                 format,
                 tokens,

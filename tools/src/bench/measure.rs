@@ -17,7 +17,7 @@ use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::runtime::memory;
 use moelten_loader::spec::BankKey;
 
-use super::beside::{Gauge, Pairs};
+use super::beside::{Gauge, Pairs, Rates};
 use super::traffic::{Counter, Traffic};
 use crate::report::progress::{Progress, Unit};
 
@@ -54,26 +54,6 @@ impl Work {
             false => self.depth + self.decode,
         };
         self.prefill.max(decode)
-    }
-}
-
-/// Speeds of the repetitions, mostly tokens per second.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Rates {
-    /// Median of the repetitions.
-    pub median: f64,
-    /// Slowest repetition.
-    pub min: f64,
-    /// Fastest repetition.
-    pub max: f64,
-}
-
-impl Rates {
-    /// `None` without repetitions.
-    pub fn of(mut rates: Vec<f64>) -> Option<Self> {
-        rates.sort_by(f64::total_cmp);
-        let (&min, &max) = (rates.first()?, rates.last()?);
-        Some(Self { median: (rates[(rates.len() - 1) / 2] + rates[rates.len() / 2]) / 2.0, min, max })
     }
 }
 
@@ -135,7 +115,8 @@ impl Measured {
     }
 }
 
-/// Times `work` over `tokens`, with the limits of `gauge` beside each run. `trace` gets the routing of the prompt and of each decoded token once.
+/// Times `work` over `tokens`, with the limits of `gauge` beside each run. `trace` gets the routing of the
+/// prompt and of each decoded token once.
 ///
 /// # Errors
 /// As [`Sequence::new`] and [`Sequence::append`]; NaN in the last logits.
@@ -339,14 +320,6 @@ impl Run<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_is_the_middle() {
-        let rates = |rates: &[f64]| Rates::of(rates.to_vec()).map(|r| (r.min, r.median, r.max));
-        assert_eq!(rates(&[3.0, 1.0, 2.0]), Some((1.0, 2.0, 3.0)));
-        assert_eq!(rates(&[4.0, 1.0, 2.0, 3.0]), Some((1.0, 2.5, 4.0)));
-        assert_eq!(rates(&[]), None);
-    }
 
     #[test]
     fn only_what_is_run_needs_tokens() {

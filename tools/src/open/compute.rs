@@ -122,8 +122,8 @@ impl From<KvArg> for KvFormat {
 }
 
 impl ComputeArgs {
-    /// Starts the threads of the process, with the loops that are fastest on this machine. All its models run on
-    /// one runtime.
+    /// Starts the threads of the process, with the loops that are fastest on this machine. All its models run
+    /// on one runtime.
     ///
     /// # Errors
     /// As [`Runtime::start`].

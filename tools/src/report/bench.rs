@@ -7,7 +7,8 @@ use moelten_engine::runtime::topology::Placement;
 use serde_json::{Value, json};
 
 use super::progress::bytes;
-use crate::bench::measure::{Measured, Rates, Work};
+use crate::bench::beside::Rates;
+use crate::bench::measure::{Measured, Work};
 
 /// Everything that is printed.
 pub struct BenchReport<'a> {

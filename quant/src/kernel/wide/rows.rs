@@ -101,6 +101,8 @@ pub(in crate::kernel) trait Rows: Tier {
     /// Tokens that a block is multiplied with at a time: while one product waits for the one before it,
     /// those of other tokens run.
     const BATCH: usize;
+    /// The same for codes of eight bits.
+    const WIDE_BATCH: usize = Self::BATCH;
 
     /// `sum of (w - zero) * a` over `4 * N` columns, for each of `T` tokens: lane `r` of `w[g]` holds four
     /// codes of row `r`, unsigned and at most `top`; at `a`, and every [`CODE_WORDS`] words, are as many
@@ -157,14 +159,15 @@ pub(in crate::kernel) trait Source<R: Rows>: Copy {
     unsafe fn last_halves(self, offset: usize) -> R::F;
     /// A byte of each row, which three more of the block follow.
     unsafe fn bytes(self, offset: usize) -> R::I;
-    /// Prefetches what is needed some time after part `part` of the tile; a part is `bytes` bytes of 16 rows.
-    fn prefetch(self, part: usize, bytes: usize);
+    /// Prefetches what is needed some time after parts `part ..` of the tile: one part, or the first or second
+    /// four of a block; a part is `bytes` bytes of 16 rows.
+    fn prefetch<const PARTS: usize>(self, part: usize, bytes: usize);
 }
 
 /// What a tile prefetches.
-pub(in crate::kernel) trait Ahead: Copy {
+pub(in crate::kernel) trait LookAhead: Copy {
     /// As [`Source::prefetch`] for a tile of rows `stride` bytes apart, the first at `at`.
-    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, part: usize, bytes: usize);
+    fn prefetch<R: Rows, const PARTS: usize>(self, at: *const u8, stride: usize, part: usize, bytes: usize);
 }
 
 /// Rows as files have them.
@@ -182,13 +185,13 @@ pub(in crate::kernel) struct Stock<A> {
 #[derive(Clone, Copy)]
 pub(in crate::kernel) struct Neighbours;
 
-impl Ahead for Neighbours {
+impl LookAhead for Neighbours {
     #[inline(always)]
-    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, part: usize, bytes: usize) {
+    fn prefetch<R: Rows, const PARTS: usize>(self, at: *const u8, stride: usize, part: usize, bytes: usize) {
         let bytes = bytes * R::ROWS / 16;
         // Rows next to each other are too many streams in too few pages for the processor to follow, so
         // the whole next tile is prefetched in the order of its addresses.
-        prefetch(at.wrapping_add(R::ROWS * stride + part * bytes), bytes);
+        prefetch(at.wrapping_add(R::ROWS * stride + part * bytes), bytes * PARTS);
     }
 }
 
@@ -196,29 +199,42 @@ impl Ahead for Neighbours {
 /// once it has found them.
 #[derive(Clone, Copy)]
 pub(in crate::kernel) struct Streams {
-    /// Bytes of a row.
+    /// From this byte of a row on, the next tile's row is prefetched.
     pub row_bytes: usize,
     /// The first row of the next tile, and the bytes from row to row of it.
     pub next: (*const u8, usize),
 }
 
-impl Ahead for Streams {
+impl LookAhead for Streams {
     #[inline(always)]
-    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, part: usize, bytes: usize) {
-        let from = part * (bytes / 16) + STREAM_AHEAD;
+    fn prefetch<R: Rows, const PARTS: usize>(self, at: *const u8, stride: usize, part: usize, bytes: usize) {
+        // A block is one part, or eight.
+        let parts = if PARTS == 1 { 1 } else { 8 };
+        let bytes = bytes * parts / 16;
+        let from = part / parts * bytes + STREAM_AHEAD;
         let (at, stride) = match from.checked_sub(self.row_bytes) {
             Some(from) => (self.next.0.wrapping_add(from), self.next.1),
             None => (at.wrapping_add(from), stride),
         };
-        // A line of as many rows as this part takes lines, in turn.
-        let lines = (bytes * R::ROWS / 16).div_ceil(64);
-        for line in 0..lines {
-            prefetch(at.wrapping_add((part * lines + line) % R::ROWS * stride), 64);
+        if PARTS == 1 {
+            // A line of as many rows as this part takes lines, in turn.
+            let lines = (bytes * R::ROWS).div_ceil(64);
+            for line in 0..lines {
+                prefetch(at.wrapping_add((part * lines + line) % R::ROWS * stride), 64);
+            }
+        } else {
+            // The block of half of the rows: few operations for each line.
+            let half = R::ROWS / 2;
+            let mut row = at.wrapping_add(part / PARTS % 2 * half * stride);
+            for _ in 0..half {
+                prefetch(row, bytes);
+                row = row.wrapping_add(stride);
+            }
         }
     }
 }
 
-impl<R: Rows, A: Ahead> Source<R> for Stock<A> {
+impl<R: Rows, A: LookAhead> Source<R> for Stock<A> {
     #[inline(always)]
     #[allow(
         clippy::pointers_in_nomem_asm_block,
@@ -270,8 +286,8 @@ impl<R: Rows, A: Ahead> Source<R> for Stock<A> {
         unsafe { R::and(R::words(self.at.add(offset), self.stride), R::splat(255)) }
     }
     #[inline(always)]
-    fn prefetch(self, part: usize, bytes: usize) {
-        self.ahead.prefetch::<R>(self.at, self.stride, part, bytes);
+    fn prefetch<const PARTS: usize>(self, part: usize, bytes: usize) {
+        self.ahead.prefetch::<R, PARTS>(self.at, self.stride, part, bytes);
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Rows256<D>(PhantomData<D>);
 pub(super) trait Dot {
     /// As [`Rows::BATCH`].
     const BATCH: usize;
+    /// As [`Rows::WIDE_BATCH`].
+    const WIDE_BATCH: usize = Self::BATCH;
 
     /// As [`Rows::dot`].
     ///
@@ -69,6 +71,8 @@ unsafe fn word(a: *const u32, t: usize, g: usize) -> __m256i {
 
 impl Dot for Avx2Dot {
     const BATCH: usize = 2;
+    // Magnitudes and signs of weights are worth the registers of two more tokens.
+    const WIDE_BATCH: usize = 4;
 
     #[inline(always)]
     unsafe fn dot<const N: usize, const T: usize>(
@@ -224,6 +228,7 @@ where
     }
 
     const BATCH: usize = D::BATCH;
+    const WIDE_BATCH: usize = D::WIDE_BATCH;
 
     #[inline(always)]
     unsafe fn dot<const N: usize, const T: usize>(
