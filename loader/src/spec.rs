@@ -172,6 +172,20 @@ impl LayerSpec {
         })
     }
 
+    /// Its gated delta net, if it has one.
+    pub fn delta(&self) -> Option<&DeltaSpec> {
+        self.branches
+            .iter()
+            .find_map(|branch| if let Op::Delta(delta) = &branch.op { Some(delta) } else { None })
+    }
+
+    /// Its short convolution, if it has one.
+    pub fn conv(&self) -> Option<&ConvSpec> {
+        self.branches
+            .iter()
+            .find_map(|branch| if let Op::Conv(conv) = &branch.op { Some(conv) } else { None })
+    }
+
     /// Its dense feed-forward block, if it has one.
     pub fn mlp(&self) -> Option<&MlpSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {

@@ -22,8 +22,8 @@ static ALLOCATOR: OrEnd = OrEnd::system();
 
 /// Runs Mixture-of-Experts language models on a laptop, even when the model is larger than RAM.
 ///
-/// Without a command, opens a chat: `moelten MODEL` with a model, `moelten` alone with the small built-in one. MODEL
-/// is a GGUF file, a model folder, or a name on the Hugging Face hub such as user/repo:Q4_K_M.
+/// Without a command, opens a chat: `moelten MODEL` with a model, `moelten` alone with the small built-in
+/// one. MODEL is a GGUF file, a model folder, or a name on the Hugging Face hub such as user/repo:Q4_K_M.
 #[derive(Parser)]
 #[command(name = "moelten", version, max_term_width = 100)]
 struct Cli {

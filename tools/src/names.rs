@@ -1,5 +1,6 @@
-//! From what stands in the place of a model on the command line to its file: a path, a name that `moelten models`
-//! prints, or a name on the hub, downloaded if it is not on this machine. It must not know what a model is used for.
+//! From what stands in the place of a model on the command line to its file: a path, a name that `moelten
+//! models` prints, or a name on the hub, downloaded if it is not on this machine. It must not know what a
+//! model is used for.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -21,8 +22,8 @@ pub fn hub() -> anyhow::Result<Hub> {
     Ok(Hub::new(Settings::here().ok_or_else(missing)?))
 }
 
-/// The file or folder for what was given in the place of a model. What exists is a path; a name of the hub that is
-/// not on this machine is downloaded, after saying so. Anything else comes back as it is.
+/// The file or folder for what was given in the place of a model. What exists is a path; a name of the hub
+/// that is not on this machine is downloaded, after saying so. Anything else comes back as it is.
 ///
 /// # Errors
 /// [`HubError`], Ctrl-C.

@@ -4,7 +4,7 @@
 use moelten_loader::spec::{
     AttentionSpec, Join, LatentSpec, LayerSpec, ModelSpec, Op, RopeSpec, SharedExpert,
 };
-use moelten_quant::{ActivationKind, BLOCK, Line, Running};
+use moelten_quant::{ActivationKind, BLOCK, KEY_GROUP, Line, Running};
 
 use crate::experts::store::AcquireBuffers;
 use crate::layers::ffn::mlp::MOST_VISITS;
@@ -16,7 +16,7 @@ use crate::layers::mixer::latent::pass_tokens;
 use crate::layers::rope::Angles;
 use crate::layers::scratch::{
     AheadScratch, AttendScratch, AttentionScratch, DeltaScratch, LatentScratch, LayerInputScratch,
-    MoeScratch, PASS, ProductScratch, RouteScratch,
+    MoeScratch, PASS, ProductScratch, RouteScratch, SparseScratch,
 };
 use crate::weights::layer_inputs::LAYER_INPUT_TOKENS;
 
@@ -91,6 +91,7 @@ impl Executor {
                     outputs: vec![0.0; w.latent.outputs],
                     packed: Packed::with_capacity([w.latent.packed]),
                 },
+                sparse: w.sparse.buffers(),
                 delta: DeltaScratch::new(pass, w.delta),
             },
             products: ProductScratch {
@@ -142,6 +143,7 @@ impl Executor {
             .saturating_add(spec.vocab)
             .saturating_add(w.spans)
             .saturating_add(w.latent.numbers())
+            .saturating_add(w.sparse.numbers())
             .saturating_add(DeltaScratch::numbers_for(pass, w.delta))
             .saturating_add(LayerInputScratch::numbers_for(chunk, pass, w.layer_input));
         let running = (pass * w.heads).saturating_add(w.span_heads);
@@ -170,6 +172,12 @@ impl Executor {
             &a.latent.wide,
             &a.latent.inputs,
             &a.latent.outputs,
+            &a.sparse.queries,
+            &a.sparse.keys,
+            &a.sparse.weights,
+            &a.sparse.scores,
+            &a.sparse.chosen_keys,
+            &a.sparse.chosen_values,
             &self.products.grouped,
             &self.moe.route.logits,
             &self.moe.latent,
@@ -204,6 +212,7 @@ struct Widths {
     /// Whether some branches read what their layer received.
     outset: bool,
     latent: LatentWidths,
+    sparse: SparseWidths,
     /// Channels, values, value heads and rates of recurrences, and the width of products inside them.
     delta: [usize; 5],
     /// Layers that get numbers of a token, and how many each gets.
@@ -243,6 +252,49 @@ impl LatentWidths {
     }
 }
 
+/// Numbers in the buffers of sparse attention.
+#[derive(Default)]
+struct SparseWidths {
+    queries: usize,
+    keys: usize,
+    weights: usize,
+    context: usize,
+    chosen: usize,
+    heads: usize,
+}
+
+impl SparseWidths {
+    /// Room for a branch as well.
+    fn include(&mut self, spec: &LatentSpec, tokens: usize, context: usize) {
+        let Some(indexer) = &spec.indexer else { return };
+        // Positions are chosen only where there are more than may be.
+        let top = indexer.top.min(context).next_multiple_of(KEY_GROUP);
+        self.queries = self.queries.max(tokens * indexer.heads * indexer.head_dim);
+        self.keys = self.keys.max(tokens * indexer.head_dim);
+        self.weights = self.weights.max(tokens * indexer.heads);
+        self.context = context;
+        self.chosen = self.chosen.max(top * spec.attention.head_dim);
+        self.heads = self.heads.max(spec.attention.heads);
+    }
+
+    fn numbers(&self) -> usize {
+        self.queries + self.keys + self.weights + self.context + 2 * self.chosen
+    }
+
+    fn buffers(&self) -> SparseScratch {
+        SparseScratch {
+            queries: vec![0.0; self.queries],
+            keys: vec![0.0; self.keys],
+            weights: vec![0.0; self.weights],
+            scores: vec![0.0; self.context],
+            order: Vec::with_capacity(self.context),
+            chosen_keys: vec![0.0; self.chosen],
+            chosen_values: vec![0.0; self.chosen],
+            running: vec![Running::default(); self.heads],
+        }
+    }
+}
+
 impl Widths {
     /// The widest of each over all branches.
     fn of(spec: &ModelSpec, chunk: usize, context: usize) -> Self {
@@ -270,6 +322,7 @@ impl Widths {
                     w.gate = w.gate.max(if a.gate.is_some() { a.heads } else { 0 });
                     w.heads = w.heads.max(a.heads);
                     w.latent.include(latent, tokens);
+                    w.sparse.include(latent, tokens, context);
                     w.spans(a, context);
                 }
                 Op::Conv(conv) => {
@@ -344,7 +397,7 @@ impl Widths {
         let (layers, width) = self.layer_input;
         let of_layers = (chunk.min(LAYER_INPUT_TOKENS) * layers * width).max(PASS.min(chunk) * width);
         let all = (chunk * d_model.max(self.experts).max(self.expert_width)).max(passing).max(of_layers);
-        all.max(self.latent.wide).max(self.latent.narrow)
+        all.max(self.latent.wide).max(self.latent.narrow).max(self.sparse.queries)
     }
 
     /// Room for the hidden layer of one block that a pass of tokens visits, in the larger kind, and for all

@@ -9,4 +9,5 @@ pub mod history;
 pub mod kda;
 pub mod latent;
 pub mod selective;
+pub mod sparse;
 pub mod ssm;

@@ -28,6 +28,8 @@ pub struct AttentionScratch {
     pub attend: AttendScratch,
     /// What latent attention has beside.
     pub latent: LatentScratch,
+    /// What sparse attention has beside.
+    pub sparse: SparseScratch,
     /// What a delta net has in place of all of these.
     pub delta: DeltaScratch,
 }
@@ -118,6 +120,27 @@ pub struct LatentScratch {
     pub outputs: Vec<f32>,
     /// The packed inputs.
     pub packed: Packed,
+}
+
+/// Buffers of sparse attention; empty in models without it.
+#[derive(Default)]
+pub struct SparseScratch {
+    /// Queries of choices, `[tokens, heads * head_dim]`.
+    pub queries: Vec<f32>,
+    /// Keys of choices, `[tokens, head_dim]`.
+    pub keys: Vec<f32>,
+    /// Weights of their heads, `[tokens, heads]`.
+    pub weights: Vec<f32>,
+    /// Scores of the positions of one token, `[context]`.
+    pub scores: Vec<f32>,
+    /// Positions in order of preference, then the chosen ones in order.
+    pub order: Vec<u32>,
+    /// Keys of the chosen positions as attention reads them.
+    pub chosen_keys: Vec<f32>,
+    /// Their values.
+    pub chosen_values: Vec<f32>,
+    /// Maximum and sum of weights of each head.
+    pub running: Vec<Running>,
 }
 
 /// Sums of attention before they are divided by the sum of weights.

@@ -25,6 +25,7 @@ use crate::layers::mixer::delta::Delta;
 use crate::layers::mixer::kda::{Kda, Narrowed};
 use crate::layers::mixer::latent::{HeadMatrices, Latent, Query};
 use crate::layers::mixer::selective::Selective;
+use crate::layers::mixer::sparse::Indexer;
 use crate::layers::mixer::ssm::Ssm;
 use crate::layers::norm::Norm;
 
@@ -381,6 +382,18 @@ impl OfLayer<'_> {
         };
         let rope = spec.attention.rope.as_ref().map(|rope| shared_rope(rope, ropes));
         let gate = spec.attention.gate.map(|_| linear(LayerTensor::AttentionGate));
+        let indexer = match &spec.indexer {
+            None => None,
+            Some(index) => Some(Box::new(Indexer {
+                spec: index.clone(),
+                queries: linear(LayerTensor::IndexQ),
+                keys: linear(LayerTensor::IndexK),
+                key_norm: self.tensors.vector(self.role(LayerTensor::IndexKNorm))?,
+                key_bias: self.tensors.vector(self.role(LayerTensor::IndexKNormBias))?,
+                weights: linear(LayerTensor::IndexWeights),
+                rope: shared_rope(&index.rope, ropes),
+            })),
+        };
         Ok(Latent {
             query,
             down: linear(LayerTensor::KvDown),
@@ -388,6 +401,7 @@ impl OfLayer<'_> {
             heads,
             o: linear(LayerTensor::O),
             rope,
+            indexer,
             gate,
             spec: spec.clone(),
         })

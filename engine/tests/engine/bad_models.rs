@@ -343,6 +343,10 @@ fn layers_of_other_kinds() {
     ] {
         assert_field("jamba", field, &values, range);
     }
+    for field in ["index_n_heads", "index_head_dim", "index_topk"] {
+        assert_field("deepseek32", field, &[json!(0), json!(1_u64 << 40)], range);
+    }
+    assert_field("deepseek32", "index_head_dim", &[json!(8)], contradiction);
     assert_field("mimo2", "v_head_dim", &[json!(0)], range);
     let wide = changed("mimo2", "v_head_dim", json!(64));
     assert!(matches!(refused(wide.path()), LoadError::Unsupported { .. }));
@@ -403,6 +407,8 @@ fn tensors_of_one_family_are_missed_by_name() {
         ("jamba", "model.layers.0.mamba.dt_layernorm.weight"),
         ("jamba", "model.layers.1.mamba.x_proj.weight"),
         ("jamba", "model.layers.3.mamba.dt_proj.bias"),
+        ("deepseek32", "model.layers.1.self_attn.indexer.wq_b.weight"),
+        ("deepseek32", "model.layers.2.self_attn.indexer.k_norm.bias"),
         ("mimo2", "model.layers.1.self_attn.attention_sink_bias"),
         ("gemma4-ple", "model.embed_tokens_per_layer.weight"),
         ("gemma4-ple", "model.per_layer_model_projection.weight"),

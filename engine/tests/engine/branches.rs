@@ -16,9 +16,10 @@ use moelten_engine::Sequence;
 use moelten_engine::plan::{Io, Ram, SequenceOptions};
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, ExpertGroups, Join, KdaSpec, KvSource,
-    LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Place,
-    QkNorm, Renormalise, RouterInput, Scoring, Select, SelectiveSpec, SharedExpert, SsmSpec, Temperature,
+    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, ExpertGroups, IndexerSpec, Join, KdaSpec,
+    KvSource, LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate,
+    Place, QkNorm, Renormalise, RouterInput, Scoring, Select, SelectiveSpec, SharedExpert, SsmSpec,
+    Temperature,
 };
 use moelten_quant::{Format, Isa};
 
@@ -111,6 +112,19 @@ fn check_bits(made: &Made, ids: &[u32]) {
 /// hidden layers.
 fn check(name: &str, layers: impl Fn(usize) -> Vec<LayerSpec>) {
     check_spec(name, |d_ff| model(layers(d_ff)));
+}
+
+/// As [`check`], but without comparing values of quantised weights: codes of activations are rounded, and a
+/// token whose choice that moves computes something else altogether.
+fn check_choices(name: &str, layers: impl Fn(usize) -> Vec<LayerSpec>) {
+    let dir = tempfile::tempdir().unwrap();
+    let ids = text(24);
+    let exact = Made::new(dir.path(), name, model(layers(D_FF)), &[Format::F32]);
+    check_values(&exact, &ids);
+    check_bits(&exact, &ids);
+    let formats = [Format::Q4_0, Format::F32, Format::Q8_0, Format::Q4_0, Format::BF16];
+    let quantised = format!("{name}-quantised");
+    check_bits(&Made::new(dir.path(), &quantised, model(layers(D_FF_BLOCKS)), &formats), &ids);
 }
 
 fn check_spec(name: &str, spec: impl Fn(usize) -> ModelSpec) {
@@ -218,10 +232,25 @@ fn kimi_delta_attention() {
     });
 }
 
+/// Latent attention to a choice of tokens, which a short text does not need and a longer one does.
+#[test]
+fn sparse_attention() {
+    check_choices("sparse", |d_ff| {
+        let layers = [(6, true), (11, false)].map(|(top, split)| {
+            let Op::Latent(mut spec) = latent(Some(64), split) else { unreachable!("it is latent") };
+            let rope = spec.attention.rope.clone().expect("it has a rope");
+            // Many heads: with few of them many scores are 0, and ties decide.
+            spec.indexer = Some(IndexerSpec { heads: 16, head_dim: 32, top, rope, norm_eps: 1e-6 });
+            layer([branch(Mixer, Op::Latent(spec)), branch(Ffn, dense(d_ff, true, false))])
+        });
+        layers.into()
+    });
+}
+
 /// Experts whose inputs are weighed, a shared expert that counts half, and a bounded activation.
 #[test]
 fn experts_with_weighed_inputs() {
-    check("weighed-inputs", |d_ff| {
+    check_choices("weighed-inputs", |d_ff| {
         let layers = [0.4, 2.0].map(|limit| {
             let bounded = MlpSpec { activation: Activation::BoundedSilu { limit }, ..mlp(d_ff, true, false) };
             let Op::Moe(mut spec) = moe(bounded, SharedExpert::Plain(bounded)) else {

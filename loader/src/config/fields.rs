@@ -75,14 +75,15 @@ fields! {
     /// Rows of the embedding.
     vocab: u64 = hf["vocab_size"], gguf[Rows("token_embd.weight")];
     /// Width of the residual stream.
-    d_model: u64 = hf["hidden_size"], gguf[Key("{arch}.embedding_length")];
+    d_model: u64 = hf["hidden_size", "d_model"], gguf[Key("{arch}.embedding_length")];
     /// Number of layers.
-    layers: u64 = hf["num_hidden_layers"], gguf[Key("{arch}.block_count")];
+    layers: u64 = hf["num_hidden_layers", "n_layers"], gguf[Key("{arch}.block_count")];
     /// Layers behind the others that predict several tokens at once. GGUF files count them as layers.
     predicting_layers: u64 =
         hf["num_nextn_predict_layers"], gguf[Key("{arch}.nextn_predict_layers")], default 0;
     /// Longest context, in tokens.
-    max_context: u64 = hf["max_position_embeddings", "model_max_length"], gguf[Key("{arch}.context_length")];
+    max_context: u64 = hf["max_position_embeddings", "model_max_length", "max_seq_len"],
+        gguf[Key("{arch}.context_length")];
     /// Epsilon of the norms; the default is the family's.
     norm_eps: f64 = hf["rms_norm_eps", "layernorm_epsilon", "layer_norm_epsilon", "norm_eps", "layer_norm_eps"],
         gguf[Key("{arch}.attention.layer_norm_rms_epsilon"), Key("{arch}.attention.layer_norm_epsilon")];
@@ -105,9 +106,9 @@ fields! {
     /// Query heads of each layer.
     layer_heads: Vec<u64> = hf["num_attention_heads_per_layer"], gguf[];
     /// Query heads.
-    heads: PerLayer = hf["num_attention_heads"], gguf[Key("{arch}.attention.head_count")];
+    heads: PerLayer = hf["num_attention_heads", "n_heads"], gguf[Key("{arch}.attention.head_count")];
     /// Key and value heads; by default as many as query heads.
-    kv_heads: PerLayer = hf["num_key_value_heads"], gguf[Key("{arch}.attention.head_count_kv")];
+    kv_heads: PerLayer = hf["num_key_value_heads", "attn_config.kv_n_heads"], gguf[Key("{arch}.attention.head_count_kv")];
     /// Width of a head; by default the width of the residual stream over the heads.
     head_dim: u64 = hf["head_dim"], gguf[Key("{arch}.attention.key_length")];
     /// Width of a head of layers with a window; by default as in others.
@@ -167,7 +168,7 @@ fields! {
     /// Whether queries and keys are normed; the default is the family's.
     qk_norm: bool = hf["use_qk_norm"], gguf[Present("blk.0.attn_q_norm.weight")];
     /// Clamp on q, k and v.
-    clip_qkv: f64 = hf["clip_qkv"], gguf[Key("{arch}.attention.clamp_kqv")];
+    clip_qkv: f64 = hf["clip_qkv", "attn_config.clip_qkv"], gguf[Key("{arch}.attention.clamp_kqv")];
 
     /// Latent attention: width of the latent vector.
     kv_rank: u64 = hf["kv_lora_rank"], gguf[Key("{arch}.attention.kv_lora_rank")];
@@ -186,6 +187,14 @@ fields! {
     /// Latent attention: the matrices for keys and for values are apart.
     kv_split: bool = hf[], gguf[PresentInSome("blk.*.attn_k_b.weight")];
 
+    /// Choice of tokens: its heads.
+    index_heads: u64 = hf["index_n_heads"], gguf[Key("{arch}.attention.indexer.head_count")];
+    /// Choice of tokens: width of a head.
+    index_head_dim: u64 = hf["index_head_dim"], gguf[Key("{arch}.attention.indexer.key_length")];
+    /// Choice of tokens: how many are chosen.
+    index_top: u64 = hf["index_topk"], gguf[Key("{arch}.attention.indexer.top_k")];
+    /// Choice of tokens: whether layers choose, or have the choice of the layer before.
+    index_types: Vec<String> = hf["indexer_types"], gguf[];
     /// Short convolutions: tokens that they see.
     conv_kernel: u64 = hf["conv_L_cache"], gguf[Key("{arch}.shortconv.l_cache")];
     /// Short convolutions: whether they have biases.
@@ -297,7 +306,7 @@ fields! {
     /// Scheme of the rope's frequencies: `linear`, `llama3`, `yarn`, `longrope`.
     rope_kind: String = hf["rope.rope_type", "rope.type"], gguf[Key("{arch}.rope.scaling.type")];
     /// Base of the frequencies; the default is the family's.
-    rope_theta: f64 = hf["rope.rope_theta", "rope_theta"], gguf[Key("{arch}.rope.freq_base")];
+    rope_theta: f64 = hf["rope.rope_theta", "rope_theta", "attn_config.rope_theta"], gguf[Key("{arch}.rope.freq_base")];
     /// How many dimensions of a head rotate; by default all.
     rope_dim: u64 = hf["rotary_dim"], gguf[Key("{arch}.rope.dimension_count")];
     /// The part of a head's dimensions that rotates, above 0 and at most 1.
@@ -348,7 +357,7 @@ fields! {
     /// Hidden width of dense blocks, where experts have the field below.
     dense_d_ff: u64 = hf["prefix_dense_intermediate_size", "intermediate_size_mlp"], gguf[];
     /// Hidden width of dense feed-forward blocks.
-    d_ff: PerLayer = hf["block_ff_dim", "intermediate_size"], gguf[Key("{arch}.feed_forward_length")];
+    d_ff: PerLayer = hf["block_ff_dim", "intermediate_size", "ffn_config.ffn_hidden_size"], gguf[Key("{arch}.feed_forward_length")];
     /// The width is twice as large in layers that have the keys and values of earlier ones.
     double_wide: bool = hf["use_double_wide_mlp"], gguf[], default false;
     /// Activation of feed-forward blocks; the default is the family's.
@@ -364,10 +373,10 @@ fields! {
     /// Biases in feed-forward blocks.
     mlp_bias: bool = hf["mlp_bias", "use_bias"], gguf[Present("blk.0.ffn_up.bias")], default false;
     /// Routed experts of a layer.
-    experts: u64 = hf["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"],
+    experts: u64 = hf["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "ffn_config.moe_num_experts"],
         gguf[Key("{arch}.expert_count")];
     /// Routed experts of a token.
-    experts_used: Uniform = hf["num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_k", "moe_topk", "top_k_experts"],
+    experts_used: Uniform = hf["num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_k", "moe_topk", "top_k_experts", "ffn_config.moe_top_k"],
         gguf[Key("{arch}.expert_used_count")];
     /// Hidden width of a routed expert. Older GGUF files have no key for it.
     expert_d_ff: Uniform = hf["moe_intermediate_size"],
@@ -439,6 +448,7 @@ pub(crate) const HF_IGNORED: &[&str] = &[
     "eos_token_id",
     "hidden_dropout",
     "hidden_dropout_prob",
+    "initial_context_length",
     "initializer_range",
     "input_jitter_noise",
     "layer_group_size",
@@ -453,6 +463,7 @@ pub(crate) const HF_IGNORED: &[&str] = &[
     "pad_token_id",
     "prefix_dense_sliding_window_pattern",
     "pretraining_tp",
+    "quantization_config",
     "rescale_prenorm_residual",
     "resid_pdrop",
     "residual_in_fp32",

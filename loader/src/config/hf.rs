@@ -15,6 +15,9 @@ use crate::io::json;
 
 /// The object in which models for several kinds of input keep the settings of the language model.
 const NESTED: &str = "text_config";
+/// How the weights were quantised, and the ways whose tensors say by themselves how they are read.
+const QUANTISED: (&str, &str) = ("quantization_config", "quant_method");
+const QUANT_METHODS: [&str; 4] = ["fp8", "fbgemm_fp8", "compressed-tensors", "mxfp4"];
 /// The object with the settings of the rope, and its older name.
 const ROPE_OBJECTS: [&str; 2] = ["rope_parameters", "rope_scaling"];
 /// What a key of the table begins with that stands in the rope's object; where layers of different types
@@ -40,6 +43,7 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
         let fault = Fault::WrongType { found: kind(config).into(), expected: "a JSON object" };
         return Err(LoadError::malformed(path, "the file", fault));
     };
+    quantised_as(path, map)?;
     let mut file = ConfigFile::new(path, map)?;
     let mut raw = RawConfig::read(path, &mut file)?;
     raw.unknown = file.unknown();
@@ -68,6 +72,21 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
         raw.window.value = None;
     }
     Ok(raw)
+}
+
+/// Refuses weights that were quantised in a way that is not read.
+fn quantised_as(path: &Path, map: &Map<String, Value>) -> Result<()> {
+    let inside =
+        |map: &Map<String, Value>| Some(map.get(QUANTISED.0)?.get(QUANTISED.1)?.as_str()?.to_owned());
+    let nested = || map.get(NESTED).and_then(Value::as_object).and_then(inside);
+    match inside(map).or_else(nested) {
+        Some(method) if !QUANT_METHODS.contains(&method.as_str()) => Err(LoadError::Unsupported {
+            path: path.to_owned(),
+            feature: format!("{}.{} {}", QUANTISED.0, QUANTISED.1, method.escape_default()),
+            hint: format!("supported are {}; use a GGUF file of this model", QUANT_METHODS.join(", ")),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Settings of single layers, by the number of the layer: widths of heads.

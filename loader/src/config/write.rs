@@ -102,19 +102,20 @@ impl Keys {
 fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
     let layers: Vec<&AttentionSpec> = spec.attention_layers().collect();
     if layers.len() != spec.layers.len() {
-        return Err(LoadError::Unsupported {
-            path: "GGUF metadata".into(),
-            feature: "a conversion of layers without attention from a folder".into(),
-            hint: "a GGUF file of the same model can be quantised".into(),
-        });
+        recurrences(spec, &layers, keys)?;
     }
     if let Some(latent) = spec.layers.first().and_then(LayerSpec::latent) {
         return latent_keys(spec, latent, keys);
     }
     let column = |get: fn(&AttentionSpec) -> usize| layers.iter().map(|a| get(a)).collect::<Vec<_>>();
+    let first = *layers.first().ok_or_else(|| unsupported("a model without any attention"))?;
     keys.per_layer(&FIELDS.heads, &column(|a| a.heads));
-    keys.per_layer(&FIELDS.kv_heads, &column(|a| a.kv_heads));
-    let first = *layers.first().expect("a lowered spec has layers");
+    // Layers with short convolutions are those without key heads.
+    let in_layer = |layer: &LayerSpec| layer.attention().map_or(0, |a| a.kv_heads);
+    match spec.layers.iter().any(|layer| layer.conv().is_some()) {
+        true => keys.per_layer(&FIELDS.kv_heads, &spec.layers.iter().map(in_layer).collect::<Vec<_>>()),
+        false => keys.per_layer(&FIELDS.kv_heads, &column(|a| a.kv_heads)),
+    }
     head_widths(&layers, keys)?;
     let width = u32::try_from(first.head_dim).unwrap_or(u32::MAX);
     let usual = if keys.family.unscaled { 1.0 } else { narrow(1.0 / f64::from(width).sqrt()) };
@@ -148,6 +149,51 @@ fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
         }
     }
     ropes(&layers, keys)
+}
+
+/// Delta nets or short convolutions in place of attention in some layers.
+fn recurrences(spec: &ModelSpec, attention: &[&AttentionSpec], keys: &mut Keys) -> Result<()> {
+    let uniform = |a: &AttentionSpec, b: &AttentionSpec| (a.heads, a.kv_heads) == (b.heads, b.kv_heads);
+    if attention.windows(2).any(|pair| matches!(pair, [a, b] if !uniform(a, b))) {
+        return Err(unsupported("recurrences beside attention with heads that differ by layer"));
+    }
+    if attention.iter().any(|a| a.window.is_some()) || spec.layers.iter().any(|l| l.latent().is_some()) {
+        return Err(unsupported("recurrences beside windows or latent attention"));
+    }
+    let first_delta = spec.layers.iter().find_map(LayerSpec::delta);
+    let first_conv = spec.layers.iter().find_map(LayerSpec::conv);
+    let known = |layer: &LayerSpec| {
+        let mixers = (layer.attention(), layer.delta(), layer.conv());
+        match mixers {
+            (Some(_), None, None) => true,
+            (None, delta @ Some(_), None) => delta == first_delta && first_conv.is_none(),
+            (None, None, conv @ Some(_)) => conv == first_conv && first_delta.is_none(),
+            _ => false,
+        }
+    };
+    if !spec.layers.iter().all(known) {
+        return Err(unsupported("layers without attention of this kind"));
+    }
+    if let Some(delta) = first_delta {
+        keys.u32(&FIELDS.delta_kernel, delta.conv_kernel);
+        keys.u32(&FIELDS.delta_key_dim, delta.key_dim);
+        keys.u32(&FIELDS.delta_key_heads, delta.key_heads);
+        keys.u32(&FIELDS.delta_value_heads, delta.value_heads);
+        keys.u32(&FIELDS.delta_inner, delta.values());
+        let recurrent: Vec<bool> = spec.layers.iter().map(|layer| layer.delta().is_some()).collect();
+        let period = |every: &usize| {
+            let has_attention = |layer: usize| (layer + 1).is_multiple_of(*every);
+            recurrent.iter().enumerate().all(|(layer, recurrent)| *recurrent != has_attention(layer))
+        };
+        if let Some(every) = (1..=recurrent.len()).find(period) {
+            keys.u32(&FIELDS.attention_every, every);
+        }
+        keys.add(&FIELDS.recurrent_layers, Value::Array(Array::Bool(recurrent)));
+    }
+    if let Some(conv) = first_conv {
+        keys.u32(&FIELDS.conv_kernel, conv.kernel);
+    }
+    Ok(())
 }
 
 /// The width of heads, or two: one of layers without a window, and one of layers with a window.
@@ -204,6 +250,9 @@ fn ropes(layers: &[&AttentionSpec], keys: &mut Keys) -> Result<()> {
 fn latent_keys(spec: &ModelSpec, latent: &LatentSpec, keys: &mut Keys) -> Result<()> {
     if spec.layers.iter().any(|layer| layer.latent() != Some(latent)) {
         return Err(unsupported("layers with different latent attention"));
+    }
+    if latent.indexer.is_some() {
+        return Err(unsupported("sparse attention"));
     }
     let (attention, whole) = (&latent.attention, latent.query_dim());
     keys.u32(&FIELDS.heads, attention.heads);

@@ -317,8 +317,8 @@ impl Conversion<'_> {
             batches,
             |(piece, _)| maker.window(piece),
             |batch| {
-                let sums: Vec<_> =
-                    threads.run(|| batch.par_iter().map(|(piece, _)| maker.source(piece)).collect())?;
+                let sum = |(piece, _): &_| maker.source(piece);
+                let sums: Vec<_> = threads.run(|| batch.par_iter().map(sum).collect::<Result<_>>())??;
                 for ((piece, last), sum) in batch.iter().zip(sums) {
                     if let Some(sum) = sum {
                         hash.write(&sum.to_le_bytes());

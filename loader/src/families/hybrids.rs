@@ -60,6 +60,7 @@ pub(super) const KIMI_LINEAR: Family = Family {
         layer(T::DeltaDecay, "model.layers.{L}.self_attn.A_log"),
         layer(T::DeltaStepBias, "model.layers.{L}.self_attn.dt_bias"),
         layer(T::DeltaNorm, "model.layers.{L}.self_attn.o_norm.weight"),
+        layer(T::SelectBias, "model.layers.{L}.block_sparse_moe.gate.e_score_correction_bias"),
     ],
     gguf_arch: "kimi-linear",
     latent_rope: false,

@@ -77,6 +77,24 @@ pub(super) const LLAMA4: Family = Family {
     ..LLAMA
 };
 
+/// DeepSeek-V3.2 (its technical report): V3 whose tokens choose what they attend to.
+pub(super) const DEEPSEEK32: Family = Family {
+    label: "deepseek3.2",
+    hf_types: &["deepseek_v32"],
+    gguf_arch: "deepseek32",
+    indexed: true,
+    ..DEEPSEEK3
+};
+
+/// GLM-5 (its model card): the same choice.
+pub(super) const GLM_DSA: Family = Family {
+    label: "glm-5",
+    hf_types: &["glm_moe_dsa"],
+    gguf_arch: "glm-dsa",
+    default_eps: 1e-5,
+    ..DEEPSEEK32
+};
+
 /// PLM-1.8B (arXiv 2503.12167): latent attention, dense.
 pub(super) const PLM: Family = Family {
     label: "plm",

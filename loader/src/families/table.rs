@@ -13,11 +13,13 @@ use super::family::{
     QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers, WindowRule,
 };
 use super::hybrids::{BAILING_HYBRID, GRANITE_HYBRID, JAMBA, KIMI_LINEAR, MAMBA2, NEMOTRON_H};
-use super::recent::{COHERE2MOE, HYV3, LLAMA4, MIMO2, PLM, STEP35};
-use crate::spec::Part::{Gate, Up};
+use super::recent::{COHERE2MOE, DEEPSEEK32, GLM_DSA, HYV3, LLAMA4, MIMO2, PLM, STEP35};
+use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
 use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
-use crate::tensors::roles::{LayerTensor as T, NameRule, QKV, Rows, half, layer, stacked};
+use crate::tensors::roles::{
+    LayerTensor as T, Lie, NameRule, QKV, Role, Rows, half, layer, lying, stacked, top,
+};
 
 /// DBRX: the norm before the experts has the name of its place, and there is one projection.
 const DBRX_GGUF: &[NameRule] = &[
@@ -25,6 +27,35 @@ const DBRX_GGUF: &[NameRule] = &[
     stacked(T::Q, "blk.{L}.attn_qkv.weight", QKV),
     stacked(T::K, "blk.{L}.attn_qkv.weight", QKV),
     stacked(T::V, "blk.{L}.attn_qkv.weight", QKV),
+];
+
+/// gpt-oss: gate and up rows of experts alternate, in blocks of four-bit numbers or in transposed matrices.
+const GPT_OSS_FOLDER: &[NameRule] = &[
+    lying(Gate, "model.layers.{L}.mlp.experts.gate_up_proj_blocks", Rows::Even, Lie::AsRows),
+    lying(Up, "model.layers.{L}.mlp.experts.gate_up_proj_blocks", Rows::Odd, Lie::AsRows),
+    lying(Down, "model.layers.{L}.mlp.experts.down_proj_blocks", Rows::All, Lie::AsRows),
+    lying(Gate, "model.layers.{L}.mlp.experts.gate_up_proj", Rows::Even, Lie::AsColumns),
+    lying(Up, "model.layers.{L}.mlp.experts.gate_up_proj", Rows::Odd, Lie::AsColumns),
+    lying(Down, "model.layers.{L}.mlp.experts.down_proj", Rows::All, Lie::AsColumns),
+    half(T::ExpertsBias(Gate), "model.layers.{L}.mlp.experts.gate_up_proj_bias", Rows::Even),
+    half(T::ExpertsBias(Up), "model.layers.{L}.mlp.experts.gate_up_proj_bias", Rows::Odd),
+    layer(T::ExpertsBias(Down), "model.layers.{L}.mlp.experts.down_proj_bias"),
+];
+
+/// DBRX: matrices of all experts one below the other; the last of the three is stored transposed.
+const DBRX_FOLDER: &[NameRule] = &[
+    top(Role::Embed, "transformer.wte.weight"),
+    top(Role::FinalNorm, "transformer.norm_f.weight"),
+    layer(T::PreNorm(Mixer), "transformer.blocks.{L}.norm_attn_norm.norm_1.weight"),
+    layer(T::PreNorm(Ffn), "transformer.blocks.{L}.norm_attn_norm.norm_2.weight"),
+    stacked(T::Q, "transformer.blocks.{L}.norm_attn_norm.attn.Wqkv.weight", QKV),
+    stacked(T::K, "transformer.blocks.{L}.norm_attn_norm.attn.Wqkv.weight", QKV),
+    stacked(T::V, "transformer.blocks.{L}.norm_attn_norm.attn.Wqkv.weight", QKV),
+    layer(T::O, "transformer.blocks.{L}.norm_attn_norm.attn.out_proj.weight"),
+    layer(T::Router, "transformer.blocks.{L}.ffn.router.layer.weight"),
+    lying(Gate, "transformer.blocks.{L}.ffn.experts.mlp.w1", Rows::All, Lie::AsRows),
+    lying(Up, "transformer.blocks.{L}.ffn.experts.mlp.v1", Rows::All, Lie::AsRows),
+    lying(Down, "transformer.blocks.{L}.ffn.experts.mlp.w2", Rows::All, Lie::AsColumns),
 ];
 
 /// Phi-3: fused projections.
@@ -149,6 +180,8 @@ pub const FAMILIES: &[Family] = &[
         ..QWEN3NEXT
     },
     DEEPSEEK3,
+    DEEPSEEK32,
+    GLM_DSA,
     // arXiv 2405.04434.
     Family {
         label: "deepseek2",
@@ -465,7 +498,8 @@ pub const FAMILIES: &[Family] = &[
     // The DBRX model card.
     Family {
         label: "dbrx",
-        hf_types: &[],
+        hf_types: &["dbrx"],
+        folder_names: DBRX_FOLDER,
         gguf_arch: "dbrx",
         gguf_pairing: Pairing::Split,
         gguf_names: DBRX_GGUF,
@@ -491,7 +525,8 @@ pub const FAMILIES: &[Family] = &[
     // The gpt-oss model card (arXiv 2508.10925) and its reference implementation.
     Family {
         label: "gpt-oss",
-        hf_types: &[],
+        hf_types: &["gpt_oss"],
+        folder_names: GPT_OSS_FOLDER,
         gguf_arch: "gpt-oss",
         gguf_pairing: Pairing::Split,
         qkv_bias: Setting::Default(true),

@@ -94,6 +94,8 @@ impl Disk {
                 options.mode(0o600);
             }
         }
+        #[cfg(not(unix))]
+        let _ = private;
         let file = options.open(path)?;
         #[cfg(unix)]
         if private {

@@ -120,6 +120,24 @@ pub struct LatentSpec {
     pub norm_eps: f32,
     /// Whether the file has the matrices for keys and for values apart, those for keys transposed.
     pub split: bool,
+    /// How tokens choose what they attend to; `None` where they attend to all.
+    pub indexer: Option<IndexerSpec>,
+}
+
+/// How a token chooses the tokens that it attends to (DeepSeek-V3.2): each has a small key, and scores it by
+/// the sum of `w relu(q . k)` over small heads, whose queries come from the latent query.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IndexerSpec {
+    /// Small query heads.
+    pub heads: usize,
+    /// Width of a small query and key.
+    pub head_dim: usize,
+    /// The most tokens that are chosen.
+    pub top: usize,
+    /// Rope of the leading dimensions.
+    pub rope: RopeSpec,
+    /// Added to the variance in the layer norm of small keys.
+    pub norm_eps: f32,
 }
 
 impl LatentSpec {

@@ -229,6 +229,13 @@ fn latent_tensors(a: &LatentSpec, d_model: usize, add: Add<'_>) {
     if a.attention.gate.is_some() {
         add(T::AttentionGate, heads, d_model);
     }
+    if let (Some(index), Some(rank)) = (&a.indexer, a.query_rank) {
+        add(T::IndexQ, index.heads * index.head_dim, rank);
+        add(T::IndexK, index.head_dim, d_model);
+        add(T::IndexKNorm, 1, index.head_dim);
+        add(T::IndexKNormBias, 1, index.head_dim);
+        add(T::IndexWeights, index.heads, d_model);
+    }
 }
 
 /// The roles of a block's matrices and of their biases.

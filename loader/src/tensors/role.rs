@@ -76,6 +76,16 @@ pub enum LayerTensor {
     KUp,
     /// From the latent vector to values, head by head `[heads * value_dim, rank]`.
     VUp,
+    /// Queries of choices `[heads * head_dim, query_rank]`.
+    IndexQ,
+    /// Keys of choices `[head_dim, d_model]`.
+    IndexK,
+    /// Norm of these keys `[head_dim]`.
+    IndexKNorm,
+    /// Its bias `[head_dim]`.
+    IndexKNormBias,
+    /// Weights of the heads of choices `[heads, d_model]`.
+    IndexWeights,
     /// Queries, keys and values of a delta net `[channels, d_model]`.
     DeltaQkv,
     /// Its gates `[values, d_model]`.
@@ -217,6 +227,8 @@ impl LayerTensor {
             Self::SsmX | Self::SsmStep => true,
             Self::SsmStepNorm | Self::SsmBNorm | Self::SsmCNorm => false,
             Self::LatentDown | Self::LatentUp => true,
+            Self::IndexQ | Self::IndexK | Self::IndexWeights => true,
+            Self::IndexKNorm | Self::IndexKNormBias => false,
             Self::KdaRateDown | Self::KdaRateUp | Self::KdaGateDown | Self::KdaGateUp => true,
             Self::KdaConvQ | Self::KdaConvK | Self::KdaConvV => false,
             Self::SsmConv | Self::SsmConvBias | Self::SsmDecay | Self::SsmStepBias => false,

@@ -17,6 +17,10 @@ pub enum Rows {
     FirstHalf,
     /// The lower half.
     SecondHalf,
+    /// The even rows of a fused gate|up matrix whose rows alternate.
+    Even,
+    /// The odd ones.
+    Odd,
     /// The rows of one of several roles of the same layer whose matrices are stacked in this order.
     Stacked(&'static [LayerTensor]),
 }
@@ -30,21 +34,39 @@ pub struct NameRule {
     pub pattern: &'static str,
     /// Which rows of that tensor.
     pub rows: Rows,
+    /// Whether rows are the tensor's columns.
+    pub lie: Lie,
+}
+
+/// How the matrices of a bank lie in their tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lie {
+    /// Row after row: `[experts, rows, cols]`.
+    AsRows,
+    /// Transposed: `[experts, cols, rows]`.
+    AsColumns,
+    /// One or the other, as the shape of the bank's first matrix that is not square says.
+    ByShape,
 }
 
 /// The rule of a tensor of no layer.
 pub(crate) const fn top(role: Role, pattern: &'static str) -> NameRule {
-    NameRule { role, pattern, rows: Rows::All }
+    NameRule { role, pattern, rows: Rows::All, lie: Lie::AsRows }
 }
 
 /// The rule of a tensor of a layer that is whole.
 pub(crate) const fn layer(tensor: LayerTensor, pattern: &'static str) -> NameRule {
-    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::All }
+    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::All, lie: Lie::AsRows }
 }
 
 /// The rule of a half of a fused matrix.
 pub(crate) const fn half(tensor: LayerTensor, pattern: &'static str, rows: Rows) -> NameRule {
-    NameRule { role: Role::Layer(0, tensor), pattern, rows }
+    NameRule { role: Role::Layer(0, tensor), pattern, rows, lie: Lie::AsRows }
+}
+
+/// The rule of rows of experts that lie in some way.
+pub(crate) const fn lying(part: Part, pattern: &'static str, rows: Rows, lie: Lie) -> NameRule {
+    NameRule { role: Role::Layer(0, LayerTensor::Experts(part)), pattern, rows, lie }
 }
 
 /// Query, key and value rows of a fused projection.
@@ -58,7 +80,7 @@ pub(crate) const fn stacked(
     pattern: &'static str,
     all: &'static [LayerTensor],
 ) -> NameRule {
-    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::Stacked(all) }
+    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::Stacked(all), lie: Lie::AsRows }
 }
 
 use LayerTensor as T;
@@ -139,6 +161,11 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::KvDown, "blk.{L}.attn_kv_a_mqa.weight"),
     layer(T::KvDownNorm, "blk.{L}.attn_kv_a_norm.weight"),
     layer(T::KvUp, "blk.{L}.attn_kv_b.weight"),
+    layer(T::IndexQ, "blk.{L}.indexer.attn_q_b.weight"),
+    layer(T::IndexK, "blk.{L}.indexer.attn_k.weight"),
+    layer(T::IndexKNorm, "blk.{L}.indexer.k_norm.weight"),
+    layer(T::IndexKNormBias, "blk.{L}.indexer.k_norm.bias"),
+    layer(T::IndexWeights, "blk.{L}.indexer.proj.weight"),
     layer(T::KUp, "blk.{L}.attn_k_b.weight"),
     layer(T::VUp, "blk.{L}.attn_v_b.weight"),
     layer(T::QNorm, "blk.{L}.attn_q_norm.weight"),
@@ -258,6 +285,11 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::KvDown, "model.layers.{L}.self_attn.kv_a_proj_with_mqa.weight"),
     layer(T::KvDownNorm, "model.layers.{L}.self_attn.kv_a_layernorm.weight"),
     layer(T::KvUp, "model.layers.{L}.self_attn.kv_b_proj.weight"),
+    layer(T::IndexQ, "model.layers.{L}.self_attn.indexer.wq_b.weight"),
+    layer(T::IndexK, "model.layers.{L}.self_attn.indexer.wk.weight"),
+    layer(T::IndexKNorm, "model.layers.{L}.self_attn.indexer.k_norm.weight"),
+    layer(T::IndexKNormBias, "model.layers.{L}.self_attn.indexer.k_norm.bias"),
+    layer(T::IndexWeights, "model.layers.{L}.self_attn.indexer.weights_proj.weight"),
     layer(T::QNorm, "model.layers.{L}.self_attn.q_norm.weight"),
     layer(T::KNorm, "model.layers.{L}.self_attn.k_norm.weight"),
     layer(T::QNorm, "model.layers.{L}.self_attn.query_layernorm.weight"),
@@ -303,9 +335,9 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::Experts(Gate), "model.layers.{L}.block_sparse_moe.experts.{E}.w1.weight"),
     layer(T::Experts(Up), "model.layers.{L}.block_sparse_moe.experts.{E}.w3.weight"),
     layer(T::Experts(Down), "model.layers.{L}.block_sparse_moe.experts.{E}.w2.weight"),
-    half(T::Experts(Gate), "model.layers.{L}.mlp.experts.gate_up_proj", Rows::FirstHalf),
-    half(T::Experts(Up), "model.layers.{L}.mlp.experts.gate_up_proj", Rows::SecondHalf),
-    layer(T::Experts(Down), "model.layers.{L}.mlp.experts.down_proj"),
+    lying(Gate, "model.layers.{L}.mlp.experts.gate_up_proj", Rows::FirstHalf, Lie::ByShape),
+    lying(Up, "model.layers.{L}.mlp.experts.gate_up_proj", Rows::SecondHalf, Lie::ByShape),
+    lying(Down, "model.layers.{L}.mlp.experts.down_proj", Rows::All, Lie::ByShape),
     half(T::Experts(Gate), "model.layers.{L}.block_sparse_moe.input_linear.weight", Rows::FirstHalf),
     half(T::Experts(Up), "model.layers.{L}.block_sparse_moe.input_linear.weight", Rows::SecondHalf),
     layer(T::Experts(Down), "model.layers.{L}.block_sparse_moe.output_linear.weight"),
@@ -363,7 +395,7 @@ impl From<&'static [NameRule]> for Names {
 
 /// Suffixes of tensors in real files that no computation needs.
 pub const IGNORED_SUFFIXES: &[&str] =
-    &[".rotary_emb.inv_freq", ".attn_rot_embd", ".attention.masked_bias", ".attention.bias"];
+    &[".rotary_emb.inv_freq", ".input_scale", ".attn_rot_embd", ".attention.masked_bias", ".attention.bias"];
 
 impl NameRule {
     /// Whether this rule spells `role` (whatever its layer).

@@ -1,4 +1,5 @@
-//! The hub's API: the commit of a revision, and the files of a commit. It must not know which of them are wanted.
+//! The hub's API: the commit of a revision, and the files of a commit. It must not know which of them are
+//! wanted.
 
 use serde::Deserialize;
 use ureq::http::HeaderMap;

@@ -1,8 +1,9 @@
-//! The cache that programs of the Hugging Face hub share: `models--USER--REPO` with `blobs` named by checksum, `refs`
-//! from revisions to commits, `snapshots` of links to blobs, and locks beside them. It must not use the network.
+//! The cache that programs of the Hugging Face hub share: `models--USER--REPO` with `blobs` named by
+//! checksum, `refs` from revisions to commits, `snapshots` of links to blobs, and locks beside them. It must
+//! not use the network.
 //!
-//! Layout: <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>. A snapshot is linked when all files of
-//! a download are complete, and a revision points to it after that: what is found is whole.
+//! Layout: <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>. A snapshot is linked when all
+//! files of a download are complete, and a revision points to it after that: what is found is whole.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -24,7 +25,7 @@ pub struct Cache {
 /// What was deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {
-    /// Files.
+    /// How many there were.
     pub files: usize,
     /// Their bytes on the disk.
     pub bytes: u64,
@@ -137,8 +138,8 @@ impl Cache {
         write().map_err(HubError::io(&path))
     }
 
-    /// Deletes a repository: all its revisions and blobs. The number of files and bytes that this frees or, without
-    /// `really`, would free.
+    /// Deletes a repository: all its revisions and blobs. The number of files and bytes that this frees or,
+    /// without `really`, would free.
     ///
     /// # Errors
     /// [`HubError::Io`]; nothing outside the repository's folder is touched.
@@ -163,7 +164,8 @@ impl Cache {
     }
 }
 
-/// The repository of a path into a cache, wherever the cache is: `.../models--USER--REPO/snapshots/COMMIT/...`.
+/// The repository of a path into a cache, wherever the cache is:
+/// `.../models--USER--REPO/snapshots/COMMIT/...`.
 pub fn repository_of(path: &Path) -> Option<RepoId> {
     let parts: Vec<_> = path.iter().filter_map(|part| part.to_str()).collect();
     let here =

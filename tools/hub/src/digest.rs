@@ -1,5 +1,5 @@
-//! Checksums of files on the hub: SHA-256 of large files, git's SHA-1 of a blob for small ones. It must not know
-//! where bytes come from.
+//! Checksums of files on the hub: SHA-256 of large files, git's SHA-1 of a blob for small ones. It must not
+//! know where bytes come from.
 
 use std::fmt::Write as _;
 

@@ -1,6 +1,6 @@
-//! One file: locked, fetched over several connections, written in order to `CHECKSUM.incomplete`, checked while it is
-//! written, synced and renamed. What was written by an earlier try is checked and kept. It must not know what a
-//! snapshot is.
+//! One file: locked, fetched over several connections, written in order to `CHECKSUM.incomplete`, checked
+//! while it is written, synced and renamed. What was written by an earlier try is checked and kept. It must
+//! not know what a snapshot is.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -8,17 +8,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use moelten_loader::supervise::supervised;
+
 use crate::api;
 use crate::cache::{Cache, sync_folder};
 use crate::digest::FileDigest;
 use crate::error::HubError;
 use crate::http::{Failure, Http, TRIES, host, sleep};
-use crate::hub::Watch;
 use crate::name::ModelName;
 use crate::select::RemoteFile;
+use crate::watch::Watch;
 use crate::window::{Next, Window};
 
-/// Size of a piece in bytes. With the window of pieces and one in each connection at most 48 MiB are in memory.
+/// Size of a piece in bytes. With the window of pieces and one in each connection at most 48 MiB are in
+/// memory.
 const PIECE: u64 = 4 << 20;
 /// Connections for one file.
 const CONNECTIONS: u64 = 4;
@@ -35,9 +38,9 @@ pub struct Download<'a> {
     pub cache: &'a Cache,
     /// The repository, for errors.
     pub name: &'a ModelName,
-    /// Its commit.
+    /// The revision that was looked up, 40 hexadecimal digits.
     pub commit: &'a str,
-    /// The file.
+    /// What is downloaded, as the hub lists it.
     pub file: &'a RemoteFile,
     /// Progress and Ctrl-C.
     pub watch: &'a dyn Watch,
@@ -154,7 +157,8 @@ impl Download<'_> {
         Ok(())
     }
 
-    /// Asks the hub for the address of the bytes after all redirects, and whether they are still those of the listing.
+    /// Asks the hub for the address of the bytes after all redirects, and whether they are still those of the
+    /// listing.
     fn source(&self) -> Result<String, HubError> {
         let url = resolve(self.http, self.name, self.commit, &self.file.path);
         let answer = self.http.ask(&url, true, &|| self.watch.stopped())?;
@@ -178,7 +182,8 @@ impl Download<'_> {
         Ok(answer.url)
     }
 
-    /// Several connections fetch pieces; this thread writes them in order. `None` if the server ignores ranges.
+    /// Several connections fetch pieces; this thread writes them in order. `None` if the server ignores
+    /// ranges.
     fn in_pieces(
         &self,
         target: &mut File,
@@ -200,8 +205,11 @@ impl Download<'_> {
         });
         for _ in 0..CONNECTIONS.min(pieces) {
             let fetcher = Arc::clone(&fetcher);
+            let ending = Arc::clone(&window);
+            let host = host(source);
+            let on_panic = move |what| ending.fail(HubError::Answer { host, what });
             // Not waited for: one that hangs in a read must not hold up Ctrl-C.
-            std::thread::spawn(move || fetcher.run());
+            supervised("download", on_panic, move || fetcher.run()).map_err(HubError::io(path))?;
         }
         let mut write = || -> Result<Option<FileDigest>, HubError> {
             loop {
@@ -299,18 +307,11 @@ struct Fetcher {
 
 impl Fetcher {
     fn run(&self) {
-        // A panic must end the download with a line, not leave it waiting.
-        let run = std::panic::AssertUnwindSafe(|| {
-            while let Some(piece) = self.window.take() {
-                match self.piece(piece) {
-                    Ok(bytes) => self.window.put(piece, bytes),
-                    Err(error) => self.window.fail(error),
-                }
+        while let Some(piece) = self.window.take() {
+            match self.piece(piece) {
+                Ok(bytes) => self.window.put(piece, bytes),
+                Err(error) => self.window.fail(error),
             }
-        });
-        if std::panic::catch_unwind(run).is_err() {
-            let (host, what) = (host(&self.url), "something this program stumbled over, a bug".to_owned());
-            self.window.fail(HubError::Answer { host, what });
         }
     }
 

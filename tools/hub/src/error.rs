@@ -1,5 +1,5 @@
-//! What can go wrong between a name and its files, in words that say what to do. It must not know how an error is
-//! shown.
+//! What can go wrong between a name and its files, in words that say what to do. It must not know how an
+//! error is shown.
 
 use std::io;
 use std::path::PathBuf;

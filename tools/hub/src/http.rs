@@ -1,5 +1,5 @@
-//! Requests with retries, redirects and ranges. The token goes to the hub alone, never to a host that it redirects
-//! to. It must not know what is asked for.
+//! Requests with retries, redirects and ranges. The token goes to the hub alone, never to a host that it
+//! redirects to. It must not know what is asked for.
 
 use std::io::Read;
 use std::time::Duration;
@@ -292,7 +292,8 @@ fn absolute(base: &str, location: &str) -> String {
     }
 }
 
-/// Encrypted connections by graviola: no C, but it needs these instructions and ends the program without them.
+/// Encrypted connections by graviola: no C, but it needs these instructions and ends the program without
+/// them.
 #[cfg(target_arch = "x86_64")]
 fn tls() -> Result<ureq::tls::TlsConfig, HubError> {
     use std::arch::is_x86_feature_detected as has;

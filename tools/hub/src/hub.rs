@@ -1,9 +1,11 @@
-//! What the program uses: look up a name in the cache or on the hub, download its files, read parts of them. It must
-//! not know what a model is used for.
+//! What the program uses: look up a name in the cache or on the hub, download its files, read parts of them.
+//! It must not know what a model is used for.
 
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
+
+use moelten_loader::io::output::free_bytes;
 
 use crate::api;
 use crate::cache::{Cache, Removed};
@@ -13,22 +15,13 @@ use crate::http::{Http, host};
 use crate::name::{ModelName, RepoId};
 use crate::select::{Choice, RemoteFile, choose};
 use crate::settings::Settings;
+use crate::watch::Watch;
 
 /// Bytes that stay free on the disk beside a download.
 const RESERVE: u64 = 64 << 20;
 
 /// Bytes of the file that the disk is measured with.
 pub const TRIAL: u64 = 128 << 20;
-
-/// Progress of a download, and the wish to stop it.
-pub trait Watch: Sync {
-    /// `done` bytes of all files of the download are there.
-    fn progress(&self, done: u64);
-    /// Something that the user should know.
-    fn note(&self, line: &str);
-    /// Whether the user wants to stop.
-    fn stopped(&self) -> bool;
-}
 
 /// The hub and its cache on this machine.
 #[derive(Debug)]
@@ -209,16 +202,4 @@ impl Hub {
         }
         Http::new(&self.settings)
     }
-}
-
-/// Bytes free for this user on the disk of a folder.
-#[cfg(unix)]
-fn free_bytes(folder: &std::path::Path) -> Option<u64> {
-    let found = rustix::fs::statvfs(folder).ok()?;
-    Some(found.f_bavail.saturating_mul(found.f_frsize))
-}
-
-#[cfg(not(unix))]
-fn free_bytes(_folder: &std::path::Path) -> Option<u64> {
-    None
 }

@@ -1,7 +1,8 @@
-//! From a name to files: the names of models on the Hugging Face hub, its API, the cache that its programs share,
-//! and downloads that resume and are checked. It must not know what is in the files.
+//! From a name to files: the names of models on the Hugging Face hub, its API, the cache that its programs
+//! share, and downloads that resume and are checked. It must not know what is in the files.
 //!
-//! The network is used by [`Hub::look`], [`Hub::pull`] and [`Hub::read_range`] alone; [`Hub::find`] reads the cache.
+//! The network is used by [`Hub::look`], [`Hub::pull`] and [`Hub::read_range`] alone; [`Hub::find`] reads the
+//! cache.
 
 mod api;
 mod cache;
@@ -13,11 +14,13 @@ mod hub;
 mod name;
 mod select;
 mod settings;
+mod watch;
 mod window;
 
 pub use cache::{Removed, repository_of};
 pub use error::HubError;
-pub use hub::{Found, Hub, Repository, Watch};
+pub use hub::{Found, Hub, Repository};
 pub use name::{ModelName, RepoId};
 pub use select::{Choice, RemoteFile, Variant, choose, variants};
 pub use settings::Settings;
+pub use watch::Watch;

@@ -1,5 +1,5 @@
-//! Names of models: `user/repo`, with a quantisation, a revision or a file. It must not know whether such a model
-//! exists.
+//! Names of models: `user/repo`, with a quantisation, a revision or a file. It must not know whether such a
+//! model exists.
 
 use std::fmt;
 
@@ -13,8 +13,8 @@ const PREFIXES: [&str; 6] =
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RepoId(String);
 
-/// A model on the hub: `user/repo`, `user/repo:QUANT`, `user/repo@REVISION`, `user/repo@REVISION:QUANT`, with `hf:`
-/// or the address of the hub before it, or the address of a file there.
+/// A model on the hub: `user/repo`, `user/repo:QUANT`, `user/repo@REVISION`, `user/repo@REVISION:QUANT`, with
+/// `hf:` or the address of the hub before it, or the address of a file there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelName {
     /// The repository.
@@ -70,8 +70,8 @@ impl fmt::Display for RepoId {
 }
 
 impl ModelName {
-    /// Reads a name. `None` for text that is more likely a path: without a prefix only `user/repo` is a name, and
-    /// not one that ends as a model file does.
+    /// Reads a name. `None` for text that is more likely a path: without a prefix only `user/repo` is a name,
+    /// and not one that ends as a model file does.
     ///
     /// # Errors
     /// [`HubError::Name`] for a prefix with something behind it that is no name.
@@ -113,7 +113,8 @@ impl ModelName {
         }
     }
 
-    /// What stands behind `user/repo/`: a file, or the hub's `resolve/REVISION/FILE`, `blob/...`, `tree/REVISION`.
+    /// What stands behind `user/repo/`: a file, or the hub's `resolve/REVISION/FILE`, `blob/...`,
+    /// `tree/REVISION`.
     fn path(&mut self, path: &str) -> Option<()> {
         let (first, rest) = path.split_once('/').unwrap_or((path, ""));
         match first {

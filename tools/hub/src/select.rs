@@ -1,5 +1,5 @@
-//! Which files of a repository make a model: the quantisations of GGUF files with all their parts, or a folder of
-//! safetensors. It judges by names alone and must not read a file.
+//! Which files of a repository make a model: the quantisations of GGUF files with all their parts, or a
+//! folder of safetensors. It judges by names alone and must not read a file.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ pub struct Variant {
 /// What to download, and what to open of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// The files.
+    /// All parts of a GGUF file, or everything of a folder.
     pub files: Vec<RemoteFile>,
     /// Path in the repository of the file to open; empty for the folder itself.
     pub open: String,
@@ -100,7 +100,8 @@ pub fn variants(files: &[RemoteFile]) -> Vec<Variant> {
 /// The files for a wish: a quantisation, a file, or neither. GGUF files come before a folder of safetensors.
 ///
 /// # Errors
-/// [`HubError::NoVariant`] if there is no such file or quantisation, [`HubError::NoModel`] if there is no model.
+/// [`HubError::NoVariant`] if there is no such file or quantisation, [`HubError::NoModel`] if there is no
+/// model.
 pub fn choose(
     repo: &RepoId,
     files: &[RemoteFile],

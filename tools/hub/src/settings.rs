@@ -1,5 +1,5 @@
-//! Where the cache is, which hub, which token: the environment variables that the hub's own programs read. It must
-//! not know what is downloaded.
+//! Where the cache is, which hub, which token: the environment variables that the hub's own programs read. It
+//! must not know what is downloaded.
 
 use std::fs;
 use std::path::{Path, PathBuf};

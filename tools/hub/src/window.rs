@@ -1,5 +1,5 @@
-//! Pieces of a file that several connections fetch and one writer takes in order. At most a window of pieces is in
-//! memory. It must not know where the bytes come from.
+//! Pieces of a file that several connections fetch and one writer takes in order. At most a window of pieces
+//! is in memory. It must not know where the bytes come from.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -8,7 +8,7 @@ use clap::Command;
 /// Print completions for a shell: `moelten completions bash > FILE`
 #[derive(Debug, clap::Args)]
 pub struct CompletionsArgs {
-    /// The shell
+    /// bash, zsh, fish, elvish or powershell
     shell: clap_complete::Shell,
 }
 

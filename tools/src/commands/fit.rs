@@ -32,8 +32,8 @@ use crate::report::progress::bytes;
 /// model runs, 5 if it does not.
 #[derive(Debug, clap::Args)]
 pub struct FitArgs {
-    /// GGUF file, model folder, or name on the hub, which is judged by its headers without a download; the built-in
-    /// model if there is none
+    /// GGUF file, model folder, or name on the hub, which is judged by its headers without a download; the
+    /// built-in model if there is none
     model: Option<PathBuf>,
     /// Cache hit rate to assume, 0 to 1, such as one that `/stats` showed [default: estimated]
     #[arg(long, value_name = "SHARE", value_parser = share)]
@@ -127,8 +127,8 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The other quantisations of a repository: their sizes, and whether they would fit, by the parts that the judged
-/// one has.
+/// The other quantisations of a repository: their sizes, and whether they would fit, by the parts that the
+/// judged one has.
 fn others(remote: &RemoteModel, plan: &Plan) -> Result<String, std::fmt::Error> {
     let variants = variants(&remote.repository.files);
     let mut out = String::new();
@@ -256,6 +256,9 @@ impl Report<'_> {
         };
         let free = self.free.map_or_else(String::new, |free| format!("; {} free now", bytes(free)));
         let place = match &plan.experts {
+            Experts::InPlace if plan.arranged > 0 => {
+                "arranged in memory; the others are mapped from the file"
+            }
             Experts::InPlace => "mapped from the file",
             Experts::Cached(cached) if cached.embedding_in_file => {
                 "copied to memory; the embedding is read from the file, one row per token"
@@ -270,7 +273,14 @@ impl Report<'_> {
             ("program", bytes(plan.base), String::new()),
             ("other weights", bytes(plan.dense), place.to_owned()),
             ("context", bytes(plan.kv), format!("{tokens} tokens in {kv} ({why_context})")),
-            ("buffers", bytes(plan.scratch), String::new()),
+            match plan.arranging {
+                0 => ("buffers", bytes(plan.scratch), String::new()),
+                arranging => {
+                    let words =
+                        format!("{} of them to arrange experts while they are read", bytes(arranging));
+                    ("buffers", bytes(plan.scratch + arranging), words)
+                }
+            },
             ("experts", expert_bytes, experts),
             ("total", bytes(plan.needs()), String::new()),
         ]
@@ -326,7 +336,11 @@ impl Report<'_> {
                 };
                 let quotas = span(kept().map(|k| *k.0).min(), kept().map(|k| *k.0).max());
                 let experts = span(kept().map(|k| *k.1).min(), kept().map(|k| *k.1).max());
-                let how = if cached.direct { "direct reads" } else { "mapped" };
+                let how = match (plan.arranging > 0, cached.direct) {
+                    (true, _) => "arranged while they are read",
+                    (false, true) => "direct reads",
+                    (false, false) => "mapped",
+                };
                 let (layers, spare) = (kept().count(), shape.spare.iter().sum::<usize>());
                 let words = format!(
                     "{quotas} of {experts} in each of {layers} layers, and {spare} slots for reads in flight; {total} in \

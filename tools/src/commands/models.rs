@@ -1,5 +1,5 @@
-//! `moelten models`: the models on this machine, each with its type and whether it fits; one of them in words; and
-//! the deletion of downloads. The picker of the chat shows the same list.
+//! `moelten models`: the models on this machine, each with its type and whether it fits; one of them in
+//! words; and the deletion of downloads. The picker of the chat shows the same list.
 
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
@@ -18,8 +18,8 @@ use crate::open::SessionArgs;
 
 /// List the models on this machine, whether they fit, and how fast they are
 ///
-/// Searches the current folder, `models` there and in the home folder, the folders of MOELTEN_MODELS, those of
-/// llama.cpp and LM Studio, and the Hugging Face cache. Loads no weights and uses no network.
+/// Searches the current folder, `models` there and in the home folder, the folders of MOELTEN_MODELS, those
+/// of llama.cpp and LM Studio, and the Hugging Face cache. Loads no weights and uses no network.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct ModelsArgs {

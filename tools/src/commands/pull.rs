@@ -1,5 +1,5 @@
-//! `moelten pull`: downloads a model from the hub into the cache that its programs share. The path is printed on
-//! stdout, so that other programs can use it.
+//! `moelten pull`: downloads a model from the hub into the cache that its programs share. The path is printed
+//! on stdout, so that other programs can use it.
 
 use std::io::{self, Write};
 

@@ -1,5 +1,5 @@
-//! The headers of a model on the hub, without its weights: files of the right length on this machine whose headers
-//! are those of the hub and whose other bytes are holes. It must not know what is judged by them.
+//! The headers of a model on the hub, without its weights: files of the right length on this machine whose
+//! headers are those of the hub and whose other bytes are holes. It must not know what is judged by them.
 
 use std::fs;
 use std::io::Write as _;

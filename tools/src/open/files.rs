@@ -24,7 +24,8 @@ pub fn mention(notices: &[String]) {
     notices.iter().for_each(|notice| notes.line(Tone::Dim, &format!("note: {notice}")));
 }
 
-/// The name of the file or folder, without its path; of a folder in the hub's cache, its repository. Unfiltered.
+/// The name of the file or folder, without its path; of a folder in the hub's cache, its repository.
+/// Unfiltered.
 pub fn name(model: Option<&Path>) -> String {
     let Some(path) = model else { return builtin::NAME.to_owned() };
     // In the hub's cache the names of files are those of links, and folders are named by commits.

@@ -74,12 +74,14 @@ impl Loops {
     }
 }
 
-/// The model of the processor and its tiers, as far as the system names them.
+/// The model of the processor and its tiers, as far as the system names them. Builds for debugging have loops
+/// of other speeds.
 fn processor(system: &System) -> String {
     let field = |name: &str| system.field("proc/cpuinfo", name).unwrap_or_default();
     let fields = ["model name", "cpu family", "model", "stepping"].map(field);
     let tiers: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
-    format!("{}; {}; {}", std::env::consts::ARCH, fields.join(" "), tiers.join(" "))
+    let build = if cfg!(debug_assertions) { "; debug" } else { "" };
+    format!("{}; {}; {}{build}", std::env::consts::ARCH, fields.join(" "), tiers.join(" "))
 }
 
 fn kept_or_measured(
@@ -162,7 +164,7 @@ fn from_json(table: &Value, tier: Isa) -> Option<Vec<LoopSpeeds>> {
         })
     };
     let table: Vec<LoopSpeeds> = table.as_array()?.iter().map(row).collect::<Option<_>>()?;
-    let whole = table.len() == 2 * Format::ALL.iter().filter(|format| format.block_len() > 1).count();
+    let whole = table.len() == 2 * Format::ALL.iter().filter(|format| !format.is_float()).count();
     (whole || Picks::candidates(loops::SEVERAL) == [tier]).then_some(table)
 }
 
@@ -173,7 +175,7 @@ mod tests {
     use super::*;
 
     fn table() -> Vec<LoopSpeeds> {
-        let formats = Format::ALL.into_iter().filter(|format| format.block_len() > 1);
+        let formats = Format::ALL.into_iter().filter(|format| !format.is_float());
         let row = |format| {
             [1, loops::SEVERAL].map(|tokens| LoopSpeeds {
                 format,

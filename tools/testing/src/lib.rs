@@ -1,8 +1,6 @@
 //! What the tests of all crates share. Its own tests hold the rules of the source tree (`tests/tidy`). It
 //! must not depend on any crate.
 
-pub mod fake_hub;
-
 use std::ffi::OsStr;
 use std::io::Write;
 

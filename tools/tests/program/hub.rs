@@ -1,5 +1,5 @@
-//! Models from a hub, the fake one on this machine: names in every command, downloads that are killed, the list and
-//! the deletion of downloads.
+//! Models from a hub, the fake one on this machine: names in every command, downloads that are killed, the
+//! list and the deletion of downloads.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,9 +7,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use moelten_testing::fake_hub::{COMMIT, FakeFile, FakeHub};
-
 use crate::common::{BRIEF, Outcome, builtin, finish, moelten, run};
+use crate::fake_hub::{COMMIT, FakeFile, FakeHub};
 
 /// A hub with the built-in model in two sizes, and an empty cache.
 struct Case {
@@ -180,7 +179,8 @@ fn downloads_are_listed_shown_and_deleted() {
     assert!(named.text().contains("MOELTEN_MODELS"), "{named:?}");
 }
 
-/// Killed at many points, a download leaves nothing that is opened, and the next one ends with the right file.
+/// Killed at many points, a download leaves nothing that is opened, and the next one ends with the right
+/// file.
 #[test]
 fn a_download_survives_being_killed() {
     let case = Case::new();

@@ -39,7 +39,8 @@ grep oom_kill /sys/fs/cgroup/small/memory.events
 
 section tight
 group tight 343932928
-in_group tight moelten run /models/many.gguf -p hello --ram 72M --ctx 256 --max-tokens 12 --seed 1 --json 2>/dev/null
+free="--temp 100 --top-k 0 --top-p 1 --min-p 0 --seed 1"
+in_group tight moelten run /models/many.gguf -p "$(yes a dog and a cat | head -100)" --ram 72M --ctx 1k --max-tokens 12 $free --json 2>/dev/null
 echo; echo peak $(cat /sys/fs/cgroup/tight/memory.peak)
 grep oom_kill /sys/fs/cgroup/tight/memory.events
 

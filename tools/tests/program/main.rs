@@ -4,6 +4,9 @@
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 #[path = "../common/mod.rs"]
 mod common;
+#[allow(dead_code, reason = "the tests of downloads use the rest")]
+#[path = "../../hub/tests/hub/fake_hub.rs"]
+mod fake_hub;
 
 mod advice;
 mod bench;

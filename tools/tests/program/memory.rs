@@ -227,9 +227,10 @@ fn measuring_stays_within_the_budget() {
     let words = all.file("words.txt", tale(50 << 20));
     let marks = all.file("marks.txt", "\u{4e16}\u{754c}. ".repeat(6 << 20));
     all.run("ppl", &["ppl", &model, "--text", &words, "--tokens", "600"]).fine();
-    let outcome = all.run("ppl, all of it", &["ppl", &model, "--text", &words]).refused(2, "E-ARG-01");
-    assert!(outcome.err.contains("limit the number of tokens"), "{outcome:?}");
-    all.run("ppl, marks", &["ppl", &model, "--text", &marks]).refused(2, "E-ARG-01");
+    let word = all.file("word.txt", "\u{4e16}\u{754c}".repeat(10 << 20));
+    let outcome = all.run("ppl, one word", &["ppl", &model, "--text", &word]).refused(2, "E-ARG-01");
+    assert!(outcome.err.contains("a word that alone has more than 4,194,304 tokens"), "{outcome:?}");
+    all.run("ppl, marks", &["ppl", &model, "--text", &marks, "--tokens", "600"]).fine();
     all.run("ppl --against", &["ppl", &model, "--text", &words, "--tokens", "200", "--against", &model])
         .fine();
     all.run("imatrix", &["imatrix", &model, "--text", &words, "--chunks", "1", "--out", &out]).fine();
@@ -270,6 +271,11 @@ fn commands_on_files_own_little() {
     long_trace(Path::new(&trace));
     all.within("replay", 0, moelten().args(["replay", &trace]), "/dev/null").fine();
     all.within("replay --json", 0, moelten().args(["replay", &trace, "--json"]), "/dev/null").fine();
+    // One that is too long for the memory that is free is refused before it is read.
+    let mut limited = clean(Command::new("prlimit"));
+    limited.args(["--as=90000000", env!("CARGO_BIN_EXE_moelten"), "replay", &trace]);
+    let outcome = all.within("replay in little memory", 0, &mut limited, "/dev/null").refused(5, "E-MEM-03");
+    assert!(outcome.err.contains("record a shorter one"), "{outcome:?}");
     // Metadata and headers of many megabytes.
     let wide = all.word("wide.gguf");
     let keys = (0..60_000).map(|i| (format!("general.key.{i}"), Value::Str(format!("value {i:0200}"))));

@@ -165,7 +165,7 @@ fn b88_patterns() {
         (&["attn_q"][..], "no `=`"),
         (&["attn_q=q9_k"][..], "no type q9_k"),
         (&["attn_(q=q8_0"][..], "unclosed group"),
-        (&["attn_q=q2_k"][..], "can be read, not written"),
+        (&["attn_q=iq2_xs"][..], "can be read, not written"),
     ] {
         let outcome = with(rules).harmless();
         assert_eq!(outcome.code, Some(2), "{rules:?}: {outcome:?}");

@@ -179,10 +179,13 @@ fn enormous_answers_stay_within_the_budget() {
     let peak = crate::common::peak::Peak::of_process(pid, Duration::from_millis(50));
     let kept = terminal.file("moelten/last-conversation.json");
     for (index, question) in ["hello", "and more", "and more of it"].into_iter().enumerate() {
+        if index > 0 {
+            terminal.enter("/clear");
+        }
         terminal.enter(question);
         terminal.until("answered and saved", |_| {
             let text = std::fs::read_to_string(&kept).unwrap_or_default();
-            text.matches("\"assistant\"").count() > index
+            text.contains(&format!("\"{question}\"")) && text.contains("\"assistant\"")
         });
         (40..60).for_each(|columns| terminal.resize(columns, 20));
         terminal.resize(100, 30);

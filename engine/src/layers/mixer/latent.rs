@@ -12,6 +12,7 @@ use moelten_quant::GROUP_ROWS;
 
 use super::attend::{attend, warm};
 use super::contract::Mixer;
+use super::sparse::Indexer;
 use crate::layers::linear::{Compute, Linear, Packed};
 use crate::layers::norm::rms_in_place;
 use crate::layers::rope::Angles;
@@ -36,6 +37,8 @@ pub struct Latent {
     pub heads: HeadMatrices,
     /// Output projection, `[d_model, heads * value_dim]`.
     pub o: Linear,
+    /// How tokens choose what they attend to.
+    pub indexer: Option<Box<Indexer>>,
     /// Gate on the values of each head, `[heads, d_model]`.
     pub gate: Option<Linear>,
     /// Index of the rope among those of the model; `None` without positions.
@@ -79,7 +82,14 @@ pub fn pass_tokens(spec: &LatentSpec) -> usize {
 
 impl Latent {
     /// Queries as they are projected, `[tokens, heads * (nope + rope)]`, into `s.wide`.
-    fn queries(&self, compute: Compute<'_>, tokens: usize, s: &mut AttentionScratch, p: &mut ProductScratch) {
+    fn queries(
+        &self,
+        compute: Compute<'_>,
+        (angles, first): (&[Angles], usize),
+        tokens: usize,
+        s: &mut AttentionScratch,
+        p: &mut ProductScratch,
+    ) {
         let width = self.spec.attention.heads * self.spec.query_dim();
         let wide = &mut s.latent.wide[..tokens * width];
         match &self.query {
@@ -92,6 +102,10 @@ impl Latent {
                 compute.pool.rows(narrow, rank, |_, rows| rms_in_place(compute.kernels, rows, norm, eps));
                 compute.pack(narrow, rank, [up.weight.format], &mut p.packed);
                 compute.linear(up, &p.packed, wide, &mut p.grouped);
+                if let Some(indexer) = &self.indexer {
+                    let angles = &angles[indexer.rope];
+                    indexer.take_latent(compute, angles, first, narrow, &mut s.sparse, p);
+                }
             }
         }
     }
@@ -211,7 +225,7 @@ impl Mixer for Latent {
     ) {
         let (d_model, width) = (self.down.weight.cols, self.down.weight.rows);
         let tokens = x.len() / d_model;
-        let angles = self.rope.map(|rope| &angles[rope]);
+        let (all, angles) = (angles, self.rope.map(|rope| &angles[rope]));
         let inner = match &self.query {
             Query::Direct(linear) => linear.weight.format,
             Query::Latent { down, .. } => down.weight.format,
@@ -224,8 +238,11 @@ impl Mixer for Latent {
             let gates = &mut s.gate[..tokens * gate.weight.rows];
             compute.linear(gate, &products.packed, gates, &mut products.grouped);
         }
+        if let Some(indexer) = &self.indexer {
+            indexer.take_input(compute, &all[indexer.rope], first, x, &mut s.sparse, products);
+        }
         self.keys_and_values(compute, angles, first, tokens, s);
-        self.queries(compute, tokens, s, products);
+        self.queries(compute, (all, first), tokens, s, products);
         self.absorb(compute, angles, first, tokens, s);
     }
 
@@ -244,7 +261,24 @@ impl Mixer for Latent {
         state.write(compute.pool, compute.kernels, position, k, v);
         let (q, mixed) = (&mut s.q[wide.clone()], &mut s.mixed[wide]);
         warm(compute, spec, position, q);
-        attend(compute, (spec, &[]), state.view(), position, q, &mut s.attend, mixed);
+        let (Some(indexer), LayerState::Indexed(state)) = (&self.indexer, &mut *state) else {
+            attend(compute, (spec, &[]), state.view(), position, q, &mut s.attend, mixed);
+            return;
+        };
+        let width = indexer.spec.head_dim;
+        state.write_keys(position, &s.sparse.keys[tokens.start * width..tokens.end * width]);
+        // The first tokens see no more than may be chosen.
+        let all = indexer.spec.top.saturating_sub(position).min(tokens.len());
+        let row = spec.heads * spec.head_dim;
+        if all > 0 {
+            let (q, mixed) = (&mut q[..all * row], &mut mixed[..all * row]);
+            attend(compute, (spec, &[]), state.kv.view(), position, q, &mut s.attend, mixed);
+        }
+        for t in all..tokens.len() {
+            indexer.choose(compute, tokens.start + t, state.keys(position + t + 1), &mut s.sparse);
+            let (q, mixed) = (&q[t * row..][..row], &mut mixed[t * row..][..row]);
+            indexer.attend(compute, spec, state.kv.view().layer, q, &mut s.sparse, mixed);
+        }
     }
 
     fn skip(&self, tokens: Range<usize>, s: &mut AttentionScratch) {

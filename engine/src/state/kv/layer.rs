@@ -171,6 +171,25 @@ impl KvLayer {
         Ok(())
     }
 
+    /// Key and value of the first head at a position, in single precision.
+    pub fn read(&self, position: usize, key: &mut [f32], value: &mut [f32]) {
+        for (head, out) in [(0, key), (self.kv_heads, value)] {
+            let (first, stride) = self.place(head, position);
+            match self.format {
+                KvFormat::F16 => {
+                    let stored = self.memory.numbers::<u16>()[first..].iter().step_by(stride);
+                    out.iter_mut()
+                        .zip(stored)
+                        .for_each(|(to, &bits)| *to = half::f16::from_bits(bits).to_f32());
+                }
+                KvFormat::F32 => {
+                    let stored = self.memory.numbers::<f32>()[first..].iter().step_by(stride);
+                    out.iter_mut().zip(stored).for_each(|(to, from)| *to = *from);
+                }
+            }
+        }
+    }
+
     /// Every row of these positions: the number of its head, keys first, and its position.
     fn rows(&self, positions: Range<usize>) -> impl Iterator<Item = (usize, usize)> + use<> {
         (0..2 * self.kv_heads).flat_map(move |head| positions.clone().map(move |position| (head, position)))

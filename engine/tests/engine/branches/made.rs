@@ -144,6 +144,7 @@ impl Random {
                 | T::PostNorm(_)
                 | T::SumNorm
                 | T::LayerScale
+                | T::IndexKNorm
                 | T::SsmNorm
                 | T::SsmStepNorm
                 | T::SsmBNorm
@@ -264,7 +265,16 @@ pub fn latent(query_rank: Option<usize>, split: bool) -> Op {
         value_scale: 1.0,
         chunk: None,
     };
-    Op::Latent(LatentSpec { attention, rank, nope, value_dim: 64, query_rank, norm_eps: 1e-6, split })
+    Op::Latent(LatentSpec {
+        attention,
+        rank,
+        nope,
+        value_dim: 64,
+        query_rank,
+        norm_eps: 1e-6,
+        split,
+        indexer: None,
+    })
 }
 
 /// A feed-forward block of three matrices, or of two.

@@ -4,9 +4,9 @@
 mod recurrences;
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BranchSpec, ExpertGroups, Join, KvSource, LatentSpec, LayerInputSpec,
-    LayerInputs, LayerSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, Renormalise,
-    RouterInput, Select, SharedExpert, Temperature,
+    Activation, AttentionSpec, BranchSpec, ExpertGroups, IndexerSpec, Join, KvSource, LatentSpec,
+    LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm,
+    Renormalise, RouterInput, Select, SharedExpert, Temperature,
 };
 use moelten_loader::tensors::roles::{LayerTensor as T, Role};
 
@@ -260,6 +260,30 @@ impl<'a> Layer<'a> {
         (0..x.len()).map(token).collect()
     }
 
+    /// The tokens that token `t` attends to.
+    fn chosen(self, spec: &LatentSpec, indexer: &IndexerSpec, x: &Rows, t: usize) -> Vec<usize> {
+        let project = |weight: T, x: &[f64]| linear(self.weights(weight), None, x);
+        let roped = AttentionSpec { rope: Some(indexer.rope.clone()), ..spec.attention.clone() };
+        let rms = NormSpec::Rms { eps: spec.norm_eps };
+        let latent = norm(rms, self.weights(T::QDownNorm), None, &project(T::QDown, &x[t]));
+        let mut queries = project(T::IndexQ, &latent);
+        queries.chunks_exact_mut(indexer.head_dim).for_each(|head| rotate(&roped, t, head));
+        let weights = project(T::IndexWeights, &x[t]);
+        let layer_norm = NormSpec::Layer { eps: indexer.norm_eps };
+        let bias = Some(self.weights(T::IndexKNormBias));
+        let score = |s: usize| {
+            let mut key = norm(layer_norm, self.weights(T::IndexKNorm), bias, &project(T::IndexK, &x[s]));
+            rotate(&roped, s, &mut key);
+            let heads = queries.chunks_exact(indexer.head_dim).zip(&weights);
+            heads.map(|(query, w)| w * dot(query, &key).max(0.0)).sum::<f64>()
+        };
+        let scores: Vec<f64> = (0..=t).map(score).collect();
+        let mut order: Vec<usize> = (0..=t).collect();
+        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+        order.truncate(indexer.top);
+        order
+    }
+
     /// As the paper defines it: keys and values of all heads are expanded from the latent vectors.
     fn latent(self, spec: &LatentSpec, x: &Rows) -> Rows {
         let (core, rank, nope, value) = (&spec.attention, spec.rank, spec.nope, spec.value_dim);
@@ -297,14 +321,19 @@ impl<'a> Layer<'a> {
             (q, heads)
         });
         let tokens: Vec<_> = tokens.collect();
+        let seen = |t: usize| match &spec.indexer {
+            None => (0..=t).collect(),
+            Some(indexer) => self.chosen(spec, indexer, x, t),
+        };
         let mix = |t: usize| {
+            let seen: Vec<usize> = seen(t);
             let mixed: Vec<f64> = (0..core.heads)
                 .flat_map(|head| {
                     let query = &tokens[t].0[head * spec.query_dim()..][..spec.query_dim()];
                     let score = |s: usize| dot(query, &tokens[s].1[head].0) * f64::from(core.scale);
-                    let weights = softmax(&(0..=t).map(score).collect::<Vec<_>>());
+                    let weights = softmax(&seen.iter().map(|&s| score(s)).collect::<Vec<_>>());
                     let mut out = vec![0.0; value];
-                    for (s, weight) in weights.into_iter().enumerate() {
+                    for (&s, weight) in seen.iter().zip(weights) {
                         out.iter_mut().zip(&tokens[s].1[head].1).for_each(|(out, v)| *out += weight * v);
                     }
                     out

@@ -46,7 +46,7 @@ pub const FAMILIES: [&str; 20] = [
 ];
 
 /// Checkpoints with matrices that are too narrow for blocks.
-pub const NARROW: [&str; 13] = [
+pub const NARROW: [&str; 14] = [
     "deepseek3",
     "glm4moelite",
     "qwen3next",
@@ -60,6 +60,7 @@ pub const NARROW: [&str; 13] = [
     "jamba",
     "mimo2",
     "llama4",
+    "deepseek32",
 ];
 
 /// The results of Hugging Face transformers for a checkpoint.

@@ -221,4 +221,22 @@ impl Dot for Smmla {
         // SAFETY: as for this function.
         unsafe { Sdot::row(w, top, a) }
     }
+
+    #[inline(always)]
+    unsafe fn arrange(codes: &[Two; 8]) -> [Two; 8] {
+        // SAFETY: as for this function.
+        unsafe { Sdot::arrange(codes) }
+    }
+
+    #[inline(always)]
+    unsafe fn dots<const N: usize, const T: usize>(
+        w: &[Two; N],
+        zero: i32,
+        top: i32,
+        a: *const u32,
+        minus_zeros: *const i32,
+    ) -> [Two; T] {
+        // SAFETY: as for this function.
+        unsafe { Sdot::dots(w, zero, top, a, minus_zeros) }
+    }
 }

@@ -14,25 +14,25 @@ use crate::format::Format;
 /// # Safety
 /// All functions are as [`Source`], with `unit` at a block.
 pub(in crate::kernel) trait Blocks {
-    /// The format that this type stands for.
-    const FORMAT: Format;
     /// How its pieces are summed.
-    const SHAPE: Shape = Shape::of(Self::FORMAT);
-    /// Pieces of 32 weights in a block: 1 or 8.
-    const PIECES: usize = Self::FORMAT.block_len() / 32;
+    const SHAPE: Shape;
+    /// Pieces of 32 weights in a block: 1, 4 or 8.
+    const PIECES: usize;
+    /// Bytes of a block.
+    const BYTES: usize;
     /// Subtracted from a code: 0 or a power of two.
     const ZERO: i32;
     /// The largest unsigned code.
     const TOP: i32;
     /// Scales and minima of a block.
     type Scales<R: Rows>: ScalesOf<R>;
-    /// Bytes that hold bits of several pieces, 32 of each row in eight vectors.
+    /// Bytes that hold bits of several pieces, 32 of each row.
     type Shared<R: Rows>;
 
     /// Scales of a block.
     unsafe fn scales<R: Rows, S: Source<R>>(unit: S) -> Self::Scales<R>;
-    /// What pieces `first .. first + 4` share; `first` is a multiple of four. It is read once for all of
-    /// them.
+    /// What pieces `first .. first + 4` share; `first` is a multiple of four. A tier with room for it in its
+    /// registers reads it once for all of them.
     unsafe fn shared<R: Rows, S: Source<R>>(unit: S, first: usize) -> Self::Shared<R>;
     /// Codes of piece `first + NTH`: columns `4 g ..` in vector `g`. `NTH` is below four.
     unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(
@@ -42,19 +42,20 @@ pub(in crate::kernel) trait Blocks {
     ) -> [R::I; 8];
 }
 
-/// `N` scales and minima.
-pub(in crate::kernel) struct Scales<R: Rows, const N: usize> {
+/// `N` scales and `M` minima: as many, or none.
+pub(in crate::kernel) struct Scales<R: Rows, const N: usize, const M: usize> {
     scale: [R::F; N],
-    min: [R::F; N],
+    min: [R::F; M],
 }
 
 /// Reads [`Scales`] of any number.
 pub(in crate::kernel) trait ScalesOf<R: Rows> {
     fn scale(&self, i: usize) -> R::F;
+    /// Only of formats with minima.
     fn min(&self, i: usize) -> R::F;
 }
 
-impl<R: Rows, const N: usize> ScalesOf<R> for Scales<R, N> {
+impl<R: Rows, const N: usize, const M: usize> ScalesOf<R> for Scales<R, N, M> {
     #[inline(always)]
     fn scale(&self, i: usize) -> R::F {
         self.scale[i]
@@ -90,10 +91,34 @@ macro_rules! floats {
     };
 }
 
+/// An array of floats from the bytes `$n` of the words `$words`, in order. `$n` is a constant, as not every
+/// processor shifts all lanes by a number in one instruction.
+macro_rules! floats_of_bytes {
+    ($words:expr, |$word:ident, $n:ident| $element:expr) => {{
+        let mut out = [R::splat_f(0.0); _];
+        for (out, $word) in out.as_chunks_mut::<4>().0.iter_mut().zip($words) {
+            floats_of_bytes!(@ out, $n, $element, 0 1 2 3);
+        }
+        out
+    }};
+    (@ $out:ident, $n:ident, $element:expr, $($at:literal)*) => {$(
+        $out[$at] = {
+            const $n: usize = $at;
+            $element
+        };
+    )*};
+}
+
 /// One scale for the block, no minimum.
 #[inline(always)]
-fn one<R: Rows>(scale: R::F) -> Scales<R, 1> {
-    Scales { scale: [scale], min: [scale] }
+fn one<R: Rows>(scale: R::F) -> Scales<R, 1, 0> {
+    Scales { scale: [scale], min: [] }
+}
+
+/// The same scale for all pieces of a block, no minimum.
+#[inline(always)]
+fn same<R: Rows, const N: usize>(scale: R::F) -> Scales<R, N, 0> {
+    Scales { scale: [scale; N], min: [] }
 }
 
 /// Two f16 in a word as scale and minimum; in the formats that have them so, the minimum is added.
@@ -101,7 +126,7 @@ fn one<R: Rows>(scale: R::F) -> Scales<R, 1> {
 /// # Safety
 /// As [`Rows`].
 #[inline(always)]
-unsafe fn scale_and_offset<R: Rows>(pair: R::I) -> Scales<R, 1> {
+unsafe fn scale_and_offset<R: Rows>(pair: R::I) -> Scales<R, 1, 1> {
     // SAFETY: the caller guarantees the instructions.
     unsafe {
         let (scale, offset) = halves_of::<R>(pair);
@@ -129,19 +154,6 @@ unsafe fn between<R: Rows>(low: R::I, high: R::I) -> R::I {
     unsafe { R::or(R::shr(low, 16), R::shl(high, 16)) }
 }
 
-/// 32 bytes of codes of each row.
-///
-/// # Safety
-/// As [`Source`].
-#[inline(always)]
-unsafe fn columns<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
-    // SAFETY: the caller guarantees the bytes.
-    unsafe {
-        let ([a, b, c, d], [e, f, g, h]) = (unit.columns(offset), unit.columns(offset + 16));
-        [a, b, c, d, e, f, g, h]
-    }
-}
-
 /// The 32 four-bit codes of 16 bytes: low nibbles are the first half.
 ///
 /// # Safety
@@ -160,9 +172,12 @@ unsafe fn nibbles<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
 /// # Safety
 /// As [`Rows`].
 #[inline(always)]
-unsafe fn fields<R: Rows>(bytes: &[R::I; 8], shift: i32, mask: i32) -> [R::I; 8] {
+unsafe fn fields<R: Rows>(bytes: &R::Kept, shift: i32, mask: i32) -> [R::I; 8] {
     // SAFETY: the caller guarantees the instructions.
-    unsafe { ints!(|g| R::field(bytes[g], shift, mask)) }
+    unsafe {
+        let bytes = R::kept(bytes);
+        ints!(|g| R::field(bytes[g], shift, mask))
+    }
 }
 
 /// `codes` with bits `from ..` of 32 bytes, masked with `mask`, as their bits `to ..`.
@@ -172,13 +187,16 @@ unsafe fn fields<R: Rows>(bytes: &[R::I; 8], shift: i32, mask: i32) -> [R::I; 8]
 #[inline(always)]
 unsafe fn with_fields<R: Rows>(
     codes: [R::I; 8],
-    bytes: &[R::I; 8],
+    bytes: &R::Kept,
     from: i32,
     to: i32,
     mask: i32,
 ) -> [R::I; 8] {
     // SAFETY: the caller guarantees the instructions.
-    unsafe { ints!(|g| R::with_field(codes[g], bytes[g], from, to, mask)) }
+    unsafe {
+        let bytes = R::kept(bytes);
+        ints!(|g| R::with_field(codes[g], bytes[g], from, to, mask))
+    }
 }
 
 /// Bytes of a 16-entry table.
@@ -219,7 +237,7 @@ unsafe fn signed_byte<R: Rows>(words: R::I, n: usize) -> R::F {
 /// # Safety
 /// As [`Rows`].
 #[inline(always)]
-unsafe fn k_scales<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 8> {
+unsafe fn k_scales<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 8, 8> {
     // SAFETY: the caller guarantees the instructions and 16 bytes of each row.
     unsafe {
         // All at once: 16 bytes of each row cost little more than one word of each.
@@ -231,8 +249,8 @@ unsafe fn k_scales<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 8> {
         let scales = [R::and(a, six), high_scales];
         let minima = [R::and(b, six), high_minima];
         Scales {
-            scale: floats!(|i| R::mul(d, byte::<R>(scales[i / 4], i % 4))),
-            min: floats!(|i| R::mul(dmin, byte::<R>(minima[i / 4], i % 4))),
+            scale: floats_of_bytes!(scales, |word, N| R::mul(d, byte::<R>(word, N))),
+            min: floats_of_bytes!(minima, |word, N| R::mul(dmin, byte::<R>(word, N))),
         }
     }
 }
@@ -267,7 +285,7 @@ pub(in crate::kernel) const fn zero_of<R: Rows, B: Blocks>() -> i32 {
 /// Runs an expression for the [`Blocks`] of a quantised format, which it knows as a type.
 macro_rules! for_format {
     ($format:expr, |$B:ident| $body:expr) => {
-        for_format!(@ $format, $B, $body, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K Iq4Nl Iq4Xs Mxfp4)
+        for_format!(@ $format, $B, $body, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K Iq4Nl Iq4Xs Mxfp4 Tq2_0 Q1_0 Q8K)
     };
     (@ $format:expr, $B:ident, $body:expr, $($name:ident)*) => {
         match $format {
@@ -275,21 +293,19 @@ macro_rules! for_format {
                 type $B = $crate::kernel::wide::blocks::$name;
                 $body
             })*
-            format @ ($crate::format::Format::F32 | $crate::format::Format::F16 | $crate::format::Format::BF16) => {
-                unreachable!("{format} has no codes")
-            }
+            format => unreachable!("{format} has no codes that vectors unpack"),
         }
     };
 }
 
 pub(in crate::kernel) use for_format;
 
-/// Declares the formats: number of scales, zero and top of the codes, how scales are read, how many times 32
-/// bytes pieces share and how these are read, and how codes are. The bodies run in unsafe blocks, with `R` as
-/// the tier.
+/// Declares the formats: number of scales and of minima, zero and top of the codes, how scales are read, how
+/// many times 32 bytes pieces share and how these are read, and how codes are. The bodies run in unsafe
+/// blocks, with `R` as the tier.
 macro_rules! blocks {
     ($(
-        $format:ident: [$n:literal], $zero:literal, $top:literal;
+        $format:ident: [$n:literal, $m:literal], $zero:literal, $top:literal;
         |$unit:ident| $scales:block
         [$k:literal] |$shared_unit:pat_param, $q:pat_param| $shared:block
         |$codes_unit:pat_param, $bytes:pat_param, $p:pat_param| $codes:block
@@ -297,11 +313,13 @@ macro_rules! blocks {
         pub(in crate::kernel) struct $format;
 
         impl Blocks for $format {
-            const FORMAT: Format = Format::$format;
+            const SHAPE: Shape = Shape::of(Format::$format);
+            const PIECES: usize = Format::$format.block_len() / 32;
+            const BYTES: usize = Format::$format.block_bytes();
             const ZERO: i32 = $zero;
             const TOP: i32 = $top;
-            type Scales<R: Rows> = Scales<R, $n>;
-            type Shared<R: Rows> = [[R::I; 8]; $k];
+            type Scales<R: Rows> = Scales<R, $n, $m>;
+            type Shared<R: Rows> = [R::Kept; $k];
 
             #[inline(always)]
             unsafe fn scales<R: Rows, S: Source<R>>($unit: S) -> Self::Scales<R> {
@@ -331,17 +349,17 @@ macro_rules! blocks {
 }
 
 blocks! {
-    Q4_0: [1], 8, 15;
+    Q4_0: [1, 0], 8, 15;
     |unit| { one(unit.halves(0)) }
     [0] |_, _| { [] }
     |unit, _, _| { nibbles(unit, 2) }
 
-    Q4_1: [1], 0, 15;
+    Q4_1: [1, 1], 0, 15;
     |unit| { scale_and_offset::<R>(unit.words(0)) }
     [0] |_, _| { [] }
     |unit, _, _| { nibbles(unit, 4) }
 
-    Q5_0: [1], 16, 31;
+    Q5_0: [1, 0], 16, 31;
     |unit| { one(R::half(unit.quads(0)[0])) }
     [0] |_, _| { [] }
     |unit, _, _| {
@@ -349,36 +367,36 @@ blocks! {
         R::with_fifth_bits(nibbles(unit, 6), between::<R>(first, second))
     }
 
-    Q5_1: [1], 0, 31;
+    Q5_1: [1, 1], 0, 31;
     |unit| { scale_and_offset::<R>(unit.quads(0)[0]) }
     [0] |_, _| { [] }
     |unit, _, _| {
         R::with_fifth_bits(nibbles(unit, 8), unit.quads(0)[1])
     }
 
-    Q8_0: [1], 128, 255;
+    Q8_0: [1, 0], 128, 255;
     |unit| { one(unit.halves(0)) }
     [0] |_, _| { [] }
     |unit, _, _| {
-        let bytes = columns(unit, 2);
+        let bytes = R::kept(&unit.keep(2));
         let sign = R::splat(if R::SIGNED { 0 } else { 0x8080_8080_u32 as i32 });
         ints!(|g| R::xor(bytes[g], sign))
     }
 
-    Q2K: [16], 0, 3;
+    Q2K: [16, 16], 0, 3;
     |unit| {
         let packed = unit.quads(0);
         let (d, dmin) = halves_of::<R>(unit.words(80));
         let low = R::splat(0x0f0f_0f0f);
         Scales {
-            scale: floats!(|i| R::mul(d, byte::<R>(R::and(packed[i / 4], low), i % 4))),
-            min: floats!(|i| R::mul(dmin, byte::<R>(R::and(R::shr(packed[i / 4], 4), low), i % 4))),
+            scale: floats_of_bytes!(packed, |word, N| R::mul(d, byte::<R>(R::and(word, low), N))),
+            min: floats_of_bytes!(packed, |word, N| R::mul(dmin, byte::<R>(R::and(R::shr(word, 4), low), N))),
         }
     }
-    [1] |unit, first| { [columns(unit, 16 + first / 4 * 32)] }
+    [1] |unit, first| { [unit.keep(16 + first / 4 * 32)] }
     |_, [bytes], _| { fields::<R>(bytes, 2 * NTH as i32, 3) }
 
-    Q3K: [16], 4, 7;
+    Q3K: [16, 0], 4, 7;
     |unit| {
         // The 12 bytes of scales begin in the middle of a word of the last 16 bytes.
         let [p, q, r, s] = unit.quads(94);
@@ -388,54 +406,54 @@ blocks! {
         let low = [a, b, R::shr(a, 4), R::shr(b, 4)];
         let high = [R::shl(c, 4), R::shl(c, 2), c, R::shr(c, 2)];
         let scales: [R::I; 4] = ints!(|i| R::or(R::and(low[i], four), R::and(high[i], two)));
-        let scale = floats!(|i| {
-            let unsigned = R::and(R::shr(scales[i / 4], 8 * (i % 4) as i32), R::splat(255));
+        let scale = floats_of_bytes!(scales, |word, N| {
+            let unsigned = R::and(R::shr(word, 8 * N as i32), R::splat(255));
             R::mul(d, R::float(R::add(unsigned, R::splat(-32))))
         });
-        Scales { scale, min: scale }
+        Scales { scale, min: [] }
     }
-    [2] |unit, first| { [columns(unit, 32 + first / 4 * 32), columns(unit, 0)] }
+    [2] |unit, first| { [unit.keep(32 + first / 4 * 32), unit.keep(0)] }
     |_, [low, high], first| {
         with_fields::<R>(fields::<R>(low, 2 * NTH as i32, 3), high, (first + NTH) as i32, 2, 1)
     }
 
-    Q4K: [8], 0, 15;
+    Q4K: [8, 8], 0, 15;
     |unit| { k_scales(unit) }
-    [2] |unit, first| { [columns(unit, 16 + first / 2 * 32), columns(unit, 48 + first / 2 * 32)] }
+    [2] |unit, first| { [unit.keep(16 + first / 2 * 32), unit.keep(48 + first / 2 * 32)] }
     |_, bytes, _| { fields::<R>(&bytes[NTH / 2], 4 * (NTH % 2) as i32, 15) }
 
-    Q5K: [8], 0, 31;
+    Q5K: [8, 8], 0, 31;
     |unit| { k_scales(unit) }
     [3] |unit, first| {
-        [columns(unit, 48 + first / 2 * 32), columns(unit, 80 + first / 2 * 32), columns(unit, 16)]
+        [unit.keep(48 + first / 2 * 32), unit.keep(80 + first / 2 * 32), unit.keep(16)]
     }
     |_, bytes, first| {
         let low = fields::<R>(&bytes[NTH / 2], 4 * (NTH % 2) as i32, 15);
         with_fields::<R>(low, &bytes[2], (first + NTH) as i32, 4, 1)
     }
 
-    Q6K: [16], 32, 63;
+    Q6K: [16, 0], 32, 63;
     |unit| {
         let packed = unit.quads(192);
         let d = unit.last_halves(208);
-        let scale = floats!(|i| R::mul(d, signed_byte::<R>(packed[i / 4], i % 4)));
-        Scales { scale, min: scale }
+        let scale = floats_of_bytes!(packed, |word, N| R::mul(d, signed_byte::<R>(word, N)));
+        Scales { scale, min: [] }
     }
     [3] |unit, first| {
         let at = first / 4 * 64;
-        [columns(unit, at), columns(unit, at + 32), columns(unit, 128 + at / 2)]
+        [unit.keep(at), unit.keep(at + 32), unit.keep(128 + at / 2)]
     }
     |_, bytes, _| {
         let low = fields::<R>(&bytes[NTH % 2], 4 * (NTH / 2) as i32, 15);
         with_fields::<R>(low, &bytes[2], 2 * NTH as i32, 4, 3)
     }
 
-    Iq4Nl: [1], 128, 241;
+    Iq4Nl: [1, 0], 128, 241;
     |unit| { one(unit.halves(0)) }
     [0] |_, _| { [] }
     |unit, _, _| { looked_up::<R>(iq4_table::<R>(), nibbles(unit, 2)) }
 
-    Iq4Xs: [8], 128, 241;
+    Iq4Xs: [8, 0], 128, 241;
     |unit| {
         let [first, low, ..] = unit.quads(0);
         let d = R::half(first);
@@ -445,12 +463,12 @@ blocks! {
             let scale = R::add(R::or(low, R::shl(high, 4)), R::splat(-32));
             R::mul(d, R::float(scale))
         });
-        Scales { scale, min: scale }
+        Scales { scale, min: [] }
     }
     [0] |_, _| { [] }
     |unit, _, first| { looked_up::<R>(iq4_table::<R>(), nibbles(unit, 8 + 16 * (first + NTH))) }
 
-    Mxfp4: [1], 16, 28;
+    Mxfp4: [1, 0], 16, 28;
     |unit| {
         // As `e8m0_half`: the two smallest are subnormal, and below these bits only they are larger.
         let e = unit.bytes(0);
@@ -460,4 +478,27 @@ blocks! {
     }
     [0] |_, _| { [] }
     |unit, _, _| { looked_up::<R>(&E2M1_UNSIGNED, nibbles(unit, 1)) }
+
+    Tq2_0: [8, 0], 1, 3;
+    |unit| { same::<R, 8>(unit.last_halves(64)) }
+    [1] |unit, first| { [unit.keep(first / 4 * 32)] }
+    |_, [bytes], _| { fields::<R>(bytes, 2 * NTH as i32, 3) }
+
+    Q1_0: [4, 0], 1, 2;
+    |unit| { same::<R, 4>(unit.halves(0)) }
+    [0] |_, _| { [] }
+    |unit, _, first| {
+        // Bits at place 4, moved to place 1: 0 or 2.
+        let bits = R::with_fifth_bits([R::splat(0); 8], unit.words(2 + 4 * (first + NTH)));
+        ints!(|g| R::field(bits[g], 3, 2))
+    }
+
+    Q8K: [8, 0], 128, 255;
+    |unit| { same::<R, 8>(R::from_bits(unit.words(0))) }
+    [0] |_, _| { [] }
+    |unit, _, first| {
+        let bytes = R::kept(&unit.keep(4 + 32 * (first + NTH)));
+        let sign = R::splat(if R::SIGNED { 0 } else { 0x8080_8080_u32 as i32 });
+        ints!(|g| R::xor(bytes[g], sign))
+    }
 }

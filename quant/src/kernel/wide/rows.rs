@@ -22,6 +22,8 @@ pub(in crate::kernel) trait Rows: Tier {
     type I: Copy;
     /// Floats.
     type F: Copy;
+    /// 32 bytes of codes of each row, or where they are.
+    type Kept: Copy;
 
     /// Bytes `4 j .. 4 j + 4` at `at + r * stride` as lane `r` of vector `j`: 16 bytes of each row.
     unsafe fn quads(at: *const u8, stride: usize) -> [Self::I; 4];
@@ -32,6 +34,10 @@ pub(in crate::kernel) trait Rows: Tier {
         // SAFETY: as for this function.
         unsafe { Self::quads(at, stride) }
     }
+    /// 32 bytes of each row, of which several pieces have bits.
+    unsafe fn keep(at: *const u8, stride: usize) -> Self::Kept;
+    /// The bytes in the order of [`Rows::columns`], 16 and 16.
+    unsafe fn kept(bytes: &Self::Kept) -> [Self::I; 8];
     /// The four bytes at `at + r * stride` as lane `r`.
     unsafe fn words(at: *const u8, stride: usize) -> Self::I;
 
@@ -85,6 +91,13 @@ pub(in crate::kernel) trait Rows: Tier {
     /// `a * b + c`, rounded once.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
 
+    /// The same sums. A tier with few registers has the compiler finish them here before it reads on: pieces
+    /// that it computes side by side would go through memory.
+    #[inline(always)]
+    unsafe fn finished(sums: Self::F) -> Self::F {
+        sums
+    }
+
     /// Tokens that a block is multiplied with at a time: while one product waits for the one before it,
     /// those of other tokens run.
     const BATCH: usize;
@@ -136,6 +149,8 @@ pub(in crate::kernel) trait Source<R: Rows>: Copy {
     unsafe fn quads(self, offset: usize) -> [R::I; 4];
     /// 16 bytes of each row, codes in the order of [`Rows::columns`].
     unsafe fn columns(self, offset: usize) -> [R::I; 4];
+    /// 32 bytes of each row, for [`Rows::kept`].
+    unsafe fn keep(self, offset: usize) -> R::Kept;
     /// Four bytes of each row.
     unsafe fn words(self, offset: usize) -> R::I;
     /// An f16 of each row, which more bytes of the block follow.
@@ -144,14 +159,15 @@ pub(in crate::kernel) trait Source<R: Rows>: Copy {
     unsafe fn last_halves(self, offset: usize) -> R::F;
     /// A byte of each row, which three more of the block follow.
     unsafe fn bytes(self, offset: usize) -> R::I;
-    /// Prefetches what is needed some time after part `part` of the tile; a part is `bytes` bytes of 16 rows.
-    fn prefetch(self, part: usize, bytes: usize);
+    /// Prefetches what is needed some time after parts `part ..` of the tile: one part, or the first or
+    /// second four of a block; a part is `bytes` bytes of 16 rows.
+    fn prefetch<const PARTS: usize>(self, part: usize, bytes: usize);
 }
 
 /// What a tile prefetches.
 pub(in crate::kernel) trait LookAhead: Copy {
     /// As [`Source::prefetch`] for a tile of rows `stride` bytes apart, the first at `at`.
-    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, part: usize, bytes: usize);
+    fn prefetch<R: Rows, const PARTS: usize>(self, at: *const u8, stride: usize, part: usize, bytes: usize);
 }
 
 /// Rows as files have them.
@@ -171,11 +187,11 @@ pub(in crate::kernel) struct Neighbours;
 
 impl LookAhead for Neighbours {
     #[inline(always)]
-    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, part: usize, bytes: usize) {
+    fn prefetch<R: Rows, const PARTS: usize>(self, at: *const u8, stride: usize, part: usize, bytes: usize) {
         let bytes = bytes * R::ROWS / 16;
         // Rows next to each other are too many streams in too few pages for the processor to follow, so
         // the whole next tile is prefetched in the order of its addresses.
-        prefetch(at.wrapping_add(R::ROWS * stride + part * bytes), bytes);
+        prefetch(at.wrapping_add(R::ROWS * stride + part * bytes), bytes * PARTS);
     }
 }
 
@@ -191,16 +207,29 @@ pub(in crate::kernel) struct Streams {
 
 impl LookAhead for Streams {
     #[inline(always)]
-    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, part: usize, bytes: usize) {
-        let from = part * (bytes / 16) + STREAM_AHEAD;
+    fn prefetch<R: Rows, const PARTS: usize>(self, at: *const u8, stride: usize, part: usize, bytes: usize) {
+        // A block is one part, or eight.
+        let parts = if PARTS == 1 { 1 } else { 8 };
+        let bytes = bytes * parts / 16;
+        let from = part / parts * bytes + STREAM_AHEAD;
         let (at, stride) = match from.checked_sub(self.row_bytes) {
             Some(from) => (self.next.0.wrapping_add(from), self.next.1),
             None => (at.wrapping_add(from), stride),
         };
-        // A line of as many rows as this part takes lines, in turn.
-        let lines = (bytes * R::ROWS / 16).div_ceil(64);
-        for line in 0..lines {
-            prefetch(at.wrapping_add((part * lines + line) % R::ROWS * stride), 64);
+        if PARTS == 1 {
+            // A line of as many rows as this part takes lines, in turn.
+            let lines = (bytes * R::ROWS).div_ceil(64);
+            for line in 0..lines {
+                prefetch(at.wrapping_add((part * lines + line) % R::ROWS * stride), 64);
+            }
+        } else {
+            // The block of half of the rows: few operations for each line.
+            let half = R::ROWS / 2;
+            let mut row = at.wrapping_add(part / PARTS % 2 * half * stride);
+            for _ in 0..half {
+                prefetch(row, bytes);
+                row = row.wrapping_add(stride);
+            }
         }
     }
 }
@@ -232,6 +261,11 @@ impl<R: Rows, A: LookAhead> Source<R> for Stock<A> {
         unsafe { R::columns(self.at.add(offset), self.stride) }
     }
     #[inline(always)]
+    unsafe fn keep(self, offset: usize) -> R::Kept {
+        // SAFETY: as above.
+        unsafe { R::keep(self.at.add(offset), self.stride) }
+    }
+    #[inline(always)]
     unsafe fn words(self, offset: usize) -> R::I {
         // SAFETY: as above.
         unsafe { R::words(self.at.add(offset), self.stride) }
@@ -252,8 +286,8 @@ impl<R: Rows, A: LookAhead> Source<R> for Stock<A> {
         unsafe { R::and(R::words(self.at.add(offset), self.stride), R::splat(255)) }
     }
     #[inline(always)]
-    fn prefetch(self, part: usize, bytes: usize) {
-        self.ahead.prefetch::<R>(self.at, self.stride, part, bytes);
+    fn prefetch<const PARTS: usize>(self, part: usize, bytes: usize) {
+        self.ahead.prefetch::<R, PARTS>(self.at, self.stride, part, bytes);
     }
 }
 

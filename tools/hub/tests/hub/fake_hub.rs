@@ -1,5 +1,5 @@
-//! A model hub on this machine, for tests of downloads: the API, redirects to another host, ranges, and the faults
-//! that real ones have. It must not depend on any crate, so checksums are given.
+//! A model hub on this machine, for tests of downloads: the API, redirects to another host, ranges, and the
+//! faults that real ones have. Checksums are given: it must not know how they are computed.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -58,11 +58,11 @@ pub struct Seen {
     pub method: String,
     /// Path and query.
     pub path: String,
-    /// `Host`.
+    /// Name and port that the client wanted to reach.
     pub host: String,
-    /// `Range`.
+    /// The part that was asked for.
     pub range: Option<String>,
-    /// `Authorization`.
+    /// The secret that came with it.
     pub token: Option<String>,
 }
 
@@ -114,7 +114,7 @@ impl FakeHub {
         self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Bytes of bodies of files are counted by their requests: those with a range, and whole ones.
+    /// Number of requests for bodies whose path has this part.
     pub fn requests_of(&self, part: &str) -> usize {
         self.seen().iter().filter(|seen| seen.method == "GET" && seen.path.contains(part)).count()
     }
