@@ -10,7 +10,8 @@ use core::arch::aarch64::*;
 use core::arch::asm;
 
 use super::dots::Smmla;
-use super::rows::{RowsNeon, Two, as_bytes};
+use super::rows::RowsNeon;
+use super::vectors::{Two, as_bytes};
 use crate::activations::Activations;
 use crate::kernel::wide::blocks::{Blocks, ScalesOf, for_format, zero_of};
 use crate::kernel::wide::coded;
