@@ -2,6 +2,7 @@
 //! computes, and none reads a file.
 
 pub mod ffn;
+pub mod layer_input;
 pub mod linear;
 pub mod mixer;
 pub mod norm;

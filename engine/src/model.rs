@@ -30,6 +30,7 @@ use crate::runtime::memory;
 use crate::runtime::system::System;
 use crate::state::MOST_NEW_TOKENS;
 use crate::weights::Weights;
+use crate::weights::build::ReadRows;
 
 /// How to open a model.
 #[derive(Debug, Clone, Default)]
@@ -98,7 +99,7 @@ impl Model {
     /// # Errors
     /// Those of [`Self::new`] that have nothing to do with memory: damaged norms, biases or routers.
     pub fn check(spec: &ModelSpec, tensors: &TensorStore) -> Result<()> {
-        Weights::build(spec, tensors, false).map(drop)
+        Weights::build(spec, tensors, ReadRows::default()).map(drop)
     }
 
     /// Takes a spec and its tensors.
@@ -132,6 +133,11 @@ impl Model {
         let charges = charge_weights(runtime, &plan)?;
         let (tensors, slots) = match &plan.experts {
             Experts::InPlace => {
+                let (threads, stop) = (runtime.pool().threads(), options.cancel.flag());
+                let tensors = match plan.arranged {
+                    0 => tensors,
+                    _ => tensors.copied(Copied::Arranged, threads, Some(stop)).map_err(not_copied)?,
+                };
                 tensors.use_in_place();
                 (tensors, None)
             }
@@ -142,8 +148,14 @@ impl Model {
             }
         };
         let tensors = Arc::new(tensors);
-        let in_file = matches!(&plan.experts, Experts::Cached(cached) if cached.embedding_in_file);
-        let weights = Weights::build(&spec, &tensors, in_file)?;
+        let read = match &plan.experts {
+            Experts::InPlace => ReadRows::default(),
+            Experts::Cached(cached) => ReadRows {
+                embedding: cached.embedding_in_file,
+                layer_inputs: tensors.rows_in_file_bytes() > 0,
+            },
+        };
+        let weights = Weights::build(&spec, &tensors, read)?;
         let experts = match slots {
             None => ExpertStore::in_place(Arc::clone(&tensors)),
             Some(room) => {
@@ -372,7 +384,8 @@ fn charge_weights(runtime: &Runtime, plan: &Plan) -> Result<Vec<Charge>> {
     };
     // Of what the process owned before, other models of the runtime have charged their part.
     let program = plan.base.saturating_sub(ledger.used());
-    let parts = [("the program", program), ("the weights outside experts", plan.dense), experts];
+    let arranging = ("the memory in which experts are arranged", plan.arranging);
+    let parts = [("the program", program), ("the weights outside experts", plan.dense), arranging, experts];
     let hint = |_| "raise the limit with --ram".to_owned();
     parts.into_iter().map(|(what, bytes)| ledger.charge(what, bytes, hint)).collect()
 }
@@ -390,14 +403,16 @@ fn copied(
     // The machine is not watched yet, and what the plan found free may have been taken by others since.
     let here = System::here();
     let free = || memory::free_bytes(&here).is_none_or(|free| free > plan.floor());
-    let copied = slots.touch_during(
-        || options.ram != Ram::Auto || free(),
-        || tensors.copied(which, runtime.pool().threads(), Some(options.cancel.flag())),
-    );
-    copied.map_err(|error| match error.kind() {
+    let copy = || tensors.copied(which, runtime.pool().threads(), Some(options.cancel.flag()));
+    slots.touch_during(|| options.ram != Ram::Auto || free(), copy).map_err(not_copied)
+}
+
+/// The error for weights that were not copied to memory.
+fn not_copied(error: std::io::Error) -> EngineError {
+    match error.kind() {
         std::io::ErrorKind::Interrupted => EngineError::Cancelled,
         _ => EngineError::Copy(error),
-    })
+    }
 }
 
 /// What gives memory of the cache back when the machine runs short of it, if no budget was named.

@@ -11,6 +11,7 @@ use moelten_loader::tensors::store::TensorStore;
 use crate::error::{EngineError, Result};
 use crate::experts::room::{CachePlan, CacheShape};
 use crate::experts::source::Source;
+use crate::experts::store::DEPTH;
 use crate::runtime::memory;
 use crate::runtime::system::System;
 use crate::state::SequenceState;
@@ -31,6 +32,8 @@ const SMALL_PART: u64 = 4;
 const RESERVE_PART: u64 = 16;
 /// An embedding smaller than this is always in memory.
 const EMBEDDING_IN_FILE: u64 = 16 << 20;
+/// Bytes through which each reader arranges experts: a piece of weights, and what lies beside them.
+const ARRANGING: u64 = (DEPTH as u64) * (3 << 20);
 /// With streamed experts, a context that was not requested takes at most one in so many bytes of what they
 /// could use.
 const CONTEXT_PART: u64 = 4;
@@ -104,6 +107,10 @@ pub struct Plan {
     pub extra: u64,
     /// Least part of the free memory that stays free, in bytes.
     pub reserve: u64,
+    /// Bytes of those weights outside experts that have to be arranged in memory, and are in no mapped file.
+    pub arranged: u64,
+    /// Bytes of the buffers through which experts are arranged.
+    pub arranging: u64,
     /// Where the experts are, and the cache if there is one.
     pub experts: Experts,
 }
@@ -168,7 +175,15 @@ impl Plan {
         let fits = whole.needs() <= limit && options.ram != Ram::Min;
         // Weights that are in no file are in memory anyway.
         let stays = tensors.expert_bytes() == 0 || !tensors.in_files();
-        if stays || (fits && options.io != Io::Direct) {
+        let arranges = tensors.arranges_experts();
+        if arranges && options.io == Io::Mmap {
+            return Err(EngineError::Setting {
+                setting: "--io",
+                found: "mmap".into(),
+                must: "auto or direct: the experts of this folder are arranged while they are read",
+            });
+        }
+        if stays || (fits && options.io != Io::Direct && !arranges) {
             planner.in_place(whole)
         } else {
             planner.cached(context)
@@ -181,7 +196,7 @@ impl Plan {
             Experts::InPlace => self.expert_bytes,
             Experts::Cached(cached) => cached.bytes(),
         };
-        [self.base, self.dense, self.kv, self.scratch, self.extra, experts]
+        [self.base, self.dense, self.kv, self.scratch, self.extra, self.arranging, experts]
             .into_iter()
             .fold(0, u64::saturating_add)
     }
@@ -189,7 +204,7 @@ impl Plan {
     /// Bytes of mapped files, whose pages the system can take back.
     pub fn mapped(&self) -> u64 {
         match &self.experts {
-            Experts::InPlace => self.dense + self.expert_bytes,
+            Experts::InPlace => (self.dense - self.arranged) + self.expert_bytes,
             Experts::Cached(cached) if !cached.direct => cached.bytes(),
             Experts::Cached(_) => 0,
         }
@@ -236,7 +251,7 @@ impl Planner<'_> {
 
     /// The plan with this context and these experts, whether it fits or not.
     fn plan(&self, context: ContextChoice, experts: Experts) -> Plan {
-        let mut dense = self.tensors.dense_bytes();
+        let mut dense = self.tensors.dense_bytes() - self.tensors.rows_in_file_bytes();
         if matches!(&experts, Experts::Cached(cached) if cached.embedding_in_file) {
             dense -= self.tensors.get(Role::Embed).bytes;
         }
@@ -250,6 +265,8 @@ impl Planner<'_> {
             scratch: context::buffer_bytes(self.spec, context.tokens),
             extra: self.options.extra,
             reserve: self.reserve,
+            arranged: self.tensors.arranged_dense_bytes(),
+            arranging: if self.tensors.arranges_experts() { ARRANGING } else { 0 },
             experts,
         }
     }
@@ -327,7 +344,9 @@ fn least_cache(spec: &ModelSpec, tensors: &TensorStore, direct: bool) -> CachePl
     }
     let quotas = vec![0; experts.len()];
     // A tied head reads the whole embedding for every token.
-    let embedding_in_file = direct && !spec.head.tied && tensors.get(Role::Embed).bytes >= EMBEDDING_IN_FILE;
+    let embedding = tensors.get(Role::Embed);
+    let large = embedding.bytes >= EMBEDDING_IN_FILE && !tensors.is_arranged(&embedding);
+    let embedding_in_file = direct && !spec.head.tied && large;
     let shape = CacheShape { experts, quotas, classes, spare };
     CachePlan { direct, embedding_in_file, shape, slot_bytes }
 }

@@ -4,6 +4,7 @@
 
 pub mod branches;
 pub mod contract;
+pub mod indexed;
 pub mod kv;
 mod marks;
 pub mod recurrent;
@@ -11,13 +12,14 @@ pub mod window;
 
 use std::io::{self, Read, Write};
 
-use moelten_loader::spec::{AttentionSpec, ModelSpec, Op};
+use moelten_loader::spec::{AttentionSpec, IndexerSpec, KvSource, ModelSpec, Op};
 use moelten_quant::Kernels;
 
 use crate::runtime::pool::Pool;
 use branches::{BranchStates, MOST_SNAPSHOTS};
 pub use contract::MOST_NEW_TOKENS;
 use contract::{BranchState, NeedsReplay, Snapshot};
+use indexed::IndexedState;
 use kv::format::KvFormat;
 use kv::layer::KvLayer;
 use kv::{KvState, KvView};
@@ -30,6 +32,8 @@ pub enum LayerState {
     Kv(KvState),
     /// Keys and values of the tokens that a window shows.
     Window(WindowState),
+    /// Keys and values of all tokens, and keys to choose among them.
+    Indexed(IndexedState),
     /// The numbers of a recurrence.
     Recurrent(RecurrentState),
 }
@@ -47,6 +51,9 @@ impl SequenceState {
         // token would take long.
         let states = stateful(spec).enumerate().map(|(delay, kept)| match kept {
             Kept::Attention(spec) => LayerState::of_attention(spec, context, format, delay),
+            Kept::Indexed(spec, indexer) => {
+                IndexedState::new((spec, indexer), context, format, delay).map(LayerState::Indexed)
+            }
             Kept::Numbers(numbers) => RecurrentState::new(numbers).map(LayerState::Recurrent),
         });
         Ok(Self::new(states.collect::<io::Result<_>>()?))
@@ -60,6 +67,8 @@ impl SequenceState {
                     let capacity = window_of(attention, context).map_or(context, WindowState::capacity_for);
                     KvLayer::bytes_for(attention, capacity, format)
                 }
+                Kept::Indexed(attention, indexer) => KvLayer::bytes_for(attention, context, format)
+                    .saturating_add(IndexedState::key_bytes(indexer, context)),
                 // Snapshots are copies.
                 Kept::Numbers(numbers) => ((COPIES + MOST_SNAPSHOTS) * numbers * size_of::<f32>()) as u64,
             })
@@ -70,6 +79,8 @@ impl SequenceState {
 /// What a branch keeps a state for.
 enum Kept<'a> {
     Attention(&'a AttentionSpec),
+    /// Attention to a choice of tokens.
+    Indexed(&'a AttentionSpec, &'a IndexerSpec),
     /// A recurrence, with the count of its numbers.
     Numbers(usize),
 }
@@ -78,11 +89,18 @@ enum Kept<'a> {
 fn stateful(spec: &ModelSpec) -> impl Iterator<Item = Kept<'_>> {
     let branches = spec.layers.iter().flat_map(|layer| &layer.branches);
     branches.filter_map(|branch| match &branch.op {
+        Op::Attention(AttentionSpec { source: KvSource::Layer(_), .. }) => None,
         Op::Attention(attention) => Some(Kept::Attention(attention)),
-        Op::Latent(latent) => Some(Kept::Attention(&latent.attention)),
+        Op::Latent(latent) => Some(match &latent.indexer {
+            None => Kept::Attention(&latent.attention),
+            Some(indexer) => Kept::Indexed(&latent.attention, indexer),
+        }),
         Op::Delta(delta) => Some(Kept::Numbers(delta.state_numbers())),
         Op::Conv(conv) => Some(Kept::Numbers(conv.state_numbers())),
-        Op::Mlp(_) | Op::Moe(_) => None,
+        Op::Kda(kda) => Some(Kept::Numbers(kda.state_numbers())),
+        Op::Selective(ssm) => Some(Kept::Numbers(ssm.state_numbers())),
+        Op::Ssm(ssm) => Some(Kept::Numbers(ssm.state_numbers())),
+        Op::Mlp(_) | Op::Moe(_) | Op::LayerInput(_) => None,
     })
 }
 
@@ -111,6 +129,7 @@ impl LayerState {
         match self {
             Self::Kv(state) => state.write(pool, kernels, first, keys, values),
             Self::Window(state) => state.write(pool, kernels, first, keys, values),
+            Self::Indexed(state) => state.kv.write(pool, kernels, first, keys, values),
             Self::Recurrent(_) => unreachable!("a recurrence has no keys"),
         }
     }
@@ -120,6 +139,7 @@ impl LayerState {
         match self {
             Self::Kv(state) => state.view(),
             Self::Window(state) => state.view(),
+            Self::Indexed(state) => state.kv.view(),
             Self::Recurrent(_) => unreachable!("a recurrence has no keys"),
         }
     }
@@ -128,6 +148,7 @@ impl LayerState {
         match self {
             Self::Kv(state) => state,
             Self::Window(state) => state,
+            Self::Indexed(state) => state,
             Self::Recurrent(state) => state,
         }
     }
@@ -136,6 +157,7 @@ impl LayerState {
         match self {
             Self::Kv(state) => state,
             Self::Window(state) => state,
+            Self::Indexed(state) => state,
             Self::Recurrent(state) => state,
         }
     }

@@ -1,21 +1,27 @@
 //! A model's weights outside its expert banks, ready to compute with: small vectors in f32, and references to
 //! large matrices. They are built once from a spec and its tensors. Nothing here knows the name of a tensor.
 
-mod build;
+pub mod build;
 pub mod embedding;
+pub mod layer_inputs;
 
 use moelten_loader::spec::{BankKey, Join, RopeSpec};
 
 use crate::layers::ffn::dense::Mlp;
 use crate::layers::ffn::moe::Moe;
+use crate::layers::layer_input::LayerInput;
 use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
 use crate::layers::mixer::contract::Mixer;
 use crate::layers::mixer::conv::Conv;
 use crate::layers::mixer::delta::Delta;
+use crate::layers::mixer::kda::Kda;
 use crate::layers::mixer::latent::Latent;
+use crate::layers::mixer::selective::Selective;
+use crate::layers::mixer::ssm::Ssm;
 use crate::layers::norm::Norm;
 use embedding::Embedding;
+use layer_inputs::LayerInputWeights;
 
 /// The weights of a model outside its expert banks.
 pub struct Weights {
@@ -25,6 +31,8 @@ pub struct Weights {
     pub ropes: Vec<RopeSpec>,
     /// The token embedding, `[vocab, d_model]`.
     pub embedding: Embedding,
+    /// What every layer gets of a token besides, in models that have it.
+    pub layer_inputs: Option<LayerInputWeights>,
     /// The norm before the head.
     pub final_norm: Norm,
     /// The output projection, `[vocab, d_model]`.
@@ -35,6 +43,10 @@ pub struct Weights {
 pub struct Layer {
     /// The branches in the order in which they join.
     pub branches: Vec<Branch>,
+    /// Norm of the sum of parallel branches before it joins.
+    pub sum_norm: Option<Norm>,
+    /// Factor on the residual stream at the end of the layer.
+    pub scale: Option<f32>,
 }
 
 /// The weights of a branch.
@@ -76,6 +88,27 @@ pub enum OpWeights {
         /// The number of its state among those of a sequence.
         state: usize,
     },
+    /// Kimi delta attention.
+    Kda {
+        /// Projections, convolutions, rates.
+        kda: Box<Kda>,
+        /// The number of its state among those of a sequence.
+        state: usize,
+    },
+    /// A Mamba block.
+    Selective {
+        /// Projections, convolution, rates.
+        ssm: Box<Selective>,
+        /// The number of its state among those of a sequence.
+        state: usize,
+    },
+    /// A Mamba-2 block.
+    Ssm {
+        /// Projections, convolution, rates.
+        ssm: Ssm,
+        /// The number of its state among those of a sequence.
+        state: usize,
+    },
     /// A short convolution.
     Conv {
         /// Projections and taps.
@@ -83,6 +116,8 @@ pub enum OpWeights {
         /// The number of its state among those of a sequence.
         state: usize,
     },
+    /// The layer's own numbers of a token.
+    LayerInput(LayerInput),
     /// A dense feed-forward block.
     Mlp(Mlp),
     /// A mixture of experts.
@@ -104,20 +139,22 @@ impl OpWeights {
             Self::Latent { latent, state } => Some((latent, *state)),
             Self::Delta { delta, state } => Some((delta, *state)),
             Self::Conv { conv, state } => Some((conv, *state)),
-            Self::Mlp(_) | Self::Moe { .. } => None,
+            Self::Ssm { ssm, state } => Some((ssm, *state)),
+            Self::Selective { ssm, state } => Some((&**ssm, *state)),
+            Self::Kda { kda, state } => Some((&**kda, *state)),
+            Self::LayerInput(_) | Self::Mlp(_) | Self::Moe { .. } => None,
         }
     }
 }
 
 impl Weights {
-    /// The next mixture of experts after this branch, and the norm of its input.
+    /// The next mixture of experts after this branch, and the norm of what its router reads.
     pub fn next_bank(&self, branch: &Branch) -> Option<(&Moe, Option<&Norm>)> {
         let OpWeights::Moe { next: Some((layer, number)), .. } = branch.op else { return None };
         let next = self.layers.get(layer)?.branches.get(number)?;
         match &next.op {
-            OpWeights::Moe { moe, .. } => Some((moe, next.pre.as_ref())),
-            OpWeights::Attention { .. } | OpWeights::Latent { .. } => None,
-            OpWeights::Delta { .. } | OpWeights::Conv { .. } | OpWeights::Mlp(_) => None,
+            OpWeights::Moe { moe, .. } => Some((moe, moe.router_norm.as_ref().or(next.pre.as_ref()))),
+            _ => None,
         }
     }
 }

@@ -6,6 +6,7 @@ mod checksums;
 mod estimate;
 mod journal;
 mod metadata;
+mod order;
 mod output;
 mod pieces;
 mod plan;

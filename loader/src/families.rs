@@ -2,10 +2,13 @@
 
 mod bases;
 mod family;
+mod hybrids;
+mod recent;
 mod table;
 
 pub(crate) use family::{
-    ActivationKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, LogitScale, NormKind, NormPlaces,
-    QkNormKind, RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
+    ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, FolderSizes, Growth, KdaKind, LocalRope,
+    LogitScale, NormKind, NormPlaces, QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting,
+    SharedKind, SinkLayers, SsmKind, WindowRule,
 };
 pub(crate) use table::FAMILIES;

@@ -8,10 +8,12 @@
 
 mod allocator;
 mod bytes;
+pub mod disk;
 pub mod fault;
 #[cfg(unix)]
 pub mod foreground;
 pub mod json;
+pub(crate) mod made;
 mod memory;
 pub mod output;
 pub mod pieces;

@@ -9,6 +9,8 @@ pub mod container;
 pub mod convert;
 pub mod error;
 mod families;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod imatrix;
 pub mod io;
 pub mod load;

@@ -8,12 +8,16 @@
 mod conv;
 mod delta;
 mod ffn;
+mod kda;
 mod mixer;
+mod ssm;
 
 pub use conv::*;
 pub use delta::*;
 pub use ffn::*;
+pub use kda::*;
 pub use mixer::*;
+pub use ssm::*;
 
 /// A whole decoder-only model.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +34,8 @@ pub struct ModelSpec {
     pub max_context: usize,
     /// Factor on the embedding output.
     pub embed_scale: f32,
+    /// What every layer gets of a token besides the residual stream.
+    pub layer_inputs: Option<LayerInputs>,
     /// The layers in order.
     pub layers: Vec<LayerSpec>,
     /// Norm before the head.
@@ -43,6 +49,10 @@ pub struct ModelSpec {
 pub struct LayerSpec {
     /// The branches in the order in which they join.
     pub branches: Vec<BranchSpec>,
+    /// Norm of the sum of parallel branches before it joins (Gemma 4).
+    pub sum_norm: Option<NormSpec>,
+    /// Whether the residual stream is multiplied with a number of the file at the end of the layer (Gemma 4).
+    pub scaled: bool,
 }
 
 /// One branch of a layer: `x += scale * post(op(pre(x)))`. This is the only residual rule.
@@ -62,6 +72,17 @@ pub struct BranchSpec {
     pub scale: f32,
 }
 
+/// Numbers for each layer that are made once for each token (Gemma 3n and 4). For token `id` with embedding
+/// `x` they are `(rms(W x / sqrt(d_model)) + sqrt(width) * table[id]) / sqrt(2)`, `[layers, width]`, where
+/// the norm takes each layer by itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LayerInputs {
+    /// Numbers of a layer.
+    pub width: usize,
+    /// Added to the mean square in the norm.
+    pub eps: f32,
+}
+
 /// The place of a branch in its layer. Files name norms by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Place {
@@ -71,6 +92,10 @@ pub enum Place {
     Ffn,
     /// Where experts are, in layers that have them beside a dense block (Arctic).
     Experts,
+    /// Where the dense block is, in layers that add it and experts up (Gemma 4).
+    Dense,
+    /// Where the layer's own numbers of a token join.
+    LayerInput,
 }
 
 /// What a branch reads.
@@ -93,18 +118,33 @@ pub enum Op {
     Latent(LatentSpec),
     /// A recurrence whose matrices forget and are corrected.
     Delta(DeltaSpec),
+    /// A recurrence whose matrices forget row by row and are corrected.
+    Kda(KdaSpec),
+    /// A recurrence whose memories forget (Mamba-2).
+    Ssm(SsmSpec),
+    /// A recurrence whose memories forget, channel by channel (Mamba).
+    Selective(SelectiveSpec),
     /// A gated convolution over a few tokens.
     Conv(ConvSpec),
     /// A feed-forward block that every token visits.
     Mlp(MlpSpec),
     /// A router and a bank of feed-forward experts.
     Moe(MoeSpec),
+    /// The layer's own numbers of a token.
+    LayerInput(LayerInputSpec),
 }
 
 impl LayerSpec {
     /// A layer of two branches in order, as most decoders have it: `x += scale * mixer(norm(x))`, then
     /// `x += scale * ffn(norm(x))`.
-    pub fn pre_norm(norm: NormSpec, mixer: Op, ffn: Op, scale: f32) -> Self {
+    ///
+    /// Either may be missing.
+    pub fn pre_norm(
+        norm: NormSpec,
+        mixer: impl Into<Option<Op>>,
+        ffn: impl Into<Option<Op>>,
+        scale: f32,
+    ) -> Self {
         let branch = |place, op| BranchSpec {
             place,
             join: Join::InOrder,
@@ -113,7 +153,10 @@ impl LayerSpec {
             post_norm: None,
             scale,
         };
-        Self { branches: vec![branch(Place::Mixer, mixer), branch(Place::Ffn, ffn)] }
+        let mixer = mixer.into().map(|op| branch(Place::Mixer, op));
+        let ffn = ffn.into().map(|op| branch(Place::Ffn, op));
+        let branches = mixer.into_iter().chain(ffn).collect();
+        Self { branches, sum_norm: None, scaled: false }
     }
 
     /// Its attention, if it has one.
@@ -125,15 +168,29 @@ impl LayerSpec {
     pub fn latent(&self) -> Option<&LatentSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
             Op::Latent(latent) => Some(latent),
-            Op::Attention(_) | Op::Delta(_) | Op::Conv(_) | Op::Mlp(_) | Op::Moe(_) => None,
+            _ => None,
         })
+    }
+
+    /// Its gated delta net, if it has one.
+    pub fn delta(&self) -> Option<&DeltaSpec> {
+        self.branches
+            .iter()
+            .find_map(|branch| if let Op::Delta(delta) = &branch.op { Some(delta) } else { None })
+    }
+
+    /// Its short convolution, if it has one.
+    pub fn conv(&self) -> Option<&ConvSpec> {
+        self.branches
+            .iter()
+            .find_map(|branch| if let Op::Conv(conv) = &branch.op { Some(conv) } else { None })
     }
 
     /// Its dense feed-forward block, if it has one.
     pub fn mlp(&self) -> Option<&MlpSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
             Op::Mlp(mlp) => Some(mlp),
-            Op::Attention(_) | Op::Latent(_) | Op::Delta(_) | Op::Conv(_) | Op::Moe(_) => None,
+            _ => None,
         })
     }
 
@@ -141,7 +198,7 @@ impl LayerSpec {
     pub fn moe(&self) -> Option<&MoeSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
             Op::Moe(moe) => Some(moe),
-            Op::Attention(_) | Op::Latent(_) | Op::Delta(_) | Op::Conv(_) | Op::Mlp(_) => None,
+            _ => None,
         })
     }
 
@@ -212,10 +269,10 @@ impl Op {
         match self {
             Self::Moe(moe) => Some(BankSpec {
                 experts: moe.experts,
-                matrices: moe.expert.matrices(d_model).collect(),
+                matrices: moe.expert.matrices(moe.latent.unwrap_or(d_model)).collect(),
                 most_per_token: moe.router.select.max_experts(),
             }),
-            Self::Attention(_) | Self::Latent(_) | Self::Delta(_) | Self::Conv(_) | Self::Mlp(_) => None,
+            _ => None,
         }
     }
 
@@ -224,7 +281,7 @@ impl Op {
         match self {
             Self::Attention(attention) => Some(attention),
             Self::Latent(latent) => Some(&latent.attention),
-            Self::Delta(_) | Self::Conv(_) | Self::Mlp(_) | Self::Moe(_) => None,
+            _ => None,
         }
     }
 }

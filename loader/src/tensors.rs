@@ -1,9 +1,12 @@
 //! The tensors of a model by role: which names stand for which role, where each matrix lies, and copies in
 //! memory. No file here knows how a layer computes.
 
+mod arranged;
 pub mod bank;
 pub mod copied;
+mod forms;
 pub mod needed;
 mod resolve;
+mod role;
 pub mod roles;
 pub mod store;

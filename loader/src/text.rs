@@ -3,10 +3,10 @@
 
 pub mod chat;
 mod hints;
-mod jinja;
+pub(crate) mod jinja;
 pub mod plain;
 pub mod tokenizer;
-mod turns;
+pub(crate) mod turns;
 
 use crate::container::gguf::{Array, Metadata, Value as Entry};
 use crate::error::Result;

@@ -32,7 +32,7 @@ pub enum ActivationKind {
 impl ActivationKind {
     /// What products with weights of `format` take.
     pub fn of(format: Format) -> Self {
-        if format.block_len() == 1 { Self::F32 } else { Self::Q8 }
+        if format.is_float() { Self::F32 } else { Self::Q8 }
     }
 
     /// Lines of the record of a block of `tokens` tokens.

@@ -18,8 +18,11 @@
 use half::f16;
 
 use crate::activations::Activations;
-use crate::decode::{E2M1_DOUBLED, IQ4_VALUES, e8m0_half, iq4_xs_scales, k_scales, q3_k_scales};
+use crate::decode::{
+    E2M1_DOUBLED, IQ4_VALUES, e8m0_half, f32_at, iq4_xs_scales, k_scales, q1_0_code, q3_k_scales,
+};
 use crate::format::Format;
+use crate::lattice;
 use crate::matrix::QMatrix;
 
 /// 32 weights: `scale[h] * code - min[h]` with `h = i / 16`.
@@ -42,7 +45,16 @@ pub(crate) struct Shape {
 impl Shape {
     pub(crate) const fn of(format: Format) -> Self {
         Self {
-            halves: matches!(format, Format::Q2K | Format::Q3K | Format::Q6K),
+            halves: matches!(
+                format,
+                Format::Q2K
+                    | Format::Q3K
+                    | Format::Q6K
+                    | Format::Iq1M
+                    | Format::Iq2Xs
+                    | Format::Iq2S
+                    | Format::Nvfp4
+            ),
             minima: matches!(format, Format::Q4_1 | Format::Q5_1 | Format::Q2K | Format::Q4K | Format::Q5K),
         }
     }
@@ -62,6 +74,17 @@ fn whole(scale: f32, min: f32, code: impl Fn(usize) -> i8) -> Piece {
     Piece { codes: std::array::from_fn(code), scale: [scale; 2], min: [min; 2] }
 }
 
+/// Piece `p` of a block of a format of tables.
+fn coded(format: Format, b: &[u8], p: usize) -> Piece {
+    let mut found = Piece { codes: [0; 32], scale: [0.0; 2], min: [0.0; 2] };
+    lattice::each_piece(format, b, |index, piece| {
+        if index == p {
+            (found.codes, found.scale) = (piece.signed(), piece.scales);
+        }
+    });
+    found
+}
+
 /// Piece `p` (weights `32 p ..`) of the block `b` of a quantised format.
 ///
 /// # Panics
@@ -76,7 +99,7 @@ pub(crate) fn piece(format: Format, b: &[u8], p: usize) -> Piece {
     let fifth = |qh: usize, i: usize| b[qh + i / 8] >> (i % 8) & 1;
     let k = |at: usize| k_scales(b[at..at + 12].as_array().expect("12 bytes"));
     match format {
-        Format::F32 | Format::F16 | Format::BF16 => panic!("{format} has no codes"),
+        Format::F32 | Format::F16 | Format::BF16 | Format::F8 => panic!("{format} has no codes"),
         Format::Q4_0 => whole(d(0), 0.0, |i| nibble(&b[2..], i) as i8 - 8),
         Format::Q4_1 => whole(d(0), -d(2), |i| nibble(&b[4..], i) as i8),
         Format::Q5_0 => whole(d(0), 0.0, |i| (nibble(&b[6..], i) | fifth(2, i) << 4) as i8 - 16),
@@ -119,6 +142,18 @@ pub(crate) fn piece(format: Format, b: &[u8], p: usize) -> Piece {
             whole(scale, 0.0, |i| IQ4_VALUES[usize::from(nibble(&b[8 + p * 16..], i))])
         }
         Format::Mxfp4 => whole(e8m0_half(b[0]), 0.0, |i| E2M1_DOUBLED[usize::from(nibble(&b[1..], i))]),
+        Format::Tq2_0 => whole(d(64), 0.0, |i| two_bits(0, i) as i8 - 1),
+        Format::Q1_0 => whole(d(0), 0.0, |i| q1_0_code(b, at(i))),
+        Format::Q8K => whole(f32_at(b, 0), 0.0, |i| b[4 + at(i)] as i8),
+        Format::Iq1S
+        | Format::Iq1M
+        | Format::Iq2Xxs
+        | Format::Iq2Xs
+        | Format::Iq2S
+        | Format::Iq3Xxs
+        | Format::Iq3S
+        | Format::Tq1_0
+        | Format::Nvfp4 => coded(format, b, p),
     }
 }
 
@@ -177,7 +212,7 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 56) as u8
         };
-        for format in Format::ALL.into_iter().filter(|f| f.block_len() > 1) {
+        for format in Format::ALL.into_iter().filter(|f| !f.is_float()) {
             for _ in 0..200 {
                 let block: Vec<u8> = (0..format.block_bytes()).map(|_| byte()).collect();
                 let mut weights = vec![0.0; format.block_len()];

@@ -9,13 +9,12 @@
 use half::f16;
 
 use crate::format::Format;
+use crate::lattice;
+pub(crate) use crate::lattice::E2M1_DOUBLED;
 
 /// The 16 values of `IQ4_NL` and `IQ4_XS`: denser near zero, as weights are.
 pub(crate) const IQ4_VALUES: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
-
-/// The 16 values of E2M1, doubled so that they are whole numbers; the scale is halved to match.
-pub(crate) const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// Decodes whole blocks: `bytes` holds `out.len()` weights of `format`.
 ///
@@ -48,6 +47,24 @@ pub fn decode(format: Format, bytes: &[u8], out: &mut [f32]) {
         Format::Iq4Nl => each(bytes, out, iq4_nl),
         Format::Iq4Xs => each(bytes, out, iq4_xs),
         Format::Mxfp4 => each(bytes, out, mxfp4),
+        Format::Tq2_0 => each(bytes, out, tq2_0),
+        Format::Q1_0 => each(bytes, out, q1_0),
+        Format::Q8K => each(bytes, out, q8_k),
+        Format::F8 => each(bytes, out, f8),
+        Format::Iq1S
+        | Format::Iq1M
+        | Format::Iq2Xxs
+        | Format::Iq2Xs
+        | Format::Iq2S
+        | Format::Iq3Xxs
+        | Format::Iq3S
+        | Format::Tq1_0
+        | Format::Nvfp4 => lattice::each_piece(format, bytes, |index, piece| {
+            let out = &mut out[index * 32..][..32];
+            for (i, (y, code)) in out.iter_mut().zip(piece.signed()).enumerate() {
+                *y = piece.scales[i / 16] * f32::from(code);
+            }
+        }),
     }
 }
 
@@ -258,4 +275,82 @@ fn mxfp4(b: &[u8; 17], y: &mut [f32; 32]) {
 /// specification, is read as the power of two that it would be, as ggml does.
 pub(crate) fn e8m0_half(e: u8) -> f32 {
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (u32::from(e) - 1) << 23 })
+}
+
+/// `64 x four 2-bit codes | d: f16`, `w = d * (q - 1)`.
+fn tq2_0(b: &[u8; 66], y: &mut [f32; 256]) {
+    let d = half_at(b, 64);
+    for (i, y) in y.iter_mut().enumerate() {
+        *y = d * f32::from(two_bits(b, i) as i8 - 1);
+    }
+}
+
+/// `d: f16 | 128 bits`, `w = d` where the bit is set, else `-d`.
+fn q1_0(b: &[u8; 18], y: &mut [f32; 128]) {
+    let d = half_at(b, 0);
+    for (i, y) in y.iter_mut().enumerate() {
+        *y = d * f32::from(q1_0_code(b, i));
+    }
+}
+
+/// Code `i` of a `Q1_0` block: 1 or -1.
+pub(crate) fn q1_0_code(b: &[u8], i: usize) -> i8 {
+    (b[2 + i / 8] >> (i % 8) & 1) as i8 * 2 - 1
+}
+
+/// `d: f32 | 256 x i8 | 16 x i16: sums`, `w = d * q`.
+fn q8_k(b: &[u8; 292], y: &mut [f32; 256]) {
+    let d = f32_at(b, 0);
+    for (y, &q) in y.iter_mut().zip(&b[4..]) {
+        *y = d * f32::from(q as i8);
+    }
+}
+
+/// The single-precision number at byte `at`.
+pub(crate) fn f32_at(block: &[u8], at: usize) -> f32 {
+    f32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
+}
+
+/// `d: f32 | 32 x E4M3`, `w = d * q`.
+fn f8(b: &[u8; 36], y: &mut [f32; 32]) {
+    let d = f32_at(b, 0);
+    for (y, &q) in y.iter_mut().zip(&b[4..]) {
+        *y = E4M3[usize::from(q)] * d;
+    }
+}
+
+/// Every E4M3 number (OCP OFP8 1.0, the form without infinities).
+pub(crate) static E4M3: [f32; 256] = {
+    let mut values = [0.0; 256];
+    let mut i = 0;
+    while i < 256 {
+        let (exponent, mantissa) = (i >> 3 & 15, i & 7);
+        let magnitude = match (exponent, mantissa) {
+            (15, 7) => f32::NAN,
+            // 2^-9 and its multiples.
+            (0, _) => mantissa as f32 / 512.0,
+            // The exponent is that of single precision less 120.
+            _ => f32::from_bits(((exponent + 120) << 23 | mantissa << 20) as u32),
+        };
+        values[i] = if i < 128 { magnitude } else { -magnitude };
+        i += 1;
+    }
+    values
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eight_bit_floats_are_those_of_the_specification() {
+        let e4m3 = |bits: usize| E4M3[bits];
+        // Table 2 of OFP8 1.0: the largest, one, the smallest normal, the largest and smallest subnormal.
+        let known = [(0x7e, 448.0), (0x38, 1.0), (0x08, 2f32.powi(-6)), (0x07, 0.875 * 2f32.powi(-6))];
+        for (bits, value) in known.into_iter().chain([(0x01, 2f32.powi(-9)), (0x00, 0.0)]) {
+            assert_eq!((e4m3(bits), e4m3(bits | 0x80)), (value, -value), "{bits:#x}");
+        }
+        assert!(e4m3(0x7f).is_nan() && e4m3(0xff).is_nan());
+        assert!((0..0x7e).all(|bits| e4m3(bits) < e4m3(bits + 1)));
+    }
 }

@@ -100,12 +100,14 @@ pub fn encode(format: Format, src: &[f32], out: &mut [u8]) -> Result<(), EncodeE
         Format::Q5_1 => each(src, out, plain::q5_1),
         Format::Q8_0 => each(src, out, plain::q8_0),
         Format::Mxfp4 => each(src, out, |x| Ok(plain::mxfp4(x))),
+        Format::Q2K => each(src, out, |x| super_blocks::q2_k(x, None)),
+        Format::Q3K => each(src, out, |x| super_blocks::q3_k(x, None)),
         Format::Q4K => each(src, out, |x| super_blocks::q4_k(x, None)),
         Format::Q5K => each(src, out, |x| super_blocks::q5_k(x, None)),
         Format::Q6K => each(src, out, |x| super_blocks::q6_k(x, None)),
         Format::Iq4Nl => each(src, out, |x| blocks::iq4_nl(x, None)),
         Format::Iq4Xs => each(src, out, |x| super_blocks::iq4_xs(x, None)),
-        Format::Q2K | Format::Q3K => Err(EncodeError::Unsupported(format)),
+        _ => Err(EncodeError::Unsupported(format)),
     }
 }
 
@@ -138,19 +140,19 @@ pub fn encode_weighted(
     }
     check(format, src, out)?;
     match format {
-        Format::F32 | Format::F16 | Format::BF16 | Format::Q8_0 | Format::Q2K | Format::Q3K => {
-            encode(format, src, out)
-        }
         Format::Q4_0 => each_weighted(src, weights, out, blocks::q4_0),
         Format::Q4_1 => each_weighted(src, weights, out, blocks::q4_1),
         Format::Q5_0 => each_weighted(src, weights, out, blocks::q5_0),
         Format::Q5_1 => each_weighted(src, weights, out, blocks::q5_1),
         Format::Mxfp4 => each_weighted(src, weights, out, |x, w| Ok(blocks::mxfp4(x, w))),
+        Format::Q2K => each_weighted(src, weights, out, |x, w| super_blocks::q2_k(x, Some(w))),
+        Format::Q3K => each_weighted(src, weights, out, |x, w| super_blocks::q3_k(x, Some(w))),
         Format::Q4K => each_weighted(src, weights, out, |x, w| super_blocks::q4_k(x, Some(w))),
         Format::Q5K => each_weighted(src, weights, out, |x, w| super_blocks::q5_k(x, Some(w))),
         Format::Q6K => each_weighted(src, weights, out, |x, w| super_blocks::q6_k(x, Some(w))),
         Format::Iq4Nl => each_weighted(src, weights, out, |x, w| blocks::iq4_nl(x, Some(w))),
         Format::Iq4Xs => each_weighted(src, weights, out, |x, w| super_blocks::iq4_xs(x, Some(w))),
+        _ => encode(format, src, out),
     }
 }
 

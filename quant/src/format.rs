@@ -36,11 +36,38 @@ pub enum Format {
     Iq4Xs,
     /// 32 weights: power-of-two scale (E8M0), 4-bit floats (E2M1). OCP Microscaling Formats 1.0.
     Mxfp4,
+    /// 256 weights: points of eight in -1, 0, 1, shifted by an eighth, 3-bit scales per 32.
+    Iq1S,
+    /// 256 weights: the same points, shifted each on its own, 3-bit scales per 16.
+    Iq1M,
+    /// 256 weights: 256 points of eight with signs, 4-bit scales per 32.
+    Iq2Xxs,
+    /// 256 weights: 512 points of eight with signs, 4-bit scales per 16.
+    Iq2Xs,
+    /// 256 weights: 1024 points of eight with signs, 4-bit scales per 16.
+    Iq2S,
+    /// 256 weights: 256 points of four with signs, 4-bit scales per 32.
+    Iq3Xxs,
+    /// 256 weights: 512 points of four with signs, 4-bit scales per 32.
+    Iq3S,
+    /// 256 weights: f16 scale, digits -1, 0, 1, five in a byte.
+    Tq1_0,
+    /// 256 weights: f16 scale, 2-bit codes minus 1.
+    Tq2_0,
+    /// 64 weights: 8-bit float scales (UE4M3) per 16, 4-bit floats (E2M1).
+    Nvfp4,
+    /// 128 weights: f16 scale, signs.
+    Q1_0,
+    /// 256 weights: f32 scale, 8-bit codes, their sums.
+    Q8K,
+    /// 32 weights: f32 scale, 8-bit floats (E4M3, OCP OFP8 1.0). How folders with a scale for each block are
+    /// arranged; no GGUF file has it. Products take floats.
+    F8,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 29] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -57,6 +84,19 @@ impl Format {
         Self::Iq4Nl,
         Self::Iq4Xs,
         Self::Mxfp4,
+        Self::Iq1S,
+        Self::Iq1M,
+        Self::Iq2Xxs,
+        Self::Iq2Xs,
+        Self::Iq2S,
+        Self::Iq3Xxs,
+        Self::Iq3S,
+        Self::Tq1_0,
+        Self::Tq2_0,
+        Self::Nvfp4,
+        Self::Q1_0,
+        Self::Q8K,
+        Self::F8,
     ];
 
     /// `(name, weights per block, bytes per block)`: the table.
@@ -78,6 +118,19 @@ impl Format {
             Self::Iq4Nl => ("IQ4_NL", 32, 18),
             Self::Iq4Xs => ("IQ4_XS", 256, 136),
             Self::Mxfp4 => ("MXFP4", 32, 17),
+            Self::Iq1S => ("IQ1_S", 256, 50),
+            Self::Iq1M => ("IQ1_M", 256, 56),
+            Self::Iq2Xxs => ("IQ2_XXS", 256, 66),
+            Self::Iq2Xs => ("IQ2_XS", 256, 74),
+            Self::Iq2S => ("IQ2_S", 256, 82),
+            Self::Iq3Xxs => ("IQ3_XXS", 256, 98),
+            Self::Iq3S => ("IQ3_S", 256, 110),
+            Self::Tq1_0 => ("TQ1_0", 256, 54),
+            Self::Tq2_0 => ("TQ2_0", 256, 66),
+            Self::Nvfp4 => ("NVFP4", 64, 36),
+            Self::Q1_0 => ("Q1_0", 128, 18),
+            Self::Q8K => ("Q8_K", 256, 292),
+            Self::F8 => ("F8_E4M3", 32, 36),
         }
     }
 
@@ -94,6 +147,18 @@ impl Format {
     /// Bytes per block.
     pub const fn block_bytes(self) -> usize {
         self.row().2
+    }
+
+    /// Whether weights are floats, and products take float activations; else they are codes with scales.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::BF16 | Self::F8)
+    }
+
+    /// Whether weights can be encoded in it; the others can be read alone.
+    pub const fn is_written(self) -> bool {
+        use Format::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Nvfp4, Q1_0, Q8K, Tq1_0, Tq2_0};
+        let tables = matches!(self, Iq1S | Iq1M | Iq2Xxs | Iq2Xs | Iq2S | Iq3Xxs | Iq3S | Tq1_0);
+        !tables && !matches!(self, Tq2_0 | Nvfp4 | Q1_0 | Q8K | Self::F8)
     }
 
     /// Bytes of a row of `cols` weights; `None` when `cols` is not a whole number of blocks or the size

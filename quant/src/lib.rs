@@ -30,6 +30,7 @@ mod encode;
 mod format;
 mod isa;
 mod kernel;
+mod lattice;
 mod matrix;
 
 pub use activations::{ActivationKind, Activations, BLOCK, Columns, Record};

@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod chat;
+pub mod completions;
 pub mod doctor;
 pub mod fit;
 pub mod imatrix;
@@ -10,6 +11,7 @@ pub mod inspect;
 pub mod logits;
 pub mod models;
 pub mod ppl;
+pub mod pull;
 pub mod quantize;
 pub mod replay;
 pub mod run;

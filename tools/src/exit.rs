@@ -24,6 +24,7 @@ use std::sync::Mutex;
 use moelten_engine::EngineError;
 use moelten_engine::runtime::memory;
 use moelten_engine::runtime::system::System;
+use moelten_hub::HubError;
 use moelten_loader::error::{Fault, LoadError};
 use moelten_loader::io::{End, LastWord};
 use moelten_loader::text::plain::NotText;
@@ -139,6 +140,9 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Class> {
             CommandError::Stopped => ("", signals::exit_code(), ""),
         });
     }
+    if let Some(error) = cause.downcast_ref::<HubError>() {
+        return Some(classify_hub(error));
+    }
     if let Some(error) = cause.downcast_ref::<EngineError>() {
         return classify_engine(error);
     }
@@ -146,6 +150,19 @@ fn classify(cause: &(dyn std::error::Error + 'static)) -> Option<Class> {
         return Some(classify_load(error));
     }
     cause.downcast_ref::<io::Error>().map(classify_io)
+}
+
+fn classify_hub(error: &HubError) -> Class {
+    match error {
+        HubError::Name(_) | HubError::NoVariant { .. } => ("E-HUB-01", USAGE, ""),
+        HubError::NoModel { .. } => ("E-HUB-02", UNSUPPORTED, ""),
+        HubError::WrongBytes { .. } => ("E-HUB-05", CORRUPT, ""),
+        HubError::Disk { .. } => ("E-DISK-01", DISK_FULL, ""),
+        HubError::Io { source, .. } => classify_io(source),
+        HubError::Stopped => ("", signals::exit_code(), ""),
+        HubError::Network { .. } | HubError::Answer { .. } | HubError::Changed { .. } => ("E-HUB-04", IO, ""),
+        _ => ("E-HUB-03", IO, ""),
+    }
 }
 
 fn classify_engine(error: &EngineError) -> Option<Class> {
@@ -242,19 +259,11 @@ fn classify_io(error: &io::Error) -> Class {
     }
 }
 
-/// Parses the command line. The output of clap is filtered too: it repeats arguments, which may be file
+/// Parses a command line. The output of clap is filtered too: it repeats arguments, which may be file
 /// names.
 ///
 /// # Errors
 /// None: help and wrong use end the process, with 0 and 2.
-pub fn parse<C: clap::Parser>() -> anyhow::Result<C> {
-    parse_from(std::env::args_os())
-}
-
-/// As [`parse`], for a given command line.
-///
-/// # Errors
-/// As [`parse`].
 pub fn parse_from<C: clap::Parser>(
     line: impl IntoIterator<Item = impl Into<OsString> + Clone>,
 ) -> anyhow::Result<C> {

@@ -6,6 +6,7 @@ mod chat;
 mod commands;
 mod exit;
 mod models;
+mod names;
 mod open;
 mod origin;
 mod report;
@@ -13,15 +14,16 @@ mod signals;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use moelten_loader::io::OrEnd;
 
 #[global_allocator]
-static ALLOCATOR: OrEnd = OrEnd;
+static ALLOCATOR: OrEnd = OrEnd::system();
 
 /// Runs Mixture-of-Experts language models on a laptop, even when the model is larger than RAM.
 ///
-/// Without a command, opens a chat with the small built-in model.
+/// Without a command, opens a chat: `moelten MODEL` with a model, `moelten` alone with the small built-in
+/// one. MODEL is a GGUF file, a model folder, or a name on the Hugging Face hub such as user/repo:Q4_K_M.
 #[derive(Parser)]
 #[command(name = "moelten", version, max_term_width = 100)]
 struct Cli {
@@ -35,6 +37,7 @@ enum Command {
     Run(commands::run::RunArgs),
     Fit(commands::fit::FitArgs),
     Models(commands::models::ModelsArgs),
+    Pull(commands::pull::PullArgs),
     Inspect(commands::inspect::InspectArgs),
     Quantize(commands::quantize::QuantizeArgs),
     Verify(commands::verify::VerifyArgs),
@@ -44,15 +47,53 @@ enum Command {
     Bench(commands::bench::BenchArgs),
     Replay(commands::replay::ReplayArgs),
     Doctor(commands::doctor::DoctorArgs),
+    Completions(commands::completions::CompletionsArgs),
+    Man(commands::completions::ManArgs),
+}
+
+impl Command {
+    /// What stands in the place of a model. `fit` asks the hub itself: it judges a model before a download.
+    fn models(&mut self) -> Vec<&mut std::path::PathBuf> {
+        match self {
+            Self::Chat(args) => args.models(),
+            Self::Run(args) => args.models(),
+            Self::Inspect(args) => args.models(),
+            Self::Quantize(args) => args.models(),
+            Self::Verify(args) => args.models(),
+            Self::Imatrix(args) => args.models(),
+            Self::Ppl(args) => args.models(),
+            Self::Logits(args) => args.models(),
+            Self::Bench(args) => args.models(),
+            Self::Fit(_) | Self::Models(_) | Self::Pull(_) | Self::Replay(_) | Self::Doctor(_) => Vec::new(),
+            Self::Completions(_) | Self::Man(_) => Vec::new(),
+        }
+    }
+}
+
+/// The command line, with `chat` put before a first argument that is a model.
+fn words() -> Vec<std::ffi::OsString> {
+    let mut words: Vec<_> = std::env::args_os().collect();
+    let known = |word: &str| Cli::command().get_subcommands().any(|c| c.get_name() == word) || word == "help";
+    if let Some(first) = words.get(1).and_then(|word| word.to_str())
+        && !first.starts_with('-')
+        && !known(first)
+        && names::is_model(first.as_ref())
+    {
+        words.insert(1, "chat".into());
+    }
+    words
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     // Parsed, so that environment variables apply here too.
     let default = || exit::parse_from::<Cli>(["moelten", "chat"]).map(|cli| cli.command);
-    let command = match cli.command {
+    let mut command = match cli.command {
         None => default()?,
         given => given,
     };
+    for model in command.iter_mut().flat_map(Command::models) {
+        *model = names::resolve(std::mem::take(model))?;
+    }
     match command {
         Some(Command::Chat(args)) => commands::chat::run(args),
         Some(Command::Run(args)) => commands::run::run(args),
@@ -67,6 +108,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Doctor(args)) => commands::doctor::run(args),
         Some(Command::Fit(args)) => commands::fit::run(args),
         Some(Command::Models(args)) => commands::models::run(args),
+        Some(Command::Pull(args)) => commands::pull::run(args),
+        Some(Command::Completions(args)) => commands::completions::run(args, Cli::command()),
+        Some(Command::Man(args)) => commands::completions::man(args, Cli::command()),
         None => Ok(()),
     }
 }
@@ -76,6 +120,6 @@ fn main() -> ExitCode {
     exit::guarded(|| {
         signals::install(exit::IO, exit::on_bug);
         open::prefer_as_oom_victim();
-        run(exit::parse::<Cli>()?)
+        run(exit::parse_from::<Cli>(words())?)
     })
 }

@@ -3,8 +3,10 @@
 
 mod inspector;
 mod places;
+mod remote;
 #[cfg(test)]
 mod tests;
 
 pub use inspector::{ModelInspector, weight_type};
-pub use places::Places;
+pub use places::{Candidate, Places};
+pub use remote::RemoteModel;

@@ -15,6 +15,8 @@
 pub mod chat;
 pub mod driver;
 mod experts;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod input;
 mod markdown;
 pub mod screen;

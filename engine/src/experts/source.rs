@@ -86,7 +86,7 @@ impl Source {
     pub fn open(tensors: &TensorStore) -> io::Result<Self> {
         let mut access = Access::Direct;
         let mut files: Vec<Box<dyn ReadAt>> = Vec::new();
-        for file in tensors.catalog().files() {
+        for file in tensors.readable_files() {
             let (file, how) = file.reader()?;
             if how == Access::Buffered {
                 access = Access::Buffered;
@@ -123,8 +123,10 @@ impl Source {
         for extent in extents(tensors, bank, expert as usize).iter().flatten() {
             let (mut offset, mut need) =
                 (extent.offset - extent.lead() as u64, extent.lead() + extent.bytes as usize);
+            // What is arranged is arranged at once.
+            let most = if tensors.file(extent.file).is_made() { need } else { PART };
             while need > 0 {
-                let now = need.min(PART);
+                let now = need.min(most);
                 let piece = match self {
                     Self::Slots { .. } => {
                         let (piece, rest) = slot.split_at(now.next_multiple_of(PAGE));
@@ -216,7 +218,8 @@ impl Source {
     }
 }
 
-/// The runs of bytes to read for an expert: its record, or each of its matrices.
+/// The runs of bytes to read for an expert: its record, or each of its matrices, or those that are arranged
+/// together.
 fn extents(tensors: &TensorStore, bank: usize, expert: usize) -> [Option<Extent>; MOST_MATRICES] {
     let bank = tensors.bank(bank);
     let mut extents = [None; MOST_MATRICES];
@@ -224,8 +227,13 @@ fn extents(tensors: &TensorStore, bank: usize, expert: usize) -> [Option<Extent>
         extents[0] = Some(Extent { file, offset, bytes });
         return extents;
     }
+    let mut before = None;
     for (extent, m) in extents.iter_mut().zip(bank.expert(expert)) {
-        *extent = Some(Extent { file: m.file, offset: m.offset, bytes: m.bytes });
+        let (offset, bytes) = tensors.file(m.file).unit(m.offset).unwrap_or((m.offset, m.bytes));
+        let own = Extent { file: m.file, offset, bytes };
+        // Matrices that are arranged together are read once.
+        *extent = (before != Some(own)).then_some(own);
+        before = Some(own);
     }
     extents
 }

@@ -102,8 +102,34 @@ impl PassContext<'_> {
                 self.mix(branch, (delta, *state), rows, batch, s, observer);
                 Ok(())
             }
+            OpWeights::Selective { ssm, state } => {
+                self.mix(branch, (&**ssm, *state), rows, batch, s, observer);
+                Ok(())
+            }
+            OpWeights::Kda { kda, state } => {
+                self.mix(branch, (&**kda, *state), rows, batch, s, observer);
+                Ok(())
+            }
+            OpWeights::Ssm { ssm, state } => {
+                self.mix(branch, (ssm, *state), rows, batch, s, observer);
+                Ok(())
+            }
             OpWeights::Conv { conv, state } => {
                 self.mix(branch, (conv, *state), rows, batch, s, observer);
+                Ok(())
+            }
+            OpWeights::LayerInput(input) => {
+                let (d, all) = (self.d_model, s.layer_input.all.len() / s.chunk);
+                let (normed, out) = (&s.normed[..rows.end * d], &mut s.branch[..rows.end * d]);
+                let numbers = s.layer_input.all[..rows.end * all].chunks(PASS * all);
+                for ((x, numbers), out) in normed.chunks(PASS * d).zip(numbers).zip(out.chunks_mut(PASS * d))
+                {
+                    let buffers = (&mut *s.layer_input.gates, &mut *s.layer_input.hidden);
+                    let hidden = input.forward(self.compute, x, numbers, buffers, &mut s.products, out);
+                    if let Some(inputs) = observer.inputs() {
+                        inputs.attention(self.compute.pool, branch.key, x, hidden);
+                    }
+                }
                 Ok(())
             }
             OpWeights::Mlp(mlp) => {
@@ -171,12 +197,17 @@ impl PassContext<'_> {
         let out = &mut s.branch[..rows.end * d];
         let products = &mut s.products;
         let live = |row| batch.is_live(row);
-        let of_router = match moe.spec.router_input {
-            RouterInput::Branch => normed,
-            RouterInput::Outset => &s.outset[..rows.end * d],
+        let of_router = match (moe.spec.router_input, &moe.router_norm) {
+            (RouterInput::Outset, _) => &s.outset[..rows.end * d],
+            (RouterInput::Residual { .. }, Some(norm)) => {
+                let read = if branch.join == Join::Outset { &s.outset[..rows.end * d] } else { x };
+                norm.apply(compute, read, out);
+                &*out
+            }
+            (RouterInput::Branch | RouterInput::Residual { .. }, _) => normed,
         };
         moe.route(compute, of_router, live, &mut s.moe.route, &mut products.packed, &mut products.grouped);
-        if moe.spec.router_input == RouterInput::Outset {
+        if moe.spec.router_input != RouterInput::Branch {
             // The experts read other inputs than those that were packed for the router.
             compute.pack(normed, d, [], &mut products.packed);
         }
@@ -185,7 +216,7 @@ impl PassContext<'_> {
             let wanted = batch.phase() == Phase::Decode && rows.len() <= AHEAD_TOKENS;
             let Some((next, norm)) = self.weights.next_bank(branch).filter(|_| wanted) else { return };
             // What a router reads that stands before attention is known soon enough.
-            if next.spec.router_input == RouterInput::Branch && self.store.prefetches() {
+            if next.spec.router_input != RouterInput::Outset && self.store.prefetches() {
                 lookahead::rank(compute, norm, next, x, ahead);
                 self.store.prefetch(next.bank, &ahead.ranked);
             }
@@ -197,7 +228,8 @@ impl PassContext<'_> {
             moe.forward(compute, &input, &mut s.moe, products, hidden.as_mut(), out, &mut guess)?;
         }
         if let Some(inputs) = observer.inputs() {
-            inputs.ffn(compute.pool, branch.key, normed, Some(&s.moe.visits));
+            let visits = moe.latent.is_none().then_some(&s.moe.visits);
+            inputs.ffn(compute.pool, branch.key, normed, visits);
         }
         if let OpWeights::Moe { key, .. } = &branch.op {
             observer.routed(*key, &s.moe.route.routing);

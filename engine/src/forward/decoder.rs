@@ -85,8 +85,20 @@ impl Decoder<'_> {
                 }
                 pass.branch(branch, parallel, batch, s, observer)?;
                 if parallel && next != Some(Join::Parallel) {
-                    compute.add(1.0, &s.joined[..rows], &mut s.x[..rows], spec.d_model);
+                    let sum = match &layer.sum_norm {
+                        None => &s.joined[..rows],
+                        Some(norm) => {
+                            norm.apply(compute, &s.joined[..rows], &mut s.branch[..rows]);
+                            &s.branch[..rows]
+                        }
+                    };
+                    compute.add(1.0, sum, &mut s.x[..rows], spec.d_model);
                 }
+            }
+            if let Some(scale) = layer.scale {
+                let rows = batch.tokens() * spec.d_model;
+                let kernels = compute.kernels;
+                compute.pool.rows(&mut s.x[..rows], spec.d_model, |_, x| kernels.scale(scale, x));
             }
         }
         self.final_norms(s, batch, observer);
@@ -168,6 +180,11 @@ impl Decoder<'_> {
         let from = (compute.tensors, compute.pool);
         weights.embedding.rows(from, batch.token_ids(), &|| batch.all_cancelled(), x)?;
         compute.kernels.scale(self.spec.embed_scale, x);
+        if let Some(inputs) = &weights.layer_inputs {
+            let out = &mut s.layer_input.all[..batch.tokens() * inputs.projection.rows];
+            let stop = || batch.all_cancelled();
+            inputs.fill(*compute, batch.token_ids(), &stop, x, &mut s.products, out)?;
+        }
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 use moelten_loader::spec::{
     AttentionSpec, Join, LatentSpec, LayerSpec, ModelSpec, Op, RopeSpec, SharedExpert,
 };
-use moelten_quant::{ActivationKind, BLOCK, Line, Running};
+use moelten_quant::{ActivationKind, BLOCK, KEY_GROUP, Line, Running};
 
 use crate::experts::store::AcquireBuffers;
 use crate::layers::ffn::mlp::MOST_VISITS;
@@ -15,9 +15,10 @@ use crate::layers::mixer::attend::most_spans;
 use crate::layers::mixer::latent::pass_tokens;
 use crate::layers::rope::Angles;
 use crate::layers::scratch::{
-    AheadScratch, AttendScratch, AttentionScratch, DeltaScratch, LatentScratch, MoeScratch, PASS,
-    ProductScratch, RouteScratch,
+    AheadScratch, AttendScratch, AttentionScratch, DeltaScratch, LatentScratch, LayerInputScratch,
+    MoeScratch, PASS, ProductScratch, RouteScratch, SparseScratch,
 };
+use crate::weights::layer_inputs::LAYER_INPUT_TOKENS;
 
 /// The most sequences of a decode batch whose next experts are guessed.
 pub const AHEAD_TOKENS: usize = 8;
@@ -46,6 +47,8 @@ pub struct Executor {
     pub products: ProductScratch,
     /// Experts.
     pub moe: MoeScratch,
+    /// The numbers that every layer gets of a token.
+    pub layer_input: LayerInputScratch,
     /// The guess at the next bank's experts.
     pub ahead: AheadScratch,
     /// Logits of some rows `[rows, vocab]`.
@@ -88,6 +91,7 @@ impl Executor {
                     outputs: vec![0.0; w.latent.outputs],
                     packed: Packed::with_capacity([w.latent.packed]),
                 },
+                sparse: w.sparse.buffers(),
                 delta: DeltaScratch::new(pass, w.delta),
             },
             products: ProductScratch {
@@ -104,7 +108,9 @@ impl Executor {
                 acquired: AcquireBuffers::default(),
                 visits: Visits::with_capacity(chunk, w.experts, w.per_token),
                 gathered: vec![Line::ZERO; w.gathered_lines(pass, d)],
+                latent: buffer(w.expert_width),
             },
+            layer_input: LayerInputScratch::new(chunk, pass, w.layer_input),
             ahead: AheadScratch {
                 normed: vec![0.0; ahead * d],
                 packed: Packed::with_capacity([(ahead, d)]),
@@ -126,16 +132,20 @@ impl Executor {
         let (w, d, pass) = (Widths::of(spec, chunk, context), spec.d_model, PASS.min(chunk));
         let lines = Packed::lines_for(w.packed(chunk, d))
             + Packed::lines_for([w.latent.packed])
+            + Packed::lines_for([(pass, w.delta[4])])
             + w.hidden_lines(pass)
             + w.gathered_lines(pass, d);
         let streams = 3 + usize::from(w.parallel) + usize::from(w.outset);
-        let numbers =
-            chunk * (streams * d + w.experts) + pass * (2 * w.q + 2 * w.kv + w.gate) + w.grouped(chunk, d);
+        let numbers = chunk * (streams * d + w.experts + w.expert_width)
+            + pass * (2 * w.q + 2 * w.kv + w.gate)
+            + w.grouped(chunk, d);
         let numbers = numbers
             .saturating_add(spec.vocab)
             .saturating_add(w.spans)
             .saturating_add(w.latent.numbers())
-            .saturating_add(DeltaScratch::numbers_for(pass, w.delta));
+            .saturating_add(w.sparse.numbers())
+            .saturating_add(DeltaScratch::numbers_for(pass, w.delta))
+            .saturating_add(LayerInputScratch::numbers_for(chunk, pass, w.layer_input));
         let running = (pass * w.heads).saturating_add(w.span_heads);
         let bytes = |count: usize, size: usize| (count as u64).saturating_mul(size as u64);
         [(numbers, size_of::<f32>()), (running, size_of::<Running>()), (lines, size_of::<Line>())]
@@ -162,12 +172,21 @@ impl Executor {
             &a.latent.wide,
             &a.latent.inputs,
             &a.latent.outputs,
+            &a.sparse.queries,
+            &a.sparse.keys,
+            &a.sparse.weights,
+            &a.sparse.scores,
+            &a.sparse.chosen_keys,
+            &a.sparse.chosen_values,
             &self.products.grouped,
             &self.moe.route.logits,
+            &self.moe.latent,
             &self.logits,
         ];
-        let numbers = numbers.iter().map(|buffer| buffer.capacity()).sum::<usize>() + a.delta.numbers();
-        let packed = self.products.packed.lines() + a.latent.packed.lines();
+        let numbers = numbers.iter().map(|buffer| buffer.capacity()).sum::<usize>()
+            + a.delta.numbers()
+            + self.layer_input.numbers();
+        let packed = self.products.packed.lines() + a.latent.packed.lines() + a.delta.inner.packed.lines();
         let lines = packed + self.products.hidden.capacity() + self.moe.gathered.capacity();
         let running = a.attend.running.capacity() + a.attend.spans_running.capacity();
         (numbers * size_of::<f32>() + lines * size_of::<Line>() + running * size_of::<Running>()) as u64
@@ -186,13 +205,18 @@ struct Widths {
     d_ff: usize,
     experts: usize,
     per_token: usize,
+    /// Width of what experts read, where it is their own.
+    expert_width: usize,
     /// Whether some branches are parallel.
     parallel: bool,
     /// Whether some branches read what their layer received.
     outset: bool,
     latent: LatentWidths,
-    /// Channels, values and value heads of delta nets.
-    delta: [usize; 3],
+    sparse: SparseWidths,
+    /// Channels, values, value heads and rates of recurrences, and the width of products inside them.
+    delta: [usize; 5],
+    /// Layers that get numbers of a token, and how many each gets.
+    layer_input: (usize, usize),
 }
 
 /// Numbers in the buffers of latent attention.
@@ -228,11 +252,56 @@ impl LatentWidths {
     }
 }
 
+/// Numbers in the buffers of sparse attention.
+#[derive(Default)]
+struct SparseWidths {
+    queries: usize,
+    keys: usize,
+    weights: usize,
+    context: usize,
+    chosen: usize,
+    heads: usize,
+}
+
+impl SparseWidths {
+    /// Room for a branch as well.
+    fn include(&mut self, spec: &LatentSpec, tokens: usize, context: usize) {
+        let Some(indexer) = &spec.indexer else { return };
+        // Positions are chosen only where there are more than may be.
+        let top = indexer.top.min(context).next_multiple_of(KEY_GROUP);
+        self.queries = self.queries.max(tokens * indexer.heads * indexer.head_dim);
+        self.keys = self.keys.max(tokens * indexer.head_dim);
+        self.weights = self.weights.max(tokens * indexer.heads);
+        self.context = context;
+        self.chosen = self.chosen.max(top * spec.attention.head_dim);
+        self.heads = self.heads.max(spec.attention.heads);
+    }
+
+    fn numbers(&self) -> usize {
+        self.queries + self.keys + self.weights + self.context + 2 * self.chosen
+    }
+
+    fn buffers(&self) -> SparseScratch {
+        SparseScratch {
+            queries: vec![0.0; self.queries],
+            keys: vec![0.0; self.keys],
+            weights: vec![0.0; self.weights],
+            scores: vec![0.0; self.context],
+            order: Vec::with_capacity(self.context),
+            chosen_keys: vec![0.0; self.chosen],
+            chosen_values: vec![0.0; self.chosen],
+            running: vec![Running::default(); self.heads],
+        }
+    }
+}
+
 impl Widths {
     /// The widest of each over all branches.
     fn of(spec: &ModelSpec, chunk: usize, context: usize) -> Self {
         let outset = spec.layers.iter().any(LayerSpec::reads_outset);
-        let mut w = Self { outset, ..Self::default() };
+        let width = spec.layer_inputs.map_or(0, |inputs| inputs.width);
+        let layer_input = if width > 0 { (spec.layers.len(), width) } else { (0, 0) };
+        let mut w = Self { outset, layer_input, ..Self::default() };
         for branch in spec.layers.iter().flat_map(|layer| &layer.branches) {
             w.parallel |= branch.join == Join::Parallel;
             match &branch.op {
@@ -250,18 +319,35 @@ impl Widths {
                     let share = |width: usize| (width * tokens).div_ceil(pass);
                     w.q = w.q.max(share(a.heads * a.head_dim));
                     w.kv = w.kv.max(a.head_dim);
+                    w.gate = w.gate.max(if a.gate.is_some() { a.heads } else { 0 });
                     w.heads = w.heads.max(a.heads);
                     w.latent.include(latent, tokens);
+                    w.sparse.include(latent, tokens, context);
                     w.spans(a, context);
                 }
                 Op::Conv(conv) => {
-                    let widths = [2 * conv.width, conv.width, 1];
+                    let widths = [2 * conv.width, conv.width, 1, 0, 0];
+                    w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
+                }
+                Op::Selective(ssm) => {
+                    let narrow = ssm.projected().div_ceil(2);
+                    let widest = ssm.inner.max(ssm.projected());
+                    let widths = [ssm.inner, ssm.inner.max(ssm.rank), narrow, ssm.inner, widest];
+                    w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
+                }
+                Op::Kda(kda) => {
+                    let widths = [3 * kda.inner(), kda.inner(), kda.heads, kda.inner(), 0];
+                    w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
+                }
+                Op::Ssm(ssm) => {
+                    let widths = [ssm.channels(), ssm.inner(), ssm.heads, 0, 0];
                     w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
                 }
                 Op::Delta(delta) => {
-                    let widths = [delta.channels(), delta.values(), delta.value_heads];
+                    let widths = [delta.channels(), delta.values(), delta.value_heads, 0, 0];
                     w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
                 }
+                Op::LayerInput(_) => {}
                 Op::Mlp(mlp) => w.d_ff = w.d_ff.max(mlp.d_ff),
                 Op::Moe(moe) => {
                     w.d_ff = w.d_ff.max(moe.expert.d_ff);
@@ -269,6 +355,11 @@ impl Widths {
                         w.d_ff = w.d_ff.max(m.d_ff);
                     }
                     w.experts = w.experts.max(moe.experts);
+                    w.expert_width = w.expert_width.max(moe.latent.unwrap_or(if moe.weighs_inputs {
+                        spec.d_model
+                    } else {
+                        0
+                    }));
                     w.per_token = w.per_token.max(moe.router.select.max_experts());
                 }
             }
@@ -286,16 +377,27 @@ impl Widths {
     }
 
     /// Inputs of products: tokens and columns of the largest.
-    fn packed(&self, chunk: usize, d_model: usize) -> [(usize, usize); 4] {
+    fn packed(&self, chunk: usize, d_model: usize) -> [(usize, usize); 6] {
         let pass = PASS.min(chunk);
-        [(chunk, d_model), (pass, self.q), self.latent.product, (pass, self.delta[1])]
+        let own = (pass, self.layer_input.1);
+        [
+            (chunk, d_model),
+            (pass, self.q),
+            self.latent.product,
+            (pass, self.delta[1]),
+            own,
+            (chunk, self.expert_width),
+        ]
     }
 
     /// The widest grouped outputs of a region.
     fn grouped(&self, chunk: usize, d_model: usize) -> usize {
         let passing =
-            PASS.min(chunk) * (self.q.max(self.gate) + 2 * self.kv).max(self.delta[0] + self.delta[1]);
-        (chunk * d_model.max(self.experts)).max(passing).max(self.latent.wide).max(self.latent.narrow)
+            PASS.min(chunk) * (self.q.max(self.gate) + 2 * self.kv).max(self.delta.iter().sum::<usize>());
+        let (layers, width) = self.layer_input;
+        let of_layers = (chunk.min(LAYER_INPUT_TOKENS) * layers * width).max(PASS.min(chunk) * width);
+        let all = (chunk * d_model.max(self.experts).max(self.expert_width)).max(passing).max(of_layers);
+        all.max(self.latent.wide).max(self.latent.narrow).max(self.sparse.queries)
     }
 
     /// Room for the hidden layer of one block that a pass of tokens visits, in the larger kind, and for all
@@ -309,7 +411,8 @@ impl Widths {
         if self.experts == 0 {
             return 0;
         }
-        self.visit_lines(pass, d_model).max(Packed::lines_for([(pass, d_model)]))
+        let width = d_model.max(self.expert_width);
+        self.visit_lines(pass, width).max(Packed::lines_for([(pass, width)]))
     }
 
     fn visit_lines(&self, pass: usize, width: usize) -> usize {

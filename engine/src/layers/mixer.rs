@@ -6,4 +6,8 @@ pub mod contract;
 pub mod conv;
 pub mod delta;
 pub mod history;
+pub mod kda;
 pub mod latent;
+pub mod selective;
+pub mod sparse;
+pub mod ssm;

@@ -28,13 +28,14 @@ pub struct AttentionScratch {
     pub attend: AttendScratch,
     /// What latent attention has beside.
     pub latent: LatentScratch,
+    /// What sparse attention has beside.
+    pub sparse: SparseScratch,
     /// What a delta net has in place of all of these.
     pub delta: DeltaScratch,
 }
 
 /// Buffers of recurrences and short convolutions; empty in models without them. The lengths are those of a
 /// gated delta net.
-#[derive(Default)]
 pub struct DeltaScratch {
     /// Projections, one after the other.
     pub projected: Vec<f32>,
@@ -46,15 +47,27 @@ pub struct DeltaScratch {
     pub gates: Vec<f32>,
     /// Logits of strengths and of steps, `[tokens, 2, value_heads]`.
     pub steps: Vec<f32>,
+    /// Logits of rates by row, `[tokens, rates]`; empty in all but Kimi delta attention.
+    pub rates: Vec<f32>,
     /// Outputs of the heads, `[value_heads, tokens, value_dim]`.
     pub by_head: Vec<f32>,
     /// The same by token, `[tokens, values]`.
     pub mixed: Vec<f32>,
+    /// For products between the convolution and the recurrence; empty in all but Mamba.
+    pub inner: InnerProducts,
+}
+
+/// Buffers of products that an operation computes while it has its state.
+pub struct InnerProducts {
+    /// Packed inputs.
+    pub packed: Packed,
+    /// Grouped outputs.
+    pub grouped: Vec<f32>,
 }
 
 impl DeltaScratch {
     /// Buffers for passes of `tokens` tokens. The widths are the largest of any layer.
-    pub fn new(tokens: usize, [channels, values, heads]: [usize; 3]) -> Self {
+    pub fn new(tokens: usize, [channels, values, heads, rates, inner]: [usize; 5]) -> Self {
         let numbers = |width: usize| vec![0.0; tokens * width];
         Self {
             projected: numbers(channels + values + 2 * heads),
@@ -62,14 +75,19 @@ impl DeltaScratch {
             convolved: numbers(channels),
             gates: numbers(values),
             steps: numbers(2 * heads),
+            rates: numbers(rates),
             by_head: numbers(values),
             mixed: numbers(values),
+            inner: InnerProducts {
+                packed: Packed::with_capacity([(tokens, inner)]),
+                grouped: numbers(inner),
+            },
         }
     }
 
     /// Numbers that [`Self::new`] allocates.
-    pub fn numbers_for(tokens: usize, [channels, values, heads]: [usize; 3]) -> usize {
-        tokens * (3 * channels + 4 * values + 4 * heads)
+    pub fn numbers_for(tokens: usize, [channels, values, heads, rates, inner]: [usize; 5]) -> usize {
+        tokens * (3 * channels + 4 * values + 4 * heads + rates + inner)
     }
 
     /// Numbers of the buffers.
@@ -80,8 +98,10 @@ impl DeltaScratch {
             &self.convolved,
             &self.gates,
             &self.steps,
+            &self.rates,
             &self.by_head,
             &self.mixed,
+            &self.inner.grouped,
         ];
         all.iter().map(|buffer| buffer.capacity()).sum()
     }
@@ -102,6 +122,27 @@ pub struct LatentScratch {
     pub packed: Packed,
 }
 
+/// Buffers of sparse attention; empty in models without it.
+#[derive(Default)]
+pub struct SparseScratch {
+    /// Queries of choices, `[tokens, heads * head_dim]`.
+    pub queries: Vec<f32>,
+    /// Keys of choices, `[tokens, head_dim]`.
+    pub keys: Vec<f32>,
+    /// Weights of their heads, `[tokens, heads]`.
+    pub weights: Vec<f32>,
+    /// Scores of the positions of one token, `[context]`.
+    pub scores: Vec<f32>,
+    /// Positions in order of preference, then the chosen ones in order.
+    pub order: Vec<u32>,
+    /// Keys of the chosen positions as attention reads them.
+    pub chosen_keys: Vec<f32>,
+    /// Their values.
+    pub chosen_values: Vec<f32>,
+    /// Maximum and sum of weights of each head.
+    pub running: Vec<Running>,
+}
+
 /// Sums of attention before they are divided by the sum of weights.
 pub struct AttendScratch {
     /// Maximum and sum of weights of each row, `[tokens, heads]`.
@@ -111,6 +152,16 @@ pub struct AttendScratch {
     pub spans: Vec<f32>,
     /// Maximum and sum of weights of each row in `spans`, `[kv_heads, spans, heads / kv_heads]`.
     pub spans_running: Vec<Running>,
+}
+
+/// Buffers of the numbers that every layer gets of a token; empty in models without them.
+pub struct LayerInputScratch {
+    /// All of them, `[tokens, layers, width]`.
+    pub all: Vec<f32>,
+    /// What a layer's gate gives, `[tokens, width]`.
+    pub gates: Vec<f32>,
+    /// A layer's numbers times its gates, `[tokens, width]`.
+    pub hidden: Vec<f32>,
 }
 
 /// Buffers that all branches use: packed inputs, grouped outputs, hidden layers.
@@ -159,4 +210,6 @@ pub struct MoeScratch {
     pub acquired: AcquireBuffers,
     /// Packed inputs of experts, gathered from those of all tokens.
     pub gathered: Vec<Line>,
+    /// Inputs of experts that are narrower than the residual stream, `[tokens, latent]`; empty without them.
+    pub latent: Vec<f32>,
 }

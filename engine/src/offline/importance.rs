@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use moelten_loader::spec::{BranchSpec, MlpSpec, ModelSpec, Op, Part, SharedExpert};
+use moelten_loader::spec::{
+    AttentionSpec, BranchSpec, KvSource, MlpSpec, ModelSpec, Op, Part, RouterInput, SharedExpert,
+};
 use moelten_loader::tensors::needed::delta_inputs;
 use moelten_loader::tensors::roles::{LayerTensor, Role};
 
@@ -135,23 +137,49 @@ impl BranchSquares {
         Self { input, output, experts, expert_hidden }
     }
 
+    /// Passes each matrix of attention and its sums to `add`.
+    fn attention_tensors<'a>(&'a self, spec: &AttentionSpec, add: &mut dyn FnMut(LayerTensor, &'a Squares)) {
+        if spec.gate.is_some() {
+            add(LayerTensor::AttentionGate, &self.input);
+        }
+        add(LayerTensor::Q, &self.input);
+        if !matches!(spec.source, KvSource::Layer(_)) {
+            add(LayerTensor::K, &self.input);
+        }
+        if spec.source == KvSource::Projected {
+            add(LayerTensor::V, &self.input);
+        }
+        add(LayerTensor::O, &self.output);
+    }
+
     /// Passes each matrix of the branch and its sums to `add`.
     fn by_tensor<'a>(&'a self, op: &Op, add: &mut dyn FnMut(LayerTensor, &'a Squares)) {
         match op {
-            Op::Attention(attention) => {
-                if attention.gate.is_some() {
-                    add(LayerTensor::AttentionGate, &self.input);
-                }
-                for tensor in [LayerTensor::Q, LayerTensor::K, LayerTensor::V] {
-                    add(tensor, &self.input);
-                }
-                add(LayerTensor::O, &self.output);
-            }
+            Op::Attention(attention) => self.attention_tensors(attention, add),
             Op::Latent(latent) => {
                 let query = if latent.query_rank.is_some() { LayerTensor::QDown } else { LayerTensor::Q };
                 add(query, &self.input);
                 add(LayerTensor::KvDown, &self.input);
+                if latent.attention.gate.is_some() {
+                    add(LayerTensor::AttentionGate, &self.input);
+                }
                 add(LayerTensor::O, &self.output);
+            }
+            Op::Kda(kda) => {
+                for tensor in [LayerTensor::Q, LayerTensor::K, LayerTensor::V, LayerTensor::DeltaStrength] {
+                    add(tensor, &self.input);
+                }
+                let (rates, gates) = match kda.rank {
+                    Some(_) => (LayerTensor::KdaRateDown, LayerTensor::KdaGateDown),
+                    None => (LayerTensor::KdaRateUp, LayerTensor::KdaGateUp),
+                };
+                add(rates, &self.input);
+                add(gates, &self.input);
+                add(LayerTensor::O, &self.output);
+            }
+            Op::Ssm(_) | Op::Selective(_) => {
+                add(LayerTensor::SsmIn, &self.input);
+                add(LayerTensor::SsmOut, &self.output);
             }
             Op::Conv(_) => {
                 add(LayerTensor::ConvIn, &self.input);
@@ -161,14 +189,30 @@ impl BranchSquares {
                 delta_inputs(delta.layout).iter().for_each(|&tensor| add(tensor, &self.input));
                 add(LayerTensor::DeltaOut, &self.output);
             }
+            Op::LayerInput(_) => {
+                add(LayerTensor::LayerInputGate, &self.input);
+                add(LayerTensor::LayerInputUp, &self.output);
+            }
             Op::Mlp(mlp) => mlp_tensors(mlp, LayerTensor::Dense, [&self.input, &self.output], add),
             Op::Moe(moe) => {
-                let of_experts = [&self.experts, &self.expert_hidden];
-                mlp_tensors(&moe.expert, LayerTensor::Experts, of_experts, add);
+                match moe.latent {
+                    // What experts read is not observed.
+                    Some(_) => {
+                        add(LayerTensor::Experts(Part::Down), &self.expert_hidden);
+                        add(LayerTensor::LatentDown, &self.input);
+                    }
+                    None => {
+                        let of_experts = [&self.experts, &self.expert_hidden];
+                        mlp_tensors(&moe.expert, LayerTensor::Experts, of_experts, add);
+                    }
+                }
                 if let SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) = &moe.shared {
                     mlp_tensors(mlp, LayerTensor::Shared, [&self.input, &self.output], add);
                 }
-                add(LayerTensor::Router, &self.input);
+                // The sums are not of what a router under its own norm reads.
+                if !matches!(moe.router_input, RouterInput::Residual { .. }) {
+                    add(LayerTensor::Router, &self.input);
+                }
                 if matches!(moe.shared, SharedExpert::Gated(_)) {
                     add(LayerTensor::SharedInput, &self.input);
                 }
@@ -202,10 +246,14 @@ struct Shapes {
 impl Shapes {
     fn of(d_model: usize, op: &Op) -> Self {
         let (output, experts, expert_hidden) = match op {
-            Op::Attention(a) => (a.heads * a.head_dim, 0, 0),
+            Op::Attention(a) => (a.heads * a.value_dim, 0, 0),
             Op::Latent(a) => (a.attention.heads * a.value_dim, 0, 0),
             Op::Conv(conv) => (conv.width, 0, 0),
+            Op::Ssm(ssm) => (ssm.inner(), 0, 0),
+            Op::Selective(ssm) => (ssm.inner, 0, 0),
+            Op::Kda(kda) => (kda.inner(), 0, 0),
             Op::Delta(delta) => (delta.values(), 0, 0),
+            Op::LayerInput(input) => (input.width, 0, 0),
             Op::Mlp(mlp) => (mlp.d_ff, 0, 0),
             Op::Moe(moe) => match &moe.shared {
                 SharedExpert::None => (0, moe.experts, moe.expert.d_ff),

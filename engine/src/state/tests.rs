@@ -4,12 +4,13 @@
 
 use std::io::{self, Read, Write};
 
-use moelten_loader::spec::{AttentionSpec, QkNorm};
+use moelten_loader::spec::{AttentionSpec, IndexerSpec, KvSource, Pairing, QkNorm, RopeScaling, RopeSpec};
 use moelten_quant::{Isa, Kernels, SPAN};
 use proptest::prelude::*;
 
 use super::branches::BranchStates;
 use super::contract::{BranchState, NeedsReplay, Snapshot};
+use super::indexed::IndexedState;
 use super::kv::KvState;
 use super::kv::format::KvFormat;
 use super::recurrent::RecurrentState;
@@ -37,15 +38,17 @@ struct TestState(LayerState);
 enum Kind {
     Kv(KvFormat),
     Window(usize, KvFormat),
+    Indexed(KvFormat),
     Recurrent,
 }
 
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 7] = [
     Kind::Kv(KvFormat::F16),
     Kind::Kv(KvFormat::F32),
     Kind::Window(1, KvFormat::F32),
     Kind::Window(5, KvFormat::F16),
     Kind::Window(700, KvFormat::F16),
+    Kind::Indexed(KvFormat::F16),
     Kind::Recurrent,
 ];
 
@@ -54,6 +57,7 @@ fn spec(window: Option<usize>) -> AttentionSpec {
         heads: 2 * HEADS,
         kv_heads: HEADS,
         head_dim: HEAD_DIM,
+        value_dim: HEAD_DIM,
         scale: 0.5,
         qkv_bias: false,
         out_bias: false,
@@ -65,7 +69,20 @@ fn spec(window: Option<usize>) -> AttentionSpec {
         softcap: None,
         temperature: None,
         gate: None,
+        source: KvSource::Projected,
+        value_norm: None,
+        value_scale: 1.0,
+        chunk: None,
     }
+}
+
+/// Width of keys of choices.
+const INDEX_DIM: usize = 3;
+
+fn indexer() -> IndexerSpec {
+    let (pairing, scaling) = (Pairing::Split, RopeScaling::None);
+    let rope = RopeSpec { theta: 1e4, dim: 2, pairing, scaling };
+    IndexerSpec { heads: 2, head_dim: INDEX_DIM, top: 4, rope, norm_eps: 1e-6 }
 }
 
 impl TestState {
@@ -78,6 +95,10 @@ impl TestState {
             Kind::Window(window, format) => {
                 let state = WindowState::new(&spec(Some(window)), window, format, 0).unwrap();
                 Self(LayerState::Window(state))
+            }
+            Kind::Indexed(format) => {
+                let both = (&spec(None), &indexer());
+                Self(LayerState::Indexed(IndexedState::new(both, CONTEXT, format, 0).unwrap()))
             }
             Kind::Recurrent => Self(LayerState::Recurrent(RecurrentState::new(HEAD_DIM).unwrap())),
         }
@@ -103,6 +124,10 @@ impl TestState {
         };
         let kernels = Kernels::for_isa(Isa::best()).unwrap();
         self.0.write(pool, kernels, first, &rows(0), &rows(100));
+        if let LayerState::Indexed(state) = &mut self.0 {
+            let key = |&token: &u32| (0..INDEX_DIM).map(move |channel| number(token, channel + 200));
+            state.write_keys(first, &tokens.iter().flat_map(key).collect::<Vec<_>>());
+        }
     }
 
     fn inner(&self) -> &dyn BranchState {

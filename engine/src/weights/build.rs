@@ -2,8 +2,9 @@
 //! It must not know how weights are used.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, DeltaSpec, LatentSpec, MlpSpec, ModelSpec,
-    MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, RopeSpec, SharedExpert,
+    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, DeltaSpec, KdaSpec, KvSource, LatentSpec,
+    LayerInputSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, RopeSpec,
+    RouterInput, SelectiveSpec, SharedExpert, SsmSpec,
 };
 use moelten_loader::tensors::bank::MatrixRef;
 use moelten_loader::tensors::needed::delta_inputs;
@@ -11,26 +12,41 @@ use moelten_loader::tensors::roles::{LayerTensor, Role};
 use moelten_loader::tensors::store::TensorStore;
 
 use super::embedding::Embedding;
+use super::layer_inputs::LayerInputWeights;
 use super::{Branch, Layer, OpWeights, Weights};
 use crate::error::{EngineError, Result};
 use crate::layers::ffn::dense::{Mlp, MlpBiases};
-use crate::layers::ffn::moe::{Moe, Shared};
+use crate::layers::ffn::moe::{LatentProjections, Moe, Shared};
+use crate::layers::layer_input::LayerInput;
 use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
 use crate::layers::mixer::conv::Conv;
 use crate::layers::mixer::delta::Delta;
+use crate::layers::mixer::kda::{Kda, Narrowed};
 use crate::layers::mixer::latent::{HeadMatrices, Latent, Query};
+use crate::layers::mixer::selective::Selective;
+use crate::layers::mixer::sparse::Indexer;
+use crate::layers::mixer::ssm::Ssm;
 use crate::layers::norm::Norm;
 
+/// Which tables stay in their files.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReadRows {
+    /// The token embedding.
+    pub embedding: bool,
+    /// The numbers of every layer.
+    pub layer_inputs: bool,
+}
+
 impl Weights {
-    /// The weights of `spec` in `tensors`. With `embedding_in_file` rows of the embedding are read from its
-    /// file when they are needed.
+    /// The weights of `spec` in `tensors`. Rows of the tables that `read` says are read from their files when
+    /// they are needed.
     ///
     /// # Errors
     /// [`EngineError::Load`] for norms, biases or routers with NaN or infinity; [`EngineError::Store`] when
     /// the file of the embedding cannot be opened again.
-    pub fn build(spec: &ModelSpec, tensors: &TensorStore, embedding_in_file: bool) -> Result<Self> {
-        let mut builder = Builder { tensors, ropes: Vec::new(), states: 0, banks: 0 };
+    pub fn build(spec: &ModelSpec, tensors: &TensorStore, read: ReadRows) -> Result<Self> {
+        let mut builder = Builder { tensors, ropes: Vec::new(), states: 0, of_layers: Vec::new(), banks: 0 };
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (index, layer) in spec.layers.iter().enumerate() {
             let mut branches = Vec::with_capacity(layer.branches.len());
@@ -40,20 +56,35 @@ impl Weights {
                 branches.push(builder.branch((index, number), key, branch)?);
                 banks += usize::from(branch.op.bank(spec.d_model).is_some());
             }
-            layers.push(Layer { branches });
+            let sum_norm = layer.sum_norm.map(|spec| {
+                // No such norm has a bias in files.
+                norm(tensors, spec, Role::Layer(index, LayerTensor::SumNorm), Role::FinalNormBias)
+            });
+            let scale = layer.scaled.then(|| tensors.vector(Role::Layer(index, LayerTensor::LayerScale)));
+            let scale = scale.transpose()?.and_then(|values| values.first().copied());
+            layers.push(Layer { branches, sum_norm: sum_norm.transpose()?, scale });
         }
         link_banks(&mut layers);
         let head = Linear {
             weight: tensors.get(if spec.head.tied { Role::Embed } else { Role::Head }),
             bias: if spec.head.bias { Some(tensors.vector(Role::HeadBias)?) } else { None },
         };
-        let embedding = if embedding_in_file {
-            Embedding::in_file(tensors).map_err(EngineError::Store)?
-        } else {
-            Embedding::InMemory(tensors.get(Role::Embed))
+        let table = |role, in_file| match in_file {
+            true => Embedding::in_file(tensors, role).map_err(EngineError::Store),
+            false => Ok(Embedding::InMemory(tensors.get(role))),
+        };
+        let embedding = table(Role::Embed, read.embedding)?;
+        let layer_inputs = match spec.layer_inputs {
+            None => None,
+            Some(spec) => Some(LayerInputWeights {
+                spec,
+                table: table(Role::LayerInputTable, read.layer_inputs)?,
+                projection: tensors.get(Role::LayerInputProjection),
+                norm: tensors.vector(Role::LayerInputNorm)?,
+            }),
         };
         let final_norm = norm(tensors, spec.final_norm, Role::FinalNorm, Role::FinalNormBias)?;
-        Ok(Self { layers, ropes: builder.ropes, embedding, final_norm, head })
+        Ok(Self { layers, ropes: builder.ropes, embedding, layer_inputs, final_norm, head })
     }
 }
 
@@ -84,6 +115,8 @@ struct Builder<'a> {
     ropes: Vec<RopeSpec>,
     /// Number of branches with a state so far.
     states: usize,
+    /// The state of attention of each layer so far.
+    of_layers: Vec<usize>,
     /// Number of expert banks so far.
     banks: usize,
 }
@@ -101,8 +134,12 @@ impl Builder<'_> {
             norm(spec.post_norm, LayerTensor::PostNorm(spec.place), LayerTensor::PostNormBias(spec.place))?;
         let op = match &spec.op {
             Op::Attention(attention) => {
-                let state = self.states;
-                self.states += 1;
+                let state = match attention.source {
+                    KvSource::Layer(layer) => self.of_layers[layer],
+                    KvSource::Projected | KvSource::Shared => self.states,
+                };
+                self.states = self.states.max(state + 1);
+                self.of_layers.resize(key.0 + 1, state);
                 let attention = of_layer.attention(attention, &mut self.ropes)?;
                 OpWeights::Attention { attention, state }
             }
@@ -116,11 +153,27 @@ impl Builder<'_> {
                 self.states += 1;
                 OpWeights::Conv { conv: of_layer.conv(*conv)?, state }
             }
+            Op::Selective(ssm) => {
+                let state = self.states;
+                self.states += 1;
+                OpWeights::Selective { ssm: Box::new(of_layer.selective(*ssm)?), state }
+            }
+            Op::Kda(kda) => {
+                let state = self.states;
+                self.states += 1;
+                OpWeights::Kda { kda: Box::new(of_layer.kda(*kda)?), state }
+            }
+            Op::Ssm(ssm) => {
+                let state = self.states;
+                self.states += 1;
+                OpWeights::Ssm { ssm: of_layer.ssm(*ssm)?, state }
+            }
             Op::Delta(delta) => {
                 let state = self.states;
                 self.states += 1;
                 OpWeights::Delta { delta: of_layer.delta(delta)?, state }
             }
+            Op::LayerInput(input) => OpWeights::LayerInput(of_layer.layer_input(*input)),
             Op::Mlp(mlp) => OpWeights::Mlp(of_layer.mlp((LayerTensor::Dense, LayerTensor::DenseBias), mlp)?),
             Op::Moe(moe) => {
                 let number = self.banks;
@@ -168,6 +221,7 @@ impl OfLayer<'_> {
         };
         let qk_norm = |tensor| match spec.qk_norm {
             QkNorm::None => Ok(Vec::new()),
+            QkNorm::PlainAfterRope { .. } => Ok(vec![1.0; spec.head_dim]),
             QkNorm::PerHead { .. } | QkNorm::PerHeadAfterRope { .. } | QkNorm::Full { .. } => {
                 self.tensors.vector(self.role(tensor))
             }
@@ -175,19 +229,35 @@ impl OfLayer<'_> {
         let rope = spec.rope.as_ref().map(|rope| shared_rope(rope, ropes));
         Ok(Attention {
             q: linear(LayerTensor::Q, LayerTensor::QBias, spec.qkv_bias)?,
-            k: linear(LayerTensor::K, LayerTensor::KBias, spec.qkv_bias)?,
-            v: linear(LayerTensor::V, LayerTensor::VBias, spec.qkv_bias)?,
+            k: match spec.source {
+                KvSource::Layer(_) => None,
+                _ => Some(linear(LayerTensor::K, LayerTensor::KBias, spec.qkv_bias)?),
+            },
+            v: match spec.source {
+                KvSource::Projected => Some(linear(LayerTensor::V, LayerTensor::VBias, spec.qkv_bias)?),
+                _ => None,
+            },
             o: linear(LayerTensor::O, LayerTensor::OBias, spec.out_bias)?,
             gate: match spec.gate {
                 None | Some(OutputGate::SigmoidWithQuery) => None,
                 Some(_) => Some(self.matrix(LayerTensor::AttentionGate)),
             },
             q_norm: qk_norm(LayerTensor::QNorm)?,
-            k_norm: qk_norm(LayerTensor::KNorm)?,
+            k_norm: match spec.source {
+                KvSource::Layer(_) => Vec::new(),
+                _ => qk_norm(LayerTensor::KNorm)?,
+            },
+            v_norm: spec.value_norm.map_or_else(Vec::new, |_| vec![1.0; spec.value_dim]),
             sinks: if spec.sinks { self.tensors.vector(self.role(LayerTensor::Sinks))? } else { Vec::new() },
             rope,
             spec: spec.clone(),
         })
+    }
+
+    fn layer_input(self, spec: LayerInputSpec) -> LayerInput {
+        let linear = |tensor| Linear { weight: self.matrix(tensor), bias: None };
+        let (gate, up) = (linear(LayerTensor::LayerInputGate), linear(LayerTensor::LayerInputUp));
+        LayerInput { spec, layer: self.layer, gate, up }
     }
 
     fn conv(self, spec: ConvSpec) -> Result<Conv> {
@@ -202,6 +272,75 @@ impl OfLayer<'_> {
             taps: vector(T::ConvTaps)?,
             bias: if spec.bias { vector(T::ConvBias)? } else { Vec::new() },
             out: linear(T::ConvOut, T::ConvOutBias)?,
+        })
+    }
+
+    fn selective(self, spec: SelectiveSpec) -> Result<Selective> {
+        use LayerTensor as T;
+        let linear = |tensor| Linear { weight: self.matrix(tensor), bias: None };
+        let vector = |tensor| self.tensors.vector(self.role(tensor));
+        let mut decay = vector(T::SsmDecay)?;
+        if spec.log_decay {
+            decay.iter_mut().for_each(|rate| *rate = -rate.exp());
+        }
+        Ok(Selective {
+            spec,
+            input: linear(T::SsmIn),
+            conv: vector(T::SsmConv)?,
+            conv_bias: if spec.conv_bias { vector(T::SsmConvBias)? } else { Vec::new() },
+            project: linear(T::SsmX),
+            norms: [vector(T::SsmStepNorm)?, vector(T::SsmBNorm)?, vector(T::SsmCNorm)?],
+            step: Linear { weight: self.matrix(T::SsmStep), bias: Some(vector(T::SsmStepBias)?) },
+            decay,
+            skip: vector(T::SsmSkip)?,
+            out: linear(T::SsmOut),
+        })
+    }
+
+    fn kda(self, spec: KdaSpec) -> Result<Kda> {
+        use LayerTensor as T;
+        let linear = |tensor| Linear { weight: self.matrix(tensor), bias: None };
+        let vector = |tensor| self.tensors.vector(self.role(tensor));
+        let narrowed = |down, up| Narrowed { down: spec.rank.map(|_| linear(down)), up: linear(up) };
+        let mut decay = vector(T::DeltaDecay)?;
+        if spec.log_decay {
+            decay.iter_mut().for_each(|rate| *rate = -rate.exp());
+        }
+        let mut conv = vector(T::KdaConvQ)?;
+        conv.extend(vector(T::KdaConvK)?);
+        conv.extend(vector(T::KdaConvV)?);
+        Ok(Kda {
+            spec,
+            qkv: [T::Q, T::K, T::V].map(linear),
+            strength: linear(T::DeltaStrength),
+            rates: narrowed(T::KdaRateDown, T::KdaRateUp),
+            gates: narrowed(T::KdaGateDown, T::KdaGateUp),
+            conv,
+            decay,
+            rate_bias: vector(T::DeltaStepBias)?,
+            norm: vector(T::DeltaNorm)?,
+            out: linear(T::O),
+        })
+    }
+
+    fn ssm(self, spec: SsmSpec) -> Result<Ssm> {
+        use LayerTensor as T;
+        let linear = |tensor| Linear { weight: self.matrix(tensor), bias: None };
+        let vector = |tensor| self.tensors.vector(self.role(tensor));
+        let mut decay = vector(T::SsmDecay)?;
+        if spec.log_decay {
+            decay.iter_mut().for_each(|rate| *rate = -rate.exp());
+        }
+        Ok(Ssm {
+            spec,
+            input: linear(T::SsmIn),
+            conv: vector(T::SsmConv)?,
+            conv_bias: if spec.conv_bias { vector(T::SsmConvBias)? } else { Vec::new() },
+            decay,
+            step_bias: vector(T::SsmStepBias)?,
+            skip: vector(T::SsmSkip)?,
+            norm: vector(T::SsmNorm)?,
+            out: linear(T::SsmOut),
         })
     }
 
@@ -241,14 +380,29 @@ impl OfLayer<'_> {
             },
             false => HeadMatrices::Whole(self.matrix(LayerTensor::KvUp)),
         };
-        let rope = spec.attention.rope.as_ref().expect("the lowering gives latent attention a rope");
+        let rope = spec.attention.rope.as_ref().map(|rope| shared_rope(rope, ropes));
+        let gate = spec.attention.gate.map(|_| linear(LayerTensor::AttentionGate));
+        let indexer = match &spec.indexer {
+            None => None,
+            Some(index) => Some(Box::new(Indexer {
+                spec: index.clone(),
+                queries: linear(LayerTensor::IndexQ),
+                keys: linear(LayerTensor::IndexK),
+                key_norm: self.tensors.vector(self.role(LayerTensor::IndexKNorm))?,
+                key_bias: self.tensors.vector(self.role(LayerTensor::IndexKNormBias))?,
+                weights: linear(LayerTensor::IndexWeights),
+                rope: shared_rope(&index.rope, ropes),
+            })),
+        };
         Ok(Latent {
             query,
             down: linear(LayerTensor::KvDown),
             norm: self.tensors.vector(self.role(LayerTensor::KvDownNorm))?,
             heads,
             o: linear(LayerTensor::O),
-            rope: shared_rope(rope, ropes),
+            rope,
+            indexer,
+            gate,
             spec: spec.clone(),
         })
     }
@@ -263,20 +417,42 @@ impl OfLayer<'_> {
                 true => Some(self.tensors.vector(self.role(LayerTensor::RouterBias))?),
                 false => None,
             },
+            router_norm: self.router_norm(spec)?,
+            expert_scales: match spec.router.expert_scales {
+                true => self.tensors.vector(self.role(LayerTensor::ExpertScales))?,
+                false => Vec::new(),
+            },
             select_bias: match spec.router.select.has_bias() {
                 true => self.tensors.vector(self.role(LayerTensor::SelectBias))?,
                 false => Vec::new(),
             },
             biases: self.biases(LayerTensor::ExpertsBias, &spec.expert)?,
+            latent: spec.latent.map(|_| LatentProjections {
+                down: self.matrix(LayerTensor::LatentDown),
+                up: self.matrix(LayerTensor::LatentUp),
+            }),
             shared: match &spec.shared {
                 SharedExpert::None => None,
-                SharedExpert::Plain(mlp) => Some(Shared { mlp: self.mlp(shared_roles, mlp)?, gate: None }),
+                SharedExpert::Plain(mlp) => {
+                    let scale = spec.shared_scale;
+                    Some(Shared { mlp: self.mlp(shared_roles, mlp)?, gate: None, scale })
+                }
                 SharedExpert::Gated(mlp) => Some(Shared {
                     mlp: self.mlp(shared_roles, mlp)?,
                     gate: Some(self.matrix(LayerTensor::SharedInput)),
+                    scale: spec.shared_scale,
                 }),
             },
         })
+    }
+
+    /// The norm of what a router reads that has its own.
+    fn router_norm(self, spec: &MoeSpec) -> Result<Option<Norm>> {
+        let RouterInput::Residual { eps } = spec.router_input else { return Ok(None) };
+        let mut weight = self.tensors.vector(self.role(LayerTensor::RouterNorm))?;
+        let root = (weight.len() as f32).sqrt();
+        weight.iter_mut().for_each(|weight| *weight /= root);
+        Ok(Some(Norm { spec: NormSpec::Rms { eps }, weight, bias: Vec::new() }))
     }
 
     /// The router. NaN or infinity in it is refused at once, because one such value spoils the routing of

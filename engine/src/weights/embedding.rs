@@ -43,12 +43,12 @@ struct Buffers {
 }
 
 impl Embedding {
-    /// The embedding of `tensors`, left in its file.
+    /// The embedding of `tensors` that has this role, left in its file.
     ///
     /// # Errors
     /// The system's error when the file cannot be opened or there is no memory for the buffers.
-    pub fn in_file(tensors: &TensorStore) -> io::Result<Self> {
-        let matrix = tensors.get(Role::Embed);
+    pub fn in_file(tensors: &TensorStore, role: Role) -> io::Result<Self> {
+        let matrix = tensors.get(role);
         let (file, _) = tensors.file(matrix.file).reader()?;
         InFile::new(file, matrix).map(Self::InFile)
     }

@@ -16,9 +16,10 @@ use moelten_engine::Sequence;
 use moelten_engine::plan::{Io, Ram, SequenceOptions};
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, ExpertGroups, Join, LayerSpec, MlpSpec,
-    ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Place, QkNorm, Renormalise, RouterInput, Scoring, Select,
-    SharedExpert, Temperature,
+    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, ExpertGroups, IndexerSpec, Join, KdaSpec,
+    KvSource, LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate,
+    Place, QkNorm, Renormalise, RouterInput, Scoring, Select, SelectiveSpec, SharedExpert, SsmSpec,
+    Temperature,
 };
 use moelten_quant::{Format, Isa};
 
@@ -113,6 +114,19 @@ fn check(name: &str, layers: impl Fn(usize) -> Vec<LayerSpec>) {
     check_spec(name, |d_ff| model(layers(d_ff)));
 }
 
+/// As [`check`], but without comparing values of quantised weights: codes of activations are rounded, and a
+/// token whose choice that moves computes something else altogether.
+fn check_choices(name: &str, layers: impl Fn(usize) -> Vec<LayerSpec>) {
+    let dir = tempfile::tempdir().unwrap();
+    let ids = text(24);
+    let exact = Made::new(dir.path(), name, model(layers(D_FF)), &[Format::F32]);
+    check_values(&exact, &ids);
+    check_bits(&exact, &ids);
+    let formats = [Format::Q4_0, Format::F32, Format::Q8_0, Format::Q4_0, Format::BF16];
+    let quantised = format!("{name}-quantised");
+    check_bits(&Made::new(dir.path(), &quantised, model(layers(D_FF_BLOCKS)), &formats), &ids);
+}
+
 fn check_spec(name: &str, spec: impl Fn(usize) -> ModelSpec) {
     let dir = tempfile::tempdir().unwrap();
     let ids = text(24);
@@ -166,6 +180,105 @@ fn gated_delta_nets() {
             layer([branch(Mixer, delta(layout, order, log)), branch(Ffn, dense(d_ff, true, false))])
         });
         layers.chain([layer([branch(Mixer, attention(false))])]).collect()
+    });
+}
+
+/// Mamba and Mamba-2 blocks, alone in their layers and beside others; blocks of two matrices with a squared
+/// ReLU.
+#[test]
+fn state_space_recurrences() {
+    check("ssm", |d_ff| {
+        let ssm = |heads, groups, conv_bias, log_decay| {
+            let (head_dim, state, conv_kernel, norm_eps) = (16, 24, 4, 1e-5);
+            Op::Ssm(SsmSpec { heads, head_dim, groups, state, conv_kernel, conv_bias, norm_eps, log_decay })
+        };
+        let selective = |conv_bias, log_decay| {
+            let (inner, state, rank, conv_kernel, norm_eps) = (96, 8, 32, 4, 1e-5);
+            Op::Selective(SelectiveSpec { inner, state, rank, conv_kernel, conv_bias, norm_eps, log_decay })
+        };
+        let squared = MlpSpec { activation: Activation::ReluSquared, ..mlp(d_ff, false, false) };
+        vec![
+            layer([branch(Mixer, ssm(8, 2, true, false))]),
+            layer([branch(Mixer, Op::Mlp(squared))]),
+            layer([branch(Mixer, ssm(4, 1, false, true)), branch(Ffn, Op::Mlp(squared))]),
+            layer([branch(Mixer, selective(true, false)), branch(Ffn, dense(d_ff, true, false))]),
+            layer([branch(Mixer, selective(false, true))]),
+            layer([branch(Mixer, attention(false))]),
+        ]
+    });
+}
+
+/// Delta attention with rates by row, beside latent attention without positions and with gates of heads.
+#[test]
+fn kimi_delta_attention() {
+    check("kda", |d_ff| {
+        let kda = |rank, lower_bound, log_decay| {
+            let (heads, head_dim, conv_kernel, norm_eps) = (4, 32, 4, 1e-5);
+            Op::Kda(KdaSpec { heads, head_dim, conv_kernel, rank, lower_bound, norm_eps, log_decay })
+        };
+        let latent = |rope: bool, gate| {
+            let Op::Latent(mut spec) = latent(None, true) else { unreachable!("it is latent") };
+            spec.attention.gate = gate;
+            spec.attention.rope = spec.attention.rope.filter(|_| rope);
+            Op::Latent(spec)
+        };
+        let mixers = [
+            kda(Some(32), None, false),
+            latent(false, None),
+            kda(None, Some(-5.0), true),
+            latent(true, Some(OutputGate::SigmoidPerHead)),
+        ];
+        mixers.map(|mixer| layer([branch(Mixer, mixer), branch(Ffn, dense(d_ff, true, false))])).into()
+    });
+}
+
+/// Latent attention to a choice of tokens, which a short text does not need and a longer one does.
+#[test]
+fn sparse_attention() {
+    check_choices("sparse", |d_ff| {
+        let layers = [(6, true), (11, false)].map(|(top, split)| {
+            let Op::Latent(mut spec) = latent(Some(64), split) else { unreachable!("it is latent") };
+            let rope = spec.attention.rope.clone().expect("it has a rope");
+            // Many heads: with few of them many scores are 0, and ties decide.
+            spec.indexer = Some(IndexerSpec { heads: 16, head_dim: 32, top, rope, norm_eps: 1e-6 });
+            layer([branch(Mixer, Op::Latent(spec)), branch(Ffn, dense(d_ff, true, false))])
+        });
+        layers.into()
+    });
+}
+
+/// Experts whose inputs are weighed, a shared expert that counts half, and a bounded activation.
+#[test]
+fn experts_with_weighed_inputs() {
+    check_choices("weighed-inputs", |d_ff| {
+        let layers = [0.4, 2.0].map(|limit| {
+            let bounded = MlpSpec { activation: Activation::BoundedSilu { limit }, ..mlp(d_ff, true, false) };
+            let Op::Moe(mut spec) = moe(bounded, SharedExpert::Plain(bounded)) else {
+                unreachable!("it is a mixture")
+            };
+            let (scoring, groups) = (Scoring::Sigmoid, None);
+            let renormalise = Renormalise::No;
+            spec.router.select = Select::Scored { k: 1, scoring, bias: false, groups, renormalise };
+            (spec.weighs_inputs, spec.shared_scale) = (true, 0.5);
+            layer([branch(Mixer, attention(false)), branch(Ffn, Op::Moe(spec))])
+        });
+        layers.into()
+    });
+}
+
+/// Experts that are narrower than the residual stream.
+#[test]
+fn latent_experts() {
+    check("latent-experts", |d_ff| {
+        let shared = [SharedExpert::None, SharedExpert::Plain(mlp(d_ff, false, false))];
+        let layers = shared.into_iter().map(|shared| {
+            let Op::Moe(mut spec) = moe(mlp(d_ff, false, false), shared) else {
+                unreachable!("it is a mixture")
+            };
+            spec.latent = Some(32);
+            layer([branch(Mixer, attention(false)), branch(Ffn, Op::Moe(spec))])
+        });
+        layers.collect()
     });
 }
 
@@ -229,8 +342,9 @@ fn norms_of_outputs() {
     });
 }
 
-/// Gates on mixed values, capped scores, queries that grow with their position, norms after rope; a layer
-/// norm without bias, ReLU, and a head whose logits are capped.
+/// Gates on mixed values, capped scores, queries that grow with their position, norms after rope, runs of
+/// tokens, values that are narrower than keys; a layer norm without bias, ReLU, and a head whose logits are
+/// capped.
 #[test]
 fn attention_of_other_kinds() {
     check_spec("attention-kinds", |d_ff| {
@@ -248,12 +362,75 @@ fn attention_of_other_kinds() {
             with(&|spec| spec.gate = Some(OutputGate::SigmoidWithQuery)),
             with(&|spec| spec.gate = Some(OutputGate::SoftplusPerHead)),
             with(&|spec| spec.softcap = Some(0.75)),
-            with(&|spec| spec.temperature = Some(Temperature { beta: 0.5, period: 3 })),
+            with(&|spec| spec.temperature = Some(Temperature { beta: 0.5, period: 3, offset: 1 })),
+            with(&|spec| spec.gate = Some(OutputGate::SigmoidPerHead)),
+            with(&|spec| spec.qk_norm = QkNorm::PlainAfterRope { eps: 1e-5 }),
+            with(&|spec| spec.chunk = Some(5)),
+            with(&|spec| (spec.value_dim, spec.value_scale) = (8, 0.7)),
+            with(&|spec| {
+                (spec.value_dim, spec.gate) = (8, Some(OutputGate::SigmoidPerValue));
+            }),
             with(&|spec| spec.qk_norm = QkNorm::PerHeadAfterRope { eps: 1e-5 }),
         ];
         let mut spec = model(layers);
         spec.head.softcap = Some(0.8);
         spec
+    });
+}
+
+/// Keys that are values, too, values with a norm, keys of an earlier layer.
+#[test]
+fn keys_and_values_from_elsewhere() {
+    check("kv-sources", |d_ff| {
+        let with = |source, value_norm| {
+            let Op::Attention(spec) = attention(false) else { unreachable!("it is attention") };
+            let qk_norm = QkNorm::PerHeadAfterRope { eps: 1e-5 };
+            let spec = AttentionSpec { source, value_norm, qk_norm, ..spec };
+            layer([branch(Mixer, Op::Attention(spec)), branch(Ffn, dense(d_ff, true, false))])
+        };
+        vec![
+            with(KvSource::Projected, None),
+            with(KvSource::Shared, Some(1e-5)),
+            with(KvSource::Layer(1), Some(1e-5)),
+            with(KvSource::Layer(0), None),
+        ]
+    });
+}
+
+/// Experts beside a dense block whose sum has a norm, with a router that has its own norm and factors of
+/// experts; a factor on the residual stream; the layer's own numbers of a token.
+#[test]
+fn sums_with_a_norm_and_numbers_of_a_layer() {
+    check_spec("gemma4", |d_ff| {
+        let experts = || {
+            let Op::Moe(mut spec) = moe(mlp(d_ff, true, false), SharedExpert::None) else {
+                unreachable!("it is a mixture")
+            };
+            spec.router.expert_scales = true;
+            spec.router_input = RouterInput::Residual { eps: 1e-5 };
+            let post_norm = Some(NormSpec::Rms { eps: 1e-5 });
+            BranchSpec { post_norm, ..parallel(branch(Place::Experts, Op::Moe(spec))) }
+        };
+        let width = 32;
+        let own = || {
+            let spec = LayerInputSpec { width, activation: Activation::GeluTanh };
+            let post_norm = Some(NormSpec::Rms { eps: 1e-5 });
+            let branch = branch(Place::LayerInput, Op::LayerInput(spec));
+            BranchSpec { pre_norm: None, post_norm, ..branch }
+        };
+        let mixer = || branch(Mixer, attention(false));
+        let block = |place| branch(place, dense(d_ff, true, false));
+        let summed = LayerSpec {
+            sum_norm: Some(NormSpec::Rms { eps: 1e-5 }),
+            ..layer([mixer(), block(Place::Dense), experts()])
+        };
+        let scaled = LayerSpec { scaled: true, ..layer([mixer(), block(Ffn), own()]) };
+        let mut both = LayerSpec { scaled: true, ..summed.clone() };
+        both.branches.push(own());
+        ModelSpec {
+            layer_inputs: Some(LayerInputs { width, eps: 1e-5 }),
+            ..model(vec![summed, scaled, both])
+        }
     });
 }
 

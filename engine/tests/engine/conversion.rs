@@ -18,12 +18,15 @@ fn convert(family: &str, format: Format, dir: &Path) -> std::path::PathBuf {
     target
 }
 
+/// Folders that are written in F32 alone.
+const TOO_NARROW_FOR_BLOCKS: [&str; 2] = ["gemma4moe", "gemma4-ple"];
+
 /// Rows of Q and K are permuted for families whose GGUF files pair neighbours, and Llama 3 divisors are
 /// rounded to f32; nothing else may differ, so the bound is that of the goldens themselves.
 #[test]
 fn f32_files_match_the_goldens() {
     let dir = tempfile::tempdir().unwrap();
-    for family in FAMILIES {
+    for family in FAMILIES.into_iter().chain(TOO_NARROW_FOR_BLOCKS) {
         let golden = golden(family);
         let file = convert(family, Format::F32, dir.path());
         let spec = load(&file).unwrap().spec;
@@ -39,6 +42,20 @@ fn f32_files_match_the_goldens() {
         let (got, routes) = run(&file, &golden.ids);
         let error = distance(&got, &golden.logits) / spread(&golden.logits);
         println!("{family:15} F32 file: worst logit error {error:.1e} of the spread");
+        assert!(error <= 1e-3, "{family}: {error}");
+        assert_eq!(routes, golden.routes, "{family}");
+    }
+}
+
+/// Files that folders cannot be written as are written anew from files: experts of two matrices, layers
+/// without attention, runs of tokens.
+#[test]
+fn files_of_other_kinds_are_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    for family in ["nemotronh-gguf", "llama4"] {
+        let golden = golden(family);
+        let (got, routes) = run(&convert(family, Format::F32, dir.path()), &golden.ids);
+        let error = distance(&got, &golden.logits) / spread(&golden.logits);
         assert!(error <= 1e-3, "{family}: {error}");
         assert_eq!(routes, golden.routes, "{family}");
     }

@@ -3,10 +3,12 @@
 
 mod bad_models;
 mod batch;
+mod block_types;
 mod branches;
 mod common;
 mod conversion;
 mod equality;
+mod forms;
 mod importance;
 mod layouts;
 mod packed;

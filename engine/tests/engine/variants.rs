@@ -218,7 +218,7 @@ fn buffers_are_counted_before_they_are_allocated() {
     let with = |family: &str, change: fn(&mut Op, usize)| {
         let mut spec = load(&folder(family)).unwrap().spec;
         assert!(buffer_bytes(&spec, 512) < hidden / 100, "everything else is small");
-        let LayerSpec { branches } = &mut spec.layers[0];
+        let LayerSpec { branches, .. } = &mut spec.layers[0];
         change(&mut branches[1].op, wide);
         buffer_bytes(&spec, 512)
     };

@@ -1,13 +1,17 @@
 //! Lowering of feed-forward operations: dense blocks, mixtures of experts, their routers. It must not know
 //! attention.
 
-use crate::config::field::Field;
+use crate::config::field::{Field, PerLayer};
 use crate::config::fields::RawConfig;
-use crate::config::limits::{Container, MAX_EXPERTS, MAX_EXPERTS_TOTAL, MAX_FF, setting};
+use crate::config::limits::{Container, MAX_EXPERTS, MAX_EXPERTS_TOTAL, MAX_FF, MAX_WIDTH, setting};
+use crate::config::sources::sharing_layers;
 use crate::error::{Fault, LoadError, Result};
-use crate::families::{ActivationKind, ExpertWidth, Family, RouterKind, Setting, SharedKind};
+use crate::families::{
+    ActivationKind, ExpertWidth, Family, RouterInputKind, RouterKind, Setting, SharedKind,
+};
 use crate::spec::{
-    Activation, ExpertGroups, MlpSpec, MoeSpec, Op, Renormalise, RouterSpec, Scoring, Select, SharedExpert,
+    Activation, ExpertGroups, MlpSpec, MoeSpec, Op, Renormalise, RouterInput, RouterSpec, Scoring, Select,
+    SharedExpert,
 };
 
 /// The feed-forward operation of each layer.
@@ -26,8 +30,9 @@ pub(super) fn ffn_layers(
             hint: "biases in dense feed-forward blocks are".into(),
         });
     }
-    let mlp = |d_ff: usize| MlpSpec::gated(d_ff, activation);
+    let mlp = |d_ff: usize| MlpSpec { d_ff, gated: !family.ungated, activation, bias: false };
     let dense = |layer: usize| dense_width(raw, layers, layer);
+    let bounded = |mlp: MlpSpec, field, layer| bounded(raw, family, field, (layers, layer), mlp);
     let listed = raw.moe_layers.value.as_deref();
     if let Some(listed) = listed
         && listed.len() != layers
@@ -48,20 +53,51 @@ pub(super) fn ffn_layers(
         .map(|layer| match &moe {
             Some(moe) if listed.is_none_or(|l| l.get(layer).copied().unwrap_or(true)) => {
                 let d_ff = match family.expert_width {
-                    ExpertWidth::Own => moe.expert.d_ff,
+                    ExpertWidth::Own | ExpertWidth::Either => moe.expert.d_ff,
                     ExpertWidth::AsDense => dense(layer)?,
                 };
-                Ok(Op::Moe(MoeSpec { expert: MlpSpec { d_ff, ..moe.expert }, ..moe.clone() }))
+                let expert = bounded(MlpSpec { d_ff, ..moe.expert }, &raw.expert_bounds, layer)?;
+                let shared = match moe.shared {
+                    SharedExpert::Plain(mlp) => SharedExpert::Plain(bounded(mlp, &raw.shared_bounds, layer)?),
+                    ref other => other.clone(),
+                };
+                Ok(Op::Moe(MoeSpec { expert, shared, ..moe.clone() }))
             }
-            _ => Ok(Op::Mlp(MlpSpec { bias, ..mlp(dense(layer)?) })),
+            _ => {
+                let block = bounded(mlp(dense(layer)?), &raw.shared_bounds, layer)?;
+                Ok(Op::Mlp(MlpSpec { bias, ..block }))
+            }
         })
         .collect()
 }
 
+/// A block with the bound that a list says for its layer.
+fn bounded(
+    raw: &RawConfig,
+    family: &Family,
+    field: &Field<Vec<f64>>,
+    (layers, layer): (usize, usize),
+    mlp: MlpSpec,
+) -> Result<MlpSpec> {
+    let Some(bounds) = field.value.as_ref().filter(|_| family.bounded) else { return Ok(mlp) };
+    let Some(&bound) = bounds.get(layer).filter(|_| bounds.len() == layers) else {
+        let found = format!("a list of {} values", bounds.len());
+        return Err(raw.fault(&field.name, Fault::Contradiction { found, other: format!("{layers} layers") }));
+    };
+    let bound = raw.non_negative(&Field::new(field.name.clone(), Some(bound)))?;
+    let activation = if bound > 0.0 { Activation::BoundedSilu { limit: bound } } else { mlp.activation };
+    Ok(MlpSpec { activation, ..mlp })
+}
+
 /// The hidden width of a layer's dense block. A list may have 0 for layers that have none.
-fn dense_width(raw: &RawConfig, layers: usize, layer: usize) -> Result<usize> {
+pub(super) fn dense_width(raw: &RawConfig, layers: usize, layer: usize) -> Result<usize> {
+    if raw.dense_d_ff.value.is_some() {
+        return raw.count(&raw.dense_d_ff, 1, MAX_FF);
+    }
     let widths = raw.per_layer(&raw.d_ff, layers, 0, MAX_FF)?;
     let width = widths.get(layer).and_then(|width| u64::try_from(*width).ok());
+    let twice = raw.double_wide.get() == Some(&true) && layer >= layers - sharing_layers(raw, layers)?;
+    let width = if twice { width.map(|width| width.saturating_mul(2)) } else { width };
     raw.count(&Field::new(raw.d_ff.name.clone(), width), 1, MAX_FF)
 }
 
@@ -75,6 +111,11 @@ fn moe(
     let experts = raw.count(&raw.experts, 1, MAX_EXPERTS)?;
     let width = match family.expert_width {
         ExpertWidth::Own => raw.count(&raw.expert_d_ff, 1, MAX_FF)?,
+        ExpertWidth::Either if raw.expert_d_ff.value.is_some() => raw.count(&raw.expert_d_ff, 1, MAX_FF)?,
+        ExpertWidth::Either => {
+            let PerLayer(widths) = raw.d_ff.value.as_ref().ok_or_else(|| raw.missing(&raw.d_ff.name))?;
+            raw.count(&Field::new(raw.d_ff.name.clone(), widths.first().copied()), 1, MAX_FF)?
+        }
         ExpertWidth::AsDense => dense_width(raw, layers, 0)?,
     };
     let select = select(raw, family, container, experts)?;
@@ -82,10 +123,47 @@ fn moe(
         Some(&scale) if scale != 0.0 => raw.positive(&raw.router_scale)?,
         _ => 1.0,
     };
+    // An average of two is their sum with halved weights.
+    let shared_scale = if averages(raw, family)? { 0.5 } else { 1.0 };
+    let scale = scale * shared_scale;
     let shared = shared(raw, family, width, mlp)?;
     let expert = MlpSpec { bias: family.expert_bias, ..mlp(width) };
-    let router = RouterSpec { bias: family.router_bias, select, scale };
-    Ok(MoeSpec { experts, expert, router, router_input: family.router_input, shared })
+    let expert_scales = family.expert_scales;
+    let router = RouterSpec { bias: family.router_bias, select, scale, expert_scales };
+    let router_input = match family.router_input {
+        RouterInputKind::Branch => RouterInput::Branch,
+        RouterInputKind::Outset => RouterInput::Outset,
+        RouterInputKind::Residual => {
+            RouterInput::Residual { eps: raw.positive_or(&raw.norm_eps, family.default_eps)? }
+        }
+    };
+    let latent = match raw.latent_width.value {
+        None | Some(0) => None,
+        Some(_) => Some(raw.count(&raw.latent_width, 1, MAX_WIDTH)?),
+    };
+    let weighs_inputs = family.weighs_inputs;
+    if weighs_inputs && router.select.max_experts() != 1 {
+        return Err(LoadError::Unsupported {
+            path: raw.path.clone(),
+            feature: format!("{} = {}", raw.experts_used.name, router.select.max_experts()),
+            hint: "experts whose inputs are weighed need one expert for each token".into(),
+        });
+    }
+    Ok(MoeSpec { experts, expert, router, router_input, shared, latent, shared_scale, weighs_inputs })
+}
+
+/// Whether the sum of routed and shared experts is halved.
+fn averages(raw: &RawConfig, family: &Family) -> Result<bool> {
+    match raw.shared_combination.value.as_deref() {
+        None => Ok(family.averages),
+        Some("average") => Ok(true),
+        Some("sum") => Ok(false),
+        Some(other) => Err(LoadError::Unsupported {
+            path: raw.path.clone(),
+            feature: format!("{} = \"{}\"", raw.shared_combination.name, other.escape_default()),
+            hint: "supported are average and sum".into(),
+        }),
+    }
 }
 
 /// The shared expert beside routed experts of `width`.
@@ -183,7 +261,7 @@ fn groups(raw: &RawConfig, experts: usize, k: usize, bias: bool) -> Result<Optio
     Ok((kept < count).then_some(ExpertGroups { count, kept, summed: if bias { 2 } else { 1 } }))
 }
 
-fn activation(raw: &RawConfig, family: &Family) -> Result<Activation> {
+pub(super) fn activation(raw: &RawConfig, family: &Family) -> Result<Activation> {
     let default = match family.activation {
         ActivationKind::Named(default) => default,
         ActivationKind::ClampedSwiglu => {
@@ -195,11 +273,12 @@ fn activation(raw: &RawConfig, family: &Family) -> Result<Activation> {
         None => Ok(default),
         Some("silu" | "swish") => Ok(Activation::Silu),
         Some("relu") => Ok(Activation::Relu),
+        Some("relu2") => Ok(Activation::ReluSquared),
         Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
         Some(other) => Err(LoadError::Unsupported {
             path: raw.path.clone(),
             feature: format!("activation \"{}\"", other.escape_default()),
-            hint: "supported are silu, gelu_pytorch_tanh, relu".into(),
+            hint: "supported are silu, gelu_pytorch_tanh, relu, relu2".into(),
         }),
     }
 }

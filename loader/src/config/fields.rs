@@ -75,16 +75,17 @@ fields! {
     /// Rows of the embedding.
     vocab: u64 = hf["vocab_size"], gguf[Rows("token_embd.weight")];
     /// Width of the residual stream.
-    d_model: u64 = hf["hidden_size"], gguf[Key("{arch}.embedding_length")];
+    d_model: u64 = hf["hidden_size", "d_model"], gguf[Key("{arch}.embedding_length")];
     /// Number of layers.
-    layers: u64 = hf["num_hidden_layers"], gguf[Key("{arch}.block_count")];
+    layers: u64 = hf["num_hidden_layers", "n_layers"], gguf[Key("{arch}.block_count")];
     /// Layers behind the others that predict several tokens at once. GGUF files count them as layers.
     predicting_layers: u64 =
         hf["num_nextn_predict_layers"], gguf[Key("{arch}.nextn_predict_layers")], default 0;
     /// Longest context, in tokens.
-    max_context: u64 = hf["max_position_embeddings"], gguf[Key("{arch}.context_length")];
+    max_context: u64 = hf["max_position_embeddings", "model_max_length", "max_seq_len"],
+        gguf[Key("{arch}.context_length")];
     /// Epsilon of the norms; the default is the family's.
-    norm_eps: f64 = hf["rms_norm_eps", "layer_norm_epsilon", "norm_eps", "layer_norm_eps"],
+    norm_eps: f64 = hf["rms_norm_eps", "layernorm_epsilon", "layer_norm_epsilon", "norm_eps", "layer_norm_eps"],
         gguf[Key("{arch}.attention.layer_norm_rms_epsilon"), Key("{arch}.attention.layer_norm_epsilon")];
     /// Head and embedding are one matrix; the default is the family's.
     tied: bool = hf["tie_word_embeddings"], gguf[Absent("output.weight")];
@@ -105,21 +106,58 @@ fields! {
     /// Query heads of each layer.
     layer_heads: Vec<u64> = hf["num_attention_heads_per_layer"], gguf[];
     /// Query heads.
-    heads: PerLayer = hf["num_attention_heads"], gguf[Key("{arch}.attention.head_count")];
+    heads: PerLayer = hf["num_attention_heads", "n_heads"], gguf[Key("{arch}.attention.head_count")];
     /// Key and value heads; by default as many as query heads.
-    kv_heads: PerLayer = hf["num_key_value_heads"], gguf[Key("{arch}.attention.head_count_kv")];
+    kv_heads: PerLayer = hf["num_key_value_heads", "attn_config.kv_n_heads"], gguf[Key("{arch}.attention.head_count_kv")];
     /// Width of a head; by default the width of the residual stream over the heads.
     head_dim: u64 = hf["head_dim"], gguf[Key("{arch}.attention.key_length")];
+    /// Width of a head of layers with a window; by default as in others.
+    local_head_dim: u64 = hf["swa_head_dim"], gguf[Key("{arch}.attention.key_length_swa")];
+    /// Width of a value head of these layers.
+    local_value_dim: u64 = hf["swa_v_head_dim"], gguf[Key("{arch}.attention.value_length_swa")];
+    /// Width of a head of layers without a window; by default as in others.
+    full_head_dim: u64 = hf["global_head_dim"], gguf[];
+    /// Width of a head of each layer.
+    layer_head_dims: PerLayer = hf[], gguf[];
+    /// Key and value heads of layers with a window; by default as in others.
+    local_kv_heads: u64 = hf["swa_num_key_value_heads"], gguf[];
+    /// Query heads of layers with a window, which must be as many as in others.
+    local_heads: u64 = hf["swa_num_attention_heads"], gguf[];
+    /// Whether layers with a window have sinks; by default they have, in families that have sinks there.
+    local_sinks: bool = hf["add_swa_attention_sink_bias"], gguf[PresentInSome("blk.*.attn_sinks.weight")];
+    /// Whether layers without a window have sinks.
+    full_sinks: bool = hf["add_full_attention_sink_bias"], gguf[], default false;
+    /// Key and value heads of layers without a window; by default as in others.
+    full_kv_heads: u64 = hf["num_global_key_value_heads"], gguf[];
+    /// Keys before their norm are the values of layers without a window.
+    keys_as_values: bool = hf["attention_k_eq_v"], gguf[], default false;
+    /// Which layers have a projection for values.
+    value_layers: Vec<bool> = hf[], gguf[PresentByLayer("blk.*.attn_v.weight")];
+    /// How many of the last layers have the keys and values of earlier ones.
+    sharing_layers: u64 = hf["num_kv_shared_layers"], gguf[Key("{arch}.attention.shared_kv_layers")], default 0;
+    /// Numbers of each layer for a token; 0 for none.
+    layer_input_width: u64 = hf["hidden_size_per_layer_input"],
+        gguf[Key("{arch}.embedding_length_per_layer_input")], default 0;
+    /// Rows of the table that they are in; by default those of the embedding.
+    layer_input_vocab: u64 = hf["vocab_size_per_layer_input"], gguf[Rows("per_layer_token_embd.weight")];
     /// Width of a value head, when it may differ.
-    value_dim: u64 = hf[], gguf[Key("{arch}.attention.value_length")];
+    value_dim: u64 = hf["v_head_dim"], gguf[Key("{arch}.attention.value_length")];
     /// Factor on attention scores; by default one over the root of the head's width.
     attention_scale: f64 = hf["attention_multiplier"], gguf[Key("{arch}.attention.scale")];
     /// The same as the square of a divisor.
     query_scalar: f64 = hf["query_pre_attn_scalar"], gguf[];
     /// Bound that attention scores approach.
     attention_softcap: f64 = hf["attn_logit_softcapping"], gguf[Key("{arch}.attn_logit_softcapping")];
+    /// Factor on values.
+    value_scale: f64 = hf["attention_value_scale"], gguf[Key("{arch}.attention.value_scale")], default 1.0;
+    /// Tokens of a run outside of which layers with a rope see nothing.
+    attention_chunk: u64 = hf["attention_chunk_size"], gguf[Key("{arch}.attention.chunk_size")];
     /// How fast queries grow with their position.
-    temperature: f64 = hf["rope.llama_4_scaling_beta"], gguf[Key("{arch}.attention.temperature_scale")];
+    temperature: f64 = hf["rope.llama_4_scaling_beta", "attn_scale"], gguf[Key("{arch}.attention.temperature_scale")];
+    /// Positions with one factor.
+    temperature_period: u64 = hf["floor_scale"], gguf[Key("{arch}.attention.temperature_length")];
+    /// Whether queries grow at all.
+    temperature_on: bool = hf["attn_temperature_tuning"], gguf[];
     /// Whether mixed values have a gate; the default is the family's.
     attention_gate: bool = hf["gating"], gguf[];
     /// Biases on q, k and v; the default is the family's.
@@ -130,7 +168,7 @@ fields! {
     /// Whether queries and keys are normed; the default is the family's.
     qk_norm: bool = hf["use_qk_norm"], gguf[Present("blk.0.attn_q_norm.weight")];
     /// Clamp on q, k and v.
-    clip_qkv: f64 = hf["clip_qkv"], gguf[Key("{arch}.attention.clamp_kqv")];
+    clip_qkv: f64 = hf["clip_qkv", "attn_config.clip_qkv"], gguf[Key("{arch}.attention.clamp_kqv")];
 
     /// Latent attention: width of the latent vector.
     kv_rank: u64 = hf["kv_lora_rank"], gguf[Key("{arch}.attention.kv_lora_rank")];
@@ -149,6 +187,14 @@ fields! {
     /// Latent attention: the matrices for keys and for values are apart.
     kv_split: bool = hf[], gguf[PresentInSome("blk.*.attn_k_b.weight")];
 
+    /// Choice of tokens: its heads.
+    index_heads: u64 = hf["index_n_heads"], gguf[Key("{arch}.attention.indexer.head_count")];
+    /// Choice of tokens: width of a head.
+    index_head_dim: u64 = hf["index_head_dim"], gguf[Key("{arch}.attention.indexer.key_length")];
+    /// Choice of tokens: how many are chosen.
+    index_top: u64 = hf["index_topk"], gguf[Key("{arch}.attention.indexer.top_k")];
+    /// Choice of tokens: whether layers choose, or have the choice of the layer before.
+    index_types: Vec<String> = hf["indexer_types"], gguf[];
     /// Short convolutions: tokens that they see.
     conv_kernel: u64 = hf["conv_L_cache"], gguf[Key("{arch}.shortconv.l_cache")];
     /// Short convolutions: whether they have biases.
@@ -173,6 +219,56 @@ fields! {
     delta_inner: u64 = hf[], gguf[Key("{arch}.ssm.inner_size")];
     /// Delta nets: tokens that the convolution sees.
     delta_kernel: u64 = hf["linear_conv_kernel_dim"], gguf[Key("{arch}.ssm.conv_kernel")];
+    /// Kimi delta attention: heads.
+    kda_heads: u64 = hf["linear_attn_config.num_heads", "linear_num_heads"], gguf[];
+    /// Kimi delta attention: width of a head.
+    kda_head_dim: u64 = hf["linear_attn_config.head_dim", "linear_head_dim"], gguf[Key("{arch}.kda.head_dim")];
+    /// Kimi delta attention: tokens that the convolutions see.
+    kda_kernel: u64 = hf["linear_attn_config.short_conv_kernel_size", "short_conv_kernel_size",
+            "linear_conv_kernel_dim"],
+        gguf[Key("{arch}.ssm.conv_kernel")];
+    /// Kimi delta attention: whether rates have a lower bound.
+    kda_safe: bool = hf["kda_safe_gate"], gguf[], default false;
+    /// That bound, below 0.
+    kda_lower_bound: f64 = hf["kda_lower_bound"], gguf[];
+    /// Numbers of the layers without delta attention, from 1.
+    full_layers: Vec<u64> = hf["linear_attn_config.full_attn_layers"], gguf[];
+    /// The numbers of the other layers.
+    recurrent_list: Vec<u64> = hf["linear_attn_config.kda_layers"], gguf[];
+    /// Mamba-2: heads.
+    ssm_heads: u64 = hf["mamba_n_heads", "mamba_num_heads", "num_heads"], gguf[Key("{arch}.ssm.time_step_rank")];
+    /// Mamba-2: width of a head.
+    ssm_head_dim: u64 = hf["mamba_d_head", "mamba_head_dim", "head_dim"], gguf[];
+    /// Mamba-2: width of all heads.
+    ssm_inner: u64 = hf[], gguf[Key("{arch}.ssm.inner_size")];
+    /// Mamba-2: groups of heads with the same inputs to their memories.
+    ssm_groups: u64 = hf["mamba_n_groups", "n_groups"], gguf[Key("{arch}.ssm.group_count")];
+    /// Mamba-2: width of these inputs.
+    ssm_state: u64 = hf["mamba_d_state", "ssm_state_size", "state_size"], gguf[Key("{arch}.ssm.state_size")];
+    /// Mamba-2: tokens that the convolution sees.
+    ssm_kernel: u64 = hf["mamba_d_conv", "conv_kernel"], gguf[Key("{arch}.ssm.conv_kernel")];
+    /// Mamba-2: whether the convolution has biases; by default it has.
+    ssm_conv_bias: bool = hf["mamba_conv_bias", "use_conv_bias"], gguf[PresentInSome("blk.*.ssm_conv1d.bias")];
+    /// Mamba-2: whether the projections have biases.
+    ssm_bias: bool = hf["mamba_proj_bias"], gguf[PresentInSome("blk.*.ssm_in.bias")], default false;
+    /// Mamba: channels over the width of the residual stream.
+    ssm_expand: u64 = hf["mamba_expand", "expand"], gguf[], default 2;
+    /// Mamba: width of steps before their projection.
+    ssm_rank: u64 = hf["mamba_dt_rank"], gguf[Key("{arch}.ssm.time_step_rank")];
+    /// Of each run of this many layers one has attention.
+    attention_period: u64 = hf["attn_layer_period"], gguf[];
+    /// Which of the run it is.
+    attention_offset: u64 = hf["attn_layer_offset"], gguf[], default 0;
+    /// Of each run of this many layers one has experts.
+    expert_period: u64 = hf["expert_layer_period"], gguf[];
+    /// Which of the run it is.
+    expert_offset: u64 = hf["expert_layer_offset"], gguf[], default 0;
+    /// What each layer has, a letter for each.
+    layer_pattern: String = hf["hybrid_override_pattern"], gguf[];
+    /// How positions are told, `rope` or another way.
+    positions: String = hf["position_embedding_type"], gguf[];
+    /// Whether positions are told by ropes.
+    positions_are_ropes: bool = hf[], gguf[Key("{arch}.rope.scaling.finetuned")];
     /// Which layers have a recurrence in place of attention.
     recurrent_layers: Vec<bool> = hf[], gguf[Key("{arch}.attention.recurrent_layers")];
     /// Of each run of this many layers, the last one has attention, where there is no list.
@@ -185,8 +281,10 @@ fields! {
     /// Of each run of this many layers one has no window, where the file does not list layers.
     window_period: Period = hf["sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers"],
         gguf[Key("{arch}.attention.sliding_window_pattern")];
+    /// For each layer, 1 if it has a window and 0 if it has none.
+    window_flags: Vec<u64> = hf["hybrid_layer_pattern"], gguf[];
     /// The kind of each layer's attention, `sliding_attention` or another.
-    layer_types: Vec<String> = hf["layer_types"], gguf[];
+    layer_types: Vec<String> = hf["layer_types", "layers_block_type"], gguf[];
     /// The first layer with a window, where `layer_types` is missing.
     window_from: u64 = hf["max_window_layers"], gguf[];
     /// False turns the window off.
@@ -199,7 +297,7 @@ fields! {
     /// Scheme of the rope of layers with a window, where it is their own.
     local_rope_kind: String = hf["local_rope.rope_type"], gguf[];
     /// Base of its frequencies.
-    local_rope_theta: f64 = hf["local_rope.rope_theta", "rope_local_base_freq"],
+    local_rope_theta: f64 = hf["local_rope.rope_theta", "rope_local_base_freq", "swa_rope_theta"],
         gguf[Key("{arch}.rope.freq_base_swa")];
     /// How many dimensions it rotates.
     local_rope_dim: u64 = hf[], gguf[Key("{arch}.rope.dimension_count_swa")];
@@ -208,7 +306,7 @@ fields! {
     /// Scheme of the rope's frequencies: `linear`, `llama3`, `yarn`, `longrope`.
     rope_kind: String = hf["rope.rope_type", "rope.type"], gguf[Key("{arch}.rope.scaling.type")];
     /// Base of the frequencies; the default is the family's.
-    rope_theta: f64 = hf["rope.rope_theta", "rope_theta"], gguf[Key("{arch}.rope.freq_base")];
+    rope_theta: f64 = hf["rope.rope_theta", "rope_theta", "attn_config.rope_theta"], gguf[Key("{arch}.rope.freq_base")];
     /// How many dimensions of a head rotate; by default all.
     rope_dim: u64 = hf["rotary_dim"], gguf[Key("{arch}.rope.dimension_count")];
     /// The part of a head's dimensions that rotates, above 0 and at most 1.
@@ -256,50 +354,63 @@ fields! {
     /// One divisor for each frequency, whatever the scheme.
     rope_divisors: Vec<f64> = hf[], gguf[Values("rope_freqs.weight")];
 
+    /// Hidden width of dense blocks, where experts have the field below.
+    dense_d_ff: u64 = hf["prefix_dense_intermediate_size", "intermediate_size_mlp"], gguf[];
     /// Hidden width of dense feed-forward blocks.
-    d_ff: PerLayer = hf["block_ff_dim", "intermediate_size"], gguf[Key("{arch}.feed_forward_length")];
+    d_ff: PerLayer = hf["block_ff_dim", "intermediate_size", "ffn_config.ffn_hidden_size"], gguf[Key("{arch}.feed_forward_length")];
+    /// The width is twice as large in layers that have the keys and values of earlier ones.
+    double_wide: bool = hf["use_double_wide_mlp"], gguf[], default false;
     /// Activation of feed-forward blocks; the default is the family's.
-    activation: String = hf["hidden_act", "hidden_activation"], gguf[];
+    activation: String = hf["hidden_act", "hidden_activation", "mlp_hidden_act"], gguf[];
     /// Clamped SwiGLU: steepness of the sigmoid.
     swiglu_alpha: f64 = hf["swiglu_alpha"], gguf[Key("{arch}.swiglu_alpha")], default 1.702;
     /// Clamped SwiGLU: bound of gate and up.
     swiglu_limit: f64 = hf["swiglu_limit"], gguf[Key("{arch}.swiglu_limit")], default 7.0;
+    /// Bound of the activation of each layer's experts; 0 for none.
+    expert_bounds: Vec<f64> = hf[], gguf[Key("{arch}.swiglu_clamp_exp")];
+    /// The same of shared experts and dense blocks.
+    shared_bounds: Vec<f64> = hf[], gguf[Key("{arch}.swiglu_clamp_shexp")];
     /// Biases in feed-forward blocks.
     mlp_bias: bool = hf["mlp_bias", "use_bias"], gguf[Present("blk.0.ffn_up.bias")], default false;
     /// Routed experts of a layer.
-    experts: u64 = hf["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"],
+    experts: u64 = hf["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "ffn_config.moe_num_experts"],
         gguf[Key("{arch}.expert_count")];
     /// Routed experts of a token.
-    experts_used: Uniform = hf["num_experts_per_tok", "experts_per_token", "moe_k", "moe_topk"],
+    experts_used: Uniform = hf["num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_k", "moe_topk", "top_k_experts", "ffn_config.moe_top_k"],
         gguf[Key("{arch}.expert_used_count")];
     /// Hidden width of a routed expert. Older GGUF files have no key for it.
     expert_d_ff: Uniform = hf["moe_intermediate_size"],
         gguf[Key("{arch}.expert_feed_forward_length"), Columns("blk.*.ffn_down_exps.weight")];
     /// Hidden width of the shared expert.
-    shared_d_ff: u64 = hf["shared_expert_intermediate_size", "shared_intermediate_size"],
+    shared_d_ff: u64 = hf["shared_expert_intermediate_size", "shared_intermediate_size",
+            "moe_shared_expert_intermediate_size"],
         gguf[Key("{arch}.expert_shared_feed_forward_length"), Columns("blk.*.ffn_down_shexp.weight")];
+    /// Width of what routed experts read, where it is their own.
+    latent_width: u64 = hf["moe_latent_size"], gguf[Key("{arch}.moe_latent_size")];
     /// How many routed experts' widths the shared expert has.
     shared_count: Uniform =
         hf["n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts"],
         gguf[Key("{arch}.expert_shared_count")];
     /// From router logits to scores, by name; the default is the family's.
-    scoring: String = hf["scoring_func", "score_func", "score_function"], gguf[];
+    scoring: String = hf["scoring_func", "score_func", "score_function", "expert_selection_fn", "moe_router_activation_func"], gguf[];
     /// The same by number: 1 for a softmax, 2 for a sigmoid, 0 for the family's.
     scoring_number: u64 = hf[], gguf[Key("{arch}.expert_gating_func")];
+    /// How routed and shared experts come together, `average` or `sum`.
+    shared_combination: String = hf["shared_expert_combination_strategy"], gguf[];
     /// How experts are chosen; `greedy` ignores groups.
     choice: String = hf["topk_method"], gguf[];
     /// Whether a bias is added to the scores for the choice; the default is the family's.
     select_bias: bool = hf["use_routing_bias", "use_expert_bias", "moe_router_enable_expert_bias"],
         gguf[PresentInSome("blk.*.exp_probs_b.bias")];
     /// How many groups of neighbours the experts form, of which a token's are chosen.
-    expert_groups: u64 = hf["n_group"], gguf[Key("{arch}.expert_group_count")], default 1;
+    expert_groups: u64 = hf["n_group", "num_expert_group"], gguf[Key("{arch}.expert_group_count")], default 1;
     /// Groups that experts are chosen from; by default all.
     expert_groups_used: u64 = hf["topk_group"], gguf[Key("{arch}.expert_group_used_count")];
     /// Factor on the weights of routed experts; 0 stands for 1.
-    router_scale: f64 = hf["routed_scaling_factor", "route_scale", "moe_routed_scaling_factor"],
+    router_scale: f64 = hf["routed_scaling_factor", "router_scaling_factor", "route_scale", "moe_routed_scaling_factor"],
         gguf[Key("{arch}.expert_weights_scale")], default 1.0;
     /// Divide the weights of the chosen experts by their sum; the default is the family's.
-    renormalise: bool = hf["norm_topk_prob", "route_norm"], gguf[Key("{arch}.expert_weights_norm")];
+    renormalise: bool = hf["norm_topk_prob", "route_norm", "moe_renormalize"], gguf[Key("{arch}.expert_weights_norm")];
     /// SparseMixer: width of the training noise, which sets which experts compete.
     router_jitter: f64 = hf["router_jitter_noise"], gguf[Key("{arch}.router_jitter_noise")], default 0.01;
     /// Which layers have experts.
@@ -314,6 +425,8 @@ fields! {
     last_sparse: f64 = hf["moe_layer_end_index"], gguf[];
     /// Layers without experts.
     dense_layers: Vec<u64> = hf["mlp_only_layers"], gguf[];
+    /// For each layer, 1 if it has experts and 0 if it has none.
+    moe_flags: PerLayer = hf["moe_layer_freq"], gguf[];
     /// The kind of each layer's feed-forward block, `sparse` or `dense`.
     mlp_types: Vec<String> = hf["mlp_layer_types"], gguf[];
 }
@@ -325,27 +438,54 @@ pub(crate) const HF_IGNORED: &[&str] = &[
     "attention_dropout",
     "auto_map",
     "bos_token_id",
+    // How the recurrence of a prompt is cut into pieces.
+    "chunk_size",
+    "mamba_chunk_size",
     "dtype",
     "embd_pdrop",
+    "enable_moe_fp32_combine",
+    "enable_moe_block",
     "eos_token_id",
     "hidden_dropout",
     "hidden_dropout_prob",
+    "initial_context_length",
     "initializer_range",
     "input_jitter_noise",
+    "layer_group_size",
+    "mamba_hidden_act",
+    "mamba_ssm_cache_dtype",
     "moe_norm_min",
+    "mtp_loss_scaling_factor",
+    "moe_shared_expert_overlap",
+    "mtp_layers_block_type",
+    "num_logits_to_keep",
     "output_router_logits",
     "pad_token_id",
+    "prefix_dense_sliding_window_pattern",
     "pretraining_tp",
+    "quantization_config",
+    "rescale_prenorm_residual",
     "resid_pdrop",
+    "residual_in_fp32",
     "router_aux_loss_coef",
+    // Transformers clamps the steps of prompts, and not those of single tokens. Released bounds are those of
+    // no bound.
+    "time_step_floor",
+    "time_step_limit",
+    "time_step_max",
+    "time_step_min",
+    "time_step_rank",
     "torch_dtype",
     "transformers_version",
+    "use_bidirectional_attention",
+    "use_associative_scan",
     "use_cache",
+    "use_mambapy",
+    "use_mamba_kernels",
 ];
 
 /// Metadata keys of a GGUF file's architecture that say nothing beyond its tensors and the other keys.
-pub(crate) const GGUF_IGNORED: &[&str] =
-    &[VOCAB_KEY, "{arch}.rope.scaling.finetuned", "{arch}.tensor_data_layout"];
+pub(crate) const GGUF_IGNORED: &[&str] = &[VOCAB_KEY, "{arch}.tensor_data_layout"];
 
 /// A key that writers of GGUF files add; readers count the rows of the embedding.
 pub(crate) const VOCAB_KEY: &str = "{arch}.vocab_size";

@@ -9,11 +9,15 @@ use serde_json::{Map, Value};
 
 use crate::config::field::{Field, FieldRow, FieldSource, PerLayer, Period, Uniform};
 use crate::config::fields::{FIELDS, HF_IGNORED, ROWS, RawConfig};
+use crate::config::positions::PROPORTIONAL;
 use crate::error::{Fault, LoadError, Result};
 use crate::io::json;
 
 /// The object in which models for several kinds of input keep the settings of the language model.
 const NESTED: &str = "text_config";
+/// How the weights were quantised, and the ways whose tensors say by themselves how they are read.
+const QUANTISED: (&str, &str) = ("quantization_config", "quant_method");
+const QUANT_METHODS: [&str; 4] = ["fp8", "fbgemm_fp8", "compressed-tensors", "mxfp4"];
 /// The object with the settings of the rope, and its older name.
 const ROPE_OBJECTS: [&str; 2] = ["rope_parameters", "rope_scaling"];
 /// What a key of the table begins with that stands in the rope's object; where layers of different types
@@ -24,6 +28,8 @@ const LOCAL_ROPE: &str = "local_rope.";
 /// Types of layers with ropes of their own.
 const FULL: &str = "full_attention";
 const LOCAL: &str = "sliding_attention";
+/// The object with settings of single layers.
+const BY_LAYER: &str = "per_layer_config";
 /// Layers that a list is made for; the lowering refuses more.
 const MAX_LAYERS: u64 = 4096;
 
@@ -37,6 +43,7 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
         let fault = Fault::WrongType { found: kind(config).into(), expected: "a JSON object" };
         return Err(LoadError::malformed(path, "the file", fault));
     };
+    quantised_as(path, map)?;
     let mut file = ConfigFile::new(path, map)?;
     let mut raw = RawConfig::read(path, &mut file)?;
     raw.unknown = file.unknown();
@@ -47,7 +54,8 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
     }
     raw.model_name.value = raw.model_name.value.filter(|name| !name.is_empty());
     raw.model_name.value.get_or_insert_with(|| folder_name(path));
-    if raw.rope_dim.value.is_none() {
+    // A proportional rope has as many dimensions as a head. Some of them do not turn.
+    if raw.rope_dim.value.is_none() && raw.rope_kind.value.as_deref() != Some(PROPORTIONAL) {
         let dim = rotated_part(&raw, &raw.rope_part)?;
         raw.rope_dim = Field { name: raw.rope_part.name.clone(), ..Field::new("", dim) };
     }
@@ -55,6 +63,7 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
         let dim = rotated_part(&raw, &raw.local_rope_part)?;
         raw.local_rope_dim = Field { name: raw.local_rope_part.name.clone(), ..Field::new("", dim) };
     }
+    layer_config(&mut raw, &file)?;
     raw.window_layers = window_layers(&raw);
     raw.moe_layers = moe_layers(&raw)?;
     // Configurations of the Qwen kind have the window off unless they say that it is on.
@@ -63,6 +72,52 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
         raw.window.value = None;
     }
     Ok(raw)
+}
+
+/// Refuses weights that were quantised in a way that is not read.
+fn quantised_as(path: &Path, map: &Map<String, Value>) -> Result<()> {
+    let inside =
+        |map: &Map<String, Value>| Some(map.get(QUANTISED.0)?.get(QUANTISED.1)?.as_str()?.to_owned());
+    let nested = || map.get(NESTED).and_then(Value::as_object).and_then(inside);
+    match inside(map).or_else(nested) {
+        Some(method) if !QUANT_METHODS.contains(&method.as_str()) => Err(LoadError::Unsupported {
+            path: path.to_owned(),
+            feature: format!("{}.{} {}", QUANTISED.0, QUANTISED.1, method.escape_default()),
+            hint: format!("supported are {}; use a GGUF file of this model", QUANT_METHODS.join(", ")),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Settings of single layers, by the number of the layer: widths of heads.
+fn layer_config(raw: &mut RawConfig, file: &ConfigFile<'_>) -> Result<()> {
+    const WIDTH: &str = "head_dim";
+    let (name, Some(value)) = file.get(BY_LAYER) else { return Ok(()) };
+    let wrong = |field: String, found: &Value, expected: &'static str| {
+        LoadError::malformed(&raw.path, field, Fault::WrongType { found: kind(found).into(), expected })
+    };
+    let Value::Object(layers) = value else { return Err(wrong(name, value, "a JSON object")) };
+    let (count, width) = (file.layers.unwrap_or(0), raw.head_dim.value);
+    let mut widths = vec![width.unwrap_or(0); count.min(MAX_LAYERS as usize)];
+    let mut unknown = Vec::new();
+    for (layer, settings) in layers {
+        let field = format!("{name}.{layer}");
+        let Value::Object(settings) = settings else { return Err(wrong(field, settings, "a JSON object")) };
+        let Some(place) = layer.parse().ok().and_then(|layer: usize| widths.get_mut(layer)) else {
+            let (found, other) = (format!("layer {layer}"), format!("{count} layers"));
+            return Err(raw.fault(&name, Fault::Contradiction { found, other }));
+        };
+        for (key, value) in settings.iter().filter(|(_, value)| !value.is_null()) {
+            match (key.as_str(), whole(value)) {
+                (WIDTH, Some(width)) => *place = width,
+                (WIDTH, None) => return Err(wrong(format!("{field}.{key}"), value, "a whole number")),
+                _ => unknown.push(format!("{field}.{key}")),
+            }
+        }
+    }
+    raw.layer_head_dims = Field::new(format!("{name}.{WIDTH}"), Some(PerLayer(widths)));
+    raw.unknown.extend(unknown);
+    Ok(())
 }
 
 fn folder_name(path: &Path) -> String {
@@ -75,6 +130,10 @@ fn window_layers(raw: &RawConfig) -> Field<Vec<bool>> {
     if let Some(types) = &raw.layer_types.value {
         let windowed = types.iter().map(|kind| kind == "sliding_attention").collect();
         return Field::new(raw.layer_types.name.clone(), Some(windowed));
+    }
+    if let Some(flags) = &raw.window_flags.value {
+        let windowed = flags.iter().map(|&flag| flag != 0).collect();
+        return Field::new(raw.window_flags.name.clone(), Some(windowed));
     }
     let bounded = raw.layers.value.filter(|&n| n <= MAX_LAYERS);
     let value = match (raw.window_from.value, bounded) {
@@ -90,6 +149,18 @@ fn moe_layers(raw: &RawConfig) -> Result<Field<Vec<bool>>> {
     if let Some(types) = &raw.mlp_types.value {
         let name = raw.mlp_types.name.clone();
         return Ok(Field::new(name, Some(types.iter().map(|kind| kind == "sparse").collect())));
+    }
+    match raw.moe_flags.value.as_ref().map(|PerLayer(flags)| flags.as_slice()) {
+        None | Some([1]) => {}
+        // Models that say how often experts come have them in every layer behind the first dense ones.
+        Some(&[often]) => {
+            let fault = Fault::OutOfRange { found: often.to_string(), low: 1, high: 1 };
+            return Err(raw.fault(&raw.moe_flags.name, fault));
+        }
+        Some(flags) => {
+            let sparse = flags.iter().map(|&flag| flag != 0).collect();
+            return Ok(Field::new(raw.moe_flags.name.clone(), Some(sparse)));
+        }
     }
     let (step, dense) = (&raw.sparse_step, raw.dense_layers.value.as_deref());
     let stated = step.value.is_some() || dense.is_some() || raw.leading_dense.value.is_some();
@@ -255,6 +326,15 @@ impl<'a> ConfigFile<'a> {
                 None => (format!("{}.{LOCAL}.{key}", ROPE_OBJECTS[0]), None),
             };
         }
+        if let Some((group, inner)) = key.split_once('.') {
+            let of = |map: &'a Map<String, Value>| map.get(group)?.as_object();
+            let found = [(String::new(), Some(self.map)), (format!("{NESTED}."), self.nested)];
+            let object = found.into_iter().find_map(|(prefix, map)| Some((prefix, of(map?)?)));
+            return match object {
+                Some((prefix, object)) => (format!("{prefix}{key}"), value(object, inner)),
+                None => (key.to_owned(), None),
+            };
+        }
         match (value(self.map, key), self.nested) {
             (None, Some(nested)) => (format!("{NESTED}.{key}"), value(nested, key)),
             (found, _) => (key.to_owned(), found),
@@ -292,6 +372,11 @@ impl<'a> ConfigFile<'a> {
         let outside = |key: &str| {
             HF_IGNORED.contains(&key)
                 || ROPE_OBJECTS.contains(&key)
+                || key == BY_LAYER
+                || ROWS
+                    .iter()
+                    .flat_map(|row| row.hf)
+                    .any(|hf| hf.split_once('.').is_some_and(|(g, _)| g == key))
                 || ROWS.iter().any(|row| row.hf.contains(&key))
         };
         let object = self.nested.map(|_| NESTED);

@@ -2,12 +2,12 @@
 
 use crate::config::field::Field;
 use crate::config::fields::RawConfig;
-use crate::config::limits::{Container, MAX_HEAD_DIM, MAX_HEADS, MAX_WIDTH};
+use crate::config::limits::{Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_WIDTH};
 use crate::config::positions::{rope, temperature};
 use crate::error::{Fault, LoadError, Result};
 use crate::families::Family;
 use crate::io::reader::narrow;
-use crate::spec::{AttentionSpec, LatentSpec, Pairing, QkNorm, RopeScaling};
+use crate::spec::{AttentionSpec, IndexerSpec, KvSource, LatentSpec, Pairing, QkNorm, RopeScaling, RopeSpec};
 
 /// Epsilon of the inner norms of folders, whatever their `rms_norm_eps` is. GGUF files have one for all
 /// norms.
@@ -46,11 +46,8 @@ pub(super) fn latent_layers(
     }
     let width = f64::from(u32::try_from(nope + rope_dim).unwrap_or(u32::MAX));
     let scale = narrow(width.sqrt().recip() * score_magnitude(raw, container, &mut rope.scaling)?);
-    let query_rank = match raw.query_rank.value {
-        None | Some(0) => None,
-        Some(_) => Some(raw.count(&raw.query_rank, 1, MAX_WIDTH)?),
-    };
-    let temperature = temperature(raw)?;
+    let query_rank = query_rank(raw)?;
+    let temperature = temperature(raw, family, true)?;
     let of_layer = |heads: usize| -> Result<LatentSpec> {
         Ok(LatentSpec {
             attention: AttentionSpec {
@@ -62,12 +59,17 @@ pub(super) fn latent_layers(
                 out_bias: false,
                 sinks: false,
                 qk_norm: QkNorm::None,
-                rope: Some(rope.clone()),
+                rope: family.latent_rope.then(|| rope.clone()),
                 window: None,
                 clip_qkv: None,
                 softcap: None,
                 temperature,
-                gate: None,
+                gate: family.gate,
+                source: KvSource::Projected,
+                value_norm: None,
+                value_dim: head_dim,
+                value_scale: 1.0,
+                chunk: None,
             },
             rank,
             nope,
@@ -75,9 +77,47 @@ pub(super) fn latent_layers(
             query_rank,
             norm_eps: if folder { INNER_EPS } else { eps },
             split: raw.kv_split.value.unwrap_or(false),
+            indexer: if family.indexed { Some(indexer(raw, query_rank, &rope)?) } else { None },
         })
     };
     heads.into_iter().map(of_layer).collect()
+}
+
+/// Width of the latent query; `None` where queries are projected at once.
+fn query_rank(raw: &RawConfig) -> Result<Option<usize>> {
+    match raw.query_rank.value {
+        None | Some(0) => Ok(None),
+        Some(_) => Ok(Some(raw.count(&raw.query_rank, 1, MAX_WIDTH)?)),
+    }
+}
+
+/// How tokens choose what they attend to. The rope turns halves, whatever that of attention turns.
+fn indexer(raw: &RawConfig, query_rank: Option<usize>, rope: &RopeSpec) -> Result<IndexerSpec> {
+    if query_rank.is_none() {
+        return Err(raw.missing(&raw.query_rank.name));
+    }
+    let types = raw.index_types.value.as_deref().unwrap_or_default();
+    if let Some(other) = types.iter().find(|kind| *kind != "full") {
+        return Err(LoadError::Unsupported {
+            path: raw.path.clone(),
+            feature: format!("{} with \"{}\"", raw.index_types.name, other.escape_default()),
+            hint: "layers that choose by themselves are supported".into(),
+        });
+    }
+    let head_dim = raw.count(&raw.index_head_dim, 2, MAX_HEAD_DIM)?;
+    if rope.dim > head_dim {
+        let other = format!("{} rotated dimensions", rope.dim);
+        return Err(
+            raw.fault(&raw.index_head_dim.name, Fault::Contradiction { found: head_dim.to_string(), other })
+        );
+    }
+    Ok(IndexerSpec {
+        heads: raw.count(&raw.index_heads, 1, MAX_HEADS)?,
+        head_dim,
+        top: raw.count(&raw.index_top, 1, MAX_CONTEXT)?,
+        rope: RopeSpec { pairing: Pairing::Split, ..rope.clone() },
+        norm_eps: INNER_EPS,
+    })
 }
 
 /// How many dimensions of a head's query are rotated, and how many are not.

@@ -3,21 +3,26 @@
 
 use crate::config::conv::{conv_layers, plain};
 use crate::config::delta::delta_layers;
-use crate::config::experts::ffn_layers;
+use crate::config::experts::{activation, dense_width, ffn_layers};
 use crate::config::field::{Field, PerLayer};
 use crate::config::fields::RawConfig;
+use crate::config::kda::kda_layers;
 use crate::config::latent::latent_layers;
 use crate::config::limits::{
     Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, setting,
 };
 use crate::config::positions::{layer_rope, roped_layers, temperature};
+use crate::config::sources::{kv_heads, layer_input_width, of_layer, sources};
+use crate::config::ssm::{Hybrid, LayerKind, hybrid};
 use crate::error::{Fault, LoadError, Result};
 use crate::families::{
-    FAMILIES, Family, FolderSizes, LogitScale, NormKind, NormPlaces, QkNormKind, WindowRule,
+    BesideKind, FAMILIES, Family, FolderSizes, LogitScale, NormKind, NormPlaces, QkNormKind, SinkLayers,
+    SsmKind, WindowRule,
 };
 use crate::io::reader::narrow;
 use crate::spec::{
-    AttentionSpec, BranchSpec, HeadSpec, Join, LayerSpec, MlpSpec, ModelSpec, NormSpec, Op, Place, QkNorm,
+    AttentionSpec, BranchSpec, HeadSpec, Join, LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, ModelSpec,
+    NormSpec, Op, Place, QkNorm,
 };
 
 /// The family of a configuration.
@@ -75,28 +80,27 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
     };
     let plain = family.short_conv.then(|| plain(raw, container)).transpose()?;
     let raw = plain.as_ref().unwrap_or(raw);
-    let mixers: Vec<Op> = if family.latent {
-        latent_layers(raw, family, container, layer_count, eps)?.into_iter().map(Op::Latent).collect()
-    } else {
-        let layers = attention_layers(raw, family, container, layer_count, d_model, eps)?;
-        let deltas = match family.delta {
-            Some(kind) => delta_layers(raw, kind, container, layer_count, eps)?,
-            None => vec![None; layer_count],
-        };
-        let both = layers.into_iter().zip(deltas);
-        let mixers = both.map(|(attention, delta)| delta.map_or(Op::Attention(attention), Op::Delta));
-        mixers.zip(convs).map(|(mixer, conv)| conv.map_or(mixer, Op::Conv)).collect()
+    let sizes = Sizes { layers: layer_count, d_model, eps };
+    let hybrid = match family.ssm {
+        SsmKind::None => None,
+        kind => Some(hybrid(raw, kind, container, layer_count, eps)?),
     };
-    let ffn = ffn_layers(raw, family, container, layer_count)?;
+    let raw = hybrid.as_ref().map_or(raw, |hybrid| &hybrid.raw);
+    let (mixers, ffn): LayerOps = match &hybrid {
+        None => {
+            let mixers = mixers_of(raw, family, container, sizes)?;
+            let mixers = mixers.into_iter().zip(convs).map(|(mixer, conv)| conv.map_or(mixer, Op::Conv));
+            let ffn = ffn_layers(raw, family, container, layer_count)?;
+            (mixers.map(Some).collect(), ffn.into_iter().map(Some).collect())
+        }
+        Some(hybrid) => hybrid_layers(hybrid, family, container, sizes)?,
+    };
     let residual_scale = raw.positive(&raw.residual_scale)?;
-    let layers = mixers
-        .into_iter()
-        .zip(ffn)
-        .map(|(mixer, ffn)| match family.experts_beside_dense {
-            true => beside_dense(layer(family, norm, mixer, ffn, residual_scale), d_model),
-            false => layer(family, norm, mixer, ffn, residual_scale),
-        })
-        .collect();
+    let own = layer_input_width(raw)?.map(|width| LayerInputs { width, eps });
+    let with = Assembly { norm, scale: residual_scale, own };
+    let layers = mixers.into_iter().zip(ffn).enumerate();
+    let layers = layers.map(|(index, ops)| assembled(raw, family, sizes, &with, index, ops));
+    let layers = layers.collect::<Result<_>>()?;
     Ok(ModelSpec {
         name: raw.text(&raw.model_name)?,
         family: family.label,
@@ -104,6 +108,7 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         d_model,
         max_context: raw.count(&raw.max_context, 1, MAX_CONTEXT)?,
         embed_scale: embed_scale(raw, family, d_model)?,
+        layer_inputs: own,
         layers,
         final_norm: norm,
         head: HeadSpec {
@@ -113,6 +118,40 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
             softcap: optional(raw, &raw.logit_softcap)?,
         },
     })
+}
+
+/// What every layer is put together with.
+struct Assembly {
+    norm: NormSpec,
+    /// Factor on what branches add.
+    scale: f32,
+    /// The numbers that every layer gets of a token.
+    own: Option<LayerInputs>,
+}
+
+/// A layer of these operations.
+fn assembled(
+    raw: &RawConfig,
+    family: &Family,
+    sizes: Sizes,
+    with: &Assembly,
+    index: usize,
+    (mixer, ffn): (Option<Op>, Option<Op>),
+) -> Result<LayerSpec> {
+    let &Assembly { norm, scale, own } = with;
+    let mut layer = layer(family, norm, mixer, ffn, scale);
+    match family.beside {
+        BesideKind::None => {}
+        BesideKind::Outset => layer = beside_dense(layer, sizes.d_model),
+        BesideKind::Sum => sum_with_dense(&mut layer, norm, || dense_width(raw, sizes.layers, index))?,
+    }
+    if let Some(LayerInputs { width, .. }) = own {
+        let op = Op::LayerInput(LayerInputSpec { width, activation: activation(raw, family)? });
+        let (place, join, post_norm) = (Place::LayerInput, Join::InOrder, Some(norm));
+        layer.branches.push(BranchSpec { place, join, pre_norm: None, op, post_norm, scale });
+    }
+    layer.scaled = family.layer_scale;
+    Ok(layer)
 }
 
 /// A configuration with the sizes that it leaves out.
@@ -127,7 +166,7 @@ fn with_sizes(raw: &RawConfig, sizes: FolderSizes) -> RawConfig {
 }
 
 /// A layer with its norms where the family has them.
-fn layer(family: &Family, norm: NormSpec, mixer: Op, ffn: Op, scale: f32) -> LayerSpec {
+fn layer(family: &Family, norm: NormSpec, mixer: Option<Op>, ffn: Option<Op>, scale: f32) -> LayerSpec {
     let mut layer = LayerSpec::pre_norm(norm, mixer, ffn, scale);
     for branch in &mut layer.branches {
         if family.norms == NormPlaces::After {
@@ -153,7 +192,77 @@ fn beside_dense(layer: LayerSpec, d_model: usize) -> LayerSpec {
         }
         _ => vec![branch],
     });
-    LayerSpec { branches: branches.collect() }
+    LayerSpec { branches: branches.collect(), ..layer }
+}
+
+/// Adds a dense block of `width` to the experts of a layer that has them: both read the same, and what they
+/// add up to has a norm.
+fn sum_with_dense(
+    layer: &mut LayerSpec,
+    norm: NormSpec,
+    width: impl FnOnce() -> Result<usize>,
+) -> Result<()> {
+    let Some(at) = layer.branches.iter().position(|branch| matches!(branch.op, Op::Moe(_))) else {
+        return Ok(());
+    };
+    let Some(experts) = layer.branches.get_mut(at) else { return Ok(()) };
+    let Op::Moe(moe) = &experts.op else { return Ok(()) };
+    let op = Op::Mlp(MlpSpec { d_ff: width()?, ..moe.expert });
+    let dense = BranchSpec { place: Place::Dense, op, ..experts.clone() };
+    (experts.place, experts.join) = (Place::Experts, Join::Parallel);
+    layer.branches.insert(at, dense);
+    layer.sum_norm = Some(norm);
+    Ok(())
+}
+
+/// Sizes that every layer has.
+#[derive(Clone, Copy)]
+struct Sizes {
+    layers: usize,
+    d_model: usize,
+    /// Of the norms.
+    eps: f32,
+}
+
+/// What each layer has in which tokens exchange information, and what it has for each token by itself.
+type LayerOps = (Vec<Option<Op>>, Vec<Option<Op>>);
+
+/// The operations of a model with recurrences.
+fn hybrid_layers(hybrid: &Hybrid, family: &Family, container: Container, sizes: Sizes) -> Result<LayerOps> {
+    let Hybrid { raw, kinds, op } = hybrid;
+    let ssm = |kind: LayerKind| (kind == LayerKind::Ssm).then(|| op.clone());
+    let mut mixers: Vec<Option<Op>> = kinds.iter().map(|&kind| ssm(kind)).collect();
+    if kinds.contains(&LayerKind::Attention) {
+        let attention = mixers_of(raw, family, container, sizes)?;
+        for ((mixer, kind), attention) in mixers.iter_mut().zip(kinds).zip(attention) {
+            *mixer = if *kind == LayerKind::Attention { Some(attention) } else { mixer.take() };
+        }
+    }
+    let alone = family.ssm == SsmKind::SingleOps;
+    let wanted = |kind: LayerKind| !alone || matches!(kind, LayerKind::Dense | LayerKind::Experts);
+    if family.ssm == SsmKind::Alone || !kinds.iter().any(|&kind| wanted(kind)) {
+        return Ok((mixers, vec![None; sizes.layers]));
+    }
+    let ffn = ffn_layers(raw, family, container, sizes.layers)?;
+    Ok((mixers, ffn.into_iter().zip(kinds).map(|(ffn, &kind)| wanted(kind).then_some(ffn)).collect()))
+}
+
+/// The operation of each layer in which tokens exchange information.
+fn mixers_of(raw: &RawConfig, family: &Family, container: Container, sizes: Sizes) -> Result<Vec<Op>> {
+    let Sizes { layers, d_model, eps } = sizes;
+    if family.latent {
+        let latent = latent_layers(raw, family, container, layers, eps)?;
+        let kda = kda_layers(raw, family.kda, container, layers, eps)?;
+        let both = latent.into_iter().zip(kda);
+        return Ok(both.map(|(latent, kda)| kda.map_or(Op::Latent(latent), Op::Kda)).collect());
+    }
+    let attention = attention_layers(raw, family, container, layers, d_model, eps)?;
+    let deltas = match family.delta {
+        Some(kind) => delta_layers(raw, kind, container, layers, eps)?,
+        None => vec![None; layers],
+    };
+    let both = attention.into_iter().zip(deltas);
+    Ok(both.map(|(attention, delta)| delta.map_or(Op::Attention(attention), Op::Delta)).collect())
 }
 
 fn embed_scale(raw: &RawConfig, family: &Family, d_model: usize) -> Result<f32> {
@@ -190,19 +299,22 @@ fn attention_layers(
     eps: f32,
 ) -> Result<Vec<AttentionSpec>> {
     let heads = heads(raw, layers)?;
-    let kv_heads = match raw.kv_heads.value {
+    let listed = match raw.kv_heads.value {
         Some(_) => raw.per_layer(&raw.kv_heads, layers, 1, MAX_HEADS)?,
         None => heads.clone(),
     };
     let windows = windows(raw, family, layers)?;
     let (clip_qkv, softcap) = (optional(raw, &raw.clip_qkv)?, optional(raw, &raw.attention_softcap)?);
-    let temperature = temperature(raw)?;
-    let roped = roped_layers(raw, family, &windows)?;
+    let roped = roped_layers(raw, family, container, &windows)?;
+    let sources = sources(raw, container, &windows)?;
+    let of_layers = heads.iter().zip(&listed).zip(windows).zip(roped).zip(sources);
     let mut specs = Vec::with_capacity(layers);
-    for (((&heads, &kv_heads), window), roped) in heads.iter().zip(&kv_heads).zip(windows).zip(roped) {
+    for (layer, ((((&heads, &listed), window), roped), source)) in of_layers.enumerate() {
+        let raw = &of_layer(raw, family, container, layer, window.is_some())?;
+        let (kv_heads, field) = kv_heads(raw, listed, window.is_some())?;
         if heads % kv_heads != 0 {
             return Err(raw.fault(
-                &raw.kv_heads.name,
+                field,
                 Fault::Contradiction { found: kv_heads.to_string(), other: format!("{heads} query heads") },
             ));
         }
@@ -216,12 +328,24 @@ fn attention_layers(
             kv_heads,
             head_dim,
             scale: score_scale(raw, family, container, d_model / heads, head_dim)?,
+            source,
+            value_norm: family.value_norm.then_some(eps),
             qkv_bias: setting(family.qkv_bias, &raw.qkv_bias),
             out_bias: setting(family.out_bias, &raw.out_bias),
-            sinks: family.sinks,
+            value_dim: value_dim(raw, head_dim)?,
+            value_scale: raw.positive(&raw.value_scale)?,
+            chunk: chunk(raw, family)?.filter(|_| roped),
+            sinks: match family.sinks {
+                SinkLayers::None => false,
+                SinkLayers::All => true,
+                SinkLayers::Windowed if window.is_some() => raw.local_sinks.value.unwrap_or(true),
+                SinkLayers::Windowed => raw.full_sinks.get() == Some(&true),
+            },
             qk_norm: match family.qk_norm {
-                _ if !setting(family.has_qk_norm, &raw.qk_norm) => QkNorm::None,
+                _ if !has_qk_norm(raw, family, container) => QkNorm::None,
                 QkNormKind::None => QkNorm::None,
+                QkNormKind::PlainAfterRope { .. } if !roped => QkNorm::None,
+                QkNormKind::PlainAfterRope { .. } => QkNorm::PlainAfterRope { eps },
                 QkNormKind::PerHead => QkNorm::PerHead { eps },
                 QkNormKind::PerHeadAfterRope => QkNorm::PerHeadAfterRope { eps },
                 QkNormKind::Full => QkNorm::Full { eps },
@@ -230,11 +354,38 @@ fn attention_layers(
             window,
             clip_qkv,
             softcap,
-            temperature,
+            temperature: temperature(raw, family, roped)?,
             gate: family.gate.filter(|_| raw.attention_gate.value.unwrap_or(true)),
         });
     }
     Ok(specs)
+}
+
+/// Whether queries and keys have norms.
+fn has_qk_norm(raw: &RawConfig, family: &Family, container: Container) -> bool {
+    match (family.qk_norm, container) {
+        (QkNormKind::PlainAfterRope { but_of }, Container::Gguf) => raw.experts.value != Some(but_of),
+        (QkNormKind::PlainAfterRope { .. }, Container::HfFolder) => raw.qk_norm.value.unwrap_or(true),
+        _ => setting(family.has_qk_norm, &raw.qk_norm),
+    }
+}
+
+/// Tokens of a run outside of which nothing is seen.
+fn chunk(raw: &RawConfig, family: &Family) -> Result<Option<usize>> {
+    family.chunk.map(|default| raw.count_or(&raw.attention_chunk, default, 1, MAX_CONTEXT)).transpose()
+}
+
+/// Width of a value head beside keys of `head_dim`.
+fn value_dim(raw: &RawConfig, head_dim: usize) -> Result<usize> {
+    let width = raw.count_or(&raw.value_dim, head_dim, 1, MAX_HEAD_DIM)?;
+    if width <= head_dim {
+        return Ok(width);
+    }
+    Err(LoadError::Unsupported {
+        path: raw.path.clone(),
+        feature: format!("{} = {width} beside key heads of {head_dim}", raw.value_dim.name),
+        hint: "values must not be wider than keys".into(),
+    })
 }
 
 fn heads(raw: &RawConfig, layers: usize) -> Result<Vec<usize>> {
@@ -261,7 +412,8 @@ fn score_scale(
     }
     let layers = raw.layers.value.unwrap_or(0);
     let by_share = container == Container::Gguf && family.gguf_share_layers == Some(layers);
-    raw.positive_or(&raw.attention_scale, 1.0 / root(if by_share { share } else { head_dim }))
+    let root = root(if by_share { share } else { head_dim });
+    raw.positive_or(&raw.attention_scale, if family.unscaled { 1.0 } else { 1.0 / root })
 }
 
 fn head_dim(raw: &RawConfig, heads: usize, d_model: usize) -> Result<usize> {
@@ -279,14 +431,7 @@ fn head_dim(raw: &RawConfig, heads: usize, d_model: usize) -> Result<usize> {
             Fault::Contradiction { found: format!("a head width of {head_dim}"), other: "rope pairs".into() },
         ));
     }
-    match raw.value_dim.value {
-        Some(other) if usize::try_from(other) != Ok(head_dim) => Err(LoadError::Unsupported {
-            path: raw.path.clone(),
-            feature: format!("{} = {other} beside key heads of {head_dim}", raw.value_dim.name),
-            hint: "keys and values must be equally wide".into(),
-        }),
-        _ => Ok(head_dim),
-    }
+    Ok(head_dim)
 }
 
 fn windows(raw: &RawConfig, family: &Family, layers: usize) -> Result<Vec<Option<usize>>> {

@@ -5,12 +5,22 @@ use crate::config::field::Field;
 use crate::config::fields::RawConfig;
 use crate::config::limits::{Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_LAYERS};
 use crate::error::{Fault, LoadError, Result};
-use crate::families::{Family, LocalRope, RopeLayers};
+use crate::families::{Family, Growth, LocalRope, RopeLayers};
 use crate::io::reader::narrow;
-use crate::spec::{RopeScaling, RopeSpec, Temperature};
+use crate::spec::{Pairing, RopeScaling, RopeSpec, Temperature};
+
+/// The scheme of ropes that turn a part of their pairs, with the frequencies of a rope that turns all.
+pub(super) const PROPORTIONAL: &str = "proportional";
+/// Divisor of the frequency of a pair that does not turn. GGUF files have it, too.
+const STILL: f32 = 1e30;
 
 /// Which layers have a rope.
-pub(super) fn roped_layers(raw: &RawConfig, family: &Family, windows: &[Option<usize>]) -> Result<Vec<bool>> {
+pub(super) fn roped_layers(
+    raw: &RawConfig,
+    family: &Family,
+    container: Container,
+    windows: &[Option<usize>],
+) -> Result<Vec<bool>> {
     let layers = windows.len();
     let every = |period: usize| (0..layers).map(|layer| (layer + 1) % period != 0).collect();
     match (&raw.rope_layers.value, family.rope_layers) {
@@ -23,6 +33,17 @@ pub(super) fn roped_layers(raw: &RawConfig, family: &Family, windows: &[Option<u
             },
         )),
         (None, RopeLayers::All) => Ok(vec![true; layers]),
+        (None, RopeLayers::None) => Ok(vec![false; layers]),
+        (None, RopeLayers::Stated) => {
+            let folder = raw.positions.value.as_deref() == Some("rope");
+            let file = raw.positions_are_ropes.value.unwrap_or(true);
+            Ok(vec![if container == Container::Gguf { file } else { folder }; layers])
+        }
+        (None, RopeLayers::WindowedOrDense) => {
+            let experts = raw.moe_layers.value.as_deref().unwrap_or_default();
+            let dense = |layer: usize| experts.get(layer) == Some(&false);
+            Ok(windows.iter().enumerate().map(|(layer, window)| window.is_some() || dense(layer)).collect())
+        }
         (None, RopeLayers::Windowed) if windows.iter().all(Option::is_none) => Ok(vec![true; layers]),
         (None, RopeLayers::Windowed) => Ok(windows.iter().map(Option::is_some).collect()),
         (None, RopeLayers::AllButEvery(period)) => match raw.rope_period.value {
@@ -40,12 +61,18 @@ pub(super) fn layer_rope(
     head_dim: usize,
     windowed: bool,
 ) -> Result<RopeSpec> {
-    let global = rope(raw, family, container, head_dim)?;
     let apart = raw.local_rope_kind.value.is_some();
+    if !windowed || (family.local_rope == LocalRope::Same && !apart) {
+        return rope(raw, family, container, head_dim);
+    }
+    let default_dim = match (&raw.local_rope_dim.value, apart) {
+        (Some(_), _) | (None, true) => head_dim,
+        (None, false) => rope_dim(raw, &raw.rope_dim, head_dim, head_dim)?,
+    };
     let theta = match family.local_rope {
-        _ if !windowed => return Ok(global),
-        LocalRope::Same if !apart => return Ok(global),
-        LocalRope::Same | LocalRope::Plain { theta: None } => f64::from(global.theta),
+        LocalRope::Same | LocalRope::Plain { theta: None } => {
+            f64::from(rope_theta(raw, family, default_dim)?)
+        }
         LocalRope::Plain { theta: Some(theta) } => theta,
     };
     if let Some(kind) = raw.local_rope_kind.value.as_deref().filter(|&kind| kind != "default") {
@@ -56,9 +83,8 @@ pub(super) fn layer_rope(
         });
     }
     let theta = raw.positive_or(&raw.local_rope_theta, theta)?;
-    let default_dim = if apart { head_dim } else { global.dim };
     let dim = rope_dim(raw, &raw.local_rope_dim, default_dim, head_dim)?;
-    Ok(RopeSpec { theta, dim, pairing: global.pairing, scaling: RopeScaling::None })
+    Ok(RopeSpec { theta, dim, pairing: pairing(family, container), scaling: RopeScaling::None })
 }
 
 /// How many dimensions of a head rotate.
@@ -82,12 +108,17 @@ pub(super) fn rope(
     Ok(RopeSpec {
         theta: rope_theta(raw, family, dim)?,
         dim,
-        pairing: match container {
-            Container::Gguf => family.gguf_pairing,
-            Container::HfFolder => family.folder_pairing,
-        },
+        pairing: pairing(family, container),
         scaling: rope_scaling(raw, family, dim)?,
     })
+}
+
+/// Which dimensions rotate together in the files of a container.
+fn pairing(family: &Family, container: Container) -> Pairing {
+    match container {
+        Container::Gguf => family.gguf_pairing,
+        Container::HfFolder => family.folder_pairing,
+    }
 }
 
 /// The base of the frequencies. Hunyuan's "dynamic" scaling with `alpha` is one larger base at all lengths.
@@ -137,6 +168,7 @@ fn rope_scaling(raw: &RawConfig, family: &Family, dim: usize) -> Result<RopeScal
         None | Some("default" | "none") => Ok(RopeScaling::None),
         Some("dynamic") if raw.rope_alpha.value.is_some() => Ok(RopeScaling::None),
         Some("linear") => Ok(RopeScaling::Linear { factor: factor()? }),
+        Some(PROPORTIONAL) => proportional(raw, dim),
         Some("llama3") => Ok(RopeScaling::Llama3 {
             factor: factor()?,
             low_freq_factor: raw.positive(&raw.rope_low_freq_factor)?,
@@ -182,6 +214,24 @@ fn rope_scaling(raw: &RawConfig, family: &Family, dim: usize) -> Result<RopeScal
     }
 }
 
+/// Divisors of a rope that turns a part of its pairs.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "the part is checked to be within 0..=1 and head widths are small"
+)]
+fn proportional(raw: &RawConfig, dim: usize) -> Result<RopeScaling> {
+    let part = raw.rope_part.value.unwrap_or(1.0);
+    if !(part > 0.0 && part <= 1.0) {
+        let fault = Fault::BadNumber { found: part.to_string(), must: "above 0 and at most 1" };
+        return Err(raw.fault(&raw.rope_part.name, fault));
+    }
+    let turning = (part * dim as f64 / 2.0) as usize;
+    let divisors = (0..dim / 2).map(|pair| if pair < turning { 1.0 } else { STILL }).collect();
+    Ok(RopeScaling::Factors { divisors })
+}
+
 /// LongRoPE's attention factor (arXiv 2402.13753): `sqrt(1 + ln(s) / ln(original))`. `s` is the file's
 /// factor, or the longest context over the original one.
 #[allow(clippy::cast_precision_loss, reason = "context lengths are far below 2^52")]
@@ -204,11 +254,20 @@ fn divisors(raw: &RawConfig, field: &Field<Vec<f64>>, dim: usize) -> Result<Vec<
     Ok(values.iter().map(|&v| narrow(v)).collect())
 }
 
-/// The factor on queries that grows with their position; `None` if the file has none.
-pub(super) fn temperature(raw: &RawConfig) -> Result<Option<Temperature>> {
+/// The factor on queries that grows with their position, of a layer with or without a rope; `None` if it has
+/// none.
+pub(super) fn temperature(raw: &RawConfig, family: &Family, roped: bool) -> Result<Option<Temperature>> {
+    if let Some(Growth { beta, period, offset }) = family.growth {
+        if roped || raw.temperature_on.value == Some(false) {
+            return Ok(None);
+        }
+        let beta = raw.positive_or(&raw.temperature, beta)?;
+        let period = raw.count_or(&raw.temperature_period, period, 1, MAX_CONTEXT)?;
+        return Ok(Some(Temperature { beta, period, offset }));
+    }
     if matches!(raw.temperature.value, None | Some(0.0)) {
         return Ok(None);
     }
     let period = raw.count(&raw.rope_original_context, 1, MAX_CONTEXT)?;
-    Ok(Some(Temperature { beta: raw.positive(&raw.temperature)?, period }))
+    Ok(Some(Temperature { beta: raw.positive(&raw.temperature)?, period, offset: 0 }))
 }

@@ -9,8 +9,8 @@ use crate::error::{LoadError, Result};
 use crate::families::{Family, LogitScale, Setting, SharedKind};
 use crate::io::reader::narrow;
 use crate::spec::{
-    Activation, AttentionSpec, ExpertGroups, LatentSpec, LayerSpec, ModelSpec, MoeSpec, NormSpec,
-    Renormalise, RopeScaling, RopeSpec, Scoring, Select, SharedExpert, Temperature,
+    Activation, AttentionSpec, ExpertGroups, KvSource, LatentSpec, LayerInputs, LayerSpec, ModelSpec,
+    MoeSpec, NormSpec, Renormalise, RopeScaling, RopeSpec, Scoring, Select, SharedExpert, Temperature,
 };
 
 /// The keys that describe `spec`.
@@ -37,6 +37,9 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
     }
     attention(spec, &mut keys)?;
     feed_forward(spec, &mut keys);
+    if let Some(LayerInputs { width, .. }) = spec.layer_inputs {
+        keys.u32(&FIELDS.layer_input_width, width);
+    }
     let family = family_of(spec);
     // Readers of some families multiply with the root of the width unasked.
     let width = u32::try_from(spec.d_model).unwrap_or(u32::MAX);
@@ -99,29 +102,36 @@ impl Keys {
 fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
     let layers: Vec<&AttentionSpec> = spec.attention_layers().collect();
     if layers.len() != spec.layers.len() {
-        return Err(LoadError::Unsupported {
-            path: "GGUF metadata".into(),
-            feature: "a conversion of layers without attention from a folder".into(),
-            hint: "a GGUF file of the same model can be quantised".into(),
-        });
+        recurrences(spec, &layers, keys)?;
     }
     if let Some(latent) = spec.layers.first().and_then(LayerSpec::latent) {
         return latent_keys(spec, latent, keys);
     }
     let column = |get: fn(&AttentionSpec) -> usize| layers.iter().map(|a| get(a)).collect::<Vec<_>>();
+    let first = *layers.first().ok_or_else(|| unsupported("a model without any attention"))?;
     keys.per_layer(&FIELDS.heads, &column(|a| a.heads));
-    keys.per_layer(&FIELDS.kv_heads, &column(|a| a.kv_heads));
-    let first = *layers.first().expect("a lowered spec has layers");
-    if layers.iter().any(|a| a.head_dim != first.head_dim) {
-        return Err(unsupported("layers with different head widths"));
+    // Layers with short convolutions are those without key heads.
+    let in_layer = |layer: &LayerSpec| layer.attention().map_or(0, |a| a.kv_heads);
+    match spec.layers.iter().any(|layer| layer.conv().is_some()) {
+        true => keys.per_layer(&FIELDS.kv_heads, &spec.layers.iter().map(in_layer).collect::<Vec<_>>()),
+        false => keys.per_layer(&FIELDS.kv_heads, &column(|a| a.kv_heads)),
     }
-    keys.u32(&FIELDS.head_dim, first.head_dim);
-    keys.u32(&FIELDS.value_dim, first.head_dim);
+    head_widths(&layers, keys)?;
     let width = u32::try_from(first.head_dim).unwrap_or(u32::MAX);
-    keys.f32_unless(&FIELDS.attention_scale, first.scale, narrow(1.0 / f64::from(width).sqrt()));
+    let usual = if keys.family.unscaled { 1.0 } else { narrow(1.0 / f64::from(width).sqrt()) };
+    keys.f32_unless(&FIELDS.attention_scale, first.scale, usual);
+    let sharing = layers.iter().filter(|a| matches!(a.source, KvSource::Layer(_))).count();
+    if sharing > 0 {
+        keys.u32(&FIELDS.sharing_layers, sharing);
+    }
     keys.f32_if(&FIELDS.clip_qkv, first.clip_qkv);
     keys.f32_if(&FIELDS.attention_softcap, first.softcap);
-    if let Some(Temperature { beta, period }) = first.temperature {
+    if layers.iter().any(|a| {
+        a.value_dim != a.head_dim || a.chunk.is_some() || a.value_scale.to_bits() != 1.0_f32.to_bits()
+    }) {
+        return Err(unsupported("values of another width or scale, or runs of tokens"));
+    }
+    if let Some(Temperature { beta, period, .. }) = first.temperature {
         keys.f32(&FIELDS.temperature, beta);
         let of_rope = first.rope.as_ref().is_some_and(|rope| match rope.scaling {
             RopeScaling::Yarn { original_context, .. } => original_context == period,
@@ -139,6 +149,72 @@ fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
         }
     }
     ropes(&layers, keys)
+}
+
+/// Delta nets or short convolutions in place of attention in some layers.
+fn recurrences(spec: &ModelSpec, attention: &[&AttentionSpec], keys: &mut Keys) -> Result<()> {
+    let uniform = |a: &AttentionSpec, b: &AttentionSpec| (a.heads, a.kv_heads) == (b.heads, b.kv_heads);
+    if attention.windows(2).any(|pair| matches!(pair, [a, b] if !uniform(a, b))) {
+        return Err(unsupported("recurrences beside attention with heads that differ by layer"));
+    }
+    if attention.iter().any(|a| a.window.is_some()) || spec.layers.iter().any(|l| l.latent().is_some()) {
+        return Err(unsupported("recurrences beside windows or latent attention"));
+    }
+    let first_delta = spec.layers.iter().find_map(LayerSpec::delta);
+    let first_conv = spec.layers.iter().find_map(LayerSpec::conv);
+    let known = |layer: &LayerSpec| {
+        let mixers = (layer.attention(), layer.delta(), layer.conv());
+        match mixers {
+            (Some(_), None, None) => true,
+            (None, delta @ Some(_), None) => delta == first_delta && first_conv.is_none(),
+            (None, None, conv @ Some(_)) => conv == first_conv && first_delta.is_none(),
+            _ => false,
+        }
+    };
+    if !spec.layers.iter().all(known) {
+        return Err(unsupported("layers without attention of this kind"));
+    }
+    if let Some(delta) = first_delta {
+        keys.u32(&FIELDS.delta_kernel, delta.conv_kernel);
+        keys.u32(&FIELDS.delta_key_dim, delta.key_dim);
+        keys.u32(&FIELDS.delta_key_heads, delta.key_heads);
+        keys.u32(&FIELDS.delta_value_heads, delta.value_heads);
+        keys.u32(&FIELDS.delta_inner, delta.values());
+        let recurrent: Vec<bool> = spec.layers.iter().map(|layer| layer.delta().is_some()).collect();
+        let period = |every: &usize| {
+            let has_attention = |layer: usize| (layer + 1).is_multiple_of(*every);
+            recurrent.iter().enumerate().all(|(layer, recurrent)| *recurrent != has_attention(layer))
+        };
+        if let Some(every) = (1..=recurrent.len()).find(period) {
+            keys.u32(&FIELDS.attention_every, every);
+        }
+        keys.add(&FIELDS.recurrent_layers, Value::Array(Array::Bool(recurrent)));
+    }
+    if let Some(conv) = first_conv {
+        keys.u32(&FIELDS.conv_kernel, conv.kernel);
+    }
+    Ok(())
+}
+
+/// The width of heads, or two: one of layers without a window, and one of layers with a window.
+fn head_widths(layers: &[&AttentionSpec], keys: &mut Keys) -> Result<()> {
+    let of = |windowed: bool| -> Result<Option<usize>> {
+        let mut widths = layers.iter().filter(|a| a.window.is_some() == windowed).map(|a| a.head_dim);
+        let first = widths.next();
+        match widths.all(|width| Some(width) == first) {
+            true => Ok(first),
+            false => Err(unsupported("layers with different head widths")),
+        }
+    };
+    let (full, local) = (of(false)?, of(true)?);
+    let Some(width) = full.or(local) else { return Ok(()) };
+    keys.u32(&FIELDS.head_dim, width);
+    keys.u32(&FIELDS.value_dim, width);
+    if let Some(local) = local.filter(|&local| local != width) {
+        keys.u32(&FIELDS.local_head_dim, local);
+        keys.u32(&FIELDS.local_value_dim, local);
+    }
+    Ok(())
 }
 
 /// The rope of layers without a window, and that of layers with one.
@@ -174,6 +250,9 @@ fn ropes(layers: &[&AttentionSpec], keys: &mut Keys) -> Result<()> {
 fn latent_keys(spec: &ModelSpec, latent: &LatentSpec, keys: &mut Keys) -> Result<()> {
     if spec.layers.iter().any(|layer| layer.latent() != Some(latent)) {
         return Err(unsupported("layers with different latent attention"));
+    }
+    if latent.indexer.is_some() {
+        return Err(unsupported("sparse attention"));
     }
     let (attention, whole) = (&latent.attention, latent.query_dim());
     keys.u32(&FIELDS.heads, attention.heads);

@@ -14,7 +14,7 @@ use crate::io::reader::printable;
 pub enum Storage {
     /// In a format that the kernels read.
     Known(Format),
-    /// In a type whose size is known, but which no kernel reads (`IQ2_XS`, `I32`, `F8_E4M3`). A file with
+    /// In a type whose size is known, but which no kernel reads (`Q8_1`, `I32`, `F8_E5M2`). A file with
     /// such a tensor opens; [`TensorInfo::known_format`] is an error.
     Other(&'static str),
 }

@@ -2,13 +2,12 @@
 //! their checksums. Text, one line for each tensor; an incomplete or foreign line ends it. It must not know
 //! what the tensors are.
 
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use twox_hash::XxHash3_64;
 
-use crate::io::output::open_regular;
+use crate::io::disk::{Disk, DiskFile};
 
 /// The beginning of the file; the fingerprint of the conversion follows.
 const TITLE: &str = "moelten-journal 1";
@@ -25,7 +24,8 @@ pub(super) struct Entry {
 /// An open journal.
 #[derive(Debug)]
 pub(super) struct Journal {
-    file: File,
+    file: DiskFile,
+    disk: Disk,
     path: PathBuf,
     entries: Vec<Entry>,
     fingerprint: u64,
@@ -43,7 +43,8 @@ impl Journal {
     /// conversion with another `fingerprint`; its entries are then discarded.
     pub fn open(partial: &Path, fingerprint: u64) -> io::Result<(Self, bool)> {
         let path = Self::path(partial);
-        let mut file = open_regular(&path)?;
+        let disk = Disk::here();
+        let mut file = disk.open(&path, false)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let text = String::from_utf8_lossy(&bytes);
@@ -54,7 +55,7 @@ impl Journal {
         if mine {
             entries.extend(lines.enumerate().map_while(|(index, line)| parse(line, index, fingerprint)));
         }
-        let mut journal = Self { file, path, entries, fingerprint };
+        let mut journal = Self { file, disk, path, entries, fingerprint };
         if !mine {
             journal.file.set_len(0)?;
             journal.file.seek(SeekFrom::Start(0))?;
@@ -67,6 +68,11 @@ impl Journal {
     /// The entries so far.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// Waits until the names of this file and of the one beside it are on the disk.
+    pub fn sync_folder(&self) -> io::Result<()> {
+        self.disk.sync_folder(&self.path)
     }
 
     /// Discards all but the first `count` entries.
@@ -88,9 +94,14 @@ impl Journal {
         Ok(())
     }
 
+    /// Removes the journal beside `partial`, whatever is in it.
+    pub fn discard(partial: &Path) -> io::Result<()> {
+        Disk::here().remove(&Self::path(partial))
+    }
+
     /// Removes the file.
     pub fn remove(&self) -> io::Result<()> {
-        std::fs::remove_file(&self.path)
+        self.disk.remove(&self.path)
     }
 }
 

@@ -1,8 +1,9 @@
 //! Metadata of an output: that of its source, what its layout needs, and its provenance. It must not know how
 //! values are made.
 
+use crate::config::find::family_of;
 use crate::config::write as gguf_keys;
-use crate::container::gguf::{ALIGNMENT_KEY, Value};
+use crate::container::gguf::{ALIGNMENT_KEY, Array, Value};
 use crate::container::packed;
 use crate::error::Result;
 use crate::load::{LoadedModel, Source};
@@ -25,8 +26,9 @@ pub(super) fn metadata(model: &LoadedModel) -> Result<(Entries, Vec<String>)> {
             })
             .map(|(key, value)| (key.to_owned(), value.clone()))
             .collect(),
-        Source::Hf { path, .. } => {
+        Source::Hf { path, config, .. } => {
             let mut entries = gguf_keys::metadata(&model.spec)?;
+            entries.extend(rope_sections(model, config));
             let (sampling, unusable) = sampling(model);
             entries.extend(sampling);
             notices = unusable;
@@ -42,6 +44,19 @@ pub(super) fn metadata(model: &LoadedModel) -> Result<(Entries, Vec<String>)> {
         }
     };
     Ok((entries, notices))
+}
+
+/// How many frequencies of a rope turn with each coordinate of an image. A text has the same in all of them,
+/// so that nothing here depends on it, but other readers ask for the key.
+fn rope_sections(model: &LoadedModel, config: &serde_json::Value) -> Option<(String, Value)> {
+    let objects = [config.get("text_config"), Some(config)].into_iter().flatten();
+    let ropes = objects.flat_map(|object| ["rope_parameters", "rope_scaling"].map(|rope| object.get(rope)));
+    let list = ropes.flatten().find_map(|rope| rope.get("mrope_section")?.as_array())?;
+    let mut sections: Vec<i32> =
+        list.iter().filter_map(|n| n.as_i64().and_then(|n| i32::try_from(n).ok())).collect();
+    sections.resize(4, 0);
+    let key = format!("{}.rope.dimension_sections", family_of(&model.spec).gguf_arch);
+    Some((key, Value::Array(Array::I32(sections))))
 }
 
 /// Replaces the value of `key`, or removes the key.

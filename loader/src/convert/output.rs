@@ -5,9 +5,8 @@ use std::collections::HashSet;
 
 use moelten_quant::Format;
 
-use super::source::{
-    RowPairs, bank, expert_layers, experts_role, first_expert, first_path, is_router, row_pairs,
-};
+use super::order::{Order, is_logarithm, order_of, written_as};
+use super::source::{bank, expert_layers, experts_role, first_expert, first_path, is_router};
 use crate::container::catalog::{Storage, TensorInfo};
 use crate::container::gguf::GgmlType;
 use crate::container::gguf::write::TensorPlan;
@@ -50,9 +49,9 @@ pub(super) enum Values {
     /// A copy of a tensor of the source.
     Tensor(TensorInfo),
     /// A matrix of the source in another format.
-    Matrix { role: Role, matrix: MatrixRef, format: Format, pairs: Option<RowPairs> },
+    Matrix { role: Role, matrix: MatrixRef, format: Format, order: Order },
     /// Matrices of the source, or vectors, one below the other, in another format.
-    Stack { parts: Vec<(Role, MatrixRef, Option<RowPairs>)>, format: Format },
+    Stack { parts: Vec<(Role, MatrixRef, Order)>, format: Format },
     /// One matrix of each expert of a layer.
     Bank { layer: usize, part: Part, encode: Option<Format> },
     /// All matrices of one expert, laid out by the plan's index.
@@ -100,7 +99,10 @@ pub(super) fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec
     let names = gguf_names(spec);
     let mut out = rope_divisors(spec);
     let mut written = HashSet::new();
-    for (role, matrix) in tensors.dense() {
+    let roles = tensors.dense().flat_map(|(role, matrix)| {
+        written_as(spec, role).into_iter().map(move |output| (output, role, matrix))
+    });
+    for (role, source, matrix) in roles {
         let rule = names.of(role).next().expect("every role has a name");
         // One tensor may serve two roles, or hold those of several.
         if !written.insert(rule.name(role, 0)) {
@@ -109,7 +111,11 @@ pub(super) fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec
         out.push(match stacked_with(rule, role) {
             Some(roles) => stack(model, role, roles, choose)?,
             None if tensors.is_centred(role) => numbers(spec, role, tensors.vector(role)?),
-            None => dense_output(model, role, matrix, choose)?,
+            None if is_logarithm(spec, role) => {
+                let rates: Vec<f32> = tensors.vector(role)?.into_iter().map(|log| -log.exp()).collect();
+                numbers(spec, role, order_of(spec, role).of_vector(&rates))
+            }
+            None => dense_output(model, (role, source), matrix, choose)?,
         });
     }
     Ok(out)
@@ -135,8 +141,8 @@ fn stack(
     choose: &dyn Fn(Role) -> Format,
 ) -> Result<Output> {
     let (spec, tensors) = (&model.spec, &model.tensors);
-    let part = |role| (role, tensors.get(role), row_pairs(spec, role));
-    let parts: Vec<(Role, MatrixRef, Option<RowPairs>)> = roles.into_iter().map(part).collect();
+    let part = |role| (role, tensors.get(role), order_of(spec, role));
+    let parts: Vec<(Role, MatrixRef, Order)> = roles.into_iter().map(part).collect();
     let vectors = parts.iter().all(|(_, matrix, _)| matrix.rows == 1);
     let size = |matrix: &MatrixRef| len_u64(if vectors { matrix.cols } else { matrix.rows });
     let mut shape = vec![parts.iter().map(|(_, matrix, _)| size(matrix)).sum()];
@@ -147,22 +153,23 @@ fn stack(
     Output::new(model, first, shape, format, Values::Stack { parts, format })
 }
 
-/// A tensor of one role.
+/// A tensor of one role, made from one of the source's.
 fn dense_output(
     model: &LoadedModel,
-    role: Role,
+    (role, source): (Role, Role),
     matrix: MatrixRef,
     choose: &dyn Fn(Role) -> Format,
 ) -> Result<Output> {
     let vector = matrix.rows == 1;
     let router = is_router(role);
-    let chosen = choose(role);
+    let chosen = choose(source);
     // Routers are never rounded to blocks: a small error would choose other experts.
-    let exact = (vector && !router) || (router && chosen.block_len() > 1);
+    let exact = (vector && !router) || (router && !chosen.is_float());
     let format = if exact { Format::F32 } else { chosen };
-    let shape =
-        if vector { vec![len_u64(matrix.cols)] } else { vec![len_u64(matrix.rows), len_u64(matrix.cols)] };
-    let values = Values::Matrix { role, matrix, format, pairs: row_pairs(&model.spec, role) };
+    let order = order_of(&model.spec, role);
+    let rows = len_u64(order.count(matrix.rows));
+    let shape = if vector { vec![len_u64(matrix.cols)] } else { vec![rows, len_u64(matrix.cols)] };
+    let values = Values::Matrix { role: source, matrix, format, order };
     Output::new(model, role, shape, format, values)
 }
 
@@ -181,26 +188,21 @@ fn expert_tensors(model: &LoadedModel) -> HashSet<String> {
     names
 }
 
-/// Layers with experts, and the formats of their gates, ups and downs in the output.
+/// The format of each matrix of a layer's experts in the output.
+pub(super) type ExpertFormats = Vec<(Part, Format)>;
+
+/// Layers with experts, and the formats of their matrices in the output.
 ///
 /// # Errors
-/// [`LoadError::Unsupported`] for experts that are not of three matrices: neither layout has a place for
-/// them.
-pub(super) fn expert_types(model: &LoadedModel, types: Types<'_>) -> Result<Vec<(usize, [Format; 3])>> {
-    if let Some(bank) = model.tensors.banks().iter().find(|bank| bank.parts() != Part::ALL) {
-        return Err(LoadError::Unsupported {
-            path: first_path(model).to_owned(),
-            feature: format!("writing experts of {} matrices", bank.parts().len()),
-            hint: "files hold experts of gate, up and down".into(),
-        });
-    }
+/// [`LoadError::Unsupported`] for experts of several formats that are to be kept.
+pub(super) fn expert_types(model: &LoadedModel, types: Types<'_>) -> Result<Vec<(usize, ExpertFormats)>> {
     expert_layers(model)
         .map(|(layer, _)| {
-            let [gate, up, down] = Part::ALL.map(|part| match types {
-                Types::Chosen(choose) => Ok(choose(experts_role(layer, part))),
-                Types::Kept => kept_type(model, layer, part),
-            });
-            Ok((layer, [gate?, up?, down?]))
+            let format = |&part: &Part| match types {
+                Types::Chosen(choose) => Ok((part, choose(experts_role(layer, part)))),
+                Types::Kept => Ok((part, kept_type(model, layer, part)?)),
+            };
+            Ok((layer, bank(model, layer).parts().iter().map(format).collect::<Result<_>>()?))
         })
         .collect()
 }
@@ -211,7 +213,7 @@ fn kept_type(model: &LoadedModel, layer: usize, part: Part) -> Result<Format> {
     let bank = bank(model, layer);
     let mut formats =
         (0..bank.experts()).filter_map(|expert| bank.part(expert, part)).map(|matrix| matrix.format);
-    let first = formats.next().expect("experts have gate, up and down");
+    let first = formats.next().expect("a bank has its parts");
     if let Some(other) = formats.find(|&format| format != first) {
         return Err(LoadError::Unsupported {
             path: first_path(model).to_owned(),
@@ -226,14 +228,13 @@ fn kept_type(model: &LoadedModel, layer: usize, part: Part) -> Result<Format> {
 pub(super) fn banks(
     model: &LoadedModel,
     layer: usize,
-    formats: [Format; 3],
+    formats: &[(Part, Format)],
     encoded: bool,
 ) -> Result<Vec<Output>> {
     let bank = bank(model, layer);
-    Part::ALL
-        .into_iter()
-        .zip(formats)
-        .map(|(part, format)| {
+    formats
+        .iter()
+        .map(|&(part, format)| {
             let matrix = first_expert(bank, part);
             let shape = vec![len_u64(bank.experts()), len_u64(matrix.rows), len_u64(matrix.cols)];
             let values = Values::Bank { layer, part, encode: encoded.then_some(format) };
@@ -243,9 +244,22 @@ pub(super) fn banks(
 }
 
 /// The shape of a layer's records. Checksums are 0 until they are computed.
-pub(super) fn packed_layer(model: &LoadedModel, layer: usize, formats: [Format; 3]) -> Result<PackedLayer> {
+///
+/// # Errors
+/// [`LoadError::Unsupported`] for experts that are not of three matrices.
+pub(super) fn packed_layer(
+    model: &LoadedModel,
+    layer: usize,
+    formats: &[(Part, Format)],
+) -> Result<PackedLayer> {
     let bank = bank(model, layer);
-    let [gate, up, down] = formats;
+    let &[(Part::Gate, gate), (Part::Up, up), (Part::Down, down)] = formats else {
+        return Err(LoadError::Unsupported {
+            path: first_path(model).to_owned(),
+            feature: format!("the packed layout of experts of {} matrices", formats.len()),
+            hint: "the standard layout is".into(),
+        });
+    };
     let matrix = |part, format| {
         let matrix = first_expert(bank, part);
         (format, len_u64(matrix.rows), len_u64(matrix.cols))
@@ -271,8 +285,9 @@ pub(super) fn records(packed: &PackedLayer, encode: bool) -> impl Iterator<Item 
 
 /// Divisors that are configuration in a folder and tensors in a GGUF file.
 fn rope_divisors(spec: &ModelSpec) -> Vec<Output> {
-    let ropes = spec.attention_layers().find_map(|attention| attention.rope.as_ref());
-    let Some(rope) = ropes else { return Vec::new() };
+    // Layers with a window may have a plain rope beside.
+    let mut ropes = spec.attention_layers().filter_map(|attention| attention.rope.as_ref());
+    let Some(rope) = ropes.find(|rope| rope.scaling != RopeScaling::None) else { return Vec::new() };
     let tensor = |role, values| numbers(spec, role, values);
     match &rope.scaling {
         RopeScaling::Llama3 { .. } => vec![tensor(Role::RopeDivisors, llama3_divisors(rope))],

@@ -1,6 +1,7 @@
 //! The values of output tensors, in pieces. Any thread can make a piece, in any order, with the same bytes.
 //! It must not know the file that is written, nor threads.
 
+use std::borrow::Cow;
 use std::hash::Hasher;
 use std::ops::Range;
 use std::path::Path;
@@ -10,8 +11,9 @@ use moelten_quant::{EncodeError, Format, encode_weighted};
 use twox_hash::XxHash3_64;
 
 use super::ahead::Window;
+use super::order::Order;
 use super::output::{Output, Values};
-use super::source::{RowPairs, experts_role};
+use super::source::experts_role;
 use crate::container::packed::{self, PackedIndex, PackedMatrix};
 use crate::error::{Fault, LoadError, Result};
 use crate::io::reader::len_u64;
@@ -26,6 +28,9 @@ const WEIGHTS_AT_ONCE: usize = 1 << 18;
 const BYTES_AT_ONCE: u64 = 1 << 20;
 /// The rows of a piece are a multiple of this. The definition of source checksums depends on it too.
 const ROWS_AT_ONCE: usize = 16;
+
+/// So many rows of a source are read at once for rows of the output that need some of them.
+const MOST_NEAR: usize = 4096;
 
 /// How much errors in the columns of matrices matter.
 pub trait Importance: Sync {
@@ -76,7 +81,7 @@ struct Rows {
     matrix: MatrixRef,
     rows: Range<usize>,
     format: Format,
-    pairs: Option<RowPairs>,
+    order: Order,
     /// Of the columns, `[cols]`.
     importance: Option<Arc<[f32]>>,
 }
@@ -110,14 +115,16 @@ impl Maker<'_> {
             Values::Tensor(tensor) => {
                 as_they_are(Span { file: tensor.file, offset: tensor.offset, bytes: tensor.bytes }, &mut out)
             }
-            Values::Matrix { role, matrix, format, pairs } => {
-                let importance = self.columns(*role, None, matrix)?;
-                rows(*matrix, Some(*format), *pairs, importance, &mut out);
+            Values::Matrix { role, matrix, format, order } => {
+                // Importance is known for columns in the order of the source alone.
+                let known = !order.moves_columns();
+                let importance = if known { self.columns(*role, None, matrix)? } else { None };
+                rows(self.source_of(matrix), Some(*format), order.clone(), importance, &mut out);
             }
             Values::Stack { parts, format } => {
-                for (role, matrix, pairs) in parts {
+                for (role, matrix, order) in parts {
                     let importance = self.columns(*role, None, matrix)?;
-                    rows(*matrix, Some(*format), *pairs, importance, &mut out);
+                    rows(self.source_of(matrix), Some(*format), order.clone(), importance, &mut out);
                 }
             }
             Values::Bank { layer, part, encode } => {
@@ -132,7 +139,7 @@ impl Maker<'_> {
                         Some(_) => self.columns(experts_role(*layer, *part), Some(expert), matrix)?,
                         None => None,
                     };
-                    rows(*matrix, *encode, None, importance, &mut out);
+                    rows(self.source_of(matrix), *encode, Order::Same, importance, &mut out);
                 }
             }
             Values::Record { layer, expert, encode } => {
@@ -159,11 +166,16 @@ impl Maker<'_> {
                 false => None,
             };
             zeros(offset - end, out);
-            rows(*matrix, encode.then_some(format), None, importance, out);
+            rows(self.source_of(matrix), encode.then_some(format), Order::Same, importance, out);
             end = offset + bytes;
         }
         zeros(shape.bytes - end, out);
         Ok(())
+    }
+
+    /// A matrix, and whether it can be read by whole rows alone.
+    fn source_of(&self, matrix: &MatrixRef) -> (MatrixRef, bool) {
+        (*matrix, self.tensors.is_arranged(matrix))
     }
 
     /// The importance of a matrix's columns, if it is known.
@@ -181,11 +193,8 @@ impl Maker<'_> {
                 let &RecordRef { file, offset, bytes, .. } = bank(self.tensors, *layer).record(*expert)?;
                 Span { file, offset, bytes }
             }
-            Make::Rows(Rows { matrix, rows, pairs, .. }) => {
-                // Rows are reordered within their head only.
-                let head = pairs.map_or(1, |pairs| pairs.head_dim);
-                let end = rows.end.next_multiple_of(head).min(matrix.rows);
-                let (offset, bytes) = matrix.place_of(rows.start / head * head..end);
+            Make::Rows(rows @ Rows { matrix, .. }) => {
+                let (offset, bytes) = matrix.place_of(rows.order.within(&rows.rows, matrix.rows));
                 Span { file: matrix.file, offset, bytes }
             }
         };
@@ -216,17 +225,18 @@ impl Maker<'_> {
     }
 
     /// The checksum of what a piece is made from.
-    pub fn source(&self, piece: &OutputPiece) -> Option<u64> {
-        match &piece.make {
+    pub fn source(&self, piece: &OutputPiece) -> Result<Option<u64>> {
+        Ok(match &piece.make {
             Make::Zeros(_) | Make::Numbers(_) | Make::Record { .. } => None,
-            Make::Bytes(span) => Some(XxHash3_64::oneshot(self.bytes(*span))),
-            Make::Rows(rows) => Some(self.values(rows).1),
-        }
+            Make::Bytes(span) => Some(XxHash3_64::oneshot(&self.bytes(*span)?)),
+            Make::Rows(rows) => Some(self.values(rows)?.1),
+        })
     }
 
-    fn bytes(&self, span: Span) -> &[u8] {
-        let bytes = self.tensors.file(span.file).range(span.offset, span.bytes);
-        bytes.expect("the container reader checked every range")
+    fn bytes(&self, span: Span) -> Result<Cow<'_, [u8]>> {
+        let file = self.tensors.file(span.file);
+        let bytes = file.read_rows(span.offset, span.bytes);
+        bytes.map_err(|error| LoadError::io(file.path(), "read weights of", error))
     }
 
     /// Makes a piece. Messages show the tensor as `name`.
@@ -235,42 +245,52 @@ impl Maker<'_> {
             Make::Zeros(len) => Made { bytes: vec![0; *len], source: None },
             Make::Numbers(bytes) => Made { bytes: bytes.to_vec(), source: None },
             Make::Bytes(span) => {
-                let bytes = self.bytes(*span);
-                Made { bytes: bytes.to_vec(), source: Some(XxHash3_64::oneshot(bytes)) }
+                let bytes = self.bytes(*span)?;
+                Made { source: Some(XxHash3_64::oneshot(&bytes)), bytes: bytes.into_owned() }
             }
             Make::Record { layer, expert } => {
                 verify(self.tensors, *layer, *expert)?;
                 Made { bytes: Vec::new(), source: None }
             }
             Make::Rows(rows) => {
-                let (values, source) = self.values(rows);
+                let (values, source) = self.values(rows)?;
                 Made { bytes: self.encoded(rows, &values, name)?, source: Some(source) }
             }
         })
     }
 
     /// The values of rows, `[rows, cols]`, and the checksum of their bytes in the source.
-    fn values(&self, of: &Rows) -> (Vec<f32>, u64) {
-        let view = self.tensors.view(&of.matrix);
+    fn values(&self, of: &Rows) -> Result<(Vec<f32>, u64)> {
         let mut hash = XxHash3_64::with_seed(0);
+        let (matrix, cols) = (&of.matrix, of.matrix.cols);
         // The source is hashed while it is read for the values, so that it is read once.
-        if of.matrix.rows == 1 {
+        if matrix.rows == 1 {
             // Values of a vector are reordered like rows of a matrix.
-            let mut vector = vec![0.0; of.matrix.cols];
-            view.decode_row(0, &mut vector);
-            hash.write(view.row(0));
-            let source = |i| of.pairs.map_or(i, |pairs| pairs.source(i));
-            let values = (0..vector.len()).filter_map(|i| vector.get(source(i)).copied()).collect();
-            return (values, hash.finish());
+            let bytes = self.tensors.rows(matrix, 0..1)?;
+            let mut vector = vec![0.0; cols];
+            moelten_quant::decode(matrix.format, &bytes, &mut vector);
+            hash.write(&bytes);
+            return Ok((of.order.of_vector(&vector), hash.finish()));
         }
-        let cols = of.matrix.cols;
+        let read = of.order.within(&of.rows, matrix.rows);
+        // Rows from all over a matrix are read one by one.
+        let near = match read.len() <= of.rows.len().max(MOST_NEAR) {
+            true => Some(self.tensors.rows(matrix, read.clone())?),
+            false => None,
+        };
+        let of_row = near.as_ref().map_or(0, |bytes| bytes.len() / read.len().max(1));
         let mut values = vec![0.0; of.rows.len() * cols];
         for (row, out) in of.rows.clone().zip(values.chunks_exact_mut(cols)) {
-            let bytes = view.row(of.pairs.map_or(row, |pairs| pairs.source(row)));
-            hash.write(bytes);
-            moelten_quant::decode(of.matrix.format, bytes, out);
+            let row = of.order.source(row);
+            let bytes = match &near {
+                Some(near) => Cow::Borrowed(&near[(row - read.start) * of_row..][..of_row]),
+                None => self.tensors.rows(matrix, row..row + 1)?,
+            };
+            hash.write(&bytes);
+            moelten_quant::decode(matrix.format, &bytes, out);
+            of.order.arrange(out);
         }
-        (values, hash.finish())
+        Ok((values, hash.finish()))
     }
 
     /// Rows in the format of the output.
@@ -293,7 +313,7 @@ impl Maker<'_> {
             Err(EncodeError::Unsupported(format)) => Err(LoadError::Unsupported {
                 path: name.into(),
                 feature: format!("writing {format}"),
-                hint: "every format but Q2_K and Q3_K can be written".into(),
+                hint: "files in this format can be read alone".into(),
             }),
             Err(EncodeError::OutOfRange { index }) => {
                 let value = values.get(index).copied().unwrap_or_default();
@@ -322,27 +342,41 @@ fn as_they_are(span: Span, out: &mut Vec<Make>) {
     }
 }
 
-/// A matrix in pieces of some rows.
+/// A matrix in pieces of whole rows.
+fn as_they_are_rows(matrix: &MatrixRef, out: &mut Vec<Make>) {
+    let of_row = (matrix.bytes / len_u64(matrix.rows.max(1))).max(1);
+    let step = usize::try_from((BYTES_AT_ONCE / of_row).max(1)).unwrap_or(usize::MAX);
+    for first in (0..matrix.rows).step_by(step) {
+        let (offset, bytes) = matrix.place_of(first..matrix.rows.min(first.saturating_add(step)));
+        out.push(Make::Bytes(Span { file: matrix.file, offset, bytes }));
+    }
+}
+
+/// A matrix in pieces of some rows. With `whole_rows` no piece begins or ends within a row.
 fn rows(
-    matrix: MatrixRef,
+    (matrix, whole_rows): (MatrixRef, bool),
     format: Option<Format>,
-    pairs: Option<RowPairs>,
+    order: Order,
     importance: Option<Arc<[f32]>>,
     out: &mut Vec<Make>,
 ) {
     // Blocks of the right format are not rounded again. Floats are unchanged, but checked for NaN and
     // infinity.
-    let blocks = matrix.format.block_len() > 1;
-    let format = format.filter(|&format| format != matrix.format || pairs.is_some() || !blocks);
+    let blocks = !matrix.format.is_float();
+    let format = format.filter(|&format| format != matrix.format || !order.is_same() || !blocks);
     let Some(format) = format else {
+        if whole_rows {
+            return as_they_are_rows(&matrix, out);
+        }
         let MatrixRef { file, offset, bytes, .. } = matrix;
         return as_they_are(Span { file, offset, bytes }, out);
     };
     let step = (WEIGHTS_AT_ONCE / matrix.cols.max(1)).max(1).next_multiple_of(ROWS_AT_ONCE);
-    for first in (0..matrix.rows).step_by(step) {
-        let rows = first..matrix.rows.min(first + step);
-        let importance = importance.clone();
-        out.push(Make::Rows(Rows { matrix, rows, format, pairs, importance }));
+    let all = order.count(matrix.rows);
+    for first in (0..all).step_by(step) {
+        let rows = first..all.min(first + step);
+        let (importance, order) = (importance.clone(), order.clone());
+        out.push(Make::Rows(Rows { matrix, rows, format, order, importance }));
     }
 }
 

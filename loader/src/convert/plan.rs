@@ -10,7 +10,8 @@ use moelten_quant::Format;
 use super::checksums;
 use super::metadata::{Entries, metadata, set};
 use super::output::{
-    FileLayout, Output, Types, Values, banks, dense_outputs, expert_types, packed_layer, records,
+    ExpertFormats, FileLayout, Output, Types, Values, banks, dense_outputs, expert_types, packed_layer,
+    records,
 };
 use super::pieces::{Importance, Maker};
 use super::source::{bank, experts_role, first_expert, first_path};
@@ -22,7 +23,6 @@ use crate::error::{LoadError, Result};
 use crate::io::output::PartialFile;
 use crate::io::reader::len_u64;
 use crate::load::{LoadedModel, Source};
-use crate::spec::Part;
 use crate::tensors::bank::{ExpertBank, MatrixRef};
 use crate::tensors::roles::Role;
 
@@ -47,8 +47,8 @@ pub struct Change {
 pub struct Conversion<'a> {
     pub(super) model: &'a LoadedModel,
     pub(super) outputs: Vec<Output>,
-    /// Layers with experts, and the formats of their gates, ups and downs.
-    experts: Vec<(usize, [Format; 3])>,
+    /// Layers with experts, and the formats of their matrices.
+    experts: Vec<(usize, ExpertFormats)>,
     /// The shapes of its records, if it has any. Checksums are 0 until they are computed.
     pub(super) packed: Option<PackedIndex>,
     pub(super) metadata: Entries,
@@ -82,8 +82,8 @@ impl<'a> Conversion<'a> {
         let encoded = matches!(types, Types::Chosen(_));
         let packed = match layout {
             FileLayout::Standard => {
-                for &(layer, formats) in &layers {
-                    outputs.extend(banks(model, layer, formats, encoded)?);
+                for (layer, formats) in &layers {
+                    outputs.extend(banks(model, *layer, formats, encoded)?);
                 }
                 None
             }
@@ -96,8 +96,8 @@ impl<'a> Conversion<'a> {
             }
             FileLayout::Packed => {
                 let mut index = Vec::with_capacity(layers.len());
-                for &(layer, formats) in &layers {
-                    let packed = packed_layer(model, layer, formats)?;
+                for (layer, formats) in &layers {
+                    let packed = packed_layer(model, *layer, formats)?;
                     outputs.extend(records(&packed, encoded));
                     index.push(packed);
                 }
@@ -166,9 +166,9 @@ impl<'a> Conversion<'a> {
         for (role, matrix) in tensors.dense() {
             change(role, &matrix, chosen.get(&role).copied(), 1);
         }
-        for &(layer, formats) in &self.experts {
+        for &(layer, ref formats) in &self.experts {
             let count = tensors.bank_of_layer(layer).map_or(0, ExpertBank::experts);
-            for (part, format) in Part::ALL.into_iter().zip(formats) {
+            for &(part, format) in formats {
                 let matrix = first_expert(bank(self.model, layer), part);
                 change(experts_role(layer, part), matrix, Some(format), count);
             }

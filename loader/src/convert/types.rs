@@ -39,9 +39,10 @@ impl Class {
         match role {
             _ if is_router(role) => Self::Router,
             _ if rows == 1 => Self::Vectors,
-            Role::Embed => Self::Embedding,
+            Role::Embed | Role::LayerInputTable => Self::Embedding,
             Role::Head => Self::Head,
             Role::Layer(_, LayerTensor::Experts(_)) => Self::Experts,
+            Role::LayerInputProjection => Self::Attention,
             Role::Layer(_, LayerTensor::Dense(_) | LayerTensor::Shared(_)) => Self::FeedForward,
             Role::Layer(_, tensor) if tensor.is_matrix() => Self::Attention,
             _ => Self::Vectors,
@@ -99,10 +100,10 @@ const fn plain(name: &'static str, format: Format, file_type: u32, about: &'stat
     }
 }
 
-use Format::{BF16, F16, F32, Iq4Nl, Iq4Xs, Mxfp4, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use Format::{BF16, F16, F32, Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 
 /// All mixtures, from large to small.
-pub const MIXTURES: [Mixture; 16] = [
+pub const MIXTURES: [Mixture; 19] = [
     plain("f32", F32, 0, "32-bit floats"),
     plain("bf16", BF16, 32, "what most models are published in"),
     plain("f16", F16, 1, "16-bit floats; some models have numbers too large for it"),
@@ -120,7 +121,15 @@ pub const MIXTURES: [Mixture; 16] = [
     Mixture {
         head: Q6K,
         keys_values: Q5K,
-        ..plain("iq4_xs", Iq4Xs, 30, "4 bits, unevenly spaced; the smallest")
+        ..plain("iq4_xs", Iq4Xs, 30, "4 bits, unevenly spaced; the smallest of 4 bits")
+    },
+    Mixture { head: Q6K, some_down: Q4K, keys_values: Q5K, ..plain("q3_k_m", Q3K, 12, "visible loss") },
+    Mixture { head: Q6K, keys_values: Q4K, ..plain("q3_k_s", Q3K, 11, "as q3_k_m, a little smaller") },
+    Mixture {
+        head: Q6K,
+        some_down: Q3K,
+        keys_values: Q4K,
+        ..plain("q2_k", Q2K, 10, "for models that fit no other way; best with --imatrix")
     },
     Mixture {
         experts: Mxfp4,
@@ -142,11 +151,11 @@ impl Mixture {
         match role {
             Role::Head => self.head_for(cols),
             Role::Embed if spec.head.tied => self.head_for(cols),
-            Role::Embed => self.embedding,
+            Role::Embed | Role::LayerInputTable => self.embedding,
             Role::Layer(_, LayerTensor::K | LayerTensor::V) => self.keys_values,
             // Their rows are as narrow as a head.
             Role::Layer(_, LayerTensor::KUp | LayerTensor::VUp | LayerTensor::KvUp)
-                if self.base.block_len() > 1 =>
+                if !self.base.is_float() =>
             {
                 Q8_0
             }
@@ -247,7 +256,7 @@ impl Override {
         let fail = |problem: String| TypeError::Pattern { text: text.to_owned(), problem };
         let (pattern, name) = text.rsplit_once('=').ok_or_else(|| fail("there is no `=`".to_owned()))?;
         let format = Format::from_name(name).ok_or_else(|| fail(format!("there is no type {name}")))?;
-        if matches!(format, Format::Q2K | Format::Q3K) {
+        if !format.is_written() {
             return Err(TypeError::Unwritable(format));
         }
         let compiled = Regex::new(pattern).map_err(|error| {
@@ -311,7 +320,7 @@ impl TypePlan {
                     (*matched, wanted, last) = (true, rule.format, Some(rule));
                 }
             }
-            if let Some(rule) = last.filter(|_| exact && wanted.block_len() > 1) {
+            if let Some(rule) = last.filter(|_| exact && !wanted.is_float()) {
                 return Err(TypeError::Exact { role: name, pattern: rule.text.clone(), format: wanted });
             }
             let got = match wanted.row_bytes(matrix.cols) {
@@ -351,7 +360,7 @@ fn narrower(wanted: Format, cols: usize) -> Format {
         Q4K => Q5_0,
         Q5K => Q5_1,
         Q6K => Q8_0,
-        Iq4Xs => Iq4Nl,
+        Iq4Xs | Q2K | Q3K => Iq4Nl,
         _ => F16,
     };
     if instead.row_bytes(cols).is_some() { instead } else { F16 }
@@ -361,7 +370,8 @@ fn narrower(wanted: Format, cols: usize) -> Format {
 pub fn matrices(model: &LoadedModel) -> Vec<(Role, MatrixRef)> {
     let experts = expert_layers(model).flat_map(|(layer, _)| {
         let bank = bank(model, layer);
-        Part::ALL.map(|part| (experts_role(layer, part), *first_expert(bank, part)))
+        let first = |&part: &Part| (experts_role(layer, part), *first_expert(bank, part));
+        bank.parts().iter().map(first).collect::<Vec<_>>()
     });
     model.tensors.dense().chain(experts).collect()
 }
@@ -388,7 +398,7 @@ mod tests {
             let Err(TypeError::Pattern { problem, .. }) = Override::parse(wrong) else { panic!("{wrong}") };
             assert!(problem.contains(part), "{wrong}: {problem}");
         }
-        assert_eq!(Override::parse("x=q2_k").err(), Some(TypeError::Unwritable(Format::Q2K)));
+        assert_eq!(Override::parse("x=iq2_xs").err(), Some(TypeError::Unwritable(Format::Iq2Xs)));
     }
 
     #[test]
@@ -405,6 +415,6 @@ mod tests {
         // A type with large blocks does not change silently.
         assert_eq!(of("q4_k_m").head_for(576), Q6K);
         assert_eq!(of("mxfp4").head_for(576), Q8_0);
-        assert_eq!(Mixture::named("q2_k"), None);
+        assert_eq!(Mixture::named("iq2_xs"), None);
     }
 }

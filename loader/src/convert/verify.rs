@@ -1,19 +1,20 @@
 //! Verifies a file: checksums of its tensors, and the error of its weights against the source. It must not
 //! know how results are shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
 use std::ops::Range;
 
-use moelten_quant::{Format, QMatrix};
+use moelten_quant::Format;
 use rayon::prelude::*;
 use twox_hash::XxHash3_64;
 
 use super::ahead::{Window, batched, each_batch};
 use super::checksums::{Recorded, recorded};
+use super::order::{Order, is_logarithm, made_from, order_of};
 use super::output::{FileLayout, Types};
 use super::plan::Conversion;
-use super::source::{RowPairs, experts_role, first_path, row_pairs};
+use super::source::{experts_role, first_path};
 use super::threads::Threads;
 use super::types::{Class, matrices};
 use crate::container::catalog::TensorInfo;
@@ -127,8 +128,10 @@ pub fn verify(
     let looks = looks(model, source)?;
     let threads = Threads::new(threads)?;
     let both = Both { model: &model.tensors, source: source.map(|source| &source.tensors) };
-    let of_looks: u64 =
-        looks.iter().map(|look| look.matrix.bytes + look.source.as_ref().map_or(0, |(m, _)| m.bytes)).sum();
+    let of_looks: u64 = looks
+        .iter()
+        .map(|look| look.matrix.bytes + look.source.as_ref().map_or(0, |source| source.matrix.bytes))
+        .sum();
     let of_tensors: u64 = model.tensors.catalog().tensors().iter().map(|tensor| tensor.bytes).sum();
     let of_source = source.map_or(0, |source| source.tensors.dense_bytes() + source.tensors.expert_bytes());
     let total = of_tensors + of_looks + of_source;
@@ -214,36 +217,50 @@ fn checksums_of(model: &LoadedModel) -> Result<Vec<Recorded>> {
     }
 }
 
+/// The matrix of the source that one was made from.
+struct Counterpart {
+    matrix: MatrixRef,
+    order: Order,
+    /// Whether it has logarithms of rates that the file has as negative rates.
+    logarithms: bool,
+}
+
 /// A matrix to check, and the one that it was made from.
 struct Look {
     role: Role,
     expert: Option<usize>,
     matrix: MatrixRef,
-    source: Option<(MatrixRef, Option<RowPairs>)>,
+    source: Option<Counterpart>,
 }
 
 /// All matrices of the model, with their counterparts.
 fn looks(model: &LoadedModel, source: Option<&LoadedModel>) -> Result<Vec<Look>> {
     let mut looks = all(&model.tensors);
     let Some(source) = source else { return Ok(looks) };
-    let counterparts = all(&source.tensors);
-    let same = looks.len() == counterparts.len()
-        && looks.iter().zip(&counterparts).all(|(a, b)| {
-            (a.role, a.expert, a.matrix.rows, a.matrix.cols)
-                == (b.role, b.expert, b.matrix.rows, b.matrix.cols)
-        });
-    if !same {
-        return Err(LoadError::Unsupported {
-            path: first_path(source).to_owned(),
-            feature: "comparing with a model of another shape".into(),
-            hint: "give the model that the file was made from".into(),
-        });
+    let other_shape = || LoadError::Unsupported {
+        path: first_path(source).to_owned(),
+        feature: "comparing with a model of another shape".into(),
+        hint: "give the model that the file was made from".into(),
+    };
+    let all_of_source = all(&source.tensors);
+    let mut left: BTreeSet<_> = all_of_source.iter().map(|look| (look.role, look.expert)).collect();
+    let counterparts: BTreeMap<_, _> =
+        all_of_source.iter().map(|look| ((look.role, look.expert), look.matrix)).collect();
+    for look in &mut looks {
+        // Rows were reordered if the file has the order of files and the source has not.
+        let in_order = order_of(&model.spec, look.role).is_same();
+        let order = if in_order { order_of(&source.spec, look.role) } else { Order::Same };
+        let from = if in_order { made_from(&source.spec, look.role) } else { look.role };
+        let matrix = *counterparts.get(&(from, look.expert)).ok_or_else(other_shape)?;
+        if (order.count(matrix.rows), matrix.cols) != (look.matrix.rows, look.matrix.cols) {
+            return Err(other_shape());
+        }
+        left.remove(&(from, look.expert));
+        let [of_file, of_source] = [&model.spec, &source.spec].map(|spec| is_logarithm(spec, look.role));
+        look.source = Some(Counterpart { matrix, order, logarithms: of_source && !of_file });
     }
-    for (look, counterpart) in looks.iter_mut().zip(counterparts) {
-        let of = |model: &LoadedModel| row_pairs(&model.spec, look.role);
-        // Rows were reordered if the source pairs halves and the file neighbours.
-        let pairs = of(source).filter(|_| of(model).is_none());
-        look.source = Some((counterpart.matrix, pairs));
+    if !left.is_empty() {
+        return Err(other_shape());
     }
     Ok(looks)
 }
@@ -291,61 +308,65 @@ struct Both<'m> {
 impl<'m> Both<'m> {
     /// What a piece reads.
     fn windows(self, Piece { look, rows }: &Piece<'_>) -> impl Iterator<Item = Window<'m>> + use<'m> {
-        let window = |tensors: &'m TensorStore, matrix: &MatrixRef| {
-            let (offset, bytes) = matrix.place_of(rows.clone());
+        let window = |tensors: &'m TensorStore, matrix: &MatrixRef, rows: Range<usize>| {
+            let (offset, bytes) = matrix.place_of(rows);
             Window { file: tensors.file(matrix.file), offset, bytes }
         };
         let of_source = look.source.as_ref().zip(self.source);
         [
-            Some(window(self.model, &look.matrix)),
-            of_source.map(|((matrix, _), tensors)| window(tensors, matrix)),
+            Some(window(self.model, &look.matrix, rows.clone())),
+            of_source.map(|(source, tensors)| {
+                window(tensors, &source.matrix, source.order.within(rows, source.matrix.rows))
+            }),
         ]
         .into_iter()
         .flatten()
     }
 
-    fn look(self, Piece { look, rows }: &Piece<'_>) -> Seen {
+    fn look(self, Piece { look, rows }: &Piece<'_>) -> Result<Seen> {
         let cols = look.matrix.cols;
-        let values = decoded(&self.model.view(&look.matrix).slice_rows(rows.clone()));
+        let values = decoded(self.model, &look.matrix, rows.clone())?;
         let mut of_rows = rows.clone().zip(values.chunks_exact(cols));
         let broken = of_rows.find(|(_, row)| !row.iter().all(|value| value.is_finite())).map(|(row, _)| row);
-        let distance = look.source.as_ref().zip(self.source).map(|((matrix, pairs), tensors)| {
-            let view = tensors.view(matrix);
-            let from = match pairs {
-                None => decoded(&view.slice_rows(rows.clone())),
-                Some(pairs) if matrix.rows == 1 => {
-                    let vector = decoded(&view);
-                    (0..cols).filter_map(|i| vector.get(pairs.source(i)).copied()).collect()
-                }
-                Some(pairs) => {
-                    let mut from = vec![0.0; rows.len() * cols];
-                    for (row, out) in rows.clone().zip(from.chunks_exact_mut(cols)) {
-                        view.decode_row(pairs.source(row), out);
+        let distance = look.source.as_ref().zip(self.source).map(|(source, tensors)| {
+            let Counterpart { matrix, order, logarithms } = source;
+            let mut from = match order {
+                Order::Same => decoded(tensors, matrix, rows.clone())?,
+                order if matrix.rows == 1 => order.of_vector(&decoded(tensors, matrix, 0..1)?),
+                order => {
+                    let mut from = Vec::with_capacity(rows.len() * cols);
+                    for row in rows.clone().map(|row| order.source(row)) {
+                        let mut values = decoded(tensors, matrix, row..row + 1)?;
+                        order.arrange(&mut values);
+                        from.extend(values);
                     }
                     from
                 }
             };
+            if *logarithms {
+                from.iter_mut().for_each(|log| *log = -log.exp());
+            }
             // A folder may store the weights of norms less 1.
             let centre = if tensors.is_centred(look.role) { 1.0 } else { 0.0 };
             let from: Vec<f32> = from.into_iter().map(|value| value + centre).collect();
-            values.iter().zip(&from).fold(Distance::default(), |sum, (a, b)| {
+            Ok(values.iter().zip(&from).fold(Distance::default(), |sum, (a, b)| {
                 let error = a - b;
                 sum.and(Distance {
                     errors: f64::from(error).powi(2),
                     squares: f64::from(*b).powi(2),
                     largest: error.abs(),
                 })
-            })
+            }))
         });
-        Seen { broken, distance }
+        Ok(Seen { broken, distance: distance.transpose()? })
     }
 }
 
-/// All weights of a matrix, `[rows, cols]`.
-fn decoded(view: &QMatrix<'_>) -> Vec<f32> {
-    let mut values = vec![0.0; view.rows() * view.cols()];
-    moelten_quant::decode(view.format(), view.data(), &mut values);
-    values
+/// The weights of some rows of a matrix, `[rows, cols]`.
+fn decoded(tensors: &TensorStore, matrix: &MatrixRef, rows: Range<usize>) -> Result<Vec<f32>> {
+    let mut values = vec![0.0; rows.len() * matrix.cols];
+    moelten_quant::decode(matrix.format, &tensors.rows(matrix, rows)?, &mut values);
+    Ok(values)
 }
 
 /// Checks every weight: whether it is finite, and its error against the source.
@@ -368,7 +389,8 @@ fn weights(
         batched(pieces, BATCH_BYTES, bytes),
         |piece| both.windows(piece),
         |batch| {
-            let seen: Vec<Seen> = threads.run(|| batch.par_iter().map(|piece| both.look(piece)).collect())?;
+            let look = |piece| both.look(piece);
+            let seen: Vec<Seen> = threads.run(|| batch.par_iter().map(look).collect::<Result<_>>())??;
             // In order, so that the sums do not depend on threads.
             for (Piece { look, rows }, seen) in batch.iter().zip(seen) {
                 let place = (look.role, look.expert);

@@ -143,14 +143,22 @@ impl Conversion<'_> {
         let Some((done, resumed)) = self.completed(&plan, &mut file, &journal, on_event)? else {
             return Ok(false);
         };
-        journal.keep(done).map_err(|source| not_kept(file.path(), source))?;
+        let partial = file.path().to_owned();
+        let kept = journal.keep(done).map_err(|source| not_kept(file.path(), source));
         file.set_resumable(done > 0);
         if resumed > 0 {
             on_event(Event::Resumed { bytes: resumed });
         } else if found > 0 {
             on_event(Event::Replaced { bytes: found, foreign });
         }
-        let writer = GgufWriter::resume(plan, file, done)?;
+        let mut writer = GgufWriter::around(plan, file);
+        if let Err(error) = kept.and_then(|()| writer.begin(done)) {
+            if done == 0 {
+                // The file is not kept, and its lock is still held.
+                let _best_effort = journal.remove();
+            }
+            return Err(error);
+        }
         let mut sink = Sink {
             writer,
             journal,
@@ -172,10 +180,18 @@ impl Conversion<'_> {
             End::Complete => {
                 let Sink { mut writer, journal, .. } = sink;
                 self.seal(&mut writer, journal.entries())?;
-                writer.finish()?;
-                // A journal that stays is harmless: it is discarded by the next conversion.
-                let _best_effort = journal.remove();
-                Ok(true)
+                if let Err(error) = writer.secure() {
+                    // Nothing is resumed then, and the lock is still held.
+                    let _best_effort = journal.remove();
+                    return Err(error);
+                }
+                let finished = writer.finish();
+                // With a file that could not be renamed the journal is kept. One that stays although it could
+                // be removed is harmless: it is discarded by the next conversion.
+                if finished.is_ok() || !partial.exists() {
+                    let _best_effort = journal.remove();
+                }
+                finished.map(|()| true)
             }
             End::Stopped => Ok(false),
         }
@@ -198,8 +214,20 @@ impl Conversion<'_> {
             let source = std::io::Error::new(std::io::ErrorKind::AlreadyExists, message);
             return Err(LoadError::io(&partial, "write the file", source));
         }
-        let opened = Journal::open(&partial, self.fingerprint(plan));
-        let (journal, foreign) = opened.map_err(|source| not_kept(&partial, source))?;
+        let opened = Journal::open(&partial, self.fingerprint(plan)).and_then(|(journal, foreign)| {
+            if found == 0 {
+                // After a power failure an unfinished file without its journal would be taken for another's.
+                journal.sync_folder()?;
+            }
+            Ok((journal, foreign))
+        });
+        let (journal, foreign) = opened.map_err(|source| {
+            if found == 0 {
+                // It has no file that it belongs to. The lock of that file is still held.
+                let _best_effort = Journal::discard(&partial);
+            }
+            not_kept(&partial, source)
+        })?;
         Ok(Unfinished { file, journal, found, foreign })
     }
 
@@ -289,8 +317,8 @@ impl Conversion<'_> {
             batches,
             |(piece, _)| maker.window(piece),
             |batch| {
-                let sums: Vec<_> =
-                    threads.run(|| batch.par_iter().map(|(piece, _)| maker.source(piece)).collect())?;
+                let sum = |(piece, _): &_| maker.source(piece);
+                let sums: Vec<_> = threads.run(|| batch.par_iter().map(sum).collect::<Result<_>>())??;
                 for ((piece, last), sum) in batch.iter().zip(sums) {
                     if let Some(sum) = sum {
                         hash.write(&sum.to_le_bytes());

@@ -2,12 +2,13 @@
 //! of them share. Data only, no functions. It must not know the table.
 
 use super::family::{
-    ActivationKind, DeltaKind, ExpertWidth, Family, LocalRope, LogitScale, NormKind, NormPlaces, QkNormKind,
-    RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
+    ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, KdaKind, LocalRope, LogitScale, NormKind,
+    NormPlaces, QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers,
+    SsmKind, WindowRule,
 };
 use crate::spec::Part::{Down, Gate, Up};
-use crate::spec::Place::{Ffn, Mixer};
-use crate::spec::{Activation, OutputGate, Pairing, Renormalise, RouterInput, Scoring};
+use crate::spec::Place::{self, Ffn, Mixer};
+use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
 use crate::tensors::roles::{LayerTensor as T, NameRule, QKV, Role, Rows, half, layer, stacked, top};
 
 /// Llama. The other entries are given as differences from it.
@@ -20,7 +21,11 @@ pub(super) const LLAMA: Family = Family {
     gguf_names: &[],
     folder_names: &[],
     latent: false,
+    indexed: false,
+    latent_rope: true,
+    kda: KdaKind::None,
     delta: None,
+    ssm: SsmKind::None,
     short_conv: false,
     norm: NormKind::Rms,
     norms: NormPlaces::Before,
@@ -29,22 +34,33 @@ pub(super) const LLAMA: Family = Family {
     qkv_bias: Setting::Default(false),
     out_bias: Setting::Default(false),
     head_bias: Setting::Fixed(false),
-    sinks: false,
+    sinks: SinkLayers::None,
     qk_norm: QkNormKind::None,
     has_qk_norm: Setting::Fixed(true),
     window: WindowRule::AllLayers,
     rope_layers: RopeLayers::All,
     local_rope: LocalRope::Same,
+    unscaled: false,
+    value_norm: false,
+    layer_scale: false,
     gguf_share_layers: None,
+    chunk: None,
+    growth: None,
+    gguf_half_rope: false,
     gate: None,
     embed_root: Setting::Fixed(false),
     logit_scale: LogitScale::Divides,
     router: RouterKind::SoftmaxTopK,
-    router_input: RouterInput::Branch,
-    experts_beside_dense: false,
+    router_input: RouterInputKind::Branch,
+    beside: BesideKind::None,
+    expert_scales: false,
     router_bias: false,
     expert_bias: false,
     activation: ActivationKind::Named(Activation::Silu),
+    bounded: false,
+    ungated: false,
+    averages: false,
+    weighs_inputs: false,
     renormalise: Setting::Fixed(true),
     folder_renormalises: false,
     shared: SharedKind::None,
@@ -197,6 +213,24 @@ pub(super) const OLMO2: Family = Family {
     ..LLAMA
 };
 
+/// Command R7B and Command A (arXiv 2504.00698).
+pub(super) const COHERE2: Family = Family {
+    label: "cohere2",
+    hf_types: &["cohere2"],
+    gguf_arch: "cohere2",
+    folder_pairing: Pairing::Adjacent,
+    gguf_names: &[layer(T::PreNorm(Ffn), "blk.{L}.attn_norm.weight")],
+    folder_names: &[layer(T::PreNorm(Ffn), "model.layers.{L}.input_layernorm.weight")],
+    norm: NormKind::LayerUnbiased,
+    parallel: true,
+    window: WindowRule::Periodic { period: 4, first_is_full: false },
+    rope_layers: RopeLayers::Windowed,
+    logit_scale: LogitScale::Multiplies { default: 0.0625 },
+    default_eps: 1e-5,
+    default_tied: true,
+    ..LLAMA
+};
+
 /// Gemma 2 (arXiv 2408.00118).
 pub(super) const GEMMA2: Family = Family {
     label: "gemma2",
@@ -218,6 +252,45 @@ pub(super) const GEMMA2: Family = Family {
     default_tied: true,
     ..LLAMA
 };
+
+/// Gemma 4 (its model card). Its small models have numbers for each layer and token.
+pub(super) const GEMMA4: Family = Family {
+    label: "gemma4",
+    hf_types: &["gemma4_text", "gemma4"],
+    gguf_arch: "gemma4",
+    gguf_names: &[layer(T::PreNorm(Place::Experts), "blk.{L}.pre_ffw_norm_2.weight")],
+    folder_names: GEMMA4_FOLDER,
+    folder_norms_centred: false,
+    qk_norm: QkNormKind::PerHead,
+    value_norm: true,
+    unscaled: true,
+    layer_scale: true,
+    window: WindowRule::Periodic { period: 6, first_is_full: false },
+    local_rope: LocalRope::Plain { theta: Some(10_000.0) },
+    gguf_share_layers: None,
+    router_input: RouterInputKind::Residual,
+    beside: BesideKind::Sum,
+    expert_scales: true,
+    expert_width: ExpertWidth::Own,
+    default_theta: 1_000_000.0,
+    ..GEMMA2
+};
+
+/// Tensors of Gemma 4's folders.
+const GEMMA4_FOLDER: &[NameRule] = &[
+    layer(T::PostNorm(Mixer), "model.layers.{L}.post_attention_layernorm.weight"),
+    layer(T::PreNorm(Ffn), "model.layers.{L}.pre_feedforward_layernorm.weight"),
+    layer(T::PostNorm(Ffn), "model.layers.{L}.post_feedforward_layernorm.weight"),
+    layer(T::PreNorm(Place::Dense), "model.layers.{L}.pre_feedforward_layernorm.weight"),
+    layer(T::PostNorm(Place::Dense), "model.layers.{L}.post_feedforward_layernorm_1.weight"),
+    layer(T::PreNorm(Place::Experts), "model.layers.{L}.pre_feedforward_layernorm_2.weight"),
+    layer(T::PostNorm(Place::Experts), "model.layers.{L}.post_feedforward_layernorm_2.weight"),
+    layer(T::SumNorm, "model.layers.{L}.post_feedforward_layernorm.weight"),
+    layer(T::Router, "model.layers.{L}.router.proj.weight"),
+    half(T::Experts(Gate), "model.layers.{L}.experts.gate_up_proj", Rows::FirstHalf),
+    half(T::Experts(Up), "model.layers.{L}.experts.gate_up_proj", Rows::SecondHalf),
+    layer(T::Experts(Down), "model.layers.{L}.experts.down_proj"),
+];
 
 /// DeepSeek-V3 and R1 (arXiv 2412.19437), Kimi-K2. GGUF files of all models with this attention have the same
 /// architecture; they say by their tensors whether the router has a bias.

@@ -1,7 +1,7 @@
 //! What a family is: the properties that an architecture name implies and its configuration does not state.
 //! Plain types without functions. It must not know which families there are.
 
-use crate::spec::{Activation, OutputGate, Pairing, Renormalise, RouterInput, Scoring};
+use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
 use crate::tensors::roles::NameRule;
 
 /// Properties that all models of a family share.
@@ -23,8 +23,16 @@ pub struct Family {
     pub folder_names: &'static [NameRule],
     /// Whether attention is latent (DeepSeek-V2).
     pub latent: bool,
+    /// Whether tokens choose what latent attention sees.
+    pub indexed: bool,
+    /// Whether latent attention has a rope.
+    pub latent_rope: bool,
+    /// Which layers of latent attention have Kimi delta attention in its place, and how it is stored.
+    pub kda: KdaKind,
     /// How delta nets are stored, in families that have them.
     pub delta: Option<DeltaKind>,
+    /// Which layers have Mamba-2 blocks.
+    pub ssm: SsmKind,
     /// Whether layers without attention have short convolutions.
     pub short_conv: bool,
     /// Norms over the residual stream.
@@ -41,8 +49,8 @@ pub struct Family {
     pub out_bias: Setting,
     /// Whether a bias `[vocab]` is added to the logits.
     pub head_bias: Setting,
-    /// Whether query heads have sinks.
-    pub sinks: bool,
+    /// In which layers query heads have sinks.
+    pub sinks: SinkLayers,
     /// Norms on queries and keys.
     pub qk_norm: QkNormKind,
     /// Whether a model of the family has these norms.
@@ -53,9 +61,21 @@ pub struct Family {
     pub rope_layers: RopeLayers,
     /// The rope of layers with a window.
     pub local_rope: LocalRope,
+    /// Whether scores are not scaled, where the file does not say how.
+    pub unscaled: bool,
+    /// Whether values have a norm.
+    pub value_norm: bool,
+    /// Whether the residual stream is multiplied at the end of a layer.
+    pub layer_scale: bool,
     /// GGUF files of a model with this number of layers scale scores by the width of the residual stream
     /// over the heads, and do not say so.
     pub gguf_share_layers: Option<u64>,
+    /// Runs of tokens that layers with a rope see, where the file does not say.
+    pub chunk: Option<usize>,
+    /// How queries of layers without a rope grow, where the file does not say.
+    pub growth: Option<Growth>,
+    /// Whether layers without a window rotate half of what GGUF files say.
+    pub gguf_half_rope: bool,
     /// Gate on mixed values.
     pub gate: Option<OutputGate>,
     /// Whether the embedding is multiplied with the root of its width.
@@ -65,16 +85,25 @@ pub struct Family {
     /// How a token's experts are chosen. Not used by families without experts.
     pub router: RouterKind,
     /// What the router reads.
-    pub router_input: RouterInput,
-    /// Whether experts stand beside a dense block as wide as the residual stream, and read what their layer
-    /// received.
-    pub experts_beside_dense: bool,
+    pub router_input: RouterInputKind,
+    /// Which dense block stands beside experts.
+    pub beside: BesideKind,
+    /// Whether each expert has a factor on its weights.
+    pub expert_scales: bool,
     /// Whether the router has a bias.
     pub router_bias: bool,
     /// Whether the matrices of experts have biases.
     pub expert_bias: bool,
     /// The activation of feed-forward blocks.
     pub activation: ActivationKind,
+    /// Whether bounds of the activation by layer are those of `silu`.
+    pub bounded: bool,
+    /// Whether these blocks have no gate.
+    pub ungated: bool,
+    /// Whether the sum of routed and shared experts is halved, where the file does not say.
+    pub averages: bool,
+    /// Whether weights are multiplied with inputs of experts.
+    pub weighs_inputs: bool,
     /// Whether chosen weights are divided by their sum.
     pub renormalise: Setting,
     /// The same for folders that do not say, where files may.
@@ -119,6 +148,32 @@ pub enum Setting {
     Default(bool),
 }
 
+/// Which layers have Mamba-2 blocks (arXiv 2405.21060).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SsmKind {
+    /// None has.
+    None,
+    /// All of them, and nothing else.
+    Alone,
+    /// Some, in place of attention.
+    BesideAttention,
+    /// Some have Mamba blocks, in place of attention (Jamba).
+    Selective,
+    /// Some. Each layer has one operation: a Mamba-2 block, attention, a dense block or experts.
+    SingleOps,
+}
+
+/// How the rates and gates of Kimi delta attention are stored (arXiv 2510.26692).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KdaKind {
+    /// There is none.
+    None,
+    /// As two matrices each (Kimi Linear).
+    LowRank,
+    /// As one matrix each (Ling 3).
+    Whole,
+}
+
 /// How the projections of delta nets are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeltaKind {
@@ -150,13 +205,63 @@ pub enum NormPlaces {
     Both,
 }
 
+/// In which layers query heads have a logit without a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SinkLayers {
+    /// In no layer.
+    None,
+    /// In every layer.
+    All,
+    /// Those with a window.
+    Windowed,
+}
+
+/// How queries grow with their position.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Growth {
+    /// How fast.
+    pub beta: f64,
+    /// Positions with one factor.
+    pub period: usize,
+    /// Added to positions.
+    pub offset: usize,
+}
+
+/// The dense block beside experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BesideKind {
+    /// There is none.
+    None,
+    /// As wide as the residual stream; experts read what their layer received (Arctic).
+    Outset,
+    /// Of the file's width; both read the same, and their sum has a norm (Gemma 4).
+    Sum,
+}
+
+/// What a router reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouterInputKind {
+    /// The normed input of its branch.
+    Branch,
+    /// What its layer received.
+    Outset,
+    /// The input of its branch under its own norm.
+    Residual,
+}
+
 /// Which layers have a rope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RopeLayers {
     /// All of them.
     All,
+    /// All of them, if the file says that positions are ropes. A GGUF file says when they are not.
+    Stated,
+    /// Positions are not told to attention.
+    None,
     /// Those with a window; all of a model without windows.
     Windowed,
+    /// Those with a window, and those without experts.
+    WindowedOrDense,
     /// All layers but the last of each run of this length.
     AllButEvery(usize),
 }
@@ -194,6 +299,12 @@ pub enum QkNormKind {
     PerHead,
     /// The same, applied to rotated queries and keys.
     PerHeadAfterRope,
+    /// A norm without weights for each rotated head, of layers with a rope. GGUF files do not say so; models
+    /// with this number of experts have none.
+    PlainAfterRope {
+        /// The number.
+        but_of: u64,
+    },
     /// One RMS norm over all heads, weights `[heads * head_dim]`.
     Full,
 }
@@ -263,4 +374,6 @@ pub enum ExpertWidth {
     AsDense,
     /// A separate field.
     Own,
+    /// A separate field, or else the one of the dense width, where dense blocks have a field of their own.
+    Either,
 }

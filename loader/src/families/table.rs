@@ -5,17 +5,21 @@
 //! folders, the GGUF specification and real file headers for the GGUF architecture names.
 
 use super::bases::{
-    DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GLM4MOE, LFM2, LLAMA, NORM_AFTER_ATTENTION, OLMO2, QWEN2, QWEN3,
-    QWEN3NEXT,
+    COHERE2, DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GEMMA4, GLM4MOE, LFM2, LLAMA, NORM_AFTER_ATTENTION,
+    OLMO2, QWEN2, QWEN3, QWEN3NEXT,
 };
 use super::family::{
-    ActivationKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, LogitScale, NormKind, NormPlaces,
-    QkNormKind, RopeLayers, RouterKind, Setting, SharedKind, WindowRule,
+    ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, NormKind, NormPlaces,
+    QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers, WindowRule,
 };
-use crate::spec::Part::{Gate, Up};
+use super::hybrids::{BAILING_HYBRID, GRANITE_HYBRID, JAMBA, KIMI_LINEAR, MAMBA2, NEMOTRON_H};
+use super::recent::{COHERE2MOE, DEEPSEEK32, GLM_DSA, HYV3, LLAMA4, MIMO2, PLM, STEP35};
+use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
-use crate::spec::{Activation, OutputGate, Pairing, Renormalise, RouterInput, Scoring};
-use crate::tensors::roles::{LayerTensor as T, NameRule, QKV, Rows, half, layer, stacked};
+use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
+use crate::tensors::roles::{
+    LayerTensor as T, Lie, NameRule, QKV, Role, Rows, half, layer, lying, stacked, top,
+};
 
 /// DBRX: the norm before the experts has the name of its place, and there is one projection.
 const DBRX_GGUF: &[NameRule] = &[
@@ -23,6 +27,35 @@ const DBRX_GGUF: &[NameRule] = &[
     stacked(T::Q, "blk.{L}.attn_qkv.weight", QKV),
     stacked(T::K, "blk.{L}.attn_qkv.weight", QKV),
     stacked(T::V, "blk.{L}.attn_qkv.weight", QKV),
+];
+
+/// gpt-oss: gate and up rows of experts alternate, in blocks of four-bit numbers or in transposed matrices.
+const GPT_OSS_FOLDER: &[NameRule] = &[
+    lying(Gate, "model.layers.{L}.mlp.experts.gate_up_proj_blocks", Rows::Even, Lie::AsRows),
+    lying(Up, "model.layers.{L}.mlp.experts.gate_up_proj_blocks", Rows::Odd, Lie::AsRows),
+    lying(Down, "model.layers.{L}.mlp.experts.down_proj_blocks", Rows::All, Lie::AsRows),
+    lying(Gate, "model.layers.{L}.mlp.experts.gate_up_proj", Rows::Even, Lie::AsColumns),
+    lying(Up, "model.layers.{L}.mlp.experts.gate_up_proj", Rows::Odd, Lie::AsColumns),
+    lying(Down, "model.layers.{L}.mlp.experts.down_proj", Rows::All, Lie::AsColumns),
+    half(T::ExpertsBias(Gate), "model.layers.{L}.mlp.experts.gate_up_proj_bias", Rows::Even),
+    half(T::ExpertsBias(Up), "model.layers.{L}.mlp.experts.gate_up_proj_bias", Rows::Odd),
+    layer(T::ExpertsBias(Down), "model.layers.{L}.mlp.experts.down_proj_bias"),
+];
+
+/// DBRX: matrices of all experts one below the other; the last of the three is stored transposed.
+const DBRX_FOLDER: &[NameRule] = &[
+    top(Role::Embed, "transformer.wte.weight"),
+    top(Role::FinalNorm, "transformer.norm_f.weight"),
+    layer(T::PreNorm(Mixer), "transformer.blocks.{L}.norm_attn_norm.norm_1.weight"),
+    layer(T::PreNorm(Ffn), "transformer.blocks.{L}.norm_attn_norm.norm_2.weight"),
+    stacked(T::Q, "transformer.blocks.{L}.norm_attn_norm.attn.Wqkv.weight", QKV),
+    stacked(T::K, "transformer.blocks.{L}.norm_attn_norm.attn.Wqkv.weight", QKV),
+    stacked(T::V, "transformer.blocks.{L}.norm_attn_norm.attn.Wqkv.weight", QKV),
+    layer(T::O, "transformer.blocks.{L}.norm_attn_norm.attn.out_proj.weight"),
+    layer(T::Router, "transformer.blocks.{L}.ffn.router.layer.weight"),
+    lying(Gate, "transformer.blocks.{L}.ffn.experts.mlp.w1", Rows::All, Lie::AsRows),
+    lying(Up, "transformer.blocks.{L}.ffn.experts.mlp.v1", Rows::All, Lie::AsRows),
+    lying(Down, "transformer.blocks.{L}.ffn.experts.mlp.w2", Rows::All, Lie::AsColumns),
 ];
 
 /// Phi-3: fused projections.
@@ -87,6 +120,19 @@ pub const FAMILIES: &[Family] = &[
         shared: SharedKind::PlainIfPresent,
         ..LLAMA
     },
+    HYV3,
+    MIMO2,
+    STEP35,
+    LLAMA4,
+    PLM,
+    JAMBA,
+    KIMI_LINEAR,
+    BAILING_HYBRID,
+    GRANITE_HYBRID,
+    MAMBA2,
+    NEMOTRON_H,
+    // Without experts.
+    Family { label: "nemotron-h-dense", hf_types: &[], gguf_arch: "nemotron_h", ..NEMOTRON_H },
     // arXiv 2404.14219, 2409.12136.
     Family {
         label: "phimoe",
@@ -134,6 +180,8 @@ pub const FAMILIES: &[Family] = &[
         ..QWEN3NEXT
     },
     DEEPSEEK3,
+    DEEPSEEK32,
+    GLM_DSA,
     // arXiv 2405.04434.
     Family {
         label: "deepseek2",
@@ -336,23 +384,8 @@ pub const FAMILIES: &[Family] = &[
         default_eps: 1.5625e-7,
         ..LLAMA
     },
-    // arXiv 2504.00698.
-    Family {
-        label: "cohere2",
-        hf_types: &["cohere2"],
-        gguf_arch: "cohere2",
-        folder_pairing: Pairing::Adjacent,
-        gguf_names: &[layer(T::PreNorm(Ffn), "blk.{L}.attn_norm.weight")],
-        folder_names: &[layer(T::PreNorm(Ffn), "model.layers.{L}.input_layernorm.weight")],
-        norm: NormKind::LayerUnbiased,
-        parallel: true,
-        window: WindowRule::Periodic { period: 4, first_is_full: false },
-        rope_layers: RopeLayers::Windowed,
-        logit_scale: LogitScale::Multiplies { default: 0.0625 },
-        default_eps: 1e-5,
-        default_tied: true,
-        ..LLAMA
-    },
+    COHERE2,
+    COHERE2MOE,
     Family {
         label: "mellum",
         hf_types: &["mellum"],
@@ -414,6 +447,7 @@ pub const FAMILIES: &[Family] = &[
         default_theta: 1_000_000.0,
         ..GEMMA2
     },
+    GEMMA4,
     Family {
         label: "afmoe",
         hf_types: &["afmoe"],
@@ -446,7 +480,7 @@ pub const FAMILIES: &[Family] = &[
             bias: Setting::Fixed(false),
             divisor: Renormalise::AtLeast(6.1e-5),
         },
-        router_input: RouterInput::Outset,
+        router_input: RouterInputKind::Outset,
         activation: ActivationKind::Named(Activation::Relu),
         expert_width: ExpertWidth::Own,
         default_theta: 1_500_000.0,
@@ -457,14 +491,15 @@ pub const FAMILIES: &[Family] = &[
         label: "arctic",
         hf_types: &[],
         gguf_arch: "arctic",
-        experts_beside_dense: true,
+        beside: BesideKind::Outset,
         default_eps: 1e-5,
         ..LLAMA
     },
     // The DBRX model card.
     Family {
         label: "dbrx",
-        hf_types: &[],
+        hf_types: &["dbrx"],
+        folder_names: DBRX_FOLDER,
         gguf_arch: "dbrx",
         gguf_pairing: Pairing::Split,
         gguf_names: DBRX_GGUF,
@@ -490,12 +525,13 @@ pub const FAMILIES: &[Family] = &[
     // The gpt-oss model card (arXiv 2508.10925) and its reference implementation.
     Family {
         label: "gpt-oss",
-        hf_types: &[],
+        hf_types: &["gpt_oss"],
+        folder_names: GPT_OSS_FOLDER,
         gguf_arch: "gpt-oss",
         gguf_pairing: Pairing::Split,
         qkv_bias: Setting::Default(true),
         out_bias: Setting::Default(true),
-        sinks: true,
+        sinks: SinkLayers::All,
         window: WindowRule::Periodic { period: 2, first_is_full: false },
         router_bias: true,
         expert_bias: true,

@@ -1,6 +1,6 @@
 //! The allocator of a program: that of the system, with an orderly end where the system refuses memory. The
-//! standard library would abort, without a chance to give the terminal back or to say what to do. It must not
-//! know what the program is.
+//! standard library would abort, without a chance to give the terminal back or to say what to do. A test may
+//! decide which requests are refused. It must not know what the program is.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -41,9 +41,34 @@ pub type LastWord = std::convert::Infallible;
 /// The system's allocator, for `#[global_allocator]`. A refused request ends the program as
 /// [`OrEnd::install`] says; before that it is an abort, as usual.
 #[derive(Debug, Clone, Copy)]
-pub struct OrEnd;
+pub struct OrEnd {
+    /// Whether the next request is refused, whatever the system has.
+    refuses: Option<fn() -> bool>,
+}
 
 impl OrEnd {
+    /// As the system has memory.
+    pub const fn system() -> Self {
+        Self { refuses: None }
+    }
+
+    /// As the system has memory, unless `refuses` says otherwise: a shortage that a test makes. It must not
+    /// allocate.
+    pub const fn refusing(refuses: fn() -> bool) -> Self {
+        Self { refuses: Some(refuses) }
+    }
+
+    /// What `allocate` gives for a request of `bytes`, after the end of the program was tried if that is
+    /// null.
+    fn or_end(self, bytes: usize, allocate: impl FnOnce() -> *mut u8) -> *mut u8 {
+        let memory =
+            if self.refuses.is_some_and(|refuses| refuses()) { std::ptr::null_mut() } else { allocate() };
+        if memory.is_null() {
+            refused(bytes);
+        }
+        memory
+    }
+
     /// From now on a refusal of the system ends the program in this way.
     pub fn install(end: End) {
         if END.set(end).is_ok()
@@ -89,34 +114,22 @@ fn exit_at_once(end: &End) -> ! {
     std::process::exit(end.code)
 }
 
-// SAFETY: every call is passed on to the system's allocator unchanged. What is done when that gives no memory
-// either returns its answer or does not return, and does not unwind.
+// SAFETY: every call is passed on to the system's allocator unchanged, or answered by null. What is done when
+// that gives no memory either returns its answer or does not return, and does not unwind.
 unsafe impl GlobalAlloc for OrEnd {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps the contract of this very method.
-        let memory = unsafe { System.alloc(layout) };
-        if memory.is_null() {
-            refused(layout.size());
-        }
-        memory
+        self.or_end(layout.size(), || unsafe { System.alloc(layout) })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps the contract of this very method.
-        let memory = unsafe { System.alloc_zeroed(layout) };
-        if memory.is_null() {
-            refused(layout.size());
-        }
-        memory
+        self.or_end(layout.size(), || unsafe { System.alloc_zeroed(layout) })
     }
 
     unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: the caller keeps the contract of this very method.
-        let memory = unsafe { System.realloc(old, layout, size) };
-        if memory.is_null() {
-            refused(size);
-        }
-        memory
+        self.or_end(size, || unsafe { System.realloc(old, layout, size) })
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {

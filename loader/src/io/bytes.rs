@@ -1,6 +1,7 @@
-//! The bytes of a file: mapped, embedded in the program, or generated in memory. It must not know what they
-//! mean.
+//! The bytes of a file: mapped, embedded in the program, generated in memory, or made from other files when
+//! they are read. It must not know what they mean.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
+use super::made::{self, MakeBuffers, Recipe, Sources};
 use super::memory::Memory;
 use super::read_at::{Access, CachedFile, DirectFile, ReadAt};
 use super::reader::{Reader, len_u64};
@@ -28,6 +30,41 @@ enum Data {
     Mapped(Arc<Mmap>, Arc<File>),
     Own(Arc<Mmap>),
     Carried(&'static [u8]),
+    Made(Arc<Made>),
+}
+
+/// Made bytes and the files that they are made from.
+#[derive(Debug)]
+struct Made {
+    recipe: Arc<dyn Recipe>,
+    sources: Vec<FileBytes>,
+}
+
+impl Made {
+    /// Opens the sources for reads beside their mappings.
+    fn reader(&self) -> io::Result<(Box<dyn ReadAt>, Access)> {
+        let mut access = Access::Direct;
+        let mut files = Vec::with_capacity(self.sources.len());
+        for file in &self.sources {
+            let (file, how) = file.reader()?;
+            if how == Access::Buffered {
+                access = how;
+            }
+            files.push(file);
+        }
+        Ok((made::reader(Arc::clone(&self.recipe), files), access))
+    }
+
+    /// Makes rows through the page cache.
+    fn rows(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.recipe.make(&self.sources, &mut MakeBuffers::default(), offset, out)
+    }
+}
+
+impl Sources for Vec<FileBytes> {
+    fn file(&self, index: usize) -> io::Result<&dyn ReadAt> {
+        self.get(index).map(|file| file as &dyn ReadAt).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
 }
 
 impl FileBytes {
@@ -70,9 +107,59 @@ impl FileBytes {
         Ok(Self { path: path.to_owned(), data: Data::Own(Arc::new(memory.make_read_only()?)) })
     }
 
-    /// Whether they are in a file, from which they can be read again.
+    /// Bytes that are made when they are read. They have no [`Self::range`]: [`Self::read_rows`] and
+    /// [`Self::reader`] read them. Messages show `path`.
+    pub(crate) fn made(path: &Path, recipe: Arc<dyn Recipe>, sources: Vec<Self>) -> Self {
+        Self { path: path.to_owned(), data: Data::Made(Arc::new(Made { recipe, sources })) }
+    }
+
+    /// Whether they are in a file, or made from files, and can be read again.
     pub fn is_file(&self) -> bool {
-        matches!(self.data, Data::Mapped(..))
+        match &self.data {
+            Data::Mapped(..) => true,
+            Data::Made(made) => made.sources.iter().all(Self::is_file),
+            Data::Own(_) | Data::Carried(_) => false,
+        }
+    }
+
+    /// Whether they are made when they are read.
+    pub fn is_made(&self) -> bool {
+        matches!(self.data, Data::Made(_))
+    }
+
+    /// Start and length of what has to be read at once to get the byte at `offset`; `None` where any bytes
+    /// can be.
+    pub fn unit(&self, offset: u64) -> Option<(u64, u64)> {
+        match &self.data {
+            Data::Made(made) => made.recipe.unit(offset),
+            _ => None,
+        }
+    }
+
+    /// Bytes that are whole rows of a matrix: in place, or made.
+    ///
+    /// # Errors
+    /// Those of reading what they are made from.
+    pub fn read_rows(&self, offset: u64, len: u64) -> io::Result<Cow<'_, [u8]>> {
+        if let Data::Made(made) = &self.data {
+            let mut out = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+            made.rows(offset, &mut out)?;
+            return Ok(Cow::Owned(out));
+        }
+        self.range(offset, len).map(Cow::Borrowed).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// As [`Self::read_rows`], into memory.
+    ///
+    /// # Errors
+    /// As [`Self::read_rows`].
+    pub(crate) fn read_rows_to(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if let Data::Made(made) = &self.data {
+            return made.rows(offset, out);
+        }
+        let from = self.range(offset, len_u64(out.len())).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(from);
+        Ok(())
     }
 
     /// The path that messages show.
@@ -82,7 +169,10 @@ impl FileBytes {
 
     /// Length in bytes.
     pub fn size(&self) -> u64 {
-        len_u64(self.all().len())
+        match &self.data {
+            Data::Made(made) => made.recipe.size(),
+            _ => len_u64(self.all().len()),
+        }
     }
 
     /// A checked reader at the start. It reads copies.
@@ -102,6 +192,7 @@ impl FileBytes {
         match &self.data {
             Data::Mapped(map, _) | Data::Own(map) => map,
             Data::Carried(bytes) => bytes,
+            Data::Made(_) => &[],
         }
     }
 
@@ -111,8 +202,10 @@ impl FileBytes {
     /// # Errors
     /// Errors of the system; [`io::ErrorKind::Unsupported`] for bytes that are in no file.
     pub fn reader(&self) -> io::Result<(Box<dyn ReadAt>, Access)> {
-        let Data::Mapped(_, file) = &self.data else {
-            return Err(io::ErrorKind::Unsupported.into());
+        let file = match &self.data {
+            Data::Mapped(_, file) => file,
+            Data::Made(made) => return made.reader(),
+            Data::Own(_) | Data::Carried(_) => return Err(io::ErrorKind::Unsupported.into()),
         };
         let file = match DirectFile::open(&self.path) {
             Ok(found) if found.is(file)? => found,

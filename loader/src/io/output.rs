@@ -1,21 +1,25 @@
 //! Files that appear complete or not at all: written beside their final name, synced, then renamed. An
 //! unfinished file can be kept and resumed. It must not know formats.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::TryLockError;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use super::disk::{Disk, DiskFile};
 use crate::error::{LoadError, Result};
 
 /// A file that is being written. Dropped without [`Self::commit`], it is removed, unless it is resumable.
 #[derive(Debug)]
 pub struct PartialFile {
     /// `None` once committed.
-    file: Option<BufWriter<File>>,
+    file: Option<BufWriter<DiskFile>>,
+    disk: Disk,
     partial: PathBuf,
     target: PathBuf,
     /// Whether it is kept when it is dropped unfinished.
     resumable: bool,
+    /// Whether everything written so far is on the disk.
+    secured: bool,
 }
 
 const OPEN: &str = "only commit takes the file, and consumes self";
@@ -55,7 +59,8 @@ impl PartialFile {
     fn open(target: &Path, sources: &[&Path], private: bool) -> Result<Self> {
         let (target, partial) = Self::places(target, sources)?;
         let failed = |source| LoadError::io(&partial, "create the file", source);
-        let file = if private { open_private(&partial) } else { open_regular(&partial) }.map_err(failed)?;
+        let disk = Disk::here();
+        let file = disk.open(&partial, private).map_err(failed)?;
         let busy = || refusal(&target, io::ErrorKind::ResourceBusy, "another process is writing it");
         match file.try_lock() {
             Ok(()) => {}
@@ -65,11 +70,11 @@ impl PartialFile {
         }
         // If the process that held the lock has just finished, this is its finished file, not the one at the
         // path.
-        if !is_file_at(&file, &partial) {
+        if !file.is_at(&partial) {
             return Err(busy());
         }
         let file = Some(BufWriter::with_capacity(1 << 20, file));
-        Ok(Self { file, partial, target, resumable: false })
+        Ok(Self { file, disk, partial, target, resumable: false, secured: false })
     }
 
     /// The paths of the finished file, links resolved, and of the partial one.
@@ -127,6 +132,7 @@ impl PartialFile {
     pub fn truncate(&mut self, len: u64) -> Result<()> {
         let failed = |source| LoadError::io(&self.partial, "write to the file", source);
         let file = self.file.as_mut().expect(OPEN);
+        self.secured = false;
         // The seek empties the buffer first.
         file.seek(SeekFrom::Start(len)).map_err(failed)?;
         file.get_ref().set_len(len).map_err(failed)
@@ -170,6 +176,7 @@ impl PartialFile {
     /// [`LoadError::Io`].
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let file = self.file.as_mut().expect(OPEN);
+        self.secured = false;
         file.write_all(bytes).map_err(|source| LoadError::io(&self.partial, "write to the file", source))
     }
 
@@ -180,34 +187,55 @@ impl PartialFile {
     pub fn write_over(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         let failed = |source| LoadError::io(&self.partial, "write to the file", source);
         let file = self.file.as_mut().expect(OPEN);
+        self.secured = false;
         file.seek(SeekFrom::Start(offset)).map_err(failed)?;
         file.write_all(bytes).map_err(failed)?;
         file.seek(SeekFrom::End(0)).map_err(failed)?;
         Ok(())
     }
 
+    /// Waits until everything written so far is on the disk.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`]. The file is not resumable then: what the system reads back of it may not be what
+    /// the disk holds, and the next sync would not tell.
+    pub fn secure(&mut self) -> Result<()> {
+        if self.secured {
+            return Ok(());
+        }
+        let file = self.file.as_mut().expect(OPEN);
+        let failed = |action| move |source| (action, source);
+        let done = (file.flush().map_err(failed("finish the file")))
+            .and_then(|()| file.get_ref().sync().map_err(failed("sync the file to the disk")))
+            .and_then(|()| file.get_ref().check_close().map_err(failed("close the finished file")));
+        self.secured = done.is_ok();
+        done.map_err(|(action, source)| {
+            self.resumable = false;
+            LoadError::io(&self.target, action, source)
+        })
+    }
+
     /// Syncs the file to disk and renames it to its final name.
     ///
     /// # Errors
-    /// [`LoadError::Io`]; then the target is unchanged.
+    /// [`LoadError::Io`]; then the target is unchanged, unless it is the folder that cannot be synced, and
+    /// the text of the error says so: the new file is complete then.
     pub fn commit(mut self) -> Result<()> {
-        let failed = |source| LoadError::io(&self.target, "finish the file", source);
-        let file = self.file.as_mut().expect(OPEN);
-        file.flush().map_err(failed)?;
-        file.get_ref().sync_all().map_err(failed)?;
+        self.secure()?;
         if cfg!(windows) {
             // Windows cannot rename an open file. Elsewhere the lock is held until after the rename.
             drop(self.file.take().map(BufWriter::into_parts));
         }
         let failed = |source| LoadError::io(&self.target, "rename the finished file", source);
-        let renamed = std::fs::rename(&self.partial, &self.target);
+        let renamed = self.disk.rename(&self.partial, &self.target);
         if renamed.is_err() && cfg!(windows) && !self.resumable {
             // There a file that is mapped cannot be replaced. The drop removes only an open file.
             let _best_effort = std::fs::remove_file(&self.partial);
         }
         renamed.map_err(failed)?;
         drop(self.file.take().map(BufWriter::into_parts));
-        sync_folder(&self.target).map_err(|source| LoadError::io(&self.target, "sync the folder", source))
+        let action = "sync the folder (the file is complete, but a power failure now could undo it)";
+        self.disk.sync_folder(&self.target).map_err(|source| LoadError::io(&self.target, action, source))
     }
 }
 
@@ -216,12 +244,12 @@ impl Drop for PartialFile {
         if let Some(file) = self.file.take() {
             if !self.resumable && !cfg!(windows) {
                 // While the lock is held: afterwards the name may belong to another process.
-                let _best_effort = std::fs::remove_file(&self.partial);
+                let _best_effort = self.disk.remove(&self.partial);
             }
             // The rest of the buffer is discarded, not written.
             drop(file.into_parts());
             if !self.resumable && cfg!(windows) {
-                let _best_effort = std::fs::remove_file(&self.partial);
+                let _best_effort = self.disk.remove(&self.partial);
             }
         }
     }
@@ -241,52 +269,6 @@ pub(crate) fn apart(path: &Path, sources: &[&Path]) -> Result<()> {
         return Err(refusal(path, io::ErrorKind::InvalidInput, "it is the input; give another name"));
     }
     Ok(())
-}
-
-/// Opens or creates a file to read and write. Links are not followed.
-pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
-    open_with(path, OpenOptions::new())
-}
-
-/// As [`open_regular`], for a file that only its owner may read and write.
-fn open_private(path: &Path) -> io::Result<File> {
-    #[cfg(unix)]
-    {
-        let mut options = OpenOptions::new();
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = open_with(path, options)?;
-        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-        Ok(file)
-    }
-    // Elsewhere a file has the permissions of its folder.
-    #[cfg(not(unix))]
-    open_with(path, OpenOptions::new())
-}
-
-fn open_with(path: &Path, mut options: OpenOptions) -> io::Result<File> {
-    options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    {
-        let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).map_err(io::Error::other)?;
-        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, flags);
-    }
-    options.open(path)
-}
-
-/// Whether an open file is the one at a path.
-fn is_file_at(file: &File, path: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let identity = |found: std::fs::Metadata| (found.dev(), found.ino());
-        let there = std::fs::symlink_metadata(path).map(identity).ok();
-        there.is_some() && file.metadata().map(identity).ok() == there
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = file;
-        path.exists()
-    }
 }
 
 /// Free bytes for this process on the disk of `folder`; `None` if unknown.
@@ -315,13 +297,4 @@ fn same_file(a: &Path, b: &Path) -> bool {
     {
         std::fs::canonicalize(a).is_ok_and(|a| std::fs::canonicalize(b).is_ok_and(|b| a == b))
     }
-}
-
-/// Syncs the folder, so that the rename survives a power failure. Only Unix can open folders.
-fn sync_folder(file: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
 }

@@ -61,10 +61,17 @@ impl Part {
 pub enum Activation {
     /// `x * sigmoid(x)`.
     Silu,
+    /// `min(silu(g), limit) * clamp(u, -limit, limit)` of the gate `g` and `u` (Step 3.5).
+    BoundedSilu {
+        /// The bound.
+        limit: f32,
+    },
     /// GELU, tanh approximation.
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// `max(x, 0)^2`.
+    ReluSquared,
     /// `g * sigmoid(alpha * g) * (u + 1)` of the gate `g`, at most `limit`, and `u`, within `-limit..=limit`
     /// (gpt-oss).
     ClampedSwiglu {
@@ -73,6 +80,15 @@ pub enum Activation {
         /// Bound of both inputs.
         limit: f32,
     },
+}
+
+/// `W_up (act(W_gate x) * n)` with the layer's own numbers `n` of a token, see [`crate::spec::LayerInputs`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LayerInputSpec {
+    /// How many they are.
+    pub width: usize,
+    /// Applied to what the gate gives.
+    pub activation: Activation,
 }
 
 /// A mixture of experts.
@@ -88,15 +104,29 @@ pub struct MoeSpec {
     pub router_input: RouterInput,
     /// Experts that every token visits.
     pub shared: SharedExpert,
+    /// Width of what routed experts read and give, where it is not that of the residual stream: a projection
+    /// before them and one after their sum (Nemotron-3).
+    pub latent: Option<usize>,
+    /// Factor on what the shared expert gives (Cohere 2).
+    pub shared_scale: f32,
+    /// Whether a token's weight is multiplied with the input of its expert, and not with its output: each
+    /// token has one expert then (Llama 4).
+    pub weighs_inputs: bool,
 }
 
 /// What a router reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RouterInput {
     /// The normed input of its branch, as the experts do.
     Branch,
     /// The residual stream as the layer received it, before any norm (SmallThinker, arXiv 2507.20984).
     Outset,
+    /// What the branch reads, under an RMS norm of the router's own, whose weights are divided by the root of
+    /// the width (Gemma 4).
+    Residual {
+        /// Added to the mean square.
+        eps: f32,
+    },
 }
 
 /// From router logits to experts and weights. Selection is on f32; ties go to the lower expert id.
@@ -108,6 +138,8 @@ pub struct RouterSpec {
     pub select: Select,
     /// Factor on the final weights.
     pub scale: f32,
+    /// Whether each expert has a factor of its own on its weights, `[experts]` (Gemma 4).
+    pub expert_scales: bool,
 }
 
 /// Scoring and selection. Every variant gives a list of experts per token, whose length need not be a

@@ -8,8 +8,10 @@ pub struct AttentionSpec {
     pub heads: usize,
     /// Key and value heads.
     pub kv_heads: usize,
-    /// Width of a query, key and value head.
+    /// Width of a query and key head.
     pub head_dim: usize,
+    /// Width of a value head, at most that of a key.
+    pub value_dim: usize,
     /// Factor on `q . k`.
     pub scale: f32,
     /// Biases on the q, k and v projections.
@@ -33,15 +35,37 @@ pub struct AttentionSpec {
     pub temperature: Option<Temperature>,
     /// Gate on the mixed values before the output projection.
     pub gate: Option<OutputGate>,
+    /// Where keys and values come from.
+    pub source: KvSource,
+    /// `Some(eps)`: values have an RMS norm without weights, each head by itself (Gemma 4).
+    pub value_norm: Option<f32>,
+    /// Factor on values (MiMo-V2).
+    pub value_scale: f32,
+    /// `Some(c)`: a token sees itself and the tokens before it in its run of `c` tokens (Llama 4).
+    pub chunk: Option<usize>,
 }
 
-/// A query at position `p` is multiplied by `1 + beta * ln(1 + floor(p / period))` (Llama 4, Ministral 3).
+/// Where keys and values of attention come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvSource {
+    /// A projection each.
+    Projected,
+    /// One projection for both: values are what keys are before their norm (Gemma 4).
+    Shared,
+    /// Those of an earlier layer with the same shapes and the same window, by its number (Gemma 3n and 4).
+    Layer(usize),
+}
+
+/// A query at position `p` is multiplied by `1 + beta * ln(1 + floor((p + offset) / period))` (Llama 4,
+/// Ministral 3).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Temperature {
     /// How fast it grows.
     pub beta: f32,
     /// Positions with one factor.
     pub period: usize,
+    /// Added to positions.
+    pub offset: usize,
 }
 
 /// Mixed values are multiplied by a function of `W x`, where `x` is the branch's normed input.
@@ -52,6 +76,8 @@ pub enum OutputGate {
     /// As `SigmoidPerValue`, with the rows of `W` in the query projection: those of a head follow the rows
     /// of its query (Qwen3-Next).
     SigmoidWithQuery,
+    /// `sigmoid`, one for all values of a head: `W` is `[heads, d_model]` (Step 3.5).
+    SigmoidPerHead,
     /// `softplus`, one for all values of a head: `W` is `[heads, d_model]` (Laguna).
     SoftplusPerHead,
 }
@@ -67,8 +93,8 @@ impl AttentionSpec {
     pub fn gate_rows(&self) -> usize {
         match self.gate {
             None => 0,
-            Some(OutputGate::SigmoidPerValue | OutputGate::SigmoidWithQuery) => self.heads * self.head_dim,
-            Some(OutputGate::SoftplusPerHead) => self.heads,
+            Some(OutputGate::SigmoidPerValue | OutputGate::SigmoidWithQuery) => self.heads * self.value_dim,
+            Some(OutputGate::SigmoidPerHead | OutputGate::SoftplusPerHead) => self.heads,
         }
     }
 }
@@ -80,6 +106,7 @@ impl AttentionSpec {
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatentSpec {
     /// Attention to the cache: one key head of `rank + rope` numbers, as many query heads as the model has.
+    /// Its gate is on the values of heads.
     pub attention: AttentionSpec,
     /// Width of the latent vector.
     pub rank: usize,
@@ -93,6 +120,24 @@ pub struct LatentSpec {
     pub norm_eps: f32,
     /// Whether the file has the matrices for keys and for values apart, those for keys transposed.
     pub split: bool,
+    /// How tokens choose what they attend to; `None` where they attend to all.
+    pub indexer: Option<IndexerSpec>,
+}
+
+/// How a token chooses the tokens that it attends to (DeepSeek-V3.2): each has a small key, and scores it by
+/// the sum of `w relu(q . k)` over small heads, whose queries come from the latent query.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IndexerSpec {
+    /// Small query heads.
+    pub heads: usize,
+    /// Width of a small query and key.
+    pub head_dim: usize,
+    /// The most tokens that are chosen.
+    pub top: usize,
+    /// Rope of the leading dimensions.
+    pub rope: RopeSpec,
+    /// Added to the variance in the layer norm of small keys.
+    pub norm_eps: f32,
 }
 
 impl LatentSpec {
@@ -119,6 +164,11 @@ pub enum QkNorm {
     },
     /// As `PerHead`, but applied to the rotated queries and keys (Hunyuan).
     PerHeadAfterRope {
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// As `PerHeadAfterRope`, without weights (Llama 4).
+    PlainAfterRope {
         /// Added to the mean square.
         eps: f32,
     },

@@ -16,19 +16,15 @@ use crate::tensors::store::TensorStore;
 /// Alignment of matrices in the memory: a cache line.
 const ALIGN: u64 = 64;
 
-/// Which weights are copied.
+/// Which weights are copied. Numbers of every layer by token never are: a token needs one row of many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Copied {
     /// All but the experts.
     Dense,
     /// All but the experts and the embedding.
     DenseWithoutEmbedding,
-}
-
-impl Copied {
-    fn has(self, role: Role) -> bool {
-        self != Self::DenseWithoutEmbedding || role != Role::Embed
-    }
+    /// Those that are arranged when they are read; the others stay in their files.
+    Arranged,
 }
 
 impl TensorStore {
@@ -53,13 +49,16 @@ impl TensorStore {
             rest = others;
             jobs.push((*matrix, part));
         }
-        let jobs = Mutex::new(jobs.into_iter());
+        let (jobs, failed) = (Mutex::new(jobs.into_iter()), Mutex::new(None));
         let stopped = || stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
         let work = || {
             while !stopped()
                 && let Some((matrix, part)) = next(&jobs)
             {
-                self.copy(&matrix, part);
+                if let Err(error) = self.copy(&matrix, part) {
+                    *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    return;
+                }
             }
         };
         on_threads("copier", threads, work).map_err(io::Error::other)?;
@@ -67,16 +66,25 @@ impl TensorStore {
         if stopped() {
             return Err(io::ErrorKind::Interrupted.into());
         }
+        if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(error);
+        }
 
         let file = self.files.len();
         let mut offset = 0;
-        for (_, matrix) in self.dense.iter_mut().filter(|(role, _)| which.has(**role)) {
-            *matrix = MatrixRef { file, offset, ..*matrix };
-            offset += matrix.bytes.next_multiple_of(ALIGN);
+        let copied: Vec<Role> = self.roles_to_copy(which).map(|(role, _)| role).collect();
+        for role in copied {
+            if let Some(matrix) = self.dense.get_mut(&role) {
+                *matrix = MatrixRef { file, offset, ..*matrix };
+                offset += matrix.bytes.next_multiple_of(ALIGN);
+            }
         }
-        // Read-ahead has brought more into the page cache than was copied.
-        for file in &self.files {
-            file.forget(0, file.size());
+        // Read-ahead has brought more into the page cache than was copied. Files that are used in place stay
+        // there.
+        if which != Copied::Arranged {
+            for file in &self.files {
+                file.forget(0, file.size());
+            }
         }
         self.files.push(FileBytes::generated(Path::new("memory"), memory)?);
         Ok(self)
@@ -84,14 +92,29 @@ impl TensorStore {
 
     /// The matrices that are copied, in the order of the memory.
     fn to_copy(&self, which: Copied) -> impl Iterator<Item = &MatrixRef> {
-        self.dense.iter().filter(move |(role, _)| which.has(**role)).map(|(_, matrix)| matrix)
+        self.roles_to_copy(which).map(|(_, matrix)| matrix)
     }
 
-    fn copy(&self, matrix: &MatrixRef, part: &mut [u8]) {
-        let from = self.view(matrix).data();
-        part[..from.len()].copy_from_slice(from);
+    fn roles_to_copy(&self, which: Copied) -> impl Iterator<Item = (Role, &MatrixRef)> {
+        let has = move |role: Role, matrix: &MatrixRef| match which {
+            Copied::Arranged => self.is_arranged(matrix),
+            _ if role == Role::LayerInputTable => false,
+            Copied::Dense => true,
+            Copied::DenseWithoutEmbedding => role != Role::Embed,
+        };
+        self.dense
+            .iter()
+            .map(|(role, matrix)| (*role, matrix))
+            .filter(move |(role, matrix)| has(*role, matrix))
+    }
+
+    fn copy(&self, matrix: &MatrixRef, part: &mut [u8]) -> io::Result<()> {
+        let len = usize::try_from(matrix.bytes).map_err(io::Error::other)?;
+        let file = self.file(matrix.file);
+        file.read_rows_to(matrix.offset, &mut part[..len])?;
         // The copy replaces the mapped pages.
-        self.file(matrix.file).forget(matrix.offset, matrix.bytes);
+        file.forget(matrix.offset, matrix.bytes);
+        Ok(())
     }
 }
 

@@ -2,8 +2,9 @@
 //! tensors here. It must not know files.
 
 use crate::spec::{
-    AttentionSpec, BankMatrix, BranchSpec, ConvSpec, DeltaLayout, DeltaSpec, LatentSpec, MlpSpec, ModelSpec,
-    MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, SharedExpert,
+    AttentionSpec, BankMatrix, BranchSpec, ConvSpec, DeltaLayout, DeltaSpec, KdaSpec, KvSource, LatentSpec,
+    LayerInputs, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, RouterInput,
+    SelectiveSpec, SharedExpert, SsmSpec,
 };
 use crate::tensors::roles::{LayerTensor, LayerTensor as T, Role};
 
@@ -20,17 +21,36 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
     if spec.head.bias {
         out.push((Role::HeadBias, 1, spec.vocab));
     }
+    if let Some(LayerInputs { width, .. }) = spec.layer_inputs {
+        let all = spec.layers.len() * width;
+        out.push((Role::LayerInputTable, spec.vocab, all));
+        out.push((Role::LayerInputProjection, all, d));
+        out.push((Role::LayerInputNorm, 1, width));
+    }
     for (index, layer) in spec.layers.iter().enumerate() {
+        if layer.sum_norm.is_some() {
+            out.push((Role::Layer(index, T::SumNorm), 1, d));
+        }
+        if layer.scaled {
+            out.push((Role::Layer(index, T::LayerScale), 1, 1));
+        }
         for branch in &layer.branches {
             let mut add = |tensor, rows, cols| out.push((Role::Layer(index, tensor), rows, cols));
             norms(branch, d, &mut add);
             match &branch.op {
                 Op::Attention(attention) => attention_tensors(attention, d, &mut add),
                 Op::Conv(conv) => conv_tensors(conv, d, &mut add),
+                Op::Ssm(ssm) => ssm_tensors(ssm, d, &mut add),
+                Op::Selective(ssm) => selective_tensors(ssm, d, &mut add),
+                Op::Kda(kda) => kda_tensors(kda, d, &mut add),
                 Op::Delta(delta) => delta_tensors(delta, d, &mut add),
                 Op::Latent(latent) => latent_tensors(latent, d, &mut add),
                 Op::Mlp(mlp) => mlp_tensors(mlp, d, (T::Dense, T::DenseBias), &mut add),
                 Op::Moe(moe) => moe_tensors(moe, d, &mut add),
+                Op::LayerInput(input) => {
+                    add(T::LayerInputGate, input.width, d);
+                    add(T::LayerInputUp, d, input.width);
+                }
             }
         }
     }
@@ -57,16 +77,24 @@ fn norms(branch: &BranchSpec, d_model: usize, add: Add<'_>) {
 fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
     let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
     add(T::Q, a.query_rows(), d_model);
-    add(T::K, kv, d_model);
-    add(T::V, kv, d_model);
-    add(T::O, d_model, q);
+    if !matches!(a.source, KvSource::Layer(_)) {
+        add(T::K, kv, d_model);
+    }
+    if a.source == KvSource::Projected {
+        add(T::V, a.kv_heads * a.value_dim, d_model);
+    }
+    add(T::O, d_model, a.heads * a.value_dim);
     if a.gate.is_some_and(|gate| gate != OutputGate::SigmoidWithQuery) {
         add(T::AttentionGate, a.gate_rows(), d_model);
     }
     if a.qkv_bias {
         add(T::QBias, 1, a.query_rows());
-        add(T::KBias, 1, kv);
-        add(T::VBias, 1, kv);
+        if !matches!(a.source, KvSource::Layer(_)) {
+            add(T::KBias, 1, kv);
+        }
+        if a.source == KvSource::Projected {
+            add(T::VBias, 1, a.kv_heads * a.value_dim);
+        }
     }
     if a.out_bias {
         add(T::OBias, 1, d_model);
@@ -75,10 +103,12 @@ fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
         add(T::Sinks, 1, a.heads);
     }
     match a.qk_norm {
-        QkNorm::None => {}
+        QkNorm::None | QkNorm::PlainAfterRope { .. } => {}
         QkNorm::PerHead { .. } | QkNorm::PerHeadAfterRope { .. } => {
             add(T::QNorm, 1, a.head_dim);
-            add(T::KNorm, 1, a.head_dim);
+            if !matches!(a.source, KvSource::Layer(_)) {
+                add(T::KNorm, 1, a.head_dim);
+            }
         }
         QkNorm::Full { .. } => {
             add(T::QNorm, 1, q);
@@ -105,6 +135,57 @@ fn conv_tensors(conv: &ConvSpec, d_model: usize, add: Add<'_>) {
         add(T::ConvBias, 1, conv.width);
         add(T::ConvOutBias, 1, d_model);
     }
+}
+
+fn selective_tensors(a: &SelectiveSpec, d_model: usize, add: Add<'_>) {
+    add(T::SsmIn, 2 * a.inner, d_model);
+    add(T::SsmConv, a.inner, a.conv_kernel);
+    if a.conv_bias {
+        add(T::SsmConvBias, 1, a.inner);
+    }
+    add(T::SsmX, a.projected(), a.inner);
+    add(T::SsmStepNorm, 1, a.rank);
+    add(T::SsmBNorm, 1, a.state);
+    add(T::SsmCNorm, 1, a.state);
+    add(T::SsmStep, a.inner, a.rank);
+    add(T::SsmStepBias, 1, a.inner);
+    add(T::SsmDecay, a.inner, a.state);
+    add(T::SsmSkip, 1, a.inner);
+    add(T::SsmOut, d_model, a.inner);
+}
+
+fn kda_tensors(a: &KdaSpec, d_model: usize, add: Add<'_>) {
+    let inner = a.inner();
+    for tensor in [T::Q, T::K, T::V] {
+        add(tensor, inner, d_model);
+    }
+    for tensor in [T::KdaConvQ, T::KdaConvK, T::KdaConvV] {
+        add(tensor, inner, a.conv_kernel);
+    }
+    add(T::DeltaStrength, a.heads, d_model);
+    for (down, up) in [(T::KdaRateDown, T::KdaRateUp), (T::KdaGateDown, T::KdaGateUp)] {
+        if let Some(rank) = a.rank {
+            add(down, rank, d_model);
+        }
+        add(up, inner, a.rank.unwrap_or(d_model));
+    }
+    add(T::DeltaDecay, 1, a.heads);
+    add(T::DeltaStepBias, 1, inner);
+    add(T::DeltaNorm, 1, a.head_dim);
+    add(T::O, d_model, inner);
+}
+
+fn ssm_tensors(a: &SsmSpec, d_model: usize, add: Add<'_>) {
+    add(T::SsmIn, a.projected(), d_model);
+    add(T::SsmConv, a.channels(), a.conv_kernel);
+    if a.conv_bias {
+        add(T::SsmConvBias, 1, a.channels());
+    }
+    add(T::SsmDecay, 1, a.heads);
+    add(T::SsmStepBias, 1, a.heads);
+    add(T::SsmSkip, 1, a.heads);
+    add(T::SsmNorm, 1, a.inner());
+    add(T::SsmOut, d_model, a.inner());
 }
 
 fn delta_tensors(a: &DeltaSpec, d_model: usize, add: Add<'_>) {
@@ -145,6 +226,16 @@ fn latent_tensors(a: &LatentSpec, d_model: usize, add: Add<'_>) {
         add(T::KvUp, heads * (a.nope + a.value_dim), a.rank);
     }
     add(T::O, d_model, heads * a.value_dim);
+    if a.attention.gate.is_some() {
+        add(T::AttentionGate, heads, d_model);
+    }
+    if let (Some(index), Some(rank)) = (&a.indexer, a.query_rank) {
+        add(T::IndexQ, index.heads * index.head_dim, rank);
+        add(T::IndexK, index.head_dim, d_model);
+        add(T::IndexKNorm, 1, index.head_dim);
+        add(T::IndexKNormBias, 1, index.head_dim);
+        add(T::IndexWeights, index.heads, d_model);
+    }
 }
 
 /// The roles of a block's matrices and of their biases.
@@ -167,11 +258,21 @@ fn moe_tensors(moe: &MoeSpec, d_model: usize, add: Add<'_>) {
     if moe.router.bias {
         add(T::RouterBias, 1, moe.experts);
     }
+    if matches!(moe.router_input, RouterInput::Residual { .. }) {
+        add(T::RouterNorm, 1, d_model);
+    }
+    if moe.router.expert_scales {
+        add(T::ExpertScales, 1, moe.experts);
+    }
     if moe.router.select.has_bias() {
         add(T::SelectBias, 1, moe.experts);
     }
     if matches!(moe.shared, SharedExpert::Gated(_)) {
         add(T::SharedInput, 1, d_model);
+    }
+    if let Some(latent) = moe.latent {
+        add(T::LatentDown, latent, d_model);
+        add(T::LatentUp, d_model, latent);
     }
     if moe.expert.bias {
         moe.expert.matrices(d_model).for_each(|m| add(T::ExpertsBias(m.part), moe.experts, m.rows));

@@ -4,12 +4,16 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use moelten_quant::Format;
+
 use crate::container::catalog::{Catalog, TensorInfo};
 use crate::container::packed::{self, PackedLayer, PackedMatrix, shape_fault};
 use crate::error::{Fault, LoadError, Result};
+use crate::io::reader::printable;
 use crate::spec::{BankKey, BankMatrix, BankSpec, Part};
+use crate::tensors::arranged::{Arranged, EIGHTS};
 use crate::tensors::bank::{ExpertBank, MatrixRef, RecordRef};
-use crate::tensors::roles::{LayerTensor, NameRule, Names, Role, Rows};
+use crate::tensors::roles::{LayerTensor, Lie, NameRule, Names, Role, Rows};
 
 /// What names of a language model begin with, and what they begin with inside a model for several kinds of
 /// input.
@@ -27,6 +31,10 @@ pub(super) struct Resolver<'a> {
     pub sizes: HashMap<Role, usize>,
     /// Names of tensors that were found.
     pub used: HashSet<&'a str>,
+    /// Matrices that are arranged when they are read.
+    pub arranged: Arranged,
+    /// Where units begin that several matrices share, by file, offset and expert.
+    pub units: HashMap<(usize, u64, usize), u64>,
 }
 
 impl<'a> Resolver<'a> {
@@ -85,10 +93,21 @@ impl<'a> Resolver<'a> {
         if let Rows::Stacked(all) = rule.rows {
             return self.stacked(tensor, role, all, rows, cols);
         }
+        if matches!(rule.rows, Rows::Even | Rows::Odd) {
+            self.check_shape(tensor, &shape(&[rows, cols.saturating_mul(2)]))?;
+            return self.alternating_vectors(tensor, (rows, cols), rule.rows == Rows::Odd);
+        }
         let whole = whole_rows(rule, rows);
         let vector = rows == 1 && tensor.shape.len() == 1;
-        let by_head = match tensor.shape[..] {
+        // Dimensions of 1 say nothing.
+        let dims: Vec<u64> = tensor.shape.iter().copied().filter(|&size| size != 1).collect();
+        let by_head = match dims[..] {
             [heads, of_head, inner] => shape(&[whole, cols]) == [heads.saturating_mul(of_head), inner],
+            // Vectors may be stored by group.
+            [groups, of_group] if rows == 1 => shape(&[cols]) == [groups.saturating_mul(of_group)],
+            [length] if rows == 1 => shape(&[cols]) == [length],
+            [] => shape(&[whole, cols]) == [1, 1],
+            [first, second] if tensor.shape.len() > 2 => shape(&[whole, cols]) == [first, second],
             _ => false,
         };
         // Matrices that lie head by head may have the heads as a dimension of their own.
@@ -101,7 +120,7 @@ impl<'a> Resolver<'a> {
 
     /// The part of a fused matrix, or of its fused bias, that belongs to a role.
     fn stacked(
-        &self,
+        &mut self,
         tensor: &TensorInfo,
         role: Role,
         all: &[LayerTensor],
@@ -124,8 +143,9 @@ impl<'a> Resolver<'a> {
     /// A bank with one tensor for each part, or with tensors for each expert.
     pub fn bank(&mut self, key: BankKey, bank: &BankSpec) -> Result<ExpertBank> {
         let mut by_part = Vec::with_capacity(bank.matrices.len());
+        let columns = self.lies_as_columns(key.layer, bank);
         for &BankMatrix { part, rows, cols } in &bank.matrices {
-            by_part.push(self.bank_part(key.layer, part, bank.experts, rows, cols)?);
+            by_part.push(self.bank_part((key.layer, part), bank.experts, (rows, cols), columns)?);
         }
         let experts = 0..bank.experts;
         let matrices = experts.flat_map(|expert| by_part.iter().filter_map(move |part| part.get(expert)));
@@ -133,17 +153,36 @@ impl<'a> Resolver<'a> {
         Ok(ExpertBank { key, parts, matrices: matrices.copied().collect(), records: Vec::new() })
     }
 
+    /// Whether the first matrix that tells lies as columns, for banks that may lie in either way.
+    fn lies_as_columns(&mut self, layer: usize, bank: &BankSpec) -> bool {
+        let told = bank.matrices.iter().find_map(|&BankMatrix { part, rows, cols }| {
+            let (rule, tensor) = self.find(Role::Layer(layer, LayerTensor::Experts(part)))?;
+            let whole = whole_rows(rule, rows);
+            let tells = rule.lie == Lie::ByShape && whole != cols && tensor.shape.len() == 3;
+            tells.then(|| tensor.shape.ends_with(&shape(&[cols, whole])))
+        });
+        told.unwrap_or(false)
+    }
+
     /// One part of every expert.
     fn bank_part(
         &mut self,
-        layer: usize,
-        part: Part,
+        (layer, part): (usize, Part),
         experts: usize,
-        rows: usize,
-        cols: usize,
+        (rows, cols): (usize, usize),
+        columns: bool,
     ) -> Result<Vec<MatrixRef>> {
         let role = Role::Layer(layer, LayerTensor::Experts(part));
         let (rule, bank) = self.require(role)?;
+        let columns = match rule.lie {
+            Lie::AsRows => false,
+            Lie::AsColumns => true,
+            Lie::ByShape => columns,
+        };
+        let fours = bank.shape.len() == 4 && self.is_fours(bank);
+        if columns || fours || bank.shape.len() == 2 && !rule.per_expert() || alternate(rule) {
+            return self.lying_part(bank, (rule.rows, columns), experts, (rows, cols));
+        }
         let whole = whole_rows(rule, rows);
         if rule.per_expert() {
             return (0..experts)
@@ -211,25 +250,51 @@ impl<'a> Resolver<'a> {
     }
 
     fn check_shape(&self, tensor: &TensorInfo, expected: &[u64]) -> Result<()> {
-        if tensor.shape == expected {
+        let pairs = || {
+            let halved = tensor.shape.len() == expected.len()
+                && tensor.shape.iter().zip(expected).rev().skip(1).all(|(a, b)| a == b)
+                && tensor.shape.last().map(|last| last.saturating_mul(2)) == expected.last().copied();
+            halved && self.is_fours(tensor)
+        };
+        if tensor.shape == expected || pairs() {
             return Ok(());
         }
         let fault = Fault::WrongShape { found: tensor.shape.clone(), expected: expected.to_vec() };
         Err(LoadError::malformed(self.catalog.path(tensor), format!("tensor {}", tensor.name), fault))
     }
 
+    /// Refuses a matrix of NVFP4 that has one more scale, in a tensor beside it: products do not apply it.
+    fn refuse_scaled_as_a_whole(&self, tensor: &TensorInfo, format: Format) -> Result<()> {
+        let beside = |stem: &str| self.catalog.get(&format!("{stem}.scale"));
+        match tensor.name.strip_suffix(".weight").and_then(beside) {
+            Some(scale) if format == Format::Nvfp4 => Err(LoadError::Unsupported {
+                path: self.catalog.path(tensor).to_owned(),
+                feature: format!("tensor {} beside NVFP4 weights", printable(&scale.name)),
+                hint: "NVFP4 without scales of whole tensors is; or use a file in another type".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// A run of rows of (one expert of) a tensor whose shape has been checked: `rows` of the `whole` rows,
     /// after the first `skip`.
     fn rows_of(
-        &self,
+        &mut self,
         tensor: &TensorInfo,
         skip: usize,
         (whole, rows): (usize, usize),
         cols: usize,
         expert: usize,
     ) -> Result<MatrixRef> {
+        if tensor.storage.name() == EIGHTS {
+            return self.scaled_rows(tensor, skip, (whole, rows), cols, expert);
+        }
+        if self.is_fours(tensor) {
+            return self.four_bit_rows(tensor, skip, (whole, rows), cols, expert);
+        }
         let path = self.catalog.path(tensor);
         let format = tensor.known_format(path)?;
+        self.refuse_scaled_as_a_whole(tensor, format)?;
         let overflow = || LoadError::malformed(path, format!("tensor {}", tensor.name), Fault::Overflow);
         let row_bytes = format.row_bytes(cols).ok_or_else(|| {
             let columns = u64::try_from(cols).unwrap_or(u64::MAX);
@@ -247,9 +312,14 @@ impl<'a> Resolver<'a> {
 /// Rows of the whole tensor, for roles that are not stacked with others.
 fn whole_rows(rule: &NameRule, rows: usize) -> usize {
     match rule.rows {
-        Rows::FirstHalf | Rows::SecondHalf => rows.saturating_mul(2),
+        Rows::FirstHalf | Rows::SecondHalf | Rows::Even | Rows::Odd => rows.saturating_mul(2),
         Rows::All | Rows::Stacked(_) => rows,
     }
+}
+
+/// Whether the rows of two matrices alternate.
+fn alternate(rule: &NameRule) -> bool {
+    matches!(rule.rows, Rows::Even | Rows::Odd)
 }
 
 /// Rows of the tensor before those of the role.

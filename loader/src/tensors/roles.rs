@@ -1,4 +1,4 @@
-//! Roles of tensors and their names in each container. Two tables, one for GGUF and one for Hugging Face
+//! Names of tensors in each container. Two tables, one for GGUF and one for Hugging Face
 //! folders, map roles to names. Conversion reads them backwards to name its output.
 //!
 //! It must not know families. A name that one family uses in another sense is in that family's own table.
@@ -6,166 +6,7 @@
 use std::fmt;
 
 use crate::spec::{Part, Place};
-
-/// The purpose of a tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Role {
-    /// Token embedding `[vocab, d_model]`.
-    Embed,
-    /// Divisors of the rope frequencies `[rope_dim / 2]`.
-    RopeDivisors,
-    /// LongRoPE divisors up to the original context `[rope_dim / 2]`.
-    RopeShort,
-    /// LongRoPE divisors beyond the original context `[rope_dim / 2]`.
-    RopeLong,
-    /// Weight of the last norm `[d_model]`.
-    FinalNorm,
-    /// Bias of the last norm `[d_model]`.
-    FinalNormBias,
-    /// Output projection `[vocab, d_model]`.
-    Head,
-    /// Bias of the output projection `[vocab]`.
-    HeadBias,
-    /// A tensor of one layer.
-    Layer(usize, LayerTensor),
-}
-
-/// Tensors of a layer. Expert banks hold all experts of the layer: `[experts, rows, cols]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum LayerTensor {
-    /// Norm of a branch's input `[d_model]`.
-    PreNorm(Place),
-    /// Its bias `[d_model]`.
-    PreNormBias(Place),
-    /// Norm of a branch's output `[d_model]`.
-    PostNorm(Place),
-    /// Its bias `[d_model]`.
-    PostNormBias(Place),
-    /// Query projection `[heads * head_dim, d_model]`.
-    Q,
-    /// Key projection `[kv_heads * head_dim, d_model]`.
-    K,
-    /// Value projection `[kv_heads * head_dim, d_model]`.
-    V,
-    /// Output projection `[d_model, heads * head_dim]`.
-    O,
-    /// Gate on the mixed values `[heads * head_dim, d_model]` or `[heads, d_model]`.
-    AttentionGate,
-    /// Projection to the latent query `[query_rank, d_model]`.
-    QDown,
-    /// Norm of the latent query `[query_rank]`.
-    QDownNorm,
-    /// From the latent query to queries `[heads * (nope + rope), query_rank]`.
-    QUp,
-    /// Projection to the latent vector and the shared key `[rank + rope, d_model]`.
-    KvDown,
-    /// Norm of the latent vector `[rank]`.
-    KvDownNorm,
-    /// From the latent vector to keys and values, head by head `[heads * (nope + value_dim), rank]`.
-    KvUp,
-    /// From queries to the latent space, head by head `[heads * rank, nope]`.
-    KUp,
-    /// From the latent vector to values, head by head `[heads * value_dim, rank]`.
-    VUp,
-    /// Queries, keys and values of a delta net `[channels, d_model]`.
-    DeltaQkv,
-    /// Its gates `[values, d_model]`.
-    DeltaGate,
-    /// Its strengths `[value_heads, d_model]`.
-    DeltaStrength,
-    /// Its steps `[value_heads, d_model]`.
-    DeltaStep,
-    /// Its strengths and steps by key head `[2 * value_heads, d_model]`.
-    DeltaRates,
-    /// Its queries, keys, values and gates by key head `[channels + values, d_model]`.
-    DeltaByKeyHead,
-    /// Taps of its convolution `[channels, kernel]`.
-    DeltaConv,
-    /// Its rates of forgetting `[value_heads]`.
-    DeltaDecay,
-    /// Biases of its steps `[value_heads]`.
-    DeltaStepBias,
-    /// Norm of its outputs `[value_dim]`.
-    DeltaNorm,
-    /// Its output projection `[d_model, values]`.
-    DeltaOut,
-    /// Gates and values of a short convolution `[3 * width, d_model]`.
-    ConvIn,
-    /// Their bias.
-    ConvInBias,
-    /// Its taps `[width, kernel]`.
-    ConvTaps,
-    /// Their bias `[width]`.
-    ConvBias,
-    /// Its output projection `[d_model, width]`.
-    ConvOut,
-    /// Bias of that `[d_model]`.
-    ConvOutBias,
-    /// Query bias.
-    QBias,
-    /// Key bias.
-    KBias,
-    /// Value bias.
-    VBias,
-    /// Output bias `[d_model]`.
-    OBias,
-    /// Logits of the attention sinks `[heads]`.
-    Sinks,
-    /// Query norm `[head_dim]` or `[heads * head_dim]`.
-    QNorm,
-    /// Key norm `[head_dim]` or `[kv_heads * head_dim]`.
-    KNorm,
-    /// A matrix of the dense feed-forward block.
-    Dense(Part),
-    /// Its bias `[rows]`.
-    DenseBias(Part),
-    /// Router `[experts, d_model]`.
-    Router,
-    /// Its bias `[experts]`.
-    RouterBias,
-    /// Added to the scores of experts for the choice alone `[experts]`.
-    SelectBias,
-    /// The experts' matrices.
-    Experts(Part),
-    /// Their biases `[experts, rows]`.
-    ExpertsBias(Part),
-    /// A matrix of the shared expert.
-    Shared(Part),
-    /// Its bias `[rows]`.
-    SharedBias(Part),
-    /// Gate of the shared expert `[1, d_model]`.
-    SharedInput,
-}
-
-impl Role {
-    /// Whether it is the weight of a norm.
-    pub fn is_norm(self) -> bool {
-        use LayerTensor::{KNorm, PostNorm, PreNorm, QNorm};
-        matches!(self, Self::FinalNorm | Self::Layer(_, PreNorm(_) | PostNorm(_) | QNorm | KNorm))
-    }
-}
-
-impl LayerTensor {
-    /// Whether it is multiplied with inputs, and not a vector beside such a matrix.
-    pub fn is_matrix(self) -> bool {
-        match self {
-            Self::Q | Self::K | Self::V | Self::O | Self::AttentionGate => true,
-            Self::Router | Self::SharedInput => true,
-            Self::QDown | Self::QUp | Self::KvDown | Self::KvUp | Self::KUp | Self::VUp => true,
-            Self::QDownNorm | Self::KvDownNorm => false,
-            Self::DeltaQkv | Self::DeltaGate | Self::DeltaStrength | Self::DeltaStep => true,
-            Self::ConvIn | Self::ConvOut => true,
-            Self::ConvInBias | Self::ConvTaps | Self::ConvBias | Self::ConvOutBias => false,
-            Self::DeltaRates | Self::DeltaByKeyHead | Self::DeltaOut => true,
-            Self::DeltaConv | Self::DeltaDecay | Self::DeltaStepBias | Self::DeltaNorm => false,
-            Self::Dense(_) | Self::Experts(_) | Self::Shared(_) => true,
-            Self::PreNorm(_) | Self::PreNormBias(_) | Self::PostNorm(_) | Self::PostNormBias(_) => false,
-            Self::DenseBias(_) | Self::ExpertsBias(_) | Self::SharedBias(_) => false,
-            Self::QBias | Self::KBias | Self::VBias | Self::OBias | Self::QNorm | Self::KNorm => false,
-            Self::Sinks | Self::RouterBias | Self::SelectBias => false,
-        }
-    }
-}
+pub use crate::tensors::role::{LayerTensor, Role};
 
 /// The rows of the named tensor (of each expert, in a bank) that belong to the role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,6 +17,10 @@ pub enum Rows {
     FirstHalf,
     /// The lower half.
     SecondHalf,
+    /// The even rows of a fused gate|up matrix whose rows alternate.
+    Even,
+    /// The odd ones.
+    Odd,
     /// The rows of one of several roles of the same layer whose matrices are stacked in this order.
     Stacked(&'static [LayerTensor]),
 }
@@ -189,21 +34,39 @@ pub struct NameRule {
     pub pattern: &'static str,
     /// Which rows of that tensor.
     pub rows: Rows,
+    /// Whether rows are the tensor's columns.
+    pub lie: Lie,
+}
+
+/// How the matrices of a bank lie in their tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lie {
+    /// Row after row: `[experts, rows, cols]`.
+    AsRows,
+    /// Transposed: `[experts, cols, rows]`.
+    AsColumns,
+    /// One or the other, as the shape of the bank's first matrix that is not square says.
+    ByShape,
 }
 
 /// The rule of a tensor of no layer.
 pub(crate) const fn top(role: Role, pattern: &'static str) -> NameRule {
-    NameRule { role, pattern, rows: Rows::All }
+    NameRule { role, pattern, rows: Rows::All, lie: Lie::AsRows }
 }
 
 /// The rule of a tensor of a layer that is whole.
 pub(crate) const fn layer(tensor: LayerTensor, pattern: &'static str) -> NameRule {
-    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::All }
+    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::All, lie: Lie::AsRows }
 }
 
 /// The rule of a half of a fused matrix.
 pub(crate) const fn half(tensor: LayerTensor, pattern: &'static str, rows: Rows) -> NameRule {
-    NameRule { role: Role::Layer(0, tensor), pattern, rows }
+    NameRule { role: Role::Layer(0, tensor), pattern, rows, lie: Lie::AsRows }
+}
+
+/// The rule of rows of experts that lie in some way.
+pub(crate) const fn lying(part: Part, pattern: &'static str, rows: Rows, lie: Lie) -> NameRule {
+    NameRule { role: Role::Layer(0, LayerTensor::Experts(part)), pattern, rows, lie }
 }
 
 /// Query, key and value rows of a fused projection.
@@ -217,7 +80,7 @@ pub(crate) const fn stacked(
     pattern: &'static str,
     all: &'static [LayerTensor],
 ) -> NameRule {
-    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::Stacked(all) }
+    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::Stacked(all), lie: Lie::AsRows }
 }
 
 use LayerTensor as T;
@@ -230,6 +93,9 @@ pub const GGUF_NAMES: &[NameRule] = &[
     top(Role::RopeDivisors, "rope_freqs.weight"),
     top(Role::RopeShort, "rope_factors_short.weight"),
     top(Role::RopeLong, "rope_factors_long.weight"),
+    top(Role::LayerInputTable, "per_layer_token_embd.weight"),
+    top(Role::LayerInputProjection, "per_layer_model_proj.weight"),
+    top(Role::LayerInputNorm, "per_layer_proj_norm.weight"),
     top(Role::FinalNorm, "output_norm.weight"),
     top(Role::FinalNormBias, "output_norm.bias"),
     top(Role::Head, "output.weight"),
@@ -263,6 +129,26 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::DeltaStepBias, "blk.{L}.ssm_dt.bias"),
     layer(T::DeltaNorm, "blk.{L}.ssm_norm.weight"),
     layer(T::DeltaOut, "blk.{L}.ssm_out.weight"),
+    layer(T::KdaConvQ, "blk.{L}.ssm_conv1d_q.weight"),
+    layer(T::KdaConvK, "blk.{L}.ssm_conv1d_k.weight"),
+    layer(T::KdaConvV, "blk.{L}.ssm_conv1d_v.weight"),
+    layer(T::KdaRateDown, "blk.{L}.ssm_f_a.weight"),
+    layer(T::KdaRateUp, "blk.{L}.ssm_f_b.weight"),
+    layer(T::KdaGateDown, "blk.{L}.ssm_g_a.weight"),
+    layer(T::KdaGateUp, "blk.{L}.ssm_g_b.weight"),
+    layer(T::SsmIn, "blk.{L}.ssm_in.weight"),
+    layer(T::SsmConv, "blk.{L}.ssm_conv1d.weight"),
+    layer(T::SsmConvBias, "blk.{L}.ssm_conv1d.bias"),
+    layer(T::SsmDecay, "blk.{L}.ssm_a"),
+    layer(T::SsmStepBias, "blk.{L}.ssm_dt.bias"),
+    layer(T::SsmSkip, "blk.{L}.ssm_d"),
+    layer(T::SsmNorm, "blk.{L}.ssm_norm.weight"),
+    layer(T::SsmOut, "blk.{L}.ssm_out.weight"),
+    layer(T::SsmX, "blk.{L}.ssm_x.weight"),
+    layer(T::SsmStep, "blk.{L}.ssm_dt.weight"),
+    layer(T::SsmStepNorm, "blk.{L}.ssm_dt_norm.weight"),
+    layer(T::SsmBNorm, "blk.{L}.ssm_b_norm.weight"),
+    layer(T::SsmCNorm, "blk.{L}.ssm_c_norm.weight"),
     layer(T::ConvIn, "blk.{L}.shortconv.in_proj.weight"),
     layer(T::ConvInBias, "blk.{L}.shortconv.in_proj.bias"),
     layer(T::ConvTaps, "blk.{L}.shortconv.conv.weight"),
@@ -275,6 +161,11 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::KvDown, "blk.{L}.attn_kv_a_mqa.weight"),
     layer(T::KvDownNorm, "blk.{L}.attn_kv_a_norm.weight"),
     layer(T::KvUp, "blk.{L}.attn_kv_b.weight"),
+    layer(T::IndexQ, "blk.{L}.indexer.attn_q_b.weight"),
+    layer(T::IndexK, "blk.{L}.indexer.attn_k.weight"),
+    layer(T::IndexKNorm, "blk.{L}.indexer.k_norm.weight"),
+    layer(T::IndexKNormBias, "blk.{L}.indexer.k_norm.bias"),
+    layer(T::IndexWeights, "blk.{L}.indexer.proj.weight"),
     layer(T::KUp, "blk.{L}.attn_k_b.weight"),
     layer(T::VUp, "blk.{L}.attn_v_b.weight"),
     layer(T::QNorm, "blk.{L}.attn_q_norm.weight"),
@@ -286,6 +177,14 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::PostNormBias(Mixer), "blk.{L}.post_attention_norm.bias"),
     layer(T::PostNorm(Ffn), "blk.{L}.post_ffw_norm.weight"),
     layer(T::PostNormBias(Ffn), "blk.{L}.post_ffw_norm.bias"),
+    layer(T::PreNorm(Place::Dense), "blk.{L}.ffn_norm.weight"),
+    layer(T::PostNorm(Place::Dense), "blk.{L}.post_ffw_norm_1.weight"),
+    layer(T::PostNorm(Place::Experts), "blk.{L}.post_ffw_norm_2.weight"),
+    layer(T::SumNorm, "blk.{L}.post_ffw_norm.weight"),
+    layer(T::LayerScale, "blk.{L}.layer_output_scale.weight"),
+    layer(T::PostNorm(Place::LayerInput), "blk.{L}.post_norm.weight"),
+    layer(T::LayerInputGate, "blk.{L}.inp_gate.weight"),
+    layer(T::LayerInputUp, "blk.{L}.proj.weight"),
     layer(T::Dense(Gate), "blk.{L}.ffn_gate.weight"),
     layer(T::Dense(Up), "blk.{L}.ffn_up.weight"),
     layer(T::Dense(Down), "blk.{L}.ffn_down.weight"),
@@ -294,7 +193,11 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::DenseBias(Down), "blk.{L}.ffn_down.bias"),
     layer(T::Router, "blk.{L}.ffn_gate_inp.weight"),
     layer(T::RouterBias, "blk.{L}.ffn_gate_inp.bias"),
+    layer(T::RouterNorm, "blk.{L}.ffn_gate_inp.scale"),
+    layer(T::ExpertScales, "blk.{L}.ffn_down_exps.scale"),
     layer(T::SelectBias, "blk.{L}.exp_probs_b.bias"),
+    layer(T::LatentDown, "blk.{L}.ffn_latent_down.weight"),
+    layer(T::LatentUp, "blk.{L}.ffn_latent_up.weight"),
     layer(T::Experts(Gate), "blk.{L}.ffn_gate_exps.weight"),
     layer(T::Experts(Up), "blk.{L}.ffn_up_exps.weight"),
     layer(T::Experts(Down), "blk.{L}.ffn_down_exps.weight"),
@@ -319,6 +222,9 @@ pub const GGUF_NAMES: &[NameRule] = &[
 pub const HF_NAMES: &[NameRule] = &[
     top(Role::Embed, "model.embed_tokens.weight"),
     top(Role::Embed, "model.word_embeddings.weight"),
+    top(Role::LayerInputTable, "model.embed_tokens_per_layer.weight"),
+    top(Role::LayerInputProjection, "model.per_layer_model_projection.weight"),
+    top(Role::LayerInputNorm, "model.per_layer_projection_norm.weight"),
     top(Role::FinalNorm, "model.norm.weight"),
     top(Role::FinalNormBias, "model.norm.bias"),
     top(Role::Head, "lm_head.weight"),
@@ -347,6 +253,26 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::DeltaStepBias, "model.layers.{L}.linear_attn.dt_bias"),
     layer(T::DeltaNorm, "model.layers.{L}.linear_attn.norm.weight"),
     layer(T::DeltaOut, "model.layers.{L}.linear_attn.out_proj.weight"),
+    layer(T::KdaConvQ, "model.layers.{L}.self_attn.q_conv1d.weight"),
+    layer(T::KdaConvK, "model.layers.{L}.self_attn.k_conv1d.weight"),
+    layer(T::KdaConvV, "model.layers.{L}.self_attn.v_conv1d.weight"),
+    layer(T::KdaRateDown, "model.layers.{L}.self_attn.f_a_proj.weight"),
+    layer(T::KdaRateUp, "model.layers.{L}.self_attn.f_b_proj.weight"),
+    layer(T::KdaGateDown, "model.layers.{L}.self_attn.g_a_proj.weight"),
+    layer(T::KdaGateUp, "model.layers.{L}.self_attn.g_b_proj.weight"),
+    layer(T::SsmIn, "model.layers.{L}.mamba.in_proj.weight"),
+    layer(T::SsmConv, "model.layers.{L}.mamba.conv1d.weight"),
+    layer(T::SsmConvBias, "model.layers.{L}.mamba.conv1d.bias"),
+    layer(T::SsmDecay, "model.layers.{L}.mamba.A_log"),
+    layer(T::SsmStepBias, "model.layers.{L}.mamba.dt_bias"),
+    layer(T::SsmSkip, "model.layers.{L}.mamba.D"),
+    layer(T::SsmNorm, "model.layers.{L}.mamba.norm.weight"),
+    layer(T::SsmOut, "model.layers.{L}.mamba.out_proj.weight"),
+    layer(T::SsmX, "model.layers.{L}.mamba.x_proj.weight"),
+    layer(T::SsmStep, "model.layers.{L}.mamba.dt_proj.weight"),
+    layer(T::SsmStepNorm, "model.layers.{L}.mamba.dt_layernorm.weight"),
+    layer(T::SsmBNorm, "model.layers.{L}.mamba.b_layernorm.weight"),
+    layer(T::SsmCNorm, "model.layers.{L}.mamba.c_layernorm.weight"),
     layer(T::ConvIn, "model.layers.{L}.conv.in_proj.weight"),
     layer(T::ConvInBias, "model.layers.{L}.conv.in_proj.bias"),
     layer(T::ConvTaps, "model.layers.{L}.conv.conv.weight"),
@@ -359,6 +285,11 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::KvDown, "model.layers.{L}.self_attn.kv_a_proj_with_mqa.weight"),
     layer(T::KvDownNorm, "model.layers.{L}.self_attn.kv_a_layernorm.weight"),
     layer(T::KvUp, "model.layers.{L}.self_attn.kv_b_proj.weight"),
+    layer(T::IndexQ, "model.layers.{L}.self_attn.indexer.wq_b.weight"),
+    layer(T::IndexK, "model.layers.{L}.self_attn.indexer.wk.weight"),
+    layer(T::IndexKNorm, "model.layers.{L}.self_attn.indexer.k_norm.weight"),
+    layer(T::IndexKNormBias, "model.layers.{L}.self_attn.indexer.k_norm.bias"),
+    layer(T::IndexWeights, "model.layers.{L}.self_attn.indexer.weights_proj.weight"),
     layer(T::QNorm, "model.layers.{L}.self_attn.q_norm.weight"),
     layer(T::KNorm, "model.layers.{L}.self_attn.k_norm.weight"),
     layer(T::QNorm, "model.layers.{L}.self_attn.query_layernorm.weight"),
@@ -388,6 +319,12 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::Router, "model.layers.{L}.block_sparse_moe.router.layer.weight"),
     layer(T::Router, "model.layers.{L}.mlp.gate.wg.weight"),
     layer(T::Router, "model.layers.{L}.mlp.router.gate.weight"),
+    layer(T::RouterNorm, "model.layers.{L}.router.scale"),
+    layer(T::ExpertScales, "model.layers.{L}.router.per_expert_scale"),
+    layer(T::LayerScale, "model.layers.{L}.layer_scalar"),
+    layer(T::PostNorm(Place::LayerInput), "model.layers.{L}.post_per_layer_input_norm.weight"),
+    layer(T::LayerInputGate, "model.layers.{L}.per_layer_input_gate.weight"),
+    layer(T::LayerInputUp, "model.layers.{L}.per_layer_projection.weight"),
     layer(T::SelectBias, "model.layers.{L}.mlp.gate.e_score_correction_bias"),
     layer(T::SelectBias, "model.layers.{L}.mlp.moe_statics.e_score_correction_bias"),
     layer(T::SelectBias, "model.layers.{L}.block_sparse_moe.e_score_correction_bias"),
@@ -398,9 +335,9 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::Experts(Gate), "model.layers.{L}.block_sparse_moe.experts.{E}.w1.weight"),
     layer(T::Experts(Up), "model.layers.{L}.block_sparse_moe.experts.{E}.w3.weight"),
     layer(T::Experts(Down), "model.layers.{L}.block_sparse_moe.experts.{E}.w2.weight"),
-    half(T::Experts(Gate), "model.layers.{L}.mlp.experts.gate_up_proj", Rows::FirstHalf),
-    half(T::Experts(Up), "model.layers.{L}.mlp.experts.gate_up_proj", Rows::SecondHalf),
-    layer(T::Experts(Down), "model.layers.{L}.mlp.experts.down_proj"),
+    lying(Gate, "model.layers.{L}.mlp.experts.gate_up_proj", Rows::FirstHalf, Lie::ByShape),
+    lying(Up, "model.layers.{L}.mlp.experts.gate_up_proj", Rows::SecondHalf, Lie::ByShape),
+    lying(Down, "model.layers.{L}.mlp.experts.down_proj", Rows::All, Lie::ByShape),
     half(T::Experts(Gate), "model.layers.{L}.block_sparse_moe.input_linear.weight", Rows::FirstHalf),
     half(T::Experts(Up), "model.layers.{L}.block_sparse_moe.input_linear.weight", Rows::SecondHalf),
     layer(T::Experts(Down), "model.layers.{L}.block_sparse_moe.output_linear.weight"),
@@ -413,6 +350,9 @@ pub const HF_NAMES: &[NameRule] = &[
     layer(T::Shared(Gate), "model.layers.{L}.mlp.shared_mlp.gate_proj.weight"),
     layer(T::Shared(Up), "model.layers.{L}.mlp.shared_mlp.up_proj.weight"),
     layer(T::Shared(Down), "model.layers.{L}.mlp.shared_mlp.down_proj.weight"),
+    layer(T::Shared(Gate), "model.layers.{L}.block_sparse_moe.shared_experts.gate_proj.weight"),
+    layer(T::Shared(Up), "model.layers.{L}.block_sparse_moe.shared_experts.up_proj.weight"),
+    layer(T::Shared(Down), "model.layers.{L}.block_sparse_moe.shared_experts.down_proj.weight"),
     half(T::Shared(Gate), "model.layers.{L}.shared_mlp.input_linear.weight", Rows::FirstHalf),
     half(T::Shared(Up), "model.layers.{L}.shared_mlp.input_linear.weight", Rows::SecondHalf),
     layer(T::Shared(Down), "model.layers.{L}.shared_mlp.output_linear.weight"),
@@ -455,7 +395,7 @@ impl From<&'static [NameRule]> for Names {
 
 /// Suffixes of tensors in real files that no computation needs.
 pub const IGNORED_SUFFIXES: &[&str] =
-    &[".rotary_emb.inv_freq", ".attn_rot_embd", ".attention.masked_bias", ".attention.bias"];
+    &[".rotary_emb.inv_freq", ".input_scale", ".attn_rot_embd", ".attention.masked_bias", ".attention.bias"];
 
 impl NameRule {
     /// Whether this rule spells `role` (whatever its layer).

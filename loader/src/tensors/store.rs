@@ -1,8 +1,11 @@
 //! Tensors by role: every tensor that a [`ModelSpec`] needs, found in the files under any of its names, its
 //! shape checked once. The engine asks for roles and experts; it never sees a name.
 
-use std::collections::{BTreeMap, HashSet};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use moelten_quant::QMatrix;
 
@@ -63,7 +66,7 @@ impl TensorStore {
         let needed = needed(spec);
         let size = |&(role, rows, cols): &(Role, usize, usize)| (role, if rows == 1 { cols } else { rows });
         let sizes = needed.iter().map(size).collect();
-        let mut resolver = Resolver { catalog: &catalog, names, sizes, used: HashSet::new() };
+        let mut resolver = Resolver::new(&catalog, names, sizes);
         let mut dense = BTreeMap::new();
         for (role, rows, cols) in needed {
             dense.insert(role, resolver.matrix(role, rows, cols)?);
@@ -85,7 +88,7 @@ impl TensorStore {
         for role in [Role::RopeDivisors, Role::RopeShort, Role::RopeLong] {
             resolver.mark_configuration(role);
         }
-        let used = resolver.used;
+        let Resolver { used, arranged, .. } = resolver;
         let unused = catalog
             .tensors()
             .iter()
@@ -94,7 +97,11 @@ impl TensorStore {
             })
             .map(|t| t.name.clone())
             .collect();
-        let files = catalog.files().to_vec();
+        let mut files = catalog.files().to_vec();
+        if !arranged.is_empty() {
+            let path = files.first().map_or_else(Default::default, |file| file.path().to_owned());
+            files.push(FileBytes::made(&path, Arc::new(arranged), catalog.files().to_vec()));
+        }
         Ok(Self { catalog, files, dense, banks, unused, centred_norms: false })
     }
 
@@ -170,7 +177,41 @@ impl TensorStore {
         matrices.all(|matrix| self.file(matrix.file).is_file())
     }
 
+    /// Bytes of dense weights that are arranged when they are read, and have to be copied to memory.
+    pub fn arranged_dense_bytes(&self) -> u64 {
+        self.dense.values().filter(|matrix| self.is_arranged(matrix)).map(|matrix| matrix.bytes).sum()
+    }
+
+    /// Whether experts are arranged when they are read, so that they cannot be used in their files.
+    pub fn arranges_experts(&self) -> bool {
+        self.banks.iter().flat_map(|bank| &bank.matrices).any(|matrix| self.is_arranged(matrix))
+    }
+
+    /// Whether a matrix is arranged when it is read.
+    pub fn is_arranged(&self, matrix: &MatrixRef) -> bool {
+        self.file(matrix.file).is_made()
+    }
+
+    /// The files that references of banks name, and perhaps more: those of the model, and that of arranged
+    /// matrices.
+    pub fn readable_files(&self) -> impl Iterator<Item = &FileBytes> {
+        self.files.iter().take_while(|file| file.is_file())
+    }
+
+    /// The bytes of some rows of a matrix, in place or arranged.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`] when what they are made from cannot be read.
+    pub fn rows(&self, matrix: &MatrixRef, rows: Range<usize>) -> Result<Cow<'_, [u8]>> {
+        let (offset, bytes) = matrix.place_of(rows);
+        let file = self.file(matrix.file);
+        file.read_rows(offset, bytes).map_err(|error| LoadError::io(file.path(), "read weights of", error))
+    }
+
     /// The weights of a matrix, in place.
+    ///
+    /// # Panics
+    /// If they are arranged and have not been copied to memory.
     pub fn view(&self, matrix: &MatrixRef) -> QMatrix<'_> {
         let bytes = self.file(matrix.file).range(matrix.offset, matrix.bytes);
         let bytes = bytes.expect("references were checked when they were made");
@@ -185,7 +226,7 @@ impl TensorStore {
     pub fn vector(&self, role: Role) -> Result<Vec<f32>> {
         let matrix = self.get(role);
         let mut out = vec![0.0; matrix.rows * matrix.cols];
-        moelten_quant::decode(matrix.format, self.view(&matrix).data(), &mut out);
+        moelten_quant::decode(matrix.format, &self.rows(&matrix, 0..matrix.rows)?, &mut out);
         self.refuse_not_finite(role, &matrix, &out, 0)?;
         if self.is_centred(role) {
             out.iter_mut().for_each(|weight| *weight += 1.0);
@@ -201,7 +242,7 @@ impl TensorStore {
         let matrix = self.get(role);
         let mut row = vec![0.0; matrix.cols];
         for index in 0..matrix.rows {
-            self.view(&matrix).decode_row(index, &mut row);
+            moelten_quant::decode(matrix.format, &self.rows(&matrix, index..index + 1)?, &mut row);
             self.refuse_not_finite(role, &matrix, &row, index * matrix.cols)?;
         }
         Ok(())
@@ -232,6 +273,13 @@ impl TensorStore {
     /// Bytes of everything outside expert banks.
     pub fn dense_bytes(&self) -> u64 {
         self.dense.values().map(|m| m.bytes).sum()
+    }
+
+    /// Bytes of the numbers of every layer by token, if they are in a file, of which rows are read when they
+    /// are needed.
+    pub fn rows_in_file_bytes(&self) -> u64 {
+        let table = self.dense.get(&Role::LayerInputTable);
+        table.filter(|matrix| self.file(matrix.file).is_file()).map_or(0, |matrix| matrix.bytes)
     }
 
     /// Bytes of all routed experts.

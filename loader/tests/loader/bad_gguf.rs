@@ -294,8 +294,8 @@ fn b23_tensor_type() {
         assert_eq!(fault(file), Fault::UnknownType { found: kind.into() });
     }
     // A type without a kernel opens: perhaps nobody needs the tensor.
-    let gguf = opened(&GgufBytes::new().tensor("a", &[256], 17, 0).data(&[0; 74]));
-    assert_eq!(gguf.catalog.get("a").unwrap().storage, Storage::Other("IQ2_XS"));
+    let gguf = opened(&GgufBytes::new().tensor("a", &[256], 9, 0).data(&[0; 320]));
+    assert_eq!(gguf.catalog.get("a").unwrap().storage, Storage::Other("Q8_1"));
 }
 
 #[test]

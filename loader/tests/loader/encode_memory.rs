@@ -3,6 +3,7 @@
 
 use std::sync::atomic::AtomicBool;
 
+use moelten_loader::error::LoadError;
 use moelten_loader::text::tokenizer::{Ended, Tokenizer};
 
 use crate::meter::peak;
@@ -44,6 +45,22 @@ fn check(name: &str, tokenizer: &Tokenizer) {
         assert_eq!(found.ended, Ended::Limit, "{name}, {kind}");
         assert!(found.at_least > LIMIT && found.ids.len() < 4 * LIMIT, "{name}, {kind}: {}", found.ids.len());
         assert!(bytes <= MEMORY, "{name}, {kind}: {bytes} bytes");
+    }
+    // Whatever the limit: a word that no rule can cut is refused instead.
+    for unit in ["a", "\u{4e16}\u{754c}", " "] {
+        for (bytes, limit) in [(BYTES, usize::MAX), (BYTES, BYTES), (100 << 10, usize::MAX)] {
+            let text = unit.repeat(bytes / unit.len());
+            let (found, peak) = peak(|| tokenizer.encode_text_up_to(&text, limit, &stop));
+            let ids = found.as_ref().map_or(0, |found| found.ids.len());
+            println!("{name}, {bytes} bytes of {unit:?}: {} MiB, {ids} ids", peak >> 20);
+            assert!(peak <= MEMORY + 8 * ids.next_power_of_two(), "{name}, {unit:?}: {peak} bytes");
+            if bytes == BYTES {
+                let refused = matches!(&found, Err(LoadError::Unsupported { .. }));
+                assert!(refused || ids > 0, "{name}, {unit:?}: {found:?}");
+            } else {
+                assert!(found.is_ok_and(|found| found.ended == Ended::Text), "{name}, {unit:?}");
+            }
+        }
     }
     // The whole text: the ids take what they take, and no more.
     let (_, text) = &texts()[0];

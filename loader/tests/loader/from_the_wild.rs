@@ -156,14 +156,21 @@ fn a_byte_order_mark_before_json() {
     assert_eq!(tokenizer.encode_text("ab").unwrap(), [2]);
 }
 
-/// Qwen's tokenizer composes characters; a GGUF file cannot say so, but its name for the pre-tokenizer does.
+/// Some families' tokenizers compose characters; a GGUF file cannot say so, but its name for the
+/// pre-tokenizer does.
 #[test]
 fn characters_are_composed_where_the_family_does() {
     let vocab = |pre: &str| GgufVocab { pre: Some(pre.into()), ..byte_vocab(&[], &[]) };
-    let (qwen, notices) = open(vocab("qwen2"));
-    assert!(notices.iter().any(|notice| notice.contains("NFC") && notice.contains("qwen2")), "{notices:?}");
-    assert_eq!(qwen.encode_text("e\u{301}").unwrap(), qwen.encode_text("\u{e9}").unwrap());
-    let (other, notices) = open(vocab("deepseek-r1-qwen"));
-    assert_eq!(notices, [""; 0]);
-    assert_ne!(other.encode_text("e\u{301}").unwrap(), other.encode_text("\u{e9}").unwrap());
+    for name in ["qwen2", "qwen35", "olmo", "mpt", "command-r", "hunyuan"] {
+        let (tokenizer, notices) = open(vocab(name));
+        assert!(notices.iter().any(|notice| notice.contains("NFC") && notice.contains(name)), "{notices:?}");
+        let ids = |text: &str| tokenizer.encode_text(text).unwrap();
+        assert_eq!(ids("e\u{301}"), ids("\u{e9}"), "{name}");
+    }
+    for name in ["deepseek-r1-qwen", "gpt-2", "llama-bpe", "starcoder"] {
+        let (tokenizer, notices) = open(vocab(name));
+        assert_eq!(notices, [""; 0], "{name}");
+        let ids = |text: &str| tokenizer.encode_text(text).unwrap();
+        assert_ne!(ids("e\u{301}"), ids("\u{e9}"), "{name}");
+    }
 }

@@ -171,7 +171,7 @@ fn the_older_kind_is_read() {
 }
 
 #[test]
-fn what_lies_is_refused() {
+fn b87_what_lies_is_refused() {
     let folder = Folder::new();
     let (sums, counts) = ("blk.0.attn_q.weight.in_sum2", "blk.0.attn_q.weight.counts");
     let cases: &[(&str, Tensors<'_>, &str)] = &[

@@ -37,15 +37,35 @@ pub(super) fn four_bits(codes: &[u8; 256]) -> [u8; 128] {
     bytes
 }
 
-/// Bit 4 of 256 codes in 32 bytes: byte `i` holds those of the codes `i`, `i + 32`, ...
-pub(super) fn high_bits(codes: &[u8; 256]) -> [u8; 32] {
+/// Bit `place` of 256 codes in 32 bytes: byte `i` holds those of the codes `i`, `i + 32`, ...
+pub(super) fn bits_of(codes: &[u8; 256], place: u32) -> [u8; 32] {
     let mut bytes = [0; 32];
     for (bit, codes) in codes.as_chunks::<32>().0.iter().enumerate() {
         for (byte, code) in bytes.iter_mut().zip(codes) {
-            *byte |= (code >> 4 & 1) << bit;
+            *byte |= (code >> place & 1) << bit;
         }
     }
     bytes
+}
+
+/// 256 two-bit codes in 64 bytes: each 128 codes are 32 bytes at shifts 0, 2, 4, 6. Higher bits are
+/// dropped.
+pub(super) fn two_bits(codes: &[u8; 256]) -> [u8; 64] {
+    let mut bytes = [0; 64];
+    for (bytes, codes) in bytes.as_chunks_mut::<32>().0.iter_mut().zip(codes.as_chunks::<128>().0) {
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = (0..4).fold(0, |byte, quarter| byte | (codes[i + 32 * quarter] & 3) << (2 * quarter));
+        }
+    }
+    bytes
+}
+
+/// The 16 scales of a `Q3_K` block, 0..=63 (32 stands for zero): low nibbles in 8 bytes, high pairs in 4.
+pub(super) fn q3_k_scales(scales: &[u8; 16]) -> [u8; 12] {
+    std::array::from_fn(|i| match i {
+        0..8 => scales[i] & 15 | scales[i + 8] << 4,
+        _ => (0..4).fold(0, |byte, quarter| byte | scales[i - 8 + 4 * quarter] >> 4 << (2 * quarter)),
+    })
 }
 
 /// 256 six-bit codes: the low nibbles in 128 bytes (each 128 codes are 64 bytes, low nibbles first), the
@@ -95,6 +115,8 @@ mod tests {
             assert_eq!(decode::k_scales(&k_scales(&scales, &minima)), (scales, minima));
             let signed = scales.map(|scale| scale as i8 - 32);
             assert_eq!(decode::iq4_xs_scales(&iq4_xs_scales(&scales)), signed);
+            let sixteen: [u8; 16] = std::array::from_fn(|i| ((i as u8).wrapping_mul(29) + shift) % 64);
+            assert_eq!(decode::q3_k_scales(&q3_k_scales(&sixteen)), sixteen.map(|scale| scale as i8 - 32));
         }
     }
 }

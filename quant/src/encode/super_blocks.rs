@@ -17,51 +17,58 @@ fn part<const N: usize>(importance: Option<&[f32; 256]>, i: usize) -> Option<&[f
     importance.map(|importance| &importance.as_chunks().0[i])
 }
 
-/// What `Q4_K` and `Q5_K` have in common.
-struct Affines {
+/// Scales and minima for sub-blocks, and those in half precision that they are multiples of.
+struct Affines<const PARTS: usize> {
     scale: f16,
     minimum: f16,
-    /// `pack::k_scales`.
-    packed: [u8; 12],
+    scales: [u8; PARTS],
+    minima: [u8; PARTS],
     codes: [u8; 256],
 }
 
-impl Affines {
-    const ZERO: Self = Self { scale: f16::ZERO, minimum: f16::ZERO, packed: [0; 12], codes: [0; 256] };
+impl<const PARTS: usize> Affines<PARTS> {
+    const ZERO: Self = Self {
+        scale: f16::ZERO,
+        minimum: f16::ZERO,
+        scales: [0; PARTS],
+        minima: [0; PARTS],
+        codes: [0; 256],
+    };
 
-    /// Codes up to `top`, scales and minima per 32 values.
-    fn new(
+    /// Codes up to `top`, scales and minima up to `most` for each `N` values.
+    fn new<const N: usize>(
         x: &[f32; 256],
         importance: Option<&[f32; 256]>,
         search: AffineSearch,
+        most: f32,
     ) -> Result<Self, OutOfRange> {
         let Some(block) = Scaled::new(x)? else { return Ok(Self::ZERO) };
-        let parts = block.x.as_chunks::<32>().0;
+        let parts = block.x.as_chunks::<N>().0;
         let mean_square = block.mean_square();
-        let w: [[f32; 32]; 8] = std::array::from_fn(|i| {
+        let w: [[f32; N]; PARTS] = std::array::from_fn(|i| {
             let x = &parts[i];
             match part(importance, i) {
                 Some(importance) => weights(x, importance, mean_square),
                 None => {
-                    let typical = (dot(x, x) / 32.0).sqrt();
+                    let typical = (dot(x, x) / N as f32).sqrt();
                     map(x, |x| typical + x.abs())
                 }
             }
         });
-        let fits: [Affine; 8] = std::array::from_fn(|i| fit_affine(&parts[i], &w[i], search));
-        let scale = half_at_least(max(&fits.map(|fit| fit.scale)) / 63.0 * block.unit)?;
-        let minimum = half_at_least(max(&fits.map(|fit| -fit.offset)).max(0.0) / 63.0 * block.unit)?;
+        let fits: [Affine; PARTS] = std::array::from_fn(|i| fit_affine(&parts[i], &w[i], search));
+        let scale = half_at_least(max(&fits.map(|fit| fit.scale)) / most * block.unit)?;
+        let minimum = half_at_least(max(&fits.map(|fit| -fit.offset)).max(0.0) / most * block.unit)?;
         let (step, down) = (scale.to_f32() / block.unit, minimum.to_f32() / block.unit);
 
-        let (mut scales, mut minima, mut all) = ([0; 8], [0; 8], [0; 256]);
-        for (i, codes_out) in all.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let mut found = Self { scale, minimum, ..Self::ZERO };
+        for (i, codes_out) in found.codes.as_chunks_mut::<N>().0.iter_mut().enumerate() {
             // Rounding both to the nearest multiple is not the best pair: where one goes up the other may
             // have to.
             let near_scale = floor(fits[i].scale * inverse(step)) - 1.0;
             let near_minimum = floor(-fits[i].offset * inverse(down));
-            let try_scales: Searches = std::array::from_fn(|i| clamp(near_scale + (i % 4) as f32, 0.0, 63.0));
+            let try_scales: Searches = std::array::from_fn(|i| clamp(near_scale + (i % 4) as f32, 0.0, most));
             let try_minima: Searches =
-                std::array::from_fn(|i| clamp(near_minimum + (i / 4) as f32, 0.0, 63.0));
+                std::array::from_fn(|i| clamp(near_minimum + (i / 4) as f32, 0.0, most));
             let losses = affine_losses(
                 &parts[i],
                 &w[i],
@@ -70,19 +77,39 @@ impl Affines {
                 search.top,
             );
             let best = best(&losses.map(|loss| -loss));
-            (scales[i], minima[i]) = (try_scales[best] as u8, try_minima[best] as u8);
+            (found.scales[i], found.minima[i]) = (try_scales[best] as u8, try_minima[best] as u8);
             let above = map(&parts[i], |x| x + try_minima[best] * down);
             *codes_out = codes(&above, inverse(try_scales[best] * step), 0.0, search.top);
         }
-        Ok(Self { scale, minimum, packed: pack::k_scales(&scales, &minima), codes: all })
+        Ok(found)
     }
+}
 
-    /// The start of the block, the same for both formats.
+impl Affines<8> {
+    /// The start of a block of `Q4_K` or `Q5_K`.
     fn header(&self, block: &mut [u8]) {
         block[..2].copy_from_slice(&self.scale.to_le_bytes());
         block[2..4].copy_from_slice(&self.minimum.to_le_bytes());
-        block[4..16].copy_from_slice(&self.packed);
+        block[4..16].copy_from_slice(&pack::k_scales(&self.scales, &self.minima));
     }
+}
+
+pub(super) fn q2_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u8; 84], OutOfRange> {
+    let search = AffineSearch {
+        top: 3.0,
+        positive_offset: false,
+        starts: [-0.9, -0.6, -0.3, 0.0, 0.3, 0.6, 0.9, 1.3],
+        rounds: 3,
+    };
+    let affines = Affines::<16>::new::<16>(x, importance, search, 15.0)?;
+    let mut block = [0; 84];
+    for (byte, (scale, minimum)) in block.iter_mut().zip(affines.scales.iter().zip(&affines.minima)) {
+        *byte = scale | minimum << 4;
+    }
+    block[16..80].copy_from_slice(&pack::two_bits(&affines.codes));
+    block[80..82].copy_from_slice(&affines.scale.to_le_bytes());
+    block[82..].copy_from_slice(&affines.minimum.to_le_bytes());
+    Ok(block)
 }
 
 pub(super) fn q4_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u8; 144], OutOfRange> {
@@ -92,7 +119,7 @@ pub(super) fn q4_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u
         starts: [-0.9, -0.6, -0.3, 0.0, 0.2, 0.5, 0.8, 1.2],
         rounds: 2,
     };
-    let affines = Affines::new(x, importance, search)?;
+    let affines = Affines::<8>::new::<32>(x, importance, search, 63.0)?;
     let mut block = [0; 144];
     affines.header(&mut block);
     block[16..].copy_from_slice(&pack::four_bits(&affines.codes));
@@ -106,10 +133,10 @@ pub(super) fn q5_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u
         starts: [-0.5, -0.3, -0.1, 0.0, 0.2, 0.4, 0.6, 0.9],
         rounds: 2,
     };
-    let affines = Affines::new(x, importance, search)?;
+    let affines = Affines::<8>::new::<32>(x, importance, search, 63.0)?;
     let mut block = [0; 176];
     affines.header(&mut block);
-    block[16..48].copy_from_slice(&pack::high_bits(&affines.codes));
+    block[16..48].copy_from_slice(&pack::bits_of(&affines.codes, 4));
     block[48..].copy_from_slice(&pack::four_bits(&affines.codes));
     Ok(block)
 }
@@ -154,6 +181,24 @@ impl<const PARTS: usize> Multiples<PARTS> {
         });
         Ok(Self { scale, multiples, steps: multiples.map(|multiple| multiple * step) })
     }
+}
+
+pub(super) fn q3_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u8; 110], OutOfRange> {
+    let Some(block) = Scaled::new(x)? else { return Ok([0; 110]) };
+    let fit = |x: &[f32; 16], w: &[f32; 16]| signed_scale(x, w, 4.0);
+    let fitted = Multiples::<16>::new(&block, importance, 32.0, fit, signed_nearest(4.0))?;
+    let mut all = [0; 256];
+    let parts = all.as_chunks_mut().0.iter_mut().zip(block.x.as_chunks::<16>().0);
+    for ((out, x), step) in parts.zip(fitted.steps) {
+        *out = codes(x, inverse(step), -4.0, 3.0);
+    }
+    let mut bytes = [0; 110];
+    bytes[..32].copy_from_slice(&pack::bits_of(&all, 2));
+    bytes[32..96].copy_from_slice(&pack::two_bits(&all));
+    let scales = fitted.multiples.map(|multiple| low_byte(multiple + 32.0));
+    bytes[96..108].copy_from_slice(&pack::q3_k_scales(&scales));
+    bytes[108..].copy_from_slice(&fitted.scale.to_le_bytes());
+    Ok(bytes)
 }
 
 pub(super) fn q6_k(x: &[f32; 256], importance: Option<&[f32; 256]>) -> Result<[u8; 210], OutOfRange> {

@@ -91,7 +91,7 @@ fn unpack_piece(
     columns: Range<usize>,
     piece: &mut [f32],
 ) {
-    let bytes_of = |columns: usize| columns * w.format().block_bytes();
+    let bytes_of = |columns: usize| columns / w.format().block_len() * w.format().block_bytes();
     for (row, piece) in rows.zip(piece.chunks_exact_mut(DEPTH)) {
         let start = row * w.row_bytes();
         let bytes = &w.data()[start + bytes_of(columns.start)..start + bytes_of(columns.end)];

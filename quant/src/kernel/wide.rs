@@ -10,6 +10,7 @@
 pub(super) mod attend;
 mod attend_tile;
 pub(super) mod blocks;
+pub(super) mod coded;
 pub(super) mod fill;
 pub(super) mod float_table;
 pub(super) mod lanes;

@@ -10,7 +10,13 @@ use moelten_quant::{
 
 /// Formats of blocks: their products take int8 activations.
 pub fn quantised() -> impl Iterator<Item = Format> {
-    Format::ALL.into_iter().filter(|format| format.block_len() > 1)
+    Format::ALL.into_iter().filter(|format| !format.is_float())
+}
+
+/// Whether scales are for 16 weights.
+pub fn halves(format: Format) -> bool {
+    use Format::{Iq1M, Iq2S, Iq2Xs, Nvfp4, Q2K, Q3K, Q6K};
+    matches!(format, Q2K | Q3K | Q6K | Iq1M | Iq2Xs | Iq2S | Nvfp4)
 }
 
 /// SplitMix64.
@@ -79,6 +85,7 @@ impl Weights {
                     [1, 127, 240][rng.bits() as usize % 3]
                 };
             }
+            self.other_scales(format, block, rng);
             for &at in scale_offsets(format) {
                 let scale = match self {
                     Self::Random => half::f16::from_f32(rng.float() * 0.02),
@@ -90,6 +97,38 @@ impl Weights {
         }
         bytes
     }
+
+    /// Scales that are not in half precision, or not in two bytes beside each other.
+    fn other_scales(self, format: Format, block: &mut [u8], rng: &mut Rng) {
+        let random = self == Self::Random;
+        let three = rng.bits() as usize % 3;
+        match format {
+            Format::Q8K | Format::F8 => {
+                let scale = if random { rng.float() * 0.02 } else { [1e30, 1e-40, -1.0][three] };
+                block[..4].copy_from_slice(&scale.to_le_bytes());
+                if format == Format::F8 {
+                    // No NaN.
+                    block[4..].iter_mut().filter(|code| **code & 0x7f == 0x7f).for_each(|code| *code ^= 1);
+                }
+            }
+            Format::Nvfp4 => {
+                let scale = |rng: &mut Rng| {
+                    if random { 0x10 + rng.bits() as u8 % 16 } else { [0x7e, 1, 0x7f][three] }
+                };
+                block[..4].fill_with(|| scale(rng));
+            }
+            Format::Iq1M => {
+                let random = half::f16::from_f32(rng.float() * 0.02);
+                let extremes = [half::f16::MAX, half::f16::MIN_POSITIVE_SUBNORMAL, half::f16::NEG_ONE];
+                let scale = if self == Self::Random { random } else { extremes[three] };
+                for i in 0..4 {
+                    let nibble = (scale.to_bits() >> (4 * i) & 15) as u8;
+                    block[49 + 2 * i] = block[49 + 2 * i] & 15 | nibble << 4;
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Where the half-precision scales of a block are.
@@ -100,6 +139,10 @@ fn scale_offsets(format: Format) -> &'static [usize] {
         Format::Q2K => &[80, 82],
         Format::Q3K => &[108],
         Format::Q6K => &[208],
+        Format::Iq1S | Format::Iq2Xxs | Format::Iq2Xs | Format::Iq2S | Format::Iq3Xxs | Format::Iq3S => &[0],
+        Format::Q1_0 => &[0],
+        Format::Tq1_0 => &[52],
+        Format::Tq2_0 => &[64],
         _ => &[],
     }
 }

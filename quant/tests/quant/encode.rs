@@ -9,11 +9,22 @@ const PLAIN: [Format; 6] =
     [Format::Q4_0, Format::Q4_1, Format::Q5_0, Format::Q5_1, Format::Q8_0, Format::Mxfp4];
 
 /// Formats whose scales are searched for.
-const SEARCHED: [Format; 5] = [Format::Q4K, Format::Q5K, Format::Q6K, Format::Iq4Nl, Format::Iq4Xs];
+const SEARCHED: [Format; 7] =
+    [Format::Q2K, Format::Q3K, Format::Q4K, Format::Q5K, Format::Q6K, Format::Iq4Nl, Format::Iq4Xs];
 
 /// Every block format that can be encoded.
 fn block_formats() -> impl Iterator<Item = Format> {
     PLAIN.into_iter().chain(SEARCHED)
+}
+
+#[test]
+fn formats_that_say_that_they_are_written_are() {
+    let floats = [Format::F32, Format::F16, Format::BF16];
+    for format in Format::ALL {
+        let listed = floats.into_iter().chain(block_formats()).any(|written| written == format);
+        assert_eq!(format.is_written(), listed, "{format}");
+        assert_eq!(encoded(format, &[0.0; 256], None).is_ok(), listed, "{format}");
+    }
 }
 
 fn encoded(format: Format, values: &[f32], importance: Option<&[f32]>) -> Result<Vec<u8>, EncodeError> {
@@ -93,6 +104,8 @@ fn errors_are_at_most_those_of_llama_cpp() {
         (Format::Q5_1, 0.043965, 0.034897),
         (Format::Q8_0, 0.007344, 0.007501),
         (Format::Mxfp4, 0.132096, 0.132539),
+        (Format::Q2K, 0.336832, 0.242981),
+        (Format::Q3K, 0.185273, 0.160890),
         (Format::Q4K, 0.084816, 0.075230),
         (Format::Q5K, 0.042813, 0.039416),
         (Format::Q6K, 0.022396, 0.020726),
@@ -182,6 +195,8 @@ fn awkward_blocks_come_back() {
             Format::Q6K => 1.0 / 31.0,
             Format::Q5_0 | Format::Q5_1 | Format::Q5K => 1.0 / 15.0,
             Format::Mxfp4 => 1.0 / 4.0,
+            Format::Q3K => 1.0 / 3.0,
+            Format::Q2K => 1.0 / 1.5,
             _ => 1.0 / 7.0,
         };
         for (trap, values) in traps() {
@@ -273,7 +288,7 @@ fn what_cannot_be_encoded_is_an_error() {
             assert_eq!(encoded(format, &[0.0; 256], Some(&importance)), refused, "{format}");
         }
     }
-    for format in [Format::Q2K, Format::Q3K] {
+    for format in [Format::Iq2Xs, Format::Tq1_0, Format::Q8K, Format::Nvfp4] {
         assert_eq!(encoded(format, &[0.0; 256], None), Err(EncodeError::Unsupported(format)));
         assert_eq!(encoded(format, &[0.0; 256], Some(&importance)), Err(EncodeError::Unsupported(format)));
     }

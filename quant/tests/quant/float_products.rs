@@ -3,9 +3,14 @@
 use crate::common::{Inputs, Packed, Rng, Weights, assert_same, product, tiers};
 use moelten_quant::{Activations, Format, Line, QMatrix, decode};
 
-const FLOATS: [Format; 3] = [Format::F32, Format::F16, Format::BF16];
+const FLOATS: [Format; 4] = [Format::F32, Format::F16, Format::BF16, Format::F8];
 /// Columns to test: tails of every kind, and more than one piece of 512.
 const COLUMNS: [usize; 10] = [1, 7, 8, 31, 32, 33, 100, 519, 544, 1061];
+
+/// Those that are whole blocks.
+fn columns(format: Format) -> impl Iterator<Item = usize> {
+    COLUMNS.into_iter().filter(move |cols| cols.is_multiple_of(format.block_len()))
+}
 
 /// Checks `out` (`[tokens, rows]`) against double precision.
 ///
@@ -40,7 +45,7 @@ fn check(w: &[f32], x: &[f32], [rows, cols, tokens]: [usize; 3], out: &[f32], wh
 fn products_agree_with_double_precision() {
     let mut rng = Rng(1);
     for format in FLOATS {
-        for cols in COLUMNS {
+        for cols in columns(format) {
             for weights in [Weights::Random, Weights::Extreme, Weights::Zero] {
                 let bytes = weights.bytes(format, 33 * cols, &mut rng);
                 let mut w = vec![0.0; 33 * cols];
@@ -72,7 +77,7 @@ fn products_with_unit_vectors_are_the_weights() {
     let mut rng = Rng(2);
     for kernels in tiers() {
         for format in FLOATS {
-            for cols in COLUMNS {
+            for cols in columns(format) {
                 for weights in [Weights::Random, Weights::Extreme] {
                     let bytes = weights.bytes(format, cols, &mut rng);
                     let mut expected = vec![0.0; cols];
@@ -98,9 +103,10 @@ fn products_with_unit_vectors_are_the_weights() {
 fn a_product_does_not_depend_on_its_batch_or_on_the_split_of_rows() {
     let mut rng = Rng(4);
     // Large enough for every order of the loops: 64 tokens here are more than the limit for one cache.
-    let (rows, cols, most) = (70, 2309, 200);
+    let (rows, most) = (70, 200);
     for kernels in tiers() {
         for format in FLOATS {
+            let cols = if format.block_len() == 1 { 2309 } else { 2304 };
             let bytes = Weights::Random.bytes(format, rows * cols, &mut rng);
             let matrix = QMatrix::new(format, rows, cols, &bytes).unwrap();
             let x = rng.floats(most * cols);

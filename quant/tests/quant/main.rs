@@ -15,4 +15,5 @@ mod guard;
 mod peaks;
 mod products;
 mod reference;
+mod small;
 mod vectors;

@@ -1,7 +1,7 @@
 //! Products of quantised weights with int8 activations: every tier and format gives the bits of the scalar
 //! reference for any number of rows and tokens and whatever they stand beside, and these are within the
 //! derived bound of double precision. `float_products.rs` has float weights, `guard.rs` what is read.
-use crate::common::{Inputs, Packed, Rng, Weights, assert_same, product, quantised, tiers};
+use crate::common::{Inputs, Packed, Rng, Weights, assert_same, halves, product, quantised, tiers};
 use moelten_quant::{ActivationKind, Activations, Format, Isa, Kernels, Line, Picks, QMatrix, decode};
 
 fn scalar() -> &'static Kernels {
@@ -58,8 +58,7 @@ impl Exact {
     /// `|t a|`. One percent covers that the bound is made of rounded numbers.
     fn check(&self, x: Activations<'_>, out: &[f32], what: &dyn Fn() -> String) {
         let rows = self.weights.len() / self.cols;
-        let sums =
-            self.cols / if matches!(self.format, Format::Q2K | Format::Q3K | Format::Q6K) { 16 } else { 32 };
+        let sums = self.cols / if halves(self.format) { 16 } else { 32 };
         let n = (sums + 5) as f64 * 2f64.powi(-24);
         for t in 0..x.tokens() {
             let x: Vec<f64> = (0..self.cols).map(|k| f64::from(x.value(t, k))).collect();

@@ -125,7 +125,9 @@ pub fn weights(pool: &Pool, kernels: &Kernels, tensors: &TensorStore) -> f64 {
     let dense = tensors.dense().map(|(_, matrix)| matrix);
     let experts = tensors.banks().iter().flat_map(|bank| bank.iter().flatten().copied());
     let mut left = WEIGHTS;
-    let some = dense.chain(experts).take_while(|matrix| {
+    // What is arranged while it is read is nowhere to read plainly.
+    let in_place = dense.chain(experts).filter(|matrix| !tensors.is_arranged(matrix));
+    let some = in_place.take_while(|matrix| {
         let taken = left > 0;
         left = left.saturating_sub(matrix.bytes);
         taken

@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::Context;
 use moelten_loader::load::spec_of_config;
 use moelten_loader::spec::{
-    Activation, AttentionSpec, HeadSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Pairing,
-    QkNorm, RopeScaling, RopeSpec, RouterInput, RouterSpec, Select, SharedExpert,
+    Activation, AttentionSpec, HeadSpec, KvSource, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op,
+    Pairing, QkNorm, RopeScaling, RopeSpec, RouterInput, RouterSpec, Select, SharedExpert,
 };
 use serde::Deserialize;
 
@@ -25,14 +25,16 @@ const NAMED: [&str; 6] = [
 ];
 
 /// The named shapes that are configurations.
-const CONFIGS: [&str; 3] = [
+const CONFIGS: [&str; 5] = [
     include_str!("../../shapes/qwen3.5-35b-a3b.json"),
     include_str!("../../shapes/glm-4.7-flash.json"),
     include_str!("../../shapes/lfm2-8b-a1b.json"),
+    include_str!("../../shapes/gemma-4-26b-a4b.json"),
+    include_str!("../../shapes/nemotron-3-nano.json"),
 ];
 
 /// Their names.
-const CONFIG_NAMES: &str = "qwen3.5-35b-a3b, glm-4.7-flash, lfm2-8b-a1b";
+const CONFIG_NAMES: &str = "qwen3.5-35b-a3b, glm-4.7-flash, lfm2-8b-a1b, gemma-4-26b-a4b, nemotron-3-nano";
 
 /// Largest shape file in bytes; usual ones have a few hundred.
 const FILE_MAX: u64 = 1 << 16;
@@ -264,6 +266,7 @@ impl Shape {
                 heads: self.heads,
                 kv_heads: self.kv_heads,
                 head_dim: self.head_dim,
+                value_dim: self.head_dim,
                 scale: (self.head_dim as f32).powf(-0.5),
                 qkv_bias: self.qkv_bias,
                 out_bias: self.out_bias,
@@ -284,6 +287,10 @@ impl Shape {
                 softcap: None,
                 temperature: None,
                 gate: None,
+                source: KvSource::Projected,
+                value_norm: None,
+                value_scale: 1.0,
+                chunk: None,
             };
             let moe = MoeSpec {
                 experts: self.experts,
@@ -292,9 +299,13 @@ impl Shape {
                     bias: false,
                     select: Select::SoftmaxTopK { k: self.experts_per_token, renormalise: self.renormalise },
                     scale: 1.0,
+                    expert_scales: false,
                 },
                 router_input: RouterInput::Branch,
                 shared: self.shared_d_ff.map_or(SharedExpert::None, |d_ff| SharedExpert::Plain(mlp(d_ff))),
+                latent: None,
+                shared_scale: 1.0,
+                weighs_inputs: false,
             };
             LayerSpec::pre_norm(norm, Op::Attention(attention), Op::Moe(moe), 1.0)
         };
@@ -305,6 +316,7 @@ impl Shape {
             d_model: self.d_model,
             max_context: self.context,
             embed_scale: 1.0,
+            layer_inputs: None,
             layers: (0..self.layers).map(layer).collect(),
             final_norm: norm,
             head: HeadSpec { tied: self.tied_head, bias: false, scale: 1.0, softcap: None },

@@ -15,8 +15,11 @@ use moelten_tui::terminal::{Notes, Tone};
 
 use crate::exit::CommandError;
 
-/// Longest text in bytes, far beyond any context.
-pub const BYTES_MAX: u64 = 64 << 20;
+/// Longest prompt in bytes: millions of tokens. Until it is refused or rendered, there are a few copies of
+/// it.
+const PROMPT_BYTES_MAX: u64 = 16 << 20;
+/// Longest text in bytes that is only measured. One in UTF-16, which is copied, may have as many as a prompt.
+const BYTES_MAX: u64 = 64 << 20;
 /// Bytes at the beginning of a file that show whether it is text.
 const HEAD_BYTES: u64 = 64 << 10;
 
@@ -39,17 +42,38 @@ pub fn text_or_file(argument: &str) -> anyhow::Result<String> {
 /// # Errors
 /// Files that cannot be read, are too large, or are not text.
 pub fn file(path: &Path) -> anyhow::Result<String> {
-    let (text, whole) = beginning(path)?;
+    let (text, whole) = beginning_of(path, PROMPT_BYTES_MAX)?;
     if !whole {
-        let problem = format!("{} holds more than {} MiB of text", path.display(), BYTES_MAX >> 20);
-        return Err(CommandError::Usage(problem).into());
+        return Err(too_large(&path.display().to_string(), PROMPT_BYTES_MAX));
     }
     Ok(text)
 }
 
+/// A prompt of two texts.
+///
+/// # Errors
+/// Together they are too large.
+pub fn joined(mut first: String, second: &str) -> anyhow::Result<String> {
+    if (first.len() + second.len()) as u64 > PROMPT_BYTES_MAX {
+        return Err(too_large("the prompt with the piped text", PROMPT_BYTES_MAX));
+    }
+    first.push_str("\n\n");
+    first.push_str(second);
+    Ok(first)
+}
+
+fn too_large(name: &str, most: u64) -> anyhow::Error {
+    CommandError::Usage(format!("{name} holds more than {} MiB of text", most >> 20)).into()
+}
+
+/// Whether the bytes begin with the mark of UTF-16.
+fn is_utf_16(bytes: &[u8]) -> bool {
+    matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..])
+}
+
 /// Says that a text was not UTF-8 but UTF-16 when it was read.
 fn mention_utf_16(name: &str, bytes: &[u8]) {
-    if matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) {
+    if is_utf_16(bytes) {
         let line = format!("note: {name} is UTF-16 and was converted to UTF-8");
         Notes::detect().line(Tone::Dim, &line);
     }
@@ -60,6 +84,10 @@ fn mention_utf_16(name: &str, bytes: &[u8]) {
 /// # Errors
 /// Files that cannot be read or are not text.
 pub fn beginning(path: &Path) -> anyhow::Result<(String, bool)> {
+    beginning_of(path, BYTES_MAX)
+}
+
+fn beginning_of(path: &Path, most: u64) -> anyhow::Result<(String, bool)> {
     let failed = || format!("cannot read {}", path.display());
     let mut source = File::open(path).with_context(failed)?;
     let not_text =
@@ -69,9 +97,13 @@ pub fn beginning(path: &Path) -> anyhow::Result<(String, bool)> {
     source.by_ref().take(HEAD_BYTES).read_to_end(&mut bytes).with_context(failed)?;
     let whole = (bytes.len() as u64) < HEAD_BYTES;
     text_of(until_character(&bytes, whole)).map_err(not_text)?;
-    source.take(BYTES_MAX - HEAD_BYTES + 1).read_to_end(&mut bytes).with_context(failed)?;
-    let whole = bytes.len() as u64 <= BYTES_MAX;
-    bytes.truncate(BYTES_MAX as usize);
+    let most = if is_utf_16(&bytes) { most.min(PROMPT_BYTES_MAX) } else { most };
+    // A buffer of the right size is not copied while it grows.
+    let len = std::fs::metadata(path).map_or(0, |found| found.len()).min(most + 1);
+    bytes.reserve_exact(usize::try_from(len).unwrap_or(0).saturating_sub(bytes.len()));
+    source.take(most - HEAD_BYTES + 1).read_to_end(&mut bytes).with_context(failed)?;
+    let whole = bytes.len() as u64 <= most;
+    bytes.truncate(most as usize);
     bytes.truncate(until_character(&bytes, whole).len());
     mention_utf_16(&path.display().to_string(), &bytes);
     Ok((decoded(bytes).map_err(not_text)?, whole))
@@ -133,10 +165,9 @@ fn connected() -> bool {
 /// Reads all of stdin. Wrong bytes are replaced; a stream that mostly consists of such is refused.
 fn read_stdin(notes: Notes) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
-    io::stdin().lock().take(BYTES_MAX + 1).read_to_end(&mut bytes).context("cannot read stdin")?;
-    if bytes.len() as u64 > BYTES_MAX {
-        let problem = format!("stdin holds more than {} MiB of text", BYTES_MAX >> 20);
-        return Err(CommandError::Usage(problem).into());
+    io::stdin().lock().take(PROMPT_BYTES_MAX + 1).read_to_end(&mut bytes).context("cannot read stdin")?;
+    if bytes.len() as u64 > PROMPT_BYTES_MAX {
+        return Err(too_large("stdin", PROMPT_BYTES_MAX));
     }
     let head = &bytes[..bytes.len().min(HEAD_BYTES as usize)];
     match text_of(&bytes) {

@@ -53,7 +53,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "shape")]
     text: Option<PathBuf>,
     /// Generated weights of a named shape: qwen3-30b-a3b, mixtral-8x7b, olmoe, gpt-oss-20b, mixtral-mini,
-    /// qwen3-half, qwen3.5-35b-a3b, glm-4.7-flash, lfm2-8b-a1b, or FILE.toml, or a model's config.json
+    /// qwen3-half, qwen3.5-35b-a3b, glm-4.7-flash, lfm2-8b-a1b, gemma-4-26b-a4b, nemotron-3-nano,
+    /// or FILE.toml, or a model's config.json
     #[arg(long, value_name = "NAME")]
     shape: Option<String>,
     /// Number of layers of the shape [default: all of them]
@@ -84,6 +85,13 @@ struct Subject {
     tokens: Option<Vec<u32>>,
     /// The largest file.
     file: Option<PathBuf>,
+}
+
+impl BenchArgs {
+    /// The models that are named, for names that are not paths.
+    pub fn models(&mut self) -> Vec<&mut PathBuf> {
+        self.model.iter_mut().collect()
+    }
 }
 
 /// Runs the command.

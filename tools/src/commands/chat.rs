@@ -88,6 +88,13 @@ impl ChatArgs {
     }
 }
 
+impl ChatArgs {
+    /// The models that are named, for names that are not paths.
+    pub fn models(&mut self) -> Vec<&mut PathBuf> {
+        self.model.iter_mut().collect()
+    }
+}
+
 /// Runs the command.
 pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     let notes = Notes::detect();

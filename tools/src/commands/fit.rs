@@ -11,6 +11,7 @@ use moelten_engine::EngineError;
 use moelten_engine::plan::context::fitting;
 use moelten_engine::plan::{Experts, GROWTH, Plan, Ram};
 use moelten_engine::runtime::memory;
+use moelten_hub::variants;
 use moelten_loader::load::LoadedModel;
 use moelten_tui::figures::percent;
 use moelten_tui::filter;
@@ -18,6 +19,8 @@ use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
 use crate::chat::headers::Headers;
+use crate::models::RemoteModel;
+use crate::names;
 use crate::open::{self, SessionArgs};
 use crate::report::forecast::{Forecast, Span, Speeds, TOLERANCE};
 use crate::report::memory_words;
@@ -29,7 +32,8 @@ use crate::report::progress::bytes;
 /// model runs, 5 if it does not.
 #[derive(Debug, clap::Args)]
 pub struct FitArgs {
-    /// GGUF file or model folder; the built-in model if there is none
+    /// GGUF file, model folder, or name on the hub, which is judged by its headers without a download; the
+    /// built-in model if there is none
     model: Option<PathBuf>,
     /// Cache hit rate to assume, 0 to 1, such as one that `/stats` showed [default: estimated]
     #[arg(long, value_name = "SHARE", value_parser = share)]
@@ -76,7 +80,13 @@ struct Refusal {
 }
 
 /// Runs the command.
-pub fn run(args: FitArgs) -> anyhow::Result<()> {
+pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
+    let remote = args.model.as_deref().map(names::remote).transpose()?.flatten();
+    let remote = remote.map(|name| RemoteModel::fetch(&names::hub()?, &name)).transpose()?;
+    args.model = match (&remote, args.model.take()) {
+        (Some(remote), _) => Some(remote.path()),
+        (None, given) => given.map(names::resolve).transpose()?,
+    };
     let headers = Headers::read(args.model.as_deref(), true)?;
     let chats = headers.language.has_template();
     // `chat` and `run` hold the language when they plan, so it counts here too.
@@ -92,8 +102,16 @@ pub fn run(args: FitArgs) -> anyhow::Result<()> {
         }
     };
     Notes::detect().line(Tone::Dim, "measuring, a second or two");
-    let speeds =
-        Speeds::probe(args.session.compute(), &loaded.tensors, PROBE, PROBE_BYTES.min(plan.budget / 2))?;
+    let most = PROBE_BYTES.min(plan.budget / 2);
+    let compute = args.session.compute();
+    let speeds = match &remote {
+        None => Speeds::probe(compute, &loaded.tensors, PROBE, most)?,
+        Some(_) => {
+            let trial = names::hub()?.trial_file();
+            let path = trial.as_ref().ok().map(|trial| trial.path());
+            Speeds::probe_on(path, compute, &loaded.tensors, PROBE, most)?
+        }
+    };
     let forecast = Forecast::new(&loaded, &plan, args.session.compute().kv(), &speeds, args.hit_rate);
     let free = memory::available_bytes();
     let report =
@@ -102,8 +120,42 @@ pub fn run(args: FitArgs) -> anyhow::Result<()> {
         writeln!(io::stdout(), "{}", filter::clean(&report.json().to_string()))?;
     } else {
         write!(io::stdout(), "{}", filter::clean(&report.text()?))?;
+        if let Some(remote) = &remote {
+            write!(io::stdout(), "{}", filter::clean(&others(remote, &report.plan)?))?;
+        }
     }
     Ok(())
+}
+
+/// The other quantisations of a repository: their sizes, and whether they would fit, by the parts that the
+/// judged one has.
+fn others(remote: &RemoteModel, plan: &Plan) -> Result<String, std::fmt::Error> {
+    let variants = variants(&remote.repository.files);
+    let mut out = String::new();
+    if variants.len() < 2 {
+        return Ok(out);
+    }
+    let judged: u64 = remote.choice.files.iter().map(|file| file.bytes).sum();
+    let fixed = plan.base + plan.kv + plan.scratch;
+    let needs = |bytes: u64| {
+        let scale = bytes as f64 / judged.max(1) as f64;
+        let (dense, experts) = (plan.dense as f64 * scale, plan.expert_bytes as f64 * scale);
+        (fixed + (dense + experts) as u64, fixed + (dense + 0.05 * experts) as u64)
+    };
+    let verdict = |bytes: u64| match needs(bytes) {
+        (all, _) if all <= plan.budget => "RAM",
+        (_, least) if least <= plan.budget && plan.expert_bytes > 0 => "STREAM",
+        _ => "NO",
+    };
+    writeln!(out, "\nall quantisations there, with this budget and context:")?;
+    let best = variants.iter().rposition(|variant| verdict(variant.bytes()) == "RAM");
+    for (index, variant) in variants.iter().enumerate() {
+        let here = if variant.files == remote.choice.files { "  (the one above)" } else { "" };
+        let note = if Some(index) == best { "  largest that fits into memory" } else { "" };
+        let (quant, size) = (&variant.quant, bytes(variant.bytes()));
+        writeln!(out, "  {quant:<14} {size:>9}  {:<6}{here}{note}", verdict(variant.bytes()))?;
+    }
+    Ok(out)
 }
 
 /// `--hit-rate`.
@@ -204,6 +256,9 @@ impl Report<'_> {
         };
         let free = self.free.map_or_else(String::new, |free| format!("; {} free now", bytes(free)));
         let place = match &plan.experts {
+            Experts::InPlace if plan.arranged > 0 => {
+                "arranged in memory; the others are mapped from the file"
+            }
             Experts::InPlace => "mapped from the file",
             Experts::Cached(cached) if cached.embedding_in_file => {
                 "copied to memory; the embedding is read from the file, one row per token"
@@ -218,7 +273,14 @@ impl Report<'_> {
             ("program", bytes(plan.base), String::new()),
             ("other weights", bytes(plan.dense), place.to_owned()),
             ("context", bytes(plan.kv), format!("{tokens} tokens in {kv} ({why_context})")),
-            ("buffers", bytes(plan.scratch), String::new()),
+            match plan.arranging {
+                0 => ("buffers", bytes(plan.scratch), String::new()),
+                arranging => {
+                    let words =
+                        format!("{} of them to arrange experts while they are read", bytes(arranging));
+                    ("buffers", bytes(plan.scratch + arranging), words)
+                }
+            },
             ("experts", expert_bytes, experts),
             ("total", bytes(plan.needs()), String::new()),
         ]
@@ -274,7 +336,11 @@ impl Report<'_> {
                 };
                 let quotas = span(kept().map(|k| *k.0).min(), kept().map(|k| *k.0).max());
                 let experts = span(kept().map(|k| *k.1).min(), kept().map(|k| *k.1).max());
-                let how = if cached.direct { "direct reads" } else { "mapped" };
+                let how = match (plan.arranging > 0, cached.direct) {
+                    (true, _) => "arranged while they are read",
+                    (false, true) => "direct reads",
+                    (false, false) => "mapped",
+                };
                 let (layers, spare) = (kept().count(), shape.spare.iter().sum::<usize>());
                 let words = format!(
                     "{quotas} of {experts} in each of {layers} layers, and {spare} slots for reads in flight; {total} in \

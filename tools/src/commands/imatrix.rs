@@ -42,6 +42,13 @@ pub struct ImatrixArgs {
     compute: ComputeArgs,
 }
 
+impl ImatrixArgs {
+    /// The models that are named, for names that are not paths.
+    pub fn models(&mut self) -> Vec<&mut PathBuf> {
+        vec![&mut self.model]
+    }
+}
+
 /// Runs the command.
 pub fn run(args: ImatrixArgs) -> anyhow::Result<()> {
     let notes = Notes::detect();

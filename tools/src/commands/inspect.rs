@@ -13,6 +13,7 @@ use moelten_loader::spec::{AttentionSpec, BranchSpec, LayerSpec, NormSpec, Op};
 use moelten_tui::filter;
 
 use crate::open;
+use crate::report::layer_words as words;
 use crate::report::progress::bytes;
 
 /// Show a model's metadata, layers and tensors, and its bytes per expert and per token
@@ -29,6 +30,13 @@ pub struct InspectArgs {
 const TEXT_SHOWN: usize = 100;
 /// Most elements of a metadata array shown.
 const ELEMENTS_SHOWN: usize = 6;
+
+impl InspectArgs {
+    /// The models that are named, for names that are not paths.
+    pub fn models(&mut self) -> Vec<&mut PathBuf> {
+        self.model.iter_mut().collect()
+    }
+}
 
 /// Runs the command.
 pub fn run(args: InspectArgs) -> anyhow::Result<()> {
@@ -135,11 +143,8 @@ fn layers(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     let spec = &model.spec;
     writeln!(out, "\nmodel {} ({}), {} layers", spec.name, spec.family, spec.layers.len())?;
     writeln!(out, "  d_model {}, vocabulary {}, context {}", spec.d_model, spec.vocab, spec.max_context)?;
-    writeln!(
-        out,
-        "  embedding scale {}, final norm {:?}, head {:?}",
-        spec.embed_scale, spec.final_norm, spec.head
-    )?;
+    let (last, head) = (words::norm(spec.final_norm), words::head(&spec.head));
+    writeln!(out, "  embedding times {}, at the end {last}, {head}", spec.embed_scale)?;
     let mut first = 0;
     for run in spec.layers.chunk_by(|a, b| a == b) {
         let last = first + run.len() - 1;
@@ -162,7 +167,8 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
                 let (rank, nope, rope) = (latent.rank, latent.nope, latent.rope_dim());
                 writeln!(
                     out,
-                    "    latent attention {} heads, latent vector {rank}, queries {nope} + {rope} rotated, values {}",
+                    "    latent attention: {} heads, a latent vector of {rank}, queries of {nope} and {rope} that are \
+                     rotated, values of {}",
                     latent.attention.heads, latent.value_dim
                 )?;
                 attention(&latent.attention, out)
@@ -170,38 +176,49 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
             Op::Conv(conv) => {
                 writeln!(out, "    gated convolution of {} channels over {} tokens", conv.width, conv.kernel)
             }
+            Op::Kda(kda) => writeln!(
+                out,
+                "    delta attention of {} heads of {}, rates by row, convolution over {} tokens",
+                kda.heads, kda.head_dim, kda.conv_kernel
+            ),
+            Op::Selective(ssm) => writeln!(
+                out,
+                "    recurrence (Mamba) of {} channels of state {}, convolution over {} tokens",
+                ssm.inner, ssm.state, ssm.conv_kernel
+            ),
+            Op::Ssm(ssm) => writeln!(
+                out,
+                "    recurrence (Mamba-2) of {} heads of {}, {} groups of state {}, convolution over {} tokens",
+                ssm.heads, ssm.head_dim, ssm.groups, ssm.state, ssm.conv_kernel
+            ),
             Op::Delta(delta) => writeln!(
                 out,
                 "    gated delta net {} key heads of {}, {} value heads of {}, convolution over {} tokens",
                 delta.key_heads, delta.key_dim, delta.value_heads, delta.value_dim, delta.conv_kernel
             ),
-            Op::Mlp(mlp) => writeln!(out, "    dense {mlp:?}"),
-            Op::Moe(moe) => {
-                writeln!(out, "    {} experts {:?}, shared {:?}", moe.experts, moe.expert, moe.shared)?;
-                writeln!(out, "    router {:?}", moe.router)
+            Op::LayerInput(input) => {
+                let activation = words::activation(input.activation);
+                writeln!(out, "    {} numbers of its own for each token, a gate with {activation}", input.width)
             }
+            Op::Mlp(mlp) => writeln!(out, "    dense block: {}", words::mlp(mlp)),
+            Op::Moe(moe) => writeln!(out, "    {}\n    {}", words::experts(moe), words::router(moe)),
         }
     })
 }
 
 /// How a branch is joined to the residual stream.
 fn norms(branch: &BranchSpec, out: &mut String) -> std::fmt::Result {
-    let norm = |norm: Option<NormSpec>| norm.map_or_else(|| "none".to_owned(), |norm| format!("{norm:?}"));
+    let norm = |norm: Option<NormSpec>| norm.map_or_else(|| "nothing".to_owned(), words::norm);
     let (pre, post) = (norm(branch.pre_norm), norm(branch.post_norm));
-    writeln!(out, "    norm before {pre}, after {post}, residual scale {}", branch.scale)
+    let scale = match branch.scale.to_bits() == 1.0_f32.to_bits() {
+        true => String::new(),
+        false => format!(", joined times {}", branch.scale),
+    };
+    writeln!(out, "    before it {pre}, after it {post}{scale}")
 }
 
 fn attention(a: &AttentionSpec, out: &mut String) -> std::fmt::Result {
-    let window = a.window.map_or_else(|| "full".to_owned(), |window| format!("window {window}"));
-    writeln!(
-        out,
-        "    attention {} heads, {} key/value heads of {}, {window}, scale {}, qk norm {:?}, biases qkv {} out {}",
-        a.heads, a.kv_heads, a.head_dim, a.scale, a.qk_norm, a.qkv_bias, a.out_bias
-    )?;
-    if let Some(rope) = &a.rope {
-        writeln!(out, "    rope {}", shortened(&format!("{rope:?}")))?;
-    }
-    Ok(())
+    writeln!(out, "    {}\n    {}", words::attention(a), words::rope(a.rope.as_ref()))
 }
 
 /// The vocabulary, the template, and all tokens that end an answer.

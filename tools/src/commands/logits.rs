@@ -39,6 +39,13 @@ pub struct LogitsArgs {
     compute: ComputeArgs,
 }
 
+impl LogitsArgs {
+    /// The models that are named, for names that are not paths.
+    pub fn models(&mut self) -> Vec<&mut PathBuf> {
+        vec![&mut self.model]
+    }
+}
+
 /// Runs the command.
 pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
     let loaded = open::load(Some(&args.model))?;

@@ -1,32 +1,80 @@
-//! `moelten models`: the models on this machine, each with its type and whether it fits. The picker of the
-//! chat shows the same.
+//! `moelten models`: the models on this machine, each with its type and whether it fits; one of them in
+//! words; and the deletion of downloads. The picker of the chat shows the same list.
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, Write};
+use std::path::PathBuf;
 
+use moelten_hub::{ModelName, RepoId};
 use moelten_tui::figures;
 use moelten_tui::filter;
+use moelten_tui::screen::ModelEntry;
 use moelten_tui::terminal::{Notes, Tone};
+use serde_json::json;
 
-use crate::models::{ModelInspector, Places};
+use crate::exit::CommandError;
+use crate::models::{Candidate, ModelInspector, Places};
+use crate::names;
 use crate::open::SessionArgs;
 
 /// List the models on this machine, whether they fit, and how fast they are
 ///
-/// Searches the current folder, `models` there and in the home folder, the folders of llama.cpp and LM
-/// Studio, and the Hugging Face cache. Loads no weights and never uses the network.
+/// Searches the current folder, `models` there and in the home folder, the folders of MOELTEN_MODELS, those
+/// of llama.cpp and LM Studio, and the Hugging Face cache. Loads no weights and uses no network.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct ModelsArgs {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// Search this folder and those below it, and nothing else
+    #[arg(long, value_name = "FOLDER")]
+    dir: Vec<PathBuf>,
+    /// Print one JSON array
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     session: SessionArgs,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Show a model in words: place, size, type, and whether it runs here
+    Show {
+        /// A name that `moelten models` prints, a path, or a name on the hub that was downloaded
+        model: PathBuf,
+        #[command(flatten)]
+        session: Box<SessionArgs>,
+    },
+    /// Delete a downloaded model from the Hugging Face cache: all its revisions and quantisations
+    Rm {
+        /// USER/REPO
+        name: String,
+        /// Delete without asking
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
 /// Runs the command.
 pub fn run(args: ModelsArgs) -> anyhow::Result<()> {
-    let (candidates, problems) = Places::here().candidates();
+    match args.action {
+        Some(Action::Rm { name, yes }) => return remove(&name, yes),
+        Some(Action::Show { model, session }) => return show(model, &session),
+        None => {}
+    }
+    let places = if args.dir.is_empty() { Places::here() } else { Places::only(&args.dir) };
+    let (mut candidates, problems) = places.candidates();
+    if !args.dir.is_empty() {
+        candidates.retain(|candidate| candidate.path.is_some());
+    }
     let notes = Notes::detect();
     problems.iter().for_each(|problem| notes.line(Tone::Warning, &format!("warning: {problem}")));
     let mut inspector = ModelInspector::new(&args.session, 0);
     let mut stdout = io::stdout().lock();
+    if args.json {
+        let all: Vec<_> = candidates.iter().map(|candidate| json(&inspector.look(candidate))).collect();
+        writeln!(stdout, "{}", filter::clean(&serde_json::Value::Array(all).to_string()))?;
+        return Ok(stdout.flush()?);
+    }
     for candidate in &candidates {
         let entry = inspector.look(candidate);
         let size = entry.bytes.map_or_else(|| "-".to_owned(), figures::bytes);
@@ -36,4 +84,92 @@ pub fn run(args: ModelsArgs) -> anyhow::Result<()> {
         writeln!(stdout, "{}", filter::clean_line(&line))?;
     }
     Ok(stdout.flush()?)
+}
+
+fn json(entry: &ModelEntry) -> serde_json::Value {
+    let verdict = match entry.verdict.word() {
+        "?" => "unreadable".to_owned(),
+        word => word.to_lowercase(),
+    };
+    json!({
+        "name": entry.name,
+        "place": entry.place,
+        "path": entry.path,
+        "bytes": entry.bytes,
+        "type": entry.kind,
+        "verdict": verdict,
+        "words": entry.verdict.words(),
+    })
+}
+
+/// One model in words.
+fn show(model: PathBuf, session: &SessionArgs) -> anyhow::Result<()> {
+    let path = names::on_this_machine(model)?;
+    let repository = moelten_hub::repository_of(&path);
+    let name = crate::open::name(Some(&path));
+    let place = repository
+        .as_ref()
+        .map_or_else(|| "a path".to_owned(), |repository| format!("{repository} in the Hugging Face cache"));
+    let candidate = Candidate { path: Some(path), name, place };
+    let entry = ModelInspector::new(session, 0).look(&candidate);
+    let verdict = match entry.verdict.word() {
+        "RAM" => "fits into memory",
+        "STREAM" => "runs, with experts read from the disk",
+        "NO" => "does not run here",
+        _ => "cannot be opened",
+    };
+    let mut out = io::stdout().lock();
+    let mut row =
+        |what: &str, value: &str| writeln!(out, "{}", filter::clean_line(&format!("{what:<8} {value}")));
+    row("model", &entry.name)?;
+    row("place", &entry.place)?;
+    row("path", &entry.path.as_ref().map_or_else(String::new, |path| path.display().to_string()))?;
+    row("type", &entry.kind)?;
+    row("size", &entry.bytes.map_or_else(|| "unknown".to_owned(), figures::bytes))?;
+    row("here", &format!("{verdict}: {}", entry.verdict.words()))?;
+    if let Some(repository) = repository {
+        row("delete", &format!("moelten models rm {repository}"))?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Deletes a repository from the cache after a question.
+fn remove(name: &str, yes: bool) -> anyhow::Result<()> {
+    let usage = |text: String| -> anyhow::Error { CommandError::Usage(text).into() };
+    let repo: RepoId = match ModelName::parse(name)? {
+        Some(ModelName { repo, quant: None, revision: None, file: None }) => repo,
+        Some(whole) => {
+            let text = format!("a download is deleted as a whole: moelten models rm {}", whole.repo);
+            return Err(usage(text));
+        }
+        None => {
+            let text =
+                format!("{name:?} is not a name on the hub; other files are deleted by other programs");
+            return Err(usage(text));
+        }
+    };
+    let hub = names::hub()?;
+    let Some(removed) = hub.remove(&repo, false)? else {
+        return Err(usage(format!("{repo} is not in {}", hub.settings().cache.display())));
+    };
+    let what = format!("{repo}: {} files, {}", removed.files, figures::bytes(removed.bytes));
+    let notes = Notes::detect();
+    if !yes {
+        if !notes.terminal {
+            return Err(usage(format!("{what}; --yes deletes it without a question")));
+        }
+        notes.line(
+            Tone::Plain,
+            &format!("{what}, also for the other programs that use this cache. Delete? [y/N]"),
+        );
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer)?;
+        if !matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") {
+            notes.line(Tone::Plain, "nothing was deleted");
+            return Ok(());
+        }
+    }
+    hub.remove(&repo, true)?;
+    notes.line(Tone::Plain, &format!("deleted {what}"));
+    Ok(())
 }

@@ -54,6 +54,13 @@ pub struct PplArgs {
     compute: ComputeArgs,
 }
 
+impl PplArgs {
+    /// The models that are named, for names that are not paths.
+    pub fn models(&mut self) -> Vec<&mut PathBuf> {
+        std::iter::once(&mut self.model).chain(&mut self.against).collect()
+    }
+}
+
 /// Runs the command.
 pub fn run(args: PplArgs) -> anyhow::Result<()> {
     let loaded = open::load(Some(&args.model))?;

@@ -116,6 +116,13 @@ impl From<LayoutArg> for FileLayout {
     }
 }
 
+impl QuantizeArgs {
+    /// The models that are named, for names that are not paths.
+    pub fn models(&mut self) -> Vec<&mut PathBuf> {
+        vec![&mut self.source]
+    }
+}
+
 /// Runs the command.
 pub fn run(args: QuantizeArgs) -> anyhow::Result<()> {
     let model = open::load(Some(&args.source))?;
@@ -343,7 +350,7 @@ impl QuantizeArgs {
         let types = types.map_err(|error| usage(error.to_string()))?;
         let blocks = |&(role, matrix): &(Role, moelten_loader::tensors::bank::MatrixRef)| {
             let after = types.format(role);
-            matrix.format.block_len() > 1 && after.block_len() > 1 && after != matrix.format
+            !matrix.format.is_float() && !after.is_float() && after != matrix.format
         };
         let quantised = matrices(model).into_iter().find(|found| blocks(found) && !self.allow_requantize);
         match quantised {

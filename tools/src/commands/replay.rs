@@ -3,11 +3,12 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use moelten_engine::Policy;
 use moelten_engine::offline::replay::{Outcome, Replacement, Replay, Tokens, slots_in, spread};
 use moelten_engine::offline::trace::{Trace, TraceHeader};
+use moelten_engine::runtime::memory;
 use moelten_tui::filter;
 use moelten_tui::terminal::{self, Notes};
 use serde_json::{Value, json};
@@ -44,6 +45,26 @@ const USED: Replacement = Replacement::Policy(Policy::Aged);
 /// Number of steps of the curves in the JSON object.
 const CURVE_STEPS: u64 = 20;
 
+/// Bytes of memory for each byte of a trace: its choices, and when each expert comes next.
+const MEMORY_PER_BYTE: u64 = 8;
+
+/// Refuses a trace that takes more than three quarters of the free memory.
+fn room_for(trace: &Path) -> anyhow::Result<()> {
+    let len = std::fs::metadata(trace).map_or(0, |found| found.len());
+    let (needs, free) = (len.saturating_mul(MEMORY_PER_BYTE), memory::available_bytes().unwrap_or(u64::MAX));
+    if needs > free / 4 * 3 {
+        return Err(CommandError::Memory(format!(
+            "the trace {} of {} takes about {} of memory, and {} are free; record a shorter one, or close other programs",
+            trace.display(),
+            bytes(len),
+            bytes(needs),
+            bytes(free)
+        ))
+        .into());
+    }
+    Ok(())
+}
+
 /// Everything that is printed.
 struct Report {
     header: TraceHeader,
@@ -55,6 +76,7 @@ struct Report {
 
 /// Runs the command.
 pub fn run(args: ReplayArgs) -> anyhow::Result<()> {
+    room_for(&args.trace)?;
     let trace = Trace::open(&args.trace)?;
     let (header, tokens) = (trace.header().clone(), Tokens::of(&trace, args.skip));
     if tokens == Tokens::default() {

@@ -32,6 +32,9 @@ pub struct RunArgs {
     /// GGUF file or model folder; the built-in model if there is none
     model: Option<PathBuf>,
     /// Text to answer
+    #[arg(value_name = "QUESTION", conflicts_with_all = ["prompt", "file"])]
+    question: Option<String>,
+    /// Text to answer, in place of QUESTION
     #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
     prompt: Option<String>,
     /// Read the prompt from a file
@@ -56,6 +59,13 @@ pub struct RunArgs {
     session: SessionArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+}
+
+impl RunArgs {
+    /// The models that are named, for names that are not paths.
+    pub fn models(&mut self) -> Vec<&mut PathBuf> {
+        self.model.iter_mut().collect()
+    }
 }
 
 /// Runs the command.
@@ -165,14 +175,14 @@ fn restore(answerer: &mut Answerer, path: &Path, notes: Notes) -> anyhow::Result
 
 /// The prompt: from an option, a pipe, or both, the pipe last.
 fn prompt_text(args: &RunArgs, notes: Notes) -> anyhow::Result<String> {
-    let asked = match (&args.prompt, &args.file) {
+    let asked = match (args.question.as_ref().or(args.prompt.as_ref()), &args.file) {
         (Some(text), _) => Some(text.clone()),
         (None, Some(path)) => Some(prompt::file(path)?),
         (None, None) => None,
     };
     let piped = prompt::piped(notes)?.filter(|text| !text.is_empty());
     let text = match (asked, piped) {
-        (Some(asked), Some(piped)) => format!("{asked}\n\n{piped}"),
+        (Some(asked), Some(piped)) => prompt::joined(asked, &piped)?,
         (Some(text), None) | (None, Some(text)) => text,
         (None, None) => String::new(),
     };

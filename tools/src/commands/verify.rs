@@ -32,6 +32,13 @@ pub struct VerifyArgs {
     json: bool,
 }
 
+impl VerifyArgs {
+    /// The models that are named, for names that are not paths.
+    pub fn models(&mut self) -> Vec<&mut PathBuf> {
+        vec![&mut self.model]
+    }
+}
+
 /// Runs the command.
 pub fn run(args: VerifyArgs) -> anyhow::Result<()> {
     let model = open::load(Some(&args.model))?;

@@ -41,11 +41,18 @@ pub struct Candidate {
 }
 
 impl Places {
-    /// Those of this process and its user: the current folder, `models` in it and in the home folder, the
-    /// folders of llama.cpp and LM Studio, and the Hugging Face cache (`HF_HUB_CACHE`, `HF_HOME`).
+    /// Those of this process and its user: the folders of `MOELTEN_MODELS`, the current folder, `models` in
+    /// it and in the home folder, the folders of llama.cpp and LM Studio, and the Hugging Face cache
+    /// (`HF_HUB_CACHE`, `HF_HOME`).
     pub fn here() -> Self {
         let home = etcetera::home_dir().ok();
         Self::of(env::current_dir().ok(), home, |name| env::var_os(name).map(PathBuf::from))
+    }
+
+    /// These folders and those below them alone.
+    pub fn only(folders: &[PathBuf]) -> Self {
+        let named = |folder: &PathBuf| (folder.clone(), folder.display().to_string());
+        Self { folders: folders.iter().map(named).collect(), ..Self::default() }
     }
 
     pub(super) fn of(
@@ -56,6 +63,9 @@ impl Places {
         let value = |name: &str| value(name).filter(|value| !value.as_os_str().is_empty());
         let at_home = |path: &str| home.as_ref().map(|home| home.join(path));
         let cache = value("XDG_CACHE_HOME").or_else(|| at_home(".cache"));
+        let named = value("MOELTEN_MODELS").unwrap_or_default();
+        let named = env::split_paths(&named).filter(|path| !path.as_os_str().is_empty());
+        let named = named.map(|path| (path, "MOELTEN_MODELS".to_owned()));
         let folders = [
             (here.as_ref().map(|here| here.join("models")), "models"),
             (at_home("models"), "~/models"),
@@ -69,7 +79,7 @@ impl Places {
             .or_else(|| value("HF_HOME").map(|home| home.join("hub")))
             .or_else(|| cache.map(|cache| cache.join("huggingface/hub")));
         let folders = folders.into_iter().filter_map(|(path, name)| Some((path?, name.to_owned())));
-        Self { here, folders: folders.collect(), hub, beside: None }
+        Self { here, folders: named.chain(folders).collect(), hub, beside: None }
     }
 
     /// Adds the folder that contains `model`, by the path it was opened with.

@@ -24,9 +24,15 @@ pub fn mention(notices: &[String]) {
     notices.iter().for_each(|notice| notes.line(Tone::Dim, &format!("note: {notice}")));
 }
 
-/// The name of the file or folder, without its path. Unfiltered.
+/// The name of the file or folder, without its path; of a folder in the hub's cache, its repository.
+/// Unfiltered.
 pub fn name(model: Option<&Path>) -> String {
     let Some(path) = model else { return builtin::NAME.to_owned() };
+    // In the hub's cache the names of files are those of links, and folders are named by commits.
+    if let Some(repo) = moelten_hub::repository_of(path) {
+        let file = path.file_name().filter(|_| !path.is_dir());
+        return file.map_or_else(|| repo.to_string(), |file| file.to_string_lossy().into_owned());
+    }
     let full = path.canonicalize().unwrap_or_else(|_| PathBuf::from(path));
     full.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }

@@ -2,6 +2,7 @@
 //! and the speeds of RAM and disk. `docs/memory.md` explains the constants. It must not know how figures are
 //! worded.
 
+use std::path::Path;
 use std::time::Duration;
 
 use moelten_engine::KvFormat;
@@ -72,12 +73,26 @@ impl Speeds {
         time: Duration,
         most: u64,
     ) -> anyhow::Result<Self> {
-        let threads = ThreadPlan::here(compute.threads.map(usize::from), compute.pin.into())?;
-        let pattern = Pattern { block: slice_bytes(tensors), depth: READ_DEPTH, limit: time };
         let files = tensors.catalog().files();
         // The largest file holds the experts. The built-in model is in no file.
         let largest = files.iter().max_by_key(|file| file.size()).map(|file| file.path());
-        let disk_gb_per_s = match largest.filter(|_| tensors.in_files()) {
+        Self::probe_on(largest.filter(|_| tensors.in_files()), compute, tensors, time, most)
+    }
+
+    /// As [`Self::probe`], with the speed of the disk from another file than the model's.
+    ///
+    /// # Errors
+    /// As [`Self::probe`].
+    pub fn probe_on(
+        file: Option<&Path>,
+        compute: &ComputeArgs,
+        tensors: &TensorStore,
+        time: Duration,
+        most: u64,
+    ) -> anyhow::Result<Self> {
+        let threads = ThreadPlan::here(compute.threads.map(usize::from), compute.pin.into())?;
+        let pattern = Pattern { block: slice_bytes(tensors), depth: READ_DEPTH, limit: time };
+        let disk_gb_per_s = match file {
             Some(path) => limits::disk_with(path, pattern),
             None => Err("the weights are not in a file".to_owned()),
         };

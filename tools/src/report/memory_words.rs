@@ -143,6 +143,8 @@ mod tests {
             scratch: 0,
             extra: 0,
             reserve: 0,
+            arranged: 0,
+            arranging: 0,
             experts: Experts::InPlace,
         };
         assert!(beyond_free(Ram::Bytes(900), &plan(600), Some(500)).unwrap().contains("600 B are free"));

@@ -11,6 +11,9 @@ use crate::chat::prompt;
 use crate::exit::CommandError;
 use crate::open::count;
 
+/// Most tokens of a text, which take 16 MiB: a model needs hours for as many.
+const TOKENS_MAX: usize = 4 << 20;
+
 /// Tokens of a text, by windows.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Windows {
@@ -90,13 +93,27 @@ impl Windows {
 /// As [`Windows::read`].
 pub fn ids(path: &Path, tokenizer: &Tokenizer, most: usize) -> anyhow::Result<Vec<u32>> {
     let (text, whole) = prompt::beginning(path)?;
-    let mut ids = tokenizer.encode_text_up_to(&text, most, &AtomicBool::new(false))?.ids;
-    if !whole && ids.len() < most {
+    let up_to = most.min(TOKENS_MAX);
+    let encoded = tokenizer.encode_text_up_to(&text, up_to, &AtomicBool::new(false))?;
+    let mut ids = encoded.ids;
+    let beyond = encoded.at_least > up_to;
+    if beyond && (most > TOKENS_MAX || ids.len() <= up_to) {
+        // Fewer ids than asked for: what follows them is one word, which is encoded whole or not at all.
+        let (part, most) =
+            if ids.len() > up_to { ("", TOKENS_MAX) } else { ("a word that alone has ", up_to) };
+        let problem = format!(
+            "{} has {part}more than {} tokens; limit the number of tokens, or use a part of the file",
+            path.display(),
+            count(most)
+        );
+        return Err(CommandError::Usage(problem).into());
+    }
+    if !whole && !beyond && ids.len() < up_to {
         let problem = format!(
             "{} holds more than {} MiB of text, of which {} tokens were read; limit the number of tokens, or use a part \
              of the file",
             path.display(),
-            prompt::BYTES_MAX >> 20,
+            text.len() >> 20,
             count(ids.len())
         );
         return Err(CommandError::Usage(problem).into());

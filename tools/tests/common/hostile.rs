@@ -1,6 +1,7 @@
-//! A model that attacks the terminal with its name, its template and its tokens.
+//! Models that attack: the terminal with their name, template and tokens, the memory with the length of their
+//! answers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use moelten_loader::container::gguf::Value;
 
@@ -23,4 +24,19 @@ pub fn hostile(folder: &tempfile::TempDir) -> PathBuf {
         with_words(metadata, |id| format!(" {}word{id}", ATTACKS[id % ATTACKS.len()]));
     });
     path
+}
+
+/// The built-in model with words of hundreds of bytes each, full of Markdown: its answers are enormous.
+pub fn talkative(path: &Path) {
+    model_with(path, |metadata| {
+        with_words(metadata, |id| {
+            let unit = [
+                " **bold** `code` ",
+                "\n| a | b |\n|---|---|\n| 1 | 2 |\n",
+                "\n```rust\nfn f() {}\n",
+                "\n- > item ",
+            ];
+            unit[id % unit.len()].repeat(900 / unit[id % unit.len()].len())
+        });
+    });
 }

@@ -12,7 +12,11 @@ pub struct Peak(JoinHandle<u64>);
 impl Peak {
     /// Samples `child` every `interval`.
     pub fn of(child: &Child, interval: Duration) -> Self {
-        let pid = child.id();
+        Self::of_process(child.id(), interval)
+    }
+
+    /// Samples the process of this number every `interval`.
+    pub fn of_process(pid: u32, interval: Duration) -> Self {
         Self(std::thread::spawn(move || {
             let mut most = 0;
             while Path::new(&format!("/proc/{pid}/status")).exists() {

@@ -4,14 +4,25 @@
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 #[path = "../common/mod.rs"]
 mod common;
+#[allow(dead_code, reason = "the tests of downloads use the rest")]
+#[path = "../../hub/tests/hub/fake_hub.rs"]
+mod fake_hub;
 
 mod advice;
 mod bench;
+#[cfg(target_os = "linux")]
+mod clock;
+mod determinism;
 #[cfg(unix)]
 mod exits;
 mod fit;
 mod hostile;
+mod hub;
+#[cfg(target_os = "linux")]
+mod machine;
 mod measure;
+#[cfg(target_os = "linux")]
+mod memory;
 mod models;
 mod pipe_chat;
 #[cfg(target_os = "linux")]
@@ -23,6 +34,9 @@ mod replay;
 mod run;
 #[cfg(target_os = "linux")]
 mod streaming;
+mod supply;
+#[cfg(target_os = "linux")]
+mod system_faults;
 #[cfg(target_os = "linux")]
 mod texts;
 mod wild;

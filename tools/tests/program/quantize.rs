@@ -112,6 +112,30 @@ fn golden(family: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/tests/golden").join(family)
 }
 
+/// A source that is quantised is refused before anything is written, unless that is what is asked for.
+#[test]
+fn b85_a_source_that_is_quantised() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("target.gguf");
+    for kind in ["q4_k_m", "q4_0", "f16"] {
+        let outcome = quantize(&builtin(), &target, &["--type", kind]);
+        if kind == "f16" {
+            // Nothing is rounded twice.
+            outcome.fine();
+            continue;
+        }
+        let refused = outcome.refused(2, "E-ARG-01");
+        for part in ["is already quantised", "use the original weights", "--allow-requantize"] {
+            assert!(refused.err.contains(part), "{kind}: {}", refused.err);
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{kind}");
+    }
+    let outcome = quantize(&builtin(), &target, &["--type", "q4_0", "--allow-requantize"]).fine();
+    assert!(outcome.err.contains("target.gguf"), "{outcome:?}");
+    let outcome = args(["inspect", target.to_str().unwrap()]).fine();
+    assert!(outcome.text().contains("--allow-requantize") || outcome.text().contains("Q4_0"), "{outcome:?}");
+}
+
 #[test]
 fn b86_rows_that_do_not_divide() {
     let dir = tempfile::tempdir().unwrap();
@@ -141,7 +165,7 @@ fn b88_patterns() {
         (&["attn_q"][..], "no `=`"),
         (&["attn_q=q9_k"][..], "no type q9_k"),
         (&["attn_(q=q8_0"][..], "unclosed group"),
-        (&["attn_q=q2_k"][..], "can be read, not written"),
+        (&["attn_q=iq2_xs"][..], "can be read, not written"),
     ] {
         let outcome = with(rules).harmless();
         assert_eq!(outcome.code, Some(2), "{rules:?}: {outcome:?}");

@@ -201,6 +201,21 @@ fn f24_two_do_not_write_one_file() {
     setting.clean();
 }
 
+/// Several at once: the file is complete whichever was first, and those that were not say so or write it
+/// again.
+#[test]
+fn f24_processes_that_start_at_once() {
+    let setting = Setting::new();
+    for _ in 0..5 {
+        let children: Vec<_> = (0..3).map(|_| start(setting.quantize())).collect();
+        let codes: Vec<_> = children.into_iter().map(|mut child| child.wait().unwrap().code()).collect();
+        assert!(codes.iter().all(|code| matches!(code, Some(0 | 6))), "{codes:?}");
+        assert!(codes.contains(&Some(0)) && setting.complete(), "{codes:?}");
+        setting.clean();
+        std::fs::remove_file(&setting.target).unwrap();
+    }
+}
+
 /// Partial files of another conversion, or damaged ones, are not resumed.
 #[test]
 fn leftovers_are_looked_at() {

@@ -88,9 +88,26 @@ fn without_a_question_it_says_how_to_ask() {
 }
 
 #[test]
-fn b64_b67_wrong_bytes_are_replaced_with_one_warning_and_zeros_pass() {
-    let outcome = run(moelten().arg("run").args(BRIEF), b"a\xff\xfeb\xff\0c\n").fine();
-    assert_eq!(outcome.err.matches("UTF-8").count(), 1, "{outcome:?}");
+fn b64_wrong_bytes_are_replaced_with_one_warning() {
+    for line in [&["run"][..], &["run", "-p", "what is this?"], &["chat"]] {
+        let outcome = run(moelten().args(line).args(BRIEF), b"a\xff\xfeb\xff\0c\nd\xff\n").fine();
+        assert_eq!(outcome.err.matches("not valid UTF-8").count(), 1, "{line:?}: {outcome:?}");
+        assert!(!outcome.text().trim().is_empty(), "{line:?}: {outcome:?}");
+    }
+}
+
+/// Zeros are characters like others: nothing after them is lost.
+#[test]
+fn b67_zeros_pass() {
+    let answered = |text: &[u8]| run(moelten().args(["run", "--json"]).args(BRIEF), text).fine();
+    let tokens = |text: &[u8]| {
+        let object: Value = serde_json::from_slice(&answered(text).out).unwrap();
+        object["stats"]["prompt_tokens"].as_u64().unwrap()
+    };
+    let (short, long) = (tokens(b"a\0b\n"), tokens(b"a\0b and a long story about a dog\n"));
+    assert!(long >= short + 6, "{short} and {long} tokens");
+    assert!(!answered(b"a\0b\n").err.contains("UTF-8"));
+    run(moelten().arg("chat").args(BRIEF), b"a\0b\n").fine();
 }
 
 #[test]

@@ -151,7 +151,7 @@ fn ctrl_c_on_a_line_with_text_only_clears_it() {
 }
 
 #[test]
-fn signals_leave_the_terminal_as_it_was() {
+fn f13_signals_leave_the_terminal_as_it_was() {
     for (signal, code) in [("TERM", 143), ("HUP", 129)] {
         let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
         chat(&terminal, "");
@@ -161,7 +161,7 @@ fn signals_leave_the_terminal_as_it_was() {
 }
 
 #[test]
-fn plain_and_small_terminals() {
+fn f20_plain_and_small_terminals() {
     for (setup, columns, rows) in [("export NO_COLOR=1", 100, 40), ("export TERM=dumb", 100, 40)] {
         let Some(terminal) = Terminal::open(columns, rows) else { skip!("tmux is not installed") };
         terminal.enter(setup);

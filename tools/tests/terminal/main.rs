@@ -9,5 +9,7 @@ mod common;
 mod hostile;
 mod lines;
 mod screen;
+#[cfg(target_os = "linux")]
+mod soak;
 mod thoughts;
 mod tmux;

@@ -165,6 +165,75 @@ fn resizing_while_an_answer_is_written_and_ctrl_c() {
     terminal.over(0);
 }
 
+/// Answers of a megabyte of Markdown, drawn, wrapped and drawn anew, within the budget and 64 MiB.
+#[test]
+#[cfg(target_os = "linux")]
+fn enormous_answers_stay_within_the_budget() {
+    let Some(terminal) = Terminal::open(100, 30) else { skip!("tmux is not installed") };
+    crate::common::hostile::talkative(&terminal.file("talkative.gguf"));
+    chat(
+        &terminal,
+        "talkative.gguf --ram 80M --max-tokens 250 --temp 100 --top-k 0 --top-p 1 --min-p 0 --seed 1",
+    );
+    let pid = std::fs::read_to_string(terminal.file("pid")).unwrap().trim().parse().unwrap();
+    let peak = crate::common::peak::Peak::of_process(pid, Duration::from_millis(50));
+    let kept = terminal.file("moelten/last-conversation.json");
+    for (index, question) in ["hello", "and more", "and more of it"].into_iter().enumerate() {
+        if index > 0 {
+            terminal.enter("/clear");
+        }
+        terminal.enter(question);
+        terminal.until("answered and saved", |_| {
+            let text = std::fs::read_to_string(&kept).unwrap_or_default();
+            text.contains(&format!("\"{question}\"")) && text.contains("\"assistant\"")
+        });
+        (40..60).for_each(|columns| terminal.resize(columns, 20));
+        terminal.resize(100, 30);
+        terminal.press("Home");
+        terminal.press("End");
+    }
+    terminal.press("C-d");
+    terminal.over(0);
+    let peak = peak.bytes();
+    println!("{} MiB owned of 80", peak >> 20);
+    assert!(peak <= (80 + 64) << 20, "{peak} bytes");
+}
+
+/// Resizing faster than the screen is drawn, down to a single cell. No word of the answer is lost by it.
+#[test]
+fn f20_a_storm_of_a_thousand_resizes() {
+    let Some(terminal) = Terminal::open(100, 30) else { skip!("tmux is not installed") };
+    terminal.enter("export MOELTEN_ISA=scalar");
+    chat(&terminal, ENDLESS);
+    terminal.enter("hello");
+    terminal.see("writing");
+    let sizes = (0..1000).map(|i| (1 + (i * 37) % 120, 1 + (i * 11) % 40));
+    let resize = |(columns, rows): (u16, u16)| {
+        let size = ["-x".to_owned(), columns.to_string(), "-y".to_owned(), rows.to_string()];
+        ["resize-window".to_owned()].into_iter().chain(size).chain([";".to_owned()])
+    };
+    // One command line for many of them: tmux sends a signal for each.
+    for some in sizes.collect::<Vec<_>>().chunks(100) {
+        let words = some.iter().copied().flat_map(resize);
+        assert!(terminal.command().args(words).status().unwrap().success());
+    }
+    terminal.resize(90, 24);
+    terminal.see("writing");
+    terminal.press("C-c");
+    terminal.see("stopped]");
+    terminal.press("C-d");
+    terminal.over(0);
+    let kept = std::fs::read_to_string(terminal.file("moelten/last-conversation.json")).unwrap();
+    let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    let answer = kept["messages"][1]["content"].as_str().unwrap().to_owned();
+    // As on the screen, where lines are broken at spaces and control characters are left out.
+    let words =
+        |text: &str| text.split(|c: char| !c.is_ascii_alphabetic()).map(str::to_owned).collect::<Vec<_>>();
+    let screen = words(&terminal.screen());
+    let missing = words(&answer).into_iter().filter(|word| word.len() > 3 && !screen.contains(word)).count();
+    assert!(missing * 50 <= words(&answer).len(), "{missing} words are missing: {answer:?}");
+}
+
 /// A prompt is tokenised up to the context, and so is what the meter counts.
 #[test]
 fn a_prompt_of_megabytes_is_refused_at_once() {
@@ -275,7 +344,7 @@ fn an_editor_is_suspended_and_ended_with_the_chat() {
 }
 
 #[test]
-fn signals_leave_the_terminal_as_it_was_and_keep_what_was_written() {
+fn f13_signals_leave_the_terminal_as_it_was_and_keep_what_was_written() {
     for (signal, code) in [("TERM", 143), ("HUP", 129)] {
         let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
         terminal.enter("export MOELTEN_ISA=scalar");
@@ -290,7 +359,7 @@ fn signals_leave_the_terminal_as_it_was_and_keep_what_was_written() {
 }
 
 #[test]
-fn a_model_file_that_is_cut_leaves_the_terminal_as_it_was() {
+fn f05_a_model_file_that_is_cut_leaves_the_terminal_as_it_was() {
     let Some(terminal) = Terminal::open(100, 30) else { skip!("tmux is not installed") };
     std::fs::copy(crate::common::builtin(), terminal.file("model.gguf")).unwrap();
     chat(&terminal, "--max-tokens 12 model.gguf");
@@ -302,7 +371,7 @@ fn a_model_file_that_is_cut_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn a_terminal_that_goes_away_ends_the_chat() {
+fn f13_a_terminal_that_goes_away_ends_the_chat() {
     let Some(terminal) = Terminal::open(100, 30) else { skip!("tmux is not installed") };
     terminal.enter("trap '' HUP; sh -c 'echo $$ > pid; exec $M chat'; echo rc=$? > rc");
     terminal.see("Type a message");
@@ -317,7 +386,7 @@ fn a_terminal_that_goes_away_ends_the_chat() {
 }
 
 #[test]
-fn the_shell_can_have_the_terminal_for_a_while() {
+fn f14_the_shell_can_have_the_terminal_for_a_while() {
     let Some(terminal) = Terminal::open(80, 24) else { skip!("tmux is not installed") };
     terminal.enter("set -m; stty -a > before");
     terminal.enter("sh -c 'echo $$ > pid; exec $M chat'");
@@ -341,7 +410,7 @@ fn the_shell_can_have_the_terminal_for_a_while() {
 }
 
 #[test]
-fn small_and_colourless_terminals() {
+fn f20_small_and_colourless_terminals() {
     for (columns, rows) in [(1, 1), (20, 5)] {
         let Some(terminal) = Terminal::open(columns, rows) else { skip!("tmux is not installed") };
         terminal.enter("$M chat --max-tokens 12; echo rc=$? > rc");
@@ -374,7 +443,7 @@ fn small_and_colourless_terminals() {
 
 /// The system stops a background program that touches the terminal, and then only SIGKILL ends it.
 #[test]
-fn a_suspended_chat_can_be_ended() {
+fn f14_a_suspended_chat_can_be_ended() {
     for editing in [false, true] {
         let Some(terminal) = Terminal::open(80, 24) else { skip!("tmux is not installed") };
         editor(&terminal);

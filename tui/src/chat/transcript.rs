@@ -8,8 +8,11 @@ use super::thinking;
 use super::turn::Turn;
 use crate::markdown::filter;
 
-/// Largest saved conversation that is read, in bytes.
-pub const FILE_BYTES_MAX: u64 = 64 << 20;
+/// Largest saved conversation that is read, in bytes: millions of tokens. Reading it, counting it and saving
+/// it again take a few copies of it in memory.
+pub const FILE_BYTES_MAX: u64 = 16 << 20;
+/// Most messages of a saved conversation that is read; each takes memory, however short it is.
+const MESSAGES_MAX: usize = 250_000;
 
 const FORMAT: &str = "moelten conversation";
 /// The versions that are read. Version 2 added attached files; a conversation without them is written as
@@ -59,6 +62,9 @@ impl Transcript {
                 "version {} is not supported; this program reads versions {from} to {to}",
                 found.version
             ));
+        }
+        if found.messages.len() > MESSAGES_MAX {
+            return Err(format!("it has {} messages; at most {MESSAGES_MAX} are read", found.messages.len()));
         }
         let expected = [Speaker::User, Speaker::Assistant].into_iter().cycle();
         for (index, (message, expected)) in found.messages.iter().zip(expected).enumerate() {

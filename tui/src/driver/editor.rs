@@ -26,7 +26,8 @@ pub enum Edited {
     End,
 }
 
-/// Opens a text in `$VISUAL`, `$EDITOR` or the system's editor (vi, on Windows Notepad) and waits for the end of the editor.
+/// Opens a text in `$VISUAL`, `$EDITOR` or the system's editor (vi, on Windows Notepad) and waits for the end
+/// of the editor.
 pub fn edit(text: &str, control: JobControl) -> Edited {
     let path = std::env::temp_dir().join(format!("moelten-{}.md", std::process::id()));
     let result = edit_file(&path, text, control);

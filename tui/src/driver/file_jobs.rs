@@ -65,6 +65,12 @@ pub fn perform(
 
 /// Writes a private file, which appears complete or not at all.
 fn write(path: &Path, text: &str, overwrite: Overwrite) -> io::Result<()> {
+    if overwrite == Overwrite::SavedConversation && text.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!(
+            "it has more than {} MiB, and could not be opened again; /export FILE.md writes it, /clear begins a new one",
+            FILE_BYTES_MAX >> 20
+        )));
+    }
     if path.exists() {
         if overwrite == Overwrite::Never {
             return Err(io::Error::other("the file exists; choose another name"));
@@ -115,6 +121,22 @@ mod tests {
     use moelten_loader::text::chat::{Message, Speaker};
 
     use super::*;
+    use crate::chat::Turn;
+
+    /// A file that could not be opened again would also keep the next one from being saved.
+    #[test]
+    fn only_what_can_be_opened_again_is_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("talk.json");
+        let json = |text: String| Transcript::new("m", None, vec![Turn::new(Speaker::User, text)]).to_json();
+        let (short, long) = (json("hello".into()), json("x".repeat(17 << 20)));
+        write(&path, &short, Overwrite::SavedConversation).unwrap();
+        let error = write(&path, &long, Overwrite::SavedConversation).unwrap_err().to_string();
+        assert!(error.contains("more than 16 MiB") && error.contains("/export"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), short);
+        write(&folder.path().join("talk.md"), &long, Overwrite::Never).unwrap();
+        write(&path, &short, Overwrite::SavedConversation).unwrap();
+    }
 
     /// Counts words, up to the limit.
     fn counters() -> Counters {

@@ -6,8 +6,8 @@ use std::io::{self, BufRead, Read, Write};
 use super::notes::Notes;
 use crate::chat::Tone;
 
-/// Longest line from a pipe, in bytes.
-const LINE_BYTES_MAX: u64 = 64 << 20;
+/// Longest entry, in bytes: millions of tokens. A longer one is read and dropped.
+const ENTRY_BYTES_MAX: usize = 16 << 20;
 /// The prompt of an entry.
 pub(super) const PROMPT: &str = "> ";
 /// The prompt of the further lines of an entry.
@@ -22,6 +22,8 @@ pub enum Typed {
     Interrupt,
     /// Pressed Ctrl-C and so discarded what was typed.
     Dropped,
+    /// Entered more than this many bytes, which were not kept.
+    TooLong(usize),
     /// Pressed Ctrl-D, or the pipe ended.
     End,
 }
@@ -49,11 +51,13 @@ pub trait Input {
         loop {
             match self.line(text.begun())? {
                 Typed::Text(line) => {
-                    if let Some(whole) = text.push(&line) {
-                        return Ok(Typed::Text(whole));
+                    if let Some(whole) = text.push(line) {
+                        return Ok(whole);
                     }
                 }
-                Typed::End if text.begun() => return Ok(Typed::Text(text.finish())),
+                // Quotes in it, or a backslash at its end, are not known.
+                Typed::TooLong(_) if text.quoted => text.overflow(),
+                Typed::End if text.begun() => return Ok(text.finish()),
                 Typed::Interrupt if text.begun() => return Ok(Typed::Dropped),
                 other => return Ok(other),
             }
@@ -64,20 +68,42 @@ pub trait Input {
 /// Joins lines to entries.
 #[derive(Debug, Default)]
 struct Assembler {
-    lines: Vec<String>,
+    text: String,
+    begun: bool,
     quoted: bool,
+    /// Whether the entry is too long and its text is dropped.
+    overflown: bool,
 }
 
 const QUOTES: &str = "\"\"\"";
 
 impl Assembler {
     fn begun(&self) -> bool {
-        self.quoted || !self.lines.is_empty()
+        self.quoted || self.begun
+    }
+
+    fn overflow(&mut self) {
+        self.overflown = true;
+        self.text = String::new();
+    }
+
+    /// Appends a line.
+    fn add(&mut self, line: &str) {
+        if self.text.len() + line.len() >= ENTRY_BYTES_MAX {
+            self.overflow();
+        }
+        if !self.overflown {
+            if self.begun {
+                self.text.push('\n');
+            }
+            self.text.push_str(line);
+        }
+        self.begun = true;
     }
 
     /// Takes a line; returns the entry that it completes.
-    fn push(&mut self, line: &str) -> Option<String> {
-        let mut line = line;
+    fn push(&mut self, whole: String) -> Option<Typed> {
+        let mut line = whole.as_str();
         if !self.begun()
             && let Some(rest) = line.trim_start().strip_prefix(QUOTES)
         {
@@ -91,26 +117,32 @@ impl Assembler {
         if self.quoted {
             if let Some(rest) = line.trim_end().strip_suffix(QUOTES) {
                 if !rest.is_empty() {
-                    self.lines.push(rest.to_owned());
+                    self.add(rest);
                 }
                 return Some(self.finish());
             }
         } else if let Some(rest) = line.strip_suffix('\\') {
-            self.lines.push(rest.to_owned());
+            self.add(rest);
             return None;
+        } else if !self.begun && whole.len() < ENTRY_BYTES_MAX {
+            // The usual case, without a copy.
+            return Some(Typed::Text(whole));
         }
-        self.lines.push(line.to_owned());
+        self.add(line);
         if self.quoted { None } else { Some(self.finish()) }
     }
 
     /// The entry, complete or not.
-    fn finish(&mut self) -> String {
-        let mut text = std::mem::take(&mut self.lines).join("\n");
+    fn finish(&mut self) -> Typed {
+        let Self { mut text, quoted, overflown, .. } = std::mem::take(self);
+        if overflown {
+            return Typed::TooLong(ENTRY_BYTES_MAX);
+        }
         // A quoted entry is never a command; a space before its slash prevents that.
-        if std::mem::take(&mut self.quoted) && text.starts_with('/') {
+        if quoted && text.starts_with('/') {
             text.insert(0, ' ');
         }
-        text
+        Typed::Text(text)
     }
 }
 
@@ -127,6 +159,22 @@ impl<R: BufRead> PlainInput<R> {
     pub fn new(source: R, notes: Notes, prompts: bool) -> Self {
         Self { source, notes, prompts, warned: false }
     }
+
+    /// Reads to the end of the line and keeps nothing of it.
+    fn skip_line(&mut self) -> io::Result<()> {
+        loop {
+            let buffer = self.source.fill_buf()?;
+            if buffer.is_empty() {
+                return Ok(());
+            }
+            let end = buffer.iter().position(|&byte| byte == b'\n');
+            let read = end.map_or(buffer.len(), |end| end + 1);
+            self.source.consume(read);
+            if end.is_some() {
+                return Ok(());
+            }
+        }
+    }
 }
 
 impl<R: BufRead> Input for PlainInput<R> {
@@ -136,24 +184,24 @@ impl<R: BufRead> Input for PlainInput<R> {
             let _ = io::stderr().flush();
         }
         let mut bytes = Vec::new();
-        (&mut self.source).take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes)?;
+        (&mut self.source).take(ENTRY_BYTES_MAX as u64).read_until(b'\n', &mut bytes)?;
         if bytes.is_empty() {
             return Ok(Typed::End);
         }
-        if bytes.len() as u64 == LINE_BYTES_MAX && bytes.last() != Some(&b'\n') {
-            let limit = LINE_BYTES_MAX >> 20;
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("a line is longer than {limit} MiB"),
-            ));
+        if bytes.len() == ENTRY_BYTES_MAX && bytes.last() != Some(&b'\n') {
+            drop(bytes);
+            self.skip_line()?;
+            return Ok(Typed::TooLong(ENTRY_BYTES_MAX));
         }
         let (text, replaced) = lossy(bytes);
         if replaced && !self.warned {
             self.warned = true;
             self.notes.line(Tone::Warning, NOT_UTF8);
         }
+        let mut text = text;
         let line = text.strip_suffix('\n').unwrap_or(&text);
-        Ok(Typed::Text(line.strip_suffix('\r').unwrap_or(line).to_owned()))
+        text.truncate(line.strip_suffix('\r').unwrap_or(line).len());
+        Ok(Typed::Text(text))
     }
 }
 
@@ -192,6 +240,28 @@ mod tests {
         assert_eq!(entries(b"\"\"\"never\nended"), ["never\nended"]);
         assert_eq!(entries(b"say \"\"\" now"), ["say \"\"\" now"]);
         assert_eq!(entries(b""), [""; 0]);
+    }
+
+    /// What is too long is dropped as a whole: none of it becomes an entry.
+    #[test]
+    fn entries_that_are_too_long_are_dropped() {
+        let long = "x".repeat(ENTRY_BYTES_MAX);
+        let lines = format!("{}\n", "y".repeat(1 << 20)).repeat(17);
+        let fits = "z".repeat(ENTRY_BYTES_MAX - 2);
+        for (text, dropped) in [
+            (format!("{long}\nnext\n"), true),
+            (format!("{long}{long}\nnext"), true),
+            (format!("\"\"\"\n{lines}\"\"\"\nnext"), true),
+            (format!("\"\"\"\n{long}\nmore\n\"\"\"\nnext"), true),
+            (format!("{}\nnext", lines.replace('\n', "\\\n")), true),
+            (format!("{fits}\nnext"), false),
+        ] {
+            let mut input = PlainInput::new(text.as_bytes(), Notes::plain(), false);
+            let first = input.entry().unwrap();
+            assert_eq!(first == Typed::TooLong(ENTRY_BYTES_MAX), dropped, "{}", text.len());
+            assert!(dropped || first == Typed::Text(fits.clone()));
+            assert_eq!(input.entry().unwrap(), Typed::Text("next".into()), "{}", text.len());
+        }
     }
 
     /// A scripted user.

@@ -36,6 +36,11 @@ pub fn run(
                 Typed::Interrupt => Some(ChatEvent::Interrupted(started.elapsed())),
                 Typed::Dropped if chat.editing() => Some(ChatEvent::Interrupted(started.elapsed())),
                 Typed::Dropped => None,
+                Typed::TooLong(most) => {
+                    let text = format!("This entry has more than {} MiB and was not read.", most >> 20);
+                    notes.line(Tone::Error, &text);
+                    None
+                }
                 Typed::End => Some(ChatEvent::EndOfInput),
             },
             Some(ChatEffect::Answer(request)) => Some(answer(backend, &request, notes, started)?),

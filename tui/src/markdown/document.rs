@@ -85,9 +85,8 @@ impl Document {
     fn settle(&mut self, width: u16, theme: Theme) {
         let tail = &self.text[self.settled.0..];
         let whole = &tail[..tail.rfind('\n').map_or(0, |end| end + 1)];
-        let starts: Vec<_> = block_starts(whole).skip(1).collect();
         let mut from = 0;
-        for to in starts {
+        for to in block_starts(whole).into_iter().skip(1) {
             append(&mut self.lines, render::lines(&tail[from..to], usize::from(width), theme));
             from = to;
         }

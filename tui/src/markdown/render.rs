@@ -1,16 +1,15 @@
 //! Blocks of a document as styled lines: a walk over the parser's events with a stack of indents. It must not
 //! know whether the document is finished.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
-use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, LinkType, Parser, Tag, TagEnd};
+use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, Tag, TagEnd};
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
 use super::filter;
 use super::highlight::Highlighter;
-use super::parse::{OPTIONS, parse};
+use super::parse::{parse, with_definitions};
 use super::table::Table;
 use super::theme::{Role, Theme};
 use super::wrap::{self, Spans};
@@ -25,7 +24,7 @@ const TAB: &str = "    ";
 
 /// The lines of a text, `[lines]`, at most `width` columns each.
 pub fn lines(text: &str, width: usize, theme: Theme) -> Vec<Line<'static>> {
-    let text = with_definitions(text);
+    let text = with_definitions(text).0;
     let mut writer = Writer {
         theme,
         width: width.max(1),
@@ -44,35 +43,6 @@ pub fn lines(text: &str, width: usize, theme: Theme) -> Vec<Line<'static>> {
         writer.event(event, range);
     }
     writer.out
-}
-
-/// The text with its link definitions escaped, so that they are drawn: the parser would drop them.
-fn with_definitions(text: &str) -> Cow<'_, str> {
-    let parser = Parser::new_ext(text, OPTIONS);
-    if parser.reference_definitions().iter().next().is_none() {
-        return Cow::Borrowed(text);
-    }
-    let literal = |event: &Event<'_>| match event {
-        Event::Code(_) | Event::Html(_) | Event::InlineHtml(_) | Event::Start(Tag::CodeBlock(_)) => true,
-        Event::Start(Tag::Link { link_type, .. }) => {
-            matches!(link_type, LinkType::Autolink | LinkType::Email)
-        }
-        _ => false,
-    };
-    let mut literals =
-        parser.into_offset_iter().filter(|(event, _)| literal(event)).map(|(_, range)| range).peekable();
-    let (mut out, mut from) = (String::with_capacity(text.len() + 16), 0);
-    for (at, _) in text.match_indices("]:") {
-        while literals.next_if(|range| range.end <= at).is_some() {}
-        if literals.peek().is_some_and(|range| range.contains(&at)) {
-            continue;
-        }
-        out.push_str(&text[from..=at]);
-        out.push('\\');
-        from = at + 1;
-    }
-    out.push_str(&text[from..]);
-    Cow::Owned(out)
 }
 
 /// What is drawn before every line of a block.
@@ -346,11 +316,14 @@ impl Writer<'_> {
     }
 
     /// Writes the lines of a block with their indents.
-    fn block(&mut self, lines: Vec<Spans>) {
+    fn block(&mut self, mut lines: Vec<Spans>) {
         let narrow = self.width.saturating_sub(self.indent()) < TEXT_MIN;
         if std::mem::take(&mut self.gap) && !self.out.is_empty() {
             let open = self.indents.iter().filter(|indent| indent.first.is_none() && !narrow);
             self.out.push(trimmed(open.map(|indent| indent.rest.clone()).collect()));
+        }
+        if narrow {
+            self.marks_before(&mut lines);
         }
         for line in lines {
             let mut spans = Spans::new();
@@ -363,6 +336,23 @@ impl Writer<'_> {
             }
             spans.extend(line);
             self.out.push(trimmed(spans));
+        }
+    }
+}
+
+impl Writer<'_> {
+    /// Puts the markers of items before a block that has the whole width: on its first line if they fit
+    /// there, and otherwise on lines of their own.
+    fn marks_before(&mut self, lines: &mut Vec<Spans>) {
+        let marks: Spans = self.indents.iter_mut().filter_map(|indent| indent.first.take()).collect();
+        if marks.is_empty() {
+            return;
+        }
+        match lines.first_mut() {
+            Some(line) if wrap::columns(&marks) + wrap::columns(line) <= self.width => {
+                line.splice(0..0, marks);
+            }
+            _ => drop(lines.splice(0..0, wrap::words(&marks, self.width))),
         }
     }
 }

@@ -136,6 +136,53 @@ fn wide_characters_break_where_they_must() {
     assert_eq!(shown("👩‍👩‍👧 e\u{301}e\u{301}", 4), ["👩‍👩‍👧", "e\u{301}e\u{301}"]);
 }
 
+/// Found by fuzzing: a marker made the first line of a code block, a rule or a table wider than the screen.
+#[test]
+fn markers_before_blocks_keep_to_the_width() {
+    assert_eq!(shown("- ```[ ] b\n  x", 5), ["•", "[ ] b", "x"]);
+    assert_eq!(shown("- ```\n  x", 5), ["• x"]);
+    for width in 1..12 {
+        for block in
+            ["```long name\n  code that is long", "---", "***", "| a | b |\n  |---|---|\n  | 1 | 2 |", "> q"]
+        {
+            for text in [format!("- {block}\n"), format!("1. - * {block}\n"), format!("> - {block}")] {
+                for line in shown(&text, width) {
+                    assert!(line.width() <= usize::from(width.max(2)), "{line:?} of {text:?} at {width}");
+                }
+            }
+        }
+    }
+}
+
+/// A document that arrives in pieces of so many bytes, all of whose states are drawn.
+fn grown(text: &str, step: usize, width: u16) -> Vec<String> {
+    let mut document = Document::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (piece, others) = rest.split_at(rest.floor_char_boundary(step).max(rest.ceil_char_boundary(1)));
+        document.push(piece);
+        document.lines(width, DARK);
+        rest = others;
+    }
+    document.finish();
+    plain(document.lines(width, DARK))
+}
+
+/// Found by fuzzing: blocks were told apart with link definitions as such, and drawn with them as text.
+#[test]
+fn link_definitions_are_text_wherever_blocks_end() {
+    for text in [
+        "- [x](a []  b\n>\n[a]: http:4333333\n-\n- [ ] b\n>\n[a]: httpb \"",
+        "[a]: b\n-\n- c\n\nd\n",
+        "[a]: b\n\"title\nmore\"\n# c\n[a]: d\n1. e\n",
+        "> [a]: b\nc\n- d\n",
+    ] {
+        for step in 1..8 {
+            assert_eq!(grown(text, step, 41), shown(text, 41), "{text:?} in pieces of {step}");
+        }
+    }
+}
+
 #[test]
 fn finished_blocks_are_kept() {
     let mut document = Document::new();
@@ -220,17 +267,7 @@ proptest! {
 
     #[test]
     fn pieces_make_the_same_document(text in document(), width in 1u16..100, step in 1usize..30) {
-        let mut document = Document::new();
-        let mut rest = &text[..];
-        while !rest.is_empty() {
-            let (piece, others) = rest.split_at(rest.floor_char_boundary(step).max(rest.ceil_char_boundary(1)));
-            document.push(piece);
-            document.lines(width, DARK);
-            rest = others;
-        }
-        document.finish();
-        let lines = plain(document.lines(width, DARK));
-        prop_assert_eq!(lines, shown(&text, width), "{:?}", text);
+        prop_assert_eq!(grown(&text, step, width), shown(&text, width), "{:?}", text);
     }
 
     #[test]

@@ -323,11 +323,22 @@ fn add_bias(kernels: &Kernels, bias: Option<&[f32]>, rows: Range<usize>, x: &mut
 }
 
 /// `up = act(gate) * up`.
-fn activate(kernels: &Kernels, activation: Activation, gate: &mut [f32], up: &mut [f32]) {
+pub fn activate(kernels: &Kernels, activation: Activation, gate: &mut [f32], up: &mut [f32]) {
     match activation {
         Activation::Silu => kernels.silu_mul(gate, up),
         Activation::GeluTanh => kernels.gelu_tanh_mul(gate, up),
         Activation::Relu => up.iter_mut().zip(gate).for_each(|(up, gate)| *up *= gate.max(0.0)),
+        Activation::BoundedSilu { limit } => {
+            // NaN stays NaN.
+            up.iter_mut().for_each(|u| *u = u.clamp(-limit, limit));
+            for (up, gate) in up.iter_mut().zip(gate) {
+                let gate = *gate / (1.0 + (-*gate).exp());
+                *up *= if gate > limit { limit } else { gate };
+            }
+        }
+        Activation::ReluSquared => {
+            up.iter_mut().zip(gate).for_each(|(up, gate)| *up *= gate.max(0.0) * gate.max(0.0));
+        }
         Activation::ClampedSwiglu { alpha, limit } => {
             // NaN stays NaN. g * sigmoid(alpha * g) * (u + 1) = silu(alpha * g) * (u + 1) / alpha.
             gate.iter_mut().for_each(|g| *g = alpha * if *g > limit { limit } else { *g });

@@ -14,7 +14,8 @@ use crate::layers::ffn::dense::{Mlp, MlpBiases, add_to_all_tokens};
 use crate::layers::ffn::group::{ExpertGroup, takes_input};
 use crate::layers::ffn::mlp::{MOST_VISITS, MlpView, Visit, add_outputs, hidden_layers};
 use crate::layers::ffn::visits::Visits;
-use crate::layers::linear::{Compute, Packed};
+use crate::layers::linear::{Compute, Linear, Packed};
+use crate::layers::norm::Norm;
 use crate::layers::scratch::{MoeScratch, ProductScratch, RouteScratch};
 use crate::layers::squares::{HiddenSquares, HiddenSum, Squares};
 
@@ -29,12 +30,27 @@ pub struct Moe {
     pub router: MatrixRef,
     /// `[experts]`, added to the logits.
     pub router_bias: Option<Vec<f32>>,
+    /// The norm of what the router reads, where it has its own.
+    pub router_norm: Option<Norm>,
+    /// Factors on the weights of experts, `[experts]`; empty without them.
+    pub expert_scales: Vec<f32>,
     /// Added to the scores of experts for the choice alone, `[experts]`; empty without one.
     pub select_bias: Vec<f32>,
     /// Biases of the routed experts, one block for each.
     pub biases: MlpBiases,
+    /// What is before and after routed experts that are narrower than the residual stream.
+    pub latent: Option<LatentProjections>,
     /// The shared expert, if there is one.
     pub shared: Option<Shared>,
+}
+
+/// The projections around routed experts (Nemotron-3).
+#[derive(Debug, Clone, Copy)]
+pub struct LatentProjections {
+    /// `[latent, d_model]`.
+    pub down: MatrixRef,
+    /// `[d_model, latent]`.
+    pub up: MatrixRef,
 }
 
 /// A shared expert, which every token visits.
@@ -44,6 +60,8 @@ pub struct Shared {
     pub mlp: Mlp,
     /// `[1, d_model]`: the output of the block is multiplied by `sigmoid(x . gate)`.
     pub gate: Option<MatrixRef>,
+    /// Factor on the output.
+    pub scale: f32,
 }
 
 /// The input of a mixture, and the store.
@@ -79,6 +97,7 @@ impl Moe {
         compute.products(&[(router, packed.for_matrix(&router))], by_rows);
         compute.ungroup(by_rows, experts, self.router_bias.as_deref(), logits);
         s.routing.route(&self.spec.router, &self.select_bias, logits, experts, live);
+        s.routing.scale_experts(&self.expert_scales);
     }
 
     /// `out = moe(x)`, both `[tokens, d_model]`, after [`Self::route`]. `meanwhile` runs once the reads of
@@ -100,14 +119,93 @@ impl Moe {
         let (x, d_model) = (input.x, self.router.cols);
         s.visits.list(&s.route.routing, self.spec.experts);
         let grouped_len = out.len();
-        products.grouped[..grouped_len].fill(0.0);
-        self.routed(compute, input, s, products, squares.as_deref_mut(), meanwhile)?;
+        match &self.latent {
+            None if self.spec.weighs_inputs => {
+                self.weighed(compute, input, s, products, squares.as_deref_mut(), meanwhile)?;
+            }
+            None => {
+                products.grouped[..grouped_len].fill(0.0);
+                self.routed(compute, input, s, products, squares.as_deref_mut(), meanwhile)?;
+            }
+            Some(latent) => {
+                let squares = squares.as_deref_mut();
+                self.in_latent_space(compute, *latent, input, s, products, squares, meanwhile)?;
+            }
+        }
         if let Some(shared) = &self.shared {
             let squares = squares.as_mut().map(|squares| (&mut *squares.dense, &mut squares.sums[0]));
             shared.add(compute, x, &mut s.route.logits, products, squares);
         }
         compute.ungroup(&products.grouped[..grouped_len], d_model, None, out);
         Ok(())
+    }
+
+    /// Sets `products.grouped` to the outputs of routed experts that are narrower than the residual stream.
+    #[allow(clippy::too_many_arguments, reason = "every argument is one of the operation's operands")]
+    fn in_latent_space(
+        &self,
+        compute: Compute<'_>,
+        latent: LatentProjections,
+        input: &MoeInput<'_>,
+        s: &mut MoeScratch,
+        products: &mut ProductScratch,
+        squares: Option<&mut HiddenSquares<'_>>,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<()> {
+        let (d_model, width) = (latent.down.cols, latent.down.rows);
+        let tokens = input.x.len() / d_model;
+        // It comes back before the end.
+        let mut buffer = std::mem::take(&mut s.latent);
+        let narrow = &mut buffer[..tokens * width];
+        compute.pack_also(input.x, [latent.down.format], &mut products.packed);
+        let down = Linear { weight: latent.down, bias: None };
+        compute.linear(&down, &products.packed, narrow, &mut products.grouped);
+        compute.pack(narrow, width, [], &mut products.packed);
+        products.grouped[..tokens * width].fill(0.0);
+        let result = self.routed(compute, &MoeInput { x: narrow, ..*input }, s, products, squares, meanwhile);
+        compute.ungroup(&products.grouped[..tokens * width], width, None, narrow);
+        compute.pack(narrow, width, [latent.up.format], &mut products.packed);
+        let up = compute.tensors.view(&latent.up);
+        let grouped = &mut products.grouped[..tokens * d_model];
+        compute.products(&[(up, products.packed.for_matrix(&up))], grouped);
+        compute.pack(input.x, d_model, [], &mut products.packed);
+        s.latent = buffer;
+        result
+    }
+
+    /// Sets `products.grouped` to the outputs of routed experts whose inputs are weighed. Each token has one
+    /// expert at most.
+    fn weighed(
+        &self,
+        compute: Compute<'_>,
+        input: &MoeInput<'_>,
+        s: &mut MoeScratch,
+        products: &mut ProductScratch,
+        squares: Option<&mut HiddenSquares<'_>>,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<()> {
+        let d_model = self.router.cols;
+        // It comes back before the end.
+        let mut buffer = std::mem::take(&mut s.latent);
+        let weighed = &mut buffer[..input.x.len()];
+        weighed.copy_from_slice(input.x);
+        for (token, x) in weighed.chunks_exact_mut(d_model).enumerate() {
+            let weight = s.route.routing.token(token).1.first().copied().unwrap_or(0.0);
+            compute.kernels.scale(weight, x);
+        }
+        s.visits.weigh_equally();
+        compute.pack(weighed, d_model, [], &mut products.packed);
+        products.grouped[..weighed.len()].fill(0.0);
+        let result =
+            self.routed(compute, &MoeInput { x: weighed, ..*input }, s, products, squares, meanwhile);
+        compute.pack(input.x, d_model, [], &mut products.packed);
+        s.latent = buffer;
+        result
+    }
+
+    /// Width of what routed experts read and give.
+    fn expert_width(&self) -> usize {
+        self.latent.map_or(self.router.cols, |latent| latent.down.rows)
     }
 
     /// Adds the outputs of the routed experts to `products.grouped`.
@@ -121,7 +219,7 @@ impl Moe {
         meanwhile: &mut dyn FnMut(),
     ) -> Result<()> {
         let &MoeInput { store, phase, stop, x } = input;
-        let (visits, d_model) = (&s.visits, self.router.cols);
+        let (visits, d_model) = (&s.visits, self.expert_width());
         let tokens = x.len() / d_model;
         let uses = |index: usize| visits.of(index).len() as u32;
         let request = Request { bank: self.bank, ids: &visits.experts, uses: &uses, tokens, phase, stop };
@@ -166,7 +264,7 @@ impl Moe {
     /// The block of a resident expert, by its index in the request.
     fn expert<'v>(&'v self, acquired: &'v Acquired<'_>, index: usize, expert: u32) -> MlpView<'v> {
         let matrices = acquired.view(index);
-        let (mut matrices, d_model) = (matrices.into_iter().flatten(), self.router.cols);
+        let (mut matrices, d_model) = (matrices.into_iter().flatten(), self.expert_width());
         let mut next = || matrices.next().expect("the bank has the matrices of its spec");
         MlpView {
             gate: self.spec.expert.gated.then(&mut next),
@@ -231,7 +329,7 @@ impl GroupWork<'_> {
         let count = self.group.items().len();
         let hidden = &hidden[..self.group.lines[count]];
         self.with_visits(acquired, 0..count, None, |all| {
-            add_outputs(compute, all, hidden, grouped, self.moe.router.cols);
+            add_outputs(compute, all, hidden, grouped, self.moe.expert_width());
         });
     }
 
@@ -262,14 +360,14 @@ impl Shared {
         let tokens = x.len() / d_model;
         let ProductScratch { packed, grouped, hidden, visitors } = products;
         visitors.clear();
-        visitors.extend((0..tokens as u32).map(|token| (token, 1.0)));
+        visitors.extend((0..tokens as u32).map(|token| (token, self.scale)));
         if let Some(gate) = &self.gate {
             let gate = compute.tensors.view(gate);
             compute.pack_also(x, [gate.format()], packed);
             let scores = &mut scores[..tokens];
             compute.products(&[(gate, packed.for_matrix(&gate))], scores);
             for ((_, weight), score) in visitors.iter_mut().zip(scores) {
-                *weight = 1.0 / (1.0 + (-*score).exp());
+                *weight *= 1.0 / (1.0 + (-*score).exp());
             }
         }
         let mlp = self.mlp.view(compute);

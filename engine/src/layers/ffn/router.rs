@@ -74,6 +74,14 @@ impl Routing {
         }
     }
 
+    /// Multiplies each weight with the factor of its expert; `scales` is `[experts]`, or empty for none.
+    pub fn scale_experts(&mut self, scales: &[f32]) {
+        if !scales.is_empty() {
+            let weights = self.weights.iter_mut().zip(&self.ids);
+            weights.for_each(|(weight, &expert)| *weight *= scales[expert as usize]);
+        }
+    }
+
     /// Number of routed tokens.
     pub fn tokens(&self) -> usize {
         self.starts.len().saturating_sub(1)
@@ -208,7 +216,13 @@ mod tests {
 
     fn route(select: Select, logits: &[f32]) -> (Vec<u32>, Vec<f32>) {
         let mut routing = Routing::default();
-        routing.route(&RouterSpec { bias: false, select, scale: 1.0 }, &[], logits, logits.len(), |_| true);
+        routing.route(
+            &RouterSpec { bias: false, select, scale: 1.0, expert_scales: false },
+            &[],
+            logits,
+            logits.len(),
+            |_| true,
+        );
         let (ids, weights) = routing.token(0);
         (ids.to_vec(), weights.to_vec())
     }
@@ -246,7 +260,13 @@ mod tests {
 
     fn route_with_bias(select: Select, bias: &[f32], logits: &[f32]) -> (Vec<u32>, Vec<f32>) {
         let mut routing = Routing::default();
-        routing.route(&RouterSpec { bias: false, select, scale: 2.0 }, bias, logits, logits.len(), |_| true);
+        routing.route(
+            &RouterSpec { bias: false, select, scale: 2.0, expert_scales: false },
+            bias,
+            logits,
+            logits.len(),
+            |_| true,
+        );
         let (ids, weights) = routing.token(0);
         (ids.to_vec(), weights.to_vec())
     }

@@ -56,6 +56,11 @@ impl Visits {
         }
     }
 
+    /// Sets all weights to 1.
+    pub fn weigh_equally(&mut self) {
+        self.visitors.iter_mut().for_each(|(_, weight)| *weight = 1.0);
+    }
+
     /// The visitors of `experts[index]`: token and weight.
     pub fn of(&self, index: usize) -> &[(u32, f32)] {
         &self.visitors[self.starts[index] as usize..self.starts[index + 1] as usize]

@@ -51,14 +51,21 @@ pub fn attend(
 /// Multiplies queries, `[tokens, heads * head_dim]`, by the factor that grows with their position. The
 /// first has position `first`.
 pub fn warm(compute: Compute<'_>, spec: &AttentionSpec, first: usize, q: &mut [f32]) {
-    let Some(Temperature { beta, period }) = spec.temperature else { return };
+    let Some(Temperature { beta, period, offset }) = spec.temperature else { return };
     for (q, position) in q.chunks_exact_mut(spec.heads * spec.head_dim).zip(first..) {
-        compute.kernels.scale(1.0 + beta * ((position / period) as f32).ln_1p(), q);
+        let periods = (position + offset) / period;
+        compute.kernels.scale(1.0 + beta * (periods as f32).ln_1p(), q);
     }
 }
 
+/// Positions that a token sees, itself among them; `None` for all.
+fn seen(spec: &AttentionSpec, position: usize) -> Option<usize> {
+    let of_chunk = spec.chunk.map(|chunk| position % chunk + 1);
+    [spec.window, of_chunk].into_iter().flatten().min()
+}
+
 /// The kernel's task for some tokens and the query heads that share `kv_head`. `queries` begins with the
-/// first token.
+/// first token. Several tokens are of the first run of tokens, or there are no runs.
 fn task<'a>(
     spec: &AttentionSpec,
     kv: &'a KvLayer,
@@ -74,7 +81,7 @@ fn task<'a>(
         head_dim,
         scale: spec.scale,
         softcap: spec.softcap,
-        window: spec.window,
+        window: if tokens == 1 { seen(spec, first) } else { spec.window },
         queries: &queries[kv_head * group * head_dim..],
         stride: spec.heads * head_dim,
         group,
@@ -86,7 +93,8 @@ fn task<'a>(
 
 /// Spans that `tokens` tokens from position `first` on attend to.
 fn visible_spans(spec: &AttentionSpec, first: usize, tokens: usize) -> Range<usize> {
-    let start = spec.window.map_or(0, |window| (first + 1).saturating_sub(window));
+    let window = if tokens == 1 { seen(spec, first) } else { spec.window };
+    let start = window.map_or(0, |window| (first + 1).saturating_sub(window));
     start / SPAN..(first + tokens).div_ceil(SPAN)
 }
 
@@ -104,7 +112,11 @@ fn tiles(
     let width = heads * head_dim;
     let tokens = q.len() / width;
     let full = (TILE_ROWS / group).max(TILE_TOKENS);
-    let step = tokens.div_ceil(compute.pool.threads() * TILES_PER_THREAD).min(full);
+    let step = match spec.chunk {
+        // Tokens of later runs see different numbers of positions.
+        Some(chunk) if first + tokens > chunk => 1,
+        _ => tokens.div_ceil(compute.pool.threads() * TILES_PER_THREAD).min(full),
+    };
     let running = (&mut running[..tokens * heads], heads);
     compute.pool.chunks_of_two((out, width), running, step, |tile, out, running| {
         for kv_head in 0..spec.kv_heads {

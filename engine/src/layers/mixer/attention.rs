@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use moelten_loader::spec::{AttentionSpec, OutputGate, QkNorm};
+use moelten_loader::spec::{AttentionSpec, KvSource, OutputGate, QkNorm};
 use moelten_loader::tensors::bank::MatrixRef;
 
 use crate::layers::linear::{Compute, Linear};
@@ -22,11 +22,11 @@ pub struct Attention {
     pub spec: AttentionSpec,
     /// Query projection, `[heads * head_dim, d_model]`, with the gate's rows where they are in it.
     pub q: Linear,
-    /// Key projection, `[kv_heads * head_dim, d_model]`.
-    pub k: Linear,
-    /// Value projection, `[kv_heads * head_dim, d_model]`.
-    pub v: Linear,
-    /// Output projection, `[d_model, heads * head_dim]`.
+    /// Key projection, `[kv_heads * head_dim, d_model]`; `None` where another layer's keys are read.
+    pub k: Option<Linear>,
+    /// Value projection, `[kv_heads * value_dim, d_model]`; `None` where the values are keys, too.
+    pub v: Option<Linear>,
+    /// Output projection, `[d_model, heads * value_dim]`.
     pub o: Linear,
     /// Gate on the mixed values, `[heads * head_dim, d_model]` or `[heads, d_model]`.
     pub gate: Option<MatrixRef>,
@@ -34,6 +34,8 @@ pub struct Attention {
     pub q_norm: Vec<f32>,
     /// Weights of the key norm, `[head_dim]` or `[kv_heads * head_dim]`; empty without one.
     pub k_norm: Vec<f32>,
+    /// Ones, `[value_dim]`, where values have a norm; else empty.
+    pub v_norm: Vec<f32>,
     /// Logits of the sinks, `[heads]`; empty without them.
     pub sinks: Vec<f32>,
     /// Index of the rope among those of the model; `None` without positions.
@@ -55,9 +57,13 @@ impl Mixer for Attention {
         let with_gate = self.spec.gate == Some(OutputGate::SigmoidWithQuery);
         let q = if with_gate { &mut s.gate } else { &mut s.q };
         let q = &mut q[..tokens * self.q.weight.rows];
-        let k = &mut s.k[..tokens * self.k.weight.rows];
-        let v = &mut s.v[..tokens * self.v.weight.rows];
-        let linears = [&self.q, &self.k, &self.v];
+        // Projections are missing from the end.
+        let linears = [Some(&self.q), self.k.as_ref(), self.v.as_ref()];
+        let count = linears.iter().flatten().count();
+        let linears = linears.map(|linear| linear.unwrap_or(&self.q));
+        let values = self.spec.kv_heads * self.spec.value_dim;
+        let k = &mut s.k[..if count > 1 { tokens * self.kv_width() } else { 0 }];
+        let v = &mut s.v[..if count > 2 { tokens * values } else { 0 }];
         let packed = &mut products.packed;
         compute.pack(x, self.q.weight.cols, linears.map(|linear| linear.weight.format), packed);
         let views = linears.map(|linear| {
@@ -65,9 +71,9 @@ impl Mixer for Attention {
             (w, packed.for_matrix(&w))
         });
         let grouped = &mut products.grouped[..q.len() + k.len() + v.len()];
-        compute.products(&views, grouped);
+        compute.products(&views[..count], grouped);
         let mut rest = &*grouped;
-        for (linear, out) in linears.into_iter().zip([&mut *q, &mut *k, &mut *v]) {
+        for (linear, out) in linears.into_iter().take(count).zip([&mut *q, &mut *k, &mut *v]) {
             let (part, others) = rest.split_at(out.len());
             rest = others;
             compute.ungroup(part, linear.weight.rows, linear.bias.as_deref(), out);
@@ -83,11 +89,18 @@ impl Mixer for Attention {
         if with_gate {
             take_apart(&mut s.gate[..2 * tokens * width], self.spec.head_dim, &mut s.q[..tokens * width]);
         }
-        let (q, k) = (&mut s.q[..tokens * width], &mut s.k[..tokens * self.k.weight.rows]);
-        let v = &mut s.v[..tokens * self.v.weight.rows];
         let angles = self.rope.map(|index| &angles[index]);
-        self.prepare(compute, &self.q_norm, angles, first, q, width);
-        self.prepare(compute, &self.k_norm, angles, first, k, self.k.weight.rows);
+        self.prepare(compute, &self.q_norm, angles, first, &mut s.q[..tokens * width], width);
+        if matches!(self.spec.source, KvSource::Layer(_)) {
+            return;
+        }
+        let narrow = tokens * self.kv_width();
+        let (k, v) = (&mut s.k[..narrow], &mut s.v[..narrow]);
+        if self.spec.source == KvSource::Shared {
+            v.copy_from_slice(k);
+        }
+        self.prepare(compute, &self.k_norm, angles, first, k, self.kv_width());
+        self.prepare_values(compute, v, tokens);
         if let Some(limit) = self.spec.clip_qkv {
             v.iter_mut().for_each(|v| *v = v.clamp(-limit, limit));
         }
@@ -102,9 +115,11 @@ impl Mixer for Attention {
         s: &mut AttentionScratch,
     ) {
         let rows = |width: usize| tokens.start * width..tokens.end * width;
-        let (wide, narrow) = (rows(self.width()), rows(self.k.weight.rows));
-        let (k, v) = (&s.k[narrow.clone()], &s.v[narrow]);
-        state.write(compute.pool, compute.kernels, position, k, v);
+        let (wide, narrow) = (rows(self.width()), rows(self.kv_width()));
+        if !matches!(self.spec.source, KvSource::Layer(_)) {
+            let (k, v) = (&s.k[narrow.clone()], &s.v[narrow]);
+            state.write(compute.pool, compute.kernels, position, k, v);
+        }
         let (q, mixed) = (&mut s.q[wide.clone()], &mut s.mixed[wide]);
         warm(compute, &self.spec, position, q);
         attend(compute, (&self.spec, &self.sinks), state.view(), position, q, &mut s.attend, mixed);
@@ -123,8 +138,14 @@ impl Mixer for Attention {
         out: &mut [f32],
     ) -> &'s [f32] {
         let tokens = out.len() / self.o.weight.rows;
+        let (head_dim, value_dim) = (self.spec.head_dim, self.spec.value_dim);
+        if value_dim < head_dim {
+            for head in 0..tokens * self.spec.heads {
+                s.mixed.copy_within(head * head_dim..head * head_dim + value_dim, head * value_dim);
+            }
+        }
         self.apply_gate(compute, tokens, s);
-        let mixed = &s.mixed[..tokens * self.width()];
+        let mixed = &s.mixed[..tokens * self.o.weight.cols];
         compute.pack(mixed, self.o.weight.cols, [self.o.weight.format], &mut products.packed);
         compute.linear(&self.o, &products.packed, out, &mut products.grouped);
         mixed
@@ -141,10 +162,36 @@ impl Attention {
         self.spec.heads * self.spec.head_dim
     }
 
+    /// Width of a token's keys, and of its values.
+    fn kv_width(&self) -> usize {
+        self.spec.kv_heads * self.spec.head_dim
+    }
+
+    /// Norm and factor of the values of some tokens, and zeros behind those that are narrower than keys: from
+    /// `[tokens, kv_heads, value_dim]` to `[tokens, kv_heads, head_dim]`, in place.
+    fn prepare_values(&self, compute: Compute<'_>, v: &mut [f32], tokens: usize) {
+        let AttentionSpec { kv_heads, head_dim, value_dim, value_norm, value_scale, .. } = self.spec;
+        let given = &mut v[..tokens * kv_heads * value_dim];
+        if value_norm.is_some() || value_scale.to_bits() != 1.0_f32.to_bits() {
+            compute.pool.rows(given, kv_heads * value_dim, |_, v| {
+                if let Some(eps) = value_norm {
+                    rms_in_place(compute.kernels, v, &self.v_norm, eps);
+                }
+                compute.kernels.scale(value_scale, v);
+            });
+        }
+        if value_dim < head_dim {
+            for head in (0..tokens * kv_heads).rev() {
+                v.copy_within(head * value_dim..(head + 1) * value_dim, head * head_dim);
+                v[head * head_dim + value_dim..(head + 1) * head_dim].fill(0.0);
+            }
+        }
+    }
+
     /// Multiplies the mixed values of the first tokens by their gates.
     fn apply_gate(&self, compute: Compute<'_>, tokens: usize, s: &mut AttentionScratch) {
         let Some(kind) = self.spec.gate else { return };
-        let (width, head_dim) = (self.width(), self.spec.head_dim);
+        let (width, value_dim) = (self.o.weight.cols, self.spec.value_dim);
         let gates_of_token = self.spec.gate_rows();
         let gates = &s.gate[..tokens * gates_of_token];
         compute.pool.rows(&mut s.mixed[..tokens * width], width, |range, mixed| {
@@ -153,9 +200,13 @@ impl Attention {
                 OutputGate::SigmoidPerValue | OutputGate::SigmoidWithQuery => {
                     mixed.iter_mut().zip(gates).for_each(|(x, gate)| *x *= 1.0 / (1.0 + (-gate).exp()));
                 }
-                OutputGate::SoftplusPerHead => {
-                    for (head, gate) in mixed.chunks_exact_mut(head_dim).zip(gates) {
-                        compute.kernels.scale(softplus(*gate), head);
+                OutputGate::SoftplusPerHead | OutputGate::SigmoidPerHead => {
+                    for (head, gate) in mixed.chunks_exact_mut(value_dim).zip(gates) {
+                        let factor = match kind {
+                            OutputGate::SoftplusPerHead => softplus(*gate),
+                            _ => 1.0 / (1.0 + (-gate).exp()),
+                        };
+                        compute.kernels.scale(factor, head);
                     }
                 }
             }
@@ -183,7 +234,7 @@ impl Attention {
                 if let Some(angles) = angles {
                     angles.rotate(x, self.spec.head_dim, first + token);
                 }
-                if let QkNorm::PerHeadAfterRope { eps } = self.spec.qk_norm {
+                if let QkNorm::PerHeadAfterRope { eps } | QkNorm::PlainAfterRope { eps } = self.spec.qk_norm {
                     rms_in_place(compute.kernels, x, norm, eps);
                 }
             }

@@ -12,6 +12,7 @@ use moelten_quant::GROUP_ROWS;
 
 use super::attend::{attend, warm};
 use super::contract::Mixer;
+use super::sparse::Indexer;
 use crate::layers::linear::{Compute, Linear, Packed};
 use crate::layers::norm::rms_in_place;
 use crate::layers::rope::Angles;
@@ -36,8 +37,12 @@ pub struct Latent {
     pub heads: HeadMatrices,
     /// Output projection, `[d_model, heads * value_dim]`.
     pub o: Linear,
-    /// Index of the rope among those of the model.
-    pub rope: usize,
+    /// How tokens choose what they attend to.
+    pub indexer: Option<Box<Indexer>>,
+    /// Gate on the values of each head, `[heads, d_model]`.
+    pub gate: Option<Linear>,
+    /// Index of the rope among those of the model; `None` without positions.
+    pub rope: Option<usize>,
 }
 
 /// The projection of queries, `[heads * (nope + rope)]` for each token.
@@ -77,7 +82,14 @@ pub fn pass_tokens(spec: &LatentSpec) -> usize {
 
 impl Latent {
     /// Queries as they are projected, `[tokens, heads * (nope + rope)]`, into `s.wide`.
-    fn queries(&self, compute: Compute<'_>, tokens: usize, s: &mut AttentionScratch, p: &mut ProductScratch) {
+    fn queries(
+        &self,
+        compute: Compute<'_>,
+        (angles, first): (&[Angles], usize),
+        tokens: usize,
+        s: &mut AttentionScratch,
+        p: &mut ProductScratch,
+    ) {
         let width = self.spec.attention.heads * self.spec.query_dim();
         let wide = &mut s.latent.wide[..tokens * width];
         match &self.query {
@@ -90,6 +102,10 @@ impl Latent {
                 compute.pool.rows(narrow, rank, |_, rows| rms_in_place(compute.kernels, rows, norm, eps));
                 compute.pack(narrow, rank, [up.weight.format], &mut p.packed);
                 compute.linear(up, &p.packed, wide, &mut p.grouped);
+                if let Some(indexer) = &self.indexer {
+                    let angles = &angles[indexer.rope];
+                    indexer.take_latent(compute, angles, first, narrow, &mut s.sparse, p);
+                }
             }
         }
     }
@@ -99,7 +115,7 @@ impl Latent {
     fn keys_and_values(
         &self,
         compute: Compute<'_>,
-        angles: &Angles,
+        angles: Option<&Angles>,
         first: usize,
         tokens: usize,
         s: &mut AttentionScratch,
@@ -111,7 +127,9 @@ impl Latent {
             for (token, (k, v)) in range.zip(rows) {
                 let (latent, rope) = k.split_at_mut(rank);
                 rms_in_place(compute.kernels, latent, &self.norm, self.spec.norm_eps);
-                angles.rotate(rope, rope.len(), first + token);
+                if let Some(angles) = angles {
+                    angles.rotate(rope, rope.len(), first + token);
+                }
                 v[..rank].copy_from_slice(latent);
                 v[rank..].fill(0.0);
             }
@@ -123,7 +141,7 @@ impl Latent {
     fn absorb(
         &self,
         compute: Compute<'_>,
-        angles: &Angles,
+        angles: Option<&Angles>,
         first: usize,
         tokens: usize,
         s: &mut AttentionScratch,
@@ -157,7 +175,9 @@ impl Latent {
                     let (latent, rope) = q.split_at_mut(rank);
                     latent.copy_from_slice(&outputs[(head * tokens + t) * rank..][..rank]);
                     rope.copy_from_slice(&wide[(t * heads + head) * of_query + nope..][..of_query - nope]);
-                    angles.rotate(rope, rope.len(), first + t);
+                    if let Some(angles) = angles {
+                        angles.rotate(rope, rope.len(), first + t);
+                    }
                 }
             }
         });
@@ -205,7 +225,7 @@ impl Mixer for Latent {
     ) {
         let (d_model, width) = (self.down.weight.cols, self.down.weight.rows);
         let tokens = x.len() / d_model;
-        let angles = &angles[self.rope];
+        let (all, angles) = (angles, self.rope.map(|rope| &angles[rope]));
         let inner = match &self.query {
             Query::Direct(linear) => linear.weight.format,
             Query::Latent { down, .. } => down.weight.format,
@@ -213,8 +233,16 @@ impl Mixer for Latent {
         compute.pack(x, d_model, [self.down.weight.format, inner], &mut products.packed);
         let k = &mut s.k[..tokens * width];
         compute.linear(&self.down, &products.packed, k, &mut products.grouped);
+        if let Some(gate) = &self.gate {
+            compute.pack_also(x, [gate.weight.format], &mut products.packed);
+            let gates = &mut s.gate[..tokens * gate.weight.rows];
+            compute.linear(gate, &products.packed, gates, &mut products.grouped);
+        }
+        if let Some(indexer) = &self.indexer {
+            indexer.take_input(compute, &all[indexer.rope], first, x, &mut s.sparse, products);
+        }
         self.keys_and_values(compute, angles, first, tokens, s);
-        self.queries(compute, tokens, s, products);
+        self.queries(compute, (all, first), tokens, s, products);
         self.absorb(compute, angles, first, tokens, s);
     }
 
@@ -233,7 +261,24 @@ impl Mixer for Latent {
         state.write(compute.pool, compute.kernels, position, k, v);
         let (q, mixed) = (&mut s.q[wide.clone()], &mut s.mixed[wide]);
         warm(compute, spec, position, q);
-        attend(compute, (spec, &[]), state.view(), position, q, &mut s.attend, mixed);
+        let (Some(indexer), LayerState::Indexed(state)) = (&self.indexer, &mut *state) else {
+            attend(compute, (spec, &[]), state.view(), position, q, &mut s.attend, mixed);
+            return;
+        };
+        let width = indexer.spec.head_dim;
+        state.write_keys(position, &s.sparse.keys[tokens.start * width..tokens.end * width]);
+        // The first tokens see no more than may be chosen.
+        let all = indexer.spec.top.saturating_sub(position).min(tokens.len());
+        let row = spec.heads * spec.head_dim;
+        if all > 0 {
+            let (q, mixed) = (&mut q[..all * row], &mut mixed[..all * row]);
+            attend(compute, (spec, &[]), state.kv.view(), position, q, &mut s.attend, mixed);
+        }
+        for t in all..tokens.len() {
+            indexer.choose(compute, tokens.start + t, state.keys(position + t + 1), &mut s.sparse);
+            let (q, mixed) = (&q[t * row..][..row], &mut mixed[t * row..][..row]);
+            indexer.attend(compute, spec, state.kv.view().layer, q, &mut s.sparse, mixed);
+        }
     }
 
     fn skip(&self, tokens: Range<usize>, s: &mut AttentionScratch) {
@@ -250,6 +295,13 @@ impl Mixer for Latent {
     ) -> &'s [f32] {
         let tokens = out.len() / self.o.weight.rows;
         self.values(compute, tokens, s);
+        if let Some(gate) = &self.gate {
+            let gates = &s.gate[..tokens * gate.weight.rows];
+            let heads = s.latent.wide[..tokens * self.o.weight.cols].chunks_exact_mut(self.spec.value_dim);
+            for (head, gate) in heads.zip(gates) {
+                compute.kernels.scale(1.0 / (1.0 + (-gate).exp()), head);
+            }
+        }
         let values = &s.latent.wide[..tokens * self.o.weight.cols];
         compute.pack(values, self.o.weight.cols, [self.o.weight.format], &mut products.packed);
         compute.linear(&self.o, &products.packed, out, &mut products.grouped);

@@ -171,6 +171,25 @@ impl KvLayer {
         Ok(())
     }
 
+    /// Key and value of the first head at a position, in single precision.
+    pub fn read(&self, position: usize, key: &mut [f32], value: &mut [f32]) {
+        for (head, out) in [(0, key), (self.kv_heads, value)] {
+            let (first, stride) = self.place(head, position);
+            match self.format {
+                KvFormat::F16 => {
+                    let stored = self.memory.numbers::<u16>()[first..].iter().step_by(stride);
+                    out.iter_mut()
+                        .zip(stored)
+                        .for_each(|(to, &bits)| *to = half::f16::from_bits(bits).to_f32());
+                }
+                KvFormat::F32 => {
+                    let stored = self.memory.numbers::<f32>()[first..].iter().step_by(stride);
+                    out.iter_mut().zip(stored).for_each(|(to, from)| *to = *from);
+                }
+            }
+        }
+    }
+
     /// Every row of these positions: the number of its head, keys first, and its position.
     fn rows(&self, positions: Range<usize>) -> impl Iterator<Item = (usize, usize)> + use<> {
         (0..2 * self.kv_heads).flat_map(move |head| positions.clone().map(move |position| (head, position)))
@@ -190,7 +209,7 @@ impl KvLayer {
 
 #[cfg(test)]
 mod tests {
-    use moelten_loader::spec::QkNorm;
+    use moelten_loader::spec::{KvSource, QkNorm};
     use moelten_quant::Isa;
 
     use super::*;
@@ -214,6 +233,7 @@ mod tests {
             heads: kv_heads,
             kv_heads,
             head_dim,
+            value_dim: head_dim,
             scale: 1.0,
             qkv_bias: false,
             out_bias: false,
@@ -225,6 +245,10 @@ mod tests {
             softcap: None,
             temperature: None,
             gate: None,
+            source: KvSource::Projected,
+            value_norm: None,
+            value_scale: 1.0,
+            chunk: None,
         };
         let pool = Pool::new(ThreadPlan::here(Some(2), Pin::Off).unwrap()).unwrap();
         let kernels = Kernels::for_isa(Isa::best()).unwrap();

@@ -11,8 +11,8 @@ use moelten_loader::container::gguf::Gguf;
 use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
 use moelten_loader::spec::{
     Activation, AttentionSpec, BankMatrix, BranchSpec, DeltaLayout, DeltaOrder, DeltaSpec, HeadSpec, Join,
-    LatentSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Pairing, Place, QkNorm, RopeScaling,
-    RopeSpec, RouterInput, RouterSpec, Select, SharedExpert,
+    KvSource, LatentSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Pairing, Place, QkNorm,
+    RopeScaling, RopeSpec, RouterInput, RouterSpec, Select, SharedExpert,
 };
 use moelten_loader::tensors::needed::needed;
 use moelten_loader::tensors::roles::{GGUF_NAMES, LayerTensor, Role, gguf_name};
@@ -111,6 +111,7 @@ fn shapes(spec: &ModelSpec) -> BTreeMap<Role, Vec<usize>> {
 fn is_matrix(role: Role) -> bool {
     match role {
         Role::Embed | Role::Head => true,
+        Role::LayerInputTable | Role::LayerInputProjection => true,
         Role::Layer(_, LayerTensor::Router | LayerTensor::SharedInput) => false,
         Role::Layer(_, tensor) => tensor.is_matrix(),
         _ => false,
@@ -132,13 +133,30 @@ impl Random {
         let cols = shape[shape.len() - 1] as f32;
         let (middle, reach) = match role {
             Role::Embed => (0.0, 1.7),
+            Role::LayerInputTable => (0.0, 0.3),
+            // Divided by the root of the width.
+            Role::Layer(_, T::RouterNorm) => (8.0, 4.0),
             Role::FinalNorm
+            | Role::LayerInputNorm
             | Role::Layer(
                 _,
-                T::PreNorm(_) | T::PostNorm(_) | T::QNorm | T::KNorm | T::QDownNorm | T::KvDownNorm,
+                T::PreNorm(_)
+                | T::PostNorm(_)
+                | T::SumNorm
+                | T::LayerScale
+                | T::IndexKNorm
+                | T::SsmNorm
+                | T::SsmStepNorm
+                | T::SsmBNorm
+                | T::SsmCNorm
+                | T::ExpertScales
+                | T::QNorm
+                | T::KNorm
+                | T::QDownNorm
+                | T::KvDownNorm,
             ) => (1.0, 0.5),
             // Memories must forget, or their size runs away.
-            Role::Layer(_, T::DeltaDecay) => (-0.7, 0.3),
+            Role::Layer(_, T::DeltaDecay | T::SsmDecay) => (-0.7, 0.3),
             Role::FinalNormBias | Role::HeadBias => (0.0, 0.5),
             Role::Layer(_, tensor) if !tensor.is_matrix() => (0.0, 0.5),
             _ => (0.0, (3.0 / cols).sqrt()),
@@ -156,6 +174,7 @@ pub fn model(layers: Vec<LayerSpec>) -> ModelSpec {
         d_model: D_MODEL,
         max_context: 4096,
         embed_scale: 1.25,
+        layer_inputs: None,
         layers,
         final_norm: NormSpec::Rms { eps: 1e-5 },
         head: HeadSpec { tied: false, bias: true, scale: 0.5, softcap: None },
@@ -164,7 +183,7 @@ pub fn model(layers: Vec<LayerSpec>) -> ModelSpec {
 
 /// A layer of these branches.
 pub fn layer(branches: impl IntoIterator<Item = BranchSpec>) -> LayerSpec {
-    LayerSpec { branches: branches.into_iter().collect() }
+    LayerSpec { branches: branches.into_iter().collect(), sum_norm: None, scaled: false }
 }
 
 /// A branch with a norm of its input, joined in order.
@@ -185,6 +204,7 @@ pub fn attention(bias: bool) -> Op {
         heads: 4,
         kv_heads: 2,
         head_dim: 16,
+        value_dim: 16,
         scale: 0.25,
         qkv_bias: bias,
         out_bias: bias,
@@ -196,6 +216,10 @@ pub fn attention(bias: bool) -> Op {
         softcap: None,
         temperature: None,
         gate: None,
+        source: KvSource::Projected,
+        value_norm: None,
+        value_scale: 1.0,
+        chunk: None,
     })
 }
 
@@ -224,6 +248,7 @@ pub fn latent(query_rank: Option<usize>, split: bool) -> Op {
         heads: 4,
         kv_heads: 1,
         head_dim: rank + rope.dim,
+        value_dim: rank + rope.dim,
         scale: 0.15,
         qkv_bias: false,
         out_bias: false,
@@ -235,8 +260,21 @@ pub fn latent(query_rank: Option<usize>, split: bool) -> Op {
         softcap: None,
         temperature: None,
         gate: None,
+        source: KvSource::Projected,
+        value_norm: None,
+        value_scale: 1.0,
+        chunk: None,
     };
-    Op::Latent(LatentSpec { attention, rank, nope, value_dim: 64, query_rank, norm_eps: 1e-6, split })
+    Op::Latent(LatentSpec {
+        attention,
+        rank,
+        nope,
+        value_dim: 64,
+        query_rank,
+        norm_eps: 1e-6,
+        split,
+        indexer: None,
+    })
 }
 
 /// A feed-forward block of three matrices, or of two.
@@ -255,8 +293,11 @@ pub fn moe(expert: MlpSpec, shared: SharedExpert) -> Op {
     Op::Moe(MoeSpec {
         experts: EXPERTS,
         expert,
-        router: RouterSpec { bias: expert.bias, select, scale: 1.5 },
+        router: RouterSpec { bias: expert.bias, select, scale: 1.5, expert_scales: false },
         router_input: RouterInput::Branch,
         shared,
+        latent: None,
+        shared_scale: 1.0,
+        weighs_inputs: false,
     })
 }

@@ -1,10 +1,12 @@
 //! What a made model computes, written out in plain loops in double precision, token by token and weight by
 //! weight. It follows the definitions in `moelten_loader::spec` and shares no code with the engine.
 
+mod recurrences;
+
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BranchSpec, ConvSpec, DeltaLayout, DeltaOrder, DeltaSpec, ExpertGroups, Join,
-    LatentSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, Renormalise, RouterInput, Select,
-    SharedExpert, Temperature,
+    Activation, AttentionSpec, BranchSpec, ExpertGroups, IndexerSpec, Join, KvSource, LatentSpec,
+    LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm,
+    Renormalise, RouterInput, Select, SharedExpert, Temperature,
 };
 use moelten_loader::tensors::roles::{LayerTensor as T, Role};
 
@@ -13,9 +15,6 @@ use super::made::Made;
 /// Vectors of all tokens.
 type Rows = Vec<Vec<f64>>;
 
-/// What a delta net projects for a token.
-type DeltaParts = (Vec<f64>, Vec<f64>, (Vec<f64>, Vec<f64>));
-
 /// Logits of every token of a text, `[ids, vocab]`.
 pub fn logits(made: &Made, ids: &[u32]) -> Vec<f32> {
     let spec = &made.spec;
@@ -23,19 +22,12 @@ pub fn logits(made: &Made, ids: &[u32]) -> Vec<f32> {
     let embed = made.weights(Role::Embed);
     let row = |&id: &u32| &embed[id as usize * spec.d_model..][..spec.d_model];
     let mut x: Rows = ids.iter().map(|id| row(id).iter().map(|&w| f64::from(w) * scale).collect()).collect();
+    let numbers: Vec<Rows> = ids.iter().zip(&x).map(|(&id, x)| layer_inputs(made, id, x)).collect();
+    // Keys and values of the layers so far.
+    let mut caches = Vec::new();
     for (layer, of) in spec.layers.iter().enumerate() {
-        let (outset, mut input) = (x.clone(), x.clone());
-        for branch in &of.branches {
-            match branch.join {
-                Join::InOrder => input.clone_from(&x),
-                Join::Parallel => {}
-                Join::Outset => input.clone_from(&outset),
-            }
-            let out = Layer { made, layer }.branch(branch, &input, &outset);
-            for (x, out) in x.iter_mut().flatten().zip(out.iter().flatten()) {
-                *x += f64::from(branch.scale) * out;
-            }
-        }
+        let own: Rows = numbers.iter().filter_map(|numbers| numbers.get(layer).cloned()).collect();
+        Layer { made, layer, own: &own }.run(of, &mut x, &mut caches);
     }
     let bias = spec.head.bias.then(|| made.weights(Role::HeadBias));
     let norm_bias = made.weights_if(matches!(spec.final_norm, NormSpec::Layer { .. }), Role::FinalNormBias);
@@ -51,12 +43,33 @@ pub fn logits(made: &Made, ids: &[u32]) -> Vec<f32> {
     x.iter().flat_map(token).map(|logit| cap(logit * f64::from(spec.head.scale)) as f32).collect()
 }
 
+/// The numbers of every layer for a token with embedding `x`.
+fn layer_inputs(made: &Made, id: u32, x: &[f64]) -> Rows {
+    let Some(LayerInputs { width, eps }) = made.spec.layer_inputs else { return Vec::new() };
+    let all = made.spec.layers.len() * width;
+    let table = &made.weights(Role::LayerInputTable)[id as usize * all..][..all];
+    let projected = linear(made.weights(Role::LayerInputProjection), None, x);
+    let root = (x.len() as f64).sqrt();
+    let of_layer = |(numbers, table): (&[f64], &[f32])| {
+        let scaled: Vec<f64> = numbers.iter().map(|number| number / root).collect();
+        let normed = norm(NormSpec::Rms { eps }, made.weights(Role::LayerInputNorm), None, &scaled);
+        let sum = |(x, &row): (&f64, &f32)| (x + f64::from(row) * (width as f64).sqrt()) / 2.0_f64.sqrt();
+        normed.iter().zip(table).map(sum).collect()
+    };
+    projected.chunks(width).zip(table.chunks(width)).map(of_layer).collect()
+}
+
 /// One layer of a model.
 #[derive(Clone, Copy)]
 struct Layer<'a> {
     made: &'a Made,
     layer: usize,
+    /// Its own numbers of each token.
+    own: &'a Rows,
 }
+
+/// Keys and values of attention by layer.
+type Caches = Vec<(usize, (Rows, Rows))>;
 
 impl<'a> Layer<'a> {
     fn weights(self, tensor: T) -> &'a [f32] {
@@ -67,20 +80,64 @@ impl<'a> Layer<'a> {
         self.made.weights_if(there, Role::Layer(self.layer, tensor))
     }
 
-    fn branch(self, branch: &BranchSpec, x: &Rows, outset: &Rows) -> Rows {
+    /// Runs the layer on the residual stream.
+    fn run(self, spec: &LayerSpec, x: &mut Rows, caches: &mut Caches) {
+        let (outset, mut input) = (x.clone(), x.clone());
+        let mut sum: Rows = x.iter().map(|x| vec![0.0; x.len()]).collect();
+        for (number, branch) in spec.branches.iter().enumerate() {
+            match branch.join {
+                Join::InOrder => input.clone_from(x),
+                Join::Parallel => {}
+                Join::Outset => input.clone_from(&outset),
+            }
+            let out = self.branch(branch, &input, &outset, caches);
+            let next = spec.branches.get(number + 1).map(|next| next.join);
+            let parallel = branch.join == Join::Parallel || next == Some(Join::Parallel);
+            let summed = spec.sum_norm.filter(|_| parallel);
+            let into = if summed.is_some() { &mut sum } else { &mut *x };
+            for (x, out) in into.iter_mut().flatten().zip(out.iter().flatten()) {
+                *x += f64::from(branch.scale) * out;
+            }
+            if summed.is_some() && next != Some(Join::Parallel) {
+                let normed = self.norm(summed, T::SumNorm, T::SumNorm, &sum);
+                x.iter_mut().flatten().zip(normed.iter().flatten()).for_each(|(x, sum)| *x += sum);
+                sum.iter_mut().flatten().for_each(|sum| *sum = 0.0);
+            }
+        }
+        if spec.scaled {
+            let scale = f64::from(self.weights(T::LayerScale)[0]);
+            x.iter_mut().flatten().for_each(|x| *x *= scale);
+        }
+    }
+
+    fn branch(self, branch: &BranchSpec, x: &Rows, outset: &Rows, caches: &mut Caches) -> Rows {
         let normed = self.norm(branch.pre_norm, T::PreNorm(branch.place), T::PreNormBias(branch.place), x);
         let out = match &branch.op {
-            Op::Attention(spec) => self.attention(spec, &normed),
+            Op::Attention(spec) => self.attention(spec, &normed, caches),
+            Op::LayerInput(spec) => self.layer_input(spec, &normed),
             Op::Conv(spec) => self.conv(spec, &normed),
             Op::Delta(spec) => self.delta(spec, &normed),
+            Op::Ssm(spec) => self.ssm(spec, &normed),
+            Op::Kda(spec) => self.kda(spec, &normed),
+            Op::Selective(spec) => self.selective(spec, &normed),
             Op::Latent(spec) => self.latent(spec, &normed),
             Op::Mlp(spec) => {
                 let block = Block::new(self, spec, T::Dense, T::DenseBias);
                 normed.iter().map(|x| block.apply(x)).collect()
             }
             Op::Moe(spec) => {
-                let of_router = if spec.router_input == RouterInput::Outset { outset } else { &normed };
-                normed.iter().zip(of_router).map(|(x, of_router)| self.moe(spec, x, of_router)).collect()
+                let of_router = match spec.router_input {
+                    RouterInput::Branch => normed.clone(),
+                    RouterInput::Outset => outset.clone(),
+                    RouterInput::Residual { eps } => {
+                        let mut rows =
+                            self.norm(Some(NormSpec::Rms { eps }), T::RouterNorm, T::RouterNorm, x);
+                        let root = (self.made.spec.d_model as f64).sqrt();
+                        rows.iter_mut().flatten().for_each(|x| *x /= root);
+                        rows
+                    }
+                };
+                normed.iter().zip(&of_router).map(|(x, of_router)| self.moe(spec, x, of_router)).collect()
             }
         };
         self.norm(branch.post_norm, T::PostNorm(branch.place), T::PostNormBias(branch.place), &out)
@@ -92,33 +149,72 @@ impl<'a> Layer<'a> {
         x.iter().map(|x| norm(spec, self.weights(weight), bias, x)).collect()
     }
 
-    fn attention(self, spec: &AttentionSpec, x: &Rows) -> Rows {
+    fn layer_input(self, spec: &LayerInputSpec, x: &Rows) -> Rows {
+        let block = MlpSpec { d_ff: spec.width, gated: false, activation: spec.activation, bias: false };
+        let token = |(x, own): (&Vec<f64>, &Vec<f64>)| {
+            let gates = linear(self.weights(T::LayerInputGate), None, x);
+            let hidden: Vec<f64> = gates.iter().zip(own).map(|(&g, n)| activate(&block, g) * n).collect();
+            linear(self.weights(T::LayerInputUp), None, &hidden)
+        };
+        x.iter().zip(self.own).map(token).collect()
+    }
+
+    fn attention(self, spec: &AttentionSpec, x: &Rows, caches: &mut Caches) -> Rows {
         let project = |weight, bias| -> Rows {
             let bias = self.weights_if(spec.qkv_bias, bias);
             x.iter().map(|x| linear(self.weights(weight), bias, x)).collect()
         };
-        let (mut q, mut k, v) = (project(T::Q, T::QBias), project(T::K, T::KBias), project(T::V, T::VBias));
+        let mut q = project(T::Q, T::QBias);
+        let (mut k, mut v) = match spec.source {
+            KvSource::Layer(_) => (Vec::new(), Vec::new()),
+            KvSource::Shared => (project(T::K, T::KBias), project(T::K, T::KBias)),
+            KvSource::Projected => (project(T::K, T::KBias), project(T::V, T::VBias)),
+        };
+        if let Some(eps) = spec.value_norm {
+            let ones = vec![1.0; spec.value_dim];
+            for head in v.iter_mut().flat_map(|row| row.chunks_exact_mut(spec.value_dim)) {
+                head.copy_from_slice(&norm(NormSpec::Rms { eps }, &ones, None, head));
+            }
+        }
+        v.iter_mut().flatten().for_each(|v| *v *= f64::from(spec.value_scale));
         let gates = take_gates(spec, &mut q);
         for (rows, weight) in [(&mut q, T::QNorm), (&mut k, T::KNorm)] {
             let after = match spec.qk_norm {
-                QkNorm::PerHeadAfterRope { eps } => Some(NormSpec::Rms { eps }),
+                QkNorm::PerHeadAfterRope { eps } | QkNorm::PlainAfterRope { eps } => {
+                    Some(NormSpec::Rms { eps })
+                }
                 _ => None,
             };
             for (position, row) in rows.iter_mut().enumerate() {
                 for head in row.chunks_exact_mut(spec.head_dim) {
                     rotate(spec, position, head);
-                    if let Some(spec) = after {
-                        head.copy_from_slice(&norm(spec, self.weights(weight), None, head));
+                    if let Some(rms) = after {
+                        let plain = matches!(spec.qk_norm, QkNorm::PlainAfterRope { .. });
+                        let ones = vec![1.0; head.len()];
+                        let weights = if plain { &ones } else { self.weights(weight) };
+                        head.copy_from_slice(&norm(rms, weights, None, head));
                     }
                 }
             }
         }
-        if let Some(Temperature { beta, period }) = spec.temperature {
+        if let Some(Temperature { beta, period, offset }) = spec.temperature {
             for (position, row) in q.iter_mut().enumerate() {
-                let factor = 1.0 + f64::from(beta) * (1.0 + (position / period) as f64).ln();
+                let factor = 1.0 + f64::from(beta) * (1.0 + ((position + offset) / period) as f64).ln();
                 row.iter_mut().for_each(|q| *q *= factor);
             }
         }
+        match spec.source {
+            KvSource::Layer(from) => {
+                let known = caches.iter().find(|(layer, _)| *layer == from);
+                (k, v) = known.expect("an earlier layer has keys").1.clone();
+            }
+            KvSource::Shared | KvSource::Projected => caches.push((self.layer, (k.clone(), v.clone()))),
+        }
+        self.attend(spec, x, (&q, &k, &v), &gates)
+    }
+
+    /// Attention to keys and values, gates, and the output projection.
+    fn attend(self, spec: &AttentionSpec, x: &Rows, (q, k, v): (&Rows, &Rows, &Rows), gates: &Rows) -> Rows {
         let group = spec.heads / spec.kv_heads;
         let head = |rows: &Rows, token: usize, head: usize| -> Vec<f64> {
             rows[token][head * spec.head_dim..][..spec.head_dim].to_vec()
@@ -127,17 +223,18 @@ impl<'a> Layer<'a> {
         let token = |t: usize| {
             let mut mixed: Vec<f64> = (0..spec.heads)
                 .flat_map(|h| {
-                    let query = head(&q, t, h);
+                    let query = head(q, t, h);
                     let cap = |score: f64| match spec.softcap.map(f64::from) {
                         Some(cap) => cap * (score / cap).tanh(),
                         None => score,
                     };
-                    let score = |s| cap(dot(&query, &head(&k, s, h / group)) * f64::from(spec.scale));
+                    let score = |s| cap(dot(&query, &head(k, s, h / group)) * f64::from(spec.scale));
                     let sink = self.weights_if(spec.sinks, T::Sinks).map(|sinks| f64::from(sinks[h]));
-                    let weights = softmax(&(0..=t).map(score).chain(sink).collect::<Vec<_>>());
-                    let mut out = vec![0.0; spec.head_dim];
-                    for (s, weight) in weights.into_iter().take(t + 1).enumerate() {
-                        let value = head(&v, s, h / group);
+                    let first = spec.chunk.map_or(0, |chunk| t / chunk * chunk);
+                    let weights = softmax(&(first..=t).map(score).chain(sink).collect::<Vec<_>>());
+                    let mut out = vec![0.0; spec.value_dim];
+                    for (s, weight) in (first..=t).zip(weights) {
+                        let value = v[s][h / group * spec.value_dim..][..spec.value_dim].to_vec();
                         out.iter_mut().zip(value).for_each(|(out, v)| *out += weight * v);
                     }
                     out
@@ -153,7 +250,8 @@ impl<'a> Layer<'a> {
                         OutputGate::SigmoidPerValue | OutputGate::SigmoidWithQuery => {
                             1.0 / (1.0 + (-gates[i]).exp())
                         }
-                        OutputGate::SoftplusPerHead => gates[i / spec.head_dim].exp().ln_1p(),
+                        OutputGate::SigmoidPerHead => 1.0 / (1.0 + (-gates[i / spec.value_dim]).exp()),
+                        OutputGate::SoftplusPerHead => gates[i / spec.value_dim].exp().ln_1p(),
                     };
                 }
             }
@@ -162,107 +260,28 @@ impl<'a> Layer<'a> {
         (0..x.len()).map(token).collect()
     }
 
-    fn conv(self, spec: &ConvSpec, x: &Rows) -> Rows {
-        let (width, bias) = (spec.width, |tensor| self.weights_if(spec.bias, tensor));
-        let parts: Rows = x.iter().map(|x| linear(self.weights(T::ConvIn), bias(T::ConvInBias), x)).collect();
-        let token = |t: usize| {
-            let mixed: Vec<f64> = (0..width)
-                .map(|channel| {
-                    let mut sum = bias(T::ConvBias).map_or(0.0, |bias| f64::from(bias[channel]));
-                    for tap in 0..spec.kernel {
-                        let Some(at) = (t + tap).checked_sub(spec.kernel - 1) else { continue };
-                        let weight = self.weights(T::ConvTaps)[channel * spec.kernel + tap];
-                        sum += f64::from(weight) * parts[at][channel] * parts[at][2 * width + channel];
-                    }
-                    sum * parts[t][width + channel]
-                })
-                .collect();
-            linear(self.weights(T::ConvOut), bias(T::ConvOutBias), &mixed)
-        };
-        (0..x.len()).map(token).collect()
-    }
-
-    /// Inputs of the convolution, gates, and logits of strengths and steps of a token.
-    fn delta_parts(self, spec: &DeltaSpec, x: &[f64]) -> DeltaParts {
+    /// The tokens that token `t` attends to.
+    fn chosen(self, spec: &LatentSpec, indexer: &IndexerSpec, x: &Rows, t: usize) -> Vec<usize> {
         let project = |weight: T, x: &[f64]| linear(self.weights(weight), None, x);
-        let r = spec.value_heads / spec.key_heads;
-        let rates = |rates: Vec<f64>| -> (Vec<f64>, Vec<f64>) {
-            let of = |half: usize| rates.chunks(2 * r).flat_map(|c| c[half * r..][..r].to_vec()).collect();
-            (of(0), of(1))
+        let roped = AttentionSpec { rope: Some(indexer.rope.clone()), ..spec.attention.clone() };
+        let rms = NormSpec::Rms { eps: spec.norm_eps };
+        let latent = norm(rms, self.weights(T::QDownNorm), None, &project(T::QDown, &x[t]));
+        let mut queries = project(T::IndexQ, &latent);
+        queries.chunks_exact_mut(indexer.head_dim).for_each(|head| rotate(&roped, t, head));
+        let weights = project(T::IndexWeights, &x[t]);
+        let layer_norm = NormSpec::Layer { eps: indexer.norm_eps };
+        let bias = Some(self.weights(T::IndexKNormBias));
+        let score = |s: usize| {
+            let mut key = norm(layer_norm, self.weights(T::IndexKNorm), bias, &project(T::IndexK, &x[s]));
+            rotate(&roped, s, &mut key);
+            let heads = queries.chunks_exact(indexer.head_dim).zip(&weights);
+            heads.map(|(query, w)| w * dot(query, &key).max(0.0)).sum::<f64>()
         };
-        match spec.layout {
-            DeltaLayout::Apart => {
-                let rates = (project(T::DeltaStrength, x), project(T::DeltaStep, x));
-                (project(T::DeltaQkv, x), project(T::DeltaGate, x), rates)
-            }
-            DeltaLayout::StepsByKeyHead => {
-                (project(T::DeltaQkv, x), project(T::DeltaGate, x), rates(project(T::DeltaRates, x)))
-            }
-            DeltaLayout::ByKeyHead => {
-                let all = project(T::DeltaByKeyHead, x);
-                let heads: Vec<_> = all.chunks(2 * spec.key_dim + 2 * r * spec.value_dim).collect();
-                let of =
-                    |from: usize, len: usize| heads.iter().flat_map(move |h| h[from..from + len].to_vec());
-                let (d, v) = (spec.key_dim, r * spec.value_dim);
-                let qkv = of(0, d).chain(of(d, d)).chain(of(2 * d, v)).collect();
-                (qkv, of(2 * d + v, v).collect(), rates(project(T::DeltaRates, x)))
-            }
-        }
-    }
-
-    /// Token by token, head by head, one matrix for each value head.
-    fn delta(self, spec: &DeltaSpec, x: &Rows) -> Rows {
-        let project = |weight: T, x: &[f64]| linear(self.weights(weight), None, x);
-        let (keys, r) = (spec.key_heads * spec.key_dim, spec.value_heads / spec.key_heads);
-        let tokens: Vec<_> = x.iter().map(|x| self.delta_parts(spec, x)).collect();
-        let taps = self.weights(T::DeltaConv);
-        let conv = |t: usize, channel: usize| {
-            let tap = |i: usize| {
-                let before = (t + i).checked_sub(spec.conv_kernel - 1);
-                let input = before.map_or(0.0, |at| tokens[at].0[channel]);
-                f64::from(taps[channel * spec.conv_kernel + i]) * input
-            };
-            let sum: f64 = (0..spec.conv_kernel).map(tap).sum();
-            sum / (1.0 + (-sum).exp())
-        };
-        let mut memories = vec![vec![vec![0.0; spec.value_dim]; spec.key_dim]; spec.value_heads];
-        let unit = |x: &[f64]| -> Vec<f64> {
-            let size = (dot(x, x) + 1e-6).sqrt();
-            x.iter().map(|x| x / size).collect()
-        };
-        let mut token = |t: usize| {
-            let all: Vec<f64> = (0..spec.channels()).map(|channel| conv(t, channel)).collect();
-            let (_, gates, (strengths, steps)) = &tokens[t];
-            let mut mixed = Vec::new();
-            for (head, memory) in memories.iter_mut().enumerate() {
-                let key_head = match spec.order {
-                    DeltaOrder::Grouped => head / r,
-                    DeltaOrder::Tiled => head % spec.key_heads,
-                };
-                let q = unit(&all[key_head * spec.key_dim..][..spec.key_dim]);
-                let k = unit(&all[keys + key_head * spec.key_dim..][..spec.key_dim]);
-                let v = &all[2 * keys + head * spec.value_dim..][..spec.value_dim];
-                let decay = f64::from(self.weights(T::DeltaDecay)[head]);
-                let rate = if spec.log_decay { -decay.exp() } else { decay };
-                let step = steps[head] + f64::from(self.weights(T::DeltaStepBias)[head]);
-                let keep = (rate * (1.0 + step.exp()).ln()).exp();
-                let strength = 1.0 / (1.0 + (-strengths[head]).exp());
-                memory.iter_mut().flatten().for_each(|x| *x *= keep);
-                for column in 0..spec.value_dim {
-                    let known: f64 = (0..spec.key_dim).map(|i| memory[i][column] * k[i]).sum();
-                    (0..spec.key_dim)
-                        .for_each(|i| memory[i][column] += k[i] * strength * (v[column] - known));
-                }
-                let read = |column: usize| (0..spec.key_dim).map(|i| memory[i][column] * q[i]).sum::<f64>();
-                let root = (spec.key_dim as f64).sqrt();
-                let y: Vec<f64> = (0..spec.value_dim).map(|column| read(column) / root).collect();
-                let y = norm(NormSpec::Rms { eps: spec.norm_eps }, self.weights(T::DeltaNorm), None, &y);
-                let gate = &gates[head * spec.value_dim..][..spec.value_dim];
-                mixed.extend(y.iter().zip(gate).map(|(y, z)| y * z / (1.0 + (-z).exp())));
-            }
-            project(T::DeltaOut, &mixed)
-        };
-        (0..x.len()).map(&mut token).collect()
+        let scores: Vec<f64> = (0..=t).map(score).collect();
+        let mut order: Vec<usize> = (0..=t).collect();
+        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+        order.truncate(indexer.top);
+        order
     }
 
     /// As the paper defines it: keys and values of all heads are expanded from the latent vectors.
@@ -302,19 +321,31 @@ impl<'a> Layer<'a> {
             (q, heads)
         });
         let tokens: Vec<_> = tokens.collect();
+        let seen = |t: usize| match &spec.indexer {
+            None => (0..=t).collect(),
+            Some(indexer) => self.chosen(spec, indexer, x, t),
+        };
         let mix = |t: usize| {
+            let seen: Vec<usize> = seen(t);
             let mixed: Vec<f64> = (0..core.heads)
                 .flat_map(|head| {
                     let query = &tokens[t].0[head * spec.query_dim()..][..spec.query_dim()];
                     let score = |s: usize| dot(query, &tokens[s].1[head].0) * f64::from(core.scale);
-                    let weights = softmax(&(0..=t).map(score).collect::<Vec<_>>());
+                    let weights = softmax(&seen.iter().map(|&s| score(s)).collect::<Vec<_>>());
                     let mut out = vec![0.0; value];
-                    for (s, weight) in weights.into_iter().enumerate() {
+                    for (&s, weight) in seen.iter().zip(weights) {
                         out.iter_mut().zip(&tokens[s].1[head].1).for_each(|(out, v)| *out += weight * v);
                     }
                     out
                 })
                 .collect();
+            let mut mixed = mixed;
+            if core.gate.is_some() {
+                let gates = project(T::AttentionGate, &x[t]);
+                for (head, gate) in mixed.chunks_exact_mut(value).zip(gates) {
+                    head.iter_mut().for_each(|x| *x /= 1.0 + (-gate).exp());
+                }
+            }
             project(T::O, &mixed)
         };
         (0..x.len()).map(mix).collect()
@@ -327,8 +358,9 @@ impl<'a> Layer<'a> {
             Select::SoftmaxTopK { k, renormalise } => (*k, *renormalise, softmax(&logits), softmax(&logits)),
             Select::Scored { k, groups, renormalise, .. } => {
                 let scores: Vec<f64> = logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect();
-                let bias = self.weights(T::SelectBias);
-                let biased: Vec<f64> = scores.iter().zip(bias).map(|(s, &b)| s + f64::from(b)).collect();
+                let bias = self.weights_if(spec.router.select.has_bias(), T::SelectBias);
+                let bias = |expert: usize| bias.map_or(0.0, |bias| f64::from(bias[expert]));
+                let biased: Vec<f64> = scores.iter().enumerate().map(|(e, s)| s + bias(e)).collect();
                 let choice = groups.map_or(biased.clone(), |groups| best_groups(&biased, groups));
                 (*k, *renormalise != Renormalise::No, scores, choice)
             }
@@ -342,14 +374,31 @@ impl<'a> Layer<'a> {
         let mut add = |weight: f64, y: Vec<f64>| {
             out.iter_mut().zip(y).for_each(|(out, y)| *out += weight * y);
         };
+        let narrow = spec.latent.map(|_| linear(self.weights(T::LatentDown), None, x));
+        let of_experts = narrow.as_deref().unwrap_or(x);
         for &expert in chosen {
             let all = Block::new(self, &spec.expert, T::Experts, T::ExpertsBias);
-            let weight = scores[expert] / total * f64::from(spec.router.scale);
-            add(weight, all.of_expert(expert, x.len()).apply(x));
+            let own = self.weights_if(spec.router.expert_scales, T::ExpertScales);
+            let own = own.map_or(1.0, |scales| f64::from(scales[expert]));
+            let weight = scores[expert] / total * f64::from(spec.router.scale) * own;
+            if spec.weighs_inputs {
+                let weighed: Vec<f64> = x.iter().map(|x| x * weight).collect();
+                add(1.0, all.of_expert(expert, x.len()).apply(&weighed));
+                continue;
+            }
+            let mut y = all.of_expert(expert, of_experts.len()).apply(of_experts);
+            if spec.latent.is_some() {
+                // The projection of the sum is the sum of projections.
+                y = linear(self.weights(T::LatentUp), None, &y);
+            }
+            add(weight, y);
         }
         match &spec.shared {
             SharedExpert::None => {}
-            SharedExpert::Plain(mlp) => add(1.0, Block::new(self, mlp, T::Shared, T::SharedBias).apply(x)),
+            SharedExpert::Plain(mlp) => {
+                let y = Block::new(self, mlp, T::Shared, T::SharedBias).apply(x);
+                add(f64::from(spec.shared_scale), y);
+            }
             SharedExpert::Gated(mlp) => {
                 let logit = linear(self.weights(T::SharedInput), None, x)[0];
                 let weight = 1.0 / (1.0 + (-logit).exp());
@@ -402,7 +451,7 @@ impl<'a> Block<'a> {
     fn apply(&self, x: &[f64]) -> Vec<f64> {
         let up = linear(self.up, self.up_bias, x);
         let hidden: Vec<f64> = match self.gate {
-            None => up.into_iter().map(|up| self.activate(up)).collect(),
+            None => up.into_iter().map(|up| activate(&self.spec, up)).collect(),
             Some(gate) => {
                 let gate = linear(gate, self.gate_bias, x);
                 gate.into_iter().zip(up).map(|(gate, up)| self.gated(gate, up)).collect()
@@ -418,20 +467,26 @@ impl<'a> Block<'a> {
                 let gate = gate.min(limit);
                 gate / (1.0 + (-alpha * gate).exp()) * (up.clamp(-limit, limit) + 1.0)
             }
-            _ => self.activate(gate) * up,
+            Activation::BoundedSilu { limit } => {
+                let limit = f64::from(limit);
+                (gate / (1.0 + (-gate).exp())).min(limit) * up.clamp(-limit, limit)
+            }
+            _ => activate(&self.spec, gate) * up,
         }
     }
+}
 
-    fn activate(&self, x: f64) -> f64 {
-        match self.spec.activation {
-            Activation::Silu => x / (1.0 + (-x).exp()),
-            Activation::Relu => x.max(0.0),
-            Activation::GeluTanh => {
-                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
-                0.5 * x * (1.0 + inner.tanh())
-            }
-            Activation::ClampedSwiglu { .. } => unreachable!("it needs a gate"),
+/// The activation of a block without a gate.
+fn activate(block: &MlpSpec, x: f64) -> f64 {
+    match block.activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Relu => x.max(0.0),
+        Activation::ReluSquared => x.max(0.0) * x.max(0.0),
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
         }
+        Activation::ClampedSwiglu { .. } | Activation::BoundedSilu { .. } => unreachable!("it needs a gate"),
     }
 }
 

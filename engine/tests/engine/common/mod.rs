@@ -46,7 +46,22 @@ pub const FAMILIES: [&str; 20] = [
 ];
 
 /// Checkpoints with matrices that are too narrow for blocks.
-pub const NARROW: [&str; 4] = ["deepseek3", "glm4moelite", "qwen3next", "qwen35moe"];
+pub const NARROW: [&str; 14] = [
+    "deepseek3",
+    "glm4moelite",
+    "qwen3next",
+    "qwen35moe",
+    "gemma4moe",
+    "gemma4-ple",
+    "granitehybrid",
+    "nemotronh",
+    "mamba2",
+    "kimilinear",
+    "jamba",
+    "mimo2",
+    "llama4",
+    "deepseek32",
+];
 
 /// The results of Hugging Face transformers for a checkpoint.
 pub struct Golden {

@@ -68,7 +68,10 @@ impl Header {
     }
 
     /// Parses `bytes`, the header and perhaps more of a file of `file_len` bytes.
-    pub(crate) fn parse_prefix(path: &Path, bytes: &[u8], file_len: u64) -> Result<Self> {
+    ///
+    /// # Errors
+    /// As [`Self::parse`]; [`Fault::Truncated`] or [`Fault::BeyondEnd`] if the header is longer than `bytes`.
+    pub fn parse_prefix(path: &Path, bytes: &[u8], file_len: u64) -> Result<Self> {
         Self::parse_with(Reader::new(path, bytes), file_len)
     }
 

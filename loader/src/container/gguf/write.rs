@@ -146,19 +146,33 @@ impl GgufWriter {
     /// # Errors
     /// [`LoadError::Io`].
     pub fn resume(plan: GgufPlan, file: PartialFile, done: usize) -> Result<Self> {
-        let mut writer = Self { file, plan, current: 0, written: 0 };
-        let at = writer.plan.tensors.get(done).map_or(writer.plan.file_len, |next| next.offset);
-        if done == 0 {
-            writer.file.truncate(0)?;
-            writer.file.write(&writer.plan.header)?;
-            writer.pad(len_u64(writer.plan.header.len()))?;
-        } else {
-            writer.file.write_over(0, &writer.plan.header)?;
-            writer.file.truncate(at)?;
-        }
-        writer.current = done;
-        writer.skip_complete()?;
+        let mut writer = Self::around(plan, file);
+        writer.begin(done)?;
         Ok(writer)
+    }
+
+    /// A writer that has not begun. It holds the lock of the file, also if [`Self::begin`] fails.
+    pub(crate) fn around(plan: GgufPlan, file: PartialFile) -> Self {
+        Self { file, plan, current: 0, written: 0 }
+    }
+
+    /// Writes the header before the first `done` tensors, which are complete; what comes after them is cut
+    /// off.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`].
+    pub(crate) fn begin(&mut self, done: usize) -> Result<()> {
+        let at = self.plan.tensors.get(done).map_or(self.plan.file_len, |next| next.offset);
+        if done == 0 {
+            self.file.truncate(0)?;
+            self.file.write(&self.plan.header)?;
+            self.pad(len_u64(self.plan.header.len()))?;
+        } else {
+            self.file.write_over(0, &self.plan.header)?;
+            self.file.truncate(at)?;
+        }
+        self.current = done;
+        self.skip_complete()
     }
 
     /// Appends values of the tensor `name`, whole or in pieces. Tensors come in the order of the plan.
@@ -197,6 +211,14 @@ impl GgufWriter {
             self.plan.values.iter().find(|(found, _)| found == key).expect("a key of the metadata");
         assert_eq!(bytes.len(), place.len(), "the new value of {key} has another size");
         self.file.write_over(len_u64(place.start), &bytes)
+    }
+
+    /// Waits until everything written so far is on the disk.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`]; then the file is not kept for [`Self::resume`].
+    pub fn secure(&mut self) -> Result<()> {
+        self.file.secure()
     }
 
     /// Syncs the file to disk and renames it to its final name.

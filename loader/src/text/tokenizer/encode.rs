@@ -26,6 +26,10 @@ const WHOLE_BYTES_PER_ID: usize = 16;
 /// Bytes that such a vocabulary encodes whatever the limit.
 const WHOLE_BYTES: usize = 64 << 10;
 
+/// Longest text without a cut, in bytes, that is encoded in bounded memory. The library takes about 300 bytes
+/// for each.
+const UNIT_BYTES_MAX: usize = 128 << 10;
+
 /// The ids of a text, or of its beginning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded {
@@ -166,7 +170,8 @@ impl Tokenizer {
     /// Faults of a vocabulary that only some texts reveal: a pre-tokenizer expression that exceeds its limit,
     /// a missing unknown token.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.encode_text_up_to(text, usize::MAX, &AtomicBool::new(false))?.ids)
+        let stop = AtomicBool::new(false);
+        Ok(self.encode_text_into(text, Sink { unit_max: usize::MAX, ..Sink::new(usize::MAX, &stop) })?.ids)
     }
 
     /// As [`Self::encode_text`], until there are more than `limit` ids or `stop` is set. It takes memory for
@@ -175,9 +180,12 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`Self::encode_text`]; [`LoadError::Unsupported`] for a text far beyond the limit with a vocabulary
-    /// that has no safe cuts.
+    /// that has no safe cuts, and for a word of more than 128 KiB that could be within the limit.
     pub fn encode_text_up_to(&self, text: &str, limit: usize, stop: &AtomicBool) -> Result<Encoded> {
-        let mut sink = Sink::new(limit, stop);
+        self.encode_text_into(text, Sink::new(limit, stop))
+    }
+
+    fn encode_text_into(&self, text: &str, mut sink: Sink<'_>) -> Result<Encoded> {
         self.guarded(|| self.encode_run(text, true, &mut sink))?;
         self.usable(sink.finish(self)?)
     }
@@ -408,13 +416,15 @@ struct Sink<'s> {
     stop: &'s AtomicBool,
     /// Lower bound of the number of ids after those taken.
     beyond: usize,
-    /// Size of a text that was too long for a vocabulary without safe cuts.
-    refused: Option<usize>,
+    /// Longest part in bytes.
+    unit_max: usize,
+    /// Size of what was too long to be encoded at once, and what it is.
+    refused: Option<(usize, &'static str)>,
 }
 
 impl<'s> Sink<'s> {
     fn new(limit: usize, stop: &'s AtomicBool) -> Self {
-        Self { ids: Vec::new(), read: 0, limit, stop, beyond: 0, refused: None }
+        Self { ids: Vec::new(), read: 0, limit, stop, beyond: 0, unit_max: UNIT_BYTES_MAX, refused: None }
     }
 
     fn push(&mut self, id: u32) {
@@ -437,13 +447,16 @@ impl<'s> Sink<'s> {
             self.beyond = at_least;
             return false;
         }
-        true
+        if bytes > self.unit_max {
+            self.refused = Some((bytes, "one word"));
+        }
+        self.refused.is_none()
     }
 
     /// Whether a vocabulary without safe cuts may encode `bytes` bytes.
     fn takes_whole(&mut self, bytes: usize) -> bool {
         if bytes > self.limit.saturating_mul(WHOLE_BYTES_PER_ID).max(WHOLE_BYTES) {
-            self.refused = Some(bytes);
+            self.refused = Some((bytes, "a text"));
         }
         self.refused.is_none()
     }
@@ -457,11 +470,17 @@ impl<'s> Sink<'s> {
     }
 
     fn finish(self, tokenizer: &Tokenizer) -> Result<Encoded> {
-        if let Some(bytes) = self.refused {
+        if let Some((bytes, what)) = self.refused {
+            let hint = match what {
+                "one word" => {
+                    "it is encoded as a whole, which takes hundreds of bytes of memory for each byte; break it by spaces or line ends"
+                }
+                _ => "it encodes texts as a whole; give a shorter text",
+            };
             return Err(LoadError::Unsupported {
                 path: tokenizer.source.clone(),
-                feature: format!("a text of {bytes} bytes for {} tokens with this tokenizer", self.limit),
-                hint: "it encodes texts as a whole; give a shorter text".to_owned(),
+                feature: format!("{what} of {bytes} bytes{} with this tokenizer", of_limit(self.limit)),
+                hint: hint.to_owned(),
             });
         }
         let at_least = self.at_least();
@@ -474,6 +493,11 @@ impl<'s> Sink<'s> {
         };
         Ok(Encoded { ids: self.ids, read: self.read, at_least, ended })
     }
+}
+
+/// What a limit is called in a message; nothing if there is none.
+fn of_limit(limit: usize) -> String {
+    if limit == usize::MAX { String::new() } else { format!(" for {limit} tokens") }
 }
 
 #[cfg(test)]

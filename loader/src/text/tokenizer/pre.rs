@@ -16,7 +16,8 @@ pub(crate) struct PreTokenizer {
     pub ignore_merges: bool,
     /// Whether a text starts with BOS if the file does not state it.
     pub adds_bos: bool,
-    /// Characters are composed before the text is split (NFC), which files have no key for.
+    /// Characters are composed before the text is split (NFC), which files have no key for. So do the
+    /// tokenizers of Qwen2, Qwen3.5, GPT-NeoX (OLMo, MPT) and Cohere in `transformers`, and Hunyuan's own.
     pub composes: bool,
 }
 
@@ -45,8 +46,6 @@ pub(crate) const TABLE: &[PreTokenizer] = &[
         &[
             "gpt-2",
             "phi-2",
-            "mpt",
-            "olmo",
             "jais",
             "trillion",
             "granite-docling",
@@ -65,6 +64,7 @@ pub(crate) const TABLE: &[PreTokenizer] = &[
         ],
         &[GPT2],
     ),
+    composing(row(&["olmo", "mpt"], &[GPT2])),
     PreTokenizer {
         names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"],
         splits: &[LLAMA3],
@@ -74,7 +74,8 @@ pub(crate) const TABLE: &[PreTokenizer] = &[
     },
     row(&["dbrx", "smaug-bpe", "chatglm-bpe", "glm4"], &[LLAMA3]),
     composing(row(&["qwen2"], &[QWEN2])),
-    row(&["deepseek-r1-qwen", "megrez", "kormo", "stablelm2", "hunyuan", "grok-2", "solar-open"], &[QWEN2]),
+    row(&["deepseek-r1-qwen", "megrez", "kormo", "stablelm2", "grok-2", "solar-open"], &[QWEN2]),
+    composing(row(&["hunyuan"], &[QWEN2])),
     composing(row(&["qwen35"], &[QWEN35])),
     row(&["gpt-4o", "llama4", "kanana2", "minimax-m2"], &[O200K]),
     PreTokenizer {
@@ -95,10 +96,8 @@ pub(crate) const TABLE: &[PreTokenizer] = &[
         &[r"\p{N}{1,3}", "[一-龥\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+", DEEPSEEK_V3_MAIN],
     ),
     row(&["falcon"], &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"]),
-    row(
-        &["starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b"],
-        &[r"\p{N}", GPT2],
-    ),
+    row(&["starcoder", "refact", "smollm", "codeshell", "exaone", "minerva-7b"], &[r"\p{N}", GPT2]),
+    composing(row(&["command-r"], &[r"\p{N}", GPT2])),
     row(&["bloom", "poro-chat", "gpt3-finnish"], &[BLOOM]),
     row(&["viking"], &[BLOOM, r"\p{N}"]),
     row(&["superbpe"], &[r"\p{N}+", r"(?=(\d{3})+(?!\d))"]),

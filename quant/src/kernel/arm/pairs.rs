@@ -13,9 +13,11 @@ use super::dots::Smmla;
 use super::rows::{RowsNeon, Two, as_bytes};
 use crate::activations::Activations;
 use crate::kernel::wide::blocks::{Blocks, ScalesOf, for_format, zero_of};
-use crate::kernel::wide::product8::{self, Chunk, Consumer, TOKENS, TileProduct, Tiles, Tokens, fits, walk};
+use crate::kernel::wide::coded;
+use crate::kernel::wide::product8::{Chunk, Consumer, TOKENS, TileProduct, Tiles, Tokens, fits, walk};
 use crate::kernel::wide::rows::{CODE_WORDS, Neighbours, Rows, Stock};
 use crate::kernel::wide::tier::Tier;
+use crate::lattice::is_coded;
 use crate::matrix::QMatrix;
 
 /// The rows of this tier.
@@ -28,15 +30,15 @@ const SUMS: usize = 2 * R::ROWS;
 // A last token without another has sums for a pair.
 const _: () = assert!(R::ROWS * (TOKENS + 1) <= 16 * TOKENS);
 
-/// [`product8::product`], with `smmla` for several tokens.
+/// [`coded::product`], with `smmla` for several tokens.
 ///
 /// # Safety
 /// As there.
 pub(super) unsafe fn product(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
     // SAFETY: as for this function.
     unsafe {
-        if x.tokens() == 1 || !fits::<R>(w) {
-            return product8::product::<R>(w, x, out);
+        if x.tokens() == 1 || is_coded(w.format()) || !fits::<R>(w) {
+            return coded::product::<R>(w, x, out);
         }
         Chunk::each(w, x, out, |chunk| {
             for_format!(w.format(), |B| R::call(Tiles::<B, Pairs>::of(chunk)));

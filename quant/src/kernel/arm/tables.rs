@@ -7,9 +7,9 @@ use super::{pairs, peaks};
 use crate::isa::Isa;
 use crate::kernel::scalar::peaks::read;
 use crate::kernel::table::{Codes, Kernels, Peaks};
+use crate::kernel::wide::coded;
 use crate::kernel::wide::fill::fill;
 use crate::kernel::wide::float_table::float_table;
-use crate::kernel::wide::product8;
 
 /// The table of a tier of this architecture. The machine may lack its instructions.
 pub(in crate::kernel) fn of(isa: Isa) -> Option<&'static Kernels> {
@@ -24,7 +24,7 @@ pub(in crate::kernel) fn of(isa: Isa) -> Option<&'static Kernels> {
 static NEON: Kernels = Kernels {
     isa: Isa::Neon,
     floats: &FLOATS,
-    codes: &Codes { product: product8::product::<RowsNeon<Widening>>, fill: fill::<Neon> },
+    codes: &Codes { product: coded::product::<RowsNeon<Widening>>, fill: fill::<Neon> },
     picked: None,
     peaks: &Peaks { read, multiply: peaks::multiply_neon },
 };
@@ -32,7 +32,7 @@ static NEON: Kernels = Kernels {
 static DOTPROD: Kernels = Kernels {
     isa: Isa::DotProd,
     floats: &FLOATS,
-    codes: &Codes { product: product8::product::<RowsNeon<Sdot>>, fill: fill::<Neon> },
+    codes: &Codes { product: coded::product::<RowsNeon<Sdot>>, fill: fill::<Neon> },
     picked: None,
     peaks: &Peaks { read, multiply: peaks::multiply_dotprod },
 };

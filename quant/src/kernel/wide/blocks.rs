@@ -14,12 +14,12 @@ use crate::format::Format;
 /// # Safety
 /// All functions are as [`Source`], with `unit` at a block.
 pub(in crate::kernel) trait Blocks {
-    /// The format that this type stands for.
-    const FORMAT: Format;
     /// How its pieces are summed.
-    const SHAPE: Shape = Shape::of(Self::FORMAT);
-    /// Pieces of 32 weights in a block: 1 or 8.
-    const PIECES: usize = Self::FORMAT.block_len() / 32;
+    const SHAPE: Shape;
+    /// Pieces of 32 weights in a block: 1, 4 or 8.
+    const PIECES: usize;
+    /// Bytes of a block.
+    const BYTES: usize;
     /// Subtracted from a code: 0 or a power of two.
     const ZERO: i32;
     /// The largest unsigned code.
@@ -113,6 +113,12 @@ macro_rules! floats_of_bytes {
 #[inline(always)]
 fn one<R: Rows>(scale: R::F) -> Scales<R, 1, 0> {
     Scales { scale: [scale], min: [] }
+}
+
+/// The same scale for all pieces of a block, no minimum.
+#[inline(always)]
+fn same<R: Rows, const N: usize>(scale: R::F) -> Scales<R, N, 0> {
+    Scales { scale: [scale; N], min: [] }
 }
 
 /// Two f16 in a word as scale and minimum; in the formats that have them so, the minimum is added.
@@ -279,7 +285,7 @@ pub(in crate::kernel) const fn zero_of<R: Rows, B: Blocks>() -> i32 {
 /// Runs an expression for the [`Blocks`] of a quantised format, which it knows as a type.
 macro_rules! for_format {
     ($format:expr, |$B:ident| $body:expr) => {
-        for_format!(@ $format, $B, $body, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K Iq4Nl Iq4Xs Mxfp4)
+        for_format!(@ $format, $B, $body, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K Iq4Nl Iq4Xs Mxfp4 Tq2_0 Q1_0 Q8K)
     };
     (@ $format:expr, $B:ident, $body:expr, $($name:ident)*) => {
         match $format {
@@ -287,9 +293,7 @@ macro_rules! for_format {
                 type $B = $crate::kernel::wide::blocks::$name;
                 $body
             })*
-            format @ ($crate::format::Format::F32 | $crate::format::Format::F16 | $crate::format::Format::BF16) => {
-                unreachable!("{format} has no codes")
-            }
+            format => unreachable!("{format} has no codes that vectors unpack"),
         }
     };
 }
@@ -309,7 +313,9 @@ macro_rules! blocks {
         pub(in crate::kernel) struct $format;
 
         impl Blocks for $format {
-            const FORMAT: Format = Format::$format;
+            const SHAPE: Shape = Shape::of(Format::$format);
+            const PIECES: usize = Format::$format.block_len() / 32;
+            const BYTES: usize = Format::$format.block_bytes();
             const ZERO: i32 = $zero;
             const TOP: i32 = $top;
             type Scales<R: Rows> = Scales<R, $n, $m>;
@@ -472,4 +478,27 @@ blocks! {
     }
     [0] |_, _| { [] }
     |unit, _, _| { looked_up::<R>(&E2M1_UNSIGNED, nibbles(unit, 1)) }
+
+    Tq2_0: [8, 0], 1, 3;
+    |unit| { same::<R, 8>(unit.last_halves(64)) }
+    [1] |unit, first| { [columns(unit, first / 4 * 32)] }
+    |_, [bytes], _| { fields::<R>(bytes, 2 * NTH as i32, 3) }
+
+    Q1_0: [4, 0], 1, 2;
+    |unit| { same::<R, 4>(unit.halves(0)) }
+    [0] |_, _| { [] }
+    |unit, _, first| {
+        // Bits at place 4, moved to place 1: 0 or 2.
+        let bits = R::with_fifth_bits([R::splat(0); 8], unit.words(2 + 4 * (first + NTH)));
+        ints!(|g| R::field(bits[g], 3, 2))
+    }
+
+    Q8K: [8, 0], 128, 255;
+    |unit| { same::<R, 8>(R::from_bits(unit.words(0))) }
+    [0] |_, _| { [] }
+    |unit, _, first| {
+        let bytes = columns(unit, 4 + 32 * (first + NTH));
+        let sign = R::splat(if R::SIGNED { 0 } else { 0x8080_8080_u32 as i32 });
+        ints!(|g| R::xor(bytes[g], sign))
+    }
 }

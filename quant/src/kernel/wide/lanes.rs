@@ -2,6 +2,7 @@
 //! must not know formats or products.
 
 use super::tier::Tier;
+use crate::decode::E4M3;
 
 /// A tier's vector of `N` floats.
 ///
@@ -29,6 +30,18 @@ pub(in crate::kernel) trait Lanes: Tier {
     /// Rounds to nearest even.
     unsafe fn store_f16(to: *mut u16, v: Self::V);
     unsafe fn load_bf16(from: *const u16) -> Self::V;
+    /// E4M3 numbers.
+    #[inline(always)]
+    unsafe fn load_f8(from: *const u8) -> Self::V {
+        // SAFETY: the caller guarantees the instructions and `N` bytes, at most 16.
+        unsafe {
+            let mut values = [0.0; 16];
+            for (i, value) in values.iter_mut().enumerate().take(Self::N) {
+                *value = E4M3[usize::from(from.add(i).read())];
+            }
+            Self::load(values.as_ptr())
+        }
+    }
 
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;

@@ -3,7 +3,7 @@
 //! one vector accumulator for each output.
 
 use super::lanes::Lanes;
-use super::unpack::{BF16, F16, F32, Sink, Unpack};
+use super::unpack::{BF16, F8, F16, F32, Sink, Unpack};
 use crate::activations::BLOCK;
 use crate::decode::decode;
 use crate::format::Format;
@@ -52,6 +52,7 @@ pub(in crate::kernel) unsafe fn unpack<L: Lanes>(format: Format, bytes: &[u8], o
             Format::F32 => unpack_as::<L, F32>(bytes, out),
             Format::F16 => unpack_as::<L, F16>(bytes, out),
             Format::BF16 => unpack_as::<L, BF16>(bytes, out),
+            Format::F8 => unpack_as::<L, F8>(bytes, out),
             _ => unreachable!("{format} is not a float format"),
         }
     }
@@ -88,6 +89,7 @@ pub(in crate::kernel) unsafe fn fused<L: Lanes>(w: QMatrix<'_>, x: &[f32], out: 
             Format::F32 => fused_as::<L, F32>(w, x, out),
             Format::F16 => fused_as::<L, F16>(w, x, out),
             Format::BF16 => fused_as::<L, BF16>(w, x, out),
+            Format::F8 => fused_as::<L, F8>(w, x, out),
             format => unreachable!("{format} is not a float format"),
         }
     }

@@ -100,11 +100,11 @@ pub(in crate::kernel) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consum
     consumer: &mut C,
 ) {
     // Bytes of a piece of 16 rows.
-    let bytes = 16 * B::FORMAT.block_bytes() / B::PIECES;
+    let bytes = 16 * B::BYTES / B::PIECES;
     for unit in units {
         // SAFETY: the caller guarantees the instructions and the blocks.
         unsafe {
-            let at = tile.block(unit, B::FORMAT.block_bytes());
+            let at = tile.block(unit, B::BYTES);
             let scales = B::scales::<R, S>(at);
             for first in (0..B::PIECES).step_by(4) {
                 let (block, shared) = (unit * B::PIECES + first, B::shared::<R, S>(at, first));
@@ -279,7 +279,7 @@ const fn batch<R: Rows, B: Blocks>() -> usize {
 
 /// Several tokens: sums `[tokens, ROWS]`, `stride` apart, in memory.
 #[repr(align(64))]
-struct Many<'a> {
+pub(super) struct Many<'a> {
     x: Tokens<'a>,
     acc: *mut f32,
     stride: usize,
@@ -313,7 +313,12 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for Many<'_> {
     }
 }
 
-impl Many<'_> {
+impl<'a> Many<'a> {
+    /// Adds to the sums at `acc`.
+    pub(super) fn new(x: Tokens<'a>, acc: *mut f32, stride: usize) -> Self {
+        Self { x, acc, stride, minus_zeros: [[0; TOKENS]; 2] }
+    }
+
     /// Adds a piece to the sums of `T` tokens and returns `T`.
     ///
     /// # Safety
@@ -373,7 +378,7 @@ impl<R: Rows> TileProduct<R> for Vectors {
             for t in 0..x.count {
                 R::store(sums.add(t * stride), R::splat_f(0.0));
             }
-            let mut many = Many { x, acc: sums, stride, minus_zeros: [[0; TOKENS]; 2] };
+            let mut many = Many::new(x, sums, stride);
             walk::<R, B, _, _>(tile, 0..units, &mut many);
         }
     }
@@ -454,7 +459,7 @@ impl<R: Rows, B: Blocks> Work<R> for Stream<'_, B> {
                 unsafe {
                     let mut one = One::<R> { x, acc: R::splat_f(0.0) };
                     let tile = Stock { at, stride, ahead: Streams { row_bytes, next } };
-                    walk::<R, B, _, _>(tile, 0..w.cols() / B::FORMAT.block_len(), &mut one);
+                    walk::<R, B, _, _>(tile, 0..w.cols() / (32 * B::PIECES), &mut one);
                     R::store(sums.as_mut_ptr(), one.acc);
                 }
                 for (lane, sum) in sums.iter().enumerate().take(R::ROWS) {
@@ -468,14 +473,16 @@ impl<R: Rows, B: Blocks> Work<R> for Stream<'_, B> {
 /// All rows of a product and some of its tokens, at most [`TOKENS`].
 #[derive(Clone, Copy)]
 pub(in crate::kernel) struct Chunk<'a> {
-    w: QMatrix<'a>,
+    /// The matrix.
+    pub w: QMatrix<'a>,
     /// The tokens.
     pub x: Tokens<'a>,
-    /// Number of tokens of the product, and of those before these.
-    all: usize,
-    before: usize,
+    /// Number of tokens of the product.
+    pub all: usize,
+    /// Number of those before these.
+    pub before: usize,
     /// Of the whole product.
-    out: *mut f32,
+    pub out: *mut f32,
 }
 
 impl<'a> Chunk<'a> {
@@ -491,7 +498,7 @@ impl<'a> Chunk<'a> {
 
 /// Sums of a tile.
 #[repr(C, align(64))]
-struct Spare(MaybeUninit<[f32; TOKENS * 16]>);
+pub(super) struct Spare(pub MaybeUninit<[f32; TOKENS * 16]>);
 
 /// A chunk, computed by `P`. Rows that do not fill a tile are computed with the rows before them.
 ///
@@ -527,7 +534,7 @@ impl<R: Rows, B: Blocks, P: TileProduct<R>> Work<R> for Tiles<'_, B, P> {
                 let (out, sums) = (out.add(at.start), spare.0.as_mut_ptr().cast());
                 let first = w.data().as_ptr().add(start * row_bytes);
                 let tile = Stock { at: first, stride: row_bytes, ahead: Neighbours };
-                P::tile::<B>(tile, w.cols() / B::FORMAT.block_len(), x, sums, R::ROWS);
+                P::tile::<B>(tile, w.cols() / (32 * B::PIECES), x, sums, R::ROWS);
                 for t in 0..x.count {
                     let new = sums.add(t * R::ROWS + (row - start));
                     out.add(t * at.stride).copy_from_nonoverlapping(new, R::ROWS.min(rows - row));

@@ -20,7 +20,7 @@ pub(in crate::kernel) trait Unpack {
     /// Weights of a unit.
     const LEN: usize = 32;
     /// Bytes of a unit.
-    const BYTES: usize = Self::LEN * Self::FORMAT.block_bytes();
+    const BYTES: usize = Self::LEN / Self::FORMAT.block_len() * Self::FORMAT.block_bytes();
 
     /// Unpacks a unit.
     ///
@@ -52,4 +52,22 @@ formats! {
     F32: |unit, at| L::load(unit.cast::<f32>().add(at));
     F16: |unit, at| L::load_f16(unit.cast::<u16>().add(at));
     BF16: |unit, at| L::load_bf16(unit.cast::<u16>().add(at));
+}
+
+/// Blocks of 32 with a scale.
+pub(super) struct F8;
+
+impl Unpack for F8 {
+    const FORMAT: Format = Format::F8;
+
+    #[inline(always)]
+    unsafe fn unit<L: Lanes>(unit: *const u8, sink: &mut impl Sink<L>) {
+        // SAFETY: the caller guarantees the instructions and `BYTES` bytes.
+        unsafe {
+            let scale = L::splat(unit.cast::<f32>().read_unaligned());
+            for at in (0..Self::LEN).step_by(L::N) {
+                sink.put(at, L::mul(L::load_f8(unit.add(4 + at)), scale));
+            }
+        }
+    }
 }

@@ -16,13 +16,14 @@ use super::rows512::Rows512;
 use crate::activations::Activations;
 use crate::activations::TILE_FROM;
 use crate::codes::Shape;
+use crate::format::Format;
 use crate::kernel::prefetch::prefetch;
 use crate::kernel::wide::blocks::{Blocks, ScalesOf, for_format};
-use crate::kernel::wide::product8::{
-    self, Chunk, Consumer, TileProduct, Tiles, Tokens, fits, multiply, walk,
-};
+use crate::kernel::wide::coded;
+use crate::kernel::wide::product8::{Chunk, Consumer, TileProduct, Tiles, Tokens, fits, multiply, walk};
 use crate::kernel::wide::rows::{CODE_WORDS, Neighbours, Rows, Stock};
 use crate::kernel::wide::tier::{Tier, Work};
+use crate::lattice;
 use crate::matrix::QMatrix;
 
 /// The rows of this tier.
@@ -73,7 +74,7 @@ thread_local! {
     static SLAB_OF_THREAD: RefCell<Option<Box<Slab>>> = const { RefCell::new(None) };
 }
 
-/// [`product8::product`], with tiles where they are faster: not for few tokens, which do not repay the
+/// [`coded::product`], with tiles where they are faster: not for few tokens, which do not repay the
 /// unpacking to memory, and not with two scales for a block.
 ///
 /// # Safety
@@ -81,8 +82,8 @@ thread_local! {
 pub(super) unsafe fn product(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
     // SAFETY: as for this function.
     unsafe {
-        if x.tokens() < TILE_FROM || Shape::of(w.format()).halves || !fits::<R>(w) {
-            return product8::product::<R>(w, x, out);
+        if x.tokens() < TILE_FROM || !suits(w.format()) || !fits::<R>(w) {
+            return coded::product::<R>(w, x, out);
         }
         Chunk::each(w, x, out, |chunk| {
             if chunk.x.count < TILE_FROM || !has_room(chunk.x) {
@@ -97,6 +98,11 @@ pub(super) unsafe fn product(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]
             });
         });
     }
+}
+
+/// Whether a format has one scale for each 32 weights, and vectors unpack it.
+fn suits(format: Format) -> bool {
+    !Shape::of(format).halves && !lattice::is_coded(format)
 }
 
 /// Whether whole tiles lie within a record: the last may reach beyond the tokens.

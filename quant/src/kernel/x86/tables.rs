@@ -7,9 +7,9 @@ use super::rows512::Rows512;
 use super::{amx, peaks};
 use crate::isa::Isa;
 use crate::kernel::table::{Codes, Kernels, Peaks};
+use crate::kernel::wide::coded;
 use crate::kernel::wide::fill::fill;
 use crate::kernel::wide::float_table::float_table;
-use crate::kernel::wide::product8;
 
 /// The table of a tier of this architecture. The machine may lack its instructions.
 pub(in crate::kernel) fn of(isa: Isa) -> Option<&'static Kernels> {
@@ -25,7 +25,7 @@ pub(in crate::kernel) fn of(isa: Isa) -> Option<&'static Kernels> {
 static AVX2: Kernels = Kernels {
     isa: Isa::Avx2,
     floats: &AVX2_FLOATS,
-    codes: &Codes { product: product8::product::<Rows256<Avx2Dot>>, fill: fill::<Avx2> },
+    codes: &Codes { product: coded::product::<Rows256<Avx2Dot>>, fill: fill::<Avx2> },
     picked: None,
     peaks: &Peaks { read: peaks::read_avx2, multiply: peaks::multiply_avx2 },
 };
@@ -33,7 +33,7 @@ static AVX2: Kernels = Kernels {
 static AVX_VNNI: Kernels = Kernels {
     isa: Isa::AvxVnni,
     floats: &AVX2_FLOATS,
-    codes: &Codes { product: product8::product::<Rows256<VnniDot>>, fill: fill::<Avx2> },
+    codes: &Codes { product: coded::product::<Rows256<VnniDot>>, fill: fill::<Avx2> },
     picked: None,
     peaks: &Peaks { read: peaks::read_avx2, multiply: peaks::multiply_avx_vnni },
 };
@@ -41,7 +41,7 @@ static AVX_VNNI: Kernels = Kernels {
 static AVX512_VNNI: Kernels = Kernels {
     isa: Isa::Avx512Vnni,
     floats: &AVX512_FLOATS,
-    codes: &Codes { product: product8::product::<Rows512>, fill: fill::<Avx512> },
+    codes: &Codes { product: coded::product::<Rows512>, fill: fill::<Avx512> },
     picked: None,
     peaks: &Peaks { read: peaks::read_avx2, multiply: peaks::multiply_avx512_vnni },
 };

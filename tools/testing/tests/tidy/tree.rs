@@ -18,13 +18,18 @@ pub struct Crate {
 }
 
 /// All crates, in their one direction.
-pub const CRATES: [Crate; 7] = [
+pub const CRATES: [Crate; 8] = [
     Crate { name: "testing", folder: "tools/testing", may_use: &[] },
     Crate { name: "quant", folder: "quant", may_use: &["testing"] },
     Crate { name: "loader", folder: "loader", may_use: &["testing", "quant"] },
     Crate { name: "engine", folder: "engine", may_use: &["testing", "quant", "loader"] },
     Crate { name: "tui", folder: "tui", may_use: &["testing", "quant", "loader", "engine"] },
-    Crate { name: "tools", folder: "tools", may_use: &["testing", "quant", "loader", "engine", "tui"] },
+    Crate { name: "hub", folder: "tools/hub", may_use: &["testing", "quant", "loader"] },
+    Crate {
+        name: "tools",
+        folder: "tools",
+        may_use: &["testing", "quant", "loader", "engine", "tui", "hub"],
+    },
     Crate { name: "fuzz", folder: "fuzz", may_use: &["quant", "loader", "engine", "tui"] },
 ];
 

@@ -1,0 +1,113 @@
+//! Keys and values of all tokens with a second, smaller key of each, by which a token chooses the ones that
+//! it attends to (DeepSeek-V3.2). Positions are only ever appended. It must not know how a choice is made.
+
+use std::io::{self, Read, Write};
+
+use moelten_loader::io::Memory;
+use moelten_loader::spec::{AttentionSpec, IndexerSpec};
+
+use super::contract::{BranchState, NeedsReplay, Snapshot};
+use super::kv::KvState;
+use super::kv::format::KvFormat;
+
+/// Keys and values of the tokens so far with the keys of their choice, of one layer.
+pub struct IndexedState {
+    /// What attention reads.
+    pub kv: KvState,
+    /// `[capacity, width]`.
+    keys: Memory,
+    width: usize,
+}
+
+impl IndexedState {
+    /// An empty state for `capacity` tokens, whose huge pages are made `delay` tokens late.
+    ///
+    /// # Errors
+    /// When the system has no address space left.
+    pub fn new(
+        (spec, indexer): (&AttentionSpec, &IndexerSpec),
+        capacity: usize,
+        format: KvFormat,
+        delay: usize,
+    ) -> io::Result<Self> {
+        let numbers = indexer.head_dim.checked_mul(capacity).and_then(|n| n.checked_mul(size_of::<f32>()));
+        let keys = Memory::growing(numbers.ok_or(io::ErrorKind::OutOfMemory)?)?;
+        let kv = KvState::new(spec, capacity, format, delay)?;
+        Ok(Self { kv, keys, width: indexer.head_dim })
+    }
+
+    /// Bytes of the keys of choices for `capacity` tokens.
+    pub fn key_bytes(indexer: &IndexerSpec, capacity: usize) -> u64 {
+        (indexer.head_dim as u64).saturating_mul(capacity as u64).saturating_mul(size_of::<f32>() as u64)
+    }
+
+    /// Writes keys of choices, `[tokens, width]`, from position `first` on.
+    pub fn write_keys(&mut self, first: usize, keys: &[f32]) {
+        self.keys.numbers_mut::<f32>()[first * self.width..][..keys.len()].copy_from_slice(keys);
+    }
+
+    /// Keys of the first `len` tokens, `[len, width]`.
+    pub fn keys(&self, len: usize) -> &[f32] {
+        &self.keys.numbers::<f32>()[..len * self.width]
+    }
+}
+
+impl BranchState for IndexedState {
+    fn len(&self) -> usize {
+        self.kv.len()
+    }
+
+    fn begin(&mut self, tokens: usize) {
+        self.kv.begin(tokens);
+    }
+
+    fn commit(&mut self) {
+        self.kv.commit();
+    }
+
+    fn rollback(&mut self) {
+        self.kv.rollback();
+    }
+
+    fn can_truncate(&self, len: usize) -> bool {
+        self.kv.can_truncate(len)
+    }
+
+    fn truncate(&mut self, len: usize) -> Result<(), NeedsReplay> {
+        self.kv.truncate(len)
+    }
+
+    fn clear(&mut self) {
+        self.kv.clear();
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.kv.snapshot()
+    }
+
+    fn can_restore(&self, snapshot: &Snapshot) -> bool {
+        self.kv.can_restore(snapshot)
+    }
+
+    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), NeedsReplay> {
+        self.kv.restore(snapshot)
+    }
+
+    fn save(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.kv.save(out)?;
+        self.keys(self.len()).iter().try_for_each(|number| out.write_all(&number.to_le_bytes()))
+    }
+
+    fn load(&mut self, len: usize, from: &mut dyn Read) -> io::Result<()> {
+        self.kv.load(len, from)?;
+        let mut bytes = [0; 4];
+        for index in 0..len * self.width {
+            if let Err(error) = from.read_exact(&mut bytes) {
+                self.clear();
+                return Err(error);
+            }
+            self.keys.numbers_mut::<f32>()[index] = f32::from_le_bytes(bytes);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! Families of 2025 and later that differ from others in several properties. Data only, no functions. It must
+//! not know the table.
+
+use super::bases::{COHERE2, DEEPSEEK3, GLM4MOE, LLAMA};
+use super::family::{
+    ActivationKind, ExpertWidth, Family, Growth, LocalRope, QkNormKind, RopeLayers, RouterKind, Setting,
+    SharedKind, SinkLayers, WindowRule,
+};
+use crate::spec::{Activation, OutputGate, Renormalise, Scoring};
+use crate::tensors::roles::{LayerTensor as T, layer};
+
+/// Hunyuan 3 (its model card).
+pub(super) const HYV3: Family = Family {
+    label: "hyv3",
+    hf_types: &["hy_v3"],
+    folder_names: &[layer(T::SelectBias, "model.layers.{L}.mlp.expert_bias")],
+    gguf_arch: "hy_v3",
+    gguf_names: &[layer(T::SelectBias, "blk.{L}.exp_probs_b")],
+    out_bias: Setting::Default(false),
+    has_qk_norm: Setting::Fixed(true),
+    ..GLM4MOE
+};
+
+/// MiMo-V2-Flash (its model card).
+pub(super) const MIMO2: Family = Family {
+    label: "mimo2",
+    hf_types: &["mimo_v2_flash"],
+    folder_names: &[layer(T::Sinks, "model.layers.{L}.self_attn.attention_sink_bias")],
+    gguf_arch: "mimo2",
+    gguf_names: &[],
+    out_bias: Setting::Default(false),
+    sinks: SinkLayers::Windowed,
+    has_qk_norm: Setting::Fixed(false),
+    local_rope: LocalRope::Plain { theta: Some(10_000.0) },
+    shared: SharedKind::None,
+    default_theta: 5_000_000.0,
+    ..GLM4MOE
+};
+
+/// Step 3.5 and 3.7 Flash (their model cards).
+pub(super) const STEP35: Family = Family {
+    label: "step35",
+    hf_types: &[],
+    gguf_arch: "step35",
+    gguf_names: &[],
+    out_bias: Setting::Default(false),
+    has_qk_norm: Setting::Default(false),
+    local_rope: LocalRope::Plain { theta: None },
+    gguf_half_rope: true,
+    gate: Some(OutputGate::SigmoidPerHead),
+    bounded: true,
+    shared: SharedKind::PlainIfPresent,
+    ..GLM4MOE
+};
+
+/// Llama 4, its text (its model card).
+pub(super) const LLAMA4: Family = Family {
+    label: "llama4",
+    hf_types: &[],
+    gguf_arch: "llama4",
+    qk_norm: QkNormKind::PlainAfterRope { but_of: 128 },
+    chunk: Some(8192),
+    growth: Some(Growth { beta: 0.1, period: 8192, offset: 1 }),
+    window: WindowRule::Listed,
+    rope_layers: RopeLayers::AllButEvery(4),
+    router: RouterKind::Scored {
+        scoring: Some(Scoring::Sigmoid),
+        bias: Setting::Fixed(false),
+        divisor: Renormalise::Plus(1e-20),
+    },
+    weighs_inputs: true,
+    renormalise: Setting::Fixed(false),
+    shared: SharedKind::PlainIfPresent,
+    expert_width: ExpertWidth::Either,
+    default_theta: 500_000.0,
+    default_eps: 1e-5,
+    ..LLAMA
+};
+
+/// DeepSeek-V3.2 (its technical report): V3 whose tokens choose what they attend to.
+pub(super) const DEEPSEEK32: Family = Family {
+    label: "deepseek3.2",
+    hf_types: &["deepseek_v32"],
+    gguf_arch: "deepseek32",
+    indexed: true,
+    ..DEEPSEEK3
+};
+
+/// GLM-5 (its model card): the same choice.
+pub(super) const GLM_DSA: Family = Family {
+    label: "glm-5",
+    hf_types: &["glm_moe_dsa"],
+    gguf_arch: "glm-dsa",
+    default_eps: 1e-5,
+    ..DEEPSEEK32
+};
+
+/// PLM-1.8B (arXiv 2503.12167): latent attention, dense.
+pub(super) const PLM: Family = Family {
+    label: "plm",
+    hf_types: &[],
+    gguf_arch: "plm",
+    activation: ActivationKind::Named(Activation::ReluSquared),
+    ungated: true,
+    default_tied: true,
+    ..DEEPSEEK3
+};
+
+/// Command A with experts (its model card).
+pub(super) const COHERE2MOE: Family = Family {
+    label: "cohere2moe",
+    hf_types: &["cohere2_moe"],
+    gguf_arch: "cohere2moe",
+    rope_layers: RopeLayers::WindowedOrDense,
+    router: RouterKind::Scored {
+        scoring: Some(Scoring::Sigmoid),
+        bias: Setting::Fixed(false),
+        divisor: Renormalise::Plus(1e-20),
+    },
+    averages: true,
+    renormalise: Setting::Default(true),
+    folder_renormalises: true,
+    shared: SharedKind::Counted,
+    expert_width: ExpertWidth::Either,
+    ..COHERE2
+};

@@ -1,0 +1,246 @@
+//! What tensors are for. It must not know their names.
+
+use crate::spec::{Part, Place};
+
+/// The purpose of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// Token embedding `[vocab, d_model]`.
+    Embed,
+    /// Divisors of the rope frequencies `[rope_dim / 2]`.
+    RopeDivisors,
+    /// LongRoPE divisors up to the original context `[rope_dim / 2]`.
+    RopeShort,
+    /// LongRoPE divisors beyond the original context `[rope_dim / 2]`.
+    RopeLong,
+    /// Weight of the last norm `[d_model]`.
+    FinalNorm,
+    /// Bias of the last norm `[d_model]`.
+    FinalNormBias,
+    /// Output projection `[vocab, d_model]`.
+    Head,
+    /// Bias of the output projection `[vocab]`.
+    HeadBias,
+    /// Numbers of every layer by token `[vocab, layers * width]`.
+    LayerInputTable,
+    /// Projection of the embedding to numbers of every layer `[layers * width, d_model]`.
+    LayerInputProjection,
+    /// Norm of what that gives `[width]`.
+    LayerInputNorm,
+    /// A tensor of one layer.
+    Layer(usize, LayerTensor),
+}
+
+/// Tensors of a layer. Expert banks hold all experts of the layer: `[experts, rows, cols]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LayerTensor {
+    /// Norm of a branch's input `[d_model]`.
+    PreNorm(Place),
+    /// Its bias `[d_model]`.
+    PreNormBias(Place),
+    /// Norm of a branch's output `[d_model]`.
+    PostNorm(Place),
+    /// Its bias `[d_model]`.
+    PostNormBias(Place),
+    /// Norm of the sum of parallel branches `[d_model]`.
+    SumNorm,
+    /// Factor on the residual stream at the end of the layer `[1]`.
+    LayerScale,
+    /// Gate on the layer's own numbers of a token `[width, d_model]`.
+    LayerInputGate,
+    /// From these numbers to the residual stream `[d_model, width]`.
+    LayerInputUp,
+    /// Query projection `[heads * head_dim, d_model]`.
+    Q,
+    /// Key projection `[kv_heads * head_dim, d_model]`.
+    K,
+    /// Value projection `[kv_heads * head_dim, d_model]`.
+    V,
+    /// Output projection `[d_model, heads * head_dim]`.
+    O,
+    /// Gate on the mixed values `[heads * head_dim, d_model]` or `[heads, d_model]`.
+    AttentionGate,
+    /// Projection to the latent query `[query_rank, d_model]`.
+    QDown,
+    /// Norm of the latent query `[query_rank]`.
+    QDownNorm,
+    /// From the latent query to queries `[heads * (nope + rope), query_rank]`.
+    QUp,
+    /// Projection to the latent vector and the shared key `[rank + rope, d_model]`.
+    KvDown,
+    /// Norm of the latent vector `[rank]`.
+    KvDownNorm,
+    /// From the latent vector to keys and values, head by head `[heads * (nope + value_dim), rank]`.
+    KvUp,
+    /// From queries to the latent space, head by head `[heads * rank, nope]`.
+    KUp,
+    /// From the latent vector to values, head by head `[heads * value_dim, rank]`.
+    VUp,
+    /// Queries of choices `[heads * head_dim, query_rank]`.
+    IndexQ,
+    /// Keys of choices `[head_dim, d_model]`.
+    IndexK,
+    /// Norm of these keys `[head_dim]`.
+    IndexKNorm,
+    /// Its bias `[head_dim]`.
+    IndexKNormBias,
+    /// Weights of the heads of choices `[heads, d_model]`.
+    IndexWeights,
+    /// Queries, keys and values of a delta net `[channels, d_model]`.
+    DeltaQkv,
+    /// Its gates `[values, d_model]`.
+    DeltaGate,
+    /// Its strengths `[value_heads, d_model]`.
+    DeltaStrength,
+    /// Its steps `[value_heads, d_model]`.
+    DeltaStep,
+    /// Its strengths and steps by key head `[2 * value_heads, d_model]`.
+    DeltaRates,
+    /// Its queries, keys, values and gates by key head `[channels + values, d_model]`.
+    DeltaByKeyHead,
+    /// Taps of its convolution `[channels, kernel]`.
+    DeltaConv,
+    /// Its rates of forgetting `[value_heads]`.
+    DeltaDecay,
+    /// Biases of its steps `[value_heads]`.
+    DeltaStepBias,
+    /// Norm of its outputs `[value_dim]`.
+    DeltaNorm,
+    /// Its output projection `[d_model, values]`.
+    DeltaOut,
+    /// Taps of the convolution over queries of Kimi delta attention `[inner, kernel]`.
+    KdaConvQ,
+    /// Over keys `[inner, kernel]`.
+    KdaConvK,
+    /// Over values `[inner, kernel]`.
+    KdaConvV,
+    /// Projection before its rates `[rank, d_model]`.
+    KdaRateDown,
+    /// Its rates `[inner, rank]` or `[inner, d_model]`.
+    KdaRateUp,
+    /// Projection before its gates `[rank, d_model]`.
+    KdaGateDown,
+    /// Its gates `[inner, rank]` or `[inner, d_model]`.
+    KdaGateUp,
+    /// Projection of a Mamba-2 block `[projected, d_model]`.
+    SsmIn,
+    /// Taps of its convolution `[channels, kernel]`.
+    SsmConv,
+    /// Their bias `[channels]`.
+    SsmConvBias,
+    /// Its rates of forgetting `[heads]`.
+    SsmDecay,
+    /// Biases of its steps `[heads]`.
+    SsmStepBias,
+    /// What goes past its memories `[heads]`.
+    SsmSkip,
+    /// Norm of its outputs `[inner]`.
+    SsmNorm,
+    /// Projection of a Mamba block to steps and inputs `[rank + 2 * state, inner]`.
+    SsmX,
+    /// Its steps `[inner, rank]`.
+    SsmStep,
+    /// Norm of its narrow steps `[rank]`.
+    SsmStepNorm,
+    /// Norm of what its memories take up `[state]`.
+    SsmBNorm,
+    /// Norm of what its memories are read with `[state]`.
+    SsmCNorm,
+    /// Its output projection `[d_model, inner]`.
+    SsmOut,
+    /// Gates and values of a short convolution `[3 * width, d_model]`.
+    ConvIn,
+    /// Their bias.
+    ConvInBias,
+    /// Its taps `[width, kernel]`.
+    ConvTaps,
+    /// Their bias `[width]`.
+    ConvBias,
+    /// Its output projection `[d_model, width]`.
+    ConvOut,
+    /// Bias of that `[d_model]`.
+    ConvOutBias,
+    /// Query bias.
+    QBias,
+    /// Key bias.
+    KBias,
+    /// Value bias.
+    VBias,
+    /// Output bias `[d_model]`.
+    OBias,
+    /// Logits of the attention sinks `[heads]`.
+    Sinks,
+    /// Query norm `[head_dim]` or `[heads * head_dim]`.
+    QNorm,
+    /// Key norm `[head_dim]` or `[kv_heads * head_dim]`.
+    KNorm,
+    /// A matrix of the dense feed-forward block.
+    Dense(Part),
+    /// Its bias `[rows]`.
+    DenseBias(Part),
+    /// Router `[experts, d_model]`.
+    Router,
+    /// Its bias `[experts]`.
+    RouterBias,
+    /// Norm of its input, times the root of the width `[d_model]`.
+    RouterNorm,
+    /// Factors on the weights of experts `[experts]`.
+    ExpertScales,
+    /// Added to the scores of experts for the choice alone `[experts]`.
+    SelectBias,
+    /// Projection before routed experts `[latent, d_model]`.
+    LatentDown,
+    /// Projection after them `[d_model, latent]`.
+    LatentUp,
+    /// The experts' matrices.
+    Experts(Part),
+    /// Their biases `[experts, rows]`.
+    ExpertsBias(Part),
+    /// A matrix of the shared expert.
+    Shared(Part),
+    /// Its bias `[rows]`.
+    SharedBias(Part),
+    /// Gate of the shared expert `[1, d_model]`.
+    SharedInput,
+}
+
+impl Role {
+    /// Whether it is the weight of a norm.
+    pub fn is_norm(self) -> bool {
+        use LayerTensor::{KNorm, PostNorm, PreNorm, QNorm};
+        matches!(self, Self::FinalNorm | Self::Layer(_, PreNorm(_) | PostNorm(_) | QNorm | KNorm))
+    }
+}
+
+impl LayerTensor {
+    /// Whether it is multiplied with inputs, and not a vector beside such a matrix.
+    pub fn is_matrix(self) -> bool {
+        match self {
+            Self::Q | Self::K | Self::V | Self::O | Self::AttentionGate => true,
+            Self::Router | Self::SharedInput => true,
+            Self::LayerInputGate | Self::LayerInputUp => true,
+            Self::SumNorm | Self::LayerScale | Self::RouterNorm | Self::ExpertScales => false,
+            Self::QDown | Self::QUp | Self::KvDown | Self::KvUp | Self::KUp | Self::VUp => true,
+            Self::QDownNorm | Self::KvDownNorm => false,
+            Self::DeltaQkv | Self::DeltaGate | Self::DeltaStrength | Self::DeltaStep => true,
+            Self::ConvIn | Self::ConvOut | Self::SsmIn | Self::SsmOut => true,
+            Self::SsmX | Self::SsmStep => true,
+            Self::SsmStepNorm | Self::SsmBNorm | Self::SsmCNorm => false,
+            Self::LatentDown | Self::LatentUp => true,
+            Self::IndexQ | Self::IndexK | Self::IndexWeights => true,
+            Self::IndexKNorm | Self::IndexKNormBias => false,
+            Self::KdaRateDown | Self::KdaRateUp | Self::KdaGateDown | Self::KdaGateUp => true,
+            Self::KdaConvQ | Self::KdaConvK | Self::KdaConvV => false,
+            Self::SsmConv | Self::SsmConvBias | Self::SsmDecay | Self::SsmStepBias => false,
+            Self::SsmSkip | Self::SsmNorm => false,
+            Self::ConvInBias | Self::ConvTaps | Self::ConvBias | Self::ConvOutBias => false,
+            Self::DeltaRates | Self::DeltaByKeyHead | Self::DeltaOut => true,
+            Self::DeltaConv | Self::DeltaDecay | Self::DeltaStepBias | Self::DeltaNorm => false,
+            Self::Dense(_) | Self::Experts(_) | Self::Shared(_) => true,
+            Self::PreNorm(_) | Self::PreNormBias(_) | Self::PostNorm(_) | Self::PostNormBias(_) => false,
+            Self::DenseBias(_) | Self::ExpertsBias(_) | Self::SharedBias(_) => false,
+            Self::QBias | Self::KBias | Self::VBias | Self::OBias | Self::QNorm | Self::KNorm => false,
+            Self::Sinks | Self::RouterBias | Self::SelectBias => false,
+        }
+    }
+}
