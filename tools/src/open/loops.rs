@@ -184,7 +184,7 @@ mod tests {
                 pick: Isa::Scalar,
             })
         };
-        formats.flat_map(row).collect()
+        loops::formats().flat_map(row).collect()
     }
 
     #[test]

@@ -437,7 +437,7 @@ blocks! {
         let packed = unit.quads(192);
         let d = unit.last_halves(208);
         let scale = floats_of_bytes!(packed, |word, N| R::mul(d, signed_byte::<R>(word, N)));
-        Scales { scale, min: scale }
+        Scales { scale, min: [] }
     }
     [3] |unit, first| {
         let at = first / 4 * 64;
@@ -481,7 +481,7 @@ blocks! {
 
     Tq2_0: [8, 0], 1, 3;
     |unit| { same::<R, 8>(unit.last_halves(64)) }
-    [1] |unit, first| { [columns(unit, first / 4 * 32)] }
+    [1] |unit, first| { [unit.keep(first / 4 * 32)] }
     |_, [bytes], _| { fields::<R>(bytes, 2 * NTH as i32, 3) }
 
     Q1_0: [4, 0], 1, 2;
@@ -497,7 +497,7 @@ blocks! {
     |unit| { same::<R, 8>(R::from_bits(unit.words(0))) }
     [0] |_, _| { [] }
     |unit, _, first| {
-        let bytes = columns(unit, 4 + 32 * (first + NTH));
+        let bytes = R::kept(&unit.keep(4 + 32 * (first + NTH)));
         let sign = R::splat(if R::SIGNED { 0 } else { 0x8080_8080_u32 as i32 });
         ints!(|g| R::xor(bytes[g], sign))
     }

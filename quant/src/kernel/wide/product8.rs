@@ -113,11 +113,7 @@ pub(in crate::kernel) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consum
                         let codes = B::codes::<R, S, $nth>(at, &shared, first);
                         if $nth == 0 {
                             // After these reads: to the compiler, a prefetch may write.
-                            if B::PIECES > 1 {
-                                tile.prefetch::<4>(block, bytes);
-                            } else {
-                                tile.prefetch::<1>(block, bytes);
-                            }
+                            tile.prefetch(block, B::PIECES, bytes);
                         }
                         consumer.take(block + $nth, &codes, &scales, first + $nth);
                     };
