@@ -53,7 +53,7 @@ pub fn measure(tier: Isa) -> anyhow::Result<Vec<LoopSpeeds>> {
     let mut all = Vec::new();
     for tokens in [1, SEVERAL] {
         let candidates = Picks::candidates(tokens);
-        for format in Format::ALL.into_iter().filter(|format| !format.is_float()) {
+        for format in formats() {
             all.push(Timed {
                 format,
                 tokens,
