@@ -159,15 +159,15 @@ pub(in crate::kernel) trait Source<R: Rows>: Copy {
     unsafe fn last_halves(self, offset: usize) -> R::F;
     /// A byte of each row, which three more of the block follow.
     unsafe fn bytes(self, offset: usize) -> R::I;
-    /// Prefetches what is needed some time after part `part` of the tile and the three parts after it, if a
-    /// block has as many. A block has 1, 4 or 8 `parts`; a part is `bytes` bytes of 16 rows.
+    /// Prefetches what is needed some time after part `part` of the tile. A block has 1, 4 or 8 `parts`; a
+    /// part is `bytes` bytes of 16 rows.
     fn prefetch(self, part: usize, parts: usize, bytes: usize);
 }
 
 /// What a tile prefetches.
 pub(in crate::kernel) trait LookAhead: Copy {
-    /// As [`Source::prefetch`] for a tile of rows `stride` bytes apart, the first at `at`; `parts` are the part
-    /// and those of a block.
+    /// As [`Source::prefetch`] for a tile of rows `stride` bytes apart, the first at `at`; `parts` are the
+    /// part and those of a block.
     fn prefetch<R: Rows>(self, at: *const u8, stride: usize, parts: [usize; 2], bytes: usize);
 }
 
@@ -188,11 +188,11 @@ pub(in crate::kernel) struct Neighbours;
 
 impl LookAhead for Neighbours {
     #[inline(always)]
-    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, [part, parts]: [usize; 2], bytes: usize) {
+    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, [part, _]: [usize; 2], bytes: usize) {
         let bytes = bytes * R::ROWS / 16;
         // Rows next to each other are too many streams in too few pages for the processor to follow, so
         // the whole next tile is prefetched in the order of its addresses.
-        prefetch(at.wrapping_add(R::ROWS * stride + part * bytes), bytes * parts.min(4));
+        prefetch(at.wrapping_add(R::ROWS * stride + part * bytes), bytes);
     }
 }
 
@@ -222,9 +222,10 @@ impl LookAhead for Streams {
                 prefetch(at.wrapping_add((part * lines + line) % R::ROWS * stride), 64);
             }
         } else {
-            // The block of all rows, or of half of them: few operations for each line.
-            let rows = R::ROWS * 4 / parts;
-            let mut row = at.wrapping_add(part % parts / 4 * rows * stride);
+            // A block of as many rows as are this part's share: few operations for each line, and few lines
+            // at a time, as the processor waits for a limited number of them.
+            let rows = R::ROWS / parts.min(R::ROWS);
+            let mut row = at.wrapping_add(part % parts * rows * stride);
             for _ in 0..rows {
                 prefetch(row, bytes);
                 row = row.wrapping_add(stride);
