@@ -20,9 +20,9 @@ const COLS: usize = 2048;
 /// Bytes of weights of a piece, about as many as a thread takes at a time, and pieces that are timed
 /// together.
 const PIECE: usize = 512 << 10;
-const PIECES: usize = 6;
+const PIECES: usize = 3;
 /// Rows of a product with several tokens, whose weights stay in the caches.
-const ROWS: usize = 256;
+const ROWS: usize = 128;
 /// Smallest and largest buffer of weights. It is twice the largest cache, so that they come from RAM.
 const BUFFER: std::ops::RangeInclusive<u64> = 48 << 20..=256 << 20;
 /// Bytes of the buffer. In every format they give scales that are ordinary numbers.
@@ -53,7 +53,7 @@ pub fn measure(tier: Isa) -> anyhow::Result<Vec<LoopSpeeds>> {
     let mut all = Vec::new();
     for tokens in [1, SEVERAL] {
         let candidates = Picks::candidates(tokens);
-        for format in Format::ALL.into_iter().filter(|format| !format.is_float()) {
+        for format in formats() {
             all.push(Timed {
                 format,
                 tokens,
@@ -78,6 +78,11 @@ pub fn measure(tier: Isa) -> anyhow::Result<Vec<LoopSpeeds>> {
         }
     }
     Ok(all.into_iter().map(|timed| timed.result(tier)).collect())
+}
+
+/// The formats whose loops are picked.
+pub fn formats() -> impl Iterator<Item = Format> {
+    Format::ALL.into_iter().filter(|format| !format.is_float())
 }
 
 /// The picks of a table, for kernels of `tier`.
@@ -186,7 +191,7 @@ mod tests {
         if Picks::candidates(SEVERAL).len() < 2 {
             return assert_eq!(table, []);
         }
-        assert_eq!(table.len(), 2 * 13);
+        assert_eq!(table.len(), 2 * formats().count());
         for row in &table {
             let isas: Vec<Isa> = row.speeds.iter().map(|&(isa, _)| isa).collect();
             assert_eq!(isas, Picks::candidates(row.tokens), "{row:?}");

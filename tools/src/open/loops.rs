@@ -164,7 +164,7 @@ fn from_json(table: &Value, tier: Isa) -> Option<Vec<LoopSpeeds>> {
         })
     };
     let table: Vec<LoopSpeeds> = table.as_array()?.iter().map(row).collect::<Option<_>>()?;
-    let whole = table.len() == 2 * Format::ALL.iter().filter(|format| !format.is_float()).count();
+    let whole = table.len() == 2 * loops::formats().count();
     (whole || Picks::candidates(loops::SEVERAL) == [tier]).then_some(table)
 }
 
@@ -175,7 +175,6 @@ mod tests {
     use super::*;
 
     fn table() -> Vec<LoopSpeeds> {
-        let formats = Format::ALL.into_iter().filter(|format| !format.is_float());
         let row = |format| {
             [1, loops::SEVERAL].map(|tokens| LoopSpeeds {
                 format,
@@ -184,7 +183,7 @@ mod tests {
                 pick: Isa::Scalar,
             })
         };
-        formats.flat_map(row).collect()
+        loops::formats().flat_map(row).collect()
     }
 
     #[test]

@@ -111,14 +111,8 @@ pub(in crate::kernel) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consum
                 macro_rules! take {
                     ($nth:literal) => {
                         let codes = B::codes::<R, S, $nth>(at, &shared, first);
-                        if $nth == 0 {
-                            // After these reads: to the compiler, a prefetch may write.
-                            if B::PIECES > 1 {
-                                tile.prefetch::<4>(block, bytes);
-                            } else {
-                                tile.prefetch::<1>(block, bytes);
-                            }
-                        }
+                        // After these reads: to the compiler, a prefetch may write.
+                        tile.prefetch(block + $nth, B::PIECES, bytes);
                         consumer.take(block + $nth, &codes, &scales, first + $nth);
                     };
                 }

@@ -159,15 +159,16 @@ pub(in crate::kernel) trait Source<R: Rows>: Copy {
     unsafe fn last_halves(self, offset: usize) -> R::F;
     /// A byte of each row, which three more of the block follow.
     unsafe fn bytes(self, offset: usize) -> R::I;
-    /// Prefetches what is needed some time after parts `part ..` of the tile: one part, or the first or
-    /// second four of a block; a part is `bytes` bytes of 16 rows.
-    fn prefetch<const PARTS: usize>(self, part: usize, bytes: usize);
+    /// Prefetches what is needed some time after part `part` of the tile. A block has 1, 4 or 8 `parts`; a
+    /// part is `bytes` bytes of 16 rows.
+    fn prefetch(self, part: usize, parts: usize, bytes: usize);
 }
 
 /// What a tile prefetches.
 pub(in crate::kernel) trait LookAhead: Copy {
-    /// As [`Source::prefetch`] for a tile of rows `stride` bytes apart, the first at `at`.
-    fn prefetch<R: Rows, const PARTS: usize>(self, at: *const u8, stride: usize, part: usize, bytes: usize);
+    /// As [`Source::prefetch`] for a tile of rows `stride` bytes apart, the first at `at`; `parts` are the
+    /// part and those of a block.
+    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, parts: [usize; 2], bytes: usize);
 }
 
 /// Rows as files have them.
@@ -187,11 +188,11 @@ pub(in crate::kernel) struct Neighbours;
 
 impl LookAhead for Neighbours {
     #[inline(always)]
-    fn prefetch<R: Rows, const PARTS: usize>(self, at: *const u8, stride: usize, part: usize, bytes: usize) {
+    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, [part, _]: [usize; 2], bytes: usize) {
         let bytes = bytes * R::ROWS / 16;
         // Rows next to each other are too many streams in too few pages for the processor to follow, so
         // the whole next tile is prefetched in the order of its addresses.
-        prefetch(at.wrapping_add(R::ROWS * stride + part * bytes), bytes * PARTS);
+        prefetch(at.wrapping_add(R::ROWS * stride + part * bytes), bytes);
     }
 }
 
@@ -207,26 +208,25 @@ pub(in crate::kernel) struct Streams {
 
 impl LookAhead for Streams {
     #[inline(always)]
-    fn prefetch<R: Rows, const PARTS: usize>(self, at: *const u8, stride: usize, part: usize, bytes: usize) {
-        // A block is one part, or eight.
-        let parts = if PARTS == 1 { 1 } else { 8 };
+    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, [part, parts]: [usize; 2], bytes: usize) {
         let bytes = bytes * parts / 16;
         let from = part / parts * bytes + STREAM_AHEAD;
         let (at, stride) = match from.checked_sub(self.row_bytes) {
             Some(from) => (self.next.0.wrapping_add(from), self.next.1),
             None => (at.wrapping_add(from), stride),
         };
-        if PARTS == 1 {
+        if parts == 1 {
             // A line of as many rows as this part takes lines, in turn.
             let lines = (bytes * R::ROWS).div_ceil(64);
             for line in 0..lines {
                 prefetch(at.wrapping_add((part * lines + line) % R::ROWS * stride), 64);
             }
         } else {
-            // The block of half of the rows: few operations for each line.
-            let half = R::ROWS / 2;
-            let mut row = at.wrapping_add(part / PARTS % 2 * half * stride);
-            for _ in 0..half {
+            // A block of as many rows as are this part's share: few operations for each line, and few lines
+            // at a time, as the processor waits for a limited number of them.
+            let rows = R::ROWS / parts.min(R::ROWS);
+            let mut row = at.wrapping_add(part % parts * rows * stride);
+            for _ in 0..rows {
                 prefetch(row, bytes);
                 row = row.wrapping_add(stride);
             }
@@ -286,8 +286,8 @@ impl<R: Rows, A: LookAhead> Source<R> for Stock<A> {
         unsafe { R::and(R::words(self.at.add(offset), self.stride), R::splat(255)) }
     }
     #[inline(always)]
-    fn prefetch<const PARTS: usize>(self, part: usize, bytes: usize) {
-        self.ahead.prefetch::<R, PARTS>(self.at, self.stride, part, bytes);
+    fn prefetch(self, part: usize, parts: usize, bytes: usize) {
+        self.ahead.prefetch::<R>(self.at, self.stride, [part, parts], bytes);
     }
 }
 
