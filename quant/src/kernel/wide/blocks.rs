@@ -99,8 +99,8 @@ fn one<R: Rows>(scale: R::F) -> Scales<R, 1, 0> {
 
 /// The same scale for all pieces of a block, no minimum.
 #[inline(always)]
-fn same<R: Rows, const N: usize>(scale: R::F) -> Scales<R, N> {
-    Scales { scale: [scale; N], min: [scale; N] }
+fn same<R: Rows, const N: usize>(scale: R::F) -> Scales<R, N, 0> {
+    Scales { scale: [scale; N], min: [] }
 }
 
 /// Two f16 in a word as scale and minimum; in the formats that have them so, the minimum is added.
@@ -468,12 +468,12 @@ blocks! {
     [0] |_, _| { [] }
     |unit, _, _| { looked_up::<R>(&E2M1_UNSIGNED, nibbles(unit, 1)) }
 
-    Tq2_0: [8], 1, 3;
+    Tq2_0: [8, 0], 1, 3;
     |unit| { same::<R, 8>(unit.last_halves(64)) }
     [1] |unit, first| { [columns(unit, first / 4 * 32)] }
     |_, [bytes], _| { fields::<R>(bytes, 2 * NTH as i32, 3) }
 
-    Q1_0: [4], 1, 2;
+    Q1_0: [4, 0], 1, 2;
     |unit| { same::<R, 4>(unit.halves(0)) }
     [0] |_, _| { [] }
     |unit, _, first| {
@@ -482,7 +482,7 @@ blocks! {
         ints!(|g| R::field(bits[g], 3, 2))
     }
 
-    Q8K: [8], 128, 255;
+    Q8K: [8, 0], 128, 255;
     |unit| { same::<R, 8>(R::from_bits(unit.words(0))) }
     [0] |_, _| { [] }
     |unit, _, first| {
