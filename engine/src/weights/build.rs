@@ -384,7 +384,7 @@ impl OfLayer<'_> {
         let gate = spec.attention.gate.map(|_| linear(LayerTensor::AttentionGate));
         let indexer = match &spec.indexer {
             None => None,
-            Some(index) => Some(Indexer {
+            Some(index) => Some(Box::new(Indexer {
                 spec: index.clone(),
                 queries: linear(LayerTensor::IndexQ),
                 keys: linear(LayerTensor::IndexK),
@@ -392,7 +392,7 @@ impl OfLayer<'_> {
                 key_bias: self.tensors.vector(self.role(LayerTensor::IndexKNormBias))?,
                 weights: linear(LayerTensor::IndexWeights),
                 rope: shared_rope(&index.rope, ropes),
-            }),
+            })),
         };
         Ok(Latent {
             query,

@@ -38,7 +38,7 @@ pub struct Latent {
     /// Output projection, `[d_model, heads * value_dim]`.
     pub o: Linear,
     /// How tokens choose what they attend to.
-    pub indexer: Option<Indexer>,
+    pub indexer: Option<Box<Indexer>>,
     /// Gate on the values of each head, `[heads, d_model]`.
     pub gate: Option<Linear>,
     /// Index of the rope among those of the model; `None` without positions.
@@ -104,7 +104,7 @@ impl Latent {
                 compute.linear(up, &p.packed, wide, &mut p.grouped);
                 if let Some(indexer) = &self.indexer {
                     let angles = &angles[indexer.rope];
-                    indexer.from_latent(compute, angles, first, narrow, &mut s.sparse, p);
+                    indexer.take_latent(compute, angles, first, narrow, &mut s.sparse, p);
                 }
             }
         }
@@ -239,7 +239,7 @@ impl Mixer for Latent {
             compute.linear(gate, &products.packed, gates, &mut products.grouped);
         }
         if let Some(indexer) = &self.indexer {
-            indexer.from_input(compute, &all[indexer.rope], first, x, &mut s.sparse, products);
+            indexer.take_input(compute, &all[indexer.rope], first, x, &mut s.sparse, products);
         }
         self.keys_and_values(compute, angles, first, tokens, s);
         self.queries(compute, (all, first), tokens, s, products);

@@ -37,7 +37,7 @@ pub struct Indexer {
 
 impl Indexer {
     /// Keys and weights of heads of `x`, `[tokens, d_model]`, which is packed in `p`.
-    pub fn from_input(
+    pub fn take_input(
         &self,
         compute: Compute<'_>,
         angles: &Angles,
@@ -65,7 +65,7 @@ impl Indexer {
     }
 
     /// Queries of latent queries `[tokens, query_rank]`, which are packed in `p`.
-    pub fn from_latent(
+    pub fn take_latent(
         &self,
         compute: Compute<'_>,
         angles: &Angles,
