@@ -294,9 +294,7 @@ fn tip(error: &clap::Error) -> Option<String> {
     let tip = match error.kind() {
         ErrorKind::InvalidSubcommand => {
             let name = told(ContextKind::InvalidSubcommand)?;
-            if name.ends_with(".gguf") || std::path::Path::new(&name).exists() {
-                format!("`moelten chat {name}` opens a model")
-            } else if name.contains(char::is_whitespace) {
+            if name.contains(char::is_whitespace) {
                 "`moelten run --prompt TEXT` answers a prompt".to_owned()
             } else {
                 return None;
@@ -307,7 +305,7 @@ fn tip(error: &clap::Error) -> Option<String> {
             if usage.contains("moelten [COMMAND]") {
                 format!("options follow a command: `moelten chat {argument} ...`")
             } else if usage.contains("moelten run") && !argument.starts_with('-') {
-                "give the prompt with --prompt".to_owned()
+                "put the question in quotes".to_owned()
             } else {
                 return None;
             }

@@ -15,3 +15,4 @@ mod pairs;
 mod peaks;
 mod rows;
 pub(super) mod tables;
+mod vectors;

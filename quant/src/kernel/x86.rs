@@ -5,6 +5,7 @@ mod amx;
 mod avx2;
 mod avx512;
 pub(crate) mod detect;
+mod kept;
 mod peaks;
 mod rows256;
 mod rows512;

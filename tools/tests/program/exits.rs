@@ -215,7 +215,7 @@ fn questions_and_options_out_of_place_get_a_tip() {
     for (line, tip) in [
         (&["why is it so"][..], "tip: `moelten run --prompt TEXT` answers"),
         (&["--ctx", "60"], "tip: options follow a command: `moelten chat --ctx ...`"),
-        (&["run", "some.gguf", "why"], "tip: give the prompt with --prompt"),
+        (&["run", "some.gguf", "why", "is", "it"], "tip: put the question in quotes"),
     ] {
         let outcome = args(line).harmless();
         assert_eq!(outcome.code, Some(2), "{outcome:?}");
@@ -226,11 +226,12 @@ fn questions_and_options_out_of_place_get_a_tip() {
 }
 
 #[test]
-fn a_model_in_the_place_of_the_command_gets_a_tip() {
-    let outcome = args(["some\u{1b}[31m.gguf"]).harmless();
+fn a_model_in_the_place_of_the_command_opens_a_chat() {
+    let outcome = args(["some\u{1b}[31m.gguf"]).refused(6, "E-IO-01");
+    assert!(outcome.err.contains("cannot open the model"), "{outcome:?}");
+    let outcome = args(["dance"]).harmless();
     assert_eq!(outcome.code, Some(2), "{outcome:?}");
-    assert!(outcome.err.contains("tip: `moelten chat some"), "{outcome:?}");
-    assert!(!args(["dance"]).err.contains("moelten chat"));
+    assert!(outcome.err.contains("unrecognized subcommand"), "{outcome:?}");
 }
 
 #[test]

@@ -227,9 +227,10 @@ fn measuring_stays_within_the_budget() {
     let words = all.file("words.txt", tale(50 << 20));
     let marks = all.file("marks.txt", "\u{4e16}\u{754c}. ".repeat(6 << 20));
     all.run("ppl", &["ppl", &model, "--text", &words, "--tokens", "600"]).fine();
-    let outcome = all.run("ppl, all of it", &["ppl", &model, "--text", &words]).refused(2, "E-ARG-01");
-    assert!(outcome.err.contains("limit the number of tokens"), "{outcome:?}");
-    all.run("ppl, marks", &["ppl", &model, "--text", &marks]).refused(2, "E-ARG-01");
+    let word = all.file("word.txt", "\u{4e16}\u{754c}".repeat(10 << 20));
+    let outcome = all.run("ppl, one word", &["ppl", &model, "--text", &word]).refused(2, "E-ARG-01");
+    assert!(outcome.err.contains("a word that alone has more than 4,194,304 tokens"), "{outcome:?}");
+    all.run("ppl, marks", &["ppl", &model, "--text", &marks, "--tokens", "600"]).fine();
     all.run("ppl --against", &["ppl", &model, "--text", &words, "--tokens", "200", "--against", &model])
         .fine();
     all.run("imatrix", &["imatrix", &model, "--text", &words, "--chunks", "1", "--out", &out]).fine();

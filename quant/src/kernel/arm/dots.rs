@@ -8,13 +8,12 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::rows::{RowsNeon, Two, as_bytes, transposed};
+use super::vectors::{Two, as_bytes, transposed};
 use crate::kernel::wide::rows::CODE_WORDS;
-use crate::kernel::wide::tier::impl_tier;
 
 /// How codes are multiplied. Functions are as those of [`crate::kernel::wide::rows::Rows`]; columns
 /// `16 n ..` of row `r` are register `r / 4` of `w[4 n + r % 4]`.
-pub(super) trait Dot {
+pub(super) trait CodeDot {
     /// As [`crate::kernel::wide::rows::Rows::BATCH`].
     const BATCH: usize;
 
@@ -87,11 +86,7 @@ pub(super) struct Sdot;
 /// Products by `sdot`, in a tier that multiplies several tokens by `smmla`.
 pub(super) struct Smmla;
 
-impl_tier!(RowsNeon<Widening>, "neon");
-impl_tier!(RowsNeon<Sdot>, "neon,dotprod");
-impl_tier!(RowsNeon<Smmla>, "neon,dotprod,i8mm");
-
-impl Dot for Widening {
+impl CodeDot for Widening {
     const BATCH: usize = 2;
 
     #[inline(always)]
@@ -150,7 +145,7 @@ unsafe fn sdot_word<const WORD: u32>(mut sums: int32x4_t, w: int32x4_t, a: int8x
     sums
 }
 
-impl Dot for Sdot {
+impl CodeDot for Sdot {
     const BATCH: usize = 4;
 
     #[inline(always)]
@@ -213,12 +208,30 @@ impl Dot for Sdot {
     }
 }
 
-impl Dot for Smmla {
+impl CodeDot for Smmla {
     const BATCH: usize = Sdot::BATCH;
 
     #[inline(always)]
     unsafe fn row<const N: usize>(w: [int32x4_t; N], top: i32, a: [int8x16_t; N]) -> int32x4_t {
         // SAFETY: as for this function.
         unsafe { Sdot::row(w, top, a) }
+    }
+
+    #[inline(always)]
+    unsafe fn arrange(codes: &[Two; 8]) -> [Two; 8] {
+        // SAFETY: as for this function.
+        unsafe { Sdot::arrange(codes) }
+    }
+
+    #[inline(always)]
+    unsafe fn dots<const N: usize, const T: usize>(
+        w: &[Two; N],
+        zero: i32,
+        top: i32,
+        a: *const u32,
+        minus_zeros: *const i32,
+    ) -> [Two; T] {
+        // SAFETY: as for this function.
+        unsafe { Sdot::dots(w, zero, top, a, minus_zeros) }
     }
 }

@@ -10,7 +10,8 @@ use core::arch::aarch64::*;
 use core::arch::asm;
 
 use super::dots::Smmla;
-use super::rows::{RowsNeon, Two, as_bytes};
+use super::rows::RowsNeon;
+use super::vectors::{Two, as_bytes};
 use crate::activations::Activations;
 use crate::kernel::wide::blocks::{Blocks, ScalesOf, for_format, zero_of};
 use crate::kernel::wide::coded;
@@ -182,6 +183,7 @@ struct Weights {
     codes: [[int64x2_t; 4]; PAIRS],
     /// Of the block, or of each half.
     scales: [[float32x4_t; PAIRS]; 2],
+    /// Likewise, in formats that have them.
     minima: [[float32x4_t; PAIRS]; 2],
 }
 
@@ -194,12 +196,11 @@ struct Adder<'a> {
 impl<B: Blocks> Consumer<R, B> for Adder<'_> {
     #[inline(always)]
     unsafe fn take(&mut self, block: usize, codes: &[Two; 8], scales: &B::Scales<R>, i: usize) {
-        let at = if B::SHAPE.halves { [2 * i, 2 * i + 1] } else { [i, i] };
-        let weights = Weights {
-            codes: rows_in_pairs(codes),
-            scales: [twice(scales.scale(at[0])), twice(scales.scale(at[1]))],
-            minima: [twice(scales.min(at[0])), twice(scales.min(at[1]))],
-        };
+        let [first, second] = if B::SHAPE.halves { [2 * i, 2 * i + 1] } else { [i, i] };
+        let scale = [twice(scales.scale(first)), twice(scales.scale(second))];
+        let minima =
+            if B::SHAPE.minima { [twice(scales.min(first)), twice(scales.min(second))] } else { scale };
+        let weights = Weights { codes: rows_in_pairs(codes), scales: scale, minima };
         // SAFETY: the caller guarantees the instructions and the block; there are sums for every pair.
         unsafe {
             let (a, sides) = self.x.sides(block);

@@ -1,17 +1,17 @@
 //! Eight rows in two NEON registers. Codes are not transposed: see the parent.
 
 use core::arch::aarch64::*;
+use core::arch::asm;
 use core::marker::PhantomData;
 
-use super::dots::Dot;
+use super::dots::CodeDot;
+use super::vectors::{Two, as_bytes, transposed};
 use crate::kernel::wide::rows::{Rows, rows_functions};
 use crate::kernel::wide::tier::Tier;
 
 /// Eight rows; `D` multiplies.
 pub(super) struct RowsNeon<D>(PhantomData<D>);
 
-/// Words of rows 0 to 3 and 4 to 7, or 16 codes of rows `g` and `g + 4`.
-pub(super) type Two = [int32x4_t; 2];
 /// Floats of rows 0 to 3 and 4 to 7.
 type TwoF = [float32x4_t; 2];
 
@@ -31,32 +31,6 @@ macro_rules! both {
     }};
 }
 
-/// A register as bytes.
-#[inline(always)]
-pub(super) fn as_bytes(v: int32x4_t) -> uint8x16_t {
-    // SAFETY: every processor of this architecture has NEON.
-    unsafe { vreinterpretq_u8_s32(v) }
-}
-
-/// Four words of four rows, transposed: word `j` of row `i` in lane `i` of register `j`.
-#[inline(always)]
-pub(super) fn transposed(rows: [int32x4_t; 4]) -> [int32x4_t; 4] {
-    let [a, b, c, d] = rows;
-    // SAFETY: every processor of this architecture has NEON.
-    unsafe {
-        let pairs = |x: int32x4_t| vreinterpretq_s64_s32(x);
-        let words = |x: int64x2_t| vreinterpretq_s32_s64(x);
-        let (ab_even, ab_odd) = (pairs(vtrn1q_s32(a, b)), pairs(vtrn2q_s32(a, b)));
-        let (cd_even, cd_odd) = (pairs(vtrn1q_s32(c, d)), pairs(vtrn2q_s32(c, d)));
-        [
-            words(vtrn1q_s64(ab_even, cd_even)),
-            words(vtrn1q_s64(ab_odd, cd_odd)),
-            words(vtrn2q_s64(ab_even, cd_even)),
-            words(vtrn2q_s64(ab_odd, cd_odd)),
-        ]
-    }
-}
-
 impl<D> RowsNeon<D> {
     rows_functions! {
         /// 16 bytes of row `r`.
@@ -66,7 +40,7 @@ impl<D> RowsNeon<D> {
     }
 }
 
-impl<D: Dot> Rows for RowsNeon<D>
+impl<D: CodeDot> Rows for RowsNeon<D>
 where
     Self: Tier,
 {
@@ -74,6 +48,8 @@ where
     const SIGNED: bool = true;
     type I = Two;
     type F = TwoF;
+    // Where they are: sixteen registers of bytes would leave none for sixteen of codes.
+    type Kept = (*const u8, usize);
 
     rows_functions! {
         fn quads(at: *const u8, stride: usize) -> [Two; 4] {
@@ -85,6 +61,11 @@ where
         fn columns(at: *const u8, stride: usize) -> [Two; 4] {
             let rows = |r| [Self::sixteen(at, stride, r), Self::sixteen(at, stride, r + 4)];
             [rows(0), rows(1), rows(2), rows(3)]
+        }
+        fn kept(bytes: &(*const u8, usize)) -> [Two; 8] {
+            let &(at, stride) = bytes;
+            let ([a, b, c, d], [e, f, g, h]) = (Self::columns(at, stride), Self::columns(at.add(16), stride));
+            [a, b, c, d, e, f, g, h]
         }
         fn words(at: *const u8, stride: usize) -> Two {
             let word = |r: usize| at.add(r * stride).cast::<i32>().read_unaligned();
@@ -154,6 +135,12 @@ where
             let float = |half| vcvt_f32_f16(vreinterpret_f16_u16(half));
             [float(vget_low_u16(all)), float(vget_high_u16(all))]
         }
+        fn finished(sums: TwoF) -> TwoF {
+            let [mut low, mut high] = sums;
+            // To the compiler it may write any memory, so what is read next is not read before.
+            asm!("/* {0:v} {1:v} */", inout(vreg) low, inout(vreg) high, options(nostack, preserves_flags));
+            [low, high]
+        }
         fn splat_f(value: f32) -> TwoF { [vdupq_n_f32(value); 2] }
         fn load(from: *const f32) -> TwoF { [vld1q_f32(from), vld1q_f32(from.add(4))] }
         fn store(to: *mut f32, v: TwoF) {
@@ -163,6 +150,11 @@ where
         fn negated(a: TwoF) -> TwoF { both!(|i| vnegq_f32(a[i])) }
         fn mul(a: TwoF, b: TwoF) -> TwoF { both!(|i| vmulq_f32(a[i], b[i])) }
         fn fma(a: TwoF, b: TwoF, c: TwoF) -> TwoF { both!(|i| vfmaq_f32(c[i], a[i], b[i])) }
+    }
+
+    #[inline(always)]
+    unsafe fn keep(at: *const u8, stride: usize) -> (*const u8, usize) {
+        (at, stride)
     }
 
     const BATCH: usize = D::BATCH;

@@ -1,6 +1,6 @@
 //! The tables of the ARM tiers. It must not know what an instruction does.
 
-use super::dots::{Sdot, Widening};
+use super::dots::{Sdot, Smmla, Widening};
 use super::floats::Neon;
 use super::rows::RowsNeon;
 use super::{pairs, peaks};
@@ -10,6 +10,11 @@ use crate::kernel::table::{Codes, Kernels, Peaks};
 use crate::kernel::wide::coded;
 use crate::kernel::wide::fill::fill;
 use crate::kernel::wide::float_table::float_table;
+use crate::kernel::wide::tier::impl_tier;
+
+impl_tier!(RowsNeon<Widening>, "neon");
+impl_tier!(RowsNeon<Sdot>, "neon,dotprod");
+impl_tier!(RowsNeon<Smmla>, "neon,dotprod,i8mm");
 
 /// The table of a tier of this architecture. The machine may lack its instructions.
 pub(in crate::kernel) fn of(isa: Isa) -> Option<&'static Kernels> {

@@ -26,13 +26,13 @@ pub(in crate::kernel) trait Blocks {
     const TOP: i32;
     /// Scales and minima of a block.
     type Scales<R: Rows>: ScalesOf<R>;
-    /// Bytes that hold bits of several pieces, 32 of each row in eight vectors.
+    /// Bytes that hold bits of several pieces, 32 of each row.
     type Shared<R: Rows>;
 
     /// Scales of a block.
     unsafe fn scales<R: Rows, S: Source<R>>(unit: S) -> Self::Scales<R>;
-    /// What pieces `first .. first + 4` share; `first` is a multiple of four. It is read once for all of
-    /// them.
+    /// What pieces `first .. first + 4` share; `first` is a multiple of four. A tier with room for it in its
+    /// registers reads it once for all of them.
     unsafe fn shared<R: Rows, S: Source<R>>(unit: S, first: usize) -> Self::Shared<R>;
     /// Codes of piece `first + NTH`: columns `4 g ..` in vector `g`. `NTH` is below four.
     unsafe fn codes<R: Rows, S: Source<R>, const NTH: usize>(
@@ -91,6 +91,24 @@ macro_rules! floats {
     };
 }
 
+/// An array of floats from the bytes `$n` of the words `$words`, in order. `$n` is a constant, as not every
+/// processor shifts all lanes by a number in one instruction.
+macro_rules! floats_of_bytes {
+    ($words:expr, |$word:ident, $n:ident| $element:expr) => {{
+        let mut out = [R::splat_f(0.0); _];
+        for (out, $word) in out.as_chunks_mut::<4>().0.iter_mut().zip($words) {
+            floats_of_bytes!(@ out, $n, $element, 0 1 2 3);
+        }
+        out
+    }};
+    (@ $out:ident, $n:ident, $element:expr, $($at:literal)*) => {$(
+        $out[$at] = {
+            const $n: usize = $at;
+            $element
+        };
+    )*};
+}
+
 /// One scale for the block, no minimum.
 #[inline(always)]
 fn one<R: Rows>(scale: R::F) -> Scales<R, 1, 0> {
@@ -136,19 +154,6 @@ unsafe fn between<R: Rows>(low: R::I, high: R::I) -> R::I {
     unsafe { R::or(R::shr(low, 16), R::shl(high, 16)) }
 }
 
-/// 32 bytes of codes of each row.
-///
-/// # Safety
-/// As [`Source`].
-#[inline(always)]
-unsafe fn columns<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
-    // SAFETY: the caller guarantees the bytes.
-    unsafe {
-        let ([a, b, c, d], [e, f, g, h]) = (unit.columns(offset), unit.columns(offset + 16));
-        [a, b, c, d, e, f, g, h]
-    }
-}
-
 /// The 32 four-bit codes of 16 bytes: low nibbles are the first half.
 ///
 /// # Safety
@@ -167,9 +172,12 @@ unsafe fn nibbles<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
 /// # Safety
 /// As [`Rows`].
 #[inline(always)]
-unsafe fn fields<R: Rows>(bytes: &[R::I; 8], shift: i32, mask: i32) -> [R::I; 8] {
+unsafe fn fields<R: Rows>(bytes: &R::Kept, shift: i32, mask: i32) -> [R::I; 8] {
     // SAFETY: the caller guarantees the instructions.
-    unsafe { ints!(|g| R::field(bytes[g], shift, mask)) }
+    unsafe {
+        let bytes = R::kept(bytes);
+        ints!(|g| R::field(bytes[g], shift, mask))
+    }
 }
 
 /// `codes` with bits `from ..` of 32 bytes, masked with `mask`, as their bits `to ..`.
@@ -179,13 +187,16 @@ unsafe fn fields<R: Rows>(bytes: &[R::I; 8], shift: i32, mask: i32) -> [R::I; 8]
 #[inline(always)]
 unsafe fn with_fields<R: Rows>(
     codes: [R::I; 8],
-    bytes: &[R::I; 8],
+    bytes: &R::Kept,
     from: i32,
     to: i32,
     mask: i32,
 ) -> [R::I; 8] {
     // SAFETY: the caller guarantees the instructions.
-    unsafe { ints!(|g| R::with_field(codes[g], bytes[g], from, to, mask)) }
+    unsafe {
+        let bytes = R::kept(bytes);
+        ints!(|g| R::with_field(codes[g], bytes[g], from, to, mask))
+    }
 }
 
 /// Bytes of a 16-entry table.
@@ -238,8 +249,8 @@ unsafe fn k_scales<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 8, 8> {
         let scales = [R::and(a, six), high_scales];
         let minima = [R::and(b, six), high_minima];
         Scales {
-            scale: floats!(|i| R::mul(d, byte::<R>(scales[i / 4], i % 4))),
-            min: floats!(|i| R::mul(dmin, byte::<R>(minima[i / 4], i % 4))),
+            scale: floats_of_bytes!(scales, |word, N| R::mul(d, byte::<R>(word, N))),
+            min: floats_of_bytes!(minima, |word, N| R::mul(dmin, byte::<R>(word, N))),
         }
     }
 }
@@ -308,7 +319,7 @@ macro_rules! blocks {
             const ZERO: i32 = $zero;
             const TOP: i32 = $top;
             type Scales<R: Rows> = Scales<R, $n, $m>;
-            type Shared<R: Rows> = [[R::I; 8]; $k];
+            type Shared<R: Rows> = [R::Kept; $k];
 
             #[inline(always)]
             unsafe fn scales<R: Rows, S: Source<R>>($unit: S) -> Self::Scales<R> {
@@ -367,7 +378,7 @@ blocks! {
     |unit| { one(unit.halves(0)) }
     [0] |_, _| { [] }
     |unit, _, _| {
-        let bytes = columns(unit, 2);
+        let bytes = R::kept(&unit.keep(2));
         let sign = R::splat(if R::SIGNED { 0 } else { 0x8080_8080_u32 as i32 });
         ints!(|g| R::xor(bytes[g], sign))
     }
@@ -378,11 +389,11 @@ blocks! {
         let (d, dmin) = halves_of::<R>(unit.words(80));
         let low = R::splat(0x0f0f_0f0f);
         Scales {
-            scale: floats!(|i| R::mul(d, byte::<R>(R::and(packed[i / 4], low), i % 4))),
-            min: floats!(|i| R::mul(dmin, byte::<R>(R::and(R::shr(packed[i / 4], 4), low), i % 4))),
+            scale: floats_of_bytes!(packed, |word, N| R::mul(d, byte::<R>(R::and(word, low), N))),
+            min: floats_of_bytes!(packed, |word, N| R::mul(dmin, byte::<R>(R::and(R::shr(word, 4), low), N))),
         }
     }
-    [1] |unit, first| { [columns(unit, 16 + first / 4 * 32)] }
+    [1] |unit, first| { [unit.keep(16 + first / 4 * 32)] }
     |_, [bytes], _| { fields::<R>(bytes, 2 * NTH as i32, 3) }
 
     Q3K: [16, 0], 4, 7;
@@ -395,26 +406,26 @@ blocks! {
         let low = [a, b, R::shr(a, 4), R::shr(b, 4)];
         let high = [R::shl(c, 4), R::shl(c, 2), c, R::shr(c, 2)];
         let scales: [R::I; 4] = ints!(|i| R::or(R::and(low[i], four), R::and(high[i], two)));
-        let scale = floats!(|i| {
-            let unsigned = R::and(R::shr(scales[i / 4], 8 * (i % 4) as i32), R::splat(255));
+        let scale = floats_of_bytes!(scales, |word, N| {
+            let unsigned = R::and(R::shr(word, 8 * N as i32), R::splat(255));
             R::mul(d, R::float(R::add(unsigned, R::splat(-32))))
         });
         Scales { scale, min: [] }
     }
-    [2] |unit, first| { [columns(unit, 32 + first / 4 * 32), columns(unit, 0)] }
+    [2] |unit, first| { [unit.keep(32 + first / 4 * 32), unit.keep(0)] }
     |_, [low, high], first| {
         with_fields::<R>(fields::<R>(low, 2 * NTH as i32, 3), high, (first + NTH) as i32, 2, 1)
     }
 
     Q4K: [8, 8], 0, 15;
     |unit| { k_scales(unit) }
-    [2] |unit, first| { [columns(unit, 16 + first / 2 * 32), columns(unit, 48 + first / 2 * 32)] }
+    [2] |unit, first| { [unit.keep(16 + first / 2 * 32), unit.keep(48 + first / 2 * 32)] }
     |_, bytes, _| { fields::<R>(&bytes[NTH / 2], 4 * (NTH % 2) as i32, 15) }
 
     Q5K: [8, 8], 0, 31;
     |unit| { k_scales(unit) }
     [3] |unit, first| {
-        [columns(unit, 48 + first / 2 * 32), columns(unit, 80 + first / 2 * 32), columns(unit, 16)]
+        [unit.keep(48 + first / 2 * 32), unit.keep(80 + first / 2 * 32), unit.keep(16)]
     }
     |_, bytes, first| {
         let low = fields::<R>(&bytes[NTH / 2], 4 * (NTH % 2) as i32, 15);
@@ -425,12 +436,12 @@ blocks! {
     |unit| {
         let packed = unit.quads(192);
         let d = unit.last_halves(208);
-        let scale = floats!(|i| R::mul(d, signed_byte::<R>(packed[i / 4], i % 4)));
+        let scale = floats_of_bytes!(packed, |word, N| R::mul(d, signed_byte::<R>(word, N)));
         Scales { scale, min: [] }
     }
     [3] |unit, first| {
         let at = first / 4 * 64;
-        [columns(unit, at), columns(unit, at + 32), columns(unit, 128 + at / 2)]
+        [unit.keep(at), unit.keep(at + 32), unit.keep(128 + at / 2)]
     }
     |_, bytes, _| {
         let low = fields::<R>(&bytes[NTH % 2], 4 * (NTH / 2) as i32, 15);
@@ -470,7 +481,7 @@ blocks! {
 
     Tq2_0: [8, 0], 1, 3;
     |unit| { same::<R, 8>(unit.last_halves(64)) }
-    [1] |unit, first| { [columns(unit, first / 4 * 32)] }
+    [1] |unit, first| { [unit.keep(first / 4 * 32)] }
     |_, [bytes], _| { fields::<R>(bytes, 2 * NTH as i32, 3) }
 
     Q1_0: [4, 0], 1, 2;
@@ -486,7 +497,7 @@ blocks! {
     |unit| { same::<R, 8>(R::from_bits(unit.words(0))) }
     [0] |_, _| { [] }
     |unit, _, first| {
-        let bytes = columns(unit, 4 + 32 * (first + NTH));
+        let bytes = R::kept(&unit.keep(4 + 32 * (first + NTH)));
         let sign = R::splat(if R::SIGNED { 0 } else { 0x8080_8080_u32 as i32 });
         ints!(|g| R::xor(bytes[g], sign))
     }

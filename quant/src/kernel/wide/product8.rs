@@ -266,7 +266,8 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for One<'_, R> {
             let (a, mut sides) = self.x.sides(block);
             times_zero(const { zero_of::<R, B>() }, B::SHAPE.halves, sides.minus_sums, 1, [first, second]);
             sides.minus_zeros = [&raw const zeros[0], &raw const zeros[1]];
-            [self.acc] = add_piece::<R, B, 1, false>(codes, scales, i, a, sides, [self.acc]);
+            let [sum] = add_piece::<R, B, 1, false>(codes, scales, i, a, sides, [self.acc]);
+            self.acc = R::finished(sum);
         }
     }
 }

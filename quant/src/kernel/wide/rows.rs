@@ -22,6 +22,8 @@ pub(in crate::kernel) trait Rows: Tier {
     type I: Copy;
     /// Floats.
     type F: Copy;
+    /// 32 bytes of codes of each row, or where they are.
+    type Kept: Copy;
 
     /// Bytes `4 j .. 4 j + 4` at `at + r * stride` as lane `r` of vector `j`: 16 bytes of each row.
     unsafe fn quads(at: *const u8, stride: usize) -> [Self::I; 4];
@@ -32,6 +34,10 @@ pub(in crate::kernel) trait Rows: Tier {
         // SAFETY: as for this function.
         unsafe { Self::quads(at, stride) }
     }
+    /// 32 bytes of each row, of which several pieces have bits.
+    unsafe fn keep(at: *const u8, stride: usize) -> Self::Kept;
+    /// The bytes in the order of [`Rows::columns`], 16 and 16.
+    unsafe fn kept(bytes: &Self::Kept) -> [Self::I; 8];
     /// The four bytes at `at + r * stride` as lane `r`.
     unsafe fn words(at: *const u8, stride: usize) -> Self::I;
 
@@ -85,6 +91,13 @@ pub(in crate::kernel) trait Rows: Tier {
     /// `a * b + c`, rounded once.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
 
+    /// The same sums. A tier with few registers has the compiler finish them here before it reads on: pieces
+    /// that it computes side by side would go through memory.
+    #[inline(always)]
+    unsafe fn finished(sums: Self::F) -> Self::F {
+        sums
+    }
+
     /// Tokens that a block is multiplied with at a time: while one product waits for the one before it,
     /// those of other tokens run.
     const BATCH: usize;
@@ -136,6 +149,8 @@ pub(in crate::kernel) trait Source<R: Rows>: Copy {
     unsafe fn quads(self, offset: usize) -> [R::I; 4];
     /// 16 bytes of each row, codes in the order of [`Rows::columns`].
     unsafe fn columns(self, offset: usize) -> [R::I; 4];
+    /// 32 bytes of each row, for [`Rows::kept`].
+    unsafe fn keep(self, offset: usize) -> R::Kept;
     /// Four bytes of each row.
     unsafe fn words(self, offset: usize) -> R::I;
     /// An f16 of each row, which more bytes of the block follow.
@@ -144,8 +159,8 @@ pub(in crate::kernel) trait Source<R: Rows>: Copy {
     unsafe fn last_halves(self, offset: usize) -> R::F;
     /// A byte of each row, which three more of the block follow.
     unsafe fn bytes(self, offset: usize) -> R::I;
-    /// Prefetches what is needed some time after parts `part ..` of the tile: one part, or the first or second
-    /// four of a block; a part is `bytes` bytes of 16 rows.
+    /// Prefetches what is needed some time after parts `part ..` of the tile: one part, or the first or
+    /// second four of a block; a part is `bytes` bytes of 16 rows.
     fn prefetch<const PARTS: usize>(self, part: usize, bytes: usize);
 }
 
@@ -244,6 +259,11 @@ impl<R: Rows, A: LookAhead> Source<R> for Stock<A> {
     unsafe fn columns(self, offset: usize) -> [R::I; 4] {
         // SAFETY: as above.
         unsafe { R::columns(self.at.add(offset), self.stride) }
+    }
+    #[inline(always)]
+    unsafe fn keep(self, offset: usize) -> R::Kept {
+        // SAFETY: as above.
+        unsafe { R::keep(self.at.add(offset), self.stride) }
     }
     #[inline(always)]
     unsafe fn words(self, offset: usize) -> R::I {

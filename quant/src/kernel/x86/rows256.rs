@@ -9,6 +9,7 @@
 use core::arch::x86_64::*;
 use core::marker::PhantomData;
 
+use super::kept::kept_in_registers;
 use crate::kernel::wide::rows::{CODE_WORDS, Rows, rows_functions};
 use crate::kernel::wide::tier::{Tier, impl_tier};
 
@@ -165,6 +166,7 @@ where
     const ROWS: usize = 8;
     type I = __m256i;
     type F = __m256;
+    kept_in_registers!();
 
     rows_functions! {
         fn quads(at: *const u8, stride: usize) -> [__m256i; 4] {

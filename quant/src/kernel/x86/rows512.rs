@@ -6,6 +6,7 @@
 
 use core::arch::x86_64::*;
 
+use super::kept::kept_in_registers;
 use crate::kernel::wide::rows::{CODE_WORDS, Rows, rows_functions};
 use crate::kernel::wide::tier::impl_tier;
 
@@ -43,6 +44,7 @@ impl Rows for Rows512 {
     const ROWS: usize = 16;
     type I = __m512i;
     type F = __m512;
+    kept_in_registers!();
 
     rows_functions! {
         fn quads(at: *const u8, stride: usize) -> [__m512i; 4] {

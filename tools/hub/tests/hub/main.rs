@@ -163,7 +163,7 @@ fn a_folder_of_safetensors_is_downloaded_with_its_small_files() {
 }
 
 #[test]
-fn cut_connections_go_on_where_they_ended() {
+fn f25_cut_connections_go_on_where_they_ended() {
     let case = Case::new();
     case.fake.faults().cut = Some((1_000_000, 9));
     case.pulls();
@@ -172,7 +172,7 @@ fn cut_connections_go_on_where_they_ended() {
 }
 
 #[test]
-fn a_server_that_never_sends_is_an_error_and_the_next_try_resumes() {
+fn f25_a_server_that_never_sends_is_an_error_and_the_next_try_resumes() {
     let case = Case::new();
     case.fake.faults().cut = Some((0, 1000));
     let words = case.refused("org/model");
@@ -223,7 +223,7 @@ fn a_part_that_is_longer_than_the_file_starts_again() {
 }
 
 #[test]
-fn wrong_bytes_of_the_right_length_are_deleted() {
+fn f25_wrong_bytes_of_the_right_length_are_deleted() {
     let case = Case::new();
     case.fake.faults().wrong_bytes = true;
     let words = case.refused("org/model");
@@ -252,7 +252,7 @@ fn a_server_without_ranges_sends_the_whole() {
 }
 
 #[test]
-fn busy_servers_are_asked_again_and_dead_ones_given_up() {
+fn f25_busy_servers_are_asked_again_and_dead_ones_given_up() {
     for status in [429, 500, 503, 408, 403] {
         let case = Case::new();
         case.fake.faults().status = Some((status, 3));
@@ -281,7 +281,7 @@ fn a_file_that_changes_on_the_hub_is_an_error() {
 }
 
 #[test]
-fn refusals_say_what_to_do() {
+fn f25_refusals_say_what_to_do() {
     for (status, code, token, expected) in [
         (403, "GatedRepo", None, "accept its terms at http://127.0.0.1"),
         (401, "GatedRepo", None, "set HF_TOKEN"),
@@ -305,7 +305,7 @@ fn refusals_say_what_to_do() {
 }
 
 #[test]
-fn the_token_stays_with_the_hub() {
+fn f25_the_token_stays_with_the_hub() {
     let files = vec![small("config.json", CONFIG), large("m-Q4_0.gguf", content(LARGE))];
     let case = Case::with(files, Some("hf_secret"));
     case.pulls();
