@@ -100,15 +100,16 @@ pub(super) const DEEPSEEK32: Family = Family {
     label: "deepseek3.2",
     hf_types: &["deepseek_v32"],
     gguf_arch: "deepseek32",
-    indexed: true,
+    indexed: Some(Pairing::Split),
     ..DEEPSEEK3
 };
 
-/// GLM-5 (its model card): the same choice.
+/// GLM-5 (its model card): the same choice, with neighbours rotated together.
 pub(super) const GLM_DSA: Family = Family {
     label: "glm-5",
     hf_types: &["glm_moe_dsa"],
     gguf_arch: "glm-dsa",
+    indexed: Some(Pairing::Adjacent),
     default_eps: 1e-5,
     ..DEEPSEEK32
 };
