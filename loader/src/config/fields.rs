@@ -487,7 +487,8 @@ pub(crate) const HF_IGNORED: &[&str] = &[
 ];
 
 /// Metadata keys of a GGUF file's architecture that say nothing beyond its tensors and the other keys.
-pub(crate) const GGUF_IGNORED: &[&str] = &[VOCAB_KEY, "{arch}.tensor_data_layout"];
+pub(crate) const GGUF_IGNORED: &[&str] =
+    &[VOCAB_KEY, "{arch}.rope.dimension_sections", "{arch}.tensor_data_layout"];
 
 /// A key that writers of GGUF files add; readers count the rows of the embedding.
 pub(crate) const VOCAB_KEY: &str = "{arch}.vocab_size";
