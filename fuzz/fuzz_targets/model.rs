@@ -3,7 +3,7 @@
 //! keeps questions apart from control tokens.
 #![no_main]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use arbitrary::Arbitrary;
@@ -12,7 +12,7 @@ use moelten_engine::plan::SequenceOptions;
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::runtime::{Runtime, RuntimeOptions};
 use moelten_engine::{KvFormat, Model, ModelOptions, Sequence};
-use moelten_fuzz::assert_clean;
+use moelten_fuzz::{assert_clean, scratch};
 use moelten_loader::container::catalog::Storage;
 use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
 use moelten_loader::container::gguf::{Array, Value};
@@ -240,15 +240,6 @@ fn exercise(loaded: LoadedModel, question: &str) {
     }
 }
 
-fn scratch() -> &'static PathBuf {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        // Every file is synced, which only memory does at once.
-        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
-        dir.expect("a temporary folder").keep()
-    })
-}
-
 fuzz_target!(|input: (Vec<Change>, &str)| {
     let (changes, question) = input;
     let (mut keys, mut tensors) = (mini::keys(), mini::tensors());
@@ -258,7 +249,8 @@ fuzz_target!(|input: (Vec<Change>, &str)| {
         }
         apply(change, &mut keys, &mut tensors);
     }
-    let path = scratch().join("model.gguf");
+    let folder = scratch();
+    let path = folder.path().join("model.gguf");
     if written(&path, &keys, &tensors).is_none() {
         return;
     }

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
@@ -13,6 +13,7 @@ use moelten_engine::plan::SequenceOptions;
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::runtime::{Runtime, RuntimeOptions};
 use moelten_engine::{KvFormat, Model, ModelOptions, Restored, Sequence};
+use moelten_fuzz::{assert_clean, scratch};
 use moelten_loader::load::load;
 use twox_hash::XxHash3_64;
 
@@ -21,36 +22,25 @@ const MODELS: [&str; 2] = ["mistral-window", "qwen3next"];
 /// Bytes of the fields before the number of tokens.
 const HEAD: usize = 20;
 
-struct Open {
-    sequences: Vec<(Sequence, Vec<u8>)>,
-    path: PathBuf,
-    _dir: tempfile::TempDir,
-}
-
-impl Open {
-    fn new() -> Self {
-        // Every file is synced, which only memory does at once.
-        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
-        let dir = dir.expect("a temporary folder");
-        let path = dir.path().join("saved");
-        let options = RuntimeOptions { threads: Some(1), ..Default::default() };
-        let runtime = Runtime::start(options).expect("one thread");
-        let sequences = MODELS.map(|name| {
-            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/tests/golden").join(name);
-            let loaded = load(&folder).expect("a sound model");
-            let model = Model::new(&runtime, loaded.spec, loaded.tensors, &ModelOptions::default());
-            let options = SequenceOptions { context: Some(16), kv: KvFormat::F16 };
-            let mut sequence =
-                Sequence::new(Arc::new(model.expect("a sound model")), options).expect("a small context");
-            sequence
-                .append(&[1, 2, 3], &Cancel::new(), &mut (), &mut |_| {})
-                .expect("a small model computes");
-            sequence.save_to(&path).expect("a small file");
-            let saved = fs::read(&path).expect("it was just written");
-            (sequence, saved)
-        });
-        Self { sequences: sequences.into(), path, _dir: dir }
-    }
+/// Sequences of the models, each with what it saved.
+fn open() -> Vec<(Sequence, Vec<u8>)> {
+    let folder = scratch();
+    let path = folder.path().join("saved");
+    let options = RuntimeOptions { threads: Some(1), ..Default::default() };
+    let runtime = Runtime::start(options).expect("one thread");
+    let sequences = MODELS.map(|name| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/tests/golden").join(name);
+        let loaded = load(&folder).expect("a sound model");
+        let model = Model::new(&runtime, loaded.spec, loaded.tensors, &ModelOptions::default());
+        let options = SequenceOptions { context: Some(16), kv: KvFormat::F16 };
+        let mut sequence =
+            Sequence::new(Arc::new(model.expect("a sound model")), options).expect("a small context");
+        sequence.append(&[1, 2, 3], &Cancel::new(), &mut (), &mut |_| {}).expect("a small model computes");
+        sequence.save_to(&path).expect("a small file");
+        let saved = fs::read(&path).expect("it was just written");
+        (sequence, saved)
+    });
+    sequences.into()
 }
 
 /// Changes of a saved file: bytes from an offset are replaced, then its end is cut.
@@ -79,29 +69,28 @@ fn changed(saved: &[u8], change: &Change<'_>) -> Vec<u8> {
 }
 
 thread_local! {
-    static OPEN: RefCell<Option<Open>> = const { RefCell::new(None) };
+    static OPEN: RefCell<Option<Vec<(Sequence, Vec<u8>)>>> = const { RefCell::new(None) };
 }
 
 fuzz_target!(|change: Change<'_>| {
-    OPEN.with_borrow_mut(|open| {
-        let Open { sequences, path, .. } = open.get_or_insert_with(Open::new);
+    OPEN.with_borrow_mut(|open_models| {
+        let folder = scratch();
+        let path = &folder.path().join("saved");
+        let sequences = open_models.get_or_insert_with(open);
         let (sequence, saved) = &mut sequences[usize::from(change.second)];
         let file = changed(saved, &change);
-        fs::write(&*path, &file).expect("a temporary file");
+        fs::write(path, &file).expect("a temporary file");
         match sequence.load_from(path) {
             Ok(Restored::Tokens(count)) => {
                 assert_eq!(sequence.tokens().len(), count);
                 sequence.save_to(path).expect("a small file");
-                assert!(
-                    fs::read(&*path).expect("it was just written") == file,
-                    "it is written as it was read"
-                );
+                assert!(fs::read(path).expect("it was just written") == file, "it is written as it was read");
                 let logits = sequence.append(&[1], &Cancel::new(), &mut (), &mut |_| {});
                 assert!(logits.is_ok() || count >= 16, "{logits:?}");
             }
             other => {
                 if let Err(error) = &other {
-                    moelten_fuzz::assert_clean(&error.to_string().replace(&*path.display().to_string(), ""));
+                    assert_clean(&error.to_string().replace(&path.display().to_string(), ""));
                 }
                 assert!(sequence.tokens().is_empty(), "{other:?}");
             }

@@ -124,6 +124,12 @@ pub fn mutate(data: &mut [u8], size: usize, max_size: usize, seed: u32, sources:
     if seed % 16 == 0 { len } else { libfuzzer_sys::fuzzer_mutate(data, len, max_size) }
 }
 
+/// A folder that is deleted with the value; in memory where there is a place for it, because written files are
+/// synced.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary folder")
+}
+
 /// Panics if a text that a person will see has control characters.
 pub fn assert_clean(text: &str) {
     assert!(!text.chars().any(char::is_control), "{text:?}");

@@ -105,7 +105,7 @@ fn types_that_are_only_read_run_streamed_and_packed() {
         let error = deviation(&got, &expected);
         println!("{format:8} {error:.1e} of the spread");
         // Activations have eight bits; a wrong code or scale is as large as the logits.
-        assert!(error < 0.1, "{format}: {error}");
+        assert!(error < 0.25, "{format}: {error}");
         let bits = whole(&mut session(&model(&own, How::default()), KvFormat::F32), &ids);
         let how = How { ram: Ram::Min, io: Io::Direct, threads: Some(3), ..Default::default() };
         assert!(stepwise(&mut session(&model(&own, how), KvFormat::F32), &ids) == bits, "{format}: streamed");

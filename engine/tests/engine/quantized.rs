@@ -25,8 +25,8 @@ fn error_of(format: Format) -> f64 {
         Format::Iq4Nl | Format::Iq4Xs | Format::Q4K | Format::Q4_1 => 0.092,
         Format::Q4_0 => 0.1,
         Format::Mxfp4 => 0.14,
-        Format::Q3K => 0.21,
-        Format::Q2K => 0.37,
+        Format::Q3K => 0.165,
+        Format::Q2K => 0.295,
         other => unreachable!("nothing writes {other}"),
     }
 }

@@ -157,7 +157,7 @@ fields! {
     /// Positions with one factor.
     temperature_period: u64 = hf["floor_scale"], gguf[Key("{arch}.attention.temperature_length")];
     /// Whether queries grow at all.
-    temperature_on: bool = hf["attn_temperature_tuning"], gguf[];
+    temperature_on: bool = hf[], gguf[];
     /// Whether mixed values have a gate; the default is the family's.
     attention_gate: bool = hf["gating"], gguf[];
     /// Biases on q, k and v; the default is the family's.
@@ -416,7 +416,7 @@ fields! {
     /// Which layers have experts.
     moe_layers: Vec<bool> = hf[], gguf[PresentByLayer("blk.*.ffn_gate_inp.weight")];
     /// Of each run of this many layers, the last one has experts.
-    sparse_step: u64 = hf["decoder_sparse_step", "moe_layer_interval"],
+    sparse_step: u64 = hf["decoder_sparse_step", "moe_layer_interval", "interleave_moe_layer_step"],
         gguf[Key("{arch}.interleave_moe_layer_step")];
     /// Leading layers without experts.
     leading_dense: u64 = hf["first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "num_dense_layers"],
@@ -425,6 +425,8 @@ fields! {
     last_sparse: f64 = hf["moe_layer_end_index"], gguf[];
     /// Layers without experts.
     dense_layers: Vec<u64> = hf["mlp_only_layers"], gguf[];
+    /// Numbers of the layers with experts.
+    moe_list: Vec<u64> = hf["moe_layers"], gguf[];
     /// For each layer, 1 if it has experts and 0 if it has none.
     moe_flags: PerLayer = hf["moe_layer_freq"], gguf[];
     /// The kind of each layer's feed-forward block, `sparse` or `dense`.
@@ -485,7 +487,8 @@ pub(crate) const HF_IGNORED: &[&str] = &[
 ];
 
 /// Metadata keys of a GGUF file's architecture that say nothing beyond its tensors and the other keys.
-pub(crate) const GGUF_IGNORED: &[&str] = &[VOCAB_KEY, "{arch}.tensor_data_layout"];
+pub(crate) const GGUF_IGNORED: &[&str] =
+    &[VOCAB_KEY, "{arch}.rope.dimension_sections", "{arch}.tensor_data_layout"];
 
 /// A key that writers of GGUF files add; readers count the rows of the embedding.
 pub(crate) const VOCAB_KEY: &str = "{arch}.vocab_size";

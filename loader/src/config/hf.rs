@@ -28,6 +28,8 @@ const LOCAL_ROPE: &str = "local_rope.";
 /// Types of layers with ropes of their own.
 const FULL: &str = "full_attention";
 const LOCAL: &str = "sliding_attention";
+/// Says whether queries grow with their position.
+const TUNING: &str = "attn_temperature_tuning";
 /// The object with settings of single layers.
 const BY_LAYER: &str = "per_layer_config";
 /// Layers that a list is made for; the lowering refuses more.
@@ -64,6 +66,7 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
         raw.local_rope_dim = Field { name: raw.local_rope_part.name.clone(), ..Field::new("", dim) };
     }
     layer_config(&mut raw, &file)?;
+    raw.temperature_on = tuning(path, &file)?;
     raw.window_layers = window_layers(&raw);
     raw.moe_layers = moe_layers(&raw)?;
     // Configurations of the Qwen kind have the window off unless they say that it is on.
@@ -87,6 +90,21 @@ fn quantised_as(path: &Path, map: &Map<String, Value>) -> Result<()> {
         }),
         _ => Ok(()),
     }
+}
+
+/// Whether queries grow: true or false, or a number that is not 0.
+fn tuning(path: &Path, file: &ConfigFile<'_>) -> Result<Field<bool>> {
+    let (name, value) = file.get(TUNING);
+    let on = match value {
+        None => None,
+        Some(value) => {
+            let on = value.as_bool().or_else(|| Some(value.as_f64()? != 0.0));
+            let wrong =
+                || Fault::WrongType { found: kind(value).into(), expected: "true, false or a number" };
+            Some(on.ok_or_else(|| LoadError::malformed(path, name.clone(), wrong()))?)
+        }
+    };
+    Ok(Field::new(name, on))
 }
 
 /// Settings of single layers, by the number of the layer: widths of heads.
@@ -149,6 +167,16 @@ fn moe_layers(raw: &RawConfig) -> Result<Field<Vec<bool>>> {
     if let Some(types) = &raw.mlp_types.value {
         let name = raw.mlp_types.name.clone();
         return Ok(Field::new(name, Some(types.iter().map(|kind| kind == "sparse").collect())));
+    }
+    if let (Some(listed), Some(layers)) = (&raw.moe_list.value, raw.layers.value.filter(|&n| n <= MAX_LAYERS))
+    {
+        let name = raw.moe_list.name.clone();
+        if let Some(other) = listed.iter().find(|&&layer| layer >= layers) {
+            let fault =
+                Fault::OutOfRange { found: other.to_string(), low: 0, high: layers.saturating_sub(1) };
+            return Err(raw.fault(&name, fault));
+        }
+        return Ok(Field::new(name, Some((0..layers).map(|layer| listed.contains(&layer)).collect())));
     }
     match raw.moe_flags.value.as_ref().map(|PerLayer(flags)| flags.as_slice()) {
         None | Some([1]) => {}
@@ -373,6 +401,7 @@ impl<'a> ConfigFile<'a> {
             HF_IGNORED.contains(&key)
                 || ROPE_OBJECTS.contains(&key)
                 || key == BY_LAYER
+                || key == TUNING
                 || ROWS
                     .iter()
                     .flat_map(|row| row.hf)

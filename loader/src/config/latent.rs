@@ -77,7 +77,7 @@ pub(super) fn latent_layers(
             query_rank,
             norm_eps: if folder { INNER_EPS } else { eps },
             split: raw.kv_split.value.unwrap_or(false),
-            indexer: if family.indexed { Some(indexer(raw, query_rank, &rope)?) } else { None },
+            indexer: indexer(raw, family, query_rank, &rope)?,
         })
     };
     heads.into_iter().map(of_layer).collect()
@@ -91,8 +91,14 @@ fn query_rank(raw: &RawConfig) -> Result<Option<usize>> {
     }
 }
 
-/// How tokens choose what they attend to. The rope turns halves, whatever that of attention turns.
-fn indexer(raw: &RawConfig, query_rank: Option<usize>, rope: &RopeSpec) -> Result<IndexerSpec> {
+/// How tokens choose what they attend to; `None` in families that attend to all.
+fn indexer(
+    raw: &RawConfig,
+    family: &Family,
+    query_rank: Option<usize>,
+    rope: &RopeSpec,
+) -> Result<Option<IndexerSpec>> {
+    let Some(pairing) = family.indexed else { return Ok(None) };
     if query_rank.is_none() {
         return Err(raw.missing(&raw.query_rank.name));
     }
@@ -111,13 +117,13 @@ fn indexer(raw: &RawConfig, query_rank: Option<usize>, rope: &RopeSpec) -> Resul
             raw.fault(&raw.index_head_dim.name, Fault::Contradiction { found: head_dim.to_string(), other })
         );
     }
-    Ok(IndexerSpec {
+    Ok(Some(IndexerSpec {
         heads: raw.count(&raw.index_heads, 1, MAX_HEADS)?,
         head_dim,
         top: raw.count(&raw.index_top, 1, MAX_CONTEXT)?,
-        rope: RopeSpec { pairing: Pairing::Split, ..rope.clone() },
+        rope: RopeSpec { pairing, ..rope.clone() },
         norm_eps: INNER_EPS,
-    })
+    }))
 }
 
 /// How many dimensions of a head's query are rotated, and how many are not.

@@ -21,7 +21,7 @@ pub(super) const LLAMA: Family = Family {
     gguf_names: &[],
     folder_names: &[],
     latent: false,
-    indexed: false,
+    indexed: None,
     latent_rope: true,
     kda: KdaKind::None,
     delta: None,

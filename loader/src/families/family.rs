@@ -23,8 +23,9 @@ pub struct Family {
     pub folder_names: &'static [NameRule],
     /// Whether attention is latent (DeepSeek-V2).
     pub latent: bool,
-    /// Whether tokens choose what latent attention sees.
-    pub indexed: bool,
+    /// Where tokens choose what latent attention sees: which dimensions of their small queries and keys
+    /// rotate together.
+    pub indexed: Option<Pairing>,
     /// Whether latent attention has a rope.
     pub latent_rope: bool,
     /// Which layers of latent attention have Kimi delta attention in its place, and how it is stored.

@@ -6,8 +6,9 @@ use super::family::{
     ActivationKind, ExpertWidth, Family, Growth, LocalRope, QkNormKind, RopeLayers, RouterKind, Setting,
     SharedKind, SinkLayers, WindowRule,
 };
-use crate::spec::{Activation, OutputGate, Renormalise, Scoring};
-use crate::tensors::roles::{LayerTensor as T, layer};
+use crate::spec::Part::{Down, Gate, Up};
+use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
+use crate::tensors::roles::{LayerTensor as T, Lie, NameRule, Rows, layer, lying};
 
 /// Hunyuan 3 (its model card).
 pub(super) const HYV3: Family = Family {
@@ -53,10 +54,27 @@ pub(super) const STEP35: Family = Family {
     ..GLM4MOE
 };
 
+/// Tensors of Llama 4's folders, where matrices of experts are transposed.
+const LLAMA4_FOLDER: &[NameRule] = &[
+    layer(T::Dense(Gate), "model.layers.{L}.feed_forward.gate_proj.weight"),
+    layer(T::Dense(Up), "model.layers.{L}.feed_forward.up_proj.weight"),
+    layer(T::Dense(Down), "model.layers.{L}.feed_forward.down_proj.weight"),
+    layer(T::Router, "model.layers.{L}.feed_forward.router.weight"),
+    lying(Gate, LLAMA4_UP, Rows::FirstHalf, Lie::AsColumns),
+    lying(Up, LLAMA4_UP, Rows::SecondHalf, Lie::AsColumns),
+    lying(Down, "model.layers.{L}.feed_forward.experts.down_proj", Rows::All, Lie::AsColumns),
+    layer(T::Shared(Gate), "model.layers.{L}.feed_forward.shared_expert.gate_proj.weight"),
+    layer(T::Shared(Up), "model.layers.{L}.feed_forward.shared_expert.up_proj.weight"),
+    layer(T::Shared(Down), "model.layers.{L}.feed_forward.shared_expert.down_proj.weight"),
+];
+const LLAMA4_UP: &str = "model.layers.{L}.feed_forward.experts.gate_up_proj";
+
 /// Llama 4, its text (its model card).
 pub(super) const LLAMA4: Family = Family {
     label: "llama4",
-    hf_types: &[],
+    hf_types: &["llama4_text", "llama4"],
+    folder_pairing: Pairing::Adjacent,
+    folder_names: LLAMA4_FOLDER,
     gguf_arch: "llama4",
     qk_norm: QkNormKind::PlainAfterRope { but_of: 128 },
     chunk: Some(8192),
@@ -82,15 +100,16 @@ pub(super) const DEEPSEEK32: Family = Family {
     label: "deepseek3.2",
     hf_types: &["deepseek_v32"],
     gguf_arch: "deepseek32",
-    indexed: true,
+    indexed: Some(Pairing::Split),
     ..DEEPSEEK3
 };
 
-/// GLM-5 (its model card): the same choice.
+/// GLM-5 (its model card): the same choice, with neighbours rotated together.
 pub(super) const GLM_DSA: Family = Family {
     label: "glm-5",
     hf_types: &["glm_moe_dsa"],
     gguf_arch: "glm-dsa",
+    indexed: Some(Pairing::Adjacent),
     default_eps: 1e-5,
     ..DEEPSEEK32
 };

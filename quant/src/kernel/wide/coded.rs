@@ -137,9 +137,11 @@ impl<R: Rows, B: Blocks> Work<R> for Strips<'_, B> {
 /// As [`Rows`]; the tokens exist, and `sums` is good for writing.
 #[inline(always)]
 unsafe fn tile<R: Rows, B: Blocks>(w: QMatrix<'_>, x: Tokens<'_>, sums: *mut f32) {
+    // Taken out and not borrowed by a closure: closures lack the tier's instructions.
+    let mut strip = STRIP_OF_THREAD.take();
     // SAFETY: the caller guarantees the instructions and the sums. Strips are whole blocks of every row,
     // written before they are read, and begin at a block of the activations, which are as wide as the matrix.
-    STRIP_OF_THREAD.with_borrow_mut(|strip| unsafe {
+    unsafe {
         for t in 0..x.count {
             R::store(sums.add(t * R::ROWS), R::splat_f(0.0));
         }
@@ -154,7 +156,8 @@ unsafe fn tile<R: Rows, B: Blocks>(w: QMatrix<'_>, x: Tokens<'_>, sums: *mut f32
             let x = Tokens { words: &x.words[column / 32 * x.record..], ..x };
             walk::<R, B, _, _>(tile, 0..columns / 32, &mut Many::new(x, sums, R::ROWS));
         }
-    });
+    }
+    STRIP_OF_THREAD.set(strip);
 }
 
 /// Writes some columns of a row as [`Plain`] pieces of `bytes` bytes.
