@@ -65,7 +65,9 @@ fn golden_folders(folder: &Path, least: usize) {
             Err(error) => panic!("{folder:?}: {error}"),
         };
         for tensor in catalog.tensors() {
-            assert!(matches!(tensor.storage, Storage::Known(_)), "{}", tensor.name);
+            // Bytes of these two are arranged to blocks when they are read.
+            let known = matches!(tensor.storage, Storage::Known(_) | Storage::Other("F8_E4M3" | "U8"));
+            assert!(known, "{} in {}", tensor.name, tensor.storage.name());
             assert_eq!(catalog.bytes(tensor).len() as u64, tensor.bytes);
         }
         let golden = SafeTensors::open(&folder.join("golden.safetensors")).unwrap();
