@@ -185,7 +185,8 @@ fn shared(
         SharedKind::Gated => return Ok(SharedExpert::Gated(mlp(own()?))),
         SharedKind::PlainIfPresent if !stated => 0,
         SharedKind::PlainIfPresent => own()?,
-        SharedKind::Counted if stated => own()?,
+        SharedKind::Counted | SharedKind::One if stated => own()?,
+        SharedKind::One => width,
         SharedKind::Counted => times(width, count()?)?,
         SharedKind::Several => times(if stated { own()? } else { width }, count()?)?,
     };

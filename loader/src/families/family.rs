@@ -360,6 +360,8 @@ pub enum SharedKind {
     None,
     /// Added without a gate; only present if the file gives it a width.
     PlainIfPresent,
+    /// Added without a gate. If the file has no width for it, it is as wide as a routed expert.
+    One,
     /// Added without a gate. If the file has no width for it, the width of that many routed experts.
     Counted,
     /// Added without a gate. That many times the width of the file, or else of a routed expert.

@@ -88,7 +88,7 @@ pub(super) const LLAMA4: Family = Family {
     },
     weighs_inputs: true,
     renormalise: Setting::Fixed(false),
-    shared: SharedKind::PlainIfPresent,
+    shared: SharedKind::One,
     expert_width: ExpertWidth::Either,
     default_theta: 500_000.0,
     default_eps: 1e-5,
