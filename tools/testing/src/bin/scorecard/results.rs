@@ -41,7 +41,7 @@ pub struct Results {
     pub long: BTreeMap<String, f64>,
     /// Finds of the recorded long runs that are not mended.
     pub open_finds: u64,
-    /// Seconds of the recorded soaks that went without a fault.
+    /// Seconds of the longest recorded soak that went without a fault.
     pub soaked: f64,
 }
 
@@ -86,7 +86,7 @@ impl Results {
             && let [seconds, faults] = &parts(rest)[..]
             && number(faults, "faults") == Some(0.0)
         {
-            self.soaked += number(seconds, "seconds").unwrap_or(0.0);
+            self.soaked = self.soaked.max(number(seconds, "seconds").unwrap_or(0.0));
         }
     }
 

@@ -18,7 +18,7 @@ pub enum Need {
     EveryTarget,
     /// The recorded long runs took so many CPU hours and no find is open.
     LongRun(u32),
-    /// The recorded soaks without a fault took so many seconds.
+    /// The longest recorded soak without a fault took so many seconds.
     LongSoak(u32),
     /// Nothing shows this yet; why.
     Nothing(&'static str),
@@ -73,9 +73,11 @@ pub fn evidence(needs: &[Need], results: &Results, targets: &[String]) -> Eviden
             Need::EveryTarget => found.targets(results, targets),
             Need::LongRun(hours) => found.long_run(results, hours),
             Need::LongSoak(seconds) => {
-                found.shown.push(format!("{} seconds of soaks", results.soaked));
+                found.shown.push(format!("a soak of {} seconds", results.soaked));
                 if results.soaked < f64::from(seconds) {
-                    found.lacking.push(format!("{} of {seconds} seconds of soaks", results.soaked));
+                    found
+                        .lacking
+                        .push(format!("a soak of {seconds} seconds; the longest took {}", results.soaked));
                 }
             }
             Need::Nothing(why) => found.lacking.push(why.to_owned()),
