@@ -198,6 +198,7 @@ impl Download<'_> {
         let fetcher = Arc::new(Fetcher {
             http: self.http.clone(),
             url: source.to_owned(),
+            again: resolve(self.http, self.name, self.commit, &self.file.path),
             file: self.file.path.clone(),
             from: have,
             size,
@@ -298,6 +299,8 @@ const NO_RANGES: &str = "the whole file in place of a part";
 struct Fetcher {
     http: Http,
     url: String,
+    /// The hub's own address of the file: it redirects anew, for when the one above is valid no more.
+    again: String,
     file: String,
     /// Byte at which the first piece begins.
     from: u64,
@@ -320,10 +323,11 @@ impl Fetcher {
         let from = self.from + piece * PIECE;
         let length = PIECE.min(self.size - from);
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-        let mut tries = 1;
+        let (mut tries, mut url) = (1, &self.url);
         while (bytes.len() as u64) < length {
             let before = bytes.len();
-            let Err(failure) = self.part(from, length, &mut bytes) else { continue };
+            let Err(failure) = self.part(url, from, length, &mut bytes) else { continue };
+            url = &self.again;
             let (why, wait) = match failure {
                 Failure::Final(error) => return Err(error),
                 Failure::Again(why, wait) => (why, wait),
@@ -341,9 +345,9 @@ impl Fetcher {
     }
 
     /// One request for what is missing of a piece.
-    fn part(&self, from: u64, length: u64, bytes: &mut Vec<u8>) -> Result<(), Failure> {
+    fn part(&self, url: &str, from: u64, length: u64, bytes: &mut Vec<u8>) -> Result<(), Failure> {
         let range = (from + bytes.len() as u64, from + length - 1);
-        let answer = self.http.once(&self.url, false, Some(range))?;
+        let answer = self.http.once(url, false, Some(range))?;
         let status = answer.response.status().as_u16();
         let fault = |what: String| Failure::Final(HubError::Answer { host: host(&self.url), what });
         let changed = |what: String| Failure::Final(HubError::Changed { file: self.file.clone(), what });
@@ -377,6 +381,8 @@ impl Fetcher {
                 return Err(Failure::Final(HubError::Stopped));
             }
         }
+        // Only a body that was read to its end gives its connection back. A failure costs no byte.
+        let _end = reader.read(&mut buffer);
         Ok(())
     }
 

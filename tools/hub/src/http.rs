@@ -63,9 +63,11 @@ impl Http {
             .timeout_per_read(Some(silence()))
             .accept_encoding("identity")
             .user_agent(concat!("moelten/", env!("CARGO_PKG_VERSION")));
-        let config = match settings.endpoint.starts_with("https:") {
-            true => config.tls_config(tls()?),
-            false => config,
+        let config = match tls() {
+            Ok(tls) => config.tls_config(tls),
+            Err(error) if settings.endpoint.starts_with("https:") => return Err(error),
+            // A hub without encryption may still redirect to a host with it; that request is an error then.
+            Err(_) => config,
         };
         Ok(Self {
             agent: Agent::new_with_config(config.build()),

@@ -3,6 +3,7 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub struct Faults {
     pub redirect_loop: bool,
     /// Files are said to have so many bytes more than they have.
     pub longer: u64,
+    /// Number in the addresses of the other host; those with another number are valid no more.
+    pub signed: u32,
     /// Entries of a page of the listing; 0 for all.
     pub page: usize,
     /// Time before each answer.
@@ -77,6 +80,7 @@ pub struct FakeHub {
 struct Shared {
     files: Vec<FakeFile>,
     faults: Mutex<Faults>,
+    connections: AtomicUsize,
     seen: Mutex<Vec<Seen>>,
 }
 
@@ -88,11 +92,17 @@ impl FakeHub {
     pub fn start(files: Vec<FakeFile>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let shared = Arc::new(Shared { files, faults: Mutex::default(), seen: Mutex::default() });
+        let shared = Arc::new(Shared {
+            files,
+            faults: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            seen: Mutex::default(),
+        });
         let serving = Arc::clone(&shared);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let shared = Arc::clone(&serving);
+                shared.connections.fetch_add(1, Ordering::SeqCst);
                 std::thread::spawn(move || serve(&stream, &shared, port));
             }
         });
@@ -112,6 +122,11 @@ impl FakeHub {
     /// Requests so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Number of connections so far.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
     }
 
     /// Number of requests for bodies whose path has this part.
@@ -195,7 +210,9 @@ impl Answering<'_> {
         if let Some(name) = path.strip_prefix(&file) {
             return self.resolve(name);
         }
+        let signed = format!("signed={}", self.faults().signed);
         match path.strip_prefix("/cdn/") {
+            Some(_) if !self.seen.path.ends_with(&signed) => self.reply(403, &[], b"expired"),
             Some(name) => match self.shared.files.iter().find(|file| file.path == name) {
                 Some(file) => self.body(&file.bytes, &[]),
                 None => self.reply(404, &[], b""),
@@ -247,7 +264,8 @@ impl Answering<'_> {
             return self.body(&file.bytes, &[format!("ETag: \"{etag}\""), commit]);
         }
         let size = file.bytes.len() as u64 + faults.longer;
-        let location = format!("Location: http://localhost:{}/cdn/{name}?signed=1", self.port);
+        let location =
+            format!("Location: http://localhost:{}/cdn/{name}?signed={}", self.port, faults.signed);
         let linked = [format!("X-Linked-Etag: \"{etag}\""), format!("X-Linked-Size: {size}")];
         self.reply(302, &[location, commit, linked[0].clone(), linked[1].clone()], b"")
     }
