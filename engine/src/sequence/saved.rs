@@ -35,11 +35,11 @@ const SAMPLE: usize = 256;
 pub enum Restored {
     /// There is no such file.
     Absent,
-    /// The sequence has so many tokens now.
+    /// The number of tokens that the sequence has now.
     Tokens(usize),
     /// The file is sound, but of another model or made with other settings. The sequence is empty.
     OtherModel,
-    /// The file has so many tokens, more than the context holds. The sequence is empty.
+    /// The number of tokens of the file, more than the context holds. The sequence is empty.
     TooLong(usize),
 }
 

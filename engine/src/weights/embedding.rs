@@ -16,7 +16,7 @@ use moelten_quant::QMatrix;
 use crate::error::{EngineError, Result};
 use crate::runtime::pool::Pool;
 
-/// Rows that begin within so many bytes of the first share a read.
+/// Rows that begin within this many bytes of the first share a read.
 const SHARED_READ: u64 = 64 << 10;
 
 /// The token embedding, `[vocab, d_model]`.

@@ -23,7 +23,7 @@ pub enum Step<'a> {
         /// What is written.
         bytes: &'a [u8],
     },
-    /// The file is cut, or extended by zeros, to so many bytes.
+    /// The file is cut, or extended by zeros, to this many bytes.
     SetLen(u64),
     /// All writes to the file have to be on the disk before the operation ends.
     Sync,

@@ -91,6 +91,8 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
     let chats = headers.language.has_template();
     // `chat` and `run` hold the language when they plan, so it counts here too.
     let Headers { loaded, name, language: _language, .. } = headers;
+    // The copy of the headers of a folder has a name that says nothing.
+    let name = remote.as_ref().map_or(name, |remote| remote.name().to_owned());
     let plan = match args.session.plan(&loaded) {
         Ok(plan) => plan,
         Err(error) => {
@@ -137,17 +139,19 @@ fn others(remote: &RemoteModel, plan: &Plan) -> Result<String, std::fmt::Error> 
     }
     let judged: u64 = remote.choice.files.iter().map(|file| file.bytes).sum();
     let fixed = plan.base + plan.kv + plan.scratch;
+    // A cache of fewer experts than this share answers, but at the speed of the disk.
+    const LEAST: f64 = 0.05;
     let needs = |bytes: u64| {
         let scale = bytes as f64 / judged.max(1) as f64;
         let (dense, experts) = (plan.dense as f64 * scale, plan.expert_bytes as f64 * scale);
-        (fixed + (dense + experts) as u64, fixed + (dense + 0.05 * experts) as u64)
+        (fixed + (dense + experts) as u64, fixed + (dense + LEAST * experts) as u64)
     };
     let verdict = |bytes: u64| match needs(bytes) {
         (all, _) if all <= plan.budget => "RAM",
         (_, least) if least <= plan.budget && plan.expert_bytes > 0 => "STREAM",
         _ => "NO",
     };
-    writeln!(out, "\nall quantisations there, with this budget and context:")?;
+    writeln!(out, "\nall quantisations there, estimated by their sizes for this budget and context:")?;
     let best = variants.iter().rposition(|variant| verdict(variant.bytes()) == "RAM");
     for (index, variant) in variants.iter().enumerate() {
         let here = if variant.files == remote.choice.files { "  (the one above)" } else { "" };

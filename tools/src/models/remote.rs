@@ -23,6 +23,7 @@ const SMALL_MAX: u64 = 64 << 20;
 /// A model whose headers alone are on this machine; they are deleted when it is dropped.
 pub struct RemoteModel {
     folder: tempfile::TempDir,
+    name: String,
     /// What the hub has.
     pub repository: Repository,
     /// The files that the name stands for.
@@ -43,7 +44,11 @@ impl RemoteModel {
         let repository = names::look(hub, name)?;
         let choice = repository.choice()?;
         let folder = tempfile::tempdir().context("no temporary folder")?;
-        let mut remote = Self { folder, repository, choice, fetched: 0 };
+        let name = match (&choice.quant, choice.by_default) {
+            (Some(quant), true) => format!("{name}:{quant}"),
+            _ => name.to_string(),
+        };
+        let mut remote = Self { folder, name, repository, choice, fetched: 0 };
         for file in remote.choice.files.clone() {
             let head = remote.head(hub, &file)?;
             remote.fetched += head.len() as u64;
@@ -52,6 +57,11 @@ impl RemoteModel {
         }
         notes.line(Tone::Dim, &format!("{} of headers were read", bytes(remote.fetched)));
         Ok(remote)
+    }
+
+    /// The name on the hub, with the quantisation that was chosen.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What to open in place of the model.

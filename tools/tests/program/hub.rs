@@ -130,7 +130,9 @@ fn a_damaged_download_is_an_error_with_its_own_exit_code() {
 fn fit_judges_a_model_by_its_headers() {
     let case = Case::new();
     let outcome = case.run(&["fit", "org/model", "--ctx", "64"]).fine();
-    for words in ["RAM, all of it fits", "all quantisations there", "Q2_K", "(the one above)"] {
+    for words in
+        ["org/model:Q4_K_M: RAM, all of it fits", "all quantisations there", "Q2_K", "(the one above)"]
+    {
         assert!(outcome.text().contains(words), "{words}: {outcome:?}");
     }
     assert!(outcome.err.contains("of headers were read"), "{outcome:?}");

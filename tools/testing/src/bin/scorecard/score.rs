@@ -16,9 +16,9 @@ pub enum Need {
     Numbered(char, usize, u32, u32),
     /// Every fuzz target was run and found nothing.
     EveryTarget,
-    /// The recorded long runs took so many CPU hours and no find is open.
+    /// The recorded long runs took this many CPU hours and no find is open.
     LongRun(u32),
-    /// The longest recorded soak without a fault took so many seconds.
+    /// The longest recorded soak without a fault took this many seconds.
     LongSoak(u32),
     /// Nothing shows this yet; why.
     Nothing(&'static str),
