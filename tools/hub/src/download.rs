@@ -20,8 +20,8 @@ use crate::select::RemoteFile;
 use crate::watch::Watch;
 use crate::window::{Next, Window};
 
-/// Size of a piece in bytes. With the window of pieces and one in each connection at most 48 MiB are in
-/// memory.
+/// Size of a piece in bytes. With the window of pieces, of which connections fill some, and the one that is
+/// written, at most 36 MiB are in memory.
 const PIECE: u64 = 4 << 20;
 /// Connections for one file.
 const CONNECTIONS: u64 = 4;
