@@ -24,6 +24,7 @@ use crate::bench::peak::Peak;
 use crate::bench::shape::{self, FoundShape};
 use crate::exit::{self, CommandError};
 use crate::open::{self, ComputeArgs};
+use crate::output;
 use crate::report::bench::BenchReport;
 use crate::report::windows;
 use crate::signals::Polling;
@@ -68,7 +69,7 @@ pub struct BenchArgs {
     trace: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -155,7 +156,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         disk_gb_per_s,
     };
     if args.json {
-        writeln!(io::stdout(), "{}", report.json())?;
+        output::answer(&report.json())?;
     } else {
         write!(io::stdout(), "{}", filter::clean(&report.text()))?;
     }
