@@ -175,6 +175,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     if command.as_ref().is_some_and(Command::wants_json) {
         output::want_json();
     }
+    if let Some(Command::Run(args)) = &mut command {
+        args.settle();
+    }
     if let Some(model) = command.as_mut().and_then(Command::choosable) {
         *model = match model.take() {
             Some(given) => Some(given),

@@ -19,6 +19,7 @@ use crate::chat::language::{NoPrompt, TooLong};
 use crate::chat::prompt;
 use crate::chat::sampling::SamplingArgs;
 use crate::exit::CommandError;
+use crate::names;
 use crate::open::{self, SessionArgs};
 use crate::output;
 use crate::report::waiting;
@@ -63,6 +64,20 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
+    /// A single argument that is no model is the question: `moelten run "Why?"` asks the chosen model.
+    pub fn settle(&mut self) {
+        let free = self.question.is_none() && self.prompt.is_none() && self.file.is_none();
+        let is_text = |model: &PathBuf| {
+            model.to_str().is_some_and(|text| text.contains(char::is_whitespace)) && !names::is_model(model)
+        };
+        if free {
+            self.question = self
+                .model
+                .take_if(|model| is_text(model))
+                .and_then(|text| text.into_os_string().into_string().ok());
+        }
+    }
+
     /// The models that are named, for names that are not paths.
     pub fn models(&mut self) -> Vec<&mut PathBuf> {
         self.model.iter_mut().collect()

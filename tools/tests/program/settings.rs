@@ -110,6 +110,9 @@ fn a_chosen_model_is_opened_where_none_is_named() {
     assert_eq!(model(home.run(&named)), "tiny-tales (built in)");
     let bare = run(&mut home.command(&[]), b"Hello\n").fine();
     assert!(bare.err.contains("other.gguf"), "{bare:?}");
+    // A text is no model, so it is the question.
+    let text = [&["run", "Once upon a time", "--json"], &BRIEF[..]].concat();
+    assert_eq!(model(home.run(&text)), "other.gguf");
 }
 
 #[test]
