@@ -1,6 +1,7 @@
 //! Configurations: the keys of GGUF metadata and of `config.json`, read into one form and lowered to a
 //! [`crate::spec::ModelSpec`], and that spec written as GGUF metadata. No file here reads tensors.
 
+mod adjugate;
 mod conv;
 mod delta;
 mod experts;

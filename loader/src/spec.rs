@@ -94,6 +94,8 @@ pub enum Place {
     Experts,
     /// Where the dense block is, in layers that add it and experts up (Gemma 4).
     Dense,
+    /// Where experts are that read what those of the layer give (GroveMoE).
+    Adjugate,
     /// Where the layer's own numbers of a token join.
     LayerInput,
 }
@@ -107,6 +109,9 @@ pub enum Join {
     Parallel,
     /// The residual stream as the layer received it. The output is added in order (Arctic).
     Outset,
+    /// What the branch before it gave, before that was scaled and joined. The output is added in order
+    /// (GroveMoE).
+    Output,
 }
 
 /// What a branch computes. Recurrences, convolutions and attention experts become further variants.
@@ -202,6 +207,14 @@ impl LayerSpec {
         })
     }
 
+    /// Its adjugate experts and the factor on what they give, if it has some.
+    pub fn adjugate(&self) -> Option<(&MoeSpec, f32)> {
+        self.branches.iter().find_map(|branch| match &branch.op {
+            Op::Moe(moe) if branch.place == Place::Adjugate => Some((moe, branch.scale)),
+            _ => None,
+        })
+    }
+
     /// The expert banks of its branches, in order.
     pub fn banks(&self, d_model: usize) -> impl Iterator<Item = BankSpec> + '_ {
         self.branches.iter().filter_map(move |branch| branch.op.bank(d_model))
@@ -249,9 +262,20 @@ pub struct BankKey {
     pub bank: usize,
 }
 
+/// What the experts of a bank are for. Files name their tensors by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BankKind {
+    /// Feed-forward blocks. Packed files have them as records.
+    FeedForward,
+    /// Feed-forward blocks that read what those of the layer give (GroveMoE).
+    Adjugate,
+}
+
 /// The shape of an expert bank, all that storing and caching its experts takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BankSpec {
+    /// What the experts are for.
+    pub kind: BankKind,
     /// Number of experts.
     pub experts: usize,
     /// The matrices of each expert, in the order in which files and records hold them.
@@ -268,6 +292,7 @@ impl Op {
     pub fn bank(&self, d_model: usize) -> Option<BankSpec> {
         match self {
             Self::Moe(moe) => Some(BankSpec {
+                kind: moe.kind(),
                 experts: moe.experts,
                 matrices: moe.expert.matrices(moe.latent.unwrap_or(d_model)).collect(),
                 most_per_token: moe.router.select.max_experts(),

@@ -46,7 +46,11 @@ impl PassContext<'_> {
         for first in (0..rows).step_by(step) {
             let piece = first..rows.min(first + step);
             let at = piece.start * d..piece.end * d;
-            let from = if branch.join == Join::Outset { &s.outset } else { &s.x };
+            let from = match branch.join {
+                Join::InOrder | Join::Parallel => &s.x,
+                Join::Outset => &s.outset,
+                Join::Output => &s.branch,
+            };
             let (x, normed) = (&from[at.clone()], &mut s.normed[at.clone()]);
             match &branch.pre {
                 Some(norm) => norm.apply(self.compute, x, normed),
@@ -204,22 +208,38 @@ impl PassContext<'_> {
                 norm.apply(compute, read, out);
                 &*out
             }
-            (RouterInput::Branch | RouterInput::Residual { .. }, _) => normed,
+            (RouterInput::Branch | RouterInput::Residual { .. } | RouterInput::Groups { .. }, _) => normed,
         };
-        moe.route(compute, of_router, live, &mut s.moe.route, &mut products.packed, &mut products.grouped);
+        match moe.spec.router_input {
+            RouterInput::Groups { size } => moe.follow(size, &mut s.moe.route),
+            _ => {
+                let (packed, grouped) = (&mut products.packed, &mut products.grouped);
+                moe.route(compute, of_router, live, &mut s.moe.route, packed, grouped);
+            }
+        }
         if moe.spec.router_input != RouterInput::Branch {
             // The experts read other inputs than those that were packed for the router.
             compute.pack(normed, d, [], &mut products.packed);
         }
         let ahead = &mut s.ahead;
+        let wanted = batch.phase() == Phase::Decode && rows.len() <= AHEAD_TOKENS;
+        let next = self.weights.next_bank(branch).filter(|_| wanted && self.store.prefetches());
+        if let Some((next, _)) = next
+            && let RouterInput::Groups { size } = next.spec.router_input
+        {
+            lookahead::known(&s.moe.route.routing, next, size, ahead);
+        }
         let mut guess = || {
-            let wanted = batch.phase() == Phase::Decode && rows.len() <= AHEAD_TOKENS;
-            let Some((next, norm)) = self.weights.next_bank(branch).filter(|_| wanted) else { return };
-            // What a router reads that stands before attention is known soon enough.
-            if next.spec.router_input != RouterInput::Outset && self.store.prefetches() {
-                lookahead::rank(compute, norm, next, x, ahead);
-                self.store.prefetch(next.bank, &ahead.ranked);
+            let Some((next, norm)) = next else { return };
+            match next.spec.router_input {
+                // What a router reads that stands before attention is known soon enough.
+                RouterInput::Outset => return,
+                RouterInput::Groups { .. } => {}
+                RouterInput::Branch | RouterInput::Residual { .. } => {
+                    lookahead::rank(compute, norm, next, x, ahead);
+                }
             }
+            self.store.prefetch(next.bank, &ahead.ranked);
         };
         let stop = || batch.all_cancelled();
         let input = MoeInput { store: self.store, phase: batch.phase(), stop: &stop, x: normed };

@@ -1,7 +1,8 @@
-//! Guessing the experts of the next bank while those of the present one are read. It must not know where
+//! The experts of the next bank, guessed or known, while those of the present one are read. It must not know where
 //! experts are.
 
 use crate::layers::ffn::moe::Moe;
+use crate::layers::ffn::router::Routing;
 use crate::layers::linear::Compute;
 use crate::layers::norm::Norm;
 use crate::layers::scratch::AheadScratch;
@@ -17,19 +18,29 @@ pub(super) fn rank(compute: Compute<'_>, norm: Option<&Norm>, moe: &Moe, x: &[f3
         None => normed.copy_from_slice(x),
     }
     moe.route(compute, normed, |_| true, &mut s.route, &mut s.packed, &mut s.grouped);
-    let routing = &s.route.routing;
-    s.votes.clear();
-    s.votes.resize(moe.spec.experts, (0, u32::MAX));
+    vote(&s.route.routing, moe.spec.experts, 1, &mut s.votes, &mut s.ranked);
+}
+
+/// Ranks the experts of `moe`, each of which stands for `size` of those that `routing` has chosen. They are
+/// known, not guessed.
+pub(super) fn known(routing: &Routing, moe: &Moe, size: usize, s: &mut AheadScratch) {
+    vote(routing, moe.spec.experts, size, &mut s.votes, &mut s.ranked);
+}
+
+/// Ranks `experts` experts, each of which stands for `size` of those of `routing`.
+fn vote(routing: &Routing, experts: usize, size: usize, votes: &mut Vec<(u32, u32)>, ranked: &mut Vec<u32>) {
+    votes.clear();
+    votes.resize(experts, (0, u32::MAX));
     for token in 0..routing.tokens() {
         for (rank, &expert) in (0..).zip(routing.token(token).0) {
-            let (tokens, best) = &mut s.votes[expert as usize];
+            let (tokens, best) = &mut votes[expert as usize / size];
             (*tokens, *best) = (*tokens + 1, rank.min(*best));
         }
     }
-    s.ranked.clear();
-    s.ranked.extend((0..moe.spec.experts as u32).filter(|&expert| s.votes[expert as usize].0 > 0));
-    let votes = &s.votes;
-    s.ranked.sort_unstable_by_key(|&expert| {
+    ranked.clear();
+    ranked.extend((0..experts as u32).filter(|&expert| votes[expert as usize].0 > 0));
+    let votes = &*votes;
+    ranked.sort_unstable_by_key(|&expert| {
         let (tokens, best) = votes[expert as usize];
         (std::cmp::Reverse(tokens), best, expert)
     });

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use moelten_loader::spec::{
-    AttentionSpec, BranchSpec, KvSource, MlpSpec, ModelSpec, Op, Part, RouterInput, SharedExpert,
+    AttentionSpec, BankKind, BranchSpec, KvSource, MlpSpec, ModelSpec, Op, Part, RouterInput, SharedExpert,
 };
 use moelten_loader::tensors::needed::delta_inputs;
 use moelten_loader::tensors::roles::{LayerTensor, Role};
@@ -203,14 +203,18 @@ impl BranchSquares {
                     }
                     None => {
                         let of_experts = [&self.experts, &self.expert_hidden];
-                        mlp_tensors(&moe.expert, LayerTensor::Experts, of_experts, add);
+                        let tensor = match moe.kind() {
+                            BankKind::FeedForward => LayerTensor::Experts,
+                            BankKind::Adjugate => LayerTensor::AdjugateExperts,
+                        };
+                        mlp_tensors(&moe.expert, tensor, of_experts, add);
                     }
                 }
                 if let SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) = &moe.shared {
                     mlp_tensors(mlp, LayerTensor::Shared, [&self.input, &self.output], add);
                 }
                 // The sums are not of what a router under its own norm reads.
-                if !matches!(moe.router_input, RouterInput::Residual { .. }) {
+                if !matches!(moe.router_input, RouterInput::Residual { .. } | RouterInput::Groups { .. }) {
                     add(LayerTensor::Router, &self.input);
                 }
                 if matches!(moe.shared, SharedExpert::Gated(_)) {

@@ -46,7 +46,9 @@ impl Weights {
     /// [`EngineError::Load`] for norms, biases or routers with NaN or infinity; [`EngineError::Store`] when
     /// the file of the embedding cannot be opened again.
     pub fn build(spec: &ModelSpec, tensors: &TensorStore, read: ReadRows) -> Result<Self> {
-        let mut builder = Builder { tensors, ropes: Vec::new(), states: 0, of_layers: Vec::new(), banks: 0 };
+        let d_model = spec.d_model;
+        let (ropes, of_layers) = (Vec::new(), Vec::new());
+        let mut builder = Builder { tensors, d_model, ropes, states: 0, of_layers, banks: 0 };
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (index, layer) in spec.layers.iter().enumerate() {
             let mut branches = Vec::with_capacity(layer.branches.len());
@@ -111,6 +113,8 @@ fn norm(tensors: &TensorStore, spec: NormSpec, weight: Role, bias: Role) -> Resu
 /// Builds branches in order.
 struct Builder<'a> {
     tensors: &'a TensorStore,
+    /// Width of the residual stream.
+    d_model: usize,
     /// The distinct ropes of the branches so far.
     ropes: Vec<RopeSpec>,
     /// Number of branches with a state so far.
@@ -123,7 +127,7 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn branch(&mut self, key: (usize, usize), bank: BankKey, spec: &BranchSpec) -> Result<Branch> {
-        let of_layer = OfLayer { tensors: self.tensors, layer: key.0 };
+        let of_layer = OfLayer { tensors: self.tensors, layer: key.0, d_model: self.d_model };
         let norm = |spec: Option<NormSpec>, weight, bias| {
             let of = |spec| norm(self.tensors, spec, of_layer.role(weight), of_layer.role(bias));
             spec.map(of).transpose()
@@ -198,6 +202,8 @@ fn shared_rope(rope: &RopeSpec, ropes: &mut Vec<RopeSpec>) -> usize {
 struct OfLayer<'a> {
     tensors: &'a TensorStore,
     layer: usize,
+    /// Width of the residual stream.
+    d_model: usize,
 }
 
 /// The roles of a block's matrices and of their biases.
@@ -412,7 +418,11 @@ impl OfLayer<'_> {
         Ok(Moe {
             spec: spec.clone(),
             bank,
-            router: self.router()?,
+            d_model: self.d_model,
+            router: match spec.router_input {
+                RouterInput::Groups { .. } => None,
+                _ => Some(self.router()?),
+            },
             router_bias: match spec.router.bias {
                 true => Some(self.tensors.vector(self.role(LayerTensor::RouterBias))?),
                 false => None,

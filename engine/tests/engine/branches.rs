@@ -468,6 +468,30 @@ fn branches_that_read_what_the_layer_received() {
     });
 }
 
+/// Experts that read what the layer's experts give, chosen with these.
+#[test]
+fn adjugate_experts() {
+    check_choices("adjugate", |d_ff| {
+        let layers = [(6, 2, 2, 0.05), (6, 3, 4, 0.7)].map(|(experts, size, k, scale)| {
+            let Op::Moe(mut spec) = moe(mlp(d_ff, true, false), SharedExpert::None) else {
+                unreachable!("it is a mixture")
+            };
+            spec.experts = experts;
+            spec.router.select = Select::SoftmaxTopK { k, renormalise: true };
+            let mut adjugate = spec.clone();
+            adjugate.experts = experts / size;
+            adjugate.router_input = RouterInput::Groups { size };
+            let k = k.min(experts / size);
+            adjugate.router.select = Select::SoftmaxTopK { k, renormalise: true };
+            adjugate.router.scale = 1.0;
+            let behind = branch(Place::Adjugate, Op::Moe(adjugate));
+            let behind = BranchSpec { join: Join::Output, pre_norm: None, scale, ..behind };
+            layer([branch(Mixer, attention(false)), branch(Ffn, Op::Moe(spec)), behind])
+        });
+        layers.into()
+    });
+}
+
 /// Attention and feed-forward blocks that read the same residual stream, in either order.
 fn parallel_layers(d_ff: usize) -> Vec<LayerSpec> {
     let block = || branch(Ffn, dense(d_ff, true, false));

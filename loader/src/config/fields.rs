@@ -381,6 +381,13 @@ fields! {
     /// Hidden width of a routed expert. Older GGUF files have no key for it.
     expert_d_ff: Uniform = hf["moe_intermediate_size"],
         gguf[Key("{arch}.expert_feed_forward_length"), Columns("blk.*.ffn_down_exps.weight")];
+    /// Adjugate experts: their hidden width; without one there are none.
+    adjugate_d_ff: u64 = hf[],
+        gguf[Key("{arch}.expert_chunk_feed_forward_length"), Columns("blk.*.ffn_down_chexps.weight")];
+    /// Adjugate experts: how many experts one of them stands for.
+    adjugate_group: u64 = hf[], gguf[Key("{arch}.experts_per_group")];
+    /// Adjugate experts: factor on what they give.
+    adjugate_scale: f64 = hf[], gguf[Key("{arch}.expert_group_scale")];
     /// Hidden width of the shared expert.
     shared_d_ff: u64 = hf["shared_expert_intermediate_size", "shared_intermediate_size",
             "moe_shared_expert_intermediate_size"],

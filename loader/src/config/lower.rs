@@ -1,6 +1,7 @@
 //! Lowering: a raw configuration plus its family gives a validated [`ModelSpec`]. Values of an
 //! untrusted configuration are checked here; the engine gets validated numbers. It must not know containers.
 
+use crate::config::adjugate::add_adjugate;
 use crate::config::conv::{conv_layers, plain};
 use crate::config::delta::delta_layers;
 use crate::config::experts::{activation, dense_width, ffn_layers};
@@ -145,6 +146,7 @@ fn assembled(
         BesideKind::Outset => layer = beside_dense(layer, sizes.d_model),
         BesideKind::Sum => sum_with_dense(&mut layer, norm, || dense_width(raw, sizes.layers, index))?,
     }
+    add_adjugate(raw, &mut layer)?;
     if let Some(LayerInputs { width, .. }) = own {
         let op = Op::LayerInput(LayerInputSpec { width, activation: activation(raw, family)? });
         let (place, join, post_norm) = (Place::LayerInput, Join::InOrder, Some(norm));

@@ -1,7 +1,7 @@
 //! Families of 2025 and later that differ from others in several properties. Data only, no functions. It must
 //! not know the table.
 
-use super::bases::{COHERE2, DEEPSEEK3, GLM4MOE, LLAMA};
+use super::bases::{COHERE2, DEEPSEEK3, GLM4MOE, LLAMA, QWEN3};
 use super::family::{
     ActivationKind, ExpertWidth, Family, Growth, LocalRope, QkNormKind, RopeLayers, RouterKind, Setting,
     SharedKind, SinkLayers, WindowRule,
@@ -112,6 +112,15 @@ pub(super) const GLM_DSA: Family = Family {
     indexed: Some(Pairing::Adjacent),
     default_eps: 1e-5,
     ..DEEPSEEK32
+};
+
+/// GroveMoE (arXiv 2508.07785), as llama.cpp runs it: folders are not read.
+pub(super) const GROVEMOE: Family = Family {
+    label: "grovemoe",
+    hf_types: &[],
+    gguf_arch: "grovemoe",
+    expert_width: ExpertWidth::Own,
+    ..QWEN3
 };
 
 /// PLM-1.8B (arXiv 2503.12167): latent attention, dense.

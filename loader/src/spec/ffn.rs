@@ -1,5 +1,7 @@
 //! Feed-forward blocks, mixtures of experts and their routers, as data. It must not know layers.
 
+use super::BankKind;
+
 /// A matrix that every expert of a bank has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BankMatrix {
@@ -127,6 +129,24 @@ pub enum RouterInput {
         /// Added to the mean square.
         eps: f32,
     },
+    /// Nothing: it takes the choice of the branch before it, a mixture whose shared expert has no gate. Each
+    /// of the token's experts there stands for its group of `size` neighbours, which is an expert here. Its
+    /// weight is what the softmax over all experts there gave to the expert of the group's number, over the
+    /// sum of these (GroveMoE, as llama.cpp has it).
+    Groups {
+        /// Experts of a group.
+        size: usize,
+    },
+}
+
+impl MoeSpec {
+    /// What its experts are for.
+    pub fn kind(&self) -> BankKind {
+        match self.router_input {
+            RouterInput::Groups { .. } => BankKind::Adjugate,
+            _ => BankKind::FeedForward,
+        }
+    }
 }
 
 /// From router logits to experts and weights. Selection is on f32; ties go to the lower expert id.

@@ -254,7 +254,9 @@ fn moe_tensors(moe: &MoeSpec, d_model: usize, add: Add<'_>) {
     if let SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) = &moe.shared {
         mlp_tensors(mlp, d_model, (T::Shared, T::SharedBias), add);
     }
-    add(T::Router, moe.experts, d_model);
+    if !matches!(moe.router_input, RouterInput::Groups { .. }) {
+        add(T::Router, moe.experts, d_model);
+    }
     if moe.router.bias {
         add(T::RouterBias, 1, moe.experts);
     }

@@ -1,6 +1,6 @@
 //! What tensors are for. It must not know their names.
 
-use crate::spec::{Part, Place};
+use crate::spec::{BankKind, Part, Place};
 
 /// The purpose of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -194,6 +194,8 @@ pub enum LayerTensor {
     LatentUp,
     /// The experts' matrices.
     Experts(Part),
+    /// Matrices of experts that read what the others give.
+    AdjugateExperts(Part),
     /// Their biases `[experts, rows]`.
     ExpertsBias(Part),
     /// A matrix of the shared expert.
@@ -213,6 +215,22 @@ impl Role {
 }
 
 impl LayerTensor {
+    /// The matrices of experts of this kind.
+    pub fn of_bank(kind: BankKind, part: Part) -> Self {
+        match kind {
+            BankKind::FeedForward => Self::Experts(part),
+            BankKind::Adjugate => Self::AdjugateExperts(part),
+        }
+    }
+
+    /// Which matrix of experts it is, if it is one.
+    pub fn expert_part(self) -> Option<Part> {
+        match self {
+            Self::Experts(part) | Self::AdjugateExperts(part) => Some(part),
+            _ => None,
+        }
+    }
+
     /// Whether it is multiplied with inputs, and not a vector beside such a matrix.
     pub fn is_matrix(self) -> bool {
         match self {
@@ -236,7 +254,7 @@ impl LayerTensor {
             Self::ConvInBias | Self::ConvTaps | Self::ConvBias | Self::ConvOutBias => false,
             Self::DeltaRates | Self::DeltaByKeyHead | Self::DeltaOut => true,
             Self::DeltaConv | Self::DeltaDecay | Self::DeltaStepBias | Self::DeltaNorm => false,
-            Self::Dense(_) | Self::Experts(_) | Self::Shared(_) => true,
+            Self::Dense(_) | Self::Experts(_) | Self::AdjugateExperts(_) | Self::Shared(_) => true,
             Self::PreNorm(_) | Self::PreNormBias(_) | Self::PostNorm(_) | Self::PostNormBias(_) => false,
             Self::DenseBias(_) | Self::ExpertsBias(_) | Self::SharedBias(_) => false,
             Self::QBias | Self::KBias | Self::VBias | Self::OBias | Self::QNorm | Self::KNorm => false,

@@ -166,6 +166,11 @@ pub fn experts(moe: &MoeSpec) -> String {
 
 /// How experts are chosen.
 pub fn router(moe: &MoeSpec) -> String {
+    if let RouterInput::Groups { size } = moe.router_input {
+        return format!(
+            "chosen with the experts before, one for each {size} of them, and reads what they give"
+        );
+    }
     let RouterSpec { bias, select, scale, expert_scales } = &moe.router;
     let mut words = match select {
         Select::SoftmaxTopK { k, renormalise } => {
@@ -191,7 +196,7 @@ pub fn router(moe: &MoeSpec) -> String {
     also(&mut words, scale.to_bits() != 1.0_f32.to_bits(), || format!("weights times {scale}"));
     also(&mut words, *expert_scales, || "a factor for each expert".to_owned());
     let reads = match moe.router_input {
-        RouterInput::Branch => "",
+        RouterInput::Branch | RouterInput::Groups { .. } => "",
         RouterInput::Outset => "reads what the layer received",
         RouterInput::Residual { .. } => "reads the residual stream under a norm of its own",
     };

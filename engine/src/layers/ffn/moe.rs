@@ -26,8 +26,10 @@ pub struct Moe {
     pub spec: MoeSpec,
     /// The number of its bank in the store.
     pub bank: usize,
-    /// `[experts, d_model]`.
-    pub router: MatrixRef,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// `[experts, d_model]`; `None` for experts that are chosen with those of another branch.
+    pub router: Option<MatrixRef>,
     /// `[experts]`, added to the logits.
     pub router_bias: Option<Vec<f32>>,
     /// The norm of what the router reads, where it has its own.
@@ -79,6 +81,9 @@ pub struct MoeInput<'a> {
 impl Moe {
     /// Chooses the experts of each token of `x`, `[tokens, d_model]`. The result stays in `s.routing` for
     /// observers. Tokens that are not `live` get no expert: their run was cancelled.
+    ///
+    /// # Panics
+    /// If it has no router: see [`Self::follow`].
     pub fn route(
         &self,
         compute: Compute<'_>,
@@ -88,9 +93,9 @@ impl Moe {
         packed: &mut Packed,
         grouped: &mut [f32],
     ) {
-        let (experts, d_model) = (self.spec.experts, self.router.cols);
+        let (experts, d_model) = (self.spec.experts, self.d_model);
         let tokens = x.len() / d_model;
-        let router = compute.tensors.view(&self.router);
+        let router = compute.tensors.view(self.router.as_ref().expect("it has a router"));
         compute.pack(x, d_model, [router.format()], packed);
         let logits = &mut s.logits[..tokens * experts];
         let by_rows = &mut grouped[..tokens * experts];
@@ -98,6 +103,14 @@ impl Moe {
         compute.ungroup(by_rows, experts, self.router_bias.as_deref(), logits);
         s.routing.route(&self.spec.router, &self.select_bias, logits, experts, live);
         s.routing.scale_experts(&self.expert_scales);
+    }
+
+    /// Chooses the experts of each token by the choice of the branch before it, which is still in `s`: those
+    /// of the groups of `size` neighbours.
+    pub fn follow(&self, size: usize, s: &mut RouteScratch) {
+        let (k, all) = (self.spec.router.select.max_experts(), self.spec.experts * size);
+        let logits = &s.logits[..s.routing.tokens() * all];
+        s.routing.choose_groups(size, k, logits, all);
     }
 
     /// `out = moe(x)`, both `[tokens, d_model]`, after [`Self::route`]. `meanwhile` runs once the reads of
@@ -116,7 +129,7 @@ impl Moe {
         out: &mut [f32],
         meanwhile: &mut dyn FnMut(),
     ) -> Result<()> {
-        let (x, d_model) = (input.x, self.router.cols);
+        let (x, d_model) = (input.x, self.d_model);
         s.visits.list(&s.route.routing, self.spec.experts);
         let grouped_len = out.len();
         match &self.latent {
@@ -184,7 +197,7 @@ impl Moe {
         squares: Option<&mut HiddenSquares<'_>>,
         meanwhile: &mut dyn FnMut(),
     ) -> Result<()> {
-        let d_model = self.router.cols;
+        let d_model = self.d_model;
         // It comes back before the end.
         let mut buffer = std::mem::take(&mut s.latent);
         let weighed = &mut buffer[..input.x.len()];
@@ -205,7 +218,7 @@ impl Moe {
 
     /// Width of what routed experts read and give.
     fn expert_width(&self) -> usize {
-        self.latent.map_or(self.router.cols, |latent| latent.down.rows)
+        self.latent.map_or(self.d_model, |latent| latent.down.rows)
     }
 
     /// Adds the outputs of the routed experts to `products.grouped`.

@@ -100,7 +100,7 @@ fn shapes(spec: &ModelSpec) -> BTreeMap<Role, Vec<usize>> {
         (role, shape)
     });
     let banks = spec.banks().flat_map(|(key, bank)| {
-        let role = move |part| Role::Layer(key.layer, LayerTensor::Experts(part));
+        let role = move |part| Role::Layer(key.layer, LayerTensor::of_bank(bank.kind, part));
         let tensor = move |m: BankMatrix| (role(m.part), vec![bank.experts, m.rows, m.cols]);
         bank.matrices.into_iter().map(tensor)
     });
