@@ -9,6 +9,7 @@ mod field;
 pub(crate) mod fields;
 pub(crate) mod find;
 pub(crate) mod gguf;
+mod heads;
 pub(crate) mod hf;
 mod kda;
 mod latent;

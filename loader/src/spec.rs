@@ -8,6 +8,7 @@
 mod conv;
 mod delta;
 mod ffn;
+mod heads;
 mod kda;
 mod mixer;
 mod ssm;
@@ -15,6 +16,7 @@ mod ssm;
 pub use conv::*;
 pub use delta::*;
 pub use ffn::*;
+pub use heads::*;
 pub use kda::*;
 pub use mixer::*;
 pub use ssm::*;
@@ -114,11 +116,13 @@ pub enum Join {
     Output,
 }
 
-/// What a branch computes. Recurrences, convolutions and attention experts become further variants.
+/// What a branch computes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
     /// Grouped-query attention with a KV cache.
     Attention(AttentionSpec),
+    /// The same, with query heads out of a bank of experts.
+    HeadExperts(HeadExpertsSpec),
     /// Attention whose keys and values are made from one latent vector for each token, which is cached.
     Latent(LatentSpec),
     /// A recurrence whose matrices forget and are corrected.
@@ -167,6 +171,14 @@ impl LayerSpec {
     /// Its attention, if it has one.
     pub fn attention(&self) -> Option<&AttentionSpec> {
         self.branches.iter().find_map(|branch| branch.op.attention())
+    }
+
+    /// Its mixture of attention heads, if it has one.
+    pub fn head_experts(&self) -> Option<&HeadExpertsSpec> {
+        self.branches.iter().find_map(|branch| match &branch.op {
+            Op::HeadExperts(heads) => Some(heads),
+            _ => None,
+        })
     }
 
     /// Its latent attention, if it has one.
@@ -269,6 +281,8 @@ pub enum BankKind {
     FeedForward,
     /// Feed-forward blocks that read what those of the layer give (GroveMoE).
     Adjugate,
+    /// Query heads of attention (JetMoE).
+    Heads,
 }
 
 /// The shape of an expert bank, all that storing and caching its experts takes.
@@ -297,6 +311,12 @@ impl Op {
                 matrices: moe.expert.matrices(moe.latent.unwrap_or(d_model)).collect(),
                 most_per_token: moe.router.select.max_experts(),
             }),
+            Self::HeadExperts(heads) => Some(BankSpec {
+                kind: BankKind::Heads,
+                experts: heads.experts,
+                matrices: heads.matrices(d_model).into(),
+                most_per_token: heads.router.select.max_experts(),
+            }),
             _ => None,
         }
     }
@@ -306,6 +326,7 @@ impl Op {
         match self {
             Self::Attention(attention) => Some(attention),
             Self::Latent(latent) => Some(&latent.attention),
+            Self::HeadExperts(heads) => Some(&heads.attention),
             _ => None,
         }
     }

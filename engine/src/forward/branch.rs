@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::batch::{Batch, Ended};
 use super::executor::{AHEAD_TOKENS, Executor};
-use super::lookahead;
+use super::lookahead::{self, Ahead};
 use super::observe::Observer;
 use crate::error::Result;
 use crate::experts::stats::Phase;
@@ -14,7 +14,7 @@ use crate::layers::ffn::moe::{Moe, MoeInput};
 use crate::layers::linear::Compute;
 use crate::layers::mixer::contract::Mixer;
 use crate::layers::scratch::PASS;
-use crate::weights::{Branch, Layer, OpWeights, Weights};
+use crate::weights::{Branch, Layer, NextBank, OpWeights, Weights};
 use moelten_loader::spec::{Join, RouterInput};
 
 /// What a pass computes with.
@@ -30,7 +30,7 @@ pub(super) struct PassContext<'a> {
     pub d_model: usize,
 }
 
-impl PassContext<'_> {
+impl<'a> PassContext<'a> {
     /// Runs a branch over all rows of the batch. Its output is added to the residual stream, or, if
     /// `parallel`, to `s.joined`, which is added later.
     pub fn branch(
@@ -77,8 +77,10 @@ impl PassContext<'_> {
         }
         for branch in &layer.branches {
             let OpWeights::Moe { moe, .. } = &branch.op else { continue };
+            let Some(router) = &moe.router else { continue };
             if moe.spec.router_input == RouterInput::Outset {
-                lookahead::rank(self.compute, None, moe, &s.outset[..rows * self.d_model], &mut s.ahead);
+                let (x, router) = (&s.outset[..rows * self.d_model], (router, moe.spec.experts));
+                lookahead::rank(self.compute, None, router, x, &mut s.ahead);
                 self.store.prefetch(moe.bank, &s.ahead.ranked);
             }
         }
@@ -148,6 +150,9 @@ impl PassContext<'_> {
                 }
                 Ok(())
             }
+            OpWeights::HeadExperts { heads, state, .. } => {
+                self.head_experts(branch, (heads, *state), rows, batch, s, observer)
+            }
             OpWeights::Moe { moe, .. } => self.experts(branch, moe, rows, batch, s, observer),
         }
     }
@@ -186,6 +191,17 @@ impl PassContext<'_> {
         }
     }
 
+    /// The next bank of experts, if its experts are to be prefetched.
+    pub(super) fn next_bank(
+        self,
+        branch: &Branch,
+        batch: &Batch<'_, '_>,
+        rows: usize,
+    ) -> Option<NextBank<'a>> {
+        let wanted = batch.phase() == Phase::Decode && rows <= AHEAD_TOKENS && self.store.prefetches();
+        self.weights.next_bank(branch).filter(|_| wanted)
+    }
+
     /// A mixture of experts over all rows.
     fn experts(
         self,
@@ -210,42 +226,27 @@ impl PassContext<'_> {
             }
             (RouterInput::Branch | RouterInput::Residual { .. } | RouterInput::Groups { .. }, _) => normed,
         };
-        match moe.spec.router_input {
-            RouterInput::Groups { size } => moe.follow(size, &mut s.moe.route),
-            _ => {
+        match (moe.spec.router_input, &moe.router) {
+            (RouterInput::Groups { size }, _) => moe.follow(size, &mut s.moe.route),
+            (_, Some(router)) => {
                 let (packed, grouped) = (&mut products.packed, &mut products.grouped);
-                moe.route(compute, of_router, live, &mut s.moe.route, packed, grouped);
+                router.route(compute, of_router, live, &mut s.moe.route, packed, grouped);
             }
+            (_, None) => unreachable!("a mixture has a router or follows one"),
         }
         if moe.spec.router_input != RouterInput::Branch {
             // The experts read other inputs than those that were packed for the router.
             compute.pack(normed, d, [], &mut products.packed);
         }
-        let ahead = &mut s.ahead;
-        let wanted = batch.phase() == Phase::Decode && rows.len() <= AHEAD_TOKENS;
-        let next = self.weights.next_bank(branch).filter(|_| wanted && self.store.prefetches());
-        if let Some((next, _)) = next
-            && let RouterInput::Groups { size } = next.spec.router_input
-        {
-            lookahead::known(&s.moe.route.routing, next, size, ahead);
-        }
-        let mut guess = || {
-            let Some((next, norm)) = next else { return };
-            match next.spec.router_input {
-                // What a router reads that stands before attention is known soon enough.
-                RouterInput::Outset => return,
-                RouterInput::Groups { .. } => {}
-                RouterInput::Branch | RouterInput::Residual { .. } => {
-                    lookahead::rank(compute, norm, next, x, ahead);
-                }
-            }
-            self.store.prefetch(next.bank, &ahead.ranked);
-        };
+        let next = self.next_bank(branch, batch, rows.len());
+        let mut ahead = Ahead::new(compute, self.store, next, (&s.moe.route.routing, x), &mut s.ahead);
         let stop = || batch.all_cancelled();
         let input = MoeInput { store: self.store, phase: batch.phase(), stop: &stop, x: normed };
         {
             let mut hidden = observer.inputs().map(|inputs| inputs.hidden(branch.key));
-            moe.forward(compute, &input, &mut s.moe, products, hidden.as_mut(), out, &mut guess)?;
+            moe.forward(compute, &input, &mut s.moe, products, hidden.as_mut(), out, &mut || {
+                ahead.prefetch()
+            })?;
         }
         if let Some(inputs) = observer.inputs() {
             let visits = moe.latent.is_none().then_some(&s.moe.visits);

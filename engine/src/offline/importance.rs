@@ -156,6 +156,13 @@ impl BranchSquares {
     fn by_tensor<'a>(&'a self, op: &Op, add: &mut dyn FnMut(LayerTensor, &'a Squares)) {
         match op {
             Op::Attention(attention) => self.attention_tensors(attention, add),
+            // What the heads of experts mix is not observed.
+            Op::HeadExperts(_) => {
+                for tensor in [LayerTensor::K, LayerTensor::V, LayerTensor::HeadRouter] {
+                    add(tensor, &self.input);
+                }
+                add(LayerTensor::HeadExperts(Part::Up), &self.experts);
+            }
             Op::Latent(latent) => {
                 let query = if latent.query_rank.is_some() { LayerTensor::QDown } else { LayerTensor::Q };
                 add(query, &self.input);
@@ -206,6 +213,7 @@ impl BranchSquares {
                         let tensor = match moe.kind() {
                             BankKind::FeedForward => LayerTensor::Experts,
                             BankKind::Adjugate => LayerTensor::AdjugateExperts,
+                            BankKind::Heads => LayerTensor::HeadExperts,
                         };
                         mlp_tensors(&moe.expert, tensor, of_experts, add);
                     }
@@ -251,6 +259,7 @@ impl Shapes {
     fn of(d_model: usize, op: &Op) -> Self {
         let (output, experts, expert_hidden) = match op {
             Op::Attention(a) => (a.heads * a.value_dim, 0, 0),
+            Op::HeadExperts(a) => (0, a.experts, 0),
             Op::Latent(a) => (a.attention.heads * a.value_dim, 0, 0),
             Op::Conv(conv) => (conv.width, 0, 0),
             Op::Ssm(ssm) => (ssm.inner(), 0, 0),

@@ -2,9 +2,9 @@
 //! It must not know how weights are used.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, DeltaSpec, KdaSpec, KvSource, LatentSpec,
-    LayerInputSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, RopeSpec,
-    RouterInput, SelectiveSpec, SharedExpert, SsmSpec,
+    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, DeltaSpec, HeadExpertsSpec, KdaSpec, KvSource,
+    LatentSpec, LayerInputSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm,
+    RopeSpec, RouterInput, RouterSpec, SelectiveSpec, SharedExpert, SsmSpec,
 };
 use moelten_loader::tensors::bank::MatrixRef;
 use moelten_loader::tensors::needed::delta_inputs;
@@ -17,11 +17,13 @@ use super::{Branch, Layer, OpWeights, Weights};
 use crate::error::{EngineError, Result};
 use crate::layers::ffn::dense::{Mlp, MlpBiases};
 use crate::layers::ffn::moe::{LatentProjections, Moe, Shared};
+use crate::layers::ffn::router_weights::RouterWeights;
 use crate::layers::layer_input::LayerInput;
 use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
 use crate::layers::mixer::conv::Conv;
 use crate::layers::mixer::delta::Delta;
+use crate::layers::mixer::heads::HeadExperts;
 use crate::layers::mixer::kda::{Kda, Narrowed};
 use crate::layers::mixer::latent::{HeadMatrices, Latent, Query};
 use crate::layers::mixer::selective::Selective;
@@ -94,7 +96,7 @@ impl Weights {
 fn link_banks(layers: &mut [Layer]) {
     let mut next_bank = None;
     for branch in layers.iter_mut().flat_map(|layer| &mut layer.branches).rev() {
-        if let OpWeights::Moe { next, .. } = &mut branch.op {
+        if let OpWeights::Moe { next, .. } | OpWeights::HeadExperts { next, .. } = &mut branch.op {
             *next = next_bank.replace(branch.key);
         }
     }
@@ -146,6 +148,13 @@ impl Builder<'_> {
                 self.of_layers.resize(key.0 + 1, state);
                 let attention = of_layer.attention(attention, &mut self.ropes)?;
                 OpWeights::Attention { attention, state }
+            }
+            Op::HeadExperts(heads) => {
+                let (state, number) = (self.states, self.banks);
+                self.states += 1;
+                self.banks += 1;
+                let heads = Box::new(of_layer.head_experts(number, heads, &mut self.ropes)?);
+                OpWeights::HeadExperts { heads, state, key: bank, next: None }
             }
             Op::Latent(latent) => {
                 let state = self.states;
@@ -421,20 +430,12 @@ impl OfLayer<'_> {
             d_model: self.d_model,
             router: match spec.router_input {
                 RouterInput::Groups { .. } => None,
-                _ => Some(self.router()?),
-            },
-            router_bias: match spec.router.bias {
-                true => Some(self.tensors.vector(self.role(LayerTensor::RouterBias))?),
-                false => None,
+                _ => Some(self.router(&spec.router, LayerTensor::Router)?),
             },
             router_norm: self.router_norm(spec)?,
-            expert_scales: match spec.router.expert_scales {
-                true => self.tensors.vector(self.role(LayerTensor::ExpertScales))?,
-                false => Vec::new(),
-            },
-            select_bias: match spec.router.select.has_bias() {
-                true => self.tensors.vector(self.role(LayerTensor::SelectBias))?,
-                false => Vec::new(),
+            out_bias: match spec.out_bias {
+                true => Some(self.tensors.vector(self.role(LayerTensor::ExpertsOutBias))?),
+                false => None,
             },
             biases: self.biases(LayerTensor::ExpertsBias, &spec.expert)?,
             latent: spec.latent.map(|_| LatentProjections {
@@ -467,9 +468,42 @@ impl OfLayer<'_> {
 
     /// The router. NaN or infinity in it is refused at once, because one such value spoils the routing of
     /// every token.
-    fn router(self) -> Result<MatrixRef> {
-        self.tensors.check_finite(self.role(LayerTensor::Router))?;
-        Ok(self.matrix(LayerTensor::Router))
+    fn router(self, spec: &RouterSpec, weight: LayerTensor) -> Result<RouterWeights> {
+        self.tensors.check_finite(self.role(weight))?;
+        let vector = |there: bool, tensor| match there {
+            true => self.tensors.vector(self.role(tensor)),
+            false => Ok(Vec::new()),
+        };
+        let bias = vector(spec.bias, LayerTensor::RouterBias)?;
+        Ok(RouterWeights {
+            spec: spec.clone(),
+            weight: self.matrix(weight),
+            bias: spec.bias.then_some(bias),
+            expert_scales: vector(spec.expert_scales, LayerTensor::ExpertScales)?,
+            select_bias: vector(spec.select.has_bias(), LayerTensor::SelectBias)?,
+        })
+    }
+
+    fn head_experts(
+        self,
+        bank: usize,
+        spec: &HeadExpertsSpec,
+        ropes: &mut Vec<RopeSpec>,
+    ) -> Result<HeadExperts> {
+        let linear = |tensor| Linear { weight: self.matrix(tensor), bias: None };
+        Ok(HeadExperts {
+            bank,
+            d_model: self.d_model,
+            router: self.router(&spec.router, LayerTensor::HeadRouter)?,
+            k: linear(LayerTensor::K),
+            v: linear(LayerTensor::V),
+            out_bias: match spec.attention.out_bias {
+                true => self.tensors.vector(self.role(LayerTensor::OBias))?,
+                false => Vec::new(),
+            },
+            rope: spec.attention.rope.as_ref().map(|rope| shared_rope(rope, ropes)),
+            spec: spec.clone(),
+        })
     }
 
     fn mlp(self, (weight, bias): MlpRoles, spec: &MlpSpec) -> Result<Mlp> {

@@ -16,10 +16,10 @@ use moelten_engine::Sequence;
 use moelten_engine::plan::{Io, Ram, SequenceOptions};
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, ExpertGroups, IndexerSpec, Join, KdaSpec,
-    KvSource, LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate,
-    Place, QkNorm, Renormalise, RouterInput, Scoring, Select, SelectiveSpec, SharedExpert, SsmSpec,
-    Temperature,
+    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, ExpertGroups, HeadExpertsSpec, IndexerSpec,
+    Join, KdaSpec, KvSource, LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec,
+    Op, OutputGate, Place, QkNorm, Renormalise, RouterInput, RouterSpec, Scoring, Select, SelectiveSpec,
+    SharedExpert, SsmSpec, Temperature,
 };
 use moelten_quant::{Format, Isa};
 
@@ -489,6 +489,29 @@ fn adjugate_experts() {
             layer([branch(Mixer, attention(false)), branch(Ffn, Op::Moe(spec)), behind])
         });
         layers.into()
+    });
+}
+
+/// Query heads out of experts, one and two for each key head, beside other experts and alone.
+#[test]
+fn mixtures_of_attention_heads() {
+    check_choices("heads", |d_ff| {
+        let heads = |heads, kv_heads, k, renormalise, out_bias| {
+            let Op::Attention(spec) = attention(false) else { unreachable!("it is attention") };
+            let attention = AttentionSpec { heads, kv_heads, out_bias, ..spec };
+            let select = Select::SoftmaxTopK { k, renormalise };
+            let router = RouterSpec { bias: false, select, scale: 1.5, expert_scales: false };
+            Op::HeadExperts(HeadExpertsSpec { attention, experts: EXPERTS, router })
+        };
+        let Op::Moe(mut experts) = moe(mlp(d_ff, true, false), SharedExpert::None) else {
+            unreachable!("it is a mixture")
+        };
+        experts.out_bias = true;
+        vec![
+            layer([branch(Mixer, heads(4, 2, 2, true, true)), branch(Ffn, Op::Moe(experts))]),
+            layer([branch(Mixer, heads(8, 2, 2, false, false)), branch(Ffn, dense(d_ff, true, false))]),
+            layer([branch(Mixer, heads(3, 1, 3, true, false))]),
+        ]
     });
 }
 

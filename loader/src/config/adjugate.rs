@@ -46,6 +46,7 @@ fn adjugate(raw: &RawConfig, moe: &MoeSpec) -> Result<MoeSpec> {
     adjugate.expert = MlpSpec { d_ff, bias: false, ..moe.expert };
     adjugate.router_input = RouterInput::Groups { size };
     adjugate.shared = SharedExpert::None;
+    adjugate.out_bias = false;
     let k = moe.router.select.max_experts().min(experts);
     adjugate.router.select = Select::SoftmaxTopK { k, renormalise: true };
     (adjugate.router.bias, adjugate.router.expert_scales, adjugate.router.scale) = (false, false, 1.0);

@@ -110,7 +110,7 @@ fields! {
     /// Key and value heads; by default as many as query heads.
     kv_heads: PerLayer = hf["num_key_value_heads", "attn_config.kv_n_heads"], gguf[Key("{arch}.attention.head_count_kv")];
     /// Width of a head; by default the width of the residual stream over the heads.
-    head_dim: u64 = hf["head_dim"], gguf[Key("{arch}.attention.key_length")];
+    head_dim: u64 = hf["head_dim", "kv_channels"], gguf[Key("{arch}.attention.key_length")];
     /// Width of a head of layers with a window; by default as in others.
     local_head_dim: u64 = hf["swa_head_dim"], gguf[Key("{arch}.attention.key_length_swa")];
     /// Width of a value head of these layers.
@@ -361,7 +361,7 @@ fields! {
     /// The width is twice as large in layers that have the keys and values of earlier ones.
     double_wide: bool = hf["use_double_wide_mlp"], gguf[], default false;
     /// Activation of feed-forward blocks; the default is the family's.
-    activation: String = hf["hidden_act", "hidden_activation", "mlp_hidden_act"], gguf[];
+    activation: String = hf["hidden_act", "hidden_activation", "mlp_hidden_act", "activation_function"], gguf[];
     /// Clamped SwiGLU: steepness of the sigmoid.
     swiglu_alpha: f64 = hf["swiglu_alpha"], gguf[Key("{arch}.swiglu_alpha")], default 1.702;
     /// Clamped SwiGLU: bound of gate and up.

@@ -8,7 +8,8 @@ use crate::tensors::bank::{ExpertBank, MatrixRef};
 use crate::tensors::roles::{LayerTensor, Role};
 
 pub(super) fn is_router(role: Role) -> bool {
-    matches!(role, Role::Layer(_, LayerTensor::Router | LayerTensor::SharedInput))
+    use LayerTensor::{HeadRouter, Router, SharedInput};
+    matches!(role, Role::Layer(_, Router | HeadRouter | SharedInput))
 }
 
 /// The expert bank at a place of the model.

@@ -111,6 +111,8 @@ pub struct MoeSpec {
     pub latent: Option<usize>,
     /// Factor on what the shared expert gives (Cohere 2).
     pub shared_scale: f32,
+    /// Whether a bias `[d_model]` is added to what all experts of a token give (JetMoE).
+    pub out_bias: bool,
     /// Whether a token's weight is multiplied with the input of its expert, and not with its output: each
     /// token has one expert then (Llama 4).
     pub weighs_inputs: bool,

@@ -196,6 +196,12 @@ pub enum LayerTensor {
     Experts(Part),
     /// Matrices of experts that read what the others give.
     AdjugateExperts(Part),
+    /// Matrices of attention experts: queries as [`Part::Up`], output as [`Part::Down`].
+    HeadExperts(Part),
+    /// Router of attention experts `[experts, d_model]`.
+    HeadRouter,
+    /// Added to what all experts of a token give `[d_model]`.
+    ExpertsOutBias,
     /// Their biases `[experts, rows]`.
     ExpertsBias(Part),
     /// A matrix of the shared expert.
@@ -220,13 +226,14 @@ impl LayerTensor {
         match kind {
             BankKind::FeedForward => Self::Experts(part),
             BankKind::Adjugate => Self::AdjugateExperts(part),
+            BankKind::Heads => Self::HeadExperts(part),
         }
     }
 
     /// Which matrix of experts it is, if it is one.
     pub fn expert_part(self) -> Option<Part> {
         match self {
-            Self::Experts(part) | Self::AdjugateExperts(part) => Some(part),
+            Self::Experts(part) | Self::AdjugateExperts(part) | Self::HeadExperts(part) => Some(part),
             _ => None,
         }
     }
@@ -235,7 +242,7 @@ impl LayerTensor {
     pub fn is_matrix(self) -> bool {
         match self {
             Self::Q | Self::K | Self::V | Self::O | Self::AttentionGate => true,
-            Self::Router | Self::SharedInput => true,
+            Self::Router | Self::HeadRouter | Self::HeadExperts(_) | Self::SharedInput => true,
             Self::LayerInputGate | Self::LayerInputUp => true,
             Self::SumNorm | Self::LayerScale | Self::RouterNorm | Self::ExpertScales => false,
             Self::QDown | Self::QUp | Self::KvDown | Self::KvUp | Self::KUp | Self::VUp => true,
@@ -258,7 +265,7 @@ impl LayerTensor {
             Self::PreNorm(_) | Self::PreNormBias(_) | Self::PostNorm(_) | Self::PostNormBias(_) => false,
             Self::DenseBias(_) | Self::ExpertsBias(_) | Self::SharedBias(_) => false,
             Self::QBias | Self::KBias | Self::VBias | Self::OBias | Self::QNorm | Self::KNorm => false,
-            Self::Sinks | Self::RouterBias | Self::SelectBias => false,
+            Self::Sinks | Self::RouterBias | Self::SelectBias | Self::ExpertsOutBias => false,
         }
     }
 }

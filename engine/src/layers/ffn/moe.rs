@@ -13,8 +13,9 @@ use crate::experts::store::{Acquired, ExpertStore, Request};
 use crate::layers::ffn::dense::{Mlp, MlpBiases, add_to_all_tokens};
 use crate::layers::ffn::group::{ExpertGroup, takes_input};
 use crate::layers::ffn::mlp::{MOST_VISITS, MlpView, Visit, add_outputs, hidden_layers};
+use crate::layers::ffn::router_weights::RouterWeights;
 use crate::layers::ffn::visits::Visits;
-use crate::layers::linear::{Compute, Linear, Packed};
+use crate::layers::linear::{Compute, Linear};
 use crate::layers::norm::Norm;
 use crate::layers::scratch::{MoeScratch, ProductScratch, RouteScratch};
 use crate::layers::squares::{HiddenSquares, HiddenSum, Squares};
@@ -28,18 +29,14 @@ pub struct Moe {
     pub bank: usize,
     /// Width of the residual stream.
     pub d_model: usize,
-    /// `[experts, d_model]`; `None` for experts that are chosen with those of another branch.
-    pub router: Option<MatrixRef>,
-    /// `[experts]`, added to the logits.
-    pub router_bias: Option<Vec<f32>>,
+    /// What chooses them; `None` for experts that are chosen with those of another branch.
+    pub router: Option<RouterWeights>,
     /// The norm of what the router reads, where it has its own.
     pub router_norm: Option<Norm>,
-    /// Factors on the weights of experts, `[experts]`; empty without them.
-    pub expert_scales: Vec<f32>,
-    /// Added to the scores of experts for the choice alone, `[experts]`; empty without one.
-    pub select_bias: Vec<f32>,
     /// Biases of the routed experts, one block for each.
     pub biases: MlpBiases,
+    /// Added to what all experts of a token give, `[d_model]`; `None` without one.
+    pub out_bias: Option<Vec<f32>>,
     /// What is before and after routed experts that are narrower than the residual stream.
     pub latent: Option<LatentProjections>,
     /// The shared expert, if there is one.
@@ -79,32 +76,6 @@ pub struct MoeInput<'a> {
 }
 
 impl Moe {
-    /// Chooses the experts of each token of `x`, `[tokens, d_model]`. The result stays in `s.routing` for
-    /// observers. Tokens that are not `live` get no expert: their run was cancelled.
-    ///
-    /// # Panics
-    /// If it has no router: see [`Self::follow`].
-    pub fn route(
-        &self,
-        compute: Compute<'_>,
-        x: &[f32],
-        live: impl Fn(usize) -> bool,
-        s: &mut RouteScratch,
-        packed: &mut Packed,
-        grouped: &mut [f32],
-    ) {
-        let (experts, d_model) = (self.spec.experts, self.d_model);
-        let tokens = x.len() / d_model;
-        let router = compute.tensors.view(self.router.as_ref().expect("it has a router"));
-        compute.pack(x, d_model, [router.format()], packed);
-        let logits = &mut s.logits[..tokens * experts];
-        let by_rows = &mut grouped[..tokens * experts];
-        compute.products(&[(router, packed.for_matrix(&router))], by_rows);
-        compute.ungroup(by_rows, experts, self.router_bias.as_deref(), logits);
-        s.routing.route(&self.spec.router, &self.select_bias, logits, experts, live);
-        s.routing.scale_experts(&self.expert_scales);
-    }
-
     /// Chooses the experts of each token by the choice of the branch before it, which is still in `s`: those
     /// of the groups of `size` neighbours.
     pub fn follow(&self, size: usize, s: &mut RouteScratch) {
@@ -149,7 +120,7 @@ impl Moe {
             let squares = squares.as_mut().map(|squares| (&mut *squares.dense, &mut squares.sums[0]));
             shared.add(compute, x, &mut s.route.logits, products, squares);
         }
-        compute.ungroup(&products.grouped[..grouped_len], d_model, None, out);
+        compute.ungroup(&products.grouped[..grouped_len], d_model, self.out_bias.as_deref(), out);
         Ok(())
     }
 
@@ -290,7 +261,10 @@ impl Moe {
 }
 
 /// Waits for an expert. The worker threads park meanwhile.
-fn wait(compute: Compute<'_>, acquired: &mut Acquired<'_>, index: usize) -> Result<()> {
+///
+/// # Errors
+/// As [`Acquired::wait`].
+pub fn wait(compute: Compute<'_>, acquired: &mut Acquired<'_>, index: usize) -> Result<()> {
     if acquired.ready(index) {
         return Ok(());
     }

@@ -298,6 +298,7 @@ pub fn moe(expert: MlpSpec, shared: SharedExpert) -> Op {
         shared,
         latent: None,
         shared_scale: 1.0,
+        out_bias: false,
         weighs_inputs: false,
     })
 }

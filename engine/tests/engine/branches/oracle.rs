@@ -1,6 +1,7 @@
 //! What a made model computes, written out in plain loops in double precision, token by token and weight by
 //! weight. It follows the definitions in `moelten_loader::spec` and shares no code with the engine.
 
+mod heads;
 mod recurrences;
 
 use moelten_loader::spec::{
@@ -147,6 +148,7 @@ impl<'a> Layer<'a> {
         let normed = self.norm(branch.pre_norm, T::PreNorm(branch.place), T::PreNormBias(branch.place), x);
         let out = match &branch.op {
             Op::Attention(spec) => self.attention(spec, &normed, caches),
+            Op::HeadExperts(spec) => self.head_experts(spec, &normed),
             Op::LayerInput(spec) => self.layer_input(spec, &normed),
             Op::Conv(spec) => self.conv(spec, &normed),
             Op::Delta(spec) => self.delta(spec, &normed),
@@ -438,6 +440,9 @@ impl<'a> Layer<'a> {
                 let weight = 1.0 / (1.0 + (-logit).exp());
                 add(weight, Block::new(self, mlp, T::Shared, T::SharedBias).apply(x));
             }
+        }
+        if let Some(bias) = self.weights_if(spec.out_bias, T::ExpertsOutBias) {
+            out.iter_mut().zip(bias).for_each(|(out, &bias)| *out += f64::from(bias));
         }
         out
     }
