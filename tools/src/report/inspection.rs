@@ -102,6 +102,7 @@ fn layer(layer: &LayerSpec, d_model: usize) -> Value {
     let op = |op: &Op| -> Value {
         let name = match op {
             Op::Attention(_) => "attention",
+            Op::HeadExperts(_) => "attention experts",
             Op::Latent(_) => "latent attention",
             Op::Conv(_) => "convolution",
             Op::Kda(_) => "kimi delta attention",
