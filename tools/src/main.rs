@@ -215,8 +215,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// Takes the stack that opening a model needs. The system gives it when it is used, and where the address space
-/// is full by then, that ends the process without a word.
+/// Takes the stack that opening a model needs. The system gives it when it is used, and where the address
+/// space is full by then, that ends the process without a word.
 #[inline(never)]
 fn take_stack() {
     let room = [0_u8; 384 << 10];
