@@ -35,8 +35,8 @@ pub struct Answerer {
     /// For the record of speeds.
     key: ModelKey,
     machine: Machine,
-    /// Bytes that every token reads.
-    dense_bytes: f64,
+    /// Bytes of weights that a token reads.
+    token_bytes: f64,
 }
 
 /// Facts about a model for people. Texts are unfiltered.
@@ -124,9 +124,10 @@ impl Answerer {
             limits,
         };
         let traffic = Traffic::of(&model, session.kv_format());
-        let dense_bytes = (traffic.dense.bytes + traffic.head.bytes) as f64;
+        let routed: f64 = traffic.routed_bytes(model.spec()).iter().sum();
+        let token_bytes = (traffic.dense.bytes + traffic.head.bytes) as f64 + routed;
         let machine = Machine::of(runtime);
-        Ok(Self { session, language: Arc::new(language), about, key, machine, dense_bytes })
+        Ok(Self { session, language: Arc::new(language), about, key, machine, token_bytes })
     }
 
     /// Facts for people.
@@ -212,10 +213,10 @@ impl Answerer {
                     cancel.cancel();
                 }
             })?;
-        if let Some(pace) = Pace::of(&answer.stats) {
+        if let Some(pace) = Pace::of(&answer.stats, self.token_bytes) {
             let plan = self.session.model().plan();
             // Without a record the next forecast is an estimate, which it says.
-            let _ = earlier::keep(&self.key, &self.machine, plan, self.dense_bytes, &pace);
+            let _ = earlier::keep(&self.key, &self.machine, plan, &pace);
         }
         Ok(answer)
     }

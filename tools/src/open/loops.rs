@@ -146,6 +146,7 @@ fn from_json(table: &Value, tier: Isa) -> Option<Vec<LoopSpeeds>> {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::fs;
 
     use super::*;
 

@@ -12,6 +12,7 @@ use moelten_engine::runtime::system::System;
 use moelten_engine::runtime::topology::ThreadPlan;
 use moelten_loader::load::LoadedModel;
 use moelten_loader::tensors::store::TensorStore;
+use moelten_quant::Isa;
 use serde_json::{Value, json};
 
 use super::forecast::{APART, Earlier, locality};
@@ -51,13 +52,11 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This one, with this number of threads.
-    ///
-    /// # Errors
-    /// `MOELTEN_ISA` names a tier that is not here.
-    pub fn here(threads: usize) -> Result<Self, moelten_engine::EngineError> {
-        let isa = moelten_quant::Isa::from_env()?.name();
-        Ok(Self { processor: loops::processor(&System::here()), threads, isa })
+    /// This one with these options; `None` if they cannot be had here.
+    fn with(compute: &ComputeArgs) -> Option<Self> {
+        let threads = ThreadPlan::here(compute.threads.map(usize::from), compute.pin.into()).ok()?.threads;
+        let isa = Isa::from_env().ok()?.name();
+        Some(Self { processor: loops::processor(&System::here()), threads, isa })
     }
 
     /// That of a process.
@@ -76,21 +75,26 @@ pub struct Pace {
     pub seconds: f64,
     /// Time of all of them in which nothing could be computed.
     pub stall: f64,
-    /// Bytes of routed experts that they used, and bytes of those that were not in memory.
+    /// Bytes of weights that one token read.
+    pub bytes: f64,
+    /// Bytes of routed experts that all tokens used, and bytes of those that were not in memory.
     pub used_bytes: u64,
     /// See `used_bytes`.
     pub missed_bytes: u64,
 }
 
 impl Pace {
-    /// Of an answer. `None` if it is too short to say anything, or ended by a lack of memory.
-    pub fn of(stats: &GenerateStats) -> Option<Self> {
+    /// Of an answer of a model of which a token reads `bytes`. `None` if it is too short to say anything, or if
+    /// its cache shrank.
+    pub fn of(stats: &GenerateStats, bytes: f64) -> Option<Self> {
         let answer = stats.cache.map(|cache| cache.answer).unwrap_or_default();
         let released = stats.cache.is_some_and(|cache| cache.released_bytes > 0);
         Self {
-            tokens: stats.generated_tokens as u64,
+            // The time begins with the first of them.
+            tokens: stats.generated_tokens.saturating_sub(1) as u64,
             seconds: stats.generate_time.as_secs_f64(),
             stall: answer.stall.as_secs_f64(),
+            bytes,
             used_bytes: answer.used_bytes,
             missed_bytes: answer.missed_bytes,
         }
@@ -102,8 +106,8 @@ impl Pace {
         (self.tokens >= LEAST_TOKENS && self.seconds > 0.0 && !released).then_some(self)
     }
 
-    /// What is kept of it. `dense` is the number of bytes that every token reads.
-    fn record(&self, key: &ModelKey, machine: &Machine, share: f64, dense: f64) -> Record {
+    /// What is kept of it.
+    fn record(&self, key: &ModelKey, machine: &Machine, share: f64) -> Record {
         let tokens = self.tokens as f64;
         let (seconds, stall) = (self.seconds / tokens, (self.stall / tokens).min(self.seconds / tokens));
         let computing = seconds - stall;
@@ -118,7 +122,7 @@ impl Pace {
             isa: machine.isa.to_owned(),
             share,
             computing,
-            bytes: dense + self.used_bytes as f64 / tokens,
+            bytes: self.bytes,
             hits: streamed.then(|| 1.0 - self.missed_bytes as f64 / self.used_bytes as f64),
             disk_gb_per_s: (streamed && reading > 0.0 && missed > 0.0).then(|| missed / reading / 1e9),
         }
@@ -177,15 +181,20 @@ impl Record {
 
 /// What is known for a plan of a model with these options; nothing if the machine cannot be named.
 pub fn about(compute: &ComputeArgs, loaded: &LoadedModel, plan: &Plan) -> Earlier {
-    let machine = ThreadPlan::here(compute.threads.map(usize::from), compute.pin.into())
-        .and_then(|threads| Machine::here(threads.threads()));
-    machine.map(|machine| look(&ModelKey::of(&loaded.tensors), &machine, plan)).unwrap_or_default()
+    let machine = Machine::with(compute);
+    machine.map(|machine| look(&ModelKey::of(&loaded.tensors), &machine, share(plan))).unwrap_or_default()
+}
+
+/// What is known of this machine for a model that is not here.
+pub fn any_model(compute: &ComputeArgs) -> Earlier {
+    let none = ModelKey(String::new());
+    Machine::with(compute).map(|machine| look(&none, &machine, 1.0)).unwrap_or_default()
 }
 
 /// What is known for a plan of a model: by the run with the most similar cache.
-fn look(key: &ModelKey, machine: &Machine, plan: &Plan) -> Earlier {
+fn look(key: &ModelKey, machine: &Machine, share: f64) -> Earlier {
     let records = kept::folder().map(|folder| records(&folder.join(FILE), machine)).unwrap_or_default();
-    known(&records, key, machine, share(plan))
+    known(&records, key, machine, share)
 }
 
 fn known(records: &[Record], key: &ModelKey, machine: &Machine, share: f64) -> Earlier {
@@ -208,13 +217,13 @@ fn known(records: &[Record], key: &ModelKey, machine: &Machine, share: f64) -> E
     }
 }
 
-/// Keeps what a run of a model measured, where `dense` is the number of bytes that every token reads.
+/// Keeps what a run of a model measured.
 ///
 /// # Errors
 /// The folder cannot be written.
-pub fn keep(key: &ModelKey, machine: &Machine, plan: &Plan, dense: f64, pace: &Pace) -> io::Result<()> {
+pub fn keep(key: &ModelKey, machine: &Machine, plan: &Plan, pace: &Pace) -> io::Result<()> {
     let folder = kept::folder().map_err(io::Error::other)?;
-    keep_in(&folder.join(FILE), machine, pace.record(key, machine, share(plan), dense))
+    keep_in(&folder.join(FILE), machine, pace.record(key, machine, share(plan)))
 }
 
 const FILE: &str = "speeds.json";
@@ -272,6 +281,7 @@ mod tests {
             tokens: 100,
             seconds: 10.0,
             stall: 4.0,
+            bytes: 5e8,
             used_bytes: 40_000_000_000,
             missed_bytes: 8_000_000_000,
         }
@@ -279,18 +289,18 @@ mod tests {
 
     #[test]
     fn a_run_is_taken_apart_as_the_forecast_puts_it_together() {
-        let record = pace().record(&key("m"), &machine(), 0.5, 1e8);
+        let record = pace().record(&key("m"), &machine(), 0.5);
         assert!((record.computing - 0.06).abs() < 1e-12);
         assert_eq!((record.hits, record.bytes), (Some(0.8), 5e8));
         // The longer one and 0.3 of the shorter one are 100 ms again.
         let reading = 8e7 / record.disk_gb_per_s.unwrap() / 1e9;
         assert!((reading.max(0.06) + APART * reading.min(0.06) - 0.1).abs() < 1e-12, "{reading}");
         // A little waiting: reading takes less time than computing.
-        let record = Pace { stall: 1.0, ..pace() }.record(&key("m"), &machine(), 0.5, 1e8);
+        let record = Pace { stall: 1.0, ..pace() }.record(&key("m"), &machine(), 0.5);
         let reading = 8e7 / record.disk_gb_per_s.unwrap() / 1e9;
         assert!(reading < record.computing && (record.computing + APART * reading - 0.1).abs() < 1e-12);
         // In memory nothing is known about the disk.
-        let record = Pace { stall: 0.0, missed_bytes: 0, ..pace() }.record(&key("m"), &machine(), 1.0, 1e8);
+        let record = Pace { stall: 0.0, missed_bytes: 0, ..pace() }.record(&key("m"), &machine(), 1.0);
         assert_eq!((record.hits, record.disk_gb_per_s), (None, None));
     }
 
@@ -306,7 +316,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/speeds.json");
         let keep = |name: &str, share, pace: Pace| {
-            keep_in(&path, &machine(), pace.record(&key(name), &machine(), share, 1e8)).unwrap();
+            keep_in(&path, &machine(), pace.record(&key(name), &machine(), share)).unwrap();
         };
         let look = |name: &str, share| known(&records(&path, &machine()), &key(name), &machine(), share);
         assert_eq!(look("m", 0.5), Earlier::default());
@@ -339,7 +349,7 @@ mod tests {
         let path = folder.path().join("speeds.json");
         let run = |seconds| {
             let pace = Pace { seconds, stall: 0.0, missed_bytes: 0, ..pace() };
-            keep_in(&path, &machine(), pace.record(&key("m"), &machine(), 1.0, 1e8)).unwrap();
+            keep_in(&path, &machine(), pace.record(&key("m"), &machine(), 1.0)).unwrap();
             known(&records(&path, &machine()), &key("m"), &machine(), 1.0).computing.unwrap()
         };
         assert!((run(50.0) - 0.5).abs() < 1e-12);
@@ -356,7 +366,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("speeds.json");
         for n in 0..MOST + 5 {
-            let record = pace().record(&key(&n.to_string()), &machine(), 0.5, 1e8);
+            let record = pace().record(&key(&n.to_string()), &machine(), 0.5);
             keep_in(&path, &machine(), record).unwrap();
         }
         let kept = records(&path, &machine());

@@ -191,6 +191,17 @@ impl Forecast {
         let hits = hit_rate.map_or_else(|| token.hits(plan, earlier.locality), always);
         token.forecast(hits, !matches!(plan.experts, Experts::Cached(_)), speeds, earlier)
     }
+
+    /// Predicts for a model that is not here, by figures about it: bytes of shared and of routed weights that
+    /// a token reads, and the share of the experts that stays in memory.
+    pub fn by_figures(dense: u64, routed: u64, share: f64, speeds: &Speeds, earlier: &Earlier) -> Self {
+        let token = Token { dense: dense as f64, routed: vec![routed as f64] };
+        let hits = Likely {
+            value: hits_at(share, LOCALITY),
+            range: Span { low: hits_at(share, LOCALITIES.low), high: hits_at(share, LOCALITIES.high) },
+        };
+        token.forecast(hits, share >= 1.0, speeds, earlier)
+    }
 }
 
 /// Bytes that a token reads.
