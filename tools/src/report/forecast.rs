@@ -38,7 +38,7 @@ pub const TOLERANCE: Span = Span { low: 0.8, high: 1.2 };
 /// How regular the routing of a model is that has not run yet: likely, and the range of published and own
 /// measurements (`docs/memory.md`). 0 is random, 1 the most regular one known.
 const LOCALITY: f64 = 0.6;
-const LOCALITIES: Span = Span { low: 0.2, high: 1.0 };
+const LOCALITIES: Span = Span { low: 0.0, high: 1.0 };
 /// Share of the disk's speed that page faults reach on the first read of a mapped file.
 const FAULTS: Span = Span { low: 0.05, high: 0.5 };
 
