@@ -142,10 +142,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         trace.finish()?;
     }
     let peak_owned_bytes = peak.end()?;
-    if let (Some(key), Some(pace)) = (key, pace(&measured, work)) {
-        // Without a record the next forecast is an estimate, which it says.
-        let _ = earlier::keep(&key, &Machine::of(&runtime), model.plan(), &pace);
-    }
+    keep(key, &model, &measured, work);
     let disk_gb_per_s = disk.and_then(|before| {
         let after = limits::disk(subject.file.as_deref())?;
         // The runs themselves may have found it faster.
@@ -169,9 +166,10 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What forecasts need of decode: none of it if too few tokens were decoded.
-fn pace(measured: &Measured, work: Work) -> Option<Pace> {
-    let (decode, tokens) = (measured.decode.as_ref()?, work.decode * work.repeat);
+/// Keeps what forecasts need of decode, unless too few tokens were decoded, or the weights are generated.
+fn keep(key: Option<ModelKey>, model: &Model, measured: &Measured, work: Work) {
+    let (Some(key), Some(decode)) = (key, &measured.decode) else { return };
+    let tokens = work.decode * work.repeat;
     let PhaseStats { used_bytes, missed_bytes, stall, .. } = decode.store.decode;
     let pace = Pace {
         tokens: tokens as u64,
@@ -181,7 +179,10 @@ fn pace(measured: &Measured, work: Work) -> Option<Pace> {
         used_bytes,
         missed_bytes,
     };
-    pace.filter(false)
+    if let Some(pace) = pace.filter(false) {
+        // Without a record the next forecast is an estimate, which it says.
+        let _ = earlier::keep(&key, &Machine::of(model.runtime()), model.plan(), &pace);
+    }
 }
 
 /// What is to be timed.

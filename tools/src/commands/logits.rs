@@ -1,7 +1,7 @@
 //! `moelten logits`: a text's logits and chosen experts as a safetensors file, for comparison with other
 //! engines. The file's layout is stable: `input_ids` i32 `[T]`, `logits` f32 `[T, vocab]`, `router.L` i32
-//! `[T, k]` for the experts of layer L, `router.attn.L` for its attention experts and `router.adjugate.L` for its
-//! adjugate experts. Tokens with fewer than k experts have -1 behind them.
+//! `[T, k]` for the experts of layer L, `router.attn.L` for its attention experts and `router.adjugate.L` for
+//! its adjugate experts. Tokens with fewer than k experts have -1 behind them.
 
 use std::path::{Path, PathBuf};
 
@@ -107,7 +107,7 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
             .0
             .iter()
             .zip(&shapes)
-            .map(|((layer, _), [_, k])| json!({ "layer": layer, "k": k }))
+            .map(|(bank, [_, k])| json!({ "tensor": bank.name, "k": k }))
             .collect();
         let file = args.out.display().to_string();
         let object = json!({ "file": file, "tokens": tokens, "vocab": vocab, "ids": ids, "routers": layers });
