@@ -215,6 +215,12 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
+/// Whether a command line is answered whatever the configuration file says.
+fn needs_no_settings(words: &[String]) -> bool {
+    let asks = |word: &String| matches!(word.as_str(), "--help" | "-h" | "--version" | "-V" | "help");
+    words.iter().any(asks) || words.iter().map(String::as_str).eq(["config", "path"])
+}
+
 /// Takes the stack that opening a model needs. The system gives it when it is used, and where the address
 /// space is full by then, that ends the process without a word.
 #[inline(never)]
@@ -236,7 +242,11 @@ fn main() -> ExitCode {
         if texts.iter().take_while(|word| *word != "--").any(|word| word == "--json") {
             output::want_json();
         }
-        parse::check_config(Cli::command(), config::load()?)?;
+        let checked = config::load().and_then(|config| parse::check_config(Cli::command(), config));
+        // Help, and the place of the file, are what a broken one needs.
+        if !needs_no_settings(&texts) {
+            checked?;
+        }
         if version::is_asked(&texts) {
             print!("{}", filter::clean(&version::text()));
             return Ok(());
