@@ -3,10 +3,14 @@
 
 pub mod bench;
 pub mod divergence;
+pub mod earlier;
 pub mod forecast;
+pub mod inspection;
 pub mod layer_words;
 pub mod memory_words;
 pub mod plot;
 pub mod progress;
 pub mod quantize_plan;
+pub mod suggestion_words;
+pub mod waiting;
 pub mod windows;

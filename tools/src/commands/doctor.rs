@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::bench::limits::{self, TIER_FORMAT, TIER_TOKENS, TierSpeed};
 use crate::bench::loops::SEVERAL;
 use crate::open::loops::{self, Loops};
+use crate::output;
 use crate::report::progress::bytes;
 
 /// Show cores, memory, and instruction sets with their measured speed
@@ -27,7 +28,7 @@ pub struct DoctorArgs {
     disk: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// Everything that is printed.
@@ -79,7 +80,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
         disk: args.disk.as_deref().map(|path| limits::disk(Some(path))),
     };
     if args.json {
-        writeln!(io::stdout(), "{}", findings.json())?;
+        output::answer(&findings.json())?;
     } else {
         write!(io::stdout(), "{}", filter::clean(&findings.text()?))?;
     }

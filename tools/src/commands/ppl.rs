@@ -22,6 +22,7 @@ use moelten_tui::terminal::{Notes, Tone};
 
 use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
+use crate::output;
 use crate::report::divergence::{Divergence, Estimate, Spread, negative_log_likelihood};
 use crate::report::progress::{Progress, Unit, bytes};
 use crate::report::windows::{Most, Windows};
@@ -49,7 +50,7 @@ pub struct PplArgs {
     tokens: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -248,7 +249,6 @@ fn report(
     compared: Option<Compared>,
     rate: f64,
 ) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
     let Estimate { value, error } = ppl.exp_mean();
     let (tokens, window, count) = (windows.tokens(), args.window, ppl.count());
     let other = compared.map(|(other, mut divergence)| {
@@ -268,9 +268,9 @@ fn report(
                 "same_top_token": estimate(same),
             });
         }
-        writeln!(out, "{object}")?;
-        return Ok(());
+        return Ok(output::answer(&object)?);
     }
+    let mut out = io::stdout().lock();
     writeln!(out, "perplexity {value:.4} +/- {error:.4} over {count} predicted tokens")?;
     if let Some((other, ratio, kl, [median, p99, most], same)) = other {
         writeln!(

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::exit::CommandError;
 use crate::open;
+use crate::output;
 use crate::report::progress::{Progress, Unit, bytes};
 use crate::signals::Polling;
 
@@ -29,7 +30,7 @@ pub struct VerifyArgs {
     threads: Option<u16>,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 impl VerifyArgs {
@@ -54,8 +55,11 @@ pub fn run(args: VerifyArgs) -> anyhow::Result<()> {
     });
     drop(progress);
     let Some(report) = report? else { return Err(CommandError::Stopped.into()) };
-    let text = if args.json { format!("{}\n", to_json(&report)) } else { text(&report) };
-    write!(io::stdout(), "{}", filter::clean(&text))?;
+    if args.json {
+        output::answer(&to_json(&report))?;
+    } else {
+        write!(io::stdout(), "{}", filter::clean(&text(&report)))?;
+    }
     match report.damage.len() {
         0 => Ok(()),
         1 => {

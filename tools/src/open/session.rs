@@ -16,8 +16,9 @@ use moelten_loader::load::LoadedModel;
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::tensors::store::TensorStore;
 
-use super::compute::ComputeArgs;
+use super::compute::{ComputeArgs, opening};
 use super::sizes::{count, tokens};
+use crate::parse;
 
 /// Options of a model with one session.
 #[derive(Debug, Clone, clap::Args)]
@@ -43,7 +44,7 @@ impl SessionArgs {
     ) -> anyhow::Result<Arc<Model>> {
         let options = ModelOptions { cancel: cancel.clone(), ..self.compute.options(self.options(), 0) };
         let spec = self.compute.chosen(spec)?;
-        Ok(Arc::new(Model::new(runtime, spec, tensors, &options)?))
+        opening(&options, || Ok(Arc::new(Model::new(runtime, spec, tensors, &options)?)))
     }
 
     fn options(&self) -> SequenceOptions {
@@ -78,7 +79,7 @@ impl SessionArgs {
         Plan::with_memory(&loaded.spec, &loaded.tensors, options, owned, u64::MAX)
     }
 
-    /// The options of an empty command line, environment variables included.
+    /// The options of an empty command line, environment variables and configuration included.
     ///
     /// # Errors
     /// An environment variable with an invalid value.
@@ -88,7 +89,8 @@ impl SessionArgs {
             #[command(flatten)]
             session: SessionArgs,
         }
-        <Nothing as clap::Parser>::try_parse_from(["moelten"]).map(|nothing| nothing.session)
+        let nothing = parse::try_parse::<Nothing>(&["moelten".into()]);
+        nothing.map(|nothing| nothing.session)
     }
 
     /// The options of the model alone.

@@ -20,10 +20,9 @@ fn packed_and_back() {
 
     let about = args(["inspect", packed.to_str().unwrap()]).fine();
     let text = about.text();
-    for line in [
-        "packed (version 2): 48 records of 262.1 kB, 12.6 MB, one for each expert",
-        "blk.5.ffn_expert.0 to 7",
-    ] {
+    for line in
+        ["packed (version 2): 48 records of 256 KiB, 12 MiB, one for each expert", "blk.5.ffn_expert.0 to 7"]
+    {
         assert!(text.contains(line), "{line} is not in {text}");
     }
     assert!(!args(["inspect", back.to_str().unwrap()]).fine().text().contains("packed"));

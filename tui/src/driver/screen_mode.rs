@@ -378,7 +378,7 @@ fn terminal_event(event: TerminalEvent, early: bool) -> Option<ScreenEvent> {
 /// Prints the conversation to the ordinary screen, where it stays.
 fn print_conversation(screen: &Screen) {
     use std::io::Write;
-    let notes = Notes { terminal: true, styled: stdout_styled() };
+    let notes = Notes { terminal: true, styled: stdout_styled(), quiet: false };
     let mut out = io::stdout().lock();
     for (tone, text) in screen.final_text() {
         // The terminal may be closed.

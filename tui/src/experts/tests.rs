@@ -37,8 +37,8 @@ fn map(layers: usize, experts: usize) -> ExpertMap {
         ..ExpertRow::default()
     };
     let memory = MemoryUse {
-        owned_bytes: Some(3_900_000_000),
-        budget_bytes: 4_000_000_000,
+        owned_bytes: Some((39 << 30) / 10),
+        budget_bytes: 4 << 30,
         slot_bytes: 1 << 31,
         released_bytes: 0,
     };
@@ -97,7 +97,7 @@ fn a_page_without_colours() {
         "░ resident  █ used  # predicted, used  x predicted, unused  ~ loading  · on disk",
         "speed     ██░░░░░░░░░ 10 of 50 tok/s          predicted ████████░░░ 75.0 %",
         "RAM       ██░░░░░░░░░ 4.00 of 20.0 GB/s       stalled   ██░░░░░░░░░ 25.0 % of the time",
-        "disk      ██░░░░░░░░░ 0.24 of 1.0 GB/s        memory    ██████████░ 3.9 GB of 4.0 GB",
+        "disk      ██░░░░░░░░░ 0.24 of 1.0 GB/s        memory    ██████████░ 3.9 GiB of 4 GiB",
         "hits      ████████░░░ 80.0 %",
     ];
     assert_eq!(screen(&view(6, 64, LIMITS), 90, 12, Theme::PLAIN), expected);
