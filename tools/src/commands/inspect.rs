@@ -171,6 +171,10 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
         norms(branch, out)?;
         match &branch.op {
             Op::Attention(a) => attention(a, out),
+            Op::Compressed(compressed) => {
+                writeln!(out, "    {}", words::compressed(compressed))?;
+                attention(&compressed.attention, out)
+            }
             Op::HeadExperts(heads) => {
                 writeln!(out, "    {}", words::head_experts(heads))?;
                 attention(&heads.attention, out)

@@ -201,8 +201,9 @@ fn compare(
         Tone::Dim,
         &format!("temporary file of the reference's logits: {} in {}", bytes(need), folder.display()),
     );
-    let other =
-        keep_logits(&mut file, |each| perplexity(other, windows, &args.compute, 0, "reference", each))?;
+    // The other model chooses its experts in its own way, so that a rule has a price.
+    let own = ComputeArgs { experts: None, ..args.compute.clone() };
+    let other = keep_logits(&mut file, |each| perplexity(other, windows, &own, 0, "reference", each))?;
 
     file.rewind().context("reading the reference's logits")?;
     let mut kept = BufReader::with_capacity(1 << 20, file);

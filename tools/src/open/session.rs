@@ -43,6 +43,7 @@ impl SessionArgs {
         cancel: &Cancel,
     ) -> anyhow::Result<Arc<Model>> {
         let options = ModelOptions { cancel: cancel.clone(), ..self.compute.options(self.options(), 0) };
+        let spec = self.compute.chosen(spec)?;
         opening(&options, || Ok(Arc::new(Model::new(runtime, spec, tensors, &options)?)))
     }
 
