@@ -7,6 +7,7 @@
 mod common;
 
 mod hostile;
+mod journeys;
 mod lines;
 mod screen;
 #[cfg(target_os = "linux")]
