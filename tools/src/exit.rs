@@ -28,6 +28,7 @@ use moelten_hub::HubError;
 use moelten_loader::error::{Fault, LoadError};
 use moelten_loader::io::{End, LastWord};
 use moelten_loader::text::plain::NotText;
+use moelten_tui::distance;
 use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 
@@ -268,23 +269,41 @@ pub fn parse_from<C: clap::Parser>(
     line: impl IntoIterator<Item = impl Into<OsString> + Clone>,
 ) -> anyhow::Result<C> {
     let line: Vec<OsString> = line.into_iter().map(Into::into).collect();
-    C::try_parse_from(&line).or_else(|error| {
+    C::try_parse_from(&line).or_else(|mut error| {
         if !error.use_stderr() {
             error.print()?;
             std::process::exit(0);
         }
+        without_far_suggestions(&mut error);
         let mut text = error.render().to_string();
         if let Some(tip) = tip(&error) {
             text.push_str(&tip);
         }
         let words: Vec<String> = line.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         if let Some(variable) = origin::variable(&error, &C::command(), &words) {
-            text.push_str(&format!("\n  the value is that of the environment variable {variable}\n"));
+            text = origin::blame(&text, &error, &variable);
         }
         // The exit code stays the same with a closed stderr.
         let _ = write!(io::stderr(), "{}", filter::clean(&text));
         std::process::exit(USAGE.into())
     })
+}
+
+/// Takes away suggestions of commands that are spelt quite differently: `ppl` for `pull` does not help.
+fn without_far_suggestions(error: &mut clap::Error) {
+    use clap::error::{ContextKind, ContextValue};
+    let Some(name) = error.get(ContextKind::InvalidSubcommand).map(ToString::to_string) else { return };
+    let near = |suggestion: &String| distance(suggestion, &name) <= 1 + name.len() / 4;
+    let kept = match error.get(ContextKind::SuggestedSubcommand) {
+        Some(ContextValue::Strings(all)) if meant(&name).is_none() => {
+            all.iter().filter(|suggestion| near(suggestion)).cloned().collect()
+        }
+        _ => Vec::<String>::new(),
+    };
+    error.remove(ContextKind::SuggestedSubcommand);
+    if !kept.is_empty() {
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(kept));
+    }
 }
 
 /// A tip for arguments at the places where other programs expect them.
@@ -294,10 +313,12 @@ fn tip(error: &clap::Error) -> Option<String> {
     let tip = match error.kind() {
         ErrorKind::InvalidSubcommand => {
             let name = told(ContextKind::InvalidSubcommand)?;
-            if name.contains(char::is_whitespace) {
-                "`moelten run --prompt TEXT` answers a prompt".to_owned()
-            } else {
-                return None;
+            match meant(&name) {
+                Some(meant) => meant.to_owned(),
+                None if name.contains(char::is_whitespace) => {
+                    "`moelten run --prompt TEXT` answers a prompt".to_owned()
+                }
+                None => return None,
             }
         }
         ErrorKind::UnknownArgument => {
@@ -313,6 +334,23 @@ fn tip(error: &clap::Error) -> Option<String> {
         _ => return None,
     };
     Some(format!("\n  tip: {tip}\n"))
+}
+
+/// Commands of other programs, and what does the same here.
+fn meant(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "serve" | "server" => "there is no server in this version; `moelten chat` and `moelten run` answer",
+        "version" => "`moelten --version` prints the version",
+        "list" | "ls" | "ps" => "`moelten models` lists the models on this machine",
+        "download" | "get" | "fetch" | "install" => "`moelten pull NAME` downloads a model",
+        "convert" | "create" => "`moelten quantize SOURCE TARGET` converts a model",
+        "show" | "info" => "`moelten inspect MODEL` shows what is in a model",
+        "check" => "`moelten verify MODEL` checks a file; `moelten fit MODEL` says whether it runs here",
+        "ask" | "generate" | "complete" => "`moelten run MODEL --prompt TEXT` answers a prompt",
+        "rm" | "remove" | "delete" => "models are files: delete the file that `moelten models` names",
+        "perplexity" | "eval" => "`moelten ppl MODEL --text FILE` measures the perplexity",
+        _ => return None,
+    })
 }
 
 /// Runs the program, prints its error and returns the exit code. A panic is reported as a bug in one line.

@@ -45,6 +45,7 @@ enum Command {
     Ppl(commands::ppl::PplArgs),
     Logits(commands::logits::LogitsArgs),
     Bench(commands::bench::BenchArgs),
+    Tune(commands::tune::TuneArgs),
     Replay(commands::replay::ReplayArgs),
     Doctor(commands::doctor::DoctorArgs),
     Completions(commands::completions::CompletionsArgs),
@@ -64,6 +65,7 @@ impl Command {
             Self::Ppl(args) => args.models(),
             Self::Logits(args) => args.models(),
             Self::Bench(args) => args.models(),
+            Self::Tune(args) => args.models(),
             Self::Fit(_) | Self::Models(_) | Self::Pull(_) | Self::Replay(_) | Self::Doctor(_) => Vec::new(),
             Self::Completions(_) | Self::Man(_) => Vec::new(),
         }
@@ -104,6 +106,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Ppl(args)) => commands::ppl::run(args),
         Some(Command::Logits(args)) => commands::logits::run(args),
         Some(Command::Bench(args)) => commands::bench::run(args),
+        Some(Command::Tune(args)) => commands::tune::run(args),
         Some(Command::Replay(args)) => commands::replay::run(args),
         Some(Command::Doctor(args)) => commands::doctor::run(args),
         Some(Command::Fit(args)) => commands::fit::run(args),

@@ -25,6 +25,7 @@ use crate::bench::shape::{self, FoundShape};
 use crate::exit::{self, CommandError};
 use crate::open::{self, ComputeArgs};
 use crate::report::bench::BenchReport;
+use crate::report::page;
 use crate::report::windows;
 use crate::signals::Polling;
 
@@ -157,7 +158,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     if args.json {
         writeln!(io::stdout(), "{}", report.json())?;
     } else {
-        write!(io::stdout(), "{}", filter::clean(&report.text()))?;
+        page::print(&report.text())?;
     }
     Ok(())
 }

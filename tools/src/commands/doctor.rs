@@ -10,13 +10,13 @@ use moelten_engine::runtime::pool::Pool;
 use moelten_engine::runtime::system::System;
 use moelten_engine::runtime::topology::{Pin, Placement, ThreadPlan, Topology};
 use moelten_quant::{Isa, Kernels};
-use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
 use crate::bench::limits::{self, TIER_FORMAT, TIER_TOKENS, TierSpeed};
 use crate::bench::loops::SEVERAL;
 use crate::open::loops::{self, Loops};
+use crate::report::page;
 use crate::report::progress::bytes;
 
 /// Show cores, memory, and instruction sets with their measured speed
@@ -81,7 +81,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     if args.json {
         writeln!(io::stdout(), "{}", findings.json())?;
     } else {
-        write!(io::stdout(), "{}", filter::clean(&findings.text()?))?;
+        page::print(&findings.text()?)?;
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ use crate::names;
 use crate::open::{self, SessionArgs};
 use crate::report::forecast::{Forecast, Span, Speeds, TOLERANCE};
 use crate::report::memory_words;
+use crate::report::page;
 use crate::report::progress::bytes;
 
 /// Show whether a model fits, what stays in memory, and how fast it will be
@@ -98,7 +99,7 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
         Err(error) => {
             if let Some(refusal) = Refusal::of(&error, &args.session, &loaded) {
                 let text = if args.json { format!("{}\n", refusal.json(&name)) } else { refusal.text(&name) };
-                write!(io::stdout(), "{}", filter::clean(&text))?;
+                page::print(&text)?;
             }
             return Err(error.into());
         }
@@ -121,9 +122,9 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
     if args.json {
         writeln!(io::stdout(), "{}", filter::clean(&report.json().to_string()))?;
     } else {
-        write!(io::stdout(), "{}", filter::clean(&report.text()?))?;
+        page::print(&report.text()?)?;
         if let Some(remote) = &remote {
-            write!(io::stdout(), "{}", filter::clean(&others(remote, &report.plan)?))?;
+            page::print(&others(remote, &report.plan)?)?;
         }
     }
     Ok(())

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::exit::CommandError;
 use crate::open;
+use crate::report::page;
 use crate::report::progress::{Progress, Unit, bytes};
 use crate::signals::Polling;
 
@@ -54,8 +55,10 @@ pub fn run(args: VerifyArgs) -> anyhow::Result<()> {
     });
     drop(progress);
     let Some(report) = report? else { return Err(CommandError::Stopped.into()) };
-    let text = if args.json { format!("{}\n", to_json(&report)) } else { text(&report) };
-    write!(io::stdout(), "{}", filter::clean(&text))?;
+    match args.json {
+        true => writeln!(io::stdout(), "{}", filter::clean(&to_json(&report).to_string()))?,
+        false => page::print(&text(&report))?,
+    }
     match report.damage.len() {
         0 => Ok(()),
         1 => {
