@@ -91,6 +91,7 @@ fn stateful(spec: &ModelSpec) -> impl Iterator<Item = Kept<'_>> {
     branches.filter_map(|branch| match &branch.op {
         Op::Attention(AttentionSpec { source: KvSource::Layer(_), .. }) => None,
         Op::Attention(attention) => Some(Kept::Attention(attention)),
+        Op::HeadExperts(heads) => Some(Kept::Attention(&heads.attention)),
         Op::Latent(latent) => Some(match &latent.indexer {
             None => Kept::Attention(&latent.attention),
             Some(indexer) => Kept::Indexed(&latent.attention, indexer),

@@ -8,6 +8,7 @@
 mod conv;
 mod delta;
 mod ffn;
+mod heads;
 mod kda;
 mod mixer;
 mod ssm;
@@ -15,6 +16,7 @@ mod ssm;
 pub use conv::*;
 pub use delta::*;
 pub use ffn::*;
+pub use heads::*;
 pub use kda::*;
 pub use mixer::*;
 pub use ssm::*;
@@ -94,6 +96,8 @@ pub enum Place {
     Experts,
     /// Where the dense block is, in layers that add it and experts up (Gemma 4).
     Dense,
+    /// Where experts are that read what those of the layer give (GroveMoE).
+    Adjugate,
     /// Where the layer's own numbers of a token join.
     LayerInput,
 }
@@ -107,13 +111,18 @@ pub enum Join {
     Parallel,
     /// The residual stream as the layer received it. The output is added in order (Arctic).
     Outset,
+    /// What the branch before it gave, before that was scaled and joined. The output is added in order
+    /// (GroveMoE).
+    Output,
 }
 
-/// What a branch computes. Recurrences, convolutions and attention experts become further variants.
+/// What a branch computes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
     /// Grouped-query attention with a KV cache.
     Attention(AttentionSpec),
+    /// The same, with query heads out of a bank of experts.
+    HeadExperts(HeadExpertsSpec),
     /// Attention whose keys and values are made from one latent vector for each token, which is cached.
     Latent(LatentSpec),
     /// A recurrence whose matrices forget and are corrected.
@@ -164,6 +173,14 @@ impl LayerSpec {
         self.branches.iter().find_map(|branch| branch.op.attention())
     }
 
+    /// Its mixture of attention heads, if it has one.
+    pub fn head_experts(&self) -> Option<&HeadExpertsSpec> {
+        self.branches.iter().find_map(|branch| match &branch.op {
+            Op::HeadExperts(heads) => Some(heads),
+            _ => None,
+        })
+    }
+
     /// Its latent attention, if it has one.
     pub fn latent(&self) -> Option<&LatentSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
@@ -198,6 +215,14 @@ impl LayerSpec {
     pub fn moe(&self) -> Option<&MoeSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
             Op::Moe(moe) => Some(moe),
+            _ => None,
+        })
+    }
+
+    /// Its adjugate experts and the factor on what they give, if it has some.
+    pub fn adjugate(&self) -> Option<(&MoeSpec, f32)> {
+        self.branches.iter().find_map(|branch| match &branch.op {
+            Op::Moe(moe) if branch.place == Place::Adjugate => Some((moe, branch.scale)),
             _ => None,
         })
     }
@@ -249,9 +274,22 @@ pub struct BankKey {
     pub bank: usize,
 }
 
+/// What the experts of a bank are for. Files name their tensors by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BankKind {
+    /// Feed-forward blocks. Packed files have them as records.
+    FeedForward,
+    /// Feed-forward blocks that read what those of the layer give (GroveMoE).
+    Adjugate,
+    /// Query heads of attention (JetMoE).
+    Heads,
+}
+
 /// The shape of an expert bank, all that storing and caching its experts takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BankSpec {
+    /// What the experts are for.
+    pub kind: BankKind,
     /// Number of experts.
     pub experts: usize,
     /// The matrices of each expert, in the order in which files and records hold them.
@@ -268,9 +306,16 @@ impl Op {
     pub fn bank(&self, d_model: usize) -> Option<BankSpec> {
         match self {
             Self::Moe(moe) => Some(BankSpec {
+                kind: moe.kind(),
                 experts: moe.experts,
                 matrices: moe.expert.matrices(moe.latent.unwrap_or(d_model)).collect(),
                 most_per_token: moe.router.select.max_experts(),
+            }),
+            Self::HeadExperts(heads) => Some(BankSpec {
+                kind: BankKind::Heads,
+                experts: heads.experts,
+                matrices: heads.matrices(d_model).into(),
+                most_per_token: heads.router.select.max_experts(),
             }),
             _ => None,
         }
@@ -281,6 +326,7 @@ impl Op {
         match self {
             Self::Attention(attention) => Some(attention),
             Self::Latent(latent) => Some(&latent.attention),
+            Self::HeadExperts(heads) => Some(&heads.attention),
             _ => None,
         }
     }

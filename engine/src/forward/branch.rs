@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::batch::{Batch, Ended};
 use super::executor::{AHEAD_TOKENS, Executor};
-use super::lookahead;
+use super::lookahead::{self, Ahead};
 use super::observe::Observer;
 use crate::error::Result;
 use crate::experts::stats::Phase;
@@ -14,7 +14,7 @@ use crate::layers::ffn::moe::{Moe, MoeInput};
 use crate::layers::linear::Compute;
 use crate::layers::mixer::contract::Mixer;
 use crate::layers::scratch::PASS;
-use crate::weights::{Branch, Layer, OpWeights, Weights};
+use crate::weights::{Branch, Layer, NextBank, OpWeights, Weights};
 use moelten_loader::spec::{Join, RouterInput};
 
 /// What a pass computes with.
@@ -30,7 +30,7 @@ pub(super) struct PassContext<'a> {
     pub d_model: usize,
 }
 
-impl PassContext<'_> {
+impl<'a> PassContext<'a> {
     /// Runs a branch over all rows of the batch. Its output is added to the residual stream, or, if
     /// `parallel`, to `s.joined`, which is added later.
     pub fn branch(
@@ -46,7 +46,11 @@ impl PassContext<'_> {
         for first in (0..rows).step_by(step) {
             let piece = first..rows.min(first + step);
             let at = piece.start * d..piece.end * d;
-            let from = if branch.join == Join::Outset { &s.outset } else { &s.x };
+            let from = match branch.join {
+                Join::InOrder | Join::Parallel => &s.x,
+                Join::Outset => &s.outset,
+                Join::Output => &s.branch,
+            };
             let (x, normed) = (&from[at.clone()], &mut s.normed[at.clone()]);
             match &branch.pre {
                 Some(norm) => norm.apply(self.compute, x, normed),
@@ -73,8 +77,10 @@ impl PassContext<'_> {
         }
         for branch in &layer.branches {
             let OpWeights::Moe { moe, .. } = &branch.op else { continue };
+            let Some(router) = &moe.router else { continue };
             if moe.spec.router_input == RouterInput::Outset {
-                lookahead::rank(self.compute, None, moe, &s.outset[..rows * self.d_model], &mut s.ahead);
+                let (x, router) = (&s.outset[..rows * self.d_model], (router, moe.spec.experts));
+                lookahead::rank(self.compute, None, router, x, &mut s.ahead);
                 self.store.prefetch(moe.bank, &s.ahead.ranked);
             }
         }
@@ -144,6 +150,9 @@ impl PassContext<'_> {
                 }
                 Ok(())
             }
+            OpWeights::HeadExperts { heads, state, .. } => {
+                self.head_experts(branch, (heads, *state), rows, batch, s, observer)
+            }
             OpWeights::Moe { moe, .. } => self.experts(branch, moe, rows, batch, s, observer),
         }
     }
@@ -182,6 +191,17 @@ impl PassContext<'_> {
         }
     }
 
+    /// The next bank of experts, if its experts are to be prefetched.
+    pub(super) fn next_bank(
+        self,
+        branch: &Branch,
+        batch: &Batch<'_, '_>,
+        rows: usize,
+    ) -> Option<NextBank<'a>> {
+        let wanted = batch.phase() == Phase::Decode && rows <= AHEAD_TOKENS && self.store.prefetches();
+        self.weights.next_bank(branch).filter(|_| wanted)
+    }
+
     /// A mixture of experts over all rows.
     fn experts(
         self,
@@ -204,28 +224,29 @@ impl PassContext<'_> {
                 norm.apply(compute, read, out);
                 &*out
             }
-            (RouterInput::Branch | RouterInput::Residual { .. }, _) => normed,
+            (RouterInput::Branch | RouterInput::Residual { .. } | RouterInput::Groups { .. }, _) => normed,
         };
-        moe.route(compute, of_router, live, &mut s.moe.route, &mut products.packed, &mut products.grouped);
+        match (moe.spec.router_input, &moe.router) {
+            (RouterInput::Groups { size }, _) => moe.follow(size, &mut s.moe.route),
+            (_, Some(router)) => {
+                let (packed, grouped) = (&mut products.packed, &mut products.grouped);
+                router.route(compute, of_router, live, &mut s.moe.route, packed, grouped);
+            }
+            (_, None) => unreachable!("a mixture has a router or follows one"),
+        }
         if moe.spec.router_input != RouterInput::Branch {
             // The experts read other inputs than those that were packed for the router.
             compute.pack(normed, d, [], &mut products.packed);
         }
-        let ahead = &mut s.ahead;
-        let mut guess = || {
-            let wanted = batch.phase() == Phase::Decode && rows.len() <= AHEAD_TOKENS;
-            let Some((next, norm)) = self.weights.next_bank(branch).filter(|_| wanted) else { return };
-            // What a router reads that stands before attention is known soon enough.
-            if next.spec.router_input != RouterInput::Outset && self.store.prefetches() {
-                lookahead::rank(compute, norm, next, x, ahead);
-                self.store.prefetch(next.bank, &ahead.ranked);
-            }
-        };
+        let next = self.next_bank(branch, batch, rows.len());
+        let mut ahead = Ahead::new(compute, self.store, next, (&s.moe.route.routing, x), &mut s.ahead);
         let stop = || batch.all_cancelled();
         let input = MoeInput { store: self.store, phase: batch.phase(), stop: &stop, x: normed };
         {
             let mut hidden = observer.inputs().map(|inputs| inputs.hidden(branch.key));
-            moe.forward(compute, &input, &mut s.moe, products, hidden.as_mut(), out, &mut guess)?;
+            moe.forward(compute, &input, &mut s.moe, products, hidden.as_mut(), out, &mut || {
+                ahead.prefetch()
+            })?;
         }
         if let Some(inputs) = observer.inputs() {
             let visits = moe.latent.is_none().then_some(&s.moe.visits);

@@ -2,7 +2,7 @@
 //! to the pass that runs, not to a sequence. It must not know what is computed in them.
 
 use moelten_loader::spec::{
-    AttentionSpec, Join, LatentSpec, LayerSpec, ModelSpec, Op, RopeSpec, SharedExpert,
+    AttentionSpec, HeadExpertsSpec, Join, LatentSpec, LayerSpec, ModelSpec, Op, RopeSpec, SharedExpert,
 };
 use moelten_quant::{ActivationKind, BLOCK, KEY_GROUP, Line, Running};
 
@@ -109,6 +109,7 @@ impl Executor {
                 visits: Visits::with_capacity(chunk, w.experts, w.per_token),
                 gathered: vec![Line::ZERO; w.gathered_lines(pass, d)],
                 latent: buffer(w.expert_width),
+                taken: Vec::with_capacity(if w.has_heads { 2 * chunk } else { 0 }),
             },
             layer_input: LayerInputScratch::new(chunk, pass, w.layer_input),
             ahead: AheadScratch {
@@ -207,6 +208,8 @@ struct Widths {
     per_token: usize,
     /// Width of what experts read, where it is their own.
     expert_width: usize,
+    /// Whether some heads are experts.
+    has_heads: bool,
     /// Whether some branches are parallel.
     parallel: bool,
     /// Whether some branches read what their layer received.
@@ -312,6 +315,7 @@ impl Widths {
                     w.heads = w.heads.max(a.heads);
                     w.spans(a, context);
                 }
+                Op::HeadExperts(heads) => w.head_experts(heads, spec.d_model, chunk, context),
                 Op::Latent(latent) => {
                     let (a, pass) = (&latent.attention, PASS.min(chunk));
                     let tokens = pass_tokens(latent).min(pass);
@@ -365,6 +369,25 @@ impl Widths {
             }
         }
         w
+    }
+
+    /// Room for a mixture of heads, which takes the tokens of a whole chunk at once.
+    fn head_experts(&mut self, heads: &HeadExpertsSpec, d_model: usize, chunk: usize, context: usize) {
+        let (a, pass) = (&heads.attention, PASS.min(chunk));
+        // Buffers are for a pass of tokens.
+        let times = chunk.div_ceil(pass);
+        self.has_heads = true;
+        self.q = self.q.max(times * a.heads * a.head_dim);
+        self.kv = self.kv.max(times * a.kv_heads * a.head_dim);
+        self.heads = self.heads.max(times * a.heads);
+        let own = heads.own_width();
+        self.latent.wide = self.latent.wide.max(pass * own);
+        self.latent.outputs = self.latent.outputs.max(pass * d_model);
+        let (tokens, cols) = self.latent.packed;
+        self.latent.packed = (tokens.max(pass), cols.max(own));
+        self.experts = self.experts.max(heads.experts);
+        self.per_token = self.per_token.max(heads.router.select.max_experts());
+        self.spans(a, context);
     }
 
     /// Room for the spans of a branch.

@@ -5,6 +5,7 @@ pub mod attention;
 pub mod contract;
 pub mod conv;
 pub mod delta;
+pub mod heads;
 pub mod history;
 pub mod kda;
 pub mod latent;

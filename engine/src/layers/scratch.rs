@@ -212,4 +212,6 @@ pub struct MoeScratch {
     pub gathered: Vec<Line>,
     /// Inputs of experts that are narrower than the residual stream, `[tokens, latent]`; empty without them.
     pub latent: Vec<f32>,
+    /// Which of its token's experts an expert is, in mixtures of attention heads, `[2, tokens]`.
+    pub taken: Vec<u32>,
 }

@@ -149,7 +149,17 @@ fn moe(
             hint: "experts whose inputs are weighed need one expert for each token".into(),
         });
     }
-    Ok(MoeSpec { experts, expert, router, router_input, shared, latent, shared_scale, weighs_inputs })
+    Ok(MoeSpec {
+        experts,
+        expert,
+        router,
+        router_input,
+        shared,
+        latent,
+        shared_scale,
+        out_bias: family.experts_out_bias,
+        weighs_inputs,
+    })
 }
 
 /// Whether the sum of routed and shared experts is halved.

@@ -110,7 +110,7 @@ fields! {
     /// Key and value heads; by default as many as query heads.
     kv_heads: PerLayer = hf["num_key_value_heads", "attn_config.kv_n_heads"], gguf[Key("{arch}.attention.head_count_kv")];
     /// Width of a head; by default the width of the residual stream over the heads.
-    head_dim: u64 = hf["head_dim"], gguf[Key("{arch}.attention.key_length")];
+    head_dim: u64 = hf["head_dim", "kv_channels"], gguf[Key("{arch}.attention.key_length")];
     /// Width of a head of layers with a window; by default as in others.
     local_head_dim: u64 = hf["swa_head_dim"], gguf[Key("{arch}.attention.key_length_swa")];
     /// Width of a value head of these layers.
@@ -361,7 +361,7 @@ fields! {
     /// The width is twice as large in layers that have the keys and values of earlier ones.
     double_wide: bool = hf["use_double_wide_mlp"], gguf[], default false;
     /// Activation of feed-forward blocks; the default is the family's.
-    activation: String = hf["hidden_act", "hidden_activation", "mlp_hidden_act"], gguf[];
+    activation: String = hf["hidden_act", "hidden_activation", "mlp_hidden_act", "activation_function"], gguf[];
     /// Clamped SwiGLU: steepness of the sigmoid.
     swiglu_alpha: f64 = hf["swiglu_alpha"], gguf[Key("{arch}.swiglu_alpha")], default 1.702;
     /// Clamped SwiGLU: bound of gate and up.
@@ -381,6 +381,13 @@ fields! {
     /// Hidden width of a routed expert. Older GGUF files have no key for it.
     expert_d_ff: Uniform = hf["moe_intermediate_size"],
         gguf[Key("{arch}.expert_feed_forward_length"), Columns("blk.*.ffn_down_exps.weight")];
+    /// Adjugate experts: their hidden width; without one there are none.
+    adjugate_d_ff: u64 = hf[],
+        gguf[Key("{arch}.expert_chunk_feed_forward_length"), Columns("blk.*.ffn_down_chexps.weight")];
+    /// Adjugate experts: how many experts one of them stands for.
+    adjugate_group: u64 = hf[], gguf[Key("{arch}.experts_per_group")];
+    /// Adjugate experts: factor on what they give.
+    adjugate_scale: f64 = hf[], gguf[Key("{arch}.expert_group_scale")];
     /// Hidden width of the shared expert.
     shared_d_ff: u64 = hf["shared_expert_intermediate_size", "shared_intermediate_size",
             "moe_shared_expert_intermediate_size"],

@@ -1,11 +1,13 @@
 //! Lowering: a raw configuration plus its family gives a validated [`ModelSpec`]. Values of an
 //! untrusted configuration are checked here; the engine gets validated numbers. It must not know containers.
 
+use crate::config::adjugate::add_adjugate;
 use crate::config::conv::{conv_layers, plain};
 use crate::config::delta::delta_layers;
 use crate::config::experts::{activation, dense_width, ffn_layers};
 use crate::config::field::{Field, PerLayer};
 use crate::config::fields::RawConfig;
+use crate::config::heads::head_experts;
 use crate::config::kda::kda_layers;
 use crate::config::latent::latent_layers;
 use crate::config::limits::{
@@ -69,11 +71,12 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
     let layer_count = raw.count(&raw.layers, 1, MAX_LAYERS)?;
     let d_model = raw.count(&raw.d_model, 1, MAX_WIDTH)?;
     let eps = raw.positive_or(&raw.norm_eps, family.default_eps)?;
-    let norm = match family.norm {
+    let with_eps = |eps| match family.norm {
         NormKind::Rms => NormSpec::Rms { eps },
         NormKind::Layer => NormSpec::Layer { eps },
         NormKind::LayerUnbiased => NormSpec::LayerUnbiased { eps },
     };
+    let (norm, final_norm) = (with_eps(family.layer_eps.unwrap_or(eps)), with_eps(eps));
     let convs = match family.short_conv {
         true => conv_layers(raw, layer_count, d_model)?,
         false => vec![None; layer_count],
@@ -110,7 +113,7 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         embed_scale: embed_scale(raw, family, d_model)?,
         layer_inputs: own,
         layers,
-        final_norm: norm,
+        final_norm,
         head: HeadSpec {
             tied: raw.tied.value.unwrap_or(family.default_tied),
             bias: setting(family.head_bias, &raw.head_bias),
@@ -145,6 +148,7 @@ fn assembled(
         BesideKind::Outset => layer = beside_dense(layer, sizes.d_model),
         BesideKind::Sum => sum_with_dense(&mut layer, norm, || dense_width(raw, sizes.layers, index))?,
     }
+    add_adjugate(raw, &mut layer)?;
     if let Some(LayerInputs { width, .. }) = own {
         let op = Op::LayerInput(LayerInputSpec { width, activation: activation(raw, family)? });
         let (place, join, post_norm) = (Place::LayerInput, Join::InOrder, Some(norm));
@@ -261,6 +265,10 @@ fn mixers_of(raw: &RawConfig, family: &Family, container: Container, sizes: Size
         Some(kind) => delta_layers(raw, kind, container, layers, eps)?,
         None => vec![None; layers],
     };
+    if family.head_experts {
+        let heads = attention.into_iter().map(|attention| head_experts(raw, attention).map(Op::HeadExperts));
+        return heads.collect();
+    }
     let both = attention.into_iter().zip(deltas);
     Ok(both.map(|(attention, delta)| delta.map_or(Op::Attention(attention), Op::Delta)).collect())
 }

@@ -10,7 +10,7 @@ use crate::families::{Family, LogitScale, Setting, SharedKind};
 use crate::io::reader::narrow;
 use crate::spec::{
     Activation, AttentionSpec, ExpertGroups, KvSource, LatentSpec, LayerInputs, LayerSpec, ModelSpec,
-    MoeSpec, NormSpec, Renormalise, RopeScaling, RopeSpec, Scoring, Select, SharedExpert, Temperature,
+    MoeSpec, NormSpec, Place, Renormalise, RopeScaling, RopeSpec, Scoring, Select, SharedExpert, Temperature,
 };
 
 /// The keys that describe `spec`.
@@ -357,6 +357,11 @@ fn feed_forward(spec: &ModelSpec, keys: &mut Keys) {
     }
     if let Some(moe) = moe {
         experts(moe, keys);
+        if let Some((adjugate, scale)) = spec.layers.iter().find_map(LayerSpec::adjugate) {
+            keys.u32(&FIELDS.adjugate_d_ff, adjugate.expert.d_ff);
+            keys.u32(&FIELDS.adjugate_group, moe.experts / adjugate.experts);
+            keys.f32(&FIELDS.adjugate_scale, scale);
+        }
         if let Activation::ClampedSwiglu { alpha, limit } = moe.expert.activation {
             keys.f32_unless(&FIELDS.swiglu_alpha, alpha, 1.702);
             keys.f32_unless(&FIELDS.swiglu_limit, limit, 7.0);
@@ -418,7 +423,10 @@ fn sparse_layers(spec: &ModelSpec, keys: &mut Keys) {
 
 /// The factor that all branches share.
 fn residual_scale(spec: &ModelSpec) -> Result<f32> {
-    let mut scales = spec.layers.iter().flat_map(|layer| &layer.branches).map(|branch| branch.scale);
+    let branches = spec.layers.iter().flat_map(|layer| &layer.branches);
+    // Adjugate experts have a factor of their own.
+    let joined = branches.filter(|branch| branch.place != Place::Adjugate);
+    let mut scales = joined.map(|branch| branch.scale);
     let first = scales.next().unwrap_or(1.0);
     if scales.all(|scale| scale.to_bits() == first.to_bits()) {
         Ok(first)

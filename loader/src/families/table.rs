@@ -13,7 +13,7 @@ use super::family::{
     QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers, WindowRule,
 };
 use super::hybrids::{BAILING_HYBRID, GRANITE_HYBRID, JAMBA, KIMI_LINEAR, MAMBA2, NEMOTRON_H};
-use super::recent::{COHERE2MOE, DEEPSEEK32, GLM_DSA, HYV3, LLAMA4, MIMO2, PLM, STEP35};
+use super::recent::{COHERE2MOE, DEEPSEEK32, GLM_DSA, GROVEMOE, HYV3, JETMOE, LLAMA4, MIMO2, PLM, STEP35};
 use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
 use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
@@ -125,6 +125,8 @@ pub const FAMILIES: &[Family] = &[
     STEP35,
     LLAMA4,
     PLM,
+    GROVEMOE,
+    JETMOE,
     JAMBA,
     KIMI_LINEAR,
     BAILING_HYBRID,

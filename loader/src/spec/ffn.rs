@@ -1,5 +1,7 @@
 //! Feed-forward blocks, mixtures of experts and their routers, as data. It must not know layers.
 
+use super::BankKind;
+
 /// A matrix that every expert of a bank has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BankMatrix {
@@ -109,6 +111,8 @@ pub struct MoeSpec {
     pub latent: Option<usize>,
     /// Factor on what the shared expert gives (Cohere 2).
     pub shared_scale: f32,
+    /// Whether a bias `[d_model]` is added to what all experts of a token give (JetMoE).
+    pub out_bias: bool,
     /// Whether a token's weight is multiplied with the input of its expert, and not with its output: each
     /// token has one expert then (Llama 4).
     pub weighs_inputs: bool,
@@ -127,6 +131,24 @@ pub enum RouterInput {
         /// Added to the mean square.
         eps: f32,
     },
+    /// Nothing: it takes the choice of the branch before it, a mixture whose shared expert has no gate. Each
+    /// of the token's experts there stands for its group of `size` neighbours, which is an expert here. Its
+    /// weight is what the softmax over all experts there gave to the expert of the group's number, over the
+    /// sum of these (GroveMoE, as llama.cpp has it).
+    Groups {
+        /// Experts of a group.
+        size: usize,
+    },
+}
+
+impl MoeSpec {
+    /// What its experts are for.
+    pub fn kind(&self) -> BankKind {
+        match self.router_input {
+            RouterInput::Groups { .. } => BankKind::Adjugate,
+            _ => BankKind::FeedForward,
+        }
+    }
 }
 
 /// From router logits to experts and weights. Selection is on f32; ties go to the lower expert id.

@@ -2,9 +2,9 @@
 //! tensors here. It must not know files.
 
 use crate::spec::{
-    AttentionSpec, BankMatrix, BranchSpec, ConvSpec, DeltaLayout, DeltaSpec, KdaSpec, KvSource, LatentSpec,
-    LayerInputs, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, RouterInput,
-    SelectiveSpec, SharedExpert, SsmSpec,
+    AttentionSpec, BankMatrix, BranchSpec, ConvSpec, DeltaLayout, DeltaSpec, HeadExpertsSpec, KdaSpec,
+    KvSource, LatentSpec, LayerInputs, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm,
+    RouterInput, SelectiveSpec, SharedExpert, SsmSpec,
 };
 use crate::tensors::roles::{LayerTensor, LayerTensor as T, Role};
 
@@ -39,6 +39,7 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
             norms(branch, d, &mut add);
             match &branch.op {
                 Op::Attention(attention) => attention_tensors(attention, d, &mut add),
+                Op::HeadExperts(heads) => head_tensors(heads, d, &mut add),
                 Op::Conv(conv) => conv_tensors(conv, d, &mut add),
                 Op::Ssm(ssm) => ssm_tensors(ssm, d, &mut add),
                 Op::Selective(ssm) => selective_tensors(ssm, d, &mut add),
@@ -114,6 +115,16 @@ fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
             add(T::QNorm, 1, q);
             add(T::KNorm, 1, kv);
         }
+    }
+}
+
+fn head_tensors(heads: &HeadExpertsSpec, d_model: usize, add: Add<'_>) {
+    let a = &heads.attention;
+    add(T::K, a.kv_heads * a.head_dim, d_model);
+    add(T::V, a.kv_heads * a.value_dim, d_model);
+    add(T::HeadRouter, heads.experts, d_model);
+    if a.out_bias {
+        add(T::OBias, 1, d_model);
     }
 }
 
@@ -254,7 +265,12 @@ fn moe_tensors(moe: &MoeSpec, d_model: usize, add: Add<'_>) {
     if let SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) = &moe.shared {
         mlp_tensors(mlp, d_model, (T::Shared, T::SharedBias), add);
     }
-    add(T::Router, moe.experts, d_model);
+    if !matches!(moe.router_input, RouterInput::Groups { .. }) {
+        add(T::Router, moe.experts, d_model);
+    }
+    if moe.out_bias {
+        add(T::ExpertsOutBias, 1, d_model);
+    }
     if moe.router.bias {
         add(T::RouterBias, 1, moe.experts);
     }

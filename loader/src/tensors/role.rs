@@ -1,6 +1,6 @@
 //! What tensors are for. It must not know their names.
 
-use crate::spec::{Part, Place};
+use crate::spec::{BankKind, Part, Place};
 
 /// The purpose of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -194,6 +194,14 @@ pub enum LayerTensor {
     LatentUp,
     /// The experts' matrices.
     Experts(Part),
+    /// Matrices of experts that read what the others give.
+    AdjugateExperts(Part),
+    /// Matrices of attention experts: queries as [`Part::Up`], output as [`Part::Down`].
+    HeadExperts(Part),
+    /// Router of attention experts `[experts, d_model]`.
+    HeadRouter,
+    /// Added to what all experts of a token give `[d_model]`.
+    ExpertsOutBias,
     /// Their biases `[experts, rows]`.
     ExpertsBias(Part),
     /// A matrix of the shared expert.
@@ -213,11 +221,28 @@ impl Role {
 }
 
 impl LayerTensor {
+    /// The matrices of experts of this kind.
+    pub fn of_bank(kind: BankKind, part: Part) -> Self {
+        match kind {
+            BankKind::FeedForward => Self::Experts(part),
+            BankKind::Adjugate => Self::AdjugateExperts(part),
+            BankKind::Heads => Self::HeadExperts(part),
+        }
+    }
+
+    /// Which matrix of experts it is, if it is one.
+    pub fn expert_part(self) -> Option<Part> {
+        match self {
+            Self::Experts(part) | Self::AdjugateExperts(part) | Self::HeadExperts(part) => Some(part),
+            _ => None,
+        }
+    }
+
     /// Whether it is multiplied with inputs, and not a vector beside such a matrix.
     pub fn is_matrix(self) -> bool {
         match self {
             Self::Q | Self::K | Self::V | Self::O | Self::AttentionGate => true,
-            Self::Router | Self::SharedInput => true,
+            Self::Router | Self::HeadRouter | Self::HeadExperts(_) | Self::SharedInput => true,
             Self::LayerInputGate | Self::LayerInputUp => true,
             Self::SumNorm | Self::LayerScale | Self::RouterNorm | Self::ExpertScales => false,
             Self::QDown | Self::QUp | Self::KvDown | Self::KvUp | Self::KUp | Self::VUp => true,
@@ -236,11 +261,11 @@ impl LayerTensor {
             Self::ConvInBias | Self::ConvTaps | Self::ConvBias | Self::ConvOutBias => false,
             Self::DeltaRates | Self::DeltaByKeyHead | Self::DeltaOut => true,
             Self::DeltaConv | Self::DeltaDecay | Self::DeltaStepBias | Self::DeltaNorm => false,
-            Self::Dense(_) | Self::Experts(_) | Self::Shared(_) => true,
+            Self::Dense(_) | Self::Experts(_) | Self::AdjugateExperts(_) | Self::Shared(_) => true,
             Self::PreNorm(_) | Self::PreNormBias(_) | Self::PostNorm(_) | Self::PostNormBias(_) => false,
             Self::DenseBias(_) | Self::ExpertsBias(_) | Self::SharedBias(_) => false,
             Self::QBias | Self::KBias | Self::VBias | Self::OBias | Self::QNorm | Self::KNorm => false,
-            Self::Sinks | Self::RouterBias | Self::SelectBias => false,
+            Self::Sinks | Self::RouterBias | Self::SelectBias | Self::ExpertsOutBias => false,
         }
     }
 }

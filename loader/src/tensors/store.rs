@@ -13,7 +13,7 @@ use crate::container::catalog::Catalog;
 use crate::container::packed::PackedIndex;
 use crate::error::{Fault, LoadError, Result};
 use crate::io::FileBytes;
-use crate::spec::{BankKey, ModelSpec};
+use crate::spec::{BankKey, BankKind, ModelSpec};
 use crate::tensors::bank::{ExpertBank, MatrixRef, RecordRef};
 use crate::tensors::needed::needed;
 use crate::tensors::resolve::Resolver;
@@ -73,8 +73,12 @@ impl TensorStore {
         }
         let mut banks = Vec::new();
         for (key, bank) in spec.banks() {
-            // Records hold the first bank of a layer.
-            let in_records = packed.filter(|_| key.bank == 0).and_then(|packed| packed.layer(key.layer));
+            // Records hold the first bank of feed-forward blocks of a layer.
+            let first = !banks.iter().any(|other: &ExpertBank| {
+                other.key.layer == key.layer && other.kind == BankKind::FeedForward
+            });
+            let in_records = packed.filter(|_| bank.kind == BankKind::FeedForward && first);
+            let in_records = in_records.and_then(|packed| packed.layer(key.layer));
             banks.push(match in_records {
                 None => resolver.bank(key, &bank)?,
                 Some(packed) => resolver.records(key, packed, &bank)?,
@@ -141,10 +145,15 @@ impl TensorStore {
         self.banks.get(bank).expect("a bank's number comes from the spec of this model")
     }
 
-    /// The first bank of a layer, whose tensors are [`crate::tensors::roles::LayerTensor::Experts`]; `None`
-    /// for layers without experts.
+    /// The first bank of feed-forward blocks of a layer, which packed files have as records; `None` for layers
+    /// without one.
     pub fn bank_of_layer(&self, layer: usize) -> Option<&ExpertBank> {
-        self.banks.iter().find(|bank| bank.key == BankKey { layer, bank: 0 })
+        self.banks.iter().find(|bank| bank.key.layer == layer && bank.kind == BankKind::FeedForward)
+    }
+
+    /// The bank at a place of the model; `None` if there is none.
+    pub fn bank_at(&self, key: BankKey) -> Option<&ExpertBank> {
+        self.banks.iter().find(|bank| bank.key == key)
     }
 
     /// The file, or generated memory, of an index in a reference.

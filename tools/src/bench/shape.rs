@@ -305,6 +305,7 @@ impl Shape {
                 shared: self.shared_d_ff.map_or(SharedExpert::None, |d_ff| SharedExpert::Plain(mlp(d_ff))),
                 latent: None,
                 shared_scale: 1.0,
+                out_bias: false,
                 weighs_inputs: false,
             };
             LayerSpec::pre_norm(norm, Op::Attention(attention), Op::Moe(moe), 1.0)

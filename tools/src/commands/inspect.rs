@@ -160,6 +160,10 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
         norms(branch, out)?;
         match &branch.op {
             Op::Attention(a) => attention(a, out),
+            Op::HeadExperts(heads) => {
+                writeln!(out, "    {}", words::head_experts(heads))?;
+                attention(&heads.attention, out)
+            }
             Op::Latent(latent) => {
                 let (rank, nope, rope) = (latent.rank, latent.nope, latent.rope_dim());
                 writeln!(

@@ -2,9 +2,9 @@
 //! routers. It must not know files.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, ExpertGroups, HeadSpec, KvSource, MlpSpec, MoeSpec, NormSpec, OutputGate,
-    Pairing, QkNorm, Renormalise, RopeScaling, RopeSpec, RouterInput, RouterSpec, Scoring, Select,
-    SharedExpert,
+    Activation, AttentionSpec, ExpertGroups, HeadExpertsSpec, HeadSpec, KvSource, MlpSpec, MoeSpec, NormSpec,
+    OutputGate, Pairing, QkNorm, Renormalise, RopeScaling, RopeSpec, RouterInput, RouterSpec, Scoring,
+    Select, SharedExpert,
 };
 
 /// A norm and its epsilon.
@@ -159,14 +159,43 @@ pub fn experts(moe: &MoeSpec) -> String {
     if let Some(width) = moe.latent {
         also(&mut words, true, || format!("on {width} numbers of a projection"));
     }
+    also(&mut words, moe.out_bias, || "a bias of their sum".to_owned());
     also(&mut words, moe.weighs_inputs, || "weights on their inputs".to_owned());
     words.push_str(&shared);
     words
 }
 
+/// How the experts of a mixture of heads are chosen.
+pub fn head_experts(heads: &HeadExpertsSpec) -> String {
+    let most = heads.router.select.max_experts();
+    let choice = choice(&heads.router);
+    format!(
+        "{} attention experts of {} heads, at most {most} for a token; {choice}",
+        heads.experts,
+        heads.own_heads()
+    )
+}
+
 /// How experts are chosen.
 pub fn router(moe: &MoeSpec) -> String {
-    let RouterSpec { bias, select, scale, expert_scales } = &moe.router;
+    if let RouterInput::Groups { size } = moe.router_input {
+        return format!(
+            "chosen with the experts before, one for each {size} of them, and reads what they give"
+        );
+    }
+    let mut words = choice(&moe.router);
+    let reads = match moe.router_input {
+        RouterInput::Branch | RouterInput::Groups { .. } => "",
+        RouterInput::Outset => "reads what the layer received",
+        RouterInput::Residual { .. } => "reads the residual stream under a norm of its own",
+    };
+    also(&mut words, !reads.is_empty(), || reads.to_owned());
+    words
+}
+
+/// The rule of a router.
+fn choice(router: &RouterSpec) -> String {
+    let RouterSpec { bias, select, scale, expert_scales } = router;
     let mut words = match select {
         Select::SoftmaxTopK { k, renormalise } => {
             let weights = if *renormalise { ", weights divided by their sum" } else { "" };
@@ -190,12 +219,6 @@ pub fn router(moe: &MoeSpec) -> String {
     also(&mut words, *bias, || "a bias on its logits".to_owned());
     also(&mut words, scale.to_bits() != 1.0_f32.to_bits(), || format!("weights times {scale}"));
     also(&mut words, *expert_scales, || "a factor for each expert".to_owned());
-    let reads = match moe.router_input {
-        RouterInput::Branch => "",
-        RouterInput::Outset => "reads what the layer received",
-        RouterInput::Residual { .. } => "reads the residual stream under a norm of its own",
-    };
-    also(&mut words, !reads.is_empty(), || reads.to_owned());
     words
 }
 
@@ -221,6 +244,7 @@ mod tests {
             shared: SharedExpert::Plain(expert),
             latent: None,
             shared_scale: 1.0,
+            out_bias: false,
             weighs_inputs: false,
         };
         assert_eq!(

@@ -74,6 +74,39 @@ impl Routing {
         }
     }
 
+    /// Makes the choice of every token that of the groups of `size` neighbours that its first `k` experts are
+    /// in. The weight of a group is what the softmax of `logits`, `[tokens, experts]`, gave to the expert of
+    /// its number, over the sum of these; a group of several of the experts counts as often.
+    pub fn choose_groups(&mut self, size: usize, k: usize, logits: &[f32], experts: usize) {
+        let (mut end, mut next) = (0, 0);
+        for (token, logits) in logits.chunks_exact(experts).enumerate() {
+            let chosen = next..self.starts[token + 1];
+            next = chosen.end;
+            let chosen = chosen.start..chosen.end.min(chosen.start + k);
+            self.scores.clear();
+            self.scores.extend_from_slice(logits);
+            softmax(&mut self.scores);
+            let group = |id: u32| id as usize / size;
+            let total: f32 = self.ids[chosen.clone()].iter().map(|&id| self.scores[group(id)]).sum();
+            // Groups are no more than experts: what is written stays behind what is read.
+            let begin = end;
+            for at in chosen {
+                let group = group(self.ids[at]);
+                let weight = self.scores[group] / total;
+                match self.ids[begin..end].iter().position(|&known| known as usize == group) {
+                    Some(known) => self.weights[begin + known] += weight,
+                    None => {
+                        (self.ids[end], self.weights[end]) = (group as u32, weight);
+                        end += 1;
+                    }
+                }
+            }
+            self.starts[token + 1] = end;
+        }
+        self.ids.truncate(end);
+        self.weights.truncate(end);
+    }
+
     /// Multiplies each weight with the factor of its expert; `scales` is `[experts]`, or empty for none.
     pub fn scale_experts(&mut self, scales: &[f32]) {
         if !scales.is_empty() {
@@ -281,6 +314,36 @@ mod tests {
         assert!((weights.iter().sum::<f32>() - 2.0).abs() < 1e-6, "the factor comes after the division");
         let (_, weights) = route_with_bias(scored(None, Renormalise::AtLeast(4.0)), &bias, &logits);
         assert_eq!(weights[0], 2.0 * 0.5 / 4.0);
+    }
+
+    #[test]
+    fn groups_count_as_often_as_they_have_experts() {
+        let logits = [0.0, 2.0, -1.0, 3.0, 2.5, -2.0];
+        let mut routing = Routing::default();
+        let select = Select::SoftmaxTopK { k: 3, renormalise: false };
+        let spec = RouterSpec { bias: false, select, scale: 5.0, expert_scales: false };
+        let both = [logits, logits].concat();
+        routing.route(&spec, &[], &both, 6, |token| token == 1);
+        assert_eq!(routing.token(1).0, [3, 4, 1]);
+        routing.choose_groups(2, 3, &both, 6);
+        assert!(routing.token(0).0.is_empty());
+        let (ids, weights) = routing.token(1);
+        assert_eq!(ids, [1, 2, 0]);
+        // Of groups 1, 2 and 0: the softmax of experts 1, 2 and 0.
+        let powers: Vec<f32> = [2.0_f32, -1.0, 0.0].iter().map(|x| x.exp()).collect();
+        let total: f32 = powers.iter().sum();
+        for (weight, power) in weights.iter().zip(powers) {
+            assert!((weight - power / total).abs() < 1e-6, "{weights:?}");
+        }
+        // Experts 3 and 1 are in one group of four, expert 4 in the other.
+        routing.route(&spec, &[], &logits, 6, |_| true);
+        routing.choose_groups(4, 2, &logits, 6);
+        let (ids, weights) = routing.token(0);
+        assert_eq!(ids, [0, 1]);
+        assert!((weights[0] - 1.0 / (1.0 + 2.0_f32.exp())).abs() < 1e-6, "{weights:?}");
+        routing.route(&spec, &[], &logits, 6, |_| true);
+        routing.choose_groups(6, 3, &logits, 6);
+        assert_eq!(routing.token(0), (&[0][..], &[1.0][..]));
     }
 
     #[test]

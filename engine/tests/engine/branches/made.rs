@@ -100,7 +100,7 @@ fn shapes(spec: &ModelSpec) -> BTreeMap<Role, Vec<usize>> {
         (role, shape)
     });
     let banks = spec.banks().flat_map(|(key, bank)| {
-        let role = move |part| Role::Layer(key.layer, LayerTensor::Experts(part));
+        let role = move |part| Role::Layer(key.layer, LayerTensor::of_bank(bank.kind, part));
         let tensor = move |m: BankMatrix| (role(m.part), vec![bank.experts, m.rows, m.cols]);
         bank.matrices.into_iter().map(tensor)
     });
@@ -298,6 +298,7 @@ pub fn moe(expert: MlpSpec, shared: SharedExpert) -> Op {
         shared,
         latent: None,
         shared_scale: 1.0,
+        out_bias: false,
         weighs_inputs: false,
     })
 }

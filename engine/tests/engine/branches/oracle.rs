@@ -1,6 +1,7 @@
 //! What a made model computes, written out in plain loops in double precision, token by token and weight by
 //! weight. It follows the definitions in `moelten_loader::spec` and shares no code with the engine.
 
+mod heads;
 mod recurrences;
 
 use moelten_loader::spec::{
@@ -84,13 +85,23 @@ impl<'a> Layer<'a> {
     fn run(self, spec: &LayerSpec, x: &mut Rows, caches: &mut Caches) {
         let (outset, mut input) = (x.clone(), x.clone());
         let mut sum: Rows = x.iter().map(|x| vec![0.0; x.len()]).collect();
+        // What the branch before it read, and what it gave.
+        let mut before: (Rows, Rows) = (Rows::new(), Rows::new());
         for (number, branch) in spec.branches.iter().enumerate() {
             match branch.join {
                 Join::InOrder => input.clone_from(x),
                 Join::Parallel => {}
                 Join::Outset => input.clone_from(&outset),
+                Join::Output => input.clone_from(&before.1),
             }
-            let out = self.branch(branch, &input, &outset, caches);
+            let parent = number.checked_sub(1).and_then(|number| spec.branches.get(number));
+            let out = match (&branch.op, parent) {
+                (Op::Moe(MoeSpec { router_input: RouterInput::Groups { size }, .. }), Some(parent)) => {
+                    self.groups(branch, *size, parent, &before)
+                }
+                _ => self.branch(branch, &input, &outset, caches),
+            };
+            before = (input.clone(), out.clone());
             let next = spec.branches.get(number + 1).map(|next| next.join);
             let parallel = branch.join == Join::Parallel || next == Some(Join::Parallel);
             let summed = spec.sum_norm.filter(|_| parallel);
@@ -110,10 +121,34 @@ impl<'a> Layer<'a> {
         }
     }
 
+    /// Experts that stand for groups of those of the branch before them.
+    fn groups(self, branch: &BranchSpec, size: usize, parent: &BranchSpec, before: &(Rows, Rows)) -> Rows {
+        let (Op::Moe(spec), Op::Moe(chooses)) = (&branch.op, &parent.op) else { unreachable!("mixtures") };
+        let read =
+            self.norm(parent.pre_norm, T::PreNorm(parent.place), T::PreNormBias(parent.place), &before.0);
+        let all = Block::new(self, &spec.expert, T::AdjugateExperts, T::ExpertsBias);
+        let token = |(x, y): (&Vec<f64>, &Vec<f64>)| {
+            let scores = softmax(&linear(self.weights(T::Router), None, x));
+            let mut order: Vec<usize> = (0..chooses.experts).collect();
+            order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+            let k = chooses.router.select.max_experts().min(spec.experts);
+            let groups: Vec<usize> = order[..k].iter().map(|expert| expert / size).collect();
+            let total: f64 = groups.iter().map(|&group| scores[group]).sum();
+            let mut out = vec![0.0; y.len()];
+            for group in groups {
+                let given = all.of_expert(group, y.len()).apply(y);
+                out.iter_mut().zip(given).for_each(|(out, y)| *out += scores[group] / total * y);
+            }
+            out
+        };
+        read.iter().zip(&before.1).map(token).collect()
+    }
+
     fn branch(self, branch: &BranchSpec, x: &Rows, outset: &Rows, caches: &mut Caches) -> Rows {
         let normed = self.norm(branch.pre_norm, T::PreNorm(branch.place), T::PreNormBias(branch.place), x);
         let out = match &branch.op {
             Op::Attention(spec) => self.attention(spec, &normed, caches),
+            Op::HeadExperts(spec) => self.head_experts(spec, &normed),
             Op::LayerInput(spec) => self.layer_input(spec, &normed),
             Op::Conv(spec) => self.conv(spec, &normed),
             Op::Delta(spec) => self.delta(spec, &normed),
@@ -129,6 +164,7 @@ impl<'a> Layer<'a> {
                 let of_router = match spec.router_input {
                     RouterInput::Branch => normed.clone(),
                     RouterInput::Outset => outset.clone(),
+                    RouterInput::Groups { .. } => unreachable!("it is computed with the branch before it"),
                     RouterInput::Residual { eps } => {
                         let mut rows =
                             self.norm(Some(NormSpec::Rms { eps }), T::RouterNorm, T::RouterNorm, x);
@@ -404,6 +440,9 @@ impl<'a> Layer<'a> {
                 let weight = 1.0 / (1.0 + (-logit).exp());
                 add(weight, Block::new(self, mlp, T::Shared, T::SharedBias).apply(x));
             }
+        }
+        if let Some(bias) = self.weights_if(spec.out_bias, T::ExpertsOutBias) {
+            out.iter_mut().zip(bias).for_each(|(out, &bias)| *out += f64::from(bias));
         }
         out
     }
