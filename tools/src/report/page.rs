@@ -135,7 +135,7 @@ mod tests {
                 "                           and 8 slots for reads in flight",
             ]
         );
-        assert_eq!(wrap(line, 30).iter().map(String::len).max(), Some(30));
+        assert!(wrap(line, 30).iter().all(|row| row.len() <= 30));
         assert!(wrap(&"word ".repeat(30), 20).iter().all(|row| row.len() <= 20));
         assert_eq!(wrap(&"x".repeat(50), 20), ["x".repeat(50)], "a word is not broken");
     }
