@@ -56,7 +56,7 @@ fn a_file_is_attached_by_its_name_in_the_question() {
     terminal.type_fast("What is in @no");
     terminal.see("  notes.txt");
     terminal.press("Tab");
-    terminal.see("What is in @notes.txt ");
+    terminal.see("What is in @notes.txt");
     terminal.press("Enter");
     answered(&terminal);
     let sight = terminal.sight();
