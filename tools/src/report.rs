@@ -4,11 +4,14 @@
 pub mod bench;
 pub mod divergence;
 pub mod forecast;
+pub mod inspection;
 pub mod layer_words;
 pub mod memory_words;
 pub mod page;
 pub mod plot;
 pub mod progress;
 pub mod quantize_plan;
+pub mod suggestion_words;
 pub mod type_choice;
+pub mod waiting;
 pub mod windows;

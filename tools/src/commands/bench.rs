@@ -24,6 +24,7 @@ use crate::bench::peak::Peak;
 use crate::bench::shape::{self, FoundShape};
 use crate::exit::{self, CommandError};
 use crate::open::{self, ComputeArgs};
+use crate::output;
 use crate::report::bench::BenchReport;
 use crate::report::page;
 use crate::report::windows;
@@ -69,7 +70,7 @@ pub struct BenchArgs {
     trace: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -156,7 +157,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         disk_gb_per_s,
     };
     if args.json {
-        writeln!(io::stdout(), "{}", report.json())?;
+        output::answer(&report.json())?;
     } else {
         page::print(&report.text())?;
     }

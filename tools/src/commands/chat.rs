@@ -18,7 +18,9 @@ use crate::chat::answerer::About;
 use crate::chat::backend::ChatBackend;
 use crate::chat::prompt;
 use crate::chat::sampling::SamplingArgs;
+use crate::config;
 use crate::exit::{self, CommandError};
+use crate::last_model;
 use crate::open::SessionArgs;
 use crate::open::builtin;
 use crate::signals::{self, Polling};
@@ -27,7 +29,7 @@ use crate::signals::{self, Polling};
 #[derive(Debug, clap::Args)]
 pub struct ChatArgs {
     /// GGUF file or model folder; the built-in model if there is none
-    model: Option<PathBuf>,
+    pub model: Option<PathBuf>,
     /// System prompt; replaces the saved one with --continue; @FILE reads it from a file
     #[arg(short, long, value_name = "TEXT|@FILE")]
     system: Option<String>,
@@ -44,7 +46,7 @@ pub struct ChatArgs {
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     color: ColorArg,
     /// Terminal background [default: MOELTEN_THEME, what the terminal reports, or dark]
-    #[arg(long, value_name = "BACKGROUND")]
+    #[arg(long, value_name = "BACKGROUND", env = "MOELTEN_THEME")]
     theme: Option<ThemeArg>,
     /// Save neither the input history nor the conversation
     #[arg(long)]
@@ -119,6 +121,11 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     };
     let backend =
         ChatBackend::open(model.as_deref(), system.as_deref(), &args.session, &args.sampling, &mut say)?;
+    if let Some(model) = model.as_deref().filter(|_| config::here().remembers_model())
+        && let Err(error) = last_model::remember(model)
+    {
+        say(Tone::Warning, format!("the model is not remembered: {error}"));
+    }
     let about = backend.answerer().about().clone();
     let params = backend.params()?;
     about.notices.iter().for_each(|notice| say(Tone::Dim, format!("note: {notice}")));
@@ -155,13 +162,13 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     first.extend(args.prompt.into_iter().flat_map(|text| chat.handle(ChatEvent::Entered(text))));
     let mut input: Box<dyn Input> = if interactive() {
         terminal::remember();
-        Box::new(EditorInput::new(kept.history.clone(), notes)?)
+        Box::new(EditorInput::new(kept.history.clone(), notes.aloud())?)
     } else {
         // Prompts are shown if only the output is piped.
         let prompts = io::stdin().is_terminal();
-        Box::new(PlainInput::new(io::stdin().lock(), notes, prompts))
+        Box::new(PlainInput::new(io::stdin().lock(), notes.aloud(), prompts))
     };
-    Ok(driver::run_lines(&mut chat, &mut backend, &mut *input, notes, &kept, first)?)
+    Ok(driver::run_lines(&mut chat, &mut backend, &mut *input, notes.aloud(), &kept, first)?)
 }
 
 /// What a chat begins with.

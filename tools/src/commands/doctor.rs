@@ -2,7 +2,6 @@
 //! speed and which is used; on request the speed of a file's disk.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use moelten_engine::runtime::memory;
@@ -16,6 +15,7 @@ use serde_json::{Value, json};
 use crate::bench::limits::{self, TIER_FORMAT, TIER_TOKENS, TierSpeed};
 use crate::bench::loops::SEVERAL;
 use crate::open::loops::{self, Loops};
+use crate::output;
 use crate::report::page;
 use crate::report::progress::bytes;
 
@@ -27,7 +27,7 @@ pub struct DoctorArgs {
     disk: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// Everything that is printed.
@@ -79,7 +79,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
         disk: args.disk.as_deref().map(|path| limits::disk(Some(path))),
     };
     if args.json {
-        writeln!(io::stdout(), "{}", findings.json())?;
+        output::answer(&findings.json())?;
     } else {
         page::print(&findings.text()?)?;
     }

@@ -3,7 +3,6 @@
 //! read them.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,14 +13,15 @@ use moelten_engine::runtime::memory;
 use moelten_hub::variants;
 use moelten_loader::load::LoadedModel;
 use moelten_tui::figures::percent;
-use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
 use crate::chat::headers::Headers;
+use crate::exit;
 use crate::models::RemoteModel;
 use crate::names;
 use crate::open::{self, SessionArgs};
+use crate::output;
 use crate::report::forecast::{Forecast, Span, Speeds, TOLERANCE};
 use crate::report::memory_words;
 use crate::report::page;
@@ -35,13 +35,13 @@ use crate::report::progress::bytes;
 pub struct FitArgs {
     /// GGUF file, model folder, or name on the hub, which is judged by its headers without a download; the
     /// built-in model if there is none
-    model: Option<PathBuf>,
+    pub model: Option<PathBuf>,
     /// Cache hit rate to assume, 0 to 1, such as one that `/stats` showed [default: estimated]
     #[arg(long, value_name = "SHARE", value_parser = share)]
     hit_rate: Option<f64>,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     #[command(flatten)]
     session: SessionArgs,
 }
@@ -98,8 +98,14 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
         Ok(plan) => plan,
         Err(error) => {
             if let Some(refusal) = Refusal::of(&error, &args.session, &loaded) {
-                let text = if args.json { format!("{}\n", refusal.json(&name)) } else { refusal.text(&name) };
-                page::print(&text)?;
+                if !args.json {
+                    page::print(&refusal.text(&name))?;
+                    return Err(error.into());
+                }
+                let (mut object, error) = (refusal.json(&name), error.into());
+                object["error"] = exit::report(&error).json();
+                output::answer(&object)?;
+                return Err(error);
             }
             return Err(error.into());
         }
@@ -120,7 +126,7 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
     let report =
         Report { name, chats, loaded: &loaded, session: &args.session, plan, speeds, forecast, free };
     if args.json {
-        writeln!(io::stdout(), "{}", filter::clean(&report.json().to_string()))?;
+        output::answer(&report.json())?;
     } else {
         page::print(&report.text()?)?;
         if let Some(remote) = &remote {
@@ -426,7 +432,7 @@ mod tests {
         let text = refusal.text("m");
         assert!(text.contains("NO") && text.contains("--ram 81M") && text.contains("--ctx 1234"), "{text}");
         let text = Refusal { longest: 0, least_short: 60 << 20, ..refusal }.text("m");
-        assert!(text.contains("62.9 MB with the shortest context") && !text.contains("--ctx"), "{text}");
+        assert!(text.contains("60 MiB with the shortest context") && !text.contains("--ctx"), "{text}");
         let text = Refusal { longest: 0, least_short: 80 << 20, ..refusal }.text("m");
         assert!(!text.contains("shortest"), "{text}");
     }

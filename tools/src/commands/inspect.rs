@@ -11,6 +11,8 @@ use moelten_loader::load::{LoadedModel, Source};
 use moelten_loader::spec::{AttentionSpec, BranchSpec, LayerSpec, NormSpec, Op};
 
 use crate::open;
+use crate::output;
+use crate::report::inspection;
 use crate::report::layer_words as words;
 use crate::report::page;
 use crate::report::progress::bytes;
@@ -19,10 +21,13 @@ use crate::report::progress::bytes;
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
     /// GGUF file or model folder; the built-in model if there is none
-    model: Option<PathBuf>,
+    pub model: Option<PathBuf>,
     /// Omit the table of tensors
     #[arg(long)]
     brief: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Longest metadata text shown, in characters.
@@ -40,6 +45,9 @@ impl InspectArgs {
 /// Runs the command.
 pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     let model = open::load(args.model.as_deref())?;
+    if args.json {
+        return Ok(output::answer(&inspection::object(&model, args.brief))?);
+    }
     let mut out = String::new();
     metadata(&model, &mut out)?;
     layers(&model, &mut out)?;

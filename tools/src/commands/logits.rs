@@ -1,7 +1,7 @@
 //! `moelten logits`: a text's logits and chosen experts as a safetensors file, for comparison with other
 //! engines. The file's layout is stable: `input_ids` i32 `[T]`, `logits` f32 `[T, vocab]`, `router.L` i32
-//! `[T, k]` for the experts of layer L, `router.attn.L` for its attention experts and `router.adjugate.L` for its
-//! adjugate experts. Tokens with fewer than k experts have -1 behind them.
+//! `[T, k]` for the experts of layer L, `router.attn.L` for its attention experts and `router.adjugate.L` for
+//! its adjugate experts. Tokens with fewer than k experts have -1 behind them.
 
 use std::path::{Path, PathBuf};
 
@@ -14,9 +14,11 @@ use moelten_engine::plan::SequenceOptions;
 use moelten_loader::container::safetensors::{SafeTensor, SafeValues, write_safetensors};
 use moelten_loader::spec::{BankKey, BankKind, BankSpec, ModelSpec};
 use moelten_loader::text::TextSide;
+use serde_json::json;
 
 use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
+use crate::output;
 use crate::signals::Polling;
 
 /// Write a text's logits and chosen experts to a safetensors file
@@ -36,6 +38,9 @@ pub struct LogitsArgs {
     /// Context size in tokens [default: the length of the text]
     #[arg(long, value_name = "N", value_parser = open::tokens)]
     ctx: Option<usize>,
+    /// Print one JSON object about the file
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -96,7 +101,16 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
         tensors.push((name, SafeTensor { shape, values: SafeValues::I32(experts) }));
     }
     let sources: Vec<&Path> = sources.iter().map(PathBuf::as_path).collect();
-    write_safetensors(&args.out, &tensors, &sources).context("cannot write the logits")
+    write_safetensors(&args.out, &tensors, &sources).context("cannot write the logits")?;
+    if args.json {
+        let routers: Vec<_> =
+            routes.0.iter().map(|bank| json!({ "name": bank.name, "k": bank.most })).collect();
+        let file = args.out.display().to_string();
+        let object =
+            json!({ "file": file, "tokens": tokens, "vocab": vocab, "ids": ids, "routers": routers });
+        output::answer(&object)?;
+    }
+    Ok(())
 }
 
 /// Bytes of all logits.

@@ -23,6 +23,7 @@ use moelten_tui::terminal::{Notes, Tone};
 
 use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
+use crate::output;
 use crate::report::divergence::{Divergence, Estimate, Spread, negative_log_likelihood};
 use crate::report::page;
 use crate::report::progress::{Progress, Unit, bytes};
@@ -51,7 +52,7 @@ pub struct PplArgs {
     tokens: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -272,8 +273,7 @@ fn report(
                 "same_top_token": estimate(same),
             });
         }
-        writeln!(io::stdout(), "{object}")?;
-        return Ok(());
+        return Ok(output::answer(&object)?);
     }
     let mut out = String::new();
     writeln!(out, "perplexity {value:.4} +/- {error:.4} over {count} predicted tokens")?;

@@ -21,6 +21,7 @@ use serde_json::json;
 use crate::chat::headers::Headers;
 use crate::exit::{self, CommandError};
 use crate::open;
+use crate::output;
 use crate::report::page;
 use crate::report::progress::{Progress, Unit, bytes};
 use crate::report::quantize_plan::{QuantizePlan, free_bytes};
@@ -80,7 +81,7 @@ pub struct QuantizeArgs {
     ram: Option<u64>,
     /// Print JSON objects to stdout, one per line [default: if stdout is not a terminal]
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// `--type`.
@@ -346,7 +347,7 @@ impl Output {
 
     fn event(self, event: &serde_json::Value) -> anyhow::Result<()> {
         if self.json {
-            writeln!(io::stdout(), "{}", moelten_tui::filter::clean(&event.to_string()))?;
+            output::event(event)?;
         }
         Ok(())
     }

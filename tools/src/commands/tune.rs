@@ -1,7 +1,6 @@
 //! `moelten tune`: which number of threads and which prefetching are fastest for a model on this machine, measured
 //! inside the memory budget. The result is remembered for `chat` and `run`. It must not know how it is used.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -17,6 +16,7 @@ use serde_json::json;
 use crate::exit::CommandError;
 use crate::open::tuned::{self, Tuned};
 use crate::open::{self, PrefetchArg, SessionArgs};
+use crate::output;
 use crate::report::memory_words::streams;
 use crate::report::page;
 use crate::report::progress::{Progress, Unit};
@@ -44,7 +44,7 @@ pub struct TuneArgs {
     dry_run: bool,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     #[command(flatten)]
     session: SessionArgs,
 }
@@ -150,8 +150,7 @@ fn report(args: &TuneArgs, trials: &[Trial], best: usize) -> anyhow::Result<()> 
         };
         let all: Vec<_> = trials.iter().map(row).collect();
         let object = json!({ "trials": all, "best": row(&trials[best]), "remembered": !args.dry_run });
-        writeln!(io::stdout(), "{object}")?;
-        return Ok(());
+        return Ok(output::answer(&object)?);
     }
     let mut out = format!("  {:>7}  {:<8}  {:>10}\n", "threads", "prefetch", "tokens/s");
     for (index, Trial { tuned, tokens_per_s }) in trials.iter().enumerate() {

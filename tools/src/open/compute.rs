@@ -17,6 +17,12 @@ use serde::{Deserialize, Serialize};
 use super::files::mention;
 use super::loops;
 use super::sizes::ram;
+use crate::report::waiting;
+
+/// Opens a model with these options; a wait is shown with the weights that were copied.
+pub fn opening<T>(options: &ModelOptions, open: impl FnOnce() -> T) -> T {
+    waiting::during("opening the model", Some(&options.progress), open)
+}
 
 /// Options of every command that computes with a model.
 #[derive(Debug, Clone, clap::Args)]
@@ -157,6 +163,7 @@ impl ComputeArgs {
             sequence,
             extra,
             cancel: Cancel::new(),
+            progress: Arc::default(),
         }
     }
 
@@ -172,7 +179,8 @@ impl ComputeArgs {
         sequence: SequenceOptions,
         extra: u64,
     ) -> anyhow::Result<Arc<Model>> {
-        Ok(Arc::new(Model::new(runtime, spec, tensors, &self.options(sequence, extra))?))
+        let options = self.options(sequence, extra);
+        opening(&options, || Ok(Arc::new(Model::new(runtime, spec, tensors, &options)?)))
     }
 
     /// Element type of the KV cache: the option's, or f16.

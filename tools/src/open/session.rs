@@ -17,12 +17,11 @@ use moelten_loader::load::LoadedModel;
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::tensors::store::TensorStore;
 
-use crate::exit::CommandError;
-use crate::origin;
-
-use super::compute::{ComputeArgs, PrefetchArg};
+use super::compute::{ComputeArgs, PrefetchArg, opening};
 use super::sizes::{count, tokens};
 use super::tuned::{self, Tuned};
+use crate::exit::CommandError;
+use crate::{origin, parse};
 
 /// Options of a model with one session.
 #[derive(Debug, Clone, clap::Args)]
@@ -47,7 +46,7 @@ impl SessionArgs {
         cancel: &Cancel,
     ) -> anyhow::Result<Arc<Model>> {
         let options = ModelOptions { cancel: cancel.clone(), ..self.compute.options(self.options(), 0) };
-        Ok(Arc::new(Model::new(runtime, spec, tensors, &options)?))
+        opening(&options, || Ok(Arc::new(Model::new(runtime, spec, tensors, &options)?)))
     }
 
     fn options(&self) -> SequenceOptions {
@@ -87,7 +86,7 @@ impl SessionArgs {
         Plan::with_memory(&loaded.spec, &loaded.tensors, options, owned, u64::MAX)
     }
 
-    /// The options of an empty command line, environment variables included.
+    /// The options of an empty command line, environment variables and configuration included.
     ///
     /// # Errors
     /// [`CommandError::Usage`]: an environment variable with an invalid value.
@@ -97,7 +96,7 @@ impl SessionArgs {
             #[command(flatten)]
             session: SessionArgs,
         }
-        let parsed = <Nothing as clap::Parser>::try_parse_from(["moelten"]);
+        let parsed = parse::try_parse::<Nothing>(&["moelten".into()]);
         Ok(parsed.map_err(|error| CommandError::Usage(of_environment::<Nothing>(&error)))?.session)
     }
 

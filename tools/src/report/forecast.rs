@@ -140,6 +140,13 @@ impl Forecast {
         let hits = hit_rate.map_or_else(|| token.hits(plan), |rate| Span { low: rate, high: rate });
         token.forecast(hits, !matches!(plan.experts, Experts::Cached(_)), speeds)
     }
+
+    /// Predicts for a model that is not here, by figures about it: bytes of shared and of routed weights that
+    /// a token reads, and the share of the experts that stays in memory.
+    pub fn by_figures(dense: u64, routed: u64, share: f64, speeds: &Speeds) -> Self {
+        let token = Token { dense: dense as f64, routed: vec![routed as f64] };
+        token.forecast(Span { low: share, high: best_hits(share) }, share >= 1.0, speeds)
+    }
 }
 
 /// Predicted speed of a model that is wholly in RAM, whose tokens read `token_bytes` each.

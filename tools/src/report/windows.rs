@@ -10,6 +10,7 @@ use moelten_loader::text::tokenizer::Tokenizer;
 use crate::chat::prompt;
 use crate::exit::CommandError;
 use crate::open::count;
+use crate::report::waiting;
 
 /// Most tokens of a text, which take 16 MiB: a model needs hours for as many.
 const TOKENS_MAX: usize = 4 << 20;
@@ -128,7 +129,9 @@ fn ids_of(
     most: usize,
 ) -> anyhow::Result<Vec<u32>> {
     let up_to = most.min(TOKENS_MAX);
-    let encoded = tokenizer.encode_text_up_to(&text, up_to, &AtomicBool::new(false))?;
+    let never = AtomicBool::new(false);
+    let encoded =
+        waiting::during("tokenising the text", None, || tokenizer.encode_text_up_to(&text, up_to, &never))?;
     let mut ids = encoded.ids;
     let beyond = encoded.at_least > up_to;
     if beyond && (most > TOKENS_MAX || ids.len() <= up_to) {

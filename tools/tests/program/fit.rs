@@ -73,7 +73,7 @@ fn a_model_that_does_not_fit_streams() {
 #[test]
 fn a_model_that_cannot_run_says_what_would() {
     let outcome = fit(&["--ram", "20M", "--ctx", "256"]).refused(5, "E-MEM-03");
-    assert!(outcome.text().contains("NO, does not fit in 21.0 MB"), "{outcome:?}");
+    assert!(outcome.text().contains("NO, does not fit in 20 MiB"), "{outcome:?}");
     let named =
         outcome.text().split("--ram ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
     ask(&["--ram", named, "--ctx", "256"]).fine();

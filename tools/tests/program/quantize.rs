@@ -39,11 +39,11 @@ fn a_size_chooses_the_best_type_that_fits() {
         println!("{goal:?}: {size} bytes, about {kind}");
     }
     let refused = quantize(&builtin(), &target, &options(["--target-size", "1M"])).refused(2, "E-ARG-01");
-    assert!(refused.err.contains("no weight type makes a file of at most 1.0 MB"), "{}", refused.err);
+    assert!(refused.err.contains("no weight type makes a file of at most 1 MiB"), "{}", refused.err);
     let refused = quantize(&builtin(), &target, &options(["--for-ram", "20M"])).refused(2, "E-ARG-01");
     assert!(refused.err.contains("streamed from disk"), "{}", refused.err);
     let outcome = quantize(&builtin(), &target, &options(["--for-ram", "8G"])).fine();
-    assert!(outcome.err.contains("--for-ram 8.6 GB: q8_0"), "{}", outcome.err);
+    assert!(outcome.err.contains("--for-ram 8 GiB: q8_0"), "{}", outcome.err);
 }
 
 #[test]
@@ -74,10 +74,9 @@ fn packed_and_back() {
 
     let about = args(["inspect", packed.to_str().unwrap()]).fine();
     let text = about.text();
-    for line in [
-        "packed (version 2): 48 records of 262.1 kB, 12.6 MB, one for each expert",
-        "blk.5.ffn_expert.0 to 7",
-    ] {
+    for line in
+        ["packed (version 2): 48 records of 256 KiB, 12 MiB, one for each expert", "blk.5.ffn_expert.0 to 7"]
+    {
         assert!(text.contains(line), "{line} is not in {text}");
     }
     assert!(!args(["inspect", back.to_str().unwrap()]).fine().text().contains("packed"));

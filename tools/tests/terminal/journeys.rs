@@ -16,13 +16,16 @@ fn answered(terminal: &Terminal) {
 }
 
 #[test]
-fn a_first_look_is_one_command() {
+fn a_first_look_is_one_command_and_one_key() {
     let Some(terminal) = Terminal::open(80, 24) else { skip!("tmux is not installed") };
     let started = Instant::now();
     terminal.enter("$M");
+    terminal.see("no model is chosen yet");
+    took("the choice of a model", started);
+    terminal.press("Enter");
     terminal.see("tiny-tales (built in)");
     terminal.see("Type a message");
-    took("the first screen", started);
+    took("the first chat", started);
     let sight = terminal.sight();
     for part in ["RAM", "context", "lists all commands", "@FILE"] {
         assert!(sight.contains(part), "no {part:?} on\n{sight}");

@@ -210,6 +210,7 @@ impl Chat {
             Some(Busy::Reading { .. }) => Some("reading the attached file"),
             Some(Busy::Summarising { .. }) => Some("summarising"),
             Some(Busy::Switching) => Some("loading the model"),
+            None if self.reading > 0 => Some("reading the attached file"),
             Some(Busy::Answering { .. }) | None => None,
         }
     }

@@ -84,6 +84,11 @@ pub fn take_screen() -> io::Result<()> {
     )
 }
 
+/// Whether the full screen is shown: what is written elsewhere would disturb it.
+pub fn is_taken() -> bool {
+    *SCREEN.lock().unwrap_or_else(PoisonError::into_inner) == ScreenHold::Taken
+}
+
 /// Gives the terminal back; [`take_screen`] may take it again.
 ///
 /// # Errors

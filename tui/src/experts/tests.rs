@@ -37,8 +37,8 @@ fn map(layers: usize, experts: usize) -> ExpertMap {
         ..ExpertRow::default()
     };
     let memory = MemoryUse {
-        owned_bytes: Some(3_900_000_000),
-        budget_bytes: 4_000_000_000,
+        owned_bytes: Some((39 << 30) / 10),
+        budget_bytes: 4 << 30,
         slot_bytes: 1 << 31,
         released_bytes: 0,
     };

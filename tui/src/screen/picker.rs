@@ -345,17 +345,17 @@ mod tests {
         press(&mut picker, "vv");
         let expected = [
             "Model: ▏",
-            "  qwen3-30b.gguf                        qwen3moe Q4_0           8.9 GB  STREAM   3.3 to 9.0 tok/s",
-            "  olmoe.gguf                            olmoe Q4_K              8.9 GB  RAM      20 to 30 tok/s",
-            "> huge.gguf                             mixtral F16             8.9 GB  NO",
-            "  bad.gguf                                                      8.9 GB  ?",
+            "  qwen3-30b.gguf                        qwen3moe Q4_0          8.3 GiB  STREAM   3.3 to 9.0 tok/s",
+            "  olmoe.gguf                            olmoe Q4_K             8.3 GiB  RAM      20 to 30 tok/s",
+            "> huge.gguf                             mixtral F16            8.3 GiB  NO",
+            "  bad.gguf                                                     8.3 GiB  ?",
             "  the current folder: it needs 90 GB",
             "  /models: permission denied",
             "  type to filter, Up and Down select, Enter opens, Esc cancels",
         ];
         assert_eq!(screen(&picker, 103, 8), expected);
         let narrow = screen(&picker, 50, 8);
-        assert_eq!(narrow[1], "  qwen3-30b.gguf                   8.9 GB  STREAM");
+        assert_eq!(narrow[1], "  qwen3-30b.gguf                  8.3 GiB  STREAM");
         assert_eq!(screen(&Picker::new(), 40, 2)[0], "Model: ▏  searching ...");
     }
 

@@ -132,7 +132,7 @@ impl Screen {
 
     /// Whether something on the screen changes with time.
     pub fn moves(&self) -> bool {
-        self.chat.busy() || self.message.is_some()
+        self.chat.busy() || self.chat.activity().is_some() || self.message.is_some()
     }
 
     /// Whether the expert view is open and the model computes, so that snapshots are needed often.

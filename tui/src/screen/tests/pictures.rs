@@ -40,8 +40,8 @@ fn watching() -> Person {
     let row =
         |layer| ExpertRow { layer, slots: 6, cells: (0..16).map(cell).collect(), ..ExpertRow::default() };
     let memory = MemoryUse {
-        owned_bytes: Some(1_200_000_000),
-        budget_bytes: 4_300_000_000,
+        owned_bytes: Some((6 << 30) / 5),
+        budget_bytes: (43 << 30) / 10,
         slot_bytes: 1_000_000_000,
         released_bytes: 0,
     };
@@ -154,7 +154,7 @@ layer expert 0 ─────────────────────�
 · disk  ~ arriving  ░ RAM  used:  ░ not lately  ▒ lately  █ now
 tokens/s             -                   disk stalls          -
 disk                 -                   RAM reads            -
-found in RAM         -                   memory       ██░░░░░ 1.2 GB of 4.3 GB
+found in RAM         -                   memory       ██░░░░░ 1.2 GiB of 4.3 GiB
 ────────────────────────────────────────────────────────────────────────────────
 
   • Ganymede, 5268 km
@@ -167,7 +167,7 @@ found in RAM         -                   memory       ██░░░░░ 1.2 
   It is
 ─ ◞ writing, 0 s ───────────────────────────────────────────────────────────────
 › Type a message (/ for commands, F1 for help)
- tiny · Q8_0 · ctx ────── 0% · RAM 1.2/4.3 GB · F1 help  F2 experts  F3 models
+ tiny · Q8_0 · ctx ────── 0% · RAM 1.2/4.3 GiB · F1 help  F2 experts  F3 models
 ",
     );
 }
@@ -192,7 +192,7 @@ fn the_experts_beside() {
                                                                                                                          │ found in RAM                          -
                                                                                                                          │ disk stalls                           -
                                                                                                                          │ RAM reads                             -
-                                                                                                                         │ memory       ██████░░░░░░░░░░░░░░░░░░ 1.2 GB of 4.3 GB
+                                                                                                                         │ memory       ██████░░░░░░░░░░░░░░░░░░ 1.2 GiB of 4.3 GiB
                                                                                                                          │
                                                                                                                          │
                                                                                                                          │
@@ -228,7 +228,7 @@ fn the_experts_beside() {
   It is                                                                                                                  │
 ─ ◞ writing, 0 s ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 › Type a message (/ for commands, F1 for help)
- tiny · Q8_0 · ctx ────── 0% · RAM 1.2/4.3 GB · F1 help  F2 experts  F3 models
+ tiny · Q8_0 · ctx ────── 0% · RAM 1.2/4.3 GiB · F1 help  F2 experts  F3 models
 ",
     );
 }
