@@ -4,6 +4,7 @@
 pub mod builtin;
 mod compute;
 mod files;
+pub mod kept;
 pub mod loops;
 mod oom;
 mod session;

@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod divergence;
+pub mod earlier;
 pub mod forecast;
 pub mod inspection;
 pub mod layer_words;

@@ -24,6 +24,7 @@ use crate::chat::language::Language;
 use crate::exit::CommandError;
 use crate::models;
 use crate::open::{self, SessionArgs};
+use crate::report::earlier::{self, Machine, ModelKey, Pace};
 use crate::report::memory_words;
 use crate::signals::Polling;
 
@@ -32,6 +33,11 @@ pub struct Answerer {
     pub(crate) session: Sequence,
     language: Arc<Language>,
     about: About,
+    /// For the record of speeds.
+    key: ModelKey,
+    machine: Machine,
+    /// Bytes of weights that a token reads.
+    token_bytes: f64,
 }
 
 /// Facts about a model for people. Texts are unfiltered.
@@ -111,6 +117,7 @@ impl Answerer {
         }
         check_stop()?;
         let format = models::weight_type(&loaded);
+        let key = ModelKey::of(&loaded.tensors);
         let model = options.model(runtime, loaded.spec, loaded.tensors, cancel)?;
         check_stop()?;
         if let (Some(tell), Some(line)) = (tell, memory_words::after_start(&model)) {
@@ -141,7 +148,11 @@ impl Answerer {
             compute: compute_text,
             limits,
         };
-        Ok(Self { session, language: Arc::new(language), about })
+        let traffic = Traffic::of(&model, session.kv_format());
+        let routed: f64 = traffic.routed_bytes(model.spec()).iter().sum();
+        let token_bytes = (traffic.dense.bytes + traffic.head.bytes) as f64 + routed;
+        let machine = Machine::of(runtime);
+        Ok(Self { session, language: Arc::new(language), about, key, machine, token_bytes })
     }
 
     /// Facts for people.
@@ -224,10 +235,17 @@ impl Answerer {
         params: &GenerateParams,
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Answer, EngineError> {
-        self.session.generate(&self.language.tokenizer, prompt, params, cancel, &mut |event| {
-            if on_event(event).is_break() {
-                cancel.cancel();
-            }
-        })
+        let answer =
+            self.session.generate(&self.language.tokenizer, prompt, params, cancel, &mut |event| {
+                if on_event(event).is_break() {
+                    cancel.cancel();
+                }
+            })?;
+        if let Some(pace) = Pace::of(&answer.stats, self.token_bytes) {
+            let plan = self.session.model().plan();
+            // Without a record the next forecast is an estimate, which it says.
+            let _ = earlier::keep(&self.key, &self.machine, plan, &pace);
+        }
+        Ok(answer)
     }
 }

@@ -109,7 +109,7 @@ impl ChatBackend {
         }
         let ram = limits::ram_within(self.runtime.pool(), self.runtime.kernels(), MEASURED).ok()?;
         give_back();
-        Some(memory_words::speed(forecast::in_memory(token_bytes, ram)))
+        Some(memory_words::likely(forecast::in_memory(token_bytes, ram)))
     }
 
     /// Sampling parameters: the options', then those that the model recommends.

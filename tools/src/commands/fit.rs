@@ -22,7 +22,8 @@ use crate::models::RemoteModel;
 use crate::names;
 use crate::open::{self, SessionArgs};
 use crate::output;
-use crate::report::forecast::{Forecast, Span, Speeds, TOLERANCE};
+use crate::report::earlier;
+use crate::report::forecast::{Basis, Forecast, Likely, Span, Speeds, TOLERANCE};
 use crate::report::memory_words;
 use crate::report::page;
 use crate::report::progress::bytes;
@@ -121,7 +122,8 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
             Speeds::probe_on(path, compute, &loaded.tensors, PROBE, most)?
         }
     };
-    let forecast = Forecast::new(&loaded, &plan, args.session.compute().kv(), &speeds, args.hit_rate);
+    let earlier = earlier::about(compute, &loaded, &plan);
+    let forecast = Forecast::new(&loaded, &plan, compute.kv(), &speeds, &earlier, args.hit_rate);
     let free = memory::available_bytes();
     let report =
         Report { name, chats, loaded: &loaded, session: &args.session, plan, speeds, forecast, free };
@@ -317,17 +319,26 @@ impl Report<'_> {
             ),
         ];
         if self.verdict() == "STREAM" {
-            let Span { low, high } = f.hits;
-            let hits = match low == high {
-                true => percent(low),
-                false => format!("{:.0} to {:.0} %", 100.0 * low, 100.0 * high),
+            let Likely { value, range: Span { low, high } } = f.hits;
+            let words = match low == high {
+                true => "of expert bytes found in memory".to_owned(),
+                false => format!(
+                    "of expert bytes found in memory, {:.0} to {:.0} % by model and text",
+                    100.0 * low,
+                    100.0 * high
+                ),
             };
-            let words = "of expert bytes found in memory, depending on the text";
-            rows.push(("cache hits", hits, words.to_owned()));
+            rows.push(("cache hits", percent(value), words));
         }
         let speed = |span: Option<Span>| span.map_or_else(|| "unknown".to_owned(), memory_words::speed);
-        let words = format!("tokens/s once warm, {} for the first tokens", speed(f.cold));
-        rows.push(("speed", speed(f.warm), words));
+        let range = speed(f.warm.map(|warm| warm.range));
+        let (cold, basis) = (speed(f.cold), f.basis.words());
+        let words = format!("tokens/s once warm ({range}), {basis}; {cold} for the first tokens");
+        rows.push((
+            "speed",
+            speed(f.warm.map(|Likely { value, .. }| Span { low: value, high: value })),
+            words,
+        ));
         rows
     }
 
@@ -365,6 +376,10 @@ impl Report<'_> {
     fn json(&self) -> Value {
         let (plan, f) = (&self.plan, &self.forecast);
         let span = |span: Option<Span>| span.map(|span| json!({ "low": span.low, "high": span.high }));
+        let likely = |likely: Option<Likely>| {
+            let json = |Likely { value, range }: Likely| json!({ "likely": value, "low": range.low, "high": range.high });
+            likely.map(json)
+        };
         let (slots, spare, direct) = match &plan.experts {
             Experts::Cached(c) => (Some(&c.shape.quotas), c.shape.spare.iter().sum(), c.direct),
             Experts::InPlace => (None, 0, false),
@@ -400,7 +415,7 @@ impl Report<'_> {
                 "direct": direct,
             },
             "token": { "dense_bytes": f.dense_bytes, "routed_bytes": f.routed_bytes },
-            "hit_rate": span(Some(f.hits)),
+            "hit_rate": likely(Some(f.hits)),
             "probe": {
                 "ram_gb_per_s": self.speeds.ram_gb_per_s,
                 "disk_gb_per_s": self.speeds.disk_gb_per_s.as_ref().ok(),
@@ -409,7 +424,8 @@ impl Report<'_> {
                 "depth": self.speeds.pattern.depth,
             },
             "tolerance": span(Some(TOLERANCE)),
-            "tokens_per_s_warm": span(f.warm),
+            "tokens_per_s_warm": likely(f.warm),
+            "measured_before": f.basis == Basis::Run,
             "tokens_per_s_cold": span(f.cold),
         })
     }

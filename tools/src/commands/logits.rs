@@ -103,11 +103,14 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
     let sources: Vec<&Path> = sources.iter().map(PathBuf::as_path).collect();
     write_safetensors(&args.out, &tensors, &sources).context("cannot write the logits")?;
     if args.json {
-        let routers: Vec<_> =
-            routes.0.iter().map(|bank| json!({ "name": bank.name, "k": bank.most })).collect();
+        let layers: Vec<_> = routes
+            .0
+            .iter()
+            .zip(&shapes)
+            .map(|(bank, [_, k])| json!({ "tensor": bank.name, "k": k }))
+            .collect();
         let file = args.out.display().to_string();
-        let object =
-            json!({ "file": file, "tokens": tokens, "vocab": vocab, "ids": ids, "routers": routers });
+        let object = json!({ "file": file, "tokens": tokens, "vocab": vocab, "ids": ids, "routers": layers });
         output::answer(&object)?;
     }
     Ok(())

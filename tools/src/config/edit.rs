@@ -69,7 +69,7 @@ fn changed(text: &str, key: &Key, line: Option<&str>) -> Result<String, String> 
         line.contains('=') && name.replace('-', "_") == key.name
     };
     let mut lines: Vec<&str> = text.lines().collect();
-    match (lines.iter().position(|line| is_key(&line)), line) {
+    match (lines.iter().position(is_key), line) {
         (Some(at), _) if lines[at].parse::<toml::Table>().is_err() => {
             return Err(format!("`{}` takes several lines there; change it in an editor", key.name));
         }

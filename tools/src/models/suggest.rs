@@ -13,7 +13,8 @@ use moelten_tui::figures;
 use super::catalogue::KnownModel;
 use crate::bench::limits;
 use crate::open::{SessionArgs, builtin};
-use crate::report::forecast::{Forecast, Span, Speeds};
+use crate::report::earlier;
+use crate::report::forecast::{Earlier, Forecast, Likely, Speeds};
 
 /// Time to measure the disk, and the largest buffer to measure RAM.
 const PROBE: Duration = Duration::from_millis(500);
@@ -43,16 +44,16 @@ pub struct Suggestion {
     pub model: KnownModel,
     /// Whether it runs.
     pub fit: Fit,
-    /// Range of tokens per second once warm.
-    pub speed: Option<Span>,
+    /// Tokens per second once warm.
+    pub speed: Option<Likely>,
     /// Whether it was downloaded.
     pub here: bool,
 }
 
 impl Suggestion {
-    /// The likely speed in tokens per second: the middle of the range.
+    /// The likely speed in tokens per second.
     pub fn likely(&self) -> Option<f64> {
-        self.speed.map(|span| (span.low * span.high).sqrt())
+        self.speed.map(|speed| speed.value)
     }
 
     /// Whether answers come at the speed of reading.
@@ -73,6 +74,8 @@ struct Machine {
     /// Free bytes of the disk of downloads, if known.
     disk: Option<u64>,
     speeds: Speeds,
+    /// What models measured that ran here.
+    earlier: Earlier,
 }
 
 /// The models of the catalogue, best first: those that run well, the strongest of them first, then slower
@@ -139,7 +142,8 @@ impl Machine {
         };
         let ram_gb_per_s = limits::ram_before(threads, PROBE_BYTES.min(budget / 2))?;
         let speeds = Speeds { ram_gb_per_s, disk_gb_per_s, pattern };
-        Ok(Self { budget, disk: hub.free_bytes(), speeds })
+        let earlier = earlier::any_model(compute);
+        Ok(Self { budget, disk: hub.free_bytes(), speeds, earlier })
     }
 
     fn judge(&self, model: KnownModel, here: bool) -> Suggestion {
@@ -161,7 +165,7 @@ impl Machine {
         let dense = model.token_bytes.saturating_sub(routed);
         let speed = match fit {
             Fit::No(_) => None,
-            _ => Forecast::by_figures(dense, routed, share, &self.speeds).warm,
+            _ => Forecast::by_figures(dense, routed, share, &self.speeds, &self.earlier).warm,
         };
         Suggestion { model, fit, speed, here }
     }
@@ -174,7 +178,12 @@ mod tests {
     fn machine(budget_gb: u64) -> Machine {
         let pattern = Pattern { block: READ_BYTES, depth: READ_DEPTH, limit: PROBE };
         let speeds = Speeds { ram_gb_per_s: 40.0, disk_gb_per_s: Ok(3.0), pattern };
-        Machine { budget: budget_gb * 1_000_000_000, disk: Some(200_000_000_000), speeds }
+        Machine {
+            budget: budget_gb * 1_000_000_000,
+            disk: Some(200_000_000_000),
+            speeds,
+            earlier: Earlier::default(),
+        }
     }
 
     fn judged(machine: &Machine) -> Vec<Suggestion> {

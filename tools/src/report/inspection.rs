@@ -104,6 +104,7 @@ fn layer(layer: &LayerSpec, d_model: usize) -> Value {
             Op::Attention(_) => "attention",
             Op::HeadExperts(_) => "attention experts",
             Op::Latent(_) => "latent attention",
+            Op::HeadExperts(_) => "attention experts",
             Op::Conv(_) => "convolution",
             Op::Kda(_) => "kimi delta attention",
             Op::Selective(_) => "mamba",

@@ -13,7 +13,8 @@ use moelten_tui::chat::Limits;
 use moelten_tui::terminal::Tone;
 
 use crate::open::{self, SessionArgs};
-use crate::report::forecast::{Forecast, Span, Speeds, tight_layers};
+use crate::report::earlier;
+use crate::report::forecast::{Forecast, Likely, Span, Speeds, tight_layers};
 use crate::report::progress::bytes;
 
 /// Time to measure the disk before a start: short compared with reading the dense weights.
@@ -27,6 +28,12 @@ pub fn speed(span: Span) -> String {
     let round = |rate: f64| if rate < 9.95 { format!("{rate:.1}") } else { format!("{rate:.0}") };
     let (low, high) = (round(span.low), round(span.high));
     if low == high { low } else { format!("{low} to {high}") }
+}
+
+/// A speed and its range: `6.0 tok/s (4.5 to 8.1)`.
+pub fn likely(warm: Likely) -> String {
+    let Likely { value, range } = warm;
+    format!("{} tok/s ({})", speed(Span { low: value, high: value }), speed(range))
 }
 
 /// Whether experts are streamed from disk: not all of them fit into the cache.
@@ -79,16 +86,16 @@ pub fn before_start(options: &SessionArgs, loaded: &LoadedModel, plan: &Plan) ->
     let kv = options.compute().kv();
     let speeds =
         Speeds::probe(options.compute(), &loaded.tensors, PROBE, PROBE_BYTES.min(plan.budget / PROBE_PART))?;
-    let forecast = Forecast::new(loaded, plan, kv, &speeds, None);
+    let forecast =
+        Forecast::new(loaded, plan, kv, &speeds, &earlier::about(options.compute(), loaded, plan), None);
     before.limits = Limits {
         ram_gb_per_s: Some(speeds.ram_gb_per_s),
         disk_gb_per_s: speeds.disk_gb_per_s.as_ref().ok().copied(),
         dense_bytes: Some(forecast.dense_bytes),
     };
-    before.speed = forecast.warm.map(speed);
-    let speed = forecast
-        .warm
-        .map_or_else(|| "speed unknown".to_owned(), |span| format!("about {} tok/s", speed(span)));
+    before.speed = forecast.warm.map(likely);
+    let speed =
+        forecast.warm.map_or_else(|| "speed unknown".to_owned(), |warm| format!("about {}", likely(warm)));
     lines.push((
         Tone::Plain,
         format!(
@@ -149,6 +156,8 @@ mod tests {
         assert_eq!(words(3.26, 9.0), "3.3 to 9.0");
         assert_eq!(words(9.96, 120.4), "10 to 120");
         assert_eq!(words(0.5, 0.51), "0.5");
+        let warm = Likely { value: 6.0, range: Span { low: 4.52, high: 18.1 } };
+        assert_eq!(likely(warm), "6.0 tok/s (4.5 to 18)");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use moelten_loader::load::{self, LoadedModel};
 use serde_json::{Value, json};
 
 use crate::open::SessionArgs;
+use crate::report::earlier;
 use crate::report::forecast::{Forecast, Speeds};
 use crate::report::memory_words;
 use crate::report::progress::bytes;
@@ -224,9 +225,10 @@ fn fit(layout: &GgufPlan, session: &SessionArgs, speeds: &Speeds) -> anyhow::Res
         Ok(plan) => plan,
         Err(error) => return Ok(Fit { verdict: "NO", words: error.to_string() }),
     };
-    let forecast = Forecast::new(&model, &plan, session.compute().kv(), speeds, None);
+    let earlier = earlier::about(session.compute(), &model, &plan);
+    let forecast = Forecast::new(&model, &plan, session.compute().kv(), speeds, &earlier, None);
     let speed = match forecast.warm {
-        Some(span) => format!("about {} tok/s when warm", memory_words::speed(span)),
+        Some(warm) => format!("about {} when warm", memory_words::likely(warm)),
         None => "speed unknown".to_owned(),
     };
     let (verdict, what) = match &plan.experts {

@@ -51,7 +51,7 @@ pub fn object(suggestion: &Suggestion) -> Value {
         "runs_well": suggestion.runs_well(),
         "expert_share": share,
         "likely_tokens_per_s": suggestion.likely(),
-        "tokens_per_s": suggestion.speed.map(|span| json!({ "low": span.low, "high": span.high })),
+        "tokens_per_s": suggestion.speed.map(|speed| json!({ "low": speed.range.low, "high": speed.range.high })),
         "bytes": model.bytes,
         "token_bytes": model.token_bytes,
         "params": model.params.0,

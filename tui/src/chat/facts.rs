@@ -25,7 +25,7 @@ pub struct ModelCard {
     pub budget_bytes: u64,
     /// Share of the experts that RAM holds, 0 to 1; `None` if the whole model is in RAM.
     pub cached: Option<f64>,
-    /// Expected tokens per second, such as `3.3 to 9.0`.
+    /// The expected speed, such as `6.0 tok/s (4.5 to 8.1)`.
     pub speed: Option<String>,
 }
 

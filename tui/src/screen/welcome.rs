@@ -79,7 +79,7 @@ fn card(facts: &Facts, theme: Theme, width: usize) -> Vec<Line<'static>> {
         let rest = cut(&rest, width.saturating_sub(word.width()));
         lines.push(Line::from(vec![Span::styled(word, theme.style(role)), Span::styled(rest, text)]));
     }
-    let speed = about.speed.as_ref().map(|speed| format!("about {speed} tok/s"));
+    let speed = about.speed.as_ref().map(|speed| format!("about {speed}"));
     let context = (facts.context > 0).then(|| format!("context {} tokens", short(facts.context)));
     let parts: Vec<_> = speed.into_iter().chain(context).collect();
     if !parts.is_empty() {
