@@ -102,7 +102,6 @@ fn layer(layer: &LayerSpec, d_model: usize) -> Value {
     let op = |op: &Op| -> Value {
         let name = match op {
             Op::Attention(_) => "attention",
-            Op::HeadExperts(_) => "attention experts",
             Op::Latent(_) => "latent attention",
             Op::HeadExperts(_) => "attention experts",
             Op::Conv(_) => "convolution",
