@@ -27,6 +27,7 @@ use crate::open::{self, ComputeArgs};
 use crate::output;
 use crate::report::bench::BenchReport;
 use crate::report::earlier::{self, Machine, ModelKey, Pace};
+use crate::report::page;
 use crate::report::windows;
 use crate::signals::Polling;
 
@@ -161,7 +162,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     if args.json {
         output::answer(&report.json())?;
     } else {
-        write!(io::stdout(), "{}", filter::clean(&report.text()))?;
+        page::print(&report.text())?;
     }
     Ok(())
 }
