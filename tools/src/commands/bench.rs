@@ -1,7 +1,6 @@
 //! `moelten bench`: how fast a model reads a prompt and decodes, compared with the limits of the machine,
 //! measured in the same run. It must not know how figures are printed.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use moelten_engine::offline::trace::{TraceHeader, TraceWriter, TracedBank};
