@@ -13,6 +13,7 @@ use crate::layers::ffn::router_weights::RouterWeights;
 use crate::layers::layer_input::LayerInput;
 use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
+use crate::layers::mixer::compressed::Compressed;
 use crate::layers::mixer::contract::Mixer;
 use crate::layers::mixer::conv::Conv;
 use crate::layers::mixer::delta::Delta;
@@ -22,6 +23,7 @@ use crate::layers::mixer::latent::Latent;
 use crate::layers::mixer::selective::Selective;
 use crate::layers::mixer::ssm::Ssm;
 use crate::layers::norm::Norm;
+use crate::layers::streams::StreamWeights;
 use embedding::Embedding;
 use layer_inputs::LayerInputWeights;
 
@@ -35,6 +37,8 @@ pub struct Weights {
     pub embedding: Embedding,
     /// What every layer gets of a token besides, in models that have it.
     pub layer_inputs: Option<LayerInputWeights>,
+    /// How the head mixes residual streams, where there are several.
+    pub streams: Option<StreamWeights>,
     /// The norm before the head.
     pub final_norm: Norm,
     /// The output projection, `[vocab, d_model]`.
@@ -57,6 +61,8 @@ pub struct Branch {
     pub key: (usize, usize),
     /// Which residual stream it reads.
     pub join: Join,
+    /// How it mixes residual streams, where there are several.
+    pub streams: Option<StreamWeights>,
     /// Norm of the input.
     pub pre: Option<Norm>,
     /// The operation.
@@ -91,6 +97,13 @@ pub enum OpWeights {
     Latent {
         /// Projections and norms.
         latent: Latent,
+        /// The number of its state among those of a sequence.
+        state: usize,
+    },
+    /// Attention to compressed tokens.
+    Compressed {
+        /// Projections, norms, compressors.
+        compressed: Box<Compressed>,
         /// The number of its state among those of a sequence.
         state: usize,
     },
@@ -155,6 +168,8 @@ pub struct NextBank<'a> {
     pub input: RouterInput,
     /// The router; `None` for experts that are chosen with those of the branch before.
     pub router: Option<&'a RouterWeights>,
+    /// How its branch mixes residual streams, where there are several.
+    pub streams: Option<&'a StreamWeights>,
     /// The norm of what the router reads.
     pub norm: Option<&'a Norm>,
 }
@@ -165,6 +180,7 @@ impl OpWeights {
         match self {
             Self::Attention { attention, state } => Some((attention, *state)),
             Self::Latent { latent, state } => Some((latent, *state)),
+            Self::Compressed { compressed, state } => Some((&**compressed, *state)),
             Self::Delta { delta, state } => Some((delta, *state)),
             Self::Conv { conv, state } => Some((conv, *state)),
             Self::Ssm { ssm, state } => Some((ssm, *state)),
@@ -189,6 +205,7 @@ impl Weights {
                 experts: moe.spec.experts,
                 input: moe.spec.router_input,
                 router: moe.router.as_ref(),
+                streams: next.streams.as_ref(),
                 norm: moe.router_norm.as_ref().or(next.pre.as_ref()),
             }),
             OpWeights::HeadExperts { heads, .. } => Some(NextBank {
@@ -196,6 +213,7 @@ impl Weights {
                 experts: heads.spec.experts,
                 input: RouterInput::Branch,
                 router: Some(&heads.router),
+                streams: next.streams.as_ref(),
                 norm: next.pre.as_ref(),
             }),
             _ => None,

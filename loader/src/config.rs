@@ -2,6 +2,7 @@
 //! [`crate::spec::ModelSpec`], and that spec written as GGUF metadata. No file here reads tensors.
 
 mod adjugate;
+mod compressed;
 mod conv;
 mod delta;
 mod experts;

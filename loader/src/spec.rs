@@ -5,21 +5,27 @@
 //! Everything here has been validated by the lowering (`families`, `lower`): divisions divide, counts are
 //! positive, numbers are finite. It must not know tensor names or containers.
 
+mod compressed;
 mod conv;
 mod delta;
 mod ffn;
 mod heads;
 mod kda;
 mod mixer;
+mod rule;
 mod ssm;
+mod streams;
 
+pub use compressed::*;
 pub use conv::*;
 pub use delta::*;
 pub use ffn::*;
 pub use heads::*;
 pub use kda::*;
 pub use mixer::*;
+pub use rule::*;
 pub use ssm::*;
+pub use streams::*;
 
 /// A whole decoder-only model.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +42,8 @@ pub struct ModelSpec {
     pub max_context: usize,
     /// Factor on the embedding output.
     pub embed_scale: f32,
+    /// Several residual streams, where there is more than one. Branches join them in order alone.
+    pub streams: Option<StreamsSpec>,
     /// What every layer gets of a token besides the residual stream.
     pub layer_inputs: Option<LayerInputs>,
     /// The layers in order.
@@ -125,6 +133,8 @@ pub enum Op {
     HeadExperts(HeadExpertsSpec),
     /// Attention whose keys and values are made from one latent vector for each token, which is cached.
     Latent(LatentSpec),
+    /// Attention to a window and to rows that stand for runs of earlier tokens.
+    Compressed(CompressedSpec),
     /// A recurrence whose matrices forget and are corrected.
     Delta(DeltaSpec),
     /// A recurrence whose matrices forget row by row and are corrected.
@@ -327,6 +337,7 @@ impl Op {
             Self::Attention(attention) => Some(attention),
             Self::Latent(latent) => Some(&latent.attention),
             Self::HeadExperts(heads) => Some(&heads.attention),
+            Self::Compressed(compressed) => Some(&compressed.attention),
             _ => None,
         }
     }

@@ -26,8 +26,10 @@ pub(super) struct PassContext<'a> {
     pub weights: &'a Weights,
     /// Its experts.
     pub store: &'a ExpertStore,
-    /// Width of the residual stream.
+    /// Width of a residual stream.
     pub d_model: usize,
+    /// How many residual streams there are.
+    pub streams: usize,
 }
 
 impl<'a> PassContext<'a> {
@@ -46,12 +48,17 @@ impl<'a> PassContext<'a> {
         for first in (0..rows).step_by(step) {
             let piece = first..rows.min(first + step);
             let at = piece.start * d..piece.end * d;
-            let from = match branch.join {
-                Join::InOrder | Join::Parallel => &s.x,
-                Join::Outset => &s.outset,
-                Join::Output => &s.branch,
+            let wide = piece.start * d * self.streams..piece.end * d * self.streams;
+            if let Some(streams) = &branch.streams {
+                streams.read(self.compute, &s.x[wide.clone()], &mut s.streams);
+            }
+            let x = match (&branch.streams, branch.join) {
+                (Some(_), _) => &s.streams.read[..at.len()],
+                (None, Join::InOrder | Join::Parallel) => &s.x[at.clone()],
+                (None, Join::Outset) => &s.outset[at.clone()],
+                (None, Join::Output) => &s.branch[at.clone()],
             };
-            let (x, normed) = (&from[at.clone()], &mut s.normed[at.clone()]);
+            let normed = &mut s.normed[at.clone()];
             match &branch.pre {
                 Some(norm) => norm.apply(self.compute, x, normed),
                 None => normed.copy_from_slice(x),
@@ -61,6 +68,10 @@ impl<'a> PassContext<'a> {
             if let Some(norm) = &branch.post {
                 normed.copy_from_slice(out);
                 norm.apply(self.compute, normed, out);
+            }
+            if let Some(streams) = &branch.streams {
+                streams.write(self.compute, branch.scale, out, &s.streams, &mut s.x[wide]);
+                continue;
             }
             let into = if parallel { &mut s.joined } else { &mut s.x };
             self.compute.add(branch.scale, out, &mut into[at], d);
@@ -80,7 +91,7 @@ impl<'a> PassContext<'a> {
             let Some(router) = &moe.router else { continue };
             if moe.spec.router_input == RouterInput::Outset {
                 let (x, router) = (&s.outset[..rows * self.d_model], (router, moe.spec.experts));
-                lookahead::rank(self.compute, None, router, x, &mut s.ahead);
+                lookahead::rank(self.compute, (None, None), router, x, &mut s.ahead);
                 self.store.prefetch(moe.bank, &s.ahead.ranked);
             }
         }
@@ -102,6 +113,10 @@ impl<'a> PassContext<'a> {
             }
             OpWeights::Latent { latent, state } => {
                 self.mix(branch, (latent, *state), rows, batch, s, observer);
+                Ok(())
+            }
+            OpWeights::Compressed { compressed, state } => {
+                self.mix(branch, (&**compressed, *state), rows, batch, s, observer);
                 Ok(())
             }
             OpWeights::Delta { delta, state } => {
@@ -213,10 +228,10 @@ impl<'a> PassContext<'a> {
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let (compute, d) = (self.compute, self.d_model);
-        let (x, normed) = (&s.x[..rows.end * d], &s.normed[..rows.end * d]);
+        let (x, normed) = (&s.x[..rows.end * d * self.streams], &s.normed[..rows.end * d]);
         let out = &mut s.branch[..rows.end * d];
         let products = &mut s.products;
-        let live = |row| batch.is_live(row);
+        let (live, token) = (|row| batch.is_live(row), |row| batch.token_id(row));
         let of_router = match (moe.spec.router_input, &moe.router_norm) {
             (RouterInput::Outset, _) => &s.outset[..rows.end * d],
             (RouterInput::Residual { .. }, Some(norm)) => {
@@ -230,7 +245,7 @@ impl<'a> PassContext<'a> {
             (RouterInput::Groups { size }, _) => moe.follow(size, &mut s.moe.route),
             (_, Some(router)) => {
                 let (packed, grouped) = (&mut products.packed, &mut products.grouped);
-                router.route(compute, of_router, live, &mut s.moe.route, packed, grouped);
+                router.route(compute, of_router, (live, token), &mut s.moe.route, packed, grouped);
             }
             (_, None) => unreachable!("a mixture has a router or follows one"),
         }
@@ -239,7 +254,8 @@ impl<'a> PassContext<'a> {
             compute.pack(normed, d, [], &mut products.packed);
         }
         let next = self.next_bank(branch, batch, rows.len());
-        let mut ahead = Ahead::new(compute, self.store, next, (&s.moe.route.routing, x), &mut s.ahead);
+        let known = (&s.moe.route.routing, &token as &dyn Fn(usize) -> u32, x);
+        let mut ahead = Ahead::new(compute, self.store, next, known, &mut s.ahead);
         let stop = || batch.all_cancelled();
         let input = MoeInput { store: self.store, phase: batch.phase(), stop: &stop, x: normed };
         {

@@ -25,15 +25,16 @@ impl PassContext<'_> {
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let (compute, d) = (self.compute, self.d_model);
-        let (x, normed) = (&s.x[..rows.end * d], &s.normed[..rows.end * d]);
+        let (x, normed) = (&s.x[..rows.end * d * self.streams], &s.normed[..rows.end * d]);
         let (scratch, products) = (&mut s.attention, &mut s.products);
         heads.keys_and_values(compute, &s.angles, normed, scratch, products);
         {
-            let live = |row| batch.is_live(row);
+            let (live, token) = (|row| batch.is_live(row), |row| batch.token_id(row));
             let (packed, grouped) = (&mut products.packed, &mut products.grouped);
-            heads.router.route(compute, normed, live, &mut s.moe.route, packed, grouped);
+            heads.router.route(compute, normed, (live, token), &mut s.moe.route, packed, grouped);
             let next = self.next_bank(branch, batch, rows.len());
-            let mut ahead = Ahead::new(compute, self.store, next, (&s.moe.route.routing, x), &mut s.ahead);
+            let known = (&s.moe.route.routing, &token as &dyn Fn(usize) -> u32, x);
+            let mut ahead = Ahead::new(compute, self.store, next, known, &mut s.ahead);
             let stop = || batch.all_cancelled();
             let input = MoeInput { store: self.store, phase: batch.phase(), stop: &stop, x: normed };
             let mut prefetch = || ahead.prefetch();

@@ -2,6 +2,8 @@
 
 pub mod attend;
 pub mod attention;
+pub mod compressed;
+pub mod compressor;
 pub mod contract;
 pub mod conv;
 pub mod delta;

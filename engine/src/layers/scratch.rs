@@ -7,6 +7,9 @@ use crate::experts::store::AcquireBuffers;
 use crate::layers::ffn::router::Routing;
 use crate::layers::ffn::visits::Visits;
 use crate::layers::linear::Packed;
+use crate::layers::mixer::compressor::CompressScratch;
+use crate::layers::rope::Angles;
+use crate::layers::streams::StreamScratch;
 
 /// Tokens that attention, a dense block or an expert computes at once: enough for fast products, few enough
 /// for buffers of some MiB. A chunk may be larger, because each expert is read only once per chunk.
@@ -30,6 +33,12 @@ pub struct AttentionScratch {
     pub latent: LatentScratch,
     /// What sparse attention has beside.
     pub sparse: SparseScratch,
+    /// Values and logits of tokens that become rows.
+    pub compress: CompressScratch,
+    /// The same of the small rows by which these are chosen.
+    pub compress_small: CompressScratch,
+    /// Angles by which rows are rotated, and mixed values back.
+    pub turned: Angles,
     /// What a delta net has in place of all of these.
     pub delta: DeltaScratch,
 }
@@ -190,6 +199,8 @@ pub struct AheadScratch {
     pub votes: Vec<(u32, u32)>,
     /// Predicted experts, the likeliest first.
     pub ranked: Vec<u32>,
+    /// For mixing the residual streams that the router reads; empty where there is one.
+    pub streams: StreamScratch,
 }
 
 /// Buffers for routing a batch.

@@ -172,6 +172,21 @@ impl BranchSquares {
                 }
                 add(LayerTensor::O, &self.output);
             }
+            Op::Compressed(compressed) => {
+                let compressor = compressed.compressor.as_ref();
+                let choice = compressor.and_then(|compressor| compressor.choice.as_ref());
+                let rows = [LayerTensor::CompressValue, LayerTensor::CompressGate];
+                let small = [
+                    LayerTensor::IndexCompressValue,
+                    LayerTensor::IndexCompressGate,
+                    LayerTensor::IndexWeights,
+                ];
+                add(LayerTensor::QDown, &self.input);
+                add(LayerTensor::KvDown, &self.input);
+                rows.into_iter().filter(|_| compressor.is_some()).for_each(|tensor| add(tensor, &self.input));
+                small.into_iter().filter(|_| choice.is_some()).for_each(|tensor| add(tensor, &self.input));
+                add(LayerTensor::O, &self.output);
+            }
             Op::Kda(kda) => {
                 for tensor in [LayerTensor::Q, LayerTensor::K, LayerTensor::V, LayerTensor::DeltaStrength] {
                     add(tensor, &self.input);
@@ -260,6 +275,7 @@ impl Shapes {
         let (output, experts, expert_hidden) = match op {
             Op::Attention(a) => (a.heads * a.value_dim, 0, 0),
             Op::HeadExperts(a) => (0, a.experts, 0),
+            Op::Compressed(a) => (a.groups * a.group_rank, 0, 0),
             Op::Latent(a) => (a.attention.heads * a.value_dim, 0, 0),
             Op::Conv(conv) => (conv.width, 0, 0),
             Op::Ssm(ssm) => (ssm.inner(), 0, 0),

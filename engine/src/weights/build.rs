@@ -1,10 +1,12 @@
 //! Builds weights from a spec and its tensors. Damaged vectors are found here, before anything is computed.
 //! It must not know how weights are used.
 
+mod recent;
+
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, DeltaSpec, HeadExpertsSpec, KdaSpec, KvSource,
-    LatentSpec, LayerInputSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm,
-    RopeSpec, RouterInput, RouterSpec, SelectiveSpec, SharedExpert, SsmSpec,
+    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, DeltaSpec, KdaSpec, KvSource, LatentSpec,
+    LayerInputSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, RopeSpec,
+    RouterInput, RouterSpec, SelectiveSpec, SharedExpert, SsmSpec, StreamsSpec,
 };
 use moelten_loader::tensors::bank::MatrixRef;
 use moelten_loader::tensors::needed::delta_inputs;
@@ -23,13 +25,13 @@ use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
 use crate::layers::mixer::conv::Conv;
 use crate::layers::mixer::delta::Delta;
-use crate::layers::mixer::heads::HeadExperts;
 use crate::layers::mixer::kda::{Kda, Narrowed};
 use crate::layers::mixer::latent::{HeadMatrices, Latent, Query};
 use crate::layers::mixer::selective::Selective;
 use crate::layers::mixer::sparse::Indexer;
 use crate::layers::mixer::ssm::Ssm;
 use crate::layers::norm::Norm;
+use crate::layers::streams::StreamWeights;
 
 /// Which tables stay in their files.
 #[derive(Debug, Clone, Copy, Default)]
@@ -50,7 +52,8 @@ impl Weights {
     pub fn build(spec: &ModelSpec, tensors: &TensorStore, read: ReadRows) -> Result<Self> {
         let d_model = spec.d_model;
         let (ropes, of_layers) = (Vec::new(), Vec::new());
-        let mut builder = Builder { tensors, d_model, ropes, states: 0, of_layers, banks: 0 };
+        let streams = spec.streams;
+        let mut builder = Builder { tensors, d_model, streams, ropes, states: 0, of_layers, banks: 0 };
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (index, layer) in spec.layers.iter().enumerate() {
             let mut branches = Vec::with_capacity(layer.branches.len());
@@ -88,7 +91,17 @@ impl Weights {
             }),
         };
         let final_norm = norm(tensors, spec.final_norm, Role::FinalNorm, Role::FinalNormBias)?;
-        Ok(Self { layers, ropes: builder.ropes, embedding, layer_inputs, final_norm, head })
+        let streams = match spec.streams {
+            None => None,
+            Some(streams) => Some(StreamWeights {
+                spec: streams,
+                d_model,
+                matrix: tensors.get(Role::HeadStreamMix),
+                base: tensors.vector(Role::HeadStreamBase)?,
+                scale: tensors.vector(Role::HeadStreamScale)?,
+            }),
+        };
+        Ok(Self { layers, ropes: builder.ropes, embedding, layer_inputs, streams, final_norm, head })
     }
 }
 
@@ -117,6 +130,8 @@ struct Builder<'a> {
     tensors: &'a TensorStore,
     /// Width of the residual stream.
     d_model: usize,
+    /// The residual streams, where there are several.
+    streams: Option<StreamsSpec>,
     /// The distinct ropes of the branches so far.
     ropes: Vec<RopeSpec>,
     /// Number of branches with a state so far.
@@ -161,6 +176,12 @@ impl Builder<'_> {
                 self.states += 1;
                 OpWeights::Latent { latent: of_layer.latent(latent, &mut self.ropes)?, state }
             }
+            Op::Compressed(compressed) => {
+                let state = self.states;
+                self.states += 1;
+                let compressed = Box::new(of_layer.compressed(compressed, &mut self.ropes)?);
+                OpWeights::Compressed { compressed, state }
+            }
             Op::Conv(conv) => {
                 let state = self.states;
                 self.states += 1;
@@ -194,7 +215,11 @@ impl Builder<'_> {
                 OpWeights::Moe { moe: of_layer.moe(number, moe)?, key: bank, next: None }
             }
         };
-        Ok(Branch { key, join: spec.join, pre, op, post, scale: spec.scale })
+        let streams = match self.streams {
+            None => None,
+            Some(streams) => Some(of_layer.streams(streams, spec.place)?),
+        };
+        Ok(Branch { key, join: spec.join, streams, pre, op, post, scale: spec.scale })
     }
 }
 
@@ -481,28 +506,13 @@ impl OfLayer<'_> {
             bias: spec.bias.then_some(bias),
             expert_scales: vector(spec.expert_scales, LayerTensor::ExpertScales)?,
             select_bias: vector(spec.select.has_bias(), LayerTensor::SelectBias)?,
-        })
-    }
-
-    fn head_experts(
-        self,
-        bank: usize,
-        spec: &HeadExpertsSpec,
-        ropes: &mut Vec<RopeSpec>,
-    ) -> Result<HeadExperts> {
-        let linear = |tensor| Linear { weight: self.matrix(tensor), bias: None };
-        Ok(HeadExperts {
-            bank,
-            d_model: self.d_model,
-            router: self.router(&spec.router, LayerTensor::HeadRouter)?,
-            k: linear(LayerTensor::K),
-            v: linear(LayerTensor::V),
-            out_bias: match spec.attention.out_bias {
-                true => self.tensors.vector(self.role(LayerTensor::OBias))?,
+            listed: match spec.listed {
+                true => {
+                    let experts = u16::try_from(self.matrix(weight).rows).unwrap_or(u16::MAX);
+                    self.tensors.whole_numbers(self.role(LayerTensor::TokenExperts), experts)?
+                }
                 false => Vec::new(),
             },
-            rope: spec.attention.rope.as_ref().map(|rope| shared_rope(rope, ropes)),
-            spec: spec.clone(),
         })
     }
 

@@ -4,6 +4,7 @@
 
 mod made;
 mod oracle;
+mod recent;
 
 use std::sync::Arc;
 
@@ -16,10 +17,10 @@ use moelten_engine::Sequence;
 use moelten_engine::plan::{Io, Ram, SequenceOptions};
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, ExpertGroups, HeadExpertsSpec, IndexerSpec,
-    Join, KdaSpec, KvSource, LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec,
-    Op, OutputGate, Place, QkNorm, Renormalise, RouterInput, RouterSpec, Scoring, Select, SelectiveSpec,
-    SharedExpert, SsmSpec, Temperature,
+    Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, ExpertGroups, IndexerSpec, Join, KdaSpec,
+    KvSource, LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate,
+    Place, QkNorm, Renormalise, RouterInput, Scoring, Select, SelectiveSpec, SharedExpert, SsmSpec,
+    Temperature,
 };
 use moelten_quant::{Format, Isa};
 
@@ -117,14 +118,18 @@ fn check(name: &str, layers: impl Fn(usize) -> Vec<LayerSpec>) {
 /// As [`check`], but without comparing values of quantised weights: codes of activations are rounded, and a
 /// token whose choice that moves computes something else altogether.
 fn check_choices(name: &str, layers: impl Fn(usize) -> Vec<LayerSpec>) {
+    check_spec_choices(name, |d_ff| model(layers(d_ff)));
+}
+
+fn check_spec_choices(name: &str, spec: impl Fn(usize) -> ModelSpec) {
     let dir = tempfile::tempdir().unwrap();
     let ids = text(24);
-    let exact = Made::new(dir.path(), name, model(layers(D_FF)), &[Format::F32]);
+    let exact = Made::new(dir.path(), name, spec(D_FF), &[Format::F32]);
     check_values(&exact, &ids);
     check_bits(&exact, &ids);
     let formats = [Format::Q4_0, Format::F32, Format::Q8_0, Format::Q4_0, Format::BF16];
     let quantised = format!("{name}-quantised");
-    check_bits(&Made::new(dir.path(), &quantised, model(layers(D_FF_BLOCKS)), &formats), &ids);
+    check_bits(&Made::new(dir.path(), &quantised, spec(D_FF_BLOCKS), &formats), &ids);
 }
 
 fn check_spec(name: &str, spec: impl Fn(usize) -> ModelSpec) {
@@ -464,53 +469,6 @@ fn branches_that_read_what_the_layer_received() {
         vec![
             layer([branch(Mixer, attention(false)), branch(Ffn, dense(d_ff, true, false)), beside]),
             layer([branch(Mixer, attention(false)), branch(Ffn, early)]),
-        ]
-    });
-}
-
-/// Experts that read what the layer's experts give, chosen with these.
-#[test]
-fn adjugate_experts() {
-    check_choices("adjugate", |d_ff| {
-        let layers = [(6, 2, 2, 0.05), (6, 3, 4, 0.7)].map(|(experts, size, k, scale)| {
-            let Op::Moe(mut spec) = moe(mlp(d_ff, true, false), SharedExpert::None) else {
-                unreachable!("it is a mixture")
-            };
-            spec.experts = experts;
-            spec.router.select = Select::SoftmaxTopK { k, renormalise: true };
-            let mut adjugate = spec.clone();
-            adjugate.experts = experts / size;
-            adjugate.router_input = RouterInput::Groups { size };
-            let k = k.min(experts / size);
-            adjugate.router.select = Select::SoftmaxTopK { k, renormalise: true };
-            adjugate.router.scale = 1.0;
-            let behind = branch(Place::Adjugate, Op::Moe(adjugate));
-            let behind = BranchSpec { join: Join::Output, pre_norm: None, scale, ..behind };
-            layer([branch(Mixer, attention(false)), branch(Ffn, Op::Moe(spec)), behind])
-        });
-        layers.into()
-    });
-}
-
-/// Query heads out of experts, one and two for each key head, beside other experts and alone.
-#[test]
-fn mixtures_of_attention_heads() {
-    check_choices("heads", |d_ff| {
-        let heads = |heads, kv_heads, k, renormalise, out_bias| {
-            let Op::Attention(spec) = attention(false) else { unreachable!("it is attention") };
-            let attention = AttentionSpec { heads, kv_heads, out_bias, ..spec };
-            let select = Select::SoftmaxTopK { k, renormalise };
-            let router = RouterSpec { bias: false, select, scale: 1.5, expert_scales: false };
-            Op::HeadExperts(HeadExpertsSpec { attention, experts: EXPERTS, router })
-        };
-        let Op::Moe(mut experts) = moe(mlp(d_ff, true, false), SharedExpert::None) else {
-            unreachable!("it is a mixture")
-        };
-        experts.out_bias = true;
-        vec![
-            layer([branch(Mixer, heads(4, 2, 2, true, true)), branch(Ffn, Op::Moe(experts))]),
-            layer([branch(Mixer, heads(8, 2, 2, false, false)), branch(Ffn, dense(d_ff, true, false))]),
-            layer([branch(Mixer, heads(3, 1, 3, true, false))]),
         ]
     });
 }

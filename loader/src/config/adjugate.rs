@@ -50,5 +50,6 @@ fn adjugate(raw: &RawConfig, moe: &MoeSpec) -> Result<MoeSpec> {
     let k = moe.router.select.max_experts().min(experts);
     adjugate.router.select = Select::SoftmaxTopK { k, renormalise: true };
     (adjugate.router.bias, adjugate.router.expert_scales, adjugate.router.scale) = (false, false, 1.0);
+    adjugate.router.listed = false;
     Ok(adjugate)
 }

@@ -2,6 +2,7 @@
 //! untrusted configuration are checked here; the engine gets validated numbers. It must not know containers.
 
 use crate::config::adjugate::add_adjugate;
+use crate::config::compressed::{compressed_layers, streams};
 use crate::config::conv::{conv_layers, plain};
 use crate::config::delta::delta_layers;
 use crate::config::experts::{activation, dense_width, ffn_layers};
@@ -111,6 +112,7 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         d_model,
         max_context: raw.count(&raw.max_context, 1, MAX_CONTEXT)?,
         embed_scale: embed_scale(raw, family, d_model)?,
+        streams: if family.compressed { streams(raw, eps)? } else { None },
         layer_inputs: own,
         layers,
         final_norm,
@@ -254,6 +256,10 @@ fn hybrid_layers(hybrid: &Hybrid, family: &Family, container: Container, sizes: 
 /// The operation of each layer in which tokens exchange information.
 fn mixers_of(raw: &RawConfig, family: &Family, container: Container, sizes: Sizes) -> Result<Vec<Op>> {
     let Sizes { layers, d_model, eps } = sizes;
+    if family.compressed {
+        let layers = compressed_layers(raw, family, container, layers, eps)?;
+        return Ok(layers.into_iter().map(Op::Compressed).collect());
+    }
     if family.latent {
         let latent = latent_layers(raw, family, container, layers, eps)?;
         let kda = kda_layers(raw, family.kda, container, layers, eps)?;
@@ -266,8 +272,9 @@ fn mixers_of(raw: &RawConfig, family: &Family, container: Container, sizes: Size
         None => vec![None; layers],
     };
     if family.head_experts {
-        let heads = attention.into_iter().map(|attention| head_experts(raw, attention).map(Op::HeadExperts));
-        return heads.collect();
+        let renormalise = setting(family.renormalise, &raw.renormalise);
+        let heads = |attention| head_experts(raw, attention, renormalise).map(Op::HeadExperts);
+        return attention.into_iter().map(heads).collect();
     }
     let both = attention.into_iter().zip(deltas);
     Ok(both.map(|(attention, delta)| delta.map_or(Op::Attention(attention), Op::Delta)).collect())

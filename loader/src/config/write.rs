@@ -19,6 +19,9 @@ use crate::spec::{
 /// [`LoadError::Unsupported`] for a spec that GGUF has no key for.
 pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
     let family = family_of(spec);
+    if spec.streams.is_some() {
+        return Err(unsupported("several residual streams"));
+    }
     let arch = family.gguf_arch;
     let mut keys = Keys { family, arch, out: Vec::new() };
     keys.add(&FIELDS.architecture, Value::Str(arch.into()));
@@ -37,6 +40,10 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
     }
     attention(spec, &mut keys)?;
     feed_forward(spec, &mut keys);
+    if let Some(heads) = spec.layers.iter().find_map(LayerSpec::head_experts) {
+        keys.u32(&FIELDS.head_experts, heads.experts);
+        keys.u32(&FIELDS.head_experts_used, heads.router.select.max_experts());
+    }
     if let Some(LayerInputs { width, .. }) = spec.layer_inputs {
         keys.u32(&FIELDS.layer_input_width, width);
     }
@@ -384,6 +391,7 @@ fn experts(moe: &MoeSpec, keys: &mut Keys) {
             let number = match scoring {
                 Scoring::Softmax => 1,
                 Scoring::Sigmoid => 2,
+                Scoring::SqrtSoftplus => 4,
             };
             keys.u32(&FIELDS.scoring_number, number);
             if let Some(ExpertGroups { count, kept, .. }) = groups {
@@ -391,6 +399,10 @@ fn experts(moe: &MoeSpec, keys: &mut Keys) {
                 keys.u32(&FIELDS.expert_groups_used, kept);
             }
             keys.add(&FIELDS.renormalise, Value::Bool(renormalise != Renormalise::No));
+        }
+        Select::Threshold { eps, renormalise, .. } => {
+            keys.f32(&FIELDS.router_threshold, eps);
+            keys.add(&FIELDS.renormalise, Value::Bool(renormalise));
         }
         Select::SparseMixer { jitter } => keys.f32(&FIELDS.router_jitter, jitter),
     }

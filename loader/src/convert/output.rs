@@ -98,6 +98,8 @@ pub(super) fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec
     };
     let names = gguf_names(spec);
     let mut out = rope_divisors(spec);
+    // Whole numbers are copied. Folders that have some cannot be written.
+    out.extend(tensors.integers().map(|(_, tensor)| Output::copy(tensor)));
     let mut written = HashSet::new();
     let roles = tensors.dense().flat_map(|(role, matrix)| {
         written_as(spec, role).into_iter().map(move |output| (output, role, matrix))

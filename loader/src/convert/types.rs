@@ -152,6 +152,9 @@ impl Mixture {
             Role::Head => self.head_for(cols),
             Role::Embed if spec.head.tied => self.head_for(cols),
             Role::Embed | Role::LayerInputTable => self.embedding,
+            // They are small, and errors in them would add up from layer to layer.
+            Role::HeadStreamMix | Role::Layer(_, LayerTensor::StreamMix(_)) => F32,
+            Role::Layer(_, LayerTensor::CompressPlace | LayerTensor::IndexCompressPlace) => F32,
             Role::Layer(_, LayerTensor::K | LayerTensor::V) => self.keys_values,
             // Their rows are as narrow as a head.
             Role::Layer(_, LayerTensor::KUp | LayerTensor::VUp | LayerTensor::KvUp)

@@ -23,6 +23,7 @@ pub(super) const LLAMA: Family = Family {
     head_experts: false,
     layer_eps: None,
     experts_out_bias: false,
+    compressed: false,
     latent: false,
     indexed: None,
     latent_rope: true,

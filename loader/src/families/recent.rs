@@ -152,6 +152,31 @@ pub(super) const JETMOE: Family = Family {
     ..LLAMA
 };
 
+/// DS-MoE (arXiv 2404.05567): attention experts and experts of two matrices, by their share of a softmax. No
+/// weights were released; names and fields are those of `docs/survey.md`.
+pub(super) const DSMOE: Family = Family {
+    label: "dsmoe",
+    hf_types: &["dsmoe"],
+    folder_names: &[
+        layer(T::HeadRouter, "model.layers.{L}.self_attn.router.weight"),
+        layer(T::HeadExperts(Up), "model.layers.{L}.self_attn.experts.q_proj.weight"),
+        layer(T::HeadExperts(Down), "model.layers.{L}.self_attn.experts.o_proj.weight"),
+        layer(T::Router, "model.layers.{L}.mlp.router.weight"),
+        layer(T::Experts(Up), "model.layers.{L}.mlp.experts.up_proj.weight"),
+        layer(T::Experts(Down), "model.layers.{L}.mlp.experts.down_proj.weight"),
+    ],
+    gguf_arch: "dsmoe",
+    gguf_pairing: Pairing::Split,
+    head_experts: true,
+    qkv_bias: Setting::Fixed(false),
+    out_bias: Setting::Fixed(false),
+    renormalise: Setting::Fixed(false),
+    activation: ActivationKind::Named(Activation::GeluTanh),
+    ungated: true,
+    default_eps: 1e-5,
+    ..LLAMA
+};
+
 /// PLM-1.8B (arXiv 2503.12167): latent attention, dense.
 pub(super) const PLM: Family = Family {
     label: "plm",

@@ -68,6 +68,11 @@ pub enum Activation {
         /// The bound.
         limit: f32,
     },
+    /// `silu(min(g, limit)) * clamp(u, -limit, limit)` of the gate `g` and `u` (DeepSeek-V4).
+    ClampedSilu {
+        /// The bound.
+        limit: f32,
+    },
     /// GELU, tanh approximation.
     GeluTanh,
     /// `max(x, 0)`.
@@ -160,6 +165,9 @@ pub struct RouterSpec {
     pub select: Select,
     /// Factor on the final weights.
     pub scale: f32,
+    /// Whether the experts of a token are not chosen, but listed by its id, as many as there are of a choice;
+    /// their weights are those that the rule gives them (DeepSeek-V4).
+    pub listed: bool,
     /// Whether each expert has a factor of its own on its weights, `[experts]` (Gemma 4).
     pub expert_scales: bool,
 }
@@ -174,6 +182,16 @@ pub enum Select {
         k: usize,
         /// Whether the chosen weights are divided by their sum (the same as a softmax over the chosen
         /// logits).
+        renormalise: bool,
+    },
+    /// Softmax over all experts; those whose share is over `eps` times an equal share, best first (DS-MoE,
+    /// arXiv 2404.05567, section 3.3). There is always one, because `eps` is below 1.
+    Threshold {
+        /// From 0 up to 1.
+        eps: f32,
+        /// The most experts of a token.
+        most: usize,
+        /// Whether the chosen weights are divided by their sum.
         renormalise: bool,
     },
     /// Each expert is scored, and the `k` best are chosen by score plus bias (DeepSeek-V3, arXiv 2412.19437,
@@ -203,6 +221,7 @@ impl Select {
     pub fn max_experts(&self) -> usize {
         match self {
             Self::SoftmaxTopK { k, .. } | Self::Scored { k, .. } => *k,
+            Self::Threshold { most, .. } => *most,
             Self::SparseMixer { .. } => 2,
         }
     }
@@ -220,6 +239,8 @@ pub enum Scoring {
     Softmax,
     /// `1 / (1 + exp(-logit))` of each expert by itself.
     Sigmoid,
+    /// `sqrt(ln(1 + exp(logit)))` of each expert by itself (DeepSeek-V4).
+    SqrtSoftplus,
 }
 
 /// Experts in groups of equal size, neighbours by id. A group counts by the sum of its highest scores

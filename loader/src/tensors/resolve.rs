@@ -17,10 +17,12 @@ use crate::tensors::roles::{LayerTensor, Lie, NameRule, Names, Role, Rows};
 
 /// What names of a language model begin with, and what they begin with inside a model for several kinds of
 /// input.
-const WRAPPED: [(&str, &str); 3] = [
+const WRAPPED: [(&str, &str); 4] = [
     ("model.", "model.language_model."),
     ("model.", "language_model.model."),
     ("lm_head.", "language_model.lm_head."),
+    // Models without a head are saved without the word, and DeepSeek-V4 is released so.
+    ("model.", ""),
 ];
 
 /// Finds tensors by role and notes which it has found.
@@ -66,6 +68,17 @@ impl<'a> Resolver<'a> {
         })?;
         self.used.insert(tensor.name.as_str());
         Ok(tensor)
+    }
+
+    /// A tensor of whole numbers, `[rows, cols]`.
+    pub fn integers(&mut self, role: Role, rows: usize, cols: usize) -> Result<TensorInfo> {
+        let (_, tensor) = self.require(role)?;
+        self.check_shape(tensor, &shape(&[rows, cols]))?;
+        if matches!(tensor.storage.name(), "I32" | "I64") {
+            return Ok(tensor.clone());
+        }
+        let fault = Fault::WrongType { found: tensor.storage.name().to_owned(), expected: "I32 or I64" };
+        Err(LoadError::malformed(self.catalog.path(tensor), format!("tensor {}", tensor.name), fault))
     }
 
     /// As [`Self::find`]; the error for a missing tensor shows the name that fits its neighbours in the file.

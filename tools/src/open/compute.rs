@@ -9,12 +9,15 @@ use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::runtime::topology::Pin;
 use moelten_engine::runtime::{Runtime, RuntimeOptions};
 use moelten_engine::{Model, ModelOptions};
-use moelten_loader::spec::ModelSpec;
+use moelten_loader::spec::{ExpertRule, ModelSpec};
 use moelten_loader::tensors::store::TensorStore;
+
+use serde::{Deserialize, Serialize};
 
 use super::files::mention;
 use super::loops;
 use super::sizes::ram;
+use crate::exit::CommandError;
 use crate::report::waiting;
 
 /// Opens a model with these options; a wait is shown with the weights that were copied.
@@ -41,6 +44,10 @@ pub struct ComputeArgs {
     /// How expert weights are read [auto: mapped if everything fits, direct reads otherwise]
     #[arg(long, value_name = "HOW", env = "MOELTEN_IO", default_value = "auto")]
     pub io: IoArg,
+    /// Choose experts in another way than the model's own: 4, all, over:0.48 (those over so much of an equal
+    /// share) or over:0.48:4 (at most 4 of these); after attn= for attention experts, as in 6,attn=all
+    #[arg(long, value_name = "RULE")]
+    pub experts: Option<ExpertRule>,
     /// Read the experts that the next layer will probably choose in advance [auto: while it pays off]
     #[arg(long, value_name = "WHEN", env = "MOELTEN_PREFETCH", default_value = "auto")]
     pub prefetch: PrefetchArg,
@@ -68,7 +75,8 @@ impl From<IoArg> for Io {
 }
 
 /// When the experts of the next layer are prefetched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum PrefetchArg {
     /// While it pays off
     Auto,
@@ -76,6 +84,17 @@ pub enum PrefetchArg {
     On,
     /// Never
     Off,
+}
+
+impl PrefetchArg {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
 }
 
 impl From<PrefetchArg> for Prefetch {
@@ -140,6 +159,18 @@ impl ComputeArgs {
         Ok(Runtime::start(RuntimeOptions { threads, pin, isa: None, picks: Some(loops.picks) })?)
     }
 
+    /// The model with the experts that the options choose.
+    ///
+    /// # Errors
+    /// A usage error where they do not fit the model.
+    pub fn chosen(&self, mut spec: ModelSpec) -> anyhow::Result<ModelSpec> {
+        if let Some(rule) = &self.experts {
+            let refused = |error| CommandError::Usage(format!("--experts: {error}"));
+            spec.choose_experts(rule).map_err(refused)?;
+        }
+        Ok(spec)
+    }
+
     /// Options of a model with room for `sequence` and for `extra` bytes of the caller.
     pub fn options(&self, sequence: SequenceOptions, extra: u64) -> ModelOptions {
         ModelOptions {
@@ -165,6 +196,7 @@ impl ComputeArgs {
         sequence: SequenceOptions,
         extra: u64,
     ) -> anyhow::Result<Arc<Model>> {
+        let spec = self.chosen(spec)?;
         let options = self.options(sequence, extra);
         opening(&options, || Ok(Arc::new(Model::new(runtime, spec, tensors, &options)?)))
     }

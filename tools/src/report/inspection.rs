@@ -103,6 +103,7 @@ fn layer(layer: &LayerSpec, d_model: usize) -> Value {
         let name = match op {
             Op::Attention(_) => "attention",
             Op::Latent(_) => "latent attention",
+            Op::Compressed(_) => "compressed attention",
             Op::HeadExperts(_) => "attention experts",
             Op::Conv(_) => "convolution",
             Op::Kda(_) => "kimi delta attention",

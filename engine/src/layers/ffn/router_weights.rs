@@ -20,16 +20,19 @@ pub struct RouterWeights {
     pub expert_scales: Vec<f32>,
     /// Added to the scores of experts for the choice alone, `[experts]`; empty without one.
     pub select_bias: Vec<f32>,
+    /// The experts of each token of the vocabulary, `[vocab, k]`; empty where experts are chosen.
+    pub listed: Vec<u16>,
 }
 
 impl RouterWeights {
     /// Chooses the experts of each token of `x`, `[tokens, d_model]`. The result stays in `s.routing` for
-    /// observers. Tokens that are not `live` get no expert: their run was cancelled.
+    /// observers. Tokens that are not `live` get no expert: their run was cancelled. `token` returns the id of
+    /// a token.
     pub fn route(
         &self,
         compute: Compute<'_>,
         x: &[f32],
-        live: impl Fn(usize) -> bool,
+        (live, token): (impl Fn(usize) -> bool, impl Fn(usize) -> u32),
         s: &mut RouteScratch,
         packed: &mut Packed,
         grouped: &mut [f32],
@@ -42,7 +45,14 @@ impl RouterWeights {
         let by_rows = &mut grouped[..tokens * experts];
         compute.products(&[(weight, packed.for_matrix(&weight))], by_rows);
         compute.ungroup(by_rows, experts, self.bias.as_deref(), logits);
-        s.routing.route(&self.spec, &self.select_bias, logits, experts, live);
+        let listed = |row| self.listed_for(token(row));
+        s.routing.route(&self.spec, &self.select_bias, logits, experts, live, listed);
         s.routing.scale_experts(&self.expert_scales);
+    }
+
+    /// The experts that are listed for a token of the vocabulary.
+    pub fn listed_for(&self, token: u32) -> Option<&[u16]> {
+        let k = self.spec.select.max_experts();
+        self.listed.get(token as usize * k..(token as usize + 1) * k)
     }
 }

@@ -46,7 +46,8 @@ pub const FAMILIES: [&str; 20] = [
 ];
 
 /// Checkpoints with matrices that are too narrow for blocks.
-pub const NARROW: [&str; 14] = [
+pub const NARROW: [&str; 15] = [
+    "dsmoe",
     "deepseek3",
     "glm4moelite",
     "qwen3next",

@@ -48,10 +48,15 @@ impl Layer<'_> {
     }
 
     fn chosen_heads(self, spec: &HeadExpertsSpec, x: &[f64]) -> Vec<(usize, f64)> {
-        let Select::SoftmaxTopK { k, renormalise } = spec.router.select else {
-            unreachable!("made mixtures of heads route by a softmax")
-        };
         let scores = softmax(&linear(self.weights(T::HeadRouter), None, x));
+        let (k, renormalise) = match spec.router.select {
+            Select::SoftmaxTopK { k, renormalise } => (k, renormalise),
+            Select::Threshold { eps, most, renormalise } => {
+                let over = |score: &&f64| **score * scores.len() as f64 > f64::from(eps);
+                (scores.iter().filter(over).count().min(most), renormalise)
+            }
+            _ => unreachable!("made mixtures of heads route by a softmax"),
+        };
         let mut order: Vec<usize> = (0..spec.experts).collect();
         order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
         let total = if renormalise { order[..k].iter().map(|&e| scores[e]).sum() } else { 1.0 };
