@@ -72,7 +72,7 @@ pub struct Block {
     pub activation: Activation,
 }
 
-/// The bytes of an expert.
+/// Matrices and biases that are to be copied to a slot.
 #[derive(Debug, Clone, Copy)]
 pub struct ExpertBytes<'a> {
     /// As [`Block::gate`].
@@ -136,7 +136,7 @@ impl Block {
         self.up.cols
     }
 
-    /// Bytes of a slot for it.
+    /// What one expert takes of a slab: matrices and biases, each aligned.
     pub fn slot_bytes(&self) -> usize {
         self.places().slot
     }

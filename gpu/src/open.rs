@@ -1,4 +1,4 @@
-//! From a device to experts that can be trusted: memory, pipelines, the test of their bits, and their speed. It
+//! From a device to experts that can be trusted: memory, pipelines, the test of their bits, their speed. It
 //! must not know what any of these is made of.
 
 use moelten_quant::Kernels;
