@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod divergence;
 pub mod forecast;
+pub mod gpu;
 pub mod layer_words;
 pub mod memory_words;
 pub mod plot;

@@ -25,6 +25,7 @@ use crate::bench::shape::{self, FoundShape};
 use crate::exit::{self, CommandError};
 use crate::open::{self, ComputeArgs};
 use crate::report::bench::BenchReport;
+use crate::report::gpu;
 use crate::report::windows;
 use crate::signals::Polling;
 
@@ -158,6 +159,9 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         writeln!(io::stdout(), "{}", report.json())?;
     } else {
         write!(io::stdout(), "{}", filter::clean(&report.text()))?;
+    }
+    if let Some(found) = model.experts().device_stats().filter(|_| !args.json) {
+        writeln!(io::stdout(), "{}", filter::clean(&gpu::words(&found)))?;
     }
     Ok(())
 }

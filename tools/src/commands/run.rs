@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use moelten_engine::EngineError;
 use moelten_engine::Restored;
-use moelten_engine::api::{Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, StopReason};
+use moelten_engine::api::{
+    Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, GpuUse, StopReason,
+};
 use moelten_loader::text::chat::{Message, Speaker};
 use moelten_tui::chat::Tell;
 use moelten_tui::chat::summary;
@@ -119,6 +121,9 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let given_back = answer.stats.cache.map_or(0, |cache| cache.released_bytes);
     if given_back > 0 && !args.json {
         notes.line(Tone::Warning, &figures::given_back(given_back));
+    }
+    if answer.stats.gpu.is_some_and(|gpu| gpu.lost) {
+        notes.line(Tone::Warning, figures::GPU_LOST);
     }
     match answer.reason {
         StopReason::Cancelled => Err(CommandError::Stopped.into()),
@@ -285,6 +290,18 @@ fn numbers(stats: &GenerateStats) -> Value {
         "experts_used": stats.experts_used,
         "expert_bytes": stats.expert_bytes,
         "cache": stats.cache.as_ref().map(cache_numbers),
+        "gpu": stats.gpu.as_ref().map(gpu_numbers),
+    })
+}
+
+fn gpu_numbers(gpu: &GpuUse) -> Value {
+    json!({
+        "experts_computed": gpu.computed,
+        "experts_visited": gpu.visited,
+        "experts_held": gpu.held,
+        "slots": gpu.slots,
+        "bytes": gpu.bytes,
+        "lost": gpu.lost,
     })
 }
 

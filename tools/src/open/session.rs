@@ -42,7 +42,7 @@ impl SessionArgs {
         cancel: &Cancel,
     ) -> anyhow::Result<Arc<Model>> {
         let options = ModelOptions { cancel: cancel.clone(), ..self.compute.options(self.options(), 0) };
-        Ok(Arc::new(Model::new(runtime, spec, tensors, &options)?))
+        self.compute.open(runtime, spec, tensors, options)
     }
 
     fn options(&self) -> SequenceOptions {

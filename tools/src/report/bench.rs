@@ -6,6 +6,7 @@ use moelten_engine::plan::Experts;
 use moelten_engine::runtime::topology::Placement;
 use serde_json::{Value, json};
 
+use super::gpu;
 use super::progress::bytes;
 use crate::bench::beside::Rates;
 use crate::bench::measure::{Measured, Work};
@@ -127,6 +128,7 @@ impl BenchReport<'_> {
                 "disk_problem": self.disk_gb_per_s.as_ref().err(),
             },
             "cache": self.cache_json(*disk_bytes),
+            "gpu": self.model.experts().device_stats().as_ref().map(gpu::json),
             "memory": {
                 "peak_owned_bytes": self.peak_owned_bytes,
                 "budget_bytes": self.model.plan().budget,

@@ -53,6 +53,8 @@ pub struct Chat {
     pub(super) warned: bool,
     /// Bytes that the expert cache had given back to the system when the user was last told.
     pub(super) given_back: u64,
+    /// Whether the loss of a GPU has been said.
+    pub(super) gpu_lost: bool,
     /// The last Ctrl-C, if nothing has happened since.
     pub(super) interrupted: Option<Interrupt>,
 }
@@ -153,6 +155,7 @@ impl Chat {
             counts: 0,
             warned: false,
             given_back: 0,
+            gpu_lost: false,
             interrupted: None,
         }
     }
