@@ -4,6 +4,7 @@
 use std::io;
 
 use moelten_loader::error::LoadError;
+use moelten_loader::size::bytes;
 use moelten_quant::IsaError;
 
 /// The crate's result type.
@@ -22,7 +23,7 @@ pub enum EngineError {
     /// A part of the model or of a sequence does not fit the memory budget.
     #[error(
         "not enough memory for {what}: {} needed, {} available; {hint}",
-        size(*need_bytes), size(*available_bytes)
+        bytes(*need_bytes), bytes(*available_bytes)
     )]
     Memory {
         /// The part, with its article.
@@ -38,7 +39,7 @@ pub enum EngineError {
     #[error(
         "the memory budget of {} is too small: the model needs at least {} with this context, and {} with the \
          shortest; --ram min uses the least memory possible",
-        size(*budget_bytes), size(*need_bytes), size(*shortest_bytes)
+        bytes(*budget_bytes), bytes(*need_bytes), bytes(*shortest_bytes)
     )]
     Budget {
         /// Bytes that the model takes with the planned context and no cached expert.
@@ -118,13 +119,4 @@ pub enum EngineError {
     /// The caller cancelled the work.
     #[error("stopped")]
     Cancelled,
-}
-
-/// A number of bytes in words, in powers of ten.
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000 => format!("{bytes} bytes"),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.2} GB", bytes as f64 / 1e9),
-    }
 }

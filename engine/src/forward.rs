@@ -6,5 +6,6 @@ pub mod batch;
 mod branch;
 pub mod decoder;
 pub mod executor;
+mod heads;
 mod lookahead;
 pub mod observe;

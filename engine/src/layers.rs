@@ -9,3 +9,4 @@ pub mod norm;
 pub mod rope;
 pub mod scratch;
 pub mod squares;
+pub mod streams;

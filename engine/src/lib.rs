@@ -32,7 +32,7 @@ pub use experts::tier::DeviceStats;
 pub use forward::batch::{Batch, Ended, Run, Wanted};
 pub use forward::observe::{InputObserver, Observer};
 pub use layers::ffn::router::Routing;
-pub use model::{Model, ModelOptions, Turn};
+pub use model::{CopyProgress, Model, ModelOptions, Turn};
 pub use sequence::sampler::SamplerParams;
 pub use sequence::saved::Restored;
 pub use sequence::session::{Sequence, Step, advance};

@@ -2,6 +2,7 @@
 //! share it; one pass runs at a time. It must not know text.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use moelten_loader::io::read_at::{Access, ReadAt};
@@ -48,6 +49,17 @@ pub struct ModelOptions {
     pub extra: u64,
     /// A request to give up the opening, which then ends with [`EngineError::Cancelled`].
     pub cancel: Cancel,
+    /// How far the opening has come.
+    pub progress: Arc<CopyProgress>,
+}
+
+/// Weights that are copied to memory when a model is opened.
+#[derive(Debug, Default)]
+pub struct CopyProgress {
+    /// Bytes that were copied.
+    pub done: AtomicU64,
+    /// Bytes that will be; 0 before that is known, and where nothing is copied.
+    pub total: AtomicU64,
 }
 
 impl ModelOptions {
@@ -137,7 +149,9 @@ impl Model {
                 let (threads, stop) = (runtime.pool().threads(), options.cancel.flag());
                 let tensors = match plan.arranged {
                     0 => tensors,
-                    _ => tensors.copied(Copied::Arranged, threads, Some(stop)).map_err(not_copied)?,
+                    _ => tensors
+                        .copied(Copied::Arranged, threads, Some(stop), &options.progress.done)
+                        .map_err(not_copied)?,
                 };
                 tensors.use_in_place();
                 (tensors, None)
@@ -409,7 +423,9 @@ fn copied(
     // The machine is not watched yet, and what the plan found free may have been taken by others since.
     let here = System::here();
     let free = || memory::free_bytes(&here).is_none_or(|free| free > plan.floor());
-    let copy = || tensors.copied(which, runtime.pool().threads(), Some(options.cancel.flag()));
+    let (threads, stop) = (runtime.pool().threads(), options.cancel.flag());
+    options.progress.total.store(tensors.copied_bytes(which), Ordering::Relaxed);
+    let copy = || tensors.copied(which, threads, Some(stop), &options.progress.done);
     slots.touch_during(|| options.ram != Ram::Auto || free(), copy).map_err(not_copied)
 }
 

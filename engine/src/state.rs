@@ -3,6 +3,7 @@
 //! Nothing here knows how a layer computes.
 
 pub mod branches;
+pub mod compressed;
 pub mod contract;
 pub mod indexed;
 pub mod kv;
@@ -12,11 +13,12 @@ pub mod window;
 
 use std::io::{self, Read, Write};
 
-use moelten_loader::spec::{AttentionSpec, IndexerSpec, KvSource, ModelSpec, Op};
+use moelten_loader::spec::{AttentionSpec, CompressedSpec, IndexerSpec, KvSource, ModelSpec, Op};
 use moelten_quant::Kernels;
 
 use crate::runtime::pool::Pool;
 use branches::{BranchStates, MOST_SNAPSHOTS};
+use compressed::CompressedState;
 pub use contract::MOST_NEW_TOKENS;
 use contract::{BranchState, NeedsReplay, Snapshot};
 use indexed::IndexedState;
@@ -34,6 +36,8 @@ pub enum LayerState {
     Window(WindowState),
     /// Keys and values of all tokens, and keys to choose among them.
     Indexed(IndexedState),
+    /// Keys and values of a window, and rows that stand for runs of tokens.
+    Compressed(CompressedState),
     /// The numbers of a recurrence.
     Recurrent(RecurrentState),
 }
@@ -54,6 +58,9 @@ impl SequenceState {
             Kept::Indexed(spec, indexer) => {
                 IndexedState::new((spec, indexer), context, format, delay).map(LayerState::Indexed)
             }
+            Kept::Compressed(spec) => {
+                CompressedState::new(spec, context, format, delay).map(LayerState::Compressed)
+            }
             Kept::Numbers(numbers) => RecurrentState::new(numbers).map(LayerState::Recurrent),
         });
         Ok(Self::new(states.collect::<io::Result<_>>()?))
@@ -69,6 +76,7 @@ impl SequenceState {
                 }
                 Kept::Indexed(attention, indexer) => KvLayer::bytes_for(attention, context, format)
                     .saturating_add(IndexedState::key_bytes(indexer, context)),
+                Kept::Compressed(spec) => CompressedState::bytes_for(spec, context, format, MOST_SNAPSHOTS),
                 // Snapshots are copies.
                 Kept::Numbers(numbers) => ((COPIES + MOST_SNAPSHOTS) * numbers * size_of::<f32>()) as u64,
             })
@@ -81,6 +89,8 @@ enum Kept<'a> {
     Attention(&'a AttentionSpec),
     /// Attention to a choice of tokens.
     Indexed(&'a AttentionSpec, &'a IndexerSpec),
+    /// Attention to compressed tokens.
+    Compressed(&'a CompressedSpec),
     /// A recurrence, with the count of its numbers.
     Numbers(usize),
 }
@@ -91,10 +101,13 @@ fn stateful(spec: &ModelSpec) -> impl Iterator<Item = Kept<'_>> {
     branches.filter_map(|branch| match &branch.op {
         Op::Attention(AttentionSpec { source: KvSource::Layer(_), .. }) => None,
         Op::Attention(attention) => Some(Kept::Attention(attention)),
+        Op::HeadExperts(heads) => Some(Kept::Attention(&heads.attention)),
         Op::Latent(latent) => Some(match &latent.indexer {
             None => Kept::Attention(&latent.attention),
             Some(indexer) => Kept::Indexed(&latent.attention, indexer),
         }),
+        Op::Compressed(spec) if spec.compressor.is_none() => Some(Kept::Attention(&spec.attention)),
+        Op::Compressed(spec) => Some(Kept::Compressed(spec)),
         Op::Delta(delta) => Some(Kept::Numbers(delta.state_numbers())),
         Op::Conv(conv) => Some(Kept::Numbers(conv.state_numbers())),
         Op::Kda(kda) => Some(Kept::Numbers(kda.state_numbers())),
@@ -130,6 +143,7 @@ impl LayerState {
             Self::Kv(state) => state.write(pool, kernels, first, keys, values),
             Self::Window(state) => state.write(pool, kernels, first, keys, values),
             Self::Indexed(state) => state.kv.write(pool, kernels, first, keys, values),
+            Self::Compressed(state) => state.write(pool, kernels, first, keys),
             Self::Recurrent(_) => unreachable!("a recurrence has no keys"),
         }
     }
@@ -140,6 +154,7 @@ impl LayerState {
             Self::Kv(state) => state.view(),
             Self::Window(state) => state.view(),
             Self::Indexed(state) => state.kv.view(),
+            Self::Compressed(state) => state.window(),
             Self::Recurrent(_) => unreachable!("a recurrence has no keys"),
         }
     }
@@ -149,6 +164,7 @@ impl LayerState {
             Self::Kv(state) => state,
             Self::Window(state) => state,
             Self::Indexed(state) => state,
+            Self::Compressed(state) => state,
             Self::Recurrent(state) => state,
         }
     }
@@ -158,6 +174,7 @@ impl LayerState {
             Self::Kv(state) => state,
             Self::Window(state) => state,
             Self::Indexed(state) => state,
+            Self::Compressed(state) => state,
             Self::Recurrent(state) => state,
         }
     }

@@ -5,21 +5,25 @@ pub mod build;
 pub mod embedding;
 pub mod layer_inputs;
 
-use moelten_loader::spec::{BankKey, Join, RopeSpec};
+use moelten_loader::spec::{BankKey, Join, RopeSpec, RouterInput};
 
 use crate::layers::ffn::dense::Mlp;
 use crate::layers::ffn::moe::Moe;
+use crate::layers::ffn::router_weights::RouterWeights;
 use crate::layers::layer_input::LayerInput;
 use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
+use crate::layers::mixer::compressed::Compressed;
 use crate::layers::mixer::contract::Mixer;
 use crate::layers::mixer::conv::Conv;
 use crate::layers::mixer::delta::Delta;
+use crate::layers::mixer::heads::HeadExperts;
 use crate::layers::mixer::kda::Kda;
 use crate::layers::mixer::latent::Latent;
 use crate::layers::mixer::selective::Selective;
 use crate::layers::mixer::ssm::Ssm;
 use crate::layers::norm::Norm;
+use crate::layers::streams::StreamWeights;
 use embedding::Embedding;
 use layer_inputs::LayerInputWeights;
 
@@ -33,6 +37,8 @@ pub struct Weights {
     pub embedding: Embedding,
     /// What every layer gets of a token besides, in models that have it.
     pub layer_inputs: Option<LayerInputWeights>,
+    /// How the head mixes residual streams, where there are several.
+    pub streams: Option<StreamWeights>,
     /// The norm before the head.
     pub final_norm: Norm,
     /// The output projection, `[vocab, d_model]`.
@@ -55,6 +61,8 @@ pub struct Branch {
     pub key: (usize, usize),
     /// Which residual stream it reads.
     pub join: Join,
+    /// How it mixes residual streams, where there are several.
+    pub streams: Option<StreamWeights>,
     /// Norm of the input.
     pub pre: Option<Norm>,
     /// The operation.
@@ -74,10 +82,28 @@ pub enum OpWeights {
         /// The number of its state among those of a sequence.
         state: usize,
     },
+    /// A mixture of attention heads.
+    HeadExperts {
+        /// Router, keys and values.
+        heads: Box<HeadExperts>,
+        /// The number of its state among those of a sequence.
+        state: usize,
+        /// The layer of its bank, and the number of the bank in it.
+        key: BankKey,
+        /// The next branch with experts: its layer, and its number there. `None` for the last.
+        next: Option<(usize, usize)>,
+    },
     /// Latent attention.
     Latent {
         /// Projections and norms.
         latent: Latent,
+        /// The number of its state among those of a sequence.
+        state: usize,
+    },
+    /// Attention to compressed tokens.
+    Compressed {
+        /// Projections, norms, compressors.
+        compressed: Box<Compressed>,
         /// The number of its state among those of a sequence.
         state: usize,
     },
@@ -131,29 +157,65 @@ pub enum OpWeights {
     },
 }
 
+/// What is to be known of a bank to guess which of its experts are needed.
+#[derive(Clone, Copy)]
+pub struct NextBank<'a> {
+    /// Its number in the store.
+    pub bank: usize,
+    /// Number of its experts.
+    pub experts: usize,
+    /// What its router reads.
+    pub input: RouterInput,
+    /// The router; `None` for experts that are chosen with those of the branch before.
+    pub router: Option<&'a RouterWeights>,
+    /// How its branch mixes residual streams, where there are several.
+    pub streams: Option<&'a StreamWeights>,
+    /// The norm of what the router reads.
+    pub norm: Option<&'a Norm>,
+}
+
 impl OpWeights {
     /// The operation as one with a state, and the number of that state.
     pub fn mixer(&self) -> Option<(&dyn Mixer, usize)> {
         match self {
             Self::Attention { attention, state } => Some((attention, *state)),
             Self::Latent { latent, state } => Some((latent, *state)),
+            Self::Compressed { compressed, state } => Some((&**compressed, *state)),
             Self::Delta { delta, state } => Some((delta, *state)),
             Self::Conv { conv, state } => Some((conv, *state)),
             Self::Ssm { ssm, state } => Some((ssm, *state)),
             Self::Selective { ssm, state } => Some((&**ssm, *state)),
             Self::Kda { kda, state } => Some((&**kda, *state)),
-            Self::LayerInput(_) | Self::Mlp(_) | Self::Moe { .. } => None,
+            Self::LayerInput(_) | Self::Mlp(_) | Self::Moe { .. } | Self::HeadExperts { .. } => None,
         }
     }
 }
 
 impl Weights {
-    /// The next mixture of experts after this branch, and the norm of what its router reads.
-    pub fn next_bank(&self, branch: &Branch) -> Option<(&Moe, Option<&Norm>)> {
-        let OpWeights::Moe { next: Some((layer, number)), .. } = branch.op else { return None };
+    /// The next bank of experts after this branch.
+    pub fn next_bank(&self, branch: &Branch) -> Option<NextBank<'_>> {
+        let (OpWeights::Moe { next, .. } | OpWeights::HeadExperts { next, .. }) = &branch.op else {
+            return None;
+        };
+        let (layer, number) = (*next)?;
         let next = self.layers.get(layer)?.branches.get(number)?;
         match &next.op {
-            OpWeights::Moe { moe, .. } => Some((moe, moe.router_norm.as_ref().or(next.pre.as_ref()))),
+            OpWeights::Moe { moe, .. } => Some(NextBank {
+                bank: moe.bank,
+                experts: moe.spec.experts,
+                input: moe.spec.router_input,
+                router: moe.router.as_ref(),
+                streams: next.streams.as_ref(),
+                norm: moe.router_norm.as_ref().or(next.pre.as_ref()),
+            }),
+            OpWeights::HeadExperts { heads, .. } => Some(NextBank {
+                bank: heads.bank,
+                experts: heads.spec.experts,
+                input: RouterInput::Branch,
+                router: Some(&heads.router),
+                streams: next.streams.as_ref(),
+                norm: next.pre.as_ref(),
+            }),
             _ => None,
         }
     }

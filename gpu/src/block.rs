@@ -46,6 +46,11 @@ pub enum Activation {
     Relu,
     /// `max(gate, 0)^2 * up`.
     ReluSquared,
+    /// `silu(g) * u` with `g = min(gate, limit)`, `u = clamp(up, -limit, limit)`.
+    ClampedSilu {
+        /// The bound.
+        limit: f32,
+    },
     /// `g * sigmoid(alpha * g) * (u + 1)` with `g = min(gate, limit)`, `u = clamp(up, -limit, limit)`.
     ClampedSwiglu {
         /// Factor in the sigmoid.

@@ -166,6 +166,7 @@ impl Experts {
         }
         let records = ff / BLOCK * RECORD;
         let (limit, alpha) = match block.activation {
+            Activation::ClampedSilu { limit } => (limit.to_bits(), 0),
             Activation::ClampedSwiglu { limit, alpha } => (limit.to_bits(), alpha.to_bits()),
             _ => (0, 0),
         };

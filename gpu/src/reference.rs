@@ -67,6 +67,11 @@ pub(crate) fn hidden(
         Activation::ReluSquared => {
             up.iter_mut().zip(&gate).for_each(|(up, gate)| *up *= gate.max(0.0) * gate.max(0.0));
         }
+        Activation::ClampedSilu { limit } => {
+            gate.iter_mut().for_each(|g| *g = if *g > limit { limit } else { *g });
+            up.iter_mut().for_each(|u| *u = u.clamp(-limit, limit));
+            kernels.silu_mul(&gate, &mut up);
+        }
         Activation::ClampedSwiglu { alpha, limit } => {
             gate.iter_mut().for_each(|g| *g = alpha * if *g > limit { limit } else { *g });
             up.iter_mut().for_each(|u| *u = (u.clamp(-limit, limit) + 1.0) / alpha);

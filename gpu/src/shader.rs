@@ -61,6 +61,10 @@ pub(crate) fn hidden(activation: Activation) -> String {
         Activation::GeluTanh => "return whole_mul(gelu(gate), up);",
         Activation::Relu => "return whole_mul(positive(gate), up);",
         Activation::ReluSquared => "let g = positive(gate); return whole_mul(whole_mul(g, g), up);",
+        Activation::ClampedSilu { .. } => {
+            "let u = at_least(at_most(up, job.limit), negated(job.limit));
+             return whole_mul(silu(at_most(gate, job.limit)), u);"
+        }
         Activation::ClampedSwiglu { .. } => {
             "let g = whole_mul(job.alpha, at_most(gate, job.limit));
              let u = at_least(at_most(up, job.limit), negated(job.limit));

@@ -104,7 +104,14 @@ fn matrices_may_have_different_formats() {
 #[test]
 fn every_activation_and_biases_are_exact_in_every_stage() {
     let clamped = Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 };
-    let all = [Activation::Silu, Activation::GeluTanh, Activation::Relu, Activation::ReluSquared, clamped];
+    let all = [
+        Activation::Silu,
+        Activation::GeluTanh,
+        Activation::Relu,
+        Activation::ReluSquared,
+        Activation::ClampedSilu { limit: 2.5 },
+        clamped,
+    ];
     for activation in all {
         for gated in [true, false] {
             let Some(gpu) = device() else { return };

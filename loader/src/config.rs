@@ -1,6 +1,8 @@
 //! Configurations: the keys of GGUF metadata and of `config.json`, read into one form and lowered to a
 //! [`crate::spec::ModelSpec`], and that spec written as GGUF metadata. No file here reads tensors.
 
+mod adjugate;
+mod compressed;
 mod conv;
 mod delta;
 mod experts;
@@ -8,6 +10,7 @@ mod field;
 pub(crate) mod fields;
 pub(crate) mod find;
 pub(crate) mod gguf;
+mod heads;
 pub(crate) mod hf;
 mod kda;
 mod latent;

@@ -1,6 +1,7 @@
 //! The families of models: what an architecture name implies that its configuration does not state, as data.
 
 mod bases;
+mod deepseek4;
 mod family;
 mod hybrids;
 mod recent;

@@ -80,6 +80,11 @@ pub fn spec_of_config(path: &Path, config: &serde_json::Value) -> Result<ModelSp
     lower::lower(&config::hf::read(path, config)?, Container::HfFolder)
 }
 
+/// Whether GGUF files with this `general.architecture` are of a family that loads.
+pub fn reads_gguf(architecture: &str) -> bool {
+    FAMILIES.iter().any(|family| family.gguf_arch == architecture)
+}
+
 /// The names of tensors in GGUF files of the family of `spec`; those of all families if it has none.
 pub fn gguf_names(spec: &ModelSpec) -> Names {
     let family = FAMILIES.iter().find(|family| family.label == spec.family);

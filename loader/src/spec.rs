@@ -5,19 +5,27 @@
 //! Everything here has been validated by the lowering (`families`, `lower`): divisions divide, counts are
 //! positive, numbers are finite. It must not know tensor names or containers.
 
+mod compressed;
 mod conv;
 mod delta;
 mod ffn;
+mod heads;
 mod kda;
 mod mixer;
+mod rule;
 mod ssm;
+mod streams;
 
+pub use compressed::*;
 pub use conv::*;
 pub use delta::*;
 pub use ffn::*;
+pub use heads::*;
 pub use kda::*;
 pub use mixer::*;
+pub use rule::*;
 pub use ssm::*;
+pub use streams::*;
 
 /// A whole decoder-only model.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +42,8 @@ pub struct ModelSpec {
     pub max_context: usize,
     /// Factor on the embedding output.
     pub embed_scale: f32,
+    /// Several residual streams, where there is more than one. Branches join them in order alone.
+    pub streams: Option<StreamsSpec>,
     /// What every layer gets of a token besides the residual stream.
     pub layer_inputs: Option<LayerInputs>,
     /// The layers in order.
@@ -94,6 +104,8 @@ pub enum Place {
     Experts,
     /// Where the dense block is, in layers that add it and experts up (Gemma 4).
     Dense,
+    /// Where experts are that read what those of the layer give (GroveMoE).
+    Adjugate,
     /// Where the layer's own numbers of a token join.
     LayerInput,
 }
@@ -107,15 +119,22 @@ pub enum Join {
     Parallel,
     /// The residual stream as the layer received it. The output is added in order (Arctic).
     Outset,
+    /// What the branch before it gave, before that was scaled and joined. The output is added in order
+    /// (GroveMoE).
+    Output,
 }
 
-/// What a branch computes. Recurrences, convolutions and attention experts become further variants.
+/// What a branch computes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
     /// Grouped-query attention with a KV cache.
     Attention(AttentionSpec),
+    /// The same, with query heads out of a bank of experts.
+    HeadExperts(HeadExpertsSpec),
     /// Attention whose keys and values are made from one latent vector for each token, which is cached.
     Latent(LatentSpec),
+    /// Attention to a window and to rows that stand for runs of earlier tokens.
+    Compressed(CompressedSpec),
     /// A recurrence whose matrices forget and are corrected.
     Delta(DeltaSpec),
     /// A recurrence whose matrices forget row by row and are corrected.
@@ -164,6 +183,14 @@ impl LayerSpec {
         self.branches.iter().find_map(|branch| branch.op.attention())
     }
 
+    /// Its mixture of attention heads, if it has one.
+    pub fn head_experts(&self) -> Option<&HeadExpertsSpec> {
+        self.branches.iter().find_map(|branch| match &branch.op {
+            Op::HeadExperts(heads) => Some(heads),
+            _ => None,
+        })
+    }
+
     /// Its latent attention, if it has one.
     pub fn latent(&self) -> Option<&LatentSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
@@ -198,6 +225,14 @@ impl LayerSpec {
     pub fn moe(&self) -> Option<&MoeSpec> {
         self.branches.iter().find_map(|branch| match &branch.op {
             Op::Moe(moe) => Some(moe),
+            _ => None,
+        })
+    }
+
+    /// Its adjugate experts and the factor on what they give, if it has some.
+    pub fn adjugate(&self) -> Option<(&MoeSpec, f32)> {
+        self.branches.iter().find_map(|branch| match &branch.op {
+            Op::Moe(moe) if branch.place == Place::Adjugate => Some((moe, branch.scale)),
             _ => None,
         })
     }
@@ -249,9 +284,22 @@ pub struct BankKey {
     pub bank: usize,
 }
 
+/// What the experts of a bank are for. Files name their tensors by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BankKind {
+    /// Feed-forward blocks. Packed files have them as records.
+    FeedForward,
+    /// Feed-forward blocks that read what those of the layer give (GroveMoE).
+    Adjugate,
+    /// Query heads of attention (JetMoE).
+    Heads,
+}
+
 /// The shape of an expert bank, all that storing and caching its experts takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BankSpec {
+    /// What the experts are for.
+    pub kind: BankKind,
     /// Number of experts.
     pub experts: usize,
     /// The matrices of each expert, in the order in which files and records hold them.
@@ -268,9 +316,16 @@ impl Op {
     pub fn bank(&self, d_model: usize) -> Option<BankSpec> {
         match self {
             Self::Moe(moe) => Some(BankSpec {
+                kind: moe.kind(),
                 experts: moe.experts,
                 matrices: moe.expert.matrices(moe.latent.unwrap_or(d_model)).collect(),
                 most_per_token: moe.router.select.max_experts(),
+            }),
+            Self::HeadExperts(heads) => Some(BankSpec {
+                kind: BankKind::Heads,
+                experts: heads.experts,
+                matrices: heads.matrices(d_model).into(),
+                most_per_token: heads.router.select.max_experts(),
             }),
             _ => None,
         }
@@ -281,6 +336,8 @@ impl Op {
         match self {
             Self::Attention(attention) => Some(attention),
             Self::Latent(latent) => Some(&latent.attention),
+            Self::HeadExperts(heads) => Some(&heads.attention),
+            Self::Compressed(compressed) => Some(&compressed.attention),
             _ => None,
         }
     }

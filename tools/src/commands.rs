@@ -4,7 +4,9 @@
 pub mod bench;
 pub mod chat;
 pub mod completions;
+pub mod config;
 pub mod doctor;
+pub mod first;
 pub mod fit;
 pub mod imatrix;
 pub mod inspect;
@@ -15,4 +17,5 @@ pub mod pull;
 pub mod quantize;
 pub mod replay;
 pub mod run;
+pub mod tune;
 pub mod verify;

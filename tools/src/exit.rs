@@ -15,8 +15,7 @@
 //! | 129, 130, 143 | ended by SIGHUP, SIGINT (Ctrl-C), SIGTERM |
 //! | 141 | output pipe closed |
 
-use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -28,13 +27,13 @@ use moelten_hub::HubError;
 use moelten_loader::error::{Fault, LoadError};
 use moelten_loader::io::{End, LastWord};
 use moelten_loader::text::plain::NotText;
-use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 
-use crate::origin;
+use crate::output;
 use crate::signals;
 
-const USAGE: u8 = 2;
+/// Wrong use.
+pub const USAGE: u8 = 2;
 const CORRUPT: u8 = 3;
 const UNSUPPORTED: u8 = 4;
 const MEMORY: u8 = 5;
@@ -105,6 +104,38 @@ pub struct Report {
     pub exit: u8,
     /// What happened, with numbers, and what to do. Unfiltered: it may quote a file.
     pub text: String,
+    /// The last part of the text, what to do, where it is known apart from what happened.
+    pub advice: &'static str,
+}
+
+impl Report {
+    /// The object that commands print under `--json`.
+    pub fn json(&self) -> serde_json::Value {
+        let message = self.text.strip_suffix(self.advice).unwrap_or(&self.text).trim_end_matches("; ");
+        serde_json::json!({
+            "kind": kind(self.exit),
+            "code": Some(self.code).filter(|code| !code.is_empty()),
+            "exit": self.exit,
+            "message": message,
+            "advice": Some(self.advice).filter(|advice| !advice.is_empty()),
+        })
+    }
+}
+
+/// What an exit code means, in a word.
+fn kind(exit: u8) -> &'static str {
+    match exit {
+        1 => "bug",
+        USAGE => "usage",
+        CORRUPT => "corrupt",
+        UNSUPPORTED => "unsupported",
+        MEMORY => "memory",
+        IO => "system",
+        DISK_FULL => "disk_full",
+        DAMAGED => "damaged",
+        CLOSED_PIPE => "closed_pipe",
+        _ => "stopped",
+    }
 }
 
 /// Classifies an error and composes its message.
@@ -121,7 +152,12 @@ pub fn report(error: &anyhow::Error) -> Report {
     if !hint.is_empty() {
         text = format!("{text}; {hint}");
     }
-    Report { code, exit, text }
+    Report { code, exit, text, advice: hint }
+}
+
+/// A usage error whose text is complete, of the command line itself.
+pub fn usage(text: &str) -> Report {
+    Report { code: "E-ARG-00", exit: USAGE, text: text.to_owned(), advice: "" }
 }
 
 type Class = (&'static str, u8, &'static str);
@@ -259,62 +295,6 @@ fn classify_io(error: &io::Error) -> Class {
     }
 }
 
-/// Parses a command line. The output of clap is filtered too: it repeats arguments, which may be file
-/// names.
-///
-/// # Errors
-/// None: help and wrong use end the process, with 0 and 2.
-pub fn parse_from<C: clap::Parser>(
-    line: impl IntoIterator<Item = impl Into<OsString> + Clone>,
-) -> anyhow::Result<C> {
-    let line: Vec<OsString> = line.into_iter().map(Into::into).collect();
-    C::try_parse_from(&line).or_else(|error| {
-        if !error.use_stderr() {
-            error.print()?;
-            std::process::exit(0);
-        }
-        let mut text = error.render().to_string();
-        if let Some(tip) = tip(&error) {
-            text.push_str(&tip);
-        }
-        let words: Vec<String> = line.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-        if let Some(variable) = origin::variable(&error, &C::command(), &words) {
-            text.push_str(&format!("\n  the value is that of the environment variable {variable}\n"));
-        }
-        // The exit code stays the same with a closed stderr.
-        let _ = write!(io::stderr(), "{}", filter::clean(&text));
-        std::process::exit(USAGE.into())
-    })
-}
-
-/// A tip for arguments at the places where other programs expect them.
-fn tip(error: &clap::Error) -> Option<String> {
-    use clap::error::{ContextKind, ErrorKind};
-    let told = |kind| error.get(kind).map(ToString::to_string);
-    let tip = match error.kind() {
-        ErrorKind::InvalidSubcommand => {
-            let name = told(ContextKind::InvalidSubcommand)?;
-            if name.contains(char::is_whitespace) {
-                "`moelten run --prompt TEXT` answers a prompt".to_owned()
-            } else {
-                return None;
-            }
-        }
-        ErrorKind::UnknownArgument => {
-            let (argument, usage) = (told(ContextKind::InvalidArg)?, told(ContextKind::Usage)?);
-            if usage.contains("moelten [COMMAND]") {
-                format!("options follow a command: `moelten chat {argument} ...`")
-            } else if usage.contains("moelten run") && !argument.starts_with('-') {
-                "put the question in quotes".to_owned()
-            } else {
-                return None;
-            }
-        }
-        _ => return None,
-    };
-    Some(format!("\n  tip: {tip}\n"))
-}
-
 /// Runs the program, prints its error and returns the exit code. A panic is reported as a bug in one line.
 pub fn guarded(program: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
     static PANIC: Mutex<String> = Mutex::new(String::new());
@@ -358,18 +338,22 @@ fn on_refused_memory(bytes: usize) -> LastWord {
          or --ctx",
         moelten_tui::figures::bytes(bytes as u64)
     );
-    print(&Report { code: "E-MEM-02", exit: MEMORY, text });
+    print(&Report { code: "E-MEM-02", exit: MEMORY, text, advice: "" });
     std::process::exit(MEMORY.into())
 }
 
 fn bug(message: &str) -> Report {
     let text =
         format!("{message}\nThis is a bug in moelten. Please report it with the command that caused it.");
-    Report { code: "E-BUG-01", exit: 1, text }
+    Report { code: "E-BUG-01", exit: 1, text, advice: "" }
 }
 
-/// Prints `error[E-XXX-NN]: ...` to stderr.
+/// Prints `error[E-XXX-NN]: ...` to stderr, and the error as an object to stdout if JSON was asked for.
 pub fn print(report: &Report) {
+    if report.exit != CLOSED_PIPE && output::lacks_json() {
+        // The exit code stays the same with a closed stdout.
+        let _ = output::answer(&serde_json::json!({ "error": report.json() }));
+    }
     if !report.code.is_empty() {
         Notes::detect().line(Tone::Error, &format!("error[{}]: {}", report.code, report.text));
     }

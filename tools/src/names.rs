@@ -11,6 +11,7 @@ use moelten_tui::terminal::{Notes, Tone};
 use crate::exit::CommandError;
 use crate::models::Places;
 use crate::report::progress::{Progress, Unit, bytes};
+use crate::report::waiting;
 use crate::signals::Polling;
 
 /// The hub with the settings of this user.
@@ -96,7 +97,7 @@ fn say_choice(name: &ModelName, quant: Option<&(String, bool)>) {
 pub fn look(hub: &Hub, name: &ModelName) -> anyhow::Result<Repository> {
     let polling = Polling::begin();
     let stopped = || polling.stop().is_cancelled();
-    hub.look(name, &stopped).map_err(ended)
+    waiting::during("waiting for the hub", None, || hub.look(name, &stopped)).map_err(ended)
 }
 
 /// Downloads a name's files with a bar; what is there already counts.
@@ -133,7 +134,8 @@ pub fn read(
 ) -> anyhow::Result<Vec<u8>> {
     let polling = Polling::begin();
     let stopped = || polling.stop().is_cancelled();
-    hub.read_range(repository, file, from, length, &stopped).map_err(ended)
+    let read = || hub.read_range(repository, file, from, length, &stopped);
+    waiting::during("reading headers from the hub", None, read).map_err(ended)
 }
 
 /// Downloads a choice with a bar.

@@ -6,12 +6,14 @@ mod compute;
 mod files;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+pub mod kept;
 pub mod loops;
 mod oom;
 mod session;
 pub mod sizes;
+pub mod tuned;
 
-pub use compute::ComputeArgs;
+pub use compute::{ComputeArgs, PrefetchArg};
 pub use files::{load, mention, name};
 pub use oom::prefer_as_oom_victim;
 pub use session::{SessionArgs, context_words};

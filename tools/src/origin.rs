@@ -1,15 +1,19 @@
-//! Where the value of an option came from: the command line or an environment variable. Messages blame the
-//! one or the other by its name. It must not know what options mean.
+//! Where the value of an option came from: the command line, an environment variable or the configuration
+//! file. Messages blame it by its name. It must not know what options mean.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command};
 
+use crate::config;
+
 /// The name that a message about an option's value uses: the option's, or the variable's if that gave it.
 pub fn blamed(option: &str, variable: &str) -> String {
     let stated = std::env::args().any(|argument| is_option(&argument, option));
+    let in_file = || config::here().blamed(&option.trim_start_matches('-').replace('-', "_"));
     match std::env::var_os(variable) {
-        Some(_) if !stated => format!("the environment variable {variable}"),
-        _ => option.to_owned(),
+        _ if stated => option.to_owned(),
+        Some(_) => format!("the environment variable {variable}"),
+        None => in_file().unwrap_or_else(|| option.to_owned()),
     }
 }
 
@@ -31,6 +35,15 @@ pub fn variable(error: &clap::Error, command: &Command, line: &[String]) -> Opti
     let variable = argument.get_env()?;
     let stated = line.iter().any(|argument| is_option(argument, option));
     (!stated && std::env::var_os(variable).is_some()).then(|| variable.to_string_lossy().into_owned())
+}
+
+/// The text of an error about an option's value, with the environment variable that gave it in the place of
+/// the option.
+pub fn blame(text: &str, error: &clap::Error, variable: &str) -> String {
+    let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
+        return text.to_owned();
+    };
+    text.replace(&format!("for '{option}'"), &format!("in the environment variable {variable}"))
 }
 
 fn find<'c>(command: &'c Command, long: &str) -> Option<&'c Arg> {

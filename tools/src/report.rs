@@ -3,11 +3,17 @@
 
 pub mod bench;
 pub mod divergence;
+pub mod earlier;
 pub mod forecast;
 pub mod gpu;
+pub mod inspection;
 pub mod layer_words;
 pub mod memory_words;
+pub mod page;
 pub mod plot;
 pub mod progress;
 pub mod quantize_plan;
+pub mod suggestion_words;
+pub mod type_choice;
+pub mod waiting;
 pub mod windows;

@@ -119,6 +119,11 @@ impl<'b, 'a> Batch<'b, 'a> {
         run.expect("every row of a batch belongs to a run")
     }
 
+    /// The token of a row.
+    pub(super) fn token_id(&self, row: usize) -> u32 {
+        self.token_ids().nth(row).expect("every row of a batch has a token")
+    }
+
     /// Whether a row still counts: the run that it belongs to was not cancelled.
     pub(super) fn is_live(&self, row: usize) -> bool {
         self.run_of(row).ended != Ended::Cancelled

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::batch::{Batch, Ended};
 use super::executor::{AHEAD_TOKENS, Executor};
-use super::lookahead;
+use super::lookahead::{self, Ahead};
 use super::observe::Observer;
 use crate::error::Result;
 use crate::experts::stats::Phase;
@@ -14,7 +14,7 @@ use crate::layers::ffn::moe::{Moe, MoeInput};
 use crate::layers::linear::Compute;
 use crate::layers::mixer::contract::Mixer;
 use crate::layers::scratch::PASS;
-use crate::weights::{Branch, Layer, OpWeights, Weights};
+use crate::weights::{Branch, Layer, NextBank, OpWeights, Weights};
 use moelten_loader::spec::{Join, RouterInput};
 
 /// What a pass computes with.
@@ -26,11 +26,13 @@ pub(super) struct PassContext<'a> {
     pub weights: &'a Weights,
     /// Its experts.
     pub store: &'a ExpertStore,
-    /// Width of the residual stream.
+    /// Width of a residual stream.
     pub d_model: usize,
+    /// How many residual streams there are.
+    pub streams: usize,
 }
 
-impl PassContext<'_> {
+impl<'a> PassContext<'a> {
     /// Runs a branch over all rows of the batch. Its output is added to the residual stream, or, if
     /// `parallel`, to `s.joined`, which is added later.
     pub fn branch(
@@ -46,8 +48,17 @@ impl PassContext<'_> {
         for first in (0..rows).step_by(step) {
             let piece = first..rows.min(first + step);
             let at = piece.start * d..piece.end * d;
-            let from = if branch.join == Join::Outset { &s.outset } else { &s.x };
-            let (x, normed) = (&from[at.clone()], &mut s.normed[at.clone()]);
+            let wide = piece.start * d * self.streams..piece.end * d * self.streams;
+            if let Some(streams) = &branch.streams {
+                streams.read(self.compute, &s.x[wide.clone()], &mut s.streams);
+            }
+            let x = match (&branch.streams, branch.join) {
+                (Some(_), _) => &s.streams.read[..at.len()],
+                (None, Join::InOrder | Join::Parallel) => &s.x[at.clone()],
+                (None, Join::Outset) => &s.outset[at.clone()],
+                (None, Join::Output) => &s.branch[at.clone()],
+            };
+            let normed = &mut s.normed[at.clone()];
             match &branch.pre {
                 Some(norm) => norm.apply(self.compute, x, normed),
                 None => normed.copy_from_slice(x),
@@ -57,6 +68,10 @@ impl PassContext<'_> {
             if let Some(norm) = &branch.post {
                 normed.copy_from_slice(out);
                 norm.apply(self.compute, normed, out);
+            }
+            if let Some(streams) = &branch.streams {
+                streams.write(self.compute, branch.scale, out, &s.streams, &mut s.x[wide]);
+                continue;
             }
             let into = if parallel { &mut s.joined } else { &mut s.x };
             self.compute.add(branch.scale, out, &mut into[at], d);
@@ -73,8 +88,10 @@ impl PassContext<'_> {
         }
         for branch in &layer.branches {
             let OpWeights::Moe { moe, .. } = &branch.op else { continue };
+            let Some(router) = &moe.router else { continue };
             if moe.spec.router_input == RouterInput::Outset {
-                lookahead::rank(self.compute, None, moe, &s.outset[..rows * self.d_model], &mut s.ahead);
+                let (x, router) = (&s.outset[..rows * self.d_model], (router, moe.spec.experts));
+                lookahead::rank(self.compute, (None, None), router, x, &mut s.ahead);
                 self.store.prefetch(moe.bank, &s.ahead.ranked);
             }
         }
@@ -96,6 +113,10 @@ impl PassContext<'_> {
             }
             OpWeights::Latent { latent, state } => {
                 self.mix(branch, (latent, *state), rows, batch, s, observer);
+                Ok(())
+            }
+            OpWeights::Compressed { compressed, state } => {
+                self.mix(branch, (&**compressed, *state), rows, batch, s, observer);
                 Ok(())
             }
             OpWeights::Delta { delta, state } => {
@@ -144,6 +165,9 @@ impl PassContext<'_> {
                 }
                 Ok(())
             }
+            OpWeights::HeadExperts { heads, state, .. } => {
+                self.head_experts(branch, (heads, *state), rows, batch, s, observer)
+            }
             OpWeights::Moe { moe, .. } => self.experts(branch, moe, rows, batch, s, observer),
         }
     }
@@ -182,6 +206,17 @@ impl PassContext<'_> {
         }
     }
 
+    /// The next bank of experts, if its experts are to be prefetched.
+    pub(super) fn next_bank(
+        self,
+        branch: &Branch,
+        batch: &Batch<'_, '_>,
+        rows: usize,
+    ) -> Option<NextBank<'a>> {
+        let wanted = batch.phase() == Phase::Decode && rows <= AHEAD_TOKENS && self.store.prefetches();
+        self.weights.next_bank(branch).filter(|_| wanted)
+    }
+
     /// A mixture of experts over all rows.
     fn experts(
         self,
@@ -193,10 +228,10 @@ impl PassContext<'_> {
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let (compute, d) = (self.compute, self.d_model);
-        let (x, normed) = (&s.x[..rows.end * d], &s.normed[..rows.end * d]);
+        let (x, normed) = (&s.x[..rows.end * d * self.streams], &s.normed[..rows.end * d]);
         let out = &mut s.branch[..rows.end * d];
         let products = &mut s.products;
-        let live = |row| batch.is_live(row);
+        let (live, token) = (|row| batch.is_live(row), |row| batch.token_id(row));
         let of_router = match (moe.spec.router_input, &moe.router_norm) {
             (RouterInput::Outset, _) => &s.outset[..rows.end * d],
             (RouterInput::Residual { .. }, Some(norm)) => {
@@ -204,28 +239,30 @@ impl PassContext<'_> {
                 norm.apply(compute, read, out);
                 &*out
             }
-            (RouterInput::Branch | RouterInput::Residual { .. }, _) => normed,
+            (RouterInput::Branch | RouterInput::Residual { .. } | RouterInput::Groups { .. }, _) => normed,
         };
-        moe.route(compute, of_router, live, &mut s.moe.route, &mut products.packed, &mut products.grouped);
+        match (moe.spec.router_input, &moe.router) {
+            (RouterInput::Groups { size }, _) => moe.follow(size, &mut s.moe.route),
+            (_, Some(router)) => {
+                let (packed, grouped) = (&mut products.packed, &mut products.grouped);
+                router.route(compute, of_router, (live, token), &mut s.moe.route, packed, grouped);
+            }
+            (_, None) => unreachable!("a mixture has a router or follows one"),
+        }
         if moe.spec.router_input != RouterInput::Branch {
             // The experts read other inputs than those that were packed for the router.
             compute.pack(normed, d, [], &mut products.packed);
         }
-        let ahead = &mut s.ahead;
-        let mut guess = || {
-            let wanted = batch.phase() == Phase::Decode && rows.len() <= AHEAD_TOKENS;
-            let Some((next, norm)) = self.weights.next_bank(branch).filter(|_| wanted) else { return };
-            // What a router reads that stands before attention is known soon enough.
-            if next.spec.router_input != RouterInput::Outset && self.store.prefetches() {
-                lookahead::rank(compute, norm, next, x, ahead);
-                self.store.prefetch(next.bank, &ahead.ranked);
-            }
-        };
+        let next = self.next_bank(branch, batch, rows.len());
+        let known = (&s.moe.route.routing, &token as &dyn Fn(usize) -> u32, x);
+        let mut ahead = Ahead::new(compute, self.store, next, known, &mut s.ahead);
         let stop = || batch.all_cancelled();
         let input = MoeInput { store: self.store, phase: batch.phase(), stop: &stop, x: normed };
         {
             let mut hidden = observer.inputs().map(|inputs| inputs.hidden(branch.key));
-            moe.forward(compute, &input, &mut s.moe, products, hidden.as_mut(), out, &mut guess)?;
+            moe.forward(compute, &input, &mut s.moe, products, hidden.as_mut(), out, &mut || {
+                ahead.prefetch()
+            })?;
         }
         if let Some(inputs) = observer.inputs() {
             let visits = moe.latent.is_none().then_some(&s.moe.visits);

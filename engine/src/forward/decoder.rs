@@ -9,8 +9,9 @@ use super::observe::Observer;
 use crate::error::{EngineError, Result};
 use crate::experts::store::ExpertStore;
 use crate::layers::linear::Compute;
+use crate::layers::streams::StreamWeights;
 use crate::weights::Weights;
-use moelten_loader::spec::{Join, LayerSpec, ModelSpec};
+use moelten_loader::spec::{Join, LayerSpec, ModelSpec, StreamsSpec};
 
 /// Rows that go through the head at once: enough to share its weights, few enough for a small buffer.
 pub const HEAD_ROWS: usize = 16;
@@ -64,7 +65,8 @@ impl Decoder<'_> {
             }
         }
         let Self { compute, weights, store, spec } = *self;
-        let pass = PassContext { compute, weights, store, d_model: spec.d_model };
+        let streams = spec.streams.map_or(1, |streams| streams.count);
+        let pass = PassContext { compute, weights, store, d_model: spec.d_model, streams };
         for (index, layer) in weights.layers.iter().enumerate() {
             if batch.all_cancelled() {
                 return Err(EngineError::Cancelled);
@@ -118,7 +120,15 @@ impl Decoder<'_> {
             };
             if !wanted.is_empty() {
                 let into = rows * d..(rows + wanted.len()) * d;
-                let x = &s.x[wanted.start * d..wanted.end * d];
+                let x = match &self.weights.streams {
+                    None => &s.x[wanted.start * d..wanted.end * d],
+                    Some(streams) => {
+                        let width = streams.width();
+                        let x = &s.x[wanted.start * width..wanted.end * width];
+                        streams.read(self.compute, x, &mut s.streams);
+                        &s.streams.read[..wanted.len() * d]
+                    }
+                };
                 self.weights.final_norm.apply(self.compute, x, &mut s.normed[into]);
             }
             (first, rows) = (end, rows + wanted.len());
@@ -176,7 +186,8 @@ impl Decoder<'_> {
     /// Rows of the embedding, scaled, into `s.x`.
     fn embed(&self, s: &mut Executor, batch: &Batch<'_, '_>) -> Result<()> {
         let Self { compute, weights, .. } = self;
-        let x = &mut s.x[..batch.tokens() * self.spec.d_model];
+        let rows = batch.tokens() * self.spec.d_model;
+        let x = if weights.streams.is_some() { &mut s.branch[..rows] } else { &mut s.x[..rows] };
         let from = (compute.tensors, compute.pool);
         weights.embedding.rows(from, batch.token_ids(), &|| batch.all_cancelled(), x)?;
         compute.kernels.scale(self.spec.embed_scale, x);
@@ -184,6 +195,10 @@ impl Decoder<'_> {
             let out = &mut s.layer_input.all[..batch.tokens() * inputs.projection.rows];
             let stop = || batch.all_cancelled();
             inputs.fill(*compute, batch.token_ids(), &stop, x, &mut s.products, out)?;
+        }
+        if let Some(StreamsSpec { count, .. }) = self.spec.streams {
+            let (embedded, x) = (&s.branch[..rows], &mut s.x[..rows * count]);
+            StreamWeights::spread(*compute, count, embedded, self.spec.d_model, x);
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 //! to the pass that runs, not to a sequence. It must not know what is computed in them.
 
 use moelten_loader::spec::{
-    AttentionSpec, Join, LatentSpec, LayerSpec, ModelSpec, Op, RopeSpec, SharedExpert,
+    AttentionSpec, CompressedSpec, HeadExpertsSpec, Join, LatentSpec, LayerSpec, ModelSpec, Op, Pairing,
+    RopeScaling, RopeSpec, SharedExpert,
 };
 use moelten_quant::{ActivationKind, BLOCK, KEY_GROUP, Line, Running};
 
@@ -12,12 +13,15 @@ use crate::layers::ffn::router::Routing;
 use crate::layers::ffn::visits::Visits;
 use crate::layers::linear::Packed;
 use crate::layers::mixer::attend::most_spans;
+use crate::layers::mixer::compressed::pass_tokens as compressed_pass;
+use crate::layers::mixer::compressor::CompressScratch;
 use crate::layers::mixer::latent::pass_tokens;
 use crate::layers::rope::Angles;
 use crate::layers::scratch::{
     AheadScratch, AttendScratch, AttentionScratch, DeltaScratch, DeviceScratch, LatentScratch,
     LayerInputScratch, MoeScratch, PASS, ProductScratch, RouteScratch, SparseScratch,
 };
+use crate::layers::streams::StreamScratch;
 use crate::weights::layer_inputs::LAYER_INPUT_TOKENS;
 
 /// The most sequences of a decode batch whose next experts are guessed.
@@ -27,7 +31,7 @@ pub const AHEAD_TOKENS: usize = 8;
 pub struct Executor {
     /// Most tokens of a batch.
     pub chunk: usize,
-    /// Residual stream `[tokens, d_model]`.
+    /// Residual stream `[tokens, d_model]`, or streams `[tokens, streams, d_model]`.
     pub x: Vec<f32>,
     /// Normed input of a branch `[tokens, d_model]`.
     pub normed: Vec<f32>,
@@ -49,6 +53,8 @@ pub struct Executor {
     pub moe: MoeScratch,
     /// The numbers that every layer gets of a token.
     pub layer_input: LayerInputScratch,
+    /// Mixes of residual streams.
+    pub streams: StreamScratch,
     /// The guess at the next bank's experts.
     pub ahead: AheadScratch,
     /// Logits of some rows `[rows, vocab]`.
@@ -67,7 +73,7 @@ impl Executor {
         let ahead = AHEAD_TOKENS.min(chunk);
         Self {
             chunk,
-            x: buffer(d),
+            x: buffer(d * spec.streams.map_or(1, |streams| streams.count)),
             normed: buffer(d),
             branch: buffer(d),
             joined: buffer(if w.parallel { d } else { 0 }),
@@ -92,6 +98,9 @@ impl Executor {
                     packed: Packed::with_capacity([w.latent.packed]),
                 },
                 sparse: w.sparse.buffers(),
+                compress: CompressScratch::new(w.compress.wide),
+                compress_small: CompressScratch::new(w.compress.small),
+                turned: Angles::with_capacity(&w.compress.rope(), w.compress.tokens),
                 delta: DeltaScratch::new(pass, w.delta),
             },
             products: ProductScratch {
@@ -110,9 +119,12 @@ impl Executor {
                 gathered: vec![Line::ZERO; w.gathered_lines(pass, d)],
                 latent: buffer(w.expert_width),
                 device: DeviceScratch::default(),
+                taken: Vec::with_capacity(if w.has_heads { 2 * chunk } else { 0 }),
             },
             layer_input: LayerInputScratch::new(chunk, pass, w.layer_input),
+            streams: StreamScratch::new(spec.streams, d, chunk),
             ahead: AheadScratch {
+                streams: StreamScratch::new(spec.streams, d, ahead),
                 normed: vec![0.0; ahead * d],
                 packed: Packed::with_capacity([(ahead, d)]),
                 grouped: vec![0.0; ahead * w.experts],
@@ -136,8 +148,11 @@ impl Executor {
             + Packed::lines_for([(pass, w.delta[4])])
             + w.hidden_lines(pass)
             + w.gathered_lines(pass, d);
-        let streams = 3 + usize::from(w.parallel) + usize::from(w.outset);
-        let numbers = chunk * (streams * d + w.experts + w.expert_width)
+        let rows = 2 + spec.streams.map_or(1, |streams| streams.count);
+        let rows = rows + usize::from(w.parallel) + usize::from(w.outset);
+        let (of_streams, stream_lines) = StreamScratch::sizes_for(spec.streams, d, chunk);
+        let lines = lines + stream_lines;
+        let numbers = chunk * (rows * d + w.experts + w.expert_width)
             + pass * (2 * w.q + 2 * w.kv + w.gate)
             + w.grouped(chunk, d);
         let numbers = numbers
@@ -145,6 +160,8 @@ impl Executor {
             .saturating_add(w.spans)
             .saturating_add(w.latent.numbers())
             .saturating_add(w.sparse.numbers())
+            .saturating_add(w.compress.numbers())
+            .saturating_add(of_streams)
             .saturating_add(DeltaScratch::numbers_for(pass, w.delta))
             .saturating_add(LayerInputScratch::numbers_for(chunk, pass, w.layer_input));
         let running = (pass * w.heads).saturating_add(w.span_heads);
@@ -186,9 +203,14 @@ impl Executor {
         ];
         let numbers = numbers.iter().map(|buffer| buffer.capacity()).sum::<usize>()
             + a.delta.numbers()
+            + a.compress.numbers()
+            + a.compress_small.numbers()
+            + a.turned.capacity()
+            + self.streams.sizes().0
             + self.layer_input.numbers();
         let packed = self.products.packed.lines() + a.latent.packed.lines() + a.delta.inner.packed.lines();
         let lines = packed + self.products.hidden.capacity() + self.moe.gathered.capacity();
+        let lines = lines + self.streams.sizes().1;
         let running = a.attend.running.capacity() + a.attend.spans_running.capacity();
         (numbers * size_of::<f32>() + lines * size_of::<Line>() + running * size_of::<Running>()) as u64
     }
@@ -208,12 +230,15 @@ struct Widths {
     per_token: usize,
     /// Width of what experts read, where it is their own.
     expert_width: usize,
+    /// Whether some heads are experts.
+    has_heads: bool,
     /// Whether some branches are parallel.
     parallel: bool,
     /// Whether some branches read what their layer received.
     outset: bool,
     latent: LatentWidths,
     sparse: SparseWidths,
+    compress: CompressWidths,
     /// Channels, values, value heads and rates of recurrences, and the width of products inside them.
     delta: [usize; 5],
     /// Layers that get numbers of a token, and how many each gets.
@@ -296,6 +321,27 @@ impl SparseWidths {
     }
 }
 
+/// Numbers in the buffers of compressed tokens.
+#[derive(Default)]
+struct CompressWidths {
+    wide: usize,
+    small: usize,
+    tokens: usize,
+    rotated: usize,
+}
+
+impl CompressWidths {
+    fn numbers(&self) -> usize {
+        2 * (self.wide + self.small) + self.tokens * self.rotated
+    }
+
+    /// A rope of as many dimensions as any.
+    fn rope(&self) -> RopeSpec {
+        let (pairing, scaling) = (Pairing::Adjacent, RopeScaling::None);
+        RopeSpec { theta: 1.0, dim: self.rotated, pairing, scaling }
+    }
+}
+
 impl Widths {
     /// The widest of each over all branches.
     fn of(spec: &ModelSpec, chunk: usize, context: usize) -> Self {
@@ -313,6 +359,8 @@ impl Widths {
                     w.heads = w.heads.max(a.heads);
                     w.spans(a, context);
                 }
+                Op::Compressed(compressed) => w.compressed(compressed, chunk, context),
+                Op::HeadExperts(heads) => w.head_experts(heads, spec.d_model, chunk, context),
                 Op::Latent(latent) => {
                     let (a, pass) = (&latent.attention, PASS.min(chunk));
                     let tokens = pass_tokens(latent).min(pass);
@@ -368,6 +416,61 @@ impl Widths {
         w
     }
 
+    /// Room for attention to compressed tokens.
+    fn compressed(&mut self, c: &CompressedSpec, chunk: usize, context: usize) {
+        let (a, pass) = (&c.attention, PASS.min(chunk));
+        let tokens = compressed_pass(c).min(pass);
+        let width = a.heads * a.head_dim;
+        // Buffers are for a whole pass, of which this branch takes a part.
+        self.q = self.q.max((width * tokens).div_ceil(pass));
+        self.kv = self.kv.max(a.head_dim);
+        self.heads = self.heads.max(a.heads);
+        let latent = &mut self.latent;
+        let given = c.groups * c.group_rank;
+        latent.narrow = latent.narrow.max(tokens * c.query_rank);
+        latent.wide = latent.wide.max(tokens * given.max(width));
+        latent.inputs = latent.inputs.max(tokens * width);
+        latent.outputs = latent.outputs.max(tokens * given);
+        let both = |a: (usize, usize), b: (usize, usize)| (a.0.max(b.0), a.1.max(b.1));
+        latent.packed = both(latent.packed, (tokens * c.groups, width / c.groups));
+        latent.product = both(latent.product, (tokens, given.max(c.query_rank)));
+        let rotated = a.rope.as_ref().map_or(0, |rope| rope.dim);
+        let compress = &mut self.compress;
+        (compress.tokens, compress.rotated) = (compress.tokens.max(tokens), compress.rotated.max(rotated));
+        if let Some(compressor) = &c.compressor {
+            compress.wide = compress.wide.max(tokens * compressor.series() * a.head_dim);
+            let sparse = &mut self.sparse;
+            sparse.context = sparse.context.max(context / compressor.rate);
+            sparse.chosen = sparse.chosen.max(c.most_rows(context).next_multiple_of(KEY_GROUP) * a.head_dim);
+            sparse.heads = sparse.heads.max(a.heads);
+            if let Some(choice) = &compressor.choice {
+                compress.small = compress.small.max(tokens * compressor.series() * choice.head_dim);
+                sparse.queries = sparse.queries.max(tokens * choice.heads * choice.head_dim);
+                sparse.weights = sparse.weights.max(tokens * choice.heads);
+            }
+        }
+        self.spans(a, context);
+    }
+
+    /// Room for a mixture of heads, which takes the tokens of a whole chunk at once.
+    fn head_experts(&mut self, heads: &HeadExpertsSpec, d_model: usize, chunk: usize, context: usize) {
+        let (a, pass) = (&heads.attention, PASS.min(chunk));
+        // Buffers are for a pass of tokens.
+        let times = chunk.div_ceil(pass);
+        self.has_heads = true;
+        self.q = self.q.max(times * a.heads * a.head_dim);
+        self.kv = self.kv.max(times * a.kv_heads * a.head_dim);
+        self.heads = self.heads.max(times * a.heads);
+        let own = heads.own_width();
+        self.latent.wide = self.latent.wide.max(pass * own);
+        self.latent.outputs = self.latent.outputs.max(pass * d_model);
+        let (tokens, cols) = self.latent.packed;
+        self.latent.packed = (tokens.max(pass), cols.max(own));
+        self.experts = self.experts.max(heads.experts);
+        self.per_token = self.per_token.max(heads.router.select.max_experts());
+        self.spans(a, context);
+    }
+
     /// Room for the spans of a branch.
     fn spans(&mut self, a: &AttentionSpec, context: usize) {
         let spans = most_spans(a, context);
@@ -398,7 +501,8 @@ impl Widths {
         let (layers, width) = self.layer_input;
         let of_layers = (chunk.min(LAYER_INPUT_TOKENS) * layers * width).max(PASS.min(chunk) * width);
         let all = (chunk * d_model.max(self.experts).max(self.expert_width)).max(passing).max(of_layers);
-        all.max(self.latent.wide).max(self.latent.narrow).max(self.sparse.queries)
+        let compressed = self.compress.wide.max(self.compress.small).max(self.sparse.weights);
+        all.max(self.latent.wide).max(self.latent.narrow).max(self.sparse.queries).max(compressed)
     }
 
     /// Room for the hidden layer of one block that a pass of tokens visits, in the larger kind, and for all

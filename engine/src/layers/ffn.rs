@@ -8,4 +8,5 @@ pub mod group;
 pub mod mlp;
 pub mod moe;
 pub mod router;
+pub mod router_weights;
 pub mod visits;

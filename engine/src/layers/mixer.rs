@@ -2,9 +2,12 @@
 
 pub mod attend;
 pub mod attention;
+pub mod compressed;
+pub mod compressor;
 pub mod contract;
 pub mod conv;
 pub mod delta;
+pub mod heads;
 pub mod history;
 pub mod kda;
 pub mod latent;

@@ -55,8 +55,28 @@ impl Angles {
         self.sin.clear();
     }
 
+    /// Makes it an empty list of the angles of a rope with as many dimensions at most.
+    pub fn restart(&mut self, spec: &RopeSpec) {
+        self.clear();
+        (self.half, self.pairing) = (spec.dim / 2, spec.pairing);
+    }
+
+    /// Numbers that there is room for.
+    pub fn capacity(&self) -> usize {
+        self.cos.capacity() + self.sin.capacity()
+    }
+
     /// Rotates `heads`, `[heads, head_dim]`, by the position of token `token` of the batch.
     pub fn rotate(&self, heads: &mut [f32], head_dim: usize, token: usize) {
+        self.turn(heads, head_dim, token, |sin| sin);
+    }
+
+    /// As [`Self::rotate`], the other way round.
+    pub fn rotate_back(&self, heads: &mut [f32], head_dim: usize, token: usize) {
+        self.turn(heads, head_dim, token, |sin| -sin);
+    }
+
+    fn turn(&self, heads: &mut [f32], head_dim: usize, token: usize, way: impl Fn(f32) -> f32) {
         let half = self.half;
         let cos = &self.cos[token * half..][..half];
         let sin = &self.sin[token * half..][..half];
@@ -65,11 +85,13 @@ impl Angles {
                 Pairing::Split => {
                     let (a, b) = head[..2 * half].split_at_mut(half);
                     for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                        let sin = way(*sin);
                         (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
                     }
                 }
                 Pairing::Adjacent => {
                     for ((pair, cos), sin) in head[..2 * half].chunks_exact_mut(2).zip(cos).zip(sin) {
+                        let sin = way(*sin);
                         (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[1] * cos + pair[0] * sin);
                     }
                 }
@@ -105,6 +127,20 @@ mod tests {
         let norm = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>();
         assert!((norm(&turned) - norm(&head)).abs() < 1e-4);
         assert_ne!(turned, head);
+    }
+
+    #[test]
+    fn rotating_back_undoes_a_rotation() {
+        for pairing in [Pairing::Split, Pairing::Adjacent] {
+            let rope = spec(pairing, RopeScaling::None);
+            let mut angles = Angles::with_capacity(&rope, 1);
+            Rope::new(&rope, 64).angles(37, 1, &mut angles);
+            let head = [1.0, -2.0, 3.0, 0.5, 0.25, 4.0, -1.0, 2.0];
+            let mut turned = head;
+            angles.rotate(&mut turned, 8, 0);
+            angles.rotate_back(&mut turned, 8, 0);
+            assert!(turned.iter().zip(head).all(|(a, b)| (a - b).abs() < 1e-5), "{turned:?}");
+        }
     }
 
     #[test]

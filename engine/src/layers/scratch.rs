@@ -8,6 +8,9 @@ use crate::experts::tier::DeviceWork;
 use crate::layers::ffn::router::Routing;
 use crate::layers::ffn::visits::Visits;
 use crate::layers::linear::Packed;
+use crate::layers::mixer::compressor::CompressScratch;
+use crate::layers::rope::Angles;
+use crate::layers::streams::StreamScratch;
 
 /// Tokens that attention, a dense block or an expert computes at once: enough for fast products, few enough
 /// for buffers of some MiB. A chunk may be larger, because each expert is read only once per chunk.
@@ -31,6 +34,12 @@ pub struct AttentionScratch {
     pub latent: LatentScratch,
     /// What sparse attention has beside.
     pub sparse: SparseScratch,
+    /// Values and logits of tokens that become rows.
+    pub compress: CompressScratch,
+    /// The same of the small rows by which these are chosen.
+    pub compress_small: CompressScratch,
+    /// Angles by which rows are rotated, and mixed values back.
+    pub turned: Angles,
     /// What a delta net has in place of all of these.
     pub delta: DeltaScratch,
 }
@@ -191,6 +200,8 @@ pub struct AheadScratch {
     pub votes: Vec<(u32, u32)>,
     /// Predicted experts, the likeliest first.
     pub ranked: Vec<u32>,
+    /// For mixing the residual streams that the router reads; empty where there is one.
+    pub streams: StreamScratch,
 }
 
 /// Buffers for routing a batch.
@@ -213,6 +224,8 @@ pub struct MoeScratch {
     pub gathered: Vec<Line>,
     /// Inputs of experts that are narrower than the residual stream, `[tokens, latent]`; empty without them.
     pub latent: Vec<f32>,
+    /// Which of its token's experts an expert is, in mixtures of attention heads, `[2, tokens]`.
+    pub taken: Vec<u32>,
     /// Buffers of a device that computes some of the experts.
     pub device: DeviceScratch,
 }

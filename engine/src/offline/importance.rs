@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use moelten_loader::spec::{
-    AttentionSpec, BranchSpec, KvSource, MlpSpec, ModelSpec, Op, Part, RouterInput, SharedExpert,
+    AttentionSpec, BankKind, BranchSpec, KvSource, MlpSpec, ModelSpec, Op, Part, RouterInput, SharedExpert,
 };
 use moelten_loader::tensors::needed::delta_inputs;
 use moelten_loader::tensors::roles::{LayerTensor, Role};
@@ -156,6 +156,13 @@ impl BranchSquares {
     fn by_tensor<'a>(&'a self, op: &Op, add: &mut dyn FnMut(LayerTensor, &'a Squares)) {
         match op {
             Op::Attention(attention) => self.attention_tensors(attention, add),
+            // What the heads of experts mix is not observed.
+            Op::HeadExperts(_) => {
+                for tensor in [LayerTensor::K, LayerTensor::V, LayerTensor::HeadRouter] {
+                    add(tensor, &self.input);
+                }
+                add(LayerTensor::HeadExperts(Part::Up), &self.experts);
+            }
             Op::Latent(latent) => {
                 let query = if latent.query_rank.is_some() { LayerTensor::QDown } else { LayerTensor::Q };
                 add(query, &self.input);
@@ -163,6 +170,21 @@ impl BranchSquares {
                 if latent.attention.gate.is_some() {
                     add(LayerTensor::AttentionGate, &self.input);
                 }
+                add(LayerTensor::O, &self.output);
+            }
+            Op::Compressed(compressed) => {
+                let compressor = compressed.compressor.as_ref();
+                let choice = compressor.and_then(|compressor| compressor.choice.as_ref());
+                let rows = [LayerTensor::CompressValue, LayerTensor::CompressGate];
+                let small = [
+                    LayerTensor::IndexCompressValue,
+                    LayerTensor::IndexCompressGate,
+                    LayerTensor::IndexWeights,
+                ];
+                add(LayerTensor::QDown, &self.input);
+                add(LayerTensor::KvDown, &self.input);
+                rows.into_iter().filter(|_| compressor.is_some()).for_each(|tensor| add(tensor, &self.input));
+                small.into_iter().filter(|_| choice.is_some()).for_each(|tensor| add(tensor, &self.input));
                 add(LayerTensor::O, &self.output);
             }
             Op::Kda(kda) => {
@@ -203,14 +225,19 @@ impl BranchSquares {
                     }
                     None => {
                         let of_experts = [&self.experts, &self.expert_hidden];
-                        mlp_tensors(&moe.expert, LayerTensor::Experts, of_experts, add);
+                        let tensor = match moe.kind() {
+                            BankKind::FeedForward => LayerTensor::Experts,
+                            BankKind::Adjugate => LayerTensor::AdjugateExperts,
+                            BankKind::Heads => LayerTensor::HeadExperts,
+                        };
+                        mlp_tensors(&moe.expert, tensor, of_experts, add);
                     }
                 }
                 if let SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) = &moe.shared {
                     mlp_tensors(mlp, LayerTensor::Shared, [&self.input, &self.output], add);
                 }
                 // The sums are not of what a router under its own norm reads.
-                if !matches!(moe.router_input, RouterInput::Residual { .. }) {
+                if !matches!(moe.router_input, RouterInput::Residual { .. } | RouterInput::Groups { .. }) {
                     add(LayerTensor::Router, &self.input);
                 }
                 if matches!(moe.shared, SharedExpert::Gated(_)) {
@@ -247,6 +274,8 @@ impl Shapes {
     fn of(d_model: usize, op: &Op) -> Self {
         let (output, experts, expert_hidden) = match op {
             Op::Attention(a) => (a.heads * a.value_dim, 0, 0),
+            Op::HeadExperts(a) => (0, a.experts, 0),
+            Op::Compressed(a) => (a.groups * a.group_rank, 0, 0),
             Op::Latent(a) => (a.attention.heads * a.value_dim, 0, 0),
             Op::Conv(conv) => (conv.width, 0, 0),
             Op::Ssm(ssm) => (ssm.inner(), 0, 0),

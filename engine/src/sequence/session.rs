@@ -14,13 +14,16 @@ use crate::forward::decoder::HEAD_ROWS;
 use crate::forward::observe::{InputObserver, Observer};
 use crate::layers::ffn::router::Routing;
 use crate::layers::rope::Rope;
-use crate::layers::scratch::PASS;
 use crate::model::{Model, Turn};
 use crate::plan::context::{self, SequenceOptions};
 use crate::runtime::cancel::Cancel;
 use crate::runtime::ledger::Charge;
 use crate::state::kv::format::KvFormat;
 use crate::state::{MOST_NEW_TOKENS, SequenceState};
+
+/// Tokens from which on a pass tells after every layer how far it has come: on a slow model even so few take
+/// seconds.
+const WATCHED: usize = 16;
 
 /// One sequence of tokens on a model.
 pub struct Sequence {
@@ -186,7 +189,7 @@ impl Sequence {
             let wanted = wanted(done + chunk.len() == ids.len());
             let tokens = chunk.len();
             let mut turn = model.turn(cancel)?;
-            if tokens < PASS {
+            if tokens < WATCHED {
                 self.pass(&mut turn, chunk, Phase::Prefill, wanted, cancel, observer)?;
             } else {
                 let (sender, passed) = channel();

@@ -4,11 +4,15 @@
 
 use std::io::{self, Read, Write};
 
-use moelten_loader::spec::{AttentionSpec, IndexerSpec, KvSource, Pairing, QkNorm, RopeScaling, RopeSpec};
+use moelten_loader::spec::{
+    AttentionSpec, CompressedSpec, CompressorSpec, IndexerSpec, KvSource, Pairing, QkNorm, RopeScaling,
+    RopeSpec, RowChoice,
+};
 use moelten_quant::{Isa, Kernels, SPAN};
 use proptest::prelude::*;
 
 use super::branches::BranchStates;
+use super::compressed::CompressedState;
 use super::contract::{BranchState, NeedsReplay, Snapshot};
 use super::indexed::IndexedState;
 use super::kv::KvState;
@@ -39,16 +43,20 @@ enum Kind {
     Kv(KvFormat),
     Window(usize, KvFormat),
     Indexed(KvFormat),
+    /// Tokens of a run, and whether rows are chosen.
+    Compressed(usize, bool, KvFormat),
     Recurrent,
 }
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 9] = [
     Kind::Kv(KvFormat::F16),
     Kind::Kv(KvFormat::F32),
     Kind::Window(1, KvFormat::F32),
     Kind::Window(5, KvFormat::F16),
     Kind::Window(700, KvFormat::F16),
     Kind::Indexed(KvFormat::F16),
+    Kind::Compressed(4, true, KvFormat::F16),
+    Kind::Compressed(7, false, KvFormat::F32),
     Kind::Recurrent,
 ];
 
@@ -85,6 +93,34 @@ fn indexer() -> IndexerSpec {
     IndexerSpec { heads: 2, head_dim: INDEX_DIM, top: 4, rope, norm_eps: 1e-6 }
 }
 
+fn compressed(rate: usize, chooses: bool) -> CompressedSpec {
+    let choice = chooses.then_some(RowChoice { heads: 2, head_dim: INDEX_DIM, top: 4 });
+    CompressedSpec {
+        attention: AttentionSpec { kv_heads: 1, ..spec(Some(5)) },
+        query_rank: 4,
+        norm_eps: 1e-6,
+        groups: 1,
+        group_rank: 4,
+        compressor: Some(CompressorSpec { rate, choice }),
+    }
+}
+
+/// What a layer makes of tokens here: the sum of a run, kept open until it is complete.
+fn compress(state: &mut CompressedState, rate: usize, first: usize, tokens: &[u32]) {
+    let kernels = Kernels::for_isa(Isa::best()).unwrap();
+    let small = state.small_rows(1).len();
+    let (open, mut writer) = state.parts();
+    for (&token, position) in tokens.iter().zip(first..) {
+        open.iter_mut().enumerate().for_each(|(channel, sum)| *sum += number(token, channel) / 16.0);
+        if (position + 1) % rate == 0 {
+            let row: Vec<f32> = open[..HEAD_DIM].to_vec();
+            writer.row(kernels, position / rate, &row);
+            writer.small(kernels, position / rate, &row[..small]);
+            open.fill(0.0);
+        }
+    }
+}
+
 impl TestState {
     fn new(kind: Kind) -> Self {
         match kind {
@@ -99,6 +135,10 @@ impl TestState {
             Kind::Indexed(format) => {
                 let both = (&spec(None), &indexer());
                 Self(LayerState::Indexed(IndexedState::new(both, CONTEXT, format, 0).unwrap()))
+            }
+            Kind::Compressed(rate, chooses, format) => {
+                let state = CompressedState::new(&compressed(rate, chooses), CONTEXT, format, 0).unwrap();
+                Self(LayerState::Compressed(state))
             }
             Kind::Recurrent => Self(LayerState::Recurrent(RecurrentState::new(HEAD_DIM).unwrap())),
         }
@@ -116,6 +156,14 @@ impl TestState {
                     *now = 0.75 * *now + number(token, channel);
                 }
             }
+            return;
+        }
+        if let LayerState::Compressed(state) = &mut self.0 {
+            let row = |&token: &u32| (0..HEAD_DIM).map(move |channel| number(token, channel));
+            let rows: Vec<f32> = tokens.iter().flat_map(row).collect();
+            state.write(pool, Kernels::for_isa(Isa::best()).unwrap(), first, &rows);
+            let rate = state.rate();
+            compress(state, rate, first, tokens);
             return;
         }
         let rows = |of: usize| -> Vec<f32> {

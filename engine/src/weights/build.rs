@@ -1,10 +1,12 @@
 //! Builds weights from a spec and its tensors. Damaged vectors are found here, before anything is computed.
 //! It must not know how weights are used.
 
+mod recent;
+
 use moelten_loader::spec::{
     Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, DeltaSpec, KdaSpec, KvSource, LatentSpec,
     LayerInputSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, RopeSpec,
-    RouterInput, SelectiveSpec, SharedExpert, SsmSpec,
+    RouterInput, RouterSpec, SelectiveSpec, SharedExpert, SsmSpec, StreamsSpec,
 };
 use moelten_loader::tensors::bank::MatrixRef;
 use moelten_loader::tensors::needed::delta_inputs;
@@ -17,6 +19,7 @@ use super::{Branch, Layer, OpWeights, Weights};
 use crate::error::{EngineError, Result};
 use crate::layers::ffn::dense::{Mlp, MlpBiases};
 use crate::layers::ffn::moe::{LatentProjections, Moe, Shared};
+use crate::layers::ffn::router_weights::RouterWeights;
 use crate::layers::layer_input::LayerInput;
 use crate::layers::linear::Linear;
 use crate::layers::mixer::attention::Attention;
@@ -28,6 +31,7 @@ use crate::layers::mixer::selective::Selective;
 use crate::layers::mixer::sparse::Indexer;
 use crate::layers::mixer::ssm::Ssm;
 use crate::layers::norm::Norm;
+use crate::layers::streams::StreamWeights;
 
 /// Which tables stay in their files.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,7 +50,10 @@ impl Weights {
     /// [`EngineError::Load`] for norms, biases or routers with NaN or infinity; [`EngineError::Store`] when
     /// the file of the embedding cannot be opened again.
     pub fn build(spec: &ModelSpec, tensors: &TensorStore, read: ReadRows) -> Result<Self> {
-        let mut builder = Builder { tensors, ropes: Vec::new(), states: 0, of_layers: Vec::new(), banks: 0 };
+        let d_model = spec.d_model;
+        let (ropes, of_layers) = (Vec::new(), Vec::new());
+        let streams = spec.streams;
+        let mut builder = Builder { tensors, d_model, streams, ropes, states: 0, of_layers, banks: 0 };
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (index, layer) in spec.layers.iter().enumerate() {
             let mut branches = Vec::with_capacity(layer.branches.len());
@@ -84,7 +91,17 @@ impl Weights {
             }),
         };
         let final_norm = norm(tensors, spec.final_norm, Role::FinalNorm, Role::FinalNormBias)?;
-        Ok(Self { layers, ropes: builder.ropes, embedding, layer_inputs, final_norm, head })
+        let streams = match spec.streams {
+            None => None,
+            Some(streams) => Some(StreamWeights {
+                spec: streams,
+                d_model,
+                matrix: tensors.get(Role::HeadStreamMix),
+                base: tensors.vector(Role::HeadStreamBase)?,
+                scale: tensors.vector(Role::HeadStreamScale)?,
+            }),
+        };
+        Ok(Self { layers, ropes: builder.ropes, embedding, layer_inputs, streams, final_norm, head })
     }
 }
 
@@ -92,7 +109,7 @@ impl Weights {
 fn link_banks(layers: &mut [Layer]) {
     let mut next_bank = None;
     for branch in layers.iter_mut().flat_map(|layer| &mut layer.branches).rev() {
-        if let OpWeights::Moe { next, .. } = &mut branch.op {
+        if let OpWeights::Moe { next, .. } | OpWeights::HeadExperts { next, .. } = &mut branch.op {
             *next = next_bank.replace(branch.key);
         }
     }
@@ -111,6 +128,10 @@ fn norm(tensors: &TensorStore, spec: NormSpec, weight: Role, bias: Role) -> Resu
 /// Builds branches in order.
 struct Builder<'a> {
     tensors: &'a TensorStore,
+    /// Width of the residual stream.
+    d_model: usize,
+    /// The residual streams, where there are several.
+    streams: Option<StreamsSpec>,
     /// The distinct ropes of the branches so far.
     ropes: Vec<RopeSpec>,
     /// Number of branches with a state so far.
@@ -123,7 +144,7 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn branch(&mut self, key: (usize, usize), bank: BankKey, spec: &BranchSpec) -> Result<Branch> {
-        let of_layer = OfLayer { tensors: self.tensors, layer: key.0 };
+        let of_layer = OfLayer { tensors: self.tensors, layer: key.0, d_model: self.d_model };
         let norm = |spec: Option<NormSpec>, weight, bias| {
             let of = |spec| norm(self.tensors, spec, of_layer.role(weight), of_layer.role(bias));
             spec.map(of).transpose()
@@ -143,10 +164,23 @@ impl Builder<'_> {
                 let attention = of_layer.attention(attention, &mut self.ropes)?;
                 OpWeights::Attention { attention, state }
             }
+            Op::HeadExperts(heads) => {
+                let (state, number) = (self.states, self.banks);
+                self.states += 1;
+                self.banks += 1;
+                let heads = Box::new(of_layer.head_experts(number, heads, &mut self.ropes)?);
+                OpWeights::HeadExperts { heads, state, key: bank, next: None }
+            }
             Op::Latent(latent) => {
                 let state = self.states;
                 self.states += 1;
                 OpWeights::Latent { latent: of_layer.latent(latent, &mut self.ropes)?, state }
+            }
+            Op::Compressed(compressed) => {
+                let state = self.states;
+                self.states += 1;
+                let compressed = Box::new(of_layer.compressed(compressed, &mut self.ropes)?);
+                OpWeights::Compressed { compressed, state }
             }
             Op::Conv(conv) => {
                 let state = self.states;
@@ -181,7 +215,11 @@ impl Builder<'_> {
                 OpWeights::Moe { moe: of_layer.moe(number, moe)?, key: bank, next: None }
             }
         };
-        Ok(Branch { key, join: spec.join, pre, op, post, scale: spec.scale })
+        let streams = match self.streams {
+            None => None,
+            Some(streams) => Some(of_layer.streams(streams, spec.place)?),
+        };
+        Ok(Branch { key, join: spec.join, streams, pre, op, post, scale: spec.scale })
     }
 }
 
@@ -198,6 +236,8 @@ fn shared_rope(rope: &RopeSpec, ropes: &mut Vec<RopeSpec>) -> usize {
 struct OfLayer<'a> {
     tensors: &'a TensorStore,
     layer: usize,
+    /// Width of the residual stream.
+    d_model: usize,
 }
 
 /// The roles of a block's matrices and of their biases.
@@ -412,19 +452,15 @@ impl OfLayer<'_> {
         Ok(Moe {
             spec: spec.clone(),
             bank,
-            router: self.router()?,
-            router_bias: match spec.router.bias {
-                true => Some(self.tensors.vector(self.role(LayerTensor::RouterBias))?),
-                false => None,
+            d_model: self.d_model,
+            router: match spec.router_input {
+                RouterInput::Groups { .. } => None,
+                _ => Some(self.router(&spec.router, LayerTensor::Router)?),
             },
             router_norm: self.router_norm(spec)?,
-            expert_scales: match spec.router.expert_scales {
-                true => self.tensors.vector(self.role(LayerTensor::ExpertScales))?,
-                false => Vec::new(),
-            },
-            select_bias: match spec.router.select.has_bias() {
-                true => self.tensors.vector(self.role(LayerTensor::SelectBias))?,
-                false => Vec::new(),
+            out_bias: match spec.out_bias {
+                true => Some(self.tensors.vector(self.role(LayerTensor::ExpertsOutBias))?),
+                false => None,
             },
             biases: self.biases(LayerTensor::ExpertsBias, &spec.expert)?,
             latent: spec.latent.map(|_| LatentProjections {
@@ -457,9 +493,27 @@ impl OfLayer<'_> {
 
     /// The router. NaN or infinity in it is refused at once, because one such value spoils the routing of
     /// every token.
-    fn router(self) -> Result<MatrixRef> {
-        self.tensors.check_finite(self.role(LayerTensor::Router))?;
-        Ok(self.matrix(LayerTensor::Router))
+    fn router(self, spec: &RouterSpec, weight: LayerTensor) -> Result<RouterWeights> {
+        self.tensors.check_finite(self.role(weight))?;
+        let vector = |there: bool, tensor| match there {
+            true => self.tensors.vector(self.role(tensor)),
+            false => Ok(Vec::new()),
+        };
+        let bias = vector(spec.bias, LayerTensor::RouterBias)?;
+        Ok(RouterWeights {
+            spec: spec.clone(),
+            weight: self.matrix(weight),
+            bias: spec.bias.then_some(bias),
+            expert_scales: vector(spec.expert_scales, LayerTensor::ExpertScales)?,
+            select_bias: vector(spec.select.has_bias(), LayerTensor::SelectBias)?,
+            listed: match spec.listed {
+                true => {
+                    let experts = u16::try_from(self.matrix(weight).rows).unwrap_or(u16::MAX);
+                    self.tensors.whole_numbers(self.role(LayerTensor::TokenExperts), experts)?
+                }
+                false => Vec::new(),
+            },
+        })
     }
 
     fn mlp(self, (weight, bias): MlpRoles, spec: &MlpSpec) -> Result<Mlp> {

@@ -217,3 +217,15 @@ fn models_share_a_runtime() {
     let mixed = advance(&mut steps, &mut ());
     assert!(matches!(mixed, Err(EngineError::Setting { setting: "model", .. })), "{mixed:?}");
 }
+
+#[test]
+fn short_prompts_and_dense_models_too_tell_how_far_they_have_come() {
+    for family in ["qwen3", "mixtral"] {
+        let model = model(&folder(family), How::default());
+        let (layers, ids) = (model.spec().layers.len(), golden(family).ids);
+        let (mut sequence, mut told) = (session(&model, KvFormat::F16), Vec::new());
+        sequence.append(&ids[..20], &Cancel::new(), &mut (), &mut |done| told.push(done)).unwrap();
+        assert!(told.is_sorted() && told.last() == Some(&20), "{family}: {told:?}");
+        assert_eq!(told.len(), layers + 1, "{family}: once for each layer and at the end");
+    }
+}

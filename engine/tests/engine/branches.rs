@@ -4,6 +4,7 @@
 
 mod made;
 mod oracle;
+mod recent;
 
 use std::sync::Arc;
 
@@ -117,14 +118,18 @@ fn check(name: &str, layers: impl Fn(usize) -> Vec<LayerSpec>) {
 /// As [`check`], but without comparing values of quantised weights: codes of activations are rounded, and a
 /// token whose choice that moves computes something else altogether.
 fn check_choices(name: &str, layers: impl Fn(usize) -> Vec<LayerSpec>) {
+    check_spec_choices(name, |d_ff| model(layers(d_ff)));
+}
+
+fn check_spec_choices(name: &str, spec: impl Fn(usize) -> ModelSpec) {
     let dir = tempfile::tempdir().unwrap();
     let ids = text(24);
-    let exact = Made::new(dir.path(), name, model(layers(D_FF)), &[Format::F32]);
+    let exact = Made::new(dir.path(), name, spec(D_FF), &[Format::F32]);
     check_values(&exact, &ids);
     check_bits(&exact, &ids);
     let formats = [Format::Q4_0, Format::F32, Format::Q8_0, Format::Q4_0, Format::BF16];
     let quantised = format!("{name}-quantised");
-    check_bits(&Made::new(dir.path(), &quantised, model(layers(D_FF_BLOCKS)), &formats), &ids);
+    check_bits(&Made::new(dir.path(), &quantised, spec(D_FF_BLOCKS), &formats), &ids);
 }
 
 fn check_spec(name: &str, spec: impl Fn(usize) -> ModelSpec) {

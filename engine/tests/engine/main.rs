@@ -15,6 +15,7 @@ mod layouts;
 mod packed;
 mod pressure;
 mod quantized;
+mod rules;
 mod saved;
 mod store;
 mod threads;

@@ -1,8 +1,10 @@
 //! Lowering of feed-forward operations: dense blocks, mixtures of experts, their routers. It must not know
 //! attention.
 
+use crate::config::compressed::listing_layers;
 use crate::config::field::{Field, PerLayer};
 use crate::config::fields::RawConfig;
+use crate::config::heads::threshold;
 use crate::config::limits::{Container, MAX_EXPERTS, MAX_EXPERTS_TOTAL, MAX_FF, MAX_WIDTH, setting};
 use crate::config::sources::sharing_layers;
 use crate::error::{Fault, LoadError, Result};
@@ -49,6 +51,8 @@ pub(super) fn ffn_layers(
             raw.fault(&raw.experts.name, Fault::Contradiction { found: moe.experts.to_string(), other })
         );
     }
+    let listing = listing_layers(raw, layers)?;
+    let lists = |layer: usize| listing.get(layer) == Some(&true);
     (0..layers)
         .map(|layer| match &moe {
             Some(moe) if listed.is_none_or(|l| l.get(layer).copied().unwrap_or(true)) => {
@@ -58,10 +62,16 @@ pub(super) fn ffn_layers(
                 };
                 let expert = bounded(MlpSpec { d_ff, ..moe.expert }, &raw.expert_bounds, layer)?;
                 let shared = match moe.shared {
-                    SharedExpert::Plain(mlp) => SharedExpert::Plain(bounded(mlp, &raw.shared_bounds, layer)?),
+                    SharedExpert::Plain(mlp) => {
+                        let own = raw.shared_bounds.value.is_some()
+                            || family.activation != ActivationKind::ClampedSilu;
+                        let field = if own { &raw.shared_bounds } else { &raw.expert_bounds };
+                        SharedExpert::Plain(bounded(mlp, field, layer)?)
+                    }
                     ref other => other.clone(),
                 };
-                Ok(Op::Moe(MoeSpec { expert, shared, ..moe.clone() }))
+                let router = if lists(layer) { with_listed(&moe.router) } else { moe.router.clone() };
+                Ok(Op::Moe(MoeSpec { expert, shared, router, ..moe.clone() }))
             }
             _ => {
                 let block = bounded(mlp(dense(layer)?), &raw.shared_bounds, layer)?;
@@ -69,6 +79,15 @@ pub(super) fn ffn_layers(
             }
         })
         .collect()
+}
+
+/// The router with experts that are listed.
+fn with_listed(router: &RouterSpec) -> RouterSpec {
+    let mut router = RouterSpec { listed: true, ..router.clone() };
+    if let Select::Scored { bias, groups, .. } = &mut router.select {
+        (*bias, *groups) = (false, None);
+    }
+    router
 }
 
 /// A block with the bound that a list says for its layer.
@@ -85,7 +104,12 @@ fn bounded(
         return Err(raw.fault(&field.name, Fault::Contradiction { found, other: format!("{layers} layers") }));
     };
     let bound = raw.non_negative(&Field::new(field.name.clone(), Some(bound)))?;
-    let activation = if bound > 0.0 { Activation::BoundedSilu { limit: bound } } else { mlp.activation };
+    let activation = match mlp.activation {
+        Activation::ClampedSilu { .. } if bound > 0.0 => Activation::ClampedSilu { limit: bound },
+        Activation::ClampedSilu { .. } => Activation::Silu,
+        _ if bound > 0.0 => Activation::BoundedSilu { limit: bound },
+        other => other,
+    };
     Ok(MlpSpec { activation, ..mlp })
 }
 
@@ -129,7 +153,7 @@ fn moe(
     let shared = shared(raw, family, width, mlp)?;
     let expert = MlpSpec { bias: family.expert_bias, ..mlp(width) };
     let expert_scales = family.expert_scales;
-    let router = RouterSpec { bias: family.router_bias, select, scale, expert_scales };
+    let router = RouterSpec { bias: family.router_bias, select, scale, listed: false, expert_scales };
     let router_input = match family.router_input {
         RouterInputKind::Branch => RouterInput::Branch,
         RouterInputKind::Outset => RouterInput::Outset,
@@ -149,7 +173,17 @@ fn moe(
             hint: "experts whose inputs are weighed need one expert for each token".into(),
         });
     }
-    Ok(MoeSpec { experts, expert, router, router_input, shared, latent, shared_scale, weighs_inputs })
+    Ok(MoeSpec {
+        experts,
+        expert,
+        router,
+        router_input,
+        shared,
+        latent,
+        shared_scale,
+        out_bias: family.experts_out_bias,
+        weighs_inputs,
+    })
 }
 
 /// Whether the sum of routed and shared experts is halved.
@@ -194,13 +228,19 @@ fn shared(
 }
 
 fn select(raw: &RawConfig, family: &Family, container: Container, experts: usize) -> Result<Select> {
-    let k = raw.count(&raw.experts_used, 1, u64::try_from(experts).unwrap_or(MAX_EXPERTS))?;
+    let limit = u64::try_from(experts).unwrap_or(MAX_EXPERTS);
+    let k = match (raw.experts_used.value, raw.router_threshold.value) {
+        (None, Some(_)) => experts,
+        _ => raw.count(&raw.experts_used, 1, limit)?,
+    };
     let renormalise = match (family.renormalise, container, raw.renormalise.value) {
         (Setting::Default(_), Container::HfFolder, None) => family.folder_renormalises,
         (rule, ..) => setting(rule, &raw.renormalise),
     };
     match family.router {
-        RouterKind::SoftmaxTopK => Ok(Select::SoftmaxTopK { k, renormalise }),
+        RouterKind::SoftmaxTopK => {
+            Ok(threshold(raw, k, renormalise)?.unwrap_or(Select::SoftmaxTopK { k, renormalise }))
+        }
         RouterKind::Scored { scoring, bias, divisor } => {
             let bias = setting(bias, &raw.select_bias);
             Ok(Select::Scored {
@@ -229,11 +269,12 @@ fn stated_scoring(raw: &RawConfig) -> Result<Option<Scoring>> {
     let unsupported = |name: &str, found: &str| LoadError::Unsupported {
         path: raw.path.clone(),
         feature: format!("{name} = {}", found.escape_default()),
-        hint: "supported are softmax (1) and sigmoid (2)".into(),
+        hint: "supported are softmax (1), sigmoid (2) and sqrtsoftplus (4)".into(),
     };
     match (raw.scoring.value.as_deref(), raw.scoring_number.value) {
         (Some("softmax"), _) | (None, Some(1)) => Ok(Some(Scoring::Softmax)),
         (Some("sigmoid"), _) | (None, Some(2)) => Ok(Some(Scoring::Sigmoid)),
+        (Some("sqrtsoftplus"), _) | (None, Some(4)) => Ok(Some(Scoring::SqrtSoftplus)),
         (None, None | Some(0)) => Ok(None),
         (Some(other), _) => Err(unsupported(&raw.scoring.name, other)),
         (None, Some(other)) => Err(unsupported(&raw.scoring_number.name, &other.to_string())),
@@ -262,9 +303,16 @@ fn groups(raw: &RawConfig, experts: usize, k: usize, bias: bool) -> Result<Optio
     Ok((kept < count).then_some(ExpertGroups { count, kept, summed: if bias { 2 } else { 1 } }))
 }
 
+/// Bound of clamped SiLU where the file has none.
+const DEFAULT_CLAMP: f64 = 10.0;
+
 pub(super) fn activation(raw: &RawConfig, family: &Family) -> Result<Activation> {
     let default = match family.activation {
         ActivationKind::Named(default) => default,
+        ActivationKind::ClampedSilu => {
+            let limit = raw.positive_or(&raw.swiglu_limit, DEFAULT_CLAMP)?;
+            return Ok(Activation::ClampedSilu { limit });
+        }
         ActivationKind::ClampedSwiglu => {
             let (alpha, limit) = (raw.positive(&raw.swiglu_alpha)?, raw.positive(&raw.swiglu_limit)?);
             return Ok(Activation::ClampedSwiglu { alpha, limit });

@@ -110,7 +110,7 @@ fields! {
     /// Key and value heads; by default as many as query heads.
     kv_heads: PerLayer = hf["num_key_value_heads", "attn_config.kv_n_heads"], gguf[Key("{arch}.attention.head_count_kv")];
     /// Width of a head; by default the width of the residual stream over the heads.
-    head_dim: u64 = hf["head_dim"], gguf[Key("{arch}.attention.key_length")];
+    head_dim: u64 = hf["head_dim", "kv_channels"], gguf[Key("{arch}.attention.key_length")];
     /// Width of a head of layers with a window; by default as in others.
     local_head_dim: u64 = hf["swa_head_dim"], gguf[Key("{arch}.attention.key_length_swa")];
     /// Width of a value head of these layers.
@@ -186,6 +186,27 @@ fields! {
         gguf[Key("{arch}.attention.value_length_mla"), Key("{arch}.attention.value_length")];
     /// Latent attention: the matrices for keys and for values are apart.
     kv_split: bool = hf[], gguf[PresentInSome("blk.*.attn_k_b.weight")];
+
+    /// Compressed tokens: for each layer, how many tokens become one row, or 0.
+    compress_ratios: Vec<u64> = hf["compress_ratios"], gguf[Key("{arch}.attention.compress_ratios")];
+    /// Compressed tokens: how many, in layers that choose rows.
+    choosing_rate: u64 = hf["compress_rates.compressed_sparse_attention"], gguf[], default 4;
+    /// Compressed tokens: how many, in layers that see all rows.
+    heavy_rate: u64 = hf["compress_rates.heavily_compressed_attention"], gguf[], default 128;
+    /// Compressed tokens: base of the rope's frequencies in layers that have them.
+    compress_theta: f64 = hf["compress_rope_theta"], gguf[Key("{arch}.attention.compress_rope_freq_base")];
+    /// Output projections of groups of heads: how many groups.
+    out_groups: u64 = hf["o_groups"], gguf[Key("{arch}.attention.output_group_count")];
+    /// Output projections of groups of heads: width of what each gives.
+    out_rank: u64 = hf["o_lora_rank"], gguf[Key("{arch}.attention.output_lora_rank")];
+    /// Residual streams.
+    streams: u64 = hf["hc_mult"], gguf[Key("{arch}.hyper_connection.count")], default 1;
+    /// Residual streams: iterations of their mix.
+    stream_iterations: u64 = hf["hc_sinkhorn_iters"], gguf[Key("{arch}.hyper_connection.sinkhorn_iterations")];
+    /// Residual streams: added to weights and sums of their mix.
+    stream_eps: f64 = hf["hc_eps"], gguf[Key("{arch}.hyper_connection.epsilon")], default 1e-6;
+    /// Leading layers that list the experts of a token by its id.
+    listing_layers: u64 = hf["num_hash_layers"], gguf[Key("{arch}.hash_layer_count")];
 
     /// Choice of tokens: its heads.
     index_heads: u64 = hf["index_n_heads"], gguf[Key("{arch}.attention.indexer.head_count")];
@@ -361,7 +382,7 @@ fields! {
     /// The width is twice as large in layers that have the keys and values of earlier ones.
     double_wide: bool = hf["use_double_wide_mlp"], gguf[], default false;
     /// Activation of feed-forward blocks; the default is the family's.
-    activation: String = hf["hidden_act", "hidden_activation", "mlp_hidden_act"], gguf[];
+    activation: String = hf["hidden_act", "hidden_activation", "mlp_hidden_act", "activation_function"], gguf[];
     /// Clamped SwiGLU: steepness of the sigmoid.
     swiglu_alpha: f64 = hf["swiglu_alpha"], gguf[Key("{arch}.swiglu_alpha")], default 1.702;
     /// Clamped SwiGLU: bound of gate and up.
@@ -378,9 +399,22 @@ fields! {
     /// Routed experts of a token.
     experts_used: Uniform = hf["num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_k", "moe_topk", "top_k_experts", "ffn_config.moe_top_k"],
         gguf[Key("{arch}.expert_used_count")];
+    /// Attention experts of a layer; by default as many as other experts.
+    head_experts: u64 = hf["num_attention_experts"], gguf[Key("{arch}.attention.expert_count")];
+    /// Attention experts of a token; by default as many as other experts.
+    head_experts_used: u64 = hf["num_attention_experts_per_tok"], gguf[Key("{arch}.attention.expert_used_count")];
+    /// Experts of a token are those whose share is over this, times an equal share.
+    router_threshold: f64 = hf["router_threshold"], gguf[Key("{arch}.expert_threshold")];
     /// Hidden width of a routed expert. Older GGUF files have no key for it.
     expert_d_ff: Uniform = hf["moe_intermediate_size"],
         gguf[Key("{arch}.expert_feed_forward_length"), Columns("blk.*.ffn_down_exps.weight")];
+    /// Adjugate experts: their hidden width; without one there are none.
+    adjugate_d_ff: u64 = hf[],
+        gguf[Key("{arch}.expert_chunk_feed_forward_length"), Columns("blk.*.ffn_down_chexps.weight")];
+    /// Adjugate experts: how many experts one of them stands for.
+    adjugate_group: u64 = hf[], gguf[Key("{arch}.experts_per_group")];
+    /// Adjugate experts: factor on what they give.
+    adjugate_scale: f64 = hf[], gguf[Key("{arch}.expert_group_scale")];
     /// Hidden width of the shared expert.
     shared_d_ff: u64 = hf["shared_expert_intermediate_size", "shared_intermediate_size",
             "moe_shared_expert_intermediate_size"],
@@ -487,8 +521,13 @@ pub(crate) const HF_IGNORED: &[&str] = &[
 ];
 
 /// Metadata keys of a GGUF file's architecture that say nothing beyond its tensors and the other keys.
-pub(crate) const GGUF_IGNORED: &[&str] =
-    &[VOCAB_KEY, "{arch}.rope.dimension_sections", "{arch}.tensor_data_layout"];
+pub(crate) const GGUF_IGNORED: &[&str] = &[
+    VOCAB_KEY,
+    "{arch}.rope.dimension_sections",
+    "{arch}.tensor_data_layout",
+    // The streams times their width.
+    "{arch}.embedding_length_out",
+];
 
 /// A key that writers of GGUF files add; readers count the rows of the embedding.
 pub(crate) const VOCAB_KEY: &str = "{arch}.vocab_size";

@@ -284,6 +284,7 @@ mod tests {
             "bool" => (Value::Bool(true), "true".into()),
             "String" => (Value::Str("text".into()), "\"text\"".into()),
             "Vec<bool>" => (Value::Array(Array::Bool(vec![true])), "[true]".into()),
+            "Vec<u64>" => (Value::Array(Array::U32(vec![1, 2])), "[1, 2]".into()),
             "Vec<f64>" => (Value::Array(Array::F32(vec![0.5])), "[0.5]".into()),
             other => panic!("a sample of {other} is missing"),
         }

@@ -28,6 +28,9 @@ const LOCAL_ROPE: &str = "local_rope.";
 /// Types of layers with ropes of their own.
 const FULL: &str = "full_attention";
 const LOCAL: &str = "sliding_attention";
+/// Other names of them: the rope of layers with compressed tokens, and that of layers without.
+const FULL_ALSO: &str = "compress";
+const LOCAL_ALSO: &str = "main";
 /// Says whether queries grow with their position.
 const TUNING: &str = "attn_temperature_tuning";
 /// The object with settings of single layers.
@@ -166,7 +169,8 @@ fn window_layers(raw: &RawConfig) -> Field<Vec<bool>> {
 fn moe_layers(raw: &RawConfig) -> Result<Field<Vec<bool>>> {
     if let Some(types) = &raw.mlp_types.value {
         let name = raw.mlp_types.name.clone();
-        return Ok(Field::new(name, Some(types.iter().map(|kind| kind == "sparse").collect())));
+        let sparse = |kind: &String| ["sparse", "moe", "hash_moe"].contains(&kind.as_str());
+        return Ok(Field::new(name, Some(types.iter().map(sparse).collect())));
     }
     if let (Some(listed), Some(layers)) = (&raw.moe_list.value, raw.layers.value.filter(|&n| n <= MAX_LAYERS))
     {
@@ -293,7 +297,7 @@ fn by_layer_type<'a>(
     prefix: String,
     rope: &'a Map<String, Value>,
 ) -> Result<[Option<Object<'a>>; 2]> {
-    let known = |key: &str| key == FULL || key == LOCAL;
+    let known = |key: &str| [FULL, LOCAL, FULL_ALSO, LOCAL_ALSO].contains(&key);
     if let Some((key, _)) = rope.iter().find(|(key, value)| value.is_object() && !known(key)) {
         return Err(LoadError::Unsupported {
             path: path.to_owned(),
@@ -302,7 +306,7 @@ fn by_layer_type<'a>(
         });
     }
     let part = |key: &str| Some((format!("{prefix}{key}."), rope.get(key)?.as_object()?));
-    match (part(FULL), part(LOCAL)) {
+    match (part(FULL).or_else(|| part(FULL_ALSO)), part(LOCAL).or_else(|| part(LOCAL_ALSO))) {
         (None, local) => Ok([Some((prefix, rope)), local]),
         parts => Ok(parts.into()),
     }
@@ -414,7 +418,7 @@ impl<'a> ConfigFile<'a> {
         let known = |prefix: &str, key: &str| {
             ROWS.iter().flat_map(|row| row.hf).any(|hf| hf.strip_prefix(prefix) == Some(key))
         };
-        let parts = |key: &str| key == FULL || key == LOCAL;
+        let parts = |key: &str| [FULL, LOCAL, FULL_ALSO, LOCAL_ALSO].contains(&key);
         let objects = self.ropes.iter().zip([ROPE, LOCAL_ROPE]);
         let rope = objects.filter_map(|(object, prefix)| Some((object.as_ref()?, prefix))).flat_map(
             |((shown, rope), prefix)| {

@@ -1,11 +1,14 @@
 //! Lowering: a raw configuration plus its family gives a validated [`ModelSpec`]. Values of an
 //! untrusted configuration are checked here; the engine gets validated numbers. It must not know containers.
 
+use crate::config::adjugate::add_adjugate;
+use crate::config::compressed::{compressed_layers, streams};
 use crate::config::conv::{conv_layers, plain};
 use crate::config::delta::delta_layers;
 use crate::config::experts::{activation, dense_width, ffn_layers};
 use crate::config::field::{Field, PerLayer};
 use crate::config::fields::RawConfig;
+use crate::config::heads::head_experts;
 use crate::config::kda::kda_layers;
 use crate::config::latent::latent_layers;
 use crate::config::limits::{
@@ -69,11 +72,12 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
     let layer_count = raw.count(&raw.layers, 1, MAX_LAYERS)?;
     let d_model = raw.count(&raw.d_model, 1, MAX_WIDTH)?;
     let eps = raw.positive_or(&raw.norm_eps, family.default_eps)?;
-    let norm = match family.norm {
+    let with_eps = |eps| match family.norm {
         NormKind::Rms => NormSpec::Rms { eps },
         NormKind::Layer => NormSpec::Layer { eps },
         NormKind::LayerUnbiased => NormSpec::LayerUnbiased { eps },
     };
+    let (norm, final_norm) = (with_eps(family.layer_eps.unwrap_or(eps)), with_eps(eps));
     let convs = match family.short_conv {
         true => conv_layers(raw, layer_count, d_model)?,
         false => vec![None; layer_count],
@@ -108,9 +112,10 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         d_model,
         max_context: raw.count(&raw.max_context, 1, MAX_CONTEXT)?,
         embed_scale: embed_scale(raw, family, d_model)?,
+        streams: if family.compressed { streams(raw, eps)? } else { None },
         layer_inputs: own,
         layers,
-        final_norm: norm,
+        final_norm,
         head: HeadSpec {
             tied: raw.tied.value.unwrap_or(family.default_tied),
             bias: setting(family.head_bias, &raw.head_bias),
@@ -145,6 +150,7 @@ fn assembled(
         BesideKind::Outset => layer = beside_dense(layer, sizes.d_model),
         BesideKind::Sum => sum_with_dense(&mut layer, norm, || dense_width(raw, sizes.layers, index))?,
     }
+    add_adjugate(raw, &mut layer)?;
     if let Some(LayerInputs { width, .. }) = own {
         let op = Op::LayerInput(LayerInputSpec { width, activation: activation(raw, family)? });
         let (place, join, post_norm) = (Place::LayerInput, Join::InOrder, Some(norm));
@@ -250,6 +256,10 @@ fn hybrid_layers(hybrid: &Hybrid, family: &Family, container: Container, sizes: 
 /// The operation of each layer in which tokens exchange information.
 fn mixers_of(raw: &RawConfig, family: &Family, container: Container, sizes: Sizes) -> Result<Vec<Op>> {
     let Sizes { layers, d_model, eps } = sizes;
+    if family.compressed {
+        let layers = compressed_layers(raw, family, container, layers, eps)?;
+        return Ok(layers.into_iter().map(Op::Compressed).collect());
+    }
     if family.latent {
         let latent = latent_layers(raw, family, container, layers, eps)?;
         let kda = kda_layers(raw, family.kda, container, layers, eps)?;
@@ -261,6 +271,11 @@ fn mixers_of(raw: &RawConfig, family: &Family, container: Container, sizes: Size
         Some(kind) => delta_layers(raw, kind, container, layers, eps)?,
         None => vec![None; layers],
     };
+    if family.head_experts {
+        let renormalise = setting(family.renormalise, &raw.renormalise);
+        let heads = |attention| head_experts(raw, attention, renormalise).map(Op::HeadExperts);
+        return attention.into_iter().map(heads).collect();
+    }
     let both = attention.into_iter().zip(deltas);
     Ok(both.map(|(attention, delta)| delta.map_or(Op::Attention(attention), Op::Delta)).collect())
 }

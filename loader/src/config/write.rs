@@ -10,7 +10,7 @@ use crate::families::{Family, LogitScale, Setting, SharedKind};
 use crate::io::reader::narrow;
 use crate::spec::{
     Activation, AttentionSpec, ExpertGroups, KvSource, LatentSpec, LayerInputs, LayerSpec, ModelSpec,
-    MoeSpec, NormSpec, Renormalise, RopeScaling, RopeSpec, Scoring, Select, SharedExpert, Temperature,
+    MoeSpec, NormSpec, Place, Renormalise, RopeScaling, RopeSpec, Scoring, Select, SharedExpert, Temperature,
 };
 
 /// The keys that describe `spec`.
@@ -19,6 +19,9 @@ use crate::spec::{
 /// [`LoadError::Unsupported`] for a spec that GGUF has no key for.
 pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
     let family = family_of(spec);
+    if spec.streams.is_some() {
+        return Err(unsupported("several residual streams"));
+    }
     let arch = family.gguf_arch;
     let mut keys = Keys { family, arch, out: Vec::new() };
     keys.add(&FIELDS.architecture, Value::Str(arch.into()));
@@ -37,6 +40,10 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
     }
     attention(spec, &mut keys)?;
     feed_forward(spec, &mut keys);
+    if let Some(heads) = spec.layers.iter().find_map(LayerSpec::head_experts) {
+        keys.u32(&FIELDS.head_experts, heads.experts);
+        keys.u32(&FIELDS.head_experts_used, heads.router.select.max_experts());
+    }
     if let Some(LayerInputs { width, .. }) = spec.layer_inputs {
         keys.u32(&FIELDS.layer_input_width, width);
     }
@@ -357,6 +364,11 @@ fn feed_forward(spec: &ModelSpec, keys: &mut Keys) {
     }
     if let Some(moe) = moe {
         experts(moe, keys);
+        if let Some((adjugate, scale)) = spec.layers.iter().find_map(LayerSpec::adjugate) {
+            keys.u32(&FIELDS.adjugate_d_ff, adjugate.expert.d_ff);
+            keys.u32(&FIELDS.adjugate_group, moe.experts / adjugate.experts);
+            keys.f32(&FIELDS.adjugate_scale, scale);
+        }
         if let Activation::ClampedSwiglu { alpha, limit } = moe.expert.activation {
             keys.f32_unless(&FIELDS.swiglu_alpha, alpha, 1.702);
             keys.f32_unless(&FIELDS.swiglu_limit, limit, 7.0);
@@ -379,6 +391,7 @@ fn experts(moe: &MoeSpec, keys: &mut Keys) {
             let number = match scoring {
                 Scoring::Softmax => 1,
                 Scoring::Sigmoid => 2,
+                Scoring::SqrtSoftplus => 4,
             };
             keys.u32(&FIELDS.scoring_number, number);
             if let Some(ExpertGroups { count, kept, .. }) = groups {
@@ -386,6 +399,10 @@ fn experts(moe: &MoeSpec, keys: &mut Keys) {
                 keys.u32(&FIELDS.expert_groups_used, kept);
             }
             keys.add(&FIELDS.renormalise, Value::Bool(renormalise != Renormalise::No));
+        }
+        Select::Threshold { eps, renormalise, .. } => {
+            keys.f32(&FIELDS.router_threshold, eps);
+            keys.add(&FIELDS.renormalise, Value::Bool(renormalise));
         }
         Select::SparseMixer { jitter } => keys.f32(&FIELDS.router_jitter, jitter),
     }
@@ -418,7 +435,10 @@ fn sparse_layers(spec: &ModelSpec, keys: &mut Keys) {
 
 /// The factor that all branches share.
 fn residual_scale(spec: &ModelSpec) -> Result<f32> {
-    let mut scales = spec.layers.iter().flat_map(|layer| &layer.branches).map(|branch| branch.scale);
+    let branches = spec.layers.iter().flat_map(|layer| &layer.branches);
+    // Adjugate experts have a factor of their own.
+    let joined = branches.filter(|branch| branch.place != Place::Adjugate);
+    let mut scales = joined.map(|branch| branch.scale);
     let first = scales.next().unwrap_or(1.0);
     if scales.all(|scale| scale.to_bits() == first.to_bits()) {
         Ok(first)

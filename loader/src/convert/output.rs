@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use moelten_quant::Format;
 
 use super::order::{Order, is_logarithm, order_of, written_as};
-use super::source::{bank, expert_layers, experts_role, first_expert, first_path, is_router};
+use super::source::{bank, first_expert, first_path, is_router};
 use crate::container::catalog::{Storage, TensorInfo};
 use crate::container::gguf::GgmlType;
 use crate::container::gguf::write::TensorPlan;
@@ -14,8 +14,8 @@ use crate::container::packed::{self, PackedLayer, RecordShape, record_name};
 use crate::error::{LoadError, Result};
 use crate::io::reader::{len_u64, narrow};
 use crate::load::{LoadedModel, Source, gguf_names};
-use crate::spec::{ModelSpec, Part, RopeScaling, RopeSpec};
-use crate::tensors::bank::MatrixRef;
+use crate::spec::{BankKey, ModelSpec, Part, RopeScaling, RopeSpec};
+use crate::tensors::bank::{ExpertBank, MatrixRef};
 use crate::tensors::roles::{LayerTensor, NameRule, Role, Rows};
 
 /// The arrangement of the experts in the output.
@@ -52,8 +52,8 @@ pub(super) enum Values {
     Matrix { role: Role, matrix: MatrixRef, format: Format, order: Order },
     /// Matrices of the source, or vectors, one below the other, in another format.
     Stack { parts: Vec<(Role, MatrixRef, Order)>, format: Format },
-    /// One matrix of each expert of a layer.
-    Bank { layer: usize, part: Part, encode: Option<Format> },
+    /// One matrix of each expert of a bank.
+    Bank { bank: BankKey, part: Part, encode: Option<Format> },
     /// All matrices of one expert, laid out by the plan's index.
     Record { layer: usize, expert: usize, encode: bool },
     /// Numbers of the spec.
@@ -98,6 +98,8 @@ pub(super) fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec
     };
     let names = gguf_names(spec);
     let mut out = rope_divisors(spec);
+    // Whole numbers are copied. Folders that have some cannot be written.
+    out.extend(tensors.integers().map(|(_, tensor)| Output::copy(tensor)));
     let mut written = HashSet::new();
     let roles = tensors.dense().flat_map(|(role, matrix)| {
         written_as(spec, role).into_iter().map(move |output| (output, role, matrix))
@@ -176,9 +178,10 @@ fn dense_output(
 /// Names under which the source may have experts.
 fn expert_tensors(model: &LoadedModel) -> HashSet<String> {
     let mut names = HashSet::new();
-    for (layer, count) in expert_layers(model) {
-        names.extend((0..count).map(|expert| record_name(layer, expert)));
-        for role in Part::ALL.map(|part| experts_role(layer, part)) {
+    for bank in model.tensors.banks() {
+        let count = bank.experts();
+        names.extend((0..count).map(|expert| record_name(bank.key.layer, expert)));
+        for role in Part::ALL.map(|part| bank.role(part)) {
             for rule in gguf_names(&model.spec).of(role) {
                 let tensors = if rule.per_expert() { count } else { 1 };
                 names.extend((0..tensors).map(|expert| rule.name(role, expert)));
@@ -188,71 +191,70 @@ fn expert_tensors(model: &LoadedModel) -> HashSet<String> {
     names
 }
 
-/// The format of each matrix of a layer's experts in the output.
+/// The format of each matrix of a bank's experts in the output.
 pub(super) type ExpertFormats = Vec<(Part, Format)>;
 
-/// Layers with experts, and the formats of their matrices in the output.
+/// The banks of experts, and the formats of their matrices in the output.
 ///
 /// # Errors
 /// [`LoadError::Unsupported`] for experts of several formats that are to be kept.
-pub(super) fn expert_types(model: &LoadedModel, types: Types<'_>) -> Result<Vec<(usize, ExpertFormats)>> {
-    expert_layers(model)
-        .map(|(layer, _)| {
+pub(super) fn expert_types(model: &LoadedModel, types: Types<'_>) -> Result<Vec<(BankKey, ExpertFormats)>> {
+    let banks = model.tensors.banks().iter();
+    banks
+        .map(|bank| {
             let format = |&part: &Part| match types {
-                Types::Chosen(choose) => Ok((part, choose(experts_role(layer, part)))),
-                Types::Kept => Ok((part, kept_type(model, layer, part)?)),
+                Types::Chosen(choose) => Ok((part, choose(bank.role(part)))),
+                Types::Kept => Ok((part, kept_type(model, bank, part)?)),
             };
-            Ok((layer, bank(model, layer).parts().iter().map(format).collect::<Result<_>>()?))
+            Ok((bank.key, bank.parts().iter().map(format).collect::<Result<_>>()?))
         })
         .collect()
 }
 
-/// The one format of a matrix of all experts of a layer. Files with a tensor for each expert might have
+/// The one format of a matrix of all experts of a bank. Files with a tensor for each expert might have
 /// several.
-fn kept_type(model: &LoadedModel, layer: usize, part: Part) -> Result<Format> {
-    let bank = bank(model, layer);
+fn kept_type(model: &LoadedModel, bank: &ExpertBank, part: Part) -> Result<Format> {
     let mut formats =
         (0..bank.experts()).filter_map(|expert| bank.part(expert, part)).map(|matrix| matrix.format);
     let first = formats.next().expect("a bank has its parts");
     if let Some(other) = formats.find(|&format| format != first) {
         return Err(LoadError::Unsupported {
             path: first_path(model).to_owned(),
-            feature: format!("keeping {first} and {other} for experts of layer {layer}"),
+            feature: format!("keeping {first} and {other} for experts of layer {}", bank.key.layer),
             hint: "all experts of a layer need one type: choose it".into(),
         });
     }
     Ok(first)
 }
 
-/// The banks of a layer.
-pub(super) fn banks(
+/// The tensors of a bank, one for each matrix of an expert.
+pub(super) fn bank_outputs(
     model: &LoadedModel,
-    layer: usize,
+    bank: &ExpertBank,
     formats: &[(Part, Format)],
     encoded: bool,
 ) -> Result<Vec<Output>> {
-    let bank = bank(model, layer);
     formats
         .iter()
         .map(|&(part, format)| {
             let matrix = first_expert(bank, part);
             let shape = vec![len_u64(bank.experts()), len_u64(matrix.rows), len_u64(matrix.cols)];
-            let values = Values::Bank { layer, part, encode: encoded.then_some(format) };
-            Output::new(model, experts_role(layer, part), shape, format, values)
+            let values = Values::Bank { bank: bank.key, part, encode: encoded.then_some(format) };
+            Output::new(model, bank.role(part), shape, format, values)
         })
         .collect()
 }
 
-/// The shape of a layer's records. Checksums are 0 until they are computed.
+/// The shape of the records of a bank. Checksums are 0 until they are computed.
 ///
 /// # Errors
 /// [`LoadError::Unsupported`] for experts that are not of three matrices.
 pub(super) fn packed_layer(
     model: &LoadedModel,
-    layer: usize,
+    key: BankKey,
     formats: &[(Part, Format)],
 ) -> Result<PackedLayer> {
-    let bank = bank(model, layer);
+    let (bank, layer) = (bank(model, key), key.layer);
     let &[(Part::Gate, gate), (Part::Up, up), (Part::Down, down)] = formats else {
         return Err(LoadError::Unsupported {
             path: first_path(model).to_owned(),

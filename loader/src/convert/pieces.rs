@@ -13,11 +13,10 @@ use twox_hash::XxHash3_64;
 use super::ahead::Window;
 use super::order::Order;
 use super::output::{Output, Values};
-use super::source::experts_role;
 use crate::container::packed::{self, PackedIndex, PackedMatrix};
 use crate::error::{Fault, LoadError, Result};
 use crate::io::reader::len_u64;
-use crate::spec::Part;
+use crate::spec::{BankKey, Part};
 use crate::tensors::bank::{ExpertBank, MatrixRef, RecordRef};
 use crate::tensors::roles::Role;
 use crate::tensors::store::TensorStore;
@@ -127,16 +126,16 @@ impl Maker<'_> {
                     rows(self.source_of(matrix), Some(*format), order.clone(), importance, &mut out);
                 }
             }
-            Values::Bank { layer, part, encode } => {
-                let bank = bank(self.tensors, *layer);
+            Values::Bank { bank, part, encode } => {
+                let bank = at(self.tensors, *bank);
                 for expert in 0..bank.experts() {
                     // Once for each record: before the first bank that reads from it.
                     if *part == Part::Gate && bank.record(expert).is_some() {
-                        out.push(Make::Record { layer: *layer, expert });
+                        out.push(Make::Record { layer: bank.key.layer, expert });
                     }
                     let matrix = part_of(bank, expert, *part);
                     let importance = match encode {
-                        Some(_) => self.columns(experts_role(*layer, *part), Some(expert), matrix)?,
+                        Some(_) => self.columns(bank.role(*part), Some(expert), matrix)?,
                         None => None,
                     };
                     rows(self.source_of(matrix), *encode, Order::Same, importance, &mut out);
@@ -162,7 +161,7 @@ impl Maker<'_> {
             let &PackedMatrix { format, offset, bytes, .. } = shape.part(part);
             let matrix = part_of(bank, expert, part);
             let importance = match encode {
-                true => self.columns(experts_role(layer, part), Some(expert), matrix)?,
+                true => self.columns(bank.role(part), Some(expert), matrix)?,
                 false => None,
             };
             zeros(offset - end, out);
@@ -380,7 +379,12 @@ fn rows(
     }
 }
 
-/// The experts of a layer of the plan.
+/// A bank of the plan.
+fn at(tensors: &TensorStore, key: BankKey) -> &ExpertBank {
+    tensors.bank_at(key).expect("the plan has the banks of the store")
+}
+
+/// The experts of a layer of the plan that have records.
 fn bank(tensors: &TensorStore, layer: usize) -> &ExpertBank {
     tensors.bank_of_layer(layer).expect("the plan has the experts of the store")
 }

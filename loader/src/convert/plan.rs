@@ -10,11 +10,11 @@ use moelten_quant::Format;
 use super::checksums;
 use super::metadata::{Entries, metadata, set};
 use super::output::{
-    ExpertFormats, FileLayout, Output, Types, Values, banks, dense_outputs, expert_types, packed_layer,
-    records,
+    ExpertFormats, FileLayout, Output, Types, Values, bank_outputs, dense_outputs, expert_types,
+    packed_layer, records,
 };
 use super::pieces::{Importance, Maker};
-use super::source::{bank, experts_role, first_expert, first_path};
+use super::source::{bank, first_expert, first_path};
 use super::types::Class;
 use crate::container::gguf::write::{GgufPlan, TensorPlan};
 use crate::container::gguf::{ALIGNMENT_KEY, Value};
@@ -23,7 +23,8 @@ use crate::error::{LoadError, Result};
 use crate::io::output::PartialFile;
 use crate::io::reader::len_u64;
 use crate::load::{LoadedModel, Source};
-use crate::tensors::bank::{ExpertBank, MatrixRef};
+use crate::spec::{BankKey, BankKind};
+use crate::tensors::bank::MatrixRef;
 use crate::tensors::roles::Role;
 
 /// Types and sizes of a matrix before and after, or of one matrix of all experts of a layer.
@@ -43,12 +44,25 @@ pub struct Change {
     pub bytes_after: u64,
 }
 
+/// A tensor of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedTensor<'a> {
+    /// Its name in the file.
+    pub name: &'a str,
+    /// Its type.
+    pub kind: &'static str,
+    /// Its dimensions, the fastest first.
+    pub shape: &'a [u64],
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
 /// A model laid out as a GGUF file that is not written yet.
 pub struct Conversion<'a> {
     pub(super) model: &'a LoadedModel,
     pub(super) outputs: Vec<Output>,
-    /// Layers with experts, and the formats of their matrices.
-    experts: Vec<(usize, ExpertFormats)>,
+    /// The banks of experts, and the formats of their matrices.
+    experts: Vec<(BankKey, ExpertFormats)>,
     /// The shapes of its records, if it has any. Checksums are 0 until they are computed.
     pub(super) packed: Option<PackedIndex>,
     pub(super) metadata: Entries,
@@ -78,16 +92,16 @@ impl<'a> Conversion<'a> {
     /// for what GGUF or the layout cannot express.
     pub fn plan_as(model: &'a LoadedModel, layout: FileLayout, types: Types<'_>) -> Result<Self> {
         let mut outputs = dense_outputs(model, types)?;
-        let layers = expert_types(model, types)?;
+        let experts = expert_types(model, types)?;
         let encoded = matches!(types, Types::Chosen(_));
         let packed = match layout {
             FileLayout::Standard => {
-                for (layer, formats) in &layers {
-                    outputs.extend(banks(model, *layer, formats, encoded)?);
+                for (key, formats) in &experts {
+                    outputs.extend(bank_outputs(model, bank(model, *key), formats, encoded)?);
                 }
                 None
             }
-            FileLayout::Packed if layers.is_empty() => {
+            FileLayout::Packed if experts.is_empty() => {
                 return Err(LoadError::Unsupported {
                     path: first_path(model).to_owned(),
                     feature: "the packed layout of a model without experts".into(),
@@ -95,9 +109,14 @@ impl<'a> Conversion<'a> {
                 });
             }
             FileLayout::Packed => {
-                let mut index = Vec::with_capacity(layers.len());
-                for (layer, formats) in &layers {
-                    let packed = packed_layer(model, *layer, formats)?;
+                let mut index = Vec::with_capacity(experts.len());
+                for (key, formats) in &experts {
+                    let bank = bank(model, *key);
+                    if bank.kind != BankKind::FeedForward {
+                        outputs.extend(bank_outputs(model, bank, formats, encoded)?);
+                        continue;
+                    }
+                    let packed = packed_layer(model, *key, formats)?;
                     outputs.extend(records(&packed, encoded));
                     index.push(packed);
                 }
@@ -123,7 +142,7 @@ impl<'a> Conversion<'a> {
         Ok(Self {
             model,
             outputs,
-            experts: layers,
+            experts,
             packed,
             metadata,
             importance: None,
@@ -166,14 +185,23 @@ impl<'a> Conversion<'a> {
         for (role, matrix) in tensors.dense() {
             change(role, &matrix, chosen.get(&role).copied(), 1);
         }
-        for &(layer, ref formats) in &self.experts {
-            let count = tensors.bank_of_layer(layer).map_or(0, ExpertBank::experts);
+        for &(key, ref formats) in &self.experts {
+            let bank = bank(self.model, key);
             for &(part, format) in formats {
-                let matrix = first_expert(bank(self.model, layer), part);
-                change(experts_role(layer, part), matrix, Some(format), count);
+                change(bank.role(part), first_expert(bank, part), Some(format), bank.experts());
             }
         }
         changes
+    }
+
+    /// The tensors of the output, in the order of the file.
+    pub fn tensors(&self) -> impl Iterator<Item = PlannedTensor<'_>> {
+        self.outputs.iter().map(|output| PlannedTensor {
+            name: &output.plan.name,
+            kind: output.plan.storage.name(),
+            shape: &output.plan.shape,
+            bytes: output.bytes,
+        })
     }
 
     /// Weights errors in columns by `importance`, for formats whose encoder can use it.

@@ -1,35 +1,27 @@
-//! What a conversion reads from a model: its experts layer by layer, and its files. It must not know outputs.
+//! What a conversion reads from a model: its experts bank by bank, and its files. It must not know outputs.
 
 use std::path::Path;
 
 use crate::load::LoadedModel;
-use crate::spec::Part;
+use crate::spec::{BankKey, Part};
 use crate::tensors::bank::{ExpertBank, MatrixRef};
 use crate::tensors::roles::{LayerTensor, Role};
 
-/// Layers with experts, and how many.
-pub(super) fn expert_layers(model: &LoadedModel) -> impl Iterator<Item = (usize, usize)> + '_ {
-    model.tensors.banks().iter().map(|bank| (bank.key.layer, bank.experts()))
-}
-
-pub(super) fn experts_role(layer: usize, part: Part) -> Role {
-    Role::Layer(layer, LayerTensor::Experts(part))
-}
-
 pub(super) fn is_router(role: Role) -> bool {
-    matches!(role, Role::Layer(_, LayerTensor::Router | LayerTensor::SharedInput))
+    use LayerTensor::{HeadRouter, Router, SharedInput};
+    matches!(role, Role::Layer(_, Router | HeadRouter | SharedInput))
 }
 
-/// The expert bank of a layer.
+/// The expert bank at a place of the model.
 ///
 /// # Panics
-/// If the layer has none.
-pub(super) fn bank(model: &LoadedModel, layer: usize) -> &ExpertBank {
-    model.tensors.bank_of_layer(layer).expect("only layers with experts are asked for")
+/// If there is none.
+pub(super) fn bank(model: &LoadedModel, key: BankKey) -> &ExpertBank {
+    model.tensors.bank_at(key).expect("only banks of the model are asked for")
 }
 
 pub(super) fn first_expert(bank: &ExpertBank, part: Part) -> &MatrixRef {
-    bank.part(0, part).expect("the plan refuses experts without gate, up and down")
+    bank.part(0, part).expect("only parts of the bank are asked for")
 }
 
 pub(super) fn first_path(model: &LoadedModel) -> &Path {

@@ -7,7 +7,7 @@ use std::fmt;
 use moelten_quant::Format;
 use regex_automata::meta::Regex;
 
-use super::source::{bank, expert_layers, experts_role, first_expert, is_router};
+use super::source::{first_expert, is_router};
 use crate::load::LoadedModel;
 use crate::spec::ModelSpec;
 use crate::spec::Part;
@@ -41,7 +41,7 @@ impl Class {
             _ if rows == 1 => Self::Vectors,
             Role::Embed | Role::LayerInputTable => Self::Embedding,
             Role::Head => Self::Head,
-            Role::Layer(_, LayerTensor::Experts(_)) => Self::Experts,
+            Role::Layer(_, tensor) if tensor.expert_part().is_some() => Self::Experts,
             Role::LayerInputProjection => Self::Attention,
             Role::Layer(_, LayerTensor::Dense(_) | LayerTensor::Shared(_)) => Self::FeedForward,
             Role::Layer(_, tensor) if tensor.is_matrix() => Self::Attention,
@@ -152,6 +152,9 @@ impl Mixture {
             Role::Head => self.head_for(cols),
             Role::Embed if spec.head.tied => self.head_for(cols),
             Role::Embed | Role::LayerInputTable => self.embedding,
+            // They are small, and errors in them would add up from layer to layer.
+            Role::HeadStreamMix | Role::Layer(_, LayerTensor::StreamMix(_)) => F32,
+            Role::Layer(_, LayerTensor::CompressPlace | LayerTensor::IndexCompressPlace) => F32,
             Role::Layer(_, LayerTensor::K | LayerTensor::V) => self.keys_values,
             // Their rows are as narrow as a head.
             Role::Layer(_, LayerTensor::KUp | LayerTensor::VUp | LayerTensor::KvUp)
@@ -159,8 +162,10 @@ impl Mixture {
             {
                 Q8_0
             }
-            Role::Layer(layer, LayerTensor::Experts(Part::Down)) => down(layer, self.experts),
-            Role::Layer(_, LayerTensor::Experts(_)) => self.experts,
+            Role::Layer(layer, tensor) if tensor.expert_part() == Some(Part::Down) => {
+                down(layer, self.experts)
+            }
+            Role::Layer(_, tensor) if tensor.expert_part().is_some() => self.experts,
             Role::Layer(layer, LayerTensor::Dense(Part::Down) | LayerTensor::Shared(Part::Down))
                 if self.some_down != self.experts =>
             {
@@ -366,11 +371,10 @@ fn narrower(wanted: Format, cols: usize) -> Format {
     if instead.row_bytes(cols).is_some() { instead } else { F16 }
 }
 
-/// All matrices by role. The first expert of a layer represents all of them.
+/// All matrices by role. The first expert of a bank represents all of them.
 pub fn matrices(model: &LoadedModel) -> Vec<(Role, MatrixRef)> {
-    let experts = expert_layers(model).flat_map(|(layer, _)| {
-        let bank = bank(model, layer);
-        let first = |&part: &Part| (experts_role(layer, part), *first_expert(bank, part));
+    let experts = model.tensors.banks().iter().flat_map(|bank| {
+        let first = |&part: &Part| (bank.role(part), *first_expert(bank, part));
         bank.parts().iter().map(first).collect::<Vec<_>>()
     });
     model.tensors.dense().chain(experts).collect()

@@ -14,7 +14,7 @@ use super::checksums::{Recorded, recorded};
 use super::order::{Order, is_logarithm, made_from, order_of};
 use super::output::{FileLayout, Types};
 use super::plan::Conversion;
-use super::source::{experts_role, first_path};
+use super::source::first_path;
 use super::threads::Threads;
 use super::types::{Class, matrices};
 use crate::container::catalog::TensorInfo;
@@ -275,7 +275,7 @@ fn all(tensors: &TensorStore) -> Vec<Look> {
     let experts = tensors.banks().iter().flat_map(|bank| {
         bank.iter().enumerate().flat_map(move |(expert, matrices)| {
             bank.parts().iter().zip(matrices).map(move |(&part, &matrix)| Look {
-                role: experts_role(bank.key.layer, part),
+                role: bank.role(part),
                 expert: Some(expert),
                 matrix,
                 source: None,

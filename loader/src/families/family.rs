@@ -21,6 +21,14 @@ pub struct Family {
     pub gguf_names: &'static [NameRule],
     /// The same of folders.
     pub folder_names: &'static [NameRule],
+    /// Whether query heads are experts (JetMoE).
+    pub head_experts: bool,
+    /// Epsilon of the norms in layers, where it is not that of the last norm.
+    pub layer_eps: Option<f32>,
+    /// Whether a bias is added to what all experts of a token give.
+    pub experts_out_bias: bool,
+    /// Whether attention is to compressed tokens (DeepSeek-V4).
+    pub compressed: bool,
     /// Whether attention is latent (DeepSeek-V2).
     pub latent: bool,
     /// Where tokens choose what latent attention sees: which dimensions of their small queries and keys
@@ -333,6 +341,8 @@ pub enum ActivationKind {
     Named(Activation),
     /// The clamped activation of gpt-oss, whatever the file names.
     ClampedSwiglu,
+    /// SiLU of clamped inputs, whatever the file names.
+    ClampedSilu,
 }
 
 /// Kinds of routing.

@@ -1,14 +1,14 @@
 //! Families of 2025 and later that differ from others in several properties. Data only, no functions. It must
 //! not know the table.
 
-use super::bases::{COHERE2, DEEPSEEK3, GLM4MOE, LLAMA};
+use super::bases::{COHERE2, DEEPSEEK3, GLM4MOE, LLAMA, QWEN3};
 use super::family::{
     ActivationKind, ExpertWidth, Family, Growth, LocalRope, QkNormKind, RopeLayers, RouterKind, Setting,
     SharedKind, SinkLayers, WindowRule,
 };
 use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
-use crate::tensors::roles::{LayerTensor as T, Lie, NameRule, Rows, layer, lying};
+use crate::tensors::roles::{LayerTensor as T, Lie, NameRule, Rows, half, layer, lying, stacked};
 
 /// Hunyuan 3 (its model card).
 pub(super) const HYV3: Family = Family {
@@ -112,6 +112,69 @@ pub(super) const GLM_DSA: Family = Family {
     indexed: Some(Pairing::Adjacent),
     default_eps: 1e-5,
     ..DEEPSEEK32
+};
+
+/// GroveMoE (arXiv 2508.07785), as llama.cpp runs it: folders are not read.
+pub(super) const GROVEMOE: Family = Family {
+    label: "grovemoe",
+    hf_types: &[],
+    gguf_arch: "grovemoe",
+    expert_width: ExpertWidth::Own,
+    ..QWEN3
+};
+
+/// JetMoE (arXiv 2404.07413). No other program writes GGUF files of it.
+pub(super) const JETMOE: Family = Family {
+    label: "jetmoe",
+    hf_types: &["jetmoe"],
+    folder_names: &[
+        stacked(T::K, "model.layers.{L}.self_attention.kv_proj.weight", &[T::K, T::V]),
+        stacked(T::V, "model.layers.{L}.self_attention.kv_proj.weight", &[T::K, T::V]),
+        layer(T::HeadRouter, "model.layers.{L}.self_attention.experts.router.layer.weight"),
+        layer(T::HeadExperts(Up), "model.layers.{L}.self_attention.experts.input_linear.weight"),
+        layer(T::HeadExperts(Down), "model.layers.{L}.self_attention.experts.output_linear.weight"),
+        layer(T::OBias, "model.layers.{L}.self_attention.experts.bias"),
+        layer(T::Router, "model.layers.{L}.mlp.router.layer.weight"),
+        half(T::Experts(Gate), "model.layers.{L}.mlp.input_linear.weight", Rows::FirstHalf),
+        half(T::Experts(Up), "model.layers.{L}.mlp.input_linear.weight", Rows::SecondHalf),
+        layer(T::Experts(Down), "model.layers.{L}.mlp.output_linear.weight"),
+        layer(T::ExpertsOutBias, "model.layers.{L}.mlp.bias"),
+    ],
+    gguf_arch: "jetmoe",
+    gguf_pairing: Pairing::Split,
+    head_experts: true,
+    layer_eps: Some(1e-6),
+    experts_out_bias: true,
+    qkv_bias: Setting::Fixed(false),
+    out_bias: Setting::Fixed(true),
+    default_eps: 1e-6,
+    default_tied: true,
+    ..LLAMA
+};
+
+/// DS-MoE (arXiv 2404.05567): attention experts and experts of two matrices, by their share of a softmax. No
+/// weights were released; names and fields are those of `docs/survey.md`.
+pub(super) const DSMOE: Family = Family {
+    label: "dsmoe",
+    hf_types: &["dsmoe"],
+    folder_names: &[
+        layer(T::HeadRouter, "model.layers.{L}.self_attn.router.weight"),
+        layer(T::HeadExperts(Up), "model.layers.{L}.self_attn.experts.q_proj.weight"),
+        layer(T::HeadExperts(Down), "model.layers.{L}.self_attn.experts.o_proj.weight"),
+        layer(T::Router, "model.layers.{L}.mlp.router.weight"),
+        layer(T::Experts(Up), "model.layers.{L}.mlp.experts.up_proj.weight"),
+        layer(T::Experts(Down), "model.layers.{L}.mlp.experts.down_proj.weight"),
+    ],
+    gguf_arch: "dsmoe",
+    gguf_pairing: Pairing::Split,
+    head_experts: true,
+    qkv_bias: Setting::Fixed(false),
+    out_bias: Setting::Fixed(false),
+    renormalise: Setting::Fixed(false),
+    activation: ActivationKind::Named(Activation::GeluTanh),
+    ungated: true,
+    default_eps: 1e-5,
+    ..LLAMA
 };
 
 /// PLM-1.8B (arXiv 2503.12167): latent attention, dense.

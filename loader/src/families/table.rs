@@ -8,12 +8,15 @@ use super::bases::{
     COHERE2, DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GEMMA4, GLM4MOE, LFM2, LLAMA, NORM_AFTER_ATTENTION,
     OLMO2, QWEN2, QWEN3, QWEN3NEXT,
 };
+use super::deepseek4::DEEPSEEK4;
 use super::family::{
     ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, NormKind, NormPlaces,
     QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers, WindowRule,
 };
 use super::hybrids::{BAILING_HYBRID, GRANITE_HYBRID, JAMBA, KIMI_LINEAR, MAMBA2, NEMOTRON_H};
-use super::recent::{COHERE2MOE, DEEPSEEK32, GLM_DSA, HYV3, LLAMA4, MIMO2, PLM, STEP35};
+use super::recent::{
+    COHERE2MOE, DEEPSEEK32, DSMOE, GLM_DSA, GROVEMOE, HYV3, JETMOE, LLAMA4, MIMO2, PLM, STEP35,
+};
 use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
 use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
@@ -125,6 +128,9 @@ pub const FAMILIES: &[Family] = &[
     STEP35,
     LLAMA4,
     PLM,
+    GROVEMOE,
+    JETMOE,
+    DSMOE,
     JAMBA,
     KIMI_LINEAR,
     BAILING_HYBRID,
@@ -180,6 +186,7 @@ pub const FAMILIES: &[Family] = &[
         ..QWEN3NEXT
     },
     DEEPSEEK3,
+    DEEPSEEK4,
     DEEPSEEK32,
     GLM_DSA,
     // arXiv 2405.04434.

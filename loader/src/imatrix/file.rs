@@ -180,7 +180,8 @@ impl ImportanceFile {
     fn rows(&self, role: Role, entry: &MatrixSums, cols: usize) -> Result<usize> {
         let rows = entry.len.checked_div(cols).unwrap_or(0);
         let whole = rows > 0 && rows.checked_mul(cols) == Some(entry.len);
-        let bank = entry.expert.is_none() && matches!(role, Role::Layer(_, LayerTensor::Experts(_)));
+        let of_experts = matches!(role, Role::Layer(_, tensor) if tensor.expert_part().is_some());
+        let bank = entry.expert.is_none() && of_experts;
         if !whole || (rows > 1 && !bank) || entry.cols.is_some_and(|found| found != cols) {
             let found = match entry.cols {
                 Some(found) if found != cols => format!("{found} columns"),
@@ -273,7 +274,7 @@ fn matrices(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
         needed(spec).into_iter().filter(|(role, ..)| is_matrix(role)).map(|(role, _, cols)| (role, 1, cols));
     let mut all: Vec<_> = dense.collect();
     for (key, bank) in spec.banks() {
-        let role = |part| Role::Layer(key.layer, LayerTensor::Experts(part));
+        let role = |part| Role::Layer(key.layer, LayerTensor::of_bank(bank.kind, part));
         all.extend(bank.matrices.iter().map(|matrix| (role(matrix.part), bank.experts, matrix.cols)));
     }
     all

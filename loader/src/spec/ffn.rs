@@ -1,5 +1,7 @@
 //! Feed-forward blocks, mixtures of experts and their routers, as data. It must not know layers.
 
+use super::BankKind;
+
 /// A matrix that every expert of a bank has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BankMatrix {
@@ -66,6 +68,11 @@ pub enum Activation {
         /// The bound.
         limit: f32,
     },
+    /// `silu(min(g, limit)) * clamp(u, -limit, limit)` of the gate `g` and `u` (DeepSeek-V4).
+    ClampedSilu {
+        /// The bound.
+        limit: f32,
+    },
     /// GELU, tanh approximation.
     GeluTanh,
     /// `max(x, 0)`.
@@ -109,6 +116,8 @@ pub struct MoeSpec {
     pub latent: Option<usize>,
     /// Factor on what the shared expert gives (Cohere 2).
     pub shared_scale: f32,
+    /// Whether a bias `[d_model]` is added to what all experts of a token give (JetMoE).
+    pub out_bias: bool,
     /// Whether a token's weight is multiplied with the input of its expert, and not with its output: each
     /// token has one expert then (Llama 4).
     pub weighs_inputs: bool,
@@ -127,6 +136,24 @@ pub enum RouterInput {
         /// Added to the mean square.
         eps: f32,
     },
+    /// Nothing: it takes the choice of the branch before it, a mixture whose shared expert has no gate. Each
+    /// of the token's experts there stands for its group of `size` neighbours, which is an expert here. Its
+    /// weight is what the softmax over all experts there gave to the expert of the group's number, over the
+    /// sum of these (GroveMoE, as llama.cpp has it).
+    Groups {
+        /// Experts of a group.
+        size: usize,
+    },
+}
+
+impl MoeSpec {
+    /// What its experts are for.
+    pub fn kind(&self) -> BankKind {
+        match self.router_input {
+            RouterInput::Groups { .. } => BankKind::Adjugate,
+            _ => BankKind::FeedForward,
+        }
+    }
 }
 
 /// From router logits to experts and weights. Selection is on f32; ties go to the lower expert id.
@@ -138,6 +165,9 @@ pub struct RouterSpec {
     pub select: Select,
     /// Factor on the final weights.
     pub scale: f32,
+    /// Whether the experts of a token are not chosen, but listed by its id, as many as there are of a choice;
+    /// their weights are those that the rule gives them (DeepSeek-V4).
+    pub listed: bool,
     /// Whether each expert has a factor of its own on its weights, `[experts]` (Gemma 4).
     pub expert_scales: bool,
 }
@@ -152,6 +182,16 @@ pub enum Select {
         k: usize,
         /// Whether the chosen weights are divided by their sum (the same as a softmax over the chosen
         /// logits).
+        renormalise: bool,
+    },
+    /// Softmax over all experts; those whose share is over `eps` times an equal share, best first (DS-MoE,
+    /// arXiv 2404.05567, section 3.3). There is always one, because `eps` is below 1.
+    Threshold {
+        /// From 0 up to 1.
+        eps: f32,
+        /// The most experts of a token.
+        most: usize,
+        /// Whether the chosen weights are divided by their sum.
         renormalise: bool,
     },
     /// Each expert is scored, and the `k` best are chosen by score plus bias (DeepSeek-V3, arXiv 2412.19437,
@@ -181,6 +221,7 @@ impl Select {
     pub fn max_experts(&self) -> usize {
         match self {
             Self::SoftmaxTopK { k, .. } | Self::Scored { k, .. } => *k,
+            Self::Threshold { most, .. } => *most,
             Self::SparseMixer { .. } => 2,
         }
     }
@@ -198,6 +239,8 @@ pub enum Scoring {
     Softmax,
     /// `1 / (1 + exp(-logit))` of each expert by itself.
     Sigmoid,
+    /// `sqrt(ln(1 + exp(logit)))` of each expert by itself (DeepSeek-V4).
+    SqrtSoftplus,
 }
 
 /// Experts in groups of equal size, neighbours by id. A group counts by the sum of its highest scores

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use moelten_quant::Format;
 
-use crate::spec::{BankKey, Part};
+use crate::spec::{BankKey, BankKind, Part};
+use crate::tensors::role::{LayerTensor, Role};
 
 /// The byte range of a matrix in a file or in memory, already validated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,8 @@ impl MatrixRef {
 pub struct ExpertBank {
     /// Where the bank is in the model.
     pub key: BankKey,
+    /// What its experts are for.
+    pub kind: BankKind,
     pub(super) parts: Vec<Part>,
     /// `[experts, parts]`.
     pub(super) matrices: Vec<MatrixRef>,
@@ -49,6 +52,11 @@ impl ExpertBank {
     /// Number of experts.
     pub fn experts(&self) -> usize {
         self.matrices.len() / self.parts.len()
+    }
+
+    /// The role of one of the matrices.
+    pub fn role(&self, part: Part) -> Role {
+        Role::Layer(self.key.layer, LayerTensor::of_bank(self.kind, part))
     }
 
     /// What each expert's matrices are for, in the order of [`Self::expert`].

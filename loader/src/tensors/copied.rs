@@ -4,7 +4,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::io::{FileBytes, Memory};
@@ -33,12 +33,18 @@ impl TensorStore {
         self.to_copy(which).map(|matrix| matrix.bytes.next_multiple_of(ALIGN)).sum()
     }
 
-    /// The same tensors, those of `which` in memory.
+    /// The same tensors, those of `which` in memory. `done` counts their bytes while they are copied.
     ///
     /// # Errors
     /// No address space is left; [`io::ErrorKind::Interrupted`] if `stop` is set; a panic of a copying
     /// thread.
-    pub fn copied(mut self, which: Copied, threads: usize, stop: Option<&AtomicBool>) -> io::Result<Self> {
+    pub fn copied(
+        mut self,
+        which: Copied,
+        threads: usize,
+        stop: Option<&AtomicBool>,
+        done: &AtomicU64,
+    ) -> io::Result<Self> {
         let len = usize::try_from(self.copied_bytes(which)).map_err(io::Error::other)?;
         let mut memory = Memory::zeroed(len)?;
         let mut rest = memory.bytes_mut();
@@ -59,6 +65,7 @@ impl TensorStore {
                     *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                     return;
                 }
+                done.fetch_add(matrix.bytes, Ordering::Relaxed);
             }
         };
         on_threads("copier", threads, work).map_err(io::Error::other)?;

@@ -2,9 +2,9 @@
 //! tensors here. It must not know files.
 
 use crate::spec::{
-    AttentionSpec, BankMatrix, BranchSpec, ConvSpec, DeltaLayout, DeltaSpec, KdaSpec, KvSource, LatentSpec,
-    LayerInputs, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm, RouterInput,
-    SelectiveSpec, SharedExpert, SsmSpec,
+    AttentionSpec, BankMatrix, BranchSpec, CompressedSpec, ConvSpec, DeltaLayout, DeltaSpec, HeadExpertsSpec,
+    KdaSpec, KvSource, LatentSpec, LayerInputs, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part,
+    Place, QkNorm, RouterInput, SelectiveSpec, SharedExpert, SsmSpec, StreamsSpec,
 };
 use crate::tensors::roles::{LayerTensor, LayerTensor as T, Role};
 
@@ -27,6 +27,11 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
         out.push((Role::LayerInputProjection, all, d));
         out.push((Role::LayerInputNorm, 1, width));
     }
+    if let Some(StreamsSpec { count, .. }) = spec.streams {
+        out.push((Role::HeadStreamMix, count, count * d));
+        out.push((Role::HeadStreamBase, 1, count));
+        out.push((Role::HeadStreamScale, 1, 1));
+    }
     for (index, layer) in spec.layers.iter().enumerate() {
         if layer.sum_norm.is_some() {
             out.push((Role::Layer(index, T::SumNorm), 1, d));
@@ -37,8 +42,13 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
         for branch in &layer.branches {
             let mut add = |tensor, rows, cols| out.push((Role::Layer(index, tensor), rows, cols));
             norms(branch, d, &mut add);
+            if let Some(streams) = &spec.streams {
+                stream_tensors(streams, branch.place, d, &mut add);
+            }
             match &branch.op {
                 Op::Attention(attention) => attention_tensors(attention, d, &mut add),
+                Op::Compressed(compressed) => compressed_tensors(compressed, d, &mut add),
+                Op::HeadExperts(heads) => head_tensors(heads, d, &mut add),
                 Op::Conv(conv) => conv_tensors(conv, d, &mut add),
                 Op::Ssm(ssm) => ssm_tensors(ssm, d, &mut add),
                 Op::Selective(ssm) => selective_tensors(ssm, d, &mut add),
@@ -114,6 +124,59 @@ fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
             add(T::QNorm, 1, q);
             add(T::KNorm, 1, kv);
         }
+    }
+}
+
+/// Every role that holds whole numbers, with its rows and columns.
+pub fn whole_numbers(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
+    let tables = spec.layers.iter().enumerate().filter_map(|(index, layer)| {
+        let router = &layer.moe()?.router;
+        let role = Role::Layer(index, T::TokenExperts);
+        router.listed.then(|| (role, spec.vocab, router.select.max_experts()))
+    });
+    tables.collect()
+}
+
+/// How a branch mixes residual streams.
+fn stream_tensors(streams: &StreamsSpec, place: Place, d_model: usize, add: Add<'_>) {
+    add(T::StreamMix(place), streams.rows(), streams.count * d_model);
+    add(T::StreamBase(place), 1, streams.rows());
+    add(T::StreamScale(place), 1, 3);
+}
+
+fn compressed_tensors(c: &CompressedSpec, d_model: usize, add: Add<'_>) {
+    let (a, given) = (&c.attention, c.groups * c.group_rank);
+    let width = a.heads * a.head_dim;
+    add(T::QDown, c.query_rank, d_model);
+    add(T::QDownNorm, 1, c.query_rank);
+    add(T::QUp, width, c.query_rank);
+    add(T::KvDown, a.head_dim, d_model);
+    add(T::KvDownNorm, 1, a.head_dim);
+    add(T::Sinks, 1, a.heads);
+    add(T::OutDown, given, width / c.groups);
+    add(T::O, d_model, given);
+    let Some(compressor) = &c.compressor else { return };
+    let wide = |width: usize| compressor.series() * width;
+    add(T::CompressValue, wide(a.head_dim), d_model);
+    add(T::CompressGate, wide(a.head_dim), d_model);
+    add(T::CompressPlace, compressor.rate, wide(a.head_dim));
+    add(T::CompressNorm, 1, a.head_dim);
+    let Some(choice) = &compressor.choice else { return };
+    add(T::IndexQ, choice.heads * choice.head_dim, c.query_rank);
+    add(T::IndexWeights, choice.heads, d_model);
+    add(T::IndexCompressValue, wide(choice.head_dim), d_model);
+    add(T::IndexCompressGate, wide(choice.head_dim), d_model);
+    add(T::IndexCompressPlace, compressor.rate, wide(choice.head_dim));
+    add(T::IndexCompressNorm, 1, choice.head_dim);
+}
+
+fn head_tensors(heads: &HeadExpertsSpec, d_model: usize, add: Add<'_>) {
+    let a = &heads.attention;
+    add(T::K, a.kv_heads * a.head_dim, d_model);
+    add(T::V, a.kv_heads * a.value_dim, d_model);
+    add(T::HeadRouter, heads.experts, d_model);
+    if a.out_bias {
+        add(T::OBias, 1, d_model);
     }
 }
 
@@ -254,7 +317,12 @@ fn moe_tensors(moe: &MoeSpec, d_model: usize, add: Add<'_>) {
     if let SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) = &moe.shared {
         mlp_tensors(mlp, d_model, (T::Shared, T::SharedBias), add);
     }
-    add(T::Router, moe.experts, d_model);
+    if !matches!(moe.router_input, RouterInput::Groups { .. }) {
+        add(T::Router, moe.experts, d_model);
+    }
+    if moe.out_bias {
+        add(T::ExpertsOutBias, 1, d_model);
+    }
     if moe.router.bias {
         add(T::RouterBias, 1, moe.experts);
     }

@@ -17,10 +17,12 @@ use crate::tensors::roles::{LayerTensor, Lie, NameRule, Names, Role, Rows};
 
 /// What names of a language model begin with, and what they begin with inside a model for several kinds of
 /// input.
-const WRAPPED: [(&str, &str); 3] = [
+const WRAPPED: [(&str, &str); 4] = [
     ("model.", "model.language_model."),
     ("model.", "language_model.model."),
     ("lm_head.", "language_model.lm_head."),
+    // Models without a head are saved without the word, and DeepSeek-V4 is released so.
+    ("model.", ""),
 ];
 
 /// Finds tensors by role and notes which it has found.
@@ -66,6 +68,17 @@ impl<'a> Resolver<'a> {
         })?;
         self.used.insert(tensor.name.as_str());
         Ok(tensor)
+    }
+
+    /// A tensor of whole numbers, `[rows, cols]`.
+    pub fn integers(&mut self, role: Role, rows: usize, cols: usize) -> Result<TensorInfo> {
+        let (_, tensor) = self.require(role)?;
+        self.check_shape(tensor, &shape(&[rows, cols]))?;
+        if matches!(tensor.storage.name(), "I32" | "I64") {
+            return Ok(tensor.clone());
+        }
+        let fault = Fault::WrongType { found: tensor.storage.name().to_owned(), expected: "I32 or I64" };
+        Err(LoadError::malformed(self.catalog.path(tensor), format!("tensor {}", tensor.name), fault))
     }
 
     /// As [`Self::find`]; the error for a missing tensor shows the name that fits its neighbours in the file.
@@ -145,18 +158,20 @@ impl<'a> Resolver<'a> {
         let mut by_part = Vec::with_capacity(bank.matrices.len());
         let columns = self.lies_as_columns(key.layer, bank);
         for &BankMatrix { part, rows, cols } in &bank.matrices {
-            by_part.push(self.bank_part((key.layer, part), bank.experts, (rows, cols), columns)?);
+            let role = Role::Layer(key.layer, LayerTensor::of_bank(bank.kind, part));
+            by_part.push(self.bank_part(role, bank.experts, (rows, cols), columns)?);
         }
         let experts = 0..bank.experts;
         let matrices = experts.flat_map(|expert| by_part.iter().filter_map(move |part| part.get(expert)));
         let parts = bank.matrices.iter().map(|matrix| matrix.part).collect();
-        Ok(ExpertBank { key, parts, matrices: matrices.copied().collect(), records: Vec::new() })
+        let matrices = matrices.copied().collect();
+        Ok(ExpertBank { key, kind: bank.kind, parts, matrices, records: Vec::new() })
     }
 
     /// Whether the first matrix that tells lies as columns, for banks that may lie in either way.
     fn lies_as_columns(&mut self, layer: usize, bank: &BankSpec) -> bool {
         let told = bank.matrices.iter().find_map(|&BankMatrix { part, rows, cols }| {
-            let (rule, tensor) = self.find(Role::Layer(layer, LayerTensor::Experts(part)))?;
+            let (rule, tensor) = self.find(Role::Layer(layer, LayerTensor::of_bank(bank.kind, part)))?;
             let whole = whole_rows(rule, rows);
             let tells = rule.lie == Lie::ByShape && whole != cols && tensor.shape.len() == 3;
             tells.then(|| tensor.shape.ends_with(&shape(&[cols, whole])))
@@ -167,12 +182,11 @@ impl<'a> Resolver<'a> {
     /// One part of every expert.
     fn bank_part(
         &mut self,
-        (layer, part): (usize, Part),
+        role: Role,
         experts: usize,
         (rows, cols): (usize, usize),
         columns: bool,
     ) -> Result<Vec<MatrixRef>> {
-        let role = Role::Layer(layer, LayerTensor::Experts(part));
         let (rule, bank) = self.require(role)?;
         let columns = match rule.lie {
             Lie::AsRows => false,
@@ -236,7 +250,7 @@ impl<'a> Resolver<'a> {
             }));
             records.push(RecordRef { file, offset, bytes, checksum });
         }
-        Ok(ExpertBank { key, parts, matrices, records })
+        Ok(ExpertBank { key, kind: bank.kind, parts, matrices, records })
     }
 
     pub fn not_a_layer_with_experts(&self, layer: usize) -> LoadError {

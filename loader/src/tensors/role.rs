@@ -1,6 +1,6 @@
 //! What tensors are for. It must not know their names.
 
-use crate::spec::{Part, Place};
+use crate::spec::{BankKind, Part, Place};
 
 /// The purpose of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,6 +27,12 @@ pub enum Role {
     LayerInputProjection,
     /// Norm of what that gives `[width]`.
     LayerInputNorm,
+    /// Matrix of the mix of residual streams before the head `[streams, streams * d_model]`.
+    HeadStreamMix,
+    /// Added to what it gives `[streams]`.
+    HeadStreamBase,
+    /// Factor on that `[1]`.
+    HeadStreamScale,
     /// A tensor of one layer.
     Layer(usize, LayerTensor),
 }
@@ -42,6 +48,12 @@ pub enum LayerTensor {
     PostNorm(Place),
     /// Its bias `[d_model]`.
     PostNormBias(Place),
+    /// Matrix of the mix of residual streams that a branch reads and writes `[rows, streams * d_model]`.
+    StreamMix(Place),
+    /// Added to what it gives `[rows]`.
+    StreamBase(Place),
+    /// Factors on that: of what is read, of what is written, of streams on streams `[3]`.
+    StreamScale(Place),
     /// Norm of the sum of parallel branches `[d_model]`.
     SumNorm,
     /// Factor on the residual stream at the end of the layer `[1]`.
@@ -76,6 +88,26 @@ pub enum LayerTensor {
     KUp,
     /// From the latent vector to values, head by head `[heads * value_dim, rank]`.
     VUp,
+    /// From groups of heads, group by group `[groups * rank, heads * head_dim / groups]`.
+    OutDown,
+    /// Values of compressed tokens `[series * head_dim, d_model]`.
+    CompressValue,
+    /// Logits of their weights `[series * head_dim, d_model]`.
+    CompressGate,
+    /// Added to logits by place in a run `[rate, series * head_dim]`.
+    CompressPlace,
+    /// Norm of compressed tokens `[head_dim]`.
+    CompressNorm,
+    /// Values of the small rows by which compressed tokens are chosen `[series * width, d_model]`.
+    IndexCompressValue,
+    /// Logits of their weights `[series * width, d_model]`.
+    IndexCompressGate,
+    /// Added to these by place in a run `[rate, series * width]`.
+    IndexCompressPlace,
+    /// Norm of small rows `[width]`.
+    IndexCompressNorm,
+    /// Experts of each token of the vocabulary, whole numbers `[vocab, k]`.
+    TokenExperts,
     /// Queries of choices `[heads * head_dim, query_rank]`.
     IndexQ,
     /// Keys of choices `[head_dim, d_model]`.
@@ -194,6 +226,14 @@ pub enum LayerTensor {
     LatentUp,
     /// The experts' matrices.
     Experts(Part),
+    /// Matrices of experts that read what the others give.
+    AdjugateExperts(Part),
+    /// Matrices of attention experts: queries as [`Part::Up`], output as [`Part::Down`].
+    HeadExperts(Part),
+    /// Router of attention experts `[experts, d_model]`.
+    HeadRouter,
+    /// Added to what all experts of a token give `[d_model]`.
+    ExpertsOutBias,
     /// Their biases `[experts, rows]`.
     ExpertsBias(Part),
     /// A matrix of the shared expert.
@@ -213,15 +253,36 @@ impl Role {
 }
 
 impl LayerTensor {
+    /// The matrices of experts of this kind.
+    pub fn of_bank(kind: BankKind, part: Part) -> Self {
+        match kind {
+            BankKind::FeedForward => Self::Experts(part),
+            BankKind::Adjugate => Self::AdjugateExperts(part),
+            BankKind::Heads => Self::HeadExperts(part),
+        }
+    }
+
+    /// Which matrix of experts it is, if it is one.
+    pub fn expert_part(self) -> Option<Part> {
+        match self {
+            Self::Experts(part) | Self::AdjugateExperts(part) | Self::HeadExperts(part) => Some(part),
+            _ => None,
+        }
+    }
+
     /// Whether it is multiplied with inputs, and not a vector beside such a matrix.
     pub fn is_matrix(self) -> bool {
         match self {
             Self::Q | Self::K | Self::V | Self::O | Self::AttentionGate => true,
-            Self::Router | Self::SharedInput => true,
+            Self::Router | Self::HeadRouter | Self::HeadExperts(_) | Self::SharedInput => true,
             Self::LayerInputGate | Self::LayerInputUp => true,
             Self::SumNorm | Self::LayerScale | Self::RouterNorm | Self::ExpertScales => false,
             Self::QDown | Self::QUp | Self::KvDown | Self::KvUp | Self::KUp | Self::VUp => true,
             Self::QDownNorm | Self::KvDownNorm => false,
+            Self::StreamMix(_) | Self::OutDown | Self::CompressValue | Self::CompressGate => true,
+            Self::IndexCompressValue | Self::IndexCompressGate => true,
+            Self::StreamBase(_) | Self::StreamScale(_) | Self::CompressPlace | Self::CompressNorm => false,
+            Self::IndexCompressPlace | Self::IndexCompressNorm | Self::TokenExperts => false,
             Self::DeltaQkv | Self::DeltaGate | Self::DeltaStrength | Self::DeltaStep => true,
             Self::ConvIn | Self::ConvOut | Self::SsmIn | Self::SsmOut => true,
             Self::SsmX | Self::SsmStep => true,
@@ -236,11 +297,11 @@ impl LayerTensor {
             Self::ConvInBias | Self::ConvTaps | Self::ConvBias | Self::ConvOutBias => false,
             Self::DeltaRates | Self::DeltaByKeyHead | Self::DeltaOut => true,
             Self::DeltaConv | Self::DeltaDecay | Self::DeltaStepBias | Self::DeltaNorm => false,
-            Self::Dense(_) | Self::Experts(_) | Self::Shared(_) => true,
+            Self::Dense(_) | Self::Experts(_) | Self::AdjugateExperts(_) | Self::Shared(_) => true,
             Self::PreNorm(_) | Self::PreNormBias(_) | Self::PostNorm(_) | Self::PostNormBias(_) => false,
             Self::DenseBias(_) | Self::ExpertsBias(_) | Self::SharedBias(_) => false,
             Self::QBias | Self::KBias | Self::VBias | Self::OBias | Self::QNorm | Self::KNorm => false,
-            Self::Sinks | Self::RouterBias | Self::SelectBias => false,
+            Self::Sinks | Self::RouterBias | Self::SelectBias | Self::ExpertsOutBias => false,
         }
     }
 }

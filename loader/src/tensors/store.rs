@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use moelten_quant::QMatrix;
 
-use crate::container::catalog::Catalog;
+use crate::container::catalog::{Catalog, TensorInfo};
 use crate::container::packed::PackedIndex;
 use crate::error::{Fault, LoadError, Result};
 use crate::io::FileBytes;
-use crate::spec::{BankKey, ModelSpec};
+use crate::spec::{BankKey, BankKind, ModelSpec};
 use crate::tensors::bank::{ExpertBank, MatrixRef, RecordRef};
-use crate::tensors::needed::needed;
+use crate::tensors::needed::{needed, whole_numbers};
 use crate::tensors::resolve::Resolver;
 use crate::tensors::roles::{IGNORED_SUFFIXES, Names, Role};
 
@@ -26,6 +26,8 @@ pub struct TensorStore {
     /// The catalog's files, and generated memory behind them.
     pub(crate) files: Vec<FileBytes>,
     pub(crate) dense: BTreeMap<Role, MatrixRef>,
+    /// Tensors of whole numbers.
+    integers: BTreeMap<Role, TensorInfo>,
     /// In the order of [`ModelSpec::banks`].
     banks: Vec<ExpertBank>,
     unused: Vec<String>,
@@ -71,10 +73,18 @@ impl TensorStore {
         for (role, rows, cols) in needed {
             dense.insert(role, resolver.matrix(role, rows, cols)?);
         }
+        let mut integers = BTreeMap::new();
+        for (role, rows, cols) in whole_numbers(spec) {
+            integers.insert(role, resolver.integers(role, rows, cols)?);
+        }
         let mut banks = Vec::new();
         for (key, bank) in spec.banks() {
-            // Records hold the first bank of a layer.
-            let in_records = packed.filter(|_| key.bank == 0).and_then(|packed| packed.layer(key.layer));
+            // Records hold the first bank of feed-forward blocks of a layer.
+            let first = !banks.iter().any(|other: &ExpertBank| {
+                other.key.layer == key.layer && other.kind == BankKind::FeedForward
+            });
+            let in_records = packed.filter(|_| bank.kind == BankKind::FeedForward && first);
+            let in_records = in_records.and_then(|packed| packed.layer(key.layer));
             banks.push(match in_records {
                 None => resolver.bank(key, &bank)?,
                 Some(packed) => resolver.records(key, packed, &bank)?,
@@ -102,7 +112,7 @@ impl TensorStore {
             let path = files.first().map_or_else(Default::default, |file| file.path().to_owned());
             files.push(FileBytes::made(&path, Arc::new(arranged), catalog.files().to_vec()));
         }
-        Ok(Self { catalog, files, dense, banks, unused, centred_norms: false })
+        Ok(Self { catalog, files, dense, integers, banks, unused, centred_norms: false })
     }
 
     /// The same tensors, of a folder whose norms are stored less 1.
@@ -141,10 +151,15 @@ impl TensorStore {
         self.banks.get(bank).expect("a bank's number comes from the spec of this model")
     }
 
-    /// The first bank of a layer, whose tensors are [`crate::tensors::roles::LayerTensor::Experts`]; `None`
-    /// for layers without experts.
+    /// The first bank of feed-forward blocks of a layer, which packed files have as records; `None` for layers
+    /// without one.
     pub fn bank_of_layer(&self, layer: usize) -> Option<&ExpertBank> {
-        self.banks.iter().find(|bank| bank.key == BankKey { layer, bank: 0 })
+        self.banks.iter().find(|bank| bank.key.layer == layer && bank.kind == BankKind::FeedForward)
+    }
+
+    /// The bank at a place of the model; `None` if there is none.
+    pub fn bank_at(&self, key: BankKey) -> Option<&ExpertBank> {
+        self.banks.iter().find(|bank| bank.key == key)
     }
 
     /// The file, or generated memory, of an index in a reference.
@@ -232,6 +247,50 @@ impl TensorStore {
             out.iter_mut().for_each(|weight| *weight += 1.0);
         }
         Ok(out)
+    }
+
+    /// The tensors of whole numbers, by role.
+    pub fn integers(&self) -> impl Iterator<Item = (Role, &TensorInfo)> + '_ {
+        self.integers.iter().map(|(&role, tensor)| (role, tensor))
+    }
+
+    /// The values of a role that holds rows of whole numbers, each of them below `end` and once in its row.
+    ///
+    /// # Errors
+    /// [`Fault::OutOfRange`] or [`Fault::Contradiction`] for other values.
+    ///
+    /// # Panics
+    /// If the spec does not need this role.
+    pub fn whole_numbers(&self, role: Role, end: u16) -> Result<Vec<u16>> {
+        let tensor =
+            self.integers.get(&role).unwrap_or_else(|| panic!("the spec of this model has no {role}"));
+        let file = self.file(tensor.file);
+        let bytes = file.read_rows(tensor.offset, tensor.bytes);
+        let bytes = bytes.map_err(|error| LoadError::io(file.path(), "read numbers of", error))?;
+        let checked = |value: i64| match u16::try_from(value) {
+            Ok(value) if value < end => Ok(value),
+            _ => {
+                let fault = Fault::OutOfRange { found: value.to_string(), low: 0, high: u64::from(end) - 1 };
+                Err(LoadError::malformed(file.path(), format!("tensor {}", tensor.name), fault))
+            }
+        };
+        let values: Vec<u16> = if tensor.storage.name() == "I64" {
+            let (values, _) = bytes.as_chunks();
+            values.iter().map(|&value| checked(i64::from_le_bytes(value))).collect::<Result<_>>()?
+        } else {
+            let (values, _) = bytes.as_chunks();
+            values.iter().map(|&value| checked(i32::from_le_bytes(value).into())).collect::<Result<_>>()?
+        };
+        let width = tensor.shape.last().and_then(|&width| usize::try_from(width).ok()).unwrap_or(1);
+        for (number, row) in values.chunks(width.max(1)).enumerate() {
+            let twice = row.iter().enumerate().find(|(at, value)| row.iter().take(*at).any(|v| v == *value));
+            if let Some((_, value)) = twice {
+                let (found, other) = (value.to_string(), format!("the same number in row {number}"));
+                let fault = Fault::Contradiction { found, other };
+                return Err(LoadError::malformed(file.path(), format!("tensor {}", tensor.name), fault));
+            }
+        }
+        Ok(values)
     }
 
     /// Checks all values of a matrix, row by row.

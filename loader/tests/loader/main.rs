@@ -16,6 +16,7 @@ mod from_the_wild;
 mod imatrix;
 mod meter;
 mod real;
+mod recent;
 mod round_trip;
 mod simulated;
 mod tokenizer;

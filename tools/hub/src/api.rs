@@ -24,6 +24,34 @@ pub struct Listing {
 #[derive(Deserialize)]
 struct Info {
     sha: String,
+    #[serde(default)]
+    siblings: Vec<Sibling>,
+}
+
+/// A file in the answer about a revision. Hubs may leave all but the name out.
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
+    size: Option<u64>,
+    #[serde(rename = "blobId")]
+    blob: Option<String>,
+    lfs: Option<SiblingLfs>,
+}
+
+#[derive(Deserialize)]
+struct SiblingLfs {
+    sha256: String,
+    size: u64,
+}
+
+impl Sibling {
+    fn file(self) -> Option<RemoteFile> {
+        let (bytes, checksum) = match self.lfs {
+            Some(lfs) => (lfs.size, lfs.sha256),
+            None => (self.size?, self.blob?),
+        };
+        Some(RemoteFile { path: self.rfilename, bytes, checksum })
+    }
 }
 
 #[derive(Deserialize)]
@@ -51,7 +79,7 @@ pub fn list(http: &Http, name: &ModelName, stopped: &dyn Fn() -> bool) -> Result
     let revision = name.revision.as_deref().unwrap_or("main");
     let refused = |status: u16, headers: &HeaderMap| refusal(http, name, status, headers);
     let encoded = revision.replace('/', "%2F");
-    let url = format!("{endpoint}/api/models/{}/revision/{encoded}", name.repo);
+    let url = format!("{endpoint}/api/models/{}/revision/{encoded}?blobs=true", name.repo);
     let (bytes, _) = http.text(&url, stopped, &refused)?;
     let info: Info = parse(&url, &bytes)?;
     if !is_commit(&info.sha) {
@@ -60,8 +88,27 @@ pub fn list(http: &Http, name: &ModelName, stopped: &dyn Fn() -> bool) -> Result
             what: "a commit that is not 40 hexadecimal digits".into(),
         });
     }
+    let known: Option<Vec<RemoteFile>> = info.siblings.into_iter().map(Sibling::file).collect();
+    if let Some(mut files) = known.filter(|files| !files.is_empty()) {
+        // A file whose name leaves its folder on some system is not of a model.
+        files.retain(|file| is_safe_path(&file.path));
+        return Ok(Listing { commit: info.sha, files });
+    }
+    let files = tree(http, name, &info.sha, stopped, &refused)?;
+    Ok(Listing { commit: info.sha, files })
+}
+
+/// The files of a commit page by page, where the answer about the revision does not have them all.
+fn tree(
+    http: &Http,
+    name: &ModelName,
+    commit: &str,
+    stopped: &dyn Fn() -> bool,
+    refused: &dyn Fn(u16, &HeaderMap) -> HubError,
+) -> Result<Vec<RemoteFile>, HubError> {
+    let endpoint = http.endpoint();
     let mut files = Vec::new();
-    let mut next = Some(format!("{endpoint}/api/models/{}/tree/{}?recursive=true", name.repo, info.sha));
+    let mut next = Some(format!("{endpoint}/api/models/{}/tree/{commit}?recursive=true", name.repo));
     let mut pages = 0;
     while let Some(url) = next {
         pages += 1;
@@ -71,9 +118,8 @@ pub fn list(http: &Http, name: &ModelName, stopped: &dyn Fn() -> bool) -> Result
                 what: format!("more than {PAGES_MAX} pages of files"),
             });
         }
-        let (bytes, following) = http.text(&url, stopped, &refused)?;
+        let (bytes, following) = http.text(&url, stopped, refused)?;
         let entries: Vec<Entry> = parse(&url, &bytes)?;
-        // A file whose name leaves its folder on some system is not of a model.
         let known = entries.into_iter().filter(|entry| entry.kind == "file" && is_safe_path(&entry.path));
         files.extend(known.map(|entry| match entry.lfs {
             Some(lfs) => RemoteFile { path: entry.path, bytes: lfs.size, checksum: lfs.oid },
@@ -81,7 +127,7 @@ pub fn list(http: &Http, name: &ModelName, stopped: &dyn Fn() -> bool) -> Result
         }));
         next = following;
     }
-    Ok(Listing { commit: info.sha, files })
+    Ok(files)
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(url: &str, bytes: &[u8]) -> Result<T, HubError> {

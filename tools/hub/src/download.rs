@@ -20,8 +20,8 @@ use crate::select::RemoteFile;
 use crate::watch::Watch;
 use crate::window::{Next, Window};
 
-/// Size of a piece in bytes. With the window of pieces and one in each connection at most 48 MiB are in
-/// memory.
+/// Size of a piece in bytes. With the window of pieces, of which connections fill some, and the one that is
+/// written, at most 36 MiB are in memory.
 const PIECE: u64 = 4 << 20;
 /// Connections for one file.
 const CONNECTIONS: u64 = 4;
@@ -223,6 +223,7 @@ impl Download<'_> {
                     Next::Piece(piece) => {
                         target.write_all(&piece).map_err(HubError::io(path))?;
                         digest.update(&piece);
+                        window.recycle(piece);
                     }
                     Next::Wait => {}
                     Next::End => return Ok(None),
@@ -310,19 +311,21 @@ struct Fetcher {
 
 impl Fetcher {
     fn run(&self) {
-        while let Some(piece) = self.window.take() {
-            match self.piece(piece) {
+        while let Some((piece, memory)) = self.window.take() {
+            match self.piece(piece, memory) {
                 Ok(bytes) => self.window.put(piece, bytes),
                 Err(error) => self.window.fail(error),
             }
         }
     }
 
-    /// Fetches a piece. Tries count only while nothing arrives: a slow line is not an error.
-    fn piece(&self, piece: u64) -> Result<Vec<u8>, HubError> {
+    /// Fetches a piece into empty memory. Tries count only while nothing arrives: a slow line is not an
+    /// error.
+    fn piece(&self, piece: u64, memory: Vec<u8>) -> Result<Vec<u8>, HubError> {
         let from = self.from + piece * PIECE;
         let length = PIECE.min(self.size - from);
-        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+        let mut bytes = memory;
+        bytes.reserve_exact(usize::try_from(length).unwrap_or(0));
         let (mut tries, mut url) = (1, &self.url);
         while (bytes.len() as u64) < length {
             let before = bytes.len();

@@ -112,7 +112,7 @@ pub enum HubError {
         expected: String,
     },
     /// Not enough space on the disk.
-    #[error("{}: {need} bytes are needed, {free} are free; free some space or set HF_HUB_CACHE", folder.display())]
+    #[error("{}: {} are needed, {} are free; free some space or set HF_HUB_CACHE", folder.display(), size(*need), size(*free))]
     Disk {
         /// The cache.
         folder: PathBuf,
@@ -138,6 +138,11 @@ pub enum HubError {
     /// Stopped by the user.
     #[error("stopped; what has arrived is kept, run the command again to go on")]
     Stopped,
+}
+
+/// In words.
+fn size(bytes: u64) -> String {
+    moelten_loader::size::bytes(bytes)
 }
 
 impl HubError {

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use moelten_loader::io::output::free_bytes;
 
@@ -166,15 +166,23 @@ impl Hub {
         http.read(&url, (from, last), stopped, &|status, headers| api::refusal(&http, name, status, headers))
     }
 
+    /// Free bytes on the disk of the cache; `None` where the system does not say.
+    pub fn free_bytes(&self) -> Option<u64> {
+        free_bytes(self.folder())
+    }
+
+    /// The cache's folder; before the first download, which makes it, the folder above it that exists.
+    fn folder(&self) -> &Path {
+        let root = self.cache.root();
+        root.ancestors().find(|folder| folder.is_dir()).unwrap_or(root)
+    }
+
     /// A file of [`TRIAL`] bytes in the cache's folder, to measure its disk with; deleted when it is dropped.
     ///
     /// # Errors
     /// Errors of the file system.
     pub fn trial_file(&self) -> io::Result<tempfile::NamedTempFile> {
-        let root = self.cache.root();
-        // Before the first download the folder does not exist; the disk is that of the folder above it.
-        let folder = root.ancestors().find(|folder| folder.is_dir()).unwrap_or(root);
-        let mut file = tempfile::Builder::new().prefix(".moelten-trial-").tempfile_in(folder)?;
+        let mut file = tempfile::Builder::new().prefix(".moelten-trial-").tempfile_in(self.folder())?;
         let part: Vec<u8> = (0..1u32 << 18).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect();
         for _ in 0..TRIAL / part.len() as u64 {
             file.write_all(&part)?;

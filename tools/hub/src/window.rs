@@ -27,6 +27,9 @@ struct State {
     /// The next piece that the writer takes.
     written: u64,
     arrived: BTreeMap<u64, Vec<u8>>,
+    /// Memory of pieces that were written, for the next ones: freed and allocated anew by several threads it
+    /// would not go back to the system.
+    spare: Vec<Vec<u8>>,
     /// Bytes that have arrived, of unfinished pieces too.
     bytes: u64,
     failed: Option<HubError>,
@@ -54,8 +57,9 @@ impl Window {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next piece to fetch; waits for room in the window. `None` if nothing more is wanted.
-    pub fn take(&self) -> Option<u64> {
+    /// The next piece to fetch and memory for it; waits for room in the window. `None` if nothing more is
+    /// wanted.
+    pub fn take(&self) -> Option<(u64, Vec<u8>)> {
         let mut state = self.lock();
         loop {
             if state.closed || state.failed.is_some() || state.next >= self.pieces {
@@ -63,7 +67,8 @@ impl Window {
             }
             if state.next < state.written + WINDOW {
                 state.next += 1;
-                return Some(state.next - 1);
+                let memory = state.spare.pop().unwrap_or_default();
+                return Some((state.next - 1, memory));
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -80,6 +85,12 @@ impl Window {
     pub fn put(&self, piece: u64, bytes: Vec<u8>) {
         self.lock().arrived.insert(piece, bytes);
         self.changed.notify_all();
+    }
+
+    /// Takes the memory of a piece that was written.
+    pub fn recycle(&self, mut piece: Vec<u8>) {
+        piece.clear();
+        self.lock().spare.push(piece);
     }
 
     /// Ends the download with an error; the first one counts.
@@ -132,7 +143,7 @@ mod tests {
     #[test]
     fn pieces_come_in_order_and_the_window_is_bounded() {
         let window = Window::new(20);
-        let taken: Vec<_> = (0..WINDOW).filter_map(|_| window.take()).collect();
+        let taken: Vec<_> = (0..WINDOW).filter_map(|_| Some(window.take()?.0)).collect();
         assert_eq!(taken, (0..WINDOW).collect::<Vec<_>>());
         window.put(1, vec![1]);
         let wait = || window.next(Duration::from_millis(1)).expect("no error").0;
@@ -140,7 +151,10 @@ mod tests {
         window.put(0, vec![0]);
         assert!(matches!(wait(), Next::Piece(p) if p == [0]));
         assert!(matches!(wait(), Next::Piece(p) if p == [1]));
-        assert_eq!((window.take(), window.take()), (Some(8), Some(9)));
+        window.recycle(vec![7; 1000]);
+        let (piece, memory) = window.take().expect("a piece");
+        assert_eq!((piece, memory.len(), memory.capacity()), (8, 0, 1000), "memory is used again");
+        assert_eq!(window.take(), Some((9, Vec::new())));
         let waiting = Arc::clone(&window);
         let thread = std::thread::spawn(move || waiting.take());
         window.close();

@@ -58,7 +58,7 @@ pub enum Mix {
 impl Mix {
     /// The format of a matrix with rows of `cols` weights in a model of `layers` layers.
     fn format(self, role: Role, cols: usize, layers: usize) -> Format {
-        let experts = matches!(role, Role::Layer(_, LayerTensor::Experts(_)));
+        let experts = matches!(role, Role::Layer(_, tensor) if tensor.expert_part().is_some());
         let base = match self {
             Self::Q4_0 => Format::Q4_0,
             Self::Q8_0 => Format::Q8_0,
@@ -160,7 +160,7 @@ fn plan(spec: &ModelSpec, mix: Mix) -> (Vec<Plan>, u64) {
         .collect();
     for (key, bank) in spec.banks() {
         for matrix in &bank.matrices {
-            let role = Role::Layer(key.layer, LayerTensor::Experts(matrix.part));
+            let role = Role::Layer(key.layer, LayerTensor::of_bank(bank.kind, matrix.part));
             wanted.push((role, vec![bank.experts, matrix.rows, matrix.cols]));
         }
     }

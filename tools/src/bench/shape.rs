@@ -299,12 +299,14 @@ impl Shape {
                     bias: false,
                     select: Select::SoftmaxTopK { k: self.experts_per_token, renormalise: self.renormalise },
                     scale: 1.0,
+                    listed: false,
                     expert_scales: false,
                 },
                 router_input: RouterInput::Branch,
                 shared: self.shared_d_ff.map_or(SharedExpert::None, |d_ff| SharedExpert::Plain(mlp(d_ff))),
                 latent: None,
                 shared_scale: 1.0,
+                out_bias: false,
                 weighs_inputs: false,
             };
             LayerSpec::pre_norm(norm, Op::Attention(attention), Op::Moe(moe), 1.0)
@@ -316,6 +318,7 @@ impl Shape {
             d_model: self.d_model,
             max_context: self.context,
             embed_scale: 1.0,
+            streams: None,
             layer_inputs: None,
             layers: (0..self.layers).map(layer).collect(),
             final_norm: norm,

@@ -14,14 +14,17 @@ use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::text::SamplingHints;
 use moelten_tui::chat::Facts;
 use moelten_tui::chat::Limits;
+use moelten_tui::chat::ModelCard;
 use moelten_tui::chat::Tell;
 use moelten_tui::terminal::Tone;
 
+use crate::bench::traffic::Traffic;
 use crate::chat::headers::Headers;
 use crate::chat::language::Language;
 use crate::exit::CommandError;
 use crate::models;
 use crate::open::{self, SessionArgs};
+use crate::report::earlier::{self, Machine, ModelKey, Pace};
 use crate::report::memory_words;
 use crate::signals::Polling;
 
@@ -30,6 +33,11 @@ pub struct Answerer {
     pub(crate) session: Sequence,
     language: Arc<Language>,
     about: About,
+    /// For the record of speeds.
+    key: ModelKey,
+    machine: Machine,
+    /// Bytes of weights that a token reads.
+    token_bytes: f64,
 }
 
 /// Facts about a model for people. Texts are unfiltered.
@@ -45,12 +53,18 @@ pub struct About {
     pub hints: SamplingHints,
     /// Harmless oddities of its files.
     pub notices: Vec<String>,
+    /// Those that matter only to a text that has what they are about; then it is said again.
+    pub conditional: Vec<String>,
+    /// What the card of a chat says.
+    pub card: ModelCard,
     /// Size of the context and the reason for it.
     pub context: String,
     /// The model's maximum context in tokens.
     pub made_for: usize,
     /// Threads and instruction set.
     pub compute: String,
+    /// Bytes of weights that a token reads.
+    pub token_bytes: f64,
     /// Measured limits of the machine; empty if nothing was measured.
     pub limits: Limits,
 }
@@ -86,16 +100,24 @@ impl Answerer {
         let Headers { loaded, language, hints, notices, name } = headers;
         check_stop()?;
         let family = loaded.spec.family;
+        let of_bytes = language.tokenizer.unspellable_notice();
+        let (conditional, notices): (Vec<_>, Vec<_>) =
+            notices.into_iter().partition(|notice| Some(notice) == of_bytes.as_ref());
         let mut tell = tell;
-        let mut limits = Limits::default();
+        let (mut limits, mut speed) = (Limits::default(), None);
+        let files = loaded.tensors.catalog().files();
+        let file_bytes = files.iter().map(|file| file.size()).sum();
+        let traffic = Traffic::weigh(&loaded.spec, &loaded.tensors, options.compute().kv());
+        let token_bytes = traffic.token_bytes(&loaded.spec);
         if let Some(tell) = &mut tell {
             let plan = options.plan(&loaded)?;
             let before = memory_words::before_start(options, &loaded, &plan)?;
-            limits = before.limits;
+            (limits, speed) = (before.limits, before.speed);
             before.lines.into_iter().for_each(|(tone, line)| tell(tone, line));
         }
         check_stop()?;
         let format = models::weight_type(&loaded);
+        let key = ModelKey::of(&loaded.tensors);
         let model = options.model(runtime, loaded.spec, loaded.tensors, cancel)?;
         check_stop()?;
         if let (Some(tell), Some(line)) = (tell, memory_words::after_start(&model)) {
@@ -104,18 +126,33 @@ impl Answerer {
         let threads = runtime.pool().threads();
         let compute_text = format!("{threads} threads, {}", runtime.isa().name());
         let (session, why) = options.session(&Arc::clone(&model))?;
+        let plan = model.plan();
+        let card = ModelCard {
+            kind: format!("{family} {format}"),
+            bytes: file_bytes,
+            budget_bytes: plan.budget,
+            cached: memory_words::cached_share(plan),
+            speed,
+        };
         let about = About {
             name,
             family,
             format,
             hints,
             notices,
+            conditional,
+            card,
+            token_bytes,
             context: format!("{} tokens ({why})", open::count(session.context())),
             made_for: model.spec().max_context,
             compute: compute_text,
             limits,
         };
-        Ok(Self { session, language: Arc::new(language), about })
+        let traffic = Traffic::of(&model, session.kv_format());
+        let routed: f64 = traffic.routed_bytes(model.spec()).iter().sum();
+        let token_bytes = (traffic.dense.bytes + traffic.head.bytes) as f64 + routed;
+        let machine = Machine::of(runtime);
+        Ok(Self { session, language: Arc::new(language), about, key, machine, token_bytes })
     }
 
     /// Facts for people.
@@ -159,11 +196,14 @@ impl Answerer {
         let about = &self.about;
         Facts {
             model: about.name.clone(),
+            path: None,
             format: about.format.clone(),
             context: self.context(),
             supports_system: self.language.supports_system(),
             can_skip_thinking: self.language.can_skip_thinking(),
             limits: about.limits,
+            card: about.card.clone(),
+            unspellable: self.language.tokenizer.unspellable().to_vec(),
             rows: vec![
                 ("family", about.family.to_owned()),
                 ("weights", about.format.clone()),
@@ -195,10 +235,17 @@ impl Answerer {
         params: &GenerateParams,
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Answer, EngineError> {
-        self.session.generate(&self.language.tokenizer, prompt, params, cancel, &mut |event| {
-            if on_event(event).is_break() {
-                cancel.cancel();
-            }
-        })
+        let answer =
+            self.session.generate(&self.language.tokenizer, prompt, params, cancel, &mut |event| {
+                if on_event(event).is_break() {
+                    cancel.cancel();
+                }
+            })?;
+        if let Some(pace) = Pace::of(&answer.stats, self.token_bytes) {
+            let plan = self.session.model().plan();
+            // Without a record the next forecast is an estimate, which it says.
+            let _ = earlier::keep(&self.key, &self.machine, plan, &pace);
+        }
+        Ok(answer)
     }
 }

@@ -10,6 +10,7 @@ use moelten_loader::text::{SamplingHints, TextSide};
 use crate::chat::language::Language;
 use crate::exit::CommandError;
 use crate::open;
+use crate::report::waiting;
 
 /// A model whose headers, text side and small weights are read and found sound, and whose other weights are
 /// not read.
@@ -33,8 +34,12 @@ impl Headers {
     /// # Errors
     /// Files that cannot be read or are invalid.
     pub fn read(model: Option<&Path>, with_template: bool) -> anyhow::Result<Self> {
-        let (loaded, name) = (open::load(model)?, open::name(model));
-        let (language, of_text) = language(&loaded, &name, with_template)?;
+        let name = open::name(model);
+        let (loaded, language, of_text) = waiting::during("reading headers and vocabulary", None, || {
+            let loaded = open::load(model)?;
+            let (language, notices) = language(&loaded, &name, with_template)?;
+            anyhow::Ok((loaded, language, notices))
+        })?;
         let (hints, of_hints) = loaded.sampling_hints();
         let notices = [&loaded.notices[..], &of_text, &of_hints].concat();
         Ok(Self { loaded, language, hints, notices, name })

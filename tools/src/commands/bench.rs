@@ -1,15 +1,14 @@
 //! `moelten bench`: how fast a model reads a prompt and decodes, compared with the limits of the machine,
 //! measured in the same run. It must not know how figures are printed.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use moelten_engine::Model;
 use moelten_engine::offline::trace::{TraceHeader, TraceWriter, TracedBank};
 use moelten_engine::plan::SequenceOptions;
 use moelten_engine::plan::{Experts, Plan};
 use moelten_engine::runtime::memory;
 use moelten_engine::runtime::topology::ThreadPlan;
+use moelten_engine::{Model, PhaseStats};
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::tensors::store::TensorStore;
 use moelten_loader::text::TextSide;
@@ -19,13 +18,16 @@ use moelten_tui::terminal::{Notes, Tone};
 use crate::bench::beside::{Gauge, Ram};
 use crate::bench::generate::{self, Mix, Random};
 use crate::bench::limits::{self, RamBuffer};
-use crate::bench::measure::{Work, measure};
+use crate::bench::measure::{Measured, Work, measure};
 use crate::bench::peak::Peak;
 use crate::bench::shape::{self, FoundShape};
 use crate::exit::{self, CommandError};
 use crate::open::{self, ComputeArgs};
+use crate::output;
 use crate::report::bench::BenchReport;
+use crate::report::earlier::{self, Machine, ModelKey, Pace};
 use crate::report::gpu;
+use crate::report::page;
 use crate::report::windows;
 use crate::signals::Polling;
 
@@ -69,7 +71,7 @@ pub struct BenchArgs {
     trace: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -112,6 +114,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let threads = || ThreadPlan::here(args.compute.threads.map(usize::from), args.compute.pin.into());
     let before = || anyhow::Ok(limits::ram_before(threads()?, plan.budget / 2)?);
     let ram_before = work.streams.then(before).transpose()?;
+    let key = subject.generated.is_none().then(|| ModelKey::of(&subject.tensors));
     let model = args.compute.model(&runtime, subject.spec, subject.tensors, session(work), 0)?;
     let kernels = runtime.kernels();
     let notes = Notes::detect();
@@ -140,6 +143,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         trace.finish()?;
     }
     let peak_owned_bytes = peak.end()?;
+    keep(key, &model, &measured, work);
     let disk_gb_per_s = disk.and_then(|before| {
         let after = limits::disk(subject.file.as_deref())?;
         // The runs themselves may have found it faster.
@@ -156,14 +160,33 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         disk_gb_per_s,
     };
     if args.json {
-        writeln!(io::stdout(), "{}", report.json())?;
+        output::answer(&report.json())?;
     } else {
-        write!(io::stdout(), "{}", filter::clean(&report.text()))?;
+        page::print(&report.text())?;
     }
     if let Some(found) = model.experts().device_stats().filter(|_| !args.json) {
-        writeln!(io::stdout(), "{}", filter::clean(&gpu::words(&found)))?;
+        page::print(&format!("{}\n", gpu::words(&found)))?;
     }
     Ok(())
+}
+
+/// Keeps what forecasts need of decode, unless too few tokens were decoded, or the weights are generated.
+fn keep(key: Option<ModelKey>, model: &Model, measured: &Measured, work: Work) {
+    let (Some(key), Some(decode)) = (key, &measured.decode) else { return };
+    let tokens = work.decode * work.repeat;
+    let PhaseStats { used_bytes, missed_bytes, stall, .. } = decode.store.decode;
+    let pace = Pace {
+        tokens: tokens as u64,
+        seconds: tokens as f64 / decode.rates.median,
+        stall: stall.as_secs_f64(),
+        bytes: decode.bytes_per_token,
+        used_bytes,
+        missed_bytes,
+    };
+    if let Some(pace) = pace.filter(false) {
+        // Without a record the next forecast is an estimate, which it says.
+        let _ = earlier::keep(&key, &Machine::of(model.runtime()), model.plan(), &pace);
+    }
 }
 
 /// What is to be timed.

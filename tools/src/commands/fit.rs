@@ -3,7 +3,6 @@
 //! read them.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,16 +13,19 @@ use moelten_engine::runtime::memory;
 use moelten_hub::variants;
 use moelten_loader::load::LoadedModel;
 use moelten_tui::figures::percent;
-use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
 use crate::chat::headers::Headers;
+use crate::exit;
 use crate::models::RemoteModel;
 use crate::names;
 use crate::open::{self, SessionArgs};
-use crate::report::forecast::{Forecast, Span, Speeds, TOLERANCE};
+use crate::output;
+use crate::report::earlier;
+use crate::report::forecast::{Basis, Forecast, Likely, Span, Speeds, TOLERANCE};
 use crate::report::memory_words;
+use crate::report::page;
 use crate::report::progress::bytes;
 
 /// Show whether a model fits, what stays in memory, and how fast it will be
@@ -34,13 +36,13 @@ use crate::report::progress::bytes;
 pub struct FitArgs {
     /// GGUF file, model folder, or name on the hub, which is judged by its headers without a download; the
     /// built-in model if there is none
-    model: Option<PathBuf>,
+    pub model: Option<PathBuf>,
     /// Cache hit rate to assume, 0 to 1, such as one that `/stats` showed [default: estimated]
     #[arg(long, value_name = "SHARE", value_parser = share)]
     hit_rate: Option<f64>,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     #[command(flatten)]
     session: SessionArgs,
 }
@@ -99,8 +101,14 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
         Ok(plan) => plan,
         Err(error) => {
             if let Some(refusal) = Refusal::of(&error, &args.session, &loaded) {
-                let text = if args.json { format!("{}\n", refusal.json(&name)) } else { refusal.text(&name) };
-                write!(io::stdout(), "{}", filter::clean(&text))?;
+                if !args.json {
+                    page::print(&refusal.text(&name))?;
+                    return Err(error.into());
+                }
+                let (mut object, error) = (refusal.json(&name), error.into());
+                object["error"] = exit::report(&error).json();
+                output::answer(&object)?;
+                return Err(error);
             }
             return Err(error.into());
         }
@@ -116,16 +124,17 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
             Speeds::probe_on(path, compute, &loaded.tensors, PROBE, most)?
         }
     };
-    let forecast = Forecast::new(&loaded, &plan, args.session.compute().kv(), &speeds, args.hit_rate);
+    let earlier = earlier::about(compute, &loaded, &plan);
+    let forecast = Forecast::new(&loaded, &plan, compute.kv(), &speeds, &earlier, args.hit_rate);
     let free = memory::available_bytes();
     let report =
         Report { name, chats, loaded: &loaded, session: &args.session, plan, speeds, forecast, free };
     if args.json {
-        writeln!(io::stdout(), "{}", filter::clean(&report.json().to_string()))?;
+        output::answer(&report.json())?;
     } else {
-        write!(io::stdout(), "{}", filter::clean(&report.text()?))?;
+        page::print(&report.text()?)?;
         if let Some(remote) = &remote {
-            write!(io::stdout(), "{}", filter::clean(&others(remote, &report.plan)?))?;
+            page::print(&others(remote, &report.plan)?)?;
         }
     }
     Ok(())
@@ -312,17 +321,26 @@ impl Report<'_> {
             ),
         ];
         if self.verdict() == "STREAM" {
-            let Span { low, high } = f.hits;
-            let hits = match low == high {
-                true => percent(low),
-                false => format!("{:.0} to {:.0} %", 100.0 * low, 100.0 * high),
+            let Likely { value, range: Span { low, high } } = f.hits;
+            let words = match low == high {
+                true => "of expert bytes found in memory".to_owned(),
+                false => format!(
+                    "of expert bytes found in memory, {:.0} to {:.0} % by model and text",
+                    100.0 * low,
+                    100.0 * high
+                ),
             };
-            let words = "of expert bytes found in memory, depending on the text";
-            rows.push(("cache hits", hits, words.to_owned()));
+            rows.push(("cache hits", percent(value), words));
         }
         let speed = |span: Option<Span>| span.map_or_else(|| "unknown".to_owned(), memory_words::speed);
-        let words = format!("tokens/s once warm, {} for the first tokens", speed(f.cold));
-        rows.push(("speed", speed(f.warm), words));
+        let range = speed(f.warm.map(|warm| warm.range));
+        let (cold, basis) = (speed(f.cold), f.basis.words());
+        let words = format!("tokens/s once warm ({range}), {basis}; {cold} for the first tokens");
+        rows.push((
+            "speed",
+            speed(f.warm.map(|Likely { value, .. }| Span { low: value, high: value })),
+            words,
+        ));
         rows
     }
 
@@ -360,6 +378,10 @@ impl Report<'_> {
     fn json(&self) -> Value {
         let (plan, f) = (&self.plan, &self.forecast);
         let span = |span: Option<Span>| span.map(|span| json!({ "low": span.low, "high": span.high }));
+        let likely = |likely: Option<Likely>| {
+            let json = |Likely { value, range }: Likely| json!({ "likely": value, "low": range.low, "high": range.high });
+            likely.map(json)
+        };
         let (slots, spare, direct) = match &plan.experts {
             Experts::Cached(c) => (Some(&c.shape.quotas), c.shape.spare.iter().sum(), c.direct),
             Experts::InPlace => (None, 0, false),
@@ -395,7 +417,7 @@ impl Report<'_> {
                 "direct": direct,
             },
             "token": { "dense_bytes": f.dense_bytes, "routed_bytes": f.routed_bytes },
-            "hit_rate": span(Some(f.hits)),
+            "hit_rate": likely(Some(f.hits)),
             "probe": {
                 "ram_gb_per_s": self.speeds.ram_gb_per_s,
                 "disk_gb_per_s": self.speeds.disk_gb_per_s.as_ref().ok(),
@@ -404,7 +426,8 @@ impl Report<'_> {
                 "depth": self.speeds.pattern.depth,
             },
             "tolerance": span(Some(TOLERANCE)),
-            "tokens_per_s_warm": span(f.warm),
+            "tokens_per_s_warm": likely(f.warm),
+            "measured_before": f.basis == Basis::Run,
             "tokens_per_s_cold": span(f.cold),
         })
     }
@@ -427,7 +450,7 @@ mod tests {
         let text = refusal.text("m");
         assert!(text.contains("NO") && text.contains("--ram 81M") && text.contains("--ctx 1234"), "{text}");
         let text = Refusal { longest: 0, least_short: 60 << 20, ..refusal }.text("m");
-        assert!(text.contains("62.9 MB with the shortest context") && !text.contains("--ctx"), "{text}");
+        assert!(text.contains("60 MiB with the shortest context") && !text.contains("--ctx"), "{text}");
         let text = Refusal { longest: 0, least_short: 80 << 20, ..refusal }.text("m");
         assert!(!text.contains("shortest"), "{text}");
     }

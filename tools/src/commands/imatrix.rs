@@ -10,9 +10,11 @@ use moelten_engine::plan::SequenceOptions;
 use moelten_loader::imatrix::{ImportanceEntry, Provenance, write};
 use moelten_loader::text::TextSide;
 use moelten_tui::terminal::{Notes, Tone};
+use serde_json::json;
 
 use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
+use crate::output;
 use crate::report::progress::{Progress, Unit};
 use crate::report::windows::{Most, Windows};
 use crate::signals::Polling;
@@ -38,6 +40,9 @@ pub struct ImatrixArgs {
     /// Use only the first N chunks of the text
     #[arg(long, value_name = "N", value_parser = open::tokens)]
     chunks: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -57,7 +62,7 @@ pub fn run(args: ImatrixArgs) -> anyhow::Result<()> {
     let TextSide { tokenizer, notices } = loaded.text()?;
     open::mention(&notices);
     let most = args.chunks.map_or(Most::All, Most::Windows);
-    let windows = Windows::read(&args.text, &tokenizer, args.ctx, most)?;
+    let windows = Windows::read(Some(&args.text), &tokenizer, args.ctx, most)?;
     drop(tokenizer);
     let mut sources: Vec<PathBuf> = loaded.tensors.paths().map(ToOwned::to_owned).collect();
     sources.push(args.text.clone());
@@ -91,11 +96,20 @@ pub fn run(args: ImatrixArgs) -> anyhow::Result<()> {
     };
     let sources: Vec<_> = sources.iter().map(PathBuf::as_path).collect();
     write(&args.out, &provenance, &entries, &sources)?;
-    for layer in 0..spec.layers.len() {
-        if let Some(line) = rare(layer, squares.visitors(layer)) {
-            notes.line(Tone::Warning, &line);
-        }
+    let warnings: Vec<String> =
+        (0..spec.layers.len()).filter_map(|layer| rare(layer, squares.visitors(layer))).collect();
+    if args.json {
+        let object = json!({
+            "file": args.out.display().to_string(),
+            "tokens": windows.tokens(),
+            "chunks": windows.len(),
+            "chunk_tokens": args.ctx,
+            "matrices": entries.len(),
+            "warnings": warnings,
+        });
+        return Ok(output::answer(&object)?);
     }
+    warnings.iter().for_each(|line| notes.line(Tone::Warning, line));
     let (tokens, number, matrices) = (open::count(windows.tokens()), windows.len(), entries.len());
     notes.line(
         Tone::Plain,

@@ -2,7 +2,6 @@
 //! and per token.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use moelten_loader::container::catalog::TensorInfo;
@@ -10,20 +9,25 @@ use moelten_loader::container::gguf::{Array, Metadata, Value};
 use moelten_loader::container::packed;
 use moelten_loader::load::{LoadedModel, Source};
 use moelten_loader::spec::{AttentionSpec, BranchSpec, LayerSpec, NormSpec, Op};
-use moelten_tui::filter;
 
 use crate::open;
+use crate::output;
+use crate::report::inspection;
 use crate::report::layer_words as words;
+use crate::report::page;
 use crate::report::progress::bytes;
 
 /// Show a model's metadata, layers and tensors, and its bytes per expert and per token
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
     /// GGUF file or model folder; the built-in model if there is none
-    model: Option<PathBuf>,
+    pub model: Option<PathBuf>,
     /// Omit the table of tensors
     #[arg(long)]
     brief: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Longest metadata text shown, in characters.
@@ -41,6 +45,9 @@ impl InspectArgs {
 /// Runs the command.
 pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     let model = open::load(args.model.as_deref())?;
+    if args.json {
+        return Ok(output::answer(&inspection::object(&model, args.brief))?);
+    }
     let mut out = String::new();
     metadata(&model, &mut out)?;
     layers(&model, &mut out)?;
@@ -54,9 +61,7 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
         writeln!(out, "note: {notice}")?;
     }
     // The text quotes the file, which must not control the terminal.
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(filter::clean(&out).as_bytes())?;
-    Ok(stdout.flush()?)
+    Ok(page::print(&out)?)
 }
 
 fn metadata(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
@@ -163,6 +168,14 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
         norms(branch, out)?;
         match &branch.op {
             Op::Attention(a) => attention(a, out),
+            Op::Compressed(compressed) => {
+                writeln!(out, "    {}", words::compressed(compressed))?;
+                attention(&compressed.attention, out)
+            }
+            Op::HeadExperts(heads) => {
+                writeln!(out, "    {}", words::head_experts(heads))?;
+                attention(&heads.attention, out)
+            }
             Op::Latent(latent) => {
                 let (rank, nope, rope) = (latent.rank, latent.nope, latent.rope_dim());
                 writeln!(

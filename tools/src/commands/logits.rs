@@ -1,6 +1,7 @@
 //! `moelten logits`: a text's logits and chosen experts as a safetensors file, for comparison with other
 //! engines. The file's layout is stable: `input_ids` i32 `[T]`, `logits` f32 `[T, vocab]`, `router.L` i32
-//! `[T, k]` per MoE layer.
+//! `[T, k]` for the experts of layer L, `router.attn.L` for its attention experts and `router.adjugate.L` for
+//! its adjugate experts. Tokens with fewer than k experts have -1 behind them.
 
 use std::path::{Path, PathBuf};
 
@@ -11,11 +12,14 @@ use moelten_engine::Routing;
 use moelten_engine::Sequence;
 use moelten_engine::plan::SequenceOptions;
 use moelten_loader::container::safetensors::{SafeTensor, SafeValues, write_safetensors};
-use moelten_loader::spec::BankKey;
+use moelten_loader::spec::{BankKey, BankKind, BankSpec, ModelSpec};
 use moelten_loader::text::TextSide;
+use serde_json::json;
 
 use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
+use crate::output;
+use crate::report::waiting;
 use crate::signals::Polling;
 
 /// Write a text's logits and chosen experts to a safetensors file
@@ -35,6 +39,9 @@ pub struct LogitsArgs {
     /// Context size in tokens [default: the length of the text]
     #[arg(long, value_name = "N", value_parser = open::tokens)]
     ctx: Option<usize>,
+    /// Print one JSON object about the file
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -56,7 +63,8 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
             let TextSide { tokenizer, notices } = loaded.text()?;
             open::mention(&notices);
             let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-            bos.into_iter().chain(tokenizer.encode_text(text)?).collect()
+            let encode = || tokenizer.encode_text(text);
+            bos.into_iter().chain(waiting::during("tokenising the text", None, encode)?).collect()
         }
     };
     if ids.is_empty() {
@@ -65,6 +73,7 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
     let sources: Vec<PathBuf> =
         loaded.tensors.catalog().files().iter().map(|file| file.path().to_owned()).collect();
     let vocab = loaded.spec.vocab;
+    let mut routes = Routes::of(&loaded.spec);
     let table = table_bytes(ids.len(), vocab);
     let options = SequenceOptions {
         context: Some(args.ctx.unwrap_or(ids.len())),
@@ -76,7 +85,7 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
         .ledger()
         .charge("the logits of all tokens", table, |_| "use fewer tokens".to_owned())?;
     let mut session = Sequence::new(model, options)?;
-    let (mut logits, mut routes) = (Vec::with_capacity(ids.len() * vocab), Routes::default());
+    let mut logits = Vec::with_capacity(ids.len() * vocab);
     let polling = Polling::begin();
     session.append_all(&ids, polling.stop(), &mut routes, &mut |chunk| {
         logits.extend_from_slice(chunk);
@@ -85,18 +94,28 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
     let input_ids: Vec<i32> = ids.iter().map(|&id| i32::try_from(id)).collect::<Result<_, _>>()?;
     let tokens = ids.len() as u64;
     let (ids_shape, logits_shape) = ([tokens], [tokens, vocab as u64]);
-    let shapes: Vec<[u64; 2]> =
-        routes.0.iter().map(|(_, experts)| [tokens, experts.len() as u64 / tokens]).collect();
-    let names: Vec<String> = routes.0.iter().map(|(layer, _)| format!("router.{layer}")).collect();
+    let shapes: Vec<[u64; 2]> = routes.0.iter().map(|bank| [tokens, bank.most as u64]).collect();
     let mut tensors = vec![
         ("input_ids", SafeTensor { shape: &ids_shape, values: SafeValues::I32(&input_ids) }),
         ("logits", SafeTensor { shape: &logits_shape, values: SafeValues::F32(&logits) }),
     ];
-    for ((name, shape), (_, experts)) in names.iter().zip(&shapes).zip(&routes.0) {
+    for (BankRoutes { name, experts, .. }, shape) in routes.0.iter().zip(&shapes) {
         tensors.push((name, SafeTensor { shape, values: SafeValues::I32(experts) }));
     }
     let sources: Vec<&Path> = sources.iter().map(PathBuf::as_path).collect();
-    write_safetensors(&args.out, &tensors, &sources).context("cannot write the logits")
+    write_safetensors(&args.out, &tensors, &sources).context("cannot write the logits")?;
+    if args.json {
+        let layers: Vec<_> = routes
+            .0
+            .iter()
+            .zip(&shapes)
+            .map(|(bank, [_, k])| json!({ "tensor": bank.name, "k": k }))
+            .collect();
+        let file = args.out.display().to_string();
+        let object = json!({ "file": file, "tokens": tokens, "vocab": vocab, "ids": ids, "routers": layers });
+        output::answer(&object)?;
+    }
+    Ok(())
 }
 
 /// Bytes of all logits.
@@ -104,18 +123,39 @@ fn table_bytes(tokens: usize, vocab: usize) -> u64 {
     (tokens as u64).saturating_mul(vocab as u64).saturating_mul(size_of::<f32>() as u64)
 }
 
-/// Experts of each MoE layer, `[tokens, k]`, best first.
-#[derive(Default)]
-struct Routes(Vec<(usize, Vec<i32>)>);
+/// Experts of each bank, `[tokens, most]`, best first. Tokens with fewer experts have -1 behind them.
+struct Routes(Vec<BankRoutes>);
+
+/// Experts of one bank.
+struct BankRoutes {
+    key: BankKey,
+    name: String,
+    /// The most experts of a token.
+    most: usize,
+    experts: Vec<i32>,
+}
+
+impl Routes {
+    fn of(spec: &ModelSpec) -> Self {
+        let bank = |(key, bank): (BankKey, BankSpec)| {
+            let kind = match bank.kind {
+                BankKind::FeedForward => "",
+                BankKind::Adjugate => "adjugate.",
+                BankKind::Heads => "attn.",
+            };
+            let name = format!("router.{kind}{}", key.layer);
+            BankRoutes { key, name, most: bank.most_per_token, experts: Vec::new() }
+        };
+        Self(spec.banks().map(bank).collect())
+    }
+}
 
 impl Observer for Routes {
-    fn routed(&mut self, BankKey { layer, .. }: BankKey, routing: &Routing) {
-        let index = self.0.iter().position(|(known, _)| *known == layer).unwrap_or_else(|| {
-            self.0.push((layer, Vec::new()));
-            self.0.len() - 1
-        });
+    fn routed(&mut self, key: BankKey, routing: &Routing) {
+        let Some(bank) = self.0.iter_mut().find(|bank| bank.key == key) else { return };
         for token in 0..routing.tokens() {
-            self.0[index].1.extend(routing.token(token).0.iter().map(|&id| id as i32));
+            let experts = routing.token(token).0.iter().map(|&id| id as i32);
+            bank.experts.extend(experts.chain(std::iter::repeat(-1)).take(bank.most));
         }
     }
 }

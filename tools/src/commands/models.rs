@@ -1,7 +1,7 @@
 //! `moelten models`: the models on this machine, each with its type and whether it fits; one of them in
 //! words; and the deletion of downloads. The picker of the chat shows the same list.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
 use moelten_hub::{ModelName, RepoId};
@@ -12,9 +12,11 @@ use moelten_tui::terminal::{Notes, Tone};
 use serde_json::json;
 
 use crate::exit::CommandError;
-use crate::models::{Candidate, ModelInspector, Places};
+use crate::models::{Candidate, ModelInspector, Places, suggestions};
 use crate::names;
-use crate::open::SessionArgs;
+use crate::open::{SessionArgs, builtin};
+use crate::output;
+use crate::report::suggestion_words;
 
 /// List the models on this machine, whether they fit, and how fast they are
 ///
@@ -28,9 +30,12 @@ pub struct ModelsArgs {
     /// Search this folder and those below it, and nothing else
     #[arg(long, value_name = "FOLDER")]
     dir: Vec<PathBuf>,
+    /// Show models that run well on this machine and are worth a download, best first; uses no network
+    #[arg(long, conflicts_with = "dir")]
+    suggest: bool,
     /// Print one JSON array
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     #[command(flatten)]
     session: SessionArgs,
 }
@@ -59,6 +64,7 @@ pub fn run(args: ModelsArgs) -> anyhow::Result<()> {
     match args.action {
         Some(Action::Rm { name, yes }) => return remove(&name, yes),
         Some(Action::Show { model, session }) => return show(model, &session),
+        None if args.suggest => return suggest(&args.session, args.json),
         None => {}
     }
     let places = if args.dir.is_empty() { Places::here() } else { Places::only(&args.dir) };
@@ -69,21 +75,66 @@ pub fn run(args: ModelsArgs) -> anyhow::Result<()> {
     let notes = Notes::detect();
     problems.iter().for_each(|problem| notes.line(Tone::Warning, &format!("warning: {problem}")));
     let mut inspector = ModelInspector::new(&args.session, 0);
-    let mut stdout = io::stdout().lock();
     if args.json {
         let all: Vec<_> = candidates.iter().map(|candidate| json(&inspector.look(candidate))).collect();
-        writeln!(stdout, "{}", filter::clean(&serde_json::Value::Array(all).to_string()))?;
-        return Ok(stdout.flush()?);
+        return Ok(output::answer(&all.into())?);
     }
+    let mut stdout = io::stdout().lock();
+    let columns = if stdout.is_terminal() { notes.columns() } else { usize::MAX };
+    writeln!(stdout, "{}", row("FITS", "SIZE", "TYPE", "MODEL", "speed", columns))?;
     for candidate in &candidates {
         let entry = inspector.look(candidate);
         let size = entry.bytes.map_or_else(|| "-".to_owned(), figures::bytes);
         let path = entry.path.map_or_else(|| entry.name.clone(), |path| path.display().to_string());
-        let (word, words) = (entry.verdict.word(), entry.verdict.words());
-        let line = format!("{word:<6}  {size:>8}  {:<20}  {path}  ({words})", entry.kind);
-        writeln!(stdout, "{}", filter::clean_line(&line))?;
+        let line = row(entry.verdict.word(), &size, &entry.kind, &path, entry.verdict.words(), columns);
+        writeln!(stdout, "{line}")?;
+        stdout.flush()?;
     }
     Ok(stdout.flush()?)
+}
+
+/// A line of the list in at most `columns` columns: the beginning of a long path is left out first, then the
+/// end of the words.
+fn row(verdict: &str, size: &str, kind: &str, path: &str, words: &str, columns: usize) -> String {
+    /// Columns of a path that always stay.
+    const PATH_MIN: usize = 24;
+    let (path, words) = (filter::clean_line(path), filter::clean_line(words));
+    let before = filter::clean_line(&format!("{verdict:<6}  {size:>8}  {kind:<20}  "));
+    let taken = before.chars().count() + words.chars().count() + "  ()".len();
+    let (room, length) = (columns.saturating_sub(taken).max(PATH_MIN), path.chars().count());
+    let path = match length > room {
+        true => format!("...{}", path.chars().skip(length - room + 3).collect::<String>()),
+        false => path,
+    };
+    let line = format!("{before}{path}  ({words})");
+    if line.chars().count() <= columns {
+        return line;
+    }
+    format!("{}...", line.chars().take(columns.saturating_sub(3)).collect::<String>())
+}
+
+/// The catalogue, judged on this machine.
+fn suggest(session: &SessionArgs, as_json: bool) -> anyhow::Result<()> {
+    let notes = Notes::detect();
+    notes.line(Tone::Dim, "measuring this machine, a second or two");
+    let all = suggestions(session, &names::hub()?)?;
+    if as_json {
+        let all: Vec<_> = all.iter().map(suggestion_words::object).collect();
+        return Ok(output::answer(&all.into())?);
+    }
+    let mut stdout = io::stdout().lock();
+    let shown: Vec<_> = all.iter().filter(|suggestion| suggestion.runs()).collect();
+    for line in shown.iter().flat_map(|suggestion| suggestion_words::lines(suggestion)) {
+        writeln!(stdout, "{}", filter::clean_line(&line))?;
+    }
+    stdout.flush()?;
+    let others = match all.len() - shown.len() {
+        0 => String::new(),
+        count => format!("{count} more do not run here, --json says why. "),
+    };
+    let text = format!("{others}Sizes and speeds are estimates; `moelten fit NAME` reads the real headers.");
+    notes.line(Tone::Dim, &text);
+    Ok(())
 }
 
 fn json(entry: &ModelEntry) -> serde_json::Value {
@@ -104,13 +155,15 @@ fn json(entry: &ModelEntry) -> serde_json::Value {
 
 /// One model in words.
 fn show(model: PathBuf, session: &SessionArgs) -> anyhow::Result<()> {
-    let path = names::on_this_machine(model)?;
-    let repository = moelten_hub::repository_of(&path);
-    let name = crate::open::name(Some(&path));
-    let place = repository
-        .as_ref()
-        .map_or_else(|| "a path".to_owned(), |repository| format!("{repository} in the Hugging Face cache"));
-    let candidate = Candidate { path: Some(path), name, place };
+    let path = if builtin::is_name(&model) { None } else { Some(names::on_this_machine(model)?) };
+    let repository = path.as_deref().and_then(moelten_hub::repository_of);
+    let name = crate::open::name(path.as_deref());
+    let place = match (&repository, &path) {
+        (Some(repository), _) => format!("{repository} in the Hugging Face cache"),
+        (None, Some(_)) => "a path".to_owned(),
+        (None, None) => "the program".to_owned(),
+    };
+    let candidate = Candidate { path, name, place };
     let entry = ModelInspector::new(session, 0).look(&candidate);
     let verdict = match entry.verdict.word() {
         "RAM" => "fits into memory",
@@ -158,7 +211,7 @@ fn remove(name: &str, yes: bool) -> anyhow::Result<()> {
         if !notes.terminal {
             return Err(usage(format!("{what}; --yes deletes it without a question")));
         }
-        notes.line(
+        notes.aloud().line(
             Tone::Plain,
             &format!("{what}, also for the other programs that use this cache. Delete? [y/N]"),
         );
@@ -172,4 +225,21 @@ fn remove(name: &str, yes: bool) -> anyhow::Result<()> {
     hub.remove(&repo, true)?;
     notes.line(Tone::Plain, &format!("deleted {what}"));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_fit_the_terminal() {
+        let path = "/home/ann/a/very/long/path/to/a/folder/of/models/qwen3-30b-a3b-Q4_K_M.gguf";
+        let whole = row("STREAM", "17.3 GiB", "qwen3moe Q4_K", path, "3.0 to 9.0 tok/s", usize::MAX);
+        assert!(whole.contains(path) && whole.ends_with("(3.0 to 9.0 tok/s)"), "{whole}");
+        for columns in [70, 80, 100, 200] {
+            let line = row("STREAM", "17.3 GiB", "qwen3moe Q4_K", path, "3.0 to 9.0 tok/s", columns);
+            assert!(line.chars().count() <= columns, "{columns}: {line}");
+            assert!(line.contains("Q4_K_M.gguf"), "{columns}: the end of a path tells models apart: {line}");
+        }
+    }
 }

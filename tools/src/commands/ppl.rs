@@ -5,6 +5,7 @@
 //! Two models run one after the other, each with the whole memory budget. The logits of the first are kept in
 //! an unnamed temporary file, which the system removes with the process.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,9 @@ use moelten_tui::terminal::{Notes, Tone};
 
 use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
+use crate::output;
 use crate::report::divergence::{Divergence, Estimate, Spread, negative_log_likelihood};
+use crate::report::page;
 use crate::report::progress::{Progress, Unit, bytes};
 use crate::report::windows::{Most, Windows};
 use crate::signals::Polling;
@@ -32,9 +35,9 @@ use crate::signals::Polling;
 pub struct PplArgs {
     /// GGUF file or model folder
     model: PathBuf,
-    /// UTF-8 text
+    /// UTF-8 text [default: a built-in one of about 1,000 tokens, for a first look]
     #[arg(long, value_name = "FILE")]
-    text: PathBuf,
+    text: Option<PathBuf>,
     /// Compare with another model of the same vocabulary, such as the one MODEL was quantised from
     #[arg(long, value_name = "OTHER")]
     against: Option<PathBuf>,
@@ -49,7 +52,7 @@ pub struct PplArgs {
     tokens: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -65,8 +68,12 @@ impl PplArgs {
 pub fn run(args: PplArgs) -> anyhow::Result<()> {
     let loaded = open::load(Some(&args.model))?;
     let tokenizer = mentioned(&loaded)?;
-    let windows =
-        Windows::read(&args.text, &tokenizer, args.window, args.tokens.map_or(Most::All, Most::Tokens))?;
+    let windows = Windows::read(
+        args.text.as_deref(),
+        &tokenizer,
+        args.window,
+        args.tokens.map_or(Most::All, Most::Tokens),
+    )?;
     let started = Instant::now();
     let (ppl, compared) = match &args.against {
         None => (perplexity(loaded, &windows, &args.compute, 0, "perplexity", &mut |_, _| Ok(()))?, None),
@@ -200,8 +207,9 @@ fn compare(
         Tone::Dim,
         &format!("temporary file of the reference's logits: {} in {}", bytes(need), folder.display()),
     );
-    let other =
-        keep_logits(&mut file, |each| perplexity(other, windows, &args.compute, 0, "reference", each))?;
+    // The other model chooses its experts in its own way, so that a rule has a price.
+    let own = ComputeArgs { experts: None, ..args.compute.clone() };
+    let other = keep_logits(&mut file, |each| perplexity(other, windows, &own, 0, "reference", each))?;
 
     file.rewind().context("reading the reference's logits")?;
     let mut kept = BufReader::with_capacity(1 << 20, file);
@@ -247,7 +255,6 @@ fn report(
     compared: Option<Compared>,
     rate: f64,
 ) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
     let Estimate { value, error } = ppl.exp_mean();
     let (tokens, window, count) = (windows.tokens(), args.window, ppl.count());
     let other = compared.map(|(other, mut divergence)| {
@@ -267,9 +274,9 @@ fn report(
                 "same_top_token": estimate(same),
             });
         }
-        writeln!(out, "{object}")?;
-        return Ok(());
+        return Ok(output::answer(&object)?);
     }
+    let mut out = String::new();
     writeln!(out, "perplexity {value:.4} +/- {error:.4} over {count} predicted tokens")?;
     if let Some((other, ratio, kl, [median, p99, most], same)) = other {
         writeln!(
@@ -285,6 +292,7 @@ fn report(
         let [share, error] = [same.value, same.error].map(|share| 100.0 * share);
         writeln!(out, "same most likely token {share:.3} % +/- {error:.3} %")?;
     }
+    page::print(&out)?;
     Notes::detect().line(Tone::Dim, &format!("{tokens} tokens, windows of {window}, {rate:.1} tokens/s"));
     Ok(())
 }

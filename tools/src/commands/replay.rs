@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::exit::CommandError;
 use crate::open;
+use crate::output;
 use crate::report::plot;
 use crate::report::progress::bytes;
 
@@ -41,7 +42,7 @@ pub struct ReplayArgs {
     skip: u64,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// The replacement that moelten uses.
@@ -105,10 +106,11 @@ pub fn run(args: ReplayArgs) -> anyhow::Result<()> {
     });
     let tiers = tiers.collect();
     let report = Report { header, tokens, replays, budgets, tiers };
-    let mut stdout = io::stdout().lock();
     if args.json {
-        writeln!(stdout, "{}", report.json())?;
-    } else {
+        return Ok(output::answer(&report.json())?);
+    }
+    let mut stdout = io::stdout().lock();
+    {
         // The header is already filtered; the plot may have colours.
         stdout.write_all(report.table()?.as_bytes())?;
         let coloured = terminal::stdout_styled();

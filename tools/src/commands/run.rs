@@ -1,6 +1,5 @@
 //! `moelten run`: one prompt, one answer. The answer goes to stdout, everything else to stderr.
 
-use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +21,10 @@ use crate::chat::language::{NoPrompt, TooLong};
 use crate::chat::prompt;
 use crate::chat::sampling::SamplingArgs;
 use crate::exit::CommandError;
+use crate::names;
 use crate::open::{self, SessionArgs};
+use crate::output;
+use crate::report::waiting;
 use crate::signals::Polling;
 
 /// Answer one prompt and exit
@@ -32,7 +34,7 @@ use crate::signals::Polling;
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// GGUF file or model folder; the built-in model if there is none
-    model: Option<PathBuf>,
+    pub model: Option<PathBuf>,
     /// Text to answer
     #[arg(value_name = "QUESTION", conflicts_with_all = ["prompt", "file"])]
     question: Option<String>,
@@ -53,7 +55,7 @@ pub struct RunArgs {
     prompt_cache: Option<PathBuf>,
     /// Print one JSON object: answer, reason, ids, stats, model, context, seed, notices
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     /// Print more: context, seed, speed, cache statistics
     #[arg(short, long)]
     verbose: bool,
@@ -64,6 +66,20 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
+    /// A single argument that is no model is the question: `moelten run "Why?"` asks the chosen model.
+    pub fn settle(&mut self) {
+        let free = self.question.is_none() && self.prompt.is_none() && self.file.is_none();
+        let is_text = |model: &PathBuf| {
+            model.to_str().is_some_and(|text| text.contains(char::is_whitespace)) && !names::is_model(model)
+        };
+        if free {
+            self.question = self
+                .model
+                .take_if(|model| is_text(model))
+                .and_then(|text| text.into_os_string().into_string().ok());
+        }
+    }
+
     /// The models that are named, for names that are not paths.
     pub fn models(&mut self) -> Vec<&mut PathBuf> {
         self.model.iter_mut().collect()
@@ -77,12 +93,15 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let system = args.system.as_deref().map(prompt::text_or_file).transpose()?;
     let mut say = |tone, line: String| notes.line(tone, &line);
     let told: Option<Tell<'_>> = if args.json { None } else { Some(&mut say) };
-    let mut answerer = Answerer::open(args.model.as_deref(), &args.session, !args.no_template, told)?;
+    let (session, _) = args.session.tuned_for(args.model.as_deref());
+    let mut answerer = Answerer::open(args.model.as_deref(), &session, !args.no_template, told)?;
     let about = answerer.about().clone();
     let params = args.sampling.resolve(&about.hints)?;
     if !args.no_template {
         answerer.check(system.as_deref())?;
     }
+    let missing = answerer.language().tokenizer.unspellable();
+    let asked_bytes_are_lost = text.bytes().any(|byte| missing.contains(&byte));
     let ids = tokens(&answerer, args.no_template, system, text)?;
     let chatty = args.verbose || (notes.terminal && !args.json);
     if chatty {
@@ -95,6 +114,9 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     // The JSON object has them too.
     if !args.json {
         open::mention(&about.notices);
+        if args.verbose || asked_bytes_are_lost {
+            open::mention(&about.conditional);
+        }
     }
     if let Some(path) = &args.prompt_cache {
         restore(&mut answerer, path, notes)?;
@@ -110,7 +132,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     if args.json {
         let object = object(&answer, &answerer, params.sampler.seed);
-        writeln!(io::stdout(), "{}", printable(&object))?;
+        output::answer(&object)?;
     }
     if args.verbose {
         notes.line(Tone::Dim, &summary(&answer.reason, &answer.stats));
@@ -147,15 +169,16 @@ fn tokens(
     text: String,
 ) -> anyhow::Result<Vec<u32>> {
     let (language, context, polling) = (answerer.language(), answerer.context(), Polling::begin());
-    let ids = if plain {
-        language.plain(&text, context, polling.stop())
-    } else {
+    let read = || {
+        if plain {
+            return language.plain(&text, context, polling.stop());
+        }
         let system = system.into_iter().map(|system| Message::new(Speaker::System, system));
         // A pipe usually adds a line end, which is not part of the prompt.
         let user = Message::new(Speaker::User, text.trim_end_matches(['\n', '\r']));
         language.conversation(&system.chain([user]).collect::<Vec<_>>(), context, polling.stop())
     };
-    ids.map_err(|error| match error {
+    waiting::during("tokenising the prompt", None, read).map_err(|error| match error {
         NoPrompt::TooLong(found) => too_long(found, answerer).into(),
         NoPrompt::Cancelled => CommandError::Stopped.into(),
         NoPrompt::Failed(error) => error,
@@ -247,10 +270,10 @@ fn too_long(found: TooLong, answerer: &Answerer) -> CommandError {
         false => String::new(),
     };
     CommandError::Context(format!(
-        "the prompt has {has}, the context holds {}. Nothing was cut and nothing computed. Use --ctx {enough} (+{:.2} GiB \
-         of memory) or a shorter prompt{beyond}",
+        "the prompt has {has}, the context holds {}. Nothing was cut and nothing computed. Use --ctx {enough} (+{} of \
+         memory) or a shorter prompt{beyond}",
         open::count(context),
-        more as f64 / f64::from(1 << 30)
+        figures::bytes(more)
     ))
 }
 
@@ -273,7 +296,7 @@ fn object(answer: &Answer, answerer: &Answerer, seed: u64) -> Value {
         "model": about.name,
         "context": answerer.context(),
         "seed": seed,
-        "notices": about.notices,
+        "notices": about.notices.iter().chain(&about.conditional).collect::<Vec<_>>(),
     })
 }
 
@@ -328,32 +351,4 @@ fn cache_numbers(cache: &CacheStats) -> Value {
         "owned_bytes": cache.owned_bytes,
         "budget_bytes": cache.budget_bytes,
     })
-}
-
-/// JSON that is safe to print on a terminal: DEL, C1 controls and bidirectional controls are escaped too.
-fn printable(object: &Value) -> String {
-    let text = object.to_string();
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\u{7f}'..='\u{9f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                out.push_str(&format!("\\u{:04x}", u32::from(c)));
-            }
-            _ => out.push(c),
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_is_safe_for_terminals_and_keeps_its_value() {
-        let value = json!({"answer": "a\u{1b}]52;c;x\u{7}\u{9b}31m\u{7f}\u{202e}\n\u{e9}"});
-        let text = printable(&value);
-        assert!(text.chars().all(|c| !c.is_control() && c != '\u{202e}'), "{text:?}");
-        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
-    }
 }

@@ -1,15 +1,15 @@
 //! `moelten verify`: checks a file's checksums and weights, and measures the error against the original. Exit
 //! code 9 if something is wrong. It must not know how files are read.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 use moelten_loader::convert::verify::{Damage, Report, verify};
-use moelten_tui::filter;
 use serde_json::{Value, json};
 
 use crate::exit::CommandError;
 use crate::open;
+use crate::output;
+use crate::report::page;
 use crate::report::progress::{Progress, Unit, bytes};
 use crate::signals::Polling;
 
@@ -29,7 +29,7 @@ pub struct VerifyArgs {
     threads: Option<u16>,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 impl VerifyArgs {
@@ -54,8 +54,11 @@ pub fn run(args: VerifyArgs) -> anyhow::Result<()> {
     });
     drop(progress);
     let Some(report) = report? else { return Err(CommandError::Stopped.into()) };
-    let text = if args.json { format!("{}\n", to_json(&report)) } else { text(&report) };
-    write!(io::stdout(), "{}", filter::clean(&text))?;
+    if args.json {
+        output::answer(&to_json(&report))?;
+    } else {
+        page::print(&text(&report))?;
+    }
     match report.damage.len() {
         0 => Ok(()),
         1 => {

@@ -13,6 +13,7 @@ use super::places::Candidate;
 use crate::chat::headers::Headers;
 use crate::exit;
 use crate::open::SessionArgs;
+use crate::report::earlier;
 use crate::report::forecast::{Forecast, Speeds};
 use crate::report::memory_words;
 use crate::report::progress::bytes;
@@ -76,8 +77,9 @@ impl<'a> ModelInspector<'a> {
             self.speeds =
                 Speeds::probe(compute, &loaded.tensors, PROBE, PROBE_BYTES.min(plan.budget / 2)).ok();
         }
-        let forecast = Forecast::new(loaded, plan, compute.kv(), self.speeds.as_ref()?, None);
-        Some(format!("{} tok/s", memory_words::speed(forecast.warm?)))
+        let earlier = earlier::about(compute, loaded, plan);
+        let forecast = Forecast::new(loaded, plan, compute.kv(), self.speeds.as_ref()?, &earlier, None);
+        Some(memory_words::likely(forecast.warm?))
     }
 }
 

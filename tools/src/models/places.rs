@@ -6,6 +6,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::config;
 use crate::open::builtin;
 
 /// Folder entries and models after which the search ends with a note.
@@ -41,12 +42,19 @@ pub struct Candidate {
 }
 
 impl Places {
-    /// Those of this process and its user: the folders of `MOELTEN_MODELS`, the current folder, `models` in
-    /// it and in the home folder, the folders of llama.cpp and LM Studio, and the Hugging Face cache
-    /// (`HF_HUB_CACHE`, `HF_HOME`).
+    /// Those of this process and its user: the folders of `MOELTEN_MODELS` or of the configuration, the
+    /// current folder, `models` in it and in the home folder, the folders of llama.cpp and LM Studio, and the
+    /// Hugging Face cache (`HF_HUB_CACHE`, `HF_HOME`).
     pub fn here() -> Self {
         let home = etcetera::home_dir().ok();
-        Self::of(env::current_dir().ok(), home, |name| env::var_os(name).map(PathBuf::from))
+        let chosen = config::here().folders();
+        Self::of(env::current_dir().ok(), home, chosen, |name| env::var_os(name).map(PathBuf::from))
+    }
+
+    /// All folders that are searched, for people.
+    pub fn folders(&self) -> Vec<String> {
+        let here = self.here.iter().chain(self.folders.iter().map(|(folder, _)| folder)).chain(&self.hub);
+        here.map(|folder| folder.display().to_string()).collect()
     }
 
     /// These folders and those below them alone.
@@ -58,14 +66,17 @@ impl Places {
     pub(super) fn of(
         here: Option<PathBuf>,
         home: Option<PathBuf>,
+        chosen: Option<&str>,
         value: impl Fn(&str) -> Option<PathBuf>,
     ) -> Self {
         let value = |name: &str| value(name).filter(|value| !value.as_os_str().is_empty());
         let at_home = |path: &str| home.as_ref().map(|home| home.join(path));
         let cache = value("XDG_CACHE_HOME").or_else(|| at_home(".cache"));
-        let named = value("MOELTEN_MODELS").unwrap_or_default();
+        let named = value("MOELTEN_MODELS").map(|folders| (folders, "MOELTEN_MODELS"));
+        let named = named.or_else(|| Some((PathBuf::from(chosen?), "the configuration")));
+        let (named, whose) = named.unwrap_or_default();
         let named = env::split_paths(&named).filter(|path| !path.as_os_str().is_empty());
-        let named = named.map(|path| (path, "MOELTEN_MODELS".to_owned()));
+        let named: Vec<_> = named.map(|path| (path, whose.to_owned())).collect();
         let folders = [
             (here.as_ref().map(|here| here.join("models")), "models"),
             (at_home("models"), "~/models"),
@@ -79,7 +90,7 @@ impl Places {
             .or_else(|| value("HF_HOME").map(|home| home.join("hub")))
             .or_else(|| cache.map(|cache| cache.join("huggingface/hub")));
         let folders = folders.into_iter().filter_map(|(path, name)| Some((path?, name.to_owned())));
-        Self { here, folders: named.chain(folders).collect(), hub, beside: None }
+        Self { here, folders: named.into_iter().chain(folders).collect(), hub, beside: None }
     }
 
     /// Adds the folder that contains `model`, by the path it was opened with.

@@ -14,8 +14,11 @@ use moelten_tui::terminal::{Notes, Tone};
 use crate::names;
 use crate::report::progress::bytes;
 
-/// Bytes of the first request of a file, and the most of a header.
+/// Bytes of the first request of a file; each further one asks for so many times what is there, because
+/// headers with large vocabularies have several megabytes and each request costs the time to the server.
 const FIRST: u64 = 1 << 20;
+const FURTHER: u64 = 7;
+/// The most of a header.
 const HEADER_MAX: u64 = 128 << 20;
 /// Largest small file of a folder, such as a tokenizer.
 const SMALL_MAX: u64 = 64 << 20;
@@ -79,7 +82,7 @@ impl RemoteModel {
             while (head.len() as u64) < file.bytes.min(HEADER_MAX)
                 && ends_early(&file.path, &head, file.bytes)
             {
-                let next = more(head.len() as u64, head.len() as u64)?;
+                let next = more(head.len() as u64, FURTHER * head.len() as u64)?;
                 head.extend(next);
             }
             return Ok(head);

@@ -40,7 +40,7 @@ fn pair(name: &str, place: &str) -> (String, String) {
 
 fn places(root: &Path, set: &[(&str, PathBuf)]) -> Places {
     let value = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, path)| path.clone());
-    Places::of(Some(root.join("here")), Some(root.join("home")), value)
+    Places::of(Some(root.join("here")), Some(root.join("home")), None, value)
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn models_are_found_where_people_keep_them() {
         pair(builtin::NAME, "built in"),
     ];
     assert_eq!(found(&places(root.path(), &[])), expected);
-    let nowhere = Places::of(None, None, |_| None);
+    let nowhere = Places::of(None, None, None, |_| None);
     assert_eq!(found(&nowhere), expected[6..]);
 }
 

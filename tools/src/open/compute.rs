@@ -9,14 +9,23 @@ use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::runtime::topology::Pin;
 use moelten_engine::runtime::{Runtime, RuntimeOptions};
 use moelten_engine::{Model, ModelOptions};
-use moelten_loader::spec::ModelSpec;
+use moelten_loader::spec::{ExpertRule, ModelSpec};
 use moelten_loader::tensors::store::TensorStore;
+
+use serde::{Deserialize, Serialize};
 
 use super::files::mention;
 #[cfg(feature = "gpu")]
 use super::gpu::GpuArgs;
 use super::loops;
 use super::sizes::ram;
+use crate::exit::CommandError;
+use crate::report::waiting;
+
+/// Opens a model with these options; a wait is shown with the weights that were copied.
+pub fn opening<T>(options: &ModelOptions, open: impl FnOnce() -> T) -> T {
+    waiting::during("opening the model", Some(&options.progress), open)
+}
 
 /// Options of every command that computes with a model.
 #[derive(Debug, Clone, clap::Args)]
@@ -37,6 +46,10 @@ pub struct ComputeArgs {
     /// How expert weights are read [auto: mapped if everything fits, direct reads otherwise]
     #[arg(long, value_name = "HOW", env = "MOELTEN_IO", default_value = "auto")]
     pub io: IoArg,
+    /// Choose experts in another way than the model's own: 4, all, over:0.48 (those over so much of an equal
+    /// share) or over:0.48:4 (at most 4 of these); after attn= for attention experts, as in 6,attn=all
+    #[arg(long, value_name = "RULE")]
+    pub experts: Option<ExpertRule>,
     /// Read the experts that the next layer will probably choose in advance [auto: while it pays off]
     #[arg(long, value_name = "WHEN", env = "MOELTEN_PREFETCH", default_value = "auto")]
     pub prefetch: PrefetchArg,
@@ -67,7 +80,8 @@ impl From<IoArg> for Io {
 }
 
 /// When the experts of the next layer are prefetched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum PrefetchArg {
     /// While it pays off
     Auto,
@@ -75,6 +89,17 @@ pub enum PrefetchArg {
     On,
     /// Never
     Off,
+}
+
+impl PrefetchArg {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
 }
 
 impl From<PrefetchArg> for Prefetch {
@@ -139,6 +164,18 @@ impl ComputeArgs {
         Ok(Runtime::start(RuntimeOptions { threads, pin, isa: None, picks: Some(loops.picks) })?)
     }
 
+    /// The model with the experts that the options choose.
+    ///
+    /// # Errors
+    /// A usage error where they do not fit the model.
+    pub fn chosen(&self, mut spec: ModelSpec) -> anyhow::Result<ModelSpec> {
+        if let Some(rule) = &self.experts {
+            let refused = |error| CommandError::Usage(format!("--experts: {error}"));
+            spec.choose_experts(rule).map_err(refused)?;
+        }
+        Ok(spec)
+    }
+
     /// Options of a model with room for `sequence` and for `extra` bytes of the caller.
     pub fn options(&self, sequence: SequenceOptions, extra: u64) -> ModelOptions {
         ModelOptions {
@@ -148,6 +185,7 @@ impl ComputeArgs {
             sequence,
             extra,
             cancel: Cancel::new(),
+            progress: Arc::default(),
         }
     }
 
@@ -163,7 +201,7 @@ impl ComputeArgs {
         sequence: SequenceOptions,
         extra: u64,
     ) -> anyhow::Result<Arc<Model>> {
-        self.open(runtime, spec, tensors, self.options(sequence, extra))
+        self.open(runtime, self.chosen(spec)?, tensors, self.options(sequence, extra))
     }
 
     /// Makes a model ready to run, with a GPU if there is one to use.
@@ -183,7 +221,7 @@ impl ComputeArgs {
         if let Some(offered) = &offered {
             options.extra += offered.ram_bytes;
         }
-        let model = Model::new(runtime, spec, tensors, &options)?;
+        let model = opening(&options, || Model::new(runtime, spec, tensors, &options))?;
         if let Some(offered) = offered {
             model.use_device(offered.offer);
         }
@@ -203,7 +241,7 @@ impl ComputeArgs {
         tensors: TensorStore,
         options: ModelOptions,
     ) -> anyhow::Result<Arc<Model>> {
-        Ok(Arc::new(Model::new(runtime, spec, tensors, &options)?))
+        opening(&options, || Ok(Arc::new(Model::new(runtime, spec, tensors, &options)?)))
     }
 
     /// Element type of the KV cache: the option's, or f16.

@@ -221,6 +221,7 @@ fn block(shape: ExpertShape) -> Result<Block, String> {
         spec::Activation::GeluTanh => Activation::GeluTanh,
         spec::Activation::Relu => Activation::Relu,
         spec::Activation::ReluSquared => Activation::ReluSquared,
+        spec::Activation::ClampedSilu { limit } => Activation::ClampedSilu { limit },
         spec::Activation::ClampedSwiglu { alpha, limit } => Activation::ClampedSwiglu { alpha, limit },
         spec::Activation::BoundedSilu { .. } => {
             return Err("their activation has no kernel for a GPU".to_owned());

@@ -1,17 +1,15 @@
 //! The loops that were picked on this machine, kept in the user's folder for caches for each model of
 //! processor and version of the program. It must not know how they are timed.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
-use etcetera::BaseStrategy;
 use moelten_engine::EngineError;
 use moelten_engine::runtime::system::System;
 use moelten_quant::{Format, Isa, Picks};
 use serde_json::{Value, json};
 
+use super::kept;
 use crate::bench::loops::{self, LoopSpeeds};
 
 /// Counts up when loops change within a version of the program.
@@ -40,7 +38,7 @@ pub fn loops() -> anyhow::Result<&'static Loops> {
     static LOOPS: OnceLock<Loops> = OnceLock::new();
     let tier = Isa::from_env().map_err(EngineError::from)?;
     Ok(LOOPS.get_or_init(|| {
-        let folder = etcetera::choose_base_strategy().map(|strategy| strategy.cache_dir().join("moelten"));
+        let folder = kept::folder();
         match folder {
             _ if Isa::is_forced() => {
                 Loops::own(tier, "MOELTEN_ISA sets the tier for all products".to_owned(), None)
@@ -76,7 +74,7 @@ impl Loops {
 
 /// The model of the processor and its tiers, as far as the system names them. Builds for debugging have loops
 /// of other speeds.
-fn processor(system: &System) -> String {
+pub fn processor(system: &System) -> String {
     let field = |name: &str| system.field("proc/cpuinfo", name).unwrap_or_default();
     let fields = ["model name", "cpu family", "model", "stepping"].map(field);
     let tiers: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
@@ -90,12 +88,12 @@ fn kept_or_measured(
     processor: &str,
     measure: impl Fn(Isa) -> anyhow::Result<Vec<LoopSpeeds>>,
 ) -> Loops {
-    let mut file = read(path);
+    let mut file = kept::read(path, &program());
     if let Some(table) = file.get(processor).and_then(|table| from_json(table, tier)) {
         return Loops::of(tier, table, format!("measured earlier, kept in {}", path.display()));
     }
     // Before they are measured: otherwise they would be measured in every run.
-    if let Err(error) = write(path, &file) {
+    if let Err(error) = kept::write(path, &program(), &file) {
         let problem = format!("{} cannot be written: {error}", path.display());
         return Loops::own(tier, "those of the tier".to_owned(), Some(problem));
     }
@@ -104,7 +102,7 @@ fn kept_or_measured(
         Err(error) => return Loops::own(tier, "those of the tier".to_owned(), Some(format!("{error:#}"))),
     };
     file.insert(processor.to_owned(), to_json(&table));
-    let kept = match write(path, &file) {
+    let kept = match kept::write(path, &program(), &file) {
         Ok(()) => format!("measured now, kept in {}", path.display()),
         Err(error) => format!("measured now, not kept: {}: {error}", path.display()),
     };
@@ -114,29 +112,6 @@ fn kept_or_measured(
 /// The program that tables are for.
 fn program() -> String {
     format!("{} loops {GENERATION}", env!("CARGO_PKG_VERSION"))
-}
-
-/// The tables of all processors: none if the file is missing, damaged, or of another version. It is written
-/// anew then.
-fn read(path: &Path) -> serde_json::Map<String, Value> {
-    let value = fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-    match value {
-        Some(Value::Object(mut file)) if file.get("program").and_then(Value::as_str) == Some(&program()) => {
-            match file.remove("processors") {
-                Some(Value::Object(tables)) => tables,
-                _ => serde_json::Map::new(),
-            }
-        }
-        _ => serde_json::Map::new(),
-    }
-}
-
-fn write(path: &Path, tables: &serde_json::Map<String, Value>) -> io::Result<()> {
-    path.parent().map_or(Ok(()), fs::create_dir_all)?;
-    // Other processes see the old file or the new one.
-    let new: PathBuf = path.with_extension(format!("{}.new", std::process::id()));
-    fs::write(&new, json!({ "program": program(), "processors": tables }).to_string())?;
-    fs::rename(&new, path)
 }
 
 fn to_json(table: &[LoopSpeeds]) -> Value {
@@ -171,6 +146,7 @@ fn from_json(table: &Value, tier: Isa) -> Option<Vec<LoopSpeeds>> {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::fs;
 
     use super::*;
 

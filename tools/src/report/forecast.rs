@@ -32,9 +32,13 @@ pub struct Span {
 const KERNELS: f64 = 0.6;
 /// Compute and disk reads mostly overlap: the longer of the two, plus this share of the shorter one. Fitted
 /// together with [`KERNELS`] to seven measurements, within 11 % (`docs/memory.md`).
-const APART: f64 = 0.3;
+pub const APART: f64 = 0.3;
 /// Tolerance for other models, machines and contexts.
 pub const TOLERANCE: Span = Span { low: 0.8, high: 1.2 };
+/// How regular the routing of a model is that has not run yet: likely, and the range of published and own
+/// measurements (`docs/memory.md`). 0 is random, 1 the most regular one known.
+const LOCALITY: f64 = 0.6;
+const LOCALITIES: Span = Span { low: 0.0, high: 1.0 };
 /// Share of the disk's speed that page faults reach on the first read of a mapped file.
 const FAULTS: Span = Span { low: 0.05, high: 0.5 };
 
@@ -50,6 +54,41 @@ const BEST_HITS: [(f64, f64); 8] = [
     (0.75, 0.99),
     (1.0, 1.0),
 ];
+
+/// What earlier runs on this machine say about a model. Empty if there were none.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Earlier {
+    /// Seconds in which a token of this model is computed.
+    pub computing: Option<f64>,
+    /// How far the model's routing is from random, 0, to the most regular one known, 1.
+    pub locality: Option<f64>,
+    /// Speed at which missing experts come beside computing, 10^9 bytes per second.
+    pub disk_gb_per_s: Option<f64>,
+    /// Bytes per second at which other models were computed: the median.
+    pub rate: Option<f64>,
+}
+
+/// What a forecast rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// An earlier run of this model on this machine.
+    Run,
+    /// Runs of other models on this machine.
+    Others,
+    /// The measured speeds of RAM and disk alone.
+    Machine,
+}
+
+impl Basis {
+    /// In words, behind a speed.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Run => "by an earlier run of this model here",
+            Self::Others => "by the speed of other models here",
+            Self::Machine => "by the speed of RAM and disk",
+        }
+    }
+}
 
 /// Measured speeds of this machine, read the way the model will read.
 #[derive(Debug, Clone)]
@@ -114,13 +153,23 @@ pub struct Forecast {
     pub dense_bytes: f64,
     /// Bytes of routed experts that a token reads.
     pub routed_bytes: f64,
-    /// Share of the routed bytes found in memory: for uniform routing, and for the most regular routing
-    /// known.
-    pub hits: Span,
+    /// Share of the routed bytes found in memory.
+    pub hits: Likely,
     /// Tokens per second with a full cache; `None` if that needs the unknown speed of the disk.
-    pub warm: Option<Span>,
+    pub warm: Option<Likely>,
     /// Tokens per second of the first tokens, with an empty cache.
     pub cold: Option<Span>,
+    /// Where the figures come from.
+    pub basis: Basis,
+}
+
+/// A likely value and its range.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Likely {
+    /// The likely value.
+    pub value: f64,
+    /// The range of what may be expected.
+    pub range: Span,
 }
 
 impl Forecast {
@@ -130,6 +179,7 @@ impl Forecast {
         plan: &Plan,
         kv: KvFormat,
         speeds: &Speeds,
+        earlier: &Earlier,
         hit_rate: Option<f64>,
     ) -> Self {
         let traffic = Traffic::weigh(&loaded.spec, &loaded.tensors, kv);
@@ -137,9 +187,27 @@ impl Forecast {
             dense: (traffic.dense.bytes + traffic.head.bytes) as f64,
             routed: traffic.routed_bytes(&loaded.spec),
         };
-        let hits = hit_rate.map_or_else(|| token.hits(plan), |rate| Span { low: rate, high: rate });
-        token.forecast(hits, !matches!(plan.experts, Experts::Cached(_)), speeds)
+        let always = |rate| Likely { value: rate, range: Span { low: rate, high: rate } };
+        let hits = hit_rate.map_or_else(|| token.hits(plan, earlier.locality), always);
+        token.forecast(hits, !matches!(plan.experts, Experts::Cached(_)), speeds, earlier)
     }
+
+    /// Predicts for a model that is not here, by figures about it: bytes of shared and of routed weights that
+    /// a token reads, and the share of the experts that stays in memory.
+    pub fn by_figures(dense: u64, routed: u64, share: f64, speeds: &Speeds, earlier: &Earlier) -> Self {
+        let token = Token { dense: dense as f64, routed: vec![routed as f64] };
+        let hits = Likely {
+            value: hits_at(share, LOCALITY),
+            range: Span { low: hits_at(share, LOCALITIES.low), high: hits_at(share, LOCALITIES.high) },
+        };
+        token.forecast(hits, share >= 1.0, speeds, earlier)
+    }
+}
+
+/// Predicted speed of a model that is wholly in RAM, whose tokens read `token_bytes` each.
+pub fn in_memory(token_bytes: f64, ram_gb_per_s: f64) -> Likely {
+    let value = ram_gb_per_s * 1e9 * KERNELS / token_bytes;
+    Likely { value, range: Span { low: value * TOLERANCE.low, high: value * TOLERANCE.high } }
 }
 
 /// Bytes that a token reads.
@@ -151,48 +219,81 @@ struct Token {
 
 impl Token {
     /// Hit rate over all layers, weighted by their bytes.
-    fn hits(&self, plan: &Plan) -> Span {
-        let Experts::Cached(cached) = &plan.experts else { return Span { low: 1.0, high: 1.0 } };
-        let (mut low, mut high, mut all) = (0.0, 0.0, 0.0);
-        for ((&quota, &experts), &bytes) in
-            cached.shape.quotas.iter().zip(&cached.shape.experts).zip(&self.routed)
-        {
-            let share = quota as f64 / experts.max(1) as f64;
-            (low, high, all) = (low + bytes * share, high + bytes * best_hits(share), all + bytes);
+    fn hits(&self, plan: &Plan, known: Option<f64>) -> Likely {
+        let always = Likely { value: 1.0, range: Span { low: 1.0, high: 1.0 } };
+        let Experts::Cached(cached) = &plan.experts else { return always };
+        let at = |locality: f64| {
+            let (mut hit, mut all) = (0.0, 0.0);
+            for ((&quota, &experts), &bytes) in
+                cached.shape.quotas.iter().zip(&cached.shape.experts).zip(&self.routed)
+            {
+                hit += bytes * hits_at(quota as f64 / experts.max(1) as f64, locality);
+                all += bytes;
+            }
+            if all == 0.0 { 1.0 } else { hit / all }
+        };
+        match known {
+            Some(locality) => {
+                Likely { value: at(locality), range: Span { low: at(locality), high: at(locality) } }
+            }
+            None => Likely {
+                value: at(LOCALITY),
+                range: Span { low: at(LOCALITIES.low), high: at(LOCALITIES.high) },
+            },
         }
-        if all == 0.0 { Span { low: 1.0, high: 1.0 } } else { Span { low: low / all, high: high / all } }
     }
 
     /// Speeds from the bytes read from RAM and disk, which partly overlap.
-    fn forecast(&self, hits: Span, in_place: bool, speeds: &Speeds) -> Forecast {
+    fn forecast(&self, hits: Likely, in_place: bool, speeds: &Speeds, earlier: &Earlier) -> Forecast {
         let routed: f64 = self.routed.iter().sum();
-        let compute = (self.dense + routed) / speeds.ram_gb_per_s / 1e9 / KERNELS;
+        let bytes = self.dense + routed;
+        let by_ram = bytes / speeds.ram_gb_per_s / 1e9 / KERNELS;
+        let (computing, basis) = match (earlier.computing, earlier.rate) {
+            (Some(seconds), _) => (seconds, Basis::Run),
+            (None, Some(rate)) => (bytes / rate, Basis::Others),
+            (None, None) => (by_ram, Basis::Machine),
+        };
+        let disk = earlier.disk_gb_per_s.or(speeds.disk_gb_per_s.as_ref().ok().copied());
         // Tokens per second if a token reads `bytes` from the disk at this share of its speed.
-        let rate = |bytes: f64, share: f64| match &speeds.disk_gb_per_s {
-            _ if bytes < 1.0 => Some(1.0 / compute),
-            Ok(disk) => {
+        let rate = |bytes: f64, share: f64| match disk {
+            _ if bytes < 1.0 => Some(1.0 / computing),
+            Some(disk) => {
                 let read = bytes / disk / 1e9 / share;
-                Some(1.0 / (compute.max(read) + APART * compute.min(read)))
+                Some(1.0 / (computing.max(read) + APART * computing.min(read)))
             }
-            Err(_) => None,
+            None => None,
         };
         let span = |low: Option<f64>, high: Option<f64>| {
             low.zip(high).map(|(low, high)| Span { low: low * TOLERANCE.low, high: high * TOLERANCE.high })
         };
-        let missed = |hit: f64| (1.0 - hit) * routed;
+        let missed = |hit: f64| rate((1.0 - hit) * routed, 1.0);
         let cold = if in_place {
-            span(rate(self.dense + routed, FAULTS.low), rate(self.dense + routed, FAULTS.high))
+            span(rate(bytes, FAULTS.low), rate(bytes, FAULTS.high))
         } else {
             span(rate(routed, 1.0), rate(routed, 1.0))
         };
+        let range = span(missed(hits.range.low), missed(hits.range.high));
         Forecast {
             dense_bytes: self.dense,
             routed_bytes: routed,
             hits,
-            warm: span(rate(missed(hits.low), 1.0), rate(missed(hits.high), 1.0)),
+            warm: missed(hits.value).zip(range).map(|(value, range)| Likely { value, range }),
             cold,
+            basis,
         }
     }
+}
+
+/// Hit rate of a cache of this share of the experts, between random routing and the most regular one known.
+fn hits_at(share: f64, locality: f64) -> f64 {
+    (share + locality * (best_hits(share) - share)).clamp(0.0, 1.0)
+}
+
+/// The locality that gives these hits with this share of the experts in the cache; `None` where the share decides
+/// alone. Negative if an earlier run found less than random routing would, as short ones do.
+pub fn locality(share: f64, hits: f64) -> Option<f64> {
+    let room = best_hits(share) - share;
+    (room > 0.005).then(|| ((hits - share) / room).clamp(-0.5, 1.2))
 }
 
 /// Interpolates [`BEST_HITS`].
@@ -224,32 +325,64 @@ mod tests {
         assert!((span.low / low - 1.0).abs() < 1e-9 && (span.high / high - 1.0).abs() < 1e-9, "{span:?}");
     }
 
+    fn hits(low: f64, value: f64, high: f64) -> Likely {
+        Likely { value, range: Span { low, high } }
+    }
+
+    const NOTHING: Earlier = Earlier { computing: None, locality: None, disk_gb_per_s: None, rate: None };
+
     #[test]
     fn the_slower_of_ram_and_disk_decides() {
         let token = Token { dense: 0.2e9, routed: vec![0.3e9, 0.5e9] };
-        let hits = Span { low: 0.5, high: 0.99 };
-        let forecast = token.forecast(hits, false, &speeds(Ok(2.0)));
+        let forecast = token.forecast(hits(0.5, 0.8, 0.99), false, &speeds(Ok(2.0)), &NOTHING);
         // Computing 1 GB takes 1/12 s. 0.4 GB from the disk take 0.2 s, 8 MB a twentieth of computing.
         let (slow, fast) = (0.2 + 0.3 / 12.0, 1.0 / 12.0 + 0.3 * 0.004);
-        close(forecast.warm, TOLERANCE.low / slow, TOLERANCE.high / fast);
+        close(forecast.warm.map(|warm| warm.range), TOLERANCE.low / slow, TOLERANCE.high / fast);
+        assert!((forecast.warm.unwrap().value - 1.0 / (1.0 / 12.0 + 0.3 * 0.08)).abs() < 1e-9);
         let cold = 0.4 + 0.3 / 12.0;
         close(forecast.cold, TOLERANCE.low / cold, TOLERANCE.high / cold);
         assert_eq!((forecast.dense_bytes, forecast.routed_bytes), (0.2e9, 0.8e9));
+        assert_eq!(forecast.basis, Basis::Machine);
     }
 
     #[test]
     fn without_a_disk_only_what_is_in_memory_has_a_speed() {
         let token = Token { dense: 1e9, routed: vec![1e9] };
         let unknown = speeds(Err("none".into()));
-        let here = Span { low: 1.0, high: 1.0 };
-        let forecast = token.forecast(here, true, &unknown);
-        close(forecast.warm, 6.0 * TOLERANCE.low, 6.0 * TOLERANCE.high);
+        let here = hits(1.0, 1.0, 1.0);
+        let forecast = token.forecast(here, true, &unknown, &NOTHING);
+        close(forecast.warm.map(|warm| warm.range), 6.0 * TOLERANCE.low, 6.0 * TOLERANCE.high);
         assert!(forecast.cold.is_none());
-        assert!(token.forecast(Span { low: 0.1, high: 0.9 }, false, &unknown).warm.is_none());
+        assert!(token.forecast(hits(0.1, 0.5, 0.9), false, &unknown, &NOTHING).warm.is_none());
         // Page faults: a twentieth to half of the disk's speed.
-        let cold = token.forecast(here, true, &speeds(Ok(2.0))).cold;
+        let cold = token.forecast(here, true, &speeds(Ok(2.0)), &NOTHING).cold;
         let (slow, fast) = (20.0 + 0.3 / 6.0, 2.0 + 0.3 / 6.0);
         close(cold, TOLERANCE.low / slow, TOLERANCE.high / fast);
+    }
+
+    #[test]
+    fn what_was_measured_before_replaces_what_is_estimated() {
+        let token = Token { dense: 1e9, routed: vec![1e9] };
+        let others = Earlier { rate: Some(20e9), ..NOTHING };
+        let forecast = token.forecast(hits(1.0, 1.0, 1.0), false, &speeds(Ok(2.0)), &others);
+        assert_eq!((forecast.warm.unwrap().value, forecast.basis), (10.0, Basis::Others));
+        let run = Earlier { computing: Some(0.05), disk_gb_per_s: Some(4.0), ..others };
+        let forecast = token.forecast(hits(0.6, 0.6, 0.6), false, &speeds(Ok(2.0)), &run);
+        assert!((1.0 / forecast.warm.unwrap().value - (0.1 + 0.3 * 0.05)).abs() < 1e-9);
+        assert_eq!(forecast.basis, Basis::Run);
+    }
+
+    #[test]
+    fn a_locality_is_found_again_in_other_caches() {
+        for share in [0.1, 0.3, 0.5, 0.7] {
+            for expected in [0.0, 0.4, 1.0] {
+                let found = locality(share, hits_at(share, expected)).unwrap();
+                assert!((found - expected).abs() < 1e-9, "{share} {expected} {found}");
+            }
+        }
+        // A cache of everything or nothing tells nothing.
+        assert_eq!((locality(1.0, 1.0), locality(0.0, 0.0)), (None, None));
+        assert_eq!(hits_at(0.9, 5.0), 1.0);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //! routers. It must not know files.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, ExpertGroups, HeadSpec, KvSource, MlpSpec, MoeSpec, NormSpec, OutputGate,
-    Pairing, QkNorm, Renormalise, RopeScaling, RopeSpec, RouterInput, RouterSpec, Scoring, Select,
-    SharedExpert,
+    Activation, AttentionSpec, CompressedSpec, ExpertGroups, HeadExpertsSpec, HeadSpec, KvSource, MlpSpec,
+    MoeSpec, NormSpec, OutputGate, Pairing, QkNorm, Renormalise, RopeScaling, RopeSpec, RouterInput,
+    RouterSpec, Scoring, Select, SharedExpert,
 };
 
 /// A norm and its epsilon.
@@ -133,6 +133,7 @@ pub fn activation(activation: Activation) -> String {
         Activation::Silu => "SiLU".to_owned(),
         Activation::GeluTanh => "GELU".to_owned(),
         Activation::BoundedSilu { limit } => format!("SiLU within {limit}"),
+        Activation::ClampedSilu { limit } => format!("SiLU of inputs within {limit}"),
         Activation::Relu => "ReLU".to_owned(),
         Activation::ReluSquared => "squared ReLU".to_owned(),
         Activation::ClampedSwiglu { alpha, limit } => format!("SwiGLU within {limit}, alpha {alpha}"),
@@ -159,23 +160,72 @@ pub fn experts(moe: &MoeSpec) -> String {
     if let Some(width) = moe.latent {
         also(&mut words, true, || format!("on {width} numbers of a projection"));
     }
+    also(&mut words, moe.out_bias, || "a bias of their sum".to_owned());
     also(&mut words, moe.weighs_inputs, || "weights on their inputs".to_owned());
     words.push_str(&shared);
     words
 }
 
+/// How tokens are compressed that attention no longer sees one by one.
+pub fn compressed(c: &CompressedSpec) -> String {
+    let mut words =
+        format!("latent queries of {}, output in {} groups of {}", c.query_rank, c.groups, c.group_rank);
+    if let Some(compressor) = &c.compressor {
+        also(&mut words, true, || format!("earlier tokens in rows of {}", compressor.rate));
+        if let Some(choice) = &compressor.choice {
+            also(&mut words, true, || {
+                format!("of which {} heads of {} choose {}", choice.heads, choice.head_dim, choice.top)
+            });
+        }
+    }
+    words
+}
+
+/// How the experts of a mixture of heads are chosen.
+pub fn head_experts(heads: &HeadExpertsSpec) -> String {
+    let most = heads.router.select.max_experts();
+    let choice = choice(&heads.router);
+    format!(
+        "{} attention experts of {} heads, at most {most} for a token; {choice}",
+        heads.experts,
+        heads.own_heads()
+    )
+}
+
 /// How experts are chosen.
 pub fn router(moe: &MoeSpec) -> String {
-    let RouterSpec { bias, select, scale, expert_scales } = &moe.router;
+    if let RouterInput::Groups { size } = moe.router_input {
+        return format!(
+            "chosen with the experts before, one for each {size} of them, and reads what they give"
+        );
+    }
+    let mut words = choice(&moe.router);
+    let reads = match moe.router_input {
+        RouterInput::Branch | RouterInput::Groups { .. } => "",
+        RouterInput::Outset => "reads what the layer received",
+        RouterInput::Residual { .. } => "reads the residual stream under a norm of its own",
+    };
+    also(&mut words, !reads.is_empty(), || reads.to_owned());
+    words
+}
+
+/// The rule of a router.
+fn choice(router: &RouterSpec) -> String {
+    let RouterSpec { bias, select, scale, listed, expert_scales } = router;
     let mut words = match select {
         Select::SoftmaxTopK { k, renormalise } => {
             let weights = if *renormalise { ", weights divided by their sum" } else { "" };
             format!("router: the {k} best of a softmax{weights}")
         }
+        Select::Threshold { eps, most, renormalise } => {
+            let weights = if *renormalise { ", weights divided by their sum" } else { "" };
+            format!("router: experts over {eps} of an equal share of a softmax, at most {most}{weights}")
+        }
         Select::Scored { k, scoring, bias, groups, renormalise } => {
             let scoring = match scoring {
                 Scoring::Softmax => "a softmax",
                 Scoring::Sigmoid => "sigmoids",
+                Scoring::SqrtSoftplus => "roots of softplus",
             };
             let mut words = format!("router: the {k} best of {scoring}");
             also(&mut words, *bias, || "with a bias for the choice alone".to_owned());
@@ -187,15 +237,10 @@ pub fn router(moe: &MoeSpec) -> String {
         }
         Select::SparseMixer { jitter } => format!("router: SparseMixer, two experts, jitter {jitter}"),
     };
+    also(&mut words, *listed, || "experts listed by token".to_owned());
     also(&mut words, *bias, || "a bias on its logits".to_owned());
     also(&mut words, scale.to_bits() != 1.0_f32.to_bits(), || format!("weights times {scale}"));
     also(&mut words, *expert_scales, || "a factor for each expert".to_owned());
-    let reads = match moe.router_input {
-        RouterInput::Branch => "",
-        RouterInput::Outset => "reads what the layer received",
-        RouterInput::Residual { .. } => "reads the residual stream under a norm of its own",
-    };
-    also(&mut words, !reads.is_empty(), || reads.to_owned());
     words
 }
 
@@ -216,11 +261,12 @@ mod tests {
         let moe = MoeSpec {
             experts: 128,
             expert,
-            router: RouterSpec { bias: false, select, scale: 2.5, expert_scales: false },
+            router: RouterSpec { bias: false, select, scale: 2.5, listed: false, expert_scales: false },
             router_input: RouterInput::Branch,
             shared: SharedExpert::Plain(expert),
             latent: None,
             shared_scale: 1.0,
+            out_bias: false,
             weighs_inputs: false,
         };
         assert_eq!(

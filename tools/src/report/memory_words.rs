@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use moelten_engine::Model;
+use moelten_engine::plan::context::ContextLimit;
 use moelten_engine::plan::{Experts, Plan, Ram};
 use moelten_engine::runtime::memory;
 use moelten_loader::io::read_at::Access;
@@ -11,8 +12,9 @@ use moelten_loader::load::LoadedModel;
 use moelten_tui::chat::Limits;
 use moelten_tui::terminal::Tone;
 
-use crate::open::SessionArgs;
-use crate::report::forecast::{Forecast, Span, Speeds, tight_layers};
+use crate::open::{self, SessionArgs};
+use crate::report::earlier;
+use crate::report::forecast::{Forecast, Likely, Span, Speeds, tight_layers};
 use crate::report::progress::bytes;
 
 /// Time to measure the disk before a start: short compared with reading the dense weights.
@@ -28,9 +30,23 @@ pub fn speed(span: Span) -> String {
     if low == high { low } else { format!("{low} to {high}") }
 }
 
+/// A speed and its range: `6.0 tok/s (4.5 to 8.1)`.
+pub fn likely(warm: Likely) -> String {
+    let Likely { value, range } = warm;
+    format!("{} tok/s ({})", speed(Span { low: value, high: value }), speed(range))
+}
+
 /// Whether experts are streamed from disk: not all of them fit into the cache.
 pub fn streams(plan: &Plan) -> bool {
     matches!(&plan.experts, Experts::Cached(cached) if cached.share() < 1.0)
+}
+
+/// Share of the experts that RAM holds; `None` if the whole model is in RAM.
+pub fn cached_share(plan: &Plan) -> Option<f64> {
+    match &plan.experts {
+        Experts::Cached(cached) if cached.share() < 1.0 => Some(cached.share()),
+        _ => None,
+    }
 }
 
 /// Messages and measurements before a model is made ready.
@@ -40,6 +56,8 @@ pub struct BeforeStart {
     pub lines: Vec<(Tone, String)>,
     /// Measured limits; empty if nothing was measured.
     pub limits: Limits,
+    /// Expected tokens per second, if they were measured for.
+    pub speed: Option<String>,
 }
 
 /// Composes the messages before a model is made ready, and measures the machine for them if it will stream.
@@ -49,6 +67,15 @@ pub struct BeforeStart {
 pub fn before_start(options: &SessionArgs, loaded: &LoadedModel, plan: &Plan) -> anyhow::Result<BeforeStart> {
     let mut before = BeforeStart::default();
     let lines = &mut before.lines;
+    let (context, most) = (plan.context.tokens, loaded.spec.max_context);
+    if plan.context.limit == ContextLimit::Requested && context > most {
+        let text = format!(
+            "warning: --ctx {} is more than this model was trained for ({}): beyond that its answers get worse",
+            open::count(context),
+            open::count(most)
+        );
+        lines.push((Tone::Warning, text));
+    }
     if let Some(line) = beyond_free(options.compute().ram, plan, memory::available_bytes()) {
         lines.push((Tone::Warning, line));
     }
@@ -59,15 +86,16 @@ pub fn before_start(options: &SessionArgs, loaded: &LoadedModel, plan: &Plan) ->
     let kv = options.compute().kv();
     let speeds =
         Speeds::probe(options.compute(), &loaded.tensors, PROBE, PROBE_BYTES.min(plan.budget / PROBE_PART))?;
-    let forecast = Forecast::new(loaded, plan, kv, &speeds, None);
+    let forecast =
+        Forecast::new(loaded, plan, kv, &speeds, &earlier::about(options.compute(), loaded, plan), None);
     before.limits = Limits {
         ram_gb_per_s: Some(speeds.ram_gb_per_s),
         disk_gb_per_s: speeds.disk_gb_per_s.as_ref().ok().copied(),
         dense_bytes: Some(forecast.dense_bytes),
     };
-    let speed = forecast
-        .warm
-        .map_or_else(|| "speed unknown".to_owned(), |span| format!("about {} tok/s", speed(span)));
+    before.speed = forecast.warm.map(likely);
+    let speed =
+        forecast.warm.map_or_else(|| "speed unknown".to_owned(), |warm| format!("about {}", likely(warm)));
     lines.push((
         Tone::Plain,
         format!(
@@ -118,7 +146,7 @@ pub fn after_start(model: &Model) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use moelten_engine::plan::context::{ContextChoice, ContextLimit};
+    use moelten_engine::plan::context::ContextChoice;
 
     use super::*;
 
@@ -128,6 +156,8 @@ mod tests {
         assert_eq!(words(3.26, 9.0), "3.3 to 9.0");
         assert_eq!(words(9.96, 120.4), "10 to 120");
         assert_eq!(words(0.5, 0.51), "0.5");
+        let warm = Likely { value: 6.0, range: Span { low: 4.52, high: 18.1 } };
+        assert_eq!(likely(warm), "6.0 tok/s (4.5 to 18)");
     }
 
     #[test]

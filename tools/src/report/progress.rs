@@ -13,7 +13,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 /// What progress counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
-    /// Bytes, shown as MB and GB.
+    /// Bytes, shown as MiB and GiB.
     Bytes,
     /// Shown as a plain number with its rate.
     Tokens,
@@ -34,9 +34,10 @@ pub struct Progress {
 impl Progress {
     /// Starts showing progress towards `total` units.
     pub fn new(label: &'static str, unit: Unit, total: u64) -> Self {
-        let bar = Notes::detect().styled.then(|| {
+        let notes = Notes::detect();
+        let bar = (notes.styled && !notes.quiet).then(|| {
             let amount = match unit {
-                Unit::Bytes => "{decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}",
+                Unit::Bytes => "{binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}",
                 Unit::Tokens => "{human_pos}/{human_len} tokens {per_sec}",
             };
             let template = format!("{{prefix}} {{wide_bar}} {amount} {{eta}} left");

@@ -28,6 +28,8 @@ pub fn clean(mut command: Command) -> Command {
             command.env_remove(name);
         }
     }
+    // Not the configuration of whoever runs the tests.
+    command.env("MOELTEN_CONFIG", "/nonexistent/moelten/config.toml");
     // Nothing that a test gets wrong reaches the network.
     command.env("MOELTEN_THREADS", "1").env("HF_HUB_OFFLINE", "1");
     command

@@ -12,8 +12,13 @@ fn fit(options: &[&str]) -> Outcome {
     run(moelten().arg("fit").arg(builtin()).args(options), b"")
 }
 
+/// Without records of earlier runs.
 fn json(options: &[&str]) -> Value {
-    serde_json::from_str(fit(&[options, &["--json"]].concat()).fine().text()).unwrap()
+    static EMPTY: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let empty = EMPTY.get_or_init(|| tempfile::tempdir().unwrap());
+    let mut fit = moelten();
+    fit.env("XDG_CACHE_HOME", empty.path()).arg("fit").arg(builtin()).args(options).arg("--json");
+    serde_json::from_str(run(&mut fit, b"").fine().text()).unwrap()
 }
 
 fn ask(options: &[&str]) -> Outcome {
@@ -73,7 +78,7 @@ fn a_model_that_does_not_fit_streams() {
 #[test]
 fn a_model_that_cannot_run_says_what_would() {
     let outcome = fit(&["--ram", "20M", "--ctx", "256"]).refused(5, "E-MEM-03");
-    assert!(outcome.text().contains("NO, does not fit in 21.0 MB"), "{outcome:?}");
+    assert!(outcome.text().contains("NO, does not fit in 20 MiB"), "{outcome:?}");
     let named =
         outcome.text().split("--ram ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
     ask(&["--ram", named, "--ctx", "256"]).fine();
@@ -135,6 +140,38 @@ fn what_is_foreseen_is_what_is_then_measured() {
             "{cache}"
         );
     }
+}
+
+#[test]
+fn what_a_run_measured_is_what_the_next_forecast_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let with_cache = |command: &str, options: &[&str]| {
+        let mut program = moelten();
+        program.env("XDG_CACHE_HOME", folder.path()).arg(command).arg(builtin()).args(options);
+        serde_json::from_str::<Value>(run(&mut program, b"").fine().text()).unwrap()
+    };
+    let budget = half();
+    let options = ["--ram", &budget, "--ctx", "256", "--json"];
+    let before = with_cache("fit", &options);
+    assert_eq!(before["measured_before"], false);
+    let hits = |fit: &Value, which: &str| fit["hit_rate"][which].as_f64().unwrap();
+    assert!(
+        hits(&before, "low") < hits(&before, "likely") && hits(&before, "likely") < hits(&before, "high")
+    );
+    let text = ["-p", "Once upon a time", "--max-tokens", "100", "--temp", "0", "--no-template"];
+    let answer = with_cache("run", &[&options[..], &text].concat());
+    let measured = answer["stats"]["cache"]["answer"]["hit_rate"].as_f64().unwrap();
+    let after = with_cache("fit", &options);
+    assert_eq!(after["measured_before"], true, "{after}");
+    let close = |fit: &Value| (hits(fit, "likely") - measured).abs() < 0.03;
+    assert!(close(&after) && hits(&after, "low") == hits(&after, "high"), "{measured} was measured: {after}");
+    // A larger cache finds more.
+    let larger = (budget.parse::<u64>().unwrap() + (1 << 20)).to_string();
+    let larger = with_cache("fit", &["--ram", &larger, "--ctx", "256", "--json"]);
+    assert!(hits(&larger, "likely") > hits(&after, "likely"), "{larger}");
+    // Few tokens say nothing, and other threads are another machine.
+    let other = with_cache("fit", &[&options[..], &["--threads", "2"]].concat());
+    assert_eq!(other["measured_before"], false);
 }
 
 #[test]

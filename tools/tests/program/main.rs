@@ -32,6 +32,7 @@ mod quantize;
 mod quantize_faults;
 mod replay;
 mod run;
+mod settings;
 #[cfg(target_os = "linux")]
 mod streaming;
 mod supply;

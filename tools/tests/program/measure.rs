@@ -65,6 +65,34 @@ fn a_model_does_not_differ_from_itself() {
     assert_eq!(left, ["text.txt"], "what one model has predicted does not stay");
 }
 
+/// Fewer experts than the model's own cost something, as many as it has cost nothing, and what does not fit is a
+/// usage error.
+#[test]
+fn fewer_experts_have_a_price() {
+    let folder = Folder::new();
+    let price = |rule: &str| {
+        let (model, temp) = (builtin(), folder.0.path().to_str().unwrap().to_owned());
+        let options = ["--against", model.to_str().unwrap(), "--temp", &temp, "--json", "--experts", rule]
+            .map(str::to_owned);
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let out = folder.measure("ppl", &model, &options).fine().out;
+        let found: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        found["against"]["kl_mean"]["value"].as_f64().unwrap()
+    };
+    assert_eq!(price("2"), 0.0, "the model's own choice");
+    let (one, over) = (price("1"), price("over:0.9:2"));
+    assert!(one > 0.0 && over >= 0.0, "{one} {over}");
+    for (rule, part) in [
+        ("9", "9 experts of a token, of 8 in a layer"),
+        ("some", "no choice of experts"),
+        ("attn=1", "no attention experts"),
+    ] {
+        let outcome = folder.measure("ppl", &builtin(), &["--experts", rule]);
+        assert_eq!(outcome.code, Some(2), "{rule}");
+        assert!(outcome.err.contains(part), "{rule}: {}", outcome.err);
+    }
+}
+
 #[test]
 fn fewer_bits_cost_more() {
     let folder = Folder::new();

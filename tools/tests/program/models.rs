@@ -25,7 +25,8 @@ fn models_are_listed_with_their_verdicts() {
     let listed = run(command.env("HOME", home.path()).env("HF_HOME", home.path().join("hf")), b"").fine();
     let lines: Vec<_> = listed.text().lines().collect();
     let of = |name: &str| *lines.iter().find(|line| line.contains(name)).unwrap();
-    assert_eq!(lines.len(), 4, "{lines:#?}");
+    assert_eq!(lines.len(), 5, "{lines:#?}");
+    assert!(lines[0].starts_with("FITS") && lines[0].contains("MODEL"), "{lines:#?}");
     for name in ["good.gguf", "cached.gguf", "tiny-tales"] {
         assert!(of(name).starts_with("RAM ") && of(name).contains(" tok/s)"), "{lines:#?}");
     }

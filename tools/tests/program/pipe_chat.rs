@@ -18,7 +18,7 @@ fn a_question_is_answered_and_quit_leaves() {
 #[test]
 fn the_first_screen_is_honest() {
     let outcome = chat("");
-    for part in ["not an assistant", "moelten chat path/to/model.gguf", "context 1,024 tokens", "/help"] {
+    for part in ["not an assistant", "moelten models --suggest", "context 1,024 tokens", "/help"] {
         assert!(outcome.err.contains(part), "{part}: {outcome:?}");
     }
     assert_eq!(outcome.text(), "");

@@ -154,7 +154,7 @@ fn f09_a_small_disk() {
     let left = std::fs::read_dir(&disk).unwrap().count();
     let unmounted = Command::new("umount").arg(&disk).status().unwrap();
     let refused = refused.refused(7, "E-DISK-01");
-    assert!(refused.err.contains("free 427.8 kB more"), "{}", refused.err);
+    assert!(refused.err.contains("free 418 KiB more"), "{}", refused.err);
     assert!(left == 0 && unmounted.success());
     std::fs::remove_dir(disk).unwrap();
     setting.clean();

@@ -71,7 +71,7 @@ fn a_text_longer_than_the_context_is_refused_with_its_numbers() {
         let mut command = command("run", &OPTIONS);
         let outcome = bounded(start(command.arg("-f").arg(&text).args(template))).refused(2, "E-CTX-01");
         assert!(outcome.err.contains("the prompt has more than 1,024 tokens"), "{}", outcome.err);
-        assert!(outcome.err.contains("8.4 MB") && outcome.out.is_empty(), "{}", outcome.err);
+        assert!(outcome.err.contains("8 MiB") && outcome.out.is_empty(), "{}", outcome.err);
     }
     let mut piped = command("run", &OPTIONS);
     let outcome = bounded(start(piped.stdin(fs::File::open(&text).unwrap()))).refused(2, "E-CTX-01");
@@ -113,7 +113,7 @@ fn a_chat_refuses_files_that_are_too_long_or_no_text_and_goes_on() {
     let input = write(folder.path(), "input", lines.as_bytes());
     let mut chat = command("chat", &OPTIONS);
     let outcome = bounded(start(chat.stdin(fs::File::open(&input).unwrap()))).fine();
-    assert!(outcome.err.contains("long.txt (8.4 MB, more than 1024 tokens)"), "{}", outcome.err);
+    assert!(outcome.err.contains("long.txt (8 MiB, more than 1024 tokens)"), "{}", outcome.err);
     assert!(outcome.err.contains("not a text file"), "{}", outcome.err);
     assert!(!outcome.text().trim().is_empty(), "the question is answered: {outcome:?}");
 }

@@ -20,10 +20,7 @@ fn a_conversation() {
     let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
     chat(&terminal, "--max-tokens 12 --seed 3");
     let screen = terminal.screen();
-    assert!(
-        screen.contains("not an assistant") && screen.contains("moelten chat path/to/model.gguf"),
-        "{screen}"
-    );
+    assert!(screen.contains("not an assistant") && screen.contains("moelten models --suggest"), "{screen}");
     terminal.enter("Tell me about a dog.");
     terminal.wait("tok/s, context", 1);
     terminal.enter("And then?");

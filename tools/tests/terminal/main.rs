@@ -6,7 +6,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[allow(dead_code, reason = "the tests of downloads use the rest")]
+#[path = "../../hub/tests/hub/fake_hub.rs"]
+mod fake_hub;
+
+mod first;
 mod hostile;
+mod journeys;
 mod lines;
 mod screen;
 #[cfg(target_os = "linux")]

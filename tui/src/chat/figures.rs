@@ -2,19 +2,9 @@
 //! program. It must not know where the numbers come from.
 
 use moelten_engine::api::{CacheStats, CacheUse, GenerateStats, GpuUse};
+pub use moelten_loader::size::bytes;
 
-/// A size in powers of ten: `12.4 MB`.
-pub fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-    let (mut value, mut unit) = (bytes as f64, 0);
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
-}
-
-/// A part of a size in the unit of the whole, unless it is far smaller: `1.2/4.3 GB`, `5.0 MB/22.5 GB`.
+/// A part of a size in the unit of the whole, unless it is far smaller: `1.2/4.3 GiB`, `5 MiB/22.5 GiB`.
 pub fn bytes_of(part: u64, whole: u64) -> String {
     let text = bytes(whole);
     let (number, unit) = text.split_once(' ').unwrap_or((&text, ""));
@@ -155,12 +145,11 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        let shown: Vec<_> = [0, 999, 1000, 12_437_000, 999_999_999].map(bytes).into();
-        assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "12.4 MB", "1.0 GB"]);
-        let parts = [(1_200_000_000, 4_300_000_000), (5_000_000, 22_500_000_000), (5, 0)];
+        const GIB: u64 = 1 << 30;
+        let parts = [(6 * GIB / 5, 43 * GIB / 10), (5 << 20, 45 * GIB / 2), (5, 0)];
         assert_eq!(
             parts.map(|(part, whole)| bytes_of(part, whole)),
-            ["1.2/4.3 GB", "5.0 MB/22.5 GB", "5 B/0 B"]
+            ["1.2/4.3 GiB", "5 MiB/22.5 GiB", "5 B/0 B"]
         );
         assert_eq!([0.5, 0.9996, 1.0].map(percent), ["50.0 %", "99.9 %", "100.0 %"]);
         assert_eq!([0, 999, 3920, 1_234_567].map(count), ["0", "999", "3,920", "1,234,567"]);
@@ -180,7 +169,7 @@ mod tests {
         let answer = CacheUse {
             used_bytes: 1000,
             missed_bytes: 250,
-            read_bytes: 30_000_000,
+            read_bytes: 30 << 20,
             reading: Duration::from_millis(20),
             stall: Duration::from_millis(500),
             retries: 2,
@@ -191,29 +180,29 @@ mod tests {
         };
         let cache = CacheStats {
             answer,
-            slot_bytes: 1_000_000,
-            released_bytes: 2_000_000,
-            owned_bytes: Some(40_000_000),
-            budget_bytes: 50_000_000,
+            slot_bytes: 1 << 20,
+            released_bytes: 2 << 20,
+            owned_bytes: Some(40 << 20),
+            budget_bytes: 50 << 20,
             ..CacheStats::default()
         };
         let stats = GenerateStats { generated_tokens: 11, cache: Some(cache), ..GenerateStats::default() };
         let text: Vec<_> =
             cache_rows(&stats).into_iter().map(|(name, value)| format!("{name}: {value}")).collect();
         let expected = [
-            "cache, answer: 75.0 % hits; 3.0 MB read per token at 1.50 GB/s; stalled 0.50 s",
+            "cache, answer: 75.0 % hits; 3 MiB read per token at 1.57 GB/s; stalled 0.50 s",
             "prefetch: 80.0 % of the next layer's experts predicted; 4 prefetched, 75.0 % of them used",
             "disk: 2 reads succeeded only when retried",
-            "memory: 40.0 MB used, budget 50.0 MB, of which 1.0 MB expert cache; 2.0 MB given back under memory pressure",
+            "memory: 40 MiB used, budget 50 MiB, of which 1 MiB expert cache; 2 MiB given back under memory pressure",
         ];
         assert_eq!(text, expected);
     }
 
     #[test]
     fn a_gpu_has_a_row_of_its_own() {
-        let gpu = GpuUse { computed: 30, visited: 40, held: 7, slots: 8, bytes: 4_000_000, lost: false };
+        let gpu = GpuUse { computed: 30, visited: 40, held: 7, slots: 8, bytes: 4 << 20, lost: false };
         let row = |gpu| cache_rows(&GenerateStats { gpu: Some(gpu), ..GenerateStats::default() });
-        let words = "computed 75.0 % of the experts of decoded tokens; 7 of 8 slots in 4.0 MB hold experts";
+        let words = "computed 75.0 % of the experts of decoded tokens; 7 of 8 slots in 4 MiB hold experts";
         assert_eq!(row(gpu), [("GPU", words.to_owned())]);
         assert!(row(GpuUse { lost: true, ..gpu })[0].1.starts_with("not used"));
     }

@@ -418,9 +418,9 @@ fn a_cache_that_shrinks_is_reported_once() {
         said(&chat.handle(ChatEvent::Answered(Box::new(answer), at(0))))
     };
     assert!(!given(0).contains("Memory pressure"));
-    assert!(given(5_000_000).contains("gave back 5.0 MB"));
-    assert!(!given(5_000_000).contains("Memory pressure"));
-    assert!(given(6_000_000).contains("gave back 6.0 MB"));
+    assert!(given(5 << 20).contains("gave back 5 MiB"));
+    assert!(!given(5 << 20).contains("Memory pressure"));
+    assert!(given(6 << 20).contains("gave back 6 MiB"));
 }
 
 #[test]
@@ -544,11 +544,11 @@ fn counting_stops_at_the_end_of_the_context() {
     let facts = Facts { context: 1000, ..Facts::default() };
     let mut chat = Chat::new(facts, GenerateParams::default(), None);
     let attach = without_counts(enter(&mut chat, "/file long.txt"));
-    assert_eq!(attach, [ChatEffect::Attach { path: "long.txt".into(), limit: 1000 }]);
+    assert_eq!(attach, [ChatEffect::Attach { path: "long.txt".into(), limit: 1000, mention: false }]);
     enter(&mut chat, "what?");
-    let too_long = AttachError::TooLong { bytes: 8_000_000, more_than: 1000 };
+    let too_long = AttachError::TooLong { bytes: 8 << 20, more_than: 1000 };
     let words = said(&chat.handle(attached(Err(too_long))));
-    let parts = ["f.txt (8.0 MB, more than 1000 tokens)", "context of 1000", "--ctx", "was not sent"];
+    let parts = ["f.txt (8 MiB, more than 1000 tokens)", "context of 1000", "--ctx", "was not sent"];
     assert!(parts.iter().all(|part| words.contains(part)), "{words}");
     turn(&mut chat, "hello", "hi");
     turn(&mut chat, "more", "yes");
@@ -566,11 +566,11 @@ fn another_model_counts_what_it_gives_back_from_nothing() {
         let answer = Answer { text: "yes".into(), ids: vec![1], reason: StopReason::EndOfTurn, stats };
         said(&chat.handle(ChatEvent::Answered(Box::new(answer), at(0))))
     };
-    assert!(given(&mut chat, 5_000_000).contains("gave back 5.0 MB"));
+    assert!(given(&mut chat, 5 << 20).contains("gave back 5 MiB"));
     enter(&mut chat, "/model x");
     let switched = Switched { facts: Facts::default(), params: GenerateParams::default() };
     chat.handle(ChatEvent::Switched(Ok(Box::new(switched))));
-    assert!(given(&mut chat, 1_000_000).contains("gave back 1.0 MB"));
+    assert!(given(&mut chat, 1 << 20).contains("gave back 1 MiB"));
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl Turn {
 }
 
 impl Attachment {
-    /// `notes.txt (12.4 kB, 3100 tokens)`, not filtered.
+    /// `notes.txt (12.4 KiB, 3100 tokens)`, not filtered.
     pub fn description(&self) -> String {
         let Self { name, text, tokens } = self;
         format!("{name} ({}, {tokens} tokens)", figures::bytes(text.len() as u64))

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossterm::style::Stylize;
 use crossterm::terminal;
@@ -17,19 +18,34 @@ pub struct Notes {
     pub terminal: bool,
     /// Whether to use escape sequences for colours.
     pub styled: bool,
+    /// Only warnings and errors are written.
+    pub quiet: bool,
 }
+
+/// Whether [`Notes::detect`] gives quiet notes.
+static QUIET: AtomicBool = AtomicBool::new(false);
 
 impl Notes {
     /// Asks the environment. Colours need a terminal, a `TERM` other than `dumb`, and `NO_COLOR`
     /// (no-color.org) unset or empty.
     pub fn detect() -> Self {
         let terminal = io::stderr().is_terminal();
-        Self { terminal, styled: terminal && styles_allowed() }
+        Self { terminal, styled: terminal && styles_allowed(), quiet: QUIET.load(Ordering::Relaxed) }
     }
 
     /// Notes without colours, for a stderr that is no terminal.
     pub fn plain() -> Self {
-        Self { terminal: false, styled: false }
+        Self { terminal: false, styled: false, quiet: QUIET.load(Ordering::Relaxed) }
+    }
+
+    /// From now on only warnings and errors of the program are written.
+    pub fn be_quiet() {
+        QUIET.store(true, Ordering::Relaxed);
+    }
+
+    /// The same notes, of which all are written: the user asked for them.
+    pub fn aloud(self) -> Self {
+        Self { quiet: false, ..self }
     }
 
     /// `text`, filtered and with the style of its tone.
@@ -46,6 +62,9 @@ impl Notes {
 
     /// Writes a line. A closed stderr is ignored: the answer goes to stdout.
     pub fn line(self, tone: Tone, text: &str) {
+        if self.quiet && matches!(tone, Tone::Plain | Tone::Dim) {
+            return;
+        }
         let _ = writeln!(io::stderr(), "{}", self.dress(tone, text));
     }
 
@@ -60,6 +79,12 @@ impl Notes {
 /// Whether to use colours on stdout, by the rules of [`Notes::detect`].
 pub fn stdout_styled() -> bool {
     io::stdout().is_terminal() && styles_allowed()
+}
+
+/// Columns of the terminal that stdout is; `None` if it is none.
+pub fn stdout_columns() -> Option<usize> {
+    let size = if io::stdout().is_terminal() { terminal::size().ok() } else { None };
+    size.filter(|&(columns, _)| columns > 0).map(|(columns, _)| usize::from(columns))
 }
 
 fn styles_allowed() -> bool {

@@ -40,7 +40,7 @@ impl PromptProgress {
     pub fn update(&mut self, done: usize, total: usize) {
         let elapsed = self.started.elapsed();
         self.rate.update(elapsed, done);
-        if elapsed < self.next || done >= total {
+        if self.notes.quiet || elapsed < self.next || done >= total {
             return;
         }
         let text = reading(done, total, self.rate.per_s(elapsed));

@@ -125,6 +125,12 @@ impl Picker {
         self.selected = 0;
     }
 
+    /// Moves the selection, up if negative.
+    pub fn step(&mut self, by: isize) {
+        let last = self.matches().count().saturating_sub(1);
+        self.selected = self.selected.saturating_add_signed(by).min(last);
+    }
+
     /// Draws the filter, as much of the list as fits, details of the selected model, and the keys.
     pub fn draw(&self, area: Rect, buf: &mut Buffer, theme: Theme) {
         let area = area.intersection(buf.area);
@@ -172,14 +178,16 @@ impl Picker {
 }
 
 /// Writes rows into an area from top to bottom.
-struct RowWriter<'a> {
-    area: Rect,
-    next: u16,
-    buf: &'a mut Buffer,
+pub(super) struct RowWriter<'a> {
+    pub area: Rect,
+    /// The row that is written next.
+    pub next: u16,
+    pub buf: &'a mut Buffer,
 }
 
 impl RowWriter<'_> {
-    fn put(&mut self, pieces: &[(&str, Style)]) {
+    /// Writes pieces of text, each with its style.
+    pub fn put(&mut self, pieces: &[(&str, Style)]) {
         if self.next >= self.area.bottom() {
             return;
         }
@@ -237,7 +245,7 @@ fn role(verdict: &Verdict) -> Role {
 }
 
 /// A text in exactly `width` columns, with an ellipsis where something is cut off.
-fn fitted(text: &str, width: usize) -> String {
+pub(super) fn fitted(text: &str, width: usize) -> String {
     if text.width() <= width {
         return format!("{text}{}", " ".repeat(width - text.width()));
     }
@@ -337,17 +345,17 @@ mod tests {
         press(&mut picker, "vv");
         let expected = [
             "Model: ▏",
-            "  qwen3-30b.gguf                        qwen3moe Q4_0           8.9 GB  STREAM   3.3 to 9.0 tok/s",
-            "  olmoe.gguf                            olmoe Q4_K              8.9 GB  RAM      20 to 30 tok/s",
-            "> huge.gguf                             mixtral F16             8.9 GB  NO",
-            "  bad.gguf                                                      8.9 GB  ?",
+            "  qwen3-30b.gguf                        qwen3moe Q4_0          8.3 GiB  STREAM   3.3 to 9.0 tok/s",
+            "  olmoe.gguf                            olmoe Q4_K             8.3 GiB  RAM      20 to 30 tok/s",
+            "> huge.gguf                             mixtral F16            8.3 GiB  NO",
+            "  bad.gguf                                                     8.3 GiB  ?",
             "  the current folder: it needs 90 GB",
             "  /models: permission denied",
             "  type to filter, Up and Down select, Enter opens, Esc cancels",
         ];
         assert_eq!(screen(&picker, 103, 8), expected);
         let narrow = screen(&picker, 50, 8);
-        assert_eq!(narrow[1], "  qwen3-30b.gguf                   8.9 GB  STREAM");
+        assert_eq!(narrow[1], "  qwen3-30b.gguf                  8.3 GiB  STREAM");
         assert_eq!(screen(&Picker::new(), 40, 2)[0], "Model: ▏  searching ...");
     }
 

@@ -162,7 +162,7 @@ impl ExpertGroup {
 }
 
 /// Copies the packed activations of some visitors out of those of all tokens.
-fn gather(compute: Compute<'_>, all: &Activations<'_>, visitors: &[(u32, f32)], lines: &mut [Line]) {
+pub fn gather(compute: Compute<'_>, all: &Activations<'_>, visitors: &[(u32, f32)], lines: &mut [Line]) {
     let record = all.kind().record_lines(visitors.len());
     compute.pool.rows(lines, record, |blocks, lines| {
         for (block, lines) in blocks.zip(lines.chunks_exact_mut(record)) {

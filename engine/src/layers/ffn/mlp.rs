@@ -336,6 +336,12 @@ pub fn activate(kernels: &Kernels, activation: Activation, gate: &mut [f32], up:
                 *up *= if gate > limit { limit } else { gate };
             }
         }
+        Activation::ClampedSilu { limit } => {
+            // NaN stays NaN.
+            gate.iter_mut().for_each(|g| *g = if *g > limit { limit } else { *g });
+            up.iter_mut().for_each(|u| *u = u.clamp(-limit, limit));
+            kernels.silu_mul(gate, up);
+        }
         Activation::ReluSquared => {
             up.iter_mut().zip(gate).for_each(|(up, gate)| *up *= gate.max(0.0) * gate.max(0.0));
         }

@@ -17,8 +17,9 @@ use crate::layers::ffn::device::{Beside, DeviceMoe};
 use crate::layers::ffn::given::{Given, add_outputs_and};
 use crate::layers::ffn::group::{ExpertGroup, takes_input};
 use crate::layers::ffn::mlp::{MOST_VISITS, MlpView, Visit, add_outputs, hidden_layers};
+use crate::layers::ffn::router_weights::RouterWeights;
 use crate::layers::ffn::visits::Visits;
-use crate::layers::linear::{Compute, Linear, Packed};
+use crate::layers::linear::{Compute, Linear};
 use crate::layers::norm::Norm;
 use crate::layers::scratch::{MoeScratch, ProductScratch, RouteScratch};
 use crate::layers::squares::{HiddenSquares, HiddenSum, Squares};
@@ -30,18 +31,16 @@ pub struct Moe {
     pub spec: MoeSpec,
     /// The number of its bank in the store.
     pub bank: usize,
-    /// `[experts, d_model]`.
-    pub router: MatrixRef,
-    /// `[experts]`, added to the logits.
-    pub router_bias: Option<Vec<f32>>,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// What chooses them; `None` for experts that are chosen with those of another branch.
+    pub router: Option<RouterWeights>,
     /// The norm of what the router reads, where it has its own.
     pub router_norm: Option<Norm>,
-    /// Factors on the weights of experts, `[experts]`; empty without them.
-    pub expert_scales: Vec<f32>,
-    /// Added to the scores of experts for the choice alone, `[experts]`; empty without one.
-    pub select_bias: Vec<f32>,
     /// Biases of the routed experts, one block for each.
     pub biases: MlpBiases,
+    /// Added to what all experts of a token give, `[d_model]`; `None` without one.
+    pub out_bias: Option<Vec<f32>>,
     /// What is before and after routed experts that are narrower than the residual stream.
     pub latent: Option<LatentProjections>,
     /// The shared expert, if there is one.
@@ -81,27 +80,12 @@ pub struct MoeInput<'a> {
 }
 
 impl Moe {
-    /// Chooses the experts of each token of `x`, `[tokens, d_model]`. The result stays in `s.routing` for
-    /// observers. Tokens that are not `live` get no expert: their run was cancelled.
-    pub fn route(
-        &self,
-        compute: Compute<'_>,
-        x: &[f32],
-        live: impl Fn(usize) -> bool,
-        s: &mut RouteScratch,
-        packed: &mut Packed,
-        grouped: &mut [f32],
-    ) {
-        let (experts, d_model) = (self.spec.experts, self.router.cols);
-        let tokens = x.len() / d_model;
-        let router = compute.tensors.view(&self.router);
-        compute.pack(x, d_model, [router.format()], packed);
-        let logits = &mut s.logits[..tokens * experts];
-        let by_rows = &mut grouped[..tokens * experts];
-        compute.products(&[(router, packed.for_matrix(&router))], by_rows);
-        compute.ungroup(by_rows, experts, self.router_bias.as_deref(), logits);
-        s.routing.route(&self.spec.router, &self.select_bias, logits, experts, live);
-        s.routing.scale_experts(&self.expert_scales);
+    /// Chooses the experts of each token by the choice of the branch before it, which is still in `s`: those
+    /// of the groups of `size` neighbours.
+    pub fn follow(&self, size: usize, s: &mut RouteScratch) {
+        let (k, all) = (self.spec.router.select.max_experts(), self.spec.experts * size);
+        let logits = &s.logits[..s.routing.tokens() * all];
+        s.routing.choose_groups(size, k, logits, all);
     }
 
     /// `out = moe(x)`, both `[tokens, d_model]`, after [`Self::route`]. `meanwhile` runs once the reads of
@@ -120,7 +104,7 @@ impl Moe {
         out: &mut [f32],
         meanwhile: &mut dyn FnMut(),
     ) -> Result<()> {
-        let (x, d_model) = (input.x, self.router.cols);
+        let (x, d_model) = (input.x, self.d_model);
         s.visits.list(&s.route.routing, self.spec.experts);
         let grouped_len = out.len();
         match &self.latent {
@@ -140,7 +124,7 @@ impl Moe {
             let squares = squares.as_mut().map(|squares| (&mut *squares.dense, &mut squares.sums[0]));
             shared.add(compute, x, &mut s.route.logits, products, squares);
         }
-        compute.ungroup(&products.grouped[..grouped_len], d_model, None, out);
+        compute.ungroup(&products.grouped[..grouped_len], d_model, self.out_bias.as_deref(), out);
         Ok(())
     }
 
@@ -188,7 +172,7 @@ impl Moe {
         squares: Option<&mut HiddenSquares<'_>>,
         meanwhile: &mut dyn FnMut(),
     ) -> Result<()> {
-        let d_model = self.router.cols;
+        let d_model = self.d_model;
         // It comes back before the end.
         let mut buffer = std::mem::take(&mut s.latent);
         let weighed = &mut buffer[..input.x.len()];
@@ -209,7 +193,7 @@ impl Moe {
 
     /// Width of what routed experts read and give.
     fn expert_width(&self) -> usize {
-        self.latent.map_or(self.router.cols, |latent| latent.down.rows)
+        self.latent.map_or(self.d_model, |latent| latent.down.rows)
     }
 
     /// Adds the outputs of the routed experts to `products.grouped`, which is zero.
@@ -348,7 +332,10 @@ impl Moe {
 }
 
 /// Waits for an expert. The worker threads park meanwhile.
-fn wait(compute: Compute<'_>, acquired: &mut Acquired<'_>, index: usize) -> Result<()> {
+///
+/// # Errors
+/// As [`Acquired::wait`].
+pub fn wait(compute: Compute<'_>, acquired: &mut Acquired<'_>, index: usize) -> Result<()> {
     if acquired.ready(index) {
         return Ok(());
     }

@@ -27,6 +27,8 @@ struct ScoredChoice<'a> {
     scoring: Scoring,
     /// `[experts]`; empty without one.
     bias: &'a [f32],
+    /// The experts, where they are not chosen.
+    listed: Option<&'a [u16]>,
     groups: Option<ExpertGroups>,
     renormalise: Renormalise,
 }
@@ -46,14 +48,16 @@ impl Routing {
     }
 
     /// Routes every token of `logits`, `[tokens, experts]`. `bias` is `[experts]`, or empty if the router has
-    /// none. Tokens that are not `live` get no expert.
-    pub fn route(
+    /// none. Tokens that are not `live` get no expert. Where experts are listed, `listed` returns those of a
+    /// token.
+    pub fn route<'l>(
         &mut self,
         spec: &RouterSpec,
         bias: &[f32],
         logits: &[f32],
         experts: usize,
         live: impl Fn(usize) -> bool,
+        listed: impl Fn(usize) -> Option<&'l [u16]>,
     ) {
         self.starts.clear();
         self.ids.clear();
@@ -64,7 +68,11 @@ impl Routing {
                 _ if !live(number) => {}
                 Select::SoftmaxTopK { k, renormalise } => self.softmax_top_k(token, k, renormalise),
                 Select::Scored { k, scoring, groups, renormalise, .. } => {
-                    self.scored(token, ScoredChoice { k, scoring, bias, groups, renormalise });
+                    let listed = listed(number);
+                    self.scored(token, ScoredChoice { k, scoring, bias, listed, groups, renormalise });
+                }
+                Select::Threshold { eps, most, renormalise } => {
+                    self.threshold(token, (eps, most), renormalise);
                 }
                 Select::SparseMixer { jitter } => self.sparse_mixer(token, jitter),
             }
@@ -72,6 +80,39 @@ impl Routing {
             self.weights[start..].iter_mut().for_each(|weight| *weight *= spec.scale);
             self.starts.push(self.ids.len());
         }
+    }
+
+    /// Makes the choice of every token that of the groups of `size` neighbours that its first `k` experts are
+    /// in. The weight of a group is what the softmax of `logits`, `[tokens, experts]`, gave to the expert of
+    /// its number, over the sum of these; a group of several of the experts counts as often.
+    pub fn choose_groups(&mut self, size: usize, k: usize, logits: &[f32], experts: usize) {
+        let (mut end, mut next) = (0, 0);
+        for (token, logits) in logits.chunks_exact(experts).enumerate() {
+            let chosen = next..self.starts[token + 1];
+            next = chosen.end;
+            let chosen = chosen.start..chosen.end.min(chosen.start + k);
+            self.scores.clear();
+            self.scores.extend_from_slice(logits);
+            softmax(&mut self.scores);
+            let group = |id: u32| id as usize / size;
+            let total: f32 = self.ids[chosen.clone()].iter().map(|&id| self.scores[group(id)]).sum();
+            // Groups are no more than experts: what is written stays behind what is read.
+            let begin = end;
+            for at in chosen {
+                let group = group(self.ids[at]);
+                let weight = self.scores[group] / total;
+                match self.ids[begin..end].iter().position(|&known| known as usize == group) {
+                    Some(known) => self.weights[begin + known] += weight,
+                    None => {
+                        (self.ids[end], self.weights[end]) = (group as u32, weight);
+                        end += 1;
+                    }
+                }
+            }
+            self.starts[token + 1] = end;
+        }
+        self.ids.truncate(end);
+        self.weights.truncate(end);
     }
 
     /// Multiplies each weight with the factor of its expert; `scales` is `[experts]`, or empty for none.
@@ -99,6 +140,22 @@ impl Routing {
         softmax(&mut self.scores);
         // Logits have the order of the softmax, without its rounding.
         sort_by_score(&mut self.order, logits);
+        self.take_best(k, renormalise);
+    }
+
+    /// Experts whose share of a softmax is over `eps` times an equal one, at most so many.
+    fn threshold(&mut self, logits: &[f32], (eps, most): (f32, usize), renormalise: bool) {
+        self.scores.clear();
+        self.scores.extend_from_slice(logits);
+        softmax(&mut self.scores);
+        sort_by_score(&mut self.order, logits);
+        let over = |&expert: &u32| logits.len() as f32 * self.scores[expert as usize] > eps;
+        let count = self.order.iter().take(most).take_while(|expert| over(expert)).count();
+        self.take_best(count, renormalise);
+    }
+
+    /// The first `k` experts in order with their scores.
+    fn take_best(&mut self, k: usize, renormalise: bool) {
         let chosen = &self.order[..k];
         let total: f32 =
             if renormalise { chosen.iter().map(|&e| self.scores[e as usize]).sum() } else { 1.0 };
@@ -113,14 +170,17 @@ impl Routing {
         match rule.scoring {
             Scoring::Softmax => softmax(&mut self.scores),
             Scoring::Sigmoid => self.scores.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
+            Scoring::SqrtSoftplus => self.scores.iter_mut().for_each(|x| {
+                *x = (x.max(0.0) + (-x.abs()).exp().ln_1p()).sqrt();
+            }),
         }
-        self.choice.clear();
-        self.choice.extend_from_slice(&self.scores);
-        self.choice.iter_mut().zip(rule.bias).for_each(|(score, bias)| *score += bias);
-        if let Some(groups) = rule.groups {
-            keep_best_groups(&mut self.choice, groups, &mut self.groups);
+        match rule.listed {
+            Some(listed) => {
+                self.order.clear();
+                self.order.extend(listed.iter().map(|&expert| u32::from(expert)));
+            }
+            None => self.choose(&rule),
         }
-        sort_by_score(&mut self.order, &self.choice);
         let chosen = &self.order[..rule.k];
         let score = |&expert: &u32| self.scores[expert as usize];
         let total: f32 = chosen.iter().map(score).sum();
@@ -131,6 +191,17 @@ impl Routing {
         };
         self.ids.extend_from_slice(chosen);
         self.weights.extend(chosen.iter().map(|expert| score(expert) / divisor));
+    }
+
+    /// Puts experts into order by score plus bias, those out of the best groups first.
+    fn choose(&mut self, rule: &ScoredChoice<'_>) {
+        self.choice.clear();
+        self.choice.extend_from_slice(&self.scores);
+        self.choice.iter_mut().zip(rule.bias).for_each(|(score, bias)| *score += bias);
+        if let Some(groups) = rule.groups {
+            keep_best_groups(&mut self.choice, groups, &mut self.groups);
+        }
+        sort_by_score(&mut self.order, &self.choice);
     }
 
     /// SparseMixer (arXiv 2409.12136), as the deterministic path of `PhimoeSparseMoeBlock` in transformers
@@ -217,11 +288,12 @@ mod tests {
     fn route(select: Select, logits: &[f32]) -> (Vec<u32>, Vec<f32>) {
         let mut routing = Routing::default();
         routing.route(
-            &RouterSpec { bias: false, select, scale: 1.0, expert_scales: false },
+            &RouterSpec { bias: false, select, scale: 1.0, listed: false, expert_scales: false },
             &[],
             logits,
             logits.len(),
             |_| true,
+            |_| None,
         );
         let (ids, weights) = routing.token(0);
         (ids.to_vec(), weights.to_vec())
@@ -261,11 +333,12 @@ mod tests {
     fn route_with_bias(select: Select, bias: &[f32], logits: &[f32]) -> (Vec<u32>, Vec<f32>) {
         let mut routing = Routing::default();
         routing.route(
-            &RouterSpec { bias: false, select, scale: 2.0, expert_scales: false },
+            &RouterSpec { bias: false, select, scale: 2.0, listed: false, expert_scales: false },
             bias,
             logits,
             logits.len(),
             |_| true,
+            |_| None,
         );
         let (ids, weights) = routing.token(0);
         (ids.to_vec(), weights.to_vec())
@@ -281,6 +354,67 @@ mod tests {
         assert!((weights.iter().sum::<f32>() - 2.0).abs() < 1e-6, "the factor comes after the division");
         let (_, weights) = route_with_bias(scored(None, Renormalise::AtLeast(4.0)), &bias, &logits);
         assert_eq!(weights[0], 2.0 * 0.5 / 4.0);
+    }
+
+    #[test]
+    fn a_threshold_keeps_as_many_experts_as_are_over_it() {
+        let threshold = |eps, most| Select::Threshold { eps, most, renormalise: false };
+        // Shares of 0.644, 0.237, 0.087 and 0.032; an equal share is 0.25.
+        let logits = [1.0, 3.0, 0.0, 2.0];
+        assert_eq!(route(threshold(0.9, 4), &logits).0, [1, 3]);
+        assert_eq!(route(threshold(0.3, 4), &logits).0, [1, 3, 0]);
+        assert_eq!(route(threshold(0.3, 2), &logits).0, [1, 3]);
+        assert_eq!(route(threshold(0.999, 4), &[0.0; 4]).0, [0, 1, 2, 3], "equal shares are over it");
+        let (_, weights) = route(threshold(0.9, 4), &logits);
+        assert!((weights[0] - 0.6439).abs() < 1e-4 && (weights[1] - 0.2369).abs() < 1e-4, "{weights:?}");
+    }
+
+    #[test]
+    fn listed_experts_are_weighed_by_their_scores() {
+        let (scoring, renormalise) = (Scoring::SqrtSoftplus, Renormalise::Plus(1e-20));
+        let select = Select::Scored { k: 2, scoring, bias: false, groups: None, renormalise };
+        let spec = RouterSpec { bias: false, select, scale: 1.5, listed: true, expert_scales: false };
+        let mut routing = Routing::default();
+        let logits = [0.5, -40.0, 2.0, 60.0];
+        routing.route(&spec, &[], &logits, 4, |_| true, |_| Some(&[2, 0]));
+        let (ids, weights) = routing.token(0);
+        assert_eq!(ids, [2, 0], "the order of the list, and not the best");
+        let score = |x: f32| x.exp().ln_1p().sqrt();
+        let expected = [2.0, 0.5].map(|x| 1.5 * score(x) / (score(2.0) + score(0.5)));
+        assert!(weights.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{weights:?}");
+        routing.route(&spec, &[], &logits, 4, |_| true, |_| Some(&[3, 1]));
+        let weights = routing.token(0).1;
+        assert!((weights[0] - 1.5).abs() < 1e-6 && weights[1] >= 0.0, "{weights:?}");
+    }
+
+    #[test]
+    fn groups_count_as_often_as_they_have_experts() {
+        let logits = [0.0, 2.0, -1.0, 3.0, 2.5, -2.0];
+        let mut routing = Routing::default();
+        let select = Select::SoftmaxTopK { k: 3, renormalise: false };
+        let spec = RouterSpec { bias: false, select, scale: 5.0, listed: false, expert_scales: false };
+        let both = [logits, logits].concat();
+        routing.route(&spec, &[], &both, 6, |token| token == 1, |_| None);
+        assert_eq!(routing.token(1).0, [3, 4, 1]);
+        routing.choose_groups(2, 3, &both, 6);
+        assert!(routing.token(0).0.is_empty());
+        let (ids, weights) = routing.token(1);
+        assert_eq!(ids, [1, 2, 0]);
+        // Of groups 1, 2 and 0: the softmax of experts 1, 2 and 0.
+        let powers: Vec<f32> = [2.0_f32, -1.0, 0.0].iter().map(|x| x.exp()).collect();
+        let total: f32 = powers.iter().sum();
+        for (weight, power) in weights.iter().zip(powers) {
+            assert!((weight - power / total).abs() < 1e-6, "{weights:?}");
+        }
+        // Experts 3 and 1 are in one group of four, expert 4 in the other.
+        routing.route(&spec, &[], &logits, 6, |_| true, |_| None);
+        routing.choose_groups(4, 2, &logits, 6);
+        let (ids, weights) = routing.token(0);
+        assert_eq!(ids, [0, 1]);
+        assert!((weights[0] - 1.0 / (1.0 + 2.0_f32.exp())).abs() < 1e-6, "{weights:?}");
+        routing.route(&spec, &[], &logits, 6, |_| true, |_| None);
+        routing.choose_groups(6, 3, &logits, 6);
+        assert_eq!(routing.token(0), (&[0][..], &[1.0][..]));
     }
 
     #[test]

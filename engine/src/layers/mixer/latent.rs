@@ -315,7 +315,7 @@ impl Mixer for Latent {
 
 /// Multiplies each head's inputs with the head's own rows of `matrix`: of `of_head` rows, `rows` from
 /// `skip` on. `inputs` is `[heads, tokens, cols]`, `out` is `[heads, tokens, rows]`.
-fn per_head(
+pub(super) fn per_head(
     compute: Compute<'_>,
     matrix: &MatrixRef,
     (of_head, skip, rows): (usize, usize, usize),

@@ -90,25 +90,7 @@ impl Indexer {
     /// head_dim]`: in `s.order`, ascending. Ties go to the earlier position.
     pub fn choose(&self, compute: Compute<'_>, token: usize, keys: &[f32], s: &mut SparseScratch) {
         let IndexerSpec { heads, head_dim, top, .. } = self.spec;
-        let SparseScratch { queries, weights, scores, order, .. } = s;
-        let queries = &queries[token * heads * head_dim..][..heads * head_dim];
-        let weights = &weights[token * heads..][..heads];
-        let scores = &mut scores[..keys.len() / head_dim];
-        compute.pool.chunks(scores, 1, POSITIONS, |range, scores| {
-            let keys = keys[range.start * head_dim..range.end * head_dim].chunks_exact(head_dim);
-            for (score, key) in scores.iter_mut().zip(keys) {
-                let of_heads = queries.chunks_exact(head_dim).zip(weights);
-                *score = of_heads.map(|(query, w)| w * compute.kernels.dot(query, key).max(0.0)).sum();
-            }
-        });
-        order.clear();
-        order.extend(0..scores.len() as u32);
-        let best = |&a: &u32, &b: &u32| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b));
-        if order.len() > top {
-            order.select_nth_unstable_by(top - 1, best);
-            order.truncate(top);
-        }
-        order.sort_unstable();
+        choose(compute, (heads, head_dim, top), token, keys, s);
     }
 
     /// Attention of one token to the chosen positions of `layer`; `q` and `out` are `[heads, head_dim]` of
@@ -122,47 +104,108 @@ impl Indexer {
         s: &mut SparseScratch,
         out: &mut [f32],
     ) {
-        let (width, count) = (spec.head_dim, s.order.len());
         let SparseScratch { order, chosen_keys, chosen_values, running, .. } = s;
-        let (order, of_group) = (&*order, KEY_GROUP * width);
-        let groups = count.div_ceil(KEY_GROUP);
-        let keys = (&mut chosen_keys[..groups * of_group], of_group);
-        let values = (&mut chosen_values[..groups * of_group], of_group);
-        compute.pool.chunks_of_two(keys, values, 1, |range, keys, values| {
-            let mut key = [0.0; moelten_quant::MAX_HEAD_DIM];
-            let key = &mut key[..width];
-            let both = keys.chunks_exact_mut(of_group).zip(values.chunks_exact_mut(of_group));
-            for (group, (keys, values)) in range.zip(both) {
-                let places = order[group * KEY_GROUP..count.min((group + 1) * KEY_GROUP)].iter();
-                for (i, (&position, value)) in places.zip(values.chunks_exact_mut(width)).enumerate() {
-                    layer.read(position as usize, key, value);
-                    keys[i..].iter_mut().step_by(KEY_GROUP).zip(&*key).for_each(|(to, from)| *to = *from);
-                }
-            }
-        });
-        let (keys, values) = (&chosen_keys[..groups * of_group], &chosen_values[..groups * of_group]);
-        let running = &mut running[..spec.heads];
-        compute.pool.chunks_of_two((out, width), (running, 1), HEADS, |range, out, running| {
-            let task = Attend {
-                kv: KvHead::F32 { keys, values },
-                huge_pages: false,
-                head_dim: width,
-                scale: spec.scale,
-                softcap: spec.softcap,
-                window: None,
-                queries: &q[range.start * width..range.end * width],
-                stride: range.len() * width,
-                group: range.len(),
-                tokens: 1,
-                first: count - 1,
-                spans: 0..count.div_ceil(SPAN),
-            };
-            compute.kernels.attend(&task, out, running);
-            for (head, Running { sum, .. }) in out.chunks_exact_mut(width).zip(running) {
-                compute.kernels.scale(1.0 / *sum, head);
-            }
-        });
+        let (order, gathered) = (&*order, Gathered { keys: chosen_keys, values: chosen_values, running });
+        let read = |i: usize, key: &mut [f32], value: &mut [f32]| layer.read(order[i] as usize, key, value);
+        attend_chosen(compute, (spec, &[]), order.len(), &read, q, gathered, out);
     }
+}
+
+/// Chooses the best of the rows that `keys` are of, `[rows, head_dim]`, by the queries of token `token` of the
+/// pass: in `s.order`, ascending. The shape is heads, their width, and the most that are chosen. Ties go to
+/// the earlier row.
+pub fn choose(
+    compute: Compute<'_>,
+    (heads, head_dim, top): (usize, usize, usize),
+    token: usize,
+    keys: &[f32],
+    s: &mut SparseScratch,
+) {
+    let SparseScratch { queries, weights, scores, order, .. } = s;
+    let queries = &queries[token * heads * head_dim..][..heads * head_dim];
+    let weights = &weights[token * heads..][..heads];
+    let scores = &mut scores[..keys.len() / head_dim];
+    compute.pool.chunks(scores, 1, POSITIONS, |range, scores| {
+        let keys = keys[range.start * head_dim..range.end * head_dim].chunks_exact(head_dim);
+        for (score, key) in scores.iter_mut().zip(keys) {
+            let of_heads = queries.chunks_exact(head_dim).zip(weights);
+            *score = of_heads.map(|(query, w)| w * compute.kernels.dot(query, key).max(0.0)).sum();
+        }
+    });
+    order.clear();
+    order.extend(0..scores.len() as u32);
+    let best = |&a: &u32, &b: &u32| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b));
+    if order.len() > top {
+        order.select_nth_unstable_by(top - 1, best);
+        order.truncate(top);
+    }
+    order.sort_unstable();
+}
+
+/// Where keys and values of chosen positions are gathered as attention reads them.
+pub struct Gathered<'a> {
+    /// Keys, in groups.
+    pub keys: &'a mut [f32],
+    /// Values.
+    pub values: &'a mut [f32],
+    /// Maximum and sum of weights of each head.
+    pub running: &'a mut [Running],
+}
+
+/// Gives the key and the value of the chosen position of this number, `[head_dim]` each.
+pub type ReadPosition<'a> = dyn Fn(usize, &mut [f32], &mut [f32]) + Sync + 'a;
+
+/// Attention of one token to `count` positions, in their order, whose keys and values `read` gives; `q` and
+/// `out` are `[heads, head_dim]` of attention. A query head with a sink has one more score, which weighs no
+/// value.
+pub fn attend_chosen(
+    compute: Compute<'_>,
+    (spec, sinks): (&AttentionSpec, &[f32]),
+    count: usize,
+    read: &ReadPosition<'_>,
+    q: &[f32],
+    gathered: Gathered<'_>,
+    out: &mut [f32],
+) {
+    let (width, of_group) = (spec.head_dim, KEY_GROUP * spec.head_dim);
+    let groups = count.div_ceil(KEY_GROUP);
+    let keys = &mut gathered.keys[..groups * of_group];
+    let values = &mut gathered.values[..groups * of_group];
+    compute.pool.chunks_of_two((&mut *keys, of_group), (&mut *values, of_group), 1, |range, keys, values| {
+        let mut key = [0.0; moelten_quant::MAX_HEAD_DIM];
+        let key = &mut key[..width];
+        let both = keys.chunks_exact_mut(of_group).zip(values.chunks_exact_mut(of_group));
+        for (group, (keys, values)) in range.zip(both) {
+            let places = group * KEY_GROUP..count.min((group + 1) * KEY_GROUP);
+            for (i, (position, value)) in places.zip(values.chunks_exact_mut(width)).enumerate() {
+                read(position, key, value);
+                keys[i..].iter_mut().step_by(KEY_GROUP).zip(&*key).for_each(|(to, from)| *to = *from);
+            }
+        }
+    });
+    let (keys, values) = (&*keys, &*values);
+    let running = &mut gathered.running[..spec.heads];
+    compute.pool.chunks_of_two((out, width), (running, 1), HEADS, |range, out, running| {
+        let task = Attend {
+            kv: KvHead::F32 { keys, values },
+            huge_pages: false,
+            head_dim: width,
+            scale: spec.scale,
+            softcap: spec.softcap,
+            window: None,
+            queries: &q[range.start * width..range.end * width],
+            stride: range.len() * width,
+            group: range.len(),
+            tokens: 1,
+            first: count - 1,
+            spans: 0..count.div_ceil(SPAN),
+        };
+        compute.kernels.attend(&task, out, running);
+        for (head, (out, state)) in range.zip(out.chunks_exact_mut(width).zip(running)) {
+            let sink = sinks.get(head).map_or(0.0, |sink| (sink - state.max).exp());
+            compute.kernels.scale(1.0 / (state.sum + sink), out);
+        }
+    });
 }
 
 /// The widest head of an indexer; the lowering refuses wider ones.

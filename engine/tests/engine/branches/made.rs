@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use moelten_engine::Model;
+use moelten_engine::{Model, ModelOptions};
 use moelten_loader::container::catalog::Storage;
 use moelten_loader::container::gguf::Gguf;
 use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
@@ -14,7 +14,7 @@ use moelten_loader::spec::{
     KvSource, LatentSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Pairing, Place, QkNorm,
     RopeScaling, RopeSpec, RouterInput, RouterSpec, Select, SharedExpert,
 };
-use moelten_loader::tensors::needed::needed;
+use moelten_loader::tensors::needed::{needed, whole_numbers};
 use moelten_loader::tensors::roles::{GGUF_NAMES, LayerTensor, Role, gguf_name};
 use moelten_loader::tensors::store::TensorStore;
 use moelten_quant::{Format, decode, encode};
@@ -38,6 +38,8 @@ pub struct Made {
     pub spec: ModelSpec,
     pub path: PathBuf,
     weights: BTreeMap<Role, Vec<f32>>,
+    /// Experts of each token of the vocabulary.
+    tables: BTreeMap<Role, Vec<u16>>,
 }
 
 impl Made {
@@ -46,6 +48,11 @@ impl Made {
         let path = dir.join(format!("{name}.gguf"));
         let shapes = shapes(&spec);
         let mut formats = formats.iter().copied().cycle();
+        let whole = whole_numbers(&spec).into_iter().map(|(role, rows, cols)| TensorPlan {
+            name: gguf_name(role),
+            storage: Storage::Other("I32"),
+            shape: vec![rows as u64, cols as u64],
+        });
         let plans: Vec<TensorPlan> = shapes
             .iter()
             .map(|(&role, shape)| {
@@ -53,6 +60,7 @@ impl Made {
                 let shape = shape.iter().map(|&size| size as u64).collect();
                 TensorPlan { name: gguf_name(role), storage: Storage::Known(format), shape }
             })
+            .chain(whole)
             .collect();
         let mut writer = GgufWriter::create(&path, &[], &plans, &[]).unwrap();
         let (mut weights, mut random) = (BTreeMap::new(), Random(1));
@@ -70,13 +78,27 @@ impl Made {
             writer.write_tensor(&plan.name, &bytes).unwrap();
             weights.insert(role, values);
         }
+        let mut tables = BTreeMap::new();
+        for (role, rows, cols) in whole_numbers(&spec) {
+            let row =
+                |row: usize| (0..cols).map(move |col| ((row * 3 + col * (1 + row % 2)) % EXPERTS) as u16);
+            let table: Vec<u16> = (0..rows).flat_map(row).collect();
+            let bytes: Vec<u8> = table.iter().flat_map(|&expert| i32::from(expert).to_le_bytes()).collect();
+            writer.write_tensor(&gguf_name(role), &bytes).unwrap();
+            tables.insert(role, table);
+        }
         writer.finish().unwrap();
-        Self { name: name.to_owned(), spec, path, weights }
+        Self { name: name.to_owned(), spec, path, weights, tables }
     }
 
     /// The weights of a role, row by row.
     pub fn weights(&self, role: Role) -> &[f32] {
         &self.weights[&role]
+    }
+
+    /// The experts that are listed for a token.
+    pub fn listed(&self, role: Role, token: u32, count: usize) -> &[u16] {
+        &self.tables[&role][token as usize * count..][..count]
     }
 
     /// The same for tensors that only some models have.
@@ -88,7 +110,9 @@ impl Made {
     pub fn model(&self, how: How) -> Arc<Model> {
         let catalog = Gguf::open(&self.path).unwrap().catalog;
         let tensors = TensorStore::resolve(&self.spec, catalog, GGUF_NAMES).unwrap();
-        let model = Model::new(&how.runtime(), self.spec.clone(), tensors, &how.options());
+        // Neighbours in a batch need room, which the least memory has none of.
+        let options = ModelOptions { extra: 8 << 20, ..how.options() };
+        let model = Model::new(&how.runtime(), self.spec.clone(), tensors, &options);
         Arc::new(model.unwrap_or_else(|error| panic!("{}: {error}", self.name)))
     }
 }
@@ -100,7 +124,7 @@ fn shapes(spec: &ModelSpec) -> BTreeMap<Role, Vec<usize>> {
         (role, shape)
     });
     let banks = spec.banks().flat_map(|(key, bank)| {
-        let role = move |part| Role::Layer(key.layer, LayerTensor::Experts(part));
+        let role = move |part| Role::Layer(key.layer, LayerTensor::of_bank(bank.kind, part));
         let tensor = move |m: BankMatrix| (role(m.part), vec![bank.experts, m.rows, m.cols]);
         bank.matrices.into_iter().map(tensor)
     });
@@ -136,6 +160,8 @@ impl Random {
             Role::LayerInputTable => (0.0, 0.3),
             // Divided by the root of the width.
             Role::Layer(_, T::RouterNorm) => (8.0, 4.0),
+            Role::HeadStreamScale | Role::Layer(_, T::StreamScale(_)) => (1.0, 0.5),
+            Role::HeadStreamBase => (0.0, 0.5),
             Role::FinalNorm
             | Role::LayerInputNorm
             | Role::Layer(
@@ -153,6 +179,8 @@ impl Random {
                 | T::QNorm
                 | T::KNorm
                 | T::QDownNorm
+                | T::CompressNorm
+                | T::IndexCompressNorm
                 | T::KvDownNorm,
             ) => (1.0, 0.5),
             // Memories must forget, or their size runs away.
@@ -174,6 +202,7 @@ pub fn model(layers: Vec<LayerSpec>) -> ModelSpec {
         d_model: D_MODEL,
         max_context: 4096,
         embed_scale: 1.25,
+        streams: None,
         layer_inputs: None,
         layers,
         final_norm: NormSpec::Rms { eps: 1e-5 },
@@ -293,11 +322,12 @@ pub fn moe(expert: MlpSpec, shared: SharedExpert) -> Op {
     Op::Moe(MoeSpec {
         experts: EXPERTS,
         expert,
-        router: RouterSpec { bias: expert.bias, select, scale: 1.5, expert_scales: false },
+        router: RouterSpec { bias: expert.bias, select, scale: 1.5, listed: false, expert_scales: false },
         router_input: RouterInput::Branch,
         shared,
         latent: None,
         shared_scale: 1.0,
+        out_bias: false,
         weighs_inputs: false,
     })
 }

@@ -1,16 +1,22 @@
 //! What a made model computes, written out in plain loops in double precision, token by token and weight by
 //! weight. It follows the definitions in `moelten_loader::spec` and shares no code with the engine.
 
+mod block;
+mod compressed;
+mod groups;
+mod heads;
 mod recurrences;
+mod streams;
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BranchSpec, ExpertGroups, IndexerSpec, Join, KvSource, LatentSpec,
-    LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate, Part, QkNorm,
-    Renormalise, RouterInput, Select, SharedExpert, Temperature,
+    AttentionSpec, BranchSpec, ExpertGroups, IndexerSpec, Join, KvSource, LatentSpec, LayerInputSpec,
+    LayerInputs, LayerSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate, QkNorm, Renormalise, RouterInput,
+    Scoring, Select, SharedExpert, Temperature,
 };
 use moelten_loader::tensors::roles::{LayerTensor as T, Role};
 
 use super::made::Made;
+use block::{Block, activate};
 
 /// Vectors of all tokens.
 type Rows = Vec<Vec<f64>>;
@@ -25,10 +31,12 @@ pub fn logits(made: &Made, ids: &[u32]) -> Vec<f32> {
     let numbers: Vec<Rows> = ids.iter().zip(&x).map(|(&id, x)| layer_inputs(made, id, x)).collect();
     // Keys and values of the layers so far.
     let mut caches = Vec::new();
+    streams::spread(spec, &mut x);
     for (layer, of) in spec.layers.iter().enumerate() {
         let own: Rows = numbers.iter().filter_map(|numbers| numbers.get(layer).cloned()).collect();
-        Layer { made, layer, own: &own }.run(of, &mut x, &mut caches);
+        Layer { made, layer, own: &own, ids }.run(of, &mut x, &mut caches);
     }
+    streams::gather(made, &mut x);
     let bias = spec.head.bias.then(|| made.weights(Role::HeadBias));
     let norm_bias = made.weights_if(matches!(spec.final_norm, NormSpec::Layer { .. }), Role::FinalNormBias);
     let head = made.weights(Role::Head);
@@ -66,6 +74,8 @@ struct Layer<'a> {
     layer: usize,
     /// Its own numbers of each token.
     own: &'a Rows,
+    /// The tokens.
+    ids: &'a [u32],
 }
 
 /// Keys and values of attention by layer.
@@ -82,15 +92,28 @@ impl<'a> Layer<'a> {
 
     /// Runs the layer on the residual stream.
     fn run(self, spec: &LayerSpec, x: &mut Rows, caches: &mut Caches) {
+        if let Some(streams) = self.made.spec.streams {
+            return self.run_streams(streams, spec, x, caches);
+        }
         let (outset, mut input) = (x.clone(), x.clone());
         let mut sum: Rows = x.iter().map(|x| vec![0.0; x.len()]).collect();
+        // What the branch before it read, and what it gave.
+        let mut before: (Rows, Rows) = (Rows::new(), Rows::new());
         for (number, branch) in spec.branches.iter().enumerate() {
             match branch.join {
                 Join::InOrder => input.clone_from(x),
                 Join::Parallel => {}
                 Join::Outset => input.clone_from(&outset),
+                Join::Output => input.clone_from(&before.1),
             }
-            let out = self.branch(branch, &input, &outset, caches);
+            let parent = number.checked_sub(1).and_then(|number| spec.branches.get(number));
+            let out = match (&branch.op, parent) {
+                (Op::Moe(MoeSpec { router_input: RouterInput::Groups { size }, .. }), Some(parent)) => {
+                    self.groups(branch, *size, parent, &before)
+                }
+                _ => self.branch(branch, &input, &outset, caches),
+            };
+            before = (input.clone(), out.clone());
             let next = spec.branches.get(number + 1).map(|next| next.join);
             let parallel = branch.join == Join::Parallel || next == Some(Join::Parallel);
             let summed = spec.sum_norm.filter(|_| parallel);
@@ -114,6 +137,8 @@ impl<'a> Layer<'a> {
         let normed = self.norm(branch.pre_norm, T::PreNorm(branch.place), T::PreNormBias(branch.place), x);
         let out = match &branch.op {
             Op::Attention(spec) => self.attention(spec, &normed, caches),
+            Op::HeadExperts(spec) => self.head_experts(spec, &normed),
+            Op::Compressed(spec) => self.compressed(spec, &normed),
             Op::LayerInput(spec) => self.layer_input(spec, &normed),
             Op::Conv(spec) => self.conv(spec, &normed),
             Op::Delta(spec) => self.delta(spec, &normed),
@@ -129,6 +154,7 @@ impl<'a> Layer<'a> {
                 let of_router = match spec.router_input {
                     RouterInput::Branch => normed.clone(),
                     RouterInput::Outset => outset.clone(),
+                    RouterInput::Groups { .. } => unreachable!("it is computed with the branch before it"),
                     RouterInput::Residual { eps } => {
                         let mut rows =
                             self.norm(Some(NormSpec::Rms { eps }), T::RouterNorm, T::RouterNorm, x);
@@ -137,7 +163,8 @@ impl<'a> Layer<'a> {
                         rows
                     }
                 };
-                normed.iter().zip(&of_router).map(|(x, of_router)| self.moe(spec, x, of_router)).collect()
+                let rows = normed.iter().zip(&of_router).zip(self.ids);
+                rows.map(|((x, of_router), &id)| self.moe(spec, x, of_router, id)).collect()
             }
         };
         self.norm(branch.post_norm, T::PostNorm(branch.place), T::PostNormBias(branch.place), &out)
@@ -351,23 +378,37 @@ impl<'a> Layer<'a> {
         (0..x.len()).map(mix).collect()
     }
 
-    fn moe(self, spec: &MoeSpec, x: &[f64], of_router: &[f64]) -> Vec<f64> {
+    fn moe(self, spec: &MoeSpec, x: &[f64], of_router: &[f64], id: u32) -> Vec<f64> {
         let logits =
             linear(self.weights(T::Router), self.weights_if(spec.router.bias, T::RouterBias), of_router);
         let (k, renormalise, scores, choice) = match &spec.router.select {
             Select::SoftmaxTopK { k, renormalise } => (*k, *renormalise, softmax(&logits), softmax(&logits)),
-            Select::Scored { k, groups, renormalise, .. } => {
-                let scores: Vec<f64> = logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect();
+            Select::Scored { k, scoring, groups, renormalise, .. } => {
+                let score = |x: &f64| match scoring {
+                    Scoring::SqrtSoftplus => x.exp().ln_1p().sqrt(),
+                    _ => 1.0 / (1.0 + (-x).exp()),
+                };
+                let scores: Vec<f64> = logits.iter().map(score).collect();
                 let bias = self.weights_if(spec.router.select.has_bias(), T::SelectBias);
                 let bias = |expert: usize| bias.map_or(0.0, |bias| f64::from(bias[expert]));
                 let biased: Vec<f64> = scores.iter().enumerate().map(|(e, s)| s + bias(e)).collect();
                 let choice = groups.map_or(biased.clone(), |groups| best_groups(&biased, groups));
                 (*k, *renormalise != Renormalise::No, scores, choice)
             }
+            &Select::Threshold { eps, most, renormalise } => {
+                let scores = softmax(&logits);
+                let over = |score: &&f64| **score * scores.len() as f64 > f64::from(eps);
+                let k = scores.iter().filter(over).count().min(most);
+                (k, renormalise, scores.clone(), scores)
+            }
             Select::SparseMixer { .. } => unreachable!("made models do not route by SparseMixer"),
         };
         let mut order: Vec<usize> = (0..spec.experts).collect();
         order.sort_by(|&a, &b| choice[b].total_cmp(&choice[a]));
+        if spec.router.listed {
+            let role = Role::Layer(self.layer, T::TokenExperts);
+            order = self.made.listed(role, id, k).iter().map(|&expert| expert.into()).collect();
+        }
         let chosen = &order[..k];
         let total: f64 = if renormalise { chosen.iter().map(|&e| scores[e]).sum() } else { 1.0 };
         let mut out = vec![0.0; x.len()];
@@ -405,88 +446,10 @@ impl<'a> Layer<'a> {
                 add(weight, Block::new(self, mlp, T::Shared, T::SharedBias).apply(x));
             }
         }
+        if let Some(bias) = self.weights_if(spec.out_bias, T::ExpertsOutBias) {
+            out.iter_mut().zip(bias).for_each(|(out, &bias)| *out += f64::from(bias));
+        }
         out
-    }
-}
-
-/// The matrices and biases of a feed-forward block, or of all experts of a bank.
-struct Block<'a> {
-    spec: MlpSpec,
-    gate: Option<&'a [f32]>,
-    up: &'a [f32],
-    down: &'a [f32],
-    gate_bias: Option<&'a [f32]>,
-    up_bias: Option<&'a [f32]>,
-    down_bias: Option<&'a [f32]>,
-}
-
-impl<'a> Block<'a> {
-    fn new(of: Layer<'a>, spec: &MlpSpec, weight: fn(Part) -> T, bias: fn(Part) -> T) -> Self {
-        Self {
-            spec: *spec,
-            gate: of.weights_if(spec.gated, weight(Part::Gate)),
-            up: of.weights(weight(Part::Up)),
-            down: of.weights(weight(Part::Down)),
-            gate_bias: of.weights_if(spec.gated && spec.bias, bias(Part::Gate)),
-            up_bias: of.weights_if(spec.bias, bias(Part::Up)),
-            down_bias: of.weights_if(spec.bias, bias(Part::Down)),
-        }
-    }
-
-    /// One expert out of those of a bank.
-    fn of_expert(&self, expert: usize, d_model: usize) -> Self {
-        let part = |all: &'a [f32], len: usize| &all[expert * len..][..len];
-        let (matrix, d_ff) = (self.spec.d_ff * d_model, self.spec.d_ff);
-        Self {
-            spec: self.spec,
-            gate: self.gate.map(|all| part(all, matrix)),
-            up: part(self.up, matrix),
-            down: part(self.down, matrix),
-            gate_bias: self.gate_bias.map(|all| part(all, d_ff)),
-            up_bias: self.up_bias.map(|all| part(all, d_ff)),
-            down_bias: self.down_bias.map(|all| part(all, d_model)),
-        }
-    }
-
-    fn apply(&self, x: &[f64]) -> Vec<f64> {
-        let up = linear(self.up, self.up_bias, x);
-        let hidden: Vec<f64> = match self.gate {
-            None => up.into_iter().map(|up| activate(&self.spec, up)).collect(),
-            Some(gate) => {
-                let gate = linear(gate, self.gate_bias, x);
-                gate.into_iter().zip(up).map(|(gate, up)| self.gated(gate, up)).collect()
-            }
-        };
-        linear(self.down, self.down_bias, &hidden)
-    }
-
-    fn gated(&self, gate: f64, up: f64) -> f64 {
-        match self.spec.activation {
-            Activation::ClampedSwiglu { alpha, limit } => {
-                let (alpha, limit) = (f64::from(alpha), f64::from(limit));
-                let gate = gate.min(limit);
-                gate / (1.0 + (-alpha * gate).exp()) * (up.clamp(-limit, limit) + 1.0)
-            }
-            Activation::BoundedSilu { limit } => {
-                let limit = f64::from(limit);
-                (gate / (1.0 + (-gate).exp())).min(limit) * up.clamp(-limit, limit)
-            }
-            _ => activate(&self.spec, gate) * up,
-        }
-    }
-}
-
-/// The activation of a block without a gate.
-fn activate(block: &MlpSpec, x: f64) -> f64 {
-    match block.activation {
-        Activation::Silu => x / (1.0 + (-x).exp()),
-        Activation::Relu => x.max(0.0),
-        Activation::ReluSquared => x.max(0.0) * x.max(0.0),
-        Activation::GeluTanh => {
-            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
-            0.5 * x * (1.0 + inner.tanh())
-        }
-        Activation::ClampedSwiglu { .. } | Activation::BoundedSilu { .. } => unreachable!("it needs a gate"),
     }
 }
 

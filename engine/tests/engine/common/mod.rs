@@ -46,7 +46,8 @@ pub const FAMILIES: [&str; 20] = [
 ];
 
 /// Checkpoints with matrices that are too narrow for blocks.
-pub const NARROW: [&str; 14] = [
+pub const NARROW: [&str; 15] = [
+    "dsmoe",
     "deepseek3",
     "glm4moelite",
     "qwen3next",
@@ -71,8 +72,8 @@ pub struct Golden {
     pub logits: Vec<f32>,
     /// Greedy continuation of the prompt.
     pub greedy: Vec<u32>,
-    /// Experts per MoE layer, `[prompt, k]`, best first.
-    pub routes: Vec<(usize, Vec<u32>)>,
+    /// Experts per bank, `[prompt, k]`, best first.
+    pub routes: Vec<(BankKey, Vec<u32>)>,
 }
 
 /// Where the files of a checkpoint are.
@@ -95,9 +96,12 @@ pub fn golden_in(folder: &Path) -> Golden {
     let ids = |name: &str| {
         file.i32s(name).unwrap().1.iter().map(|&id| id.try_into().unwrap()).collect::<Vec<u32>>()
     };
-    let routes = (0..64).filter_map(|layer| {
-        let name = format!("router.{layer}");
-        file.catalog().get(&name).map(|_| (layer, ids(&name)))
+    // Attention experts come before the others of their layer.
+    let names = |layer: usize| [format!("router.attn.{layer}"), format!("router.{layer}")];
+    let routes = (0..64).flat_map(|layer| {
+        let there = names(layer).into_iter().filter(|name| file.catalog().get(name).is_some());
+        let banks: Vec<_> = there.map(|name| ids(&name)).collect();
+        banks.into_iter().enumerate().map(move |(bank, ids)| (BankKey { layer, bank }, ids))
     });
     Golden {
         ids: ids("input_ids"),
@@ -144,16 +148,16 @@ pub fn session(model: &Arc<Model>, kv: KvFormat) -> Sequence {
     Sequence::new(Arc::clone(model), SequenceOptions { context: Some(128), kv }).unwrap()
 }
 
-/// Collects the experts of every MoE layer.
+/// Collects the experts of every bank.
 #[derive(Default)]
-pub struct Routes(pub Vec<(usize, Vec<u32>)>);
+pub struct Routes(pub Vec<(BankKey, Vec<u32>)>);
 
 impl Observer for Routes {
-    fn routed(&mut self, BankKey { layer, .. }: BankKey, routing: &Routing) {
+    fn routed(&mut self, bank: BankKey, routing: &Routing) {
         let ids = (0..routing.tokens()).flat_map(|token| routing.token(token).0.to_vec());
-        match self.0.iter_mut().find(|(known, _)| *known == layer) {
+        match self.0.iter_mut().find(|(known, _)| *known == bank) {
             Some((_, list)) => list.extend(ids),
-            None => self.0.push((layer, ids.collect())),
+            None => self.0.push((bank, ids.collect())),
         }
     }
 }
@@ -222,12 +226,12 @@ pub fn deviation(got: &[f32], expected: &[f32]) -> f32 {
 }
 
 /// Logits and routes of a model for a text, with a KV cache in single precision.
-pub fn run(path: &Path, ids: &[u32]) -> (Vec<f32>, Vec<(usize, Vec<u32>)>) {
+pub fn run(path: &Path, ids: &[u32]) -> (Vec<f32>, Vec<(BankKey, Vec<u32>)>) {
     run_on(Isa::best(), path, ids)
 }
 
 /// The same on an instruction set.
-pub fn run_on(isa: Isa, path: &Path, ids: &[u32]) -> (Vec<f32>, Vec<(usize, Vec<u32>)>) {
+pub fn run_on(isa: Isa, path: &Path, ids: &[u32]) -> (Vec<f32>, Vec<(BankKey, Vec<u32>)>) {
     let model = model(path, How { isa: Some(isa), ..Default::default() });
     let (logits, routes) = logits(&mut session(&model, KvFormat::F32), ids);
     (logits, routes.0)

@@ -201,7 +201,8 @@ impl Answering<'_> {
             if rest.starts_with("tree/") {
                 return self.tree();
             }
-            let info = format!("{{\"id\":\"{REPO}\",\"sha\":\"{COMMIT}\",\"siblings\":[]}}");
+            let siblings = self.siblings();
+            let info = format!("{{\"id\":\"{REPO}\",\"sha\":\"{COMMIT}\",\"siblings\":[{siblings}]}}");
             return self.reply(200, &[], info.as_bytes());
         }
         if path.starts_with("/api/") {
@@ -219,6 +220,25 @@ impl Answering<'_> {
             },
             None => self.reply(404, &[], b""),
         }
+    }
+
+    /// Files in the answer about a revision: all about them, or their names where the listing has pages.
+    fn siblings(&self) -> String {
+        let faults = self.faults().clone();
+        let sibling = |file: &FakeFile| {
+            let size = file.bytes.len() as u64 + faults.longer;
+            let (path, sum) = (&file.path, &file.checksum);
+            match sum.len() {
+                _ if faults.page > 0 => format!("{{\"rfilename\":\"{path}\"}}"),
+                40 => format!("{{\"rfilename\":\"{path}\",\"size\":{size},\"blobId\":\"{sum}\"}}"),
+                _ => format!(
+                    "{{\"rfilename\":\"{path}\",\"size\":{size},\"blobId\":\"{}\",\
+                     \"lfs\":{{\"sha256\":\"{sum}\",\"size\":{size},\"pointerSize\":132}}}}",
+                    "b".repeat(40)
+                ),
+            }
+        };
+        self.shared.files.iter().map(sibling).collect::<Vec<_>>().join(",")
     }
 
     /// The listing, in pages if asked to.
@@ -328,16 +348,18 @@ impl Answering<'_> {
             less(&mut faults.stall);
             now
         };
-        let mut bytes = bytes.to_vec();
+        let mut bytes = std::borrow::Cow::Borrowed(bytes);
         if faults.wrong_bytes {
             let middle = bytes.len() / 2;
-            bytes.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 1);
+            bytes.to_mut().iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 1);
         }
         let spoiled = |fault: Option<(usize, u32)>| fault.filter(|fault| fault.1 > 0).map(|fault| fault.0);
         let (cut, stall) = (spoiled(faults.cut), spoiled(faults.stall));
         let end = cut.or(stall).map_or(bytes.len(), |end| end.min(bytes.len()));
         for part in bytes[..end].chunks(64 << 10) {
-            std::thread::sleep(faults.slow);
+            if !faults.slow.is_zero() {
+                std::thread::sleep(faults.slow);
+            }
             (&mut &*self.stream).write_all(part)?;
         }
         if stall.is_some() {

@@ -27,16 +27,16 @@ fn a_reopened_model_counts_returned_memory_from_zero() {
         (NotSwitched::NothingOpen("no".into()), true),
     ] {
         let mut chat = chat();
-        assert!(gives_back(&mut chat, 5_000_000).contains("gave back 5.0 MB"));
+        assert!(gives_back(&mut chat, 5 << 20).contains("gave back 5 MiB"));
         not_switched(&mut chat, why.clone());
-        assert_eq!(gives_back(&mut chat, 1_000_000).contains("gave back 1.0 MB"), again, "{why:?}");
+        assert_eq!(gives_back(&mut chat, 1 << 20).contains("gave back 1 MiB"), again, "{why:?}");
     }
 }
 
 #[test]
 fn an_answer_that_was_stopped_before_it_began_changes_no_statistics() {
     let mut chat = chat();
-    gives_back(&mut chat, 5_000_000);
+    gives_back(&mut chat, 5 << 20);
     let stats = said(&enter(&mut chat, "/stats"));
     enter(&mut chat, "/undo");
     enter(&mut chat, "again");
@@ -45,7 +45,7 @@ fn an_answer_that_was_stopped_before_it_began_changes_no_statistics() {
     chat.handle(ChatEvent::Answered(Box::new(stopped), at(0)));
     let line = |text: &str| text.lines().skip(1).map(String::from).collect::<Vec<_>>();
     assert_eq!(line(&said(&enter(&mut chat, "/stats"))), line(&stats));
-    assert!(!gives_back(&mut chat, 5_000_000).contains("gave back"), "that was reported before");
+    assert!(!gives_back(&mut chat, 5 << 20).contains("gave back"), "that was reported before");
 }
 
 #[test]

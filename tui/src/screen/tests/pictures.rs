@@ -40,8 +40,8 @@ fn watching() -> Person {
     let row =
         |layer| ExpertRow { layer, slots: 6, cells: (0..16).map(cell).collect(), ..ExpertRow::default() };
     let memory = MemoryUse {
-        owned_bytes: Some(1_200_000_000),
-        budget_bytes: 4_300_000_000,
+        owned_bytes: Some((6 << 30) / 5),
+        budget_bytes: (43 << 30) / 10,
         slot_bytes: 1_000_000_000,
         released_bytes: 0,
     };
@@ -144,18 +144,18 @@ fn the_experts_above() {
         80,
         24,
         r"
-4 layers of 16 experts, 6 resident                                   hits  pred
-  0 ████········░░░░········████········░░░░········████········░░░░
-  1 ████········░░░░········████········░░░░········████········░░░░
-  2 ████········░░░░········████········░░░░········████········░░░░
-  3 ████········░░░░········████········░░░░········████········░░░░
-░ resident  █ used  # predicted, used  x predicted, unused  ~ loading  · on disk
-memory    ██████░░░░░░░░░░░░░░░░░░ 1.2 GB of 4.3 GB
-
-
-
+Each square is one expert. 6 of the 16 of a layer fit into RAM; the others are
+read from disk when they are needed.
+layer expert 0 ──────────────────────────────────────────────────── 15 in RAM
+    0 ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░
+    1 ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░
+    2 ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░
+    3 ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░
+· disk  ~ arriving  ░ RAM  used:  ░ not lately  ▒ lately  █ now
+tokens/s             -                   disk stalls          -
+disk                 -                   RAM reads            -
+found in RAM         -                   memory       ██░░░░░ 1.2 GiB of 4.3 GiB
 ────────────────────────────────────────────────────────────────────────────────
-  Moons
 
   • Ganymede, 5268 km
   • `Titan`
@@ -167,7 +167,7 @@ memory    ██████░░░░░░░░░░░░░░░░░�
   It is
 ─ ◞ writing, 0 s ───────────────────────────────────────────────────────────────
 › Type a message (/ for commands, F1 for help)
- tiny · Q8_0 · ctx ────── 0% · RAM 1.2/4.3 GB · F1 help  F2 experts  F3 models
+ tiny · Q8_0 · ctx ────── 0% · RAM 1.2/4.3 GiB · F1 help  F2 experts  F3 models
 ",
     );
 }
@@ -179,56 +179,56 @@ fn the_experts_beside() {
         200,
         50,
         r"
-                                                                                                    │ 4 layers of 16 experts, 6 resident                                   hits  pred
-                                                                                                    │   0 ████········░░░░········████········░░░░········████········░░░░
-                                                                                                    │   1 ████········░░░░········████········░░░░········████········░░░░
-                                                                                                    │   2 ████········░░░░········████········░░░░········████········░░░░
-                                                                                                    │   3 ████········░░░░········████········░░░░········████········░░░░
-                                                                                                    │ ░ resident  █ used  # predicted, used  x predicted, unused  ~ loading  · on disk  ▓ just used
-                                                                                                    │ memory    ██████░░░░░░░░░░░░░░░░░░ 1.2 GB of 4.3 GB
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-  moelten: tiny.gguf                                                                                │
-  context 1,000 tokens                                                                              │
-                                                                                                    │
-› Which is the *largest* moon? 世界                                                                 │
-                                                                                                    │
-  ▸ reasoning                                                                                       │
-                                                                                                    │
-  Moons                                                                                             │
-                                                                                                    │
-  • Ganymede, 5268 km                                                                               │
-  • `Titan`                                                                                         │
-                                                                                                    │
-  [5 tokens, 0.0 tok/s, context 50/1000 (5%)]                                                       │
-                                                                                                    │
-› And why?                                                                                          │
-                                                                                                    │
-  It is                                                                                             │
+                                                                                                                         │ Each square is one expert. 6 of the 16 of a layer fit into RAM; the others
+                                                                                                                         │ are read from disk when they are needed.
+                                                                                                                         │ layer expert 0 ──────────────────────────────────────────────────── 15 in RAM
+                                                                                                                         │     0 ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░
+                                                                                                                         │     1 ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░
+                                                                                                                         │     2 ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░
+                                                                                                                         │     3 ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░
+                                                                                                                         │ · disk  ~ arriving  ░ RAM  used:  ░ not lately  ▒ lately  █ now
+                                                                                                                         │ tokens/s                              -
+                                                                                                                         │ disk                                  -
+                                                                                                                         │ found in RAM                          -
+                                                                                                                         │ disk stalls                           -
+                                                                                                                         │ RAM reads                             -
+                                                                                                                         │ memory       ██████░░░░░░░░░░░░░░░░░░ 1.2 GiB of 4.3 GiB
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+  moelten: tiny.gguf                                                                                                     │
+  context 1,000 tokens                                                                                                   │
+                                                                                                                         │
+› Which is the *largest* moon? 世界                                                                                      │
+                                                                                                                         │
+  ▸ reasoning                                                                                                            │
+                                                                                                                         │
+  Moons                                                                                                                  │
+                                                                                                                         │
+  • Ganymede, 5268 km                                                                                                    │
+  • `Titan`                                                                                                              │
+                                                                                                                         │
+  [5 tokens, 0.0 tok/s, context 50/1000 (5%)]                                                                            │
+                                                                                                                         │
+› And why?                                                                                                               │
+                                                                                                                         │
+  It is                                                                                                                  │
 ─ ◞ writing, 0 s ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 › Type a message (/ for commands, F1 for help)
- tiny · Q8_0 · ctx ────── 0% · RAM 1.2/4.3 GB · F1 help  F2 experts  F3 models
+ tiny · Q8_0 · ctx ────── 0% · RAM 1.2/4.3 GiB · F1 help  F2 experts  F3 models
 ",
     );
 }

@@ -1,0 +1,66 @@
+//! Experts chosen in other ways than a model's own, against the equations of DS-MoE (arXiv 2404.05567, section
+//! 3.3), and refusals of what does not fit a model.
+
+use std::sync::Arc;
+
+use moelten_engine::{KvFormat, Model};
+use moelten_loader::container::safetensors::SafeTensors;
+use moelten_loader::load::load;
+use moelten_loader::spec::ExpertRule;
+
+use crate::common::{How, distance, folder, golden, logits, session, spread};
+
+/// A golden model that chooses experts by a rule.
+fn by(rule: &str, family: &str, how: How) -> Arc<Model> {
+    let mut loaded = load(&folder(family)).unwrap();
+    loaded.spec.choose_experts(&rule.parse::<ExpertRule>().unwrap()).unwrap();
+    Arc::new(Model::new(&how.runtime(), loaded.spec, loaded.tensors, &how.options()).unwrap())
+}
+
+#[test]
+fn rules_of_the_paper_give_what_its_equations_give() {
+    let (ids, file) = (golden("dsmoe").ids, folder("dsmoe").join("golden.safetensors"));
+    let expected = SafeTensors::open(&file).unwrap();
+    for (rule, name) in [("2,attn=all", "logits.best"), ("over:0.5:3,attn=over:0.5:2", "logits.bounded")] {
+        let expected = expected.f32s(name).unwrap().1;
+        let (got, _) = logits(&mut session(&by(rule, "dsmoe", How::default()), KvFormat::F32), &ids);
+        let error = distance(&got, &expected) / spread(&expected);
+        assert!(error <= 1e-4, "{rule}: {error}");
+        let own = golden("dsmoe").logits;
+        assert!(distance(&own, &expected) / spread(&expected) > 0.1, "{rule} changes something");
+    }
+}
+
+/// The model's own rule, given as another, changes no bit; fewer experts change the answer.
+#[test]
+fn a_rule_that_says_what_the_model_does_changes_nothing() {
+    for (family, own) in [("mixtral", "2"), ("deepseek2", "2"), ("qwen3moe", "4"), ("dsmoe", "over:0.9")] {
+        let ids = golden(family).ids;
+        let plain = crate::common::model(&folder(family), How::default());
+        let expected = logits(&mut session(&plain, KvFormat::F32), &ids).0;
+        let same = logits(&mut session(&by(own, family, How::default()), KvFormat::F32), &ids).0;
+        assert!(same == expected, "{family}");
+        let (fewer, routes) = logits(&mut session(&by("1", family, How::default()), KvFormat::F32), &ids);
+        assert!(fewer != expected, "{family}");
+        let last = routes.0.last().unwrap();
+        assert_eq!(last.1.len(), ids.len(), "{family}: one expert for each token");
+    }
+}
+
+#[test]
+fn rules_that_do_not_fit_are_refused() {
+    let cases = [
+        ("llama", "2", "the model has no experts to choose from"),
+        ("mixtral", "attn=2", "the model has no attention experts to choose from"),
+        ("mixtral", "9", "9 experts of a token, of 8 in a layer"),
+        ("glm4moe", "over:0.5", "no plain softmax"),
+        ("phimoe", "1", "SparseMixer always chooses two experts"),
+    ];
+    for (family, rule, message) in cases {
+        let mut loaded = load(&folder(family)).unwrap();
+        let before = loaded.spec.clone();
+        let error = loaded.spec.choose_experts(&rule.parse().unwrap()).unwrap_err().to_string();
+        assert!(error.contains(message), "{family}, {rule}: {error}");
+        assert_eq!(loaded.spec, before, "a refused rule changes nothing");
+    }
+}

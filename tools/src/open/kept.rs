@@ -1,0 +1,42 @@
+//! Small files of the program in the user's folder for caches: what was measured on this machine. Losing them
+//! costs a measurement and nothing else. It must not know what is in them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use etcetera::BaseStrategy;
+use serde_json::{Map, Value, json};
+
+/// The folder for them.
+///
+/// # Errors
+/// No home folder.
+pub fn folder() -> Result<PathBuf, etcetera::HomeDirError> {
+    Ok(etcetera::choose_base_strategy()?.cache_dir().join("moelten"))
+}
+
+/// The entries of a file: none if it is missing, damaged, or of another `version`. It is written anew then.
+pub fn read(path: &Path, version: &str) -> Map<String, Value> {
+    let value = fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    match value {
+        Some(Value::Object(mut file)) if file.get("program").and_then(Value::as_str) == Some(version) => {
+            match file.remove("entries") {
+                Some(Value::Object(entries)) => entries,
+                _ => Map::new(),
+            }
+        }
+        _ => Map::new(),
+    }
+}
+
+/// Replaces a file. Other processes see the old one or the new one.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn write(path: &Path, version: &str, entries: &Map<String, Value>) -> io::Result<()> {
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    let new: PathBuf = path.with_extension(format!("{}.new", std::process::id()));
+    fs::write(&new, json!({ "program": version, "entries": entries }).to_string())?;
+    fs::rename(&new, path)
+}
