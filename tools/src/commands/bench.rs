@@ -26,7 +26,6 @@ use crate::open::{self, ComputeArgs};
 use crate::output;
 use crate::report::bench::BenchReport;
 use crate::report::earlier::{self, Machine, ModelKey, Pace};
-use crate::report::gpu;
 use crate::report::page;
 use crate::report::windows;
 use crate::signals::Polling;
@@ -163,9 +162,6 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         output::answer(&report.json())?;
     } else {
         page::print(&report.text())?;
-    }
-    if let Some(found) = model.experts().device_stats().filter(|_| !args.json) {
-        page::print(&format!("{}\n", gpu::words(&found)))?;
     }
     Ok(())
 }

@@ -140,12 +140,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             notes.line(Tone::Dim, &format!("  {name:<15} {value}"));
         }
     }
-    let given_back = answer.stats.cache.map_or(0, |cache| cache.released_bytes);
-    if given_back > 0 && !args.json {
-        notes.line(Tone::Warning, &figures::given_back(given_back));
-    }
-    if answer.stats.gpu.is_some_and(|gpu| gpu.lost) {
-        notes.line(Tone::Warning, figures::GPU_LOST);
+    if !args.json {
+        warn_of_losses(&answer.stats, notes);
     }
     match answer.reason {
         StopReason::Cancelled => Err(CommandError::Stopped.into()),
@@ -158,6 +154,17 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             Ok(())
         }
         _ => Ok(()),
+    }
+}
+
+/// Says what of RAM or of a GPU was lost to the answer.
+fn warn_of_losses(stats: &GenerateStats, notes: Notes) {
+    let given_back = stats.cache.map_or(0, |cache| cache.released_bytes);
+    if given_back > 0 {
+        notes.line(Tone::Warning, &figures::given_back(given_back));
+    }
+    if stats.gpu.is_some_and(|gpu| gpu.lost) {
+        notes.line(Tone::Warning, figures::GPU_LOST);
     }
 }
 

@@ -279,6 +279,7 @@ impl BenchReport<'_> {
         let read = self.measured.disk_bytes.map_or_else(|| "unknown".to_owned(), bytes);
         let budget = bytes(self.model.plan().budget);
         lines.push(format!("memory   peak {owned} of {budget}; {read} read from disk in timed runs"));
+        lines.extend(self.model.experts().device_stats().as_ref().map(gpu::words));
         lines.push(String::new());
         lines.join("\n")
     }
