@@ -168,8 +168,9 @@ impl BenchReport<'_> {
         })
     }
 
-    /// Lines about the expert cache, if there is one.
+    /// Lines about a GPU and about the expert cache, if there are any.
     fn cache_lines(&self, lines: &mut Vec<String>) {
+        lines.extend(self.model.experts().device_stats().as_ref().map(gpu::words));
         let Experts::Cached(cached) = &self.model.plan().experts else { return };
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         lines.push(format!(
@@ -279,7 +280,6 @@ impl BenchReport<'_> {
         let read = self.measured.disk_bytes.map_or_else(|| "unknown".to_owned(), bytes);
         let budget = bytes(self.model.plan().budget);
         lines.push(format!("memory   peak {owned} of {budget}; {read} read from disk in timed runs"));
-        lines.extend(self.model.experts().device_stats().as_ref().map(gpu::words));
         lines.push(String::new());
         lines.join("\n")
     }
