@@ -130,7 +130,7 @@ pub fn json(stats: &DeviceStats) -> Value {
         "verified": stats.verified,
         "launch_s": stats.launch.as_secs_f64(),
         "expert_s": stats.each.as_secs_f64(),
-        "cpu_expert_s": (!stats.host.is_zero()).then(|| stats.host.as_secs_f64()),
+        "cpu_expert_s": (!stats.host.is_zero()).then_some(stats.host.as_secs_f64()),
         "upload_gb_per_s": stats.upload / 1e9,
         "dropped": stats.dropped,
     })
