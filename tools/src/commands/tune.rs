@@ -1,5 +1,6 @@
-//! `moelten tune`: which number of threads and which prefetching are fastest for a model on this machine, measured
-//! inside the memory budget. The result is remembered for `chat` and `run`. It must not know how it is used.
+//! `moelten tune`: which number of threads and which prefetching are fastest for a model on this machine,
+//! measured inside the memory budget. The result is remembered for `chat` and `run`. It must not know how it
+//! is used.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -30,8 +31,8 @@ const WORTH: f64 = 1.03;
 
 /// Find the fastest threads and prefetching for a model, and remember them
 ///
-/// Decodes the same text with each setting, inside --ram. `moelten chat` and `moelten run` use the result where
-/// --threads and --prefetch are not given.
+/// Decodes the same text with each setting, inside --ram. `moelten chat` and `moelten run` use the result
+/// where --threads and --prefetch are not given.
 #[derive(Debug, clap::Args)]
 pub struct TuneArgs {
     /// GGUF file or model folder; the built-in model if there is none

@@ -72,7 +72,8 @@ impl Screen {
     /// answer, and what waits for its end.
     pub(super) fn waiting_lines(&self, width: usize) -> Vec<Line<'static>> {
         let mut lines = Vec::new();
-        if let Some(message) = self.message.as_ref().filter(|_| self.chat.busy()) {
+        let in_progress = self.live.is_some() || self.chat.activity().is_some();
+        if let Some(message) = self.message.as_ref().filter(|_| in_progress) {
             let text = format!("  {}", message.text);
             lines.push(Line::styled(cut(&text, width), self.theme.style(tone_role(message.tone))));
         }
