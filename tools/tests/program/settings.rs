@@ -190,6 +190,7 @@ fn every_command_with_json_tells_errors_as_json_too() {
             vec!["logits", "NONE", "--ids", "5", "--out", &out],
         ),
         (vec!["bench", model, "--decode", "4", "--prefill", "8", "--repeat", "1"], vec!["bench", "NONE"]),
+        (vec!["tune", model, "--tokens", "4", "--dry-run"], vec!["tune", "NONE"]),
         (vec![], vec!["replay", "NONE"]),
         (vec!["config"], vec![]),
     ];
@@ -228,7 +229,7 @@ fn every_command_with_json_tells_errors_as_json_too() {
         let has = command != "help" && args([command, "--help"]).fine().text().contains("--json");
         let known = [
             "run", "fit", "models", "inspect", "quantize", "verify", "imatrix", "ppl", "logits", "bench",
-            "replay", "doctor", "config",
+            "tune", "replay", "doctor", "config",
         ];
         assert_eq!(has, known.contains(&command), "{command}");
     }

@@ -20,7 +20,7 @@ fn a_first_look_is_one_command_and_one_key() {
     let Some(terminal) = Terminal::open(80, 24) else { skip!("tmux is not installed") };
     let started = Instant::now();
     terminal.enter("$M");
-    terminal.see("no model is chosen yet");
+    terminal.see("Enter   tries the small built-in");
     took("the choice of a model", started);
     terminal.press("Enter");
     terminal.see("tiny-tales (built in)");

@@ -260,11 +260,11 @@ fn help_and_the_experts() {
     terminal.press("q");
     terminal.until("the help is gone", |sight| !sight.contains("PgDn: more"));
     terminal.press("F2");
-    terminal.see("resident");
+    terminal.see("All of them are in RAM.");
     terminal.enter("hello");
     terminal.until("answered", |sight| answers(sight) == 1);
     terminal.press("F2");
-    terminal.until("the experts are gone", |sight| !sight.contains("resident"));
+    terminal.until("the experts are gone", |sight| !sight.contains("All of them are in RAM."));
     terminal.press("C-d");
     terminal.over(0);
 }

@@ -40,6 +40,8 @@ pub fn one_key(wanted: impl Fn(char) -> bool) -> io::Result<Option<char>> {
         let typed = match key.code {
             KeyCode::Esc => return Ok(None),
             KeyCode::Char('c' | 'd') if control => return Ok(None),
+            // What Enter is when it was pressed before raw mode was on.
+            KeyCode::Char('j') if control => '\n',
             KeyCode::Enter => '\n',
             KeyCode::Char(typed) if !control => typed.to_lowercase().next().unwrap_or(typed),
             _ => continue,
