@@ -191,6 +191,7 @@ fn every_command_with_json_tells_errors_as_json_too() {
         ),
         (vec!["bench", model, "--decode", "4", "--prefill", "8", "--repeat", "1"], vec!["bench", "NONE"]),
         (vec![], vec!["replay", "NONE"]),
+        (vec!["tune", model, "--tokens", "4", "--dry-run"], vec!["tune", "NONE"]),
         (vec!["config"], vec![]),
     ];
     let missing = file("missing.gguf");
@@ -228,7 +229,7 @@ fn every_command_with_json_tells_errors_as_json_too() {
         let has = command != "help" && args([command, "--help"]).fine().text().contains("--json");
         let known = [
             "run", "fit", "models", "inspect", "quantize", "verify", "imatrix", "ppl", "logits", "bench",
-            "replay", "doctor", "config",
+            "replay", "doctor", "config", "tune",
         ];
         assert_eq!(has, known.contains(&command), "{command}");
     }
