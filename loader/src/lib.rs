@@ -14,6 +14,7 @@ pub mod fuzzing;
 pub mod imatrix;
 pub mod io;
 pub mod load;
+pub mod rule;
 pub mod size;
 pub mod spec;
 pub mod supervise;

@@ -5,6 +5,7 @@
 //! Everything here has been validated by the lowering (`families`, `lower`): divisions divide, counts are
 //! positive, numbers are finite. It must not know tensor names or containers.
 
+mod bank;
 mod compressed;
 mod conv;
 mod delta;
@@ -12,10 +13,10 @@ mod ffn;
 mod heads;
 mod kda;
 mod mixer;
-mod rule;
 mod ssm;
 mod streams;
 
+pub use bank::*;
 pub use compressed::*;
 pub use conv::*;
 pub use delta::*;
@@ -23,7 +24,6 @@ pub use ffn::*;
 pub use heads::*;
 pub use kda::*;
 pub use mixer::*;
-pub use rule::*;
 pub use ssm::*;
 pub use streams::*;
 
@@ -273,26 +273,6 @@ impl LayerSpec {
         let of_router = |op: &Op| matches!(op, Op::Moe(moe) if moe.router_input == RouterInput::Outset);
         self.branches.iter().any(|branch| branch.join == Join::Outset || of_router(&branch.op))
     }
-}
-
-/// Where an expert bank is in a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BankKey {
-    /// Number of the layer, from 0.
-    pub layer: usize,
-    /// Which of the layer's banks, in the order of its branches.
-    pub bank: usize,
-}
-
-/// What the experts of a bank are for. Files name their tensors by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum BankKind {
-    /// Feed-forward blocks. Packed files have them as records.
-    FeedForward,
-    /// Feed-forward blocks that read what those of the layer give (GroveMoE).
-    Adjugate,
-    /// Query heads of attention (JetMoE).
-    Heads,
 }
 
 /// The shape of an expert bank, all that storing and caching its experts takes.

@@ -92,6 +92,7 @@ impl Command {
             Self::Run(args) => Some(&mut args.model),
             Self::Inspect(args) => Some(&mut args.model),
             Self::Fit(args) => Some(&mut args.model),
+            Self::Tune(args) => Some(&mut args.model),
             _ => None,
         }
     }

@@ -10,7 +10,9 @@ use super::observe::Observer;
 use crate::error::Result;
 use crate::experts::stats::Phase;
 use crate::experts::store::ExpertStore;
+use crate::layers::ffn::dense::Mlp;
 use crate::layers::ffn::moe::{Moe, MoeInput};
+use crate::layers::layer_input::LayerInput;
 use crate::layers::linear::Compute;
 use crate::layers::mixer::contract::Mixer;
 use crate::layers::scratch::PASS;
@@ -140,35 +142,51 @@ impl<'a> PassContext<'a> {
                 Ok(())
             }
             OpWeights::LayerInput(input) => {
-                let (d, all) = (self.d_model, s.layer_input.all.len() / s.chunk);
-                let (normed, out) = (&s.normed[..rows.end * d], &mut s.branch[..rows.end * d]);
-                let numbers = s.layer_input.all[..rows.end * all].chunks(PASS * all);
-                for ((x, numbers), out) in normed.chunks(PASS * d).zip(numbers).zip(out.chunks_mut(PASS * d))
-                {
-                    let buffers = (&mut *s.layer_input.gates, &mut *s.layer_input.hidden);
-                    let hidden = input.forward(self.compute, x, numbers, buffers, &mut s.products, out);
-                    if let Some(inputs) = observer.inputs() {
-                        inputs.attention(self.compute.pool, branch.key, x, hidden);
-                    }
-                }
+                self.layer_input(branch, input, rows.end, s, observer);
                 Ok(())
             }
             OpWeights::Mlp(mlp) => {
-                let d = self.d_model;
-                let (normed, out) = (&s.normed[..rows.end * d], &mut s.branch[..rows.end * d]);
-                for (x, out) in normed.chunks(PASS * d).zip(out.chunks_mut(PASS * d)) {
-                    let squares = observer.inputs().map(|inputs| inputs.hidden(branch.key));
-                    mlp.forward(self.compute, x, &mut s.products, squares, out);
-                }
-                if let Some(inputs) = observer.inputs() {
-                    inputs.ffn(self.compute.pool, branch.key, normed, None);
-                }
+                self.dense(branch, mlp, rows.end, s, observer);
                 Ok(())
             }
             OpWeights::HeadExperts { heads, state, .. } => {
                 self.head_experts(branch, (heads, *state), rows, batch, s, observer)
             }
             OpWeights::Moe { moe, .. } => self.experts(branch, moe, rows, batch, s, observer),
+        }
+    }
+
+    /// The first rows through the layer's own embedding.
+    fn layer_input(
+        self,
+        branch: &Branch,
+        input: &LayerInput,
+        rows: usize,
+        s: &mut Executor,
+        observer: &mut dyn Observer,
+    ) {
+        let (d, all) = (self.d_model, s.layer_input.all.len() / s.chunk);
+        let (normed, out) = (&s.normed[..rows * d], &mut s.branch[..rows * d]);
+        let numbers = s.layer_input.all[..rows * all].chunks(PASS * all);
+        for ((x, numbers), out) in normed.chunks(PASS * d).zip(numbers).zip(out.chunks_mut(PASS * d)) {
+            let buffers = (&mut *s.layer_input.gates, &mut *s.layer_input.hidden);
+            let hidden = input.forward(self.compute, x, numbers, buffers, &mut s.products, out);
+            if let Some(inputs) = observer.inputs() {
+                inputs.attention(self.compute.pool, branch.key, x, hidden);
+            }
+        }
+    }
+
+    /// The first rows through a feed-forward block.
+    fn dense(self, branch: &Branch, mlp: &Mlp, rows: usize, s: &mut Executor, observer: &mut dyn Observer) {
+        let d = self.d_model;
+        let (normed, out) = (&s.normed[..rows * d], &mut s.branch[..rows * d]);
+        for (x, out) in normed.chunks(PASS * d).zip(out.chunks_mut(PASS * d)) {
+            let squares = observer.inputs().map(|inputs| inputs.hidden(branch.key));
+            mlp.forward(self.compute, x, &mut s.products, squares, out);
+        }
+        if let Some(inputs) = observer.inputs() {
+            inputs.ffn(self.compute.pool, branch.key, normed, None);
         }
     }
 

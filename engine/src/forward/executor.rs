@@ -2,8 +2,8 @@
 //! to the pass that runs, not to a sequence. It must not know what is computed in them.
 
 use moelten_loader::spec::{
-    AttentionSpec, CompressedSpec, HeadExpertsSpec, Join, LatentSpec, LayerSpec, ModelSpec, Op, Pairing,
-    RopeScaling, RopeSpec, SharedExpert,
+    AttentionSpec, CompressedSpec, HeadExpertsSpec, Join, LatentSpec, LayerSpec, ModelSpec, MoeSpec, Op,
+    Pairing, RopeScaling, RopeSpec, SharedExpert,
 };
 use moelten_quant::{ActivationKind, BLOCK, KEY_GROUP, Line, Running};
 
@@ -14,12 +14,11 @@ use crate::layers::ffn::visits::Visits;
 use crate::layers::linear::Packed;
 use crate::layers::mixer::attend::most_spans;
 use crate::layers::mixer::compressed::pass_tokens as compressed_pass;
-use crate::layers::mixer::compressor::CompressScratch;
 use crate::layers::mixer::latent::pass_tokens;
 use crate::layers::rope::Angles;
 use crate::layers::scratch::{
-    AheadScratch, AttendScratch, AttentionScratch, DeltaScratch, DeviceScratch, LatentScratch,
-    LayerInputScratch, MoeScratch, PASS, ProductScratch, RouteScratch, SparseScratch,
+    AheadScratch, AttendScratch, AttentionScratch, CompressScratch, DeltaScratch, DeviceScratch,
+    LatentScratch, LayerInputScratch, MoeScratch, PASS, ProductScratch, RouteScratch, SparseScratch,
 };
 use crate::layers::streams::StreamScratch;
 use crate::weights::layer_inputs::LAYER_INPUT_TOKENS;
@@ -69,7 +68,6 @@ impl Executor {
     pub fn new(spec: &ModelSpec, ropes: &[RopeSpec], chunk: usize, context: usize) -> Self {
         let (w, d, pass) = (Widths::of(spec, chunk, context), spec.d_model, PASS.min(chunk));
         let buffer = |width: usize| vec![0.0; chunk * width];
-        let small = |width: usize| vec![0.0; pass * width];
         let ahead = AHEAD_TOKENS.min(chunk);
         Self {
             chunk,
@@ -79,30 +77,7 @@ impl Executor {
             joined: buffer(if w.parallel { d } else { 0 }),
             outset: buffer(if w.outset { d } else { 0 }),
             angles: ropes.iter().map(|rope| Angles::with_capacity(rope, chunk)).collect(),
-            attention: AttentionScratch {
-                q: small(w.q),
-                k: small(w.kv),
-                v: small(w.kv),
-                gate: small(w.gate),
-                mixed: small(w.q),
-                attend: AttendScratch {
-                    running: vec![Running::default(); pass * w.heads],
-                    spans: vec![0.0; w.spans],
-                    spans_running: vec![Running::default(); w.span_heads],
-                },
-                latent: LatentScratch {
-                    narrow: vec![0.0; w.latent.narrow],
-                    wide: vec![0.0; w.latent.wide],
-                    inputs: vec![0.0; w.latent.inputs],
-                    outputs: vec![0.0; w.latent.outputs],
-                    packed: Packed::with_capacity([w.latent.packed]),
-                },
-                sparse: w.sparse.buffers(),
-                compress: CompressScratch::new(w.compress.wide),
-                compress_small: CompressScratch::new(w.compress.small),
-                turned: Angles::with_capacity(&w.compress.rope(), w.compress.tokens),
-                delta: DeltaScratch::new(pass, w.delta),
-            },
+            attention: w.attention(pass),
             products: ProductScratch {
                 packed: Packed::with_capacity(w.packed(chunk, d)),
                 grouped: vec![0.0; w.grouped(chunk, d)],
@@ -398,22 +373,51 @@ impl Widths {
                 }
                 Op::LayerInput(_) => {}
                 Op::Mlp(mlp) => w.d_ff = w.d_ff.max(mlp.d_ff),
-                Op::Moe(moe) => {
-                    w.d_ff = w.d_ff.max(moe.expert.d_ff);
-                    if let SharedExpert::Plain(m) | SharedExpert::Gated(m) = &moe.shared {
-                        w.d_ff = w.d_ff.max(m.d_ff);
-                    }
-                    w.experts = w.experts.max(moe.experts);
-                    w.expert_width = w.expert_width.max(moe.latent.unwrap_or(if moe.weighs_inputs {
-                        spec.d_model
-                    } else {
-                        0
-                    }));
-                    w.per_token = w.per_token.max(moe.router.select.max_experts());
-                }
+                Op::Moe(moe) => w.moe(moe, spec.d_model),
             }
         }
         w
+    }
+
+    /// Buffers of attention and recurrences for passes of this many tokens.
+    fn attention(&self, pass: usize) -> AttentionScratch {
+        let small = |width: usize| vec![0.0; pass * width];
+        AttentionScratch {
+            q: small(self.q),
+            k: small(self.kv),
+            v: small(self.kv),
+            gate: small(self.gate),
+            mixed: small(self.q),
+            attend: AttendScratch {
+                running: vec![Running::default(); pass * self.heads],
+                spans: vec![0.0; self.spans],
+                spans_running: vec![Running::default(); self.span_heads],
+            },
+            latent: LatentScratch {
+                narrow: vec![0.0; self.latent.narrow],
+                wide: vec![0.0; self.latent.wide],
+                inputs: vec![0.0; self.latent.inputs],
+                outputs: vec![0.0; self.latent.outputs],
+                packed: Packed::with_capacity([self.latent.packed]),
+            },
+            sparse: self.sparse.buffers(),
+            compress: CompressScratch::new(self.compress.wide),
+            compress_small: CompressScratch::new(self.compress.small),
+            turned: Angles::with_capacity(&self.compress.rope(), self.compress.tokens),
+            delta: DeltaScratch::new(pass, self.delta),
+        }
+    }
+
+    /// Room for a mixture of experts.
+    fn moe(&mut self, moe: &MoeSpec, d_model: usize) {
+        self.d_ff = self.d_ff.max(moe.expert.d_ff);
+        if let SharedExpert::Plain(m) | SharedExpert::Gated(m) = &moe.shared {
+            self.d_ff = self.d_ff.max(m.d_ff);
+        }
+        self.experts = self.experts.max(moe.experts);
+        let weighed = if moe.weighs_inputs { d_model } else { 0 };
+        self.expert_width = self.expert_width.max(moe.latent.unwrap_or(weighed));
+        self.per_token = self.per_token.max(moe.router.select.max_experts());
     }
 
     /// Room for attention to compressed tokens.

@@ -1,6 +1,8 @@
 //! The buffers that layers compute in. They are allocated once for the largest pass, so that decode never
 //! allocates. It must not know how large they are, nor which pass uses them.
 
+use std::ops::Range;
+
 use moelten_quant::{Line, Running};
 
 use crate::experts::store::AcquireBuffers;
@@ -8,7 +10,6 @@ use crate::experts::tier::DeviceWork;
 use crate::layers::ffn::router::Routing;
 use crate::layers::ffn::visits::Visits;
 use crate::layers::linear::Packed;
-use crate::layers::mixer::compressor::CompressScratch;
 use crate::layers::rope::Angles;
 use crate::layers::streams::StreamScratch;
 
@@ -42,6 +43,33 @@ pub struct AttentionScratch {
     pub turned: Angles,
     /// What a delta net has in place of all of these.
     pub delta: DeltaScratch,
+}
+
+/// Values and logits of the tokens of a pass.
+#[derive(Default)]
+pub struct CompressScratch {
+    /// `[tokens, series * width]`.
+    pub values: Vec<f32>,
+    /// `[tokens, series * width]`.
+    pub gates: Vec<f32>,
+}
+
+impl CompressScratch {
+    /// Buffers of so many numbers each.
+    pub fn new(numbers: usize) -> Self {
+        Self { values: vec![0.0; numbers], gates: vec![0.0; numbers] }
+    }
+
+    /// Values and logits of some tokens of the pass, each `wide` numbers.
+    pub fn of(&self, tokens: &Range<usize>, wide: usize) -> (&[f32], &[f32]) {
+        let at = tokens.start * wide..tokens.end * wide;
+        (&self.values[at.clone()], &self.gates[at])
+    }
+
+    /// Numbers of the buffers.
+    pub fn numbers(&self) -> usize {
+        self.values.capacity() + self.gates.capacity()
+    }
 }
 
 /// Buffers of recurrences and short convolutions; empty in models without them. The lengths are those of a

@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use moelten_loader::spec::{
-    AttentionSpec, BankKind, BranchSpec, KvSource, MlpSpec, ModelSpec, Op, Part, RouterInput, SharedExpert,
+    AttentionSpec, BankKind, BranchSpec, CompressedSpec, KvSource, MlpSpec, ModelSpec, MoeSpec, Op, Part,
+    RouterInput, SharedExpert,
 };
 use moelten_loader::tensors::needed::delta_inputs;
 use moelten_loader::tensors::roles::{LayerTensor, Role};
@@ -172,21 +173,7 @@ impl BranchSquares {
                 }
                 add(LayerTensor::O, &self.output);
             }
-            Op::Compressed(compressed) => {
-                let compressor = compressed.compressor.as_ref();
-                let choice = compressor.and_then(|compressor| compressor.choice.as_ref());
-                let rows = [LayerTensor::CompressValue, LayerTensor::CompressGate];
-                let small = [
-                    LayerTensor::IndexCompressValue,
-                    LayerTensor::IndexCompressGate,
-                    LayerTensor::IndexWeights,
-                ];
-                add(LayerTensor::QDown, &self.input);
-                add(LayerTensor::KvDown, &self.input);
-                rows.into_iter().filter(|_| compressor.is_some()).for_each(|tensor| add(tensor, &self.input));
-                small.into_iter().filter(|_| choice.is_some()).for_each(|tensor| add(tensor, &self.input));
-                add(LayerTensor::O, &self.output);
-            }
+            Op::Compressed(compressed) => self.compressed_tensors(compressed, add),
             Op::Kda(kda) => {
                 for tensor in [LayerTensor::Q, LayerTensor::K, LayerTensor::V, LayerTensor::DeltaStrength] {
                     add(tensor, &self.input);
@@ -216,34 +203,53 @@ impl BranchSquares {
                 add(LayerTensor::LayerInputUp, &self.output);
             }
             Op::Mlp(mlp) => mlp_tensors(mlp, LayerTensor::Dense, [&self.input, &self.output], add),
-            Op::Moe(moe) => {
-                match moe.latent {
-                    // What experts read is not observed.
-                    Some(_) => {
-                        add(LayerTensor::Experts(Part::Down), &self.expert_hidden);
-                        add(LayerTensor::LatentDown, &self.input);
-                    }
-                    None => {
-                        let of_experts = [&self.experts, &self.expert_hidden];
-                        let tensor = match moe.kind() {
-                            BankKind::FeedForward => LayerTensor::Experts,
-                            BankKind::Adjugate => LayerTensor::AdjugateExperts,
-                            BankKind::Heads => LayerTensor::HeadExperts,
-                        };
-                        mlp_tensors(&moe.expert, tensor, of_experts, add);
-                    }
-                }
-                if let SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) = &moe.shared {
-                    mlp_tensors(mlp, LayerTensor::Shared, [&self.input, &self.output], add);
-                }
-                // The sums are not of what a router under its own norm reads.
-                if !matches!(moe.router_input, RouterInput::Residual { .. } | RouterInput::Groups { .. }) {
-                    add(LayerTensor::Router, &self.input);
-                }
-                if matches!(moe.shared, SharedExpert::Gated(_)) {
-                    add(LayerTensor::SharedInput, &self.input);
-                }
+            Op::Moe(moe) => self.moe_tensors(moe, add),
+        }
+    }
+
+    fn compressed_tensors<'a>(
+        &'a self,
+        compressed: &CompressedSpec,
+        add: &mut dyn FnMut(LayerTensor, &'a Squares),
+    ) {
+        let compressor = compressed.compressor.as_ref();
+        let choice = compressor.and_then(|compressor| compressor.choice.as_ref());
+        let rows = [LayerTensor::CompressValue, LayerTensor::CompressGate];
+        let small =
+            [LayerTensor::IndexCompressValue, LayerTensor::IndexCompressGate, LayerTensor::IndexWeights];
+        add(LayerTensor::QDown, &self.input);
+        add(LayerTensor::KvDown, &self.input);
+        rows.into_iter().filter(|_| compressor.is_some()).for_each(|tensor| add(tensor, &self.input));
+        small.into_iter().filter(|_| choice.is_some()).for_each(|tensor| add(tensor, &self.input));
+        add(LayerTensor::O, &self.output);
+    }
+
+    fn moe_tensors<'a>(&'a self, moe: &MoeSpec, add: &mut dyn FnMut(LayerTensor, &'a Squares)) {
+        match moe.latent {
+            // What experts read is not observed.
+            Some(_) => {
+                add(LayerTensor::Experts(Part::Down), &self.expert_hidden);
+                add(LayerTensor::LatentDown, &self.input);
             }
+            None => {
+                let of_experts = [&self.experts, &self.expert_hidden];
+                let tensor = match moe.kind() {
+                    BankKind::FeedForward => LayerTensor::Experts,
+                    BankKind::Adjugate => LayerTensor::AdjugateExperts,
+                    BankKind::Heads => LayerTensor::HeadExperts,
+                };
+                mlp_tensors(&moe.expert, tensor, of_experts, add);
+            }
+        }
+        if let SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) = &moe.shared {
+            mlp_tensors(mlp, LayerTensor::Shared, [&self.input, &self.output], add);
+        }
+        // The sums are not of what a router under its own norm reads.
+        if !matches!(moe.router_input, RouterInput::Residual { .. } | RouterInput::Groups { .. }) {
+            add(LayerTensor::Router, &self.input);
+        }
+        if matches!(moe.shared, SharedExpert::Gated(_)) {
+            add(LayerTensor::SharedInput, &self.input);
         }
     }
 }

@@ -143,6 +143,12 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
+    /// The number of another state.
+    fn next_state(&mut self) -> usize {
+        self.states += 1;
+        self.states - 1
+    }
+
     fn branch(&mut self, key: (usize, usize), bank: BankKey, spec: &BranchSpec) -> Result<Branch> {
         let of_layer = OfLayer { tensors: self.tensors, layer: key.0, d_model: self.d_model };
         let norm = |spec: Option<NormSpec>, weight, bias| {
@@ -165,46 +171,38 @@ impl Builder<'_> {
                 OpWeights::Attention { attention, state }
             }
             Op::HeadExperts(heads) => {
-                let (state, number) = (self.states, self.banks);
-                self.states += 1;
+                let (state, number) = (self.next_state(), self.banks);
                 self.banks += 1;
                 let heads = Box::new(of_layer.head_experts(number, heads, &mut self.ropes)?);
                 OpWeights::HeadExperts { heads, state, key: bank, next: None }
             }
             Op::Latent(latent) => {
-                let state = self.states;
-                self.states += 1;
+                let state = self.next_state();
                 OpWeights::Latent { latent: of_layer.latent(latent, &mut self.ropes)?, state }
             }
             Op::Compressed(compressed) => {
-                let state = self.states;
-                self.states += 1;
+                let state = self.next_state();
                 let compressed = Box::new(of_layer.compressed(compressed, &mut self.ropes)?);
                 OpWeights::Compressed { compressed, state }
             }
             Op::Conv(conv) => {
-                let state = self.states;
-                self.states += 1;
+                let state = self.next_state();
                 OpWeights::Conv { conv: of_layer.conv(*conv)?, state }
             }
             Op::Selective(ssm) => {
-                let state = self.states;
-                self.states += 1;
+                let state = self.next_state();
                 OpWeights::Selective { ssm: Box::new(of_layer.selective(*ssm)?), state }
             }
             Op::Kda(kda) => {
-                let state = self.states;
-                self.states += 1;
+                let state = self.next_state();
                 OpWeights::Kda { kda: Box::new(of_layer.kda(*kda)?), state }
             }
             Op::Ssm(ssm) => {
-                let state = self.states;
-                self.states += 1;
+                let state = self.next_state();
                 OpWeights::Ssm { ssm: of_layer.ssm(*ssm)?, state }
             }
             Op::Delta(delta) => {
-                let state = self.states;
-                self.states += 1;
+                let state = self.next_state();
                 OpWeights::Delta { delta: of_layer.delta(delta)?, state }
             }
             Op::LayerInput(input) => OpWeights::LayerInput(of_layer.layer_input(*input)),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use moelten_engine::{KvFormat, Model};
 use moelten_loader::container::safetensors::SafeTensors;
 use moelten_loader::load::load;
-use moelten_loader::spec::ExpertRule;
+use moelten_loader::rule::ExpertRule;
 
 use crate::common::{How, distance, folder, golden, logits, session, spread, stepwise, whole};
 

@@ -1,6 +1,6 @@
 //! Attention to a window and to compressed tokens, as data. It must not know layers.
 
-use super::AttentionSpec;
+use super::mixer::AttentionSpec;
 
 /// Attention to the last tokens and to rows that stand for runs of earlier ones (DeepSeek-V4, its technical
 /// report). Each token has one row, which is key and value of all heads; compressed rows are weighed averages

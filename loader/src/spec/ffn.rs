@@ -1,6 +1,6 @@
 //! Feed-forward blocks, mixtures of experts and their routers, as data. It must not know layers.
 
-use super::BankKind;
+use super::bank::BankKind;
 
 /// A matrix that every expert of a bank has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

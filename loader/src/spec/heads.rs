@@ -1,6 +1,7 @@
 //! Mixtures of attention heads, as data. It must not know layers.
 
-use super::{AttentionSpec, BankMatrix, Part, RouterSpec};
+use super::ffn::{BankMatrix, Part, RouterSpec};
+use super::mixer::AttentionSpec;
 
 /// Attention whose query heads are experts (arXiv 2210.05144; JetMoE, arXiv 2404.07413): each expert has a
 /// projection to the queries of a few heads and one from what these mix to the residual stream. All of them

@@ -36,7 +36,7 @@ const WORTH: f64 = 1.03;
 #[derive(Debug, clap::Args)]
 pub struct TuneArgs {
     /// GGUF file or model folder; the built-in model if there is none
-    model: Option<PathBuf>,
+    pub model: Option<PathBuf>,
     /// Tokens to decode with each setting
     #[arg(long, value_name = "N", default_value = "64", value_parser = open::tokens)]
     tokens: usize,

@@ -9,7 +9,8 @@ use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::runtime::topology::Pin;
 use moelten_engine::runtime::{Runtime, RuntimeOptions};
 use moelten_engine::{Model, ModelOptions};
-use moelten_loader::spec::{ExpertRule, ModelSpec};
+use moelten_loader::rule::ExpertRule;
+use moelten_loader::spec::ModelSpec;
 use moelten_loader::tensors::store::TensorStore;
 
 use serde::{Deserialize, Serialize};

@@ -2,15 +2,13 @@
 //! values, feature by feature, under a norm and a rope. With two series the row of a run takes the first
 //! series of the run before and the second of its own. It must not know what rows are for.
 
-use std::ops::Range;
-
 use moelten_loader::spec::{CompressorSpec, RopeSpec};
 use moelten_quant::Kernels;
 
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::norm::rms_in_place;
 use crate::layers::rope::{Angles, Rope};
-use crate::layers::scratch::ProductScratch;
+use crate::layers::scratch::{CompressScratch, ProductScratch};
 
 /// The weights by which tokens become rows of `width` numbers.
 #[derive(Debug, Clone)]
@@ -33,33 +31,6 @@ pub struct Compressor {
     pub rope: RopeSpec,
     /// Its frequencies.
     pub own_rope: Rope,
-}
-
-/// Values and logits of the tokens of a pass.
-#[derive(Default)]
-pub struct CompressScratch {
-    /// `[tokens, series * width]`.
-    pub values: Vec<f32>,
-    /// `[tokens, series * width]`.
-    pub gates: Vec<f32>,
-}
-
-impl CompressScratch {
-    /// Buffers of so many numbers each.
-    pub fn new(numbers: usize) -> Self {
-        Self { values: vec![0.0; numbers], gates: vec![0.0; numbers] }
-    }
-
-    /// Values and logits of some tokens of the pass, each `wide` numbers.
-    pub fn of(&self, tokens: &Range<usize>, wide: usize) -> (&[f32], &[f32]) {
-        let at = tokens.start * wide..tokens.end * wide;
-        (&self.values[at.clone()], &self.gates[at])
-    }
-
-    /// Numbers of the buffers.
-    pub fn numbers(&self) -> usize {
-        self.values.capacity() + self.gates.capacity()
-    }
 }
 
 impl Compressor {

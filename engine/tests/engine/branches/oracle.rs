@@ -11,7 +11,7 @@ mod streams;
 use moelten_loader::spec::{
     AttentionSpec, BranchSpec, ExpertGroups, IndexerSpec, Join, KvSource, LatentSpec, LayerInputSpec,
     LayerInputs, LayerSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate, QkNorm, Renormalise, RouterInput,
-    Scoring, Second, Select, SharedExpert, Temperature,
+    RouterSpec, Scoring, Second, Select, SharedExpert, Temperature,
 };
 use moelten_loader::tensors::roles::{LayerTensor as T, Role};
 
@@ -378,31 +378,31 @@ impl<'a> Layer<'a> {
         (0..x.len()).map(mix).collect()
     }
 
-    fn moe(self, spec: &MoeSpec, x: &[f64], of_router: &[f64], id: u32) -> Vec<f64> {
-        let logits =
-            linear(self.weights(T::Router), self.weights_if(spec.router.bias, T::RouterBias), of_router);
-        let (k, renormalise, scores, choice) = match &spec.router.select {
-            Select::SoftmaxTopK { k, renormalise } => (*k, *renormalise, softmax(&logits), softmax(&logits)),
+    /// How many experts are chosen, whether their weights are divided by their sum, the scores, and what the
+    /// choice goes by.
+    fn scores(self, router: &RouterSpec, logits: &[f64]) -> (usize, bool, Vec<f64>, Vec<f64>) {
+        match &router.select {
+            Select::SoftmaxTopK { k, renormalise } => (*k, *renormalise, softmax(logits), softmax(logits)),
             Select::Scored { k, scoring, groups, renormalise, .. } => {
                 let score = |x: &f64| match scoring {
                     Scoring::SqrtSoftplus => x.exp().ln_1p().sqrt(),
                     _ => 1.0 / (1.0 + (-x).exp()),
                 };
                 let scores: Vec<f64> = logits.iter().map(score).collect();
-                let bias = self.weights_if(spec.router.select.has_bias(), T::SelectBias);
+                let bias = self.weights_if(router.select.has_bias(), T::SelectBias);
                 let bias = |expert: usize| bias.map_or(0.0, |bias| f64::from(bias[expert]));
                 let biased: Vec<f64> = scores.iter().enumerate().map(|(e, s)| s + bias(e)).collect();
                 let choice = groups.map_or(biased.clone(), |groups| best_groups(&biased, groups));
                 (*k, *renormalise != Renormalise::No, scores, choice)
             }
             &Select::Threshold { eps, most, renormalise } => {
-                let scores = softmax(&logits);
+                let scores = softmax(logits);
                 let over = |score: &&f64| **score * scores.len() as f64 > f64::from(eps);
                 let k = scores.iter().filter(over).count().min(most);
                 (k, renormalise, scores.clone(), scores)
             }
             Select::TopTwo { second: Second::Over(least) } => {
-                let scores = softmax(&logits);
+                let scores = softmax(logits);
                 let mut sorted = scores.clone();
                 sorted.sort_by(|a, b| b.total_cmp(a));
                 let both = sorted[0] + sorted[1];
@@ -412,7 +412,13 @@ impl<'a> Layer<'a> {
             Select::TopTwo { .. } | Select::SparseMixer { .. } => {
                 unreachable!("made models draw no lots and do not route by SparseMixer")
             }
-        };
+        }
+    }
+
+    fn moe(self, spec: &MoeSpec, x: &[f64], of_router: &[f64], id: u32) -> Vec<f64> {
+        let logits =
+            linear(self.weights(T::Router), self.weights_if(spec.router.bias, T::RouterBias), of_router);
+        let (k, renormalise, scores, choice) = self.scores(&spec.router, &logits);
         let mut order: Vec<usize> = (0..spec.experts).collect();
         order.sort_by(|&a, &b| choice[b].total_cmp(&choice[a]));
         if spec.router.listed {

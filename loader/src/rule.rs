@@ -3,7 +3,7 @@
 
 use std::str::FromStr;
 
-use super::{ModelSpec, MoeSpec, Op, RouterInput, RouterSpec, Second, Select};
+use crate::spec::{ModelSpec, MoeSpec, Op, RouterInput, RouterSpec, Second, Select};
 
 /// How experts are chosen in place of a model's own way. Experts that are listed by token stay.
 #[derive(Debug, Clone, Copy, PartialEq)]
