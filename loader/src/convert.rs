@@ -20,6 +20,6 @@ mod write;
 pub use estimate::Estimate;
 pub use output::{FileLayout, Types};
 pub use pieces::Importance;
-pub use plan::{Change, Conversion};
+pub use plan::{Change, Conversion, PlannedTensor};
 pub use provenance::Description;
 pub use write::{Event, Work};

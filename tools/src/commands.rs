@@ -17,4 +17,5 @@ pub mod pull;
 pub mod quantize;
 pub mod replay;
 pub mod run;
+pub mod tune;
 pub mod verify;

@@ -7,7 +7,7 @@ mod file;
 mod keys;
 
 pub use edit::set;
-pub use file::{Config, here, load};
+pub use file::{Config, here, load, place};
 pub use keys::{KEYS, Key, Kind, find};
 
 use clap::Command;

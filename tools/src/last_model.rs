@@ -1,5 +1,5 @@
-//! The model of the last chat, for `moelten` alone: one line in the folder for state. It is written only if the
-//! user chose so in the configuration. It must not know what a model is.
+//! The model of the last chat, for `moelten` alone: one line in the folder for state. It is written only if
+//! the user chose so in the configuration. It must not know what a model is.
 
 use std::fs;
 use std::io;

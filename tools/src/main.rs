@@ -57,6 +57,7 @@ enum Command {
     Ppl(commands::ppl::PplArgs),
     Logits(commands::logits::LogitsArgs),
     Bench(commands::bench::BenchArgs),
+    Tune(commands::tune::TuneArgs),
     Replay(commands::replay::ReplayArgs),
     Doctor(commands::doctor::DoctorArgs),
     Config(commands::config::ConfigArgs),
@@ -77,6 +78,7 @@ impl Command {
             Self::Ppl(args) => args.models(),
             Self::Logits(args) => args.models(),
             Self::Bench(args) => args.models(),
+            Self::Tune(args) => args.models(),
             Self::Fit(_) | Self::Models(_) | Self::Pull(_) | Self::Replay(_) | Self::Doctor(_) => Vec::new(),
             Self::Config(_) | Self::Completions(_) | Self::Man(_) => Vec::new(),
         }
@@ -107,6 +109,7 @@ impl Command {
             Self::Ppl(args) => args.json,
             Self::Logits(args) => args.json,
             Self::Bench(args) => args.json,
+            Self::Tune(args) => args.json,
             Self::Replay(args) => args.json,
             Self::Doctor(args) => args.json,
             Self::Config(args) => args.json,
@@ -203,6 +206,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Ppl(args)) => commands::ppl::run(args),
         Some(Command::Logits(args)) => commands::logits::run(args),
         Some(Command::Bench(args)) => commands::bench::run(args),
+        Some(Command::Tune(args)) => commands::tune::run(args),
         Some(Command::Replay(args)) => commands::replay::run(args),
         Some(Command::Doctor(args)) => commands::doctor::run(args),
         Some(Command::Fit(args)) => commands::fit::run(args),
@@ -215,8 +219,14 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// Takes the stack that opening a model needs. The system gives it when it is used, and where the address space
-/// is full by then, that ends the process without a word.
+/// Whether a command line is answered whatever the configuration file says.
+fn needs_no_settings(words: &[String]) -> bool {
+    let asks = |word: &String| matches!(word.as_str(), "--help" | "-h" | "--version" | "-V" | "help");
+    words.iter().any(asks) || words.iter().map(String::as_str).eq(["config", "path"])
+}
+
+/// Takes the stack that opening a model needs. The system gives it when it is used, and where the address
+/// space is full by then, that ends the process without a word.
 #[inline(never)]
 fn take_stack() {
     let room = [0_u8; 384 << 10];
@@ -236,7 +246,11 @@ fn main() -> ExitCode {
         if texts.iter().take_while(|word| *word != "--").any(|word| word == "--json") {
             output::want_json();
         }
-        parse::check_config(Cli::command(), config::load()?)?;
+        let checked = config::load().and_then(|config| parse::check_config(Cli::command(), config));
+        // Help, and the place of the file, are what a broken one needs.
+        if !needs_no_settings(&texts) {
+            checked?;
+        }
         if version::is_asked(&texts) {
             print!("{}", filter::clean(&version::text()));
             return Ok(());

@@ -9,8 +9,9 @@ pub mod loops;
 mod oom;
 mod session;
 pub mod sizes;
+pub mod tuned;
 
-pub use compute::ComputeArgs;
+pub use compute::{ComputeArgs, PrefetchArg};
 pub use files::{load, mention, name};
 pub use oom::prefer_as_oom_victim;
 pub use session::{SessionArgs, context_words};

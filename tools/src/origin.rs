@@ -37,6 +37,15 @@ pub fn variable(error: &clap::Error, command: &Command, line: &[String]) -> Opti
     (!stated && std::env::var_os(variable).is_some()).then(|| variable.to_string_lossy().into_owned())
 }
 
+/// The text of an error about an option's value, with the environment variable that gave it in the place of
+/// the option.
+pub fn blame(text: &str, error: &clap::Error, variable: &str) -> String {
+    let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
+        return text.to_owned();
+    };
+    text.replace(&format!("for '{option}'"), &format!("in the environment variable {variable}"))
+}
+
 fn find<'c>(command: &'c Command, long: &str) -> Option<&'c Arg> {
     let own = command.get_arguments().find(|argument| argument.get_long() == Some(long));
     own.filter(|argument| argument.get_env().is_some())

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use clap::builder::Resettable;
 use clap::{ArgMatches, Command};
-use moelten_tui::filter;
+use moelten_tui::{distance, filter};
 
 use crate::config::{self, Config, KEYS, Kind};
 use crate::exit::{self, CommandError};
@@ -21,18 +21,19 @@ pub fn parse_from<C: clap::Parser>(
     line: impl IntoIterator<Item = impl Into<OsString> + Clone>,
 ) -> anyhow::Result<C> {
     let line: Vec<OsString> = line.into_iter().map(Into::into).collect();
-    try_parse(&line).or_else(|error: clap::Error| {
+    try_parse(&line).or_else(|mut error: clap::Error| {
         if !error.use_stderr() {
             error.print()?;
             std::process::exit(0);
         }
+        without_far_suggestions(&mut error);
         let mut text = error.render().to_string();
         if let Some(tip) = tip(&error) {
             text.push_str(&tip);
         }
         let words: Vec<String> = line.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         if let Some(variable) = origin::variable(&error, &C::command(), &words) {
-            text.push_str(&format!("\n  the value is that of the environment variable {variable}\n"));
+            text = origin::blame(&text, &error, &variable);
         }
         // The exit code stays the same with closed outputs.
         let _ = write!(io::stderr(), "{}", filter::clean(&text));
@@ -91,6 +92,23 @@ pub fn check_config(command: Command, config: &Config) -> anyhow::Result<()> {
     Err(CommandError::Usage(format!("{place}: {first}")).into())
 }
 
+/// Takes away suggestions of commands that are spelt quite differently: `ppl` for `pull` does not help.
+fn without_far_suggestions(error: &mut clap::Error) {
+    use clap::error::{ContextKind, ContextValue};
+    let Some(name) = error.get(ContextKind::InvalidSubcommand).map(ToString::to_string) else { return };
+    let near = |suggestion: &String| distance(suggestion, &name) <= 1 + name.len() / 4;
+    let kept = match error.get(ContextKind::SuggestedSubcommand) {
+        Some(ContextValue::Strings(all)) if meant(&name).is_none() => {
+            all.iter().filter(|suggestion| near(suggestion)).cloned().collect()
+        }
+        _ => Vec::<String>::new(),
+    };
+    error.remove(ContextKind::SuggestedSubcommand);
+    if !kept.is_empty() {
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(kept));
+    }
+}
+
 /// A tip for arguments at the places where other programs expect them.
 fn tip(error: &clap::Error) -> Option<String> {
     use clap::error::{ContextKind, ErrorKind};
@@ -98,10 +116,12 @@ fn tip(error: &clap::Error) -> Option<String> {
     let tip = match error.kind() {
         ErrorKind::InvalidSubcommand => {
             let name = told(ContextKind::InvalidSubcommand)?;
-            if name.contains(char::is_whitespace) {
-                "`moelten run --prompt TEXT` answers a prompt".to_owned()
-            } else {
-                return None;
+            match meant(&name) {
+                Some(meant) => meant.to_owned(),
+                None if name.contains(char::is_whitespace) => {
+                    "`moelten run --prompt TEXT` answers a prompt".to_owned()
+                }
+                None => return None,
             }
         }
         ErrorKind::UnknownArgument => {
@@ -117,4 +137,21 @@ fn tip(error: &clap::Error) -> Option<String> {
         _ => return None,
     };
     Some(format!("\n  tip: {tip}\n"))
+}
+
+/// Commands of other programs, and what does the same here.
+fn meant(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "serve" | "server" => "there is no server in this version; `moelten chat` and `moelten run` answer",
+        "version" => "`moelten --version` prints the version",
+        "list" | "ls" | "ps" => "`moelten models` lists the models on this machine",
+        "download" | "get" | "fetch" | "install" => "`moelten pull NAME` downloads a model",
+        "convert" | "create" => "`moelten quantize SOURCE TARGET` converts a model",
+        "show" | "info" => "`moelten inspect MODEL` shows what is in a model",
+        "check" => "`moelten verify MODEL` checks a file; `moelten fit MODEL` says whether it runs here",
+        "ask" | "generate" | "complete" => "`moelten run MODEL --prompt TEXT` answers a prompt",
+        "rm" | "remove" | "delete" => "`moelten models rm NAME` deletes a downloaded model",
+        "perplexity" | "eval" => "`moelten ppl MODEL --text FILE` measures the perplexity",
+        _ => return None,
+    })
 }

@@ -14,6 +14,7 @@ mod model;
 mod overflow;
 mod reports;
 mod revise;
+mod sessions;
 mod state;
 pub mod thinking;
 mod tone;
@@ -25,10 +26,11 @@ pub use backend::{
     Tell, TokenCount,
 };
 pub use event::{AttachError, ChatEffect, ChatEvent, FileEvent, OverflowChoice, Overwrite};
-pub use facts::{Facts, Limits};
+pub use facts::{Facts, Limits, ModelCard};
 pub use handle::FORCE_QUIT_WITHIN;
 pub use meter::CONTEXT_WARNING_PERCENT;
 pub use reports::{help, summary};
+pub use sessions::{SavedModel, SessionEntry, saved_model};
 pub use state::Chat;
 pub use tone::Tone;
 pub use turn::{Attachment, Turn};

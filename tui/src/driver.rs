@@ -1,8 +1,10 @@
 //! Input, output, clock and threads of the chat: line mode, the full screen, files. It carries out what the
 //! state machines decide, and must not decide anything itself.
 
+mod ansi;
 mod answer_stream;
 mod clipboard;
+mod conversations;
 mod editor;
 mod file_jobs;
 mod file_names;
@@ -24,7 +26,8 @@ pub mod terminal;
 mod text_file;
 
 pub use answer_stream::AnswerStream;
-pub use file_jobs::{StatePaths, last_conversation};
+pub use conversations::{Conversations, Resumed};
+pub use file_jobs::StatePaths;
 pub use file_worker::SAVE_WAIT_MAX;
 pub use history_file::HistoryFile;
 pub use line_editor::{EditorInput, interactive};

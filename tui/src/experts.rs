@@ -4,6 +4,8 @@
 
 mod gauges;
 mod grid;
+mod history;
+mod look;
 mod rates;
 mod view;
 

@@ -4,6 +4,7 @@
 
 mod draw;
 mod event;
+mod finder;
 mod handle;
 mod help;
 mod key_table;
@@ -11,10 +12,15 @@ mod keys;
 mod live;
 mod log;
 mod model_entry;
+mod palette;
 mod picker;
 pub(crate) mod progress;
+mod queue;
+mod sessions;
 mod state;
 mod status;
+mod suggest;
+mod welcome;
 
 pub use event::{CompletionRequest, ScreenEffect, ScreenEvent, Urgency};
 pub use model_entry::{ModelEntry, ModelSearch, SearchStep, Verdict};

@@ -21,8 +21,8 @@ use crate::runtime::ledger::Charge;
 use crate::state::kv::format::KvFormat;
 use crate::state::{MOST_NEW_TOKENS, SequenceState};
 
-/// Tokens from which on a pass tells after every layer how far it has come: on a slow model fewer take
-/// seconds too, but so few that the end of the pass is near.
+/// Tokens from which on a pass tells after every layer how far it has come: on a slow model even so few take
+/// seconds.
 const WATCHED: usize = 16;
 
 /// One sequence of tokens on a model.

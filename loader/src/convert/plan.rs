@@ -44,6 +44,19 @@ pub struct Change {
     pub bytes_after: u64,
 }
 
+/// A tensor of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedTensor<'a> {
+    /// Its name in the file.
+    pub name: &'a str,
+    /// Its type.
+    pub kind: &'static str,
+    /// Its dimensions, the fastest first.
+    pub shape: &'a [u64],
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
 /// A model laid out as a GGUF file that is not written yet.
 pub struct Conversion<'a> {
     pub(super) model: &'a LoadedModel,
@@ -179,6 +192,16 @@ impl<'a> Conversion<'a> {
             }
         }
         changes
+    }
+
+    /// The tensors of the output, in the order of the file.
+    pub fn tensors(&self) -> impl Iterator<Item = PlannedTensor<'_>> {
+        self.outputs.iter().map(|output| PlannedTensor {
+            name: &output.plan.name,
+            kind: output.plan.storage.name(),
+            shape: &output.plan.shape,
+            bytes: output.bytes,
+        })
     }
 
     /// Weights errors in columns by `importance`, for formats whose encoder can use it.

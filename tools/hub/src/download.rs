@@ -319,7 +319,8 @@ impl Fetcher {
         }
     }
 
-    /// Fetches a piece into empty memory. Tries count only while nothing arrives: a slow line is no error.
+    /// Fetches a piece into empty memory. Tries count only while nothing arrives: a slow line is not an
+    /// error.
     fn piece(&self, piece: u64, memory: Vec<u8>) -> Result<Vec<u8>, HubError> {
         let from = self.from + piece * PIECE;
         let length = PIECE.min(self.size - from);

@@ -104,7 +104,7 @@ fn speed_of_passes(bytes: usize, pass: impl Fn()) -> f64 {
 ///
 /// # Errors
 /// As [`ram`].
-fn ram_within(pool: &Pool, kernels: &Kernels, most: u64) -> anyhow::Result<f64> {
+pub fn ram_within(pool: &Pool, kernels: &Kernels, most: u64) -> anyhow::Result<f64> {
     Ok(RamBuffer::within(pool, most)?.gb_per_s(pool, kernels))
 }
 

@@ -88,6 +88,8 @@ pub struct Decode {
     pub kv_bytes_per_token: f64,
     /// Bytes read from disk per token; `None` if the system does not count them.
     pub disk_bytes_per_token: Option<f64>,
+    /// Time of a token in milliseconds: the median, and what 95 % of the tokens stay below.
+    pub token_ms: [f64; 2],
     /// Counters of the expert store.
     pub store: StoreStats,
     /// Distinct experts chosen, over all layers.
@@ -238,6 +240,7 @@ impl Run<'_> {
         let mut counter = self.traffic.counter();
         let before = self.disk_bytes;
         let mut store_before = None;
+        let mut times = Vec::with_capacity(repeat * decode);
         let gauge = self.gauge;
         let timed = self.repeat(decode, &mut progress, &|| gauge.memory(), |run, timed| {
             if !run.work.streams {
@@ -257,7 +260,11 @@ impl Run<'_> {
                     false => taken.as_deref_mut(),
                 };
                 let mut watch = Watch { counter, trace };
+                let started = Instant::now();
                 run.session.decode(token, run.stop, &mut watch)?;
+                if timed {
+                    times.push(started.elapsed());
+                }
             }
             Ok(())
         })?;
@@ -274,6 +281,7 @@ impl Run<'_> {
                 bytes_per_token: every as f64 + counter.chosen.bytes as f64 / all,
                 kv_bytes_per_token: kv.sum::<u64>() as f64 / decode as f64,
                 disk_bytes_per_token: disk,
+                token_ms: [0.5, 0.95].map(|share| quantile_ms(&mut times, share)),
                 store: self.session.model().experts().stats().since(&store_before.unwrap_or_default()),
                 experts_used,
                 experts,
@@ -317,9 +325,27 @@ impl Run<'_> {
     }
 }
 
+/// The time in milliseconds that a share of the times stays below; 0 without times.
+fn quantile_ms(times: &mut [Duration], share: f64) -> f64 {
+    times.sort_unstable();
+    let last = times.len().saturating_sub(1);
+    let at = (last as f64 * share).round() as usize;
+    times.get(at).map_or(0.0, |time| 1e3 * time.as_secs_f64())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quantiles_are_of_the_times() {
+        let mut times: Vec<_> = (1..=101).rev().map(Duration::from_millis).collect();
+        assert_eq!(
+            [0.0, 0.5, 0.95, 1.0].map(|share| quantile_ms(&mut times, share)),
+            [1.0, 51.0, 96.0, 101.0]
+        );
+        assert_eq!(quantile_ms(&mut [], 0.5), 0.0);
+    }
 
     #[test]
     fn only_what_is_run_needs_tokens() {

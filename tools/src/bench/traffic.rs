@@ -87,6 +87,11 @@ impl Traffic {
         banks.collect()
     }
 
+    /// Bytes of weights that a token reads, for uniform routing.
+    pub fn token_bytes(&self, spec: &ModelSpec) -> f64 {
+        (self.dense.bytes + self.head.bytes) as f64 + self.routed_bytes(spec).iter().sum::<f64>()
+    }
+
     /// Bytes of keys and values that the token at `position` reads: its own and those of all visible
     /// positions.
     pub fn kv_bytes(&self, position: usize) -> u64 {

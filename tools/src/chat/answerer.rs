@@ -14,6 +14,7 @@ use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::text::SamplingHints;
 use moelten_tui::chat::Facts;
 use moelten_tui::chat::Limits;
+use moelten_tui::chat::ModelCard;
 use moelten_tui::chat::Tell;
 use moelten_tui::terminal::Tone;
 
@@ -52,12 +53,18 @@ pub struct About {
     pub hints: SamplingHints,
     /// Harmless oddities of its files.
     pub notices: Vec<String>,
+    /// Those that matter only to a text that has what they are about; then it is said again.
+    pub conditional: Vec<String>,
+    /// What the card of a chat says.
+    pub card: ModelCard,
     /// Size of the context and the reason for it.
     pub context: String,
     /// The model's maximum context in tokens.
     pub made_for: usize,
     /// Threads and instruction set.
     pub compute: String,
+    /// Bytes of weights that a token reads.
+    pub token_bytes: f64,
     /// Measured limits of the machine; empty if nothing was measured.
     pub limits: Limits,
 }
@@ -93,12 +100,19 @@ impl Answerer {
         let Headers { loaded, language, hints, notices, name } = headers;
         check_stop()?;
         let family = loaded.spec.family;
+        let of_bytes = language.tokenizer.unspellable_notice();
+        let (conditional, notices): (Vec<_>, Vec<_>) =
+            notices.into_iter().partition(|notice| Some(notice) == of_bytes.as_ref());
         let mut tell = tell;
-        let mut limits = Limits::default();
+        let (mut limits, mut speed) = (Limits::default(), None);
+        let files = loaded.tensors.catalog().files();
+        let file_bytes = files.iter().map(|file| file.size()).sum();
+        let traffic = Traffic::weigh(&loaded.spec, &loaded.tensors, options.compute().kv());
+        let token_bytes = traffic.token_bytes(&loaded.spec);
         if let Some(tell) = &mut tell {
             let plan = options.plan(&loaded)?;
             let before = memory_words::before_start(options, &loaded, &plan)?;
-            limits = before.limits;
+            (limits, speed) = (before.limits, before.speed);
             before.lines.into_iter().for_each(|(tone, line)| tell(tone, line));
         }
         check_stop()?;
@@ -112,12 +126,23 @@ impl Answerer {
         let threads = runtime.pool().threads();
         let compute_text = format!("{threads} threads, {}", runtime.isa().name());
         let (session, why) = options.session(&Arc::clone(&model))?;
+        let plan = model.plan();
+        let card = ModelCard {
+            kind: format!("{family} {format}"),
+            bytes: file_bytes,
+            budget_bytes: plan.budget,
+            cached: memory_words::cached_share(plan),
+            speed,
+        };
         let about = About {
             name,
             family,
             format,
             hints,
             notices,
+            conditional,
+            card,
+            token_bytes,
             context: format!("{} tokens ({why})", open::count(session.context())),
             made_for: model.spec().max_context,
             compute: compute_text,
@@ -171,11 +196,14 @@ impl Answerer {
         let about = &self.about;
         Facts {
             model: about.name.clone(),
+            path: None,
             format: about.format.clone(),
             context: self.context(),
             supports_system: self.language.supports_system(),
             can_skip_thinking: self.language.can_skip_thinking(),
             limits: about.limits,
+            card: about.card.clone(),
+            unspellable: self.language.tokenizer.unspellable().to_vec(),
             rows: vec![
                 ("family", about.family.to_owned()),
                 ("weights", about.format.clone()),

@@ -10,11 +10,14 @@ use moelten_engine::runtime::Runtime;
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::runtime::memory;
 use moelten_loader::io::give_back;
-use moelten_tui::chat::{Backend, Counters, Failure, NotSwitched, PreviousModel, Request, Switched, Tell};
+use moelten_tui::chat::{
+    Backend, Counters, Facts, Failure, NotSwitched, PreviousModel, Request, Switched, Tell,
+};
 use moelten_tui::screen::{ModelSearch, SearchStep};
 use moelten_tui::terminal::Tone;
 use moelten_tui::thinking;
 
+use crate::bench::limits;
 use crate::chat::answerer::Answerer;
 use crate::chat::headers::Headers;
 use crate::chat::language::{Language, NoPrompt, Prompt};
@@ -22,12 +25,17 @@ use crate::chat::sampling::SamplingArgs;
 use crate::exit::{self, CommandError};
 use crate::models::{ModelInspector, Places};
 use crate::open::{self, SessionArgs};
+use crate::report::{forecast, memory_words};
 use crate::signals::Polling;
 
 /// A conversation is counted to its end up to this many times the context.
 const COUNTED: usize = 4;
 /// Texts of more bytes leave memory that is worth giving back.
 const LARGE: usize = 1 << 20;
+/// Models whose tokens read fewer bytes than this are not limited by memory alone.
+const SMALL: f64 = 64e6;
+/// Memory in which the speed of RAM is measured, in bytes.
+const MEASURED: u64 = 64 << 20;
 
 /// The model of a chat.
 pub struct ChatBackend {
@@ -55,14 +63,17 @@ impl ChatBackend {
         sampling: &SamplingArgs,
         tell: Tell<'_>,
     ) -> anyhow::Result<Self> {
-        let (headers, runtime) = (Headers::read(model, true)?, session.compute().runtime()?);
-        let answerer = Answerer::of(headers, session, &runtime, Some(tell), &Cancel::new())?;
+        let headers = Headers::read(model, true)?;
+        let (session, tuned) = session.tuned_for(model);
+        tuned.into_iter().for_each(|words| tell(Tone::Dim, words));
+        let runtime = session.compute().runtime()?;
+        let answerer = Answerer::of(headers, &session, &runtime, Some(tell), &Cancel::new())?;
         answerer.check(system)?;
         Ok(Self {
             language: Arc::clone(answerer.language()),
             answerer: Some(answerer),
             model: Arc::new(Mutex::new(model.map(Path::to_owned))),
-            session: session.clone(),
+            session,
             sampling: sampling.clone(),
             runtime,
         })
@@ -71,6 +82,34 @@ impl ChatBackend {
     /// The current model.
     pub fn answerer(&self) -> &Answerer {
         self.answerer.as_ref().expect("a model is open until another is asked for")
+    }
+
+    /// Facts for the chat screen.
+    pub fn facts(&self) -> Facts {
+        let model = self.model.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.facts_of(self.answerer(), model.as_deref())
+    }
+
+    /// Facts with the place of the model, which stays true in another folder, and with its expected speed.
+    fn facts_of(&self, answerer: &Answerer, model: Option<&Path>) -> Facts {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let mut facts = Facts { path: model.map(absolute), ..answerer.facts() };
+        facts.card.speed = facts.card.speed.or_else(|| self.speed_in_memory(answerer));
+        facts
+    }
+
+    /// The expected speed of a model that is wholly in RAM; `None` if it is so small that other things than
+    /// memory decide, or if there is no room to measure.
+    fn speed_in_memory(&self, answerer: &Answerer) -> Option<String> {
+        let plan = answerer.session.model().plan();
+        let token_bytes = answerer.about().token_bytes;
+        let free = plan.budget.saturating_sub(memory::owned_bytes()?);
+        if memory_words::streams(plan) || token_bytes < SMALL || free < 2 * MEASURED {
+            return None;
+        }
+        let ram = limits::ram_within(self.runtime.pool(), self.runtime.kernels(), MEASURED).ok()?;
+        give_back();
+        Some(memory_words::likely(forecast::in_memory(token_bytes, ram)))
     }
 
     /// Sampling parameters: the options', then those that the model recommends.
@@ -106,8 +145,10 @@ impl ChatBackend {
     ) -> anyhow::Result<Switched> {
         let answerer = Answerer::of(headers, &self.session, &self.runtime, Some(tell), polling.stop())?;
         answerer.about().notices.iter().for_each(|notice| tell(Tone::Dim, format!("note: {notice}")));
-        let switched =
-            Switched { facts: answerer.facts(), params: self.sampling.resolve(&answerer.about().hints)? };
+        let switched = Switched {
+            facts: self.facts_of(&answerer, model),
+            params: self.sampling.resolve(&answerer.about().hints)?,
+        };
         self.takes_over(answerer);
         *self.model.lock().unwrap_or_else(PoisonError::into_inner) = model.map(Path::to_owned);
         Ok(switched)

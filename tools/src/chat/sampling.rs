@@ -41,6 +41,21 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
+    /// The names of the settings that were given.
+    pub fn given(&self) -> Vec<&'static str> {
+        let all = [
+            ("temp", self.temp.is_some()),
+            ("top-k", self.top_k.is_some()),
+            ("top-p", self.top_p.is_some()),
+            ("min-p", self.min_p.is_some()),
+            ("repeat-penalty", self.repeat_penalty.is_some()),
+            ("seed", self.seed.is_some()),
+            ("max-tokens", self.max_tokens.is_some()),
+            ("stop", !self.stop.is_empty()),
+        ];
+        all.into_iter().filter_map(|(name, given)| given.then_some(name)).collect()
+    }
+
     /// The parameters, validated.
     ///
     /// # Errors

@@ -1,7 +1,6 @@
 //! `moelten bench`: how fast a model reads a prompt and decodes, compared with the limits of the machine,
 //! measured in the same run. It must not know how figures are printed.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use moelten_engine::offline::trace::{TraceHeader, TraceWriter, TracedBank};
@@ -27,6 +26,7 @@ use crate::open::{self, ComputeArgs};
 use crate::output;
 use crate::report::bench::BenchReport;
 use crate::report::earlier::{self, Machine, ModelKey, Pace};
+use crate::report::page;
 use crate::report::windows;
 use crate::signals::Polling;
 
@@ -161,7 +161,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     if args.json {
         output::answer(&report.json())?;
     } else {
-        write!(io::stdout(), "{}", filter::clean(&report.text()))?;
+        page::print(&report.text())?;
     }
     Ok(())
 }

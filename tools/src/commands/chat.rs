@@ -1,12 +1,14 @@
 //! `moelten chat`: a conversation on the full screen of a terminal, line by line, or through a pipe.
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use etcetera::BaseStrategy;
-use moelten_tui::chat::{Chat, ChatEvent, FileEvent};
+use moelten_tui::chat::{Chat, ChatEvent, FileEvent, SavedModel, saved_model};
 use moelten_tui::driver::{
-    self, Controls, EditorInput, HistoryFile, Input, PlainInput, StatePaths, interactive,
+    self, Controls, Conversations, EditorInput, HistoryFile, Input, PlainInput, Resumed, StatePaths,
+    interactive,
 };
 use moelten_tui::screen::Screen;
 use moelten_tui::terminal::{self, Notes, Tone};
@@ -31,6 +33,9 @@ pub struct ChatArgs {
     /// System prompt; replaces the saved one with --continue; @FILE reads it from a file
     #[arg(short, long, value_name = "TEXT|@FILE")]
     system: Option<String>,
+    /// First message, sent at the start
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Option<String>,
     /// Continue the last conversation
     #[arg(long = "continue", visible_alias = "resume")]
     go_on: bool,
@@ -46,7 +51,7 @@ pub struct ChatArgs {
     /// Save neither the input history nor the conversation
     #[arg(long)]
     no_history: bool,
-    /// Print more: the seed
+    /// Print more: the seed, and characters that the vocabulary lacks
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
@@ -101,6 +106,13 @@ impl ChatArgs {
 pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let system = args.system.as_deref().map(prompt::text_or_file).transpose()?;
+    let saves = !args.no_history && interactive();
+    let files = kept();
+    let last = if args.go_on { Some(last_conversation(&files)?) } else { None };
+    let model = match (&args.model, &last) {
+        (None, Some(last)) => model_of(last)?,
+        (given, _) => given.clone(),
+    };
     // Messages from before the screen opens are repeated on it.
     let mut said = Vec::new();
     let mut say = |tone: Tone, text: String| {
@@ -108,8 +120,8 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
         said.push((tone, text));
     };
     let backend =
-        ChatBackend::open(args.model.as_deref(), system.as_deref(), &args.session, &args.sampling, &mut say)?;
-    if let Some(model) = args.model.as_deref().filter(|_| config::here().remembers_model())
+        ChatBackend::open(model.as_deref(), system.as_deref(), &args.session, &args.sampling, &mut say)?;
+    if let Some(model) = model.as_deref().filter(|_| config::here().remembers_model())
         && let Err(error) = last_model::remember(model)
     {
         say(Tone::Warning, format!("the model is not remembered: {error}"));
@@ -118,30 +130,36 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     let params = backend.params()?;
     about.notices.iter().for_each(|notice| say(Tone::Dim, format!("note: {notice}")));
     if args.verbose {
+        about.conditional.iter().for_each(|notice| say(Tone::Dim, format!("note: {notice}")));
         say(Tone::Dim, format!("seed {}", params.sampler.seed));
     }
     let full = interactive() && !args.plain && terminal::has_escape_sequences();
-    let kept = if args.no_history || !interactive() { StatePaths::default() } else { kept() };
-    let mut chat = Chat::new(backend.answerer().facts(), params, system);
-    if kept.conversation.is_some() {
+    let kept = if saves { files } else { StatePaths::default() };
+    let mut chat = Chat::new(backend.facts(), params, system);
+    chat.fix_settings(&args.sampling.given());
+    if kept.conversations.is_some() {
         chat.keep_conversations();
     }
-    let last = if args.go_on { Some(last_conversation()?) } else { None };
+    let last = last.map(|Resumed { path, text, shared }| FileEvent::Last { path, text, shared });
+    let theme = args.theme();
     if full {
-        let mut greeting = greeting(&about, args.model.is_none());
-        if args.model.is_none() {
-            greeting.push((Tone::Dim, "F3 lists the models on this machine.".to_owned()));
+        // The card of the screen has the rest.
+        let mut greeting = Vec::new();
+        if model.is_none() {
+            greeting.push((Tone::Dim, builtin::INTRODUCTION.to_owned()));
         }
         greeting.extend(said);
-        return full_screen(chat, backend, kept, args.theme(), greeting, last);
+        let start = Start { greeting, last, prompt: args.prompt };
+        return full_screen(chat, backend, kept, theme, start);
     }
     if interactive() && !args.plain {
         notes.line(Tone::Dim, "This terminal has no full screen (TERM); using plain lines.");
     }
-    greeting(&about, args.model.is_none()).iter().for_each(|(tone, line)| notes.line(*tone, line));
+    greeting(&about, model.is_none()).iter().for_each(|(tone, line)| notes.line(*tone, line));
     notes.line(Tone::Dim, "/help lists the commands, Ctrl-C stops an answer, Ctrl-D quits.");
     let mut backend = backend;
-    let first = last.map_or_else(Vec::new, |event| chat.handle(ChatEvent::File(event)));
+    let mut first = last.map_or_else(Vec::new, |event| chat.handle(ChatEvent::File(event)));
+    first.extend(args.prompt.into_iter().flat_map(|text| chat.handle(ChatEvent::Entered(text))));
     let mut input: Box<dyn Input> = if interactive() {
         terminal::remember();
         Box::new(EditorInput::new(kept.history.clone(), notes.aloud())?)
@@ -153,18 +171,24 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     Ok(driver::run_lines(&mut chat, &mut backend, &mut *input, notes.aloud(), &kept, first)?)
 }
 
+/// What a chat begins with.
+struct Start {
+    greeting: Vec<(Tone, String)>,
+    last: Option<FileEvent>,
+    prompt: Option<String>,
+}
+
 fn full_screen(
     chat: Chat,
     backend: ChatBackend,
     kept: StatePaths,
     theme: Theme,
-    greeting: Vec<(Tone, String)>,
-    last: Option<FileEvent>,
+    start: Start,
 ) -> anyhow::Result<()> {
     // A signal must not end the program before the screen is restored.
     let polling = Polling::begin();
     signals::watch_job_control(exit::on_bug);
-    let mut greeting = greeting;
+    let Start { mut greeting, last, prompt } = start;
     let history = kept.history.clone().and_then(|path| match HistoryFile::open(path) {
         Ok(history) => Some(history),
         Err(error) => {
@@ -175,7 +199,8 @@ fn full_screen(
     let texts = history.as_ref().map(HistoryFile::texts).unwrap_or_default();
     let mut screen = Screen::new(chat, theme, texts);
     screen.show_notes(greeting);
-    let first = screen.open(last);
+    let mut first = screen.open(last);
+    first.extend(prompt.into_iter().flat_map(|text| screen.send(text)));
     let finder = backend.finder();
     let controls = Controls {
         stop: signals::stop,
@@ -198,18 +223,35 @@ fn greeting(about: &About, built_in: bool) -> Vec<(Tone, String)> {
     lines
 }
 
-/// Files for history and conversation: in `~/.local/state/moelten`, by the XDG rules; none without a home
+/// Files for history and conversations: in `~/.local/state/moelten`, by the XDG rules; none without a home
 /// folder.
 fn kept() -> StatePaths {
     let state = etcetera::choose_base_strategy().ok().and_then(|strategy| strategy.state_dir());
-    let file = |name| state.as_ref().map(|state| state.join("moelten").join(name));
-    StatePaths { history: file("history"), conversation: file("last-conversation.json") }
+    let folder = state.map(|state| state.join("moelten"));
+    StatePaths {
+        history: folder.as_ref().map(|folder| folder.join("history")),
+        conversations: folder.map(|folder| Arc::new(Conversations::below(&folder))),
+    }
 }
 
 /// Reads the last conversation.
-fn last_conversation() -> anyhow::Result<FileEvent> {
+fn last_conversation(files: &StatePaths) -> anyhow::Result<Resumed> {
     let none = |why: &str| CommandError::Usage(format!("no conversation to continue: {why}"));
-    let path = kept().conversation.ok_or_else(|| none("there is no home folder to save one in"))?;
-    let text = driver::last_conversation(&path).map_err(|why| none(&format!("{}: {why}", path.display())))?;
-    Ok(FileEvent::Last { path, text })
+    let kept = files.conversations.as_ref().ok_or_else(|| none("there is no home folder to save one in"))?;
+    Ok(kept.resume_last().map_err(|why| none(&why))?)
+}
+
+/// The model of a conversation that is continued without naming a model; `None` is the built-in one.
+fn model_of(last: &Resumed) -> anyhow::Result<Option<PathBuf>> {
+    let problem = |what: String| {
+        CommandError::Usage(format!("{what}; `moelten chat MODEL --continue` continues with another one"))
+    };
+    match saved_model(&last.text) {
+        Some(SavedModel::At(path)) if !Path::exists(&path) => {
+            Err(problem(format!("the model of the conversation is gone: {}", path.display())).into())
+        }
+        Some(SavedModel::At(path)) => Ok(Some(path)),
+        // Files of earlier versions name no place; the chat says with which model the conversation was.
+        Some(SavedModel::BuiltIn | SavedModel::Unknown(_)) | None => Ok(None),
+    }
 }

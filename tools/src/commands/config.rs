@@ -58,17 +58,16 @@ struct Setting {
 
 /// Runs the command. `whole` is the whole command line's definition.
 pub fn run(args: ConfigArgs, whole: Command) -> anyhow::Result<()> {
-    let config = config::load()?;
-    let path = config.path.as_deref().ok_or_else(|| {
+    let path = config::place().ok_or_else(|| {
         CommandError::Usage("there is no home folder for a configuration file; set MOELTEN_CONFIG".to_owned())
     })?;
     match args.action {
-        Some(Action::Set { key, value }) => change(path, &key, Some(&value), &whole),
-        Some(Action::Unset { key }) => change(path, &key, None, &whole),
+        Some(Action::Set { key, value }) => change(&path, &key, Some(&value), &whole),
+        Some(Action::Unset { key }) => change(&path, &key, None, &whole),
         Some(Action::Path) => {
             Ok(writeln!(io::stdout(), "{}", filter::clean_line(&path.display().to_string()))?)
         }
-        None => show(config, path, args.json, whole),
+        None => show(config::load()?, &path, args.json, whole),
     }
 }
 

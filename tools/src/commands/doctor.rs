@@ -2,7 +2,6 @@
 //! speed and which is used; on request the speed of a file's disk.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use moelten_engine::runtime::memory;
@@ -10,7 +9,6 @@ use moelten_engine::runtime::pool::Pool;
 use moelten_engine::runtime::system::System;
 use moelten_engine::runtime::topology::{Pin, Placement, ThreadPlan, Topology};
 use moelten_quant::{Isa, Kernels};
-use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
@@ -18,6 +16,7 @@ use crate::bench::limits::{self, TIER_FORMAT, TIER_TOKENS, TierSpeed};
 use crate::bench::loops::SEVERAL;
 use crate::open::loops::{self, Loops};
 use crate::output;
+use crate::report::page;
 use crate::report::progress::bytes;
 
 /// Show cores, memory, and instruction sets with their measured speed
@@ -82,7 +81,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     if args.json {
         output::answer(&findings.json())?;
     } else {
-        write!(io::stdout(), "{}", filter::clean(&findings.text()?))?;
+        page::print(&findings.text()?)?;
     }
     Ok(())
 }

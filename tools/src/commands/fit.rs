@@ -3,7 +3,6 @@
 //! read them.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +13,6 @@ use moelten_engine::runtime::memory;
 use moelten_hub::variants;
 use moelten_loader::load::LoadedModel;
 use moelten_tui::figures::percent;
-use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
@@ -27,6 +25,7 @@ use crate::output;
 use crate::report::earlier;
 use crate::report::forecast::{Basis, Forecast, Likely, Span, Speeds, TOLERANCE};
 use crate::report::memory_words;
+use crate::report::page;
 use crate::report::progress::bytes;
 
 /// Show whether a model fits, what stays in memory, and how fast it will be
@@ -101,7 +100,7 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
         Err(error) => {
             if let Some(refusal) = Refusal::of(&error, &args.session, &loaded) {
                 if !args.json {
-                    write!(io::stdout(), "{}", filter::clean(&refusal.text(&name)))?;
+                    page::print(&refusal.text(&name))?;
                     return Err(error.into());
                 }
                 let (mut object, error) = (refusal.json(&name), error.into());
@@ -131,9 +130,9 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
     if args.json {
         output::answer(&report.json())?;
     } else {
-        write!(io::stdout(), "{}", filter::clean(&report.text()?))?;
+        page::print(&report.text()?)?;
         if let Some(remote) = &remote {
-            write!(io::stdout(), "{}", filter::clean(&others(remote, &report.plan)?))?;
+            page::print(&others(remote, &report.plan)?)?;
         }
     }
     Ok(())

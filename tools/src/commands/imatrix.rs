@@ -62,7 +62,7 @@ pub fn run(args: ImatrixArgs) -> anyhow::Result<()> {
     let TextSide { tokenizer, notices } = loaded.text()?;
     open::mention(&notices);
     let most = args.chunks.map_or(Most::All, Most::Windows);
-    let windows = Windows::read(&args.text, &tokenizer, args.ctx, most)?;
+    let windows = Windows::read(Some(&args.text), &tokenizer, args.ctx, most)?;
     drop(tokenizer);
     let mut sources: Vec<PathBuf> = loaded.tensors.paths().map(ToOwned::to_owned).collect();
     sources.push(args.text.clone());

@@ -2,7 +2,6 @@
 //! and per token.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use moelten_loader::container::catalog::TensorInfo;
@@ -10,12 +9,12 @@ use moelten_loader::container::gguf::{Array, Metadata, Value};
 use moelten_loader::container::packed;
 use moelten_loader::load::{LoadedModel, Source};
 use moelten_loader::spec::{AttentionSpec, BranchSpec, LayerSpec, NormSpec, Op};
-use moelten_tui::filter;
 
 use crate::open;
 use crate::output;
 use crate::report::inspection;
 use crate::report::layer_words as words;
+use crate::report::page;
 use crate::report::progress::bytes;
 
 /// Show a model's metadata, layers and tensors, and its bytes per expert and per token
@@ -62,9 +61,7 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
         writeln!(out, "note: {notice}")?;
     }
     // The text quotes the file, which must not control the terminal.
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(filter::clean(&out).as_bytes())?;
-    Ok(stdout.flush()?)
+    Ok(page::print(&out)?)
 }
 
 fn metadata(model: &LoadedModel, out: &mut String) -> std::fmt::Result {

@@ -19,6 +19,7 @@ use serde_json::json;
 use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
 use crate::output;
+use crate::report::waiting;
 use crate::signals::Polling;
 
 /// Write a text's logits and chosen experts to a safetensors file
@@ -62,7 +63,8 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
             let TextSide { tokenizer, notices } = loaded.text()?;
             open::mention(&notices);
             let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-            bos.into_iter().chain(tokenizer.encode_text(text)?).collect()
+            let encode = || tokenizer.encode_text(text);
+            bos.into_iter().chain(waiting::during("tokenising the text", None, encode)?).collect()
         }
     };
     if ids.is_empty() {

@@ -5,6 +5,7 @@
 //! Two models run one after the other, each with the whole memory budget. The logits of the first are kept in
 //! an unnamed temporary file, which the system removes with the process.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use crate::exit::CommandError;
 use crate::open::{self, ComputeArgs};
 use crate::output;
 use crate::report::divergence::{Divergence, Estimate, Spread, negative_log_likelihood};
+use crate::report::page;
 use crate::report::progress::{Progress, Unit, bytes};
 use crate::report::windows::{Most, Windows};
 use crate::signals::Polling;
@@ -33,9 +35,9 @@ use crate::signals::Polling;
 pub struct PplArgs {
     /// GGUF file or model folder
     model: PathBuf,
-    /// UTF-8 text
+    /// UTF-8 text [default: a built-in one of about 1,000 tokens, for a first look]
     #[arg(long, value_name = "FILE")]
-    text: PathBuf,
+    text: Option<PathBuf>,
     /// Compare with another model of the same vocabulary, such as the one MODEL was quantised from
     #[arg(long, value_name = "OTHER")]
     against: Option<PathBuf>,
@@ -66,8 +68,12 @@ impl PplArgs {
 pub fn run(args: PplArgs) -> anyhow::Result<()> {
     let loaded = open::load(Some(&args.model))?;
     let tokenizer = mentioned(&loaded)?;
-    let windows =
-        Windows::read(&args.text, &tokenizer, args.window, args.tokens.map_or(Most::All, Most::Tokens))?;
+    let windows = Windows::read(
+        args.text.as_deref(),
+        &tokenizer,
+        args.window,
+        args.tokens.map_or(Most::All, Most::Tokens),
+    )?;
     let started = Instant::now();
     let (ppl, compared) = match &args.against {
         None => (perplexity(loaded, &windows, &args.compute, 0, "perplexity", &mut |_, _| Ok(()))?, None),
@@ -270,7 +276,7 @@ fn report(
         }
         return Ok(output::answer(&object)?);
     }
-    let mut out = io::stdout().lock();
+    let mut out = String::new();
     writeln!(out, "perplexity {value:.4} +/- {error:.4} over {count} predicted tokens")?;
     if let Some((other, ratio, kl, [median, p99, most], same)) = other {
         writeln!(
@@ -286,6 +292,7 @@ fn report(
         let [share, error] = [same.value, same.error].map(|share| 100.0 * share);
         writeln!(out, "same most likely token {share:.3} % +/- {error:.3} %")?;
     }
+    page::print(&out)?;
     Notes::detect().line(Tone::Dim, &format!("{tokens} tokens, windows of {window}, {rate:.1} tokens/s"));
     Ok(())
 }

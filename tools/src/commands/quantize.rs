@@ -22,8 +22,10 @@ use crate::chat::headers::Headers;
 use crate::exit::{self, CommandError};
 use crate::open;
 use crate::output;
+use crate::report::page;
 use crate::report::progress::{Progress, Unit, bytes};
 use crate::report::quantize_plan::{QuantizePlan, free_bytes};
+use crate::report::type_choice::{self, Choice, Goal, Rules};
 use crate::signals::Polling;
 
 /// Convert a model folder or GGUF file to another weight type or layout
@@ -38,16 +40,22 @@ pub struct QuantizeArgs {
     target: PathBuf,
     /// Weight type of the matrices; norms, biases and routers stay exact [default for a GGUF source:
     /// unchanged]
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", group = "chosen")]
     kind: Option<Kind>,
+    /// The best weight type whose file is at most this large, like 12G
+    #[arg(long, value_name = "SIZE", group = "chosen", value_parser = open::size)]
+    target_size: Option<u64>,
+    /// The best weight type with which the whole model is in RAM with this --ram, like 8G
+    #[arg(long, value_name = "SIZE", group = "chosen", value_parser = open::size)]
+    for_ram: Option<u64>,
     /// Another type for matrices whose GGUF names match; the last match wins. Can be given several times
-    #[arg(long, value_name = "REGEX=TYPE", requires = "kind", value_parser = override_of)]
+    #[arg(long, value_name = "REGEX=TYPE", requires = "chosen", value_parser = override_of)]
     tensor_type: Vec<Override>,
     /// Layout of the experts
     #[arg(long, value_name = "LAYOUT", default_value = "standard")]
     layout: LayoutArg,
     /// Weight errors by an importance file from `moelten imatrix`
-    #[arg(long, value_name = "FILE", requires = "kind")]
+    #[arg(long, value_name = "FILE", requires = "chosen")]
     imatrix: Option<PathBuf>,
     /// Allow a source that is already quantised; the errors add up
     #[arg(long)]
@@ -59,6 +67,12 @@ pub struct QuantizeArgs {
     /// disk is too small
     #[arg(long)]
     dry_run: bool,
+    /// With --dry-run, list every tensor with its type and size
+    #[arg(short, long)]
+    verbose: bool,
+    /// Replace an existing file without asking
+    #[arg(long)]
+    force: bool,
     /// Worker threads [default: all CPUs]
     #[arg(long, value_name = "N", env = "MOELTEN_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -125,10 +139,11 @@ impl QuantizeArgs {
 }
 
 /// Runs the command.
-pub fn run(args: QuantizeArgs) -> anyhow::Result<()> {
+pub fn run(mut args: QuantizeArgs) -> anyhow::Result<()> {
     let model = open::load(Some(&args.source))?;
     open::mention(&model.notices);
     warn_of_refusal(&args.source, &model);
+    args.choose_type(&model)?;
     let types = args.types(&model)?;
     let choose = types.as_ref().map(|types| |role: Role| types.format(role));
     let wanted = choose.as_ref().map_or(Types::Kept, |choose| Types::Chosen(choose));
@@ -161,14 +176,11 @@ pub fn run(args: QuantizeArgs) -> anyhow::Result<()> {
     if args.dry_run {
         let memory = memory::owned_bytes().unwrap_or(0) + Conversion::memory(work);
         let plan = QuantizePlan::new(&model, &conversion, &args.target, work.threads, memory)?;
-        out.plan(&plan)?;
+        out.plan(&plan, args.verbose.then_some(&conversion))?;
         return check_room(&args.target, plan.size());
     }
     check_room(&args.target, conversion.layout(&args.target)?.file_len())?;
-    if let Ok(old) = std::fs::metadata(&args.target) {
-        let line = format!("replacing {} ({})", args.target.display(), bytes(old.len()));
-        out.notes.line(Tone::Warning, &line);
-    }
+    args.may_replace(out.notes)?;
     if !write(&conversion, &args.target, work, out)? {
         let partial = args.target.display();
         if let Some(left) = leftover(&args.target) {
@@ -319,12 +331,18 @@ struct Output {
 }
 
 impl Output {
-    fn plan(self, plan: &QuantizePlan) -> anyhow::Result<()> {
+    /// Prints a plan; of `tensors`, every tensor.
+    fn plan(self, plan: &QuantizePlan, tensors: Option<&Conversion<'_>>) -> anyhow::Result<()> {
         if self.json {
-            return self.event(&plan.json());
+            let mut object = plan.json();
+            if let Some(conversion) = tensors {
+                object["tensors"] = QuantizePlan::tensors_json(conversion);
+            }
+            return self.event(&object);
         }
-        write!(io::stdout(), "{}", moelten_tui::filter::clean(&plan.text()))?;
-        Ok(())
+        let tensors =
+            tensors.map_or_else(String::new, |conversion| format!("\n{}", QuantizePlan::tensors(conversion)));
+        Ok(page::print(&(plan.text() + &tensors))?)
     }
 
     fn event(self, event: &serde_json::Value) -> anyhow::Result<()> {
@@ -336,6 +354,43 @@ impl Output {
 }
 
 impl QuantizeArgs {
+    /// Sets the type that --target-size or --for-ram leads to, and says which.
+    fn choose_type(&mut self, model: &LoadedModel) -> anyhow::Result<()> {
+        let (goal, words) = match (self.target_size, self.for_ram) {
+            (Some(most), _) => (Goal::File(most), format!("--target-size {}", bytes(most))),
+            (None, Some(budget)) => (Goal::Ram(budget), format!("--for-ram {}", bytes(budget))),
+            (None, None) => return Ok(()),
+        };
+        let (layout, overrides) = (self.layout.into(), self.tensor_type.as_slice());
+        let rules = Rules { layout, overrides, allow_fallback: self.allow_fallback };
+        let Choice { mixture, bytes: size } = type_choice::choose(model, &self.target, goal, rules)?;
+        self.kind = Some(Kind(mixture));
+        let line = format!("{words}: {}, a file of {}; {}", mixture.name, bytes(size), mixture.about);
+        Notes::detect().line(Tone::Plain, &line);
+        Ok(())
+    }
+
+    /// Asks before a file is replaced, unless --force was given. Without a terminal nothing can be asked.
+    fn may_replace(&self, notes: Notes) -> anyhow::Result<()> {
+        let Ok(old) = std::fs::metadata(&self.target) else { return Ok(()) };
+        let (name, size) = (self.target.display(), bytes(old.len()));
+        if self.force {
+            notes.line(Tone::Warning, &format!("replacing {name} ({size})"));
+            return Ok(());
+        }
+        if !(io::stdin().is_terminal() && notes.terminal) {
+            let problem = format!("{name} exists ({size}); --force replaces it");
+            return Err(CommandError::Usage(problem).into());
+        }
+        write!(io::stderr(), "{}", moelten_tui::filter::clean(&format!("Replace {name} ({size})? [y/N] ")))?;
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer)?;
+        match answer.trim().to_ascii_lowercase().as_str() {
+            "y" | "yes" => Ok(()),
+            _ => Err(CommandError::Usage(format!("{name} is unchanged")).into()),
+        }
+    }
+
     /// The types of all matrices; `None` if they are unchanged.
     fn types(&self, model: &LoadedModel) -> anyhow::Result<Option<TypePlan>> {
         let usage = |problem: String| anyhow::Error::from(CommandError::Usage(problem));

@@ -91,12 +91,15 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let system = args.system.as_deref().map(prompt::text_or_file).transpose()?;
     let mut say = |tone, line: String| notes.line(tone, &line);
     let told: Option<Tell<'_>> = if args.json { None } else { Some(&mut say) };
-    let mut answerer = Answerer::open(args.model.as_deref(), &args.session, !args.no_template, told)?;
+    let (session, _) = args.session.tuned_for(args.model.as_deref());
+    let mut answerer = Answerer::open(args.model.as_deref(), &session, !args.no_template, told)?;
     let about = answerer.about().clone();
     let params = args.sampling.resolve(&about.hints)?;
     if !args.no_template {
         answerer.check(system.as_deref())?;
     }
+    let missing = answerer.language().tokenizer.unspellable();
+    let asked_bytes_are_lost = text.bytes().any(|byte| missing.contains(&byte));
     let ids = tokens(&answerer, args.no_template, system, text)?;
     let chatty = args.verbose || (notes.terminal && !args.json);
     if chatty {
@@ -109,6 +112,9 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     // The JSON object has them too.
     if !args.json {
         open::mention(&about.notices);
+        if args.verbose || asked_bytes_are_lost {
+            open::mention(&about.conditional);
+        }
     }
     if let Some(path) = &args.prompt_cache {
         restore(&mut answerer, path, notes)?;
@@ -285,7 +291,7 @@ fn object(answer: &Answer, answerer: &Answerer, seed: u64) -> Value {
         "model": about.name,
         "context": answerer.context(),
         "seed": seed,
-        "notices": about.notices,
+        "notices": about.notices.iter().chain(&about.conditional).collect::<Vec<_>>(),
     })
 }
 

@@ -1,16 +1,15 @@
 //! `moelten verify`: checks a file's checksums and weights, and measures the error against the original. Exit
 //! code 9 if something is wrong. It must not know how files are read.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 use moelten_loader::convert::verify::{Damage, Report, verify};
-use moelten_tui::filter;
 use serde_json::{Value, json};
 
 use crate::exit::CommandError;
 use crate::open;
 use crate::output;
+use crate::report::page;
 use crate::report::progress::{Progress, Unit, bytes};
 use crate::signals::Polling;
 
@@ -58,7 +57,7 @@ pub fn run(args: VerifyArgs) -> anyhow::Result<()> {
     if args.json {
         output::answer(&to_json(&report))?;
     } else {
-        write!(io::stdout(), "{}", filter::clean(&text(&report)))?;
+        page::print(&text(&report))?;
     }
     match report.damage.len() {
         0 => Ok(()),

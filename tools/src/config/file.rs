@@ -51,7 +51,7 @@ pub fn here() -> &'static Config {
 }
 
 /// `MOELTEN_CONFIG`, or `moelten/config.toml` in the place for configurations (XDG).
-fn place() -> Option<PathBuf> {
+pub fn place() -> Option<PathBuf> {
     let named = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     let usual = || Some(etcetera::choose_base_strategy().ok()?.config_dir().join("moelten/config.toml"));
     named.or_else(usual)

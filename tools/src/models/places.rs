@@ -42,9 +42,9 @@ pub struct Candidate {
 }
 
 impl Places {
-    /// Those of this process and its user: the folders of `MOELTEN_MODELS` or of the configuration, the current folder, `models` in
-    /// it and in the home folder, the folders of llama.cpp and LM Studio, and the Hugging Face cache
-    /// (`HF_HUB_CACHE`, `HF_HOME`).
+    /// Those of this process and its user: the folders of `MOELTEN_MODELS` or of the configuration, the
+    /// current folder, `models` in it and in the home folder, the folders of llama.cpp and LM Studio, and the
+    /// Hugging Face cache (`HF_HUB_CACHE`, `HF_HOME`).
     pub fn here() -> Self {
         let home = etcetera::home_dir().ok();
         let chosen = config::here().folders();

@@ -12,6 +12,8 @@ use moelten_engine::{Model, ModelOptions};
 use moelten_loader::spec::{ExpertRule, ModelSpec};
 use moelten_loader::tensors::store::TensorStore;
 
+use serde::{Deserialize, Serialize};
+
 use super::files::mention;
 use super::loops;
 use super::sizes::ram;
@@ -74,7 +76,8 @@ impl From<IoArg> for Io {
 }
 
 /// When the experts of the next layer are prefetched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum PrefetchArg {
     /// While it pays off
     Auto,
@@ -82,6 +85,17 @@ pub enum PrefetchArg {
     On,
     /// Never
     Off,
+}
+
+impl PrefetchArg {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
 }
 
 impl From<PrefetchArg> for Prefetch {

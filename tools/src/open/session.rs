@@ -1,6 +1,7 @@
 //! Options of every command that opens a session: those of the model and the size of the context. It must not
 //! know what the session is used for.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use moelten_engine::EngineError;
@@ -16,9 +17,11 @@ use moelten_loader::load::LoadedModel;
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::tensors::store::TensorStore;
 
-use super::compute::{ComputeArgs, opening};
+use super::compute::{ComputeArgs, PrefetchArg, opening};
 use super::sizes::{count, tokens};
-use crate::parse;
+use super::tuned::{self, Tuned};
+use crate::exit::CommandError;
+use crate::{origin, parse};
 
 /// Options of a model with one session.
 #[derive(Debug, Clone, clap::Args)]
@@ -68,6 +71,11 @@ impl SessionArgs {
         Plan::after_release(&loaded.spec, &loaded.tensors, options, 0, released)
     }
 
+    /// The options of a plan.
+    pub fn plan_options(&self) -> PlanOptions {
+        self.compute.options(self.options(), 0).plan()
+    }
+
     /// The smallest plan, whatever memory is free: a context of one token and no cached experts.
     ///
     /// # Errors
@@ -82,15 +90,39 @@ impl SessionArgs {
     /// The options of an empty command line, environment variables and configuration included.
     ///
     /// # Errors
-    /// An environment variable with an invalid value.
-    pub fn usual() -> Result<Self, clap::Error> {
+    /// [`CommandError::Usage`]: an environment variable with an invalid value.
+    pub fn usual() -> anyhow::Result<Self> {
         #[derive(clap::Parser)]
         struct Nothing {
             #[command(flatten)]
             session: SessionArgs,
         }
-        let nothing = parse::try_parse::<Nothing>(&["moelten".into()]);
-        nothing.map(|nothing| nothing.session)
+        let parsed = parse::try_parse::<Nothing>(&["moelten".into()]);
+        Ok(parsed.map_err(|error| CommandError::Usage(of_environment::<Nothing>(&error)))?.session)
+    }
+
+    /// These options with another number of threads and another prefetching.
+    pub fn with(&self, tuned: &Tuned) -> Self {
+        let mut other = self.clone();
+        (other.compute.threads, other.compute.prefetch) = (Some(tuned.threads), tuned.prefetch);
+        other
+    }
+
+    /// These options with what `moelten tune` has found out about a model, where they leave it open; and what
+    /// that is, in words.
+    pub fn tuned_for(&self, model: Option<&Path>) -> (Self, Option<String>) {
+        let open = self.compute.threads.is_none() && self.compute.prefetch == PrefetchArg::Auto;
+        match tuned::of(model).filter(|_| open) {
+            Some(found) => {
+                let words = format!(
+                    "{} threads, prefetch {} (from `moelten tune`)",
+                    found.threads,
+                    found.prefetch.name()
+                );
+                (self.with(&found), Some(words))
+            }
+            None => (self.clone(), None),
+        }
     }
 
     /// The options of the model alone.
@@ -108,6 +140,17 @@ impl SessionArgs {
         let options = SequenceOptions { context: Some(choice.tokens), kv: self.compute.kv() };
         Ok((Sequence::new(Arc::clone(model), options)?, why))
     }
+}
+
+/// What is wrong with the environment, in one line.
+fn of_environment<C: clap::CommandFactory>(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = match origin::variable(error, &C::command(), &[]) {
+        Some(variable) => origin::blame(&text, error, &variable),
+        None => text,
+    };
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
 /// The reason for a context's size, in words.

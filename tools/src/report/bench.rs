@@ -91,6 +91,8 @@ impl BenchReport<'_> {
                 "tokens_per_s": decode.rates.median,
                 "tokens_per_s_min": decode.rates.min,
                 "tokens_per_s_max": decode.rates.max,
+                "token_ms_p50": decode.token_ms[0],
+                "token_ms_p95": decode.token_ms[1],
                 "bytes_per_token": decode.bytes_per_token,
                 "kv_bytes_per_token": decode.kv_bytes_per_token,
                 "gb_per_s": figures.gb_per_s,
@@ -253,6 +255,8 @@ impl BenchReport<'_> {
                 let share = percents(share);
                 lines.push(format!("         plain reads of the weights: {speed:.1} GB/s ({share})"));
             }
+            let [median, most] = decode.token_ms;
+            lines.push(format!("         a token takes {median:.1} ms (median), 95 % at most {most:.1} ms"));
             let bound = figures.bound_tokens_per_s.map_or_else(
                 || "limit unknown: the disk was not measured".to_owned(),
                 |bound| {

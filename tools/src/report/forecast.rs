@@ -204,6 +204,12 @@ impl Forecast {
     }
 }
 
+/// Predicted speed of a model that is wholly in RAM, whose tokens read `token_bytes` each.
+pub fn in_memory(token_bytes: f64, ram_gb_per_s: f64) -> Likely {
+    let value = ram_gb_per_s * 1e9 * KERNELS / token_bytes;
+    Likely { value, range: Span { low: value * TOLERANCE.low, high: value * TOLERANCE.high } }
+}
+
 /// Bytes that a token reads.
 struct Token {
     dense: f64,

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use moelten_engine::Model;
+use moelten_engine::plan::context::ContextLimit;
 use moelten_engine::plan::{Experts, Plan, Ram};
 use moelten_engine::runtime::memory;
 use moelten_loader::io::read_at::Access;
@@ -11,7 +12,7 @@ use moelten_loader::load::LoadedModel;
 use moelten_tui::chat::Limits;
 use moelten_tui::terminal::Tone;
 
-use crate::open::SessionArgs;
+use crate::open::{self, SessionArgs};
 use crate::report::earlier;
 use crate::report::forecast::{Forecast, Likely, Span, Speeds, tight_layers};
 use crate::report::progress::bytes;
@@ -40,6 +41,14 @@ pub fn streams(plan: &Plan) -> bool {
     matches!(&plan.experts, Experts::Cached(cached) if cached.share() < 1.0)
 }
 
+/// Share of the experts that RAM holds; `None` if the whole model is in RAM.
+pub fn cached_share(plan: &Plan) -> Option<f64> {
+    match &plan.experts {
+        Experts::Cached(cached) if cached.share() < 1.0 => Some(cached.share()),
+        _ => None,
+    }
+}
+
 /// Messages and measurements before a model is made ready.
 #[derive(Debug, Default)]
 pub struct BeforeStart {
@@ -47,6 +56,8 @@ pub struct BeforeStart {
     pub lines: Vec<(Tone, String)>,
     /// Measured limits; empty if nothing was measured.
     pub limits: Limits,
+    /// Expected tokens per second, if they were measured for.
+    pub speed: Option<String>,
 }
 
 /// Composes the messages before a model is made ready, and measures the machine for them if it will stream.
@@ -56,6 +67,15 @@ pub struct BeforeStart {
 pub fn before_start(options: &SessionArgs, loaded: &LoadedModel, plan: &Plan) -> anyhow::Result<BeforeStart> {
     let mut before = BeforeStart::default();
     let lines = &mut before.lines;
+    let (context, most) = (plan.context.tokens, loaded.spec.max_context);
+    if plan.context.limit == ContextLimit::Requested && context > most {
+        let text = format!(
+            "warning: --ctx {} is more than this model was trained for ({}): beyond that its answers get worse",
+            open::count(context),
+            open::count(most)
+        );
+        lines.push((Tone::Warning, text));
+    }
     if let Some(line) = beyond_free(options.compute().ram, plan, memory::available_bytes()) {
         lines.push((Tone::Warning, line));
     }
@@ -73,6 +93,7 @@ pub fn before_start(options: &SessionArgs, loaded: &LoadedModel, plan: &Plan) ->
         disk_gb_per_s: speeds.disk_gb_per_s.as_ref().ok().copied(),
         dense_bytes: Some(forecast.dense_bytes),
     };
+    before.speed = forecast.warm.map(likely);
     let speed =
         forecast.warm.map_or_else(|| "speed unknown".to_owned(), |warm| format!("about {}", likely(warm)));
     lines.push((
@@ -125,7 +146,7 @@ pub fn after_start(model: &Model) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use moelten_engine::plan::context::{ContextChoice, ContextLimit};
+    use moelten_engine::plan::context::ContextChoice;
 
     use super::*;
 

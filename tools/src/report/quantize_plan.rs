@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use moelten_engine::plan::Experts;
 use moelten_loader::container::gguf::write::GgufPlan;
 use moelten_loader::convert::types::Class;
-use moelten_loader::convert::{Conversion, Estimate};
+use moelten_loader::convert::{Conversion, Estimate, PlannedTensor};
 use moelten_loader::load::{self, LoadedModel};
 use serde_json::{Value, json};
 
@@ -136,6 +136,24 @@ impl QuantizePlan {
         out
     }
 
+    /// Every tensor with its type, for `--verbose`.
+    pub fn tensors(conversion: &Conversion<'_>) -> String {
+        let rows: Vec<_> = conversion.tensors().collect();
+        let name = rows.iter().map(|tensor| tensor.name.len()).max().unwrap_or(0);
+        let row = |tensor: &PlannedTensor<'_>| {
+            let shape = tensor.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ");
+            let (kind, size) = (tensor.kind, bytes(tensor.bytes));
+            format!("  {:<name$}  {kind:<7} {size:>10}  {shape}\n", tensor.name)
+        };
+        rows.iter().map(row).collect()
+    }
+
+    /// The same for programs.
+    pub fn tensors_json(conversion: &Conversion<'_>) -> Value {
+        let row = |tensor: PlannedTensor<'_>| json!({ "name": tensor.name, "type": tensor.kind, "shape": tensor.shape, "bytes": tensor.bytes });
+        conversion.tensors().map(row).collect()
+    }
+
     /// For programs.
     pub fn json(&self) -> Value {
         let classes: Vec<Value> = self
@@ -223,10 +241,19 @@ fn fit(layout: &GgufPlan, session: &SessionArgs, speeds: &Speeds) -> anyhow::Res
 }
 
 /// A sparse file with the header of a plan and the length of the real file. Removed when dropped.
-struct StandIn(PathBuf);
+pub struct StandIn(PathBuf);
 
 impl StandIn {
-    fn new(layout: &GgufPlan) -> io::Result<Self> {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes the header of a plan.
+    ///
+    /// # Errors
+    /// The folder for temporary files cannot be written.
+    pub fn new(layout: &GgufPlan) -> io::Result<Self> {
         let path = std::env::temp_dir().join(format!("moelten-plan-{}.gguf", std::process::id()));
         let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&path)?;
         let stand_in = Self(path);

@@ -46,14 +46,24 @@ impl Most {
 }
 
 impl Windows {
-    /// Reads a text for windows of `window` tokens, counting BOS if the tokenizer adds one.
+    /// Reads a text, or takes the built-in one, for windows of `window` tokens, counting BOS if the
+    /// tokenizer adds one.
     ///
     /// # Errors
     /// As [`ids`]; [`CommandError::Usage`] for texts or windows of less than two tokens.
-    pub fn read(path: &Path, tokenizer: &Tokenizer, window: usize, most: Most) -> anyhow::Result<Self> {
+    pub fn read(
+        path: Option<&Path>,
+        tokenizer: &Tokenizer,
+        window: usize,
+        most: Most,
+    ) -> anyhow::Result<Self> {
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
         let step = window.saturating_sub(usize::from(bos.is_some()));
-        let ids = ids(path, tokenizer, most.tokens(step))?;
+        let most = most.tokens(step);
+        let ids = match path {
+            Some(path) => ids(path, tokenizer, most)?,
+            None => ids_of(SAMPLE.to_owned(), true, "the built-in text", tokenizer, most)?,
+        };
         if step < 2 || ids.len() < 2 {
             let problem = format!("{} tokens in windows of {window} leave nothing to predict", ids.len());
             return Err(CommandError::Usage(problem).into());
@@ -88,12 +98,36 @@ impl Windows {
     }
 }
 
+/// Prose written for this program: about a thousand tokens. It is the same in all versions, so that results
+/// can be compared.
+const SAMPLE: &str = include_str!("sample.txt");
+
+/// The first `count` tokens of the built-in text, which begins again at its end.
+///
+/// # Errors
+/// The tokenizer cannot encode it.
+pub fn sample_ids(tokenizer: &Tokenizer, count: usize) -> anyhow::Result<Vec<u32>> {
+    let ids = tokenizer.encode_text(SAMPLE)?;
+    Ok(ids.into_iter().cycle().take(count).collect())
+}
+
 /// The first `most` tokens of a text file, or all of them.
 ///
 /// # Errors
 /// As [`Windows::read`].
 pub fn ids(path: &Path, tokenizer: &Tokenizer, most: usize) -> anyhow::Result<Vec<u32>> {
     let (text, whole) = prompt::beginning(path)?;
+    ids_of(text, whole, &path.display().to_string(), tokenizer, most)
+}
+
+/// The first `most` tokens of a text, or all of them; `whole` if it is all of the text of that name.
+fn ids_of(
+    text: String,
+    whole: bool,
+    name: &str,
+    tokenizer: &Tokenizer,
+    most: usize,
+) -> anyhow::Result<Vec<u32>> {
     let up_to = most.min(TOKENS_MAX);
     let never = AtomicBool::new(false);
     let encoded =
@@ -105,17 +139,15 @@ pub fn ids(path: &Path, tokenizer: &Tokenizer, most: usize) -> anyhow::Result<Ve
         let (part, most) =
             if ids.len() > up_to { ("", TOKENS_MAX) } else { ("a word that alone has ", up_to) };
         let problem = format!(
-            "{} has {part}more than {} tokens; limit the number of tokens, or use a part of the file",
-            path.display(),
+            "{name} has {part}more than {} tokens; limit the number of tokens, or use a part of the file",
             count(most)
         );
         return Err(CommandError::Usage(problem).into());
     }
     if !whole && !beyond && ids.len() < up_to {
         let problem = format!(
-            "{} holds more than {} MiB of text, of which {} tokens were read; limit the number of tokens, or use a part \
-             of the file",
-            path.display(),
+            "{name} holds more than {} MiB of text, of which {} tokens were read; limit the number of tokens, or use a \
+             part of the file",
             text.len() >> 20,
             count(ids.len())
         );
@@ -149,7 +181,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "Once upon a time there was a dog. ".repeat(10_000)).unwrap();
         let tokenizer = crate::open::builtin::load().unwrap().text().unwrap().tokenizer;
-        let read = |most| Windows::read(file.path(), &tokenizer, 16, most).unwrap();
+        let sample = Windows::read(None, &tokenizer, 512, Most::All).unwrap();
+        assert!((900..3000).contains(&sample.tokens()), "{}", sample.tokens());
+        let read = |most| Windows::read(Some(file.path()), &tokenizer, 16, most).unwrap();
         let all = read(Most::All);
         let (few, chunks) = (read(Most::Tokens(50)), read(Most::Windows(3)));
         assert_eq!((few.tokens(), chunks.len(), chunks.tokens()), (50, 3, 3 * chunks.step));

@@ -202,7 +202,7 @@ fn with_path_after(command: Command, option: &str, path: &Path) -> Command {
 /// What `moelten quantize` writes.
 fn written(way: &Way, source: &Path, target: &Path, options: &[&str]) -> Vec<u8> {
     let mut command = way.command("quantize");
-    command.arg(source).arg(target).args(options);
+    command.arg(source).arg(target).args(options).arg("--force");
     done(command, "");
     std::fs::read(target).unwrap()
 }

@@ -6,7 +6,61 @@ use crate::common::{args, builtin};
 
 fn quantize(source: &Path, target: &Path, options: &[&str]) -> crate::common::Outcome {
     let paths = [source, target].map(|path| path.to_str().unwrap());
-    args([&["quantize"], &paths[..], options].concat())
+    args([&["quantize"], &paths[..], options, &["--force"]].concat())
+}
+
+#[test]
+fn a_file_is_replaced_only_when_that_is_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("out.gguf");
+    std::fs::write(&target, "mine").unwrap();
+    let line = ["quantize", builtin().to_str().unwrap(), target.to_str().unwrap(), "--layout", "packed"]
+        .map(str::to_owned);
+    // Nothing can be asked without a terminal.
+    let refused = args(line.clone()).refused(2, "E-ARG-01");
+    assert!(refused.err.contains("exists (4 B); --force replaces it"), "{}", refused.err);
+    assert_eq!(std::fs::read(&target).unwrap(), b"mine");
+    let outcome = quantize(&builtin(), &target, &["--layout", "packed"]).fine();
+    assert!(outcome.err.contains("replacing ") && outcome.err.contains("(4 B)"), "{}", outcome.err);
+}
+
+#[test]
+fn a_size_chooses_the_best_type_that_fits() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("out.gguf");
+    let options = |goal: [&'static str; 2]| [&goal[..], &["--allow-requantize", "--allow-fallback"]].concat();
+    for (goal, kind, most) in
+        [(["--target-size", "10M"], "q5_k_m", 10 << 20), (["--target-size", "8M"], "q4_k_m", 8 << 20)]
+    {
+        let outcome = quantize(&builtin(), &target, &options(goal)).fine();
+        let size = std::fs::metadata(&target).unwrap().len();
+        assert!(size <= most && size > most * 2 / 3, "{size} of {most}: {}", outcome.err);
+        assert!(outcome.err.contains(goal[0]) && outcome.err.contains("a file of"), "{}", outcome.err);
+        println!("{goal:?}: {size} bytes, about {kind}");
+    }
+    let refused = quantize(&builtin(), &target, &options(["--target-size", "1M"])).refused(2, "E-ARG-01");
+    assert!(refused.err.contains("no weight type makes a file of at most 1 MiB"), "{}", refused.err);
+    let refused = quantize(&builtin(), &target, &options(["--for-ram", "20M"])).refused(2, "E-ARG-01");
+    assert!(refused.err.contains("streamed from disk"), "{}", refused.err);
+    let outcome = quantize(&builtin(), &target, &options(["--for-ram", "8G"])).fine();
+    assert!(outcome.err.contains("--for-ram 8 GiB: q8_0"), "{}", outcome.err);
+}
+
+#[test]
+fn a_dry_run_can_list_every_tensor() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("out.gguf");
+    let paths = [builtin(), target.clone()].map(|path| path.to_str().unwrap().to_owned());
+    let line = ["quantize", &paths[0], &paths[1], "--type", "q8_0", "--dry-run", "--verbose"];
+    // Through a pipe the plan is JSON.
+    let plan: serde_json::Value = serde_json::from_str(args(line).fine().text()).unwrap();
+    let tensors = plan["tensors"].as_array().unwrap();
+    assert!(
+        tensors.iter().any(|tensor| tensor["name"] == "blk.0.ffn_up_exps.weight" && tensor["type"] == "Q8_0")
+    );
+    let sum: u64 = tensors.iter().map(|tensor| tensor["bytes"].as_u64().unwrap()).sum();
+    assert!(sum <= plan["bytes"].as_u64().unwrap() && sum > 0);
+    assert!(!target.exists());
 }
 
 #[test]

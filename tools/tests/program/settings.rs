@@ -81,6 +81,9 @@ fn mistakes_in_the_file_are_told_by_every_command() {
         let refused = home.run(&["models"]).refused(2, "E-ARG-01");
         assert!(refused.err.contains(words), "{text}: {refused:?}");
     }
+    // The broken file's place is told, and so is help.
+    assert!(home.run(&["config", "path"]).fine().text().contains("config.toml"));
+    home.run(&["run", "--help"]).fine();
     fs::write(home.file(), "temp = -5\n").unwrap();
     let refused = home.run(&["run", "-p", "Hello"]).refused(2, "E-ARG-02");
     assert!(refused.err.contains("`temp` in"), "{refused:?}");

@@ -133,7 +133,8 @@ fn hf_pad_token_beyond_embedding() {
     answers(&path, &["1 tokens have no row in the embedding of 262 rows", "\"[PAD]\""]);
     // A file that is made of it has only what can be used.
     let target = path.join("out.gguf");
-    let made = run(moelten().arg("quantize").arg(&path).arg(&target).args(["--type", "f32"]), b"").fine();
+    let made =
+        run(moelten().arg("quantize").arg(&path).arg(&target).args(["--type", "f32", "--force"]), b"").fine();
     assert!(
         made.err.contains("1 tokens have no row in the embedding of 262 rows and are left out"),
         "{made:?}"

@@ -60,6 +60,19 @@ fn one_key_downloads_a_model_and_opens_it() {
     terminal.press("2");
     terminal.see("Type a message");
     assert_eq!(fake.seen().len(), requests);
+    terminal.press("C-d");
+    terminal.until("left", |sight| !sight.contains("F1 help"));
+    // Deleting it is asked about, with what it frees.
+    terminal.enter("clear; $M models rm org/model");
+    terminal.see("org/model: 1 files, 13.1 MiB");
+    terminal.see("Delete? [y/N]");
+    terminal.enter("n");
+    terminal.see("nothing was deleted");
+    terminal.enter("clear; $M models rm org/model");
+    terminal.see("Delete? [y/N]");
+    terminal.enter("y");
+    terminal.see("deleted org/model: 1 files");
+    assert!(!terminal.file("home/hub/models--org--model").exists());
 }
 
 #[test]

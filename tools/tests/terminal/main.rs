@@ -12,6 +12,7 @@ mod fake_hub;
 
 mod first;
 mod hostile;
+mod journeys;
 mod lines;
 mod screen;
 #[cfg(target_os = "linux")]

@@ -55,11 +55,10 @@ fn a_conversation() {
     terminal.over(0);
     // The conversation is in the scrollback.
     let screen = terminal.screen();
-    assert!(screen.contains("> Tell me about a dog. And a cat."), "{screen}");
-    for name in ["moelten/history", "moelten/last-conversation.json"] {
-        let file = terminal.file(name);
-        assert!(std::fs::read_to_string(&file).unwrap().contains("And a cat."), "{name}");
-        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+    assert!(screen.contains("\u{203a} Tell me about a dog. And a cat."), "{screen}");
+    for file in [terminal.file("moelten/history"), terminal.conversations()[0].clone()] {
+        assert!(std::fs::read_to_string(&file).unwrap().contains("And a cat."), "{}", file.display());
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
     }
     terminal.enter("clear; $M chat --continue --max-tokens 12");
     terminal.see("Loaded 2 messages.");
@@ -70,7 +69,7 @@ fn a_conversation() {
     });
     // An empty conversation does not replace it; a system prompt on the command line applies.
     terminal.enter("/clear");
-    terminal.see("--continue opens the old one");
+    terminal.see("/sessions has the old one");
     terminal.enter("/quit");
     terminal.until("left", |sight| !sight.contains("F1 help"));
     terminal.enter("clear; $M chat --continue --max-tokens 12 --system 'Be brief.'");
@@ -177,14 +176,13 @@ fn enormous_answers_stay_within_the_budget() {
     );
     let pid = std::fs::read_to_string(terminal.file("pid")).unwrap().trim().parse().unwrap();
     let peak = crate::common::peak::Peak::of_process(pid, Duration::from_millis(50));
-    let kept = terminal.file("moelten/last-conversation.json");
     for (index, question) in ["hello", "and more", "and more of it"].into_iter().enumerate() {
         if index > 0 {
             terminal.enter("/clear");
         }
         terminal.enter(question);
         terminal.until("answered and saved", |_| {
-            let text = std::fs::read_to_string(&kept).unwrap_or_default();
+            let text = terminal.conversation();
             text.contains(&format!("\"{question}\"")) && text.contains("\"assistant\"")
         });
         (40..60).for_each(|columns| terminal.resize(columns, 20));
@@ -223,7 +221,7 @@ fn f20_a_storm_of_a_thousand_resizes() {
     terminal.see("stopped]");
     terminal.press("C-d");
     terminal.over(0);
-    let kept = std::fs::read_to_string(terminal.file("moelten/last-conversation.json")).unwrap();
+    let kept = terminal.conversation();
     let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
     let answer = kept["messages"][1]["content"].as_str().unwrap().to_owned();
     // As on the screen, where lines are broken at spaces and control characters are left out.
@@ -297,7 +295,7 @@ fn an_answer_goes_to_the_clipboard_of_the_terminal() {
     let copied = terminal.command().arg("show-buffer").output().unwrap();
     terminal.press("C-d");
     terminal.over(0);
-    let kept = std::fs::read_to_string(terminal.file("moelten/last-conversation.json")).unwrap();
+    let kept = terminal.conversation();
     let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
     assert_eq!(String::from_utf8(copied.stdout).unwrap(), kept["messages"][1]["content"].as_str().unwrap());
 }
@@ -353,7 +351,7 @@ fn f13_signals_leave_the_terminal_as_it_was_and_keep_what_was_written() {
         terminal.see("writing");
         terminal.signal(signal);
         terminal.over(code);
-        let kept = std::fs::read_to_string(terminal.file("moelten/last-conversation.json")).unwrap();
+        let kept = terminal.conversation();
         assert!(kept.contains("hello there") && kept.contains("assistant"), "{kept}");
     }
 }
@@ -417,7 +415,7 @@ fn f20_small_and_colourless_terminals() {
         // Typed before the chat has started: it must not get lost.
         terminal.enter("hello");
         let started = Instant::now();
-        while !terminal.file("moelten/last-conversation.json").exists() {
+        while terminal.conversations().is_empty() {
             assert!(started.elapsed() < Duration::from_secs(20), "{columns}x{rows}: {}", terminal.sight());
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -16,7 +16,7 @@ use moelten_testing::skip;
 
 use crate::common::cgroup::Group;
 use crate::common::{Outcome, builtin, clean, run};
-use crate::tmux::Terminal;
+use crate::tmux::{Terminal, conversations_in};
 
 /// Bytes of the disk for conversations and converted files.
 const DISK: usize = 12 << 20;
@@ -222,7 +222,8 @@ impl<'w> World<'w> {
     }
 
     fn kept(&self) -> Option<serde_json::Value> {
-        let text = fs::read_to_string(self.disk.file("moelten/last-conversation.json")).ok()?;
+        let newest = conversations_in(&self.disk.file("moelten")).into_iter().next()?;
+        let text = fs::read_to_string(newest).ok()?;
         Some(serde_json::from_str(&text).expect("a conversation that is complete"))
     }
 

@@ -1,6 +1,6 @@
 //! A real terminal, which tmux provides.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,16 @@ impl Terminal {
     /// A file in the shell's working folder, which is also its home.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// The conversations that were saved, the newest first.
+    pub fn conversations(&self) -> Vec<PathBuf> {
+        conversations_in(&self.file("moelten"))
+    }
+
+    /// The text of the conversation that was saved last; empty if there is none.
+    pub fn conversation(&self) -> String {
+        self.conversations().first().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default()
     }
 
     /// Presses keys by tmux's names.
@@ -145,6 +155,19 @@ impl Terminal {
         assert_eq!(modes("before"), modes("after"));
         assert!(!screen.contains("panicked") && !screen.contains("bug"), "{screen}");
     }
+}
+
+/// The conversations below the state folder of the program, the newest first.
+pub fn conversations_in(state: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(state.join("conversations")).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    let is_json = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
+    let mut files: Vec<_> = paths
+        .filter(is_json)
+        .filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)))
+        .collect();
+    files.sort_by(|a, b| b.cmp(a));
+    files.into_iter().map(|(_, path)| path).collect()
 }
 
 impl Drop for Terminal {

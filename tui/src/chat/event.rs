@@ -7,6 +7,7 @@ use moelten_engine::api::Answer;
 use moelten_loader::text::chat::Message;
 
 use super::backend::{Failure, NotSwitched, Request, Switched};
+use super::sessions::SessionEntry;
 use super::tone::Tone;
 use super::turn::Attachment;
 
@@ -71,6 +72,20 @@ pub enum ChatEffect {
     },
     /// Save the conversation for `--continue`; then [`FileEvent::Kept`] follows.
     Keep(String),
+    /// Save into a new file from here on. Nothing follows.
+    NewFile,
+    /// List the conversations that are kept; then [`FileEvent::Sessions`] follows.
+    Sessions,
+    /// Read one of them, to go on in its file; then [`FileEvent::Resumed`] follows.
+    Resume {
+        /// Its file.
+        path: PathBuf,
+    },
+    /// Delete one of them; then [`FileEvent::Deleted`] follows.
+    Delete {
+        /// Its file.
+        path: PathBuf,
+    },
     /// Read a saved conversation; then [`FileEvent::Read`] follows.
     Read {
         /// The path as the user gave it.
@@ -82,6 +97,8 @@ pub enum ChatEffect {
         path: PathBuf,
         /// Tokens that are counted at most: a longer text does not fit into the context.
         limit: usize,
+        /// Whether a question mentions it as `@NAME`, which need not be a file.
+        mention: bool,
     },
     /// Count the tokens of a conversation; then [`ChatEvent::Counted`] follows. A driver without a context
     /// meter may ignore it.
@@ -126,6 +143,24 @@ pub enum FileEvent {
         path: PathBuf,
         /// Its content.
         text: String,
+        /// Whether another chat has it open, so that this one goes on with a copy.
+        shared: bool,
+    },
+    /// The conversations that are kept, the one that was written last first.
+    Sessions(Vec<SessionEntry>),
+    /// One of them was read.
+    Resumed {
+        /// Its file.
+        path: PathBuf,
+        /// Its content, and whether another chat has it open.
+        result: Result<(String, bool), String>,
+    },
+    /// One of them was deleted, or not.
+    Deleted {
+        /// Its file.
+        path: PathBuf,
+        /// Whether it was.
+        result: Result<(), String>,
     },
     /// `/file` has read a file.
     Attached {
@@ -148,6 +183,8 @@ pub enum AttachError {
         /// It has more tokens than this.
         more_than: usize,
     },
+    /// There is no such file, and it was only mentioned.
+    Missing,
     /// It cannot be read, is not a text, or cannot be encoded; a message.
     Unreadable(String),
 }
@@ -157,6 +194,8 @@ pub enum AttachError {
 pub enum Overwrite {
     /// One that `/load` could read: a file that `/save` wrote.
     SavedConversation,
+    /// Any file: the user has said so.
+    Any,
     /// None: the user has to choose another name.
     Never,
 }

@@ -11,22 +11,28 @@ use super::reports::count_text;
 use super::state::{Busy, Chat, Meter, note};
 use super::thinking;
 use super::tone::Tone;
-use super::transcript::{self, Transcript};
+use super::transcript::{self, BUILT_IN, Transcript};
 use super::turn::Attachment;
 use crate::input::command::{CopyTarget, ExportFormat, FileCommand};
 
 impl Chat {
     /// The conversation as a saved file.
     pub(super) fn transcript(&self) -> String {
-        Transcript::new(&self.facts.model, self.system.clone(), self.settled_turns().into_owned()).to_json()
+        let (system, turns) = (self.system.clone(), self.settled_turns().into_owned());
+        let mut transcript = Transcript::new(&self.facts.model, system, turns);
+        // A path that is no text cannot be saved; then the conversation opens with the model that is named.
+        let path = self.facts.path.as_ref().map_or(Some(BUILT_IN), |path| path.to_str());
+        transcript.file = path.map(str::to_owned);
+        transcript.settings = Some(self.saved_settings());
+        transcript.to_json()
     }
 
-    pub(super) fn save(&self, path: PathBuf) -> Vec<ChatEffect> {
+    pub(super) fn save(&self, path: PathBuf, overwrite: Overwrite) -> Vec<ChatEffect> {
         if self.turns.is_empty() {
             return note(Tone::Error, "There is nothing to save yet.");
         }
         let (text, messages) = (self.transcript(), self.settled_turns().len());
-        vec![ChatEffect::Write { path, text, messages, overwrite: Overwrite::SavedConversation }]
+        vec![ChatEffect::Write { path, text, messages, overwrite }]
     }
 
     pub(super) fn export(&self, format: ExportFormat, path: PathBuf) -> Vec<ChatEffect> {
@@ -45,7 +51,7 @@ impl Chat {
         match what {
             FileCommand::Attach(path) => {
                 self.reading += 1;
-                vec![ChatEffect::Attach { path, limit: self.context_limit() }]
+                vec![ChatEffect::Attach { path, limit: self.context_limit(), mention: false }]
             }
             FileCommand::List => note(Tone::Dim, self.attachments_text()),
             FileCommand::Detach(name) => {
@@ -123,14 +129,27 @@ impl Chat {
             let text = self.too_long_text(&file.description());
             return self.attach_failed(text);
         }
+        if self.next_attachments().any(|present| *present == file) {
+            return self.send_waiting();
+        }
         let mut effects = note(Tone::Dim, format!("Attached to the next message: {}.", file.description()));
         self.attached.push(file);
-        if self.reading == 0
-            && let Some(question) = self.take_waiting_question()
-        {
-            effects.extend(self.ask(question));
-        }
+        effects.extend(self.send_waiting());
         effects
+    }
+
+    /// Requests the files that a question mentions; the question waits for them.
+    pub(super) fn attach_mentioned(&mut self, names: Vec<String>, question: String) -> Vec<ChatEffect> {
+        self.reading += names.len();
+        self.busy = Some(Busy::Reading { question });
+        let limit = self.context_limit();
+        names.into_iter().map(|name| ChatEffect::Attach { path: name.into(), limit, mention: true }).collect()
+    }
+
+    /// Sends the question that waits, if all its files are read.
+    fn send_waiting(&mut self) -> Vec<ChatEffect> {
+        let question = if self.reading == 0 { self.take_waiting_question() } else { None };
+        question.map_or_else(Vec::new, |question| self.send(question))
     }
 
     fn too_long_text(&self, file: &str) -> String {
@@ -192,8 +211,20 @@ impl Chat {
             FileEvent::Read { .. } if self.busy() => {
                 note(Tone::Error, format!("The conversation was not loaded. {}", self.busy_text()))
             }
-            FileEvent::Read { path, result: Ok(text) } => self.load(&path, &text, false),
-            FileEvent::Last { path, text } => self.load(&path, &text, true),
+            FileEvent::Read { path, result: Ok(text) } => self.load(&path, &text),
+            FileEvent::Last { path, text, shared } => self.load_last(&path, &text, shared),
+            FileEvent::Sessions(found) => self.list_sessions(found),
+            FileEvent::Resumed { .. } if self.busy() => {
+                note(Tone::Error, format!("The conversation was not opened. {}", self.busy_text()))
+            }
+            FileEvent::Resumed { path, result: Ok((text, shared)) } => self.resumed(&path, &text, shared),
+            FileEvent::Resumed { path, result: Err(problem) } => {
+                note(Tone::Error, format!("{} was not opened: {problem}", path.display()))
+            }
+            FileEvent::Deleted { result: Ok(()), .. } => note(Tone::Dim, "The conversation was deleted."),
+            FileEvent::Deleted { result: Err(problem), .. } => {
+                note(Tone::Error, format!("The conversation was not deleted: {problem}."))
+            }
             FileEvent::Attached { path, result } => {
                 self.reading = self.reading.saturating_sub(1);
                 match result {
@@ -203,6 +234,15 @@ impl Chat {
                         let file = format!("{} ({size}, more than {more_than} tokens)", path.display());
                         let text = self.too_long_text(&file);
                         self.attach_failed(text)
+                    }
+                    Err(AttachError::Missing) => {
+                        let name = path.display().to_string();
+                        // `@property` in code, or a name of a person, was not meant to be a file.
+                        let meant = name.contains(['.', '/']) && !name.contains('(');
+                        let text = format!("There is no file {name}, so @{name} is only text.");
+                        let mut effects = if meant { note(Tone::Dim, text) } else { Vec::new() };
+                        effects.extend(self.send_waiting());
+                        effects
                     }
                     Err(AttachError::Unreadable(problem)) => {
                         self.attach_failed(format!("{} cannot be attached: {problem}", path.display()))
@@ -226,21 +266,48 @@ impl Chat {
         }
     }
 
-    /// Replaces the conversation by the one in a file. With `keep_system` a system prompt that is already set
-    /// stays, otherwise the file's own is used.
-    fn load(&mut self, path: &Path, text: &str, keep_system: bool) -> Vec<ChatEffect> {
-        let transcript = match Transcript::from_json(text) {
-            Ok(transcript) => transcript,
-            Err(problem) => {
-                return note(Tone::Error, format!("{} was not loaded: {problem}", path.display()));
+    /// Replaces the conversation by the one in a file of `/save`. The file stays as it is.
+    fn load(&mut self, path: &Path, text: &str) -> Vec<ChatEffect> {
+        match Transcript::from_json(text) {
+            Ok(mut transcript) => {
+                let mut effects = if self.keeps { vec![ChatEffect::NewFile] } else { Vec::new() };
+                transcript.settings = None;
+                effects.extend(self.take_over(transcript, false));
+                effects
             }
-        };
-        let Transcript { model, system, messages, .. } = transcript;
+            Err(problem) => note(Tone::Error, format!("{} was not loaded: {problem}", path.display())),
+        }
+    }
+
+    /// Replaces the conversation by that of `--continue`. A system prompt and settings that were given at the
+    /// start stay.
+    fn load_last(&mut self, path: &Path, text: &str, shared: bool) -> Vec<ChatEffect> {
+        match Transcript::from_json(text) {
+            Ok(transcript) => {
+                let mut effects = Vec::new();
+                if shared {
+                    let text = "Another chat has this conversation open; this one goes on with a copy.";
+                    effects.extend(note(Tone::Warning, text));
+                }
+                effects.extend(self.take_over(transcript, true));
+                effects
+            }
+            Err(problem) => note(Tone::Error, format!("{} was not loaded: {problem}", path.display())),
+        }
+    }
+
+    /// Replaces the conversation and its settings by saved ones. With `keep` a system prompt that is set and
+    /// settings given at the start stay.
+    pub(super) fn take_over(&mut self, transcript: Transcript, keep: bool) -> Vec<ChatEffect> {
+        let Transcript { model, system, messages, settings, .. } = transcript;
         let mut effects = Vec::new();
         if model != self.facts.model {
             effects.extend(note(Tone::Dim, format!("This conversation was with {model}.")));
         }
-        effects.extend(self.load_system(system, keep_system));
+        if let Some(settings) = settings {
+            effects.extend(self.restore_settings(&settings, keep));
+        }
+        effects.extend(self.load_system(system, keep));
         effects.extend(note(Tone::Dim, format!("Loaded {}.", count_text(messages.len()))));
         self.replace_turns(messages);
         effects

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use moelten_loader::text::chat::Speaker;
 
-use super::event::{ChatEffect, ChatEvent, OverflowChoice};
+use super::event::{ChatEffect, ChatEvent, OverflowChoice, Overwrite};
 use super::reports;
 use super::state::{Busy, Chat, Interrupt, note};
 use super::tone::Tone;
 use super::turn::Turn;
 use crate::input::command::{self, Command};
+use crate::input::completion::mentions;
 use crate::input::settings::Setting;
 
 /// A second Ctrl-C within this time after one that stopped an answer ends the program.
@@ -90,7 +91,11 @@ impl Chat {
             Command::More => self.more(),
             Command::File(what) => self.attach(what),
             Command::Clear => self.clear(),
-            Command::Save(path) => self.save(path),
+            Command::Save(path) => self.save(path, Overwrite::SavedConversation),
+            Command::SaveOver(path) => self.save(path, Overwrite::Any),
+            Command::Sessions(None) => vec![ChatEffect::Sessions],
+            Command::Sessions(Some(number)) => self.open_session(number),
+            Command::Fork => self.fork(),
             Command::Load(path) => vec![ChatEffect::Read { path }],
             Command::Export(format, path) => self.export(format, path),
             Command::Think(reasoning) => self.set_reasoning(reasoning),
@@ -101,6 +106,9 @@ impl Chat {
                 note(Tone::Plain, text)
             }
             Command::Copy(what) => self.copy(what),
+            Command::Mouse(_) | Command::Markdown(_) => {
+                note(Tone::Error, "This needs the full screen; line mode prints answers as they are written.")
+            }
             Command::Experts => note(Tone::Error, "The expert view needs the full screen."),
             Command::Quit => vec![ChatEffect::Quit],
         }
@@ -123,19 +131,30 @@ impl Chat {
         let kept = self.keeps && !self.turns.is_empty();
         self.replace_turns(Vec::new());
         let text = "New conversation. Settings and system prompt are unchanged.";
-        let old = if kept { " --continue opens the old one until the next answer." } else { "" };
-        note(Tone::Dim, format!("{text}{old}"))
+        let old = if kept { " /sessions has the old one." } else { "" };
+        let mut effects = if self.keeps { vec![ChatEffect::NewFile] } else { Vec::new() };
+        effects.extend(note(Tone::Dim, format!("{text}{old}")));
+        effects
     }
 
-    /// Sends a question, or holds it until its files are read.
-    pub(super) fn ask(&mut self, text: String) -> Vec<ChatEffect> {
+    /// Sends a question, or holds it until its files are read: those of `/file` and those that it mentions.
+    fn ask(&mut self, text: String) -> Vec<ChatEffect> {
         if self.busy() {
             return note(Tone::Error, self.busy_text());
+        }
+        let mentioned = mentions(&text);
+        if !mentioned.is_empty() {
+            return self.attach_mentioned(mentioned, text);
         }
         if self.reading > 0 {
             self.busy = Some(Busy::Reading { question: text });
             return note(Tone::Dim, "The message will be sent when the attached file is read.");
         }
+        self.send(text)
+    }
+
+    /// Sends a question with the files that are attached.
+    pub(super) fn send(&mut self, text: String) -> Vec<ChatEffect> {
         if let Some(before) = self.editing.take() {
             let files = std::mem::replace(&mut self.attached, before);
             return vec![self.replace_question(Turn { role: Speaker::User, content: text, files })];
@@ -147,9 +166,30 @@ impl Chat {
             files = unanswered.files;
         }
         files.append(&mut self.attached);
-        self.turns.push(Turn { role: Speaker::User, content: text, files });
+        let turn = Turn { role: Speaker::User, content: text, files };
+        effects.extend(self.warn_of_lost_characters(&turn));
+        self.turns.push(turn);
         effects.push(self.request(String::new(), Vec::new()));
         effects
+    }
+
+    /// Says which characters of a message the model will not see.
+    fn warn_of_lost_characters(&self, turn: &Turn) -> Vec<ChatEffect> {
+        let missing = &self.facts.unspellable;
+        if missing.is_empty() {
+            return Vec::new();
+        }
+        let texts = turn.files.iter().map(|file| &*file.text).chain([turn.content.as_str()]);
+        let is_lost = |c: &char| c.encode_utf8(&mut [0; 4]).bytes().any(|byte| missing.contains(&byte));
+        let mut lost = texts.flat_map(str::chars).filter(is_lost);
+        let Some(first) = lost.next() else { return Vec::new() };
+        let count = 1 + lost.count();
+        let plural = if count == 1 { "character has" } else { "characters have" };
+        let text = format!(
+            "{count} {plural} no token in this model's vocabulary, the first is {first:?}. The model does not see \
+             them."
+        );
+        note(Tone::Warning, text)
     }
 
     /// The program ends while `written` is there of an answer. Returns the conversation to save, if it has

@@ -67,10 +67,15 @@ impl Chat {
             // A model that was just opened has given nothing back yet.
             self.given_back = 0;
         }
-        match result {
+        let mut effects = match result {
             Err(why) => self.not_switched(why),
             Ok(switched) => self.switched_to(*switched),
+        };
+        // Without its model a conversation is opened all the same; a note says with which it was.
+        if let Some(transcript) = self.resuming.take() {
+            effects.extend(self.take_over(*transcript, false));
         }
+        effects
     }
 
     fn not_switched(&self, why: NotSwitched) -> Vec<ChatEffect> {

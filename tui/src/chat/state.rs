@@ -9,9 +9,12 @@ use moelten_loader::text::chat::{Message, Speaker};
 use super::backend::Request;
 use super::event::ChatEffect;
 use super::facts::Facts;
+use super::sessions::SessionEntry;
 use super::thinking;
 use super::tone::Tone;
+use super::transcript::Transcript;
 use super::turn::{Attachment, Turn};
+use crate::input::settings::Setting;
 
 /// A conversation and everything around it.
 #[derive(Debug, Clone)]
@@ -53,6 +56,12 @@ pub struct Chat {
     pub(super) warned: bool,
     /// Bytes that the expert cache had given back to the system when the user was last told.
     pub(super) given_back: u64,
+    /// The conversations of the last list, for `/sessions N`.
+    pub(super) sessions: Vec<SessionEntry>,
+    /// A conversation that is opened when its model is.
+    pub(super) resuming: Option<Box<Transcript>>,
+    /// Settings that were given at the start.
+    pub(super) fixed: Vec<Setting>,
     /// The last Ctrl-C, if nothing has happened since.
     pub(super) interrupted: Option<Interrupt>,
 }
@@ -153,6 +162,9 @@ impl Chat {
             counts: 0,
             warned: false,
             given_back: 0,
+            sessions: Vec::new(),
+            resuming: None,
+            fixed: Vec::new(),
             interrupted: None,
         }
     }
@@ -162,9 +174,19 @@ impl Chat {
         self.keeps = true;
     }
 
+    /// Whether the conversation is saved for `--continue`.
+    pub fn keeps(&self) -> bool {
+        self.keeps
+    }
+
     /// The open model.
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// The settings of the next answer.
+    pub fn params(&self) -> &GenerateParams {
+        &self.params
     }
 
     /// Questions and answers so far, the oldest first.

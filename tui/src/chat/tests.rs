@@ -544,7 +544,7 @@ fn counting_stops_at_the_end_of_the_context() {
     let facts = Facts { context: 1000, ..Facts::default() };
     let mut chat = Chat::new(facts, GenerateParams::default(), None);
     let attach = without_counts(enter(&mut chat, "/file long.txt"));
-    assert_eq!(attach, [ChatEffect::Attach { path: "long.txt".into(), limit: 1000 }]);
+    assert_eq!(attach, [ChatEffect::Attach { path: "long.txt".into(), limit: 1000, mention: false }]);
     enter(&mut chat, "what?");
     let too_long = AttachError::TooLong { bytes: 8 << 20, more_than: 1000 };
     let words = said(&chat.handle(attached(Err(too_long))));

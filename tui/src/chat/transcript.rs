@@ -1,18 +1,27 @@
 //! Saved conversations: JSON that `/load` reads, and exports as Markdown and JSON. It must not know where
 //! files are.
 
+use std::collections::BTreeMap;
+
 use moelten_loader::text::chat::{Message, Speaker};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::thinking;
 use super::turn::Turn;
 use crate::markdown::filter;
+use crate::markdown::rows::cut;
 
 /// Largest saved conversation that is read, in bytes: millions of tokens. Reading it, counting it and saving
 /// it again take a few copies of it in memory.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Most messages of a saved conversation that is read; each takes memory, however short it is.
 const MESSAGES_MAX: usize = 250_000;
+
+/// What stands for the built-in model in the place of a path, which is absolute.
+pub const BUILT_IN: &str = "built-in";
+/// Longest title of a conversation, in columns.
+const TITLE_MAX: usize = 60;
 
 const FORMAT: &str = "moelten conversation";
 /// The versions that are read. Version 2 added attached files; a conversation without them is written as
@@ -24,19 +33,87 @@ const VERSIONS: [u32; 2] = [1, 2];
 pub struct Transcript {
     format: String,
     version: u32,
+    /// The beginning of the first question, filtered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    title: Option<String>,
     /// Name of the model that was open.
     pub model: String,
+    /// Its file or folder, or [`BUILT_IN`]; `None` where that is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The settings of the conversation; `None` in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<SavedSettings>,
     /// The system prompt, if there was one.
     pub system: Option<String>,
     /// Questions and answers in turn; a question is first.
     pub messages: Vec<Turn>,
 }
 
+/// The settings of a saved conversation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedSettings {
+    /// Settings of `/set` by name, as text.
+    #[serde(default)]
+    pub values: BTreeMap<String, String>,
+    /// Texts that end an answer.
+    #[serde(default)]
+    pub stop: Vec<String>,
+    /// Whether the model may reason.
+    #[serde(default = "yes")]
+    pub think: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What a list says about a saved conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TranscriptOutline {
+    /// The beginning of the first question, filtered.
+    pub title: String,
+    /// Name of the model, not filtered.
+    pub model: String,
+    /// Questions and answers.
+    pub messages: usize,
+}
+
+/// Reads what a list says about a saved conversation; `None` if the text is none.
+pub fn outline(text: &str) -> Option<TranscriptOutline> {
+    /// The fields of the file; what is said is not kept in memory.
+    #[derive(Deserialize)]
+    struct Fields {
+        format: String,
+        title: Option<String>,
+        model: String,
+        messages: Vec<IgnoredAny>,
+    }
+    let Fields { format, title, model, messages } = serde_json::from_str(text).ok()?;
+    if format != FORMAT {
+        return None;
+    }
+    let title = match title {
+        Some(title) => cut(&filter::clean_line(&title), TITLE_MAX),
+        None => title_of(&Transcript::from_json(text).ok()?.messages),
+    };
+    Some(TranscriptOutline { title, model, messages: messages.len() })
+}
+
+/// The beginning of the first question.
+fn title_of(messages: &[Turn]) -> String {
+    let first = messages.first().map_or("", |turn| &turn.content);
+    let line = first.lines().map(filter::clean_line).find(|line| !line.trim().is_empty());
+    cut(line.unwrap_or_default().trim(), TITLE_MAX)
+}
+
 impl Transcript {
     /// A conversation with the model of this name.
     pub fn new(model: &str, system: Option<String>, messages: Vec<Turn>) -> Self {
         let version = VERSIONS[usize::from(messages.iter().any(|turn| !turn.files.is_empty()))];
-        Self { format: FORMAT.to_owned(), version, model: model.to_owned(), system, messages }
+        let title = Some(title_of(&messages)).filter(|title| !title.is_empty());
+        let (format, model) = (FORMAT.to_owned(), model.to_owned());
+        Self { format, version, title, model, file: None, settings: None, system, messages }
     }
 
     /// The content of the file.
@@ -142,6 +219,18 @@ mod tests {
     fn a_saved_conversation_can_be_loaded() {
         assert_eq!(Transcript::from_json(&sample().to_json()), Ok(sample()));
         assert!(!sample().to_json().contains('\u{1b}'));
+    }
+
+    #[test]
+    fn an_outline_has_the_title_and_the_numbers_of_old_and_new_files() {
+        let about = outline(&sample().to_json()).unwrap();
+        assert_eq!((about.title.as_str(), about.model.as_str(), about.messages), ("Hi", "m", 2));
+        let old = sample().to_json().replace("  \"title\": \"Hi\",\n", "");
+        assert!(!old.contains("title"), "{old}");
+        assert_eq!(outline(&old), Some(about));
+        assert_eq!(outline("{}"), None);
+        let long = Transcript::new("m", None, vec![Turn::new(Speaker::User, "\n  word".repeat(40))]);
+        assert_eq!(outline(&long.to_json()).unwrap().title, "word");
     }
 
     #[test]

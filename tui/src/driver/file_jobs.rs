@@ -3,12 +3,14 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use moelten_engine::runtime::cancel::Cancel;
 
+use super::conversations::Conversations;
 use super::file_names::expand;
 use super::private_file;
-use super::text_file::{self, TextError};
+use super::text_file;
 use crate::chat::transcript::{FILE_BYTES_MAX, Transcript};
 use crate::chat::{
     AttachError, Attachment, ChatEffect, ChatEvent, Counters, FileEvent, Overwrite, TokenCount,
@@ -22,8 +24,8 @@ const TEXT_BYTES_MAX: u64 = 16 << 20;
 pub struct StatePaths {
     /// The history of entries.
     pub history: Option<PathBuf>,
-    /// The last conversation.
-    pub conversation: Option<PathBuf>,
+    /// The conversations.
+    pub conversations: Option<Arc<Conversations>>,
 }
 
 /// Carries out an effect of the conversation that concerns files or counting; returns the event that answers
@@ -44,15 +46,36 @@ pub fn perform(
             let result = text_file::read(&expand(&path), FILE_BYTES_MAX).map_err(|error| error.to_string());
             FileEvent::Read { path, result }
         }
-        ChatEffect::Attach { path, limit } => {
-            let result = attach(&path, limit, counters, stop);
+        ChatEffect::Attach { path, limit, mention } => {
+            let result = match std::fs::metadata(expand(&path)) {
+                // What a question mentions need not be a file.
+                Err(error) if mention && error.kind() == io::ErrorKind::NotFound => Err(AttachError::Missing),
+                Ok(found) if mention && !found.is_file() => Err(AttachError::Missing),
+                _ => attach(&path, limit, counters, stop),
+            };
             FileEvent::Attached { path, result }
         }
         ChatEffect::Keep(text) => {
-            let path = state.conversation.as_deref()?;
-            let saved = private_file::create_folder_of(path)
-                .and_then(|()| write(path, &text, Overwrite::SavedConversation));
-            FileEvent::Kept(saved.map_err(|error| format!("{}: {error}", path.display())))
+            let kept = state.conversations.as_ref()?;
+            FileEvent::Kept(match can_be_opened_again(&text) {
+                Ok(()) => kept.keep(&text),
+                Err(error) => Err(error.to_string()),
+            })
+        }
+        ChatEffect::NewFile => {
+            state.conversations.as_ref()?.begin_new();
+            return None;
+        }
+        ChatEffect::Sessions => {
+            FileEvent::Sessions(state.conversations.as_ref().map_or_else(Vec::new, |kept| kept.list()))
+        }
+        ChatEffect::Resume { path } => {
+            let resumed = state.conversations.as_ref()?.resume(&path);
+            FileEvent::Resumed { path, result: resumed.map(|resumed| (resumed.text, resumed.shared)) }
+        }
+        ChatEffect::Delete { path } => {
+            let result = state.conversations.as_ref()?.delete(&path);
+            FileEvent::Deleted { path, result }
         }
         ChatEffect::Count { number, messages, limit } => {
             let tokens = (counters.conversation)(&messages, limit, stop).map(TokenCount::at_least);
@@ -63,22 +86,30 @@ pub fn perform(
     Some(ChatEvent::File(event))
 }
 
+/// A conversation that could not be opened again is not saved.
+fn can_be_opened_again(text: &str) -> io::Result<()> {
+    if text.len() as u64 <= FILE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "it has more than {} MiB, and could not be opened again; /export FILE.md writes it, /clear begins a new one",
+        FILE_BYTES_MAX >> 20
+    )))
+}
+
 /// Writes a private file, which appears complete or not at all.
 fn write(path: &Path, text: &str, overwrite: Overwrite) -> io::Result<()> {
-    if overwrite == Overwrite::SavedConversation && text.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::other(format!(
-            "it has more than {} MiB, and could not be opened again; /export FILE.md writes it, /clear begins a new one",
-            FILE_BYTES_MAX >> 20
-        )));
+    if overwrite != Overwrite::Never {
+        can_be_opened_again(text)?;
     }
-    if path.exists() {
+    if path.exists() && overwrite != Overwrite::Any {
         if overwrite == Overwrite::Never {
             return Err(io::Error::other("the file exists; choose another name"));
         }
         let old = text_file::read(path, FILE_BYTES_MAX).ok();
         if old.is_none_or(|old| Transcript::from_json(&old).is_err()) {
             return Err(io::Error::other(
-                "the file exists and is not a saved conversation; move it away, or choose another name",
+                "the file exists and is not a saved conversation; choose another name, or replace it with /save! FILE",
             ));
         }
     }
@@ -99,24 +130,8 @@ fn attach(path: &Path, limit: usize, counters: &Counters, stop: &Cancel) -> Resu
     }
 }
 
-/// Reads the last conversation.
-///
-/// # Errors
-/// A message that says why there is none.
-pub fn last_conversation(path: &Path) -> Result<String, String> {
-    match text_file::read(path, FILE_BYTES_MAX) {
-        Ok(text) => Ok(text),
-        Err(TextError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-            Err("no conversation was saved yet".to_owned())
-        }
-        Err(error) => Err(error.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use moelten_engine::api::ExpertMap;
     use moelten_loader::text::chat::{Message, Speaker};
 
@@ -163,9 +178,12 @@ mod tests {
             assert!(write(&file, "{}", overwrite).is_err());
         }
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
-        assert!(last_conversation(folder.path()).is_err(), "a folder is no conversation");
+        write(&folder.path().join("new.json"), "{}", Overwrite::SavedConversation).unwrap();
+        std::fs::remove_file(folder.path().join("new.json")).unwrap();
         assert!(write(&folder.path().join("missing/x.json"), "{}", Overwrite::Never).is_err());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no partial file stays");
+        write(&file, "{}", Overwrite::Any).unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "{}");
     }
 
     #[test]
@@ -201,27 +219,29 @@ mod tests {
     }
 
     #[test]
-    fn the_last_conversation_is_private_and_comes_back() {
+    fn conversations_are_kept_listed_and_opened_again() {
         let folder = tempfile::tempdir().unwrap();
-        let conversation = folder.path().join("state/moelten/last.json");
-        let state = StatePaths { history: None, conversation: Some(conversation.clone()) };
-        let counters = counters();
-        assert!(last_conversation(&conversation).unwrap_err().contains("saved yet"));
-        let text = Transcript::new("m", None, vec![]).to_json();
-        for _ in 0..2 {
-            let done = perform(ChatEffect::Keep(text.clone()), &state, &counters, &Cancel::new());
-            assert_eq!(done, Some(ChatEvent::File(FileEvent::Kept(Ok(())))));
-        }
-        assert_eq!(last_conversation(&conversation).unwrap(), text);
-        #[cfg(unix)]
-        for (path, mode) in [(conversation.as_path(), 0o600), (conversation.parent().unwrap(), 0o700)] {
-            use std::os::unix::fs::PermissionsExt;
-            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
-        }
-        std::fs::write(&conversation, "mine").unwrap();
-        let done = perform(ChatEffect::Keep(text.clone()), &state, &counters, &Cancel::new());
-        let Some(ChatEvent::File(FileEvent::Kept(Err(why)))) = done else { panic!("{done:?}") };
-        assert!(why.contains("last.json: ") && why.contains("move it away"), "{why}");
-        assert_eq!(std::fs::read_to_string(&conversation).unwrap(), "mine");
+        let kept = Arc::new(Conversations::below(folder.path()));
+        let state = StatePaths { history: None, conversations: Some(kept) };
+        let run = |effect| match perform(effect, &state, &counters(), &Cancel::new()) {
+            Some(ChatEvent::File(event)) => Some(event),
+            None => None,
+            other => panic!("{other:?}"),
+        };
+        let text = Transcript::new("m", None, vec![Turn::new(Speaker::User, "Why?")]).to_json();
+        assert_eq!(run(ChatEffect::Keep(text.clone())), Some(FileEvent::Kept(Ok(()))));
+        let long = Transcript::new("m", None, vec![Turn::new(Speaker::User, "x".repeat(17 << 20))]).to_json();
+        let Some(FileEvent::Kept(Err(why))) = run(ChatEffect::Keep(long)) else { panic!("it is too long") };
+        assert!(why.contains("more than 16 MiB"), "{why}");
+        assert_eq!(run(ChatEffect::NewFile), None);
+        let Some(FileEvent::Sessions(list)) = run(ChatEffect::Sessions) else { panic!("no list") };
+        let path = list[0].path.clone();
+        assert_eq!((list.len(), list[0].title.as_str(), list[0].open), (1, "Why?", false));
+        let resumed = run(ChatEffect::Resume { path: path.clone() });
+        assert_eq!(resumed, Some(FileEvent::Resumed { path: path.clone(), result: Ok((text, false)) }));
+        run(ChatEffect::NewFile);
+        let deleted = run(ChatEffect::Delete { path: path.clone() });
+        assert_eq!(deleted, Some(FileEvent::Deleted { path, result: Ok(()) }));
+        assert_eq!(run(ChatEffect::Sessions), Some(FileEvent::Sessions(Vec::new())));
     }
 }

@@ -112,7 +112,7 @@ fn work(
     for job in todo {
         let event = match job {
             FileJob::Complete(request) => {
-                Some(ScreenEvent::Files { found: file_names::matching(request.name()), request })
+                Some(ScreenEvent::Files { found: file_names::matching(&request.name()), request })
             }
             FileJob::Chat(ChatEffect::Count { number, .. }, _)
                 if number != counted.load(Ordering::Relaxed) =>
@@ -139,11 +139,12 @@ mod tests {
     use super::*;
     use crate::chat::transcript::Transcript;
     use crate::chat::{FileEvent, TokenCount};
+    use crate::driver::Conversations;
 
     #[test]
     fn saving_does_not_wait_for_counting() {
         let folder = tempfile::tempdir().unwrap();
-        let conversation = folder.path().join("last.json");
+        let kept = Arc::new(Conversations::below(folder.path()));
         let text = folder.path().join("long.txt");
         std::fs::write(&text, "a long text").unwrap();
         // Counting takes as long as `hold` lives.
@@ -158,13 +159,13 @@ mod tests {
             experts: Arc::new(ExpertMap::default),
         };
         let (tell, told) = channel();
-        let state = StatePaths { history: None, conversation: Some(conversation.clone()) };
+        let state = StatePaths { history: None, conversations: Some(Arc::clone(&kept)) };
         let worker = FileWorker::start(&state, &tell).unwrap();
-        worker.perform(ChatEffect::Attach { path: text, limit: 9 }, counters.clone());
+        worker.perform(ChatEffect::Attach { path: text, limit: 9, mention: false }, counters.clone());
         let last = Transcript::new("m", None, vec![]).to_json();
         worker.perform(ChatEffect::Keep(last.clone()), counters);
         assert_eq!(worker.close(), None);
-        assert_eq!(std::fs::read_to_string(&conversation).unwrap(), last);
+        assert_eq!(kept.list().len(), 1);
         let kept = told.try_recv();
         let saved = ScreenEvent::Chat(ChatEvent::File(FileEvent::Kept(Ok(()))));
         assert!(matches!(kept, Ok(WorkerMessage::Event(event)) if event == saved));

@@ -14,7 +14,8 @@ use super::line_input::{Input, PROMPT, PROMPT_MORE, Typed};
 use super::notes::Notes;
 use super::{file_names, history_file};
 use crate::chat::Tone;
-use crate::input::completion::{Completion, completion};
+use crate::input::completion::{Completion, as_mention, completion};
+use crate::input::settings::Setting;
 
 /// A line editor with history and completion, for a terminal.
 pub struct EditorInput {
@@ -126,12 +127,26 @@ impl Completer for EditorHelper {
 
     fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
         let before = &line[..pos];
+        let fitting = |start: usize, words: Vec<String>| (start, beginning_with(&before[start..], words));
         Ok(match completion(before) {
             Completion::None => (pos, Vec::new()),
-            Completion::Words { start, words } => (start, beginning_with(&before[start..], words)),
-            Completion::Path { start } => {
+            Completion::Words { start, words } => {
+                fitting(start, words.into_iter().map(|suggestion| suggestion.word).collect())
+            }
+            Completion::Setting { start } => {
+                fitting(start, Setting::ALL.iter().map(|setting| setting.name().to_owned()).collect())
+            }
+            Completion::Value { start, setting } => {
+                fitting(start, setting.examples().iter().map(|(value, _)| (*value).to_owned()).collect())
+            }
+            Completion::Path { start } | Completion::Model { start } => {
                 let pair = |name: String| Pair { display: name.clone(), replacement: name };
                 (start, file_names::matching(&before[start..]).into_iter().map(pair).collect())
+            }
+            Completion::Mention { start } => {
+                let begun = before[start..].replace("\\ ", " ");
+                let pair = |name: String| Pair { replacement: as_mention(&name), display: name };
+                (start, file_names::matching(&begun).into_iter().map(pair).collect())
             }
         })
     }

@@ -105,12 +105,15 @@ fn answer(
 
 /// Saves the conversation at the end, if the last attempt failed.
 fn leave(chat: &mut Chat, backend: &mut dyn Backend, notes: Notes, state: &StatePaths) {
-    let Some(keep) = chat.leave("") else { return };
-    let saved = file_jobs::perform(keep, state, &backend.counters(), &Cancel::new());
+    let keep = chat.leave("");
+    let saved = keep.and_then(|keep| file_jobs::perform(keep, state, &backend.counters(), &Cancel::new()));
     for effect in saved.into_iter().flat_map(|event| chat.handle(event)) {
         if let ChatEffect::Note(tone, text) = effect {
             notes.line(tone, &text);
         }
+    }
+    if let Some(kept) = &state.conversations {
+        kept.begin_new();
     }
 }
 

@@ -81,6 +81,12 @@ pub fn stdout_styled() -> bool {
     io::stdout().is_terminal() && styles_allowed()
 }
 
+/// Columns of the terminal that stdout is; `None` if it is none.
+pub fn stdout_columns() -> Option<usize> {
+    let size = if io::stdout().is_terminal() { terminal::size().ok() } else { None };
+    size.filter(|&(columns, _)| columns > 0).map(|(columns, _)| usize::from(columns))
+}
+
 fn styles_allowed() -> bool {
     has_escape_sequences() && set("NO_COLOR").is_none()
 }

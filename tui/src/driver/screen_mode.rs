@@ -8,8 +8,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crossterm::event::{Event as TerminalEvent, KeyCode, KeyEvent, KeyModifiers};
+use crossterm::event::{Event as TerminalEvent, KeyCode, KeyEvent, KeyModifiers, MouseEventKind};
 
+use super::ansi;
 use super::clipboard;
 use super::editor::{self, Edited, JobControl};
 use super::file_jobs::StatePaths;
@@ -104,10 +105,13 @@ pub fn run(
 ) -> Result<(), ScreenError> {
     let mut driver = Driver::start(screen, backend, &state, history, controls, FullScreen::take)?;
     let result = driver.serve(first);
-    let Driver { screen, display, files, messages, panicked, .. } = driver;
+    let Driver { mut screen, display, files, messages, panicked, .. } = driver;
     drop(display);
-    print_conversation(&screen);
+    print_conversation(&mut screen);
     let (warnings, late) = close(files, &messages);
+    if let Some(kept) = state.conversations.filter(|_| warnings.is_empty()) {
+        kept.begin_new();
+    }
     warnings.iter().for_each(|warning| Notes::detect().line(Tone::Warning, warning));
     match panicked.or(late) {
         Some(message) => Err(ScreenError::Panicked(message)),
@@ -278,6 +282,7 @@ impl<D: Display> Driver<D> {
                 ScreenEffect::Stop => (self.controls.stop)(),
                 ScreenEffect::Remember(text) => self.remember(&text)?,
                 ScreenEffect::Editor(text) => self.edit(&text)?,
+                ScreenEffect::Mouse(on) => terminal::set_mouse(on)?,
                 ScreenEffect::Suspend => self.suspend()?,
                 ScreenEffect::Redraw => {
                     self.display.redraw()?;
@@ -295,7 +300,8 @@ impl<D: Display> Driver<D> {
             ChatEffect::Switch(model) => self.model.begin(ModelJob::Switch(model)),
             ChatEffect::Copy(text) => self.copy(&text)?,
             file => {
-                self.pending += 1;
+                // Nothing follows a change of the file.
+                self.pending += usize::from(file != ChatEffect::NewFile);
                 self.files.perform(file, self.counters.clone());
             }
         }
@@ -371,18 +377,24 @@ fn terminal_event(event: TerminalEvent, early: bool) -> Option<ScreenEvent> {
         TerminalEvent::Key(key) => Some(ScreenEvent::Key(key)),
         TerminalEvent::Paste(text) => Some(ScreenEvent::Paste(text)),
         TerminalEvent::Resize(..) => Some(ScreenEvent::Resized),
-        TerminalEvent::FocusGained | TerminalEvent::FocusLost | TerminalEvent::Mouse(_) => None,
+        TerminalEvent::Mouse(mouse) => match mouse.kind {
+            MouseEventKind::ScrollUp => Some(ScreenEvent::Wheel(-1)),
+            MouseEventKind::ScrollDown => Some(ScreenEvent::Wheel(1)),
+            _ => None,
+        },
+        TerminalEvent::FocusGained | TerminalEvent::FocusLost => None,
     }
 }
 
 /// Prints the conversation to the ordinary screen, where it stays.
-fn print_conversation(screen: &Screen) {
+fn print_conversation(screen: &mut Screen) {
     use std::io::Write;
-    let notes = Notes { terminal: true, styled: stdout_styled(), quiet: false };
+    let styled = stdout_styled();
+    let columns = u16::try_from(Notes::detect().columns()).unwrap_or(u16::MAX);
     let mut out = io::stdout().lock();
-    for (tone, text) in screen.final_text() {
+    for line in screen.farewell(columns, styled) {
         // The terminal may be closed.
-        if writeln!(out, "{}", notes.dress(tone, &text)).is_err() {
+        if writeln!(out, "{}", ansi::line(&line, styled)).is_err() {
             return;
         }
     }

@@ -7,13 +7,14 @@ use std::io::IsTerminal;
 use std::io::{self, Write};
 #[cfg(unix)]
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crossterm::{event, execute, terminal};
 use moelten_loader::io::fault::write_before_the_end;
 
-pub use super::notes::{Notes, has_escape_sequences, stdout_styled};
+pub use super::notes::{Notes, has_escape_sequences, stdout_columns, stdout_styled};
 pub use crate::chat::Tone;
 
 /// The modes that [`remember`] found.
@@ -45,8 +46,20 @@ pub fn remember() {
     }
 }
 
-/// Takes the terminal for the full screen: alternate screen, raw mode, bracketed paste. The mouse is left to
-/// the terminal, so that text can be selected, but its wheel must not send arrow keys.
+/// Whether the full screen takes the wheel of the mouse.
+static MOUSE: AtomicBool = AtomicBool::new(true);
+
+/// Takes the wheel of the mouse, or leaves the mouse to the terminal, so that text can be selected as usual.
+///
+/// # Errors
+/// Writing to the terminal failed.
+pub fn set_mouse(on: bool) -> io::Result<()> {
+    MOUSE.store(on, Ordering::Relaxed);
+    while_taken(|| execute!(io::stdout(), Wheel { on }))
+}
+
+/// Takes the terminal for the full screen: alternate screen, raw mode, bracketed paste, the wheel of the
+/// mouse. The wheel must not send arrow keys.
 ///
 /// # Errors
 /// The terminal cannot be used.
@@ -66,6 +79,7 @@ pub fn take_screen() -> io::Result<()> {
         terminal::EnterAlternateScreen,
         event::EnableBracketedPaste,
         NoWheel { save },
+        Wheel { on: MOUSE.load(Ordering::Relaxed) },
         Unambiguous
     )
 }
@@ -160,7 +174,7 @@ pub fn stop_until_continued() -> Result<(), &'static str> {
 /// Reverses [`take_screen`]: keyboard protocol, bracketed paste, alternate screen, hidden cursor. The wheel's
 /// mode is restored where the terminal can save modes, and set to its usual value elsewhere. These are bytes
 /// because a signal handler can do no more than write them.
-static LEAVE: &[u8] = b"\x1b[<1u\x1b[?2004l\x1b[?1007h\x1b[?1007r\x1b[?1049l\x1b[?25h";
+static LEAVE: &[u8] = b"\x1b[<1u\x1b[?1006l\x1b[?1000l\x1b[?2004l\x1b[?1007h\x1b[?1007r\x1b[?1049l\x1b[?25h";
 
 /// Whether this process may change the terminal. In the background the system would stop it.
 fn in_the_foreground() -> bool {
@@ -227,6 +241,23 @@ struct NoWheel {
 impl crossterm::Command for NoWheel {
     fn write_ansi(&self, f: &mut impl fmt::Write) -> fmt::Result {
         f.write_str(if self.save { "\x1b[?1007s\x1b[?1007l" } else { "\x1b[?1007l" })
+    }
+
+    #[cfg(windows)]
+    fn execute_winapi(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Requests presses of mouse buttons, which the steps of the wheel are (modes 1000 and 1006). Movements,
+/// which would be many, are not requested.
+struct Wheel {
+    on: bool,
+}
+
+impl crossterm::Command for Wheel {
+    fn write_ansi(&self, f: &mut impl fmt::Write) -> fmt::Result {
+        f.write_str(if self.on { "\x1b[?1000h\x1b[?1006h" } else { "\x1b[?1006l\x1b[?1000l" })
     }
 
     #[cfg(windows)]

@@ -5,70 +5,90 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use unicode_width::UnicodeWidthStr;
 
+use super::history::{History, sparkline};
 use super::rates::Rates;
 use crate::chat::figures;
 use crate::markdown::theme::{Role, Theme};
 
 /// Columns of a name, of the text after a bar, and of the shortest bar.
-const NAME: u16 = 10;
-const VALUE: u16 = 22;
+const NAME: u16 = 13;
+const VALUE: u16 = 18;
 const BAR_MIN: u16 = 7;
 /// Columns of the longest bar: a longer one shows nothing more.
 const BAR_MAX: u16 = 24;
 /// Columns between two gauges in a row.
 const BETWEEN: u16 = 2;
+/// Columns of a gauge with a short bar.
+pub const WIDTH_MIN: u16 = NAME + BAR_MIN + 1 + VALUE;
 /// Characters that are filled by eighths.
 const PARTS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+/// What stands for a rate that is not known yet.
+const UNKNOWN: &str = "-";
 
-/// A number, and its share of what is possible.
+/// A number, with its share of what is possible, or its course over time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gauge {
     name: &'static str,
     /// 0 to 1; `None` where the limit is unknown.
     share: Option<f64>,
+    /// The values of the last half minute; drawn in place of the share.
+    course: Option<Vec<f64>>,
     value: String,
     role: Role,
 }
 
-/// All gauges, the most informative first.
-pub fn list(rates: &Rates, map: &ExpertMap) -> Vec<Gauge> {
-    let gauge = |name, share, value, role| Gauge { name, share, value, role };
+/// All gauges, the most informative first. Which there are depends only on whether the model streams, and
+/// whether it prefetches, so that they keep their places while rates come and go.
+pub fn list(
+    rates: &Rates,
+    history: &History,
+    map: &ExpertMap,
+    streams: bool,
+    prefetches: bool,
+) -> Vec<Gauge> {
     let part = |part: Option<f64>, whole: Option<f64>| part.zip(whole).map(|(part, whole)| part / whole);
-    let streams = map.memory.slot_bytes > 0;
-    let mut list = Vec::new();
-    if let Some(speed) = rates.tokens_per_s {
-        let words = match rates.bound_tokens_per_s {
-            Some(bound) => format!("{} of {} tok/s", short(speed), short(bound)),
-            None => format!("{} tok/s", short(speed)),
-        };
-        list.push(gauge("speed", part(Some(speed), rates.bound_tokens_per_s), words, Role::Accent));
-    }
-    let speed = |name, speed: Option<f64>, limit: Option<f64>| {
-        speed.map(|speed| {
-            let words = match limit {
-                Some(limit) => format!("{speed:.2} of {limit:.1} GB/s"),
-                None => format!("{speed:.2} GB/s"),
-            };
-            gauge(name, limit.map(|limit| speed / limit), words, Role::Bar)
-        })
+    let speed = |now: Option<f64>, limit: Option<f64>| match (now, limit) {
+        (Some(now), Some(limit)) => format!("{now:.2} of {limit:.1} GB/s"),
+        (Some(now), None) => format!("{now:.2} GB/s"),
+        (None, _) => UNKNOWN.to_owned(),
     };
-    list.extend(speed("RAM", rates.ram_gb_per_s, rates.limits.ram_gb_per_s));
+    let percent = |share: Option<f64>| share.map_or_else(|| UNKNOWN.to_owned(), figures::percent);
+    let gauge = |name, share, value, role| Gauge { name, share, course: None, value, role };
+    let tokens = match (rates.tokens_per_s, rates.bound_tokens_per_s) {
+        (Some(now), Some(bound)) => format!("{} of {}", short(now), short(bound)),
+        (Some(now), None) => short(now),
+        (None, _) => UNKNOWN.to_owned(),
+    };
+    let share = part(rates.tokens_per_s, rates.bound_tokens_per_s);
+    let mut list = vec![Gauge {
+        course: Some(history.tokens_per_s()),
+        ..gauge("tokens/s", share, tokens, Role::Accent)
+    }];
     if streams {
-        list.extend(speed("disk", rates.disk_gb_per_s, rates.limits.disk_gb_per_s));
-        let share = |name, share: Option<f64>, role| {
-            share.map(|share| gauge(name, Some(share), figures::percent(share), role))
-        };
-        list.extend(share("hits", rates.hit_rate, Role::Bar));
-        list.extend(share("predicted", rates.recall, Role::PredictedUsed));
-        list.extend(rates.stalled.map(|share| {
-            let value = format!("{} of the time", figures::percent(share));
-            gauge("stalled", Some(share), value, Role::Warning)
-        }));
+        let limit = rates.limits.disk_gb_per_s;
+        let disk =
+            gauge("disk", part(rates.disk_gb_per_s, limit), speed(rates.disk_gb_per_s, limit), Role::Bar);
+        list.push(Gauge { course: Some(history.disk_gb_per_s()), ..disk });
+        list.push(gauge("found in RAM", rates.hit_rate, percent(rates.hit_rate), Role::Good));
+        let stalls = rates
+            .stalled
+            .map_or_else(|| UNKNOWN.to_owned(), |share| format!("{} of the time", figures::percent(share)));
+        list.push(gauge("disk stalls", rates.stalled, stalls, Role::Warning));
+    }
+    let limit = rates.limits.ram_gb_per_s;
+    list.push(gauge(
+        "RAM reads",
+        part(rates.ram_gb_per_s, limit),
+        speed(rates.ram_gb_per_s, limit),
+        Role::Bar,
+    ));
+    if prefetches {
+        list.push(gauge("guessed right", rates.recall, percent(rates.recall), Role::Good));
     }
     if let Some(owned) = map.memory.owned_bytes {
         let budget = map.memory.budget_bytes;
         let words = format!("{} of {}", figures::bytes(owned), figures::bytes(budget));
-        list.push(gauge("memory", Some(owned as f64 / budget.max(1) as f64), words, Role::Good));
+        list.push(gauge("memory", Some(owned as f64 / budget.max(1) as f64), words, Role::Bar));
     }
     list
 }
@@ -110,7 +130,11 @@ fn one(gauge: &Gauge, area: Rect, buf: &mut Buffer, theme: Theme) {
     let value = gauge.value.width() as u16;
     let bar_width = rest.saturating_sub(VALUE.max(value) + 1).min(BAR_MAX);
     let mut x = area.x + NAME.min(area.width);
-    if bar_width >= BAR_MIN.min(4) {
+    if let Some(course) = gauge.course.as_ref().filter(|_| bar_width >= BAR_MIN.min(4)) {
+        let bars = sparkline(course, usize::from(bar_width));
+        buf.set_stringn(x, area.y, bars, usize::from(bar_width), theme.style(gauge.role));
+        x += bar_width + 1;
+    } else if bar_width >= BAR_MIN.min(4) {
         bar(gauge.share, gauge.role, Rect { x, y: area.y, width: bar_width, height: 1 }, buf, theme);
         x += bar_width + 1;
     }

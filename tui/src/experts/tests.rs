@@ -11,7 +11,7 @@ use ratatui::backend::TestBackend;
 use super::grid::Grid;
 use super::*;
 use crate::chat::Limits;
-use crate::markdown::theme::{ColourDepth, ColourScheme, Theme};
+use crate::markdown::theme::{ColourDepth, ColourScheme, Role, Theme};
 
 const DARK: Theme = Theme { scheme: ColourScheme::Dark, depth: ColourDepth::True };
 
@@ -84,23 +84,134 @@ fn screen(view: &ExpertView, width: u16, height: u16, theme: Theme) -> Vec<Strin
     (0..height).map(row).collect()
 }
 
+/// The same without predictions.
+fn view_without_prefetch(layers: usize, experts: usize) -> ExpertView {
+    let plain = |mut map: ExpertMap| {
+        for row in &mut map.rows {
+            (row.chosen, row.predicted) = (0, 0);
+            row.cells.iter_mut().for_each(|cell| cell.prediction = None);
+        }
+        map
+    };
+    let mut view = ExpertView::new(LIMITS);
+    let first = map(layers, experts);
+    view.update(plain(first.clone()), Duration::from_secs(1));
+    view.update(plain(later(first.clone())), Duration::from_secs(2));
+    view.update(plain(later(later(first))), Duration::from_secs(3));
+    view
+}
+
+/// The blocks of the manual that show the view, without colours.
+fn manual() -> Vec<Vec<String>> {
+    let manual = include_str!("../../../docs/expert-view.md");
+    let blocks = manual.split("```text\n").skip(1).map(|rest| rest.split("\n```").next().unwrap());
+    blocks.map(|block| block.lines().map(str::to_owned).collect()).collect()
+}
+
+/// What the manual shows is what is drawn.
 #[test]
-fn a_page_without_colours() {
-    let expected = [
-        "6 layers of 64 experts, 25 resident                                  hits  pred",
-        "  0 #░░░░░░░░░░x░░░░▓░░░░░x░░░······~x··········x··········x········ ████░ ███░░",
-        "  1 ░#░░░░░░░░░░x░░░░▓░░░░░x░░·······~x··········x··········x······· ████░ ███░░",
-        "  2 ░░#░░░░░░░░░░x░░░░▓░░░░░x░········~x··········x··········x······ ████░ ███░░",
-        "  3 ░░░#░░░░░░░░░░x░░░░▓░░░░░x·········~x··········x··········x····· ████░ ███░░",
-        "  4 ░░░░#░░░░░░░░░░x░░░░▓░░░░░x·········~x··········x··········x···· ████░ ███░░",
-        "  5 ░░░░░#░░░░░░░░░░x░░░░▓░░░░·x·········~x··········x··········x··· ████░ ███░░",
-        "░ resident  █ used  # predicted, used  x predicted, unused  ~ loading  · on disk",
-        "speed     ██░░░░░░░░░ 10 of 50 tok/s          predicted ████████░░░ 75.0 %",
-        "RAM       ██░░░░░░░░░ 4.00 of 20.0 GB/s       stalled   ██░░░░░░░░░ 25.0 % of the time",
-        "disk      ██░░░░░░░░░ 0.24 of 1.0 GB/s        memory    ██████████░ 3.9 GiB of 4 GiB",
-        "hits      ████████░░░ 80.0 %",
+fn the_manual_shows_the_view() {
+    let drawn = [
+        screen(&view_without_prefetch(24, 64), 80, 10, Theme::PLAIN),
+        screen(&view(6, 64, LIMITS), 118, 14, Theme::PLAIN),
+        screen(&view_without_prefetch(16, 64), 98, 30, Theme::PLAIN),
     ];
-    assert_eq!(screen(&view(6, 64, LIMITS), 90, 12, Theme::PLAIN), expected);
+    let drawn = drawn.map(|lines| {
+        let end = lines.iter().rposition(|line| !line.is_empty()).map_or(0, |last| last + 1);
+        lines[..end].to_vec()
+    });
+    let all = drawn.each_ref().map(|lines| lines.join("\n")).join("\n---\n");
+    assert!(manual() == drawn, "the manual should show\n{all}\n--- end");
+}
+
+const ALL_THEMES: [Theme; 6] = {
+    use ColourDepth::{Indexed, Sixteen, True};
+    use ColourScheme::{Dark, Light};
+    [
+        Theme { scheme: Dark, depth: True },
+        Theme { scheme: Dark, depth: Indexed },
+        Theme { scheme: Dark, depth: Sixteen },
+        Theme { scheme: Light, depth: True },
+        Theme { scheme: Light, depth: Indexed },
+        Theme { scheme: Light, depth: Sixteen },
+    ]
+};
+
+/// Every colour of the map is one that the legend explains, and they differ at every depth.
+#[test]
+fn the_legend_matches_the_picture() {
+    use look::{Fill, Recency};
+    let recencies = [Recency::Idle, Recency::Lately, Recency::Now];
+    for theme in ALL_THEMES {
+        let ram = recencies.map(|recency| Fill::Ram.colour(recency, theme));
+        let disk = [Recency::Idle, Recency::Lately].map(|recency| Fill::Disk.colour(recency, theme));
+        let known: Vec<_> =
+            ram.into_iter().chain(disk).chain([Fill::Arriving.colour(Recency::Now, theme)]).collect();
+        for (index, colour) in known.iter().enumerate() {
+            assert!(!known[..index].contains(colour), "{theme:?}: {colour:?} has two meanings");
+        }
+        for view in [view(24, 64, LIMITS), view_without_prefetch(24, 64)] {
+            for (width, height) in [(80, 24), (120, 40), (200, 50)] {
+                let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+                terminal.draw(|frame| view.draw(frame.area(), frame.buffer_mut(), theme)).unwrap();
+                let buffer = terminal.backend().buffer();
+                let squares = buffer.content().iter().filter(|cell| ["▀", "█"].contains(&cell.symbol()));
+                let bars = [theme.colour(Role::Good)];
+                let others: Vec<_> = [Role::Accent, Role::Bar, Role::Warning, Role::BarRest]
+                    .map(|role| theme.colour(role))
+                    .into_iter()
+                    .chain(bars)
+                    .collect();
+                let unknown =
+                    squares.filter(|cell| !known.contains(&cell.fg) && !others.contains(&cell.fg)).count();
+                assert_eq!(unknown, 0, "{theme:?} at {width} x {height}");
+            }
+        }
+    }
+}
+
+/// The rows of the map are where they were when the first rates arrive.
+#[test]
+fn nothing_moves_when_rates_arrive() {
+    for (width, height) in [(80, 10), (80, 24), (118, 40), (98, 46)] {
+        let mut view = ExpertView::new(LIMITS);
+        let first = map(24, 64);
+        view.update(first.clone(), Duration::from_secs(1));
+        let layers = |view: &ExpertView| {
+            let shown = screen(view, width, height, Theme::PLAIN);
+            shown.iter().position(|line| line.starts_with("    0 ")).unwrap()
+        };
+        let before = (layers(&view), view.height(width, Theme::PLAIN));
+        let mut now = later(first);
+        now.rows.iter_mut().for_each(|row| row.chosen = 0);
+        view.update(now, Duration::from_secs(2));
+        assert!(view.rates().tokens_per_s.is_some());
+        assert_eq!((layers(&view), view.height(width, Theme::PLAIN)), before, "{width} x {height}");
+    }
+}
+
+#[test]
+fn a_sentence_says_what_happens() {
+    let first = |view: &ExpertView| screen(view, 120, 20, Theme::PLAIN)[0].clone();
+    assert_eq!(
+        first(&view_without_prefetch(4, 64)),
+        "Each square is one expert. 80 % of those used were in RAM; disk 0.24 of 1.0 GB/s; prefetch off."
+    );
+    assert!(first(&view(4, 64, LIMITS)).ends_with("; prefetch on, 75 % right."));
+    let mut resident = map(4, 8);
+    resident.memory.slot_bytes = 0;
+    let mut view = ExpertView::new(LIMITS);
+    view.update(resident, Duration::from_secs(1));
+    assert_eq!(first(&view), "Each square is one expert. All of them are in RAM.");
+}
+
+#[test]
+fn the_panel_is_as_wide_as_its_content() {
+    let small = view_without_prefetch(6, 16);
+    assert_eq!(small.width(98, 40, DARK), 6 + 64 + 7);
+    assert_eq!(view_without_prefetch(6, 64).width(98, 40, DARK), 6 + 64 + 7);
+    assert_eq!(view_without_prefetch(6, 8).width(98, 40, DARK), 6 + 32 + 7);
+    assert_eq!(small.width(50, 40, DARK), 39, "the gauges need more than the map");
 }
 
 #[test]
@@ -132,11 +243,11 @@ fn idle_time_does_not_count() {
     assert_eq!(view.rates().tokens_per_s, None);
 }
 
-/// Above a chat of 80 x 24 two rows are left: for the speeds and the hits.
+/// Above a chat of 80 x 24 two rows are left.
 #[test]
 fn the_most_informative_gauges_stay() {
-    let shown = screen(&view(30, 16, LIMITS), 80, 11, Theme::PLAIN).join("\n");
-    for name in ["speed", "RAM", "disk", "hits"] {
+    let shown = screen(&view_without_prefetch(30, 16), 80, 11, Theme::PLAIN).join("\n");
+    for name in ["tokens/s", "disk ", "found in RAM", "disk stalls"] {
         assert!(shown.contains(name), "{name} is not in {shown}");
     }
 }

@@ -30,6 +30,12 @@ pub enum Command {
     Clear,
     /// `/save`: write the conversation to a file that `/load` reads.
     Save(PathBuf),
+    /// `/save!`: the same, over any file of that name.
+    SaveOver(PathBuf),
+    /// `/sessions`: list the conversations that are kept, or open the Nth.
+    Sessions(Option<usize>),
+    /// `/fork`: go on in a copy of the conversation.
+    Fork,
     /// `/load`: replace the conversation by a saved one.
     Load(PathBuf),
     /// `/export`: write the conversation in a format for other programs.
@@ -44,6 +50,10 @@ pub enum Command {
     Copy(CopyTarget),
     /// `/experts`: show or hide the expert view.
     Experts,
+    /// `/mouse`: take the wheel of the mouse, or leave the mouse to the terminal; without a word, toggle.
+    Mouse(Option<bool>),
+    /// `/md`: show answers as Markdown, or as they were written; without a word, toggle.
+    Markdown(Option<bool>),
     /// `/quit`: end the program.
     Quit,
 }
@@ -59,6 +69,7 @@ impl Command {
                 | Self::Model(Some(_))
                 | Self::More
                 | Self::Retry
+                | Self::Sessions(Some(_))
                 | Self::Undo(_)
         )
     }
@@ -115,31 +126,46 @@ pub struct CommandEntry {
     pub help: &'static str,
     /// Whether the argument is a file name, which Tab completes.
     pub takes_file: bool,
+    /// The words that the argument may be, each with its help.
+    pub words: &'static [(&'static str, &'static str)],
     /// Other names of the command.
     aliases: &'static [&'static str],
     parse: Parse,
 }
 
 /// The command table, in the order of the help.
-pub const TABLE: [CommandEntry; 19] = [
+pub const TABLE: [CommandEntry; 24] = [
     entry("/help", "", "show keys and commands", &["/?"], |rest| none(rest, Command::Help)),
     entry("/retry", "", "answer the last message again", &[], |rest| none(rest, Command::Retry)),
     entry("/edit", "", "edit and resend the last message", &[], |rest| none(rest, Command::Edit)),
     entry("/undo", "[N]", "remove the last turn, or the last N", &[], undo),
     entry("/more", "", "continue a truncated answer", &[], |rest| none(rest, Command::More)),
     entry("/clear", "", "start a new conversation", &[], |rest| none(rest, Command::Clear)),
+    entry("/sessions", "[N]", "go back to an earlier conversation", &["/resume"], sessions),
+    entry("/fork", "", "go on in a copy of the conversation", &[], |rest| none(rest, Command::Fork)),
     with_path("/file", "FILE", "attach a text file to the next message (off [NAME] detaches)", attach),
     entry("/system", "[TEXT]", "show or set the system prompt (off removes it)", &[], system),
-    entry("/think", "show|hide|off", "show or hide reasoning, or switch it off", &[], think),
+    with_words("/think", "[show|hide|off]", "show or hide reasoning, or switch it off", &THINK_WORDS, think),
     entry("/set", "[NAME VALUE]", "list the settings, or change one", &[], set),
     entry("/show", "", "show model, context, settings and system prompt", &[], |rest| {
         none(rest, Command::Show)
     }),
     entry("/stats", "", "show statistics of the last answer", &[], |rest| none(rest, Command::Stats)),
     entry("/experts", "", "show or hide the expert view", &[], |rest| none(rest, Command::Experts)),
+    with_words("/md", "[on|off]", "show answers as Markdown, or as they were written", &MD_WORDS, markdown),
+    with_words(
+        "/mouse",
+        "[on|off]",
+        "scroll with the wheel, or leave the mouse to the terminal",
+        &MOUSE_WORDS,
+        mouse,
+    ),
     with_path("/model", "[FILE]", "switch to another model", model),
     entry("/copy", "[code N]", "copy the last answer, or its Nth code block", &[], copy),
     with_path("/save", "FILE", "save the conversation", |rest| file(rest).map(Command::Save)),
+    with_path("/save!", "FILE", "save the conversation over an existing file", |rest| {
+        file(rest).map(Command::SaveOver)
+    }),
     with_path("/load", "FILE", "load a saved conversation", |rest| file(rest).map(Command::Load)),
     with_path("/export", "FILE", "export the conversation: FILE.md or FILE.json", export),
     entry("/quit", "", "quit", &["/exit", "/bye"], |rest| none(rest, Command::Quit)),
@@ -155,7 +181,7 @@ const fn entry(
     aliases: &'static [&'static str],
     parse: Parse,
 ) -> CommandEntry {
-    CommandEntry { name, arguments, help, takes_file: false, aliases, parse }
+    CommandEntry { name, arguments, help, takes_file: false, words: &[], aliases, parse }
 }
 
 const fn with_path(
@@ -164,8 +190,31 @@ const fn with_path(
     help: &'static str,
     parse: Parse,
 ) -> CommandEntry {
-    CommandEntry { name, arguments, help, takes_file: true, aliases: &[], parse }
+    CommandEntry { name, arguments, help, takes_file: true, words: &[], aliases: &[], parse }
 }
+
+const fn with_words(
+    name: &'static str,
+    arguments: &'static str,
+    help: &'static str,
+    words: &'static [(&'static str, &'static str)],
+    parse: Parse,
+) -> CommandEntry {
+    CommandEntry { name, arguments, help, takes_file: false, words, aliases: &[], parse }
+}
+
+/// What `/think` takes.
+const THINK_WORDS: [(&str, &str); 3] = [
+    ("show", "the full text of the reasoning"),
+    ("hide", "one line with its duration"),
+    ("off", "the model answers without reasoning"),
+];
+
+/// What `/md` takes.
+const MD_WORDS: [(&str, &str); 2] = [("on", "as Markdown"), ("off", "as they were written")];
+/// What `/mouse` takes.
+const MOUSE_WORDS: [(&str, &str); 2] =
+    [("on", "the wheel scrolls, Shift selects text"), ("off", "the mouse selects text")];
 
 /// Parses an entry; `None` if it is not a command. Several lines that begin with a slash, like pasted code,
 /// are a command only if that command exists.
@@ -197,8 +246,8 @@ fn unknown(name: &str) -> String {
     )
 }
 
-/// Edit distance of two words (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
+/// Edit distance of two words (Levenshtein): insertions, deletions and substitutions.
+pub fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, from) in a.chars().enumerate() {
@@ -264,6 +313,16 @@ fn undo(rest: &str) -> Result<Command, String> {
     }
 }
 
+fn sessions(rest: &str) -> Result<Command, String> {
+    match rest {
+        "" => Ok(Command::Sessions(None)),
+        _ => match rest.parse() {
+            Ok(number) if number > 0 => Ok(Command::Sessions(Some(number))),
+            _ => Err(format!("{rest:?} is not a number of the list, e.g. /sessions 2")),
+        },
+    }
+}
+
 fn attach(rest: &str) -> Result<Command, String> {
     let off = rest.strip_prefix("off").filter(|rest| rest.is_empty() || rest.starts_with(' ')).map(str::trim);
     Ok(Command::File(match (rest, off) {
@@ -286,6 +345,23 @@ fn think(rest: &str) -> Result<Command, String> {
         "off" => Some(Reasoning::Off),
         other => return Err(format!("takes show, hide or off, found {other:?}")),
     }))
+}
+
+fn on_or_off(rest: &str) -> Result<Option<bool>, String> {
+    match rest {
+        "" => Ok(None),
+        "on" => Ok(Some(true)),
+        "off" => Ok(Some(false)),
+        other => Err(format!("takes on or off, found {other:?}")),
+    }
+}
+
+fn mouse(rest: &str) -> Result<Command, String> {
+    on_or_off(rest).map(Command::Mouse)
+}
+
+fn markdown(rest: &str) -> Result<Command, String> {
+    on_or_off(rest).map(Command::Markdown)
 }
 
 fn copy(rest: &str) -> Result<Command, String> {
@@ -337,6 +413,12 @@ mod tests {
             ("/undo", Command::Undo(1)),
             ("/undo 3", Command::Undo(3)),
             ("/save my file.json ", Command::Save("my file.json".into())),
+            ("/save! my file.json", Command::SaveOver("my file.json".into())),
+            ("/sessions", Command::Sessions(None)),
+            ("/resume 3", Command::Sessions(Some(3))),
+            ("/fork", Command::Fork),
+            ("/mouse off", Command::Mouse(Some(false))),
+            ("/md", Command::Markdown(None)),
             ("/bye", Command::Quit),
             ("/file", Command::File(FileCommand::List)),
             ("/file a b.txt", Command::File(FileCommand::Attach("a b.txt".into()))),
@@ -366,6 +448,7 @@ mod tests {
             ("/undo 0", "/undo 2"),
             ("/undo x", "/undo 2"),
             ("/quit now", "takes no argument"),
+            ("/sessions x", "/sessions 2"),
             ("/set warmth 3", "temp, top-k"),
             ("/set temp", "/set temp 0.7"),
             ("/save", "file name"),

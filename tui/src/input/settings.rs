@@ -73,6 +73,30 @@ impl Setting {
         }
     }
 
+    /// Values that are often useful, each with its effect.
+    pub fn examples(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Temperature => &[
+                ("0", "always the likeliest token"),
+                ("0.3", "close to the likeliest"),
+                ("0.7", "balanced"),
+                ("1", "the model's own probabilities"),
+            ],
+            Self::TopK => &[("0", "off"), ("20", "narrow"), ("40", "usual")],
+            Self::TopP => &[("1", "off"), ("0.8", "narrow"), ("0.95", "usual")],
+            Self::MinP => &[("0", "off"), ("0.05", "usual"), ("0.1", "narrow")],
+            Self::RepeatPenalty => &[("1", "off"), ("1.1", "mild"), ("1.3", "strong")],
+            Self::RepeatWindow => &[("64", "a few sentences"), ("256", "a few paragraphs")],
+            Self::Seed => &[("42", "the same answers each time")],
+            Self::MaxTokens => &[
+                ("off", "up to the end of the context"),
+                ("200", "a paragraph"),
+                ("1000", "about two pages"),
+            ],
+            Self::Stop => &[("off", "none"), ("\\n\\n", "the first empty line")],
+        }
+    }
+
     /// Finds a setting by its name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|setting| setting.name() == name)
@@ -151,6 +175,11 @@ mod tests {
             assert_eq!(Setting::named(setting.name()), Some(setting));
             setting.set(&mut params, value).unwrap();
             assert_eq!(setting.get(&params).trim_matches('"'), value);
+        }
+        for setting in Setting::ALL {
+            for (value, _) in setting.examples() {
+                setting.set(&mut params.clone(), value).unwrap();
+            }
         }
         assert_eq!(params.sampler.seed, 12345);
         assert_eq!(params.stop, ["END"]);

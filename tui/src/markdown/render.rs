@@ -19,16 +19,20 @@ const BULLETS: [&str; 3] = ["• ", "◦ ", "▪ "];
 /// Columns that text needs beside its indent. With less, markers stand inside the text and nothing is
 /// indented.
 const TEXT_MIN: usize = 8;
+/// What stands before the rest of a line of code.
+const CONTINUED: &str = "\u{21b3} ";
 /// What a tab is drawn as.
 const TAB: &str = "    ";
 
 /// The lines of a text, `[lines]`, at most `width` columns each.
 pub fn lines(text: &str, width: usize, theme: Theme) -> Vec<Line<'static>> {
-    let text = with_definitions(text).0;
+    let (text, added) = with_definitions(text);
     let mut writer = Writer {
         theme,
         width: width.max(1),
         source: &text,
+        added,
+        formula: false,
         out: Vec::new(),
         indents: Vec::new(),
         inline: Spans::new(),
@@ -64,6 +68,10 @@ struct Writer<'a> {
     theme: Theme,
     width: usize,
     source: &'a str,
+    /// Where backslashes were added to the source.
+    added: Vec<usize>,
+    /// Whether the text is inside a formula.
+    formula: bool,
     out: Vec<Line<'static>>,
     indents: Vec<Indent>,
     /// Text of the open paragraph.
@@ -83,11 +91,19 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn event(&mut self, event: Event<'_>, range: Range<usize>) {
         match event {
-            Event::Start(tag) => self.start(tag),
+            Event::Start(tag) => {
+                // A formula ends with its block, so that blocks can be rendered apart.
+                self.formula &=
+                    matches!(tag, Tag::Emphasis | Tag::Strong | Tag::Strikethrough | Tag::Link { .. });
+                self.start(tag);
+            }
             Event::End(tag) => self.end(tag, range),
             Event::Text(text) => match &mut self.code {
                 Some(code) => code.text.push_str(&text),
-                None => self.text(&filter::clean_line(&text), self.style()),
+                None => {
+                    let backslash = if self.is_formula(&text, range.start) { "\\" } else { "" };
+                    self.text(&format!("{backslash}{}", filter::clean_line(&text)), self.style());
+                }
             },
             Event::Code(text) => {
                 let style = self.style().patch(self.theme.style(Role::Code));
@@ -264,12 +280,31 @@ impl Writer<'_> {
         let text = filter::clean(&text).replace('\t', TAB);
         let text = text.strip_suffix('\n').unwrap_or(&text);
         for line in text.split('\n') {
-            for part in wrap::columns_of(&highlighter.line(line), code_room) {
+            let parts = wrap::columns_of(&highlighter.line(line), code_room);
+            for (index, part) in parts.into_iter().enumerate() {
+                // A line that goes on says so: its end is no line end of the code.
+                let bar = if index > 0 && !bar.is_empty() { CONTINUED } else { bar };
                 lines.push(framed(bar, frame, part));
             }
         }
         self.block(lines);
         self.gap = true;
+    }
+
+    /// Whether the backslash before a text belongs to it, because it is one of a formula. `\(`, `\)`, `\[`
+    /// and `\]` begin and end formulas; to Markdown they would be brackets, and the formula would look like
+    /// prose.
+    fn is_formula(&mut self, text: &str, start: usize) -> bool {
+        let before = start.checked_sub(1);
+        let escaped = before
+            .is_some_and(|at| self.source.as_bytes().get(at) == Some(&b'\\') && !self.added.contains(&at));
+        let inside = self.formula;
+        match text.chars().next() {
+            Some('(' | '[') if escaped => self.formula = true,
+            Some(')' | ']') if escaped => self.formula = false,
+            _ => return escaped && inside,
+        }
+        escaped
     }
 
     fn style(&self) -> Style {

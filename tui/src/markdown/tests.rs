@@ -277,3 +277,36 @@ proptest! {
         }
     }
 }
+
+/// The delimiters of formulas stay, and what is escaped inside them; other escapes are those of Markdown.
+#[test]
+fn formulas_keep_their_backslashes() {
+    let shown = |text: &str| {
+        let lines = Document::whole(text).lines(60, Theme::PLAIN).to_vec();
+        lines.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(shown("So \\(a_1 + b_1\\) is even."), ["So \\(a_1 + b_1\\) is even."]);
+    assert_eq!(shown("\\[ \\{ x \\mid x > 0 \\} \\]"), ["\\[ \\{ x \\mid x > 0 \\} \\]"]);
+    assert_eq!(shown("5 \\* 3 and \\_x\\_"), ["5 * 3 and _x_"]);
+    assert_eq!(shown("A [note]\n\n[note]: http://a.b\n")[2], "[note]: http://a.b");
+}
+
+/// Where a line of code is broken it is marked: a copy of the code has no line end there.
+#[test]
+fn broken_lines_of_code_are_marked() {
+    let lines =
+        Document::whole("```\nlet long = first_part + second_part;\nx\n```").lines(24, Theme::PLAIN).to_vec();
+    let lines: Vec<_> = lines.iter().map(ToString::to_string).collect();
+    assert_eq!(lines, ["│ let long = first_part", "↳ + second_part;", "│ x"]);
+}
+
+#[test]
+fn tables_fit_into_40_columns() {
+    let table = "| model | size | speed | verdict |\n|---|---|---|---|\n| qwen3-30b-a3b-instruct | 17.3 GB | 3.3 to 9.0 tok/s | STREAM |";
+    let lines = Document::whole(table).lines(40, Theme::PLAIN).to_vec();
+    let text: Vec<_> = lines.iter().map(ToString::to_string).collect();
+    assert!(lines.iter().all(|line| line.width() <= 40), "{text:#?}");
+    for word in ["qwen3-30b-a3b-instruct", "17.3 GB", "STREAM", "speed"] {
+        assert!(text.iter().any(|line| line.contains(word)), "{word} is not in {text:#?}");
+    }
+}

@@ -52,18 +52,6 @@ pub enum Role {
     Bar,
     /// The empty part of a bar.
     BarRest,
-    /// An expert that is on disk only.
-    Absent,
-    /// A resident expert.
-    Resident,
-    /// An expert that the current token uses.
-    Used,
-    /// An expert that is being read.
-    Loading,
-    /// A predicted expert that was used.
-    PredictedUsed,
-    /// A predicted expert that was not used.
-    PredictedUnused,
 }
 
 /// Which colours suit the terminal's background.
@@ -181,17 +169,6 @@ impl Theme {
         self.style(role).fg.unwrap_or(Color::Reset)
     }
 
-    /// The colour of `base` with others over it, each covering a share, 0 to 1, of what is below it.
-    /// [`Color::Reset`] in a colourless theme.
-    pub fn blend(self, base: Role, over: &[(Role, f64)]) -> Color {
-        let Some(column) = self.column() else { return Color::Reset };
-        let Some(base) = foreground(base, column) else { return Color::Reset };
-        let cover = |below, &(role, share): &(Role, f64)| {
-            foreground(role, column).map_or(below, |above| mix(below, above, share.clamp(0.0, 1.0)))
-        };
-        self.fit(over.iter().fold(base, cover))
-    }
-
     /// The column of the colour tables; `None` in a colourless theme.
     fn column(self) -> Option<usize> {
         match self.scheme {
@@ -244,12 +221,6 @@ fn foreground(role: Role, column: usize) -> Option<Rgb> {
         Role::Bullet => [(122, 190, 255), (20, 90, 180)],
         Role::Bar => [(96, 165, 235), (50, 115, 195)],
         Role::BarRest => [(48, 53, 65), (218, 222, 230)],
-        Role::Absent => [(36, 40, 50), (228, 231, 238)],
-        Role::Resident => [(52, 92, 150), (150, 185, 230)],
-        Role::Used => [(255, 205, 100), (215, 110, 0)],
-        Role::Loading => [(90, 220, 235), (0, 150, 175)],
-        Role::PredictedUsed => [(105, 215, 120), (25, 150, 60)],
-        Role::PredictedUnused => [(230, 85, 105), (205, 40, 70)],
     };
     Some(both[column])
 }
@@ -261,12 +232,6 @@ fn background(role: Role, column: usize) -> Option<Rgb> {
         _ => return None,
     };
     Some(both[column])
-}
-
-fn mix(from: Rgb, to: Rgb, share: f64) -> Rgb {
-    let channel =
-        |from: u8, to: u8| (f64::from(from) + (f64::from(to) - f64::from(from)) * share).round() as u8;
-    (channel(from.0, to.0), channel(from.1, to.1), channel(from.2, to.2))
 }
 
 fn distance(a: Rgb, b: Rgb) -> u32 {
@@ -343,11 +308,10 @@ mod tests {
 
     #[test]
     fn without_colours_no_style_has_one() {
-        for role in [Role::Error, Role::Status, Role::Selected, Role::Used, Role::Link, Role::Dim] {
+        for role in [Role::Error, Role::Status, Role::Selected, Role::Bar, Role::Link, Role::Dim] {
             let style = Theme::PLAIN.style(role);
             assert_eq!((style.fg, style.bg), (None, None), "{role:?}");
         }
-        assert_eq!(Theme::PLAIN.blend(Role::Absent, &[(Role::Used, 0.5)]), Color::Reset);
     }
 
     #[test]
@@ -355,10 +319,5 @@ mod tests {
         assert_eq!(indexed((255, 0, 0)), 196);
         assert_eq!(indexed((128, 128, 128)), 244);
         assert_eq!(sixteen((250, 250, 250)), Color::White);
-        let theme = Theme { scheme: ColourScheme::Dark, depth: ColourDepth::True };
-        assert_eq!(theme.blend(Role::Absent, &[(Role::Used, 0.0)]), theme.colour(Role::Absent));
-        assert_eq!(theme.blend(Role::Absent, &[(Role::Used, 1.0)]), theme.colour(Role::Used));
-        let half = theme.blend(Role::Absent, &[(Role::Used, 0.0), (Role::Resident, 0.5)]);
-        assert!(half != theme.colour(Role::Absent) && half != theme.colour(Role::Resident));
     }
 }

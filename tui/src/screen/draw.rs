@@ -9,14 +9,13 @@ use unicode_width::UnicodeWidthStr;
 
 use super::help;
 use super::state::{Overlay, Screen};
+use super::welcome;
 use crate::chat::OverflowChoice;
 use crate::markdown::rows::{self, cut};
 use crate::markdown::theme::Role;
 
 /// Width from which on the experts are drawn beside the conversation, in columns.
 const BESIDE_FROM: u16 = 130;
-/// Rows of the expert view besides the layers: title, legend, gauges, rule.
-const EXPERT_EXTRA: usize = 7;
 /// The mark before the composer.
 const PROMPT: &str = "\u{203a} ";
 /// The hint in an empty composer.
@@ -38,9 +37,16 @@ impl Screen {
         let most = (area.height / 3).max(1).min(area.height - status - rule);
         let writing = rows.min(most);
         let talk = area.height - status - rule - writing;
+        let waiting = self.waiting_lines(usize::from(area.width));
+        let waits = u16::try_from(waiting.len()).unwrap_or(u16::MAX).min(talk / 2);
+        let talk = talk - waits;
         let at = |y: u16, height: u16| Rect { x: area.x, y: area.y + y, width: area.width, height };
         if let Some(picker) = &self.picker {
             picker.draw(area, frame.buffer_mut(), self.theme);
+            return;
+        }
+        if let Some(list) = &self.sessions {
+            list.draw(area, frame.buffer_mut(), self.theme);
             return;
         }
         let mut page = at(0, talk);
@@ -48,14 +54,19 @@ impl Screen {
             page = self.draw_experts(frame, page);
         }
         self.draw_talk(frame, page);
-        if rule > 0 {
-            self.draw_rule(frame, at(talk, 1));
+        // The newest are nearest to the composer.
+        for (y, line) in (talk..talk + waits).zip(&waiting[waiting.len() - usize::from(waits)..]) {
+            frame.render_widget(line, at(y, 1));
         }
-        self.draw_composer(frame, at(talk + rule, writing), indent);
+        if rule > 0 {
+            self.draw_rule(frame, at(talk + waits, 1));
+        }
+        self.draw_composer(frame, at(talk + waits + rule, writing), indent);
         if status > 0 {
             let line = self.status(usize::from(area.width));
             frame.render_widget(line, at(area.height - 1, 1));
         }
+        self.draw_palette(frame, at(0, talk));
         if let Some(Overlay::Help(top)) = self.overlay {
             self.draw_help(frame, at(0, talk), top);
         }
@@ -69,7 +80,8 @@ impl Screen {
     fn draw_experts(&self, frame: &mut Frame<'_>, area: Rect) -> Rect {
         let line = self.theme.style(Role::Frame);
         if area.width >= BESIDE_FROM {
-            let width = area.width / 2;
+            let most = area.width / 2 - 2;
+            let width = self.experts.width(most, area.height, self.theme) + 2;
             let x = area.x + area.width - width;
             for y in area.y..area.bottom() {
                 frame.buffer_mut().set_string(x, y, "\u{2502}", line);
@@ -79,9 +91,9 @@ impl Screen {
             return Rect { width: area.width - width - 1, ..area };
         }
         // Without experts, one line says so.
-        let wanted = match self.experts.map().rows.len() {
-            0 => 2,
-            layers => u16::try_from(layers + EXPERT_EXTRA).unwrap_or(u16::MAX).min(area.height * 11 / 20),
+        let wanted = match self.experts.map().rows.is_empty() {
+            true => 2,
+            false => (self.experts.height(area.width, self.theme) + 1).min(area.height * 3 / 5),
         };
         let height = wanted.min(area.height.saturating_sub(1));
         if height < 2 {
@@ -100,11 +112,17 @@ impl Screen {
         let end = total.saturating_sub(height);
         self.drawn = (total, height);
         self.top = self.top.filter(|top| *top < end);
+        self.follow_finder(area.width, total, height);
         let top = self.top.unwrap_or(end);
         // A short conversation is drawn at the bottom, next to the composer.
         let free = u16::try_from(height.saturating_sub(total)).unwrap_or(0);
+        if self.chat.turns().is_empty() && !self.chat.busy() {
+            let above = Rect { height: free, ..area };
+            welcome::draw(self.chat.facts(), above, frame.buffer_mut(), theme);
+        }
         let area = Rect { y: area.y + free, height: area.height - free, ..area };
         self.log.draw(area, frame.buffer_mut(), top, self.live.as_mut(), now);
+        self.draw_matches(area, frame.buffer_mut(), top);
     }
 
     fn draw_rule(&self, frame: &mut Frame<'_>, area: Rect) {
@@ -112,7 +130,7 @@ impl Screen {
         let line = self.theme.style(Role::Frame);
         let mut spans = Vec::new();
         let room = width.saturating_sub(4);
-        if let Some((role, text)) = self.activity(room) {
+        if let Some((role, text)) = self.activity() {
             let shown = cut(&text, room);
             spans.push(Span::styled("\u{2500} ", line));
             spans.push(Span::styled(format!("{shown} "), self.theme.style(role)));
@@ -149,6 +167,16 @@ impl Screen {
         let y = area.y + u16::try_from(row - top).unwrap_or(0).min(area.height - 1);
         if self.overlay.is_none() && (self.chat.overflow_question().is_none() || !self.composer.is_empty()) {
             frame.set_cursor_position(Position { x, y });
+        }
+    }
+
+    /// Draws the suggestions over the end of the conversation.
+    fn draw_palette(&self, frame: &mut Frame<'_>, area: Rect) {
+        let height = self.palette.height().min(area.height);
+        if height > 0 && self.suggests() {
+            let below = Rect { y: area.bottom() - height, height, ..area };
+            frame.render_widget(Clear, below);
+            self.palette.draw(below, frame.buffer_mut(), self.theme);
         }
     }
 

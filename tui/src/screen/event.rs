@@ -13,6 +13,8 @@ pub enum ScreenEvent {
     Key(KeyEvent),
     /// A text was pasted.
     Paste(String),
+    /// The wheel of the mouse was turned by this many steps, up if negative.
+    Wheel(isize),
     /// The terminal has changed its size.
     Resized,
     /// Time has passed.
@@ -59,6 +61,8 @@ pub enum ScreenEffect {
     StartSearch,
     /// The list was closed: further steps of the search are not needed.
     StopSearch,
+    /// Take the wheel of the mouse, or leave the mouse to the terminal.
+    Mouse(bool),
     /// Return to the shell until the program is continued.
     Suspend,
     /// Draw the whole screen again.
@@ -74,12 +78,17 @@ pub struct CompletionRequest {
     pub text: String,
     /// The byte of `text` at which the name begins.
     pub from: usize,
+    /// Whether spaces in the name are written as `\ `.
+    pub escaped: bool,
+    /// Whether the user has asked to complete the name, and not only to see names.
+    pub insert: bool,
 }
 
 impl CompletionRequest {
     /// The beginning of the name.
-    pub fn name(&self) -> &str {
-        &self.text[self.from..]
+    pub fn name(&self) -> String {
+        let name = &self.text[self.from..];
+        if self.escaped { name.replace("\\ ", " ") } else { name.to_owned() }
     }
 }
 

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use moelten_engine::api::{Event as EngineEvent, ExpertMap};
 
-use super::event::{CompletionRequest, ScreenEffect, ScreenEvent, Urgency};
+use super::event::{ScreenEffect, ScreenEvent, Urgency};
 use super::live::LiveAnswer;
 use super::model_entry::SearchStep;
 use super::picker::Picker;
-use super::state::{Draft, MESSAGE_TIME, MessageText, Overlay, Screen, StatusMessage};
+use super::sessions::SessionList;
+use super::state::{Draft, Overlay, Screen};
 use crate::chat::{ChatEffect, ChatEvent, FileEvent, Tone, figures};
 use crate::experts::ExpertView;
 use crate::input::command::{self, Command};
-use crate::input::completion::{Completion, common_prefix, completion};
 use crate::markdown::filter;
 
 impl Screen {
@@ -29,7 +29,11 @@ impl Screen {
         self.changed = self.changed.max(change);
         match event {
             ScreenEvent::Key(key) => return self.key(key),
-            ScreenEvent::Paste(text) => self.paste(&text),
+            ScreenEvent::Paste(text) => {
+                self.paste(&text);
+                return self.typed();
+            }
+            ScreenEvent::Wheel(steps) => self.wheel(steps),
             // Terminals break lines that are now too long in their own ways: what they show is unknown.
             ScreenEvent::Resized => return vec![ScreenEffect::Redraw],
             ScreenEvent::Tick => self.tick(),
@@ -41,29 +45,26 @@ impl Screen {
             ScreenEvent::Chat(event) => return self.tell(event),
             ScreenEvent::Note(tone, text) => self.note(tone, &text),
             ScreenEvent::Experts(map) => self.experts_changed(*map),
-            ScreenEvent::Search(step) => {
-                if let Some(picker) = &mut self.picker {
-                    match step {
-                        SearchStep::Model(entry) => picker.add(entry),
-                        SearchStep::Problem(problem) => picker.problem(&problem),
-                        SearchStep::Done => picker.complete(),
-                    }
-                }
-            }
+            ScreenEvent::Search(step) => self.search_step(step),
             ScreenEvent::Edited(Ok(text)) => {
                 self.composer.set(filter::clean(&text).trim_end_matches('\n'));
             }
             ScreenEvent::Edited(Err(problem)) => self.show_message(Tone::Error, problem),
-            ScreenEvent::Files { request, found } => {
-                // The names are for the text of the request; the user may have typed since.
-                if self.composer.before_cursor() == request.text {
-                    self.completed(request.from, found);
-                }
-            }
+            ScreenEvent::Files { request, found } => self.files_found(&request, found),
             ScreenEvent::Interrupt => return self.interrupt(),
             ScreenEvent::End => return self.leave(),
         }
         Vec::new()
+    }
+
+    fn search_step(&mut self, step: SearchStep) {
+        match (step, &mut self.picker) {
+            (SearchStep::Model(entry), Some(picker)) => picker.add(entry),
+            (SearchStep::Model(entry), None) => self.model_found(entry),
+            (SearchStep::Problem(problem), Some(picker)) => picker.problem(&problem),
+            (SearchStep::Done, Some(picker)) => picker.complete(),
+            (_, None) => {}
+        }
     }
 
     fn tick(&mut self) {
@@ -87,6 +88,17 @@ impl Screen {
 
     /// Hands an event to the conversation and shows what comes of it.
     pub(super) fn tell(&mut self, event: ChatEvent) -> Vec<ScreenEffect> {
+        let event = match (event, &mut self.sessions) {
+            (ChatEvent::File(FileEvent::Sessions(found)), Some(list)) => {
+                list.fill(found);
+                return Vec::new();
+            }
+            (ChatEvent::File(FileEvent::Deleted { path, result }), Some(list)) => {
+                list.deleted(&path, &result);
+                return Vec::new();
+            }
+            (event, _) => event,
+        };
         if let ChatEvent::Switched(switched) = &event {
             match switched {
                 Ok(switched) => self.experts = ExpertView::new(switched.facts.limits),
@@ -94,6 +106,7 @@ impl Screen {
                 Err(_) => {}
             }
         }
+        let completed = Self::completes(&event);
         let was_busy = self.chat.busy();
         let effects = self.chat.handle(event);
         let answers = effects.iter().any(|effect| matches!(effect, ChatEffect::Answer(_)));
@@ -110,6 +123,7 @@ impl Screen {
             self.chat_effect(effect, &mut todo);
         }
         self.restore_draft(was_busy);
+        todo.extend(self.send_queued(completed));
         todo
     }
 
@@ -157,7 +171,7 @@ impl Screen {
     }
 
     fn paste(&mut self, text: &str) {
-        if self.picker.is_some() {
+        if self.picker.is_some() || self.sessions.is_some() {
             return;
         }
         self.overlay = None;
@@ -179,23 +193,49 @@ impl Screen {
             return Vec::new();
         }
         let command = command::parse(&text);
-        if command.is_none() && self.chat.busy() {
-            self.show_message(Tone::Warning, self.chat.busy_text());
-            return Vec::new();
-        }
         self.composer.take();
+        self.palette.dismiss("");
         // The message was about the text that is sent now.
         self.message = None;
         let mut effects = vec![ScreenEffect::Remember(text.clone())];
         self.history.add(&text);
         self.top = None;
         match command {
+            None if self.chat.busy() => self.queue(text),
             Some(Ok(Command::Model(None))) => effects.extend(self.open_picker()),
+            Some(Ok(Command::Sessions(None))) => effects.extend(self.open_sessions()),
+            Some(Ok(Command::Mouse(on))) => {
+                self.mouse = on.unwrap_or(!self.mouse);
+                self.show_message(
+                    Tone::Dim,
+                    match self.mouse {
+                        true => "The wheel scrolls; hold Shift to select text.",
+                        false => "The mouse belongs to the terminal; PgUp and PgDn scroll.",
+                    },
+                );
+                effects.push(ScreenEffect::Mouse(self.mouse));
+            }
+            Some(Ok(Command::Markdown(on))) => {
+                self.log.set_markdown(on.unwrap_or(!self.log.markdown()));
+                self.show_message(
+                    Tone::Dim,
+                    match self.log.markdown() {
+                        true => "Answers are shown as Markdown.",
+                        false => "Answers are shown as they were written.",
+                    },
+                );
+            }
             Some(Ok(Command::Experts)) => self.experts_open = !self.experts_open,
             Some(Ok(Command::Help)) => self.overlay = Some(Overlay::Help(0)),
             _ => effects.extend(self.entered(&text)),
         }
         effects
+    }
+
+    /// Sends a message or a command as if the user had entered it; returns what the driver has to do.
+    pub fn send(&mut self, text: String) -> Vec<ScreenEffect> {
+        self.composer.set(&text);
+        self.enter()
     }
 
     /// Hands an entry to the conversation, or the command that a key stands for.
@@ -212,7 +252,20 @@ impl Screen {
             return Vec::new();
         }
         self.picker = Some(Picker::new());
+        // Its search replaces the one of the suggestions.
+        self.models_searched = false;
+        self.found_models.clear();
         vec![ScreenEffect::StartSearch]
+    }
+
+    /// Opens the list of earlier conversations.
+    pub(super) fn open_sessions(&mut self) -> Vec<ScreenEffect> {
+        if self.chat.busy() {
+            self.show_message(Tone::Warning, self.chat.busy_text());
+            return Vec::new();
+        }
+        self.sessions = Some(SessionList::default());
+        vec![ScreenEffect::Chat(ChatEffect::Sessions)]
     }
 
     /// Ctrl-C. The first of these that applies: take back a waiting question, stop the activity, empty the
@@ -222,6 +275,7 @@ impl Screen {
             if self.composer.is_empty() {
                 self.composer.set(&question);
             }
+            self.unqueue();
             self.show_message(Tone::Dim, "The message was not sent; Up recalls it too.");
             return Vec::new();
         }
@@ -261,42 +315,6 @@ impl Screen {
         self.log.sync(self.chat.turns(), live);
         effects.push(ScreenEffect::Quit);
         effects
-    }
-
-    /// Tab: completes the text before the cursor.
-    pub(super) fn complete(&mut self) -> Vec<ScreenEffect> {
-        match completion(self.composer.before_cursor()) {
-            Completion::None => {}
-            Completion::Words { start, words } => {
-                let typed = self.composer.before_cursor()[start..].to_owned();
-                let found: Vec<_> = words.into_iter().filter(|word| word.starts_with(&typed)).collect();
-                self.completed(start, found);
-            }
-            Completion::Path { start: from } => {
-                let text = self.composer.before_cursor().to_owned();
-                return vec![ScreenEffect::Complete(CompletionRequest { text, from })];
-            }
-        }
-        Vec::new()
-    }
-
-    /// Replaces the text from byte `from` to the cursor by the common prefix of `found`; without progress,
-    /// lists `found`.
-    fn completed(&mut self, from: usize, found: Vec<String>) {
-        let common = common_prefix(&found);
-        let typed = self.composer.before_cursor().len() - from;
-        match &found[..] {
-            [] => self.show_message(Tone::Dim, "No match."),
-            [one] => {
-                let end = if one.ends_with('/') { "" } else { " " };
-                self.composer.replace_from(from, &format!("{one}{end}"));
-            }
-            _ if common.len() > typed => self.composer.replace_from(from, common),
-            _ => {
-                let (text, until) = (MessageText::Names(found), self.now + MESSAGE_TIME);
-                self.message = Some(StatusMessage { tone: Tone::Dim, text, until });
-            }
-        }
     }
 
     /// Starts the screen, perhaps with a loaded conversation; returns what the driver has to do first.

@@ -22,6 +22,8 @@ pub enum Action {
     Experts,
     /// Open the list of models.
     Models,
+    /// Open the list of earlier conversations.
+    Sessions,
     /// Scroll by lines, up if negative.
     Lines(isize),
     /// Scroll by pages, up if negative.
@@ -40,6 +42,8 @@ pub enum Action {
     Newer,
     /// Search the history.
     Search,
+    /// Search the conversation.
+    Find,
     /// Complete the text before the cursor.
     Complete,
     /// Open the composed text in the user's editor.
@@ -97,7 +101,7 @@ const SHIFT: KeyModifiers = KeyModifiers::SHIFT;
 const NEW_LINE: Action = Action::Edit(|composer| composer.insert("\n"));
 
 /// All keys, in the order of the help.
-pub const KEYS: [KeyGroup; 25] = [
+pub const KEYS: [KeyGroup; 27] = [
     group("send", &[(key(KeyCode::Enter), Action::Send)]),
     KeyGroup {
         help: "new line",
@@ -119,6 +123,7 @@ pub const KEYS: [KeyGroup; 25] = [
     ),
     group("show or hide the experts", &[(key(KeyCode::F(2)), Action::Experts)]),
     group("switch to another model", &[(key(KeyCode::F(3)), Action::Models)]),
+    group("go back to an earlier conversation", &[(key(KeyCode::F(4)), Action::Sessions)]),
     KeyGroup {
         help: "scroll",
         keys: &[
@@ -142,6 +147,7 @@ pub const KEYS: [KeyGroup; 25] = [
         also: &[(control('p'), Action::Older), (control('n'), Action::Newer)],
     },
     group("search history", &[(control('r'), Action::Search)]),
+    group("search the conversation", &[(control('f'), Action::Find)]),
     group("complete commands and files", &[(key(KeyCode::Tab), Action::Complete)]),
     group(
         "edit in your editor",
@@ -169,7 +175,6 @@ pub const KEYS: [KeyGroup; 25] = [
             (key(KeyCode::Left), Action::Edit(Composer::left)),
             (control('b'), Action::Edit(Composer::left)),
             (key(KeyCode::Right), Action::Edit(Composer::right)),
-            (control('f'), Action::Edit(Composer::right)),
             (with(CONTROL, KeyCode::Left), Action::Edit(Composer::word_left)),
             (with(ALT, KeyCode::Left), Action::Edit(Composer::word_left)),
             (with(CONTROL, KeyCode::Right), Action::Edit(Composer::word_right)),

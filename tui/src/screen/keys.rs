@@ -5,8 +5,9 @@ use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use super::event::ScreenEffect;
 use super::key_table::{self, Action};
 use super::picker::PickerOutcome;
+use super::sessions::SessionOutcome;
 use super::state::{Overlay, Screen};
-use crate::chat::{ChatEvent, OverflowChoice, Tone};
+use crate::chat::{ChatEffect, ChatEvent, OverflowChoice, Tone};
 
 impl Screen {
     pub(super) fn key(&mut self, key: KeyEvent) -> Vec<ScreenEffect> {
@@ -15,6 +16,9 @@ impl Screen {
         }
         if self.picker.is_some() {
             return self.picker_key(key);
+        }
+        if self.sessions.is_some() {
+            return self.sessions_key(key);
         }
         let after_x = std::mem::take(&mut self.prefix);
         // A key that does not belong to Ctrl-X acts as if Ctrl-X had not been pressed; another Ctrl key does
@@ -26,6 +30,9 @@ impl Screen {
             Some(Action::Interrupt) => {
                 self.overlay = None;
                 self.history.end_search(false);
+                if self.finder.take().is_some() {
+                    return Vec::new();
+                }
                 return self.interrupt();
             }
             Some(Action::Redraw) => return vec![ScreenEffect::Redraw],
@@ -44,6 +51,9 @@ impl Screen {
         if self.history.search().is_some() {
             return self.search_key(key);
         }
+        if let Some(effects) = self.finder_key(key) {
+            return effects;
+        }
         match found {
             Some(action) => self.act(action, key.code),
             None => {
@@ -55,6 +65,7 @@ impl Screen {
                     && (both || !one)
                 {
                     self.composer.insert(c.encode_utf8(&mut [0; 4]));
+                    return self.typed();
                 }
                 Vec::new()
             }
@@ -76,22 +87,30 @@ impl Screen {
             },
             Action::Experts => self.experts_open = !self.experts_open,
             Action::Models => return self.open_picker(),
+            Action::Sessions => return self.open_sessions(),
             Action::Lines(lines) => self.scroll(lines),
             Action::Pages(pages) => self.scroll(pages * self.page()),
             Action::Top if !self.composer.is_empty() => self.composer.home(),
             Action::End if !self.composer.is_empty() => self.composer.end(),
             Action::Top | Action::TopOfAll => self.top = Some(0),
             Action::End | Action::EndOfAll => self.top = None,
+            Action::Older if self.suggests() => self.palette.step(-1),
+            Action::Newer if self.suggests() => self.palette.step(1),
+            Action::Older if code == KeyCode::Up && self.take_back() => {}
             // In a text of several rows the arrows move the cursor first.
             Action::Older if code == KeyCode::Up && self.composer.up() => {}
             Action::Older => self.older(),
             Action::Newer if code == KeyCode::Down && self.composer.down() => {}
             Action::Newer => self.newer(),
             Action::Search => drop(self.history.search_older(self.composer.text())),
+            Action::Find => self.find(),
             Action::Complete => return self.complete(),
             Action::Editor => return vec![ScreenEffect::Editor(self.composer.text().to_owned())],
             Action::Command(line) => return self.entered(line),
-            Action::Edit(change) => change(&mut self.composer),
+            Action::Edit(change) => {
+                change(&mut self.composer);
+                return self.typed();
+            }
             // Handled before, whatever is open.
             Action::Interrupt | Action::Redraw | Action::Suspend => {}
         }
@@ -111,13 +130,29 @@ impl Screen {
         effects
     }
 
+    fn sessions_key(&mut self, key: KeyEvent) -> Vec<ScreenEffect> {
+        let Some(list) = &mut self.sessions else { return Vec::new() };
+        match list.handle(key) {
+            SessionOutcome::Open => Vec::new(),
+            SessionOutcome::Delete(path) => vec![ScreenEffect::Chat(ChatEffect::Delete { path })],
+            SessionOutcome::Closed => {
+                self.sessions = None;
+                Vec::new()
+            }
+            SessionOutcome::Chosen(path) => {
+                self.sessions = None;
+                vec![ScreenEffect::Chat(ChatEffect::Resume { path })]
+            }
+        }
+    }
+
     /// Lines of a page.
     fn page(&self) -> isize {
         isize::try_from(self.drawn.1.saturating_sub(2).max(1)).unwrap_or(1)
     }
 
     /// Scrolls the conversation by lines, up if negative.
-    fn scroll(&mut self, lines: isize) {
+    pub(super) fn scroll(&mut self, lines: isize) {
         let (total, height) = self.drawn;
         let end = total.saturating_sub(height);
         let top = self.top.unwrap_or(end).saturating_add_signed(lines);
@@ -129,14 +164,22 @@ impl Screen {
         if self.composer.before_cursor().ends_with('\\') {
             self.composer.backspace();
             self.composer.insert("\n");
-            return Vec::new();
+            return self.typed();
         }
-        self.enter()
+        match self.accept_suggestion() {
+            Some(effects) => effects,
+            None => self.enter(),
+        }
     }
 
-    /// Esc removes the message above the composer; then it stops the activity, cancels the edit, or scrolls
-    /// to the end.
+    /// Esc closes the suggestions; without any it removes the message above the composer, and then stops the
+    /// activity, cancels the edit, or scrolls to the end.
     fn escape(&mut self) -> Vec<ScreenEffect> {
+        if self.suggests() {
+            let text = self.composer.before_cursor().to_owned();
+            self.palette.dismiss(&text);
+            return Vec::new();
+        }
         self.message = None;
         if self.chat.busy() {
             return if self.stopping() { Vec::new() } else { self.interrupt() };

@@ -26,6 +26,8 @@ const WIDTH_MAX: u16 = 100;
 pub struct Log {
     items: Vec<Item>,
     reasoning_shown: bool,
+    /// Whether answers are shown as they were written, and not as Markdown.
+    raw: bool,
     /// Width and theme that the items are laid out for.
     width: u16,
     theme: Theme,
@@ -111,6 +113,17 @@ impl Log {
         }
     }
 
+    /// Shows answers as Markdown, or as they were written.
+    pub fn set_markdown(&mut self, rendered: bool) {
+        self.raw = !rendered;
+        self.items.iter_mut().for_each(|item| item.head = None);
+    }
+
+    /// Whether answers are shown as Markdown.
+    pub fn markdown(&self) -> bool {
+        !self.raw
+    }
+
     /// Lays everything out for `columns` columns, `live` at the end; returns the number of lines.
     pub fn measure(
         &mut self,
@@ -124,19 +137,82 @@ impl Log {
             (self.width, self.theme) = (width, theme);
             self.items.iter_mut().for_each(|item| item.head = None);
         }
-        let shown = self.reasoning_shown;
+        let look = self.look();
         let mut total = 0;
         let mut before = None;
         for item in &mut self.items {
-            let head = item.head.get_or_insert_with(|| head(&item.content, width, theme, shown));
-            let body = match &mut item.content {
-                Content::Answer(answer, _) => answer.answer.lines(width, theme).len(),
-                _ => 0,
-            };
-            total += gap(before, &item.content) + head.len() + body;
+            let head = item.head.get_or_insert_with(|| head(&item.content, look)).len();
+            let body = body(&mut item.content, look).len();
+            total += gap(before, &item.content) + head + body;
             before = Some(&item.content);
         }
-        total + live.map_or(0, |live| live_lines(live, width, theme, shown, now).len() + 1)
+        total + live.map_or(0, |live| live_lines(live, look, now).len() + 1)
+    }
+
+    fn look(&self) -> Look {
+        let Self { width, theme, reasoning_shown, raw, .. } = *self;
+        Look { width, theme, reasoning_shown, raw }
+    }
+
+    /// Calls `each` with the role of every item that is laid out, the number of its first line, and its
+    /// lines.
+    fn visit(&mut self, mut each: impl FnMut(Role, usize, &[&Line<'static>])) {
+        let look = self.look();
+        let (mut first, mut before) = (0, None);
+        for item in &mut self.items {
+            first += gap(before, &item.content);
+            let role = role(&item.content);
+            let lines: Vec<_> = item.head.iter().flatten().chain(body(&mut item.content, look)).collect();
+            each(role, first, &lines);
+            first += lines.len();
+            before = Some(&item.content);
+        }
+    }
+
+    /// The lines, as [`Self::measure`] laid them out, in which a text begins, in any case. It may go on in
+    /// the next line.
+    pub fn find(&mut self, wanted: &str) -> Vec<usize> {
+        let wanted = wanted.to_lowercase();
+        let mut found = Vec::new();
+        if wanted.trim().is_empty() {
+            return found;
+        }
+        self.visit(|_, first, lines| {
+            let (mut text, mut starts) = (String::new(), Vec::new());
+            for line in lines {
+                starts.push(text.len());
+                let all: String = line.spans.iter().map(|span| span.content.as_ref()).collect();
+                text.push_str(all.trim().to_lowercase().as_str());
+                text.push(' ');
+            }
+            let mut from = 0;
+            while let Some(at) = text[from..].find(&wanted).map(|at| from + at) {
+                let line = starts.partition_point(|&start| start <= at).saturating_sub(1);
+                if found.last() != Some(&(first + line)) {
+                    found.push(first + line);
+                }
+                from = at + wanted.len();
+            }
+        });
+        found
+    }
+
+    /// Questions and answers in lines for the ordinary screen after the end, at most `columns` wide.
+    pub fn farewell(&mut self, columns: u16, theme: Theme) -> Vec<Line<'static>> {
+        self.items.retain(|item| !matches!(item.content, Content::Note(..)));
+        self.measure(columns, theme, None, Duration::ZERO);
+        let mut out = Vec::new();
+        self.visit(|role, _, lines| {
+            let mark = if role == Role::Person { "\u{203a} " } else { "  " };
+            for (index, line) in lines.iter().enumerate() {
+                let mut line = (*line).clone();
+                let mark = if index == 0 { mark } else { "  " };
+                line.spans.insert(0, Span::styled(mark, theme.style(role)));
+                out.push(line);
+            }
+            out.push(Line::default());
+        });
+        out
     }
 
     /// Draws the lines from line `top` on, as [`Self::measure`] laid them out.
@@ -148,7 +224,7 @@ impl Log {
         live: Option<&mut LiveAnswer>,
         now: Duration,
     ) {
-        let (width, theme, shown) = (self.width, self.theme, self.reasoning_shown);
+        let (look, theme) = (self.look(), self.theme);
         let mut lines = LineWriter { area, buffer, skip: top, row: 0 };
         let mut before: Option<&Content> = None;
         for item in &mut self.items {
@@ -160,30 +236,13 @@ impl Log {
             };
             lines.mark(mark, theme, role(&item.content));
             item.head.iter().flatten().for_each(|line| lines.line(line));
-            if let Content::Answer(answer, _) = &mut item.content {
-                answer.answer.lines(width, theme).iter().for_each(|line| lines.line(line));
-            }
+            body(&mut item.content, look).iter().for_each(|line| lines.line(line));
             before = Some(&item.content);
         }
         if let Some(live) = live {
             lines.skip(1);
-            live_lines(live, width, theme, shown, now).iter().for_each(|line| lines.line(line));
+            live_lines(live, look, now).iter().for_each(|line| lines.line(line));
         }
-    }
-
-    /// Questions and answers as text, for the ordinary screen after the end.
-    pub fn final_text(&self) -> Vec<(Tone, String)> {
-        let text = |item: &Item| match &item.content {
-            Content::Question(text, files, _) => {
-                let lines: Vec<_> = text.lines().chain(files.iter().map(String::as_str)).collect();
-                Some((Tone::Dim, format!("> {}\n", lines.join("\n  "))))
-            }
-            Content::Answer(answer, _) => {
-                Some((Tone::Plain, format!("{}\n", answer.answer.text().trim_end())))
-            }
-            Content::Note(..) => None,
-        };
-        self.items.iter().filter_map(text).collect()
     }
 }
 
@@ -213,8 +272,26 @@ pub fn tone_role(tone: Tone) -> Role {
     }
 }
 
+/// Everything that lines depend on besides their text.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    width: u16,
+    theme: Theme,
+    reasoning_shown: bool,
+    raw: bool,
+}
+
+/// The Markdown of an answer.
+fn body(content: &mut Content, look: Look) -> &[Line<'static>] {
+    match content {
+        Content::Answer(answer, _) if !look.raw => answer.answer.lines(look.width, look.theme),
+        _ => &[],
+    }
+}
+
 /// The lines of an item that come before the Markdown of an answer.
-fn head(content: &Content, width: u16, theme: Theme, shown: bool) -> Vec<Line<'static>> {
+fn head(content: &Content, look: Look) -> Vec<Line<'static>> {
+    let Look { width, theme, .. } = look;
     match content {
         Content::Question(text, files, _) => {
             let mut lines = plain(text, width, theme, role(content));
@@ -222,7 +299,13 @@ fn head(content: &Content, width: u16, theme: Theme, shown: bool) -> Vec<Line<'s
             lines
         }
         Content::Note(_, text) => table(text, width, theme, role(content)),
-        Content::Answer(answer, _) => reasoning(answer, width, theme, shown, None),
+        Content::Answer(answer, _) => {
+            let mut lines = reasoning(answer, look, None);
+            if look.raw {
+                lines.extend(plain(answer.answer.text(), width, theme, Role::Text));
+            }
+            lines
+        }
     }
 }
 
@@ -251,13 +334,8 @@ fn table(text: &str, width: u16, theme: Theme, role: Role) -> Vec<Line<'static>>
 }
 
 /// One line about the reasoning, and its text if `shown`. `elapsed` is its duration so far, while it goes on.
-fn reasoning(
-    text: &AnswerText,
-    width: u16,
-    theme: Theme,
-    shown: bool,
-    elapsed: Option<Duration>,
-) -> Vec<Line<'static>> {
+fn reasoning(text: &AnswerText, look: Look, elapsed: Option<Duration>) -> Vec<Line<'static>> {
+    let Look { width, theme, reasoning_shown: shown, .. } = look;
     let parts = text.parts();
     let Some(reasoning) = parts.reasoning else { return Vec::new() };
     let sign = if shown { "\u{25be}" } else { "\u{25b8}" };
@@ -279,16 +357,14 @@ fn reasoning(
     lines
 }
 
-fn live_lines(
-    live: &mut LiveAnswer,
-    width: u16,
-    theme: Theme,
-    shown: bool,
-    now: Duration,
-) -> Vec<Line<'static>> {
+fn live_lines(live: &mut LiveAnswer, look: Look, now: Duration) -> Vec<Line<'static>> {
     let elapsed = live.reasons_since.map(|since| now.saturating_sub(since));
-    let mut lines = reasoning(&live.text, width, theme, shown, elapsed);
-    lines.extend_from_slice(live.text.answer.lines(width, theme));
+    let mut lines = reasoning(&live.text, look, elapsed);
+    if look.raw {
+        lines.extend(plain(live.text.answer.text(), look.width, look.theme, Role::Text));
+    } else {
+        lines.extend_from_slice(live.text.answer.lines(look.width, look.theme));
+    }
     lines
 }
 

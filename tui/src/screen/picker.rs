@@ -125,6 +125,12 @@ impl Picker {
         self.selected = 0;
     }
 
+    /// Moves the selection, up if negative.
+    pub fn step(&mut self, by: isize) {
+        let last = self.matches().count().saturating_sub(1);
+        self.selected = self.selected.saturating_add_signed(by).min(last);
+    }
+
     /// Draws the filter, as much of the list as fits, details of the selected model, and the keys.
     pub fn draw(&self, area: Rect, buf: &mut Buffer, theme: Theme) {
         let area = area.intersection(buf.area);
@@ -172,14 +178,16 @@ impl Picker {
 }
 
 /// Writes rows into an area from top to bottom.
-struct RowWriter<'a> {
-    area: Rect,
-    next: u16,
-    buf: &'a mut Buffer,
+pub(super) struct RowWriter<'a> {
+    pub area: Rect,
+    /// The row that is written next.
+    pub next: u16,
+    pub buf: &'a mut Buffer,
 }
 
 impl RowWriter<'_> {
-    fn put(&mut self, pieces: &[(&str, Style)]) {
+    /// Writes pieces of text, each with its style.
+    pub fn put(&mut self, pieces: &[(&str, Style)]) {
         if self.next >= self.area.bottom() {
             return;
         }
@@ -237,7 +245,7 @@ fn role(verdict: &Verdict) -> Role {
 }
 
 /// A text in exactly `width` columns, with an ellipsis where something is cut off.
-fn fitted(text: &str, width: usize) -> String {
+pub(super) fn fitted(text: &str, width: usize) -> String {
     if text.width() <= width {
         return format!("{text}{}", " ".repeat(width - text.width()));
     }

@@ -3,16 +3,23 @@
 
 use std::time::Duration;
 
+use ratatui::text::Line;
+
 use super::event::{ScreenEffect, Urgency};
+use super::finder::Finder;
 use super::live::LiveAnswer;
 use super::log::Log;
+use super::model_entry::ModelEntry;
+use super::palette::Palette;
 use super::picker::Picker;
+use super::sessions::SessionList;
 use crate::chat::{Chat, Tone};
 use crate::experts::ExpertView;
+use crate::input::completion::Suggestion;
 use crate::input::composer::{Composer, ComposerSnapshot};
 use crate::input::recall::{EntryHistory, HistoryPosition};
 use crate::markdown::filter;
-use crate::markdown::theme::Theme;
+use crate::markdown::theme::{Role, Theme};
 
 /// How long a status message stays.
 pub(super) const MESSAGE_TIME: Duration = Duration::from_secs(5);
@@ -28,17 +35,9 @@ pub(super) enum Overlay {
 #[derive(Debug, Clone)]
 pub(super) struct StatusMessage {
     pub tone: Tone,
-    pub text: MessageText,
-    pub until: Duration,
-}
-
-/// The content of a status message.
-#[derive(Debug, Clone)]
-pub(super) enum MessageText {
     /// A line, filtered.
-    Line(String),
-    /// A list of names, of which as many are shown as there is room for.
-    Names(Vec<String>),
+    pub text: String,
+    pub until: Duration,
 }
 
 /// The text that was being composed when the last question was opened for editing.
@@ -61,7 +60,22 @@ pub struct Screen {
     pub(super) overlay: Option<Overlay>,
     /// The list of models, while it is open.
     pub(super) picker: Option<Picker>,
+    /// The search through the conversation, while it is open.
+    pub(super) finder: Option<Finder>,
+    /// Whether the wheel of the mouse is ours.
+    pub(super) mouse: bool,
+    /// The list of earlier conversations, while it is open.
+    pub(super) sessions: Option<SessionList>,
     pub(super) message: Option<StatusMessage>,
+    /// Messages that are sent after the answer in progress, the oldest first.
+    pub(super) queued: Vec<String>,
+    /// Suggestions for the text before the cursor.
+    pub(super) palette: Palette,
+    /// The files that the last request has found, and the models of the last search.
+    pub(super) file_rows: Vec<Suggestion>,
+    pub(super) found_models: Vec<ModelEntry>,
+    /// Whether models were searched for since the last switch.
+    pub(super) models_searched: bool,
     /// Whether the user has asked to stop the activity in progress.
     pub(super) stopping: bool,
     pub(super) experts: ExpertView,
@@ -91,7 +105,15 @@ impl Screen {
             live: None,
             overlay: None,
             picker: None,
+            finder: None,
+            mouse: true,
+            sessions: None,
             message: None,
+            queued: Vec::new(),
+            palette: Palette::default(),
+            file_rows: Vec::new(),
+            found_models: Vec::new(),
+            models_searched: false,
             stopping: false,
             experts,
             experts_open: false,
@@ -123,9 +145,16 @@ impl Screen {
         self.stopping
     }
 
-    /// Questions and answers as text, for the ordinary screen after the end.
-    pub fn final_text(&self) -> Vec<(Tone, String)> {
-        self.log.final_text()
+    /// The conversation in lines for the ordinary screen after the end, at most `columns` wide, and how to go
+    /// on with it.
+    pub fn farewell(&mut self, columns: u16, styled: bool) -> Vec<Line<'static>> {
+        let theme = if styled { self.theme } else { Theme::PLAIN };
+        let mut lines = self.log.farewell(columns, theme);
+        if self.chat.keeps() && !self.chat.turns().is_empty() {
+            let text = "moelten chat --continue goes on with this conversation.";
+            lines.push(Line::styled(text, theme.style(Role::Dim)));
+        }
+        lines
     }
 
     /// Shows notes at the beginning of the conversation.
@@ -145,7 +174,7 @@ impl Screen {
 
     /// Shows a message above the composer for a while.
     pub(super) fn show_message(&mut self, tone: Tone, text: impl Into<String>) {
-        let text = MessageText::Line(filter::clean_line(&text.into()));
+        let text = filter::clean_line(&text.into());
         self.message = Some(StatusMessage { tone, text, until: self.now + MESSAGE_TIME });
     }
 }

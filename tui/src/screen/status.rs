@@ -7,7 +7,7 @@ use unicode_width::UnicodeWidthStr;
 use super::live::{LiveAnswer, Phase};
 use super::log::tone_role;
 use super::progress::{duration, reading, short};
-use super::state::{MessageText, Screen};
+use super::state::Screen;
 use crate::chat::{Attachment, CONTEXT_WARNING_PERCENT, figures};
 use crate::markdown::filter;
 use crate::markdown::rows::cut;
@@ -27,20 +27,15 @@ struct StatusItem {
 }
 
 impl Screen {
-    /// The current activity or message, at most `room` columns where it is a list; `None` if there is nothing
-    /// to say.
-    pub(super) fn activity(&self, room: usize) -> Option<(Role, String)> {
+    /// The current activity or message; `None` if there is nothing to say.
+    pub(super) fn activity(&self) -> Option<(Role, String)> {
         if let Some(search) = self.history.search() {
             let text =
                 format!("history: {}\u{2581}  Ctrl-R older, Enter accepts, Esc cancels", search.wanted);
             return Some((Role::Accent, text));
         }
-        if let Some(message) = &self.message {
-            let text = match &message.text {
-                MessageText::Line(text) => text.clone(),
-                MessageText::Names(names) => listed(names, room),
-            };
-            return Some((tone_role(message.tone), text));
+        if let Some(finder) = &self.finder {
+            return Some((Role::Accent, finder.text()));
         }
         if let Some(live) = &self.live {
             return Some((Role::Accent, self.answer_activity(live)));
@@ -53,6 +48,9 @@ impl Screen {
                 doing.to_owned()
             };
             return Some((Role::Accent, format!("{} {doing}", self.spinner())));
+        }
+        if let Some(message) = &self.message {
+            return Some((tone_role(message.tone), message.text.clone()));
         }
         if self.chat.editing() {
             let files = match self.chat.next_attachments().count() {
@@ -68,7 +66,10 @@ impl Screen {
         if !names.is_empty() {
             return Some((Role::Accent, format!("attached: {}", names.join(", "))));
         }
-        self.top.is_some().then(|| (Role::Dim, "more below (End)".to_owned()))
+        if self.suggests() {
+            return Some((Role::Dim, self.palette.hint()));
+        }
+        self.position().map(|text| (Role::Dim, text))
     }
 
     /// What the answer in progress is doing, and for how long.
@@ -196,18 +197,4 @@ impl StatusItem {
     fn new(rank: u8, text: impl Into<String>, role: Role) -> Self {
         Self { rank, pieces: vec![(text.into(), role)] }
     }
-}
-
-/// As many names as fit into `room` columns, and the number of the others.
-fn listed(names: &[String], room: usize) -> String {
-    let all = names.join("  ");
-    if all.width() <= room {
-        return all;
-    }
-    let rest = |shown: usize| format!("+{} more", names.len() - shown);
-    let fits = |&shown: &usize| {
-        names[..shown].iter().map(|name| name.width() + 2).sum::<usize>() + rest(shown).width() <= room
-    };
-    let shown = (0..names.len()).rev().find(fits).unwrap_or(0);
-    names[..shown].iter().cloned().chain([rest(shown)]).collect::<Vec<_>>().join("  ")
 }

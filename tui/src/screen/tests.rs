@@ -4,7 +4,10 @@ mod attachments;
 mod composing;
 mod drafts;
 mod models;
+mod palette;
 mod pictures;
+mod reading;
+mod sessions;
 
 use std::time::Duration;
 
@@ -212,16 +215,53 @@ fn a_key_changes_the_screen_and_time_alone_does_not() {
 }
 
 #[test]
-fn typing_goes_on_while_an_answer_is_written_and_entering_waits() {
+fn what_is_entered_during_an_answer_is_sent_after_it() {
     let mut person = Person::new();
     person.enter("one");
-    person.write("two");
-    assert_eq!(person.key(KeyCode::Enter), []);
-    assert_eq!(person.text(), "two");
-    person.shows("Still answering. Ctrl-C stops it.");
-    person.end("ok", StopReason::EndOfTurn);
-    request(&person.key(KeyCode::Enter));
+    assert_eq!(person.enter("two"), []);
+    assert_eq!(person.enter("three"), []);
+    assert_eq!(person.text(), "");
+    person.shows("\u{203a} two");
+    person.shows("\u{203a} three  (sent after this answer; Up takes it back)");
+    person.shows("preparing");
+    let effects = person.end("ok", StopReason::EndOfTurn);
+    assert_eq!(request(&effects).messages.last().unwrap().content, "two");
     assert_eq!(person.turns(), ["one", "ok", "two"]);
+    person.key(KeyCode::Up);
+    assert_eq!(person.text(), "three");
+    person.hides("Up takes it back");
+    person.end("well", StopReason::EndOfTurn);
+    assert_eq!(person.turns(), ["one", "ok", "two", "well"], "what was taken back is not sent");
+}
+
+#[test]
+fn a_waiting_message_comes_back_when_the_answer_is_stopped_or_fails() {
+    for failure in [false, true] {
+        let mut person = Person::new();
+        person.enter("one");
+        person.say("par");
+        person.enter("two");
+        person.write("dra");
+        if failure {
+            let failure = Failure::Other("error[E-IO-03]: broken disk".into());
+            person.see(ScreenEvent::Chat(ChatEvent::Failed { shown: "par".into(), failure }));
+        } else {
+            person.control('c');
+            person.end("par", StopReason::Cancelled);
+        }
+        assert_eq!(person.turns(), ["one", "par"]);
+        assert_eq!(person.text(), "two\ndra");
+        person.shows("it was not sent");
+    }
+}
+
+#[test]
+fn a_remark_does_not_cover_the_progress() {
+    let mut person = Person::new();
+    person.enter("one");
+    person.key(KeyCode::F(3));
+    person.shows("Still answering. Ctrl-C stops it.");
+    person.shows("preparing");
 }
 
 #[test]
@@ -479,8 +519,9 @@ fn the_answer_or_its_code_goes_to_the_clipboard_on_request() {
 fn the_final_text_has_no_control_characters() {
     let mut person = Person::new();
     person.turn("one\ntwo", "<think>\nhm\n</think>\n\nthree\u{1b}[31m!");
-    let texts: Vec<_> = person.screen.final_text().into_iter().map(|(_, text)| text).collect();
-    assert_eq!(texts, ["> one\n  two\n", "three!\n"]);
+    let texts: Vec<_> = person.screen.farewell(80, false).iter().map(ToString::to_string).collect();
+    let end = "moelten chat --continue goes on with this conversation.";
+    assert_eq!(texts, ["\u{203a} one", "  two", "", "  \u{25b8} reasoning", "  ", "  three!", "", end]);
 }
 
 #[test]

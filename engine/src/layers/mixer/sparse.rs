@@ -152,6 +152,9 @@ pub struct Gathered<'a> {
     pub running: &'a mut [Running],
 }
 
+/// Gives the key and the value of the chosen position of this number, `[head_dim]` each.
+pub type ReadPosition<'a> = dyn Fn(usize, &mut [f32], &mut [f32]) + Sync + 'a;
+
 /// Attention of one token to `count` positions, in their order, whose keys and values `read` gives; `q` and
 /// `out` are `[heads, head_dim]` of attention. A query head with a sink has one more score, which weighs no
 /// value.
@@ -159,7 +162,7 @@ pub fn attend_chosen(
     compute: Compute<'_>,
     (spec, sinks): (&AttentionSpec, &[f32]),
     count: usize,
-    read: &(dyn Fn(usize, &mut [f32], &mut [f32]) + Sync),
+    read: &ReadPosition<'_>,
     q: &[f32],
     gathered: Gathered<'_>,
     out: &mut [f32],

@@ -14,7 +14,7 @@ use tokenizers::{AddedToken, ModelWrapper, NormalizerWrapper, PreTokenizerWrappe
 
 use super::added::AddedWords;
 use super::cuts::{Algorithm, Cuts, PART, has_all_bytes};
-use super::encode::Tokenizer;
+use super::encode::{Tokenizer, unspellable_notice};
 use super::kind::{MERGES_MAX, TOKENS_MAX, TokenKind};
 use super::markup::{Mark, Marks};
 use super::stages::Stage;
@@ -121,11 +121,7 @@ pub(super) fn assemble(path: &Path, mut parts: Parts, notices: &mut Vec<String>)
     let marks = marks(path, &parts)?;
     let (named_ends, ends) = ends(&parts);
     let unspellable = unspellable_bytes(&parts);
-    if unspellable > 0 {
-        notices.push(format!(
-            "{unspellable} byte values have no token in this vocabulary: characters that need them are lost"
-        ));
-    }
+    notices.extend(unspellable_notice(&unspellable));
     let library = |problem: String| vocabulary(path, "tokenizer", problem);
     // The library indexes with values of the file in some places: a panic is a fault of the file.
     let built = catch_unwind(AssertUnwindSafe(|| {
@@ -157,6 +153,7 @@ pub(super) fn assemble(path: &Path, mut parts: Parts, notices: &mut Vec<String>)
         ends,
         named_ends,
         rows: usize::MAX,
+        unspellable,
     })
 }
 
@@ -335,12 +332,15 @@ fn ends(parts: &Parts) -> (Vec<u32>, Vec<u32>) {
     (named, ends)
 }
 
-/// How many bytes of UTF-8 text a byte-level vocabulary has no piece for.
-fn unspellable_bytes(parts: &Parts) -> usize {
-    if parts.spelling != Spelling::ByteLevel || parts.unknown.is_some() { 0 } else { missing_bytes(parts) }
+/// The bytes of UTF-8 text that a byte-level vocabulary has no piece for.
+fn unspellable_bytes(parts: &Parts) -> Vec<u8> {
+    if parts.spelling != Spelling::ByteLevel || parts.unknown.is_some() {
+        return Vec::new();
+    }
+    missing_bytes(parts)
 }
 
-fn missing_bytes(parts: &Parts) -> usize {
+fn missing_bytes(parts: &Parts) -> Vec<u8> {
     let mut missing: HashSet<u8> = (0..=0xbf).chain(0xc2..=0xf4).collect();
     for piece in parts.pieces.iter().filter(|piece| in_model(piece.kind)) {
         let mut chars = piece.text.chars();
@@ -348,7 +348,9 @@ fn missing_bytes(parts: &Parts) -> usize {
             byte_of_char(c).map(|byte| missing.remove(&byte));
         }
     }
-    missing.len()
+    let mut missing: Vec<u8> = missing.into_iter().collect();
+    missing.sort_unstable();
+    missing
 }
 
 /// Whether every byte of a text that is cut so becomes a part of a token.
@@ -362,7 +364,7 @@ fn spells_all_bytes(parts: &Parts, cuts: &Cuts) -> bool {
                 _ => false,
             };
             let others = parts.stages.get(*units..).unwrap_or_default();
-            others.len() == 1 && others.iter().all(plain) && missing_bytes(parts) == 0
+            others.len() == 1 && others.iter().all(plain) && missing_bytes(parts).is_empty()
         }
         Cuts::Merges(_) => {
             matches!(parts.algorithm, Algorithm::Bpe { byte_fallback: true, .. })

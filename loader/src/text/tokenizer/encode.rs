@@ -82,6 +82,8 @@ pub struct Tokenizer {
     pub(super) named_ends: Vec<u32>,
     /// Ids from this one on cannot be used: the embedding has no rows for them.
     pub(super) rows: usize,
+    /// Bytes that no token spells.
+    pub(super) unspellable: Vec<u8>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -95,7 +97,26 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
+/// What to say about bytes that a vocabulary has no token for.
+pub(super) fn unspellable_notice(bytes: &[u8]) -> Option<String> {
+    let count = bytes.len();
+    (count > 0).then(|| {
+        format!("{count} byte values have no token in this vocabulary: characters that need them are lost")
+    })
+}
+
 impl Tokenizer {
+    /// The bytes of UTF-8 text that no token spells: characters with one of them are lost when a text is
+    /// encoded.
+    pub fn unspellable(&self) -> &[u8] {
+        &self.unspellable
+    }
+
+    /// The notice about these bytes that was given when the vocabulary was read.
+    pub fn unspellable_notice(&self) -> Option<String> {
+        unspellable_notice(&self.unspellable)
+    }
+
     /// Number of ids, gaps included: the largest id plus one.
     pub fn vocab_len(&self) -> usize {
         self.table.len()

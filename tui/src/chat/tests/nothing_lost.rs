@@ -214,11 +214,11 @@ fn an_empty_conversation_does_not_replace_a_saved_one() {
     turn(&mut chat, "one", "first");
     let kept = |effects: &[ChatEffect]| effects.iter().any(|effect| matches!(effect, ChatEffect::Keep(_)));
     let effects = enter(&mut chat, "/clear");
-    assert!(!kept(&effects) && said(&effects).contains("--continue opens the old one"), "{effects:?}");
+    assert!(!kept(&effects) && said(&effects).contains("/sessions has the old one"), "{effects:?}");
     enter(&mut chat, "two");
     assert!(kept(&chat.handle(answer("second", StopReason::EndOfTurn, 10))));
     assert!(!kept(&enter(&mut chat, "/undo")));
-    assert!(!said(&enter(&mut chat, "/clear")).contains("--continue"), "there is nothing new");
+    assert!(!said(&enter(&mut chat, "/clear")).contains("/sessions has"), "there is nothing new");
 }
 
 #[test]
@@ -248,7 +248,11 @@ fn a_given_system_prompt_stays_and_a_loaded_file_brings_its_own() {
         transcript::Transcript::new("m", system.map(String::from), turns).to_json()
     };
     let last = |chat: &mut Chat, system| {
-        said(&chat.handle(ChatEvent::File(FileEvent::Last { path: "last".into(), text: saved(system) })))
+        said(&chat.handle(ChatEvent::File(FileEvent::Last {
+            path: "last".into(),
+            text: saved(system),
+            shared: false,
+        })))
     };
     let load = |chat: &mut Chat, system| {
         let read = FileEvent::Read { path: "x".into(), result: Ok(saved(system)) };
@@ -268,4 +272,14 @@ fn a_given_system_prompt_stays_and_a_loaded_file_brings_its_own() {
     assert!(load(&mut other, None).contains("has no system prompt; the previous one was removed"));
     assert!(said(&enter(&mut other, "/system")).contains("none"));
     assert!(!load(&mut other, None).contains("system prompt"));
+}
+
+#[test]
+fn characters_that_the_model_cannot_see_are_named() {
+    let facts = Facts { unspellable: vec![0xf0], ..Facts::default() };
+    let mut chat = Chat::new(facts, GenerateParams::default(), None);
+    let text = said(&enter(&mut chat, "a \u{1f600} and a \u{1f600}"));
+    assert!(text.contains("2 characters have no token") && text.contains("does not see"), "{text}");
+    chat.handle(answer("ok", StopReason::EndOfTurn, 10));
+    assert_eq!(said(&enter(&mut chat, "plain text")), "");
 }

@@ -10,6 +10,7 @@ use moelten_engine::api::{
 use super::*;
 use crate::chat::transcript::Transcript;
 use crate::chat::{Chat, Facts, Failure, NotSwitched, Request, Switched, Tell};
+use crate::driver::Conversations;
 use crate::markdown::theme::Theme;
 
 /// A terminal whose user types a text, line by line, and then waits.
@@ -115,14 +116,14 @@ fn a_panic_while_a_file_is_read_ends_the_chat_with_its_message() {
 #[test]
 fn a_panic_of_the_model_ends_the_chat_and_what_it_has_written_is_saved() {
     let folder = tempfile::tempdir().unwrap();
-    let conversation = folder.path().join("last.json");
-    let state = StatePaths { history: None, conversation: Some(conversation.clone()) };
+    let kept = Arc::new(Conversations::below(folder.path()));
+    let state = StatePaths { history: None, conversations: Some(Arc::clone(&kept)) };
     let mut driver = driver(&state, "bug\n");
     driver.serve(Vec::new()).unwrap();
     let message = driver.panicked.as_deref().unwrap();
     assert!(message.starts_with("model: ") && message.contains("as asked"), "{message}");
     assert_eq!(close(driver.files, &driver.messages), (Vec::new(), None));
-    let saved = Transcript::from_json(&std::fs::read_to_string(conversation).unwrap()).unwrap();
+    let saved = Transcript::from_json(&kept.resume_last().unwrap().text).unwrap();
     assert_eq!(saved.messages[1].content, "begun ");
 }
 
@@ -142,9 +143,10 @@ fn a_panic_of_the_search_is_shown_and_the_chat_goes_on() {
 #[test]
 fn what_is_not_saved_at_the_end_is_reported() {
     let folder = tempfile::tempdir().unwrap();
-    let conversation = folder.path().join("last.json");
-    std::fs::write(&conversation, "another file").unwrap();
-    let state = StatePaths { history: None, conversation: Some(conversation) };
+    // A file is where the folder of the conversations should be.
+    std::fs::write(folder.path().join("conversations"), "another file").unwrap();
+    let kept = Conversations::below(folder.path());
+    let state = StatePaths { history: None, conversations: Some(Arc::new(kept)) };
     let driver = driver(&state, "");
     driver.files.perform(ChatEffect::Keep("{}".into()), driver.counters.clone());
     let (warnings, panicked) = close(driver.files, &driver.messages);

@@ -15,7 +15,10 @@ fn file(text: &str, tokens: usize) -> Attachment {
 fn attached_files_are_shown() {
     let mut person = Person::new();
     let effects = person.enter("/file a.txt");
-    assert_eq!(effects, [ScreenEffect::Chat(ChatEffect::Attach { path: "a.txt".into(), limit: 1000 })]);
+    assert_eq!(
+        effects,
+        [ScreenEffect::Chat(ChatEffect::Attach { path: "a.txt".into(), limit: 1000, mention: false })]
+    );
     // The model gets control characters unchanged.
     person.see(read(Ok(file("x ``` \u{1b}[2J y", 310))));
     person.shows("attached: a.txt (310 tokens)");
@@ -25,8 +28,8 @@ fn attached_files_are_shown() {
     person.shows("what?\n  + a.txt (12 B, 310 tokens)");
     person.hides("x ```");
     person.end("that", StopReason::EndOfTurn);
-    let farewell = person.screen.final_text();
-    assert_eq!(farewell[0].1, "> what?\n  + a.txt (12 B, 310 tokens)\n");
+    let farewell: Vec<_> = person.screen.farewell(80, false).iter().map(ToString::to_string).collect();
+    assert_eq!(farewell[..2], ["\u{203a} what?", "  + a.txt (12 B, 310 tokens)"]);
     let effects = person.alt('r');
     assert!(request(&effects).messages[0].content.contains("[2J"), "the file stays with its question");
 }

@@ -71,9 +71,10 @@ fn a_question_that_waits_is_not_replaced_by_another() {
     person.enter("one");
     person.shows("reading the attached file");
     assert_eq!(person.enter("two"), []);
-    assert_eq!(person.text(), "two", "it is not lost");
+    person.shows("\u{203a} two");
     assert!(request(&person.see(read("a.txt"))).messages[0].content.ends_with("one"));
-    assert_eq!(person.text(), "two");
+    let effects = person.end("ok", StopReason::EndOfTurn);
+    assert_eq!(request(&effects).messages.last().unwrap().content, "two", "it is not lost");
 }
 
 #[test]

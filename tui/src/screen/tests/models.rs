@@ -39,10 +39,9 @@ fn a_switch_can_be_cancelled() {
         person.turn("one", "two");
         person.enter("/model other.gguf");
         person.enter("a question");
-        person.shows("Still loading the model. Ctrl-C cancels.");
+        person.shows("\u{203a} a question");
         assert_eq!(person.key(KeyCode::F(3)), []);
-        person.shows("Still loading the model");
-        person.control('u');
+        person.shows("Still loading the model. Ctrl-C cancels.");
         assert_eq!(stop(&mut person), [ScreenEffect::Stop]);
         assert!(person.screen.stopping(), "the driver repeats the request until the switch has stopped");
         person.now += MESSAGE_TIME;
@@ -51,6 +50,8 @@ fn a_switch_can_be_cancelled() {
         person.see(switched(Err(NotSwitched::Stopped(PreviousModel::Reopened))));
         assert!(!person.screen.stopping());
         person.shows("Cancelled. tiny.gguf is still open.");
+        assert_eq!(person.text(), "a question", "what waited for the other model is not sent to this one");
+        person.control('u');
         assert_eq!(request(&person.enter("three")).messages.len(), 3);
     }
     let mut person = Person::new();

@@ -144,18 +144,18 @@ fn the_experts_above() {
         80,
         24,
         r"
-4 layers of 16 experts, 6 resident                                   hits  pred
-  0 ████········░░░░········████········░░░░········████········░░░░
-  1 ████········░░░░········████········░░░░········████········░░░░
-  2 ████········░░░░········████········░░░░········████········░░░░
-  3 ████········░░░░········████········░░░░········████········░░░░
-░ resident  █ used  # predicted, used  x predicted, unused  ~ loading  · on disk
-memory    ██████░░░░░░░░░░░░░░░░░░ 1.2 GiB of 4.3 GiB
-
-
-
+Each square is one expert. 6 of the 16 of a layer fit into RAM; the others are
+read from disk when they are needed.
+layer expert 0 ──────────────────────────────────────────────────── 15 in RAM
+    0 ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░
+    1 ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░
+    2 ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░
+    3 ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░
+· disk  ~ arriving  ░ RAM  used:  ░ not lately  ▒ lately  █ now
+tokens/s             -                   disk stalls          -
+disk                 -                   RAM reads            -
+found in RAM         -                   memory       ██░░░░░ 1.2 GiB of 4.3 GiB
 ────────────────────────────────────────────────────────────────────────────────
-  Moons
 
   • Ganymede, 5268 km
   • `Titan`
@@ -179,53 +179,53 @@ fn the_experts_beside() {
         200,
         50,
         r"
-                                                                                                    │ 4 layers of 16 experts, 6 resident                                   hits  pred
-                                                                                                    │   0 ████········░░░░········████········░░░░········████········░░░░
-                                                                                                    │   1 ████········░░░░········████········░░░░········████········░░░░
-                                                                                                    │   2 ████········░░░░········████········░░░░········████········░░░░
-                                                                                                    │   3 ████········░░░░········████········░░░░········████········░░░░
-                                                                                                    │ ░ resident  █ used  # predicted, used  x predicted, unused  ~ loading  · on disk  ▓ just used
-                                                                                                    │ memory    ██████░░░░░░░░░░░░░░░░░░ 1.2 GiB of 4.3 GiB
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-                                                                                                    │
-  moelten: tiny.gguf                                                                                │
-  context 1,000 tokens                                                                              │
-                                                                                                    │
-› Which is the *largest* moon? 世界                                                                 │
-                                                                                                    │
-  ▸ reasoning                                                                                       │
-                                                                                                    │
-  Moons                                                                                             │
-                                                                                                    │
-  • Ganymede, 5268 km                                                                               │
-  • `Titan`                                                                                         │
-                                                                                                    │
-  [5 tokens, 0.0 tok/s, context 50/1000 (5%)]                                                       │
-                                                                                                    │
-› And why?                                                                                          │
-                                                                                                    │
-  It is                                                                                             │
+                                                                                                                         │ Each square is one expert. 6 of the 16 of a layer fit into RAM; the others
+                                                                                                                         │ are read from disk when they are needed.
+                                                                                                                         │ layer expert 0 ──────────────────────────────────────────────────── 15 in RAM
+                                                                                                                         │     0 ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░
+                                                                                                                         │     1 ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░
+                                                                                                                         │     2 ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░
+                                                                                                                         │     3 ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░ ··· ··· ███ ··· ··· ░░░
+                                                                                                                         │ · disk  ~ arriving  ░ RAM  used:  ░ not lately  ▒ lately  █ now
+                                                                                                                         │ tokens/s                              -
+                                                                                                                         │ disk                                  -
+                                                                                                                         │ found in RAM                          -
+                                                                                                                         │ disk stalls                           -
+                                                                                                                         │ RAM reads                             -
+                                                                                                                         │ memory       ██████░░░░░░░░░░░░░░░░░░ 1.2 GiB of 4.3 GiB
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+                                                                                                                         │
+  moelten: tiny.gguf                                                                                                     │
+  context 1,000 tokens                                                                                                   │
+                                                                                                                         │
+› Which is the *largest* moon? 世界                                                                                      │
+                                                                                                                         │
+  ▸ reasoning                                                                                                            │
+                                                                                                                         │
+  Moons                                                                                                                  │
+                                                                                                                         │
+  • Ganymede, 5268 km                                                                                                    │
+  • `Titan`                                                                                                              │
+                                                                                                                         │
+  [5 tokens, 0.0 tok/s, context 50/1000 (5%)]                                                                            │
+                                                                                                                         │
+› And why?                                                                                                               │
+                                                                                                                         │
+  It is                                                                                                                  │
 ─ ◞ writing, 0 s ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 › Type a message (/ for commands, F1 for help)
  tiny · Q8_0 · ctx ────── 0% · RAM 1.2/4.3 GiB · F1 help  F2 experts  F3 models
