@@ -246,7 +246,7 @@ fn main() -> ExitCode {
         if texts.iter().take_while(|word| *word != "--").any(|word| word == "--json") {
             output::want_json();
         }
-        let checked = config::load().and_then(|config| parse::check_config(Cli::command(), config));
+        let checked = config::load().and_then(|config| parse::check_config(Cli::command, config));
         // Help, and the place of the file, are what a broken one needs.
         if !needs_no_settings(&texts) {
             checked?;

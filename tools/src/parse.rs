@@ -67,7 +67,7 @@ pub fn matches(command: Command, line: &[OsString]) -> Result<ArgMatches, clap::
 ///
 /// # Errors
 /// The key and its file are named.
-pub fn check_config(command: Command, config: &Config) -> anyhow::Result<()> {
+pub fn check_config(command: impl FnOnce() -> Command, config: &Config) -> anyhow::Result<()> {
     let mut line = vec!["moelten".to_owned(), "chat".to_owned()];
     for key in KEYS {
         let Some(value) = config.default_of(key) else { continue };
@@ -82,7 +82,7 @@ pub fn check_config(command: Command, config: &Config) -> anyhow::Result<()> {
         return Ok(());
     }
     // Variables are not the file's fault.
-    let command = command.mut_subcommand("chat", |chat| chat.mut_args(|arg| arg.env(Resettable::Reset)));
+    let command = command().mut_subcommand("chat", |chat| chat.mut_args(|arg| arg.env(Resettable::Reset)));
     let Err(error) = command.try_get_matches_from(&line) else { return Ok(()) };
     let text = error.render().to_string();
     let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();

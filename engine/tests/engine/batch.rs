@@ -229,3 +229,19 @@ fn short_prompts_and_dense_models_too_tell_how_far_they_have_come() {
         assert_eq!(told.len(), layers + 1, "{family}: once for each layer and at the end");
     }
 }
+
+#[test]
+fn an_opening_counts_the_weights_that_it_copies() {
+    use std::sync::atomic::Ordering;
+    for (io, copies) in [(Io::Direct, true), (Io::Auto, false)] {
+        let how = How { io, ..Default::default() };
+        let loaded = moelten_loader::load::load(&folder("mixtral")).unwrap();
+        let options = how.options();
+        Model::new(&how.runtime(), loaded.spec, loaded.tensors, &options).unwrap();
+        let counted = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let (done, total) = (counted(&options.progress.done), counted(&options.progress.total));
+        assert_eq!(done > 0, copies, "{io:?}: {done} of {total}");
+        // Each matrix begins at a cache line.
+        assert!(done <= total && total - done < 64 * 100, "{io:?}: {done} of {total}");
+    }
+}

@@ -15,6 +15,8 @@ use moelten_loader::tensors::store::TensorStore;
 use serde::{Deserialize, Serialize};
 
 use super::files::mention;
+#[cfg(feature = "gpu")]
+use super::gpu::GpuArgs;
 use super::loops;
 use super::sizes::ram;
 use crate::exit::CommandError;
@@ -52,6 +54,9 @@ pub struct ComputeArgs {
     /// Read the experts that the next layer will probably choose in advance [auto: while it pays off]
     #[arg(long, value_name = "WHEN", env = "MOELTEN_PREFETCH", default_value = "auto")]
     pub prefetch: PrefetchArg,
+    #[cfg(feature = "gpu")]
+    #[command(flatten)]
+    pub gpu: GpuArgs,
 }
 
 /// How expert weights are read.
@@ -197,8 +202,46 @@ impl ComputeArgs {
         sequence: SequenceOptions,
         extra: u64,
     ) -> anyhow::Result<Arc<Model>> {
-        let spec = self.chosen(spec)?;
-        let options = self.options(sequence, extra);
+        self.open(runtime, self.chosen(spec)?, tensors, self.options(sequence, extra))
+    }
+
+    /// Makes a model ready to run, with a GPU if there is one to use.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    #[cfg(feature = "gpu")]
+    pub fn open(
+        &self,
+        runtime: &Arc<Runtime>,
+        spec: ModelSpec,
+        tensors: TensorStore,
+        mut options: ModelOptions,
+    ) -> anyhow::Result<Arc<Model>> {
+        // Before the plan, which then sees what the driver takes.
+        let offered = self.gpu.offer(runtime, &spec, &tensors)?;
+        if let Some(offered) = &offered {
+            options.extra += offered.ram_bytes;
+        }
+        let model = opening(&options, || Model::new(runtime, spec, tensors, &options))?;
+        if let Some(offered) = offered {
+            model.use_device(offered.offer);
+        }
+        Ok(Arc::new(model))
+    }
+
+    /// Makes a model ready to run.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    #[cfg(not(feature = "gpu"))]
+    #[allow(clippy::needless_pass_by_value, reason = "as with a GPU, whose part of the budget is added")]
+    pub fn open(
+        &self,
+        runtime: &Arc<Runtime>,
+        spec: ModelSpec,
+        tensors: TensorStore,
+        options: ModelOptions,
+    ) -> anyhow::Result<Arc<Model>> {
         opening(&options, || Ok(Arc::new(Model::new(runtime, spec, tensors, &options)?)))
     }
 

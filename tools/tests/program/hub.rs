@@ -278,6 +278,16 @@ fn fit_of_many_tensors_takes_few_round_trips() {
     }
 }
 
+#[test]
+fn waits_for_a_slow_hub_are_visible() {
+    let case = Case::new();
+    case.fake.faults().delay = Duration::from_millis(1500);
+    let outcome = case.run(&["pull", "org/model", "--dry-run"]).fine();
+    assert!(outcome.err.contains("waiting for the hub: 1 s"), "{outcome:?}");
+    let quiet = case.run(&["pull", "org/model", "--dry-run", "--quiet"]).fine();
+    assert_eq!((quiet.text(), quiet.err.as_str()), (outcome.text(), ""));
+}
+
 /// `curl` of the same file from the same server is the measure. `cargo test --release -p moelten-tools --test
 /// program gigabyte -- --ignored --nocapture`.
 #[test]
