@@ -68,6 +68,25 @@ pub struct GenerateStats {
     pub expert_bytes: u64,
     /// Work of the expert cache; `None` if all experts are resident.
     pub cache: Option<CacheStats>,
+    /// Work of a GPU, since the model was opened; `None` if it never had one.
+    pub gpu: Option<GpuUse>,
+}
+
+/// What a GPU does for a model, since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GpuUse {
+    /// Experts that it computed.
+    pub computed: u64,
+    /// Experts that decoded tokens visited, wherever they were computed.
+    pub visited: u64,
+    /// Experts in its memory.
+    pub held: usize,
+    /// Experts that its memory has room for.
+    pub slots: usize,
+    /// Bytes of this memory.
+    pub bytes: u64,
+    /// It failed and is not used any more.
+    pub lost: bool,
 }
 
 /// Work of the expert cache for one answer, and memory after it.

@@ -3,7 +3,9 @@
 //! multiplied, nor tensor names.
 
 mod acquired;
+pub mod beside;
 pub mod cache;
+pub mod device;
 pub mod live;
 pub mod policy;
 mod prefetch;
@@ -17,6 +19,7 @@ pub mod source;
 pub mod stats;
 pub mod store;
 mod streamed;
+pub mod tier;
 mod touch;
 
 use crate::runtime::sync;

@@ -18,6 +18,9 @@ mod state;
 mod weights;
 
 pub use error::{EngineError, Result};
+pub use experts::device::{
+    DeviceOffer, ExpertDevice, ExpertShape, ExpertView, MatrixShape, expert_shapes, most_experts,
+};
 pub use experts::live::LiveView;
 pub use experts::policy::Policy;
 pub use experts::pressure::{Keeper, Watch};
@@ -25,6 +28,7 @@ pub use experts::room::{CachePlan, CacheShape};
 pub use experts::source::PART as READ_BYTES;
 pub use experts::stats::{Phase, PhaseStats, PrefetchStats, StoreStats};
 pub use experts::store::{DEPTH as READ_DEPTH, ExpertStore, Prefetch};
+pub use experts::tier::DeviceStats;
 pub use forward::batch::{Batch, Ended, Run, Wanted};
 pub use forward::observe::{InputObserver, Observer};
 pub use layers::ffn::router::Routing;

@@ -12,6 +12,7 @@ use moelten_loader::tensors::copied::Copied;
 use moelten_loader::tensors::store::TensorStore;
 
 use crate::error::{EngineError, Result};
+use crate::experts::device::DeviceOffer;
 use crate::experts::live::LiveView;
 use crate::experts::pressure::{self, Keeper, Watch};
 use crate::experts::room::CachePlan;
@@ -219,6 +220,11 @@ impl Model {
     /// The store of its experts.
     pub fn experts(&self) -> &Arc<ExpertStore> {
         &self.experts
+    }
+
+    /// Gives it a device that computes experts. It has one at most, from before its first pass to its end.
+    pub fn use_device(&self, offer: DeviceOffer) {
+        self.experts.use_device(offer);
     }
 
     /// What takes pictures of its experts while it computes.

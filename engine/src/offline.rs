@@ -3,4 +3,5 @@
 
 pub mod importance;
 pub mod replay;
+pub mod tiers;
 pub mod trace;

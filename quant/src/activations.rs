@@ -111,6 +111,12 @@ impl<'a> Activations<'a> {
         self.cols
     }
 
+    /// The records, also of tokens that are not in this view. Those of a single token are a line each, as
+    /// the opening of this file lays them out.
+    pub fn lines(&self) -> &'a [Line] {
+        self.lines
+    }
+
     /// How many tokens the records hold, and the index of the first token of this view.
     pub(crate) fn place(&self) -> (usize, usize) {
         (self.all, self.first)

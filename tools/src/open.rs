@@ -4,6 +4,8 @@
 pub mod builtin;
 mod compute;
 mod files;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod kept;
 pub mod loops;
 mod oom;

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod divergence;
 pub mod earlier;
 pub mod forecast;
+pub mod gpu;
 pub mod inspection;
 pub mod layer_words;
 pub mod memory_words;

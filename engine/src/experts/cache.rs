@@ -87,6 +87,8 @@ struct Bank {
     class: u32,
     /// Experts that the bank keeps after the present request.
     keep: Vec<bool>,
+    /// Experts that a device holds: they are kept there, not here.
+    elsewhere: Vec<bool>,
 }
 
 /// Slots, the experts in them, and what each bank keeps.
@@ -145,6 +147,7 @@ impl Cache {
             quota,
             class,
             keep: vec![false; experts],
+            elsewhere: vec![false; experts],
         });
         let most = shape.experts.iter().copied().max().unwrap_or(0);
         Self {
@@ -224,7 +227,8 @@ impl Cache {
         let state = &mut banks[bank];
         let (experts, keep) = (&state.entries, &state.keep);
         order.clear();
-        order.extend((0..experts.len() as u32).filter(|&e| keep[e as usize] || experts[e as usize] != NONE));
+        let known = |e: usize| (keep[e] || experts[e] != NONE) && !state.elsewhere[e];
+        order.extend((0..experts.len() as u32).filter(|&e| known(e as usize)));
         let ranking = &state.ranking;
         order.sort_unstable_by_key(|&expert| Reverse(ranking.value(expert)));
         state.keep.fill(false);
@@ -277,6 +281,27 @@ impl Cache {
     /// A prefetch that was given up: its parts need not be read.
     pub fn next_wrong(&mut self) -> Option<u32> {
         self.wrong.pop()
+    }
+
+    /// Whether a device holds an expert.
+    pub fn is_elsewhere(&self, bank: usize, expert: u32) -> bool {
+        self.banks[bank].elsewhere[expert as usize]
+    }
+
+    /// Notes whether a device holds an expert. One that it holds gives its slot back as soon as no request
+    /// uses it.
+    pub fn set_elsewhere(&mut self, bank: usize, expert: u32, elsewhere: bool) {
+        let state = &mut self.banks[bank];
+        state.elsewhere[expert as usize] = elsewhere;
+        if elsewhere {
+            state.keep[expert as usize] = false;
+            self.make_room(bank);
+        }
+    }
+
+    /// Notes that there is no device any more.
+    pub fn nothing_elsewhere(&mut self) {
+        self.banks.iter_mut().for_each(|bank| bank.elsewhere.fill(false));
     }
 
     /// Evicts the experts that a bank does not keep and no request holds.

@@ -53,6 +53,18 @@ pub struct Value {
     expert: u32,
 }
 
+impl Value {
+    /// Whether the last use was not the only one, as far as uses still count.
+    pub fn used_before(&self) -> bool {
+        self.count > USE
+    }
+
+    /// Whether it is higher by more than one use: then moving an expert pays off.
+    pub fn exceeds(&self, other: &Self) -> bool {
+        self.count > other.count + USE
+    }
+}
+
 /// The ranking of one bank's experts.
 #[derive(Debug, Clone)]
 pub struct Ranking {

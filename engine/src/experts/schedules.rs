@@ -19,7 +19,7 @@ use moelten_loader::tensors::store::TensorStore;
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread::{spawn, yield_now};
 
-use super::{cache, live, policy, room, slots, source, stats, touch};
+use super::{cache, live, policy, room, slots, source, stats, tier, touch};
 use crate::error::EngineError;
 use crate::runtime::sync::modelled as sync;
 use room::{CachePlan, CacheShape};

@@ -4,7 +4,7 @@
 //! result. It must not know tensor names, nor how experts are multiplied.
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use moelten_loader::io::pieces::Piece;
 use moelten_loader::io::read_at::Access;
@@ -22,15 +22,18 @@ use super::readers::Readers;
 use super::room::CachePlan;
 use super::slots::Slots;
 use super::source::{self, Source};
-use super::stats::{PrefetchStats, StoreStats};
+use super::stats::{Phase, PrefetchStats, StoreStats};
 use super::streamed::Streamed;
 use super::sync::{Mutex, now};
+use super::tier::DeviceTier;
 
 /// The experts of a model, wherever their weights are.
 pub struct ExpertStore {
     tensors: Arc<TensorStore>,
     residency: Residency,
     live: Arc<LiveState>,
+    /// Experts in the memory of a device.
+    pub(super) device: OnceLock<DeviceTier>,
 }
 
 enum Residency {
@@ -44,7 +47,7 @@ impl ExpertStore {
     /// A store that uses all experts where `tensors` has them.
     pub fn in_place(tensors: Arc<TensorStore>) -> Self {
         let live = Arc::new(LiveState::resident(tensors.banks()));
-        Self { tensors, residency: Residency::InPlace(Mutex::default()), live }
+        Self { tensors, residency: Residency::InPlace(Mutex::default()), live, device: OnceLock::new() }
     }
 
     /// A store with a cache of the slots that `room` describes, whose memory is `slots`.
@@ -67,7 +70,7 @@ impl ExpertStore {
         let readers = Readers::start(source, Arc::clone(&tensors), cache, stats)?;
         let prefetcher = Prefetcher::new(prefetch);
         let residency = Residency::Cached(Streamed { readers, prefetcher, tensors: Arc::clone(&tensors) });
-        Ok(Self { tensors, residency, live })
+        Ok(Self { tensors, residency, live, device: OnceLock::new() })
     }
 
     /// Formats and shapes of the matrices of an expert, in the order of its bank. The expert need not be
@@ -82,6 +85,25 @@ impl ExpertStore {
     /// Whether experts are read from files while the model runs.
     pub fn streams(&self) -> bool {
         self.streamed().is_some()
+    }
+
+    /// The tensors of all experts.
+    pub(super) fn tensors(&self) -> &TensorStore {
+        &self.tensors
+    }
+
+    /// Counts experts that were requested and had not to be read, as no cache saw the request.
+    pub(super) fn count_hits(&self, phase: Phase, experts: u64, bytes: u64) {
+        let add = |stats: &mut StoreStats| {
+            let count = stats.phase(phase);
+            count.used += experts;
+            count.used_bytes += bytes;
+            self.live.set_counters(stats);
+        };
+        match &self.residency {
+            Residency::InPlace(stats) => add(&mut stats.lock().unwrap_or_else(PoisonError::into_inner)),
+            Residency::Cached(streamed) => add(&mut streamed.readers.lock().stats),
+        }
     }
 
     pub(super) fn streamed(&self) -> Option<&Streamed> {

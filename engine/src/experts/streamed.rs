@@ -28,7 +28,9 @@ impl Streamed {
     pub fn prefetch(&self, bank: usize, likely: &[u32]) {
         self.prefetcher.predict(bank, likely);
         let mut shared = self.readers.lock();
-        let missing = likely.iter().filter(|&&id| shared.cache.find(bank, id).is_none());
+        let missing = likely
+            .iter()
+            .filter(|&&id| shared.cache.find(bank, id).is_none() && !shared.cache.is_elsewhere(bank, id));
         let missing: [Option<u32>; MOST_PREFETCHES] = {
             let mut missing = missing.copied();
             std::array::from_fn(|_| missing.next())

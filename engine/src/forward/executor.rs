@@ -18,8 +18,8 @@ use crate::layers::mixer::compressor::CompressScratch;
 use crate::layers::mixer::latent::pass_tokens;
 use crate::layers::rope::Angles;
 use crate::layers::scratch::{
-    AheadScratch, AttendScratch, AttentionScratch, DeltaScratch, LatentScratch, LayerInputScratch,
-    MoeScratch, PASS, ProductScratch, RouteScratch, SparseScratch,
+    AheadScratch, AttendScratch, AttentionScratch, DeltaScratch, DeviceScratch, LatentScratch,
+    LayerInputScratch, MoeScratch, PASS, ProductScratch, RouteScratch, SparseScratch,
 };
 use crate::layers::streams::StreamScratch;
 use crate::weights::layer_inputs::LAYER_INPUT_TOKENS;
@@ -118,6 +118,7 @@ impl Executor {
                 visits: Visits::with_capacity(chunk, w.experts, w.per_token),
                 gathered: vec![Line::ZERO; w.gathered_lines(pass, d)],
                 latent: buffer(w.expert_width),
+                device: DeviceScratch::default(),
                 taken: Vec::with_capacity(if w.has_heads { 2 * chunk } else { 0 }),
             },
             layer_input: LayerInputScratch::new(chunk, pass, w.layer_input),

@@ -2,6 +2,8 @@
 //! their routers.
 
 pub mod dense;
+pub mod device;
+pub mod given;
 pub mod group;
 pub mod mlp;
 pub mod moe;

@@ -4,6 +4,7 @@
 use moelten_quant::{Line, Running};
 
 use crate::experts::store::AcquireBuffers;
+use crate::experts::tier::DeviceWork;
 use crate::layers::ffn::router::Routing;
 use crate::layers::ffn::visits::Visits;
 use crate::layers::linear::Packed;
@@ -225,4 +226,19 @@ pub struct MoeScratch {
     pub latent: Vec<f32>,
     /// Which of its token's experts an expert is, in mixtures of attention heads, `[2, tokens]`.
     pub taken: Vec<u32>,
+    /// Buffers of a device that computes some of the experts.
+    pub device: DeviceScratch,
+}
+
+/// Buffers of experts that a device computes; empty until there is one.
+#[derive(Default)]
+pub struct DeviceScratch {
+    /// What the device does.
+    pub work: DeviceWork,
+    /// The visits that stay with the CPU.
+    pub host: Visits,
+    /// Index of each expert of these among all of the token.
+    pub host_at: Vec<usize>,
+    /// Outputs of the device, `[hits, width]`.
+    pub outputs: Vec<f32>,
 }

@@ -150,7 +150,7 @@ impl Replay {
     /// Replays `trace` with `replacement`. The first `skip` events of one token only fill the caches; their
     /// uses do not count.
     pub fn run(trace: &Trace, replacement: Replacement, skip: u64) -> Self {
-        let reuse = |(events, bank): (Vec<Event>, &TracedBank)| {
+        let reuse = |(events, bank): (Vec<BankEvent>, &TracedBank)| {
             // Banks without experts, and banks that no event used.
             if events.is_empty() {
                 return Reuse::default();
@@ -210,19 +210,19 @@ pub fn slots_in(header: &TraceHeader, bytes: u64) -> u64 {
 
 /// A token or a chunk of tokens that passed a bank.
 #[derive(Debug, Clone)]
-struct Event {
-    tokens: usize,
+pub(super) struct BankEvent {
+    pub tokens: usize,
     /// Experts in ascending order, and the number of tokens that chose each.
-    uses: Vec<(u32, u32)>,
+    pub uses: Vec<(u32, u32)>,
 }
 
-fn events_by_bank(trace: &Trace) -> Vec<Vec<Event>> {
+pub(super) fn events_by_bank(trace: &Trace) -> Vec<Vec<BankEvent>> {
     let mut banks = vec![Vec::new(); trace.header().banks.len()];
     for event in trace.events() {
         let mut ids = event.choices().to_vec();
         ids.sort_unstable();
         let uses = ids.chunk_by(|a, b| a == b).map(|same| (same[0].into(), same.len() as u32)).collect();
-        banks[event.bank].push(Event { tokens: event.tokens(), uses });
+        banks[event.bank].push(BankEvent { tokens: event.tokens(), uses });
     }
     banks
 }
@@ -233,7 +233,7 @@ trait Order {
     type Value: Ord;
 
     /// Counts an event.
-    fn used(&mut self, event: &Event);
+    fn used(&mut self, event: &BankEvent);
 
     /// The present value of an expert.
     fn value(&self, expert: u32) -> Self::Value;
@@ -242,7 +242,7 @@ trait Order {
 impl Order for Ranking {
     type Value = Value;
 
-    fn used(&mut self, event: &Event) {
+    fn used(&mut self, event: &BankEvent) {
         Self::used(self, event.uses.iter().copied());
     }
 
@@ -262,9 +262,9 @@ struct NextUses {
 }
 
 impl NextUses {
-    fn of(events: &[Event], experts: usize) -> Self {
+    fn of(events: &[BankEvent], experts: usize) -> Self {
         let mut coming = vec![usize::MAX; experts];
-        let of_event = |(number, event): (usize, &Event)| {
+        let of_event = |(number, event): (usize, &BankEvent)| {
             let next = |&(expert, _): &(u32, u32)| std::mem::replace(&mut coming[expert as usize], number);
             event.uses.iter().map(next).collect()
         };
@@ -277,7 +277,7 @@ impl NextUses {
 impl Order for NextUses {
     type Value = (Reverse<usize>, u32);
 
-    fn used(&mut self, event: &Event) {
+    fn used(&mut self, event: &BankEvent) {
         for (&(expert, _), &next) in event.uses.iter().zip(&self.next[self.now]) {
             self.by_expert[expert as usize] = next;
         }
@@ -290,7 +290,7 @@ impl Order for NextUses {
 }
 
 /// The stack depths of used experts with this eviction order, for events of several tokens and of one.
-fn count<O: Order>(events: &[Event], mut order: O, skip: u64) -> (Depths, Depths) {
+fn count<O: Order>(events: &[BankEvent], mut order: O, skip: u64) -> (Depths, Depths) {
     let (mut prefill, mut decode) = (Depths::default(), Depths::default());
     let mut stack: Vec<u32> = Vec::new();
     let mut candidates = BinaryHeap::new();
@@ -355,7 +355,7 @@ mod tests {
     }
 
     /// A store with `slots` slots: it reads missing experts and then evicts the lowest values.
-    fn store<O: Order>(events: &[Event], mut order: O, slots: usize, skip: u64) -> Outcome {
+    fn store<O: Order>(events: &[BankEvent], mut order: O, slots: usize, skip: u64) -> Outcome {
         let (mut resident, mut outcome, mut single) = (BTreeSet::new(), Outcome::default(), 0);
         for event in events {
             let mut uses = Uses { uses: event.uses.len() as u64, ..Uses::default() };
@@ -413,7 +413,7 @@ mod tests {
     }
 
     /// The most hits that any choice of evicted experts gives, by trying all of them.
-    fn most_hits(events: &[Event], resident: u32, slots: u32) -> u64 {
+    fn most_hits(events: &[BankEvent], resident: u32, slots: u32) -> u64 {
         let Some((event, rest)) = events.split_first() else { return 0 };
         let used = event.uses.iter().fold(0, |set, (expert, _)| set | 1 << expert);
         let hits = u64::from((resident & used).count_ones());

@@ -108,7 +108,7 @@ mod tests {
         let refused = ledger.charge("second", 41, |free| format!("{free} would")).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "not enough memory for second: 41 bytes needed, 40 bytes available; 40 would"
+            "not enough memory for second: 41 B needed, 40 B available; 40 would"
         );
         let second = ledger.charge("second", 40, |_| String::new()).unwrap();
         assert_eq!(ledger.free(), 0);

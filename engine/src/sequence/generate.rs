@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use moelten_loader::text::tokenizer::{StreamDecoder, Tokenizer};
 
-use crate::api::{Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, StopReason};
+use crate::api::{Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, GpuUse, StopReason};
 use crate::error::{EngineError, Result};
 use crate::experts::stats::StoreStats;
 use crate::model::Model;
@@ -72,6 +72,14 @@ impl Sequence {
         stats.experts_used = prompt_use.experts_used() + answer_use.experts_used();
         stats.expert_bytes = prompt_use.bytes_used() + answer_use.bytes_used();
         stats.cache = cache_stats(self.model(), &prompt_use, &answer_use);
+        stats.gpu = self.model().experts().device_stats().map(|gpu| GpuUse {
+            computed: gpu.used,
+            visited: gpu.asked,
+            held: gpu.held,
+            slots: gpu.slots,
+            bytes: gpu.bytes,
+            lost: gpu.dropped.is_some(),
+        });
         Ok(Answer { text, ids, reason, stats })
     }
 

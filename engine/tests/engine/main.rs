@@ -7,6 +7,7 @@ mod block_types;
 mod branches;
 mod common;
 mod conversion;
+mod device;
 mod equality;
 mod forms;
 mod importance;

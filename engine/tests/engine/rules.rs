@@ -8,7 +8,7 @@ use moelten_loader::container::safetensors::SafeTensors;
 use moelten_loader::load::load;
 use moelten_loader::spec::ExpertRule;
 
-use crate::common::{How, distance, folder, golden, logits, session, spread};
+use crate::common::{How, distance, folder, golden, logits, session, spread, stepwise, whole};
 
 /// A golden model that chooses experts by a rule.
 fn by(rule: &str, family: &str, how: How) -> Arc<Model> {
@@ -47,6 +47,19 @@ fn a_rule_that_says_what_the_model_does_changes_nothing() {
     }
 }
 
+/// The second expert by chance: the same with any chunks, and another seed draws otherwise.
+#[test]
+fn draws_depend_on_the_seed_alone() {
+    let ids = golden("mixtral").ids;
+    let of = |rule: &str| by(rule, "mixtral", How::default());
+    let seven = whole(&mut session(&of("two:chance:7"), KvFormat::F32), &ids);
+    assert!(stepwise(&mut session(&of("two:chance:7"), KvFormat::F32), &ids) == seven);
+    assert!(whole(&mut session(&of("two:chance:8"), KvFormat::F32), &ids) != seven);
+    let own = whole(&mut session(&of("2"), KvFormat::F32), &ids);
+    assert!(own != seven, "some second experts are not used");
+    assert!(whole(&mut session(&of("two:0"), KvFormat::F32), &ids) == own, "all are used");
+}
+
 #[test]
 fn rules_that_do_not_fit_are_refused() {
     let cases = [
@@ -54,6 +67,7 @@ fn rules_that_do_not_fit_are_refused() {
         ("mixtral", "attn=2", "the model has no attention experts to choose from"),
         ("mixtral", "9", "9 experts of a token, of 8 in a layer"),
         ("glm4moe", "over:0.5", "no plain softmax"),
+        ("glm4moe", "two:0.2", "no plain softmax"),
         ("phimoe", "1", "SparseMixer always chooses two experts"),
     ];
     for (family, rule, message) in cases {

@@ -405,6 +405,8 @@ fn experts(moe: &MoeSpec, keys: &mut Keys) {
             keys.add(&FIELDS.renormalise, Value::Bool(renormalise));
         }
         Select::SparseMixer { jitter } => keys.f32(&FIELDS.router_jitter, jitter),
+        // A rule that is chosen for a run: no file has it.
+        Select::TopTwo { .. } => {}
     }
 }
 

@@ -194,6 +194,13 @@ pub enum Select {
         /// Whether the chosen weights are divided by their sum.
         renormalise: bool,
     },
+    /// Softmax over all experts; the best one, and the second where `second` says so. Their weights are divided
+    /// by the sum of both, also where only the best one is used (GShard, arXiv 2006.16668, algorithm 1; ST-MoE,
+    /// arXiv 2202.08906).
+    TopTwo {
+        /// When the second expert is used.
+        second: Second,
+    },
     /// Each expert is scored, and the `k` best are chosen by score plus bias (DeepSeek-V3, arXiv 2412.19437,
     /// section 2.1.2). The weights are the scores without the bias.
     Scored {
@@ -222,7 +229,7 @@ impl Select {
         match self {
             Self::SoftmaxTopK { k, .. } | Self::Scored { k, .. } => *k,
             Self::Threshold { most, .. } => *most,
-            Self::SparseMixer { .. } => 2,
+            Self::SparseMixer { .. } | Self::TopTwo { .. } => 2,
         }
     }
 
@@ -230,6 +237,19 @@ impl Select {
     pub fn has_bias(&self) -> bool {
         matches!(self, Self::Scored { bias: true, .. })
     }
+}
+
+/// When the second expert of a token is used.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Second {
+    /// Where its part of both weights is over so much.
+    Over(f32),
+    /// By chance: twice its part is the probability. The draw depends on `seed` and on the logits of the router
+    /// alone, so a token's neighbours never change it.
+    Chance {
+        /// Of the draws.
+        seed: u64,
+    },
 }
 
 /// From a router's logits to scores.

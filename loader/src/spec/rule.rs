@@ -3,7 +3,7 @@
 
 use std::str::FromStr;
 
-use super::{ModelSpec, MoeSpec, Op, RouterInput, RouterSpec, Select};
+use super::{ModelSpec, MoeSpec, Op, RouterInput, RouterSpec, Second, Select};
 
 /// How experts are chosen in place of a model's own way. Experts that are listed by token stay.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,6 +28,8 @@ pub enum ExpertChoice {
         /// `None` for any number.
         most: Option<usize>,
     },
+    /// The best, and the second one where this says so.
+    Two(Second),
 }
 
 /// Why a rule does not fit a model, or is none.
@@ -58,12 +60,20 @@ impl FromStr for ExpertChoice {
 
     fn from_str(text: &str) -> Result<Self, RuleError> {
         let wrong = || {
-            let forms = "a number, all, over:EPS or over:EPS:NUMBER with EPS from 0 up to 1";
+            let over = "over:EPS or over:EPS:NUMBER with EPS from 0 up to 1";
+            let forms = format!("a number, all, {over}, two:PART or two:chance:SEED");
             RuleError(format!("\"{text}\" is no choice of experts: it is {forms}, after attn= for attention"))
         };
         let count = |text: &str| text.parse().ok().filter(|&count: &usize| count > 0).ok_or_else(wrong);
         if text == "all" {
             return Ok(Self::All);
+        }
+        if let Some(seed) = text.strip_prefix("two:chance:") {
+            return Ok(Self::Two(Second::Chance { seed: seed.parse().map_err(|_| wrong())? }));
+        }
+        if let Some(part) = text.strip_prefix("two:") {
+            let part = part.parse().ok().filter(|part| (0.0..=0.5).contains(part)).ok_or_else(wrong)?;
+            return Ok(Self::Two(Second::Over(part)));
         }
         let Some(over) = text.strip_prefix("over:") else { return Ok(Self::Best(count(text)?)) };
         let (eps, most) = match over.split_once(':') {
@@ -121,6 +131,7 @@ fn change_moe(moe: &mut MoeSpec, choice: ExpertChoice) -> Result<(), RuleError> 
     // They follow the choice before them.
     let most = match choice {
         ExpertChoice::Best(count) => count,
+        ExpertChoice::Two(_) => 2,
         ExpertChoice::All | ExpertChoice::Over { most: None, .. } => moe.experts * size,
         ExpertChoice::Over { most: Some(most), .. } => most,
     };
@@ -137,32 +148,40 @@ fn change(router: &mut RouterSpec, experts: usize, choice: ExpertChoice) -> Resu
         true => Ok(count),
         false => Err(RuleError(format!("{count} experts of a token, of {experts} in a layer"))),
     };
-    let (count, eps) = match choice {
-        ExpertChoice::All => (experts, None),
-        ExpertChoice::Best(count) => (few(count)?, None),
-        ExpertChoice::Over { eps, most } => (few(most.unwrap_or(experts))?, Some(eps)),
+    let count = match choice {
+        ExpertChoice::All => experts,
+        ExpertChoice::Best(count) => few(count)?,
+        ExpertChoice::Over { most, .. } => few(most.unwrap_or(experts))?,
+        ExpertChoice::Two(_) => few(2)?,
     };
-    match (&mut router.select, eps) {
-        (&mut (Select::SoftmaxTopK { renormalise, .. } | Select::Threshold { renormalise, .. }), _) => {
-            router.select = match eps {
-                None => Select::SoftmaxTopK { k: count, renormalise },
-                Some(eps) => Select::Threshold { eps, most: count, renormalise },
-            };
-        }
-        (Select::Scored { k, groups, .. }, None) => {
+    let plain = match router.select {
+        Select::SoftmaxTopK { renormalise, .. } | Select::Threshold { renormalise, .. } => Some(renormalise),
+        Select::TopTwo { .. } => Some(true),
+        Select::Scored { .. } | Select::SparseMixer { .. } => None,
+    };
+    if let Some(renormalise) = plain {
+        router.select = match choice {
+            ExpertChoice::All | ExpertChoice::Best(_) => Select::SoftmaxTopK { k: count, renormalise },
+            ExpertChoice::Over { eps, .. } => Select::Threshold { eps, most: count, renormalise },
+            ExpertChoice::Two(second) => Select::TopTwo { second },
+        };
+        return Ok(());
+    }
+    match (&mut router.select, choice) {
+        (Select::Scored { k, groups, .. }, ExpertChoice::All | ExpertChoice::Best(_)) => {
             if let Some(groups) = groups.filter(|groups| experts / groups.count * groups.kept < count) {
                 let most = experts / groups.count * groups.kept;
                 return Err(RuleError(format!("the router chooses among {most} experts in its best groups")));
             }
             *k = count;
         }
-        (Select::Scored { .. }, Some(_)) => {
+        (Select::SparseMixer { .. }, _) => {
+            return Err(RuleError("SparseMixer always chooses two experts".to_owned()));
+        }
+        _ => {
             return Err(RuleError(
                 "the router has no plain softmax that a threshold could be for".to_owned(),
             ));
-        }
-        (Select::SparseMixer { .. }, _) => {
-            return Err(RuleError("SparseMixer always chooses two experts".to_owned()));
         }
     }
     Ok(())
@@ -180,6 +199,12 @@ mod tests {
         let over = ExpertChoice::Over { eps: 0.48, most: Some(4) };
         assert_eq!(rule("over:0.48:4"), Ok(ExpertRule { experts: Some(over), heads: None }));
         assert_eq!(rule("attn=over:0").map(|rule| rule.experts), Ok(None));
+        for (text, second) in [("two:0.2", Second::Over(0.2)), ("two:chance:7", Second::Chance { seed: 7 })] {
+            assert_eq!(rule(text), Ok(ExpertRule { experts: Some(ExpertChoice::Two(second)), heads: None }));
+        }
+        for wrong in ["two", "two:", "two:0.6", "two:-0.1", "two:chance", "two:chance:x"] {
+            assert!(rule(wrong).is_err(), "{wrong}");
+        }
         for wrong in ["", "0", "-1", "over", "over:1", "over:nan", "over:0.5:0", "1,2", "attn=", "some"] {
             let message = rule(wrong).unwrap_err().to_string();
             assert!(message.contains(&format!("\"{}\"", wrong.trim_start_matches("attn="))), "{message}");
@@ -196,6 +221,10 @@ mod tests {
         assert_eq!(router.select, Select::Threshold { eps: 0.5, most: 8, renormalise: true });
         change(&mut router, 8, ExpertChoice::Best(3)).unwrap();
         assert_eq!(router.select.max_experts(), 3);
+        let second = Second::Over(0.2);
+        change(&mut router, 8, ExpertChoice::Two(second)).unwrap();
+        assert_eq!((&router.select, router.select.max_experts()), (&Select::TopTwo { second }, 2));
+        assert!(change(&mut router, 1, ExpertChoice::Two(second)).is_err(), "there is no second expert");
         let message = change(&mut router, 8, ExpertChoice::Best(9)).unwrap_err().to_string();
         assert_eq!(message, "9 experts of a token, of 8 in a layer");
         let before = router.clone();

@@ -9,6 +9,11 @@ pub struct Line([u32; 16]);
 impl Line {
     /// All words zero.
     pub const ZERO: Self = Self([0; 16]);
+
+    /// Its sixteen words, for computing elsewhere than in this crate.
+    pub fn as_words(&self) -> &[u32; 16] {
+        &self.0
+    }
 }
 
 /// Lines as words: 16 for each.

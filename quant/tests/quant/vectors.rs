@@ -2,6 +2,7 @@
 
 use crate::common::{Rng, bits, tiers};
 use half::f16;
+use moelten_quant::{Isa, Kernels};
 
 /// One unit of rounding.
 const U: f64 = 1.0 / (1u64 << 24) as f64;
@@ -133,6 +134,41 @@ fn gates_are_close() {
             }
             assert!(up[..5].iter().all(|&v| v == 0.0), "{} {up:?}", kernels.isa());
             assert!(up[5..8] == special[5..8] && up[8].is_nan(), "{} {up:?}", kernels.isa());
+        }
+    }
+}
+
+/// Hidden layers, and therefore experts, have one set of bits, which a GPU can be compared with.
+#[test]
+fn gates_have_the_same_bits_on_every_tier() {
+    let mut rng = Rng(6);
+    let mut gate: Vec<f32> = (-30_000..30_000).map(|i| i as f32 * 0.0043).collect();
+    gate.extend([
+        f32::NEG_INFINITY,
+        f32::MIN,
+        -200.0,
+        -1e-40,
+        -0.0,
+        0.0,
+        1e-40,
+        200.0,
+        f32::MAX,
+        f32::INFINITY,
+    ]);
+    let up = rng.floats(gate.len());
+    let run = |kernels: &Kernels, gelu: bool| {
+        let mut up = up.clone();
+        if gelu {
+            kernels.gelu_tanh_mul(&gate, &mut up)
+        } else {
+            kernels.silu_mul(&gate, &mut up)
+        }
+        bits(&up)
+    };
+    let scalar = Kernels::for_isa(Isa::Scalar).unwrap();
+    for kernels in tiers() {
+        for gelu in [false, true] {
+            assert!(run(kernels, gelu) == run(scalar, gelu), "{}, gelu: {gelu}", kernels.isa());
         }
     }
 }

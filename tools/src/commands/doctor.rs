@@ -16,6 +16,7 @@ use crate::bench::limits::{self, TIER_FORMAT, TIER_TOKENS, TierSpeed};
 use crate::bench::loops::SEVERAL;
 use crate::open::loops::{self, Loops};
 use crate::output;
+use crate::report::gpu::{self, FoundGpu};
 use crate::report::page;
 use crate::report::progress::bytes;
 
@@ -43,6 +44,7 @@ struct Findings {
     ram_gb_per_s: f64,
     int8_tops: f64,
     disk: Option<Result<f64, String>>,
+    gpus: Vec<FoundGpu>,
 }
 
 struct MemoryFindings {
@@ -77,6 +79,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
         ram_gb_per_s: limits::ram(&pool, kernels)?,
         int8_tops: limits::int8(&pool, kernels),
         disk: args.disk.as_deref().map(|path| limits::disk(Some(path))),
+        gpus: gpu::found(kernels),
     };
     if args.json {
         output::answer(&findings.json())?;
@@ -129,6 +132,9 @@ impl Findings {
             Some(Ok(speed)) => writeln!(out, "disk        {speed:.2} GB/s")?,
             Some(Err(why)) => writeln!(out, "disk        not measured: {why}")?,
             None => {}
+        }
+        for gpu in &self.gpus {
+            writeln!(out, "GPU         {}", gpu.words())?;
         }
         writeln!(out, "\n  tier          int8 GOP/s   1 token GB/s   {TIER_TOKENS} tokens GOP/s")?;
         for (isa, speed) in &self.tiers {
@@ -235,6 +241,7 @@ impl Findings {
                     "pick": row.pick.name(),
                 })).collect::<Vec<_>>(),
             },
+            "gpus": self.gpus.iter().map(FoundGpu::json).collect::<Vec<_>>(),
             "limits": {
                 "ram_gb_per_s": self.ram_gb_per_s,
                 "int8_tops": self.int8_tops,

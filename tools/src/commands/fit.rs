@@ -89,6 +89,8 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
         (Some(remote), _) => Some(remote.path()),
         (None, given) => given.map(names::resolve).transpose()?,
     };
+    #[cfg(feature = "gpu")]
+    open::mention(args.session.compute().gpu.uncounted().as_slice());
     let headers = Headers::read(args.model.as_deref(), true)?;
     let chats = headers.language.has_template();
     // `chat` and `run` hold the language when they plan, so it counts here too.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use moelten_engine::Policy;
 use moelten_engine::offline::replay::{Outcome, Replacement, Replay, Tokens, slots_in, spread};
+use moelten_engine::offline::tiers::{self, TierUses};
 use moelten_engine::offline::trace::{Trace, TraceHeader};
 use moelten_engine::runtime::memory;
 use moelten_tui::filter;
@@ -33,6 +34,9 @@ pub struct ReplayArgs {
     /// Cache sizes instead of shares, e.g. 512M,4G
     #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = open::size, conflicts_with = "budget")]
     ram: Vec<u64>,
+    /// Sizes of a GPU's memory for experts beside each cache, e.g. 2G,4G; needs a trace with decoded tokens
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = open::size)]
+    vram: Vec<u64>,
     /// Decoded tokens that only warm up the caches and are not counted
     #[arg(long, value_name = "N", default_value = "0")]
     skip: u64,
@@ -73,6 +77,8 @@ struct Report {
     replays: Vec<(Replacement, Replay)>,
     /// Cache sizes in slots, over all layers.
     budgets: Vec<u64>,
+    /// Slots in RAM, slots in VRAM, and what became of the uses.
+    tiers: Vec<(u64, u64, TierUses)>,
 }
 
 /// Runs the command.
@@ -85,14 +91,21 @@ pub fn run(args: ReplayArgs) -> anyhow::Result<()> {
         return Err(CommandError::Usage(problem).into());
     }
     let of_shares = args.budget.iter().map(|share| (share * header.experts() as f64).round() as u64);
-    let budgets = if args.ram.is_empty() {
+    let budgets: Vec<u64> = if args.ram.is_empty() {
         of_shares.collect()
     } else {
         args.ram.iter().map(|&bytes| slots_in(&header, bytes)).collect()
     };
     let replays =
         Replacement::ALL.into_iter().map(|policy| (policy, Replay::run(&trace, policy, args.skip))).collect();
-    let report = Report { header, tokens, replays, budgets };
+    let sizes = args.vram.iter().map(|&bytes| slots_in(&header, bytes));
+    let pairs = sizes.flat_map(|vram| budgets.iter().map(move |&ram| (ram, vram)));
+    let tiers = pairs.map(|(ram, vram)| {
+        let uses = tiers::run(&trace, &spread(&header, ram), &spread(&header, vram), args.skip);
+        (ram, vram, uses)
+    });
+    let tiers = tiers.collect();
+    let report = Report { header, tokens, replays, budgets, tiers };
     if args.json {
         return Ok(output::answer(&report.json())?);
     }
@@ -203,7 +216,53 @@ impl Report {
             }
         }
         writeln!(out, "* used by moelten")?;
+        self.tiers_table(&mut out)?;
         Ok(out)
+    }
+
+    /// Decoded tokens with a GPU beside the cache.
+    fn tiers_table(&self, out: &mut String) -> std::fmt::Result {
+        if self.tiers.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            out,
+            "\n{:<12}{:<12}{:>10}{:>10}{:>16}{:>16}",
+            "RAM", "VRAM", "in VRAM", "in RAM", "read/token", "copied/token"
+        )?;
+        for &(ram, vram, uses) in &self.tiers {
+            let share = |part: u64| 100.0 * part as f64 / uses.uses.max(1) as f64;
+            let tokens = self.tokens.decode.max(1);
+            writeln!(
+                out,
+                "{:<12}{:<12}{:>8.2} %{:>8.2} %{:>16}{:>16.2}",
+                bytes(self.bytes_in(ram)),
+                bytes(self.bytes_in(vram)),
+                share(uses.in_vram),
+                share(uses.in_ram),
+                bytes(uses.bytes_read / tokens),
+                uses.uploads as f64 / tokens as f64,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn tiers_json(&self) -> Vec<Value> {
+        let tokens = self.tokens.decode.max(1) as f64;
+        let tier = |&(ram, vram, uses): &(u64, u64, TierUses)| {
+            json!({
+                "ram_slots": ram,
+                "vram_slots": vram,
+                "ram_bytes": self.bytes_in(ram),
+                "vram_bytes": self.bytes_in(vram),
+                "uses": uses.uses,
+                "in_vram": uses.in_vram,
+                "in_ram": uses.in_ram,
+                "bytes_per_token": uses.bytes_read as f64 / tokens,
+                "uploads_per_token": uses.uploads as f64 / tokens,
+            })
+        };
+        self.tiers.iter().map(tier).collect()
     }
 
     fn drawing(&self, columns: usize, coloured: bool) -> String {
@@ -254,7 +313,7 @@ impl Report {
             });
             (policy.name().to_owned(), points.collect::<Vec<_>>().into())
         });
-        json!({
+        let mut object = json!({
             "model": self.header.model,
             "layers": self.header.banks.iter().filter(|bank| bank.experts > 0).count(),
             "experts": self.header.experts(),
@@ -264,7 +323,11 @@ impl Report {
             "budgets": budgets.collect::<Vec<_>>(),
             "curve_step": 1.0 / CURVE_STEPS as f64,
             "curves": curves.collect::<serde_json::Map<_, _>>(),
-        })
+        });
+        if !self.tiers.is_empty() {
+            object["tiers"] = self.tiers_json().into();
+        }
+        object
     }
 }
 

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use moelten_engine::EngineError;
 use moelten_engine::Restored;
-use moelten_engine::api::{Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, StopReason};
+use moelten_engine::api::{
+    Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, GpuUse, StopReason,
+};
 use moelten_loader::text::chat::{Message, Speaker};
 use moelten_tui::chat::Tell;
 use moelten_tui::chat::summary;
@@ -138,9 +140,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             notes.line(Tone::Dim, &format!("  {name:<15} {value}"));
         }
     }
-    let given_back = answer.stats.cache.map_or(0, |cache| cache.released_bytes);
-    if given_back > 0 && !args.json {
-        notes.line(Tone::Warning, &figures::given_back(given_back));
+    if !args.json {
+        warn_of_losses(&answer.stats, notes);
     }
     match answer.reason {
         StopReason::Cancelled => Err(CommandError::Stopped.into()),
@@ -153,6 +154,17 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
             Ok(())
         }
         _ => Ok(()),
+    }
+}
+
+/// Says what of RAM or of a GPU was lost to the answer.
+fn warn_of_losses(stats: &GenerateStats, notes: Notes) {
+    let given_back = stats.cache.map_or(0, |cache| cache.released_bytes);
+    if given_back > 0 {
+        notes.line(Tone::Warning, &figures::given_back(given_back));
+    }
+    if stats.gpu.is_some_and(|gpu| gpu.lost) {
+        notes.line(Tone::Warning, figures::GPU_LOST);
     }
 }
 
@@ -308,6 +320,18 @@ fn numbers(stats: &GenerateStats) -> Value {
         "experts_used": stats.experts_used,
         "expert_bytes": stats.expert_bytes,
         "cache": stats.cache.as_ref().map(cache_numbers),
+        "gpu": stats.gpu.as_ref().map(gpu_numbers),
+    })
+}
+
+fn gpu_numbers(gpu: &GpuUse) -> Value {
+    json!({
+        "experts_computed": gpu.computed,
+        "experts_visited": gpu.visited,
+        "experts_held": gpu.held,
+        "slots": gpu.slots,
+        "bytes": gpu.bytes,
+        "lost": gpu.lost,
     })
 }
 

@@ -15,6 +15,8 @@ use moelten_loader::tensors::store::TensorStore;
 use serde::{Deserialize, Serialize};
 
 use super::files::mention;
+#[cfg(feature = "gpu")]
+use super::gpu::GpuArgs;
 use super::loops;
 use super::sizes::ram;
 use crate::exit::CommandError;
@@ -45,12 +47,16 @@ pub struct ComputeArgs {
     #[arg(long, value_name = "HOW", env = "MOELTEN_IO", default_value = "auto")]
     pub io: IoArg,
     /// Choose experts in another way than the model's own: 4, all, over:0.48 (those over so much of an equal
-    /// share) or over:0.48:4 (at most 4 of these); after attn= for attention experts, as in 6,attn=all
+    /// share), over:0.48:4 (at most 4 of these), two:0.2 (the best, and the second where its part of both is over
+    /// so much) or two:chance:SEED (the second by chance); after attn= for attention experts, as in 6,attn=all
     #[arg(long, value_name = "RULE")]
     pub experts: Option<ExpertRule>,
     /// Read the experts that the next layer will probably choose in advance [auto: while it pays off]
     #[arg(long, value_name = "WHEN", env = "MOELTEN_PREFETCH", default_value = "auto")]
     pub prefetch: PrefetchArg,
+    #[cfg(feature = "gpu")]
+    #[command(flatten)]
+    pub gpu: GpuArgs,
 }
 
 /// How expert weights are read.
@@ -196,8 +202,46 @@ impl ComputeArgs {
         sequence: SequenceOptions,
         extra: u64,
     ) -> anyhow::Result<Arc<Model>> {
-        let spec = self.chosen(spec)?;
-        let options = self.options(sequence, extra);
+        self.open(runtime, self.chosen(spec)?, tensors, self.options(sequence, extra))
+    }
+
+    /// Makes a model ready to run, with a GPU if there is one to use.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    #[cfg(feature = "gpu")]
+    pub fn open(
+        &self,
+        runtime: &Arc<Runtime>,
+        spec: ModelSpec,
+        tensors: TensorStore,
+        mut options: ModelOptions,
+    ) -> anyhow::Result<Arc<Model>> {
+        // Before the plan, which then sees what the driver takes.
+        let offered = self.gpu.offer(runtime, &spec, &tensors)?;
+        if let Some(offered) = &offered {
+            options.extra += offered.ram_bytes;
+        }
+        let model = opening(&options, || Model::new(runtime, spec, tensors, &options))?;
+        if let Some(offered) = offered {
+            model.use_device(offered.offer);
+        }
+        Ok(Arc::new(model))
+    }
+
+    /// Makes a model ready to run.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    #[cfg(not(feature = "gpu"))]
+    #[allow(clippy::needless_pass_by_value, reason = "as with a GPU, whose part of the budget is added")]
+    pub fn open(
+        &self,
+        runtime: &Arc<Runtime>,
+        spec: ModelSpec,
+        tensors: TensorStore,
+        options: ModelOptions,
+    ) -> anyhow::Result<Arc<Model>> {
         opening(&options, || Ok(Arc::new(Model::new(runtime, spec, tensors, &options)?)))
     }
 

@@ -17,7 +17,7 @@ use moelten_loader::load::LoadedModel;
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::tensors::store::TensorStore;
 
-use super::compute::{ComputeArgs, PrefetchArg, opening};
+use super::compute::{ComputeArgs, PrefetchArg};
 use super::sizes::{count, tokens};
 use super::tuned::{self, Tuned};
 use crate::exit::CommandError;
@@ -47,7 +47,7 @@ impl SessionArgs {
     ) -> anyhow::Result<Arc<Model>> {
         let options = ModelOptions { cancel: cancel.clone(), ..self.compute.options(self.options(), 0) };
         let spec = self.compute.chosen(spec)?;
-        opening(&options, || Ok(Arc::new(Model::new(runtime, spec, tensors, &options)?)))
+        self.compute.open(runtime, spec, tensors, options)
     }
 
     fn options(&self) -> SequenceOptions {

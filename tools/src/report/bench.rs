@@ -6,6 +6,7 @@ use moelten_engine::plan::Experts;
 use moelten_engine::runtime::topology::Placement;
 use serde_json::{Value, json};
 
+use super::gpu;
 use super::progress::bytes;
 use crate::bench::beside::Rates;
 use crate::bench::measure::{Measured, Work};
@@ -129,6 +130,7 @@ impl BenchReport<'_> {
                 "disk_problem": self.disk_gb_per_s.as_ref().err(),
             },
             "cache": self.cache_json(*disk_bytes),
+            "gpu": self.model.experts().device_stats().as_ref().map(gpu::json),
             "memory": {
                 "peak_owned_bytes": self.peak_owned_bytes,
                 "budget_bytes": self.model.plan().budget,
@@ -166,8 +168,9 @@ impl BenchReport<'_> {
         })
     }
 
-    /// Lines about the expert cache, if there is one.
+    /// Lines about a GPU and about the expert cache, if there are any.
     fn cache_lines(&self, lines: &mut Vec<String>) {
+        lines.extend(self.model.experts().device_stats().as_ref().map(gpu::words));
         let Experts::Cached(cached) = &self.model.plan().experts else { return };
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         lines.push(format!(

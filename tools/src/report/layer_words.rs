@@ -4,7 +4,7 @@
 use moelten_loader::spec::{
     Activation, AttentionSpec, CompressedSpec, ExpertGroups, HeadExpertsSpec, HeadSpec, KvSource, MlpSpec,
     MoeSpec, NormSpec, OutputGate, Pairing, QkNorm, Renormalise, RopeScaling, RopeSpec, RouterInput,
-    RouterSpec, Scoring, Select, SharedExpert,
+    RouterSpec, Scoring, Second, Select, SharedExpert,
 };
 
 /// A norm and its epsilon.
@@ -234,6 +234,14 @@ fn choice(router: &RouterSpec) -> String {
             }
             also(&mut words, *renormalise != Renormalise::No, || "weights divided by their sum".to_owned());
             words
+        }
+        Select::TopTwo { second: Second::Over(part) } => {
+            format!("router: the best of a softmax, and the second where its part of both is over {part}")
+        }
+        Select::TopTwo { second: Second::Chance { seed } } => {
+            format!(
+                "router: the best of a softmax, and the second by a chance of twice its part, seed {seed}"
+            )
         }
         Select::SparseMixer { jitter } => format!("router: SparseMixer, two experts, jitter {jitter}"),
     };

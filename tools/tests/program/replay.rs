@@ -96,6 +96,16 @@ fn replay_prints_the_object_that_other_programs_rely_on() {
     let sizes = object(&["--ram", &format!("{half},1T")]);
     assert_eq!(sizes["budgets"][0]["slots"], budgets[1]["slots"]);
     assert_eq!(sizes["budgets"][1]["slots"], shares["experts"]);
+    // A GPU beside the cache: as much as all experts takes nearly all uses, none changes nothing.
+    assert!(sizes.get("tiers").is_none());
+    let tiers = object(&["--budget", "50%", "--vram", "1,1T"])["tiers"].clone();
+    assert_eq!((&tiers[0]["vram_slots"], &tiers[0]["in_vram"]), (&0.into(), &0.into()));
+    let share = |tier: &Value| tier["in_ram"].as_f64().unwrap() / tier["uses"].as_f64().unwrap();
+    assert!((share(&tiers[0]) - rate(&budgets[1])).abs() < 1e-12, "{tiers}");
+    assert_eq!(tiers[1]["vram_slots"], shares["experts"]);
+    assert!(tiers[1]["in_vram"].as_f64().unwrap() > 0.5 * tiers[1]["uses"].as_f64().unwrap(), "{tiers}");
+    let table = replay(&path, &["--vram", "1T"]).fine();
+    assert!(table.text().contains("in VRAM"), "{table:?}");
     // Tokens that are skipped are not counted.
     assert_eq!(object(&["--skip", "10"])["tokens"]["decode"], 20);
 }

@@ -84,6 +84,10 @@ impl Chat {
                 effects.extend(note(Tone::Warning, figures::given_back(self.given_back)));
             }
         }
+        let lost = stats.gpu.is_some_and(|gpu| gpu.lost);
+        if lost && !std::mem::replace(&mut self.gpu_lost, lost) {
+            effects.extend(note(Tone::Warning, figures::GPU_LOST.to_owned()));
+        }
         effects
     }
 

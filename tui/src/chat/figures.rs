@@ -1,7 +1,7 @@
 //! Sizes, shares and the statistics of an answer as text, for `/stats`, the screen and the commands of the
 //! program. It must not know where the numbers come from.
 
-use moelten_engine::api::{CacheStats, CacheUse, GenerateStats};
+use moelten_engine::api::{CacheStats, CacheUse, GenerateStats, GpuUse};
 pub use moelten_loader::size::bytes;
 
 /// A part of a size in the unit of the whole, unless it is far smaller: `1.2/4.3 GiB`, `5 MiB/22.5 GiB`.
@@ -62,6 +62,27 @@ pub fn rows(stats: &GenerateStats) -> Vec<(&'static str, String)> {
 
 /// The statistics of the expert cache; no rows if all experts are resident.
 pub fn cache_rows(stats: &GenerateStats) -> Vec<(&'static str, String)> {
+    let mut rows = streamed_rows(stats);
+    rows.extend(stats.gpu.iter().map(|gpu| ("GPU", gpu_words(gpu))));
+    rows
+}
+
+fn gpu_words(gpu: &GpuUse) -> String {
+    if gpu.lost {
+        return "not used any more; experts are computed from RAM and file".to_owned();
+    }
+    let share = percent(gpu.computed as f64 / gpu.visited.max(1) as f64);
+    let (held, slots, all) = (gpu.held, gpu.slots, bytes(gpu.bytes));
+    format!(
+        "computed {share} of the experts of decoded tokens; {held} of {slots} slots in {all} hold experts"
+    )
+}
+
+/// The notice that a GPU is not used any more.
+pub const GPU_LOST: &str = "The GPU is not used any more: it failed, or was slower than the CPU alone. Answers go on with the same \
+                            bits from RAM and file.";
+
+fn streamed_rows(stats: &GenerateStats) -> Vec<(&'static str, String)> {
     let Some(cache) = &stats.cache else { return Vec::new() };
     let read = stats.prompt_tokens - stats.cached_tokens;
     // The first token is sampled from the prompt's logits.
@@ -175,5 +196,14 @@ mod tests {
             "memory: 40 MiB used, budget 50 MiB, of which 1 MiB expert cache; 2 MiB given back under memory pressure",
         ];
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_gpu_has_a_row_of_its_own() {
+        let gpu = GpuUse { computed: 30, visited: 40, held: 7, slots: 8, bytes: 4 << 20, lost: false };
+        let row = |gpu| cache_rows(&GenerateStats { gpu: Some(gpu), ..GenerateStats::default() });
+        let words = "computed 75.0 % of the experts of decoded tokens; 7 of 8 slots in 4 MiB hold experts";
+        assert_eq!(row(gpu), [("GPU", words.to_owned())]);
+        assert!(row(GpuUse { lost: true, ..gpu })[0].1.starts_with("not used"));
     }
 }

@@ -66,6 +66,7 @@ impl Chat {
         if result.as_ref().err().is_none_or(NotSwitched::closed) {
             // A model that was just opened has given nothing back yet.
             self.given_back = 0;
+            self.gpu_lost = false;
         }
         let mut effects = match result {
             Err(why) => self.not_switched(why),

@@ -56,6 +56,8 @@ pub struct Chat {
     pub(super) warned: bool,
     /// Bytes that the expert cache had given back to the system when the user was last told.
     pub(super) given_back: u64,
+    /// Whether the loss of a GPU has been said.
+    pub(super) gpu_lost: bool,
     /// The conversations of the last list, for `/sessions N`.
     pub(super) sessions: Vec<SessionEntry>,
     /// A conversation that is opened when its model is.
@@ -162,6 +164,7 @@ impl Chat {
             counts: 0,
             warned: false,
             given_back: 0,
+            gpu_lost: false,
             sessions: Vec::new(),
             resuming: None,
             fixed: Vec::new(),

@@ -83,7 +83,7 @@ pub fn list(
         Role::Bar,
     ));
     if prefetches {
-        list.push(gauge("guessed right", rates.recall, percent(rates.recall), Role::Good));
+        list.push(gauge("predicted", rates.recall, percent(rates.recall), Role::Good));
     }
     if let Some(owned) = map.memory.owned_bytes {
         let budget = map.memory.budget_bytes;

@@ -19,7 +19,7 @@ pub const MOST_VISITS: usize = 16;
 /// Most tokens of one product in a task. Its outputs are on the stack.
 const TOKENS: usize = 128;
 /// Most rows of one product of a single token. Its outputs are on the stack.
-const ROWS: usize = 2048;
+pub(super) const ROWS: usize = 2048;
 /// A block of so few visitors uses smaller arrays on the stack, which take less time to clear.
 const FEW: usize = 32;
 /// Tasks per thread of the second region. They are enough for threads to finish together. They are few enough
@@ -75,7 +75,7 @@ impl MlpView<'_> {
     }
 
     /// Width of the hidden layer.
-    fn d_ff(&self) -> usize {
+    pub(super) fn d_ff(&self) -> usize {
         self.up.rows()
     }
 
@@ -84,7 +84,7 @@ impl MlpView<'_> {
         self.gate.as_ref().unwrap_or(&self.up)
     }
 
-    fn hidden_kind(&self) -> ActivationKind {
+    pub(super) fn hidden_kind(&self) -> ActivationKind {
         ActivationKind::of(self.down.format())
     }
 }
@@ -197,7 +197,7 @@ pub fn add_outputs(
 }
 
 /// The first line of the hidden layer of each visit; beyond the last visit, the end of all.
-fn first_lines(visits: &[Visit<'_>]) -> [usize; MOST_VISITS + 1] {
+pub(super) fn first_lines(visits: &[Visit<'_>]) -> [usize; MOST_VISITS + 1] {
     assert!(visits.len() <= MOST_VISITS, "{} visits", visits.len());
     let mut first = [0; MOST_VISITS + 1];
     for i in 0..MOST_VISITS {
@@ -226,7 +226,7 @@ fn hidden_rows(kernels: &Kernels, visit: &Visit<'_>, group: usize, lines: &mut [
 }
 
 /// `out += weight * down(hidden)` for a single token. `out` holds the outputs from row `first` on.
-fn add_down_rows(
+pub(super) fn add_down_rows(
     kernels: &Kernels,
     visit: &Visit<'_>,
     hidden: Activations<'_>,
@@ -316,7 +316,7 @@ fn hidden_values(
 }
 
 /// Adds `rows` of a bias to every row of `x`, `[tokens, rows]`.
-fn add_bias(kernels: &Kernels, bias: Option<&[f32]>, rows: Range<usize>, x: &mut [f32]) {
+pub(super) fn add_bias(kernels: &Kernels, bias: Option<&[f32]>, rows: Range<usize>, x: &mut [f32]) {
     let Some(bias) = bias else { return };
     let bias = &bias[rows];
     x.chunks_exact_mut(bias.len()).for_each(|x| kernels.axpy(1.0, bias, x));

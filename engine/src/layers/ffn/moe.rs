@@ -3,6 +3,8 @@
 //! fixed: ascending expert id, the shared expert last. It must not know which layer it is, nor how experts
 //! are stored.
 
+use std::time::Instant;
+
 use moelten_loader::spec::MoeSpec;
 use moelten_loader::tensors::bank::MatrixRef;
 use moelten_quant::{Activations, Line};
@@ -11,6 +13,8 @@ use crate::error::Result;
 use crate::experts::stats::Phase;
 use crate::experts::store::{Acquired, ExpertStore, Request};
 use crate::layers::ffn::dense::{Mlp, MlpBiases, add_to_all_tokens};
+use crate::layers::ffn::device::{Beside, DeviceMoe};
+use crate::layers::ffn::given::{Given, add_outputs_and};
 use crate::layers::ffn::group::{ExpertGroup, takes_input};
 use crate::layers::ffn::mlp::{MOST_VISITS, MlpView, Visit, add_outputs, hidden_layers};
 use crate::layers::ffn::router_weights::RouterWeights;
@@ -192,18 +196,74 @@ impl Moe {
         self.latent.map_or(self.d_model, |latent| latent.down.rows)
     }
 
-    /// Adds the outputs of the routed experts to `products.grouped`.
+    /// Adds the outputs of the routed experts to `products.grouped`, which is zero.
     fn routed(
         &self,
         compute: Compute<'_>,
         input: &MoeInput<'_>,
         s: &mut MoeScratch,
         products: &mut ProductScratch,
+        squares: Option<&mut HiddenSquares<'_>>,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<()> {
+        let len = input.x.len();
+        if input.store.has_device() {
+            let one = input.phase == Phase::Decode && len == self.expert_width() && squares.is_none();
+            if !one {
+                input.store.without_device(self.bank, s.visits.uses());
+            } else if self.beside_device(compute, input, s, products, meanwhile)? {
+                return Ok(());
+            } else {
+                // The device is gone: all over again, without it.
+                products.grouped[..len].fill(0.0);
+            }
+        }
+        self.on_cpu(compute, input, s, products, squares, None, meanwhile)
+    }
+
+    /// Computes the experts of one token, some of them by the device of the store. Returns whether it is
+    /// done; otherwise the device is gone, and nothing counts that was added.
+    fn beside_device(
+        &self,
+        compute: Compute<'_>,
+        input: &MoeInput<'_>,
+        s: &mut MoeScratch,
+        products: &mut ProductScratch,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<bool> {
+        let (store, width) = (input.store, self.expert_width());
+        let first = s.visits.experts.first();
+        let matrices = first.map_or(&[][..], |&id| takes_input(store.matrices(self.bank, id)));
+        compute.pack_also(input.x, matrices.iter().map(|matrix| matrix.format), &mut products.packed);
+        let d_ff = self.spec.expert.d_ff;
+        let moe = DeviceMoe { store, bank: self.bank, width, d_ff, biases: &self.biases };
+        let mut beside = Beside::begin(moe, &s.visits, &products.packed, &mut s.device);
+        let mut result = Ok(());
+        if beside.begun() {
+            let since = Instant::now();
+            result = self.on_cpu(compute, input, s, products, None, Some(&mut beside), meanwhile);
+            beside.end(compute, since, &mut products.grouped[..width]);
+        }
+        let done = beside.give_back(&mut s.device);
+        result.map(|()| done)
+    }
+
+    /// Adds the outputs of the experts that the CPU computes, and those of a device in their places. Ends
+    /// early when the device is lost.
+    #[allow(clippy::too_many_arguments, reason = "every argument is one of the operation's operands")]
+    fn on_cpu(
+        &self,
+        compute: Compute<'_>,
+        input: &MoeInput<'_>,
+        s: &mut MoeScratch,
+        products: &mut ProductScratch,
         mut squares: Option<&mut HiddenSquares<'_>>,
+        mut beside: Option<&mut Beside<'_>>,
         meanwhile: &mut dyn FnMut(),
     ) -> Result<()> {
         let &MoeInput { store, phase, stop, x } = input;
-        let (visits, d_model) = (&s.visits, self.expert_width());
+        let (visits, d_model) =
+            (if beside.is_some() { &s.device.host } else { &s.visits }, self.expert_width());
         let tokens = x.len() / d_model;
         let uses = |index: usize| visits.of(index).len() as u32;
         let request = Request { bank: self.bank, ids: &visits.experts, uses: &uses, tokens, phase, stop };
@@ -211,6 +271,9 @@ impl Moe {
         meanwhile();
         let ProductScratch { packed, grouped, hidden, .. } = products;
         let grouped = &mut grouped[..tokens * d_model];
+        if let Some(beside) = &mut beside {
+            beside.all_here = (0..visits.experts.len()).all(|index| acquired.ready(index));
+        }
         let (mut next, mut from) = (0, 0);
         while next < visits.experts.len() {
             // Decode groups all experts that have a slot, and computes the resident ones while others are
@@ -232,14 +295,22 @@ impl Moe {
             let sums = squares.as_ref().map(|squares| &*squares.sums);
             let work = GroupWork { moe: self, group: &group, visits, inputs: &inputs, sums };
             work.hidden_layers(compute, &mut acquired, hidden)?;
-            work.outputs(compute, &acquired, hidden, grouped);
+            let before = next;
+            (next, from) = group.end(visits);
+            match &mut beside {
+                None => work.outputs(compute, &acquired, hidden, grouped),
+                Some(beside) => {
+                    let Some(given) = beside.outputs_of(before..next) else { return Ok(()) };
+                    work.outputs_and(compute, &acquired, hidden, &given, grouped);
+                    let expert = |index: usize| self.expert(&acquired, index, visits.experts[index]);
+                    beside.promote(compute, before..next, packed, expert);
+                }
+            }
             if let Some(HiddenSquares { experts, sums, .. }) = &mut squares {
                 for (item, sum) in group.items().iter().zip(sums.iter_mut()) {
                     experts.add_hidden(visits.experts[item.index] as usize, item.to - item.from, sum);
                 }
             }
-            let before = next;
-            (next, from) = group.end(visits);
             acquired.release(before..next);
         }
         Ok(())
@@ -318,6 +389,20 @@ impl GroupWork<'_> {
         self.with_visits(acquired, 0..count, None, |all| {
             add_outputs(compute, all, hidden, grouped, self.moe.expert_width());
         });
+    }
+
+    /// As [`Self::outputs`] for a single token, with the outputs of a device in their places.
+    fn outputs_and(
+        &self,
+        compute: Compute<'_>,
+        acquired: &Acquired<'_>,
+        hidden: &[Line],
+        given: &[Given<'_>],
+        out: &mut [f32],
+    ) {
+        let count = self.group.items().len();
+        let hidden = &hidden[..self.group.lines[count]];
+        self.with_visits(acquired, 0..count, None, |all| add_outputs_and(compute, all, given, hidden, out));
     }
 
     fn with_visits(

@@ -1,7 +1,7 @@
 //! From router logits to experts and weights. It is exact and deterministic: plain f32 in a fixed order, ties
 //! to the lower expert id. It must not know where expert weights are.
 
-use moelten_loader::spec::{ExpertGroups, Renormalise, RouterSpec, Scoring, Select};
+use moelten_loader::spec::{ExpertGroups, Renormalise, RouterSpec, Scoring, Second, Select};
 
 /// The experts of each token of a batch. Tokens may have different numbers of experts.
 #[derive(Debug, Default, Clone)]
@@ -74,6 +74,7 @@ impl Routing {
                 Select::Threshold { eps, most, renormalise } => {
                     self.threshold(token, (eps, most), renormalise);
                 }
+                Select::TopTwo { second } => self.top_two(token, second),
                 Select::SparseMixer { jitter } => self.sparse_mixer(token, jitter),
             }
             let start = self.starts.last().copied().unwrap_or(0);
@@ -152,6 +153,20 @@ impl Routing {
         let over = |&expert: &u32| logits.len() as f32 * self.scores[expert as usize] > eps;
         let count = self.order.iter().take(most).take_while(|expert| over(expert)).count();
         self.take_best(count, renormalise);
+    }
+
+    /// The best expert, and the second where the rule says so; weights are parts of both.
+    fn top_two(&mut self, logits: &[f32], second: Second) {
+        self.softmax_top_k(logits, 2, true);
+        let part = self.weights.last().copied().unwrap_or(0.0);
+        let used = match second {
+            Second::Over(least) => part > least,
+            Second::Chance { seed } => draw(seed, logits) < 2.0 * part,
+        };
+        if !used {
+            self.ids.pop();
+            self.weights.pop();
+        }
     }
 
     /// The first `k` experts in order with their scores.
@@ -281,6 +296,17 @@ fn softmax(x: &mut [f32]) {
     x.iter_mut().for_each(|value| *value /= total);
 }
 
+/// A number from 0 up to 1 that a seed and logits decide: SplitMix64 over their bits.
+fn draw(seed: u64, logits: &[f32]) -> f32 {
+    let mixed = |state: u64, logit: &f32| {
+        let state = (state ^ u64::from(logit.to_bits())).wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let state = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let state = (state ^ (state >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        state ^ (state >> 31)
+    };
+    (logits.iter().fold(seed, mixed) >> 40) as f32 / (1_u32 << 24) as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,6 +393,26 @@ mod tests {
         assert_eq!(route(threshold(0.999, 4), &[0.0; 4]).0, [0, 1, 2, 3], "equal shares are over it");
         let (_, weights) = route(threshold(0.9, 4), &logits);
         assert!((weights[0] - 0.6439).abs() < 1e-4 && (weights[1] - 0.2369).abs() < 1e-4, "{weights:?}");
+    }
+
+    #[test]
+    fn the_second_expert_is_used_where_the_rule_says_so() {
+        // Parts of both: 0.731 and 0.269.
+        let logits = [1.0, 3.0, 0.0, 2.0];
+        let two = |second| route(Select::TopTwo { second }, &logits);
+        for (second, ids) in [(Second::Over(0.2), &[1, 3][..]), (Second::Over(0.3), &[1])] {
+            let (found, weights) = two(second);
+            assert_eq!(found, ids);
+            assert!((weights[0] - 0.7311).abs() < 1e-4, "parts of both: {weights:?}");
+        }
+        let used = (0..10_000).filter(|&seed| two(Second::Chance { seed }).0.len() == 2).count();
+        assert!((5200..5560).contains(&used), "{used} of 10000, not 5379");
+        let again = (0..100).all(|seed| two(Second::Chance { seed }).0 == two(Second::Chance { seed }).0);
+        assert!(again, "a seed says what is drawn");
+        let equal = [0.5; 4];
+        let always = (0..100)
+            .all(|seed| route(Select::TopTwo { second: Second::Chance { seed } }, &equal).0.len() == 2);
+        assert!(always, "an equal second expert is always used");
     }
 
     #[test]

@@ -56,9 +56,27 @@ impl Visits {
         }
     }
 
+    /// Lists the visits of the experts whose index is not to be skipped.
+    pub fn without(&self, skip: impl Fn(usize) -> bool, into: &mut Self) {
+        into.experts.clear();
+        into.starts.clear();
+        into.visitors.clear();
+        for index in (0..self.experts.len()).filter(|&index| !skip(index)) {
+            into.experts.push(self.experts[index]);
+            into.starts.push(into.visitors.len() as u32);
+            into.visitors.extend_from_slice(self.of(index));
+        }
+        into.starts.push(into.visitors.len() as u32);
+    }
+
     /// Sets all weights to 1.
     pub fn weigh_equally(&mut self) {
         self.visitors.iter_mut().for_each(|(_, weight)| *weight = 1.0);
+    }
+
+    /// Every expert with its number of visitors.
+    pub fn uses(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.experts.iter().enumerate().map(|(index, &expert)| (expert, self.of(index).len() as u32))
     }
 
     /// The visitors of `experts[index]`: token and weight.

@@ -11,7 +11,7 @@ mod streams;
 use moelten_loader::spec::{
     AttentionSpec, BranchSpec, ExpertGroups, IndexerSpec, Join, KvSource, LatentSpec, LayerInputSpec,
     LayerInputs, LayerSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate, QkNorm, Renormalise, RouterInput,
-    Scoring, Select, SharedExpert, Temperature,
+    Scoring, Second, Select, SharedExpert, Temperature,
 };
 use moelten_loader::tensors::roles::{LayerTensor as T, Role};
 
@@ -401,7 +401,17 @@ impl<'a> Layer<'a> {
                 let k = scores.iter().filter(over).count().min(most);
                 (k, renormalise, scores.clone(), scores)
             }
-            Select::SparseMixer { .. } => unreachable!("made models do not route by SparseMixer"),
+            Select::TopTwo { second: Second::Over(least) } => {
+                let scores = softmax(&logits);
+                let mut sorted = scores.clone();
+                sorted.sort_by(|a, b| b.total_cmp(a));
+                let both = sorted[0] + sorted[1];
+                let k = 1 + usize::from(sorted[1] / both > f64::from(*least));
+                (k, false, scores.iter().map(|score| score / both).collect(), scores)
+            }
+            Select::TopTwo { .. } | Select::SparseMixer { .. } => {
+                unreachable!("made models draw no lots and do not route by SparseMixer")
+            }
         };
         let mut order: Vec<usize> = (0..spec.experts).collect();
         order.sort_by(|&a, &b| choice[b].total_cmp(&choice[a]));

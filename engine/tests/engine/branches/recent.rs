@@ -3,8 +3,8 @@
 
 use moelten_loader::spec::{
     Activation, AttentionSpec, BranchSpec, CompressedSpec, CompressorSpec, HeadExpertsSpec, Join, KvSource,
-    MlpSpec, ModelSpec, Op, Pairing, Place, Renormalise, RouterInput, RouterSpec, RowChoice, Scoring, Select,
-    SharedExpert, StreamMix, StreamsSpec,
+    MlpSpec, ModelSpec, Op, Pairing, Place, Renormalise, RouterInput, RouterSpec, RowChoice, Scoring, Second,
+    Select, SharedExpert, StreamMix, StreamsSpec,
 };
 
 use super::made::{EXPERTS, attention, branch, layer, mlp, model, moe};
@@ -99,6 +99,34 @@ fn experts_over_a_threshold() {
             };
             experts.router.select = select;
             layer([branch(Mixer, Op::HeadExperts(heads)), branch(Ffn, Op::Moe(experts))])
+        });
+        layers.into()
+    });
+}
+
+/// Rules from before transformers' models: a softmax gate over all experts (Jacobs 1991), the weights of the
+/// chosen ones alone (Shazeer 2017), every other layer dense (GLaM), the second expert where it has a part (ST-MoE).
+#[test]
+fn older_rules() {
+    check_choices("older", |d_ff| {
+        let selects = [
+            Some(Select::SoftmaxTopK { k: EXPERTS, renormalise: false }),
+            Some(Select::SoftmaxTopK { k: 3, renormalise: true }),
+            None,
+            Some(Select::TopTwo { second: Second::Over(0.35) }),
+        ];
+        let layers = selects.map(|select| {
+            let ffn = match select {
+                None => Op::Mlp(mlp(d_ff, true, false)),
+                Some(select) => {
+                    let Op::Moe(mut experts) = moe(mlp(d_ff, false, false), SharedExpert::None) else {
+                        unreachable!("it is a mixture")
+                    };
+                    experts.router.select = select;
+                    Op::Moe(experts)
+                }
+            };
+            layer([branch(Mixer, attention(false)), branch(Ffn, ffn)])
         });
         layers.into()
     });

@@ -118,16 +118,35 @@ fn clamp_gate(g: f32) -> f32 {
 pub(super) fn silu_mul(gate: &[f32], up: &mut [f32]) {
     for (up, &g) in up.iter_mut().zip(gate) {
         let g = clamp_gate(g);
-        *up *= g / (1.0 + (-g).exp());
+        *up *= g / (1.0 + exp(0.0 - g));
     }
 }
 
 pub(super) fn gelu_tanh_mul(gate: &[f32], up: &mut [f32]) {
-    // sqrt(2 / pi), as `std::f32::consts::FRAC_2_SQRT_PI / SQRT_2`.
-    let c = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
+    let minus_two_c = -2.0 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
     for (up, &g) in up.iter_mut().zip(gate) {
         let g = clamp_gate(g);
-        let u = c * (g + 0.044715 * (g * g * g));
-        *up *= g / (1.0 + (-2.0 * u).exp());
+        let cube = g * (g * g);
+        let u = 0.044715_f32.mul_add(cube, g);
+        *up *= g / (1.0 + exp(minus_two_c * u));
     }
+}
+
+/// The polynomial of `wide::vector::exp`, operation by operation, so that hidden layers have the same bits on
+/// every tier.
+fn exp(x: f32) -> f32 {
+    const LN_2_HIGH: f32 = 355.0 / 512.0;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    // NaN stays.
+    let x = if x < -104.0 { -104.0 } else { x };
+    let x = if x > 100.0 { 100.0 } else { x };
+    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    let r = n.mul_add(-LN_2_HIGH, x);
+    let r = n.mul_add(-LN_2_LOW, r);
+    let coefficients = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+    let sum = coefficients.into_iter().fold(1.0_f32 / 5040.0, |sum, c| sum.mul_add(r, c));
+    // In two steps, so that neither factor is out of range. Of NaN, `n as i32` is 0.
+    let n = n as i32;
+    let power = |n: i32| f32::from_bits(((n + 127) as u32) << 23);
+    sum * power(n / 2) * power(n - n / 2)
 }

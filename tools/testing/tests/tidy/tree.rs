@@ -18,9 +18,10 @@ pub struct Crate {
 }
 
 /// All crates, in their one direction.
-pub const CRATES: [Crate; 8] = [
+pub const CRATES: [Crate; 9] = [
     Crate { name: "testing", folder: "tools/testing", may_use: &[] },
     Crate { name: "quant", folder: "quant", may_use: &["testing"] },
+    Crate { name: "gpu", folder: "gpu", may_use: &["testing", "quant"] },
     Crate { name: "loader", folder: "loader", may_use: &["testing", "quant"] },
     Crate { name: "engine", folder: "engine", may_use: &["testing", "quant", "loader"] },
     Crate { name: "tui", folder: "tui", may_use: &["testing", "quant", "loader", "engine"] },
@@ -28,7 +29,7 @@ pub const CRATES: [Crate; 8] = [
     Crate {
         name: "tools",
         folder: "tools",
-        may_use: &["testing", "quant", "loader", "engine", "tui", "hub"],
+        may_use: &["testing", "quant", "loader", "engine", "tui", "hub", "gpu"],
     },
     Crate { name: "fuzz", folder: "fuzz", may_use: &["quant", "loader", "engine", "tui"] },
 ];

@@ -1,5 +1,7 @@
 //! Counters and settings that belong to a model, across switches and cancelled switches.
 
+use moelten_engine::api::GpuUse;
+
 use super::*;
 
 fn gives_back(chat: &mut Chat, bytes: u64) -> String {
@@ -106,4 +108,19 @@ fn the_key_for_reasoning_changes_what_is_shown_and_not_the_request() {
     assert!(said(&enter(&mut chat, "/think show")).contains("It is on again"));
     assert!(chat.reasoning_shown() && thinks(&mut chat));
     assert_eq!(said(&enter(&mut chat, "/think hide")), "Reasoning is hidden.");
+}
+
+#[test]
+fn a_gpu_that_fails_is_reported_once() {
+    let mut chat = chat();
+    let mut answered = |lost: bool| {
+        enter(&mut chat, "again");
+        let gpu = Some(GpuUse { lost, ..GpuUse::default() });
+        let stats = GenerateStats { prompt_tokens: 5, gpu, ..GenerateStats::default() };
+        let answer = Answer { text: "yes".into(), ids: vec![1], reason: StopReason::EndOfTurn, stats };
+        said(&chat.handle(ChatEvent::Answered(Box::new(answer), at(0))))
+    };
+    assert!(!answered(false).contains("GPU"));
+    assert!(answered(true).contains("GPU is not used"));
+    assert!(!answered(true).contains("GPU is not used"));
 }

@@ -1,0 +1,359 @@
+//! The experts that a device holds: which get a slot and which lose it, by the ranking alone, so that one
+//! trace of requests always leaves the same content. When the device fails, the tier ends, and experts are
+//! computed from RAM and file. It must not know how experts are multiplied, nor read anything.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use moelten_quant::Line;
+
+use super::device::{DeviceOffer, ExpertDevice, ExpertView};
+use super::policy::{Policy, Ranking};
+
+/// Most uploads for one token in one layer.
+pub const MOST_UPLOADS: usize = 2;
+/// Marks an expert without a slot.
+const NONE: u32 = u32::MAX;
+/// Uploads of a bank after which another one is verified. The first always is.
+const VERIFY_EVERY: u64 = 1024;
+/// Layers after which it is looked at whether waiting for the device took longer than doing without it.
+const JUDGE_EVERY: u32 = 256;
+/// Layers that are computed without the device before its times are compared with the CPU's.
+const LEARN: u32 = 16;
+
+/// An expert that is computed by the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hit {
+    /// Its index in the request.
+    pub index: usize,
+    /// Where the device has it, among the slots of its bank.
+    pub slot: usize,
+}
+
+/// An expert that gets a slot once the layer is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Upload {
+    /// Id in its bank.
+    pub expert: u32,
+    /// Where it is copied to, among the slots of its bank.
+    pub slot: usize,
+    /// The expert that loses it.
+    pub evicts: Option<u32>,
+    /// Whether the device's outputs are compared with the CPU's after it.
+    pub verify: bool,
+}
+
+/// What a device does for one token in one layer.
+#[derive(Debug, Default)]
+pub struct DeviceWork {
+    /// In ascending order of the experts.
+    pub hits: Vec<Hit>,
+    /// Promotions.
+    pub uploads: Vec<Upload>,
+}
+
+/// Counters of a device, and what is known of it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DeviceStats {
+    /// What people know the device by.
+    pub name: String,
+    /// How it computes the CPU's bits.
+    pub arithmetic: String,
+    /// Bytes of all slots.
+    pub bytes: u64,
+    /// Slots of all banks.
+    pub slots: usize,
+    /// Experts in them.
+    pub held: usize,
+    /// Experts that it has computed.
+    pub used: u64,
+    /// Their bytes.
+    pub used_bytes: u64,
+    /// Experts that tokens visited in layers where it might have computed them.
+    pub asked: u64,
+    /// Experts that were copied to it.
+    pub uploads: u64,
+    /// Comparisons with the CPU while the model runs.
+    pub verified: u64,
+    /// From a submission to its results, without computing.
+    pub launch: Duration,
+    /// More for each expert: the slowest bank.
+    pub each: Duration,
+    /// An expert on the CPU; zero before it was measured.
+    pub host: Duration,
+    /// Bytes that are copied to it in a second.
+    pub upload: f64,
+    /// Why it is not used any more.
+    pub dropped: Option<String>,
+}
+
+/// The device with its slots.
+pub struct DeviceTier {
+    alive: AtomicBool,
+    state: Mutex<State>,
+    /// A copy for readers that must not wait for a layer.
+    stats: Mutex<DeviceStats>,
+}
+
+struct State {
+    device: Option<Box<dyn ExpertDevice>>,
+    /// With the time of an expert on the device.
+    banks: Vec<(DeviceBank, Duration)>,
+    launch: Duration,
+    always: bool,
+    /// Average time of an expert on the CPU, and the layers that it is of.
+    host: (f64, u32),
+    /// Time that was waited for the device, and that its experts would have taken without it, of so many
+    /// layers.
+    waited: (f64, f64, u32),
+}
+
+/// The experts of a bank, and which of them have slots. Plain bookkeeping, for the store and for replay.
+pub struct DeviceBank {
+    ranking: Ranking,
+    /// The slot of each expert, or `NONE`.
+    slots: Vec<u32>,
+    /// The expert of each slot.
+    held: Vec<Option<u32>>,
+    uploads: u64,
+}
+
+impl DeviceTier {
+    /// A tier without experts. `experts` is the number of each bank's.
+    pub fn new(offer: DeviceOffer, experts: impl Iterator<Item = usize>) -> Self {
+        let stats = DeviceStats {
+            slots: offer.slots.iter().sum(),
+            each: offer.each.iter().copied().max().unwrap_or_default(),
+            name: offer.name,
+            arithmetic: offer.arithmetic,
+            bytes: offer.bytes,
+            launch: offer.launch,
+            upload: offer.upload,
+            ..DeviceStats::default()
+        };
+        let banks = experts.zip(&offer.slots).map(|(experts, &slots)| DeviceBank::new(experts, slots));
+        let banks = banks.zip(offer.each.iter().copied());
+        let state = State {
+            banks: banks.collect(),
+            device: Some(offer.device),
+            launch: offer.launch,
+            always: offer.always,
+            host: (0.0, 0),
+            waited: (0.0, 0.0, 0),
+        };
+        Self { alive: AtomicBool::new(true), state: Mutex::new(state), stats: Mutex::new(stats) }
+    }
+
+    /// Whether it is used.
+    pub fn alive(&self) -> bool {
+        self.alive.load(Ordering::Relaxed)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, change: impl FnOnce(&mut DeviceStats)) {
+        change(&mut self.stats.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// A copy of the counters.
+    pub fn stats(&self) -> DeviceStats {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts a request that the device does not compute: the tokens that use each expert.
+    pub fn used(&self, bank: usize, uses: impl Iterator<Item = (u32, u32)>) {
+        self.state().banks[bank].0.used(uses);
+    }
+
+    /// Decides about one token's experts: which the device computes, and which get a slot afterwards. `must`
+    /// says that those in slots are nowhere else in memory.
+    pub fn request(&self, bank: usize, ids: &[u32], must: bool, work: &mut DeviceWork) {
+        let mut state = self.state();
+        let (launch, always) = (state.launch, state.always);
+        let host = (state.host.1 >= LEARN).then_some(state.host.0);
+        let (bank, each) = &mut state.banks[bank];
+        bank.request(ids, work);
+        if !must && !always {
+            let most = host.map_or(0, |host| split(work.hits.len(), ids.len(), launch, *each, host));
+            work.hits.truncate(most);
+        }
+        let held = work.hits.len() as u64;
+        self.count(|stats| {
+            stats.asked += ids.len() as u64;
+            stats.used += held;
+        });
+    }
+
+    /// Counts the bytes of experts that were computed by the device.
+    pub fn computed(&self, bytes: u64) {
+        self.count(|stats| stats.used_bytes += bytes);
+    }
+
+    /// Notes how long the CPU took for `experts` experts that were all in memory.
+    pub fn host_took(&self, took: Duration, experts: usize) {
+        let mut state = self.state();
+        let (average, layers) = &mut state.host;
+        let each = took.as_secs_f64() / experts.max(1) as f64;
+        *layers = layers.saturating_add(1);
+        // The first ones count equally, then each a sixteenth.
+        *average += (each - *average) / f64::from((*layers).min(LEARN));
+        let average = Duration::from_secs_f64(average.max(0.0));
+        self.count(|stats| stats.host = average);
+    }
+
+    /// Notes how long a layer waited for `hits` experts of the device after the CPU had done its part, and
+    /// how long reading them would have taken. Returns whether it has been faster for long to do without
+    /// the device.
+    pub fn waited(&self, took: Duration, hits: usize, read: f64) -> bool {
+        let mut state = self.state();
+        let (host, layers) = state.host;
+        if state.always || layers < LEARN {
+            return false;
+        }
+        let (waited, without, layers) = &mut state.waited;
+        *waited += took.as_secs_f64();
+        *without += hits as f64 * host + read;
+        *layers += 1;
+        if *layers < JUDGE_EVERY {
+            return false;
+        }
+        let slower = *waited > *without;
+        state.waited = (0.0, 0.0, 0);
+        slower
+    }
+
+    /// Begins to compute hits. Returns whether the device does it; it is dropped if not.
+    pub fn begin(&self, bank: usize, hits: &[Hit], input: &[Line]) -> bool {
+        let slots: Vec<usize> = hits.iter().map(|hit| hit.slot).collect();
+        self.with_device(|device| device.begin(bank, &slots, input))
+    }
+
+    /// Waits for the outputs. Returns whether they are there; the device is dropped if not.
+    pub fn finish(&self, out: &mut [f32]) -> bool {
+        self.with_device(|device| device.finish(out))
+    }
+
+    /// Copies an expert to the device. Returns whether it is there; the device is dropped if not.
+    pub fn upload(&self, bank: usize, upload: &Upload, expert: &ExpertView<'_>) -> bool {
+        let done = self.with_device(|device| device.upload(bank, upload.slot, expert));
+        if done {
+            self.state().banks[bank].0.moved(upload);
+            self.count(|stats| {
+                stats.uploads += 1;
+                stats.held += usize::from(upload.evicts.is_none());
+                stats.verified += u64::from(upload.verify);
+            });
+        }
+        done
+    }
+
+    fn with_device(&self, work: impl FnOnce(&mut dyn ExpertDevice) -> Result<(), String>) -> bool {
+        let mut state = self.state();
+        let Some(device) = &mut state.device else { return false };
+        let result = work(&mut **device);
+        drop(state);
+        match result {
+            Ok(()) => true,
+            Err(reason) => {
+                self.drop_device(reason);
+                false
+            }
+        }
+    }
+
+    /// Ends the tier. Every expert is where it was before the tier began.
+    pub fn drop_device(&self, reason: String) {
+        let mut state = self.state();
+        self.alive.store(false, Ordering::Relaxed);
+        // A driver that hangs would hang here too.
+        std::mem::forget(state.device.take());
+        for (bank, _) in &mut state.banks {
+            bank.slots.fill(NONE);
+            bank.held.fill(None);
+        }
+        self.count(|stats| {
+            stats.held = 0;
+            stats.dropped.get_or_insert(reason);
+        });
+    }
+}
+
+impl DeviceBank {
+    /// A bank of `experts` experts, none of which has one of the `slots` slots.
+    pub fn new(experts: usize, slots: usize) -> Self {
+        let ranking = Ranking::new(Policy::default(), experts);
+        Self { ranking, slots: vec![NONE; experts], held: vec![None; slots], uploads: 0 }
+    }
+
+    /// Counts a request that the device does not compute: experts and the tokens that use each.
+    pub fn used(&mut self, uses: impl Iterator<Item = (u32, u32)>) {
+        self.ranking.used(uses);
+    }
+
+    /// Decides about one token's experts: those that have slots, and those that get one afterwards.
+    pub fn request(&mut self, ids: &[u32], work: &mut DeviceWork) {
+        self.ranking.used(ids.iter().map(|&id| (id, 1)));
+        work.hits.clear();
+        work.uploads.clear();
+        let slots = ids.iter().map(|&id| self.slots[id as usize]).enumerate();
+        let hits = slots.filter(|&(_, slot)| slot != NONE);
+        work.hits.extend(hits.map(|(index, slot)| Hit { index, slot: slot as usize }));
+        self.promote(ids, &mut work.uploads);
+    }
+
+    /// Notes that an expert has been copied to its slot.
+    pub fn moved(&mut self, upload: &Upload) {
+        if let Some(evicted) = upload.evicts {
+            self.slots[evicted as usize] = NONE;
+        }
+        self.slots[upload.expert as usize] = upload.slot as u32;
+        self.held[upload.slot] = Some(upload.expert);
+        self.uploads += 1;
+    }
+
+    /// Which of a token's experts get a slot: those that were used before, into free slots, or in place of
+    /// experts that are used less by more than one use.
+    fn promote(&self, ids: &[u32], uploads: &mut Vec<Upload>) {
+        let ranking = &self.ranking;
+        let mut missing: Vec<u32> =
+            ids.iter().copied().filter(|&id| self.slots[id as usize] == NONE).collect();
+        missing.sort_unstable_by_key(|&id| std::cmp::Reverse(ranking.value(id)));
+        let mut free = self.held.iter().enumerate().filter(|(_, held)| held.is_none()).map(|(slot, _)| slot);
+        let idle = |(slot, held): (usize, &Option<u32>)| {
+            held.filter(|expert| !ids.contains(expert)).map(|expert| (slot, expert))
+        };
+        let mut victims: Vec<(usize, u32)> = self.held.iter().enumerate().filter_map(idle).collect();
+        victims.sort_unstable_by_key(|&(_, expert)| ranking.value(expert));
+        let mut victims = victims.into_iter();
+        for expert in missing.into_iter().take(MOST_UPLOADS) {
+            let value = ranking.value(expert);
+            let verify = (self.uploads + uploads.len() as u64).is_multiple_of(VERIFY_EVERY);
+            if let Some(slot) = free.next() {
+                if value.used_before() {
+                    uploads.push(Upload { expert, slot, evicts: None, verify });
+                }
+                continue;
+            }
+            let Some((slot, victim)) = victims.next() else { return };
+            if value.exceeds(&ranking.value(victim)) {
+                uploads.push(Upload { expert, slot, evicts: Some(victim), verify });
+            }
+        }
+    }
+}
+
+/// How many of `hits` experts the device computes, of `all` of a token: those for which the slower of
+/// device and CPU is done first.
+fn split(hits: usize, all: usize, launch: Duration, each: Duration, host: f64) -> usize {
+    let time = |n: usize| {
+        let device = if n == 0 { 0.0 } else { launch.as_secs_f64() + n as f64 * each.as_secs_f64() };
+        device.max((all - n) as f64 * host)
+    };
+    (0..=hits).min_by(|&a, &b| time(a).total_cmp(&time(b))).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

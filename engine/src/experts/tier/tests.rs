@@ -1,0 +1,151 @@
+//! What a tier decides, with a device that does nothing, and what it does when the device fails.
+
+use super::*;
+
+/// A device that fails from some call on.
+struct Nothing {
+    left: usize,
+}
+
+impl Nothing {
+    fn call(&mut self) -> Result<(), String> {
+        self.left = self.left.checked_sub(1).ok_or("it was unplugged")?;
+        Ok(())
+    }
+}
+
+impl ExpertDevice for Nothing {
+    fn upload(&mut self, _: usize, _: usize, _: &ExpertView<'_>) -> Result<(), String> {
+        self.call()
+    }
+
+    fn begin(&mut self, _: usize, _: &[usize], _: &[Line]) -> Result<(), String> {
+        self.call()
+    }
+
+    fn finish(&mut self, _: &mut [f32]) -> Result<(), String> {
+        self.call()
+    }
+}
+
+fn tier(slots: usize, left: usize, always: bool) -> DeviceTier {
+    let offer = DeviceOffer {
+        device: Box::new(Nothing { left }),
+        name: "nothing".to_owned(),
+        arithmetic: String::new(),
+        slots: vec![slots],
+        bytes: 0,
+        launch: Duration::from_micros(100),
+        each: vec![Duration::from_micros(20)],
+        upload: 1e9,
+        always,
+    };
+    DeviceTier::new(offer, [8].into_iter())
+}
+
+fn expert() -> ExpertView<'static> {
+    let none = moelten_quant::QMatrix::new(moelten_quant::Format::Q8_0, 0, 0, &[]).unwrap();
+    ExpertView { gate: None, up: none, down: none, gate_bias: None, up_bias: None }
+}
+
+/// A token's experts: what is computed by the device, after which all uploads are made.
+fn token(tier: &DeviceTier, ids: &[u32]) -> Vec<u32> {
+    let mut work = DeviceWork::default();
+    tier.request(0, ids, true, &mut work);
+    assert!(work.uploads.len() <= MOST_UPLOADS);
+    work.uploads.iter().for_each(|upload| assert!(tier.upload(0, upload, &expert())));
+    work.hits.iter().map(|hit| ids[hit.index]).collect()
+}
+
+#[test]
+fn experts_get_a_slot_at_their_second_use_and_the_least_used_lose_it() {
+    let tier = tier(2, usize::MAX, true);
+    assert!(token(&tier, &[1, 2]).is_empty());
+    assert_eq!(tier.stats().uploads, 0, "one use is not enough");
+    assert!(token(&tier, &[1, 2, 3]).is_empty());
+    assert_eq!(token(&tier, &[1, 2, 3]), [1, 2], "both have slots now");
+    assert_eq!(token(&tier, &[1, 3]), [1]);
+    assert_eq!(tier.stats().uploads, 2, "3 is not used more than 2 by one use");
+    for _ in 0..3 {
+        token(&tier, &[3]);
+    }
+    assert_eq!(token(&tier, &[1, 2, 3]), [1, 3], "it has taken the place of 2");
+    let stats = tier.stats();
+    assert_eq!((stats.held, stats.slots, stats.uploads), (2, 2, 3));
+}
+
+#[test]
+fn one_trace_leaves_one_content() {
+    let run = || {
+        let (tier, mut random, mut hits) = (tier(3, usize::MAX, true), 9_u64, Vec::new());
+        for _ in 0..300 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let first = (random >> 60) as u32 % 7;
+            hits.push(token(&tier, &[first.min(3), 4 + first % 4]));
+        }
+        hits
+    };
+    assert_eq!(run(), run());
+    assert!(run().concat().len() > 100, "it is used at all");
+}
+
+#[test]
+fn the_split_is_that_of_the_shortest_time() {
+    let micros = Duration::from_micros;
+    // The example of docs/gpu.md: 44 us an expert on the CPU, 18 on the device, 100 for a submission.
+    assert_eq!(split(8, 8, micros(100), micros(18), 44e-6), 4);
+    assert_eq!(split(8, 8, micros(50), micros(18), 44e-6), 5);
+    assert_eq!(split(2, 8, micros(100), micros(18), 44e-6), 2, "no more than are there");
+    assert_eq!(split(8, 8, micros(500), micros(18), 44e-6), 0, "too late for any");
+    assert_eq!(split(0, 8, micros(1), micros(1), 1.0), 0);
+}
+
+#[test]
+fn a_copy_is_not_computed_by_the_device_before_times_are_known() {
+    let tier = tier(2, usize::MAX, false);
+    for _ in 0..3 {
+        token(&tier, &[1, 2]);
+    }
+    let mut work = DeviceWork::default();
+    tier.request(0, &[1, 2], false, &mut work);
+    assert!(work.hits.is_empty());
+    for _ in 0..LEARN {
+        tier.host_took(Duration::from_millis(2), 2);
+    }
+    tier.request(0, &[1, 2], false, &mut work);
+    assert_eq!(work.hits.len(), 2, "a submission takes less than one expert on the CPU");
+    assert_eq!(tier.stats().host, Duration::from_millis(1));
+}
+
+#[test]
+fn a_device_that_fails_is_dropped_and_says_why() {
+    for left in 0..2 {
+        let tier = tier(2, left, true);
+        let mut work = DeviceWork::default();
+        tier.request(0, &[1], true, &mut work);
+        tier.request(0, &[1], true, &mut work);
+        let upload = work.uploads[0];
+        assert!(upload.verify, "the first of a bank is compared with the CPU");
+        let uploaded = tier.upload(0, &upload, &expert());
+        assert_eq!(uploaded, left == 1);
+        assert!(!tier.begin(0, &[Hit { index: 0, slot: 0 }], &[]) && !tier.alive());
+        assert_eq!(tier.stats().dropped.as_deref(), Some("it was unplugged"));
+        assert_eq!(tier.stats().held, 0);
+        tier.request(0, &[1], true, &mut work);
+        assert!(work.hits.is_empty());
+        assert!(!tier.finish(&mut []));
+    }
+}
+
+#[test]
+fn a_device_that_is_slower_than_doing_without_it_is_found_out() {
+    let (millis, tier) = (Duration::from_millis, tier(2, usize::MAX, false));
+    let judge = |wait: u64, read: f64| (0..JUDGE_EVERY).any(|_| tier.waited(millis(wait), 2, read));
+    assert!(!judge(100, 0.0), "how long the CPU takes is not known");
+    for _ in 0..LEARN {
+        tier.host_took(millis(2), 2);
+    }
+    assert!(!judge(1, 0.0), "two experts take the CPU 2 ms");
+    assert!(judge(3, 0.0));
+    assert!(!judge(3, 0.002), "and would have to be read in 2 ms");
+}
