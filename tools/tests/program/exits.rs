@@ -142,7 +142,7 @@ fn f15_an_allocation_that_fails_is_an_error() {
             format!("run {} -p hello --ram min --max-tokens 3 --threads 2", model.display()),
             format!("run {} -p hello --ram min --ctx 64 --max-tokens 3", model.display()),
             "run -p hello --max-tokens 3".to_owned(),
-            format!("quantize {} {}/out.gguf --type q8_0", model.display(), folder.path().display()),
+            format!("quantize {} {}/out.gguf --type q8_0 --force", model.display(), folder.path().display()),
             format!("chat {} --max-tokens 3", model.display()),
         ] {
             let outcome = limited(limit, &line);
@@ -340,7 +340,9 @@ fn f13_signals_end_an_answer_within_a_second() {
         assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
         let outcome = finish(child, asked);
         assert_eq!(outcome.code, Some(code), "{signal}: {outcome:?}");
-        assert_eq!(outcome.err, "", "{signal}");
+        // The context of an endless answer is longer than any that the model was trained for.
+        let others = outcome.err.lines().find(|line| !line.starts_with("warning: --ctx "));
+        assert_eq!(others, None, "{signal}");
         assert!(outcome.took < Duration::from_secs(3), "{signal}: {:?}", outcome.took);
     }
 }
