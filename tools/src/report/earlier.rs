@@ -1,6 +1,7 @@
-//! What earlier runs measured on this machine: how long a token of a model is computed, how many of its experts
-//! were found in memory, and how fast the others came. Kept in the user's folder for caches, one record for
-//! each model, number of threads and size of the cache. It must not know how forecasts are made of it.
+//! What earlier runs measured on this machine: how long a token of a model is computed, how many of its
+//! experts were found in memory, and how fast the others came. Kept in the user's folder for caches, one
+//! record for each model, number of threads and size of the cache. It must not know how forecasts are made of
+//! it.
 
 use std::io;
 use std::path::Path;
@@ -24,8 +25,8 @@ const VERSION: &str = "speeds 1";
 const MOST: usize = 200;
 /// Fewer tokens say little.
 const LEAST_TOKENS: u64 = 32;
-/// A model that is read in place is as fast as its fastest run, unless later ones are slower again and again: the
-/// first run after a start of the computer reads the file.
+/// A model that is read in place is as fast as its fastest run, unless later ones are slower again and again:
+/// the first run after a start of the computer reads the file.
 const AGING: f64 = 1.05;
 
 /// A model in its files: their names and sizes.
@@ -84,8 +85,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Of an answer of a model of which a token reads `bytes`. `None` if it is too short to say anything, or if
-    /// its cache shrank.
+    /// Of an answer of a model of which a token reads `bytes`. `None` if it is too short to say anything, or
+    /// if its cache shrank.
     pub fn of(stats: &GenerateStats, bytes: f64) -> Option<Self> {
         let answer = stats.cache.map(|cache| cache.answer).unwrap_or_default();
         let released = stats.cache.is_some_and(|cache| cache.released_bytes > 0);

@@ -289,8 +289,8 @@ fn hits_at(share: f64, locality: f64) -> f64 {
     (share + locality * (best_hits(share) - share)).clamp(0.0, 1.0)
 }
 
-/// The locality that gives these hits with this share of the experts in the cache; `None` where the share decides
-/// alone. Negative if an earlier run found less than random routing would, as short ones do.
+/// The locality that gives these hits with this share of the experts in the cache; `None` where the share
+/// decides alone. Negative if an earlier run found less than random routing would, as short ones do.
 pub fn locality(share: f64, hits: f64) -> Option<f64> {
     let room = best_hits(share) - share;
     (room > 0.005).then(|| ((hits - share) / room).clamp(-0.5, 1.2))
