@@ -16,6 +16,7 @@ mod palette;
 mod picker;
 pub(crate) mod progress;
 mod queue;
+mod reading;
 mod sessions;
 mod state;
 mod status;

@@ -71,7 +71,7 @@ impl SessionArgs {
         Plan::after_release(&loaded.spec, &loaded.tensors, options, 0, released)
     }
 
-    /// The options of a plan.
+    /// What a plan is made by, for one sequence.
     pub fn plan_options(&self) -> PlanOptions {
         self.compute.options(self.options(), 0).plan()
     }

@@ -7,7 +7,7 @@ use moelten_engine::api::Answer;
 use moelten_loader::text::chat::Message;
 
 use super::backend::{Failure, NotSwitched, Request, Switched};
-use super::sessions::SessionEntry;
+use super::session_entry::SessionEntry;
 use super::tone::Tone;
 use super::turn::Attachment;
 

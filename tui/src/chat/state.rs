@@ -9,7 +9,7 @@ use moelten_loader::text::chat::{Message, Speaker};
 use super::backend::Request;
 use super::event::ChatEffect;
 use super::facts::Facts;
-use super::sessions::SessionEntry;
+use super::session_entry::SessionEntry;
 use super::thinking;
 use super::tone::Tone;
 use super::transcript::Transcript;

@@ -24,7 +24,7 @@ const TEXT_BYTES_MAX: u64 = 16 << 20;
 pub struct StatePaths {
     /// The history of entries.
     pub history: Option<PathBuf>,
-    /// The conversations.
+    /// The folder of saved conversations.
     pub conversations: Option<Arc<Conversations>>,
 }
 

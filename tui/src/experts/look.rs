@@ -13,7 +13,7 @@ pub enum Fill {
     Disk,
     /// On the way from disk to RAM.
     Arriving,
-    /// In RAM.
+    /// Ready to be computed from memory.
     Ram,
 }
 

@@ -44,7 +44,7 @@ pub enum Completion {
     Value {
         /// Byte at which the value begins.
         start: usize,
-        /// The setting.
+        /// Which one it is.
         setting: Setting,
     },
     /// A model, or a file name.

@@ -146,7 +146,7 @@ pub fn choose(
 pub struct Gathered<'a> {
     /// Keys, in groups.
     pub keys: &'a mut [f32],
-    /// Values.
+    /// Values of the chosen positions.
     pub values: &'a mut [f32],
     /// Maximum and sum of weights of each head.
     pub running: &'a mut [Running],
