@@ -64,8 +64,8 @@ impl<'a> Ahead<'a> {
     }
 }
 
-/// Ranks the experts that a later branch will probably choose, the likeliest first, in `s.ranked`. `x` are the
-/// residual streams of tokens that the present branch has not added to yet: what one layer adds is
+/// Ranks the experts that a later branch will probably choose, the likeliest first, in `s.ranked`. `x` are
+/// the residual streams of tokens that the present branch has not added to yet: what one layer adds is
 /// little, so the next router mostly decides the same (arXiv 2312.17238). The order is the router's own
 /// preference, whatever its scores mean; experts that more tokens prefer come first.
 pub(super) fn rank(

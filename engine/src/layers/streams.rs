@@ -1,6 +1,6 @@
 //! Several residual streams in place of one (hyper-connections, arXiv 2409.19606): the mix of them that a
-//! branch reads, and how what it gives goes back to each. Each token is computed by itself, so the bits do not
-//! depend on how a text is cut. It must not know which branch it is for.
+//! branch reads, and how what it gives goes back to each. Each token is computed by itself, so the bits do
+//! not depend on how a text is cut. It must not know which branch it is for.
 
 use moelten_loader::spec::{MOST_STREAMS, StreamMix, StreamsSpec};
 use moelten_loader::tensors::bank::MatrixRef;

@@ -122,8 +122,8 @@ impl CompressedState {
             .saturating_add(open * (COPIES + snapshots) as u64)
     }
 
-    /// Writes rows of tokens of the present pass, `[tokens, head_dim]`, from position `first` on: they are keys
-    /// and values.
+    /// Writes rows of tokens of the present pass, `[tokens, head_dim]`, from position `first` on: they are
+    /// keys and values.
     pub fn write(&mut self, pool: &Pool, kernels: &Kernels, first: usize, rows: &[f32]) {
         self.window.write(pool, kernels, first, rows, rows);
     }

@@ -1,5 +1,5 @@
-//! Experts chosen in other ways than a model's own, against the equations of DS-MoE (arXiv 2404.05567, section
-//! 3.3), and refusals of what does not fit a model.
+//! Experts chosen in other ways than a model's own, against the equations of DS-MoE (arXiv 2404.05567,
+//! section 3.3), and refusals of what does not fit a model.
 
 use std::sync::Arc;
 

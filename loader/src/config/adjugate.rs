@@ -1,5 +1,5 @@
-//! Lowering of adjugate experts (GroveMoE, arXiv 2508.07785): experts that stand for groups of a layer's experts
-//! and read what those give. It must not know how a layer is put together otherwise.
+//! Lowering of adjugate experts (GroveMoE, arXiv 2508.07785): experts that stand for groups of a layer's
+//! experts and read what those give. It must not know how a layer is put together otherwise.
 
 use crate::config::fields::RawConfig;
 use crate::config::limits::{MAX_EXPERTS, MAX_FF};

@@ -6,8 +6,8 @@ use crate::config::limits::MAX_EXPERTS;
 use crate::error::{Fault, LoadError, Result};
 use crate::spec::{AttentionSpec, HeadExpertsSpec, KvSource, QkNorm, RouterSpec, Select};
 
-/// The mixture of heads of a layer whose attention is `attention`: its query heads are those of the experts of
-/// a token.
+/// The mixture of heads of a layer whose attention is `attention`: its query heads are those of the experts
+/// of a token.
 pub(super) fn head_experts(
     raw: &RawConfig,
     attention: AttentionSpec,

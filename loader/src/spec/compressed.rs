@@ -7,8 +7,8 @@ use super::AttentionSpec;
 /// of such rows. The trailing dimensions of rows and queries rotate, and those of mixed values rotate back.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CompressedSpec {
-    /// Attention of all heads to one row of `head_dim` numbers for each token of the window. `rope.dim` counts
-    /// trailing dimensions.
+    /// Attention of all heads to one row of `head_dim` numbers for each token of the window. `rope.dim`
+    /// counts trailing dimensions.
     pub attention: AttentionSpec,
     /// Width of the latent query.
     pub query_rank: usize,

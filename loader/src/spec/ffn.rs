@@ -194,9 +194,9 @@ pub enum Select {
         /// Whether the chosen weights are divided by their sum.
         renormalise: bool,
     },
-    /// Softmax over all experts; the best one, and the second where `second` says so. Their weights are divided
-    /// by the sum of both, also where only the best one is used (GShard, arXiv 2006.16668, algorithm 1; ST-MoE,
-    /// arXiv 2202.08906).
+    /// Softmax over all experts; the best one, and the second where `second` says so. Their weights are
+    /// divided by the sum of both, also where only the best one is used (GShard, arXiv 2006.16668, algorithm
+    /// 1; ST-MoE, arXiv 2202.08906).
     TopTwo {
         /// When the second expert is used.
         second: Second,
@@ -244,8 +244,8 @@ impl Select {
 pub enum Second {
     /// Where its part of both weights is over so much.
     Over(f32),
-    /// By chance: twice its part is the probability. The draw depends on `seed` and on the logits of the router
-    /// alone, so a token's neighbours never change it.
+    /// By chance: twice its part is the probability. The draw depends on `seed` and on the logits of the
+    /// router alone, so a token's neighbours never change it.
     Chance {
         /// Of the draws.
         seed: u64,

@@ -89,8 +89,8 @@ impl ModelSpec {
     /// Chooses experts by `rule` in place of the model's own way.
     ///
     /// # Errors
-    /// [`RuleError`] for a model without such experts, more experts than there are, or a threshold where there
-    /// is no softmax over all experts. The model is as it was then.
+    /// [`RuleError`] for a model without such experts, more experts than there are, or a threshold where
+    /// there is no softmax over all experts. The model is as it was then.
     pub fn choose_experts(&mut self, rule: &ExpertRule) -> Result<(), RuleError> {
         let mut layers = self.layers.clone();
         let (mut experts, mut heads) = (0, 0);

@@ -14,9 +14,9 @@ pub struct StreamsSpec {
 /// How residual streams are mixed. All numbers come from the token's own streams, under an RMS norm.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum StreamMix {
-    /// One matrix gives a weight of each stream for what the branch reads, a weight of each for what it gives,
-    /// and weights from each stream to each, which Sinkhorn's iterations make doubly stochastic (DeepSeek-V4;
-    /// arXiv 2512.24880).
+    /// One matrix gives a weight of each stream for what the branch reads, a weight of each for what it
+    /// gives, and weights from each stream to each, which Sinkhorn's iterations make doubly stochastic
+    /// (DeepSeek-V4; arXiv 2512.24880).
     Sinkhorn {
         /// Divisions by the sums of columns; one less by those of rows.
         iterations: usize,

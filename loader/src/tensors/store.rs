@@ -151,8 +151,8 @@ impl TensorStore {
         self.banks.get(bank).expect("a bank's number comes from the spec of this model")
     }
 
-    /// The first bank of feed-forward blocks of a layer, which packed files have as records; `None` for layers
-    /// without one.
+    /// The first bank of feed-forward blocks of a layer, which packed files have as records; `None` for
+    /// layers without one.
     pub fn bank_of_layer(&self, layer: usize) -> Option<&ExpertBank> {
         self.banks.iter().find(|bank| bank.key.layer == layer && bank.kind == BankKind::FeedForward)
     }

@@ -1,5 +1,5 @@
-//! Configurations of DeepSeek-V4, JetMoE and DS-MoE as they are released or saved: what they mean, and what is
-//! refused with the name of the field.
+//! Configurations of DeepSeek-V4, JetMoE and DS-MoE as they are released or saved: what they mean, and what
+//! is refused with the name of the field.
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::path::Path;

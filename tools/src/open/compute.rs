@@ -47,8 +47,9 @@ pub struct ComputeArgs {
     #[arg(long, value_name = "HOW", env = "MOELTEN_IO", default_value = "auto")]
     pub io: IoArg,
     /// Choose experts in another way than the model's own: 4, all, over:0.48 (those over so much of an equal
-    /// share), over:0.48:4 (at most 4 of these), two:0.2 (the best, and the second where its part of both is over
-    /// so much) or two:chance:SEED (the second by chance); after attn= for attention experts, as in 6,attn=all
+    /// share), over:0.48:4 (at most 4 of these), two:0.2 (the best, and the second where its part of both is
+    /// over so much) or two:chance:SEED (the second by chance); after attn= for attention experts, as in
+    /// 6,attn=all
     #[arg(long, value_name = "RULE")]
     pub experts: Option<ExpertRule>,
     /// Read the experts that the next layer will probably choose in advance [auto: while it pays off]

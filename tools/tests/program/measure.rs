@@ -65,8 +65,8 @@ fn a_model_does_not_differ_from_itself() {
     assert_eq!(left, ["text.txt"], "what one model has predicted does not stay");
 }
 
-/// Fewer experts than the model's own cost something, as many as it has cost nothing, and what does not fit is a
-/// usage error.
+/// Fewer experts than the model's own cost something, as many as it has cost nothing, and what does not fit
+/// is a usage error.
 #[test]
 fn fewer_experts_have_a_price() {
     let folder = Folder::new();

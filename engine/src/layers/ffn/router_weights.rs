@@ -26,8 +26,8 @@ pub struct RouterWeights {
 
 impl RouterWeights {
     /// Chooses the experts of each token of `x`, `[tokens, d_model]`. The result stays in `s.routing` for
-    /// observers. Tokens that are not `live` get no expert: their run was cancelled. `token` returns the id of
-    /// a token.
+    /// observers. Tokens that are not `live` get no expert: their run was cancelled. `token` returns the id
+    /// of a token.
     pub fn route(
         &self,
         compute: Compute<'_>,

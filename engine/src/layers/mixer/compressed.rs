@@ -1,6 +1,6 @@
-//! Attention to a window and to compressed tokens (DeepSeek-V4, its technical report). Each token has one row,
-//! which is key and value of all heads; earlier tokens are seen as rows that stand for runs of them, all of
-//! these or a choice. Each token is computed by itself, so the bits do not depend on how a text is cut. It
+//! Attention to a window and to compressed tokens (DeepSeek-V4, its technical report). Each token has one
+//! row, which is key and value of all heads; earlier tokens are seen as rows that stand for runs of them, all
+//! of these or a choice. Each token is computed by itself, so the bits do not depend on how a text is cut. It
 //! must not know how a state stores rows.
 
 use std::ops::Range;

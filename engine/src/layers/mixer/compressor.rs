@@ -77,8 +77,8 @@ impl Compressor {
         }
     }
 
-    /// Takes in tokens from `position` on, whose values and logits are `given`. `open` is what is kept of runs
-    /// that are not complete. Calls `complete` with each row that is, and its number.
+    /// Takes in tokens from `position` on, whose values and logits are `given`. `open` is what is kept of
+    /// runs that are not complete. Calls `complete` with each row that is, and its number.
     pub fn take(
         &self,
         kernels: &Kernels,

@@ -111,9 +111,9 @@ impl Indexer {
     }
 }
 
-/// Chooses the best of the rows that `keys` are of, `[rows, head_dim]`, by the queries of token `token` of the
-/// pass: in `s.order`, ascending. The shape is heads, their width, and the most that are chosen. Ties go to
-/// the earlier row.
+/// Chooses the best of the rows that `keys` are of, `[rows, head_dim]`, by the queries of token `token` of
+/// the pass: in `s.order`, ascending. The shape is heads, their width, and the most that are chosen. Ties go
+/// to the earlier row.
 pub fn choose(
     compute: Compute<'_>,
     (heads, head_dim, top): (usize, usize, usize),

@@ -105,7 +105,8 @@ fn experts_over_a_threshold() {
 }
 
 /// Rules from before transformers' models: a softmax gate over all experts (Jacobs 1991), the weights of the
-/// chosen ones alone (Shazeer 2017), every other layer dense (GLaM), the second expert where it has a part (ST-MoE).
+/// chosen ones alone (Shazeer 2017), every other layer dense (GLaM), the second expert where it has a part
+/// (ST-MoE).
 #[test]
 fn older_rules() {
     check_choices("older", |d_ff| {
