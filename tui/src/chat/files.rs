@@ -31,7 +31,10 @@ impl Chat {
         if self.turns.is_empty() {
             return note(Tone::Error, "There is nothing to save yet.");
         }
-        let (text, messages) = (self.transcript(), self.settled_turns().len());
+        let turns = self.settled_turns().into_owned();
+        let messages = turns.len();
+        let transcript = Transcript::new(&self.facts.model, self.system.clone(), turns);
+        let text = transcript.to_give_away().to_json();
         vec![ChatEffect::Write { path, text, messages, overwrite }]
     }
 

@@ -116,6 +116,11 @@ impl Transcript {
         Self { format, version, title, model, file: None, settings: None, system, messages }
     }
 
+    /// Without what only `--continue` needs: a file that is given away names no place of this machine.
+    pub fn to_give_away(self) -> Self {
+        Self { title: None, file: None, settings: None, ..self }
+    }
+
     /// The content of the file.
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("texts and numbers are always valid JSON");
