@@ -8,6 +8,7 @@
 mod compressed;
 mod conv;
 mod delta;
+mod encoder;
 mod ffn;
 mod heads;
 mod kda;
@@ -19,6 +20,7 @@ mod streams;
 pub use compressed::*;
 pub use conv::*;
 pub use delta::*;
+pub use encoder::*;
 pub use ffn::*;
 pub use heads::*;
 pub use kda::*;
@@ -27,7 +29,7 @@ pub use rule::*;
 pub use ssm::*;
 pub use streams::*;
 
-/// A whole decoder-only model.
+/// A whole model: a decoder, perhaps with an encoder that reads the text that it attends to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSpec {
     /// Name for people, from the file.
@@ -46,7 +48,11 @@ pub struct ModelSpec {
     pub streams: Option<StreamsSpec>,
     /// What every layer gets of a token besides the residual stream.
     pub layer_inputs: Option<LayerInputs>,
-    /// The layers in order.
+    /// What is added to the embedding by the position of a token.
+    pub positions: Option<SinusoidSpec>,
+    /// What reads the text that the decoder attends to; `None` for models that are decoders alone.
+    pub encoder: Option<EncoderSpec>,
+    /// The layers in order, those of the encoder before those of the decoder.
     pub layers: Vec<LayerSpec>,
     /// Norm before the head.
     pub final_norm: NormSpec,
@@ -102,6 +108,8 @@ pub enum Place {
     Ffn,
     /// Where experts are, in layers that have them beside a dense block (Arctic).
     Experts,
+    /// Where tokens of the decoder get information from the text that the encoder has read.
+    Cross,
     /// Where the dense block is, in layers that add it and experts up (Gemma 4).
     Dense,
     /// Where experts are that read what those of the layer give (GroveMoE).
@@ -129,6 +137,8 @@ pub enum Join {
 pub enum Op {
     /// Grouped-query attention with a KV cache.
     Attention(AttentionSpec),
+    /// Attention to the text that the encoder has read.
+    Cross(AttentionSpec),
     /// The same, with query heads out of a bank of experts.
     HeadExperts(HeadExpertsSpec),
     /// Attention whose keys and values are made from one latent vector for each token, which is cached.
@@ -259,6 +269,11 @@ impl ModelSpec {
     /// If there is none.
     pub fn first_layer(&self) -> &LayerSpec {
         self.layers.first().expect("a model has at least one layer")
+    }
+
+    /// The number of the decoder's first layer; those before it are the encoder's.
+    pub fn decoder_start(&self) -> usize {
+        self.encoder.as_ref().map_or(0, |encoder| encoder.layers)
     }
 
     /// Attention of all layers that have one.

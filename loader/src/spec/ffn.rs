@@ -170,6 +170,8 @@ pub struct RouterSpec {
     pub listed: bool,
     /// Whether each expert has a factor of its own on its weights, `[experts]` (Gemma 4).
     pub expert_scales: bool,
+    /// How many tokens of a text an expert takes; `None` for all that choose it.
+    pub capacity: Option<super::CapacitySpec>,
 }
 
 /// Scoring and selection. Every variant gives a list of experts per token, whose length need not be a
