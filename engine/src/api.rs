@@ -12,6 +12,8 @@ pub struct GenerateParams {
     pub max_tokens: Option<usize>,
     /// Texts that end the answer. The answer does not include them.
     pub stop: Vec<String>,
+    /// Tokens that end the answer beside those that the model names.
+    pub ends: Vec<u32>,
     /// Temperature, truncation, penalties and seed of the sampler.
     pub sampler: SamplerParams,
 }

@@ -66,6 +66,14 @@ pub enum EngineError {
         /// Most tokens that the context holds.
         context: usize,
     },
+    /// A text is longer than the model's encoder reads.
+    #[error("the text has {tokens} tokens but the encoder reads at most {most} at once")]
+    TextTooLong {
+        /// Tokens of the text.
+        tokens: usize,
+        /// Most tokens of a text.
+        most: usize,
+    },
     /// A token id is not in the vocabulary.
     #[error("token id {id} is outside the model's vocabulary of {vocab} tokens")]
     TokenRange {

@@ -5,6 +5,7 @@
 pub mod batch;
 mod branch;
 pub mod decoder;
+mod encoder;
 pub mod executor;
 mod heads;
 mod lookahead;

@@ -8,5 +8,6 @@ pub mod mixer;
 pub mod norm;
 pub mod rope;
 pub mod scratch;
+pub mod sinusoid;
 pub mod squares;
 pub mod streams;

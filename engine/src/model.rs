@@ -30,7 +30,7 @@ use crate::runtime::cancel::Cancel;
 use crate::runtime::ledger::Charge;
 use crate::runtime::memory;
 use crate::runtime::system::System;
-use crate::state::MOST_NEW_TOKENS;
+use crate::state::{MOST_NEW_TOKENS, SequenceState};
 use crate::weights::Weights;
 use crate::weights::build::ReadRows;
 
@@ -350,6 +350,21 @@ impl Turn<'_> {
         let (model, executor) = (self.model, executor(&mut self.executor));
         // The whole batch runs on a worker: entering the pool costs more than one parallel region inside it.
         model.runtime.pool().install(|| model.decoder().forward(executor, batch, observer))
+    }
+
+    /// Reads the text of a batch of one run for the decoder with the states `decoder`; see
+    /// [`Decoder::encode`].
+    ///
+    /// # Errors
+    /// [`EngineError::Cancelled`]; failed reads.
+    pub(crate) fn encode(
+        &mut self,
+        batch: &mut Batch<'_, '_>,
+        decoder: &mut SequenceState,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let (model, executor) = (self.model, executor(&mut self.executor));
+        model.runtime.pool().install(|| model.decoder().encode(executor, batch, decoder, observer))
     }
 
     /// As [`Self::forward`], while `beside` runs on this thread.

@@ -5,6 +5,7 @@
 pub mod branches;
 pub mod compressed;
 pub mod contract;
+pub mod encoded;
 pub mod indexed;
 pub mod kv;
 mod marks;
@@ -21,6 +22,7 @@ use branches::{BranchStates, MOST_SNAPSHOTS};
 use compressed::CompressedState;
 pub use contract::MOST_NEW_TOKENS;
 use contract::{BranchState, NeedsReplay, Snapshot};
+use encoded::EncodedState;
 use indexed::IndexedState;
 use kv::format::KvFormat;
 use kv::layer::KvLayer;
@@ -36,6 +38,8 @@ pub enum LayerState {
     Window(WindowState),
     /// Keys and values of all tokens, and keys to choose among them.
     Indexed(IndexedState),
+    /// Keys and values of a text that is there as a whole.
+    Encoded(EncodedState),
     /// Keys and values of a window, and rows that stand for runs of tokens.
     Compressed(CompressedState),
     /// The numbers of a recurrence.
@@ -58,6 +62,10 @@ impl SequenceState {
             Kept::Indexed(spec, indexer) => {
                 IndexedState::new((spec, indexer), context, format, delay).map(LayerState::Indexed)
             }
+            Kept::Encoded(spec) => {
+                let text = MOST_NEW_TOKENS.min(context);
+                EncodedState::new(spec, text, format, delay).map(LayerState::Encoded)
+            }
             Kept::Compressed(spec) => {
                 CompressedState::new(spec, context, format, delay).map(LayerState::Compressed)
             }
@@ -66,8 +74,27 @@ impl SequenceState {
         Ok(Self::new(states.collect::<io::Result<_>>()?))
     }
 
-    /// Bytes that the states of a sequence take.
+    /// What the layers of an encoder work in, one after the other; `None` for models without one. Numbers are
+    /// in single precision: nothing of it stays.
+    ///
+    /// # Errors
+    /// When the system has no address space left.
+    pub fn for_encoder(spec: &ModelSpec, context: usize) -> io::Result<Option<Self>> {
+        let Some(attention) = encoder_attention(spec) else { return Ok(None) };
+        let text = MOST_NEW_TOKENS.min(context);
+        let state = EncodedState::new(attention, text, KvFormat::F32, 0)?;
+        Ok(Some(Self::new(vec![LayerState::Encoded(state)])))
+    }
+
+    /// Bytes of [`Self::for_encoder`].
+    pub fn bytes_for_encoder(spec: &ModelSpec, context: usize) -> u64 {
+        let text = MOST_NEW_TOKENS.min(context);
+        encoder_attention(spec).map_or(0, |spec| KvLayer::bytes_for(spec, text, KvFormat::F32))
+    }
+
+    /// Bytes that the states of a sequence take, with those that its encoder works in.
     pub fn bytes_for(spec: &ModelSpec, context: usize, format: KvFormat) -> u64 {
+        let encoder = Self::bytes_for_encoder(spec, context);
         stateful(spec)
             .map(|kept| match kept {
                 Kept::Attention(attention) => {
@@ -76,12 +103,18 @@ impl SequenceState {
                 }
                 Kept::Indexed(attention, indexer) => KvLayer::bytes_for(attention, context, format)
                     .saturating_add(IndexedState::key_bytes(indexer, context)),
+                Kept::Encoded(spec) => KvLayer::bytes_for(spec, MOST_NEW_TOKENS.min(context), format),
                 Kept::Compressed(spec) => CompressedState::bytes_for(spec, context, format, MOST_SNAPSHOTS),
                 // Snapshots are copies.
                 Kept::Numbers(numbers) => ((COPIES + MOST_SNAPSHOTS) * numbers * size_of::<f32>()) as u64,
             })
-            .fold(0, u64::saturating_add)
+            .fold(encoder, u64::saturating_add)
     }
+}
+
+/// Attention of an encoder, which is the same in all its layers.
+fn encoder_attention(spec: &ModelSpec) -> Option<&AttentionSpec> {
+    spec.encoder.and_then(|_| spec.first_layer().attention())
 }
 
 /// What a branch keeps a state for.
@@ -89,6 +122,8 @@ enum Kept<'a> {
     Attention(&'a AttentionSpec),
     /// Attention to a choice of tokens.
     Indexed(&'a AttentionSpec, &'a IndexerSpec),
+    /// Attention to a text that is there as a whole.
+    Encoded(&'a AttentionSpec),
     /// Attention to compressed tokens.
     Compressed(&'a CompressedSpec),
     /// A recurrence, with the count of its numbers.
@@ -100,7 +135,10 @@ fn stateful(spec: &ModelSpec) -> impl Iterator<Item = Kept<'_>> {
     let branches = spec.layers.iter().flat_map(|layer| &layer.branches);
     branches.filter_map(|branch| match &branch.op {
         Op::Attention(AttentionSpec { source: KvSource::Layer(_), .. }) => None,
+        // All layers of an encoder share one, which ends with the text: see `for_encoder`.
+        Op::Attention(AttentionSpec { whole: true, .. }) => None,
         Op::Attention(attention) => Some(Kept::Attention(attention)),
+        Op::Cross(attention) => Some(Kept::Encoded(attention)),
         Op::HeadExperts(heads) => Some(Kept::Attention(&heads.attention)),
         Op::Latent(latent) => Some(match &latent.indexer {
             None => Kept::Attention(&latent.attention),
@@ -143,8 +181,20 @@ impl LayerState {
             Self::Kv(state) => state.write(pool, kernels, first, keys, values),
             Self::Window(state) => state.write(pool, kernels, first, keys, values),
             Self::Indexed(state) => state.kv.write(pool, kernels, first, keys, values),
+            Self::Encoded(state) => state.write(pool, kernels, first, keys, values),
             Self::Compressed(state) => state.write(pool, kernels, first, keys),
             Self::Recurrent(_) => unreachable!("a recurrence has no keys"),
+        }
+    }
+
+    /// A text of so many tokens takes the place of the one before. All of them must be written next.
+    ///
+    /// # Panics
+    /// For states that are not of a whole text.
+    pub fn begin_text(&mut self, tokens: usize) {
+        match self {
+            Self::Encoded(state) => state.begin_text(tokens),
+            _ => unreachable!("only attention to a whole text is given one"),
         }
     }
 
@@ -154,6 +204,7 @@ impl LayerState {
             Self::Kv(state) => state.view(),
             Self::Window(state) => state.view(),
             Self::Indexed(state) => state.kv.view(),
+            Self::Encoded(state) => state.view(),
             Self::Compressed(state) => state.window(),
             Self::Recurrent(_) => unreachable!("a recurrence has no keys"),
         }
@@ -164,6 +215,7 @@ impl LayerState {
             Self::Kv(state) => state,
             Self::Window(state) => state,
             Self::Indexed(state) => state,
+            Self::Encoded(state) => state,
             Self::Compressed(state) => state,
             Self::Recurrent(state) => state,
         }
@@ -174,6 +226,7 @@ impl LayerState {
             Self::Kv(state) => state,
             Self::Window(state) => state,
             Self::Indexed(state) => state,
+            Self::Encoded(state) => state,
             Self::Compressed(state) => state,
             Self::Recurrent(state) => state,
         }

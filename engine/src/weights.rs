@@ -16,6 +16,7 @@ use crate::layers::mixer::attention::Attention;
 use crate::layers::mixer::compressed::Compressed;
 use crate::layers::mixer::contract::Mixer;
 use crate::layers::mixer::conv::Conv;
+use crate::layers::mixer::cross::Cross;
 use crate::layers::mixer::delta::Delta;
 use crate::layers::mixer::heads::HeadExperts;
 use crate::layers::mixer::kda::Kda;
@@ -37,6 +38,8 @@ pub struct Weights {
     pub embedding: Embedding,
     /// What every layer gets of a token besides, in models that have it.
     pub layer_inputs: Option<LayerInputWeights>,
+    /// The norm of what the encoder gives, in models that have one.
+    pub encoder_norm: Option<Norm>,
     /// How the head mixes residual streams, where there are several.
     pub streams: Option<StreamWeights>,
     /// The norm before the head.
@@ -79,6 +82,13 @@ pub enum OpWeights {
     Attention {
         /// Projections and norms.
         attention: Attention,
+        /// The number of its state among those of a sequence.
+        state: usize,
+    },
+    /// Attention to the encoder's text.
+    Cross {
+        /// Projections.
+        cross: Box<Cross>,
         /// The number of its state among those of a sequence.
         state: usize,
     },
@@ -179,6 +189,7 @@ impl OpWeights {
     pub fn mixer(&self) -> Option<(&dyn Mixer, usize)> {
         match self {
             Self::Attention { attention, state } => Some((attention, *state)),
+            Self::Cross { cross, state } => Some((&**cross, *state)),
             Self::Latent { latent, state } => Some((latent, *state)),
             Self::Compressed { compressed, state } => Some((&**compressed, *state)),
             Self::Delta { delta, state } => Some((delta, *state)),

@@ -7,6 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use common::pair::{PairGolden, compare_pair, pair_in};
 use common::{
     FAMILIES, Golden, How, NARROW, distance, folder, golden, golden_in, greedy, logits, model, on, session,
     spread, whole,
@@ -82,7 +83,7 @@ fn families_elsewhere_match() {
     let (mut checked, mut faults) = (0, Vec::new());
     for family in folders.split(':').flat_map(|folder| families_in(Path::new(folder))) {
         let name = family.file_name().unwrap().to_string_lossy().into_owned();
-        let golden = golden_in(&family);
+        let pair = pair_in(&family);
         let file = family.join("model.gguf");
         let other = OTHER_FILES.iter().find(|(other, ..)| *other == name);
         let is_folder = family.join("model.safetensors").exists();
@@ -96,7 +97,10 @@ fn families_elsewhere_match() {
                 Err(error @ LoadError::Unsupported { .. }) => println!("{name}: {error}"),
                 Err(error) => faults.push(format!("{}: {error}", path.display())),
                 Ok(_) => {
-                    faults.extend(compare(&runtime, path, &golden));
+                    faults.extend(match &pair {
+                        Some(golden) => compare_encoded(&runtime, path, golden),
+                        None => compare(&runtime, path, &golden_in(&family)),
+                    });
                     checked += 1;
                 }
             }
@@ -143,6 +147,13 @@ fn families_in(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).filter(is_family).collect();
     found.sort();
     found
+}
+
+/// The same for a model with an encoder.
+fn compare_encoded(runtime: &Arc<Runtime>, path: &Path, golden: &PairGolden) -> Option<String> {
+    let (error, wrong) = compare_pair(&on(runtime, path, How::default()), golden);
+    println!("{}: worst logit error {error:.1e} of the spread", path.display());
+    (!wrong.is_empty()).then(|| format!("{}: {}", path.display(), wrong.join("; ")))
 }
 
 /// What differs between a model and its golden.

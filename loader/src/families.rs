@@ -4,12 +4,13 @@ mod bases;
 mod deepseek4;
 mod family;
 mod hybrids;
+mod pairs;
 mod recent;
 mod table;
 
 pub(crate) use family::{
     ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, FolderSizes, Growth, KdaKind, LocalRope,
-    LogitScale, NormKind, NormPlaces, QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting,
-    SharedKind, SinkLayers, SsmKind, WindowRule,
+    LogitScale, NormKind, NormPlaces, PairKind, PairPositions, QkNormKind, RopeLayers, RouterInputKind,
+    RouterKind, Setting, SharedKind, SinkLayers, SparseLayers, SsmKind, WindowRule,
 };
 pub(crate) use table::FAMILIES;

@@ -4,6 +4,7 @@
 //!
 //! It never knows how a layer computes or what is cached.
 
+mod capacity;
 mod config;
 pub mod container;
 pub mod convert;

@@ -88,7 +88,8 @@ pub fn reads_gguf(architecture: &str) -> bool {
 /// The names of tensors in GGUF files of the family of `spec`; those of all families if it has none.
 pub fn gguf_names(spec: &ModelSpec) -> Names {
     let family = FAMILIES.iter().find(|family| family.label == spec.family);
-    Names { own: family.map_or(&[], |family| family.gguf_names), common: GGUF_NAMES }
+    let own = family.map_or(&[][..], |family| family.gguf_names);
+    Names { own, common: GGUF_NAMES, encoder: spec.encoder.map(|encoder| encoder.layers) }
 }
 
 fn load_gguf(gguf: Gguf) -> Result<LoadedModel> {
@@ -109,7 +110,8 @@ fn load_hf(folder: HfFolder) -> Result<LoadedModel> {
     let source =
         Source::Hf { path: folder.path, config: folder.config, generation_config: folder.generation_config };
     let spec = lower::lower(&raw, Container::HfFolder)?;
-    let names = Names { own: family_of(&spec).folder_names, common: HF_NAMES };
+    let encoder = spec.encoder.map(|encoder| encoder.layers);
+    let names = Names { own: family_of(&spec).folder_names, common: HF_NAMES, encoder };
     let mut tensors = TensorStore::resolve(&spec, folder.catalog, names)?;
     if family_of(&spec).folder_norms_centred {
         tensors = tensors.with_centred_norms();

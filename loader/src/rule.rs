@@ -213,8 +213,14 @@ mod tests {
 
     #[test]
     fn a_rule_changes_what_fits_and_refuses_the_rest() {
-        let plain =
-            |select| RouterSpec { bias: false, select, scale: 1.0, listed: false, expert_scales: false };
+        let plain = |select| RouterSpec {
+            bias: false,
+            select,
+            scale: 1.0,
+            listed: false,
+            expert_scales: false,
+            capacity: None,
+        };
         let mut router = plain(Select::SoftmaxTopK { k: 2, renormalise: true });
         let over = ExpertChoice::Over { eps: 0.5, most: None };
         change(&mut router, 8, over).unwrap();

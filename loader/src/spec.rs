@@ -6,28 +6,36 @@
 //! positive, numbers are finite. It must not know tensor names or containers.
 
 mod bank;
+mod capacity;
 mod compressed;
 mod conv;
 mod delta;
+mod encoder;
 mod ffn;
 mod heads;
 mod kda;
 mod mixer;
+mod norm;
+mod relative;
 mod ssm;
 mod streams;
 
 pub use bank::*;
+pub use capacity::*;
 pub use compressed::*;
 pub use conv::*;
 pub use delta::*;
+pub use encoder::*;
 pub use ffn::*;
 pub use heads::*;
 pub use kda::*;
 pub use mixer::*;
+pub use norm::*;
+pub use relative::*;
 pub use ssm::*;
 pub use streams::*;
 
-/// A whole decoder-only model.
+/// A whole model: a decoder, perhaps with an encoder that reads the text that it attends to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSpec {
     /// Name for people, from the file.
@@ -46,7 +54,11 @@ pub struct ModelSpec {
     pub streams: Option<StreamsSpec>,
     /// What every layer gets of a token besides the residual stream.
     pub layer_inputs: Option<LayerInputs>,
-    /// The layers in order.
+    /// What is added to the embedding by the position of a token.
+    pub positions: Option<SinusoidSpec>,
+    /// What reads the text that the decoder attends to; `None` for models that are decoders alone.
+    pub encoder: Option<EncoderSpec>,
+    /// The layers in order, those of the encoder before those of the decoder.
     pub layers: Vec<LayerSpec>,
     /// Norm before the head.
     pub final_norm: NormSpec,
@@ -102,6 +114,8 @@ pub enum Place {
     Ffn,
     /// Where experts are, in layers that have them beside a dense block (Arctic).
     Experts,
+    /// Where tokens of the decoder get information from the text that the encoder has read.
+    Cross,
     /// Where the dense block is, in layers that add it and experts up (Gemma 4).
     Dense,
     /// Where experts are that read what those of the layer give (GroveMoE).
@@ -129,6 +143,8 @@ pub enum Join {
 pub enum Op {
     /// Grouped-query attention with a KV cache.
     Attention(AttentionSpec),
+    /// Attention to the text that the encoder has read.
+    Cross(AttentionSpec),
     /// The same, with query heads out of a bank of experts.
     HeadExperts(HeadExpertsSpec),
     /// Attention whose keys and values are made from one latent vector for each token, which is cached.
@@ -261,6 +277,11 @@ impl ModelSpec {
         self.layers.first().expect("a model has at least one layer")
     }
 
+    /// The number of the decoder's first layer; those before it are the encoder's.
+    pub fn decoder_start(&self) -> usize {
+        self.encoder.as_ref().map_or(0, |encoder| encoder.layers)
+    }
+
     /// Attention of all layers that have one.
     pub fn attention_layers(&self) -> impl Iterator<Item = &AttentionSpec> {
         self.layers.iter().filter_map(LayerSpec::attention)
@@ -321,26 +342,6 @@ impl Op {
             _ => None,
         }
     }
-}
-
-/// A normalisation over `d_model`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum NormSpec {
-    /// `x / sqrt(mean(x^2) + eps) * w` (arXiv 1910.07467).
-    Rms {
-        /// Added to the mean square.
-        eps: f32,
-    },
-    /// `(x - mean) / sqrt(var + eps) * w + b` (arXiv 1607.06450).
-    Layer {
-        /// Added to the variance.
-        eps: f32,
-    },
-    /// As `Layer`, without `b` (Cohere 2).
-    LayerUnbiased {
-        /// Added to the variance.
-        eps: f32,
-    },
 }
 
 /// The output projection.

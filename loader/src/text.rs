@@ -18,6 +18,12 @@ use crate::text::tokenizer::{GgufVocab, Tokenizer};
 /// The metadata key of a GGUF file's chat template.
 pub(crate) const TEMPLATE_KEY: &str = "tokenizer.chat_template";
 
+/// The metadata key of the text of a whole `tokenizer.json`, for vocabularies that the other keys cannot
+/// express.
+pub(crate) const EMBEDDED_KEY: &str = "tokenizer.huggingface.json";
+pub(crate) const BOS_KEY: &str = "tokenizer.ggml.bos_token_id";
+pub(crate) const EOS_KEY: &str = "tokenizer.ggml.eos_token_id";
+
 /// The tokenizer of a model with the notices of its files.
 #[derive(Debug)]
 pub struct TextSide {
@@ -37,6 +43,13 @@ impl LoadedModel {
     /// needs them.
     pub fn text(&self) -> Result<TextSide> {
         let (mut tokenizer, mut notices) = match &self.source {
+            Source::Gguf { metadata, .. } if metadata.get(EMBEDDED_KEY).is_some() => {
+                let text = metadata.require_str(EMBEDDED_KEY)?;
+                let id = |key: &str| -> Result<Option<u32>> {
+                    Ok(metadata.u64(key)?.and_then(|id| u32::try_from(id).ok()))
+                };
+                Tokenizer::from_embedded(metadata.path(), text, (id(BOS_KEY)?, id(EOS_KEY)?))?
+            }
             Source::Gguf { metadata, .. } => {
                 let (vocab, mut notices) = gguf_vocab(metadata)?;
                 let (tokenizer, more) = Tokenizer::from_gguf(metadata.path(), vocab)?;

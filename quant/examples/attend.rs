@@ -95,6 +95,8 @@ impl Shape {
             scale: 1.0 / (self.head_dim as f32).sqrt(),
             softcap: None,
             window: None,
+            whole: None,
+            bias: None,
             queries,
             stride: self.group * self.head_dim,
             group: self.group,

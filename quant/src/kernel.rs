@@ -23,7 +23,7 @@ mod wide;
 #[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 pub(crate) mod x86;
 
-pub use attend::{Attend, KEY_GROUP, KvHead, MAX_HEAD_DIM, Running, SPAN};
+pub use attend::{Attend, DistanceBias, KEY_GROUP, KvHead, MAX_HEAD_DIM, Running, SPAN};
 pub use fill::activations;
 pub use outputs::GROUP_ROWS;
 pub use picks::Picks;

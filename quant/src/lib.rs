@@ -40,6 +40,7 @@ pub use format::Format;
 pub use isa::{Isa, IsaError};
 pub use kernel::lines::Line;
 pub use kernel::{
-    Attend, GROUP_ROWS, KEY_GROUP, Kernels, KvHead, MAX_HEAD_DIM, Picks, Running, SPAN, activations,
+    Attend, DistanceBias, GROUP_ROWS, KEY_GROUP, Kernels, KvHead, MAX_HEAD_DIM, Picks, Running, SPAN,
+    activations,
 };
 pub use matrix::{QMatrix, ShapeError};

@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod commands;
 mod config;
+mod encdec;
 mod exit;
 mod last_model;
 mod models;

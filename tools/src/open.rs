@@ -14,7 +14,7 @@ pub mod sizes;
 pub mod tuned;
 
 pub use compute::{ComputeArgs, PrefetchArg};
-pub use files::{load, mention, name};
+pub use files::{decoder_alone, load, mention, name};
 pub use oom::prefer_as_oom_victim;
 pub use session::{SessionArgs, context_words};
 pub use sizes::{count, size, tokens};

@@ -15,7 +15,7 @@ use crate::layers::ffn::moe::{Moe, MoeInput};
 use crate::layers::layer_input::LayerInput;
 use crate::layers::linear::Compute;
 use crate::layers::mixer::contract::Mixer;
-use crate::layers::scratch::PASS;
+use crate::layers::scratch::{AttentionScratch, PASS};
 use crate::weights::{Branch, Layer, NextBank, OpWeights, Weights};
 use moelten_loader::spec::{Join, RouterInput};
 
@@ -47,24 +47,20 @@ impl<'a> PassContext<'a> {
     ) -> Result<()> {
         let (rows, d) = (batch.tokens(), self.d_model);
         let step = branch.op.mixer().map_or(rows, |(mixer, _)| mixer.pass_tokens());
+        if let Some((mixer, state)) = branch.op.mixer().filter(|(mixer, _)| mixer.whole() && rows > step) {
+            for first in (0..rows).step_by(step) {
+                let piece = first..rows.min(first + step);
+                self.normed(branch, piece.clone(), s);
+                let x = &s.normed[piece.start * d..piece.end * d];
+                mixer.project(self.compute, &s.angles, first, x, &mut s.attention, &mut s.products);
+                take(self.compute, (mixer, state), piece, batch, &s.attention);
+            }
+        }
         for first in (0..rows).step_by(step) {
             let piece = first..rows.min(first + step);
             let at = piece.start * d..piece.end * d;
             let wide = piece.start * d * self.streams..piece.end * d * self.streams;
-            if let Some(streams) = &branch.streams {
-                streams.read(self.compute, &s.x[wide.clone()], &mut s.streams);
-            }
-            let x = match (&branch.streams, branch.join) {
-                (Some(_), _) => &s.streams.read[..at.len()],
-                (None, Join::InOrder | Join::Parallel) => &s.x[at.clone()],
-                (None, Join::Outset) => &s.outset[at.clone()],
-                (None, Join::Output) => &s.branch[at.clone()],
-            };
-            let normed = &mut s.normed[at.clone()];
-            match &branch.pre {
-                Some(norm) => norm.apply(self.compute, x, normed),
-                None => normed.copy_from_slice(x),
-            }
+            self.normed(branch, piece.clone(), s);
             self.op(branch, piece, batch, s, observer)?;
             let (normed, out) = (&mut s.normed[at.clone()], &mut s.branch[at.clone()]);
             if let Some(norm) = &branch.post {
@@ -79,6 +75,26 @@ impl<'a> PassContext<'a> {
             self.compute.add(branch.scale, out, &mut into[at], d);
         }
         Ok(())
+    }
+
+    /// The normed input of a branch, of some rows of the batch.
+    fn normed(self, branch: &Branch, rows: Range<usize>, s: &mut Executor) {
+        let at = rows.start * self.d_model..rows.end * self.d_model;
+        if let Some(streams) = &branch.streams {
+            let wide = at.start * self.streams..at.end * self.streams;
+            streams.read(self.compute, &s.x[wide], &mut s.streams);
+        }
+        let x = match (&branch.streams, branch.join) {
+            (Some(_), _) => &s.streams.read[..at.len()],
+            (None, Join::InOrder | Join::Parallel) => &s.x[at.clone()],
+            (None, Join::Outset) => &s.outset[at.clone()],
+            (None, Join::Output) => &s.branch[at.clone()],
+        };
+        let normed = &mut s.normed[at];
+        match &branch.pre {
+            Some(norm) => norm.apply(self.compute, x, normed),
+            None => normed.copy_from_slice(x),
+        }
     }
 
     /// Prefetches the experts of routers that read what the layer received: they are known before attention
@@ -111,6 +127,10 @@ impl<'a> PassContext<'a> {
         match &branch.op {
             OpWeights::Attention { attention, state } => {
                 self.mix(branch, (attention, *state), rows, batch, s, observer);
+                Ok(())
+            }
+            OpWeights::Cross { cross, state } => {
+                self.mix(branch, (&**cross, *state), rows, batch, s, observer);
                 Ok(())
             }
             OpWeights::Latent { latent, state } => {
@@ -205,6 +225,9 @@ impl<'a> PassContext<'a> {
         let (x, out) = (&s.normed[at.clone()], &mut s.branch[at]);
         let scratch = &mut s.attention;
         mixer.project(compute, &s.angles, rows.start, x, scratch, &mut s.products);
+        if mixer.whole() && rows.len() == batch.tokens() {
+            take(compute, (mixer, state), rows.clone(), batch, scratch);
+        }
         let mut next = rows.start;
         while next < rows.end {
             let part = batch.runs_of(next..rows.end).next().expect("every row belongs to a run");
@@ -290,5 +313,23 @@ impl<'a> PassContext<'a> {
             observer.routed(*key, &s.moe.route.routing);
         }
         Ok(())
+    }
+}
+
+/// Gives projected rows to an operation that needs those of the whole text before it mixes any.
+fn take(
+    compute: Compute<'_>,
+    (mixer, state): (&dyn Mixer, usize),
+    rows: Range<usize>,
+    batch: &mut Batch<'_, '_>,
+    scratch: &AttentionScratch,
+) {
+    let mut next = rows.start;
+    while next < rows.end {
+        let part = batch.runs_of(next..rows.end).next().expect("every row belongs to a run");
+        let inside = part.rows.start - rows.start..part.rows.end - rows.start;
+        let state = batch.runs()[part.run].states.state_mut(state);
+        mixer.take(compute, state, part.position, inside, scratch);
+        next = part.rows.end;
     }
 }

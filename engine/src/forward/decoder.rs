@@ -9,6 +9,7 @@ use super::observe::Observer;
 use crate::error::{EngineError, Result};
 use crate::experts::store::ExpertStore;
 use crate::layers::linear::Compute;
+use crate::layers::sinusoid;
 use crate::layers::streams::StreamWeights;
 use crate::weights::Weights;
 use moelten_loader::spec::{Join, LayerSpec, ModelSpec, StreamsSpec};
@@ -44,7 +45,7 @@ impl Decoder<'_> {
     ) -> Result<()> {
         assert!(batch.tokens() <= s.chunk, "a batch of {} tokens", batch.tokens());
         batch.begin();
-        match self.layers(s, batch, observer) {
+        match self.decode(s, batch, observer) {
             Ok(()) => batch.commit(),
             Err(error) => {
                 batch.rollback();
@@ -56,7 +57,21 @@ impl Decoder<'_> {
     }
 
     /// Embedding, layers and final norm.
-    fn layers(&self, s: &mut Executor, batch: &mut Batch<'_, '_>, observer: &mut dyn Observer) -> Result<()> {
+    fn decode(&self, s: &mut Executor, batch: &mut Batch<'_, '_>, observer: &mut dyn Observer) -> Result<()> {
+        let layers = self.spec.decoder_start()..self.spec.layers.len();
+        self.layers(layers, s, batch, observer)?;
+        self.final_norms(s, batch, observer);
+        Ok(())
+    }
+
+    /// Embedding and some layers, which leave the residual stream in `s.x`.
+    pub(super) fn layers(
+        &self,
+        layers: Range<usize>,
+        s: &mut Executor,
+        batch: &mut Batch<'_, '_>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
         self.embed(s, batch)?;
         s.angles.iter_mut().for_each(|angles| angles.clear());
         for run in batch.runs() {
@@ -67,7 +82,7 @@ impl Decoder<'_> {
         let Self { compute, weights, store, spec } = *self;
         let streams = spec.streams.map_or(1, |streams| streams.count);
         let pass = PassContext { compute, weights, store, d_model: spec.d_model, streams };
-        for (index, layer) in weights.layers.iter().enumerate() {
+        for (index, layer) in weights.layers.iter().enumerate().take(layers.end).skip(layers.start) {
             if batch.all_cancelled() {
                 return Err(EngineError::Cancelled);
             }
@@ -103,7 +118,6 @@ impl Decoder<'_> {
                 compute.pool.rows(&mut s.x[..rows], spec.d_model, |_, x| kernels.scale(scale, x));
             }
         }
-        self.final_norms(s, batch, observer);
         Ok(())
     }
 
@@ -191,6 +205,13 @@ impl Decoder<'_> {
         let from = (compute.tensors, compute.pool);
         weights.embedding.rows(from, batch.token_ids(), &|| batch.all_cancelled(), x)?;
         compute.kernels.scale(self.spec.embed_scale, x);
+        if let Some(spec) = self.spec.positions {
+            let d = self.spec.d_model;
+            for part in batch.runs_of(0..batch.tokens()) {
+                let rows = x[part.rows.start * d..part.rows.end * d].chunks_exact_mut(d);
+                rows.zip(part.position..).for_each(|(x, position)| sinusoid::add(spec, position, x));
+            }
+        }
         if let Some(inputs) = &weights.layer_inputs {
             let out = &mut s.layer_input.all[..batch.tokens() * inputs.projection.rows];
             let stop = || batch.all_cancelled();

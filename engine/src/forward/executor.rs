@@ -327,7 +327,7 @@ impl Widths {
         for branch in spec.layers.iter().flat_map(|layer| &layer.branches) {
             w.parallel |= branch.join == Join::Parallel;
             match &branch.op {
-                Op::Attention(a) => {
+                Op::Attention(a) | Op::Cross(a) => {
                     w.q = w.q.max(a.heads * a.head_dim);
                     w.kv = w.kv.max(a.kv_heads * a.head_dim);
                     w.gate = w.gate.max(if a.gate.is_some() { a.query_rows() } else { 0 });

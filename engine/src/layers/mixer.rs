@@ -6,6 +6,7 @@ pub mod compressed;
 pub mod compressor;
 pub mod contract;
 pub mod conv;
+pub mod cross;
 pub mod delta;
 pub mod heads;
 pub mod history;

@@ -144,7 +144,7 @@ impl BranchSquares {
             add(LayerTensor::AttentionGate, &self.input);
         }
         add(LayerTensor::Q, &self.input);
-        if !matches!(spec.source, KvSource::Layer(_)) {
+        if spec.source.is_own() {
             add(LayerTensor::K, &self.input);
         }
         if spec.source == KvSource::Projected {
@@ -157,6 +157,11 @@ impl BranchSquares {
     fn by_tensor<'a>(&'a self, op: &Op, add: &mut dyn FnMut(LayerTensor, &'a Squares)) {
         match op {
             Op::Attention(attention) => self.attention_tensors(attention, add),
+            // What keys and values are made from is not observed.
+            Op::Cross(_) => {
+                add(LayerTensor::CrossQ, &self.input);
+                add(LayerTensor::CrossO, &self.output);
+            }
             // What the heads of experts mix is not observed.
             Op::HeadExperts(_) => {
                 for tensor in [LayerTensor::K, LayerTensor::V, LayerTensor::HeadRouter] {
@@ -279,7 +284,7 @@ struct Shapes {
 impl Shapes {
     fn of(d_model: usize, op: &Op) -> Self {
         let (output, experts, expert_hidden) = match op {
-            Op::Attention(a) => (a.heads * a.value_dim, 0, 0),
+            Op::Attention(a) | Op::Cross(a) => (a.heads * a.value_dim, 0, 0),
             Op::HeadExperts(a) => (0, a.experts, 0),
             Op::Compressed(a) => (a.groups * a.group_rank, 0, 0),
             Op::Latent(a) => (a.attention.heads * a.value_dim, 0, 0),

@@ -56,7 +56,7 @@ impl Sequence {
         let decoded = read.and_then(|()| {
             // Another answer to the same prompt begins here.
             self.snapshot();
-            answer.decode(self, tokenizer, &mut sampler, params.max_tokens, cancel, on_event)
+            answer.decode(self, tokenizer, &mut sampler, params, cancel, on_event)
         });
         let reason = match decoded {
             Err(EngineError::Cancelled) => StopReason::Cancelled,
@@ -109,11 +109,11 @@ impl Writing<'_> {
         sequence: &mut Sequence,
         tokenizer: &Tokenizer,
         sampler: &mut Sampler,
-        max_tokens: Option<usize>,
+        params: &GenerateParams,
         cancel: &Cancel,
         on_event: &mut dyn FnMut(Event),
     ) -> Result<StopReason> {
-        if max_tokens == Some(0) {
+        if params.max_tokens == Some(0) {
             return Ok(StopReason::MaxTokens);
         }
         loop {
@@ -121,7 +121,7 @@ impl Writing<'_> {
                 .sample(sequence.logits(), sequence.tokens())
                 .ok_or(EngineError::NotANumber { tokens: sequence.tokens().len() })?;
             self.ids.push(id);
-            if tokenizer.is_end(id) {
+            if tokenizer.is_end(id) || params.ends.contains(&id) {
                 return Ok(StopReason::EndOfTurn);
             }
             if let Some(piece) = self.stream.push(id)
@@ -130,7 +130,7 @@ impl Writing<'_> {
                 return Ok(StopReason::StopText(stop));
             }
             // Nothing is computed for a token that will not be drawn.
-            if max_tokens == Some(self.ids.len()) {
+            if params.max_tokens == Some(self.ids.len()) {
                 return Ok(StopReason::MaxTokens);
             }
             if sequence.tokens().len() == sequence.context() {

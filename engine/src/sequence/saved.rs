@@ -10,6 +10,7 @@
 //! | 4 | version, 1 |
 //! | 8 | fingerprint of the model, the instruction set and the settings |
 //! | 8, then 4 for each | tokens: number, ids |
+//! | 8, then 4 for each | of models with an encoder: the text that it has read: number, ids |
 //! | any number | states, one after the other, as [`crate::state::contract::BranchState::save`] writes them |
 //! | 8 | checksum, XXH3 of 64 bits |
 

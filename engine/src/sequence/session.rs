@@ -29,6 +29,10 @@ const WATCHED: usize = 16;
 pub struct Sequence {
     model: Arc<Model>,
     states: SequenceState,
+    /// What the model's encoder works in, if it has one.
+    encoder: Option<SequenceState>,
+    /// The text that the encoder has read.
+    text: Vec<u32>,
     ropes: Vec<Rope>,
     tokens: Vec<u32>,
     /// Logits after the last token, `[vocab]`.
@@ -76,11 +80,13 @@ impl Sequence {
                 fits => format!("a context of {fits} would fit"),
             })?;
         let states = SequenceState::for_model(spec, context, options.kv).map_err(EngineError::KvCache)?;
+        let encoder = SequenceState::for_encoder(spec, context).map_err(EngineError::KvCache)?;
         let ropes = model.weights().ropes.iter().map(|rope| Rope::new(rope, context)).collect();
         let (tokens, logits) = (Vec::with_capacity(context), vec![0.0; spec.vocab]);
         model.experts().sequence_opened();
         let kv_format = options.kv;
-        Ok(Self { model, states, ropes, tokens, logits, context, kv_format, _charge: charge })
+        let text = Vec::new();
+        Ok(Self { model, states, encoder, text, ropes, tokens, logits, context, kv_format, _charge: charge })
     }
 
     /// The model that computes it.
@@ -112,6 +118,61 @@ impl Sequence {
     pub fn bytes(&self) -> (u64, u64) {
         let states = SequenceState::bytes_for(self.model.spec(), self.context, self.kv_format);
         (states, self.model.buffer_bytes())
+    }
+
+    /// The text that the encoder has read for it; empty before [`Self::encode`] and in models without one.
+    pub fn text(&self) -> &[u32] {
+        &self.text
+    }
+
+    /// Lets the model's encoder read a text, to which all tokens attend that are appended afterwards. Those
+    /// of the sequence go, as they attended to another text; if it is the same one, nothing is done.
+    ///
+    /// # Errors
+    /// [`EngineError::Setting`] for an empty text or a model without an encoder,
+    /// [`EngineError::TextTooLong`], [`EngineError::TokenRange`], [`EngineError::Cancelled`], failed reads;
+    /// the sequence is as it was then.
+    pub fn encode(&mut self, ids: &[u32], cancel: &Cancel, observer: &mut dyn Observer) -> Result<()> {
+        self.check_text(ids)?;
+        if self.text == ids {
+            return Ok(());
+        }
+        let model = Arc::clone(&self.model);
+        let mut turn = model.turn(cancel)?;
+        let Self { states: decoder, encoder, .. } = self;
+        let Some(states) = encoder else { return Err(no_encoder()) };
+        states.go_back(0);
+        let (phase, wanted, ended) = (Phase::Prefill, Wanted::None, Ended::NotYet);
+        let mut run =
+            [Run { tokens: ids, phase, wanted, states, ropes: &[], logits: &mut [], cancel, ended }];
+        turn.encode(&mut Batch::new(&mut run), decoder, observer)?;
+        decoder.go_back(0);
+        self.tokens.clear();
+        self.text.clear();
+        self.text.extend_from_slice(ids);
+        Ok(())
+    }
+
+    /// Forgets the encoder's text, and the tokens that attended to it.
+    pub fn forget_text(&mut self) {
+        self.states.go_back(0);
+        self.tokens.clear();
+        self.text.clear();
+    }
+
+    fn check_text(&self, ids: &[u32]) -> Result<()> {
+        if self.encoder.is_none() {
+            return Err(no_encoder());
+        }
+        if ids.is_empty() {
+            let (found, must) = ("no tokens".to_owned(), "at least one token");
+            return Err(EngineError::Setting { setting: "text", found, must });
+        }
+        let most = self.chunk();
+        if ids.len() > most {
+            return Err(EngineError::TextTooLong { tokens: ids.len(), most });
+        }
+        self.check_ids(ids)
     }
 
     /// Keeps the longest start that the sequence shares with `ids`, as far as its states can go back there;
@@ -240,13 +301,22 @@ impl Sequence {
     }
 
     fn check(&self, ids: &[u32]) -> Result<()> {
-        let vocab = self.model.spec().vocab;
-        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab) {
-            return Err(EngineError::TokenRange { id, vocab });
+        self.check_ids(ids)?;
+        if self.encoder.is_some() && self.text.is_empty() {
+            let (found, must) = ("none".to_owned(), "read by the encoder before anything is written");
+            return Err(EngineError::Setting { setting: "text", found, must });
         }
         let tokens = self.tokens.len() + ids.len();
         if tokens > self.context() {
             return Err(EngineError::ContextFull { tokens, context: self.context() });
+        }
+        Ok(())
+    }
+
+    fn check_ids(&self, ids: &[u32]) -> Result<()> {
+        let vocab = self.model.spec().vocab;
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab) {
+            return Err(EngineError::TokenRange { id, vocab });
         }
         Ok(())
     }
@@ -272,11 +342,15 @@ impl Sequence {
         Ok(())
     }
 
-    /// Writes the tokens and the states, for [`Self::load`].
+    /// Writes the encoder's text, if there is an encoder, and the states, for [`Self::load`].
     ///
     /// # Errors
     /// What writing says.
     pub fn save(&self, out: &mut dyn Write) -> io::Result<()> {
+        if self.encoder.is_some() {
+            out.write_all(&(self.text.len() as u64).to_le_bytes())?;
+            self.text.iter().try_for_each(|id| out.write_all(&id.to_le_bytes()))?;
+        }
         self.states.save(out)
     }
 
@@ -289,6 +363,18 @@ impl Sequence {
     pub fn load(&mut self, tokens: &[u32], from: &mut dyn Read) -> io::Result<()> {
         self.tokens.clear();
         self.states.go_back(0);
+        self.text.clear();
+        if self.encoder.is_some() {
+            let text = read_ids(from, self.chunk())?;
+            let known = self.check_ids(&text).and_then(|()| self.check_ids(tokens));
+            known.map_err(|_| io::ErrorKind::InvalidData)?;
+            if text.is_empty() && !tokens.is_empty() {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            self.states.load(tokens.len(), from)?;
+            (self.text, self.tokens) = (text, tokens.to_vec());
+            return Ok(());
+        }
         if self.check(tokens).is_err() {
             return Err(io::ErrorKind::InvalidData.into());
         }
@@ -296,6 +382,29 @@ impl Sequence {
         self.tokens.extend_from_slice(tokens);
         Ok(())
     }
+}
+
+/// The error for a text in a model without an encoder.
+fn no_encoder() -> EngineError {
+    let (found, must) = ("a text for an encoder".to_owned(), "given to a model that has one");
+    EngineError::Setting { setting: "text", found, must }
+}
+
+/// Tokens behind their number, at most `most`.
+fn read_ids(from: &mut dyn Read, most: usize) -> io::Result<Vec<u32>> {
+    let mut count = [0; 8];
+    from.read_exact(&mut count)?;
+    let count = usize::try_from(u64::from_le_bytes(count)).unwrap_or(usize::MAX);
+    if count > most {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut ids = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut id = [0; 4];
+        from.read_exact(&mut id)?;
+        ids.push(u32::from_le_bytes(id));
+    }
+    Ok(ids)
 }
 
 /// Appends tokens to several sequences of one model in one pass. Each has the logits of its last token

@@ -24,6 +24,8 @@ pub struct KvView<'a> {
     pub layer: &'a KvLayer,
     /// The first position that is still there, a multiple of [`moelten_quant::SPAN`].
     pub base: usize,
+    /// `Some(n)`: every token sees the first `n` positions, whatever its own.
+    pub whole: Option<usize>,
 }
 
 /// Keys and values of the tokens so far, of one layer.
@@ -54,7 +56,7 @@ impl KvState {
 
     /// What attention reads.
     pub fn view(&self) -> KvView<'_> {
-        KvView { layer: &self.layer, base: 0 }
+        KvView { layer: &self.layer, base: 0, whole: None }
     }
 }
 

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use super::branches::BranchStates;
 use super::compressed::CompressedState;
 use super::contract::{BranchState, NeedsReplay, Snapshot};
+use super::encoded::EncodedState;
 use super::indexed::IndexedState;
 use super::kv::KvState;
 use super::kv::format::KvFormat;
@@ -43,18 +44,20 @@ enum Kind {
     Kv(KvFormat),
     Window(usize, KvFormat),
     Indexed(KvFormat),
+    Encoded(KvFormat),
     /// Tokens of a run, and whether rows are chosen.
     Compressed(usize, bool, KvFormat),
     Recurrent,
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::Kv(KvFormat::F16),
     Kind::Kv(KvFormat::F32),
     Kind::Window(1, KvFormat::F32),
     Kind::Window(5, KvFormat::F16),
     Kind::Window(700, KvFormat::F16),
     Kind::Indexed(KvFormat::F16),
+    Kind::Encoded(KvFormat::F16),
     Kind::Compressed(4, true, KvFormat::F16),
     Kind::Compressed(7, false, KvFormat::F32),
     Kind::Recurrent,
@@ -81,8 +84,13 @@ fn spec(window: Option<usize>) -> AttentionSpec {
         value_norm: None,
         value_scale: 1.0,
         chunk: None,
+        whole: false,
+        relative: None,
     }
 }
+
+/// Tokens of a text that is there as a whole.
+const TEXT: usize = 37;
 
 /// Width of keys of choices.
 const INDEX_DIM: usize = 3;
@@ -136,6 +144,13 @@ impl TestState {
                 let both = (&spec(None), &indexer());
                 Self(LayerState::Indexed(IndexedState::new(both, CONTEXT, format, 0).unwrap()))
             }
+            Kind::Encoded(format) => {
+                let mut state = EncodedState::new(&spec(None), TEXT, format, 0).unwrap();
+                let numbers: Vec<f32> = (0..TEXT * HEADS * HEAD_DIM).map(|i| number(i as u32, 0)).collect();
+                state.begin_text(TEXT);
+                state.write(&pool(), Kernels::for_isa(Isa::best()).unwrap(), 0, &numbers, &numbers);
+                Self(LayerState::Encoded(state))
+            }
             Kind::Compressed(rate, chooses, format) => {
                 let state = CompressedState::new(&compressed(rate, chooses), CONTEXT, format, 0).unwrap();
                 Self(LayerState::Compressed(state))
@@ -157,6 +172,9 @@ impl TestState {
                 }
             }
             return;
+        }
+        if matches!(self.0, LayerState::Encoded(_)) {
+            return; // tokens of the decoder leave nothing
         }
         if let LayerState::Compressed(state) = &mut self.0 {
             let row = |&token: &u32| (0..HEAD_DIM).map(move |channel| number(token, channel));
@@ -381,7 +399,7 @@ fn attention_to_a_window_has_the_bits_of_attention_to_everything() {
 }
 
 fn both_attend(pool: &Pool, kernels: &'static Kernels, window: usize, format: KvFormat) {
-    use crate::layers::mixer::attend::{attend, most_spans};
+    use crate::layers::mixer::attend::{Scoring, attend, most_spans};
     use crate::layers::scratch::AttendScratch;
     use moelten_quant::Running;
 
@@ -410,7 +428,8 @@ fn both_attend(pool: &Pool, kernels: &'static Kernels, window: usize, format: Kv
             state.begin(count);
             state.write(pool, kernels, position, &k, &v);
             let compute = Compute { kernels, pool, tensors: &tensors };
-            pool.install(|| attend(compute, (&spec, &[]), state.view(), position, &q, &mut scratch, out));
+            let scoring = Scoring::plain(&spec);
+            pool.install(|| attend(compute, scoring, state.view(), position, &q, &mut scratch, out));
             state.commit();
         }
         assert!(outs[0] == outs[1], "a window of {window}, piece {index} at {position}");

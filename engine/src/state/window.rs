@@ -73,7 +73,7 @@ impl WindowState {
 
     /// What attention reads.
     pub fn view(&self) -> KvView<'_> {
-        KvView { layer: &self.layer, base: self.base }
+        KvView { layer: &self.layer, base: self.base, whole: None }
     }
 
     /// The first position that the token at `position` sees.

@@ -1,7 +1,10 @@
 //! Builds weights from a spec and its tensors. Damaged vectors are found here, before anything is computed.
 //! It must not know how weights are used.
 
+mod encdec;
 mod recent;
+
+use std::sync::Arc;
 
 use moelten_loader::spec::{
     Activation, AttentionSpec, BankKey, BranchSpec, ConvSpec, DeltaSpec, KdaSpec, KvSource, LatentSpec,
@@ -10,7 +13,7 @@ use moelten_loader::spec::{
 };
 use moelten_loader::tensors::bank::MatrixRef;
 use moelten_loader::tensors::needed::delta_inputs;
-use moelten_loader::tensors::roles::{LayerTensor, Role};
+use moelten_loader::tensors::roles::{AttentionTensors, LayerTensor, Role};
 use moelten_loader::tensors::store::TensorStore;
 
 use super::embedding::Embedding;
@@ -51,9 +54,10 @@ impl Weights {
     /// the file of the embedding cannot be opened again.
     pub fn build(spec: &ModelSpec, tensors: &TensorStore, read: ReadRows) -> Result<Self> {
         let d_model = spec.d_model;
-        let (ropes, of_layers) = (Vec::new(), Vec::new());
+        let (ropes, of_layers, distances) = (Vec::new(), Vec::new(), Vec::new());
         let streams = spec.streams;
-        let mut builder = Builder { tensors, d_model, streams, ropes, states: 0, of_layers, banks: 0 };
+        let mut builder =
+            Builder { tensors, d_model, streams, ropes, states: 0, of_layers, distances, banks: 0 };
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (index, layer) in spec.layers.iter().enumerate() {
             let mut branches = Vec::with_capacity(layer.branches.len());
@@ -91,6 +95,10 @@ impl Weights {
             }),
         };
         let final_norm = norm(tensors, spec.final_norm, Role::FinalNorm, Role::FinalNormBias)?;
+        let encoder_norm = spec
+            .encoder
+            .map(|encoder| norm(tensors, encoder.final_norm, Role::EncoderNorm, Role::EncoderNormBias));
+        let encoder_norm = encoder_norm.transpose()?;
         let streams = match spec.streams {
             None => None,
             Some(streams) => Some(StreamWeights {
@@ -101,7 +109,8 @@ impl Weights {
                 scale: tensors.vector(Role::HeadStreamScale)?,
             }),
         };
-        Ok(Self { layers, ropes: builder.ropes, embedding, layer_inputs, streams, final_norm, head })
+        let ropes = builder.ropes;
+        Ok(Self { layers, ropes, embedding, layer_inputs, encoder_norm, streams, final_norm, head })
     }
 }
 
@@ -138,6 +147,8 @@ struct Builder<'a> {
     states: usize,
     /// The state of attention of each layer so far.
     of_layers: Vec<usize>,
+    /// What distances add to scores, by the layer whose numbers they are.
+    distances: Vec<(usize, Arc<[f32]>)>,
     /// Number of expert banks so far.
     banks: usize,
 }
@@ -160,15 +171,10 @@ impl Builder<'_> {
         let post =
             norm(spec.post_norm, LayerTensor::PostNorm(spec.place), LayerTensor::PostNormBias(spec.place))?;
         let op = match &spec.op {
-            Op::Attention(attention) => {
-                let state = match attention.source {
-                    KvSource::Layer(layer) => self.of_layers[layer],
-                    KvSource::Projected | KvSource::Shared => self.states,
-                };
-                self.states = self.states.max(state + 1);
-                self.of_layers.resize(key.0 + 1, state);
-                let attention = of_layer.attention(attention, &mut self.ropes)?;
-                OpWeights::Attention { attention, state }
+            Op::Attention(attention) => self.attention(of_layer, key.0, attention)?,
+            Op::Cross(attention) => {
+                let state = self.next_state();
+                OpWeights::Cross { cross: Box::new(of_layer.cross(attention)?), state }
             }
             Op::HeadExperts(heads) => {
                 let (state, number) = (self.next_state(), self.banks);
@@ -250,7 +256,15 @@ impl OfLayer<'_> {
         self.tensors.get(self.role(tensor))
     }
 
-    fn attention(self, spec: &AttentionSpec, ropes: &mut Vec<RopeSpec>) -> Result<Attention> {
+    fn attention(
+        self,
+        spec: &AttentionSpec,
+        distances: Option<Arc<[f32]>>,
+        ropes: &mut Vec<RopeSpec>,
+    ) -> Result<Attention> {
+        let encoded = spec.source == KvSource::Encoded;
+        let tensors = if encoded { AttentionTensors::CROSS } else { AttentionTensors::OWN };
+        let AttentionTensors { matrices: [q, k, v, o], biases: [q_bias, k_bias, v_bias, o_bias] } = tensors;
         let linear = |weight, bias, has_bias: bool| -> Result<Linear> {
             Ok(Linear {
                 weight: self.matrix(weight),
@@ -266,27 +280,22 @@ impl OfLayer<'_> {
         };
         let rope = spec.rope.as_ref().map(|rope| shared_rope(rope, ropes));
         Ok(Attention {
-            q: linear(LayerTensor::Q, LayerTensor::QBias, spec.qkv_bias)?,
-            k: match spec.source {
-                KvSource::Layer(_) => None,
-                _ => Some(linear(LayerTensor::K, LayerTensor::KBias, spec.qkv_bias)?),
-            },
+            q: linear(q, q_bias, spec.qkv_bias)?,
+            k: spec.source.is_own().then(|| linear(k, k_bias, spec.qkv_bias)).transpose()?,
             v: match spec.source {
-                KvSource::Projected => Some(linear(LayerTensor::V, LayerTensor::VBias, spec.qkv_bias)?),
+                KvSource::Projected => Some(linear(v, v_bias, spec.qkv_bias)?),
                 _ => None,
             },
-            o: linear(LayerTensor::O, LayerTensor::OBias, spec.out_bias)?,
+            o: linear(o, o_bias, spec.out_bias)?,
             gate: match spec.gate {
                 None | Some(OutputGate::SigmoidWithQuery) => None,
                 Some(_) => Some(self.matrix(LayerTensor::AttentionGate)),
             },
             q_norm: qk_norm(LayerTensor::QNorm)?,
-            k_norm: match spec.source {
-                KvSource::Layer(_) => Vec::new(),
-                _ => qk_norm(LayerTensor::KNorm)?,
-            },
+            k_norm: if spec.source.is_own() { qk_norm(LayerTensor::KNorm)? } else { Vec::new() },
             v_norm: spec.value_norm.map_or_else(Vec::new, |_| vec![1.0; spec.value_dim]),
             sinks: if spec.sinks { self.tensors.vector(self.role(LayerTensor::Sinks))? } else { Vec::new() },
+            distances,
             rope,
             spec: spec.clone(),
         })

@@ -8,6 +8,7 @@ mod branches;
 mod common;
 mod conversion;
 mod device;
+mod encdec;
 mod equality;
 mod forms;
 mod importance;

@@ -70,6 +70,8 @@ pub(super) fn compressed_layers(
             value_norm: None,
             value_scale: 1.0,
             chunk: None,
+            whole: false,
+            relative: None,
         },
         query_rank,
         norm_eps: eps,

@@ -153,7 +153,8 @@ fn moe(
     let shared = shared(raw, family, width, mlp)?;
     let expert = MlpSpec { bias: family.expert_bias, ..mlp(width) };
     let expert_scales = family.expert_scales;
-    let router = RouterSpec { bias: family.router_bias, select, scale, listed: false, expert_scales };
+    let router =
+        RouterSpec { bias: family.router_bias, select, scale, listed: false, expert_scales, capacity: None };
     let router_input = match family.router_input {
         RouterInputKind::Branch => RouterInput::Branch,
         RouterInputKind::Outset => RouterInput::Outset,
@@ -318,13 +319,17 @@ pub(super) fn activation(raw: &RawConfig, family: &Family) -> Result<Activation>
             return Ok(Activation::ClampedSwiglu { alpha, limit });
         }
     };
-    match raw.activation.value.as_deref() {
-        None => Ok(default),
-        Some("silu" | "swish") => Ok(Activation::Silu),
-        Some("relu") => Ok(Activation::Relu),
-        Some("relu2") => Ok(Activation::ReluSquared),
-        Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
-        Some(other) => Err(LoadError::Unsupported {
+    raw.activation.value.as_deref().map_or(Ok(default), |name| named_activation(raw, name))
+}
+
+/// The activation of a name.
+pub(super) fn named_activation(raw: &RawConfig, name: &str) -> Result<Activation> {
+    match name {
+        "silu" | "swish" => Ok(Activation::Silu),
+        "relu" => Ok(Activation::Relu),
+        "relu2" => Ok(Activation::ReluSquared),
+        "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
+        other => Err(LoadError::Unsupported {
             path: raw.path.clone(),
             feature: format!("activation \"{}\"", other.escape_default()),
             hint: "supported are silu, gelu_pytorch_tanh, relu, relu2".into(),

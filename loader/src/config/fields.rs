@@ -101,7 +101,61 @@ fields! {
     /// Bound that logits approach.
     logit_softcap: f64 = hf["final_logit_softcapping"], gguf[Key("{arch}.final_logit_softcapping")];
     /// Whether the embedding is multiplied with the root of its width; the default is the family's.
-    embed_root: bool = hf["mup_enabled"], gguf[];
+    embed_root: bool = hf["mup_enabled", "scale_embedding"], gguf[];
+
+    /// Encoder-decoders: layers of the encoder.
+    encoder_layers: u64 = hf["encoder_layers", "num_layers"], gguf[Key("{arch}.block_count")];
+    /// Layers of the decoder; by default as many.
+    decoder_layers: u64 = hf["decoder_layers", "num_decoder_layers"], gguf[Key("{arch}.decoder_block_count")];
+    /// Attention heads of each of the encoder's layers.
+    encoder_heads: u64 = hf["encoder_attention_heads", "num_heads"], gguf[Key("{arch}.attention.head_count")];
+    /// Heads of the decoder; by default as many.
+    decoder_heads: u64 = hf["decoder_attention_heads"], gguf[Key("{arch}.attention.decoder_head_count")];
+    /// Width of a head of both; by default the width of the residual stream over the heads.
+    pair_head_dim: u64 = hf["d_kv"], gguf[Key("{arch}.attention.key_length")];
+    /// Hidden width of feed-forward blocks of the encoder.
+    encoder_d_ff: u64 = hf["encoder_ffn_dim", "d_ff"], gguf[Key("{arch}.feed_forward_length")];
+    /// The same of the decoder; by default as wide.
+    decoder_d_ff: u64 = hf["decoder_ffn_dim"], gguf[Key("{arch}.decoder_feed_forward_length")];
+    /// Activation of these blocks, `gated-` before its name where they have a gate.
+    feed_forward: String = hf["feed_forward_proj", "activation_function"], gguf[Key("{arch}.feed_forward_activation")];
+    /// Whether they have a gate, where the file does not name it so.
+    feed_forward_gated: bool = hf[], gguf[Present("enc.blk.0.ffn_gate.weight")];
+    /// Numbers of a head for distances.
+    relative_buckets: u64 = hf["relative_attention_num_buckets"],
+        gguf[Key("{arch}.attention.relative_buckets_count")], default 32;
+    /// The distance from which all are alike.
+    relative_reach: u64 = hf["relative_attention_max_distance"],
+        gguf[Key("{arch}.attention.relative_max_distance")], default 128;
+    /// Whether each layer has its own; the default is the family's.
+    relative_by_layer: bool = hf[], gguf[Present("enc.blk.1.attn_rel_b.weight")];
+    /// Whether a head that is the embedding is scaled; by default it is.
+    scaled_head: bool = hf["scale_decoder_outputs"], gguf[Key("{arch}.scale_decoder_outputs")];
+    /// The token that texts of the decoder begin with.
+    decoder_start: u64 = hf["decoder_start_token_id"], gguf[Key("{arch}.decoder_start_token_id")];
+    /// How many layers of the encoder have experts.
+    encoder_sparse_layers: u64 = hf["num_sparse_encoder_layers"], gguf[];
+    /// The same of the decoder.
+    decoder_sparse_layers: u64 = hf["num_sparse_decoder_layers"], gguf[];
+    /// Of each run of this many layers of the encoder, the last one has experts.
+    encoder_sparse_step: u64 = hf["encoder_sparse_step"], gguf[];
+    /// Which layers of both have experts, those of the encoder first.
+    pair_sparse: Vec<bool> = hf[], gguf[Key("{arch}.expert_layers")];
+    /// Tokens of a text that an expert takes.
+    expert_capacity: u64 = hf["expert_capacity"], gguf[Key("{arch}.expert_capacity")];
+    /// The same as a part of the text.
+    expert_capacity_part: f64 = hf["moe_eval_capacity_token_fraction"], gguf[Key("{arch}.expert_capacity_part")];
+    /// Whether weights of experts are divided by their sum before tokens are left out.
+    weights_before_capacity: bool = hf["normalize_router_prob_before_dropping"],
+        gguf[Key("{arch}.expert_weights_before_capacity")], default false;
+    /// Whether tokens with large weights are counted before others.
+    prioritised: bool = hf["batch_prioritized_routing"], gguf[], default false;
+    /// What becomes of a token's second expert, `all` to keep it.
+    second_expert: String = hf["second_expert_policy"], gguf[];
+    /// The part of outputs of experts that was left out in training, which factors make up for.
+    token_dropout: f64 = hf["moe_token_dropout"], gguf[], default 0.0;
+    /// Whether routers have biases.
+    router_bias: bool = hf["router_bias"], gguf[PresentInSome("enc.blk.*.ffn_gate_inp.bias")], default false;
 
     /// Query heads of each layer.
     layer_heads: Vec<u64> = hf["num_attention_heads_per_layer"], gguf[];
@@ -466,68 +520,3 @@ fields! {
     /// The kind of each layer's feed-forward block, `sparse` or `dense`.
     mlp_types: Vec<String> = hf["mlp_layer_types"], gguf[];
 }
-
-/// Keys of `config.json` that change nothing about the inference of a decoder-only model, or that the
-/// tokenizer reads.
-pub(crate) const HF_IGNORED: &[&str] = &[
-    "architectures",
-    "attention_dropout",
-    "auto_map",
-    "bos_token_id",
-    // How the recurrence of a prompt is cut into pieces.
-    "chunk_size",
-    "mamba_chunk_size",
-    "dtype",
-    "embd_pdrop",
-    "enable_moe_fp32_combine",
-    "enable_moe_block",
-    "eos_token_id",
-    "hidden_dropout",
-    "hidden_dropout_prob",
-    "initial_context_length",
-    "initializer_range",
-    "input_jitter_noise",
-    "layer_group_size",
-    "mamba_hidden_act",
-    "mamba_ssm_cache_dtype",
-    "moe_norm_min",
-    "mtp_loss_scaling_factor",
-    "moe_shared_expert_overlap",
-    "mtp_layers_block_type",
-    "num_logits_to_keep",
-    "output_router_logits",
-    "pad_token_id",
-    "prefix_dense_sliding_window_pattern",
-    "pretraining_tp",
-    "quantization_config",
-    "rescale_prenorm_residual",
-    "resid_pdrop",
-    "residual_in_fp32",
-    "router_aux_loss_coef",
-    // Transformers clamps the steps of prompts, and not those of single tokens. Released bounds are those of
-    // no bound.
-    "time_step_floor",
-    "time_step_limit",
-    "time_step_max",
-    "time_step_min",
-    "time_step_rank",
-    "torch_dtype",
-    "transformers_version",
-    "use_bidirectional_attention",
-    "use_associative_scan",
-    "use_cache",
-    "use_mambapy",
-    "use_mamba_kernels",
-];
-
-/// Metadata keys of a GGUF file's architecture that say nothing beyond its tensors and the other keys.
-pub(crate) const GGUF_IGNORED: &[&str] = &[
-    VOCAB_KEY,
-    "{arch}.rope.dimension_sections",
-    "{arch}.tensor_data_layout",
-    // The streams times their width.
-    "{arch}.embedding_length_out",
-];
-
-/// A key that writers of GGUF files add; readers count the rows of the embedding.
-pub(crate) const VOCAB_KEY: &str = "{arch}.vocab_size";

@@ -3,7 +3,8 @@
 //! know what the values mean for a model.
 
 use crate::config::field::{Field, FieldRow, FieldSource, GgufPlace, PerLayer, Period, Uniform};
-use crate::config::fields::{FIELDS, GGUF_IGNORED, ROWS, RawConfig};
+use crate::config::fields::{FIELDS, ROWS, RawConfig};
+use crate::config::ignored::GGUF_IGNORED;
 use crate::config::write::yarn_magnitude;
 use crate::container::catalog::{Catalog, TensorInfo};
 use crate::container::gguf::{Metadata, Value};

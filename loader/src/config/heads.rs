@@ -42,7 +42,8 @@ pub(super) fn head_experts(
         return Err(raw.fault(&raw.heads.name, Fault::Contradiction { found, other }));
     }
     let select = threshold(raw, k, renormalise)?.unwrap_or(Select::SoftmaxTopK { k, renormalise });
-    let router = RouterSpec { bias: false, select, scale: 1.0, listed: false, expert_scales: false };
+    let router =
+        RouterSpec { bias: false, select, scale: 1.0, listed: false, expert_scales: false, capacity: None };
     Ok(HeadExpertsSpec { attention, experts, router })
 }
 

@@ -1,14 +1,14 @@
-//! Reads `config.json` of a Hugging Face folder into a [`RawConfig`]: the form of transformers 5
-//! (`rope_parameters`), the older one (`rope_theta`, `rope_scaling` at the top), and settings nested in
-//! `text_config`. Keys that are not understood are listed, never ignored silently. It must not know what the
-//! values mean for a model.
+//! Reads `config.json` into a [`RawConfig`]: the form of transformers 5 (`rope_parameters`), the older one
+//! (`rope_theta`, `rope_scaling`), and `text_config`. Keys that are not understood are listed. It must not
+//! know what the values mean.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use crate::config::field::{Field, FieldRow, FieldSource, PerLayer, Period, Uniform};
-use crate::config::fields::{FIELDS, HF_IGNORED, ROWS, RawConfig};
+use crate::config::fields::{FIELDS, ROWS, RawConfig};
+use crate::config::ignored::HF_IGNORED;
 use crate::config::positions::PROPORTIONAL;
 use crate::error::{Fault, LoadError, Result};
 use crate::io::json;

@@ -70,6 +70,8 @@ pub(super) fn latent_layers(
                 value_dim: head_dim,
                 value_scale: 1.0,
                 chunk: None,
+                whole: false,
+                relative: None,
             },
             rank,
             nope,

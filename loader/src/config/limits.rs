@@ -2,7 +2,10 @@
 //! field combine. It must not know any operation.
 
 use crate::config::field::Field;
-use crate::families::Setting;
+use crate::config::fields::RawConfig;
+use crate::error::Result;
+use crate::families::{Family, Setting};
+use crate::io::reader::narrow;
 
 /// Upper bounds of the sizes of a model, far above those of every known one.
 pub(super) const MAX_LAYERS: u64 = 1024;
@@ -31,4 +34,18 @@ pub(super) fn setting(rule: Setting, field: &Field<bool>) -> bool {
         Setting::Fixed(value) => value,
         Setting::Default(value) => field.value.unwrap_or(value),
     }
+}
+
+/// The factor on the embedding.
+pub(super) fn embed_scale(raw: &RawConfig, family: &Family, d_model: usize) -> Result<f32> {
+    let scale = raw.positive(&raw.embed_scale)?;
+    Ok(match setting(family.embed_root, &raw.embed_root) {
+        true => scale * narrow(root(d_model)),
+        false => scale,
+    })
+}
+
+/// The square root of a width.
+pub(super) fn root(width: usize) -> f64 {
+    f64::from(u32::try_from(width).unwrap_or(u32::MAX)).sqrt()
 }

@@ -5,6 +5,7 @@ use crate::config::adjugate::add_adjugate;
 use crate::config::compressed::{compressed_layers, streams};
 use crate::config::conv::{conv_layers, plain};
 use crate::config::delta::delta_layers;
+use crate::config::encdec::pair;
 use crate::config::experts::{activation, dense_width, ffn_layers};
 use crate::config::field::{Field, PerLayer};
 use crate::config::fields::RawConfig;
@@ -12,7 +13,8 @@ use crate::config::heads::head_experts;
 use crate::config::kda::kda_layers;
 use crate::config::latent::latent_layers;
 use crate::config::limits::{
-    Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, setting,
+    Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, embed_scale, root,
+    setting,
 };
 use crate::config::positions::{layer_rope, roped_layers, temperature};
 use crate::config::sources::{kv_heads, layer_input_width, of_layer, sources};
@@ -22,7 +24,6 @@ use crate::families::{
     BesideKind, FAMILIES, Family, FolderSizes, LogitScale, NormKind, NormPlaces, QkNormKind, SinkLayers,
     SsmKind, WindowRule,
 };
-use crate::io::reader::narrow;
 use crate::spec::{
     AttentionSpec, BranchSpec, HeadSpec, Join, LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, ModelSpec,
     NormSpec, Op, Place, QkNorm,
@@ -69,6 +70,9 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         _ => None,
     };
     let raw = filled.as_ref().unwrap_or(raw);
+    if let Some(kind) = family.pair {
+        return pair(raw, family, kind, container);
+    }
     let layer_count = raw.count(&raw.layers, 1, MAX_LAYERS)?;
     let d_model = raw.count(&raw.d_model, 1, MAX_WIDTH)?;
     let eps = raw.positive_or(&raw.norm_eps, family.default_eps)?;
@@ -114,6 +118,8 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         embed_scale: embed_scale(raw, family, d_model)?,
         streams: if family.compressed { streams(raw, eps)? } else { None },
         layer_inputs: own,
+        positions: None,
+        encoder: None,
         layers,
         final_norm,
         head: HeadSpec {
@@ -280,14 +286,6 @@ fn mixers_of(raw: &RawConfig, family: &Family, container: Container, sizes: Size
     Ok(both.map(|(attention, delta)| delta.map_or(Op::Attention(attention), Op::Delta)).collect())
 }
 
-fn embed_scale(raw: &RawConfig, family: &Family, d_model: usize) -> Result<f32> {
-    let scale = raw.positive(&raw.embed_scale)?;
-    Ok(match setting(family.embed_root, &raw.embed_root) {
-        true => scale * narrow(root(d_model)),
-        false => scale,
-    })
-}
-
 fn logit_scale(raw: &RawConfig, family: &Family) -> Result<f32> {
     match family.logit_scale {
         LogitScale::Divides => Ok(1.0 / raw.positive_or(&raw.logit_scale, 1.0)?),
@@ -298,11 +296,6 @@ fn logit_scale(raw: &RawConfig, family: &Family) -> Result<f32> {
 /// A number above zero; `None` if the file has none.
 fn optional(raw: &RawConfig, field: &Field<f64>) -> Result<Option<f32>> {
     field.value.map(|_| raw.positive(field)).transpose()
-}
-
-/// The square root of a width.
-fn root(width: usize) -> f64 {
-    f64::from(u32::try_from(width).unwrap_or(u32::MAX)).sqrt()
 }
 
 fn attention_layers(
@@ -328,10 +321,8 @@ fn attention_layers(
         let raw = &of_layer(raw, family, container, layer, window.is_some())?;
         let (kv_heads, field) = kv_heads(raw, listed, window.is_some())?;
         if heads % kv_heads != 0 {
-            return Err(raw.fault(
-                field,
-                Fault::Contradiction { found: kv_heads.to_string(), other: format!("{heads} query heads") },
-            ));
+            let (found, other) = (kv_heads.to_string(), format!("{heads} query heads"));
+            return Err(raw.fault(field, Fault::Contradiction { found, other }));
         }
         let head_dim = head_dim(raw, heads, d_model)?;
         let rope = match roped {
@@ -350,6 +341,8 @@ fn attention_layers(
             value_dim: value_dim(raw, head_dim)?,
             value_scale: raw.positive(&raw.value_scale)?,
             chunk: chunk(raw, family)?.filter(|_| roped),
+            whole: false,
+            relative: None,
             sinks: match family.sinks {
                 SinkLayers::None => false,
                 SinkLayers::All => true,

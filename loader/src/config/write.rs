@@ -2,8 +2,10 @@
 //! readers of the format find what they expect. It must not know tensors' values.
 
 use crate::config::field::FieldRow;
-use crate::config::fields::{FIELDS, VOCAB_KEY};
+use crate::config::fields::FIELDS;
 use crate::config::find::family_of;
+use crate::config::ignored::VOCAB_KEY;
+use crate::config::write_encdec;
 use crate::container::gguf::{Array, Value};
 use crate::error::{LoadError, Result};
 use crate::families::{Family, LogitScale, Setting, SharedKind};
@@ -26,7 +28,9 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
     let mut keys = Keys { family, arch, out: Vec::new() };
     keys.add(&FIELDS.architecture, Value::Str(arch.into()));
     keys.add(&FIELDS.model_name, Value::Str(spec.name.clone()));
-    keys.u32(&FIELDS.layers, spec.layers.len());
+    if spec.encoder.is_none() {
+        keys.u32(&FIELDS.layers, spec.layers.len());
+    }
     keys.u32(&FIELDS.max_context, spec.max_context);
     keys.u32(&FIELDS.d_model, spec.d_model);
     keys.out.push((VOCAB_KEY.replace("{arch}", arch), Value::U32(small(spec.vocab))));
@@ -37,6 +41,13 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
             let both = FIELDS.norm_eps.gguf.iter().rev().filter_map(|place| place.key(arch));
             keys.out.extend(both.map(|key| (key, Value::F32(eps))));
         }
+    }
+    if let Some(encoder) = spec.encoder {
+        for (row, value) in write_encdec::rows(spec, encoder) {
+            keys.add(row, value);
+        }
+        keys.f32_unless(&FIELDS.embed_scale, spec.embed_scale, 1.0);
+        return Ok(keys.out);
     }
     attention(spec, &mut keys)?;
     feed_forward(spec, &mut keys);

@@ -1,13 +1,15 @@
 //! Metadata of an output: that of its source, what its layout needs, and its provenance. It must not know how
 //! values are made.
 
+use std::path::Path;
+
 use crate::config::find::family_of;
 use crate::config::write as gguf_keys;
 use crate::container::gguf::{ALIGNMENT_KEY, Array, Value};
 use crate::container::packed;
-use crate::error::Result;
+use crate::error::{LoadError, Result};
 use crate::load::{LoadedModel, Source};
-use crate::text::tokenizer::gguf_metadata;
+use crate::text::tokenizer::{Tokenizer, gguf_metadata};
 use crate::text::{self, TEMPLATE_KEY};
 
 /// Keys and values of an output.
@@ -33,10 +35,22 @@ pub(super) fn metadata(model: &LoadedModel) -> Result<(Entries, Vec<String>)> {
             entries.extend(sampling);
             notices = unusable;
             if path.join("tokenizer.json").exists() {
-                let export = gguf_metadata(path, Some(model.spec.vocab))?;
-                entries.extend(text::vocab_keys(export.vocab));
-                entries.extend(export.chat_template.map(|source| (TEMPLATE_KEY.into(), Value::Str(source))));
-                notices.extend(export.notices);
+                match gguf_metadata(path, Some(model.spec.vocab)) {
+                    Ok(export) => {
+                        entries.extend(text::vocab_keys(export.vocab));
+                        let template = export.chat_template;
+                        entries.extend(template.map(|source| (TEMPLATE_KEY.into(), Value::Str(source))));
+                        notices.extend(export.notices);
+                    }
+                    // No other program reads files of these models, so nothing is lost.
+                    Err(LoadError::Unsupported { feature, .. }) if model.spec.encoder.is_some() => {
+                        entries.extend(embedded(path)?);
+                        notices.push(format!(
+                            "GGUF has no keys for {feature}: the file holds tokenizer.json as it is"
+                        ));
+                    }
+                    Err(error) => return Err(error),
+                }
             } else {
                 notices.push("the folder has no tokenizer.json, so the file has no tokenizer".into());
             }
@@ -44,6 +58,19 @@ pub(super) fn metadata(model: &LoadedModel) -> Result<(Entries, Vec<String>)> {
         }
     };
     Ok((entries, notices))
+}
+
+/// The vocabulary of a folder as the text of its `tokenizer.json`.
+fn embedded(folder: &Path) -> Result<Entries> {
+    let (tokenizer, _) = Tokenizer::from_hf_folder(folder)?;
+    let id = |key: &str, id: Option<u32>| id.map(|id| (key.to_owned(), Value::U32(id)));
+    let text = Tokenizer::source_of_folder(folder)?.unwrap_or_default();
+    let entries = [
+        Some((text::EMBEDDED_KEY.to_owned(), Value::Str(text))),
+        id(text::BOS_KEY, tokenizer.bos()),
+        id(text::EOS_KEY, tokenizer.eos()),
+    ];
+    Ok(entries.into_iter().flatten().collect())
 }
 
 /// How many frequencies of a rope turn with each coordinate of an image. A text has the same in all of them,

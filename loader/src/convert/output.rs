@@ -107,7 +107,7 @@ pub(super) fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec
     for (role, source, matrix) in roles {
         let rule = names.of(role).next().expect("every role has a name");
         // One tensor may serve two roles, or hold those of several.
-        if !written.insert(rule.name(role, 0)) {
+        if !written.insert(names.by(rule, role, 0)) {
             continue;
         }
         out.push(match stacked_with(rule, role) {
@@ -177,14 +177,14 @@ fn dense_output(
 
 /// Names under which the source may have experts.
 fn expert_tensors(model: &LoadedModel) -> HashSet<String> {
-    let mut names = HashSet::new();
+    let (mut names, known) = (HashSet::new(), gguf_names(&model.spec));
     for bank in model.tensors.banks() {
         let count = bank.experts();
         names.extend((0..count).map(|expert| record_name(bank.key.layer, expert)));
         for role in Part::ALL.map(|part| bank.role(part)) {
-            for rule in gguf_names(&model.spec).of(role) {
+            for rule in known.of(role) {
                 let tensors = if rule.per_expert() { count } else { 1 };
-                names.extend((0..tensors).map(|expert| rule.name(role, expert)));
+                names.extend((0..tensors).map(|expert| known.by(rule, role, expert)));
             }
         }
     }

@@ -20,6 +20,7 @@ pub(super) const LLAMA: Family = Family {
     folder_pairing: Pairing::Split,
     gguf_names: &[],
     folder_names: &[],
+    pair: None,
     head_experts: false,
     layer_eps: None,
     experts_out_bias: false,

@@ -1,7 +1,7 @@
 //! What a family is: the properties that an architecture name implies and its configuration does not state.
 //! Plain types without functions. It must not know which families there are.
 
-use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
+use crate::spec::{Activation, OutputGate, Pairing, Purpose, Renormalise, Scoring};
 use crate::tensors::roles::NameRule;
 
 /// Properties that all models of a family share.
@@ -21,6 +21,8 @@ pub struct Family {
     pub gguf_names: &'static [NameRule],
     /// The same of folders.
     pub folder_names: &'static [NameRule],
+    /// What a model with an encoder has beside.
+    pub pair: Option<PairKind>,
     /// Whether query heads are experts (JetMoE).
     pub head_experts: bool,
     /// Epsilon of the norms in layers, where it is not that of the last norm.
@@ -131,6 +133,44 @@ pub struct Family {
     pub default_eps: f64,
     /// Whether head and embedding are one matrix when a folder's configuration does not say.
     pub default_tied: bool,
+}
+
+/// What the models of a family have that are encoder and decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PairKind {
+    /// How positions are told.
+    pub positions: PairPositions,
+    /// Whether all matrices but those of routers have biases.
+    pub biases: bool,
+    /// Whether a tied head is scaled by one over the root of the width.
+    pub scaled_head: bool,
+    /// Which layers have experts.
+    pub sparse: SparseLayers,
+    /// Experts of a token.
+    pub experts_used: usize,
+    /// What people use it for.
+    pub purpose: Purpose,
+}
+
+/// How an encoder-decoder tells positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PairPositions {
+    /// Distances add to scores, the same in all layers of a stack.
+    Relative,
+    /// The same, each layer its own.
+    RelativeByLayer,
+    /// Sines and cosines are added to the embedding.
+    Sinusoids,
+}
+
+/// Which layers of a stack have experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SparseLayers {
+    /// Of each run of layers the second one. There are as many runs as the file says that layers have
+    /// experts.
+    SecondOfRun,
+    /// Of each run of layers the last one. The file says how long a run is.
+    LastOfRun,
 }
 
 /// Sizes that `config.json` leaves out where they are those of the configuration's class.

@@ -14,6 +14,7 @@ use super::family::{
     QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers, WindowRule,
 };
 use super::hybrids::{BAILING_HYBRID, GRANITE_HYBRID, JAMBA, KIMI_LINEAR, MAMBA2, NEMOTRON_H};
+use super::pairs::{M2M100, NLLB_MOE, SWITCH, T5, UMT5};
 use super::recent::{
     COHERE2MOE, DEEPSEEK32, DSMOE, GLM_DSA, GROVEMOE, HYV3, JETMOE, LLAMA4, MIMO2, PLM, STEP35,
 };
@@ -549,6 +550,11 @@ pub const FAMILIES: &[Family] = &[
         gguf_names: NORM_AFTER_ATTENTION,
         ..LLAMA
     },
+    T5,
+    UMT5,
+    SWITCH,
+    M2M100,
+    NLLB_MOE,
 ];
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Feed-forward blocks, mixtures of experts and their routers, as data. It must not know layers.
 
 use super::bank::BankKind;
+use super::capacity::CapacitySpec;
 
 /// A matrix that every expert of a bank has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +171,8 @@ pub struct RouterSpec {
     pub listed: bool,
     /// Whether each expert has a factor of its own on its weights, `[experts]` (Gemma 4).
     pub expert_scales: bool,
+    /// How many tokens of a text an expert takes; `None` for all that choose it.
+    pub capacity: Option<CapacitySpec>,
 }
 
 /// Scoring and selection. Every variant gives a list of experts per token, whose length need not be a

@@ -1,6 +1,8 @@
 //! Operations in which the tokens of a sequence exchange information, and their ropes, as data. It must not
 //! know layers.
 
+use super::relative::RelativeSpec;
+
 /// Grouped-query attention. `heads` is a multiple of `kv_heads`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionSpec {
@@ -43,6 +45,10 @@ pub struct AttentionSpec {
     pub value_scale: f32,
     /// `Some(c)`: a token sees itself and the tokens before it in its run of `c` tokens (Llama 4).
     pub chunk: Option<usize>,
+    /// Whether a token sees all tokens of the text, which is read at once: in encoders.
+    pub whole: bool,
+    /// What the distance of two tokens adds to their score (T5).
+    pub relative: Option<RelativeSpec>,
 }
 
 /// Where keys and values of attention come from.
@@ -52,6 +58,8 @@ pub enum KvSource {
     Projected,
     /// One projection for both: values are what keys are before their norm (Gemma 4).
     Shared,
+    /// A projection each, of what the encoder makes of its text.
+    Encoded,
     /// Those of an earlier layer with the same shapes and the same window, by its number (Gemma 3n and 4).
     Layer(usize),
 }
@@ -80,6 +88,13 @@ pub enum OutputGate {
     SigmoidPerHead,
     /// `softplus`, one for all values of a head: `W` is `[heads, d_model]` (Laguna).
     SoftplusPerHead,
+}
+
+impl KvSource {
+    /// Whether keys are projections of the tokens that attend.
+    pub fn is_own(self) -> bool {
+        matches!(self, Self::Projected | Self::Shared)
+    }
 }
 
 impl AttentionSpec {

@@ -53,6 +53,9 @@ pub(super) enum Stored {
     Floats(usize),
     /// E4M3 numbers and scales for blocks of them.
     Scaled(Grid),
+    /// Floats as in the output; each row is a tensor of its own. Number `first` of [`Arranged::runs`] is the
+    /// first row's.
+    Apart { first: usize },
     /// Pairs of E2M1 numbers, neighbours in one byte, and an E8M0 scale for each 32 of a row.
     Fours { scales: SourceRun },
 }
@@ -153,6 +156,7 @@ impl Unit {
     fn half_bytes(&self) -> usize {
         match self.stored {
             Stored::Floats(bytes) => 2 * bytes,
+            Stored::Apart { .. } => 2 * self.format.block_bytes(),
             Stored::Scaled(_) => 2,
             Stored::Fours { .. } => 1,
         }
@@ -164,6 +168,8 @@ impl Unit {
 pub(super) struct Arranged {
     units: Vec<(u64, Unit)>,
     end: u64,
+    /// Where rows are that are tensors of their own.
+    runs: Vec<SourceRun>,
 }
 
 impl Arranged {
@@ -173,6 +179,13 @@ impl Arranged {
         self.units.push((start, unit));
         self.end = (start.saturating_add(unit.bytes())).next_multiple_of(PAGE as u64);
         start
+    }
+
+    /// Notes where rows are that are tensors of their own, and returns how they are stored.
+    pub fn apart(&mut self, rows: impl IntoIterator<Item = SourceRun>) -> Stored {
+        let first = self.runs.len();
+        self.runs.extend(rows);
+        Stored::Apart { first }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -218,6 +231,13 @@ impl Recipe for Arranged {
             out.copy_from_slice(&whole[from..][..out.len()]);
             return Ok(());
         }
+        if let Stored::Apart { first } = unit.stored {
+            for (row, to) in rows.zip(out.chunks_exact_mut(row)) {
+                let run = self.runs.get(first + row).ok_or(io::ErrorKind::InvalidInput)?;
+                to.copy_from_slice(buffers.lines.read(files.file(run.file)?, run.offset, to.len())?);
+            }
+            return Ok(());
+        }
         match unit.along {
             Along::Rows => along_rows(unit, files, buffers, rows, out),
             Along::Columns => along_columns(unit, files, buffers, rows, out),
@@ -257,6 +277,7 @@ fn along_rows(
             let bytes = &lines[i * line_bytes..][..line_bytes];
             match unit.stored {
                 Stored::Floats(_) => to.copy_from_slice(bytes),
+                Stored::Apart { .. } => return Err(io::ErrorKind::Unsupported.into()),
                 Stored::Fours { .. } => write_fours(bytes, &powers[i * fours..], to),
                 Stored::Scaled(grid) => {
                     write_eights(unit.format, bytes, |column| grid.at(numbers, line, column), to);
@@ -320,7 +341,9 @@ fn along_columns(
                     let scale = |column| grid.at(numbers, some.start + column, line);
                     write_eights(unit.format, &codes, scale, &mut to[start..end]);
                 }
-                Stored::Fours { .. } => return Err(io::ErrorKind::Unsupported.into()),
+                Stored::Fours { .. } | Stored::Apart { .. } => {
+                    return Err(io::ErrorKind::Unsupported.into());
+                }
             }
         }
     }

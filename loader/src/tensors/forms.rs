@@ -118,6 +118,25 @@ impl<'a> Resolver<'a> {
         Ok(MatrixRef { format, rows, cols, file: self.arranged_file(), offset, bytes })
     }
 
+    /// Vectors of `cols` numbers that are tensors of their own, as the rows of a matrix.
+    pub(super) fn vectors_apart(&mut self, tensors: &[&'a TensorInfo], cols: usize) -> Result<MatrixRef> {
+        let Some(&first) = tensors.first() else { unreachable!("a bank has an expert") };
+        let format = self.plain_format(first)?;
+        for &tensor in tensors {
+            self.check_shape(tensor, &[wide(cols)])?;
+            if self.plain_format(tensor)? != format {
+                let found = tensor.storage.name().to_owned();
+                let fault = Fault::WrongType { found, expected: "the type of the other experts' biases" };
+                return Err(self.fault(tensor, "", fault));
+            }
+        }
+        let runs: Vec<SourceRun> = tensors.iter().map(|tensor| self.place(tensor, 0)).collect();
+        let (from, rows) = (self.place(first, 0), tensors.len());
+        let stored = self.arranged.apart(runs);
+        let (along, lines) = (Along::Rows, Lines::InOrder);
+        Ok(self.whole_unit(Unit { from, stored, along, lines, rows, cols, format }))
+    }
+
     /// One part, `[rows, cols]`, of every expert of a bank whose matrices do not lie as products take them.
     /// `part` says which rows of the tensor it has; they may be `columns`.
     pub(super) fn lying_part(

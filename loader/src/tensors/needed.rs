@@ -2,11 +2,11 @@
 //! tensors here. It must not know files.
 
 use crate::spec::{
-    AttentionSpec, BankMatrix, BranchSpec, CompressedSpec, ConvSpec, DeltaLayout, DeltaSpec, HeadExpertsSpec,
-    KdaSpec, KvSource, LatentSpec, LayerInputs, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, OutputGate, Part,
-    Place, QkNorm, RouterInput, SelectiveSpec, SharedExpert, SsmSpec, StreamsSpec,
+    AttentionSpec, BankMatrix, BranchSpec, CompressedSpec, ConvSpec, DeltaLayout, DeltaSpec, EncoderSpec,
+    HeadExpertsSpec, KdaSpec, KvSource, LatentSpec, LayerInputs, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op,
+    OutputGate, Part, Place, QkNorm, RouterInput, SelectiveSpec, SharedExpert, SsmSpec, StreamsSpec,
 };
-use crate::tensors::roles::{LayerTensor, LayerTensor as T, Role};
+use crate::tensors::roles::{AttentionTensors, LayerTensor, LayerTensor as T, Role};
 
 /// Every role outside expert banks that a spec needs, with its rows and columns; vectors are one row.
 pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
@@ -14,6 +14,12 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
     let mut out = vec![(Role::Embed, spec.vocab, d), (Role::FinalNorm, 1, d)];
     if matches!(spec.final_norm, NormSpec::Layer { .. }) {
         out.push((Role::FinalNormBias, 1, d));
+    }
+    if let Some(EncoderSpec { final_norm, .. }) = spec.encoder {
+        out.push((Role::EncoderNorm, 1, d));
+        if matches!(final_norm, NormSpec::Layer { .. }) {
+            out.push((Role::EncoderNormBias, 1, d));
+        }
     }
     if !spec.head.tied {
         out.push((Role::Head, spec.vocab, d));
@@ -42,11 +48,18 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
         for branch in &layer.branches {
             let mut add = |tensor, rows, cols| out.push((Role::Layer(index, tensor), rows, cols));
             norms(branch, d, &mut add);
+            if let Some(relative) = branch.op.attention().and_then(|attention| attention.relative)
+                && relative.of_layer == index
+            {
+                let heads = branch.op.attention().map_or(0, |attention| attention.heads);
+                add(T::RelativeBias, relative.buckets, heads);
+            }
             if let Some(streams) = &spec.streams {
                 stream_tensors(streams, branch.place, d, &mut add);
             }
             match &branch.op {
                 Op::Attention(attention) => attention_tensors(attention, d, &mut add),
+                Op::Cross(attention) => cross_tensors(attention, d, &mut add),
                 Op::Compressed(compressed) => compressed_tensors(compressed, d, &mut add),
                 Op::HeadExperts(heads) => head_tensors(heads, d, &mut add),
                 Op::Conv(conv) => conv_tensors(conv, d, &mut add),
@@ -123,6 +136,19 @@ fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
         QkNorm::Full { .. } => {
             add(T::QNorm, 1, q);
             add(T::KNorm, 1, kv);
+        }
+    }
+}
+
+fn cross_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
+    let rows = [a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.value_dim, d_model];
+    let AttentionTensors { matrices, biases } = AttentionTensors::CROSS;
+    let has_bias = [a.qkv_bias, a.qkv_bias, a.qkv_bias, a.out_bias];
+    for (((matrix, bias), rows), has_bias) in matrices.into_iter().zip(biases).zip(rows).zip(has_bias) {
+        let cols = if matrix == T::CrossO { a.heads * a.value_dim } else { d_model };
+        add(matrix, rows, cols);
+        if has_bias {
+            add(bias, 1, rows);
         }
     }
 }

@@ -42,7 +42,8 @@ pub(super) struct Resolver<'a> {
 impl<'a> Resolver<'a> {
     /// The first name of `role` that the files have; of expert 0 if tensors are per expert.
     fn find(&mut self, role: Role) -> Option<(&'static NameRule, &'a TensorInfo)> {
-        let found = self.names.of(role).find_map(|rule| Some((rule, self.get(&rule.name(role, 0))?)))?;
+        let found =
+            self.names.of(role).find_map(|rule| Some((rule, self.get(&self.names.by(rule, role, 0))?)))?;
         self.used.insert(found.1.name.as_str());
         Some(found)
     }
@@ -88,9 +89,9 @@ impl<'a> Resolver<'a> {
         }
         let mut rules = self.names.of(role);
         let first = rules.next().expect("every role has a spelling");
-        let fits = |rule: &&NameRule| self.has_neighbours(&rule.name(role, 0));
+        let fits = |rule: &&NameRule| self.has_neighbours(&self.names.by(rule, role, 0));
         let rule = std::iter::once(first).chain(rules).find(fits).unwrap_or(first);
-        Ok((rule, self.named(&rule.name(role, 0))?))
+        Ok((rule, self.named(&self.names.by(rule, role, 0))?))
     }
 
     /// Whether the files have other tensors of the module that a name belongs to.
@@ -103,6 +104,11 @@ impl<'a> Resolver<'a> {
     /// A matrix outside the expert banks; a vector is one row.
     pub fn matrix(&mut self, role: Role, rows: usize, cols: usize) -> Result<MatrixRef> {
         let (rule, tensor) = self.require(role)?;
+        if rule.per_expert() {
+            let of_expert = |expert| self.named(&self.names.by(rule, role, expert));
+            let tensors = (0..rows).map(of_expert).collect::<Result<Vec<_>>>()?;
+            return self.vectors_apart(&tensors, cols);
+        }
         if let Rows::Stacked(all) = rule.rows {
             return self.stacked(tensor, role, all, rows, cols);
         }
@@ -201,7 +207,7 @@ impl<'a> Resolver<'a> {
         if rule.per_expert() {
             return (0..experts)
                 .map(|e| {
-                    let tensor = self.named(&rule.name(role, e))?;
+                    let tensor = self.named(&self.names.by(rule, role, e))?;
                     self.check_shape(tensor, &shape(&[whole, cols]))?;
                     self.rows_of(tensor, skipped(rule, rows), (whole, rows), cols, 0)
                 })
@@ -263,7 +269,7 @@ impl<'a> Resolver<'a> {
         self.catalog.files().first().map_or(Path::new("?"), |file| file.path())
     }
 
-    fn check_shape(&self, tensor: &TensorInfo, expected: &[u64]) -> Result<()> {
+    pub(super) fn check_shape(&self, tensor: &TensorInfo, expected: &[u64]) -> Result<()> {
         let pairs = || {
             let halved = tensor.shape.len() == expected.len()
                 && tensor.shape.iter().zip(expected).rev().skip(1).all(|(a, b)| a == b)

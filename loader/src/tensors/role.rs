@@ -17,6 +17,10 @@ pub enum Role {
     FinalNorm,
     /// Bias of the last norm `[d_model]`.
     FinalNormBias,
+    /// Weight of the norm of what an encoder gives `[d_model]`.
+    EncoderNorm,
+    /// Its bias `[d_model]`.
+    EncoderNormBias,
     /// Output projection `[vocab, d_model]`.
     Head,
     /// Bias of the output projection `[vocab]`.
@@ -35,6 +39,31 @@ pub enum Role {
     HeadStreamScale,
     /// A tensor of one layer.
     Layer(usize, LayerTensor),
+}
+
+/// The tensors of one of the attentions of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionTensors {
+    /// Projections of queries, keys, values and of the output.
+    pub matrices: [LayerTensor; 4],
+    /// Their biases.
+    pub biases: [LayerTensor; 4],
+}
+
+impl AttentionTensors {
+    /// Attention to the tokens of a layer's own text.
+    pub const OWN: Self = {
+        use LayerTensor::{K, KBias, O, OBias, Q, QBias, V, VBias};
+        Self { matrices: [Q, K, V, O], biases: [QBias, KBias, VBias, OBias] }
+    };
+    /// Attention to the encoder's text.
+    pub const CROSS: Self = {
+        use LayerTensor::{CrossK, CrossKBias, CrossO, CrossOBias, CrossQ, CrossQBias, CrossV, CrossVBias};
+        Self {
+            matrices: [CrossQ, CrossK, CrossV, CrossO],
+            biases: [CrossQBias, CrossKBias, CrossVBias, CrossOBias],
+        }
+    };
 }
 
 /// Tensors of a layer. Expert banks hold all experts of the layer: `[experts, rows, cols]`.
@@ -200,6 +229,24 @@ pub enum LayerTensor {
     VBias,
     /// Output bias `[d_model]`.
     OBias,
+    /// Query projection of attention to the encoder's text.
+    CrossQ,
+    /// Its key projection, of what the encoder gives.
+    CrossK,
+    /// Its value projection, of what the encoder gives.
+    CrossV,
+    /// Its output projection.
+    CrossO,
+    /// Bias of its queries.
+    CrossQBias,
+    /// Bias of its keys.
+    CrossKBias,
+    /// Bias of its values.
+    CrossVBias,
+    /// Bias of its output `[d_model]`.
+    CrossOBias,
+    /// What distances add to the scores of heads `[buckets, heads]`.
+    RelativeBias,
     /// Logits of the attention sinks `[heads]`.
     Sinks,
     /// Query norm `[head_dim]` or `[heads * head_dim]`.
@@ -248,7 +295,10 @@ impl Role {
     /// Whether it is the weight of a norm.
     pub fn is_norm(self) -> bool {
         use LayerTensor::{KNorm, PostNorm, PreNorm, QNorm};
-        matches!(self, Self::FinalNorm | Self::Layer(_, PreNorm(_) | PostNorm(_) | QNorm | KNorm))
+        matches!(
+            self,
+            Self::FinalNorm | Self::EncoderNorm | Self::Layer(_, PreNorm(_) | PostNorm(_) | QNorm | KNorm)
+        )
     }
 }
 
@@ -274,6 +324,9 @@ impl LayerTensor {
     pub fn is_matrix(self) -> bool {
         match self {
             Self::Q | Self::K | Self::V | Self::O | Self::AttentionGate => true,
+            Self::CrossQ | Self::CrossK | Self::CrossV | Self::CrossO => true,
+            Self::CrossQBias | Self::CrossKBias | Self::CrossVBias | Self::CrossOBias => false,
+            Self::RelativeBias => false,
             Self::Router | Self::HeadRouter | Self::HeadExperts(_) | Self::SharedInput => true,
             Self::LayerInputGate | Self::LayerInputUp => true,
             Self::SumNorm | Self::LayerScale | Self::RouterNorm | Self::ExpertScales => false,

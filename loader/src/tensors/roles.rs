@@ -6,7 +6,7 @@
 use std::fmt;
 
 use crate::spec::{Part, Place};
-pub use crate::tensors::role::{LayerTensor, Role};
+pub use crate::tensors::role::{AttentionTensors, LayerTensor, Role};
 
 /// The rows of the named tensor (of each expert, in a bank) that belong to the role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,19 @@ pub struct NameRule {
     pub rows: Rows,
     /// Whether rows are the tensor's columns.
     pub lie: Lie,
+    /// Which layers have it.
+    pub stack: Stack,
+}
+
+/// The layers that a name is for. `{L}` is the number of a layer in its stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stack {
+    /// All of a model that has one stack of layers.
+    Only,
+    /// Those of the encoder.
+    Encoder,
+    /// Those of the decoder, in models that have an encoder.
+    Decoder,
 }
 
 /// How the matrices of a bank lie in their tensor.
@@ -51,22 +64,27 @@ pub enum Lie {
 
 /// The rule of a tensor of no layer.
 pub(crate) const fn top(role: Role, pattern: &'static str) -> NameRule {
-    NameRule { role, pattern, rows: Rows::All, lie: Lie::AsRows }
+    NameRule { role, pattern, rows: Rows::All, lie: Lie::AsRows, stack: Stack::Only }
 }
 
 /// The rule of a tensor of a layer that is whole.
 pub(crate) const fn layer(tensor: LayerTensor, pattern: &'static str) -> NameRule {
-    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::All, lie: Lie::AsRows }
+    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::All, lie: Lie::AsRows, stack: Stack::Only }
+}
+
+/// The rule of a tensor of a layer of one of two stacks.
+pub(crate) const fn of_stack(stack: Stack, tensor: LayerTensor, pattern: &'static str) -> NameRule {
+    NameRule { stack, ..layer(tensor, pattern) }
 }
 
 /// The rule of a half of a fused matrix.
 pub(crate) const fn half(tensor: LayerTensor, pattern: &'static str, rows: Rows) -> NameRule {
-    NameRule { role: Role::Layer(0, tensor), pattern, rows, lie: Lie::AsRows }
+    NameRule { rows, ..layer(tensor, pattern) }
 }
 
 /// The rule of rows of experts that lie in some way.
 pub(crate) const fn lying(part: Part, pattern: &'static str, rows: Rows, lie: Lie) -> NameRule {
-    NameRule { role: Role::Layer(0, LayerTensor::Experts(part)), pattern, rows, lie }
+    NameRule { rows, lie, ..layer(LayerTensor::Experts(part), pattern) }
 }
 
 /// Query, key and value rows of a fused projection.
@@ -80,7 +98,7 @@ pub(crate) const fn stacked(
     pattern: &'static str,
     all: &'static [LayerTensor],
 ) -> NameRule {
-    NameRule { role: Role::Layer(0, tensor), pattern, rows: Rows::Stacked(all), lie: Lie::AsRows }
+    NameRule { rows: Rows::Stacked(all), ..layer(tensor, pattern) }
 }
 
 use LayerTensor as T;
@@ -113,6 +131,19 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::VBias, "blk.{L}.attn_v.bias"),
     layer(T::O, "blk.{L}.attn_output.weight"),
     layer(T::OBias, "blk.{L}.attn_output.bias"),
+    top(Role::EncoderNorm, "enc.output_norm.weight"),
+    top(Role::EncoderNormBias, "enc.output_norm.bias"),
+    layer(T::PreNorm(Place::Cross), "blk.{L}.cross_attn_norm.weight"),
+    layer(T::PreNormBias(Place::Cross), "blk.{L}.cross_attn_norm.bias"),
+    layer(T::CrossQ, "blk.{L}.cross_attn_q.weight"),
+    layer(T::CrossK, "blk.{L}.cross_attn_k.weight"),
+    layer(T::CrossV, "blk.{L}.cross_attn_v.weight"),
+    layer(T::CrossO, "blk.{L}.cross_attn_o.weight"),
+    layer(T::CrossQBias, "blk.{L}.cross_attn_q.bias"),
+    layer(T::CrossKBias, "blk.{L}.cross_attn_k.bias"),
+    layer(T::CrossVBias, "blk.{L}.cross_attn_v.bias"),
+    layer(T::CrossOBias, "blk.{L}.cross_attn_o.bias"),
+    layer(T::RelativeBias, "blk.{L}.attn_rel_b.weight"),
     layer(T::Sinks, "blk.{L}.attn_sinks.weight"),
     stacked(T::Q, "blk.{L}.attn_qkv.weight", QKV),
     stacked(T::K, "blk.{L}.attn_qkv.weight", QKV),
@@ -393,14 +424,37 @@ pub struct Names {
     pub own: &'static [NameRule],
     /// The names of the container: [`GGUF_NAMES`] or [`HF_NAMES`].
     pub common: &'static [NameRule],
+    /// The layers of the model's encoder, where it has one.
+    pub encoder: Option<usize>,
 }
 
 impl Names {
     /// The names of `role`, the usual one first.
     pub fn of(self, role: Role) -> impl Iterator<Item = &'static NameRule> {
-        let own = self.own.iter().any(|rule| rule.spells(role));
+        let stack = self.stack(role);
+        let spells = move |rule: &NameRule| rule.spells(role) && rule.stack == stack;
+        let own = self.own.iter().any(spells);
         let rules = if own { self.own } else { self.common };
-        rules.iter().filter(move |rule| rule.spells(role))
+        rules.iter().filter(move |rule| spells(rule))
+    }
+
+    /// The stack that a tensor belongs to.
+    fn stack(self, role: Role) -> Stack {
+        match (role, self.encoder) {
+            (Role::Layer(layer, _), Some(encoder)) if layer < encoder => Stack::Encoder,
+            (Role::Layer(..), Some(_)) => Stack::Decoder,
+            _ => Stack::Only,
+        }
+    }
+
+    /// The name of the tensor of a role and expert by one of [`Self::of`].
+    pub fn by(self, rule: &NameRule, role: Role, expert: usize) -> String {
+        match (role, self.encoder) {
+            (Role::Layer(layer, tensor), Some(encoder)) if layer >= encoder => {
+                rule.name(Role::Layer(layer - encoder, tensor), expert)
+            }
+            _ => rule.name(role, expert),
+        }
     }
 
     /// The name that files are written with.
@@ -408,20 +462,26 @@ impl Names {
     /// # Panics
     /// If the container has no name for the role.
     pub fn name(self, role: Role) -> String {
-        self.of(role).next().expect("every role has a name").name(role, 0)
+        self.by(self.of(role).next().expect("every role has a name"), role, 0)
     }
 }
 
 /// A container's names without those of a family.
 impl From<&'static [NameRule]> for Names {
     fn from(common: &'static [NameRule]) -> Self {
-        Self { own: &[], common }
+        Self { own: &[], common, encoder: None }
     }
 }
 
 /// Suffixes of tensors in real files that no computation needs.
-pub const IGNORED_SUFFIXES: &[&str] =
-    &[".rotary_emb.inv_freq", ".input_scale", ".attn_rot_embd", ".attention.masked_bias", ".attention.bias"];
+pub const IGNORED_SUFFIXES: &[&str] = &[
+    ".rotary_emb.inv_freq",
+    ".input_scale",
+    ".attn_rot_embd",
+    ".attention.masked_bias",
+    ".attention.bias",
+    ".embed_positions.weights",
+];
 
 impl NameRule {
     /// Whether this rule spells `role` (whatever its layer).

@@ -68,6 +68,30 @@ impl Default for Running {
     }
 }
 
+/// Numbers that are added to scores by how far a position is from the token.
+#[derive(Debug, Clone, Copy)]
+pub struct DistanceBias<'a> {
+    /// For each query of a token: number `reach + d` is for the position `d` after the token, `[group, 2 *
+    /// reach + 1]`.
+    pub values: &'a [f32],
+    /// Positions farther away have the number of this distance.
+    pub reach: usize,
+}
+
+impl<'a> DistanceBias<'a> {
+    /// The numbers of one query.
+    pub(super) fn of_query(self, query: usize) -> &'a [f32] {
+        let width = 2 * self.reach + 1;
+        &self.values[query * width..(query + 1) * width]
+    }
+
+    /// Which of a query's numbers is that of `position` for a token at `token`.
+    pub(super) fn place(self, token: usize, position: usize) -> usize {
+        let after = position.saturating_sub(token).min(self.reach);
+        self.reach + after - token.saturating_sub(position).min(self.reach)
+    }
+}
+
 /// Tokens at consecutive positions that attend to one head of the cache with `group` queries each.
 #[derive(Debug, Clone)]
 pub struct Attend<'a> {
@@ -83,6 +107,10 @@ pub struct Attend<'a> {
     pub softcap: Option<f32>,
     /// `Some(w)`: a token sees itself and the `w - 1` tokens before it; `None`: all before it.
     pub window: Option<usize>,
+    /// `Some(n)`: every token sees the first `n` positions, whatever its own; there is no window then.
+    pub whole: Option<usize>,
+    /// What is added to scores, after the factor and before the bound.
+    pub bias: Option<DistanceBias<'a>>,
     /// The queries `[group, head_dim]` of token `t` begin at `t * stride`.
     pub queries: &'a [f32],
     /// From one token to the next, a multiple of `head_dim`.
@@ -110,6 +138,9 @@ impl Attend<'_> {
 
     /// Positions that a row sees.
     pub(super) fn sees(&self, row: usize) -> Range<usize> {
+        if let Some(all) = self.whole {
+            return 0..all;
+        }
         let end = self.first + row / self.group + 1;
         self.window.map_or(0, |window| end.saturating_sub(window))..end
     }
@@ -133,7 +164,11 @@ impl Attend<'_> {
             KvHead::F16 { keys, values } => (keys.len(), values.len()),
             KvHead::F32 { keys, values } => (keys.len(), values.len()),
         };
-        let end = (self.first + tokens).min(self.spans.end.saturating_mul(SPAN));
+        if let Some(DistanceBias { values, reach }) = self.bias {
+            let need = reach.checked_mul(2).and_then(|both| (both + 1).checked_mul(group));
+            assert!(need.is_some_and(|need| values.len() >= need), "attend: biases end early");
+        }
+        let end = self.whole.unwrap_or(self.first + tokens).min(self.spans.end.saturating_mul(SPAN));
         assert!(values / head_dim >= end, "attend: values end before the last position");
         assert!(keys / head_dim >= end.next_multiple_of(KEY_GROUP), "attend: keys are not whole groups");
     }

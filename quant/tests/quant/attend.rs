@@ -82,6 +82,8 @@ impl Shape {
             scale,
             softcap,
             window,
+            whole: None,
+            bias: None,
             queries,
             stride,
             group,

@@ -74,6 +74,8 @@ fn attention(kernels: &Kernels, rng: &mut Rng, digest: &mut Digest) {
                 scale: 0.2,
                 softcap,
                 window,
+                whole: None,
+                bias: None,
                 queries: &queries,
                 stride: group * head_dim,
                 group,

@@ -176,6 +176,8 @@ fn attention_stays_within_its_slices() {
                         scale,
                         softcap: huge_pages.then_some(0.5),
                         window,
+                        whole: None,
+                        bias: None,
                         queries,
                         stride,
                         group,

@@ -6,6 +6,7 @@
 
 mod activations;
 mod attend;
+mod attend_whole;
 mod common;
 mod eight_lanes;
 mod encode;

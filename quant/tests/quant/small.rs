@@ -97,6 +97,8 @@ fn attention_of_a_short_text() {
                     scale: 0.3,
                     softcap,
                     window,
+                    whole: None,
+                    bias: None,
                     queries: &queries,
                     stride: group * head_dim,
                     group,

@@ -172,16 +172,19 @@ fn plan(spec: &ModelSpec, mix: Mix) -> (Vec<Plan>, u64) {
             Role::Layer(_, T::QBias | T::KBias | T::VBias | T::OBias)
             | Role::Layer(_, T::PreNormBias(_) | T::PostNormBias(_) | T::DenseBias(_))
             | Role::Layer(_, T::SharedBias(_) | T::ExpertsBias(_))
+            | Role::Layer(_, T::CrossQBias | T::CrossKBias | T::CrossVBias | T::CrossOBias)
+            | Role::EncoderNormBias
             | Role::HeadBias
             | Role::FinalNormBias => (Format::F32, Fill::Constant(0.0)),
             _ if shape.len() == 1 => (Format::F32, Fill::Constant(1.0)),
             Role::Layer(_, T::KdaConvQ | T::KdaConvK | T::KdaConvV) => (Format::F32, Fill::Random(0.5)),
             Role::Layer(_, T::DeltaConv | T::ConvTaps | T::SsmConv) => (Format::F32, Fill::Random(0.5)),
+            Role::Layer(_, T::RelativeBias) => (Format::F32, Fill::Random(0.5)),
             Role::Layer(_, T::Router) => (Format::F32, Fill::Random(0.04)),
             Role::Embed => (mix.format(role, cols, layers), Fill::Random(0.5)),
             // Random attention gives all tokens nearly the same output. It is kept small, or it would
             // accumulate over the layers until every token is routed to the same experts.
-            Role::Layer(_, T::O | T::DeltaOut | T::ConvOut | T::SsmOut) => {
+            Role::Layer(_, T::O | T::CrossO | T::DeltaOut | T::ConvOut | T::SsmOut) => {
                 (mix.format(role, cols, layers), Fill::Random(0.001))
             }
             _ => (mix.format(role, cols, layers), Fill::Random(0.02)),

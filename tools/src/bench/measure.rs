@@ -27,6 +27,9 @@ const WARM_UP: usize = 8;
 /// Tokens decoded without timing if experts are streamed, until the cache is in its steady state.
 const WARM_UP_STREAM: usize = 64;
 
+/// Tokens of the text that an encoder reads where only decoding is timed.
+const TEXT: usize = 64;
+
 /// The work to be timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
@@ -200,17 +203,17 @@ impl Run<'_> {
             if timed && before.is_none() {
                 before = Some(run.session.model().experts().stats());
             }
-            run.session.keep_prefix(&[]);
             let mut watch = if timed {
                 Watch { counter: Some(&mut counter), trace: None }
             } else {
                 Watch { counter: None, trace: run.trace.as_deref_mut() }
             };
-            run.session.append(prompt, run.stop, &mut watch, &mut |_| {})
+            read(&mut run.session, prompt, run.stop, &mut watch)
         })?;
         let tokens = prompt.len() as f64;
         let chosen = counter.chosen.weights as f64 / self.work.repeat as f64;
-        let weights = self.traffic.dense.weights as f64 * tokens + self.traffic.head.weights as f64 + chosen;
+        let (prompt, head) = (self.traffic.prompt.weights, self.traffic.prompt_head.weights);
+        let weights = prompt as f64 * tokens + head as f64 + chosen;
         let store = self.session.model().experts().stats().since(&before.unwrap_or_default());
         let first_rate = tokens / self.first.as_secs_f64();
         let operations_per_token = 2.0 * weights / tokens;
@@ -222,6 +225,7 @@ impl Run<'_> {
 
     fn decode(&mut self) -> anyhow::Result<Option<Decode>> {
         let Work { decode, depth, repeat, .. } = self.work;
+        self.begin_text()?;
         let tokens = &self.tokens[..depth + decode];
         let mut progress = self.progress("decode", decode);
         self.session.keep_prefix(&tokens[..depth]);
@@ -289,6 +293,15 @@ impl Run<'_> {
         }))
     }
 
+    /// Lets an encoder read a text, if it has read none.
+    fn begin_text(&mut self) -> Result<(), EngineError> {
+        if self.session.model().spec().encoder.is_none() || !self.session.text().is_empty() {
+            return Ok(());
+        }
+        let text = &self.tokens[..self.tokens.len().min(TEXT)];
+        self.session.encode(text, self.stop, &mut ())
+    }
+
     /// Runs once without timing, then `repeat` times; tokens per second. `limits` are measured before the
     /// first of these runs and after each.
     fn repeat(
@@ -323,6 +336,21 @@ impl Run<'_> {
         // The untimed run counts as one.
         Progress::new(label, Unit::Tokens, (tokens * (self.work.repeat + 1)) as u64)
     }
+}
+
+/// Reads a prompt anew, or with an encoder a text.
+fn read(
+    session: &mut Sequence,
+    prompt: &[u32],
+    stop: &Cancel,
+    watch: &mut Watch<'_, '_>,
+) -> Result<(), EngineError> {
+    if session.model().spec().encoder.is_some() {
+        session.forget_text();
+        return session.encode(prompt, stop, watch);
+    }
+    session.keep_prefix(&[]);
+    session.append(prompt, stop, watch, &mut |_| {})
 }
 
 /// The time in milliseconds that a share of the times stays below; 0 without times.

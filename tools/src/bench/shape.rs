@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::Context;
 use moelten_loader::load::spec_of_config;
 use moelten_loader::spec::{
-    Activation, AttentionSpec, HeadSpec, KvSource, LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op,
-    Pairing, QkNorm, RopeScaling, RopeSpec, RouterInput, RouterSpec, Select, SharedExpert,
+    Activation, AttentionSpec, EncoderSpec, HeadSpec, KvSource, LayerSpec, MlpSpec, ModelSpec, MoeSpec,
+    NormSpec, Op, Pairing, QkNorm, RopeScaling, RopeSpec, RouterInput, RouterSpec, Select, SharedExpert,
 };
 use serde::Deserialize;
 
@@ -25,16 +25,19 @@ const NAMED: [&str; 6] = [
 ];
 
 /// The named shapes that are configurations.
-const CONFIGS: [&str; 5] = [
+const CONFIGS: [&str; 7] = [
     include_str!("../../shapes/qwen3.5-35b-a3b.json"),
     include_str!("../../shapes/glm-4.7-flash.json"),
     include_str!("../../shapes/lfm2-8b-a1b.json"),
     include_str!("../../shapes/gemma-4-26b-a4b.json"),
     include_str!("../../shapes/nemotron-3-nano.json"),
+    include_str!("../../shapes/switch-base-128.json"),
+    include_str!("../../shapes/nllb-moe-54b.json"),
 ];
 
 /// Their names.
-const CONFIG_NAMES: &str = "qwen3.5-35b-a3b, glm-4.7-flash, lfm2-8b-a1b, gemma-4-26b-a4b, nemotron-3-nano";
+const CONFIG_NAMES: &str = "qwen3.5-35b-a3b, glm-4.7-flash, lfm2-8b-a1b, gemma-4-26b-a4b, nemotron-3-nano, \
+                            switch-base-128, nllb-moe-54b";
 
 /// Largest shape file in bytes; usual ones have a few hundred.
 const FILE_MAX: u64 = 1 << 16;
@@ -72,12 +75,34 @@ pub fn found(argument: &str, layers: Option<usize>) -> anyhow::Result<FoundShape
 
 /// The shape with its first layers.
 fn cut(mut shape: FoundShape, layers: Option<usize>) -> anyhow::Result<FoundShape> {
+    if let (Some(encoder), Some(wanted)) = (shape.spec.encoder, layers) {
+        return cut_both(shape, encoder, wanted);
+    }
     let (all, wanted) = (shape.spec.layers.len(), layers.unwrap_or(shape.spec.layers.len()));
     if !(1..=all).contains(&wanted) {
         let problem = format!("{} has {all} layers, not {wanted}", shape.name);
         return Err(CommandError::Usage(problem).into());
     }
     shape.spec.layers.truncate(wanted);
+    Ok(shape)
+}
+
+/// The shape with the first `wanted` layers of its encoder and of its decoder.
+fn cut_both(mut shape: FoundShape, encoder: EncoderSpec, wanted: usize) -> anyhow::Result<FoundShape> {
+    let all = encoder.layers.min(shape.spec.layers.len() - encoder.layers);
+    if !(1..=all).contains(&wanted) {
+        let problem = format!("encoder and decoder of {} have {all} layers, not {wanted}", shape.name);
+        return Err(CommandError::Usage(problem).into());
+    }
+    let written = shape.spec.layers.split_off(encoder.layers);
+    shape.spec.layers.truncate(wanted);
+    shape.spec.layers.extend(written.into_iter().take(wanted));
+    for branch in shape.spec.layers.iter_mut().skip(wanted).flat_map(|layer| &mut layer.branches) {
+        if let Op::Attention(AttentionSpec { relative: Some(relative), .. }) = &mut branch.op {
+            relative.of_layer = relative.of_layer - encoder.layers + wanted;
+        }
+    }
+    shape.spec.encoder = Some(EncoderSpec { layers: wanted, ..encoder });
     Ok(shape)
 }
 
@@ -257,9 +282,31 @@ impl Shape {
         Err(CommandError::Usage(problem).into())
     }
 
+    /// The experts of a layer.
+    fn moe(&self) -> MoeSpec {
+        let mlp = |d_ff| MlpSpec::gated(d_ff, Activation::Silu);
+        MoeSpec {
+            experts: self.experts,
+            expert: mlp(self.expert_d_ff),
+            router: RouterSpec {
+                bias: false,
+                select: Select::SoftmaxTopK { k: self.experts_per_token, renormalise: self.renormalise },
+                scale: 1.0,
+                listed: false,
+                expert_scales: false,
+                capacity: None,
+            },
+            router_input: RouterInput::Branch,
+            shared: self.shared_d_ff.map_or(SharedExpert::None, |d_ff| SharedExpert::Plain(mlp(d_ff))),
+            latent: None,
+            shared_scale: 1.0,
+            out_bias: false,
+            weighs_inputs: false,
+        }
+    }
+
     /// The model spec with these dimensions.
     pub fn spec(&self) -> ModelSpec {
-        let mlp = |d_ff| MlpSpec::gated(d_ff, Activation::Silu);
         let norm = NormSpec::Rms { eps: EPS };
         let layer = |index: usize| {
             let attention = AttentionSpec {
@@ -291,25 +338,10 @@ impl Shape {
                 value_norm: None,
                 value_scale: 1.0,
                 chunk: None,
+                whole: false,
+                relative: None,
             };
-            let moe = MoeSpec {
-                experts: self.experts,
-                expert: mlp(self.expert_d_ff),
-                router: RouterSpec {
-                    bias: false,
-                    select: Select::SoftmaxTopK { k: self.experts_per_token, renormalise: self.renormalise },
-                    scale: 1.0,
-                    listed: false,
-                    expert_scales: false,
-                },
-                router_input: RouterInput::Branch,
-                shared: self.shared_d_ff.map_or(SharedExpert::None, |d_ff| SharedExpert::Plain(mlp(d_ff))),
-                latent: None,
-                shared_scale: 1.0,
-                out_bias: false,
-                weighs_inputs: false,
-            };
-            LayerSpec::pre_norm(norm, Op::Attention(attention), Op::Moe(moe), 1.0)
+            LayerSpec::pre_norm(norm, Op::Attention(attention), Op::Moe(self.moe()), 1.0)
         };
         ModelSpec {
             name: self.name.clone(),
@@ -320,6 +352,8 @@ impl Shape {
             embed_scale: 1.0,
             streams: None,
             layer_inputs: None,
+            positions: None,
+            encoder: None,
             layers: (0..self.layers).map(layer).collect(),
             final_norm: norm,
             head: HeadSpec { tied: self.tied_head, bias: false, scale: 1.0, softcap: None },
@@ -339,7 +373,9 @@ mod tests {
             assert_eq!(shape.spec().layers.len(), 2, "{name}");
         }
         for name in CONFIG_NAMES.split(", ") {
-            assert_eq!(found(name, Some(3)).unwrap().spec.layers.len(), 3, "{name}");
+            let spec = found(name, Some(3)).unwrap().spec;
+            let stacks = if spec.encoder.is_some() { 2 } else { 1 };
+            assert_eq!(spec.layers.len(), 3 * stacks, "{name}");
         }
         assert!(found("lfm2-8b-a1b", Some(25)).is_err());
         let windows: Vec<_> = Shape::find("gpt-oss-20b", Some(3))

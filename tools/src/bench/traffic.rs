@@ -5,9 +5,9 @@ use moelten_engine::KvFormat;
 use moelten_engine::Model;
 use moelten_engine::Observer;
 use moelten_engine::Routing;
-use moelten_loader::spec::{AttentionSpec, BankKey, ModelSpec};
+use moelten_loader::spec::{AttentionSpec, BankKey, LayerSpec, ModelSpec};
 use moelten_loader::tensors::bank::MatrixRef;
-use moelten_loader::tensors::roles::Role;
+use moelten_loader::tensors::roles::{LayerTensor, Role};
 use moelten_loader::tensors::store::TensorStore;
 
 /// Size of matrices in bytes and in weights.
@@ -36,6 +36,10 @@ pub struct Traffic {
     /// Matrices that every token reads, except the head. Of the embedding a token reads one row, which is not
     /// counted.
     pub dense: Size,
+    /// The same of a token of a prompt, or of the text that an encoder reads.
+    pub prompt: Size,
+    /// The head as a prompt reads it: not at all in an encoder.
+    pub prompt_head: Size,
     /// The head, read once for a prompt and once for each decoded token.
     pub head: Size,
     /// The expert banks: where each is, and the size of each expert.
@@ -53,12 +57,19 @@ impl Traffic {
     /// As [`Self::of`], before the model is loaded.
     pub fn weigh(spec: &ModelSpec, tensors: &TensorStore, kv: KvFormat) -> Self {
         let head_role = if spec.head.tied { Role::Embed } else { Role::Head };
-        let mut dense = Size::default();
-        for (role, matrix) in tensors.dense() {
-            if role != Role::Embed && role != head_role {
-                dense.add(Size::of(&matrix));
+        let (mut dense, mut prompt) = (Size::default(), Size::default());
+        let encoder = spec.decoder_start();
+        for (role, matrix) in tensors.dense().filter(|(role, _)| *role != Role::Embed && *role != head_role) {
+            let size = Size::of(&matrix);
+            match role {
+                Role::Layer(layer, _) if layer < encoder => prompt.add(size),
+                // Keys and values of the text are made once.
+                Role::Layer(_, LayerTensor::CrossK | LayerTensor::CrossV) => prompt.add(size),
+                _ => dense.add(size),
             }
         }
+        let head = Size::of(&tensors.get(head_role));
+        let alone = spec.encoder.is_none();
         let banks = tensors.banks().iter().map(|bank| {
             let expert = |matrices: &[MatrixRef]| {
                 let mut size = Size::default();
@@ -72,9 +83,11 @@ impl Traffic {
         };
         Self {
             dense,
-            head: Size::of(&tensors.get(head_role)),
+            prompt: if alone { dense } else { prompt },
+            prompt_head: if alone { head } else { Size::default() },
+            head,
             banks: banks.collect(),
-            kv: spec.attention_layers().map(of_layer).collect(),
+            kv: spec.layers.iter().skip(encoder).filter_map(LayerSpec::attention).map(of_layer).collect(),
         }
     }
 

@@ -64,6 +64,7 @@ impl ChatBackend {
         tell: Tell<'_>,
     ) -> anyhow::Result<Self> {
         let headers = Headers::read(model, true)?;
+        headers.check_chat()?;
         let (session, tuned) = session.tuned_for(model);
         tuned.into_iter().for_each(|words| tell(Tone::Dim, words));
         let runtime = session.compute().runtime()?;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use moelten_engine::Model;
 use moelten_loader::load::LoadedModel;
+use moelten_loader::spec::Purpose;
 use moelten_loader::text::{SamplingHints, TextSide};
 
 use crate::chat::language::Language;
@@ -53,11 +54,33 @@ impl Headers {
         language(loaded, name, true).map(drop)
     }
 
+    /// Refuses a model with an encoder: it reads one text and answers with one, and has no conversations.
+    ///
+    /// # Errors
+    /// [`CommandError::Unsupported`], with what the model is for.
+    pub fn check_chat(&self) -> Result<(), CommandError> {
+        let Some(encoder) = self.loaded.spec.encoder else { return Ok(()) };
+        let use_it = match encoder.purpose {
+            Purpose::Translation => {
+                "it translates: moelten run MODEL --from eng_Latn --to deu_Latn -p \"A text.\""
+            }
+            Purpose::Gaps => {
+                "it fills gaps: moelten run MODEL -p \"The <extra_id_0> walks in <extra_id_1> park\""
+            }
+            Purpose::TextToText => {
+                "it turns one text into another: moelten run MODEL -p \"summarize: A text.\", or fills gaps \
+                 that are written <extra_id_0>, <extra_id_1> and so on"
+            }
+        };
+        Err(CommandError::Unsupported(format!("{} cannot chat: {use_it}", self.name)))
+    }
+
     /// Refuses a model without a chat template.
     ///
     /// # Errors
-    /// [`CommandError::NoTemplate`].
+    /// [`CommandError::NoTemplate`]; as [`Self::check_chat`].
     pub fn check_template(&self) -> Result<(), CommandError> {
+        self.check_chat()?;
         if self.language.has_template() {
             return Ok(());
         }

@@ -58,6 +58,7 @@ impl ImatrixArgs {
 pub fn run(args: ImatrixArgs) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let loaded = open::load(Some(&args.model))?;
+    open::decoder_alone(&loaded, "imatrix")?;
     open::mention(&loaded.notices);
     let TextSide { tokenizer, notices } = loaded.text()?;
     open::mention(&notices);

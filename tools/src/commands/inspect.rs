@@ -150,10 +150,28 @@ fn layers(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     writeln!(out, "  d_model {}, vocabulary {}, context {}", spec.d_model, spec.vocab, spec.max_context)?;
     let (last, head) = (words::norm(spec.final_norm), words::head(&spec.head));
     writeln!(out, "  embedding times {}, at the end {last}, {head}", spec.embed_scale)?;
+    if let Some(encoder) = &spec.encoder {
+        writeln!(
+            out,
+            "  encoder: the first {} layers, at the end {}; the decoder is the other {} and begins with token {}",
+            encoder.layers,
+            words::norm(encoder.final_norm),
+            spec.layers.len() - encoder.layers,
+            encoder.start
+        )?;
+    }
+    if spec.positions.is_some() {
+        writeln!(out, "  positions: sines and cosines are added to the embedding")?;
+    }
     let mut first = 0;
     for run in spec.layers.chunk_by(|a, b| a == b) {
         let last = first + run.len() - 1;
         let range = if last > first { format!("layers {first} to {last}") } else { format!("layer {first}") };
+        let range = match spec.encoder {
+            None => range,
+            Some(encoder) if first < encoder.layers => format!("encoder, {range}"),
+            Some(_) => format!("decoder, {range}"),
+        };
         if let Some(layer) = run.first() {
             describe(layer, &range, out)?;
         }
@@ -168,6 +186,7 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
         norms(branch, out)?;
         match &branch.op {
             Op::Attention(a) => attention(a, out),
+            Op::Cross(a) => writeln!(out, "    {}", words::attention(a)),
             Op::Compressed(compressed) => {
                 writeln!(out, "    {}", words::compressed(compressed))?;
                 attention(&compressed.attention, out)

@@ -56,6 +56,7 @@ impl LogitsArgs {
 /// Runs the command.
 pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
     let loaded = open::load(Some(&args.model))?;
+    open::decoder_alone(&loaded, "logits")?;
     open::mention(&loaded.notices);
     let ids = match &args.text {
         None => args.ids,

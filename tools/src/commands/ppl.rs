@@ -67,6 +67,7 @@ impl PplArgs {
 /// Runs the command.
 pub fn run(args: PplArgs) -> anyhow::Result<()> {
     let loaded = open::load(Some(&args.model))?;
+    open::decoder_alone(&loaded, "ppl")?;
     let tokenizer = mentioned(&loaded)?;
     let windows = Windows::read(
         args.text.as_deref(),

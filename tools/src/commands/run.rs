@@ -8,6 +8,8 @@ use moelten_engine::Restored;
 use moelten_engine::api::{
     Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, GpuUse, StopReason,
 };
+use moelten_engine::runtime::cancel::Cancel;
+use moelten_loader::text::SamplingHints;
 use moelten_loader::text::chat::{Message, Speaker};
 use moelten_tui::chat::Tell;
 use moelten_tui::chat::summary;
@@ -17,9 +19,11 @@ use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
 use crate::chat::answerer::Answerer;
+use crate::chat::headers::Headers;
 use crate::chat::language::{NoPrompt, TooLong};
 use crate::chat::prompt;
 use crate::chat::sampling::SamplingArgs;
+use crate::encdec::{self, Asked, EncoderArgs};
 use crate::exit::CommandError;
 use crate::names;
 use crate::open::{self, SessionArgs};
@@ -60,6 +64,8 @@ pub struct RunArgs {
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
+    encoder: EncoderArgs,
+    #[command(flatten)]
     session: SessionArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -94,7 +100,13 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let mut say = |tone, line: String| notes.line(tone, &line);
     let told: Option<Tell<'_>> = if args.json { None } else { Some(&mut say) };
     let (session, _) = args.session.tuned_for(args.model.as_deref());
-    let mut answerer = Answerer::open(args.model.as_deref(), &session, !args.no_template, told)?;
+    let mut headers = Headers::read(args.model.as_deref(), !args.no_template)?;
+    let capacity = for_encoder(&args, &mut headers)?;
+    let (encoder, runtime) = (headers.loaded.spec.encoder, session.compute().runtime()?);
+    let mut answerer = Answerer::of(headers, &session, &runtime, told, &Cancel::new())?;
+    if encoder.is_some() {
+        return encode(&args, &mut answerer, &text, capacity, notes);
+    }
     let about = answerer.about().clone();
     let params = args.sampling.resolve(&about.hints)?;
     if !args.no_template {
@@ -135,14 +147,24 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         output::answer(&object)?;
     }
     if args.verbose {
-        notes.line(Tone::Dim, &summary(&answer.reason, &answer.stats));
-        for (name, value) in figures::cache_rows(&answer.stats) {
-            notes.line(Tone::Dim, &format!("  {name:<15} {value}"));
-        }
+        figures_of(&answer, notes);
     }
     if !args.json {
         warn_of_losses(&answer.stats, notes);
     }
+    ended(&answer, notes)
+}
+
+/// The figures of an answer, for --verbose.
+fn figures_of(answer: &Answer, notes: Notes) {
+    notes.line(Tone::Dim, &summary(&answer.reason, &answer.stats));
+    for (name, value) in figures::cache_rows(&answer.stats) {
+        notes.line(Tone::Dim, &format!("  {name:<15} {value}"));
+    }
+}
+
+/// What is said of an answer's end.
+fn ended(answer: &Answer, notes: Notes) -> anyhow::Result<()> {
     match answer.reason {
         StopReason::Cancelled => Err(CommandError::Stopped.into()),
         StopReason::ContextFull => {
@@ -155,6 +177,52 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Checks the options that are for models with an encoder, or are not. What is said of its capacity.
+fn for_encoder(args: &RunArgs, headers: &mut Headers) -> Result<Option<String>, CommandError> {
+    if headers.loaded.spec.encoder.is_none() {
+        return args.encoder.refuse().map(|()| None);
+    }
+    let given = [("--system", args.system.is_some()), ("--prompt-cache", args.prompt_cache.is_some())];
+    if let Some((option, _)) = given.into_iter().find(|(_, given)| *given) {
+        let problem =
+            format!("{option} is for conversations; a model with an encoder reads one text at a time");
+        return Err(CommandError::Usage(problem));
+    }
+    args.encoder.apply(&mut headers.loaded.spec)
+}
+
+/// Answers with a model that has an encoder.
+fn encode(
+    args: &RunArgs,
+    answerer: &mut Answerer,
+    text: &str,
+    capacity: Option<String>,
+    notes: Notes,
+) -> anyhow::Result<()> {
+    let about = answerer.about().clone();
+    // These models are run with the most likely token, unless their files say otherwise.
+    let greedy = about.hints.greedy || about.hints.temperature.is_none();
+    let params = args.sampling.resolve(&SamplingHints { greedy, ..about.hints })?;
+    let seed = params.sampler.seed;
+    if args.verbose || notes.terminal && !args.json {
+        notes.line(Tone::Dim, &format!("{}: context {}; {}", about.name, about.context, about.compute));
+    }
+    if let Some(line) = capacity.filter(|_| !args.json) {
+        notes.line(Tone::Dim, &line);
+    }
+    if !args.json {
+        open::mention(&about.notices);
+    }
+    let asked = Asked { text, params, json: args.json };
+    let shown = |answer: &Answer, answerer: &Answerer| object(answer, answerer, seed);
+    let last = encdec::run(answerer, &args.encoder, &asked, notes, &shown)?;
+    let Some(answer) = last else { return Ok(()) };
+    if args.verbose {
+        figures_of(&answer, notes);
+    }
+    ended(&answer, notes)
 }
 
 /// Says what of RAM or of a GPU was lost to the answer.

@@ -6,6 +6,7 @@ use moelten_loader::load::{self, LoadedModel};
 use moelten_tui::terminal::{Notes, Tone};
 
 use super::builtin;
+use crate::exit::CommandError;
 
 /// Opens a model; `None` is the built-in one.
 ///
@@ -16,6 +17,20 @@ pub fn load(model: Option<&Path>) -> anyhow::Result<LoadedModel> {
         Some(path) => load::load(path)?,
         None => builtin::load()?,
     })
+}
+
+/// Refuses a model with an encoder for a command that reads one text.
+///
+/// # Errors
+/// [`CommandError::Unsupported`].
+pub fn decoder_alone(model: &LoadedModel, command: &str) -> Result<(), CommandError> {
+    if model.spec.encoder.is_none() {
+        return Ok(());
+    }
+    let name = &model.spec.name;
+    Err(CommandError::Unsupported(format!(
+        "{command} reads one text, but {name} has an encoder, which answers one text with another: use moelten run"
+    )))
 }
 
 /// Prints notices about a model's files, a line each.

@@ -102,6 +102,7 @@ fn layer(layer: &LayerSpec, d_model: usize) -> Value {
     let op = |op: &Op| -> Value {
         let name = match op {
             Op::Attention(_) => "attention",
+            Op::Cross(_) => "cross-attention",
             Op::Latent(_) => "latent attention",
             Op::Compressed(_) => "compressed attention",
             Op::HeadExperts(_) => "attention experts",

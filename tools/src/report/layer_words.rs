@@ -2,9 +2,9 @@
 //! routers. It must not know files.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, CompressedSpec, ExpertGroups, HeadExpertsSpec, HeadSpec, KvSource, MlpSpec,
-    MoeSpec, NormSpec, OutputGate, Pairing, QkNorm, Renormalise, RopeScaling, RopeSpec, RouterInput,
-    RouterSpec, Scoring, Second, Select, SharedExpert,
+    Activation, AttentionSpec, CapacitySpec, CompressedSpec, ExpertGroups, ExpertLimit, HeadExpertsSpec,
+    HeadSpec, KvSource, MlpSpec, MoeSpec, NormSpec, OutputGate, Pairing, QkNorm, RelativeSpec, Renormalise,
+    RopeScaling, RopeSpec, RouterInput, RouterSpec, Scoring, Second, Select, SharedExpert,
 };
 
 /// A norm and its epsilon.
@@ -38,21 +38,31 @@ fn also(words: &mut String, there: bool, more: impl FnOnce() -> String) {
 
 /// Attention of a layer, without its rope.
 pub fn attention(a: &AttentionSpec) -> String {
-    let mut words = format!("attention: {} heads, {} key/value heads of {}", a.heads, a.kv_heads, a.head_dim);
+    let name = if a.source == KvSource::Encoded { "attention to the text" } else { "attention" };
+    let mut words = format!("{name}: {} heads, {} key/value heads of {}", a.heads, a.kv_heads, a.head_dim);
     also(&mut words, a.value_dim != a.head_dim, || format!("values of {}", a.value_dim));
     also(&mut words, true, || match (a.window, a.chunk) {
+        _ if a.whole => "every token of the text".to_owned(),
+        _ if a.source == KvSource::Encoded => "all that the encoder gives".to_owned(),
         (Some(window), _) => format!("a window of {window} tokens"),
         (None, Some(chunk)) => format!("runs of {chunk} tokens"),
         (None, None) => "every token before".to_owned(),
     });
     match a.source {
-        KvSource::Projected => {}
+        KvSource::Projected | KvSource::Encoded => {}
         KvSource::Shared => also(&mut words, true, || "keys are values".to_owned()),
         KvSource::Layer(layer) => {
             also(&mut words, true, || format!("keys and values of layer {layer}"));
         }
     }
     also(&mut words, true, || format!("scale {}", a.scale));
+    if let Some(RelativeSpec { buckets, reach, of_layer, .. }) = a.relative {
+        also(&mut words, true, || {
+            format!(
+                "distances up to {reach} in {buckets} buckets add to scores (numbers of layer {of_layer})"
+            )
+        });
+    }
     match a.qk_norm {
         QkNorm::None => {}
         QkNorm::PerHead { .. } => also(&mut words, true, || "norms of queries and keys".to_owned()),
@@ -166,6 +176,17 @@ pub fn experts(moe: &MoeSpec) -> String {
     words
 }
 
+/// How many tokens of a text an expert takes.
+pub fn capacity_words(limit: ExpertLimit) -> String {
+    match limit {
+        ExpertLimit::Tokens(tokens) => format!("at most {tokens} tokens of a text for an expert"),
+        ExpertLimit::Part(part) => format!("at most {part} of a text's tokens for an expert"),
+        ExpertLimit::Factor(factor) => {
+            format!("at most {factor} times the mean share of a text's tokens for an expert")
+        }
+    }
+}
+
 /// How tokens are compressed that attention no longer sees one by one.
 pub fn compressed(c: &CompressedSpec) -> String {
     let mut words =
@@ -211,7 +232,7 @@ pub fn router(moe: &MoeSpec) -> String {
 
 /// The rule of a router.
 fn choice(router: &RouterSpec) -> String {
-    let RouterSpec { bias, select, scale, listed, expert_scales } = router;
+    let RouterSpec { bias, select, scale, listed, expert_scales, capacity } = router;
     let mut words = match select {
         Select::SoftmaxTopK { k, renormalise } => {
             let weights = if *renormalise { ", weights divided by their sum" } else { "" };
@@ -248,6 +269,9 @@ fn choice(router: &RouterSpec) -> String {
     also(&mut words, *listed, || "experts listed by token".to_owned());
     also(&mut words, *bias, || "a bias on its logits".to_owned());
     also(&mut words, scale.to_bits() != 1.0_f32.to_bits(), || format!("weights times {scale}"));
+    if let Some(CapacitySpec { limit, .. }) = capacity {
+        also(&mut words, true, || capacity_words(*limit));
+    }
     also(&mut words, *expert_scales, || "a factor for each expert".to_owned());
     words
 }
@@ -269,7 +293,14 @@ mod tests {
         let moe = MoeSpec {
             experts: 128,
             expert,
-            router: RouterSpec { bias: false, select, scale: 2.5, listed: false, expert_scales: false },
+            router: RouterSpec {
+                bias: false,
+                select,
+                scale: 2.5,
+                listed: false,
+                expert_scales: false,
+                capacity: None,
+            },
             router_input: RouterInput::Branch,
             shared: SharedExpert::Plain(expert),
             latent: None,

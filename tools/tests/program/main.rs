@@ -13,6 +13,7 @@ mod bench;
 #[cfg(target_os = "linux")]
 mod clock;
 mod determinism;
+mod encdec;
 #[cfg(unix)]
 mod exits;
 mod fit;

@@ -1,7 +1,7 @@
 //! From router logits to experts and weights. It is exact and deterministic: plain f32 in a fixed order, ties
 //! to the lower expert id. It must not know where expert weights are.
 
-use moelten_loader::spec::{ExpertGroups, Renormalise, RouterSpec, Scoring, Second, Select};
+use moelten_loader::spec::{CapacitySpec, ExpertGroups, Renormalise, RouterSpec, Scoring, Second, Select};
 
 /// The experts of each token of a batch. Tokens may have different numbers of experts.
 #[derive(Debug, Default, Clone)]
@@ -81,6 +81,49 @@ impl Routing {
             self.weights[start..].iter_mut().for_each(|weight| *weight *= spec.scale);
             self.starts.push(self.ids.len());
         }
+    }
+
+    /// Lets every expert keep the first tokens that chose it, as many as it takes of this text: first choices
+    /// count before second ones, and tokens in their order (arXiv 2006.16668, 2101.03961). Other tokens go
+    /// past it.
+    pub fn limit(&mut self, spec: CapacitySpec, scale: f32, experts: usize) {
+        let limit = spec.limit.of_text(self.tokens(), experts);
+        let mut taken = vec![0_usize; experts];
+        let mut kept = vec![false; self.ids.len()];
+        let most = (0..self.tokens()).map(|token| self.token(token).0.len()).max().unwrap_or(0);
+        for choice in 0..most {
+            for range in self.starts.windows(2) {
+                let at = range[0] + choice;
+                if at < range[1] {
+                    let taken = &mut taken[self.ids[at] as usize];
+                    kept[at] = *taken < limit;
+                    *taken += 1;
+                }
+            }
+        }
+        let (mut end, mut next) = (0, 0);
+        for token in 0..self.starts.len().saturating_sub(1) {
+            let range = next..self.starts[token + 1];
+            next = range.end;
+            self.starts[token] = end;
+            let before = end;
+            for at in range {
+                if kept[at] {
+                    (self.ids[end], self.weights[end]) = (self.ids[at], self.weights[at]);
+                    end += 1;
+                }
+            }
+            let weights = &mut self.weights[before..end];
+            let total: f32 = weights.iter().sum();
+            if spec.renormalise && total > 0.0 {
+                weights.iter_mut().for_each(|weight| *weight = *weight / total * scale);
+            }
+        }
+        if let Some(last) = self.starts.last_mut() {
+            *last = end;
+        }
+        self.ids.truncate(end);
+        self.weights.truncate(end);
     }
 
     /// Makes the choice of every token that of the groups of `size` neighbours that its first `k` experts are
@@ -309,12 +352,21 @@ fn draw(seed: u64, logits: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use moelten_loader::spec::ExpertLimit;
+
     use super::*;
 
     fn route(select: Select, logits: &[f32]) -> (Vec<u32>, Vec<f32>) {
         let mut routing = Routing::default();
         routing.route(
-            &RouterSpec { bias: false, select, scale: 1.0, listed: false, expert_scales: false },
+            &RouterSpec {
+                bias: false,
+                select,
+                scale: 1.0,
+                listed: false,
+                expert_scales: false,
+                capacity: None,
+            },
             &[],
             logits,
             logits.len(),
@@ -352,6 +404,37 @@ mod tests {
         assert!((0.5..0.52).contains(&close[0]) && close[1] == 1.0);
     }
 
+    /// Routes of four tokens with two of three experts each, under a limit.
+    fn limited(limit: usize, renormalise: bool) -> Vec<(Vec<u32>, Vec<f32>)> {
+        let (select, scale) = (Select::SoftmaxTopK { k: 2, renormalise: true }, 0.5);
+        let spec =
+            RouterSpec { bias: false, select, scale, listed: false, expert_scales: false, capacity: None };
+        // First choices: 0, 0, 0, 1; second ones: 1, 1, 2, 0.
+        let logits = [3.0, 2.0, 0.0, 3.0, 2.0, 0.0, 3.0, 0.0, 2.0, 2.0, 3.0, 0.0];
+        let mut routing = Routing::default();
+        routing.route(&spec, &[], &logits, 3, |_| true, |_| None);
+        let capacity = CapacitySpec { limit: ExpertLimit::Tokens(limit), renormalise };
+        routing.limit(capacity, scale, 3);
+        (0..4).map(|token| (routing.token(token).0.to_vec(), routing.token(token).1.to_vec())).collect()
+    }
+
+    #[test]
+    fn experts_over_their_limit_keep_first_choices_in_the_order_of_tokens() {
+        let ids = |limit| limited(limit, false).into_iter().map(|(ids, _)| ids).collect::<Vec<_>>();
+        assert_eq!(ids(4), [vec![0, 1], vec![0, 1], vec![0, 2], vec![1, 0]]);
+        assert_eq!(ids(2), [vec![0, 1], vec![0], vec![2], vec![1]], "second choices go first");
+        assert_eq!(ids(1), [vec![0], vec![], vec![2], vec![1]]);
+        assert_eq!(ids(0), [vec![], vec![], vec![], vec![0; 0]], "every token goes past");
+    }
+
+    #[test]
+    fn weights_that_are_left_may_be_divided_by_their_sum() {
+        let kept = limited(2, true);
+        assert_eq!(kept[1], (vec![0], vec![0.5]), "the factor stays");
+        assert!((kept[0].1.iter().sum::<f32>() - 0.5).abs() < 1e-6);
+        assert!(limited(2, false)[1].1[0] < 0.5);
+    }
+
     fn scored(groups: Option<ExpertGroups>, renormalise: Renormalise) -> Select {
         Select::Scored { k: 2, scoring: Scoring::Sigmoid, bias: true, groups, renormalise }
     }
@@ -359,7 +442,14 @@ mod tests {
     fn route_with_bias(select: Select, bias: &[f32], logits: &[f32]) -> (Vec<u32>, Vec<f32>) {
         let mut routing = Routing::default();
         routing.route(
-            &RouterSpec { bias: false, select, scale: 2.0, listed: false, expert_scales: false },
+            &RouterSpec {
+                bias: false,
+                select,
+                scale: 2.0,
+                listed: false,
+                expert_scales: false,
+                capacity: None,
+            },
             bias,
             logits,
             logits.len(),
@@ -419,7 +509,14 @@ mod tests {
     fn listed_experts_are_weighed_by_their_scores() {
         let (scoring, renormalise) = (Scoring::SqrtSoftplus, Renormalise::Plus(1e-20));
         let select = Select::Scored { k: 2, scoring, bias: false, groups: None, renormalise };
-        let spec = RouterSpec { bias: false, select, scale: 1.5, listed: true, expert_scales: false };
+        let spec = RouterSpec {
+            bias: false,
+            select,
+            scale: 1.5,
+            listed: true,
+            expert_scales: false,
+            capacity: None,
+        };
         let mut routing = Routing::default();
         let logits = [0.5, -40.0, 2.0, 60.0];
         routing.route(&spec, &[], &logits, 4, |_| true, |_| Some(&[2, 0]));
@@ -438,7 +535,14 @@ mod tests {
         let logits = [0.0, 2.0, -1.0, 3.0, 2.5, -2.0];
         let mut routing = Routing::default();
         let select = Select::SoftmaxTopK { k: 3, renormalise: false };
-        let spec = RouterSpec { bias: false, select, scale: 5.0, listed: false, expert_scales: false };
+        let spec = RouterSpec {
+            bias: false,
+            select,
+            scale: 5.0,
+            listed: false,
+            expert_scales: false,
+            capacity: None,
+        };
         let both = [logits, logits].concat();
         routing.route(&spec, &[], &both, 6, |token| token == 1, |_| None);
         assert_eq!(routing.token(1).0, [3, 4, 1]);

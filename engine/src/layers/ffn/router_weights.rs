@@ -47,6 +47,9 @@ impl RouterWeights {
         compute.ungroup(by_rows, experts, self.bias.as_deref(), logits);
         let listed = |row| self.listed_for(token(row));
         s.routing.route(&self.spec, &self.select_bias, logits, experts, live, listed);
+        if let Some(capacity) = self.spec.capacity {
+            s.routing.limit(capacity, self.spec.scale, experts);
+        }
         s.routing.scale_experts(&self.expert_scales);
     }
 

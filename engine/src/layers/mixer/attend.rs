@@ -5,12 +5,11 @@
 use std::ops::Range;
 
 use moelten_loader::spec::{AttentionSpec, Temperature};
-use moelten_quant::{Attend, Running, SPAN};
+use moelten_quant::{Attend, DistanceBias, Running, SPAN};
 
 use crate::layers::linear::Compute;
 use crate::layers::scratch::AttendScratch;
 use crate::state::kv::KvView;
-use crate::state::kv::layer::KvLayer;
 
 /// Rows of queries that share a pass over the cache of a head: enough to hide the time of reading it.
 const TILE_ROWS: usize = 64;
@@ -18,6 +17,33 @@ const TILE_ROWS: usize = 64;
 const TILE_TOKENS: usize = 8;
 /// Tiles per thread. Later tokens attend to more positions, so threads need several tiles to finish together.
 const TILES_PER_THREAD: usize = 4;
+
+/// How scores of positions are made and weighed.
+#[derive(Clone, Copy)]
+pub struct Scoring<'a> {
+    /// Heads, widths, factors.
+    pub spec: &'a AttentionSpec,
+    /// Logits of the sinks, `[heads]`; empty without them.
+    pub sinks: &'a [f32],
+    /// What distances add, for all heads.
+    pub bias: Option<DistanceBias<'a>>,
+}
+
+impl<'a> Scoring<'a> {
+    /// Scores that are products of queries and keys alone.
+    pub fn plain(spec: &'a AttentionSpec) -> Self {
+        Self { spec, sinks: &[], bias: None }
+    }
+
+    /// What distances add to the scores of the query heads that share `kv_head`.
+    fn bias_of(&self, kv_head: usize) -> Option<DistanceBias<'a>> {
+        self.bias.map(|DistanceBias { values, reach }| {
+            let group = self.spec.heads / self.spec.kv_heads;
+            let width = group * (2 * reach + 1);
+            DistanceBias { values: &values[kv_head * width..(kv_head + 1) * width], reach }
+        })
+    }
+}
 
 /// Most spans of positions that one token of a context attends to.
 pub fn most_spans(spec: &AttentionSpec, context: usize) -> usize {
@@ -27,24 +53,26 @@ pub fn most_spans(spec: &AttentionSpec, context: usize) -> usize {
 
 /// `out = softmax(scale * q K^T) V` over the positions that each token attends to. `q` and `out` are
 /// `[tokens, heads * head_dim]`. The first token has position `first`. Keys and values of all tokens are in
-/// `kv` already. A query head with a sink has one more score in its softmax, which weighs no value.
+/// `kv` already, and those of a whole text where every token sees all of it. A query head with a sink has one
+/// more score in its softmax, which weighs no value.
 pub fn attend(
     compute: Compute<'_>,
-    (spec, sinks): (&AttentionSpec, &[f32]),
+    scoring: Scoring<'_>,
     kv: KvView<'_>,
     first: usize,
     q: &[f32],
     s: &mut AttendScratch,
     out: &mut [f32],
 ) {
+    let spec = scoring.spec;
     // The kept part of a window begins at a multiple of a span, so spans and blocks stay the same when
     // positions are counted from there.
-    let (kv, first) = (kv.layer, first - kv.base);
+    let first = first - kv.base;
     if q.len() == spec.heads * spec.head_dim {
-        one_token(compute, spec, kv, first, q, s, out);
-        finish(compute, (spec, sinks), out, &s.running[..spec.heads]);
+        one_token(compute, scoring, kv, first, q, s, out);
+        finish(compute, scoring, out, &s.running[..spec.heads]);
     } else {
-        tiles(compute, (spec, sinks), kv, first, q, &mut s.running, out);
+        tiles(compute, scoring, kv, first, q, &mut s.running, out);
     }
 }
 
@@ -67,32 +95,38 @@ fn seen(spec: &AttentionSpec, position: usize) -> Option<usize> {
 /// The kernel's task for some tokens and the query heads that share `kv_head`. `queries` begins with the
 /// first token. Several tokens are of the first run of tokens, or there are no runs.
 fn task<'a>(
-    spec: &AttentionSpec,
-    kv: &'a KvLayer,
+    scoring: Scoring<'a>,
+    kv: KvView<'a>,
     kv_head: usize,
     queries: &'a [f32],
     first: usize,
     tokens: usize,
 ) -> Attend<'a> {
+    let spec = scoring.spec;
     let (head_dim, group) = (spec.head_dim, spec.heads / spec.kv_heads);
     Attend {
-        kv: kv.head(kv_head),
-        huge_pages: kv.gathered(first),
+        kv: kv.layer.head(kv_head),
+        huge_pages: kv.layer.gathered(kv.whole.unwrap_or(first)),
         head_dim,
         scale: spec.scale,
         softcap: spec.softcap,
         window: if tokens == 1 { seen(spec, first) } else { spec.window },
+        whole: kv.whole,
+        bias: scoring.bias_of(kv_head),
         queries: &queries[kv_head * group * head_dim..],
         stride: spec.heads * head_dim,
         group,
         tokens,
         first,
-        spans: visible_spans(spec, first, tokens),
+        spans: visible_spans(spec, kv, first, tokens),
     }
 }
 
 /// Spans that `tokens` tokens from position `first` on attend to.
-fn visible_spans(spec: &AttentionSpec, first: usize, tokens: usize) -> Range<usize> {
+fn visible_spans(spec: &AttentionSpec, kv: KvView<'_>, first: usize, tokens: usize) -> Range<usize> {
+    if let Some(all) = kv.whole {
+        return 0..all.div_ceil(SPAN);
+    }
     let window = if tokens == 1 { seen(spec, first) } else { spec.window };
     let start = window.map_or(0, |window| (first + 1).saturating_sub(window));
     start / SPAN..(first + tokens).div_ceil(SPAN)
@@ -101,13 +135,14 @@ fn visible_spans(spec: &AttentionSpec, first: usize, tokens: usize) -> Range<usi
 /// Attention of many tokens. A task is a tile of tokens with all heads.
 fn tiles(
     compute: Compute<'_>,
-    (spec, sinks): (&AttentionSpec, &[f32]),
-    kv: &KvLayer,
+    scoring: Scoring<'_>,
+    kv: KvView<'_>,
     first: usize,
     q: &[f32],
     running: &mut [Running],
     out: &mut [f32],
 ) {
+    let spec = scoring.spec;
     let (heads, head_dim, group) = (spec.heads, spec.head_dim, spec.heads / spec.kv_heads);
     let width = heads * head_dim;
     let tokens = q.len() / width;
@@ -120,11 +155,11 @@ fn tiles(
     let running = (&mut running[..tokens * heads], heads);
     compute.pool.chunks_of_two((out, width), running, step, |tile, out, running| {
         for kv_head in 0..spec.kv_heads {
-            let task = task(spec, kv, kv_head, &q[tile.start * width..], first + tile.start, tile.len());
+            let task = task(scoring, kv, kv_head, &q[tile.start * width..], first + tile.start, tile.len());
             let head = kv_head * group;
             compute.kernels.attend(&task, &mut out[head * head_dim..], &mut running[head..]);
         }
-        finish(compute, (spec, sinks), out, running);
+        finish(compute, scoring, out, running);
     });
 }
 
@@ -133,16 +168,17 @@ fn tiles(
 /// read in the next.
 fn one_token(
     compute: Compute<'_>,
-    spec: &AttentionSpec,
-    kv: &KvLayer,
+    scoring: Scoring<'_>,
+    kv: KvView<'_>,
     position: usize,
     q: &[f32],
     s: &mut AttendScratch,
     out: &mut [f32],
 ) {
+    let spec = scoring.spec;
     let (heads, kv_heads, head_dim) = (spec.heads, spec.kv_heads, spec.head_dim);
     let group = heads / kv_heads;
-    let spans = visible_spans(spec, position, 1);
+    let spans = visible_spans(spec, kv, position, 1);
     let running = &mut s.running[..heads];
     let (rows, states) = if spans.len() == 1 {
         (&mut *out, &mut *running)
@@ -152,7 +188,7 @@ fn one_token(
     let (rows, states) = ((rows, group * head_dim), (states, group));
     compute.pool.chunks_of_two(rows, states, 1, |tasks, rows, states| {
         let (kv_head, span) = (tasks.start / spans.len(), spans.start + tasks.start % spans.len());
-        let task = task(spec, kv, kv_head, q, position, 1);
+        let task = task(scoring, kv, kv_head, q, position, 1);
         compute.kernels.attend(&Attend { spans: span..span + 1, ..task }, rows, states);
     });
     if spans.len() > 1 {
@@ -179,7 +215,7 @@ fn one_token(
 /// Divides each row by its sum of weights, that of its head's sink among them. Rows are `[tokens, heads]`.
 fn finish(
     compute: Compute<'_>,
-    (spec, sinks): (&AttentionSpec, &[f32]),
+    Scoring { spec, sinks, .. }: Scoring<'_>,
     out: &mut [f32],
     running: &[Running],
 ) {

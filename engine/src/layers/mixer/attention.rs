@@ -3,12 +3,14 @@
 //! state stores keys and values.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use moelten_loader::spec::{AttentionSpec, KvSource, OutputGate, QkNorm};
 use moelten_loader::tensors::bank::MatrixRef;
+use moelten_quant::DistanceBias;
 
 use crate::layers::linear::{Compute, Linear};
-use crate::layers::mixer::attend::{attend, warm};
+use crate::layers::mixer::attend::{Scoring, attend, warm};
 use crate::layers::mixer::contract::Mixer;
 use crate::layers::norm::rms_in_place;
 use crate::layers::rope::Angles;
@@ -38,6 +40,8 @@ pub struct Attention {
     pub v_norm: Vec<f32>,
     /// Logits of the sinks, `[heads]`; empty without them.
     pub sinks: Vec<f32>,
+    /// What distances add to scores, `[heads, 2 * reach + 1]`, the same in all layers that share it.
+    pub distances: Option<Arc<[f32]>>,
     /// Index of the rope among those of the model; `None` without positions.
     pub rope: Option<usize>,
 }
@@ -91,7 +95,7 @@ impl Mixer for Attention {
         }
         let angles = self.rope.map(|index| &angles[index]);
         self.prepare(compute, &self.q_norm, angles, first, &mut s.q[..tokens * width], width);
-        if matches!(self.spec.source, KvSource::Layer(_)) {
+        if !self.spec.source.is_own() {
             return;
         }
         let narrow = tokens * self.kv_width();
@@ -116,13 +120,32 @@ impl Mixer for Attention {
     ) {
         let rows = |width: usize| tokens.start * width..tokens.end * width;
         let (wide, narrow) = (rows(self.width()), rows(self.kv_width()));
-        if !matches!(self.spec.source, KvSource::Layer(_)) {
+        if self.spec.source.is_own() && !self.spec.whole {
             let (k, v) = (&s.k[narrow.clone()], &s.v[narrow]);
             state.write(compute.pool, compute.kernels, position, k, v);
         }
         let (q, mixed) = (&mut s.q[wide.clone()], &mut s.mixed[wide]);
         warm(compute, &self.spec, position, q);
-        attend(compute, (&self.spec, &self.sinks), state.view(), position, q, &mut s.attend, mixed);
+        let reach = self.spec.relative.map_or(0, |relative| relative.reach);
+        let bias = self.distances.as_deref().map(|values| DistanceBias { values, reach });
+        let scoring = Scoring { spec: &self.spec, sinks: &self.sinks, bias };
+        attend(compute, scoring, state.view(), position, q, &mut s.attend, mixed);
+    }
+
+    fn whole(&self) -> bool {
+        self.spec.whole
+    }
+
+    fn take(
+        &self,
+        compute: Compute<'_>,
+        state: &mut LayerState,
+        position: usize,
+        tokens: Range<usize>,
+        s: &AttentionScratch,
+    ) {
+        let at = tokens.start * self.kv_width()..tokens.end * self.kv_width();
+        state.write(compute.pool, compute.kernels, position, &s.k[at.clone()], &s.v[at]);
     }
 
     fn skip(&self, tokens: Range<usize>, s: &mut AttentionScratch) {

@@ -8,7 +8,7 @@ use std::ops::Range;
 use moelten_loader::spec::{CompressedSpec, RowChoice};
 use moelten_loader::tensors::bank::MatrixRef;
 
-use super::attend::attend;
+use super::attend::{Scoring, attend};
 use super::compressor::Compressor;
 use super::contract::Mixer;
 use super::latent::per_head;
@@ -271,7 +271,7 @@ impl Mixer for Compressed {
             let rows = &s.k[narrow];
             state.write(compute.pool, compute.kernels, position, rows, rows);
             let (q, mixed) = (&s.q[wide.clone()], &mut s.mixed[wide.clone()]);
-            let how = (&self.spec.attention, &*self.sinks);
+            let how = Scoring { sinks: &self.sinks, ..Scoring::plain(&self.spec.attention) };
             attend(compute, how, state.view(), position, q, &mut s.attend, mixed);
         }
         self.turn_back(compute, position, &mut s.turned, &mut s.mixed[wide]);

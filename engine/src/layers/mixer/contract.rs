@@ -34,6 +34,24 @@ pub trait Mixer {
         s: &mut AttentionScratch,
     );
 
+    /// Whether every token sees all tokens of the text, so that all of them are projected and given to
+    /// [`Self::take`] before any is mixed.
+    fn whole(&self) -> bool {
+        false
+    }
+
+    /// Writes to the state what all tokens of a text need of some of them, after [`Self::project`]; arguments
+    /// as those of [`Self::mix`]. Operations that see the past alone do that as they mix.
+    fn take(
+        &self,
+        _compute: Compute<'_>,
+        _state: &mut LayerState,
+        _position: usize,
+        _tokens: Range<usize>,
+        _s: &AttentionScratch,
+    ) {
+    }
+
     /// Sets the mixed values of tokens to 0, for runs that were cancelled.
     fn skip(&self, tokens: Range<usize>, s: &mut AttentionScratch);
 

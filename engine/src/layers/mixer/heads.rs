@@ -15,7 +15,7 @@ use crate::layers::ffn::moe::{MoeInput, wait};
 use crate::layers::ffn::router_weights::RouterWeights;
 use crate::layers::ffn::visits::Visits;
 use crate::layers::linear::{Compute, Linear};
-use crate::layers::mixer::attend::{attend, warm};
+use crate::layers::mixer::attend::{Scoring, attend, warm};
 use crate::layers::rope::Angles;
 use crate::layers::scratch::{AttentionScratch, MoeScratch, PASS, ProductScratch};
 use crate::state::LayerState;
@@ -147,7 +147,15 @@ impl HeadExperts {
         state.write(compute.pool, compute.kernels, position, k, v);
         let (q, mixed) = (&mut s.q[wide.clone()], &mut s.mixed[wide]);
         warm(compute, &self.spec.attention, position, q);
-        attend(compute, (&self.spec.attention, &[]), state.view(), position, q, &mut s.attend, mixed);
+        attend(
+            compute,
+            Scoring::plain(&self.spec.attention),
+            state.view(),
+            position,
+            q,
+            &mut s.attend,
+            mixed,
+        );
     }
 
     /// `out` is the weighed sum of what the experts of each token make of its mixed values, `[tokens,

@@ -10,7 +10,7 @@ use moelten_loader::spec::LatentSpec;
 use moelten_loader::tensors::bank::MatrixRef;
 use moelten_quant::GROUP_ROWS;
 
-use super::attend::{attend, warm};
+use super::attend::{Scoring, attend, warm};
 use super::contract::Mixer;
 use super::sparse::Indexer;
 use crate::layers::linear::{Compute, Linear, Packed};
@@ -262,7 +262,7 @@ impl Mixer for Latent {
         let (q, mixed) = (&mut s.q[wide.clone()], &mut s.mixed[wide]);
         warm(compute, spec, position, q);
         let (Some(indexer), LayerState::Indexed(state)) = (&self.indexer, &mut *state) else {
-            attend(compute, (spec, &[]), state.view(), position, q, &mut s.attend, mixed);
+            attend(compute, Scoring::plain(spec), state.view(), position, q, &mut s.attend, mixed);
             return;
         };
         let width = indexer.spec.head_dim;
@@ -272,7 +272,7 @@ impl Mixer for Latent {
         let row = spec.heads * spec.head_dim;
         if all > 0 {
             let (q, mixed) = (&mut q[..all * row], &mut mixed[..all * row]);
-            attend(compute, (spec, &[]), state.kv.view(), position, q, &mut s.attend, mixed);
+            attend(compute, Scoring::plain(spec), state.kv.view(), position, q, &mut s.attend, mixed);
         }
         for t in all..tokens.len() {
             indexer.choose(compute, tokens.start + t, state.keys(position + t + 1), &mut s.sparse);

@@ -193,6 +193,8 @@ pub fn attend_chosen(
             scale: spec.scale,
             softcap: spec.softcap,
             window: None,
+            whole: None,
+            bias: None,
             queries: &q[range.start * width..range.end * width],
             stride: range.len() * width,
             group: range.len(),

@@ -249,6 +249,8 @@ mod tests {
             value_norm: None,
             value_scale: 1.0,
             chunk: None,
+            whole: false,
+            relative: None,
         };
         let pool = Pool::new(ThreadPlan::here(Some(2), Pin::Off).unwrap()).unwrap();
         let kernels = Kernels::for_isa(Isa::best()).unwrap();

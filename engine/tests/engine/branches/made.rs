@@ -204,6 +204,8 @@ pub fn model(layers: Vec<LayerSpec>) -> ModelSpec {
         embed_scale: 1.25,
         streams: None,
         layer_inputs: None,
+        positions: None,
+        encoder: None,
         layers,
         final_norm: NormSpec::Rms { eps: 1e-5 },
         head: HeadSpec { tied: false, bias: true, scale: 0.5, softcap: None },
@@ -249,6 +251,8 @@ pub fn attention(bias: bool) -> Op {
         value_norm: None,
         value_scale: 1.0,
         chunk: None,
+        whole: false,
+        relative: None,
     })
 }
 
@@ -293,6 +297,8 @@ pub fn latent(query_rank: Option<usize>, split: bool) -> Op {
         value_norm: None,
         value_scale: 1.0,
         chunk: None,
+        whole: false,
+        relative: None,
     };
     Op::Latent(LatentSpec {
         attention,
@@ -322,7 +328,14 @@ pub fn moe(expert: MlpSpec, shared: SharedExpert) -> Op {
     Op::Moe(MoeSpec {
         experts: EXPERTS,
         expert,
-        router: RouterSpec { bias: expert.bias, select, scale: 1.5, listed: false, expert_scales: false },
+        router: RouterSpec {
+            bias: expert.bias,
+            select,
+            scale: 1.5,
+            listed: false,
+            expert_scales: false,
+            capacity: None,
+        },
         router_input: RouterInput::Branch,
         shared,
         latent: None,

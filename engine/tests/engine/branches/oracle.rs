@@ -137,6 +137,7 @@ impl<'a> Layer<'a> {
         let normed = self.norm(branch.pre_norm, T::PreNorm(branch.place), T::PreNormBias(branch.place), x);
         let out = match &branch.op {
             Op::Attention(spec) => self.attention(spec, &normed, caches),
+            Op::Cross(_) => unreachable!("models with an encoder have goldens"),
             Op::HeadExperts(spec) => self.head_experts(spec, &normed),
             Op::Compressed(spec) => self.compressed(spec, &normed),
             Op::LayerInput(spec) => self.layer_input(spec, &normed),
@@ -193,7 +194,7 @@ impl<'a> Layer<'a> {
         };
         let mut q = project(T::Q, T::QBias);
         let (mut k, mut v) = match spec.source {
-            KvSource::Layer(_) => (Vec::new(), Vec::new()),
+            KvSource::Layer(_) | KvSource::Encoded => (Vec::new(), Vec::new()),
             KvSource::Shared => (project(T::K, T::KBias), project(T::K, T::KBias)),
             KvSource::Projected => (project(T::K, T::KBias), project(T::V, T::VBias)),
         };
@@ -235,6 +236,7 @@ impl<'a> Layer<'a> {
                 let known = caches.iter().find(|(layer, _)| *layer == from);
                 (k, v) = known.expect("an earlier layer has keys").1.clone();
             }
+            KvSource::Encoded => unreachable!("models with an encoder have goldens"),
             KvSource::Shared | KvSource::Projected => caches.push((self.layer, (k.clone(), v.clone()))),
         }
         self.attend(spec, x, (&q, &k, &v), &gates)

@@ -92,6 +92,7 @@ fn experts_over_a_threshold() {
                 scale: 1.5,
                 listed: false,
                 expert_scales: false,
+                capacity: None,
             };
             let heads = HeadExpertsSpec { attention, experts: EXPERTS, router };
             let Op::Moe(mut experts) = moe(mlp(d_ff, false, false), SharedExpert::None) else {
@@ -141,7 +142,14 @@ fn mixtures_of_attention_heads() {
             let Op::Attention(spec) = attention(false) else { unreachable!("it is attention") };
             let attention = AttentionSpec { heads, kv_heads, out_bias, ..spec };
             let select = Select::SoftmaxTopK { k, renormalise };
-            let router = RouterSpec { bias: false, select, scale: 1.5, listed: false, expert_scales: false };
+            let router = RouterSpec {
+                bias: false,
+                select,
+                scale: 1.5,
+                listed: false,
+                expert_scales: false,
+                capacity: None,
+            };
             Op::HeadExperts(HeadExpertsSpec { attention, experts: EXPERTS, router })
         };
         let Op::Moe(mut experts) = moe(mlp(d_ff, true, false), SharedExpert::None) else {

@@ -1,6 +1,7 @@
 //! What the engine's tests share: golden checkpoints and ways to run them.
 #![allow(dead_code, clippy::unwrap_used, reason = "every test binary uses a part of it; a failure may panic")]
 
+pub mod pair;
 pub mod wide;
 
 use std::path::{Path, PathBuf};

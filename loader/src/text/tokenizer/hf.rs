@@ -33,12 +33,33 @@ pub(super) fn parts(dir: &Path, notices: &mut Vec<String>) -> Result<(PathBuf, P
     let Some(text) = json::read_text(&path, FILE_BYTES_MAX)? else {
         return Err(no_tokenizer(dir));
     };
-    let file: TokenizerFile = json::parse_text(&path, "tokenizer.json", &text)?;
-    let specials = Specials::read(dir, notices)?;
+    let parts = parts_of(&path, &text, Specials::read(dir, notices)?, notices)?;
+    Ok((path, parts))
+}
+
+/// The text of a folder's `tokenizer.json`, as GGUF files can hold it; `None` if there is none.
+pub(super) fn source(dir: &Path) -> Result<Option<String>> {
+    json::read_text(&dir.join("tokenizer.json"), FILE_BYTES_MAX)
+}
+
+/// Reads the text of a `tokenizer.json` that `path` holds, with the tokens that begin and end a text.
+pub(super) fn embedded(
+    path: &Path,
+    text: &str,
+    (bos, eos): (Option<u32>, Option<u32>),
+    notices: &mut Vec<String>,
+) -> Result<Parts> {
+    let specials = Specials { end_ids: eos.into_iter().collect(), ..Specials::default() };
+    let parts = parts_of(path, text, specials, notices)?;
+    Ok(Parts { bos: bos.or(parts.bos), ..parts })
+}
+
+fn parts_of(path: &Path, text: &str, specials: Specials, notices: &mut Vec<String>) -> Result<Parts> {
+    let file: TokenizerFile = json::parse_text(path, "tokenizer.json", text)?;
     let mut pieces = Vec::new();
     let mut matching = HashMap::new();
-    let algorithm = model(&path, &file, &mut pieces)?;
-    add_tokens(&path, &file, &mut pieces, &mut matching, notices)?;
+    let algorithm = model(path, &file, &mut pieces)?;
+    add_tokens(path, &file, &mut pieces, &mut matching, notices)?;
     let gaps = pieces.iter().filter(|piece| piece.text.is_empty()).count();
     if gaps > 0 {
         notices.push(format!("{gaps} ids of {} have no token in tokenizer.json", pieces.len()));
@@ -50,29 +71,29 @@ pub(super) fn parts(dir: &Path, notices: &mut Vec<String>) -> Result<(PathBuf, P
         }
         bpe @ Algorithm::Bpe { .. } => bpe,
     };
-    if let Some(description) = pipeline_part::<serde_json::Value>(&path, "normalizer", file.normalizer)? {
+    if let Some(description) = pipeline_part::<serde_json::Value>(path, "normalizer", file.normalizer)? {
         charsmap::check_description(&description)
-            .map_err(|problem| vocabulary(&path, "normalizer", problem))?;
+            .map_err(|problem| vocabulary(path, "normalizer", problem))?;
     }
-    let normalizer = pipeline_part::<NormalizerWrapper>(&path, "normalizer", file.normalizer)?;
-    let stages = match pipeline_part::<PreTokenizerWrapper>(&path, "pre_tokenizer", file.pre_tokenizer)? {
+    let normalizer = pipeline_part::<NormalizerWrapper>(path, "normalizer", file.normalizer)?;
+    let stages = match pipeline_part::<PreTokenizerWrapper>(path, "pre_tokenizer", file.pre_tokenizer)? {
         Some(wrapper) => {
-            Stage::from_library(wrapper).map_err(|problem| vocabulary(&path, "pre_tokenizer", problem))?
+            Stage::from_library(wrapper).map_err(|problem| vocabulary(path, "pre_tokenizer", problem))?
         }
         None => Vec::new(),
     };
     let id_of = |text: &str| position(&pieces, text);
     let unknown = match (&file.model.unk_token, file.model.unk_id) {
         (Some(text), _) => Some(id_of(text).ok_or_else(|| {
-            vocabulary(&path, "model.unk_token", format!("{text:?} is not in the vocabulary"))
+            vocabulary(path, "model.unk_token", format!("{text:?} is not in the vocabulary"))
         })?),
         (None, id) => id,
     };
     let bos = specials.bos.as_deref().and_then(id_of);
     let eos = specials.eos.as_deref().and_then(id_of);
-    let (template_bos, template_eos) = post_processor(&path, file.post_processor, &id_of)?;
-    let parts = Parts {
-        spelling: spelling(&path, file.decoder, &stages)?,
+    let (template_bos, template_eos) = post_processor(path, file.post_processor, &id_of)?;
+    Ok(Parts {
+        spelling: spelling(path, file.decoder, &stages)?,
         normalizer,
         stages,
         algorithm,
@@ -85,8 +106,7 @@ pub(super) fn parts(dir: &Path, notices: &mut Vec<String>) -> Result<(PathBuf, P
         ends: specials.end_ids,
         doubled: HashSet::new(),
         pieces,
-    };
-    Ok((path, parts))
+    })
 }
 
 fn no_tokenizer(dir: &Path) -> LoadError {

@@ -20,6 +20,29 @@ impl Tokenizer {
         Ok((build::assemble(path, parts, &mut notices)?, notices))
     }
 
+    /// Builds the tokenizer of a `tokenizer.json` that a GGUF file holds as text, with the tokens that begin
+    /// and end a text. Notices as in [`Tokenizer::from_gguf`].
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_gguf`].
+    pub fn from_embedded(
+        path: &Path,
+        text: &str,
+        ends: (Option<u32>, Option<u32>),
+    ) -> Result<(Self, Vec<String>)> {
+        let mut notices = Vec::new();
+        let parts = hf::embedded(path, text, ends, &mut notices)?;
+        Ok((build::assemble(path, parts, &mut notices)?, notices))
+    }
+
+    /// The text of the `tokenizer.json` of a folder; `None` if it has none.
+    ///
+    /// # Errors
+    /// Files that cannot be read, or are too long.
+    pub fn source_of_folder(dir: &Path) -> Result<Option<String>> {
+        hf::source(dir)
+    }
+
     /// Builds the tokenizer of a Hugging Face folder from `tokenizer.json`, with `tokenizer_config.json`,
     /// `special_tokens_map.json` and `generation_config.json` where they exist. Notices as in
     /// [`Tokenizer::from_gguf`].

@@ -31,13 +31,12 @@ pub(in crate::kernel) fn attend(task: &Attend<'_>, out: &mut [f32], state: &mut 
 
 /// One row, one span.
 fn attend_span(task: &Attend<'_>, row: usize, seen: Range<usize>, out: &mut [f32]) -> Running {
-    let query = &task.queries[task.at(row)..][..task.head_dim];
     let mut state = Running::default();
     out.fill(0.0);
     for block in (seen.start / BLOCK * BLOCK..seen.end).step_by(BLOCK) {
         let seen = seen.start.max(block)..seen.end.min(block + BLOCK);
         let mut weights = [f32::NEG_INFINITY; BLOCK];
-        scores(task, query, block, &seen, &mut weights);
+        scores(task, row, block, &seen, &mut weights);
         let max = weights.iter().copied().fold(state.max, f32::max);
         let shrink = (state.max - base(max)).exp();
         let mut sums = [0.0; KEY_GROUP];
@@ -61,7 +60,8 @@ fn attend_span(task: &Attend<'_>, row: usize, seen: Range<usize>, out: &mut [f32
 }
 
 /// Scores of the positions that are seen; the others keep minus infinity.
-fn scores(task: &Attend<'_>, query: &[f32], block: usize, seen: &Range<usize>, out: &mut [f32; BLOCK]) {
+fn scores(task: &Attend<'_>, row: usize, block: usize, seen: &Range<usize>, out: &mut [f32; BLOCK]) {
+    let query = &task.queries[task.at(row)..][..task.head_dim];
     for group in (seen.start / KEY_GROUP * KEY_GROUP..seen.end).step_by(KEY_GROUP) {
         let mut scores = [0.0; KEY_GROUP];
         for (dim, q) in query.iter().enumerate() {
@@ -73,6 +73,12 @@ fn scores(task: &Attend<'_>, query: &[f32], block: usize, seen: &Range<usize>, o
             }
             let q = q * task.scale;
             scores.iter_mut().zip(wide).for_each(|(score, key)| *score += q * key);
+        }
+        if let Some(bias) = task.bias {
+            let (of_query, token) = (bias.of_query(row % task.group), task.first + row / task.group);
+            for (position, score) in (group..).zip(&mut scores) {
+                *score += of_query[bias.place(token, position)];
+            }
         }
         if let Some(cap) = task.softcap {
             scores.iter_mut().for_each(|score| *score = cap * (*score / cap).tanh());

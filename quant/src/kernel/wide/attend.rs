@@ -134,8 +134,9 @@ impl Tile<'_> {
                     ..highest.min(block + BLOCK).next_multiple_of(KEY_GROUP) - block;
                 let whole = all_see.start <= block && block + BLOCK <= all_see.end;
                 let parts = if whole { None } else { Some(&parts_of(block, &seen[..rows])) };
-                let (head, state, cap) = (head.from(block, head_dim), &mut tile_state, self.task.softcap);
-                L::call(AddBlock { head, head_dim, groups, rows, cap, parts, buffers, state });
+                let (head, state) = (head.from(block, head_dim), &mut tile_state);
+                let of = (self.task, self.rows.start, block);
+                L::call(AddBlock { head, of, groups, rows, parts, buffers, state });
             }
             self.put_sums::<L>(buffers.sums.as_ptr().cast(), &seen[..rows], &tile_state, out, state);
         }
@@ -198,11 +199,10 @@ impl Tile<'_> {
 /// As [`Tile::attend`]; `head` is at the block, whose `groups` exist; the buffers hold queries and sums.
 struct AddBlock<'a, S> {
     head: Head<S>,
-    head_dim: usize,
+    /// The task, its first row here, and the position of the block.
+    of: (&'a Attend<'a>, usize, usize),
     groups: Range<usize>,
     rows: usize,
-    /// [`Attend::softcap`].
-    cap: Option<f32>,
     /// Which positions each row sees, if not all rows see all.
     parts: Option<&'a [Range<usize>; MAX_ROWS]>,
     buffers: &'a mut Buffers,
@@ -214,7 +214,8 @@ impl<L: Lanes, S: Stored> Work<L> for AddBlock<'_, S> {
 
     #[inline(always)]
     unsafe fn run(self) {
-        let Self { head, head_dim, groups, rows, cap, parts, buffers, state } = self;
+        let Self { head, of: (task, first, block), groups, rows, parts, buffers, state } = self;
+        let head_dim = task.head_dim;
         let weights = buffers.weights.as_mut_ptr().cast::<f32>();
         let (queries, sums) = (buffers.queries.as_ptr().cast(), buffers.sums.as_mut_ptr().cast());
         let (keys, ahead) = (head.keys, head.ahead(head.values));
@@ -224,7 +225,8 @@ impl<L: Lanes, S: Stored> Work<L> for AddBlock<'_, S> {
             call_for_rows!(L, rows, R, {
                 Scores::<S, R> { keys, queries, head_dim, groups, weights, ahead }
             });
-            if let Some(cap) = cap {
+            add_bias(weights, task, first..first + rows, block, scored.clone());
+            if let Some(cap) = task.softcap {
                 L::call(Cap { weights, rows, columns: scored, cap });
             }
             if let Some(parts) = parts {
@@ -267,6 +269,28 @@ fn parts_of(block: usize, seen: &[Range<usize>]) -> [Range<usize>; MAX_ROWS] {
 fn common(seen: &[Range<usize>]) -> Range<usize> {
     let start = seen.iter().map(|seen| seen.start).max().unwrap_or(0);
     start..seen.iter().map(|seen| seen.end).min().unwrap_or(0).max(start)
+}
+
+/// Adds what the distance of positions adds to the scores of some columns of a block.
+///
+/// # Safety
+/// `weights` is `[rows, BLOCK]`, of which `columns` are written.
+#[inline(always)]
+unsafe fn add_bias(
+    weights: *mut f32,
+    task: &Attend<'_>,
+    rows: Range<usize>,
+    block: usize,
+    columns: Range<usize>,
+) {
+    let Some(bias) = task.bias else { return };
+    for (r, row) in rows.enumerate() {
+        let (of_query, token) = (bias.of_query(row % task.group), task.first + row / task.group);
+        for at in columns.clone() {
+            // SAFETY: as for this function.
+            unsafe { *weights.add(r * BLOCK + at) += of_query[bias.place(token, block + at)] };
+        }
+    }
 }
 
 /// Sets the scores of positions that a row does not see to -infinity.

@@ -1,0 +1,124 @@
+//! Keys and values of a whole text that every token sees: of the text that an encoder has read, for the
+//! attention of its decoder. They are made at once and stay as they are while the decoder writes, so only the
+//! text's length is kept beside them; tokens of the decoder are counted and leave nothing. It must not know
+//! how attention reads them.
+
+use std::io::{self, Read, Write};
+
+use moelten_loader::spec::AttentionSpec;
+use moelten_quant::Kernels;
+
+use super::contract::{BranchState, NeedsReplay, Snapshot};
+use super::kv::KvView;
+use super::kv::format::KvFormat;
+use super::kv::layer::KvLayer;
+use super::marks::Marks;
+use crate::runtime::pool::Pool;
+
+/// Keys and values of a text, of one layer.
+pub struct EncodedState {
+    layer: KvLayer,
+    /// Tokens of the text.
+    text: usize,
+    /// Tokens that a text may have.
+    capacity: usize,
+    /// Tokens of the decoder.
+    len: usize,
+    /// Tokens that the present pass adds.
+    pending: usize,
+    marks: Marks,
+}
+
+impl EncodedState {
+    /// A state without a text, for texts of up to `capacity` tokens.
+    ///
+    /// # Errors
+    /// When the system has no address space left.
+    pub fn new(spec: &AttentionSpec, capacity: usize, format: KvFormat, delay: usize) -> io::Result<Self> {
+        let layer = KvLayer::new(spec, capacity, format, delay)?;
+        Ok(Self { layer, text: 0, capacity, len: 0, pending: 0, marks: Marks::default() })
+    }
+
+    /// A text of so many tokens takes the place of the one before. All of them must be written next.
+    pub fn begin_text(&mut self, tokens: usize) {
+        assert!(tokens <= self.capacity, "the length of a text is checked before it is read");
+        self.text = tokens;
+    }
+
+    /// Writes keys and values (`[tokens, kv_heads, head_dim]` each) of tokens of the text.
+    pub fn write(&mut self, pool: &Pool, kernels: &Kernels, first: usize, keys: &[f32], values: &[f32]) {
+        self.layer.write(pool, kernels, first, keys, values);
+    }
+
+    /// What attention reads.
+    pub fn view(&self) -> KvView<'_> {
+        KvView { layer: &self.layer, base: 0, whole: Some(self.text) }
+    }
+}
+
+impl BranchState for EncodedState {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn begin(&mut self, tokens: usize) {
+        self.pending = tokens;
+    }
+
+    fn commit(&mut self) {
+        self.len += std::mem::take(&mut self.pending);
+    }
+
+    fn rollback(&mut self) {
+        self.pending = 0;
+    }
+
+    fn can_truncate(&self, _: usize) -> bool {
+        true
+    }
+
+    fn truncate(&mut self, len: usize) -> Result<(), NeedsReplay> {
+        if len < self.len {
+            self.len = len;
+            self.marks.cut(len);
+        }
+        Ok(())
+    }
+
+    /// The text stays: it is the encoder's, and the decoder begins anew.
+    fn clear(&mut self) {
+        self.len = 0;
+        self.marks.cut(0);
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.marks.mark(self.len)
+    }
+
+    fn can_restore(&self, snapshot: &Snapshot) -> bool {
+        self.marks.length(snapshot).is_ok()
+    }
+
+    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), NeedsReplay> {
+        self.truncate(self.marks.length(snapshot)?)
+    }
+
+    fn save(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&(self.text as u64).to_le_bytes())?;
+        self.layer.save(0..self.text, out)
+    }
+
+    fn load(&mut self, len: usize, from: &mut dyn Read) -> io::Result<()> {
+        self.clear();
+        self.text = 0;
+        let mut text = [0; 8];
+        from.read_exact(&mut text)?;
+        let text = usize::try_from(u64::from_le_bytes(text)).unwrap_or(usize::MAX);
+        if text > self.capacity {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        self.layer.load(0..text, from)?;
+        (self.len, self.text) = (len, text);
+        Ok(())
+    }
+}

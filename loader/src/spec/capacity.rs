@@ -1,0 +1,59 @@
+//! How many tokens experts take, as data. It must not know how they are chosen.
+
+/// How many tokens of a text an expert takes: tokens over it go past the expert. Transformers counts them
+/// for each text that an encoder reads; a decoder computes token by token, where it never binds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CapacitySpec {
+    /// The number.
+    pub limit: ExpertLimit,
+    /// Whether the weights that a token keeps are divided by their sum afterwards.
+    pub renormalise: bool,
+}
+
+/// A number of tokens.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ExpertLimit {
+    /// This many (Switch-Transformer's `expert_capacity`).
+    Tokens(usize),
+    /// This part of the text, rounded up (NLLB's `moe_eval_capacity_token_fraction`).
+    Part(f32),
+    /// This many times the share of each expert if all had as many, rounded up: the capacity factor of the
+    /// papers (arXiv 2006.16668, 2101.03961, 2202.08906).
+    Factor(usize),
+}
+
+impl ExpertLimit {
+    /// Tokens that an expert takes of a text of `tokens` tokens.
+    pub fn of_text(self, tokens: usize, experts: usize) -> usize {
+        match self {
+            Self::Tokens(count) => count,
+            Self::Part(part) => whole((part * small(tokens)).ceil()),
+            Self::Factor(factor) => factor * tokens.div_ceil(experts),
+        }
+    }
+}
+
+/// Numbers of tokens are bounded far below what single precision holds.
+#[allow(clippy::cast_precision_loss, reason = "see above")]
+fn small(value: usize) -> f32 {
+    value as f32
+}
+
+/// The whole part of a number; saturates.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
+fn whole(value: f32) -> usize {
+    value.max(0.0) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_counted_for_a_text() {
+        assert_eq!(ExpertLimit::Tokens(64).of_text(10, 8), 64);
+        assert_eq!(ExpertLimit::Part(0.5).of_text(11, 8), 6);
+        assert_eq!(ExpertLimit::Part(1.0).of_text(40, 6), 40);
+        assert_eq!(ExpertLimit::Factor(2).of_text(17, 8), 6);
+    }
+}
