@@ -2,7 +2,7 @@
 //! a text. It must not know decoders that are alone.
 
 use crate::config::experts::named_activation;
-use crate::config::field::Field;
+use crate::config::field::{Field, PerLayer, Uniform};
 use crate::config::fields::RawConfig;
 use crate::config::limits::{
     Container, MAX_CONTEXT, MAX_EXPERTS, MAX_EXPERTS_TOTAL, MAX_FF, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS,
@@ -102,6 +102,25 @@ struct Stacks<'a> {
     decoder_layers: usize,
 }
 
+/// A number that both stacks have once for all of their layers, under a key that other models may have a list in.
+fn once(raw: &RawConfig, field: &Field<PerLayer>) -> Result<Field<u64>> {
+    let value = match &field.value {
+        None => None,
+        Some(PerLayer(values)) => {
+            let one = Uniform::of(values).map(u64::from);
+            let fault = || {
+                let found = format!("{} numbers", values.len());
+                raw.fault(
+                    &field.name,
+                    Fault::Contradiction { found, other: "layers of one shape".to_owned() },
+                )
+            };
+            Some(one.ok_or_else(fault)?)
+        }
+    };
+    Ok(Field::new(field.name.clone(), value))
+}
+
 impl Stacks<'_> {
     /// The layers of the encoder, then those of the decoder.
     fn layers(&self) -> Result<Vec<LayerSpec>> {
@@ -158,9 +177,10 @@ impl Stacks<'_> {
     /// Attention of a stack to its own text.
     fn attention(&self, encoder: bool) -> Result<AttentionSpec> {
         let &Self { raw, kind, d_model, .. } = self;
-        let heads = raw.count(&raw.encoder_heads, 1, MAX_HEADS)?;
+        let of_encoder = once(raw, &raw.encoder_heads)?;
+        let heads = raw.count(&of_encoder, 1, MAX_HEADS)?;
         let (heads, field) = match encoder {
-            true => (heads, &raw.encoder_heads),
+            true => (heads, &of_encoder),
             false => (raw.count_or(&raw.decoder_heads, heads, 1, MAX_HEADS)?, &raw.decoder_heads),
         };
         if raw.pair_head_dim.value.is_none() && !d_model.is_multiple_of(heads) {
@@ -211,7 +231,7 @@ impl Stacks<'_> {
 
     fn mlp(&self, encoder: bool) -> Result<MlpSpec> {
         let raw = self.raw;
-        let d_ff = raw.count(&raw.encoder_d_ff, 1, MAX_FF)?;
+        let d_ff = raw.count(&once(raw, &raw.encoder_d_ff)?, 1, MAX_FF)?;
         let d_ff = if encoder { d_ff } else { raw.count_or(&raw.decoder_d_ff, d_ff, 1, MAX_FF)? };
         let named = raw.feed_forward.value.as_deref();
         let (gated, name) = match named.map(|name| (name, name.strip_prefix("gated-"))) {

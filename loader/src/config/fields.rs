@@ -108,13 +108,13 @@ fields! {
     /// Layers of the decoder; by default as many.
     decoder_layers: u64 = hf["decoder_layers", "num_decoder_layers"], gguf[Key("{arch}.decoder_block_count")];
     /// Attention heads of each of the encoder's layers.
-    encoder_heads: u64 = hf["encoder_attention_heads", "num_heads"], gguf[Key("{arch}.attention.head_count")];
+    encoder_heads: PerLayer = hf["encoder_attention_heads", "num_heads"], gguf[Key("{arch}.attention.head_count")];
     /// Heads of the decoder; by default as many.
     decoder_heads: u64 = hf["decoder_attention_heads"], gguf[Key("{arch}.attention.decoder_head_count")];
     /// Width of a head of both; by default the width of the residual stream over the heads.
     pair_head_dim: u64 = hf["d_kv"], gguf[Key("{arch}.attention.key_length")];
     /// Hidden width of feed-forward blocks of the encoder.
-    encoder_d_ff: u64 = hf["encoder_ffn_dim", "d_ff"], gguf[Key("{arch}.feed_forward_length")];
+    encoder_d_ff: PerLayer = hf["encoder_ffn_dim", "d_ff"], gguf[Key("{arch}.feed_forward_length")];
     /// The same of the decoder; by default as wide.
     decoder_d_ff: u64 = hf["decoder_ffn_dim"], gguf[Key("{arch}.decoder_feed_forward_length")];
     /// Activation of these blocks, `gated-` before its name where they have a gate.

@@ -122,8 +122,8 @@ fn llama_cpp_writes_such_files() {
             ("blk.0.attn_q.weight.in_sum2", 2, &[6.0, 3.0]),
             ("blk.0.attn_q.weight.counts", 1, &[3.0]),
             ("blk.0.attn_q.weight.in_sum", 2, &[-1.0, 1.0]),
-            ("blk.0.cross_attn_q.weight.in_sum2", 2, &[6.0, 3.0]),
-            ("blk.0.cross_attn_q.weight.counts", 1, &[3.0]),
+            ("blk.0.vision_attn_q.weight.in_sum2", 2, &[6.0, 3.0]),
+            ("blk.0.vision_attn_q.weight.counts", 1, &[3.0]),
             ("blk.0.ffn_gate_up_exps.weight.in_sum2", 2, &[1.0, 2.0, 4.0, 8.0]),
             ("blk.0.ffn_gate_up_exps.weight.counts", 1, &[1.0, 2.0]),
         ],
@@ -135,7 +135,7 @@ fn llama_cpp_writes_such_files() {
         assert_eq!(file.importance(role, Some(1), 2).unwrap(), Some(vec![2.0, 4.0]));
     }
     let [notice] = file.notices() else { panic!("{:?}", file.notices()) };
-    assert!(notice.contains("1 entries") && notice.contains("blk.0.cross_attn_q.weight"), "{notice}");
+    assert!(notice.contains("1 entries") && notice.contains("blk.0.vision_attn_q.weight"), "{notice}");
 }
 
 #[test]
