@@ -142,7 +142,7 @@ const MODELS: [(&str, &[Format]); 5] = [
     ("mixtral", &[Format::Q4_0]),
     ("olmoe", &[Format::Q4K]),
     ("qwen3moe", &[Format::Q6K]),
-    ("gptoss", &[Format::Mxfp4]),
+    ("gptoss-folder", &[Format::Mxfp4]),
     ("qwen2moe", &[Format::Q8_0, Format::Q5K, Format::Iq4Xs]),
 ];
 

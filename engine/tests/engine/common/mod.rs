@@ -35,7 +35,7 @@ pub const FAMILIES: [&str; 20] = [
     "olmoe",
     "granitemoe",
     "phimoe",
-    "gptoss",
+    "gptoss-folder",
     "glm4moe",
     "phi3",
     "exaone4",
