@@ -285,7 +285,7 @@ fn links_are_followed_to_where_the_file_belongs() {
     let (real, link) = (setting.folder.path().join("real.gguf"), setting.folder.path().join("link.gguf"));
     std::fs::write(&real, b"old").unwrap();
     std::os::unix::fs::symlink(&real, &link).unwrap();
-    run(command(&setting.source, &link).args(TYPE), b"").fine();
+    run(command(&setting.source, &link).args(TYPE).arg("--force"), b"").fine();
     assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
     assert!(std::fs::read(&real).unwrap() == setting.expected);
 }
