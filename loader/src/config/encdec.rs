@@ -102,7 +102,8 @@ struct Stacks<'a> {
     decoder_layers: usize,
 }
 
-/// A number that both stacks have once for all of their layers, under a key that other models may have a list in.
+/// A number that both stacks have once for all of their layers, under a key that other models may have a list
+/// in.
 fn once(raw: &RawConfig, field: &Field<PerLayer>) -> Result<Field<u64>> {
     let value = match &field.value {
         None => None,
