@@ -34,7 +34,7 @@ impl Chat {
         let turns = self.settled_turns().into_owned();
         let messages = turns.len();
         let transcript = Transcript::new(&self.facts.model, self.system.clone(), turns);
-        let text = transcript.to_give_away().to_json();
+        let text = transcript.stripped().to_json();
         vec![ChatEffect::Write { path, text, messages, overwrite }]
     }
 

@@ -117,7 +117,7 @@ impl Transcript {
     }
 
     /// Without what only `--continue` needs: a file that is given away names no place of this machine.
-    pub fn to_give_away(self) -> Self {
+    pub fn stripped(self) -> Self {
         Self { title: None, file: None, settings: None, ..self }
     }
 
