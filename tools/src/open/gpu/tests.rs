@@ -131,7 +131,7 @@ fn goldens_have_the_same_bits_in_every_format_and_activation() {
     let cases = [
         ("mixtral", Format::Q4_0),
         ("olmoe", Format::Iq4Nl),
-        ("gptoss", Format::Mxfp4),
+        ("gptoss-folder", Format::Mxfp4),
         ("qwen2moe", Format::Q8_0),
     ];
     for (family, format) in cases {
