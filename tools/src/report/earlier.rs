@@ -23,6 +23,9 @@ use crate::open::{ComputeArgs, kept, loops};
 const VERSION: &str = "speeds 1";
 /// Records of a processor; the oldest are dropped.
 const MOST: usize = 200;
+/// Of other models only those count of which a token reads more bytes: smaller ones stay in the processor's
+/// caches and are computed in other proportions.
+const LEAST_BYTES: f64 = 64e6;
 /// Fewer tokens say little.
 const LEAST_TOKENS: u64 = 32;
 /// A model that is read in place is as fast as its fastest run, unless later ones are slower again and again:
@@ -202,6 +205,7 @@ fn known(records: &[Record], key: &ModelKey, machine: &Machine, share: f64) -> E
     let here =
         records.iter().filter(|record| (record.threads, &*record.isa) == (machine.threads, machine.isa));
     let (same, others): (Vec<&Record>, Vec<&Record>) = here.partition(|record| record.model == key.0);
+    let others: Vec<&Record> = others.into_iter().filter(|record| record.bytes >= LEAST_BYTES).collect();
     let nearest = |records: &[&Record]| {
         let distance = |record: &&Record| (record.share - share).abs();
         records.iter().copied().min_by(|a, b| distance(a).total_cmp(&distance(b))).cloned()
@@ -331,9 +335,12 @@ mod tests {
         let other = look("other", 0.5);
         assert_eq!((other.computing, other.locality), (None, None));
         assert!(other.rate.is_some() && other.disk_gb_per_s.is_some());
+        // A small one says nothing about it.
+        keep("small", 0.5, Pace { bytes: 4e6, seconds: 0.1, stall: 0.0, ..pace() });
+        assert_eq!(look("other", 0.5), other);
         // The same run again replaces the record; other threads are another machine.
         keep("m", 0.5, Pace { seconds: 20.0, ..pace() });
-        assert_eq!(records(&path, &machine()).len(), 2);
+        assert_eq!(records(&path, &machine()).len(), 3);
         assert!((look("m", 0.5).computing.unwrap() - 0.16).abs() < 1e-12);
         let four = Machine { threads: 4, ..machine() };
         assert_eq!(known(&records(&path, &four), &key("m"), &four, 0.5), Earlier::default());
