@@ -58,7 +58,11 @@ fuzz_target!(|bytes: &[u8]| {
         let effects = chat.handle(event);
         perform(&mut chat, effects, 4);
     };
-    step(ChatEvent::File(FileEvent::Last { path: PathBuf::from("l"), text: text.clone().into_owned() }));
+    step(ChatEvent::File(FileEvent::Last {
+        path: PathBuf::from("l"),
+        text: text.clone().into_owned(),
+        shared: false,
+    }));
     for entry in text.split('\u{1e}').take(32) {
         step(ChatEvent::Entered(entry.to_owned()));
         let (name, value) = entry.split_once(' ').unwrap_or((entry, ""));
